@@ -1,0 +1,112 @@
+"""Frames, the one currency: bytes, plus where in them the frames start.
+
+The laws: nothing is copied and nothing is decoded until somebody asks; the bytes may hold other things between
+the frames (ring headers, pcapng blocks); the offsets are the truth about where frames are. Whoever makes a
+Frames has checked that each offset starts a frame whose length stays inside the bytes.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator
+from mmap import mmap
+from typing import TypeAlias
+
+from kwire.wire.frame import HEADER_SIZE, Flag, Frame, FrameError, Header, Problem, delimit, read_header
+
+Data: TypeAlias = bytes | bytearray | memoryview | mmap
+Offsets: TypeAlias = "memoryview | array[int]"
+
+LENGTH_AT = 2  # of a frame: its length field
+
+
+class Frames:
+    """Frames lying in `data` at `offsets` (typecode 'Q', byte offsets of their headers); `count` of them.
+
+    `view` is `data` as bytes; while it lives, a mapping under it cannot be closed: call `release` first.
+    `offsets` may be longer than `count`, so that a walker can reuse one array.
+    """
+
+    __slots__ = ("count", "data", "offsets", "view")
+
+    def __init__(self, data: Data, offsets: Offsets, count: int | None = None) -> None:
+        self.data = data
+        self.view = memoryview(data).cast("B")
+        self.offsets = offsets
+        self.count = len(offsets) if count is None else count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Give each frame, copied out and its trailer taken off; nothing is judged."""
+        for index in range(self.count):
+            yield self.frame(index)
+
+    def header(self, index: int) -> Header:
+        """The header of frame `index`."""
+        return read_header(self.view, self.offsets[index])
+
+    def frame(self, index: int) -> Frame:
+        """Frame `index`, copied out; its payload is without padding and checksum."""
+        offset = self.offsets[index]
+        header = read_header(self.view, offset)
+        end = offset + header.length
+        if header.flags & Flag.CHECKSUM:
+            end -= 3 if header.flags & Flag.PADDED else 2
+        return Frame(offset, header, bytes(self.view[offset + HEADER_SIZE : end]))
+
+    def frame_bytes(self, index: int) -> memoryview:
+        """The bytes of frame `index`, header and trailer included, not copied."""
+        offset = self.offsets[index]
+        view = self.view
+        at = offset + LENGTH_AT
+        return view[offset : offset + (view[at] << 8 | view[at + 1])]
+
+    def select(self, indices: Iterable[int]) -> Frames:
+        """The frames of these indices, over the same bytes."""
+        offsets = self.offsets
+        return Frames(self.data, array("Q", [offsets[index] for index in indices]))
+
+    def release(self) -> None:
+        """Let go of the bytes, so that a mapping under them can be closed. No frame can be read after."""
+        self.view.release()
+        self.count = 0
+
+    @classmethod
+    def walk(cls, data: Data) -> Frames:
+        """Find frames that stand back to back and fill `data`; FrameError where a length is not sound."""
+        frames, problem = cls.walk_prefix(data)
+        if problem is not None:
+            raise FrameError(problem, "walk frames", f"after {len(frames)} whole frames")
+        return frames
+
+    @classmethod
+    def walk_prefix(cls, data: Data, start: int = 0) -> tuple[Frames, Problem | None]:
+        """Find the frames that stand back to back from `start`, up to the end or the first unsound length.
+
+        The problem, if any, says why the walk stopped before the end; its frame is not among those given.
+        """
+        view = memoryview(data).cast("B")
+        offsets, stop = walk_offsets(view, start)
+        problem = None if stop == len(view) else delimit(view, stop)[1]
+        return cls(data, offsets), problem
+
+
+def walk_offsets(view: memoryview, start: int = 0) -> tuple[array[int], int]:
+    """Give the offsets of back-to-back frames from `start`, and where the walk stopped.
+
+    This is the specification of the C walker: it stops at the end, before an incomplete header, a length below
+    8, or a length beyond the bytes; it looks at nothing but lengths.
+    """
+    offsets = array("Q")
+    append = offsets.append
+    size = len(view)
+    at = start
+    while at + HEADER_SIZE <= size:
+        length = view[at + LENGTH_AT] << 8 | view[at + LENGTH_AT + 1]
+        if length < HEADER_SIZE or at + length > size:
+            break
+        append(at)
+        at += length
+    return offsets, at
