@@ -1,1 +1,1 @@
-"""The protocol: frames, their errors, schemas, LOST messages, and columns of events. No input, no output, no clock."""
+"""The protocol: frames and their errors, schemas, LOST, columns. No input, no output, no clock."""

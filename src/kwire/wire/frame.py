@@ -1,8 +1,8 @@
 """One frame: header, flags, checksum, and the errors that name what is wrong with one.
 
-The laws: header fields are big-endian; `length` counts the whole frame, 8 to 65535; the lenient reading equals
-the reference implementation wherever that is sound; the strict reading names everything that is wrong, each
-thing by a code whose number never changes. Every offset is counted from the start of the bytes given.
+The laws: header fields are big-endian; `length` counts the whole frame, 8 to 65535; the lenient reading
+equals the reference implementation wherever that is sound; the strict reading names everything that is wrong,
+each thing by a code whose number never changes. Every offset counts from the start of the bytes given.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Flag(IntFlag):
     PADDED = 0x02
 
 
-KNOWN_FLAGS = Flag.CHECKSUM | Flag.PADDED
+RESERVED_FLAGS = 0xFF & ~int(Flag.CHECKSUM | Flag.PADDED)  # an int: ~ of an IntFlag drops unknown bits
 
 
 class Code(IntEnum):
@@ -211,7 +211,7 @@ def build(type: int, id: int, payload: Bytes = b"", flags: int = 0) -> bytes:
     type &= 15
     if type not in TYPES:
         raise _build_error(Code.BAD_TYPE, 0, type, "0 to 12", type)
-    if flags & ~KNOWN_FLAGS or flags == Flag.PADDED:
+    if flags & RESERVED_FLAGS or flags == Flag.PADDED:
         raise _build_error(Code.BAD_FLAGS, 1, f"{flags:#04x}", "0, CHECKSUM or CHECKSUM|PADDED", type)
     length = HEADER_SIZE + len(payload)
     if not flags & Flag.CHECKSUM:
@@ -274,7 +274,6 @@ def inspect(data: Bytes, offset: int = 0) -> tuple[Frame | None, list[Problem]]:
     if header is None or broken is not None:
         assert broken is not None
         return None, sorted([*problems, broken], key=lambda problem: problem.offset)
-    end = offset + header.length
     payload_end, trailer = _trailer(data, offset, header)
     payload = bytes(data[offset + HEADER_SIZE : payload_end])
     rule = TYPES.get(Type(header.type)) if header.type in TYPES else None
@@ -283,7 +282,6 @@ def inspect(data: Bytes, offset: int = 0) -> tuple[Frame | None, list[Problem]]:
     if header.type == Type.EVENT and header.length > MAX_EVENT:
         problems.append(Problem(Code.PAYLOAD_TOO_LONG, offset + 2, header.length, f"at most {MAX_EVENT}"))
     problems += trailer
-    assert payload_end <= end
     return Frame(offset, header, payload), sorted(problems, key=lambda problem: problem.offset)
 
 
@@ -295,6 +293,11 @@ def read_strict(data: Bytes, offset: int = 0) -> Frame:
     return frame
 
 
+def _build_error(code: Code, offset: int, found: str | int, expected: str | int, type: int) -> FrameError:
+    name = Type(type & 15).name if type & 15 in TYPES else f"type {type}"
+    return FrameError(Problem(code, offset, found, expected), "build frame", name)
+
+
 def _header_problems(header: Header, offset: int) -> list[Problem]:
     problems = []
     if header.version != VERSION:
@@ -303,11 +306,9 @@ def _header_problems(header: Header, offset: int) -> list[Problem]:
         problems.append(Problem(Code.BAD_TYPE, offset, header.type, f"0 to {max(TYPES):d}"))
     elif TYPES[Type(header.type)].id_zero and header.id:
         problems.append(Problem(Code.BAD_ID, offset + 4, header.id, 0))
-    if header.flags & ~KNOWN_FLAGS:
+    if header.flags & RESERVED_FLAGS:
         problems.append(
-            Problem(
-                Code.BAD_FLAGS, offset + 1, f"{header.flags:#04x}", f"no bit of {0xFF & ~KNOWN_FLAGS:#04x}"
-            )
+            Problem(Code.BAD_FLAGS, offset + 1, f"{header.flags:#04x}", f"no bit of {RESERVED_FLAGS:#04x}")
         )
     elif header.flags == Flag.PADDED:
         problems.append(Problem(Code.BAD_FLAGS, offset + 1, "PADDED alone", "PADDED with CHECKSUM"))

@@ -1,8 +1,8 @@
 """Frames, the one currency: bytes, plus where in them the frames start.
 
-The laws: nothing is copied and nothing is decoded until somebody asks; the bytes may hold other things between
-the frames (ring headers, pcapng blocks); the offsets are the truth about where frames are. Whoever makes a
-Frames has checked that each offset starts a frame whose length stays inside the bytes.
+The laws: nothing is copied and nothing is decoded until somebody asks; the bytes may hold other things
+between the frames (ring headers, pcapng blocks); the offsets are the truth about where frames are. Whoever
+makes a Frames has checked that each offset starts a frame whose length stays inside the bytes.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ class Frames:
 def walk_offsets(view: memoryview, start: int = 0) -> tuple[array[int], int]:
     """Give the offsets of back-to-back frames from `start`, and where the walk stopped.
 
-    This is the specification of the C walker: it stops at the end, before an incomplete header, a length below
-    8, or a length beyond the bytes; it looks at nothing but lengths.
+    This is the specification of the C walker: it stops at the end, before an incomplete header, a length
+    below 8, or a length beyond the bytes; it looks at nothing but lengths.
     """
     offsets = array("Q")
     append = offsets.append
