@@ -1,0 +1,381 @@
+"""The checked program: typed, every name resolved, nothing left to decide but how to compute it.
+
+Laws the compiler may rely on:
+
+- Every expression has `type` and `span`. Expressions of scalar type leave in a 64-bit register the
+  mathematical value of their type (sign- or zero-extended, see `types`).
+- Arithmetic is done in 64 bits and wraps. `Binary.type` is `S64` or `U64` (or a `Pointer`, computed as u64)
+  and decides between signed and unsigned division, remainder and right shift. Division by zero gives 0, the
+  remainder of zero the dividend, as eBPF has it; signed division truncates toward zero and the remainder has
+  the dividend's sign, as in C. Shift counts are taken modulo 64.
+- Reading memory cannot fault: a read that fails gives 0 (integers, each byte of a block) or the empty text.
+  A failed read in the middle of a chain makes the following address small, so the chain gives 0.
+- Operands are evaluated left to right. No expression has an effect, so an implementation may reorder and
+  share everything but reads after a condition that guards them: `Logic` and `Select` evaluate an operand
+  only when it is needed (reading is safe anyway; it is a matter of cost, not of faults).
+- Wide expressions (`ReadText`, `ReadBytes`, `ReadBlock`, `Comm`) have no register value. They occur only as a value of
+  `Emit` and as the operand of `TextEqual`.
+- A local has one type in the whole program and is always set before it is read, on every path.
+- A program has one event shape: `Program.fields`. Every `Emit` gives one value for each, in that order.
+"""
+
+from typing import NamedTuple, TypeAlias
+
+from kwire.lang.context import Argument, CtxField, Result, Site
+from kwire.lang.tree import Source, Span
+from kwire.lang.types import Bool, Bytes, Int, Pointer, Scalar, Text, Type
+
+
+class Const(NamedTuple):
+    """An integer constant, in the range of its type."""
+
+    value: int
+    type: Scalar
+    span: Span
+
+
+class Builtin(NamedTuple):
+    """A scalar the kernel knows; `op` is a key of `builtins.OPERATIONS` ("pid", "cpu", "nsecs", "func"…)."""
+
+    op: str
+    type: Scalar
+    span: Span
+
+
+class Param(NamedTuple):
+    """A scalar of the probe's context, taken at its type's width: an `int` argument is the low 32 bits of its
+    register, sign-extended. `CtxField.size` equals the type's size.
+    """
+
+    name: str
+    access: CtxField | Argument | Result
+    type: Scalar
+    span: Span
+
+
+class Context(NamedTuple):
+    """The address of the program's context, as the base of a place (a tracepoint's embedded array)."""
+
+    type: Pointer
+    span: Span
+
+
+class DataLocAddress(NamedTuple):
+    """The address of a tracepoint's variable-length data: context + (u32 at `offset` of it & 0xffff); when
+    `relative`, that much from the end of the u32. As the base of a place.
+    """
+
+    offset: int
+    relative: bool
+    type: Pointer
+    span: Span
+
+
+class Index(NamedTuple):
+    """A variable index: value * stride bytes are added to the place.
+
+    When `count` is not 0 the array's bounds are known: an index outside 0 … count-1 (compare unsigned)
+    makes the read give 0, the empty text, or a null address. Constant indexes are folded into the offset.
+    """
+
+    value: "Expr"
+    stride: int
+    count: int
+
+
+class Place(NamedTuple):
+    """A place in memory: base + offset + the indexes. `base` is an address (scalar, usually a `Pointer`).
+
+    A base that is `Context` can be read directly for constant places; everything else goes through the
+    helper of `space` ("kernel" or "user").
+    """
+
+    base: "Expr"
+    offset: int
+    indexes: tuple[Index, ...]
+    space: str
+    span: Span
+
+
+class Load(NamedTuple):
+    """The scalar at a place. A chain of members through embedded structures is one place, so one load is one
+    memory hop.
+
+    A bit-field has `bit_size` > 0: `place` is the address of the first byte that holds a bit of it,
+    `bit_offset` (0…7 little-endian) counts from the least significant bit on little-endian machines and from
+    the most significant bit on big-endian ones; `bit_size` bits, at most 64, extended by the type's sign.
+    They lie within (bit_offset + bit_size + 7) // 8 bytes from the place, which may be up to 9 for packed
+    structures (the checker refuses more than 8).
+    """
+
+    place: Place
+    type: Scalar
+    span: Span
+    bit_offset: int = 0
+    bit_size: int = 0
+
+
+class AddressOf(NamedTuple):
+    """The address of a place: base + offset + indexes; 0 when an index is out of bounds."""
+
+    place: Place
+    type: Pointer
+    span: Span
+
+
+class LocalGet(NamedTuple):
+    """The value of local number `local` (an index of `Program.locals`)."""
+
+    local: int
+    type: Scalar
+    span: Span
+
+
+class Binary(NamedTuple):
+    """`left op right`, op one of add sub mul div mod and or xor shl shr, in 64 bits."""
+
+    op: str
+    left: "Expr"
+    right: "Expr"
+    type: Scalar
+    span: Span
+
+
+class Negate(NamedTuple):
+    """0 - operand."""
+
+    operand: "Expr"
+    type: Int
+    span: Span
+
+
+class Invert(NamedTuple):
+    """All 64 bits flipped (signed types: s64; unsigned: u64)."""
+
+    operand: "Expr"
+    type: Int
+    span: Span
+
+
+class Compare(NamedTuple):
+    """op one of eq ne lt le gt ge on the 64-bit registers; `signed` says how the ordering ones compare."""
+
+    op: str
+    left: "Expr"
+    right: "Expr"
+    signed: bool
+    type: Bool
+    span: Span
+
+
+class TextEqual(NamedTuple):
+    """Whether a text equals the literal exactly (in full, not a prefix). `literal` has no NUL and is no longer
+    than the text's limit. `text` is a `ReadText` or `Comm`. "Not equal" is `Not` around it.
+    """
+
+    text: "Wide"
+    literal: bytes
+    type: Bool
+    span: Span
+
+
+class Logic(NamedTuple):
+    """`left and right` / `left or right`: op "and" or "or"; 0 or 1; the right operand only when needed.
+
+    Any scalar may stand as an operand: not 0 is true.
+    """
+
+    op: str
+    left: "Expr"
+    right: "Expr"
+    type: Bool
+    span: Span
+
+
+class Not(NamedTuple):
+    """1 when the operand is 0, otherwise 0."""
+
+    operand: "Expr"
+    type: Bool
+    span: Span
+
+
+class Select(NamedTuple):
+    """`then` when `test` is not 0, otherwise `otherwise`; only the chosen one is needed."""
+
+    test: "Expr"
+    then: "Expr"
+    otherwise: "Expr"
+    type: Scalar
+    span: Span
+
+
+class Convert(NamedTuple):
+    """The operand's low bytes as `type`: truncated to its size, then sign- or zero-extended. `Bool`: != 0.
+
+    Occurs only where the register changes; to `Bool` it is a test against 0.
+    """
+
+    operand: "Expr"
+    type: Scalar
+    span: Span
+
+
+class Retype(NamedTuple):
+    """The same register under another type (a pointer cast, a display): costs nothing."""
+
+    operand: "Expr"
+    type: Scalar
+    span: Span
+
+
+class Bswap(NamedTuple):
+    """The operand's low `size` bytes (2, 4, 8) from big-endian to the host's order, zero-extended.
+
+    On a big-endian host that is the identity (after truncation).
+    """
+
+    operand: "Expr"
+    size: int
+    type: Int
+    span: Span
+
+
+class ReadText(NamedTuple):
+    """Text at a place up to its NUL, at most `type.limit` bytes without the NUL; empty when unreadable.
+
+    `fixed` > 0: the place is an array of that many bytes (char[16], a constant size): nothing beyond it is
+    read even when no NUL is in it. `fixed` == 0: NUL-terminated memory of unknown size.
+    """
+
+    place: Place
+    type: Text
+    span: Span
+    fixed: int = 0
+
+
+class ReadBlock(NamedTuple):
+    """`size` bytes at a place, verbatim, into the fixed part of the record; zeros when unreadable.
+
+    `type` is an `Array` (of integers, possibly with a display) or a `Struct`.
+    """
+
+    place: Place
+    size: int
+    type: Type
+    span: Span
+
+
+class Comm(NamedTuple):
+    """The name of the current thread; its type is Text(15), as its 16 bytes hold a NUL."""
+
+    type: Text
+    span: Span
+
+
+class ReadBytes(NamedTuple):
+    """`length` bytes at a place (any scalar; taken unsigned and cut at `type.limit`) into the record's tail.
+
+    None (length 0) when unreadable.
+    """
+
+    place: Place
+    length: "Expr"
+    type: Bytes
+    span: Span
+
+
+Wide: TypeAlias = ReadText | ReadBytes | ReadBlock | Comm
+Expr: TypeAlias = (
+    Const
+    | Builtin
+    | Param
+    | Context
+    | DataLocAddress
+    | Load
+    | AddressOf
+    | LocalGet
+    | Binary
+    | Negate
+    | Invert
+    | Compare
+    | TextEqual
+    | Logic
+    | Not
+    | Select
+    | Convert
+    | Retype
+    | Bswap
+)
+
+
+class LocalSet(NamedTuple):
+    """Local number `local` gets the value, already of the local's type."""
+
+    local: int
+    value: Expr
+    span: Span
+
+
+class If(NamedTuple):
+    """`then` when `test` (any scalar) is not 0, otherwise `otherwise`."""
+
+    test: Expr
+    then: tuple["Stmt", ...]
+    otherwise: tuple["Stmt", ...]
+    span: Span
+
+
+class Emit(NamedTuple):
+    """One event: a value for each of `Program.fields`, in order, of exactly the field's type.
+
+    Storing truncates nothing: a scalar of the field's type fits its size.
+    """
+
+    values: tuple["Expr | Wide", ...]
+    span: Span
+
+
+class Return(NamedTuple):
+    """The end of the program."""
+
+    span: Span
+
+
+Stmt: TypeAlias = LocalSet | If | Emit | Return
+
+
+class Local(NamedTuple):
+    """A local variable: its name (for diagnostics) and its scalar type."""
+
+    name: str
+    type: Scalar
+
+
+class Field(NamedTuple):
+    """A field of the event.
+
+    `type`: a scalar (fixed part, `types.size_of` bytes, `display` and enum names as in the type), `Array` of
+    integers or pointers (fixed part), `Struct` (fixed part, opaque bytes), `Text` or `Bytes` (tail, at most
+    `limit` bytes).
+    """
+
+    name: str
+    type: Type
+    meaning: str = ""
+    unit: str = ""
+
+
+class Program(NamedTuple):
+    """One probe, checked for one site. `filter` is checked first and is not counted when it is false;
+    None: every firing runs the body.
+    """
+
+    name: str
+    site: Site
+    source: Source
+    fields: tuple[Field, ...]
+    locals: tuple[Local, ...]
+    filter: Expr | None
+    body: tuple[Stmt, ...]
+    span: Span

@@ -1,0 +1,65 @@
+"""What an attach point gives to a program: its parameters, their types, and how each is reached.
+
+A `Site` is one concrete place (no wildcards). The checker resolves names against it, the compiler turns an
+access into instructions. How a site is found out (BTF, tracefs) is the business of `sites`.
+"""
+
+from typing import NamedTuple, TypeAlias
+
+from kwire.lang.types import Type
+
+KINDS = ("tracepoint", "rawtracepoint", "kprobe", "kretprobe", "fentry", "fexit")
+
+
+class CtxField(NamedTuple):
+    """`size` bytes at `offset` of the program's context (a tracepoint's record)."""
+
+    offset: int
+    size: int
+
+
+class Argument(NamedTuple):
+    """Argument number `index`, from 0: in a register (kprobe) or at 8 * index of the context (the others).
+
+    For a raw tracepoint the leading `void *__data` of its prototype is not counted.
+    """
+
+    index: int
+
+
+class Result(NamedTuple):
+    """What the function returned (kretprobe: the return register; fexit: 8 * `arguments` of the context)."""
+
+    arguments: int  # how many arguments the function has
+
+
+class DataLoc(NamedTuple):
+    """A variable-length array of a tracepoint's record: the u32 at `offset` holds length << 16 | start.
+
+    start counts from the beginning of the context; `relative` (`__rel_loc`): from the end of the u32.
+    """
+
+    offset: int
+    relative: bool = False
+
+
+Access: TypeAlias = CtxField | Argument | Result | DataLoc
+
+
+class Param(NamedTuple):
+    """A named value of the site. A `DataLoc` param has type `Array(element, 0)`: char is text."""
+
+    name: str
+    type: Type
+    access: Access
+
+
+class Site(NamedTuple):
+    """One attach point. `target` is without the kind: "tcp_connect", "sched:sched_switch", "ext4:f+16"."""
+
+    kind: str
+    target: str
+    params: tuple[Param, ...]
+    retval: Param | None = None
+    module: str = ""  # the module that holds the function, empty for the kernel itself
+    typed: bool = True  # False when no prototype was found: arg0… are there, untyped

@@ -1,0 +1,219 @@
+"""The syntax tree that every front end makes: what was written, nothing about what it means.
+
+Laws: nodes are values; each carries the span of the text it came from; a front end removes its own sugar
+(augmented assignment, `elif`, casts spelled as calls) so that the checker sees one form of everything.
+Operators are named by the words in `BINARY`, `COMPARE`, `UNARY`, so no front end's spelling leaks.
+"""
+
+from typing import NamedTuple, TypeAlias
+
+BINARY = {
+    "add": "+",
+    "sub": "-",
+    "mul": "*",
+    "div": "//",
+    "mod": "%",
+    "and": "&",
+    "or": "|",
+    "xor": "^",
+    "shl": "<<",
+    "shr": ">>",
+}
+COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
+UNARY = {"neg": "-", "inv": "~", "not": "not ", "pos": "+"}
+
+
+class Span(NamedTuple):
+    """A stretch of source text: lines from 1, columns from 0 in characters, the end exclusive."""
+
+    line: int
+    column: int
+    end_line: int
+    end_column: int
+
+
+NOWHERE = Span(0, 0, 0, 0)
+"""The span of what nobody wrote: default programs of `kwire record`."""
+
+
+class Source(NamedTuple):
+    """A text with a name; `first_line` is the number of its first line (a function inside a file)."""
+
+    name: str
+    text: str
+    first_line: int = 1
+
+    def line(self, number: int) -> str:
+        """The line with this number, without its end; empty when there is none."""
+        lines = self.text.splitlines()
+        index = number - self.first_line
+        return lines[index] if 0 <= index < len(lines) else ""
+
+
+class Name(NamedTuple):
+    """A name: a parameter, a local, a built-in or a constant; the checker finds out."""
+
+    id: str
+    span: Span
+
+
+class Number(NamedTuple):
+    """An integer (a character literal and True/False are integers too)."""
+
+    value: int
+    span: Span
+    boolean: bool = False
+
+
+class String(NamedTuple):
+    """A string literal."""
+
+    value: str
+    span: Span
+
+
+class Member(NamedTuple):
+    """`value.name`; pointers are followed by themselves."""
+
+    value: "Expr"
+    name: str
+    span: Span
+    name_span: Span
+
+
+class Index(NamedTuple):
+    """`value[index]`."""
+
+    value: "Expr"
+    index: "Expr"
+    span: Span
+
+
+class Unary(NamedTuple):
+    """`op operand`, op one of `UNARY`."""
+
+    op: str
+    operand: "Expr"
+    span: Span
+
+
+class Binary(NamedTuple):
+    """`left op right`, op one of `BINARY`."""
+
+    op: str
+    left: "Expr"
+    right: "Expr"
+    span: Span
+
+
+class Compare(NamedTuple):
+    """`left op1 a op2 b …`: true when each neighbouring pair compares true; every operand is taken once."""
+
+    left: "Expr"
+    rest: tuple[tuple[str, "Expr"], ...]
+    span: Span
+
+
+class Logic(NamedTuple):
+    """`a and b and …` (op "and") or `a or b or …` (op "or"), from left to right, stopping early."""
+
+    op: str
+    operands: tuple["Expr", ...]
+    span: Span
+
+
+class Conditional(NamedTuple):
+    """`then if test else otherwise`."""
+
+    test: "Expr"
+    then: "Expr"
+    otherwise: "Expr"
+    span: Span
+
+
+class Cast(NamedTuple):
+    """`value` seen as the C type `type` ("struct tcp_sock *", "u32")."""
+
+    type: str
+    value: "Expr"
+    span: Span
+    type_span: Span
+
+
+class Call(NamedTuple):
+    """`function(arguments…, name=argument…)`."""
+
+    function: str
+    arguments: tuple["Expr", ...]
+    keywords: tuple[tuple[str, "Expr"], ...]
+    span: Span
+    function_span: Span
+
+
+Expr: TypeAlias = (
+    Name | Number | String | Member | Index | Unary | Binary | Compare | Logic | Conditional | Cast | Call
+)
+
+
+class Assign(NamedTuple):
+    """`name = value`; `type` is the C type written beside it, empty when none is."""
+
+    name: str
+    value: Expr
+    span: Span
+    name_span: Span
+    type: str = ""
+
+
+class If(NamedTuple):
+    """`if test: then… else: otherwise…`."""
+
+    test: Expr
+    then: tuple["Stmt", ...]
+    otherwise: tuple["Stmt", ...]
+    span: Span
+
+
+class Do(NamedTuple):
+    """A call for its effect: `emit(…)`."""
+
+    call: Call
+    span: Span
+
+
+class Return(NamedTuple):
+    """The end of the probe."""
+
+    span: Span
+
+
+Stmt: TypeAlias = Assign | If | Do | Return
+
+
+class Parameter(NamedTuple):
+    """A parameter of a probe function; `type` is the C type written beside it, empty when none is."""
+
+    name: str
+    type: str
+    span: Span
+    type_span: Span
+
+
+class Attach(NamedTuple):
+    """Where a probe wants to be: `kind` as in `spec.KINDS`, `target` the text after it."""
+
+    kind: str
+    target: str
+    span: Span
+
+
+class Probe(NamedTuple):
+    """One probe as written: where it attaches, what it takes, what it does."""
+
+    name: str
+    attach: tuple[Attach, ...]
+    parameters: tuple[Parameter, ...]
+    body: tuple[Stmt, ...]
+    source: Source
+    span: Span
+    constants: tuple[tuple[str, int | str], ...] = ()  # names of the surrounding text with known values

@@ -1,0 +1,179 @@
+"""The types of values in a probe: what the checker assigns and what the compiler stores.
+
+Laws:
+- A scalar (`Int`, `Bool`, `Enum`, `Pointer`) lives in a 64-bit register that always holds the mathematical
+  value of its type: sign-extended when the type is signed, zero-extended otherwise. Widening is free.
+- `Struct` and `Array` are never held in a register; they are reached through a place in memory.
+- `Text` and `Bytes` are read from memory where they are used (see `checked`).
+- `display` says how a value is shown, never how it is computed. It is one of `DISPLAYS`.
+
+Types are values: compare them with `same`, because named tuples of two classes compare equal when their
+contents do.
+"""
+
+from typing import NamedTuple, TypeAlias
+
+DISPLAYS = ("", "ipv4", "ipv6", "mac", "ksym", "usym")
+"""How a value is shown: as itself, or as an address of the named kind. The wire's type of the same name."""
+
+KERNEL = "kernel"
+USER = "user"
+
+
+class Void(NamedTuple):
+    """Nothing, or something unknown behind a pointer."""
+
+
+class Int(NamedTuple):
+    """An integer of `size` bytes: 1, 2, 4 or 8 (16 only behind a pointer; it cannot be loaded)."""
+
+    size: int
+    signed: bool
+    display: str = ""
+    char: bool = False  # C's char: an array of it is text
+
+
+class Bool(NamedTuple):
+    """One byte, 0 or 1. Comparisons and logic give it."""
+
+
+class Enum(NamedTuple):
+    """An integer of `size` bytes whose values have names."""
+
+    name: str
+    size: int
+    signed: bool
+    values: tuple[tuple[str, int], ...] = ()
+
+
+class Pointer(NamedTuple):
+    """An address, 8 bytes, unsigned. `space` says which helper reads through it: "kernel" or "user"."""
+
+    target: "Type"
+    space: str = KERNEL
+    display: str = ""  # "ksym" for pointers to functions
+
+
+class Struct(NamedTuple):
+    """A structure or union, named by its place in the kernel's BTF; members are looked up there.
+
+    `module` is "vmlinux" or the module whose BTF holds `id`. `name` may be empty (anonymous). `size` is 0
+    for a structure that is only declared: such a thing has no members.
+    """
+
+    name: str
+    size: int
+    id: int
+    module: str = "vmlinux"
+    union: bool = False
+
+
+class Array(NamedTuple):
+    """`count` elements one after another; count 0 is a flexible array, whose bounds are not known."""
+
+    element: "Type"
+    count: int
+    display: str = ""
+
+
+class Text(NamedTuple):
+    """A string, without its NUL, of at most `limit` bytes (the record's tail holds its true length)."""
+
+    limit: int
+    space: str = KERNEL
+
+
+class Bytes(NamedTuple):
+    """Bytes from memory, at most `limit`; a variable number goes to the record's tail."""
+
+    limit: int
+    space: str = KERNEL
+
+
+Type: TypeAlias = Void | Int | Bool | Enum | Pointer | Struct | Array | Text | Bytes
+Scalar: TypeAlias = Int | Bool | Enum | Pointer
+
+S8, S16, S32, S64 = (Int(size, True) for size in (1, 2, 4, 8))
+U8, U16, U32, U64 = (Int(size, False) for size in (1, 2, 4, 8))
+CHAR = Int(1, True, "", True)
+BOOL = Bool()
+VOID = Void()
+KSYM = Int(8, False, "ksym")
+
+INTEGERS = {"s8": S8, "s16": S16, "s32": S32, "s64": S64, "u8": U8, "u16": U16, "u32": U32, "u64": U64}
+"""The integer types by the names people write."""
+
+
+def same(a: Type, b: Type) -> bool:
+    """Whether two types are the same type, how they are shown included."""
+    return type(a) is type(b) and a == b
+
+
+def is_scalar(type_: Type) -> bool:
+    """Whether a value of the type fits a register."""
+    return isinstance(type_, Int | Bool | Enum | Pointer)
+
+
+def is_integer(type_: Type) -> bool:
+    """Whether arithmetic is possible: integers, truth values and enumerations."""
+    return isinstance(type_, Int | Bool | Enum)
+
+
+def signed(type_: Type) -> bool:
+    """Whether a scalar's register is sign-extended."""
+    return isinstance(type_, Int | Enum) and type_.signed
+
+
+def size_of(type_: Type) -> int:
+    """Bytes of a value in memory; 0 for what has no fixed size (void, text, a flexible array)."""
+    if isinstance(type_, Int | Enum | Struct):
+        return type_.size
+    if isinstance(type_, Pointer):
+        return 8
+    if isinstance(type_, Array):
+        return type_.count * size_of(type_.element)
+    return 1 if isinstance(type_, Bool) else 0
+
+
+def is_text_array(type_: Type) -> bool:
+    """Whether the type is char[n] in C: memory that holds text."""
+    return isinstance(type_, Array) and isinstance(type_.element, Int) and type_.element.char
+
+
+def is_wide_unsigned(type_: Type) -> bool:
+    """Whether 64-bit arithmetic with this operand is unsigned: u64, an unsigned 8-byte enum, a pointer."""
+    return isinstance(type_, Pointer) or (
+        isinstance(type_, Int | Enum) and type_.size == 8 and not type_.signed
+    )
+
+
+def arithmetic(a: Type, b: Type) -> Int:
+    """The type of `a op b`: 64 bits, signed unless an operand is an unsigned 64-bit value."""
+    return U64 if is_wide_unsigned(a) or is_wide_unsigned(b) else S64
+
+
+def describe(type_: Type) -> str:
+    """The type as a person reads it: "u32", "struct sock *", "char[16]"."""
+    if isinstance(type_, Int):
+        if type_.char:
+            return "char"
+        return type_.display or f"{'s' if type_.signed else 'u'}{type_.size * 8}"
+    if isinstance(type_, Enum):
+        return f"enum {type_.name}" if type_.name else "enum"
+    if isinstance(type_, Pointer):
+        inner = describe(type_.target)
+        star = "*" if inner.endswith("*") else " *"
+        return f"{inner}{star}" if type_.space == KERNEL else f"{inner} __user{star}"
+    if isinstance(type_, Struct):
+        return f"{'union' if type_.union else 'struct'} {type_.name or '{…}'}"
+    if isinstance(type_, Array):
+        inner, dimensions = type_.element, f"[{type_.count or ''}]"
+        while isinstance(inner, Array):
+            dimensions += f"[{inner.count or ''}]"
+            inner = inner.element
+        return type_.display or f"{describe(inner)}{dimensions}"
+    if isinstance(type_, Text):
+        return f"text up to {type_.limit} bytes"
+    if isinstance(type_, Bytes):
+        return f"up to {type_.limit} bytes"
+    return "bool" if isinstance(type_, Bool) else "void"
