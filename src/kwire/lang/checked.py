@@ -13,8 +13,8 @@ Laws the compiler may rely on:
 - Operands are evaluated left to right. No expression has an effect, so an implementation may reorder and
   share everything but reads after a condition that guards them: `Logic` and `Select` evaluate an operand
   only when it is needed (reading is safe anyway; it is a matter of cost, not of faults).
-- Wide expressions (`ReadText`, `ReadBytes`, `ReadBlock`, `Comm`) have no register value. They occur only as a value of
-  `Emit` and as the operand of `TextEqual`.
+- Wide expressions (`ReadText`, `ReadBytes`, `ReadBlock`, `Comm`) have no register value. They occur only as
+  a value of `Emit` and as the operand of `TextEqual`.
 - A local has one type in the whole program and is always set before it is read, on every path.
 - A program has one event shape: `Program.fields`. Every `Emit` gives one value for each, in that order.
 """
@@ -74,13 +74,13 @@ class DataLocAddress(NamedTuple):
 class Index(NamedTuple):
     """A variable index: value * stride bytes are added to the place.
 
-    When `count` is not 0 the array's bounds are known: an index outside 0 … count-1 (compare unsigned)
+    When `length` is not 0 the array's bounds are known: an index outside 0 … length-1 (compare unsigned)
     makes the read give 0, the empty text, or a null address. Constant indexes are folded into the offset.
     """
 
     value: "Expr"
     stride: int
-    count: int
+    length: int
 
 
 class Place(NamedTuple):
@@ -169,8 +169,9 @@ class Compare(NamedTuple):
 
 
 class TextEqual(NamedTuple):
-    """Whether a text equals the literal exactly (in full, not a prefix). `literal` has no NUL and is no longer
-    than the text's limit. `text` is a `ReadText` or `Comm`. "Not equal" is `Not` around it.
+    """Whether a text equals the literal exactly (in full, not a prefix).
+
+    `literal` has no NUL and is no longer than the text's limit. `text` is a `ReadText` or `Comm`. "Not equal" is `Not` around it.
     """
 
     text: "Wide"

@@ -19,12 +19,12 @@ class CtxField(NamedTuple):
 
 
 class Argument(NamedTuple):
-    """Argument number `index`, from 0: in a register (kprobe) or at 8 * index of the context (the others).
+    """Argument number `number`, from 0: in a register (kprobe) or at 8 * number of the context (the others).
 
     For a raw tracepoint the leading `void *__data` of its prototype is not counted.
     """
 
-    index: int
+    number: int
 
 
 class Result(NamedTuple):

@@ -82,10 +82,10 @@ class Member(NamedTuple):
 
 
 class Index(NamedTuple):
-    """`value[index]`."""
+    """`value[subscript]`."""
 
     value: "Expr"
-    index: "Expr"
+    subscript: "Expr"
     span: Span
 
 

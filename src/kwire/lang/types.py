@@ -8,7 +8,7 @@ Laws:
 - `display` says how a value is shown, never how it is computed. It is one of `DISPLAYS`.
 
 Types are values: compare them with `same`, because named tuples of two classes compare equal when their
-contents do.
+contents do; and test them with `is None`, because a type without fields is an empty, false tuple.
 """
 
 from typing import NamedTuple, TypeAlias
@@ -69,10 +69,10 @@ class Struct(NamedTuple):
 
 
 class Array(NamedTuple):
-    """`count` elements one after another; count 0 is a flexible array, whose bounds are not known."""
+    """`length` elements one after another; length 0 is a flexible array, whose bounds are not known."""
 
     element: "Type"
-    count: int
+    length: int
     display: str = ""
 
 
@@ -131,7 +131,7 @@ def size_of(type_: Type) -> int:
     if isinstance(type_, Pointer):
         return 8
     if isinstance(type_, Array):
-        return type_.count * size_of(type_.element)
+        return type_.length * size_of(type_.element)
     return 1 if isinstance(type_, Bool) else 0
 
 
@@ -167,11 +167,11 @@ def describe(type_: Type) -> str:
     if isinstance(type_, Struct):
         return f"{'union' if type_.union else 'struct'} {type_.name or '{…}'}"
     if isinstance(type_, Array):
-        inner, dimensions = type_.element, f"[{type_.count or ''}]"
-        while isinstance(inner, Array):
-            dimensions += f"[{inner.count or ''}]"
-            inner = inner.element
-        return type_.display or f"{describe(inner)}{dimensions}"
+        element, dimensions = type_.element, f"[{type_.length or ''}]"
+        while isinstance(element, Array):
+            dimensions += f"[{element.length or ''}]"
+            element = element.element
+        return type_.display or f"{describe(element)}{dimensions}"
     if isinstance(type_, Text):
         return f"text up to {type_.limit} bytes"
     if isinstance(type_, Bytes):
