@@ -1,2 +1,238 @@
-/* Walkers of length-prefixed chains. Each function has a Python twin that is its specification. */
+/*
+ * Walkers of length-prefixed chains: the one loop that vectorized Python cannot do.
+ *
+ * A plain shared library, reached through ctypes (kwire/native.py); it knows nothing of Python. Each function
+ * has a Python twin in the room that uses it; the twin is the specification. The laws:
+ *   - no byte outside [data, data + size) is read and no slot beyond `limit` or `room` is written, whatever
+ *     the lengths in the data claim;
+ *   - a walker stops before the first thing it does not understand and says where; it never guesses;
+ *   - nothing is allocated, no state is kept.
+ */
 #include <stdint.h>
+#include <string.h>
+
+#define RING_HEADER 8u
+#define RING_BUSY 0x80000000u
+#define RING_DISCARD 0x40000000u
+#define RING_LENGTH 0x3fffffffu
+
+#define FRAME_HEADER 8u
+#define EVENT_HEADER 16u /* frame header and timestamp */
+#define FRAME_VERSION 1u
+#define TYPE_EVENT 1u
+
+#define EPB_TYPE 6u
+#define EPB_HEADER 28u   /* type, length, interface, time high, time low, captured, original */
+#define EPB_OVERHEAD 32u /* header and trailing length */
+#define EPB_DROPCOUNT 4u
+#define DROPCOUNT_SPACE 16u /* option header, u64, end of options */
+
+/* Columns of a probe's row in epb_pack's table, u64 each. */
+#define ROW_WALL 0 /* what is added to a timestamp to make it wall-clock nanoseconds */
+#define ROW_SWAP 1 /* the record's byte order is not the machine's */
+#define ROW_STORED 2
+#define ROW_DROPS 3 /* events lost before the next one, for epb_dropcount */
+#define ROW_WORDS 4
+
+static inline uint32_t big16(const uint8_t *p) { return (uint32_t)p[0] << 8 | p[1]; }
+
+static inline uint32_t big32(const uint8_t *p)
+{
+	return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
+
+static inline uint32_t host32(const uint8_t *p)
+{
+	uint32_t value;
+	memcpy(&value, p, 4);
+	return value;
+}
+
+static inline uint64_t host64(const uint8_t *p)
+{
+	uint64_t value;
+	memcpy(&value, p, 8);
+	return value;
+}
+
+static inline uint8_t *put32(uint8_t *p, uint32_t value)
+{
+	memcpy(p, &value, 4);
+	return p + 4;
+}
+
+/*
+ * The committed records of a BPF ring buffer between two positions. `data` is the doubly mapped data area of
+ * 2 * (mask + 1) bytes. offsets[] gets where each record's payload lies in it; returns how many. Discarded
+ * records are skipped; a busy one ends the walk. *next is the position to store as consumer position.
+ */
+uint64_t kw_ring_walk(const uint8_t *data, uint64_t size, uint64_t mask, uint64_t consumer, uint64_t producer,
+		      uint64_t *offsets, uint64_t limit, uint64_t *next)
+{
+	uint64_t found = 0;
+
+	*next = consumer;
+	if (producer - consumer > mask + 1 || (consumer & 7))
+		return 0;
+	while (found < limit && producer - consumer >= RING_HEADER) {
+		uint64_t at = consumer & mask;
+		if (at + RING_HEADER > size)
+			break;
+		uint32_t head = __atomic_load_n((const uint32_t *)(const void *)(data + at), __ATOMIC_ACQUIRE);
+		if (head & RING_BUSY)
+			break;
+		uint64_t length = head & RING_LENGTH;
+		uint64_t stride = (length + RING_HEADER + 7) & ~(uint64_t)7;
+		if (stride > producer - consumer || at + RING_HEADER + length > size)
+			break;
+		if (!(head & RING_DISCARD))
+			offsets[found++] = at + RING_HEADER;
+		consumer += stride;
+	}
+	*next = consumer;
+	return found;
+}
+
+/* Frames back to back in data[offset, end). *next is where the first incomplete or impossible one begins. */
+uint64_t kw_frame_walk(const uint8_t *data, uint64_t size, uint64_t offset, uint64_t end, uint64_t *offsets,
+		       uint64_t limit, uint64_t *next)
+{
+	uint64_t found = 0;
+
+	if (end > size)
+		end = size;
+	while (found < limit && offset <= end && end - offset >= FRAME_HEADER) {
+		uint32_t length = big16(data + offset + 2);
+		if (length < FRAME_HEADER || length > end - offset)
+			break;
+		offsets[found++] = offset;
+		offset += length;
+	}
+	*next = offset;
+	return found;
+}
+
+/* The EVENT at data[offset]: its length, or 0 where it is no whole EVENT. */
+static inline uint32_t event_length(const uint8_t *data, uint64_t size, uint64_t offset)
+{
+	if (offset > size || size - offset < EVENT_HEADER)
+		return 0;
+	const uint8_t *frame = data + offset;
+	uint32_t length = big16(frame + 2);
+	if (frame[0] != (FRAME_VERSION << 4 | TYPE_EVENT) || length < EVENT_HEADER || length > size - offset)
+		return 0;
+	return length;
+}
+
+/*
+ * EVENT frames to Enhanced Packet Blocks in the machine's byte order. Takes frames until one is no EVENT of
+ * probes 1..probes, or is not whole, or does not fit; returns how many were taken. *used is the bytes written.
+ */
+uint64_t kw_epb_pack(const uint8_t *data, uint64_t size, const uint64_t *offsets, uint64_t count, uint64_t *rows,
+		     uint64_t probes, uint8_t *out, uint64_t room, uint64_t *used)
+{
+	uint8_t *p = out;
+	uint64_t done;
+
+	for (done = 0; done < count; done++) {
+		uint32_t length = event_length(data, size, offsets[done]);
+		if (!length)
+			break;
+		const uint8_t *frame = data + offsets[done];
+		uint64_t interface = (uint64_t)big32(frame + 4) - 1;
+		if (interface >= probes)
+			break;
+		uint64_t *row = rows + interface * ROW_WORDS;
+		uint64_t drops = row[ROW_DROPS];
+		uint32_t padded = (length + 3) & ~3u;
+		uint32_t total = EPB_OVERHEAD + padded + (drops ? DROPCOUNT_SPACE : 0);
+		if (total > room - (uint64_t)(p - out))
+			break;
+		uint64_t time = host64(frame + 8);
+		if (row[ROW_SWAP])
+			time = __builtin_bswap64(time);
+		time += row[ROW_WALL];
+		uint32_t head[7] = { EPB_TYPE, total, (uint32_t)interface, (uint32_t)(time >> 32),
+				     (uint32_t)time,  length, length };
+		memcpy(p, head, EPB_HEADER);
+		p += EPB_HEADER;
+		put32(p + padded - 4, 0); /* the padding; the frame's own bytes are laid over it next */
+		memcpy(p, frame, length);
+		p += padded;
+		if (drops) {
+			uint16_t option[2] = { EPB_DROPCOUNT, 8 };
+			memcpy(p, option, 4);
+			memcpy(p + 4, &drops, 8);
+			put32(p + 12, 0);
+			p += DROPCOUNT_SPACE;
+			row[ROW_DROPS] = 0;
+		}
+		p = put32(p, total);
+		row[ROW_STORED]++;
+	}
+	*used = (uint64_t)(p - out);
+	return done;
+}
+
+/*
+ * Enhanced Packet Blocks that hold exactly one whole EVENT, in data[offset, end). offsets[] gets where each
+ * frame lies. Stops at any other block, or where a block is cut or its lengths disagree; *next is that place.
+ */
+uint64_t kw_pcapng_walk(const uint8_t *data, uint64_t size, uint64_t offset, uint64_t end, uint64_t swap,
+			uint64_t *offsets, uint64_t limit, uint64_t *next)
+{
+	uint64_t found = 0;
+
+	if (end > size)
+		end = size;
+	while (found < limit && offset <= end && end - offset >= EPB_OVERHEAD) {
+		const uint8_t *block = data + offset;
+		uint32_t type = host32(block), total = host32(block + 4), captured = host32(block + 20);
+		if (swap) {
+			type = __builtin_bswap32(type);
+			total = __builtin_bswap32(total);
+			captured = __builtin_bswap32(captured);
+		}
+		if (type != EPB_TYPE || total < EPB_OVERHEAD || (total & 3) || total > end - offset)
+			break;
+		if (memcmp(block + 4, block + total - 4, 4) || captured > total - EPB_OVERHEAD)
+			break;
+		if (!captured || event_length(data, offset + EPB_HEADER + captured, offset + EPB_HEADER) != captured)
+			break;
+		offsets[found++] = offset + EPB_HEADER;
+		offset += total;
+	}
+	*next = offset;
+	return found;
+}
+
+/*
+ * EVENT frames by probe: table[3 * id] is the count, then the smallest and the largest timestamp as the record
+ * holds it (swap: in the other byte order). ids beyond the table and frames that are no whole EVENT are left
+ * out; returns how many were counted. A row with count 0 is taken as empty.
+ */
+uint64_t kw_count_by_id(const uint8_t *data, uint64_t size, const uint64_t *offsets, uint64_t count,
+			uint64_t *table, uint64_t ids, uint64_t swap)
+{
+	uint64_t counted = 0;
+
+	for (uint64_t i = 0; i < count; i++) {
+		if (!event_length(data, size, offsets[i]))
+			continue;
+		const uint8_t *frame = data + offsets[i];
+		uint32_t id = big32(frame + 4);
+		if (id >= ids)
+			continue;
+		uint64_t time = host64(frame + 8);
+		if (swap)
+			time = __builtin_bswap64(time);
+		uint64_t *row = table + (uint64_t)id * 3;
+		if (!row[0] || time < row[1])
+			row[1] = time;
+		if (!row[0] || time > row[2])
+			row[2] = time;
+		row[0]++;
+		counted++;
+	}
+	return counted;
+}

@@ -1,0 +1,209 @@
+"""Loader of the C walkers (native/walk.c): each name is a function, or None where the library is absent.
+
+The walkers find and move frames in chains of lengths. Each has a Python twin in the room that uses it; the
+twin is the specification, and a user picks `native.frame_walk or twin`. The laws: no copy of a buffer is made,
+read-only ones included; a buffer is pinned during the call, so that it can neither move, be resized nor be
+unmapped; sizes passed to C come from the buffers themselves, never from the caller. Tables and `offsets` are
+writable contiguous buffers of u64: `array('Q')`, a bytearray, a memoryview cast to 'Q'; a `limit` beyond such
+a buffer is cut to it. Any object with the buffer protocol will do as data.
+
+`KWIRE_NATIVE=0` in the environment leaves the library out: everything runs on the twins.
+"""
+
+import ctypes
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+_LIBRARY = "_walk.abi3.so"
+_WRITABLE = 1  # PyBUF_WRITABLE
+_ROW = 4  # u64s a probe in epb_pack's table
+_COUNTER = 3  # u64s an id in count_by_id's table
+
+
+class _Buffer(ctypes.Structure):
+    """Py_buffer, part of the stable ABI since Python 3.11."""
+
+    _fields_ = (
+        ("buf", ctypes.c_void_p),
+        ("obj", ctypes.py_object),
+        ("len", ctypes.c_ssize_t),
+        ("itemsize", ctypes.c_ssize_t),
+        ("readonly", ctypes.c_int),
+        ("ndim", ctypes.c_int),
+        ("format", ctypes.c_char_p),
+        ("shape", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+        ("suboffsets", ctypes.c_void_p),
+        ("internal", ctypes.c_void_p),
+    )
+
+
+_get = ctypes.pythonapi.PyObject_GetBuffer
+_get.argtypes = (ctypes.py_object, ctypes.POINTER(_Buffer), ctypes.c_int)
+_get.restype = ctypes.c_int
+_release = ctypes.pythonapi.PyBuffer_Release
+_release.argtypes = (ctypes.POINTER(_Buffer),)
+_release.restype = None
+
+
+class Pinned:
+    """A buffer that stays where it is while this lives: `address` and `size` in bytes. A context manager."""
+
+    __slots__ = ("_view", "address", "size")
+
+    def __init__(self, buffer: Any, *, writable: bool = False) -> None:
+        """BufferError where `buffer` is not contiguous, or read-only although `writable` is asked."""
+        self._view: _Buffer | None = None
+        view = _Buffer()
+        _get(buffer, view, _WRITABLE if writable else 0)
+        self._view = view
+        self.address: int = view.buf or 0
+        self.size: int = view.len
+
+    def __enter__(self) -> "Pinned":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def __del__(self) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Let the buffer go; twice is harmless."""
+        view, self._view = self._view, None
+        if view is not None:
+            _release(view)
+
+
+def address(buffer: Any) -> int:
+    """Where a buffer begins in memory. True only while the caller keeps the buffer alive and its size."""
+    with Pinned(buffer) as pinned:
+        return pinned.address
+
+
+def _load() -> ctypes.CDLL | None:
+    if os.environ.get("KWIRE_NATIVE") == "0":
+        return None
+    try:
+        return ctypes.CDLL(os.path.join(os.path.dirname(os.path.abspath(__file__)), _LIBRARY))
+    except OSError:
+        return None
+
+
+_U64 = ctypes.c_uint64
+_PTR = ctypes.c_void_p
+_OUT = ctypes.POINTER(ctypes.c_uint64)
+_SIGNATURES: dict[str, tuple[Any, ...]] = {
+    "kw_ring_walk": (_PTR, _U64, _U64, _U64, _U64, _PTR, _U64, _OUT),
+    "kw_frame_walk": (_PTR, _U64, _U64, _U64, _PTR, _U64, _OUT),
+    "kw_epb_pack": (_PTR, _U64, _PTR, _U64, _PTR, _U64, _PTR, _U64, _OUT),
+    "kw_pcapng_walk": (_PTR, _U64, _U64, _U64, _U64, _PTR, _U64, _OUT),
+    "kw_count_by_id": (_PTR, _U64, _PTR, _U64, _PTR, _U64, _U64),
+}
+
+
+def _function(library: ctypes.CDLL, name: str) -> Callable[..., int]:
+    function = getattr(library, name)
+    function.argtypes = _SIGNATURES[name]
+    function.restype = _U64
+    return function  # type: ignore[no-any-return]  # ctypes functions are Any
+
+
+class _Walkers(NamedTuple):
+    ring_walk: Callable[[Any, int, int, int, Any, int], tuple[int, int]]
+    frame_walk: Callable[[Any, int, int, Any, int], tuple[int, int]]
+    epb_pack: Callable[[Any, Any, int, int, Any, Any, int], tuple[int, int]]
+    pcapng_walk: Callable[[Any, int, int, bool, Any, int], tuple[int, int]]
+    count_by_id: Callable[[Any, Any, int, Any, bool], int]
+
+
+def _walkers(library: ctypes.CDLL) -> _Walkers:
+    c_ring_walk = _function(library, "kw_ring_walk")
+    c_frame_walk = _function(library, "kw_frame_walk")
+    c_epb_pack = _function(library, "kw_epb_pack")
+    c_pcapng_walk = _function(library, "kw_pcapng_walk")
+    c_count_by_id = _function(library, "kw_count_by_id")
+
+    def ring_walk(
+        data: Any, mask: int, consumer: int, producer: int, offsets: Any, limit: int
+    ) -> tuple[int, int]:
+        after = _U64()
+        with Pinned(data) as source, Pinned(offsets, writable=True) as slots:
+            count = c_ring_walk(
+                source.address,
+                source.size,
+                mask,
+                consumer,
+                producer,
+                slots.address,
+                min(limit, slots.size // 8),
+                after,
+            )
+        return count, after.value
+
+    def frame_walk(data: Any, offset: int, end: int, offsets: Any, limit: int) -> tuple[int, int]:
+        after = _U64()
+        with Pinned(data) as source, Pinned(offsets, writable=True) as slots:
+            room = min(limit, slots.size // 8)
+            count = c_frame_walk(source.address, source.size, offset, end, slots.address, room, after)
+        return count, after.value
+
+    def epb_pack(
+        data: Any, offsets: Any, start: int, count: int, rows: Any, out: Any, position: int
+    ) -> tuple[int, int]:
+        used = _U64()
+        with (
+            Pinned(data) as source,
+            Pinned(offsets) as places,
+            Pinned(rows, writable=True) as table,
+            Pinned(out, writable=True) as target,
+        ):
+            count = min(count, places.size // 8)
+            if not (0 <= start <= count and 0 <= position <= target.size):
+                raise IndexError("epb_pack: start or position lies outside its buffer")
+            done = c_epb_pack(
+                source.address,
+                source.size,
+                places.address + start * 8,
+                count - start,
+                table.address,
+                table.size // (8 * _ROW),
+                target.address + position,
+                target.size - position,
+                used,
+            )
+        return start + done, position + used.value
+
+    def pcapng_walk(
+        data: Any, offset: int, end: int, swap: bool, offsets: Any, limit: int
+    ) -> tuple[int, int]:
+        after = _U64()
+        with Pinned(data) as source, Pinned(offsets, writable=True) as slots:
+            room = min(limit, slots.size // 8)
+            count = c_pcapng_walk(source.address, source.size, offset, end, swap, slots.address, room, after)
+        return count, after.value
+
+    def count_by_id(data: Any, offsets: Any, count: int, table: Any, swap: bool = False) -> int:
+        with Pinned(data) as source, Pinned(offsets) as places, Pinned(table, writable=True) as rows:
+            count = min(count, places.size // 8)
+            ids = rows.size // (8 * _COUNTER)
+            return c_count_by_id(source.address, source.size, places.address, count, rows.address, ids, swap)
+
+    return _Walkers(ring_walk, frame_walk, epb_pack, pcapng_walk, count_by_id)
+
+
+_library = _load()
+_found = _walkers(_library) if _library else None
+
+#: (data, mask, consumer, producer, offsets, limit) -> (count, next_consumer): a BPF ring buffer's records.
+ring_walk = _found.ring_walk if _found else None
+#: (data, offset, end, offsets, limit) -> (count, next_offset): frames back to back.
+frame_walk = _found.frame_walk if _found else None
+#: (data, offsets, start, count, rows, out, position) -> (next_start, next_position): EVENTs to packet blocks.
+epb_pack = _found.epb_pack if _found else None
+#: (data, offset, end, swap, offsets, limit) -> (count, next_offset): EVENTs in a pcapng's packet blocks.
+pcapng_walk = _found.pcapng_walk if _found else None
+#: (data, offsets, count, table, swap=False) -> counted: EVENTs by probe with first and last timestamp.
+count_by_id = _found.count_by_id if _found else None
