@@ -1,0 +1,103 @@
+"""The initial file system of a test guest: our own first process and the modules that its root needs, as a cpio archive.
+
+The one format is "newc" of the kernel's Documentation/driver-api/early-userspace/buffer-format.rst. Modules go in
+decompressed and in loading order, so any kernel image boots, whether it has virtiofs built in or not.
+"""
+
+from __future__ import annotations
+
+import lzma
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+INIT_SOURCE = Path(__file__).with_name("init.c")
+ROOT_NEEDS = ("virtio_pci", "virtiofs", "overlay")
+DECOMPRESSORS = {".zst": "zstd", ".gz": "gzip"}
+
+
+class GuestError(Exception):
+    """A guest cannot be started, or did not come to its end; the text says why."""
+
+
+def build(modules: Path | None, scratch: Path) -> bytes:
+    """The archive for a kernel whose modules lie in `modules` (`.../lib/modules/VERSION`; None: all is built in)."""
+    order = loading_order(modules, ROOT_NEEDS) if modules else []
+    files = [(f"modules/{number:02}-{name}.ko", image) for number, (name, image) in enumerate(order)]
+    listing = "".join(f"{Path(path).name}\n" for path, _ in files).encode()
+    members = [("dev", 0o040755, b""), ("modules", 0o040755, b""), ("modules/order", 0o100644, listing)]
+    members += [(path, 0o100644, image) for path, image in files]
+    members.append(("init", 0o100755, compile_init(scratch)))
+    return b"".join(cpio(members))
+
+
+def compile_init(scratch: Path) -> bytes:
+    """Our first process, linked statically: there is no C library yet where it runs."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        raise GuestError("no C compiler for the guest's first process: apt-get install gcc libc6-dev")
+    target = scratch / "init"
+    done = subprocess.run(
+        [compiler, "-O2", "-Wall", "-static", "-o", target, INIT_SOURCE], capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        raise GuestError(f"the guest's first process does not compile: {done.stderr.strip()}")
+    return target.read_bytes()
+
+
+def cpio(members: list[tuple[str, int, bytes]]) -> Iterator[bytes]:
+    """The members (path, mode, content) as a newc archive, its end marker included."""
+    for inode, (path, mode, content) in enumerate([*members, ("TRAILER!!!", 0, b"")], 1):
+        name = path.encode() + b"\0"
+        # ino mode uid gid nlink mtime filesize devmajor devminor rdevmajor rdevminor namesize check
+        numbers = (inode, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name), 0)
+        head = b"070701" + b"".join(b"%08x" % number for number in numbers) + name
+        yield head + bytes(-len(head) % 4) + content + bytes(-len(content) % 4)
+
+
+def loading_order(modules: Path, wanted: tuple[str, ...]) -> list[tuple[str, bytes]]:
+    """Names and images of the wanted modules and of all they depend on, each after its dependencies."""
+    files = {module_name(path): path for path in modules.rglob("*.ko*")}
+    builtin = modules / "modules.builtin"
+    built_in = (
+        {module_name(Path(line)) for line in builtin.read_text().split()} if builtin.exists() else set()
+    )
+    order: dict[str, bytes] = {}
+
+    def visit(name: str) -> None:
+        if name in order or name in built_in:
+            return
+        if name not in files:
+            raise GuestError(f"{modules} has no module {name}, which the guest's root needs")
+        image = read_module(files[name])
+        for dependency in depends(image):
+            visit(dependency)
+        order[name] = image
+
+    for name in wanted:
+        visit(name)
+    return list(order.items())
+
+
+def module_name(path: Path) -> str:
+    """The kernel's name for a module file: no suffixes, and no difference between - and _."""
+    return path.name.split(".ko")[0].replace("-", "_")
+
+
+def read_module(path: Path) -> bytes:
+    """A module file's ELF image, decompressed."""
+    if path.suffix == ".xz":
+        return lzma.decompress(path.read_bytes())
+    if path.suffix in DECOMPRESSORS:
+        return subprocess.run(
+            [DECOMPRESSORS[path.suffix], "-dc", path], check=True, stdout=subprocess.PIPE
+        ).stdout
+    return path.read_bytes()
+
+
+def depends(image: bytes) -> list[str]:
+    """The modules that this one names in the `depends=` entry of its .modinfo section."""
+    found = re.search(rb"\0depends=([^\0]*)\0", image)
+    return [name.replace("-", "_") for name in found[1].decode().split(",") if name] if found else []

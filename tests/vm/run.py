@@ -1,0 +1,226 @@
+"""Boots a kernel in QEMU, runs one command as root in it, and ends with the command's exit status.
+
+    python tests/vm/run.py --kernel 6.12 -- uname -r
+    python tests/vm/run.py --kernel 6.1 -- .venv/bin/python -m pytest tests/live
+    python tests/vm/run.py --image vmlinuz --modules /lib/modules/6.6.9 -- COMMAND ARG...
+
+The guest sees this machine's files, at the same paths, through virtiofs under an overlay: it may write anywhere, and
+nothing of it stays, but for what it writes to the shared folder ($VM_SHARE in the guest, --share here). It has the
+loopback interface and no other. Emulation is in software (about 30 times slower than the machine), so that it
+works everywhere, inside virtual machines too. Any number of guests may run at once.
+
+Exit status: the command's; 128 + N when signal N ended it; 124 after --timeout; 125 when the guest did not get so far.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+from initramfs import GuestError, build
+from kernels import PACKAGES, Kernel, fetch
+
+TIMED_OUT = 124
+FAILED = 125
+SHARE_NAME = "VM_SHARE"
+PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ")
+VIRTIOFSD = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd", "/usr/lib/virtiofsd")
+PR_SET_PDEATHSIG = 1
+
+# rcu_expedited: attaching and detaching wait for grace periods, which an emulated machine makes long.
+PARAMETERS = (
+    "console=ttyS0 quiet loglevel=4 panic=-1 rdinit=/init tsc=reliable clocksource=tsc "
+    "rcupdate.rcu_expedited=1 mitigations=off random.trust_cpu=on audit=0 cryptomgr.notests 8250.nr_uarts=4"
+)
+
+
+def run(
+    kernel: Kernel,
+    command: list[str],
+    *,
+    share: Path | None = None,
+    environment: dict[str, str] | None = None,
+    cwd: str = "",
+    timeout: float = 600,
+    memory: int = 2048,
+    cpus: int = 2,
+    output: BinaryIO | None = None,
+) -> int:
+    """Runs `command` in a guest of `kernel`, copying what it prints to `output` (default: standard output) as it comes.
+
+    `memory` is in MiB, `timeout` in seconds from the start of the boot. Raises GuestError when no guest can be started
+    or it ends without a status; the text holds the end of the kernel's log.
+    """
+    qemu, virtiofsd = tools()
+    with contextlib.ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kwire-vm-")))
+        share = share.resolve() if share else scratch / "share"
+        share.mkdir(exist_ok=True)
+        requests = {"command": command, "environment": guest_environment(share, environment or {})}
+        for name, items in requests.items():
+            (share / name).write_bytes(b"".join(os.fsencode(item) + b"\0" for item in items))
+        (share / "status").unlink(missing_ok=True)
+        (scratch / "initramfs").write_bytes(build(kernel.modules, scratch))
+        for tag, source in (("host", Path("/")), ("share", share)):
+            serve(stack, virtiofsd, scratch / f"{tag}.socket", source)
+        modules = f" modules={kernel.modules.resolve()}" if kernel.modules else ""
+        guest = [qemu, *machine(memory, cpus), *folder("host", scratch), *folder("share", scratch)]
+        guest += ["-kernel", str(kernel.image), "-initrd", str(scratch / "initramfs")]
+        guest += ["-append", f"{PARAMETERS} share={share} cwd={cwd or os.getcwd()}{modules}"]
+        guest += ["-serial", f"file:{scratch}/console", "-chardev", "stdio,id=output,signal=off"]
+        guest += ["-serial", "chardev:output"]
+        process = spawn(stack, guest, stdout=subprocess.PIPE)
+        try:
+            copy_output(process, output or sys.stdout.buffer, time.monotonic() + timeout)
+        except TimeoutError:
+            return TIMED_OUT
+        return status(share / "status", scratch / "console")
+
+
+def tools() -> tuple[str, str]:
+    """The paths of QEMU and of its file server."""
+    qemu = shutil.which(f"qemu-system-{os.uname().machine}")
+    if qemu is None:
+        raise GuestError(f"no qemu-system-{os.uname().machine}: apt-get install qemu-system-x86")
+    virtiofsd = next((path for path in VIRTIOFSD if os.access(path, os.X_OK)), None)
+    if virtiofsd is None:
+        raise GuestError("no virtiofsd: apt-get install qemu-system-common (virtiofsd on newer systems)")
+    if os.geteuid() != 0:
+        raise GuestError("a guest whose root is this machine's file system needs root")
+    return qemu, virtiofsd
+
+
+def guest_environment(share: Path, extra: dict[str, str]) -> list[str]:
+    values = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    return [f"{name}={value}" for name, value in (values | extra | {SHARE_NAME: str(share)}).items()]
+
+
+def machine(memory: int, cpus: int) -> list[str]:
+    """QEMU's arguments for the machine itself; its memory is shared with the file servers."""
+    return [
+        *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
+        *("-accel", "tcg,thread=multi", "-cpu", "max", "-smp", str(cpus), "-m", f"{memory}M"),
+        *("-machine", "q35,memory-backend=memory"),
+        *("-object", f"memory-backend-memfd,id=memory,size={memory}M,share=on"),
+    ]
+
+
+def folder(tag: str, scratch: Path) -> list[str]:
+    chardev = f"socket,id={tag},path={scratch}/{tag}.socket"
+    return ["-chardev", chardev, "-device", f"vhost-user-fs-pci,chardev={tag},tag={tag},queue-size=1024"]
+
+
+def serve(stack: contextlib.ExitStack, virtiofsd: str, socket: Path, source: Path) -> None:
+    """Starts a file server for one folder; it ends when the guest does."""
+    log = stack.enter_context(open(f"{socket}.log", "w+b"))
+    command = [
+        virtiofsd,
+        f"--socket-path={socket}",
+        "-o",
+        f"source={source},sandbox=chroot,cache=auto,log_level=err",
+    ]
+    process = spawn(stack, command, stderr=log)
+    deadline = time.monotonic() + 10
+    while not socket.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            log.seek(0)
+            raise GuestError(f"virtiofsd does not start: {log.read().decode(errors='replace').strip()}")
+        time.sleep(0.01)
+
+
+def spawn(stack: contextlib.ExitStack, command: list[str], **streams: object) -> subprocess.Popen[bytes]:
+    """A process that ends with this one, however this one ends, and at the latest when `stack` is left."""
+    libc = ctypes.CDLL(None)
+
+    def die_with_parent() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    settings: dict[str, object] = {"stdin": subprocess.DEVNULL, "start_new_session": True, **streams}
+    process: subprocess.Popen[bytes] = subprocess.Popen(command, preexec_fn=die_with_parent, **settings)  # type: ignore[call-overload]  # one overload a keyword
+
+    def end() -> None:
+        process.kill()
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
+
+    stack.callback(end)
+    return process
+
+
+def copy_output(process: subprocess.Popen[bytes], output: BinaryIO, deadline: float) -> None:
+    """Copies the guest's output until QEMU ends; TimeoutError at the deadline."""
+    assert process.stdout is not None
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while True:
+            if not selector.select(max(0, deadline - time.monotonic())):
+                raise TimeoutError
+            chunk = os.read(process.stdout.fileno(), 65536)
+            if not chunk:
+                break
+            output.write(chunk)
+            output.flush()
+    process.wait()
+
+
+def status(report: Path, console: Path) -> int:
+    """The command's exit status as the guest's first process wrote it."""
+    words = report.read_text().split() if report.exists() else []
+    if len(words) != 2:
+        tail = console.read_bytes()[-4000:].decode(errors="replace") if console.exists() else ""
+        raise GuestError(f"the guest ended without a status; the end of its log:\n{tail}")
+    return int(words[1]) + (128 if words[0] == "signal" else 0)
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument(
+        "--kernel", choices=PACKAGES, help="a Debian kernel, downloaded into .vm/ the first time"
+    )
+    which.add_argument("--image", type=Path, metavar="PATH", help="any bootable kernel image")
+    parser.add_argument(
+        "--modules", type=Path, metavar="DIR", help="the image's modules, .../lib/modules/VERSION"
+    )
+    parser.add_argument("--share", type=Path, metavar="DIR", help="the folder that the guest writes for you")
+    parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="for the command")
+    parser.add_argument("--timeout", type=float, default=600, metavar="SECONDS", help="default: %(default)s")
+    parser.add_argument("--memory", type=int, default=2048, metavar="MIB", help="default: %(default)s")
+    parser.add_argument("--cpus", type=int, default=2, help="default: %(default)s")
+    parser.add_argument("command", nargs="+", metavar="COMMAND")
+    options = parser.parse_args(arguments)
+    environment = dict(item.partition("=")[::2] for item in options.env)
+    try:
+        kernel = fetch(options.kernel) if options.kernel else Kernel(options.image, options.modules)
+        return run(
+            kernel,
+            options.command,
+            share=options.share,
+            environment=environment,
+            timeout=options.timeout,
+            memory=options.memory,
+            cpus=options.cpus,
+        )
+    except GuestError as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
