@@ -1,0 +1,1 @@
+"""The eBPF machine: instructions, assembler, disassembler, interpreter. Uses no other room and no kernel."""
