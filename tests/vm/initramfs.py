@@ -1,7 +1,7 @@
-"""The initial file system of a test guest: our own first process and the modules that its root needs, as a cpio archive.
+"""The initial file system of a test guest: our first process and the modules that its root needs.
 
-The one format is "newc" of the kernel's Documentation/driver-api/early-userspace/buffer-format.rst. Modules go in
-decompressed and in loading order, so any kernel image boots, whether it has virtiofs built in or not.
+The archive's format is cpio's "newc" of the kernel's Documentation/driver-api/early-userspace/buffer-format.rst. Modules
+go in decompressed and in loading order, so any kernel image boots, virtiofs built in or not.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class GuestError(Exception):
 
 
 def build(modules: Path | None, scratch: Path) -> bytes:
-    """The archive for a kernel whose modules lie in `modules` (`.../lib/modules/VERSION`; None: all is built in)."""
+    """The archive for a kernel whose modules lie in `modules` (`.../lib/modules/VERSION`), if it has any."""
     order = loading_order(modules, ROOT_NEEDS) if modules else []
     files = [(f"modules/{number:02}-{name}.ko", image) for number, (name, image) in enumerate(order)]
     listing = "".join(f"{Path(path).name}\n" for path, _ in files).encode()

@@ -1,4 +1,4 @@
-"""The kernels that guests run by default: Debian's cloud images, downloaded once into .vm/ and never installed.
+"""The kernels that guests run by default: Debian's cloud images, downloaded once into .vm/, never installed.
 
 `python tests/vm/kernels.py [NAME...]` fetches them beforehand.
 """

@@ -4,12 +4,14 @@
     python tests/vm/run.py --kernel 6.1 -- .venv/bin/python -m pytest tests/live
     python tests/vm/run.py --image vmlinuz --modules /lib/modules/6.6.9 -- COMMAND ARG...
 
-The guest sees this machine's files, at the same paths, through virtiofs under an overlay: it may write anywhere, and
-nothing of it stays, but for what it writes to the shared folder ($VM_SHARE in the guest, --share here). It has the
-loopback interface and no other. Emulation is in software (about 30 times slower than the machine), so that it
-works everywhere, inside virtual machines too. Any number of guests may run at once.
+The guest sees this machine's files, at the same paths, through virtiofs under an overlay: it may write
+anywhere, and nothing of it stays, but for what it writes to the shared folder ($VM_SHARE in the guest,
+--share here). /tmp, /run and /dev/shm are its own and empty. It has the loopback interface and no other.
+Emulation is in software, about 30 times slower than the machine, so it works inside virtual machines too.
+Any number of guests may run at once, and none outlives the process that started it.
 
-Exit status: the command's; 128 + N when signal N ended it; 124 after --timeout; 125 when the guest did not get so far.
+Exit status: the command's; 128 + N when signal N ended it; 124 after --timeout; 125 when the guest could
+not be started or ended without a status.
 """
 
 from __future__ import annotations
@@ -57,10 +59,10 @@ def run(
     cpus: int = 2,
     output: BinaryIO | None = None,
 ) -> int:
-    """Runs `command` in a guest of `kernel`, copying what it prints to `output` (default: standard output) as it comes.
+    """Runs `command` in a guest of `kernel`, copying what it prints to `output` (stdout) as it comes.
 
-    `memory` is in MiB, `timeout` in seconds from the start of the boot. Raises GuestError when no guest can be started
-    or it ends without a status; the text holds the end of the kernel's log.
+    `memory` is in MiB, `timeout` in seconds from the start of the boot. Raises GuestError when no guest can
+    be started or it ends without a status; the text holds the end of the kernel's log.
     """
     qemu, virtiofsd = tools()
     with contextlib.ExitStack() as stack:
@@ -123,19 +125,19 @@ def folder(tag: str, scratch: Path) -> list[str]:
 
 def serve(stack: contextlib.ExitStack, virtiofsd: str, socket: Path, source: Path) -> None:
     """Starts a file server for one folder; it ends when the guest does."""
-    log = stack.enter_context(open(f"{socket}.log", "w+b"))
+    log = Path(f"{socket}.log")
     command = [
         virtiofsd,
         f"--socket-path={socket}",
         "-o",
         f"source={source},sandbox=chroot,cache=auto,log_level=err",
     ]
-    process = spawn(stack, command, stderr=log)
+    with log.open("wb") as stderr:
+        process = spawn(stack, command, stderr=stderr)
     deadline = time.monotonic() + 10
     while not socket.exists():
         if process.poll() is not None or time.monotonic() > deadline:
-            log.seek(0)
-            raise GuestError(f"virtiofsd does not start: {log.read().decode(errors='replace').strip()}")
+            raise GuestError(f"virtiofsd does not start: {log.read_text(errors='replace').strip()}")
         time.sleep(0.01)
 
 
