@@ -8,16 +8,18 @@ makes a Frames has checked that each offset starts a frame whose length stays in
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, MutableSequence
 from mmap import mmap
 from typing import TypeAlias
 
+from kwire import native
 from kwire.wire.frame import HEADER_SIZE, Flag, Frame, FrameError, Header, Problem, delimit, read_header
 
 Data: TypeAlias = bytes | bytearray | memoryview | mmap
 Offsets: TypeAlias = "memoryview | array[int]"
 
 LENGTH_AT = 2  # of a frame: its length field
+WALK_STEP = 16384  # offsets found by one call of a walker
 
 
 class Frames:
@@ -88,25 +90,33 @@ class Frames:
         The problem, if any, says why the walk stopped before the end; its frame is not among those given.
         """
         view = memoryview(data).cast("B")
-        offsets, stop = walk_offsets(view, start)
-        problem = None if stop == len(view) else delimit(view, stop)[1]
+        offsets: array[int] = array("Q")
+        chunk = array("Q", bytes(8 * WALK_STEP))
+        step = native.frame_walk or frame_walk
+        at, size, found = start, len(view), WALK_STEP
+        while found == WALK_STEP:
+            found, at = step(view, at, size, chunk, WALK_STEP)
+            offsets += chunk[:found]
+        problem = None if at >= size else delimit(view, at)[1]
         return cls(data, offsets), problem
 
 
-def walk_offsets(view: memoryview, start: int = 0) -> tuple[array[int], int]:
-    """Give the offsets of back-to-back frames from `start`, and where the walk stopped.
+def frame_walk(
+    data: memoryview, offset: int, end: int, offsets: MutableSequence[int], limit: int
+) -> tuple[int, int]:
+    """Write into `offsets` where the back-to-back frames from `offset` to `end` start, at most `limit`.
 
-    This is the specification of the C walker: it stops at the end, before an incomplete header, a length
-    below 8, or a length beyond the bytes; it looks at nothing but lengths.
+    Gives how many, and where the walk stopped: at the end, before an incomplete header, a length below 8 or
+    beyond the end. It looks at nothing but lengths. This is the specification of the C walker and its twin.
     """
-    offsets = array("Q")
-    append = offsets.append
-    size = len(view)
-    at = start
-    while at + HEADER_SIZE <= size:
-        length = view[at + LENGTH_AT] << 8 | view[at + LENGTH_AT + 1]
-        if length < HEADER_SIZE or at + length > size:
+    end = min(end, len(data))
+    limit = min(limit, len(offsets))
+    count = 0
+    while count < limit and offset + HEADER_SIZE <= end:
+        length = data[offset + LENGTH_AT] << 8 | data[offset + LENGTH_AT + 1]
+        if length < HEADER_SIZE or offset + length > end:
             break
-        append(at)
-        at += length
-    return offsets, at
+        offsets[count] = offset
+        count += 1
+        offset += length
+    return count, offset
