@@ -171,7 +171,8 @@ class Compare(NamedTuple):
 class TextEqual(NamedTuple):
     """Whether a text equals the literal exactly (in full, not a prefix).
 
-    `literal` has no NUL and is no longer than the text's limit. `text` is a `ReadText` or `Comm`. "Not equal" is `Not` around it.
+    `literal` has no NUL and is no longer than the text's limit. `text` is a `ReadText` or `Comm`. "Not equal"
+    is `Not` around it.
     """
 
     text: "Wide"

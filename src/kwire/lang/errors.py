@@ -1,0 +1,82 @@
+"""Diagnostics about probe text: collected, located, shown with the source line and the span.
+
+Laws: `str(error)` is one line, `file:line: message; cure`; `error.detail` shows every diagnostic with its
+source line underlined; a message names what was written and what is known, a cure says what to write.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from kwire.errors import KwireError
+from kwire.lang.tree import NOWHERE, Source, Span
+
+
+class Diagnostic(NamedTuple):
+    """One thing that is wrong, where, and what to do about it (may be empty)."""
+
+    span: Span
+    message: str
+    cure: str = ""
+
+    def line(self, source: Source) -> str:
+        """`file:line: message; cure`, or without the line where nobody wrote one."""
+        place = source.name if self.span == NOWHERE else f"{source.name}:{self.span.line}"
+        return f"{place}: {self.message}; {self.cure}" if self.cure else f"{place}: {self.message}"
+
+    def picture(self, source: Source) -> str:
+        """The line, then the source line with the span underlined."""
+        if self.span == NOWHERE:
+            return self.line(source)
+        text = source.line(self.span.line)
+        number = f"{self.span.line:5} | "
+        end = self.span.end_column if self.span.end_line == self.span.line else len(text)
+        width = max(1, min(end, len(text)) - self.span.column)
+        before = "".join("\t" if char == "\t" else " " for char in text[: self.span.column])
+        return f"{self.line(source)}\n{number}{text}\n{' ' * 5} | {before}^{'~' * (width - 1)}"
+
+
+class LanguageError(KwireError):
+    """Probe text that cannot become a program. `diagnostics` are in the order of the text, at least one."""
+
+    def __init__(self, source: Source, diagnostics: Iterable[Diagnostic]) -> None:
+        self.source = source
+        self.diagnostics = tuple(sorted(set(diagnostics), key=lambda one: one.span))
+        first = self.diagnostics[0]
+        super().__init__("compile", source.name, first.message, first.cure)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.source, self.diagnostics))
+
+    def __str__(self) -> str:
+        more = len(self.diagnostics) - 1
+        text = self.diagnostics[0].line(self.source)
+        return f"{text} (and {more} more)" if more else text
+
+    @property
+    def detail(self) -> str:
+        """Every diagnostic with its source line and the span underlined."""
+        return "\n".join(one.picture(self.source) for one in self.diagnostics)
+
+
+class TextError(Exception):
+    """Inside the room: this part of the text is wrong; caught where the next part can still be looked at."""
+
+    def __init__(self, span: Span, message: str, cure: str = "") -> None:
+        super().__init__(message)
+        self.diagnostic = Diagnostic(span, message, cure)
+
+
+def nearest(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
+    """The names most like `name`, best first; none when nothing is near."""
+    import difflib
+
+    lowered = {one.lower(): one for one in known}
+    return [lowered[one] for one in difflib.get_close_matches(name.lower(), lowered, limit, 0.6)]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A cure that names the nearest names, or nothing."""
+    names = nearest(name, known)
+    if not names:
+        return ""
+    return "did you mean " + " or ".join([", ".join(names[:-1]), names[-1]] if names[:-1] else names) + "?"

@@ -1,0 +1,292 @@
+"""Python's syntax, as Python's own parser gives it, turned into the common syntax tree.
+
+Everything that is Python's own ends here: augmented assignment, `elif`, `in (…)`, `is None`, chained
+comparison, docstrings, annotations as C types, `cast("type", x)`. What the common tree has no form for is
+refused by name, with what to write instead. No code is run.
+"""
+
+import ast
+from typing import NoReturn
+
+from kwire.lang import tree
+from kwire.lang.errors import TextError
+from kwire.lang.tree import Expr, Span, Stmt
+
+BINARY = {
+    ast.Add: "add",
+    ast.Sub: "sub",
+    ast.Mult: "mul",
+    ast.FloorDiv: "div",
+    ast.Mod: "mod",
+    ast.BitAnd: "and",
+    ast.BitOr: "or",
+    ast.BitXor: "xor",
+    ast.LShift: "shl",
+    ast.RShift: "shr",
+}
+COMPARE = {ast.Eq: "eq", ast.NotEq: "ne", ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge"}
+UNARY = {ast.USub: "neg", ast.Invert: "inv", ast.Not: "not", ast.UAdd: "pos"}
+
+NO_INTEGER_OPERATION: dict[type[ast.operator], tuple[str, str]] = {
+    ast.Div: ("/", "use // for whole numbers"),
+    ast.Pow: ("**", "multiply, or use 1 << n"),
+}
+
+REFUSED = {
+    "Await": ("await has no meaning in a probe", ""),
+    "Yield": ("yield has no meaning in a probe", "use emit(…)"),
+    "YieldFrom": ("yield has no meaning in a probe", "use emit(…)"),
+    "Lambda": ("a probe has no functions inside", "write the expression itself"),
+    "FunctionDef": ("a probe has no functions inside", "write the statements themselves"),
+    "AsyncFunctionDef": ("a probe has no functions inside", "write the statements themselves"),
+    "ClassDef": ("a probe has no classes", ""),
+    "JoinedStr": ("a probe does not format text", "emit the values; text is made where they are shown"),
+    "For": ("loops are not supported", "write the steps one after another"),
+    "AsyncFor": ("loops are not supported", ""),
+    "While": ("loops are not supported", "write the steps one after another"),
+    "With": ("with has no meaning in a probe", ""),
+    "Try": ("nothing raises in a probe", "reading bad memory gives 0"),
+    "Raise": ("a probe raises nothing", "use return"),
+    "Assert": ("a probe raises nothing", "use if … return"),
+    "Delete": ("del has no meaning in a probe", ""),
+    "Global": ("a probe changes no globals", ""),
+    "Nonlocal": ("a probe changes no outer variables", ""),
+    "Import": ("a probe imports nothing", ""),
+    "ImportFrom": ("a probe imports nothing", ""),
+    "Match": ("match is not supported", "use if … elif"),
+    "NamedExpr": (":= is not supported", "assign in a statement of its own"),
+    "List": ("lists are not supported", ""),
+    "Tuple": ("tuples are not supported", "use one value; x in (a, b) is possible"),
+    "Set": ("sets are not supported", ""),
+    "Dict": ("dictionaries are not supported", ""),
+    "ListComp": ("comprehensions are not supported", ""),
+    "SetComp": ("comprehensions are not supported", ""),
+    "DictComp": ("comprehensions are not supported", ""),
+    "GeneratorExp": ("comprehensions are not supported", ""),
+    "Starred": ("* has no meaning here", ""),
+    "Slice": ("slices are not supported", "use bytes(pointer, n) or one index"),
+    "Break": ("there is no loop to break", ""),
+    "Continue": ("there is no loop to continue", "use return"),
+}
+"""Python's forms that probes do not have: what is wrong, and what to do instead."""
+
+
+class Converter:
+    """Turns nodes of one parsed text into tree nodes.
+
+    `lines` are the parsed text's lines; the spans say `line` lines and `column` characters (first line only)
+    more than the parser's positions. `kwire_names` are the names under which the module kwire is known.
+    """
+
+    def __init__(
+        self, text: str, line: int = 0, column: int = 0, kwire_names: frozenset[str] = frozenset(("kwire",))
+    ) -> None:
+        self.lines = text.split("\n")
+        self.line = line
+        self.column = column
+        self.kwire_names = kwire_names
+        self.values: dict[str, int | str] = {}  # dotted names with known values: "socket.AF_INET"
+
+    def _position(self, line: int, offset: int) -> tuple[int, int]:
+        text = self.lines[line - 1] if 0 < line <= len(self.lines) else ""
+        column = offset if text.isascii() else len(text.encode()[:offset].decode("utf-8", "replace"))
+        return line + self.line, column + (self.column if line == 1 else 0)
+
+    def span(self, node: ast.expr | ast.stmt | ast.arg | ast.keyword) -> Span:
+        """Where a node stands, in lines of the file and columns in characters."""
+        end_line, end_offset = node.end_lineno or node.lineno, node.end_col_offset or node.col_offset
+        return Span(*self._position(node.lineno, node.col_offset), *self._position(end_line, end_offset))
+
+    def _refuse(self, node: ast.expr | ast.stmt) -> NoReturn:
+        name = type(node).__name__
+        message, cure = REFUSED.get(name, (f"{name} is not supported in a probe", ""))
+        span = self.span(node)
+        if isinstance(node, ast.stmt) and span.end_line > span.line:
+            span = Span(span.line, span.column, span.line, len(self.lines[node.lineno - 1]))
+        raise TextError(span, message, cure)
+
+    # -- expressions
+
+    def expr(self, node: ast.expr) -> Expr:
+        """The tree of an expression. Raises `TextError` for what a probe cannot have."""
+        method = getattr(self, f"_{type(node).__name__}", None)
+        if method is None:
+            self._refuse(node)
+        converted: Expr = method(node)
+        return converted
+
+    def _Name(self, node: ast.Name) -> Expr:  # noqa: N802 (named after the node)
+        return tree.Name(node.id, self.span(node))
+
+    def _Constant(self, node: ast.Constant) -> Expr:  # noqa: N802
+        value = node.value
+        if isinstance(value, bool):
+            return tree.Number(int(value), self.span(node), True)
+        if isinstance(value, int):
+            return tree.Number(value, self.span(node))
+        if isinstance(value, str):
+            return tree.String(value, self.span(node))
+        if isinstance(value, float | complex):
+            raise TextError(self.span(node), "the kernel has no floating point", "use integers")
+        if value is None:
+            raise TextError(
+                self.span(node), "None is no value in a probe", "compare a pointer with `is None` or 0"
+            )
+        raise TextError(self.span(node), f"{value!r} is no value in a probe", "use an integer or a str")
+
+    def _Attribute(self, node: ast.Attribute) -> Expr:  # noqa: N802
+        span = self.span(node)
+        known = self.values.get(dotted(node))
+        if known is not None:
+            return tree.Number(int(known), span) if isinstance(known, int) else tree.String(known, span)
+        name_span = Span(span.end_line, span.end_column - len(node.attr), span.end_line, span.end_column)
+        return tree.Member(self.expr(node.value), node.attr, span, name_span)
+
+    def _Subscript(self, node: ast.Subscript) -> Expr:  # noqa: N802
+        return tree.Index(self.expr(node.value), self.expr(node.slice), self.span(node))
+
+    def _UnaryOp(self, node: ast.UnaryOp) -> Expr:  # noqa: N802
+        operand, span = self.expr(node.operand), self.span(node)
+        if isinstance(operand, tree.Number) and isinstance(node.op, ast.USub) and not operand.boolean:
+            return tree.Number(-operand.value, span)
+        return tree.Unary(UNARY[type(node.op)], operand, span)
+
+    def _BinOp(self, node: ast.BinOp) -> Expr:  # noqa: N802
+        op = BINARY.get(type(node.op))
+        if op is None:
+            sign, cure = NO_INTEGER_OPERATION.get(type(node.op), ("@", ""))
+            raise TextError(self.span(node), f"{sign} is not an operation on integers", cure)
+        return tree.Binary(op, self.expr(node.left), self.expr(node.right), self.span(node))
+
+    def _BoolOp(self, node: ast.BoolOp) -> Expr:  # noqa: N802
+        op = "and" if isinstance(node.op, ast.And) else "or"
+        return tree.Logic(op, tuple(self.expr(one) for one in node.values), self.span(node))
+
+    def _IfExp(self, node: ast.IfExp) -> Expr:  # noqa: N802
+        test, then, otherwise = self.expr(node.test), self.expr(node.body), self.expr(node.orelse)
+        return tree.Conditional(test, then, otherwise, self.span(node))
+
+    def _Compare(self, node: ast.Compare) -> Expr:  # noqa: N802
+        span = self.span(node)
+        if len(node.ops) == 1 and isinstance(node.ops[0], ast.In | ast.NotIn):
+            return self._membership(node, isinstance(node.ops[0], ast.NotIn))
+        rest: list[tuple[str, Expr]] = []
+        for op, operand in zip(node.ops, node.comparators, strict=True):
+            none = isinstance(operand, ast.Constant) and operand.value is None
+            if isinstance(op, ast.Is | ast.IsNot):
+                if not none:
+                    raise TextError(span, "`is` compares nothing in a probe", "use ==")
+                rest.append(("eq" if isinstance(op, ast.Is) else "ne", tree.Number(0, self.span(operand))))
+            elif isinstance(op, ast.In | ast.NotIn):
+                raise TextError(span, "`in` cannot stand in a chain of comparisons", "use `and`")
+            else:
+                right = tree.Number(0, self.span(operand)) if none else self.expr(operand)
+                rest.append((COMPARE[type(op)], right))
+        return tree.Compare(self.expr(node.left), tuple(rest), span)
+
+    def _membership(self, node: ast.Compare, negated: bool) -> Expr:
+        choices, span = node.comparators[0], self.span(node)
+        if not isinstance(choices, ast.Tuple | ast.List | ast.Set) or not choices.elts:
+            raise TextError(self.span(choices), "`in` needs the values themselves", "write x in (1, 2, 3)")
+        left = self.expr(node.left)
+        tests: list[Expr] = [tree.Compare(left, (("eq", self.expr(one)),), span) for one in choices.elts]
+        found = tests[0] if len(tests) == 1 else tree.Logic("or", tuple(tests), span)
+        return tree.Unary("not", found, span) if negated else found
+
+    def _Call(self, node: ast.Call) -> Expr:  # noqa: N802
+        return self.call(node)
+
+    def call(self, node: ast.Call) -> tree.Call | tree.Cast:
+        """A call; `cast("type", value)` is a tree form of its own."""
+        function, span = node.func, self.span(node)
+        if isinstance(function, ast.Attribute) and dotted(function.value) in self.kwire_names:
+            name = function.attr
+        elif isinstance(function, ast.Name):
+            name = function.id
+        else:
+            raise TextError(self.span(function), "only kwire's functions can be called in a probe")
+        for keyword in node.keywords:
+            if keyword.arg is None:
+                raise TextError(self.span(keyword), "** has no meaning here", "write name=value")
+        if name == "cast":
+            return self._cast(node)
+        arguments = tuple(self.expr(one) for one in node.args)
+        keywords = tuple((one.arg or "", self.expr(one.value)) for one in node.keywords)
+        return tree.Call(name, arguments, keywords, span, self.span(function))
+
+    def _cast(self, node: ast.Call) -> tree.Cast:
+        cure = 'write cast("struct sock *", value)'
+        if len(node.args) != 2 or node.keywords:
+            raise TextError(self.span(node), "cast takes a type and a value", cure)
+        written, value = node.args
+        type_ = written.value if isinstance(written, ast.Constant) else None
+        if not isinstance(type_, str):
+            raise TextError(self.span(written), "the type of a cast is a string", cure)
+        return tree.Cast(type_, self.expr(value), self.span(node), self.span(written))
+
+    # -- statements
+
+    def body(self, statements: list[ast.stmt], faults: list[TextError]) -> tuple[Stmt, ...]:
+        """The statements of a block; what is wrong in each goes to `faults` and the next is looked at."""
+        converted: list[Stmt] = []
+        for statement in statements:
+            try:
+                converted.extend(self._statement(statement, faults))
+            except TextError as fault:
+                faults.append(fault)
+        return tuple(converted)
+
+    def _statement(self, node: ast.stmt, faults: list[TextError]) -> list[Stmt]:  # noqa: RET503 (_refuse raises)
+        span = self.span(node)
+        match node:
+            case ast.Pass() | ast.Expr(value=ast.Constant()):  # a docstring, or ...
+                return []
+            case ast.Expr(value=ast.Call() as written):
+                call = self.call(written)
+                if isinstance(call, tree.Call):
+                    return [tree.Do(call, span)]
+                raise TextError(span, "a cast has no effect", "assign it to a name")
+            case ast.Assign(targets=[ast.Name() as target], value=value):
+                return [tree.Assign(target.id, self.expr(value), span, self.span(target))]
+            case ast.AnnAssign(target=ast.Name() as target, value=ast.expr() as value):
+                type_ = self.annotation(node.annotation)
+                return [tree.Assign(target.id, self.expr(value), span, self.span(target), type_)]
+            case ast.AugAssign(target=ast.Name() as target):
+                at = self.span(target)
+                joined = ast.copy_location(ast.BinOp(ast.Name(target.id), node.op, node.value), node)
+                ast.copy_location(joined.left, target)
+                return [tree.Assign(target.id, self.expr(joined), span, at)]
+            case ast.If():
+                test = self.expr(node.test)
+                then = self.body(node.body, faults)
+                return [tree.If(test, then, self.body(node.orelse, faults), span)]
+            case ast.Return(value=None | ast.Constant(value=None)):
+                return [tree.Return(span)]
+            case ast.Return():
+                raise TextError(span, "a probe returns nothing", "use emit(…) for what shall be seen")
+            case ast.Assign() | ast.AugAssign() | ast.AnnAssign():
+                raise TextError(span, "only a local variable can be assigned", "write name = value")
+            case ast.Expr():
+                self.expr(node.value)
+                raise TextError(span, "this expression has no effect", "emit(…) it or assign it to a name")
+        self._refuse(node)
+
+    def annotation(self, node: ast.expr) -> str:
+        """The C type in an annotation: a string, or a plain name such as u32."""
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            return node.value
+        if isinstance(node, ast.Name):
+            return node.id
+        if isinstance(node, ast.Attribute) and dotted(node.value) in self.kwire_names:
+            return node.attr
+        raise TextError(self.span(node), "a type is written as a string", 'for example sk: "struct sock *"')
+
+
+def dotted(node: ast.expr) -> str:
+    """`a.b.c` as text; empty for anything else."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        head = dotted(node.value)
+        return f"{head}.{node.attr}" if head else ""
+    return ""

@@ -1,0 +1,347 @@
+"""The Python front end: probe functions, of a file or of a running program, and single expressions.
+
+Laws: text is parsed, never run (`parse_file` is safe on text from elsewhere); a live function is read from
+its source text, never from its byte code. Integers and strings with constant values around a probe can be
+used in it: those assigned at module level in a file, and for a live function also those of its closure and of
+modules (`socket.AF_INET`), with the value they have when the probe is parsed.
+"""
+
+import ast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from kwire.lang import tree
+from kwire.lang.errors import Diagnostic, LanguageError, TextError
+from kwire.lang.pysyntax import Converter, dotted
+from kwire.lang.tree import NOWHERE, Expr, Source, Span
+
+_Converted = TypeVar("_Converted")
+
+DECORATORS = {
+    "tracepoint": "tracepoint",
+    "rawtracepoint": "rawtracepoint",
+    "raw_tracepoint": "rawtracepoint",
+    "kprobe": "kprobe",
+    "kretprobe": "kretprobe",
+    "fentry": "fentry",
+    "fexit": "fexit",
+    "probe": "",
+}
+"""Names of decorators and the kind of probe each makes; `probe` takes a whole spec."""
+
+FOREIGN = {
+    "&&": "write `and`",
+    "||": "write `or`",
+    "->": "write `.`: pointers are followed",
+    "!": "write `not`",
+}
+"""Signs of other languages that people write, and Python's words for them."""
+
+
+def parse_file(text: str, name: str) -> list[tree.Probe]:
+    """The probes in a Python text: module-level functions under kwire's decorators, in their order.
+
+    Raises `LanguageError` with everything that is wrong in any of them.
+    """
+    source = Source(name, text)
+    module = _parse(source, text)
+    names = _kwire_names(module)
+    constants = _constants(module)
+    faults: list[TextError] = []
+    probes = []
+    for node in module.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and any(_decorators(node, names)):
+            converter = Converter(text, kwire_names=names)
+            probes.append(_probe(converter, node, source, constants, None, faults))
+    _raise(source, faults)
+    return probes
+
+
+def parse_function(function: Callable[..., Any], attach: Sequence[str] | None = None) -> tree.Probe:
+    """The probe of a function object, from its source text.
+
+    `attach`: where it attaches ("kprobe:tcp_connect"); None takes the decorators in the text. Raises
+    `LanguageError` when there is no source text, or anything in it is wrong.
+    """
+    source, node, text = _source_of(function)
+    known = _surroundings(function)
+    faults: list[TextError] = []
+    names = frozenset(name for name, value in known.items() if getattr(value, "__name__", "") == "kwire")
+    converter = Converter(text, kwire_names=names | {"kwire"})
+    constants: dict[str, int | str] = {}
+    bound = {argument.arg for argument in node.args.args}
+    for one in ast.walk(node):
+        name = dotted(one) if isinstance(one, ast.Name | ast.Attribute) else ""
+        root, *path = name.split(".")
+        value = known.get(root)
+        for part in path:
+            # Modules and classes (enumerations) only: reading an attribute of these runs no code of probes.
+            value = getattr(value, part, None) if isinstance(value, type | type(ast)) else None
+        if isinstance(value, int | str) and root not in bound:
+            # Members of IntEnum and their like become the plain value they are.
+            plain = int(value) if isinstance(value, int) else str(value)
+            (converter.values if path else constants)[name] = plain
+    probe = _probe(converter, node, source, constants, attach, faults)
+    _raise(source, faults)
+    return probe
+
+
+def parse_expression(text: str, name: str) -> Expr:
+    """One expression, as given to --filter or --where; `name` is what errors call it."""
+    source = Source(name, text)
+    shift = len(text) - len(text.lstrip())
+    module = _parse(source, text.strip(), shift)
+    if len(module.body) != 1 or not isinstance(module.body[0], ast.Expr):
+        span = Span(1, 0, 1, max(1, len(source.line(1))))
+        what = "nothing is written here" if not module.body else "this is not one expression"
+        raise LanguageError(source, [Diagnostic(span, what, "write one expression, as in pid == 42")])
+    converter, value = Converter(text.strip(), 0, shift), module.body[0].value
+    try:
+        return _deep(source, lambda: converter.expr(value))
+    except TextError as fault:
+        raise LanguageError(source, [fault.diagnostic]) from None
+
+
+def parse_arguments(source: Source, start: int) -> tuple[tuple[str, Expr], ...]:
+    """The (name, expression) pairs of the `(expr, name=expr…)` at column `start` of a one-line text."""
+    text = "_" + source.text[start:].rstrip()
+    module = _parse(source, text, start - 1)
+    statement = module.body[0] if len(module.body) == 1 else None
+    call = statement.value if isinstance(statement, ast.Expr) else None
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+        span = Span(1, start, 1, max(start + 1, len(source.text)))
+        cure = "write PROBE(expr, name=expr)"
+        raise LanguageError(source, [Diagnostic(span, "this is not a list of expressions", cure)])
+    converter = Converter(text, 0, start - 1)
+    try:
+        converted = _deep(source, lambda: converter.call(call))
+    except TextError as fault:
+        raise LanguageError(source, [fault.diagnostic]) from None
+    assert isinstance(converted, tree.Call)
+    return tuple(("", one) for one in converted.arguments) + converted.keywords
+
+
+def _parse(source: Source, text: str, column: int = 0) -> ast.Module:
+    try:
+        return ast.parse(text)
+    except SyntaxError as error:
+        line, offset = error.lineno or 1, max(error.offset or 1, 1) - 1
+        end = error.end_offset - 1 if error.end_offset and error.end_lineno == line else offset + 1
+        shift = column if line == 1 else 0
+        span = Span(line, offset + shift, line, max(end, offset + 1) + shift)
+        written = source.line(line)
+        cure = next((cure for sign, cure in FOREIGN.items() if sign in written.replace("!=", "")), "")
+        raise LanguageError(source, [Diagnostic(span, error.msg or "invalid syntax", cure)]) from None
+    except (ValueError, RecursionError, MemoryError) as error:  # null bytes; nested too deeply
+        cause = "nested too deeply" if not isinstance(error, ValueError) else str(error)
+        raise LanguageError(source, [Diagnostic(NOWHERE, f"not Python: {cause}")]) from None
+
+
+def _deep(source: Source, convert: Callable[[], _Converted]) -> _Converted:
+    try:
+        return convert()
+    except RecursionError:
+        raise LanguageError(source, [Diagnostic(NOWHERE, "nested too deeply")]) from None
+
+
+def _raise(source: Source, faults: list[TextError]) -> None:
+    if faults:
+        raise LanguageError(source, [fault.diagnostic for fault in faults])
+
+
+def _probe(
+    converter: Converter,
+    node: ast.FunctionDef | ast.AsyncFunctionDef,
+    source: Source,
+    constants: dict[str, int | str],
+    attach: Sequence[str] | None,
+    faults: list[TextError],
+) -> tree.Probe:
+    span = converter.span(node)
+    head = Span(span.line, span.column, span.line, len(source.line(span.line)))
+    if isinstance(node, ast.AsyncFunctionDef):
+        faults.append(TextError(head, "a probe is not async", "write def"))
+    arguments = node.args
+    unusual = (
+        arguments.vararg,
+        arguments.kwarg,
+        arguments.kwonlyargs,
+        arguments.posonlyargs,
+        arguments.defaults,
+    )
+    if any(unusual):
+        faults.append(TextError(head, "a probe takes plain parameters only", "write def probe(a, b):"))
+    parameters = []
+    for argument in arguments.args:
+        at = converter.span(argument)
+        name_span = Span(at.line, at.column, at.line, at.column + len(argument.arg))
+        type_, type_span = "", name_span
+        if argument.annotation is not None:
+            type_span = converter.span(argument.annotation)
+            try:
+                type_ = converter.annotation(argument.annotation)
+            except TextError as fault:
+                faults.append(fault)
+        parameters.append(tree.Parameter(argument.arg, type_, name_span, type_span))
+    where: list[tree.Attach | None] = []
+    if attach is None:
+        for decorator in node.decorator_list:
+            where.extend(_attach(converter, decorator, faults))
+    else:
+        where = [_checked_attach(text, head, faults) for text in attach]
+    body = _deep(source, lambda: converter.body(node.body, faults))
+    return tree.Probe(
+        node.name,
+        tuple(one for one in where if one is not None),
+        tuple(parameters),
+        body,
+        source,
+        span,
+        tuple(constants.items()),
+    )
+
+
+def _attach(
+    converter: Converter, decorator: ast.expr, faults: list[TextError]
+) -> Iterator[tree.Attach | None]:
+    call = decorator if isinstance(decorator, ast.Call) else None
+    name = dotted(call.func if call else decorator).rpartition(".")
+    if name[2] not in DECORATORS or (name[0] and name[0] not in converter.kwire_names):
+        return
+    span = converter.span(decorator)
+    kind = DECORATORS[name[2]]
+    example = '@kwire.probe("kprobe:tcp_connect")' if not kind else f'@kwire.{name[2]}("…")'
+    if call is None or not call.args or call.keywords:
+        faults.append(TextError(span, "the decorator does not say where to attach", f"write {example}"))
+        return
+    for argument in call.args:
+        at = converter.span(argument)
+        if not isinstance(argument, ast.Constant) or not isinstance(argument.value, str):
+            faults.append(TextError(at, "an attach point is a string", f"write {example}"))
+            continue
+        yield _checked_attach(f"{kind}:{argument.value}" if kind else argument.value, at, faults)
+
+
+def _checked_attach(text: str, span: Span, faults: list[TextError]) -> tree.Attach | None:
+    from kwire.lang import spec
+
+    try:
+        parsed = spec.parse(text)
+    except LanguageError as error:
+        first = error.diagnostics[0]
+        faults.append(TextError(span, first.message, first.cure))
+        return None
+    if parsed.expressions:
+        faults.append(TextError(span, "expressions belong into the function", "emit(…) them"))
+    return tree.Attach(parsed.kind, parsed.target, span)
+
+
+def _decorators(node: ast.FunctionDef | ast.AsyncFunctionDef, names: frozenset[str]) -> Iterator[str]:
+    for decorator in node.decorator_list:
+        written = dotted(decorator.func if isinstance(decorator, ast.Call) else decorator)
+        root, _, last = written.rpartition(".")
+        if last in DECORATORS and (not root or root in names):
+            yield last
+
+
+def _kwire_names(module: ast.Module) -> frozenset[str]:
+    names = {"kwire"}
+    for node in module.body:
+        if isinstance(node, ast.Import):
+            names.update(one.asname for one in node.names if one.name == "kwire" and one.asname)
+    return frozenset(names)
+
+
+def _constants(module: ast.Module) -> dict[str, int | str]:
+    """Names assigned at module level whose values can be told without running anything."""
+    known: dict[str, int | str] = {}
+    for node in module.body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                pass
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
+                pass
+            case _:
+                continue
+        folded = _fold(value, known)
+        if folded is None:
+            known.pop(name, None)
+        else:
+            known[name] = folded
+    return known
+
+
+def _fold(node: ast.expr, known: dict[str, int | str]) -> int | str | None:
+    match node:
+        case ast.Constant(value=int() | str() as value):
+            return int(value) if isinstance(value, int) else value
+        case ast.Name(id=name):
+            return known.get(name)
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            negated = _fold(operand, known)
+            return -negated if isinstance(negated, int) else None
+        case ast.BinOp(left=left, right=right):
+            a, b = _fold(left, known), _fold(right, known)
+            if isinstance(a, int) and isinstance(b, int) and abs(a) < 1 << 64 and abs(b) < 1 << 64:
+                return _fold_integers(node.op, a, b)
+    return None
+
+
+def _fold_integers(op: ast.operator, a: int, b: int) -> int | None:
+    match op:
+        case ast.Add():
+            return a + b
+        case ast.Sub():
+            return a - b
+        case ast.Mult():
+            return a * b
+        case ast.BitOr():
+            return a | b
+        case ast.BitAnd():
+            return a & b
+        case ast.LShift() if 0 <= b < 64:
+            return a << b
+        case ast.FloorDiv() if b:
+            return a // b
+    return None
+
+
+def _source_of(function: Callable[..., Any]) -> tuple[Source, ast.FunctionDef | ast.AsyncFunctionDef, str]:
+    """The text of the whole file around a function, and the function's node in it."""
+    code = getattr(function, "__code__", None)
+    name = getattr(function, "__name__", repr(function))
+    if code is None:
+        raise _sourceless(name, f"{name} is not a Python function", "give a function defined with def")
+    if name == "<lambda>":
+        raise _sourceless(code.co_filename, "a lambda cannot be a probe", "write a function with def")
+    import linecache
+
+    linecache.checkcache(code.co_filename)
+    text = "".join(linecache.getlines(code.co_filename, getattr(function, "__globals__", None)))
+    if not text:
+        cure = "put it into a file"
+        raise _sourceless(code.co_filename, f"the source text of {name} cannot be found", cure)
+    source = Source(code.co_filename, text)
+    for node in ast.walk(_parse(source, text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name:
+            first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
+            if code.co_firstlineno in (first, node.lineno):
+                return source, node, text
+    cause = f"{name} is not at line {code.co_firstlineno} of its file"
+    raise _sourceless(code.co_filename, cause, "was the file changed while running?")
+
+
+def _sourceless(name: str, message: str, cure: str) -> LanguageError:
+    return LanguageError(Source(name, ""), [Diagnostic(NOWHERE, message, cure)])
+
+
+def _surroundings(function: Callable[..., Any]) -> dict[str, Any]:
+    """Names a live function sees: its globals, hidden by what it closes over."""
+    known = dict(getattr(function, "__globals__", {}))
+    code = function.__code__
+    for name, cell in zip(code.co_freevars, getattr(function, "__closure__", None) or (), strict=True):
+        try:
+            known[name] = cell.cell_contents
+        except ValueError:  # not assigned yet
+            known.pop(name, None)
+    return known

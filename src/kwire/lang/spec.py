@@ -1,0 +1,146 @@
+"""Probe specs: `kind:target`, wildcards kept, and `kind:target(expr, name=expr…)`.
+
+`KINDS` is the one table of the kinds of probes, their short names and the form of their targets.
+"""
+
+from typing import NamedTuple
+
+from kwire.lang import tree
+from kwire.lang.errors import Diagnostic, LanguageError, did_you_mean
+
+
+class Kind(NamedTuple):
+    """A kind of probe: its name, other spellings, the form of its target, and what it is in one sentence."""
+
+    name: str
+    aliases: tuple[str, ...]
+    form: str
+    meaning: str
+    example: str
+
+
+KINDS = (
+    Kind(
+        "tracepoint",
+        ("t", "tp"),
+        "category:name",
+        "a stable event of the kernel with typed fields",
+        "tracepoint:sched:sched_switch",
+    ),
+    Kind(
+        "rawtracepoint",
+        ("rt", "raw_tracepoint"),
+        "name",
+        "a tracepoint's own arguments, before they are formatted",
+        "rawtracepoint:sched_switch",
+    ),
+    Kind(
+        "kprobe", ("k",), "[module:]function[+offset]", "the entry of a kernel function", "kprobe:tcp_connect"
+    ),
+    Kind("kretprobe", ("kr",), "[module:]function", "the return of a kernel function", "kretprobe:vfs_read"),
+    Kind(
+        "fentry",
+        ("f", "kfunc"),
+        "[module:]function",
+        "the entry of a kernel function, through BTF: cheaper, where the kernel has it",
+        "fentry:tcp_connect",
+    ),
+    Kind(
+        "fexit",
+        ("fr", "kretfunc"),
+        "[module:]function",
+        "the return of a kernel function, with its arguments",
+        "fexit:vfs_read",
+    ),
+)
+BY_NAME = {name: kind for kind in KINDS for name in (kind.name, *kind.aliases)}
+WILDCARDS = frozenset("*?[")
+
+
+class ProbeSpec(NamedTuple):
+    """A parsed spec. `group` is the tracepoint's category or the function's module (empty: any), `offset` the
+    bytes after the function's start. `expressions` are (name, tree) pairs; a name may be empty.
+    """
+
+    kind: str
+    group: str
+    name: str
+    offset: int
+    expressions: tuple[tuple[str, tree.Expr], ...]
+    source: tree.Source
+
+    @property
+    def target(self) -> str:
+        """The text after the kind: "sched:sched_switch", "tcp_connect+16"."""
+        offset = f"+{self.offset}" if self.offset else ""
+        return f"{self.group}:{self.name}{offset}" if self.group else f"{self.name}{offset}"
+
+    @property
+    def wildcard(self) -> bool:
+        """Whether the target is a pattern that may stand for several attach points."""
+        return not WILDCARDS.isdisjoint(self.target)
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.target}"
+
+
+def parse(text: str) -> ProbeSpec:
+    """A probe spec from its text. Raises `LanguageError` with the span of the part that is wrong."""
+    source = tree.Source("PROBE", text)
+    head, parenthesis, _ = text.partition("(")
+    expressions: tuple[tuple[str, tree.Expr], ...] = ()
+    kind, group, name, offset = _target(source, head.rstrip())
+    if parenthesis:
+        from kwire.lang.python import parse_arguments
+
+        expressions = parse_arguments(source, len(head))
+    return ProbeSpec(kind, group, name, offset, expressions, source)
+
+
+def kind_of(source: tree.Source, word: str, column: int = 0) -> str:
+    """The full name of a kind from any of its spellings."""
+    found = BY_NAME.get(word.lower())
+    if found is None:
+        cure = did_you_mean(word, BY_NAME) or "the kinds are " + ", ".join(kind.name for kind in KINDS)
+        raise _error(source, column, column + len(word), f"unknown kind of probe {word!r}", cure)
+    return found.name
+
+
+def _target(source: tree.Source, head: str) -> tuple[str, str, str, int]:
+    word, colon, rest = head.partition(":")
+    if not colon:
+        if word.lower() in BY_NAME:
+            kind = BY_NAME[word.lower()]
+            raise _error(source, 0, len(head), f"{word!r} says no target", f"write {kind.name}:{kind.form}")
+        raise _error(source, 0, len(head), f"{head!r} has no kind", f"write kprobe:{head} or tracepoint:…")
+    kind = BY_NAME[kind_of(source, word)]
+    start = len(word) + 1
+    parts = rest.split(":")
+    wrong = f"write {kind.name}:{kind.form}, for example {kind.example}"
+    if not all(parts) or any(part != part.strip() or " " in part for part in parts):
+        raise _error(source, start, len(head), f"{rest!r} is not a target of a {kind.name}", wrong)
+    most = 1 if kind.name == "rawtracepoint" else 2
+    if len(parts) > most or (kind.name == "tracepoint" and len(parts) != 2):
+        raise _error(source, start, len(head), f"{rest!r} is not a target of a {kind.name}", wrong)
+    group = parts[0] if len(parts) == 2 else ""
+    name, plus, offset_text = parts[-1].partition("+")
+    if not plus:
+        return kind.name, group, name, 0
+    column = len(head) - len(offset_text)
+    if kind.name != "kprobe":
+        raise _error(
+            source, column - 1, len(head), f"a {kind.name} takes no offset", "use kprobe:function+offset"
+        )
+    try:
+        offset = int(offset_text, 0)
+    except ValueError:
+        raise _error(
+            source, column, len(head), f"{offset_text!r} is no offset", "write bytes, as in +16"
+        ) from None
+    if offset < 0 or not name:
+        raise _error(source, start, len(head), f"{rest!r} is not a target of a kprobe", wrong)
+    return kind.name, group, name, offset
+
+
+def _error(source: tree.Source, start: int, end: int, message: str, cure: str) -> LanguageError:
+    return LanguageError(source, [Diagnostic(tree.Span(1, start, 1, max(end, start + 1)), message, cure)])
