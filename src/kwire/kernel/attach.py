@@ -1,0 +1,268 @@
+"""Hanging programs on probes: `attach` gives a `Link`; closing it, or the end of the process, takes it
+away.
+
+The laws: nothing is left in the kernel when the descriptors are gone; an error says which probe, and what
+is missing and how to get it where that is known; a program that is attached many times tells its probes
+apart by the cookie.
+
+A tracepoint's perf event is opened disabled and stays so. The programs of a tracepoint hang on the
+tracepoint, not on the event, and run whether or not the event counts (a test watches that). A disabled
+event is on no CPU's list, so the kernel builds no sample and a firing costs our program and nothing else.
+"""
+
+import ctypes
+import errno
+import fcntl
+import os
+import re
+from collections.abc import Sequence
+
+from kwire.kernel import tracefs
+from kwire.kernel.prog import Prog
+from kwire.kernel.sys import (
+    ATTACH_TYPES,
+    BPF_F_KPROBE_MULTI_RETURN,
+    PERF_ATTR_DISABLED,
+    PERF_EVENT_IOC_SET_BPF,
+    PERF_TYPE_TRACEPOINT,
+    PRIVILEGE,
+    Fd,
+    KernelError,
+    failure,
+    info,
+    online_cpus,
+    try_bpf,
+    try_perf_event_open,
+)
+
+KPROBE_PMU = "/sys/bus/event_source/devices/kprobe"
+NO_KPROBES = "this kernel has no kprobes"
+GET_KPROBES = "boot a kernel with CONFIG_KPROBES and CONFIG_KPROBE_EVENTS, or use tracepoints"
+ENOTSUPP = 524  # the kernel's own, not in errno
+
+# Where the kernel keeps how often an attach point fired without running the program, by mechanism.
+_MISSED = {"kprobe": "link_perf_kprobe", "kretprobe": "link_perf_kprobe", "kprobe.multi": "link_multi"}
+
+
+class AttachError(KernelError):
+    """A program could not be attached to a probe."""
+
+
+class Link(Fd):
+    """A program on a probe. `mechanism`: how it hangs there, `kprobe.multi`, `fentry`, …"""
+
+    __slots__ = ("_is_link", "mechanism", "target")
+
+    def __init__(self, fd: int, mechanism: str, target: str, is_link: bool = True) -> None:
+        super().__init__(fd)
+        self.mechanism = mechanism
+        self.target = target
+        self._is_link = is_link  # false where the kernel has no links for this and `fd` is the perf event
+
+    @property
+    def missed(self) -> int:
+        """How often the probe fired and the kernel could not run the program: its instance count was used
+        up, or another kprobe was being handled. 0 where the kernel does not say. What was skipped
+        because the program was already running on the CPU is counted by the program
+        (`Prog.info().recursion_misses`).
+        """
+        kind = _MISSED.get(self.mechanism)
+        if kind is None or not self._is_link:
+            return 0
+        return info(kind, self.fd)[0]["missed"]
+
+
+def attach(prog: Prog, kind: str, target: str, cookie: int = 0) -> Link:
+    """Attach a program to one probe.
+
+    `kind` and `target`: tracepoint `category:name`; rawtracepoint `name`; kprobe `function`,
+    `module:function`, `function+offset` or an address `0x…`; kretprobe `function` or `module:function`;
+    fentry and fexit: the function was given when the program was loaded, `target` only names it. Raises
+    AttachError.
+    """
+    if kind not in _ATTACHERS:
+        raise AttachError("attach to", f"{kind}:{target}", "there is no such kind of probe")
+    return _ATTACHERS[kind](prog, kind, target, cookie)
+
+
+def attach_multi(prog: Prog, targets: Sequence[tuple[str | int, int]], *, on_return: bool = False) -> Link:
+    """Attach a program, loaded with `multi`, to many functions at once: (name or address, cookie) of each.
+
+    Either all names or all addresses. Functions of modules are given by address on kernels before 6.2.
+    Nothing is attached when one of them cannot be. Raises AttachError.
+    """
+    count = len(targets)
+    subject = f"{count} functions"
+    if not count:
+        raise AttachError("attach to", subject, "none was given")
+    cookies = (ctypes.c_uint64 * count)(*(cookie for _, cookie in targets))
+    names = [target.encode() for target, _ in targets if isinstance(target, str)]
+    addresses = [target for target, _ in targets if isinstance(target, int)]
+    if names and addresses:
+        raise AttachError("attach to", subject, "names and addresses cannot be mixed")
+    symbols = (ctypes.c_char_p * count)(*names) if names else None
+    fd, error, _ = try_bpf(
+        "link_create_multi",
+        prog_fd=prog.fd,
+        attach_type=ATTACH_TYPES["kprobe_multi"],
+        multi_flags=BPF_F_KPROBE_MULTI_RETURN if on_return else 0,
+        cnt=count,
+        syms=symbols,
+        addrs=(ctypes.c_uint64 * count)(*addresses) if addresses else None,
+        cookies=cookies if any(cookies) else None,
+    )
+    if error:
+        note = {
+            errno.ESRCH: "one of them is not in the kernel, or not traceable",
+            errno.ENOENT: "one of them is not traceable",
+            errno.EOPNOTSUPP: "this kernel has no kprobe.multi",
+        }.get(error, "")
+        raise _refused("kprobe.multi", subject, error, note)
+    return Link(fd, "kprobe.multi", subject)
+
+
+def _tracepoint(prog: Prog, kind: str, target: str, cookie: int) -> Link:
+    category, _, name = target.partition(":")
+    event_id = tracefs.shared().event_id(category, name)
+    perf, error = try_perf_event_open(
+        -1, online_cpus()[0], type=PERF_TYPE_TRACEPOINT, config=event_id, flags=PERF_ATTR_DISABLED
+    )
+    if error:
+        raise _refused(kind, target, error, "its perf event cannot be opened")
+    return _on_perf_event(prog, perf, kind, target, cookie)
+
+
+def _rawtracepoint(prog: Prog, kind: str, target: str, cookie: int) -> Link:
+    fd, error, _ = try_bpf("raw_tracepoint_open", name=target, prog_fd=prog.fd, cookie=cookie)
+    if error:
+        note = {
+            errno.ENOENT: "this kernel has no such tracepoint",
+            errno.EINVAL: "this kernel gives raw tracepoints no cookies" if cookie else "",
+        }.get(error, "")
+        raise _refused(kind, target, error, note)
+    return Link(fd, kind, target)
+
+
+_FUNCTION = re.compile(r"(?:(?P<module>[\w.-]+):)?(?P<name>[\w.$]+)(?:\+(?P<offset>0[xX][0-9a-fA-F]+|\d+))?")
+
+
+def _kprobe(prog: Prog, kind: str, target: str, cookie: int) -> Link:
+    pmu = kprobe_pmu()
+    if pmu is None:
+        raise AttachError("attach to", f"{kind}:{target}", NO_KPROBES, GET_KPROBES, errno.ENODEV)
+    pmu_type, return_bit = pmu
+    symbol: bytes | None = None
+    if target.startswith(("0x", "0X")):
+        offset = int(target, 16)
+    else:
+        found = _FUNCTION.fullmatch(target)
+        if not found:
+            raise AttachError("attach to", f"{kind}:{target}", "that is no function")
+        offset = int(found["offset"] or "0", 0)
+        symbol = (f"{found['module']}:" if found["module"] else "").encode() + found["name"].encode()
+    if kind == "kretprobe" and symbol and offset:
+        raise AttachError(
+            "attach to", f"{kind}:{target}", "a function returns as a whole; leave the offset out"
+        )
+    perf, error = try_perf_event_open(
+        -1,
+        online_cpus()[0],
+        type=pmu_type,
+        config=1 << return_bit if kind == "kretprobe" else 0,
+        config1=_pointer(symbol),
+        config2=offset,
+        flags=PERF_ATTR_DISABLED,
+    )
+    if error:
+        note = {
+            errno.ENOENT: "this kernel has no such function",
+            errno.EADDRNOTAVAIL: "several functions have this name",
+            errno.EINVAL: "the kernel allows no probe there",
+            errno.EILSEQ: "the offset is not where an instruction starts",
+        }.get(error, "")
+        cure = "give its address (0x…) or its module" if error == errno.EADDRNOTAVAIL else ""
+        raise _refused(kind, target, error, note, cure)
+    return _on_perf_event(prog, perf, kind, target, cookie)
+
+
+def _pointer(text: bytes | None) -> int:
+    """The address of a NUL-terminated string that lives as long as `text` does."""
+    return ctypes.cast(ctypes.c_char_p(text), ctypes.c_void_p).value or 0 if text else 0
+
+
+def _tracing(prog: Prog, kind: str, target: str, cookie: int) -> Link:
+    if cookie:
+        fd, error, _ = try_bpf(
+            "link_create_tracing", prog_fd=prog.fd, attach_type=ATTACH_TYPES[kind], cookie=cookie
+        )
+    else:
+        fd, error, _ = try_bpf("raw_tracepoint_open", prog_fd=prog.fd)
+    if error:
+        note = {
+            ENOTSUPP: "this kernel cannot attach to the entry of functions",
+            errno.EOPNOTSUPP: "this kernel cannot attach to the entry of functions",
+            errno.EBUSY: "something else already hangs on this function",
+        }.get(error, "")
+        cure = "boot a kernel with CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS" if "cannot attach" in note else ""
+        raise _refused(kind, target, error, note, cure)
+    return Link(fd, kind, target)
+
+
+_ATTACHERS = {
+    "tracepoint": _tracepoint,
+    "rawtracepoint": _rawtracepoint,
+    "kprobe": _kprobe,
+    "kretprobe": _kprobe,
+    "fentry": _tracing,
+    "fexit": _tracing,
+}
+
+
+def _on_perf_event(prog: Prog, perf: int, kind: str, target: str, cookie: int) -> Link:
+    """Put a program on a perf event, by a link where there are links; it then keeps the event alive."""
+    event = Fd(perf)
+    try:
+        fd, error, _ = try_bpf(
+            "link_create_perf",
+            prog_fd=prog.fd,
+            target_fd=event.fd,
+            attach_type=ATTACH_TYPES["perf_event"],
+            bpf_cookie=cookie,
+        )
+        if not error:
+            event.close()
+            return Link(fd, kind, target)
+        if error == errno.EINVAL and not cookie:
+            try:
+                fcntl.ioctl(event.fd, PERF_EVENT_IOC_SET_BPF, prog.fd)
+            except OSError as refused:
+                error = refused.errno or error
+            else:
+                return Link(os.dup(event.fd), kind, target, is_link=False)
+        note = {
+            errno.E2BIG: "it has as many programs as the kernel allows",
+            errno.EEXIST: "this program is attached there already",
+            errno.EACCES: "the program reads beyond what this tracepoint gives",
+            errno.EINVAL: "this kernel gives perf events no cookies" if cookie else "",
+        }.get(error, "")
+        raise _refused(kind, target, error, note)
+    finally:
+        event.close()
+
+
+def kprobe_pmu() -> tuple[int, int] | None:
+    """(perf type, number of the config bit that asks for returns) of kprobes, None where there are none."""
+    try:
+        with open(f"{KPROBE_PMU}/type") as file:
+            pmu = int(file.read())
+        with open(f"{KPROBE_PMU}/format/retprobe") as file:
+            return pmu, int(file.read().strip().removeprefix("config:"))
+    except (OSError, ValueError):
+        return None
+
+
+def _refused(kind: str, target: str, error: int, note: str, cure: str = "") -> AttachError:
+    known = failure("attach to", f"{kind}:{target}", error, cure, note)
+    if not cure and error in (errno.EPERM, errno.EACCES) and not note.startswith("the program"):
+        known.cure = PRIVILEGE
+    return AttachError(known.operation, known.subject, known.cause, known.cure, error)

@@ -1,0 +1,256 @@
+"""Programs: loading an `Image`, asking the kernel about it, running it on given bytes.
+
+The laws: the verifier's log is asked for only after a load failed, so a load that succeeds costs nothing
+extra; what the verifier complains of reaches the caller as one sentence and the source line it is about
+(`VerifierError`); the program's type information is left out only when the kernel refuses the type
+information itself.
+"""
+
+import errno
+import struct
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from kwire.bpf.image import Image, Line
+from kwire.kernel import memlock
+from kwire.kernel.complaint import summarize
+from kwire.kernel.maps import Map, object_name
+from kwire.kernel.sys import (
+    ATTACH_TYPES,
+    BPF_F_TEST_RUN_ON_CPU,
+    BPF_PSEUDO_MAP_FD,
+    BPF_PSEUDO_MAP_VALUE,
+    PROG_TYPES,
+    Fd,
+    KernelError,
+    Struct,
+    Value,
+    failure,
+    info,
+    try_bpf,
+)
+
+# kind of image -> (program type, expected attach type)
+KINDS: dict[str, tuple[str, str]] = {
+    "kprobe": ("kprobe", ""),
+    "kretprobe": ("kprobe", ""),
+    "tracepoint": ("tracepoint", ""),
+    "rawtracepoint": ("raw_tracepoint", ""),
+    "fentry": ("tracing", "fentry"),
+    "fexit": ("tracing", "fexit"),
+    "socket_filter": ("socket_filter", ""),
+    "sched_cls": ("sched_cls", ""),
+    "xdp": ("xdp", ""),
+    "syscall": ("syscall", ""),
+}
+FUNC_INFO_SIZE = 8  # struct bpf_func_info
+LINE_INFO_SIZE = 16  # struct bpf_line_info
+LOG_SIZES = (64 << 10, 1 << 20, (16 << 20) - 1)  # older kernels take no log buffer over 16 MB
+LICENSE = b"GPL"  # the read helpers are for GPL programs only
+
+
+class VerifierError(KernelError):
+    """The verifier refused a program. `reason`: its complaint as a sentence; `log`: everything it said;
+    `insn`: the slot index it is about, -1 when unknown; `line`: where in the source, None when unknown."""
+
+    def __init__(self, name: str, errno: int, reason: str, log: str, insn: int, line: Line | None) -> None:
+        where = f"{line.file}:{line.line}: `{line.text.strip()}`: " if line else ""
+        super().__init__("load program", name, f"{where}{reason}", "", errno)
+        self.reason = reason
+        self.log = log
+        self.insn = insn
+        self.line = line
+
+    @property
+    def detail(self) -> str:
+        """The one line, then the verifier's log."""
+        return f"{self}\n{self.log}"
+
+
+class ProgInfo(NamedTuple):
+    """`recursion_misses`: how often the kernel skipped the program because it was already running on that
+    CPU.
+
+    `run_count` and `run_ns` count only while BPF statistics are on; `insns` is what the verifier processed,
+    0 where the kernel does not say.
+    """
+
+    id: int
+    tag: str
+    run_count: int
+    run_ns: int
+    recursion_misses: int
+    insns: int
+
+
+class RunResult(NamedTuple):
+    """What `Prog.test_run` gives: the program's return value, the data as it left it, nanoseconds a run."""
+
+    result: int
+    data: bytes
+    ns: int
+
+
+class Prog(Fd):
+    """A loaded program by its descriptor."""
+
+    __slots__ = ("btf", "image")
+
+    def __init__(self, fd: int, image: Image, btf: bool) -> None:
+        super().__init__(fd)
+        self.image = image
+        self.btf = btf  # whether the kernel took its type information
+
+    def info(self) -> ProgInfo:
+        """Ask the kernel about it."""
+        told, length = info("prog", self.fd)
+
+        def known(name: str) -> int:
+            return told[name] if told.has(name, length) else 0
+
+        tag = bytes(told.buffer[8:16]).hex()
+        counts = (known(name) for name in ("run_cnt", "run_time_ns", "recursion_misses", "verified_insns"))
+        return ProgInfo(told["id"], tag, *counts)
+
+    def test_run(self, data: bytes = b"", context: bytes = b"", repeat: int = 1, cpu: int = -1) -> RunResult:
+        """Run it once or more on `data` (packet types) or `context` (others). Raises KernelError where the
+        kernel cannot run this type so.
+        """
+        out = bytearray(len(data) + 256) if data else None
+        fields: dict[str, Value] = {"prog_fd": self.fd, "data_in": data or None, "data_size_in": len(data)}
+        fields |= {"ctx_in": context or None, "ctx_size_in": len(context)}
+        fields |= {"data_out": out, "data_size_out": len(out or b"")}
+        if self.image.kind == "rawtracepoint":
+            fields |= {"flags": BPF_F_TEST_RUN_ON_CPU, "cpu": cpu} if cpu >= 0 else {}
+        elif repeat > 1:
+            fields["repeat"] = repeat
+        while True:
+            _, error, attr = try_bpf("prog_test_run", **fields)
+            if error != errno.EINTR:
+                break
+        if error:
+            raise failure("run program", self.image.name, error)
+        return RunResult(
+            attr["retval"], bytes(out[: attr["data_size_out"]]) if out else b"", attr["duration"]
+        )
+
+
+def load(
+    image: Image,
+    maps: Mapping[str, Map | int],
+    *,
+    multi: bool = False,
+    attach_btf_id: int = 0,
+    attach_btf_fd: int = 0,
+    flags: int = 0,
+) -> Prog:
+    """Load a program; `maps` gives each map it names, as a `Map` or a descriptor.
+
+    `multi`: for kprobe.multi; `attach_btf_id`: for fentry and fexit, the BTF id of the function, in the BTF
+    object `attach_btf_fd` where that is a module's. Raises VerifierError, or KernelError for anything else.
+    """
+    prog_type, attach_type = KINDS.get(image.kind, ("", ""))
+    if not prog_type:
+        raise KernelError("load program", image.name, f"there is no kind of program called {image.kind!r}")
+    if multi:
+        attach_type = "kprobe_multi"
+    code = link(image, maps)
+    attr: dict[str, Value] = {
+        "prog_type": PROG_TYPES[prog_type],
+        "insn_cnt": len(code) // 8,
+        "insns": code,
+        "license": LICENSE,
+        "prog_name": object_name(image.name),
+        "prog_flags": flags,
+        "expected_attach_type": ATTACH_TYPES[attach_type] if attach_type else 0,
+        "attach_btf_id": attach_btf_id,
+        "attach_btf_obj_fd": attach_btf_fd,
+    }
+    btf_fd = load_btf(image.btf) if image.btf else -1
+    try:
+        if btf_fd >= 0:
+            attr |= {
+                "prog_btf_fd": btf_fd,
+                "func_info": image.func_info or None,
+                "func_info_rec_size": FUNC_INFO_SIZE,
+                "func_info_cnt": len(image.func_info) // FUNC_INFO_SIZE,
+                "line_info": image.line_info or None,
+                "line_info_rec_size": LINE_INFO_SIZE,
+                "line_info_cnt": len(image.line_info) // LINE_INFO_SIZE,
+            }
+        fd, error, _ = _prog_load(attr)
+        if error == errno.EPERM and memlock.raise_limit():
+            fd, error, _ = _prog_load(attr)
+        if error:
+            fd = _load_with_log(image, attr, error)
+    finally:
+        if btf_fd >= 0:
+            Fd(btf_fd).close()
+    return Prog(fd, image, btf_fd >= 0)
+
+
+def link(image: Image, maps: Mapping[str, Map | int]) -> bytes:
+    """The code of an image with the descriptors of its maps filled in."""
+    code = bytearray(image.code)
+    for use in image.uses:
+        target = maps.get(use.map)
+        if target is None:
+            raise KernelError("load program", image.name, f"no map called {use.map!r} was given")
+        at = use.insn * 8
+        pseudo = BPF_PSEUDO_MAP_FD if use.value_offset is None else BPF_PSEUDO_MAP_VALUE
+        code[at + 1] = code[at + 1] & 0x0F | pseudo << 4
+        struct.pack_into("=i", code, at + 4, target if isinstance(target, int) else target.fd)
+        struct.pack_into("=i", code, at + 12, use.value_offset or 0)
+    return bytes(code)
+
+
+def load_btf(blob: bytes) -> int:
+    """Give a program's type information to the kernel; its descriptor, or -1 where the kernel refuses it."""
+    fd, error, _ = try_bpf("btf_load", btf=blob, btf_size=len(blob))
+    return -1 if error else fd
+
+
+def source_line(image: Image, insn: int) -> Line | None:
+    """The source line of an instruction: the last that starts at or before it."""
+    found = None
+    for line in image.lines:
+        if insn >= 0 and line.insn <= insn and (found is None or line.insn >= found.insn):
+            found = line
+    return found
+
+
+def _prog_load(attr: dict[str, Value]) -> tuple[int, int, Struct]:
+    for _ in range(5):  # a signal while verifying gives EAGAIN
+        fd, error, left = try_bpf("prog_load", **attr)
+        if error != errno.EAGAIN:
+            break
+    return fd, error, left
+
+
+def _load_with_log(image: Image, attr: dict[str, Value], first: int) -> int:
+    """Load again with the log on; the descriptor, should it succeed now, else the error explained."""
+    size, log = LOG_SIZES[0], ""
+    for larger in (*LOG_SIZES[1:], 0):
+        buffer = bytearray(size)
+        fd, error, left = _prog_load(attr | {"log_level": 1, "log_size": size, "log_buf": buffer})
+        if not error:
+            return fd
+        log = buffer.split(b"\0", 1)[0].decode("utf-8", "replace")
+        if error != errno.ENOSPC or not larger:
+            break
+        size = max(left["log_true_size"], 0) or larger
+    complaint = summarize(log)
+    if complaint is None:
+        raise failure("load program", image.name, first, *_without_log(image, first))
+    raise VerifierError(
+        image.name, first, complaint.sentence, log, complaint.insn, source_line(image, complaint.insn)
+    )
+
+
+def _without_log(image: Image, error: int) -> tuple[str, str]:
+    """(cure, note) for a load that failed before the verifier had anything to say."""
+    if error == errno.E2BIG:
+        return "", f"{len(image.code) // 8} instructions or its number of maps are too many"
+    if error == errno.EINVAL:
+        return "", f"this kernel does not know programs of kind {image.kind} or something in this one"
+    return "", ""

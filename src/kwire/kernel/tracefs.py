@@ -1,0 +1,179 @@
+"""The kernel's tracing file system: which events and functions there are, and the layout of each event.
+
+The laws: where tracefs is mounted it is used; where it is not, a detached mount is made with fsopen(2) and
+fsmount(2), which no other process can see, which changes no mount namespace and which is gone with its
+descriptor; nothing is read before somebody asks for it; nothing in it is written.
+"""
+
+import os
+import re
+from errno import EACCES, EPERM
+from typing import Self
+
+from kwire.kernel.formats import Format, FormatError, parse_format
+from kwire.kernel.sys import PRIVILEGE, Fd, KernelError, address_of, reason, syscall
+
+PLACES = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
+NAME = re.compile(
+    r"[A-Za-z0-9_.-]+"
+)  # of a category or an event; anything else would wander about in the file system
+
+GET_TRACEFS = "mount it (`mount -t tracefs tracefs /sys/kernel/tracing`) or boot a kernel with CONFIG_FTRACE"
+
+FSOPEN_CLOEXEC = 1
+FSCONFIG_CMD_CREATE = 6
+FSMOUNT_CLOEXEC = 1
+
+
+class TracefsError(KernelError):
+    """Something about the tracing file system failed."""
+
+
+class Tracefs(Fd):
+    """The tracing file system by a descriptor of its root directory."""
+
+    __slots__ = ("_formats", "place")
+
+    def __init__(self, fd: int, place: str) -> None:
+        super().__init__(fd)
+        self.place = place  # where it is mounted, "" when it is ours alone
+        self._formats: dict[str, Format] = {}
+
+    @classmethod
+    def open(cls) -> Self:
+        """Find or make it. Raises TracefsError."""
+        refused = False
+        for place in PLACES:
+            try:
+                os.stat(f"{place}/events")
+                return cls(os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), place)
+            except OSError as error:
+                if isinstance(error, PermissionError):
+                    refused = True
+        fd, errno = _detached_mount()
+        if errno:
+            cure = PRIVILEGE if refused or errno in (EPERM, EACCES) else GET_TRACEFS
+            raise TracefsError("open", "tracefs", reason(errno), cure, errno)
+        return cls(fd, "")
+
+    def read(self, path: str) -> bytes:
+        """The whole content of a file. Raises TracefsError."""
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.fd)
+        except OSError as error:
+            raise _error("read", path, error) from None
+        try:
+            parts = []
+            while part := os.read(fd, 1 << 20):
+                parts.append(part)
+            return b"".join(parts)
+        except OSError as error:
+            raise _error("read", path, error) from None
+        finally:
+            os.close(fd)
+
+    def categories(self) -> list[str]:
+        """The groups of events, sorted."""
+        return self._directories("events")
+
+    def events(self, category: str) -> list[str]:
+        """The events of a category, sorted."""
+        return self._directories(f"events/{_checked(category)}")
+
+    def all_events(self) -> list[str]:
+        """All events as `category:name`, in the kernel's order, from one file."""
+        return self.read("available_events").decode("utf-8", "replace").split()
+
+    def has_event(self, category: str, name: str) -> bool:
+        """Whether there is such an event."""
+        try:
+            os.stat(f"events/{_checked(category)}/{_checked(name)}/format", dir_fd=self.fd)
+        except (OSError, TracefsError):
+            return False
+        return True
+
+    def event_id(self, category: str, name: str) -> int:
+        """The number that perf_event_open(2) knows a tracepoint by. Raises TracefsError."""
+        known = self._formats.get(f"{category}:{name}")
+        if known:
+            return known.id
+        text = self.read(f"events/{_checked(category)}/{_checked(name)}/id").strip()
+        if not text.isdigit():
+            raise TracefsError("read", f"id of {category}:{name}", "it is no number")
+        return int(text)
+
+    def format(self, category: str, name: str) -> Format:
+        """The layout of an event's context, read once. Raises TracefsError or FormatError."""
+        key = f"{category}:{name}"
+        found = self._formats.get(key)
+        if found is None:
+            raw = self.read(f"events/{_checked(category)}/{_checked(name)}/format")
+            found = self._formats[key] = parse_format(raw.decode("utf-8", "replace"), f"tracepoint:{key}")
+        return found
+
+    def functions(self) -> list[str] | None:
+        """The functions that can be traced by ftrace, `name` or `name [module]`; None where the kernel has
+        no such list.
+        """
+        try:
+            text = self.read("available_filter_functions")
+        except TracefsError:
+            return None
+        return text.decode("utf-8", "replace").splitlines()
+
+    def _directories(self, path: str) -> list[str]:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
+        except OSError as error:
+            raise _error("list", path, error) from None
+        try:
+            with os.scandir(fd) as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+        finally:
+            os.close(fd)
+
+
+_shared: Tracefs | None = None
+
+
+def shared() -> Tracefs:
+    """The process's one Tracefs, opened the first time it is asked for and again when somebody closed it."""
+    global _shared
+    if _shared is None or _shared.closed:
+        _shared = Tracefs.open()
+    return _shared
+
+
+def _detached_mount() -> tuple[int, int]:
+    """(descriptor of the root directory, errno) of a tracefs mounted nowhere."""
+    context, errno = syscall("fsopen", address_of(b"tracefs"), FSOPEN_CLOEXEC)
+    if errno:
+        return -1, errno
+    with Fd(context):
+        _, errno = syscall("fsconfig", context, FSCONFIG_CMD_CREATE, 0, 0, 0)
+        if errno:
+            return -1, errno
+        mount, errno = syscall("fsmount", context, FSMOUNT_CLOEXEC, 0)
+    if errno:
+        return -1, errno
+    with Fd(mount):  # an O_PATH descriptor; one that can be listed keeps the mount alive as well
+        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mount), 0
+
+
+def _checked(name: str) -> str:
+    if not NAME.fullmatch(name) or name in (".", ".."):
+        raise TracefsError("look up", f"event {name!r}", "that is no name of an event")
+    return name
+
+
+def _error(operation: str, path: str, error: OSError) -> TracefsError:
+    cause = reason(error.errno or 0)
+    if isinstance(error, FileNotFoundError):
+        cause = (
+            "this kernel has no such event" if path.startswith("events/") else "this kernel has no such file"
+        )
+    cure = PRIVILEGE if isinstance(error, PermissionError) else ""
+    return TracefsError(operation, path, cause, cure, error.errno or 0)
+
+
+__all__ = ["Format", "FormatError", "Tracefs", "TracefsError", "shared"]
