@@ -3,7 +3,7 @@
 The laws: a field's offset counts from the start of the frame; fixed fields lie in the fixed part, in the
 byte order of the schema; a tail field's fixed part is (offset u16, length u16), this offset too counted from
 the start of the frame, bit 15 of the length set where the value was cut at the field's limit. A record that
-is shorter than its schema, or points outside itself, is a FrameError BAD_PAYLOAD with the offset in the frame.
+is shorter than its schema, or points outside itself, is a FrameError BAD_PAYLOAD; its offset is in the frame.
 """
 
 from __future__ import annotations
