@@ -154,7 +154,7 @@ class Btf:
         return found
 
     def resolve(self, id: int) -> int:
-        """The id below typedefs, qualifiers and type tags; 0 is void. Raises BtfError for an endless chain."""
+        """The id below typedefs, qualifiers and tags; 0 is void. Raises BtfError for an endless chain."""
         for _ in range(MAX_CHAIN):
             if id == 0 or self.kind(id) not in _RESOLVED:
                 return id

@@ -100,10 +100,9 @@ def _tag_id(btf: Btf, tag: str, name: str) -> int:
 
 
 def _nearest(btf: Btf, tag: str, name: str) -> str:
-    import difflib
+    from kwire.btf.suggest import did_you_mean, nearest
 
-    near = difflib.get_close_matches(name, btf.names(_TAGGED[tag]), 3)
-    return f"did you mean {' or '.join(f'{tag} {each}' for each in near)}?" if near else ""
+    return did_you_mean(f"{tag} {near}" for near in nearest(name, btf.names(_TAGGED[tag])))
 
 
 def _basic(btf: Btf, words: list[str], text: str) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from kwire.btf import types as t
 from kwire.btf.blob import MAX_CHAIN, Btf
 from kwire.btf.errors import BtfLookupError
+from kwire.btf.suggest import did_you_mean, nearest
 
 _STEP = re.compile(r"\s*(\w+)\s*((?:\[\s*\d+\s*\]\s*)*)", re.ASCII)
 _INDEX = re.compile(r"\d+")
@@ -69,10 +70,7 @@ def _missing(btf: Btf, id: int, name: str) -> BtfLookupError:
     if not isinstance(found, t.Struct):
         kind = "a pointer" if isinstance(found, t.Ptr) else f"{_title(found)}"
         return BtfLookupError(btf.subject, name, f"{kind} has no members, so no {name}")
-    import difflib
-
-    near = difflib.get_close_matches(name, [m.name for m, _ in every_member(btf, id)], 3)
-    cure = f"did you mean {' or '.join(near)}?" if near else ""
+    cure = did_you_mean(nearest(name, (member.name for member, _ in every_member(btf, id))))
     return BtfLookupError(btf.subject, name, f"{_title(found)} has no member {name}", cure)
 
 

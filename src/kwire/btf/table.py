@@ -14,7 +14,7 @@ from kwire.btf.header import Data, Header, RecordSize
 
 
 class Table(NamedTuple):
-    """`offsets[n]`: byte of the type section where record n starts; `by_name`: all n by their name offsets."""
+    """`offsets[n]`: byte of the type section where record n starts; `by_name`: all n, by name offset."""
 
     offsets: "memoryview[int] | array[int]"
     by_name: "memoryview[int] | array[int]"
