@@ -1,54 +1,111 @@
-"""Markers that say what a test needs, and what every test must leave as it found it.
+"""What a test may ask of the machine (markers), and what it must leave as it found it (`leaves_nothing`).
 
-`@pytest.mark.live` needs root and a working bpf(2); `@pytest.mark.needs("kprobe", ...)` needs
-those kernel features too.
+Laws: a test that cannot run is skipped by name with what is lacking; on the kernels of `KERNELS` nothing may
+be lacking that the table promises, so a feature that stops being found there fails instead of skipping.
 """
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import functools
 import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from traces import Traces, become_subreaper, bpf_refusal
 
-SYS_BPF = {"x86_64": 321, "aarch64": 280}
-BPF_PROG_GET_NEXT_ID = 11
+pytest_plugins = ["guests"]
+
+MARKERS = (
+    "live: loads programs into the running kernel; needs root and bpf(2)",
+    "needs(*features): live, and only where the running kernel has these features",
+    "guest: live, and only in a throwaway machine: watches everything, loads modules, fills memory",
+    "native: not in guests: too much work for an emulated machine",
+    "last: after all others, whose outcomes it judges",
+)
+
+# The kernels that the tests are run on, by release, with the features that each must have; others it must lack.
+FEATURES = ("tracepoint", "rawtracepoint", "kprobe", "kprobe_multi", "fentry", "module")
+KERNELS = {
+    r"6\.1\.0-\d+-cloud-amd64": {"tracepoint", "rawtracepoint", "kprobe", "fentry", "module"},
+    r"6\.12\.\d+\+deb\d+-cloud-amd64": set(FEATURES),
+    r"6\.18\.\d+-fc-.*": {"tracepoint", "rawtracepoint"},
+}
+IN_GUEST = "VM_SHARE" in os.environ
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "live: loads programs into the running kernel (root and bpf(2))")
-    config.addinivalue_line(
-        "markers", "needs(*features): runs only where the running kernel has these features"
-    )
-    config.addinivalue_line(
-        "markers", "guest: for a throwaway machine only (watches everything, loads modules)"
-    )
+def promised() -> set[str] | None:
+    """The features that the running kernel must have; None for a kernel that is not in the table."""
+    release = os.uname().release
+    return next((features for pattern, features in KERNELS.items() if re.fullmatch(pattern, release)), None)
 
 
 @functools.cache
-def bpf_refusal() -> str:
-    """Why bpf(2) cannot be used here; empty when it can."""
-    if os.geteuid() != 0:
-        return "needs root"
-    number = SYS_BPF.get(os.uname().machine)
-    if number is None:
-        return f"no bpf(2) number known for {os.uname().machine}"
-    libc = ctypes.CDLL(None, use_errno=True)
-    attr = ctypes.create_string_buffer(128)
-    if libc.syscall(number, BPF_PROG_GET_NEXT_ID, attr, len(attr)) == 0 or ctypes.get_errno() == errno.ENOENT:
-        return ""
-    return f"bpf(2) says {os.strerror(ctypes.get_errno())}"
+def lack(feature: str) -> str:
+    """Why the running kernel has not got `feature`; empty when it has."""
+    known = promised()
+    if known is not None:
+        return "" if feature in known else f"Linux {os.uname().release} has no {feature}"
+    from kwire.kernel import features
+
+    answer = features.probe(feature)
+    return "" if answer.answer == "yes" else f"Linux {os.uname().release}: no {feature}: {answer.reason}"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
+    become_subreaper()
+
+
+def needed(item: pytest.Item) -> list[str]:
+    """The features that a test names, in all its `needs` markers."""
+    features = [feature for marker in item.iter_markers("needs") for feature in marker.args]
+    unknown = [feature for feature in features if feature not in FEATURES]
+    if unknown:
+        raise pytest.UsageError(f"{item.nodeid} needs {unknown[0]!r}, which is none of {', '.join(FEATURES)}")
+    return features
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if (
-            item.get_closest_marker("live")
-            or item.get_closest_marker("needs")
-            or item.get_closest_marker("guest")
-        ):
-            refusal = bpf_refusal()
-            if refusal:
-                item.add_marker(pytest.mark.skip(reason=refusal))
+        if item.get_closest_marker("needs") or item.get_closest_marker("guest"):
+            item.add_marker("live")
+        if not item.get_closest_marker("live"):
+            continue
+        reasons = [bpf_refusal()]
+        if item.get_closest_marker("guest") and not IN_GUEST:
+            reasons.append("only in a throwaway machine")
+        if item.get_closest_marker("native") and IN_GUEST:
+            reasons.append("too much work for an emulated machine")
+        needs = needed(item)
+        if not any(reasons):
+            reasons += [lack(feature) for feature in needs]
+        reason = next(filter(None, reasons), "")
+        if reason:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After a live test no descriptor, no process and nothing in the kernel is left of it."""
+    if not request.node.get_closest_marker("live"):
+        yield
+        return
+    before = Traces.now()
+    yield
+    left = before.left()
+    if left:
+        pytest.fail("the test left behind: " + "; ".join(left), pytrace=False)
+
+
+@pytest.fixture
+def kernel_module() -> Iterator[str]:
+    """The name of a module with BTF of its own, loaded for the test; for tests that need "module"."""
+    name = "dummy"
+    subprocess.run(["modprobe", name], check=True)
+    assert Path("/sys/kernel/btf", name).exists()
+    yield name
+    subprocess.run(["rmmod", name], check=True)

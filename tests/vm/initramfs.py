@@ -1,6 +1,6 @@
 """The initial file system of a test guest: our first process and the modules that its root needs.
 
-The archive's format is cpio's "newc" of the kernel's Documentation/driver-api/early-userspace/buffer-format.rst. Modules
+The archive is in cpio's "newc" format (the kernel's early-userspace/buffer-format.rst). Modules
 go in decompressed and in loading order, so any kernel image boots, virtiofs built in or not.
 """
 

@@ -54,25 +54,15 @@ def download(name: str, folder: Path) -> None:
     """Fills `folder` from the newest package that can be had; appears whole or not at all."""
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         raise GuestError(f"kernel {name} comes from a Debian package, and this is no Debian: give --image")
-    listed = output("apt-cache", "pkgnames", "linux-image-")
-    packages = sorted(
-        (p for p in listed.split() if re.fullmatch(PACKAGES[name], p)), key=numbers, reverse=True
-    )
-    if not packages:
-        raise GuestError(f"Debian's package lists name no kernel {name}: run apt-get update")
     STORE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=STORE) as scratch:
         Path(scratch).chmod(0o755)
-        problems = ""
-        for package in packages[:3]:  # the newest may be listed and yet gone from the mirror
-            got = subprocess.run(
-                ["apt-get", "download", package], cwd=scratch, capture_output=True, text=True
-            )
-            if got.returncode == 0:
-                break
-            problems += got.stderr
-        else:
-            raise GuestError(f"kernel {name} cannot be downloaded: {problems.strip()}")
+        problem = download_package(name, scratch)
+        if problem:  # Debian removes what is superseded, and a fresh system has no package lists
+            subprocess.run(["apt-get", "-qq", "update"], capture_output=True)
+            problem = download_package(name, scratch)
+        if problem:
+            raise GuestError(f"kernel {name} cannot be downloaded: {problem}")
         whole = Path(scratch, "whole")
         output("dpkg-deb", "-x", str(next(Path(scratch).glob("*.deb"))), str(whole))
         index_modules(whole)
@@ -82,6 +72,17 @@ def download(name: str, folder: Path) -> None:
         except OSError:
             if not folder.exists():  # else another run was faster
                 raise
+
+
+def download_package(name: str, folder: str) -> str:
+    """Brings the newest package of a kernel into `folder`; what went wrong, empty when nothing did."""
+    listed = output("apt-cache", "pkgnames", "linux-image-").split()
+    packages = sorted((package for package in listed if re.fullmatch(PACKAGES[name], package)), key=numbers)
+    if not packages:
+        return "the package lists do not name it"
+    command = ["apt-get", "-qq", "download", packages[-1]]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    return "" if done.returncode == 0 else done.stderr.strip()
 
 
 def index_modules(root: Path) -> None:

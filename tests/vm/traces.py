@@ -1,0 +1,162 @@
+"""What a process leaves behind: its descriptors, its descendants, and the BPF objects it made in the kernel.
+
+BPF objects carry no owner, so those that are new are ours unless a process that is none of our descendants
+holds a new one too; then nothing can be said. Removal waits for grace periods, and gets a few seconds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import functools
+import gc
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+SYS_BPF = {"x86_64": 321, "aarch64": 280}
+PR_SET_CHILD_SUBREAPER = 36
+GRACE_SECONDS = 5.0
+
+# What an object is called here, in /proc/PID/fdinfo, and the command of bpf(2) that gives the next id.
+KINDS = (("program", "prog_id", 11), ("map", "map_id", 12), ("link", "link_id", 31))
+
+Ids = frozenset[tuple[str, int]]
+SET_ASIDE: set[int] = set()  # processes that, with their descendants, belong to no test
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Traces(NamedTuple):
+    """One moment's descriptors (number → what it is open on), descendants and BPF objects."""
+
+    descriptors: dict[int, str]
+    processes: frozenset[int]
+    objects: Ids
+
+    @classmethod
+    def now(cls) -> Traces:
+        return cls(descriptors(), frozenset(descendants()), bpf_objects())
+
+    def left(self) -> list[str]:
+        """What there is now and was not then, one text each; what is on its way out gets time to go."""
+        deadline = time.monotonic() + GRACE_SECONDS
+        while True:
+            left = self._left()
+            if not left or time.monotonic() > deadline:
+                return left
+            gc.collect()
+            time.sleep(0.05)
+
+    def _left(self) -> list[str]:
+        now = descriptors()
+        left = [f"descriptor {fd} ({now[fd]})" for fd in now if self.descriptors.get(fd) != now[fd]]
+        left += [f"process {pid} ({command_line(pid)})" for pid in descendants() if pid not in self.processes]
+        objects = bpf_objects() - self.objects
+        if objects and not others_hold_any(objects):
+            left += [f"BPF {kind} {number}" for kind, number in sorted(objects)]
+        return left
+
+
+def become_subreaper() -> None:
+    """Makes orphaned descendants children of this process, so that they count as its own."""
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def bpf_next_id(command: int, start: int) -> int | None:
+    """The next id after `start`, None after the last; OSError when bpf(2) refuses."""
+    attribute = (ctypes.c_uint32 * 32)(start)
+    number = SYS_BPF.get(os.uname().machine)
+    if number is None:
+        raise OSError(errno.ENOSYS, f"no bpf(2) number known for {os.uname().machine}")
+    if libc.syscall(number, command, attribute, ctypes.sizeof(attribute)) == 0:
+        return attribute[1]
+    if ctypes.get_errno() == errno.ENOENT:
+        return None
+    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+@functools.cache
+def bpf_refusal() -> str:
+    """Why bpf(2) cannot be used here; empty when it can."""
+    if os.geteuid() != 0:
+        return "needs root"
+    try:
+        bpf_next_id(KINDS[0][2], 0)
+    except OSError as error:
+        return f"bpf(2) says: {error.strerror}"
+    return ""
+
+
+def bpf_objects() -> Ids:
+    """Every program, map and link in the kernel."""
+    found = set()
+    for kind, _, command in KINDS:
+        number = bpf_next_id(command, 0)
+        while number is not None:
+            found.add((kind, number))
+            number = bpf_next_id(command, number)
+    return frozenset(found)
+
+
+def others_hold_any(objects: Ids) -> bool:
+    """Whether a process that is neither this one nor a descendant holds one of these objects."""
+    ours = {os.getpid(), *descendants()}
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit() and int(process.name) not in ours and held(process) & objects:
+            return True
+    return False
+
+
+def held(process: Path) -> Ids:
+    """The BPF objects that a process has descriptors of."""
+    found = set()
+    try:
+        for descriptor in (process / "fd").iterdir():
+            if "bpf" in os.readlink(descriptor):
+                text = (process / "fdinfo" / descriptor.name).read_text()
+                found |= {
+                    (kind, int(number))
+                    for kind, key, _ in KINDS
+                    for number in re.findall(rf"^{key}:\s*(\d+)", text, re.MULTILINE)
+                }
+    except OSError:
+        pass  # ended meanwhile
+    return frozenset(found)
+
+
+def descriptors() -> dict[int, str]:
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            continue  # the one that listed them
+        found[int(name)] = target
+    return found
+
+
+def descendants() -> Iterator[int]:
+    """The living processes that this one started, directly or not; zombies are gone already."""
+    parents: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            pid, state, parent = re.match(r"(\d+) \(.*\) (\S) (\d+)", stat.read_text(), re.DOTALL).groups()  # type: ignore[union-attr]
+        except OSError:
+            continue
+        if state not in "ZX":
+            parents.setdefault(int(parent), []).append(int(pid))
+    waiting = [os.getpid()]
+    while waiting:
+        children = [child for child in parents.get(waiting.pop(), []) if child not in SET_ASIDE]
+        yield from children
+        waiting += children
+
+
+def command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return "gone"
