@@ -1,0 +1,178 @@
+"""Columns: the EVENT frames of one probe as numpy arrays, one array a field.
+
+The laws: the values are those of `Schema.decoder`, and what it refuses is refused here; no loop over events
+runs in Python, except where texts of very different lengths would waste memory as a fixed-width array.
+numpy is imported when columns are asked for, never before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from kwire.wire.fields import (
+    TAIL_CUT,
+    TAIL_MAX,
+    TIMESTAMP_AT,
+    TYPES,
+    Field,
+    ipv4_text,
+    ipv6_text,
+    letter,
+    mac_text,
+)
+from kwire.wire.frame import HEADER_SIZE, Flag, FrameError, Type, bad_payload
+from kwire.wire.frames import Frames
+from kwire.wire.schema import Schema
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array: TypeAlias = np.ndarray[Any, Any]
+
+WIDE = 64  # bytes a text always gets; a wider fixed-width array must be at least a quarter text
+_TIME = Field("", "u64", TIMESTAMP_AT, 8)
+_ADDRESSES: dict[str, Callable[[bytes], str]] = {"ipv4": ipv4_text, "ipv6": ipv6_text, "mac": mac_text}
+
+
+def columns(schema: Schema, frames: Frames) -> dict[str, Array]:
+    """The EVENT frames of this schema's probe among `frames`: "time" (raw clock, u64) and each field.
+
+    Integers keep their width, in the machine's byte order; bool is bool; addresses are str; text is bytes
+    ('S', or objects where lengths differ much); bytes are objects, raw is void ('V'); arrays have two
+    dimensions. A field named "time" hides the raw clock. Raises FrameError BAD_PAYLOAD as `decode` does.
+    """
+    reader = _Reader(schema, frames)
+    return {"time": reader.fixed(_TIME)} | {field.name: reader.column(field) for field in schema.fields}
+
+
+def cut(schema: Schema, frames: Frames, name: str) -> Array:
+    """For the same events: whether the tail field `name` was cut at its limit."""
+    lengths = _Reader(schema, frames).reference(schema.field(name))[1]
+    marked: Array = lengths & TAIL_CUT != 0
+    return marked
+
+
+class _Reader:
+    """The fixed parts of all events, gathered once into rows."""
+
+    __slots__ = ("data", "ends", "np", "order", "rows", "size", "starts", "view")
+
+    def __init__(self, schema: Schema, frames: Frames) -> None:
+        import numpy as np
+
+        self.np = np
+        self.size = schema.size
+        self.order = "<" if schema.order == "little" else ">"
+        data = np.asarray(frames.view)
+        starts = np.asarray(frames.offsets)[: len(frames)].astype(np.int64)
+        head = _windows(np, data, HEADER_SIZE)[starts].view(np.uint8).reshape(-1, HEADER_SIZE)
+        ours = (head[:, 0] & 15 == Type.EVENT) & (head[:, 4:8].copy().view(">u4").ravel() == schema.id)
+        head, starts = head[ours], starts[ours]
+        lengths = head[:, 2:4].copy().view(">u2").ravel().astype(np.int64)
+        flags = head[:, 1]
+        trailer = np.where(flags & Flag.CHECKSUM != 0, np.where(flags & Flag.PADDED != 0, 3, 2), 0)
+        self.data = data
+        self.view = frames.view
+        self.starts = starts
+        self.ends = np.maximum(lengths - trailer, HEADER_SIZE)  # of the payload, from the start of the frame
+        short = self.ends < schema.size
+        if short.any():
+            first = int(short.argmax())
+            at, end = int(starts[first]), int(self.ends[first])
+            raise bad_payload(
+                at + end, f"a record that ends at {end}", f"its fixed part to end at {schema.size}"
+            )
+        self.rows = _windows(np, data, schema.size)[starts].view(np.uint8).reshape(-1, schema.size)
+
+    def column(self, field: Field) -> Array:
+        rule = TYPES[field.type]
+        if rule.tail:
+            return self.tail(field)
+        if rule.kind in ("int", "bool"):
+            values = self.fixed(field)
+            return values != 0 if rule.kind == "bool" else values
+        width = field.size // field.count
+        values = self.bytes_of(field).reshape(-1, width)
+        if rule.kind == "text":
+            values = values * self.np.minimum.accumulate(values != 0, axis=1)
+            result = values.view(f"S{width}")
+        elif rule.kind == "raw":
+            result = values.view(f"V{width}")
+        else:
+            result = self.addresses(values.view(f"V{width}").ravel(), _ADDRESSES[rule.kind])
+        return result.reshape(-1, field.count) if field.count > 1 else result.ravel()
+
+    def bytes_of(self, field: Field) -> Array:
+        return self.np.ascontiguousarray(self.rows[:, field.offset : field.offset + field.size])
+
+    def fixed(self, field: Field) -> Array:
+        """An integer field, in the machine's byte order."""
+        code = self.np.dtype(self.order + letter(field))
+        values = self.bytes_of(field).view(code).astype(code.newbyteorder("="), copy=False)
+        return values if field.count > 1 else values.ravel()
+
+    def addresses(self, values: Array, text: Callable[[bytes], str]) -> Array:
+        """Each distinct address becomes text once."""
+        np = self.np
+        keys: Array = values
+        if values.dtype.itemsize <= 8:  # as numbers they sort ten times as fast
+            width = values.dtype.itemsize
+            keys = np.zeros((len(values), 8), np.uint8)
+            keys[:, :width] = values.view(np.uint8).reshape(len(values), width)
+            keys = keys.view(np.uint64).ravel()
+        _, first, where = np.unique(keys, return_index=True, return_inverse=True)
+        names: Array = np.array([text(value.tobytes()) for value in values[first]], dtype="U")
+        result: Array = names[where.ravel()]
+        return result
+
+    def reference(self, field: Field) -> tuple[Array, Array]:
+        """Offsets from the start of the frame and lengths (cut bit included) of a tail field."""
+        pairs = self.bytes_of(field).view(self.order + "u2").astype(self.np.int64)
+        return pairs[:, 0], pairs[:, 1]
+
+    def tail(self, field: Field) -> Array:
+        np = self.np
+        offsets, lengths = self.reference(field)
+        lengths = lengths & TAIL_MAX
+        wrong = (lengths > 0) & ((offsets < self.size) | (offsets + lengths > self.ends))
+        if wrong.any():
+            raise self.outside(field, int(wrong.argmax()))
+        starts = self.starts + offsets
+        starts[lengths == 0] = 0
+        longest, total = int(lengths.max(initial=0)), int(lengths.sum())
+        if field.type == "str" and (longest <= WIDE or longest * len(lengths) <= 4 * total):
+            return self.gather(starts, lengths, max(longest, 1))
+        result: Array = np.empty(len(starts), dtype=object)
+        spans = zip(starts.tolist(), lengths.tolist(), strict=True)
+        result[:] = [bytes(self.view[start : start + length]) for start, length in spans]
+        return result
+
+    def gather(self, starts: Array, lengths: Array, width: int) -> Array:
+        """Bytes data[start : start + length] of each event as an 'S' array."""
+        np = self.np
+        out = np.zeros((len(starts), width), dtype=np.uint8)
+        inside = starts + width <= len(self.data)  # a window of the full width stays in the data
+        rows = _windows(np, self.data, width)[starts[inside]].view(np.uint8).reshape(-1, width)
+        out[inside] = rows * (np.arange(width) < lengths[inside, None])
+        for at in np.flatnonzero(~inside).tolist():  # at most the last few
+            out[at, : lengths[at]] = self.data[starts[at] : starts[at] + lengths[at]]
+        texts: Array = out.view(f"S{width}").ravel()
+        return texts
+
+    def outside(self, field: Field, event: int) -> FrameError:
+        offsets, lengths = self.reference(field)
+        start = int(offsets[event])
+        end = start + (int(lengths[event]) & TAIL_MAX)
+        return bad_payload(
+            int(self.starts[event]) + field.offset,
+            f"tail bytes {start} to {end}",
+            f"bytes {self.size} to {int(self.ends[event])}",
+        )
+
+
+def _windows(np: Any, data: Array, width: int) -> Array:
+    """Every run of `width` bytes of `data` as one void element; taking some copies each in one piece."""
+    count = max(len(data) - width + 1, 0)
+    windows: Array = np.ndarray((count,), dtype=f"V{width}", buffer=data if count else None, strides=(1,))
+    return windows

@@ -1,0 +1,98 @@
+"""LOST: how many events are missing, of which probe, when, where and why.
+
+The laws: a LOST frame stands where the hole is; its payload is 32 bytes, big-endian; its count is never lost,
+so a cause this version does not know is kept as its number; merging changes neither the sum of the counts nor
+the time they span.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import NamedTuple
+
+from kwire.wire.frame import HEADER_SIZE, Frame, Type, bad_payload, build
+
+CPU_UNKNOWN = 0xFFFF
+MERGE_GAP = 100_000_000  # ns between two losses that still become one: at most ten LOST a second and cause
+PAYLOAD = struct.Struct(">QQQHB5s")
+U64_MAX = (1 << 64) - 1
+
+
+class Cause(IntEnum):
+    """Why events are missing. The numbers are part of the protocol."""
+
+    UNKNOWN = 0
+    RING_FULL = 1
+    MAP_FULL = 2
+    MISSED = 3
+    TOO_LONG = 4
+    SENDER_FULL = 5
+    DISK_FULL = 6
+    EXPIRED = 7
+
+
+CAUSES: dict[Cause, str] = {
+    Cause.UNKNOWN: "nobody could tell why",
+    Cause.RING_FULL: "the ring buffer was full",
+    Cause.MAP_FULL: "a map of the program was full",
+    Cause.MISSED: "the kernel did not run the program",
+    Cause.TOO_LONG: "the record would have been too long",
+    Cause.SENDER_FULL: "the sender's buffer was full",
+    Cause.DISK_FULL: "the receiver's disk was full",
+    Cause.EXPIRED: "the session expired before it was acknowledged",
+}
+
+
+class Lost(NamedTuple):
+    """`count` events of `probe` (0: unknown) lost between `first` and `last` (ns of the probe's clock)."""
+
+    probe: int
+    first: int
+    last: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
+    cpu: int = CPU_UNKNOWN
+    cause: int = Cause.UNKNOWN
+
+    def frame(self, flags: int = 0) -> bytes:
+        """The LOST frame that says this."""
+        count = min(self.count, U64_MAX)
+        return build(
+            Type.LOST,
+            self.probe,
+            PAYLOAD.pack(self.first, self.last, count, self.cpu, self.cause, bytes(5)),
+            flags,
+        )
+
+    @classmethod
+    def read(cls, frame: Frame) -> Lost:
+        """Read a LOST frame; FrameError BAD_PAYLOAD where its payload is not one."""
+        base = frame.offset + HEADER_SIZE
+        if len(frame.payload) != PAYLOAD.size:
+            raise bad_payload(base, f"{len(frame.payload)} bytes", f"{PAYLOAD.size} bytes", "LOST")
+        first, last, count, cpu, cause, zero = PAYLOAD.unpack(frame.payload)
+        if last < first:
+            raise bad_payload(base + 8, last, f"last ns, not before the first, {first}", "LOST")
+        if any(zero):
+            raise bad_payload(base + 27, zero.hex(), "five zero bytes", "LOST")
+        return cls(frame.header.id, first, last, count, cpu, Cause(cause) if cause in CAUSES else cause)
+
+
+def merge(losses: Iterable[Lost], gap: int = MERGE_GAP) -> list[Lost]:
+    """Join losses of the same probe, CPU and cause that lie at most `gap` ns apart; in order of time.
+
+    Whatever comes in, at most one a `gap` goes out for each probe, CPU and cause, so LOST cannot flood.
+    """
+    merged: list[Lost] = []
+    open_at: dict[tuple[int, int, int], int] = {}  # → index in `merged` of the loss that may still grow
+    for loss in sorted(losses, key=lambda loss: (loss.first, loss.last)):
+        key = (loss.probe, loss.cpu, loss.cause)
+        at = open_at.get(key)
+        if at is not None and loss.first - merged[at].last <= gap:
+            old = merged[at]
+            merged[at] = old._replace(last=max(old.last, loss.last), count=old.count + loss.count)
+        else:
+            open_at[key] = len(merged)
+            merged.append(loss)
+    return merged
