@@ -26,7 +26,7 @@ MARKERS = (
     "last: after all others, whose outcomes it judges",
 )
 
-# The kernels that the tests are run on, by release, with the features that each must have; others it must lack.
+# The kernels that the tests run on, by release, with the features that each must have; others it must lack.
 FEATURES = ("tracepoint", "rawtracepoint", "kprobe", "kprobe_multi", "fentry", "module")
 KERNELS = {
     r"6\.1\.0-\d+-cloud-amd64": {"tracepoint", "rawtracepoint", "kprobe", "fentry", "module"},
