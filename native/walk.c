@@ -19,6 +19,7 @@
 #define FRAME_HEADER 8u
 #define EVENT_HEADER 16u /* frame header and timestamp */
 #define FRAME_VERSION 1u
+#define EVENT_MAX 65480u
 #define TYPE_EVENT 1u
 
 #define EPB_TYPE 6u
@@ -175,8 +176,8 @@ uint64_t kw_epb_pack(const uint8_t *data, uint64_t size, const uint64_t *offsets
 }
 
 /*
- * Enhanced Packet Blocks that hold exactly one whole EVENT, in data[offset, end). offsets[] gets where each
- * frame lies. Stops at any other block, or where a block is cut or its lengths disagree; *next is that place.
+ * Enhanced Packet Blocks that hold exactly one whole EVENT without flags, in data[offset, end). offsets[] gets
+ * where each frame lies. Stops at any other block, or where one is cut or its lengths disagree; *next is there.
  */
 uint64_t kw_pcapng_walk(const uint8_t *data, uint64_t size, uint64_t offset, uint64_t end, uint64_t swap,
 			uint64_t *offsets, uint64_t limit, uint64_t *next)
@@ -197,7 +198,9 @@ uint64_t kw_pcapng_walk(const uint8_t *data, uint64_t size, uint64_t offset, uin
 			break;
 		if (memcmp(block + 4, block + total - 4, 4) || captured > total - EPB_OVERHEAD)
 			break;
-		if (!captured || event_length(data, offset + EPB_HEADER + captured, offset + EPB_HEADER) != captured)
+		/* One that is not plain, exact and short enough is for the strict reading, in Python. */
+		if (!captured || captured > EVENT_MAX || block[EPB_HEADER + 1] ||
+		    event_length(data, offset + EPB_HEADER + captured, offset + EPB_HEADER) != captured)
 			break;
 		offsets[found++] = offset + EPB_HEADER;
 		offset += total;

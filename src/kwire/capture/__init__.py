@@ -1,0 +1,1 @@
+"""Captures: frames in pcapng files. Writing, reading, proving complete."""

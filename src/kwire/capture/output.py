@@ -1,0 +1,182 @@
+"""Where a capture's bytes go: a file with room kept for its ending, or a pipe.
+
+The laws: `reserve` bytes beyond the position stay writable whatever happens to the disk, so that an ending
+always fits; what was written before `position` is whole; `close` cuts a file back to it, so half a block is
+never left. Room is kept by allocating blocks beyond the end of the file (they vanish at close), where the
+file system cannot do that by zeros written ahead. A pipe, or a file open for appending, has no reserve.
+"""
+
+import ctypes
+import errno
+import os
+import select
+import stat
+from typing import Final
+
+from kwire.errors import KwireError
+
+STEP: Final = 4 << 20  # bytes allocated at a time
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_UNSUPPORTED: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM})
+_KEEP_SIZE: Final = 1  # FALLOC_FL_KEEP_SIZE
+
+
+class CaptureError(KwireError):
+    """A capture that cannot be written or read."""
+
+
+def _allocate(fd: int, offset: int, length: int) -> int:
+    """fallocate(2) beyond the end without changing the size: 0 or the errno."""
+    call = ctypes.CDLL(None, use_errno=True).fallocate
+    call.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    while call(fd, _KEEP_SIZE, offset, length):
+        error = ctypes.get_errno()
+        if error != errno.EINTR:
+            return error
+    return 0
+
+
+class Output:
+    """An open target: a path (created or emptied, readable by the owner only) or a descriptor.
+
+    A descriptor is written from where it stands and not closed. Raises CaptureError where the target cannot
+    be opened or is a terminal.
+    """
+
+    __slots__ = (
+        "_allocated",
+        "_appends",
+        "_can_allocate",
+        "_limit",
+        "_owned",
+        "fd",
+        "name",
+        "position",
+        "reserve",
+        "seekable",
+    )
+
+    def __init__(self, target: str | int, reserve: int) -> None:
+        self._owned = isinstance(target, str)
+        self.name = str(target) if isinstance(target, str) else f"descriptor {target}"
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            self.fd = os.open(target, flags, 0o600) if isinstance(target, str) else target
+            status = os.fstat(self.fd)
+        except OSError as error:
+            raise CaptureError("open for writing", self.name, error.strerror or "failed") from None
+        if os.isatty(self.fd):
+            raise CaptureError(
+                "write", self.name, "a capture is not for a terminal", "name a file, or pipe it somewhere"
+            )
+        regular = stat.S_ISREG(status.st_mode)
+        self._appends = regular and not self._owned and _appends(self.fd)
+        self.seekable = regular and not self._appends
+        self.position = status.st_size if self._appends else 0
+        if self.seekable:
+            self.position = os.lseek(self.fd, 0, os.SEEK_CUR)
+        self.reserve = reserve if self.seekable else 0
+        self._allocated = self.position
+        self._can_allocate = self.seekable
+        self._limit = _size_limit() if regular else None
+
+    def room(self, size: int) -> bool:
+        """Make sure that `size` bytes and the reserve fit; False means the disk, or a size limit, is full.
+
+        Where the file system cannot promise, the answer is True and `write` finds out.
+        """
+        need = self.position + size + self.reserve
+        if self._limit is not None and need > self._limit:
+            return False
+        if need <= self._allocated or not self._can_allocate:
+            return True
+        for target in (need + STEP, need):
+            error = _allocate(self.fd, self._allocated, target - self._allocated)
+            if not error:
+                self._allocated = target
+                return True
+            if error in _UNSUPPORTED:
+                self._can_allocate = False
+                return self._zeros_ahead(0)
+        return False
+
+    def write(self, data: memoryview) -> int:
+        """Write `data` at the position and move it; gives how many bytes went in, all of them unless full.
+
+        Raises CaptureError on any other failure, BrokenPipeError where nobody reads the pipe.
+        """
+        done = self._put(data)
+        if self.seekable and not self._can_allocate and not (done == len(data) and self._zeros_ahead(done)):
+            # What lies on the disk beyond the position now is all there is for the ending.
+            done = max(0, done - self.reserve)
+        self.position += done
+        return done
+
+    def finish(self, data: memoryview) -> int:
+        """Write the ending into the reserve; gives how many bytes went in."""
+        done = self._put(data)
+        self.position += done
+        return done
+
+    def back(self, size: int) -> None:
+        """Take the last `size` bytes back: they were part of something that is not whole."""
+        self.position -= size
+        if self._appends:
+            os.ftruncate(self.fd, self.position)
+
+    def close(self) -> None:
+        """Cut the file to the position, give unused blocks back, close what was opened here."""
+        fd, self.fd = self.fd, -1
+        if fd < 0:
+            return
+        try:
+            if self.seekable:
+                os.ftruncate(fd, self.position)
+                os.lseek(fd, self.position, os.SEEK_SET)
+        finally:
+            if self._owned:
+                os.close(fd)
+
+    def _put(self, data: memoryview) -> int:
+        done, size = 0, len(data)
+        while done < size:
+            try:
+                if self.seekable:
+                    done += os.pwrite(self.fd, data[done:], self.position + done)
+                else:
+                    done += os.write(self.fd, data[done:])
+            except BlockingIOError:
+                select.select((), (self.fd,), ())
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                if error.errno in FULL:
+                    break
+                raise CaptureError("write", self.name, error.strerror or "failed") from None
+        return done
+
+    def _zeros_ahead(self, done: int) -> bool:
+        """Zeros over the reserve that begins `done` bytes after the position."""
+        start, zeros, written = self.position + done, bytes(self.reserve), 0
+        while written < len(zeros):
+            try:
+                written += os.pwrite(self.fd, zeros[written:], start + written)
+            except OSError as error:
+                if error.errno in FULL:
+                    return False
+                raise CaptureError("write", self.name, error.strerror or "failed") from None
+        return True
+
+
+def _appends(fd: int) -> bool:
+    import fcntl
+
+    return bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND)
+
+
+def _size_limit() -> int | None:
+    """RLIMIT_FSIZE, in bytes."""
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return None if limit == resource.RLIM_INFINITY else limit

@@ -1,0 +1,348 @@
+"""Reading a capture: Frames chunk by chunk, schemas, statistics, from a file, a pipe or anything that reads.
+
+The laws: memory is bounded, whatever the file claims; both byte orders and several sections in a file are
+read; everything up to the last whole packet is given, and `problem` then says in one line where reading
+stopped and why; hostile bytes never raise, loop or take long. What is no pcapng at all is a CaptureError.
+"""
+
+import os
+from array import array
+from collections.abc import Iterator
+from types import TracebackType
+from typing import IO, Final
+
+from kwire.capture import pcapng, walk
+from kwire.capture.output import CaptureError
+from kwire.capture.pcapng import Block, Raw
+from kwire.wire.frame import FrameError, Type, inspect
+from kwire.wire.frames import Frames
+from kwire.wire.messages import Lost
+from kwire.wire.schema import Schema, SchemaReader
+
+CHUNK: Final = 1 << 20  # bytes asked for at a time
+LIMIT: Final = 1 << 14  # frames in a chunk, at most
+MAX_SECTIONS: Final = 1 << 12
+MAX_INTERFACES: Final = 1 << 17  # of all sections
+TEXT: Final = 4096  # characters kept of a name
+EVENT_LEAST: Final = 16  # bytes: header and timestamp
+TIMES: Final = (pcapng.StatisticsOption.START, pcapng.StatisticsOption.END)
+
+#: First bytes of what people try to read, and what it is.
+OTHER_FILES: Final = (
+    (b"\xa1\xb2\xc3\xd4", "a classic pcap file"),
+    (b"\xd4\xc3\xb2\xa1", "a classic pcap file"),
+    (b"\xa1\xb2\x3c\x4d", "a classic pcap file"),
+    (b"\x4d\x3c\xb2\xa1", "a classic pcap file"),
+    (b"PERFILE2", "a perf.data file"),
+    (b"\x1f\x8b", "compressed with gzip"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd"),
+    (b"\x7fELF", "a program"),
+)
+
+
+class Interface:
+    """An interface of a section: one probe. `statistics`: numbers of its last statistics by option code."""
+
+    __slots__ = ("comments", "description", "link_type", "name", "probe", "statistics")
+
+    def __init__(self, name: str, description: str, link_type: int) -> None:
+        self.name = name
+        self.description = description
+        self.link_type = link_type
+        self.probe = 0  # probe number, known once its SCHEMA was read
+        self.statistics: dict[int, int] | None = None
+        self.comments: list[str] = []
+
+
+class Section:
+    """A section of a capture: everything one recorder said. Statistics come with the last blocks."""
+
+    __slots__ = ("application", "comments", "hardware", "interfaces", "order", "os", "schemas")
+
+    def __init__(self, order: pcapng.Order, options: pcapng.Options) -> None:
+        self.order = order
+        self.comments = pcapng.strings(options, pcapng.Option.COMMENT)
+        self.hardware = " ".join(pcapng.strings(options, pcapng.SectionOption.HARDWARE))
+        self.os = " ".join(pcapng.strings(options, pcapng.SectionOption.OS))
+        self.application = " ".join(pcapng.strings(options, pcapng.SectionOption.APPLICATION))
+        self.interfaces: list[Interface] = []
+        self.schemas: dict[int, Schema] = {}
+
+
+class _StopError(Exception):
+    """Reading cannot go on; the text says why."""
+
+
+class Capture:
+    """A capture open for one reading, a context manager.
+
+    Iterate to get Frames: EVENT and LOST frames (and others that are no SCHEMA) in file order, all of one
+    section, `section`, whose `schemas` describe them. `problem` says, once the iteration has ended, where the
+    file is cut or damaged, None where it is whole; `skipped` counts packets that hold no sound frame, and
+    `first_skipped` says where the first of them is and why.
+    """
+
+    __slots__ = (
+        "_at",
+        "_base",
+        "_data",
+        "_file",
+        "_need",
+        "_order",
+        "_owned",
+        "_plain",
+        "_reader",
+        "first_skipped",
+        "name",
+        "problem",
+        "sections",
+        "skipped",
+    )
+
+    def __init__(self, source: str | int | IO[bytes]) -> None:
+        """`-` is standard input. CaptureError where it cannot be opened."""
+        self._owned = isinstance(source, str) and source != "-"
+        self._file: int | IO[bytes] = 0
+        self.name = "standard input"
+        if isinstance(source, int):
+            self._file, self.name = source, f"descriptor {source}"
+        elif not isinstance(source, str):
+            self._file, self.name = source, str(getattr(source, "name", "input"))
+        elif source != "-":
+            self.name = source
+            try:
+                self._file = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise CaptureError("open", source, error.strerror or "failed") from None
+        self._data, self._base, self._at, self._need = b"", 0, 0, 0  # _base: of _data in the file
+        self._order = pcapng.HOST
+        self._reader = SchemaReader()
+        self._plain = False  # there is a section, and every interface of it holds frames
+        self.sections: list[Section] = []
+        self.problem: str | None = None
+        self.skipped = 0
+        self.first_skipped: str | None = None
+
+    @property
+    def section(self) -> Section | None:
+        """The section being read, None before the first."""
+        return self.sections[-1] if self.sections else None
+
+    @property
+    def schemas(self) -> dict[int, Schema]:
+        """The schemas of the section being read, by probe number."""
+        return self.sections[-1].schemas if self.sections else {}
+
+    def close(self) -> None:
+        """Close what was opened here."""
+        if self._owned and isinstance(self._file, int):
+            os.close(self._file)
+            self._owned = False
+
+    def __enter__(self) -> "Capture":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Frames]:
+        offsets, count = array("Q", bytes(8 * LIMIT)), 0
+        try:
+            while True:
+                if self._plain:
+                    end, swap = len(self._data), self._order != pcapng.HOST
+                    with memoryview(offsets)[count:] as slots:
+                        taken, self._at = walk.pcapng_walk(self._data, self._at, end, swap, slots, LIMIT)
+                    count += taken
+                block = self._block() if count < LIMIT else None
+                if count and (block is None or self._turns(block)):
+                    full = count == LIMIT
+                    yield Frames(self._data, offsets, count)
+                    offsets, count = array("Q", bytes(8 * LIMIT)), 0
+                    if full:
+                        continue
+                if block is not None:
+                    frame = self._take(block)
+                    if frame:
+                        offsets[count] = frame
+                        count += 1
+                elif not self._more():
+                    break
+        except _StopError as stop:
+            self.problem = str(stop)
+        if count:
+            yield Frames(self._data, offsets, count)
+
+    # --- blocks
+
+    def _block(self) -> Raw | None:
+        """The whole block that begins here; None where more bytes are needed (`_need`)."""
+        data, at = self._data, self._at
+        left = len(data) - at
+        self._need = pcapng.MIN_BLOCK
+        if left < self._need:
+            return None
+        start = self._base + at
+        order = pcapng.section_order(data[at + 8 : at + 12])
+        if data[at : at + 4] == pcapng.SECTION_START:
+            if order is None:
+                raise _StopError(f"damaged at byte {start}: a section header without its byte-order magic")
+        elif not self.sections:
+            raise self._foreign()
+        else:
+            order = self._order
+        kind = int.from_bytes(data[at : at + 4], order)
+        total = int.from_bytes(data[at + 4 : at + 8], order)
+        what = pcapng.describe(kind)
+        least = pcapng.LEAST[Block(kind)] if kind in pcapng.LEAST else pcapng.MIN_BLOCK
+        if total < least or total % 4 or total > pcapng.MAX_BLOCK:
+            raise _StopError(f"damaged at byte {start}: {what} cannot be {total} bytes long")
+        self._need = total
+        if left < total:
+            return None
+        again = int.from_bytes(data[at + total - 4 : at + total], order)
+        if again != total:
+            raise _StopError(
+                f"damaged at byte {start}: {what} begins with length {total} and ends with {again}"
+            )
+        return Raw(kind, at, total, memoryview(data)[at + 8 : at + total - 4])
+
+    def _more(self) -> bool:
+        """Read until what `_block` needs is there. False at a clean end, _StopError where the file is cut."""
+        parts = [self._data[self._at :]]
+        there = len(parts[0])
+        self._base += self._at
+        while there < self._need:
+            part = self._read()
+            if not part:
+                break
+            parts.append(part)
+            there += len(part)
+        self._data, self._at = b"".join(parts), 0
+        if there >= self._need:
+            return True
+        if not there and self.sections:
+            return False
+        raise self._cut(there)
+
+    def _cut(self, there: int) -> Exception:
+        end = self._base + there
+        if not self.sections and not pcapng.SECTION_START.startswith(self._data[:4]):
+            return self._foreign()
+        if not there:
+            return _StopError("empty: not even a section header is there")
+        what = f"{there} bytes of a block"
+        if there >= pcapng.MIN_BLOCK:
+            kind = int.from_bytes(self._data[:4], self._order)
+            what = f"{there} of the {self._need} bytes of a {pcapng.describe(kind)}"
+        return _StopError(f"cut at byte {end}: {what} are there, from byte {self._base}")
+
+    def _foreign(self) -> CaptureError:
+        what = next((name for start, name in OTHER_FILES if self._data.startswith(start)), "")
+        cause = f"it is {what}, not a pcapng file" if what else "it is not a pcapng file"
+        return CaptureError("read capture", self.name, cause, "kwire record -w writes such files")
+
+    def _read(self) -> bytes:
+        try:
+            if isinstance(self._file, int):
+                return os.read(self._file, CHUNK)
+            return self._file.read(CHUNK) or b""
+        except OSError as error:
+            raise CaptureError("read capture", self.name, error.strerror or "failed") from None
+
+    def _turns(self, block: Raw) -> bool:
+        """Whether this block changes what frames mean, so that those before it must be given first."""
+        if block.type != Block.PACKET:
+            return block.type == Block.SECTION
+        return bool(len(block.body) > 20 and block.body[20] & 15 == Type.SCHEMA)
+
+    def _take(self, block: Raw) -> int:
+        """Take the block that stands here; gives where a frame lies in it, 0 where none does."""
+        self._at += block.total
+        if block.type == Block.PACKET:
+            return self._packet(block)
+        if block.type == Block.SECTION:
+            order = pcapng.section_order(block.body[:4])
+            assert order is not None  # _block has seen to it
+            self._order, self._plain, self._reader = order, True, SchemaReader()
+            if len(self.sections) == MAX_SECTIONS:
+                raise _StopError(f"damaged before byte {self._base + self._at}: over {MAX_SECTIONS} sections")
+            self.sections.append(Section(order, pcapng.unpack_options(block.body[16:], order)))
+        elif block.type == Block.INTERFACE:
+            self._interface(block.body)
+        elif block.type == Block.STATISTICS:
+            self._statistics(block.body)
+        elif block.type in (Block.PACKET_OLD, Block.PACKET_SIMPLE):
+            self._skip(block, "an old kind of packet")
+        return 0
+
+    def _interface(self, body: memoryview) -> None:
+        options = pcapng.unpack_options(body[8:], self._order)
+        link_type = int.from_bytes(body[:2], self._order)
+        name = " ".join(pcapng.strings(options, pcapng.InterfaceOption.NAME))
+        description = " ".join(pcapng.strings(options, pcapng.InterfaceOption.DESCRIPTION))
+        if sum(len(section.interfaces) for section in self.sections) >= MAX_INTERFACES:
+            raise _StopError(
+                f"damaged before byte {self._base + self._at}: more than {MAX_INTERFACES} interfaces"
+            )
+        self.sections[-1].interfaces.append(Interface(name[:TEXT], description[:TEXT], link_type))
+        self._plain = self._plain and link_type == pcapng.LINKTYPE_USER0
+
+    def _statistics(self, body: memoryview) -> None:
+        number = int.from_bytes(body[:4], self._order)
+        interfaces = self.sections[-1].interfaces
+        if number >= len(interfaces):
+            return
+        options = pcapng.unpack_options(body[12:], self._order)
+        interfaces[number].comments = pcapng.strings(options, pcapng.Option.COMMENT)
+        interfaces[number].statistics = {
+            code: _time(value, self._order) if code in TIMES else int.from_bytes(value, self._order)
+            for code, value in options
+            if len(value) == 8
+        }
+
+    def _packet(self, block: Raw) -> int:
+        """A packet that is no plain EVENT: read it strictly, keep SCHEMA, give the place of other frames."""
+        order, body = self._order, block.body
+        number = int.from_bytes(body[:4], order)
+        captured = int.from_bytes(body[12:16], order)
+        if captured > len(body) - 20:
+            start = self._base + block.offset
+            raise _StopError(f"damaged at byte {start}: {captured} captured bytes in {len(body) - 20}")
+        interfaces = self.sections[-1].interfaces
+        if number >= len(interfaces):
+            return self._skip(block, f"interface {number} is not described")
+        if interfaces[number].link_type != pcapng.LINKTYPE_USER0:
+            return self._skip(block, f"link type {interfaces[number].link_type} carries no frames")
+        frame, problems = inspect(body[20 : 20 + captured])
+        if frame is None or problems:
+            return self._skip(block, str(problems[0]))
+        if frame.header.length != captured:
+            return self._skip(block, f"{captured - frame.header.length} bytes after the frame")
+        try:
+            if frame.header.type == Type.SCHEMA:
+                schema = self._reader.add(frame)
+                if schema is not None:
+                    self.sections[-1].schemas[schema.id] = schema
+                    interfaces[number].probe = schema.id
+                return 0
+            if frame.header.type == Type.LOST:
+                Lost.read(frame)
+            if frame.header.type == Type.EVENT and frame.header.length < EVENT_LEAST:
+                return self._skip(block, "an EVENT without a timestamp")
+        except FrameError as error:
+            return self._skip(block, str(error.problem))
+        return block.offset + walk.EPB_HEADER
+
+    def _skip(self, block: Raw, why: str) -> int:
+        self.skipped += 1
+        if self.first_skipped is None:
+            self.first_skipped = f"packet at byte {self._base + block.offset}: {why}"
+        return 0
+
+
+def _time(value: bytes, order: pcapng.Order) -> int:
+    """A time of an option: the high half comes first, whatever the byte order."""
+    return int.from_bytes(value[:4], order) << 32 | int.from_bytes(value[4:], order)

@@ -1,0 +1,450 @@
+"""Writing a capture: frames into a pcapng file as they come, each loss at its place, an ending that balances.
+
+A file is: section header · one interface a probe · each probe's SCHEMA as packets · EVENT and LOST frames as
+packets, verbatim · interface statistics. The laws: at each moment `produced = stored + lost` for what the
+file holds; what cannot be written because the disk is full is counted, and its LOST frame (DISK_FULL) is
+written as soon as there is room, at the latest at the end, into a reserve kept for it; each file of a
+rotation stands alone. No Python runs for a single event: `walk.epb_pack` packs them into a buffer.
+
+Rotated files are named `base-0001.pcapng`, `base-0002.pcapng` …; a comment in each section header,
+`kwire capture <id> file <n>`, tells which belong together, and the statistics tell whether another follows.
+"""
+
+import os
+import struct
+import time
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from kwire.capture import pcapng, walk
+from kwire.capture.output import CaptureError, Output
+from kwire.wire.frame import Header, Type, read_lenient
+from kwire.wire.frames import Frames
+from kwire.wire.messages import CPU_UNKNOWN, Cause, Lost
+from kwire.wire.schema import Clock, Schema
+
+BUFFER: Final = 256 << 10  # bytes packed before they are written: fits a second-level cache
+BIGGEST: Final = 65535 + 3 + walk.EPB_OVERHEAD + 16  # bytes one frame can need
+LOST_BLOCK: Final = walk.EPB_OVERHEAD + 40
+STATISTICS_BLOCK: Final = 160
+SEQUENCE: Final = "kwire capture {id} file {number}"  # the section header's comment
+FOLLOWED: Final = "continued in file {number}"  # comments of the statistics
+LAST_FILE: Final = "end of capture"
+
+
+class Totals(NamedTuple):
+    """The balance of a probe: events. `produced` is what the probe itself counted."""
+
+    produced: int
+    stored: int
+    lost: int
+
+
+class _Hole:
+    """Losses not yet in the file, of one probe, CPU and cause; times by the probe's clock."""
+
+    __slots__ = ("count", "first", "last")
+
+    def __init__(self) -> None:
+        self.first, self.last, self.count = 0, 0, 0
+
+    def add(self, first: int, last: int, count: int) -> None:
+        """Widen the hole; a `last` of 0 tells no time."""
+        if last:
+            self.first = min(self.first, first) if self.last else first
+            self.last = max(self.last, last)
+        self.count += count
+
+
+class _File(NamedTuple):
+    """The file being written: its number (0: there is only one) and when it began, steady and wall clock."""
+
+    output: Output
+    number: int
+    opened: float
+    started: int
+
+
+class Writer:
+    """A capture being written to `target`: a path, `-` for standard output, or a descriptor.
+
+    `schemas` are the probes, numbered 1 to n in order; their clocks (or `clock` for all) make timestamps wall
+    time. `rotate_bytes`, `rotate_seconds`: begin another file before this one grows over so many bytes, or
+    when it is so old; checked when events come. Call `flush` at the end of each round of reading, `close` at
+    the end: without it the file says that its recorder died. Raises CaptureError where the target cannot be
+    written; a full disk is not an error but loss.
+    """
+
+    __slots__ = (
+        "_base",
+        "_buffer",
+        "_comment",
+        "_earlier_lost",
+        "_earlier_stored",
+        "_environment",
+        "_file",
+        "_holes",
+        "_id",
+        "_lost",
+        "_rotate_bytes",
+        "_rotate_seconds",
+        "_rows",
+        "_size",
+        "_used",
+        "_written",
+        "files",
+        "schemas",
+    )
+
+    def __init__(
+        self,
+        target: str | int,
+        schemas: Sequence[Schema],
+        *,
+        host: str = "",
+        kernel: str = "",
+        tool: str = "kwire",
+        clock: Clock | None = None,
+        rotate_bytes: int = 0,
+        rotate_seconds: float = 0,
+    ) -> None:
+        self.schemas = tuple(schemas)
+        if [schema.id for schema in self.schemas] != list(range(1, len(self.schemas) + 1)):
+            raise CaptureError("open capture", str(target), "probes are not numbered 1, 2, 3 … in order")
+        rotates = bool(rotate_bytes or rotate_seconds)
+        if rotates and (not isinstance(target, str) or target == "-"):
+            raise CaptureError(
+                "open capture", str(target), "rotation makes several files", "name a file with -w"
+            )
+        probes = len(self.schemas)
+        self._base: str | int = 1 if target == "-" else target
+        self._environment = (host, kernel, tool)
+        self._id = os.urandom(16).hex()
+        self._rotate_bytes, self._rotate_seconds = rotate_bytes, rotate_seconds
+        self._size = BUFFER if not rotate_bytes else max(2 * BIGGEST, min(BUFFER, rotate_bytes // 8))
+        self._buffer, self._used = bytearray(self._size), 0
+        self._rows = array("Q", bytes(8 * walk.ROW_WORDS * probes))
+        for index, schema in enumerate(self.schemas):
+            pair = clock or schema.clock
+            wall = pair.wall - pair.monotonic if pair else 0
+            self._rows[index * walk.ROW_WORDS + walk.ROW_WALL] = wall & (1 << 64) - 1
+            self._rows[index * walk.ROW_WORDS + walk.ROW_SWAP] = schema.order != pcapng.HOST
+        self._holes: dict[tuple[int, int, int], _Hole] = {}
+        self._lost = [0] * (probes + 1)  # by probe number, in this file; 0 is of no known probe
+        self._earlier_lost, self._earlier_stored = [0] * (probes + 1), [0] * (probes + 1)
+        self.files: list[str] = []  # paths written, in order
+        self._written = 0  # bytes of the earlier files
+        first = self._open(1 if rotates else 0)
+        if first is None:
+            raise CaptureError(
+                "open capture", str(target), "no room for its beginning", "free space on the disk"
+            )
+        self._file = first
+
+    # --- what has been done so far
+
+    @property
+    def events(self) -> int:
+        """Events stored, those in the buffer included."""
+        return sum(self._earlier_stored) + sum(self._rows[walk.ROW_STORED :: walk.ROW_WORDS])
+
+    @property
+    def lost_events(self) -> int:
+        """Events counted lost, written or waiting for room."""
+        waiting = sum(hole.count for hole in self._holes.values())
+        return sum(self._earlier_lost) + sum(self._lost) + waiting
+
+    @property
+    def size(self) -> int:
+        """Bytes written, of all files, the buffer included."""
+        return self._written + self._file.output.position + self._used
+
+    # --- writing
+
+    def write(self, frames: Frames) -> None:
+        """Take the frames, in order. EVENTs of a probe that has no schema here are a CaptureError."""
+        start, count, data, offsets = 0, frames.count, frames.data, frames.offsets
+        while start < count:
+            if not self._used and not self._begin():
+                self._drop(frames, start)
+                return
+            start, self._used = walk.epb_pack(
+                data, offsets, start, count, self._rows, self._buffer, self._used
+            )
+            if start == count:
+                return
+            if self._size - self._used < BIGGEST:
+                self.flush()
+            else:
+                self._other(frames.header(start), frames.frame_bytes(start))
+                start += 1
+
+    def lost(self, losses: Iterable[Lost]) -> None:
+        """Put LOST frames at this place of the file; the next event of each probe tells the number too."""
+        for loss in losses:
+            self._add(loss)
+        if self._used or self._begin():
+            self._tell_holes()
+
+    def flush(self) -> None:
+        """Hand everything packed so far to the operating system."""
+        used = self._used
+        if not used:
+            return
+        with memoryview(self._buffer) as view:
+            done = self._file.output.write(view[:used])
+        self._used = 0
+        if done < used:
+            self._take_back(done, used)
+
+    def close(self, produced: Mapping[int, int] | None = None) -> dict[int, Totals]:
+        """Write the ending and close; `produced` is what each probe counted itself, by its number.
+
+        Without it the events stored and lost are taken for all there were. Gives each probe's balance over
+        all files; number 0 stands there where losses of no known probe were counted.
+        """
+        totals: dict[int, Totals] = {}
+        if self._file.output.fd < 0:
+            return totals
+        try:
+            self.flush()
+            for number in range(0 if self._lost_of(0) else 1, len(self.schemas) + 1):
+                stored, lost = self._stored_of(number), self._lost_of(number)
+                known = produced.get(number) if produced is not None else None
+                totals[number] = Totals(stored + lost if known is None else known, stored, lost)
+            self._end(totals, LAST_FILE)
+        finally:
+            self._file.output.close()
+        return totals
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- files
+
+    def _open(self, number: int) -> _File | None:
+        """Open file `number` with its beginning; None where that has no room."""
+        base = self._base
+        if number and isinstance(base, str):
+            root, extension = os.path.splitext(base)
+            base = f"{root}-{number:04d}{extension}"
+        output = Output(base, 4096 + len(self.schemas) * (STATISTICS_BLOCK + 4 * LOST_BLOCK))
+        head = self._beginning(max(1, number))
+        with memoryview(head) as view:
+            if output.room(len(head)) and output.write(view) == len(head):
+                self.files.append(output.name)
+                return _File(output, number, time.monotonic(), time.time_ns())
+        output.position = 0
+        output.close()
+        if isinstance(base, str):
+            os.unlink(base)
+        return None
+
+    def _beginning(self, number: int) -> bytes:
+        host, kernel, tool = self._environment
+        machine = os.uname().machine
+        options = [
+            (pcapng.Option.COMMENT, SEQUENCE.format(id=self._id, number=number).encode()),
+            (pcapng.SectionOption.HARDWARE, pcapng.text(f"{host} ({machine})" if host else machine)),
+            (pcapng.SectionOption.OS, pcapng.text(f"Linux {kernel}" if kernel else "Linux")),
+            (pcapng.SectionOption.APPLICATION, pcapng.text(tool)),
+        ]
+        parts = [pcapng.section(options)]
+        for schema in self.schemas:
+            about = f"{schema.kind} {schema.target}, probe {schema.id}"
+            described: pcapng.Options = [(pcapng.InterfaceOption.DESCRIPTION, pcapng.text(about))]
+            if kernel:
+                described.append((pcapng.InterfaceOption.OS, pcapng.text(f"Linux {kernel}")))
+            parts.append(pcapng.interface(schema.probe, described))
+        for schema in self.schemas:
+            moment = schema.clock.wall if schema.clock else time.time_ns()
+            parts += [pcapng.packet(schema.id - 1, moment, frame) for frame in schema.frames()]
+        return b"".join(parts)
+
+    def _begin(self) -> bool:
+        """Before the first packet of a buffer: rotate where it is time, make room. False: disk full."""
+        if self._file.number and self._due():
+            self._rotate()
+        if not self._file.output.room(self._size):
+            return False
+        self._tell_holes()
+        return True
+
+    def _due(self) -> bool:
+        output = self._file.output
+        if self._rotate_seconds and time.monotonic() - self._file.opened >= self._rotate_seconds:
+            return True
+        if not self._rotate_bytes or not any(self._rows[walk.ROW_STORED :: walk.ROW_WORDS]):
+            return False
+        return output.position + self._size + output.reserve > self._rotate_bytes
+
+    def _rotate(self) -> None:
+        """Open the next file, then end this one; where the next has no room yet, stay."""
+        old, new = self._file, self._open(self._file.number + 1)
+        if new is None:
+            return
+        try:
+            self._end({}, FOLLOWED.format(number=new.number))
+        finally:
+            old.output.close()
+            self._file = new
+        self._written += old.output.position
+        for number in range(len(self.schemas) + 1):
+            self._earlier_lost[number] += self._lost[number]
+            self._lost[number] = 0
+            if number:
+                row = (number - 1) * walk.ROW_WORDS + walk.ROW_STORED
+                self._earlier_stored[number] += self._rows[row]
+                self._rows[row] = 0
+
+    def _end(self, totals: Mapping[int, Totals], comment: str) -> None:
+        """Write the holes still open and the statistics of this file, into the reserve if it must be."""
+        parts, room = [], max(self._file.output.reserve, self._size) - len(self.schemas) * STATISTICS_BLOCK
+        if len(self._holes) * LOST_BLOCK > room:
+            self._join_holes()
+        for (probe, cpu, cause), hole in self._holes.items():
+            parts.append(self._lost_packet(probe, cpu, cause, hole))
+        self._holes.clear()
+        now = time.time_ns()
+        for schema in self.schemas:
+            number = schema.id
+            row = (number - 1) * walk.ROW_WORDS
+            stored, lost = self._rows[row + walk.ROW_STORED], self._lost[number]
+            produced = stored + lost
+            if number in totals:
+                earlier = self._earlier_stored[number] + self._earlier_lost[number]
+                produced = max(0, totals[number].produced - earlier)
+            counters = [
+                (pcapng.StatisticsOption.START, pcapng.split_time(self._file.started)),
+                (pcapng.StatisticsOption.END, pcapng.split_time(now)),
+                (pcapng.StatisticsOption.RECEIVED, produced.to_bytes(8, pcapng.HOST)),
+                (pcapng.StatisticsOption.DROPPED, lost.to_bytes(8, pcapng.HOST)),
+                (pcapng.StatisticsOption.DELIVERED, stored.to_bytes(8, pcapng.HOST)),
+                (pcapng.Option.COMMENT, comment.encode()),
+            ]
+            parts.append(pcapng.statistics(number - 1, now, counters))
+        ending = b"".join(parts)
+        with memoryview(ending) as view:
+            done = self._file.output.finish(view)
+        if done < len(ending):
+            self._file.output.back(done)
+            raise CaptureError(
+                "close capture",
+                self._file.output.name,
+                "the disk is full, not even the ending fits",
+                "events are whole, but nothing in the file says what was lost",
+            )
+
+    def _stored_of(self, number: int) -> int:
+        here = self._rows[(number - 1) * walk.ROW_WORDS + walk.ROW_STORED] if number else 0
+        return self._earlier_stored[number] + here
+
+    def _lost_of(self, number: int) -> int:
+        """Events of this probe (0: of none known) counted lost so far, in the file or not yet."""
+        waiting = sum(
+            hole.count
+            for (probe, _, _), hole in self._holes.items()
+            if (probe if probe <= len(self.schemas) else 0) == number
+        )
+        return self._earlier_lost[number] + self._lost[number] + waiting
+
+    # --- what is not a plain event
+
+    def _other(self, header: Header, frame: memoryview) -> None:
+        """A frame that epb_pack does not take: LOST and SCHEMA of known probes."""
+        if header.type == Type.LOST:
+            self.lost([Lost.read(read_lenient(frame))])
+        elif header.type == Type.SCHEMA and 1 <= header.id <= len(self.schemas):
+            self._append(pcapng.packet(header.id - 1, time.time_ns(), frame))
+        else:
+            kind = Type(header.type).name if header.type <= max(Type) else f"type {header.type}"
+            raise CaptureError(
+                "write frame", f"{kind} of id {header.id}", "it belongs to no probe of this capture"
+            )
+
+    def _append(self, block: bytes) -> None:
+        if self._size - self._used < len(block):
+            self.flush()
+        self._buffer[self._used : self._used + len(block)] = block
+        self._used += len(block)
+
+    def _tell_holes(self) -> None:
+        """Write the holes as LOST frames where the file stands now."""
+        if not self._holes:
+            return
+        holes, self._holes = self._holes, {}
+        for (probe, cpu, cause), hole in holes.items():
+            self._append(self._lost_packet(probe, cpu, cause, hole))
+            if 1 <= probe <= len(self.schemas):
+                self._rows[(probe - 1) * walk.ROW_WORDS + walk.ROW_DROPS] += hole.count
+
+    def _lost_packet(self, probe: int, cpu: int, cause: int, hole: _Hole) -> bytes:
+        """The packet of a hole, counted as written; its time is the end of the hole."""
+        known = 1 <= probe <= len(self.schemas)
+        index = probe - 1 if known else 0
+        self._lost[probe if known else 0] += hole.count
+        moment = time.time_ns()
+        if hole.last and self.schemas:
+            moment = hole.last + self._rows[index * walk.ROW_WORDS + walk.ROW_WALL]
+        frame = Lost(probe, hole.first, hole.last, hole.count, cpu, cause).frame()
+        return pcapng.packet(index, moment, frame)
+
+    def _join_holes(self) -> None:
+        """Forget the CPUs of holes: then there are few enough for the reserve."""
+        holes, self._holes = self._holes, {}
+        for (probe, _, cause), hole in holes.items():
+            joined = self._holes.setdefault((probe, CPU_UNKNOWN, cause), _Hole())
+            joined.add(hole.first, hole.last, hole.count)
+
+    # --- a full disk
+
+    def _drop(self, frames: Frames, start: int) -> None:
+        """Count frames as lost for want of room."""
+        rest = memoryview(frames.offsets)[start : frames.count]
+        counted = 0
+        for swap in {bool(swap) for swap in self._rows[walk.ROW_SWAP :: walk.ROW_WORDS]}:
+            table = array("Q", bytes(8 * walk.COUNT_WORDS * (len(self.schemas) + 1)))
+            counted = walk.count_by_id(frames.data, rest, len(rest), table, swap)
+            for number in range(1, len(self.schemas) + 1):
+                if self._rows[(number - 1) * walk.ROW_WORDS + walk.ROW_SWAP] == swap:
+                    count, first, last = table[number * walk.COUNT_WORDS : (number + 1) * walk.COUNT_WORDS]
+                    self._hole(number, CPU_UNKNOWN, Cause.DISK_FULL, first, last, count)
+        if counted < len(rest):
+            for index in range(start, frames.count):
+                if frames.header(index).type == Type.LOST:
+                    self._add(Lost.read(frames.frame(index)))
+
+    def _add(self, loss: Lost) -> None:
+        self._hole(loss.probe, loss.cpu, loss.cause, loss.first, loss.last, loss.count)
+
+    def _hole(self, probe: int, cpu: int, cause: int, first: int, last: int, count: int) -> None:
+        if count:
+            self._holes.setdefault((probe, cpu, cause), _Hole()).add(first, last, count)
+
+    def _take_back(self, done: int, used: int) -> None:
+        """Only `done` of the `used` bytes packed went to the disk: undo the blocks that are not whole."""
+        buffer = self._buffer
+        at = 0
+        while at < used:
+            total, interface = struct.unpack_from("=4xII", buffer, at)
+            if at + total > done:
+                break
+            at += total
+        self._file.output.back(done - at)
+        while at < used:
+            total, interface = struct.unpack_from("=4xII", buffer, at)
+            frame = read_lenient(buffer, at + walk.EPB_HEADER)
+            row = interface * walk.ROW_WORDS
+            if frame.header.type == Type.LOST:
+                loss = Lost.read(frame)
+                self._lost[loss.probe if loss.probe <= len(self.schemas) else 0] -= loss.count
+                self._add(loss)
+            elif frame.header.type == Type.EVENT:
+                self._rows[row + walk.ROW_STORED] -= 1
+                moment = self.schemas[interface].timestamp(buffer[at + walk.EPB_HEADER : at + total])
+                self._hole(interface + 1, CPU_UNKNOWN, Cause.DISK_FULL, moment, moment, 1)
+            at += total
