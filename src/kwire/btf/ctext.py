@@ -112,7 +112,7 @@ def _basic(btf: Btf, words: list[str], text: str) -> int:
     if not counted["char"]:
         counted["signed"] = counted["signed"] - 1 if counted["signed"] else 0
     key = " ".join(sorted((+counted).elements())) or "int"
-    if key not in _BASIC:
+    if key not in _BASIC or {"signed", "unsigned"} <= set(words):
         raise _bad(btf, text)
     for name in _BASIC[key]:
         id = btf.find(name, Kind.FLOAT if "float" in name or "double" in name else Kind.INT)
