@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from kwire.bpf.image import Image, Line
 from kwire.kernel import memlock
-from kwire.kernel.complaint import summarize
 from kwire.kernel.maps import Map, object_name
 from kwire.kernel.sys import (
     ATTACH_TYPES,
@@ -102,8 +101,13 @@ class Prog(Fd):
         self.btf = btf  # whether the kernel took its type information
 
     def info(self) -> ProgInfo:
-        """Ask the kernel about it."""
-        told, length = info("prog", self.fd)
+        """Ask the kernel about it. Once privileges are given up, kernels before 6.5 tell through /proc only."""
+        try:
+            told, length = info("prog", self.fd)
+        except KernelError as error:
+            if error.errno != errno.EPERM:
+                raise
+            return self._fdinfo()
 
         def known(name: str) -> int:
             return told[name] if told.has(name, length) else 0
@@ -111,6 +115,13 @@ class Prog(Fd):
         tag = bytes(told.buffer[8:16]).hex()
         counts = (known(name) for name in ("run_cnt", "run_time_ns", "recursion_misses", "verified_insns"))
         return ProgInfo(told["id"], tag, *counts)
+
+    def _fdinfo(self) -> ProgInfo:
+        with open(f"/proc/self/fdinfo/{self.fd}") as file:
+            lines = dict(line.split(":", 1) for line in file if ":" in line)
+        names = ("prog_id", "run_cnt", "run_time_ns", "recursion_misses", "verified_insns")
+        ident, *counts = (int(lines.get(name, "0")) for name in names)
+        return ProgInfo(ident, lines.get("prog_tag", "").strip(), *counts)
 
     def test_run(self, data: bytes = b"", context: bytes = b"", repeat: int = 1, cpu: int = -1) -> RunResult:
         """Run it once or more on `data` (packet types) or `context` (others). Raises KernelError where the
@@ -239,6 +250,8 @@ def _load_with_log(image: Image, attr: dict[str, Value], first: int) -> int:
         if error != errno.ENOSPC or not larger:
             break
         size = max(left["log_true_size"], 0) or larger
+    from kwire.kernel.complaint import summarize  # its table of patterns is wanted only here
+
     complaint = summarize(log)
     if complaint is None:
         raise failure("load program", image.name, first, *_without_log(image, first))

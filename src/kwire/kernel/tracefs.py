@@ -7,6 +7,7 @@ descriptor; nothing is read before somebody asks for it; nothing in it is writte
 
 import os
 import re
+import weakref
 from errno import EACCES, EPERM
 from typing import Self
 
@@ -32,7 +33,7 @@ class TracefsError(KernelError):
 class Tracefs(Fd):
     """The tracing file system by a descriptor of its root directory."""
 
-    __slots__ = ("_formats", "place")
+    __slots__ = ("__weakref__", "_formats", "place")
 
     def __init__(self, fd: int, place: str) -> None:
         super().__init__(fd)
@@ -133,15 +134,19 @@ class Tracefs(Fd):
             os.close(fd)
 
 
-_shared: Tracefs | None = None
+_shared: "weakref.ref[Tracefs] | None" = None
 
 
 def shared() -> Tracefs:
-    """The process's one Tracefs, opened the first time it is asked for and again when somebody closed it."""
+    """The process's one Tracefs, while somebody keeps it: made when nobody does, closed when the last lets
+    go.
+    """
     global _shared
-    if _shared is None or _shared.closed:
-        _shared = Tracefs.open()
-    return _shared
+    found = _shared() if _shared else None
+    if found is None or found.closed:
+        found = Tracefs.open()
+        _shared = weakref.ref(found)
+    return found
 
 
 def _detached_mount() -> tuple[int, int]:

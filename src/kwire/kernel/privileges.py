@@ -1,0 +1,99 @@
+"""Capabilities: which the calling thread has, and giving them up.
+
+The law: `drop` only ever takes away. Linux keeps capabilities and no_new_privs for each thread by itself:
+`drop` is for the thread that calls it and for threads and processes it starts later, so it is called before
+threads are started, and after the traced command was started, which keeps what it had.
+
+What a file descriptor already allows stays allowed: rings, mapped maps, links, open files. Kernels before
+6.5 refuse further bpf(2) calls, lookups included.
+"""
+
+import ctypes
+import os
+from collections.abc import Collection
+from typing import NamedTuple
+
+from kwire.kernel.sys import address_of, failure, syscall
+
+# linux/capability.h, in order of their numbers
+CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP", "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER", "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE"]
+NUMBERS = {f"CAP_{name}": number for number, name in enumerate(CAPABILITIES)}
+
+_VERSION_3 = 0x20080522  # two 32-bit words for each set
+PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_GET_NO_NEW_PRIVS, PR_CAP_AMBIENT = (
+    23,
+    24,
+    38,
+    39,
+    47,
+)
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+
+
+class Dropped(NamedTuple):
+    """What `drop` did. `bounding`: whether the bounding set could be emptied too; `other_threads`: how
+    many threads the process has besides, which keep theirs.
+    """
+
+    bounding: bool
+    other_threads: int
+
+
+def effective() -> frozenset[str]:
+    """The names of the capabilities the calling thread may use now."""
+    data = _get()
+    held = data[0] | data[3] << 32
+    return frozenset(name for name, number in NUMBERS.items() if held >> number & 1)
+
+
+def drop(keep: Collection[str] = ()) -> Dropped:
+    """Set no_new_privs and give up all capabilities but those named in `keep` (`CAP_…`). Raises
+    KernelError.
+    """
+    kept = sum(1 << NUMBERS[name] for name in keep)
+    _prctl(PR_SET_NO_NEW_PRIVS, 1)
+    _prctl(
+        PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL
+    )  # kernels without ambient capabilities have none to clear
+    bounding = True
+    number = 0
+    while _prctl(PR_CAPBSET_READ, number) >= 0:  # as many as this kernel knows
+        if not kept >> number & 1 and _prctl(PR_CAPBSET_DROP, number) < 0:
+            bounding = False
+            break
+        number += 1
+    before = _get()
+    held = (before[1] | before[4] << 32) & kept
+    low, high = held & 0xFFFFFFFF, held >> 32
+    words = (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)
+    header = _header()
+    _, errno = syscall("capset", address_of(header), address_of(words))
+    if errno:
+        raise failure("give up", "capabilities", errno)
+    return Dropped(bounding, len(os.listdir("/proc/self/task")) - 1)
+
+
+def no_new_privs() -> bool:
+    """Whether the calling thread, and what it executes, can gain no privileges any more."""
+    return _prctl(PR_GET_NO_NEW_PRIVS, 0) == 1
+
+
+def _header() -> "ctypes.Array[ctypes.c_uint32]":
+    return (ctypes.c_uint32 * 2)(_VERSION_3, 0)
+
+
+def _get() -> "ctypes.Array[ctypes.c_uint32]":
+    """effective, permitted, inheritable: their low words, then their high words."""
+    header = _header()
+    words = (ctypes.c_uint32 * 6)()
+    _, errno = syscall("capget", address_of(header), address_of(words))
+    if errno:
+        raise failure("read", "capabilities", errno)
+    return words
+
+
+def _prctl(option: int, value: int) -> int:
+    return _libc.prctl(option, ctypes.c_ulong(value), *(ctypes.c_ulong(0),) * 3)  # type: ignore[no-any-return]
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
