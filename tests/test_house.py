@@ -1,0 +1,154 @@
+"""The house rules, checked: which room may use which, how long a module may be, what must not be imported."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src" / "kwire"
+MODULES = sorted(SOURCE.rglob("*.py"))
+MAX_LINES = 500
+
+# Room → the other rooms that it may use. `errors` and `native` may be used by all.
+ARROWS: dict[str, set[str]] = {
+    "errors": set(),
+    "native": set(),
+    "wire": set(),
+    "bpf": set(),
+    "btf": set(),
+    "lang": {"btf"},
+    "compile": {"lang", "bpf", "wire", "btf"},
+    "kernel": {"bpf", "wire"},
+    "capture": {"wire"},
+    "view": {"wire", "lang"},
+    "live": {"lang", "compile", "kernel", "capture", "view", "wire", "bpf", "btf"},
+}
+FOR_ALL = {"errors", "native"}
+JOINS_ALL = {"cli", "__init__"}
+
+# Costly to import, so absent on the way to the first event.
+HEAVY = {
+    *(
+        "numpy",
+        "dataclasses",
+        "inspect",
+        "asyncio",
+        "importlib.metadata",
+        "pathlib",
+        "tempfile",
+        "subprocess",
+    ),
+    *("logging", "json"),
+}
+
+# Words that only make sense on the machine or in the workshop where a line was written.
+PLACES = ("/" + "work/", "shared" + "/anchors", "shared" + "/accept", "accept" + "ance/", "CONTRACT" + ".md")
+HOSTS = ("deb.debian" + ".org", "pypi" + ".org", "files.python" + "hosted", "registry.npm" + "js")
+
+
+def room(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and full name of every module that a file imports, at the top or inside functions."""
+    package = ["kwire", *path.relative_to(SOURCE).parts[:-1]]
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, name.name) for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            stem = [*base, node.module] if node.module else base
+            # `from kwire import wire` names a module in its list, so both parts count.
+            yield from ((node.lineno, ".".join([*stem, name.name])) for name in node.names)
+
+
+def test_the_rooms_are_those_of_the_house() -> None:
+    assert {room(path) for path in MODULES} <= ARROWS.keys() | JOINS_ALL
+
+
+@pytest.mark.parametrize("name", sorted(ARROWS))
+def test_a_room_uses_only_what_it_may(name: str) -> None:
+    allowed = ARROWS[name] | FOR_ALL | {name}
+    wrong = []
+    for path in (path for path in MODULES if room(path) == name):
+        for line, module in imports(path):
+            parts = module.split(".")
+            if parts[0] == "kwire" and (len(parts) < 2 or parts[1] not in allowed):
+                wrong.append(f"{path.relative_to(ROOT)}:{line} uses {module}")
+    assert not wrong, f"{name} may use {sorted(ARROWS[name]) or 'no other room'}; {'; '.join(wrong)}"
+
+
+def test_import_statements_of_all_forms_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "SOURCE", tmp_path)
+    file = tmp_path / "wire" / "x.py"
+    file.parent.mkdir()
+    file.write_text(
+        "import a.b, c\nfrom kwire import bpf\nfrom ..btf import blob\ndef f():\n  from . import frame\n"
+    )
+    names = [name for _, name in imports(file)]
+    assert names == ["a.b", "c", "kwire.bpf", "kwire.btf.blob", "kwire.wire.frame"]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_a_module_is_short_and_says_what_it_is(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= MAX_LINES
+    assert ast.get_docstring(ast.parse(text)), "no docstring"
+
+
+def test_no_dataclasses() -> None:
+    for path in MODULES:
+        names = {name.split(".")[0] for _, name in imports(path)}
+        assert "dataclasses" not in names, path
+
+
+def test_the_package_is_typed() -> None:
+    assert (SOURCE / "py.typed").exists()
+
+
+def loaded(*arguments: str) -> set[str]:
+    """The modules that a Python with these arguments imports, beyond those of its own start."""
+
+    def names(arguments: list[str]) -> set[str]:
+        command = [sys.executable, "-X", "importtime", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return set(re.findall(r"^import time:.*\| +(\S+)$", done.stderr, re.MULTILINE))
+
+    return names(list(arguments)) - names(["-c", "pass"])
+
+
+def test_importing_the_package_is_light() -> None:
+    assert not loaded("-c", "import kwire") & HEAVY
+
+
+@pytest.mark.live
+@pytest.mark.native
+def test_recording_is_light(tmp_path: Path) -> None:
+    program = "import sys; from kwire.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    capture = tmp_path / "x.pcapng"
+    probe = "tracepoint:syscalls:sys_enter_getppid"
+    assert not loaded("-c", program, "record", probe, "-c", "true", "-w", str(capture)) & HEAVY
+    assert capture.stat().st_size > 0
+
+
+def test_nothing_committed_names_where_it_was_written() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    found = []
+    for name in filter(None, listed.stdout.split("\0")):
+        try:
+            text = (ROOT / name).read_text()
+        except (UnicodeDecodeError, FileNotFoundError):
+            continue  # an image or the like; or removed and not yet committed
+        found += [f"{name}: {word}" for word in (*PLACES, *HOSTS) if word in text]
+    assert not found
