@@ -1,0 +1,398 @@
+"""Frames explained to a person: every field with its place, its bytes, its value and what it means.
+
+The laws: every byte given is accounted for; strict explaining names everything `inspect` names, and what the
+payload's own reader refuses; lenient explaining complains of nothing the reference accepts. A SCHEMA explains
+the EVENT frames after it. This module gives rows; how they are printed is the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from kwire.wire import cbor
+from kwire.wire.fields import (
+    FIELDS_AT,
+    TAIL_CUT,
+    TAIL_MAX,
+    TIMESTAMP_AT,
+    TYPES,
+    CutBytes,
+    CutStr,
+    Field,
+    Value,
+)
+from kwire.wire.fields import payload_end as record_end
+from kwire.wire.frame import (
+    ERRORS,
+    HEADER_SIZE,
+    RESERVED_FLAGS,
+    VERSION,
+    Code,
+    Flag,
+    Frame,
+    FrameError,
+    Header,
+    Problem,
+    Type,
+    checksum,
+    delimit,
+    inspect,
+)
+from kwire.wire.frame import TYPES as FRAME_TYPES
+from kwire.wire.messages import CAUSES, CPU_UNKNOWN, Cause, Lost
+from kwire.wire.schema import Labels, Schema, SchemaReader
+
+RESERVED = "RESERVED"
+MAX_NESTING = 4  # DATA within DATA
+
+
+class Row(NamedTuple):
+    """One field: `offset` from the start of the input, its bytes, its value, what it means."""
+
+    offset: int
+    data: bytes
+    name: str
+    value: str
+    meaning: str = ""
+
+
+class Explained(NamedTuple):
+    """One frame, or the bytes where none could be told apart (then `whole` is false)."""
+
+    offset: int
+    end: int
+    whole: bool
+    header: Header | None
+    payload: bytes
+    checksum: int | None  # of the whole frame
+    rows: list[Row]
+    notes: list[str]
+    problems: list[Problem]
+    decoded: dict[str, Any] | None  # what the payload says
+    inner: list[Explained]  # the frames in a DATA frame
+
+    @property
+    def type_name(self) -> str:
+        """The name of the type; RESERVED, or empty without a header."""
+        return "" if self.header is None else type_name(self.header.type)
+
+
+def type_name(number: int) -> str:
+    """The name of a frame type."""
+    return Type(number).name if number in FRAME_TYPES else RESERVED
+
+
+class Explainer:
+    """Explains the frames of one input, and remembers their schemas."""
+
+    __slots__ = ("_depth", "_labels", "_reader", "_schemas", "lenient")
+
+    def __init__(self, lenient: bool = False) -> None:
+        self.lenient = lenient
+        self._reader = SchemaReader()
+        self._schemas: dict[int, Schema] = {}
+        self._labels: dict[int, Labels] = {}
+        self._depth = 0
+
+    def explain(self, data: bytes | memoryview, start: int = 0) -> Iterator[Explained]:
+        """Explain the frames that stand back to back, up to the end or the first length that is not sound."""
+        view = memoryview(data)
+        at = start
+        while at < len(view):
+            one = self._frame(view, at)
+            if self.lenient and not one.whole and at > start:
+                return  # the reference ignores what stands after a frame
+            yield one
+            if not one.whole:
+                return
+            at = one.end
+
+    def _frame(self, view: memoryview, at: int) -> Explained:
+        header, _ = delimit(view, at)
+        frame, problems = inspect(view, at)
+        if self.lenient:
+            problems = [] if frame else [problem for problem in problems if problem.code in _UNSOUND]
+        if frame is None or header is None:
+            return _broken(bytes(view[at:]), at, header, problems)
+        raw = bytes(view[at : at + header.length])
+        if self.lenient:
+            frame = frame._replace(payload=raw[HEADER_SIZE:])
+        rows = _header_rows(raw, at, header)
+        one = Explained(
+            at, at + len(raw), True, header, frame.payload, checksum(raw), rows, [], problems, None, []
+        )
+        decoded, inner = self._payload(frame, raw, view, one)
+        if not self.lenient:
+            rows += _trailer_rows(raw, at, header, len(frame.payload))
+        problems.sort(key=lambda problem: problem.offset)
+        return one._replace(decoded=decoded, inner=inner)
+
+    def _payload(
+        self, frame: Frame, raw: bytes, view: memoryview, one: Explained
+    ) -> tuple[dict[str, Any] | None, list[Explained]]:
+        """Explain the payload into `one`; what its reader refuses becomes a problem, its bytes are shown."""
+        rows: list[Row] = []
+        decoded: dict[str, Any] | None = None
+        inner: list[Explained] = []
+        type = frame.header.type
+        try:
+            if type == Type.EVENT:
+                decoded = self._event(frame, raw, rows, one.notes)
+            elif type == Type.SCHEMA:
+                decoded = self._schema(frame, rows, one.notes)
+            elif type == Type.DATA:
+                inner = self._data(frame, view, one)
+            elif type in _READERS:
+                decoded = _READERS[Type(type)](frame, rows)
+        except FrameError as error:
+            if self.lenient:
+                one.notes.append(f"the payload is not readable: {error.problem}")
+            else:
+                one.problems.append(error.problem)
+            rows = []
+        if not rows and not inner and frame.payload:
+            rows = [Row(frame.offset + HEADER_SIZE, frame.payload, "payload", f"{len(frame.payload)} bytes")]
+        one.rows.extend(rows)
+        return decoded, inner
+
+    def _schema(self, frame: Frame, rows: list[Row], notes: list[str]) -> dict[str, Any]:
+        value = _map(frame, rows)
+        schema = self._reader.add(frame)
+        if schema is None:
+            notes.append("more is true: the schema goes on in the next SCHEMA frame with this id")
+        else:
+            self._schemas[schema.id] = schema
+            self._labels[schema.id] = Labels(schema)
+        return value
+
+    def _event(self, frame: Frame, raw: bytes, rows: list[Row], notes: list[str]) -> dict[str, Any] | None:
+        schema = self._schemas.get(frame.header.id)
+        if schema is None:
+            notes.append(f"no SCHEMA of probe {frame.header.id} came before: the record cannot be explained")
+            return None
+        at = frame.offset
+        record = raw[: record_end(raw)]
+        try:
+            values = schema.decoder()(raw)
+        except FrameError as error:
+            problem = error.problem._replace(offset=at + error.problem.offset)
+            raise FrameError(problem, error.operation, schema.probe) from None
+        time = schema.timestamp(record)
+        clock = f"ns of {schema.clock.name}" if schema.clock else "ns of an unknown clock"
+        rows.append(Row(at + TIMESTAMP_AT, record[TIMESTAMP_AT:FIELDS_AT], "timestamp", str(time), clock))
+        for field, value in zip(schema.fields, values, strict=True):
+            self._field(schema, field, value, record, at, rows)
+        _fill_gaps(rows, record, at)
+        fields = {field.name: value for field, value in zip(schema.fields, values, strict=True)}
+        return {"probe": schema.probe, "time_ns": schema.wall(time), "fields": fields}
+
+    def _field(
+        self,
+        schema: Schema,
+        field: Field,
+        value: Value,
+        record: bytes,
+        at: int,
+        rows: list[Row],
+    ) -> None:
+        data = record[field.offset : field.offset + field.size]
+        kind = f"{field.type}[{field.count}]" if field.count > 1 else field.type
+        meaning = ", ".join(
+            part for part in (kind, field.unit, field.meaning or TYPES[field.type].meaning) if part
+        )
+        shown = show(value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            name = self._labels[schema.id].name(field, value)
+            if field.type in ("ptr", "ksym", "usym"):
+                shown = f"{value:#x}"
+            shown += f" {show(name)}" if name else ""
+        if not TYPES[field.type].tail:
+            rows.append(Row(at + field.offset, data, field.name, shown, meaning))
+            return
+        order = "little" if schema.order == "little" else "big"
+        start = int.from_bytes(data[:2], order)  # type: ignore[arg-type]  # one of the two, as checked
+        length = int.from_bytes(data[2:], order)  # type: ignore[arg-type]
+        cut = ", cut at its limit" if length & TAIL_CUT else ""
+        length &= TAIL_MAX
+        rows.append(Row(at + field.offset, data, field.name, f"{length} bytes at {start}{cut}", meaning))
+        if length:
+            content = record[start : start + length]
+            rows.append(Row(at + start, content, field.name, shown, f"what {field.name} points to"))
+
+    def _data(self, frame: Frame, view: memoryview, one: Explained) -> list[Explained]:
+        start = frame.offset + HEADER_SIZE
+        if self._depth == MAX_NESTING:
+            found, expected = "one more level of DATA", f"at most {MAX_NESTING}"
+            raise FrameError(Problem(Code.BAD_PAYLOAD, start, found, expected))
+        self._depth += 1
+        try:
+            inner = list(self.explain(view[: start + len(frame.payload)], start))
+        finally:
+            self._depth -= 1
+        one.problems.extend(problem for item in inner for problem in item.problems)
+        return inner
+
+
+_UNSOUND = (Code.TRUNCATED_HEADER, Code.TRUNCATED_PAYLOAD, Code.LENGTH_BELOW_HEADER)
+
+
+# ---- the parts every frame has
+
+
+def _broken(raw: bytes, at: int, header: Header | None, problems: list[Problem]) -> Explained:
+    """What can be said of bytes that are not a whole frame."""
+    rows = []
+    payload = raw[HEADER_SIZE:]
+    if header is None:
+        rows.append(Row(at, raw, "header", f"{len(raw)} bytes of {HEADER_SIZE}", "not complete"))
+    else:
+        rows += _header_rows(raw, at, header)
+        if payload:
+            rows.append(Row(at + HEADER_SIZE, payload, "payload", f"{len(payload)} bytes", "not complete"))
+    note = f"reading stops here: where a next frame would start cannot be known ({len(raw)} bytes left)"
+    return Explained(at, at + len(raw), False, header, payload, None, rows, [note], problems, None, [])
+
+
+def _header_rows(raw: bytes, at: int, header: Header) -> list[Row]:
+    known = header.type in FRAME_TYPES
+    rule = FRAME_TYPES[Type(header.type)] if known else None
+    flags = [flag.name or "" for flag in Flag if header.flags & flag]
+    reserved = header.flags & RESERVED_FLAGS
+    if reserved:
+        flags.append(f"reserved bits {reserved:#04x}")
+    first = raw[:1]
+    version = "this protocol" if header.version == VERSION else f"unknown: this is version {VERSION}"
+    payload = f"payload: {rule.payload}" if rule else "reserved"
+    return [
+        Row(at, first, "version", str(header.version), f"{version} (high half of the byte)"),
+        Row(at, first, "type", f"{header.type} {type_name(header.type)}", f"{payload} (low half)"),
+        Row(at + 1, raw[1:2], "flags", f"{header.flags:#04x}", ", ".join(flags) or "none set"),
+        Row(
+            at + 2,
+            raw[2:4],
+            "length",
+            str(header.length),
+            "bytes of the whole frame, header included",
+        ),
+        Row(at + 4, raw[4:8], "id", str(header.id), rule.id if rule else "of a reserved type"),
+    ]
+
+
+def _trailer_rows(raw: bytes, at: int, header: Header, payload: int) -> list[Row]:
+    """Padding and checksum, where there are any."""
+    start, end = HEADER_SIZE + payload, len(raw)
+    if not header.flags & Flag.CHECKSUM or end - start < 2:
+        return []
+    rows = []
+    if end - start > 2:
+        why = "brings the checksum to an even offset"
+        rows.append(Row(at + start, raw[start : end - 2], "padding", str(raw[start]), why))
+    found, computed = int.from_bytes(raw[end - 2 :], "big"), checksum(raw[: end - 2])
+    verdict = "right" if found == computed else "WRONG"
+    rows.append(
+        Row(at + end - 2, raw[end - 2 :], "checksum", f"{found:04x}", f"{verdict}: computed {computed:04x}")
+    )
+    return rows
+
+
+def _fill_gaps(rows: list[Row], record: bytes, at: int) -> None:
+    """Add rows for the bytes of the record that no field covers, in order of offset."""
+    covered = bytearray(len(record))
+    covered[:TIMESTAMP_AT] = b"\1" * TIMESTAMP_AT
+    for row in rows:
+        first = row.offset - at
+        covered[first : first + len(row.data)] = b"\1" * len(row.data)
+    place = covered.find(0)
+    while place >= 0:
+        end = covered.find(1, place)
+        end = len(record) if end < 0 else end
+        gap = record[place:end]
+        rows.append(
+            Row(at + place, gap, "", "", "padding" if not any(gap) else "not described by the SCHEMA")
+        )
+        place = covered.find(0, end)
+    rows.sort(key=lambda row: row.offset)
+
+
+# ---- payloads
+
+
+def _map(frame: Frame, rows: list[Row]) -> dict[str, Any]:
+    """A CBOR map: one row for it all, its contents as what was decoded."""
+    value = cbor.loads_map(frame.payload, frame.offset + HEADER_SIZE)
+    rows.append(
+        Row(frame.offset + HEADER_SIZE, frame.payload, "payload", f"CBOR map of {len(value)}", "see below")
+    )
+    return value
+
+
+def _error(frame: Frame, rows: list[Row]) -> dict[str, Any]:
+    value = _map(frame, rows)
+    code = value.get("code")
+    if isinstance(code, int) and code in ERRORS:
+        rows[-1] = rows[-1]._replace(meaning=f"{Code(code).name}: {ERRORS[Code(code)]}")
+    return value
+
+
+def _lost(frame: Frame, rows: list[Row]) -> dict[str, Any]:
+    lost = Lost.read(frame)
+    base = frame.offset + HEADER_SIZE
+    known = lost.cause in CAUSES
+    cause = f"{lost.cause:d} {Cause(lost.cause).name}" if known else str(lost.cause)
+    cells = (
+        (0, 8, "first", str(lost.first), "ns, when the first was lost"),
+        (8, 16, "last", str(lost.last), "ns, when the last was lost"),
+        (16, 24, "count", str(lost.count), "events lost"),
+        (24, 26, "cpu", str(lost.cpu), "unknown" if lost.cpu == CPU_UNKNOWN else "where they were lost"),
+        (26, 27, "cause", cause, CAUSES[Cause(lost.cause)] if known else "not known to this version"),
+        (27, 32, "zero", "0", "reserved"),
+    )
+    rows += [Row(base + start, frame.payload[start:end], *rest) for start, end, *rest in cells]
+    return {**lost._asdict(), "cause": int(lost.cause)}
+
+
+def _ack(frame: Frame, rows: list[Row]) -> dict[str, Any]:
+    payload, base = frame.payload, frame.offset + HEADER_SIZE
+    if len(payload) < 4 or len(payload) % 8 != 4:
+        found = f"{len(payload)} bytes"
+        raise FrameError(
+            Problem(Code.BAD_PAYLOAD, base, found, "a window (4 bytes) and ranges of 8"), "read payload"
+        )
+    words = [int.from_bytes(payload[at : at + 4], "big") for at in range(0, len(payload), 4)]
+    rows.append(Row(base, payload[:4], "window", str(words[0]), "bytes the sink can still take"))
+    ranges = list(zip(words[1::2], words[2::2], strict=True))
+    for number, (first, last) in enumerate(ranges):
+        place = 4 + number * 8
+        rows.append(
+            Row(
+                base + place,
+                payload[place : place + 8],
+                "range",
+                f"{first} to {last}",
+                "received out of order",
+            )
+        )
+    return {"window": words[0], "ranges": [list(pair) for pair in ranges]}
+
+
+_READERS: dict[Type, Callable[[Frame, list[Row]], dict[str, Any]]] = {
+    Type.LOST: _lost,
+    Type.ACK: _ack,
+    Type.ERROR: _error,
+    **dict.fromkeys((Type.HELLO, Type.WELCOME, Type.TABLE, Type.REQUEST, Type.REPLY, Type.BYE), _map),
+}
+
+
+def show(value: object) -> str:
+    """A value on one line, safe for a terminal: text that a probe saw can hold anything."""
+    if isinstance(value, str):
+        shown = (
+            value if value.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in value)
+        )
+        return shown + ("…" if isinstance(value, CutStr) else "")
+    if isinstance(value, bytes):
+        return value.hex() + ("…" if isinstance(value, CutBytes) else "")
+    if isinstance(value, list):
+        return "[" + ", ".join(show(item) for item in value) + "]"
+    return str(value)
