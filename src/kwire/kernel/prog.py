@@ -101,7 +101,9 @@ class Prog(Fd):
         self.btf = btf  # whether the kernel took its type information
 
     def info(self) -> ProgInfo:
-        """Ask the kernel about it. Once privileges are given up, kernels before 6.5 tell through /proc only."""
+        """Ask the kernel about it; after privileges are given up, kernels before 6.5 tell only through
+        /proc.
+        """
         try:
             told, length = info("prog", self.fd)
         except KernelError as error:

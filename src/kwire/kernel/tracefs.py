@@ -112,15 +112,14 @@ class Tracefs(Fd):
             found = self._formats[key] = parse_format(raw.decode("utf-8", "replace"), f"tracepoint:{key}")
         return found
 
-    def functions(self) -> list[str] | None:
-        """The functions that can be traced by ftrace, `name` or `name [module]`; None where the kernel has
-        no such list.
+    def functions(self) -> str | None:
+        """What ftrace can trace, lines of `name` or `name [module]`; None where the kernel has no such
+        list.
         """
         try:
-            text = self.read("available_filter_functions")
+            return self.read("available_filter_functions").decode("utf-8", "replace")
         except TracefsError:
             return None
-        return text.decode("utf-8", "replace").splitlines()
 
     def _directories(self, path: str) -> list[str]:
         try:

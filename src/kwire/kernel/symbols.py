@@ -1,0 +1,130 @@
+"""The kernel's symbols: from a name to its addresses, from an address to `name+offset`.
+
+The laws: /proc/kallsyms is read once, as bytes, when first asked for; a look-up by name searches these
+bytes, and only a look-up by address builds an index, two flat arrays, never one object a symbol. Where the
+kernel hides addresses (kptr_restrict), every one of them is 0 and `readable` is false.
+"""
+
+import io
+import re
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from kwire.kernel.sys import PRIVILEGE, KernelError, reason
+
+KALLSYMS = "/proc/kallsyms"
+MAX_OFFSET = 1 << 20  # an address further than this after the last symbol before it belongs to none
+
+
+class Symbol(NamedTuple):
+    """A symbol and a distance from it. `module`: "" for the kernel proper."""
+
+    name: str
+    offset: int
+    module: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.name}+{self.offset:#x}" if self.offset else self.name
+        return f"{text} [{self.module}]" if self.module else text
+
+
+class Symbols:
+    """One reading of the kernel's symbol table. Modules loaded later are not in it; make a new one."""
+
+    __slots__ = ("_addresses", "_data", "_lines", "_order")
+
+    def __init__(self, data: bytes) -> None:
+        self._data = b"\n" + data
+        self._addresses: array[int] | None = None  # sorted
+        self._lines = array("I")  # for each address, where its line starts in the data
+
+    @classmethod
+    def read(cls, path: str = KALLSYMS) -> "Symbols":
+        """Read the running kernel's. Raises KernelError."""
+        try:
+            with open(path, "rb") as file:
+                return cls(file.read())
+        except OSError as error:
+            raise KernelError("read", path, reason(error.errno or 0), PRIVILEGE, error.errno or 0) from None
+
+    @property
+    def readable(self) -> bool:
+        """Whether this user is shown addresses."""
+        return re.search(rb"\n0*[1-9a-f][0-9a-f]* ", self._data) is not None
+
+    def addresses(self, name: str, module: str | None = None) -> list[int]:
+        """All addresses of a name, in `module` only where one is given ("" is the kernel proper)."""
+        found = []
+        for line in re.finditer(
+            rb"\n([0-9a-f]+) [A-Za-z] " + re.escape(name.encode()) + rb"(?:\t\[(.*)\])?(?=\n|$)", self._data
+        ):
+            if module is None or (line[2] or b"").decode() == module:
+                found.append(int(line[1], 16))
+        return found
+
+    def at(self, address: int) -> Symbol | None:
+        """The symbol that an address lies in, the first of several names for the same place, as the kernel
+        does.
+        """
+        if self._addresses is None:
+            self._index()
+        addresses = self._addresses or array("Q")
+        after = bisect_right(addresses, address)
+        if not after or not address:
+            return None
+        start = addresses[after - 1]
+        if not start or address - start >= MAX_OFFSET:
+            return None
+        name, module = self._line(self._lines[bisect_left(addresses, start)])
+        return Symbol(name, address - start, module)
+
+    def functions(self) -> Iterator[tuple[str, str]]:
+        """(name, module) of each function, in the table's order."""
+        for line in re.finditer(rb"\n[0-9a-f]+ [tTwW] ([^\t\n]+)(?:\t\[(.*)\])?", self._data):
+            yield line[1].decode("utf-8", "replace"), (line[2] or b"").decode("utf-8", "replace")
+
+    def search(self, pattern: bytes) -> Iterator[str]:
+        """The first group of each match of a regular expression over the names, each standing between a
+        space and the end of its line or a tab.
+        """
+        for line in re.finditer(rb" " + pattern + rb"(?=[\t\n])", self._data):
+            yield line[1].decode("utf-8", "replace")
+
+    def _line(self, start: int) -> tuple[str, str]:
+        end = self._data.find(b"\n", start)
+        text = self._data[start : end if end >= 0 else None].decode("utf-8", "replace")
+        name, _, module = text.split(" ", 2)[2].partition("\t")
+        return name, module.strip("[]")
+
+    def _index(self) -> None:
+        addresses, lines = array("Q"), array("I")
+        at, last, ordered = 1, 0, True
+        for line in io.BytesIO(memoryview(self._data)[1:]):
+            space = line.find(b" ")
+            if (
+                space > 0 and line[space + 1 : space + 2] not in b"aAuUN"
+            ):  # absolute, undefined: no places in memory
+                address = int(line[:space], 16)
+                ordered &= address >= last
+                last = address
+                addresses.append(address)
+                lines.append(at)
+            at += len(line)
+        if not ordered:  # modules come after the kernel, each sorted by itself
+            order = sorted(range(len(addresses)), key=addresses.__getitem__)
+            addresses = array("Q", (addresses[i] for i in order))
+            lines = array("I", (lines[i] for i in order))
+        self._addresses, self._lines = addresses, lines
+
+
+_symbols: Symbols | None = None
+
+
+def kernel_symbols() -> Symbols:
+    """The running kernel's symbols, read once for the process."""
+    global _symbols
+    if _symbols is None:
+        _symbols = Symbols.read()
+    return _symbols
