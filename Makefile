@@ -38,11 +38,13 @@ clean:
 
 # The tool alone is a smaller download than the tool with all that its tests need.
 .venv/.tool: $(SOURCES) | .venv/bin/python
+	@scripts/packages gcc libc6-dev
 	@echo "installing kwire into .venv"
 	@$(PIP) install -e .
 	@touch $@
 
 .venv/.tests: $(SOURCES) | .venv/bin/python
+	@scripts/packages gcc libc6-dev
 	@echo "installing kwire and its test tools into .venv"
 	@$(PIP) install -e '.[test]'
 	@touch .venv/.tool $@
