@@ -1,0 +1,129 @@
+"""One table of the names a probe knows by itself and one of the functions it can call.
+
+The checker types by these tables, the compiler implements their operations, `markdown` renders the reference
+from them: nothing else lists built-ins.
+"""
+
+from typing import NamedTuple
+
+from kwire.lang.context import KINDS
+from kwire.lang.types import KSYM, U16, U32, U64, Text, Type
+
+COMM = Text(15)
+"""The kernel keeps 16 bytes of a thread's name, one of them the NUL."""
+
+FUNCTIONS_ONLY = ("kprobe", "kretprobe", "fentry", "fexit")
+ARGUMENTS = ("kprobe", "fentry", "fexit", "rawtracepoint")
+MAX_ARGUMENTS = 12  # of a raw tracepoint; registers of the machine set the limit of kprobes
+
+
+class Builtin(NamedTuple):
+    """A name and what it stands for.
+
+    `operation`: a key of `OPERATIONS`, or empty for what the checker itself resolves; `type`: None when it
+    depends on the attach point or the kernel's types (`type_name`, a C type); `macro`: an expression it is
+    short for; `kinds`: where it exists.
+    """
+
+    name: str
+    doc: str
+    type: Type | None = None
+    operation: str = ""
+    type_name: str = ""
+    macro: str = ""
+    kinds: tuple[str, ...] = KINDS
+    unit: str = ""
+
+
+OPERATIONS = {
+    "pid": "bpf_get_current_pid_tgid() >> 32",
+    "tid": "bpf_get_current_pid_tgid() & 0xffffffff",
+    "uid": "bpf_get_current_uid_gid() & 0xffffffff",
+    "gid": "bpf_get_current_uid_gid() >> 32",
+    "cpu": "bpf_get_smp_processor_id()",
+    "nsecs": "bpf_ktime_get_boot_ns(), the record's own timestamp: one reading serves both",
+    "cgroup": "bpf_get_current_cgroup_id()",
+    "curtask": "bpf_get_current_task()",
+    "func": "the address of the function that the probe is on",
+}
+"""`checked.Builtin.op` → what it computes."""
+
+BUILTINS = (
+    Builtin("pid", "process id (the kernel's tgid)", U32, "pid"),
+    Builtin("tid", "thread id (the kernel's pid)", U32, "tid"),
+    Builtin("ppid", "process id of the parent", macro="curtask.real_parent.tgid"),
+    Builtin("uid", "user id", U32, "uid"),
+    Builtin("gid", "group id", U32, "gid"),
+    Builtin("comm", "name of the current thread, at most 15 bytes", COMM),
+    Builtin("cpu", "number of the CPU", U16, "cpu"),
+    Builtin("nsecs", "nanoseconds since boot: the event's own time", U64, "nsecs", unit="ns"),
+    Builtin("cgroup", "id of the cgroup (v2) of the current process", U64, "cgroup"),
+    Builtin("curtask", "the current thread", None, "curtask", "struct task_struct *"),
+    Builtin("func", "the function the probe is on, shown by name", KSYM, "func", kinds=FUNCTIONS_ONLY),
+    Builtin("retval", "what the function returned, typed by its prototype", kinds=("kretprobe", "fexit")),
+    Builtin("args", "the attach point's own fields or parameters by name: args.filename"),
+    Builtin("arg0, arg1, …", "the arguments as plain numbers, without their type", U64, kinds=ARGUMENTS),
+)
+BY_NAME = {one.name: one for one in BUILTINS if one.name.isidentifier()}
+
+
+class Function(NamedTuple):
+    """A function: its name, how it is called, how many arguments it takes, and what it gives."""
+
+    name: str
+    form: str
+    least: int
+    most: int
+    doc: str
+
+
+TEXT_LIMIT = 256
+MAX_LIMIT = 4096
+BYTES_LIMIT = 64
+
+FUNCTIONS = (
+    Function("str", "str(p[, limit])", 1, 2, f"text at p to its NUL, at most limit (or {TEXT_LIMIT}) bytes"),
+    Function(
+        "bytes",
+        "bytes(p, n[, limit])",
+        2,
+        3,
+        f"n bytes at p; a varying n is cut at limit (or {BYTES_LIMIT})",
+    ),
+    Function("user", "user(p)", 1, 1, "p as an address of the current process"),
+    Function("kernel", "kernel(p)", 1, 1, "p as an address of the kernel"),
+    Function("deref", "deref(p)", 1, 1, "what p points to; the same as p[0]"),
+    Function("be16", "be16(x)", 1, 1, "a big-endian (network order) u16 as a number"),
+    Function("be32", "be32(x)", 1, 1, "a big-endian u32 as a number"),
+    Function("be64", "be64(x)", 1, 1, "a big-endian u64 as a number"),
+    Function("ipv4", "ipv4(x)", 1, 1, "a 4-byte network-order field, array or pointer, shown as 192.0.2.1"),
+    Function("ipv6", "ipv6(x)", 1, 1, "a 16-byte array, structure or pointer to one, shown as 2001:db8::1"),
+    Function("mac", "mac(x)", 1, 1, "a 6-byte array or pointer to one, shown as 00:00:5e:00:53:01"),
+    Function("ksym", "ksym(x)", 1, 1, "a kernel address, shown as the name of what is there"),
+    Function("sizeof", 'sizeof("struct x") or sizeof(x)', 1, 1, "bytes of a type, or of a value in memory"),
+    Function("cast", 'cast("struct x *", p)', 2, 2, "p as another type"),
+    Function("min", "min(a, b)", 2, 2, "the smaller number"),
+    Function("max", "max(a, b)", 2, 2, "the greater number"),
+    *(
+        Function(f"{sign}{bits}", f"{sign}{bits}(x)", 1, 1, f"the low {bits} bits of x, {word}")
+        for sign, word in (("u", "unsigned"), ("s", "signed"))
+        for bits in (8, 16, 32, 64)
+    ),
+    Function("emit", "emit(x, name=y, …)", 1, 64, "one event with these fields; a statement"),
+)
+FUNCTION = {one.name: one for one in FUNCTIONS}
+
+
+def markdown() -> str:
+    """The reference of built-ins and functions, as two tables in Markdown."""
+    from kwire.lang.types import describe
+
+    lines = ["| name | type | what it is | where |", "|---|---|---|---|"]
+    for one in BUILTINS:
+        type_ = "text" if one.type == COMM else describe(one.type) if one.type is not None else one.type_name
+        where = "every probe" if one.kinds == KINDS else ", ".join(one.kinds)
+        doc = f"{one.doc}: `{one.macro}`" if one.macro else one.doc
+        lines.append(f"| `{one.name}` | {type_ and f'`{type_}`'} | {doc} | {where} |")
+    lines += ["", "| function | what it gives |", "|---|---|"]
+    lines += [f"| `{one.form}` | {one.doc} |" for one in FUNCTIONS]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,401 @@
+"""Expressions: names resolved, members found, types given.
+
+`Expressions` turns one tree into one checked value at a time. It knows the attach point, the kernel's types,
+the constants and whatever names its owner binds; what it cannot make sense of raises `TextError`.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from kwire.btf.errors import BtfLookupError
+from kwire.lang import builtins, tree, values
+from kwire.lang import checked as c
+from kwire.lang import types as t
+from kwire.lang.context import Argument, CtxField, DataLoc, Param, Result, Site
+from kwire.lang.errors import TextError, did_you_mean
+from kwire.lang.kerneltypes import Found, KernelTypes
+from kwire.lang.tree import Span
+from kwire.lang.types import Type
+from kwire.lang.values import Literal, Value
+
+NUMBERED = {f"arg{number}": number for number in range(builtins.MAX_ARGUMENTS)}
+PREFIX = "args_"
+
+
+class Types(Protocol):
+    """What the checker needs to know of the kernel's types; `KernelTypes` is the one in use."""
+
+    def type(self, text: str, module: str = "") -> Type:
+        """The type of a C type name. Raises BtfLookupError."""
+
+    def member(self, struct: t.Struct, name: str) -> Found | None:
+        """A structure's member."""
+
+    def members(self, struct: t.Struct) -> list[str]:
+        """The names of a structure's members."""
+
+    def enumerator(self, name: str) -> tuple[int, Type] | None:
+        """The value and type of an enumeration's constant."""
+
+
+class Expressions:
+    """Checks expressions at one site.
+
+    `constants` are names with known values; `bare` lets the site's own fields be named without `args.`
+    (`--filter`, `PROBE(expr)`). Subclasses bind further names with `binding`.
+    """
+
+    def __init__(
+        self, site: Site, types: Types, constants: Mapping[str, int | str] | None = None, bare: bool = False
+    ) -> None:
+        self.site = site
+        self.types = types
+        self.constants = constants or {}
+        self.bare = bare
+
+    def binding(self, name: str, span: Span) -> Value | None:
+        """The value of a local or parameter of this name, None when there is none."""
+        return None
+
+    def bound_names(self) -> list[str]:
+        """The names `binding` knows."""
+        return []
+
+    def check(self, node: tree.Expr) -> Value:
+        """The checked value of a tree. Raises `TextError`."""
+        method = getattr(self, f"_{type(node).__name__.lower()}")
+        value: Value = method(node)
+        return value
+
+    # -- leaves
+
+    def _number(self, node: tree.Number) -> Value:
+        if node.boolean:
+            return c.Const(node.value, t.BOOL, node.span)
+        return values.constant(node.value, node.span)
+
+    def _string(self, node: tree.String) -> Value:
+        return Literal(node.value, t.Text(len(node.value.encode())), node.span)
+
+    def _name(self, node: tree.Name) -> Value:
+        name, span = node.id, node.span
+        bound = self.binding(name, span)
+        if bound is not None:
+            return bound
+        if name in self.constants:
+            known = self.constants[name]
+            if isinstance(known, str):
+                return self._string(tree.String(known, span))
+            return values.constant(known, span)
+        if name in NUMBERED:
+            return self._numbered(name, span)
+        builtin = builtins.BY_NAME.get(name)
+        if builtin is not None:
+            return self._builtin(builtin, span)
+        if self.bare:
+            param = self._param_named(name) or self._param_named(name.removeprefix(PREFIX))
+            if param is not None:
+                return self.param(param, span)
+        enumerator = self.types.enumerator(name)
+        if enumerator is not None:
+            value, type_ = enumerator
+            assert isinstance(type_, t.Enum)
+            return c.Const(value, type_, span)
+        raise self._unknown(name, span)
+
+    def _unknown(self, name: str, span: Span) -> TextError:
+        if name == "args":
+            return TextError(span, "args alone is no value", "name one of them: args.name")
+        if name in builtins.FUNCTION:
+            return TextError(span, f"{name} is a function", f"call it: {builtins.FUNCTION[name].form}")
+        if not self.bare and self._param_named(name):
+            return TextError(span, f"unknown name {name}", f"write args.{name}, or make it a parameter")
+        known = [*self.bound_names(), *self.constants, *builtins.BY_NAME]
+        if self.bare:
+            known += [param.name for param in self.site.params]
+        cure = did_you_mean(name, known)
+        if not cure and self.bare:
+            own = ", ".join(param.name for param in self.site.params)
+            cure = f"{self.site.target} has {own}" if own else ""
+        return TextError(span, f"unknown name {name}", cure)
+
+    def _builtin(self, builtin: builtins.Builtin, span: Span) -> Value:
+        name, kind = builtin.name, self.site.kind
+        if kind not in builtin.kinds:
+            raise TextError(span, f"a {kind} has no {name}", f"it exists in {', '.join(builtin.kinds)}")
+        if builtin.macro:
+            from kwire.lang.python import parse_expression
+
+            return _at(self.check(parse_expression(builtin.macro, name)), span)
+        if builtin.type == builtins.COMM:
+            return c.Comm(builtins.COMM, span)
+        if name == "retval":
+            if self.site.retval is None or t.same(self.site.retval.type, t.VOID):
+                raise TextError(span, f"{self.site.target} returns nothing")
+            return self.param(self.site.retval, span)
+        if name == "args":
+            raise self._unknown(name, span)
+        type_ = builtin.type if builtin.type is not None else self.types.type(builtin.type_name)
+        assert isinstance(type_, t.Int | t.Pointer)
+        return c.Builtin(builtin.operation, type_, span)
+
+    def _numbered(self, name: str, span: Span) -> Value:
+        kind, number = self.site.kind, NUMBERED[name]
+        if kind not in builtins.ARGUMENTS:
+            cure = "use args.name" if kind in ("tracepoint", "fexit") else "probe the entry, or use fexit"
+            raise TextError(span, f"a {kind} has no {name}", cure)
+        if self.site.typed and kind != "kprobe" and number >= len(self.site.params):
+            raise TextError(span, f"{self.site.target} has {len(self.site.params)} arguments")
+        return c.Param(name, Argument(number), t.U64, span)
+
+    def _param_named(self, name: str) -> Param | None:
+        return next((param for param in self.site.params if param.name == name), None)
+
+    def param(self, param: Param, span: Span, type_: Type | None = None) -> Value:
+        """A value of the attach point; `type_` overrides the type it is known by."""
+        own = param.type if type_ is None else type_
+        access = param.access
+        if isinstance(access, DataLoc):
+            element = own.element if isinstance(own, t.Array) else t.CHAR
+            base: c.Expr = c.DataLocAddress(access.offset, access.relative, t.Pointer(element), span)
+            return c.ReadBlock(c.Place(base, 0, (), t.KERNEL, span), 0, t.Array(element, 0), span)
+        if isinstance(own, t.Array | t.Struct):
+            if not isinstance(access, CtxField):
+                what = "returned" if isinstance(access, Result) else "passed"
+                raise TextError(span, f"{param.name} is {what} as a whole {t.describe(own)}", "use arg0, …")
+            base = c.Context(t.Pointer(t.VOID), span)
+            return c.ReadBlock(c.Place(base, access.offset, (), t.KERNEL, span), access.size, own, span)
+        if not isinstance(own, t.Int | t.Bool | t.Enum | t.Pointer) or t.size_of(own) > 8:
+            raise TextError(span, f"{param.name} is a {t.describe(own)}, of no use here", "use arg0, …")
+        if isinstance(access, CtxField) and t.size_of(own) != access.size:
+            # A type written beside a field of another width: read the field, then convert.
+            field = c.Param(param.name, access, t.Int(access.size, t.signed(own)), span)
+            return values.convert(field, own, span)
+        return c.Param(param.name, access, own, span)
+
+    # -- members and elements
+
+    def _member(self, node: tree.Member) -> Value:
+        head = node.value
+        if isinstance(head, tree.Name) and head.id == "args" and self.binding("args", head.span) is None:
+            return self._own(node)
+        value = self.check(node.value)
+        struct, place = self._struct(value, node)
+        found = self.types.member(struct, node.name)
+        if found is None:
+            raise self._no_member(struct, node)
+        offset, bit = place.offset + found.offset_bits // 8, found.offset_bits % 8
+        return values.load(
+            place._replace(offset=offset, span=node.span), found.type, node.span, bit, found.bit_size
+        )
+
+    def _own(self, node: tree.Member) -> Value:
+        param = self._param_named(node.name)
+        if param is not None:
+            return self.param(param, node.span)
+        if self.site.kind == "kretprobe":
+            message, cure = "at the return of a function its arguments are gone", "use fexit, or retval"
+            raise TextError(node.span, message, cure)
+        known = [one.name for one in self.site.params]
+        cure = did_you_mean(node.name, known) or (f"it has {', '.join(known)}" if known else "")
+        raise TextError(node.name_span, f"{self.site.target} has no {node.name}", cure)
+
+    def _struct(self, value: Value, node: tree.Member) -> tuple[t.Struct, c.Place]:
+        """The structure whose member is wanted, and where it is; pointers are followed."""
+        if isinstance(value, c.ReadBlock) and isinstance(value.type, t.Struct):
+            return value.type, value.place
+        if isinstance(value.type, t.Pointer) and not isinstance(value, values.WIDE):
+            target = value.type.target
+            if isinstance(target, t.Struct):
+                return target, values.place_at(value, node.span)
+            if isinstance(target, t.Pointer):
+                message = f"this is a {t.describe(value.type)}, which has no member {node.name}"
+                raise TextError(node.span, message, "follow it first: [0]")
+        cure = ""
+        if isinstance(value.type, t.Array):
+            cure = "use one element: [0]"
+        elif t.is_scalar(value.type):
+            cure = f'cast it: cast("struct … *", x).{node.name}'
+        raise TextError(node.span, f"a {t.describe(value.type)} has no member {node.name}", cure)
+
+    def _no_member(self, struct: t.Struct, node: tree.Member) -> TextError:
+        if not struct.size:
+            return TextError(node.name_span, f"the members of {t.describe(struct)} are not known", "cast it")
+        names = self.types.members(struct)
+        message = f"{t.describe(struct)} has no member {node.name}"
+        for name in names:
+            found = self.types.member(struct, name)
+            if found and isinstance(found.type, t.Struct) and self.types.member(found.type, node.name):
+                return TextError(node.name_span, message, f"write .{name}.{node.name}")
+        cure = did_you_mean(node.name, names)
+        if not cure and 0 < len(names) <= 8:
+            cure = f"it has {', '.join(names)}"
+        return TextError(node.name_span, message, cure)
+
+    def _index(self, node: tree.Index) -> Value:
+        value = self.check(node.value)
+        index = values.integer(self.check(node.subscript))
+        return self.element(value, index, node.span)
+
+    def element(self, value: Value, index: c.Expr, span: Span) -> Value:
+        """One element of an array, or of what a pointer points to."""
+        length = 0
+        if isinstance(value, c.ReadBlock) and isinstance(value.type, t.Array):
+            target, place, length = value.type.element, value.place, value.type.length
+        elif isinstance(value.type, t.Pointer) and not isinstance(value, values.WIDE):
+            target, place = value.type.target, values.place_at(value, span)
+        else:
+            raise TextError(span, f"a {t.describe(value.type)} has no elements")
+        stride = t.size_of(target)
+        if not stride:
+            message = f"elements of {t.describe(target)} have no size"
+            raise TextError(span, message, 'cast it: cast("u8 *", p)')
+        if isinstance(index, c.Const):
+            if length and not 0 <= index.value < length:
+                message = f"{index.value} is not an index of {t.describe(value.type)}"
+                raise TextError(index.span, message, f"its indexes are 0 to {length - 1}")
+            place = place._replace(offset=place.offset + index.value * stride, span=span)
+        else:
+            place = place._replace(indexes=(*place.indexes, c.Index(index, stride, length)), span=span)
+        return values.load(place, target, span)
+
+    # -- operations
+
+    def _unary(self, node: tree.Unary) -> Value:
+        operand, span = self.check(node.operand), node.span
+        if node.op == "not":
+            return c.Not(values.truth(operand), t.BOOL, span)
+        number = values.integer(operand)
+        if isinstance(number, c.Const):
+            value = {"neg": -number.value, "inv": ~number.value, "pos": number.value}[node.op]
+            return values.constant(value, span)
+        if node.op == "pos":
+            return number
+        if node.op == "inv":
+            return c.Invert(number, t.arithmetic(number.type, number.type), span)
+        return c.Negate(number, t.S64, span)
+
+    def _binary(self, node: tree.Binary) -> Value:
+        left, right = self.check(node.left), self.check(node.right)
+        if (
+            isinstance(left.type, t.Pointer)
+            and not isinstance(left, values.WIDE)
+            and node.op in ("add", "sub")
+        ):
+            return self._pointer_arithmetic(node, left, values.integer(right))
+        a, b = values.integer(left), values.integer(right)
+        if isinstance(a, c.Const) and isinstance(b, c.Const):
+            return _fold(node.op, a, b, node.span)
+        if node.op in ("div", "mod") and isinstance(b, c.Const) and not b.value:
+            raise TextError(node.span, "this divides by zero")
+        if node.op in ("shl", "shr"):
+            if isinstance(b, c.Const) and not 0 <= b.value < 64:
+                raise TextError(b.span, f"a number has 64 bits, it cannot be shifted by {b.value}")
+            return c.Binary(node.op, a, b, t.arithmetic(a.type, a.type), node.span)
+        return c.Binary(node.op, a, b, t.arithmetic(a.type, b.type), node.span)
+
+    def _pointer_arithmetic(self, node: tree.Binary, pointer: c.Expr, number: c.Expr) -> Value:
+        assert isinstance(pointer.type, t.Pointer)
+        if isinstance(number, c.Const):
+            stride = t.size_of(pointer.type.target) or 1
+            distance = c.Const(number.value * stride, t.S64, number.span)
+            return c.Binary(node.op, pointer, distance, pointer.type, node.span)
+        stride = t.size_of(pointer.type.target) or 1
+        if stride != 1:
+            size = c.Const(stride, t.S64, number.span)
+            number = c.Binary("mul", number, size, t.arithmetic(number.type, t.S64), number.span)
+        return c.Binary(node.op, pointer, number, pointer.type, node.span)
+
+    def _compare(self, node: tree.Compare) -> Value:
+        from kwire.lang.comparisons import compare
+
+        left = self.check(node.left)
+        found: c.Expr | None = None
+        for op, operand in node.rest:
+            right = self.check(operand)
+            span = node.span if len(node.rest) == 1 else _between(left.span, right.span)
+            one = compare(op, left, right, span)
+            found = one if found is None else c.Logic("and", found, one, t.BOOL, node.span)
+            left = right
+        assert found is not None
+        return found
+
+    def _logic(self, node: tree.Logic) -> Value:
+        found = values.truth(self.check(node.operands[0]))
+        for operand in node.operands[1:]:
+            found = c.Logic(node.op, found, values.truth(self.check(operand)), t.BOOL, node.span)
+        return found
+
+    def _conditional(self, node: tree.Conditional) -> Value:
+        test = values.truth(self.check(node.test))
+        then, otherwise = values.scalar(self.check(node.then)), values.scalar(self.check(node.otherwise))
+        return select(test, then, otherwise, node.span)
+
+    def _cast(self, node: tree.Cast) -> Value:
+        from kwire.lang.functions import cast
+
+        type_ = self.named_type(node.type, node.type_span)
+        return cast(self.check(node.value), type_, node.span, node.type_span)
+
+    def named_type(self, text: str, span: Span) -> Type:
+        """The type of a C type name written in the probe."""
+        try:
+            return self.types.type(text, self.site.module)
+        except BtfLookupError as error:
+            raise TextError(span, error.cause, error.cure) from None
+
+    def _call(self, node: tree.Call) -> Value:
+        from kwire.lang.functions import call
+
+        return call(self, node)
+
+
+def select(test: c.Expr, then: c.Expr, otherwise: c.Expr, span: Span) -> c.Expr:
+    """One of two scalars, as the type that holds both."""
+    if isinstance(otherwise, c.Const) and values.fits(otherwise, then.type):
+        type_: Type | None = then.type
+    elif isinstance(then, c.Const) and values.fits(then, otherwise.type):
+        type_ = otherwise.type
+    else:
+        type_ = values.join(then.type, otherwise.type)
+    if not isinstance(type_, t.Int | t.Bool | t.Enum | t.Pointer):
+        message = f"one is a {t.describe(then.type)}, the other a {t.describe(otherwise.type)}"
+        raise TextError(span, message, "cast one of them")
+    then, otherwise = values.convert(then, type_, then.span), values.convert(otherwise, type_, otherwise.span)
+    return c.Select(test, then, otherwise, type_, span)
+
+
+def _fold(op: str, a: c.Const, b: c.Const, span: Span) -> c.Const:
+    x, y = a.value, b.value
+    if op in ("div", "mod"):
+        if not y:
+            raise TextError(span, "this divides by zero")
+        quotient = abs(x) // abs(y) * (1 if (x < 0) == (y < 0) else -1)
+        return values.constant(quotient if op == "div" else x - quotient * y, span)
+    if op in ("shl", "shr") and not 0 <= y < 64:
+        raise TextError(b.span, f"a number has 64 bits, it cannot be shifted by {y}")
+    results = {
+        "add": lambda: x + y,
+        "sub": lambda: x - y,
+        "mul": lambda: x * y,
+        "and": lambda: x & y,
+        "or": lambda: x | y,
+        "xor": lambda: x ^ y,
+        "shl": lambda: x << y,
+        "shr": lambda: x >> y,
+    }
+    return values.constant(results[op](), span)
+
+
+def _between(left: Span, right: Span) -> Span:
+    return Span(left.line, left.column, right.end_line, right.end_column)
+
+
+def _at(value: Value, span: Span) -> Value:
+    """A macro's value, as if written where the macro was used."""
+    if isinstance(value, c.Load):
+        return value._replace(span=span)
+    return value
+
+
+__all__ = ["Expressions", "KernelTypes", "Types", "select"]

@@ -1,0 +1,251 @@
+"""The functions a probe can call: what each takes, and the checked value it becomes.
+
+`HANDLERS` gives one small function for each name in `builtins.FUNCTIONS` (but `emit`, a statement, and
+`cast`, a tree form); `call` checks names and numbers of arguments for all of them.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from kwire.lang import builtins, tree, values
+from kwire.lang import checked as c
+from kwire.lang import types as t
+from kwire.lang.errors import TextError, did_you_mean
+from kwire.lang.tree import Span
+from kwire.lang.types import Type
+from kwire.lang.values import Literal, Value
+
+if TYPE_CHECKING:
+    from kwire.lang.expressions import Expressions
+
+
+class Arguments(NamedTuple):
+    """One call: its checked arguments, where it stands, and who checks."""
+
+    name: str
+    values: tuple[Value, ...]
+    span: Span
+    checker: "Expressions"
+
+
+def call(checker: "Expressions", node: tree.Call) -> Value:
+    """The value of a call. Raises `TextError`."""
+    name = node.function
+    function = builtins.FUNCTION.get(name)
+    if function is None:
+        cure = did_you_mean(name, builtins.FUNCTION)
+        raise TextError(node.function_span, f"unknown function {name}", cure)
+    if name == "emit":
+        raise TextError(node.span, "emit is a statement and gives no value", "write it on a line of its own")
+    if node.keywords:
+        raise TextError(node.span, f"{name} takes no named arguments", f"write {function.form}")
+    if not function.least <= len(node.arguments) <= function.most:
+        raise TextError(node.span, f"{name} was called with {len(node.arguments)}", f"write {function.form}")
+    if name == "sizeof" and isinstance(node.arguments[0], tree.String):
+        written = node.arguments[0]
+        return _size(checker.named_type(written.value, written.span), node.span)
+    arguments = tuple(checker.check(one) for one in node.arguments)
+    return HANDLERS[name](Arguments(name, arguments, node.span, checker))
+
+
+def cast(value: Value, type_: Type, span: Span, type_span: Span) -> Value:
+    """The value seen as another type."""
+    if isinstance(type_, t.Struct):
+        cure = f'add a star: "{t.describe(type_)} *"'
+        raise TextError(type_span, "a value cannot become a structure, a pointer can point to one", cure)
+    if isinstance(type_, t.Array):
+        if isinstance(value, c.ReadBlock) and t.size_of(type_) <= t.size_of(value.type):
+            return values.load(value.place, type_, span)
+        raise TextError(type_span, f"this cannot become {t.describe(type_)}", "cast a pointer")
+    if not isinstance(type_, t.Int | t.Bool | t.Enum | t.Pointer):
+        raise TextError(type_span, f"a value cannot become {t.describe(type_)}")
+    if isinstance(value, c.ReadBlock) and isinstance(type_, t.Pointer):
+        value = values.address(value, span)
+    number = values.scalar(value)
+    if isinstance(type_, t.Pointer) and isinstance(number.type, t.Pointer) and number.type.space == t.USER:
+        type_ = type_._replace(space=t.USER)  # a cast does not move memory
+    if isinstance(type_, t.Int) and type_.size not in (1, 2, 4, 8):
+        raise TextError(type_span, f"a number of {type_.size} bytes does not fit a register")
+    return values.convert(number, type_, span)
+
+
+def limit_of(value: Value, name: str) -> int:
+    """A constant limit in bytes."""
+    if not isinstance(value, c.Const):
+        raise TextError(value.span, f"the limit of {name} must be known when the probe is compiled")
+    if not 0 < value.value <= builtins.MAX_LIMIT:
+        raise TextError(value.span, f"{value.value} is no limit", f"it is 1 to {builtins.MAX_LIMIT} bytes")
+    return value.value
+
+
+def _pointed(value: Value, span: Span, name: str) -> c.Place:
+    """The place an argument points to, or is."""
+    if isinstance(value, c.ReadBlock | c.ReadText):
+        return value.place
+    if isinstance(value, values.WIDE):
+        raise TextError(span, f"{name} needs a pointer", "")
+    if not isinstance(value.type, t.Pointer):
+        cure = f"say whose memory: {name}(user(x)) or {name}(kernel(x))"
+        raise TextError(value.span, f"a {t.describe(value.type)} is not known to be an address", cure)
+    return values.place_at(value, span)
+
+
+def _str(call: Arguments) -> Value:
+    value = call.values[0]
+    limit = limit_of(call.values[1], "str") if len(call.values) > 1 else builtins.TEXT_LIMIT
+    if isinstance(value, c.Comm):
+        return value
+    if isinstance(value, Literal):
+        raise TextError(value.span, "this is a string already")
+    if isinstance(value, c.ReadBytes):
+        raise TextError(value.span, "these are bytes", "give str the pointer")
+    text = values.as_text(value, limit, call.span)
+    if isinstance(text, c.ReadText):
+        most = min(limit, text.fixed) if text.fixed else limit
+        return text._replace(type=t.Text(most, text.type.space), span=call.span)
+    if isinstance(value.type, t.Pointer) and not isinstance(value, c.ReadBlock):
+        target = value.type.target
+        bytes_ = t.is_integer(target) and t.size_of(target) == 1
+        if not bytes_ and not isinstance(target, t.Void):
+            message = f"a {t.describe(value.type)} does not point to text"
+            raise TextError(value.span, message, 'cast it: str(cast("char *", p))')
+    elif isinstance(value, c.ReadBlock):
+        raise TextError(value.span, f"a {t.describe(value.type)} is no text", "name the member that is")
+    place = _pointed(value, call.span, "str")
+    return c.ReadText(place, t.Text(limit, place.space), call.span)
+
+
+def _bytes(call: Arguments) -> Value:
+    place = _pointed(call.values[0], call.span, "bytes")
+    length = values.integer(call.values[1])
+    limit = builtins.BYTES_LIMIT
+    if isinstance(length, c.Const):
+        limit = limit_of(length, "bytes")
+    if len(call.values) > 2:
+        limit = limit_of(call.values[2], "bytes")
+    return c.ReadBytes(place, length, t.Bytes(limit, place.space), call.span)
+
+
+def _space(call: Arguments) -> Value:
+    space = t.USER if call.name == "user" else t.KERNEL
+    value = call.values[0]
+    if isinstance(value, c.ReadBlock):
+        if isinstance(value.place.base, c.Context | c.DataLocAddress):
+            raise TextError(value.span, "this is in the event itself, not behind a pointer")
+        return value._replace(place=value.place._replace(space=space), span=call.span)
+    number = values.scalar(value)
+    target = number.type.target if isinstance(number.type, t.Pointer) else t.VOID
+    return values.convert(number, t.Pointer(target, space), call.span)
+
+
+def _deref(call: Arguments) -> Value:
+    return call.checker.element(call.values[0], c.Const(0, t.S64, call.span), call.span)
+
+
+def _big_endian(call: Arguments) -> Value:
+    size = int(call.name[2:]) // 8
+    number = values.integer(call.values[0])
+    type_ = t.Int(size, False)
+    if not isinstance(number, c.Const) and t.size_of(number.type) < size:
+        message = (
+            f"{call.name} needs {size} bytes, this {t.describe(number.type)} has {t.size_of(number.type)}"
+        )
+        raise TextError(number.span, message, f"use be{t.size_of(number.type) * 8}")
+    if isinstance(number, c.Load | c.Param) and t.size_of(number.type) > size:
+        cure = f"use be{t.size_of(number.type) * 8}"
+        raise TextError(number.span, f"{call.name} would cut this {t.describe(number.type)}", cure)
+    return c.Bswap(number, size, type_, call.span)
+
+
+def _ipv4(call: Arguments) -> Value:
+    value = call.values[0]
+    if t.is_integer(value.type) and not isinstance(value, values.WIDE):
+        number = values.integer(value)
+        if t.size_of(number.type) != 4 and not isinstance(number, c.Const):
+            message = (
+                f"an IPv4 address has 4 bytes, this {t.describe(number.type)} has {t.size_of(number.type)}"
+            )
+            raise TextError(number.span, message, "cast it: u32(x)")
+        return values.convert(number, t.Int(4, False, "ipv4"), call.span)
+    place = _address_place(call, 4)
+    return c.Load(place, t.Int(4, False, "ipv4"), call.span)
+
+
+def _ipv6(call: Arguments) -> Value:
+    return _address_block(call, 16)
+
+
+def _mac(call: Arguments) -> Value:
+    return _address_block(call, 6)
+
+
+def _address_block(call: Arguments, size: int) -> Value:
+    place = _address_place(call, size)
+    return c.ReadBlock(place, size, t.Array(t.U8, size, call.name), call.span)
+
+
+def _address_place(call: Arguments, size: int) -> c.Place:
+    """The place of a network address: an array or structure of that size, or what a pointer points to."""
+    value = call.values[0]
+    if isinstance(value, c.ReadBlock):
+        have = t.size_of(value.type)
+        data_loc = isinstance(value.place.base, c.DataLocAddress)
+        if have != size and not data_loc:
+            message = f"{call.name} needs {size} bytes, this {t.describe(value.type)} has {have}"
+            raise TextError(value.span, message, "name the member that holds the address")
+        return value.place
+    if isinstance(value.type, t.Pointer) and not isinstance(value, values.WIDE):
+        have = t.size_of(value.type.target)
+        if have not in (0, 1, size):
+            message = f"{call.name} needs {size} bytes, a {t.describe(value.type)} points to {have}"
+            raise TextError(value.span, message, "name the member that holds the address")
+        return values.place_at(value, call.span)
+    raise TextError(value.span, f"{call.name} needs an array of {size} bytes or a pointer to them")
+
+
+def _ksym(call: Arguments) -> Value:
+    return values.convert(values.scalar(call.values[0]), t.KSYM, call.span)
+
+
+def _sizeof(call: Arguments) -> Value:
+    return _size(call.values[0].type, call.span)
+
+
+def _size(type_: Type, span: Span) -> Value:
+    size = t.size_of(type_)
+    if not size:
+        raise TextError(span, f"{t.describe(type_)} has no fixed size")
+    return c.Const(size, t.S64, span)
+
+
+def _extreme(call: Arguments) -> Value:
+    from kwire.lang.comparisons import compare
+    from kwire.lang.expressions import select
+
+    a, b = values.integer(call.values[0]), values.integer(call.values[1])
+    test = compare("le" if call.name == "min" else "ge", a, b, call.span)
+    return select(test, a, b, call.span)
+
+
+def _number(call: Arguments) -> Value:
+    return cast(call.values[0], t.INTEGERS[call.name], call.span, call.span)
+
+
+HANDLERS: dict[str, Callable[[Arguments], Value]] = {
+    "str": _str,
+    "bytes": _bytes,
+    "user": _space,
+    "kernel": _space,
+    "deref": _deref,
+    "be16": _big_endian,
+    "be32": _big_endian,
+    "be64": _big_endian,
+    "ipv4": _ipv4,
+    "ipv6": _ipv6,
+    "mac": _mac,
+    "ksym": _ksym,
+    "sizeof": _sizeof,
+    "min": _extreme,
+    "max": _extreme,
+    **dict.fromkeys(t.INTEGERS, _number),
+}

@@ -1,0 +1,192 @@
+"""What the checker does with values: places, loads, conversions, constants and the join of two types.
+
+The law: functions here take and give checked expressions that already keep `checked`'s laws; what is wrong
+raises `TextError` with the span it is wrong at.
+"""
+
+from typing import NamedTuple, TypeAlias
+
+from kwire.lang import checked as c
+from kwire.lang import types as t
+from kwire.lang.errors import TextError
+from kwire.lang.tree import Span
+from kwire.lang.types import Scalar, Text, Type
+
+BLOCK_LIMIT = 256  # bytes of an array that a record holds as it is
+TEXT_BLOCK = 32  # char[n] up to this many bytes stands fixed in the record, longer ones go to its tail
+
+
+class Literal(NamedTuple):
+    """A string literal: good for comparing with a text, nothing else."""
+
+    value: str
+    type: Text
+    span: Span
+
+
+Value: TypeAlias = c.Expr | c.Wide | Literal
+WIDE = (c.ReadText, c.ReadBytes, c.ReadBlock, c.Comm, Literal)
+POINTER_BITS = (0, (1 << 64) - 1)
+
+
+def bounds(type_: Type) -> tuple[int, int]:
+    """The least and greatest value a register of this scalar type holds."""
+    if isinstance(type_, t.Bool):
+        return 0, 1
+    if isinstance(type_, t.Int | t.Enum):
+        bits = type_.size * 8
+        return (-(1 << bits - 1), (1 << bits - 1) - 1) if type_.signed else (0, (1 << bits) - 1)
+    return POINTER_BITS
+
+
+def constant(value: int, span: Span) -> c.Const:
+    """An integer as written: s64, or u64 when only that holds it."""
+    if not -(1 << 63) <= value < 1 << 64:
+        raise TextError(span, f"{value} does not fit into 64 bits")
+    return c.Const(value, t.S64 if value < 1 << 63 else t.U64, span)
+
+
+def wrap(value: int, type_: Scalar) -> int:
+    """A mathematical value cut to what the type holds."""
+    low, high = bounds(type_)
+    if isinstance(type_, t.Bool):
+        return int(value != 0)
+    return (value - low) % (high - low + 1) + low
+
+
+def convert(value: c.Expr, type_: Scalar, span: Span) -> c.Expr:
+    """The value as another scalar type: C's conversion, free where the register stays as it is."""
+    if isinstance(value, c.Const):
+        return c.Const(wrap(value.value, type_), type_, span)
+    if t.same(value.type, type_):
+        return value
+    low, high = bounds(value.type)
+    least, greatest = bounds(type_)
+    # Between s64 and u64 the register stays: both hold the same 64 bits.
+    full = t.size_of(value.type) == t.size_of(type_) == 8
+    if (least <= low and high <= greatest) or full:
+        return c.Retype(value, type_, span)
+    return c.Convert(value, type_, span)
+
+
+def load(place: c.Place, type_: Type, span: Span, bit_offset: int = 0, bit_size: int = 0) -> Value:
+    """What is at a place: a scalar is loaded, an array or structure stays where it is until it is needed."""
+    if isinstance(type_, t.Pointer) and place.space == t.USER:
+        type_ = type_._replace(space=t.USER)  # what user memory points to is user memory
+    if isinstance(type_, t.Int | t.Enum) and type_.size not in (1, 2, 4, 8):
+        raise TextError(
+            span, f"a number of {type_.size} bytes cannot be read", "read it as an array: cast it"
+        )
+    if bit_size and bit_offset + bit_size > 64:
+        raise TextError(span, "this bit-field lies across more than 8 bytes")
+    if isinstance(type_, t.Int | t.Bool | t.Enum | t.Pointer):
+        return c.Load(place, type_, span, bit_offset, bit_size)
+    if isinstance(type_, t.Array | t.Struct):
+        return c.ReadBlock(place, t.size_of(type_), type_, span)
+    raise TextError(span, f"{t.describe(type_)} cannot be read", 'cast it: cast("u64 *", p)')
+
+
+def address(value: Value, span: Span) -> c.Expr:
+    """The address of an array or structure, as a pointer to its elements or to itself."""
+    assert isinstance(value, c.ReadBlock | c.ReadText)
+    if isinstance(value, c.ReadText):
+        target: Type = t.CHAR
+    else:
+        target = value.type.element if isinstance(value.type, t.Array) else value.type
+    place, type_ = value.place, t.Pointer(target, value.place.space)
+    if not place.offset and not place.indexes and not isinstance(place.base, c.Context):
+        return convert(place.base, type_, span)
+    return c.AddressOf(place, type_, span)
+
+
+def place_at(pointer: c.Expr, span: Span) -> c.Place:
+    """The place a pointer points to."""
+    base = pointer
+    while isinstance(base, c.Retype) and isinstance(base.operand.type, t.Pointer):
+        base = base.operand  # one name for one address, whatever it was cast to
+    if isinstance(base, c.AddressOf):
+        return base.place._replace(space=_space(pointer.type), span=span)
+    return c.Place(base, 0, (), _space(pointer.type), span)
+
+
+def _space(type_: Type) -> str:
+    return type_.space if isinstance(type_, t.Pointer) else t.KERNEL
+
+
+def scalar(value: Value) -> c.Expr:
+    """The value when it fits a register. Raises `TextError` for texts, arrays and structures."""
+    if isinstance(value, Literal):
+        raise TextError(value.span, "a string is no number", "compare a text with it: ==, !=")
+    if isinstance(value, c.ReadText | c.Comm | c.ReadBytes):
+        raise TextError(value.span, "a text is no number", "compare it with a string: == or !=")
+    if isinstance(value, c.ReadBlock):
+        if isinstance(value.type, t.Struct):
+            cure = "name one of its members"
+        else:
+            cure = "use one element: [0]"
+        raise TextError(value.span, f"this is a whole {t.describe(value.type)}", cure)
+    return value
+
+
+def truth(value: Value) -> c.Expr:
+    """The value as a condition: not 0 is true."""
+    if isinstance(value, c.ReadText | c.Comm | Literal):
+        raise TextError(value.span, "a text is neither true nor false", 'compare it: == ""')
+    return scalar(value)
+
+
+def integer(value: Value) -> c.Expr:
+    """The value when arithmetic is possible with it."""
+    number = scalar(value)
+    if not t.is_integer(number.type):
+        cure = "cast it: u64(x)"
+        raise TextError(number.span, f"a {t.describe(number.type)} is no number to calculate with", cure)
+    return number
+
+
+def as_text(value: Value, limit: int, span: Span) -> c.ReadText | c.Comm | None:
+    """The value as text when it is one: a text, a character array, a tracepoint's string; None otherwise."""
+    if isinstance(value, c.Comm):
+        return value
+    if isinstance(value, c.ReadText):
+        return value
+    if isinstance(value, c.ReadBlock) and isinstance(value.type, t.Array):
+        element, length = value.type.element, value.type.length
+        if isinstance(element, t.Int) and element.size == 1 and not value.type.display:
+            most = min(limit, length) if length else limit
+            return c.ReadText(value.place, t.Text(most, value.place.space), span, length)
+    return None
+
+
+def join(a: Type, b: Type) -> Type | None:
+    """The smallest type that holds the values of both; None when there is none."""
+    if t.same(a, b):
+        return a
+    if isinstance(a, t.Text) and isinstance(b, t.Text) and a.space == b.space:
+        return a if a.limit >= b.limit else b
+    if isinstance(a, t.Bytes) and isinstance(b, t.Bytes) and a.space == b.space:
+        return a if a.limit >= b.limit else b
+    if isinstance(a, t.Pointer) and isinstance(b, t.Pointer) and a.space == b.space:
+        if t.same(a.target, b.target):
+            return a
+        return None
+    if not (t.is_integer(a) and t.is_integer(b)):
+        return None
+    display = a.display if isinstance(a, t.Int) and isinstance(b, t.Int) and a.display == b.display else ""
+    for wider, other in ((a, b), (b, a)):
+        least, greatest = bounds(wider)
+        low, high = bounds(other)
+        if least <= low and high <= greatest:
+            plain = t.Int(t.size_of(wider), t.signed(wider), display)
+            return t.U8 if isinstance(wider, t.Bool) else plain
+    return t.arithmetic(a, b)
+
+
+def fits(value: c.Const, type_: Type) -> bool:
+    """Whether a constant lies within a scalar type (a pointer takes only 0)."""
+    if isinstance(type_, t.Pointer):
+        return value.value == 0
+    if not t.is_integer(type_):
+        return False
+    low, high = bounds(type_)
+    return low <= value.value <= high
