@@ -79,7 +79,7 @@ def download_package(name: str, folder: str) -> str:
     listed = output("apt-cache", "pkgnames", "linux-image-").split()
     packages = sorted((package for package in listed if re.fullmatch(PACKAGES[name], package)), key=numbers)
     if not packages:
-        return "the package lists do not name it"
+        return "the package sources do not name it; bookworm-security or bookworm-backports does"
     command = ["apt-get", "-qq", "download", packages[-1]]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     return "" if done.returncode == 0 else done.stderr.strip()
