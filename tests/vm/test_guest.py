@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from guests import GUESTS, RAN
+from traces import bpf_refusal
 
 
 @pytest.mark.last
@@ -11,6 +12,8 @@ def test_every_live_test_ran_somewhere(request: pytest.FixtureRequest) -> None:
     guests = request.config.stash[GUESTS]
     if not guests:
         pytest.skip("run without --guests")
+    if bpf_refusal():
+        pytest.skip(bpf_refusal())
     refusals = [f"guest {guest.kernel}: {guest.refusal}" for guest in guests if guest.refusal]
     if refusals:
         pytest.skip(refusals[0])
