@@ -22,6 +22,7 @@ from kwire.kernel.prog import Prog
 from kwire.kernel.sys import (
     ATTACH_TYPES,
     BPF_F_KPROBE_MULTI_RETURN,
+    ENOTSUPP,
     PERF_ATTR_DISABLED,
     PERF_EVENT_IOC_SET_BPF,
     PERF_TYPE_TRACEPOINT,
@@ -38,7 +39,6 @@ from kwire.kernel.sys import (
 KPROBE_PMU = "/sys/bus/event_source/devices/kprobe"
 NO_KPROBES = "this kernel has no kprobes"
 GET_KPROBES = "boot a kernel with CONFIG_KPROBES and CONFIG_KPROBE_EVENTS, or use tracepoints"
-ENOTSUPP = 524  # the kernel's own, not in errno
 
 # Where the kernel keeps how often an attach point fired without running the program, by mechanism.
 _MISSED = {"kprobe": "link_perf_kprobe", "kretprobe": "link_perf_kprobe", "kprobe.multi": "link_multi"}
@@ -51,13 +51,13 @@ class AttachError(KernelError):
 class Link(Fd):
     """A program on a probe. `mechanism`: how it hangs there, `kprobe.multi`, `fentry`, …"""
 
-    __slots__ = ("_is_link", "mechanism", "target")
+    __slots__ = ("is_link", "mechanism", "target")
 
     def __init__(self, fd: int, mechanism: str, target: str, is_link: bool = True) -> None:
         super().__init__(fd)
         self.mechanism = mechanism
         self.target = target
-        self._is_link = is_link  # false where the kernel has no links for this and `fd` is the perf event
+        self.is_link = is_link  # false where the kernel has no links for this and `fd` is the perf event
 
     @property
     def missed(self) -> int:
@@ -67,7 +67,7 @@ class Link(Fd):
         (`Prog.info().recursion_misses`).
         """
         kind = _MISSED.get(self.mechanism)
-        if kind is None or not self._is_link:
+        if kind is None or not self.is_link:
             return 0
         return info(kind, self.fd)[0]["missed"]
 

@@ -150,6 +150,8 @@ PERF_ATTR = (
 )
 PERF_ATTR_DISABLED = 1
 
+ENOTSUPP = 524  # the kernel's own, in no header
+
 Pointer: TypeAlias = int | bytes | bytearray | ctypes.Array[Any] | None
 Value: TypeAlias = Pointer | str
 
@@ -263,6 +265,8 @@ CURES = {
 
 def reason(errno: int) -> str:
     """`Operation not permitted (EPERM)`."""
+    if errno == ENOTSUPP:
+        return "Operation not supported (ENOTSUPP)"
     return f"{os.strerror(errno)} ({errnos.errorcode.get(errno, errno)})"
 
 

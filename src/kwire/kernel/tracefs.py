@@ -12,7 +12,8 @@ from errno import EACCES, EPERM
 from typing import Self
 
 from kwire.kernel.formats import Format, FormatError, parse_format
-from kwire.kernel.sys import PRIVILEGE, Fd, KernelError, address_of, reason, syscall
+from kwire.kernel.mount import detached
+from kwire.kernel.sys import PRIVILEGE, Fd, KernelError, reason
 
 PLACES = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 NAME = re.compile(
@@ -20,10 +21,6 @@ NAME = re.compile(
 )  # of a category or an event; anything else would wander about in the file system
 
 GET_TRACEFS = "mount it (`mount -t tracefs tracefs /sys/kernel/tracing`) or boot a kernel with CONFIG_FTRACE"
-
-FSOPEN_CLOEXEC = 1
-FSCONFIG_CMD_CREATE = 6
-FSMOUNT_CLOEXEC = 1
 
 
 class TracefsError(KernelError):
@@ -51,7 +48,7 @@ class Tracefs(Fd):
             except OSError as error:
                 if isinstance(error, PermissionError):
                     refused = True
-        fd, errno = _detached_mount()
+        fd, errno = detached("tracefs")
         if errno:
             cure = PRIVILEGE if refused or errno in (EPERM, EACCES) else GET_TRACEFS
             raise TracefsError("open", "tracefs", reason(errno), cure, errno)
@@ -146,22 +143,6 @@ def shared() -> Tracefs:
         found = Tracefs.open()
         _shared = weakref.ref(found)
     return found
-
-
-def _detached_mount() -> tuple[int, int]:
-    """(descriptor of the root directory, errno) of a tracefs mounted nowhere."""
-    context, errno = syscall("fsopen", address_of(b"tracefs"), FSOPEN_CLOEXEC)
-    if errno:
-        return -1, errno
-    with Fd(context):
-        _, errno = syscall("fsconfig", context, FSCONFIG_CMD_CREATE, 0, 0, 0)
-        if errno:
-            return -1, errno
-        mount, errno = syscall("fsmount", context, FSMOUNT_CLOEXEC, 0)
-    if errno:
-        return -1, errno
-    with Fd(mount):  # an O_PATH descriptor; one that can be listed keeps the mount alive as well
-        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mount), 0
 
 
 def _checked(name: str) -> str:

@@ -1,0 +1,334 @@
+"""Feature probes that try the kernel: make a map, load a program, attach one, and take it away again.
+
+Programs that are attached do nothing, and hang on things that hardly ever happen: the choice of a process
+to kill when memory runs out, and a function that exists for testing fentry.
+"""
+
+import errno as errnos
+import re
+import struct
+from collections.abc import Callable, Sequence
+
+from kwire.bpf.asm import (
+    R0,
+    R1,
+    R2,
+    R3,
+    R4,
+    R10,
+    Item,
+    Label,
+    alu64,
+    atomic,
+    call,
+    exit_,
+    gotol,
+    image,
+    jmp,
+    jmp32,
+    lddw,
+    mov64,
+    movsx,
+    st,
+    stx,
+)
+from kwire.bpf.helpers import HELPERS
+from kwire.bpf.image import Image, MapSpec
+from kwire.kernel import tracefs
+from kwire.kernel.answer import YES, Answer, refused
+from kwire.kernel.attach import GET_KPROBES, NO_KPROBES, Link, attach, attach_multi, kprobe_pmu
+from kwire.kernel.maps import PAGE, Map
+from kwire.kernel.prog import KINDS, Prog, load, load_btf
+from kwire.kernel.sys import (
+    BPF_F_MMAPABLE,
+    PROG_TYPES,
+    KernelError,
+    try_bpf,
+)
+from kwire.kernel.tracefs import GET_TRACEFS
+
+NOTHING: Sequence[Item] = (mov64(R0, 0), exit_())
+RARE_EVENT = ("oom", "mark_victim")
+TEST_FUNCTIONS = ("bpf_fentry_test1", "mark_oom_victim", "oom_badness")
+BPF_F_SLEEPABLE = 1 << 4
+BTF_KIND_FUNC = 12
+FIND_BY_NAME_KIND = 167  # helper bpf_btf_find_by_name_kind, for programs of type syscall
+
+# The helpers that our programs of each kind may call.
+_COMMON = """
+map_lookup_elem map_update_elem map_delete_elem ktime_get_ns ktime_get_boot_ns get_smp_processor_id
+get_current_pid_tgid get_current_uid_gid get_current_comm get_current_task ringbuf_output
+probe_read_kernel probe_read_user probe_read_kernel_str probe_read_user_str
+"""
+HELPERS_OF = {
+    "kprobe": (*_COMMON.split(), "get_attach_cookie", "get_func_ip"),
+    "tracepoint": (*_COMMON.split(), "get_attach_cookie"),
+    "rawtracepoint": tuple(_COMMON.split()),
+}
+_NO_HELPER = re.compile(r"unknown func|cannot use helper|invalid func")
+
+
+def trying(action: Callable[[], object]) -> Answer:
+    """Yes when the action succeeds, else what its KernelError says."""
+    try:
+        action()
+    except KernelError as error:
+        return refused(error.errno, error.cause.rsplit(": ", 1)[0] if ": " in error.cause else "", error.cure)
+    return YES
+
+
+def bpf_call() -> Answer:
+    """Is there the system call?"""
+    _, errno, _ = try_bpf("map_create")  # of no type: EINVAL where it is there
+    if errno == errnos.ENOSYS:
+        return Answer(
+            "no", "the kernel or its sandbox has no bpf(2)", "boot a kernel with CONFIG_BPF_SYSCALL"
+        )
+    return YES if errno == errnos.EINVAL else refused(errno)
+
+
+def map_kind(kind: str) -> Callable[[], Answer]:
+    """A probe that makes a map of this kind."""
+
+    def make() -> None:
+        key, value, size, inner = 4, 8, 1, None
+        if kind == "ringbuf":
+            key, value, size = 0, 0, PAGE
+        elif kind == "array_of_maps":
+            value, inner = 4, MapSpec("kwire_probe", "array", 4, 8, 1)
+        Map.create(MapSpec("kwire_probe", kind, key, value, size, 0, inner)).close()
+
+    return lambda: trying(make)
+
+
+def mmapable() -> Answer:
+    """Make an array and map it."""
+
+    def make() -> None:
+        with Map.create(MapSpec("kwire_probe", "array", 4, 8, 1, BPF_F_MMAPABLE)) as array:
+            array.mmap().close()
+
+    return trying(make)
+
+
+def prog_kind(kind: str) -> Callable[[], Answer]:
+    """A probe that loads a program of this kind."""
+    return lambda: trying(lambda: _load_nothing(kind).close())
+
+
+def helpers(kind: str) -> Callable[[], Answer]:
+    """A probe that asks for each helper our programs of this kind call."""
+
+    def ask() -> Answer:
+        with_nothing = trying(lambda: _load_nothing(kind).close())
+        if with_nothing.answer != "yes":
+            return with_nothing
+        lacking = [name for name in HELPERS_OF[kind] if not _has_helper(kind, HELPERS[name].id)]
+        if lacking:
+            return Answer("no", f"without {', '.join(lacking)}")
+        return Answer("yes", f"all {len(HELPERS_OF[kind])}")
+
+    return ask
+
+
+def isa_v2() -> Answer:
+    """Jumps on less than."""
+    out = Label()
+    return _code(mov64(R0, 0), jmp("lt", R0, 1, out), mov64(R0, 1), out, exit_())
+
+
+def isa_v3() -> Answer:
+    """32-bit jumps."""
+    out = Label()
+    return _code(mov64(R0, 0), jmp32("eq", R0, 0, out), mov64(R0, 1), out, exit_())
+
+
+def isa_v4() -> Answer:
+    """Moves with sign extension, long jumps."""
+    out = Label()
+    return _code(mov64(R1, 200), movsx(R0, R1, 8), gotol(out), out, mov64(R0, 0), exit_())
+
+
+def atomic_fetch() -> Answer:
+    """Fetch and add."""
+    add = atomic("add", "dw", R10, R1, -8, fetch=True)
+    return _code(st("dw", R10, 0, -8), mov64(R1, 1), add, mov64(R0, 0), exit_())
+
+
+def bounded_loop() -> Answer:
+    """A loop that ends."""
+    again = Label()
+    return _code(mov64(R0, 0), again, alu64("add", R0, 1), jmp("lt", R0, 10, again), mov64(R0, 0), exit_())
+
+
+def func_info() -> Answer:
+    """A program with type information of its own."""
+    strings = b"\0int\0f\0probe\0"
+    types = struct.pack("=IIII", 1, 1 << 24, 4, 1 << 24 | 32)  # int
+    types += struct.pack("=III", 0, 13 << 24, 1)  # int (void)
+    types += struct.pack("=III", 5, BTF_KIND_FUNC << 24, 2)  # f
+    btf = (
+        struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(strings)) + types + strings
+    )
+    one = image("kwire_probe", "tracepoint", NOTHING)
+    one = one._replace(
+        btf=btf, func_info=struct.pack("=II", 0, 3), line_info=struct.pack("=IIII", 0, 7, 7, 1 << 10)
+    )
+    fd = load_btf(btf)
+    if fd < 0:
+        return Answer("no", "the kernel takes no types of programs")
+    return _then_close(Map(fd, MapSpec("btf", "array", 4, 4, 1)), trying(lambda: load(one, {}).close()))
+
+
+def log_true_size() -> Answer:
+    """Does a failed load say how much log there was?"""
+    code = image("kwire_probe", "tracepoint", [exit_()]).code  # r0 is not set
+    log = bytearray(4096)
+    _, errno, left = try_bpf(
+        "prog_load",
+        prog_type=PROG_TYPES["tracepoint"],
+        insn_cnt=1,
+        insns=code,
+        license=b"GPL",
+        log_level=1,
+        log_size=len(log),
+        log_buf=log,
+    )
+    if not log[0]:
+        return refused(errno)
+    return YES if left["log_true_size"] else Answer("no", "the log is asked for again, each time larger")
+
+
+def tracing_files() -> Answer:
+    """Find tracefs, or make it."""
+    try:
+        files = tracefs.shared()
+        place = files.place or "not mounted; a mount of our own is used"
+        return Answer("yes", place)
+    except KernelError as error:
+        return refused(error.errno, cure=GET_TRACEFS)
+
+
+def tracepoint() -> Answer:
+    """Attach to a tracepoint."""
+    return trying(lambda: _attach("tracepoint", ":".join(RARE_EVENT)).close())
+
+
+def rawtracepoint() -> Answer:
+    """Attach to a raw tracepoint."""
+    return trying(lambda: _attach("rawtracepoint", RARE_EVENT[1]).close())
+
+
+def kprobe() -> Answer:
+    """Attach a kprobe."""
+    if not kprobe_pmu():
+        return Answer("no", NO_KPROBES, GET_KPROBES)
+    return _on_a_function(lambda name: _attach("kprobe", name).close())
+
+
+def kprobe_multi() -> Answer:
+    """Attach by one kprobe.multi link."""
+
+    def make(name: str) -> None:
+        with load(image("kwire_probe", "kprobe", NOTHING), {}, multi=True) as prog:
+            attach_multi(prog, [(name, 1)]).close()
+
+    answer = _on_a_function(make)
+    if answer.answer == "no":
+        return Answer("no", answer.reason, "each function gets a kprobe of its own; CONFIG_FPROBE has it")
+    return answer
+
+
+def fentry() -> Answer:
+    """Load a program for a function's entry and attach it."""
+
+    def make(name: str) -> None:
+        with load(image("kwire_probe", "fentry", NOTHING), {}, attach_btf_id=function_btf_id(name)) as prog:
+            attach(prog, "fentry", name).close()
+
+    return _on_a_function(make)
+
+
+def perf_link() -> Answer:
+    """Do tracepoints and kprobes get links?"""
+
+    def make() -> Answer:
+        with _attach("tracepoint", ":".join(RARE_EVENT)) as link:
+            return YES if link.is_link else Answer("no", "programs are set on perf events instead")
+
+    return _answered(make)
+
+
+def cookie() -> Answer:
+    """Does a tracepoint take a cookie?"""
+    return trying(lambda: _attach("tracepoint", ":".join(RARE_EVENT), 1).close())
+
+
+def function_btf_id(name: str) -> int:
+    """The BTF id of a function of the kernel proper, which the kernel looks up itself. Raises KernelError."""
+    text = name.encode() + b"\0"
+    words = [text[at : at + 8].ljust(8, b"\0") for at in range(0, len(text), 8)]
+    items: list[Item] = []
+    for number, word in enumerate(words):
+        items += [lddw(R1, struct.unpack("=q", word)[0]), stx("dw", R10, R1, 8 * (number - len(words)))]
+    items += [mov64(R1, R10), alu64("add", R1, -8 * len(words)), mov64(R2, len(text))]
+    items += [mov64(R3, BTF_KIND_FUNC), mov64(R4, 0), call(FIND_BY_NAME_KIND), exit_()]
+    with load(image("kwire_find", "syscall", items), {}, flags=BPF_F_SLEEPABLE) as prog:
+        found = prog.test_run().result
+    if found & 1 << 31:
+        raise KernelError(
+            "find", name, "the kernel's type information has no such function", errno=errnos.ENOENT
+        )
+    return found
+
+
+def _load_nothing(kind: str) -> Prog:
+    function = function_btf_id(TEST_FUNCTIONS[0]) if KINDS[kind][0] == "tracing" else 0
+    return load(image("kwire_probe", kind, NOTHING), {}, attach_btf_id=function)
+
+
+def _attach(kind: str, target: str, number: int = 0) -> Link:
+    with _load_nothing(kind) as prog:
+        return attach(prog, kind, target, number)
+
+
+def _code(*items: Item) -> Answer:
+    return trying(lambda: load(image("kwire_probe", "tracepoint", items), {}).close())
+
+
+def _has_helper(kind: str, number: int) -> bool:
+    """Whether the verifier knows the helper; it looks at the arguments, which are missing here, only after
+    that.
+    """
+    one: Image = image("kwire_probe", kind, [call(number), mov64(R0, 0), exit_()])
+    try:
+        load(one, {}).close()
+    except KernelError as error:
+        return not _NO_HELPER.search(getattr(error, "log", ""))
+    return True
+
+
+def _on_a_function(make: Callable[[str], None]) -> Answer:
+    """Try it on functions that are hardly ever called, until one exists."""
+    answer = Answer("unknown", "none of the functions to try it on is there")
+    for name in TEST_FUNCTIONS:
+        try:
+            make(name)
+        except KernelError as error:
+            if error.errno in (errnos.ENOENT, errnos.ESRCH):
+                continue
+            return refused(error.errno, error.cause.rsplit(":", 1)[0])
+        return YES
+    return answer
+
+
+def _answered(make: Callable[[], Answer]) -> Answer:
+    try:
+        return make()
+    except KernelError as error:
+        return refused(error.errno)
+
+
+def _then_close(descriptor: Map, answer: Answer) -> Answer:
+    descriptor.close()
+    return answer

@@ -1,0 +1,212 @@
+"""Feature probes that look around: the user's privileges, the kernel's settings, namespaces, memory, our
+own build.
+"""
+
+import os
+import resource
+from collections.abc import Callable
+from errno import ENODEV
+
+from kwire import native
+from kwire.bpf.image import MapSpec
+from kwire.kernel import privileges
+from kwire.kernel.answer import YES, Answer, may_trace, refused
+from kwire.kernel.maps import Map
+from kwire.kernel.mount import detached
+from kwire.kernel.symbols import KALLSYMS
+from kwire.kernel.sys import PRIVILEGE, Fd, KernelError, possible_cpus
+
+FIRST_PID_NAMESPACE = 0xEFFFFFFC  # inode number of the namespace that the kernel starts with
+RING = 4 << 20  # bytes a CPU that a trace takes when nothing else is said
+MANY_PROBES = 1024
+
+
+def capabilities() -> Answer:
+    """May this user trace?"""
+    held = privileges.effective()
+    if may_trace():
+        wanted = ("CAP_BPF", "CAP_PERFMON", "CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_SYSLOG")
+        return Answer("yes", " ".join(name for name in wanted if name in held))
+    lacking = sorted({"CAP_BPF", "CAP_PERFMON"} - held)
+    return Answer(
+        "no",
+        f"user {os.geteuid()} without {' and '.join(lacking)}",
+        "run as root, or grant these capabilities",
+    )
+
+
+def btf() -> Answer:
+    """Is the kernel's type information there?"""
+    path = "/sys/kernel/btf/vmlinux"
+    if os.access(path, os.R_OK):
+        return Answer("yes", f"{os.path.getsize(path) >> 10} KiB")
+    return Answer("no", f"no {path}", "boot a kernel with CONFIG_DEBUG_INFO_BTF; tracepoints work without it")
+
+
+def module_btf() -> Answer:
+    """Have the loaded modules type information?"""
+    loaded = _read("/proc/modules")
+    if loaded is None:
+        return Answer("no", "this kernel has no modules", "none is needed")
+    try:
+        modules = [name for name in os.listdir("/sys/kernel/btf") if name != "vmlinux"]
+    except OSError:
+        return Answer("no", "the kernel has no type information", "boot a kernel with CONFIG_DEBUG_INFO_BTF")
+    if modules:
+        return Answer("yes", f"{len(modules)} modules")
+    if not loaded:
+        return Answer("unknown", "no module is loaded")
+    return Answer("no", "the loaded modules have none", "boot a kernel with CONFIG_DEBUG_INFO_BTF_MODULES")
+
+
+def kallsyms() -> Answer:
+    """Does /proc/kallsyms show addresses?"""
+    try:
+        with open(KALLSYMS, "rb") as file:
+            start = file.read(4096)
+    except OSError as error:
+        return Answer("no", str(error), "")
+    if any(int(line.split()[0], 16) for line in start.split(b"\n")[:-1]):
+        return YES
+    return Answer("no", "every address is shown as 0", f"{PRIVILEGE}; see /proc/sys/kernel/kptr_restrict")
+
+
+def lockdown() -> Answer:
+    """Does lockdown keep programs from reading kernel memory?"""
+    text = _read("/sys/kernel/security/lockdown")
+    if text is None:
+        root, errno = detached("securityfs")
+        if errno == ENODEV:
+            return Answer("yes", "this kernel has no lockdown")
+        if errno:
+            return refused(errno)
+        with Fd(root):
+            text = _read("lockdown", root)
+    if text is None:
+        return Answer("yes", "this kernel has no lockdown")
+    mode = text.partition("[")[2].partition("]")[0]
+    if mode == "confidentiality":
+        return Answer(
+            "no", "mode confidentiality: programs cannot read kernel memory", "boot with lockdown=integrity"
+        )
+    return Answer("yes", f"mode {mode or text.strip()}")
+
+
+def memlock() -> Answer:
+    """Are maps charged to the locked-memory limit? Tried with a limit of 0, which is put back."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    spec = MapSpec("kwire_probe", "array", 4, 8, 1)
+    try:
+        Map.create(spec).close()
+    except KernelError:
+        return Answer("unknown", "this user may not try it", PRIVILEGE)
+    try:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, hard))
+        Map.create(spec).close()
+    except KernelError:
+        return Answer("no", f"maps count against it; it is {soft >> 10} KiB", "ulimit -l unlimited")
+    except (ValueError, OSError):
+        return Answer("unknown", "the limit cannot be changed for the trial")
+    finally:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (soft, hard))
+    return YES
+
+
+def unprivileged_bpf() -> Answer:
+    """Only for information: nothing of ours needs it."""
+    return _setting(
+        "/proc/sys/kernel/unprivileged_bpf_disabled",
+        lambda value: value > 0,
+        "sysctl kernel.unprivileged_bpf_disabled=2",
+    )
+
+
+def perf_paranoid() -> Answer:
+    """Does the setting stand in the way of this user?"""
+    text = _read("/proc/sys/kernel/perf_event_paranoid")
+    if text is None:
+        return Answer("no", "this kernel has no perf events", "boot a kernel with CONFIG_PERF_EVENTS")
+    if may_trace() or int(text) < 0:
+        return Answer("yes", f"perf_event_paranoid is {text.strip()}")
+    return Answer("no", f"perf_event_paranoid is {text.strip()}", PRIVILEGE)
+
+
+def pid_namespace() -> Answer:
+    """Is this the pid namespace whose ids programs see?"""
+    try:
+        inode = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return Answer("unknown", "no /proc/self/ns/pid")
+    if inode == FIRST_PID_NAMESPACE:
+        return YES
+    return Answer(
+        "no",
+        "a container's pid namespace: events show the host's process ids",
+        "start the container with the host's (`--pid=host`)",
+    )
+
+
+def memory() -> Answer:
+    """Is there room for a ring on every CPU?"""
+    need = RING * possible_cpus() + (32 << 20)
+    limits = [available for available in (_available(), _cgroup_room()) if available is not None]
+    if not limits:
+        return Answer("unknown", "neither /proc/meminfo nor a control group tells")
+    free = min(limits)
+    told = f"{free >> 20} MiB free, {need >> 20} MiB wanted"
+    return Answer("yes", told) if free >= need else Answer("no", told, "ask for smaller rings (--buffer)")
+
+
+def open_files() -> Answer:
+    """How many probes can be open?"""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= MANY_PROBES:
+        return Answer("yes", f"{soft} descriptors")
+    return Answer("no", f"{soft} descriptors", f"ulimit -n {4 * MANY_PROBES}, or use kprobe.multi")
+
+
+def walkers() -> Answer:
+    """Was our C library built?"""
+    if native.ring_walk:
+        return YES
+    return Answer(
+        "no", "frames are walked in Python, which is slower", "install again where there is a C compiler"
+    )
+
+
+def _setting(path: str, good: Callable[[int], bool], cure: str) -> Answer:
+    text = _read(path)
+    if text is None:
+        return Answer("unknown", f"no {path}")
+    name = os.path.basename(path)
+    return (
+        Answer("yes", f"{name} is {text.strip()}")
+        if good(int(text))
+        else Answer("no", f"{name} is {text.strip()}", cure)
+    )
+
+
+def _available() -> int | None:
+    for line in (_read("/proc/meminfo") or "").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) << 10
+    return None
+
+
+def _cgroup_room() -> int | None:
+    limit, used = _read("/sys/fs/cgroup/memory.max"), _read("/sys/fs/cgroup/memory.current")
+    if limit and used and limit.strip().isdigit():
+        return int(limit) - int(used)
+    return None
+
+
+def _read(path: str, directory: int | None = None) -> str | None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+    except OSError:
+        return None
+    try:
+        with open(fd) as file:
+            return file.read()
+    except OSError:
+        return None
