@@ -4,7 +4,7 @@ import errno as errnos
 from typing import Literal, NamedTuple
 
 from kwire.kernel import privileges
-from kwire.kernel.sys import PRIVILEGE, reason
+from kwire.kernel.sys import BE_ROOT, PRIVILEGE, reason
 
 
 class Answer(NamedTuple):
@@ -30,7 +30,7 @@ def refused(errno: int, note: str = "", cure: str = "") -> Answer:
     """The answer for a call that failed. A refusal for lack of privilege says nothing about the kernel."""
     if errno in (errnos.EPERM, errnos.EACCES):
         if not may_trace():
-            return Answer("unknown", "this user may not try it", PRIVILEGE)
+            return Answer("unknown", "this user may not try it", BE_ROOT)
         why = "a sandbox, lockdown or the kernel's build forbids it"
         cure = why if cure in ("", PRIVILEGE) else cure
         return Answer("no", f"refused even to this user: {reason(errno)}", cure)

@@ -38,10 +38,11 @@ from kwire.kernel import tracefs
 from kwire.kernel.answer import YES, Answer, refused
 from kwire.kernel.attach import GET_KPROBES, NO_KPROBES, Link, attach, attach_multi, kprobe_pmu
 from kwire.kernel.maps import PAGE, Map
-from kwire.kernel.prog import KINDS, Prog, load, load_btf
+from kwire.kernel.prog import KINDS, Prog, load
 from kwire.kernel.sys import (
     BPF_F_MMAPABLE,
     PROG_TYPES,
+    Fd,
     KernelError,
     try_bpf,
 )
@@ -174,10 +175,11 @@ def func_info() -> Answer:
     one = one._replace(
         btf=btf, func_info=struct.pack("=II", 0, 3), line_info=struct.pack("=IIII", 0, 7, 7, 1 << 10)
     )
-    fd = load_btf(btf)
-    if fd < 0:
-        return Answer("no", "the kernel takes no types of programs")
-    return _then_close(Map(fd, MapSpec("btf", "array", 4, 4, 1)), trying(lambda: load(one, {}).close()))
+    fd, errno, _ = try_bpf("btf_load", btf=btf, btf_size=len(btf))
+    if errno:
+        return refused(errno, "the kernel takes no types of programs")
+    with Fd(fd):
+        return trying(lambda: load(one, {}).close())
 
 
 def log_true_size() -> Answer:
@@ -327,8 +329,3 @@ def _answered(make: Callable[[], Answer]) -> Answer:
         return make()
     except KernelError as error:
         return refused(error.errno)
-
-
-def _then_close(descriptor: Map, answer: Answer) -> Answer:
-    descriptor.close()
-    return answer

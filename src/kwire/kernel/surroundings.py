@@ -14,7 +14,7 @@ from kwire.kernel.answer import YES, Answer, may_trace, refused
 from kwire.kernel.maps import Map
 from kwire.kernel.mount import detached
 from kwire.kernel.symbols import KALLSYMS
-from kwire.kernel.sys import PRIVILEGE, Fd, KernelError, possible_cpus
+from kwire.kernel.sys import BE_ROOT, Fd, KernelError, possible_cpus
 
 FIRST_PID_NAMESPACE = 0xEFFFFFFC  # inode number of the namespace that the kernel starts with
 RING = 4 << 20  # bytes a CPU that a trace takes when nothing else is said
@@ -68,7 +68,7 @@ def kallsyms() -> Answer:
         return Answer("no", str(error), "")
     if any(int(line.split()[0], 16) for line in start.split(b"\n")[:-1]):
         return YES
-    return Answer("no", "every address is shown as 0", f"{PRIVILEGE}; see /proc/sys/kernel/kptr_restrict")
+    return Answer("no", "every address is shown as 0", f"{BE_ROOT}; see /proc/sys/kernel/kptr_restrict")
 
 
 def lockdown() -> Answer:
@@ -99,7 +99,7 @@ def memlock() -> Answer:
     try:
         Map.create(spec).close()
     except KernelError:
-        return Answer("unknown", "this user may not try it", PRIVILEGE)
+        return Answer("unknown", "this user may not try it", BE_ROOT)
     try:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, hard))
         Map.create(spec).close()
@@ -128,7 +128,7 @@ def perf_paranoid() -> Answer:
         return Answer("no", "this kernel has no perf events", "boot a kernel with CONFIG_PERF_EVENTS")
     if may_trace() or int(text) < 0:
         return Answer("yes", f"perf_event_paranoid is {text.strip()}")
-    return Answer("no", f"perf_event_paranoid is {text.strip()}", PRIVILEGE)
+    return Answer("no", f"perf_event_paranoid is {text.strip()}", BE_ROOT)
 
 
 def pid_namespace() -> Answer:

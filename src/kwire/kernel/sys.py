@@ -253,7 +253,8 @@ class KernelError(KwireError):
 
 
 # What usually helps, by errno, where the caller has nothing better to say.
-PRIVILEGE = "run as root, or with CAP_BPF and CAP_PERFMON (`kwire doctor` says which is missing)"
+BE_ROOT = "run as root, or with CAP_BPF and CAP_PERFMON"
+PRIVILEGE = f"{BE_ROOT} (`kwire doctor` says which is missing)"
 CURES = {
     errnos.EPERM: PRIVILEGE,
     errnos.EACCES: PRIVILEGE,
