@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Callable, Sequence
 
 import pytest
+
+from kwire.btf.blob import Btf
+from kwire.btf.cformat import declare, spell
+from kwire.btf.errors import BtfError
+from kwire.btf.members import every_member
 
 INT, PTR, ARRAY, STRUCT, UNION, ENUM, FWD, TYPEDEF, VOLATILE, CONST = range(1, 11)
 RESTRICT, FUNC, FUNC_PROTO, VAR, DATASEC, FLOAT, DECL_TAG, TYPE_TAG, ENUM64 = range(11, 20)
@@ -98,6 +104,18 @@ class Builder:
 
 
 @pytest.fixture
+def exercised() -> Callable[[bytes], int]:
+    """`exercise`."""
+    return exercise
+
+
+@pytest.fixture
+def enriched() -> Callable[[Builder], Builder]:
+    """`rich`."""
+    return rich
+
+
+@pytest.fixture
 def new_btf() -> Callable[..., Builder]:
     """Makes a `Builder`."""
     return Builder
@@ -108,3 +126,62 @@ def builder(request: pytest.FixtureRequest) -> Builder:
     """An empty blob in every dress: both byte orders, every header size."""
     order, header = request.param
     return Builder(order, header)
+
+
+def rich(b: Builder) -> Builder:
+    """Fills a blob with one type of every kind, related to one another."""
+    number = b.integer("int", 4, True)
+    b.integer("long unsigned int", 8)
+    b.integer("old", 4, offset=3, bits=5)
+    inner = b.struct("", 8, [("x", number, 0, 3), ("y", number, 3, 29)], kind=UNION)
+    struct = b.next_id + 2
+    pointer = b.ref(PTR, b.ref(CONST, struct))
+    b.struct("s", 64, [("a", number, 0), ("", inner, 32), ("next", pointer, 96), ("list", struct + 1, 160)])
+    b.array(b.next_id + 1, 3)
+    alias = b.ref(TYPEDEF, b.ref(VOLATILE, b.ref(TYPE_TAG, number, "user")), "alias")
+    b.ref(RESTRICT, pointer)
+    b.enum("e", [("A", 0), ("B", -1)], signed=True)
+    b.enum64("wide", [("C", 1 << 40)])
+    b.add(FWD, "declared", 0)
+    function = b.func("f", b.proto(alias, [("p", pointer), ("fn", b.next_id), ("", 0)]))
+    b.datasec(".data", 8, [(b.add(VAR, "v", number, [1]), 0, 4)])
+    b.add(FLOAT, "double", 8)
+    b.add(DECL_TAG, "tag", function, [0])
+    return b
+
+
+def exercise(data: bytes, base: Btf | None = None) -> int:
+    """Does everything there is to do with a blob; only BtfError may come of it. Returns what succeeded."""
+    try:
+        btf = Btf(data, base)
+        end = min(btf.end_id, btf.first_id + 300)
+    except BtfError:
+        return 0
+    done = 0
+    for id in range(btf.first_id, end):
+        for use in (
+            btf.type,
+            btf.kind,
+            btf.resolve,
+            btf.sizeof,
+            btf.proto,
+            lambda id: btf.member(id, "nothing.at.all"),
+            lambda id: btf.member(id, "x"),
+            lambda id: sum(1 for _ in every_member(btf, id)),
+            lambda id: declare(btf, id),
+            lambda id: spell(btf, id, "name"),
+        ):
+            try:
+                use(id)
+            except BtfError:
+                continue
+            done += 1
+    for text in ("struct s *", "unsigned long", "alias", "enum e", "struct nothing"):
+        with contextlib.suppress(BtfError):
+            btf.parse_type(text)
+        with contextlib.suppress(BtfError):
+            btf.find_all(text)
+    for kind in range(21):
+        with contextlib.suppress(BtfError):
+            btf.names(kind)
+    return done
