@@ -6,6 +6,7 @@ stopped and why; hostile bytes never raise, loop or take long. What is no pcapng
 """
 
 import os
+import stat
 from array import array
 from collections.abc import Iterator
 from types import TracebackType
@@ -122,6 +123,25 @@ class Capture:
         self.problem: str | None = None
         self.skipped = 0
         self.first_skipped: str | None = None
+
+    @property
+    def regular(self) -> bool:
+        """Whether this is a file: all of it is there, nothing has to be waited for."""
+        try:
+            fd = self._file if isinstance(self._file, int) else self._file.fileno()
+        except (OSError, AttributeError):
+            return True
+        return stat.S_ISREG(os.fstat(fd).st_mode)
+
+    @property
+    def ended(self) -> bool:
+        """Whether every probe read so far has closing statistics: its recorder ended in order."""
+        return all(
+            interface.statistics is not None
+            for section in self.sections
+            for interface in section.interfaces
+            if interface.probe
+        )
 
     @property
     def section(self) -> Section | None:

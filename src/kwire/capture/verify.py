@@ -1,0 +1,255 @@
+"""Whether a capture is complete: produced = stored + lost for each probe, nothing lost, nothing missing.
+
+The laws: a capture is complete only where the file itself proves it. Events are counted in the file, losses
+by its LOST frames, and both are held against the statistics its recorder wrote at the end; a file without
+them (its recorder was killed, or still runs) proves nothing. Files of one rotation belong together: a missing
+one is a hole too.
+"""
+
+import re
+from array import array
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from kwire.capture import walk
+from kwire.capture.output import CaptureError
+from kwire.capture.pcapng import StatisticsOption
+from kwire.capture.reader import Capture, Section
+from kwire.capture.writer import Totals
+from kwire.wire.frame import Type
+from kwire.wire.frames import Frames
+from kwire.wire.messages import CAUSES, CPU_UNKNOWN, MERGE_GAP, Cause, Lost
+
+MAX_PROBES: Final = 1 << 17  # greatest probe number counted
+MAX_HOLES: Final = 10_000  # holes told apart in a file; more are joined
+_SEQUENCE = re.compile(r"kwire capture ([0-9a-f]{32}) file (\d{1,9})")
+_FOLLOWED = re.compile(r"continued in file (\d{1,9})")
+
+
+class Hole(NamedTuple):
+    """Events missing at a place: `count` of `probe` (its spec; empty where unknown), wall-clock ns."""
+
+    probe: str
+    first: int | None
+    last: int | None
+    cpu: int | None
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
+    cause: str
+
+
+class Balance(NamedTuple):
+    """What one section of a file says of a probe; `produced` is None where no statistics tell."""
+
+    probe: str
+    number: int
+    produced: int | None
+    stored: int
+    lost: int
+
+
+class FileReport(NamedTuple):
+    """One file: its probes' balances, its holes, what else is wrong, one line each.
+
+    `capture`, `number`, `next`: the id, this file's number and the next one's, of a rotation.
+    """
+
+    path: str
+    balances: list[Balance]
+    holes: list[Hole]
+    problems: list[str]
+    capture: str
+    number: int
+    next: int
+
+    @property
+    def complete(self) -> bool:
+        """Nothing is missing in this file."""
+        return not self.holes and not self.problems
+
+    @property
+    def totals(self) -> Totals:
+        """The sums over all probes; what a probe without statistics produced is what is there."""
+        produced = sum(
+            balance.stored + balance.lost if balance.produced is None else balance.produced
+            for balance in self.balances
+        )
+        stored = sum(balance.stored for balance in self.balances)
+        return Totals(produced, stored, sum(balance.lost for balance in self.balances))
+
+
+class _Count:
+    """What was counted in one section."""
+
+    __slots__ = ("lost", "section", "table", "unknown")
+
+    def __init__(self, section: Section) -> None:
+        self.section = section
+        self.table = array("Q")
+        self.lost: dict[int, int] = {}
+        self.unknown = 0  # events of probes without a schema
+
+    def stored(self, number: int) -> int:
+        """Events of this probe."""
+        at = number * walk.COUNT_WORDS
+        return self.table[at] if at < len(self.table) else 0
+
+
+class _Holes:
+    """Holes in order; losses that follow closely are one, and so is all beyond MAX_HOLES, by cause."""
+
+    __slots__ = ("_last", "found")
+
+    def __init__(self) -> None:
+        self.found: list[Hole] = []
+        self._last: dict[tuple[str, int, int], int] = {}
+
+    def add(self, section: Section, loss: Lost) -> None:
+        """Add one LOST frame."""
+        schema = section.schemas.get(loss.probe)
+        probe = schema.probe if schema else ""
+        first = last = None
+        if loss.last:
+            first = schema.wall(loss.first) if schema else loss.first
+            last = schema.wall(loss.last) if schema else loss.last
+        key = (probe, loss.cpu, loss.cause)
+        at = self._last.get(key)
+        if at is not None:
+            old = self.found[at]
+            near = first is not None and old.last is not None and first - old.last <= MERGE_GAP
+            if near or (first is None and old.first is None) or len(self.found) >= MAX_HOLES:
+                times = [time for time in (old.first, first, old.last, last) if time is not None]
+                first, last = (min(times), max(times)) if times else (None, None)
+                self.found[at] = old._replace(first=first, last=last, count=old.count + loss.count)
+                return
+        cause = CAUSES[Cause(loss.cause)] if loss.cause in CAUSES else f"cause {loss.cause}"
+        if len(self.found) >= MAX_HOLES + len(CAUSES):
+            old = self.found[-1]
+            self.found[-1] = old._replace(probe="", cpu=None, count=old.count + loss.count)
+            return
+        self._last[key] = len(self.found)
+        cpu = None if loss.cpu == CPU_UNKNOWN else loss.cpu
+        self.found.append(Hole(probe, first, last, cpu, loss.count, cause))
+
+
+def verify_file(path: str) -> FileReport:
+    """Read one file and hold it against what it says of itself; CaptureError where it is no capture."""
+    counts: list[_Count] = []
+    holes, problems = _Holes(), []
+    with Capture(path) as capture:
+        for frames in capture:
+            section = capture.section
+            assert section is not None  # frames lie in sections
+            if not counts or counts[-1].section is not section:
+                counts.append(_Count(section))
+            _add(counts[-1], holes, frames)
+        if capture.problem:
+            problems.append(capture.problem)
+        elif not any(section.schemas for section in capture.sections):
+            raise CaptureError("verify", path, "it describes no probe", "kwire record -w writes captures")
+        if capture.skipped:
+            problems.append(f"{capture.skipped} packets hold no sound frame; {capture.first_skipped}")
+        by_section = {id(count.section): count for count in counts}
+        balances = []
+        for section in capture.sections:
+            known = by_section.get(id(section)) or _Count(section)
+            balances += _balances(known, problems, cut=capture.problem is not None)
+    number, next_number, name = _sequence(capture.sections)
+    return FileReport(path, balances, holes.found, problems, name, number, next_number)
+
+
+def verify_set(reports: Iterable[FileReport]) -> list[str]:
+    """What is missing between the files: those of rotations that are not among them."""
+    rotations: dict[str, dict[int, FileReport]] = {}
+    for report in reports:
+        if report.capture:
+            rotations.setdefault(report.capture, {})[report.number] = report
+    problems = []
+    for files in rotations.values():
+        wanted = set(range(1, max(files) + 1)) | {report.next for report in files.values() if report.next}
+        near = files[min(files)].path
+        for number in sorted(wanted - set(files)):
+            problems.append(f"file {number} of the rotation that {near} belongs to is missing")
+    return problems
+
+
+def _add(count: _Count, holes: _Holes, frames: Frames) -> None:
+    schemas = count.section.schemas
+    words = (min(max(schemas, default=0), MAX_PROBES) + 1) * walk.COUNT_WORDS
+    if len(count.table) < words:
+        count.table.extend([0] * (words - len(count.table)))
+    counted = walk.count_by_id(frames.data, frames.offsets, frames.count, count.table, False)
+    if counted == len(frames):
+        return
+    for index in range(len(frames)):
+        header = frames.header(index)
+        if header.type == Type.LOST:
+            loss = Lost.read(frames.frame(index))
+            count.lost[loss.probe] = count.lost.get(loss.probe, 0) + loss.count
+            holes.add(count.section, loss)
+        elif header.type == Type.EVENT and header.id * walk.COUNT_WORDS >= len(count.table):
+            count.unknown += 1
+
+
+def _balances(count: _Count, problems: list[str], *, cut: bool) -> list[Balance]:
+    """The balances of a section's probes; adds what is wrong with them to `problems`."""
+    section = count.section
+    statistics = {
+        interface.probe: interface.statistics for interface in section.interfaces if interface.probe
+    }
+    balances, silent = [], 0
+    for number, schema in sorted(section.schemas.items()):
+        told = statistics.get(number)
+        stored, lost = count.stored(number), count.lost.get(number, 0)
+        produced = told.get(StatisticsOption.RECEIVED) if told else None
+        balances.append(Balance(schema.probe, number, produced, stored, lost))
+        if told is None or produced is None:
+            silent += 1
+            continue
+        for what, code, found in (
+            ("stored", StatisticsOption.DELIVERED, stored),
+            ("lost", StatisticsOption.DROPPED, lost),
+        ):
+            if told.get(code, found) != found:
+                problems.append(f"{schema.probe}: {found} events {what}, the statistics say {told[code]}")
+        if produced != stored + lost:
+            problems.append(
+                f"{schema.probe}: {produced} events produced, {stored} stored and {lost} counted lost: "
+                + (
+                    f"{produced - stored - lost} are missing"
+                    if produced > stored + lost
+                    else f"{stored + lost - produced} too many"
+                )
+            )
+    if silent and not cut:
+        which = "its probes" if silent == len(section.schemas) else f"{silent} of its probes"
+        problems.append(f"no closing statistics of {which}: the recorder was killed, or is still recording")
+    described = set(section.schemas)
+    strangers = count.unknown + sum(
+        count.stored(number)
+        for number in range(len(count.table) // walk.COUNT_WORDS)
+        if number not in described
+    )
+    if strangers:
+        problems.append(f"{strangers} events are of probes that the file does not describe")
+    lost = sum(lost for number, lost in count.lost.items() if number not in described)
+    if lost:
+        balances.append(Balance("", 0, None, 0, lost))
+    return balances
+
+
+def _sequence(sections: list[Section]) -> tuple[int, int, str]:
+    """This file's number, the next one's (0: none) and the id of its rotation; nothing for other files."""
+    found = next(
+        (
+            match
+            for section in sections
+            for comment in section.comments
+            if (match := _SEQUENCE.fullmatch(comment))
+        ),
+        None,
+    )
+    if found is None or len(sections) != 1:
+        return 0, 0, ""
+    comments = [comment for interface in sections[0].interfaces for comment in interface.comments]
+    follower = next((match for comment in comments if (match := _FOLLOWED.fullmatch(comment))), None)
+    return int(found[2]), int(follower[1]) if follower else 0, found[1]

@@ -1,0 +1,153 @@
+"""`kwire show`: print a capture as a table or as JSON lines."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from kwire.capture.reader import Capture
+from kwire.errors import KwireError
+from kwire.view.render import Format, Ordered, Renderer
+from kwire.wire.frames import Frames
+from kwire.wire.schema import Schema
+
+if TYPE_CHECKING:
+    from kwire.view.where import Where
+
+HELP = "print a capture as a table or as JSON"
+
+WINDOW = 1 << 15
+"""Events within which show puts those of several CPUs into order of time."""
+
+EXAMPLES = """\
+examples:
+  kwire show demo.pcapng
+  kwire show demo.pcapng --where 'pid == 4242 and comm == "curl"' --head 20
+  kwire show demo.pcapng --probe '*connect*' --json | jq .fields
+  kwire record tracepoint:sched:sched_switch -w - | kwire show -
+
+FILE may be - for standard input. In --where stand the names of the fields, time_ns and probe.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.epilog = EXAMPLES
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("file", metavar="FILE", help="a capture; - is standard input")
+    parser.add_argument("--json", action="store_true", help="one object an event and line")
+    parser.add_argument("--probe", metavar="GLOB", help="only probes that match: 'kprobe:tcp_*', '*open*'")
+    parser.add_argument("--where", metavar="EXPR", help="only events for which this is true")
+    parser.add_argument("--head", metavar="N", type=_count, help="stop after so many events")
+    parser.add_argument("--wide", action="store_true", help="do not cut lines to the terminal's width")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of events")
+    return int(text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show the capture; its defects on standard error at the end."""
+    where = None
+    if args.where is not None:
+        from kwire.view.where import Where
+
+        where = Where(args.where)
+    with Capture(args.file) as capture:
+        names = _Names(args.probe, where)
+        chunks = iter(capture)
+        first = next(chunks, None)  # now the first section's probes are known
+        names.check(capture)
+        format = _format(args, [schema for schema in capture.schemas.values() if names.wanted(schema)])
+        renderer = Renderer(format, names.wanted if args.probe else None, where.test if where else None)
+        out = Ordered(format, sys.stdout, WINDOW if capture.regular else 0)
+        done = False
+        for frames in chain(() if first is None else (first,), chunks):
+            names.check(capture)
+            done = _rows(renderer, out, frames, capture, args.head)
+            if done:
+                break
+            if not capture.regular:
+                out.flush()
+        out.flush()
+        for note in _notes(capture, renderer, stopped=done):
+            sys.stderr.write(f"kwire: {capture.name}: {note}\n")
+    return 0
+
+
+class _Names:
+    """What --probe and --where name: looked at once for each set of probes, errors said before the events."""
+
+    __slots__ = ("_glob", "_matched", "_seen", "_where")
+
+    def __init__(self, glob: str | None, where: "Where | None") -> None:
+        self._glob = glob
+        self._where = where
+        self._seen: set[str] = set()
+        self._matched = glob is None
+
+    def wanted(self, schema: Schema) -> bool:
+        """Whether --probe names this probe."""
+        if self._glob is None:
+            return True
+        spec = schema.probe
+        return any(fnmatchcase(text, self._glob) for text in (spec, spec.split("(", 1)[0], schema.target))
+
+    def check(self, capture: Capture) -> None:
+        """KwireError where no probe matches or --where cannot be evaluated for one that does."""
+        schemas = list(capture.schemas.values())
+        new = {schema.probe for schema in schemas} - self._seen
+        if not new:
+            return
+        self._seen |= new
+        self._matched = self._matched or any(map(self.wanted, schemas))
+        if not self._matched:
+            shown = ", ".join(sorted(self._seen)[:5]) + (" …" if len(self._seen) > 5 else "")
+            raise KwireError("show", capture.name, f"no probe matches {self._glob!r}", f"there are: {shown}")
+        if self._where:
+            self._where.check(filter(self.wanted, schemas))
+
+
+def _format(args: argparse.Namespace, schemas: list[Schema]) -> Format:
+    """The format asked for; a table's header is written."""
+    if args.json:
+        from kwire.view.jsonl import JsonLines
+
+        return JsonLines()
+    from kwire.view.table import Table
+    from kwire.view.text import style
+
+    look = style(sys.stdout)
+    table = Table(schemas, look._replace(width=0) if args.wide else look)
+    if schemas:
+        sys.stdout.write(table.header() + "\n")
+    return table
+
+
+def _rows(renderer: Renderer, out: Ordered, frames: Frames, capture: Capture, head: int | None) -> bool:
+    """Show frames; whether `head` events have been shown now."""
+    if head is None or renderer.events + len(frames) < head:
+        out.add(renderer.rows(frames, capture.schemas))
+        return False
+    for index in range(len(frames)):
+        if renderer.events >= head:
+            break
+        out.add(renderer.rows(frames.select([index]), capture.schemas))
+    return renderer.events >= head
+
+
+def _notes(capture: Capture, renderer: Renderer, *, stopped: bool) -> Iterator[str]:
+    """What a reader must know of the capture, for standard error."""
+    if capture.problem:
+        yield f"{capture.problem}; everything before is shown"
+    elif not stopped and not capture.ended:
+        yield "it has no closing statistics: its recorder was killed, or is still recording"
+    if capture.skipped:
+        yield f"{capture.skipped} packets hold no sound frame; {capture.first_skipped}"
+    if renderer.lost:
+        holes = "one hole" if renderer.holes == 1 else f"{renderer.holes} holes"
+        yield f"{renderer.lost} events are lost in {holes}; 'kwire verify' names them"

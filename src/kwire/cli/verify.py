@@ -1,0 +1,104 @@
+"""`kwire verify`: prove captures complete, or name every hole."""
+
+import argparse
+import sys
+from typing import Any
+
+from kwire.capture.verify import FileReport, Hole, verify_file, verify_set
+from kwire.errors import KwireError
+from kwire.view.text import WallClock, safe
+
+HELP = "prove a capture complete, or name every hole"
+
+EPILOG = """\
+Complete means: for each probe, events produced = events stored, and the file's own closing statistics say so.
+Give all files of a rotation together; a missing one is found.
+
+exit status: 0 complete; 3 something is missing, all of it named; 1 not readable as a capture
+"""
+
+COMPLETE, UNREADABLE, INCOMPLETE = 0, 1, 3
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.epilog = EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("files", metavar="FILE", nargs="+", help="a capture")
+    parser.add_argument("--json", action="store_true", help="print one object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Verify each file, then what binds them."""
+    reports: list[FileReport] = []
+    unreadable: list[tuple[str, KwireError]] = []
+    for path in args.files:
+        try:
+            reports.append(verify_file(path))
+        except KwireError as error:
+            unreadable.append((path, error))
+    missing = verify_set(reports)
+    if args.json:
+        import json
+
+        sys.stdout.write(json.dumps(_object(reports, missing, unreadable)) + "\n")
+    else:
+        for report in reports:
+            sys.stdout.write("\n".join(_lines(report)) + "\n")
+        for problem in missing:
+            sys.stdout.write(f"{problem}\n")
+    sys.stdout.flush()
+    for _, reason in unreadable:
+        sys.stderr.write(f"kwire: {reason}\n")
+    if unreadable:
+        return UNREADABLE
+    return COMPLETE if not missing and all(report.complete for report in reports) else INCOMPLETE
+
+
+def _lines(report: FileReport) -> list[str]:
+    """The report of one file for a person: verdict, balance, holes, other problems."""
+    totals = report.totals
+    verdict = "complete" if report.complete else "INCOMPLETE"
+    what = f"{totals.produced:,} events produced, {totals.stored:,} stored, {totals.lost:,} lost"
+    lines = [f"{report.path}: {verdict}: {what}"]
+    if len(report.balances) > 1 or totals.lost:
+        lines.append(f"  {'PRODUCED':>12} {'STORED':>12} {'LOST':>12}  PROBE")
+        for balance in report.balances:
+            produced = "?" if balance.produced is None else f"{balance.produced:,}"
+            probe = safe(balance.probe) or "(unknown)"
+            lines.append(f"  {produced:>12} {balance.stored:>12,} {balance.lost:>12,}  {probe}")
+    clock = WallClock()
+    lines += [f"  hole: {_hole(hole, clock)}" for hole in report.holes]
+    lines += [f"  problem: {safe(problem)}" for problem in report.problems]
+    return lines
+
+
+def _hole(hole: Hole, clock: WallClock) -> str:
+    when = "at an unknown time"
+    if hole.first is not None and hole.last is not None:
+        first, last = clock.moment(hole.first), clock.time(hole.last)
+        when = first if hole.first == hole.last else f"{first} to {last}"
+    where = "" if hole.cpu is None else f", CPU {hole.cpu}"
+    probe = safe(hole.probe) or "an unknown probe"
+    return f"{when}{where}: {hole.count:,} events of {probe}: {hole.cause}"
+
+
+def _object(
+    reports: list[FileReport], missing: list[str], unreadable: list[tuple[str, KwireError]]
+) -> dict[str, Any]:
+    files: list[dict[str, Any]] = []
+    for report in reports:
+        totals = report.totals
+        files.append(
+            {
+                "file": report.path,
+                "complete": report.complete,
+                **totals._asdict(),
+                "probes": [balance._asdict() for balance in report.balances],
+                "holes": [hole._asdict() for hole in report.holes],
+                "problems": report.problems,
+            }
+        )
+    complete = not missing and not unreadable and all(report.complete for report in reports)
+    failed = [{"file": path, "error": str(error)} for path, error in unreadable]
+    return {"complete": complete, "files": files, "problems": missing, "unreadable": failed}

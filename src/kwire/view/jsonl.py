@@ -1,0 +1,74 @@
+"""Events as JSON lines: one object an EVENT, for programs.
+
+`time_ns` (wall clock), `probe`, `cpu`, `pid`, `comm` (null where the record has none), `fields`: all others
+by name, in the schema's order. An event that cannot be decoded has `error` as well. LOST frames make no line,
+so that lines are events; who shows a capture says at its end what was lost.
+"""
+
+from collections.abc import Callable
+from json.encoder import encode_basestring_ascii as quote
+from operator import itemgetter
+from typing import Any
+
+from kwire.view.render import CONTEXT, Values
+from kwire.view.values import json_converter
+from kwire.wire.messages import Lost
+from kwire.wire.schema import Labels, Schema
+
+
+class JsonLines:
+    """The format; see `view.render.Format`."""
+
+    __slots__ = ()
+    before = None
+
+    def event(self, schema: Schema) -> Callable[[int, Values], str]:
+        """A function made for the schema: one template, filled with one operation."""
+        labels = Labels(schema)
+        names = [field.name for field in schema.fields]
+        first = [names.index(name) for name in CONTEXT if name in names]
+        order = first + [index for index in range(len(names)) if index not in first]
+        places = {
+            name: f'"{name}":%s' if name in names else f'"{name}":null' for name in ("cpu", "pid", "comm")
+        }
+        fields = ",".join(f"{_percent(quote(names[index]))}:%s" for index in order[len(first) :])
+        template = (
+            f'{{"time_ns":%d,"probe":{_percent(quote(schema.probe))},{places["cpu"]},{places["pid"]},'
+            f'{places["comm"]},"fields":{{{fields}}}}}'
+        )
+        converters = [json_converter(schema, schema.fields[index], labels) for index in order]
+        special = [(at + 1, convert) for at, convert in enumerate(converters) if convert is not None]
+        pick = _picker(order)
+
+        def line(time: int, values: Values) -> str:
+            row = [time, *pick(values)]
+            for at, convert in special:
+                row[at] = convert(row[at])
+            return template % tuple(row)
+
+        return line
+
+    def bad(self, time: int, id: int, schema: Schema | None, why: str) -> str:
+        """An object without fields, and with the error."""
+        moment = str(time) if schema else "null"
+        probe = quote(schema.probe) if schema else "null"
+        return (
+            f'{{"time_ns":{moment},"probe":{probe},"cpu":null,"pid":null,"comm":null,"fields":{{}},'
+            f'"error":{quote(why)},"id":{id}}}'
+        )
+
+    def lost(self, time: int, schema: Schema | None, loss: Lost) -> str:
+        """Nothing: lines are events."""
+        return ""
+
+
+def _percent(text: str) -> str:
+    return text.replace("%", "%%")
+
+
+def _picker(order: list[int]) -> Callable[[Values], Any]:
+    if order == list(range(len(order))):
+        return lambda values: values
+    if len(order) == 1:
+        return lambda values: (values[order[0]],)
+    return itemgetter(*order)

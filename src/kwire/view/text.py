@@ -1,0 +1,108 @@
+"""Text for people: safe characters, wall-clock times, colours, what a terminal can take.
+
+The laws: no byte of a record can move a cursor, change a colour or end a line; colour only where somebody
+looks and NO_COLOR is not set; times are local wall-clock time with nanoseconds.
+"""
+
+import os
+import sys
+import time
+from typing import IO, Any, NamedTuple
+
+SECOND = 1_000_000_000
+ELLIPSIS = "…"
+
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\0": "\\0", "\x1b": "\\e"}
+
+
+def _escape(char: str) -> str:
+    if char.isprintable():
+        return char
+    if char in _SHORT:
+        return _SHORT[char]
+    code = ord(char)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def safe(text: str) -> str:
+    """The text with every character that is not printable (controls, direction marks …) as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(map(_escape, text))
+
+
+def quoted(text: str) -> str:
+    """Safe text that is one word: in double quotes where it is empty or has blanks, quotes or `=`."""
+    text = safe(text)
+    if text and not any(char in text for char in ' "=') and "," not in text:
+        return text
+    return '"' + text.replace('"', '\\"') + '"'
+
+
+def fit(text: str, width: int) -> str:
+    """The text in at most `width` characters, the last one an ellipsis where it was longer."""
+    return text if len(text) <= width else text[: max(0, width - 1)] + ELLIPSIS
+
+
+class WallClock:
+    """Turns wall-clock nanoseconds into `HH:MM:SS.nnnnnnnnn` and dates; the last second is remembered."""
+
+    __slots__ = ("_second", "_text", "date")
+
+    def __init__(self) -> None:
+        self._second: int | None = None
+        self._text = ""
+        self.date = ""  # of the last time given
+
+    def time(self, ns: int) -> str:
+        """The time of day, local time."""
+        second, rest = divmod(ns, SECOND)
+        if second != self._second:
+            self._second = second
+            try:
+                local = time.localtime(second)
+                self._text = time.strftime("%H:%M:%S", local)
+                self.date = time.strftime("%Y-%m-%d %Z", local)
+            except (OverflowError, ValueError, OSError):
+                self._text, self.date = str(second), "an impossible date"
+        return f"{self._text}.{rest:09d}"
+
+    def day(self, ns: int) -> range:
+        """The nanoseconds of the 24 hours from the midnight before this time."""
+        self.time(ns)
+        hour, minute, second = (
+            (int(part) for part in self._text.split(":")) if ":" in self._text else (0, 0, 0)
+        )
+        start = (ns // SECOND - hour * 3600 - minute * 60 - second) * SECOND
+        return range(start, start + 86400 * SECOND)
+
+    def moment(self, ns: int) -> str:
+        """Date and time."""
+        text = self.time(ns)
+        return f"{self.date.split(' ')[0]} {text}"
+
+
+class Style(NamedTuple):
+    """How to write for whoever reads: colours or not, the width to keep to (0: any)."""
+
+    color: bool = False
+    width: int = 0
+
+    def paint(self, text: str, code: str) -> str:
+        """The text in a colour: an SGR code such as "31"."""
+        return f"\x1b[{code}m{text}\x1b[0m" if self.color and text else text
+
+
+def style(stream: IO[Any] | None = None) -> Style:
+    """The style for a stream (standard output): colour and width only for a terminal."""
+    stream = sys.stdout if stream is None else stream
+    try:
+        if not stream.isatty():
+            return Style()
+        width = os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):
+        return Style()
+    plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+    return Style(not plain, width)
