@@ -40,6 +40,7 @@ class Guest:
         self.results: dict[str, dict[str, Any]] = {}
         self.refusal = ""
         self._read = 0
+        self._explained = False
 
     def start(self) -> None:
         try:
@@ -67,8 +68,10 @@ class Guest:
             if test in self.results:
                 return self.results[test]
             if ended:
-                log = (self.share / "log").read_text(errors="replace")[-6000:]
-                text = f"guest {self.kernel} ended ({self._process.returncode}) without this test:\n{log}"
+                text = f"guest {self.kernel} ended ({self._process.returncode}) without this test"
+                if not self._explained:
+                    self._explained = True
+                    text += ":\n" + (self.share / "log").read_text(errors="replace")[-6000:]
                 return {"outcome": "failed", "text": text}
             time.sleep(0.2)
 

@@ -206,6 +206,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("command", nargs="+", metavar="COMMAND")
     options = parser.parse_args(arguments)
     environment = dict(item.partition("=")[::2] for item in options.env)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that all is cleared away
     try:
         kernel = fetch(options.kernel) if options.kernel else Kernel(options.image, options.modules)
         return run(
