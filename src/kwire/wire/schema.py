@@ -60,6 +60,8 @@ MAX_FIELD_BYTES = 4 * MAX_EVENT  # of all fields together: some may overlap
 MAX_PENDING = 16 << 20  # payload bytes a SchemaReader holds of schemas not complete yet
 SYMBOL_REACH = 1 << 20  # bytes after a symbol's address that may still belong to it
 
+_REQUIRED = ("probe", "kind", "size", "order", "word", "fields")  # keys that are there even when empty
+
 Map: TypeAlias = "dict[Any, Any]"
 
 
@@ -148,7 +150,7 @@ class Schema(NamedTuple):
 
     def _map(self) -> Map:
         """The CBOR map, its key names as in docs/protocol.md; what is empty is left out."""
-        value: Map = {key: getattr(self, key) for key in ("probe", "kind", "target", "size", "order", "word")}
+        value: Map = {key: getattr(self, key) for key in (*_REQUIRED[:-1], "target")}
         value["fields"] = [_field_map(field) for field in self.fields]
         value["program"] = [self.program[at : at + 8192] for at in range(0, len(self.program), 8192)]
         value["enums"] = {name: dict(table) for name, table in self.enums.items()}
@@ -156,7 +158,7 @@ class Schema(NamedTuple):
         if self.clock is not None:
             value["clock"] = self.clock._asdict()
         value["host"], value["kernel"] = self.host, self.kernel
-        return {key: item for key, item in value.items() if item or key == "fields"}
+        return {key: item for key, item in value.items() if item or key in _REQUIRED}
 
 
 def decode(schema: Schema, frame: Bytes) -> dict[str, Value]:
