@@ -259,7 +259,8 @@ class ReadText(NamedTuple):
 class ReadBlock(NamedTuple):
     """`size` bytes at a place, verbatim, into the fixed part of the record; zeros when unreadable.
 
-    `type` is an `Array` (of integers, possibly with a display) or a `Struct`.
+    `type` is an `Array` of scalars, possibly with a display: ipv6, mac. (Inside the checker it also stands
+    for whole structures and arrays on the way to a member; these never reach a program.)
     """
 
     place: Place
@@ -358,8 +359,8 @@ class Field(NamedTuple):
     """A field of the event.
 
     `type`: a scalar (fixed part, `types.size_of` bytes, `display` and enum names as in the type), `Array` of
-    integers or pointers (fixed part), `Struct` (fixed part, opaque bytes), `Text` or `Bytes` (tail, at most
-    `limit` bytes).
+    scalars of known length (fixed part; of `char`: text, NUL-padded), `Text` or `Bytes` (tail, at most
+    `limit` bytes; a value's own limit may be smaller, its space another).
     """
 
     name: str
@@ -381,3 +382,4 @@ class Program(NamedTuple):
     filter: Expr | None
     body: tuple[Stmt, ...]
     span: Span
+    filter_source: Source | None = None  # the text that the spans in `filter` belong to, when it is another

@@ -1,0 +1,363 @@
+"""The checker: a probe's tree and a site become a checked program, or every reason why not.
+
+A probe is looked at in rounds: the types of locals and fields follow from all the values they are given, so a
+round assumes types, gathers what is really given, and is repeated with that until nothing changes. Types
+only grow, so two or three rounds do. Diagnostics are those of the last round.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from kwire.lang import checked as c
+from kwire.lang import events, tree, values
+from kwire.lang import types as t
+from kwire.lang.context import Argument, Site
+from kwire.lang.errors import Diagnostic, LanguageError, TextError, did_you_mean
+from kwire.lang.expressions import Expressions, Types
+from kwire.lang.tree import Source, Span
+from kwire.lang.types import Scalar, Type
+from kwire.lang.values import Value
+
+MAX_ROUNDS = 8
+
+
+class Held(NamedTuple):
+    """How a local keeps its value: `type` of the register; of a text, array or structure it holds the address
+    and `wide` is what is there (`fixed` as in `ReadText`).
+    """
+
+    kind: events.Kind
+    wide: Type | None = None
+    fixed: int = 0
+    declared: bool = False
+
+
+def check(
+    probe: tree.Probe,
+    site: Site,
+    types: Types,
+    filter: c.Expr | None = None,
+    filter_source: Source | None = None,
+) -> c.Program:
+    """The program of a probe at one site. Raises `LanguageError` with everything that is wrong in it."""
+    locals_: Mapping[str, Scalar] = {}
+    fields: Mapping[str, Type] = {}
+    for _ in range(MAX_ROUNDS):
+        body = Body(probe, site, types, locals_, fields)
+        statements = body.run()
+        if body.local_types == locals_ and body.field_types == fields:
+            break
+        locals_, fields = body.local_types, body.field_types
+    if not body.faults and not body.emits:
+        body.fault(TextError(_head(probe), "this probe emits nothing", "call emit(…)"))
+    if body.faults:
+        raise LanguageError(probe.source, body.faults)
+    return c.Program(
+        probe.name,
+        site,
+        probe.source,
+        tuple(c.Field(name, type_) for name, type_ in fields.items()),
+        tuple(c.Local(name, type_) for name, type_ in locals_.items()),
+        filter,
+        statements,
+        probe.span,
+        filter_source,
+    )
+
+
+def check_filter(node: tree.Expr, source: Source, site: Site, types: Types) -> c.Expr:
+    """A condition over the site's own fields and the built-ins. Raises `LanguageError`."""
+    try:
+        return values.truth(Expressions(site, types, bare=True).check(node))
+    except TextError as error:
+        raise LanguageError(source, [error.diagnostic]) from None
+
+
+def _head(probe: tree.Probe) -> Span:
+    return Span(probe.span.line, probe.span.column, probe.span.line, len(probe.source.line(probe.span.line)))
+
+
+class Body(Expressions):
+    """One round over a probe's statements."""
+
+    def __init__(
+        self,
+        probe: tree.Probe,
+        site: Site,
+        types: Types,
+        locals_: Mapping[str, Scalar],
+        fields: Mapping[str, Type],
+    ) -> None:
+        super().__init__(site, types, dict(probe.constants))
+        self.probe = probe
+        self.assumed_locals = locals_
+        self.assumed_fields = fields
+        self.faults: list[Diagnostic] = []
+        self.emits = 0
+        self.held: dict[str, Held] = {}
+        self.shape: dict[str, events.Kind] | None = None
+        self.assigned = _assigned(probe.body)
+        self.set: set[str] = set()
+        self.comm: set[str] = set()  # locals that are another name for comm
+        self.parameters: dict[str, Value] = {}
+
+    def fault(self, error: TextError) -> None:
+        """Keep a diagnostic and go on."""
+        self.faults.append(error.diagnostic)
+
+    def run(self) -> tuple[c.Stmt, ...]:
+        """Check everything; the statements of the program."""
+        self._bind_parameters()
+        start: list[c.Stmt] = []
+        for name in [name for name in self.parameters if name in self.assigned]:
+            # A parameter that is assigned is a local that begins with the parameter's value.
+            value = self.parameters[name]
+            stored = self._store(name, value, self.probe.span)
+            assert stored is not None
+            start.append(stored)
+        body, _ = self._block(self.probe.body)
+        return (*start, *body)
+
+    @property
+    def local_types(self) -> dict[str, Scalar]:
+        """The register types of the locals, as this round found them."""
+        found: dict[str, Scalar] = {}
+        for name, held in self.held.items():
+            type_ = events.settle(held.kind, False)
+            found[name] = type_ if isinstance(type_, t.Int | t.Bool | t.Enum | t.Pointer) else t.S64
+        return found
+
+    def _local_type(self, name: str) -> Scalar:
+        return self.assumed_locals[name] if name in self.assumed_locals else self.local_types[name]
+
+    @property
+    def field_types(self) -> dict[str, Type]:
+        """The types of the event's fields, as this round found them."""
+        found = {}
+        for name, kind in (self.shape or {}).items():
+            type_ = events.settle(kind, True)
+            found[name] = t.S64 if type_ is None else type_
+        return found
+
+    # -- names
+
+    def bound_names(self) -> list[str]:
+        """Locals and parameters."""
+        return [*self.assigned, *self.parameters]
+
+    def binding(self, name: str, span: Span) -> Value | None:
+        """The value of a local or parameter."""
+        if name not in self.assigned:
+            value = self.parameters.get(name)
+            return None if value is None else value._replace(span=span)
+        if name not in self.set:
+            raise TextError(span, f"{name} may have no value here", "assign it on every path before")
+        if name in self.comm:
+            return c.Comm(t.Text(15), span)
+        held, number = self.held.get(name), list(self.held).index(name) if name in self.held else -1
+        if held is None:
+            raise UnknownError(span)
+        type_ = self._local_type(name)
+        value = c.LocalGet(number, type_, span)
+        if held.wide is None:
+            return value
+        space = type_.space if isinstance(type_, t.Pointer) else t.KERNEL
+        place = c.Place(value, 0, (), space, span)
+        if isinstance(held.wide, t.Text):
+            return c.ReadText(place, held.wide, span, held.fixed)
+        return c.ReadBlock(place, t.size_of(held.wide), held.wide, span)
+
+    def _bind_parameters(self) -> None:
+        for number, parameter in enumerate(self.probe.parameters):
+            try:
+                self.parameters[parameter.name] = self._parameter(number, parameter)
+            except TextError as error:
+                self.fault(error)
+                self.parameters[parameter.name] = c.Const(0, t.S64, parameter.span)
+
+    def _parameter(self, number: int, parameter: tree.Parameter) -> Value:
+        site, span, own = self.site, parameter.span, self.site.params
+        type_ = self.named_type(parameter.type, parameter.type_span) if parameter.type else None
+        if site.kind == "kretprobe":
+            message = "at the return of a function its arguments are gone"
+            raise TextError(span, message, "use retval, or fexit")
+        position = next((at for at, param in enumerate(own) if param.name == parameter.name), None)
+        if site.kind == "tracepoint":
+            if position is None:
+                known = [param.name for param in own]
+                cure = did_you_mean(parameter.name, known) or f"it has {', '.join(known)}"
+                raise TextError(span, f"{site.target} has no field {parameter.name}", cure)
+            return self.param(own[position], span, type_)
+        if not site.typed:
+            if "+" in site.target:
+                raise TextError(span, "inside a function there are no arguments", "probe its entry")
+            untyped = c.Param(parameter.name, Argument(number), t.U64, span)
+            return untyped if type_ is None else values.convert(untyped, _register(type_, parameter), span)
+        if number >= len(own):
+            names = ", ".join(param.name for param in own) or "none"
+            raise TextError(span, f"{site.target} has {len(own)} readable parameters", f"it has {names}")
+        if position is not None and position != number:
+            message = f"{parameter.name} is parameter {position} of {site.target}, not {number}"
+            cure = f"write ({', '.join(param.name for param in own[: position + 1])})"
+            raise TextError(span, message, cure)
+        return self.param(own[number], span, type_)
+
+    # -- statements
+
+    def _block(self, statements: tuple[tree.Stmt, ...]) -> tuple[tuple[c.Stmt, ...], bool]:
+        """The checked statements, and whether the probe always ends in them."""
+        found: list[c.Stmt] = []
+        for statement in statements:
+            try:
+                one, ended = self._statement(statement)
+            except UnknownError:
+                continue  # the consequence of a fault that is noted already
+            except TextError as error:
+                self.fault(error)
+                if isinstance(statement, tree.Assign):
+                    self.set.add(statement.name)
+                continue
+            found.extend(one)
+            if ended:
+                return tuple(found), True
+        return tuple(found), False
+
+    def _statement(self, node: tree.Stmt) -> tuple[list[c.Stmt], bool]:
+        match node:
+            case tree.Assign():
+                value = self.check(node.value)
+                if node.type:
+                    from kwire.lang.functions import cast
+
+                    value = cast(value, self.named_type(node.type, node.name_span), node.span, node.name_span)
+                stored = self._store(node.name, value, node.span, bool(node.type))
+                return ([stored] if stored else []), False
+            case tree.If():
+                return self._if(node)
+            case tree.Return():
+                return [c.Return(node.span)], True
+            case tree.Do(call=call) if call.function == "emit":
+                return [self._emit(call)], False
+        self.check(node.call)
+        raise TextError(node.span, "the value of this call is not used", "emit(…) it or assign it to a name")
+
+    def _if(self, node: tree.If) -> tuple[list[c.Stmt], bool]:
+        test: c.Expr = c.Const(1, t.BOOL, node.span)
+        try:
+            test = values.truth(self.check(node.test))
+        except UnknownError:
+            pass
+        except TextError as error:
+            self.fault(error)
+        before = set(self.set)
+        then, then_ends = self._block(node.then)
+        after_then, self.set = self.set, before
+        otherwise, otherwise_ends = self._block(node.otherwise)
+        if then_ends:
+            pass
+        elif otherwise_ends:
+            self.set = after_then
+        else:
+            self.set = self.set & after_then
+        return [c.If(test, then, otherwise, node.span)], then_ends and otherwise_ends
+
+    def _store(self, name: str, value: Value, span: Span, declared: bool = False) -> c.LocalSet | None:
+        """Assign a value to a local; None where nothing has to be stored."""
+        if isinstance(value, c.Comm) and (name not in self.held):
+            self.comm.add(name)
+            self.set.add(name)
+            return None
+        wide, fixed, register = _register_of(name, value, span)
+        old = self.held.get(name)
+        if name in self.comm or (old and ((old.wide is None) != (wide is None) or old.fixed != fixed)):
+            raise TextError(span, f"{name} is a different thing elsewhere", "use two names")
+        if old and old.wide is not None and wide is not None:
+            wide = values.join(old.wide, wide)
+            if wide is None:
+                raise TextError(span, f"{name} is a different thing elsewhere", "use two names")
+        if old and old.declared:
+            type_ = old.kind.type
+            assert isinstance(type_, t.Int | t.Bool | t.Enum | t.Pointer)
+            register = values.convert(register, type_, span)
+        kind = events.merge(old.kind if old else None, register)
+        if declared and isinstance(register, c.Const):
+            kind = events.Kind(register.type, ())
+        if kind is None or events.settle(kind, False) is None:
+            was = t.describe(old.kind.type) if old and old.kind.type is not None else "number"
+            message = f"{name} was a {was} and becomes a {t.describe(register.type)}"
+            raise TextError(span, message, "use two names, or cast one")
+        self.held[name] = Held(kind, wide, fixed, declared or bool(old and old.declared))
+        self.set.add(name)
+        type_ = self._local_type(name)
+        return c.LocalSet(list(self.held).index(name), values.convert(register, type_, span), span)
+
+    def _emit(self, call: tree.Call) -> c.Emit:
+        self.emits += 1
+        arguments = events.named([*(("", one) for one in call.arguments), *call.keywords])
+        if not arguments:
+            raise TextError(call.span, "this emits nothing", "name what shall be seen: emit(pid, comm)")
+        names = [name for name, _ in arguments]
+        if self.shape is not None and set(self.shape) != set(names):
+            missing = sorted(set(self.shape) ^ set(names))
+            message = f"this emit differs from the first by {', '.join(missing)}"
+            raise TextError(
+                call.span,
+                message,
+                "one probe has one shape of event: emit the same fields, or use two probes",
+            )
+        shape = self.shape = self.shape or dict.fromkeys(names, events.Kind(None, ()))
+        given: dict[str, events.Final] = {}
+        for name, node in arguments:
+            try:
+                value = events.final(self.check(node), node.span)
+            except UnknownError:
+                continue
+            except TextError as error:
+                self.fault(error)
+                continue
+            kind = events.merge(shape[name], value)
+            if kind is None or events.settle(kind, True) is None:
+                known = shape[name].type
+                was = "number" if known is None else t.describe(known)
+                message = f"{name} was a {was} and is a {t.describe(value.type)} here"
+                self.fault(TextError(node.span, message, "give it another name, or cast it"))
+                continue
+            shape[name] = kind
+            # The first round assumes nothing yet; its statements are thrown away.
+            given[name] = events.as_field(value, self.assumed_fields.get(name, value.type))
+        return c.Emit(tuple(given[name] for name in shape if name in given), call.span)
+
+
+class UnknownError(TextError):
+    """A name whose own assignment is wrong already: nothing more to say about it."""
+
+    def __init__(self, span: Span) -> None:
+        super().__init__(span, "")
+
+
+def _register_of(name: str, value: Value, span: Span) -> tuple[Type | None, int, c.Expr]:
+    """(what it is when it does not fit a register, its `fixed`, what the register holds)."""
+    if isinstance(value, c.ReadText):
+        return value.type, value.fixed, values.address(value, span)
+    if isinstance(value, c.ReadBlock):
+        return value.type, 0, values.address(value, span)
+    if isinstance(value, c.ReadBytes | values.Literal | c.Comm):
+        raise TextError(span, f"{name} cannot hold this", "use it where it is needed")
+    return None, 0, value
+
+
+def _register(type_: Type, parameter: tree.Parameter) -> Scalar:
+    if isinstance(type_, t.Int | t.Bool | t.Enum | t.Pointer):
+        return type_
+    raise TextError(parameter.type_span, f"an argument is no {t.describe(type_)}", "add a star")
+
+
+def _assigned(statements: tuple[tree.Stmt, ...]) -> dict[str, None]:
+    """The names assigned anywhere, in order: as in Python they are local everywhere."""
+    found: dict[str, None] = {}
+    for statement in statements:
+        if isinstance(statement, tree.Assign):
+            found[statement.name] = None
+        elif isinstance(statement, tree.If):
+            found |= _assigned(statement.then) | _assigned(statement.otherwise)
+    return found

@@ -1,0 +1,137 @@
+"""The programs of `kwire record`: nobody writes them, they follow from the attach point.
+
+Laws: an event begins with the context (cpu, pid, tid, comm); then come the expressions asked for, or else
+everything the attach point itself has. A name that the context has already gets the prefix `args_`.
+"""
+
+from collections.abc import Sequence
+
+from kwire.lang import builtins, events, tree, values
+from kwire.lang import checked as c
+from kwire.lang import types as t
+from kwire.lang.check import check_filter
+from kwire.lang.context import Argument, Param, Site
+from kwire.lang.errors import Diagnostic, LanguageError, TextError
+from kwire.lang.expressions import PREFIX, Expressions, Types
+from kwire.lang.tree import NOWHERE, Source
+from kwire.lang.values import Value
+
+CONTEXT = ("cpu", "pid", "tid", "comm")
+
+PATHS = frozenset(
+    ("filename", "pathname", "path", "name", "oldname", "newname", "old", "new", "dir_name", "dev_name")
+)
+"""Parameters of system calls of type `const char *` that are file names; others may be data without a NUL."""
+
+ADDRESSES = {(4, "saddr"): "ipv4", (4, "daddr"): "ipv4", (16, "saddr_v6"): "ipv6", (16, "daddr_v6"): "ipv6"}
+"""Byte arrays that tracepoints hold network addresses in: (bytes, name) → how to show it."""
+
+
+def program(
+    site: Site,
+    types: Types,
+    expressions: Sequence[tuple[str, tree.Expr]] = (),
+    source: Source | None = None,
+    filter: tuple[tree.Expr, Source] | None = None,
+) -> c.Program:
+    """The program that records this site: `expressions` (of `source`) are (name, tree) pairs, names may be
+    empty; without any, all of the site's own fields. Raises `LanguageError`.
+    """
+    source = source or Source(f"{site.kind}:{site.target}", "")
+    checker = Expressions(site, types, bare=True)
+    fields: dict[str, events.Final] = {}
+    for name in CONTEXT:
+        fields[name] = events.final(checker.check(tree.Name(name, NOWHERE)), NOWHERE)
+    if expressions:
+        faults = _asked(checker, expressions, fields)
+        if faults:
+            raise LanguageError(source, faults)
+    else:
+        _own(checker, fields)
+    checked = tuple((name, value, _type(value)) for name, value in fields.items())
+    return c.Program(
+        "record",
+        site,
+        source,
+        tuple(c.Field(name, type_, _meaning(name)) for name, _, type_ in checked),
+        (),
+        check_filter(*filter, site, types) if filter else None,
+        (c.Emit(tuple(events.as_field(value, type_) for _, value, type_ in checked), NOWHERE),),
+        NOWHERE,
+        filter[1] if filter else None,
+    )
+
+
+def _asked(
+    checker: Expressions, expressions: Sequence[tuple[str, tree.Expr]], fields: dict[str, events.Final]
+) -> list[Diagnostic]:
+    """Add the fields somebody asked for; what is wrong with them."""
+    faults = []
+    try:
+        wanted = events.named(expressions)
+    except TextError as error:
+        return [error.diagnostic]
+    for name, node in wanted:
+        if isinstance(node, tree.Name) and node.id in CONTEXT:
+            continue  # it is in every event
+        try:
+            value = events.final(checker.check(node), node.span)
+        except TextError as error:
+            faults.append(error.diagnostic)
+            continue
+        fields[_free(name, fields)] = value
+    return faults
+
+
+def _own(checker: Expressions, fields: dict[str, events.Final]) -> None:
+    """Add everything that the attach point has and an event can hold."""
+    site = checker.site
+    params = [*site.params, *([site.retval] if site.retval is not None else [])]
+    if not site.typed and site.kind in builtins.ARGUMENTS and not site.params and "+" not in site.target:
+        params = [Param(f"arg{number}", t.U64, Argument(number)) for number in range(3)]
+    for param in params:
+        try:
+            value = events.final(_shown(checker.param(param, NOWHERE), param, site), NOWHERE)
+        except TextError:
+            continue  # of a type that no event can hold: whoever wants it names a part of it
+        fields[_free(param.name, fields)] = value
+
+
+def _shown(value: Value, param: Param, site: Site) -> Value:
+    """A value as people want to see it: addresses as addresses, names of files as text."""
+    if isinstance(value, c.ReadBlock):
+        display = ADDRESSES.get((value.size, param.name), "")
+        if display == "ipv4":
+            return c.Load(value.place, t.Int(4, False, display), NOWHERE)
+        if display and isinstance(value.type, t.Array):
+            return value._replace(type=value.type._replace(display=display))
+        return value
+    pointer = param.type
+    if (
+        site.target.startswith("syscalls:sys_enter")
+        and isinstance(pointer, t.Pointer)
+        and isinstance(pointer.target, t.Int)
+        and pointer.target.char
+        and (param.name in PATHS)
+    ):
+        place = values.place_at(values.scalar(value), NOWHERE)
+        return c.ReadText(place, t.Text(builtins.TEXT_LIMIT, t.USER), NOWHERE)
+    return value
+
+
+def _free(name: str, fields: dict[str, events.Final]) -> str:
+    if name in CONTEXT or name in events.RESERVED:
+        name = PREFIX + name
+    while name in fields:
+        name += "_"
+    return name
+
+
+def _type(value: events.Final) -> t.Type:
+    type_ = events.settle(events.merge(None, value) or events.Kind(None, ()), True)
+    assert type_ is not None
+    return type_
+
+
+def _meaning(name: str) -> str:
+    return builtins.BY_NAME[name].doc if name in CONTEXT else ""
