@@ -42,6 +42,7 @@ class Btf:
         "_finds",
         "_header",
         "_indexes",
+        "_last",
         "_pointer_size",
         "_sizes",
         "_table",
@@ -75,6 +76,7 @@ class Btf:
         self._indexes: dict[int, dict[str, int]] = {}
         self._finds: dict[int, int] = {}
         self._pointer_size = 0
+        self._last: tuple[bytes, tuple[int, ...]] = (b"", ())
 
     @property
     def table(self) -> Table:
@@ -198,7 +200,10 @@ class Btf:
     def _name_offsets(self, name: bytes) -> Iterator[int]:
         """The offsets of a whole string, base first."""
         if self.base is not None:
-            yield from self.base._name_offsets(name)
+            # Modules are searched one after the other for one name.
+            if self.base._last[0] != name:
+                self.base._last = (name, tuple(self.base._name_offsets(name)))
+            yield from self.base._last[1]
         start, end = self._header.strings, self._header.strings_end
         if self._data[start : min(start + len(name) + 1, end)] == name + b"\0":
             yield self._base_strings
@@ -213,11 +218,11 @@ class Btf:
 
     def _named(self, name: str) -> Iterator[int]:
         """Our own types with this name, by id; the base's are not among them."""
-        by_name = self.table.by_name
         text = name.encode("utf-8", "replace")
         if not text or b"\0" in text or len(text) >= MAX_NAME:
             return
         for offset in self._name_offsets(text):
+            by_name = self.table.by_name  # not made for a name that is not there
             at = bisect_left(by_name, offset, key=self._name_offset)
             while at < len(by_name) and self._name_offset(by_name[at]) == offset:
                 yield by_name[at] + self.first_id

@@ -6,6 +6,7 @@ says where it was looked for.
 """
 
 import os
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from kwire.btf.blob import Btf
@@ -73,20 +74,28 @@ class Kernel:
             self._modules[name] = btf
         return btf
 
+    def find(self, name: str, kinds: Iterable[int], module: str | None = None) -> tuple[str, Btf, int] | None:
+        """(module, its BTF, id) of the first type of this name and one of these kinds, or None.
+
+        `module` as for `func`: the kernel proper comes before its modules. Raises BtfLookupError for a module that is not there.
+        """
+        for where in [module] if module is not None else ["", *self.modules()]:
+            btf = self.module(where)
+            for kind in kinds:
+                id = btf.find(name, kind)
+                if id >= btf.first_id:
+                    return "" if btf.base is None else where.replace("-", "_"), btf, id
+        return None
+
     def func(self, name: str, module: str | None = None) -> Function:
         """Find a function, in one module ("" is the kernel proper) or in the kernel and then all modules.
 
         Raises BtfLookupError, with the nearest names.
         """
-        for where in [module] if module is not None else ["", *self.modules()]:
-            btf = self.module(where)
-            own = btf.base is not None
-            if own and btf.find(name, Kind.FUNC) < btf.first_id:
-                continue
-            id = btf.find(name, Kind.FUNC)
-            if id:
-                where = "" if where == "vmlinux" else where.replace("-", "_")
-                return Function(name, where, btf.proto(id), btf)
+        found = self.find(name, (Kind.FUNC,), module)
+        if found:
+            where, btf, id = found
+            return Function(name, where, btf.proto(id), btf)
         from kwire.btf.suggest import did_you_mean, nearest
 
         btf = self.module(module or "")
