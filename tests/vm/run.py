@@ -92,9 +92,11 @@ def run(
 
 def tools() -> tuple[str, str]:
     """The paths of QEMU and of its file server."""
-    qemu = shutil.which(f"qemu-system-{os.uname().machine}")
+    if os.uname().machine != "x86_64":
+        raise GuestError(f"guests run on x86_64 only, not on {os.uname().machine}")
+    qemu = shutil.which("qemu-system-x86_64")
     if qemu is None:
-        raise GuestError(f"no qemu-system-{os.uname().machine}: apt-get install qemu-system-x86")
+        raise GuestError("no qemu-system-x86_64: apt-get install qemu-system-x86")
     virtiofsd = next((path for path in VIRTIOFSD if os.access(path, os.X_OK)), None)
     if virtiofsd is None:
         raise GuestError("no virtiofsd: apt-get install qemu-system-common (virtiofsd on newer systems)")
