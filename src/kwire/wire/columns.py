@@ -39,8 +39,9 @@ def columns(schema: Schema, frames: Frames) -> dict[str, Array]:
     """The EVENT frames of this schema's probe among `frames`: "time" (raw clock, u64) and each field.
 
     Integers keep their width, in the machine's byte order; bool is bool; addresses are str; text is bytes
-    ('S', or objects where lengths differ much), NULs at its end dropped; bytes are objects, raw is void ('V'); arrays have two
-    dimensions. A field named "time" hides the raw clock. Raises FrameError BAD_PAYLOAD as `decode` does.
+    ('S', NULs at its end dropped, or objects where lengths differ much); bytes are objects, raw is void
+    ('V'); arrays have two dimensions. A field named "time" hides the raw clock. Raises FrameError
+    BAD_PAYLOAD as `decode` does.
     """
     reader = _Reader(schema, frames)
     return {"time": reader.fixed(_TIME)} | {field.name: reader.column(field) for field in schema.fields}
