@@ -29,8 +29,9 @@ vm:
 	@$(PYTHON) tests/vm/run.py $(if $(IMAGE),--image $(IMAGE) $(if $(MODULES),--modules $(MODULES)),--kernel $(KERNEL)) \
 		-- sh -c '$(CMD)'
 
-bench: .venv/.tests
-	@.venv/bin/python bench/run.py
+bench: .venv/.tool
+	@scripts/packages linux-perf bpftrace time
+	@set -e; for script in $(filter-out bench/common.py,$(wildcard bench/*.py)); do .venv/bin/python $$script; done
 
 clean:
 	rm -rf .venv .vm build dist src/*.egg-info src/kwire/*.so .*_cache .hypothesis demo*.pcapng
