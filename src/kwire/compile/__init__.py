@@ -1,0 +1,1 @@
+"""From a checked program to eBPF: record layout, typed IR, optimiser, register allocation, instructions."""

@@ -1,0 +1,204 @@
+"""Compiling one probe: from the checked program to an image and its schema. The room's front door.
+
+Laws: the same input gives the same bytes; the image names the maps it uses and gives their shapes, the
+shared ones (`rings`, `counts`, `tasks`) being the same for every program of a trace; the schema describes
+exactly the records that the image emits. Two programs with equal `layout_key` compile to the same
+instructions with `cookie=True`.
+"""
+
+from collections.abc import Hashable
+from typing import NamedTuple
+
+from kwire.bpf import insn as isa
+from kwire.bpf.arch import Arch
+from kwire.bpf.asm import link
+from kwire.bpf.image import Image, Line, MapSpec
+from kwire.btf.blob import Btf
+from kwire.btf.types import Kind
+from kwire.compile.allocate import StackError, allocate
+from kwire.compile.expressions import Options, TaskFields
+from kwire.compile.ir import Function, dump
+from kwire.compile.layout import CompileError, Layout, layout, schema
+from kwire.compile.lower import SLOT_SIZE, fits_stack, lower, scratch_stride
+from kwire.compile.optimize import optimize
+from kwire.compile.progbtf import identifier, program_btf
+from kwire.compile.reads import join_reads
+from kwire.compile.select import Selected, select
+from kwire.lang import checked
+from kwire.lang.tree import Span
+from kwire.wire.schema import Schema
+
+__all__ = [
+    "CompileError",
+    "Compiled",
+    "TaskFields",
+    "compile_probe",
+    "layout_key",
+    "probe_schema",
+    "task_fields",
+]
+
+MMAPABLE = 1 << 10  # BPF_F_MMAPABLE
+TASKS_MOST = 65536
+RING_SIZE = 1 << 20
+
+
+class Compiled(NamedTuple):
+    """A program ready to load and the schema of its records. `ir`: the optimised IR as text, when asked
+    for.
+    """
+
+    image: Image
+    schema: Schema
+    ir: str = ""
+
+
+def compile_probe(
+    program: checked.Program,
+    *,
+    id: int,
+    spec: str,
+    probes: int,
+    cpus: int,
+    tasks: bool,
+    arch: Arch,
+    cookie: bool = False,
+    main: int = 0,
+    task: TaskFields | None = None,
+    ring_size: int = RING_SIZE,
+    explain: bool = False,
+) -> Compiled:
+    """Compile a probe.
+
+    `id`: its number, from 1 (with `cookie` the number of each firing comes from the attach cookie, and `id`
+    is only the schema's); `spec`: its text; `probes`, `cpus`: how many `counts` has room for (possible
+    CPUs); `tasks`: only processes in the map `tasks` are traced, `main` being one that is surely in it and
+    so need not be looked up; `task`: the offsets from `task_fields`, which save a good part of an event's
+    cost (without them pid and comm come from helpers); `ring_size`: of the rings, in bytes, for whoever
+    creates maps from the image; `explain`: fill `Compiled.ir`.
+
+    Raises `CompileError` when the program does not fit: the record, the stack, the jumps.
+    """
+    placed = layout(program.name, program.fields)
+    options = Options(arch, id, probes, cpus, tasks, main, cookie, task)
+    on_stack = fits_stack(placed)
+    try:
+        function = _make(program, placed, options, on_stack)
+    except StackError:
+        if not on_stack:
+            raise
+        on_stack = False
+        function = _make(program, placed, options, on_stack)
+    maps = _maps(placed, options, on_stack, ring_size)
+    image = _image(program, select(function), maps, cookie)
+    made = schema(program, placed, id=id, spec=spec)
+    return Compiled(image, made, dump(function) if explain else "")
+
+
+def _make(program: checked.Program, placed: Layout, options: Options, stack: bool) -> Function:
+    function, faults = lower(program, placed, options, stack)
+    optimize(function)
+    join_reads(function, faults)
+    allocate(function, program.name)
+    return function
+
+
+def _maps(placed: Layout, options: Options, stack: bool, ring_size: int) -> tuple[MapSpec, ...]:
+    ring = MapSpec("ring", "ringbuf", 0, 0, ring_size)
+    maps = [
+        MapSpec("rings", "array_of_maps", 4, 4, options.cpus, 0, ring),
+        MapSpec("counts", "array", 4, options.cpus * options.probes * SLOT_SIZE, 1, MMAPABLE),
+    ]
+    if options.tasks:
+        maps.append(MapSpec("tasks", "hash", 4, 1, TASKS_MOST))
+    if not stack:
+        maps.append(MapSpec("scratch", "array", 4, options.cpus * scratch_stride(placed), 1))
+    return tuple(maps)
+
+
+def _image(program: checked.Program, selected: Selected, maps: tuple[MapSpec, ...], cookie: bool) -> Image:
+    linked = link(selected.items)
+    at: dict[int, Span] = {}
+    for label, span in selected.spans:
+        at[linked.labels[label]] = span  # of several at one instruction the last counts
+    source = program.source
+    first = source.first_line
+    texts = source.text.splitlines()
+    end = sum(insn.slots for insn in linked.insns)
+    lines = tuple(
+        Line(
+            slot,
+            source.name,
+            span.line,
+            span.column + 1,
+            texts[span.line - first] if 0 <= span.line - first < len(texts) else "",
+        )
+        for slot, span in sorted(at.items())
+        if slot < end
+    )
+    if lines and lines[0].insn:
+        lines = (lines[0]._replace(insn=0), *lines)
+    info = program_btf(program.name, lines)
+    kind = program.site.kind
+    target = program.site.target if kind in ("fentry", "fexit") else ""
+    used = {use.map for use in linked.uses}
+    return Image(
+        name=identifier(program.name),
+        kind=kind,
+        code=isa.encode(linked.insns),
+        maps=tuple(spec for spec in maps if spec.name in used),
+        uses=tuple(linked.uses),
+        lines=lines,
+        btf=info.btf,
+        func_info=info.func_info,
+        line_info=info.line_info,
+        attach=target,
+        cookies=cookie,
+    )
+
+
+def probe_schema(program: checked.Program, *, id: int, spec: str) -> Schema:
+    """The schema alone, for a probe whose program was compiled for another one with the same `layout_key`."""
+    return schema(program, layout(program.name, program.fields), id=id, spec=spec)
+
+
+def layout_key(program: checked.Program) -> Hashable:
+    """What decides the instructions: programs with equal keys can share one, each firing telling its cookie.
+
+    Names, places in the source and what things are called do not matter; types, accesses and operations do.
+    """
+    site = program.site
+    own = (site.kind, "+" in site.target, site.target if site.kind in ("fentry", "fexit") else "")
+    params = tuple(_shape((param.type, param.access)) for param in (*site.params, site.retval) if param)
+    fields = tuple(_shape(field.type) for field in program.fields)
+    return own, params, fields, _shape(program.filter), _shape(program.body)
+
+
+_NAMELESS = frozenset({"span", "name", "values", "module", "display", "id", "meaning", "unit"})
+"""Parts of checked nodes and types that change no instruction. (A structure's id is used up by the
+checker.)
+"""
+
+
+def _shape(node: object) -> Hashable:
+    if isinstance(node, tuple):
+        fields: tuple[str, ...] | None = getattr(node, "_fields", None)
+        if fields is None:
+            return tuple(map(_shape, node))
+        if node.__class__ is checked.Emit:
+            return "Emit", tuple(map(_shape, node.values))  # type: ignore[attr-defined]
+        if "target" in fields and "space" in fields:
+            return "Pointer", node.space  # type: ignore[attr-defined]  # what it points to decided the loads
+        return node.__class__.__name__, *(
+            _shape(part) for name, part in zip(fields, node, strict=True) if name not in _NAMELESS
+        )
+    return node  # type: ignore[return-value]  # numbers, texts, None
+
+
+def task_fields(btf: Btf) -> TaskFields | None:
+    """Offsets of `struct task_struct` in the running kernel's BTF; None where it does not say."""
+    found = btf.find("task_struct", Kind.STRUCT)
+    if not found:
+        return None
+    offsets = [btf.member(found, name).offset_bits // 8 for name in ("pid", "tgid", "comm")]
+    return TaskFields(*offsets)

@@ -1,0 +1,481 @@
+"""Scalar expressions of the checked program → IR.
+
+Laws: `expr` gives an operand that holds the mathematical value of the expression's type in 64 bits,
+constants as Python integers in signed 64-bit form. Reading through an address becomes `hop` or `block`,
+never a helper call: that is decided later, when it is known what else is read nearby. Logic branches only
+where the right operand costs something.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+from kwire.bpf.arch import Arch
+from kwire.compile.builder import Builder
+from kwire.compile.ir import At, Block, Operand, Slot, Value
+from kwire.compile.layout import CompileError
+from kwire.lang import checked, types
+from kwire.lang.context import Argument, CtxField, Param, Result, Site
+
+Reader: TypeAlias = Callable[[int, int], Value]
+"""Reads the aligned unsigned integer at an offset, of a size."""
+
+MASK64 = (1 << 64) - 1
+
+ALU = {
+    "add": "add", "sub": "sub", "mul": "mul", "and": "and", "or": "or", "xor": "xor", "shl": "lsh",
+    "div": "div", "mod": "mod", "shr": "rsh",
+}  # fmt: skip
+"""The checker's operators and the unsigned IR operations."""
+
+BUILTINS: dict[str, tuple[str, str, int]] = {
+    "nsecs": ("ktime_get_boot_ns", "", 64),
+    "cpu": ("get_smp_processor_id", "", 16),
+    "uid": ("get_current_uid_gid", "low", 32),
+    "gid": ("get_current_uid_gid", "high", 32),
+    "curtask": ("get_current_task", "", 64),
+    "cgroup": ("get_current_cgroup_id", "", 64),
+    "func": ("get_func_ip", "", 64),
+}
+"""Built-ins that are one helper call: the helper, which half of its result, how many bits that has."""
+
+BREAKPOINT = {"x86_64": -1}
+"""From the instruction pointer a kprobe in the middle of a function sees to the address it is at."""
+
+WITH_CONTEXT = frozenset({"get_func_ip", "get_attach_cookie"})
+
+
+class TaskFields(NamedTuple):
+    """Where `struct task_struct` of the running kernel keeps what every record wants, in bytes."""
+
+    pid: int
+    tgid: int
+    comm: int
+
+
+class Options(NamedTuple):
+    """What a compilation depends on besides the checked program (see `build.compile_probe`)."""
+
+    arch: Arch
+    id: int
+    probes: int
+    cpus: int
+    tasks: bool = False
+    main: int = 0
+    cookie: bool = False
+    task: TaskFields | None = None
+
+
+def signed64(value: int) -> int:
+    """The number as the signed 64-bit integer with the same low 64 bits."""
+    value &= MASK64
+    return value - (1 << 64) if value >> 63 else value
+
+
+class Expressions(Builder):
+    """Lowers expressions into the current block. `locals` holds the current operand of every local."""
+
+    __slots__ = ("_comm", "arguments", "current_task", "faults", "locals", "name", "options", "reads", "site")
+
+    def __init__(self, name: str, site: Site, options: Options, exit_value: int) -> None:
+        super().__init__(exit_value)
+        self.name = name
+        self.site = site
+        self.options = options
+        self.locals: dict[int, Operand] = {}
+        self.reads = False  # whether anything is read through an address
+        self.faults = self.function.slot("faults", 8, pinned=True)
+        self.arguments: dict[int, Value] = {}
+        self._comm: Slot | None = None
+
+    # values
+
+    def expr(self, e: checked.Expr) -> Operand:
+        """The value of a scalar expression."""
+        before, self.span = self.span, e.span
+        result = _LOWER[e.__class__](self, e)
+        self.span = before
+        return result
+
+    def const(self, e: checked.Const) -> Operand:
+        """A number."""
+        return signed64(e.value)
+
+    def builtin(self, e: checked.Builtin) -> Operand:
+        """A built-in scalar."""
+        if e.op in ("pid", "tid"):
+            return self.process(e.op)
+        if e.op == "func" and self.site.kind in ("kprobe", "kretprobe") and "+" in self.site.target:
+            ip = self.load(self.function.context, self.options.arch.ip, 8, pure=True)
+            return self.binary("add", ip, BREAKPOINT.get(self.options.arch.machine, 0))
+        if e.op not in BUILTINS:
+            raise CompileError(self.name, f"the built-in {e.op} cannot be compiled yet")
+        helper, half, bits = BUILTINS[e.op]
+        args: list[Operand] = [self.function.context] if helper in WITH_CONTEXT else []
+        value = self.call(helper, *args)
+        if half == "low":
+            return self.emit("zext", [value], 32, 32)
+        if half == "high":
+            return self.emit("rsh", [value, 32], None, 32)
+        value.bits = bits
+        return value
+
+    def process(self, which: str) -> Value:
+        """`pid` (the process, tgid) or `tid` (the thread)."""
+        task = self.options.task
+        if task is not None:
+            offset = task.tgid if which == "pid" else task.pid
+            return self.load(self.call("get_current_task_btf"), offset, 4, pure=True)
+        both = self.call("get_current_pid_tgid")
+        if which == "pid":
+            return self.emit("rsh", [both, 32], None, 32)
+        return self.emit("zext", [both], 32, 32)
+
+    def param(self, e: checked.Param) -> Operand:
+        """A parameter of the site, narrowed to its type."""
+        access = e.access
+        if isinstance(access, CtxField):
+            return self.extend(self.context_int(access.offset, access.size), access.size, e.type)
+        value = self.argument(access)
+        size = types.size_of(e.type)
+        if size == 8:
+            return value
+        if types.signed(e.type):
+            return self.emit("sext", [value], size * 8)
+        return self.emit("zext", [value], size * 8, size * 8)
+
+    def argument(self, access: Argument | Result) -> Operand:
+        """All 64 bits of a function's argument or result."""
+        kind, arch, context = self.site.kind, self.options.arch, self.function.context
+        if kind in ("kprobe", "kretprobe"):
+            if isinstance(access, Result):
+                return self.load(context, arch.ret, 8, pure=True)
+            if access.number < len(arch.args):
+                return self.load(context, arch.args[access.number], 8, pure=True)
+            stack = self.load(context, arch.sp, 8, pure=True)
+            return self.hop(stack, arch.stack_args + 8 * (access.number - len(arch.args)), 8, types.KERNEL)
+        number = access.arguments if isinstance(access, Result) else access.number
+        if kind in ("fentry", "fexit") and self._typed_pointer(access):
+            return self._function_argument(number, isinstance(access, Result))
+        return self.load(context, 8 * number, 8, pure=True)
+
+    def _typed_pointer(self, access: Argument | Result) -> bool:
+        """Whether the verifier gives this argument a type, which would limit what may be done with it."""
+        params: tuple[Param | None, ...] = (*self.site.params, self.site.retval)
+        for param in params:
+            if param is not None and type(param.access) is type(access) and param.access == access:
+                return not types.is_integer(param.type)
+        return True
+
+    def _function_argument(self, number: int, result: bool) -> Value:
+        """The argument as a plain number, by the helper that the kernel turns into a load of it."""
+        key = -1 if result else number
+        if key not in self.arguments:
+            before, self.block = self.block, Block("prologue")
+            slot = self.function.slot(f"arg{number}", 8)
+            if result:
+                self.call("get_func_ret", self.function.context, At(slot, 0))
+            else:
+                self.call("get_func_arg", self.function.context, number, At(slot, 0))
+            self.arguments[key] = self.load(slot, 0, 8)
+            self.prologue += self.block.body
+            self.block = before
+        return self.arguments[key]
+
+    def context_address(self, e: checked.Context) -> Operand:
+        """The context's address."""
+        return self.function.context
+
+    def data_location(self, e: checked.DataLocAddress) -> Operand:
+        """Where a tracepoint's variable-length data begins."""
+        word = self.context_int(e.offset, 4)
+        start = self.emit("and", [word, 0xFFFF], None, 16)
+        address = self.emit("add", [self.function.context, start])
+        return self.binary("add", address, e.offset + 4 if e.relative else 0)
+
+    def context_int(self, offset: int, size: int) -> Value:
+        """An unsigned integer of the context, by aligned loads."""
+        return self.gather(offset, size, lambda at, n: self.load(self.function.context, at, n, pure=True))
+
+    def gather(self, offset: int, size: int, read: Reader) -> Value:
+        """A little-endian integer of 1 to 8 bytes, put together from naturally aligned pieces."""
+        result: Value | None = None
+        for at, piece in pieces(offset, size):
+            part = read(at, piece)
+            shift = 8 * (at - offset)
+            if shift:
+                part = self.emit("lsh", [part, shift], None, shift + 8 * piece)
+            result = part if result is None else self.emit("or", [result, part], None, shift + 8 * piece)
+        if result is None:
+            raise CompileError(self.name, "an integer of no bytes")
+        return result
+
+    # memory
+
+    def hop(self, base: Operand, offset: int, size: int, space: str) -> Value:
+        """An aligned unsigned integer at an address."""
+        self.reads = True
+        return self.emit("hop", [base], (space, offset, size), size * 8)
+
+    def fault(self, result: Value) -> None:
+        """Note it when a helper that reads says so."""
+        self.reads = True
+        self.do("fault", [result, At(self.faults, 0)])
+
+    def place(self, place: checked.Place) -> tuple[Operand, int]:
+        """Base and constant offset of a place; with a checked index the offset is part of the base."""
+        base = self.expr(place.base)
+        offset = place.offset
+        bounded = [index for index in place.indexes if index.length]
+        address = self.binary("add", base, offset) if bounded else base
+        checks: list[tuple[Operand, int]] = []
+        for index in place.indexes:
+            value = self.expr(index.value)
+            address = self.emit("add", [address, self.emit("mul", [value, index.stride])])
+            if index.length:
+                checks.append((value, index.length))
+        for value, length in checks:
+            address = self.emit("within", [address, value, length])
+        return address, 0 if bounded else offset
+
+    def load_place(self, e: checked.Load) -> Operand:
+        """The scalar at a place."""
+        size = (e.bit_offset + e.bit_size + 7) // 8 if e.bit_size else types.size_of(e.type)
+        raw = self.read_int(e.place, size)
+        if not e.bit_size:
+            return self.extend(raw, size, e.type)
+        if types.signed(e.type):
+            up = self.binary("lsh", raw, 64 - e.bit_offset - e.bit_size)
+            return self.binary("arsh", up, 64 - e.bit_size)
+        down = self.binary("rsh", raw, e.bit_offset)
+        if e.bit_offset + e.bit_size == 8 * size:
+            if isinstance(down, Value) and e.bit_offset:
+                down.bits = e.bit_size
+            return down
+        return self.emit("and", [down, (1 << e.bit_size) - 1], None, e.bit_size)
+
+    def read_int(self, place: checked.Place, size: int, at: int = 0) -> Value:
+        """The unsigned integer of 1 to 8 bytes, `at` bytes after a place."""
+        if isinstance(place.base, checked.Context) and not place.indexes:
+            return self.context_int(place.offset + at, size)
+        base, offset = self.place(place)
+        return self.gather(offset + at, size, lambda o, n: self.hop(base, o, n, place.space))
+
+    def extend(self, raw: Value, size: int, type_: types.Scalar) -> Value:
+        """The value of a scalar type from its `size` raw bytes."""
+        if size < 8 and types.signed(type_):
+            return self.emit("sext", [raw], size * 8)
+        return raw
+
+    def address_of(self, e: checked.AddressOf) -> Operand:
+        """The address of a place."""
+        base, offset = self.place(e.place)
+        return self.binary("add", base, offset)
+
+    def local(self, e: checked.LocalGet) -> Operand:
+        """A local's current value."""
+        return self.locals[e.local]
+
+    # arithmetic
+
+    def arithmetic(self, e: checked.Binary) -> Operand:
+        """Two operands and an operator, in 64 bits."""
+        left, right = self.expr(e.left), self.expr(e.right)
+        if types.signed(e.type):
+            if e.op == "shr":
+                return self.emit("arsh", [left, right])
+            if e.op in ("div", "mod"):
+                return self._signed_division(e.op, left, right)
+        return self.emit(ALU[e.op], [left, right])
+
+    def _signed_division(self, op: str, left: Operand, right: Operand) -> Operand:
+        """On the magnitudes, because signed division came only with ISA v4; the sign is put back after it."""
+        sign = self.emit("arsh", [left, 63])
+        magnitude = self._flip(left, sign)
+        if isinstance(right, int):
+            other: Operand = signed64(abs(right))
+            flip: Operand = sign if op == "mod" or right >= 0 else self.emit("xor", [sign, -1])
+        else:
+            right_sign = self.emit("arsh", [right, 63])
+            other = self._flip(right, right_sign)
+            flip = sign if op == "mod" else self.emit("xor", [sign, right_sign])
+        return self._flip(self.emit(op, [magnitude, other]), flip)
+
+    def _flip(self, value: Operand, sign: Operand) -> Operand:
+        """Value where sign is 0, -value where sign is -1."""
+        return self.emit("sub", [self.emit("xor", [value, sign]), sign])
+
+    def negate(self, e: checked.Negate) -> Operand:
+        """0 - operand."""
+        return self.emit("neg", [self.expr(e.operand)])
+
+    def invert(self, e: checked.Invert) -> Operand:
+        """All bits flipped."""
+        return self.emit("xor", [self.expr(e.operand), -1])
+
+    def convert(self, e: checked.Convert) -> Operand:
+        """The low bytes as another type."""
+        value = self.expr(e.operand)
+        if isinstance(e.type, types.Bool):
+            return self.emit("cmp", [value, 0], "ne", 1)
+        size = types.size_of(e.type)
+        if size == 8:
+            return value
+        if types.signed(e.type):
+            return self.emit("sext", [value], size * 8)
+        return self.emit("zext", [value], size * 8, size * 8)
+
+    def retype(self, e: checked.Retype) -> Operand:
+        """The same bits."""
+        return self.expr(e.operand)
+
+    def swap(self, e: checked.Bswap) -> Operand:
+        """From network byte order."""
+        return self.emit("be", [self.expr(e.operand)], e.size * 8, e.size * 8)
+
+    # truth
+
+    def compare(self, e: checked.Compare) -> Operand:
+        """A comparison as 0 or 1."""
+        return self.emit("cmp", [self.expr(e.left), self.expr(e.right)], condition_of(e), 1)
+
+    def truth(self, e: checked.Logic | checked.TextEqual) -> Operand:
+        """A condition made of branches as 0 or 1."""
+        yes, no = self.new_block("yes"), self.new_block("no")
+        self.condition(e, yes, no)
+        self.start(yes)
+        self.start(no)
+        return self.join([(yes, 1), (no, 0)])
+
+    def negation(self, e: checked.Not) -> Operand:
+        """1 when the operand is 0."""
+        return self.emit("cmp", [self.expr(e.operand), 0], "eq", 1)
+
+    def select(self, e: checked.Select) -> Operand:
+        """One of two, the other one not computed."""
+        yes, no = self.new_block("then"), self.new_block("else")
+        self.condition(e.test, yes, no)
+        arms: list[tuple[Block | None, Operand]] = []
+        for block, arm in ((yes, e.then), (no, e.otherwise)):
+            self.start(block)
+            value = self.expr(arm)
+            arms.append((self.block, value))
+        return self.join(arms)
+
+    def condition(self, e: checked.Expr, yes: Block, no: Block) -> None:
+        """Go to `yes` when the expression is not 0, otherwise to `no`."""
+        before, self.span = self.span, e.span
+        if isinstance(e, checked.Not):
+            self.condition(e.operand, no, yes)
+        elif isinstance(e, checked.Logic):
+            middle = self.new_block(e.op)
+            if e.op == "and":
+                self.condition(e.left, middle, no)
+            else:
+                self.condition(e.left, yes, middle)
+            self.start(middle)
+            self.condition(e.right, yes, no)
+        elif isinstance(e, checked.TextEqual):
+            self._text_condition(e, yes, no)
+        elif isinstance(e, checked.Compare):
+            left, right = self.expr(e.left), self.expr(e.right)
+            self.branch(condition_of(e), left, right, yes, no)
+        else:
+            self.branch("ne", self.expr(e), 0, yes, no)
+        self.span = before
+
+    def _text_condition(self, e: checked.TextEqual, yes: Block, no: Block) -> None:
+        """Compare word by word with the literal and its NUL, all words loaded, one branch at the end.
+
+        A text whose first bytes cannot be read is empty, and so are the zeros that stand in for them.
+        """
+        text, literal = e.text, e.literal
+        if isinstance(text, checked.Comm):
+            wanted, words = literal + b"\0", self.comm()
+            difference: Operand = 0
+            for number, word in enumerate(words):
+                part = wanted[8 * number : 8 * number + 8]
+                if part:
+                    difference = self._differ(difference, word, part)
+        else:
+            assert isinstance(text, checked.ReadText)
+            size = text.fixed if 0 < text.fixed <= len(literal) else len(literal) + 1
+            wanted = literal.ljust(size, b"\0")[:size]
+            if len(literal) > size:
+                self.jump(no)
+                return
+            difference = 0
+            for at, piece in self._text_pieces(text.place, size):
+                word = self.read_int(text.place, piece, at)
+                difference = self._differ(difference, word, wanted[at : at + piece])
+        self.branch("eq", difference, 0, yes, no)
+
+    def _text_pieces(self, place: checked.Place, size: int) -> list[tuple[int, int]]:
+        """The aligned words of a text, as (offset from the place, size)."""
+        start = 0 if any(index.length for index in place.indexes) else place.offset
+        return [(at - start, piece) for at, piece in pieces(start, size)]
+
+    def _differ(self, so_far: Operand, word: Value, wanted: bytes) -> Operand:
+        """Zero when `so_far` is and the low bytes of the word are the wanted ones."""
+        number = signed64(int.from_bytes(wanted, "little"))
+        size = 8 * len(wanted)
+        if size < word.bits:
+            word = self.emit("and", [word, (1 << size) - 1], None, size)
+        here = self.emit("xor", [word, number])
+        return here if so_far == 0 else self.emit("or", [so_far, here])
+
+    def comm(self) -> tuple[Value, Value]:
+        """The 16 bytes of the current thread's name as two words."""
+        task = self.options.task
+        if task is not None and task.comm % 8 == 0:
+            current = self.call("get_current_task_btf")
+            return self.load(current, task.comm, 8, pure=True), self.load(
+                current, task.comm + 8, 8, pure=True
+            )
+        if self._comm is None:
+            slot = self._comm = self.function.slot("comm", 16)
+            before, self.block = self.block, Block("prologue")
+            self.call("get_current_comm", At(slot, 0), 16)
+            self.prologue += self.block.body
+            self.block = before
+        return self.load(self._comm, 0, 8), self.load(self._comm, 8, 8)
+
+
+def condition_of(e: checked.Compare) -> str:
+    """The IR's condition of a comparison."""
+    return f"s{e.op}" if e.signed and e.op not in ("eq", "ne") else e.op
+
+
+def pieces(offset: int, size: int) -> list[tuple[int, int]]:
+    """Cuts `size` bytes at `offset` into naturally aligned words of 8, 4, 2 and 1 bytes: (offset, size)."""
+    found: list[tuple[int, int]] = []
+    end = offset + size
+    while offset < end:
+        piece = 8
+        while offset % piece or offset + piece > end:
+            piece //= 2
+        found.append((offset, piece))
+        offset += piece
+    return found
+
+
+_LOWER: dict[type, Callable[[Expressions, Any], Operand]] = {
+    checked.Const: Expressions.const,
+    checked.Builtin: Expressions.builtin,
+    checked.Param: Expressions.param,
+    checked.Context: Expressions.context_address,
+    checked.DataLocAddress: Expressions.data_location,
+    checked.Load: Expressions.load_place,
+    checked.AddressOf: Expressions.address_of,
+    checked.LocalGet: Expressions.local,
+    checked.Binary: Expressions.arithmetic,
+    checked.Negate: Expressions.negate,
+    checked.Invert: Expressions.invert,
+    checked.Compare: Expressions.compare,
+    checked.TextEqual: Expressions.truth,
+    checked.Logic: Expressions.truth,
+    checked.Not: Expressions.negation,
+    checked.Select: Expressions.select,
+    checked.Convert: Expressions.convert,
+    checked.Retype: Expressions.retype,
+    checked.Bswap: Expressions.swap,
+}

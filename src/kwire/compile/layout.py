@@ -1,0 +1,168 @@
+"""The record: where each field of an event lies in its frame, and the schema that says so.
+
+Laws: header at 0, timestamp at 8, fixed fields from 16 on by falling alignment (so there are no holes), each
+aligned to the largest power of two, at most 8, that divides its size; then the tail, its values one after
+another in the fields' order, unaligned; the whole padded with zeros to a multiple of 8. No record is longer
+than `MAX_EVENT`. `Layout.fields` and the schema keep the order in which the probe declares its fields.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from kwire.errors import KwireError
+from kwire.lang import checked, types
+from kwire.wire import schema as wire
+from kwire.wire.fields import FIELDS_AT, TAIL_MAX
+from kwire.wire.frame import MAX_EVENT
+
+REF_SIZE = 4
+"""A tail field's place in the fixed part: offset u16, length u16."""
+
+SLACK = 8
+"""Bytes that must be writable after the longest record: strings are read a little further than they are
+kept, and the padding is written as one word."""
+
+
+class CompileError(KwireError):
+    """The checked program cannot be made into instructions; nearly always because it is too big."""
+
+    def __init__(self, subject: str, cause: str, cure: str = "") -> None:
+        super().__init__("compile", subject, cause, cure)
+
+
+class Item(NamedTuple):
+    """One field's place: `offset` and `size` in the fixed part, `limit` of the tail value (-1: no tail)."""
+
+    field: checked.Field
+    offset: int
+    size: int
+    limit: int
+
+
+class Layout(NamedTuple):
+    """The record of a program. `size`: end of the fixed part; `most`: bytes of the longest record, padded."""
+
+    fields: tuple[Item, ...]
+    size: int
+    most: int
+
+    @property
+    def tails(self) -> int:
+        """How many fields live in the tail."""
+        return sum(item.limit >= 0 for item in self.fields)
+
+
+def layout(name: str, fields: tuple[checked.Field, ...]) -> Layout:
+    """Places the fields. Raises `CompileError` when the longest record would not fit a frame."""
+    sized = [(index, *_size(name, field)) for index, field in enumerate(fields)]
+    places: dict[int, int] = {}
+    at = FIELDS_AT
+    for index, size, _ in sorted(sized, key=lambda entry: -alignment(entry[1])):
+        places[index] = at
+        at += size
+    most = pad(at + sum(limit for _, _, limit in sized if limit > 0))
+    if most > MAX_EVENT:
+        cure = "emit fewer fields or give the texts a smaller limit"
+        raise CompileError(name, f"an event could be {most} bytes long, the most is {MAX_EVENT}", cure)
+    items = tuple(Item(fields[index], places[index], size, limit) for index, size, limit in sized)
+    return Layout(items, at, most)
+
+
+def pad(size: int) -> int:
+    """The next multiple of 8."""
+    return (size + 7) & ~7
+
+
+def alignment(size: int) -> int:
+    """The largest power of two, at most 8, that divides the size."""
+    return min(size & -size, 8) if size else 1
+
+
+def _size(name: str, field: checked.Field) -> tuple[int, int]:
+    """Bytes in the fixed part, and the limit of the tail value or -1."""
+    type_ = field.type
+    if isinstance(type_, types.Text | types.Bytes):
+        if not 0 < type_.limit <= TAIL_MAX:
+            raise CompileError(f"{name}, field {field.name}", f"limit {type_.limit} is not 1 to {TAIL_MAX}")
+        return REF_SIZE, type_.limit
+    size = types.size_of(type_)
+    if size == 0:
+        raise CompileError(f"{name}, field {field.name}", f"{types.describe(type_)} has no size")
+    return size, -1
+
+
+def schema(
+    program: checked.Program, placed: Layout, *, id: int, spec: str, little: bool = True
+) -> wire.Schema:
+    """The schema of a program's records. What only the running system knows (clock, host, symbols) is left
+    empty.
+    """
+    enums: dict[str, Mapping[int, str]] = {}
+    fields = tuple(_field(item, enums) for item in placed.fields)
+    return wire.Schema(
+        id=id,
+        probe=spec,
+        kind=program.site.kind,
+        target=program.site.target,
+        fields=fields,
+        size=placed.size,
+        order="little" if little else "big",
+        word=8,
+        program=program.source.text,
+        enums=enums,
+    )
+
+
+def _field(item: Item, enums: dict[str, Mapping[int, str]]) -> wire.Field:
+    field = item.field
+    name, count, enum = wire_type(field.type, field.name)
+    scalar = _element(field.type)[0]
+    if enum and isinstance(scalar, types.Enum):
+        table = {value: label for label, value in reversed(scalar.values)}
+        if enums.get(enum, table) != table:
+            enum = f"{enum} of {field.name}"
+        enums[enum] = table
+    return wire.Field(
+        name=field.name,
+        type=name,
+        offset=item.offset,
+        size=item.size,
+        unit=field.unit,
+        meaning=field.meaning,
+        count=count,
+        enum=enum,
+        limit=max(item.limit, 0),
+    )
+
+
+def _element(type_: types.Type) -> tuple[types.Type, int]:
+    count = 1
+    while isinstance(type_, types.Array):
+        count *= type_.length
+        type_ = type_.element
+    return type_, count
+
+
+def wire_type(type_: types.Type, name: str) -> tuple[str, int, str]:
+    """The wire's type name, how many elements, and the name of the enum table (for an unnamed enum:
+    `name`).
+    """
+    if isinstance(type_, types.Array) and type_.display:
+        return type_.display, 1, ""
+    if types.is_text_array(type_):
+        return "text", 1, ""
+    element, count = _element(type_)
+    if isinstance(element, types.Int):
+        return element.display or f"{'s' if element.signed else 'u'}{element.size * 8}", count, ""
+    if isinstance(element, types.Enum):
+        kind = "senum" if element.signed else "enum"
+        return kind, count, (element.name or name) if element.values else ""
+    if isinstance(element, types.Pointer):
+        return element.display or "ptr", count, ""
+    if isinstance(element, types.Text):
+        return "str", 1, ""
+    if isinstance(element, types.Bytes):
+        return "bytes", 1, ""
+    if isinstance(element, types.Bool):
+        return "bool", count, ""
+    return "raw", 1, ""

@@ -1,0 +1,234 @@
+"""A checked program → IR: the statements, and what every program does around them.
+
+The order of a program, which the runtime relies on (see the maps below): is the process one of those traced →
+the probe's own filter → build the record → count the attempt → give it to this CPU's ring → when that
+refuses, count the refusal and note when it was first and last so.
+
+Maps: `rings` (array of ring buffers, one a CPU), `counts` (one mapped value, a slot of 64 bytes for each
+CPU and probe), `tasks` (hash of the processes traced), `scratch` (records that do not fit the stack, a
+stretch for each CPU). None but `tasks` needs more than an index, so none costs more than a few nanoseconds.
+"""
+
+from kwire.compile.expressions import Expressions, Options
+from kwire.compile.ir import At, Function, Ins, Operand, Slot, Value
+from kwire.compile.layout import SLACK, Layout, pad
+from kwire.compile.tails import Record
+from kwire.lang import checked
+from kwire.wire.frame import VERSION, Type
+
+ATTEMPTS, REFUSED, FIRST, LAST, TOO_LONG, FAULTS = range(0, 48, 8)
+SLOT_SIZE = 64
+"""Of a probe's counters on one CPU; the offsets above are those of its u64 counters."""
+
+NO_WAKEUP = 1
+STACK_RECORD_MOST = 256
+"""Longer records, and those with several tail values, are built in scratch memory."""
+
+EXIT = {"tracepoint": 1}
+"""What programs return, by kind: a tracepoint's event then reaches its other listeners too; all others 0."""
+
+
+def lower(program: checked.Program, layout: Layout, options: Options, stack: bool) -> tuple[Function, Slot]:
+    """The program in IR and the slot that notes failed reads. `stack`: the record is built in the stack
+    frame.
+    """
+    lowering = Lower(program, layout, options, stack)
+    return lowering.run(), lowering.faults
+
+
+def fits_stack(layout: Layout) -> bool:
+    """Whether the record may be built in the stack frame."""
+    return layout.tails <= 1 and layout.most <= STACK_RECORD_MOST
+
+
+def scratch_stride(layout: Layout) -> int:
+    """Bytes of scratch memory for one CPU."""
+    return (layout.most + SLACK + 63) & ~63
+
+
+class Lower(Expressions):
+    """One program on its way to IR."""
+
+    __slots__ = ("layout", "program", "record", "stack")
+
+    def __init__(self, program: checked.Program, layout: Layout, options: Options, stack: bool) -> None:
+        super().__init__(program.name, program.site, options, EXIT.get(program.site.kind, 0))
+        self.program = program
+        self.layout = layout
+        self.stack = stack
+        self.record: Slot | None = self.function.slot("record", pad(layout.most + SLACK)) if stack else None
+
+    def run(self) -> Function:
+        """Lower everything."""
+        program = self.program
+        self.span = program.span
+        body = self.new_block("body")
+        if self.options.tasks:
+            self._traced_only()
+        self.jump(body)
+        self.start(body)
+        if program.filter is not None:
+            wanted = self.new_block("wanted")
+            self.condition(program.filter, wanted, self.done)
+            self.start(wanted)
+        self.statements(program.body)
+        if self.reads:
+            self.prologue.insert(0, Ins("store", None, [At(self.faults, 0), 0], 8, program.span))
+        return self.finish(body)
+
+    def _traced_only(self) -> None:
+        """Leave unless the current process is in `tasks`. The main process is known without looking there."""
+        process = self.process("pid")
+        traced = self.new_block("traced")
+        if self.options.main:
+            look = self.new_block("look")
+            self.branch("eq", process, self.options.main, traced, look)
+            self.start(look)
+        key = self.function.slot("key", 8)
+        self.store(key, 0, 4, process)
+        found = self.call("map_lookup_elem", self.map("tasks"), At(key, 0))
+        self.branch("eq", found, 0, self.done, traced)
+        self.start(traced)
+
+    def statements(self, body: tuple[checked.Stmt, ...]) -> None:
+        """Lower statements; what follows a return is left out."""
+        for statement in body:
+            if self.block is None:
+                return
+            self.span = statement.span
+            if isinstance(statement, checked.LocalSet):
+                self.locals[statement.local] = self.expr(statement.value)
+            elif isinstance(statement, checked.If):
+                self._if(statement)
+            elif isinstance(statement, checked.Emit):
+                self._emit(statement)
+            else:
+                self.leave()
+
+    def _if(self, statement: checked.If) -> None:
+        yes, no = self.new_block("then"), self.new_block("else")
+        self.condition(statement.test, yes, no)
+        before = self.locals
+        ends = []
+        for block, body in ((yes, statement.then), (no, statement.otherwise)):
+            self.start(block)
+            self.locals = dict(before)
+            self.statements(body)
+            ends.append((self.block, self.locals))
+        open_ends = [(block, values) for block, values in ends if block is not None]
+        if not open_ends:
+            self.block = None
+            return
+        common = [name for name in open_ends[0][1] if all(name in values for _, values in open_ends)]
+        joined = self.join_all([(block, [values[name] for name in common]) for block, values in open_ends])
+        self.locals = dict(zip(common, joined, strict=True))
+
+    # an event
+
+    def _cpu(self) -> Operand:
+        """The current CPU's number, within what the maps have room for."""
+        cpu = self.call("get_smp_processor_id")
+        return self.emit("umin", [cpu, self.options.cpus - 1])
+
+    def _probe(self) -> Operand:
+        """With cookies: the probe's index from 0, from the attach cookie, which holds its number."""
+        number = self.call("get_attach_cookie", self.function.context)
+        index = self.emit("add", [number, -1])
+        known = self.new_block("known")
+        self.branch("lt", index, self.options.probes, known, self.done)
+        self.start(known)
+        return self.emit("umin", [index, self.options.probes - 1])
+
+    def _emit(self, statement: checked.Emit) -> None:
+        options, layout = self.options, self.layout
+        if self.record is not None:
+            base: Value | Slot = self.record
+        else:
+            own = self.emit("mul", [self._cpu(), scratch_stride(layout)])
+            base = self.emit("add", [self.emit("mapval", [], ("scratch", 0)), own])
+        probe = self._probe() if options.cookie else options.id - 1
+        now = self.call("ktime_get_boot_ns")
+        self.store(base, 8, 8, now)
+        record = Record(self, base, layout.size)
+        for item, value in zip(layout.fields, statement.values, strict=True):
+            self.span = value.span
+            if isinstance(value, checked.ReadText | checked.ReadBytes | checked.Comm):
+                record.tail(item, value)
+            elif isinstance(value, checked.ReadBlock):
+                self._block(base, item.offset, value)
+            else:
+                self.store(base, item.offset, item.size, self.expr(value))
+        self.span = statement.span
+        size = record.finish()
+        self._header(base, size, probe)
+        self._send(base, size, probe)
+
+    def _block(self, base: Value | Slot, offset: int, value: checked.ReadBlock) -> None:
+        place, start = value.place, value.place.offset
+        if isinstance(place.base, checked.Context) and not place.indexes:
+            step = 8
+            while (offset | start | value.size) % step:
+                step //= 2
+            for at in range(0, value.size, step):
+                self.store(base, offset + at, step, self.context_int(start + at, step))
+            return
+        source, start = self.place(place)
+        self.reads = True
+        self.do("block", [At(base, offset), source], (place.space, start, value.size))
+
+    def _header(self, base: Value | Slot, size: Operand, probe: Operand) -> None:
+        """version, type, flags, length, id: big-endian, all but the length usually constant."""
+        start = int.from_bytes(bytes(((VERSION << 4) | Type.EVENT, 0)), "little")
+        if isinstance(size, int):
+            self.store(base, 0, 4, start | int.from_bytes(size.to_bytes(2, "big"), "little") << 16)
+        else:
+            self.store(base, 0, 2, start)
+            self.store(base, 2, 2, self.emit("be", [size], 16, 16))
+        if isinstance(probe, int):
+            self.store(base, 4, 4, int.from_bytes((probe + 1).to_bytes(4, "big"), "little"))
+        else:
+            self.store(base, 4, 4, self.emit("be", [self.emit("add", [probe, 1])], 32, 32))
+
+    def _send(self, base: Value | Slot, size: Operand, probe: Operand) -> None:
+        counts = self._counters(probe)
+        self._count(counts, ATTEMPTS)
+        if self.reads:
+            failed, whole = self.new_block("failed"), self.new_block("whole")
+            self.branch("ne", self.load(self.faults, 0, 8), 0, failed, whole)
+            self.start(failed)
+            self._count(counts, FAULTS)
+            self.store(self.faults, 0, 8, 0)
+            self.jump(whole)
+            self.start(whole)
+        key = self.function.slot("key", 8)
+        self.store(key, 0, 4, self._cpu())
+        ring = self.call("map_lookup_elem", self.map("rings"), At(key, 0))
+        output, refused, sent = self.new_block("output"), self.new_block("refused"), self.new_block("sent")
+        self.branch("eq", ring, 0, refused, output)
+        self.start(output)
+        result = self.call("ringbuf_output", ring, At(base, 0), size, NO_WAKEUP)
+        self.branch("eq", result, 0, sent, refused)
+        self.start(refused)
+        self._count(counts, REFUSED)
+        now = self.load(base, 8, 8)
+        first, later = self.new_block("first"), self.new_block("later")
+        self.branch("eq", self.load(counts, FIRST, 8), 0, first, later)
+        self.start(first)
+        self.store(counts, FIRST, 8, now)
+        self.jump(later)
+        self.start(later)
+        self.store(counts, LAST, 8, now)
+        self.jump(sent)
+        self.start(sent)
+
+    def _counters(self, probe: Operand) -> Value:
+        """The address of this CPU's and this probe's slot."""
+        row = self.emit("mul", [self._cpu(), self.options.probes * SLOT_SIZE])
+        if isinstance(probe, int):
+            return self.emit("add", [self.emit("mapval", [], ("counts", probe * SLOT_SIZE)), row])
+        own = self.emit("add", [row, self.emit("mul", [probe, SLOT_SIZE])])
+        return self.emit("add", [self.emit("mapval", [], ("counts", 0)), own])
+
+    def _count(self, counts: Value, offset: int) -> None:
+        """Add one. Not atomic: the slot belongs to this CPU and program, which does not run within itself."""
+        self.store(counts, offset, 8, self.emit("add", [self.load(counts, offset, 8), 1]))

@@ -1,0 +1,76 @@
+"""Type information of our own programs: one function, and which source line each instruction comes from.
+
+With it the verifier prints source lines between its own (the laws of `struct bpf_func_info` and
+`bpf_line_info` are the kernel's): a record for the first instruction, instruction indexes growing, names
+valid C identifiers, column at most 1023. All numbers are in the byte order of this machine.
+"""
+
+import re
+import struct
+from typing import NamedTuple
+
+from kwire.bpf.image import Line
+
+MAGIC, VERSION, HEADER = 0xEB9F, 1, 24
+INT, PTR, FUNC, FUNC_PROTO = 1, 2, 12, 13
+SIGNED_INT = 1 << 24 | 32
+COLUMN_MOST = 1023
+LINE_MOST = (1 << 22) - 1
+
+
+class ProgramBtf(NamedTuple):
+    """The three pieces that program load takes."""
+
+    btf: bytes
+    func_info: bytes
+    line_info: bytes
+
+
+class _Strings:
+    """A string section without duplicates."""
+
+    __slots__ = ("data", "known")
+
+    def __init__(self) -> None:
+        self.data = bytearray(1)
+        self.known = {"": 0}
+
+    def add(self, text: str) -> int:
+        offset = self.known.get(text)
+        if offset is None:
+            offset = self.known[text] = len(self.data)
+            self.data += text.encode("utf-8", "backslashreplace").replace(b"\0", b" ") + b"\0"
+        return offset
+
+
+def identifier(name: str) -> str:
+    """The name as a C identifier."""
+    text = re.sub(r"[^A-Za-z0-9_]", "_", name) or "probe"
+    return f"_{text}" if text[0].isdigit() else text
+
+
+def program_btf(name: str, lines: tuple[Line, ...]) -> ProgramBtf:
+    """`int name(void *ctx)` and its lines; nothing at all for a program nobody wrote."""
+    if not lines:
+        return ProgramBtf(b"", b"", b"")
+    strings = _Strings()
+    types = b"".join(
+        (
+            struct.pack("=IIII", strings.add("int"), INT << 24, 4, SIGNED_INT),  # type 1
+            struct.pack("=III", 0, PTR << 24, 0),  # 2: void *
+            struct.pack("=IIIII", 0, FUNC_PROTO << 24 | 1, 1, strings.add("ctx"), 2),  # 3
+            struct.pack("=III", strings.add(identifier(name)), FUNC << 24, 3),  # 4
+        )
+    )
+    line_info = b"".join(
+        struct.pack(
+            "=IIII",
+            line.insn,
+            strings.add(line.file),
+            strings.add(line.text),
+            min(line.line, LINE_MOST) << 10 | min(line.column, COLUMN_MOST),
+        )
+        for line in lines
+    )
+    header = struct.pack("=HBBIIIII", MAGIC, VERSION, 0, HEADER, 0, len(types), len(types), len(strings.data))
+    return ProgramBtf(header + types + bytes(strings.data), struct.pack("=II", 0, 4), line_info)

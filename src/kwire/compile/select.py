@@ -1,0 +1,385 @@
+"""Allocated IR → eBPF instructions, legal for ISA v3 without fetching atomics (kernel 5.10 and later).
+
+Laws: r5 and r0 are scratch within one instruction and hold nothing across two, but for r0's short values
+(`allocate`). Clamping (`umin`, `within`) and fault notes leave their rare case to a stub behind the
+program, so that the verifier walks the general case first and finds the rare one to be a special case of
+it; the other way round every clamp would double its work.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from kwire.bpf import asm
+from kwire.bpf.asm import REGS, Item, Label, Reg
+from kwire.bpf.helpers import HELPERS
+from kwire.compile.ir import (
+    CONDITIONS,
+    At,
+    Block,
+    Branch,
+    Exit,
+    Function,
+    Ins,
+    Jump,
+    MapRef,
+    Operand,
+    Slot,
+    Value,
+)
+from kwire.lang.tree import NOWHERE, Span
+
+R0, R5, R10 = REGS[0], REGS[5], REGS[10]
+SCRATCH = (R5, R0)
+SIZES = {1: "b", 2: "h", 4: "w", 8: "dw"}
+COMMUTATIVE = frozenset({"add", "mul", "and", "or", "xor"})
+
+
+class Selected(NamedTuple):
+    """The program as items for `asm.link`, and where each source span begins."""
+
+    items: list[Item]
+    spans: list[tuple[Label, Span]]
+
+
+def select(function: Function) -> Selected:
+    """Instructions for the whole program."""
+    return Selector(function).run()
+
+
+def fits32(number: int) -> bool:
+    """Whether an instruction can hold the number, which it sign-extends."""
+    return -(1 << 31) <= number < 1 << 31
+
+
+class Selector:
+    """Emits items; one method an operation."""
+
+    __slots__ = ("function", "items", "labels", "span", "spans", "stubs")
+
+    def __init__(self, function: Function) -> None:
+        self.function = function
+        self.items: list[Item] = []
+        self.labels: dict[Block, Label] = {block: Label(block.name) for block in function.blocks}
+        self.stubs: list[tuple[Span, list[Item]]] = []
+        self.spans: list[tuple[Label, Span]] = []
+        self.span: Span | None = None
+
+    def run(self) -> Selected:
+        """Emit every block in order, then the stubs."""
+        self._mark(next((ins.span for block in self.function.blocks for ins in block.body), NOWHERE))
+        context = self.function.context
+        if context.slot is not None:
+            self.items.append(asm.stx("dw", R10, REGS[1], context.slot.offset))
+        elif context.reg > 1:
+            self.items.append(asm.mov64(REGS[context.reg], REGS[1]))
+        blocks = self.function.blocks
+        for number, block in enumerate(blocks):
+            self.items.append(self.labels[block])
+            for ins in block.body:
+                self._mark(ins.span)
+                OPERATIONS[ins.op](self, ins)
+            self._mark(block.span)
+            self._end(block, blocks[number + 1] if number + 1 < len(blocks) else None)
+        for span, items in self.stubs:
+            self._mark(span)
+            self.items += items
+        return Selected(self.items, self.spans)
+
+    def _mark(self, span: Span) -> None:
+        if span != self.span and span.line:
+            label = Label("line")
+            self.items.append(label)
+            self.spans.append((label, span))
+            self.span = span
+
+    # operands
+
+    def _into(self, target: Reg, operand: Operand) -> None:
+        """Emit what brings an operand into a register."""
+        if isinstance(operand, Value):
+            if operand.slot is not None:
+                self.items.append(asm.ldx("dw", target, R10, operand.slot.offset))
+            elif operand.reg != target:
+                self.items.append(asm.mov64(target, REGS[operand.reg]))
+        elif isinstance(operand, MapRef):
+            self.items.append(asm.map_fd(target, operand.map))
+        elif isinstance(operand, At):
+            base, offset = self._base(operand, target)
+            if base is not target:
+                self.items.append(asm.mov64(target, base))
+            if offset:
+                self.items.append(asm.alu64("add", target, offset))
+        else:
+            self.items.append(asm.constant(target, operand))
+
+    def _register(self, operand: Operand, *busy: int) -> Reg:
+        """A register that holds the operand: its own, or a scratch register not among the busy ones."""
+        if isinstance(operand, Value) and operand.slot is None:
+            return REGS[operand.reg]
+        target = next(register for register in SCRATCH if register not in busy)
+        self._into(target, operand)
+        return target
+
+    def _source(self, operand: Operand, *busy: int) -> int:
+        """A register, or a number that fits the instruction."""
+        if operand.__class__ is int and fits32(operand):  # type: ignore[arg-type]
+            return operand  # type: ignore[return-value]
+        return self._register(operand, *busy)
+
+    def _base(self, at: At, *busy: int) -> tuple[Reg, int]:
+        """Register and offset of a place in memory; a spilled pointer is loaded into `busy[0]` or a scratch
+        one.
+        """
+        if isinstance(at.base, Slot):
+            return R10, at.base.offset + at.offset
+        if at.base.slot is not None and busy:
+            self._into(REGS[busy[0]], at.base)
+            return REGS[busy[0]], at.offset
+        return self._register(at.base), at.offset
+
+    def _target(self, dst: Value, *avoid: Operand) -> Reg:
+        """The register to compute a result in: its own, unless it is spilled or one of these operands'
+        register.
+        """
+        if dst.slot is not None:
+            return R5
+        for operand in avoid:
+            if isinstance(operand, Value) and operand.slot is None and operand.reg == dst.reg:
+                return R5 if dst.reg != R5 else R0
+        return REGS[dst.reg]
+
+    def _put(self, dst: Value, register: Reg) -> None:
+        """Store a computed result where it belongs."""
+        if dst.slot is not None:
+            self.items.append(asm.stx("dw", R10, register, dst.slot.offset))
+        elif dst.reg != register:
+            self.items.append(asm.mov64(REGS[dst.reg], register))
+
+    def _stub(self, span: Span, *items: Item) -> Label:
+        """Code for behind the program; the label it starts at."""
+        label = Label("stub")
+        self.stubs.append((span, [label, *items]))
+        return label
+
+    # operations
+
+    def binary(self, ins: Ins) -> None:
+        """dst = a op b."""
+        dst, (a, b) = _dst(ins), ins.args
+        if ins.op in COMMUTATIVE and isinstance(b, Value) and b.slot is None and b.reg == dst.reg:
+            a, b = b, a
+        target = self._target(dst, b) if b is not a else self._target(dst)
+        if a is b and isinstance(a, Value) and a.slot is None:
+            self._into(target, a)
+            self.items.append(asm.alu64(ins.op, target, target))
+        else:
+            self._into(target, a)
+            self.items.append(asm.alu64(ins.op, target, self._source(b, target)))
+        self._put(dst, target)
+
+    def umin(self, ins: Ins) -> None:
+        """dst = the smaller one."""
+        dst, (a, b) = _dst(ins), ins.args
+        target = self._target(dst, b)
+        self._into(target, a)
+        source = self._source(b, target)
+        back = Label("clamped")
+        stub = self._stub(ins.span, asm.mov64(target, source), asm.ja(back))
+        self.items += [asm.jmp("gt", target, source, stub), back]
+        self._put(dst, target)
+
+    def within(self, ins: Ins) -> None:
+        """dst = a when b < c, else 0."""
+        dst, (a, b, c) = _dst(ins), ins.args
+        target = self._target(dst, b) if b is not a else self._target(dst)
+        self._into(target, a)
+        index = target if b is a else self._register(b, target)
+        limit = self._source(c, target, index)
+        back = Label("within")
+        stub = self._stub(ins.span, asm.mov64(target, 0), asm.ja(back))
+        self.items += [asm.jmp("ge", index, limit, stub), back]
+        self._put(dst, target)
+
+    def negate(self, ins: Ins) -> None:
+        """dst = -a."""
+        dst = _dst(ins)
+        target = self._target(dst)
+        self._into(target, ins.args[0])
+        self.items.append(asm.neg64(target))
+        self._put(dst, target)
+
+    def extend(self, ins: Ins) -> None:
+        """Zero- or sign-extension from some bits, by instructions of ISA v3."""
+        dst, bits = _dst(ins), ins.info
+        assert isinstance(bits, int)
+        target = self._target(dst)
+        a = ins.args[0]
+        if ins.op == "zext" and bits == 32:
+            self.items.append(asm.mov32(target, self._register(a, R0 if target is R5 else R5)))
+        else:
+            self._into(target, a)
+            if ins.op == "zext":
+                self.items.append(asm.alu64("and", target, (1 << bits) - 1))
+            else:
+                self.items += [asm.alu64("lsh", target, 64 - bits), asm.alu64("arsh", target, 64 - bits)]
+        self._put(dst, target)
+
+    def big_endian(self, ins: Ins) -> None:
+        """From network byte order."""
+        dst = _dst(ins)
+        assert isinstance(ins.info, int)
+        target = self._target(dst)
+        self._into(target, ins.args[0])
+        self.items.append(asm.swap("be", target, ins.info))
+        self._put(dst, target)
+
+    def compare(self, ins: Ins) -> None:
+        """dst = 1 when the condition holds, else 0."""
+        dst, (a, b) = _dst(ins), ins.args
+        yes, done = Label("yes"), Label("done")
+        self._jump(str(ins.info), a, b, yes)
+        target = REGS[dst.reg] if dst.slot is None else R5
+        self.items += [asm.mov64(target, 0), asm.ja(done), yes, asm.mov64(target, 1), done]
+        self._put(dst, target)
+
+    def copy(self, ins: Ins) -> None:
+        """dst = a."""
+        dst, a = _dst(ins), ins.args[0]
+        if dst.slot is None:
+            self._into(REGS[dst.reg], a)
+        elif a.__class__ is int and fits32(a):  # type: ignore[arg-type]
+            self.items.append(asm.st("dw", R10, a, dst.slot.offset))  # type: ignore[arg-type]
+        else:
+            self._put(dst, self._register(a))
+
+    def map_value(self, ins: Ins) -> None:
+        """dst = address of a byte of a map's value."""
+        dst = _dst(ins)
+        assert isinstance(ins.info, tuple)
+        target = self._target(dst)
+        self.items.append(asm.map_value(target, *ins.info))
+        self._put(dst, target)
+
+    def load(self, ins: Ins) -> None:
+        """dst = memory."""
+        dst, at = _dst(ins), ins.args[0]
+        assert isinstance(at, At)
+        assert isinstance(ins.info, int)
+        target = self._target(dst)
+        base, offset = self._base(at, target)
+        self.items.append(asm.ldx(SIZES[ins.info], target, base, offset))
+        self._put(dst, target)
+
+    def store(self, ins: Ins) -> None:
+        """Memory = value."""
+        at, value = ins.args
+        assert isinstance(at, At)
+        assert isinstance(ins.info, int)
+        size = SIZES[ins.info]
+        base, offset = self._base(at, R5)
+        if value.__class__ is int and fits32(value):  # type: ignore[arg-type]
+            self.items.append(asm.st(size, base, value, offset))  # type: ignore[arg-type]
+        else:
+            self.items.append(asm.stx(size, base, self._register(value, base), offset))
+
+    def fault(self, ins: Ins) -> None:
+        """Note a negative result."""
+        result, at = ins.args
+        assert isinstance(at, At)
+        assert isinstance(at.base, Slot)
+        back = Label("read")
+        note = asm.st("dw", R10, 1, at.base.offset + at.offset)
+        stub = self._stub(ins.span, note, asm.ja(back))
+        self.items += [asm.jmp("slt", self._register(result), 0, stub), back]
+
+    def call(self, ins: Ins) -> None:
+        """Arguments into r1 to r5 without overwriting one that is still to be moved, the call, the result."""
+        moves: dict[Reg, Reg] = {}
+        later: list[tuple[Reg, Operand]] = []
+        for number, arg in enumerate(ins.args):
+            target = REGS[number + 1]
+            value = arg.base if isinstance(arg, At) else arg
+            if isinstance(value, Value) and value.slot is None:
+                moves[target] = REGS[value.reg]
+                if isinstance(arg, At) and arg.offset:
+                    later.append((target, arg.offset))
+            else:
+                later.append((target, arg))
+        self._parallel(moves)
+        for target, arg in later:
+            if target in moves:
+                assert isinstance(arg, int)
+                self.items.append(asm.alu64("add", target, arg))
+            else:
+                self._into(target, arg)
+        self.items.append(asm.call(HELPERS[str(ins.info)].id))
+        if ins.dst is not None:
+            self._put(ins.dst, R0)
+
+    def _parallel(self, moves: dict[Reg, Reg]) -> None:
+        pending = {target: source for target, source in moves.items() if target is not source}
+        while pending:
+            sources = set(pending.values())
+            ready = next((target for target in pending if target not in sources), None)
+            if ready is None:  # a cycle: one of its registers goes through r0
+                ready = next(iter(pending))
+                self.items.append(asm.mov64(R0, ready))
+                pending = {t: (R0 if s is ready else s) for t, s in pending.items()}
+            self.items.append(asm.mov64(ready, pending.pop(ready)))
+
+    # control
+
+    def _jump(self, condition: str, a: Operand, b: Operand, target: Label) -> None:
+        """`if a condition b goto target`. A number over 2^31 is compared in 32 bits where that is the
+        same.
+        """
+        left = self._register(a, b.reg if isinstance(b, Value) and b.slot is None else -1)
+        narrow = isinstance(a, Value) and a.bits <= 32 and condition[0] != "s"
+        if narrow and isinstance(b, int) and 1 << 31 <= b < 1 << 32:
+            self.items.append(asm.jmp32(condition, left, b, target))
+            return
+        self.items.append(asm.jmp(condition, left, self._source(b, left), target))
+
+    def _end(self, block: Block, following: Block | None) -> None:
+        end = block.end
+        if isinstance(end, Exit):
+            self.items += [asm.mov64(R0, end.value), asm.exit_()]
+        elif isinstance(end, Jump):
+            if end.target is not following:
+                self.items.append(asm.ja(self.labels[end.target]))
+        else:
+            self._branch(end, following)
+
+    def _branch(self, end: Branch, following: Block | None) -> None:
+        condition, a, b, then, otherwise = end
+        if then is following:
+            condition, then, otherwise = CONDITIONS[condition], otherwise, then
+        self._jump(condition, a, b, self.labels[then])
+        if otherwise is not following:
+            self.items.append(asm.ja(self.labels[otherwise]))
+
+
+def _dst(ins: Ins) -> Value:
+    assert ins.dst is not None
+    return ins.dst
+
+
+OPERATIONS: dict[str, Callable[[Selector, Ins], None]] = {
+    **dict.fromkeys(
+        ("add", "sub", "mul", "div", "mod", "and", "or", "xor", "lsh", "rsh", "arsh"), Selector.binary
+    ),
+    "umin": Selector.umin,
+    "within": Selector.within,
+    "neg": Selector.negate,
+    "zext": Selector.extend,
+    "sext": Selector.extend,
+    "be": Selector.big_endian,
+    "cmp": Selector.compare,
+    "copy": Selector.copy,
+    "mapval": Selector.map_value,
+    "peek": Selector.load,
+    "load": Selector.load,
+    "store": Selector.store,
+    "fault": Selector.fault,
+    "call": Selector.call,
+}
