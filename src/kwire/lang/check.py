@@ -48,7 +48,7 @@ def check(
         if body.local_types == locals_ and body.field_types == fields:
             break
         locals_, fields = body.local_types, body.field_types
-    if not body.faults and not body.emits:
+    if not body.faults and not body.broken and not body.emits:
         body.fault(TextError(_head(probe), "this probe emits nothing", "call emit(…)"))
     if body.faults:
         raise LanguageError(probe.source, body.faults)
@@ -100,10 +100,12 @@ class Body(Expressions):
         self.set: set[str] = set()
         self.comm: set[str] = set()  # locals that are another name for comm
         self.parameters: dict[str, Value] = {}
+        self.broken: set[str] = set()  # parameters that cannot be had
 
     def fault(self, error: TextError) -> None:
-        """Keep a diagnostic and go on."""
-        self.faults.append(error.diagnostic)
+        """Keep a diagnostic and go on; not the mere consequence of one that is kept already."""
+        if not isinstance(error, UnknownError):
+            self.faults.append(error.diagnostic)
 
     def run(self) -> tuple[c.Stmt, ...]:
         """Check everything; the statements of the program."""
@@ -148,6 +150,8 @@ class Body(Expressions):
     def binding(self, name: str, span: Span) -> Value | None:
         """The value of a local or parameter."""
         if name not in self.assigned:
+            if name in self.broken:
+                raise UnknownError(span)
             value = self.parameters.get(name)
             return None if value is None else value._replace(span=span)
         if name not in self.set:
@@ -173,7 +177,7 @@ class Body(Expressions):
                 self.parameters[parameter.name] = self._parameter(number, parameter)
             except TextError as error:
                 self.fault(error)
-                self.parameters[parameter.name] = c.Const(0, t.S64, parameter.span)
+                self.broken.add(parameter.name)
 
     def _parameter(self, number: int, parameter: tree.Parameter) -> Value:
         site, span, own = self.site, parameter.span, self.site.params
@@ -194,8 +198,9 @@ class Body(Expressions):
             untyped = c.Param(parameter.name, Argument(number), t.U64, span)
             return untyped if type_ is None else values.convert(untyped, _register(type_, parameter), span)
         if number >= len(own):
-            names = ", ".join(param.name for param in own) or "none"
-            raise TextError(span, f"{site.target} has {len(own)} readable parameters", f"it has {names}")
+            names = ", ".join(param.name for param in own)
+            cure = f"its parameters are {names}" if names else "it takes none"
+            raise TextError(span, f"{site.target} has no parameter {number + 1} that can be read", cure)
         if position is not None and position != number:
             message = f"{parameter.name} is parameter {position} of {site.target}, not {number}"
             cure = f"write ({', '.join(param.name for param in own[: position + 1])})"
@@ -210,12 +215,10 @@ class Body(Expressions):
         for statement in statements:
             try:
                 one, ended = self._statement(statement)
-            except UnknownError:
-                continue  # the consequence of a fault that is noted already
             except TextError as error:
                 self.fault(error)
                 if isinstance(statement, tree.Assign):
-                    self.set.add(statement.name)
+                    self.set.add(statement.name)  # one complaint is enough
                 continue
             found.extend(one)
             if ended:
@@ -245,8 +248,6 @@ class Body(Expressions):
         test: c.Expr = c.Const(1, t.BOOL, node.span)
         try:
             test = values.truth(self.check(node.test))
-        except UnknownError:
-            pass
         except TextError as error:
             self.fault(error)
         before = set(self.set)
@@ -300,18 +301,12 @@ class Body(Expressions):
         if self.shape is not None and set(self.shape) != set(names):
             missing = sorted(set(self.shape) ^ set(names))
             message = f"this emit differs from the first by {', '.join(missing)}"
-            raise TextError(
-                call.span,
-                message,
-                "one probe has one shape of event: emit the same fields, or use two probes",
-            )
+            raise TextError(call.span, message, "emit the same fields everywhere, or use two probes")
         shape = self.shape = self.shape or dict.fromkeys(names, events.Kind(None, ()))
         given: dict[str, events.Final] = {}
         for name, node in arguments:
             try:
                 value = events.final(self.check(node), node.span)
-            except UnknownError:
-                continue
             except TextError as error:
                 self.fault(error)
                 continue

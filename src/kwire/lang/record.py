@@ -67,13 +67,13 @@ def _asked(
 ) -> list[Diagnostic]:
     """Add the fields somebody asked for; what is wrong with them."""
     faults = []
+    # What is in every event anyway need not be asked for.
+    own = [one for one in expressions if not (isinstance(one[1], tree.Name) and one[1].id in CONTEXT)]
     try:
-        wanted = events.named(expressions)
+        wanted = events.named(own)
     except TextError as error:
         return [error.diagnostic]
     for name, node in wanted:
-        if isinstance(node, tree.Name) and node.id in CONTEXT:
-            continue  # it is in every event
         try:
             value = events.final(checker.check(node), node.span)
         except TextError as error:

@@ -41,7 +41,7 @@ class Field(Protocol):
         """Whether an integer of it is signed."""
 
     @property
-    def count(self) -> int | None:
+    def length(self) -> int | None:
         """Elements of an array, None for no array, 0 for one whose length is not fixed."""
 
     @property
@@ -111,7 +111,7 @@ def _field(field: Field, user: bool, types: KernelTypes) -> Param:
         access = DataLoc(field.offset, field.location == "rel_loc")
         return Param(field.name, t.Array(element, 0), access)
     inline = CtxField(field.offset, field.size)
-    if field.count is None:
+    if field.length is None:
         return Param(field.name, element, inline)
     size = t.size_of(element)
     if not size or field.size % size:
@@ -127,7 +127,7 @@ def _element(field: Field, user: bool, types: KernelTypes) -> Type:
         found = t.Pointer(t.VOID) if field.type.endswith("*") else t.VOID
     if isinstance(found, t.Pointer):
         return found._replace(space=t.USER) if user else found
-    alone = field.count is None and field.location == "inline"
+    alone = field.length is None and field.location == "inline"
     known = isinstance(found, t.Int | t.Bool | t.Enum)
     if alone and known and t.size_of(found) < field.size == 8:
         return found  # an argument of a system call: an int in the place of a long
