@@ -109,38 +109,45 @@ def _number(text: str, at: int, end: int, out: bytearray) -> int:
 
 def _dump(text: str, lines: list[str], offset: re.Pattern[str], skip_others: bool) -> bytes:
     """A dump with an offset on each line. Each packet of tcpdump begins at offset 0 again."""
-    out = bytearray()
-    packet = 0  # where in `out` the current packet begins
+    packets = [bytearray()]
     row = b""
     starred = False
+    summary, fresh = "", True  # the line before a packet, and whether it is this packet's
+    doubled: set[int] = set()  # packets that may be the one before, printed again
     begin = 0
     for line in lines:
         place, begin = begin, begin + len(line)
         match = offset.match(line)
-        alone = _ALONE.fullmatch(line.rstrip("\r\n")) if not match else None
+        found = match or _ALONE.fullmatch(line.rstrip("\r\n"))
         if line.strip() == "*" and row:
             starred = True
-        elif match or alone:
-            found = match or alone
-            assert found is not None
+        elif found:
             where = int(next(group for group in found.groups() if group), 16)
             if starred:
-                _repeat(text, place, out, row, where - (len(out) - packet))
+                _repeat(text, place, packets[-1], row, where - len(packets[-1]))
                 starred = False
-            if match and where == 0 and len(out) > packet:
-                packet = len(out)
-            elif where != len(out) - packet:
-                expected = len(out) - packet
-                raise HexError(
-                    text, place, f"offset {where:#x} stands where {expected:#x} should", "lines are missing"
-                )
+            if match and where == 0 and packets[-1]:
+                if summary.endswith("UNSUPPORTED") and not fresh:
+                    doubled.add(len(packets))
+                packets.append(bytearray())
+            if where != len(packets[-1]):
+                cause = f"offset {where:#x} stands where {len(packets[-1]):#x} should"
+                raise HexError(text, place, cause, "lines are missing")
             row = _row(text, place + found.end(), line[found.end() :], offset is _COLON) if match else b""
-            out += row
-        elif line.strip() and not skip_others:
-            raise _stranger(text, place + len(line) - len(line.lstrip()))
+            packets[-1] += row
+            fresh = False
+        elif line.strip():
+            if not skip_others:
+                raise _stranger(text, place + len(line) - len(line.lstrip()))
+            summary, fresh = line.strip(), True
+    # tcpdump prints a packet of a link type it does not know, such as USER0, twice.
+    for number in sorted(doubled, reverse=True):
+        if packets[number] == packets[number - 1]:
+            del packets[number]
+    out = b"".join(packets)
     if not out:
         raise HexError(text, 0, "there are no hex digits")
-    return bytes(out)
+    return out
 
 
 def _row(text: str, place: int, line: str, colon: bool) -> bytes:
