@@ -230,7 +230,8 @@ class Explainer:
             inner = list(self.explain(view[: start + len(frame.payload)], start))
         finally:
             self._depth -= 1
-        one.problems.extend(problem for item in inner for problem in item.problems)
+        if not self.lenient:
+            one.problems.extend(problem for item in inner for problem in item.problems)
         return inner
 
 
