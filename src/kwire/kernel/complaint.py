@@ -106,33 +106,35 @@ _RULES: list[tuple[re.Pattern[str], str]] = []
 
 # lines that come after or around the complaint and say nothing about it
 _NOISE = re.compile(
-    r"processed \d+ insns|verification time|stack depth|^\s*$|^mark_precise|^peak_states|^-- BEGIN|^-- END"
+    r"processed \d+ insns|verification time|stack depth|^\s*$|^mark_precise|^peak_states|^-- BEGIN|^-- END|^;"
+    r"|^func#\d|^(?:cur|old) state:"
 )
-_INSN = re.compile(r"^(\d+): ")
+_INSN = re.compile(r"(\d+): |from \d+ to (\d+): ")
 _INSN_IN_TEXT = re.compile(r"\binsn (\d+)")
 
 
 def summarize(log: str) -> Complaint | None:
     """The complaint that a verifier log ends with, or None where the log holds none."""
-    lines = [line for line in log.splitlines() if not _NOISE.search(line)]
-    if not lines:
-        return None
-    last = lines[-1].strip()
+    lines = [line.strip() for line in log.splitlines() if not _NOISE.search(line)]
+    complaint: list[str] = []
     insn = -1
-    named = _INSN_IN_TEXT.search(last)
+    for line in reversed(lines):
+        at = _INSN.match(line)
+        if at:
+            insn = int(at[1] or at[2])
+            break
+        complaint.insert(0, line)
+    if not complaint:
+        return None
+    named = next((found for line in complaint if (found := _INSN_IN_TEXT.search(line))), None)
     if named:
         insn = int(named[1])
-    else:
-        for line in reversed(lines):
-            at = _INSN.match(line)
-            if at:
-                insn = int(at[1])
-                break
-    # some complaints take two lines: the first says what, the second only how deep
-    text = last
-    if len(lines) > 1 and not _INSN.match(lines[-2]) and not lines[-2].startswith(";"):
-        text = f"{lines[-2].strip()} / {last}" if _sentence(last) is None else last
-    return Complaint(last, _sentence(last) or _sentence(text) or last, insn)
+    # where it takes several lines, the first says what is wrong and those after it only how
+    for line in complaint:
+        sentence = _sentence(line)
+        if sentence:
+            return Complaint(line, sentence, insn)
+    return Complaint(complaint[-1], complaint[-1], insn)
 
 
 def _sentence(text: str) -> str | None:
