@@ -12,8 +12,8 @@ see to that) and is noted by `fault`.
 """
 
 from kwire.compile.expressions import pieces
+from kwire.compile.graph import dominates
 from kwire.compile.ir import At, Block, Function, Ins, Operand, Slot, Value, hop_info
-from kwire.compile.optimize import dominates
 from kwire.lang.tree import Span
 
 WINDOW = 128
