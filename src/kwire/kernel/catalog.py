@@ -135,7 +135,7 @@ def _functions_like(pattern: str) -> list[tuple[str, str]]:
     module, colon, name = pattern.rpartition(":")
     line = rf"^({_glob(name)})(?: \[({_glob(module) if colon else '.*'})\]){'' if colon and module else '?'}$"
     found = ((each[2] or "", each[1]) for each in re.finditer(line, _function_lines(), re.MULTILINE))
-    return [pair for pair in dict.fromkeys(found) if not NO_PROBE.match(pair[1])]
+    return [pair for pair in dict.fromkeys(found) if pair[1] and not NO_PROBE.match(pair[1])]
 
 
 def _events_like(kind: str, pattern: str) -> list[tuple[str, str]]:
