@@ -38,6 +38,14 @@ class Function(NamedTuple):
     btf: Btf
 
 
+class Found(NamedTuple):
+    """A type: `id` in `btf`, which is that of `module` (empty: of the kernel proper)."""
+
+    module: str
+    btf: Btf
+    id: int
+
+
 class Kernel:
     """The BTF of one kernel; `vmlinux` is its own, `module(name)` a module's."""
 
@@ -74,17 +82,18 @@ class Kernel:
             self._modules[name] = btf
         return btf
 
-    def find(self, name: str, kinds: Iterable[int], module: str | None = None) -> tuple[str, Btf, int] | None:
-        """(module, its BTF, id) of the first type of this name and one of these kinds, or None.
+    def find(self, name: str, kinds: Iterable[int], module: str | None = None) -> Found | None:
+        """The first type of this name and one of these kinds, or None.
 
-        `module` as for `func`: the kernel proper comes before its modules. Raises BtfLookupError for a module that is not there.
+        `module` as for `func`: the kernel proper comes before its modules. Raises BtfLookupError for a module
+        that is not there.
         """
         for where in [module] if module is not None else ["", *self.modules()]:
             btf = self.module(where)
             for kind in kinds:
                 id = btf.find(name, kind)
                 if id >= btf.first_id:
-                    return "" if btf.base is None else where.replace("-", "_"), btf, id
+                    return Found("" if btf.base is None else where.replace("-", "_"), btf, id)
         return None
 
     def func(self, name: str, module: str | None = None) -> Function:
@@ -94,8 +103,7 @@ class Kernel:
         """
         found = self.find(name, (Kind.FUNC,), module)
         if found:
-            where, btf, id = found
-            return Function(name, where, btf.proto(id), btf)
+            return Function(name, found.module, found.btf.proto(found.id), found.btf)
         from kwire.btf.suggest import did_you_mean, nearest
 
         btf = self.module(module or "")

@@ -13,7 +13,7 @@ def nearest(name: str, names: Iterable[str], count: int = 3) -> list[str]:
         if abs(len(other) - len(name)) <= 3 and len(letters.difference(other)) <= 2:
             scored.append((sum(pair in other for pair in pairs), other))
     scored.sort(reverse=True)
-    return difflib.get_close_matches(name, [other for _, other in scored[:200]], count, 0.7)
+    return difflib.get_close_matches(name, [other for _, other in scored[:200]], count, 0.75)
 
 
 def did_you_mean(names: Iterable[str]) -> str:

@@ -1,0 +1,186 @@
+"""`kwire list`: what can be probed, with typed arguments, and kernel types as C with offsets.
+
+The laws: what is listed is what was asked for, one line (or object) each on standard output; that something
+could not be listed or cannot be attached here is one line on standard error; a name that does not exist is an
+error with the nearest names.
+"""
+
+import argparse
+import sys
+
+from kwire.btf.store import Kernel, load_kernel
+from kwire.cli import listtypes
+from kwire.errors import KwireError
+from kwire.kernel import catalog, features
+from kwire.kernel.catalog import CatalogError, Target
+from kwire.kernel.sys import KernelError
+from kwire.lang import spec, tree
+
+HELP = "list probes with their arguments, and kernel types as C"
+
+_ATTACHED_BY = {"kretprobe": "kprobe", "fexit": "fentry"}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.description = (
+        "List what can be probed: 'kprobe:tcp_*', 'tracepoint:sched:*', 'rawtracepoint:*', 'tcp_*' (of all "
+        "kinds), nothing (everything). Or a kernel type as C with offsets: 'struct tcp_sock', 'union x', "
+        "'enum y', 'typedef z'. With -v, probes come with their typed arguments."
+    )
+    parser.add_argument("pattern", nargs="*", help="a probe or a type, with the wildcards * ? [...]")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
+def run(args: argparse.Namespace) -> int:
+    """List what the patterns name; 0 when each names something."""
+    patterns: list[str] = args.pattern or ["*"]
+    if patterns[0] in listtypes.KINDS and len(patterns) == 2:
+        patterns = [" ".join(patterns)]  # struct tcp_sock, without the quotes
+    listing = _Listing(bool(args.json), bool(args.verbose))
+    for pattern in patterns:
+        listing.write(" ".join(pattern.split()))
+    return 0
+
+
+class _Listing:
+    """One run of the verb: how it writes, and the kernel's types, opened when first needed."""
+
+    __slots__ = ("_json", "_kernel", "_noted", "_verbose")
+
+    def __init__(self, json: bool, verbose: bool) -> None:
+        self._json = json
+        self._verbose = verbose
+        self._kernel: Kernel | None = None
+        self._noted: set[str] = set()
+
+    def write(self, pattern: str) -> None:
+        """List what one pattern names. Raises KwireError where that is nothing."""
+        if pattern.partition(" ")[0] in listtypes.KINDS:
+            self._types(pattern)
+            return
+        kind, colon, rest = pattern.partition(":")
+        if (colon and kind != "*") or kind in catalog.KINDS:
+            name = spec.kind_of(tree.Source("PATTERN", pattern), kind)
+            self._probes(self._expand(name, rest or "*"))
+            self._note(name)
+            return
+        self._everywhere((rest if colon else pattern) or "*")
+
+    # --- probes ---
+
+    def _expand(self, kind: str, pattern: str) -> list[Target]:
+        if kind not in catalog.FUNCTION_KINDS:
+            return catalog.expand(kind, pattern)
+        try:
+            if catalog.WILDCARD.search(pattern):
+                return catalog.expand(kind, pattern)
+            try:
+                return catalog.expand(kind, _looked_up(pattern))
+            except CatalogError:
+                raise catalog.missing(kind, pattern) from None
+        except KernelError as error:
+            # Neither ftrace nor the symbol table can be read: BTF names nearly all functions, too.
+            self._say(f"{error}; listing the functions in BTF")
+            return listtypes.functions(self._types_of_kernel(), kind, pattern)
+
+    def _everywhere(self, pattern: str) -> None:
+        """All kinds of probes, and a type that has just this name."""
+        written = 0
+        failed: KwireError | None = None
+        for kind in catalog.KINDS:
+            answer = features.probe(_ATTACHED_BY.get(kind, kind))
+            if answer.answer == "no":
+                self._note(kind)
+                # Everything is everything that works here; a name is to be found even if nothing does.
+                if kind != "kprobe" or not pattern.strip("*"):
+                    continue
+            try:
+                # Only a pattern with a colon says something about the category of a tracepoint.
+                group = "" if kind != "tracepoint" or ":" in pattern else "*:"
+                targets = self._expand(kind, group + pattern)
+            except KwireError as error:
+                if not isinstance(error, CatalogError):
+                    self._say(str(error))
+                failed = failed or error
+                continue
+            written += len(targets)
+            self._probes(targets)
+        if not catalog.WILDCARD.search(pattern) and ":" not in pattern:
+            for text in listtypes.named(self._types_of_kernel(), pattern):
+                self._print({"type": text}, text)
+                written += 1
+        if not written:
+            near = [str(each) for kind in catalog.KINDS for each in self._near(kind, pattern)]
+            raise CatalogError("*", pattern, "no probe and no type of that name", near[:3]) from failed
+
+    def _near(self, kind: str, pattern: str) -> list[str]:
+        if catalog.WILDCARD.search(pattern) or kind not in ("tracepoint", "kprobe"):
+            return []
+        return [f"{kind}:{name}" for name in catalog.suggestions(kind, pattern)]
+
+    def _probes(self, targets: list[Target]) -> None:
+        for target in targets:
+            record: dict[str, object] = {
+                "probe": str(target),
+                "kind": target.kind,
+                "group": target.group,
+                "name": target.name,
+            }
+            if not self._verbose:
+                self._print(record, str(target))
+                continue
+            from kwire.cli.signatures import signature
+
+            try:
+                arguments, returns = signature(target, self._types_of_kernel)
+            except KwireError as error:
+                self._print(record | {"unknown": str(error)}, f"{target}\n    ? {error}")
+                continue
+            record["args"] = [argument._asdict() for argument in arguments]
+            lines = [argument.text for argument in arguments]
+            if returns:
+                record["returns"] = returns.type
+                lines.append(returns.text)
+            self._print(record, "\n    ".join([str(target), *lines]))
+
+    # --- types ---
+
+    def _types(self, pattern: str) -> None:
+        for text, record in listtypes.types(self._types_of_kernel(), pattern, self._verbose, self._json):
+            self._print(record, text)
+
+    def _types_of_kernel(self) -> Kernel:
+        if self._kernel is None:
+            self._kernel = load_kernel()
+        return self._kernel
+
+    # --- writing ---
+
+    def _print(self, record: dict[str, object], text: str) -> None:
+        if self._json:
+            import json
+
+            text = json.dumps(record)
+        sys.stdout.write(text + "\n")
+
+    def _note(self, kind: str) -> None:
+        """Say once why probes of a kind cannot be attached here."""
+        feature = _ATTACHED_BY.get(kind, kind)
+        answer = features.probe(feature)
+        if answer.answer != "yes":
+            verdict = "can be attached here" if answer.answer == "no" else "may be attached here"
+            cure = f"; {answer.cure}" if answer.cure else ""
+            self._say(f"no {feature} {verdict}: {answer.reason}{cure}")
+
+    def _say(self, text: str) -> None:
+        if text not in self._noted:
+            self._noted.add(text)
+            sys.stdout.flush()
+            sys.stderr.write(f"kwire: note: {text}\n")
+
+
+def _looked_up(pattern: str) -> str:
+    """A function's name as a pattern for just it: plain names the catalog leaves for the kernel to judge."""
+    group, colon, name = pattern.rpartition(":")
+    return f"{group}{colon}[{name[:1]}]{name[1:]}" if name else pattern
