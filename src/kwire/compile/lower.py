@@ -20,7 +20,9 @@ ATTEMPTS, REFUSED, FIRST, LAST, TOO_LONG, FAULTS = range(0, 48, 8)
 SLOT_SIZE = 64
 """Of a probe's counters on one CPU; the offsets above are those of its u64 counters."""
 
-NO_WAKEUP = 1
+ADAPTIVE_WAKEUP = 0
+"""The reader is woken by the event that finds it waiting at the end of the ring, and by no other."""
+
 STACK_RECORD_MOST = 256
 """Longer records, and those with several tail values, are built in scratch memory."""
 
@@ -206,7 +208,7 @@ class Lower(Expressions):
         output, refused, sent = self.new_block("output"), self.new_block("refused"), self.new_block("sent")
         self.branch("eq", ring, 0, refused, output)
         self.start(output)
-        result = self.call("ringbuf_output", ring, At(base, 0), size, NO_WAKEUP)
+        result = self.call("ringbuf_output", ring, At(base, 0), size, ADAPTIVE_WAKEUP)
         self.branch("eq", result, 0, sent, refused)
         self.start(refused)
         self._count(counts, REFUSED)

@@ -1,0 +1,122 @@
+"""The `kwire` command: finds the verb's module, parses its arguments, turns errors into one line.
+
+The laws: only the module of the verb asked for is imported, because start-up time is what a user sees first;
+no traceback reaches a user; the exit status says what happened (table in `STATUS`).
+"""
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn, Protocol, cast
+
+from kwire.errors import KwireError
+
+VERBS: dict[str, str] = {
+    "record": "capture events to a file, without writing a program",
+    "trace": "run a file of Python probes and print events as they come",
+    "show": "print a capture as a table or as JSON",
+    "verify": "prove a capture complete, or name every hole",
+    "list": "list probes with their arguments, and kernel types as C",
+    "decode": "explain the bytes of frames",
+    "doctor": "say what this kernel, user and environment allow",
+}
+"""Verb → one line of help. The module is `kwire.cli.<verb>`."""
+
+STATUS: dict[int, str] = {
+    0: "all went well",
+    1: "the operation failed, or what was checked is wrong; one line on standard error says why",
+    2: "the command line could not be understood",
+    3: "verify: something is missing from the capture",
+    130: "interrupted",
+}
+"""Exit status → meaning."""
+
+
+class Verb(Protocol):
+    """What every verb's module offers."""
+
+    HELP: str
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """Add the verb's arguments."""
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Do the work; return the exit status."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose complaint is one line and says where help is."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(f"{self.prog}: {message}; see '{self.prog} --help'\n")
+        raise SystemExit(2)
+
+
+def _overview() -> str:
+    width = max(map(len, VERBS))
+    lines = ["kwire: kernel events on the wire", "", "usage: kwire VERB ...", ""]
+    lines += [f"  {verb:<{width}}  {text}" for verb, text in VERBS.items()]
+    lines += ["", "'kwire VERB --help' explains a verb; 'kwire --version' prints the version."]
+    return "\n".join(lines)
+
+
+def _unknown(verb: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(verb, VERBS, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else "see 'kwire --help'"
+    return f"kwire: there is no verb '{verb}'; {hint}"
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return f"kwire {version('kwire')}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: the process's own) and return the exit status."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help", "help"):
+        sys.stdout.write(_overview() + "\n")
+        return 0 if args else 2
+    if args[0] in ("-V", "--version"):
+        sys.stdout.write(_version() + "\n")
+        return 0
+    name = args[0]
+    if name not in VERBS:
+        sys.stderr.write(_unknown(name) + "\n")
+        return 2
+    verb = cast(Verb, importlib.import_module(f"kwire.cli.{name}"))
+    parser = _Parser(prog=f"kwire {name}", description=verb.HELP)
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="explain errors in full detail")
+    verb.configure(parser)
+    parsed = parser.parse_args(args[1:])
+    try:
+        status = verb.run(parsed)
+        sys.stdout.flush()
+        return status
+    except KwireError as error:
+        sys.stderr.write(f"kwire: {error.detail if parsed.verbose else error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`): not an error. Keep the interpreter from
+        # complaining once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except MemoryError:
+        sys.stderr.write(f"kwire: {name}: not enough memory; narrow the input or the buffers\n")
+        return 1
+    except OSError as error:
+        what = f" {error.filename}" if error.filename else ""
+        sys.stderr.write(f"kwire: {name}{what}: {error.strerror or error}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,57 @@
+"""`kwire record`: capture events to a file without writing a program."""
+
+import argparse
+import sys
+
+from kwire.cli import tracing
+from kwire.live.plan import Plan
+
+HELP = "capture events to a file, without writing a program"
+
+EXAMPLES = """\
+examples:
+  kwire record tracepoint:sched:sched_switch -d 5 -w switches.pcapng
+  kwire record 'tracepoint:syscalls:sys_enter_openat(str(filename), flags)' -c 'ls -l' -w opens.pcapng
+  kwire record 'kprobe:tcp_connect(sk.__sk_common.skc_dport)' --filter 'uid == 1000' -w connects.pcapng
+  kwire record 'tracepoint:block:*' -w - | tshark -r -
+
+PROBE is kind:target; a target may have wildcards (*, ?, [..]). Kinds: tracepoint, rawtracepoint, kprobe,
+kretprobe, fentry, fexit; `kwire list` shows what there is. Without (expr, ...) a record has the probe's own
+fields; always the time, CPU, pid, tid and comm.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.epilog = EXAMPLES
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "probes", metavar="PROBE", nargs="+", help="kind:target or kind:target(expr, name=expr, ...)"
+    )
+    parser.add_argument(
+        "-w", dest="write", metavar="FILE", required=True, help="the capture, pcapng; - is standard output"
+    )
+    parser.add_argument("--filter", metavar="EXPR", help="record only where this is true; runs in the kernel")
+    tracing.add_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Record, then say what was recorded."""
+    from kwire.live.planner import plan_specs
+
+    def make_plan(follow: bool, main: int) -> Plan:
+        return plan_specs(args.probes, args.filter, follow=follow, main=main)
+
+    summary = tracing.run(make_plan, args, args.write)
+    out = sys.stderr if args.write == "-" else sys.stdout
+    if args.json:
+        import json
+
+        print(json.dumps(summary), file=out)
+    else:
+        lost = f"{summary['lost']:,} lost" if summary["lost"] else "none lost"
+        size = tracing.human_size(summary["bytes"])
+        print(
+            f"{summary['events']:,} events, {lost}, {size} in {', '.join(summary['files'])}", file=sys.stderr
+        )
+    return 0

@@ -1,0 +1,229 @@
+"""What `record` and `trace` have in common: the choice of processes and limits, the run, the report.
+
+The laws: Ctrl-C, SIGTERM and a limit end a trace the same clean way; capabilities are given up as soon as
+everything is attached; the command of `-c` starts only then.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from kwire.capture.writer import Writer
+from kwire.cli import values
+from kwire.errors import KwireError
+from kwire.kernel import privileges
+from kwire.live.command import Command, split
+from kwire.live.environment import complete
+from kwire.live.plan import Plan
+from kwire.live.recorder import Limits, Recorder, Sink
+from kwire.live.tracer import DEFAULT_BUFFER, Tracer
+
+ROTATING = ("CAP_DAC_OVERRIDE",)
+"""Kept with --rotate: further files are opened later, in a folder that may be another user's."""
+
+CLEAR_LINE = "\r\x1b[K"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say whom to trace, for how long, and where the events go."""
+    whom = parser.add_argument_group("whom to trace (default: the whole machine)")
+    whom.add_argument(
+        "-c", dest="command", metavar="'COMMAND ARGS'", help="this command, and whatever it starts"
+    )
+    whom.add_argument(
+        "-p",
+        dest="pids",
+        metavar="PID[,PID]",
+        type=values.process_ids,
+        action="extend",
+        help="these processes, and whatever they start",
+    )
+    limits = parser.add_argument_group("how long (default: until Ctrl-C or the end of the command)")
+    limits.add_argument("-d", dest="seconds", metavar="TIME", type=values.seconds, help="so long: 10, 5m")
+    limits.add_argument("-n", dest="count", metavar="COUNT", type=values.count, help="so many events")
+    parser.add_argument(
+        "--buffer",
+        metavar="SIZE",
+        type=values.size,
+        default=DEFAULT_BUFFER,
+        help="each CPU's ring buffer (default 4M): more of it rides out longer pauses",
+    )
+    parser.add_argument(
+        "--rotate",
+        metavar="SIZE|TIME",
+        type=values.rotation,
+        default=(0, 0.0),
+        help="with -w: begin a new file after so much (100M) or so long (60s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print a summary object at the end")
+
+
+class _Stop:
+    """SIGINT and SIGTERM as a readable descriptor; a second one interrupts at once."""
+
+    __slots__ = ("_before", "fd")
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._before = {
+            number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        os.eventfd_write(self.fd, 1)
+        self.restore()
+
+    def restore(self) -> None:
+        """Give the signals back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class Progress:
+    """One line on a terminal: events, rate, lost, bytes. Silent where standard error is none."""
+
+    __slots__ = ("_recorder", "_shown", "_start", "_writer")
+
+    def __init__(self, recorder: Recorder, writer: Writer | None) -> None:
+        self._recorder = recorder
+        self._writer = writer
+        self._start = time.monotonic()
+        self._shown = False
+
+    def __call__(self) -> None:
+        """Show where we are."""
+        if not sys.stderr.isatty():
+            return
+        events = self._recorder.events
+        rate = events / max(time.monotonic() - self._start, 1e-3)
+        size = f", {human_size(self._writer.size)}" if self._writer else ""
+        sys.stderr.write(f"{CLEAR_LINE}{events:,} events, {rate:,.0f}/s, {self._recorder.lost:,} lost{size}")
+        sys.stderr.flush()
+        self._shown = True
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._shown:
+            sys.stderr.write(CLEAR_LINE)
+            self._shown = False
+
+
+def human_size(size: float) -> str:
+    """A number of bytes as a person reads it."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return ""
+
+
+def run(
+    make_plan: Callable[[bool, int], Plan],
+    args: argparse.Namespace,
+    write: str | None,
+    sinks: Callable[[Plan], list[Sink]] = lambda plan: [],
+) -> dict[str, Any]:
+    """Trace as the arguments say, to the file `write` and to other sinks; give the summary object.
+
+    `make_plan` is given whether only chosen processes are traced, and the id of one of them.
+    """
+    pids: list[int] = args.pids or []
+    for pid in pids:
+        _check_process(pid)
+    command = Command(split(args.command)) if args.command else None
+    try:
+        main = command.pid if command else (pids[0] if pids else 0)
+        plan = make_plan(bool(main), main)
+        plan = plan._replace(schemas=complete(plan.schemas))
+        return _trace(plan, args, write, sinks(plan), command, pids)
+    finally:
+        if command:
+            command.end()
+
+
+def _trace(
+    plan: Plan,
+    args: argparse.Namespace,
+    write: str | None,
+    sinks: list[Sink],
+    command: Command | None,
+    pids: list[int],
+) -> dict[str, Any]:
+    with Tracer(plan, buffer=args.buffer, follow=bool(command or pids)) as tracer:
+        stop = _Stop()
+        writer = None
+        try:
+            for pid in [*pids, *([command.pid] if command else [])]:
+                tracer.follow(pid)
+            tracer.attach()
+            if write:
+                system = os.uname()
+                writer = Writer(
+                    write,
+                    plan.schemas,
+                    host=system.nodename,
+                    kernel=system.release,
+                    rotate_bytes=args.rotate[0],
+                    rotate_seconds=args.rotate[1],
+                )
+            privileges.drop(keep=ROTATING if args.rotate != (0, 0.0) else ())
+            targets: list[Sink] = [*([writer] if writer else []), *sinks]
+            recorder = Recorder(tracer, targets, Limits(args.seconds, args.count))
+            progress = Progress(recorder, writer)
+            start = time.monotonic()
+            if command:
+                command.go()
+            recorder.run(command, stop.fd, progress)
+            progress.clear()
+            seconds = time.monotonic() - start
+            produced = recorder.produced()
+            totals = writer.close(produced) if writer else {}
+            return _summary(plan, recorder, writer, produced, totals, seconds, command)
+        finally:
+            stop.restore()
+            os.close(stop.fd)
+            if writer:
+                writer.close()
+
+
+def _check_process(pid: int) -> None:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        raise KwireError("trace process", str(pid), "there is no such process") from None
+    except PermissionError:
+        pass
+
+
+def _summary(
+    plan: Plan,
+    recorder: Recorder,
+    writer: Writer | None,
+    produced: dict[int, int],
+    totals: dict[int, Any],
+    seconds: float,
+    command: Command | None,
+) -> dict[str, Any]:
+    probes = []
+    for schema in plan.schemas:
+        count = produced.get(schema.id, 0)
+        lost = totals[schema.id].lost if schema.id in totals else 0
+        probes.append({"id": schema.id, "probe": schema.probe, "produced": count, "lost": lost})
+    summary: dict[str, Any] = {
+        "events": writer.events if writer else recorder.events,
+        "lost": writer.lost_events if writer else recorder.lost,
+        "file": writer.files[0] if writer and writer.files else None,
+        "probes": probes,
+        "seconds": round(seconds, 3),
+    }
+    if writer:
+        summary["files"] = writer.files
+        summary["bytes"] = writer.size
+    if command and command.ended() and command.status is not None:
+        summary["command_status"] = os.waitstatus_to_exitcode(command.status)
+    return summary

@@ -1,0 +1,61 @@
+"""Values as people write them on the command line: sizes and durations with a unit, process ids."""
+
+import argparse
+
+SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+"""Unit letter → bytes."""
+
+DURATIONS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+"""Unit → seconds."""
+
+
+def size(text: str) -> int:
+    """Read `4096`, `64K`, `4M`, `1G` as bytes."""
+    number, unit = _split(text.lower().removesuffix("ib").removesuffix("b"))
+    if unit not in SIZES:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write bytes, or 64K, 4M, 1G")
+    return int(number * SIZES[unit])
+
+
+def seconds(text: str) -> float:
+    """Read `10`, `0.5`, `250ms`, `30s`, `5m`, `1h` as seconds."""
+    number, unit = _split(text.lower())
+    if unit and unit not in DURATIONS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration; write seconds, or 250ms, 30s, 5m, 1h")
+    return number * DURATIONS[unit or "s"]
+
+
+def rotation(text: str) -> tuple[int, float]:
+    """Read what `--rotate` takes: a size (`100M`) or a duration (`60s`), as (bytes, seconds), one of them 0.
+
+    `m` is minutes, `M` is megabytes.
+    """
+    if text[-1:] == "m" or text.lower().endswith(("s", "h", "d")):
+        return 0, seconds(text)
+    return size(text), 0.0
+
+
+def count(text: str) -> int:
+    """Read a number of events, at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count of at least 1")
+    return int(text)
+
+
+def process_ids(text: str) -> list[int]:
+    """Read process ids separated by commas."""
+    parts = text.split(",")
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a process id, or several separated by commas")
+    return [int(part) for part in parts]
+
+
+def _split(text: str) -> tuple[float, str]:
+    digits = text.rstrip("abcdefghijklmnopqrstuvwxyz")
+    try:
+        number = float(digits)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} does not begin with a number") from None
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not more than 0")
+    return number, text[len(digits) :]

@@ -1,0 +1,42 @@
+"""A plan: everything a trace needs to start. Made by `planner`, carried out by `tracer`."""
+
+from typing import NamedTuple
+
+from kwire.bpf.image import Image
+from kwire.wire.schema import Schema
+
+
+class Point(NamedTuple):
+    """An attach point and the number of the probe it is.
+
+    `target`: as `kernel.attach` takes it; in a multi link a function's name or address.
+    """
+
+    target: str | int
+    probe: int
+
+
+class Group(NamedTuple):
+    """One program and the points it hangs on; more than one only where the program reads its cookie.
+
+    `kind`: how it is attached; `multi`: all points by one kprobe.multi link; `btf_id`, `module`: of the
+    function of an fentry or fexit, in the kernel's ("") or a module's BTF.
+    """
+
+    image: Image
+    kind: str
+    points: tuple[Point, ...]
+    multi: bool = False
+    btf_id: int = 0
+    module: str = ""
+
+
+class Plan(NamedTuple):
+    """Programs with their points, and the schema of each probe, by number from 1.
+
+    `skipped`: targets of wildcards that do not fit what was asked of them, and why.
+    """
+
+    groups: tuple[Group, ...]
+    schemas: tuple[Schema, ...]
+    skipped: tuple[tuple[str, str], ...] = ()

@@ -1,0 +1,256 @@
+"""Planning a trace: from what was asked for to programs, attach points and schemas.
+
+Each probe asked for is expanded to its targets; each target becomes a site, is checked and compiled; targets
+whose instructions would be the same share one program that tells its firings apart by the attach cookie. The
+laws: probes are numbered from 1 in the order asked for; a target named in full that cannot be traced is an
+error; of a wildcard's targets those that do not fit the expressions are left out, and said (`Plan.skipped`).
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple, NoReturn
+
+from kwire.bpf.arch import host
+from kwire.btf.blob import Btf
+from kwire.btf.errors import BtfError, BtfLookupError
+from kwire.btf.store import Function, Kernel, load_kernel
+from kwire.btf.types import Kind
+from kwire.compile.build import TaskFields, compile_probe, layout_key, probe_schema, task_fields
+from kwire.errors import KwireError
+from kwire.kernel import catalog, features, tracefs
+from kwire.kernel.symbols import kernel_symbols
+from kwire.kernel.sys import possible_cpus
+from kwire.lang import python, record, sites, spec, tree
+from kwire.lang.check import check, check_filter
+from kwire.lang.checked import Program
+from kwire.lang.context import Site
+from kwire.lang.errors import LanguageError
+from kwire.lang.kerneltypes import KernelTypes
+from kwire.lang.spec import ProbeSpec
+from kwire.live.plan import Group, Plan, Point
+from kwire.live.probes import Probe
+from kwire.wire.schema import Schema
+
+INSTEAD = {"kprobe": "fentry", "kretprobe": "fexit"}
+"""What takes the place of kprobes on a kernel that has none."""
+
+MAX_PROBES = 50_000
+"""More than any kernel has functions worth tracing at once."""
+
+FILTER = "--filter"
+"""What errors call the text of a filter."""
+
+
+class _Wanted(NamedTuple):
+    """One probe, checked: its spec for people, its program and the target to attach to."""
+
+    spec: str
+    program: Program
+    target: str
+
+
+class _NoBtf:
+    """Stands for the BTF of a kernel that has none: every question is answered with why not."""
+
+    def __init__(self, error: BtfError) -> None:
+        self._error = error
+
+    def _refuse(self, name: str) -> NoReturn:
+        raise BtfLookupError("the kernel", name, self._error.cause, self._error.cure)
+
+    def module(self, name: str) -> Btf:
+        """Refuse."""
+        self._refuse(name or "vmlinux")
+
+    def func(self, name: str, module: str | None = None) -> Function:
+        """Refuse."""
+        self._refuse(name)
+
+
+class Planner:
+    """Collects probes, then makes the plan. `follow`: chosen processes only, `main` being one of them."""
+
+    def __init__(self, *, follow: bool = False, main: int = 0) -> None:
+        self._follow = follow
+        self._main = main
+        self._wanted: list[_Wanted] = []
+        self._skipped: list[tuple[str, str]] = []
+        self._kernel: Kernel | None = None
+        try:
+            self._kernel = load_kernel()
+        except BtfError as error:
+            self._types = KernelTypes(_NoBtf(error))
+        else:
+            self._types = KernelTypes(self._kernel)
+
+    def add_spec(self, text: str, filter: str | None = None) -> None:
+        """Add what `kwire record` takes: a probe spec, with expressions or without, and a filter."""
+        parsed = spec.parse(text)
+        condition = None
+        if filter is not None:
+            condition = (python.parse_expression(filter, FILTER), tree.Source(FILTER, filter))
+
+        def program(site: Site) -> Program:
+            return record.program(site, self._types, parsed.expressions, parsed.source, condition)
+
+        self._add(parsed, program)
+
+    def add_probe(self, probe: tree.Probe, filter: str | None = None) -> None:
+        """Add a probe written as a Python function, for every place it attaches to."""
+
+        def program(site: Site) -> Program:
+            if filter is None:
+                return check(probe, site, self._types)
+            source = tree.Source(FILTER, filter)
+            condition = check_filter(python.parse_expression(filter, FILTER), source, site, self._types)
+            return check(probe, site, self._types, condition, source)
+
+        for place in probe.attach:
+            self._add(spec.parse(f"{place.kind}:{place.target}"), program)
+
+    def plan(self) -> Plan:
+        """Compile what was added. Raises KwireError, with all that is needed to understand it."""
+        count = len(self._wanted)
+        if not count:
+            raise KwireError("plan trace", "", "there is no probe in it", "name at least one")
+        if count > MAX_PROBES:
+            raise KwireError(
+                "plan trace",
+                f"of {count} probes",
+                f"at most {MAX_PROBES} are possible",
+                "narrow the wildcards",
+            )
+        task = task_fields(self._kernel.vmlinux) if self._kernel else None
+        schemas: list[Schema | None] = [None] * count
+        groups = [self._group(members, task, schemas) for members in self._grouped()]
+        complete = tuple(self._with_symbols(schema) for schema in schemas if schema is not None)
+        return Plan(tuple(groups), complete, tuple(self._skipped))
+
+    # -- collecting
+
+    def _add(self, parsed: ProbeSpec, program: Callable[[Site], Program]) -> None:
+        if not parsed.wildcard:
+            site = self._site(parsed.kind, parsed.group, parsed.name, parsed.offset)
+            self._want(f"{parsed.kind}:{parsed.target}", program(site))
+            return
+        first: LanguageError | None = None
+        added = len(self._wanted)
+        for target in catalog.expand(parsed.kind, parsed.target):
+            try:
+                self._want(str(target), program(self._site(target.kind, target.group, target.name)))
+            except (LanguageError, BtfLookupError) as error:
+                self._skipped.append((str(target), error.cause))
+                first = first or (error if isinstance(error, LanguageError) else None)
+        if len(self._wanted) == added:
+            if first:
+                raise first
+            raise KwireError("trace", str(parsed), f"none of {len(self._skipped)} targets can be", "")
+
+    def _want(self, text: str, program: Program) -> None:
+        self._wanted.append(_Wanted(text, program, program.site.target))
+
+    def _site(self, kind: str, group: str, name: str, offset: int = 0) -> Site:
+        if kind == "tracepoint":
+            events = tracefs.shared()
+            if not events.has_event(group, name):
+                raise catalog.missing(kind, f"{group}:{name}")
+            return sites.tracepoint(group, name, events.format(group, name).fields, self._types)
+        if kind == "rawtracepoint":
+            catalog.expand(kind, name)  # says what is near, should there be none
+            return sites.raw_tracepoint(name, self._types)
+        if kind in INSTEAD and features.mechanism(kind) == "fentry":
+            kind = INSTEAD[kind]
+        if offset and kind != "kprobe":
+            raise KwireError(
+                "trace", f"kprobe:{name}+{offset}", "this kernel has no kprobes", "leave the offset out"
+            )
+        try:
+            return sites.function(kind, name, self._types, group or None, offset, len(host().args))
+        except BtfLookupError as error:
+            raise error if self._kernel is None else catalog.missing(kind, name) from None
+
+    # -- compiling
+
+    def _grouped(self) -> list[list[int]]:
+        """Indexes of the wanted probes, those together whose programs would be the same."""
+        if len(self._wanted) == 1:
+            return [[0]]
+        groups: dict[Hashable, list[int]] = {}
+        for index, wanted in enumerate(self._wanted):
+            groups.setdefault(layout_key(wanted.program), []).append(index)
+        if features.probe("cookie").answer == "yes":
+            return list(groups.values())
+        return [[index] for index in range(len(self._wanted))]
+
+    def _group(self, members: list[int], task: TaskFields | None, schemas: list[Schema | None]) -> Group:
+        first = self._wanted[members[0]]
+        shared = len(members) > 1
+        compiled = compile_probe(
+            first.program,
+            id=members[0] + 1,
+            spec=first.spec,
+            probes=len(self._wanted),
+            cpus=possible_cpus(),
+            tasks=self._follow,
+            arch=host(),
+            cookie=shared,
+            main=self._main,
+            task=task,
+        )
+        for index in members:
+            wanted = self._wanted[index]
+            schemas[index] = (
+                compiled.schema
+                if index == members[0]
+                else probe_schema(wanted.program, id=index + 1, spec=wanted.spec)
+            )
+        site = first.program.site
+        multi = (
+            shared and site.kind in INSTEAD and features.mechanism(site.kind, len(members)) == "kprobe.multi"
+        )
+        points = [Point(self._wanted[index].target, index + 1) for index in members]
+        if multi and any(":" in str(point.target) for point in points):
+            points = [Point(self._address(str(point.target)), point.probe) for point in points]
+        btf_id = 0
+        if site.kind in INSTEAD.values() and self._kernel:
+            name = site.target.rpartition(":")[2]
+            btf_id = self._kernel.module(site.module).find(name, Kind.FUNC)
+        return Group(compiled.image, site.kind, tuple(points), multi, btf_id, site.module)
+
+    def _address(self, target: str) -> int:
+        """The address of a function, for a multi link: names of modules' functions are not taken there."""
+        module, _, name = target.rpartition(":")
+        found = kernel_symbols().addresses(name, module or None)
+        if not found or not found[0]:
+            raise KwireError(
+                "find address of", target, "the kernel does not show it", "run as root, or see 'kwire doctor'"
+            )
+        return found[0]
+
+    def _with_symbols(self, schema: Schema) -> Schema:
+        """Add the names of kernel addresses where events hold any, so that they can be read anywhere."""
+        if not any(field.type == "ksym" for field in schema.fields):
+            return schema
+        return schema._replace(symbols=kernel_symbols().by_address())
+
+
+def plan_specs(
+    specs: Sequence[str], filter: str | None = None, *, follow: bool = False, main: int = 0
+) -> Plan:
+    """The plan of `kwire record`."""
+    planner = Planner(follow=follow, main=main)
+    for text in specs:
+        planner.add_spec(text, filter)
+    return planner.plan()
+
+
+def plan_probes(
+    probes: Sequence[Probe | tree.Probe], filter: str | None = None, *, follow: bool = False, main: int = 0
+) -> Plan:
+    """The plan of probes written as Python functions, live ones or parsed from a file."""
+    planner = Planner(follow=follow, main=main)
+    for probe in probes:
+        if isinstance(probe, Probe):
+            planner.add_probe(python.parse_function(probe.function, probe.attach), filter)
+        else:
+            planner.add_probe(probe, filter)
+    return planner.plan()

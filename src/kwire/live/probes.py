@@ -1,0 +1,79 @@
+"""Probes as Python functions: what the decorators make of a function.
+
+The law: the function never runs in Python. It is read (its source text), compiled to eBPF and run by the
+kernel; calling it is an error that says so.
+"""
+
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeAlias
+
+from kwire.errors import KwireError
+
+Function: TypeAlias = Callable[..., Any]
+
+
+class Probe:
+    """A probe function and where it attaches: `kprobe:tcp_connect`, the outermost decorator first."""
+
+    __slots__ = ("__name__", "attach", "function")
+
+    def __init__(self, function: Function, attach: tuple[str, ...]) -> None:
+        self.function = function
+        self.attach = attach
+        self.__name__ = getattr(function, "__name__", "probe")
+
+    def __call__(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse: a probe's body is compiled, never run by Python."""
+        raise KwireError(
+            "call probe",
+            self.__name__,
+            "its body is compiled for the kernel, Python does not run it",
+            "pass it to kwire.trace, or to kwire.simulate in a test",
+        )
+
+    def __repr__(self) -> str:
+        return f"<probe {self.__name__} on {', '.join(self.attach)}>"
+
+
+Decorator: TypeAlias = Callable[["Function | Probe"], Probe]
+
+
+def probe(spec: str) -> Decorator:
+    """Attach a function to a whole probe spec, such as `kprobe:tcp_connect`; may be repeated."""
+
+    def decorate(function: Function | Probe) -> Probe:
+        if isinstance(function, Probe):
+            return Probe(function.function, (spec, *function.attach))
+        return Probe(function, (spec,))
+
+    return decorate
+
+
+def kprobe(target: str) -> Decorator:
+    """Run at the entry of a kernel function: `function`, `module:function`, `function+offset`; wildcards."""
+    return probe(f"kprobe:{target}")
+
+
+def kretprobe(target: str) -> Decorator:
+    """Run at the return of a kernel function; the built-in `retval` is what it returned."""
+    return probe(f"kretprobe:{target}")
+
+
+def tracepoint(target: str) -> Decorator:
+    """Run at a tracepoint, `category:name`; parameters are named after its fields."""
+    return probe(f"tracepoint:{target}")
+
+
+def rawtracepoint(target: str) -> Decorator:
+    """Run at a tracepoint with its own, unformatted arguments."""
+    return probe(f"rawtracepoint:{target}")
+
+
+def fentry(target: str) -> Decorator:
+    """Run at the entry of a kernel function through BTF: cheaper than a kprobe, where the kernel has it."""
+    return probe(f"fentry:{target}")
+
+
+def fexit(target: str) -> Decorator:
+    """Run at the return of a kernel function, its arguments and `retval` at hand."""
+    return probe(f"fexit:{target}")

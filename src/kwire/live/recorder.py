@@ -1,0 +1,147 @@
+"""The loop that moves events from the rings to whoever takes them, until it is time to stop.
+
+The laws: events of one ring keep their order, and a LOST frame follows the events before the hole; after the
+last event everything is accounted for; nothing here looks at a single event. The loop sleeps in poll(2) on
+the rings: the kernel wakes it when an event lands in a ring that was empty. After each round it pauses a few
+milliseconds, so a flood of events is moved in large spans and the traced processes pay for few wake-ups.
+"""
+
+import select
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
+
+from kwire.live.command import Command
+from kwire.live.tracer import Tracer
+from kwire.wire.frames import Frames
+from kwire.wire.messages import Lost
+
+PAUSE = 0.004
+"""Seconds between two rounds while events come: at 200 MB/s less than a megabyte waits in a ring."""
+
+TICK = 0.25
+"""Seconds between two looks at the counters, and between two reports of progress."""
+
+
+class Sink(Protocol):
+    """What takes the events: a file, a screen, a program."""
+
+    def write(self, frames: Frames) -> None:
+        """Take frames, valid during the call only."""
+
+    def lost(self, losses: list[Lost]) -> None:
+        """Take losses; they stand after the events given before."""
+
+    def flush(self) -> None:
+        """The end of a round."""
+
+
+class Limits(NamedTuple):
+    """When to stop by itself: after so many seconds, after so many events; None: never."""
+
+    seconds: float | None = None
+    events: int | None = None
+
+
+class Recorder:
+    """Moves events from a tracer to sinks. `stop` is an eventfd or any descriptor that becomes readable."""
+
+    __slots__ = ("_limits", "_remaining", "_sinks", "_tracer", "cut", "events", "lost")
+
+    def __init__(self, tracer: Tracer, sinks: list[Sink], limits: Limits = Limits()) -> None:  # noqa: B008
+        self._tracer = tracer
+        self._sinks = sinks
+        self._limits = limits
+        self._remaining = limits.events
+        self.events = 0
+        self.lost = 0
+        self.cut: dict[int, int] = {}
+        """Events by probe that came after the last one asked for: no part of the recording."""
+
+    def run(
+        self, command: Command | None = None, stop: int = -1, progress: Callable[[], None] | None = None
+    ) -> None:
+        """Move events until a limit, the end of the command or `stop` is readable; then account for all."""
+        poll = select.poll()
+        for ring in self._tracer.rings:
+            poll.register(ring.map.fd, select.POLLIN)
+        if command:
+            poll.register(command.pidfd, select.POLLIN)
+        if stop >= 0:
+            poll.register(stop, select.POLLIN)
+        end = None if self._limits.seconds is None else time.monotonic() + self._limits.seconds
+        next_tick = time.monotonic() + TICK
+        ended = False
+        while not ended and self._remaining != 0:
+            now = time.monotonic()
+            if now >= next_tick:
+                self._lose(self._tracer.lost())
+                next_tick = now + TICK
+                if progress:
+                    progress()
+            if end is not None and now >= end:
+                break
+            until = next_tick if end is None else min(end, next_tick)
+            ready = {fd for fd, _ in poll.poll(max(0.0, until - now) * 1000)}
+            ended = stop in ready or (command is not None and command.pidfd in ready)
+            if ready and not ended:
+                self._round(self._tracer.drain())
+                time.sleep(PAUSE)
+        self.finish()
+
+    @property
+    def limited(self) -> bool:
+        """Whether it stops by itself after a number of events."""
+        return self._limits.events is not None
+
+    @property
+    def satisfied(self) -> bool:
+        """Whether the last event asked for has come."""
+        return self._remaining == 0
+
+    def step(self) -> int:
+        """One round, for a caller with a loop of its own; how many events it moved."""
+        before = self.events
+        self._round(self._tracer.drain())
+        self._lose(self._tracer.lost())
+        return self.events - before
+
+    def finish(self) -> None:
+        """Take the probes away and account for every event they produced."""
+        tracer = self._tracer
+        missed = tracer.missed()
+        tracer.detach()
+        self._round(tracer.settle())
+        self._lose([*tracer.lost(), *missed])
+
+    def produced(self) -> dict[int, int]:
+        """Events by probe that belong to the recording: all but those beyond the last one asked for."""
+        produced = self._tracer.produced()
+        return {probe: count - self.cut.get(probe, 0) for probe, count in produced.items()}
+
+    def _round(self, batches: Iterator[Frames]) -> None:
+        for frames in batches:
+            if self._remaining is not None:
+                frames = self._limit(frames)
+            if frames.count:
+                self.events += frames.count
+                for sink in self._sinks:
+                    sink.write(frames)
+        for sink in self._sinks:
+            sink.flush()
+
+    def _limit(self, frames: Frames) -> Frames:
+        """The frames that are still wanted; the others are counted as cut."""
+        wanted = min(self._remaining or 0, frames.count)
+        for index in range(wanted, frames.count):
+            probe = frames.header(index).id
+            self.cut[probe] = self.cut.get(probe, 0) + 1
+        self._remaining = (self._remaining or 0) - wanted
+        frames.count = wanted
+        return frames
+
+    def _lose(self, losses: list[Lost]) -> None:
+        if losses:
+            self.lost += sum(loss.count for loss in losses)
+            for sink in self._sinks:
+                sink.lost(losses)

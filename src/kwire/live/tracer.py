@@ -1,0 +1,229 @@
+"""Probes in the kernel, from maps to links: created, loaded, attached, read, taken away.
+
+The laws: nothing of ours outlives the process, because everything hangs on descriptors; every event a program
+produced is accounted for (`Tracer.balanced`): delivered through a ring, refused by it, or too long; nothing
+attached is left attached when an error is raised half-way.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+
+from kwire.bpf.image import MapSpec
+from kwire.errors import KwireError
+from kwire.kernel import attach, prog
+from kwire.kernel.attach import Link
+from kwire.kernel.maps import Map
+from kwire.kernel.prog import Prog
+from kwire.kernel.ring import Ring
+from kwire.kernel.sys import BPF_F_MMAPABLE, online_cpus, possible_cpus
+from kwire.kernel.tasks import Follow, add, create_tasks
+from kwire.live.counters import Counters, map_size
+from kwire.live.plan import Group, Plan
+from kwire.wire.frames import Frames
+from kwire.wire.messages import CPU_UNKNOWN, Cause, Lost
+
+DEFAULT_BUFFER = 4 << 20
+"""Bytes of each CPU's ring: a tenth of a second of a few million events."""
+
+MIN_BUFFER = 4096
+MAX_BUFFER = 1 << 30
+SETTLE_SECONDS = 1.0
+"""How long after detaching a program that was still running may take to hand over its last event."""
+
+
+def ring_size(wanted: int) -> int:
+    """The ring size the kernel takes, at least `wanted` bytes: a power of two of whole pages."""
+    if not MIN_BUFFER <= wanted <= MAX_BUFFER:
+        raise KwireError(
+            "set buffer size", str(wanted), "it is out of range", f"choose from {MIN_BUFFER} bytes to 1G"
+        )
+    return 1 << (wanted - 1).bit_length()
+
+
+class Tracer:
+    """A running trace: the plan's probes attached, their events waiting in one ring a CPU."""
+
+    __slots__ = (
+        "_counters",
+        "_follow",
+        "_links",
+        "_missed",
+        "_missed_at",
+        "_progs",
+        "delivered",
+        "maps",
+        "plan",
+        "ring_maps",
+        "rings",
+    )
+
+    def __init__(self, plan: Plan, *, buffer: int = DEFAULT_BUFFER, follow: bool = False) -> None:
+        """Create maps and load every program; nothing fires before `attach`.
+
+        `buffer`: bytes of each CPU's ring; `follow`: only chosen processes (method `follow`) and what they
+        start are traced.
+        """
+        self.plan = plan
+        self.maps: dict[str, Map] = {}
+        self.ring_maps: list[Map] = []
+        self.rings: list[Ring] = []
+        self._progs: list[Prog] = []
+        self._links: list[tuple[Link, int]] = []  # with the number of its probe, 0 for several
+        self._missed = [0] * (len(plan.schemas) + 1)
+        self._missed_at = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        self.delivered = 0
+        self._follow: Follow | None = None
+        self._counters: Counters | None = None
+        try:
+            self._create_maps(ring_size(buffer), follow)
+            for group in plan.groups:
+                self._progs.append(self._load(group))
+        except BaseException:
+            self.close()
+            raise
+
+    def _create_maps(self, size: int, follow: bool) -> None:
+        cpus = possible_cpus()
+        ring = MapSpec("ring", "ringbuf", 0, 0, size)
+        rings = self.maps["rings"] = Map.create(MapSpec("rings", "array_of_maps", 4, 4, cpus, 0, ring))
+        online = set(online_cpus())
+        for cpu in range(cpus):
+            if cpu in online or not self.ring_maps:
+                self.ring_maps.append(Map.create(ring))
+                self.rings.append(Ring(self.ring_maps[-1]))
+            # A CPU that is not there yet shares the last ring: should it come up, nothing is missed.
+            rings.update(cpu.to_bytes(4, sys.byteorder), self.ring_maps[-1].fd)
+        probes = len(self.plan.schemas)
+        counts = MapSpec("counts", "array", 4, map_size(probes, cpus), 1, BPF_F_MMAPABLE)
+        self.maps["counts"] = Map.create(counts)
+        self._counters = Counters(self.maps["counts"].mmap(writable=True), probes, cpus)
+        if follow:
+            self.maps["tasks"] = create_tasks([])
+            self._follow = Follow(self.maps["tasks"])
+
+    def follow(self, pid: int) -> None:
+        """Trace this process and what it starts from now on."""
+        add(self.maps["tasks"], pid)
+
+    def _load(self, group: Group) -> Prog:
+        own = {
+            spec.name: Map.create(spec) for spec in group.image.maps if spec.name not in self.maps
+        }  # scratch memory: one for each program
+        try:
+            return prog.load(group.image, {**self.maps, **own}, multi=group.multi, attach_btf_id=group.btf_id)
+        finally:
+            for scratch in own.values():
+                scratch.close()  # the program holds it now
+
+    def attach(self) -> None:
+        """Let the probes fire. What was attached is taken away again when one of them cannot be."""
+        try:
+            for group, program in zip(self.plan.groups, self._progs, strict=True):
+                if group.multi:
+                    targets = [(point.target, point.probe) for point in group.points]
+                    on_return = group.kind == "kretprobe"
+                    self._links.append((attach.attach_multi(program, targets, on_return=on_return), 0))
+                    continue
+                for point in group.points:
+                    cookie = point.probe if group.image.cookies else 0
+                    link = attach.attach(program, group.kind, str(point.target), cookie)
+                    self._links.append((link, point.probe))
+        except BaseException:
+            self.close()
+            raise
+
+    def drain(self) -> Iterator[Frames]:
+        """Give what waits in each ring, once around; each is valid until the next is asked for."""
+        for ring in self.rings:
+            frames = ring.read()
+            if frames.count:
+                self.delivered += frames.count
+                yield frames
+            ring.release()
+
+    def lost(self) -> list[Lost]:
+        """What the kernel lost since the last call: refused by a ring, or too long for one."""
+        return self._read.take()
+
+    def missed(self) -> list[Lost]:
+        """Firings since the last call at which the kernel did not run the program. A system call a probe."""
+        skipped: dict[int, int] = {}
+        for link, probe in self._links:
+            skipped[probe] = skipped.get(probe, 0) + link.missed
+        for group, program in zip(self.plan.groups, self._progs, strict=True):
+            probe = group.points[0].probe if len(group.points) == 1 else 0
+            skipped[probe] = skipped.get(probe, 0) + program.info().recursion_misses
+        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        lost = []
+        for probe, total in skipped.items():
+            if total > self._missed[probe]:
+                count = total - self._missed[probe]
+                self._missed[probe] = total
+                lost.append(Lost(probe, self._missed_at, now, count, CPU_UNKNOWN, Cause.MISSED))
+        self._missed_at = now
+        return lost
+
+    def detach(self) -> None:
+        """Take the probes away; what they produced stays in the rings. Ask `missed` before."""
+        for link, _ in self._links:
+            link.close()
+        self._links.clear()
+
+    @property
+    def _read(self) -> Counters:
+        assert self._counters is not None, "the tracer is closed"
+        return self._counters
+
+    def balanced(self) -> bool:
+        """Whether every event produced so far was delivered, refused or too long: none is under way."""
+        attempts = refused = 0
+        for probe in range(1, len(self.plan.schemas) + 1):
+            count = self._read.count(probe)
+            attempts += count.attempts
+            refused += count.refused + count.too_long
+        return attempts == self.delivered + refused
+
+    def settle(self) -> Iterator[Frames]:
+        """After `detach`: give what is left, until the books balance or nothing can come any more."""
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while True:
+            before = self.delivered
+            yield from self.drain()
+            if self.delivered == before:
+                if self.balanced() or time.monotonic() > deadline:
+                    return
+                time.sleep(0.001)
+
+    def produced(self) -> dict[int, int]:
+        """Events by probe: those its program counted, and the firings at which the kernel did not run it.
+
+        Probe 0 stands for firings whose probe is not known.
+        """
+        produced = {
+            schema.id: self._read.count(schema.id).attempts + self._missed[schema.id]
+            for schema in self.plan.schemas
+        }
+        if self._missed[0]:
+            produced[0] = self._missed[0]
+        return produced
+
+    def close(self) -> None:
+        """Take everything away and free it; twice is harmless."""
+        self.detach()
+        for program in self._progs:
+            program.close()
+        for ring in self.rings:
+            ring.close()
+        if self._follow:
+            self._follow.close()
+        if self._counters is not None:
+            self._counters.close()
+        for map_ in [*self.ring_maps, *self.maps.values()]:
+            map_.close()
+
+    def __enter__(self) -> "Tracer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
