@@ -1,0 +1,126 @@
+"""docs/protocol.md and the code say the same: every table, the vectors, and the example byte for byte."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import struct
+from pathlib import Path
+
+import pytest
+
+from kwire.cli import decode
+from kwire.wire.fields import TYPES as FIELD_TYPES
+from kwire.wire.fields import Field
+from kwire.wire.frame import ERRORS, MAX_EVENT, TYPES, Code, Type, build, checksum
+from kwire.wire.hextext import parse
+from kwire.wire.messages import CAUSES, PAYLOAD, Cause, Lost
+from kwire.wire.schema import MAX_FIELD_BYTES, MAX_FIELDS, Clock, Schema
+
+TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
+Rows = list[list[str]]
+
+
+def tables() -> list[tuple[list[str], Rows]]:
+    """Every table of the document: its head, and its rows of cells without back-quotes."""
+    found = []
+    for block in re.findall(r"(?:^\|.*\n)+", TEXT, re.MULTILINE):
+        lines = [
+            [cell.strip().strip("`") for cell in line.strip("|\n").split("|")] for line in block.splitlines()
+        ]
+        found.append((lines[0], lines[2:]))
+    return found
+
+
+def table(*head: str, holding: str) -> Rows:
+    """The one table with this head and a row that begins with, or names second, `holding`."""
+    (rows,) = [
+        rows for top, rows in tables() if top == list(head) and any(holding in row[:2] for row in rows)
+    ]
+    return rows
+
+
+def test_types() -> None:
+    *rows, reserved = table("n", "name", "id", "payload", holding="KEEPALIVE")
+    assert rows == [[f"{type:d}", type.name, rule.id, rule.payload] for type, rule in TYPES.items()]
+    assert reserved[0] == f"{max(Type) + 1}–15"
+
+
+def test_errors() -> None:
+    rows = table("n", "name", "meaning", holding="BAD_VERSION")
+    assert rows == [[f"{code:d}", code.name, text] for code, text in ERRORS.items()]
+    assert list(ERRORS) == sorted(Code)
+
+
+def test_causes() -> None:
+    rows = table("n", "name", "meaning", holding="RING_FULL")
+    assert rows == [[f"{cause:d}", cause.name, text] for cause, text in CAUSES.items()]
+
+
+def test_types_of_fields() -> None:
+    rows = table("type", "bytes", "signed", "value", "meaning", holding="u8")
+    kinds = {"int": "integer", "bool": "bool", "raw": "bytes", "bytes": "bytes"}
+    assert rows == [
+        [
+            name,
+            ", ".join(map(str, rule.sizes)) or "any",
+            "yes" if rule.signed else "",
+            kinds.get(rule.kind, "text"),
+            rule.meaning,
+        ]
+        for name, rule in FIELD_TYPES.items()
+    ]
+
+
+def test_keys_of_a_schema() -> None:
+    keys = {row[0]: row[2] for row in table("key", "type", "", "meaning", holding="probe")}
+    assert set(keys) == {*Schema._fields, "more"} - {"id"}
+    fields = {row[0]: row[2] for row in table("key", "type", "", "meaning", holding="offset")}
+    assert tuple(fields) == Field._fields
+    assert [key for key, need in fields.items() if need] == [
+        key for key in Field._fields if key not in Field._field_defaults
+    ]
+    clock = table("key", "type", "", "meaning", holding="monotonic")
+    assert tuple(row[0] for row in clock) == Clock._fields
+    assert f"at most {MAX_FIELDS}" in TEXT
+    assert f"at most {MAX_FIELD_BYTES} bytes" in TEXT
+    assert f"at most {MAX_EVENT} bytes" in TEXT
+
+
+def test_the_layout_of_lost() -> None:
+    rows = table("offset", "size", "what", holding="24")
+    assert [int(row[0]) for row in rows] == [8, 16, 24, 32, 34, 35]
+    assert sum(int(row[1]) for row in rows) == PAYLOAD.size
+
+
+def test_checksums() -> None:
+    rows = table("bytes", "checksum of those bytes", holding="(none)")
+    assert len(rows) == 6
+    for text, sum in rows:
+        assert f"{checksum(bytes.fromhex(text.replace('(none)', ''))):04x}" == sum
+
+
+def example() -> bytes:
+    """What section 7 shows, made anew."""
+    fields = (
+        Field("cpu", "u16", 32, 2),
+        Field("pid", "u32", 16, 4),
+        Field("tid", "u32", 20, 4),
+        Field("comm", "str", 28, 4, limit=16),
+        Field("__syscall_nr", "s32", 24, 4),
+    )
+    clock = Clock("boottime", 1_000_000_000, 1_700_000_000_000_000_000)
+    target = "syscalls:sys_enter_getppid"
+    schema = Schema(1, f"tracepoint:{target}", "tracepoint", target, fields, 34, clock=clock)
+    record = struct.pack("<QIIiHHH", 5_000_000_123, 4242, 4243, 110, 34, 4, 3) + b"load\0\0"
+    lost = Lost(1, 6_000_000_000, 6_000_500_000, 17, 3, Cause.RING_FULL)
+    return b"".join(schema.frames()) + build(Type.EVENT, 1, record) + lost.frame()
+
+
+def test_the_example(capsys: pytest.CaptureFixture[str]) -> None:
+    dump, explained = re.findall(r"^```\n(.*?)^```", TEXT[TEXT.index("## 7.") :], re.MULTILINE | re.DOTALL)
+    assert parse(dump) == example()
+    parser = argparse.ArgumentParser()
+    decode.configure(parser)
+    assert decode.run(parser.parse_args(["--hex", dump])) == 0
+    assert capsys.readouterr().out.strip() == explained.strip()
