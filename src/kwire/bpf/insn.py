@@ -188,8 +188,8 @@ def _memory_forms() -> Iterable[Form]:
         (PSEUDO_MAP_VALUE, "map[{map}][0]+{high}"),
         (PSEUDO_BTF_ID, "btf[{imm:#x}]"),
         (PSEUDO_FUNC, "subprog[{low:+d}]"),
-        (PSEUDO_MAP_IDX, "map[idx:{low}]"),
-        (PSEUDO_MAP_IDX_VALUE, "map[idx:{low}]+{high}"),
+        (PSEUDO_MAP_IDX, "map[idx:{uimm}]"),
+        (PSEUDO_MAP_IDX_VALUE, "map[idx:{uimm}]+{high}"),
     ):
         imm = "jump" if src == PSEUDO_FUNC else "value"
         yield Form(LDDW, "write", src, 0, imm, "lddw", 64, 1, f"r{{dst}} = {text}")

@@ -28,9 +28,9 @@ _PATTERNS = {
     "{offset:+d}": rf"(?P<offset>{_NUMBER})",
     "pc{offset:+d}": r"(?:pc(?P<offset>[+-]\d+)|(?P<label>\w+))",
     "pc{imm:+d}": r"(?:pc(?P<imm>[+-]\d+)|(?P<label>\w+))",
-    "{helper}#{imm}": r"(?P<helper>(?!pc\b)[a-z_]\w*)(?:\#(?P<imm>\d+))?",
+    "{helper}#{imm}": r"(?P<helper>bpf_\w+|unknown)(?:\#(?P<imm>\d+))?",
     "{map}": r"fd:(?P<low>\d+)",
-    "{low}": r"(?P<low>\d+)",
+    "{uimm}": r"(?P<low>\d+)",
     "{low:+d}": r"(?P<low>[+-]\d+)",
     "{high}": r"(?P<high>\d+)",
 }

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kwire.bpf.vm_maps import EINVAL, Map, MapArray, RingMap
-from kwire.bpf.vm_memory import Violation, is_kernel
+from kwire.bpf.vm_memory import Violation, is_kernel, is_user
 
 if TYPE_CHECKING:
     from kwire.bpf.vm_run import Run
@@ -53,46 +53,47 @@ def _fault(run: "Run", helper: str, dst: int, size: int, address: int, code: int
 def _probe(run: "Run", address: int, size: int, space: str) -> tuple[bytes | None, int, str]:
     """Bytes at an address of kernel or user space, or None, an error code and its reason."""
     if space == "kernel" and not is_kernel(address):
-        return None, ERANGE, "an address of user space read as kernel memory"
-    if space == "user" and is_kernel(address):
-        return None, EFAULT, "an address of the kernel read as user memory"
+        return None, ERANGE, "not an address of the kernel" if address else "a null pointer"
+    if space == "user" and not is_user(address):
+        return None, EFAULT, "not an address of user space"
     if run.space.holds(address):
         return run.read(address, size), 0, ""
     data = run.memory.read(address, size)
-    return data, EFAULT, "not mapped"
+    return data, EFAULT, "not mapped" if address else "a null pointer"
+
+
+def _space(space: str, address: int) -> str:
+    return space or ("user" if is_user(address) else "kernel")
 
 
 def _read(helper: str, space: str) -> "Simulation":
     def simulate(run: "Run", dst: int, size: int, address: int, *_: int) -> int:
         size &= _MASK32
         run.space.locate(dst, size)
-        where = space or ("kernel" if is_kernel(address) else "user")
-        data, code, cause = _probe(run, address, size, where)
-        if size and data is None:
+        data, code, cause = _probe(run, address, size, _space(space, address))
+        if data is None:
             return _fault(run, helper, dst, size, address, code, cause)
-        run.write(dst, data or b"")
+        run.write(dst, data)
         return 0
 
     return simulate
 
 
 def _read_str(helper: str, space: str) -> "Simulation":
+    # The kernel may also zero bytes between the end of a user string and the next multiple of 8.
     def simulate(run: "Run", dst: int, size: int, address: int, *_: int) -> int:
         size &= _MASK32
         run.space.locate(dst, size)
-        where = space or ("kernel" if is_kernel(address) else "user")
         out = bytearray()
-        while len(out) < size:
-            byte, code, cause = _probe(run, address + len(out), 1, where)
+        while len(out) < size and out[-1:] != b"\0":
+            byte, code, cause = _probe(run, address + len(out), 1, _space(space, address))
             if byte is None:
                 return _fault(run, helper, dst, size, address + len(out), code, cause)
             out += byte
-            if byte == b"\0":
-                break
-        else:
-            out[-1:] = b"\0"  # cut at the size: the last byte becomes the end
-        run.write(dst, bytes(out[:size]))
-        return len(out[:size])
+        if out:
+            out[-1] = 0  # a string that was cut ends too
+        run.write(dst, bytes(out))
+        return len(out)
 
     return simulate
 

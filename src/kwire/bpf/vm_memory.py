@@ -2,8 +2,8 @@
 
 The laws: every access lies whole inside one region, or it is a `Violation`; a region that tracks its writes
 refuses reads of bytes that were never written; probed memory (`Memory`) is reached by helpers only, and there
-an unmapped address is a fault with an error code, as in the kernel, never a violation. Addresses with the top
-bit set belong to the kernel, the others to user space. All numbers are little-endian.
+an unmapped address is a fault with an error code, as in the kernel, never a violation. The lowest addresses
+are user space's, the highest the kernel's, and between them is nothing. All numbers are little-endian.
 """
 
 from collections.abc import Iterator, Mapping
@@ -108,8 +108,13 @@ def _place(region: Region, offset: int) -> str:
 
 
 def is_kernel(address: int) -> bool:
-    """Whether an address lies in the kernel's half."""
-    return bool(address >> 63)
+    """Whether an address can be the kernel's (canonical with five levels of page tables)."""
+    return address >= 0xFF00_0000_0000_0000
+
+
+def is_user(address: int) -> bool:
+    """Whether an address can be user space's."""
+    return address < 0x0100_0000_0000_0000
 
 
 class Memory:
