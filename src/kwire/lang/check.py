@@ -270,12 +270,13 @@ class Body(Expressions):
             return None
         wide, fixed, register = _register_of(name, value, span)
         old = self.held.get(name)
-        if name in self.comm or (old and ((old.wide is None) != (wide is None) or old.fixed != fixed)):
-            raise TextError(span, f"{name} is a different thing elsewhere", "use two names")
+        other = old is not None and ((old.wide is None) != (wide is None) or old.fixed != fixed)
         if old and old.wide is not None and wide is not None:
             wide = values.join(old.wide, wide)
-            if wide is None:
-                raise TextError(span, f"{name} is a different thing elsewhere", "use two names")
+            other = other or wide is None
+        if other or name in self.comm:
+            message = f"{name} is set to two different things; this is a {t.describe(value.type)}"
+            raise TextError(span, message, "use two names")
         if old and old.declared:
             type_ = old.kind.type
             assert isinstance(type_, t.Int | t.Bool | t.Enum | t.Pointer)

@@ -168,9 +168,11 @@ class Expressions:
         if not isinstance(own, t.Int | t.Bool | t.Enum | t.Pointer) or t.size_of(own) > 8:
             raise TextError(span, f"{param.name} is a {t.describe(own)}, of no use here", "use arg0, …")
         if isinstance(access, CtxField) and t.size_of(own) != access.size:
-            # A type written beside a field of another width: read the field, then convert.
-            field = c.Param(param.name, access, t.Int(access.size, t.signed(own)), span)
-            return values.convert(field, own, span)
+            # Its type has another width than the field: read the field as it is, then convert.
+            known = isinstance(param.type, t.Int | t.Enum) and param.type.size == access.size
+            stored = param.type if known else t.Int(access.size, t.signed(own))
+            assert isinstance(stored, t.Int | t.Enum)
+            return values.convert(c.Param(param.name, access, stored, span), own, span)
         return c.Param(param.name, access, own, span)
 
     # -- members and elements
