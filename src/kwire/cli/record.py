@@ -32,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-w", dest="write", metavar="FILE", required=True, help="the capture, pcapng; - is standard output"
     )
     parser.add_argument("--filter", metavar="EXPR", help="record only where this is true; runs in the kernel")
+    parser.add_argument("--json", action="store_true", help="print a summary object at the end")
     tracing.add_arguments(parser)
 
 
@@ -49,9 +50,5 @@ def run(args: argparse.Namespace) -> int:
 
         print(json.dumps(summary), file=out)
     else:
-        lost = f"{summary['lost']:,} lost" if summary["lost"] else "none lost"
-        size = tracing.human_size(summary["bytes"])
-        print(
-            f"{summary['events']:,} events, {lost}, {size} in {', '.join(summary['files'])}", file=sys.stderr
-        )
+        tracing.report(summary)
     return 0

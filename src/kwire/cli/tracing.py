@@ -60,7 +60,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=(0, 0.0),
         help="with -w: begin a new file after so much (100M) or so long (60s)",
     )
-    parser.add_argument("--json", action="store_true", help="print a summary object at the end")
 
 
 class _Stop:
@@ -120,6 +119,13 @@ def human_size(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
         size /= 1000
     return ""
+
+
+def report(summary: dict[str, Any]) -> None:
+    """Say on standard error what was recorded."""
+    lost = f"{summary['lost']:,} lost" if summary["lost"] else "none lost"
+    place = f", {human_size(summary['bytes'])} in {', '.join(summary['files'])}" if "files" in summary else ""
+    sys.stderr.write(f"{summary['events']:,} events, {lost}{place}\n")
 
 
 def run(

@@ -1,0 +1,88 @@
+"""`kwire trace`: run a file of Python probes and print events as they come."""
+
+import argparse
+import sys
+
+from kwire.cli import tracing
+from kwire.errors import KwireError
+from kwire.lang.python import parse_file
+from kwire.live.plan import Plan
+from kwire.live.recorder import Sink
+from kwire.view.render import Format, Renderer, Screen
+
+HELP = "run a file of Python probes and print events as they come"
+
+EXAMPLES = """\
+examples:
+  kwire trace examples/web.py -c 'curl -s http://localhost/'
+  kwire trace probes.py -p 4242 -d 10
+  kwire trace probes.py --json | jq .fields
+
+The file is read, never run: module-level functions under @kwire.kprobe("..."), @kwire.tracepoint("...") and
+their like are compiled to eBPF. docs/python.md describes what may stand in them.
+"""
+
+MAX_FILE = 1 << 20
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.epilog = EXAMPLES
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("file", metavar="FILE.py", help="Python probes; - is standard input")
+    parser.add_argument("-w", dest="write", metavar="FILE", help="keep the events in a capture, pcapng")
+    parser.add_argument("--filter", metavar="EXPR", help="only where this is true; runs in the kernel")
+    parser.add_argument("--json", action="store_true", help="print one JSON object an event")
+    tracing.add_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trace, then say on standard error what was seen."""
+    from kwire.live.planner import plan_probes
+
+    if args.write == "-":
+        raise KwireError(
+            "trace", args.file, "standard output is for the events", "name a file with -w, or use kwire record"
+        )
+    probes = parse_file(_read(args.file), args.file)
+    if not probes:
+        raise KwireError(
+            "trace", args.file, "there is no probe in it", 'write functions under @kwire.kprobe("...")'
+        )
+
+    def make_plan(follow: bool, main: int) -> Plan:
+        return plan_probes(probes, args.filter, follow=follow, main=main)
+
+    def sinks(plan: Plan) -> list[Sink]:
+        schemas = {schema.id: schema for schema in plan.schemas}
+        return [Screen(Renderer(_format(args, plan)), schemas, sys.stdout)]
+
+    summary = tracing.run(make_plan, args, args.write, sinks)
+    tracing.report(summary)
+    return 0
+
+
+def _format(args: argparse.Namespace, plan: Plan) -> Format:
+    if args.json:
+        from kwire.view.jsonl import JsonLines
+
+        return JsonLines()
+    from kwire.view.table import Table
+    from kwire.view.text import style
+
+    table = Table(plan.schemas, style(sys.stdout))
+    sys.stdout.write(table.header() + "\n")
+    return table
+
+
+def _read(name: str) -> str:
+    """The text of the file."""
+    if name == "-":
+        return sys.stdin.read(MAX_FILE)
+    try:
+        with open(name, encoding="utf-8") as file:
+            return file.read(MAX_FILE)
+    except OSError as error:
+        raise KwireError("read", name, (error.strerror or str(error)).lower()) from None
+    except UnicodeDecodeError as error:
+        raise KwireError("read", name, f"it is not UTF-8 text at byte {error.start}") from None
