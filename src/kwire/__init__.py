@@ -9,12 +9,27 @@ from kwire.errors import KwireError
 from kwire.live.probes import Probe, fentry, fexit, kprobe, kretprobe, probe, rawtracepoint, tracepoint
 
 if TYPE_CHECKING:
+    from kwire.bpf.vm import Memory
     from kwire.live.events import Event
+    from kwire.live.simulate import fake, simulate
     from kwire.live.trace import Trace
 
+_LATER = {
+    "Event": "kwire.live.events",
+    "Memory": "kwire.bpf.vm",
+    "Trace": "kwire.live.trace",
+    "fake": "kwire.live.simulate",
+    "simulate": "kwire.live.simulate",
+}
+"""Public name → the module that has it."""
+
 __all__ = [
+    "Event",
     "KwireError",
+    "Memory",
     "Probe",
+    "Trace",
+    "fake",
     "fentry",
     "fexit",
     "kprobe",
@@ -50,11 +65,10 @@ def trace(
     return Trace(probes, command=command, pid=pid, seconds=seconds, count=count, buffer=buffer)
 
 
-def simulate(probe: Probe, arguments: dict[str, Any] | None = None, **environment: Any) -> "list[Event]":
-    """Compile a probe and run it once in kwire's own eBPF machine: a test needs no privilege and no probe.
+def __getattr__(name: str) -> Any:
+    """Names whose modules are imported only when somebody asks for them."""
+    if name in _LATER:
+        import importlib
 
-    See `kwire.live.simulate.simulate`.
-    """
-    from kwire.live.simulate import simulate
-
-    return simulate(probe, arguments, **environment)
+        return getattr(importlib.import_module(_LATER[name]), name)
+    raise AttributeError(f"module 'kwire' has no attribute {name!r}")

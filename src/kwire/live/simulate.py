@@ -1,0 +1,177 @@
+"""A probe run without a kernel: compiled as ever, then run once by kwire's own eBPF machine.
+
+    memory = kwire.Memory()
+    sock = memory.kernel(kwire.fake("struct sock", {"__sk_common.skc_dport": 0xBB01}))
+    [event] = kwire.simulate(connect, {"sk": sock}, memory=memory, pid=42, comm="curl")
+    assert event.dport == 443
+
+The law: what runs is the program that the kernel would be given; only its surroundings are made up.
+"""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from kwire.bpf.arch import host
+from kwire.bpf.vm import Machine, Memory, arguments, registers
+from kwire.btf import types as b
+from kwire.btf.store import load_kernel
+from kwire.compile.build import compile_probe
+from kwire.errors import KwireError
+from kwire.kernel import tracefs
+from kwire.kernel.formats import Format, parse_format
+from kwire.lang import python, sites, spec
+from kwire.lang.check import check
+from kwire.lang.context import Argument, CtxField, DataLoc, Param, Site
+from kwire.lang.kerneltypes import KernelTypes
+from kwire.lang.types import size_of
+from kwire.live.events import Batch, Event
+from kwire.live.probes import Probe
+from kwire.wire.frames import Frames
+
+CONTEXT_START = 8
+"""Where the fields of a tracepoint begin, behind those that every event has."""
+
+
+def simulate(
+    probe: Probe,
+    values: Mapping[str, int | bytes | str] | None = None,
+    *,
+    memory: Memory | None = None,
+    retval: int | None = None,
+    format: str | None = None,
+    btf: str | None = None,
+    **environment: Any,
+) -> list[Event]:
+    """Run a probe once, at the first place it attaches to; give the events it emitted.
+
+    `values`: its arguments, or the fields of its tracepoint, by name; what is left out is 0. Pointers are
+    addresses in `memory`; bytes or text for a pointer are put there. `retval`: what a function returned.
+    `format`: text of the tracepoint's format file, instead of the running kernel's; `btf`: a file of kernel
+    types, likewise. Everything else is what helpers answer: pid, tid, comm, cpu, uid, boot_ns… (see
+    `kwire.bpf.vm.Environment`). Raises KwireError where the probe does not compile.
+    """
+    memory = Memory() if memory is None else memory
+    types = KernelTypes(load_kernel(path=btf))
+    parsed = python.parse_function(probe.function, probe.attach)
+    place = parsed.attach[0]
+    wanted = spec.parse(f"{place.kind}:{place.target}")
+    layout: Format | None = None
+    if wanted.kind == "tracepoint":
+        if format is not None:
+            layout = parse_format(format, wanted.target)
+        else:
+            layout = tracefs.shared().format(wanted.group, wanted.name)
+        site = sites.tracepoint(wanted.group, wanted.name, layout.fields, types)
+    elif wanted.kind == "rawtracepoint":
+        site = sites.raw_tracepoint(wanted.name, types)
+    else:
+        module = wanted.group or None
+        site = sites.function(wanted.kind, wanted.name, types, module, wanted.offset, len(host().args))
+    program = check(parsed, site, types)
+    compiled = compile_probe(program, id=1, spec=str(wanted), probes=1, cpus=1, tasks=False, arch=host())
+    machine = Machine(compiled.image, memory=memory, **environment)
+    context = _context(site, dict(values or {}), memory, retval)
+    emitted = machine.run(context).emitted
+    batch = Batch([compiled.schema])
+    if emitted:
+        batch.write(Frames.walk(b"".join(emitted)))
+    return batch.take()
+
+
+def fake(type: str, members: Mapping[str, int | bytes] | None = None, *, btf: str | None = None) -> bytes:
+    """The bytes of a kernel structure, for `Memory.kernel`: zeros but for `members`.
+
+    `type`: "struct sock"; `members`: paths such as "__sk_common.skc_dport", each a number, stored in the
+    machine's byte order and the member's size, or bytes as they are. Raises KwireError for unknown names.
+    """
+    kernel = load_kernel(path=btf).vmlinux
+    parsed = kernel.parse_type(type)
+    if parsed.pointers or parsed.counts:
+        raise KwireError("fake", type, "it is not a structure", 'name it without "*" or "[]"')
+    memory = bytearray(kernel.sizeof(parsed.id))
+    for path, value in (members or {}).items():
+        found = kernel.member(kernel.resolve(parsed.id), path)
+        size = kernel.sizeof(found.type_id)
+        if found.bitfield_size or found.offset_bits % 8:
+            _set_bits(memory, found, int(value) if isinstance(value, int) else 0, f"{type}.{path}")
+            continue
+        data = (
+            value if isinstance(value, bytes) else (value & (1 << size * 8) - 1).to_bytes(size, sys.byteorder)
+        )
+        if len(data) > size:
+            raise KwireError("fake", f"{type}.{path}", f"{len(data)} bytes do not fit its {size}")
+        at = found.offset_bits // 8
+        memory[at : at + len(data)] = data
+    return bytes(memory)
+
+
+def _set_bits(memory: bytearray, found: b.MemberPath, value: int, name: str) -> None:
+    """Store a bit-field, as little-endian machines lay it out."""
+    width = found.bitfield_size
+    if value >> width:
+        raise KwireError("fake", name, f"{value} does not fit {width} bits")
+    for bit in range(width):
+        at = found.offset_bits + bit
+        memory[at // 8] = memory[at // 8] & ~(1 << at % 8) | (value >> bit & 1) << at % 8
+
+
+def _context(site: Site, values: dict[str, int | bytes | str], memory: Memory, retval: int | None) -> bytes:
+    """The context that a program at this site is given."""
+    if site.kind == "tracepoint":
+        context = _record(site.params, values, memory)
+    else:
+        count = 1 + max((p.access.number for p in site.params if isinstance(p.access, Argument)), default=-1)
+        given = [0] * count
+        for param in site.params:
+            if isinstance(param.access, Argument):
+                given[param.access.number] = _scalar(values.pop(param.name, 0), memory)
+        if site.kind in ("kprobe", "kretprobe"):
+            context = registers(given, retval=retval)
+        else:
+            context = arguments(given, retval=retval if site.kind == "fexit" else None)
+    if values:
+        known = ", ".join(param.name for param in site.params) or "nothing"
+        raise KwireError(
+            "simulate",
+            f"{site.kind}:{site.target}",
+            f"it is not given {next(iter(values))!r}",
+            f"it has {known}",
+        )
+    return context
+
+
+def _record(params: tuple[Param, ...], values: dict[str, int | bytes | str], memory: Memory) -> bytes:
+    """A tracepoint's record: fixed fields, then what its variable-length ones hold."""
+    end = CONTEXT_START
+    for param in params:
+        if isinstance(param.access, CtxField):
+            end = max(end, param.access.offset + param.access.size)
+        elif isinstance(param.access, DataLoc):
+            end = max(end, param.access.offset + 4)
+    record = bytearray(-(-end // 8) * 8)
+    for param in params:
+        value, access = values.pop(param.name, 0), param.access
+        if isinstance(access, CtxField):
+            if isinstance(value, int) or size_of(param.type) == 8:
+                data = (_scalar(value, memory) & (1 << access.size * 8) - 1).to_bytes(
+                    access.size, sys.byteorder
+                )
+            else:
+                data = _bytes(value)[: access.size]
+            record[access.offset : access.offset + len(data)] = data
+        elif isinstance(access, DataLoc):
+            data = b"" if isinstance(value, int) else _bytes(value)
+            start = len(record) - (access.offset + 4 if access.relative else 0)
+            record[access.offset : access.offset + 4] = (len(data) << 16 | start).to_bytes(4, sys.byteorder)
+            record += data + bytes(-len(data) % 8)
+    return bytes(record)
+
+
+def _scalar(value: int | bytes | str, memory: Memory) -> int:
+    """A number, or the address of what a pointer is to point to."""
+    return value if isinstance(value, int) else memory.kernel(_bytes(value))
+
+
+def _bytes(value: bytes | str) -> bytes:
+    return value.encode() + b"\0" if isinstance(value, str) else value

@@ -1,0 +1,93 @@
+"""Probes run without a kernel: the same compiled program, surroundings made up."""
+
+# ruff: noqa: F821  # emit and the built-ins are names of the probe language
+
+import pytest
+
+import kwire
+from kwire.errors import KwireError
+
+FORMAT = """name: sys_enter_openat
+ID: 600
+format:
+	field:unsigned short common_type;	offset:0;	size:2;	signed:0;
+	field:int common_pid;	offset:4;	size:4;	signed:1;
+
+	field:int __syscall_nr;	offset:8;	size:4;	signed:1;
+	field:int dfd;	offset:16;	size:8;	signed:0;
+	field:const char * filename;	offset:24;	size:8;	signed:0;
+
+print fmt: ""
+"""
+
+
+@kwire.kprobe("tcp_connect")
+def connect(sk: "struct sock *"):  # type: ignore[no-untyped-def]
+    emit(  # type: ignore[name-defined]
+        pid,  # type: ignore[name-defined]
+        comm,  # type: ignore[name-defined]
+        daddr=ipv4(sk.__sk_common.skc_daddr),  # type: ignore[name-defined]
+        dport=be16(sk.__sk_common.skc_dport),  # type: ignore[name-defined]
+    )
+
+
+def test_a_structure_is_read_through_a_pointer() -> None:
+    memory = kwire.Memory()
+    sock = memory.kernel(
+        kwire.fake(
+            "struct sock",
+            {"__sk_common.skc_dport": 0xBB01, "__sk_common.skc_daddr": bytes([127, 0, 0, 1])},
+        )
+    )
+    [event] = kwire.simulate(connect, {"sk": sock}, memory=memory, pid=42, comm="curl")
+    assert (event.pid, event.comm, event.daddr, event.dport) == (42, "curl", "127.0.0.1", 443)
+    assert event.probe == "kprobe:tcp_connect"
+    assert list(event.fields) == ["pid", "comm", "daddr", "dport"]
+
+
+def test_memory_that_is_not_there_reads_as_zero() -> None:
+    [event] = kwire.simulate(connect, {"sk": 0xFFFF888000000000})
+    assert (event.daddr, event.dport) == ("0.0.0.0", 0)
+
+
+def test_a_tracepoint_from_its_format() -> None:
+    @kwire.tracepoint("syscalls:sys_enter_openat")
+    def openat(dfd, filename):  # type: ignore[no-untyped-def]
+        if dfd == 3:
+            emit(dfd, path=str(filename))  # type: ignore[name-defined, call-overload]
+
+    [event] = kwire.simulate(openat, {"dfd": 3, "filename": "/etc/passwd"}, format=FORMAT)
+    assert (event.dfd, event.path) == (3, "/etc/passwd")
+    assert kwire.simulate(openat, {"dfd": 4, "filename": "/etc/passwd"}, format=FORMAT) == []
+
+
+def test_a_return_value() -> None:
+    @kwire.kretprobe("vfs_read")
+    def failed():  # type: ignore[no-untyped-def]
+        if retval < 0:  # type: ignore[name-defined]
+            emit(error=-retval)  # type: ignore[name-defined]
+
+    [event] = kwire.simulate(failed, retval=-5 & (1 << 64) - 1)
+    assert event.error == 5
+    assert kwire.simulate(failed, retval=5) == []
+
+
+def test_an_unknown_argument_is_named() -> None:
+    with pytest.raises(KwireError, match="it is not given 'socket'; it has sk"):
+        kwire.simulate(connect, {"socket": 1})
+
+
+def test_an_unknown_member_is_named() -> None:
+    with pytest.raises(KwireError, match="skc_dport"):
+        kwire.fake("struct sock", {"__sk_common.skc_dprt": 1})
+
+
+def test_calling_a_probe_says_that_the_kernel_runs_it() -> None:
+    with pytest.raises(KwireError, match="compiled for the kernel"):
+        connect(1)
+
+
+def test_an_unknown_field_of_an_event_is_named() -> None:
+    [event] = kwire.simulate(connect, {"sk": 0})
+    with pytest.raises(AttributeError, match="no field 'port'; it has pid, comm, daddr, dport"):
+        _ = event.port
