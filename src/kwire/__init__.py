@@ -1,6 +1,6 @@
 """kwire: kernel events on the wire.
 
-The public API, and nothing else. Importing it costs next to nothing; what a call needs is imported by the call.
+The public API, and nothing else. Importing it costs next to nothing: what a call needs, the call imports.
 """
 
 from typing import TYPE_CHECKING, Any

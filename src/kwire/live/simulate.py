@@ -24,7 +24,7 @@ from kwire.lang import python, sites, spec
 from kwire.lang.check import check
 from kwire.lang.context import Argument, CtxField, DataLoc, Param, Site
 from kwire.lang.kerneltypes import KernelTypes
-from kwire.lang.types import size_of
+from kwire.lang.types import USER, Pointer, Type, size_of
 from kwire.live.events import Batch, Event
 from kwire.live.probes import Probe
 from kwire.wire.frames import Frames
@@ -96,9 +96,7 @@ def fake(type: str, members: Mapping[str, int | bytes] | None = None, *, btf: st
         if found.bitfield_size or found.offset_bits % 8:
             _set_bits(memory, found, int(value) if isinstance(value, int) else 0, f"{type}.{path}")
             continue
-        data = (
-            value if isinstance(value, bytes) else (value & (1 << size * 8) - 1).to_bytes(size, sys.byteorder)
-        )
+        data = value if isinstance(value, bytes) else _number(value, size)
         if len(data) > size:
             raise KwireError("fake", f"{type}.{path}", f"{len(data)} bytes do not fit its {size}")
         at = found.offset_bits // 8
@@ -125,7 +123,7 @@ def _context(site: Site, values: dict[str, int | bytes | str], memory: Memory, r
         given = [0] * count
         for param in site.params:
             if isinstance(param.access, Argument):
-                given[param.access.number] = _scalar(values.pop(param.name, 0), memory)
+                given[param.access.number] = _scalar(values.pop(param.name, 0), param.type, memory)
         if site.kind in ("kprobe", "kretprobe"):
             context = registers(given, retval=retval)
         else:
@@ -154,9 +152,7 @@ def _record(params: tuple[Param, ...], values: dict[str, int | bytes | str], mem
         value, access = values.pop(param.name, 0), param.access
         if isinstance(access, CtxField):
             if isinstance(value, int) or size_of(param.type) == 8:
-                data = (_scalar(value, memory) & (1 << access.size * 8) - 1).to_bytes(
-                    access.size, sys.byteorder
-                )
+                data = _number(_scalar(value, param.type, memory), access.size)
             else:
                 data = _bytes(value)[: access.size]
             record[access.offset : access.offset + len(data)] = data
@@ -168,9 +164,17 @@ def _record(params: tuple[Param, ...], values: dict[str, int | bytes | str], mem
     return bytes(record)
 
 
-def _scalar(value: int | bytes | str, memory: Memory) -> int:
+def _scalar(value: int | bytes | str, type_: Type, memory: Memory) -> int:
     """A number, or the address of what a pointer is to point to."""
-    return value if isinstance(value, int) else memory.kernel(_bytes(value))
+    if isinstance(value, int):
+        return value
+    user = isinstance(type_, Pointer) and type_.space == USER
+    return memory.user(_bytes(value)) if user else memory.kernel(_bytes(value))
+
+
+def _number(value: int, size: int) -> bytes:
+    """The low `size` bytes of a number, in the machine's byte order."""
+    return (value & (1 << size * 8) - 1).to_bytes(size, sys.byteorder)
 
 
 def _bytes(value: bytes | str) -> bytes:
