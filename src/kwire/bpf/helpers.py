@@ -89,7 +89,6 @@ probe_read_user_str          5.5   gpl  int     out size0 addr
 probe_read_kernel_str        5.5   gpl  int     out size0 addr
 ktime_get_ns                 4.1   any  int
 ktime_get_boot_ns            5.8   any  int
-ktime_get_coarse_ns          5.11  any  int
 ktime_get_tai_ns             6.1   any  int
 jiffies64                    5.5   any  int
 trace_printk                 4.1   gpl  int     mem size any any any
@@ -101,8 +100,8 @@ get_ns_current_pid_tgid      5.7   any  int     any any out size
 get_current_uid_gid          4.2   any  int
 get_current_comm             4.2   any  int     out size
 get_current_task             4.8   gpl  int
-get_current_task_btf         5.11  any  int
-task_pt_regs                 5.15  any  int     task
+get_current_task_btf         5.11  gpl  int
+task_pt_regs                 5.15  gpl  int     task
 get_current_cgroup_id        4.18  any  int
 get_current_ancestor_cgroup_id 5.7 any  int     any
 current_task_under_cgroup    4.9   any  int     map any

@@ -247,7 +247,6 @@ SIMULATED: Final[dict[str, Simulation]] = {
     "probe_read_user_str": _read_str("probe_read_user_str", "user"),
     "probe_read_kernel_str": _read_str("probe_read_kernel_str", "kernel"),
     "ktime_get_ns": lambda run, *_: run.env.monotonic_ns,
-    "ktime_get_coarse_ns": lambda run, *_: run.env.monotonic_ns,
     "ktime_get_boot_ns": lambda run, *_: run.env.boot_ns,
     "ktime_get_tai_ns": lambda run, *_: run.env.tai_ns,
     "jiffies64": lambda run, *_: run.env.jiffies,

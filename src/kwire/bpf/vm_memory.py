@@ -65,19 +65,14 @@ class AddressSpace:
     def locate(self, address: int, size: int) -> tuple[Region, int]:
         """The region and the offset in it of `size` bytes. `Violation` when they are not all in one."""
         region = self._regions.get(address >> 32)
-        if region is None:
-            near = self._regions.get((address + _STEP - 1) >> 32)
-            if near is not None and near.base - address <= 1 << 16:
-                raise Violation(
-                    address, f"{size} bytes at {near.name}{address - near.base:+d} are outside of it"
-                )
-            what = "a null pointer" if address < 4096 else f"{address:#x} is not memory of this program"
-            raise Violation(address, what)
-        offset = address - region.base
-        if offset + size > len(region.data):
-            cause = f"{size} bytes at {region.name}+{offset} are outside of its {len(region.data)} bytes"
-            raise Violation(address, cause)
-        return region, offset
+        if region is not None and (offset := address - region.base) + size <= len(region.data):
+            return region, offset
+        near = self._regions.get((address + (_STEP >> 1)) >> 32)  # also for an address just below a region
+        if near is not None:
+            at = f"{near.name}{address - near.base:+d}"
+            raise Violation(address, f"{size} bytes at {at} are outside of its {len(near.data)} bytes")
+        what = "a null pointer" if address < 4096 else f"{address:#x} is not memory of this program"
+        raise Violation(address, what)
 
     def holds(self, address: int) -> bool:
         """Whether an address belongs to a region, in bounds or not."""
