@@ -153,13 +153,20 @@ def rich(b: Builder) -> Builder:
 def exercise(data: bytes, base: Btf | None = None) -> int:
     """Does everything there is to do with a blob; only BtfError may come of it. Returns what succeeded."""
     try:
-        btf = Btf(data, base)
+        return use(Btf(data, base))
+    except BtfError:
+        return 0
+
+
+def use(btf: Btf) -> int:
+    """What `exercise` does with a blob whose header is sound."""
+    try:
         end = min(btf.end_id, btf.first_id + 300)
     except BtfError:
         return 0
     done = 0
     for id in range(btf.first_id, end):
-        for use in (
+        for call in (
             btf.type,
             btf.kind,
             btf.resolve,
@@ -172,7 +179,7 @@ def exercise(data: bytes, base: Btf | None = None) -> int:
             lambda id: spell(btf, id, "name"),
         ):
             try:
-                use(id)
+                call(id)
             except BtfError:
                 continue
             done += 1

@@ -145,7 +145,7 @@ def test_everything(run: Run) -> None:
         assert (status, err) == (0, "")
         assert len(lines) == 3 + 3 + 4 * 5
         assert lines[0] == "tracepoint:sched:sched_switch"
-        assert lines[-1] == "fexit:vfs_read"
+        assert lines[-1] == "fexit:nf:nf_hook"
 
 
 def test_several_patterns(run: Run) -> None:

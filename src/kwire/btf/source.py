@@ -16,7 +16,7 @@ _MAX_SECTIONS = 1 << 16
 def read_file(path: str, subject: str) -> Data:
     """The BTF in a file, a raw blob or an ELF file. Raises BtfError, also for what the system refuses."""
     data = _contents(path, subject)
-    return _elf_section(data, subject) if data[:4] == b"\x7fELF" else data
+    return elf_section(data, subject) if data[:4] == b"\x7fELF" else data
 
 
 def _contents(path: str, subject: str) -> Data:
@@ -50,7 +50,7 @@ def _read(fd: int, size: int) -> bytes:
     return b"".join(pieces)
 
 
-def _elf_section(data: Data, subject: str) -> bytes:
+def elf_section(data: Data, subject: str) -> bytes:
     """The content of `.BTF` of an ELF file of either word size and byte order."""
     try:
         order = {1: "<", 2: ">"}[data[5]]
@@ -69,6 +69,6 @@ def _elf_section(data: Data, subject: str) -> bytes:
                 if start + size > len(data):
                     raise BtfError(subject, "the .BTF section is cut", table + index * entry)
                 return data[start : start + size]
-    except (struct.error, KeyError, IndexError):
+    except (struct.error, KeyError, IndexError, OverflowError):
         raise BtfError(subject, "a damaged ELF file") from None
     raise BtfError(subject, "an ELF file without a .BTF section")
