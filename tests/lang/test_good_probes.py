@@ -221,8 +221,8 @@ PROGRAMS = [
         """,
         """
         event a: s32
-        if (((s32[arg0+40] > 3) and (bool[arg0+220] or not enum state[arg0+216])) and ((1 <
-        | s32[arg0+40]) and (s32[arg0+40] < 9)))
+        if ((s32[arg0+40] > 3) and ((bool[arg0+220] or not enum state[arg0+216]) and ((1 <
+        | s32[arg0+40]) and (s32[arg0+40] < 9))))
           emit 1
         else
           if (enum state[arg0+216] == 1)
@@ -243,11 +243,11 @@ PROGRAMS = [
         """,
         """
         event pid: u32
-        if ((((comm == b'cat') or not (text<=2[char *[arg0+192]] == b'x')) or
-        | (text(16)<=6[arg0+72] == b'nginx')) or (comm == b'a'))
+        if (((comm == b'cat') or not (text<=2[char *[arg0+192]] == b'x')) or
+        | ((text(16)<=6[arg0+72] == b'nginx') or (comm == b'a')))
           emit pid
-        if ((((((s32[arg0+40] == 1) or (s32[arg0+40] == 2)) or (s32[arg0+40] == 3)) and not
-        | (s32[arg0+40] == 4)) and (arg0 != 0)) and (struct file *[arg0+64] == 0))
+        if ((((s32[arg0+40] == 1) or ((s32[arg0+40] == 2) or (s32[arg0+40] == 3))) and not
+        | (s32[arg0+40] == 4)) and ((arg0 != 0) and (struct file *[arg0+64] == 0)))
           emit pid
         if ((u32[arg0] as ipv4) == 16777343)
           emit pid

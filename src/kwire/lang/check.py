@@ -68,7 +68,7 @@ def check(
 def check_filter(node: tree.Expr, source: Source, site: Site, types: Types) -> c.Expr:
     """A condition over the site's own fields and the built-ins. Raises `LanguageError`."""
     try:
-        return values.truth(Expressions(site, types, bare=True).check(node))
+        return Expressions(site, types, bare=True).condition(node)
     except TextError as error:
         raise LanguageError(source, [error.diagnostic]) from None
 
@@ -202,7 +202,7 @@ class Body(Expressions):
             cure = f"its parameters are {names}" if names else "it takes none"
             raise TextError(span, f"{site.target} has no parameter {number + 1} that can be read", cure)
         if position is not None and position != number:
-            message = f"{parameter.name} is parameter {position} of {site.target}, not {number}"
+            message = f"{parameter.name} is parameter {position + 1} of {site.target}, not {number + 1}"
             cure = f"write ({', '.join(param.name for param in own[: position + 1])})"
             raise TextError(span, message, cure)
         return self.param(own[number], span, type_)
@@ -232,7 +232,7 @@ class Body(Expressions):
                 if node.type:
                     from kwire.lang.functions import cast
 
-                    value = cast(value, self.named_type(node.type, node.name_span), node.span, node.name_span)
+                    value = cast(value, self.named_type(node.type, node.type_span), node.span, node.type_span)
                 stored = self._store(node.name, value, node.span, bool(node.type))
                 return ([stored] if stored else []), False
             case tree.If():
@@ -247,7 +247,7 @@ class Body(Expressions):
     def _if(self, node: tree.If) -> tuple[list[c.Stmt], bool]:
         test: c.Expr = c.Const(1, t.BOOL, node.span)
         try:
-            test = values.truth(self.check(node.test))
+            test = self.condition(node.test)
         except TextError as error:
             self.fault(error)
         before = set(self.set)
@@ -275,7 +275,7 @@ class Body(Expressions):
             wide = values.join(old.wide, wide)
             other = other or wide is None
         if other or name in self.comm:
-            message = f"{name} is set to two different things; this is a {t.describe(value.type)}"
+            message = f"{name} is set to two different things; this is {t.article(value.type)}"
             raise TextError(span, message, "use two names")
         if old and old.declared:
             type_ = old.kind.type
@@ -286,7 +286,7 @@ class Body(Expressions):
             kind = events.Kind(register.type, ())
         if kind is None or events.settle(kind, False) is None:
             was = t.describe(old.kind.type) if old and old.kind.type is not None else "number"
-            message = f"{name} was a {was} and becomes a {t.describe(register.type)}"
+            message = f"{name} was a {was} and becomes {t.article(register.type)}"
             raise TextError(span, message, "use two names, or cast one")
         self.held[name] = Held(kind, wide, fixed, declared or bool(old and old.declared))
         self.set.add(name)
@@ -315,7 +315,7 @@ class Body(Expressions):
             if kind is None or events.settle(kind, True) is None:
                 known = shape[name].type
                 was = "number" if known is None else t.describe(known)
-                message = f"{name} was a {was} and is a {t.describe(value.type)} here"
+                message = f"{name} was a {was} and is {t.article(value.type)} here"
                 self.fault(TextError(node.span, message, "give it another name, or cast it"))
                 continue
             shape[name] = kind

@@ -37,7 +37,7 @@ def _with_string(op: str, left: Value, literal: Literal, span: Span) -> c.Expr:
     else:
         text = None
     if text is None:
-        raise TextError(span, f"a {t.describe(left.type)} is no text", "make it one: str(x)")
+        raise TextError(span, f"{t.article(left.type)} is no text", "make it one: str(x)")
     if op not in ("eq", "ne"):
         raise TextError(span, f"texts have no order: {COMPARE[op]}", "use == or !=")
     wanted = literal.value.encode()
@@ -79,7 +79,7 @@ def _numbers(op: str, left: c.Expr, right: c.Expr, span: Span) -> c.Expr:
     if mixed and op not in ("eq", "ne") and not isinstance(left, c.Const):
         for one, other in ((left, right), (right, left)):
             if t.is_wide_unsigned(one.type) and values.bounds(other.type)[0] < 0:
-                message = f"a {t.describe(one.type)} and a {t.describe(other.type)}, which may be negative"
+                message = f"{t.article(one.type)} and {t.article(other.type)}, which may be negative"
                 raise TextError(span, f"this compares {message}", "say which is meant: s64(x) or u64(x)")
     signed = not (t.is_wide_unsigned(left.type) or t.is_wide_unsigned(right.type))
     return c.Compare(op, left, right, signed, t.BOOL, span)
@@ -109,8 +109,9 @@ def _reachable(op: str, value: c.Expr, constant: c.Const, span: Span) -> None:
         return
     for word, table in (("never", never), ("always", always)):
         if table[op]:
-            what = f"a {t.describe(value.type)} is {low} to {high}" if high < 1 << 32 else _sign(value, low)
-            raise TextError(span, f"this is {word} true: {what}", "cast it if other bits are meant: s32(x)")
+            what = f"{t.article(value.type)} is {low} to {high}" if high < 1 << 32 else _sign(value, low)
+            cure = "cast it if its bits mean a signed number: s32(x)" if number < 0 == low else ""
+            raise TextError(span, f"this is {word} true: {what}", cure)
 
 
 def _sign(value: c.Expr, low: int) -> str:

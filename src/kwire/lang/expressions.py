@@ -4,7 +4,7 @@
 the constants and whatever names its owner binds; what it cannot make sense of raises `TextError`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from kwire.btf.errors import BtfLookupError
@@ -66,6 +66,12 @@ class Expressions:
         method = getattr(self, f"_{type(node).__name__.lower()}")
         value: Value = method(node)
         return value
+
+    def condition(self, node: tree.Expr) -> c.Expr:
+        """The checked value of a tree of which only matters whether it is 0."""
+        if isinstance(node, tree.Logic):
+            return _balanced(node.op, [self.condition(one) for one in node.operands], node.span)
+        return values.truth(self.check(node))
 
     # -- leaves
 
@@ -160,13 +166,16 @@ class Expressions:
             base: c.Expr = c.DataLocAddress(access.offset, access.relative, t.Pointer(element), span)
             return c.ReadBlock(c.Place(base, 0, (), t.KERNEL, span), 0, t.Array(element, 0), span)
         if isinstance(own, t.Array | t.Struct):
+            if type_ is not None and isinstance(own, t.Struct):
+                message = f"a parameter is no whole {t.describe(own)}"
+                raise TextError(span, message, f'add a star: "{t.describe(own)} *"')
             if not isinstance(access, CtxField):
                 what = "returned" if isinstance(access, Result) else "passed"
                 raise TextError(span, f"{param.name} is {what} as a whole {t.describe(own)}", "use arg0, …")
             base = c.Context(t.Pointer(t.VOID), span)
             return c.ReadBlock(c.Place(base, access.offset, (), t.KERNEL, span), access.size, own, span)
         if not isinstance(own, t.Int | t.Bool | t.Enum | t.Pointer) or t.size_of(own) > 8:
-            raise TextError(span, f"{param.name} is a {t.describe(own)}, of no use here", "use arg0, …")
+            raise TextError(span, f"{param.name} is {t.article(own)}, of no use here", "use arg0, …")
         if isinstance(access, CtxField) and t.size_of(own) != access.size:
             # Its type has another width than the field: read the field as it is, then convert.
             known = isinstance(param.type, t.Int | t.Enum) and param.type.size == access.size
@@ -211,14 +220,14 @@ class Expressions:
             if isinstance(target, t.Struct):
                 return target, values.place_at(value, node.span)
             if isinstance(target, t.Pointer):
-                message = f"this is a {t.describe(value.type)}, which has no member {node.name}"
+                message = f"this is {t.article(value.type)}, which has no member {node.name}"
                 raise TextError(node.span, message, "follow it first: [0]")
         cure = ""
         if isinstance(value.type, t.Array):
             cure = "use one element: [0]"
         elif t.is_scalar(value.type):
             cure = f'cast it: cast("struct … *", x).{node.name}'
-        raise TextError(node.span, f"a {t.describe(value.type)} has no member {node.name}", cure)
+        raise TextError(node.span, f"{t.article(value.type)} has no member {node.name}", cure)
 
     def _no_member(self, struct: t.Struct, node: tree.Member) -> TextError:
         if not struct.size:
@@ -247,7 +256,7 @@ class Expressions:
         elif isinstance(value.type, t.Pointer) and not isinstance(value, values.WIDE):
             target, place = value.type.target, values.place_at(value, span)
         else:
-            raise TextError(span, f"a {t.describe(value.type)} has no elements")
+            raise TextError(span, f"{t.article(value.type)} has no elements")
         stride = t.size_of(target)
         if not stride:
             message = f"elements of {t.describe(target)} have no size"
@@ -264,10 +273,10 @@ class Expressions:
     # -- operations
 
     def _unary(self, node: tree.Unary) -> Value:
-        operand, span = self.check(node.operand), node.span
+        span = node.span
         if node.op == "not":
-            return c.Not(values.truth(operand), t.BOOL, span)
-        number = values.integer(operand)
+            return c.Not(self.condition(node.operand), t.BOOL, span)
+        number = values.integer(self.check(node.operand))
         if isinstance(number, c.Const):
             value = {"neg": -number.value, "inv": ~number.value, "pos": number.value}[node.op]
             return values.constant(value, span)
@@ -312,24 +321,24 @@ class Expressions:
         from kwire.lang.comparisons import compare
 
         left = self.check(node.left)
-        found: c.Expr | None = None
+        tests = []
         for op, operand in node.rest:
             right = self.check(operand)
             span = node.span if len(node.rest) == 1 else _between(left.span, right.span)
-            one = compare(op, left, right, span)
-            found = one if found is None else c.Logic("and", found, one, t.BOOL, node.span)
+            tests.append(compare(op, left, right, span))
             left = right
-        assert found is not None
-        return found
+        return _balanced("and", tests, node.span)
 
     def _logic(self, node: tree.Logic) -> Value:
-        found = values.truth(self.check(node.operands[0]))
-        for operand in node.operands[1:]:
-            found = c.Logic(node.op, found, values.truth(self.check(operand)), t.BOOL, node.span)
-        return found
+        operands = [self.condition(operand) for operand in node.operands]
+        for operand in operands:
+            if not isinstance(operand.type, t.Bool):
+                message = f"`{node.op}` gives no number, only true or false"
+                raise TextError(node.span, message, "write x if x else y, or compare the operands")
+        return _balanced(node.op, operands, node.span)
 
     def _conditional(self, node: tree.Conditional) -> Value:
-        test = values.truth(self.check(node.test))
+        test = self.condition(node.test)
         then, otherwise = values.scalar(self.check(node.then)), values.scalar(self.check(node.otherwise))
         return select(test, then, otherwise, node.span)
 
@@ -361,7 +370,7 @@ def select(test: c.Expr, then: c.Expr, otherwise: c.Expr, span: Span) -> c.Expr:
     else:
         type_ = values.join(then.type, otherwise.type)
     if not isinstance(type_, t.Int | t.Bool | t.Enum | t.Pointer):
-        message = f"one is a {t.describe(then.type)}, the other a {t.describe(otherwise.type)}"
+        message = f"one is {t.article(then.type)}, the other {t.article(otherwise.type)}"
         raise TextError(span, message, "cast one of them")
     then, otherwise = values.convert(then, type_, then.span), values.convert(otherwise, type_, otherwise.span)
     return c.Select(test, then, otherwise, type_, span)
@@ -387,6 +396,15 @@ def _fold(op: str, a: c.Const, b: c.Const, span: Span) -> c.Const:
         "shr": lambda: x >> y,
     }
     return values.constant(results[op](), span)
+
+
+def _balanced(op: str, operands: Sequence[c.Expr], span: Span) -> c.Expr:
+    """`a op b op c…` as a tree of little depth: in which order pairs are joined changes nothing."""
+    if len(operands) == 1:
+        return operands[0]
+    half = len(operands) // 2
+    left, right = _balanced(op, operands[:half], span), _balanced(op, operands[half:], span)
+    return c.Logic(op, left, right, t.BOOL, span)
 
 
 def _between(left: Span, right: Span) -> Span:

@@ -40,7 +40,8 @@ def call(checker: "Expressions", node: tree.Call) -> Value:
     if node.keywords:
         raise TextError(node.span, f"{name} takes no named arguments", f"write {function.form}")
     if not function.least <= len(node.arguments) <= function.most:
-        raise TextError(node.span, f"{name} was called with {len(node.arguments)}", f"write {function.form}")
+        message = f"{name} was called with {len(node.arguments)} arguments"
+        raise TextError(node.span, message, f"write {function.form}")
     if name == "sizeof" and isinstance(node.arguments[0], tree.String):
         written = node.arguments[0]
         return _size(checker.named_type(written.value, written.span), node.span)
@@ -86,7 +87,7 @@ def _pointed(value: Value, span: Span, name: str) -> c.Place:
         raise TextError(span, f"{name} needs a pointer", "")
     if not isinstance(value.type, t.Pointer):
         cure = f"say whose memory: {name}(user(x)) or {name}(kernel(x))"
-        raise TextError(value.span, f"a {t.describe(value.type)} is not known to be an address", cure)
+        raise TextError(value.span, f"{t.article(value.type)} is not known to be an address", cure)
     return values.place_at(value, span)
 
 
@@ -107,10 +108,10 @@ def _str(call: Arguments) -> Value:
         target = value.type.target
         bytes_ = t.is_integer(target) and t.size_of(target) == 1
         if not bytes_ and not isinstance(target, t.Void):
-            message = f"a {t.describe(value.type)} does not point to text"
+            message = f"{t.article(value.type)} does not point to text"
             raise TextError(value.span, message, 'cast it: str(cast("char *", p))')
     elif isinstance(value, c.ReadBlock):
-        raise TextError(value.span, f"a {t.describe(value.type)} is no text", "name the member that is")
+        raise TextError(value.span, f"{t.article(value.type)} is no text", "name the member that is")
     place = _pointed(value, call.span, "str")
     return c.ReadText(place, t.Text(limit, place.space), call.span)
 
@@ -197,7 +198,7 @@ def _address_place(call: Arguments, size: int) -> c.Place:
     if isinstance(value.type, t.Pointer) and not isinstance(value, values.WIDE):
         have = t.size_of(value.type.target)
         if have not in (0, 1, size):
-            message = f"{call.name} needs {size} bytes, a {t.describe(value.type)} points to {have}"
+            message = f"{call.name} needs {size} bytes, {t.article(value.type)} points to {have}"
             raise TextError(value.span, message, "name the member that holds the address")
         return values.place_at(value, call.span)
     raise TextError(value.span, f"{call.name} needs an array of {size} bytes or a pointer to them")

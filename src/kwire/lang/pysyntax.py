@@ -6,6 +6,8 @@ refused by name, with what to write instead. No code is run.
 """
 
 import ast
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from kwire.lang import tree
@@ -26,6 +28,8 @@ BINARY = {
 }
 COMPARE = {ast.Eq: "eq", ast.NotEq: "ne", ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge"}
 UNARY = {ast.USub: "neg", ast.Invert: "inv", ast.Not: "not", ast.UAdd: "pos"}
+
+MAX_DEPTH = 60
 
 NO_INTEGER_OPERATION: dict[type[ast.operator], tuple[str, str]] = {
     ast.Div: ("/", "use // for whole numbers"),
@@ -85,6 +89,7 @@ class Converter:
         self.line = line
         self.column = column
         self.kwire_names = kwire_names
+        self.depth = 0
         self.values: dict[str, int | str] = {}  # dotted names with known values: "socket.AF_INET"
 
     def _position(self, line: int, offset: int) -> tuple[int, int]:
@@ -112,8 +117,20 @@ class Converter:
         method = getattr(self, f"_{type(node).__name__}", None)
         if method is None:
             self._refuse(node)
-        converted: Expr = method(node)
+        with self._deeper(node):
+            converted: Expr = method(node)
         return converted
+
+    @contextmanager
+    def _deeper(self, node: ast.expr | ast.stmt) -> Iterator[None]:
+        """One level down; what follows the tree by recursion must not run out of stack."""
+        if self.depth == MAX_DEPTH:
+            raise TextError(self.span(node), "this is nested too deeply", "use local variables")
+        self.depth += 1
+        try:
+            yield
+        finally:
+            self.depth -= 1
 
     def _Name(self, node: ast.Name) -> Expr:  # noqa: N802 (named after the node)
         return tree.Name(node.id, self.span(node))
@@ -250,7 +267,9 @@ class Converter:
                 return [tree.Assign(target.id, self.expr(value), span, self.span(target))]
             case ast.AnnAssign(target=ast.Name() as target, value=ast.expr() as value):
                 type_ = self.annotation(node.annotation)
-                return [tree.Assign(target.id, self.expr(value), span, self.span(target), type_)]
+                at = self.span(target)
+                type_span = self.span(node.annotation)
+                return [tree.Assign(target.id, self.expr(value), span, at, type_, type_span)]
             case ast.AugAssign(target=ast.Name() as target):
                 at = self.span(target)
                 joined = ast.copy_location(ast.BinOp(ast.Name(target.id), node.op, node.value), node)
@@ -258,8 +277,9 @@ class Converter:
                 return [tree.Assign(target.id, self.expr(joined), span, at)]
             case ast.If():
                 test = self.expr(node.test)
-                then = self.body(node.body, faults)
-                return [tree.If(test, then, self.body(node.orelse, faults), span)]
+                with self._deeper(node):
+                    then = self.body(node.body, faults)
+                    return [tree.If(test, then, self.body(node.orelse, faults), span)]
             case ast.Return(value=None | ast.Constant(value=None)):
                 return [tree.Return(span)]
             case ast.Return():

@@ -163,6 +163,7 @@ class Assign(NamedTuple):
     span: Span
     name_span: Span
     type: str = ""
+    type_span: Span = NOWHERE
 
 
 class If(NamedTuple):

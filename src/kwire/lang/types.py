@@ -177,3 +177,9 @@ def describe(type_: Type) -> str:
     if isinstance(type_, Bytes):
         return f"up to {type_.limit} bytes"
     return "bool" if isinstance(type_, Bool) else "void"
+
+
+def article(type_: Type) -> str:
+    """The type with its article: "a u32", "an s32"."""
+    text = describe(type_)
+    return f"{'an' if text[0] in 'aeis' and not text.startswith('struct') else 'a'} {text}"

@@ -140,7 +140,7 @@ def integer(value: Value) -> c.Expr:
     number = scalar(value)
     if not t.is_integer(number.type):
         cure = "cast it: u64(x)"
-        raise TextError(number.span, f"a {t.describe(number.type)} is no number to calculate with", cure)
+        raise TextError(number.span, f"{t.article(number.type)} is no number to calculate with", cure)
     return number
 
 
