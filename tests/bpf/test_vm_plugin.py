@@ -23,6 +23,7 @@ def plugin(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]
         (["0102", "--program", SUM], "", "5"),
         (["--program", SUM, "0102"], "", "5"),
         ([], "b7 00 00 00 ff ff ff ff\n95 00 00 00 00 00 00 00\n", "ffffffffffffffff"),
+        (["01  02 ", " 03"], SUM, "6"),  # as the suite writes it, in one argument or split
         ([""], "b700000000000000 9500000000000000", "0"),
     ],
 )

@@ -283,12 +283,15 @@ def link(items: Iterable[Item]) -> Linked:
     labels: dict[Label, int] = {}
     pc = 0
     for item in items:
-        if item.__class__ is Label:
+        if isinstance(item, Label):
             if item in labels:
                 raise AsmError(repr(item), "the label is placed twice")
             labels[item] = pc
+        elif isinstance(item, MapLoad):
+            pc += 2
         else:
-            pc += 2 if item.__class__ is MapLoad or _insn(item).opcode == isa.LDDW else 1
+            insn = item.insn if isinstance(item, Branch) else item
+            pc += 2 if insn.opcode == isa.LDDW else 1
     insns: list[Insn] = []
     uses: list[MapUse] = []
     pc = 0
@@ -308,10 +311,6 @@ def link(items: Iterable[Item]) -> Linked:
         insns.append(insn)
         pc += 2 if insn.opcode == isa.LDDW else 1
     return Linked(insns, uses, labels)
-
-
-def _insn(item: Item) -> Insn:
-    return item.insn if isinstance(item, Branch) else item  # type: ignore[return-value]  # never a Label
 
 
 def _resolve(branch: Branch, labels: dict[Label, int], pc: int) -> Insn:

@@ -274,7 +274,7 @@ def main(argv: Sequence[str], program: str | None = None) -> str:
         del arguments[at : at + 2]
     try:
         code = bytes.fromhex(program or "")
-        memory = bytearray.fromhex("".join(arguments[:1]))
+        memory = bytearray.fromhex("".join(arguments))
     except ValueError as error:
         raise KwireError("read arguments of", "kwire.bpf.vm", str(error), "give bytes in hex") from None
     return f"{Machine(code).run(memory, r2=len(memory)).r0:x}"

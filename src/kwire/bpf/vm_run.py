@@ -123,14 +123,14 @@ class Run:
         self.enter(None, args)
         steps, regs, budget = self.machine.steps, self.regs, self.machine.budget
         try:
-            while len(self.frames) > depth:
+            while pc >= 0:
                 self.pc = pc
                 step = steps[pc]
                 self.count += 1
                 if self.count > budget:
                     raise self.error(f"the program did not end within {budget} instructions")
                 for register in step.reads:
-                    if regs[register] == _UNSET:
+                    if regs[register] < 0:
                         raise self.error(f"r{register} is used before it has a value")
                 pc = step.act(self, step)
         except Violation as violation:
