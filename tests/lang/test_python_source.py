@@ -1,0 +1,334 @@
+"""The Python front end: files that are never run, live functions, constants, decorators, expressions."""
+
+from __future__ import annotations
+
+import enum
+import importlib.util
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from kwire.lang import python, show, tree
+from kwire.lang.errors import LanguageError
+
+FILE = '''\
+"""Two probes and other things."""
+import os
+import kwire as kw
+from kwire import kprobe, tracepoint
+
+raise SystemExit("a file of probes is not run")
+os.abort()
+PORT = 80
+LIMIT: int = PORT << 2
+NAME = "x"
+CHANGED = 1
+CHANGED = os.getpid()
+
+@kw.kprobe("tcp_connect", "tcp_close")
+def first(sk: "struct sock *", flags: kw.u32):
+    """What it does."""
+    n = 1
+    n += PORT
+    if n > LIMIT: return
+    kw.emit(pid, n)
+
+@other.kprobe("no")
+@staticmethod
+def helper(a, b=1):
+    yield a
+
+@tracepoint("sched:sched_switch")
+def second(prev_comm, next_pid):
+    emit(pid)
+
+@kw.probe("fentry:vfs_read")
+@kprobe("vfs_read")
+def third(): emit(pid)
+'''
+
+
+def test_a_file_is_read_and_not_run() -> None:
+    probes = python.parse_file(FILE, "probes.py")
+    assert [probe.name for probe in probes] == ["first", "second", "third"]
+    first, second, third = probes
+    assert [(one.kind, one.target) for one in first.attach] == [
+        ("kprobe", "tcp_connect"),
+        ("kprobe", "tcp_close"),
+    ]
+    assert [(one.name, one.type) for one in first.parameters] == [("sk", "struct sock *"), ("flags", "u32")]
+    assert dict(first.constants) == {"PORT": 80, "LIMIT": 320, "NAME": "x"}
+    assert [type(one).__name__ for one in first.body] == ["Assign", "Assign", "If", "Do"]
+    assert [(one.name, one.type) for one in second.parameters] == [("prev_comm", ""), ("next_pid", "")]
+    assert [(one.kind, one.target) for one in third.attach] == [
+        ("fentry", "vfs_read"),
+        ("kprobe", "vfs_read"),
+    ]
+
+
+def test_spans_point_at_the_text() -> None:
+    (probe,) = python.parse_file('@kprobe("f")\ndef größe(a: "u8"):\n    emit(ä=a.bc[1])\n', "x.py")
+    call = probe.body[0]
+    assert isinstance(call, tree.Do)
+    index = call.call.keywords[0][1]
+    assert isinstance(index, tree.Index)
+    member = index.value
+    assert isinstance(member, tree.Member)
+    lines = probe.source.text.splitlines()
+
+    def text(span: tree.Span) -> str:
+        assert span.line == span.end_line
+        return lines[span.line - 1][span.column : span.end_column]
+
+    assert text(index.span) == "a.bc[1]"
+    assert text(member.span) == "a.bc"
+    assert text(member.name_span) == "bc"
+    assert text(probe.parameters[0].span) == "a"
+    assert text(probe.parameters[0].type_span) == '"u8"'
+    assert text(probe.attach[0].span) == '"f"'
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (
+            "@kprobe\ndef f(): pass",
+            'x.py:1: the decorator does not say where to attach; write @kwire.kprobe("…")',
+        ),
+        (
+            "@kprobe()\ndef f(): pass",
+            'x.py:1: the decorator does not say where to attach; write @kwire.kprobe("…")',
+        ),
+        ("@kprobe(NAME)\ndef f(): pass", 'x.py:1: an attach point is a string; write @kwire.kprobe("…")'),
+        ("@probe('x')\ndef f(): pass", "x.py:1: 'x' has no kind; write kprobe:x or tracepoint:…"),
+        ("@kprobe('f(a)')\ndef f(): pass", "x.py:1: expressions belong into the function; emit(…) them"),
+        ("@kprobe('f')\nasync def f(): pass", "x.py:2: a probe is not async; write def"),
+        ("@kprobe('f')\ndef f(:\n", "x.py:2: invalid syntax"),
+        ("@kprobe('f')\ndef f():\n    a && b\n", "x.py:3: invalid syntax; write `and`"),
+        (
+            "@kprobe('f')\ndef f():\n    emit(\n        1.5)",
+            "x.py:4: the kernel has no floating point; use integers",
+        ),
+    ],
+)
+def test_a_wrong_file_is_refused(text: str, complaint: str) -> None:
+    with pytest.raises(LanguageError) as caught:
+        python.parse_file(text, "x.py")
+    assert str(caught.value) == complaint
+
+
+def test_every_form_python_has_is_known_or_refused_by_name() -> None:
+    """Whatever Python's grammar offers is converted or refused with a sentence of its own."""
+    import ast
+
+    from kwire.lang import pysyntax
+
+    statements = {"Pass", "Expr", "Assign", "AnnAssign", "AugAssign", "If", "Return"}
+    # Parts of others, old names that only ast's users meet, and what this Python's parser does not make.
+    parts = {"FormattedValue", "TryStar", "AsyncWith", "TypeAlias", "TemplateStr", "Interpolation"}
+    kinds = {kind.__name__ for kind in (*ast.expr.__subclasses__(), *ast.stmt.__subclasses__())}
+    converted = {name for name in kinds if hasattr(pysyntax.Converter, f"_{name}")}
+    assert kinds - converted - statements - parts == pysyntax.REFUSED.keys() & kinds
+    assert {"Name", "Call", "Compare", "Subscript"} <= converted
+
+
+def test_null_bytes_are_refused() -> None:
+    with pytest.raises(LanguageError, match="cannot contain null bytes"):
+        python.parse_file("a\0b", "x.py")
+
+
+# -- live functions
+
+WIDE = 4
+TEXT = "cat"
+
+
+class Color(enum.IntEnum):
+    RED = 3
+
+
+class Plain:
+    LEVEL = 7
+
+
+def live(sk: Any) -> None:
+    if sk.a == WIDE and sk.b == Color.RED and sk.c == socket.AF_INET6 and sk.d == Plain.LEVEL:  # comment
+        emit(sk.x, y=comm == TEXT)  # type: ignore[name-defined]  # noqa: F821
+
+
+def test_a_live_function_is_read_from_its_text() -> None:
+    probe = python.parse_function(live, ["kprobe:tcp_connect"])
+    assert probe.name == "live"
+    assert [(one.kind, one.target) for one in probe.attach] == [("kprobe", "tcp_connect")]
+    assert probe.span.line == live.__code__.co_firstlineno
+    assert probe.source.name == __file__
+    assert probe.source.line(probe.span.line).startswith("def live(")
+    (condition,) = probe.body
+    assert isinstance(condition, tree.If)
+    assert (
+        show.expression(condition.test) == "((sk.a == WIDE) and (sk.b == 3) and (sk.c == 10) and (sk.d == 7))"
+    )
+    assert {"WIDE": 4, "TEXT": "cat"}.items() <= dict(probe.constants).items()
+
+
+def test_what_a_function_closes_over_is_constant() -> None:
+    hidden, WIDE, flag = 9, 5, True  # noqa: N806
+
+    def inner(a: Any) -> None:
+        emit(x=a.b + hidden + WIDE, y=flag, z=later)  # type: ignore[name-defined]  # noqa: F821
+
+    probe = python.parse_function(inner, ["kprobe:f"])
+    assert {"hidden": 9, "WIDE": 5, "flag": 1}.items() <= dict(probe.constants).items()
+    later = 3
+    assert dict(python.parse_function(inner, ["kprobe:f"]).constants)["later"] == later
+
+
+def test_indented_and_decorated_functions() -> None:
+    def kprobe(_: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+        return lambda function: function
+
+    if WIDE:
+
+        @kprobe("one")
+        @kprobe(
+            "two"  # in its own line
+        )
+        def probe(
+            a: Any,
+        ) -> None:
+            """Docs
+                that go to the left:
+            x
+            """
+            emit(a.b)  # type: ignore[name-defined]  # noqa: F821
+
+    parsed = python.parse_function(probe)
+    assert [one.target for one in parsed.attach] == ["one", "two"]
+    assert "emit(a.b)" in parsed.source.line(parsed.body[0].span.line)
+
+
+def test_of_two_functions_of_one_name_the_right_one_is_read() -> None:
+    def make(which: int) -> Callable[..., None]:
+        if which:
+
+            def probe(a: Any) -> None:
+                emit(a.one)  # type: ignore[name-defined]  # noqa: F821
+        else:
+
+            def probe(a: Any) -> None:
+                emit(a.two)  # type: ignore[name-defined]  # noqa: F821
+
+        return probe
+
+    for which, name in ((1, "one"), (0, "two")):
+        (call,) = python.parse_function(make(which), ["kprobe:f"]).body
+        assert isinstance(call, tree.Do)
+        assert show.expression(call.call) == f"emit(a.{name})"
+
+
+@pytest.mark.parametrize(
+    ("function", "complaint"),
+    [
+        (lambda sk: None, "a lambda cannot be a probe; write a function with def"),
+        (len, "len is not a Python function; give a function defined with def"),
+        (eval("lambda: 1"), "a lambda cannot be a probe"),
+    ],
+)
+def test_what_has_no_text_is_refused(function: Callable[..., Any], complaint: str) -> None:
+    with pytest.raises(LanguageError) as caught:
+        python.parse_function(function)
+    assert complaint in str(caught.value)
+
+
+def test_a_function_made_from_a_string_is_refused() -> None:
+    space: dict[str, Any] = {}
+    exec(compile("def f(a):\n    emit(a)\n", "<made>", "exec"), space)
+    with pytest.raises(
+        LanguageError, match="<made>: the source text of f cannot be found; put it into a file"
+    ):
+        python.parse_function(space["f"])
+
+
+def _load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("changing", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_file_that_changed_meanwhile_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "changing.py"
+    path.write_text("def f(a):\n    emit(a)\n")
+    module = _load(path)
+    path.write_text("\n\n\ndef f(a):\n    emit(b)\n")
+    with pytest.raises(LanguageError, match=r"f is not at line 1 of its file; was the file changed"):
+        python.parse_function(module.f)
+
+
+# -- expressions
+
+
+@pytest.mark.parametrize(
+    ("text", "printed"),
+    [
+        ("pid == 42", "(pid == 42)"),
+        ("  a.b[2].c ", "a.b[2].c"),
+        ("1 < a <= 3 != b", "(1 < a <= 3 != b)"),
+        ("not a or b and -c", "((not a) or (b and (-c)))"),
+        ("x in (1, 2)", "((x == 1) or (x == 2))"),
+        ("x not in [1]", "(not (x == 1))"),
+        ("p is None", "(p == 0)"),
+        ("p is not None", "(p != 0)"),
+        ("None != p == None", None),
+        ("a if b else c", "(a if b else c)"),
+        ("kwire.str(p, 3)", "str(p, 3)"),
+        ('cast("struct x *", p).y', "cast('struct x *', p).y"),
+        ("-1", "(-1)"),
+        ("- -1", "1"),
+        ("True", "True"),
+        ("~1 ^ 2 | 3 & 4 << 5", "(((~1) ^ 2) | (3 & (4 << 5)))"),
+        ("(a +\n b)", "(a + b)"),
+    ],
+)
+def test_an_expression_parses_to(text: str, printed: str | None) -> None:
+    if printed is None:
+        with pytest.raises(LanguageError, match="None is no value"):
+            python.parse_expression(text, "--filter")
+    else:
+        assert show.expression(python.parse_expression(text, "--filter")) == printed
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "--where:1: nothing is written here; write one expression, as in pid == 42"),
+        ("a; b", "--where:1: this is not one expression; write one expression, as in pid == 42"),
+        ("a = 1", "--where:1: this is not one expression; write one expression, as in pid == 42"),
+        ("a && b", "--where:1: invalid syntax; write `and`"),
+        ("a || b", "--where:1: invalid syntax; write `or`"),
+        ("!a", "--where:1: invalid syntax; write `not`"),
+        ("a != b c", "--where:1: invalid syntax"),
+        ("x => 3", None),
+    ],
+)
+def test_a_wrong_expression_is_refused(text: str, complaint: str | None) -> None:
+    with pytest.raises(LanguageError) as caught:
+        python.parse_expression(text, "--where")
+    if complaint is not None:
+        assert str(caught.value) == complaint
+
+
+def test_the_front_end_is_light() -> None:
+    import subprocess
+
+    code = "import sys, kwire.lang.python, kwire.lang.record; print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(ran.stdout.split())
+    assert not {"inspect", "dataclasses", "numpy", "difflib", "linecache", "json"} & loaded
