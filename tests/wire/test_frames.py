@@ -73,8 +73,15 @@ def test_more_frames_than_one_step(walker: str, monkeypatch: pytest.MonkeyPatch)
         assert list(frames.offsets) == list(range(0, 8 * number, 8))
 
 
-def test_a_length_below_the_header_ends_the_walk() -> None:
-    data = build(Type.EVENT, 1, b"12345678") + bytes.fromhex("1100000700000001") + build(Type.EVENT, 1)
+@pytest.mark.parametrize("walker", ["native", "twin"])
+@pytest.mark.parametrize("length", range(8))
+def test_a_length_below_the_header_ends_the_walk(
+    length: int, walker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if walker == "twin":
+        monkeypatch.setattr(native, "frame_walk", None)
+    bad = bytes([0x11, 0, 0, length, 0, 0, 0, 1])
+    data = build(Type.EVENT, 1, b"12345678") + bad + build(Type.EVENT, 1)
     frames, problem = Frames.walk_prefix(data)
     assert len(frames) == 1
     assert problem is not None
