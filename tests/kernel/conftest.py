@@ -28,7 +28,7 @@ from kwire.bpf.image import Image, MapSpec
 from kwire.kernel.maps import Map
 from kwire.kernel.sys import BPF_F_MMAPABLE
 
-HITS = MapSpec("hits", "array", 4, 8, 2, BPF_F_MMAPABLE)
+HITS = MapSpec("hits", "array", 4, 16, 1, BPF_F_MMAPABLE)
 
 
 class Hits:

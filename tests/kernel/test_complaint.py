@@ -47,7 +47,8 @@ WORDINGS = [
     ("5: (79) r1 = *(u64 *)(r1 +168)\ninvalid bpf_context access off=168 size=8\n", "offset 168, 8 bytes", 5),
     (
         "5: (7b) *(u64 *)(r1 +0) = r2\n"
-        "invalid access to map value, value_size=8 off=8 size=8\nR1 min value is outside of the allowed memory range\n",
+        "invalid access to map value, value_size=8 off=8 size=8\n"
+        "R1 min value is outside of the allowed memory range\n",
         "8 bytes at offset 8 of a map value of 8 bytes",
         5,
     ),

@@ -83,8 +83,8 @@ _FIELD = re.compile(
 )
 _POINTER = re.compile(r"\*\s*(?:const|volatile|restrict|\s)*$")
 _ARRAY = re.compile(r"^(.*?)\s*\[([^\]]*)\]$")
-_NAME = re.compile(r"[A-Za-z_]\w*$")
-_FUNCTION_POINTER = re.compile(r"^(.*?)\(\s*\*\s*(\w+)\s*\)\s*\((.*)\)$")
+_NAME = re.compile(r"[A-Za-z_]\w*$", re.ASCII)
+_FUNCTION_POINTER = re.compile(r"^([A-Za-z_].*?)\(\s*\*\s*([A-Za-z_]\w*)\s*\)\s*\((.*)\)$", re.ASCII)
 _NUMBER = re.compile(r"0x[0-9a-fA-F]{1,8}$|\d{1,9}$")
 
 
@@ -161,7 +161,7 @@ def declarator(text: str, size: int) -> tuple[str, str, int | None, str]:
     array = _ARRAY.match(ctype)
     if array:  # `char[] name` of a dynamic array, or `u8[16] name`
         ctype, count = array[1].rstrip(), _count(array[2])
-    if not ctype:
+    if not re.match(r"[A-Za-z_]", ctype):
         return "", "", None, location
     if count is not None and location == "inline" and count < 0:
         count = _fitting(ctype, size)

@@ -32,20 +32,23 @@ def ring_walk(
 ) -> tuple[int, int]:
     """Find committed records between two positions; the specification of the C walker of the same name.
 
-    Stores the offset in `data` (the doubly mapped area) of each record's payload in `offsets`, `limit` at
-    most. Stops at a busy record, passes over discarded ones. Gives how many it stored and the consumer's
-    position after them.
+    Stores where in `data` (the doubly mapped area) each record's payload lies in `offsets`, `limit` at most.
+    Passes over discarded records; stops at one that is being written, or whose length leads beyond the
+    producer. Gives how many it stored and the consumer's position after them.
     """
     count = 0
-    while consumer < producer and count < limit:
+    if not 0 <= producer - consumer <= mask + 1 or consumer & 7:
+        return 0, consumer
+    while count < limit and producer - consumer >= HEADER:
         at = consumer & mask
-        (length,) = _U32.unpack_from(data, at)
-        if length & BUSY:
+        (head,) = _U32.unpack_from(data, at)
+        stride = ((head & (DISCARD - 1)) + HEADER + 7) & -8
+        if head & BUSY or stride > producer - consumer:
             break
-        if not length & DISCARD:
+        if not head & DISCARD:
             offsets[count] = at + HEADER
             count += 1
-        consumer += ((length & (DISCARD - 1)) + HEADER + 7) & -8
+        consumer += stride
     return count, consumer
 
 

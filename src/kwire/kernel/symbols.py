@@ -86,7 +86,7 @@ class Symbols:
             yield line[1].decode("utf-8", "replace"), (line[2] or b"").decode("utf-8", "replace")
 
     def by_address(self) -> dict[int, str]:
-        """The name of each function by its address, of several the first; empty where addresses are hidden."""
+        """Each function by its address, of several the first; empty where addresses are hidden."""
         names: dict[int, str] = {}
         for line in re.finditer(rb"\n([0-9a-f]+) [tTwW] ([^\t\n]+)", self._data):
             names.setdefault(int(line[1], 16), line[2].decode("utf-8", "replace"))
