@@ -11,6 +11,7 @@ from kwire.btf.errors import BtfError
 from kwire.btf.header import MAX_SIZE, Data
 
 _MAX_SECTIONS = 1 << 16
+_PAGE = 4096
 
 
 def read_file(path: str, subject: str) -> Data:
@@ -39,12 +40,9 @@ def _contents(path: str, subject: str) -> Data:
 
 
 def _read(fd: int, size: int) -> bytes:
-    """All of a file; sysfs gives no more than a page at a time."""
+    """All of a file of sysfs, which gives no more than a page at a time, so that room for more is wasted."""
     pieces = []
-    while size > 0:
-        piece = os.read(fd, size)
-        if not piece:
-            break
+    while size > 0 and (piece := os.read(fd, _PAGE)):
         pieces.append(piece)
         size -= len(piece)
     return b"".join(pieces)
