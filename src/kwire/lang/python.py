@@ -131,6 +131,8 @@ def _parse(source: Source, text: str, column: int = 0) -> ast.Module:
         span = Span(line, offset + shift, line, max(end, offset + 1) + shift)
         written = source.line(line)
         cure = next((cure for sign, cure in FOREIGN.items() if sign in written.replace("!=", "")), "")
+        if "positional argument follows" in error.msg:
+            cure = "put those with a name last"
         raise LanguageError(source, [Diagnostic(span, error.msg or "invalid syntax", cure)]) from None
     except (ValueError, RecursionError, MemoryError) as error:  # null bytes; nested too deeply
         cause = "nested too deeply" if not isinstance(error, ValueError) else str(error)

@@ -162,8 +162,9 @@ def describe(type_: Type) -> str:
         return f"enum {type_.name}" if type_.name else "enum"
     if isinstance(type_, Pointer):
         inner = describe(type_.target)
-        star = "*" if inner.endswith("*") else " *"
-        return f"{inner}{star}" if type_.space == KERNEL else f"{inner} __user{star}"
+        if type_.space == USER:
+            return f"{inner} __user *"
+        return f"{inner}*" if inner.endswith("*") else f"{inner} *"
     if isinstance(type_, Struct):
         return f"{'union' if type_.union else 'struct'} {type_.name or '{…}'}"
     if isinstance(type_, Array):
