@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 
-REQUESTS = 20
+REQUESTS = 5
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.epilog = EXAMPLES
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("file", metavar="FILE.py", help="Python probes; - is standard input")
+    parser.add_argument("files", metavar="FILE.py", nargs="+", help="Python probes; - is standard input")
     parser.add_argument("-w", dest="write", metavar="FILE", help="keep the events in a capture, pcapng")
     parser.add_argument("--filter", metavar="EXPR", help="only where this is true; runs in the kernel")
     parser.add_argument("--json", action="store_true", help="print one JSON object an event")
@@ -42,13 +42,15 @@ def run(args: argparse.Namespace) -> int:
 
     if args.write == "-":
         raise KwireError(
-            "trace", args.file, "standard output is for the events", "name a file with -w, or use kwire record"
+            "write capture to", "-", "standard output is for the events", "name a file, or use kwire record"
         )
-    probes = parse_file(_read(args.file), args.file)
-    if not probes:
-        raise KwireError(
-            "trace", args.file, "there is no probe in it", 'write functions under @kwire.kprobe("...")'
-        )
+    probes = []
+    for name in args.files:
+        found = parse_file(_read(name), name)
+        if not found:
+            cure = 'write functions under @kwire.kprobe("...")'
+            raise KwireError("trace", name, "there is no probe in it", cure)
+        probes += found
 
     def make_plan(follow: bool, main: int) -> Plan:
         return plan_probes(probes, args.filter, follow=follow, main=main)

@@ -6,7 +6,7 @@ laws: probes are numbered from 1 in the order asked for; a target named in full 
 error; of a wildcard's targets those that do not fit the expressions are left out, and said (`Plan.skipped`).
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
 from kwire.bpf.arch import host
@@ -17,6 +17,7 @@ from kwire.btf.types import Kind
 from kwire.compile.build import TaskFields, compile_probe, layout_key, probe_schema, task_fields
 from kwire.errors import KwireError
 from kwire.kernel import catalog, features, tracefs
+from kwire.kernel.printfmt import symbolic
 from kwire.kernel.symbols import kernel_symbols
 from kwire.kernel.sys import possible_cpus
 from kwire.lang import python, record, sites, spec, tree
@@ -26,6 +27,7 @@ from kwire.lang.context import Site
 from kwire.lang.errors import LanguageError
 from kwire.lang.kerneltypes import KernelTypes
 from kwire.lang.spec import ProbeSpec
+from kwire.lang.types import Enum, Int
 from kwire.live.plan import Group, Plan, Point
 from kwire.live.probes import Probe
 from kwire.wire.schema import Schema
@@ -153,7 +155,9 @@ class Planner:
             events = tracefs.shared()
             if not events.has_event(group, name):
                 raise catalog.missing(kind, f"{group}:{name}")
-            return sites.tracepoint(group, name, events.format(group, name).fields, self._types)
+            format_ = events.format(group, name)
+            site = sites.tracepoint(group, name, format_.fields, self._types)
+            return _named(site, symbolic(format_.print_fmt))
         if kind == "rawtracepoint":
             catalog.expand(kind, name)  # says what is near, should there be none
             return sites.raw_tracepoint(name, self._types)
@@ -231,6 +235,18 @@ class Planner:
         if not any(field.type == "ksym" for field in schema.fields):
             return schema
         return schema._replace(symbols=kernel_symbols().by_address())
+
+
+def _named(site: Site, tables: Mapping[str, Mapping[int, str]]) -> Site:
+    """The site with the names its tracepoint prints for numbers."""
+    params = []
+    for param in site.params:
+        table, type_ = tables.get(param.name), param.type
+        if table and isinstance(type_, Int):
+            names = tuple((name, value) for value, name in table.items())
+            param = param._replace(type=Enum(param.name, type_.size, type_.signed, names))
+        params.append(param)
+    return site._replace(params=tuple(params))
 
 
 def plan_specs(
