@@ -176,11 +176,12 @@ uint64_t kw_epb_pack(const uint8_t *data, uint64_t size, const uint64_t *offsets
 }
 
 /*
- * Enhanced Packet Blocks that hold exactly one whole EVENT without flags, in data[offset, end). offsets[] gets
- * where each frame lies. Stops at any other block, or where one is cut or its lengths disagree; *next is there.
+ * Enhanced Packet Blocks of interfaces 0..interfaces-1 that hold exactly one whole EVENT without flags, in
+ * data[offset, end). offsets[] gets where each frame lies. Stops at any other block, or where one is cut or its
+ * lengths disagree; *next is there.
  */
 uint64_t kw_pcapng_walk(const uint8_t *data, uint64_t size, uint64_t offset, uint64_t end, uint64_t swap,
-			uint64_t *offsets, uint64_t limit, uint64_t *next)
+			uint64_t interfaces, uint64_t *offsets, uint64_t limit, uint64_t *next)
 {
 	uint64_t found = 0;
 
@@ -188,10 +189,12 @@ uint64_t kw_pcapng_walk(const uint8_t *data, uint64_t size, uint64_t offset, uin
 		end = size;
 	while (found < limit && offset <= end && end - offset >= EPB_OVERHEAD) {
 		const uint8_t *block = data + offset;
-		uint32_t type = host32(block), total = host32(block + 4), captured = host32(block + 20);
+		uint32_t type = host32(block), total = host32(block + 4);
+		uint32_t interface = host32(block + 8), captured = host32(block + 20);
 		if (swap) {
 			type = __builtin_bswap32(type);
 			total = __builtin_bswap32(total);
+			interface = __builtin_bswap32(interface);
 			captured = __builtin_bswap32(captured);
 		}
 		if (type != EPB_TYPE || total < EPB_OVERHEAD || (total & 3) || total > end - offset)
@@ -199,7 +202,7 @@ uint64_t kw_pcapng_walk(const uint8_t *data, uint64_t size, uint64_t offset, uin
 		if (memcmp(block + 4, block + total - 4, 4) || captured > total - EPB_OVERHEAD)
 			break;
 		/* One that is not plain, exact and short enough is for the strict reading, in Python. */
-		if (!captured || captured > EVENT_MAX || block[EPB_HEADER + 1] ||
+		if (interface >= interfaces || !captured || captured > EVENT_MAX || block[EPB_HEADER + 1] ||
 		    event_length(data, offset + EPB_HEADER + captured, offset + EPB_HEADER) != captured)
 			break;
 		offsets[found++] = offset + EPB_HEADER;

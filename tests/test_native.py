@@ -180,7 +180,7 @@ def test_nothing_outside_a_buffer_is_touched() -> None:
             positions = [source.choice([0, 8, 64, size, size + 1, 1 << 40, (1 << 64) - 1]) for _ in range(3)]
             native.frame_walk(data, positions[0], positions[1], room, limit)
             native.ring_walk(data, positions[0], positions[1] & ~7, positions[2], room, limit)
-            native.pcapng_walk(data, positions[0], positions[1], bool(turn & 1), room, limit)
+            native.pcapng_walk(data, positions[0], positions[1], bool(turn & 1), turn & 3, room, limit)
             assert slots[8] == GUARD
             places = array("Q", [source.choice([0, 4, 8, size, size - 8, 1 << 63, (1 << 64) - 1]) % (1 << 64)
                                  for _ in range(8)])

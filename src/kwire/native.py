@@ -99,7 +99,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "kw_ring_walk": (_PTR, _U64, _U64, _U64, _U64, _PTR, _U64, _OUT),
     "kw_frame_walk": (_PTR, _U64, _U64, _U64, _PTR, _U64, _OUT),
     "kw_epb_pack": (_PTR, _U64, _PTR, _U64, _PTR, _U64, _PTR, _U64, _OUT),
-    "kw_pcapng_walk": (_PTR, _U64, _U64, _U64, _U64, _PTR, _U64, _OUT),
+    "kw_pcapng_walk": (_PTR, _U64, _U64, _U64, _U64, _U64, _PTR, _U64, _OUT),
     "kw_count_by_id": (_PTR, _U64, _PTR, _U64, _PTR, _U64, _U64),
 }
 
@@ -115,7 +115,7 @@ class _Walkers(NamedTuple):
     ring_walk: Callable[[Any, int, int, int, Any, int], tuple[int, int]]
     frame_walk: Callable[[Any, int, int, Any, int], tuple[int, int]]
     epb_pack: Callable[[Any, Any, int, int, Any, Any, int], tuple[int, int]]
-    pcapng_walk: Callable[[Any, int, int, bool, Any, int], tuple[int, int]]
+    pcapng_walk: Callable[[Any, int, int, bool, int, Any, int], tuple[int, int]]
     count_by_id: Callable[[Any, Any, int, Any, bool], int]
 
 
@@ -177,12 +177,14 @@ def _walkers(library: ctypes.CDLL) -> _Walkers:
         return start + done, position + used.value
 
     def pcapng_walk(
-        data: Any, offset: int, end: int, swap: bool, offsets: Any, limit: int
+        data: Any, offset: int, end: int, swap: bool, interfaces: int, offsets: Any, limit: int
     ) -> tuple[int, int]:
         after = _U64()
         with Pinned(data) as source, Pinned(offsets, writable=True) as slots:
             room = min(limit, slots.size // 8)
-            count = c_pcapng_walk(source.address, source.size, offset, end, swap, slots.address, room, after)
+            count = c_pcapng_walk(
+                source.address, source.size, offset, end, swap, interfaces, slots.address, room, after
+            )
         return count, after.value
 
     def count_by_id(data: Any, offsets: Any, count: int, table: Any, swap: bool = False) -> int:
@@ -203,7 +205,7 @@ ring_walk = _found.ring_walk if _found else None
 frame_walk = _found.frame_walk if _found else None
 #: (data, offsets, start, count, rows, out, position) -> (next_start, next_position): EVENTs to packet blocks.
 epb_pack = _found.epb_pack if _found else None
-#: (data, offset, end, swap, offsets, limit) -> (count, next_offset): EVENTs in a pcapng's packet blocks.
+#: (data, offset, end, swap, interfaces, offsets, limit) -> (count, next_offset): EVENTs in packet blocks.
 pcapng_walk = _found.pcapng_walk if _found else None
 #: (data, offsets, count, table, swap=False) -> counted: EVENTs by probe with first and last timestamp.
 count_by_id = _found.count_by_id if _found else None

@@ -61,12 +61,16 @@ class Builder:
 
     def __init__(self, order: Literal["little", "big"]) -> None:
         self.sign = "<" if order == "little" else ">"
-        self.data = b""
+        self.blocks = bytearray()
+
+    @property
+    def data(self) -> bytes:
+        return bytes(self.blocks)
 
     def block(self, type: int, body: bytes) -> Builder:
         body += bytes(-len(body) % 4)
         total = len(body) + 12
-        self.data += struct.pack(self.sign + "II", type, total) + body + struct.pack(self.sign + "I", total)
+        self.blocks += struct.pack(self.sign + "II", type, total) + body + struct.pack(self.sign + "I", total)
         return self
 
     def options(self, options: Options) -> bytes:

@@ -85,6 +85,8 @@ def test_walking_agrees(kit: Any) -> None:
                     builder.packet(b"\x11\x01" + event[2:])
                 case 4:
                     builder.packet(b"")
+                case 6:
+                    builder.packet(event, interface=2)
                 case 5:
                     builder.packet(event, options=[(4, bytes(8))])
                 case _:
@@ -96,7 +98,7 @@ def test_walking_agrees(kit: Any) -> None:
             assert step is not None
             offsets = array("Q", bytes(8 * limit))
             swap = order != sys.byteorder
-            results.append((step(data, start, len(data), swap, offsets, limit), offsets))
+            results.append((step(data, start, len(data), swap, 2, offsets, limit), offsets))
         assert results[0] == results[1], seed
 
 

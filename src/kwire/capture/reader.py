@@ -172,9 +172,12 @@ class Capture:
         try:
             while True:
                 if self._plain:
-                    end, swap = len(self._data), self._order != pcapng.HOST
+                    data, swap = self._data, self._order != pcapng.HOST
+                    known = len(self.sections[-1].interfaces)
                     with memoryview(offsets)[count:] as slots:
-                        taken, self._at = walk.pcapng_walk(self._data, self._at, end, swap, slots, LIMIT)
+                        taken, self._at = walk.pcapng_walk(
+                            data, self._at, len(data), swap, known, slots, LIMIT
+                        )
                     count += taken
                 block = self._block() if count < LIMIT else None
                 if count and (block is None or self._turns(block)):

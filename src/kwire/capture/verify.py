@@ -133,28 +133,34 @@ class _Holes:
 
 def verify_file(path: str) -> FileReport:
     """Read one file and hold it against what it says of itself; CaptureError where it is no capture."""
+    with Capture(path) as capture:
+        return verify_capture(capture)
+
+
+def verify_capture(capture: Capture) -> FileReport:
+    """The same for a capture that is open and not yet read."""
     counts: list[_Count] = []
     holes, problems = _Holes(), []
-    with Capture(path) as capture:
-        for frames in capture:
-            section = capture.section
-            assert section is not None  # frames lie in sections
-            if not counts or counts[-1].section is not section:
-                counts.append(_Count(section))
-            _add(counts[-1], holes, frames)
-        if capture.problem:
-            problems.append(capture.problem)
-        elif not any(section.schemas for section in capture.sections):
-            raise CaptureError("verify", path, "it describes no probe", "kwire record -w writes captures")
-        if capture.skipped:
-            problems.append(f"{capture.skipped} packets hold no sound frame; {capture.first_skipped}")
-        by_section = {id(count.section): count for count in counts}
-        balances = []
-        for section in capture.sections:
-            known = by_section.get(id(section)) or _Count(section)
-            balances += _balances(known, problems, cut=capture.problem is not None)
+    for frames in capture:
+        section = capture.section
+        assert section is not None  # frames lie in sections
+        if not counts or counts[-1].section is not section:
+            counts.append(_Count(section))
+        _add(counts[-1], holes, frames)
+    if capture.problem:
+        problems.append(capture.problem)
+    elif not any(section.schemas for section in capture.sections):
+        cure = "kwire record -w writes captures"
+        raise CaptureError("verify", capture.name, "it describes no probe", cure)
+    if capture.skipped:
+        problems.append(f"{capture.skipped} packets hold no sound frame; {capture.first_skipped}")
+    by_section = {id(count.section): count for count in counts}
+    balances = []
+    for section in capture.sections:
+        known = by_section.get(id(section)) or _Count(section)
+        balances += _balances(known, problems, cut=capture.problem is not None)
     number, next_number, name = _sequence(capture.sections)
-    return FileReport(path, balances, holes.found, problems, name, number, next_number)
+    return FileReport(capture.name, balances, holes.found, problems, name, number, next_number)
 
 
 def verify_set(reports: Iterable[FileReport]) -> list[str]:

@@ -96,24 +96,30 @@ def epb_pack_twin(
 
 
 def pcapng_walk_twin(
-    data: Any, offset: int, end: int, swap: bool, offsets: Slots, limit: int
+    data: Any, offset: int, end: int, swap: bool, interfaces: int, offsets: Slots, limit: int
 ) -> tuple[int, int]:
     """Enhanced Packet Blocks in data[offset:end] that hold exactly one whole EVENT without flags.
 
-    `swap`: the section is not in the machine's byte order. Fills `offsets` with the places of the frames and
-    gives their number and where the first block not taken begins: another kind, cut, or unsound.
+    `swap`: the section is not in the machine's byte order; `interfaces`: how many it has. Fills `offsets`
+    with the places of the frames and gives their number and where the first block not taken begins: another
+    kind, cut, or unsound.
     """
     order = _OTHER if swap else "="
-    read = struct.Struct(order + "II12xI").unpack_from
+    read = struct.Struct(order + "III8xI").unpack_from
     end, limit, found = min(end, len(data)), min(limit, len(offsets)), 0
     while found < limit and end - offset >= EPB_OVERHEAD:
-        kind, total, captured = read(data, offset)
+        kind, total, interface, captured = read(data, offset)
         if kind != EPB or total < EPB_OVERHEAD or total & 3 or total > end - offset:
             break
         if data[offset + 4 : offset + 8] != data[offset + total - 4 : offset + total]:
             break
         frame = offset + EPB_HEADER
-        if not captured or captured > min(total - EPB_OVERHEAD, MAX_EVENT) or data[frame + 1]:
+        if (
+            interface >= interfaces
+            or not captured
+            or captured > min(total - EPB_OVERHEAD, MAX_EVENT)
+            or data[frame + 1]
+        ):
             break
         if event_length(data, frame + captured, frame) != captured:
             break
