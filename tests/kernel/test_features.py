@@ -1,0 +1,179 @@
+"""Feature probes: what must be here is here, what cannot be told is not kept, nothing is left behind."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from kwire import native
+from kwire.bpf.asm import image
+from kwire.bpf.helpers import HELPERS
+from kwire.kernel import answer, features, maps, probes, prog, surroundings
+from kwire.kernel.answer import Answer, refused
+from kwire.kernel.features import BASE, FEATURES, PROBES, mechanism, probe
+from kwire.kernel.sys import ATTRS, BE_ROOT, KernelError, Struct, try_bpf
+
+ALWAYS = (
+    *BASE,
+    "privileges",
+    "tracefs",
+    "tracepoint",
+    "rawtracepoint",
+    "func_info",
+    "isa_v3",
+    "bounded_loops",
+)
+
+
+@pytest.fixture(autouse=True)
+def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "_known", {})
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("name", FEATURES)
+def test_every_probe_answers_and_leaves_nothing(name: str) -> None:
+    before = os.listdir("/proc/self/fd")
+    limits = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    found = probe(name)
+    assert found.answer in ("yes", "no", "unknown")
+    assert found.answer == "yes" or found.reason
+    assert "\n" not in found.reason + found.cure
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert resource.getrlimit(resource.RLIMIT_MEMLOCK) == limits
+    if name in ALWAYS:
+        assert found.answer == "yes", found
+
+
+@pytest.mark.live
+def test_a_conclusive_answer_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    answers = [Answer("unknown", "x"), Answer("no", "y"), Answer("yes")]
+
+    def next_answer() -> Answer:
+        calls.append("")
+        return answers[len(calls) - 1]
+
+    monkeypatch.setitem(FEATURES, "bpf", FEATURES["bpf"]._replace(probe=next_answer))
+    assert [probe("bpf").answer for _ in range(4)] == ["unknown", "no", "no", "no"]
+    assert len(calls) == 2
+    assert "3.18" in probe("bpf").cure
+
+
+def refusing(wanted: dict[str, int]) -> Callable[..., Any]:
+    """A bpf(2) that fails for some commands, and works for others."""
+
+    def call(command: str, **fields: Any) -> Any:
+        if command in wanted:
+            return -1, wanted[command], Struct(ATTRS[command][1], fields)
+        return try_bpf(command, **fields)
+
+    return call
+
+
+@pytest.mark.live
+def test_a_kernel_without_bpf(monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = dict.fromkeys(ATTRS, errno.ENOSYS)
+    for module in (probes, maps, prog):
+        monkeypatch.setattr(module, "try_bpf", refusing(everything))
+    assert probe("bpf").answer == "no"
+    assert "CONFIG_BPF_SYSCALL" in probe("bpf").cure
+    assert not features.can_trace()
+
+
+@pytest.mark.live
+@pytest.mark.parametrize(
+    ("number", "may", "kind"),
+    [
+        (errno.EPERM, False, "unknown"),
+        (errno.EPERM, True, "no"),
+        (errno.EINVAL, False, "no"),
+        (errno.ENOMEM, True, "unknown"),
+        (errno.EMFILE, True, "unknown"),
+    ],
+)
+def test_what_an_errno_means(monkeypatch: pytest.MonkeyPatch, number: int, may: bool, kind: str) -> None:
+    monkeypatch.setattr(answer, "may_trace", lambda: may)
+    found = refused(number)
+    assert found.answer == kind
+    if number == errno.EPERM and not may:
+        assert found.cure == BE_ROOT
+
+
+@pytest.mark.live
+def test_helpers_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (9, 9999):  # skb_store_bytes, which is for packets, and one that no kernel has
+        monkeypatch.setitem(HELPERS, "wanting", HELPERS["ktime_get_ns"]._replace(id=number))
+        monkeypatch.setitem(probes.HELPERS_OF, "tracepoint", ("ktime_get_ns", "wanting"))
+        found = probes.helpers("tracepoint")()
+        assert found.answer == "no"
+        assert found.reason == "without wanting"
+
+
+@pytest.mark.live
+def test_the_best_mechanism(monkeypatch: pytest.MonkeyPatch) -> None:
+    def there(*names: str) -> None:
+        monkeypatch.setattr(
+            features, "probe", lambda name: Answer("yes" if name in names else "no", "it is not there")
+        )
+        monkeypatch.setattr(features, "kprobe_pmu", lambda: (6, 0) if "kprobe" in names else None)
+
+    there("kprobe_multi", "kprobe", "fentry")
+    assert (mechanism("kprobe"), mechanism("kprobe", 2)) == ("kprobe", "kprobe.multi")
+    there("kprobe", "fentry")
+    assert mechanism("kprobe", 2) == "kprobe"
+    there("fentry")
+    assert mechanism("kretprobe", 2) == "fentry"
+    there()
+    with pytest.raises(KernelError, match="CONFIG_KPROBES"):
+        mechanism("kprobe")
+
+
+@pytest.mark.live
+def test_surroundings_that_are_hostile(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts: dict[str, str | None] = {
+        "/sys/kernel/security/lockdown": "none integrity [confidentiality]",
+        "/proc/sys/kernel/unprivileged_bpf_disabled": "0\n",
+        "/proc/meminfo": "MemAvailable: 1000 kB\n",
+        "/proc/sys/kernel/perf_event_paranoid": None,
+        "/proc/modules": "",
+    }
+    monkeypatch.setattr(surroundings, "_read", lambda path, directory=None: texts.get(path))
+    monkeypatch.setattr(surroundings, "FIRST_PID_NAMESPACE", 1)
+    monkeypatch.setattr(surroundings, "MANY_PROBES", 1 << 40)
+    monkeypatch.setattr(native, "ring_walk", None)
+    for name in (
+        "lockdown",
+        "unprivileged_bpf",
+        "memory",
+        "perf_paranoid",
+        "pid_namespace",
+        "open_files",
+        "native",
+    ):
+        found = probe(name)
+        assert found.answer == "no", (name, found)
+        assert found.cure
+
+
+def test_the_table_is_whole() -> None:
+    assert {*BASE, *PROBES} <= FEATURES.keys()
+    assert all(feature.meaning for feature in FEATURES.values())
+    assert all(name == feature.name for name, feature in FEATURES.items())
+
+
+@pytest.mark.live
+def test_functions_are_found_by_the_kernel_itself() -> None:
+    assert probes.function_btf_id("vfs_read") > 0
+    with pytest.raises(KernelError):
+        probes.function_btf_id("no_such_function_at_all")
+
+
+def test_probe_programs_do_nothing() -> None:
+    nothing = image("x", "kprobe", probes.NOTHING)
+    assert len(nothing.code) == 16
