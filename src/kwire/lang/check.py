@@ -126,7 +126,7 @@ class Body(Expressions):
         found: dict[str, Scalar] = {}
         for name, held in self.held.items():
             type_ = events.settle(held.kind, False)
-            found[name] = type_ if isinstance(type_, t.Int | t.Bool | t.Enum | t.Pointer) else t.S64
+            found[name] = type_ if isinstance(type_, t.SCALARS) else t.S64
         return found
 
     def _local_type(self, name: str) -> Scalar:
@@ -279,7 +279,7 @@ class Body(Expressions):
             raise TextError(span, message, "use two names")
         if old and old.declared:
             type_ = old.kind.type
-            assert isinstance(type_, t.Int | t.Bool | t.Enum | t.Pointer)
+            assert isinstance(type_, t.SCALARS)
             register = values.convert(register, type_, span)
         kind = events.merge(old.kind if old else None, register)
         if declared and isinstance(register, c.Const):
@@ -343,7 +343,7 @@ def _register_of(name: str, value: Value, span: Span) -> tuple[Type | None, int,
 
 
 def _register(type_: Type, parameter: tree.Parameter) -> Scalar:
-    if isinstance(type_, t.Int | t.Bool | t.Enum | t.Pointer):
+    if isinstance(type_, t.SCALARS):
         return type_
     raise TextError(parameter.type_span, f"an argument is no {t.describe(type_)}", "add a star")
 

@@ -133,5 +133,5 @@ def as_field(value: Final, type_: Type) -> Final:
     """The value converted to the settled type of its field."""
     if isinstance(value, c.ReadText | c.ReadBytes | c.ReadBlock | c.Comm):
         return value
-    assert isinstance(type_, t.Int | t.Bool | t.Enum | t.Pointer)
+    assert isinstance(type_, t.SCALARS)
     return values.convert(value, type_, value.span)

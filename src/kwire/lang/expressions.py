@@ -174,7 +174,7 @@ class Expressions:
                 raise TextError(span, f"{param.name} is {what} as a whole {t.describe(own)}", "use arg0, …")
             base = c.Context(t.Pointer(t.VOID), span)
             return c.ReadBlock(c.Place(base, access.offset, (), t.KERNEL, span), access.size, own, span)
-        if not isinstance(own, t.Int | t.Bool | t.Enum | t.Pointer) or t.size_of(own) > 8:
+        if not isinstance(own, t.SCALARS) or t.size_of(own) > 8:
             raise TextError(span, f"{param.name} is {t.article(own)}, of no use here", "use arg0, …")
         if isinstance(access, CtxField) and t.size_of(own) != access.size:
             # Its type has another width than the field: read the field as it is, then convert.
@@ -369,7 +369,7 @@ def select(test: c.Expr, then: c.Expr, otherwise: c.Expr, span: Span) -> c.Expr:
         type_ = otherwise.type
     else:
         type_ = values.join(then.type, otherwise.type)
-    if not isinstance(type_, t.Int | t.Bool | t.Enum | t.Pointer):
+    if not isinstance(type_, t.SCALARS):
         message = f"one is {t.article(then.type)}, the other {t.article(otherwise.type)}"
         raise TextError(span, message, "cast one of them")
     then, otherwise = values.convert(then, type_, then.span), values.convert(otherwise, type_, otherwise.span)

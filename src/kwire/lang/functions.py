@@ -58,7 +58,7 @@ def cast(value: Value, type_: Type, span: Span, type_span: Span) -> Value:
         if isinstance(value, c.ReadBlock) and t.size_of(type_) <= t.size_of(value.type):
             return values.load(value.place, type_, span)
         raise TextError(type_span, f"this cannot become {t.describe(type_)}", "cast a pointer")
-    if not isinstance(type_, t.Int | t.Bool | t.Enum | t.Pointer):
+    if not isinstance(type_, t.SCALARS):
         raise TextError(type_span, f"a value cannot become {t.describe(type_)}")
     if isinstance(value, c.ReadBlock) and isinstance(type_, t.Pointer):
         value = values.address(value, span)

@@ -128,7 +128,7 @@ def _element(field: Field, user: bool, types: KernelTypes) -> Type:
     if isinstance(found, t.Pointer):
         return found._replace(space=t.USER) if user else found
     alone = field.length is None and field.location == "inline"
-    known = isinstance(found, t.Int | t.Bool | t.Enum)
+    known = isinstance(found, t.INTEGRAL)
     if alone and known and t.size_of(found) < field.size == 8:
         return found  # an argument of a system call: an int in the place of a long
     if alone and (not known or t.size_of(found) != field.size):

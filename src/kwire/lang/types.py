@@ -11,7 +11,7 @@ Types are values: compare them with `same`, because named tuples of two classes 
 contents do; and test them with `is None`, because a type without fields is an empty, false tuple.
 """
 
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 DISPLAYS = ("", "ipv4", "ipv6", "mac", "ksym", "usym")
 """How a value is shown: as itself, or as an address of the named kind. The wire's type of the same name."""
@@ -93,6 +93,10 @@ class Bytes(NamedTuple):
 Type: TypeAlias = Void | Int | Bool | Enum | Pointer | Struct | Array | Text | Bytes
 Scalar: TypeAlias = Int | Bool | Enum | Pointer
 
+SCALARS: Final = (Int, Bool, Enum, Pointer)
+INTEGRAL: Final = (Int, Bool, Enum)
+"""For isinstance, which takes a tuple ten times as fast as a union made on the spot."""
+
 S8, S16, S32, S64 = (Int(size, True) for size in (1, 2, 4, 8))
 U8, U16, U32, U64 = (Int(size, False) for size in (1, 2, 4, 8))
 CHAR = Int(1, True, "", True)
@@ -111,12 +115,12 @@ def same(a: Type, b: Type) -> bool:
 
 def is_scalar(type_: Type) -> bool:
     """Whether a value of the type fits a register."""
-    return isinstance(type_, Int | Bool | Enum | Pointer)
+    return isinstance(type_, SCALARS)
 
 
 def is_integer(type_: Type) -> bool:
     """Whether arithmetic is possible: integers, truth values and enumerations."""
-    return isinstance(type_, Int | Bool | Enum)
+    return isinstance(type_, INTEGRAL)
 
 
 def signed(type_: Type) -> bool:

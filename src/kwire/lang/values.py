@@ -79,7 +79,7 @@ def load(place: c.Place, type_: Type, span: Span, bit_offset: int = 0, bit_size:
         )
     if bit_size and bit_offset + bit_size > 64:
         raise TextError(span, "this bit-field lies across more than 8 bytes")
-    if isinstance(type_, t.Int | t.Bool | t.Enum | t.Pointer):
+    if isinstance(type_, t.SCALARS):
         return c.Load(place, type_, span, bit_offset, bit_size)
     if isinstance(type_, t.Array | t.Struct):
         return c.ReadBlock(place, t.size_of(type_), type_, span)
