@@ -67,14 +67,14 @@ class Allocator:
             value.end = position
         for number, arg in enumerate(ins.args):
             if arg.__class__ is At:
-                base = arg.base  # type: ignore[union-attr]  # the class was tested
+                base = arg.base
                 if base.__class__ is Slot:
                     if base.start < 0:
                         base.start = position
                         self.slots.append(base)
                     base.end = position
-            elif ins.op == "call" and arg.__class__ is Value and arg.hint < 0:  # type: ignore[union-attr]
-                arg.hint = number + 1  # type: ignore[union-attr]
+            elif ins.op == "call" and arg.__class__ is Value and arg.hint < 0:
+                arg.hint = number + 1
         if ins.op == "call":
             self.calls.append(position)
         dst = ins.dst
@@ -83,7 +83,7 @@ class Allocator:
                 dst.start = dst.end = position
                 self.values.append(dst)
                 if ins.op != "call" and ins.args and ins.args[0].__class__ is Value:
-                    self.prefer[dst] = ins.args[0]  # type: ignore[assignment]
+                    self.prefer[dst] = ins.args[0]
             dst.end = max(dst.end, position)
 
     def scan(self) -> None:

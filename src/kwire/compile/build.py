@@ -16,13 +16,14 @@ from kwire.bpf.image import Image, Line, MapSpec
 from kwire.btf.blob import Btf
 from kwire.btf.types import Kind
 from kwire.compile.allocate import StackError, allocate
+from kwire.compile.builder import OTHER_SOURCE
 from kwire.compile.expressions import Options, TaskFields
 from kwire.compile.ir import Function, dump
 from kwire.compile.layout import CompileError, Layout, layout, schema
 from kwire.compile.lower import SLOT_SIZE, fits_stack, lower, scratch_stride
 from kwire.compile.optimize import optimize
 from kwire.compile.progbtf import identifier, program_btf
-from kwire.compile.reads import join_reads
+from kwire.compile.reads import WINDOW, join_reads
 from kwire.compile.select import Selected, select
 from kwire.lang import checked
 from kwire.lang.tree import Span
@@ -82,23 +83,24 @@ def compile_probe(
     placed = layout(program.name, program.fields)
     options = Options(arch, id, probes, cpus, tasks, main, cookie, task)
     on_stack = fits_stack(placed)
-    try:
-        function = _make(program, placed, options, on_stack)
-    except StackError:
-        if not on_stack:
-            raise
-        on_stack = False
-        function = _make(program, placed, options, on_stack)
+    for window in (WINDOW, WINDOW // 8):
+        try:
+            function = _make(program, placed, options, on_stack, window)
+            break
+        except StackError:
+            on_stack = False
+    else:
+        function = _make(program, placed, options, on_stack, 8)
     maps = _maps(placed, options, on_stack, ring_size)
     image = _image(program, select(function), maps, cookie)
     made = schema(program, placed, id=id, spec=spec)
     return Compiled(image, made, dump(function) if explain else "")
 
 
-def _make(program: checked.Program, placed: Layout, options: Options, stack: bool) -> Function:
+def _make(program: checked.Program, placed: Layout, options: Options, stack: bool, window: int) -> Function:
     function, faults = lower(program, placed, options, stack)
     optimize(function)
-    join_reads(function, faults)
+    join_reads(function, faults, window)
     allocate(function, program.name)
     return function
 
@@ -121,21 +123,8 @@ def _image(program: checked.Program, selected: Selected, maps: tuple[MapSpec, ..
     at: dict[int, Span] = {}
     for label, span in selected.spans:
         at[linked.labels[label]] = span  # of several at one instruction the last counts
-    source = program.source
-    first = source.first_line
-    texts = source.text.splitlines()
     end = sum(insn.slots for insn in linked.insns)
-    lines = tuple(
-        Line(
-            slot,
-            source.name,
-            span.line,
-            span.column + 1,
-            texts[span.line - first] if 0 <= span.line - first < len(texts) else "",
-        )
-        for slot, span in sorted(at.items())
-        if slot < end
-    )
+    lines = tuple(_line(program, slot, span) for slot, span in sorted(at.items()) if slot < end)
     if lines and lines[0].insn:
         lines = (lines[0]._replace(insn=0), *lines)
     info = program_btf(program.name, lines)
@@ -155,6 +144,14 @@ def _image(program: checked.Program, selected: Selected, maps: tuple[MapSpec, ..
         attach=target,
         cookies=cookie,
     )
+
+
+def _line(program: checked.Program, slot: int, span: Span) -> Line:
+    """The source line that the instructions from a slot on come from."""
+    source, number = program.source, span.line
+    if number > OTHER_SOURCE and program.filter_source is not None:
+        source, number = program.filter_source, number - OTHER_SOURCE
+    return Line(slot, source.name, number, span.column + 1, source.line(number))
 
 
 def probe_schema(program: checked.Program, *, id: int, spec: str) -> Schema:
@@ -186,13 +183,13 @@ def _shape(node: object) -> Hashable:
         if fields is None:
             return tuple(map(_shape, node))
         if node.__class__ is checked.Emit:
-            return "Emit", tuple(map(_shape, node.values))  # type: ignore[attr-defined]
+            return "Emit", tuple(map(_shape, node.values))
         if "target" in fields and "space" in fields:
             return "Pointer", node.space  # type: ignore[attr-defined]  # what it points to decided the loads
         return node.__class__.__name__, *(
             _shape(part) for name, part in zip(fields, node, strict=True) if name not in _NAMELESS
         )
-    return node  # type: ignore[return-value]  # numbers, texts, None
+    return node  # numbers, texts, None
 
 
 def task_fields(btf: Btf) -> TaskFields | None:

@@ -8,19 +8,27 @@ from collections.abc import Iterable
 from kwire.compile.ir import At, Block, Branch, Exit, Function, Ins, Jump, MapRef, Operand, Slot, Value
 from kwire.lang.tree import NOWHERE, Span
 
+OTHER_SOURCE = 1 << 21
+"""Added to the line of a span that belongs to the program's second text, its filter's."""
+
 
 class Builder:
     """Appends instructions to `block` of `function`. `block` is None where the program cannot get to."""
 
-    __slots__ = ("block", "done", "function", "prologue", "span")
+    __slots__ = ("block", "done", "function", "prologue", "shift", "span")
 
     def __init__(self, exit_value: int) -> None:
         self.function = Function()
         self.block: Block | None = self.function.entry
         self.span: Span = NOWHERE
+        self.shift = 0  # OTHER_SOURCE while the filter is lowered, where that has a text of its own
         self.done = Block("done")  # the one way out; `finish` puts it last
         self.done.end = Exit(exit_value)
         self.prologue: list[Ins] = []  # what must run once before the body, made when its need is seen
+
+    def place_of(self, span: Span) -> Span:
+        """The span as instructions carry it."""
+        return span._replace(line=span.line + self.shift) if self.shift and span.line else span
 
     def emit(self, op: str, args: list[Operand], info: object = None, bits: int = 64) -> Value:
         """Append `dst = op args` and give dst."""

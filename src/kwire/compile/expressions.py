@@ -91,7 +91,7 @@ class Expressions(Builder):
 
     def expr(self, e: checked.Expr) -> Operand:
         """The value of a scalar expression."""
-        before, self.span = self.span, e.span
+        before, self.span = self.span, self.place_of(e.span)
         result = _LOWER[e.__class__](self, e)
         self.span = before
         return result
@@ -363,7 +363,7 @@ class Expressions(Builder):
 
     def condition(self, e: checked.Expr, yes: Block, no: Block) -> None:
         """Go to `yes` when the expression is not 0, otherwise to `no`."""
-        before, self.span = self.span, e.span
+        before, self.span = self.span, self.place_of(e.span)
         if isinstance(e, checked.Not):
             self.condition(e.operand, no, yes)
         elif isinstance(e, checked.Logic):

@@ -21,13 +21,13 @@ Rule: TypeAlias = Callable[[Made, Ins], Operand | None]
 
 
 def _number(value: Operand) -> int | None:
-    return value if value.__class__ is int else None  # type: ignore[return-value]
+    return value if value.__class__ is int else None
 
 
 def bits_of(value: Operand) -> int:
     """How many low bits of the operand can be set."""
     if value.__class__ is Value:
-        return value.bits  # type: ignore[union-attr]
+        return value.bits
     number = _number(value)
     return 64 if number is None or number < 0 else number.bit_length()
 
@@ -260,10 +260,10 @@ def low(made_by: Made, value: Operand, size: int) -> Operand:
     """What may be stored instead when only the low `size` bytes count."""
     bits = 8 * size
     if value.__class__ is int:
-        return signed(value, bits)  # type: ignore[arg-type]
+        return signed(value, bits)
     while (made := made_by.get(value)) is not None:  # type: ignore[arg-type]
         keeps_low = (made.op in ("zext", "sext") and made.info >= bits) or (  # type: ignore[operator]
-            made.op == "and" and made.args[1].__class__ is int and not ~made.args[1] & (1 << bits) - 1  # type: ignore[operator]
+            made.op == "and" and made.args[1].__class__ is int and not ~made.args[1] & (1 << bits) - 1
         )
         if not keeps_low:
             break

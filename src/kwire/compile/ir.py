@@ -254,9 +254,9 @@ def values_of(args: "list[Operand] | tuple[Operand, ...]") -> list[Value]:
     found: list[Value] = []
     for arg in args:
         if arg.__class__ is Value:
-            found.append(arg)  # type: ignore[arg-type]  # the class was tested
-        elif arg.__class__ is At and arg.base.__class__ is Value:  # type: ignore[union-attr]
-            found.append(arg.base)  # type: ignore[union-attr, arg-type]
+            found.append(arg)
+        elif arg.__class__ is At and arg.base.__class__ is Value:
+            found.append(arg.base)
     return found
 
 

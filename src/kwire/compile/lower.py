@@ -9,6 +9,7 @@ CPU and probe), `tasks` (hash of the processes traced), `scratch` (records that 
 stretch for each CPU). None but `tasks` needs more than an index, so none costs more than a few nanoseconds.
 """
 
+from kwire.compile.builder import OTHER_SOURCE
 from kwire.compile.expressions import Expressions, Options
 from kwire.compile.ir import At, Function, Ins, Operand, Slot, Value
 from kwire.compile.layout import SLACK, Layout, pad
@@ -71,7 +72,9 @@ class Lower(Expressions):
         self.start(body)
         if program.filter is not None:
             wanted = self.new_block("wanted")
+            self.shift = OTHER_SOURCE if program.filter_source is not None else 0
             self.condition(program.filter, wanted, self.done)
+            self.shift = 0
             self.start(wanted)
         self.statements(program.body)
         if self.reads:

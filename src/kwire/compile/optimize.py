@@ -80,21 +80,21 @@ class Simplifier:
         """What an operand stands for now."""
         if operand.__class__ is Value:
             if operand in self.known:
-                return self.known[operand]  # type: ignore[index]  # the class was tested
-            if operand.joins and operand in self.arms:  # type: ignore[union-attr, operator]
-                arms = self.arms[operand]  # type: ignore[index]
+                return self.known[operand]
+            if operand.joins and operand in self.arms:
+                arms = self.arms[operand]
                 if all(arm is arms[0] or (arm == arms[0] and arm.__class__ is int) for arm in arms):
-                    self.known[operand] = arms[0]  # type: ignore[index]
+                    self.known[operand] = arms[0]
                     return arms[0]
         elif operand.__class__ is At:
-            return self._at(operand)  # type: ignore[arg-type]
+            return self._at(operand)
         return operand
 
     def _at(self, at: At) -> At:
         base, offset = at
         if base.__class__ is Value:
             base = self.value(base)  # type: ignore[assignment]
-            made = self.made.get(base)  # type: ignore[arg-type]
+            made = self.made.get(base)
             if made is not None and made.op == "add" and made.args[1].__class__ is int:
                 inner, plus = made.args
                 assert isinstance(inner, Value)

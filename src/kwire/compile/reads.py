@@ -17,10 +17,10 @@ from kwire.compile.ir import At, Block, Function, Ins, Operand, Slot, Value, hop
 from kwire.lang.tree import Span
 
 WINDOW = 128
-"""The most bytes one joined read spans."""
+"""The most bytes one joined read spans. A program that runs short of stack is compiled with less."""
 
-BLOCK_MOST = 32
-"""Longer blocks are not worth copying from a window."""
+WORDS_MOST = 4
+"""Blocks of more (aligned) words are not worth copying from a window."""
 
 OPEN_MOST = 4
 """How many windows of one base are tried for a read, the newest first."""
@@ -39,28 +39,32 @@ class Window:
         self.slot: Slot | None = None  # None while the bytes go straight to where they are wanted
 
 
-def join_reads(function: Function, faults: Slot) -> None:
-    """Replace every `hop` and `block`."""
+def join_reads(function: Function, faults: Slot, most: int = WINDOW) -> None:
+    """Replace every `hop` and `block`; no window is larger than `most` bytes."""
     windows: dict[tuple[Operand, str], list[Window]] = {}
     chosen: dict[Ins, Window] = {}
     for block in function.blocks:
         for ins in block.body:
             if ins.op in ("hop", "block"):
-                _choose(ins, block, windows, chosen)
+                _choose(ins, block, windows, chosen, most)
     if chosen:
         _Rewriter(function, faults, chosen).run()
 
 
 def _choose(
-    ins: Ins, block: Block, windows: dict[tuple[Operand, str], list[Window]], chosen: dict[Ins, Window]
+    ins: Ins,
+    block: Block,
+    windows: dict[tuple[Operand, str], list[Window]],
+    chosen: dict[Ins, Window],
+    most: int,
 ) -> None:
     space, offset, size = hop_info(ins)
     base = ins.args[-1]
     known = windows.setdefault((base, space), [])
-    if ins.op == "hop" or size <= BLOCK_MOST:
+    if ins.op == "hop" or _is_short(ins):
         for window in known[: -OPEN_MOST - 1 : -1]:
             low, high = min(window.low, offset), max(window.high, offset + size)
-            if high - low <= WINDOW and dominates(window.block, block):
+            if high - low <= most and dominates(window.block, block):
                 window.low, window.high = low, high
                 window.members += 1
                 chosen[ins] = window
@@ -68,8 +72,15 @@ def _choose(
     window = Window(block, offset, offset + size)
     window.members = 1
     chosen[ins] = window
-    if size <= WINDOW:
+    if ins.op == "hop" or _is_short(ins):
         known.append(window)
+
+
+def _is_short(ins: Ins) -> bool:
+    """Whether a block is cheap to copy from a window."""
+    _, offset, size = hop_info(ins)
+    target = ins.args[0]
+    return isinstance(target, At) and len(_shared_pieces(offset, target.offset, size)) <= WORDS_MOST
 
 
 class _Rewriter:

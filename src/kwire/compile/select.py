@@ -122,8 +122,8 @@ class Selector:
 
     def _source(self, operand: Operand, *busy: int) -> int:
         """A register, or a number that fits the instruction."""
-        if operand.__class__ is int and fits32(operand):  # type: ignore[arg-type]
-            return operand  # type: ignore[return-value]
+        if operand.__class__ is int and fits32(operand):
+            return operand
         return self._register(operand, *busy)
 
     def _base(self, at: At, *busy: int) -> tuple[Reg, int]:
@@ -247,8 +247,8 @@ class Selector:
         dst, a = _dst(ins), ins.args[0]
         if dst.slot is None:
             self._into(REGS[dst.reg], a)
-        elif a.__class__ is int and fits32(a):  # type: ignore[arg-type]
-            self.items.append(asm.st("dw", R10, a, dst.slot.offset))  # type: ignore[arg-type]
+        elif a.__class__ is int and fits32(a):
+            self.items.append(asm.st("dw", R10, a, dst.slot.offset))
         else:
             self._put(dst, self._register(a))
 
@@ -277,8 +277,8 @@ class Selector:
         assert isinstance(ins.info, int)
         size = SIZES[ins.info]
         base, offset = self._base(at, R5)
-        if value.__class__ is int and fits32(value):  # type: ignore[arg-type]
-            self.items.append(asm.st(size, base, value, offset))  # type: ignore[arg-type]
+        if value.__class__ is int and fits32(value):
+            self.items.append(asm.st(size, base, value, offset))
         else:
             self.items.append(asm.stx(size, base, self._register(value, base), offset))
 

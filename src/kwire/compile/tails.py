@@ -36,16 +36,17 @@ class Record:
         """Append one tail value and store the pair that points to it."""
         lower = self.lower
         before, lower.span = lower.span, value.span
+        limit = min(item.limit, value.type.limit)
         if isinstance(value, checked.ReadBytes):
-            length, cut = self._bytes(value, item.limit)
+            length, cut = self._bytes(value, limit)
         elif isinstance(value, checked.Comm):
-            length, cut = self._words([*lower.comm()], item.limit)
-        elif 0 < value.fixed <= min(WORDS_MOST, item.limit):
+            length, cut = self._words([*lower.comm()], limit)
+        elif 0 < value.fixed <= min(WORDS_MOST, limit):
             sizes = [min(8, value.fixed - at) for at in range(0, value.fixed, 8)]
             words = [lower.read_int(value.place, size, 8 * n) for n, size in enumerate(sizes)]
-            length, cut = self._words(words, item.limit)
+            length, cut = self._words(words, limit)
         else:
-            length, cut = self._string(value, item.limit)
+            length, cut = self._string(value, limit)
         lower.store(self.base, item.offset, 2, self.end)
         told = length if cut == 0 else lower.emit("or", [length, lower.emit("mul", [cut, TAIL_CUT])])
         lower.store(self.base, item.offset + 2, 2, told)
