@@ -25,14 +25,14 @@ def flags(value: int, table: Mapping[int, str]) -> str:
     """Names of the bits set, joined by `|`; what has no name is a number."""
     if value in table:
         return table[value]
-    names, rest = [], value
-    for bits, name in sorted(table.items(), reverse=True):
+    found, rest = [], value
+    for bits in sorted(table, reverse=True):  # names of several bits before those of one
         if bits and rest & bits == bits:
-            names.append(name)
+            found.append(table[bits])
             rest &= ~bits
-    if rest or not names:
-        names.append(hex(rest) if names else str(rest))
-    return "|".join(names)
+    if rest or not found:
+        found.insert(0, hex(rest) if found else str(rest))
+    return "|".join(reversed(found))
 
 
 def scalar_name(schema: Schema, field: Field, labels: Labels) -> Callable[[int], str] | None:
