@@ -489,6 +489,40 @@ PROGRAMS = [
           emit u64(s32[ctx+24])
         """,
     ),
+    (
+        "tracepoint:toy:all",
+        """
+        def f(path):
+            t = path
+            p = cast("char *", path)
+            emit(t, u=str(p, 9), v=path[0], w=ppid)
+        """,
+        """
+        event t: text up to 256 bytes, u: text up to 9 bytes, v: char, w: s32
+        local t: char *
+        local p: char *
+        t = data_loc(52)
+        p = data_loc(52)
+        emit text<=256[t], text<=9[p], char[data_loc(52)], s32[struct task_struct *[curtask+8]]
+        """,
+    ),
+    (
+        "kprobe:connect",
+        """
+        def f(sk):
+            ok = sk.prio > 3 or sk.alive
+            not_ok = not sk.prio
+            emit(ok, not_ok, both=ok and not_ok, x=OPEN, y=sk.state if ok else GONE)
+        """,
+        """
+        event ok: bool, not_ok: bool, both: bool, x: enum state, y: enum state
+        local ok: bool
+        local not_ok: bool
+        ok = ((s32[arg0+40] > 3) or bool[arg0+220])
+        not_ok = not s32[arg0+40]
+        emit ok, not_ok, (ok and not_ok), 1, (ok ? enum state[arg0+216] : 7)
+        """,
+    ),
 ]
 
 

@@ -19,6 +19,19 @@ WRONG = [
         "3: unknown name flags; write args.flags, or make it a parameter",
         "flags",
     ),
+    (
+        "kprobe:connect",
+        "emit(x=arg0 == AF_INET)",
+        "3: unknown name AF_INET; "
+        "macros are not in the kernel's types: write its number, AF_INET = …, before the probe",
+        "AF_INET",
+    ),
+    (
+        "kprobe:connect",
+        "emit(x=pid or 3)",
+        "3: `or` gives no number, only true or false; write x if x else y, or compare the operands",
+        "pid or 3",
+    ),
     ("kprobe:connect", "emit(args)", "3: args alone is no value; name one of them: args.name", "args"),
     ("kprobe:connect", "emit(str)", "3: str is a function; call it: str(p[, limit])", "str"),
     ("kprobe:connect", "emit(args.skk)", "3: connect has no skk; did you mean sk?", "skk"),

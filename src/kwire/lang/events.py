@@ -72,10 +72,10 @@ def final(value: Value, span: Span) -> Final:
 
 def _array(value: c.ReadBlock, type_: t.Array, span: Span) -> Final:
     text = t.is_text_array(type_)
-    if isinstance(value.place.base, c.DataLocAddress) and not value.place.offset and not type_.length:
-        base = value.place.base
-        if text:
-            return c.ReadText(value.place, t.Text(builtins.TEXT_LIMIT), value.span)
+    if text and not type_.length:  # to its NUL
+        return c.ReadText(value.place, t.Text(builtins.TEXT_LIMIT, value.place.space), value.span)
+    base = value.place.base
+    if isinstance(base, c.DataLocAddress) and not value.place.offset and not type_.length:
         context = c.Place(c.Context(t.Pointer(t.VOID), value.span), base.offset, (), t.KERNEL, value.span)
         both = c.Load(context, t.U32, value.span)
         length = c.Binary("shr", both, c.Const(16, t.S64, value.span), t.S64, value.span)

@@ -13,7 +13,7 @@ from kwire.lang import checked as c
 from kwire.lang import types as t
 from kwire.lang.context import Argument, CtxField, DataLoc, Param, Result, Site
 from kwire.lang.errors import TextError, did_you_mean
-from kwire.lang.kerneltypes import Found, KernelTypes
+from kwire.lang.kerneltypes import Found
 from kwire.lang.tree import Span
 from kwire.lang.types import Type
 from kwire.lang.values import Literal, Value
@@ -123,6 +123,8 @@ class Expressions:
         if not cure and self.bare:
             own = ", ".join(param.name for param in self.site.params)
             cure = f"{self.site.target} has {own}" if own else ""
+        if not cure and name.isupper():
+            cure = f"macros are not in the kernel's types: write its number, {name} = …, before the probe"
         return TextError(span, f"unknown name {name}", cure)
 
     def _builtin(self, builtin: builtins.Builtin, span: Span) -> Value:
@@ -416,6 +418,3 @@ def _at(value: Value, span: Span) -> Value:
     if isinstance(value, c.Load):
         return value._replace(span=span)
     return value
-
-
-__all__ = ["Expressions", "KernelTypes", "Types", "select"]

@@ -47,12 +47,13 @@ class Signature(NamedTuple):
 class KernelTypes:
     """Types, members and prototypes by name, converted and kept."""
 
-    __slots__ = ("_kept", "_kernel", "_members")
+    __slots__ = ("_enumerators", "_kept", "_kernel", "_members")
 
     def __init__(self, kernel: KernelBtf) -> None:
         self._kernel = kernel
         self._kept: dict[tuple[str, int], Type] = {}
         self._members: dict[tuple[str, int, str], Found | None] = {}
+        self._enumerators: dict[str, tuple[int, Type] | None] = {}
 
     def type(self, text: str, module: str = "") -> Type:
         """The type a C type name stands for ("struct sock *", "u32", "char[16]").
@@ -116,8 +117,13 @@ class KernelTypes:
     def enumerator(self, name: str) -> tuple[int, Type] | None:
         """The value and the type of a constant of one of the kernel's enumerations, or None.
 
-        Looks through all of them, 10 to 20 ms: for names that are nothing else.
+        Looks through all of them once a name, 10 to 20 ms: for names that are nothing else.
         """
+        if name not in self._enumerators:
+            self._enumerators[name] = self._enumerator(name)
+        return self._enumerators[name]
+
+    def _enumerator(self, name: str) -> tuple[int, Type] | None:
         btf = self._kernel.module("")
         for kind in (b.Kind.ENUM, b.Kind.ENUM64):
             for id in btf.ids(kind):
