@@ -67,7 +67,7 @@ FEATURES: dict[str, Feature] = {
         Feature("kprobe_multi", "one program on thousands of functions at once", "5.18", probes.kprobe_multi),
         Feature("fentry", "programs on functions with typed arguments", "5.5", probes.fentry),
         Feature("perf_link", "probes end with their descriptor, even when shared", "5.15", probes.perf_link),
-        Feature("cookie", "one program tells its probes apart", "5.15", probes.cookie),
+        Feature("cookie", "one program tells its probes apart", "5.15", probes.perf_link),
         Feature("btf", "the kernel describes its types", "5.4", surroundings.btf),
         Feature("module", "modules describe their types", "5.11", surroundings.module_btf),
         Feature("kallsyms", "addresses of kernel symbols are shown", "", surroundings.kallsyms),

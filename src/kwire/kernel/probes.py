@@ -40,6 +40,7 @@ from kwire.kernel.attach import GET_KPROBES, NO_KPROBES, Link, attach, attach_mu
 from kwire.kernel.maps import PAGE, Map
 from kwire.kernel.prog import KINDS, Prog, load
 from kwire.kernel.sys import (
+    ATTACH_TYPES,
     BPF_F_MMAPABLE,
     PROG_TYPES,
     Fd,
@@ -229,16 +230,18 @@ def kprobe() -> Answer:
 
 
 def kprobe_multi() -> Answer:
-    """Attach by one kprobe.multi link."""
+    """Ask for a kprobe.multi link to a function that no kernel has: it is looked up only where there is
+    such a link.
 
-    def make(name: str) -> None:
+    Nothing is attached, because a trace with wildcards asks this at its start and detaching takes long.
+    """
+    cure = "each function gets a kprobe of its own; CONFIG_FPROBE has it"
+    try:
         with load(image("kwire_probe", "kprobe", NOTHING), {}, multi=True) as prog:
-            attach_multi(prog, [(name, 1)]).close()
-
-    answer = _on_a_function(make)
-    if answer.answer == "no":
-        return Answer("no", answer.reason, "each function gets a kprobe of its own; CONFIG_FPROBE has it")
-    return answer
+            attach_multi(prog, [("kwire_no_such_function", 1)]).close()
+    except KernelError as error:
+        return YES if error.errno == errnos.ESRCH else refused(error.errno, cure=cure)
+    return YES
 
 
 def fentry() -> Answer:
@@ -252,18 +255,20 @@ def fentry() -> Answer:
 
 
 def perf_link() -> Answer:
-    """Do tracepoints and kprobes get links?"""
+    """Ask for a link with a cookie on a descriptor that is none: EBADF where there are such links.
 
-    def make() -> Answer:
-        with _attach("tracepoint", ":".join(RARE_EVENT)) as link:
-            return YES if link.is_link else Answer("no", "programs are set on perf events instead")
-
-    return _answered(make)
-
-
-def cookie() -> Answer:
-    """Does a tracepoint take a cookie?"""
-    return trying(lambda: _attach("tracepoint", ":".join(RARE_EVENT), 1).close())
+    Nothing is attached, because traces ask this at their start and detaching takes long. Links to perf
+    events and cookies came together.
+    """
+    try:
+        with _load_nothing("tracepoint") as prog:
+            attach_type = ATTACH_TYPES["perf_event"]
+            _, errno, _ = try_bpf(
+                "link_create_perf", prog_fd=prog.fd, target_fd=-1, attach_type=attach_type, bpf_cookie=1
+            )
+    except KernelError as error:
+        return refused(error.errno)
+    return YES if errno == errnos.EBADF else refused(errno)
 
 
 def function_btf_id(name: str) -> int:
@@ -289,9 +294,9 @@ def _load_nothing(kind: str) -> Prog:
     return load(image("kwire_probe", kind, NOTHING), {}, attach_btf_id=function)
 
 
-def _attach(kind: str, target: str, number: int = 0) -> Link:
+def _attach(kind: str, target: str) -> Link:
     with _load_nothing(kind) as prog:
-        return attach(prog, kind, target, number)
+        return attach(prog, kind, target)
 
 
 def _code(*items: Item) -> Answer:
@@ -322,10 +327,3 @@ def _on_a_function(make: Callable[[str], None]) -> Answer:
             return refused(error.errno, error.cause.rsplit(":", 1)[0])
         return YES
     return answer
-
-
-def _answered(make: Callable[[], Answer]) -> Answer:
-    try:
-        return make()
-    except KernelError as error:
-        return refused(error.errno)
