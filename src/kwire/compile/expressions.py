@@ -384,35 +384,42 @@ class Expressions(Builder):
         self.span = before
 
     def _text_condition(self, e: checked.TextEqual, yes: Block, no: Block) -> None:
-        """Compare word by word with the literal and its NUL, all words loaded, one branch at the end.
-
-        A text whose first bytes cannot be read is empty, and so are the zeros that stand in for them.
-        """
+        """Compare word by word with the literal and its NUL: all words loaded, one branch at the end."""
         text, literal = e.text, e.literal
+        difference: Operand = 0
         if isinstance(text, checked.Comm):
             wanted, words = literal + b"\0", self.comm()
-            difference: Operand = 0
-            for number, word in enumerate(words):
-                part = wanted[8 * number : 8 * number + 8]
-                if part:
-                    difference = self._differ(difference, word, part)
+            for number, word in enumerate(words[: (len(wanted) + 7) // 8]):
+                difference = self._differ(difference, word, wanted[8 * number : 8 * number + 8])
+        elif isinstance(text, checked.ReadText) and 0 < text.fixed < len(literal):
+            self.jump(no)
+            return
+        elif isinstance(text, checked.ReadText) and text.fixed:
+            wanted = (literal + b"\0")[: text.fixed]
+            start = 0 if any(index.length for index in text.place.indexes) else text.place.offset
+            for at, piece in pieces(start, len(wanted)):
+                word = self.read_int(text.place, piece, at - start)
+                difference = self._differ(difference, word, wanted[at - start : at - start + piece])
         else:
             assert isinstance(text, checked.ReadText)
-            size = text.fixed if 0 < text.fixed <= len(literal) else len(literal) + 1
-            wanted = literal.ljust(size, b"\0")[:size]
-            if len(literal) > size:
-                self.jump(no)
-                return
-            difference = 0
-            for at, piece in self._text_pieces(text.place, size):
-                word = self.read_int(text.place, piece, at)
-                difference = self._differ(difference, word, wanted[at : at + piece])
+            slot = self._fetch(text.place, len(literal) + 2)
+            for at, piece in pieces(0, len(literal) + 1):
+                part = (literal + b"\0")[at : at + piece]
+                difference = self._differ(difference, self.load(slot, at, piece), part)
         self.branch("eq", difference, 0, yes, no)
 
-    def _text_pieces(self, place: checked.Place, size: int) -> list[tuple[int, int]]:
-        """The aligned words of a text, as (offset from the place, size)."""
-        start = 0 if any(index.length for index in place.indexes) else place.offset
-        return [(at - start, piece) for at, piece in pieces(start, size)]
+    def _fetch(self, place: checked.Place, size: int) -> Slot:
+        """A text of unknown size on the stack, its first `size - 1` bytes, then zeros; empty when unreadable.
+
+        It is not read with its neighbours: what lies behind its NUL may not be readable.
+        """
+        base, offset = self.place(place)
+        slot = self.function.slot("text", size)
+        for at in range(0, slot.size, 8):
+            self.store(slot, at, 8, 0)
+        source = self.binary("add", base, offset)
+        self.fault(self.call(f"probe_read_{place.space}_str", At(slot, 0), size, source))
+        return slot
 
     def _differ(self, so_far: Operand, word: Value, wanted: bytes) -> Operand:
         """Zero when `so_far` is and the low bytes of the word are the wanted ones."""

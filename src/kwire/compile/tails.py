@@ -159,12 +159,10 @@ class Record:
         lower.fault(result)
         length: Operand = lower.emit("add", [result, -1])
         length = lower.emit("within", [length, length, most])
-        if value.fixed == most:
+        if 0 < value.fixed <= limit + 1:
             length = self._last_character(value, length, base, offset, here)
-        if most <= limit and value.fixed != most:
-            return length, 0
         kept = lower.emit("umin", [length, limit])
-        if value.fixed == most and most <= limit:
+        if 0 < value.fixed <= limit:
             return kept, 0
         if isinstance(self.base, Slot):
             lower.store(here.base, here.offset + limit, 1, 0)

@@ -1,0 +1,488 @@
+"""Random checked programs: what the compiled code emits is what the tree means, in the interpreter and in
+the kernel.
+
+`Meaning` evaluates a checked tree straight from the definitions in `kwire.lang.checked`; `Record` packs the
+expected frame. The memory is real memory of this process, so that the same program, reading through user
+pointers, runs in the kernel too (BPF_PROG_TEST_RUN of a raw tracepoint) and must give the same bytes.
+"""
+
+import ctypes
+import os
+import random
+import struct
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kwire.bpf import vm
+from kwire.bpf.arch import named
+from kwire.compile.build import Compiled, compile_probe
+from kwire.compile.layout import layout
+from kwire.lang import checked as c
+from kwire.lang import types as t
+from kwire.lang.context import Argument, Param, Site
+from kwire.lang.tree import Source, Span
+from kwire.wire.schema import decode
+
+MASK = (1 << 64) - 1
+SPAN = Span(1, 0, 1, 1)
+SCALARS: tuple[t.Scalar, ...] = (*t.INTEGERS.values(), t.BOOL)
+BLOCK = 256
+NEXT = 24  # where the first block holds the address of the second, and the second that of the first
+NOTHING = 32  # where a block holds an address that cannot be read
+TEXTS = 128  # from here on the blocks hold texts
+LIMIT = 40
+
+
+class World:
+    """Two blocks of this process's memory that point to each other, and three arguments."""
+
+    def __init__(self, contents: bytes, arguments: tuple[int, int]) -> None:
+        self.blocks = [
+            ctypes.create_string_buffer(contents[n * BLOCK : (n + 1) * BLOCK], BLOCK) for n in (0, 1)
+        ]
+        self.addresses = [ctypes.addressof(block) for block in self.blocks]
+        for block, other in zip(self.blocks, reversed(self.addresses), strict=True):
+            struct.pack_into("<QQ", block, NEXT, other, 16)
+            block[BLOCK - 1] = b"\0"  # texts end within the block
+        self.arguments = (self.addresses[0], *arguments)
+        self.memory = {at: block.raw for at, block in zip(self.addresses, self.blocks, strict=True)}
+
+    def read(self, address: int, size: int) -> bytes | None:
+        """As a probe sees it."""
+        for base, data in self.memory.items():
+            if base <= address and address + size <= base + BLOCK:
+                return data[address - base : address - base + size]
+        return None
+
+
+class Meaning:
+    """Evaluates checked expressions; registers are unsigned 64-bit numbers."""
+
+    def __init__(self, world: World, env: dict[str, int], comm: bytes) -> None:
+        self.world = world
+        self.env = env
+        self.comm = comm
+        self.locals: dict[int, int] = {}
+
+    def register(self, e: Any) -> int:
+        """The 64-bit register of a scalar expression."""
+        return self.number(e) & MASK
+
+    def signed(self, e: Any) -> int:
+        """The register as a signed number."""
+        value = self.register(e)
+        return value - (1 << 64) if value >> 63 else value
+
+    def number(self, e: Any) -> int:
+        match e:
+            case c.Const():
+                return int(e.value)
+            case c.Builtin():
+                return self.env[e.op]
+            case c.Param(access=Argument(number=number)):
+                return extend(self.world.arguments[number], e.type)
+            case c.Load():
+                return self.load(e)
+            case c.AddressOf():
+                return self.address(e.place) or 0
+            case c.LocalGet():
+                return self.locals[e.local]
+            case c.Binary():
+                return self.binary(e)
+            case c.Negate():
+                return -self.register(e.operand)
+            case c.Invert():
+                return ~self.register(e.operand)
+            case c.Compare():
+                left, right = (self.signed(x) if e.signed else self.register(x) for x in (e.left, e.right))
+                order = {"eq": left == right, "ne": left != right, "lt": left < right, "le": left <= right}
+                return int(order[e.op] if e.op in order else {"gt": left > right, "ge": left >= right}[e.op])
+            case c.TextEqual():
+                return int(self.text(e.text)[0] == e.literal and not self.text(e.text)[1])
+            case c.Logic():
+                left = bool(self.register(e.left))
+                right = bool(self.register(e.right))
+                return int(left and right if e.op == "and" else left or right)
+            case c.Not():
+                return int(not self.register(e.operand))
+            case c.Select():
+                return self.register(e.then if self.register(e.test) else e.otherwise)
+            case c.Convert():
+                return extend(self.register(e.operand), e.type)
+            case c.Retype():
+                return self.register(e.operand)
+            case c.Bswap():
+                low = self.register(e.operand) & (1 << 8 * e.size) - 1
+                return int.from_bytes(low.to_bytes(e.size, "little"), "big")
+        raise AssertionError(e)
+
+    def binary(self, e: c.Binary) -> int:
+        """Arithmetic in 64 bits."""
+        sign = t.signed(e.type)
+        a, b = (self.signed(x) if sign else self.register(x) for x in (e.left, e.right))
+        if e.op in ("div", "mod"):
+            if not b:
+                return 0 if e.op == "div" else a
+            quotient = abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
+            return quotient if e.op == "div" else a - quotient * b
+        shift = b & 63
+        return {
+            "add": a + b,
+            "sub": a - b,
+            "mul": a * b,
+            "and": a & b,
+            "or": a | b,
+            "xor": a ^ b,
+            "shl": a << shift,
+            "shr": a >> shift,
+        }[e.op]
+
+    def address(self, place: c.Place) -> int | None:
+        """Where a place is; None when an index is outside of its array."""
+        at = self.register(place.base) + place.offset
+        for index in place.indexes:
+            value = self.register(index.value)
+            if index.length and value >= index.length:
+                return None
+            at += value * index.stride
+        return at & MASK
+
+    def bytes_at(self, place: c.Place, size: int) -> bytes | None:
+        """Memory at a place; None when it cannot be read."""
+        at = self.address(place)
+        return None if at is None else self.world.read(at, size)
+
+    def load(self, e: c.Load) -> int:
+        """A scalar in memory."""
+        size = (e.bit_offset + e.bit_size + 7) // 8 if e.bit_size else t.size_of(e.type)
+        raw = int.from_bytes(self.bytes_at(e.place, size) or b"", "little")
+        if not e.bit_size:
+            return extend(raw, e.type, boolean=False)
+        value = raw >> e.bit_offset & (1 << e.bit_size) - 1
+        return value - (1 << e.bit_size) if t.signed(e.type) and value >> e.bit_size - 1 else value
+
+    def text(self, e: Any) -> tuple[bytes, bool]:
+        """A text and whether it was cut."""
+        if isinstance(e, c.Comm):
+            return self.comm, False
+        at = self.address(e.place)
+        found = b""
+        while at is not None and len(found) <= e.type.limit and not (e.fixed and len(found) == e.fixed):
+            byte = self.world.read(at + len(found), 1)
+            if byte is None:
+                found = b""
+                break
+            if byte == b"\0":
+                break
+            found += byte
+        return found[: e.type.limit], len(found) > e.type.limit
+
+    def data(self, e: c.ReadBytes) -> tuple[bytes, bool]:
+        """Bytes for the tail and whether there were more."""
+        wanted = self.register(e.length)
+        size = min(wanted, e.type.limit)
+        found = self.bytes_at(e.place, size)
+        return (b"", False) if found is None else (found, wanted > size)
+
+    # statements
+
+    def run(self, program: c.Program) -> list[list[Any]]:
+        """The events' values: numbers, blocks of bytes, (bytes, cut) pairs."""
+        events: list[list[Any]] = []
+        if program.filter is None or self.register(program.filter):
+            self.statements(program.body, events)
+        return events
+
+    def statements(self, body: tuple[c.Stmt, ...], events: list[list[Any]]) -> bool:
+        """Run statements; whether the end was not reached."""
+        for one in body:
+            if isinstance(one, c.LocalSet):
+                self.locals[one.local] = self.number(one.value)
+            elif isinstance(one, c.If):
+                if self.statements(one.then if self.register(one.test) else one.otherwise, events):
+                    return True
+            elif isinstance(one, c.Return):
+                return True
+            else:
+                events.append([self.value(value) for value in one.values])
+        return False
+
+    def value(self, e: Any) -> Any:
+        """The value of a field."""
+        if isinstance(e, c.ReadText | c.Comm):
+            return self.text(e)
+        if isinstance(e, c.ReadBytes):
+            return self.data(e)
+        if isinstance(e, c.ReadBlock):
+            return self.bytes_at(e.place, e.size) or bytes(e.size)
+        return self.number(e)
+
+
+def extend(value: int, type_: t.Scalar, boolean: bool = True) -> int:
+    """The low bytes as a type."""
+    if isinstance(type_, t.Bool) and boolean:
+        return int(value & MASK != 0)
+    bits = 8 * t.size_of(type_)
+    value &= (1 << bits) - 1
+    return value - (1 << bits) if t.signed(type_) and value >> bits - 1 else value
+
+
+def frame(program: c.Program, id: int, time: int, values: list[Any]) -> bytes:
+    """The expected frame, every byte of it."""
+    placed = layout("expected", program.fields)
+    data = bytearray(placed.size)
+    for item, value in zip(placed.fields, values, strict=True):
+        if isinstance(value, tuple):
+            found, cut = value
+            fixed = struct.pack("<HH", len(data), len(found) | cut << 15)
+            data += found
+        elif isinstance(value, bytes):
+            fixed = value
+        else:
+            fixed = (value & MASK).to_bytes(8, "little")[: item.size]
+        data[item.offset : item.offset + item.size] = fixed
+    data += bytes(-len(data) % 8)
+    data[:16] = struct.pack(">BBHI", 0x11, 0, len(data), id) + struct.pack("<Q", time)
+    return bytes(data)
+
+
+# random trees
+
+POINTER = t.Pointer(t.VOID, t.USER)
+NUMBERS = (1 << 31, (1 << 31) - 1, -(1 << 31), 0xFFFFFFFF, 1 << 63, MASK, 0xFF, 0xFFFF, 1 << 32)
+FIELD_TYPES: tuple[t.Type, ...] = (
+    *SCALARS,
+    t.Text(15),
+    t.Text(LIMIT, t.USER),
+    t.Bytes(24, t.USER),
+    t.Array(t.U8, 16, "ipv6"),
+    t.Array(t.U16, 3),
+    t.Array(t.U64, 9),
+)
+PARAMS = (Param("a", POINTER, Argument(0)), Param("b", t.U64, Argument(1)), Param("c", t.U64, Argument(2)))
+
+
+class Writer:
+    """Writes programs by dice. `depth` bounds expressions; hypothesis chooses both, and shrinks the depth."""
+
+    def __init__(self, seed: int, depth: int) -> None:
+        self.dice = random.Random(seed)
+        self.depth = depth
+        self.names: tuple[t.Scalar, ...] = ()
+
+    def one(self, *choices: Any) -> Any:
+        return self.dice.choice(choices)
+
+    def pointer(self) -> Any:
+        """The address of a block, or one that cannot be read."""
+        base: Any = c.Param("a", Argument(0), POINTER, SPAN)
+        for _ in range(self.one(0, 0, 0, 1, 1, 2)):
+            at = self.one(NEXT, NEXT, NEXT, NOTHING)
+            base = c.Load(c.Place(base, at, (), t.USER, SPAN), POINTER, SPAN)
+        return base
+
+    def place(self, size: int, depth: int, low: int = 0) -> c.Place:
+        """A place of `size` bytes within a block."""
+        offset = self.dice.randint(low, BLOCK - size)
+        indexes: tuple[c.Index, ...] = ()
+        if depth > 0 and self.one(*range(5)) == 0:
+            stride, length = self.one(1, 2, 3, 8, 12), self.one(1, 2, 5)
+            if offset + size + stride * length <= BLOCK:
+                indexes = (c.Index(self.expression(depth - 1), stride, length),)
+        return c.Place(self.pointer(), offset, indexes, t.USER, SPAN)
+
+    def load(self, depth: int) -> c.Load:
+        type_ = self.one(*t.INTEGERS.values())
+        size = t.size_of(type_)
+        if self.one(0, 1, 2):
+            return c.Load(self.place(size, depth), type_, SPAN)
+        at = self.dice.randint(0, 7)
+        return c.Load(self.place(8, depth), type_, SPAN, at, self.dice.randint(1, min(8 * size, 64 - at)))
+
+    def text(self) -> Any:
+        if self.one(0, 1, 2) == 0:
+            return c.Comm(t.Text(15), SPAN)
+        limit, fixed = self.dice.randint(1, LIMIT), self.one(0, self.dice.randint(1, 48))
+        return c.ReadText(self.place(max(fixed, 1), 0, TEXTS), t.Text(limit, t.USER), SPAN, fixed)
+
+    def leaf(self) -> Any:
+        number = self.one(self.dice.randint(-3, 70), self.one(*NUMBERS), self.dice.getrandbits(64))
+        type_ = self.one(*SCALARS)
+        return self.one(
+            c.Const(extend(number, type_), type_, SPAN),
+            self.one(*(c.Builtin(op, kind, SPAN) for op, kind in BUILTINS)),
+            c.Param("p", Argument(self.one(1, 2)), self.one(*t.INTEGERS.values()), SPAN),
+            *(c.LocalGet(n, kind, SPAN) for n, kind in enumerate(self.names)),
+        )
+
+    def expression(self, depth: int | None = None) -> Any:
+        """A scalar expression over the locals in `names`."""
+        depth = self.depth if depth is None else depth
+        if depth <= 0 or self.one(*range(8)) == 0:
+            return self.leaf()
+        return self.one(*KINDS)(self, depth - 1)
+
+    def emit(self, fields: tuple[c.Field, ...]) -> c.Emit:
+        return c.Emit(tuple(self.value(field.type) for field in fields), SPAN)
+
+    def value(self, type_: t.Type) -> Any:
+        """A value for a field."""
+        if isinstance(type_, t.Text):
+            text = self.text()
+            return text._replace(type=text.type._replace(limit=min(text.type.limit, type_.limit)))
+        if isinstance(type_, t.Bytes):
+            return c.ReadBytes(self.place(type_.limit, self.depth), self.expression(), type_, SPAN)
+        if isinstance(type_, t.Array):
+            size = t.size_of(type_)
+            return c.ReadBlock(self.place(size, self.depth), size, type_, SPAN)
+        return c.Convert(self.expression(), type_, SPAN)  # type: ignore[arg-type]  # a scalar
+
+    def assign(self, n: int, types: tuple[t.Scalar, ...]) -> c.LocalSet:
+        return c.LocalSet(n, c.Convert(self.expression(), types[n], SPAN), SPAN)
+
+    def block(self, depth: int, fields: tuple[c.Field, ...]) -> tuple[c.Stmt, ...]:
+        body: list[c.Stmt] = []
+        for _ in range(self.one(0, 1, 2, 3)):
+            kind = self.one("set", "if", "if", "emit", "return") if depth else self.one("set", "emit")
+            if kind == "set" and self.names:
+                body.append(self.assign(self.dice.randrange(len(self.names)), self.names))
+            elif kind == "if":
+                test = self.expression()
+                body.append(c.If(test, self.block(depth - 1, fields), self.block(depth - 1, fields), SPAN))
+            elif kind == "emit":
+                body.append(self.emit(fields))
+            elif kind == "return" and self.one(0, 1):
+                body.append(c.Return(SPAN))
+        return tuple(body)
+
+    def program(self) -> c.Program:
+        """A whole program."""
+        wanted = self.one(None, self.expression())
+        fields = tuple(c.Field(f"f{n}", self.one(*FIELD_TYPES)) for n in range(self.one(0, 1, 2, 3, 6)))
+        types: tuple[t.Scalar, ...] = tuple(self.one(*SCALARS) for _ in range(self.one(0, 1, 3)))
+        start = []
+        for n in range(len(types)):
+            start.append(self.assign(n, types))
+            self.names = types[: n + 1]
+        body = (*start, *self.block(2, fields), self.emit(fields))
+        names = tuple(c.Local(f"l{n}", type_) for n, type_ in enumerate(types))
+        site = Site("rawtracepoint", "random", PARAMS)
+        return c.Program("random", site, Source("random", "x"), fields, names, wanted, body, SPAN)
+
+
+BUILTINS = (("pid", t.U32), ("tid", t.U32), ("cpu", t.U16))
+BINARY = ["add", "sub", "mul", "div", "mod", "and", "or", "xor", "shl", "shr"]
+KINDS: tuple[Callable[[Writer, int], Any], ...] = (
+    Writer.load,
+    Writer.load,
+    lambda w, d: c.Binary(w.one(*BINARY), w.expression(d), w.expression(d), w.one(t.S64, t.U64), SPAN),
+    lambda w, d: c.Binary(w.one(*BINARY), w.expression(d), w.expression(d), w.one(t.S64, t.U64), SPAN),
+    lambda w, d: c.Binary(w.one("div", "mod"), w.expression(d), w.leaf(), w.one(t.S64, t.U64), SPAN),
+    lambda w, d: c.Compare(
+        w.one("eq", "ne", "lt", "le", "gt", "ge"),
+        w.expression(d),
+        w.expression(d),
+        w.one(True, False),
+        t.BOOL,
+        SPAN,
+    ),
+    lambda w, d: c.Logic(w.one("and", "or"), w.expression(d), w.expression(d), t.BOOL, SPAN),
+    lambda w, d: c.Not(w.expression(d), t.BOOL, SPAN),
+    lambda w, d: c.Select(w.expression(d), w.expression(d), w.expression(d), t.S64, SPAN),
+    lambda w, d: c.Convert(w.expression(d), w.one(*SCALARS), SPAN),
+    lambda w, d: c.Negate(w.expression(d), t.S64, SPAN),
+    lambda w, d: c.Invert(w.expression(d), t.U64, SPAN),
+    lambda w, d: c.Bswap(w.expression(d), w.one(2, 4, 8), t.U64, SPAN),
+    lambda w, d: text_equal(w.text(), w.one(b"", b"A", b"AA", b"random test", b"A" * 20)),
+    lambda w, d: c.AddressOf(w.place(1, d), POINTER, SPAN),
+)
+
+
+def text_equal(text: Any, literal: bytes) -> c.TextEqual:
+    return c.TextEqual(text, literal[: text.type.limit], t.BOOL, SPAN)
+
+
+def world_of(seed: int) -> World:
+    """Memory by dice: noise, or mostly zeros and letters."""
+    dice = random.Random(seed)
+    letters = dice.choice([range(256), [0, 0x41, 0x41, 0x41], [0, 0, 1, 0x41, 0x80, 0xFF]])
+    return World(bytes(dice.choices(letters, k=2 * BLOCK)), (dice.getrandbits(64), dice.randint(0, 3)))
+
+
+SEEDS = st.integers(0, (1 << 32) - 1)
+DEPTHS = st.integers(0, 4)
+COMM = b"random test"
+
+
+def built(program: c.Program, cpus: int = 8) -> Compiled:
+    return compile_probe(program, id=3, spec="x", probes=4, cpus=cpus, tasks=False, arch=named("x86_64"))
+
+
+def interpreted(compiled: Compiled, world: World, env: dict[str, int], comm: bytes) -> list[bytes]:
+    machine = vm.Machine(
+        compiled.image,
+        memory=vm.Memory(world.memory),
+        comm=comm.decode(),
+        boot_ns=env["nsecs"],
+        pid=env["pid"],
+        tid=env["tid"],
+        cpu=env["cpu"],
+    )
+    return machine.run(vm.arguments(world.arguments)).emitted
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@given(SEEDS, DEPTHS)
+def test_the_interpreter_gives_what_the_tree_means(seed: int, depth: int) -> None:
+    program, world = Writer(seed, depth).program(), world_of(seed)
+    env = {"pid": 4321, "tid": 99, "cpu": 5, "nsecs": 0x1122334455667788}
+    compiled = built(program)
+    expected = [frame(program, 3, env["nsecs"], values) for values in Meaning(world, env, COMM).run(program)]
+    emitted = interpreted(compiled, world, env, COMM)
+    assert [x.hex() for x in emitted] == [x.hex() for x in expected]
+    for one in emitted:
+        decode(compiled.schema, one)
+
+
+@pytest.mark.live
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(SEEDS, DEPTHS)
+def test_the_kernel_gives_what_the_tree_means(seed: int, depth: int) -> None:
+    program, world = Writer(seed, depth).program(), world_of(seed)
+    from kwire.kernel import prog
+    from kwire.kernel.maps import Map
+    from kwire.kernel.ring import Ring
+
+    cpu = max(os.sched_getaffinity(0))
+    with open(f"/proc/self/task/{threading.get_native_id()}/comm", "rb") as file:
+        comm = file.read().rstrip(b"\n")
+    env = {"pid": os.getpid(), "tid": threading.get_native_id(), "cpu": cpu, "nsecs": 0}
+    compiled = built(program, cpus=cpu + 1)
+    maps = {spec.name: Map.create(spec) for spec in compiled.image.maps}
+    ring_spec = next((spec.inner for spec in compiled.image.maps if spec.name == "rings"), None)
+    try:
+        if ring_spec is None:
+            prog.load(compiled.image, maps).close()
+            return
+        ring_map = Map.create(ring_spec)
+        maps["ring"] = ring_map
+        maps["rings"].update(struct.pack("<I", cpu), ring_map.fd)
+        with prog.load(compiled.image, maps) as loaded, Ring(ring_map) as ring:
+            os.sched_setaffinity(0, {cpu})
+            loaded.test_run(context=vm.arguments(world.arguments), cpu=cpu)
+            frames = ring.read()
+            found = [bytes(frames.frame_bytes(n)) for n in range(len(frames))]
+            ring.release()
+    finally:
+        for one in maps.values():
+            one.close()
+    events = Meaning(world, env, comm).run(program)
+    assert len(found) == len(events)
+    for got, values in zip(found, events, strict=True):
+        time = struct.unpack_from("<Q", got, 8)[0]
+        assert got.hex() == frame(program, 3, time, values).hex()
