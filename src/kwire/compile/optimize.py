@@ -136,12 +136,15 @@ class Simplifier:
         return ins
 
     def _hop(self, ins: Ins) -> None:
-        """Constant additions to the base belong to the offset, so that neighbours are seen as such."""
+        """Constant additions to the base belong to the offset, so that neighbours are seen as such.
+
+        Where the word stays aligned: at what offset a word is read says how it will lie on the stack.
+        """
         made = self.made.get(ins.args[0])  # type: ignore[arg-type]
         if made is not None and made.op == "add" and made.args[1].__class__ is int:
             space, offset, size = hop_info(ins)
             total = offset + made.args[1]
-            if -0x80000000 <= total < 0x80000000:
+            if -0x80000000 <= total < 0x80000000 and total % size == 0:
                 ins.args[0] = made.args[0]
                 ins.info = (space, total, size)
 
