@@ -75,12 +75,22 @@ def _asked(
         return [error.diagnostic]
     for name, node in wanted:
         try:
-            value = events.final(checker.check(node), node.span)
+            value = events.final(_plain(checker, node), node.span)
         except TextError as error:
             faults.append(error.diagnostic)
             continue
         fields[_free(name, fields)] = value
     return faults
+
+
+def _plain(checker: Expressions, node: tree.Expr) -> Value:
+    """The value of an expression; a field of the attach point by its bare name is shown as ever."""
+    value = checker.check(node)
+    if isinstance(node, tree.Name):
+        for param in checker.site.params:
+            if param.name == node.id:
+                return _shown(value, param, checker.site)
+    return value
 
 
 def _own(checker: Expressions, fields: dict[str, events.Final]) -> None:

@@ -1,0 +1,41 @@
+"""The documents say what the code says."""
+
+import re
+from pathlib import Path
+
+from kwire.cli.main import VERBS
+from kwire.lang import builtins
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_reference_of_built_ins_is_the_table() -> None:
+    text = (ROOT / "docs" / "python.md").read_text()
+    found = re.search(r"builtins\.markdown\(\) -->\n(.*?)\n<!-- end", text, re.S)
+    assert found is not None
+    assert found[1].strip() == builtins.markdown().strip()
+
+
+def test_the_architecture_names_every_room() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    rooms = [path.name for path in (ROOT / "src" / "kwire").iterdir() if (path / "__init__.py").exists()]
+    assert len(rooms) > 8
+    assert [room for room in rooms if f"`{room}`" not in text] == []
+
+
+def test_the_readme_names_every_verb() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert [verb for verb in VERBS if f"kwire {verb}" not in text] == []
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_public_names_are_documented() -> None:
+    import kwire
+
+    text = (ROOT / "docs" / "python.md").read_text()
+    assert [name for name in kwire.__all__ if not re.search(rf"kwire\.{name}\b|`{name}`|\b{name}\b", text)] == []
