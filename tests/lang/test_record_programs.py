@@ -130,6 +130,11 @@ RECORDS = [
         None,
         ", s32[ctx+24], block(16)[ctx+8], text<=256[data_loc(52)]",
     ),
+    (
+        "t:syscalls:sys_enter_openat(filename, raw=filename + 0)",
+        ", filename: text up to 256 bytes, raw: char __user *",
+        None,
+    ),
     ("t:toy:all(args.pid)", ", args_pid: s32", ", s32[ctx+24]"),
     (
         "t:toy:all(str(args.comm), x=1, y=args.pid + 1)",
