@@ -136,6 +136,17 @@ def test_records_are_found_as_the_twin_finds_them() -> None:
 
 
 @needs_library
+def test_a_record_that_leaves_the_memory_is_not_given() -> None:
+    assert native.ring_walk is not None
+    data = struct.pack("=II8x", 8, 0) * 4  # mapped once only: a record of 16 at 56 does not fit
+    offsets = array("Q", bytes(80))
+    assert native.ring_walk(data, 63, 0, 64, offsets, 10) == (4, 64)
+    long = data[:48] + struct.pack("=II8x", 24, 0)
+    assert native.ring_walk(long, 63, 0, 64, offsets, 10) == (3, 48)
+    assert native.ring_walk(long, 63, 48, 80, offsets, 10) == (0, 48)
+
+
+@needs_library
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
 def test_impossible_positions_give_nothing(mask: int, consumer: int, producer: int) -> None:
     assert native.ring_walk is not None

@@ -28,6 +28,12 @@ def damage(data: bytes, source: random.Random) -> bytes:
     return bytes(out[: source.choice([len(out), source.randrange(len(out) + 1)])])
 
 
+def odd_event(source: random.Random) -> bytes:
+    """An EVENT whose length is no multiple of anything."""
+    length = source.randrange(16, 40)
+    return struct.pack(">BBHI", 0x11, 0, length, 1) + source.randbytes(length - 8)
+
+
 def some_frames(kit: Any, source: random.Random) -> tuple[bytes, array[int]]:
     order = source.choice(["little", "big"])
     frames = kit.frames(
@@ -38,8 +44,8 @@ def some_frames(kit: Any, source: random.Random) -> tuple[bytes, array[int]]:
                 b"x" * source.randrange(30),
                 order,
             )
-            if source.random() < 0.9
-            else source.randbytes(source.randrange(8, 40))
+            if source.random() < 0.8
+            else odd_event(source)
             for _ in range(source.randrange(12))
         ),
         gap=source.choice([0, 8, 3]),
@@ -113,6 +119,31 @@ def test_counting_agrees(kit: Any) -> None:
             table = array("Q", [0] * 3 * source.choice([3]))
             results.append((count(data, offsets, len(offsets), table, swap), table))
         assert results[0] == results[1], seed
+
+
+@pytest.mark.parametrize("step", [native.pcapng_walk, walk.pcapng_walk_twin])
+def test_blocks_whose_lengths_lie_are_not_taken(kit: Any, step: Any) -> None:
+    event = kit.event()
+
+    def found(data: bytes) -> tuple[int, int]:
+        count, after = step(data, 0, len(data), sys.byteorder == "big", 1, array("Q", bytes(80)), 10)
+        return count, after
+
+    good = kit.builder().packet(event).data
+    assert found(good) == (1, len(good))
+    longest = struct.pack(">BBHI", 0x11, 0, 65480, 1) + bytes(65472)
+    assert found(kit.builder().packet(longest).data)[0] == 1
+    longer = struct.pack(">BBHI", 0x11, 0, 65481, 1) + bytes(65473)
+    assert found(kit.builder().packet(longer).data) == (0, 0)
+    # The frame, as it says itself, goes on into the next block.
+    reaching = struct.pack(">BBHI", 0x11, 0, len(event) + 8, 1) + event[8:]
+    block = bytearray(kit.builder().packet(reaching).data)
+    block[20:28] = struct.pack("<II", len(event) + 8, len(event) + 8)
+    assert found(bytes(block) + good) == (0, 0)
+    # A length that is no multiple of 4, the same at both ends.
+    total = len(good) + 1
+    odd = struct.pack("<II", 6, total) + good[8:-4] + b"\0" + struct.pack("<I", total)
+    assert found(odd) == (0, 0)
 
 
 def test_a_packed_event_is_a_packet_with_everything_in_its_place(kit: Any) -> None:
