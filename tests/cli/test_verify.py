@@ -77,7 +77,7 @@ def test_a_cut_capture_is_status_3_and_no_capture_is_status_1(
     (tmp_path / "cut").write_bytes(data[:-1])
     assert main(["verify", str(tmp_path / "cut")]) == 3
     out = capsys.readouterr().out
-    assert "INCOMPLETE" in out
+    assert "INCOMPLETE: at least 1,000 events produced, 1,000 stored, 0 lost" in out
     assert f"problem: cut at byte {len(data) - 1}" in out
     (tmp_path / "empty").write_bytes(b"")
     assert main(["verify", str(tmp_path / "empty")]) == 3

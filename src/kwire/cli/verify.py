@@ -59,7 +59,8 @@ def _lines(report: FileReport) -> list[str]:
     """The report of one file for a person: verdict, balance, holes, other problems."""
     totals = report.totals
     verdict = "complete" if report.complete else "INCOMPLETE"
-    what = f"{totals.produced:,} events produced, {totals.stored:,} stored, {totals.lost:,} lost"
+    least = "at least " if any(balance.produced is None for balance in report.balances) else ""
+    what = f"{least}{totals.produced:,} events produced, {totals.stored:,} stored, {totals.lost:,} lost"
     lines = [f"{report.path}: {verdict}: {what}"]
     if len(report.balances) > 1 or totals.lost:
         lines.append(f"  {'PRODUCED':>12} {'STORED':>12} {'LOST':>12}  PROBE")
