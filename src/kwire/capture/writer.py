@@ -87,6 +87,7 @@ class Writer:
         "_holes",
         "_id",
         "_lost",
+        "_probes",
         "_rotate_bytes",
         "_rotate_seconds",
         "_rows",
@@ -135,12 +136,15 @@ class Writer:
         self._earlier_lost, self._earlier_stored = [0] * (probes + 1), [0] * (probes + 1)
         self.files: list[str] = []  # paths written, in order
         self._written = 0  # bytes of the earlier files
+        self._probes = self._describe()
         first = self._open(1 if rotates else 0)
         if first is None:
             raise CaptureError(
                 "open capture", str(target), "no room for its beginning", "free space on the disk"
             )
         self._file = first
+        if not rotates:
+            self._probes = b""
 
     # --- what has been done so far
 
@@ -253,7 +257,11 @@ class Writer:
             (pcapng.SectionOption.OS, pcapng.text(f"Linux {kernel}" if kernel else "Linux")),
             (pcapng.SectionOption.APPLICATION, pcapng.text(tool)),
         ]
-        parts = [pcapng.section(options)]
+        return pcapng.section(options) + self._probes
+
+    def _describe(self) -> bytes:
+        """The interfaces and SCHEMA packets that each file begins with: megabytes, with symbols."""
+        kernel, parts = self._environment[1], []
         for schema in self.schemas:
             about = f"{schema.kind} {schema.target}, probe {schema.id}"
             described: pcapng.Options = [(pcapng.InterfaceOption.DESCRIPTION, pcapng.text(about))]
