@@ -168,7 +168,7 @@ def long_and_wrong(size: int) -> Image:
 
 
 @pytest.mark.live
-@pytest.mark.parametrize("size", [200, 5000, 60000])
+@pytest.mark.parametrize("size", [200, 5000, pytest.param(60000, marks=pytest.mark.native)])
 def test_the_complaint_is_found_in_a_long_log(size: int) -> None:
     with pytest.raises(VerifierError, match="register r2 is used before") as caught:
         load(long_and_wrong(size), {})
