@@ -124,6 +124,19 @@ def test_mistakes_are_one_line_and_no_table(capture: str, show: Run, arguments: 
     assert says in err
 
 
+@pytest.mark.parametrize("arguments", [["--probe", "none"], ["--where", "none == 1"], []])
+def test_names_of_a_hostile_file_cannot_touch_the_terminal(
+    tmp_path: Path, show: Run, arguments: list[str]
+) -> None:
+    path = str(tmp_path / "a.pcapng")
+    fields = (Field("\x1b[2J", "u32", 16, 4),)
+    with Writer(path, [SCHEMAS[0]._replace(probe="\x1b]0;x\x07", fields=fields)]) as out:
+        out.write(frames((1, 30, 80)))
+    _, lines, err = show(path, *arguments)
+    assert all(line.isprintable() for line in [*lines, *err.splitlines()])
+    assert "\\e" in "".join([*lines, err])
+
+
 @pytest.mark.parametrize("data", [b"not a capture at all", b"\xd4\xc3\xb2\xa1" + bytes(20)])
 def test_another_file_is_one_line(tmp_path: Path, show: Run, data: bytes) -> None:
     path = tmp_path / "x"

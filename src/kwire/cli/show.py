@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from kwire.capture.reader import Capture
 from kwire.errors import KwireError
 from kwire.view.render import Format, Ordered, Renderer
+from kwire.view.text import safe, style
 from kwire.wire.frames import Frames
 from kwire.wire.schema import Schema
 
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
                 out.flush()
         out.flush()
         for note in _notes(capture, renderer, stopped=done):
-            sys.stderr.write(f"kwire: {capture.name}: {note}\n")
+            sys.stderr.write(f"kwire: {capture.name}: {safe(note)}\n")
     return 0
 
 
@@ -106,7 +107,7 @@ class _Names:
         self._seen |= new
         self._matched = self._matched or any(map(self.wanted, schemas))
         if not self._matched:
-            shown = ", ".join(sorted(self._seen)[:5]) + (" …" if len(self._seen) > 5 else "")
+            shown = ", ".join(map(safe, sorted(self._seen)[:5])) + (" …" if len(self._seen) > 5 else "")
             raise KwireError("show", capture.name, f"no probe matches {self._glob!r}", f"there are: {shown}")
         if self._where:
             self._where.check(filter(self.wanted, schemas))
@@ -119,7 +120,6 @@ def _format(args: argparse.Namespace, schemas: list[Schema]) -> Format:
 
         return JsonLines()
     from kwire.view.table import Table
-    from kwire.view.text import style
 
     look = style(sys.stdout)
     table = Table(schemas, look._replace(width=0) if args.wide else look)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 from kwire.lang import tree
 from kwire.lang.errors import Diagnostic, LanguageError, TextError, nearest
 from kwire.view.render import Test, Values
+from kwire.view.text import safe
 from kwire.wire.fields import TYPES, Field
 from kwire.wire.schema import Labels, Schema
 
@@ -117,7 +118,7 @@ class Where:
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """What to write instead of a name that is not there."""
-    names = sorted(set(known))
+    names = sorted(map(safe, set(known)))
     near = nearest(name, names)
     if near:
         return "did you mean " + " or ".join(near) + "?"
