@@ -355,6 +355,22 @@ def test_function_entry_and_exit(hits: Any, counting: Counting, kind: str, cooki
         assert hits.last == os.getsid(0)
 
 
+@pytest.mark.needs("fentry", "module")
+def test_the_entry_of_a_function_of_a_module(counting: Counting, hits: Any, kernel_module: str) -> None:
+    from kwire.btf.store import load_kernel
+    from kwire.btf.types import Kind
+
+    name = f"{kernel_module}_xmit"
+    number = load_kernel().module(kernel_module).find(name, Kind.FUNC)
+    with (
+        load(counting("fexit"), {"hits": hits.map}, attach_btf_id=number, module=kernel_module) as prog,
+        attach(prog, "fexit", f"{kernel_module}:{name}"),
+    ):
+        assert hits.since(getsid(1)) == 0
+    with pytest.raises(KernelError, match="no such module"):
+        load(counting("fexit"), {"hits": hits.map}, attach_btf_id=number, module="no_such_module")
+
+
 @pytest.mark.live
 def test_descriptors_do_not_leak_where_attaching_fails(counting: Counting, hits: Any) -> None:
     with load(counting("tracepoint"), {"hits": hits.map}) as prog:

@@ -7,6 +7,8 @@ information itself.
 """
 
 import errno
+import os
+import re
 import struct
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -125,6 +127,13 @@ class Prog(Fd):
         ident, *counts = (int(lines.get(name, "0")) for name in names)
         return ProgInfo(ident, lines.get("prog_tag", "").strip(), *counts)
 
+    @property
+    def recursion_misses(self) -> int:
+        """The same number as in `info`, from /proc, which needs no privilege; 0 where it is not told."""
+        with open(f"/proc/self/fdinfo/{self.fd}") as file:
+            found = re.search(r"^recursion_misses:\s*(\d+)", file.read(), re.M)
+        return int(found[1]) if found else 0
+
     def test_run(self, data: bytes = b"", context: bytes = b"", repeat: int = 1, cpu: int = -1) -> RunResult:
         """Run it once or more on `data` (packet types) or `context` (others). Raises KernelError where the
         kernel cannot run this type so.
@@ -154,13 +163,13 @@ def load(
     *,
     multi: bool = False,
     attach_btf_id: int = 0,
-    attach_btf_fd: int = 0,
+    module: str = "",
     flags: int = 0,
 ) -> Prog:
     """Load a program; `maps` gives each map it names, as a `Map` or a descriptor.
 
     `multi`: for kprobe.multi; `attach_btf_id`: for fentry and fexit, the BTF id of the function, in the BTF
-    object `attach_btf_fd` where that is a module's. Raises VerifierError, or KernelError for anything else.
+    of `module` where it is a module's. Raises VerifierError, or KernelError for anything else.
     """
     prog_type, attach_type = KINDS.get(image.kind, ("", ""))
     if not prog_type:
@@ -177,10 +186,12 @@ def load(
         "prog_flags": flags,
         "expected_attach_type": ATTACH_TYPES[attach_type] if attach_type else 0,
         "attach_btf_id": attach_btf_id,
-        "attach_btf_obj_fd": attach_btf_fd,
     }
+    module_fd = module_btf(module) if module else -1
     btf_fd = load_btf(image.btf) if image.btf else -1
     try:
+        if module_fd >= 0:
+            attr["attach_btf_obj_fd"] = module_fd
         if btf_fd >= 0:
             attr |= {
                 "prog_btf_fd": btf_fd,
@@ -197,8 +208,9 @@ def load(
         if error:
             fd = _load_with_log(image, attr, error)
     finally:
-        if btf_fd >= 0:
-            Fd(btf_fd).close()
+        for used in (btf_fd, module_fd):
+            if used >= 0:
+                os.close(used)
     return Prog(fd, image, btf_fd >= 0)
 
 
@@ -221,6 +233,28 @@ def load_btf(blob: bytes) -> int:
     """Give a program's type information to the kernel; its descriptor, or -1 where the kernel refuses it."""
     fd, error, _ = try_bpf("btf_load", btf=blob, btf_size=len(blob))
     return -1 if error else fd
+
+
+def module_btf(module: str) -> int:
+    """A descriptor of the type information of a loaded module. Raises KernelError."""
+    number = 0
+    while True:
+        _, error, attr = try_bpf("btf_get_next_id", id=number)
+        if error == errno.ENOENT:
+            raise KernelError("find types of", module, "no such module, or it has none", errno=error)
+        if error:
+            raise failure("find types of", module, error)
+        number = attr["next_id"]
+        fd, error, _ = try_bpf("btf_get_fd_by_id", id=number)
+        if error == errno.ENOENT:
+            continue  # gone meanwhile
+        if error:
+            raise failure("find types of", module, error)
+        with Fd(fd):
+            name = bytearray(64)
+            told, _ = info("btf", fd, name=name, name_len=len(name))
+            if told["kernel_btf"] and name.split(b"\0")[0].decode("utf-8", "replace") == module:
+                return os.dup(fd)
 
 
 def source_line(image: Image, insn: int) -> Line | None:
