@@ -175,13 +175,14 @@ def written() -> Iterator[Written]:
 
 def numbers(ring: Ring, limit: int = 16384) -> list[int]:
     """The attempts' numbers in what can be read, which is then released."""
-    frames = ring.read(limit)
     found = []
-    for index in range(len(frames)):
-        one = frames.frame_bytes(index)
-        assert len(one) == FRAME
-        found.append(struct.unpack_from("=Q", one, 8)[0])
-        one.release()
+    while frames := ring.read(limit):
+        for index in range(len(frames)):
+            one = frames.frame_bytes(index)
+            assert len(one) == FRAME
+            found.append(struct.unpack_from("=Q", one, 8)[0])
+            one.release()
+        ring.release()
     ring.release()
     return found
 
@@ -204,6 +205,25 @@ def test_a_ring_wraps_many_times_and_loses_nothing(written: Written) -> None:
         seen += numbers(written.ring)
     assert seen == list(range(200 * 313))
     assert written.attempts_refused == (200 * 313, 0)
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("c", [True, False])
+def test_a_record_across_the_end_is_one_frame(
+    c: bool, monkeypatch: pytest.MonkeyPatch, written: Written
+) -> None:
+    if not c:
+        monkeypatch.setattr(native, "ring_walk", None)
+    room = written.ring.size // (FRAME + HEADER)
+    assert written.ring.size % (FRAME + HEADER), "the last record must not end with the ring"
+    written.write(room)
+    assert len(numbers(written.ring)) == room
+    written.write(3)
+    assert [len(written.ring.read()) for _ in range(3)] == [1, 2, 0]
+    written.ring.release()
+    assert numbers(written.ring) == []
+    written.write(1)
+    assert numbers(written.ring) == [room + 3]
 
 
 @pytest.mark.live

@@ -21,7 +21,7 @@ from kwire.live.command import Command, split
 from kwire.live.environment import complete
 from kwire.live.plan import Plan
 from kwire.live.recorder import Limits, Recorder, Sink
-from kwire.live.tracer import DEFAULT_BUFFER, Tracer
+from kwire.live.tracer import Tracer
 
 ROTATING = ("CAP_DAC_OVERRIDE",)
 """Kept with --rotate: further files are opened later, in a folder that may be another user's."""
@@ -50,8 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--buffer",
         metavar="SIZE",
         type=values.size,
-        default=DEFAULT_BUFFER,
-        help="each CPU's ring buffer (default 4M): more of it rides out longer pauses",
+        help="each CPU's ring buffer (default 8M, less with many CPUs): more rides out longer pauses",
     )
     parser.add_argument(
         "--rotate",

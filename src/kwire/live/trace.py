@@ -15,7 +15,7 @@ from kwire.live.events import Batch, Event
 from kwire.live.planner import plan_probes
 from kwire.live.probes import Probe
 from kwire.live.recorder import Limits, Recorder, Sink
-from kwire.live.tracer import DEFAULT_BUFFER, Tracer
+from kwire.live.tracer import Tracer
 from kwire.wire.messages import Lost
 from kwire.wire.schema import Schema
 
@@ -46,7 +46,7 @@ class Trace:
         pid: int | list[int] | None = None,
         seconds: float | None = None,
         count: int | None = None,
-        buffer: int = DEFAULT_BUFFER,
+        buffer: int | None = None,
     ) -> None:
         self._words = split(command) if isinstance(command, str) else command
         self._pids = [pid] if isinstance(pid, int) else list(pid or [])

@@ -5,6 +5,7 @@ produced is accounted for (`Tracer.balanced`): delivered through a ring, refused
 attached is left attached when an error is raised half-way.
 """
 
+import errno
 import sys
 import time
 from collections.abc import Iterator
@@ -16,20 +17,39 @@ from kwire.kernel.attach import Link
 from kwire.kernel.maps import Map
 from kwire.kernel.prog import Prog
 from kwire.kernel.ring import Ring
-from kwire.kernel.sys import BPF_F_MMAPABLE, online_cpus, possible_cpus
+from kwire.kernel.sys import BPF_F_MMAPABLE, KernelError, online_cpus, possible_cpus
 from kwire.kernel.tasks import Follow, add, create_tasks
 from kwire.live.counters import Counters, map_size
 from kwire.live.plan import Group, Plan
 from kwire.wire.frames import Frames
 from kwire.wire.messages import CPU_UNKNOWN, Cause, Lost
 
-DEFAULT_BUFFER = 4 << 20
-"""Bytes of each CPU's ring: a tenth of a second of a few million events."""
+RING_MOST, RING_LEAST, RINGS_TOGETHER = 8 << 20, 512 << 10, 64 << 20
+"""Bytes of a CPU's ring by default: 8 MB, or less where all CPUs together would take over 64 MB."""
 
 MIN_BUFFER = 4096
 MAX_BUFFER = 1 << 30
+READS = 16
+"""Reads of one ring in a round at most: a flood on one CPU must not hold up the others."""
+
 SETTLE_SECONDS = 1.0
 """How long after detaching a program that was still running may take to hand over its last event."""
+
+
+def _missed(link: Link) -> int:
+    """What the kernel says of firings it did not run; 0 where it refuses to say: before 6.5 unprivileged."""
+    try:
+        return link.missed
+    except KernelError as error:
+        if error.errno == errno.EPERM:
+            return 0
+        raise
+
+
+def default_buffer() -> int:
+    """The size of each CPU's ring when nobody chose one, in bytes."""
+    share = RINGS_TOGETHER // len(online_cpus())
+    return max(RING_LEAST, min(RING_MOST, 1 << share.bit_length() - 1))
 
 
 def ring_size(wanted: int) -> int:
@@ -58,11 +78,11 @@ class Tracer:
         "rings",
     )
 
-    def __init__(self, plan: Plan, *, buffer: int = DEFAULT_BUFFER, follow: bool = False) -> None:
+    def __init__(self, plan: Plan, *, buffer: int | None = None, follow: bool = False) -> None:
         """Create maps and load every program; nothing fires before `attach`.
 
-        `buffer`: bytes of each CPU's ring; `follow`: only chosen processes (method `follow`) and what they
-        start are traced.
+        `buffer`: bytes of each CPU's ring (None: `default_buffer`); `follow`: only chosen processes (method
+        `follow`) and what they start are traced.
         """
         self.plan = plan
         self.maps: dict[str, Map] = {}
@@ -76,7 +96,7 @@ class Tracer:
         self._follow: Follow | None = None
         self._counters: Counters | None = None
         try:
-            self._create_maps(ring_size(buffer), follow)
+            self._create_maps(ring_size(default_buffer() if buffer is None else buffer), follow)
             for group in plan.groups:
                 self._progs.append(self._load(group))
         except BaseException:
@@ -136,11 +156,15 @@ class Tracer:
     def drain(self) -> Iterator[Frames]:
         """Give what waits in each ring, once around; each is valid until the next is asked for."""
         for ring in self.rings:
-            frames = ring.read()
-            if frames.count:
-                self.delivered += frames.count
-                yield frames
-            ring.release()
+            for _ in range(READS):
+                frames = ring.read()
+                count = frames.count
+                self.delivered += count
+                if count:
+                    yield frames
+                ring.release()
+                if not count:
+                    break
 
     def lost(self) -> list[Lost]:
         """What the kernel lost since the last call: refused by a ring, or too long for one."""
@@ -150,10 +174,10 @@ class Tracer:
         """Firings since the last call at which the kernel did not run the program. A system call a probe."""
         skipped: dict[int, int] = {}
         for link, probe in self._links:
-            skipped[probe] = skipped.get(probe, 0) + link.missed
+            skipped[probe] = skipped.get(probe, 0) + _missed(link)
         for group, program in zip(self.plan.groups, self._progs, strict=True):
             probe = group.points[0].probe if len(group.points) == 1 else 0
-            skipped[probe] = skipped.get(probe, 0) + program.info().recursion_misses
+            skipped[probe] = skipped.get(probe, 0) + program.recursion_misses
         now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         lost = []
         for probe, total in skipped.items():
