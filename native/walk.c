@@ -63,9 +63,10 @@ static inline uint8_t *put32(uint8_t *p, uint32_t value)
 }
 
 /*
- * The committed records of a BPF ring buffer between two positions. `data` is the doubly mapped data area of
- * 2 * (mask + 1) bytes. offsets[] gets where each record's payload lies in it; returns how many. Discarded
- * records are skipped; a busy one ends the walk. *next is the position to store as consumer position.
+ * The committed records of a BPF ring buffer between two positions. `data` is its data area of mask + 1 bytes,
+ * mapped once or twice in a row. offsets[] gets where each record's payload lies in it; returns how many.
+ * Discarded records are skipped; a busy one, and one that goes on beyond `data` or the producer, end the walk.
+ * *next is the position to store as consumer position.
  */
 uint64_t kw_ring_walk(const uint8_t *data, uint64_t size, uint64_t mask, uint64_t consumer, uint64_t producer,
 		      uint64_t *offsets, uint64_t limit, uint64_t *next)
