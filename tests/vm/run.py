@@ -6,7 +6,7 @@
 
 The guest sees this machine's files, at the same paths, through virtiofs under an overlay: it may write
 anywhere, and nothing of it stays, but for what it writes to the shared folder ($VM_SHARE in the guest,
---share here). /tmp, /run and /dev/shm are its own and empty. It has the loopback interface and no other.
+--share here). /run and /dev/shm are its own and empty. It has the loopback interface and no other.
 Emulation is in software, about 30 times slower than the machine, so it works inside virtual machines too.
 Any number of guests may run at once, and none outlives the process that started it.
 
