@@ -7,18 +7,18 @@ import os
 import re
 import shutil
 import subprocess
+from typing import Any
 
 import pytest
 
 from kwire.btf import types as t
 from kwire.btf.blob import Btf
 from kwire.btf.cformat import declare
-from kwire.btf.store import SYSFS, load_kernel
+from kwire.btf.store import SYSFS, Kernel, load_kernel
 
 VMLINUX = f"{SYSFS}/vmlinux"
 
 pytestmark = [
-    pytest.mark.native,
     pytest.mark.skipif(not os.path.exists(VMLINUX), reason="this kernel has no BTF"),
     pytest.mark.skipif(not shutil.which("bpftool"), reason="bpftool is not installed"),
 ]
@@ -87,14 +87,31 @@ def as_bpftool(btf: Btf, id: int) -> dict[str, object]:
     return out
 
 
+@pytest.mark.native
 def test_every_type(btf: Btf) -> None:
     theirs = json.loads(bpftool("-j", "btf", "dump", "file", VMLINUX))["types"]
     assert len(theirs) == btf.end_id - 1
+    compare(btf, theirs)
+
+
+def compare(btf: Btf, theirs: list[dict[str, Any]]) -> None:
     for their in theirs:
         if (their["kind"], their.get("encoding")) == ("ENUM", "UNSIGNED"):
             for value in their["values"]:
                 value["val"] &= 0xFFFFFFFF  # bpftool extends the sign of unsigned values, too
         assert as_bpftool(btf, their["id"]) == their
+
+
+@pytest.mark.needs("module")
+def test_the_types_of_a_module() -> None:
+    kernel = Kernel(VMLINUX, SYSFS, "")
+    assert kernel.modules()
+    name = min(kernel.modules(), key=lambda each: os.stat(f"{SYSFS}/{each}").st_size)
+    text = bpftool("-j", "-B", VMLINUX, "btf", "dump", "file", f"{SYSFS}/{name}")
+    theirs = [their for their in json.loads(text)["types"] if their["id"] >= kernel.vmlinux.end_id]
+    btf = kernel.module(name)
+    assert len(theirs) == btf.end_id - btf.first_id > 0
+    compare(btf, theirs)
 
 
 def plain(text: str) -> str:
@@ -108,6 +125,7 @@ def plain(text: str) -> str:
     return re.sub(r"\s+", "", text).replace(",}", "}")
 
 
+@pytest.mark.native
 def test_every_structure_and_enumeration_as_c(btf: Btf) -> None:
     kinds = {"struct": (t.Kind.STRUCT,), "union": (t.Kind.UNION,), "enum": (t.Kind.ENUM, t.Kind.ENUM64)}
     text = bpftool("btf", "dump", "file", VMLINUX, "format", "c")

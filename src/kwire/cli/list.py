@@ -135,7 +135,9 @@ class _Listing:
             try:
                 arguments, returns = signature(target, self._types_of_kernel)
             except KwireError as error:
-                self._print(record | {"unknown": str(error)}, f"{target}\n    ? {error}")
+                self._print(
+                    record | {"unknown": error.cause}, f"{target}\n    arguments not known: {error.cause}"
+                )
                 continue
             record["args"] = [argument._asdict() for argument in arguments]
             lines = [argument.text for argument in arguments]
