@@ -87,7 +87,7 @@ class _Listing:
     def _everywhere(self, pattern: str) -> None:
         """All kinds of probes, and a type that has just this name."""
         written = 0
-        failed: KwireError | None = None
+        refused: list[KwireError] = []
         for kind in catalog.KINDS:
             answer = features.probe(_ATTACHED_BY.get(kind, kind))
             if answer.answer == "no":
@@ -99,10 +99,10 @@ class _Listing:
                 # Only a pattern with a colon says something about the category of a tracepoint.
                 group = "" if kind != "tracepoint" or ":" in pattern else "*:"
                 targets = self._expand(kind, group + pattern)
+            except CatalogError:
+                continue
             except KwireError as error:
-                if not isinstance(error, CatalogError):
-                    self._say(str(error))
-                failed = failed or error
+                refused.append(error)
                 continue
             written += len(targets)
             self._probes(targets)
@@ -110,9 +110,13 @@ class _Listing:
             for text in listtypes.named(self._types_of_kernel(), pattern):
                 self._print({"type": text}, text)
                 written += 1
+        if not written and refused:
+            raise refused[0]
+        for error in refused:
+            self._say(str(error))
         if not written:
             near = [str(each) for kind in catalog.KINDS for each in self._near(kind, pattern)]
-            raise CatalogError("*", pattern, "no probe and no type of that name", near[:3]) from failed
+            raise CatalogError("*", pattern, "no probe and no type of that name", near[:3])
 
     def _near(self, kind: str, pattern: str) -> list[str]:
         if catalog.WILDCARD.search(pattern) or kind not in ("tracepoint", "kprobe"):
