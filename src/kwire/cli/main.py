@@ -47,6 +47,17 @@ class Verb(Protocol):
         """Do the work; return the exit status."""
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Help as wide as the terminal; argparse asks shutil for that, which imports compressors."""
+
+    def __init__(self, prog: str) -> None:
+        try:
+            width = os.get_terminal_size().columns - 2
+        except OSError:
+            width = 98
+        super().__init__(prog, max_help_position=28, width=max(width, 40))
+
+
 class _Parser(argparse.ArgumentParser):
     """An argument parser whose complaint is one line and says where help is."""
 
@@ -91,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(_unknown(name) + "\n")
         return 2
     verb = cast(Verb, importlib.import_module(f"kwire.cli.{name}"))
-    parser = _Parser(prog=f"kwire {name}", description=verb.HELP)
+    parser = _Parser(prog=f"kwire {name}", description=verb.HELP, formatter_class=_Help)
     parser.add_argument("-v", "--verbose", action="count", default=0, help="explain errors in full detail")
     verb.configure(parser)
     parsed = parser.parse_args(args[1:])

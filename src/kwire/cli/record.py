@@ -24,7 +24,6 @@ fields; always the time, CPU, pid, tid and comm.
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.epilog = EXAMPLES
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "probes", metavar="PROBE", nargs="+", help="kind:target or kind:target(expr, name=expr, ...)"
     )

@@ -36,7 +36,6 @@ FILE may be - for standard input. In --where stand the names of the fields, time
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.epilog = EXAMPLES
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("file", metavar="FILE", help="a capture; - is standard input")
     parser.add_argument("--json", action="store_true", help="one object an event and line")
     parser.add_argument("--probe", metavar="GLOB", help="only probes that match: 'kprobe:tcp_*', '*open*'")

@@ -28,7 +28,6 @@ MAX_FILE = 1 << 20
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.epilog = EXAMPLES
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("files", metavar="FILE.py", nargs="+", help="Python probes; - is standard input")
     parser.add_argument("-w", dest="write", metavar="FILE", help="keep the events in a capture, pcapng")
     parser.add_argument("--filter", metavar="EXPR", help="only where this is true; runs in the kernel")

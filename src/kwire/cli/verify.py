@@ -23,7 +23,6 @@ COMPLETE, UNREADABLE, INCOMPLETE = 0, 1, 3
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.epilog = EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("files", metavar="FILE", nargs="+", help="a capture")
     parser.add_argument("--json", action="store_true", help="print one object")
 
