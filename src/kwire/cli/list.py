@@ -112,8 +112,8 @@ class _Listing:
                 written += 1
         if not written and refused:
             raise refused[0]
-        for error in refused:
-            self._say(str(error))
+        for each in refused:
+            self._say(str(each))
         if not written:
             near = [str(each) for kind in catalog.KINDS for each in self._near(kind, pattern)]
             raise CatalogError("*", pattern, "no probe and no type of that name", near[:3])
