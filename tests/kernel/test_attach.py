@@ -289,7 +289,7 @@ def fresh_functions() -> list[tuple[str, str]]:
         ("kprobe", "a b", "that is no function"),
         ("kprobe", "", "that is no function"),
         ("kretprobe", "vfs_read+4", "leave the offset out"),
-        ("kprobe", "vfs_read+0x7fffffff", ""),
+        ("kprobe", "vfs_read+0x7fffffff", "attach to"),
     ],
 )
 def test_kprobes_that_cannot_be(kind: str, target: str, words: str, counting: Counting, hits: Any) -> None:

@@ -17,7 +17,7 @@ from kwire.kernel.symbols import KALLSYMS
 from kwire.kernel.sys import BE_ROOT, Fd, KernelError, possible_cpus
 
 FIRST_PID_NAMESPACE = 0xEFFFFFFC  # inode number of the namespace that the kernel starts with
-RING = 4 << 20  # bytes a CPU that a trace takes when nothing else is said
+RING = 8 << 20  # bytes a CPU that a trace takes when nothing else is said
 MANY_PROBES = 1024
 
 

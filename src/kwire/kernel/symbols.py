@@ -15,6 +15,7 @@ from typing import NamedTuple
 from kwire.kernel.sys import PRIVILEGE, KernelError, reason
 
 KALLSYMS = "/proc/kallsyms"
+_LINE = re.compile(rb"([0-9a-f]+) [A-Za-z] ([^\t\n]+)(?:\t\[(.*)\])?")
 MAX_OFFSET = 1 << 20  # an address further than this after the last symbol before it belongs to none
 
 
@@ -56,12 +57,15 @@ class Symbols:
 
     def addresses(self, name: str, module: str | None = None) -> list[int]:
         """All addresses of a name, in `module` only where one is given ("" is the kernel proper)."""
-        found = []
-        for line in re.finditer(
-            rb"\n([0-9a-f]+) [A-Za-z] " + re.escape(name.encode()) + rb"(?:\t\[(.*)\])?(?=\n|$)", self._data
-        ):
-            if module is None or (line[2] or b"").decode() == module:
-                found.append(int(line[1], 16))
+        data, wanted, found = self._data, b" " + name.encode(), []
+        at = data.find(wanted)
+        while at >= 0:
+            start, end = data.rfind(b"\n", 0, at) + 1, at + len(wanted)
+            if data[end : end + 1] in (b"\n", b"\t", b""):
+                line = _LINE.match(data, start)
+                if line and line.end(1) == at - 2 and module in (None, (line[3] or b"").decode()):
+                    found.append(int(line[1], 16))
+            at = data.find(wanted, end)
         return found
 
     def at(self, address: int) -> Symbol | None:
