@@ -8,7 +8,8 @@ from kwire.kernel.printfmt import symbolic
 
 STATES = (
     '"oldstate=%s newstate=%s skaddr=%p", __print_symbolic(REC->oldstate, { 1, "TCP_ESTABLISHED" }, '
-    '{ 2, "TCP_SYN_SENT" }), __print_symbolic(REC->newstate, {0x1,"TCP_ESTABLISHED"},{7UL,"TCP_CLOSE"}), REC->skaddr'
+    '{ 2, "TCP_SYN_SENT" }), '
+    '__print_symbolic(REC->newstate, {0x1,"TCP_ESTABLISHED"},{7UL,"TCP_CLOSE"}), REC->skaddr'
 )
 
 

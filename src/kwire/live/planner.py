@@ -20,6 +20,7 @@ from kwire.kernel import catalog, features, tracefs
 from kwire.kernel.printfmt import symbolic
 from kwire.kernel.symbols import kernel_symbols
 from kwire.kernel.sys import possible_cpus
+from kwire.kernel.tracefs import Tracefs
 from kwire.lang import python, record, sites, spec, tree
 from kwire.lang.check import check, check_filter
 from kwire.lang.checked import Program
@@ -76,6 +77,7 @@ class Planner:
         self._main = main
         self._wanted: list[_Wanted] = []
         self._skipped: list[tuple[str, str]] = []
+        self._events: Tracefs | None = None  # open as long as it is used, for all probes once
         self._kernel: Kernel | None = None
         try:
             self._kernel = load_kernel()
@@ -152,7 +154,7 @@ class Planner:
 
     def _site(self, kind: str, group: str, name: str, offset: int = 0) -> Site:
         if kind == "tracepoint":
-            events = tracefs.shared()
+            events = self._events = self._events or tracefs.shared()
             if not events.has_event(group, name):
                 raise catalog.missing(kind, f"{group}:{name}")
             format_ = events.format(group, name)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from kwire.bpf.image import MapSpec
 from kwire.errors import KwireError
-from kwire.kernel import attach, prog
+from kwire.kernel import attach, prog, tracefs
 from kwire.kernel.attach import Link
 from kwire.kernel.maps import Map
 from kwire.kernel.prog import Prog
@@ -138,6 +138,8 @@ class Tracer:
 
     def attach(self) -> None:
         """Let the probes fire. What was attached is taken away again when one of them cannot be."""
+        kinds = {group.kind for group in self.plan.groups}
+        events = tracefs.shared() if "tracepoint" in kinds else None  # opened once for all of them
         try:
             for group, program in zip(self.plan.groups, self._progs, strict=True):
                 if group.multi:
@@ -152,6 +154,8 @@ class Tracer:
         except BaseException:
             self.close()
             raise
+        finally:
+            del events
 
     def drain(self) -> Iterator[Frames]:
         """Give what waits in each ring, once around; each is valid until the next is asked for."""
