@@ -1,7 +1,7 @@
 """One process calls getppid as fast as it can: what tracing every call costs it, and what arrives.
 
-Run as root: `.venv/bin/python bench/overhead.py [CALLS]`. Each tool traces the same load in turn, three rounds,
-the best round counts. perf and bpftrace are left out where they are not installed.
+Run as root: `.venv/bin/python bench/overhead.py [CALLS]`. Each tool traces the same load in turn, three
+rounds; the best and the median are shown. perf and bpftrace are left out where they are not installed.
 """
 
 import json

@@ -1,6 +1,6 @@
 """TCP connections as the kernel's own functions see them: kprobes, with structures read through pointers.
 
-    kwire trace examples/tcp.py -c 'curl -s http://localhost/'
+kwire trace examples/tcp.py -c 'curl -s http://localhost/'
 """
 
 import kwire

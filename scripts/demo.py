@@ -26,7 +26,7 @@ def run(*words: str, quiet: bool = False) -> subprocess.CompletedProcess[str]:
 
 
 def able() -> dict[str, bool]:
-    """What `kwire doctor` found: feature → whether it is there. Ends with its report where nothing can be traced."""
+    """What `kwire doctor` found: feature → whether it is there. Ends with its report where nothing works."""
     found = run("doctor", "--json", quiet=True)
     report = json.loads(found.stdout)
     if not report["ok"]:
@@ -56,7 +56,7 @@ What you saw came from the kernel through programs that kwire compiled itself{wh
 Try next:
   .venv/bin/kwire list 'tracepoint:sched:*' -v
   .venv/bin/kwire list 'struct tcp_sock' | less
-  .venv/bin/kwire record 'tracepoint:syscalls:sys_enter_openat(filename=str(filename))' -c 'ls /' -w opens.pcapng
+  .venv/bin/kwire record 'tracepoint:syscalls:sys_enter_openat(filename)' -c 'ls /' -w opens.pcapng
   .venv/bin/kwire show opens.pcapng
   tshark -r {CAPTURE} -c 5          # the same packets in Wireshark's eyes""")
 

@@ -54,7 +54,8 @@ def trace(
 
     `command`, `pid`: trace only that command (started when the `with` begins) or those processes, and
     whatever they start; neither: the whole machine. `seconds`, `count`: end after so long or so many events.
-    `buffer`: bytes of each CPU's ring (default: 8 MB, less with many CPUs). Raises KwireError with what is wrong and what to do.
+    `buffer`: bytes of each CPU's ring (default: 8 MB, less with many CPUs). Raises KwireError with what is
+    wrong and what to do.
 
         with kwire.trace(connect, seconds=10) as events:
             for event in events:
