@@ -1,0 +1,232 @@
+"""What the optimiser makes of a program: how often the kernel is asked, what is left, and one listing in
+full.
+"""
+
+import re
+from typing import Any
+
+import pytest
+
+from kwire.bpf.arch import named
+from kwire.bpf.disasm import disassemble
+from kwire.compile.build import Compiled, TaskFields, compile_probe
+from kwire.compile.fold import compute, decide
+from kwire.compile.ir import CONDITIONS, SWAPPED
+from kwire.lang import checked as c
+from kwire.lang import record
+from kwire.lang import types as t
+from kwire.lang.context import Argument, CtxField, Param, Site
+from kwire.lang.tree import Source, Span
+
+SPAN = Span(1, 0, 1, 1)
+POINTER = t.Pointer(t.VOID)
+PID, TID, NSECS, CPU = (c.Builtin(op, t.U64, SPAN) for op in ("pid", "tid", "nsecs", "cpu"))
+COMM = c.Comm(t.Text(15), SPAN)
+ARGUMENT = c.Param("a", Argument(0), POINTER, SPAN)
+
+
+def load(base: Any, offset: int, type_: t.Scalar = t.U64) -> c.Load:
+    return c.Load(c.Place(base, offset, (), t.KERNEL, SPAN), type_, SPAN)
+
+
+def const(value: int) -> c.Const:
+    return c.Const(value, t.U64, SPAN)
+
+
+def binary(op: str, left: Any, right: Any) -> c.Binary:
+    return c.Binary(op, left, right, t.U64, SPAN)
+
+
+def build(*values: Any, wanted: Any = None, body: tuple[c.Stmt, ...] = (), **options: Any) -> Compiled:
+    fields = tuple(c.Field(f"f{n}", value.type) for n, value in enumerate(values))
+    where = Site("rawtracepoint", "x", (Param("a", POINTER, Argument(0)),))
+    emit = c.Emit(tuple(values), SPAN)
+    made = c.Program("x", where, Source("x", ""), fields, (), wanted, (*body, emit), SPAN)
+    arch = named("x86_64")
+    return compile_probe(
+        made, id=1, spec="x", probes=1, cpus=2, tasks=False, arch=arch, explain=True, **options
+    )
+
+
+def calls(compiled: Compiled) -> list[str]:
+    """The helpers called, in order."""
+    return re.findall(r"call (\w+)", compiled.ir)
+
+
+def test_nothing_is_asked_twice() -> None:
+    found = calls(
+        build(PID, TID, NSECS, CPU, COMM, PID, wanted=c.Compare("ne", PID, TID, False, t.BOOL, SPAN))
+    )
+    assert sorted(found) == [
+        "get_current_comm",
+        "get_current_pid_tgid",
+        "get_smp_processor_id",
+        "ktime_get_boot_ns",
+        "map_lookup_elem",
+        "ringbuf_output",
+    ]
+    found = calls(build(PID, TID, COMM, task=TaskFields(8, 12, 16)))
+    assert [name for name in found if name.startswith("get_current")] == ["get_current_task_btf"]
+
+
+def test_neighbours_are_read_together() -> None:
+    compiled = build(
+        load(ARGUMENT, 8), load(ARGUMENT, 24, t.U16), load(ARGUMENT, 100, t.S32), load(ARGUMENT, 0, t.U8)
+    )
+    assert calls(compiled).count("probe_read_kernel") == 1
+    assert re.search(r"probe_read_kernel \[window\.\d+\+0\] 104 ", compiled.ir)
+
+
+def test_what_lies_far_apart_is_not() -> None:
+    compiled = build(load(ARGUMENT, 0), load(ARGUMENT, 8), load(ARGUMENT, 2000), load(ARGUMENT, 2012, t.U32))
+    assert re.findall(r"probe_read_kernel \[window\S+ (\d+)", compiled.ir) == ["16", "16"]
+
+
+def test_each_hop_of_a_chain_is_one_read() -> None:
+    chain = load(load(load(ARGUMENT, 16), 24), 32)
+    assert calls(build(chain, load(load(load(ARGUMENT, 16), 24), 40))).count("probe_read_kernel") == 3
+
+
+def test_a_read_behind_a_condition_joins_the_one_before_it() -> None:
+    """What was read for the filter serves the record; what only one arm reads is not read for the other."""
+    wanted = c.Compare("eq", load(ARGUMENT, 16, t.U16), const(5), False, t.BOOL, SPAN)
+    compiled = build(load(ARGUMENT, 24), wanted=wanted)
+    assert calls(compiled).count("probe_read_kernel") == 1
+    arms = c.Select(PID, load(ARGUMENT, 0), load(ARGUMENT, 8), t.U64, SPAN)
+    assert calls(build(arms)).count("probe_read_kernel") == 2
+
+
+def test_blocks_go_straight_to_the_record_or_come_with_their_neighbours() -> None:
+    block = c.ReadBlock(c.Place(ARGUMENT, 8, (), t.KERNEL, SPAN), 16, t.Array(t.U8, 16, "ipv6"), SPAN)
+    assert re.findall(r"probe_read_kernel \[(\w+)", build(block).ir) == ["record"]
+    assert re.findall(r"probe_read_kernel \[(\w+)", build(block, load(ARGUMENT, 32)).ir) == ["window"]
+
+
+def test_constants_are_folded_and_branches_on_them_decided() -> None:
+    never = c.If(binary("and", const(6), const(1)), (c.Return(SPAN),), (), SPAN)
+    always = c.Compare("lt", binary("mul", const(3), const(4)), const(13), False, t.BOOL, SPAN)
+    folded = build(binary("add", binary("sub", PID, const(5)), const(5)), wanted=always, body=(never,))
+    assert folded.image.code == build(PID).image.code
+
+
+def test_code_that_nothing_reaches_is_not_there() -> None:
+    after = build(PID, body=(c.Return(SPAN),))
+    assert disassemble(after.image) == ["   0: (b7) r0 = 0", "   1: (95) exit"]
+    assert not after.image.maps
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (binary("mul", PID, const(8)), "lsh %N 3"),
+        (binary("div", PID, const(16)), "rsh %N 4"),
+        (binary("mod", PID, const(32)), "and %N 31"),
+        (c.Convert(binary("and", PID, const(0xFF)), t.U8, SPAN), "and %N 255"),
+        (c.Convert(c.Convert(PID, t.U16, SPAN), t.U32, SPAN), "zext 16 %N"),
+    ],
+)
+def test_cheaper_forms(value: Any, expected: str) -> None:
+    ir = re.sub(r"%\d+", "%N", build(c.Retype(value, t.U64, SPAN)).ir)
+    assert f"%N = {expected}\n" in ir
+
+
+def test_a_narrow_field_needs_no_mask_before_its_store() -> None:
+    ir = build(c.Convert(c.Convert(binary("add", PID, TID), t.U32, SPAN), t.U16, SPAN)).ir
+    assert "zext 16" not in ir
+
+
+INTERESTING = (0, 1, -1, 2, 7, 63, 64, 1 << 31, 1 << 32, (1 << 63) - 1, -(1 << 63))
+
+
+def test_conditions_and_their_mirror_images() -> None:
+    for condition, opposite in CONDITIONS.items():
+        for a in INTERESTING:
+            for b in INTERESTING:
+                assert decide(condition, a, b) is not decide(opposite, a, b)
+                assert decide(condition, a, b) is decide(SWAPPED[condition], b, a)
+
+
+def test_folding_is_the_machines_arithmetic() -> None:
+    assert compute("div", 5, 0) == 0
+    assert compute("mod", -5, 0) == -5
+    assert compute("div", -1, 2) == (1 << 63) - 1
+    assert compute("lsh", 1, 64 + 3) == 8
+    assert compute("arsh", -8, 1) == -4
+    assert compute("rsh", -8, 60) == 15
+    assert compute("umin", -1, 5) == 5
+
+
+GETPPID = """\
+entry:
+    %1 = call get_current_task_btf
+    %2 = peek 4 [%1+12]
+    if %2 eq 77 goto body1 else look1
+look1:
+    store 4 [key.2+0] %2
+    %3 = call map_lookup_elem map:tasks [key.2+0]
+    if %3 eq 0 goto done else body1
+body1:
+    %4 = call ktime_get_boot_ns
+    store 8 [record.1+8] %4
+    store 4 [record.1+16] %2
+    %7 = peek 4 [%1+8]
+    store 4 [record.1+20] %7
+    %9 = peek 4 [%0+8]
+    store 4 [record.1+24] %9
+    store 4 [record.1+28] 0
+    store 4 [record.1+0] 0x20000011
+    store 4 [record.1+4] 0x1000000
+    %11 = call get_smp_processor_id
+    %12 = umin %11 1
+    %13 = lsh %12 6
+    %14 = mapval counts.0
+    %15 = add %14 %13
+    %16 = load 8 [%15+0]
+    %17 = add %16 1
+    store 8 [%15+0] %17
+    store 4 [key.3+0] %12
+    %20 = call map_lookup_elem map:rings [key.3+0]
+    if %20 eq 0 goto refused4 else output4
+output4:
+    %21 = call ringbuf_output %20 [record.1+0] 32 0
+    if %21 eq 0 goto done else refused4
+refused4:
+    %22 = load 8 [%15+8]
+    %23 = add %22 1
+    store 8 [%15+8] %23
+    %24 = load 8 [record.1+8]
+    %25 = load 8 [%15+16]
+    if %25 eq 0 goto first6 else later6
+first6:
+    store 8 [%15+16] %24
+    goto later6
+later6:
+    store 8 [%15+24] %24
+    goto done
+done:
+    exit 1
+"""
+
+
+def renumbered(ir: str) -> str:
+    """The listing with its values numbered in the order in which they appear."""
+    names: dict[str, str] = {}
+    return re.sub(r"%\d+", lambda match: names.setdefault(match[0], f"%{len(names)}"), ir)
+
+
+def test_a_whole_program() -> None:
+    where = Site("tracepoint", "syscalls:sys_enter_getppid", (Param("__syscall_nr", t.S32, CtxField(8, 4)),))
+    made = record.program(where, None)  # type: ignore[arg-type]  # no types are looked up
+    emit = made.body[0]
+    assert isinstance(emit, c.Emit)
+    wanted = [n for n, field in enumerate(made.fields) if field.name in ("pid", "tid", "__syscall_nr")]
+    made = made._replace(
+        fields=tuple(made.fields[n] for n in wanted),
+        body=(emit._replace(values=tuple(emit.values[n] for n in wanted)),),
+    )
+    options = {"main": 77, "task": TaskFields(8, 12, 16)}
+    compiled = compile_probe(
+        made, id=1, spec="x", probes=1, cpus=2, tasks=True, arch=named("x86_64"), explain=True, **options  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert renumbered(compiled.ir) == renumbered(GETPPID)
+    assert not compiled.image.btf  # nobody wrote this program

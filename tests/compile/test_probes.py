@@ -1,0 +1,383 @@
+"""Whole probes in the interpreter: every kind of attach point, the order of a program, its maps, its
+records.
+"""
+
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from kwire.bpf import vm
+from kwire.bpf.arch import named
+from kwire.compile.build import Compiled, CompileError, TaskFields, compile_probe, layout_key, probe_schema
+from kwire.compile.layout import layout
+from kwire.lang import checked as c
+from kwire.lang import record
+from kwire.lang import types as t
+from kwire.lang.context import Argument, CtxField, Param, Result, Site
+from kwire.lang.tree import Source, Span
+from kwire.wire.fields import CutStr
+from kwire.wire.schema import decode
+
+SPAN = Span(1, 0, 1, 1)
+POINTER = t.Pointer(t.VOID)
+PID, TID, CPU, UID = (c.Builtin(op, t.U32, SPAN) for op in ("pid", "tid", "cpu", "uid"))
+GETPPID = Site("tracepoint", "syscalls:sys_enter_getppid", (Param("__syscall_nr", t.S32, CtxField(8, 4)),))
+
+
+def place(base: Any, offset: int = 0, *indexes: c.Index, space: str = t.KERNEL) -> c.Place:
+    return c.Place(base, offset, indexes, space, SPAN)
+
+
+def load(base: Any, offset: int, type_: t.Scalar = t.U64) -> c.Load:
+    return c.Load(place(base, offset), type_, SPAN)
+
+
+def argument(number: int, type_: t.Scalar = t.U64) -> c.Param:
+    return c.Param(f"a{number}", Argument(number), type_, SPAN)
+
+
+def number(value: int, type_: t.Scalar = t.S64) -> c.Const:
+    return c.Const(value, type_, SPAN)
+
+
+def program(site: Site, *values: Any, wanted: Any = None, body: Sequence[c.Stmt] = ()) -> c.Program:
+    """Emits these values as f0, f1, …"""
+    fields = tuple(c.Field(f"f{n}", value.type) for n, value in enumerate(values))
+    emit = c.Emit(tuple(values), SPAN)
+    return c.Program("probe", site, Source("probe.py", "emit()"), fields, (), wanted, (*body, emit), SPAN)
+
+
+def site(kind: str, count: int = 3, type_: t.Type = t.U64) -> Site:
+    params = tuple(Param(f"a{n}", type_, Argument(n)) for n in range(count))
+    retval = Param("retval", t.S32, Result(count)) if kind in ("kretprobe", "fexit") else None
+    return Site(kind, "f", params, retval)
+
+
+def build(made: c.Program, **options: Any) -> Compiled:
+    given: dict[str, Any] = {"id": 1, "spec": "spec", "probes": 2, "cpus": 4, "tasks": False}
+    return compile_probe(made, arch=options.pop("arch", named("x86_64")), **given | options)
+
+
+def run(compiled: Compiled, context: bytes, **env: Any) -> list[dict[str, Any]]:
+    """The events of one firing, decoded."""
+    return [decode(compiled.schema, one) for one in vm.Machine(compiled.image, **env).run(context).emitted]
+
+
+def counters(machine: vm.Machine, probe: int, cpu: int, probes: int = 2) -> tuple[int, ...]:
+    counts = machine.maps["counts"]
+    assert isinstance(counts, vm.ArrayMap)
+    found: tuple[int, ...] = struct.unpack_from("<8Q", counts.value(), 64 * (cpu * probes + probe - 1))
+    return found
+
+
+# the record
+
+
+@pytest.mark.parametrize(
+    ("comm", "size"),
+    [("a", 40), ("load", 40), ("python", 40), ("python3", 48), ("x" * 14, 48), ("x" * 15, 56)],
+)
+def test_a_recorded_getppid_takes_no_byte_too_many(comm: str, size: int) -> None:
+    compiled = build(record.program(GETPPID, None))  # type: ignore[arg-type]  # no types are looked up
+    machine = vm.Machine(compiled.image, comm=comm, pid=7, tid=8, cpu=2, boot_ns=5)
+    [frame] = machine.run(bytes(8) + struct.pack("<q", 110)).emitted
+    assert len(frame) == size
+    assert frame[:8] == struct.pack(">BBHI", 0x11, 0, size, 1)
+    assert compiled.schema.timestamp(frame) == 5
+    assert decode(compiled.schema, frame) == {"cpu": 2, "pid": 7, "tid": 8, "comm": comm, "__syscall_nr": 110}
+
+
+def test_fields_lie_without_holes_and_in_their_order() -> None:
+    types: tuple[t.Type, ...] = (
+        t.U8,
+        t.U64,
+        t.Text(9),
+        t.U16,
+        t.Array(t.U8, 6, "mac"),
+        t.U32,
+        t.Array(t.U8, 16),
+    )
+    placed = layout("x", tuple(c.Field(f"f{n}", type_) for n, type_ in enumerate(types)))
+    assert [item.field.name for item in placed.fields] == [f"f{n}" for n in range(len(types))]
+    taken = sorted((item.offset, item.offset + item.size) for item in placed.fields)
+    assert [start for start, _ in taken] == [16, *(end for _, end in taken[:-1])]
+    assert placed.size == taken[-1][1]
+    assert all(item.offset % min(item.size & -item.size, 8) == 0 for item in placed.fields)
+
+
+def test_a_record_that_cannot_fit_a_frame_is_refused() -> None:
+    text = c.ReadText(place(argument(0)), t.Text(0x7FFF), SPAN)
+    with pytest.raises(CompileError, match=r"65\d\d\d bytes long, the most is 65480"):
+        build(program(site("kprobe"), text, text))
+
+
+def test_the_largest_record() -> None:
+    data = c.ReadBytes(place(argument(0)), number(0x7FFF), t.Bytes(0x7FFF), SPAN)
+    other = c.ReadBytes(place(argument(0), 100), argument(1), t.Bytes(65480 - 24 - 0x7FFF), SPAN)
+    compiled = build(program(site("kprobe"), data, other))
+    memory = vm.Memory()
+    block = memory.kernel(bytes(n % 251 for n in range(40000)))
+    [event] = run(compiled, vm.registers([block, 70000]), memory=memory)
+    assert event["f0"] == memory.read(block, 0x7FFF)
+    assert len(event["f1"]) == 65480 - 24 - 0x7FFF
+    [event] = run(compiled, vm.registers([block, 5]), memory=memory)
+    assert event["f1"] == memory.read(block + 100, 5)
+
+
+def test_many_fields() -> None:
+    values = [load(argument(n % 3), 8 * n, t.INTEGERS[f"u{8 << n % 4}"]) for n in range(120)]
+    compiled = build(program(site("kprobe"), *values))
+    memory = vm.Memory()
+    blocks = [memory.kernel(bytes((n * 7 + 3 * i) % 256 for i in range(1024))) for n in range(3)]
+    [event] = run(compiled, vm.registers(blocks), memory=memory)
+    for n in range(120):
+        expected = memory.read(blocks[n % 3] + 8 * n, 1 << n % 4) or b""
+        assert event[f"f{n}"] == int.from_bytes(expected, "little")
+
+
+# attach points
+
+
+def test_arguments_of_a_kprobe_come_from_registers_and_from_the_stack() -> None:
+    types = (t.S8, t.U8, t.S16, t.U32, t.S32, t.U64, t.U64, t.S32)
+    compiled = build(program(site("kprobe", 8), *(argument(n, type_) for n, type_ in enumerate(types))))
+    memory = vm.Memory()
+    stack = memory.kernel(struct.pack("<QQq", 0xDEAD, 77, -8))
+    passed = [0x1FF, 0x1FF, 0x18000, 0x1FFFFFFFF, 0xFFFFFFFF, (1 << 64) - 1]
+    [event] = run(compiled, vm.registers(passed, sp=stack), memory=memory)
+    assert list(event.values()) == [-1, 255, -32768, 0xFFFFFFFF, -1, (1 << 64) - 1, 77, -8]
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_every_architecture_has_its_registers(machine: str) -> None:
+    arch = named(machine)
+    compiled = build(program(site("kprobe"), argument(0), argument(2)), arch=arch)
+    [event] = run(compiled, vm.registers([11, 22, 33], arch=arch))
+    assert list(event.values()) == [11, 33]
+    retval = c.Param("retval", Result(1), t.S32, SPAN)
+    compiled = build(program(site("kretprobe"), retval), arch=arch)
+    [event] = run(compiled, vm.registers(retval=0xFFFFFFF3, arch=arch))
+    assert event == {"f0": -13}
+
+
+def test_arguments_of_other_kinds() -> None:
+    retval = c.Param("retval", Result(3), t.S32, SPAN)
+    raw = build(program(site("rawtracepoint"), argument(1, t.U16), argument(2)))
+    assert run(raw, vm.arguments([1, 0x12345, 3])) == [{"f0": 0x2345, "f1": 3}]
+    entry = build(program(site("fentry"), argument(1, t.S32)))
+    assert run(entry, vm.arguments([1, 0xFFFFFFFE, 3])) == [{"f0": -2}]
+    leave = build(program(site("fexit"), argument(0), retval))
+    assert run(leave, vm.arguments([9, 8, 7], retval=0xFFFFFFFF)) == [{"f0": 9, "f1": -1}]
+
+
+def test_pointers_of_fentry_are_plain_numbers() -> None:
+    compiled = build(
+        program(
+            site("fentry", 2, POINTER),
+            c.Compare("eq", argument(0, POINTER), number(0), False, t.BOOL, SPAN),
+            c.Binary("and", argument(1, POINTER), number(0xFFF), t.U64, SPAN),
+        )
+    )
+    assert "get_func_arg" in build(program(site("fentry", 1, POINTER), argument(0, POINTER)), explain=True).ir
+    found = run(compiled, vm.arguments([0, 0x12345]), args=[0, 0x12345])
+    assert found == [{"f0": True, "f1": 0x345}]
+
+
+def test_fields_of_a_tracepoint_may_be_packed() -> None:
+    values = [c.Param("x", CtxField(at, t.size_of(type_)), type_, SPAN) for at, type_ in PACKED]
+    where = Site("tracepoint", "a:b", ())
+    context = c.Context(POINTER, SPAN)
+    block = c.ReadBlock(place(context, 21), 6, t.Array(t.U8, 6, "mac"), SPAN)
+    name = c.ReadText(place(context, 8), t.Text(16), SPAN, fixed=16)
+    compiled = build(program(where, *values, block, name), explain=True)
+    assert "probe_read" not in compiled.ir
+    data = bytes(range(1, 65))
+    [event] = run(compiled, data)
+    for (at, type_), value in zip(PACKED, list(event.values())[: len(PACKED)], strict=True):
+        size = t.size_of(type_)
+        assert value == int.from_bytes(data[at : at + size], "little", signed=t.signed(type_))
+    assert event[f"f{len(PACKED)}"] == data[21:27].hex(":")
+    assert event[f"f{len(PACKED) + 1}"] == data[8:24].decode()
+
+
+PACKED: list[tuple[int, t.Scalar]] = [
+    (8, t.U64),
+    (17, t.U64),
+    (25, t.S32),
+    (30, t.U16),
+    (33, t.U16),
+    (35, t.S8),
+]
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_data_of_varying_length_in_a_tracepoint(relative: bool) -> None:
+    location = c.DataLocAddress(12, relative, POINTER, SPAN)
+    text = c.ReadText(place(location), t.Text(10), SPAN)
+    data = c.ReadBytes(place(location), c.Const(4, t.U32, SPAN), t.Bytes(8), SPAN)
+    compiled = build(program(Site("tracepoint", "a:b", ()), text, data))
+    for content in (b"hello\0", b"", b"0123456789\0", b"0123456789abc\0"):
+        start = 24 - (16 if relative else 0)
+        context = (
+            bytes(12) + struct.pack("<I", len(content) << 16 | start) + bytes(8) + content.ljust(20, b"\0")
+        )
+        [event] = run(compiled, context)
+        assert event["f0"] == content.rstrip(b"\0")[:10].decode()
+        assert isinstance(event["f0"], CutStr) == (len(content) > 11)
+        assert event["f1"] == content.ljust(4, b"\0")[:4]
+
+
+# texts
+
+
+@pytest.mark.parametrize("limit", [1, 7, 20])
+@pytest.mark.parametrize("fixed", [0, 5, 8, 13, 16, 20, 40])
+def test_a_text_ends_where_it_should(limit: int, fixed: int) -> None:
+    text = c.ReadText(place(argument(0), 3), t.Text(limit), SPAN, fixed)
+    stack = build(program(site("kprobe"), text, TID))
+    scratch = build(program(site("kprobe"), text, c.Comm(t.Text(15), SPAN), text))
+    for length in (0, 1, 4, 5, 7, 8, 9, 15, 16, 19, 20, 21, 22, 39, 40):
+        letters = bytes(65 + n % 26 for n in range(length))
+        whole = letters if not fixed else letters[:fixed]
+        memory = vm.Memory()
+        data = b"..." + letters + b"\0" + b"junk" * 12
+        block = memory.kernel(data[: 3 + fixed if fixed else None])
+        [first] = run(stack, vm.registers([block]), memory=memory, tid=9)
+        [second] = run(scratch, vm.registers([block]), memory=memory, comm="me")
+        for value in (first["f0"], second["f0"], second["f2"]):
+            assert value == whole[:limit].decode()
+            assert isinstance(value, CutStr) == (len(whole) > limit)
+        assert (first["f1"], second["f1"]) == (9, "me")
+
+
+def test_nothing_of_the_last_record_is_left_in_the_next() -> None:
+    text = c.ReadText(place(argument(0)), t.Text(100), SPAN)
+    compiled = build(program(site("kprobe"), text, text))
+    memory = vm.Memory()
+    long, short = memory.kernel(b"x" * 90 + b"\0"), memory.kernel(b"yy\0")
+    machine = vm.Machine(compiled.image, memory=memory)
+    machine.run(vm.registers([long]))
+    [frame] = machine.run(vm.registers([short])).emitted
+    assert b"x" not in frame
+    assert len(frame) == 32
+
+
+# the order of a program
+
+
+def test_only_the_processes_wanted() -> None:
+    compiled = build(program(site("kprobe"), PID), tasks=True, main=10)
+    machine = vm.Machine(compiled.image)
+    tasks = machine.maps["tasks"]
+    assert isinstance(tasks, vm.HashMap)
+    tasks[struct.pack("<I", 20)] = b"\1"
+    seen = []
+    for pid in (10, 20, 30):
+        machine.env.pid = pid
+        seen += [decode(compiled.schema, one)["f0"] for one in machine.run(vm.registers()).emitted]
+    assert seen == [10, 20]
+    assert counters(machine, 1, 0)[:2] == (2, 0)
+
+
+def test_what_the_filter_rejects_is_not_counted() -> None:
+    wanted = c.Compare("gt", argument(0), number(5), False, t.BOOL, SPAN)
+    compiled = build(program(site("kprobe"), argument(0), wanted=wanted))
+    machine = vm.Machine(compiled.image, cpu=3)
+    assert [len(machine.run(vm.registers([value])).emitted) for value in (4, 5, 6, 7)] == [0, 0, 1, 1]
+    assert counters(machine, 1, 3)[:2] == (2, 0)
+
+
+def test_refusals_are_counted_with_their_times() -> None:
+    compiled = build(program(site("kprobe"), argument(0)), ring_size=4096, id=2)
+    machine = vm.Machine(compiled.image, cpu=1)
+    machine.keep_reading = False
+    for time in range(1, 1001):
+        machine.env.boot_ns = time
+        machine.run(vm.registers([time]))
+    kept = len(machine.rings()[1].take())
+    attempts, refused, first, last, too_long, faults, *_ = counters(machine, 2, 1)
+    assert (attempts, refused, too_long, faults) == (1000, 1000 - kept, 0, 0)
+    assert (first, last) == (kept + 1, 1000)
+    assert counters(machine, 1, 1) == (0,) * 8
+
+
+def test_failed_reads_are_counted_once_an_event() -> None:
+    compiled = build(
+        program(site("kprobe"), load(argument(0), 0), load(argument(1), 0), load(argument(2), 0))
+    )
+    memory = vm.Memory()
+    good = memory.kernel(bytes(64))
+    machine = vm.Machine(compiled.image, memory=memory)
+    for arguments in ([good, good, good], [8, good, 16], [good, 8, good], [good, good, good]):
+        assert len(machine.run(vm.registers(arguments)).emitted) == 1
+    assert counters(machine, 1, 0)[:6] == (4, 0, 0, 0, 0, 2)
+
+
+def test_a_tracepoint_lets_its_event_pass_on() -> None:
+    for kind, expected in (("tracepoint", 1), ("rawtracepoint", 0), ("kprobe", 0), ("fentry", 0)):
+        compiled = build(program(Site(kind, "x", ()), PID))
+        assert vm.Machine(compiled.image).run(bytes(256)).r0 == expected
+
+
+def test_cookies_tell_the_probe() -> None:
+    compiled = build(program(site("kprobe"), argument(0)), cookie=True, probes=3, cpus=2)
+    assert compiled.image.cookies
+    machine = vm.Machine(compiled.image, cpu=1)
+    for cookie in (1, 3, 0, 4, 1 << 32, 3):
+        machine.env.cookie = cookie
+        emitted = machine.run(vm.registers([5])).emitted
+        assert [frame[4:8] for frame in emitted] == ([struct.pack(">I", cookie)] if cookie in (1, 3) else [])
+    assert [counters(machine, probe, 1, 3)[0] for probe in (1, 2, 3)] == [1, 0, 2]
+
+
+def test_the_task_itself_tells_the_same_as_the_helpers() -> None:
+    made = program(site("kprobe"), PID, TID, c.Comm(t.Text(15), SPAN))
+    fast = build(made, task=TaskFields(12, 16, 40), tasks=True)
+    machine = vm.Machine(fast.image)
+    tasks = machine.maps["tasks"]
+    assert isinstance(tasks, vm.HashMap)
+    tasks[struct.pack("<I", 70)] = b"\1"
+    for comm in (b"", b"sh", b"exactly8", b"fifteen letters"):
+        padded = (comm + b"\0" + b"stale text after it")[:16]
+        data = struct.pack("<12xII20x16s", 71, 70, padded)
+        machine.env.task = machine.space.add(bytearray(data), "task", writable=False).base
+        [frame] = machine.run(vm.registers()).emitted
+        assert decode(fast.schema, frame) == {"f0": 70, "f1": 71, "f2": comm.decode()}
+        [slow] = run(build(made), vm.registers(), pid=70, tid=71, comm=comm.decode())
+        assert slow == {"f0": 70, "f1": 71, "f2": comm.decode()}
+
+
+# sharing
+
+
+def test_probes_of_one_shape_share_their_code() -> None:
+    one = program(site("kprobe"), argument(0, t.U32), c.Comm(t.Text(15), SPAN))
+    two = one._replace(
+        name="other",
+        site=one.site._replace(target="g"),
+        fields=tuple(field._replace(name=f"g{n}") for n, field in enumerate(one.fields)),
+        span=Span(7, 1, 8, 2),
+    )
+    assert layout_key(one) == layout_key(two)
+    first, second = (build(made, cookie=True, id=n) for n, made in ((1, one), (2, two)))
+    assert first.image.code == second.image.code
+    assert probe_schema(two, id=2, spec="spec") == second.schema
+    for other in (
+        program(site("kprobe"), argument(0, t.S32), c.Comm(t.Text(15), SPAN)),
+        program(site("kprobe"), argument(1, t.U32), c.Comm(t.Text(15), SPAN)),
+        program(site("kretprobe"), argument(0, t.U32), c.Comm(t.Text(15), SPAN)),
+        program(site("kprobe"), argument(0, t.U32), c.Comm(t.Text(15), SPAN), wanted=PID),
+    ):
+        assert layout_key(other) != layout_key(one)
+
+
+def test_enumerations_reach_the_schema() -> None:
+    colour = t.Enum("colour", 4, False, (("RED", 1), ("BLUE", 2), ("AZURE", 2)))
+    nameless = t.Enum("", 4, True, (("MINUS", -1),))
+    compiled = build(program(site("kprobe"), argument(0, colour), argument(1, nameless)))
+    assert compiled.schema.enums == {"colour": {1: "RED", 2: "BLUE"}, "f1": {-1: "MINUS"}}
+    assert not compiled.schema.problem()
+    assert [field.type for field in compiled.schema.fields] == ["enum", "senum"]
+    assert run(compiled, vm.registers([2, 0xFFFFFFFF])) == [{"f0": 2, "f1": -1}]
