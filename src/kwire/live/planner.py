@@ -4,6 +4,7 @@ Each probe asked for is expanded to its targets; each target becomes a site, is 
 whose instructions would be the same share one program that tells its firings apart by the attach cookie. The
 laws: probes are numbered from 1 in the order asked for; a target named in full that cannot be traced is an
 error; of a wildcard's targets those that do not fit the expressions are left out, and said (`Plan.skipped`).
+What only some plans need (the parser of expressions, the lists of functions) is imported when it is needed.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -16,12 +17,11 @@ from kwire.btf.store import Function, Kernel, load_kernel
 from kwire.btf.types import Kind
 from kwire.compile.build import TaskFields, compile_probe, layout_key, probe_schema, task_fields
 from kwire.errors import KwireError
-from kwire.kernel import catalog, features, tracefs
+from kwire.kernel import tracefs
 from kwire.kernel.printfmt import symbolic
-from kwire.kernel.symbols import kernel_symbols
 from kwire.kernel.sys import possible_cpus
 from kwire.kernel.tracefs import Tracefs
-from kwire.lang import python, record, sites, spec, tree
+from kwire.lang import record, sites, spec, tree
 from kwire.lang.check import check, check_filter
 from kwire.lang.checked import Program
 from kwire.lang.context import Site
@@ -89,9 +89,7 @@ class Planner:
     def add_spec(self, text: str, filter: str | None = None) -> None:
         """Add what `kwire record` takes: a probe spec, with expressions or without, and a filter."""
         parsed = spec.parse(text)
-        condition = None
-        if filter is not None:
-            condition = (python.parse_expression(filter, FILTER), tree.Source(FILTER, filter))
+        condition = None if filter is None else _condition(filter)
 
         def program(site: Site) -> Program:
             return record.program(site, self._types, parsed.expressions, parsed.source, condition)
@@ -104,8 +102,8 @@ class Planner:
         def program(site: Site) -> Program:
             if filter is None:
                 return check(probe, site, self._types)
-            source = tree.Source(FILTER, filter)
-            condition = check_filter(python.parse_expression(filter, FILTER), source, site, self._types)
+            expression, source = _condition(filter)
+            condition = check_filter(expression, source, site, self._types)
             return check(probe, site, self._types, condition, source)
 
         for place in probe.attach:
@@ -136,6 +134,8 @@ class Planner:
             site = self._site(parsed.kind, parsed.group, parsed.name, parsed.offset)
             self._want(f"{parsed.kind}:{parsed.target}", program(site))
             return
+        from kwire.kernel import catalog
+
         first: LanguageError | None = None
         added = len(self._wanted)
         for target in catalog.expand(parsed.kind, parsed.target):
@@ -156,10 +156,14 @@ class Planner:
         if kind == "tracepoint":
             events = self._events = self._events or tracefs.shared()
             if not events.has_event(group, name):
+                from kwire.kernel import catalog
+
                 raise catalog.missing(kind, f"{group}:{name}")
             format_ = events.format(group, name)
             site = sites.tracepoint(group, name, format_.fields, self._types)
             return _named(site, symbolic(format_.print_fmt))
+        from kwire.kernel import catalog, features
+
         if kind == "rawtracepoint":
             catalog.expand(kind, name)  # says what is near, should there be none
             return sites.raw_tracepoint(name, self._types)
@@ -183,6 +187,8 @@ class Planner:
         groups: dict[Hashable, list[int]] = {}
         for index, wanted in enumerate(self._wanted):
             groups.setdefault(layout_key(wanted.program), []).append(index)
+        from kwire.kernel import features
+
         if features.probe("cookie").answer == "yes":
             return list(groups.values())
         return [[index] for index in range(len(self._wanted))]
@@ -210,9 +216,7 @@ class Planner:
                 else probe_schema(wanted.program, id=index + 1, spec=wanted.spec)
             )
         site = first.program.site
-        multi = (
-            shared and site.kind in INSTEAD and features.mechanism(site.kind, len(members)) == "kprobe.multi"
-        )
+        multi = shared and site.kind in INSTEAD and _multi(site.kind, len(members))
         points = [Point(self._wanted[index].target, index + 1) for index in members]
         if multi and any(":" in str(point.target) for point in points):
             points = [Point(self._address(str(point.target)), point.probe) for point in points]
@@ -224,6 +228,8 @@ class Planner:
 
     def _address(self, target: str) -> int:
         """The address of a function, for a multi link: names of modules' functions are not taken there."""
+        from kwire.kernel.symbols import kernel_symbols
+
         module, _, name = target.rpartition(":")
         found = kernel_symbols().addresses(name, module or None)
         if not found or not found[0]:
@@ -236,7 +242,23 @@ class Planner:
         """Add the names of kernel addresses where events hold any, so that they can be read anywhere."""
         if not any(field.type == "ksym" for field in schema.fields):
             return schema
+        from kwire.kernel.symbols import kernel_symbols
+
         return schema._replace(symbols=kernel_symbols().by_address())
+
+
+def _condition(filter: str) -> tuple[tree.Expr, tree.Source]:
+    """A filter's syntax tree and its text."""
+    from kwire.lang import python
+
+    return python.parse_expression(filter, FILTER), tree.Source(FILTER, filter)
+
+
+def _multi(kind: str, count: int) -> bool:
+    """Whether so many functions are attached by one kprobe.multi link."""
+    from kwire.kernel import features
+
+    return features.mechanism(kind, count) == "kprobe.multi"
 
 
 def _named(site: Site, tables: Mapping[str, Mapping[int, str]]) -> Site:
@@ -265,6 +287,8 @@ def plan_probes(
     probes: Sequence[Probe | tree.Probe], filter: str | None = None, *, follow: bool = False, main: int = 0
 ) -> Plan:
     """The plan of probes written as Python functions, live ones or parsed from a file."""
+    from kwire.lang import python
+
     planner = Planner(follow=follow, main=main)
     for probe in probes:
         if isinstance(probe, Probe):
