@@ -7,14 +7,12 @@ instructions with `cookie=True`.
 """
 
 from collections.abc import Hashable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from kwire.bpf import insn as isa
 from kwire.bpf.arch import Arch
 from kwire.bpf.asm import link
 from kwire.bpf.image import Image, Line, MapSpec
-from kwire.btf.blob import Btf
-from kwire.btf.types import Kind
 from kwire.compile.allocate import StackError, allocate
 from kwire.compile.builder import OTHER_SOURCE
 from kwire.compile.expressions import Options, TaskFields
@@ -28,6 +26,9 @@ from kwire.compile.select import Selected, select
 from kwire.lang import checked
 from kwire.lang.tree import Span
 from kwire.wire.schema import Schema
+
+if TYPE_CHECKING:
+    from kwire.btf.blob import Btf
 
 __all__ = [
     "CompileError",
@@ -192,8 +193,10 @@ def _shape(node: object) -> Hashable:
     return node  # numbers, texts, None
 
 
-def task_fields(btf: Btf) -> TaskFields | None:
+def task_fields(btf: "Btf") -> TaskFields | None:
     """Offsets of `struct task_struct` in the running kernel's BTF; None where it does not say."""
+    from kwire.btf.types import Kind
+
     found = btf.find("task_struct", Kind.STRUCT)
     if not found:
         return None

@@ -5,19 +5,27 @@ from kwire.compile.ir import Block, Branch, Function, Ins, Jump, Value, end_valu
 
 def common(a: Block, b: Block) -> Block:
     """The nearest block that dominates both."""
-    while a is not b:
-        if a.depth >= b.depth:
-            a = a.parent  # type: ignore[assignment]  # only the entry has none, and it is common to all
+    if a.depth < b.depth:
+        a, b = b, a
+    a = ancestor(a, b.depth)
+    while a is not b:  # of equal depth, so their skips are of equal depth too
+        if a.skip is b.skip:
+            a, b = a.parent, b.parent  # type: ignore[assignment]  # only the entry has none, and it is common
         else:
-            b = b.parent  # type: ignore[assignment]
+            a, b = a.skip, b.skip
     return a
+
+
+def ancestor(block: Block, depth: int) -> Block:
+    """The block at this depth among those that dominate the block."""
+    while block.depth > depth:
+        block = block.skip if block.skip.depth >= depth else block.parent  # type: ignore[assignment]
+    return block
 
 
 def dominates(a: Block, b: Block) -> bool:
     """Whether every way to b leads through a."""
-    while b.depth > a.depth:
-        b = b.skip if b.skip.depth >= a.depth else b.parent  # type: ignore[assignment]
-    return a is b
+    return ancestor(b, a.depth) is a
 
 
 def thread_jumps(function: Function) -> None:
