@@ -166,10 +166,11 @@ def layout_key(program: checked.Program) -> Hashable:
     Names, places in the source and what things are called do not matter; types, accesses and operations do.
     """
     site = program.site
-    own = (site.kind, "+" in site.target, site.target if site.kind in ("fentry", "fexit") else "")
-    params = tuple(_shape((param.type, param.access)) for param in (*site.params, site.retval) if param)
     fields = tuple(_shape(field.type) for field in program.fields)
-    return own, params, fields, _shape(program.filter), _shape(program.body)
+    own: Hashable = (site.kind, "+" in site.target)
+    if site.kind in ("fentry", "fexit"):  # bound to one function, whose parameters the verifier knows
+        own = site
+    return own, fields, _shape(program.filter), _shape(program.body)
 
 
 _NAMELESS = frozenset({"span", "name", "values", "module", "display", "id", "meaning", "unit"})
