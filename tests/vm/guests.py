@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -76,7 +77,7 @@ class Guest:
                 if not self._explained:
                     self._explained = True
                     text += ":\n" + (self.share / "log").read_text(errors="replace")[-6000:]
-                return {"outcome": "failed", "text": text}
+                return {"outcome": "failed", "text": text, "brief": text.partition("\n")[0]}
             time.sleep(0.2)
 
     def _take_lines(self) -> None:
@@ -95,6 +96,17 @@ class Guest:
             self._scratch.cleanup()
 
 
+class Failure:
+    """What a guest says of a failed test, as pytest prints it: `text`, and in its summary only `brief`."""
+
+    def __init__(self, text: str, brief: str) -> None:
+        self._text = text
+        self.reprcrash = SimpleNamespace(message=brief)
+
+    def toterminal(self, out: Any) -> None:
+        out.line(self._text)
+
+
 class GuestItem(pytest.Item):
     """One test in one guest."""
 
@@ -109,12 +121,12 @@ class GuestItem(pytest.Item):
             pytest.skip(result["text"])
         self.config.stash[RAN].setdefault(self.test, set()).add(self.guest.kernel)
         if result["outcome"] != "passed":
-            raise GuestError(result["text"])
+            raise GuestError(result["text"], result["brief"])
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        return (
-            str(excinfo.value) if excinfo.errisinstance(GuestError) else super().repr_failure(excinfo, style)
-        )
+        if excinfo.errisinstance(GuestError):
+            return Failure(*excinfo.value.args)
+        return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         return self.path, None, self.name
@@ -201,12 +213,12 @@ OUTCOMES = pytest.StashKey[list[pytest.TestReport]]()
 def write_result(test: str, reports: list[pytest.TestReport]) -> None:
     """One line for the three phases of one test: failed when any failed, skipped when any was."""
     worst = next((r for kind in ("failed", "skipped") for r in reports if r.outcome == kind), None)
-    text = ""
+    text = brief = ""
     if worst is not None:
         reason = worst.longrepr
         text = reason[2].removeprefix("Skipped: ") if isinstance(reason, tuple) else worst.longreprtext
         text += "".join(f"\n--- {name} ---\n{content}" for name, content in worst.sections)
-    seconds = sum(report.duration for report in reports)
-    line = {"test": test, "outcome": worst.outcome if worst else "passed", "text": text, "seconds": seconds}
+        brief = getattr(getattr(reason, "reprcrash", None), "message", text).partition("\n")[0]
+    line = {"test": test, "outcome": worst.outcome if worst else "passed", "text": text, "brief": brief}
     with Path(os.environ[SHARE_NAME], REPORT).open("a") as report:
         report.write(json.dumps(line) + "\n")
