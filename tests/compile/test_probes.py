@@ -371,6 +371,8 @@ def test_probes_of_one_shape_share_their_code() -> None:
         program(site("kprobe"), argument(0, t.U32), c.Comm(t.Text(15), SPAN), wanted=PID),
     ):
         assert layout_key(other) != layout_key(one)
+    raw = program(site("rawtracepoint"), argument(0, t.U32))
+    assert layout_key(raw) != layout_key(raw._replace(site=raw.site._replace(target="g")))
 
 
 def test_enumerations_reach_the_schema() -> None:

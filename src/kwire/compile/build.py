@@ -43,6 +43,10 @@ __all__ = [
 MMAPABLE = 1 << 10  # BPF_F_MMAPABLE
 TASKS_MOST = 65536
 RING_SIZE = 1 << 20
+UNSHARED = frozenset({"fentry", "fexit", "rawtracepoint"})
+"""Kinds whose programs serve one site only: bound to one function when loaded, or without a cookie on
+kernel 6.1.
+"""
 
 
 class Compiled(NamedTuple):
@@ -168,7 +172,7 @@ def layout_key(program: checked.Program) -> Hashable:
     site = program.site
     fields = tuple(_shape(field.type) for field in program.fields)
     own: Hashable = (site.kind, "+" in site.target)
-    if site.kind in ("fentry", "fexit"):  # bound to one function, whose parameters the verifier knows
+    if site.kind in UNSHARED:
         own = site
     return own, fields, _shape(program.filter), _shape(program.body)
 
