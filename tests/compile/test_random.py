@@ -12,6 +12,7 @@ import random
 import struct
 import threading
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 from kwire.bpf import vm
 from kwire.bpf.arch import named
-from kwire.compile.build import Compiled, compile_probe
+from kwire.compile.build import Compiled, TaskFields, compile_probe, task_fields
 from kwire.compile.layout import layout
 from kwire.lang import checked as c
 from kwire.lang import types as t
@@ -419,8 +420,17 @@ DEPTHS = st.integers(0, 4)
 COMM = b"random test"
 
 
-def built(program: c.Program, cpus: int = 8) -> Compiled:
-    return compile_probe(program, id=3, spec="x", probes=4, cpus=cpus, tasks=False, arch=named("x86_64"))
+def built(program: c.Program, cpus: int = 8, task: TaskFields | None = None) -> Compiled:
+    arch = named("x86_64")
+    return compile_probe(program, id=3, spec="x", probes=4, cpus=cpus, tasks=False, arch=arch, task=task)
+
+
+@cache
+def here() -> TaskFields | None:
+    """Where this kernel keeps the current task's pid and name."""
+    from kwire.btf.store import load_kernel
+
+    return task_fields(load_kernel().vmlinux)
 
 
 def interpreted(compiled: Compiled, world: World, env: dict[str, int], comm: bytes) -> list[bytes]:
@@ -484,7 +494,7 @@ def test_the_kernel_gives_what_the_tree_means(seed: int, depth: int) -> None:
     with open(f"/proc/self/task/{thread}/comm", "rb") as file:
         comm = file.read().rstrip(b"\n")
     env = {"pid": os.getpid(), "tid": thread, "cpu": cpu, "nsecs": 0}
-    compiled = built(program, cpus=cpu + 1)
+    compiled = built(program, cpu + 1, here() if seed % 2 else None)
     events = Meaning(world, env, comm).run(program)
     found: list[str] = []
     expected: list[str] = []
