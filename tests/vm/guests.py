@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from typing import Any
 import pytest
 from initramfs import GuestError
 from kernels import PACKAGES, fetch
-from run import SHARE_NAME, tools
+from run import SHARE_NAME, ending_with_parent, tools
 from traces import SET_ASIDE
 
 HERE = Path(__file__).parent
@@ -62,7 +63,13 @@ class Guest:
         command += [sys.executable, "-m", "pytest", "-q", "-p", "pytest_timeout", "-p", "no:cacheprovider"]
         command += [f"--timeout={TEST_TIMEOUT}", "--continue-on-collection-errors", *files]
         with (self.share / "log").open("wb") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=ending_with_parent(signal.SIGTERM),
+            )
         SET_ASIDE.add(self._process.pid)
 
     def result(self, test: str) -> dict[str, Any]:

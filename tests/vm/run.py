@@ -27,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -145,13 +146,10 @@ def serve(stack: contextlib.ExitStack, virtiofsd: str, socket: Path, source: Pat
 
 def spawn(stack: contextlib.ExitStack, command: list[str], **streams: object) -> subprocess.Popen[bytes]:
     """A process that ends with this one, however this one ends, and at the latest when `stack` is left."""
-    libc = ctypes.CDLL(None)
-
-    def die_with_parent() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
     settings: dict[str, object] = {"stdin": subprocess.DEVNULL, "start_new_session": True, **streams}
-    process: subprocess.Popen[bytes] = subprocess.Popen(command, preexec_fn=die_with_parent, **settings)  # type: ignore[call-overload]  # one overload a keyword
+    process: subprocess.Popen[bytes] = subprocess.Popen(
+        command, preexec_fn=ending_with_parent(signal.SIGKILL), **settings
+    )  # type: ignore[call-overload]  # one overload a keyword
 
     def end() -> None:
         process.kill()
@@ -161,6 +159,12 @@ def spawn(stack: contextlib.ExitStack, command: list[str], **streams: object) ->
 
     stack.callback(end)
     return process
+
+
+def ending_with_parent(number: signal.Signals) -> Callable[[], None]:
+    """For Popen's preexec_fn: the process gets this signal when the thread that started it ends."""
+    libc = ctypes.CDLL(None)
+    return lambda: libc.prctl(PR_SET_PDEATHSIG, number)
 
 
 def copy_output(process: subprocess.Popen[bytes], output: BinaryIO, deadline: float) -> None:
