@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from kwire.bpf.image import MapSpec
 from kwire.errors import KwireError
 from kwire.kernel import attach, prog, tracefs
-from kwire.kernel.attach import Link
+from kwire.kernel.attach import AttachError, Link
 from kwire.kernel.maps import Map
 from kwire.kernel.prog import Prog
 from kwire.kernel.ring import Ring
@@ -34,6 +34,18 @@ READS = 16
 
 SETTLE_SECONDS = 1.0
 """How long after detaching a program that was still running may take to hand over its last event."""
+
+
+def _attach(program: Prog, kind: str, target: str, cookie: int) -> Link:
+    """Attach to one target; a function that is not there becomes an error that names the nearest."""
+    try:
+        return attach.attach(program, kind, target, cookie)
+    except AttachError as error:
+        if error.errno == errno.ENOENT and kind in ("kprobe", "kretprobe"):
+            from kwire.kernel import catalog
+
+            raise catalog.missing(kind, target) from None
+        raise
 
 
 def _missed(link: Link) -> int:
@@ -149,7 +161,7 @@ class Tracer:
                     continue
                 for point in group.points:
                     cookie = point.probe if group.image.cookies else 0
-                    link = attach.attach(program, group.kind, str(point.target), cookie)
+                    link = _attach(program, group.kind, str(point.target), cookie)
                     self._links.append((link, point.probe))
         except BaseException:
             self.close()
