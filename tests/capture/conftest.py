@@ -30,7 +30,7 @@ class Kit:
             Field("comm", "str", 24, 4, limit=16),
             Field("cpu", "u16", 28, 2),
         )
-        clock = Clock("boottime", MONOTONIC, WALL)
+        clock = Clock("monotonic", MONOTONIC, WALL)
         kind, _, target = probe.partition(":")
         return Schema(id, probe, kind, target, fields, 30, order, clock=clock, host="box", kernel="6.1.0")
 

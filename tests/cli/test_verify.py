@@ -18,7 +18,7 @@ from kwire.wire.messages import Cause, Lost
 from kwire.wire.schema import Clock, Schema
 
 WALL = 1_700_000_000_000_000_000
-SCHEMA = Schema(1, "kprobe:f", "kprobe", "f", (), 16, clock=Clock("boottime", 0, WALL))
+SCHEMA = Schema(1, "kprobe:f", "kprobe", "f", (), 16, clock=Clock("monotonic", 0, WALL))
 EVENT = struct.pack(">BBHI", 0x11, 0, 16, 1) + bytes(8)
 FRAMES = Frames(EVENT * 1000, array("Q", range(0, 16000, 16)))
 

@@ -61,7 +61,7 @@ def test_nothing_is_asked_twice() -> None:
         "get_current_comm",
         "get_current_pid_tgid",
         "get_smp_processor_id",
-        "ktime_get_boot_ns",
+        "ktime_get_ns",
         "map_lookup_elem",
         "ringbuf_output",
     ]
@@ -166,7 +166,7 @@ look1:
     %3 = call map_lookup_elem map:tasks [key.2+0]
     if %3 eq 0 goto done else body1
 body1:
-    %4 = call ktime_get_boot_ns
+    %4 = call ktime_get_ns
     store 8 [record.1+8] %4
     store 4 [record.1+16] %2
     %7 = peek 4 [%1+8]

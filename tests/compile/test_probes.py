@@ -81,7 +81,7 @@ def counters(machine: vm.Machine, probe: int, cpu: int, probes: int = 2) -> tupl
 )
 def test_a_recorded_getppid_takes_no_byte_too_many(comm: str, size: int) -> None:
     compiled = build(record.program(GETPPID, None))  # type: ignore[arg-type]  # no types are looked up
-    machine = vm.Machine(compiled.image, comm=comm, pid=7, tid=8, cpu=2, boot_ns=5)
+    machine = vm.Machine(compiled.image, comm=comm, pid=7, tid=8, cpu=2, monotonic_ns=5)
     [frame] = machine.run(bytes(8) + struct.pack("<q", 110)).emitted
     assert len(frame) == size
     assert frame[:8] == struct.pack(">BBHI", 0x11, 0, size, 1)
@@ -294,7 +294,7 @@ def test_refusals_are_counted_with_their_times() -> None:
     machine = vm.Machine(compiled.image, cpu=1)
     machine.keep_reading = False
     for time in range(1, 1001):
-        machine.env.boot_ns = time
+        machine.env.monotonic_ns = time
         machine.run(vm.registers([time]))
     kept = len(machine.rings()[1].take())
     attempts, refused, first, last, too_long, faults, *_ = counters(machine, 2, 1)

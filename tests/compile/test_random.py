@@ -438,7 +438,7 @@ def interpreted(compiled: Compiled, world: World, env: dict[str, int], comm: byt
         compiled.image,
         memory=vm.Memory(world.memory),
         comm=comm.decode(),
-        boot_ns=env["nsecs"],
+        monotonic_ns=env["nsecs"],
         pid=env["pid"],
         tid=env["tid"],
         cpu=env["cpu"],

@@ -30,7 +30,7 @@ def _schema() -> Schema:
         fields.append(Field(name, name, at, size, limit=16 if rule.tail else 0))
         at += size
     fields.append(Field("many", "u16", at, 12, count=6, unit="ns", meaning="six"))
-    enums, clock = {"e": {1: "ONE", -1: "MINUS"}}, Clock("boottime", 5, 6)
+    enums, clock = {"e": {1: "ONE", -1: "MINUS"}}, Clock("monotonic", 5, 6)
     return Schema(
         1, "kprobe:f", "kprobe", "f", tuple(fields), at + 12, enums=enums, symbols={4096: "f"}, clock=clock
     )

@@ -48,7 +48,7 @@ def _capture(order: str) -> bytes:
     )
     schema = Schema(
         1, "kprobe:f", "kprobe", "f", fields, 48, order, enums={"states": {1: "RUNNING"}},
-        symbols={4096: "start"}, clock=Clock("boottime", 5, 10**18),
+        symbols={4096: "start"}, clock=Clock("monotonic", 5, 10**18),
     )  # fmt: skip
     body = struct.pack(sign + "QIHHHBB4sQHH4s", 9, 1, 48, 4, 3, 1, 1, b"\x7f\0\0\1", 4100, 52, 4, b"\1\2\3\4")
     event = struct.pack(">BBHI", 0x11, 0, 56, 1) + body + b"catsdata"

@@ -60,7 +60,7 @@ ENUMS = {
 def schema(id: int = 1, probe: str = "kprobe:vfs_open(path)", **changes: Any) -> Schema:
     made = Schema(
         id, probe, "kprobe", "vfs_open", FIELDS, 108, enums=ENUMS, symbols={4096: "start"},
-        clock=Clock("boottime", MONOTONIC, WALL),
+        clock=Clock("monotonic", MONOTONIC, WALL),
     )  # fmt: skip
     return made._replace(**changes)
 

@@ -109,7 +109,7 @@ def example() -> bytes:
         Field("comm", "str", 28, 4, limit=16),
         Field("__syscall_nr", "s32", 24, 4),
     )
-    clock = Clock("boottime", 1_000_000_000, 1_700_000_000_000_000_000)
+    clock = Clock("monotonic", 1_000_000_000, 1_700_000_000_000_000_000)
     target = "syscalls:sys_enter_getppid"
     schema = Schema(1, f"tracepoint:{target}", "tracepoint", target, fields, 34, clock=clock)
     record = struct.pack("<QIIiHHH", 5_000_000_123, 4242, 4243, 110, 34, 4, 3) + b"load\0\0"

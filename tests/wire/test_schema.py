@@ -173,7 +173,7 @@ def test_fields_may_overlap() -> None:
 def test_wall_clock_and_labels() -> None:
     assert EMPTY.wall(5) == 5
     schema = EMPTY._replace(
-        clock=Clock("boottime", 1000, 5_000_000),
+        clock=Clock("monotonic", 1000, 5_000_000),
         symbols={0x1000: "start", 0x2000: "f", 2**64 - 4096: "top"},
         enums={"state": {1: "OPEN", -1: "BAD"}},
     )
@@ -200,7 +200,7 @@ def test_a_schema_larger_than_a_frame() -> None:
         program="int x; ü" * 20000,
         enums={f"e{n}": {k: f"NAME_{k}" for k in range(-50, 2000)} for n in range(4)},
         symbols={0xFFFFFFFF81000000 + 16 * n: f"symbol_{n}" for n in range(9000)},
-        clock=Clock("boottime", 1, 2),
+        clock=Clock("monotonic", 1, 2),
     )
     frames = schema.frames()
     assert len(frames) > 4

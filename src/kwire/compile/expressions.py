@@ -28,7 +28,7 @@ ALU = {
 """The checker's operators and the unsigned IR operations."""
 
 BUILTINS: dict[str, tuple[str, str, int]] = {
-    "nsecs": ("ktime_get_boot_ns", "", 64),
+    "nsecs": ("ktime_get_ns", "", 64),
     "cpu": ("get_smp_processor_id", "", 16),
     "uid": ("get_current_uid_gid", "low", 32),
     "gid": ("get_current_uid_gid", "high", 32),

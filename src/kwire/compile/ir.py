@@ -120,7 +120,6 @@ PURE_CALLS = frozenset(
         "get_numa_node_id",
         "get_func_ip",
         "get_attach_cookie",
-        "ktime_get_boot_ns",
         "ktime_get_ns",
         "ktime_get_tai_ns",
         "jiffies64",

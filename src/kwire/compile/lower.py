@@ -152,7 +152,7 @@ class Lower(Expressions):
             own = self.emit("mul", [self._cpu(), scratch_stride(layout)])
             base = self.emit("add", [self.emit("mapval", [], ("scratch", 0)), own])
         probe = self._probe() if options.cookie else options.id - 1
-        now = self.call("ktime_get_boot_ns")
+        now = self.call("ktime_get_ns")
         self.store(base, 8, 8, now)
         record = Record(self, base, layout.size)
         for item, value in zip(layout.fields, statement.values, strict=True):

@@ -61,10 +61,18 @@ class Batch:
 
     def write(self, frames: Frames) -> None:
         """Copy the span that holds the frames."""
-        first = frames.offsets[0]
-        last = frames.count - 1
-        end = frames.offsets[last] + len(frames.frame_bytes(last))
-        offsets = array("Q", (frames.offsets[index] - first for index in range(frames.count)))
+        count = frames.count
+        wrap = count  # where the ring's end lies among the frames: the offsets begin anew
+        if frames.offsets[count - 1] < frames.offsets[0]:
+            wrap = next(at for at in range(1, count) if frames.offsets[at] < frames.offsets[at - 1])
+        for start, stop in ((0, wrap), (wrap, count)):
+            if start < stop:
+                self._keep(frames, start, stop)
+
+    def _keep(self, frames: Frames, start: int, stop: int) -> None:
+        first = frames.offsets[start]
+        end = frames.offsets[stop - 1] + len(frames.frame_bytes(stop - 1))
+        offsets = array("Q", (frames.offsets[index] - first for index in range(start, stop)))
         self._kept.append(Frames(bytes(frames.view[first:end]), offsets))
 
     def lost(self, losses: list[Any]) -> None:
@@ -85,7 +93,7 @@ class Batch:
         """One numpy array a field for the events kept of one probe, and forget those of all probes.
 
         `probe`: a probe spec, or the part after the kind; may be left out when there is only one. `time` is
-        the events' clock (nanoseconds since boot) and `time_ns` the wall clock.
+        the events' clock (nanoseconds of the monotonic clock) and `time_ns` the wall clock.
         """
         import numpy as np
 

@@ -48,7 +48,7 @@ def simulate(
     `values`: its arguments, or the fields of its tracepoint, by name; what is left out is 0. Pointers are
     addresses in `memory`; bytes or text for a pointer are put there. `retval`: what a function returned.
     `format`: text of the tracepoint's format file, instead of the running kernel's; `btf`: a file of kernel
-    types, likewise. Everything else is what helpers answer: pid, tid, comm, cpu, uid, boot_ns… (see
+    types, likewise. Everything else is what helpers answer: pid, tid, comm, cpu, uid, monotonic_ns… (see
     `kwire.bpf.vm.Environment`). Raises KwireError where the probe does not compile.
     """
     memory = Memory() if memory is None else memory

@@ -103,7 +103,7 @@ class Tracer:
         self._progs: list[Prog] = []
         self._links: list[tuple[Link, int]] = []  # with the number of its probe, 0 for several
         self._missed = [0] * (len(plan.schemas) + 1)
-        self._missed_at = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        self._missed_at = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         self.delivered = 0
         self._follow: Follow | None = None
         self._counters: Counters | None = None
@@ -194,7 +194,7 @@ class Tracer:
         for group, program in zip(self.plan.groups, self._progs, strict=True):
             probe = group.points[0].probe if len(group.points) == 1 else 0
             skipped[probe] = skipped.get(probe, 0) + program.recursion_misses
-        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         lost = []
         for probe, total in skipped.items():
             if total > self._missed[probe]:
