@@ -5,6 +5,10 @@ frees a task, it is removed. A thread adds its own id as well, which no program 
 process, the tgid) and which goes away in the same manner. The law: a child that found no room in the map is
 counted (`refused`).
 
+A task that is freed while another tracing program, or a look at a map, is under way on the same CPU stays in
+the map: the kernel does not run a second program there. Its id then counts as traced until it is removed
+after being used again.
+
 Ids are those of the kernel's first pid namespace, as `bpf_get_current_pid_tgid` gives them.
 """
 
