@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-KWIRE = str(Path(sys.executable).parent / "kwire")
+KWIRE = os.environ.get("KWIRE") or str(Path(sys.executable).parent / "kwire")
 _NO_LIMIT = """
+#define _GNU_SOURCE
 #include <sys/resource.h>
 int setrlimit(__rlimit_resource_t r, const struct rlimit *l) { (void)r; (void)l; return 0; }
 int setrlimit64(__rlimit_resource_t r, const struct rlimit64 *l) { (void)r; (void)l; return 0; }

@@ -44,7 +44,7 @@ def main() -> None:
         if have("bpftrace"):
             program = f"tracepoint:{EVENT} /pid == cpid/ {{ @ = count(); }}"
             environment = bpftrace_environment(folder)
-            tools["bpftrace"] = (["bpftrace", "-e", program, "-c", str(script)], environment)
+            tools["bpftrace"] = (["bpftrace", "-e", program, "-c", f"/bin/sh {script}"], environment)
         results: dict[str, list[tuple[float, float]]] = {name: [] for name in tools}
         for _ in range(ROUNDS):
             for name, (command, environment_) in tools.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import sys
 
 import pytest
 
@@ -174,3 +175,23 @@ def test_raising_the_memory_limit_is_never_fatal() -> None:
     memlock.raise_limit()
     assert memlock.raise_limit() is False  # tried once
     assert set(online_cpus()) <= set(range(possible_cpus()))
+
+
+def test_all_values_of_an_array_at_once() -> None:
+    with Map.create(MapSpec("several", "array", 4, 8, 5)) as made:
+        made.update_all([bytes([number] * 8) for number in range(5)])
+        assert [made.lookup(key.to_bytes(4, sys.byteorder)) for key in range(5)] == [
+            bytes([n] * 8) for n in range(5)
+        ]
+
+
+def test_a_map_of_maps_takes_all_its_maps_at_once() -> None:
+    inner = MapSpec("inner", "array", 4, 8, 1)
+    with (
+        Map.create(inner) as first,
+        Map.create(inner) as second,
+        Map.create(MapSpec("outer", "array_of_maps", 4, 4, 2, inner=inner)) as outer,
+    ):
+        outer.update_all([first.fd, second.fd])
+        ids = [outer.lookup(key.to_bytes(4, sys.byteorder)) for key in range(2)]
+        assert ids == [one.info()["id"].to_bytes(4, sys.byteorder) for one in (first, second)]

@@ -16,6 +16,7 @@ from kwire.kernel.sys import ATTRS, INFOS, PERF_ATTR, Fd, KernelError, Layout, S
 # Our name of a command's or structure's layout -> the C type, and the member that it is, where it has a name.
 C_TYPES = {
     **dict.fromkeys(ATTRS, ("union bpf_attr", "")),
+    "map_update_batch": ("union bpf_attr", "batch."),
     "prog_test_run": ("union bpf_attr", "test."),
     "obj_get_info_by_fd": ("union bpf_attr", "info."),
     "raw_tracepoint_open": ("union bpf_attr", "raw_tracepoint."),

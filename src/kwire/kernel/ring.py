@@ -13,7 +13,6 @@ ring.
 
 import mmap
 import struct
-import sys
 from array import array
 
 from kwire import native
@@ -160,8 +159,7 @@ def create_rings(spec: MapSpec) -> tuple[Map, list[Map]]:
         for _ in range(possible_cpus()):
             rings.append(Map.create(spec.inner))
         outer = Map.create(spec, rings[0].fd)
-        for cpu, ring in enumerate(rings):
-            outer.update(cpu.to_bytes(4, sys.byteorder), ring.fd)
+        outer.update_all([ring.fd for ring in rings])
     except BaseException:
         for ring in [*rings, *([outer] if outer else [])]:
             ring.close()

@@ -107,6 +107,10 @@ ATTRS: dict[str, tuple[int, str]] = {
     "btf_get_fd_by_id": (19, _GET_ID),
     "map_freeze": (22, "map_fd:u32"),
     "btf_get_next_id": (23, _GET_ID),
+    "map_update_batch": (
+        26,
+        "in_batch:u64 out_batch:u64 keys:ptr values:ptr count:u32 map_fd:u32 elem_flags:u64 flags:u64",
+    ),
     "link_create_perf": (28, _LINK + "bpf_cookie:u64"),
     "link_create_tracing": (28, _LINK + "target_btf_id:u32 cookie:u64"),
     "link_create_multi": (28, _LINK + "multi_flags:u32 cnt:u32 syms:ptr addrs:ptr cookies:ptr"),

@@ -6,7 +6,6 @@ attached is left attached when an error is raised half-way.
 """
 
 import errno
-import sys
 import time
 from collections.abc import Iterator
 
@@ -120,12 +119,14 @@ class Tracer:
         ring = MapSpec("ring", "ringbuf", 0, 0, size)
         rings = self.maps["rings"] = Map.create(MapSpec("rings", "array_of_maps", 4, 4, cpus, 0, ring))
         online = set(online_cpus())
+        of_cpu = []
         for cpu in range(cpus):
             if cpu in online or not self.ring_maps:
                 self.ring_maps.append(Map.create(ring))
                 self.rings.append(Ring(self.ring_maps[-1]))
             # A CPU that is not there yet shares the last ring: should it come up, nothing is missed.
-            rings.update(cpu.to_bytes(4, sys.byteorder), self.ring_maps[-1].fd)
+            of_cpu.append(self.ring_maps[-1].fd)
+        rings.update_all(of_cpu)
         probes = len(self.plan.schemas)
         counts = MapSpec("counts", "array", 4, map_size(probes, cpus), 1, BPF_F_MMAPABLE)
         self.maps["counts"] = Map.create(counts)
