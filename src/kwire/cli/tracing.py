@@ -145,6 +145,10 @@ def run(
         main = command.pid if command else (pids[0] if pids else 0)
         plan = make_plan(bool(main), main)
         plan = plan._replace(schemas=complete(plan.schemas))
+        if plan.skipped:
+            target, why = plan.skipped[0]
+            number = len(plan.skipped)
+            sys.stderr.write(f"kwire: {number} targets are left out, the first {target}: {why}\n")
         return _trace(plan, args, write, sinks(plan), command, pids)
     finally:
         if command:

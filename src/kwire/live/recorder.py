@@ -23,6 +23,10 @@ TICK = 0.25
 """Seconds between two looks at the counters, and between two reports of progress."""
 
 
+SWEEP = 5.0
+"""Seconds between two searches for traced processes that have ended: ids are not given out again so soon."""
+
+
 class Sink(Protocol):
     """What takes the events: a file, a screen, a program."""
 
@@ -71,6 +75,7 @@ class Recorder:
             poll.register(stop, select.POLLIN)
         end = None if self._limits.seconds is None else time.monotonic() + self._limits.seconds
         next_tick = time.monotonic() + TICK
+        next_sweep = time.monotonic() + SWEEP
         ended = False
         while not ended and self._remaining != 0:
             now = time.monotonic()
@@ -79,6 +84,9 @@ class Recorder:
                 next_tick = now + TICK
                 if progress:
                     progress()
+                if now >= next_sweep:
+                    self._tracer.sweep()
+                    next_sweep = now + SWEEP
             if end is not None and now >= end:
                 break
             until = next_tick if end is None else min(end, next_tick)

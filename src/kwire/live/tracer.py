@@ -17,7 +17,7 @@ from kwire.kernel.maps import Map
 from kwire.kernel.prog import Prog
 from kwire.kernel.ring import Ring
 from kwire.kernel.sys import BPF_F_MMAPABLE, KernelError, online_cpus, possible_cpus
-from kwire.kernel.tasks import Follow, add, create_tasks
+from kwire.kernel.tasks import Follow, add, create_tasks, sweep
 from kwire.live.counters import Counters, map_size
 from kwire.live.plan import Group, Plan
 from kwire.wire.frames import Frames
@@ -148,6 +148,16 @@ class Tracer:
         finally:
             for scratch in own.values():
                 scratch.close()  # the program holds it now
+
+    def sweep(self) -> None:
+        """Forget processes that have ended and that the kernel did not tell of."""
+        if "tasks" not in self.maps:
+            return
+        try:
+            sweep(self.maps["tasks"])
+        except KernelError as error:
+            if error.errno != errno.EPERM:  # before 6.5, once privileges were given up
+                raise
 
     def attach(self) -> None:
         """Let the probes fire. What was attached is taken away again when one of them cannot be."""
