@@ -1,5 +1,6 @@
 """What the command line says to whom it cannot serve: one line, what to do, the right exit status."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -105,3 +106,13 @@ def test_a_user_without_privileges_is_told_what_is_missing(tmp_path: Path) -> No
     )
     line = complaint(run)
     assert "root" in line or "CAP_" in line
+
+
+@pytest.mark.live
+@pytest.mark.native
+def test_what_a_wildcard_leaves_out_is_said(tmp_path: Path) -> None:
+    run = kwire("record", "tracepoint:sched:sched_p*(filename)", "-c", "true", "-w", str(tmp_path / "a"))
+    assert run.returncode == 0
+    assert re.search(
+        r"kwire: \d+ targets are left out, the first tracepoint:sched:\w+: .*filename", run.stderr
+    )
