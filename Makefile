@@ -8,7 +8,7 @@
 PYTHON ?= python3
 KERNEL ?= 6.12
 SOURCES := pyproject.toml setup.py native/walk.c
-PACKAGES := gcc libc6-dev kmod qemu-system-x86 qemu-system-common tshark tcpdump bpftool xxd bsdextrautils iproute2
+PACKAGES := gcc libc6-dev kmod qemu-system-x86 qemu-system-common tshark tcpdump bpftool xxd bsdextrautils iproute2 openssl
 PIP := .venv/bin/python -m pip --disable-pip-version-check -q
 
 .PHONY: demo test check vm bench clean packages kernels

@@ -28,6 +28,10 @@ ARROWS: dict[str, set[str]] = {
     "kernel": {"bpf", "wire"},
     "capture": {"wire"},
     "view": {"wire", "lang"},
+    "packets": {"wire", "capture"},
+    "analyze": {"wire", "capture", "packets", "view"},
+    "wireshark": {"wire", "capture", "packets"},
+    "stream": {"wire", "capture", "kernel", "live", "view"},
     "live": {"lang", "compile", "kernel", "capture", "view", "wire", "bpf", "btf"},
 }
 FOR_ALL = {"errors", "native"}
