@@ -20,7 +20,10 @@
 #define EVENT_HEADER 16u /* frame header and timestamp */
 #define FRAME_VERSION 1u
 #define EVENT_MAX 65480u
+#define FLAG_CHECKSUM 1u
 #define TYPE_EVENT 1u
+#define TYPE_SCHEMA 6u
+#define TYPE_LOST 7u
 
 #define EPB_TYPE 6u
 #define EPB_HEADER 28u   /* type, length, interface, time high, time low, captured, original */
@@ -242,4 +245,82 @@ uint64_t kw_count_by_id(const uint8_t *data, uint64_t size, const uint64_t *offs
 		counted++;
 	}
 	return counted;
+}
+
+/* The whole frame at data[offset]: its length, or 0 where it is none. */
+static inline uint32_t frame_length(const uint8_t *data, uint64_t size, uint64_t offset)
+{
+	if (offset > size || size - offset < FRAME_HEADER)
+		return 0;
+	uint32_t length = big16(data + offset + 2);
+	return length < FRAME_HEADER || length > size - offset ? 0 : length;
+}
+
+/* What a checksum is after a word of the bytes it covers changed (RFC 1624, equation 3). */
+static inline uint32_t patch_sum(uint32_t sum, uint32_t old, uint32_t new)
+{
+	sum = (~sum & 0xffff) + (~old & 0xffff) + new;
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum & 0xffff;
+}
+
+/*
+ * New probe numbers, in place: the id of each EVENT, SCHEMA and LOST among the frames becomes table[id]; a
+ * checksum is brought up to date. Other types stay as they are. Stops at a frame that is not whole or of
+ * another version, or whose id has no entry: is beyond the table, or has 0 there (0 itself stays 0). Returns
+ * how many frames were taken.
+ */
+uint64_t kw_frame_renumber(uint8_t *data, uint64_t size, const uint64_t *offsets, uint64_t count,
+			   const uint64_t *table, uint64_t ids)
+{
+	uint64_t done;
+
+	for (done = 0; done < count; done++) {
+		uint32_t length = frame_length(data, size, offsets[done]);
+		if (!length)
+			break;
+		uint8_t *frame = data + offsets[done];
+		uint32_t type = frame[0] & 15, id = big32(frame + 4);
+		if (frame[0] >> 4 != FRAME_VERSION)
+			break;
+		if ((type != TYPE_EVENT && type != TYPE_SCHEMA && type != TYPE_LOST) || !id)
+			continue;
+		uint32_t new = id < ids ? (uint32_t)table[id] : 0;
+		if (!new)
+			break;
+		frame[4] = (uint8_t)(new >> 24);
+		frame[5] = (uint8_t)(new >> 16);
+		frame[6] = (uint8_t)(new >> 8);
+		frame[7] = (uint8_t)new;
+		if (frame[1] & FLAG_CHECKSUM && length >= FRAME_HEADER + 2) {
+			uint32_t sum = big16(frame + length - 2);
+			sum = patch_sum(sum, id >> 16, new >> 16);
+			sum = patch_sum(sum, id & 0xffff, new & 0xffff);
+			frame[length - 2] = (uint8_t)(sum >> 8);
+			frame[length - 1] = (uint8_t)sum;
+		}
+	}
+	return done;
+}
+
+/*
+ * Copies frames back to back into `out`. Stops at one that is not whole, or does not fit; returns how many were
+ * copied. *used is the bytes written.
+ */
+uint64_t kw_frame_gather(const uint8_t *data, uint64_t size, const uint64_t *offsets, uint64_t count, uint8_t *out,
+			 uint64_t room, uint64_t *used)
+{
+	uint8_t *p = out;
+	uint64_t done;
+
+	for (done = 0; done < count; done++) {
+		uint32_t length = frame_length(data, size, offsets[done]);
+		if (!length || length > room - (uint64_t)(p - out))
+			break;
+		memcpy(p, data + offsets[done], length);
+		p += length;
+	}
+	*used = (uint64_t)(p - out);
+	return done;
 }

@@ -101,6 +101,8 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "kw_epb_pack": (_PTR, _U64, _PTR, _U64, _PTR, _U64, _PTR, _U64, _OUT),
     "kw_pcapng_walk": (_PTR, _U64, _U64, _U64, _U64, _U64, _PTR, _U64, _OUT),
     "kw_count_by_id": (_PTR, _U64, _PTR, _U64, _PTR, _U64, _U64),
+    "kw_frame_renumber": (_PTR, _U64, _PTR, _U64, _PTR, _U64),
+    "kw_frame_gather": (_PTR, _U64, _PTR, _U64, _PTR, _U64, _OUT),
 }
 
 
@@ -117,6 +119,8 @@ class _Walkers(NamedTuple):
     epb_pack: Callable[[Any, Any, int, int, Any, Any, int], tuple[int, int]]
     pcapng_walk: Callable[[Any, int, int, bool, int, Any, int], tuple[int, int]]
     count_by_id: Callable[[Any, Any, int, Any, bool], int]
+    frame_renumber: Callable[[Any, Any, int, int, Any], int]
+    frame_gather: Callable[[Any, Any, int, int, Any, int], tuple[int, int]]
 
 
 def _walkers(library: ctypes.CDLL) -> _Walkers:
@@ -125,6 +129,8 @@ def _walkers(library: ctypes.CDLL) -> _Walkers:
     c_epb_pack = _function(library, "kw_epb_pack")
     c_pcapng_walk = _function(library, "kw_pcapng_walk")
     c_count_by_id = _function(library, "kw_count_by_id")
+    c_frame_renumber = _function(library, "kw_frame_renumber")
+    c_frame_gather = _function(library, "kw_frame_gather")
 
     def ring_walk(
         data: Any, mask: int, consumer: int, producer: int, offsets: Any, limit: int
@@ -193,7 +199,36 @@ def _walkers(library: ctypes.CDLL) -> _Walkers:
             ids = rows.size // (8 * _COUNTER)
             return c_count_by_id(source.address, source.size, places.address, count, rows.address, ids, swap)
 
-    return _Walkers(ring_walk, frame_walk, epb_pack, pcapng_walk, count_by_id)
+    def frame_renumber(data: Any, offsets: Any, start: int, count: int, table: Any) -> int:
+        with Pinned(data, writable=True) as target, Pinned(offsets) as places, Pinned(table) as numbers:
+            count = min(count, places.size // 8)
+            if not 0 <= start <= count:
+                raise IndexError("frame_renumber: start lies outside its buffer")
+            first = places.address + start * 8
+            return start + c_frame_renumber(
+                target.address, target.size, first, count - start, numbers.address, numbers.size // 8
+            )
+
+    def frame_gather(
+        data: Any, offsets: Any, start: int, count: int, out: Any, position: int
+    ) -> tuple[int, int]:
+        used = _U64()
+        with Pinned(data) as source, Pinned(offsets) as places, Pinned(out, writable=True) as target:
+            count = min(count, places.size // 8)
+            if not (0 <= start <= count and 0 <= position <= target.size):
+                raise IndexError("frame_gather: start or position lies outside its buffer")
+            done = c_frame_gather(
+                source.address,
+                source.size,
+                places.address + start * 8,
+                count - start,
+                target.address + position,
+                target.size - position,
+                used,
+            )
+        return start + done, position + used.value
+
+    return _Walkers(ring_walk, frame_walk, epb_pack, pcapng_walk, count_by_id, frame_renumber, frame_gather)
 
 
 _library = _load()
@@ -209,3 +244,7 @@ epb_pack = _found.epb_pack if _found else None
 pcapng_walk = _found.pcapng_walk if _found else None
 #: (data, offsets, count, table, swap=False) -> counted: EVENTs by probe with first and last timestamp.
 count_by_id = _found.count_by_id if _found else None
+#: (data, offsets, start, count, table) -> next_start: new probe numbers, in place.
+frame_renumber = _found.frame_renumber if _found else None
+#: (data, offsets, start, count, out, position) -> (next_start, next_position): frames copied back to back.
+frame_gather = _found.frame_gather if _found else None
