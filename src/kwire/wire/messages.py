@@ -79,6 +79,22 @@ class Lost(NamedTuple):
         return cls(frame.header.id, first, last, count, cpu, Cause(cause) if cause in CAUSES else cause)
 
 
+class Hole:
+    """Losses not told yet, of one probe, CPU and cause; times by the probe's clock."""
+
+    __slots__ = ("count", "first", "last")
+
+    def __init__(self) -> None:
+        self.first, self.last, self.count = 0, 0, 0
+
+    def add(self, first: int, last: int, count: int) -> None:
+        """Widen the hole; a `last` of 0 tells no time."""
+        if last:
+            self.first = min(self.first, first) if self.last else first
+            self.last = max(self.last, last)
+        self.count += count
+
+
 def merge(losses: Iterable[Lost], gap: int = MERGE_GAP) -> list[Lost]:
     """Join losses of the same probe, CPU and cause that lie at most `gap` ns apart; in order of time.
 

@@ -29,7 +29,6 @@ from kwire.wire.fields import (
 from kwire.wire.frame import (
     HEADER_SIZE,
     MAX_EVENT,
-    MAX_PAYLOAD,
     Bytes,
     Code,
     Frame,
@@ -91,14 +90,18 @@ class Schema(NamedTuple):
     host: str = ""
     kernel: str = ""
 
-    def frames(self) -> list[bytes]:
-        """The SCHEMA frames, as few as hold it. FrameError where the schema is not sound."""
+    def frames(self, limit: int = MAX_EVENT) -> list[bytes]:
+        """The SCHEMA frames, as few as hold it. FrameError where the schema is not sound.
+
+        `limit`: bytes of a frame, exceeded only by what cannot be divided; by default any fits a DATA frame.
+        """
         problem = self.problem()
         if problem:
             raise FrameError(
                 Problem(Code.BAD_PAYLOAD, 0, problem, "a sound schema"), "build schema", self.probe
             )
-        return [build(Type.SCHEMA, self.id, payload) for payload in _pack(self._map())]
+        limit = min(limit, MAX_EVENT) - HEADER_SIZE
+        return [build(Type.SCHEMA, self.id, payload) for payload in _pack(self._map(limit), limit)]
 
     def problem(self) -> str:
         """What is wrong with this schema; empty where nothing is."""
@@ -148,11 +151,12 @@ class Schema(NamedTuple):
                 return field
         raise KeyError(name)
 
-    def _map(self) -> Map:
+    def _map(self, limit: int) -> Map:
         """The CBOR map, its key names as in docs/protocol.md; what is empty is left out."""
         value: Map = {key: getattr(self, key) for key in (*_REQUIRED[:-1], "target")}
         value["fields"] = [_field_map(field) for field in self.fields]
-        value["program"] = [self.program[at : at + 8192] for at in range(0, len(self.program), 8192)]
+        piece = max(1, min(8192, limit // 8))  # characters; they have up to four bytes
+        value["program"] = [self.program[at : at + piece] for at in range(0, len(self.program), piece)]
         value["enums"] = {name: dict(table) for name, table in self.enums.items()}
         value["symbols"] = dict(self.symbols)
         if self.clock is not None:
@@ -239,23 +243,23 @@ def _field_map(field: Field) -> Map:
 # ---- packing: one map into frames
 
 
-def _pack(value: Map) -> Iterator[bytes]:
-    """Split a map into payloads that each fit a frame, `more` in all but the last."""
+def _pack(value: Map, limit: int) -> Iterator[bytes]:
+    """Split a map into payloads of `limit` bytes, `more` in all but the last; one entry may be longer."""
     payload = cbor.dumps(value)
-    if len(payload) <= MAX_PAYLOAD:
+    if len(payload) <= limit:
         yield payload
         return
     part: Map = {"more": True}
-    room = MAX_PAYLOAD - 64
+    room = limit - 64
     for path, atom in _atoms((), value):
         cost = sum(len(cbor.dumps({key: 0})) + 9 for key in path) + len(cbor.dumps({0: atom}))
-        if cost > MAX_PAYLOAD - 64:
+        if cost > MAX_EVENT - HEADER_SIZE - 64:
             subject = "/".join(str(key) for key in path)
-            problem = Problem(Code.PAYLOAD_TOO_LONG, 0, cost, f"at most {MAX_PAYLOAD - 64}")
+            problem = Problem(Code.PAYLOAD_TOO_LONG, 0, cost, f"at most {MAX_EVENT - HEADER_SIZE - 64}")
             raise FrameError(problem, "build schema", subject)
-        if cost > room:
+        if cost > room and len(part) > 1:
             yield cbor.dumps(part)
-            part, room = {"more": True}, MAX_PAYLOAD - 64
+            part, room = {"more": True}, limit - 64
         _put(part, path, atom)
         room -= cost
     del part["more"]
