@@ -15,7 +15,8 @@ from typing import Final
 
 from kwire.errors import KwireError
 
-STEP: Final = 4 << 20  # bytes allocated at a time
+STEP: Final = 4 << 20  # bytes allocated at a time, at most; a file that is small as yet gets less
+FIRST_STEP: Final = 64 << 10
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _UNSUPPORTED: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM})
 _KEEP_SIZE: Final = 1  # FALLOC_FL_KEEP_SIZE
@@ -80,6 +81,28 @@ class Output:
         self._can_allocate = self.seekable
         self._limit = _size_limit() if regular else None
 
+    @classmethod
+    def again(cls, path: str, position: int, reserve: int) -> "Output":
+        """Open a file that was written before, cut to `position`, to go on there. Raises CaptureError."""
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                size = os.fstat(fd).st_size
+                if size >= position:
+                    os.ftruncate(fd, position)
+                    os.lseek(fd, position, os.SEEK_SET)
+                    output = cls(fd, reserve)
+            except BaseException:
+                os.close(fd)
+                raise
+        except OSError as error:
+            raise CaptureError("open for writing", path, error.strerror or "failed") from None
+        if size < position:
+            os.close(fd)
+            raise CaptureError("go on writing", path, f"it has {size} bytes, {position} were written")
+        output._owned, output.name = True, path
+        return output
+
     def room(self, size: int) -> bool:
         """Make sure that `size` bytes and the reserve fit; False means the disk, or a size limit, is full.
 
@@ -90,7 +113,8 @@ class Output:
             return False
         if need <= self._allocated or not self._can_allocate:
             return True
-        for target in (need + STEP, need):
+        step = min(STEP, max(FIRST_STEP, self.position))
+        for target in (need + step, need):
             error = _allocate(self.fd, self._allocated, target - self._allocated)
             if not error:
                 self._allocated = target

@@ -21,7 +21,7 @@ from kwire.capture import pcapng, walk
 from kwire.capture.output import CaptureError, Output
 from kwire.wire.frame import Header, Type, read_lenient
 from kwire.wire.frames import Frames
-from kwire.wire.messages import CPU_UNKNOWN, Cause, Lost
+from kwire.wire.messages import CPU_UNKNOWN, Cause, Hole, Lost
 from kwire.wire.schema import Clock, Schema
 
 BUFFER: Final = 256 << 10  # bytes packed before they are written: fits a second-level cache
@@ -41,22 +41,6 @@ class Totals(NamedTuple):
     lost: int
 
 
-class _Hole:
-    """Losses not yet in the file, of one probe, CPU and cause; times by the probe's clock."""
-
-    __slots__ = ("count", "first", "last")
-
-    def __init__(self) -> None:
-        self.first, self.last, self.count = 0, 0, 0
-
-    def add(self, first: int, last: int, count: int) -> None:
-        """Widen the hole; a `last` of 0 tells no time."""
-        if last:
-            self.first = min(self.first, first) if self.last else first
-            self.last = max(self.last, last)
-        self.count += count
-
-
 class _File(NamedTuple):
     """The file being written: its number (0: there is only one) and when it began, steady and wall clock."""
 
@@ -71,15 +55,16 @@ class Writer:
 
     `schemas` are the probes, numbered 1 to n in order; their clocks (or `clock` for all) make timestamps wall
     time. `rotate_bytes`, `rotate_seconds`: begin another file before this one grows over so many bytes, or
-    when it is so old; checked when events come. Call `flush` at the end of each round of reading, `close` at
-    the end: without it the file says that its recorder died. Raises CaptureError where the target cannot be
-    written; a full disk is not an error but loss.
+    when it is so old; checked when events come. `comments` go into each section header. `buffer`, of BUFFER
+    bytes, may be shared by writers of which each flushes before another one writes. Call `flush` at the end
+    of each round of reading, `close` at the end: without it the file says that its recorder died. Raises
+    CaptureError where the target cannot be written; a full disk is not an error but loss.
     """
 
     __slots__ = (
         "_base",
         "_buffer",
-        "_comment",
+        "_comments",
         "_earlier_lost",
         "_earlier_stored",
         "_environment",
@@ -109,6 +94,8 @@ class Writer:
         clock: Clock | None = None,
         rotate_bytes: int = 0,
         rotate_seconds: float = 0,
+        comments: Sequence[str] = (),
+        buffer: bytearray | None = None,
     ) -> None:
         self.schemas = tuple(schemas)
         if [schema.id for schema in self.schemas] != list(range(1, len(self.schemas) + 1)):
@@ -124,25 +111,21 @@ class Writer:
         self._id = os.urandom(16).hex()
         self._rotate_bytes, self._rotate_seconds = rotate_bytes, rotate_seconds
         self._size = BUFFER if not rotate_bytes else max(2 * BIGGEST, min(BUFFER, rotate_bytes // 8))
-        self._buffer, self._used = bytearray(self._size), 0
+        self._buffer, self._used = memoryview(buffer or bytearray(self._size))[: self._size], 0
         self._rows = array("Q", bytes(8 * walk.ROW_WORDS * probes))
         for index, schema in enumerate(self.schemas):
             pair = clock or schema.clock
             wall = pair.wall - pair.monotonic if pair else 0
             self._rows[index * walk.ROW_WORDS + walk.ROW_WALL] = wall & (1 << 64) - 1
             self._rows[index * walk.ROW_WORDS + walk.ROW_SWAP] = schema.order != pcapng.HOST
-        self._holes: dict[tuple[int, int, int], _Hole] = {}
+        self._holes: dict[tuple[int, int, int], Hole] = {}
         self._lost = [0] * (probes + 1)  # by probe number, in this file; 0 is of no known probe
         self._earlier_lost, self._earlier_stored = [0] * (probes + 1), [0] * (probes + 1)
         self.files: list[str] = []  # paths written, in order
         self._written = 0  # bytes of the earlier files
-        self._probes = self._describe()
-        first = self._open(1 if rotates else 0)
-        if first is None:
-            raise CaptureError(
-                "open capture", str(target), "no room for its beginning", "free space on the disk"
-            )
-        self._file = first
+        self._comments = tuple(comments)
+        self._probes = self._describe(self.schemas)
+        self._file = self._first(1 if rotates else 0)
         if not rotates:
             self._probes = b""
 
@@ -230,6 +213,15 @@ class Writer:
 
     # --- files
 
+    def _first(self, number: int) -> _File:
+        """Open the first file."""
+        first = self._open(number)
+        if first is None:
+            raise CaptureError(
+                "open capture", str(self._base), "no room for its beginning", "free space on the disk"
+            )
+        return first
+
     def _open(self, number: int) -> _File | None:
         """Open file `number` with its beginning; None where that has no room."""
         base = self._base
@@ -253,22 +245,23 @@ class Writer:
         machine = os.uname().machine
         options = [
             (pcapng.Option.COMMENT, SEQUENCE.format(id=self._id, number=number).encode()),
+            *((pcapng.Option.COMMENT, pcapng.text(comment)) for comment in self._comments),
             (pcapng.SectionOption.HARDWARE, pcapng.text(f"{host} ({machine})" if host else machine)),
             (pcapng.SectionOption.OS, pcapng.text(f"Linux {kernel}" if kernel else "Linux")),
             (pcapng.SectionOption.APPLICATION, pcapng.text(tool)),
         ]
         return pcapng.section(options) + self._probes
 
-    def _describe(self) -> bytes:
-        """The interfaces and SCHEMA packets that each file begins with: megabytes, with symbols."""
+    def _describe(self, schemas: Sequence[Schema]) -> bytes:
+        """The interfaces and SCHEMA packets that stand before a probe's events: megabytes, with symbols."""
         kernel, parts = self._environment[1], []
-        for schema in self.schemas:
+        for schema in schemas:
             about = f"{schema.kind} {schema.target}, probe {schema.id}"
             described: pcapng.Options = [(pcapng.InterfaceOption.DESCRIPTION, pcapng.text(about))]
             if kernel:
                 described.append((pcapng.InterfaceOption.OS, pcapng.text(f"Linux {kernel}")))
             parts.append(pcapng.interface(schema.probe, described))
-        for schema in self.schemas:
+        for schema in schemas:
             moment = schema.clock.wall if schema.clock else time.time_ns()
             parts += [pcapng.packet(schema.id - 1, moment, frame) for frame in schema.frames()]
         return b"".join(parts)
@@ -390,7 +383,7 @@ class Writer:
             if 1 <= probe <= len(self.schemas):
                 self._rows[(probe - 1) * walk.ROW_WORDS + walk.ROW_DROPS] += hole.count
 
-    def _lost_packet(self, probe: int, cpu: int, cause: int, hole: _Hole) -> bytes:
+    def _lost_packet(self, probe: int, cpu: int, cause: int, hole: Hole) -> bytes:
         """The packet of a hole, counted as written; its time is the end of the hole."""
         known = 1 <= probe <= len(self.schemas)
         index = probe - 1 if known else 0
@@ -405,7 +398,7 @@ class Writer:
         """Forget the CPUs of holes: then there are few enough for the reserve."""
         holes, self._holes = self._holes, {}
         for (probe, _, cause), hole in holes.items():
-            joined = self._holes.setdefault((probe, CPU_UNKNOWN, cause), _Hole())
+            joined = self._holes.setdefault((probe, CPU_UNKNOWN, cause), Hole())
             joined.add(hole.first, hole.last, hole.count)
 
     # --- a full disk
@@ -431,7 +424,7 @@ class Writer:
 
     def _hole(self, probe: int, cpu: int, cause: int, first: int, last: int, count: int) -> None:
         if count:
-            self._holes.setdefault((probe, cpu, cause), _Hole()).add(first, last, count)
+            self._holes.setdefault((probe, cpu, cause), Hole()).add(first, last, count)
 
     def _take_back(self, done: int, used: int) -> None:
         """Only `done` of the `used` bytes packed went to the disk: undo the blocks that are not whole."""
