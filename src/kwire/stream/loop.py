@@ -1,0 +1,207 @@
+"""The loop that everything in this room runs in: descriptors, timers, signals.
+
+The laws: one thread; nothing blocks but the wait in epoll(7); readiness is level-triggered and a callback
+does bounded work each time, so ready descriptors take turns; callbacks may add and remove descriptors and
+timers, their own too; a callback that was removed is not called any more, even if its readiness was known.
+"""
+
+import heapq
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+READ = select.EPOLLIN
+WRITE = select.EPOLLOUT
+GONE = select.EPOLLHUP | select.EPOLLERR
+"""Reported whether asked for or not."""
+
+BUFFER_SIZE = 1 << 18
+"""Bytes that are received at a time. One buffer serves all peers of a loop, so idle peers have none."""
+
+_AT_ONCE = 512
+"""Descriptors looked at before timers are looked at again."""
+
+
+class Timer:
+    """A callback that waits for its time; `Loop.cancel` takes it back."""
+
+    __slots__ = ("_order", "callback", "when")
+
+    def __init__(self, when: float, order: int, callback: Callable[[], None]) -> None:
+        self.when = when
+        self._order = order
+        self.callback: Callable[[], None] | None = callback
+
+    def __lt__(self, other: "Timer") -> bool:
+        return (self.when, self._order) < (other.when, other._order)
+
+
+class Loop:
+    """Calls back when descriptors are ready, when times have come and when signals arrive.
+
+    A callback's exception ends `run` and comes out of it: a bug is not hidden, KeyboardInterrupt passes.
+    """
+
+    __slots__ = (
+        "_cancelled",
+        "_epoll",
+        "_handlers",
+        "_order",
+        "_running",
+        "_signalled",
+        "_signals",
+        "_soon",
+        "_timers",
+        "_wake",
+        "buffer",
+    )
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Callable[[int], None]] = {}
+        self._timers: list[Timer] = []
+        self._cancelled = 0
+        self._soon: list[Callable[[], None]] = []
+        self._order = 0
+        self._running = False
+        self._wake = -1  # an eventfd that a signal makes readable
+        self._signals: dict[int, Any] = {}  # number → its disposition before
+        self._signalled: list[int] = []
+        self.buffer = memoryview(bytearray(BUFFER_SIZE))
+        """What is received lies here until the callback that received it returns."""
+
+    def now(self) -> float:
+        """Seconds of CLOCK_MONOTONIC."""
+        return time.monotonic()
+
+    # ------------------------------------------------------------------ descriptors
+
+    def add(self, fd: int, mask: int, callback: Callable[[int], None]) -> None:
+        """Call `callback(ready mask)` when any of `mask` (READ, WRITE) or GONE holds for `fd`."""
+        self._epoll.register(fd, mask)
+        self._handlers[fd] = callback
+
+    def modify(self, fd: int, mask: int) -> None:
+        """Wait for something else of `fd`."""
+        self._epoll.modify(fd, mask)
+
+    def remove(self, fd: int) -> None:
+        """Forget `fd`; to be called before it is closed. Unknown ones are ignored."""
+        if self._handlers.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    # ------------------------------------------------------------------ times
+
+    def at(self, when: float, callback: Callable[[], None]) -> Timer:
+        """Call back once at time `when` (of `now()`), or soon after."""
+        self._order += 1
+        timer = Timer(when, self._order, callback)
+        heapq.heappush(self._timers, timer)
+        return timer
+
+    def cancel(self, timer: Timer | None) -> None:
+        """Take a timer back; one that has gone off, or none, is ignored."""
+        if timer is None or timer.callback is None:
+            return
+        timer.callback = None
+        self._cancelled += 1
+        if self._cancelled > 64 and self._cancelled * 2 > len(self._timers):
+            self._timers = [timer for timer in self._timers if timer.callback is not None]
+            heapq.heapify(self._timers)
+            self._cancelled = 0
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        """Call back once, in the next round, after whatever else is ready has had its turn."""
+        self._soon.append(callback)
+
+    # ------------------------------------------------------------------ signals
+
+    def signals(self, numbers: tuple[int, ...], callback: Callable[[int], None]) -> None:
+        """Call `callback(number)` in the loop when one of these signals comes; `close` restores them.
+
+        A second signal of the same number has its old effect again: it interrupts a stop that hangs.
+        """
+        if self._wake < 0:
+            self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+        def noted(mask: int) -> None:
+            os.eventfd_read(self._wake)
+            taken, self._signalled = self._signalled, []
+            for number in taken:
+                callback(number)
+
+        for number in numbers:
+            self._signals[number] = signal.signal(number, self._note)
+        self.remove(self._wake)
+        self.add(self._wake, READ, noted)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._signalled.append(number)
+        signal.signal(number, self._signals[number])
+        os.eventfd_write(self._wake, 1)
+
+    # ------------------------------------------------------------------ running
+
+    def run(self) -> None:
+        """Serve until `stop` is called."""
+        self._running = True
+        while self._running:
+            self.turn()
+
+    def stop(self) -> None:
+        """Make `run` return when the present round is done."""
+        self._running = False
+
+    def turn(self, longest: float | None = None) -> None:
+        """One round: wait for work, at most `longest` seconds (None: as long as it takes), and do it."""
+        for descriptor, mask in self._epoll.poll(self._patience(longest), _AT_ONCE):
+            handler = self._handlers.get(descriptor)
+            if handler is not None:
+                handler(mask)
+        self._go_off()
+        if self._soon:
+            soon, self._soon = self._soon, []
+            for callback in soon:
+                callback()
+
+    def close(self) -> None:
+        """Give back the signals and the loop's own descriptors; those that were added stay open."""
+        for number, before in self._signals.items():
+            signal.signal(number, before)
+        self._signals = {}
+        if self._wake >= 0:
+            self.remove(self._wake)
+            os.close(self._wake)
+            self._wake = -1
+        self._epoll.close()
+
+    def _patience(self, longest: float | None) -> float | None:
+        """Seconds until something is to be done anyhow."""
+        if self._soon:
+            return 0.0
+        while self._timers and self._timers[0].callback is None:
+            heapq.heappop(self._timers)
+            self._cancelled -= 1
+        if not self._timers:
+            return longest
+        wait = max(0.0, self._timers[0].when - self.now())
+        return wait if longest is None else min(wait, longest)
+
+    def _go_off(self) -> None:
+        """Call the timers whose time has come; those that they add wait for the next round."""
+        if not self._timers:
+            return
+        now = self.now()
+        due = []
+        while self._timers and self._timers[0].when <= now:
+            due.append(heapq.heappop(self._timers))
+        for timer in due:
+            callback, timer.callback = timer.callback, None
+            if callback is None:
+                self._cancelled -= 1
+            else:
+                callback()

@@ -1,0 +1,246 @@
+"""Byte streams: connected TCP and Unix sockets, plain and under TLS, as a `Peer` uses them.
+
+The laws: no call waits; what the socket does not take stays with the caller, so a backlog exists once and is
+bounded; a readiness is answered with one buffer of bytes; TLS ends where it began: nothing falls back to
+plain text, and a stream that stops without close_notify is said to be cut.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from kwire.stream.loop import READ, WRITE, Loop
+
+if TYPE_CHECKING:
+    import ssl
+
+Buffer: TypeAlias = "bytes | bytearray | memoryview"
+
+MAX_BUFFERS = 64
+"""Buffers in one sendmsg(2): frames are long, so a few fill the socket."""
+
+UNSENT = 1 << 18
+"""Bytes that the kernel keeps unsent before it calls a socket writable (TCP_NOTSENT_LOWAT)."""
+
+TLS_CHUNK = 1 << 16
+"""Bytes given to TLS at a time: small frames are joined, so records are full."""
+
+_UCRED = struct.Struct("iII")  # pid, uid, gid: unix(7)
+
+
+class Receiver(Protocol):
+    """Who gets what a transport receives."""
+
+    def received(self, data: memoryview) -> None:
+        """Take bytes that came, valid during the call only: any part of a stream, or one datagram."""
+
+    def settled(self) -> None:
+        """The end of what came at once."""
+
+    def writable(self) -> None:
+        """After `send` left something: it is worth trying again."""
+
+    def broken(self, why: str) -> None:
+        """The transport is of no use any more and closes itself; "" where the other side just closed it."""
+
+
+class Transport(Protocol):
+    """What carries a session's frames. `receiver` may be changed at any time."""
+
+    receiver: Receiver | None
+    name: str  # the other end, as `Address` writes it
+    identity: str  # who the other end proved to be: a certificate's name, "uid:N", or ""
+    datagrams: bool
+
+    def open(self, receiver: Receiver) -> None:
+        """Begin to receive."""
+
+    def send(self, buffers: list[Buffer]) -> list[Buffer]:
+        """Send; give back what did not fit, to be sent first when `writable` says so."""
+
+    def close(self) -> None:
+        """Stop, and close the socket. Nothing is called back any more."""
+
+
+class StreamTransport:
+    """A connected socket of a byte stream."""
+
+    __slots__ = ("_mask", "_socket", "identity", "loop", "name", "receiver")
+    datagrams = False
+
+    def __init__(self, loop: Loop, connected: socket.socket, name: str, identity: str = "") -> None:
+        self.loop = loop
+        self._socket = connected
+        self._mask = 0
+        self.receiver: Receiver | None = None
+        self.name = name
+        self.identity = identity
+
+    def open(self, receiver: Receiver) -> None:
+        """Begin to receive."""
+        self.receiver = receiver
+        self._mask = READ
+        self.loop.add(self._socket.fileno(), READ, self._ready)
+
+    def send(self, buffers: list[Buffer]) -> list[Buffer]:
+        """Send as much as the socket takes; give back the rest."""
+        while buffers:
+            try:
+                sent = self._write(buffers)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                self.loop.soon(partial(self._break, reason(error)))
+                return []
+            buffers = rest(buffers, sent)
+            if not sent:
+                break
+        self._want(READ | WRITE if buffers else READ)
+        return buffers
+
+    def close(self) -> None:
+        """Stop, and close the socket."""
+        self.receiver = None
+        if self._socket.fileno() >= 0:
+            self.loop.remove(self._socket.fileno())
+            self._socket.close()
+
+    def _write(self, buffers: list[Buffer]) -> int:
+        """How many bytes the socket took; BlockingIOError where it takes none now."""
+        return self._socket.sendmsg(buffers[:MAX_BUFFERS])
+
+    def _read(self) -> int:
+        """How many bytes came into the loop's buffer, 0 at the end; BlockingIOError where none are there."""
+        return self._socket.recv_into(self.loop.buffer)
+
+    def _ready(self, mask: int) -> None:
+        if mask & WRITE and self.receiver:
+            self.receiver.writable()
+        if mask & ~WRITE:
+            self._receive()
+
+    def _receive(self) -> None:
+        if self.receiver is None:
+            return
+        try:
+            count = self._read()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._break(reason(error))
+            return
+        if not count:
+            self._break("")
+            return
+        self.receiver.received(self.loop.buffer[:count])
+        if self.receiver is not None:
+            self.receiver.settled()
+
+    def _want(self, mask: int) -> None:
+        if mask != self._mask and self._socket.fileno() >= 0:
+            self._mask = mask
+            self.loop.modify(self._socket.fileno(), mask)
+
+    def _break(self, why: str) -> None:
+        receiver = self.receiver
+        self.close()
+        if receiver:
+            receiver.broken(why)
+
+
+class TlsTransport(StreamTransport):
+    """A socket under TLS, its handshake done (`kwire.stream.tls.Handshake`)."""
+
+    __slots__ = ("_pending", "_tls")
+
+    def __init__(self, loop: Loop, connected: ssl.SSLSocket, name: str, identity: str) -> None:
+        super().__init__(loop, connected, name, identity)
+        self._tls = connected
+        self._pending: bytes = b""  # what TLS must be given again, unchanged, after it did not fit
+
+    def open(self, receiver: Receiver) -> None:
+        """Begin to receive; the handshake may have brought bytes already."""
+        super().open(receiver)
+        self.loop.soon(self._receive)
+
+    def _write(self, buffers: list[Buffer]) -> int:
+        from ssl import SSLWantReadError, SSLWantWriteError
+
+        chunk = self._pending or join(buffers, TLS_CHUNK)
+        try:
+            sent = self._tls.send(chunk)
+        except (SSLWantReadError, SSLWantWriteError) as error:
+            self._pending = chunk
+            raise BlockingIOError from error
+        self._pending = b""
+        return sent
+
+    def _read(self) -> int:
+        from ssl import SSLWantReadError, SSLWantWriteError, SSLZeroReturnError
+
+        count = 0
+        buffer = self.loop.buffer
+        try:
+            while count < len(buffer):
+                more = self._tls.recv_into(buffer[count:])
+                if not more:
+                    break  # the end: told when nothing is left to deliver
+                count += more
+            else:
+                self.loop.soon(self._receive)  # TLS may hold more; epoll would not tell
+        except (SSLWantReadError, SSLWantWriteError) as error:
+            if not count:
+                raise BlockingIOError from error
+        except SSLZeroReturnError:
+            if count:
+                self.loop.soon(self._receive)
+        except OSError:
+            if not count:
+                raise
+            self.loop.soon(self._receive)
+        return count
+
+
+def prepare(connected: socket.socket) -> None:
+    """Set what every stream socket here has: nothing waits, small frames are not held back."""
+    connected.setblocking(False)
+    if connected.family != socket.AF_UNIX:
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
+
+
+def unix_identity(connected: socket.socket) -> str:
+    """Who is at the other end of a Unix socket, as the kernel knows it: "uid:N"."""
+    cred = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    return f"uid:{_UCRED.unpack(cred)[1]}"
+
+
+def rest(buffers: list[Buffer], sent: int) -> list[Buffer]:
+    """The buffers without their first `sent` bytes."""
+    for index, buffer in enumerate(buffers):
+        if sent < len(buffer):
+            return [memoryview(buffer)[sent:], *buffers[index + 1 :]] if sent else buffers[index:]
+        sent -= len(buffer)
+    return []
+
+
+def join(buffers: list[Buffer], limit: int) -> bytes:
+    """The first `limit` bytes of the buffers in one."""
+    taken = []
+    for buffer in buffers:
+        taken.append(buffer[:limit])
+        limit -= len(taken[-1])
+        if limit <= 0:
+            break
+    return b"".join(taken)
+
+
+def reason(error: OSError) -> str:
+    """Why a socket call failed, in few words."""
+    from kwire.stream.tls import explain  # not at the top: plain sockets do without ssl
+
+    return explain(error) if error.errno is None or hasattr(error, "library") else os.strerror(error.errno)
