@@ -224,10 +224,7 @@ class Writer:
 
     def _open(self, number: int) -> _File | None:
         """Open file `number` with its beginning; None where that has no room."""
-        base = self._base
-        if number and isinstance(base, str):
-            root, extension = os.path.splitext(base)
-            base = f"{root}-{number:04d}{extension}"
+        base = self._path(number)
         output = Output(base, 4096 + len(self.schemas) * (STATISTICS_BLOCK + 4 * LOST_BLOCK))
         head = self._beginning(max(1, number))
         with memoryview(head) as view:
@@ -239,6 +236,13 @@ class Writer:
         if isinstance(base, str):
             os.unlink(base)
         return None
+
+    def _path(self, number: int) -> str | int:
+        """The target of file `number`."""
+        if not number or not isinstance(self._base, str):
+            return self._base
+        root, extension = os.path.splitext(self._base)
+        return f"{root}-{number:04d}{extension}"
 
     def _beginning(self, number: int) -> bytes:
         host, kernel, tool = self._environment
@@ -254,17 +258,19 @@ class Writer:
 
     def _describe(self, schemas: Sequence[Schema]) -> bytes:
         """The interfaces and SCHEMA packets that stand before a probe's events: megabytes, with symbols."""
-        kernel, parts = self._environment[1], []
-        for schema in schemas:
-            about = f"{schema.kind} {schema.target}, probe {schema.id}"
-            described: pcapng.Options = [(pcapng.InterfaceOption.DESCRIPTION, pcapng.text(about))]
-            if kernel:
-                described.append((pcapng.InterfaceOption.OS, pcapng.text(f"Linux {kernel}")))
-            parts.append(pcapng.interface(schema.probe, described))
+        parts = [pcapng.interface(schema.probe, self._about(schema)) for schema in schemas]
         for schema in schemas:
             moment = schema.clock.wall if schema.clock else time.time_ns()
             parts += [pcapng.packet(schema.id - 1, moment, frame) for frame in schema.frames()]
         return b"".join(parts)
+
+    def _about(self, schema: Schema) -> pcapng.Options:
+        """What is said of a probe's interface beside its name."""
+        about = f"{schema.kind} {schema.target}, probe {schema.id}"
+        described: pcapng.Options = [(pcapng.InterfaceOption.DESCRIPTION, pcapng.text(about))]
+        if kernel := self._environment[1]:
+            described.append((pcapng.InterfaceOption.OS, pcapng.text(f"Linux {kernel}")))
+        return described
 
     def _begin(self) -> bool:
         """Before the first packet of a buffer: rotate where it is time, make room. False: disk full."""

@@ -1,0 +1,257 @@
+"""A capture that grows while it is written, and that a successor goes on with after its recorder was killed.
+
+The laws: `state` after `flush`, given back as `resume`, goes on exactly there: what was written later is cut
+off, and the accounts are those of that moment. A probe may join or be described again at any time; its
+description stands in the file before its first packet, and in the beginning of each further file. While the
+disk has no room for a description the probe's events are lost, counted DISK_FULL, as all others are.
+"""
+
+import os
+import struct
+import time
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+from kwire.capture import pcapng, walk
+from kwire.capture.output import CaptureError, Output
+from kwire.capture.writer import LOST_BLOCK, STATISTICS_BLOCK, Totals, Writer, _File
+from kwire.wire.frame import Header, Type, read_lenient
+from kwire.wire.frames import Frames
+from kwire.wire.messages import Hole, Lost
+from kwire.wire.schema import Schema
+
+INTERFACE_BLOCK: Final = 512  # bytes kept in reserve, so that a probe's losses can be told of on a full disk
+U64: Final = (1 << 64) - 1
+
+# file number, probes, how many of them the file describes, holes, causes; position, bytes of earlier files,
+# when the file was begun
+_HEAD = struct.Struct("=5I4xQQQ")
+_HOLE = struct.Struct("=IHBxQQQ")  # probe, cpu, cause, first, last, count
+_CAUSE = struct.Struct("=IBxxxQ")  # probe, cause, count
+
+Stranger: TypeAlias = Callable[[Header, memoryview], None]
+
+
+class ResumableWriter(Writer):
+    """A Writer without probes at first: `describe` adds them.
+
+    `resume`: the `id` and `state` of a writer that was left at that point, with `schemas`, its probes.
+    `stranger` is given every frame that is neither LOST nor an EVENT of a probe described. `sync`: each file
+    of a rotation is on the disk, as fsync(2) promises, before the next one is written.
+    Raises CaptureError where the target cannot be opened, or has fewer bytes than the state says.
+    """
+
+    __slots__ = ("_introduced", "_resume", "_stranger", "_sync", "_waiting", "causes", "notes")
+
+    def __init__(
+        self,
+        target: str,
+        stranger: Stranger,
+        *,
+        schemas: Sequence[Schema] = (),
+        resume: tuple[str, bytes] | None = None,
+        sync: bool = False,
+        **options: Any,
+    ) -> None:
+        self._stranger, self._resume, self._sync = stranger, resume, sync
+        self._waiting: list[Schema] = []  # not described in the file yet, or described otherwise
+        self._introduced = 0  # probes that have an interface in the file
+        self.notes: dict[int, str] = {}
+        """A comment for the interface of a probe, by its number."""
+        self.causes: dict[tuple[int, int], int] = {}
+        """Events by probe and cause that came as LOST frames."""
+        super().__init__(target, schemas, **options)
+        self._probes = b""
+
+    # --- probes
+
+    def describe(self, schema: Schema) -> None:
+        """Add a probe, numbered one more than the last, or describe one of those again."""
+        self.flush()
+        index = schema.id - 1
+        if index == len(self.schemas):
+            self.schemas += (schema,)
+            self._rows.extend([0] * walk.ROW_WORDS)
+            for counts in (self._lost, self._earlier_lost, self._earlier_stored):
+                counts.append(0)
+            self._file.output.reserve += _reserve(1) if self._file.output.reserve else 0
+        else:
+            self.schemas = (*self.schemas[:index], schema, *self.schemas[index + 1 :])
+        wall = schema.clock.wall - schema.clock.monotonic if schema.clock else 0
+        self._rows[index * walk.ROW_WORDS + walk.ROW_WALL] = wall & U64
+        self._rows[index * walk.ROW_WORDS + walk.ROW_SWAP] = schema.order != pcapng.HOST
+        self._waiting = [other for other in self._waiting if other.id != schema.id] + [schema]
+
+    def balance(self, number: int) -> Totals:
+        """What is stored and lost so far of a probe; produced is their sum."""
+        stored, lost = self._stored_of(number), self._lost_of(number)
+        return Totals(stored + lost, stored, lost)
+
+    # --- going on
+
+    @property
+    def id(self) -> str:
+        """What joins the files of this capture: 32 hexadecimal digits."""
+        return self._id
+
+    def settle(self) -> None:
+        """Hand all to the operating system, descriptions too; with `sync`, to the disk."""
+        self.flush()
+        if self._waiting:
+            self._introduce()
+        if self._sync:
+            os.fdatasync(self._file.output.fd)
+
+    def state(self) -> bytes:
+        """Where the writing stands; only after `settle`."""
+        output, probes = self._file.output, len(self.schemas)
+        head = _HEAD.pack(
+            self._file.number,
+            probes,
+            self._introduced,
+            len(self._holes),
+            len(self.causes),
+            output.position,
+            self._written,
+            self._file.started,
+        )
+        parts = [head, self._rows.tobytes()]
+        parts += [array("Q", counts).tobytes() for counts in self._counts()]
+        waiting = {schema.id for schema in self._waiting}
+        parts.append(bytes(number in waiting for number in range(1, probes + 1)))
+        parts += [
+            _HOLE.pack(*key, hole.first, hole.last, min(hole.count, U64)) for key, hole in self._holes.items()
+        ]
+        parts += [_CAUSE.pack(*key, min(count, U64)) for key, count in self.causes.items()]
+        return b"".join(parts)
+
+    def _counts(self) -> tuple[list[int], list[int], list[int]]:
+        return self._lost, self._earlier_lost, self._earlier_stored
+
+    def _first(self, number: int) -> _File:
+        if self._resume is None:
+            return super()._first(number)
+        self._id, state = self._resume
+        try:
+            return self._again(memoryview(state))
+        except (struct.error, ValueError, IndexError):
+            raise CaptureError("go on writing", str(self._base), "its state is damaged") from None
+
+    def _again(self, state: memoryview) -> _File:
+        head = _HEAD.unpack_from(state)
+        number, probes, self._introduced, holes, causes, position, self._written, started = head
+        if probes != len(self.schemas):
+            raise ValueError
+        at = _HEAD.size + len(self._rows) * 8
+        self._rows[:] = array("Q", bytes(state[_HEAD.size : at]))
+        for counts in self._counts():
+            counts[:] = array("Q", bytes(state[at : at + 8 * (probes + 1)]))
+            at += 8 * (probes + 1)
+        self._waiting = [self.schemas[index] for index in range(probes) if state[at + index]]
+        at += probes
+        for probe, cpu, cause, first, last, count in _HOLE.iter_unpack(state[at : at + holes * _HOLE.size]):
+            self._holes[probe, cpu, cause] = Hole()
+            self._holes[probe, cpu, cause].add(first, last, count)
+        at += holes * _HOLE.size
+        for probe, cause, count in _CAUSE.iter_unpack(state[at : at + causes * _CAUSE.size]):
+            self.causes[probe, cause] = count
+        self.files = [str(self._path(each)) for each in [*range(1, number), number]]
+        output = Output.again(self.files[-1], position, 4096 + _reserve(probes))
+        return _File(output, number, time.monotonic(), started)
+
+    # --- files
+
+    def _begin(self) -> bool:
+        return (not self._waiting or self._introduce()) and super()._begin()
+
+    def _introduce(self) -> bool:
+        """Write the descriptions that wait; False where they find no room."""
+        new = [schema for schema in self._waiting if schema.id > self._introduced]
+        again = [schema for schema in self._waiting if schema.id <= self._introduced]
+        parts = [self._describe(new)]
+        for schema in again:
+            parts += [pcapng.packet(schema.id - 1, time.time_ns(), frame) for frame in schema.frames()]
+        output, text = self._file.output, b"".join(parts)
+        if not output.room(len(text)):
+            return False
+        with memoryview(text) as view:
+            done = output.write(view)
+        if done < len(text):
+            output.back(done)
+            return False
+        self._waiting, self._introduced = [], len(self.schemas)
+        return True
+
+    def _about(self, schema: Schema) -> pcapng.Options:
+        note = self.notes.get(schema.id)
+        comments = [(int(pcapng.Option.COMMENT), pcapng.text(note))] if note else []
+        return [*super()._about(schema), *comments]
+
+    def _rotate(self) -> None:
+        old = self._file
+        if self._sync:
+            os.fdatasync(old.output.fd)
+        self._probes = self._describe(self.schemas)
+        super()._rotate()
+        self._probes = b""
+        if self._file is not old:
+            self._waiting, self._introduced = [], len(self.schemas)
+        if self._sync and self._file is not old:
+            for path in (old.output.name, os.path.dirname(os.path.abspath(old.output.name))):
+                _to_disk(path)
+
+    def _end(self, totals: Mapping[int, Totals], comment: str) -> None:
+        if self._waiting and not self._introduce():
+            new = self.schemas[self._introduced :]
+            text = b"".join(pcapng.interface(schema.probe[:64]) for schema in new)
+            with memoryview(text) as view:
+                done = self._file.output.finish(view)
+            if done < len(text):
+                self._file.output.back(done)
+        super()._end(totals, comment)
+
+    # --- frames
+
+    def _other(self, header: Header, frame: memoryview) -> None:
+        if header.type != Type.LOST:
+            self._stranger(header, frame)
+            return
+        self.lost([self._told(frame)])
+
+    def _told(self, frame: memoryview) -> Lost:
+        loss = Lost.read(read_lenient(frame))
+        key = (loss.probe, loss.cause)
+        self.causes[key] = self.causes.get(key, 0) + loss.count
+        return loss
+
+    def _drop(self, frames: Frames, start: int) -> None:
+        """Count what finds no room; descriptions are taken all the same."""
+        rest = memoryview(frames.offsets)[start : frames.count]
+        table = array("Q", bytes(8 * walk.COUNT_WORDS * (len(self.schemas) + 1)))
+        if walk.count_by_id(frames.data, rest, len(rest), table, False) == len(rest):
+            super()._drop(frames, start)
+            return
+        events = []
+        for index in range(start, frames.count):
+            header = frames.header(index)
+            if header.type == Type.LOST:
+                self._add(self._told(frames.frame_bytes(index)))
+            elif header.type == Type.EVENT and header.id <= len(self.schemas):
+                events.append(index)
+            else:
+                self._stranger(header, frames.frame_bytes(index))
+        super()._drop(frames.select(events), 0)
+
+
+def _reserve(probes: int) -> int:
+    """Bytes that the ending needs for so many probes."""
+    return probes * (STATISTICS_BLOCK + 4 * LOST_BLOCK + INTERFACE_BLOCK)
+
+
+def _to_disk(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
