@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from kwire.capture import reader, walk
+from kwire.capture import input, reader, walk
 from kwire.capture.output import CaptureError
 from kwire.capture.reader import Capture
 from kwire.wire.frame import Type
@@ -70,7 +70,7 @@ def test_a_new_schema_of_a_probe_holds_for_what_comes_after(kit: Any) -> None:
 
 
 def test_chunks_are_bounded_and_frames_stay_valid(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "CHUNK", 1000)
+    monkeypatch.setattr(input, "CHUNK", 1000)
     monkeypatch.setattr(reader, "LIMIT", 7)
     events = [kit.event(1, number, b"%d" % number) for number in range(200)]
     capture = Capture(io.BytesIO(kit.builder().capture(kit.schema(), *events).data))
@@ -161,12 +161,23 @@ def test_what_is_no_sound_frame_is_skipped_and_counted(kit: Any) -> None:
     for frame in bad:
         builder.packet(frame).packet(kit.event())
     builder.packet(kit.event(), interface=9).block(3, struct.pack("<I", 4) + b"abcd")
+    builder.block(2, struct.pack("<HHIIII", 0, 0, 0, 0, 4, 4) + b"abcd")
     found, capture = read(builder.data)
     assert found == [kit.event()] * len(bad)
-    assert capture.skipped == len(bad) + 2
+    assert capture.skipped == len(bad) + 3
     assert capture.first_skipped is not None
     assert capture.first_skipped.startswith(f"packet at byte {at}: TRUNCATED_HEADER")
     assert capture.problem is None
+
+
+def test_old_and_simple_packet_blocks_are_read(kit: Any) -> None:
+    event = kit.event()
+    builder = kit.builder().capture(kit.schema(), statistics=False)
+    builder.block(2, struct.pack("<HHIIII", 0, 0, 0, 0, len(event), len(event)) + event)
+    builder.block(3, struct.pack("<I", len(event)) + event)
+    found, capture = read(builder.data)
+    assert found == [event, event]
+    assert capture.skipped == 0
 
 
 def test_events_with_a_checksum_are_read_strictly(kit: Any) -> None:
@@ -211,7 +222,7 @@ def test_a_schema_in_several_packets_is_put_together(kit: Any) -> None:
     [
         (b"\xd4\xc3\xb2\xa1\x02\0\x04\0" + bytes(16), "a classic pcap file"),
         (b"PERFILE2" + bytes(90), "a perf.data file"),
-        (b"\x1f\x8b\x08" + bytes(40), "compressed with gzip"),
+        (b"\x1f\x8b\x08" + bytes(40), "not sound gzip"),
         (b"root:x:0:0:root:/root:/bin/bash\n", "it is not a pcapng file"),
         (b"hi", "it is not a pcapng file"),
         (b"\x06\0\0\0\x20\0\0\0" + bytes(20) + b"\x20\0\0\0", "it is not a pcapng file"),

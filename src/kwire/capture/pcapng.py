@@ -56,9 +56,12 @@ NAMES: Final = {
 LEAST: Final = {
     Block.SECTION: 28,
     Block.INTERFACE: 20,
+    Block.PACKET_OLD: 32,
+    Block.PACKET_SIMPLE: 16,
     Block.STATISTICS: 24,
     Block.PACKET: 32,
 }
+PACKETS: Final = frozenset({Block.PACKET, Block.PACKET_OLD, Block.PACKET_SIMPLE})
 
 
 class Option(IntEnum):
@@ -84,6 +87,7 @@ class InterfaceOption(IntEnum):
     RESOLUTION = 9
     FILTER = 11
     OS = 12
+    TIME_OFFSET = 14
 
 
 class StatisticsOption(IntEnum):
@@ -103,6 +107,30 @@ class Raw(NamedTuple):
     offset: int
     total: int
     body: memoryview
+
+
+class Packet(NamedTuple):
+    """A packet's place: `start` in the block's body, bytes `captured` there and `original` on the network.
+
+    `ticks`: its time in the interface's unit, None where the block has none.
+    """
+
+    interface: int
+    start: int
+    captured: int
+    original: int
+    ticks: int | None
+
+
+class Units(NamedTuple):
+    """How an interface counts time: ticks a second, and whole seconds to add."""
+
+    rate: int = 1_000_000
+    offset: int = 0
+
+    def nanoseconds(self, ticks: int) -> int:
+        """Nanoseconds since 1970, rounded down."""
+        return self.offset * 1_000_000_000 + ticks * 1_000_000_000 // self.rate
 
 
 def describe(type: int) -> str:
@@ -190,3 +218,29 @@ def first(options: Options, code: int) -> bytes | None:
 def strings(options: Options, code: int) -> list[str]:
     """The values of the options with this code, as text."""
     return [value.rstrip(b"\0").decode("utf-8", "replace") for found, value in options if found == code]
+
+
+def unpack_units(options: Options, order: Order) -> Units:
+    """What if_tsresol and if_tsoffset say: a power of 10, or of 2 where the top bit is set; microseconds."""
+    resolution = first(options, InterfaceOption.RESOLUTION) or b"\x06"
+    exponent = resolution[0] & 0x7F
+    rate: int = (2 if resolution[0] & 0x80 else 10) ** exponent
+    return Units(rate, int.from_bytes(first(options, InterfaceOption.TIME_OFFSET) or b"", order, signed=True))
+
+
+def unpack_packet(block: Raw, order: Order, snaplen: int = 0) -> Packet:
+    """Where the packet of a block of PACKETS lies; `snaplen` (0: none) is that of the first interface.
+
+    The lengths are as the block has them: `captured` may be more than the body holds.
+    """
+    body = block.body
+
+    def number(at: int, size: int = 4) -> int:
+        return int.from_bytes(body[at : at + size], order)
+
+    if block.type == Block.PACKET_SIMPLE:
+        original = number(0)
+        captured = min(original, snaplen or original, len(body) - 4)
+        return Packet(0, 4, captured, original, None)
+    interface = number(0, 2 if block.type == Block.PACKET_OLD else 4)
+    return Packet(interface, 20, number(12), number(16), number(4) << 32 | number(8))

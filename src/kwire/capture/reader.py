@@ -3,16 +3,18 @@
 The laws: memory is bounded, whatever the file claims; both byte orders and several sections in a file are
 read; everything up to the last whole packet is given, and `problem` then says in one line where reading
 stopped and why; hostile bytes never raise, loop or take long. What is no pcapng at all is a CaptureError.
+
+A capture here holds frames as they are (link type USER0). `kwire.packets.open` also reads those that
+travelled in other packets, and other kinds of files.
 """
 
-import os
-import stat
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import IO, Final
+from typing import Final
 
 from kwire.capture import pcapng, walk
+from kwire.capture.input import Input, Source
 from kwire.capture.output import CaptureError
 from kwire.capture.pcapng import Block, Raw
 from kwire.wire.frame import FrameError, Type, inspect
@@ -20,7 +22,6 @@ from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
 from kwire.wire.schema import Schema, SchemaReader
 
-CHUNK: Final = 1 << 20  # bytes asked for at a time
 LIMIT: Final = 1 << 14  # frames in a chunk, at most
 MAX_SECTIONS: Final = 1 << 12
 MAX_INTERFACES: Final = 1 << 17  # of all sections
@@ -35,21 +36,40 @@ OTHER_FILES: Final = (
     (b"\xa1\xb2\x3c\x4d", "a classic pcap file"),
     (b"\x4d\x3c\xb2\xa1", "a classic pcap file"),
     (b"PERFILE2", "a perf.data file"),
-    (b"\x1f\x8b", "compressed with gzip"),
-    (b"\x28\xb5\x2f\xfd", "compressed with zstd"),
+    (b"BZh", "compressed with bzip2"),
+    (b"\xfd7zXZ", "compressed with xz"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"snoop\0\0\0", "a snoop file"),
+    (b"\x17\x08\x44tracing", "a trace.dat file"),
     (b"\x7fELF", "a program"),
 )
+
+
+def foreign(name: str, start: bytes) -> CaptureError:
+    """The error for a file that is no capture, by its first bytes."""
+    what = next((what for magic, what in OTHER_FILES if start.startswith(magic)), "")
+    cause = f"it is {what}, not a pcapng file" if what else "it is not a pcapng file"
+    return CaptureError("read capture", name, cause, "kwire record -w writes such files")
 
 
 class Interface:
     """An interface of a section: one probe. `statistics`: numbers of its last statistics by option code."""
 
-    __slots__ = ("comments", "description", "link_type", "name", "probe", "statistics")
+    __slots__ = ("comments", "description", "link_type", "name", "probe", "snaplen", "statistics", "units")
 
-    def __init__(self, name: str, description: str, link_type: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        description: str,
+        link_type: int,
+        snaplen: int = 0,
+        units: pcapng.Units = pcapng.Units(),  # noqa: B008  # it does not change
+    ) -> None:
         self.name = name
         self.description = description
         self.link_type = link_type
+        self.snaplen = snaplen  # bytes of a packet kept at most, 0: all
+        self.units = units
         self.probe = 0  # probe number, known once its SCHEMA was read
         self.statistics: dict[int, int] | None = None
         self.comments: list[str] = []
@@ -70,7 +90,7 @@ class Section:
         self.schemas: dict[int, Schema] = {}
 
 
-class _StopError(Exception):
+class StopReading(Exception):  # noqa: N818  # it ends a reading, it is no failure
     """Reading cannot go on; the text says why."""
 
 
@@ -86,11 +106,12 @@ class Capture:
     __slots__ = (
         "_at",
         "_base",
+        "_current",
         "_data",
-        "_file",
+        "_input",
         "_need",
         "_order",
-        "_owned",
+        "_own",
         "_plain",
         "_reader",
         "first_skipped",
@@ -100,25 +121,16 @@ class Capture:
         "skipped",
     )
 
-    def __init__(self, source: str | int | IO[bytes]) -> None:
-        """`-` is standard input. CaptureError where it cannot be opened."""
-        self._owned = isinstance(source, str) and source != "-"
-        self._file: int | IO[bytes] = 0
-        self.name = "standard input"
-        if isinstance(source, int):
-            self._file, self.name = source, f"descriptor {source}"
-        elif not isinstance(source, str):
-            self._file, self.name = source, str(getattr(source, "name", "input"))
-        elif source != "-":
-            self.name = source
-            try:
-                self._file = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                raise CaptureError("open", source, error.strerror or "failed") from None
+    def __init__(self, source: "Source | Input", *, follow: bool = False) -> None:
+        """`-` is standard input; `follow`: at a file's end wait for more. CaptureError: no such file."""
+        self._input = source if isinstance(source, Input) else Input(source, follow=follow)
+        self.name = self._input.name
         self._data, self._base, self._at, self._need = b"", 0, 0, 0  # _base: of _data in the file
         self._order = pcapng.HOST
         self._reader = SchemaReader()
         self._plain = False  # there is a section, and every interface of it holds frames
+        self._current: Section | None = None  # that of the frames given last
+        self._own = Section(pcapng.HOST, [])  # that of the file's blocks being read
         self.sections: list[Section] = []
         self.problem: str | None = None
         self.skipped = 0
@@ -127,11 +139,7 @@ class Capture:
     @property
     def regular(self) -> bool:
         """Whether this is a file: all of it is there, nothing has to be waited for."""
-        try:
-            fd = self._file if isinstance(self._file, int) else self._file.fileno()
-        except (OSError, AttributeError):
-            return True
-        return stat.S_ISREG(os.fstat(fd).st_mode)
+        return self._input.regular
 
     @property
     def ended(self) -> bool:
@@ -146,18 +154,16 @@ class Capture:
     @property
     def section(self) -> Section | None:
         """The section being read, None before the first."""
-        return self.sections[-1] if self.sections else None
+        return self._current
 
     @property
     def schemas(self) -> dict[int, Schema]:
         """The schemas of the section being read, by probe number."""
-        return self.sections[-1].schemas if self.sections else {}
+        return self._current.schemas if self._current else {}
 
     def close(self) -> None:
         """Close what was opened here."""
-        if self._owned and isinstance(self._file, int):
-            os.close(self._file)
-            self._owned = False
+        self._input.close()
 
     def __enter__(self) -> "Capture":
         return self
@@ -171,9 +177,11 @@ class Capture:
         offsets, count = array("Q", bytes(8 * LIMIT)), 0
         try:
             while True:
+                if not count:
+                    yield from self._others()
                 if self._plain:
                     data, swap = self._data, self._order != pcapng.HOST
-                    known = len(self.sections[-1].interfaces)
+                    known = len(self._own.interfaces)
                     with memoryview(offsets)[count:] as slots:
                         taken, self._at = walk.pcapng_walk(
                             data, self._at, len(data), swap, known, slots, LIMIT
@@ -193,10 +201,15 @@ class Capture:
                         count += 1
                 elif not self._more():
                     break
-        except _StopError as stop:
+        except StopReading as stop:
             self.problem = str(stop)
         if count:
             yield Frames(self._data, offsets, count)
+        yield from self._others(end=True)
+
+    def _others(self, *, end: bool = False) -> Iterable[Frames]:
+        """Frames that were found in packets of other link types; `end`: no more packets come."""
+        return ()
 
     # --- blocks
 
@@ -211,9 +224,9 @@ class Capture:
         order = pcapng.section_order(data[at + 8 : at + 12])
         if data[at : at + 4] == pcapng.SECTION_START:
             if order is None:
-                raise _StopError(f"damaged at byte {start}: a section header without its byte-order magic")
+                raise StopReading(f"damaged at byte {start}: a section header without its byte-order magic")
         elif not self.sections:
-            raise self._foreign()
+            raise foreign(self.name, self._data)
         else:
             order = self._order
         kind = int.from_bytes(data[at : at + 4], order)
@@ -221,24 +234,24 @@ class Capture:
         what = pcapng.describe(kind)
         least = pcapng.LEAST[Block(kind)] if kind in pcapng.LEAST else pcapng.MIN_BLOCK
         if total < least or total % 4 or total > pcapng.MAX_BLOCK:
-            raise _StopError(f"damaged at byte {start}: {what} cannot be {total} bytes long")
+            raise StopReading(f"damaged at byte {start}: {what} cannot be {total} bytes long")
         self._need = total
         if left < total:
             return None
         again = int.from_bytes(data[at + total - 4 : at + total], order)
         if again != total:
-            raise _StopError(
+            raise StopReading(
                 f"damaged at byte {start}: {what} begins with length {total} and ends with {again}"
             )
         return Raw(kind, at, total, memoryview(data)[at + 8 : at + total - 4])
 
     def _more(self) -> bool:
-        """Read until what `_block` needs is there. False at a clean end, _StopError where the file is cut."""
+        """Read until what `_block` needs is there. False at a clean end; StopReading if the file is cut."""
         parts = [self._data[self._at :]]
         there = len(parts[0])
         self._base += self._at
         while there < self._need:
-            part = self._read()
+            part = self._input.read()
             if not part:
                 break
             parts.append(part)
@@ -246,76 +259,71 @@ class Capture:
         self._data, self._at = b"".join(parts), 0
         if there >= self._need:
             return True
-        if not there and self.sections:
+        if not there and self.sections and not self._input.problem:
             return False
         raise self._cut(there)
 
     def _cut(self, there: int) -> Exception:
         end = self._base + there
         if not self.sections and not pcapng.SECTION_START.startswith(self._data[:4]):
-            return self._foreign()
+            return foreign(self.name, self._data)
+        if self._input.problem:
+            if not self.sections:
+                return CaptureError("read capture", self.name, self._input.problem)
+            return StopReading(self._input.problem)
         if not there:
-            return _StopError("empty: not even a section header is there")
+            return StopReading("empty: not even a section header is there")
         what = f"{there} bytes of a block"
         if there >= pcapng.MIN_BLOCK:
             kind = int.from_bytes(self._data[:4], self._order)
             what = f"{there} of the {self._need} bytes of a {pcapng.describe(kind)}"
-        return _StopError(f"cut at byte {end}: {what} are there, from byte {self._base}")
-
-    def _foreign(self) -> CaptureError:
-        what = next((name for start, name in OTHER_FILES if self._data.startswith(start)), "")
-        cause = f"it is {what}, not a pcapng file" if what else "it is not a pcapng file"
-        return CaptureError("read capture", self.name, cause, "kwire record -w writes such files")
-
-    def _read(self) -> bytes:
-        try:
-            if isinstance(self._file, int):
-                return os.read(self._file, CHUNK)
-            return self._file.read(CHUNK) or b""
-        except OSError as error:
-            raise CaptureError("read capture", self.name, error.strerror or "failed") from None
+        return StopReading(f"cut at byte {end}: {what} are there, from byte {self._base}")
 
     def _turns(self, block: Raw) -> bool:
         """Whether this block changes what frames mean, so that those before it must be given first."""
-        if block.type != Block.PACKET:
+        if block.type not in pcapng.PACKETS:
             return block.type == Block.SECTION
-        return bool(len(block.body) > 20 and block.body[20] & 15 == Type.SCHEMA)
+        at = pcapng.unpack_packet(block, self._order).start
+        return not self._plain or (len(block.body) > at and block.body[at] & 15 == Type.SCHEMA)
 
     def _take(self, block: Raw) -> int:
         """Take the block that stands here; gives where a frame lies in it, 0 where none does."""
         self._at += block.total
-        if block.type == Block.PACKET:
+        if block.type in pcapng.PACKETS:
             return self._packet(block)
         if block.type == Block.SECTION:
             order = pcapng.section_order(block.body[:4])
             assert order is not None  # _block has seen to it
             self._order, self._plain, self._reader = order, True, SchemaReader()
             if len(self.sections) == MAX_SECTIONS:
-                raise _StopError(f"damaged before byte {self._base + self._at}: over {MAX_SECTIONS} sections")
-            self.sections.append(Section(order, pcapng.unpack_options(block.body[16:], order)))
+                raise StopReading(
+                    f"damaged before byte {self._base + self._at}: over {MAX_SECTIONS} sections"
+                )
+            self._current = Section(order, pcapng.unpack_options(block.body[16:], order))
+            self._own = self._current
+            self.sections.append(self._current)
         elif block.type == Block.INTERFACE:
             self._interface(block.body)
         elif block.type == Block.STATISTICS:
             self._statistics(block.body)
-        elif block.type in (Block.PACKET_OLD, Block.PACKET_SIMPLE):
-            self._skip(block, "an old kind of packet")
         return 0
 
     def _interface(self, body: memoryview) -> None:
         options = pcapng.unpack_options(body[8:], self._order)
-        link_type = int.from_bytes(body[:2], self._order)
+        link_type, snaplen = (int.from_bytes(body[at : at + 2 + at // 2], self._order) for at in (0, 4))
         name = " ".join(pcapng.strings(options, pcapng.InterfaceOption.NAME))
         description = " ".join(pcapng.strings(options, pcapng.InterfaceOption.DESCRIPTION))
         if sum(len(section.interfaces) for section in self.sections) >= MAX_INTERFACES:
-            raise _StopError(
+            raise StopReading(
                 f"damaged before byte {self._base + self._at}: more than {MAX_INTERFACES} interfaces"
             )
-        self.sections[-1].interfaces.append(Interface(name[:TEXT], description[:TEXT], link_type))
+        units = pcapng.unpack_units(options, self._order)
+        self._own.interfaces.append(Interface(name[:TEXT], description[:TEXT], link_type, snaplen, units))
         self._plain = self._plain and link_type == pcapng.LINKTYPE_USER0
 
     def _statistics(self, body: memoryview) -> None:
         number = int.from_bytes(body[:4], self._order)
-        interfaces = self.sections[-1].interfaces
+        interfaces = self._own.interfaces
         if number >= len(interfaces):
             return
         options = pcapng.unpack_options(body[12:], self._order)
@@ -328,18 +336,17 @@ class Capture:
 
     def _packet(self, block: Raw) -> int:
         """A packet that is no plain EVENT: read it strictly, keep SCHEMA, give the place of other frames."""
-        order, body = self._order, block.body
-        number = int.from_bytes(body[:4], order)
-        captured = int.from_bytes(body[12:16], order)
-        if captured > len(body) - 20:
-            start = self._base + block.offset
-            raise _StopError(f"damaged at byte {start}: {captured} captured bytes in {len(body) - 20}")
-        interfaces = self.sections[-1].interfaces
+        body, interfaces = block.body, self._own.interfaces
+        packet = pcapng.unpack_packet(block, self._order, interfaces[0].snaplen if interfaces else 0)
+        number, start, captured = packet.interface, packet.start, packet.captured
+        if captured > len(body) - start:
+            place = self._base + block.offset
+            raise StopReading(f"damaged at byte {place}: {captured} captured bytes in {len(body) - start}")
         if number >= len(interfaces):
             return self._skip(block, f"interface {number} is not described")
         if interfaces[number].link_type != pcapng.LINKTYPE_USER0:
-            return self._skip(block, f"link type {interfaces[number].link_type} carries no frames")
-        frame, problems = inspect(body[20 : 20 + captured])
+            return self._other(block, packet)
+        frame, problems = inspect(body[start : start + captured])
         if frame is None or problems:
             return self._skip(block, str(problems[0]))
         if frame.header.length != captured:
@@ -348,7 +355,7 @@ class Capture:
             if frame.header.type == Type.SCHEMA:
                 schema = self._reader.add(frame)
                 if schema is not None:
-                    self.sections[-1].schemas[schema.id] = schema
+                    self._own.schemas[schema.id] = schema
                     interfaces[number].probe = schema.id
                 return 0
             if frame.header.type == Type.LOST:
@@ -357,7 +364,12 @@ class Capture:
                 return self._skip(block, "an EVENT without a timestamp")
         except FrameError as error:
             return self._skip(block, str(error.problem))
-        return block.offset + walk.EPB_HEADER
+        return block.offset + 8 + start
+
+    def _other(self, block: Raw, packet: pcapng.Packet) -> int:
+        """A packet of another link type."""
+        link_type = self._own.interfaces[packet.interface].link_type
+        return self._skip(block, f"link type {link_type} carries no frames")
 
     def _skip(self, block: Raw, why: str) -> int:
         self.skipped += 1
