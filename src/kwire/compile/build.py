@@ -174,7 +174,7 @@ def layout_key(program: checked.Program) -> Hashable:
     own: Hashable = (site.kind, "+" in site.target)
     if site.kind in UNSHARED:
         own = site
-    return own, fields, _shape(program.filter), _shape(program.body)
+    return own, fields, _shape(program.guard), _shape(program.filter), _shape(program.body)
 
 
 _NAMELESS = frozenset({"span", "name", "values", "module", "display", "id", "meaning", "unit"})

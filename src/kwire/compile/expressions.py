@@ -14,7 +14,7 @@ from kwire.compile.builder import Builder
 from kwire.compile.ir import At, Block, Operand, Slot, Value
 from kwire.compile.layout import CompileError
 from kwire.lang import checked, types
-from kwire.lang.context import Argument, CtxField, Param, Result, Site
+from kwire.lang.context import Argument, CtxField, Param, Result, Saved, Site, TaskMember
 
 Reader: TypeAlias = Callable[[int, int], Value]
 """Reads the aligned unsigned integer at an offset, of a size."""
@@ -135,6 +135,12 @@ class Expressions(Builder):
         access = e.access
         if isinstance(access, CtxField):
             return self.extend(self.context_int(access.offset, access.size), access.size, e.type)
+        if isinstance(access, Saved | TaskMember):
+            base = self.call("get_current_task_btf")
+            if isinstance(access, Saved):
+                base = self.call("task_pt_regs", base)
+            size = types.size_of(e.type)
+            return self.extend(self.load(base, access.offset, size, pure=True), size, e.type)
         value = self.argument(access)
         size = types.size_of(e.type)
         if size == 8:

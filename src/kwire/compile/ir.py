@@ -115,6 +115,7 @@ PURE_CALLS = frozenset(
         "get_current_uid_gid",
         "get_current_task",
         "get_current_task_btf",
+        "task_pt_regs",
         "get_current_cgroup_id",
         "get_smp_processor_id",
         "get_numa_node_id",

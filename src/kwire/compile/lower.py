@@ -1,8 +1,8 @@
 """A checked program → IR: the statements, and what every program does around them.
 
-The order of a program, which the runtime relies on (see the maps below): is the process one of those traced →
-the probe's own filter → build the record → count the attempt → give it to this CPU's ring → when that
-refuses, count the refusal and note when it was first and last so.
+The order of a program, which the runtime relies on (see the maps below): the guard → is the process one of
+those traced → the probe's own filter → build the record → count the attempt → give it to this CPU's ring →
+when that refuses, count the refusal and note when it was first and last so.
 
 Maps: `rings` (array of ring buffers, one a CPU), `counts` (one mapped value, a slot of 64 bytes for each
 CPU and probe), `tasks` (hash of the processes traced), `scratch` (records that do not fit the stack, a
@@ -66,6 +66,10 @@ class Lower(Expressions):
         program = self.program
         self.span = program.span
         body = self.new_block("body")
+        if program.guard is not None:
+            meant = self.new_block("meant")
+            self.condition(program.guard, meant, self.done)
+            self.start(meant)
         if self.options.tasks:
             self._traced_only()
         self.jump(body)

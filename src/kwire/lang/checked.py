@@ -21,7 +21,7 @@ Laws the compiler may rely on:
 
 from typing import NamedTuple, TypeAlias
 
-from kwire.lang.context import Argument, CtxField, Result, Site
+from kwire.lang.context import Argument, CtxField, Result, Saved, Site, TaskMember
 from kwire.lang.tree import Source, Span
 from kwire.lang.types import Bool, Bytes, Int, Pointer, Scalar, Text, Type
 
@@ -48,7 +48,7 @@ class Param(NamedTuple):
     """
 
     name: str
-    access: CtxField | Argument | Result
+    access: CtxField | Argument | Result | Saved | TaskMember
     type: Scalar
     span: Span
 
@@ -370,8 +370,9 @@ class Field(NamedTuple):
 
 
 class Program(NamedTuple):
-    """One probe, checked for one site. `filter` is checked first and is not counted when it is false;
-    None: every firing runs the body.
+    """One probe, checked for one site. A firing for which `filter` is false is no event and is not counted;
+    None: every firing runs the body. `guard` is the same but checked before all else, the choice of
+    processes included: it turns away what only shares the attach point with the probe.
     """
 
     name: str
@@ -383,3 +384,4 @@ class Program(NamedTuple):
     body: tuple[Stmt, ...]
     span: Span
     filter_source: Source | None = None  # the text that the spans in `filter` belong to, when it is another
+    guard: Expr | None = None

@@ -43,6 +43,18 @@ class DataLoc(NamedTuple):
     relative: bool = False
 
 
+class Saved(NamedTuple):
+    """A register as the current thread had it when it entered the kernel, at `offset` of its `pt_regs`."""
+
+    offset: int
+
+
+class TaskMember(NamedTuple):
+    """The member at `offset` of the current thread's `task_struct`; its size is that of its type."""
+
+    offset: int
+
+
 Access: TypeAlias = CtxField | Argument | Result | DataLoc
 
 

@@ -44,11 +44,18 @@ FILTER = "--filter"
 
 
 class _Wanted(NamedTuple):
-    """One probe, checked: its spec for people, its program and the target to attach to."""
+    """One probe, checked: its spec for people, its program, and the place it was asked for.
+
+    `program.site` is where it attaches, which may be another place that sees the same events.
+    """
 
     spec: str
     program: Program
-    target: str
+    site: Site
+
+    def schema(self, schema: Schema) -> Schema:
+        """The schema of its program as that of the place asked for."""
+        return schema._replace(kind=self.site.kind, target=self.site.target)
 
 
 class _NoBtf:
@@ -121,6 +128,7 @@ class Planner:
                 f"at most {MAX_PROBES} are possible",
                 "narrow the wildcards",
             )
+        self._wanted = self._cheaper()
         task = task_fields(self._kernel.vmlinux) if self._kernel else None
         schemas: list[Schema | None] = [None] * count
         groups = [self._group(members, task, schemas) for members in self._grouped()]
@@ -150,7 +158,7 @@ class Planner:
             raise KwireError("trace", str(parsed), f"none of {len(self._skipped)} targets can be", "")
 
     def _want(self, text: str, program: Program) -> None:
-        self._wanted.append(_Wanted(text, program, program.site.target))
+        self._wanted.append(_Wanted(text, program, program.site))
 
     def _site(self, kind: str, group: str, name: str, offset: int = 0) -> Site:
         if kind == "tracepoint":
@@ -179,6 +187,24 @@ class Planner:
             raise error if self._kernel is None else catalog.missing(kind, name) from None
 
     # -- compiling
+
+    def _cheaper(self) -> list[_Wanted]:
+        """What is wanted, an only system call by its raw tracepoint where that can be."""
+        of_syscalls = [
+            index for index, one in enumerate(self._wanted) if one.site.target.startswith("syscalls:")
+        ]
+        if len(of_syscalls) != 1 or self._kernel is None:
+            return self._wanted
+        from kwire.live import syscalls
+
+        at = of_syscalls[0]
+        one = self._wanted[at]
+        raw = None
+        if syscalls.is_syscall(one.site):
+            raw = syscalls.by_raw_tracepoint(one.program, self._kernel.vmlinux, host())
+        if raw is None:
+            return self._wanted
+        return [*self._wanted[:at], one._replace(program=raw), *self._wanted[at + 1 :]]
 
     def _grouped(self) -> list[list[int]]:
         """Indexes of the wanted probes, those together whose programs would be the same."""
@@ -210,14 +236,14 @@ class Planner:
         )
         for index in members:
             wanted = self._wanted[index]
-            schemas[index] = (
+            schemas[index] = wanted.schema(
                 compiled.schema
                 if index == members[0]
                 else probe_schema(wanted.program, id=index + 1, spec=wanted.spec)
             )
         site = first.program.site
         multi = shared and site.kind in INSTEAD and _multi(site.kind, len(members))
-        points = [Point(self._wanted[index].target, index + 1) for index in members]
+        points = [Point(self._wanted[index].program.site.target, index + 1) for index in members]
         if multi and any(":" in str(point.target) for point in points):
             points = [Point(self._address(str(point.target)), point.probe) for point in points]
         btf_id = 0
