@@ -7,6 +7,7 @@ plain text, and a stream that stops without close_notify is said to be cut.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -28,6 +29,9 @@ UNSENT = 1 << 18
 
 TLS_CHUNK = 1 << 16
 """Bytes given to TLS at a time: small frames are joined, so records are full."""
+
+LINGER = 2.0
+"""Seconds that a finished stream waits for the other side's end."""
 
 _UCRED = struct.Struct("iII")  # pid, uid, gid: unix(7)
 
@@ -64,6 +68,9 @@ class Transport(Protocol):
 
     def close(self) -> None:
         """Stop, and close the socket. Nothing is called back any more."""
+
+    def finish(self, farewell: Receiver | None = None) -> None:
+        """Close as soon as what was sent has arrived; `farewell` gets datagrams that come until then."""
 
 
 class StreamTransport:
@@ -108,6 +115,35 @@ class StreamTransport:
         if self._socket.fileno() >= 0:
             self.loop.remove(self._socket.fileno())
             self._socket.close()
+
+    def finish(self, farewell: Receiver | None = None) -> None:
+        """Close once what was sent has arrived: closing at once would cut it off if more had come in."""
+        self.receiver = None
+        descriptor = self._socket.fileno()
+        if descriptor < 0:
+            return
+        try:
+            self._say_end()
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.close()
+            return
+        self.loop.remove(descriptor)
+        self.loop.add(descriptor, READ, self._swallow)
+        self.loop.at(self.loop.now() + LINGER, self.close)
+
+    def _say_end(self) -> None:
+        """Whatever comes before the end of the stream."""
+
+    def _swallow(self, mask: int) -> None:
+        try:
+            count = socket.socket.recv_into(self._socket, self.loop.buffer)  # TLS has nothing to say any more
+        except BlockingIOError:
+            return
+        except OSError:
+            count = 0
+        if not count:
+            self.close()
 
     def _write(self, buffers: list[Buffer]) -> int:
         """How many bytes the socket took; BlockingIOError where it takes none now."""
@@ -166,6 +202,12 @@ class TlsTransport(StreamTransport):
         """Begin to receive; the handshake may have brought bytes already."""
         super().open(receiver)
         self.loop.soon(self._receive)
+
+    def _say_end(self) -> None:
+        from ssl import SSLError
+
+        with contextlib.suppress(SSLError, ValueError):  # it does not wait for the other side's
+            self._tls.unwrap()
 
     def _write(self, buffers: list[Buffer]) -> int:
         from ssl import SSLWantReadError, SSLWantWriteError

@@ -1,0 +1,446 @@
+"""Listening: who comes is heard out, within limits, and becomes the peer of a session.
+
+The laws: nobody has a session before a whole HELLO, and over datagrams before the cookie; who says nothing,
+or says it slowly, is dropped after `half_open_seconds`, and sooner when too many do; limits count for each
+address (of IPv6 its /64) and in all; a connection that resumes takes over from the one before only with the
+same identity; whatever one stranger does, the others are served.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from kwire.errors import KwireError
+from kwire.stream.address import Address, SockAddress, check_secure, name_of, resolve
+from kwire.stream.datagram import Cookies, DatagramServer, ServedTransport
+from kwire.stream.loop import READ, Loop, Timer
+from kwire.stream.peer import Handler, Peer
+from kwire.stream.transport import StreamTransport, TlsTransport, Transport, prepare, unix_identity
+from kwire.stream.watch import Watch
+from kwire.wire.control import Hello, hello_problem, peek_hello, refusal
+from kwire.wire.frame import Flag
+from kwire.wire.session import Session
+
+if TYPE_CHECKING:
+    import ssl
+
+    from kwire.stream.tls import Handshake, TlsOptions
+
+BACKLOG = 1024
+"""Connections that the kernel completes before we take them."""
+
+ACCEPTS = 16
+"""Connections taken for one readiness."""
+
+PAUSE = 0.5
+"""Seconds without accepting when the process is out of descriptors."""
+
+
+class Limits(NamedTuple):
+    """How much strangers may take."""
+
+    sessions: int = 4096  # in all
+    per_address: int = 2048  # sessions of one address
+    half_open: int = 256  # connections that have not said HELLO yet, in all
+    half_open_per_address: int = 64
+    half_open_seconds: float = 10.0  # from connecting to HELLO, the TLS handshake included
+    refusals: int = 100  # answers a second to those who get no session
+
+
+Choose = Callable[[Hello, str, str], Session | None]
+"""(HELLO, identity, address) → the session that it begins or resumes; None, or a KwireError whose cause is
+told to the other side: it gets none."""
+
+
+def listen(
+    loop: Loop,
+    address: Address,
+    choose: Choose,
+    handler_for: Callable[[Session], Handler],
+    tls: TlsOptions | None = None,
+    insecure: bool = False,
+    limits: Limits = Limits(),  # noqa: B008  # immutable
+    watch: Watch | None = None,
+    mode: int = 0o600,
+) -> Listener:
+    """Listen on all addresses of `address`; port 0 takes a free one: see `listener.address`.
+
+    `mode` is that of a Unix socket. Raises KwireError where it cannot be listened there, or must not.
+    """
+    check_secure(address, insecure)
+    context = None
+    if address.kind == "tls":
+        from kwire.stream.tls import server_context  # here, so that others do without ssl
+
+        context = server_context(tls)
+    sockets = _bind(address, mode)
+    return Listener(loop, address, sockets, choose, handler_for, context, limits, watch)
+
+
+class Listener:
+    """What `listen` gives: `address` with the port it has, `peers` that have a session, `close`."""
+
+    __slots__ = (
+        "_choose",
+        "_context",
+        "_cookies",
+        "_counts",
+        "_greetings",
+        "_handler_for",
+        "_inode",
+        "_refusals",
+        "_second",
+        "_servers",
+        "_sockets",
+        "_watch",
+        "address",
+        "limits",
+        "loop",
+        "peers",
+    )
+
+    def __init__(
+        self,
+        loop: Loop,
+        address: Address,
+        sockets: list[socket.socket],
+        choose: Choose,
+        handler_for: Callable[[Session], Handler],
+        context: ssl.SSLContext | None,
+        limits: Limits,
+        watch: Watch | None,
+    ) -> None:
+        self.loop = loop
+        self.address = address
+        if sockets and address.kind != "unix":
+            self.address = address._replace(port=sockets[0].getsockname()[1])
+        self.limits = limits
+        self.peers: dict[Session, Peer] = {}
+        """The peers of sessions that have not ended, with a connection or without."""
+        self._counts: dict[str, int] = {}  # of the peers, by address
+        self._choose = choose
+        self._handler_for = handler_for
+        self._context = context
+        self._watch = watch
+        self._greetings: dict[Greeting, None] = {}  # the oldest first
+        self._second = 0
+        self._refusals = 0  # in this second
+        self._cookies = Cookies(loop.now)
+        self._sockets = sockets
+        self._servers: list[DatagramServer] = []
+        self._inode = _inode(address.path) if address.kind == "unix" and sockets else None
+        if address.datagrams:
+            self._servers = [self._serve(bound) for bound in sockets]
+        else:
+            self._accept_on(sockets)
+
+    def close(self) -> None:
+        """Listen no more, and drop who has no session yet. Peers stay; over UDP they lose their transport."""
+        if self._inode is not None and _inode(self.address.path) == self._inode:
+            os.unlink(self.address.path)
+        for greeting in list(self._greetings):
+            greeting.drop()
+        for server in self._servers:
+            server.close()
+        for bound in self._sockets:
+            if bound.fileno() >= 0:
+                self.loop.remove(bound.fileno())
+                bound.close()
+
+    # ------------------------------------------------------------------ streams
+
+    def adopt(self, connected: socket.socket) -> None:
+        """Hear out a connection that somebody else accepted; the socket becomes ours."""
+        place = connected.getpeername()
+        prepare(connected)
+        if connected.family == socket.AF_UNIX:
+            identity = unix_identity(connected)
+            name, host = f"unix:{self.address.path}", identity
+        else:
+            identity, name, host = "", name_of(self.address.kind, place), origin(place)
+        self._make_room(host)
+        self._greetings[Greeting(self, connected, self._context, name, host, identity)] = None
+
+    def _accept_on(self, sockets: list[socket.socket]) -> None:
+        for bound in sockets:
+            if bound.fileno() >= 0:
+                self.loop.add(bound.fileno(), READ, partial(self._accept, bound))
+
+    def _accept(self, bound: socket.socket, mask: int) -> None:
+        for _ in range(ACCEPTS):
+            try:
+                connected, _ = bound.accept()
+                self.adopt(connected)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    self.loop.remove(bound.fileno())
+                    self.loop.at(self.loop.now() + PAUSE, lambda: self._accept_on([bound]))
+                    return
+                # any other is of that one connection: it has gone already
+
+    def _make_room(self, host: str) -> None:
+        """Drop the one that has been silent longest where there are too many."""
+        same = [greeting for greeting in self._greetings if greeting.host == host]
+        if len(same) >= self.limits.half_open_per_address:
+            same[0].drop()
+        elif len(self._greetings) >= self.limits.half_open:
+            next(iter(self._greetings)).drop()
+
+    def forget(self, greeting: Greeting) -> None:
+        """It has been heard out, or dropped."""
+        self._greetings.pop(greeting, None)
+
+    # ------------------------------------------------------------------ datagrams
+
+    def _serve(self, bound: socket.socket) -> DatagramServer:
+        server = DatagramServer(self.loop, bound, lambda data, place: self._stranger(server, data, place))
+        return server
+
+    def _stranger(self, server: DatagramServer, data: memoryview, place: SockAddress) -> None:
+        """A datagram from an address without a session: only a HELLO is answered."""
+        hello = peek_hello(data)
+        if hello is None:
+            return
+        if not self._cookies.good(hello, place):
+            challenge = self._cookies.challenge(hello, place)
+            if len(challenge) <= len(data):
+                server.send(challenge, place)
+            return
+        transport = ServedTransport(server, place)
+        why = self.admit(hello, bytes(data), transport, origin(place))
+        if why and self.may_refuse():
+            server.send(refusal(hello, why, Flag.CHECKSUM), place)
+
+    # ------------------------------------------------------------------ sessions
+
+    def admit(self, hello: Hello, heard: bytes, transport: Transport, host: str) -> str:
+        """Give the one that said `hello` its session, and that what was `heard`; or say why not."""
+        try:
+            session = self._choose(hello, transport.identity, transport.name)
+        except KwireError as error:
+            return error.cause
+        if session is None:
+            return "not wanted here"
+        peer = self.peers.get(session)
+        if peer is None:
+            if len(self.peers) >= self.limits.sessions:
+                return "too many sessions"
+            if self._counts.get(host, 0) >= self.limits.per_address:
+                return "too many sessions of this address"
+            peer = Peer(self.loop, session, self._handler_for(session))
+            peer.host = host
+            peer.on_ended = self._ended
+            self.peers[session] = peer
+            self._counts[host] = self._counts.get(host, 0) + 1
+            if self._watch:
+                self._watch.follow(peer)
+        elif peer.identity != transport.identity:
+            return "the session is another's"
+        peer.attach(transport)
+        peer.received(memoryview(heard))
+        peer.settled()
+        return ""
+
+    def may_refuse(self) -> bool:
+        """Whether one more answer to those who get no session is within the limit of this second."""
+        second = int(self.loop.now())
+        if second != self._second:
+            self._second, self._refusals = second, 0
+        self._refusals += 1
+        return self._refusals <= self.limits.refusals
+
+    def _ended(self, peer: Peer, why: str) -> None:
+        if self.peers.pop(peer.session, None) is not None:
+            self._counts[peer.host] -= 1
+            if not self._counts[peer.host]:
+                del self._counts[peer.host]
+
+
+class Greeting:
+    """A connection that has not said a whole HELLO yet: the handshake of TLS, then the first bytes."""
+
+    __slots__ = ("_handshake", "_heard", "_listener", "_name", "_timer", "_transport", "host")
+
+    def __init__(
+        self,
+        listener: Listener,
+        connected: socket.socket,
+        context: ssl.SSLContext | None,
+        name: str,
+        host: str,
+        identity: str,
+    ) -> None:
+        loop = listener.loop
+        self._listener = listener
+        self._heard = bytearray()
+        self._name = name
+        self.host = host
+        self._handshake: Handshake | None = None
+        self._transport: StreamTransport | None = None
+        self._timer: Timer | None = loop.at(loop.now() + listener.limits.half_open_seconds, self.drop)
+        if context is None:
+            self._transport = StreamTransport(loop, connected, name, identity)
+            self._transport.open(self)
+        else:
+            from kwire.stream.tls import Handshake
+
+            self._handshake = Handshake(loop, connected, context, None, self._shaken, self._unshaken)
+
+    def drop(self) -> None:
+        """Close the connection."""
+        self._end()
+        if self._handshake is not None:
+            self._handshake.cancel()
+        if self._transport is not None:
+            self._transport.close()
+
+    def _end(self) -> None:
+        self._listener.loop.cancel(self._timer)
+        self._listener.forget(self)
+
+    def _shaken(self, connected: ssl.SSLSocket) -> None:
+        from kwire.stream.tls import identity
+
+        self._handshake = None
+        self._transport = TlsTransport(self._listener.loop, connected, self._name, identity(connected))
+        self._transport.open(self)
+
+    def _unshaken(self, why: str) -> None:
+        self._handshake = None
+        self._end()
+
+    # ------------------------------------------------------------------ what a transport calls
+
+    def received(self, data: memoryview) -> None:
+        """Collect the HELLO; whatever cannot be one ends it."""
+        self._heard += data
+        if hello_problem(self._heard) is not None:
+            self.drop()
+            return
+        hello = peek_hello(self._heard)
+        if hello is None:
+            return
+        self._end()
+        transport, self._transport = self._transport, None
+        assert transport is not None
+        why = self._listener.admit(hello, bytes(self._heard), transport, self.host)
+        if not why:
+            return
+        if self._listener.may_refuse():
+            transport.send([refusal(hello, why)])
+        transport.finish()
+
+    def settled(self) -> None:
+        """Nothing is answered before the HELLO."""
+
+    def writable(self) -> None:
+        """Nothing is sent before the HELLO."""
+
+    def broken(self, why: str) -> None:
+        """It has gone."""
+        self._transport = None
+        self._end()
+
+
+def origin(place: SockAddress) -> str:
+    """What limits are counted by: an IPv4 address, the first half of an IPv6 address."""
+    host = str(place[0])
+    if ":" not in host:
+        return host
+    packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+    return packed[12:].hex() if packed[:12] == bytes(10) + b"\xff\xff" else packed[:8].hex()
+
+
+def _bind(address: Address, mode: int) -> list[socket.socket]:
+    """Sockets bound to all addresses of `address`; at least one, or KwireError."""
+    if address.kind == "unix":
+        return [_bind_unix(address, mode)]
+    sockets: list[socket.socket] = []
+    problem: OSError | None = None
+    port = address.port
+    for family, place in resolve(address, listening=True):
+        kind = socket.SOCK_DGRAM if address.datagrams else socket.SOCK_STREAM
+        try:
+            bound = socket.socket(family, kind)
+        except OSError as error:  # a kernel without IPv6, say: others may do
+            problem = problem or error
+            continue
+        try:
+            bound.setblocking(False)
+            if family == socket.AF_INET6:
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if not address.datagrams:
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind((place[0], port, *place[2:]))
+            if not address.datagrams:
+                bound.listen(BACKLOG)
+            port = bound.getsockname()[1]
+            sockets.append(bound)
+        except OSError as error:
+            bound.close()
+            if error.errno == errno.EADDRINUSE:
+                for other in sockets:
+                    other.close()
+                raise _refused(address, error) from error
+            problem = problem or error
+    if not sockets:
+        assert problem is not None
+        raise _refused(address, problem) from problem
+    return sockets
+
+
+def _bind_unix(address: Address, mode: int) -> socket.socket:
+    """A Unix socket at the path; one that nobody listens on any more is taken away first."""
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        bound.setblocking(False)
+        os.fchmod(bound.fileno(), mode)  # before bind(2): the file is never more open than that
+        try:
+            bound.bind(address.path)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not _is_stale(address.path):
+                raise
+            os.unlink(address.path)
+            bound.bind(address.path)
+        bound.listen(BACKLOG)
+    except OSError as error:
+        bound.close()
+        raise _refused(address, error) from error
+    return bound
+
+
+def _is_stale(path: str) -> bool:
+    """Whether the path is a socket on which nobody listens."""
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        return probe.connect_ex(path) == errno.ECONNREFUSED
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _refused(address: Address, error: OSError) -> KwireError:
+    cures = {
+        errno.EADDRINUSE: "something listens there already; choose another port or path",
+        errno.EADDRNOTAVAIL: "that is no address of this machine; leave the host empty for all of them",
+        errno.EACCES: "choose a port over 1023, or a directory of yours",
+        errno.ENOENT: "make the directory first",
+    }
+    return KwireError(
+        "listen on", str(address), (error.strerror or str(error)).lower(), cures.get(error.errno or 0, "")
+    )

@@ -1,0 +1,361 @@
+"""A peer: one session, on one transport at a time, in a loop.
+
+The laws: the session decides, the peer only carries: bytes in, bytes out, the time, and what happened to the
+handler; what waits for the socket is bounded by one `transmit`; a transport that breaks suspends the session,
+and another may be attached; nothing is called on a peer after `closed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from kwire.stream.loop import Loop, Timer
+from kwire.stream.transport import Buffer, Transport
+from kwire.wire.session import (
+    Abandoned,
+    Changed,
+    Complained,
+    Delivered,
+    Replied,
+    Requested,
+    Session,
+    State,
+)
+
+CHUNK = 1 << 18
+"""Bytes asked of the session at a time; only asked when the ones before have left."""
+
+TURN = 1 << 20
+"""Bytes sent to one peer before the others have their turn."""
+
+ENDED = (State.CLOSED, State.EXPIRED)
+
+
+class Handler(Protocol):
+    """What is done with what happens to a session."""
+
+    def established(self, peer: Peer) -> None:
+        """The session is up: for the first time, or again."""
+
+    def delivered(self, peer: Peer, sequence: int, payload: Buffer) -> None:
+        """DATA in order; `payload` is valid during the call only. Call `session.consumed` once it is safe."""
+
+    def requested(self, peer: Peer, number: int, body: Mapping[str, Any]) -> None:
+        """A REQUEST; answer with `session.reply(number, …)`."""
+
+    def replied(self, peer: Peer, number: int, body: Mapping[str, Any]) -> None:
+        """The REPLY to our request."""
+
+    def writable(self, peer: Peer) -> None:
+        """The outbox has room again, after it had too little."""
+
+    def changed(self, peer: Peer, old: State, new: State, why: str) -> None:
+        """Every change of the state."""
+
+    def complained(self, peer: Peer, problem: object) -> None:
+        """The other side broke the protocol or says we did; or the transport has a problem: then a text."""
+
+    def closed(self, peer: Peer, why: str) -> None:
+        """The session has ended, for good."""
+
+
+class Ignore:
+    """A handler that does nothing: derive from it and write only what matters."""
+
+    def established(self, peer: Peer) -> None:
+        """The session is up."""
+
+    def delivered(self, peer: Peer, sequence: int, payload: Buffer) -> None:
+        """DATA in order."""
+
+    def requested(self, peer: Peer, number: int, body: Mapping[str, Any]) -> None:
+        """A REQUEST."""
+
+    def replied(self, peer: Peer, number: int, body: Mapping[str, Any]) -> None:
+        """A REPLY."""
+
+    def writable(self, peer: Peer) -> None:
+        """The outbox has room."""
+
+    def changed(self, peer: Peer, old: State, new: State, why: str) -> None:
+        """The state changed."""
+
+    def complained(self, peer: Peer, problem: object) -> None:
+        """Something is wrong."""
+
+    def closed(self, peer: Peer, why: str) -> None:
+        """The end."""
+
+
+class Peer:
+    """One session, on one transport at a time. `session`, `handler` and `loop` may be used by anybody."""
+
+    __slots__ = (
+        "_again",
+        "_backlog",
+        "_busy",
+        "_drop",
+        "_over",
+        "_soon",
+        "_tight",
+        "_timer",
+        "_why",
+        "abandoned",
+        "address",
+        "closing",
+        "ended",
+        "handler",
+        "host",
+        "identity",
+        "loop",
+        "on_detached",
+        "on_ended",
+        "session",
+        "transport",
+    )
+
+    def __init__(self, loop: Loop, session: Session, handler: Handler) -> None:
+        self.loop = loop
+        self.session = session
+        self.handler = handler
+        self.transport: Transport | None = None
+        self.identity = ""
+        """Who the other end proved to be: a certificate's name, "uid:N" on a Unix socket, or ""."""
+        self.address = ""
+        """The other end, as `Address` writes it; the last one while there is no transport."""
+        self.host = ""
+        """What a listener's limits count it by."""
+        self.closing = False
+        """`close` was called."""
+        self.ended = False
+        """`closed` was told to the handler."""
+        self.abandoned: list[int] = []
+        """Sequence numbers that were never acknowledged; known when `closed` is called."""
+        self.on_detached: Callable[[Peer, str], None] | None = None  # for whoever keeps us connected
+        self.on_ended: Callable[[Peer, str], None] | None = None
+        self._backlog: list[Buffer] = []
+        self._timer: Timer | None = None
+        self._busy = False
+        self._again = False
+        self._soon = False
+        self._over = False  # the session has ended; what it still wants sent is not sent yet
+        self._drop: str | None = None  # the session gave its transport up, and why
+        self._tight = False  # the outbox had too little room when last looked at
+        self._why = ""
+
+    def attach(self, transport: Transport) -> None:
+        """Carry the session on `transport` from now on; one that there was is closed."""
+        if self.transport is not None:
+            self._let_go("replaced by a newer connection")
+        self.transport = transport
+        self.identity = transport.identity
+        self.address = transport.name
+        transport.open(self)
+        self.session.connected(self.loop.now())
+        self.flush()
+
+    def detach(self, why: str = "") -> None:
+        """Close the transport; the session is suspended, or what its state says."""
+        if self.transport is not None:
+            self._let_go(why)
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what is to be sent and tell the handler what happened; call after giving the session anything.
+
+        Within a handler's call it is done as soon as that returns.
+        """
+        if self._busy:
+            self._again = True
+            return
+        if self.ended:
+            return
+        self._busy = True
+        try:
+            self._work()
+        finally:
+            self._busy = False
+        if self._over and not (self._backlog and self.transport):
+            self.end(self._why)
+        elif not self.ended:
+            self._schedule()
+
+    def close(self, reason: str = "done") -> None:
+        """End the session in order; `closed` is told when everything is acknowledged, or it has expired."""
+        self.closing = True
+        self.session.close(self.loop.now(), reason)
+        self._over = self._over or self.session.state in ENDED
+        self.flush()
+
+    def end(self, why: str) -> None:
+        """Forget the session as it is, and tell `closed`; its transport is closed after what was sent."""
+        if self.ended:
+            return
+        self.ended = True
+        self.loop.cancel(self._timer)
+        self._timer = None
+        transport, self.transport = self.transport, None
+        self._backlog = []
+        if transport is not None:
+            transport.finish(_Farewell(self.loop, self.session, transport))
+        self.handler.closed(self, why)
+        if self.on_ended is not None:
+            self.on_ended(self, why)
+
+    # ------------------------------------------------------------------ what a transport calls
+
+    def received(self, data: memoryview) -> None:
+        """Give the session what came; its deliveries are told at once, while their bytes are there."""
+        self.session.receive(data, self.loop.now())
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            self._tell()
+        finally:
+            self._busy = False
+
+    def settled(self) -> None:
+        """Answer what came."""
+        self.flush()
+
+    def writable(self) -> None:
+        """Send on."""
+        self.flush()
+
+    def broken(self, why: str) -> None:
+        """The transport is gone."""
+        self.transport = None
+        self._backlog = []
+        why = why or "the other side closed the connection"
+        self.session.disconnected(self.loop.now(), why)
+        self._over = self._over or self.session.state in ENDED
+        self.flush()
+        if self.on_detached is not None and not self.ended:
+            self.on_detached(self, why)
+
+    # ------------------------------------------------------------------ inside
+
+    def _let_go(self, why: str) -> None:
+        if self.transport is not None:
+            self.transport.close()
+            self.transport = None
+        self._backlog = []
+        self.session.disconnected(self.loop.now(), why)
+        self._over = self._over or self.session.state in ENDED
+
+    def _work(self) -> None:
+        """Tell and send until neither leads to more."""
+        again = True
+        while again:
+            self._again = False
+            self._tell()
+            self._send()
+            again = self._again or self._tell()
+            self._look_at_room()
+        if self._drop is not None:
+            why, self._drop = self._drop, None
+            if self.transport is not None:
+                self.transport.close()
+                self.transport = None
+                self._backlog = []
+                if self.on_detached is not None:
+                    self.loop.soon(lambda: self.on_detached and self.on_detached(self, why))
+
+    def _tell(self) -> bool:
+        """Tell the handler everything that happened; whether anything did."""
+        happened = self.session.happenings()
+        for happening in happened:
+            match happening:
+                case Delivered(sequence, payload):
+                    self.handler.delivered(self, sequence, payload)
+                case Requested(number, body):
+                    self.handler.requested(self, number, body)
+                case Replied(number, body):
+                    self.handler.replied(self, number, body)
+                case Changed(old, new, why):
+                    self._why = why
+                    self._over = new in ENDED
+                    if new is State.SUSPENDED and self.transport is not None:
+                        self._drop = why
+                    self.handler.changed(self, old, new, why)
+                    if new is State.ESTABLISHED:
+                        self.handler.established(self)
+                case Abandoned(sequences):
+                    self.abandoned.extend(sequences)
+                case Complained():
+                    self.handler.complained(self, happening)
+        return bool(happened)
+
+    def _send(self) -> None:
+        """Send until there is no more, the socket is full, or others should have their turn."""
+        left = TURN
+        while self.transport is not None and self._drop is None:
+            if not self._backlog:
+                self._backlog = self.session.transmit(CHUNK)
+                left -= CHUNK
+                if not self._backlog:
+                    return
+            self._backlog = self.transport.send(self._backlog)
+            if self._backlog:
+                return
+            if left <= 0:
+                if not self._soon:
+                    self._soon = True
+                    self.loop.soon(self._go_on)
+                return
+
+    def _go_on(self) -> None:
+        self._soon = False
+        self.flush()
+
+    def _look_at_room(self) -> None:
+        room = self.session.room
+        low = min(1 << 16, self.session.settings.memory >> 2)
+        if room < low:
+            self._tight = True
+        elif self._tight and room >= 2 * low:
+            self._tight = False
+            self.handler.writable(self)
+
+    def _schedule(self) -> None:
+        """See to it that the session hears of the time when it wants to; a timer that is early stays."""
+        when = self.session.deadline()
+        if when is None or (self._timer is not None and self._timer.callback and self._timer.when <= when):
+            return
+        self.loop.cancel(self._timer)
+        self._timer = self.loop.at(when, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        when = self.session.deadline()
+        if when is not None and when <= self.loop.now():
+            self.session.tick(self.loop.now())
+        self.flush()
+
+
+class _Farewell:
+    """Answers what still comes for an ended session: a datagram with the last ACK may have been lost."""
+
+    __slots__ = ("_loop", "_session", "_transport")
+
+    def __init__(self, loop: Loop, session: Session, transport: Transport) -> None:
+        self._loop = loop
+        self._session = session
+        self._transport = transport
+
+    def received(self, data: memoryview) -> None:
+        """Let the session answer."""
+        self._session.receive(data, self._loop.now())
+
+    def settled(self) -> None:
+        """Send the answer; what does not fit is lost."""
+        self._session.happenings()
+        self._transport.send(self._session.transmit(CHUNK))
+
+    def writable(self) -> None:
+        """Nothing waits."""
+
+    def broken(self, why: str) -> None:
+        """Nothing is left to break."""
