@@ -21,6 +21,10 @@
 #define FRAME_VERSION 1u
 #define EVENT_MAX 65480u
 #define FLAG_CHECKSUM 1u
+#define FLAG_PADDED 2u
+#define TYPE_KEEPALIVE 0u
+#define TYPE_MAX 12u
+#define TYPES_WITHOUT_ID (1u << 0 | 1u << 3 | 1u << 4) /* KEEPALIVE, HELLO, WELCOME */
 #define TYPE_EVENT 1u
 #define TYPE_SCHEMA 6u
 #define TYPE_LOST 7u
@@ -322,5 +326,119 @@ uint64_t kw_frame_gather(const uint8_t *data, uint64_t size, const uint64_t *off
 		p += length;
 	}
 	*used = (uint64_t)(p - out);
+	return done;
+}
+
+/* The one's complement sum of RFC 1071, not folded; `sum` is one that goes before, over an even number of bytes. */
+static inline uint64_t sum_bytes(const uint8_t *p, uint64_t size, uint64_t sum)
+{
+	uint64_t low = 0, high = 0;
+
+	/* Words of the machine: a one's complement sum is the same in either byte order, but for a swap at the end. */
+	for (; size >= 16; p += 16, size -= 16) {
+		uint64_t a = host64(p), b = host64(p + 8);
+		low += (a & 0xffffffff) + (b & 0xffffffff);
+		high += (a >> 32) + (b >> 32);
+	}
+	for (; size >= 4; p += 4, size -= 4)
+		low += host32(p);
+	if (size) {
+		uint8_t last[4] = { 0, 0, 0, 0 };
+		memcpy(last, p, size);
+		low += host32(last);
+	}
+	low = (low & 0xffffffff) + (low >> 32) + (high & 0xffffffff) + (high >> 32);
+	low = (low & 0xffff) + (low >> 16);
+	low = (low & 0xffff) + (low >> 16);
+	low = (low & 0xffff) + (low >> 16);
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	low = __builtin_bswap16((uint16_t)low);
+#endif
+	return sum + low;
+}
+
+static inline uint32_t fold(uint64_t sum)
+{
+	while (sum >> 16)
+		sum = (sum & 0xffff) + (sum >> 16);
+	return (uint32_t)sum;
+}
+
+static inline uint32_t checksum(const uint8_t *p, uint64_t size) { return fold(sum_bytes(p, size, 0)) ^ 0xffff; }
+
+/* The length of the frame in data[offset, end) that strict reading finds nothing wrong with, else 0. */
+static inline uint32_t strict_length(const uint8_t *data, uint64_t offset, uint64_t end)
+{
+	const uint8_t *frame = data + offset;
+	uint32_t length = big16(frame + 2), type = frame[0] & 15, flags = frame[1];
+
+	if (length < FRAME_HEADER || length > end - offset || frame[0] >> 4 != FRAME_VERSION || type > TYPE_MAX)
+		return 0;
+	if ((TYPES_WITHOUT_ID >> type & 1) && big32(frame + 4))
+		return 0;
+	if (type == TYPE_EVENT && length > EVENT_MAX)
+		return 0;
+	if (!flags)
+		return type == TYPE_KEEPALIVE && length != FRAME_HEADER ? 0 : length;
+	uint32_t trailer = flags & FLAG_PADDED ? 3 : 2;
+	if (!(flags & FLAG_CHECKSUM) || flags & ~(FLAG_CHECKSUM | FLAG_PADDED) || length < FRAME_HEADER + trailer)
+		return 0;
+	if (trailer == 3 && (frame[length - 3] || length & 1))
+		return 0;
+	if (type == TYPE_KEEPALIVE && length != FRAME_HEADER + trailer)
+		return 0;
+	return checksum(frame, length - 2) == big16(frame + length - 2) ? length : 0;
+}
+
+/*
+ * Frames back to back in data[offset, end) that strict reading finds nothing wrong with, checksums included.
+ * *next is where the first other one begins, or where the bytes end.
+ */
+uint64_t kw_frame_strict(const uint8_t *data, uint64_t size, uint64_t offset, uint64_t end, uint64_t *offsets,
+			 uint64_t limit, uint64_t *next)
+{
+	uint64_t found = 0;
+
+	if (end > size)
+		end = size;
+	while (found < limit && offset <= end && end - offset >= FRAME_HEADER) {
+		uint32_t length = strict_length(data, offset, end);
+		if (!length)
+			break;
+		offsets[found++] = offset;
+		offset += length;
+	}
+	*next = offset;
+	return found;
+}
+
+/*
+ * The headers of frames as numbers of 64 bits: version 4, type 4, flags 8, length 16, id 32, from the top. Stops
+ * at one that is not whole; returns how many were read.
+ */
+uint64_t kw_frame_headers(const uint8_t *data, uint64_t size, const uint64_t *offsets, uint64_t count, uint64_t *out)
+{
+	uint64_t done;
+
+	for (done = 0; done < count; done++) {
+		if (!frame_length(data, size, offsets[done]))
+			break;
+		const uint8_t *frame = data + offsets[done];
+		out[done] = (uint64_t)big32(frame) << 32 | big32(frame + 4);
+	}
+	return done;
+}
+
+/* The checksums of whole frames. Stops at one that is not whole; returns how many were computed. */
+uint64_t kw_frame_checksums(const uint8_t *data, uint64_t size, const uint64_t *offsets, uint64_t count, uint64_t *out)
+{
+	uint64_t done;
+
+	for (done = 0; done < count; done++) {
+		uint32_t length = frame_length(data, size, offsets[done]);
+		if (!length)
+			break;
+		out[done] = checksum(data + offsets[done], length);
+	}
 	return done;
 }

@@ -103,6 +103,9 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "kw_count_by_id": (_PTR, _U64, _PTR, _U64, _PTR, _U64, _U64),
     "kw_frame_renumber": (_PTR, _U64, _PTR, _U64, _PTR, _U64),
     "kw_frame_gather": (_PTR, _U64, _PTR, _U64, _PTR, _U64, _OUT),
+    "kw_frame_strict": (_PTR, _U64, _U64, _U64, _PTR, _U64, _OUT),
+    "kw_frame_headers": (_PTR, _U64, _PTR, _U64, _PTR),
+    "kw_frame_checksums": (_PTR, _U64, _PTR, _U64, _PTR),
 }
 
 
@@ -121,11 +124,13 @@ class _Walkers(NamedTuple):
     count_by_id: Callable[[Any, Any, int, Any, bool], int]
     frame_renumber: Callable[[Any, Any, int, int, Any], int]
     frame_gather: Callable[[Any, Any, int, int, Any, int], tuple[int, int]]
+    frame_strict: Callable[[Any, int, int, Any, int], tuple[int, int]]
+    frame_headers: Callable[[Any, Any, int, Any], int]
+    frame_checksums: Callable[[Any, Any, int, Any], int]
 
 
 def _walkers(library: ctypes.CDLL) -> _Walkers:
     c_ring_walk = _function(library, "kw_ring_walk")
-    c_frame_walk = _function(library, "kw_frame_walk")
     c_epb_pack = _function(library, "kw_epb_pack")
     c_pcapng_walk = _function(library, "kw_pcapng_walk")
     c_count_by_id = _function(library, "kw_count_by_id")
@@ -149,12 +154,29 @@ def _walkers(library: ctypes.CDLL) -> _Walkers:
             )
         return count, after.value
 
-    def frame_walk(data: Any, offset: int, end: int, offsets: Any, limit: int) -> tuple[int, int]:
-        after = _U64()
-        with Pinned(data) as source, Pinned(offsets, writable=True) as slots:
-            room = min(limit, slots.size // 8)
-            count = c_frame_walk(source.address, source.size, offset, end, slots.address, room, after)
-        return count, after.value
+    def chain(name: str) -> Callable[[Any, int, int, Any, int], tuple[int, int]]:
+        """A walker of a chain in data[offset:end]."""
+        function = _function(library, name)
+
+        def walk(data: Any, offset: int, end: int, offsets: Any, limit: int) -> tuple[int, int]:
+            after = _U64()
+            with Pinned(data) as source, Pinned(offsets, writable=True) as slots:
+                room = min(limit, slots.size // 8)
+                count = function(source.address, source.size, offset, end, slots.address, room, after)
+            return count, after.value
+
+        return walk
+
+    def each(name: str) -> Callable[[Any, Any, int, Any], int]:
+        """A function that gives one number for each frame."""
+        function = _function(library, name)
+
+        def compute(data: Any, offsets: Any, count: int, out: Any) -> int:
+            with Pinned(data) as source, Pinned(offsets) as places, Pinned(out, writable=True) as target:
+                count = min(count, places.size // 8, target.size // 8)
+                return function(source.address, source.size, places.address, count, target.address)
+
+        return compute
 
     def epb_pack(
         data: Any, offsets: Any, start: int, count: int, rows: Any, out: Any, position: int
@@ -228,7 +250,18 @@ def _walkers(library: ctypes.CDLL) -> _Walkers:
             )
         return start + done, position + used.value
 
-    return _Walkers(ring_walk, frame_walk, epb_pack, pcapng_walk, count_by_id, frame_renumber, frame_gather)
+    return _Walkers(
+        ring_walk,
+        chain("kw_frame_walk"),
+        epb_pack,
+        pcapng_walk,
+        count_by_id,
+        frame_renumber,
+        frame_gather,
+        chain("kw_frame_strict"),
+        each("kw_frame_headers"),
+        each("kw_frame_checksums"),
+    )
 
 
 _library = _load()
@@ -248,3 +281,9 @@ count_by_id = _found.count_by_id if _found else None
 frame_renumber = _found.frame_renumber if _found else None
 #: (data, offsets, start, count, out, position) -> (next_start, next_position): frames copied back to back.
 frame_gather = _found.frame_gather if _found else None
+#: (data, offset, end, offsets, limit) -> (count, next_offset): frames that nothing is wrong with.
+frame_strict = _found.frame_strict if _found else None
+#: (data, offsets, count, out) -> done: headers as numbers of 64 bits.
+frame_headers = _found.frame_headers if _found else None
+#: (data, offsets, count, out) -> done: checksums of whole frames.
+frame_checksums = _found.frame_checksums if _found else None

@@ -9,7 +9,7 @@ import pytest
 
 from kwire import native
 from kwire.wire import walk
-from kwire.wire.frame import Flag, Type, build, inspect
+from kwire.wire.frame import Flag, Type, build, checksum, inspect
 from kwire.wire.frames import Frames
 
 needs_library = pytest.mark.skipif(native.frame_gather is None, reason="the C walkers were not built")
@@ -114,3 +114,38 @@ def test_gathered_frames_stand_back_to_back(gather: object) -> None:
     assert gather(data, array("Q", [2, 21]), 0, 2, memoryview(out)[: len(one)], 0) == (1, len(one))
     with pytest.raises(IndexError):
         gather(data, array("Q", [2]), 0, 1, out, 101)
+
+
+@needs_library
+def test_strict_walks_headers_and_checksums_agree() -> None:
+    assert native.frame_strict is not None
+    assert native.frame_headers is not None
+    assert native.frame_checksums is not None
+    for seed in range(1500):
+        source = random.Random(seed)
+        data = mixed(source)
+        limit, start = source.choice([0, 2, 99]), source.choice([0, 0, 0, len(data), len(data) + 1])
+        end = source.choice([len(data), len(data), max(len(data) - 3, 0), 1 << 63])
+        results = []
+        for step in (native.frame_strict, walk.frame_strict_twin):
+            offsets = array("Q", bytes(8 * limit))
+            results.append((step(data, start, end, offsets, limit), offsets))
+        assert results[0] == results[1], seed
+        offsets = places(data, source)
+        for one, two in (
+            (native.frame_headers, walk.frame_headers_twin),
+            (native.frame_checksums, walk.frame_checksums_twin),
+        ):
+            outs = array("Q", bytes(8 * 9)), array("Q", bytes(8 * 9))
+            assert one(data, offsets, 99, outs[0]) == two(data, offsets, 99, outs[1]), seed
+            assert outs[0] == outs[1], seed
+
+
+@pytest.mark.parametrize("size", [*range(40), 255, 256, 1399, 65527])
+def test_checksums_of_every_length_are_those_of_the_frame(size: int) -> None:
+    source = random.Random(size)
+    for payload in (source.randbytes(size), b"\xff" * size, bytes(size)):
+        data = build(Type.DATA, 1, payload)
+        out = array("Q", [0])
+        assert walk.frame_checksums(data, array("Q", [0]), 1, out) == 1
+        assert out[0] == checksum(data)

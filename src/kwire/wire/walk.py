@@ -8,7 +8,7 @@ kept. The twins are the specification.
 from typing import Any, Final, TypeAlias
 
 from kwire import native
-from kwire.wire.frame import HEADER_SIZE, VERSION, Flag, Type
+from kwire.wire.frame import HEADER_SIZE, VERSION, Flag, Type, checksum, inspect
 
 Slots: TypeAlias = Any  # a buffer of u64: array('Q'), a memoryview cast to 'Q'
 
@@ -82,5 +82,51 @@ def frame_gather_twin(
     return count, position
 
 
+def frame_strict_twin(data: Any, offset: int, end: int, offsets: Slots, limit: int) -> tuple[int, int]:
+    """Find the frames back to back in data[offset:end] that `frame.inspect` finds nothing wrong with.
+
+    Gives how many, at most `limit`, and where the first other one begins, or where the bytes end.
+    """
+    view = memoryview(data)[: min(end, len(data))]
+    limit, found = min(limit, len(offsets)), 0
+    while found < limit and len(view) - offset >= HEADER_SIZE:
+        frame, problems = inspect(view, offset)
+        if frame is None or problems:
+            break
+        offsets[found] = offset
+        found += 1
+        offset += frame.header.length
+    return found, offset
+
+
+def frame_headers_twin(data: Any, offsets: Slots, count: int, out: Slots) -> int:
+    """The headers of frames as numbers: version 4 bits, type 4, flags 8, length 16, id 32, from the top.
+
+    Stops at a frame that is not whole; gives how many were read.
+    """
+    size, count = len(data), min(count, len(offsets), len(out))
+    for index in range(count):
+        offset = offsets[index]
+        if not frame_length(data, size, offset):
+            return index
+        out[index] = int.from_bytes(data[offset : offset + HEADER_SIZE], "big")
+    return count
+
+
+def frame_checksums_twin(data: Any, offsets: Slots, count: int, out: Slots) -> int:
+    """The RFC 1071 checksums of whole frames. Stops at one that is not whole; gives how many there are."""
+    size, count = len(data), min(count, len(offsets), len(out))
+    for index in range(count):
+        offset = offsets[index]
+        length = frame_length(data, size, offset)
+        if not length:
+            return index
+        out[index] = checksum(data[offset : offset + length])
+    return count
+
+
 frame_renumber = native.frame_renumber or frame_renumber_twin
 frame_gather = native.frame_gather or frame_gather_twin
+frame_strict = native.frame_strict or frame_strict_twin
+frame_headers = native.frame_headers or frame_headers_twin
+frame_checksums = native.frame_checksums or frame_checksums_twin
