@@ -2,7 +2,7 @@
 
 - `certs`: a directory made once (agent/, collector/, client/ with ca.pem, cert.pem, key.pem);
   `tls(role)` gives its `TlsOptions`.
-- `net`: a loop, and what is needed to run both ends in it: `net.listen`, `net.connect`, `net.until(condition)`;
+- `net`: a loop to run both ends in: `net.listen`, `net.connect`, `net.until(condition)`;
   `net.note()` makes a handler that keeps what it is told; `event(number)` makes an EVENT frame.
 - `tcp_proxy(port)`, `udp_proxy(port)`: proxies in threads of their own, so that they serve other processes as
   well: `proxy.port` is where to connect; they can stall, cut, reset, refuse, lose, repeat, delay and reorder.
