@@ -18,9 +18,11 @@ VERBS: dict[str, str] = {
     "record": "capture events to a file, without writing a program",
     "trace": "run a file of Python probes and print events as they come",
     "show": "print a capture as a table or as JSON",
+    "query": "ask a capture in SQL; without SQL, list its tables",
     "verify": "prove a capture complete, or name every hole",
     "list": "list probes with their arguments, and kernel types as C",
     "decode": "explain the bytes of frames",
+    "wireshark": "show captures in Wireshark: install the dissector, open a capture",
     "doctor": "say what this kernel, user and environment allow",
 }
 """Verb → one line of help. The module is `kwire.cli.<verb>`."""
@@ -105,7 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _Parser(prog=f"kwire {name}", description=verb.HELP, formatter_class=_Help)
     parser.add_argument("-v", "--verbose", action="count", default=0, help="explain errors in full detail")
     verb.configure(parser)
-    parsed = parser.parse_args(args[1:])
+    mixed = getattr(verb, "INTERMIXED", False)  # an optional argument may stand after options
+    parsed = parser.parse_intermixed_args(args[1:]) if mixed else parser.parse_args(args[1:])
     try:
         status = verb.run(parsed)
         sys.stdout.flush()

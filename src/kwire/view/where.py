@@ -87,6 +87,11 @@ class Where:
         self._source = tree.Source(name, text)
         self._expression = parse_expression(text, name)
 
+    @property
+    def expression(self) -> tree.Expr:
+        """The syntax tree."""
+        return self._expression
+
     def check(self, schemas: Iterable[Schema]) -> None:
         """Raise LanguageError where a name is in none of these schemas, or the types do not fit in one."""
         schemas = list(schemas)

@@ -54,6 +54,15 @@ def cut(schema: Schema, frames: Frames, name: str) -> Array:
     return marked
 
 
+def spans(schema: Schema, frames: Frames, name: str) -> tuple[Array, Array, Array]:
+    """For the same events: where the values of the tail field `name` lie: (bytes of the frames, starts,
+    lengths). Raises FrameError BAD_PAYLOAD as `decode` does.
+    """
+    reader = _Reader(schema._replace(fields=()), frames)
+    starts, lengths = reader.located(schema.field(name))
+    return reader.data, starts, lengths
+
+
 class _Reader:
     """The fixed parts of all events, gathered once into rows."""
 
@@ -132,8 +141,8 @@ class _Reader:
         pairs = self.bytes_of(field).view(self.order + "u2").astype(self.np.int64)
         return pairs[:, 0], pairs[:, 1]
 
-    def tail(self, field: Field) -> Array:
-        np = self.np
+    def located(self, field: Field) -> tuple[Array, Array]:
+        """Starts in the data and lengths of a tail field's values; those of no bytes start at 0."""
         offsets, lengths = self.reference(field)
         lengths = lengths & TAIL_MAX
         wrong = (lengths > 0) & ((offsets < self.size) | (offsets + lengths > self.ends))
@@ -141,6 +150,11 @@ class _Reader:
             raise self.outside(field, int(wrong.argmax()))
         starts = self.starts + offsets
         starts[lengths == 0] = 0
+        return starts, lengths
+
+    def tail(self, field: Field) -> Array:
+        np = self.np
+        starts, lengths = self.located(field)
         longest, total = int(lengths.max(initial=0)), int(lengths.sum())
         if field.type == "str" and (longest <= WIDE or longest * len(lengths) <= 4 * total):
             return self.gather(starts, lengths, max(longest, 1))

@@ -1,0 +1,1 @@
+"""Questions to captures: SQL, export, statistics, and captures made from captures."""

@@ -1,0 +1,241 @@
+"""Events as Arrow: one record batch a block, one array a column, without copies where that is possible.
+
+The laws: values are those of `Schema.decoder` and of `kwire show --json`: text as it decodes there, names as
+it shows them; integers keep their width and sign; nothing is ever a float. Integers of the machine's width
+are not copied. pyarrow is an extra (`kwire[query]`), imported when Arrow is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from kwire.analyze.scan import Block
+from kwire.analyze.tables import COMMON, Column, Table
+from kwire.errors import KwireError
+from kwire.view.values import scalar_name
+from kwire.wire.columns import columns, spans
+from kwire.wire.fields import TYPES, Field, letter, text
+from kwire.wire.schema import Labels, Schema
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+NEAR: Final = 1 << 16  # integers that lie in a range of so many are named through a table
+
+
+def load() -> Any:
+    """The module pyarrow; KwireError where it is not installed."""
+    try:
+        import pyarrow
+    except ImportError:
+        raise KwireError(
+            "make Arrow data", "", "pyarrow is not installed", "pip install 'kwire[query]'"
+        ) from None
+    return pyarrow
+
+
+def array_type(column: Column) -> Any:
+    """The Arrow type of a column."""
+    pa = load()
+    field = column.field
+    kinds = {"text": pa.string, "bytes": pa.binary, "bool": pa.bool_}
+    if column.kind == "int":
+        code = letter(field)
+        width = {"b": 8, "h": 16, "i": 32, "q": 64}[code.lower()]
+        one = getattr(pa, f"{'int' if code.islower() else 'uint'}{width}")()
+    else:
+        one = kinds[column.kind]()
+    return pa.list_(one) if field.count > 1 else one
+
+
+def common_types() -> dict[str, Any]:
+    """The Arrow types of the columns that every table has."""
+    pa = load()
+    return dict(zip(COMMON, (pa.timestamp("ns"), pa.int64(), pa.string()), strict=True))
+
+
+def table_schema(table: Table) -> Any:
+    """The Arrow schema of a table; fields carry unit and meaning as metadata."""
+    pa = load()
+    fields = [pa.field(name, kind) for name, kind in common_types().items()]
+    for column in table.columns:
+        about = {"unit": column.field.unit, "meaning": column.field.meaning}
+        known = {key: value for key, value in about.items() if value}
+        fields.append(pa.field(column.name, array_type(column), metadata=known or None))
+    return pa.schema(fields, metadata={"kwire.probe": table.probe})
+
+
+def batch(table: Table, schema: Any, block: Block, wanted: Container[str] | None = None) -> Any:
+    """The block as a record batch of `schema`; columns not in `wanted` are null (None: all are wanted)."""
+    pa = load()
+    count = len(block.times)
+    made = []
+    values = _Values(block)
+    for field in schema:
+        if wanted is not None and field.name not in wanted:
+            made.append(pa.nulls(count, field.type))
+        elif field.name in COMMON:
+            made.append(common(field.name, block))
+        else:
+            column = next(column for column in table.columns if column.name == field.name)
+            made.append(values.column(column))
+    return pa.record_batch(made, schema=schema)
+
+
+def common(name: str, block: Block) -> Any:
+    """One of the columns that every table has."""
+    pa = load()
+    if name == "time":
+        return pa.array(block.times, pa.int64()).view(pa.timestamp("ns"))
+    if name == "time_ns":
+        return pa.array(block.times, pa.int64())
+    return repeated(block.schema.host, len(block.times))
+
+
+def repeated(value: str | None, count: int) -> Any:
+    """A text column of one value."""
+    pa = load()
+    return pa.array([value], pa.string()).take(pa.array(_zeros(count)))
+
+
+def column(block: Block, wanted: Column) -> Any:
+    """One column of a block."""
+    return _Values(block).column(wanted)
+
+
+def _zeros(count: int) -> Array:
+    import numpy as np
+
+    return np.zeros(count, np.int32)
+
+
+class _Values:
+    """The columns of one block."""
+
+    __slots__ = ("_block", "_labels", "_pa", "_raw")
+
+    def __init__(self, block: Block) -> None:
+        self._block = block
+        self._labels: Labels | None = None
+        self._pa = load()
+        self._raw: dict[str, Array] = {}
+
+    def column(self, column: Column) -> Any:
+        pa, field = self._pa, column.field
+        flat = self._flat(column, field)
+        if field.count == 1:
+            return flat
+        import numpy as np
+
+        count = len(self._block.times)
+        offsets = np.arange(0, (count + 1) * field.count, field.count, dtype=np.int32)
+        return pa.ListArray.from_arrays(pa.array(offsets), flat)
+
+    def _flat(self, column: Column, field: Field) -> Any:
+        """All elements, one after the other."""
+        pa = self._pa
+        if TYPES[field.type].tail:
+            schema = self._block.schema
+            data, starts, lengths = spans(schema, self._block.frames, field.name)
+            return variable(data, starts, lengths, is_text=field.type == "str")
+        values = self._values(field).reshape(-1)
+        kind = column.kind
+        if column.named and not column.raw:
+            return self._names(field, values)
+        if kind == "text":
+            if values.dtype.kind == "S":
+                width = values.dtype.itemsize
+                rows = values.view("u1").reshape(-1, width)
+                import numpy as np
+
+                lengths = (rows != 0).sum(axis=1)  # the zeros all stand at the end
+                return variable(rows.reshape(-1), np.arange(len(rows)) * width, lengths, is_text=True)
+            return pa.array(values.astype(object), pa.string())
+        if kind == "bytes":
+            width = values.dtype.itemsize
+            import numpy as np
+
+            starts = np.arange(len(values)) * width
+            return variable(
+                np.ascontiguousarray(values).view("u1").reshape(-1),
+                starts,
+                np.full(len(values), width),
+                is_text=False,
+            )
+        return pa.array(values)
+
+    def _values(self, field: Field) -> Array:
+        found = self._raw.get(field.name)
+        if found is None:
+            schema = self._block.schema._replace(fields=(field,))
+            found = self._raw[field.name] = columns(schema, self._block.frames)[field.name]
+        return found
+
+    def _names(self, field: Field, values: Array) -> Any:
+        pa, schema = self._pa, self._block.schema
+        if self._labels is None:
+            self._labels = Labels(schema)
+        name = namer(schema, field, self._labels)
+        distinct, where = factorize(values)
+        names = pa.array([name(value) for value in distinct], pa.string())
+        return names.take(pa.array(where))
+
+
+def namer(schema: Schema, field: Field, labels: Labels) -> Callable[[int], str]:
+    """The function that shows an integer of this field as text: its name, or the number itself."""
+    name = scalar_name(schema, field, labels)
+    assert name is not None  # asked only for columns that have names
+    return lambda value: name(value) or str(value)
+
+
+def factorize(values: Array) -> tuple[Sequence[int], Array]:
+    """The distinct integers, and where in them each value stands."""
+    import numpy as np
+
+    if not len(values):
+        return [], np.zeros(0, np.int64)
+    low, high = int(values.min()), int(values.max())
+    if high - low >= NEAR:
+        distinct, where = np.unique(values, return_inverse=True)
+        return distinct.tolist(), where.ravel()
+    # Wrapping differences of the same width are right for all of them.
+    shifted = (values - values.dtype.type(low)).astype(np.uint16)
+    present = np.flatnonzero(np.bincount(shifted))
+    place = np.zeros(high - low + 1, np.int32)
+    place[present] = np.arange(len(present))
+    return [low + step for step in present.tolist()], place[shifted]
+
+
+def variable(data: Array, starts: Array, lengths: Array, *, is_text: bool) -> Any:
+    """An Arrow array of the bytes, or the texts, data[start : start + length]."""
+    import numpy as np
+
+    pa = load()
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    offsets = np.zeros(len(lengths) + 1, np.int32)
+    offsets[1:] = ends
+    step = np.ones(total, np.int64)
+    full = lengths > 0
+    if total:
+        # Each byte's place is one after the one before it, but where a value begins.
+        heads, firsts = offsets[:-1][full], starts[full]
+        step[heads] = firsts
+        step[heads[1:]] -= firsts[:-1] + lengths[full][:-1] - 1
+        step = np.cumsum(step)
+    packed = data[step] if total else np.zeros(0, np.uint8)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(packed))]
+    if not is_text:
+        return pa.Array.from_buffers(pa.binary(), len(lengths), buffers)
+    if total and int(packed.max()) >= 0x80:
+        made = pa.Array.from_buffers(pa.string(), len(lengths), buffers)
+        try:
+            made.validate(full=True)
+        except pa.ArrowInvalid:
+            raw = pa.Array.from_buffers(pa.binary(), len(lengths), buffers)
+            return pa.array([text(value) for value in raw.to_pylist()], pa.string())
+        return made
+    return pa.Array.from_buffers(pa.string(), len(lengths), buffers)

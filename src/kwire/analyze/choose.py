@@ -1,0 +1,129 @@
+"""Which events are wanted: probes by glob, a range of time, a condition; and what need not be decoded.
+
+The laws: `Selection.mask` is the truth about an event; what `wants` and `reaches` rule out holds no wanted
+event. Times are wall-clock ns, both ends included.
+"""
+
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from kwire.errors import KwireError
+from kwire.view.text import safe
+from kwire.wire.frames import Frames
+from kwire.wire.schema import Schema
+
+if TYPE_CHECKING:
+    from kwire.view.filter import Array
+    from kwire.view.where import Where
+
+EARLIEST, LATEST = -(1 << 63), (1 << 63) - 1
+
+
+def matches(schema: Schema, glob: str) -> bool:
+    """Whether `--probe GLOB` names this probe: its spec, its spec without expressions, or its target."""
+    spec = schema.probe
+    return any(fnmatchcase(text, glob) for text in (spec, spec.split("(", 1)[0], schema.target))
+
+
+class Selection:
+    """What is wanted of a capture. `first`, `last`: wall-clock ns, both included."""
+
+    __slots__ = ("_also", "_named", "_tests", "_where", "first", "glob", "last")
+
+    def __init__(
+        self, glob: str | None = None, where: "Where | None" = None, first: int = EARLIEST, last: int = LATEST
+    ) -> None:
+        self.glob = glob
+        self._where = where
+        self.first, self.last = first, last
+        self._named: set[str] | None = None
+        self._also: Callable[[Schema], bool] | None = None
+        self._tests: dict[int, tuple[Schema, Callable[[Schema, Frames, Array], Array]]] = {}
+        if where is not None:
+            from kwire.view.filter import probes_named, time_range
+
+            low, high = time_range(where)
+            self.first = max(first, first if low is None else low)
+            self.last = min(last, last if high is None else high)
+            self._named = probes_named(where)
+
+    @property
+    def everything(self) -> bool:
+        """Whether nothing is left out."""
+        return self.glob is None and self._where is None and self._also is None and not self.bounded
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is a range of time."""
+        return self.first != EARLIEST or self.last != LATEST
+
+    def check(self, schemas: Iterable[Schema], name: str) -> None:
+        """KwireError where no probe of the capture `name` matches, or the condition cannot be evaluated."""
+        schemas = list(schemas)
+        chosen = [schema for schema in schemas if self.glob is None or matches(schema, self.glob)]
+        if not chosen and self.glob is not None:
+            known = sorted({safe(schema.probe) for schema in schemas})
+            there = ", ".join(known[:5]) + (" …" if len(known) > 5 else "")
+            raise KwireError("read", name, f"no probe matches {self.glob!r}", f"there are: {there or 'none'}")
+        if self._where is not None:
+            self._where.check(chosen)
+
+    def wants(self, schema: Schema) -> bool:
+        """Whether events of this probe can be wanted."""
+        if self.glob is not None and not matches(schema, self.glob):
+            return False
+        if self._named is not None and schema.probe not in self._named:
+            return False
+        return self._also is None or self._also(schema)
+
+    def only(self, also: "Callable[[Schema], bool]") -> "Selection":
+        """The same, of probes for which `also` is true."""
+        made = Selection(self.glob, self._where, self.first, self.last)
+        made._also = also
+        return made
+
+    def reaches(self, first: int, last: int) -> bool:
+        """Whether events from `first` to `last` (wall-clock ns) can be wanted."""
+        return first <= self.last and last >= self.first
+
+    def mask(self, schema: Schema, frames: Frames, times: "Array") -> "Array | None":
+        """Which of these events (all of `schema`, sound, at `times`) are wanted; None: all."""
+        import numpy as np
+
+        mask = None
+        if self.bounded and len(times):
+            if self.first > LATEST or self.last < EARLIEST:
+                return np.zeros(len(times), bool)
+            first, last = max(self.first, EARLIEST), min(self.last, LATEST)
+            mask = (times >= np.int64(first)) & (times <= np.int64(last))
+        if self._where is None:
+            return mask
+        known = self._tests.get(id(schema))
+        if known is None:
+            known = self._tests[id(schema)] = (schema, _test(self._where, schema))
+        if mask is None:
+            return known[1](schema, frames, times)
+        places = np.flatnonzero(mask)
+        offsets = np.asarray(frames.offsets)[: len(frames)]
+        inner = Frames(frames.data, offsets[places].data)
+        mask[places] = known[1](schema, inner, times[places])
+        return mask
+
+
+def _test(where: "Where", schema: Schema) -> "Callable[[Schema, Frames, Array], Array]":
+    """The condition over many events: by columns where that is exact, else event by event."""
+    from kwire.view.filter import Events, vector
+
+    fast = vector(where, schema)
+    if fast is not None:
+        return lambda schema, frames, times: fast(Events(schema, frames, times))
+    test, decode = where.test(schema), schema.decoder()
+
+    def each(schema: Schema, frames: Frames, times: "Array") -> Any:
+        import numpy as np
+
+        found = (test(time, decode(frames.frame_bytes(index))) for index, time in enumerate(times.tolist()))
+        return np.fromiter(found, dtype=bool, count=len(frames))
+
+    return each

@@ -1,0 +1,328 @@
+"""SQL over a capture: DuckDB reads each probe's events as a table, streamed from the file as it asks.
+
+The laws: neither the capture nor the query is trusted: SQL reaches no file, no network, no extension and no
+setting; names from the capture never stand in SQL text. Nothing is loaded before a query asks: each scan of
+a table is one reading of the file, decodes only the columns that the query uses, and is bounded in memory;
+what DuckDB itself must keep (sorts, joins) it spills beyond its limit into a directory that is removed.
+"""
+
+import re
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Final
+
+from kwire.analyze import arrow
+from kwire.analyze.choose import Selection
+from kwire.analyze.scan import Progress, Scan
+from kwire.analyze.shared import Shared
+from kwire.analyze.source import Source
+from kwire.analyze.survey import Survey
+from kwire.analyze.tables import Table, Tables
+from kwire.errors import KwireError
+from kwire.view.table import cause_text
+from kwire.view.text import safe
+from kwire.wire.messages import CPU_UNKNOWN
+from kwire.wire.schema import Schema
+
+#: What keeps a query inside: option of DuckDB → value.
+LOCKED: Final = {
+    "enable_external_access": "false",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "allow_community_extensions": "false",
+    "python_enable_replacements": "false",
+    "lock_configuration": "true",
+}
+ROWS: Final = 1 << 14  # of a batch of a result
+EXPLAIN: Final = "EXPLAIN (FORMAT JSON)\n"  # a line of its own: columns stay what they are
+
+_PLACE = re.compile(r"\n+LINE (\d+): ([^\n]*)\n( *)\^", re.S)
+_KIND = re.compile(r"^[A-Z][A-Za-z ]*Error: ")
+_HINT = re.compile(r"\n(Did you mean [^\n]*|Candidate bindings: [^\n]*)")
+
+
+class QueryError(KwireError):
+    """SQL that cannot be run; `detail` is the whole complaint, with the place marked."""
+
+    def __init__(self, place: str, cause: str, cure: str, picture: str) -> None:
+        super().__init__("query", place, cause, cure)
+        self._picture = picture
+
+    @property
+    def detail(self) -> str:
+        """The whole complaint, with the place marked."""
+        return self._picture
+
+
+class _Relation:
+    """A table as DuckDB sees it: each scan asks for a stream of its own (the Arrow PyCapsule interface)."""
+
+    __slots__ = ("_database", "_table", "schema")
+
+    def __init__(self, database: "Database", table: Table | None, schema: Any) -> None:
+        self._database, self._table, self.schema = database, table, schema
+
+    def __arrow_c_schema__(self) -> Any:
+        return self.schema.__arrow_c_schema__()
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        batches = self._database.batches(self._table)
+        return arrow.load().RecordBatchReader.from_batches(self.schema, batches).__arrow_c_stream__()
+
+
+class Result:
+    """Rows of a query as record batches, by iterating once; `schema` is their Arrow schema. QueryError."""
+
+    __slots__ = ("_reader", "schema")
+
+    def __init__(self, reader: Any) -> None:
+        self._reader = [] if reader is None else reader
+        self.schema = arrow.load().schema([]) if reader is None else reader.schema
+
+    def __iter__(self) -> Iterator[Any]:
+        duckdb, pa = _duckdb(), arrow.load()
+        try:
+            yield from self._reader
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            raise query_error(str(error)) from None
+
+
+class Database:
+    """A capture open for SQL; a context manager. `tables`: those of its probes; `schemas`: all, by name.
+
+    `decoded` counts the chunks that queries looked into. Raises KwireError where duckdb or pyarrow is not
+    installed.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_directory",
+        "_needed",
+        "_shared",
+        "_source",
+        "decoded",
+        "progress",
+        "schemas",
+        "selection",
+        "tables",
+        "undecodable",
+    )
+
+    def __init__(self, source: Source, survey: Survey, selection: Selection | None = None) -> None:
+        import tempfile
+
+        arrow.load()
+        duckdb = _duckdb()
+        self._source = source
+        self.progress: Progress | None = None
+        self.selection = selection or Selection()
+        self._directory = tempfile.TemporaryDirectory(prefix="kwire-query-")
+        config = LOCKED | {"temp_directory": self._directory.name}
+        self._connection = duckdb.connect(":memory:", config=config)
+        reserved = "select keyword_name from duckdb_keywords() where keyword_category = 'reserved'"
+        words = [word for (word,) in self._connection.execute(reserved).fetchall()]
+        wanted = [seen.schema for seen in survey.probes if self.selection.wants(seen.schema)]
+        self.tables = Tables(wanted, words)
+        self._shared = Shared(self.tables)
+        self._needed: set[str] | None = None
+        self.decoded = self.undecodable = 0
+        self.schemas: dict[str, Any] = {}
+        for table in self.tables:
+            self._register(table.name, _Relation(self, table, arrow.table_schema(table)))
+        self._register("events", _Relation(self, None, self._shared.schema))
+        self._register("probes", probe_rows(survey, self.tables, self.selection))
+        self._register("lost", lost_rows(survey, self.tables, self.selection))
+
+    def query(self, sql: str) -> "Result":
+        """Run SQL; gives the rows of its last statement. QueryError."""
+        duckdb = _duckdb()
+        complaint, before = "", 0
+        try:
+            statements = [statement.query for statement in self._connection.extract_statements(sql)]
+            if not statements:
+                raise QueryError("", "nothing is written here", "write SELECT … FROM …", sql)
+            for statement in statements[:-1]:
+                complaint = self._plan(statement)
+                self._connection.execute(statement).fetchall()
+                before += statement.count("\n")
+            complaint = self._plan(statements[-1])
+            answer = self._connection.sql(statements[-1])
+            return Result(None if answer is None else _reader(answer))
+        except duckdb.Error as error:
+            message = str(error)
+            if complaint.partition("\n")[0] == message.partition("\n")[0]:
+                message, before = complaint, before - 1  # it tells the place, one line too far down
+            raise query_error(message, sql, before) from None
+
+    def batches(self, table: Table | None) -> Iterator[Any]:
+        """The events of a table, or of all (None), as record batches; only columns in use are filled."""
+        needed, known = self._needed, self.tables
+
+        def wanted(schema: Schema) -> bool:
+            found = known.find(schema)
+            return found is not None and (table is None or found is table)
+
+        schema = None if table is None else arrow.table_schema(table)
+        with self._source.open() as capture:
+            scan = Scan(capture, self.selection.only(wanted), self.progress)
+            for block in scan:
+                of = known.find(block.schema)
+                assert of is not None  # `wanted` has seen to it
+                if schema is None:
+                    yield self._shared.batch(of, block, needed)
+                else:
+                    yield arrow.batch(of, schema, block, needed)
+            self.decoded += scan.decoded
+            self.undecodable = max(self.undecodable, scan.undecodable)
+
+    def close(self) -> None:
+        """Close the database."""
+        self._connection.close()
+        self._directory.cleanup()
+
+    def __enter__(self) -> "Database":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _register(self, name: str, relation: Any) -> None:
+        self._connection.register(name, relation)
+        self.schemas[name] = relation.schema
+
+    def _plan(self, statement: str) -> str:
+        """Find out which columns a statement uses (all where DuckDB does not tell); gives its complaint."""
+        import json
+
+        duckdb = _duckdb()
+        self._needed = None
+        try:
+            plan = self._connection.execute(EXPLAIN + statement).fetchall()
+            self._needed = columns_used(json.loads(plan[0][1]), self.schemas)
+        except duckdb.Error as error:
+            return str(error)
+        except (ValueError, IndexError, TypeError, AttributeError):
+            pass
+        return ""
+
+
+def columns_used(plan: Any, schemas: Any) -> set[str] | None:
+    """Names of the columns that the scans of a plan give, of all tables; None where one is unknown."""
+    known = {name for schema in schemas.values() for name in schema.names}
+    used: set[str] = set()
+    nodes = list(plan)
+    while nodes:
+        node = nodes.pop()
+        nodes += node.get("children", ())
+        if "ARROW_SCAN" not in node.get("name", ""):
+            continue
+        info = node.get("extra_info", {})
+        names = info.get("Projections", [])
+        for name in [names] if isinstance(names, str) else names:
+            if name not in known:
+                return None
+            used.add(name)
+        if "Filters" in info:
+            used |= {name for name in known if name in str(info["Filters"])}
+    return used
+
+
+def query_error(message: str, sql: str = "", before: int = 0) -> QueryError:
+    """One line with the place, out of DuckDB's complaint; `before`: lines of `sql` before the statement."""
+    place = _PLACE.search(message)
+    hint = _HINT.search(message)
+    cause = _KIND.sub("", message.split("\n", 1)[0])
+    where = ""
+    if place is not None:
+        line, shown = int(place[1]) + before, place[2]
+        column = len(place[3]) - len(f"LINE {place[1]}: ")
+        written = sql.split("\n")[line - 1 : line]
+        if shown.startswith("...") and written:  # only the neighbourhood is shown
+            column += written[0].find(shown.strip(".")) - 3
+        where = f"line {line}, column {column + 1}"
+    cure = hint[1].replace("Candidate bindings: ", "there are: ") if hint else ""
+    cure = cure[:1].lower() + cure[1:]
+    picture = "\n".join(map(safe, message.split("\n")))
+    return QueryError(where, safe(cause).rstrip("!"), safe(cure), picture)
+
+
+def probe_rows(survey: Survey, tables: Tables, selection: Selection) -> Any:
+    """The table `probes`: one row a probe and section."""
+    pa = arrow.load()
+    rows = []
+    for seen in survey.probes:
+        table = tables.find(seen.schema)
+        if table is None or not selection.wants(seen.schema):
+            continue
+        rows.append(
+            {
+                "table": table.name,
+                "probe": seen.schema.probe,
+                "kind": seen.schema.kind,
+                "target": seen.schema.target,
+                "host": seen.schema.host,
+                "kernel": seen.schema.kernel,
+                "id": seen.schema.id,
+                "events": seen.events,
+                "lost": seen.lost,
+                "produced": seen.produced,
+                "first": _stored(seen.first),
+                "last": _stored(seen.last),
+                "program": seen.schema.program,
+            }
+        )
+    integers, times = ("id", "events", "lost", "produced"), ("first", "last")
+    names = ("table", "probe", "kind", "target", "host", "kernel", *integers, *times, "program")
+    kinds = [
+        pa.uint64() if name in integers else pa.timestamp("ns") if name in times else pa.string()
+        for name in names
+    ]
+    return pa.Table.from_pylist(rows, schema=pa.schema(list(zip(names, kinds, strict=True))))
+
+
+def lost_rows(survey: Survey, tables: Tables, selection: Selection) -> Any:
+    """The table `lost`: one row a hole."""
+    pa = arrow.load()
+    rows = []
+    for schema, loss in survey.losses:
+        table = tables.find(schema) if schema else None
+        if schema and (table is None or not selection.wants(schema)):
+            continue
+        rows.append(
+            {
+                "first": _stored(schema.wall(loss.first)) if schema and loss.last else None,
+                "last": _stored(schema.wall(loss.last)) if schema and loss.last else None,
+                "host": schema.host if schema else None,
+                "probe": schema.probe if schema else None,
+                "table": table.name if table else None,
+                "cpu": None if loss.cpu == CPU_UNKNOWN else loss.cpu,
+                "count": loss.count,
+                "cause": cause_text(loss.cause),
+            }
+        )
+    moment, words, number = pa.timestamp("ns"), pa.string(), pa.uint64()
+    kinds = {"first": moment, "last": moment, "host": words, "probe": words, "table": words, "cpu": number}
+    schema_ = pa.schema(list((kinds | {"count": number, "cause": words}).items()))
+    return pa.Table.from_pylist(rows, schema=schema_)
+
+
+def _reader(answer: Any) -> Any:
+    """The Arrow reader of a relation; DuckDB 1.4 gave the method its name."""
+    if hasattr(answer, "to_arrow_reader"):
+        return answer.to_arrow_reader(ROWS)
+    return answer.fetch_arrow_reader(ROWS)
+
+
+def _stored(time: int | None) -> int | None:
+    """A time that 64 bits hold."""
+    return None if time is None else max(-(1 << 63), min((1 << 63) - 1, time))
+
+
+def _duckdb() -> Any:
+    try:
+        import duckdb
+    except ImportError:
+        raise KwireError("query", "", "duckdb is not installed", "pip install 'kwire[query]'") from None
+    return duckdb

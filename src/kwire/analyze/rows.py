@@ -1,0 +1,150 @@
+"""Rows of a query's result as text: an aligned table, JSON lines, CSV.
+
+The laws: a row is one line, whatever its values hold; numbers are exact; nothing of a value can move a
+terminal's cursor; what is null is empty in tables and CSV and null in JSON, and NaN is null in JSON. Results
+are written batch by batch: a table takes its widths from the first rows, later ones may be wider.
+"""
+
+import csv
+import json
+import math
+from collections.abc import Iterator
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import IO, Any
+
+from kwire.view.text import safe
+
+MEASURED = 1000  # rows that a table's widths are taken from
+MOST = 60  # characters of a column, at most, but the last
+
+
+def write_table(reader: Any, out: IO[str]) -> int:
+    """Write a table with a header; gives how many rows there are."""
+    names = [safe(name) for name in reader.schema.names]
+    right = [_is_number(kind) for kind in reader.schema.types]
+    rows, first, count = _rows(reader), [], 0
+    for row in rows:
+        first.append([_cell(value) for value in row])
+        if len(first) == MEASURED:
+            break
+    widths = [min(MOST, max([len(name), *(len(row[at]) for row in first)])) for at, name in enumerate(names)]
+
+    def line(cells: list[str]) -> str:
+        last = len(cells) - 1
+        parts = [
+            cell.rjust(widths[at]) if right[at] else cell if at == last else cell.ljust(widths[at])
+            for at, cell in enumerate(cells)
+        ]
+        return "  ".join(parts).rstrip() + "\n"
+
+    out.write(line(names))
+    for cells in first:
+        out.write(line(cells))
+    count = len(first)
+    for row in rows:
+        out.write(line([_cell(value) for value in row]))
+        count += 1
+    return count
+
+
+def write_json(reader: Any, out: IO[str]) -> int:
+    """Write one object a row and line."""
+    names, count = _distinct(reader.schema.names), 0
+    for row in _rows(reader):
+        record = {name: plain(value) for name, value in zip(names, row, strict=True)}
+        out.write(json.dumps(record, ensure_ascii=True, allow_nan=False) + "\n")
+        count += 1
+    return count
+
+
+def write_csv(reader: Any, out: IO[str]) -> int:
+    """Write CSV (RFC 4180, lines end with a newline only) with a header."""
+    writer, count = csv.writer(out, lineterminator="\n"), 0
+    writer.writerow(reader.schema.names)
+    for row in _rows(reader):
+        writer.writerow([_csv(value) for value in row])
+        count += 1
+    return count
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can carry it."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return _moment(value)
+
+
+def _moment(value: Any) -> str:
+    if isinstance(value, (datetime, date, time, timedelta)):
+        return str(value)
+    return str(value)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    value = plain(value) if not isinstance(value, float) else value
+    if isinstance(value, (list, dict)):
+        return safe(json.dumps(value, ensure_ascii=False))
+    return safe(str(value))
+
+
+def _csv(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    value = plain(value)
+    return json.dumps(value) if isinstance(value, (list, dict)) else str(value)
+
+
+def _rows(reader: Any) -> "Iterator[tuple[Any, ...]]":
+    for batch in reader:
+        columns = [python_values(column) for column in batch.columns]
+        if columns:
+            yield from zip(*columns, strict=True)
+
+
+def python_values(column: Any) -> list[Any]:
+    """The values of an Arrow column; timestamps as text with nanoseconds, which Python's own cannot carry."""
+    import pyarrow as pa
+
+    if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
+        zone = "" if column.type.tz is None else "Z"
+        return [_stamp(value, zone) for value in column.cast(pa.int64()).to_pylist()]
+    values: list[Any] = column.to_pylist()
+    return values
+
+
+def _stamp(ns: int | None, zone: str) -> str | None:
+    """`2026-03-01 12:30:00.000000005`, UTC."""
+    if ns is None:
+        return None
+    seconds, rest = divmod(ns, 1_000_000_000)
+    return f"{datetime(1970, 1, 1) + timedelta(seconds=seconds)}.{rest:09d}{zone}"
+
+
+def _is_number(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def _distinct(names: list[str]) -> list[str]:
+    from kwire.analyze.tables import unique
+
+    taken: set[str] = set()
+    return [unique(name, taken) for name in names]

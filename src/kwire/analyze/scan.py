@@ -1,0 +1,293 @@
+"""One reading of a capture, as blocks: many events of one probe, in order of time, ready for columns.
+
+The laws: memory is bounded by a window of the file (BYTES, EVENTS), whatever the file claims; nothing runs
+for a single event; every event that is wanted is in exactly one block, or counted in `undecodable`; what a
+selection rules out by time or probe is skipped chunk by chunk and never decoded (`chunks`, `decoded` count).
+"""
+
+from array import array
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from kwire.analyze.choose import EARLIEST, LATEST, Selection
+from kwire.analyze.losses import Losses
+from kwire.capture import walk
+from kwire.capture.pcapng import HOST
+from kwire.capture.reader import Capture, Section
+from kwire.wire.fields import TAIL_MAX, TIMESTAMP_AT, TYPES
+from kwire.wire.frame import HEADER_SIZE, Flag, FrameError, Type
+from kwire.wire.frames import Frames
+from kwire.wire.messages import Lost
+from kwire.wire.schema import Schema
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+EVENTS: Final = 1 << 17  # in a window, about
+BYTES: Final = 16 << 20  # of frames in a window, about
+MAX_PROBES: Final = 1 << 17  # greatest probe number whose events are pruned by chunk
+LEAST: Final = 16  # bytes of an EVENT with a timestamp
+
+Progress = Callable[[int], None]  # told how many bytes of frames were read so far
+
+
+class Block(NamedTuple):
+    """Events of one probe, in order of time: `times` are wall-clock ns (int64), cut to what that can hold."""
+
+    section: Section
+    schema: Schema
+    frames: Frames
+    times: "Array"
+
+
+class Window:
+    """What was read and not yet given: frames of one section under one set of schemas, copied together."""
+
+    __slots__ = ("data", "events", "places", "schemas", "section")
+
+    def __init__(self, section: Section, schemas: dict[int, Schema]) -> None:
+        self.section, self.schemas = section, schemas
+        self.data = bytearray()
+        self.places: list[Array] = []
+        self.events = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether it should be given now."""
+        return self.events >= EVENTS or len(self.data) >= BYTES
+
+    def add(self, frames: Frames) -> None:
+        """Copy the frames."""
+        import numpy as np
+
+        count = len(frames)
+        offsets = np.asarray(frames.offsets)[:count]
+        at = offsets.argmax()
+        first, end = int(offsets.min()), int(offsets[at]) + len(frames.frame_bytes(int(at)))
+        self.places.append(offsets - np.uint64(first) + np.uint64(len(self.data)))
+        self.data += frames.view[first:end]
+        self.events += count
+
+
+class Scan:
+    """Blocks of a capture, by iterating once. `losses`: what its LOST frames count, of probes wanted.
+
+    `chunks` were read and `decoded` of them looked into; `events` are given; `undecodable` events are not as
+    their schema says, `first_undecodable` tells of the first; `strangers` are of probes not described.
+    """
+
+    __slots__ = (
+        "capture",
+        "chunks",
+        "decoded",
+        "events",
+        "first_undecodable",
+        "losses",
+        "progress",
+        "read",
+        "selection",
+        "strangers",
+        "undecodable",
+    )
+
+    def __init__(
+        self, capture: Capture, selection: Selection | None = None, progress: Progress | None = None
+    ) -> None:
+        self.capture = capture
+        self.selection = selection or Selection()
+        self.progress = progress
+        self.losses = Losses()
+        self.chunks = self.decoded = self.events = self.read = 0
+        self.undecodable = self.strangers = 0
+        self.first_undecodable: str | None = None
+
+    def __iter__(self) -> Iterator[Block]:
+        for window in self._windows():
+            yield from self._blocks(window)
+
+    def _windows(self) -> Iterator[Window]:
+        window: Window | None = None
+        for frames in self.capture:
+            section = self.capture.section
+            assert section is not None  # frames lie in sections
+            self.chunks += 1
+            if len(frames):
+                self.read += int(frames.offsets[len(frames) - 1]) - int(frames.offsets[0])
+            if self.progress is not None:
+                self.progress(self.read)
+            if not self._wanted(frames, section.schemas):
+                continue
+            self.decoded += 1
+            if window is not None and (
+                window.full or window.section is not section or not _same(window.schemas, section.schemas)
+            ):
+                yield window
+                window = None
+            if window is None:
+                window = Window(section, dict(section.schemas))
+            window.add(frames)
+        if window is not None:
+            yield window
+
+    def _wanted(self, frames: Frames, schemas: dict[int, Schema]) -> bool:
+        """Whether anything of this chunk is wanted: counted by probe and time in C, nothing decoded."""
+        if not len(frames):
+            return False
+        if self.selection.everything:
+            return True
+        words = (min(max(schemas, default=0), MAX_PROBES) + 1) * walk.COUNT_WORDS
+        counted = 0
+        for order in {schema.order for schema in schemas.values()}:
+            table = array("Q", bytes(8 * words))
+            swap = order != HOST
+            counted = walk.count_by_id(frames.data, frames.offsets, len(frames), table, swap)
+            for number, schema in schemas.items():
+                at = number * walk.COUNT_WORDS
+                if schema.order != order or not self.selection.wants(schema):
+                    continue
+                if at >= words:
+                    return True
+                count, first, last = table[at : at + walk.COUNT_WORDS]
+                if count and self.selection.reaches(schema.wall(first), schema.wall(last)):
+                    return True
+        return counted < len(frames)  # LOST frames, and what is not described
+
+    def _blocks(self, window: Window) -> Iterator[Block]:
+        import numpy as np
+
+        data = np.frombuffer(window.data, np.uint8)
+        offsets = np.concatenate(window.places)
+        heads = _at(data, offsets, ">u8", 0)
+        kinds, flags = (heads >> np.uint64(56) & np.uint64(15)), (heads >> np.uint64(48) & np.uint64(255))
+        lengths = (heads >> np.uint64(32) & np.uint64(0xFFFF)).astype(np.int64)
+        ids = (heads & np.uint64(0xFFFFFFFF)).astype(np.uint32)
+        whole = Frames(window.data, offsets.data)
+        for at in np.flatnonzero(kinds == Type.LOST).tolist():
+            self._lose(window, whole, at)
+        events = (kinds == Type.EVENT) & (lengths >= LEAST)
+        if flags.any():
+            lengths -= np.where(flags & Flag.CHECKSUM != 0, np.where(flags & Flag.PADDED != 0, 3, 2), 0)
+        if not events.all():
+            offsets, lengths, ids = offsets[events], lengths[events], ids[events]
+        for id, chosen in _groups(ids):
+            schema = window.schemas.get(id)
+            if schema is None:
+                self.strangers += len(ids[chosen])
+            elif self.selection.wants(schema):
+                block = self._block(window, schema, data, offsets[chosen], lengths[chosen])
+                if block is not None:
+                    yield block
+
+    def _block(
+        self, window: Window, schema: Schema, data: "Array", offsets: "Array", ends: "Array"
+    ) -> Block | None:
+        import numpy as np
+
+        sound = _sound(schema, data, offsets, np.maximum(ends, HEADER_SIZE))
+        if not sound.all():
+            self._refuse(schema, window, offsets[~sound])
+            offsets = offsets[sound]
+        order = "<" if schema.order == "little" else ">"
+        times = wall_times(schema, _at(data, offsets, order + "u8", TIMESTAMP_AT))
+        if len(times) > 1 and (times[1:] < times[:-1]).any():
+            by_time = np.argsort(times, kind="stable")
+            times, offsets = times[by_time], offsets[by_time]
+        frames = Frames(window.data, offsets.data)
+        mask = self.selection.mask(schema, frames, times)
+        if mask is not None and not mask.all():
+            times, offsets = times[mask], offsets[mask]
+            frames = Frames(window.data, offsets.data)
+        if not len(times):
+            return None
+        self.events += len(times)
+        return Block(window.section, schema, frames, times)
+
+    def _refuse(self, schema: Schema, window: Window, offsets: "Array") -> None:
+        self.undecodable += len(offsets)
+        if self.first_undecodable is None:
+            frames = Frames(window.data, offsets.data)
+            try:
+                schema.decoder()(frames.frame_bytes(0))
+                why = "its record is not as its schema says"
+            except FrameError as error:
+                why = str(error.problem)
+            self.first_undecodable = f"event of {schema.probe}: {why}"
+
+    def _lose(self, window: Window, frames: Frames, at: int) -> None:
+        loss = Lost.read(frames.frame(at))
+        schema = window.schemas.get(loss.probe)
+        if self.selection.glob is not None and not (schema and self.selection.wants(schema)):
+            return
+        if loss.last and self.selection.bounded:
+            clock = schema or next(iter(window.schemas.values()), None)
+            if clock and not self.selection.reaches(clock.wall(loss.first), clock.wall(loss.last)):
+                return
+        self.losses.add(schema, loss)
+
+
+def wall_times(schema: Schema, raw: "Array") -> "Array":
+    """Timestamps (uint64) as wall-clock ns (int64); beyond what that holds, its least or greatest."""
+    import numpy as np
+
+    shift = schema.wall(0)
+    low, high = max(0, EARLIEST - shift), min((1 << 64) - 1, LATEST - shift)
+    if low > 0 or high < (1 << 64) - 1:
+        if high < low:  # every timestamp lies outside
+            return np.full(len(raw), LATEST if shift > 0 else EARLIEST, np.int64)
+        raw = np.clip(raw, np.uint64(low), np.uint64(high))
+    return (raw.astype(np.uint64) + np.uint64(shift & (1 << 64) - 1)).view(np.int64)
+
+
+def _same(one: dict[int, Schema], two: dict[int, Schema]) -> bool:
+    return len(one) == len(two) and all(two.get(number) is schema for number, schema in one.items())
+
+
+def _at(data: "Array", offsets: "Array", kind: str, shift: int) -> "Array":
+    """The integers of this kind that lie `shift` bytes after the offsets; the caller knows that they do."""
+    import numpy as np
+
+    code = np.dtype(kind)
+    count = max(len(data) - code.itemsize - shift + 1, 0)
+    windows: Array = np.ndarray((count,), f"V{code.itemsize}", data if count else None, shift, (1,))
+    taken: Array = windows[offsets].view(code)
+    return taken.astype(code.newbyteorder("="), copy=False)
+
+
+def _groups(ids: "Array") -> "Iterator[tuple[int, Any]]":
+    """Each id with the places where it stands, in their order."""
+    import numpy as np
+
+    if not len(ids):
+        return
+    if (ids == ids[0]).all():
+        yield int(ids[0]), slice(None)
+        return
+    small = ids.astype(np.uint16) if int(ids.max()) < 1 << 16 else ids  # sixteen bits sort much faster
+    order = np.argsort(small, kind="stable")
+    ordered = small[order]
+    cuts = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
+    for start, stop in zip([0, *cuts.tolist()], [*cuts.tolist(), len(ordered)], strict=True):
+        yield int(ordered[start]), order[start:stop]
+
+
+def _sound(schema: Schema, data: "Array", offsets: "Array", ends: "Array") -> "Array":
+    """Which events are as the schema says: long enough, every tail inside the payload."""
+    import numpy as np
+
+    sound: Array = ends >= schema.size
+    tails = [field.offset for field in schema.fields if TYPES[field.type].tail]
+    if not tails:
+        return sound
+    places = np.flatnonzero(sound)
+    offsets, ends = offsets[places], ends[places]
+    inside = np.ones(len(places), bool)
+    for shift in tails:
+        pair = _at(data, offsets, "<u4" if schema.order == "little" else ">u4", shift)
+        low, high = pair & np.uint32(0xFFFF), pair >> np.uint32(16)
+        start, length = (low, high) if schema.order == "little" else (high, low)
+        start, length = start.astype(np.int64), (length & np.uint32(TAIL_MAX)).astype(np.int64)
+        inside &= (length == 0) | ((start >= schema.size) & (start + length <= ends))
+    sound[places] = inside
+    return sound

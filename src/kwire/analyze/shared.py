@@ -1,0 +1,68 @@
+"""What all probes share: the table `events`, each event's time, place and process, whatever its probe.
+
+The laws: every event has a row; a column that a probe has not got is null there; fields are shared where
+every table has one of that name and type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import Any
+
+from kwire.analyze import arrow
+from kwire.analyze.scan import Block
+from kwire.analyze.tables import COMMON, CONTEXT, Column, Table, Tables, unique
+
+
+class Shared:
+    """The columns of `events` for some tables: `schema` is their Arrow schema."""
+
+    __slots__ = ("_columns", "schema")
+
+    def __init__(self, tables: Tables) -> None:
+        pa = arrow.load()
+        fields = [pa.field(name, kind) for name, kind in arrow.common_types().items()]
+        fields.append(pa.field("probe", pa.string()))
+        fields += [pa.field(name, pa.string() if name == "comm" else pa.int64()) for name in CONTEXT]
+        taken = {field.name.casefold() for field in fields}
+        self._columns: dict[str, str] = {}  # name here → name of the column in each table
+        for column in tables.all[0].columns if len(tables) else ():
+            kind = arrow.array_type(column)
+            same = [_same(table, column, kind) for table in tables]
+            if all(same) and column.name.casefold() not in taken:
+                name = unique(column.name, taken)
+                self._columns[name] = column.name
+                fields.append(pa.field(name, kind))
+        self.schema = pa.schema(fields)
+
+    def batch(self, table: Table, block: Block, wanted: Container[str] | None = None) -> Any:
+        """The block as a record batch; columns not in `wanted` are null (None: all are wanted)."""
+        pa = arrow.load()
+        count = len(block.times)
+        by_name = {column.name: column for column in table.columns}
+        made = []
+        for field in self.schema:
+            if wanted is not None and field.name not in wanted:
+                made.append(pa.nulls(count, field.type))
+            elif field.name in COMMON:
+                made.append(arrow.common(field.name, block))
+            elif field.name == "probe":
+                made.append(arrow.repeated(table.probe, count))
+            elif field.name in self._columns:
+                made.append(arrow.column(block, by_name[self._columns[field.name]]))
+            else:
+                made.append(_context(block, by_name.get(field.name), field.type))
+        return pa.record_batch(made, schema=self.schema)
+
+
+def _same(table: Table, column: Column, kind: Any) -> bool:
+    return any(other.name == column.name and arrow.array_type(other) == kind for other in table.columns)
+
+
+def _context(block: Block, column: Column | None, kind: Any) -> Any:
+    """cpu, pid, tid or comm of a block; null where the record has none of that kind."""
+    pa = arrow.load()
+    wanted = "text" if kind == pa.string() else "int"
+    if column is None or column.kind != wanted or column.field.count > 1:
+        return pa.nulls(len(block.times), kind)
+    return arrow.column(block, column).cast(kind, safe=False)

@@ -1,0 +1,75 @@
+"""Where a capture comes from: the one place where the questions open it, as often as they need to.
+
+The law: a file is read where it is; standard input, or a pipe, is copied to a file without a name first, so
+that whatever is asked can be read twice (what probes there are, then their events).
+"""
+
+import os
+import stat
+from types import TracebackType
+from typing import IO, Any
+
+from kwire.capture.output import CaptureError
+from kwire.capture.reader import Capture
+
+COPY = 1 << 20  # bytes at a time
+
+
+class Source:
+    """A capture that can be opened several times; a context manager.
+
+    `path`: a file, or `-` for standard input. `options` go to what opens captures. CaptureError where it
+    cannot be read.
+    """
+
+    __slots__ = ("_kept", "_options", "_path", "name")
+
+    def __init__(self, path: str, **options: Any) -> None:
+        self.name = "standard input" if path == "-" else path
+        self._options = options
+        self._kept: IO[bytes] | None = None
+        self._path = path
+        try:
+            if path != "-" and stat.S_ISREG(os.stat(path).st_mode):
+                return
+            self._keep(0 if path == "-" else os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            raise CaptureError("open", self.name, error.strerror or "failed") from None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return os.stat(self._path).st_size
+
+    def open(self) -> Capture:
+        """Open it for one reading."""
+        capture = Capture(self._path, **self._options)
+        capture.name = self.name
+        return capture
+
+    def close(self) -> None:
+        """Give the copy up, if there is one."""
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
+
+    def __enter__(self) -> "Source":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _keep(self, fd: int) -> None:
+        import tempfile
+
+        self._kept = tempfile.TemporaryFile()  # noqa: SIM115  # closed by close
+        try:
+            while part := os.read(fd, COPY):
+                self._kept.write(part)
+            self._kept.flush()
+        finally:
+            if fd:
+                os.close(fd)
+        self._path = f"/proc/self/fd/{self._kept.fileno()}"

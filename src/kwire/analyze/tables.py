@@ -1,0 +1,139 @@
+"""Probes as tables: a readable, unique name for each, and its columns.
+
+The laws: names of tables and columns are unique without regard to case, printable, never empty, never those
+of what kwire itself adds, whatever a capture calls its probes and fields; one table holds the events of one
+probe spec with one layout, of all hosts and sections. A column that shows names (enums, symbols, addresses)
+is text, and its number is beside it as `NAME_raw`.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
+
+from kwire.view.text import safe
+from kwire.view.values import scalar_name
+from kwire.wire.fields import TYPES, Field
+from kwire.wire.schema import Labels, Schema
+
+#: Columns that every table has, before the fields: name → what it is.
+COMMON: Final = {
+    "time": "wall clock, UTC",
+    "time_ns": "wall clock, nanoseconds since 1970",
+    "host": "the machine that the event comes from",
+}
+#: Columns of `events`, besides those that all tables share: name → the fields that give it.
+CONTEXT: Final = ("cpu", "pid", "tid", "comm")
+#: Tables that kwire adds.
+ADDED: Final = ("events", "lost", "probes")
+RAW: Final = "_raw"
+
+
+class Column(NamedTuple):
+    """A column of a table, made from `field`; `raw`: its number, where `named` says that it shows names."""
+
+    name: str
+    field: Field
+    named: bool = False
+    raw: bool = False
+
+    @property
+    def kind(self) -> str:
+        """What its values are: int, bool, text, bytes."""
+        if self.named and not self.raw:
+            return "text"
+        kind = TYPES[self.field.type].kind
+        return kind if kind in ("int", "bool") else "bytes" if kind in ("bytes", "raw") else "text"
+
+
+class Table(NamedTuple):
+    """The events of one probe spec with one layout. `schemas`: of all hosts and sections."""
+
+    name: str
+    probe: str
+    columns: tuple[Column, ...]
+    schemas: tuple[Schema, ...]
+
+    def column(self, field: str) -> Column | None:
+        """The column that shows this field."""
+        return next((one for one in self.columns if one.field.name == field and not one.raw), None)
+
+
+class Tables:
+    """The tables for some schemas, in their order. `reserved`: more names that no table may have."""
+
+    __slots__ = ("_by", "_known", "all")
+
+    def __init__(self, schemas: Iterable[Schema], reserved: Iterable[str] = ()) -> None:
+        grouped: dict[object, list[Schema]] = {}
+        for schema in schemas:
+            grouped.setdefault(_layout(schema), []).append(schema)
+        taken = {name.casefold() for name in (*ADDED, *reserved)}
+        short = [_name(group[0].probe) for group in grouped.values()]
+        several = {name for name, count in Counter(map(str.casefold, short)).items() if count > 1}
+        self._by: dict[object, Table] = {}
+        self._known: dict[int, tuple[Schema, Table | None]] = {}
+        for name, (layout, group) in zip(short, grouped.items(), strict=True):
+            if name.casefold() in several or name.casefold() in taken:
+                name = _identifier(f"{group[0].probe.split(':', 1)[0]}_{name}")
+            made = Table(unique(name, taken), group[0].probe, _columns(group[0]), tuple(group))
+            self._by[layout] = made
+        self.all: list[Table] = list(self._by.values())
+
+    def find(self, schema: Schema) -> Table | None:
+        """The table that the events of this schema are in; it may come from another reading of the file."""
+        known = self._known.get(id(schema))
+        if known is None:
+            known = self._known[id(schema)] = (schema, self._by.get(_layout(schema)))
+        return known[1]
+
+    def __iter__(self) -> Iterator[Table]:
+        return iter(self.all)
+
+    def __len__(self) -> int:
+        return len(self.all)
+
+
+def unique(name: str, taken: set[str]) -> str:
+    """The name, with a number where it is taken; it is added to those taken (casefolded)."""
+    candidate, number = name, 1
+    while candidate.casefold() in taken:
+        number += 1
+        candidate = f"{name}_{number}"
+    taken.add(candidate.casefold())
+    return candidate
+
+
+def is_named(schema: Schema, field: Field) -> bool:
+    """Whether values of this field have names: enums, flags, symbols, addresses."""
+    return TYPES[field.type].kind == "int" and scalar_name(schema, field, Labels(schema)) is not None
+
+
+def _layout(schema: Schema) -> object:
+    """What two schemas must share to be one table."""
+    fields = tuple(
+        (field.name, field.type, field.size, field.count, is_named(schema, field)) for field in schema.fields
+    )
+    return schema.probe, fields
+
+
+def _columns(schema: Schema) -> tuple[Column, ...]:
+    taken = set(COMMON)
+    named = {field.name: is_named(schema, field) for field in schema.fields}
+    shown = [Column(unique(safe(field.name), taken), field, named[field.name]) for field in schema.fields]
+    made = []
+    for column in shown:
+        made.append(column)
+        if column.named:
+            made.append(column._replace(name=unique(column.name + RAW, taken), raw=True))
+    return tuple(made)
+
+
+def _name(probe: str) -> str:
+    """The last part of a spec's target: `sys_enter_openat` of `tracepoint:syscalls:sys_enter_openat(…)`."""
+    return _identifier(probe.split("(", 1)[0].rsplit(":", 1)[-1])
+
+
+def _identifier(text: str) -> str:
+    name = re.sub(r"[^A-Za-z0-9_]+", "_", text)[:200].strip("_") or "probe"
+    return f"_{name}" if name[0].isdigit() else name

@@ -1,0 +1,100 @@
+"""Arguments that several verbs share: which events (`--probe`, `--where`, `--from`, `--to`), and progress."""
+
+import argparse
+import sys
+import time
+from typing import IO
+
+from kwire.analyze.choose import EARLIEST, LATEST, Selection
+from kwire.analyze.moments import moment
+from kwire.analyze.source import Source
+from kwire.analyze.survey import Survey
+from kwire.view.text import safe
+
+TIMES = "2026-03-01T12:30:00, 12:30:00, +5s from the beginning, -5s from the end, or nanoseconds"
+
+
+def add_choice(parser: argparse.ArgumentParser, *, where: bool = True) -> None:
+    """Add the arguments that choose events."""
+    parser.add_argument("--probe", metavar="GLOB", help="only probes that match: 'kprobe:tcp_*', '*open*'")
+    if where:
+        parser.add_argument("--where", metavar="EXPR", help="only events for which this is true")
+    parser.add_argument("--from", dest="begin", metavar="TIME", help=f"not before: {TIMES}")
+    parser.add_argument("--to", dest="end", metavar="TIME", help="not after; the same forms")
+
+
+def selection(args: argparse.Namespace, survey: Survey, name: str) -> Selection:
+    """What the arguments choose; KwireError where they cannot be understood or no probe matches."""
+    first, last = EARLIEST, LATEST
+    if args.begin is not None:
+        first = moment(args.begin, survey.begins, survey.ends, "--from")
+    if args.end is not None:
+        last = moment(args.end, survey.begins, survey.ends, "--to")
+    where = None
+    if getattr(args, "where", None) is not None:
+        from kwire.view.where import Where
+
+        where = Where(args.where)
+    chosen = Selection(args.probe, where, first, last)
+    chosen.check(survey.schemas, name)
+    return chosen
+
+
+class Progress:
+    """How far long work is, on standard error, only where that is a terminal; gone when it ends."""
+
+    __slots__ = ("_next", "_shown", "_size", "_stream", "_what")
+
+    def __init__(self, what: str, size: int, stream: IO[str] | None = None) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._what, self._size = what, size
+        self._shown = False
+        try:
+            terminal = self._stream.isatty()
+        except ValueError:
+            terminal = False
+        self._next = time.monotonic() + 0.5 if terminal else float("inf")
+
+    def __call__(self, done: int) -> None:
+        """Work has come so far; bytes."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + 0.1
+        self._shown = True
+        part = f"{min(99, done * 100 // self._size)} %" if self._size else f"{done >> 20} MiB"
+        self._stream.write(f"\r{self._what} {part}\x1b[K")
+        self._stream.flush()
+
+    def done(self) -> None:
+        """Take it from the screen."""
+        if self._shown:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+            self._shown = False
+
+
+def survey(source: Source) -> Survey:
+    """Count what is in a capture, with progress."""
+    progress = Progress(f"{safe(source.name)}: looking", source.size)
+    try:
+        return Survey(source, progress)
+    finally:
+        progress.done()
+
+
+def notes(name: str, found: Survey, undecodable: int = 0) -> None:
+    """What a reader must know of the capture, on standard error."""
+    lines = []
+    if found.problem:
+        lines.append(f"{found.problem}; everything before is used")
+    elif not found.ended:
+        lines.append("it has no closing statistics: its recorder was killed, or is still recording")
+    if found.skipped:
+        lines.append(f"{found.skipped} packets hold no sound frame; {found.first_skipped}")
+    if undecodable:
+        lines.append(f"{undecodable} events are not as their schemas say, and left out")
+    if found.losses.total:
+        lines.append(f"{found.losses.total} events are lost; 'kwire verify' names the holes")
+    for line in lines:
+        sys.stderr.write(f"kwire: {safe(name)}: {safe(line)}\n")

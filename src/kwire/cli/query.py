@@ -1,0 +1,113 @@
+"""`kwire query`: ask a capture in SQL."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from kwire.analyze.source import Source
+from kwire.analyze.tables import COMMON
+from kwire.cli.choosing import Progress, add_choice, notes, selection, survey
+from kwire.view.text import safe
+
+if TYPE_CHECKING:
+    from kwire.analyze.database import Database
+
+INTERMIXED = True
+HELP = "ask a capture in SQL; without SQL, list its tables"
+
+EPILOG = """\
+examples:
+  kwire query demo.pcapng
+  kwire query demo.pcapng 'SELECT comm, count(*) AS n FROM events GROUP BY comm ORDER BY n DESC LIMIT 10'
+  kwire query demo.pcapng --from +5s --csv 'SELECT time_ns, filename FROM sys_enter_openat'
+
+Each probe is a table; `events` has what all share, `lost` the holes, `probes` what was counted. A column that
+shows names has its number beside it, as NAME_raw. Times are UTC. SQL is DuckDB's, and reaches no file.
+"""
+
+#: Tables that kwire adds → what they hold.
+ADDED: Final = {
+    "events": "every event: what all probes share",
+    "probes": "one row a probe: what was counted",
+    "lost": "one row a hole: how many events are missing, when and why",
+}
+#: Arrow types → DuckDB's.
+TYPES: Final = {
+    "int8": "TINYINT", "int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT",
+    "uint8": "UTINYINT", "uint16": "USMALLINT", "uint32": "UINTEGER", "uint64": "UBIGINT",
+    "string": "VARCHAR", "binary": "BLOB", "bool": "BOOLEAN", "timestamp[ns]": "TIMESTAMP_NS",
+}  # fmt: skip
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.epilog = EPILOG
+    parser.add_argument("file", metavar="CAPTURE", help="a capture; - is standard input")
+    parser.add_argument("sql", metavar="SQL", nargs="?", help="what to ask; - is standard input")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one object a row and line")
+    form.add_argument("--csv", action="store_true", help="comma-separated values with a header")
+    add_choice(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer, or list what can be asked."""
+    from kwire.analyze import rows
+    from kwire.analyze.database import Database
+
+    with Source(args.file) as source:
+        found = survey(source)
+        with Database(source, found, selection(args, found, source.name)) as database:
+            if args.sql is None:
+                _list(database, json=args.json)
+                notes(source.name, found)
+                return 0
+            progress = Progress(f"{safe(source.name)}: reading", source.size)
+            database.progress = progress
+            write = rows.write_json if args.json else rows.write_csv if args.csv else rows.write_table
+            try:
+                write(database.query(sys.stdin.read() if args.sql == "-" else args.sql), sys.stdout)
+            finally:
+                progress.done()
+            notes(source.name, found, database.undecodable)
+    return 0
+
+
+def _list(database: "Database", *, json: bool) -> None:
+    """The tables with their columns: those of probes, then what kwire adds."""
+    if json:
+        from json import dumps
+
+        for name, schema in database.schemas.items():
+            columns = [{"name": field.name, "type": sql_type(field.type)} for field in schema]
+            sys.stdout.write(dumps({"table": name, "columns": columns}) + "\n")
+        return
+    sys.stdout.write("every probe's table has the columns time, time_ns and host of events, and:\n")
+    probes = {table.name: table.probe for table in database.tables}
+    for name, schema in database.schemas.items():
+        about = safe(probes[name]) if name in probes else ADDED[name]
+        sys.stdout.write(f"{name}  -- {about}\n")
+        for field in schema:
+            if name in probes and field.name in COMMON:
+                continue
+            unit = (field.metadata or {}).get(b"unit", b"").decode()
+            meaning = (field.metadata or {}).get(b"meaning", b"").decode() or (
+                COMMON.get(field.name, "") if name == "events" else ""
+            )
+            note = safe(" ".join(filter(None, (meaning, f"({unit})" if unit else ""))))
+            line = f"    {_quoted(field.name):<24}  {sql_type(field.type):<14}  {note}"
+            sys.stdout.write(line.rstrip() + "\n")
+
+
+def _quoted(name: str) -> str:
+    """A column's name as SQL wants it written."""
+    plain = name.isidentifier() and name.isascii()
+    return name if plain else '"' + name.replace('"', '""') + '"'
+
+
+def sql_type(kind: Any) -> str:
+    """DuckDB's name for an Arrow type."""
+    text = str(kind)
+    if text.startswith("list<"):
+        return sql_type(kind.value_type) + "[]"
+    return TYPES.get(text, text.upper())
