@@ -1,0 +1,338 @@
+"""From the rings into a session: frames gathered into DATA payloads, and what found no room counted.
+
+The laws: a ring is never kept waiting: what the session has no room for is counted LOST (SENDER_FULL) and let
+go; no Python runs for a single event; each probe's SCHEMA comes before its first event; a LOST frame stands
+after the events before the hole and before those after it; for each probe, events accepted and losses told
+are together all that was given here, at each moment.
+"""
+
+import time
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, Protocol
+
+from kwire.capture import walk
+from kwire.wire.frame import HEADER_SIZE, Type
+from kwire.wire.frames import Frames
+from kwire.wire.messages import CPU_UNKNOWN, MERGE_GAP, PAYLOAD, Cause, Hole, Lost
+from kwire.wire.schema import Schema
+from kwire.wire.totals import totals_frames
+from kwire.wire.walk import frame_gather
+
+TELL: Final = MERGE_GAP / 1e9
+"""Seconds between two LOST frames of one kind at least."""
+
+HOLD: Final = 0.5
+"""Seconds that a payload not yet full waits for more events while there is nobody to receive it."""
+
+SLACK: Final = 1024
+"""Bytes that an outlet may need beyond the payloads it takes."""
+
+ENOUGH: Final = 1 << 20
+"""Bytes of room at which an outlet that was full is filled again: a few long holes are better than many."""
+
+LOST_SIZE: Final = HEADER_SIZE + PAYLOAD.size
+
+
+class Outlet(Protocol):
+    """Where payloads go: a session, or the way to one."""
+
+    @property
+    def room(self) -> int:
+        """Bytes that it can take."""
+
+    def send(self, payload: bytes, now: float) -> int:
+        """Take whole frames that stand back to back."""
+
+
+def preamble(schemas: Sequence[Schema], size: int) -> list[bytes]:
+    """The SCHEMA frames of all probes in payloads of at most `size` bytes, where a frame is not longer."""
+    payloads: list[bytes] = []
+    part: list[bytes] = []
+    used = 0
+    for schema in schemas:
+        for frame in schema.frames(size):
+            if used + len(frame) > size and part:
+                payloads.append(b"".join(part))
+                part, used = [], 0
+            part.append(frame)
+            used += len(frame)
+    return [*payloads, b"".join(part)] if part else payloads
+
+
+class SourceSink:
+    """A recorder's sink that feeds an outlet, `size` bytes a payload at most (a longer event goes alone).
+
+    `waits` is how long a payload not yet full may wait for more, in seconds: 0 while a peer receives.
+    """
+
+    __slots__ = (
+        "_before",
+        "_buffer",
+        "_clock",
+        "_enough",
+        "_finished",
+        "_full",
+        "_holes",
+        "_outlet",
+        "_preamble",
+        "_refused",
+        "_sent",
+        "_since",
+        "_size",
+        "_told",
+        "_told_lost",
+        "_unsent",
+        "_used",
+        "bytes",
+        "losses",
+        "waits",
+    )
+
+    def __init__(
+        self,
+        schemas: Sequence[Schema],
+        outlet: Outlet,
+        size: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        words = walk.COUNT_WORDS * (len(schemas) + 1)
+        self._clock = clock
+        self._size = size
+        self._preamble = preamble(schemas, size)
+        self._begin_with(outlet)
+        self._buffer = memoryview(bytearray(size))
+        self._used = 0
+        self._since = 0.0  # when the first frame came into the buffer
+        self._full = False
+        self._finished = False  # the totals were handed over
+        self._sent = array("Q", bytes(8 * words))  # events accepted, by probe
+        self._refused = array("Q", bytes(8 * words))  # events refused and not yet among the holes
+        self._holes: dict[tuple[int, int, int], Hole] = {}
+        self._told = -TELL
+        self._told_lost: dict[int, int] = {}  # by probe
+        self._before: dict[int, int] = {}  # events by probe that earlier sessions delivered or told
+        self.bytes = 0
+        self.losses: dict[int, int] = {}
+        """Events lost so far by cause, told or not."""
+        self.waits = HOLD
+
+    # ------------------------------------------------------------------ a recorder's sink
+
+    def write(self, frames: Frames) -> None:
+        """Take EVENT frames in order; what finds no room is counted."""
+        start, count = 0, frames.count
+        data, offsets = frames.data, frames.offsets
+        while start < count:
+            if not self._used and not self._begin():
+                break
+            start, self._used = frame_gather(data, offsets, start, count, self._buffer, self._used)
+            if start == count:
+                break
+            if self._used:
+                self._send()
+            elif self._outlet.room >= frames.header(start).length + SLACK:  # longer than `size`: alone
+                self._hand_over(bytes(frames.frame_bytes(start)))
+                start += 1
+            else:
+                self._full = True
+                break
+        walk.count_by_id(data, offsets, start, self._sent, False)
+        if start < count:
+            rest = memoryview(offsets)[start:count]
+            refused = walk.count_by_id(data, rest, len(rest), self._refused, False)
+            self._lose(Cause.SENDER_FULL, refused)
+
+    def lost(self, losses: list[Lost]) -> None:
+        """Take losses; they stand after the events given before."""
+        for loss in losses:
+            self._lose(loss.cause, loss.count)
+            self._hole(loss)
+
+    def flush(self) -> None:
+        """The end of a round: hand over what should not wait."""
+        if self._unsent < len(self._preamble):
+            self._begin()
+        elif (self._holes or self._full) and self._clock() >= self._told + TELL and self._free():
+            self._tell()
+        if self._used and self._clock() >= self._since + self.waits:
+            self._send()
+
+    # ------------------------------------------------------------------ the session's beginning and end
+
+    def finish(self, produced: Mapping[int, int]) -> bool:
+        """After the last event: hand over everything that finds room. Whether nothing is left here.
+
+        `produced`: events by probe, of the whole recording; told last. To be called until it is True.
+        """
+        if self._finished:
+            return True
+        if self._unsent == len(self._preamble) or self._introduce():
+            self._tell()
+            if self._used:
+                self._send()
+        if self._used or self._holes or self._full or self._unsent < len(self._preamble):
+            return False
+        here = {probe: count - self._before.get(probe, 0) for probe, count in produced.items()}
+        frames = totals_frames(here, self._size)
+        if self._outlet.room < sum(map(len, frames)) + SLACK * len(frames):
+            return False
+        for frame in frames:
+            self._hand_over(frame)
+        self._finished = True
+        return True
+
+    def restart(self, outlet: Outlet, abandoned: Iterable[bytes], carried: Sequence[bytes] = ()) -> None:
+        """A new session takes the place of one that could not be resumed.
+
+        `abandoned`: payloads that may have been delivered or not: their events are counted lost (EXPIRED) and
+        their losses told again. `carried`: payloads never sent; they follow the schemas, and what was lost.
+        """
+        for payload in abandoned:
+            self._abandon(payload, Cause.EXPIRED)
+        waiting = bytes(self._buffer[: self._used])
+        self._used = 0
+        for payload in (*carried, waiting):  # no part of the old session, but of the new one
+            self._account(payload, -1)
+        self._before = self._accounted()
+        self._begin_with(outlet)
+        self._finished = False
+        self._introduce()
+        self._tell()
+        if self._used:
+            self._send()
+        for payload in (*carried, waiting):
+            self._account(payload, 1)
+            if payload:
+                self._hand_over(payload)
+
+    def sent(self, probe: int) -> int:
+        """Events of this probe (from 1) accepted and not abandoned."""
+        return self._sent[probe * walk.COUNT_WORDS]
+
+    @property
+    def events(self) -> int:
+        """Events accepted and not abandoned."""
+        return sum(self._sent[:: walk.COUNT_WORDS])
+
+    @property
+    def lost_events(self) -> int:
+        """Events lost so far, told or not."""
+        return sum(self.losses.values())
+
+    # ------------------------------------------------------------------ within
+
+    def _begin_with(self, outlet: Outlet) -> None:
+        """From now on everything goes to `outlet`, which is empty; the schemas first."""
+        self._outlet = outlet
+        self._enough = max(self._size + SLACK, min(ENOUGH, outlet.room // 4))
+        self._unsent = 0
+
+    def _accounted(self) -> dict[int, int]:
+        """Events by probe accepted, and losses told."""
+        total = dict(self._told_lost)
+        for probe in range(1, len(self._sent) // walk.COUNT_WORDS):
+            total[probe] = total.get(probe, 0) + self.sent(probe)
+        return total
+
+    def _begin(self) -> bool:
+        """Before the first frame of a payload: see that there is room for it, and that holes are told."""
+        if self._unsent < len(self._preamble) and not self._introduce():
+            return False
+        if not self._full:
+            if self._outlet.room >= self._size + SLACK:
+                self._since = self._clock()
+                return True
+            self._full = True
+        elif self._clock() >= self._told + TELL and self._free():
+            self._tell()
+            return not self._full
+        return False
+
+    def _introduce(self) -> bool:
+        """Hand over the schemas; False where some had no room."""
+        while self._unsent < len(self._preamble):
+            payload = self._preamble[self._unsent]
+            if self._outlet.room < len(payload) + SLACK:
+                self._full = True
+                return False
+            self._hand_over(payload)
+            self._unsent += 1
+        return True
+
+    def _free(self) -> bool:
+        """Whether there is room again, and enough of it where there was none."""
+        return self._outlet.room >= (self._enough if self._full else self._size + SLACK)
+
+    def _tell(self) -> None:
+        """Put what is known of the holes at this place, as far as there is room for it."""
+        self._gather_refused()
+        for key in list(self._holes):
+            if self._size - self._used < LOST_SIZE:
+                self._send()
+            if not self._used:
+                if self._outlet.room < self._size + SLACK:
+                    return
+                self._since = self._clock()
+            (probe, cpu, cause), hole = key, self._holes.pop(key)
+            frame = Lost(probe, hole.first, hole.last, hole.count, cpu, cause).frame()
+            self._buffer[self._used : self._used + len(frame)] = frame
+            self._used += len(frame)
+            self._told_lost[probe] = self._told_lost.get(probe, 0) + hole.count
+        self._full = False
+        self._told = self._clock()
+
+    def _gather_refused(self) -> None:
+        """Make holes of the events refused."""
+        words, refused = walk.COUNT_WORDS, self._refused
+        for probe in range(1, len(refused) // words):
+            count, first, last = refused[probe * words : (probe + 1) * words]
+            if count:
+                self._hole(Lost(probe, first, last, count, CPU_UNKNOWN, Cause.SENDER_FULL))
+                refused[probe * words] = 0
+
+    def _hole(self, loss: Lost) -> None:
+        hole = self._holes.setdefault((loss.probe, loss.cpu, loss.cause), Hole())
+        hole.add(loss.first, loss.last, loss.count)
+
+    def _lose(self, cause: int, count: int) -> None:
+        self.losses[cause] = self.losses.get(cause, 0) + count
+
+    def _send(self) -> None:
+        payload, self._used = bytes(self._buffer[: self._used]), 0
+        self._hand_over(payload)
+
+    def _hand_over(self, payload: bytes) -> None:
+        self._outlet.send(payload, self._clock())
+        self.bytes += len(payload)
+
+    def _abandon(self, payload: bytes, cause: Cause) -> None:
+        """Take back a payload: its events become a hole, its losses wait to be told again."""
+        table, losses = self._account(payload, -1)
+        for probe in range(1, len(table) // walk.COUNT_WORDS):
+            count, first, last = table[probe * walk.COUNT_WORDS : (probe + 1) * walk.COUNT_WORDS]
+            if count:
+                self.lost([Lost(probe, first, last, count, CPU_UNKNOWN, cause)])
+        for loss in losses:
+            self._hole(loss)
+
+    def _account(self, payload: bytes, sign: int) -> tuple["array[int]", list[Lost]]:
+        """Add a payload to what was accepted and told (-1: take it off); its events by probe, its losses."""
+        frames = Frames.walk(payload)
+        table = array("Q", bytes(8 * len(self._sent)))
+        counted = walk.count_by_id(frames.data, frames.offsets, frames.count, table, False)
+        for at in range(0, len(table), walk.COUNT_WORDS):
+            self._sent[at] += sign * table[at]
+        others = range(frames.count) if counted < frames.count else ()
+        losses = [
+            Lost.read(frames.frame(index)) for index in others if frames.header(index).type == Type.LOST
+        ]
+        for loss in losses:
+            self._told_lost[loss.probe] = self._told_lost.get(loss.probe, 0) + sign * loss.count
+        return table, losses
+
+
+def events_in(payload: bytes) -> int:
+    """How many EVENT frames a payload holds."""
+    frames = Frames.walk(payload)
+    return sum(frames.header(index).type == Type.EVENT for index in range(frames.count))
