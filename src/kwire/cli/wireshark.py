@@ -1,0 +1,112 @@
+"""`kwire wireshark`: kwire captures in Wireshark: install, uninstall, update the filter names, open."""
+
+import argparse
+import os
+import shutil
+import sys
+from typing import TYPE_CHECKING
+
+from kwire.errors import KwireError
+
+if TYPE_CHECKING:
+    from kwire.wireshark.folders import Folders
+    from kwire.wireshark.install import Done
+
+HELP = "show captures in Wireshark: install the dissector, open a capture"
+
+EPILOG = """\
+examples:
+  kwire wireshark install
+  kwire wireshark open demo.pcapng
+  kwire wireshark update demo.pcapng && tshark -r demo.pcapng -Y 'kwire.tcp_connect.dport == 443'
+
+install puts a dissector, a profile and a capture interface where Wireshark looks for them; uninstall takes
+them away. Wireshark fixes the names of fields when it starts: update (and open) adds those of a capture's
+probes to a table, in which the names of all probes seen before stay.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.epilog = EPILOG
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions.add_parser("install", help="put dissector, profile and capture interface in place")
+    actions.add_parser("uninstall", help="take away what install put in place")
+    update = actions.add_parser("update", help="learn the filter names of captures")
+    update.add_argument("files", metavar="CAPTURE", nargs="+", help="a capture")
+    opens = actions.add_parser("open", help="learn a capture's filter names, then start Wireshark with it")
+    opens.add_argument("file", metavar="CAPTURE", help="a capture")
+    opens.add_argument(
+        "arguments", metavar="ARGUMENT", nargs="*", help="for wireshark; after -- where it begins with -"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what was asked for."""
+    from kwire.wireshark import folders, install
+
+    where = folders.folders()
+    if args.action == "install":
+        _report(install.install(where), "installed", "everything is in place")
+    elif args.action == "uninstall":
+        _report(install.uninstall(where), "removed", "nothing was installed")
+    elif args.action == "update":
+        _update(where, args.files)
+    else:
+        _open(where, args.file, args.arguments)
+    return 0
+
+
+def _report(done: "Done", what: str, nothing: str) -> None:
+    for path in done.changed:
+        sys.stdout.write(f"{what} {path}\n")
+    if not done.changed:
+        sys.stdout.write(f"{nothing}\n")
+    for path, why in done.left:
+        sys.stderr.write(f"kwire: {path}: {why}\n")
+
+
+def _update(where: "Folders", files: list[str]) -> None:
+    """Bring dissector and table up to date; say how many names there are."""
+    from kwire.capture.reader import Capture
+    from kwire.wireshark import install, probes
+
+    if not install.installed(where):
+        raise KwireError(
+            "update", "Wireshark", "the dissector is not installed", "run 'kwire wireshark install'"
+        )
+    install.install(where)
+    path = install.probes_path(where)
+    rows = old = probes.read(path)
+    for file in files:
+        with Capture(file) as capture:
+            for _ in capture:
+                pass
+            rows = probes.merge(
+                rows, (one for section in capture.sections for one in section.schemas.values())
+            )
+            if capture.problem:
+                sys.stderr.write(f"kwire: {capture.name}: {capture.problem}; everything before is used\n")
+    if rows != old:
+        probes.write(path, rows)
+    names = len({row.filter for row in rows})
+    sys.stderr.write(f"{names} filter names, {names - len({row.filter for row in old})} of them new\n")
+
+
+def _open(where: "Folders", file: str, arguments: list[str]) -> None:
+    from kwire.wireshark.install import PROFILE
+
+    program = shutil.which("wireshark")
+    if program is None:
+        raise KwireError(
+            "open",
+            file,
+            "wireshark is not installed, or not in the PATH",
+            "install it; 'kwire wireshark update' and tshark work without it",
+        )
+    if file == "-":
+        raise KwireError("open", "standard input", "Wireshark is given a file by its name", "name a file")
+    _update(where, [file])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(program, [program, "-C", PROFILE, *arguments, "-r", file])

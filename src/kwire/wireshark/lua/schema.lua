@@ -1,0 +1,291 @@
+-- SCHEMA: the map of a probe, put together from its frames and checked, so that records can be read by it.
+-- The laws are those of kwire's own reader: what is continued adds maps by key and lists at the end; a reader
+-- ignores keys that it does not know; everything that is wrong is BAD_PAYLOAD at the start of the payload.
+
+local Schema = {}
+
+do
+  local function fail(offset, found, expected)
+    error(Cbor.bad(offset, found, expected), 0)
+  end
+
+  -- A map as a table from the identities of its keys to its items; the last of equal keys counts.
+  local function entries(node)
+    local found = {}
+    for number, key in ipairs(node.keys) do found[Cbor.identity(key)] = node.items[number] end
+    return found
+  end
+
+  local function merge(whole, part, base)
+    local places = {}
+    for number, key in ipairs(whole.keys) do places[Cbor.identity(key)] = number end
+    for number, key in ipairs(part.keys) do
+      local name, item = Cbor.identity(key), part.items[number]
+      local place = places[name]
+      local old = place and whole.items[place]
+      if old and (old.kind == "map" or old.kind == "list") and old.kind ~= item.kind then
+        fail(base, Cbor.shown(key) .. ": " .. item.kind, old.kind .. ", as in the frame before")
+      end
+      if not place then
+        place = #whole.keys + 1
+        whole.keys[place], whole.items[place], places[name] = key, item, place
+      elseif old.kind == "map" then
+        merge(old, item, base)
+      elseif old.kind == "list" then
+        for _, element in ipairs(item.items) do old.items[#old.items + 1] = element end
+      else
+        whole.items[place] = item
+      end
+    end
+  end
+
+  local KINDS = { text = true, int = true, map = true, list = true, bool = true }
+
+  -- The item of a key, of the kind wanted; nil where it is missing and not required.
+  local function pick(map, path, key, kind, base, required)
+    assert(KINDS[kind])
+    local item = map["t" .. key]
+    if not item then
+      if required then fail(base, path .. key .. ": nothing", kind) end
+      return nil
+    end
+    if item.kind ~= kind then fail(base, path .. key .. ": " .. item.kind, kind) end
+    return item
+  end
+
+  local function text(map, path, key, base, required)
+    local item = pick(map, path, key, "text", base, required)
+    return item and item.value or ""
+  end
+
+  -- A number from 0 to below `high`, all of which a double holds.
+  local function number(map, path, key, base, high, default)
+    local item = pick(map, path, key, "int", base, default == nil)
+    if not item then return default end
+    local value = item.value and Numbers.plain(item.value)
+    if not value or value >= high then
+      fail(base, path .. key .. ": " .. Cbor.shown(item), "0 to " .. high - 1)
+    end
+    return value
+  end
+
+  -- A map from integers to text, as a list of {number, name}; integers of more than 64 bits name nothing.
+  local function names(item, path, base)
+    local found = {}
+    for identity, name in pairs(entries(item)) do
+      if identity:sub(1, 1) ~= "i" or name.kind ~= "text" then
+        fail(base, path .. ": another thing", "an integer and text")
+      end
+    end
+    local last = {}
+    for place, key in ipairs(item.keys) do
+      if key.value then
+        local identity = Cbor.identity(key)
+        if last[identity] then
+          last[identity].name = item.items[place].value
+        else
+          last[identity] = { number = key.value, name = item.items[place].value }
+          found[#found + 1] = last[identity]
+        end
+      end
+    end
+    table.sort(found, function(a, b) return Numbers.less(a.number, b.number) end)
+    return found
+  end
+
+  local function by_number(list)
+    local found = { list = list }
+    for _, entry in ipairs(list) do found[Numbers.key(entry.number)] = entry.name end
+    return found
+  end
+
+  local function field_problem(field, rule, size)
+    if field.name == "" then return "it has no name" end
+    if not rule then return "type " .. field.type .. " is unknown" end
+    if field.count < 1 or field.size < 1 or field.size % field.count ~= 0 then
+      return field.size .. " bytes do not hold " .. field.count .. " equal elements"
+    end
+    if rule.tail and field.count ~= 1 then return "type " .. field.type .. " cannot be an array" end
+    if #rule.sizes > 0 then
+      local fits = false
+      for _, one in ipairs(rule.sizes) do fits = fits or one == field.width end
+      if not fits then return "type " .. field.type .. " cannot have " .. field.width .. " bytes" end
+    end
+    if field.offset < Tables.fields_at or field.offset + field.size > size then
+      return "bytes " .. field.offset .. " to " .. field.offset + field.size .. " are outside of the fixed part"
+    end
+    if field.limit > Tables.tail_max then return "limit " .. field.limit .. " is too much" end
+    return nil
+  end
+
+  local function read_field(item, number_, base)
+    local path = "fields[" .. number_ .. "]."
+    if item.kind ~= "map" then fail(base, path .. " " .. item.kind, "a map") end
+    local map, high = entries(item), Tables.max_event
+    local field = {
+      name = text(map, path, "name", base, true),
+      type = text(map, path, "type", base, true),
+      offset = number(map, path, "offset", base, high),
+      size = number(map, path, "size", base, high),
+      unit = text(map, path, "unit", base),
+      meaning = text(map, path, "meaning", base),
+      count = number(map, path, "count", base, high, 1),
+      enum = text(map, path, "enum", base),
+      limit = number(map, path, "limit", base, high, 0),
+    }
+    field.width = field.count > 0 and field.size / field.count or 0
+    field.rule = Tables.field_types[field.type]
+    return field
+  end
+
+  -- The clock as {name, sub, add}: seconds and nanoseconds of both its times.
+  local function read_clock(item, base)
+    if item.kind ~= "map" then fail(base, "clock: " .. item.kind, "a map") end
+    local map = entries(item)
+    local clock = { name = text(map, "clock.", "name", base, true) }
+    for _, key in ipairs({ "monotonic", "wall" }) do
+      local time = pick(map, "clock.", key, "int", base, true)
+      if not time.value or time.value.neg then fail(base, "clock." .. key, "an unsigned integer") end
+      local seconds, rest = Numbers.seconds(time.value)
+      clock[key] = { seconds = seconds, nanoseconds = rest }
+    end
+    return clock
+  end
+
+  local function read(id, whole, base)
+    local map = entries(whole)
+    local schema = { id = id, fields = {}, enums = {} }
+    for number_, item in ipairs(pick(map, "", "fields", "list", base, true).items) do
+      schema.fields[number_] = read_field(item, number_ - 1, base)
+    end
+    local tables = pick(map, "", "enums", "map", base)
+    for name, item in pairs(tables and entries(tables) or {}) do
+      if name:sub(1, 1) ~= "t" then fail(base, "enums: an integer", "text as a name") end
+      if item.kind ~= "map" then fail(base, "enums: " .. item.kind, "a map") end
+      schema.enums[name:sub(2)] = by_number(names(item, "enums", base))
+    end
+    local program = pick(map, "", "program", "list", base)
+    for _, piece in ipairs(program and program.items or {}) do
+      if piece.kind ~= "text" then fail(base, "program: " .. piece.kind, "a list of texts") end
+    end
+    if map.tclock then schema.clock = read_clock(map.tclock, base) end
+    schema.probe = text(map, "", "probe", base, true)
+    schema.kind = text(map, "", "kind", base, true)
+    schema.target = text(map, "", "target", base)
+    schema.size = number(map, "", "size", base, 9007199254740992)
+    local order = text(map, "", "order", base, true)
+    schema.word = number(map, "", "word", base, 9007199254740992)
+    local symbols = pick(map, "", "symbols", "map", base)
+    schema.symbols = symbols and names(symbols, "symbols", base) or {}
+    schema.host, schema.kernel = text(map, "", "host", base), text(map, "", "kernel", base)
+
+    if order ~= "little" and order ~= "big" then fail(base, "order " .. order, "a sound schema") end
+    if schema.word ~= 4 and schema.word ~= 8 then fail(base, "word " .. schema.word, "a sound schema") end
+    if schema.size < Tables.fields_at or schema.size > Tables.max_event then
+      fail(base, "size " .. schema.size, "a sound schema")
+    end
+    schema.little = order == "little"
+    local bytes, known = 0, {}
+    for _, field in ipairs(schema.fields) do bytes = bytes + field.size end
+    if #schema.fields > Tables.max_fields or bytes > Tables.max_field_bytes then
+      fail(base, "more fields than a record may have", "a sound schema")
+    end
+    for _, field in ipairs(schema.fields) do
+      local problem = field_problem(field, field.rule, schema.size)
+      if not problem and known[field.name] then problem = "it is there twice" end
+      if problem then fail(base, "field " .. Text.line(field.name) .. ": " .. problem, "a sound schema") end
+      known[field.name] = true
+    end
+    schema.base = schema.probe:match("^[^(]*")
+    return schema
+  end
+
+  -- Puts SCHEMA frames together. `state`: {maps = {}, held = {}, total = 0}, one a stream.
+  -- Takes the decoded map of one frame, whose payload of `size` bytes begins at `base`; gives the schema once
+  -- its last frame is there. Raises; then what was there of this schema is forgotten.
+  function Schema.add(state, id, node, base, size)
+    local whole, held = state.maps[id], state.held[id] or 0
+    state.maps[id], state.held[id] = nil, nil
+    state.total = state.total - held
+    held = held + size
+    if held + state.total > Tables.max_pending then
+      fail(base, held .. " bytes and no end", "at most " .. Tables.max_pending .. " bytes of schema")
+    end
+    local part, more = { kind = "map", keys = {}, items = {} }, false
+    for number_, key in ipairs(node.keys) do
+      local item = node.items[number_]
+      if key.kind == "text" and key.value == "more" then
+        if item.kind ~= "bool" then fail(base, "more: " .. item.kind, "more: true or false") end
+        more = item.value
+      else
+        part.keys[#part.keys + 1], part.items[#part.items + 1] = key, item
+      end
+    end
+    whole = whole or { kind = "map", keys = {}, items = {} }
+    merge(whole, part, base)
+    if more then
+      state.maps[id], state.held[id] = whole, held
+      state.total = state.total + held
+      return nil
+    end
+    return read(id, whole, base)
+  end
+
+  -- ---- names of values
+
+  -- `name` or `name+0x10` of the nearest symbol at or below an address; nil where none is near.
+  function Schema.symbol(schema, address)
+    local list, low, high = schema.symbols, 1, #schema.symbols
+    while low <= high do
+      local middle = math.floor((low + high) / 2)
+      if Numbers.less(address, list[middle].number) then high = middle - 1 else low = middle + 1 end
+    end
+    local found = list[high]
+    if not found or found.number.neg then return nil end
+    local distance = Numbers.distance(address, found.number)
+    if distance >= Tables.symbol_reach then return nil end
+    return distance == 0 and found.name or found.name .. string.format("+0x%x", distance)
+  end
+
+  -- Names of the bits set, joined by |; what has no name is a number.
+  local function flags(value, table_)
+    local whole = table_[Numbers.key(value)]
+    if whole then return whole end
+    local found, rest = {}, value
+    for place = #table_.list, 1, -1 do
+      local bits = table_.list[place].number
+      if not Numbers.zero(bits) and Numbers.equal(Numbers.both(rest, bits), bits) then
+        table.insert(found, 1, table_.list[place].name)
+        rest = Numbers.without(rest, bits)
+      end
+    end
+    if #found == 0 then return nil end
+    if not Numbers.zero(rest) then found[#found + 1] = Numbers.hexadecimal(rest) end
+    return table.concat(found, "|")
+  end
+
+  -- The name of an integer value of this field; nil where it has none.
+  function Schema.name(schema, field, value)
+    if field.rule.address then
+      if field.type == "ptr" or Numbers.zero(value) then return nil end
+      return Schema.symbol(schema, value)
+    end
+    local table_ = schema.enums[field.enum]
+    if not table_ or #table_.list == 0 or field.rule.kind ~= "int" then return nil end
+    if field.rule.enum then return table_[Numbers.key(value)] end
+    return flags(value, table_)
+  end
+
+  -- Seconds and nanoseconds since 1970 of a timestamp; as it stands where there is no clock.
+  function Schema.wall(schema, timestamp)
+    local seconds, rest = Numbers.seconds(timestamp)
+    local clock = schema.clock
+    if clock then
+      seconds = seconds - clock.monotonic.seconds + clock.wall.seconds
+      rest = rest - clock.monotonic.nanoseconds + clock.wall.nanoseconds
+    end
+    while rest < 0 do seconds, rest = seconds - 1, rest + 1000000000 end
+    while rest >= 1000000000 do seconds, rest = seconds + 1, rest - 1000000000 end
+    return seconds, rest
+  end
+end

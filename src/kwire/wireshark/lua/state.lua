@@ -1,0 +1,50 @@
+-- What is remembered from packet to packet. Wireshark dissects all packets once, in order, and then any of
+-- them again at any time: what counts is what stood before, so everything is kept with its place.
+
+local State = {}
+
+do
+  local histories, sessions
+
+  function State.reset()
+    histories, sessions = {}, {}
+  end
+  State.reset()
+
+  -- The newest value that was put under `key` at this place (packet, offset) or before.
+  function State.find(key, packet, offset)
+    local list = histories[key]
+    if not list then return nil end
+    local low, high = 1, #list
+    while low <= high do
+      local middle = math.floor((low + high) / 2)
+      local entry = list[middle]
+      if entry.packet < packet or (entry.packet == packet and entry.offset <= offset) then
+        low = middle + 1
+      else
+        high = middle - 1
+      end
+    end
+    local entry = list[high]
+    return entry and entry.value, entry and entry.packet, entry and entry.offset
+  end
+
+  function State.put(key, packet, offset, value)
+    local list = histories[key]
+    if not list then
+      list = {}
+      histories[key] = list
+    end
+    list[#list + 1] = { packet = packet, offset = offset, value = value }
+  end
+
+  -- What a session has told so far, in the first pass: schemas being put together, DATA numbers seen.
+  function State.session(key)
+    local session = sessions[key]
+    if not session then
+      session = { key = key, maps = {}, held = {}, total = 0, seen = {} }
+      sessions[key] = session
+    end
+    return session
+  end
+end
