@@ -16,12 +16,13 @@ from typing import Any, Final, TypeAlias
 from kwire.capture import pcapng, walk
 from kwire.capture.output import CaptureError, Output
 from kwire.capture.writer import LOST_BLOCK, STATISTICS_BLOCK, Totals, Writer, _File
-from kwire.wire.frame import Header, Type, read_lenient
+from kwire.wire.frame import FrameError, Header, Type, read_lenient
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Hole, Lost
 from kwire.wire.schema import Schema
 
 INTERFACE_BLOCK: Final = 512  # bytes kept in reserve, so that a probe's losses can be told of on a full disk
+MOST_LOST: Final = 1 << 48  # events; a LOST frame that tells of more is none, so that sums stay in 64 bits
 U64: Final = (1 << 64) - 1
 
 # file number, probes, how many of them the file describes, holes, causes; position, bytes of earlier files,
@@ -37,9 +38,9 @@ class ResumableWriter(Writer):
     """A Writer without probes at first: `describe` adds them.
 
     `resume`: the `id` and `state` of a writer that was left at that point, with `schemas`, its probes.
-    `stranger` is given every frame that is neither LOST nor an EVENT of a probe described. `sync`: each file
-    of a rotation is on the disk, as fsync(2) promises, before the next one is written.
-    Raises CaptureError where the target cannot be opened, or has fewer bytes than the state says.
+    `stranger` is given every frame that is neither a sound LOST nor an EVENT of a probe described. `sync`:
+    each file of a rotation is on the disk, as fsync(2) promises, before the next one is written. Raises
+    CaptureError where the target cannot be opened, or has fewer bytes than the state says.
     """
 
     __slots__ = ("_introduced", "_resume", "_stranger", "_sync", "_waiting", "causes", "notes")
@@ -56,7 +57,7 @@ class ResumableWriter(Writer):
     ) -> None:
         self._stranger, self._resume, self._sync = stranger, resume, sync
         self._waiting: list[Schema] = []  # not described in the file yet, or described otherwise
-        self._introduced = 0  # probes that have an interface in the file
+        self._introduced = len(schemas)  # probes that have an interface in the file
         self.notes: dict[int, str] = {}
         """A comment for the interface of a probe, by its number."""
         self.causes: dict[tuple[int, int], int] = {}
@@ -214,14 +215,28 @@ class ResumableWriter(Writer):
     # --- frames
 
     def _other(self, header: Header, frame: memoryview) -> None:
-        if header.type != Type.LOST:
+        loss = self.told(header, frame)
+        if loss is None:
             self._stranger(header, frame)
-            return
-        self.lost([self._told(frame)])
+        else:
+            self.lost([loss])
 
-    def _told(self, frame: memoryview) -> Lost:
-        loss = Lost.read(read_lenient(frame))
-        key = (loss.probe, loss.cause)
+    def told(self, header: Header, frame: memoryview) -> Lost | None:
+        """Read a LOST frame and count it among the `causes`; None where it is none, or claims what cannot be.
+
+        A probe that is not known becomes 0.
+        """
+        if header.type != Type.LOST:
+            return None
+        try:
+            loss = Lost.read(read_lenient(frame))
+        except FrameError:
+            return None
+        if loss.count > MOST_LOST:
+            return None
+        if loss.probe > len(self.schemas):
+            loss = loss._replace(probe=0)
+        key = (loss.probe, int(loss.cause))
         self.causes[key] = self.causes.get(key, 0) + loss.count
         return loss
 
@@ -234,13 +249,13 @@ class ResumableWriter(Writer):
             return
         events = []
         for index in range(start, frames.count):
-            header = frames.header(index)
-            if header.type == Type.LOST:
-                self._add(self._told(frames.frame_bytes(index)))
-            elif header.type == Type.EVENT and header.id <= len(self.schemas):
+            header, frame = frames.header(index), frames.frame_bytes(index)
+            if header.type == Type.EVENT and header.id <= len(self.schemas):
                 events.append(index)
+            elif loss := self.told(header, frame):
+                self._add(loss)
             else:
-                self._stranger(header, frames.frame_bytes(index))
+                self._stranger(header, frame)
         super()._drop(frames.select(events), 0)
 
 

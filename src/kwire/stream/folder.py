@@ -1,0 +1,88 @@
+"""The folder of a collector: names of captures, ledgers of sessions, and one collector at a time.
+
+The laws: nothing that a peer says becomes a path: of its host name a few harmless characters are kept, its
+token is written in hexadecimal; no file that is there is ever overwritten; `.sessions` holds one ledger a
+session, and is its owner's alone.
+"""
+
+import fcntl
+import os
+import re
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from kwire.errors import KwireError
+
+SESSIONS: Final = ".sessions"
+KEEP: Final = 30 * 86400.0
+"""Seconds after its end that a session is remembered: so long a source that missed the last ACK may ask."""
+
+NAME: Final = 64
+"""Characters kept of a host name."""
+
+_HARMFUL = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+class FolderError(KwireError):
+    """A folder that captures cannot be written to."""
+
+
+def harmless(host: str) -> str:
+    """A host name as part of a file name: `web1.example`, `_etc_passwd`, `unknown`."""
+    return _HARMFUL.sub("_", host[: 4 * NAME]).lstrip(".-")[:NAME] or "unknown"
+
+
+class Folder:
+    """An open folder, made where it is not there. FolderError where it cannot be, or is in use."""
+
+    __slots__ = ("_lock", "path")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        sessions = os.path.join(path, SESSIONS)
+        try:
+            os.makedirs(path, exist_ok=True)
+            os.makedirs(sessions, 0o700, exist_ok=True)
+            self._lock = os.open(sessions, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise FolderError("write to", path, error.strerror or "failed") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise FolderError(
+                "write to", path, "another collector writes there", "give each collector its own folder"
+            ) from None
+
+    def close(self) -> None:
+        """Let another collector use it."""
+        os.close(self._lock)
+
+    def ledger(self, token: bytes) -> str:
+        """The path of a session's ledger."""
+        return os.path.join(self.path, SESSIONS, token.hex())
+
+    def capture(self, host: str, now: float | None = None) -> str:
+        """A free path for a capture that begins now: `host-20260131-235959.pcapng`, UTC."""
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
+        stem = os.path.join(self.path, f"{harmless(host)}-{stamp}")
+        number, path = 1, f"{stem}.pcapng"
+        while self._taken(path):
+            number += 1
+            path = f"{stem}.{number}.pcapng"
+        return path
+
+    def ledgers(self) -> Iterator[str]:
+        """The paths of all ledgers; those that have not been touched for KEEP seconds are deleted."""
+        oldest = time.time() - KEEP
+        with os.scandir(os.path.join(self.path, SESSIONS)) as entries:
+            for entry in entries:
+                if entry.stat(follow_symlinks=False).st_mtime < oldest or entry.name.endswith(".new"):
+                    os.unlink(entry.path)
+                else:
+                    yield entry.path
+
+    def _taken(self, path: str) -> bool:
+        root, extension = os.path.splitext(path)
+        return any(os.path.lexists(each) for each in (path, f"{root}-0001{extension}"))

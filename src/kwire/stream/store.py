@@ -1,0 +1,352 @@
+"""A store: what sessions deliver goes into one capture, each event exactly once.
+
+The laws: `commit` first hands the capture to the operating system, then writes the ledger, and only then
+names what may be acknowledged; so a store taken up again after kill -9 cuts the capture back to the ledger's
+record and asks for the rest. With `sync` both are on the disk before they count. A payload is hostile until
+proven otherwise: what is not sound in it is counted as an error of its lane, an event without a description
+as LOST; nothing raises but a disk that fails. Events are moved in spans; Python looks at descriptions and
+losses only.
+"""
+
+import struct
+import sys
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from kwire.capture.output import CaptureError
+from kwire.capture.resumable import ResumableWriter
+from kwire.capture.writer import BUFFER, Totals
+from kwire.stream.lane import Lane
+from kwire.stream.ledger import Ledger, LedgerError
+from kwire.wire.frame import Code, FrameError, Header, Type
+from kwire.wire.frames import Frames
+from kwire.wire.messages import Cause, Lost
+from kwire.wire.totals import TOTALS
+from kwire.wire.walk import frame_renumber
+
+Payload: TypeAlias = bytes | bytearray | memoryview
+
+SEQUENCES: Final = 1 << 32
+EVENT_LEAST: Final = 16  # bytes: header and timestamp
+
+_LANE = struct.Struct("=IBxxxQQ")  # next sequence number, done, DATA frames, errors
+
+
+class Options(NamedTuple):
+    """How captures are written: rotation by bytes or seconds (0: not), and whether each commit is synced."""
+
+    rotate_bytes: int = 0
+    rotate_seconds: float = 0.0
+    sync: bool = False
+
+
+class Packing:
+    """The buffer in which packets are put together, shared by all stores of a collector."""
+
+    __slots__ = ("buffer", "user")
+
+    def __init__(self) -> None:
+        self.buffer = bytearray(BUFFER)
+        self.user: Store | None = None
+
+    def use(self, store: "Store | None") -> None:
+        """Let `store` have it; the one before hands its packets to the operating system."""
+        if self.user is not store:
+            user, self.user = self.user, None
+            if user is not None:
+                user.flush()
+            self.user = store
+
+
+class Store:
+    """A capture at `path` and, with `ledger`, the promise to go on with it. `about`: host, kernel and tool of
+    its section; `merged`: sessions may always join, so that it ends only with `close`. Raises CaptureError or
+    LedgerError where the disk refuses.
+    """
+
+    __slots__ = (
+        "_changed",
+        "_dirty",
+        "_front",
+        "_lane",
+        "_ledger",
+        "_packing",
+        "closed",
+        "lanes",
+        "merged",
+        "path",
+        "writer",
+    )
+
+    def __init__(
+        self,
+        path: str,
+        ledger: str | None,
+        packing: Packing,
+        options: Options = Options(),  # noqa: B008
+        about: Mapping[str, str] | None = None,
+        merged: bool = False,
+    ) -> None:
+        self._prepare(ledger, packing, options)
+        self.path, self.merged = path, merged
+        self._front: dict[str, Any] = {"path": path, "about": dict(about or {}), "merged": merged}
+        self._open(options)
+        self._front["id"] = self.writer.id
+
+    @classmethod
+    def again(
+        cls,
+        ledger: str,
+        packing: Packing,
+        options: Options = Options(),  # noqa: B008
+        elsewhere: str = "",
+    ) -> "Store":
+        """Go on with the capture of a ledger; where its file is gone or cut, with a new one at `elsewhere`.
+
+        Raises CaptureError or LedgerError where that cannot be.
+        """
+        store = cls.__new__(cls)
+        store._prepare(ledger, packing, options)
+        assert store._ledger is not None  # _prepare made it
+        body = store._ledger.load()
+        try:
+            store._restore(dict(store._ledger.front), memoryview(body), options, elsewhere)
+        except (KeyError, TypeError, ValueError, AttributeError, struct.error, FrameError):
+            store._ledger.close()
+            raise LedgerError("read", ledger, "it is damaged", "remove it: its session begins anew") from None
+        except CaptureError:
+            store._ledger.close()
+            raise
+        return store
+
+    def _prepare(self, ledger: str | None, packing: Packing, options: Options) -> None:
+        self._ledger = Ledger(ledger, sync=options.sync) if ledger else None
+        self._packing = packing
+        self.lanes: dict[bytes, Lane] = {}
+        self.closed = False
+        self._lane: Lane | None = None  # whose payload is being taken
+        self._dirty = self._changed = True
+
+    def _restore(self, front: dict[str, Any], body: memoryview, options: Options, elsewhere: str) -> None:
+        at = 0
+        for item in front["lanes"]:
+            lane = Lane.back(item)
+            lane.next, done, lane.frames, lane.errors = _LANE.unpack_from(body, at)
+            lane.done, lane.stored = bool(done) or bool(lane.produced), lane.next
+            self.lanes[lane.token] = lane
+            at += _LANE.size
+        self.path, self.merged = str(front["path"]), bool(front["merged"])
+        self._front = {name: front[name] for name in ("path", "about", "merged", "id")}
+        self._dirty = self._changed = False
+        if at == len(body):
+            self.closed = True
+            return
+        try:
+            self._open(options, bytes(body[at:]))
+        except CaptureError:
+            if not elsewhere:
+                raise
+            self.path = self._front["path"] = elsewhere
+            self._open(options)
+            self._front["id"] = self.writer.id
+            self._dirty = self._changed = True
+        if self._over:
+            self.close()
+
+    def _open(self, options: Options, state: bytes | None = None) -> None:
+        schemas = [schema for lane in self.lanes.values() for schema in lane.schemas()]
+        schemas.sort(key=lambda schema: schema.id)
+        about: dict[str, str] = self._front["about"]
+        self._packing.use(None)
+        self.writer = ResumableWriter(
+            self.path,
+            self._stranger,
+            schemas=schemas,
+            resume=None if state is None else (str(self._front["id"]), state),
+            sync=options.sync,
+            rotate_bytes=options.rotate_bytes,
+            rotate_seconds=options.rotate_seconds,
+            buffer=self._packing.buffer,
+            host=about.get("host", ""),
+            kernel=about.get("kernel", ""),
+            tool=about.get("tool", "") or "kwire",
+        )
+
+    # --- sessions
+
+    def join(self, token: bytes, about: Mapping[str, str]) -> Lane:
+        """Add a session, or find the one there is."""
+        lane = self.lanes.get(token)
+        if lane is None:
+            lane = self.lanes[token] = Lane(token, about)
+            self._dirty = self._changed = True
+        return lane
+
+    def take(self, lane: Lane, sequence: int, payload: Payload) -> None:
+        """Take the payload of DATA frame `sequence`, the next one."""
+        self._packing.use(self)
+        data = bytearray(payload)  # the numbers in it are changed
+        frames, problem = Frames.walk_prefix(data)
+        if problem is not None:
+            lane.complain(problem)
+        self._lane = lane
+        start, count = 0, frames.count
+        while start < count:
+            stop = frame_renumber(data, frames.offsets, start, count, lane.table)
+            if stop > start:
+                whole = not start and stop == count
+                self.writer.write(frames if whole else frames.select(range(start, stop)))
+            if stop < count:
+                header = frames.header(stop)
+                self._outsider(lane, header, frames.frame_bytes(stop), header.id)
+            start = stop + 1
+        self._lane = None
+        lane.frames += 1
+        lane.next = (sequence + 1) % SEQUENCES
+        self._dirty = True
+
+    def anchor(self, lane: Lane, monotonic: int, wall: int, note: str) -> None:
+        """Put the lane's times on our clock: at its monotonic ns ours showed `wall`. Said in the file."""
+        lane.anchor = (monotonic, wall)
+        for schema in lane.schemas():
+            self.writer.notes[schema.id] = note
+            self.writer.describe(schema)
+        self._dirty = self._changed = True
+
+    def finish(self, lane: Lane) -> dict[int, Totals]:
+        """The session has ended and all of it was taken. A store that is not merged is closed with its last
+        session; then each probe's balance is given.
+        """
+        lane.done = True
+        self._dirty = self._changed = True
+        return self.close() if self._over else {}
+
+    @property
+    def _over(self) -> bool:
+        """Whether nothing more will come."""
+        return not self.merged and all(lane.done for lane in self.lanes.values())
+
+    # --- what is safe
+
+    def flush(self) -> None:
+        """Let go of the shared buffer."""
+        self.writer.flush()
+
+    def commit(self) -> list[Lane]:
+        """Make safe what was taken; the lanes of which more is safe than before, up to before `stored`.
+
+        LedgerError or CaptureError where the disk refuses: then nothing is promised; it may be tried again.
+        """
+        if not self._dirty:
+            return []
+        safer = [lane for lane in self.lanes.values() if lane.stored != lane.next]
+        self._put_down()
+        return safer
+
+    def _put_down(self) -> None:
+        for lane in self.lanes.values():
+            if lane.unknown[0]:
+                count, first, last = lane.unknown
+                lane.unknown = (0, 0, 0)
+                self._packing.use(self)
+                self.writer.lost([Lost(0, first, last, count, cause=Cause.UNKNOWN)])
+        self.writer.settle()
+        if self._ledger is not None:
+            body = self._lanes() + self.writer.state()
+            if self._changed:
+                front = {**self._front, "lanes": [lane.front() for lane in self.lanes.values()]}
+                self._ledger.replace(front, body)
+            else:
+                self._ledger.write(body)
+        for lane in self.lanes.values():
+            lane.stored = lane.next
+        self._dirty = self._changed = False
+
+    def _lanes(self) -> bytes:
+        return b"".join(
+            _LANE.pack(lane.next, lane.done, lane.frames, lane.errors) for lane in self.lanes.values()
+        )
+
+    def close(self) -> dict[int, Totals]:
+        """Make all safe and give the capture its ending; each probe's balance. A successor cuts it off again
+        where sessions are not done.
+        """
+        if self.closed:
+            return {}
+        self._put_down()
+        self.closed = True
+        known = {
+            lane.numbers[id]: count
+            for lane in self.lanes.values()
+            for id, count in lane.produced.items()
+            if id in lane.numbers
+        }
+        try:
+            totals = self.writer.close(known)
+            if self._ledger is not None and self._over:
+                self._ledger.write(self._lanes())
+            return totals
+        finally:
+            if self._packing.user is self:
+                self._packing.user = None
+            if self._ledger is not None:
+                self._ledger.close()
+
+    # --- what came, for summaries
+
+    def balance(self, lane: Lane) -> Totals:
+        """Events of a session: stored and lost so far."""
+        totals = [self.writer.balance(number) for number in lane.own]
+        return Totals(*(sum(column) for column in zip(*totals, strict=True))) if totals else Totals(0, 0, 0)
+
+    def losses(self, lane: Lane) -> dict[int, int]:
+        """Events of a session lost, by cause: those told by LOST frames; the rest found no room here."""
+        causes: dict[int, int] = {}
+        for (probe, cause), count in self.writer.causes.items():
+            if probe in lane.own or (not probe and not self.merged):
+                causes[cause] = causes.get(cause, 0) + count
+        here = sum(self.writer.balance(number).lost for number in lane.own)
+        told = sum(count for (probe, _), count in self.writer.causes.items() if probe in lane.own)
+        if here > told:
+            causes[Cause.DISK_FULL] = causes.get(Cause.DISK_FULL, 0) + here - told
+        return causes
+
+    # --- what is no plain event
+
+    def _stranger(self, header: Header, frame: memoryview) -> None:
+        """A frame that the writer does not take; its number is the capture's."""
+        lane = self._lane
+        assert lane is not None  # take says whose it is
+        self._outsider(lane, header, frame, lane.own.get(header.id, 0))
+
+    def _outsider(self, lane: Lane, header: Header, frame: memoryview, id: int) -> None:
+        """A frame that is no EVENT of a probe described, `id` by the lane's own numbers."""
+        if header.type == Type.SCHEMA:
+            self._describe(lane, id, frame)
+        elif header.type == Type.EVENT and header.length >= EVENT_LEAST:
+            lane.refuse(Code.UNKNOWN_SCHEMA, id, "a SCHEMA before the first EVENT")
+            lane.stray(int.from_bytes(frame[8:16], sys.byteorder))
+        elif header.type == Type.TABLE and header.id == TOTALS:
+            self._changed = True
+            lane.totals(frame)
+        elif header.type == Type.LOST and id not in lane.numbers and (loss := self._unknown(header, frame)):
+            self.writer.lost([loss])
+        else:
+            lane.refuse(Code.BAD_PAYLOAD, f"type {header.type}", "EVENT, LOST, SCHEMA or totals, sound")
+
+    def _unknown(self, header: Header, frame: memoryview) -> Lost | None:
+        """A loss of a probe that was never described."""
+        copy = bytearray(frame)
+        copy[4:8] = bytes(4)
+        return self.writer.told(header._replace(id=0), memoryview(copy))
+
+    def _describe(self, lane: Lane, id: int, frame: memoryview) -> None:
+        self._changed = True
+        schema = lane.schema(id, frame)
+        if schema is None:
+            return
+        if id not in lane.numbers:
+            lane.number(id, len(self.writer.schemas) + 1)
+        placed = lane.placed(schema)
+        if self.writer.schemas[placed.id - 1 :][:1] != (placed,):
+            self.writer.describe(placed)
