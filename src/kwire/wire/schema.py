@@ -101,7 +101,7 @@ class Schema(NamedTuple):
                 Problem(Code.BAD_PAYLOAD, 0, problem, "a sound schema"), "build schema", self.probe
             )
         limit = min(limit, MAX_EVENT) - HEADER_SIZE
-        return [build(Type.SCHEMA, self.id, payload) for payload in _pack(self._map(limit), limit)]
+        return [build(Type.SCHEMA, self.id, payload) for payload in pack_map(self._map(limit), limit)]
 
     def problem(self) -> str:
         """What is wrong with this schema; empty where nothing is."""
@@ -194,7 +194,7 @@ class SchemaReader:
         more = part.pop("more", False)
         if not isinstance(more, bool):
             raise bad_payload(base, f"more: {_kind(more)}", "more: true or false")
-        _merge(whole, part, base)
+        merge_map(whole, part, base)
         if more:
             self._maps[id], self._held[id] = whole, held
             return None
@@ -243,7 +243,7 @@ def _field_map(field: Field) -> Map:
 # ---- packing: one map into frames
 
 
-def _pack(value: Map, limit: int) -> Iterator[bytes]:
+def pack_map(value: Map, limit: int) -> Iterator[bytes]:
     """Split a map into payloads of `limit` bytes, `more` in all but the last; one entry may be longer."""
     payload = cbor.dumps(value)
     if len(payload) <= limit:
@@ -287,14 +287,14 @@ def _put(part: Map, path: tuple[Any, ...], atom: Any) -> None:
         part[path[-1]] = atom
 
 
-def _merge(whole: Map, part: Map, base: int) -> None:
+def merge_map(whole: Map, part: Map, base: int) -> None:
     """Add `part` to `whole`: maps by key, lists at the end; anything else takes the newer value."""
     for key, item in part.items():
         old = whole.get(key)
         if isinstance(old, dict | list) and type(old) is not type(item):
             raise bad_payload(base, f"{key}: {_kind(item)}", f"{_kind(old)}, as in the frame before")
         if isinstance(old, dict):
-            _merge(old, item, base)
+            merge_map(old, item, base)
         elif isinstance(old, list):
             old.extend(item)
         else:

@@ -1,0 +1,332 @@
+"""What the control frames of a session say: HELLO, WELCOME, ACK, BYE and ERROR, built and read.
+
+The laws: `HELLO_KEYS` and `WELCOME_KEYS` are the reference of the maps; what a peer sends is checked here, in
+full, before a session looks at it; keys that are not known are ignored. Reading raises FrameError BAD_PAYLOAD
+and nothing else.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, NamedTuple
+
+from kwire.wire import cbor
+from kwire.wire.frame import (
+    HEADER_SIZE,
+    Bytes,
+    Flag,
+    Frame,
+    FrameError,
+    Problem,
+    Type,
+    bad_payload,
+    build,
+    delimit,
+    inspect,
+)
+from kwire.wire.frame import VERSION as PROTOCOL
+from kwire.wire.sequence import MASK
+
+TOKEN_SIZE = 16
+MAX_HELLO = 4096  # bytes of a HELLO or WELCOME frame
+MAX_COOKIE = 64
+MAX_VERSIONS = 16
+MAX_RANGES = 32  # in an ACK
+PADDED_HELLO = 512  # a HELLO over datagrams has at least so many bytes, so that no first answer is longer
+
+ACK_HEAD = struct.Struct(">I")
+ACK_RANGE = struct.Struct(">II")
+
+
+class Role(Enum):
+    """Which way the events go."""
+
+    SOURCE = "source"
+    SINK = "sink"
+
+    __hash__ = object.__hash__
+
+    @property
+    def other(self) -> Role:
+        """The peer's role."""
+        return Role.SINK if self is Role.SOURCE else Role.SOURCE
+
+
+class Key(NamedTuple):
+    """One key of a HELLO or WELCOME."""
+
+    type: str
+    required: bool
+    meaning: str
+
+
+_COMMON = {
+    "token": Key(
+        "16 bytes", True, "names the session: chosen at random by the initiator, kept when it resumes"
+    ),
+    "nonce": Key("integer, 32 bits", True, "of one HELLO and its repetitions; WELCOME says it back"),
+    "role": Key("text", True, "`source` or `sink`: what the sender of this frame is"),
+    "resume": Key("true or false", False, "the sender knows this session from before"),
+    "next": Key(
+        "integer, 32 bits",
+        False,
+        "a sink: the sequence number it expects next; a source: the first that it can still send",
+    ),
+    "window": Key("integer, 32 bits", False, "a sink: its receive window in bytes"),
+    "about": Key("map", False, "for people: `host`, `kernel`, `tool`, `name`, … (texts and integers)"),
+}
+HELLO_KEYS: dict[str, Key] = {
+    **_COMMON,
+    "versions": Key("list of integers", True, "protocol versions that the initiator speaks, at most 16"),
+    "cookie": Key("bytes, at most 64", False, "what the responder asked to be given back"),
+    "pad": Key("bytes", False, "zeros, so that no answer is longer than the HELLO"),
+}
+WELCOME_KEYS: dict[str, Key] = {
+    **_COMMON,
+    "version": Key("integer", False, "the protocol version chosen, 1 where it is missing"),
+    "cookie": Key("bytes, at most 64", False, "a challenge: send HELLO again with it; nothing else counts"),
+    "unknown": Key(
+        "true or false", False, "the session cannot be resumed: it is not known here, or not whole"
+    ),
+    "refused": Key("text", False, "why the session is refused"),
+}
+
+
+class Hello(NamedTuple):
+    """What a HELLO says."""
+
+    token: bytes
+    nonce: int
+    role: Role
+    resume: bool = False
+    next: int = 0
+    window: int = 0
+    about: Mapping[str, Any] = {}
+    versions: tuple[int, ...] = (PROTOCOL,)
+    cookie: bytes = b""
+
+    def frame(self, flags: int = 0, size: int = 0) -> bytes:
+        """The HELLO frame; padded to at least `size` bytes."""
+        value = {**_common(self), "versions": list(self.versions)}
+        if self.cookie:
+            value["cookie"] = self.cookie
+        frame = build(Type.HELLO, 0, cbor.dumps(value), flags)
+        if len(frame) < size:
+            value["pad"] = bytes(size - len(frame))
+            frame = build(Type.HELLO, 0, cbor.dumps(value), flags)
+        return frame
+
+    @classmethod
+    def read(cls, frame: Frame) -> Hello:
+        """Read a HELLO; FrameError BAD_PAYLOAD where it is not one."""
+        pick = _Pick(frame)
+        versions = pick.item("versions", list, None)
+        if len(versions) > MAX_VERSIONS or not all(type(version) is int for version in versions):
+            raise pick.error(
+                "versions", "a list of other things", f"a list of at most {MAX_VERSIONS} integers"
+            )
+        return cls(**pick.common(), versions=tuple(versions), cookie=pick.data("cookie", MAX_COOKIE))
+
+
+class Welcome(NamedTuple):
+    """What a WELCOME says."""
+
+    token: bytes
+    nonce: int
+    role: Role
+    resume: bool = False
+    next: int = 0
+    window: int = 0
+    about: Mapping[str, Any] = {}
+    version: int = PROTOCOL
+    cookie: bytes = b""
+    unknown: bool = False
+    refused: str = ""
+
+    def frame(self, flags: int = 0) -> bytes:
+        """The WELCOME frame."""
+        value = {**_common(self), "version": self.version}
+        value |= {key: getattr(self, key) for key in ("cookie", "unknown", "refused") if getattr(self, key)}
+        return build(Type.WELCOME, 0, cbor.dumps(value), flags)
+
+    @classmethod
+    def read(cls, frame: Frame) -> Welcome:
+        """Read a WELCOME; FrameError BAD_PAYLOAD where it is not one."""
+        pick = _Pick(frame)
+        return cls(
+            **pick.common(),
+            version=pick.item("version", int, PROTOCOL),
+            cookie=pick.data("cookie", MAX_COOKIE),
+            unknown=pick.item("unknown", bool, False),
+            refused=pick.item("refused", str, ""),
+        )
+
+
+class Ack(NamedTuple):
+    """What an ACK says: all before `next` is stored, `ranges` (first, last) of what follows has come."""
+
+    next: int
+    window: int
+    ranges: tuple[tuple[int, int], ...] = ()
+
+    def frame(self, flags: int = 0) -> bytes:
+        """The ACK frame."""
+        payload = ACK_HEAD.pack(min(self.window, MASK)) + b"".join(
+            ACK_RANGE.pack(first, last) for first, last in self.ranges
+        )
+        return build(Type.ACK, self.next, payload, flags)
+
+    @classmethod
+    def read(cls, id: int, payload: Bytes, base: int = HEADER_SIZE) -> Ack:
+        """Read an ACK's payload; FrameError BAD_PAYLOAD where it is not one."""
+        if len(payload) < ACK_HEAD.size or (len(payload) - ACK_HEAD.size) % ACK_RANGE.size:
+            raise bad_payload(base, f"{len(payload)} bytes", "a window (4 bytes) and ranges of 8", "ACK")
+        (window,) = ACK_HEAD.unpack_from(payload)
+        return cls(id, window, tuple(ACK_RANGE.iter_unpack(payload[ACK_HEAD.size :])))
+
+
+def error_frame(id: int, code: int, message: str, flags: int = 0) -> bytes:
+    """The ERROR frame that complains of the frame with this id."""
+    return build(Type.ERROR, id, cbor.dumps({"code": int(code), "message": message}), flags)
+
+
+def read_error(frame: Frame) -> tuple[int, str]:
+    """Code and message of an ERROR; FrameError BAD_PAYLOAD where it is not one."""
+    pick = _Pick(frame)
+    return pick.item("code", int, None), pick.item("message", str, "")
+
+
+def bye_frame(id: int, reason: str, flags: int = 0) -> bytes:
+    """The BYE frame: `id` is its own sequence number (source), or the next expected (sink)."""
+    return build(Type.BYE, id, cbor.dumps({"reason": reason}), flags)
+
+
+def read_bye(frame: Frame) -> str:
+    """The reason that a BYE gives; FrameError BAD_PAYLOAD where it is not one."""
+    return str(_Pick(frame).item("reason", str, ""))
+
+
+def refusal(hello: Hello, why: str, flags: int = 0) -> bytes:
+    """The WELCOME frame with which a responder refuses, without a session: `why` is for people."""
+    return Welcome(hello.token, hello.nonce, hello.role.other, refused=why).frame(flags)
+
+
+def unknown(hello: Hello, flags: int = 0) -> bytes:
+    """The WELCOME frame that says: the session that `hello` resumes is not known here."""
+    return Welcome(hello.token, hello.nonce, hello.role.other, unknown=True).frame(flags)
+
+
+def peek_hello(data: Bytes) -> Hello | None:
+    """The HELLO at the start of `data`: a stream's first bytes, or a datagram.
+
+    None where it is none, or not yet whole; `hello_problem` tells which.
+    """
+    return _peek(data)[0]
+
+
+def hello_problem(data: Bytes) -> Problem | None:
+    """Why `data` can be no HELLO, whatever bytes follow; None where it can."""
+    return _peek(data)[1]
+
+
+def _peek(data: Bytes) -> tuple[Hello | None, Problem | None]:
+    view = memoryview(data)
+    if not view:
+        return None, None
+    first = PROTOCOL << 4 | Type.HELLO
+    if view[0] != first:
+        return None, bad_payload(0, f"{view[0]:#04x}", f"a HELLO: {first:#04x}").problem
+    header, broken = delimit(view)
+    if header is None:
+        return None, None
+    if not HEADER_SIZE <= header.length <= MAX_HELLO:
+        return None, bad_payload(2, header.length, f"a HELLO of {HEADER_SIZE} to {MAX_HELLO} bytes").problem
+    if broken is not None:
+        return None, None
+    frame, problems = inspect(view)
+    if frame is None or problems:
+        return None, problems[0]
+    try:
+        return Hello.read(frame), None
+    except FrameError as error:
+        return None, error.problem
+
+
+def _common(value: Hello | Welcome) -> dict[str, Any]:
+    return {
+        "token": value.token,
+        "nonce": value.nonce,
+        "role": value.role.value,
+        "resume": value.resume,
+        "next": value.next,
+        "window": value.window,
+        "about": dict(value.about),
+    }
+
+
+_KINDS = {
+    int: "an integer",
+    str: "text",
+    bytes: "bytes",
+    bool: "true or false",
+    dict: "a map",
+    list: "a list",
+}
+
+
+class _Pick:
+    """Takes typed items out of a control map."""
+
+    __slots__ = ("base", "value")
+
+    def __init__(self, frame: Frame) -> None:
+        self.base = frame.offset + HEADER_SIZE
+        self.value = cbor.loads_map(frame.payload, self.base)
+
+    def error(self, key: str, found: str, expected: str) -> FrameError:
+        return bad_payload(self.base, f"{key}: {found}", expected)
+
+    def item(self, key: str, kind: type, default: Any) -> Any:
+        """The item `key`, which must be of `kind`; required where `default` is None."""
+        value = self.value.get(key, default)
+        if type(value) is not kind:
+            found = "nothing" if value is None else _KINDS.get(type(value), "something else")
+            raise self.error(key, found, _KINDS[kind])
+        return value
+
+    def word(self, key: str, default: int | None) -> int:
+        value: int = self.item(key, int, default)
+        if not 0 <= value <= MASK:
+            raise self.error(key, str(value), f"0 to {MASK}")
+        return value
+
+    def data(self, key: str, limit: int) -> bytes:
+        value: bytes = self.item(key, bytes, b"")
+        if len(value) > limit:
+            raise self.error(key, f"{len(value)} bytes", f"at most {limit}")
+        return value
+
+    def common(self) -> dict[str, Any]:
+        """What HELLO and WELCOME have in common."""
+        token = self.item("token", bytes, None)
+        if len(token) != TOKEN_SIZE:
+            raise self.error("token", f"{len(token)} bytes", f"{TOKEN_SIZE} bytes")
+        role = self.item("role", str, None)
+        if role not in ("source", "sink"):
+            raise self.error("role", repr(role)[:40], "source or sink")
+        return {
+            "token": token,
+            "nonce": self.word("nonce", None),
+            "role": Role(role),
+            "resume": self.item("resume", bool, False),
+            "next": self.word("next", 0),
+            "window": self.word("window", 0),
+            "about": self.item("about", dict, {}),
+        }
+
+
+def datagram_flags(datagrams: bool) -> int:
+    """The flags of frames over this carrier: datagrams carry their own checksum, streams have one."""
+    return Flag.CHECKSUM if datagrams else 0
