@@ -19,6 +19,7 @@ from kwire.wire.session import (
     Delivered,
     Replied,
     Requested,
+    Role,
     Session,
     State,
 )
@@ -28,8 +29,6 @@ CHUNK = 1 << 18
 
 TURN = 1 << 20
 """Bytes sent to one peer before the others have their turn."""
-
-ENDED = (State.CLOSED, State.EXPIRED)
 
 
 class Handler(Protocol):
@@ -96,7 +95,6 @@ class Peer:
         "_backlog",
         "_busy",
         "_drop",
-        "_over",
         "_soon",
         "_tight",
         "_timer",
@@ -139,7 +137,6 @@ class Peer:
         self._busy = False
         self._again = False
         self._soon = False
-        self._over = False  # the session has ended; what it still wants sent is not sent yet
         self._drop: str | None = None  # the session gave its transport up, and why
         self._tight = False  # the outbox had too little room when last looked at
         self._why = ""
@@ -176,7 +173,7 @@ class Peer:
             self._work()
         finally:
             self._busy = False
-        if self._over and not (self._backlog and self.transport):
+        if self.session.over and not (self._backlog and self.transport):
             self.end(self._why)
         elif not self.ended:
             self._schedule()
@@ -185,7 +182,6 @@ class Peer:
         """End the session in order; `closed` is told when everything is acknowledged, or it has expired."""
         self.closing = True
         self.session.close(self.loop.now(), reason)
-        self._over = self._over or self.session.state in ENDED
         self.flush()
 
     def end(self, why: str) -> None:
@@ -230,7 +226,6 @@ class Peer:
         self._backlog = []
         why = why or "the other side closed the connection"
         self.session.disconnected(self.loop.now(), why)
-        self._over = self._over or self.session.state in ENDED
         self.flush()
         if self.on_detached is not None and not self.ended:
             self.on_detached(self, why)
@@ -243,7 +238,6 @@ class Peer:
             self.transport = None
         self._backlog = []
         self.session.disconnected(self.loop.now(), why)
-        self._over = self._over or self.session.state in ENDED
 
     def _work(self) -> None:
         """Tell and send until neither leads to more."""
@@ -276,7 +270,6 @@ class Peer:
                     self.handler.replied(self, number, body)
                 case Changed(old, new, why):
                     self._why = why
-                    self._over = new in ENDED
                     if new is State.SUSPENDED and self.transport is not None:
                         self._drop = why
                     self.handler.changed(self, old, new, why)
@@ -293,7 +286,7 @@ class Peer:
         left = TURN
         while self.transport is not None and self._drop is None:
             if not self._backlog:
-                self._backlog = self.session.transmit(CHUNK)
+                self._backlog = self.session.transmit(CHUNK, self.loop.now())
                 left -= CHUNK
                 if not self._backlog:
                     return
@@ -311,6 +304,8 @@ class Peer:
         self.flush()
 
     def _look_at_room(self) -> None:
+        if self.session.role is not Role.SOURCE:
+            return
         room = self.session.room
         low = min(1 << 16, self.session.settings.memory >> 2)
         if room < low:

@@ -88,10 +88,11 @@ class StreamTransport:
         self.identity = identity
 
     def open(self, receiver: Receiver) -> None:
-        """Begin to receive."""
+        """Begin to receive, or go on with another receiver."""
         self.receiver = receiver
-        self._mask = READ
-        self.loop.add(self._socket.fileno(), READ, self._ready)
+        if not self._mask:
+            self._mask = READ
+            self.loop.add(self._socket.fileno(), READ, self._ready)
 
     def send(self, buffers: list[Buffer]) -> list[Buffer]:
         """Send as much as the socket takes; give back the rest."""
@@ -199,9 +200,10 @@ class TlsTransport(StreamTransport):
         self._pending: bytes = b""  # what TLS must be given again, unchanged, after it did not fit
 
     def open(self, receiver: Receiver) -> None:
-        """Begin to receive; the handshake may have brought bytes already."""
+        """Begin to receive; the handshake may have brought bytes already, of which epoll does not tell."""
+        if not self._mask:
+            self.loop.soon(self._receive)
         super().open(receiver)
-        self.loop.soon(self._receive)
 
     def _say_end(self) -> None:
         from ssl import SSLError
