@@ -184,6 +184,10 @@ class ResumableWriter(Writer):
         self._waiting, self._introduced = [], len(self.schemas)
         return True
 
+    def _tell_holes(self) -> None:
+        if self._introduced:  # their packets need an interface
+            super()._tell_holes()
+
     def _about(self, schema: Schema) -> pcapng.Options:
         note = self.notes.get(schema.id)
         comments = [(int(pcapng.Option.COMMENT), pcapng.text(note))] if note else []
@@ -203,9 +207,9 @@ class ResumableWriter(Writer):
                 _to_disk(path)
 
     def _end(self, totals: Mapping[int, Totals], comment: str) -> None:
-        if self._waiting and not self._introduce():
-            new = self.schemas[self._introduced :]
-            text = b"".join(pcapng.interface(schema.probe[:64]) for schema in new)
+        if (self._waiting and not self._introduce()) or (self._holes and not self.schemas):
+            new = [schema.probe[:64] for schema in self.schemas[self._introduced :]] or ["unknown"]
+            text = b"".join(map(pcapng.interface, new))
             with memoryview(text) as view:
                 done = self._file.output.finish(view)
             if done < len(text):

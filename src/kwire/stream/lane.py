@@ -4,6 +4,7 @@ The laws: a peer's claims are bounded before anything grows by them; what is ref
 and the lane goes on; SCHEMA payloads are kept as they came, so that a successor reads the same again.
 """
 
+import struct
 from array import array
 from collections.abc import Mapping
 from typing import Any, Final
@@ -17,6 +18,9 @@ LARGEST_ID: Final = 1 << 17  # probe numbers are below this: tables grow with th
 MOST_DESCRIBED: Final = 32 << 20  # bytes of SCHEMA payloads kept of one session
 MOST_PRODUCED: Final = 1 << 60  # events of a probe
 MOST_COMPLAINTS: Final = 16  # problems kept until somebody takes them
+
+_RECORD = struct.Struct("=IIBxxxQQ")  # next sequence number, probes with totals, done, DATA frames, errors
+_PRODUCED = struct.Struct("=IQ")  # own probe number, events
 
 
 class Lane:
@@ -156,7 +160,21 @@ class Lane:
                     found.append(self.placed(schema))
         return found
 
-    # --- in a ledger's front
+    # --- in a ledger: its record, and its front
+
+    def record(self) -> bytes:
+        """What a successor must know and changes always."""
+        head = _RECORD.pack(self.next, len(self.produced), self.done, self.frames, self.errors)
+        return head + b"".join(_PRODUCED.pack(id, count) for id, count in self.produced.items())
+
+    def take_record(self, data: memoryview, at: int) -> int:
+        """Read at `at` what `record` gave; gives where it ends. struct.error where it is none."""
+        self.next, told, done, self.frames, self.errors = _RECORD.unpack_from(data, at)
+        self.stored = self.next
+        end: int = at + _RECORD.size + told * _PRODUCED.size
+        self.produced = dict(_PRODUCED.iter_unpack(data[at + _RECORD.size : end]))
+        self.done = bool(done) or bool(told)
+        return end
 
     def front(self) -> dict[str, Any]:
         """What a successor must know and changes seldom."""
@@ -165,7 +183,6 @@ class Lane:
             "about": self.about,
             "anchor": list(self.anchor or ()),
             "numbers": self.numbers,
-            "produced": self.produced,
             "schemas": self._raw,
             "partial": self._partial,
         }
@@ -177,7 +194,6 @@ class Lane:
         lane.anchor = (int(front["anchor"][0]), int(front["anchor"][1])) if front["anchor"] else None
         for id, number in front["numbers"].items():
             lane.number(id, number)
-        lane.produced = {int(id): int(count) for id, count in front["produced"].items()}
         for part in (front["schemas"], front["partial"]):
             for id, payloads in part.items():
                 for payload in payloads:

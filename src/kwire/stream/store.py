@@ -29,8 +29,6 @@ Payload: TypeAlias = bytes | bytearray | memoryview
 SEQUENCES: Final = 1 << 32
 EVENT_LEAST: Final = 16  # bytes: header and timestamp
 
-_LANE = struct.Struct("=IBxxxQQ")  # next sequence number, done, DATA frames, errors
-
 
 class Options(NamedTuple):
     """How captures are written: rotation by bytes or seconds (0: not), and whether each commit is synced."""
@@ -131,10 +129,8 @@ class Store:
         at = 0
         for item in front["lanes"]:
             lane = Lane.back(item)
-            lane.next, done, lane.frames, lane.errors = _LANE.unpack_from(body, at)
-            lane.done, lane.stored = bool(done) or bool(lane.produced), lane.next
+            at = lane.take_record(body, at)
             self.lanes[lane.token] = lane
-            at += _LANE.size
         self.path, self.merged = str(front["path"]), bool(front["merged"])
         self._front = {name: front[name] for name in ("path", "about", "merged", "id")}
         self._dirty = self._changed = False
@@ -217,8 +213,7 @@ class Store:
         """The session has ended and all of it was taken. A store that is not merged is closed with its last
         session; then each probe's balance is given.
         """
-        lane.done = True
-        self._dirty = self._changed = True
+        lane.done = self._dirty = True
         return self.close() if self._over else {}
 
     @property
@@ -249,6 +244,8 @@ class Store:
                 count, first, last = lane.unknown
                 lane.unknown = (0, 0, 0)
                 self._packing.use(self)
+                causes = self.writer.causes
+                causes[0, Cause.UNKNOWN] = causes.get((0, Cause.UNKNOWN), 0) + count
                 self.writer.lost([Lost(0, first, last, count, cause=Cause.UNKNOWN)])
         self.writer.settle()
         if self._ledger is not None:
@@ -263,9 +260,7 @@ class Store:
         self._dirty = self._changed = False
 
     def _lanes(self) -> bytes:
-        return b"".join(
-            _LANE.pack(lane.next, lane.done, lane.frames, lane.errors) for lane in self.lanes.values()
-        )
+        return b"".join(lane.record() for lane in self.lanes.values())
 
     def close(self) -> dict[int, Totals]:
         """Make all safe and give the capture its ending; each probe's balance. A successor cuts it off again
@@ -327,7 +322,6 @@ class Store:
             lane.refuse(Code.UNKNOWN_SCHEMA, id, "a SCHEMA before the first EVENT")
             lane.stray(int.from_bytes(frame[8:16], sys.byteorder))
         elif header.type == Type.TABLE and header.id == TOTALS:
-            self._changed = True
             lane.totals(frame)
         elif header.type == Type.LOST and id not in lane.numbers and (loss := self._unknown(header, frame)):
             self.writer.lost([loss])

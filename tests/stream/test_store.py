@@ -1,0 +1,562 @@
+"""Stores: exactly once through kills and full disks, hostile payloads, numbers, names, clocks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kwire.capture.output import CaptureError
+from kwire.capture.reader import Capture
+from kwire.capture.verify import verify_file, verify_set
+from kwire.stream import clock
+from kwire.stream.folder import Folder, FolderError, harmless
+from kwire.stream.ledger import Ledger, LedgerError
+from kwire.stream.store import Options, Packing, Store
+from kwire.wire.frame import Type, build
+from kwire.wire.messages import Cause, Lost
+from kwire.wire.schema import Clock, Field, Schema
+from kwire.wire.totals import totals_frames
+
+MONOTONIC, WALL = 5_000_000_000, 1_700_000_000_000_000_000
+TOKEN = bytes(range(16))
+
+
+def schema(id: int = 1, host: str = "box", monotonic: int = MONOTONIC, extra: str = "") -> Schema:
+    fields = (Field("pid", "u32", 16, 4), Field("nr", "u32", 20, 4))
+    probe = f"tracepoint:sched:tick{id}{extra}"
+    clock = Clock("monotonic", monotonic, WALL)
+    return Schema(id, probe, "tracepoint", probe[11:], fields, 24, sys.byteorder, clock=clock, host=host)
+
+
+def describe(*ids: int, **more: Any) -> bytes:
+    return b"".join(frame for id in ids for frame in schema(id, **more).frames())
+
+
+def event(number: int, id: int = 1) -> bytes:
+    return struct.pack(">BBHI", 0x11, 0, 24, id) + struct.pack("=QII", MONOTONIC + number, 7, number)
+
+
+def events(first: int, count: int, id: int = 1) -> bytes:
+    return b"".join(event(number, id) for number in range(first, first + count))
+
+
+def read(path: str) -> list[tuple[str, int, int]]:
+    """(probe spec, number, wall time) of every event of a capture, in order."""
+    found = []
+    with Capture(path) as capture:
+        for frames in capture:
+            for frame in frames:
+                if frame.header.type == Type.EVENT:
+                    described = capture.schemas[frame.header.id]
+                    time, _, number = struct.unpack("=QII", frame.payload)
+                    found.append((described.probe, number, described.wall(time)))
+        assert capture.problem is None
+        assert capture.skipped == 0
+    return found
+
+
+def numbers(*paths: str) -> list[int]:
+    return [number for path in paths for _, number, _ in read(path)]
+
+
+def sound(*paths: str) -> tuple[int, int]:
+    """(stored, lost) of captures that must balance; losses are the only holes."""
+    reports = [verify_file(path) for path in paths]
+    assert [problem for report in reports for problem in report.problems] == []
+    assert verify_set(reports) == []
+    totals = [report.totals for report in reports]
+    assert sum(total.produced for total in totals) == sum(total.stored + total.lost for total in totals)
+    return sum(total.stored for total in totals), sum(total.lost for total in totals)
+
+
+class Site:
+    """A store in a folder, fed with one session; `killed` gives what the disk held at that moment."""
+
+    def __init__(self, path: Path, options: Options = Options()) -> None:  # noqa: B008
+        self.path, self.options = path, options
+        self.folder = Folder(str(path))
+        self.store = Store(
+            self.folder.capture("box"), self.folder.ledger(TOKEN), Packing(), options, {"host": "box"}
+        )
+        self.lane = self.store.join(TOKEN, {"host": "box"})
+        self.sequence = 0
+
+    def feed(self, *payloads: bytes, commit: bool = True) -> None:
+        for payload in payloads:
+            self.store.take(self.lane, self.sequence, payload)
+            self.sequence += 1
+        if commit:
+            self.store.commit()
+
+    def killed(self) -> None:
+        """What kill -9 leaves, and the store that a successor takes up."""
+        copy = self.path.with_name(self.path.name + "-killed")
+        shutil.copytree(self.path, copy)
+        self.folder.close()
+        self.store.writer.close()
+        shutil.rmtree(self.path)
+        copy.rename(self.path)
+        self.folder = Folder(str(self.path))
+        self.store = Store.again(self.folder.ledger(TOKEN), Packing(), self.options)
+        self.lane = self.store.lanes[TOKEN]
+        self.sequence = self.lane.next
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path / "in")
+
+
+def test_what_a_session_delivers_is_a_complete_capture(site: Site) -> None:
+    lost = Lost(2, MONOTONIC, MONOTONIC + 5, 3, 0, Cause.RING_FULL).frame()
+    site.feed(describe(1, 2), events(0, 1000) + lost, events(0, 10, id=2))
+    assert site.lane.stored == 3
+    site.feed(*totals_frames({1: 1000, 2: 13}))
+    totals = site.store.finish(site.lane)
+    assert [tuple(totals[id]) for id in (1, 2)] == [(1000, 1000, 0), (13, 10, 3)]
+    path = site.store.writer.files[0]
+    assert sound(path) == (1010, 3)
+    assert numbers(path) == [*range(1000), *range(10)]
+    assert site.store.losses(site.lane) == {Cause.RING_FULL: 3}
+
+
+def test_totals_that_do_not_fit_are_a_problem(site: Site) -> None:
+    site.feed(describe(1), events(0, 10), *totals_frames({1: 11}))
+    site.store.finish(site.lane)
+    assert "1 are missing" in verify_file(site.store.writer.files[0]).problems[0]
+
+
+def test_only_what_the_ledger_knows_is_safe(site: Site) -> None:
+    site.feed(describe(1), events(0, 100))
+    assert site.lane.stored == 2
+    site.feed(events(100, 100), commit=False)
+    assert (site.lane.stored, site.lane.next) == (2, 3)
+    assert site.store.commit() == [site.lane]
+    assert site.lane.stored == 3
+    assert site.store.commit() == []
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+@pytest.mark.parametrize("rotate", [0, 1 << 18])
+def test_a_killed_collector_resumes_exactly(tmp_path: Path, flushed: bool, rotate: int) -> None:
+    """Killed again and again, with more on the disk than the ledger knows, or in memory only."""
+    site = Site(tmp_path / "in", Options(rotate_bytes=rotate))
+    site.feed(describe(1))
+    done = 0
+    for turn in range(6):
+        site.feed(events(done, 1500))
+        done += 1500
+        site.feed(events(done, 700), events(done + 700, 800), commit=False)  # never acknowledged
+        if flushed:
+            site.store.flush()
+        site.killed()
+        assert site.sequence == turn + 2
+    site.feed(events(done, 5), *totals_frames({1: done + 5}))
+    site.store.finish(site.lane)
+    files = site.store.writer.files
+    assert (len(files) > 1) == bool(rotate)
+    assert numbers(*files) == list(range(done + 5))
+    assert sound(*files) == (done + 5, 0)
+
+
+def test_a_kill_between_rotation_and_ledger(tmp_path: Path) -> None:
+    """The next file is there, the one before has its ending, and the ledger knows of neither."""
+    site = Site(tmp_path / "in", Options(rotate_bytes=1 << 18))
+    site.feed(describe(1), events(0, 2000))
+    assert len(site.store.writer.files) == 1
+    site.feed(events(2000, 4000), events(6000, 4000), events(10000, 1), commit=False)
+    site.store.flush()
+    assert len(site.store.writer.files) > 1
+    site.killed()
+    site.feed(events(2000, 4000), events(6000, 3000), *totals_frames({1: 9000}))
+    site.store.finish(site.lane)
+    files = site.store.writer.files
+    assert sorted(os.listdir(site.path)) == sorted([".sessions", *map(os.path.basename, files)])
+    assert numbers(*files) == list(range(9000))
+    assert sound(*files) == (9000, 0)
+
+
+def test_a_collector_that_stops_leaves_whole_captures_and_goes_on_later(site: Site) -> None:
+    site.feed(describe(1), events(0, 10))
+    site.store.close()
+    path = site.store.writer.files[0]
+    assert sound(path) == (10, 0)
+    site.store = Store.again(site.folder.ledger(TOKEN), Packing())
+    site.lane = site.store.lanes[TOKEN]
+    site.feed(events(10, 10), *totals_frames({1: 20}))
+    site.store.finish(site.lane)
+    assert site.store.writer.files == [path]
+    assert numbers(path) == list(range(20))
+    assert sound(path) == (20, 0)
+
+
+def test_a_session_that_is_over_is_remembered_without_its_file(site: Site) -> None:
+    site.feed(describe(1), events(0, 10), *totals_frames({1: 10}))
+    site.store.finish(site.lane)
+    os.unlink(site.store.writer.files[0])
+    again = Store.again(site.folder.ledger(TOKEN), Packing())
+    assert again.closed
+    assert again.lanes[TOKEN].done
+    assert again.lanes[TOKEN].next == 3
+
+
+def test_a_kill_before_the_ending_was_written(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.feed(describe(1), events(0, 10), *totals_frames({1: 10}))
+    site.killed()
+    assert site.store.closed  # all had come: the ending was written when it was taken up
+    assert sound(str(next(site.path.glob("*.pcapng")))) == (10, 0)
+
+
+def test_a_file_that_is_gone_is_gone_on_with_elsewhere(site: Site, tmp_path: Path) -> None:
+    site.feed(describe(1), events(0, 10))
+    site.store.close()
+    os.unlink(site.store.writer.files[0])
+    ledger, elsewhere = site.folder.ledger(TOKEN), str(tmp_path / "else.pcapng")
+    with pytest.raises(CaptureError, match="No such file"):
+        Store.again(ledger, Packing())
+    store = Store.again(ledger, Packing(), Options(), elsewhere)
+    store.take(store.lanes[TOKEN], store.lanes[TOKEN].next, events(10, 10))
+    store.close()
+    assert numbers(elsewhere) == list(range(10, 20))
+
+
+def test_probes_join_are_described_again_and_have_any_number(site: Site) -> None:
+    site.feed(describe(7), events(0, 5, id=7) + describe(3) + events(5, 5, id=3) + events(10, 5, id=7))
+    site.killed()
+    site.feed(describe(1) + events(15, 5), describe(7, monotonic=MONOTONIC - 1000), events(20, 2, id=7))
+    site.feed(*totals_frames({7: 12, 3: 5, 1: 5}))
+    site.store.finish(site.lane)
+    path = site.store.writer.files[0]
+    assert sound(path) == (22, 0)
+    found = read(path)
+    assert [number for _, number, _ in found] == list(range(22))
+    names = [name.removeprefix("tracepoint:sched:tick") for name, _, _ in found]
+    assert names == ["7"] * 5 + ["3"] * 5 + ["7"] * 5 + ["1"] * 5 + ["7"] * 2
+    walls = [wall - WALL for _, _, wall in found]
+    assert walls == [*range(20), 1020, 1021]
+
+
+def test_a_schema_in_parts_survives_a_kill_between_them(site: Site) -> None:
+    symbols = {address << 12: f"a_function_with_a_long_name_{address}" for address in range(4000)}
+    parts = schema(1)._replace(symbols=symbols).frames()
+    assert len(parts) > 1
+    site.feed(parts[0])
+    site.killed()
+    site.feed(*parts[1:], events(0, 3), *totals_frames({1: 3}))
+    site.store.finish(site.lane)
+    path = site.store.writer.files[0]
+    assert sound(path) == (3, 0)
+    with Capture(path) as capture:
+        list(capture)
+        assert len(capture.schemas[1].symbols) == 4000
+
+
+HOSTILE = {
+    "half a frame": events(0, 1) + event(1)[:20],
+    "noise": bytes(range(256)) * 8,
+    "length zero": bytes(64),
+    "an event of nobody": event(1, id=9),
+    "an event of number 0": event(1, id=0),
+    "an event of a huge number": event(1, id=0xFFFFFFFF),
+    "an event without a timestamp": struct.pack(">BBHI", 0x11, 0, 12, 1) + bytes(4),
+    "DATA in DATA": build(Type.DATA, 5, event(1)),
+    "a schema that is no map": build(Type.SCHEMA, 1, b"\x80"),
+    "a schema of number 0": build(Type.SCHEMA, 0, schema(1).frames()[0][8:]),
+    "a schema of a huge number": build(Type.SCHEMA, 1 << 31, schema(1).frames()[0][8:]),
+    "a bad flag": bytes([0x16, 0x80]) + schema(1).frames()[0][2:],
+    "a loss of more than can be": Lost(1, 1, 2, (1 << 64) - 1).frame(),
+    "a loss cut short": build(Type.LOST, 1, bytes(31)),
+    "totals that are none": build(Type.TABLE, 0, b"\xa1\x68produced\x01"),
+    "totals that are too many": b"".join(totals_frames({1: 1 << 63})),
+    "a table": build(Type.TABLE, 4, b"\xa0"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_is_not_sound_is_counted_and_harms_nothing(site: Site, name: str) -> None:
+    site.feed(HOSTILE[name])
+    site.feed(describe(1), events(0, 10), HOSTILE[name] + events(10, 10))
+    assert site.lane.errors
+    assert site.lane.complaints
+    site.killed()
+    site.feed(events(20, 10))
+    site.store.close()
+    path = site.store.writer.files[0]
+    report = verify_file(path)
+    assert report.problems == []
+    found = numbers(path)
+    assert [number for number in found if number != 1 or "half" not in name][-10:] == list(range(20, 30))
+    assert set(range(10)) <= set(found)
+
+
+def test_events_of_nobody_are_counted_lost(site: Site) -> None:
+    site.feed(describe(1), events(0, 3) + events(3, 4, id=2) + events(7, 3))
+    site.store.close()
+    path = site.store.writer.files[0]
+    assert sound(path)[1] == 4
+    assert numbers(path) == [0, 1, 2, 7, 8, 9]
+    assert site.store.losses(site.lane) == {Cause.UNKNOWN: 4}
+
+
+def test_two_sessions_in_one_capture_by_our_clock(tmp_path: Path) -> None:
+    folder, packing = Folder(str(tmp_path / "in")), Packing()
+    path, ledger = str(tmp_path / "all.pcapng"), folder.ledger(TOKEN)
+    store = Store(path, ledger, packing, merged=True)
+    first, second = store.join(b"a" * 16, {"host": "one"}), store.join(b"b" * 16, {"host": "two"})
+    store.take(first, 0, describe(1, 2, host="one"))
+    store.take(second, 9, describe(1, host="two", extra="-two"))
+    store.anchor(second, MONOTONIC, WALL + 1_000_000, "clock of two: 1 ms behind")
+    store.take(first, 1, events(0, 10) + events(10, 10, id=2))
+    store.take(second, 10, events(20, 10) + Lost(1, MONOTONIC, MONOTONIC, 2, 0, Cause.RING_FULL).frame())
+    store.commit()
+    store.close()
+    assert sound(path) == (30, 2)
+    store = Store.again(ledger, packing)
+    first, second = store.lanes[b"a" * 16], store.lanes[b"b" * 16]
+    assert (first.next, second.next) == (2, 11)
+    store.take(second, 11, events(30, 10) + b"".join(totals_frames({1: 22})))
+    store.finish(second)
+    store.finish(first)
+    assert not store.closed
+    assert store.balance(second) == (22, 20, 2)
+    assert store.losses(second) == {Cause.RING_FULL: 2}
+    assert store.losses(first) == {}
+    store.close()
+    assert sound(path) == (40, 2)
+    found = read(path)
+    assert [number for _, number, _ in found] == list(range(40))
+    assert {wall - WALL - number for name, number, wall in found if "two" in name} == {1_000_000}
+    assert {wall - WALL - number for name, number, wall in found if "two" not in name} == {0}
+    with Capture(path) as capture:
+        list(capture)
+        assert {schema.host for schema in capture.schemas.values()} == {"one", "two"}
+
+
+def test_stores_share_a_buffer(tmp_path: Path) -> None:
+    packing = Packing()
+    stores = [Store(str(tmp_path / f"{n}.pcapng"), None, packing) for n in range(3)]
+    lanes = [store.join(TOKEN, {}) for store in stores]
+    for turn in range(20):
+        for n, (store, lane) in enumerate(zip(stores, lanes, strict=True)):
+            store.take(lane, turn, (describe(1) if not turn else b"") + events(turn * 10 + n, 10))
+    for n, store in enumerate(stores):
+        store.close()
+        assert numbers(store.path) == [turn * 10 + n + at for turn in range(20) for at in range(10)]
+        assert sound(store.path) == (200, 0)
+
+
+# ---------------------------------------------------------------------- a full disk
+
+ON_A_SMALL_DISK = """
+import ctypes, os, shutil, sys
+from pathlib import Path
+from importlib.util import module_from_spec, spec_from_file_location
+target, here, work = sys.argv[1:4]
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.unshare(0x20000):
+    sys.exit(77)
+libc.mount(None, b"/", None, 0x44000, None)  # private, recursive
+if libc.mount(b"tmpfs", work.encode(), b"tmpfs", 0, b"size=2m"):
+    sys.exit(77)
+spec = spec_from_file_location("test_store", here)
+t = module_from_spec(spec)
+spec.loader.exec_module(t)
+site = t.Site(Path(work, "in"))
+site.feed(t.describe(1, 2))
+Path(work, "ballast").write_bytes(bytes(1 << 19))
+sent = 0
+for turn in range(60):
+    site.feed(t.events(sent, 1000))
+    sent += 1000
+assert site.store.balance(site.lane).lost
+assert site.lane.stored == 61
+if sys.argv[4] == "kill":  # a successor knows what the file could not hold
+    ledger = site.folder.ledger(t.TOKEN)
+    site.folder.close()
+    site.store.writer.close()
+    site.store = t.Store.again(ledger, t.Packing())
+    site.lane = site.store.lanes[t.TOKEN]
+    site.sequence = site.lane.next
+elif sys.argv[4] == "describe":  # a probe for whose description there is no room
+    symbols = {n << 12: f"a_function_of_a_long_name_{n}" for n in range(9000)}
+    try:
+        site.feed(*t.schema(3)._replace(symbols=symbols).frames())
+        sys.exit("it fits")
+    except t.LedgerError:
+        assert site.lane.stored == 61  # nothing was promised
+    site.feed(t.events(0, 500, id=3), commit=False)
+    os.unlink(work + "/ballast")
+    site.store.commit()
+    assert site.lane.stored == site.sequence
+site.feed(*t.totals_frames({1: sent, 2: 0} | ({3: 500} if sys.argv[4] == "describe" else {})))
+site.store.finish(site.lane)
+assert list(site.store.losses(site.lane)) == [t.Cause.DISK_FULL]
+shutil.copy(site.store.writer.files[0], target)
+"""
+
+
+@pytest.mark.parametrize("how", ["stay", "kill", "describe"])
+def test_what_a_full_disk_does_not_take_is_counted(tmp_path: Path, how: str) -> None:
+    target, work = tmp_path / "out.pcapng", tmp_path / "work"
+    work.mkdir()
+    program = [sys.executable, "-c", ON_A_SMALL_DISK, str(target), __file__, str(work), how]
+    done = subprocess.run(program, capture_output=True, text=True)
+    if done.returncode == 77:
+        pytest.skip("a file system cannot be mounted here")
+    assert done.returncode == 0, done.stderr
+    report = verify_file(str(target))
+    assert report.problems == []
+    assert {hole.cause for hole in report.holes} == {"the receiver's disk was full"}
+    assert report.totals.produced == 60_000 + (500 if how == "describe" else 0)
+    assert report.totals.stored > 10_000
+
+
+# ---------------------------------------------------------------------- ledgers, names, clocks
+
+
+def test_a_ledger_gives_the_newest_whole_record(tmp_path: Path) -> None:
+    path = str(tmp_path / "ledger")
+    ledger = Ledger(path)
+    ledger.replace({"who": "a"}, b"0")
+    for number in range(1, 6):
+        ledger.write(b"%d" % number)
+    ledger.close()
+    whole = Path(path).read_bytes()
+    again = Ledger(path)
+    assert again.load() == b"5"
+    assert again.front == {"who": "a"}
+    again.write(b"6" * 9000)  # grows
+    assert Ledger(path).load() == b"6" * 9000
+    at = whole.index(b"5", 4096)
+    Path(path).write_bytes(whole[:at] + b"!" + whole[at + 1 :])  # torn while it was written
+    assert Ledger(path).load() == b"4"
+
+
+@pytest.mark.parametrize("length", range(0, 12289, 512))
+def test_a_cut_ledger_is_damaged_or_older_never_wrong(tmp_path: Path, length: int) -> None:
+    path = str(tmp_path / "ledger")
+    ledger = Ledger(path)
+    ledger.replace({}, b"0")
+    ledger.write(b"1")
+    data = Path(path).read_bytes()
+    assert len(data) == 12288
+    Path(path).write_bytes(data[:length])
+    if length > 4096:  # the newer record stands in the first slot
+        assert Ledger(path).load() == b"1"
+    else:
+        with pytest.raises(LedgerError, match="damaged"):
+            Ledger(path).load()
+
+
+def test_a_damaged_ledger_is_said(site: Site) -> None:
+    site.feed(describe(1), events(0, 1))
+    ledger = site.folder.ledger(TOKEN)
+    front = {"path": "x", "about": {}, "merged": False, "id": "0" * 32}
+    wrong: list[Any] = [7, [{}], [{"token": b"", "about": [], "anchor": [], "numbers": {}}]]
+    for lanes in wrong:
+        Ledger(ledger).replace({**front, "lanes": lanes}, b"\0")
+        with pytest.raises(LedgerError, match="damaged"):
+            Store.again(ledger, Packing())
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("web1.example", "web1.example"),
+        ("../../etc/passwd", "_.._etc_passwd"),
+        ("/", "_"),
+        ("..", "unknown"),
+        ("", "unknown"),
+        (".hidden", "hidden"),
+        ("-rf", "rf"),
+        ("a b\n\0c", "a_b_c"),
+        ("\x1b[2J", "_2J"),
+        ("ünïcode", "_n_code"),
+        ("x" * 5000, "x" * 64),
+    ],
+)
+def test_a_host_name_cannot_be_a_path(host: str, name: str) -> None:
+    assert harmless(host) == name
+
+
+def test_names_are_free_and_in_the_folder(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path / "a" / "b"))
+    first = folder.capture("../x", 0)
+    assert first == str(tmp_path / "a" / "b" / "_x-19700101-000000.pcapng")
+    Path(first).touch()
+    second = folder.capture("../x", 0)
+    assert second.endswith("000000.2.pcapng")
+    Path(second.replace(".pcapng", "-0001.pcapng")).touch()
+    assert folder.capture("../x", 0).endswith("000000.3.pcapng")
+
+
+def test_one_collector_a_folder(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    with pytest.raises(FolderError, match="another collector"):
+        Folder(str(tmp_path))
+    folder.close()
+    Folder(str(tmp_path)).close()
+
+
+def test_old_ledgers_go(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    for token in (b"a" * 16, b"b" * 16):
+        Path(folder.ledger(token)).touch()
+    os.utime(folder.ledger(b"a" * 16), (0, 0))
+    assert list(folder.ledgers()) == [folder.ledger(b"b" * 16)]
+    assert os.listdir(tmp_path / ".sessions") == [(b"b" * 16).hex()]
+
+
+class Clocks:
+    """Ours, and an agent's that runs 40 ppm fast and began elsewhere."""
+
+    def __init__(self) -> None:
+        self.ours = 1_000_000_000_000
+
+    @property
+    def theirs(self) -> int:
+        return 77_000_000_000 + self.ours + (self.ours - 1_000_000_000_000) // 25_000
+
+
+def test_the_offset_is_that_of_the_quickest_answers() -> None:
+    clocks = Clocks()
+    estimator = clock.Estimator(lambda: clocks.ours)
+    assert estimator.offset is None
+    for there, back in [(900, 100), (120, 100), (5000, 50), (100, 9000)]:
+        assert estimator.ask() == {"op": "clock"}
+        clocks.ours += there * 1000
+        received = clocks.theirs
+        clocks.ours += 30_000
+        sent = clocks.theirs
+        clocks.ours += back * 1000
+        assert estimator.told({"ok": True, "received": received, "sent": sent, "wall": 0}, 0)
+    assert estimator.offset is not None
+    truth = clocks.ours - clocks.theirs
+    assert abs(estimator.offset.monotonic - truth) <= 11_000 <= estimator.offset.error < 130_000
+
+
+def test_an_agent_that_tells_no_clock() -> None:
+    estimator = clock.Estimator()
+    estimator.ask()
+    assert not estimator.told({"error": {"cause": "unknown op"}})
+    assert estimator.refused
+    assert estimator.offset is None
+
+
+def test_answers_that_cannot_be_are_ignored() -> None:
+    estimator = clock.Estimator()
+    estimator.ask()
+    assert estimator.told({"received": 5, "sent": 5 + (1 << 60), "wall": 0})
+    assert estimator.offset is None
+    assert estimator.told(clock.answer())
+    found = estimator.offset
+    assert found is not None
+    assert abs(found.monotonic) <= found.error
+    assert abs(found.wall) < 1_000_000_000
