@@ -96,7 +96,7 @@ class Sender:
     def pull(self, out: list[Buffer], limit: int, now: float) -> None:
         """Append to `out` the frames that may go now, about `limit` bytes."""
         outbox, end = self.outbox, self.outbox.next
-        while limit > 0 and self.cursor != end:
+        while limit > 0 and distance(self.cursor, end) > 0:
             payload = outbox.get(self.cursor)
             size = len(payload)
             if not self._fits(size):
