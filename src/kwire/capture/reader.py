@@ -177,8 +177,6 @@ class Capture:
         offsets, count = array("Q", bytes(8 * LIMIT)), 0
         try:
             while True:
-                if not count:
-                    yield from self._others()
                 if self._plain:
                     data, swap = self._data, self._order != pcapng.HOST
                     known = len(self._own.interfaces)
@@ -199,8 +197,10 @@ class Capture:
                     if frame:
                         offsets[count] = frame
                         count += 1
-                elif not self._more():
-                    break
+                else:
+                    yield from self._others()
+                    if not self._more():
+                        break
         except StopReading as stop:
             self.problem = str(stop)
         if count:
@@ -259,9 +259,13 @@ class Capture:
         self._data, self._at = b"".join(parts), 0
         if there >= self._need:
             return True
-        if not there and self.sections and not self._input.problem:
+        if not there and self._begun() and not self._input.problem:
             return False
         raise self._cut(there)
+
+    def _begun(self) -> bool:
+        """Whether enough was read for a file that ends here to be whole."""
+        return bool(self.sections)
 
     def _cut(self, there: int) -> Exception:
         end = self._base + there

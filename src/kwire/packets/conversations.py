@@ -1,0 +1,207 @@
+"""The frames of a session as they were captured, unwrapped: what the source sent, each event once, in order.
+
+The laws: DATA is taken in the order of its sequence numbers, whatever the network did; what is held until a
+number comes is bounded, and numbers that never come are counted; a session that goes on over a new connection
+(same token) stays one; frames that no DATA wraps are taken as they are. Schemas hold for what comes after
+them. Nothing that was captured raises.
+"""
+
+from array import array
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from kwire.capture.pcapng import HOST
+from kwire.capture.reader import EVENT_LEAST, Section
+from kwire.wire.frame import HEADER_SIZE, Code, Frame, FrameError, Problem, Type, inspect
+from kwire.wire.frames import Frames
+from kwire.wire.messages import Lost
+from kwire.wire.schema import Schema, SchemaReader
+from kwire.wire.sequence import MASK, distance
+from kwire.wire.walk import frame_strict
+
+MAX_PARTS: Final = 512  # DATA frames held until one before them comes
+MAX_HELD: Final = 8 << 20  # bytes of them
+BATCH: Final = 256 << 10  # bytes of frames given at once
+WALK_STEP: Final = 1 << 14
+KEPT: Final = frozenset({Type.EVENT, Type.LOST, Type.TABLE})  # what a capture holds besides schemas
+
+
+class Given(NamedTuple):
+    """What comes next in a section: frames, or a schema that holds from here on."""
+
+    section: Section
+    what: Frames | Schema
+
+
+class Conversation:
+    """One session, or the frames between two endpoints where no session is known.
+
+    `section`: what is known of its probes; `missing`, `again`, `late`: DATA frames that are not in the
+    capture, that were there before, and that came out of order. `next`: the sequence number expected.
+    `complain` is told of each problem in what DATA holds.
+    """
+
+    __slots__ = (
+        "_complain",
+        "_early",
+        "_give",
+        "_held",
+        "_parts",
+        "_reader",
+        "_ready",
+        "_size",
+        "again",
+        "bye",
+        "frames",
+        "late",
+        "missing",
+        "name",
+        "next",
+        "section",
+    )
+
+    def __init__(self, name: str, give: Callable[[Given], None], complain: Callable[[Problem], None]) -> None:
+        self.name = name
+        self.section = Section(HOST, [])
+        self._give = give
+        self._complain = complain
+        self._reader = SchemaReader()
+        self._parts: dict[int, bytes] = {}  # DATA payloads that came before their turn
+        self._held = 0
+        self._ready: list[bytes] = []  # frames to be given, back to back
+        self._size = 0
+        self._early = False  # the first number seen may not be the first there was
+        self.next: int | None = None
+        self.bye: int | None = None  # sequence number of the source's BYE
+        self.frames = self.missing = self.again = self.late = 0
+
+    def begins(self, sequence: int) -> None:
+        """The session says that this is the first number to come."""
+        if self.next is None:
+            self.next, self._early = sequence, False
+
+    def data(self, sequence: int, payload: bytes) -> None:
+        """Take a DATA frame."""
+        if self.next is None:
+            self.next, self._early = sequence, True
+        ahead = distance(self.next, sequence)
+        if ahead < 0 and self._early and ahead > -MAX_PARTS and not self._parts:
+            self.late += 1
+            self.inner(payload)  # it came late, but was not there before
+            return
+        if ahead < 0 or sequence in self._parts:
+            self.again += 1
+            return
+        if ahead:
+            self.late += 1
+            self._parts[sequence] = payload
+            self._held += len(payload)
+            while self._parts and (len(self._parts) > MAX_PARTS or self._held > MAX_HELD):
+                self._pass()
+            return
+        self._take(sequence, payload)
+
+    def inner(self, payload: bytes) -> None:
+        """Take frames that stand back to back."""
+        at, step = 0, array("Q", bytes(8 * WALK_STEP))
+        while at < len(payload):
+            count, after = frame_strict(payload, at, len(payload), step, WALK_STEP)
+            self._sort(payload, at, after, step, count)
+            at = after
+            if at < len(payload) and count < WALK_STEP:
+                frame, problems = inspect(payload, at)
+                self._complain(problems[0])
+                if frame is None:
+                    return
+                at += frame.header.length
+
+    def flush(self) -> None:
+        """Give the frames that wait to be many."""
+        if self._ready:
+            data = b"".join(self._ready)
+            self._ready, self._size = [], 0
+            self._give(Given(self.section, Frames.walk(data)))
+
+    def finish(self) -> None:
+        """No more DATA comes: give what is held, and count what is missing."""
+        while self._parts:
+            self._pass()
+        if self.bye is not None and self.next is not None:
+            ahead = distance(self.next, self.bye)
+            self.missing += max(ahead, 0)
+            self.next = self.bye if ahead > 0 else self.next
+        self.flush()
+
+    def _take(self, sequence: int, payload: bytes) -> None:
+        self.next = (sequence + 1) & MASK
+        self.inner(payload)
+        while self._parts and self.next in self._parts:
+            held = self._parts.pop(self.next)
+            self._held -= len(held)
+            self.next = (self.next + 1) & MASK
+            self.inner(held)
+
+    def _pass(self) -> None:
+        """Give up what is missing before the first that is held."""
+        assert self.next is not None
+        start = self.next
+        first = min(self._parts, key=lambda sequence: distance(start, sequence))
+        self.missing += distance(start, first)
+        self.next, self._early = first, False
+        payload = self._parts.pop(first)
+        self._held -= len(payload)
+        self._take(first, payload)
+
+    def _sort(self, data: bytes, start: int, end: int, offsets: "array[int]", count: int) -> None:
+        """Keep EVENT, LOST and TABLE frames, read schemas."""
+        self.frames += count
+        mark = start
+        for index in range(count):
+            at = offsets[index]
+            kind = data[at] & 15
+            if kind == Type.EVENT and (data[at + 2] or data[at + 3] >= EVENT_LEAST):
+                continue
+            after = offsets[index + 1] if index + 1 < count else end
+            if kind in KEPT and self._sound(data, at):
+                continue
+            self._keep(data[mark:at])
+            if kind == Type.SCHEMA:
+                self._schema(data, at)
+            mark = after
+        self._keep(data[mark:end])
+
+    def _keep(self, data: bytes) -> None:
+        if data:
+            self._ready.append(data)
+            self._size += len(data)
+            if self._size > BATCH:
+                self.flush()
+
+    def _sound(self, data: bytes, at: int) -> bool:
+        """Whether a LOST frame, or an EVENT that is short, is what its type says."""
+        frame = _frame(data, at)
+        try:
+            if frame.header.type == Type.LOST:
+                Lost.read(frame)
+            if frame.header.type == Type.EVENT and len(frame.payload) + HEADER_SIZE < EVENT_LEAST:
+                found, expected = f"{frame.header.length} bytes", "a timestamp at 8 to 16"
+                self._complain(Problem(Code.BAD_PAYLOAD, at, found, expected))
+                return False
+        except FrameError as error:
+            self._complain(error.problem)
+            return False
+        return True
+
+    def _schema(self, data: bytes, at: int) -> None:
+        try:
+            schema = self._reader.add(_frame(data, at))
+        except FrameError as error:
+            self._complain(error.problem)
+            return
+        if schema is not None:
+            self.flush()
+            self._give(Given(self.section, schema))
+
+
+def _frame(data: bytes, at: int) -> Frame:
+    return Frames(data, array("Q", [at])).frame(0)

@@ -1,0 +1,381 @@
+"""From captured packets to the frames in them: flows, streams, sessions, and what is in the way.
+
+The laws: every packet is taken, counted as other traffic, or its trouble is counted by name with the place of
+the first; nothing is skipped silently; memory is bounded, however many flows there are. What is given comes
+out of `take` and `finish` in order.
+"""
+
+from collections import Counter, OrderedDict, deque
+from collections.abc import Collection, Iterator
+from typing import Any, Final, NamedTuple, Protocol
+
+from kwire.packets.conversations import Conversation, Given
+from kwire.packets.dissect import Dissector, Finding, Packet, Segment
+from kwire.packets.streams import Found, Splitter, Stream
+from kwire.packets.tables import KWIRE_PORT, Link, Remark, Trouble
+from kwire.packets.tables import Protocol as Ip
+from kwire.wire.control import Hello, Role, Welcome
+from kwire.wire.frame import TYPES, Frame, FrameError, Problem, Type, inspect
+from kwire.wire.frames import Frames
+
+MAX_FLOWS: Final = 8192
+MAX_CONVERSATIONS: Final = 4096
+HELD: Final = 64 << 20  # bytes of all streams that wait for missing segments
+
+
+class Place(NamedTuple):
+    """Where a packet stands: its number from 1, its offset in the file, ns since 1970 (None: not known)."""
+
+    number: int
+    offset: int
+    time: int | None = None
+
+
+class First(NamedTuple):
+    """How often something was found, and what the first time said."""
+
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
+    text: str
+
+
+class Watcher(Protocol):
+    """Who wants to see every frame: `kwire show --sessions` and `-V`."""
+
+    def frame(self, flow: "Flow", direction: int, data: bytes, at: int, place: Place) -> None:
+        """A whole frame at `at`, sound or not, sent by end `direction` (0 or 1) of the flow."""
+
+
+class Flow:
+    """Two endpoints that exchange frames: `ends` as (address, port), `ends[0]` sent the first packet seen."""
+
+    __slots__ = (
+        "conversation",
+        "dead",
+        "ends",
+        "number",
+        "protocol",
+        "roles",
+        "splitters",
+        "streams",
+        "version",
+    )
+
+    def __init__(self, number: int, protocol: int, ends: tuple[tuple[bytes, int], tuple[bytes, int]]) -> None:
+        self.number = number
+        self.protocol = protocol
+        self.ends = ends
+        self.conversation: Conversation | None = None
+        self.roles: list[Role | None] = [None, None]
+        self.streams = (Stream(), Stream())
+        self.splitters: list[Splitter | None] = [None, None]
+        self.dead = False
+
+    @property
+    def name(self) -> str:
+        """`udp 10.0.0.1:4000 > 10.0.0.2:17800`, or the like."""
+        if self.protocol == 0:
+            return "frames as they are"
+        first, second = (endpoint(*end) for end in self.ends)
+        return f"{Ip(self.protocol).name.lower()} {first} > {second}"
+
+
+def endpoint(address: bytes, port: int) -> str:
+    """An address and a port as text."""
+    import socket
+
+    if len(address) == 4:
+        return f"{socket.inet_ntop(socket.AF_INET, address)}:{port}"
+    return f"[{socket.inet_ntop(socket.AF_INET6, address)}]:{port}"
+
+
+class Network:
+    """Takes packets one by one. `found`: troubles and frame errors by name; `remarks`; `others`: traffic that
+    carries no frames, by kind; `packets`, `frames`: counted.
+    """
+
+    def __init__(
+        self,
+        ports: Collection[int] = (KWIRE_PORT,),
+        *,
+        any_port: bool = False,
+        watcher: Watcher | None = None,
+    ) -> None:
+        self._ports = frozenset(ports)
+        self._any_port = any_port
+        self._watcher = watcher
+        self._dissector = Dissector(self._wanted)
+        self._flows: OrderedDict[Any, Flow] = OrderedDict()
+        self._tokens: dict[bytes, Conversation] = {}
+        self._queue: deque[Given] = deque()
+        self._place = Place(0, 0)
+        self._troubles = 0  # all that `found` counts
+        self.conversations: list[Conversation] = []
+        self.found: dict[str, First] = {}
+        self.remarks: Counter[str] = Counter()
+        self.others: Counter[str] = Counter()
+        self.packets = 0
+        self.frames = 0
+        self.skipped = 0
+        self.flows = 0
+
+    # --- packets in
+
+    def packet(
+        self, data: memoryview, original: int, link: int, place: Place, *, explain: bool = False
+    ) -> Packet:
+        """Take one packet: its captured bytes, its length on the network, its link type."""
+        self.packets += 1
+        self._place = place
+        before = self._troubles
+        frames = self.frames
+        if link == Link.USER0:
+            packet = Packet()
+            packet.layers = []
+            self._raw(bytes(data))
+        else:
+            packet = self._dissector.dissect(data, original, link, explain=explain)
+            for finding in packet.found:
+                self.finding(finding)
+            if packet.segment is not None:
+                self._segment(packet.segment)
+            elif packet.other:
+                self.others[packet.other] += 1
+        if frames == self.frames and before != self._troubles:
+            self.skipped += 1
+        return packet
+
+    def take(self) -> Iterator[Given]:
+        """What was found since the last time; flushes what waits to be more."""
+        for conversation in self.conversations:
+            conversation.flush()
+        while self._queue:
+            yield self._queue.popleft()
+
+    def finish(self) -> Iterator[Given]:
+        """No more packets come."""
+        while self._flows:
+            self._end(self._flows.popitem(last=False)[1])
+        missing = self._dissector.fragments_missing
+        if missing:
+            self.trouble(Trouble.FRAGMENTS_MISSING, f"{missing} IP packets", missing)
+        for conversation in self.conversations:
+            conversation.finish()
+            if conversation.missing:
+                self.trouble(Trouble.DATA_MISSING, conversation.name, conversation.missing)
+            self._remark(Remark.DATA_AGAIN, conversation.again)
+            self._remark(Remark.REORDERED, conversation.late)
+        yield from self.take()
+
+    # --- what is told
+
+    def finding(self, finding: Finding) -> None:
+        """Count what the dissector found."""
+        if isinstance(finding.what, Trouble):
+            self._count(finding.what.name, str(finding))
+        else:
+            self.remarks[finding.what.name] += 1
+
+    def trouble(self, trouble: Trouble, detail: str = "", count: int = 1) -> None:
+        """Count a trouble."""
+        self._count(
+            trouble.name, f"{trouble.name}: {trouble.value}" + (f" ({detail})" if detail else ""), count
+        )
+
+    def problem(self, problem: Problem) -> None:
+        """Count an error of a frame."""
+        self._count(problem.code.name, str(problem))
+
+    def _count(self, name: str, text: str, count: int = 1) -> None:
+        old = self.found.get(name)
+        if old is None:
+            place = (
+                f"packet {self._place.number} at byte {self._place.offset}: " if self._place.number else ""
+            )
+            old = First(0, place + text)
+        self.found[name] = old._replace(count=old.count + count)
+        self._troubles += count
+
+    def _remark(self, remark: Remark, count: int) -> None:
+        if count:
+            self.remarks[remark.name] += count
+
+    # --- flows
+
+    def _wanted(self, protocol: int, source: int, target: int) -> bool:
+        return self._any_port or source in self._ports or target in self._ports
+
+    def _on_port(self, segment: Segment) -> bool:
+        return segment.source_port in self._ports or segment.target_port in self._ports
+
+    def _segment(self, segment: Segment) -> None:
+        one, two = (segment.source, segment.source_port), (segment.target, segment.target_port)
+        key = (segment.protocol, *sorted((one, two)))
+        flow = self._flows.get(key)
+        if flow is None:
+            if segment.protocol == Ip.UDP and not self._on_port(segment) and not _shaped(segment.payload):
+                self.others["UDP"] += 1
+                return
+            flow = self._flow(key, segment.protocol, (one, two))
+        else:
+            self._flows.move_to_end(key)
+        direction = int(flow.ends[0] != one)
+        if segment.protocol == Ip.UDP:
+            self._datagram(flow, direction, segment)
+        else:
+            self._stream(flow, direction, segment)
+
+    def _flow(self, key: Any, protocol: int, ends: tuple[tuple[bytes, int], tuple[bytes, int]]) -> Flow:
+        self.flows += 1
+        flow = self._flows[key] = Flow(self.flows, protocol, ends)
+        if len(self._flows) > MAX_FLOWS:
+            self.trouble(Trouble.TOO_MANY_FLOWS)
+            self._end(self._flows.popitem(last=False)[1])
+        return flow
+
+    def _end(self, flow: Flow) -> None:
+        """No more packets of this flow come."""
+        for direction, stream in enumerate(flow.streams):
+            self._pieces(flow, direction, stream.finish())
+            splitter = flow.splitters[direction]
+            if splitter is not None and splitter.partial and not splitter.lost:
+                self.trouble(Trouble.TCP_GAP, f"{flow.name} ends inside a frame")
+            self._remark(Remark.RETRANSMISSION, stream.again)
+            self._remark(Remark.REORDERED, stream.late)
+            if stream.conflicts:
+                self.trouble(Trouble.TCP_CONFLICT, flow.name, stream.conflicts)
+
+    def _raw(self, data: bytes) -> None:
+        """A packet that is a frame as it is."""
+        flow = self._flows.get(0) or self._flow(0, 0, ((b"", 0), (b"", 0)))
+        self._whole(flow, 0, data)
+
+    def _datagram(self, flow: Flow, direction: int, segment: Segment) -> None:
+        data = bytes(segment.payload)
+        if segment.cut:
+            return  # the dissector has said it
+        if data:
+            self._whole(flow, direction, data)
+
+    def _whole(self, flow: Flow, direction: int, data: bytes) -> None:
+        """Frames that fill a datagram, or a packet; all of them are looked at, sound or not."""
+        at = 0
+        while at < len(data):
+            frame, problems = inspect(data, at)
+            if frame is None:
+                if not at and not _shaped(memoryview(data)) and data[0] >> 4 != 1:
+                    self.trouble(Trouble.NOT_FRAMES, flow.name)
+                else:
+                    self.problem(problems[0])
+                return
+            self._frame(flow, direction, data, frame, problems)
+            at += frame.header.length
+
+    def _stream(self, flow: Flow, direction: int, segment: Segment) -> None:
+        if flow.dead:
+            self.others["TCP"] += 1
+            return
+        stream = flow.streams[direction]
+        time = self._place.time or 0
+        pieces = stream.add(segment.sequence, segment.flags, bytes(segment.payload), time)
+        self._pieces(flow, direction, pieces)
+        if (
+            stream.held > HELD // 16
+            and sum(one.held for other in self._flows.values() for one in other.streams) > HELD
+        ):
+            self._pieces(flow, direction, stream.finish())
+
+    def _pieces(self, flow: Flow, direction: int, pieces: Any) -> None:
+        for piece in pieces:
+            splitter = flow.splitters[direction]
+            if piece.start or splitter is None:
+                splitter = flow.splitters[direction] = Splitter(synced=piece.start)
+            if piece.hole:
+                splitter.hole()
+                self.trouble(Trouble.TCP_GAP, f"{piece.hole} bytes of {flow.name}")
+            if not piece.data:
+                continue
+            problems = len(splitter.problems)
+            for found in splitter.feed(piece.data):
+                self._found(flow, direction, found)
+            for problem in splitter.problems[problems:]:
+                self.problem(problem)
+            splitter.problems.clear()
+            if splitter.lost and not flow.dead:
+                self._lose(flow, splitter)
+
+    def _lose(self, flow: Flow, splitter: Splitter) -> None:
+        """A stream in which no frame is found."""
+        on_port = any(port in self._ports for _, port in flow.ends)
+        flow.dead = True
+        if splitter.encrypted and on_port:
+            self.trouble(Trouble.ENCRYPTED, flow.name)
+        elif on_port:
+            self.trouble(Trouble.NOT_FRAMES, flow.name)
+        else:
+            self.others["TCP"] += 1
+
+    def _found(self, flow: Flow, direction: int, found: Found) -> None:
+        frames = Frames(found.data, found.offsets)
+        for index in range(len(frames)):
+            self._frame(flow, direction, found.data, frames.frame(index), [])
+
+    # --- frames
+
+    def _frame(self, flow: Flow, direction: int, data: bytes, frame: Frame, problems: list[Problem]) -> None:
+        self.frames += 1
+        if self._watcher is not None:
+            self._watcher.frame(flow, direction, data, frame.offset, self._place)
+        if problems:
+            self.problem(problems[0])
+            return
+        try:
+            self._sort(flow, direction, data, frame)
+        except FrameError as error:
+            self.problem(error.problem)
+
+    def _sort(self, flow: Flow, direction: int, data: bytes, frame: Frame) -> None:
+        kind = frame.header.type
+        if kind == Type.DATA:
+            flow.roles[direction], flow.roles[1 - direction] = Role.SOURCE, Role.SINK
+            self._conversation(flow).data(frame.header.id, frame.payload)
+        elif kind in (Type.EVENT, Type.SCHEMA, Type.LOST, Type.TABLE):
+            self._conversation(flow).inner(data[frame.offset : frame.offset + frame.header.length])
+        elif kind == Type.HELLO:
+            self._hello(flow, direction, Hello.read(frame))
+        elif kind == Type.WELCOME:
+            welcome = Welcome.read(frame)
+            flow.roles[direction], flow.roles[1 - direction] = welcome.role, welcome.role.other
+        elif kind == Type.BYE and flow.roles[direction] is not Role.SINK and flow.conversation is not None:
+            flow.conversation.bye = frame.header.id
+
+    def _hello(self, flow: Flow, direction: int, hello: Hello) -> None:
+        flow.roles[direction], flow.roles[1 - direction] = hello.role, hello.role.other
+        known = self._tokens.get(hello.token)
+        if known is None:
+            known = self._conversation(flow, new=True)
+            self._tokens[hello.token] = known
+            if not hello.resume:
+                known.begins(0)
+        flow.conversation = known
+
+    def _conversation(self, flow: Flow, *, new: bool = False) -> Conversation:
+        if flow.conversation is None or (new and flow.conversation.frames):
+            if len(self.conversations) >= MAX_CONVERSATIONS:
+                self.trouble(Trouble.TOO_MANY_FLOWS, f"over {MAX_CONVERSATIONS} sessions")
+                self.conversations.pop(0).finish()
+            flow.conversation = Conversation(flow.name, self._queue.append, self.problem)
+            self.conversations.append(flow.conversation)
+        return flow.conversation
+
+
+def _shaped(payload: memoryview) -> bool:
+    """Whether a datagram is, by its shape, frames of the protocol: strict headers whose lengths fill it."""
+    if len(payload) < 8 or payload[0] >> 4 != 1 or payload[0] & 15 not in TYPES:
+        return False
+    at = 0
+    while at < len(payload):
+        frame, problems = inspect(payload, at)
+        if frame is None or problems:
+            return False
+        at += frame.header.length
+    return True

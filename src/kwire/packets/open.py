@@ -1,0 +1,156 @@
+"""Captures of every kind, opened as one: our pcapng, and pcap or pcapng in which frames travel in packets.
+
+The laws: what is opened gives Frames as `capture.reader.Capture` does, whatever the file; memory is bounded
+by a window, not by the file; everything up to the last whole packet is given; what could not be decoded is
+counted by name in `found`. A file tells by its first bytes what it is.
+"""
+
+from collections.abc import Collection, Iterator
+from typing import Final
+
+from kwire.capture import pcap
+from kwire.capture.input import Input, Source
+from kwire.capture.pcapng import Packet, Raw, Units
+from kwire.capture.reader import Capture, Section, StopReading
+from kwire.packets.network import First, Network, Place, Watcher
+from kwire.packets.tables import KWIRE_PORT
+from kwire.wire.frames import Frames
+from kwire.wire.schema import Schema
+
+MAGIC_SIZE: Final = 4
+
+
+class NetworkCapture(Capture):
+    """A pcapng file with frames as they are, in packets of the network, or both."""
+
+    __slots__ = ("_file", "network")
+
+    def __init__(self, source: "Source | Input", network: Network, *, follow: bool = False) -> None:
+        super().__init__(source, follow=follow)
+        self.network = network
+        self._file: Section | None = None  # the section of the file's own blocks, while another is current
+
+    @property
+    def ended(self) -> bool:
+        """Whether all that was read came to its end in order: closing statistics, or a session's BYE."""
+        return super().ended and all(
+            one.bye is not None for one in self.network.conversations if one.section.schemas
+        )
+
+    @property
+    def found(self) -> dict[str, First]:
+        """What could not be decoded: how often, by the name of the error, and where first."""
+        return self.network.found
+
+    def _others(self, *, end: bool = False) -> Iterator[Frames]:
+        own = self._own if self.sections else None
+        for section, what in self.network.finish() if end else self.network.take():
+            if not any(section is known for known in self.sections[-64:]) and section not in self.sections:
+                self.sections.append(section)
+            if isinstance(what, Schema):
+                section.schemas[what.id] = what
+                self._current = section
+                continue
+            self._current = section
+            yield what
+        if not end and own is not None:
+            self._current = own
+
+    def _other(self, block: Raw, packet: Packet) -> int:
+        interface = self._own.interfaces[packet.interface]
+        start = block.offset + 8 + packet.start
+        self._network_packet(start, packet, interface.link_type, interface.units, self._base + block.offset)
+        return 0
+
+    def _network_packet(self, start: int, packet: Packet, link: int, units: Units, offset: int) -> None:
+        """Hand one packet, whose bytes begin at `start` of the data, to the network."""
+        time = None if packet.ticks is None else units.nanoseconds(packet.ticks)
+        place = Place(self.network.packets + 1, offset, time)
+        data = memoryview(self._data)[start : start + packet.captured]
+        self.network.packet(data, packet.original, link, place)
+        self.skipped = self.network.skipped
+
+
+class PcapCapture(NetworkCapture):
+    """A classic pcap file: one section, one interface."""
+
+    __slots__ = ("_header", "_swap")
+
+    def __init__(self, source: "Source | Input", network: Network, *, follow: bool = False) -> None:
+        super().__init__(source, network, follow=follow)
+        self._header = pcap.read_header(self.name, self._input.peek(pcap.HEADER_SIZE))
+
+    def __iter__(self) -> Iterator[Frames]:
+        header = self._header
+        self._order = header.order
+        units = Units(header.rate)
+        try:
+            self._need = pcap.HEADER_SIZE
+            self._more()
+            self._at = pcap.HEADER_SIZE
+            while True:
+                packet = self._record()
+                if packet is not None:
+                    start = self._at + pcap.RECORD_SIZE
+                    self._network_packet(start, packet, header.link_type, units, self._base + self._at)
+                    self._at = start + packet.captured
+                    continue
+                yield from self._others()
+                if not self._more():
+                    break
+        except StopReading as stop:
+            self.problem = str(stop)
+        yield from self._others(end=True)
+
+    def _record(self) -> Packet | None:
+        """The whole record that begins here; None where more bytes are needed."""
+        left = len(self._data) - self._at
+        self._need = pcap.RECORD_SIZE
+        if left < self._need:
+            return None
+        words = [
+            int.from_bytes(self._data[at : at + 4], self._order)
+            for at in range(self._at, self._at + pcap.RECORD_SIZE, 4)
+        ]
+        seconds, fraction, captured, original = words
+        if captured > pcap.MAX_RECORD:
+            place = self._base + self._at
+            raise StopReading(f"damaged at byte {place}: a packet cannot have {captured} captured bytes")
+        self._need = pcap.RECORD_SIZE + captured
+        if left < self._need:
+            return None
+        return Packet(0, pcap.RECORD_SIZE, captured, original, seconds * self._header.rate + fraction)
+
+    def _begun(self) -> bool:
+        return True
+
+    def _cut(self, there: int) -> Exception:
+        if self._input.problem:
+            return StopReading(self._input.problem)
+        end = self._base + there
+        what = f"{there} of the {self._need} bytes of a packet are there, from byte {self._base}"
+        return StopReading(f"cut at byte {end}: {what}")
+
+
+def open_capture(
+    source: Source,
+    *,
+    ports: Collection[int] = (KWIRE_PORT,),
+    any_port: bool = False,
+    follow: bool = False,
+    watcher: Watcher | None = None,
+) -> NetworkCapture:
+    """Open a capture of any kind for one reading.
+
+    `source`: a path, `-` (standard input), a descriptor or an object that reads. Frames are looked for in UDP
+    and TCP on these `ports`, with `any_port` on all by their shape. `follow`: wait for more at the end of a
+    file. Raises CaptureError where it cannot be opened or is no capture.
+    """
+    input = Input(source, follow=follow)
+    network = Network(ports, any_port=any_port, watcher=watcher)
+    try:
+        kind = PcapCapture if pcap.magic_order(input.peek(MAGIC_SIZE)) else NetworkCapture
+        return kind(input, network)
+    except BaseException:
+        input.close()
+        raise

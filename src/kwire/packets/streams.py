@@ -1,0 +1,323 @@
+"""A TCP stream put in order from the segments in a capture, and the frames in it (RFC 9293).
+
+The laws: bytes are given once and in order, whatever was lost, repeated, reordered or overlaps; of bytes that
+came twice the first are kept; what is held is bounded; a hole that is not filled is counted and passed over,
+and after it the next frame is found by its shape. Hostile segments never raise and never take long.
+"""
+
+import re
+from array import array
+from heapq import heappop, heappush
+from typing import Final, NamedTuple
+
+from kwire.wire.frame import HEADER_SIZE, MAX_FRAME, TYPES, VERSION, Code, Flag, Problem, Type, inspect
+from kwire.wire.walk import frame_strict
+
+FIN: Final = 0x01
+SYN: Final = 0x02
+RST: Final = 0x04
+MAX_HELD: Final = 8 << 20  # bytes of one stream that wait for a hole to be filled
+MAX_WAIT: Final = 3_000_000_000  # ns of capture time that they wait at most
+LOOKED_AT: Final = 256 << 10  # bytes in which a frame must be found, else the stream holds none
+_WRAP = 1 << 32
+
+#: Types that stand in a session outside of DATA; only at these is a stream taken up again.
+SESSION_TYPES: Final = frozenset(set(Type) - {Type.EVENT, Type.SCHEMA, Type.LOST, Type.TABLE})
+_CANDIDATE = re.compile(rb"[\x10-\x1c][\x00\x01\x03]", re.DOTALL)
+_WALK_STEP: Final = 1024
+
+
+class Piece(NamedTuple):
+    """The next bytes of a stream; `hole`: how many before them are missing; `start`: a connection begins."""
+
+    data: bytes
+    hole: int = 0
+    start: bool = False
+
+
+class Stream:
+    """One direction of a connection. `again`, `late`, `conflicts`: segments that repeat bytes, that came out
+    of order, and that repeat bytes with other contents.
+    """
+
+    __slots__ = ("_at", "_heap", "_held", "_next", "_parts", "_since", "again", "conflicts", "ended", "late")
+
+    def __init__(self) -> None:
+        self._next: int | None = None  # sequence number of the next byte
+        self._at = 0  # its place, counted without wrapping
+        self._parts: dict[int, bytes] = {}
+        self._heap: list[int] = []
+        self._held = 0
+        self._since = 0  # when the oldest hole was seen
+        self.ended = False
+        self.again = self.late = self.conflicts = 0
+
+    @property
+    def held(self) -> int:
+        """Bytes that wait for a hole to be filled."""
+        return self._held
+
+    def add(self, sequence: int, flags: int, data: bytes, time: int) -> list[Piece]:
+        """Take a segment captured at `time` (ns); gives what is in order now."""
+        pieces: list[Piece] = []
+        if flags & SYN:
+            first = (sequence + 1) % _WRAP
+            if self._next is None or self.ended or abs(self._distance(first)) > MAX_HELD:
+                pieces += self.finish()
+                self._begin(first)
+                pieces.append(Piece(b"", start=True))
+            sequence = first
+        if flags & RST:
+            pieces += self.finish()
+            self.ended = True
+            return pieces
+        if self._next is None:
+            self._next = sequence
+        self._put(sequence, data, time)
+        pieces += self._ready()
+        if self._parts and (self._held > MAX_HELD or time - self._since > MAX_WAIT):
+            pieces += self._pass(time)
+        if flags & FIN and not self._parts and self._distance(sequence) <= 0:
+            self.ended = True
+        return pieces
+
+    def finish(self) -> list[Piece]:
+        """No more segments come: all that is held, holes and all."""
+        pieces = []
+        while self._parts:
+            pieces += self._pass(0)
+        return pieces
+
+    def _begin(self, sequence: int) -> None:
+        self._next, self._at, self.ended = sequence, 0, False
+
+    def _distance(self, sequence: int) -> int:
+        """Bytes from the next one expected to this sequence number; less than 0: it was passed already."""
+        return ((sequence - (self._next or 0) + _WRAP // 2) % _WRAP) - _WRAP // 2
+
+    def _put(self, sequence: int, data: bytes, time: int) -> None:
+        ahead = self._distance(sequence)
+        if not data:
+            return
+        if ahead < 0:
+            self.again += 1
+            data, ahead = data[-ahead:], 0
+            if not data:
+                return
+        if ahead:
+            self.late += 1
+        place = self._at + ahead
+        old = self._parts.get(place)
+        if old is not None:
+            self.again += 1
+            self.conflicts += old[: len(data)] != data[: len(old)]
+            if len(data) <= len(old):
+                return
+            data = old + data[len(old) :]
+            self._held -= len(old)
+        else:
+            heappush(self._heap, place)
+            if not self._parts:
+                self._since = time
+        self._parts[place] = data
+        self._held += len(data)
+
+    def _ready(self) -> list[Piece]:
+        """What follows without a hole."""
+        out = []
+        while self._heap and self._heap[0] <= self._at:
+            place = heappop(self._heap)
+            data = self._parts.pop(place)
+            self._held -= len(data)
+            if place + len(data) <= self._at:
+                self.again += 1
+                continue
+            out.append(data[self._at - place :])
+            self._move(len(out[-1]))
+        return [Piece(b"".join(out))] if out else []
+
+    def _pass(self, time: int) -> list[Piece]:
+        """Pass over the first hole."""
+        hole = self._heap[0] - self._at
+        self._move(hole)
+        self._since = time
+        first, *rest = self._ready()
+        return [first._replace(hole=hole), *rest]
+
+    def _move(self, size: int) -> None:
+        self._at += size
+        self._next = ((self._next or 0) + size) % _WRAP
+
+
+class Found(NamedTuple):
+    """Whole, strict frames back to back in `data`, at `offsets`."""
+
+    data: bytes
+    offsets: "array[int]"
+
+
+class Splitter:
+    """Finds the frames in a stream's bytes. `problems` collects what was wrong, `skipped` the bytes passed.
+
+    `lost` says that the stream holds no frames, as far as was looked; `encrypted` that it is TLS.
+    """
+
+    __slots__ = ("_buffer", "_raw", "_searched", "_synced", "encrypted", "lost", "problems", "skipped")
+
+    def __init__(self, synced: bool) -> None:
+        self._buffer = b""
+        self._synced = synced  # the next byte begins a frame
+        self._raw = synced  # frames that no DATA wraps may stand here
+        self._searched = 0
+        self.lost = False
+        self.encrypted = False
+        self.skipped = 0
+        self.problems: list[Problem] = []
+
+    @property
+    def partial(self) -> int:
+        """Bytes of a frame that is not whole yet."""
+        return len(self._buffer)
+
+    def hole(self) -> None:
+        """Bytes are missing here."""
+        self.skipped += len(self._buffer)
+        self._buffer, self._synced, self._raw = b"", False, False
+
+    def feed(self, data: bytes) -> list[Found]:
+        """Take the next bytes; gives the frames that are whole now."""
+        if self.lost:
+            self.skipped += len(data)
+            return []
+        self._buffer = self._buffer + data if self._buffer else data
+        found: list[Found] = []
+        while self._buffer:
+            if not self._synced and not self._search():
+                break
+            before = len(self._buffer)
+            part = self._frames()
+            if part is not None:
+                found.append(part)
+                self._searched = 0
+            if self._synced and len(self._buffer) == before:
+                break
+        return found
+
+    def _frames(self) -> Found | None:
+        """The frames at the start of the buffer; what is not a whole frame after them stays."""
+        data, at, offsets = self._buffer, 0, array("Q")
+        step = array("Q", bytes(8 * _WALK_STEP))
+        count = _WALK_STEP
+        while count == _WALK_STEP:
+            count, at = frame_strict(data, at, len(data), step, _WALK_STEP)
+            offsets += step[:count]
+        rest = self._judge(at)
+        self._buffer = data[rest:]
+        return Found(data, offsets) if offsets else None
+
+    def _judge(self, at: int) -> int:
+        """What stands where strict reading stopped; gives where to go on."""
+        data = self._buffer
+        if len(data) - at < 2:
+            return at
+        if len(data) - at < HEADER_SIZE:
+            if _likely(data, at):
+                return at
+        else:
+            frame, problems = inspect(data, at)
+            wrong = {problem.code for problem in problems}
+            if wrong == {Code.TRUNCATED_PAYLOAD}:
+                return at
+            if frame is not None and not wrong & _HEADER_CODES:
+                self.problems += problems
+                return at + frame.header.length
+            self.problems += problems[:1]
+        if _tls(data, at):
+            self.encrypted = self.lost = True
+        self._synced = False
+        self.skipped += 1
+        return at + 1
+
+    def _search(self) -> bool:
+        """Move to the next bytes that look like a frame of a session; False where there are none."""
+        data, at = self._buffer, 0
+        if _tls(data, 0):
+            self.encrypted = self.lost = True
+        while not self.lost:
+            match = _CANDIDATE.search(data, at)
+            if match is None:
+                at = max(at, len(data) - 1)
+                if data[at:] and not _likely(data, at):
+                    at = len(data)
+                break
+            at = match.start()
+            looks = self._looks(at)
+            if looks is None:
+                break  # more bytes will tell
+            if looks:
+                self._synced = True
+                break
+            at += 1
+            if self._searched + at > LOOKED_AT:
+                self.lost = True
+        if self.lost:
+            at = len(data)
+        self.skipped += at
+        self._searched += at
+        self._buffer = data[at:]
+        return self._synced
+
+    def _looks(self, at: int) -> bool | None:
+        """Whether a frame of a session begins at `at`, and another after it; None: more bytes will tell."""
+        data = self._buffer
+        left = len(data) - at
+        if left < HEADER_SIZE:
+            return None if _likely(data, at) else False
+        kind, length = data[at] & 15, data[at + 2] << 8 | data[at + 3]
+        allowed = kind in (SESSION_TYPES if not self._raw else TYPES)
+        if not _likely(data, at) or not allowed or length < HEADER_SIZE:
+            return False
+        wraps = kind == Type.DATA and left > HEADER_SIZE and length > HEADER_SIZE
+        if wraps and not _likely(data, at + HEADER_SIZE):
+            return False
+        if left < length:
+            return None
+        if inspect(data, at)[1]:
+            return False
+        return left == length or _likely(data, at + length)
+
+
+_HEADER_CODES: Final = frozenset(
+    {
+        Code.TRUNCATED_HEADER,
+        Code.TRUNCATED_PAYLOAD,
+        Code.LENGTH_BELOW_HEADER,
+        Code.BAD_VERSION,
+        Code.BAD_TYPE,
+        Code.BAD_FLAGS,
+    }
+)
+
+
+def _likely(data: bytes, at: int) -> bool:
+    """Whether the first bytes there, as far as there are any, could be those of a strict header."""
+    left = len(data) - at
+    if data[at] >> 4 != VERSION or data[at] & 15 not in TYPES:
+        return False
+    if left > 1 and data[at + 1] not in (0, Flag.CHECKSUM, Flag.CHECKSUM | Flag.PADDED):
+        return False
+    if left > 3 and data[at + 2] << 8 | data[at + 3] < HEADER_SIZE:
+        return False
+    rule = TYPES[Type(data[at] & 15)]
+    return not (rule.id_zero and any(data[at + 4 : at + 8]))
+
+
+def _tls(data: bytes, at: int) -> bool:
+    """Whether a TLS record begins here: a handshake's ClientHello or ServerHello, or application data."""
+    head = data[at : at + 6]
+    if len(head) < 6 or head[1] != 3 or head[2] > 4:
+        return False
+    return (head[0] == 0x16 and head[5] in (1, 2)) or (head[0] == 0x17 and head[2] == 3)
+
+
+MAX_PARTIAL: Final = MAX_FRAME
