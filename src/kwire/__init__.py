@@ -9,12 +9,14 @@ from kwire.errors import KwireError
 from kwire.live.probes import Probe, fentry, fexit, kprobe, kretprobe, probe, rawtracepoint, tracepoint
 
 if TYPE_CHECKING:
+    from kwire.analyze.opened import Opened
     from kwire.bpf.vm import Memory
     from kwire.live.events import Event
     from kwire.live.simulate import fake, simulate
     from kwire.live.trace import Trace
 
 _LATER = {
+    "Opened": "kwire.analyze.opened",
     "Event": "kwire.live.events",
     "Memory": "kwire.bpf.vm",
     "Trace": "kwire.live.trace",
@@ -27,6 +29,7 @@ __all__ = [
     "Event",
     "KwireError",
     "Memory",
+    "Opened",
     "Probe",
     "Trace",
     "fake",
@@ -34,6 +37,7 @@ __all__ = [
     "fexit",
     "kprobe",
     "kretprobe",
+    "open",
     "probe",
     "rawtracepoint",
     "simulate",
@@ -64,6 +68,21 @@ def trace(
     from kwire.live.trace import Trace
 
     return Trace(probes, command=command, pid=pid, seconds=seconds, count=count, buffer=buffer)
+
+
+def open(path: str) -> "Opened[Event]":
+    """Open a capture: its events, its columns as numpy arrays, Arrow tables and data frames, SQL over it.
+
+    `path`: a file, or `-` for standard input. Nothing is read before it is asked for. Raises KwireError.
+
+        with kwire.open("build.pcapng") as capture:
+            for event in capture.events("*openat", where="pid == 42"):
+                print(event.time_ns, event.filename)
+    """
+    from kwire.analyze.opened import Opened
+    from kwire.live.events import Event
+
+    return Opened(path, Event)
 
 
 def __getattr__(name: str) -> Any:

@@ -73,7 +73,7 @@ def batch(table: Table, schema: Any, block: Block, wanted: Container[str] | None
     pa = load()
     count = len(block.times)
     made = []
-    values = _Values(block)
+    values = Values(block)
     for field in schema:
         if wanted is not None and field.name not in wanted:
             made.append(pa.nulls(count, field.type))
@@ -103,7 +103,7 @@ def repeated(value: str | None, count: int) -> Any:
 
 def column(block: Block, wanted: Column) -> Any:
     """One column of a block."""
-    return _Values(block).column(wanted)
+    return Values(block).column(wanted)
 
 
 def _zeros(count: int) -> Array:
@@ -112,7 +112,7 @@ def _zeros(count: int) -> Array:
     return np.zeros(count, np.int32)
 
 
-class _Values:
+class Values:
     """The columns of one block."""
 
     __slots__ = ("_block", "_labels", "_pa", "_raw")
@@ -124,6 +124,7 @@ class _Values:
         self._raw: dict[str, Array] = {}
 
     def column(self, column: Column) -> Any:
+        """One column as an Arrow array."""
         pa, field = self._pa, column.field
         flat = self._flat(column, field)
         if field.count == 1:

@@ -19,6 +19,7 @@ VERBS: dict[str, str] = {
     "trace": "run a file of Python probes and print events as they come",
     "show": "print a capture as a table or as JSON",
     "query": "ask a capture in SQL; without SQL, list its tables",
+    "export": "write events as Parquet, Arrow, CSV, NDJSON or a Perfetto trace",
     "verify": "prove a capture complete, or name every hole",
     "list": "list probes with their arguments, and kernel types as C",
     "decode": "explain the bytes of frames",

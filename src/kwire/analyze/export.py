@@ -1,0 +1,255 @@
+"""Captures in other people's formats: Parquet, Arrow, CSV, NDJSON, Chrome and Perfetto traces.
+
+The laws: memory is bounded, events stream through; rows are in order of time as far as order.WINDOW events
+reach; values are those of `kwire show --json`, times those of `kwire query`; what was lost is told in the
+file where its format has a place for it. An export of several probes has a column for every field of any of
+them, null where a probe has it not; fields of one name and different types get columns of their own.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, NamedTuple
+
+from kwire.analyze import arrow
+from kwire.analyze.order import WINDOW
+from kwire.analyze.scan import Block, Scan
+from kwire.analyze.survey import Survey
+from kwire.analyze.tables import COMMON, Column, Tables, unique
+from kwire.errors import KwireError
+from kwire.wire.schema import Schema
+
+Progress = Callable[[int], None]
+
+
+class Export(NamedTuple):
+    """What is exported: the events of `scan`, once; `tables` are those that events can be in."""
+
+    scan: Scan
+    survey: Survey
+    tables: Tables
+
+
+class Format(NamedTuple):
+    """A format: the extensions that mean it, what it is, and what writes it to a descriptor."""
+
+    extensions: tuple[str, ...]
+    meaning: str
+    write: Callable[[Export, Any], None]
+
+
+class Wide:
+    """The columns of an export: those of its one table, or of several side by side. `schema`: Arrow."""
+
+    __slots__ = ("_places", "_tables", "schema")
+
+    def __init__(self, export: Export) -> None:
+        pa = arrow.load()
+        self._tables = export.tables
+        fields = [pa.field(name, kind) for name, kind in arrow.common_types().items()]
+        fields.append(pa.field("probe", pa.string()))
+        taken = {field.name.casefold() for field in fields}
+        self._places: dict[tuple[int, str], Column] = {}  # (table, name here) → its column
+        found: dict[tuple[str, str], str] = {}  # (name, type) → name here
+        for table in export.tables:
+            for column, field in zip(
+                table.columns, list(arrow.table_schema(table))[len(COMMON) :], strict=True
+            ):
+                key = (column.name, str(field.type))
+                if key not in found:
+                    known = column.name.casefold() in taken
+                    found[key] = unique(f"{column.name}_{table.name}" if known else column.name, taken)
+                    fields.append(field.with_name(found[key]))
+                self._places[id(table), found[key]] = column
+        self.schema = pa.schema(fields, metadata={"kwire": json.dumps(about(export.survey, export.tables))})
+
+    def batches(self, blocks: Iterable[Block]) -> Iterator[Any]:
+        """The blocks as record batches, in order of time."""
+        return by_time(map(self._batch, blocks), self.schema)
+
+    def _batch(self, block: Block) -> Any:
+        pa = arrow.load()
+        table = self._tables.find(block.schema)
+        assert table is not None  # the tables are those of the capture
+        values, count, made = arrow.Values(block), len(block.times), []
+        for field in self.schema:
+            column = self._places.get((id(table), field.name))
+            if column is not None:
+                made.append(values.column(column))
+            elif field.name == "probe":
+                made.append(arrow.repeated(table.probe, count))
+            elif field.name in COMMON:
+                made.append(arrow.common(field.name, block))
+            else:
+                made.append(pa.nulls(count, field.type))
+        return pa.record_batch(made, schema=self.schema)
+
+
+def about(survey: Survey, tables: Tables) -> dict[str, Any]:
+    """What a reader of an export must know of the capture: its probes, and what is missing."""
+    probes = []
+    for seen in survey.probes:
+        table = tables.find(seen.schema)
+        if table is not None:
+            schema = seen.schema
+            told = {"probe": schema.probe, "host": schema.host, "kernel": schema.kernel}
+            probes.append(told | {"table": table.name, "events": seen.events, "lost": seen.lost})
+    return {"probes": probes, "lost": survey.losses.total}
+
+
+def by_time(batches: Iterable[Any], schema: Any, window: int = WINDOW) -> Iterator[Any]:
+    """The rows of record batches in order of `time_ns` as far as `window` rows reach."""
+    pa = arrow.load()
+    held: list[Any] = []
+    waiting = 0
+    for batch in batches:
+        held.append(batch)
+        waiting += batch.num_rows
+        if waiting > 2 * window:
+            table = _sorted(pa.Table.from_batches(held, schema))
+            yield from table.slice(0, waiting - window).to_batches()
+            held, waiting = table.slice(waiting - window).to_batches(), window
+    if held:
+        yield from _sorted(pa.Table.from_batches(held, schema)).to_batches()
+
+
+def _sorted(table: Any) -> Any:
+    import numpy as np
+
+    times = table.column("time_ns").to_numpy()
+    if len(times) < 2 or (times[1:] >= times[:-1]).all():
+        return table
+    return table.take(np.argsort(times, kind="stable"))
+
+
+def _parquet(export: Export, out: Any) -> None:
+    from pyarrow import parquet
+
+    wide = Wide(export)
+    with parquet.ParquetWriter(out, wide.schema, compression="zstd") as writer:
+        for batch in wide.batches(export.scan):
+            writer.write_batch(batch)
+
+
+def _arrow(export: Export, out: Any) -> None:
+    wide = Wide(export)
+    with arrow.load().ipc.new_file(out, wide.schema) as writer:
+        for batch in wide.batches(export.scan):
+            writer.write_batch(batch)
+
+
+def _arrow_stream(export: Export, out: Any) -> None:
+    wide = Wide(export)
+    with arrow.load().ipc.new_stream(out, wide.schema) as writer:
+        for batch in wide.batches(export.scan):
+            writer.write_batch(batch)
+
+
+def _csv(export: Export, out: Any) -> None:
+    from pyarrow import csv
+
+    pa = arrow.load()
+    wide = Wide(export)
+    plain = [_is_plain(field.type) for field in wide.schema]
+    fields = [
+        field if simple else pa.field(field.name, pa.string())
+        for field, simple in zip(wide.schema, plain, strict=True)
+    ]
+    schema = pa.schema(fields)
+    options = csv.WriteOptions(quoting_style="needed")
+    with csv.CSVWriter(out, schema, write_options=options) as writer:
+        for batch in wide.batches(export.scan):
+            arrays = [
+                column if simple else _texts(column)
+                for column, simple in zip(batch.columns, plain, strict=True)
+            ]
+            writer.write_batch(pa.record_batch(arrays, schema=schema))
+
+
+def _is_plain(kind: Any) -> bool:
+    """Whether CSV has a way to write it."""
+    types = arrow.load().types
+    return not (types.is_nested(kind) or types.is_binary(kind))
+
+
+def _texts(column: Any) -> Any:
+    """Bytes as hexadecimal digits, lists as JSON."""
+    from kwire.analyze.rows import plain
+
+    pa = arrow.load()
+    values = (None if value is None else plain(value) for value in column.to_pylist())
+    return pa.array(
+        [value if value is None or isinstance(value, str) else json.dumps(value) for value in values],
+        pa.string(),
+    )
+
+
+def _ndjson(export: Export, out: Any) -> None:
+    from kwire.analyze.order import ordered
+    from kwire.view.jsonl import JsonLines
+
+    form = JsonLines()
+    makers: dict[int, tuple[Schema, Callable[..., Any], Callable[..., str]]] = {}
+    lines: list[str] = []
+    for block, index, time in ordered(export.scan):
+        made = makers.get(id(block.schema))
+        if made is None:
+            schema = block.schema
+            made = makers[id(schema)] = (schema, schema.decoder(), form.event(schema))
+        lines.append(made[2](time, made[1](block.frames.frame_bytes(index))))
+        if len(lines) == 4096:
+            lines.append("")
+            out.write("\n".join(lines).encode())
+            lines = []
+    if lines:
+        lines.append("")
+        out.write("\n".join(lines).encode())
+
+
+def _trace(export: Export, out: Any) -> None:
+    from kwire.analyze.perfetto import write
+
+    write(export.scan, export.survey, out)
+
+
+#: Name → format.
+FORMATS: Final[dict[str, Format]] = {
+    "parquet": Format((".parquet", ".pq"), "Parquet, zstd inside", _parquet),
+    "arrow": Format((".arrow", ".feather", ".ipc"), "Arrow IPC file (Feather 2)", _arrow),
+    "arrows": Format((".arrows",), "Arrow IPC stream", _arrow_stream),
+    "csv": Format((".csv",), "comma-separated values, RFC 4180", _csv),
+    "ndjson": Format((".ndjson", ".jsonl"), "the objects of kwire show --json, one a line", _ndjson),
+    "trace": Format((".json", ".trace"), "Chrome trace events, for Perfetto and chrome://tracing", _trace),
+}
+
+
+def format_of(path: str, name: str | None = None) -> Format:
+    """The format of this name, or that the extension of `path` means; KwireError where neither tells."""
+    if name is not None:
+        return FORMATS[name]
+    extension = os.path.splitext(path)[1].lower()
+    for form in FORMATS.values():
+        if extension in form.extensions:
+            return form
+    known = ", ".join(form.extensions[0] for form in FORMATS.values())
+    cause = f"the extension {extension!r} means no format" if extension else "there is no extension"
+    raise KwireError("export", path, cause, f"use --format, or one of {known}")
+
+
+def export_file(export: Export, path: str, form: Format) -> None:
+    """Write the export to a new file, readable by its owner only, or to standard output (`-`)."""
+    if path == "-":
+        with open(os.dup(1), "wb") as out:
+            form.write(export, out)
+        return
+    # What stands there stays until the new file is whole.
+    part = f"{path}.part-{os.getpid()}"
+    try:
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as out:
+            form.write(export, out)
+        os.replace(part, path)
+    except OSError as error:
+        raise KwireError("export", path, error.strerror or str(error)) from None
+    finally:
+        if os.path.exists(part):
+            os.unlink(part)

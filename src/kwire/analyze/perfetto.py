@@ -1,0 +1,171 @@
+"""Chrome trace events, which Perfetto and chrome://tracing show: slices for calls, instants for the rest.
+
+Format: "Trace Event Format" (Google), the JSON object form. The laws: times are microseconds from the
+capture's first event with nanoseconds as fractions, because a double cannot hold those since 1970; a call
+whose end is missing is left open (`B` without `E`), an end without a beginning is an instant; every event is
+in exactly one entry, but for the beginning and the end of a call, which are one. Memory is bounded: at most
+OPEN calls wait for their ends.
+"""
+
+import json
+from typing import IO, Any, Final
+
+from kwire.analyze.calls import role
+from kwire.analyze.order import ordered
+from kwire.analyze.scan import Scan
+from kwire.analyze.survey import Survey
+from kwire.view.jsonl import JsonLines
+from kwire.view.table import cause_text
+from kwire.wire.schema import Schema
+
+OPEN: Final = 1 << 18  # calls that wait for their ends
+DEPTH: Final = 64  # calls of one function open in one thread
+HOST_SHIFT: Final = 22  # Linux's process ids have 22 bits: the bits above tell hosts apart
+LINES: Final = 4096  # written at a time
+FIELDS: Final = '"fields":'
+CONTEXT: Final = ("pid", "tid", "cpu", "comm")
+
+
+class _Probe:
+    """What turns the events of one schema into entries."""
+
+    __slots__ = ("decode", "host", "line", "name", "places", "role", "schema")
+
+    def __init__(self, schema: Schema, host: int) -> None:
+        self.schema, self.host = schema, host
+        self.role = role(schema)
+        self.name = self.role.name if self.role else schema.probe.split("(", 1)[0].split(":", 1)[-1]
+        self.decode = schema.decoder()
+        self.line = JsonLines().event(schema)
+        names = [field.name for field in schema.fields]
+        self.places: dict[str, int] = {name: names.index(name) for name in CONTEXT if name in names}
+
+    def number(self, values: tuple[Any, ...], name: str) -> int | None:
+        """An integer field of the context, None where there is none."""
+        at = self.places.get(name)
+        return values[at] if at is not None and type(values[at]) is int else None
+
+
+class _Writer:
+    """The entries on their way out."""
+
+    __slots__ = ("_first", "_lines", "_named", "_open", "_origin", "_out", "_waiting")
+
+    def __init__(self, out: IO[bytes], origin: int) -> None:
+        self._out, self._origin = out, origin
+        self._lines: list[str] = []
+        self._first = True
+        self._named: set[tuple[int, int]] = set()
+        self._open: dict[tuple[int, int, str], list[tuple[int, str]]] = {}
+        self._waiting = 0
+
+    def event(self, probe: _Probe, time: int, values: tuple[Any, ...]) -> None:
+        """Write an event, or keep it until its call ends."""
+        pid, tid = self._thread(probe, values)
+        line = probe.line(time, values)
+        args = line[line.index(FIELDS) + len(FIELDS) : -1]  # inside of texts its quotes would be escaped
+        if probe.role is None:
+            self._instant(probe, probe.name, time, pid, tid, args)
+            return
+        key = (pid, tid, probe.role.key)
+        if probe.role.begins:
+            calls = self._open.setdefault(key, [])
+            if len(calls) >= DEPTH or self._waiting >= OPEN:
+                self._instant(probe, probe.name, time, pid, tid, args)
+                return
+            calls.append((time, args))
+            self._waiting += 1
+            return
+        calls = self._open.get(key, [])
+        if not calls:
+            self._instant(probe, f"{probe.name} ends", time, pid, tid, args)
+            return
+        begin, before = calls.pop()
+        self._waiting -= 1
+        if not calls:
+            del self._open[key]
+        more = f',"dur":{_micro(time - begin)},"args":{{"begin":{before},"end":{args}}}'
+        self._entry("X", probe.name, "call", begin, pid, tid, more)
+
+    def _instant(self, probe: _Probe, name: str, time: int, pid: int, tid: int, args: str) -> None:
+        self._entry("i", name, probe.schema.kind, time, pid, tid, f',"s":"t","args":{args}')
+
+    def lost(self, time: int, what: str, count: int) -> None:
+        """Write a hole as an instant over everything."""
+        more = f',"s":"g","args":{{"count":{count},"cause":{json.dumps(what)}}}'
+        self._entry("i", f"LOST {count}", "lost", time, 0, 0, more)
+
+    def _thread(self, probe: _Probe, values: tuple[Any, ...]) -> tuple[int, int]:
+        """The process and thread of an event, named once."""
+        pid, tid = probe.number(values, "pid"), probe.number(values, "tid")
+        cpu = probe.number(values, "cpu")
+        base = probe.host << HOST_SHIFT
+        known = pid is not None or tid is not None
+        process = base + ((pid if pid is not None else tid) or 0 if known else 0)
+        thread = base + (tid if tid is not None else pid if pid is not None else cpu or 0)
+        if (process, thread) not in self._named:
+            self._named.add((process, thread))
+            at = probe.places.get("comm")
+            comm = str(values[at]) if at is not None else ""
+            host = f" on {probe.schema.host}" if probe.host and probe.schema.host else ""
+            if (process, -1) not in self._named:
+                self._named.add((process, -1))
+                self._meta("process_name", process, thread, f"{comm or 'kernel'}{host}")
+            if comm:
+                self._meta("thread_name", process, thread, comm)
+        return process, thread
+
+    def _meta(self, what: str, pid: int, tid: int, name: str) -> None:
+        args = json.dumps({"name": name})
+        self._put(f'{{"ph":"M","name":"{what}","pid":{pid},"tid":{tid},"args":{args}}}')
+
+    def _entry(self, phase: str, name: str, kind: str, time: int, pid: int, tid: int, more: str) -> None:
+        what = f'"name":{json.dumps(name)},"cat":{json.dumps(kind)}'
+        when = f'"ts":{_micro(time - self._origin)},"pid":{pid},"tid":{tid}'
+        self._put(f'{{"ph":"{phase}",{what},{when}{more}}}')
+
+    def _put(self, line: str) -> None:
+        self._lines.append(line)
+        if len(self._lines) >= LINES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was put."""
+        if self._lines:
+            text = ",\n".join(self._lines)
+            self._out.write((text if self._first else ",\n" + text).encode())
+            self._first, self._lines = False, []
+
+    def finish(self) -> None:
+        """Write the calls that have not ended."""
+        for (pid, tid, key), calls in self._open.items():
+            for time, args in calls:
+                self._entry("B", key, "call", time, pid, tid, f',"args":{{"begin":{args}}}')
+        self.flush()
+
+
+def write(scan: Scan, survey: Survey, out: IO[bytes]) -> None:
+    """Write the events of the scan, and its losses, as a trace."""
+    origin = survey.begins
+    head = {"clock": "wall", "first_event_ns": origin, "source": "kwire"}
+    out.write(f'{{"displayTimeUnit":"ns","otherData":{json.dumps(head)},"traceEvents":[\n'.encode())
+    writer = _Writer(out, origin)
+    probes: dict[int, _Probe] = {}
+    hosts: dict[str, int] = {}
+    for block, index, time in ordered(scan):
+        probe = probes.get(id(block.schema))
+        if probe is None:
+            host = hosts.setdefault(block.schema.host, len(hosts))
+            probe = probes[id(block.schema)] = _Probe(block.schema, host)
+        writer.event(probe, time, probe.decode(block.frames.frame_bytes(index)))
+    for schema, loss in scan.losses:
+        if schema is not None and loss.last:
+            writer.lost(schema.wall(loss.last), cause_text(loss.cause), loss.count)
+    writer.finish()
+    out.write(b"\n]}\n")
+
+
+def _micro(ns: int) -> str:
+    """Microseconds with three decimals, exactly."""
+    sign, ns = ("-", -ns) if ns < 0 else ("", ns)
+    return f"{sign}{ns // 1000}.{ns % 1000:03d}"

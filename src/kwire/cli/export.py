@@ -1,0 +1,82 @@
+"""`kwire export`: write a capture's events in another format."""
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from kwire.analyze.source import Source
+from kwire.cli.choosing import Progress, add_choice, notes, selection, survey
+from kwire.errors import KwireError
+from kwire.view.text import safe
+
+if TYPE_CHECKING:
+    from kwire.analyze.choose import Selection
+    from kwire.analyze.tables import Table, Tables
+
+HELP = "write events as Parquet, Arrow, CSV, NDJSON or a Perfetto trace"
+
+EPILOG = """\
+examples:
+  kwire export demo.pcapng -o demo.parquet
+  kwire export demo.pcapng -o opens.csv --probe '*openat'
+  kwire export demo.pcapng -o demo.json          # open it at ui.perfetto.dev
+  kwire export demo.pcapng -o tables/ --format parquet   # a file for each probe
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    from kwire.analyze.export import FORMATS
+
+    known = [f"{name} ({', '.join(form.extensions)}): {form.meaning}" for name, form in FORMATS.items()]
+    output = "where to; - is standard output, DIR/ gets a file for each probe"
+    parser.epilog = EPILOG
+    parser.add_argument("file", metavar="CAPTURE", help="a capture; - is standard input")
+    parser.add_argument("-o", dest="output", metavar="FILE", required=True, help=output)
+    form = f"else the extension tells. {'; '.join(known)}"
+    parser.add_argument("--format", choices=list(FORMATS), help=form)
+    add_choice(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, and say how much."""
+    from kwire.analyze.export import Export, export_file, format_of
+    from kwire.analyze.scan import Scan
+    from kwire.analyze.tables import Tables
+
+    each = args.output.endswith("/") or os.path.isdir(args.output)
+    if each and args.format is None:
+        raise KwireError("export", args.output, "a directory has no extension", "name a --format")
+    form = format_of(args.output, args.format)
+    with Source(args.file) as source:
+        found = survey(source)
+        chosen = selection(args, found, source.name)
+        tables = Tables(seen.schema for seen in found.probes if chosen.wants(seen.schema))
+        parts = [(args.output, tables, chosen)]
+        if each:
+            os.makedirs(args.output, exist_ok=True)
+            paths = [os.path.join(args.output, table.name + form.extensions[0]) for table in tables]
+            parts = [
+                (path, Tables(table.schemas), _only(chosen, tables, table))
+                for path, table in zip(paths, tables, strict=True)
+            ]
+        events = undecodable = 0
+        for path, some, wanted in parts:
+            progress = Progress(f"{safe(path)}: writing", source.size)
+            try:
+                with source.open() as capture:
+                    scan = Scan(capture, wanted, progress)
+                    export_file(Export(scan, found, some), path, form)
+            finally:
+                progress.done()
+            events, undecodable = events + scan.events, undecodable + scan.undecodable
+        notes(source.name, found, undecodable)
+        where = "standard output" if args.output == "-" else args.output
+        sys.stderr.write(f"{events:,} events written to {safe(where)}\n")
+    return 0
+
+
+def _only(chosen: "Selection", tables: "Tables", table: "Table") -> "Selection":
+    """What is chosen of one table."""
+    return chosen.only(lambda schema: tables.find(schema) is table)
