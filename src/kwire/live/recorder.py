@@ -108,11 +108,20 @@ class Recorder:
         return self._remaining == 0
 
     def step(self) -> int:
-        """One round, for a caller with a loop of its own; how many events it moved."""
+        """One round and a look at the counters, for a caller with a loop of its own; events moved."""
+        moved = self.move()
+        self.look()
+        return moved
+
+    def move(self) -> int:
+        """One round without a look at the counters, which costs more the more probes there are."""
         before = self.events
         self._round(self._tracer.drain())
-        self._lose(self._tracer.lost())
         return self.events - before
+
+    def look(self) -> None:
+        """Tell the sinks what the kernel lost since the last look; worth doing every `TICK`."""
+        self._lose(self._tracer.lost())
 
     def finish(self) -> None:
         """Take the probes away and account for every event they produced."""

@@ -61,9 +61,10 @@ def preamble(schemas: Sequence[Schema], size: int) -> list[bytes]:
 
 
 class SourceSink:
-    """A recorder's sink that feeds an outlet, `size` bytes a payload at most (a longer event goes alone).
+    """A recorder's sink that feeds `outlet`, `size` bytes a payload at most (a longer event goes alone).
 
-    `waits` is how long a payload not yet full may wait for more, in seconds: 0 while a peer receives.
+    A session begins with the payloads of `begin`, or of `restart`; its owner puts them where the session
+    finds them, and then sets `outlet`. Until then there is no room.
     """
 
     __slots__ = (
@@ -82,7 +83,6 @@ class SourceSink:
         "_size",
         "_told",
         "_told_lost",
-        "_unsent",
         "_used",
         "bytes",
         "losses",
@@ -90,32 +90,41 @@ class SourceSink:
     )
 
     def __init__(
-        self,
-        schemas: Sequence[Schema],
-        outlet: Outlet,
-        size: int,
-        clock: Callable[[], float] = time.monotonic,
+        self, schemas: Sequence[Schema], size: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        words = walk.COUNT_WORDS * (len(schemas) + 1)
+        words = walk.COUNT_WORDS * (max((schema.id for schema in schemas), default=0) + 1)
         self._clock = clock
         self._size = size
         self._preamble = preamble(schemas, size)
-        self._begin_with(outlet)
+        self._outlet: Outlet | None = None
+        self._enough = 0
         self._buffer = memoryview(bytearray(size))
         self._used = 0
         self._since = 0.0  # when the first frame came into the buffer
         self._full = False
         self._finished = False  # the totals were handed over
-        self._sent = array("Q", bytes(8 * words))  # events accepted, by probe
+        self._sent = array("q", bytes(8 * words))  # events accepted, by probe
         self._refused = array("Q", bytes(8 * words))  # events refused and not yet among the holes
         self._holes: dict[tuple[int, int, int], Hole] = {}
         self._told = -TELL
         self._told_lost: dict[int, int] = {}  # by probe
         self._before: dict[int, int] = {}  # events by probe that earlier sessions delivered or told
         self.bytes = 0
+        """Bytes of the payloads handed over."""
         self.losses: dict[int, int] = {}
         """Events lost so far by cause, told or not."""
         self.waits = HOLD
+        """Seconds that a payload not yet full waits for more: 0 while a peer receives."""
+
+    @property
+    def outlet(self) -> Outlet | None:
+        """Where payloads go."""
+        return self._outlet
+
+    @outlet.setter
+    def outlet(self, outlet: Outlet | None) -> None:
+        self._outlet = outlet
+        self._enough = max(self._size + SLACK, min(ENOUGH, self._room // 4))
 
     # ------------------------------------------------------------------ a recorder's sink
 
@@ -131,7 +140,7 @@ class SourceSink:
                 break
             if self._used:
                 self._send()
-            elif self._outlet.room >= frames.header(start).length + SLACK:  # longer than `size`: alone
+            elif self._room >= frames.header(start).length + SLACK:  # longer than `size`: alone
                 self._hand_over(bytes(frames.frame_bytes(start)))
                 start += 1
             else:
@@ -151,9 +160,7 @@ class SourceSink:
 
     def flush(self) -> None:
         """The end of a round: hand over what should not wait."""
-        if self._unsent < len(self._preamble):
-            self._begin()
-        elif (self._holes or self._full) and self._clock() >= self._told + TELL and self._free():
+        if (self._holes or self._full) and self._clock() >= self._told + TELL and self._free():
             self._tell()
         if self._used and self._clock() >= self._since + self.waits:
             self._send()
@@ -167,44 +174,54 @@ class SourceSink:
         """
         if self._finished:
             return True
-        if self._unsent == len(self._preamble) or self._introduce():
-            self._tell()
-            if self._used:
-                self._send()
-        if self._used or self._holes or self._full or self._unsent < len(self._preamble):
+        if self._outlet is None:
+            return False
+        self._tell()
+        if self._used:
+            self._send()
+        if self._holes or self._full:
             return False
         here = {probe: count - self._before.get(probe, 0) for probe, count in produced.items()}
         frames = totals_frames(here, self._size)
-        if self._outlet.room < sum(map(len, frames)) + SLACK * len(frames):
+        if self._room < sum(map(len, frames)) + SLACK * len(frames):
             return False
         for frame in frames:
             self._hand_over(frame)
         self._finished = True
         return True
 
-    def restart(self, outlet: Outlet, abandoned: Iterable[bytes], carried: Sequence[bytes] = ()) -> None:
-        """A new session takes the place of one that could not be resumed.
+    def begin(self) -> list[bytes]:
+        """The payloads that the first session begins with: the schemas."""
+        return self._preamble
+
+    def restart(self, abandoned: Iterable[bytes], carried: Iterable[bytes] = ()) -> list[bytes]:
+        """A new session takes the place of one that could not be resumed; the payloads it begins with.
 
         `abandoned`: payloads that may have been delivered or not: their events are counted lost (EXPIRED) and
-        their losses told again. `carried`: payloads never sent; they follow the schemas, and what was lost.
+        their losses told again. `carried`: payloads that surely were not sent: they come next.
         """
         for payload in abandoned:
-            self._abandon(payload, Cause.EXPIRED)
-        waiting = bytes(self._buffer[: self._used])
-        self._used = 0
-        for payload in (*carried, waiting):  # no part of the old session, but of the new one
-            self._account(payload, -1)
+            self._abandon(payload)
+        table, losses = array("Q", bytes(8 * len(self._sent))), []
+        for payload in (*carried, bytes(self._buffer[: self._used])):  # no part of the old session
+            losses += _count(payload, table)
         self._before = self._accounted()
-        self._begin_with(outlet)
+        for probe in range(1, len(table) // walk.COUNT_WORDS):
+            self._before[probe] -= table[probe * walk.COUNT_WORDS]
+        for loss in losses:
+            self._before[loss.probe] -= loss.count
+        self._outlet = None
         self._finished = False
-        self._introduce()
-        self._tell()
-        if self._used:
-            self._send()
-        for payload in (*carried, waiting):
+        self._gather_refused()
+        lost = [self._loss(key).frame() for key in list(self._holes)]
+        self._full = False
+        each = max(1, self._size // LOST_SIZE)
+        return [*self._preamble, *(b"".join(lost[at : at + each]) for at in range(0, len(lost), each))]
+
+    def adopt(self, payloads: Iterable[bytes]) -> None:
+        """Take payloads for handed over by us: those of a recording before this one."""
+        for payload in payloads:
             self._account(payload, 1)
-            if payload:
-                self._hand_over(payload)
 
     def sent(self, probe: int) -> int:
         """Events of this probe (from 1) accepted and not abandoned."""
@@ -222,11 +239,9 @@ class SourceSink:
 
     # ------------------------------------------------------------------ within
 
-    def _begin_with(self, outlet: Outlet) -> None:
-        """From now on everything goes to `outlet`, which is empty; the schemas first."""
-        self._outlet = outlet
-        self._enough = max(self._size + SLACK, min(ENOUGH, outlet.room // 4))
-        self._unsent = 0
+    @property
+    def _room(self) -> int:
+        return 0 if self._outlet is None else self._outlet.room
 
     def _accounted(self) -> dict[int, int]:
         """Events by probe accepted, and losses told."""
@@ -237,10 +252,8 @@ class SourceSink:
 
     def _begin(self) -> bool:
         """Before the first frame of a payload: see that there is room for it, and that holes are told."""
-        if self._unsent < len(self._preamble) and not self._introduce():
-            return False
         if not self._full:
-            if self._outlet.room >= self._size + SLACK:
+            if self._room >= self._size + SLACK:
                 self._since = self._clock()
                 return True
             self._full = True
@@ -249,20 +262,9 @@ class SourceSink:
             return not self._full
         return False
 
-    def _introduce(self) -> bool:
-        """Hand over the schemas; False where some had no room."""
-        while self._unsent < len(self._preamble):
-            payload = self._preamble[self._unsent]
-            if self._outlet.room < len(payload) + SLACK:
-                self._full = True
-                return False
-            self._hand_over(payload)
-            self._unsent += 1
-        return True
-
     def _free(self) -> bool:
         """Whether there is room again, and enough of it where there was none."""
-        return self._outlet.room >= (self._enough if self._full else self._size + SLACK)
+        return self._room >= (self._enough if self._full else self._size + SLACK)
 
     def _tell(self) -> None:
         """Put what is known of the holes at this place, as far as there is room for it."""
@@ -271,16 +273,20 @@ class SourceSink:
             if self._size - self._used < LOST_SIZE:
                 self._send()
             if not self._used:
-                if self._outlet.room < self._size + SLACK:
+                if self._room < self._size + SLACK:
                     return
                 self._since = self._clock()
-            (probe, cpu, cause), hole = key, self._holes.pop(key)
-            frame = Lost(probe, hole.first, hole.last, hole.count, cpu, cause).frame()
+            frame = self._loss(key).frame()
             self._buffer[self._used : self._used + len(frame)] = frame
             self._used += len(frame)
-            self._told_lost[probe] = self._told_lost.get(probe, 0) + hole.count
         self._full = False
         self._told = self._clock()
+
+    def _loss(self, key: tuple[int, int, int]) -> Lost:
+        """Take a hole, to be told."""
+        (probe, cpu, cause), hole = key, self._holes.pop(key)
+        self._told_lost[probe] = self._told_lost.get(probe, 0) + hole.count
+        return Lost(probe, hole.first, hole.last, hole.count, cpu, cause)
 
     def _gather_refused(self) -> None:
         """Make holes of the events refused."""
@@ -303,33 +309,38 @@ class SourceSink:
         self._hand_over(payload)
 
     def _hand_over(self, payload: bytes) -> None:
+        assert self._outlet is not None  # without one there is no room
         self._outlet.send(payload, self._clock())
         self.bytes += len(payload)
 
-    def _abandon(self, payload: bytes, cause: Cause) -> None:
+    def _abandon(self, payload: bytes) -> None:
         """Take back a payload: its events become a hole, its losses wait to be told again."""
         table, losses = self._account(payload, -1)
         for probe in range(1, len(table) // walk.COUNT_WORDS):
             count, first, last = table[probe * walk.COUNT_WORDS : (probe + 1) * walk.COUNT_WORDS]
             if count:
-                self.lost([Lost(probe, first, last, count, CPU_UNKNOWN, cause)])
+                self.lost([Lost(probe, first, last, count, CPU_UNKNOWN, Cause.EXPIRED)])
         for loss in losses:
             self._hole(loss)
 
     def _account(self, payload: bytes, sign: int) -> tuple["array[int]", list[Lost]]:
         """Add a payload to what was accepted and told (-1: take it off); its events by probe, its losses."""
-        frames = Frames.walk(payload)
         table = array("Q", bytes(8 * len(self._sent)))
-        counted = walk.count_by_id(frames.data, frames.offsets, frames.count, table, False)
+        losses = _count(payload, table)
         for at in range(0, len(table), walk.COUNT_WORDS):
             self._sent[at] += sign * table[at]
-        others = range(frames.count) if counted < frames.count else ()
-        losses = [
-            Lost.read(frames.frame(index)) for index in others if frames.header(index).type == Type.LOST
-        ]
         for loss in losses:
             self._told_lost[loss.probe] = self._told_lost.get(loss.probe, 0) + sign * loss.count
         return table, losses
+
+
+def _count(payload: bytes, table: "array[int]") -> list[Lost]:
+    """Add the events of a payload to a table of `count_by_id`; give its losses."""
+    frames = Frames.walk(payload)
+    if walk.count_by_id(frames.data, frames.offsets, frames.count, table, False) == frames.count:
+        return []
+    others = (index for index in range(frames.count) if frames.header(index).type == Type.LOST)
+    return [Lost.read(frames.frame(index)) for index in others]
 
 
 def events_in(payload: bytes) -> int:
