@@ -154,7 +154,7 @@ class Net:
             if why:
                 raise KwireError("serve", place, why)
             if hello.token not in self.sinks:
-                self.notes[hello.token] = Notes(stuck)
+                self.notes.setdefault(hello.token, Notes()).stuck = stuck
                 self.sinks[hello.token] = Session(
                     Role.SINK,
                     initiator=False,
@@ -200,7 +200,7 @@ class Net:
 
     def sink(self, connector: Connector) -> Notes:
         """What the listener's side was told of the connector's present session."""
-        return self.notes[connector.peer.session.token]
+        return self.notes.setdefault(connector.peer.session.token, Notes())
 
     def close(self) -> None:
         """Close everything, without farewells."""

@@ -64,7 +64,7 @@ def test_what_is_sent_arrives_and_the_end_is_in_order(
     net: Any, start: Start, event: Callable[..., bytes], kind: str
 ) -> None:
     listener, connector = start(kind)
-    notes = connector.peer.handler
+    notes: Any = connector.peer.handler
     size = 1368 if kind.startswith("udp") else 65_376
     payloads = [event(number) * (size // 72) for number in range(200)] + [event(1, 40_000)]
     for payload in payloads:
@@ -85,7 +85,7 @@ def test_what_is_sent_arrives_and_the_end_is_in_order(
 @pytest.mark.parametrize("kind", KINDS)
 def test_requests_are_answered(net: Any, start: Start, kind: str) -> None:
     _, connector = start(kind)
-    notes = connector.peer.handler
+    notes: Any = connector.peer.handler
     number = connector.peer.session.request({"op": "x", "big": "y" * 5000}, net.loop.now())
     connector.peer.flush()
     net.until(lambda: notes.replies)
@@ -153,10 +153,11 @@ def test_a_session_goes_on_over_the_next_connection(
         send(connector, sent[-1:])
         net.loop.turn(0)
         if number in (50, 150, 151):
+            net.until(lambda: connector.peer.session.state is State.ESTABLISHED)
             getattr(proxy, how)()
     net.until(lambda: len(net.sink(connector).payloads) == len(sent))
     assert net.sink(connector).payloads == sent
-    assert net.sink(connector).up >= 2
+    assert net.sink(connector).up == 4
     assert len(listener.peers) == 1
 
 
@@ -238,7 +239,7 @@ def test_two_connections_with_one_token_the_newer_has_it(net: Any, event: Callab
     (peer,) = listener.peers.values()
     old = peer.transport
     # the connector forgets its connection without closing it, as a machine does whose link was down
-    connector.peer.transport.receiver = net.note()
+    connector.peer.transport.receiver = None
     connector.peer.transport = None
     connector.peer.session.disconnected(net.loop.now(), "test")
     connector._begin()
@@ -341,7 +342,6 @@ def test_a_local_name_that_is_elsewhere_is_not_spoken_to(net: Any, monkeypatch: 
 
 def test_a_name_that_is_none_is_told_and_asked_again(net: Any) -> None:
     heard: list[KwireError] = []
-    net.connect(parse("tls:nobody.invalid:5"), tls=None, troubled=heard.append) if False else None
     net.connect(parse("tcp:nobody.invalid:5"), insecure=True, troubled=heard.append)
     net.until(lambda: len(heard) >= 2)
     assert "look up nobody.invalid" in str(heard[0])
@@ -438,7 +438,8 @@ def test_what_waits_for_a_slow_reader_is_bounded(
     peer.session.consumed(len(arrived) - 1, net.loop.now())
     peer.flush()
     net.until(lambda: len(net.sink(connector).payloads) == sent)
-    assert connector.peer.handler.room >= 1, "the source was told that there is room again"
+    handler: Any = connector.peer.handler
+    assert handler.room >= 1, "the source was told that there is room again"
 
 
 def test_a_busy_peer_does_not_starve_the_others(net: Any, event: Callable[..., bytes]) -> None:

@@ -143,8 +143,10 @@ class Peer:
 
     def attach(self, transport: Transport) -> None:
         """Carry the session on `transport` from now on; one that there was is closed."""
-        if self.transport is not None:
-            self._let_go("replaced by a newer connection")
+        self.detach("replaced by a newer connection")
+        if self.ended:
+            transport.close()
+            return
         self.transport = transport
         self.identity = transport.identity
         self.address = transport.name
@@ -155,7 +157,10 @@ class Peer:
     def detach(self, why: str = "") -> None:
         """Close the transport; the session is suspended, or what its state says."""
         if self.transport is not None:
-            self._let_go(why)
+            self.transport.close()
+            self.transport = None
+            self._backlog = []
+            self.session.disconnected(self.loop.now(), why)
             self.flush()
 
     def flush(self) -> None:
@@ -231,13 +236,6 @@ class Peer:
             self.on_detached(self, why)
 
     # ------------------------------------------------------------------ inside
-
-    def _let_go(self, why: str) -> None:
-        if self.transport is not None:
-            self.transport.close()
-            self.transport = None
-        self._backlog = []
-        self.session.disconnected(self.loop.now(), why)
 
     def _work(self) -> None:
         """Tell and send until neither leads to more."""
