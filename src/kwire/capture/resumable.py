@@ -10,7 +10,7 @@ import os
 import struct
 import time
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from kwire.capture import pcapng, walk
@@ -95,6 +95,11 @@ class ResumableWriter(Writer):
     def id(self) -> str:
         """What joins the files of this capture: 32 hexadecimal digits."""
         return self._id
+
+    def leave(self) -> None:
+        """Close the file as it is, without what is not written yet and without its ending."""
+        self._used = 0
+        self._file.output.close()
 
     def settle(self) -> None:
         """Hand all to the operating system, descriptions too; with `sync`, to the disk."""
@@ -206,7 +211,7 @@ class ResumableWriter(Writer):
             for path in (old.output.name, os.path.dirname(os.path.abspath(old.output.name))):
                 _to_disk(path)
 
-    def _end(self, totals: Mapping[int, Totals], comment: str) -> None:
+    def _end(self, totals: Mapping[int, Totals], comment: str, unproven: Container[int] = ()) -> None:
         if (self._waiting and not self._introduce()) or (self._holes and not self.schemas):
             new = [schema.probe[:64] for schema in self.schemas[self._introduced :]] or ["unknown"]
             text = b"".join(map(pcapng.interface, new))
@@ -214,7 +219,7 @@ class ResumableWriter(Writer):
                 done = self._file.output.finish(view)
             if done < len(text):
                 self._file.output.back(done)
-        super()._end(totals, comment)
+        super()._end(totals, comment, unproven)
 
     # --- frames
 

@@ -15,6 +15,7 @@ from typing import Final
 from kwire.errors import KwireError
 
 SESSIONS: Final = ".sessions"
+MERGED: Final = ".merged"  # the end of a ledger's name, of a merged capture
 KEEP: Final = 30 * 86400.0
 """Seconds after its end that a session is remembered: so long a source that missed the last ACK may ask."""
 
@@ -63,6 +64,10 @@ class Folder:
         """The path of a session's ledger."""
         return os.path.join(self.path, SESSIONS, token.hex())
 
+    def ledger_of(self, path: str) -> str:
+        """The path of the ledger of a merged capture at `path`."""
+        return os.path.join(self.path, SESSIONS, os.path.basename(path) + MERGED)
+
     def capture(self, host: str, now: float | None = None) -> str:
         """A free path for a capture that begins now: `host-20260131-235959.pcapng`, UTC."""
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
@@ -74,10 +79,12 @@ class Folder:
         return path
 
     def ledgers(self) -> Iterator[str]:
-        """The paths of all ledgers; those that have not been touched for KEEP seconds are deleted."""
+        """The paths of the ledgers of sessions; those that were not touched for KEEP seconds are deleted."""
         oldest = time.time() - KEEP
         with os.scandir(os.path.join(self.path, SESSIONS)) as entries:
             for entry in entries:
+                if entry.name.endswith(MERGED):
+                    continue
                 if entry.stat(follow_symlinks=False).st_mtime < oldest or entry.name.endswith(".new"):
                     os.unlink(entry.path)
                 else:

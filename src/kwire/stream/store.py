@@ -29,6 +29,8 @@ Payload: TypeAlias = bytes | bytearray | memoryview
 SEQUENCES: Final = 1 << 32
 EVENT_LEAST: Final = 16  # bytes: header and timestamp
 
+_DAMAGE = (KeyError, TypeError, ValueError, AttributeError, struct.error, FrameError)
+
 
 class Options(NamedTuple):
     """How captures are written: rotation by bytes or seconds (0: not), and whether each commit is synced."""
@@ -109,13 +111,27 @@ class Store:
         body = store._ledger.load()
         try:
             store._restore(dict(store._ledger.front), memoryview(body), options, elsewhere)
-        except (KeyError, TypeError, ValueError, AttributeError, struct.error, FrameError):
+        except _DAMAGE:
             store._ledger.close()
             raise LedgerError("read", ledger, "it is damaged", "remove it: its session begins anew") from None
         except CaptureError:
             store._ledger.close()
             raise
         return store
+
+    @classmethod
+    def lanes_of(cls, ledger: str) -> list[Lane]:
+        """The sessions that a ledger remembers; none where it is not there, or damaged."""
+        store, book = cls.__new__(cls), Ledger(ledger)
+        store.lanes = {}
+        try:
+            body = memoryview(book.load())
+            store._remember(book.front, body)
+        except (LedgerError, *_DAMAGE):
+            return []
+        finally:
+            book.close()
+        return list(store.lanes.values())
 
     def _prepare(self, ledger: str | None, packing: Packing, options: Options) -> None:
         self._ledger = Ledger(ledger, sync=options.sync) if ledger else None
@@ -126,11 +142,7 @@ class Store:
         self._dirty = self._changed = True
 
     def _restore(self, front: dict[str, Any], body: memoryview, options: Options, elsewhere: str) -> None:
-        at = 0
-        for item in front["lanes"]:
-            lane = Lane.back(item)
-            at = lane.take_record(body, at)
-            self.lanes[lane.token] = lane
+        at = self._remember(front, body)
         self.path, self.merged = str(front["path"]), bool(front["merged"])
         self._front = {name: front[name] for name in ("path", "about", "merged", "id")}
         self._dirty = self._changed = False
@@ -148,6 +160,15 @@ class Store:
             self._dirty = self._changed = True
         if self._over:
             self.close()
+
+    def _remember(self, front: Mapping[str, Any], body: memoryview) -> int:
+        """Read the lanes of a ledger; gives where the writer's state begins."""
+        at = 0
+        for item in front["lanes"]:
+            lane = Lane.back(item)
+            at = lane.take_record(body, at)
+            self.lanes[lane.token] = lane
+        return at
 
     def _open(self, options: Options, state: bytes | None = None) -> None:
         schemas = [schema for lane in self.lanes.values() for schema in lane.schemas()]
@@ -286,6 +307,15 @@ class Store:
                 self._packing.user = None
             if self._ledger is not None:
                 self._ledger.close()
+
+    def leave(self) -> None:
+        """Close the files as they are: the ledger's record is where a successor goes on."""
+        self.closed = True
+        if self._packing.user is self:
+            self._packing.user = None
+        self.writer.leave()
+        if self._ledger is not None:
+            self._ledger.close()
 
     # --- what came, for summaries
 
