@@ -10,6 +10,7 @@ What a file descriptor already allows stays allowed: rings, mapped maps, links, 
 
 import ctypes
 import os
+import signal
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -34,6 +35,7 @@ PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_GET_NO_NEW_PRIVS, PR_C
     47,
 )
 PR_CAP_AMBIENT_CLEAR_ALL = 4
+PR_SET_PDEATHSIG = 1
 
 
 class Dropped(NamedTuple):
@@ -77,6 +79,11 @@ def drop(keep: Collection[str] = ()) -> Dropped:
     if errno:
         raise failure("give up", "capabilities", errno)
     return Dropped(bounding, len(os.listdir("/proc/self/task")) - 1)
+
+
+def end_with_parent() -> None:
+    """Have the calling process killed when the thread that started it ends; changing users undoes it."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def no_new_privs() -> bool:

@@ -8,7 +8,7 @@ modules (`socket.AF_INET`), with the value they have when the probe is parsed.
 
 import ast
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from kwire.lang import tree
 from kwire.lang.errors import Diagnostic, LanguageError, TextError
@@ -65,25 +65,45 @@ def parse_function(function: Callable[..., Any], attach: Sequence[str] | None = 
     """
     source, node, text = _source_of(function)
     known = _surroundings(function)
-    faults: list[TextError] = []
     names = frozenset(name for name, value in known.items() if getattr(value, "__name__", "") == "kwire")
-    converter = Converter(text, kwire_names=names | {"kwire"})
-    constants: dict[str, int | str] = {}
-    bound = {argument.arg for argument in node.args.args}
-    for one in ast.walk(node):
-        name = dotted(one) if isinstance(one, ast.Name | ast.Attribute) else ""
-        root, *path = name.split(".")
-        value = known.get(root)
-        for part in path:
-            # Modules and classes (enumerations) only: reading an attribute of these runs no code of probes.
-            value = getattr(value, part, None) if isinstance(value, type | type(ast)) else None
-        if isinstance(value, int | str) and root not in bound:
-            # Members of IntEnum and their like become the plain value they are.
-            plain = int(value) if isinstance(value, int) else str(value)
-            (converter.values if path else constants)[name] = plain
-    probe = _probe(converter, node, source, constants, attach, faults)
-    _raise(source, faults)
-    return probe
+    return _one(source, node, text, names | {"kwire"}, *_taken(node, known), attach)
+
+
+class Written(NamedTuple):
+    """A probe function as text, with what it takes from around it: enough to parse it anywhere.
+
+    `text`: of the function, behind as many empty lines as stand before it in `file`; `constants`, `values`:
+    what plain and dotted names around it stand for.
+    """
+
+    file: str
+    text: str
+    name: str
+    attach: tuple[str, ...]
+    constants: dict[str, int | str]
+    values: dict[str, int | str]
+
+
+def written(function: Callable[..., Any], attach: Sequence[str]) -> Written:
+    """What of a function object must travel for `parse_written`. Raises `LanguageError` without a text."""
+    source, node, _ = _source_of(function)
+    first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
+    lines = source.text.splitlines(keepends=True)[first - 1 : node.end_lineno]
+    inner = lines[0][:1].isspace()  # a function within something: that is made up
+    text = "\n" * (first - 2) + "if True:\n" if inner else "\n" * (first - 1)
+    return Written(
+        source.name, text + "".join(lines), node.name, tuple(attach), *_taken(node, _surroundings(function))
+    )
+
+
+def parse_written(written: Written) -> tree.Probe:
+    """The probe of a function that came as text; nothing of it is run. Raises `LanguageError`."""
+    source = Source(written.file, written.text)
+    for node in ast.walk(_parse(source, written.text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == written.name:
+            names = frozenset({"kwire"})
+            return _one(source, node, written.text, names, written.constants, written.values, written.attach)
+    raise _sourceless(written.file, f"there is no function {written.name}", "send its text")
 
 
 def parse_expression(text: str, name: str) -> Expr:
@@ -149,6 +169,45 @@ def _deep(source: Source, convert: Callable[[], _Converted]) -> _Converted:
 def _raise(source: Source, faults: list[TextError]) -> None:
     if faults:
         raise LanguageError(source, [fault.diagnostic for fault in faults])
+
+
+def _taken(
+    node: ast.FunctionDef | ast.AsyncFunctionDef, known: dict[str, Any]
+) -> tuple[dict[str, int | str], dict[str, int | str]]:
+    """What a function uses of the constant values `known` around it: by plain and by dotted names."""
+    constants: dict[str, int | str] = {}
+    values: dict[str, int | str] = {}
+    bound = {argument.arg for argument in node.args.args}
+    for one in ast.walk(node):
+        name = dotted(one) if isinstance(one, ast.Name | ast.Attribute) else ""
+        root, *path = name.split(".")
+        value = known.get(root)
+        for part in path:
+            # Modules and classes (enumerations) only: reading an attribute of these runs no code of probes.
+            value = getattr(value, part, None) if isinstance(value, type | type(ast)) else None
+        if isinstance(value, int | str) and root not in bound:
+            # Members of IntEnum and their like become the plain value they are.
+            plain = int(value) if isinstance(value, int) else str(value)
+            (values if path else constants)[name] = plain
+    return constants, values
+
+
+def _one(
+    source: Source,
+    node: ast.FunctionDef | ast.AsyncFunctionDef,
+    text: str,
+    names: frozenset[str],
+    constants: dict[str, int | str],
+    values: dict[str, int | str],
+    attach: Sequence[str] | None,
+) -> tree.Probe:
+    """The probe of one function node."""
+    faults: list[TextError] = []
+    converter = Converter(text, kwire_names=names)
+    converter.values.update(values)
+    probe = _probe(converter, node, source, constants, attach, faults)
+    _raise(source, faults)
+    return probe
 
 
 def _probe(

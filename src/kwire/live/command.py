@@ -1,8 +1,9 @@
 """The traced command of `-c`: started, held back until every probe is attached, then let go.
 
-The laws: the command keeps the user's own privileges (it is forked before kwire gives its own up); it is
-never left waiting (when kwire fails or dies first, the closed pipe ends it without running the command);
-its process id is known before its first instruction, so nothing it does is missed.
+The laws: the command keeps the user's own privileges (it is forked before kwire gives its own up), or is
+another user's and can gain none, when it is run for somebody else; it is never left waiting (when kwire fails
+or dies first, the closed pipe ends it without running the command); its process id is known before its first
+instruction, so nothing it does is missed.
 """
 
 import errno
@@ -10,10 +11,17 @@ import os
 import shlex
 import signal
 import time
+from typing import TYPE_CHECKING
 
 from kwire.errors import KwireError
 
+if TYPE_CHECKING:
+    from pwd import struct_passwd
+
 _GO = b"g"
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where the commands of others are looked for."""
+
 PATIENCE = 100
 """Hundredths of a second a command has to end when asked."""
 
@@ -33,12 +41,45 @@ def split(text: str) -> list[str]:
     return words
 
 
+def _account(user: str) -> "struct_passwd":
+    """What the system knows of a user. Raises CommandError."""
+    from pwd import getpwnam
+
+    try:
+        return getpwnam(user)
+    except KeyError:
+        raise CommandError("start command", f"as {user}", "there is no such user") from None
+
+
+def _turn_into(account: "struct_passwd") -> dict[str, str]:
+    """Make this process the user's, for good; its environment."""
+    from kwire.kernel import privileges
+
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(nothing, fd)
+    if os.geteuid() != account.pw_uid:
+        os.setgroups([])
+        os.setgid(account.pw_gid)
+        os.setuid(account.pw_uid)
+    privileges.drop()
+    privileges.end_with_parent()
+    os.chdir("/")
+    home = {"HOME": account.pw_dir, "USER": account.pw_name, "LOGNAME": account.pw_name}
+    return {"PATH": DEFAULT_PATH, "LANG": "C.UTF-8", **home}
+
+
 class Command:
-    """A forked process that waits for `go()` and then becomes the command."""
+    """A forked process that waits for `go()` and then becomes the command.
+
+    `user`: run as that user, from the root directory, in an environment of its own, without input and output;
+    ending it then takes CAP_KILL, and it ends with this process anyhow.
+    """
 
     __slots__ = ("_failure", "_gate", "pid", "pidfd", "status", "words")
 
-    def __init__(self, words: list[str]) -> None:
+    def __init__(self, words: list[str], user: str = "") -> None:
+        account = _account(user) if user else None
         self.words = words
         self.status: int | None = None
         gate_read, self._gate = os.pipe2(os.O_CLOEXEC)
@@ -46,19 +87,21 @@ class Command:
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self._gate)
-            self._become(gate_read, failure_write)
+            self._become(gate_read, failure_write, account)
         os.close(gate_read)
         os.close(failure_write)
         self.pidfd = os.pidfd_open(self.pid)
 
-    def _become(self, gate: int, failure: int) -> None:
+    def _become(self, gate: int, failure: int, account: "struct_passwd | None") -> None:
         """In the child: wait for the gate, then exec. Never returns."""
         try:
             if os.read(gate, 1) != _GO:
                 os._exit(127)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
                 signal.signal(number, signal.SIG_DFL)
-            os.execvp(self.words[0], self.words)
+            if account is None:
+                os.execvp(self.words[0], self.words)
+            os.execvpe(self.words[0], self.words, _turn_into(account))
         except OSError as error:
             os.write(failure, str(error.errno).encode())
         finally:

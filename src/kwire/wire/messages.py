@@ -31,6 +31,7 @@ class Cause(IntEnum):
     SENDER_FULL = 5
     DISK_FULL = 6
     EXPIRED = 7
+    RATE_LIMIT = 8
 
 
 CAUSES: dict[Cause, str] = {
@@ -42,6 +43,7 @@ CAUSES: dict[Cause, str] = {
     Cause.SENDER_FULL: "the sender's buffer was full",
     Cause.DISK_FULL: "the receiver's disk was full",
     Cause.EXPIRED: "the session expired before it was acknowledged",
+    Cause.RATE_LIMIT: "the agent's policy allows no more events a second",
 }
 
 

@@ -1,0 +1,97 @@
+"""Probes that came as text from elsewhere: parsed, never run, and compiled where they are to attach.
+
+The laws: nothing in a text is executed or imported, whatever stands in it; errors are those of a probe
+written here, with its file, line and span; what a text asks for is known (`Wanted.asked`) before
+anything is compiled, so that it can be refused first.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from kwire.errors import KwireError
+from kwire.lang import python, spec, tree
+from kwire.live.plan import Plan
+from kwire.live.planner import Planner
+
+
+class Texts(NamedTuple):
+    """What to trace, as text. `specs`: as `kwire record` takes them; `files`: (name, text) of files of Python
+    probes; `functions`: probe functions by themselves; `filter`: an expression, for all of them.
+    """
+
+    specs: tuple[str, ...] = ()
+    files: tuple[tuple[str, str], ...] = ()
+    functions: tuple[python.Written, ...] = ()
+    filter: str | None = None
+
+
+class Asked(NamedTuple):
+    """One thing asked for: its `kind:target`, wildcards as written; the spec, "" where a function attaches
+    there; whether there is a program in it, and not the place alone.
+    """
+
+    place: str
+    spec: str
+    program: bool
+
+
+class Wanted(NamedTuple):
+    """Texts that were parsed, and all they ask for."""
+
+    texts: Texts
+    probes: tuple[tree.Probe, ...]
+    asked: tuple[Asked, ...]
+
+    def plan(self, follow: bool, main: int = 0) -> Plan:
+        """Compile against the running kernel; `follow`, `main` as for `Planner`. Raises KwireError."""
+        planner = Planner(follow=follow, main=main)
+        for text in self.texts.specs:
+            planner.add_spec(text, self.texts.filter)
+        for probe in self.probes:
+            planner.add_probe(probe, self.texts.filter)
+        return planner.plan()
+
+
+def parse(texts: Texts) -> Wanted:
+    """Read the texts. Raises LanguageError for what is wrong in them, KwireError where there is no probe."""
+    probes: list[tree.Probe] = []
+    for name, text in texts.files:
+        found = python.parse_file(text, name)
+        if not found:
+            raise KwireError(
+                "trace", name, "there is no probe in it", 'write functions under @kwire.kprobe("...")'
+            )
+        probes += found
+    probes += [python.parse_written(function) for function in texts.functions]
+    if texts.filter is not None:
+        python.parse_expression(texts.filter, "--filter")
+    asked = []
+    for text in texts.specs:
+        one = spec.parse(text)
+        asked.append(Asked(f"{one.kind}:{one.target}", text, bool(one.expressions)))
+    asked += [Asked(f"{at.kind}:{at.target}", "", True) for probe in probes for at in probe.attach]
+    return Wanted(texts, tuple(probes), tuple(asked))
+
+
+def written(probes: Sequence[object]) -> tuple[python.Written, ...]:
+    """What must travel of probe functions of this program. Raises KwireError for what is no probe."""
+    from kwire.live.probes import Probe
+
+    functions = []
+    for probe in probes:
+        if not isinstance(probe, Probe):
+            raise KwireError("trace", repr(probe), "it is no probe", "write functions under @kwire.kprobe")
+        functions.append(python.written(probe.function, probe.attach))
+    return tuple(functions)
+
+
+def function_of(
+    file: str,
+    text: str,
+    name: str,
+    attach: Sequence[str],
+    constants: Mapping[str, int | str],
+    values: Mapping[str, int | str],
+) -> python.Written:
+    """A probe function by itself from what came of it."""
+    return python.Written(file, text, name, tuple(attach), dict(constants), dict(values))
