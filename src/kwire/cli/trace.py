@@ -5,6 +5,7 @@ import sys
 
 from kwire.cli import tracing
 from kwire.errors import KwireError
+from kwire.lang import tree
 from kwire.lang.python import parse_file
 from kwire.live.plan import Plan
 from kwire.live.recorder import Sink
@@ -43,13 +44,7 @@ def run(args: argparse.Namespace) -> int:
         raise KwireError(
             "write capture to", "-", "standard output is for the events", "name a file, or use kwire record"
         )
-    probes = []
-    for name in args.files:
-        found = parse_file(_read(name), name)
-        if not found:
-            cure = 'write functions under @kwire.kprobe("...")'
-            raise KwireError("trace", name, "there is no probe in it", cure)
-        probes += found
+    probes = read_probes(args.files)
 
     def make_plan(follow: bool, main: int) -> Plan:
         return plan_probes(probes, args.filter, follow=follow, main=main)
@@ -61,6 +56,18 @@ def run(args: argparse.Namespace) -> int:
     summary = tracing.run(make_plan, args, args.write, sinks)
     tracing.report(summary)
     return 0
+
+
+def read_probes(names: list[str]) -> list[tree.Probe]:
+    """The Python probes of these files; KwireError where one has none."""
+    probes = []
+    for name in names:
+        found = parse_file(_read(name), name)
+        if not found:
+            cure = 'write functions under @kwire.kprobe("...")'
+            raise KwireError("trace", name, "there is no probe in it", cure)
+        probes += found
+    return probes
 
 
 def _format(args: argparse.Namespace, plan: Plan) -> Format:

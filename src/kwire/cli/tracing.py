@@ -29,8 +29,8 @@ ROTATING = ("CAP_DAC_OVERRIDE",)
 CLEAR_LINE = "\r\x1b[K"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments that say whom to trace, for how long, and where the events go."""
+def add_arguments(parser: argparse.ArgumentParser, *, rotate: bool = True) -> None:
+    """The arguments that say whom to trace, for how long, and (`rotate`) when a new file is begun."""
     whom = parser.add_argument_group("whom to trace (default: the whole machine)")
     whom.add_argument(
         "-c", dest="command", metavar="'COMMAND ARGS'", help="this command, and whatever it starts"
@@ -52,6 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=values.size,
         help="each CPU's ring buffer (default 8M, less with many CPUs): more rides out longer pauses",
     )
+    if not rotate:
+        return
     parser.add_argument(
         "--rotate",
         metavar="SIZE|TIME",
@@ -139,20 +141,25 @@ def run(
     """
     pids: list[int] = args.pids or []
     for pid in pids:
-        _check_process(pid)
+        check_process(pid)
     command = Command(split(args.command)) if args.command else None
     try:
         main = command.pid if command else (pids[0] if pids else 0)
         plan = make_plan(bool(main), main)
         plan = plan._replace(schemas=complete(plan.schemas))
-        if plan.skipped:
-            target, why = plan.skipped[0]
-            number = len(plan.skipped)
-            sys.stderr.write(f"kwire: {number} targets are left out, the first {target}: {why}\n")
+        say_skipped(plan)
         return _trace(plan, args, write, sinks(plan), command, pids)
     finally:
         if command:
             command.end()
+
+
+def say_skipped(plan: Plan) -> None:
+    """Say on standard error what of the wildcards is left out."""
+    if plan.skipped:
+        target, why = plan.skipped[0]
+        number = len(plan.skipped)
+        sys.stderr.write(f"kwire: {number} targets are left out, the first {target}: {why}\n")
 
 
 def _trace(
@@ -200,7 +207,8 @@ def _trace(
                 writer.close()
 
 
-def _check_process(pid: int) -> None:
+def check_process(pid: int) -> None:
+    """Raise KwireError where there is no such process."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

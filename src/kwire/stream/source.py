@@ -204,7 +204,7 @@ class SourceSink:
             self._abandon(payload)
         table, losses = array("Q", bytes(8 * len(self._sent))), []
         for payload in (*carried, bytes(self._buffer[: self._used])):  # no part of the old session
-            losses += _count(payload, table)
+            losses += _add(payload, table)
         self._before = self._accounted()
         for probe in range(1, len(table) // walk.COUNT_WORDS):
             self._before[probe] -= table[probe * walk.COUNT_WORDS]
@@ -218,10 +218,9 @@ class SourceSink:
         each = max(1, self._size // LOST_SIZE)
         return [*self._preamble, *(b"".join(lost[at : at + each]) for at in range(0, len(lost), each))]
 
-    def adopt(self, payloads: Iterable[bytes]) -> None:
-        """Take payloads for handed over by us: those of a recording before this one."""
-        for payload in payloads:
-            self._account(payload, 1)
+    def adopt(self, payload: bytes) -> None:
+        """Take a payload for handed over by us: one of a recording before this one."""
+        self._account(payload, 1)
 
     def sent(self, probe: int) -> int:
         """Events of this probe (from 1) accepted and not abandoned."""
@@ -326,7 +325,7 @@ class SourceSink:
     def _account(self, payload: bytes, sign: int) -> tuple["array[int]", list[Lost]]:
         """Add a payload to what was accepted and told (-1: take it off); its events by probe, its losses."""
         table = array("Q", bytes(8 * len(self._sent)))
-        losses = _count(payload, table)
+        losses = _add(payload, table)
         for at in range(0, len(table), walk.COUNT_WORDS):
             self._sent[at] += sign * table[at]
         for loss in losses:
@@ -334,7 +333,13 @@ class SourceSink:
         return table, losses
 
 
-def _count(payload: bytes, table: "array[int]") -> list[Lost]:
+def count_frames(payload: bytes, probes: int) -> tuple["array[int]", list[Lost]]:
+    """The events of a payload as a table of `count_by_id`, and its losses."""
+    table = array("Q", bytes(8 * walk.COUNT_WORDS * (probes + 1)))
+    return table, _add(payload, table)
+
+
+def _add(payload: bytes, table: "array[int]") -> list[Lost]:
     """Add the events of a payload to a table of `count_by_id`; give its losses."""
     frames = Frames.walk(payload)
     if walk.count_by_id(frames.data, frames.offsets, frames.count, table, False) == frames.count:

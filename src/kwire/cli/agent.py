@@ -1,0 +1,258 @@
+"""`kwire agent`: record here, for a collector elsewhere."""
+
+import argparse
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+from kwire.cli import tracing, values
+from kwire.errors import KwireError
+from kwire.kernel import privileges
+from kwire.live.command import Command, split
+from kwire.live.environment import complete
+from kwire.live.plan import Plan
+from kwire.live.recorder import Limits
+from kwire.live.tracer import Tracer
+from kwire.stream.address import Address, check_secure, parse
+from kwire.stream.arguments import add_transport_arguments, tls_options, watch
+
+if TYPE_CHECKING:
+    from kwire.stream.agent import Agent, Recovered
+    from kwire.stream.uplink import Line
+
+HELP = "record here, for a collector elsewhere"
+
+EXAMPLES = """\
+examples:
+  kwire agent --to tls:collector.example tracepoint:sched:sched_switch
+  kwire agent --to tcp:localhost 'tracepoint:syscalls:sys_enter_openat(str(filename))' -c 'make all'
+  kwire agent --to unix:/run/kwire.sock --spool /var/spool/kwire 'kprobe:tcp_connect'
+  kwire agent --listen tls:0.0.0.0 --policy /etc/kwire/policy.toml
+  kwire agent --make-certs certs collector.example web1.example
+
+ADDR is tcp:HOST:PORT, tls:HOST:PORT, udp:HOST:PORT or unix:PATH; the port is 17800 where none is written.
+PROBE is what 'kwire record' takes, or a FILE.py as 'kwire trace' takes. Ctrl-C ends the recording and waits for
+the collector; again, it leaves at once. docs/agents.md says what is promised.
+"""
+
+MEMORY, SPOOL_SIZE = 64 << 20, 1 << 30
+LEAST_MEMORY = 1 << 20
+GRACE = 10.0
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.epilog = EXAMPLES
+    parser.add_argument("probes", metavar="PROBE", nargs="*", help="what to record, or a FILE.py")
+    where = parser.add_argument_group("where to").add_mutually_exclusive_group(required=True)
+    where.add_argument("--to", metavar="ADDR", help="connect to a collector, again and again")
+    where.add_argument("--listen", metavar="ADDR", help="wait for collectors and for record -H, trace -H")
+    where.add_argument(
+        "--make-certs", metavar="DIR", help="make a small CA and certificates for the NAMEs given, and end"
+    )
+    parser.add_argument("--policy", metavar="FILE", help="with --listen: who may trace what (TOML)")
+    parser.add_argument("--filter", metavar="EXPR", help="record only where this is true; runs in the kernel")
+    parser.add_argument("--name", metavar="NAME", default="", help="what we are called (default: the host)")
+    keep = parser.add_argument_group("what waits for the collector")
+    keep.add_argument(
+        "--memory",
+        metavar="SIZE",
+        type=values.size,
+        default=MEMORY,
+        help="in memory at most (default 64M); what finds no room is counted lost",
+    )
+    keep.add_argument(
+        "--spool", metavar="DIR", default="", help="keep it on disk too: killed, an agent goes on"
+    )
+    keep.add_argument(
+        "--spool-size",
+        metavar="SIZE",
+        type=values.size,
+        default=SPOOL_SIZE,
+        help="on disk at most (default 1G)",
+    )
+    keep.add_argument(
+        "--grace",
+        metavar="TIME",
+        type=values.seconds,
+        default=GRACE,
+        help="after Ctrl-C wait so long for the collector (default 10s)",
+    )
+    tracing.add_arguments(parser, rotate=False)
+    add_transport_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the arguments say."""
+    if args.make_certs:
+        return _make_certs(args)
+    if args.listen:
+        return _listen(args)
+    return _connect(args)
+
+
+def _make_certs(args: argparse.Namespace) -> int:
+    from kwire.stream.certs import make_certs
+
+    for made in make_certs(args.make_certs, args.probes):
+        sys.stdout.write(f"{made}\n")
+    return 0
+
+
+def _listen(args: argparse.Namespace) -> int:
+    raise KwireError("listen", args.listen, "this is not there yet")
+
+
+def say(text: str) -> None:
+    """Tell people."""
+    sys.stderr.write(f"kwire: {text}\n")
+    sys.stderr.flush()
+
+
+def _connect(args: argparse.Namespace) -> int:
+    """`--to`: record, deliver, leave."""
+    address = parse(args.to)
+    check_secure(address, args.insecure)
+    if args.memory < LEAST_MEMORY:
+        raise KwireError("set memory", str(args.memory), "it is too little", "give at least 1M")
+    if not args.probes and not args.spool:
+        raise KwireError("record", "", "no PROBE is named", "name one, as in tracepoint:sched:sched_switch")
+    pids: list[int] = args.pids or []
+    for pid in pids:
+        tracing.check_process(pid)
+    command = Command(split(args.command)) if args.command else None
+    try:
+        main = command.pid if command else (pids[0] if pids else 0)
+        plan = make_plan(args, bool(main), main) if args.probes else None
+        return _run(args, address, plan, command, pids)
+    finally:
+        if command:
+            command.end()
+
+
+def make_plan(args: argparse.Namespace, follow: bool, main: int) -> Plan:
+    """The plan of the probes named: specs, or files of Python probes."""
+    from kwire.live import planner
+
+    files = [name for name in args.probes if name.endswith(".py")]
+    if not files:
+        plan = planner.plan_specs(args.probes, args.filter, follow=follow, main=main)
+    elif len(files) < len(args.probes):
+        raise KwireError("record", files[0], "files and probes do not go together", "name one or the other")
+    else:
+        from kwire.cli.trace import read_probes
+
+        plan = planner.plan_probes(read_probes(files), args.filter, follow=follow, main=main)
+    tracing.say_skipped(plan)
+    return plan._replace(schemas=complete(plan.schemas))
+
+
+def _line(args: argparse.Namespace, address: Address) -> "Line":
+    from kwire.stream.loop import Loop
+    from kwire.stream.uplink import EXPIRY, Line
+    from kwire.wire.session import Settings
+
+    system = os.uname()
+    about = {
+        "host": system.nodename,
+        "kernel": system.release,
+        "tool": "kwire agent",
+        "name": args.name or system.nodename,
+    }
+    settings = Settings(memory=args.memory, expiry=EXPIRY)
+    tls = tls_options(args) if address.kind == "tls" else None
+    return Line(Loop(), address, settings, about, say, tls, args.insecure, watch(args))
+
+
+def _recover(args: argparse.Namespace, line: "Line") -> "list[Recovered]":
+    """What agents before us left in the spool."""
+    if not args.spool:
+        return []
+    from kwire.stream.agent import Recovered
+    from kwire.stream.spool import recover
+
+    found = []
+    for spool, cut in recover(args.spool, args.spool_size, args.memory):
+        if cut:
+            say(f"spool {spool.path}: damaged and cut: {cut}")
+        say(f"spool {spool.path}: {spool.count} payloads of an agent before this one go to {line.address}")
+        found.append(Recovered(line, spool))
+    return found
+
+
+def _run(
+    args: argparse.Namespace, address: Address, plan: Plan | None, command: Command | None, pids: list[int]
+) -> int:
+    from kwire.stream.agent import Agent, make_hold
+    from kwire.stream.source import SourceSink
+
+    line = _line(args, address)
+    recovered = _recover(args, line)
+    if plan is None:
+        return _deliver(args, line, recovered)
+    size = line.settings.datagram_size if address.datagrams else line.settings.data_size
+    sink = SourceSink(plan.schemas, size)
+    with Tracer(plan, buffer=args.buffer, follow=bool(command or pids)) as tracer:
+        for pid in [*pids, *([command.pid] if command else [])]:
+            tracer.follow(pid)
+        tracer.attach()
+        hold = make_hold(args.spool, sink, args.memory, args.spool_size)
+        limits = Limits(args.seconds, args.count)
+        agent = Agent(line, tracer, sink, hold, recovered, limits=limits, command=command, grace=args.grace)
+        privileges.drop(keep=_kept(address))
+        line.loop.signals((signal.SIGINT, signal.SIGTERM), lambda number: agent.stop())
+        try:
+            agent.run()
+            return _report(args, agent, plan, command)
+        finally:
+            agent.close()
+            line.loop.close()
+
+
+def _kept(address: Address) -> tuple[str, ...]:
+    """Capabilities that reconnecting needs: the socket of a Unix path may be another user's."""
+    return ("CAP_DAC_OVERRIDE",) if address.kind == "unix" else ()
+
+
+def _deliver(args: argparse.Namespace, line: "Line", recovered: "list[Recovered]") -> int:
+    """Without a probe: deliver what the spool holds, and end."""
+    from kwire.stream.agent import Courier
+
+    courier = Courier(line, recovered, args.grace)
+    privileges.drop(keep=_kept(line.address))
+    line.loop.signals((signal.SIGINT, signal.SIGTERM), lambda number: courier.stop())
+    try:
+        courier.run()
+    finally:
+        courier.close()
+        line.loop.close()
+    delivered = sum(before.uplink.finished for before in recovered)
+    _print(args, {"recovered": len(recovered), "delivered": delivered}, f"{delivered} recordings delivered")
+    return 0 if delivered == len(recovered) else 1
+
+
+def _report(args: argparse.Namespace, agent: "Agent", plan: Plan, command: Command | None) -> int:
+    from kwire.stream.agent import summary
+
+    told = summary(agent, plan.schemas)
+    if command and command.ended() and command.status is not None:
+        told["command_status"] = os.waitstatus_to_exitcode(command.status)
+    lost = f"{told['lost']:,} lost" if told["lost"] else "none lost"
+    text = f"{told['events']:,} events, {lost}, {told['acknowledged']:,} acknowledged by {agent.line.address}"
+    _print(args, told, text)
+    if agent.finished:
+        return 0
+    waiting = told["events"] - told["acknowledged"]
+    place = f"they are in {args.spool}" if args.spool else "they are lost"
+    say(f"{waiting:,} events were not acknowledged; {place}")
+    return 1
+
+
+def _print(args: argparse.Namespace, told: dict[str, Any], text: str) -> None:
+    if args.json:
+        import json
+
+        sys.stdout.write(json.dumps(told) + "\n")
+    else:
+        sys.stderr.write(f"{text}\n")

@@ -1,0 +1,131 @@
+"""A recording in a loop: rings, counters, limits and the command of `-c`, beside whatever else the loop does.
+
+The laws: rings are drained within a few milliseconds whatever the network does; between two rounds there is a
+pause (`PAUSE`), so a flood moves in large spans; when it ends, by a limit, the command's end or `end`, the
+probes are taken away and every event they produced is accounted for.
+"""
+
+import select
+import time
+from collections.abc import Callable, Sequence
+
+from kwire.live.command import Command
+from kwire.live.recorder import PAUSE, SWEEP, TICK, Limits, Recorder, Sink
+from kwire.live.tracer import Tracer
+from kwire.stream.loop import READ, Loop, Timer
+
+
+class Recording:
+    """A tracer whose probes are attached. `round` is called after each round, `ended` once, with why."""
+
+    __slots__ = (
+        "_command",
+        "_ended",
+        "_loop",
+        "_next_sweep",
+        "_rings",
+        "_round",
+        "_started",
+        "_stopped",
+        "_timers",
+        "_tracer",
+        "limits",
+        "over",
+        "produced",
+        "recorder",
+    )
+
+    def __init__(
+        self,
+        loop: Loop,
+        tracer: Tracer,
+        sinks: Sequence[Sink],
+        limits: Limits,
+        command: Command | None,
+        round: Callable[[], None],
+        ended: Callable[[str], None],
+    ) -> None:
+        self._loop = loop
+        self._tracer = tracer
+        self._command = command
+        self._round = round
+        self._ended = ended
+        self._timers: dict[str, Timer] = {}
+        self._rings = select.epoll()  # one descriptor for all rings: pausing them is one system call
+        self._next_sweep = 0.0
+        self._started = self._stopped = time.monotonic()
+        self.limits = limits
+        self.recorder = Recorder(tracer, list(sinks), limits)
+        self.over = False
+        """It has ended; `produced` is known."""
+        self.produced: dict[int, int] = {}
+        """Events by probe, of the whole recording."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it has taken, or took."""
+        return (self._stopped if self.over else time.monotonic()) - self._started
+
+    def start(self) -> None:
+        """Let the command go, and move events from now on."""
+        loop, now = self._loop, self._loop.now()
+        for ring in self._tracer.rings:
+            self._rings.register(ring.map.fd, select.EPOLLIN)
+        loop.add(self._rings.fileno(), READ, self._ready)
+        self._timers["tick"] = loop.at(now + TICK, self._tick)
+        self._next_sweep = now + SWEEP
+        if self.limits.seconds is not None:
+            self._timers["end"] = loop.at(now + self.limits.seconds, lambda: self.end("the time is over"))
+        self._started = time.monotonic()
+        if self._command:
+            loop.add(self._command.pidfd, READ, lambda mask: self.end("the command has ended"))
+            self._command.go()
+
+    def end(self, why: str) -> None:
+        """Take the probes away and account for everything; harmless where it has ended."""
+        if self.over:
+            return
+        self._forget()
+        self.recorder.finish()
+        self._stopped = time.monotonic()
+        self.over = True
+        self.produced = self.recorder.produced()
+        if self._command:
+            self._command.ended()
+        self._ended(why)
+
+    def close(self) -> None:
+        """Free its descriptors; what is in the rings stays there."""
+        self._forget()
+
+    def _forget(self) -> None:
+        if self._rings.closed:
+            return
+        self._loop.remove(self._rings.fileno())
+        self._rings.close()
+        for timer in self._timers.values():
+            self._loop.cancel(timer)
+        if self._command and self._command.pidfd >= 0:
+            self._loop.remove(self._command.pidfd)
+
+    def _ready(self, mask: int) -> None:
+        """Events wait: a round, and then a pause."""
+        self.recorder.move()
+        self._round()
+        if self.recorder.satisfied:
+            self.end("the last event asked for has come")
+        elif not self._rings.closed:
+            self._loop.modify(self._rings.fileno(), 0)
+            self._timers["pause"] = self._loop.at(self._loop.now() + PAUSE, self._resume)
+
+    def _resume(self) -> None:
+        self._loop.modify(self._rings.fileno(), READ)
+
+    def _tick(self) -> None:
+        now = self._loop.now()
+        self.recorder.look()
+        if now >= self._next_sweep:
+            self._tracer.sweep()
+            self._next_sweep = now + SWEEP
+        self._timers["tick"] = self._loop.at(now + TICK, self._tick)
+        self._round()

@@ -1,0 +1,335 @@
+"""An uplink: what a source has for a collector, over as many connections and sessions as it takes.
+
+The laws: a session is resumed as long as the collector knows it; where it does not, what may have been
+delivered is counted LOST (EXPIRED) and what surely was not goes into a new session, so nothing is delivered
+twice; an uplink is done when everything is acknowledged after `close`. Payloads wait in a `Hold`: in memory,
+or in a spool on disk.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+from kwire.errors import KwireError
+from kwire.stream import clock
+from kwire.stream.address import Address
+from kwire.stream.connect import Connector, connect
+from kwire.stream.loop import Loop
+from kwire.stream.peer import Ignore, Peer
+from kwire.stream.spool import Spool
+from kwire.stream.watch import Watch
+from kwire.wire.outbox import MemoryOutbox, Outbox
+from kwire.wire.sequence import MASK
+from kwire.wire.session import Complained, Role, Session, Settings, State
+
+if TYPE_CHECKING:
+    from kwire.stream.tls import TlsOptions
+
+BETWEEN: Final = 1.0
+"""Seconds between the end of a session that could not be resumed and the beginning of the next."""
+
+EXPIRY: Final = 30 * 86400.0
+"""Seconds that a collector may be away: so long it remembers sessions. What waits is bounded by memory."""
+
+
+class Line(NamedTuple):
+    """What it takes to reach a collector. `say` tells people of trouble."""
+
+    loop: Loop
+    address: Address
+    settings: Settings
+    about: Mapping[str, Any]
+    say: Callable[[str], None]
+    tls: "TlsOptions | None" = None
+    insecure: bool = False
+    watch: Watch | None = None
+
+
+class Hold(Protocol):
+    """Where payloads wait until they are acknowledged."""
+
+    @property
+    def token(self) -> bytes:
+        """The session's."""
+
+    @property
+    def outbox(self) -> Outbox:
+        """What the session takes them from."""
+
+    @property
+    def known(self) -> bool:
+        """Whether the session may be known to the collector."""
+
+    def split(self) -> tuple[Iterable[bytes], Iterable[bytes]]:
+        """Those that may have been sent, and those that surely were not."""
+
+    def renew(self, token: bytes, prefix: list[bytes]) -> None:
+        """Begin another session: with `prefix`, and then what surely was not sent."""
+
+    def payloads(self) -> Iterable[bytes]:
+        """All that wait."""
+
+
+class _Memory(MemoryOutbox):
+    """An outbox that knows how far it was read: what was not read was not sent."""
+
+    __slots__ = ("_read",)
+
+    def __init__(self, size: int, payloads: Iterable[bytes]) -> None:
+        super().__init__(size)
+        for payload in payloads:
+            self.put(self.next, payload)
+        self._read = 0
+
+    def get(self, sequence: int) -> bytes:
+        """The payload of a number."""
+        self._read = max(self._read, ((sequence - self._first) & MASK) + 1)
+        return super().get(sequence)
+
+    def release(self, upto: int) -> None:
+        """Forget payloads."""
+        before = len(self._payloads)
+        super().release(upto)
+        self._read = max(0, self._read - (before - len(self._payloads)))
+
+    def split(self) -> tuple[list[bytes], list[bytes]]:
+        """Those read, and the others."""
+        kept = list(self._payloads)
+        return kept[: self._read], kept[self._read :]
+
+
+class MemoryHold:
+    """A hold in memory."""
+
+    __slots__ = ("_size", "outbox", "token")
+    known = False
+
+    def __init__(self, size: int, prefix: Iterable[bytes]) -> None:
+        self.token = os.urandom(16)
+        self._size = size
+        self.outbox = _Memory(size, prefix)
+
+    def split(self) -> tuple[list[bytes], list[bytes]]:
+        """Those that may have been sent, and the others."""
+        return self.outbox.split()
+
+    def renew(self, token: bytes, prefix: list[bytes]) -> None:
+        """Begin another session."""
+        self.token = token
+        self.outbox = _Memory(self._size, [*prefix, *self.outbox.split()[1]])
+
+    def payloads(self) -> list[bytes]:
+        """All that wait."""
+        maybe, surely_not = self.outbox.split()
+        return maybe + surely_not
+
+
+class SpoolHold:
+    """A hold on disk; `known`: it was found there."""
+
+    __slots__ = ("known", "spool")
+
+    def __init__(self, spool: Spool, known: bool = False) -> None:
+        self.spool = spool
+        self.known = known
+
+    @property
+    def token(self) -> bytes:
+        """The session's."""
+        return self.spool.kept.token
+
+    @property
+    def outbox(self) -> Spool:
+        """The spool is the outbox."""
+        return self.spool
+
+    def split(self) -> tuple[Iterable[bytes], Iterable[bytes]]:
+        """Those that may have been sent, and the others."""
+        return self.spool.split()
+
+    def renew(self, token: bytes, prefix: list[bytes]) -> None:
+        """Begin another session."""
+        self.spool.renew(token, prefix)
+        self.known = False
+
+    def payloads(self) -> Iterable[bytes]:
+        """All that wait."""
+        maybe, surely_not = self.spool.split()
+        yield from maybe
+        yield from surely_not
+
+
+class Cargo(Protocol):
+    """Whose payloads an uplink carries."""
+
+    def begun(self, session: Session) -> bool:
+        """From now on payloads go into this session; whether all that there will be is in it."""
+
+    def receiving(self, up: bool) -> None:
+        """A collector takes what is sent, or none does at present."""
+
+    def room(self) -> None:
+        """There is room again."""
+
+    def restarted(self, abandoned: Iterable[bytes], carried: Iterable[bytes]) -> list[bytes]:
+        """The session is lost: the payloads that the next one begins with."""
+
+    def done(self) -> None:
+        """Everything is acknowledged, after `close`."""
+
+
+class Uplink(Ignore):
+    """One hold on its way to the collector. `close` once nothing more is put into it."""
+
+    def __init__(self, line: Line, hold: Hold, cargo: Cargo) -> None:
+        self.hold = hold
+        self.finished = False
+        """Everything is acknowledged."""
+        self.sessions = 0
+        """Sessions begun with a collector."""
+        self.reconnects = 0
+        """Connections after the first of each session."""
+        self._line = line
+        self._cargo = cargo
+        self._reason: str | None = None
+        self._told = ""
+        self._sessions: list[Session] = []
+        self._session = self._make()
+        self._connector = self._dial()
+
+    @property
+    def peer(self) -> Peer:
+        """The session's present peer."""
+        return self._connector.peer
+
+    @property
+    def up(self) -> bool:
+        """Whether a collector is connected."""
+        return self.peer.session.state in (State.ESTABLISHED, State.DRAINING)
+
+    def flush(self) -> None:
+        """Send what was put into the session."""
+        self.peer.flush()
+
+    def close(self, reason: str) -> None:
+        """Nothing more comes: end the session when all is acknowledged."""
+        self._reason = reason
+        if self.peer.session is self._session and not self.peer.ended:
+            self.peer.close(reason)
+
+    def leave(self) -> None:
+        """Break off: no more attempts; what is not acknowledged stays where it is."""
+        self._connector.close()
+        self.peer.detach("leaving")
+
+    # ------------------------------------------------------------------ what happens
+
+    def established(self, peer: Peer) -> None:
+        """Count it, and let what has waited go."""
+        session = peer.session
+        if session in self._sessions:
+            self.reconnects += 1
+        else:
+            self._sessions.append(session)
+            self.sessions += 1
+        self._told = ""
+        self._cargo.receiving(True)
+        self._cargo.room()
+        peer.flush()
+
+    def changed(self, peer: Peer, old: State, new: State, why: str) -> None:
+        """Nobody receives while the session is suspended."""
+        if new is State.SUSPENDED:
+            self._cargo.receiving(False)
+            if "refused" in why:
+                self._say(f"{self._line.address}: {why}")
+
+    def writable(self, peer: Peer) -> None:
+        """There is room again."""
+        self._cargo.room()
+        peer.flush()
+
+    def requested(self, peer: Peer, number: int, body: Mapping[str, Any]) -> None:
+        """A collector may ask for the time, and for nothing else."""
+        if body.get("op") == clock.OP:
+            peer.session.reply(number, clock.answer(), self._line.loop.now())
+        else:
+            error = {
+                "operation": "answer request",
+                "subject": str(body.get("op"))[:40],
+                "cause": "this agent does what its command line says",
+                "cure": "kwire agent --listen takes requests",
+            }
+            peer.session.reply(number, {"error": error}, self._line.loop.now())
+
+    def complained(self, peer: Peer, problem: object) -> None:
+        """Tell people."""
+        text = str(problem.problem) if isinstance(problem, Complained) else str(problem)
+        self._say(f"{peer.address}: {text}")
+
+    def closed(self, peer: Peer, why: str) -> None:
+        """The session is over: all is well, or a new one takes what is left."""
+        self._cargo.receiving(False)
+        if self._reason is not None and not peer.abandoned:
+            self.finished = True
+            self._cargo.done()
+            return
+        self._say(f"{self._line.address}: a new session begins: {why}")
+        outbox = self.hold.outbox
+        if not peer.abandoned and outbox.first != outbox.next:
+            outbox.release((outbox.next - 1) & MASK)  # the collector has more than we knew of
+        prefix = self._cargo.restarted(*self.hold.split())
+        self.hold.renew(os.urandom(16), prefix)
+        self._session = self._make()
+        loop = self._line.loop
+        loop.at(loop.now() + BETWEEN, self._again)
+
+    # ------------------------------------------------------------------ within
+
+    def _again(self) -> None:
+        self._connector = self._dial()
+        if self._reason is not None:
+            self.peer.close(self._reason)
+
+    def _make(self) -> Session:
+        line = self._line
+        session = Session(
+            Role.SOURCE,
+            initiator=True,
+            datagrams=line.address.datagrams,
+            settings=line.settings,
+            token=self.hold.token,
+            about=line.about,
+            outbox=self.hold.outbox,
+            resume=self.hold.known,
+        )
+        if not self._cargo.begun(session):
+            self._reason = None  # whoever puts more into it closes it
+        return session
+
+    def _dial(self) -> Connector:
+        line = self._line
+        sessions = [self._session]
+
+        def only() -> Session | None:
+            return sessions.pop() if sessions else None
+
+        return connect(
+            line.loop,
+            line.address,
+            only,
+            self,
+            line.tls,
+            line.insecure,
+            watch=line.watch,
+            troubled=self._troubled,
+        )
+
+    def _troubled(self, problem: KwireError) -> None:
+        self._say(f"{problem} (trying again)")
+
+    def _say(self, text: str) -> None:
+        """Tell people, once until it changes."""
+        if text != self._told:
+            self._told = text
+            self._line.say(text)
