@@ -32,8 +32,8 @@ examples:
   kwire agent --make-certs certs collector.example web1.example
 
 ADDR is tcp:HOST:PORT, tls:HOST:PORT, udp:HOST:PORT or unix:PATH; the port is 17800 where none is written.
-PROBE is what 'kwire record' takes, or a FILE.py as 'kwire trace' takes. Ctrl-C ends the recording and waits for
-the collector; again, it leaves at once. docs/agents.md says what is promised.
+PROBE is what 'kwire record' takes, or a FILE.py as 'kwire trace' takes. Ctrl-C ends the recording and waits
+for the collector; again, it leaves at once. docs/agents.md says what is promised.
 """
 
 MEMORY, SPOOL_SIZE = 64 << 20, 1 << 30
@@ -96,7 +96,8 @@ def _make_certs(args: argparse.Namespace) -> int:
     from kwire.stream.certs import make_certs
 
     for made in make_certs(args.make_certs, args.probes):
-        sys.stdout.write(f"{made}\n")
+        new = "" if made.new else " (it was there)"
+        sys.stdout.write(f"{made.directory}: {made.name}, for {', '.join(made.names)}{new}\n")
     return 0
 
 
