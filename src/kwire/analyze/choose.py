@@ -29,7 +29,7 @@ def matches(schema: Schema, glob: str) -> bool:
 class Selection:
     """What is wanted of a capture. `first`, `last`: wall-clock ns, both included."""
 
-    __slots__ = ("_also", "_named", "_tests", "_where", "first", "glob", "last")
+    __slots__ = ("_also", "_named", "_tests", "_unknown", "_where", "first", "glob", "last")
 
     def __init__(
         self, glob: str | None = None, where: "Where | None" = None, first: int = EARLIEST, last: int = LATEST
@@ -38,6 +38,7 @@ class Selection:
         self._where = where
         self.first, self.last = first, last
         self._named: set[str] | None = None
+        self._unknown = False
         self._also: Callable[[Schema], bool] | None = None
         self._tests: dict[int, tuple[Schema, Callable[[Schema, Frames, Array], Array]]] = {}
         if where is not None:
@@ -58,6 +59,16 @@ class Selection:
         """Whether there is a range of time."""
         return self.first != EARLIEST or self.last != LATEST
 
+    @property
+    def conditional(self) -> bool:
+        """Whether events are looked into: records that are not as described are then not wanted."""
+        return self._where is not None
+
+    @property
+    def wants_unknown(self) -> bool:
+        """Whether losses of a probe that is not described are wanted."""
+        return self.glob is None and self._named is None and (self._also is None or self._unknown)
+
     def check(self, schemas: Iterable[Schema], name: str) -> None:
         """KwireError where no probe of the capture `name` matches, or the condition cannot be evaluated."""
         schemas = list(schemas)
@@ -77,10 +88,15 @@ class Selection:
             return False
         return self._also is None or self._also(schema)
 
-    def only(self, also: "Callable[[Schema], bool]") -> "Selection":
-        """The same, of probes for which `also` is true."""
+    @property
+    def condition(self) -> str:
+        """The text of the condition; empty where there is none."""
+        return self._where.text if self._where is not None else ""
+
+    def only(self, also: "Callable[[Schema], bool]", *, unknown: bool = False) -> "Selection":
+        """The same, of probes for which `also` is true; `unknown`: and losses of probes not described."""
         made = Selection(self.glob, self._where, self.first, self.last)
-        made._also = also
+        made._also, made._unknown = also, unknown
         return made
 
     def reaches(self, first: int, last: int) -> bool:

@@ -53,11 +53,6 @@ class Window:
         self.places: list[Array] = []
         self.events = 0
 
-    @property
-    def full(self) -> bool:
-        """Whether it should be given now."""
-        return self.events >= EVENTS or len(self.data) >= BYTES
-
     def add(self, frames: Frames) -> None:
         """Copy the frames."""
         import numpy as np
@@ -71,11 +66,24 @@ class Window:
         self.events += count
 
 
+class Picked(NamedTuple):
+    """The frames that are wanted of a window, in the file's order: EVENTs at `offsets`, wall-clock `times`.
+
+    `losses`: LOST frames: before which event each stands, its probe's schema (None: not known), what it says.
+    """
+
+    window: Window
+    offsets: "Array"
+    times: "Array"
+    losses: list[tuple[int, Schema | None, Lost]]
+
+
 class Scan:
-    """Blocks of a capture, by iterating once. `losses`: what its LOST frames count, of probes wanted.
+    """Blocks of a capture, by iterating once; or `picks`. `losses`: what its LOST frames count, if wanted.
 
     `chunks` were read and `decoded` of them looked into; `events` are given; `undecodable` events are not as
     their schema says, `first_undecodable` tells of the first; `strangers` are of probes not described.
+    `events_held`, `bytes_held`: about how much a window holds.
     """
 
     __slots__ = (
@@ -84,6 +92,7 @@ class Scan:
         "decoded",
         "events",
         "first_undecodable",
+        "limits",
         "losses",
         "progress",
         "read",
@@ -93,11 +102,18 @@ class Scan:
     )
 
     def __init__(
-        self, capture: Capture, selection: Selection | None = None, progress: Progress | None = None
+        self,
+        capture: Capture,
+        selection: Selection | None = None,
+        progress: Progress | None = None,
+        *,
+        events_held: int = EVENTS,
+        bytes_held: int = BYTES,
     ) -> None:
         self.capture = capture
         self.selection = selection or Selection()
         self.progress = progress
+        self.limits = (events_held, bytes_held)
         self.losses = Losses()
         self.chunks = self.decoded = self.events = self.read = 0
         self.undecodable = self.strangers = 0
@@ -107,29 +123,38 @@ class Scan:
         for window in self._windows():
             yield from self._blocks(window)
 
+    def picks(self) -> Iterator[Picked]:
+        """The frames as they are, sound or not, a window at a time: for captures made from captures."""
+        for window in self._windows():
+            yield self._pick(window)
+
     def _windows(self) -> Iterator[Window]:
-        window: Window | None = None
+        held: dict[int, Window] = {}  # by section: those of a network capture take turns
+        events = size = 0
         for frames in self.capture:
             section = self.capture.section
             assert section is not None  # frames lie in sections
             self.chunks += 1
             if len(frames):
-                self.read += int(frames.offsets[len(frames) - 1]) - int(frames.offsets[0])
+                self.read += abs(int(frames.offsets[len(frames) - 1]) - int(frames.offsets[0]))
             if self.progress is not None:
                 self.progress(self.read)
             if not self._wanted(frames, section.schemas):
                 continue
             self.decoded += 1
-            if window is not None and (
-                window.full or window.section is not section or not _same(window.schemas, section.schemas)
-            ):
-                yield window
+            window = held.get(id(section))
+            if window is not None and not _same(window.schemas, section.schemas):
+                yield held.pop(id(section))
                 window = None
             if window is None:
-                window = Window(section, dict(section.schemas))
+                window = held[id(section)] = Window(section, dict(section.schemas))
+            before = len(window.data)
             window.add(frames)
-        if window is not None:
-            yield window
+            events, size = events + len(frames), size + len(window.data) - before
+            if events >= self.limits[0] or size >= self.limits[1]:
+                yield from held.values()
+                held, events, size = {}, 0, 0
+        yield from held.values()
 
     def _wanted(self, frames: Frames, schemas: dict[int, Schema]) -> bool:
         """Whether anything of this chunk is wanted: counted by probe and time in C, nothing decoded."""
@@ -157,40 +182,64 @@ class Scan:
     def _blocks(self, window: Window) -> Iterator[Block]:
         import numpy as np
 
-        data = np.frombuffer(window.data, np.uint8)
-        offsets = np.concatenate(window.places)
-        heads = _at(data, offsets, ">u8", 0)
-        kinds, flags = (heads >> np.uint64(56) & np.uint64(15)), (heads >> np.uint64(48) & np.uint64(255))
-        lengths = (heads >> np.uint64(32) & np.uint64(0xFFFF)).astype(np.int64)
-        ids = (heads & np.uint64(0xFFFFFFFF)).astype(np.uint32)
-        whole = Frames(window.data, offsets.data)
-        for at in np.flatnonzero(kinds == Type.LOST).tolist():
-            self._lose(window, whole, at)
-        events = (kinds == Type.EVENT) & (lengths >= LEAST)
-        if flags.any():
-            lengths -= np.where(flags & Flag.CHECKSUM != 0, np.where(flags & Flag.PADDED != 0, 3, 2), 0)
-        if not events.all():
-            offsets, lengths, ids = offsets[events], lengths[events], ids[events]
+        heads = _Heads(window)
+        for at in np.flatnonzero(heads.kinds == Type.LOST).tolist():
+            self._lost(heads, at)
+        places = np.flatnonzero(heads.events)
+        offsets, ends, ids = heads.offsets[places], heads.ends[places], heads.ids[places]
         for id, chosen in _groups(ids):
-            schema = window.schemas.get(id)
-            if schema is None:
-                self.strangers += len(ids[chosen])
-            elif self.selection.wants(schema):
-                block = self._block(window, schema, data, offsets[chosen], lengths[chosen])
+            schema = self._described(window, id, len(ids[chosen]))
+            if schema is not None:
+                block = self._block(window, schema, heads.data, offsets[chosen], ends[chosen])
                 if block is not None:
                     yield block
+
+    def _pick(self, window: Window) -> Picked:
+        import numpy as np
+
+        heads = _Heads(window)
+        keep = np.zeros(len(heads.offsets), bool)
+        times = np.zeros(len(heads.offsets), np.int64)
+        places = np.flatnonzero(heads.events)
+        for id, chosen in _groups(heads.ids[places]):
+            at = places[chosen]
+            schema = self._described(window, id, len(at))
+            if schema is None:
+                continue
+            offsets = heads.offsets[at]
+            times[at] = wall_times(schema, _at(heads.data, offsets, _order(schema) + "u8", TIMESTAMP_AT))
+            if self.selection.conditional:
+                sound = _sound(schema, heads.data, offsets, heads.ends[at])
+                at, offsets = at[sound], offsets[sound]
+            mask = self.selection.mask(schema, Frames(window.data, offsets.data), times[at])
+            keep[at if mask is None else at[mask]] = True
+        before = np.cumsum(keep)
+        losses = []
+        for at in np.flatnonzero(heads.kinds == Type.LOST).tolist():
+            found = self._lost(heads, at)
+            if found is not None:
+                losses.append((int(before[at]), *found))
+        self.events += int(before[-1]) if len(before) else 0
+        return Picked(window, heads.offsets[keep], times[keep], losses)
+
+    def _described(self, window: Window, id: int, count: int) -> Schema | None:
+        """The schema of a probe whose events are wanted."""
+        schema = window.schemas.get(id)
+        if schema is None:
+            self.strangers += count
+            return None
+        return schema if self.selection.wants(schema) else None
 
     def _block(
         self, window: Window, schema: Schema, data: "Array", offsets: "Array", ends: "Array"
     ) -> Block | None:
         import numpy as np
 
-        sound = _sound(schema, data, offsets, np.maximum(ends, HEADER_SIZE))
+        sound = _sound(schema, data, offsets, ends)
         if not sound.all():
             self._refuse(schema, window, offsets[~sound])
             offsets = offsets[sound]
-        order = "<" if schema.order == "little" else ">"
-        times = wall_times(schema, _at(data, offsets, order + "u8", TIMESTAMP_AT))
+        times = wall_times(schema, _at(data, offsets, _order(schema) + "u8", TIMESTAMP_AT))
         if len(times) > 1 and (times[1:] < times[:-1]).any():
             by_time = np.argsort(times, kind="stable")
             times, offsets = times[by_time], offsets[by_time]
@@ -215,16 +264,41 @@ class Scan:
                 why = str(error.problem)
             self.first_undecodable = f"event of {schema.probe}: {why}"
 
-    def _lose(self, window: Window, frames: Frames, at: int) -> None:
-        loss = Lost.read(frames.frame(at))
+    def _lost(self, heads: "_Heads", at: int) -> tuple[Schema | None, Lost] | None:
+        """Take the LOST frame at this place, if it is wanted."""
+        window = heads.window
+        loss = Lost.read(Frames(window.data, heads.offsets.data).frame(at))
         schema = window.schemas.get(loss.probe)
-        if self.selection.glob is not None and not (schema and self.selection.wants(schema)):
-            return
+        if not (self.selection.wants(schema) if schema else self.selection.wants_unknown):
+            return None
         if loss.last and self.selection.bounded:
             clock = schema or next(iter(window.schemas.values()), None)
             if clock and not self.selection.reaches(clock.wall(loss.first), clock.wall(loss.last)):
-                return
+                return None
         self.losses.add(schema, loss)
+        return schema, loss
+
+
+class _Heads:
+    """The headers of a window's frames: `ends` of their payloads, `events` with a timestamp."""
+
+    __slots__ = ("data", "ends", "events", "ids", "kinds", "offsets", "window")
+
+    def __init__(self, window: Window) -> None:
+        import numpy as np
+
+        self.window = window
+        self.data: Array = np.frombuffer(window.data, np.uint8)
+        self.offsets: Array = np.concatenate(window.places)
+        heads = _at(self.data, self.offsets, ">u8", 0)
+        self.kinds: Array = (heads >> np.uint64(56)).astype(np.uint8) & 15
+        flags = (heads >> np.uint64(48)).astype(np.uint8)
+        lengths = (heads >> np.uint64(32)).astype(np.uint16).astype(np.int64)
+        self.ids: Array = heads.astype(np.uint32)
+        self.events: Array = (self.kinds == Type.EVENT) & (lengths >= LEAST)
+        if flags.any():
+            lengths -= np.where(flags & Flag.CHECKSUM != 0, np.where(flags & Flag.PADDED != 0, 3, 2), 0)
+        self.ends: Array = np.maximum(lengths, HEADER_SIZE)
 
 
 def wall_times(schema: Schema, raw: "Array") -> "Array":
@@ -238,6 +312,10 @@ def wall_times(schema: Schema, raw: "Array") -> "Array":
             return np.full(len(raw), LATEST if shift > 0 else EARLIEST, np.int64)
         raw = np.clip(raw, np.uint64(low), np.uint64(high))
     return (raw.astype(np.uint64) + np.uint64(shift & (1 << 64) - 1)).view(np.int64)
+
+
+def _order(schema: Schema) -> str:
+    return "<" if schema.order == "little" else ">"
 
 
 def _same(one: dict[int, Schema], two: dict[int, Schema]) -> bool:
@@ -284,7 +362,7 @@ def _sound(schema: Schema, data: "Array", offsets: "Array", ends: "Array") -> "A
     offsets, ends = offsets[places], ends[places]
     inside = np.ones(len(places), bool)
     for shift in tails:
-        pair = _at(data, offsets, "<u4" if schema.order == "little" else ">u4", shift)
+        pair = _at(data, offsets, _order(schema) + "u4", shift)
         low, high = pair & np.uint32(0xFFFF), pair >> np.uint32(16)
         start, length = (low, high) if schema.order == "little" else (high, low)
         start, length = start.astype(np.int64), (length & np.uint32(TAIL_MAX)).astype(np.int64)

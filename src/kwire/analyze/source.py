@@ -10,16 +10,16 @@ from types import TracebackType
 from typing import IO, Any
 
 from kwire.capture.output import CaptureError
-from kwire.capture.reader import Capture
+from kwire.packets.open import NetworkCapture, open_capture
 
 COPY = 1 << 20  # bytes at a time
 
 
 class Source:
-    """A capture that can be opened several times; a context manager.
+    """A capture of any kind that can be opened several times; a context manager.
 
-    `path`: a file, or `-` for standard input. `options` go to what opens captures. CaptureError where it
-    cannot be read.
+    `path`: a file, or `-` for standard input. `options` (`ports`, `any_port`) are those of open_capture.
+    CaptureError where it cannot be read.
     """
 
     __slots__ = ("_kept", "_options", "_path", "name")
@@ -41,11 +41,18 @@ class Source:
         """Bytes of the file."""
         return os.stat(self._path).st_size
 
-    def open(self) -> Capture:
+    def open(self) -> NetworkCapture:
         """Open it for one reading."""
-        capture = Capture(self._path, **self._options)
+        capture = open_capture(self._path, **self._options)
         capture.name = self.name
         return capture
+
+    def is_file(self, path: str) -> bool:
+        """Whether `path` is the very file that is read here."""
+        try:
+            return os.path.samefile(path, self._path)
+        except OSError:
+            return False
 
     def close(self) -> None:
         """Give the copy up, if there is one."""

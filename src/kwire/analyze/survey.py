@@ -49,22 +49,31 @@ class Seen:
 class Survey:
     """The outcome: `probes` in order, `losses`, `frames`, `skipped` packets, `problem` with the file."""
 
-    __slots__ = ("ended", "first_skipped", "frames", "losses", "probes", "problem", "skipped", "unknown_lost")
+    __slots__ = (
+        "ended",
+        "errors",
+        "first_skipped",
+        "frames",
+        "losses",
+        "probes",
+        "problem",
+        "skipped",
+        "unknown_lost",
+    )
 
     def __init__(self, source: Source, progress: Progress | None = None) -> None:
         """Read the whole capture once; CaptureError where it is none."""
         self.probes: list[Seen] = []
         self.losses = Losses()
         self.frames = self.unknown_lost = 0
-        with source.open() as capture:
-            known: dict[int, Seen] = {}
-            section: Section | None = None
-            table = array("Q")
+        capture = source.open()
+        with capture:
+            by_section: dict[int, dict[int, Seen]] = {}
             read = 0
             for frames in capture:
-                if capture.section is not section:
-                    section, known = capture.section, {}
-                assert section is not None
+                section = capture.section
+                assert section is not None  # frames lie in sections
+                known = by_section.setdefault(id(section), {})
                 self.frames += len(frames)
                 words = (min(max(section.schemas, default=0), MAX_PROBES) + 1) * walk.COUNT_WORDS
                 counted = 0
@@ -88,6 +97,7 @@ class Survey:
                 self._told(section)
             self.problem, self.skipped, self.ended = capture.problem, capture.skipped, capture.ended
             self.first_skipped = capture.first_skipped
+            self.errors = {name: first.count for name, first in capture.found.items()}
 
     @property
     def begins(self) -> int:
@@ -108,6 +118,12 @@ class Survey:
     def schemas(self) -> list[Schema]:
         """The schemas of the probes."""
         return [seen.schema for seen in self.probes]
+
+    def proves(self, seen: Seen) -> bool:
+        """Whether the capture proves that nothing of this probe is missing beyond what is counted lost."""
+        if seen.produced is not None:
+            return seen.balanced
+        return self.ended and not self.problem and not self.errors
 
     def _lost(self, frames: Frames, known: dict[int, Seen]) -> None:
         for index in range(len(frames)):

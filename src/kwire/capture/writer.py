@@ -14,7 +14,7 @@ import os
 import struct
 import time
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from kwire.capture import pcapng, walk
@@ -185,11 +185,14 @@ class Writer:
         if done < used:
             self._take_back(done, used)
 
-    def close(self, produced: Mapping[int, int] | None = None) -> dict[int, Totals]:
+    def close(
+        self, produced: Mapping[int, int] | None = None, unproven: Container[int] = ()
+    ) -> dict[int, Totals]:
         """Write the ending and close; `produced` is what each probe counted itself, by its number.
 
-        Without it the events stored and lost are taken for all there were. Gives each probe's balance over
-        all files; number 0 stands there where losses of no known probe were counted.
+        Without it the events stored and lost are taken for all there were. Probes in `unproven` get no
+        statistics: nobody knows what they produced. Gives each probe's balance over all files; number 0
+        stands there where losses of no known probe were counted.
         """
         totals: dict[int, Totals] = {}
         if self._file.output.fd < 0:
@@ -200,7 +203,7 @@ class Writer:
                 stored, lost = self._stored_of(number), self._lost_of(number)
                 known = produced.get(number) if produced is not None else None
                 totals[number] = Totals(stored + lost if known is None else known, stored, lost)
-            self._end(totals, LAST_FILE)
+            self._end(totals, LAST_FILE, unproven)
         finally:
             self._file.output.close()
         return totals
@@ -308,7 +311,7 @@ class Writer:
                 self._earlier_stored[number] += self._rows[row]
                 self._rows[row] = 0
 
-    def _end(self, totals: Mapping[int, Totals], comment: str) -> None:
+    def _end(self, totals: Mapping[int, Totals], comment: str, unproven: Container[int] = ()) -> None:
         """Write the holes still open and the statistics of this file, into the reserve if it must be."""
         parts, room = [], max(self._file.output.reserve, self._size) - len(self.schemas) * STATISTICS_BLOCK
         if len(self._holes) * LOST_BLOCK > room:
@@ -319,6 +322,8 @@ class Writer:
         now = time.time_ns()
         for schema in self.schemas:
             number = schema.id
+            if number in unproven:
+                continue
             row = (number - 1) * walk.ROW_WORDS
             stored, lost = self._rows[row + walk.ROW_STORED], self._lost[number]
             produced = stored + lost

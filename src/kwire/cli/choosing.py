@@ -3,12 +3,14 @@
 import argparse
 import sys
 import time
-from typing import IO
+from typing import IO, Any
 
 from kwire.analyze.choose import EARLIEST, LATEST, Selection
 from kwire.analyze.moments import moment
 from kwire.analyze.source import Source
 from kwire.analyze.survey import Survey
+from kwire.capture.writer import Totals
+from kwire.packets.tables import KWIRE_PORT
 from kwire.view.text import safe
 
 TIMES = "2026-03-01T12:30:00, 12:30:00, +5s from the beginning, -5s from the end, or nanoseconds"
@@ -21,6 +23,25 @@ def add_choice(parser: argparse.ArgumentParser, *, where: bool = True) -> None:
         parser.add_argument("--where", metavar="EXPR", help="only events for which this is true")
     parser.add_argument("--from", dest="begin", metavar="TIME", help=f"not before: {TIMES}")
     parser.add_argument("--to", dest="end", metavar="TIME", help="not after; the same forms")
+    add_ports(parser)
+
+
+def add_ports(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say where frames are in captures of networks."""
+    default = f"frames in network packets are on this UDP or TCP port (default: {KWIRE_PORT}); repeatable"
+    parser.add_argument("--port", metavar="N", type=_port, action="append", help=default)
+    parser.add_argument("--any-port", action="store_true", help="find frames on any port by their shape")
+
+
+def ports(args: argparse.Namespace) -> dict[str, Any]:
+    """What those arguments mean to Source."""
+    return {"ports": args.port or (KWIRE_PORT,), "any_port": args.any_port}
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 1 << 16:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: 1 to 65535")
+    return int(text)
 
 
 def selection(args: argparse.Namespace, survey: Survey, name: str) -> Selection:
@@ -81,6 +102,22 @@ def survey(source: Source) -> Survey:
         return Survey(source, progress)
     finally:
         progress.done()
+
+
+def totals(sums: Totals) -> str:
+    """The sums of a capture that was written, in words."""
+    lost = f" and {sums.lost:,} counted lost" if sums.lost else ""
+    events = "1 event" if sums.stored == 1 else f"{sums.stored:,} events"
+    return events + lost
+
+
+def warn(name: str, found: Survey) -> None:
+    """What keeps a capture that was read from being proven, on standard error."""
+    if not all(map(found.proves, found.probes)):
+        what = "it does not prove complete; what is made of it does not either, and 'kwire verify' says so"
+        sys.stderr.write(f"kwire: {safe(name)}: {what}\n")
+    if found.problem:
+        sys.stderr.write(f"kwire: {safe(name)}: {safe(found.problem)}\n")
 
 
 def notes(name: str, found: Survey, undecodable: int = 0) -> None:

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from kwire.analyze.source import Source
-from kwire.cli.choosing import Progress, add_choice, notes, selection, survey
+from kwire.cli.choosing import Progress, add_choice, notes, ports, selection, survey
 from kwire.errors import KwireError
 from kwire.view.text import safe
 
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if each and args.format is None:
         raise KwireError("export", args.output, "a directory has no extension", "name a --format")
     form = format_of(args.output, args.format)
-    with Source(args.file) as source:
+    with Source(args.file, **ports(args)) as source:
         found = survey(source)
         chosen = selection(args, found, source.name)
         tables = Tables(seen.schema for seen in found.probes if chosen.wants(seen.schema))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kwire.analyze.source import Source
 from kwire.analyze.tables import COMMON
-from kwire.cli.choosing import Progress, add_choice, notes, selection, survey
+from kwire.cli.choosing import Progress, add_choice, notes, ports, selection, survey
 from kwire.view.text import safe
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from kwire.analyze import rows
     from kwire.analyze.database import Database
 
-    with Source(args.file) as source:
+    with Source(args.file, **ports(args)) as source:
         found = survey(source)
         with Database(source, found, selection(args, found, source.name)) as database:
             if args.sql is None:

@@ -88,6 +88,11 @@ class Where:
         self._expression = parse_expression(text, name)
 
     @property
+    def text(self) -> str:
+        """The condition as it was written."""
+        return self._source.text
+
+    @property
     def expression(self) -> tree.Expr:
         """The syntax tree."""
         return self._expression

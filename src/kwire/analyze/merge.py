@@ -1,0 +1,170 @@
+"""Captures into one, in order of time: of several hosts, of the files of a rotation, of one session's hops.
+
+The laws: every event and every LOST frame of every input is in the outcome once; events are in order of wall
+time as far as HELD events of each input reach (a capture holds runs of each CPU's events); memory is bounded
+by the number of inputs, not by their sizes. Each probe keeps its own clock: hosts are put in order by theirs.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from kwire.analyze.rewrite import Numbers, Part, check_output, numbered, renumber
+from kwire.analyze.scan import Picked, Progress, Scan
+from kwire.analyze.source import Source
+from kwire.analyze.survey import Survey
+from kwire.capture.writer import Totals
+from kwire.wire.messages import Lost
+from kwire.wire.walk import frame_gather
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+HELD: Final = 1 << 17  # events of an input that wait for earlier ones
+HELD_ALL: Final = 1 << 20  # of all inputs together
+
+
+class _Input:
+    """One capture on its way: `data` holds frames at `offsets`, in order of `times`, and `losses` by time."""
+
+    __slots__ = ("_held", "_numbers", "_picks", "data", "ended", "losses", "offsets", "times")
+
+    def __init__(self, picks: Iterator[Picked], numbers: Numbers, held: int) -> None:
+        import numpy as np
+
+        self._picks, self._numbers, self._held = picks, numbers, held
+        self.data = bytearray()
+        self.offsets: Array = np.zeros(0, np.uint64)
+        self.times: Array = np.zeros(0, np.int64)
+        self.losses: list[tuple[int, Lost]] = []
+        self.ended = False
+
+    def fill(self) -> None:
+        """Read until as many events wait as are held, or the end."""
+        import numpy as np
+
+        if self.ended or len(self.times) >= self._held:
+            return
+        data, offsets, times = self._rest(), [self.offsets], [self.times]
+        while not self.ended and sum(map(len, times)) < 2 * self._held:
+            picked = next(self._picks, None)
+            if picked is None:
+                self.ended = True
+                break
+            renumber(picked, self._numbers)
+            self.losses += self._timed(picked)
+            offsets.append(picked.offsets + np.uint64(len(data)))
+            times.append(picked.times)
+            data += picked.window.data
+        self.data, self.offsets, self.times = data, np.concatenate(offsets), np.concatenate(times)
+        if (self.times[1:] < self.times[:-1]).any():
+            order = np.argsort(self.times, kind="stable")
+            self.offsets, self.times = self.offsets[order], self.times[order]
+        self.losses.sort(key=lambda loss: loss[0])
+
+    @property
+    def horizon(self) -> int | None:
+        """Up to when events can be given: earlier ones may still come after; None: all."""
+        return None if self.ended else int(self.times[len(self.times) - self._held])
+
+    def take(self, horizon: int | None) -> "tuple[bytearray, Array, Array, list[tuple[int, Lost]]]":
+        """What lies up to the horizon: (data, offsets, times, losses by time)."""
+        import numpy as np
+
+        count = len(self.times)
+        if horizon is not None:
+            count = int(np.searchsorted(self.times, horizon, side="right"))
+        taken = (self.data, self.offsets[:count], self.times[:count])
+        self.offsets, self.times = self.offsets[count:], self.times[count:]
+        losses = [loss for loss in self.losses if horizon is None or loss[0] <= horizon]
+        del self.losses[: len(losses)]
+        return *taken, losses
+
+    def _rest(self) -> bytearray:
+        """What has not been given, alone in new bytes; `offsets` then point there."""
+        import numpy as np
+
+        data = self.data
+        if not len(self.offsets):
+            return bytearray()
+        view = np.frombuffer(data, np.uint8)
+        at = self.offsets.astype(np.int64)
+        lengths = view[at + 2].astype(np.int64) << 8 | view[at + 3]
+        out = bytearray(int(lengths.sum()))
+        frame_gather(data, self.offsets.data, 0, len(at), out, 0)
+        self.offsets = (np.cumsum(lengths) - lengths).astype(np.uint64)
+        return out
+
+    def _timed(self, picked: Picked) -> Iterator[tuple[int, Lost]]:
+        """The losses with the wall-clock time where they belong: their end, else that of their neighbour."""
+        for (before, schema, told), (_, loss) in zip(
+            picked.losses, numbered(picked, self._numbers), strict=True
+        ):
+            known = schema or next(iter(picked.window.schemas.values()), None)
+            if told.last and known is not None:
+                yield known.wall(told.last), loss
+            elif len(picked.times):
+                yield int(picked.times[min(before, len(picked.times) - 1)]), loss
+            else:
+                yield 0, loss
+
+
+def merge(inputs: Sequence[tuple[Source, Survey]], path: str, progress: Progress | None = None) -> Totals:
+    """Write the captures as one to `path`; gives its sums. Raises KwireError where that cannot be written."""
+    check_output(path, [source for source, _ in inputs])
+    numbers = Numbers(schema for _, survey in inputs for schema in survey.schemas)
+    names = ", ".join(source.name.rsplit("/", 1)[-1] for source, _ in inputs)
+    part = Part(path, numbers, "merge", [f"kwire merge of {names}"])
+    held = max(1 << 10, min(HELD, HELD_ALL // len(inputs)))
+    captures, scans = [], []
+    try:
+        for source, survey in inputs:
+            captures.append(source.open())
+            scans.append(Scan(captures[-1], events_held=held, bytes_held=held << 7))
+            part.account(survey, whole=True)
+        _run([_Input(scan.picks(), numbers, held) for scan in scans], part, scans, progress)
+    finally:
+        for capture in captures:
+            capture.close()
+        totals = part.close()
+    return totals
+
+
+def _run(inputs: list[_Input], part: Part, scans: list[Scan], progress: Progress | None) -> None:
+    """Hand over what lies before the horizon of all inputs, until all is written."""
+    import numpy as np
+
+    while True:
+        for one in inputs:
+            one.fill()
+        known = [one.horizon for one in inputs if not one.ended]
+        horizon = min((time for time in known if time is not None), default=None)
+        data, offsets, times, losses = bytearray(), [], [], []
+        for one in inputs:
+            from_data, some, moments, missing = one.take(horizon)
+            if len(some):
+                offsets.append(some + np.uint64(len(data)))
+                times.append(moments)
+                data += from_data
+            losses += missing
+        if offsets or losses:
+            _write(part, data, offsets, times, losses)
+        if progress is not None:
+            progress(sum(scan.read for scan in scans))
+        if horizon is None:
+            return
+
+
+def _write(part: Part, data: bytearray, offsets: list[Any], times: list[Any], losses: list[Any]) -> None:
+    import numpy as np
+
+    at = np.concatenate(offsets) if offsets else np.zeros(0, np.uint64)
+    when = np.concatenate(times) if times else np.zeros(0, np.int64)
+    if len(offsets) > 1:
+        order = np.argsort(when, kind="stable")
+        at, when = at[order], when[order]
+    losses.sort(key=lambda loss: loss[0])
+    moments = np.array([min(max(time, -(1 << 63)), (1 << 63) - 1) for time, _ in losses], np.int64)
+    places = np.searchsorted(when, moments, side="right").tolist()
+    part.write(data, at, [(place, loss) for place, (_, loss) in zip(places, losses, strict=True)])

@@ -1,0 +1,153 @@
+"""Captures made from captures: probes numbered anew, frames moved as they are, accounts that still balance.
+
+The laws: no event is decoded, its bytes change in nothing but the probe number; every event and every LOST
+frame that is wanted is written once; what a capture does not prove (a killed recorder, a damaged file) the
+captures made from it do not prove either: their probes get no closing statistics. What a choice leaves out
+is not lost: comments of the section say what was chosen.
+"""
+
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from kwire.analyze.scan import Picked
+from kwire.analyze.source import Source
+from kwire.analyze.survey import Survey
+from kwire.capture.writer import Totals, Writer
+from kwire.errors import KwireError
+from kwire.wire.frames import Frames
+from kwire.wire.messages import Lost
+from kwire.wire.schema import Schema
+from kwire.wire.walk import frame_renumber, frame_renumber_twin
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+MAX_NUMBER: Final = 1 << 20  # greatest probe number that is renumbered through a table
+
+
+class Numbers:
+    """Probe numbers 1, 2, 3 … for the schemas of captures; equal schemas are one probe."""
+
+    __slots__ = ("_by", "_known", "schemas")
+
+    def __init__(self, schemas: Iterable[Schema]) -> None:
+        self._by: dict[bytes, int] = {}
+        self._known: dict[int, tuple[Schema, int]] = {}
+        self.schemas: list[Schema] = []
+        for schema in schemas:
+            key = _key(schema)
+            if key not in self._by:
+                self._by[key] = len(self.schemas) + 1
+                self.schemas.append(schema._replace(id=len(self.schemas) + 1))
+
+    def find(self, schema: Schema) -> int:
+        """The number of this schema's probe, 0 where it has none; it may come from another reading."""
+        known = self._known.get(id(schema))
+        if known is None:
+            known = self._known[id(schema)] = (schema, self._by.get(_key(schema), 0))
+        return known[1]
+
+
+def _key(schema: Schema) -> bytes:
+    return b"".join(schema._replace(id=1).frames())
+
+
+class Part:
+    """One capture being written: what it takes, it renumbers in place and hands to a Writer."""
+
+    __slots__ = ("_produced", "_unproven", "numbers", "path", "writer")
+
+    def __init__(
+        self, path: str, numbers: Numbers, tool: str, comments: Sequence[str], buffer: bytearray | None = None
+    ) -> None:
+        self.path, self.numbers = path, numbers
+        schemas = numbers.schemas
+        self.writer = Writer(
+            path,
+            schemas,
+            host=", ".join(dict.fromkeys(schema.host for schema in schemas if schema.host)),
+            kernel=", ".join(dict.fromkeys(schema.kernel for schema in schemas if schema.kernel)),
+            tool=f"kwire {tool}",
+            comments=comments,
+            buffer=buffer,
+        )
+        self._produced: dict[int, int] = {}
+        self._unproven: set[int] = set()
+
+    def account(self, survey: Survey, *, whole: bool) -> None:
+        """Take over what a capture says of its probes; `whole`: all of their events come here."""
+        for seen in survey.probes:
+            number = self.numbers.find(seen.schema)
+            if not number:
+                continue
+            if whole and seen.produced is not None and not survey.problem:
+                self._produced[number] = self._produced.get(number, 0) + seen.produced
+            elif not survey.proves(seen):
+                self._unproven.add(number)
+            elif whole:
+                self._produced[number] = self._produced.get(number, 0) + seen.events + seen.lost
+
+    def write(self, data: bytearray, offsets: "Array", losses: "Iterable[tuple[int, Lost]]") -> None:
+        """Write EVENTs (numbered already) in this order, each loss before the event at its index."""
+        start = 0
+        for before, loss in losses:
+            if before > start:
+                self.writer.write(Frames(data, offsets[start:before].data))
+                start = before
+            self.writer.lost([loss])
+        if start < len(offsets):
+            self.writer.write(Frames(data, offsets[start:].data))
+
+    def close(self) -> Totals:
+        """End the capture; gives its sums."""
+        totals = self.writer.close(self._produced, self._unproven).values()
+        sums = [sum(column) for column in zip(*totals, strict=True)] or [0, 0, 0]
+        return Totals(*sums)
+
+
+def numbered(picked: Picked, numbers: Numbers) -> list[tuple[int, Lost]]:
+    """The losses that were picked, with the numbers of their probes (0: not known)."""
+    return [
+        (before, loss._replace(probe=numbers.find(schema) if schema else 0))
+        for before, schema, loss in picked.losses
+    ]
+
+
+def check_output(path: str, sources: Iterable[Source]) -> None:
+    """KwireError where writing to `path` would destroy what is read."""
+    for source in sources:
+        if source.is_file(path):
+            raise KwireError("write", path, "it is one of the captures that are read", "name another file")
+
+
+class _Sparse:
+    """A table for the Python twin, where a capture has numbers too great for a real one."""
+
+    __slots__ = ("_numbers", "_schemas")
+
+    def __init__(self, schemas: Mapping[int, Schema], numbers: Numbers) -> None:
+        self._schemas, self._numbers = schemas, numbers
+
+    def __len__(self) -> int:
+        return 1 << 32
+
+    def __getitem__(self, number: int) -> int:
+        schema = self._schemas.get(number)
+        return self._numbers.find(schema) if schema else 0
+
+
+def renumber(picked: Picked, numbers: Numbers) -> None:
+    """Give the EVENTs that were picked the numbers of their probes, in place."""
+    schemas, count = picked.window.schemas, len(picked.offsets)
+    greatest = max(schemas, default=0)
+    if greatest > MAX_NUMBER:
+        sparse = _Sparse(schemas, numbers)
+        frame_renumber_twin(picked.window.data, picked.offsets.tolist(), 0, count, sparse)
+        return
+    table = array("Q", bytes(8 * (greatest + 1)))
+    for number, schema in schemas.items():
+        table[number] = numbers.find(schema)
+    frame_renumber(picked.window.data, picked.offsets.data, 0, count, table)

@@ -1,0 +1,48 @@
+"""`kwire split`: a capture into several."""
+
+import argparse
+import sys
+
+from kwire.cli.choosing import Progress, add_ports, ports, survey, totals, warn
+from kwire.view.text import safe
+
+HELP = "write a capture as several: by probe, host, time, size or number of events"
+
+EPILOG = """\
+examples:
+  kwire split demo.pcapng --by probe -w probes/
+  kwire split demo.pcapng --by time=10s -w minutes/
+  kwire split demo.pcapng --by size=100M -w parts/
+
+Every event and every LOST frame is in one of the captures; each is whole in itself.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    from kwire.analyze.pieces import KEYS
+
+    by = "; ".join(f"{key}: {meaning}" for key, meaning in KEYS.items())
+    parser.epilog = EPILOG
+    parser.add_argument("file", metavar="CAPTURE", help="a capture; - is standard input")
+    parser.add_argument("--by", metavar="KEY[=VALUE]", required=True, help=by)
+    parser.add_argument("-w", dest="write", metavar="DIR", required=True, help="where the captures go")
+    add_ports(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Split, and say what was made."""
+    from kwire.analyze.pieces import split
+    from kwire.analyze.source import Source
+
+    with Source(args.file, **ports(args)) as source:
+        found = survey(source)
+        progress = Progress(f"{safe(args.write)}: writing", source.size)
+        try:
+            pieces = split(source, found, args.by, args.write, progress)
+        finally:
+            progress.done()
+        warn(source.name, found)
+    for piece in pieces:
+        sys.stdout.write(f"{safe(piece.path)}: {totals(piece.totals)}\n")
+    return 0
