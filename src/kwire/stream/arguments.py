@@ -9,10 +9,9 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from kwire.stream.watch import Watch
-
 if TYPE_CHECKING:
     from kwire.stream.tls import TlsOptions
+    from kwire.stream.watch import Watch
 
 WATCHING = "-v shows every frame, in and out, with its effect on the session"
 """For the help of a verb."""
@@ -46,6 +45,7 @@ def watch(args: argparse.Namespace) -> Watch | None:
     """What shows the frames on standard error, where `-v` asks for it."""
     if not args.verbose:
         return None
+    from kwire.stream.watch import Watch  # here: `kwire record` is not to be slowed by it
 
     def write(line: str) -> None:
         sys.stderr.write(line + "\n")
