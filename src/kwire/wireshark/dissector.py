@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from kwire.wire import cbor, fields, messages, schema
+from kwire.wire import cbor, control, fields, messages, schema
 from kwire.wire import frame as frames
 from kwire.wire.explain import MAX_NESTING
 from kwire.wire.fields import FieldType
@@ -39,6 +39,9 @@ CLASSES: Final = {
     "mac": "ether",
 }
 """Kind of a field type → class of its filter name; integers are `uint`, `int` or `address`."""
+
+CONTROL: Final = {"HELLO": control.HELLO_KEYS, "WELCOME": control.WELCOME_KEYS}
+"""Frame type → the keys of its map."""
 
 ADDRESSES: Final = ("ptr", "ksym", "usym")
 ENUMS: Final = ("enum", "senum")
@@ -97,10 +100,14 @@ def tables() -> dict[str, Any]:
         "symbol_reach": schema.SYMBOL_REACH,
         "cbor_depth": cbor.MAX_DEPTH,
         "max_nesting": MAX_NESTING,
-        "control": {},
+        "control": {name: _meanings(keys) for name, keys in CONTROL.items()},
         "probes_file": PROBES_FILE,
         "port": PORT,
     }
+
+
+def _meanings(keys: Mapping[str, control.Key]) -> dict[str, str]:
+    return {key: f"{rule.type}: {rule.meaning}" for key, rule in keys.items()}
 
 
 def _field_type(name: str, rule: FieldType) -> dict[str, Any]:

@@ -184,8 +184,10 @@ do
     return sign .. string.format("%.17g", (1 + fraction) * 2.0 ^ (exponent - bias))
   end
 
-  -- A node that is no list or map as text.
-  function Cbor.shown(node)
+  local INLINE = 8 -- entries of a list or map that are shown on its own line
+
+  -- A node as text on one line; of a list or map in a list or map only how much it holds.
+  function Cbor.shown(node, inner)
     if node.kind == "text" then return Text.line(node.value) end
     if node.kind == "bytes" then return Text.hex(node.value) end
     if node.kind == "bool" then return node.value and "true" or "false" end
@@ -195,6 +197,13 @@ do
       if node.value then return Numbers.decimal(node.value) end
       return "-1 - " .. Numbers.decimal(node.beyond)
     end
-    return node.kind == "map" and #node.items .. " entries" or #node.items .. " items"
+    local map = node.kind == "map"
+    local count = #node.items
+    if inner or count > INLINE or count == 0 then return count .. (map and " entries" or " items") end
+    local parts = {}
+    for number, item in ipairs(node.items) do
+      parts[number] = (map and Cbor.shown(node.keys[number], true) .. ": " or "") .. Cbor.shown(item, true)
+    end
+    return (map and "{" or "[") .. table.concat(parts, ", ") .. (map and "}" or "]")
   end
 end

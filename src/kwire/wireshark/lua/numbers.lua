@@ -45,7 +45,7 @@ do
   -- What is below 2^53 and not negative as a plain Lua number, else nil.
   function Numbers.plain(n)
     if n.neg or n.hi >= 2097152 then return nil end
-    return n.hi * TWO32 + n.lo
+    return floor(n.hi * TWO32 + n.lo) -- an integer where Lua has them
   end
 
   -- Whether a is less than b.
@@ -57,7 +57,7 @@ do
 
   -- a - b of numbers that are not negative, where it is small; exact below 2^53.
   function Numbers.distance(a, b)
-    return (a.hi - b.hi) * TWO32 + (a.lo - b.lo)
+    return floor((a.hi - b.hi) * TWO32 + (a.lo - b.lo))
   end
 
   local function magnitude(n)

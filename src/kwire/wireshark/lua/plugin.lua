@@ -2,8 +2,9 @@
 
 do
   local HEADER = Tables.header_size
-  local section_number = (pcall(Field.new, "frame.section_number")) and Field.new("frame.section_number") or nil
-  local tcp_stream, udp_stream = Field.new("tcp.stream"), Field.new("udp.stream")
+  local TCP, UDP = 2, 3 -- of pinfo.port_type
+  local sound, section_number = pcall(Field.new, "frame.section_number")
+  if not sound then section_number = nil end
 
   local function unreadable(frame, problem)
     if type(problem) ~= "table" then error(problem, 0) end
@@ -53,6 +54,7 @@ do
 
   local function find_schema(ctx, frame)
     local schema, packet = State.find(schema_key(ctx, frame.at, frame.header.id), ctx.packet, frame.at)
+    if packet and ctx.section and packet <= State.before_section(ctx.section) then return end
     frame.schema, frame.schema_packet = schema, packet
   end
 
@@ -153,7 +155,11 @@ do
   -- A packet of a capture: one frame.
   local function raw_packet(tvb, pinfo, tree)
     local section = section_number and section_number()
-    local ctx = context(tvb, pinfo, "user " .. tostring(section and section.value or 1))
+    local ctx = context(tvb, pinfo, "user")
+    if section then
+      ctx.section = section.value
+      State.in_section(ctx.section, ctx.packet)
+    end
     local size = tvb:len()
     local header = Frame.read(ctx.s, 0, size)
     ctx.excess = header.whole and header.stop < size
@@ -167,9 +173,15 @@ do
     return size
   end
 
+  -- Both directions of what these addresses and ports say to each other.
+  local function stream_key(kind, pinfo)
+    local from = tostring(pinfo.src) .. " " .. pinfo.src_port
+    local to = tostring(pinfo.dst) .. " " .. pinfo.dst_port
+    return kind .. " " .. (from < to and from .. " " .. to or to .. " " .. from)
+  end
+
   local function datagram(tvb, pinfo, tree)
-    local stream = udp_stream()
-    local ctx = context(tvb, pinfo, "udp " .. tostring(stream and stream.value or 0))
+    local ctx = context(tvb, pinfo, stream_key("udp", pinfo))
     frames(ctx, tree, 0, tvb:len(), 0)
     columns(ctx)
     return tvb:len()
@@ -177,8 +189,7 @@ do
 
   -- Frames of a byte stream, which ends in the middle of one most of the time.
   local function segment(tvb, pinfo, tree)
-    local stream = tcp_stream()
-    local ctx = context(tvb, pinfo, "tcp " .. tostring(stream and stream.value or 0))
+    local ctx = context(tvb, pinfo, stream_key("tcp", pinfo))
     local size, at = tvb:len(), 0
     local whole_packet = tvb:len() == tvb:reported_len()
     while at < size do
@@ -206,8 +217,7 @@ do
   local TLS = "^[\20-\23]\3[\0-\4]"
 
   local function is_tls(tvb, pinfo)
-    local stream = tcp_stream()
-    local key = stream and stream.value or 0
+    local key = stream_key("tcp", pinfo)
     if tls_streams[key] == nil and not pinfo.visited and tvb:len() >= 3 then
       tls_streams[key] = tvb:raw(0, 3):find(TLS) ~= nil
     end
@@ -221,12 +231,12 @@ do
 
   function kwire.dissector(tvb, pinfo, tree)
     if tvb:len() == 0 then return 0 end
-    if pinfo.port_type == 2 or tcp_stream() then
+    if pinfo.port_type == TCP then
       local tls = is_tls(tvb, pinfo) and Dissector.get("tls")
       if tls then return tls:call(tvb, pinfo, tree) end
       return segment(tvb, pinfo, tree)
     end
-    if udp_stream() then return datagram(tvb, pinfo, tree) end
+    if pinfo.port_type == UDP then return datagram(tvb, pinfo, tree) end
     return raw_packet(tvb, pinfo, tree)
   end
 

@@ -133,7 +133,7 @@ do
       enum = text(map, path, "enum", base),
       limit = number(map, path, "limit", base, high, 0),
     }
-    field.width = field.count > 0 and field.size / field.count or 0
+    field.width = field.count > 0 and math.floor(field.size / field.count) or 0
     field.rule = Tables.field_types[field.type]
     return field
   end

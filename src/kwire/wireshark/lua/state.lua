@@ -4,10 +4,10 @@
 local State = {}
 
 do
-  local histories, sessions
+  local histories, sessions, ends
 
   function State.reset()
-    histories, sessions = {}, {}
+    histories, sessions, ends = {}, {}, {}
   end
   State.reset()
 
@@ -36,6 +36,20 @@ do
       histories[key] = list
     end
     list[#list + 1] = { packet = packet, offset = offset, value = value }
+  end
+
+  -- Note that this packet is in this section of the capture, which is not always known: Wireshark tells it as
+  -- a field, and there are no fields where nobody looks.
+  function State.in_section(section, packet)
+    ends[section] = math.max(ends[section] or 0, packet)
+  end
+
+  -- The last packet that is known to stand before this section.
+  function State.before_section(section)
+    for earlier = section - 1, 1, -1 do
+      if ends[earlier] then return ends[earlier] end
+    end
+    return 0
   end
 
   -- What a session has told so far, in the first pass: schemas being put together, DATA numbers seen.
