@@ -18,6 +18,7 @@ VERBS: dict[str, str] = {
     "record": "capture events to a file, without writing a program",
     "trace": "run a file of Python probes and print events as they come",
     "agent": "record here, for a collector elsewhere",
+    "collect": "collect the events of agents into captures",
     "show": "print a capture as a table or as JSON",
     "query": "ask a capture in SQL; without SQL, list its tables",
     "export": "write events as Parquet, Arrow, CSV, NDJSON or a Perfetto trace",

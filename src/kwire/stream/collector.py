@@ -10,18 +10,18 @@ clock is known, for `PATIENCE` at most.
 import os
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from kwire.capture.output import CaptureError
 from kwire.errors import KwireError
 from kwire.stream import clock
 from kwire.stream.address import Address
-from kwire.stream.folder import Folder
+from kwire.stream.feed import TEXT, Feed, Place
 from kwire.stream.lane import Lane
 from kwire.stream.ledger import LedgerError
 from kwire.stream.loop import Loop, Timer
 from kwire.stream.peer import Ignore, Peer
-from kwire.stream.store import SEQUENCES, Options, Packing, Payload, Store
+from kwire.stream.store import SEQUENCES, Packing, Payload, Store
 from kwire.stream.tally import Tally, described
 from kwire.wire.control import Hello, Role
 from kwire.wire.session import Session, Settings, State
@@ -44,60 +44,7 @@ ENOUGH: Final = 3
 JUMP: Final = 1_000_000
 """Nanoseconds: a clock offset that moved by more is told in the capture, and counts from there."""
 
-TEXT: Final = 256
-"""Characters kept of what an agent says of itself."""
-
 MOST_PROBLEMS: Final = 100
-
-
-class Place(NamedTuple):
-    """Where captures go: a folder, and with `merged` the one file of all."""
-
-    folder: Folder
-    merged: str = ""
-    options: Options = Options()
-
-
-class Feed:
-    """A session being collected."""
-
-    __slots__ = (
-        "address",
-        "anchored",
-        "estimator",
-        "held",
-        "identity",
-        "lane",
-        "origin",
-        "peer",
-        "ready",
-        "session",
-        "store",
-        "timer",
-        "waiting",
-    )
-
-    def __init__(self, session: Session, identity: str, address: str, origin: str) -> None:
-        self.session = session
-        self.identity = identity
-        self.address = address
-        self.origin = origin  # the address that we connect to; empty where the agent connects
-        self.peer: Peer | None = None
-        self.store: Store | None = None
-        self.lane: Lane | None = None
-        self.held: list[tuple[int, bytes]] = []  # not yet given to the store
-        self.ready = False  # the store may have it
-        self.estimator = clock.Estimator()
-        self.anchored = 0  # the offset that the capture goes by
-        self.timer: Timer | None = None  # of the next question for the clock
-        self.waiting: Timer | None = None  # of the end of our patience
-
-    @property
-    def about(self) -> dict[str, str]:
-        """What the agent says of itself, short and as text."""
-        said = self.session.peer_about
-        about = {name: str(said.get(name, ""))[:TEXT] for name in ("host", "kernel", "tool", "name")}
-        return about | {"identity": self.identity, "origin": self.origin}
 
 
 class Collector(Ignore):
@@ -179,6 +126,8 @@ class Collector(Ignore):
         feed.peer, feed.address = peer, peer.address
         feed.identity = feed.identity or peer.identity
         self._ask(feed)
+        if feed.origin and not feed.resumed and not feed.asked:
+            feed.asked = peer.session.request({"op": "trace"}, self.loop.now())
 
     def delivered(self, peer: Peer, sequence: int, payload: Payload) -> None:
         """Take DATA."""
@@ -195,13 +144,27 @@ class Collector(Ignore):
 
     def requested(self, peer: Peer, number: int, body: Mapping[str, Any]) -> None:
         """A collector does nothing for others but tell the time."""
-        reply = clock.answer() if body.get("op") == clock.OP else {"error": {"cause": "this is a collector"}}
+        operation = body.get("op")
+        if operation == clock.OP:
+            reply = clock.answer()
+        elif operation == "ended":
+            reply = {"ok": True}
+        else:
+            cause = "this is a collector"
+            reply = {"error": {"cause": cause, "text": cause}}
         peer.session.reply(number, reply, self.loop.now())
 
     def replied(self, peer: Peer, number: int, body: Mapping[str, Any]) -> None:
-        """The clock."""
+        """The clock, or that a trace has begun, or not."""
         feed = self.feeds.get(peer.session)
         if feed is None:
+            return
+        if number == feed.asked:
+            error = body.get("error")
+            if error is not None:
+                text = error.get("text") if isinstance(error, dict) else error
+                self._note(f"{feed.address}: {str(text)[:TEXT]}")
+                peer.close("nothing to collect")
             return
         if feed.estimator.told(body):
             if feed.estimator.taken < clock.BURST:
@@ -235,7 +198,7 @@ class Collector(Ignore):
     # ------------------------------------------------------------------ storing
 
     def _prepare(self, feed: Feed, patient: bool = True) -> None:
-        """Give what is held to the store if it can be opened, and its clock is known or we are not patient."""
+        """Give what is held to the store if it can be opened; `patient`: and its clock is known."""
         if feed.ready or feed.session not in self.feeds:
             return
         unknown = feed.estimator.taken < ENOUGH and not feed.estimator.refused
@@ -371,6 +334,16 @@ class Collector(Ignore):
         self.loop.cancel(feed.timer)
         self.feeds.pop(feed.session, None)
         self.tokens.pop(feed.session.token, None)
+
+    def end_traces(self) -> bool:
+        """Ask the agents that we connected to for the end of their traces; whether there are any."""
+        asked = False
+        for feed in list(self.feeds.values()):
+            if feed.origin and feed.peer is not None and feed.session.state is State.ESTABLISHED:
+                feed.session.request({"op": "stop"}, self.loop.now())
+                feed.peer.flush()
+                asked = True
+        return asked
 
     def stop(self) -> None:
         """Make all safe, acknowledge it, give every capture its ending; sessions can be resumed later."""

@@ -1,0 +1,269 @@
+"""`kwire collect`: events of many agents into captures, one of each host, or one of all."""
+
+import argparse
+import os
+import signal
+import sys
+import time
+from functools import partial
+from typing import Any
+
+from kwire.cli import values
+from kwire.cli.tracing import CLEAR_LINE, human_size
+from kwire.errors import KwireError
+from kwire.kernel import privileges, seccomp
+from kwire.stream.arguments import add_transport_arguments, tls_options, watch
+from kwire.stream.collector import Collector
+from kwire.stream.connect import Connector, connect
+from kwire.stream.feed import Place
+from kwire.stream.folder import Folder
+from kwire.stream.listen import Listener, listen
+from kwire.stream.loop import Loop
+from kwire.stream.store import Options
+
+HELP = "collect the events of agents into captures"
+
+EPILOG = """\
+ADDR is tcp:HOST:PORT, tls:HOST:PORT, udp:HOST:PORT or unix:PATH; without PORT it is 17800.
+
+DIR/HOST-YYYYmmdd-HHMMSS.pcapng (UTC) is one session of one host. What is acknowledged to an agent is in these
+files: a collector that is killed and started again goes on exactly there (DIR/.sessions). That promise holds
+for the process; with --sync it holds for the machine too, power cuts included.
+
+Ctrl-C, -d and -n end the collection, and the traces of agents that --from has connected to. SIGTERM leaves
+all sessions as they are, for the next collector to go on with.
+
+examples:
+  kwire collect --listen tls: -w captures               agents connect: kwire agent --to tls:THIS-HOST PROBE…
+  kwire collect --listen unix:/run/kwire.sock --merge all.pcapng
+  kwire collect --from tls:web1 --from tls:web2 -w captures --rotate 100M
+"""
+
+DEFAULT = "captures"
+TICK = 0.5
+"""Seconds between two looks at the limits, and two reports of progress."""
+
+LAST_WORDS = 3.0
+"""Seconds that agents have to end the traces that we asked for."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.epilog = EPILOG
+    whom = parser.add_argument_group("whom to collect from")
+    whom.add_argument(
+        "--listen", metavar="ADDR", action="append", default=[], help="where agents connect; more than once"
+    )
+    whom.add_argument(
+        "--from",
+        dest="origins",
+        metavar="ADDR",
+        action="append",
+        default=[],
+        help="an agent that listens; more than once",
+    )
+    where = parser.add_argument_group(f"where to (default: -w {DEFAULT})")
+    where.add_argument("-w", dest="folder", metavar="DIR", help="a capture of each session, in this folder")
+    where.add_argument(
+        "--merge", metavar="FILE", help="one capture of all, by this machine's clock instead of theirs"
+    )
+    where.add_argument(
+        "--rotate",
+        metavar="SIZE|TIME",
+        type=values.rotation,
+        default=(0, 0.0),
+        help="begin a new file after so much (100M) or so long (60s)",
+    )
+    where.add_argument(
+        "--sync", action="store_true", help="acknowledge only what is on the disk, power cuts included"
+    )
+    limits = parser.add_argument_group("how long (default: until Ctrl-C)")
+    limits.add_argument("-d", dest="seconds", metavar="TIME", type=values.seconds, help="so long: 10, 5m")
+    limits.add_argument(
+        "-n", dest="count", metavar="COUNT", type=values.count, help="so many events, or a few more"
+    )
+    add_transport_arguments(parser)
+
+
+class Run:
+    """One run of the verb: the loop, the collector, and what ends it."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.loop = Loop()
+        self.start = time.monotonic()
+        self.collector = Collector(self.loop, _place(args))
+        self.listeners: list[Listener] = []
+        self.connectors: list[Connector] = []
+        self.ending = False
+        self._shown = False
+
+    def open(self) -> None:
+        """Listen and connect."""
+        from kwire.stream import address
+
+        args, seen = self.args, watch(self.args)
+        tls = tls_options(args)
+        for text in args.listen:
+            listener = listen(
+                self.loop,
+                address.parse(text),
+                self.collector.choose,
+                self.collector.handler_for,
+                tls=tls,
+                insecure=args.insecure,
+                watch=seen,
+            )
+            self.listeners.append(listener)
+            sys.stderr.write(f"kwire: collecting at {listener.address}\n")
+        for text in args.origins:
+            origin = address.parse(text)
+            connector = connect(
+                self.loop,
+                origin,
+                partial(self.collector.fetch, origin),
+                self.collector,
+                tls=tls,
+                insecure=args.insecure,
+                watch=seen,
+                troubled=self._troubled,
+            )
+            self.connectors.append(connector)
+        sys.stderr.flush()
+
+    def run(self) -> None:
+        """Collect until something ends it."""
+        self.loop.signals((signal.SIGINT,), lambda number: self.end())
+        self.loop.signals((signal.SIGTERM,), lambda number: self.loop.stop())
+        self.loop.at(self.loop.now() + TICK, self._tick)
+        if self.args.seconds is not None:
+            self.loop.at(self.loop.now() + self.args.seconds, self.end)
+        self.loop.run()
+
+    def end(self) -> None:
+        """End the collection; agents that we connected to may say their last words."""
+        if self.ending:
+            return
+        self.ending = True
+        for connector in self.connectors:
+            connector.close()
+        if self.collector.end_traces():
+            self.collector.finished = self._look
+            self.loop.at(self.loop.now() + LAST_WORDS, self.loop.stop)
+        else:
+            self.loop.stop()
+
+    def close(self) -> None:
+        """Make all safe, and go."""
+        for connector in self.connectors:
+            connector.close()
+        self.collector.stop()
+        for listener in self.listeners:
+            listener.close()
+        self.loop.turn(0)
+        self.loop.close()
+        self.collector.place.folder.close()
+        if self._shown:
+            sys.stderr.write(CLEAR_LINE)
+
+    def summary(self) -> dict[str, Any]:
+        """The object that `--json` prints."""
+        return self.collector.summary() | {"seconds": round(time.monotonic() - self.start, 3)}
+
+    def _look(self) -> None:
+        if not any(feed.origin for feed in self.collector.feeds.values()):
+            self.loop.stop()
+
+    def _troubled(self, problem: KwireError) -> None:
+        if not self._shown:
+            sys.stderr.write(f"kwire: {problem}\n")
+
+    def _tick(self) -> None:
+        collector = self.collector
+        self.loop.at(self.loop.now() + TICK, self._tick)
+        if self.args.count is not None and collector.events >= self.args.count:
+            self.end()
+        if all(connector.closed for connector in self.connectors) and not self.listeners:
+            self.loop.stop()
+        if sys.stderr.isatty() and not self.args.verbose:
+            self._shown = True
+            rate = collector.events / max(time.monotonic() - self.start, 1e-3)
+            sys.stderr.write(
+                f"{CLEAR_LINE}{len(collector.feeds)} sessions, {collector.events:,} events, {rate:,.0f}/s, "
+                f"{collector.lost:,} lost, {human_size(collector.size)}"
+            )
+            sys.stderr.flush()
+
+
+def run(args: argparse.Namespace) -> int:
+    """Collect; 0 when all went well, 1 where something was wrong with what came."""
+    if not args.listen and not args.origins:
+        raise KwireError("collect", "", "from whom?", "name an address with --listen or --from")
+    raise_descriptors()
+    job = Run(args)
+    try:
+        job.open()
+        protect(args.verbose)
+        job.run()
+    finally:
+        job.close()
+    summary = job.summary()
+    if args.json:
+        import json
+
+        sys.stdout.write(json.dumps(summary) + "\n")
+    report(summary)
+    return 1 if summary["problems"] else 0
+
+
+def protect(verbose: bool) -> None:
+    """Give up what is not needed any more: capabilities, and most system calls."""
+    import json  # noqa: F401  # all that is needed later must be here now: the filter lets no code in
+    import threading  # noqa: F401
+    import zlib  # noqa: F401
+
+    import cbor2
+
+    cbor2.loads(cbor2.dumps({}))
+    "localhost".encode("idna")
+    privileges.drop()
+    problem = seccomp.confine()
+    if problem and verbose:
+        sys.stderr.write(f"kwire: no system-call filter: {problem}\n")
+
+
+def raise_descriptors() -> None:
+    """Allow as many open files as the hard limit does: three a session."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def report(summary: dict[str, Any]) -> None:
+    """Say on standard error what was collected, a line a host."""
+    for host in summary["hosts"]:
+        lost = "none lost"
+        if host["lost"]:
+            causes = ", ".join(f"{count:,}: {cause}" for cause, count in host["causes"].items())
+            lost = f"{host['lost']:,} lost ({causes})"
+        name = (
+            "".join(char if char.isprintable() else ascii(char)[1:-1] for char in host["host"]) or "unknown"
+        )
+        files = ", ".join(host["files"][:3]) + (" …" if len(host["files"]) > 3 else "")
+        sys.stderr.write(f"{name}: {host['events']:,} events, {lost}, in {files}\n")
+    for problem in summary["problems"]:
+        sys.stderr.write(f"kwire: {problem}\n")
+    if not summary["hosts"]:
+        sys.stderr.write("no events\n")
+
+
+def _place(args: argparse.Namespace) -> Place:
+    if args.merge and args.folder:
+        raise KwireError("collect", args.merge, "-w and --merge exclude each other", "give one of them")
+    options = Options(args.rotate[0], args.rotate[1], args.sync)
+    if args.merge:
+        path = os.path.abspath(args.merge)
+        return Place(Folder(os.path.dirname(path)), path, options)
+    return Place(Folder(args.folder or DEFAULT), "", options)

@@ -1,0 +1,71 @@
+"""A feed: a session being collected, with what the collector knows of it; and the place where captures go.
+
+The law: what an agent says of itself is text, and short.
+"""
+
+from typing import Final, NamedTuple
+
+from kwire.stream import clock
+from kwire.stream.folder import Folder
+from kwire.stream.lane import Lane
+from kwire.stream.loop import Timer
+from kwire.stream.peer import Peer
+from kwire.stream.store import Options, Store
+from kwire.wire.session import Session
+
+TEXT: Final = 256
+"""Characters kept of what an agent says of itself."""
+
+
+class Place(NamedTuple):
+    """Where captures go: a folder, and with `merged` the one file of all."""
+
+    folder: Folder
+    merged: str = ""
+    options: Options = Options()
+
+
+class Feed:
+    """A session being collected."""
+
+    __slots__ = (
+        "address",
+        "anchored",
+        "asked",
+        "estimator",
+        "held",
+        "identity",
+        "lane",
+        "origin",
+        "peer",
+        "ready",
+        "resumed",
+        "session",
+        "store",
+        "timer",
+        "waiting",
+    )
+
+    def __init__(self, session: Session, identity: str, address: str, origin: str) -> None:
+        self.session = session
+        self.identity = identity
+        self.address = address
+        self.origin = origin  # the address that we connect to; empty where the agent connects
+        self.resumed = session.known  # a ledger remembers it
+        self.asked = 0  # the number of the REQUEST that began its trace, where we connect
+        self.peer: Peer | None = None
+        self.store: Store | None = None
+        self.lane: Lane | None = None
+        self.held: list[tuple[int, bytes]] = []  # not yet given to the store
+        self.ready = False  # the store may have it
+        self.estimator = clock.Estimator()
+        self.anchored = 0  # the offset that the capture goes by
+        self.timer: Timer | None = None  # of the next question for the clock
+        self.waiting: Timer | None = None  # of the end of our patience
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What the agent says of itself, short and as text."""
+        said = self.session.peer_about
+        about = {name: str(said.get(name, ""))[:TEXT] for name in ("host", "kernel", "tool", "name")}
+        return about | {"identity": self.identity, "origin": self.origin}
