@@ -5,6 +5,7 @@ again in the middle of a section is told apart from before.
 """
 
 from array import array
+from collections import Counter
 from typing import Final
 
 from kwire.analyze.losses import Losses
@@ -47,7 +48,11 @@ class Seen:
 
 
 class Survey:
-    """The outcome: `probes` in order, `losses`, `frames`, `skipped` packets, `problem` with the file."""
+    """The outcome: `probes` in order, `losses`, `problem` with the file.
+
+    `packets` were read and `frames` found in them, `skipped` packets hold no sound frame; `errors` counts
+    what was wrong by its name.
+    """
 
     __slots__ = (
         "ended",
@@ -55,6 +60,7 @@ class Survey:
         "first_skipped",
         "frames",
         "losses",
+        "packets",
         "probes",
         "problem",
         "skipped",
@@ -65,7 +71,7 @@ class Survey:
         """Read the whole capture once; CaptureError where it is none."""
         self.probes: list[Seen] = []
         self.losses = Losses()
-        self.frames = self.unknown_lost = 0
+        self.unknown_lost = 0
         capture = source.open()
         with capture:
             by_section: dict[int, dict[int, Seen]] = {}
@@ -74,7 +80,6 @@ class Survey:
                 section = capture.section
                 assert section is not None  # frames lie in sections
                 known = by_section.setdefault(id(section), {})
-                self.frames += len(frames)
                 words = (min(max(section.schemas, default=0), MAX_PROBES) + 1) * walk.COUNT_WORDS
                 counted = 0
                 for number, schema in section.schemas.items():
@@ -97,7 +102,10 @@ class Survey:
                 self._told(section)
             self.problem, self.skipped, self.ended = capture.problem, capture.skipped, capture.ended
             self.first_skipped = capture.first_skipped
-            self.errors = {name: first.count for name, first in capture.found.items()}
+            troubles = {name: first.count for name, first in capture.found.items()}
+            self.errors = dict(Counter(capture.errors) + Counter(troubles))
+            self.packets = capture.packets + capture.network.packets
+            self.frames = capture.packets - sum(capture.errors.values()) + capture.network.frames
 
     @property
     def begins(self) -> int:

@@ -100,7 +100,8 @@ class Capture:
     Iterate to get Frames: EVENT and LOST frames (and others that are no SCHEMA) in file order, all of one
     section, `section`, whose `schemas` describe them. `problem` says, once the iteration has ended, where the
     file is cut or damaged, None where it is whole; `skipped` counts packets that hold no sound frame, and
-    `first_skipped` says where the first of them is and why.
+    `first_skipped` says where the first of them is and why; `errors` counts them by the name of the error.
+    `packets` were read that hold frames as they are, or should.
     """
 
     __slots__ = (
@@ -114,8 +115,10 @@ class Capture:
         "_own",
         "_plain",
         "_reader",
+        "errors",
         "first_skipped",
         "name",
+        "packets",
         "problem",
         "sections",
         "skipped",
@@ -133,6 +136,8 @@ class Capture:
         self._own = Section(pcapng.HOST, [])  # that of the file's blocks being read
         self.sections: list[Section] = []
         self.problem: str | None = None
+        self.packets = 0
+        self.errors: dict[str, int] = {}
         self.skipped = 0
         self.first_skipped: str | None = None
 
@@ -185,6 +190,9 @@ class Capture:
                             data, self._at, len(data), swap, known, slots, LIMIT
                         )
                     count += taken
+                    self.packets += taken
+                elif not count:
+                    self._bulk()
                 block = self._block() if count < LIMIT else None
                 if count and (block is None or self._turns(block)):
                     full = count == LIMIT
@@ -206,6 +214,9 @@ class Capture:
         if count:
             yield Frames(self._data, offsets, count)
         yield from self._others(end=True)
+
+    def _bulk(self) -> None:
+        """Take packets of other link types, many at once, as far as that goes."""
 
     def _others(self, *, end: bool = False) -> Iterable[Frames]:
         """Frames that were found in packets of other link types; `end`: no more packets come."""
@@ -350,9 +361,10 @@ class Capture:
             return self._skip(block, f"interface {number} is not described")
         if interfaces[number].link_type != pcapng.LINKTYPE_USER0:
             return self._other(block, packet)
+        self.packets += 1
         frame, problems = inspect(body[start : start + captured])
         if frame is None or problems:
-            return self._skip(block, str(problems[0]))
+            return self._skip(block, str(problems[0]), problems[0].code.name)
         if frame.header.length != captured:
             return self._skip(block, f"{captured - frame.header.length} bytes after the frame")
         try:
@@ -367,7 +379,7 @@ class Capture:
             if frame.header.type == Type.EVENT and frame.header.length < EVENT_LEAST:
                 return self._skip(block, "an EVENT without a timestamp")
         except FrameError as error:
-            return self._skip(block, str(error.problem))
+            return self._skip(block, str(error.problem), error.problem.code.name)
         return block.offset + 8 + start
 
     def _other(self, block: Raw, packet: pcapng.Packet) -> int:
@@ -375,8 +387,9 @@ class Capture:
         link_type = self._own.interfaces[packet.interface].link_type
         return self._skip(block, f"link type {link_type} carries no frames")
 
-    def _skip(self, block: Raw, why: str) -> int:
+    def _skip(self, block: Raw, why: str, code: str = "NOT_FRAMES") -> int:
         self.skipped += 1
+        self.errors[code] = self.errors.get(code, 0) + 1
         if self.first_skipped is None:
             self.first_skipped = f"packet at byte {self._base + block.offset}: {why}"
         return 0
