@@ -16,6 +16,7 @@ from kwire.live.recorder import Limits
 from kwire.live.tracer import Tracer
 from kwire.stream.address import Address, check_secure, parse
 from kwire.stream.arguments import add_transport_arguments, tls_options, watch
+from kwire.wire.settings import Settings
 
 if TYPE_CHECKING:
     from kwire.stream.agent import Agent, Recovered
@@ -35,6 +36,17 @@ ADDR is tcp:HOST:PORT, tls:HOST:PORT, udp:HOST:PORT or unix:PATH; the port is 17
 PROBE is what 'kwire record' takes, or a FILE.py as 'kwire trace' takes. Ctrl-C ends the recording and waits
 for the collector; again, it leaves at once. docs/agents.md says what is promised.
 """
+
+OPTIONS = {
+    "command": "-c",
+    "pids": "-p",
+    "seconds": "-d",
+    "count": "-n",
+    "buffer": "--buffer",
+    "filter": "--filter",
+    "spool": "--spool",
+}
+"""Arguments that say what is recorded, which with --listen the clients do."""
 
 MEMORY, SPOOL_SIZE = 64 << 20, 1 << 30
 LEAST_MEMORY = 1 << 20
@@ -102,7 +114,58 @@ def _make_certs(args: argparse.Namespace) -> int:
 
 
 def _listen(args: argparse.Namespace) -> int:
-    raise KwireError("listen", args.listen, "this is not there yet")
+    """`--listen`: serve clients until we are stopped."""
+    from kwire.stream import policy
+    from kwire.stream.front import ENDING, Front
+    from kwire.stream.listen import listen
+    from kwire.stream.workers import Launcher
+
+    address = parse(args.listen)
+    check_secure(address, args.insecure)
+    for name in ("command", "pids", "seconds", "count", "buffer", "filter", "spool"):
+        if getattr(args, name):
+            raise KwireError("listen", str(address), f"{OPTIONS[name]} goes with --to", "leave it out")
+    if any(name.endswith(".py") for name in args.probes):
+        cure = "allow programs in a policy, and let clients send theirs"
+        raise KwireError("listen", str(address), "files of probes go with --to", cure)
+    if not args.probes and not args.policy:
+        cure = "name a PROBE, or a --policy"
+        raise KwireError("listen", str(address), "nobody would be allowed anything", cure)
+    rules = policy.load(args.policy, args.probes) if args.policy else policy.Policy(args.probes)
+    launcher = Launcher(rules)
+    try:
+        line = _line(args, address)
+        loop, settings = line.loop, line.settings._replace(expiry=Settings().expiry)
+        front = Front(loop, launcher, rules, settings, line.about)
+        listener = listen(
+            loop,
+            address,
+            front.choose,
+            front.handler_for,
+            tls=line.tls,
+            insecure=args.insecure,
+            watch=line.watch,
+            mode=0o666 if args.policy else 0o600,  # of a Unix socket: the policy knows users
+        )
+        privileges.drop()
+
+        def stop(number: int) -> None:
+            listener.close()
+            front.stop(loop.stop)
+            loop.at(loop.now() + ENDING, loop.stop)
+
+        loop.signals((signal.SIGINT, signal.SIGTERM), stop)
+        say(f"listening at {listener.address}")
+        try:
+            loop.run()
+        finally:
+            front.close()
+            loop.close()
+    finally:
+        launcher.close()
+    text = f"{front.sessions} sessions served"
+    _print(args, {"sessions": front.sessions, "traces": front.traces}, text)
+    return 0
 
 
 def say(text: str) -> None:
@@ -152,7 +215,6 @@ def make_plan(args: argparse.Namespace, follow: bool, main: int) -> Plan:
 def _line(args: argparse.Namespace, address: Address) -> "Line":
     from kwire.stream.loop import Loop
     from kwire.stream.uplink import EXPIRY, Line
-    from kwire.wire.session import Settings
 
     system = os.uname()
     about = {

@@ -25,7 +25,7 @@ from kwire.stream.transport import StreamTransport, TlsTransport, Transport, pre
 from kwire.stream.watch import Watch
 from kwire.wire.control import Hello, hello_problem, peek_hello, refusal
 from kwire.wire.frame import Flag
-from kwire.wire.session import Session
+from kwire.wire.session import Session, State
 
 if TYPE_CHECKING:
     import ssl
@@ -247,6 +247,8 @@ class Listener:
         peer.attach(transport)
         peer.received(memoryview(heard))
         peer.settled()
+        if session.state is State.LISTENING:  # it wanted to resume what is not known, and was told so
+            peer.end("it is not known here")
         return ""
 
     def may_refuse(self) -> bool:

@@ -1,0 +1,271 @@
+"""The front of an agent that listens: sessions with clients on one side, workers that trace on the other.
+
+The laws: a client has one trace at most, and what the policy grants it; its session may be taken up again
+while its worker goes on, whose events wait here meanwhile, in bounded memory; when the session ends so does
+the worker, and the other way round; whatever one client does, the others are served.
+"""
+
+import contextlib
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from kwire.errors import KwireError
+from kwire.stream import clock, requests
+from kwire.stream.loop import READ, Loop
+from kwire.stream.peer import Ignore, Peer
+from kwire.stream.policy import Policy
+from kwire.stream.workers import HEAD, MAX_MESSAGE, Launcher, Message
+from kwire.wire import cbor
+from kwire.wire.control import Hello
+from kwire.wire.session import Role, Session, Settings, State
+
+CHUNK: Final = 1 << 18
+"""Bytes read from a worker at a time."""
+
+RESERVE: Final = 1 << 17
+"""Room that a session must have before its worker is read: more than one payload."""
+
+ENDING: Final = 10.0
+"""Seconds that the traces have to end when the agent is stopped."""
+
+
+class Client(Ignore):
+    """One session and its worker, if it has one."""
+
+    def __init__(self, front: "Front", identity: str, address: str) -> None:
+        self.peer: Peer | None = None
+        self.worker: socket.socket | None = None
+        self._front = front
+        self._who = {"identity": identity, "address": address}
+        self._number = 0  # of the REQUEST that the worker answers
+        self._traces = False
+        self._heard = bytearray()
+        self._held: list[bytes] = []  # payloads that found no room
+        self._paused = False
+        self._ended: dict[str, Any] | None = None
+
+    # ------------------------------------------------------------------ the session
+
+    def established(self, peer: Peer) -> None:
+        """The client is there, or there again."""
+        self.peer = peer
+
+    def requested(self, peer: Peer, number: int, body: Mapping[str, Any]) -> None:
+        """What the worker must do is its matter; the rest is answered at once."""
+        self.peer = peer
+        now = self._front.loop.now()
+        try:
+            operation = requests.operation_of(body)
+            if operation == "clock":
+                peer.session.reply(number, clock.answer(), now)
+            elif operation == "stop":
+                self.stop()
+                peer.session.reply(number, {"ok": True}, now)
+            elif operation in ("trace", "probes"):
+                self._begin(number, operation, body, peer.session.settings.data_size)
+            else:
+                cause = "this is an agent"
+                raise requests.RequestError("answer request", operation, cause, "a collector is told of it")
+        except KwireError as error:
+            peer.session.reply(number, requests.failed(error), now)
+
+    def writable(self, peer: Peer) -> None:
+        """There is room again."""
+        self._go_on()
+
+    def closed(self, peer: Peer, why: str) -> None:
+        """The client has gone: so goes the worker."""
+        self._drop()
+        self._front.forget(self)
+
+    # ------------------------------------------------------------------ the worker
+
+    def stop(self) -> None:
+        """Ask the worker for the end of its trace."""
+        if self.worker is not None and self._traces:
+            with contextlib.suppress(OSError):  # it has gone: that is seen anyhow
+                self.worker.send(HEAD.pack(0, Message.STOP))
+
+    def _begin(self, number: int, operation: str, body: Mapping[str, Any], size: int) -> None:
+        if self.worker is not None or self._traces:
+            cause = "this session has its trace" if self._traces else "the request before is being answered"
+            raise requests.RequestError("begin", operation, cause, "use another session")
+        worker = self.worker = self._front.launcher.start()
+        self._number, self._traces = number, operation == "trace"
+        told = cbor.dumps({**self._who, "body": body, "size": size})
+        worker.setblocking(True)  # it reads this at once, whatever its size
+        worker.sendall(HEAD.pack(len(told), Message.REQUEST) + told)
+        worker.setblocking(False)
+        self._front.loop.add(worker.fileno(), READ, self._ready)
+
+    def _ready(self, mask: int) -> None:
+        """Something came from the worker."""
+        assert self.worker is not None
+        try:
+            data = self.worker.recv(CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._gone()
+            return
+        self._heard += data
+        at = 0
+        while len(self._heard) - at >= HEAD.size:
+            size, kind = HEAD.unpack_from(self._heard, at)
+            if size > MAX_MESSAGE:
+                self._gone()
+                return
+            end = at + HEAD.size + size
+            if end > len(self._heard):
+                break
+            self._take(kind, bytes(memoryview(self._heard)[at + HEAD.size : end]))
+            at = end
+        del self._heard[:at]
+        self._go_on()
+
+    def _take(self, kind: int, payload: bytes) -> None:
+        """One message of the worker."""
+        assert self.peer is not None
+        if kind == Message.DATA:
+            self._held.append(payload)
+        elif kind == Message.REPLY:
+            body = cbor.loads_map(payload)
+            self._traces = self._traces and "error" not in body
+            self._front.traces += self._traces
+            self.peer.session.reply(self._number, body, self._front.loop.now())
+            if not self._traces:
+                self._drop()
+        elif kind == Message.END:
+            self._ended = cbor.loads_map(payload)
+
+    def _go_on(self) -> None:
+        """Hand on what is held, as far as there is room; read the worker only then; end when it has ended."""
+        peer = self.peer
+        if peer is None or peer.ended:
+            return
+        session, now, sent = peer.session, self._front.loop.now(), 0
+        for payload in self._held:
+            if session.room < len(payload) or session.over:
+                break
+            session.send(payload, now)
+            sent += 1
+        del self._held[:sent]
+        if self._ended is not None and not self._held:
+            ended, self._ended = self._ended, None
+            self._drop()
+            session.request(ended, now)
+            peer.close(str(ended.get("why", "")))
+            return
+        self._pause(bool(self._held) or session.room < RESERVE)
+        peer.flush()
+
+    def _pause(self, pause: bool) -> None:
+        if self.worker is not None and pause != self._paused:
+            self._paused = pause
+            self._front.loop.modify(self.worker.fileno(), 0 if pause else READ)
+
+    def _gone(self) -> None:
+        """The worker has gone without a word."""
+        self._drop()
+        if self.peer is None or self.peer.ended or self._ended is not None:
+            return
+        now = self._front.loop.now()
+        if self._traces:
+            self.peer.close("the tracer has ended unexpectedly")
+        else:
+            error = KwireError("trace", "", "the tracer has ended unexpectedly")
+            self.peer.session.reply(self._number, requests.failed(error), now)
+            self.peer.flush()
+
+    def _drop(self) -> None:
+        worker, self.worker = self.worker, None
+        if worker is not None:
+            self._front.loop.remove(worker.fileno())
+            worker.close()
+
+
+class Front:
+    """Chooses the sessions of clients and joins them to workers; for `listen`."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        launcher: Launcher,
+        policy: Policy,
+        settings: Settings,
+        about: Mapping[str, Any],
+    ) -> None:
+        self.loop = loop
+        self.launcher = launcher
+        self.policy = policy
+        self.sessions = 0
+        """Sessions begun."""
+        self.traces = 0
+        """Traces begun."""
+        self._settings = settings
+        self._about = about
+        self._idle: Callable[[], None] = lambda: None  # called when the last client has gone
+        self._clients: dict[Session, Client] = {}
+        self._tokens: dict[bytes, Session] = {}
+
+    def choose(self, hello: Hello, identity: str, address: str) -> Session:
+        """The session of a HELLO: the one there is, or a new one. Raises KwireError where there is none."""
+        if hello.role is not Role.SINK:
+            raise KwireError("serve", address, "this is an agent: it gives events and takes none")
+        known = self._tokens.get(hello.token)
+        if known is not None and not known.over:
+            return known
+        grant = self.policy.grant(identity, address)
+        if grant is None:
+            raise KwireError("serve", address, f"the policy does not name {identity or 'it'}")
+        session = Session(
+            Role.SOURCE,
+            initiator=False,
+            datagrams=address.startswith("udp:"),
+            settings=self._settings._replace(memory=min(self._settings.memory, grant.outbox)),
+            token=hello.token,
+            about=self._about,
+        )
+        self._tokens[hello.token] = session
+        self._clients[session] = Client(self, identity, address)
+        self.sessions += 1
+        return session
+
+    def handler_for(self, session: Session) -> Client:
+        """The client of a session that `choose` gave."""
+        return self._clients[session]
+
+    def forget(self, client: Client) -> None:
+        """Its session has ended."""
+        for session in [session for session, one in self._clients.items() if one is client]:
+            del self._clients[session]
+            self._tokens.pop(session.token, None)
+        if not self._clients:
+            self._idle()
+
+    @property
+    def clients(self) -> int:
+        """How many sessions there are."""
+        return len(self._clients)
+
+    def stop(self, idle: Callable[[], None]) -> None:
+        """End every trace, in order; `idle` is called when the last client has gone."""
+        self._idle = idle
+        if not self._clients:
+            idle()
+        for client in list(self._clients.values()):
+            if client.worker is None or client.peer is None or client.peer.session.state is State.SUSPENDED:
+                if client.peer is not None:
+                    client.peer.close("the agent stops")
+            else:
+                client.stop()
+
+    def close(self) -> None:
+        """Break off what is left."""
+        for client in list(self._clients.values()):
+            client._drop()
+            if client.peer is not None:
+                client.peer.detach("the agent stops")

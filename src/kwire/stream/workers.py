@@ -1,0 +1,305 @@
+"""Tracing for others: a launcher that may load programs, and a worker for each trace, which may nothing.
+
+    front      talks to the network, without privileges (`kwire.stream.front`)
+    launcher   never reads a byte of the network; forks a worker whenever the front asks
+    worker     reads one request, compiles, loads and attaches, gives up all privileges, and then moves events
+
+The laws: front and launcher share a socket over which only descriptors travel; front and worker share one
+that carries messages (`Message`); whoever sees the other end closed ends, so nothing outlives the front; the
+policy is asked in the worker too; a worker never waits for the front: what finds no room is counted LOST.
+"""
+
+import os
+import signal
+import socket
+import struct
+import sys
+from collections import deque
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Any, Final
+
+from kwire.errors import KwireError
+from kwire.kernel import privileges
+from kwire.live.command import Command
+from kwire.live.recorder import Limits, Sink
+from kwire.live.tracer import Tracer
+from kwire.stream import requests
+from kwire.stream.loop import READ, WRITE, Loop
+from kwire.stream.policy import MOST, Policy
+from kwire.stream.recording import Recording
+from kwire.stream.source import SourceSink
+from kwire.stream.throttle import Throttle
+from kwire.stream.transport import Buffer, rest
+from kwire.wire import cbor
+
+HEAD: Final = struct.Struct(">IB")  # bytes of the message after this head, its kind
+MAX_MESSAGE: Final = 4 << 20
+QUEUE: Final = 2 << 20
+"""Bytes that wait in a worker for the front; more wait in the front's session."""
+
+
+class Message(IntEnum):
+    """What travels between front and worker."""
+
+    REQUEST = 1  # to the worker, first: a CBOR map: body, identity and address of the client, size
+    STOP = 2  # to the worker: end the trace
+    REPLY = 3  # to the front, first: the body of the REPLY
+    DATA = 4  # to the front: a DATA payload
+    END = 5  # to the front, last: the body of the REQUEST `ended`
+
+
+class Launcher:
+    """The front's side of the launcher: `start` gives the socket to a new worker."""
+
+    __slots__ = ("_control", "pid")
+
+    def __init__(self, policy: Policy) -> None:
+        """Fork the launcher, for clients that `policy` knows; call it before the network is touched."""
+        self._control, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._control.close()
+            _launch(other, policy)
+        other.close()
+
+    def start(self) -> socket.socket:
+        """A worker that waits for its request at the other end."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs:
+            try:
+                socket.send_fds(self._control, [b"w"], [theirs.fileno()])
+            except OSError as error:
+                ours.close()
+                cause = "the process that loads programs has ended"
+                raise KwireError("start", "a tracer", cause, "start the agent again") from error
+        ours.setblocking(False)
+        return ours
+
+    def close(self) -> None:
+        """End the launcher."""
+        self._control.close()
+        os.waitpid(self.pid, 0)
+
+
+def _launch(control: socket.socket, policy: Policy) -> None:
+    """The launcher's life. Never returns."""
+    status = 1
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the front's: it closes our socket
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries the workers
+        while True:
+            data, descriptors, _, _ = socket.recv_fds(control, 1, 1)
+            if not data:
+                break
+            if descriptors and os.fork() == 0:
+                control.close()
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                work(socket.socket(fileno=descriptors[0]), policy)
+            for descriptor in descriptors:
+                os.close(descriptor)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def work(channel: socket.socket, policy: Policy) -> None:
+    """A worker's life. Never returns."""
+    status = 1
+    try:
+        _Worker(channel).run(policy)
+        status = 0
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # the front has gone
+    except Exception as error:  # a bug: said here, because nobody else will
+        sys.stderr.write(f"kwire: tracer: {type(error).__name__}: {error}\n")
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
+
+
+class Pipe:
+    """The outlet of a worker's sink: messages to the front, at most `QUEUE` bytes waiting."""
+
+    __slots__ = ("_channel", "_loop", "_waiting", "_want", "size")
+
+    def __init__(self, loop: Loop, channel: socket.socket) -> None:
+        self._loop = loop
+        self._channel = channel
+        self._waiting: deque[Buffer] = deque()
+        self.size = 0
+        """Bytes that wait."""
+
+    @property
+    def room(self) -> int:
+        """Bytes that it can take."""
+        return max(0, QUEUE - self.size)
+
+    def send(self, payload: bytes, now: float) -> int:
+        """Take a DATA payload."""
+        self.put(Message.DATA, payload)
+        return 0
+
+    def put(self, kind: Message, payload: bytes) -> None:
+        """Take a message, whether there is room or not."""
+        self._waiting.extend((HEAD.pack(len(payload), kind), payload))
+        self.size += HEAD.size + len(payload)
+
+    def flush(self) -> bool:
+        """Send what the socket takes; whether nothing waits any more. OSError where the front has gone."""
+        while self._waiting:
+            buffers = [self._waiting.popleft() for _ in range(min(len(self._waiting), 64))]
+            try:
+                sent = self._channel.sendmsg(buffers)
+            except BlockingIOError:
+                sent = 0
+            self.size -= sent
+            left = rest(buffers, sent)
+            if left:
+                self._waiting.extendleft(reversed(left))
+                return False
+        return True
+
+
+class _Worker:
+    """One trace."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self.channel = channel
+        self.loop = Loop()
+        self.pipe = Pipe(self.loop, channel)
+        self.recording: Recording | None = None
+        self.sink: SourceSink | None = None
+        self.command: Command | None = None
+        self.reason = ""
+        self.ended = False
+
+    def run(self, policy: Policy) -> None:
+        """Do what the request asks for."""
+        request = cbor.loads_map(_receive(self.channel, Message.REQUEST))
+        try:
+            grant = policy.grant(request["identity"], request["address"])
+            if grant is None:
+                raise KwireError("serve", request["address"], "the agent's policy does not know it")
+            if requests.operation_of(request["body"]) == "probes":
+                _tell(self.channel, Message.REPLY, requests.names(request["body"], grant))
+                return
+            job = requests.serve(request["body"], grant)
+            try:
+                self.trace(job, request["size"])
+            finally:
+                if job.command:
+                    job.command.end()
+        except KwireError as error:
+            if self.recording is None:  # it has not begun: this is the answer
+                _tell(self.channel, Message.REPLY, requests.failed(error))
+            else:
+                _tell(self.channel, Message.END, {"op": "ended", "why": str(error)})
+
+    def trace(self, job: requests.Job, size: int) -> None:
+        """Attach, give up privileges, move events until it is over."""
+        command, schemas = job.command, job.plan.schemas
+        with Tracer(job.plan, buffer=job.buffer, follow=job.follow) as tracer:
+            for pid in [*job.pids, *([command.pid] if command else [])]:
+                tracer.follow(pid)
+            tracer.attach()
+            privileges.drop(keep=job.keep)
+            self.command = command
+            sink = self.sink = SourceSink(schemas, size)
+            _tell(self.channel, Message.REPLY, job.answer())
+            for payload in sink.begin():
+                _send(self.channel, Message.DATA, payload)
+            self.channel.setblocking(False)
+            sink.outlet = self.pipe
+            sink.waits = 0.0
+            self.loop.add(self.channel.fileno(), READ, self._ready)
+            sinks: list[Sink] = [Throttle(sink, job.rate, len(schemas)) if job.rate < MOST else sink]
+            limits = Limits(job.seconds, job.events)
+            recording = self.recording = Recording(
+                self.loop, tracer, sinks, limits, command, self._round, self._recorded
+            )
+            try:
+                recording.start()
+                self.loop.run()
+            finally:
+                recording.close()
+
+    def _round(self) -> None:
+        assert self.sink is not None
+        self.sink.flush()
+        self._flush()
+
+    def _recorded(self, why: str) -> None:
+        self.reason = why
+        self._end()
+
+    def _end(self) -> None:
+        """Hand over the last of it."""
+        assert self.sink is not None
+        assert self.recording is not None
+        if not self.ended and self.sink.finish(self.recording.produced):
+            self.ended = True
+            told: dict[str, Any] = {"op": "ended", "why": self.reason}
+            if self.command and self.command.status is not None:
+                told["status"] = os.waitstatus_to_exitcode(self.command.status)
+            self.pipe.put(Message.END, cbor.dumps(told))
+        self._flush()
+
+    def _flush(self) -> None:
+        try:
+            done = self.pipe.flush()
+        except OSError:
+            self.loop.stop()
+            return
+        self.loop.modify(self.channel.fileno(), READ if done else READ | WRITE)
+        if done and self.ended:
+            self.loop.stop()
+
+    def _ready(self, mask: int) -> None:
+        assert self.recording is not None
+        if mask & ~WRITE:
+            try:
+                data = self.channel.recv(4096)
+            except BlockingIOError:
+                data = b"?"
+            except OSError:
+                data = b""
+            if not data:
+                self.loop.stop()  # the front has gone: the probes go with us
+                return
+            if data[HEAD.size - 1 : HEAD.size] == bytes([Message.STOP]):
+                self.recording.end("asked to stop")
+                return
+        if self.recording.over:
+            self._end()
+        else:
+            self._round()
+
+
+def _tell(channel: socket.socket, kind: Message, value: Mapping[str, Any]) -> None:
+    _send(channel, kind, cbor.dumps(value))
+
+
+def _send(channel: socket.socket, kind: Message, payload: bytes) -> None:
+    """Send a message and wait until it is gone."""
+    channel.setblocking(True)
+    channel.sendall(HEAD.pack(len(payload), kind) + payload)
+
+
+def _receive(channel: socket.socket, kind: Message) -> bytes:
+    """Wait for the message that has to come now."""
+    size, found = HEAD.unpack(_exactly(channel, HEAD.size))
+    if found != kind or size > MAX_MESSAGE:
+        raise ConnectionResetError("not what was to come")
+    return _exactly(channel, size)
+
+
+def _exactly(channel: socket.socket, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        part = channel.recv(size - len(data))
+        if not part:
+            raise ConnectionResetError("the front has gone")
+        data += part
+    return bytes(data)
