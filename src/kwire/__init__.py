@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from kwire.live.events import Event
     from kwire.live.simulate import fake, simulate
     from kwire.live.trace import Trace
+    from kwire.stream.host import Host, RemoteTrace
 
 _LATER = {
     "Opened": "kwire.analyze.opened",
     "Event": "kwire.live.events",
+    "Host": "kwire.stream.host",
     "Memory": "kwire.bpf.vm",
+    "RemoteTrace": "kwire.stream.host",
     "Trace": "kwire.live.trace",
     "fake": "kwire.live.simulate",
     "simulate": "kwire.live.simulate",
@@ -27,11 +30,14 @@ _LATER = {
 
 __all__ = [
     "Event",
+    "Host",
     "KwireError",
     "Memory",
     "Opened",
     "Probe",
+    "RemoteTrace",
     "Trace",
+    "connect",
     "fake",
     "fentry",
     "fexit",
@@ -83,6 +89,26 @@ def open(path: str) -> "Opened[Event]":
     from kwire.live.events import Event
 
     return Opened(path, Event)
+
+
+def connect(host: str, *, cert: str = "", key: str = "", ca: str = "", insecure: bool = False) -> "Host":
+    """Another machine that `kwire agent --listen` runs on: its `trace`, `record` and `probes`.
+
+    `host`: a name (TLS at port 17800; TCP on loopback) or an address: `tls:HOST:PORT`, `unix:PATH`, …;
+    `cert`, `key`, `ca`: PEM files (default: in $KWIRE_TLS, ~/.config/kwire or /etc/kwire); `insecure`: in the
+    clear over a network. Nothing is connected before something is asked for.
+
+        with kwire.connect("web1.example").trace(opened, seconds=10) as events:
+            for event in events:
+                print(event.comm, event.path)
+    """
+    from kwire.stream.host import Host
+
+    if not (cert or key or ca):
+        return Host(host, None, insecure)
+    from kwire.stream.tls import TlsOptions
+
+    return Host(host, TlsOptions(cert, key, ca), insecure)
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,7 @@ examples:
   kwire record 'tracepoint:syscalls:sys_enter_openat(str(filename), flags)' -c 'ls -l' -w opens.pcapng
   kwire record 'kprobe:tcp_connect(sk.__sk_common.skc_dport)' --filter 'uid == 1000' -w connects.pcapng
   kwire record 'tracepoint:block:*' -w - | tshark -r -
+  kwire record -H web1.example tracepoint:sched:sched_process_exec -w execs.pcapng
 
 PROBE is kind:target; a target may have wildcards (*, ?, [..]). Kinds: tracepoint, rawtracepoint, kprobe,
 kretprobe, fentry, fexit; `kwire list` shows what there is. Without (expr, ...) a record has the probe's own
@@ -33,16 +34,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--filter", metavar="EXPR", help="record only where this is true; runs in the kernel")
     parser.add_argument("--json", action="store_true", help="print a summary object at the end")
     tracing.add_arguments(parser)
+    tracing.add_remote_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Record, then say what was recorded."""
-    from kwire.live.planner import plan_specs
+    if args.host:
+        from kwire.cli import remote
 
-    def make_plan(follow: bool, main: int) -> Plan:
-        return plan_specs(args.probes, args.filter, follow=follow, main=main)
+        summary = remote.run({"probes": args.probes}, args, args.write)
+    else:
+        from kwire.live.planner import plan_specs
 
-    summary = tracing.run(make_plan, args, args.write)
+        def make_plan(follow: bool, main: int) -> Plan:
+            return plan_specs(args.probes, args.filter, follow=follow, main=main)
+
+        summary = tracing.run(make_plan, args, args.write)
     out = sys.stderr if args.write == "-" else sys.stdout
     if args.json:
         import json

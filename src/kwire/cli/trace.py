@@ -10,6 +10,7 @@ from kwire.lang.python import parse_file
 from kwire.live.plan import Plan
 from kwire.live.recorder import Sink
 from kwire.view.render import Format, Renderer, Screen
+from kwire.wire.schema import Schema
 
 HELP = "run a file of Python probes and print events as they come"
 
@@ -18,6 +19,7 @@ examples:
   kwire trace examples/web.py -c 'curl -s http://localhost/'
   kwire trace probes.py -p 4242 -d 10
   kwire trace probes.py --json | jq .fields
+  kwire trace -H web1.example probes.py
 
 The file is read, never run: module-level functions under @kwire.kprobe("..."), @kwire.tracepoint("...") and
 their like are compiled to eBPF. docs/python.md describes what may stand in them.
@@ -34,27 +36,34 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--filter", metavar="EXPR", help="only where this is true; runs in the kernel")
     parser.add_argument("--json", action="store_true", help="print one JSON object an event")
     tracing.add_arguments(parser)
+    tracing.add_remote_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Trace, then say on standard error what was seen."""
-    from kwire.live.planner import plan_probes
-
     if args.write == "-":
         raise KwireError(
             "write capture to", "-", "standard output is for the events", "name a file, or use kwire record"
         )
+
+    def sinks(schemas: tuple[Schema, ...]) -> list[Sink]:
+        by_number = {schema.id: schema for schema in schemas}
+        return [Screen(Renderer(_format(args, schemas)), by_number, sys.stdout)]
+
+    if args.host:
+        from kwire.cli import remote
+
+        files = [{"name": name, "text": _read(name)} for name in args.files]
+        tracing.report(remote.run({"files": files}, args, args.write, sinks))
+        return 0
+    from kwire.live.planner import plan_probes
+
     probes = read_probes(args.files)
 
     def make_plan(follow: bool, main: int) -> Plan:
         return plan_probes(probes, args.filter, follow=follow, main=main)
 
-    def sinks(plan: Plan) -> list[Sink]:
-        schemas = {schema.id: schema for schema in plan.schemas}
-        return [Screen(Renderer(_format(args, plan)), schemas, sys.stdout)]
-
-    summary = tracing.run(make_plan, args, args.write, sinks)
-    tracing.report(summary)
+    tracing.report(tracing.run(make_plan, args, args.write, sinks))
     return 0
 
 
@@ -70,7 +79,7 @@ def read_probes(names: list[str]) -> list[tree.Probe]:
     return probes
 
 
-def _format(args: argparse.Namespace, plan: Plan) -> Format:
+def _format(args: argparse.Namespace, schemas: tuple[Schema, ...]) -> Format:
     if args.json:
         from kwire.view.jsonl import JsonLines
 
@@ -78,7 +87,7 @@ def _format(args: argparse.Namespace, plan: Plan) -> Format:
     from kwire.view.table import Table
     from kwire.view.text import style
 
-    table = Table(plan.schemas, style(sys.stdout))
+    table = Table(schemas, style(sys.stdout))
     sys.stdout.write(table.header() + "\n")
     return table
 

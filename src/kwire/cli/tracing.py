@@ -21,7 +21,9 @@ from kwire.live.command import Command, split
 from kwire.live.environment import complete
 from kwire.live.plan import Plan
 from kwire.live.recorder import Limits, Recorder, Sink
+from kwire.live.summary import Counts, summarize
 from kwire.live.tracer import Tracer
+from kwire.wire.schema import Schema
 
 ROTATING = ("CAP_DAC_OVERRIDE",)
 """Kept with --rotate: further files are opened later, in a folder that may be another user's."""
@@ -63,6 +65,19 @@ def add_arguments(parser: argparse.ArgumentParser, *, rotate: bool = True) -> No
     )
 
 
+def add_remote_arguments(parser: argparse.ArgumentParser) -> None:
+    """`-H`, and how the agent there is reached."""
+    from kwire.stream.arguments import add_transport_arguments
+
+    parser.add_argument(
+        "-H",
+        dest="host",
+        metavar="HOST",
+        help="on that machine, by its agent: a name (TLS, port 17800), or tls:HOST:PORT, unix:PATH …",
+    )
+    add_transport_arguments(parser, json=False)
+
+
 class _Stop:
     """SIGINT and SIGTERM as a readable descriptor; a second one interrupts at once."""
 
@@ -87,10 +102,10 @@ class _Stop:
 class Progress:
     """One line on a terminal: events, rate, lost, bytes. Silent where standard error is none."""
 
-    __slots__ = ("_recorder", "_shown", "_start", "_writer")
+    __slots__ = ("_counts", "_shown", "_start", "_writer")
 
-    def __init__(self, recorder: Recorder, writer: Writer | None) -> None:
-        self._recorder = recorder
+    def __init__(self, counts: Counts, writer: Writer | None) -> None:
+        self._counts = counts
         self._writer = writer
         self._start = time.monotonic()
         self._shown = False
@@ -99,10 +114,10 @@ class Progress:
         """Show where we are."""
         if not sys.stderr.isatty():
             return
-        events = self._recorder.events
+        events = self._counts.events
         rate = events / max(time.monotonic() - self._start, 1e-3)
         size = f", {human_size(self._writer.size)}" if self._writer else ""
-        sys.stderr.write(f"{CLEAR_LINE}{events:,} events, {rate:,.0f}/s, {self._recorder.lost:,} lost{size}")
+        sys.stderr.write(f"{CLEAR_LINE}{events:,} events, {rate:,.0f}/s, {self._counts.lost:,} lost{size}")
         sys.stderr.flush()
         self._shown = True
 
@@ -133,7 +148,7 @@ def run(
     make_plan: Callable[[bool, int], Plan],
     args: argparse.Namespace,
     write: str | None,
-    sinks: Callable[[Plan], list[Sink]] = lambda plan: [],
+    sinks: Callable[[tuple[Schema, ...]], list[Sink]] = lambda schemas: [],
 ) -> dict[str, Any]:
     """Trace as the arguments say, to the file `write` and to other sinks; give the summary object.
 
@@ -148,7 +163,7 @@ def run(
         plan = make_plan(bool(main), main)
         plan = plan._replace(schemas=complete(plan.schemas))
         say_skipped(plan)
-        return _trace(plan, args, write, sinks(plan), command, pids)
+        return _trace(plan, args, write, sinks(plan.schemas), command, pids)
     finally:
         if command:
             command.end()
@@ -199,7 +214,9 @@ def _trace(
             seconds = time.monotonic() - start
             produced = recorder.produced()
             totals = writer.close(produced) if writer else {}
-            return _summary(plan, recorder, writer, produced, totals, seconds, command)
+            status = command.status if command and command.ended() else None
+            status = None if status is None else os.waitstatus_to_exitcode(status)
+            return summarize(plan.schemas, recorder, writer, produced, totals, seconds, status)
         finally:
             stop.restore()
             os.close(stop.fd)
@@ -215,32 +232,3 @@ def check_process(pid: int) -> None:
         raise KwireError("trace process", str(pid), "there is no such process") from None
     except PermissionError:
         pass
-
-
-def _summary(
-    plan: Plan,
-    recorder: Recorder,
-    writer: Writer | None,
-    produced: dict[int, int],
-    totals: dict[int, Any],
-    seconds: float,
-    command: Command | None,
-) -> dict[str, Any]:
-    probes = []
-    for schema in plan.schemas:
-        count = produced.get(schema.id, 0)
-        lost = totals[schema.id].lost if schema.id in totals else 0
-        probes.append({"id": schema.id, "probe": schema.probe, "produced": count, "lost": lost})
-    summary: dict[str, Any] = {
-        "events": writer.events if writer else recorder.events,
-        "lost": writer.lost_events if writer else recorder.lost,
-        "file": writer.files[0] if writer and writer.files else None,
-        "probes": probes,
-        "seconds": round(seconds, 3),
-    }
-    if writer:
-        summary["files"] = writer.files
-        summary["bytes"] = writer.size
-    if command and command.ended() and command.status is not None:
-        summary["command_status"] = os.waitstatus_to_exitcode(command.status)
-    return summary

@@ -95,13 +95,12 @@ class Command:
     def _become(self, gate: int, failure: int, account: "struct_passwd | None") -> None:
         """In the child: wait for the gate, then exec. Never returns."""
         try:
+            environment = _turn_into(account) if account is not None else os.environ
             if os.read(gate, 1) != _GO:
                 os._exit(127)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
                 signal.signal(number, signal.SIG_DFL)
-            if account is None:
-                os.execvp(self.words[0], self.words)
-            os.execvpe(self.words[0], self.words, _turn_into(account))
+            os.execvpe(self.words[0], self.words, environment)
         except OSError as error:
             os.write(failure, str(error.errno).encode())
         finally:

@@ -1,0 +1,124 @@
+"""`-H HOST` of `record` and `trace`: the same on another machine, by its agent; events come here.
+
+The laws: what is shown and kept, the summary, limits and Ctrl-C are those of a local trace; what had come is
+kept and accounted for when the agent is lost, and that is an error all the same.
+"""
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from kwire.capture.writer import Writer
+from kwire.cli import tracing
+from kwire.errors import KwireError
+from kwire.live.command import split
+from kwire.live.recorder import Sink
+from kwire.live.summary import summarize
+from kwire.stream.arguments import tls_options, watch
+from kwire.stream.loop import Loop
+from kwire.stream.remote import Conversation, Link
+from kwire.wire.schema import Schema
+
+SHOW = 0.25
+"""Seconds between two reports of progress."""
+
+
+def run(
+    what: dict[str, Any],
+    args: argparse.Namespace,
+    write: str | None,
+    sinks: Callable[[tuple[Schema, ...]], list[Sink]] = lambda schemas: [],
+) -> dict[str, Any]:
+    """Trace there as the arguments say, to the file `write` and to other sinks; give the summary object.
+
+    `what`: the keys of the request that say what to trace. Raises KwireError, when all is kept that came.
+    """
+    loop = Loop()
+    link = Link(args.host, tls_options(args), args.insecure, watch(args))
+    body = {"op": "trace", **what, **_limits(args)}
+    writers: list[Writer] = []
+
+    def start(schemas: tuple[Schema, ...]) -> list[Sink]:
+        if write:
+            writers.append(_writer(write, schemas, args))
+        return [*writers, *sinks(schemas)]
+
+    conversation = Conversation(link, body, start, loop=loop)
+    loop.signals((signal.SIGINT, signal.SIGTERM), lambda number: conversation.stop())
+    try:
+        return _follow(conversation, writers)
+    finally:
+        conversation.close()
+        for writer in writers:
+            writer.close()
+
+
+def _limits(args: argparse.Namespace) -> dict[str, Any]:
+    """What of the arguments goes into the request."""
+    given = {
+        "filter": args.filter,
+        "command": split(args.command) if args.command else None,
+        "pids": args.pids,
+        "seconds": args.seconds,
+        "count": args.count,
+        "buffer": args.buffer,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _writer(write: str, schemas: tuple[Schema, ...], args: argparse.Namespace) -> Writer:
+    return Writer(
+        write,
+        schemas,
+        host=schemas[0].host,
+        kernel=schemas[0].kernel,
+        rotate_bytes=args.rotate[0],
+        rotate_seconds=args.rotate[1],
+    )
+
+
+def _follow(conversation: Conversation, writers: list[Writer]) -> dict[str, Any]:
+    """Let events come until the end; the summary."""
+    received = conversation.received
+    problem: KwireError | None = None
+    progress: tracing.Progress | None = None
+    start = time.monotonic()
+    shown = start
+    try:
+        while not conversation.over:
+            conversation.turn(SHOW)
+            now = time.monotonic()
+            if progress is None and conversation.tracing:
+                _say_skipped(conversation)
+                progress, start = tracing.Progress(received, writers[0] if writers else None), now
+            if progress and now >= shown + SHOW:
+                progress()
+                shown = now
+    except KwireError as error:
+        problem = error
+    if progress:
+        progress.clear()
+    seconds = time.monotonic() - start
+    produced = received.produced or {}
+    writer = writers[0] if writers else None
+    totals = writer.close(received.produced) if writer else {}
+    schemas = tuple(received.schemas.values())
+    summary = summarize(schemas, received, writer, produced, totals, seconds, conversation.status)
+    if problem is not None:
+        if conversation.tracing:
+            tracing.report(summary)
+        raise problem
+    return {**summary, "host": schemas[0].host if schemas else ""}
+
+
+def _say_skipped(conversation: Conversation) -> None:
+    answer = conversation.answer or {}
+    number, skipped = answer.get("left_out"), answer.get("skipped")
+    if isinstance(number, int) and number > 0 and isinstance(skipped, list) and skipped:
+        first = skipped[0]
+        if isinstance(first, list) and len(first) == 2:
+            target, why = (ascii(str(part))[1:-1] for part in first)
+            sys.stderr.write(f"kwire: {number} targets are left out, the first {target}: {why}\n")
