@@ -239,13 +239,12 @@ class Peer:
 
     def _work(self) -> None:
         """Tell and send until neither leads to more."""
-        again = True
-        while again:
+        self._tell()
+        while True:
             self._again = False
-            self._tell()
             self._send()
-            again = self._again or self._tell()
-            self._look_at_room()
+            if not (self._tell() | self._look_at_room() | self._again):
+                break
         if self._drop is not None:
             why, self._drop = self._drop, None
             if self.transport is not None:
@@ -301,16 +300,17 @@ class Peer:
         self._soon = False
         self.flush()
 
-    def _look_at_room(self) -> None:
+    def _look_at_room(self) -> bool:
+        """Tell the handler when the outbox has room again; whether it was told."""
         if self.session.role is not Role.SOURCE:
-            return
-        room = self.session.room
+            return False
         low = min(1 << 16, self.session.settings.memory >> 2)
-        if room < low:
-            self._tight = True
-        elif self._tight and room >= 2 * low:
-            self._tight = False
-            self.handler.writable(self)
+        if not self._tight or self.session.room < 2 * low:
+            self._tight = self._tight or self.session.room < low
+            return False
+        self.handler.writable(self)
+        self._tight = self.session.room < low
+        return True
 
     def _schedule(self) -> None:
         """See to it that the session hears of the time when it wants to; a timer that is early stays."""
