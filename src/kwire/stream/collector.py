@@ -226,8 +226,7 @@ class Collector(Ignore):
             store = self._merged or self._open_merged()
         else:
             ledger = self.place.folder.ledger(token)
-            host = feed.about["host"] or feed.about["name"]
-            path = self.place.folder.capture(host)
+            path = self.place.folder.capture(feed.about["name"] or feed.about["host"])
             if os.path.exists(ledger):
                 store = Store.again(ledger, self.packing, self.place.options, path)
             else:

@@ -72,7 +72,7 @@ class Lane:
     @property
     def host(self) -> str:
         """Who it says it is; for names of files see `folder.harmless`."""
-        return self.about.get("host", "")
+        return self.about.get("name", "") or self.about.get("host", "")
 
     def refuse(self, code: Code, found: str | int, expected: str | int) -> None:
         """Count something that is not as it should be."""

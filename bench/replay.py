@@ -1,0 +1,186 @@
+"""A source without a kernel: frames of a real schema, sent from memory. Used by stream.py and by tests.
+
+Run: `replay.py ADDRESS EVENTS [--rate N] [--agents N] [--tls DIR] [--spool DIR] [--host NAME] [--hold SECONDS]`.
+Prints one JSON object: events sent and lost, seconds, CPU seconds. Without `--rate` it sends as fast as it is
+taken: what has no room waits. With it, a round comes every 4 ms whatever the network does, as from a ring, and
+what has no room is lost.
+"""
+
+import argparse
+import json
+import os
+import resource
+import struct
+import sys
+import time
+from array import array
+
+from kwire.stream.address import parse
+from kwire.stream.loop import Loop
+from kwire.stream.source import SourceSink
+from kwire.stream.tls import TlsOptions
+from kwire.stream.uplink import Line, MemoryHold, SpoolHold, Uplink
+from kwire.wire.fields import Field
+from kwire.wire.frames import Frames
+from kwire.wire.schema import Clock, Schema
+from kwire.wire.session import Session, Settings
+
+SIZE = 48  # bytes of a frame: as tracepoint:syscalls:sys_enter_getppid makes them
+ROUND = 0.004
+SPAN = 8192  # frames in memory
+
+
+def schema(host: str) -> Schema:
+    """What `kwire record tracepoint:syscalls:sys_enter_getppid` describes."""
+    fields = (
+        Field("cpu", "u16", 32, 2),
+        Field("pid", "u32", 16, 4),
+        Field("tid", "u32", 20, 4),
+        Field("comm", "str", 28, 4, limit=16),
+        Field("__syscall_nr", "s32", 24, 4),
+    )
+    clock = Clock("monotonic", time.monotonic_ns(), time.time_ns())
+    target = "syscalls:sys_enter_getppid"
+    return Schema(
+        1, f"tracepoint:{target}", "tracepoint", target, fields, 34, sys.byteorder, clock=clock, host=host,
+        kernel=os.uname().release,
+    )  # fmt: skip
+
+
+def span(count: int) -> Frames:
+    """Frames as a ring holds them: with eight bytes before each."""
+    head = struct.pack(">BBHI", 0x11, 0, SIZE, 1)
+    now = time.monotonic_ns()
+    data = b"".join(
+        bytes(8)
+        + head
+        + struct.pack("=QIIIHHH", now + 1000 * number, 4242, 4243, 110, 34, 4, 1)
+        + b"load".ljust(SIZE - 34, b"\0")
+        for number in range(count)
+    )
+    return Frames(data, array("Q", range(8, len(data), SIZE + 8)))
+
+
+class Replay:
+    """One agent: sends `events` events, then ends."""
+
+    def __init__(
+        self, line: Line, host: str, frames: Frames, events: int, rate: float, hold: float, spool: str
+    ) -> None:
+        self.line, self.rate, self.hold = line, rate, hold
+        self.sink = SourceSink((schema(host),), line.settings.data_size)
+        self.frames = frames
+        self.events = events
+        self.started = 0.0
+        self.given = 0
+        self.over = False
+        if spool:
+            from kwire.stream import spool as spools
+
+            held = spools.begin(spool, os.urandom(16), self.sink.begin(), 8 << 30, line.settings.memory)
+            self.uplink = Uplink(line, SpoolHold(held), self)
+        else:
+            self.uplink = Uplink(line, MemoryHold(line.settings.memory, self.sink.begin()), self)
+
+    def begun(self, session: Session) -> bool:
+        self.sink.outlet = session
+        return False
+
+    def receiving(self, up: bool) -> None:
+        self.sink.waits = 0.0 if up else 0.5
+        if up and not self.started:
+            self.started = time.monotonic()
+            self.line.loop.soon(self.round)
+
+    def room(self) -> None:
+        self.sink.flush()
+
+    def restarted(self, abandoned, carried):  # type: ignore[no-untyped-def]
+        return self.sink.restart(abandoned, carried)
+
+    def done(self) -> None:
+        self.over = True
+
+    def round(self) -> None:
+        """What a recorder's round gives."""
+        loop = self.line.loop
+        if self.rate:
+            due = min(self.events, int((time.monotonic() - self.started) * self.rate))
+            while self.given < due:
+                self._give(min(SPAN, due - self.given))
+        else:
+            session = self.sink.outlet
+            while self.given < self.events and session is not None and session.room > SPAN * SIZE * 2:
+                self._give(min(SPAN, self.events - self.given))
+                if self.given % (8 * SPAN) == 0:
+                    break
+        self.sink.flush()
+        self.uplink.flush()
+        if self.given < self.events:
+            if self.rate:
+                loop.at(loop.now() + ROUND, self.round)
+            elif session is not None and session.room <= SPAN * SIZE * 2:
+                loop.at(loop.now() + 0.001, self.round)
+            else:
+                loop.soon(self.round)
+        elif self.hold:
+            loop.at(loop.now() + self.hold, self.end)
+        else:
+            self.end()
+
+    def end(self) -> None:
+        if self.sink.finish({1: self.events}):
+            self.uplink.flush()
+            self.uplink.close("done")
+        else:
+            self.uplink.flush()
+            self.line.loop.at(self.line.loop.now() + 0.02, self.end)
+
+    def _give(self, count: int) -> None:
+        self.frames.count = count
+        self.sink.write(self.frames)
+        self.given += count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("address")
+    parser.add_argument("events", type=int)
+    parser.add_argument("--rate", type=float, default=0)
+    parser.add_argument("--agents", type=int, default=1)
+    parser.add_argument("--tls", default="")
+    parser.add_argument("--spool", default="")
+    parser.add_argument("--host", default="replay")
+    parser.add_argument("--hold", type=float, default=0)
+    parser.add_argument("--memory", type=int, default=64 << 20)
+    args = parser.parse_args()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    address, loop = parse(args.address), Loop()
+    settings = Settings(memory=args.memory)
+    if address.datagrams:
+        settings = settings._replace(data_size=settings.datagram_size)
+    tls = TlsOptions(*(f"{args.tls}/{name}.pem" for name in ("cert", "key", "ca"))) if args.tls else None
+    agents, frames = [], span(SPAN)
+    for number in range(args.agents):
+        host = f"{args.host}-{number}" if args.agents > 1 else args.host
+        about = {"host": host, "kernel": os.uname().release, "tool": "replay"}
+        line = Line(loop, address, settings, about, lambda text: None, tls)
+        agents.append(Replay(line, host, frames, args.events, args.rate, args.hold, args.spool))
+    while not all(agent.over for agent in agents):
+        loop.turn(0.1)
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    print(
+        json.dumps(
+            {
+                "events": sum(agent.sink.events for agent in agents),
+                "lost": sum(agent.sink.lost_events for agent in agents),
+                "seconds": time.monotonic() - min(agent.started for agent in agents),
+                "cpu": usage.ru_utime + usage.ru_stime,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
