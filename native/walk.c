@@ -442,3 +442,432 @@ uint64_t kw_frame_checksums(const uint8_t *data, uint64_t size, const uint64_t *
 	}
 	return done;
 }
+
+/* A mask for the first `count` bytes, 0 to 7, of a word in memory. */
+static inline uint64_t low_bytes(uint64_t count)
+{
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	return ((uint64_t)1 << 8 * count) - 1;
+#else
+	return count ? ~(uint64_t)0 << (64 - 8 * count) : 0;
+#endif
+}
+
+/*
+ * The fixed parts of the EVENTs with this id, `fixed` bytes each, gathered as rows of `stride` bytes (a multiple
+ * of 8; what follows the fixed part in a row means nothing). starts[] and ends[] get where each frame begins and
+ * how many bytes it has without its trailer. Other frames are left out. Ends before an EVENT that is too short;
+ * *next is its index, or count.
+ */
+uint64_t kw_event_rows(const uint8_t *data, uint64_t size, const uint64_t *offsets, uint64_t count, uint64_t id,
+		       uint64_t fixed, uint64_t stride, uint64_t *starts, uint64_t *ends, uint8_t *rows,
+		       uint64_t limit, uint64_t *next)
+{
+	uint64_t found = 0, i;
+
+	for (i = 0; i < count && found < limit; i++) {
+		uint64_t offset = offsets[i], length = frame_length(data, size, offset);
+		const uint8_t *frame = data + offset;
+		if (!length || (frame[0] & 15) != TYPE_EVENT || big32(frame + 4) != id)
+			continue;
+		if (frame[1] & FLAG_CHECKSUM)
+			length -= frame[1] & FLAG_PADDED ? 3 : 2;
+		if (length < FRAME_HEADER || length > 0xffff)
+			length = FRAME_HEADER;
+		if (length < fixed)
+			break;
+		uint8_t *row = rows + found * stride;
+		if (stride <= size - offset)
+			for (uint64_t at = 0; at < stride; at += 8)
+				memcpy(row + at, frame + at, 8);
+		else
+			memcpy(row, frame, fixed);
+		starts[found] = offset;
+		ends[found++] = length;
+	}
+	*next = i;
+	return found;
+}
+
+/*
+ * Where the values of a tail field lie in data, by the references at byte `at` of each row, and their lengths
+ * without the cut bit; one of no bytes lies at 0. Ends before a reference that leaves its frame's tail, which
+ * begins at `fixed`; returns how many are sound.
+ */
+uint64_t kw_event_tails(const uint8_t *rows, uint64_t count, uint64_t stride, uint64_t at, uint64_t swap,
+			uint64_t fixed, const uint64_t *starts, const uint64_t *ends, uint64_t *places,
+			uint64_t *lengths)
+{
+	uint64_t i;
+
+	for (i = 0; i < count; i++) {
+		uint16_t pair[2];
+		memcpy(pair, rows + i * stride + at, 4);
+		uint64_t offset = swap ? __builtin_bswap16(pair[0]) : pair[0];
+		uint64_t length = (swap ? __builtin_bswap16(pair[1]) : pair[1]) & 0x7fffu;
+		if (length && (offset < fixed || offset + length > ends[i]))
+			break;
+		places[i] = length ? starts[i] + offset : 0;
+		lengths[i] = length;
+	}
+	return i;
+}
+
+/* Values of different lengths as rows of `width` bytes, zeros behind each. Ends before one that does not fit. */
+uint64_t kw_gather_texts(const uint8_t *data, uint64_t size, const uint64_t *places, const uint64_t *lengths,
+			 uint64_t count, uint64_t width, uint8_t *out)
+{
+	uint64_t i;
+
+	for (i = 0; i < count; i++) {
+		uint64_t place = places[i], length = lengths[i];
+		uint8_t *row = out + i * width;
+		if (length > width || place > size || length > size - place)
+			break;
+		if (width <= 16 && size - place >= 16 && i + 16 < count) {
+			/* Two words are quicker than a call; the rows behind are written after this one. */
+			uint64_t words[2];
+			memcpy(words, data + place, 16);
+			words[0] &= length >= 8 ? ~(uint64_t)0 : low_bytes(length);
+			words[1] &= length >= 16 ? ~(uint64_t)0 : length > 8 ? low_bytes(length - 8) : 0;
+			memcpy(row, words, 16);
+		} else {
+			memcpy(row, data + place, length);
+			memset(row + length, 0, width - length);
+		}
+	}
+	return i;
+}
+
+/* ---- packets of the network */
+
+#define RECORD_HEADER 16u /* of a pcap file: seconds, fraction, captured, original */
+#define MAX_PACKET (16u << 20)
+
+static inline uint32_t read32(const uint8_t *p, uint64_t swap)
+{
+	uint32_t value = host32(p);
+	return swap ? __builtin_bswap32(value) : value;
+}
+
+/*
+ * The records of a pcap file in data[offset, end): two u64 each in rows, where the packet lies and how many bytes
+ * of it were captured. *next is where the first record begins that is cut or impossible.
+ */
+uint64_t kw_pcap_walk(const uint8_t *data, uint64_t size, uint64_t offset, uint64_t end, uint64_t swap,
+		      uint64_t interfaces, uint64_t *rows, uint64_t limit, uint64_t *next)
+{
+	uint64_t found = 0;
+
+	(void)interfaces;
+	if (end > size)
+		end = size;
+	while (found < limit && offset <= end && end - offset >= RECORD_HEADER) {
+		uint32_t captured = read32(data + offset + 8, swap);
+		if (captured > MAX_PACKET || captured > end - offset - RECORD_HEADER)
+			break;
+		rows[2 * found] = offset + RECORD_HEADER;
+		rows[2 * found++ + 1] = captured;
+		offset += RECORD_HEADER + captured;
+	}
+	*next = offset;
+	return found;
+}
+
+/*
+ * The same for Enhanced Packet Blocks of interfaces 0..interfaces-1, whose number stands in the upper half of a
+ * row's second word. Stops at any other block.
+ */
+uint64_t kw_pcapng_packets(const uint8_t *data, uint64_t size, uint64_t offset, uint64_t end, uint64_t swap,
+			   uint64_t interfaces, uint64_t *rows, uint64_t limit, uint64_t *next)
+{
+	uint64_t found = 0;
+
+	if (end > size)
+		end = size;
+	while (found < limit && offset <= end && end - offset >= EPB_OVERHEAD) {
+		const uint8_t *block = data + offset;
+		uint32_t total = read32(block + 4, swap), interface = read32(block + 8, swap);
+		uint32_t captured = read32(block + 20, swap);
+		if (read32(block, swap) != EPB_TYPE || total < EPB_OVERHEAD || (total & 3) || total > end - offset)
+			break;
+		if (memcmp(block + 4, block + total - 4, 4) || captured > total - EPB_OVERHEAD ||
+		    interface >= interfaces || total > MAX_PACKET)
+			break;
+		rows[2 * found] = offset + EPB_HEADER;
+		rows[2 * found++ + 1] = (uint64_t)interface << 32 | captured;
+		offset += total;
+	}
+	*next = offset;
+	return found;
+}
+
+/* Columns of a flow's slot, u64 each, and what a flow is. */
+#define SLOT_WORDS 8
+#define SLOT_OWNER 0 /* owner + 1, and above 32 bits what the flow carries; 0: the slot is free */
+#define SLOT_NEXT 1  /* sequence number of the next DATA */
+#define SLOT_PORTS 2 /* IP version, source and destination port */
+#define SLOT_FRAMES 3
+#define SLOT_ADDRESSES 4
+#define FLOW_DATA 1u /* from a source: DATA, or EVENTs as they are */
+#define FLOW_ACKS 2u /* to a source */
+
+/* Columns of the tally. */
+#define TALLY_PROTOCOL 0x10000 /* below: packets by ethertype; from here on: by IP protocol */
+#define TALLY_FRAMES 0x10100
+#define TALLY_UNSUMMED 0x10101
+#define TALLY_PARTIAL 0x10102
+#define TALLY_WORDS 0x10103
+
+#define TYPE_DATA 2u
+#define TYPE_ACK 5u
+
+static inline uint64_t mix(uint64_t hash, uint64_t word)
+{
+	hash = (hash ^ word) * 0x9e3779b97f4a7c15u;
+	return hash ^ hash >> 32;
+}
+
+static uint64_t *find_flow(uint64_t *table, uint64_t slots, const uint64_t key[5])
+{
+	uint64_t hash = 0;
+
+	for (int i = 0; i < 5; i++)
+		hash = mix(hash, key[i]);
+	for (uint64_t tries = 0; tries < slots; tries++) {
+		uint64_t *slot = table + ((hash + tries) & (slots - 1)) * SLOT_WORDS;
+		if (!slot[SLOT_OWNER])
+			return 0;
+		if (slot[SLOT_PORTS] == key[0] && !memcmp(slot + SLOT_ADDRESSES, key + 1, 32))
+			return slot;
+	}
+	return 0;
+}
+
+struct batch {
+	const uint8_t *data;
+	uint64_t *offsets, *owners, limit, found;
+};
+
+/* The frames in payload[0, size), which lies at `at`: 1 if they are all plain EVENTs, or need not be looked at. */
+static int take_frames(struct batch *batch, uint64_t at, uint64_t size, uint64_t *slot)
+{
+	const uint8_t *data = batch->data;
+	uint64_t kind = slot[SLOT_OWNER] >> 32, owner = (slot[SLOT_OWNER] & 0xffffffff) - 1, found = batch->found;
+
+	if (size < FRAME_HEADER || strict_length(data, at, at + size) != size)
+		return 0;
+	uint32_t type = data[at] & 15;
+	if (kind == FLOW_ACKS) {
+		slot[SLOT_FRAMES]++;
+		return type == TYPE_ACK || type == TYPE_KEEPALIVE;
+	}
+	if (kind != FLOW_DATA)
+		return 0;
+	if (type == TYPE_EVENT) {
+		if (size < EVENT_HEADER || data[at + 1] || found == batch->limit)
+			return 0;
+		batch->offsets[found] = at;
+		batch->owners[found] = owner;
+		batch->found++;
+		slot[SLOT_FRAMES]++;
+		return 1;
+	}
+	if (type != TYPE_DATA || big32(data + at + 4) != slot[SLOT_NEXT])
+		return 0;
+	uint64_t end = at + size - (data[at + 1] ? data[at + 1] & FLAG_PADDED ? 3 : 2 : 0);
+	for (at += FRAME_HEADER; at < end; found++) {
+		if (end - at < EVENT_HEADER || found == batch->limit)
+			return 0;
+		uint32_t length = big16(data + at + 2);
+		if (data[at] != (FRAME_VERSION << 4 | TYPE_EVENT) || data[at + 1] || length < EVENT_HEADER ||
+		    length > EVENT_MAX || length > end - at)
+			return 0;
+		batch->offsets[found] = at;
+		batch->owners[found] = owner;
+		at += length;
+	}
+	slot[SLOT_FRAMES] += 1 + found - batch->found;
+	slot[SLOT_NEXT] = (slot[SLOT_NEXT] + 1) & 0xffffffff;
+	batch->found = found;
+	return 1;
+}
+
+/* Where the network header begins and its ethertype; 0 where that is for Python. */
+static inline uint64_t network_layer(const uint8_t *p, uint64_t size, uint64_t link, uint32_t *ethertype)
+{
+	uint64_t at;
+
+	switch (link) {
+	case 1:
+		if (size < 14)
+			return 0;
+		*ethertype = big16(p + 12);
+		at = 14;
+		break;
+	case 113:
+		if (size < 16)
+			return 0;
+		*ethertype = big16(p + 14);
+		at = 16;
+		break;
+	case 276:
+		if (size < 20)
+			return 0;
+		*ethertype = big16(p);
+		at = 20;
+		break;
+	case 0:
+	case 108:
+		if (size < 5)
+			return 0;
+		*ethertype = p[4] >> 4 == 4 ? 0x0800 : 0x86dd;
+		uint32_t family = big32(p);
+		if (link == 0 && family > 255)
+			family = __builtin_bswap32(family);
+		if (*ethertype == 0x0800 ? family != 2 : family != 10 && family != 24 && family != 28 && family != 30)
+			return 0;
+		at = 4;
+		break;
+	default:
+		return 0;
+	}
+	for (int tags = 0; tags < 2 && (*ethertype == 0x8100 || *ethertype == 0x88a8 || *ethertype == 0x9100); tags++) {
+		if (size - at < 4)
+			return 0;
+		*ethertype = big16(p + at + 2);
+		at += 4;
+	}
+	return at;
+}
+
+/*
+ * Takes packets as long as they are plain: of a common link type, whole IPv4 or IPv6 with right header checksum,
+ * and then either of no interest (counted in `tally` by ethertype or protocol), or UDP on a port of ours, with a
+ * right checksum, of a flow in the table, holding the next DATA with plain EVENTs, or an ACK. Everything else
+ * ends it, before that packet. Returns how many packets were taken; offsets[] and owners[] get each EVENT.
+ *
+ * ports: a bit for each of 65536; any_port: UDP of every port is of interest that looks like a frame, and all TCP.
+ * raw: owner + 1 of EVENTs that are packets themselves (link type 147), 0 if there is none.
+ */
+uint64_t kw_packet_frames(const uint8_t *data, uint64_t size, const uint64_t *rows, uint64_t count, uint64_t swap,
+			  const uint64_t *links, uint64_t interfaces, const uint8_t *ports, uint64_t any_port,
+			  uint64_t raw, uint64_t *table, uint64_t slots, uint64_t *offsets, uint64_t *owners,
+			  uint64_t limit, uint64_t *tally, uint64_t *found)
+{
+	struct batch batch = { data, offsets, owners, limit, 0 };
+	uint64_t done;
+
+	for (done = 0; done < count; done++) {
+		uint64_t offset = rows[2 * done], captured = rows[2 * done + 1] & 0xffffffff;
+		uint64_t interface = rows[2 * done + 1] >> 32;
+		if (offset < 4 || offset > size || captured > size - offset || interface >= interfaces)
+			break;
+		const uint8_t *p = data + offset;
+		uint64_t link = links[interface], original = read32(p - 4, swap), at;
+		uint32_t ethertype;
+		if (link == 147) {
+			uint64_t slot[SLOT_WORDS] = { raw | (uint64_t)FLOW_DATA << 32, 0 };
+			if (!raw || !captured || (p[0] & 15) != TYPE_EVENT || !take_frames(&batch, offset, captured, slot))
+				break;
+			tally[TALLY_FRAMES]++;
+			continue;
+		}
+		if (link == 12 || link == 14 || link == 101 || link == 228 || link == 229) {
+			if (!captured)
+				break;
+			at = 0;
+			ethertype = p[0] >> 4 == 6 ? 0x86dd : 0x0800;
+		} else {
+			at = network_layer(p, captured, link, &ethertype);
+			if (!at)
+				break;
+		}
+		if (ethertype <= 1500)
+			break;
+		uint64_t there = captured - at, whole = original > captured ? original - at : there;
+		uint64_t total, header, family;
+		uint32_t protocol;
+		uint64_t key[5] = { 0, 0, 0, 0, 0 };
+		const uint8_t *ip = p + at;
+		if (ethertype == 0x0800) {
+			if (there < 20)
+				break;
+			header = (uint64_t)(ip[0] & 15) * 4;
+			total = big16(ip + 2);
+			if (ip[0] >> 4 != 4 || header < 20 || header > there || total < header || total > whole)
+				break;
+			if (big16(ip + 6) & 0x3fff || checksum(ip, header))
+				break;
+			protocol = ip[9];
+			family = 4;
+			memcpy(key + 1, ip + 12, 4);
+			memcpy(key + 3, ip + 16, 4);
+		} else if (ethertype == 0x86dd) {
+			if (there < 40 || ip[0] >> 4 != 6)
+				break;
+			header = 40;
+			total = (uint64_t)big16(ip + 4) + 40;
+			protocol = ip[6];
+			if (total == 40 || total > whole || protocol == 0 || protocol == 43 || protocol == 44 ||
+			    protocol == 51 || protocol == 60 || protocol == 135 || protocol == 139 || protocol == 140)
+				break;
+			family = 6;
+			memcpy(key + 1, ip + 8, 32);
+		} else {
+			if (ethertype == 0x8100 || ethertype == 0x88a8 || ethertype == 0x9100)
+				break;
+			tally[ethertype]++;
+			continue;
+		}
+		if (protocol != 6 && protocol != 17) {
+			tally[TALLY_PROTOCOL + protocol]++;
+			continue;
+		}
+		uint64_t cut = total > there, length = (cut ? there : total) - header;
+		if (length < (protocol == 6 ? 20 : 8))
+			break;
+		const uint8_t *udp = ip + header;
+		uint32_t source = big16(udp), target = big16(udp + 2);
+		int ours = (ports[source >> 3] >> (source & 7) & 1) || (ports[target >> 3] >> (target & 7) & 1);
+		if (protocol == 6) {
+			if (ours || any_port)
+				break;
+			tally[TALLY_PROTOCOL + protocol]++;
+			continue;
+		}
+		if (!ours && (!any_port || (!cut && (length < 16 || udp[8] < 0x10 || udp[8] > 0x1c)))) {
+			tally[TALLY_PROTOCOL + protocol]++;
+			continue;
+		}
+		if (cut || big16(udp + 4) < 8 || big16(udp + 4) > length)
+			break;
+		length = big16(udp + 4);
+		key[0] = family << 32 | source << 16 | target;
+		uint64_t *slot = find_flow(table, slots, key);
+		if (!slot)
+			break;
+		uint32_t sum = big16(udp + 6);
+		uint64_t note = 0;
+		if (!sum) {
+			note = TALLY_UNSUMMED;
+		} else {
+			uint64_t pseudo = sum_bytes(family == 4 ? ip + 12 : ip + 8, family == 4 ? 8 : 32, length + 17);
+			if (fold(sum_bytes(udp, length, pseudo)) != 0xffff) {
+				if (sum != fold(pseudo))
+					break;
+				note = TALLY_PARTIAL;
+			}
+		}
+		uint64_t before = slot[SLOT_FRAMES];
+		if (!take_frames(&batch, (uint64_t)(udp + 8 - data), length - 8, slot)) {
+			slot[SLOT_FRAMES] = before;
+			break;
+		}
+		tally[TALLY_FRAMES] += slot[SLOT_FRAMES] - before;
+		if (note)
+			tally[note]++;
+	}
+	*found = batch.found;
+	return done;
+}

@@ -19,6 +19,7 @@ _LIBRARY = "_walk.abi3.so"
 _WRITABLE = 1  # PyBUF_WRITABLE
 _ROW = 4  # u64s a probe in epb_pack's table
 _COUNTER = 3  # u64s an id in count_by_id's table
+_ROWS, _SLOT, _TALLY = 2, 8, 0x10103  # u64s of a packet's row, of a flow's slot, and of packet_frames' tally
 
 
 class _Buffer(ctypes.Structure):
@@ -105,6 +106,15 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "kw_frame_gather": (_PTR, _U64, _PTR, _U64, _PTR, _U64, _OUT),
     "kw_frame_strict": (_PTR, _U64, _U64, _U64, _PTR, _U64, _OUT),
     "kw_frame_headers": (_PTR, _U64, _PTR, _U64, _PTR),
+    "kw_event_rows": (_PTR, _U64, _PTR, _U64, _U64, _U64, _U64, _PTR, _PTR, _PTR, _U64, _OUT),
+    "kw_event_tails": (_PTR, _U64, _U64, _U64, _U64, _U64, _PTR, _PTR, _PTR, _PTR),
+    "kw_gather_texts": (_PTR, _U64, _PTR, _PTR, _U64, _U64, _PTR),
+    "kw_pcap_walk": (_PTR, _U64, _U64, _U64, _U64, _U64, _PTR, _U64, _OUT),
+    "kw_pcapng_packets": (_PTR, _U64, _U64, _U64, _U64, _U64, _PTR, _U64, _OUT),
+    "kw_packet_frames": (
+        *(_PTR, _U64, _PTR, _U64, _U64, _PTR, _U64, _PTR, _U64, _U64, _PTR, _U64, _PTR, _PTR, _U64),
+        *(_PTR, _OUT),
+    ),
     "kw_frame_checksums": (_PTR, _U64, _PTR, _U64, _PTR),
 }
 
@@ -127,12 +137,21 @@ class _Walkers(NamedTuple):
     frame_strict: Callable[[Any, int, int, Any, int], tuple[int, int]]
     frame_headers: Callable[[Any, Any, int, Any], int]
     frame_checksums: Callable[[Any, Any, int, Any], int]
+    event_rows: Callable[[Any, Any, int, int, int, int, Any, Any, Any], tuple[int, int]]
+    event_tails: Callable[[Any, int, int, int, bool, int, Any, Any, Any, Any], int]
+    gather_texts: Callable[[Any, Any, Any, int, int, Any], int]
+    pcap_walk: Callable[[Any, int, int, bool, int, Any, int], tuple[int, int]]
+    pcapng_packets: Callable[[Any, int, int, bool, int, Any, int], tuple[int, int]]
+    packet_frames: Callable[..., tuple[int, int]]
 
 
 def _walkers(library: ctypes.CDLL) -> _Walkers:
     c_ring_walk = _function(library, "kw_ring_walk")
     c_epb_pack = _function(library, "kw_epb_pack")
-    c_pcapng_walk = _function(library, "kw_pcapng_walk")
+    c_event_rows = _function(library, "kw_event_rows")
+    c_event_tails = _function(library, "kw_event_tails")
+    c_gather_texts = _function(library, "kw_gather_texts")
+    c_packet_frames = _function(library, "kw_packet_frames")
     c_count_by_id = _function(library, "kw_count_by_id")
     c_frame_renumber = _function(library, "kw_frame_renumber")
     c_frame_gather = _function(library, "kw_frame_gather")
@@ -204,16 +223,22 @@ def _walkers(library: ctypes.CDLL) -> _Walkers:
             )
         return start + done, position + used.value
 
-    def pcapng_walk(
-        data: Any, offset: int, end: int, swap: bool, interfaces: int, offsets: Any, limit: int
-    ) -> tuple[int, int]:
-        after = _U64()
-        with Pinned(data) as source, Pinned(offsets, writable=True) as slots:
-            room = min(limit, slots.size // 8)
-            count = c_pcapng_walk(
-                source.address, source.size, offset, end, swap, interfaces, slots.address, room, after
-            )
-        return count, after.value
+    def blocks(name: str, words: int) -> Callable[[Any, int, int, bool, int, Any, int], tuple[int, int]]:
+        """A walker of the blocks of a file, `words` u64 for each."""
+        function = _function(library, name)
+
+        def walk(
+            data: Any, offset: int, end: int, swap: bool, interfaces: int, rows: Any, limit: int
+        ) -> tuple[int, int]:
+            after = _U64()
+            with Pinned(data) as source, Pinned(rows, writable=True) as slots:
+                room = min(limit, slots.size // (8 * words))
+                count = function(
+                    source.address, source.size, offset, end, swap, interfaces, slots.address, room, after
+                )
+            return count, after.value
+
+        return walk
 
     def count_by_id(data: Any, offsets: Any, count: int, table: Any, swap: bool = False) -> int:
         with Pinned(data) as source, Pinned(offsets) as places, Pinned(table, writable=True) as rows:
@@ -250,17 +275,127 @@ def _walkers(library: ctypes.CDLL) -> _Walkers:
             )
         return start + done, position + used.value
 
+    def event_rows(
+        data: Any,
+        offsets: Any,
+        count: int,
+        id: int,
+        fixed: int,
+        stride: int,
+        starts: Any,
+        ends: Any,
+        rows: Any,
+    ) -> tuple[int, int]:
+        after = _U64()
+        if stride % 8 or not 0 < fixed <= stride:
+            raise IndexError("event_rows: a row is not as long as it must be")
+        with (
+            Pinned(data) as source,
+            Pinned(offsets) as places,
+            Pinned(starts, writable=True) as first,
+            Pinned(ends, writable=True) as last,
+            Pinned(rows, writable=True) as target,
+        ):
+            limit = min(first.size // 8, last.size // 8, target.size // stride)
+            found = c_event_rows(
+                *(source.address, source.size, places.address, min(count, places.size // 8), id, fixed),
+                *(stride, first.address, last.address, target.address, limit, after),
+            )
+        return found, after.value
+
+    def event_tails(
+        rows: Any,
+        count: int,
+        stride: int,
+        at: int,
+        swap: bool,
+        fixed: int,
+        starts: Any,
+        ends: Any,
+        places: Any,
+        lengths: Any,
+    ) -> int:
+        if not 0 <= at <= stride - 4:
+            raise IndexError("event_tails: the field lies outside its row")
+        with (
+            Pinned(rows) as source,
+            Pinned(starts) as first,
+            Pinned(ends) as last,
+            Pinned(places, writable=True) as where,
+            Pinned(lengths, writable=True) as sizes,
+        ):
+            count = min(count, source.size // stride, *(one.size // 8 for one in (first, last, where, sizes)))
+            return c_event_tails(
+                *(source.address, count, stride, at, swap, fixed),
+                *(first.address, last.address, where.address, sizes.address),
+            )
+
+    def gather_texts(data: Any, places: Any, lengths: Any, count: int, width: int, out: Any) -> int:
+        with (
+            Pinned(data) as source,
+            Pinned(places) as where,
+            Pinned(lengths) as sizes,
+            Pinned(out, writable=True) as target,
+        ):
+            count = min(count, where.size // 8, sizes.size // 8, target.size // max(width, 1))
+            return c_gather_texts(
+                *(source.address, source.size, where.address, sizes.address, count, width, target.address)
+            )
+
+    def packet_frames(
+        data: Any,
+        rows: Any,
+        start: int,
+        count: int,
+        swap: bool,
+        links: Any,
+        ports: Any,
+        any_port: bool,
+        raw: int,
+        table: Any,
+        offsets: Any,
+        owners: Any,
+        tally: Any,
+    ) -> tuple[int, int]:
+        found = _U64()
+        with (
+            Pinned(data) as source,
+            Pinned(rows) as packets,
+            Pinned(links) as types,
+            Pinned(ports) as bits,
+            Pinned(table, writable=True) as flows,
+            Pinned(offsets, writable=True) as places,
+            Pinned(owners, writable=True) as whose,
+            Pinned(tally, writable=True) as sums,
+        ):
+            count, slots = min(count, packets.size // (8 * _ROWS)), flows.size // (8 * _SLOT)
+            small = bits.size < 8192 or sums.size < 8 * _TALLY
+            if not 0 <= start <= count or slots & (slots - 1) or small:
+                raise IndexError("packet_frames: start lies outside its buffer, or a table is too short")
+            done = c_packet_frames(
+                *(source.address, source.size, packets.address + start * 8 * _ROWS, count - start, swap),
+                *(types.address, types.size // 8, bits.address, any_port, raw, flows.address, slots),
+                *(places.address, whose.address, min(places.size, whose.size) // 8, sums.address, found),
+            )
+        return start + done, found.value
+
     return _Walkers(
         ring_walk,
         chain("kw_frame_walk"),
         epb_pack,
-        pcapng_walk,
+        blocks("kw_pcapng_walk", 1),
         count_by_id,
         frame_renumber,
         frame_gather,
         chain("kw_frame_strict"),
         each("kw_frame_headers"),
         each("kw_frame_checksums"),
+        event_rows,
+        event_tails,
+        gather_texts,
+        blocks("kw_pcap_walk", _ROWS),
+        blocks("kw_pcapng_packets", _ROWS),
+        packet_frames,
     )
 
 
@@ -287,3 +422,13 @@ frame_strict = _found.frame_strict if _found else None
 frame_headers = _found.frame_headers if _found else None
 #: (data, offsets, count, out) -> done: checksums of whole frames.
 frame_checksums = _found.frame_checksums if _found else None
+#: see `wire.gather`: columns of events.
+event_rows = _found.event_rows if _found else None
+event_tails = _found.event_tails if _found else None
+gather_texts = _found.gather_texts if _found else None
+#: (data, offset, end, swap, interfaces, rows, limit) -> (count, next_offset): records of a pcap file.
+pcap_walk = _found.pcap_walk if _found else None
+#: (data, offset, end, swap, interfaces, rows, limit) -> (count, next_offset): packet blocks of a pcapng file.
+pcapng_packets = _found.pcapng_packets if _found else None
+#: see `packets.walk.packet_frames_twin`: EVENTs in UDP packets.
+packet_frames = _found.packet_frames if _found else None

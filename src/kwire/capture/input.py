@@ -14,7 +14,7 @@ from typing import IO, Any, Final, NamedTuple, Protocol, TypeAlias
 
 from kwire.capture.output import CaptureError
 
-CHUNK: Final = 1 << 20  # bytes asked for at a time
+CHUNK: Final = 1 << 19  # bytes asked for at a time: they stay in a processor's cache
 PAUSE: Final = 0.05  # seconds between two looks at a file that grows
 ZSTD_PIECE: Final = 1 << 10  # bytes unpacked at a time: at most 32 MiB come of them
 ZSTD_WINDOW: Final = 1 << 27  # bytes; what zstd --long makes at most without a warning

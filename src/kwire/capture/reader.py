@@ -196,8 +196,8 @@ class Capture:
                 block = self._block() if count < LIMIT else None
                 if count and (block is None or self._turns(block)):
                     full = count == LIMIT
-                    yield Frames(self._data, offsets, count)
-                    offsets, count = array("Q", bytes(8 * LIMIT)), 0
+                    yield Frames(self._data, offsets[:count])
+                    count = 0
                     if full:
                         continue
                 if block is not None:
@@ -212,7 +212,7 @@ class Capture:
         except StopReading as stop:
             self.problem = str(stop)
         if count:
-            yield Frames(self._data, offsets, count)
+            yield Frames(self._data, offsets[:count])
         yield from self._others(end=True)
 
     def _bulk(self) -> None:
@@ -358,6 +358,7 @@ class Capture:
             place = self._base + block.offset
             raise StopReading(f"damaged at byte {place}: {captured} captured bytes in {len(body) - start}")
         if number >= len(interfaces):
+            self.packets += 1
             return self._skip(block, f"interface {number} is not described")
         if interfaces[number].link_type != pcapng.LINKTYPE_USER0:
             return self._other(block, packet)

@@ -44,7 +44,6 @@ class Conversation:
     __slots__ = (
         "_complain",
         "_early",
-        "_give",
         "_held",
         "_parts",
         "_reader",
@@ -53,17 +52,19 @@ class Conversation:
         "again",
         "bye",
         "frames",
+        "give",
         "late",
         "missing",
         "name",
         "next",
+        "owner",
         "section",
     )
 
     def __init__(self, name: str, give: Callable[[Given], None], complain: Callable[[Problem], None]) -> None:
         self.name = name
         self.section = Section(HOST, [])
-        self._give = give
+        self.give = give
         self._complain = complain
         self._reader = SchemaReader()
         self._parts: dict[int, bytes] = {}  # DATA payloads that came before their turn
@@ -72,8 +73,14 @@ class Conversation:
         self._size = 0
         self._early = False  # the first number seen may not be the first there was
         self.next: int | None = None
+        self.owner = -1  # its number among those that walkers know
         self.bye: int | None = None  # sequence number of the source's BYE
         self.frames = self.missing = self.again = self.late = 0
+
+    @property
+    def waits(self) -> bool:
+        """Whether DATA is held until others come."""
+        return bool(self._parts)
 
     def begins(self, sequence: int) -> None:
         """The session says that this is the first number to come."""
@@ -120,7 +127,7 @@ class Conversation:
         if self._ready:
             data = b"".join(self._ready)
             self._ready, self._size = [], 0
-            self._give(Given(self.section, Frames.walk(data)))
+            self.give(Given(self.section, Frames.walk(data)))
 
     def finish(self) -> None:
         """No more DATA comes: give what is held, and count what is missing."""
@@ -200,7 +207,7 @@ class Conversation:
             return
         if schema is not None:
             self.flush()
-            self._give(Given(self.section, schema))
+            self.give(Given(self.section, schema))
 
 
 def _frame(data: bytes, at: int) -> Frame:

@@ -9,6 +9,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Collection, Iterator
 from typing import Any, Final, NamedTuple, Protocol
 
+from kwire.packets.bulk import Bulk
 from kwire.packets.conversations import Conversation, Given
 from kwire.packets.dissect import Dissector, Finding, Packet, Segment
 from kwire.packets.streams import Found, Splitter, Stream
@@ -103,6 +104,7 @@ class Network:
         self._ports = frozenset(ports)
         self._any_port = any_port
         self._watcher = watcher
+        self.bulk = None if watcher is not None else Bulk(self, ports, any_port)
         self._dissector = Dissector(self._wanted)
         self._flows: OrderedDict[Any, Flow] = OrderedDict()
         self._tokens: dict[bytes, Conversation] = {}
@@ -146,6 +148,8 @@ class Network:
 
     def take(self) -> Iterator[Given]:
         """What was found since the last time; flushes what waits to be more."""
+        if self.bulk is not None:
+            self.bulk.settle()
         for conversation in self.conversations:
             conversation.flush()
         while self._queue:
@@ -155,6 +159,8 @@ class Network:
         """No more packets come."""
         while self._flows:
             self._end(self._flows.popitem(last=False)[1])
+        if self.bulk is not None:
+            self.bulk.finish()
         missing = self._dissector.fragments_missing
         if missing:
             self.trouble(Trouble.FRAGMENTS_MISSING, f"{missing} IP packets", missing)
@@ -220,7 +226,11 @@ class Network:
             self._flows.move_to_end(key)
         direction = int(flow.ends[0] != one)
         if segment.protocol == Ip.UDP:
+            if self.bulk is not None:
+                self.bulk.pull(flow)
             self._datagram(flow, direction, segment)
+            if self.bulk is not None:
+                self.bulk.push(flow)
         else:
             self._stream(flow, direction, segment)
 
@@ -234,6 +244,9 @@ class Network:
 
     def _end(self, flow: Flow) -> None:
         """No more packets of this flow come."""
+        if self.bulk is not None:
+            self.bulk.pull(flow)
+            self.bulk.forget(flow)
         for direction, stream in enumerate(flow.streams):
             self._pieces(flow, direction, stream.finish())
             splitter = flow.splitters[direction]
@@ -248,6 +261,8 @@ class Network:
         """A packet that is a frame as it is."""
         flow = self._flows.get(0) or self._flow(0, 0, ((b"", 0), (b"", 0)))
         self._whole(flow, 0, data)
+        if self.bulk is not None:
+            self.bulk.push(flow)
 
     def _datagram(self, flow: Flow, direction: int, segment: Segment) -> None:
         data = bytes(segment.payload)
@@ -339,6 +354,7 @@ class Network:
             flow.roles[direction], flow.roles[1 - direction] = Role.SOURCE, Role.SINK
             self._conversation(flow).data(frame.header.id, frame.payload)
         elif kind in (Type.EVENT, Type.SCHEMA, Type.LOST, Type.TABLE):
+            flow.roles[direction] = flow.roles[direction] or Role.SOURCE
             self._conversation(flow).inner(data[frame.offset : frame.offset + frame.header.length])
         elif kind == Type.HELLO:
             self._hello(flow, direction, Hello.read(frame))

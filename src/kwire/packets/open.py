@@ -5,13 +5,16 @@ by a window, not by the file; everything up to the last whole packet is given; w
 counted by name in `found`. A file tells by its first bytes what it is.
 """
 
+from array import array
 from collections.abc import Collection, Iterator
 from typing import Final
 
-from kwire.capture import pcap
+from kwire.capture import pcap, pcapng
 from kwire.capture.input import Input, Source
 from kwire.capture.pcapng import Packet, Raw, Units
 from kwire.capture.reader import Capture, Section, StopReading
+from kwire.capture.walk import EPB_HEADER
+from kwire.packets import walk
 from kwire.packets.network import First, Network, Place, Watcher
 from kwire.packets.tables import KWIRE_PORT
 from kwire.wire.frames import Frames
@@ -62,6 +65,28 @@ class NetworkCapture(Capture):
         self._network_packet(start, packet, interface.link_type, interface.units, self._base + block.offset)
         return 0
 
+    def _bulk(self) -> None:
+        bulk, order = self.network.bulk, self._order
+        if bulk is None or not self.sections:
+            return
+        interfaces = self._own.interfaces
+
+        def single(start: int, captured: int, number: int) -> int | None:
+            block = start - EPB_HEADER
+            if interfaces[number].link_type == pcapng.LINKTYPE_USER0:
+                return block  # a frame of the file's own
+            high, low, _, original = (
+                int.from_bytes(self._data[at : at + 4], order) for at in range(block + 12, start, 4)
+            )
+            packet = Packet(number, 20, captured, original, high << 32 | low)
+            link, units = interfaces[number].link_type, interfaces[number].units
+            self._network_packet(start, packet, link, units, self._base + block)
+            return None
+
+        links = array("Q", [interface.link_type for interface in interfaces])
+        swap = order != pcapng.HOST
+        self._at = bulk.take(walk.pcapng_packets, self._data, self._at, swap, links, single)
+
     def _network_packet(self, start: int, packet: Packet, link: int, units: Units, offset: int) -> None:
         """Hand one packet, whose bytes begin at `start` of the data, to the network."""
         time = None if packet.ticks is None else units.nanoseconds(packet.ticks)
@@ -89,6 +114,7 @@ class PcapCapture(NetworkCapture):
             self._more()
             self._at = pcap.HEADER_SIZE
             while True:
+                self._bulk()
                 packet = self._record()
                 if packet is not None:
                     start = self._at + pcap.RECORD_SIZE
@@ -101,6 +127,21 @@ class PcapCapture(NetworkCapture):
         except StopReading as stop:
             self.problem = str(stop)
         yield from self._others(end=True)
+
+    def _bulk(self) -> None:
+        header, bulk = self._header, self.network.bulk
+        if bulk is None:
+            return
+
+        def single(start: int, captured: int, number: int) -> int | None:
+            self._at = start - pcap.RECORD_SIZE
+            packet = self._record()
+            assert packet is not None  # the walker has seen all of it
+            self._network_packet(start, packet, header.link_type, Units(header.rate), self._base + self._at)
+            return None
+
+        swap, links = header.order != pcapng.HOST, array("Q", [header.link_type])
+        self._at = bulk.take(walk.pcap_walk, self._data, self._at, swap, links, single)
 
     def _record(self) -> Packet | None:
         """The whole record that begins here; None where more bytes are needed."""

@@ -7,6 +7,7 @@ numpy is imported when columns are asked for, never before.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -21,8 +22,9 @@ from kwire.wire.fields import (
     letter,
     mac_text,
 )
-from kwire.wire.frame import HEADER_SIZE, Flag, FrameError, Type, bad_payload
+from kwire.wire.frame import HEADER_SIZE, FrameError, bad_payload
 from kwire.wire.frames import Frames
+from kwire.wire.gather import event_rows, event_tails, gather_texts
 from kwire.wire.schema import Schema
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ def spans(schema: Schema, frames: Frames, name: str) -> tuple[Array, Array, Arra
     """
     reader = _Reader(schema._replace(fields=()), frames)
     starts, lengths = reader.located(schema.field(name))
-    return reader.data, starts, lengths
+    return reader.data, starts.view("i8"), lengths.view("i8")
 
 
 class _Reader:
@@ -74,26 +76,22 @@ class _Reader:
         self.np = np
         self.size = schema.size
         self.order = "<" if schema.order == "little" else ">"
-        data = np.asarray(frames.view)
-        starts = np.asarray(frames.offsets)[: len(frames)].astype(np.int64)
-        head = _windows(np, data, HEADER_SIZE)[starts].view(np.uint8).reshape(-1, HEADER_SIZE)
-        ours = (head[:, 0] & 15 == Type.EVENT) & (head[:, 4:8].copy().view(">u4").ravel() == schema.id)
-        head, starts = head[ours], starts[ours]
-        lengths = head[:, 2:4].copy().view(">u2").ravel().astype(np.int64)
-        flags = head[:, 1]
-        trailer = np.where(flags & Flag.CHECKSUM != 0, np.where(flags & Flag.PADDED != 0, 3, 2), 0)
-        self.data = data
+        self.data = np.asarray(frames.view)
         self.view = frames.view
-        self.starts = starts
-        self.ends = np.maximum(lengths - trailer, HEADER_SIZE)  # of the payload, from the start of the frame
-        short = self.ends < schema.size
-        if short.any():
-            first = int(short.argmax())
-            at, end = int(starts[first]), int(self.ends[first])
+        count, stride = len(frames), (schema.size + 7) & ~7
+        starts, ends = np.empty(count, np.uint64), np.empty(count, np.uint64)
+        rows = np.empty((count, stride), np.uint8)
+        found, after = event_rows(
+            *(frames.view, frames.offsets, count, schema.id, schema.size, stride, starts, ends, rows)
+        )
+        if after < count:
+            at = frames.offsets[after]
+            frame = frames.frame(after)
+            end = HEADER_SIZE + len(frame.payload)
             raise bad_payload(
                 at + end, f"a record that ends at {end}", f"its fixed part to end at {schema.size}"
             )
-        self.rows = _windows(np, data, schema.size)[starts].view(np.uint8).reshape(-1, schema.size)
+        self.starts, self.ends, self.rows = starts[:found], ends[:found], rows[:found]
 
     def column(self, field: Field) -> Array:
         rule = TYPES[field.type]
@@ -119,8 +117,12 @@ class _Reader:
     def fixed(self, field: Field) -> Array:
         """An integer field, in the machine's byte order."""
         code = self.np.dtype(self.order + letter(field))
-        values = self.bytes_of(field).view(code).astype(code.newbyteorder("="), copy=False)
-        return values if field.count > 1 else values.ravel()
+        rows, stride = self.rows, self.rows.shape[1]
+        size = field.size // field.count
+        shape: tuple[int, ...] = (len(rows), field.count) if field.count > 1 else (len(rows),)
+        strides = (stride, size)[: len(shape)]
+        there: Array = self.np.ndarray(shape, code, rows if len(rows) else None, field.offset, strides)
+        return there.astype(code.newbyteorder("="))
 
     def addresses(self, values: Array, text: Callable[[bytes], str]) -> Array:
         """Each distinct address becomes text once."""
@@ -142,14 +144,16 @@ class _Reader:
         return pairs[:, 0], pairs[:, 1]
 
     def located(self, field: Field) -> tuple[Array, Array]:
-        """Starts in the data and lengths of a tail field's values; those of no bytes start at 0."""
-        offsets, lengths = self.reference(field)
-        lengths = lengths & TAIL_MAX
-        wrong = (lengths > 0) & ((offsets < self.size) | (offsets + lengths > self.ends))
-        if wrong.any():
-            raise self.outside(field, int(wrong.argmax()))
-        starts = self.starts + offsets
-        starts[lengths == 0] = 0
+        """Starts in the data and lengths of a tail field's values (u64); those of no bytes start at 0."""
+        np, count = self.np, len(self.rows)
+        starts, lengths = np.empty(count, np.uint64), np.empty(count, np.uint64)
+        swap = self.order != ("<" if sys.byteorder == "little" else ">")
+        sound = event_tails(
+            *(self.rows, count, self.rows.shape[1], field.offset, swap, self.size),
+            *(self.starts, self.ends, starts, lengths),
+        )
+        if sound < count:
+            raise self.outside(field, sound)
         return starts, lengths
 
     def tail(self, field: Field) -> Array:
@@ -157,23 +161,15 @@ class _Reader:
         starts, lengths = self.located(field)
         longest, total = int(lengths.max(initial=0)), int(lengths.sum())
         if field.type == "str" and (longest <= WIDE or longest * len(lengths) <= 4 * total):
-            return self.gather(starts, lengths, max(longest, 1))
+            width = max(longest, 1)
+            out = np.empty((len(lengths), width), np.uint8)
+            gather_texts(self.view, starts, lengths, len(lengths), width, out)
+            texts: Array = out.view(f"S{width}").ravel()
+            return texts
         result: Array = np.empty(len(starts), dtype=object)
         spans = zip(starts.tolist(), lengths.tolist(), strict=True)
         result[:] = [bytes(self.view[start : start + length]) for start, length in spans]
         return result
-
-    def gather(self, starts: Array, lengths: Array, width: int) -> Array:
-        """Bytes data[start : start + length] of each event as an 'S' array."""
-        np = self.np
-        out = np.zeros((len(starts), width), dtype=np.uint8)
-        inside = starts + width <= len(self.data)  # a window of the full width stays in the data
-        rows = _windows(np, self.data, width)[starts[inside]].view(np.uint8).reshape(-1, width)
-        out[inside] = rows * (np.arange(width) < lengths[inside, None])
-        for at in np.flatnonzero(~inside).tolist():  # at most the last few
-            out[at, : lengths[at]] = self.data[starts[at] : starts[at] + lengths[at]]
-        texts: Array = out.view(f"S{width}").ravel()
-        return texts
 
     def outside(self, field: Field, event: int) -> FrameError:
         offsets, lengths = self.reference(field)
@@ -184,10 +180,3 @@ class _Reader:
             f"tail bytes {start} to {end}",
             f"bytes {self.size} to {int(self.ends[event])}",
         )
-
-
-def _windows(np: Any, data: Array, width: int) -> Array:
-    """Every run of `width` bytes of `data` as one void element; taking some copies each in one piece."""
-    count = max(len(data) - width + 1, 0)
-    windows: Array = np.ndarray((count,), dtype=f"V{width}", buffer=data if count else None, strides=(1,))
-    return windows
