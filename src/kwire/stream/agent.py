@@ -26,6 +26,9 @@ from kwire.wire.schema import Schema, SchemaReader
 from kwire.wire.session import Session
 from kwire.wire.totals import TOTALS, totals_frames
 
+LOOK: Final = 1.0
+"""Seconds between two looks at the disks of spools."""
+
 RETRY: Final = 0.05
 """Seconds between two tries to hand over the end of a recording, where there is no room."""
 
@@ -90,11 +93,17 @@ class Courier:
         self.line = line
         self.recovered = recovered
         self._grace = grace
+        self._troubles: dict[str, str] = {}  # of disks, that were told
 
     @property
     def uplinks(self) -> list[Uplink]:
         """All of them."""
         return [before.uplink for before in self.recovered]
+
+    @property
+    def spools(self) -> list[Spool]:
+        """What is on disk and not finished."""
+        return [before.spool for before in self.recovered if not before.uplink.finished]
 
     @property
     def finished(self) -> bool:
@@ -103,9 +112,11 @@ class Courier:
 
     def run(self) -> None:
         """Deliver."""
+        for spool in self.spools:
+            spool.run()
         for before in self.recovered:
-            before.spool.run()
             before.finished = self.look
+        self._watch_disks()
         if not self.finished:
             self.line.loop.run()
 
@@ -125,9 +136,21 @@ class Courier:
         for uplink in self.uplinks:
             if not uplink.finished:
                 uplink.leave()
-        for before in self.recovered:
-            if not before.uplink.finished:
-                before.spool.close()
+        for spool in self.spools:
+            left = spool.close()
+            if left:
+                self.line.say(f"spool {spool.path}: {left} payloads are not on the disk: {spool.trouble}")
+
+    def _watch_disks(self) -> None:
+        """Say it when a disk does not take what it should."""
+        troubles = {spool.path: spool.trouble for spool in self.spools if spool.trouble}
+        for path, trouble in troubles.items():
+            if self._troubles.get(path) != trouble:
+                self.line.say(
+                    f"spool {path}: {trouble}; what comes waits in memory, what finds no room is lost"
+                )
+        self._troubles |= troubles
+        self.line.loop.at(self.line.loop.now() + LOOK, self._watch_disks)
 
 
 class Agent(Courier):
@@ -161,14 +184,18 @@ class Agent(Courier):
         return [self.uplink, *super().uplinks]
 
     @property
+    def spools(self) -> list[Spool]:
+        """What is on disk and not finished."""
+        own = [self.hold.spool] if isinstance(self.hold, SpoolHold) and not self.uplink.finished else []
+        return [*own, *super().spools]
+
+    @property
     def finished(self) -> bool:
         """Whether the recording has ended and everything is acknowledged."""
         return self.recording.over and super().finished
 
     def run(self) -> None:
         """Record and deliver."""
-        if isinstance(self.hold, SpoolHold):
-            self.hold.spool.run()
         self.recording.start()
         super().run()
 
@@ -181,8 +208,6 @@ class Agent(Courier):
         """Break off what is not finished, and free everything."""
         self.recording.close()
         super().close()
-        if isinstance(self.hold, SpoolHold) and not self.uplink.finished:
-            self.hold.spool.close()
 
     def unacknowledged(self) -> int:
         """Events that wait for the collector."""
