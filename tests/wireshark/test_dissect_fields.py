@@ -207,4 +207,4 @@ def test_filters_take_names_numbers_and_what_all_events_have(
     ):
         assert [row[0] for row in wireshark.fields(path, "frame.number", only=only)] == numbers, only
     info = wireshark.fields(path, "_ws.col.Info")
-    assert info[1] == ["tcp_connect curl[1]: dport=443 state=OPEN"]
+    assert info[1] == ["tcp_connect dport=443 state=OPEN curl[1]"]

@@ -100,7 +100,7 @@ def test_sessions_over_udp(wireshark: Any, capture_of: Callable[..., bytes], tmp
     rows = wireshark.fields(path, "_ws.col.Protocol", "_ws.col.Info", "_ws.expert.message")
     assert {row[0] for row in rows} == {"KWIRE"}
     assert rows[2][1].startswith("DATA sequence 0, 3 frames | SCHEMA probe 1, kprobe:tcp_connect: 2 fields")
-    assert "tcp_connect [42]: dport=443" in rows[2][1]
+    assert "tcp_connect dport=443 [42]" in rows[2][1]
     assert rows[7][2] == "DATA seen before"
     assert rows[4][2] == ""
 

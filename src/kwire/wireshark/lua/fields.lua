@@ -39,7 +39,7 @@ do
   Fields.error_code = add(ProtoField.uint8("kwire.error.code", "Error code", DEC, codes))
 
   Fields.probe = add(ProtoField.string("kwire.probe", "Probe"))
-  Fields.target = add(ProtoField.string("kwire.target", "Target"))
+  Fields.name = add(ProtoField.string("kwire.name", "Name"))
   Fields.schema_frame = add(ProtoField.framenum("kwire.schema_frame", "SCHEMA in frame", base.NONE))
   Fields.timestamp = add(ProtoField.uint64("kwire.timestamp", "Timestamp", DEC))
   Fields.time = add(ProtoField.absolute_time("kwire.time", "Wall time", UTC))

@@ -196,7 +196,8 @@ do
       if problem then fail(base, "field " .. Text.line(field.name) .. ": " .. problem, "a sound schema") end
       known[field.name] = true
     end
-    schema.base = schema.probe:match("^[^(]*")
+    schema.base = schema.probe:match("^[^(]*") -- as in the table of filter names
+    schema.name = schema.base:match("[^:]+$") or schema.probe
     return schema
   end
 

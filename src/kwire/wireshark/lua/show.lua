@@ -218,13 +218,14 @@ do
     end
   end
 
+  -- What the line shows at its end: whose event it is.
   local CONTEXT = { cpu = true, pid = true, tid = true, comm = true }
 
   local function event(ctx, tree, frame)
     local schema, record = frame.schema, frame.record
     local item = tree:add(Fields.probe, range(ctx, frame.at + 4, 4), Text.safe(schema.probe))
     item:set_generated()
-    tree:add(Fields.target, range(ctx, frame.at + 4, 4), Text.safe(schema.target)):set_generated()
+    tree:add(Fields.name, range(ctx, frame.at + 4, 4), Text.safe(schema.name)):set_generated()
     if frame.schema_packet then tree:add(Fields.schema_frame, frame.schema_packet):set_generated() end
     if not record then return payload(ctx, tree, frame) end
     local add = schema.little and tree.add_le or tree.add
@@ -245,12 +246,11 @@ do
       end
     end
     gaps(ctx, tree, frame, record)
-    local who = context.comm or ""
-    if context.pid then who = who .. "[" .. context.pid .. "]" end
-    if context.cpu then who = who .. (who ~= "" and " " or "") .. "cpu " .. context.cpu end
-    local what = schema.target ~= "" and schema.target or schema.probe
-    what = Text.line(what:match("[^:]*$") ~= "" and what:match("[^:]*$") or what)
-    return what .. (who ~= "" and " " .. who or "") .. (#parts > 0 and ": " .. table.concat(parts, " ") or "")
+    table.insert(parts, 1, Text.line(schema.name))
+    local who = (context.comm or "") .. (context.pid and "[" .. context.pid .. "]" or "")
+    if who ~= "" then parts[#parts + 1] = who end
+    if context.cpu then parts[#parts + 1] = "cpu " .. context.cpu end
+    return table.concat(parts, " ")
   end
 
   -- ---- the other payloads
