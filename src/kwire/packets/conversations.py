@@ -44,6 +44,7 @@ class Conversation:
     __slots__ = (
         "_complain",
         "_early",
+        "_first",
         "_held",
         "_parts",
         "_reader",
@@ -71,7 +72,8 @@ class Conversation:
         self._held = 0
         self._ready: list[bytes] = []  # frames to be given, back to back
         self._size = 0
-        self._early = False  # the first number seen may not be the first there was
+        self._first: int | None = None  # the number seen first, where it may not be the first there was
+        self._early: set[int] = set()  # numbers before it that came all the same
         self.next: int | None = None
         self.owner = -1  # its number among those that walkers know
         self.bye: int | None = None  # sequence number of the source's BYE
@@ -85,16 +87,16 @@ class Conversation:
     def begins(self, sequence: int) -> None:
         """The session says that this is the first number to come."""
         if self.next is None:
-            self.next, self._early = sequence, False
+            self.next = sequence
 
     def data(self, sequence: int, payload: bytes) -> None:
         """Take a DATA frame."""
         if self.next is None:
-            self.next, self._early = sequence, True
+            self.next = self._first = sequence
         ahead = distance(self.next, sequence)
-        if ahead < 0 and self._early and ahead > -MAX_PARTS and not self._parts:
+        if ahead < 0 and self._before_first(sequence):
             self.late += 1
-            self.inner(payload)  # it came late, but was not there before
+            self.inner(payload)
             return
         if ahead < 0 or sequence in self._parts:
             self.again += 1
@@ -139,6 +141,15 @@ class Conversation:
             self.next = self.bye if ahead > 0 else self.next
         self.flush()
 
+    def _before_first(self, sequence: int) -> bool:
+        """Whether this number comes late but for the first time: the capture began among reordered DATA."""
+        if self._first is None or sequence in self._early or len(self._early) >= MAX_PARTS:
+            return False
+        if not -MAX_PARTS < distance(self._first, sequence) < 0:
+            return False
+        self._early.add(sequence)
+        return True
+
     def _take(self, sequence: int, payload: bytes) -> None:
         self.next = (sequence + 1) & MASK
         self.inner(payload)
@@ -154,7 +165,7 @@ class Conversation:
         start = self.next
         first = min(self._parts, key=lambda sequence: distance(start, sequence))
         self.missing += distance(start, first)
-        self.next, self._early = first, False
+        self.next = first
         payload = self._parts.pop(first)
         self._held -= len(payload)
         self._take(first, payload)

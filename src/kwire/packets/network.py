@@ -250,12 +250,19 @@ class Network:
         for direction, stream in enumerate(flow.streams):
             self._pieces(flow, direction, stream.finish())
             splitter = flow.splitters[direction]
-            if splitter is not None and splitter.partial and not splitter.lost:
+            if splitter is not None and splitter.partial and splitter.found:
                 self.trouble(Trouble.TCP_GAP, f"{flow.name} ends inside a frame")
             self._remark(Remark.RETRANSMISSION, stream.again)
             self._remark(Remark.REORDERED, stream.late)
             if stream.conflicts:
                 self.trouble(Trouble.TCP_CONFLICT, flow.name, stream.conflicts)
+        known = [splitter for splitter in flow.splitters if splitter is not None]
+        if (
+            not flow.dead
+            and any(one.partial or one.skipped for one in known)
+            and not any(one.found for one in known)
+        ):
+            self._lose(flow, known[0])
 
     def _raw(self, data: bytes) -> None:
         """A packet that is a frame as it is."""

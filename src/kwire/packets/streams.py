@@ -159,16 +159,27 @@ class Found(NamedTuple):
 class Splitter:
     """Finds the frames in a stream's bytes. `problems` collects what was wrong, `skipped` the bytes passed.
 
-    `lost` says that the stream holds no frames, as far as was looked; `encrypted` that it is TLS.
+    `found`: there were frames. `lost`: the stream holds none, as far as was looked. `encrypted`: it is TLS.
     """
 
-    __slots__ = ("_buffer", "_raw", "_searched", "_synced", "encrypted", "lost", "problems", "skipped")
+    __slots__ = (
+        "_buffer",
+        "_raw",
+        "_searched",
+        "_synced",
+        "encrypted",
+        "found",
+        "lost",
+        "problems",
+        "skipped",
+    )
 
     def __init__(self, synced: bool) -> None:
         self._buffer = b""
         self._synced = synced  # the next byte begins a frame
         self._raw = synced  # frames that no DATA wraps may stand here
         self._searched = 0
+        self.found = False
         self.lost = False
         self.encrypted = False
         self.skipped = 0
@@ -198,6 +209,7 @@ class Splitter:
             part = self._frames()
             if part is not None:
                 found.append(part)
+                self.found = True
                 self._searched = 0
             if self._synced and len(self._buffer) == before:
                 break
@@ -220,6 +232,10 @@ class Splitter:
         data = self._buffer
         if len(data) - at < 2:
             return at
+        if _tls(data, at):
+            self.encrypted = self.lost = True
+            self.skipped += len(data) - at
+            return len(data)
         if len(data) - at < HEADER_SIZE:
             if _likely(data, at):
                 return at
@@ -232,8 +248,6 @@ class Splitter:
                 self.problems += problems
                 return at + frame.header.length
             self.problems += problems[:1]
-        if _tls(data, at):
-            self.encrypted = self.lost = True
         self._synced = False
         self.skipped += 1
         return at + 1

@@ -1,0 +1,409 @@
+"""Frames wherever they travel: every link type, IP version and carrier, whole, in pieces, and damaged."""
+
+from __future__ import annotations
+
+import io
+import random
+import struct
+from typing import Any
+
+import pytest
+
+from kwire.capture.output import CaptureError
+from kwire.packets import network, walk
+from kwire.packets.open import open_capture
+from kwire.wire.frame import Flag, Type, build
+from kwire.wire.messages import Lost
+
+LINKS = [0, 1, 12, 14, 101, 108, 113, 276]
+
+
+@pytest.fixture(params=["native", "twin"], autouse=True)
+def walkers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "twin":
+        for name in ("pcap_walk", "pcapng_packets", "packet_frames"):
+            monkeypatch.setattr(walk, name, getattr(walk, name + "_twin"))
+
+
+def packets(
+    net: Any, link: int, version: int, protocol: str, frames: list[bytes] | None = None
+) -> list[bytes]:
+    """A session as packets."""
+    frames = net.session(flags=Flag.CHECKSUM if protocol == "udp" else 0) if frames is None else frames
+    ends, wrap = (net.v4, net.ipv4) if version == 4 else (net.v6, net.ipv6)
+    if protocol == "udp":
+        return [net.link(link, wrap(net.udp(frame, ends), 17, ends)) for frame in frames]
+    stream, out = b"".join(frames), [net.tcp(b"", 999, 2, ends)]
+    out += [net.tcp(stream[at : at + 100], 1000 + at, ends=ends) for at in range(0, len(stream), 100)]
+    return [net.link(link, wrap(segment, 6, ends)) for segment in out]
+
+
+@pytest.mark.parametrize("protocol", ["udp", "tcp"])
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("link", [*LINKS, 228, 229])
+def test_frames_are_found_behind_every_link_header(
+    net: Any, read: Any, link: int, version: int, protocol: str
+) -> None:
+    if link in (228, 229) and link != 225 + version // 2 + (version == 4):
+        pytest.skip("the link type is of the other version")
+    made = packets(net, link, version, protocol)
+    for data in (net.pcap(made, link), net.pcapng(made, link)):
+        found, capture = read(data)
+        assert found == net.expected()
+        assert (capture.found, capture.problem, capture.skipped) == ({}, None, 0)
+        assert capture.network.packets == len(made)
+        section = next(section for section in capture.sections if section.schemas)
+        assert section.schemas == {1: net.schema()}
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("nanoseconds", [False, True])
+def test_pcap_is_read_in_both_orders_and_units(net: Any, read: Any, order: str, nanoseconds: bool) -> None:
+    data = net.pcap(packets(net, 1, 4, "udp"), order=order, nanoseconds=nanoseconds)
+    assert read(data)[0] == net.expected()
+    assert read(net.pcap(net.session(), 147, order=order, nanoseconds=nanoseconds))[0] == net.expected()
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("resolution", [6, 9, 3, 0, 0x80 | 20, 0x80 | 30])
+def test_pcapng_is_read_in_both_orders_and_all_units(
+    net: Any, read: Any, order: str, resolution: int
+) -> None:
+    seen: list[int | None] = []
+
+    class Watch:
+        def frame(self, flow: Any, direction: int, data: bytes, at: int, place: Any) -> None:
+            seen.append(place.time)
+
+    options = [(14, struct.pack(order + "q", 100)), (2, b"eth0"), (77, b"what")]
+    data = net.pcapng(packets(net, 1, 4, "udp"), order=order, resolution=resolution, options=options)
+    assert read(data, watcher=Watch())[0] == net.expected()
+    rate = 2 ** (resolution & 0x7F) if resolution & 0x80 else 10**resolution
+    assert seen[0] is not None
+    assert abs(seen[0] - net.wall - 100_000_000_000) <= 1_000_000_000 // rate + 1
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [[(0x8100, 5)], [(0x88A8, 1), (0x8100, 2)], [(0x9100, 1), (0x8100, 2)], [(0x8100, n) for n in range(4)]],
+)
+def test_vlan_and_qinq_are_passed(net: Any, read: Any, tags: Any) -> None:
+    made = [net.ethernet(net.ipv4(net.udp(frame)), tags) for frame in net.session()]
+    assert read(net.pcap(made))[0] == net.expected()
+
+
+def test_ip_options_and_extension_headers_are_passed(net: Any, read: Any) -> None:
+    options = [net.ethernet(net.ipv4(net.udp(frame), options=b"\x94\x04\0\0")) for frame in net.session()]
+    assert read(net.pcap(options))[0] == net.expected()
+    chains = [
+        [(0, bytes(7))],
+        [(60, bytes([1]) + bytes(14))],
+        [(0, bytes(7)), (43, bytes([0, 0, 0]) + bytes(4)), (60, bytes(7))],
+        [(51, bytes([1]) + bytes(10))],
+        [(44, bytes(7))],
+    ]
+    for chain in chains:
+        made = [net.ethernet(net.ipv6(net.udp(frame, net.v6), extensions=chain)) for frame in net.session()]
+        assert read(net.pcap(made))[0] == net.expected(), chain
+
+
+def test_llc_and_snap_lead_to_ip(net: Any, read: Any) -> None:
+    made = []
+    for frame in net.session():
+        packet = b"\xaa\xaa\x03\0\0\0\x08\0" + net.ipv4(net.udp(frame))
+        made.append(bytes(12) + struct.pack(">H", len(packet)) + packet)
+    assert read(net.pcap(made))[0] == net.expected()
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_fragments_are_put_together_in_any_order(net: Any, read: Any, version: int) -> None:
+    ends = net.v4 if version == 4 else net.v6
+    source, made = random.Random(1), []
+    for number, frame in enumerate(net.session()):
+        parts = net.ip_fragments(net.udp(frame, ends), 48, number, version)
+        source.shuffle(parts)
+        made += [net.ethernet(part) for part in [*parts, parts[0]]]
+    found, capture = read(net.pcap(made))
+    assert found == net.expected()
+    # The first part comes again after each packet was whole: it waits for others in vain.
+    assert set(capture.found) == {"FRAGMENTS_MISSING"}
+
+
+def test_fragments_that_contradict_or_are_missing_are_counted(net: Any, read: Any) -> None:
+    one, two = (
+        net.ip_fragments(net.udp(net.session()[0]), 240, 1),
+        net.ip_fragments(net.udp(net.data(1)), 8, 2),
+    )
+    overlap = net.ipv4(bytes(16), 17, fragment=0x2001, id=2)
+    made = [one[0], two[0], overlap, *two[1:]]
+    found, capture = read(net.pcap([net.ethernet(packet) for packet in made]))
+    assert found == []
+    assert capture.found["FRAGMENTS_MISSING"].count == 1
+    assert capture.found["BAD_FRAGMENT"].count == 1
+
+
+def test_wrong_checksums_are_refused_and_named(net: Any, read: Any) -> None:
+    frames = net.session()
+    good = [net.ethernet(net.ipv4(net.udp(frame))) for frame in frames]
+    bad_udp = net.ethernet(net.ipv4(net.udp(frames[1], checksum=0x1234)))
+    bad_ip = bytearray(good[2])
+    bad_ip[14 + 8] ^= 1  # the time to live
+    bad_tcp = net.ethernet(net.ipv4(net.tcp(frames[3], 1, checksum=0x4321), 6))
+    made = [good[0], bad_udp, bytes(bad_ip), bad_tcp, *good[1:]]
+    found, capture = read(net.pcap(made))
+    assert found == net.expected()
+    names = {name: first.count for name, first in capture.found.items()}
+    assert names == {"BAD_UDP_CHECKSUM": 1, "BAD_IP_CHECKSUM": 1, "BAD_TCP_CHECKSUM": 1}
+    assert capture.found["BAD_UDP_CHECKSUM"].text.startswith("packet 2 at byte ")
+    assert capture.skipped == 3
+
+
+def test_what_offload_leaves_undone_is_tolerated_and_said(net: Any, read: Any) -> None:
+    frames, made = net.session(), []
+    for number, frame in enumerate(frames):
+        size = 8 + len(frame)
+        pseudo = net.pseudo(net.v4, 17, size if number % 2 else 0)
+        words = sum(struct.unpack(f">{len(pseudo) // 2}H", pseudo))
+        partial = (words & 0xFFFF) + (words >> 16)
+        made.append(net.ethernet(net.ipv4(net.udp(frame, checksum=partial))))
+    found, capture = read(net.pcap(made))
+    assert (found, capture.found) == (net.expected(), {})
+    assert capture.network.remarks == {"CHECKSUM_OFFLOAD": len(frames)}
+    none = [net.ethernet(net.ipv4(net.udp(frame, checksum=0))) for frame in frames]
+    found, capture = read(net.pcap(none))
+    assert (found, capture.network.remarks) == (net.expected(), {"CHECKSUM_NONE": len(frames)})
+    large = net.tcp(b"".join(frames), 1, 0x18)
+    found, capture = read(
+        net.pcap([net.ethernet(net.ipv4(net.tcp(b"", 0, 2), 6)), net.ethernet(net.ipv4(large, 6, total=0))])
+    )
+    assert (found, capture.found) == (net.expected(), {})
+    assert capture.network.remarks["SEGMENT_OFFLOAD"] == 1
+
+
+def test_frames_are_looked_for_on_the_ports_given(net: Any, read: Any) -> None:
+    made = [net.ethernet(net.ipv4(net.udp(frame, ports=(5, 4444)))) for frame in net.session()]
+    made += [net.ethernet(net.ipv4(net.udp(b"not a frame at all", ports=(5, 53))))]
+    made += [net.ethernet(net.ipv4(net.tcp(b"GET / HTTP/1.1\r\n" * 9, 1, ports=(5, 80)), 6))]
+    data = net.pcap(made)
+    assert read(data)[0] == []
+    assert read(data)[1].network.others == {"UDP": 12, "TCP": 1}
+    assert read(data, ports=(4444,))[0] == net.expected()
+    found, capture = read(data, any_port=True)
+    assert found == net.expected()
+    assert capture.found == {}
+    assert capture.network.others["UDP"] == 1
+
+
+def test_streams_on_any_port_are_known_by_their_shape(net: Any, read: Any) -> None:
+    stream = b"".join(net.session())
+    made = [net.ethernet(net.ipv4(net.tcp(b"", 0, 2, ports=(7, 9)), 6))]
+    made += [
+        net.ethernet(net.ipv4(net.tcp(stream[at : at + 70], 1 + at, ports=(7, 9)), 6))
+        for at in range(0, len(stream), 70)
+    ]
+    other = random.Random(5).randbytes(300_000)
+    made += [
+        net.ethernet(net.ipv4(net.tcp(other[at : at + 1000], at, ports=(7, 80)), 6))
+        for at in range(0, len(other), 1000)
+    ]
+    found, capture = read(net.pcap(made), any_port=True)
+    assert found == net.expected()
+    assert set(capture.found) <= {"NOT_FRAMES"}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_stream_is_put_in_order_whatever_the_network_did(net: Any, read: Any, seed: int) -> None:
+    source = random.Random(seed)
+    stream, base = b"".join(net.session(40, 5)), source.choice([0, 1000, (1 << 32) - 500])
+    segments, at = [], 0
+    while at < len(stream):
+        size = source.randrange(1, 200)
+        segments.append((at, stream[at : at + size]))
+        at += size
+    for _ in range(10):  # retransmissions, some with other borders
+        start = source.randrange(len(stream))
+        segments.append((start, stream[start : start + source.randrange(400)]))
+    for index in range(len(segments) - 3):  # reordering
+        other = index + source.randrange(3)
+        segments[index], segments[other] = segments[other], segments[index]
+    made = [net.tcp(b"", base, 2)] + [net.tcp(data, base + 1 + at) for at, data in segments]
+    found, capture = read(net.pcap([net.ethernet(net.ipv4(segment, 6)) for segment in made]))
+    assert found == net.expected(40, 5)
+    assert capture.found == {}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_after_a_hole_whole_frames_are_found_again(net: Any, read: Any, seed: int) -> None:
+    source = random.Random(seed)
+    frames = net.session(60, 3)
+    stream = b"".join(frames)
+    segments = [(at, stream[at : at + 100]) for at in range(0, len(stream), 100)]
+    gone = source.sample(range(8, len(segments) - 1), 4)
+    kept = [segment for index, segment in enumerate(segments) if index not in gone]
+    made = [net.tcp(b"", 0, 2)] + [net.tcp(data, 1 + at) for at, data in kept]
+    found, capture = read(net.pcap([net.ethernet(net.ipv4(segment, 6)) for segment in made]))
+    missing = set()
+    at = 0
+    for number, frame in enumerate(frames):
+        if any(at < (index + 1) * 100 and index * 100 < at + len(frame) for index in gone):
+            missing.add(number)
+        at += len(frame)
+    expected = [
+        event
+        for number, frame in enumerate(frames[1:], 1)
+        if number not in missing
+        for event in net.expected(60, 3)[3 * (number - 1) : 3 * number]
+    ]
+    assert found == expected
+    assert capture.found["TCP_GAP"].count >= 1
+    while max(missing) == max(missing | {len(frames) - 1}) and frames.pop():
+        missing.discard(len(frames))  # of those at the end nothing can be known
+    assert capture.found["DATA_MISSING"].count == len(missing)
+
+
+@pytest.mark.parametrize("start", range(1, 40))
+def test_a_stream_that_begins_in_the_middle_is_taken_up(net: Any, read: Any, start: int) -> None:
+    frames = net.session(20, 3)
+    stream = b"".join(frames)
+    cut = len(frames[0]) + len(frames[1]) + start * 7
+    made = [net.tcp(stream[at : at + 90], 1 + at) for at in range(cut, len(stream), 90)]
+    found, _ = read(net.pcap([net.ethernet(net.ipv4(segment, 6)) for segment in made]))
+    at = first = 0
+    while at < cut:
+        at += len(frames[first])
+        first += 1
+    assert found == net.expected(20, 3)[3 * (first - 1) :]
+
+
+def test_data_is_unwrapped_once_and_in_order(net: Any, read: Any) -> None:
+    frames = net.session(8, 2, Flag.CHECKSUM)
+    order = [0, 1, 3, 2, 2, 4, 0, 5, 7, 6, 8, 8]
+    made = [net.ethernet(net.ipv4(net.udp(frames[index]))) for index in order]
+    found, capture = read(net.pcap(made))
+    assert (found, capture.found) == (net.expected(8, 2), {})
+    assert capture.network.remarks["DATA_AGAIN"] == 3
+    missing = [net.ethernet(net.ipv4(net.udp(frames[index]))) for index in (0, 1, 2, 5, 6, 7, 8)]
+    found, capture = read(net.pcap(missing))
+    assert found == net.expected(8, 2)[:4] + net.expected(8, 2)[8:]
+    assert capture.found["DATA_MISSING"].count == 2
+
+
+def test_two_sources_with_the_same_numbers_stay_apart(net: Any, read: Any) -> None:
+    one, two = net.schema(), net.schema(1, "kprobe:other")
+    made = []
+    for port, schema in ((1, one), (2, two)):
+        made.append(net.ethernet(net.ipv4(net.udp(net.data(0, *schema.frames()), ports=(port, 17800)))))
+    for number in range(200):
+        for port in (1, 2):
+            data = net.data(number + 1, net.event(number, comm=b"%d" % port))
+            made.append(net.ethernet(net.ipv4(net.udp(data, ports=(port, 17800)))))
+    seen: dict[str, list[Any]] = {}
+    with open_capture(io.BytesIO(net.pcap(made))) as capture:
+        for frames in capture:
+            schema = capture.schemas[1]
+            seen.setdefault(schema.probe, []).extend(
+                schema.decoder()(frames.frame_bytes(index))[1] for index in range(len(frames))
+            )
+    assert seen == {one.probe: list(range(200)), two.probe: list(range(200))}
+
+
+def test_a_session_goes_on_over_a_new_connection(net: Any, read: Any) -> None:
+    from kwire.wire.control import Hello, Role
+
+    hello, again = (Hello(b"t" * 16, n, Role.SOURCE, resume=n > 1).frame() for n in (1, 2))
+    frames = net.session(6, 1)
+    first = net.tcp(b"", 0, 2), net.tcp(hello + b"".join(frames[:4]), 1)
+    second = (
+        net.tcp(b"", 0, 2, ports=(40001, 17800)),
+        net.tcp(again + b"".join(frames[2:]), 1, ports=(40001, 17800)),
+    )
+    found, capture = read(net.pcap([net.ethernet(net.ipv4(part, 6)) for part in (*first, *second)]))
+    assert (found, capture.found) == (net.expected(6, 1), {})
+    assert len(capture.network.conversations) == 1
+    assert capture.network.remarks["DATA_AGAIN"] == 2
+
+
+def test_frames_that_no_data_wraps_are_taken_as_they_are(net: Any, read: Any) -> None:
+    frames = [*net.schema().frames(), *net.expected(), Lost(1, 1, 2, 3).frame()]
+    assert read(net.pcap(frames, 147))[0] == frames[1:]
+    made = [net.ethernet(net.ipv4(net.udp(frame))) for frame in frames]
+    assert read(net.pcap(made))[0] == frames[1:]
+    several = [net.ethernet(net.ipv4(net.udp(b"".join(frames))))]
+    assert read(net.pcap(several))[0] == frames[1:]
+
+
+def test_what_is_no_frame_is_named_by_its_code(net: Any, read: Any) -> None:
+    event = net.event()
+    bad = {
+        "BAD_CHECKSUM": build(Type.DATA, 1, event, Flag.CHECKSUM)[:-1] + b"\0",
+        "BAD_VERSION": b"\x21" + event[1:],
+        "BAD_TYPE": b"\x1f" + event[1:],
+        "BAD_FLAGS": b"\x11\x80" + event[2:],
+        "TRUNCATED_PAYLOAD": event[:-1],
+        "LENGTH_BELOW_HEADER": b"\x11\0\0\1" + event[4:],
+        "NOT_FRAMES": b"hello, world",
+        "BAD_PAYLOAD": build(Type.HELLO, 0, b"\xff"),
+    }
+    made = [net.ethernet(net.ipv4(net.udp(frame))) for frame in bad.values()]
+    found, capture = read(net.pcap(made))
+    assert found == []
+    names = {name: first.count for name, first in capture.found.items()}
+    assert set(names) >= set(bad) - {"BAD_VERSION"}
+    assert sum(names.values()) == len(bad)
+
+
+def test_encrypted_streams_are_said_to_be_so(net: Any, read: Any) -> None:
+    record = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500)
+    made = [
+        net.tcp(b"", 0, 2),
+        net.tcp(record, 1),
+        net.tcp(b"\x17\x03\x03\x01\x00" + bytes(256), 1 + len(record)),
+    ]
+    found, capture = read(net.pcap([net.ethernet(net.ipv4(part, 6)) for part in made]))
+    assert found == []
+    assert set(capture.found) - {"BAD_CHECKSUM", "BAD_PADDING", "BAD_PAYLOAD"} == {"ENCRYPTED"}
+
+
+def test_a_cut_file_is_read_to_its_last_whole_packet(net: Any, read: Any) -> None:
+    made = packets(net, 1, 4, "udp")
+    for data, header in ((net.pcap(made), 24), (net.pcapng(made), 0)):
+        for size in [*range(1, 200, 7), *range(200, len(data), 61)]:
+            if 4 <= size < header:
+                with pytest.raises(CaptureError):  # not even the header is there
+                    read(data[:size])
+                continue
+            found, capture = read(data[:size])
+            assert found == net.expected()[: len(found)]
+            whole = capture.problem is None
+            assert whole or f"cut at byte {size}" in capture.problem, (size, header)
+
+
+def test_random_damage_never_raises(net: Any, read: Any) -> None:
+    source = random.Random(9)
+    goods = [
+        net.pcap(packets(net, 1, 4, "tcp")),
+        net.pcapng(packets(net, 113, 6, "udp")),
+        net.pcap([net.ethernet(p) for f in net.session() for p in net.ip_fragments(net.udp(f), 40)]),
+    ]
+    for turn in range(300):
+        data = bytearray(goods[turn % 3])
+        for _ in range(source.randrange(1, 6)):
+            at = source.randrange(28, len(data))
+            data[at : at + source.choice([1, 4])] = source.choice([b"\0", b"\xff", source.randbytes(4)])
+        found, capture = read(bytes(data), any_port=bool(turn & 1))
+        assert all(len(frame) >= 8 for frame in found)
+        assert capture.problem is None or "\n" not in capture.problem
+
+
+def test_flows_and_streams_are_bounded(net: Any, read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "MAX_FLOWS", 10)
+    monkeypatch.setattr(network, "MAX_CONVERSATIONS", 5)
+    made = [
+        net.ethernet(
+            net.ipv4(net.udp(net.data(0, *net.schema().frames(), net.event(port)), ports=(port, 17800)))
+        )
+        for port in range(1, 40)
+    ]
+    found, capture = read(net.pcap(made))
+    assert found == [net.event(port) for port in range(1, 40)]
+    assert capture.found["TOO_MANY_FLOWS"].count > 30
