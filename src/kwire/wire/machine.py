@@ -53,7 +53,7 @@ class Machine:
         "_ack_at", "_ack_bytes", "_ack_frames", "_ack_now", "_broken", "_closing", "_cookie",
         "_cookies", "_error_at", "_error_credit", "_exchange", "_expire_at", "_final", "_flags",
         "_happened", "_heard_at", "_hello_at", "_hello_timeout", "_intake", "_known", "_nonce",
-        "_now", "_out", "_over", "_random", "_receiver", "_rules", "_sender", "_sent_at", "_shift",
+        "_now", "_out", "_over", "_random", "_receiver", "_restored", "_rules", "_sender", "_sent_at", "_shift",
         "_tries", "about", "datagrams", "initiator", "peer_about", "role", "settings", "state",
         "stepped", "token", "watcher",
     )  # fmt: skip
@@ -73,6 +73,7 @@ class Machine:
     _happened: list[Happening]
     _known: bool
     _out: list[bytes]
+    _restored: bool
     _random: Callable[[int], bytes]
     _sender: Sender | None
     _receiver: Receiver | None
@@ -206,7 +207,7 @@ class Machine:
 
     def _position(self) -> int:
         """`next` of HELLO and WELCOME."""
-        return self._sender.base if self._sender is not None else self._ack().next
+        return self._sender.position if self._sender is not None else self._ack().next
 
     def _window(self) -> int:
         return 0 if self._receiver is None else self._receiver.window
@@ -219,15 +220,19 @@ class Machine:
         """A responder begins, or goes on."""
         hello: Hello = got.said
         known = self._known
-        if self.state is not State.CLOSED:
-            self._begin(hello)
-        answer = Welcome(
-            self.token, hello.nonce, self.role, known, self._position(), self._window(), self.about
-        )
-        self._put(answer.frame(self._flags))
-        if self.state is not State.CLOSED:
-            self._out += self._exchange.start(self._now)
+        self._begin(hello)
+        self._say_welcome(hello, known)
+        self._out += self._exchange.start(self._now)
         return f"{'resumed' if known else 'begun'} by the {hello.role.value}"
+
+    def _welcome_over(self, got: Got) -> str:
+        self._say_welcome(got.said, True)
+        return self._again(got)
+
+    def _say_welcome(self, hello: Hello, known: bool) -> None:
+        next, window = self._position(), self._window()
+        answer = Welcome(self.token, hello.nonce, self.role, known, next, window, self.about)
+        self._put(answer.frame(self._flags))
 
     def _establish(self, got: Got) -> str:
         """An initiator begins, or goes on."""
@@ -346,6 +351,8 @@ class Machine:
         if self._receiver is not None and self._receiver.finished:
             self._final = self._ack().frame(self._flags)
             self._put(self._final)
+        elif self._sender is not None:
+            self._final = bye_frame(self._sender.outbox.next, str(self._closing), self._flags)
         return "all is acknowledged" if self._sender is not None else "all is stored"
 
     def _heard(self, got: Got) -> str:
@@ -461,6 +468,7 @@ ACTIONS: dict[Action, Do] = {
     Action.HELLO_AGAIN: Machine._hello_again,
     Action.COOKIE: Machine._cookie_,
     Action.WELCOME: Machine._welcome,
+    Action.WELCOME_OVER: Machine._welcome_over,
     Action.ESTABLISH: Machine._establish,
     Action.UNKNOWN: Machine._unknown,
     Action.DISOWN: Machine._disown,

@@ -58,6 +58,11 @@ class Sender:
         return self.outbox.next if self.bye is None else (self.outbox.next + 1) & MASK
 
     @property
+    def position(self) -> int:
+        """The first number of DATA that can still be sent: what HELLO and WELCOME say as `next`."""
+        return self.outbox.next if self._ended else self.base
+
+    @property
     def finished(self) -> bool:
         """True once BYE, and so all DATA, is acknowledged."""
         return self._ended

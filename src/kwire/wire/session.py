@@ -129,7 +129,7 @@ class Session(Machine):
         self.about, self.peer_about = about, {}
         self.watcher, self.stepped = None, None
         self._random = random
-        self._known = resume
+        self._known = self._restored = resume
         self._flags = int(Flag.CHECKSUM) if datagrams else 0
         self._sender = self._receiver = None
         if role is Role.SOURCE:
@@ -141,7 +141,7 @@ class Session(Machine):
             self._receiver = Receiver(next_expected, settings)
         first = int.from_bytes(random(4), "big") if resume else 1
         self._exchange = Exchange(settings, datagrams, self._flags, first)
-        self.state = State.CLOSED if initiator else State.LISTENING
+        self.state = State.SUSPENDED if resume else State.CLOSED if initiator else State.LISTENING
         self._rules = TABLE[self.state]
 
     # ---- what may be asked at any time
@@ -320,6 +320,8 @@ class Session(Machine):
 
     def deadline(self) -> float | None:
         """When `tick` is to be called, at the latest; None while nothing is waited for."""
+        if self._restored:
+            return 0.0  # at once: it wants to know the time
         when = self._expire_at
         if self.state in LIVE:
             settings = self.settings
@@ -350,6 +352,9 @@ class Session(Machine):
             self._shift += self._now - now
         else:
             self._now = now
+        if self._restored:  # a session from before a restart expires, counted from the first time it is given
+            self._restored = False
+            self._expire_at = now + self.settings.expiry
 
     def _ack_frame(self) -> bytes:
         self._ack_now = False

@@ -89,6 +89,7 @@ class Action(Enum):
     HELLO_AGAIN = "over datagrams HELLO is sent again; the timeout doubles"
     COOKIE = "HELLO is sent again with the cookie"
     WELCOME = "WELCOME is sent; sending goes on from what the sink has"
+    WELCOME_OVER = "WELCOME is sent, and the final frame, so that the peer ends too"
     ESTABLISH = "sending goes on from what the sink has"
     UNKNOWN = "WELCOME is sent that says unknown"
     DISOWN = "WELCOME is sent that says unknown; what was not acknowledged is abandoned"
@@ -102,14 +103,14 @@ class Action(Enum):
     CLOSING = "the session is to be drained when it is established; the expiry timer starts"
     DRAIN = "BYE is sent after the last DATA"
     SAY_BYE = "BYE is sent"
-    FINISH = "the session is over; a sink that was draining sends the last ACK"
+    FINISH = "the session is over; a sink that was draining sends the last ACK, its final frame"
     HEARD = "the peer lives; a sink answers with an ACK"
     TAKE = "DATA is delivered if it is the next, held if it is in the window, else ignored"
     ACKED = "what is acknowledged is released, what is missing is sent again"
     TAKE_REQUEST = "the request is told once; a repeated one gets its REPLY again"
     TAKE_REPLY = "the reply is told once"
     BYE = "where the DATA ends is noted"
-    AGAIN = "the last ACK, or the sink's BYE, is sent again"
+    AGAIN = "the final frame, ACK or BYE, is sent again, so that the peer ends too"
     GONE = "what the sink has stored is released, the rest is abandoned; the session is over"
     RESEND = "the oldest DATA missing, BYE, or KEEPALIVE as a probe is sent; the timeout doubles"
     ACKNOWLEDGE = "ACK is sent"
@@ -181,9 +182,9 @@ ROWS: dict[Input, tuple[Cell, ...]] = {
     Input.LEAVE: _row(_CLOSED, _CLOSED, _BYE, _BYE, _CLOSED, _BYE, _A.IGNORE),
     Input.ABANDON: _row(_EXPIRED, _EXPIRED, _EXPIRED, _EXPIRED, _EXPIRED, _EXPIRED, _A.IGNORE),
     Input.OVER: _REFUSE,
-    Input.KEEPALIVE: _live(_A.HEARD),
+    Input.KEEPALIVE: _row(_A.AGAIN, _A.LATE, _A.LATE, _A.HEARD, _A.LATE, _A.HEARD, _A.IGNORE),
     Input.DATA: _row(_A.AGAIN, _A.LATE, _A.LATE, _A.TAKE, _A.LATE, _A.TAKE, _A.IGNORE),
-    Input.HELLO: _row(_A.WELCOME, _WELCOME, _A.NEVER, _A.WELCOME, _WELCOME, _A.WELCOME, _A.UNKNOWN),
+    Input.HELLO: _row(_A.WELCOME_OVER, _WELCOME, _A.NEVER, _A.WELCOME, _WELCOME, _A.WELCOME, _A.UNKNOWN),
     Input.HELLO_UNKNOWN: _row(_A.UNKNOWN, _A.UNKNOWN, _A.NEVER, _A.NEVER, _A.NEVER, _A.NEVER, _A.UNKNOWN),
     Input.HELLO_AHEAD: _row(_A.UNKNOWN, _DISOWN, _A.NEVER, _DISOWN, _DISOWN, _DISOWN, _A.UNKNOWN),
     Input.HELLO_FOREIGN: _row(
