@@ -11,13 +11,13 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import stat
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from kwire.errors import KwireError
-from kwire.stream.address import Address, SockAddress, check_secure, name_of, resolve
+from kwire.stream.address import Address, SockAddress, check_secure, name_of
+from kwire.stream.bind import bind, inode, origin
 from kwire.stream.datagram import Cookies, DatagramServer, ServedTransport
 from kwire.stream.loop import READ, Loop, Timer
 from kwire.stream.peer import Handler, Peer
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
     from kwire.stream.tls import Handshake, TlsOptions
 
-BACKLOG = 1024
-"""Connections that the kernel completes before we take them."""
-
 ACCEPTS = 16
 """Connections taken for one readiness."""
+
+GRACE = 2.0
+"""Seconds that a connection has for its HELLO even where too many want to say one."""
 
 PAUSE = 0.5
 """Seconds without accepting when the process is out of descriptors."""
@@ -47,8 +47,8 @@ class Limits(NamedTuple):
 
     sessions: int = 4096  # in all
     per_address: int = 2048  # sessions of one address
-    half_open: int = 256  # connections that have not said HELLO yet, in all
-    half_open_per_address: int = 64
+    half_open: int = 512  # connections that have not said HELLO yet, in all
+    half_open_per_address: int = 256
     half_open_seconds: float = 10.0  # from connecting to HELLO, the TLS handshake included
     refusals: int = 100  # answers a second to those who get no session
 
@@ -79,7 +79,7 @@ def listen(
         from kwire.stream.tls import server_context  # here, so that others do without ssl
 
         context = server_context(tls)
-    sockets = _bind(address, mode)
+    sockets = bind(address, mode)
     return Listener(loop, address, sockets, choose, handler_for, context, limits, watch)
 
 
@@ -98,6 +98,7 @@ class Listener:
         "_second",
         "_servers",
         "_sockets",
+        "_waiting",
         "_watch",
         "address",
         "limits",
@@ -123,7 +124,8 @@ class Listener:
         self.limits = limits
         self.peers: dict[Session, Peer] = {}
         """The peers of sessions that have not ended, with a connection or without."""
-        self._counts: dict[str, int] = {}  # of the peers, by address
+        self._counts: dict[str, int] = {}  # of the peers, by origin
+        self._waiting: dict[str, int] = {}  # of those that have not said HELLO, by origin
         self._choose = choose
         self._handler_for = handler_for
         self._context = context
@@ -134,7 +136,7 @@ class Listener:
         self._cookies = Cookies(loop.now)
         self._sockets = sockets
         self._servers: list[DatagramServer] = []
-        self._inode = _inode(address.path) if address.kind == "unix" and sockets else None
+        self._inode = inode(address.path) if address.kind == "unix" and sockets else None
         if address.datagrams:
             self._servers = [self._serve(bound) for bound in sockets]
         else:
@@ -142,7 +144,7 @@ class Listener:
 
     def close(self) -> None:
         """Listen no more, and drop who has no session yet. Peers stay; over UDP they lose their transport."""
-        if self._inode is not None and _inode(self.address.path) == self._inode:
+        if self._inode is not None and inode(self.address.path) == self._inode:
             os.unlink(self.address.path)
         for greeting in list(self._greetings):
             greeting.drop()
@@ -164,8 +166,11 @@ class Listener:
             name, host = f"unix:{self.address.path}", identity
         else:
             identity, name, host = "", name_of(self.address.kind, place), origin(place)
-        self._make_room(host)
+        if not self._make_room(host):
+            connected.close()
+            return
         self._greetings[Greeting(self, connected, self._context, name, host, identity)] = None
+        _count(self._waiting, host, 1)
 
     def _accept_on(self, sockets: list[socket.socket]) -> None:
         for bound in sockets:
@@ -186,17 +191,26 @@ class Listener:
                     return
                 # any other is of that one connection: it has gone already
 
-    def _make_room(self, host: str) -> None:
-        """Drop the one that has been silent longest where there are too many."""
-        same = [greeting for greeting in self._greetings if greeting.host == host]
-        if len(same) >= self.limits.half_open_per_address:
-            same[0].drop()
+    def _make_room(self, host: str) -> bool:
+        """Whether one more may be heard out. Where there are too many, the oldest gives way if it had time
+        enough; if not, it is a crowd, and those who were first are served first.
+        """  # fmt: skip
+        if self._waiting.get(host, 0) >= self.limits.half_open_per_address:
+            oldest = next(greeting for greeting in self._greetings if greeting.host == host)
         elif len(self._greetings) >= self.limits.half_open:
-            next(iter(self._greetings)).drop()
+            oldest = next(iter(self._greetings))
+        else:
+            return True
+        if self.loop.now() - oldest.began < GRACE:
+            return False
+        oldest.drop()
+        return True
 
     def forget(self, greeting: Greeting) -> None:
         """It has been heard out, or dropped."""
-        self._greetings.pop(greeting, None)
+        if greeting in self._greetings:
+            del self._greetings[greeting]
+            _count(self._waiting, greeting.host, -1)
 
     # ------------------------------------------------------------------ datagrams
 
@@ -239,7 +253,7 @@ class Listener:
             peer.host = host
             peer.on_ended = self._ended
             self.peers[session] = peer
-            self._counts[host] = self._counts.get(host, 0) + 1
+            _count(self._counts, host, 1)
             if self._watch:
                 self._watch.follow(peer)
         elif peer.identity != transport.identity:
@@ -261,15 +275,13 @@ class Listener:
 
     def _ended(self, peer: Peer, why: str) -> None:
         if self.peers.pop(peer.session, None) is not None:
-            self._counts[peer.host] -= 1
-            if not self._counts[peer.host]:
-                del self._counts[peer.host]
+            _count(self._counts, peer.host, -1)
 
 
 class Greeting:
     """A connection that has not said a whole HELLO yet: the handshake of TLS, then the first bytes."""
 
-    __slots__ = ("_handshake", "_heard", "_listener", "_name", "_timer", "_transport", "host")
+    __slots__ = ("_handshake", "_heard", "_listener", "_name", "_timer", "_transport", "began", "host")
 
     def __init__(
         self,
@@ -285,6 +297,7 @@ class Greeting:
         self._heard = bytearray()
         self._name = name
         self.host = host
+        self.began = loop.now()
         self._handshake: Handshake | None = None
         self._transport: StreamTransport | None = None
         self._timer: Timer | None = loop.at(loop.now() + listener.limits.half_open_seconds, self.drop)
@@ -352,97 +365,8 @@ class Greeting:
         self._end()
 
 
-def origin(place: SockAddress) -> str:
-    """What limits are counted by: an IPv4 address, the first half of an IPv6 address."""
-    host = str(place[0])
-    if ":" not in host:
-        return host
-    packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
-    return packed[12:].hex() if packed[:12] == bytes(10) + b"\xff\xff" else packed[:8].hex()
-
-
-def _bind(address: Address, mode: int) -> list[socket.socket]:
-    """Sockets bound to all addresses of `address`; at least one, or KwireError."""
-    if address.kind == "unix":
-        return [_bind_unix(address, mode)]
-    sockets: list[socket.socket] = []
-    problem: OSError | None = None
-    port = address.port
-    for family, place in resolve(address, listening=True):
-        kind = socket.SOCK_DGRAM if address.datagrams else socket.SOCK_STREAM
-        try:
-            bound = socket.socket(family, kind)
-        except OSError as error:  # a kernel without IPv6, say: others may do
-            problem = problem or error
-            continue
-        try:
-            bound.setblocking(False)
-            if family == socket.AF_INET6:
-                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            if not address.datagrams:
-                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind((place[0], port, *place[2:]))
-            if not address.datagrams:
-                bound.listen(BACKLOG)
-            port = bound.getsockname()[1]
-            sockets.append(bound)
-        except OSError as error:
-            bound.close()
-            if error.errno == errno.EADDRINUSE:
-                for other in sockets:
-                    other.close()
-                raise _refused(address, error) from error
-            problem = problem or error
-    if not sockets:
-        assert problem is not None
-        raise _refused(address, problem) from problem
-    return sockets
-
-
-def _bind_unix(address: Address, mode: int) -> socket.socket:
-    """A Unix socket at the path; one that nobody listens on any more is taken away first."""
-    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        bound.setblocking(False)
-        os.fchmod(bound.fileno(), mode)  # before bind(2): the file is never more open than that
-        try:
-            bound.bind(address.path)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or not _is_stale(address.path):
-                raise
-            os.unlink(address.path)
-            bound.bind(address.path)
-        bound.listen(BACKLOG)
-    except OSError as error:
-        bound.close()
-        raise _refused(address, error) from error
-    return bound
-
-
-def _is_stale(path: str) -> bool:
-    """Whether the path is a socket on which nobody listens."""
-    if not stat.S_ISSOCK(os.lstat(path).st_mode):
-        return False
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        return probe.connect_ex(path) == errno.ECONNREFUSED
-
-
-def _inode(path: str) -> tuple[int, int] | None:
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _refused(address: Address, error: OSError) -> KwireError:
-    cures = {
-        errno.EADDRINUSE: "something listens there already; choose another port or path",
-        errno.EADDRNOTAVAIL: "that is no address of this machine; leave the host empty for all of them",
-        errno.EACCES: "choose a port over 1023, or a directory of yours",
-        errno.ENOENT: "make the directory first",
-    }
-    return KwireError(
-        "listen on", str(address), (error.strerror or str(error)).lower(), cures.get(error.errno or 0, "")
-    )
+def _count(counts: dict[str, int], host: str, change: int) -> None:
+    """Change a count; none is kept at 0."""
+    counts[host] = counts.get(host, 0) + change
+    if not counts[host]:
+        del counts[host]
