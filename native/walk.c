@@ -467,8 +467,10 @@ uint64_t kw_event_rows(const uint8_t *data, uint64_t size, const uint64_t *offse
 
 	for (i = 0; i < count && found < limit; i++) {
 		uint64_t offset = offsets[i], length = frame_length(data, size, offset);
+		if (!length)
+			continue;
 		const uint8_t *frame = data + offset;
-		if (!length || (frame[0] & 15) != TYPE_EVENT || big32(frame + 4) != id)
+		if ((frame[0] & 15) != TYPE_EVENT || big32(frame + 4) != id)
 			continue;
 		if (frame[1] & FLAG_CHECKSUM)
 			length -= frame[1] & FLAG_PADDED ? 3 : 2;
