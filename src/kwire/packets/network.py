@@ -368,6 +368,8 @@ class Network:
         elif kind == Type.WELCOME:
             welcome = Welcome.read(frame)
             flow.roles[direction], flow.roles[1 - direction] = welcome.role, welcome.role.other
+            if not (welcome.cookie or welcome.unknown or welcome.refused):
+                _begin(self._conversation(flow), welcome)
         elif kind == Type.BYE and flow.roles[direction] is not Role.SINK and flow.conversation is not None:
             flow.conversation.bye = frame.header.id
 
@@ -377,9 +379,8 @@ class Network:
         if known is None:
             known = self._conversation(flow, new=True)
             self._tokens[hello.token] = known
-            if not hello.resume:
-                known.begins(0)
         flow.conversation = known
+        _begin(known, hello)
 
     def _conversation(self, flow: Flow, *, new: bool = False) -> Conversation:
         if flow.conversation is None or (new and flow.conversation.frames):
@@ -389,6 +390,12 @@ class Network:
             flow.conversation = Conversation(flow.name, self._queue.append, self.problem)
             self.conversations.append(flow.conversation)
         return flow.conversation
+
+
+def _begin(conversation: Conversation, hello: Hello | Welcome) -> None:
+    """What a HELLO or WELCOME says of the first DATA to come: a new source, or a sink that resumes, knows."""
+    if hello.resume is (hello.role is Role.SINK):
+        conversation.begins(hello.next)
 
 
 def _shaped(payload: memoryview) -> bool:

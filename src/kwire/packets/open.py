@@ -2,7 +2,7 @@
 
 The laws: what is opened gives Frames as `capture.reader.Capture` does, whatever the file; memory is bounded
 by a window, not by the file; everything up to the last whole packet is given; what could not be decoded is
-counted by name in `found`. A file tells by its first bytes what it is.
+counted by name in `errors`, those of the network in `found`. A file tells by its first bytes what it is.
 """
 
 from array import array
@@ -12,7 +12,7 @@ from typing import Final
 from kwire.capture import pcap, pcapng
 from kwire.capture.input import Input, Source
 from kwire.capture.pcapng import Packet, Raw, Units
-from kwire.capture.reader import Capture, Section, StopReading
+from kwire.capture.reader import Capture, StopReading
 from kwire.capture.walk import EPB_HEADER
 from kwire.packets import walk
 from kwire.packets.network import First, Network, Place, Watcher
@@ -26,12 +26,12 @@ MAGIC_SIZE: Final = 4
 class NetworkCapture(Capture):
     """A pcapng file with frames as they are, in packets of the network, or both."""
 
-    __slots__ = ("_file", "network")
+    __slots__ = ("_told", "network")
 
     def __init__(self, source: "Source | Input", network: Network, *, follow: bool = False) -> None:
         super().__init__(source, follow=follow)
         self.network = network
-        self._file: Section | None = None  # the section of the file's own blocks, while another is current
+        self._told: dict[str, int] = {}  # of the network's troubles: those counted in `errors` already
 
     @property
     def ended(self) -> bool:
@@ -42,12 +42,14 @@ class NetworkCapture(Capture):
 
     @property
     def found(self) -> dict[str, First]:
-        """What could not be decoded: how often, by the name of the error, and where first."""
+        """What could not be decoded in packets of the network: how often, by name, and where first."""
         return self.network.found
 
     def _others(self, *, end: bool = False) -> Iterator[Frames]:
         own = self._own if self.sections else None
-        for section, what in self.network.finish() if end else self.network.take():
+        queue = self.network.finish() if end else self.network.take()
+        self._count()
+        for section, what in queue:
             if not any(section is known for known in self.sections[-64:]) and section not in self.sections:
                 self.sections.append(section)
             if isinstance(what, Schema):
@@ -56,8 +58,21 @@ class NetworkCapture(Capture):
                 continue
             self._current = section
             yield what
+        self._count()
         if not end and own is not None:
             self._current = own
+
+    def _count(self) -> None:
+        """Bring the counts up to date with the network's."""
+        network, told = self.network, self._told
+        self.packets += network.packets - told.get("", 0)
+        self.skipped += network.skipped - told.get(" ", 0)
+        told[""], told[" "] = network.packets, network.skipped
+        for name, first in network.found.items():
+            if first.count != told.get(name):
+                self.errors[name] = self.errors.get(name, 0) + first.count - told.get(name, 0)
+                told[name] = first.count
+                self.first_skipped = self.first_skipped or first.text
 
     def _other(self, block: Raw, packet: Packet) -> int:
         interface = self._own.interfaces[packet.interface]
@@ -93,7 +108,6 @@ class NetworkCapture(Capture):
         place = Place(self.network.packets + 1, offset, time)
         data = memoryview(self._data)[start : start + packet.captured]
         self.network.packet(data, packet.original, link, place)
-        self.skipped = self.network.skipped
 
 
 class PcapCapture(NetworkCapture):
