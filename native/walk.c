@@ -526,7 +526,7 @@ uint64_t kw_gather_texts(const uint8_t *data, uint64_t size, const uint64_t *pla
 		uint8_t *row = out + i * width;
 		if (length > width || place > size || length > size - place)
 			break;
-		if (width <= 16 && size - place >= 16 && i + 16 < count) {
+		if (width && width <= 16 && size - place >= 16 && i + 16 < count) {
 			/* Two words are quicker than a call; the rows behind are written after this one. */
 			uint64_t words[2];
 			memcpy(words, data + place, 16);
