@@ -1,8 +1,8 @@
 """Sessions under a simulated network with a virtual clock: seeded scenarios, each judged to the last payload.
 
-`python tests/wire/simulation.py --first 0 --count 1000` runs 1,000 scenarios and prints one JSON line: how many,
-what happened in them, which transitions they took, and the first seeds that failed; `--trace` with one seed shows
-every frame. The laws that each scenario is judged by stand in `Scenario.judge`.
+`python tests/wire/simulation.py --first 0 --count 1000` runs 1,000 scenarios and prints one JSON line: how
+many, what happened in them, which transitions they took, and the first seeds that failed; `--trace` with one
+seed shows every frame. The laws that each scenario is judged by stand in `Scenario.judge`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from kwire.wire.frame import Flag
@@ -190,7 +192,7 @@ class Node:
         return Pipe(self.world.pipes)
 
     def arrive(self, data: bytes, pipe: Pipe | None) -> None:
-        if not self.up:
+        if not self.up or (pipe is not None and not pipe.alive):
             return
         if pipe is not None and not self.initiator and not pipe.greeted:
             pipe.first += data
@@ -314,6 +316,16 @@ class Node:
         if self.up and session is not None and session.state is State.ESTABLISHED and len(self.asked) < 4:
             value = self.world.random.randrange(1000)
             self.asked[session.token, session.request({"ask": value}, self.now())] = value
+            self.poke()
+
+    def quit(self) -> None:
+        """The owner has had enough: a sink leaves, a source ends without waiting."""
+        if self.up and self.current is not None:
+            if self.role is Role.SINK:
+                self.world.closed = True
+                self.current.close(self.now(), "enough")
+            else:
+                self.current.abandon(self.now(), "enough")
             self.poke()
 
     def die(self) -> None:
@@ -552,7 +564,9 @@ class Scenario:
                 self.restart(node, start, start + rnd.choice([0.1, 3, 40, 200]), remembers)
             for _ in range(rnd.choice([0, 0, 0, 1, 2])):
                 node, by = rnd.choice(self.nodes), rnd.choice([-1000, -0.5, 0.5, 5, 35, 500])
-                self.at(rnd.random() * span, lambda node=node, by=by: node.jump(by))
+                self.at(rnd.random() * span, partial(node.jump, by))
+            if rnd.random() < 0.1:
+                self.at(rnd.random() * span, rnd.choice(self.nodes).quit)
             if not self.datagrams:
                 for _ in range(rnd.choice([0, 1, 2])):
                     self.at(rnd.random() * span, self.break_pipe)
@@ -578,7 +592,7 @@ class Scenario:
         if pipe is not None:
             pipe.alive = False
             for node in self.nodes:
-                self.at(self.now + self.random.choice([0, 1, 1000]), lambda node=node: node.hear(pipe))
+                self.at(self.now + self.random.choice([0, 1, 1000]), partial(node.hear, pipe))
 
     # ---- the network
 
@@ -602,7 +616,7 @@ class Scenario:
         link, other = self.links[node.side], self.other(node)
         if pipe is None:
             for when, arrives in link.carry(data, self.now):
-                self.at(when, lambda arrives=arrives: other.arrive(arrives, None))
+                self.at(when, partial(other.arrive, arrives, None))
             return
         at = 0
         while at < len(data):  # TCP gives the bytes in any slices, sends again what is lost, and waits
@@ -611,7 +625,7 @@ class Scenario:
             at += step
             when = max(link.cut(self.now) + link.wait(), pipe.last[node.side])
             pipe.last[node.side] = when
-            self.at(when, lambda piece=piece: pipe.alive and other.arrive(piece, pipe))
+            self.at(when, partial(other.arrive, piece, pipe))
 
     def challenge(self, node: Node, hello: Hello) -> None:
         from kwire.wire.control import Welcome
@@ -657,7 +671,7 @@ class Scenario:
     def judge(self) -> None:
         """Every payload was delivered exactly once and in order, or counted lost."""
         for token, sequences in self.sink.files.items():
-            steps = {(b - a) & 0xFFFFFFFF for a, b in zip(sequences, sequences[1:], strict=False)}
+            steps = {(b - a) & 0xFFFFFFFF for a, b in pairwise(sequences)}
             assert steps <= {1} or self.forgot, f"session {token.hex()[:8]} is stored as {sequences}"
         for payload in range(len(self.payloads)):
             times = self.delivered[payload]
@@ -671,7 +685,9 @@ class Scenario:
                 assert session.over or session.state is State.LISTENING or session is not node.current, (
                     f"the {node.role.value} ends {session.state.name}"
                 )
-        assert self.closed or not (self.source.backlog and self.source.up), "payloads were not sent"
+        assert self.closed or self.sink.current is None or not (self.source.backlog and self.source.up), (
+            "payloads were not sent"
+        )
 
 
 def main() -> int:

@@ -50,12 +50,11 @@ class Machine:
     """The state of a session and its actions."""
 
     __slots__ = (
-        "_ack_at", "_ack_bytes", "_ack_frames", "_ack_now", "_broken", "_closing", "_cookie",
-        "_cookies", "_error_at", "_error_credit", "_exchange", "_expire_at", "_final", "_flags",
-        "_happened", "_heard_at", "_hello_at", "_hello_timeout", "_intake", "_known", "_nonce",
-        "_now", "_out", "_over", "_random", "_receiver", "_restored", "_rules", "_sender", "_sent_at", "_shift",
-        "_tries", "about", "datagrams", "initiator", "peer_about", "role", "settings", "state",
-        "stepped", "token", "watcher",
+        "_ack_at", "_ack_bytes", "_ack_frames", "_ack_now", "_broken", "_closing", "_cookie", "_cookies",
+        "_error_at", "_error_credit", "_exchange", "_expire_at", "_final", "_flags", "_happened",
+        "_heard_at", "_hello_at", "_hello_timeout", "_intake", "_known", "_nonce", "_now", "_out", "_over",
+        "_random", "_receiver", "_restored", "_rules", "_sender", "_sent_at", "_shift", "_tries", "about",
+        "datagrams", "initiator", "peer_about", "role", "settings", "state", "stepped", "token", "watcher",
     )  # fmt: skip
 
     about: Mapping[str, Any]
@@ -348,11 +347,14 @@ class Machine:
 
     def _finish(self, value: Any) -> str:
         self._leave()
-        if self._receiver is not None and self._receiver.finished:
+        reason = str(value or self._closing or "")
+        if self._sender is not None:
+            self._final = bye_frame(self._sender.outbox.next, reason, self._flags)
+        elif self._receiver is not None and self._receiver.finished:
             self._final = self._ack().frame(self._flags)
             self._put(self._final)
-        elif self._sender is not None:
-            self._final = bye_frame(self._sender.outbox.next, str(self._closing), self._flags)
+        else:
+            self._final = bye_frame(self._ack().next, reason, self._flags)
         return "all is acknowledged" if self._sender is not None else "all is stored"
 
     def _heard(self, got: Got) -> str:

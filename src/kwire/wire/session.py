@@ -15,33 +15,20 @@ from typing import Any
 from kwire.errors import KwireError
 from kwire.wire.control import (
     TOKEN_SIZE,
-    Ack,
     Hello,
     Role,
-    Welcome,
     hello_problem,
     peek_hello,
-    read_bye,
-    read_error,
     refusal,
     unknown,
 )
 from kwire.wire.exchange import Exchange
 from kwire.wire.frame import (
-    HEADER,
     HEADER_SIZE,
     MAX_FRAME,
-    VERSION,
-    Code,
     Flag,
-    Frame,
-    FrameError,
-    Problem,
     Type,
-    bad_payload,
-    checksum,
     delimit,
-    inspect,
     read_header,
 )
 from kwire.wire.happenings import (
@@ -54,11 +41,12 @@ from kwire.wire.happenings import (
     Requested,
     Watched,
 )
-from kwire.wire.machine import LIVE, Got, Machine
+from kwire.wire.incoming import Incoming
+from kwire.wire.machine import LIVE
 from kwire.wire.outbox import Buffer, MemoryOutbox, Outbox
 from kwire.wire.receiver import Receiver
 from kwire.wire.retransmit import DatagramSender
-from kwire.wire.sender import DATA_HEAD, FOREVER, Sender
+from kwire.wire.sender import FOREVER, Sender
 from kwire.wire.sequence import distance
 from kwire.wire.settings import DEFAULTS, Settings
 from kwire.wire.transitions import TABLE, Input, State
@@ -94,7 +82,7 @@ class SessionError(KwireError):
     """A call that the session's state does not allow: an error of the caller, never of the peer."""
 
 
-class Session(Machine):
+class Session(Incoming):
     """One side of a session.
 
     `initiator`: this side connects and says HELLO. `token`: 16 bytes; an initiator that gives none makes one,
@@ -362,60 +350,6 @@ class Session(Machine):
         self._ack_bytes = self._ack_frames = 0
         return self._ack().frame(self._flags)
 
-    def _whole(self, view: memoryview) -> bool:
-        """A whole frame of a stream; False where the stream is out of step."""
-        receiver = self._receiver
-        if view[0] == DATA_HEAD and not view[1] and receiver is not None and self.watcher is None:
-            _, _, length, number = HEADER.unpack_from(view)
-            if self.state in LIVE and receiver.fits(number, length - HEADER_SIZE) and self.stepped is None:
-                self._heard_at = self._now
-                receiver.take(number, view[HEADER_SIZE:], self._happened)
-                return True
-        self._frame(view)
-        return not self._broken
-
-    def _datagram(self, view: memoryview) -> None:
-        """One datagram: one frame with a checksum, or it is damaged."""
-        header, problem = delimit(view)
-        if problem is None and header is not None:
-            if header.length != len(view):
-                problem = Problem(Code.TRUNCATED_PAYLOAD, 2, header.length, len(view))
-            elif not header.flags & Flag.CHECKSUM:
-                problem = Problem(Code.BAD_FLAGS, 1, f"{header.flags:#04x}", "CHECKSUM, in a datagram")
-            elif header.length < HEADER_SIZE + 2 or checksum(view[:-2]) != view[-2] << 8 | view[-1]:
-                problem = Problem(Code.BAD_CHECKSUM, header.length - 2, "another", "that of the frame")
-        if problem is not None:
-            self._apply(Input.DAMAGED, Got(header or read_header(bytes(HEADER_SIZE)), None, problem))
-        else:
-            self._frame(view)
-
-    def _unsound(self, view: memoryview, problem: Problem | None) -> None:
-        self._broken = True
-        self._apply(Input.UNSOUND, Got(read_header(view), None, problem))
-
-    def _frame(self, view: memoryview) -> None:
-        """One frame, whole and delimited: read it strictly, name the input it is, apply it."""
-        frame, problems = inspect(view)
-        assert frame is not None
-        if problems:
-            self._apply(Input.BAD, Got(frame.header, None, problems[0]))
-            return
-        self._heard_at = self._now
-        try:
-            input, got = self._classify(frame, view)
-        except FrameError as error:
-            input, got = Input.BAD, Got(frame.header, None, error.problem)
-        if input is Input.UNSOUND:
-            self._broken = True
-        self._apply(input, got)
-
-    def _apply(self, input: Input, got: Got) -> None:
-        before = self.state
-        action = self._step(input, got)
-        if self.watcher is not None:
-            problems = [] if got.problem is None else [got.problem]
-            self.watcher(Watched("in", got.header, problems, action.value, before, self.state))
-
     def _watch_sent(self, out: list[Buffer]) -> None:
         assert self.watcher is not None
         skip = False
@@ -426,72 +360,3 @@ class Session(Machine):
             header = read_header(buffer)
             skip = not self.datagrams and header.type == Type.DATA
             self.watcher(Watched("out", header, [], "sent", self.state, self.state))
-
-    # ---- which input a frame is
-
-    def _classify(self, frame: Frame, view: memoryview) -> tuple[Input, Got]:
-        """Name the input; FrameError where the payload is not what the type says."""
-        header = frame.header
-        receiver, sender = self._receiver, self._sender
-        type = header.type
-        if type == Type.DATA and receiver is not None:
-            start = HEADER_SIZE
-            payload = view[start : start + len(frame.payload)]
-            if not self.datagrams and receiver.breaks(header.id, len(payload)):
-                problem = Problem(
-                    Code.ILLEGAL_TRANSITION, 4, header.id, f"{receiver.received}, in the window"
-                )
-                return (Input.UNSOUND if self.state in LIVE else Input.DATA), Got(header, payload, problem)
-            return Input.DATA, Got(header, payload)
-        if type == Type.ACK and sender is not None:
-            ack = Ack.read(header.id, frame.payload)
-            if not sender.may_acknowledge(ack.next):
-                raise bad_payload(4, ack.next, f"at most {sender.top}, the first that was never sent", "ACK")
-            return Input.ACK, Got(header, ack)
-        if type == Type.HELLO and not self.initiator:
-            return self._which_hello(header, Hello.read(frame))
-        if type == Type.WELCOME and self.initiator:
-            return self._which_welcome(header, Welcome.read(frame))
-        if type == Type.BYE:
-            said = (header.id, read_bye(frame)[:200])
-            return (Input.END if receiver is not None else Input.LEFT), Got(header, said)
-        if type == Type.ERROR:
-            return Input.ERROR, Got(header, read_error(frame))
-        simple = {Type.KEEPALIVE: Input.KEEPALIVE, Type.REQUEST: Input.REQUEST, Type.REPLY: Input.REPLY}
-        return simple.get(Type(type), Input.MISPLACED), Got(header, frame)
-
-    def _which_hello(self, header: Any, hello: Hello) -> tuple[Input, Got]:
-        why = self._foreign_to(hello)
-        if why:
-            return Input.HELLO_FOREIGN, Got(header, hello, bad_payload(HEADER_SIZE, why, "our peer").problem)
-        if not self.token and (self.state is State.LISTENING and not hello.resume):
-            self.token = hello.token
-        if self.state is not State.EXPIRED:
-            if hello.resume and not self._known:
-                return Input.HELLO_UNKNOWN, Got(header, hello)
-            if hello.resume and self._sender is not None and not self._sender.may_acknowledge(hello.next):
-                return Input.HELLO_AHEAD, Got(header, hello)
-        return Input.HELLO, Got(header, hello)
-
-    def _foreign_to(self, hello: Hello) -> str:
-        """Why a HELLO cannot be for this session; empty where it can."""
-        if self.token and hello.token != self.token:
-            return "another token"
-        if hello.role is self.role:
-            return f"another {self.role.value}"
-        if VERSION not in hello.versions:
-            return f"versions {list(hello.versions)}, not {VERSION}"
-        return ""
-
-    def _which_welcome(self, header: Any, welcome: Welcome) -> tuple[Input, Got]:
-        got = Got(header, welcome)
-        if welcome.token != self.token or welcome.nonce != self._nonce or welcome.role is self.role:
-            return Input.WELCOME_FOREIGN, got
-        if welcome.refused:
-            return Input.WELCOME_REFUSED, got
-        if welcome.cookie:
-            return Input.WELCOME_COOKIE, got
-        ahead = self._sender is not None and welcome.resume and not self._sender.may_acknowledge(welcome.next)
-        if welcome.unknown or ahead or (self._known and not welcome.resume):
-            return Input.WELCOME_UNKNOWN, got
-        return Input.WELCOME, got
