@@ -14,7 +14,7 @@ from kwire.analyze.losses import Losses
 from kwire.capture import walk
 from kwire.capture.pcapng import HOST
 from kwire.capture.reader import Capture, Section
-from kwire.wire.fields import TAIL_MAX, TIMESTAMP_AT, TYPES
+from kwire.wire.fields import TAIL_MAX, TYPES
 from kwire.wire.frame import HEADER_SIZE, Flag, FrameError, Type
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-EVENTS: Final = 1 << 17  # in a window, about
-BYTES: Final = 16 << 20  # of frames in a window, about
+EVENTS: Final = 1 << 16  # in a window, about
+BYTES: Final = 4 << 20  # of frames in a window, about: what a processor's caches hold
 MAX_PROBES: Final = 1 << 17  # greatest probe number whose events are pruned by chunk
-LEAST: Final = 16  # bytes of an EVENT with a timestamp
+LEAST: Final = 16  # bytes of an EVENT with a timestamp, which lies in the last eight
 
 Progress = Callable[[int], None]  # told how many bytes of frames were read so far
 
@@ -185,12 +185,10 @@ class Scan:
         heads = _Heads(window)
         for at in np.flatnonzero(heads.kinds == Type.LOST).tolist():
             self._lost(heads, at)
-        places = np.flatnonzero(heads.events)
-        offsets, ends, ids = heads.offsets[places], heads.ends[places], heads.ids[places]
-        for id, chosen in _groups(ids):
-            schema = self._described(window, id, len(ids[chosen]))
+        for id, chosen in heads.probes():
+            schema = self._described(window, id, len(heads.ids[chosen]))
             if schema is not None:
-                block = self._block(window, schema, heads.data, offsets[chosen], ends[chosen])
+                block = self._block(heads, schema, chosen)
                 if block is not None:
                     yield block
 
@@ -200,14 +198,14 @@ class Scan:
         heads = _Heads(window)
         keep = np.zeros(len(heads.offsets), bool)
         times = np.zeros(len(heads.offsets), np.int64)
-        places = np.flatnonzero(heads.events)
-        for id, chosen in _groups(heads.ids[places]):
-            at = places[chosen]
+        every = np.arange(len(keep))
+        for id, chosen in heads.probes():
+            at = every[chosen]
             schema = self._described(window, id, len(at))
             if schema is None:
                 continue
             offsets = heads.offsets[at]
-            times[at] = wall_times(schema, _at(heads.data, offsets, _order(schema) + "u8", TIMESTAMP_AT))
+            times[at] = heads.times(schema, at)
             if self.selection.conditional:
                 sound = _sound(schema, heads.data, offsets, heads.ends[at])
                 at, offsets = at[sound], offsets[sound]
@@ -230,16 +228,14 @@ class Scan:
             return None
         return schema if self.selection.wants(schema) else None
 
-    def _block(
-        self, window: Window, schema: Schema, data: "Array", offsets: "Array", ends: "Array"
-    ) -> Block | None:
+    def _block(self, heads: "_Heads", schema: Schema, chosen: Any) -> Block | None:
         import numpy as np
 
-        sound = _sound(schema, data, offsets, ends)
+        window, offsets, times = heads.window, heads.offsets[chosen], heads.times(schema, chosen)
+        sound = _sound(schema, heads.data, offsets, heads.ends[chosen])
         if not sound.all():
             self._refuse(schema, window, offsets[~sound])
-            offsets = offsets[sound]
-        times = wall_times(schema, _at(data, offsets, _order(schema) + "u8", TIMESTAMP_AT))
+            offsets, times = offsets[sound], times[sound]
         if len(times) > 1 and (times[1:] < times[:-1]).any():
             by_time = np.argsort(times, kind="stable")
             times, offsets = times[by_time], offsets[by_time]
@@ -280,25 +276,47 @@ class Scan:
 
 
 class _Heads:
-    """The headers of a window's frames: `ends` of their payloads, `events` with a timestamp."""
+    """The headers of a window's frames: `ends` of payloads, `events` with a timestamp, `raw` timestamps.
 
-    __slots__ = ("data", "ends", "events", "ids", "kinds", "offsets", "window")
+    The first sixteen bytes of each frame are fetched once; what does not fill them is no event.
+    """
+
+    __slots__ = ("data", "ends", "events", "ids", "kinds", "offsets", "raw", "window")
 
     def __init__(self, window: Window) -> None:
         import numpy as np
 
         self.window = window
+        window.data += bytes(LEAST)  # so that sixteen bytes can be fetched of the last frame too
         self.data: Array = np.frombuffer(window.data, np.uint8)
         self.offsets: Array = np.concatenate(window.places)
-        heads = _at(self.data, self.offsets, ">u8", 0)
-        self.kinds: Array = (heads >> np.uint64(56)).astype(np.uint8) & 15
-        flags = (heads >> np.uint64(48)).astype(np.uint8)
-        lengths = (heads >> np.uint64(32)).astype(np.uint16).astype(np.int64)
-        self.ids: Array = heads.astype(np.uint32)
+        rows = _at(self.data, self.offsets, f"V{LEAST}", 0)
+        octets = rows.view(np.uint8).reshape(-1, LEAST)
+        self.kinds: Array = octets[:, 0] & 15
+        lengths = octets[:, 2].astype(np.int64) << 8 | octets[:, 3]
+        self.ids: Array = rows.view(">u4").reshape(-1, 4)[:, 1].astype(np.uint32)
+        self.raw: Array = rows.view("<u8").reshape(-1, 2)[:, 1].copy()
         self.events: Array = (self.kinds == Type.EVENT) & (lengths >= LEAST)
+        flags = octets[:, 1]
         if flags.any():
             lengths -= np.where(flags & Flag.CHECKSUM != 0, np.where(flags & Flag.PADDED != 0, 3, 2), 0)
         self.ends: Array = np.maximum(lengths, HEADER_SIZE)
+
+    def probes(self) -> "Iterator[tuple[int, Any]]":
+        """Each probe number with the places of its events."""
+        import numpy as np
+
+        if self.events.all():
+            yield from _groups(self.ids)
+            return
+        places = np.flatnonzero(self.events)
+        for id, chosen in _groups(self.ids[places]):
+            yield id, places[chosen]
+
+    def times(self, schema: Schema, chosen: Any) -> "Array":
+        """The wall-clock times of the chosen events, which are of this schema."""
+        raw = self.raw[chosen]
+        return wall_times(schema, raw if schema.order == "little" else raw.byteswap())
 
 
 def wall_times(schema: Schema, raw: "Array") -> "Array":
@@ -326,7 +344,7 @@ def _at(data: "Array", offsets: "Array", kind: str, shift: int) -> "Array":
     """The integers of this kind that lie `shift` bytes after the offsets; the caller knows that they do."""
     import numpy as np
 
-    code = np.dtype(kind)
+    code = np.dtype(kind)  # or bytes as they are
     count = max(len(data) - code.itemsize - shift + 1, 0)
     windows: Array = np.ndarray((count,), f"V{code.itemsize}", data if count else None, shift, (1,))
     taken: Array = windows[offsets].view(code)

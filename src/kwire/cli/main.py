@@ -22,6 +22,7 @@ VERBS: dict[str, str] = {
     "show": "print a capture as a table or as JSON",
     "query": "ask a capture in SQL; without SQL, list its tables",
     "export": "write events as Parquet, Arrow, CSV, NDJSON or a Perfetto trace",
+    "stats": "rates, losses, silences and distributions of a capture",
     "merge": "join captures into one, in order of time",
     "split": "write a capture as several: by probe, host, time, size or number of events",
     "cut": "write a range of a capture, some of its probes or events, as a capture",

@@ -1,0 +1,116 @@
+"""When events come: rates over time, the time between two events, the longest silences.
+
+The laws: times of one probe may come out of order as far as HELD events reach; memory is bounded; no event is
+looked at alone. What comes later than that is counted in `late` and makes no interval.
+"""
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from kwire.analyze.distribution import Log2
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+BINS: Final = 240  # of a timeline
+HELD: Final = 1 << 16  # times of a probe that wait for earlier ones
+GAPS: Final = 5  # silences kept
+
+
+class Gap(NamedTuple):
+    """Nothing came between two events: wall-clock ns."""
+
+    first: int
+    last: int
+
+
+class Timeline:
+    """Events in BINS equal stretches from `begins` on, each `width` ns."""
+
+    __slots__ = ("_edges", "begins", "counts", "width")
+
+    def __init__(self, begins: int, ends: int) -> None:
+        import numpy as np
+
+        self.begins = begins
+        self.width = max((ends - begins) // BINS + 1, 1)
+        edges = [min(begins + step * self.width, (1 << 63) - 1) for step in range(1, BINS)]
+        self._edges = np.array(edges, np.int64)
+        self.counts: Array = np.zeros(BINS, np.int64)
+
+    def add(self, times: "Array") -> None:
+        """Count times, which are in order."""
+        import numpy as np
+
+        places = np.searchsorted(times, self._edges)
+        self.counts += np.diff(np.concatenate([[0], places, [len(times)]]))
+
+    def bins(self, times: "Array") -> "Array":
+        """The bin of each time."""
+        import numpy as np
+
+        found: Array = np.clip((times - np.int64(self.begins)) // np.int64(self.width), 0, BINS - 1)
+        return found
+
+    @property
+    def peak(self) -> float:
+        """Events a second in the fullest bin."""
+        return float(self.counts.max()) * 1e9 / self.width
+
+
+class Rhythm:
+    """The times of one probe: `timeline`, `intervals` between neighbours (ns), `gaps`, longest first."""
+
+    __slots__ = ("_after", "_held", "gaps", "intervals", "late", "timeline")
+
+    def __init__(self, begins: int, ends: int) -> None:
+        import numpy as np
+
+        self.timeline = Timeline(begins, ends)
+        self.intervals = Log2()
+        self.gaps: list[Gap] = []
+        self.late = 0
+        self._held: Array = np.zeros(0, np.int64)
+        self._after: int | None = None  # the last time whose interval is counted
+
+    def add(self, times: "Array") -> None:
+        """Take times that are in order among themselves."""
+        import numpy as np
+
+        self.timeline.add(times)
+        held = self._held
+        if len(held) and times[0] < held[-1]:
+            held = np.sort(np.concatenate([held, times]), kind="stable")  # two runs: one merge
+        else:
+            held = np.concatenate([held, times])
+        keep = min(len(times), HELD)
+        self._release(held[: len(held) - keep])
+        self._held = held[len(held) - keep :]
+
+    def finish(self) -> None:
+        """No more times come."""
+        self._release(self._held)
+        self._held = self._held[:0]
+
+    def _release(self, times: "Array") -> None:
+        import numpy as np
+
+        if not len(times):
+            return
+        if self._after is not None:
+            behind = int(np.searchsorted(times, self._after))
+            self.late += behind
+            times = np.concatenate([[np.int64(self._after)], times[behind:]])
+        steps = np.diff(times)
+        self._after = int(times[-1])
+        if not len(steps):
+            return
+        self.intervals.add(steps.view(np.uint64))
+        least = self.gaps[-1].last - self.gaps[-1].first if len(self.gaps) == GAPS else -1
+        if int(steps.max()) > least:
+            count = min(GAPS, len(steps))
+            for at in np.argpartition(steps, -count)[-count:].tolist():
+                self.gaps.append(Gap(int(times[at]), int(times[at + 1])))
+            self.gaps.sort(key=lambda gap: (gap.first - gap.last, gap.first))
+            del self.gaps[GAPS:]

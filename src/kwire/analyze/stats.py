@@ -1,0 +1,267 @@
+"""Statistics of a capture: each probe's rate, losses, silences, intervals and distributions of fields.
+
+The laws: one pass of counting, one of decoding; numpy works on whole blocks, nothing runs for a single event
+but texts of very different lengths; memory is bounded by probes and fields, not by events. Counts are exact;
+where a field has more different values than are told apart, its list of frequent ones says how exact it is.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from kwire.analyze.calls import role
+from kwire.analyze.choose import Selection
+from kwire.analyze.distribution import Log2, Top, TopBytes
+from kwire.analyze.latency import UNITS, Calls, Latency
+from kwire.analyze.rhythm import Rhythm
+from kwire.analyze.scan import Block, Progress, Scan
+from kwire.analyze.source import Source
+from kwire.analyze.survey import Seen, Survey
+from kwire.analyze.tables import Column, Table, Tables
+from kwire.view.values import scalar_name
+from kwire.wire.columns import columns, spans
+from kwire.wire.fields import TYPES, Field, ipv4_text, ipv6_text, mac_text, text
+from kwire.wire.schema import Labels, Schema
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+WINDOWS: Final = (1 << 16, 1 << 19)  # events decoded at a time, least and most
+BLOCK: Final = 1 << 11  # of one probe, on average: worth the overhead of a block
+PAIRED: Final = 1 << 18  # events between two pairings of calls
+NUMBERS: Final = 1 << 12  # different values of a number beyond which only its powers of two are counted
+TOP: Final = 20  # frequent values that are kept for reports
+
+_ADDRESSES: Final[dict[str, Callable[[bytes], str]]] = {"ipv4": ipv4_text, "ipv6": ipv6_text, "mac": mac_text}
+_WIDTHS: Final = {"ipv4": 4, "ipv6": 16, "mac": 6}
+
+
+class FieldStats:
+    """One field of a table: `numbers` by powers of two (lengths, of byte strings), `top`: frequent values."""
+
+    __slots__ = ("_bytes", "_known", "_schema", "_top", "column", "kind", "numbers")
+
+    def __init__(self, schema: Schema, column: Column) -> None:
+        field = column.field
+        self.column = column
+        self._schema = schema
+        self.kind = "name" if column.named else TYPES[field.type].kind
+        self.numbers = Log2()
+        self._top = Top()
+        self._bytes = TopBytes()
+        self._known = True  # numbers are few enough to be counted one by one
+
+    @property
+    def decoded(self) -> bool:
+        """Whether values are counted; else their lengths are."""
+        return self.kind != "bytes"
+
+    def lengths(self, block: Block) -> "Array":
+        """The lengths of a block's values."""
+        return spans(block.schema, block.frames, self.column.field.name)[2]
+
+    def add(self, values: "Array") -> None:
+        """Count values, or lengths."""
+        if not self.decoded:
+            self.numbers.add(values)
+        elif self._is_text:
+            self._bytes.add(values.reshape(-1))
+        else:
+            self._numbers(values.reshape(-1))
+
+    def finish(self) -> None:
+        """No more values come: numbers that were counted one by one get their powers of two."""
+        if self.kind == "int" and self._known and self._top.distinct:
+            self.numbers.add(*self._top.arrays())
+
+    def _numbers(self, values: "Array") -> None:
+        import numpy as np
+
+        if values.dtype == bool:
+            values = values.astype(np.uint8)
+        if self.kind != "int":
+            self._top.add(values)
+            return
+        if self._known:
+            self._top.add(values)
+            if self._top.distinct > NUMBERS or not self._top.exact:
+                self._known = False
+                self.numbers.add(*self._top.arrays())
+        else:
+            self.numbers.add(values)
+
+    @property
+    def distinct(self) -> int | None:
+        """How many different values there are; None where they were too many to tell apart."""
+        if self.kind == "bytes" or not self._known:
+            return None
+        counts = self._bytes if self._is_text else self._top
+        return counts.distinct if counts.exact else None
+
+    @property
+    def error(self) -> int:
+        """By how much the counts of `top` may be too small."""
+        return (self._bytes if self._is_text else self._top).error
+
+    @property
+    def _is_text(self) -> bool:
+        return self.kind in ("str", "text", "raw", *_ADDRESSES)
+
+    def top(self, count: int = TOP) -> list[tuple[Any, int]]:
+        """The most frequent values, as they are shown, with their counts; none of numbers of all kinds."""
+        if self._is_text:
+            return [(self._shown(value), times) for value, times in self._bytes.most(count)]
+        if not self._known:
+            return []
+        return [(self._named(value), times) for value, times in self._top.most(count)]
+
+    def _shown(self, value: bytes) -> str:
+        show = _ADDRESSES.get(self.kind)
+        if show is not None:
+            return show(value.ljust(_WIDTHS[self.kind], b"\0"))
+        return value.hex() if self.kind == "raw" else text(value)
+
+    def _named(self, value: int) -> Any:
+        if self.kind == "bool":
+            return bool(value)
+        if self.kind != "name":
+            return value
+        name = scalar_name(self._schema, self.column.field, Labels(self._schema))
+        return (name(value) if name else "") or str(value)
+
+
+class TableStats:
+    """The events of one table on one host."""
+
+    __slots__ = (
+        "_decoded",
+        "events",
+        "fields",
+        "host",
+        "latencies",
+        "lost",
+        "produced",
+        "rhythm",
+        "seen",
+        "table",
+    )
+
+    def __init__(self, table: Table, host: str, begins: int, ends: int) -> None:
+        self.table, self.host = table, host
+        self.events = self.lost = 0
+        self.produced: int | None = 0
+        self.seen: list[Seen] = []
+        self.rhythm = Rhythm(begins, ends)
+        shown = [column for column in table.columns if not column.raw]
+        self.fields = [FieldStats(table.schemas[0], column) for column in shown]
+        self._decoded = [_as_decoded(one.column.field) for one in self.fields if one.decoded]
+        self.latencies = {field.name: Latency(begins, ends) for field in self._decoded if is_duration(field)}
+
+    def add(self, block: Block) -> dict[str, "Array"]:
+        """Count a block; gives the columns that are numbers."""
+        self.events += len(block.times)
+        self.rhythm.add(block.times)
+        values = columns(block.schema._replace(fields=tuple(self._decoded)), block.frames)
+        for one in self.fields:
+            one.add(values[one.column.field.name] if one.decoded else one.lengths(block))
+        for field in self._decoded:
+            if field.name in self.latencies:
+                durations = _nanoseconds(values[field.name], UNITS[field.unit])
+                self.latencies[field.name].add(block.times, durations)
+        return values
+
+
+def _as_decoded(field: Field) -> Field:
+    """The field with addresses left as bytes: they become text when there are few."""
+    return field._replace(type="raw") if TYPES[field.type].kind in _ADDRESSES else field
+
+
+def is_duration(field: Field) -> bool:
+    """Whether a field says how long something took."""
+    rule = TYPES[field.type]
+    return field.unit in UNITS and field.count == 1 and rule.kind == "int" and not field.enum
+
+
+def _nanoseconds(values: "Array", unit: int) -> "Array":
+    """Durations in ns, unsigned; negative ones are 0, what 64 bits do not hold is their greatest."""
+    import numpy as np
+
+    wide = np.maximum(values, 0).astype(np.uint64) if values.dtype.kind == "i" else values.astype(np.uint64)
+    if unit == 1:
+        return wide
+    most = ((1 << 64) - 1) // unit
+    return np.minimum(wide, np.uint64(most)) * np.uint64(unit)
+
+
+class Stats:
+    """The statistics of what is chosen of a capture: `tables`, `calls`; the sums stand in `survey`."""
+
+    __slots__ = ("calls", "first", "last", "name", "scan", "survey", "tables")
+
+    def __init__(
+        self,
+        source: Source,
+        survey: Survey,
+        selection: Selection | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        selection = selection or Selection()
+        self.name, self.survey = source.name, survey
+        self.first = max(survey.begins, selection.first) if survey.events else 0
+        self.last = max(min(survey.ends, selection.last), self.first)
+        known = Tables(seen.schema for seen in survey.probes if selection.wants(seen.schema))
+        by_key: dict[tuple[int, str], TableStats] = {}
+        for seen in survey.probes:
+            table = known.find(seen.schema)
+            if table is None:
+                continue
+            key = (id(table), seen.schema.host)
+            if key not in by_key:
+                by_key[key] = TableStats(table, seen.schema.host, self.first, self.last)
+            by_key[key].seen.append(seen)
+        self.tables = list(by_key.values())
+        self.calls: dict[tuple[str, str], Calls] = {}
+        waiting = 0
+        with source.open() as capture:
+            window = min(max(BLOCK * len(self.tables), WINDOWS[0]), WINDOWS[1])
+            self.scan = Scan(capture, selection, progress, events_held=window, bytes_held=window << 6)
+            for block in self.scan:
+                table = known.find(block.schema)
+                assert table is not None  # only events of chosen probes are given
+                numbers = by_key[id(table), block.schema.host].add(block)
+                self._call(block, numbers)
+                waiting += len(block.times)
+                if waiting >= PAIRED:
+                    waiting = 0
+                    for call in self.calls.values():
+                        call.pair()
+        self._finish()
+
+    def _call(self, block: Block, numbers: dict[str, "Array"]) -> None:
+        """Take an end of a call, where the events are that and tell their thread."""
+        end = role(block.schema)
+        threads = numbers.get("tid", numbers.get("pid"))
+        if end is None or threads is None or threads.ndim != 1 or threads.dtype.kind not in "iu":
+            return
+        key = (end.key, block.schema.host)
+        if key not in self.calls:
+            self.calls[key] = Calls(end.name, self.first, self.last)
+        self.calls[key].add(block.times, threads, begins=end.begins)
+
+    def _finish(self) -> None:
+        for call in self.calls.values():
+            call.pair(last=True)
+        self.calls = {key: call for key, call in self.calls.items() if call.latency.durations.count}
+        lost: dict[tuple[str, str], int] = {}
+        for schema, loss in self.scan.losses:
+            if schema is not None:
+                key = (schema.probe, schema.host)
+                lost[key] = lost.get(key, 0) + loss.count
+        for table in self.tables:
+            table.rhythm.finish()
+            for field in table.fields:
+                field.finish()
+            table.lost = lost.get((table.table.probe, table.host), 0)
+            told = [seen.produced for seen in table.seen]
+            table.produced = None if None in told else sum(count for count in told if count is not None)

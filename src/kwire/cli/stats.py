@@ -1,0 +1,54 @@
+"""`kwire stats`: what is in a capture, in numbers, histograms and pictures."""
+
+import argparse
+import sys
+
+from kwire.analyze.source import Source
+from kwire.cli.choosing import Progress, add_choice, notes, ports, selection, survey
+from kwire.view.text import safe, style
+
+HELP = "rates, losses, silences and distributions of a capture"
+
+EPILOG = """\
+examples:
+  kwire stats demo.pcapng
+  kwire stats demo.pcapng --probe '*read' --from +5s --to +10s
+  kwire stats demo.pcapng --plot demo.png
+  kwire stats demo.pcapng --json | jq '.probes[] | {probe, events, lost}'
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.epilog = EPILOG
+    parser.add_argument("file", metavar="CAPTURE", help="a capture; - is standard input")
+    parser.add_argument("--json", action="store_true", help="print one object")
+    parser.add_argument("--plot", metavar="FILE", help="draw rates, latency and talkers: .png or .svg")
+    add_choice(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Count, and report."""
+    from kwire.analyze.report import as_object, lines
+    from kwire.analyze.stats import Stats
+
+    with Source(args.file, **ports(args)) as source:
+        found = survey(source)
+        chosen = selection(args, found, source.name)
+        progress = Progress(f"{safe(source.name)}: counting", source.size)
+        try:
+            stats = Stats(source, found, chosen, progress)
+        finally:
+            progress.done()
+        if args.plot is not None:
+            from kwire.analyze.plot import plot
+
+            plot(stats, args.plot)
+        if args.json:
+            import json
+
+            sys.stdout.write(json.dumps(as_object(stats)) + "\n")
+        else:
+            sys.stdout.writelines(f"{line}\n" for line in lines(stats, style(sys.stdout)))
+        notes(source.name, found, stats.scan.undecodable)
+    return 0
