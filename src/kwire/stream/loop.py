@@ -58,6 +58,7 @@ class Loop:
         "_timers",
         "_wake",
         "buffer",
+        "lingering",
     )
 
     def __init__(self) -> None:
@@ -73,6 +74,8 @@ class Loop:
         self._signalled: list[int] = []
         self.buffer = memoryview(bytearray(BUFFER_SIZE))
         """What is received lies here until the callback that received it returns."""
+        self.lingering = 0
+        """Sockets that are only waiting to be closed in order."""
 
     def now(self) -> float:
         """Seconds of CLOCK_MONOTONIC."""

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from kwire.errors import KwireError
 from kwire.stream.loop import READ, WRITE, Loop
+from kwire.stream.transport import Lingering
 
 FILES = {"ca": "ca.pem", "cert": "cert.pem", "key": "key.pem"}
 """What a directory with certificates holds: the CA's certificate, ours, and our private key."""
@@ -45,7 +46,6 @@ REASONS: dict[str, str] = {
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "the other side has no certificate",
     "WRONG_VERSION_NUMBER": "the other side does not speak TLS",
     "HTTP_REQUEST": "the other side speaks HTTP",
-    "UNEXPECTED_EOF_WHILE_READING": "the stream was cut",
 }
 """OpenSSL's names of reasons → plain words."""
 
@@ -94,6 +94,8 @@ def explain(error: OSError) -> str:
     """What went wrong on a socket under TLS, in plain words."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the other side's certificate is not good: {error.verify_message}".rstrip(".")
+    if isinstance(error, ssl.SSLEOFError):
+        return "the stream was cut"
     if isinstance(error, ssl.SSLError):
         return REASONS.get(error.reason or "", (error.reason or "TLS failed").lower().replace("_", " "))
     return error.strerror or str(error)
@@ -129,7 +131,11 @@ class Handshake:
         self._failed = failed
         self._mask = 0
         self.socket = context.wrap_socket(
-            connected, server_side=host is None, server_hostname=host, do_handshake_on_connect=False
+            connected,
+            server_side=host is None,
+            server_hostname=host,
+            do_handshake_on_connect=False,
+            suppress_ragged_eofs=False,  # a stream that is cut is told from one that has ended
         )
         loop.soon(self._step)
 
@@ -148,7 +154,8 @@ class Handshake:
         except ssl.SSLWantWriteError:
             self._wait(WRITE)
         except OSError as error:
-            self.cancel()
+            self._forget()
+            Lingering(self._loop, self.socket)  # the alert is to arrive
             self._failed(explain(error))
         else:
             self._forget()

@@ -14,7 +14,7 @@ import struct
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from kwire.stream.loop import READ, WRITE, Loop
+from kwire.stream.loop import READ, WRITE, Loop, Timer
 
 if TYPE_CHECKING:
     import ssl
@@ -32,6 +32,8 @@ TLS_CHUNK = 1 << 16
 
 LINGER = 2.0
 """Seconds that a finished stream waits for the other side's end."""
+
+MAX_LINGERING = 256
 
 _UCRED = struct.Struct("iII")  # pid, uid, gid: unix(7)
 
@@ -120,31 +122,13 @@ class StreamTransport:
     def finish(self, farewell: Receiver | None = None) -> None:
         """Close once what was sent has arrived: closing at once would cut it off if more had come in."""
         self.receiver = None
-        descriptor = self._socket.fileno()
-        if descriptor < 0:
-            return
-        try:
+        if self._socket.fileno() >= 0:
+            self.loop.remove(self._socket.fileno())
             self._say_end()
-            self._socket.shutdown(socket.SHUT_WR)
-        except OSError:
-            self.close()
-            return
-        self.loop.remove(descriptor)
-        self.loop.add(descriptor, READ, self._swallow)
-        self.loop.at(self.loop.now() + LINGER, self.close)
+            Lingering(self.loop, self._socket)
 
     def _say_end(self) -> None:
         """Whatever comes before the end of the stream."""
-
-    def _swallow(self, mask: int) -> None:
-        try:
-            count = socket.socket.recv_into(self._socket, self.loop.buffer)  # TLS has nothing to say any more
-        except BlockingIOError:
-            return
-        except OSError:
-            count = 0
-        if not count:
-            self.close()
 
     def _write(self, buffers: list[Buffer]) -> int:
         """How many bytes the socket took; BlockingIOError where it takes none now."""
@@ -206,9 +190,7 @@ class TlsTransport(StreamTransport):
         super().open(receiver)
 
     def _say_end(self) -> None:
-        from ssl import SSLError
-
-        with contextlib.suppress(SSLError, ValueError):  # it does not wait for the other side's
+        with contextlib.suppress(OSError, ValueError):  # it does not wait for the other side's
             self._tls.unwrap()
 
     def _write(self, buffers: list[Buffer]) -> int:
@@ -247,6 +229,48 @@ class TlsTransport(StreamTransport):
                 raise
             self.loop.soon(self._receive)
         return count
+
+
+class Lingering:
+    """A socket to be closed when the other side has closed, or after a while; what still comes is dropped.
+
+    Closing a socket that has unread bytes resets the connection, and takes what we said last from the other
+    side: a refusal, an alert, the last ACK. At most `MAX_LINGERING` linger in a loop; others close at once.
+    """
+
+    __slots__ = ("_loop", "_socket", "_timer")
+
+    def __init__(self, loop: Loop, connected: socket.socket) -> None:
+        self._loop = loop
+        self._socket = connected
+        self._timer: Timer | None = None
+        try:
+            connected.shutdown(socket.SHUT_WR)
+        except OSError:
+            connected.close()
+            return
+        if loop.lingering >= MAX_LINGERING:
+            connected.close()
+            return
+        loop.lingering += 1
+        loop.add(connected.fileno(), READ, self._swallow)
+        self._timer = loop.at(loop.now() + LINGER, self._close)
+
+    def _swallow(self, mask: int) -> None:
+        try:
+            count = socket.socket.recv_into(self._socket, self._loop.buffer)  # beneath TLS, which is over
+        except BlockingIOError:
+            return
+        except OSError:
+            count = 0
+        if not count:
+            self._close()
+
+    def _close(self) -> None:
+        self._loop.lingering -= 1
+        self._loop.cancel(self._timer)
+        self._loop.remove(self._socket.fileno())
+        self._socket.close()
 
 
 def prepare(connected: socket.socket) -> None:
