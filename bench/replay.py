@@ -1,9 +1,8 @@
 """A source without a kernel: frames of a real schema, sent from memory. Used by stream.py and by tests.
 
-Run: `replay.py ADDRESS EVENTS [--rate N] [--agents N] [--tls DIR] [--spool DIR] [--host NAME] [--hold SECONDS]`.
-Prints one JSON object: events sent and lost, seconds, CPU seconds. Without `--rate` it sends as fast as it is
-taken: what has no room waits. With it, a round comes every 4 ms whatever the network does, as from a ring, and
-what has no room is lost.
+Run: `replay.py ADDRESS EVENTS`, see `--help`. Prints one JSON object: events sent, lost, seconds, seconds of
+CPU. Without `--rate` it sends as fast as it is taken: what has no room waits. With it, a round comes every
+4 ms whatever the network does, as from a ring, and what has no room is lost.
 """
 
 import argparse
@@ -47,10 +46,9 @@ def schema(host: str) -> Schema:
     )  # fmt: skip
 
 
-def span(count: int) -> Frames:
-    """Frames as a ring holds them: with eight bytes before each."""
+def span(count: int, now: int) -> Frames:
+    """Frames as a ring holds them: with eight bytes before each. One every microsecond from `now` on."""
     head = struct.pack(">BBHI", 0x11, 0, SIZE, 1)
-    now = time.monotonic_ns()
     data = b"".join(
         bytes(8)
         + head
@@ -65,7 +63,7 @@ class Replay:
     """One agent: sends `events` events, then ends."""
 
     def __init__(
-        self, line: Line, host: str, frames: Frames, events: int, rate: float, hold: float, spool: str
+        self, line: Line, host: str, frames: Frames | None, events: int, rate: float, hold: float, spool: str
     ) -> None:
         self.line, self.rate, self.hold = line, rate, hold
         self.sink = SourceSink((schema(host),), line.settings.data_size)
@@ -137,8 +135,11 @@ class Replay:
             self.line.loop.at(self.line.loop.now() + 0.02, self.end)
 
     def _give(self, count: int) -> None:
-        self.frames.count = count
-        self.sink.write(self.frames)
+        if self.frames is None:  # each event is another one
+            self.sink.write(span(count, self.given * 1000))
+        else:
+            self.frames.count = count
+            self.sink.write(self.frames)
         self.given += count
 
 
@@ -152,16 +153,17 @@ def main() -> None:
     parser.add_argument("--spool", default="")
     parser.add_argument("--host", default="replay")
     parser.add_argument("--hold", type=float, default=0)
+    parser.add_argument("--numbered", action="store_true", help="timestamps 0, 1000, 2000 …")
     parser.add_argument("--memory", type=int, default=64 << 20)
     args = parser.parse_args()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     address, loop = parse(args.address), Loop()
     settings = Settings(memory=args.memory)
     if address.datagrams:
         settings = settings._replace(data_size=settings.datagram_size)
     tls = TlsOptions(*(f"{args.tls}/{name}.pem" for name in ("cert", "key", "ca"))) if args.tls else None
-    agents, frames = [], span(SPAN)
+    agents, frames = [], None if args.numbered else span(SPAN, time.monotonic_ns())
     for number in range(args.agents):
         host = f"{args.host}-{number}" if args.agents > 1 else args.host
         about = {"host": host, "kernel": os.uname().release, "tool": "replay"}

@@ -125,6 +125,10 @@ class Collector(Ignore):
         feed = self.feeds[peer.session]
         feed.peer, feed.address = peer, peer.address
         feed.identity = feed.identity or peer.identity
+        try:
+            self._promise(feed)
+        except (CaptureError, LedgerError) as error:
+            self._note(str(error))
         self._ask(feed)
         if feed.origin and not feed.resumed and not feed.asked:
             feed.asked = peer.session.request({"op": "trace"}, self.loop.now())
@@ -188,7 +192,8 @@ class Collector(Ignore):
         if feed is None:
             return
         feed.peer = peer
-        over = peer.session.state is State.CLOSED and not peer.closing
+        # Where we connect, a session that the agent does not know any more is over too: a new trace begins.
+        over = bool(feed.origin) or (peer.session.state is State.CLOSED and not peer.closing)
         try:
             self._end(feed, over)
         except (CaptureError, LedgerError) as error:
@@ -219,19 +224,23 @@ class Collector(Ignore):
             if feed.ready:
                 self._take(feed, sequence, payload)
 
+    def _promise(self, feed: Feed) -> None:
+        """Remember the session before the source hears that it is established: it may always be resumed."""
+        token, ledger = feed.session.token, self.place.folder.ledger(feed.session.token)
+        self.tokens[token] = feed.session
+        if not feed.resumed and not os.path.exists(ledger):
+            sync = self.place.options.sync
+            Store.promise(ledger, token, feed.about, feed.session.next_expected, sync)
+
     def _open(self, feed: Feed) -> None:
         """Find the store of a session, or make it."""
-        token = feed.session.token
         if self.place.merged:
             store = self._merged or self._open_merged()
         else:
-            ledger = self.place.folder.ledger(token)
+            ledger = self.place.folder.ledger(feed.session.token)
             path = self.place.folder.capture(feed.about["name"] or feed.about["host"])
-            if os.path.exists(ledger):
-                store = Store.again(ledger, self.packing, self.place.options, path)
-            else:
-                store = Store(path, ledger, self.packing, self.place.options, feed.about)
-        feed.store, feed.lane = store, store.join(token, feed.about)
+            store = Store.again(ledger, self.packing, self.place.options, path)
+        feed.store, feed.lane = store, store.join(feed.session.token, feed.about)
         self.stores.add(store)
 
     def _open_merged(self) -> Store:
@@ -254,7 +263,7 @@ class Collector(Ignore):
         except CaptureError as error:
             self._fail(store, error)
             return
-        self._dirty.add(store)
+        self._soon(store)
         self._taken += len(payload)
         if lane.complaints:
             for problem in lane.complaints:
@@ -262,8 +271,12 @@ class Collector(Ignore):
             lane.complaints.clear()
         if self._taken >= AT_ONCE:
             self.commit()
-        elif self._commit is None:
-            self._commit = self.loop.at(self.loop.now() + PAUSE, self.commit)
+
+    def _soon(self, store: Store, seconds: float = PAUSE) -> None:
+        """Commit this store, and others that wait, in a moment."""
+        self._dirty.add(store)
+        if self._commit is None:
+            self._commit = self.loop.at(self.loop.now() + seconds, self.commit)
 
     def commit(self) -> None:
         """Make safe what was taken, and acknowledge it."""
@@ -276,8 +289,7 @@ class Collector(Ignore):
                 lanes = store.commit()
             except LedgerError as error:
                 self._note(str(error))
-                self._dirty.add(store)
-                self._commit = self._commit or self.loop.at(self.loop.now() + AGAIN, self.commit)
+                self._soon(store, AGAIN)
                 continue
             except CaptureError as error:
                 self._fail(store, error)
@@ -313,6 +325,9 @@ class Collector(Ignore):
         store, lane = feed.store, feed.lane
         if store is None or lane is None:
             self._forget(feed)
+            known = self._remembered(feed.session.token)
+            if over and known is not None and not known.frames:
+                self._disregard(known)
             return
         if not store.closed:
             if over:
@@ -325,8 +340,15 @@ class Collector(Ignore):
             self._dirty.discard(store)
             self.stores.discard(store)
         else:
-            self._dirty.add(store)
-            self._commit = self._commit or self.loop.at(self.loop.now() + PAUSE, self.commit)
+            self._soon(store)
+
+    def _disregard(self, lane: Lane) -> None:
+        """A session that has ended and delivered nothing need not be remembered."""
+        if self._merged is not None and lane.token in self._merged.lanes:
+            self._merged.finish(lane)
+            self._soon(self._merged)
+        elif os.path.exists(self.place.folder.ledger(lane.token)):
+            os.unlink(self.place.folder.ledger(lane.token))
 
     def _forget(self, feed: Feed) -> None:
         feed.ready = False
@@ -382,12 +404,11 @@ class Collector(Ignore):
 
     def _unfinished(self, token: bytes = b"") -> list[Lane]:
         """The lanes that ledgers remember; with `token`, of that session, though it is finished."""
+        paths = [self.place.folder.ledger(token)] if token else list(self.place.folder.ledgers())
+        lanes = {lane.token: lane for path in paths for lane in Store.lanes_of(path)}
         if self.place.merged:
-            lanes = self._merged_lanes()
-        else:
-            paths = [self.place.folder.ledger(token)] if token else list(self.place.folder.ledgers())
-            lanes = [lane for path in paths for lane in Store.lanes_of(path)]
-        return [lane for lane in lanes if token or not lane.done]
+            lanes |= {lane.token: lane for lane in self._merged_lanes()}
+        return [lane for lane in lanes.values() if token or not lane.done]
 
     def _merged_lanes(self) -> list[Lane]:
         try:
@@ -400,7 +421,8 @@ class Collector(Ignore):
     # ------------------------------------------------------------------ clocks
 
     def _ask(self, feed: Feed) -> None:
-        if feed.peer is None or feed.session.state is not State.ESTABLISHED or feed.estimator.refused:
+        up = feed.session.state in (State.ESTABLISHED, State.DRAINING)
+        if feed.peer is None or not up or feed.estimator.refused:
             return
         feed.session.request(feed.estimator.ask(), self.loop.now())
         feed.peer.flush()
@@ -416,8 +438,7 @@ class Collector(Ignore):
         monotonic, wall = self._pair
         note = f"clock of {lane.host}: {described(offset)}, put on that of the collector"
         store.anchor(lane, monotonic - offset.monotonic, wall, note)
-        self._dirty.add(store)
-        self._commit = self._commit or self.loop.at(self.loop.now() + PAUSE, self.commit)
+        self._soon(store)
 
     # ------------------------------------------------------------------ what there is to say
 

@@ -8,6 +8,7 @@ as LOST; nothing raises but a disk that fails. Events are moved in spans; Python
 losses only.
 """
 
+import os
 import struct
 import sys
 from collections.abc import Mapping
@@ -88,10 +89,9 @@ class Store:
         merged: bool = False,
     ) -> None:
         self._prepare(ledger, packing, options)
-        self.path, self.merged = path, merged
-        self._front: dict[str, Any] = {"path": path, "about": dict(about or {}), "merged": merged}
-        self._open(options)
-        self._front["id"] = self.writer.id
+        self.merged = merged
+        self._front: dict[str, Any] = {"about": dict(about or {}), "merged": merged}
+        self._begin(path, options)
 
     @classmethod
     def again(
@@ -101,9 +101,8 @@ class Store:
         options: Options = Options(),  # noqa: B008
         elsewhere: str = "",
     ) -> "Store":
-        """Go on with the capture of a ledger; where its file is gone or cut, with a new one at `elsewhere`.
-
-        Raises CaptureError or LedgerError where that cannot be.
+        """Go on with the capture of a ledger; where there is none yet, or its file is gone or cut, with a new
+        one at `elsewhere`. Raises CaptureError or LedgerError where that cannot be.
         """
         store = cls.__new__(cls)
         store._prepare(ledger, packing, options)
@@ -118,6 +117,15 @@ class Store:
             store._ledger.close()
             raise
         return store
+
+    @staticmethod
+    def promise(ledger: str, token: bytes, about: Mapping[str, str], next: int, sync: bool) -> None:
+        """Remember a session that has delivered nothing yet: no capture is made before it does."""
+        lane, book = Lane(token, about), Ledger(ledger, sync=sync)
+        lane.next = next
+        front = {"path": "", "about": dict(about), "merged": False, "id": "", "lanes": [lane.front()]}
+        book.replace(front, lane.record())
+        book.close()
 
     @classmethod
     def lanes_of(cls, ledger: str) -> list[Lane]:
@@ -146,20 +154,33 @@ class Store:
         self.path, self.merged = str(front["path"]), bool(front["merged"])
         self._front = {name: front[name] for name in ("path", "about", "merged", "id")}
         self._dirty = self._changed = False
-        if at == len(body):
-            self.closed = True
+        if at == len(body) and (self.path or not elsewhere):
+            self.closed = True  # it has ended, or nothing has come yet
             return
         try:
-            self._open(options, bytes(body[at:]))
+            if self.path:
+                self._open(options, bytes(body[at:]))
         except CaptureError:
             if not elsewhere:
                 raise
-            self.path = self._front["path"] = elsewhere
-            self._open(options)
-            self._front["id"] = self.writer.id
-            self._dirty = self._changed = True
-        if self._over:
+            self.path = ""
+        if not self.path:
+            self._begin(elsewhere, options)
+        elif self._over:
             self.close()
+
+    def _begin(self, path: str, options: Options) -> None:
+        """Open a new capture, and let the ledger know before anything is in it."""
+        self.path = self._front["path"] = path
+        self._open(options)
+        self._front["id"] = self.writer.id
+        self._changed = True
+        try:
+            self._put_down()
+        except LedgerError:
+            self.writer.leave()
+            os.unlink(self.writer.files[0])
+            raise
 
     def _remember(self, front: Mapping[str, Any], body: memoryview) -> int:
         """Read the lanes of a ledger; gives where the writer's state begins."""

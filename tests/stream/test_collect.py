@@ -1,0 +1,607 @@
+"""The collector with sources in its own loop: many, hostile, resumed, merged, on disks that fail."""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kwire.capture.output import CaptureError
+from kwire.capture.reader import Capture
+from kwire.capture.verify import verify_file
+from kwire.errors import KwireError
+from kwire.stream import clock
+from kwire.stream import collector as collectors
+from kwire.stream.address import Address
+from kwire.stream.collector import Collector
+from kwire.stream.connect import Connector, connect
+from kwire.stream.feed import Place
+from kwire.stream.folder import Folder
+from kwire.stream.ledger import Ledger, LedgerError
+from kwire.stream.listen import Listener, listen
+from kwire.stream.loop import Loop
+from kwire.stream.peer import Ignore, Peer
+from kwire.stream.store import Options, Store
+from kwire.wire.control import Role
+from kwire.wire.frame import Type
+from kwire.wire.outbox import MemoryOutbox
+from kwire.wire.schema import Clock, Field, Schema
+from kwire.wire.session import Session, Settings
+from kwire.wire.totals import totals_frames
+from kwire.wire.transitions import State
+
+MONOTONIC, WALL = 5_000_000_000, 1_700_000_000_000_000_000
+QUICK = Settings(expiry=0.4)
+
+
+def schema(host: str, id: int = 1) -> Schema:
+    fields = (Field("pid", "u32", 16, 4), Field("nr", "u32", 20, 4))
+    pair = Clock("monotonic", MONOTONIC, WALL)
+    probe = f"tracepoint:sched:tick{id}"
+    return Schema(id, probe, "tracepoint", probe[11:], fields, 24, sys.byteorder, clock=pair, host=host)
+
+
+def events(first: int, count: int) -> bytes:
+    return b"".join(
+        struct.pack(">BBHI", 0x11, 0, 24, 1) + struct.pack("=QII", MONOTONIC + number, 7, number)
+        for number in range(first, first + count)
+    )
+
+
+class Source(Ignore):
+    """An agent without a kernel. `skew`: ns by which its clock is ahead of ours; None: it tells none."""
+
+    def __init__(self, host: str, skew: int | None = 0) -> None:
+        self.host, self.skew, self.sent = host, skew, 0
+        self.ended: str | None = None
+        self.problems: list[object] = []
+        self.peer: Peer | None = None
+        self.session: Session | None = None
+
+    def make(self, token: bytes = b"", datagrams: bool = False, **more: Any) -> Session:
+        about = {"host": self.host, "kernel": "6.1", "tool": "test"}
+        self.session = Session(
+            Role.SOURCE, initiator=True, token=token, about=about, datagrams=datagrams, **more
+        )
+        for frame in schema(self.host).frames():
+            self.session.send(frame, time.monotonic())
+        return self.session
+
+    def give(self, count: int, peer: Peer) -> None:
+        for first in range(self.sent, self.sent + count, 50):
+            number = min(50, self.sent + count - first)
+            peer.session.send(events(first, number), peer.loop.now())
+        self.sent += count
+        peer.flush()
+
+    def finish(self, peer: Peer) -> None:
+        for frame in totals_frames({1: self.sent}):
+            peer.session.send(frame, peer.loop.now())
+        peer.close()
+
+    def requested(self, peer: Peer, number: int, body: Mapping[str, Any]) -> None:
+        if body.get("op") == clock.OP and self.skew is not None:
+            answer = clock.answer()
+            shifted = {name: answer[name] + self.skew for name in ("received", "sent", "wall")}
+            peer.session.reply(number, {"ok": True} | shifted, peer.loop.now())
+        else:
+            peer.session.reply(number, {"error": {"text": "not here"}}, peer.loop.now())
+
+    def complained(self, peer: Peer, problem: object) -> None:
+        self.problems.append(problem)
+
+    def closed(self, peer: Peer, why: str) -> None:
+        self.ended = why
+
+
+class Site:
+    """A collector that listens on a Unix socket, in a loop with its sources."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.loop = Loop()
+        self.connectors: list[Connector] = []
+        self.address = Address("unix", path=str(path / "socket"))
+        self.collector: Collector
+        self.listener: Listener
+
+    def open(self, merged: str = "", settings: Settings = Settings(), **options: Any) -> Collector:  # noqa: B008
+        place = Place(Folder(str(self.path / "in")), merged, Options(**options))
+        self.collector = Collector(self.loop, place, settings)
+        self.listener = listen(self.loop, self.address, self.collector.choose, self.collector.handler_for)
+        return self.collector
+
+    def close(self, kill: bool = False) -> None:
+        """Stop the collector; `kill`: as kill -9 does, nothing more is written."""
+        self.listener.close()
+        if kill:
+            for peer in list(self.listener.peers.values()):
+                if peer.transport is not None:
+                    peer.transport.close()
+                    peer.transport = None
+                self.loop.cancel(peer._timer)
+            self.loop.cancel(self.collector._commit)
+            for feed in self.collector.feeds.values():
+                self.loop.cancel(feed.timer)
+                if feed.store is not None and not feed.store.closed:
+                    feed.store.leave()
+        else:
+            self.collector.stop()
+        self.collector.place.folder.close()
+
+    def connect(self, source: Source, address: Address | None = None, **more: Any) -> Connector:
+        session = source.make(datagrams=(address or self.address).datagrams, **more)
+        once = [session]
+        connector = connect(self.loop, address or self.address, lambda: once.pop() if once else None, source)
+        self.connectors.append(connector)
+        return connector
+
+    def until(self, condition: Callable[[], object], seconds: float = 20.0) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, "it did not happen in time"
+            self.loop.turn(0.05)
+
+    def captures(self) -> list[Path]:
+        return sorted((self.path / "in").glob("*.pcapng"))
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path)
+    yield site
+    for connector in site.connectors:
+        connector.close()
+        connector.peer.detach("the test is over")
+    site.listener.close()
+    site.loop.close()
+
+
+def numbers(path: Path) -> list[int]:
+    found: list[int] = []
+    with Capture(str(path)) as capture:
+        for frames in capture:
+            found += [
+                struct.unpack("=QII", frame.payload)[2] for frame in frames if frame.header.type == Type.EVENT
+            ]
+        assert capture.problem is None
+    return found
+
+
+def complete(path: Path) -> int:
+    report = verify_file(str(path))
+    assert report.complete, report
+    return report.totals.stored
+
+
+def test_many_sources_each_into_its_capture(site: Site) -> None:
+    collector = site.open()
+    sources = [Source(f"host{number}") for number in range(50)]
+    for source in sources:
+        connector = site.connect(source)
+        source.peer = connector.peer
+    for _ in range(4):
+        for number, source in enumerate(sources):
+            assert source.peer is not None
+            source.give(100 + number, source.peer)
+        site.loop.turn(0.01)
+    for source in sources:
+        assert source.peer is not None
+        source.finish(source.peer)
+    site.until(lambda: all(source.ended is not None for source in sources) and not collector.feeds)
+    assert len(site.captures()) == 50
+    for number, source in enumerate(sources):
+        (path,) = (site.path / "in").glob(f"host{number}-*.pcapng")
+        assert complete(path) == 4 * (100 + number)
+        assert numbers(path) == list(range(source.sent))
+    site.close()
+    summary = collector.summary()
+    assert summary["events"] == sum(source.sent for source in sources) == 4 * sum(range(100, 150))
+    assert (summary["sessions"], summary["lost"], summary["errors"]) == (50, 0, 0)
+    assert summary["problems"] == []
+    assert {host["sessions"] for host in summary["hosts"]} == {1}
+    assert all(host["clock"]["error_ns"] < 1_000_000_000 for host in summary["hosts"])
+
+
+@pytest.mark.parametrize("kind", ["tcp", "udp"])
+def test_over_the_network(site: Site, kind: str) -> None:
+    site.address = Address(kind, "127.0.0.1", 0)
+    collector = site.open()
+    source = Source("there")
+    peer = site.connect(source, site.listener.address).peer
+    source.give(2000, peer)
+    source.finish(peer)
+    site.until(lambda: source.ended is not None and not collector.feeds)
+    assert complete(site.captures()[0]) == 2000
+    site.close()
+
+
+@pytest.mark.parametrize("host", ["../../../tmp/x", "/etc/passwd", "", "a\0b\n", "." * 300, "\u202eevil"])
+def test_a_host_name_stays_in_the_folder(site: Site, host: str) -> None:
+    collector = site.open()
+    source = Source(host)
+    peer = site.connect(source).peer
+    source.give(10, peer)
+    source.finish(peer)
+    site.until(lambda: source.ended is not None and not collector.feeds)
+    (path,) = site.captures()
+    assert complete(path) == 10
+    assert sorted(os.listdir(site.path)) == ["in", "socket"]
+    assert sorted(os.listdir(site.path / "in")) == [".sessions", path.name]
+    site.close()
+
+
+def test_who_sends_nothing_makes_no_file(site: Site) -> None:
+    collector = site.open(settings=QUICK)
+    source = Source("idle")
+    once = [Session(Role.SOURCE, initiator=True, about={"host": "idle"})]
+    connector = connect(site.loop, site.address, lambda: once.pop() if once else None, source)
+    site.connectors.append(connector)
+    site.until(lambda: connector.peer.session.state is State.ESTABLISHED)
+    connector.close()
+    connector.peer.detach("gone")
+    site.until(lambda: not collector.feeds)
+    assert site.captures() == []
+    site.close()
+    assert len(os.listdir(site.path / "in" / ".sessions")) == 1  # but it may be resumed
+    site.open()
+    assert site.captures() == []
+    site.close()
+
+
+@pytest.mark.parametrize("kill", [True, False])
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_collector_that_comes_back_goes_on(site: Site, kill: bool, merged: bool) -> None:
+    """Three times in the middle of the stream; each event is in the captures exactly once."""
+    target = str(site.path / "in" / "all.pcapng") if merged else ""
+    site.open(target)
+    sources = [Source("one"), Source("two")]
+    peers = [site.connect(source).peer for source in sources]
+    for _ in range(3):
+        for source, peer in zip(sources, peers, strict=True):
+            source.give(700, peer)
+        for _ in range(7):
+            site.loop.turn(0.01)
+        site.close(kill)
+        for source, peer in zip(sources, peers, strict=True):
+            source.give(300, peer)
+        site.open(target)
+    for source, peer in zip(sources, peers, strict=True):
+        source.finish(peer)
+    site.until(lambda: all(source.ended is not None for source in sources) and not site.collector.feeds)
+    site.close()
+    assert site.collector.problems == []
+    paths = site.captures()
+    assert len(paths) == (1 if merged else 2)
+    assert sum(complete(path) for path in paths) == 6000
+    assert sorted(number for path in paths for number in numbers(path)) == sorted([*range(3000)] * 2)
+    if not merged:
+        assert all(numbers(path) == list(range(3000)) for path in paths)
+
+
+def test_a_killed_collectors_captures_are_whole_as_soon_as_it_is_back(site: Site) -> None:
+    site.open()
+    connector = site.connect(Source("one"))
+    source = connector.peer.handler
+    assert isinstance(source, Source)
+    source.give(100, connector.peer)
+    site.until(lambda: connector.peer.session.unacknowledged == 0)
+    connector.close()
+    connector.peer.detach("it never comes again")
+    site.close(kill=True)
+    assert "no closing statistics" in verify_file(str(site.captures()[0])).problems[0]
+    site.open()
+    assert complete(site.captures()[0]) == 100
+    site.close()
+
+
+def test_a_source_that_missed_the_last_acknowledgement(site: Site) -> None:
+    """The session was over for the collector; one started anew makes no second capture and no second copy."""
+    collector = site.open()
+    source = Source("one")
+    connector = site.connect(source)
+    source.give(100, connector.peer)
+    source.finish(connector.peer)
+    site.until(lambda: source.ended is not None and not collector.feeds)
+    first = source.session
+    assert first is not None
+    site.close()
+    collector = site.open()
+    again = Source("one")
+    outbox = MemoryOutbox(1 << 20)
+    payloads = [*schema("one").frames(), events(0, 50), events(50, 50), *totals_frames({1: 100})]
+    for number, payload in enumerate(payloads):
+        outbox.put(number, payload)
+    about = {"host": "one"}
+    session = Session(Role.SOURCE, initiator=True, token=first.token, about=about, outbox=outbox, resume=True)
+    once = [session]
+    connector = connect(site.loop, site.address, lambda: once.pop() if once else None, again)
+    site.connectors.append(connector)
+    connector.peer.close()
+    site.until(lambda: again.ended is not None and not collector.feeds)
+    assert complete(site.captures()[0]) == 100
+    assert len(site.captures()) == 1
+    site.close()
+
+
+def test_a_session_that_expired_is_closed_and_can_still_go_on(site: Site) -> None:
+    collector = site.open(settings=QUICK)
+    source = Source("one")
+    peer = site.connect(source).peer
+    source.give(100, peer)
+    site.until(lambda: peer.session.unacknowledged == 0)
+    site.listener.close()
+    for other in list(site.listener.peers.values()):
+        other.detach("a cable is cut")
+    site.until(lambda: not collector.feeds)
+    assert complete(site.captures()[0]) == 100
+    site.listener = listen(site.loop, site.address, collector.choose, collector.handler_for)
+    source.give(100, peer)
+    source.finish(peer)
+    site.until(lambda: source.ended is not None and not collector.feeds)
+    assert numbers(site.captures()[0]) == list(range(200))
+    assert complete(site.captures()[0]) == 200
+    site.close()
+
+
+def test_nobody_takes_over_the_session_of_another(site: Site) -> None:
+    """On a Unix socket the other end's user is known; over TLS its certificate."""
+    collector = site.open()
+    source = Source("one")
+    peer = site.connect(source).peer
+    source.give(10, peer)
+    site.until(lambda: peer.session.unacknowledged == 0)
+    token = peer.session.token
+    site.close()
+    collector = site.open()
+    hello = type("H", (), {"role": Role.SOURCE, "token": token})()
+    with pytest.raises(KwireError, match="another's"):
+        collector.choose(hello, "uid:12345", "unix:/x")
+    with pytest.raises(KwireError, match="takes events and gives none"):
+        collector.choose(type("H", (), {"role": Role.SINK, "token": bytes(16)})(), "", "unix:/x")
+    site.close()
+
+
+def test_a_ledger_that_cannot_be_written_holds_the_acknowledgement_back(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collector = site.open()
+    monkeypatch.setattr(collectors, "AGAIN", 0.05)
+    source, other = Source("one"), Source("two")
+    peer, second = site.connect(source).peer, site.connect(other).peer
+    source.give(100, peer)
+    other.give(100, second)
+    site.until(lambda: peer.session.unacknowledged == second.session.unacknowledged == 0)
+    write, broken = Ledger.write, True
+
+    def refuse(self: Ledger, body: bytes) -> None:
+        if broken and peer.session.token.hex() in self.path:
+            raise LedgerError("write", self.path, "No space left on device")
+        write(self, body)
+
+    monkeypatch.setattr(Ledger, "write", refuse)
+    source.give(100, peer)
+    other.give(100, second)
+    site.until(lambda: second.session.unacknowledged == 0)
+    assert peer.session.unacknowledged == 2
+    assert any("No space left" in problem for problem in collector.problems)
+    broken = False
+    site.until(lambda: peer.session.unacknowledged == 0)
+    for one, its in ((source, peer), (other, second)):
+        one.finish(its)
+    site.until(lambda: not collector.feeds)
+    assert [numbers(path) for path in site.captures()] == [list(range(200))] * 2
+    site.close()
+
+
+def test_a_disk_that_fails_harms_one_session_only_and_for_a_while(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collector = site.open()
+    source, other = Source("one"), Source("two")
+    peer, second = site.connect(source).peer, site.connect(other).peer
+    source.give(100, peer)
+    other.give(100, second)
+    site.until(lambda: peer.session.unacknowledged == second.session.unacknowledged == 0)
+    take, fails = Store.take, [True]
+
+    def failing(self: Store, lane: Any, sequence: int, payload: Any) -> None:
+        take(self, lane, sequence, payload)
+        if fails and lane.token == peer.session.token:
+            fails.pop()
+            raise CaptureError("write", self.path, "Input/output error")
+
+    monkeypatch.setattr(Store, "take", failing)
+    source.give(500, peer)
+    other.give(500, second)
+    site.until(lambda: not fails)
+    source.finish(peer)
+    other.finish(second)
+    site.until(lambda: source.ended is not None and other.ended is not None and not collector.feeds)
+    assert any("Input/output error" in problem for problem in collector.problems)
+    assert [complete(path) for path in site.captures()] == [600, 600]
+    assert [numbers(path) for path in site.captures()] == [list(range(600))] * 2
+    site.close()
+
+
+def test_a_folder_that_cannot_be_written_is_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    collector = site.open()
+    monkeypatch.setattr(collectors, "AGAIN", 0.05)
+    opened, full = Store._open, True
+
+    def refusing(self: Store, *arguments: Any) -> None:
+        if full:
+            raise CaptureError("open capture", "x", "no room for its beginning")
+        opened(self, *arguments)
+
+    monkeypatch.setattr(Store, "_open", refusing)
+    source = Source("one")
+    peer = site.connect(source).peer
+    source.give(1000, peer)
+    site.until(lambda: collector.problems)
+    assert peer.session.unacknowledged > 0
+    full = False
+    source.finish(peer)
+    site.until(lambda: source.ended is not None and not collector.feeds)
+    assert numbers(site.captures()[0]) == list(range(1000))
+    site.close()
+
+
+def test_a_merged_capture_goes_by_our_clock(site: Site) -> None:
+    target = site.path / "in" / "all.pcapng"
+    collector = site.open(str(target))
+    skews = {"ahead": 3_000_000_000, "behind": -7_000_000_000, "right": 0}
+    sources = [Source(host, skew) for host, skew in skews.items()]
+    for source in sources:
+        peer = site.connect(source).peer
+        source.give(200, peer)
+        source.finish(peer)
+    site.until(lambda: all(source.ended is not None for source in sources) and not collector.feeds)
+    site.close()
+    assert complete(target) == 600
+    began = WALL - MONOTONIC
+    ours = time.time_ns() - time.monotonic_ns()
+    with Capture(str(target)) as capture:
+        list(capture)
+        schemas = list(capture.schemas.values())
+        comments = " ".join(
+            comment for interface in capture.sections[0].interfaces for comment in interface.comments
+        )
+    assert {schema.host for schema in schemas} == set(skews)
+    for schema in schemas:
+        assert schema.clock is not None
+        placed = schema.clock.wall - schema.clock.monotonic  # wall time of its monotonic 0
+        assert abs(placed - (ours - skews[schema.host])) < 100_000_000, (schema.host, began)
+    clocks = {host["host"]: host["clock"]["wall_ns"] for host in collector.summary()["hosts"]}
+    assert {host: round(-offset / 1e9) for host, offset in clocks.items()} == {
+        "ahead": 3,
+        "behind": -7,
+        "right": 0,
+    }
+    assert "end of capture" in comments
+
+
+def test_an_agent_without_a_clock_keeps_its_own(site: Site) -> None:
+    target = site.path / "in" / "all.pcapng"
+    collector = site.open(str(target))
+    source = Source("old", skew=None)
+    peer = site.connect(source).peer
+    source.give(10, peer)
+    source.finish(peer)
+    site.until(lambda: source.ended is not None and not collector.feeds)
+    site.close()
+    assert complete(target) == 10
+    with Capture(str(target)) as capture:
+        list(capture)
+        assert capture.schemas[1].clock == Clock("monotonic", MONOTONIC, WALL)
+
+
+class Answering(Source):
+    """An agent that listens, and traces when it is asked to."""
+
+    def __init__(self, host: str, refuses: bool = False) -> None:
+        super().__init__(host)
+        self.refuses, self.asked = refuses, 0
+
+    def established(self, peer: Peer) -> None:
+        self.peer = peer
+
+    def requested(self, peer: Peer, number: int, body: Mapping[str, Any]) -> None:
+        if body.get("op") == "trace" and not self.refuses:
+            self.asked += 1
+            peer.session.reply(number, {"ok": True, "probes": 1}, peer.loop.now())
+            self.give(100, peer)
+        elif body.get("op") == "stop":
+            peer.session.reply(number, {"ok": True}, peer.loop.now())
+            self.finish(peer)
+        else:
+            super().requested(peer, number, body)
+
+
+def fetching(site: Site, source: Answering) -> tuple[Listener, Connector]:
+    """A listening source, and the collector's connector to it."""
+    address = Address("unix", path=str(site.path / source.host))
+
+    def choose(hello: Any, identity: str, place: str) -> Session:
+        if source.session is None or source.session.token != hello.token:
+            source.session = Session(
+                Role.SOURCE, initiator=False, token=hello.token, about={"host": source.host}
+            )
+            source.sent = 0
+            for frame in () if source.refuses else schema(source.host).frames():
+                source.session.send(frame, time.monotonic())
+        return source.session
+
+    listener = listen(site.loop, address, choose, lambda session: source)
+    collector = site.collector
+    connector = connect(site.loop, address, lambda: collector.fetch(address), collector)
+    site.connectors.append(connector)
+    return listener, connector
+
+
+def test_agents_that_listen_are_asked_for_their_traces(site: Site) -> None:
+    site.open()
+    source = Answering("web1")
+    listener, connector = fetching(site, source)
+    site.until(lambda: site.collector.events == 100)
+    assert site.collector.end_traces()
+    connector.close()
+    site.until(lambda: source.ended is not None and not site.collector.feeds)
+    assert source.asked == 1
+    assert complete(site.captures()[0]) == 100
+    site.close()
+    listener.close()
+
+
+def test_a_collector_that_comes_back_to_a_listening_agent_asks_for_no_second_trace(site: Site) -> None:
+    site.open()
+    source = Answering("web1")
+    listener, connector = fetching(site, source)
+    site.until(lambda: site.collector.events == 100)
+    connector.close()
+    site.close()
+    assert source.peer is not None
+    source.give(100, source.peer)
+    site.open()
+    address = Address("unix", path=str(site.path / "web1"))
+    connector = connect(site.loop, address, lambda: site.collector.fetch(address), site.collector)
+    site.connectors.append(connector)
+    site.until(lambda: site.collector.events == 200)
+    assert source.asked == 1
+    connector.close()
+    assert site.collector.end_traces()
+    site.until(lambda: source.ended is not None and not site.collector.feeds)
+    assert numbers(site.captures()[0]) == list(range(200))
+    assert complete(site.captures()[0]) == 200
+    site.close()
+    listener.close()
+
+
+def test_an_agent_that_refuses_is_said(site: Site) -> None:
+    site.open()
+    listener, connector = fetching(site, Answering("web1", refuses=True))
+    site.until(lambda: connector.closed)
+    assert any("not here" in problem for problem in site.collector.problems)
+    assert site.captures() == []
+    site.close()
+    listener.close()
+
+
+def test_frames_that_are_not_sound_are_said_and_the_session_goes_on(site: Site) -> None:
+    collector = site.open()
+    source = Source("one")
+    peer = site.connect(source).peer
+    peer.session.send(bytes(40), site.loop.now())
+    source.give(10, peer)
+    source.finish(peer)
+    site.until(lambda: source.ended is not None and not collector.feeds)
+    site.close()
+    summary = collector.summary()
+    assert (summary["errors"], summary["events"]) == (1, 10)
+    assert "LENGTH_BELOW_HEADER" in summary["problems"][0]

@@ -1,0 +1,303 @@
+"""`kwire collect` as processes: killed and started again, confined, on a full disk, with real agents."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kwire.capture.reader import Capture
+from kwire.capture.verify import verify_file, verify_set
+from kwire.wire.frame import Type
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = [sys.executable, "-m", "kwire.cli.main"]
+REPLAY = [sys.executable, str(ROOT / "bench" / "replay.py")]
+
+
+class Commands:
+    """Processes of this test; they end with it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.address = f"unix:{path}/socket"
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            command, cwd=self.path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        self.processes.append(process)
+        return process
+
+    def collect(self, *arguments: str, listen: bool = True) -> subprocess.Popen[str]:
+        """A collector that is ready."""
+        where = ["--listen", self.address] if listen else []
+        process = self.start(*COMMAND, "collect", *where, "--json", *arguments)
+        if listen:
+            assert process.stderr is not None
+            line = process.stderr.readline()
+            assert "collecting at" in line, line + process.stderr.read()
+        return process
+
+    def replay(self, events: int, *arguments: str) -> subprocess.Popen[str]:
+        return self.start(*REPLAY, self.address, str(events), *arguments)
+
+    @staticmethod
+    def summary(process: subprocess.Popen[str], stop: int = signal.SIGINT) -> dict[str, Any]:
+        """Stop a collector; what it says at the end."""
+        if process.poll() is None:
+            process.send_signal(stop)
+        out, err = process.communicate(timeout=30)
+        assert "Traceback" not in err, err
+        assert out, err
+        summary: dict[str, Any] = json.loads(out)
+        return summary | {"status": process.returncode, "said": err}
+
+    @staticmethod
+    def sent(process: subprocess.Popen[str]) -> dict[str, Any]:
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        told: dict[str, Any] = json.loads(out)
+        return told
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> Iterator[Commands]:
+    commands = Commands(tmp_path)
+    yield commands
+    for process in commands.processes:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def stored(*paths: Path) -> int:
+    """Events in captures that are complete."""
+    reports = [verify_file(str(path)) for path in paths]
+    assert all(report.complete for report in reports), reports
+    assert verify_set(reports) == []
+    return sum(report.totals.stored for report in reports)
+
+
+def times(path: Path) -> list[int]:
+    """The timestamps in a capture, in the order of the file."""
+    found: list[int] = []
+    with Capture(str(path)) as capture:
+        for frames in capture:
+            found += [
+                int.from_bytes(frame.payload[:8], sys.byteorder)
+                for frame in frames
+                if frame.header.type == Type.EVENT
+            ]
+    return found
+
+
+def status(process: subprocess.Popen[str]) -> dict[str, str]:
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def test_what_is_sent_is_collected_and_said(commands: Commands) -> None:
+    collector = commands.collect("-w", "in")
+    told = commands.sent(commands.replay(50_000))
+    assert (told["events"], told["lost"]) == (50_000, 0)
+    summary = commands.summary(collector)
+    assert summary["status"] == 0
+    (host,) = summary["hosts"]
+    assert (host["host"], host["events"], host["lost"], host["errors"]) == ("replay", 50_000, 0, 0)
+    assert "replay: 50,000 events, none lost, in in/replay-" in summary["said"]
+    (file,) = host["files"]
+    assert stored(commands.path / file) == 50_000
+
+
+def test_it_has_no_privileges_and_few_system_calls(commands: Commands) -> None:
+    collector = commands.collect("-w", "in")
+    until(lambda: int(status(collector)["CapEff"], 16) == 0)
+    found = status(collector)
+    assert int(found["CapPrm"], 16) == int(found["CapBnd"], 16) == 0
+    assert found["NoNewPrivs"] == "1"
+    if found.get("Seccomp") is not None:
+        until(lambda: status(collector)["Seccomp"] == "2")
+    assert commands.sent(commands.replay(1000, "--agents", "5"))["events"] == 5000
+    assert commands.summary(collector)["events"] == 5000
+
+
+@pytest.mark.parametrize("options", [(), ("--rotate", "1M"), ("--sync",), ("--merge", "in/all.pcapng")])
+def test_killed_again_and_again_nothing_is_lost_and_nothing_twice(
+    commands: Commands, options: tuple[str, ...]
+) -> None:
+    """kill -9 at moments of its own choice, while a source sends 100,000 events a second."""
+    where = () if "--merge" in options else ("-w", "in")
+    collector = commands.collect(*where, *options)
+    replay = commands.replay(150_000, "--rate", "100000", "--numbered")
+    for pause in (0.45, 0.2, 0.35):
+        time.sleep(pause)
+        collector.kill()
+        collector.communicate()
+        collector = commands.collect(*where, *options)
+    told = commands.sent(replay)
+    assert (told["events"], told["lost"]) == (150_000, 0)
+    summary = commands.summary(collector)
+    assert summary["problems"] == []
+    paths = sorted((commands.path / "in").glob("*.pcapng"))
+    assert stored(*paths) == 150_000
+    assert [time for path in paths for time in times(path)] == list(range(0, 150_000_000, 1000))
+
+
+def test_sigterm_leaves_sessions_for_the_next_one(commands: Commands) -> None:
+    collector = commands.collect("-w", "in")
+    replay = commands.replay(60_000, "--rate", "50000")
+    time.sleep(0.6)
+    first = commands.summary(collector, signal.SIGTERM)
+    assert first["status"] == 0
+    (path,) = (commands.path / "in").glob("*.pcapng")
+    assert stored(path) == first["events"] > 0  # whole at this moment too
+    collector = commands.collect("-w", "in")
+    assert commands.sent(replay)["lost"] == 0
+    summary = commands.summary(collector)
+    assert summary["events"] == stored(path) == 60_000
+
+
+def test_it_ends_by_time_and_by_number(commands: Commands) -> None:
+    collector = commands.collect("-w", "in", "-n", "1000")
+    commands.replay(1_000_000, "--rate", "20000")
+    out, _ = collector.communicate(timeout=20)
+    assert 1000 <= json.loads(out)["events"] < 1_000_000
+    collector = commands.collect("-w", "in", "-d", "300ms")
+    assert collector.wait(timeout=20) == 0
+
+
+def test_two_collectors_do_not_share_a_folder(commands: Commands) -> None:
+    commands.collect("-w", "in")
+    second = commands.start(*COMMAND, "collect", "--listen", f"unix:{commands.path}/other", "-w", "in")
+    _, err = second.communicate(timeout=20)
+    assert second.returncode == 1
+    assert err == ("kwire: write to in: another collector writes there; give each collector its own folder\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["-w", "x"], "from whom?"),
+        (["--listen", "tcp:0.0.0.0:0"], "--insecure"),
+        (["--listen", "nonsense"], "nonsense"),
+        (["--listen", "unix:s", "-w", "a", "--merge", "b"], "exclude each other"),
+        (["--listen", "unix:s", "-w", "/proc/nothing"], "write to /proc/nothing"),
+        (["--listen", "tls:localhost:0", "--tls-cert", "/nothing"], "use TLS"),
+    ],
+)
+def test_what_cannot_be_is_said_in_a_line(commands: Commands, arguments: list[str], says: str) -> None:
+    done = commands.start(*COMMAND, "collect", *arguments)
+    _, err = done.communicate(timeout=20)
+    assert done.returncode == 1
+    assert says in err
+    assert err.count("\n") == 1
+
+
+def test_a_source_over_udp_through_the_filter(commands: Commands) -> None:
+    commands.address = "udp:127.0.0.1:17863"
+    collector = commands.collect("-w", "in")
+    assert commands.sent(commands.replay(5000))["lost"] == 0
+    assert commands.summary(collector)["events"] == 5000
+
+
+def test_a_source_over_tls_through_the_filter(commands: Commands, certs: Path) -> None:
+    commands.address = "tls:localhost:17864"
+    files = [
+        part for name in ("cert", "key", "ca") for part in (f"--tls-{name}", f"{certs}/collector/{name}.pem")
+    ]
+    collector = commands.collect("-w", "in", *files)
+    assert commands.sent(commands.replay(20_000, "--tls", f"{certs}/agent"))["lost"] == 0
+    summary = commands.summary(collector)
+    assert (summary["events"], summary["problems"]) == (20_000, [])
+
+
+ON_A_SMALL_DISK = """
+import ctypes, glob, os, shutil, signal, sys
+target, work, address = sys.argv[1:4]
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.unshare(0x20000):
+    sys.exit(77)
+libc.mount(None, b"/", None, 0x44000, None)  # private, recursive
+if libc.mount(b"tmpfs", work.encode(), b"tmpfs", 0, b"size=3m"):
+    sys.exit(77)
+child = os.fork()
+if not child:
+    from kwire.cli.main import main
+    os._exit(main(["collect", "--listen", address, "-w", work + "/in", "--json"]))
+signal.signal(signal.SIGINT, lambda *_: os.kill(child, signal.SIGINT))
+status = os.waitpid(child, 0)[1]
+for path in glob.glob(work + "/in/*.pcapng"):
+    shutil.copy(path, target)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_a_full_disk_loses_counts_and_serves_on(commands: Commands) -> None:
+    """More than fits, from two sources one after the other: all is in the captures, or counted in them."""
+    (commands.path / "work").mkdir()
+    (commands.path / "out").mkdir()
+    collector = commands.start(
+        sys.executable,
+        "-c",
+        ON_A_SMALL_DISK,
+        f"{commands.path}/out",
+        f"{commands.path}/work",
+        commands.address,
+    )
+    until(lambda: collector.poll() is not None or (commands.path / "socket").exists())
+    if collector.poll() == 77:
+        pytest.skip("a file system cannot be mounted here")
+    small = commands.replay(100, "--host", "small", "--hold", "1.5")
+    until(lambda: list((commands.path / "socket").parent.glob("socket")))
+    time.sleep(0.5)
+    assert commands.sent(commands.replay(100_000, "--host", "large"))["lost"] == 0
+    assert commands.sent(small)["lost"] == 0
+    summary = commands.summary(collector)
+    hosts = {host["host"]: host for host in summary["hosts"]}
+    assert (hosts["small"]["events"] + hosts["small"]["lost"]) == 100
+    assert hosts["large"]["events"] + hosts["large"]["lost"] == 100_000
+    assert set(hosts["large"]["causes"]) == {"the receiver's disk was full"}
+    reports = {path.name.split("-")[0]: verify_file(str(path)) for path in (commands.path / "out").iterdir()}
+    for host, report in reports.items():
+        assert report.problems == []
+        assert report.totals.produced == {"small": 100, "large": 100_000}[host]
+        assert report.totals.lost == hosts[host]["lost"]
+    assert hosts["large"]["lost"] > 0
+
+
+@pytest.mark.live
+def test_real_agents_come_and_go(commands: Commands) -> None:
+    """Two agents with a command each; the collector is killed in between."""
+    program = "import os, time\nfor n in range(20):\n for m in range(2000): os.getppid()\n time.sleep(.05)"
+    load = f"{sys.executable} -c '{program}'"
+    collector = commands.collect("-w", "in")
+    agent = [*COMMAND, "agent", "--to", commands.address, "tracepoint:syscalls:sys_enter_getppid", "--json"]
+    agents = [commands.start(*agent, "--name", f"web{number}", "-c", load) for number in range(2)]
+    until(lambda: len(list((commands.path / "in").glob("*.pcapng"))) == 2)
+    collector.kill()
+    collector.communicate()
+    collector = commands.collect("-w", "in")
+    told = [json.loads(agent.communicate(timeout=60)[0]) for agent in agents]
+    summary = commands.summary(collector)
+    hosts = {host["host"]: host for host in summary["hosts"]}
+    for number, said in enumerate(told):
+        (path,) = (commands.path / "in").glob(f"web{number}-*.pcapng")
+        assert said["lost"] == 0
+        assert stored(path) == said["events"] >= 40_000
+        assert hosts[f"web{number}"]["events"] == said["events"]
