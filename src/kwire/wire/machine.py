@@ -290,10 +290,16 @@ class Machine:
         return why
 
     def _give_up(self, value: Any) -> str:
-        """The value is a text that says why, or the WELCOME that knows nothing."""
+        """The value is a text that says why, or the WELCOME that knows nothing, or more than we sent.
+
+        A sink that has more than we know of has all that we have: we were restarted from an older state.
+        """
         self._leave()
+        ahead = isinstance(value, Got) and value.said.resume and not value.said.unknown
         if self._sender is not None:
-            self._happened.append(Abandoned(self._sender.unacknowledged()))
+            self._happened.append(Abandoned([] if ahead else self._sender.unacknowledged()))
+        if ahead:
+            return "the sink has more than was sent"
         return "the peer does not know the session" if isinstance(value, Got) else str(value or "")
 
     def _leave(self) -> None:
