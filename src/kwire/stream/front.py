@@ -23,9 +23,6 @@ from kwire.wire.session import Role, Session, Settings, State
 CHUNK: Final = 1 << 18
 """Bytes read from a worker at a time."""
 
-RESERVE: Final = 1 << 17
-"""Room that a session must have before its worker is read: more than one payload."""
-
 ENDING: Final = 10.0
 """Seconds that the traces have to end when the agent is stopped."""
 
@@ -159,7 +156,7 @@ class Client(Ignore):
             session.request(ended, now)
             peer.close(str(ended.get("why", "")))
             return
-        self._pause(bool(self._held) or session.room < RESERVE)
+        self._pause(bool(self._held))  # the peer says when there is room again
         peer.flush()
 
     def _pause(self, pause: bool) -> None:
