@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 
 from kwire.cli import decode
+from kwire.wire.control import BYE_KEYS, ERROR_KEYS, HELLO_KEYS, WELCOME_KEYS, Key
 from kwire.wire.fields import TYPES as FIELD_TYPES
 from kwire.wire.fields import Field
 from kwire.wire.frame import ERRORS, MAX_EVENT, TYPES, Code, Type, build, checksum
 from kwire.wire.hextext import parse
 from kwire.wire.messages import CAUSES, PAYLOAD, Cause, Lost
 from kwire.wire.schema import MAX_FIELD_BYTES, MAX_FIELDS, Clock, Schema
+from kwire.wire.settings import LIMITS, Settings
+from kwire.wire.transitions import TABLE, Action, Input, State
 
 TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
 Rows = list[list[str]]
@@ -124,3 +127,84 @@ def test_the_example(capsys: pytest.CaptureFixture[str]) -> None:
     decode.configure(parser)
     assert decode.run(parser.parse_args(["--hex", dump])) == 0
     assert capsys.readouterr().out.strip() == explained.strip()
+
+
+# ---- sessions
+
+
+def test_keys_of_control_maps() -> None:
+    for keys, holding in (
+        (HELLO_KEYS, "versions"),
+        (WELCOME_KEYS, "refused"),
+        (ERROR_KEYS, "code"),
+        (BYE_KEYS, "reason"),
+    ):
+        assert table("key", "type", "", "meaning", holding=holding) == keys_table(keys)
+
+
+def test_states_inputs_and_actions() -> None:
+    assert table("state", "meaning", holding="CLOSED") == [[state.name, state.value] for state in State]
+    assert table("input", "when", holding="CONNECT") == [[input.name, input.value] for input in Input]
+    actions = table("action", "what is done", holding="REFUSE")
+    assert actions == [[action.name, action.value] for action in Action if action is not Action.NEVER]
+
+
+def test_transitions() -> None:
+    head = ["input", *(state.name for state in State)]
+    assert table(*head, holding="CONNECT") == transitions()
+
+
+def test_the_diagram() -> None:
+    assert diagram() in TEXT
+
+
+def test_timers_and_limits() -> None:
+    rows = table("name", "default", "range", "unit", "meaning", holding="keepalive")
+    assert rows == limits()
+    assert Settings._fields == tuple(LIMITS)
+    assert tuple(Settings()) == tuple(limit.default for limit in LIMITS.values())
+    for limit in LIMITS.values():
+        assert limit.low <= limit.default <= limit.high
+
+
+def keys_table(keys: dict[str, Key]) -> Rows:
+    return [
+        [name, key.type, "required" if key.required else "", key.meaning.strip("`")]
+        for name, key in keys.items()
+    ]
+
+
+def transitions() -> Rows:
+    """One row for each input: what it does in each state."""
+
+    def cell(state: State, input: Input) -> str:
+        rule = TABLE[state][input]
+        if rule.action is Action.NEVER:
+            return "—"
+        return rule.action.name if rule.next is state else f"{rule.action.name} → {rule.next.name}"
+
+    return [[input.name, *(cell(state, input) for state in State)] for input in Input]
+
+
+def diagram() -> str:
+    """Every change of state, as a diagram that is text: the inputs that lead from one state to another."""
+    edges: dict[tuple[State, State], list[str]] = {}
+    for state, rules in TABLE.items():
+        for input, rule in rules.items():
+            if rule.next is not state:
+                edges.setdefault((state, rule.next), []).append(input.name)
+    lines = [f"    {old.name} --> {new.name}: {', '.join(inputs)}" for (old, new), inputs in edges.items()]
+    return "\n".join(["```mermaid", "stateDiagram-v2", *lines, "```"])
+
+
+def limits() -> Rows:
+    def shown(value: float) -> str:
+        for unit, size in (("Gi", 1 << 30), ("Mi", 1 << 20), ("Ki", 1 << 10)):
+            if value >= size and value == int(value) and int(value) % size == 0:
+                return f"{int(value) // size} {unit}"
+        return f"{value:g}"
+
+    return [
+        [name, shown(limit.default), f"{shown(limit.low)} to {shown(limit.high)}", limit.unit, limit.meaning]
+        for name, limit in LIMITS.items()
+    ]

@@ -92,6 +92,11 @@ WELCOME_KEYS: dict[str, Key] = {
     ),
     "refused": Key("text", False, "why the session is refused"),
 }
+ERROR_KEYS: dict[str, Key] = {
+    "code": Key("integer", True, "a number of section 2"),
+    "message": Key("text", False, "for people: what was found, where, and what was expected"),
+}
+BYE_KEYS: dict[str, Key] = {"reason": Key("text", False, "for people: why the session ends")}
 
 
 class Hello(NamedTuple):

@@ -231,7 +231,7 @@ class DatagramSender(Sender):
             self.fast += 1
             self._threshold = self._room = max(self._pipe // 2, 2 * self._largest)
             self._lose(hole)
-        limit = _third_from_top(above)
+        limit = _third_from_top(above, hole)
         for first, last in above:
             for step in range(min(max(distance(hole, first), 0), len(self._flights))):
                 number = (hole + step) & MASK
@@ -269,7 +269,7 @@ def _news(ranges: Ranges, before_: Ranges, base: int, top: int) -> Iterator[int]
             first = (first + 1) & MASK
 
 
-def _third_from_top(ranges: Ranges) -> int:
+def _third_from_top(ranges: Ranges, hole: int) -> int:
     """What comes before this number counts as lost: DUPLICATES frames after it have come."""
     left = DUPLICATES
     for first, last in reversed(ranges):
@@ -277,4 +277,4 @@ def _third_from_top(ranges: Ranges) -> int:
         if count >= left:
             return (last - left + 1) & MASK
         left -= count
-    return ranges[0][0]
+    return hole
