@@ -74,8 +74,8 @@ class Loop:
         self._signalled: list[int] = []
         self.buffer = memoryview(bytearray(BUFFER_SIZE))
         """What is received lies here until the callback that received it returns."""
-        self.lingering = 0
-        """Sockets that are only waiting to be closed in order."""
+        self.lingering: dict[int, Callable[[], None]] = {}
+        """Sockets that are only waiting to be closed in order: descriptor → what closes one."""
 
     def now(self) -> float:
         """Seconds of CLOCK_MONOTONIC."""
@@ -172,7 +172,12 @@ class Loop:
                 callback()
 
     def close(self) -> None:
-        """Give back the signals and the loop's own descriptors; those that were added stay open."""
+        """Give back the signals and the loop's own descriptors; those that were added stay open.
+
+        What lingers is closed.
+        """
+        for close in list(self.lingering.values()):
+            close()
         for number, before in self._signals.items():
             signal.signal(number, before)
         self._signals = {}

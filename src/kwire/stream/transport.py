@@ -249,10 +249,10 @@ class Lingering:
         except OSError:
             connected.close()
             return
-        if loop.lingering >= MAX_LINGERING:
+        if len(loop.lingering) >= MAX_LINGERING:
             connected.close()
             return
-        loop.lingering += 1
+        loop.lingering[connected.fileno()] = self._close
         loop.add(connected.fileno(), READ, self._swallow)
         self._timer = loop.at(loop.now() + LINGER, self._close)
 
@@ -267,7 +267,7 @@ class Lingering:
             self._close()
 
     def _close(self) -> None:
-        self._loop.lingering -= 1
+        self._loop.lingering.pop(self._socket.fileno(), None)
         self._loop.cancel(self._timer)
         self._loop.remove(self._socket.fileno())
         self._socket.close()
