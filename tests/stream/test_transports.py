@@ -458,6 +458,33 @@ def test_a_busy_peer_does_not_starve_the_others(net: Any, event: Callable[..., b
             assert turns < 50
 
 
+def test_a_source_that_fills_its_outbox_whenever_it_is_told_gets_everything_through(
+    net: Any, event: Callable[..., bytes]
+) -> None:
+    from kwire.stream.peer import Ignore
+
+    payload = event(1) * 900
+
+    class Filler(Ignore):
+        left = 200
+
+        def established(self, peer: Peer) -> None:
+            self.writable(peer)
+
+        def writable(self, peer: Peer) -> None:
+            while self.left and peer.session.room >= len(payload):
+                peer.session.send(payload, peer.loop.now())
+                self.left -= 1
+            if not self.left:
+                peer.close()
+            peer.flush()
+
+    listener = net.listen()
+    connector = net.connect(listener.address, Filler(), settings=QUICK._replace(memory=500_000))
+    net.until(lambda: connector.closed)
+    assert net.sink(connector).payloads == [payload] * 200
+
+
 def test_limits_are_a_table() -> None:
     assert Limits()._fields == (
         *("sessions", "per_address", "half_open", "half_open_per_address", "half_open_seconds", "refusals"),

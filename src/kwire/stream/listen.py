@@ -21,7 +21,7 @@ from kwire.stream.bind import bind, inode, origin
 from kwire.stream.datagram import Cookies, DatagramServer, ServedTransport
 from kwire.stream.loop import READ, Loop, Timer
 from kwire.stream.peer import Handler, Peer
-from kwire.stream.transport import StreamTransport, TlsTransport, Transport, prepare, unix_identity
+from kwire.stream.transport import Buffer, StreamTransport, TlsTransport, Transport, prepare, unix_identity
 from kwire.stream.watch import Watch
 from kwire.wire.control import Hello, hello_problem, peek_hello, refusal
 from kwire.wire.frame import Flag
@@ -206,6 +206,11 @@ class Listener:
         oldest.drop()
         return True
 
+    def note(self, name: str, data: Buffer, effect: str) -> None:
+        """Show what a stranger said, where somebody watches."""
+        if self._watch:
+            self._watch.stranger(name, data, effect)
+
     def forget(self, greeting: Greeting) -> None:
         """It has been heard out, or dropped."""
         if greeting in self._greetings:
@@ -220,18 +225,21 @@ class Listener:
 
     def _stranger(self, server: DatagramServer, data: memoryview, place: SockAddress) -> None:
         """A datagram from an address without a session: only a HELLO is answered."""
+        name = name_of("udp", place)
         hello = peek_hello(data)
         if hello is None:
-            return
-        if not self._cookies.good(hello, place):
+            self.note(name, data, "nothing: a stranger may only say HELLO")
+        elif self._cookies.good(hello, place):
+            why = self.admit(hello, bytes(data), ServedTransport(server, place), origin(place))
+            if why and self.may_refuse():
+                server.send(refusal(hello, why, Flag.CHECKSUM), place)
+        else:
             challenge = self._cookies.challenge(hello, place)
             if len(challenge) <= len(data):
                 server.send(challenge, place)
-            return
-        transport = ServedTransport(server, place)
-        why = self.admit(hello, bytes(data), transport, origin(place))
-        if why and self.may_refuse():
-            server.send(refusal(hello, why, Flag.CHECKSUM), place)
+                self.note(name, data, "its address is to be proven: WELCOME with a cookie is sent")
+            else:
+                self.note(name, data, "nothing: an answer would be longer")
 
     # ------------------------------------------------------------------ sessions
 
@@ -239,16 +247,15 @@ class Listener:
         """Give the one that said `hello` its session, and that what was `heard`; or say why not."""
         try:
             session = self._choose(hello, transport.identity, transport.name)
+            why = self._objection(session, transport, host)
         except KwireError as error:
-            return error.cause
-        if session is None:
-            return "not wanted here"
+            session, why = None, error.cause
+        if session is None or why:
+            why = why or "not wanted here"
+            self.note(transport.name, heard, f"it gets no session: {why}")
+            return why
         peer = self.peers.get(session)
         if peer is None:
-            if len(self.peers) >= self.limits.sessions:
-                return "too many sessions"
-            if self._counts.get(host, 0) >= self.limits.per_address:
-                return "too many sessions of this address"
             peer = Peer(self.loop, session, self._handler_for(session))
             peer.host = host
             peer.on_ended = self._ended
@@ -256,13 +263,22 @@ class Listener:
             _count(self._counts, host, 1)
             if self._watch:
                 self._watch.follow(peer)
-        elif peer.identity != transport.identity:
-            return "the session is another's"
         peer.attach(transport)
         peer.received(memoryview(heard))
         peer.settled()
         if session.state is State.LISTENING:  # it wanted to resume what is not known, and was told so
             peer.end("it is not known here")
+        return ""
+
+    def _objection(self, session: Session | None, transport: Transport, host: str) -> str:
+        """Why this session may not be had over this transport; empty where it may."""
+        peer = self.peers.get(session) if session else None
+        if peer is not None:
+            return "" if peer.identity == transport.identity else "the session is another's"
+        if len(self.peers) >= self.limits.sessions:
+            return "too many sessions"
+        if self._counts.get(host, 0) >= self.limits.per_address:
+            return "too many sessions of this address"
         return ""
 
     def may_refuse(self) -> bool:
@@ -337,7 +353,9 @@ class Greeting:
     def received(self, data: memoryview) -> None:
         """Collect the HELLO; whatever cannot be one ends it."""
         self._heard += data
-        if hello_problem(self._heard) is not None:
+        problem = hello_problem(self._heard)
+        if problem is not None:
+            self._listener.note(self._name, self._heard, f"it is no HELLO: {problem}; closed")
             self.drop()
             return
         hello = peek_hello(self._heard)

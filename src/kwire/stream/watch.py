@@ -11,8 +11,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from kwire.wire.frame import TYPES, Type
+from kwire.stream.transport import Buffer
+from kwire.wire.frame import HEADER_SIZE, TYPES, Header, Type, read_header
 from kwire.wire.happenings import Watched
+from kwire.wire.transitions import State
 
 if TYPE_CHECKING:
     from kwire.stream.peer import Peer
@@ -36,7 +38,17 @@ class Watch:
 
     def show(self, peer: Peer, watched: Watched) -> None:
         """Show one frame."""
-        seen = self.describe(peer.address, watched)
+        self._say(self.describe(peer.address, watched))
+
+    def stranger(self, address: str, data: Buffer, effect: str) -> None:
+        """Show the frame at the start of `data`, of one that has no session."""
+        if len(data) < HEADER_SIZE:
+            header = Header(0, 0, 0, 0, 0)
+        else:
+            header = read_header(data)
+        self._say(self.describe(address, Watched("in", header, [], effect, State.LISTENING, State.LISTENING)))
+
+    def _say(self, seen: dict[str, Any]) -> None:
         if self._json:
             import json
 
