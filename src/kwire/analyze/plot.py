@@ -58,6 +58,12 @@ def _seconds(stats: Stats) -> Any:
     return (np.arange(len(timeline.counts)) + 0.5) * timeline.width / 1e9
 
 
+def _extent(stats: Stats) -> float:
+    """Seconds from the first bin to the end of the last."""
+    timeline = stats.tables[0].rhythm.timeline
+    return float(timeline.width * len(timeline.counts) / 1e9)
+
+
 def _rates(axes: Any, stats: Stats) -> None:
     clock = WallClock()
     axes.set_title("events a second")
@@ -83,8 +89,10 @@ def _rates(axes: Any, stats: Stats) -> None:
         first, last = ((schema.wall(time) - stats.first) / 1e9 for time in (loss.first, loss.last))
         said = {} if number else {"label": "events lost"}
         axes.axvspan(first, max(last, first + seconds[0] / 2), color="red", alpha=0.3, **said)
+    axes.set_xlim(0, _extent(stats))
     axes.set_ylim(bottom=0)
-    axes.legend(fontsize="small", loc="upper right")
+    axes.yaxis.set_major_formatter(lambda value, _: short(value))
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def _heat(figure: Any, axes: Any, stats: Stats) -> None:
@@ -108,18 +116,17 @@ def _heat(figure: Any, axes: Any, stats: Stats) -> None:
     rows = np.flatnonzero(heat.sum(axis=0))
     low, high = max(int(rows[0]) - 1, 0), min(int(rows[-1]) + 1, BITS)
     shown = np.ma.masked_equal(heat[:, low : high + 1].T, 0)
-    width = stats.tables[0].rhythm.timeline.width * len(heat) / 1e9
     from matplotlib.colors import LogNorm
 
     image = axes.imshow(
         shown, origin="lower", aspect="auto", cmap="viridis", norm=LogNorm(vmin=1),
-        extent=(0, width, low - 0.5, high + 0.5), interpolation="nearest",
+        extent=(0, _extent(stats), low - 0.5, high + 0.5), interpolation="nearest",
     )  # fmt: skip
     ticks = list(range(low, high + 1, max(1, (high - low) // 10)))
     texts = [duration(1 << tick - 1) if tick else "0" for tick in ticks]
     axes.set_yticks([tick - 0.5 for tick in ticks], texts)
     axes.set_xlabel("seconds")
-    figure.colorbar(image, ax=axes, label="events")
+    figure.colorbar(image, ax=axes, label="events", format=lambda value, _: short(value))
 
 
 def _talkers(axes: Any, stats: Stats) -> None:
@@ -133,6 +140,7 @@ def _talkers(axes: Any, stats: Stats) -> None:
     places = range(len(counts))
     axes.barh(places, [count for _, count in counts], color="tab:blue")
     axes.set_yticks(places, [fit(safe(str(value)), 30) for value, _ in counts])
+    axes.xaxis.set_major_formatter(lambda value, _: short(value))
     for place, (_, count) in zip(places, counts, strict=True):
         axes.annotate(f" {short(count)}", (count, place), va="center", fontsize="small")
 

@@ -98,6 +98,12 @@ class Survey:
                 if progress is not None and len(frames):
                     read += int(frames.offsets[len(frames) - 1]) - int(frames.offsets[0])
                     progress(read)
+            there = {id(seen.schema) for seen in self.probes}
+            for section in capture.sections:
+                fresh = [schema for schema in section.schemas.values() if id(schema) not in there]
+                self.probes += [Seen(section, schema) for schema in fresh]  # they had no events
+            places = {id(section): place for place, section in enumerate(capture.sections)}
+            self.probes.sort(key=lambda seen: places.get(id(seen.section), 0))
             for section in capture.sections:
                 self._told(section)
             self.problem, self.skipped, self.ended = capture.problem, capture.skipped, capture.ended
