@@ -54,9 +54,9 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             import json
 
-            print(json.dumps(_object(one)))
+            print(json.dumps(object_of(one)))
         else:
-            print("\n".join(_text(one, f"frame {number}")))
+            print("\n".join(text_of(one, f"frame {number}")))
     return 1 if wrong else 0
 
 
@@ -86,7 +86,8 @@ def _bytes(content: bytes, name: str) -> bytes:
     return parse(content.decode("utf-8", "backslashreplace"))
 
 
-def _object(one: Explained) -> dict[str, Any]:
+def object_of(one: Explained) -> dict[str, Any]:
+    """A frame as an object for JSON."""
     header = one.header
     value: dict[str, Any] = {
         "offset": one.offset,
@@ -114,7 +115,7 @@ def _object(one: Explained) -> dict[str, Any]:
     if one.notes:
         value["notes"] = one.notes
     if one.inner:
-        value["frames"] = [_object(item) for item in one.inner]
+        value["frames"] = [object_of(item) for item in one.inner]
     return value
 
 
@@ -134,11 +135,12 @@ def plain(value: Any) -> Any:
 # ---- for a person
 
 
-def _text(one: Explained, title: str) -> Iterator[str]:
+def text_of(one: Explained, title: str) -> Iterator[str]:
+    """A frame as lines for a person, an empty one at the end."""
     kind = one.type_name or "no frame"
     yield f"{title}: {kind}, offset {one.offset}, {one.end - one.offset} bytes"
     for row in one.rows:
-        yield from _row(row)
+        yield from row_of(row)
     if one.decoded is not None and any(row.value.startswith("CBOR") for row in one.rows):
         yield from _cbor(one.decoded, "          ")
     if one.checksum is not None:
@@ -146,7 +148,7 @@ def _text(one: Explained, title: str) -> Iterator[str]:
         hint = " (0 where the checksum inside is right and even)" if flags & Flag.CHECKSUM else ""
         yield f"  checksum of the frame: {one.checksum:04x}{hint}"
     for number, item in enumerate(one.inner, 1):
-        yield from ("  " + line for line in _text(item, f"frame {number} inside"))
+        yield from ("  " + line for line in text_of(item, f"frame {number} inside"))
     for note in one.notes:
         yield f"  note: {note}"
     for problem in one.problems:
@@ -159,8 +161,8 @@ def _why(problem: Any) -> str:
     return f"found {show(problem.found)}, expected {show(problem.expected)}; {ERRORS[code]}"
 
 
-def _row(row: Row) -> Iterator[str]:
-    """offset, bytes, name, value, meaning; a payload nobody explains is dumped with its characters."""
+def row_of(row: Row) -> Iterator[str]:
+    """Offset, bytes, name, value, meaning; a payload nobody explains is dumped with its characters."""
     if row.name == "payload" and not row.value.startswith("CBOR"):
         yield f"  {row.offset:>6}  {'':<23}  {row.name:<14}  {row.value}  {row.meaning}".rstrip()
         for at in range(0, len(row.data), 16):

@@ -43,7 +43,10 @@ class Watcher(Protocol):
     """Who wants to see every frame: `kwire show --sessions` and `-V`."""
 
     def frame(self, flow: "Flow", direction: int, data: bytes, at: int, place: Place) -> None:
-        """A whole frame at `at`, sound or not, sent by end `direction` (0 or 1) of the flow."""
+        """A frame at `at`, sound or not, or not even whole, sent by end `direction` (0 or 1) of the flow."""
+
+    def trouble(self, name: str, text: str, place: Place) -> None:
+        """Something was counted as wrong."""
 
 
 class Flow:
@@ -200,6 +203,8 @@ class Network:
             old = First(0, place + text)
         self.found[name] = old._replace(count=old.count + count)
         self._troubles += count
+        if self._watcher is not None:
+            self._watcher.trouble(name, text, self._place)
 
     def _remark(self, remark: Remark, count: int) -> None:
         if count:
@@ -284,6 +289,8 @@ class Network:
         while at < len(data):
             frame, problems = inspect(data, at)
             if frame is None:
+                if self._watcher is not None:
+                    self._watcher.frame(flow, direction, data, at, self._place)
                 if not at and not _shaped(memoryview(data)) and data[0] >> 4 != 1:
                     self.trouble(Trouble.NOT_FRAMES, flow.name)
                 else:

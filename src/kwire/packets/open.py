@@ -7,20 +7,40 @@ counted by name in `errors`, those of the network in `found`. A file tells by it
 
 from array import array
 from collections.abc import Collection, Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from kwire.capture import pcap, pcapng
 from kwire.capture.input import Input, Source
-from kwire.capture.pcapng import Packet, Raw, Units
+from kwire.capture.pcapng import Order, Packet, Raw, Units
 from kwire.capture.reader import Capture, StopReading
 from kwire.capture.walk import EPB_HEADER
 from kwire.packets import walk
+from kwire.packets.dissect import Packet as Found
 from kwire.packets.network import First, Network, Place, Watcher
 from kwire.packets.tables import KWIRE_PORT
 from kwire.wire.frames import Frames
 from kwire.wire.schema import Schema
 
 MAGIC_SIZE: Final = 4
+
+
+class Record(NamedTuple):
+    """One block of a file, or one record of a pcap file: `data`, at byte `offset` of the file.
+
+    `packet`: what was found in it, where it is a packet; `start` and `captured`: where that lies in `data`.
+    """
+
+    kind: int  # a block's type; of a pcap file's record Block.PACKET
+    offset: int
+    data: memoryview
+    order: Order
+    number: int = 0
+    start: int = 0
+    captured: int = 0
+    original: int = 0
+    link: int = 0
+    time: int | None = None
+    packet: Found | None = None
 
 
 class NetworkCapture(Capture):
@@ -44,6 +64,54 @@ class NetworkCapture(Capture):
     def found(self) -> dict[str, First]:
         """What could not be decoded in packets of the network: how often, by name, and where first."""
         return self.network.found
+
+    def records(self) -> Iterator[Record]:
+        """Read on block by block instead of by Frames: each with all its layers."""
+        try:
+            while True:
+                block = self._block()
+                if block is None:
+                    if not self._more():
+                        break
+                    continue
+                yield self._explain(block)
+                self._pass()
+        except StopReading as stop:
+            self.problem = str(stop)
+        self._pass(end=True)
+
+    def _pass(self, *, end: bool = False) -> None:
+        """Let go of the Frames that nobody takes."""
+        for _ in self._others(end=end):
+            pass
+
+    def _explain(self, block: Raw) -> Record:
+        data = memoryview(self._data)[block.offset : block.offset + block.total]
+        offset, interfaces = self._base + block.offset, self._own.interfaces
+        if block.type not in pcapng.PACKETS:
+            self._take(block)
+            return Record(block.type, offset, data, self._order)
+        packet = pcapng.unpack_packet(block, self._order, interfaces[0].snaplen if interfaces else 0)
+        if packet.captured > len(block.body) - packet.start or packet.interface >= len(interfaces):
+            self._take(block)  # it counts what is wrong, or stops
+            return Record(block.type, offset, data, self._order)
+        self._at += block.total
+        interface = interfaces[packet.interface]
+        return self._explained(
+            block.type, offset, data, 8 + packet.start, packet, interface.link_type, interface.units
+        )
+
+    def _explained(
+        self, kind: int, offset: int, data: memoryview, start: int, packet: Packet, link: int, units: Units
+    ) -> Record:
+        time = None if packet.ticks is None else units.nanoseconds(packet.ticks)
+        place = Place(self.network.packets + 1, offset, time)
+        inside = data[start : start + packet.captured]
+        found = self.network.packet(inside, packet.original, link, place, explain=True)
+        return Record(
+            *(kind, offset, data, self._order, place.number, start, packet.captured, packet.original, link),
+            *(time, found),
+        )
 
     def _others(self, *, end: bool = False) -> Iterator[Frames]:
         own = self._own if self.sections else None
@@ -141,6 +209,31 @@ class PcapCapture(NetworkCapture):
         except StopReading as stop:
             self.problem = str(stop)
         yield from self._others(end=True)
+
+    def records(self) -> Iterator[Record]:
+        """Read on record by record, as the other class does block by block."""
+        header = self._header
+        self._order, self._need = header.order, pcap.HEADER_SIZE
+        try:
+            self._more()
+            yield Record(0, 0, memoryview(self._data)[: pcap.HEADER_SIZE], header.order)
+            self._at = pcap.HEADER_SIZE
+            while True:
+                packet = self._record()
+                if packet is None:
+                    if not self._more():
+                        break
+                    continue
+                at, self._at = self._at, self._at + pcap.RECORD_SIZE + packet.captured
+                data = memoryview(self._data)[at : self._at]
+                yield self._explained(
+                    *(pcapng.Block.PACKET, self._base + at, data, pcap.RECORD_SIZE, packet),
+                    *(header.link_type, Units(header.rate)),
+                )
+                self._pass()
+        except StopReading as stop:
+            self.problem = str(stop)
+        self._pass(end=True)
 
     def _bulk(self) -> None:
         header, bulk = self._header, self.network.bulk
