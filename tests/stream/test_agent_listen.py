@@ -141,7 +141,8 @@ class Agent:
             talk.close()
         if self.process.poll() is None:
             self.process.kill()
-        self.process.communicate()
+        if self.process.stdout and not self.process.stdout.closed:
+            self.process.communicate()
 
 
 @pytest.fixture
