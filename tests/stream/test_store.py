@@ -322,6 +322,7 @@ def test_two_sessions_in_one_capture_by_our_clock(tmp_path: Path) -> None:
     first, second = store.lanes[b"a" * 16], store.lanes[b"b" * 16]
     assert (first.next, second.next) == (2, 11)
     store.take(second, 11, events(30, 10) + b"".join(totals_frames({1: 22})))
+    store.take(first, 2, b"".join(totals_frames({1: 10, 2: 10})))
     store.finish(second)
     store.finish(first)
     assert not store.closed

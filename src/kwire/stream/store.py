@@ -318,8 +318,14 @@ class Store:
             for id, count in lane.produced.items()
             if id in lane.numbers
         }
+        unproven = {  # of agents that ended without a word of what they produced: they were killed
+            number
+            for lane in self.lanes.values()
+            if lane.done and not lane.produced
+            for number in lane.numbers.values()
+        }
         try:
-            totals = self.writer.close(known)
+            totals = self.writer.close(known, unproven)
             if self._ledger is not None and self._over:
                 self._ledger.write(self._lanes())
             return totals
