@@ -59,6 +59,12 @@ def span(count: int, now: int) -> Frames:
     return Frames(data, array("Q", range(8, len(data), SIZE + 8)))
 
 
+def used() -> float:
+    """Seconds of CPU that this process has used."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
 class Replay:
     """One agent: sends `events` events, then ends."""
 
@@ -69,7 +75,7 @@ class Replay:
         self.sink = SourceSink((schema(host),), line.settings.data_size)
         self.frames = frames
         self.events = events
-        self.started = 0.0
+        self.started = self.before = 0.0  # seconds, and seconds of CPU until then
         self.given = 0
         self.over = False
         if spool:
@@ -77,6 +83,7 @@ class Replay:
 
             held = spools.begin(spool, os.urandom(16), self.sink.begin(), 8 << 30, line.settings.memory)
             self.uplink = Uplink(line, SpoolHold(held), self)
+            held.run()
         else:
             self.uplink = Uplink(line, MemoryHold(line.settings.memory, self.sink.begin()), self)
 
@@ -88,6 +95,7 @@ class Replay:
         self.sink.waits = 0.0 if up else 0.5
         if up and not self.started:
             self.started = time.monotonic()
+            self.before = used()
             self.line.loop.soon(self.round)
 
     def room(self) -> None:
@@ -153,6 +161,7 @@ def main() -> None:
     parser.add_argument("--spool", default="")
     parser.add_argument("--host", default="replay")
     parser.add_argument("--hold", type=float, default=0)
+    parser.add_argument("--insecure", action="store_true")
     parser.add_argument("--numbered", action="store_true", help="timestamps 0, 1000, 2000 …")
     parser.add_argument("--memory", type=int, default=64 << 20)
     args = parser.parse_args()
@@ -167,18 +176,17 @@ def main() -> None:
     for number in range(args.agents):
         host = f"{args.host}-{number}" if args.agents > 1 else args.host
         about = {"host": host, "kernel": os.uname().release, "tool": "replay"}
-        line = Line(loop, address, settings, about, lambda text: None, tls)
+        line = Line(loop, address, settings, about, lambda text: None, tls, args.insecure)
         agents.append(Replay(line, host, frames, args.events, args.rate, args.hold, args.spool))
     while not all(agent.over for agent in agents):
         loop.turn(0.1)
-    usage = resource.getrusage(resource.RUSAGE_SELF)
     print(
         json.dumps(
             {
                 "events": sum(agent.sink.events for agent in agents),
                 "lost": sum(agent.sink.lost_events for agent in agents),
                 "seconds": time.monotonic() - min(agent.started for agent in agents),
-                "cpu": usage.ru_utime + usage.ru_stime,
+                "cpu": used() - min(agent.before for agent in agents),
             }
         )
     )
