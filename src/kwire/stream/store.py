@@ -11,16 +11,18 @@ losses only.
 import os
 import struct
 import sys
+from array import array
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
+from kwire import native
 from kwire.capture.output import CaptureError
 from kwire.capture.resumable import ResumableWriter
 from kwire.capture.writer import BUFFER, Totals
 from kwire.stream.lane import Lane
 from kwire.stream.ledger import Ledger, LedgerError
-from kwire.wire.frame import Code, FrameError, Header, Type
-from kwire.wire.frames import Frames
+from kwire.wire.frame import HEADER_SIZE, MAX_FRAME, Code, FrameError, Header, Problem, Type, delimit
+from kwire.wire.frames import Frames, frame_walk
 from kwire.wire.messages import Cause, Lost
 from kwire.wire.totals import TOTALS
 from kwire.wire.walk import frame_renumber
@@ -29,6 +31,8 @@ Payload: TypeAlias = bytes | bytearray | memoryview
 
 SEQUENCES: Final = 1 << 32
 EVENT_LEAST: Final = 16  # bytes: header and timestamp
+MOST_FRAMES: Final = MAX_FRAME // HEADER_SIZE  # in a payload
+_TOO_MANY: Final = Problem(Code.PAYLOAD_TOO_LONG, 0, "more", f"{MOST_FRAMES} frames at most")
 
 _DAMAGE = (KeyError, TypeError, ValueError, AttributeError, struct.error, FrameError)
 
@@ -42,12 +46,13 @@ class Options(NamedTuple):
 
 
 class Packing:
-    """The buffer in which packets are put together, shared by all stores of a collector."""
+    """The buffers in which packets are put together, shared by all stores of a collector."""
 
-    __slots__ = ("buffer", "user")
+    __slots__ = ("buffer", "offsets", "user")
 
     def __init__(self) -> None:
         self.buffer = bytearray(BUFFER)
+        self.offsets = array("Q", bytes(8 * MOST_FRAMES))
         self.user: Store | None = None
 
     def use(self, store: "Store | None") -> None:
@@ -224,11 +229,13 @@ class Store:
         """Take the payload of DATA frame `sequence`, the next one."""
         self._packing.use(self)
         data = bytearray(payload)  # the numbers in it are changed
-        frames, problem = Frames.walk_prefix(data)
-        if problem is not None:
-            lane.complain(problem)
+        offsets = self._packing.offsets
+        count, end = (native.frame_walk or frame_walk)(memoryview(data), 0, len(data), offsets, MOST_FRAMES)
+        if end < len(data):
+            lane.complain(delimit(data, end)[1] or _TOO_MANY)
+        frames = Frames(data, offsets, count)
         self._lane = lane
-        start, count = 0, frames.count
+        start = 0
         while start < count:
             stop = frame_renumber(data, frames.offsets, start, count, lane.table)
             if stop > start:
