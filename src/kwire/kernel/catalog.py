@@ -157,7 +157,7 @@ def _function_lines() -> str:
 
 def _glob(pattern: str) -> str:
     """A shell pattern as a regular expression over one name."""
-    parts = re.split(r"(\*|\?|\[[!^]?\]?[^\]]*\])", pattern)
+    parts = re.split(r"(\*|\?|\[[!^]?\]?[^\]]*\])", re.sub(r"\*+", "*", pattern))
     return "".join(
         {"*": r"[^\s:]*", "?": r"[^\s:]"}.get(part)
         or (f"[{'^' if part[1] in '!^' else ''}{_class(part)}]" if index % 2 else re.escape(part))

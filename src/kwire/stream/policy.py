@@ -21,6 +21,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kwire.errors import KwireError
+from kwire.kernel.sys import Fd
 from kwire.wire.schema import Schema
 
 if TYPE_CHECKING:
@@ -66,20 +67,20 @@ KEYS: Final[dict[str, Key]] = {
 """What a rule may say."""
 
 
-class Slots:
+class Slots(Fd):
     """So many places for traces, whichever process takes one; a process gives its own back when it ends."""
 
-    __slots__ = ("_count", "_fd")
+    __slots__ = ("_count",)
 
     def __init__(self, count: int) -> None:
+        super().__init__(os.memfd_create("kwire-traces"))
         self._count = count
-        self._fd = os.memfd_create("kwire-traces")
 
     def take(self) -> bool:
         """Take a place for the calling process; False where all are taken. One a process."""
         for place in range(min(self._count, 1 << 20)):
             try:
-                fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+                fcntl.lockf(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
             except OSError as error:
                 if error.errno not in (errno.EACCES, errno.EAGAIN):
                     raise

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 TEXT_MOST: Final = 256 << 10
 """Characters of program text in one request."""
 
-COMPILE_SECONDS: Final = 20.0
-"""What an agent spends on compiling one request at most."""
+COMPILE_SECONDS: Final = 10.0
+"""What an agent spends on understanding and compiling one request at most."""
 
 NAMES_MOST: Final = 4000
 """Names in the answer to `probes`."""
@@ -281,6 +281,7 @@ def serve(body: Mapping[Any, Any], grant: Grant) -> Job:
     from kwire.live.environment import complete
     from kwire.live.texts import parse
 
+    grant.take()
     asked = read(body, "trace")
     words, pids = list(asked.get("command", ())), tuple(asked.get("pids", ()))
     with in_time(COMPILE_SECONDS):
@@ -293,7 +294,6 @@ def serve(body: Mapping[Any, Any], grant: Grant) -> Job:
             grant.check_command(words)
         if pids:
             grant.check_pids()
-        grant.take()
         _check_processes(pids)
         command = Command(words, user=grant.user) if words else None
         try:
@@ -313,12 +313,14 @@ def serve(body: Mapping[Any, Any], grant: Grant) -> Job:
 
 
 def names(body: Mapping[Any, Any], grant: Grant) -> dict[str, Any]:
-    """The answer to `probes`. Raises KwireError."""
+    """The answer to `probes`; takes a place as `serve` does. Raises KwireError."""
     from kwire.kernel import catalog
 
+    grant.take()
     pattern = read(body, "probes").get("pattern", "")
     kind, _, target = pattern.partition(":")
-    found = [str(one) for one in catalog.expand(kind, target) if grant.shows(str(one))]
+    with in_time(COMPILE_SECONDS):
+        found = [str(one) for one in catalog.expand(kind, target) if grant.shows(str(one))]
     return {"ok": True, "names": found[:NAMES_MOST], "more": len(found) > NAMES_MOST}
 
 
