@@ -27,9 +27,9 @@ UNITS: Final = {
 FORMS: Final = (
     "write 2026-03-01T12:30:00.5, 12:30:00, +5s (from the beginning), -5s (from the end) or nanoseconds"
 )
-_PART = re.compile(r"(\d+)(?:\.(\d{1,9}))?(ns|us|µs|ms|s|m|h)?")
-_CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2})(?:\.(\d{1,9}))?)?")
-_DATE = re.compile(r"(\d{4})-(\d{2})-(\d{2})(?:[T ](.+?))?(Z|[+-]\d{2}:?\d{2})?")
+_PART = re.compile(r"(\d+)(?:\.(\d{1,9}))?(ns|us|µs|ms|s|m|h)?", re.ASCII)
+_CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2})(?:\.(\d{1,9}))?)?", re.ASCII)
+_DATE = re.compile(r"(\d{4})-(\d{2})-(\d{2})(?:[T ](.+?))?(Z|[+-]\d{2}:?\d{2})?", re.ASCII)
 
 
 def duration(text: str, what: str = "duration") -> int:

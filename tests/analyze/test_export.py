@@ -1,0 +1,280 @@
+"""Exports, read back by other programs: the values are those of `kwire show --json`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from kwire.analyze.export import FORMATS, by_time, format_of
+from kwire.errors import KwireError
+
+Shown = Callable[..., list[dict[str, Any]]]
+
+
+def flat(event: dict[str, Any]) -> dict[str, Any]:
+    """What show prints of an event, as the columns of an export."""
+    values = {"time_ns": event["time_ns"], "probe": event["probe"]}
+    values |= {name: event[name] for name in ("cpu", "pid", "comm")} | event["fields"]
+    return values
+
+
+def same(row: dict[str, Any], event: dict[str, Any]) -> None:
+    """Every value that show prints is in the row; enums without a name are numbers there, digits here."""
+    for name, value in flat(event).items():
+        got = row[name].hex() if isinstance(row[name], bytes) else row[name]
+        if f"{name}_raw" in row and isinstance(value, int):
+            assert row[f"{name}_raw"] == value
+            value = str(value)
+        assert got == value, name
+
+
+def by_arrow(path: str) -> list[dict[str, Any]]:
+    with pa.memory_map(path) as file:
+        rows: list[dict[str, Any]] = pa.ipc.open_file(file).read_all().drop_columns(["time"]).to_pylist()
+        return rows
+
+
+def by_arrow_stream(path: str) -> list[dict[str, Any]]:
+    with open(path, "rb") as file:
+        rows: list[dict[str, Any]] = pa.ipc.open_stream(file).read_all().drop_columns(["time"]).to_pylist()
+        return rows
+
+
+def by_pyarrow(path: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(path).drop_columns(["time"]).to_pylist()
+    return rows
+
+
+def by_duckdb(path: str) -> list[dict[str, Any]]:
+    import duckdb
+
+    with duckdb.connect() as connection:
+        found = connection.execute("select * exclude (time) from read_parquet(?)", [path])
+        names = [column[0] for column in found.description]
+        return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+
+def by_polars(path: str) -> list[dict[str, Any]]:
+    import polars
+
+    return polars.read_parquet(path).drop("time").to_dicts()
+
+
+def by_pandas(path: str) -> list[dict[str, Any]]:
+    import pandas
+
+    frame = pandas.read_parquet(path).drop(columns=["time"]).astype(object)
+    rows = frame.to_dict("records")
+    return [
+        {key: value.tolist() if hasattr(value, "tolist") else value for key, value in row.items()}
+        for row in rows
+    ]
+
+
+@pytest.mark.parametrize(
+    ("extension", "read"),
+    [
+        ("parquet", by_pyarrow),
+        ("parquet", by_duckdb),
+        ("parquet", by_polars),
+        ("parquet", by_pandas),
+        ("arrow", by_arrow),
+        ("arrows", by_arrow_stream),
+    ],
+)
+def test_what_others_read_is_what_show_prints(
+    rich: str,
+    tmp_path: Path,
+    kwire: Any,
+    shown: Shown,
+    extension: str,
+    read: Callable[[str], list[dict[str, Any]]],
+) -> None:
+    out = str(tmp_path / f"out.{extension}")
+    status, printed, err = kwire("export", rich, "-o", out)
+    assert (status, printed) == (0, "")
+    assert err.endswith(f"60 events written to {out}\n")
+    rows, events = read(out), shown(rich)
+    assert len(rows) == len(events) == 60
+    for row, event in zip(rows, events, strict=True):
+        same(row, event)
+    assert stat.S_IMODE(Path(out).stat().st_mode) == 0o600
+
+
+def test_parquet_tells_of_units_probes_and_losses(rich: str, tmp_path: Path, kwire: Any) -> None:
+    out = str(tmp_path / "out.parquet")
+    kwire("export", rich, "-o", out)
+    told = json.loads(pq.read_schema(out).metadata[b"kwire"])
+    assert told["lost"] == 7
+    assert [(probe["probe"], probe["events"], probe["lost"]) for probe in told["probes"]] == [
+        ("kprobe:vfs_open(path)", 30, 7), ("tracepoint:syscalls:sys_enter_openat", 30, 0),
+    ]  # fmt: skip
+
+
+def test_csv_is_read_back(rich: str, tmp_path: Path, kwire: Any, shown: Shown) -> None:
+    out = tmp_path / "out.csv"
+    assert kwire("export", rich, "-o", str(out))[0] == 0
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row, event in zip(rows, shown(rich), strict=True):
+        for name, value in flat(event).items():
+            expected = json.dumps(value) if isinstance(value, (list, bool)) else str(value)
+            assert row[name] == expected, name
+
+
+def test_ndjson_is_show_json(rich: str, tmp_path: Path, kwire: Any) -> None:
+    out = tmp_path / "out.ndjson"
+    kwire("export", rich, "-o", str(out))
+    assert out.read_text() == kwire("show", rich, "--json")[1]
+    kwire("export", rich, "-o", str(out), "--where", "pid == 101", "--probe", "*openat")
+    assert out.read_text() == kwire("show", rich, "--json", "--where", "pid == 101", "--probe", "*openat")[1]
+
+
+def test_fields_of_one_name_and_different_types_are_columns_of_their_own(
+    tmp_path: Path, kit: Any, kwire: Any
+) -> None:
+    schemas = [
+        kit.schema(1, "kprobe:one", (("n", "u32", 1, ""), ("m", "u8", 1, ""))),
+        kit.schema(2, "kprobe:two", (("n", "str", 1, ""), ("m", "u8", 1, ""))),
+    ]
+    items = [kit.event(schemas[0], 1, (7, 1)), kit.event(schemas[1], 2, (b"x", 2))]
+    out = str(tmp_path / "out.parquet")
+    assert kwire("export", kit.write(tmp_path / "a", schemas, items), "-o", out)[0] == 0
+    rows = pq.read_table(out).select(["probe", "n", "m", "n_two"]).to_pylist()
+    assert rows == [
+        {"probe": "kprobe:one", "n": 7, "m": 1, "n_two": None},
+        {"probe": "kprobe:two", "n": None, "m": 2, "n_two": "x"},
+    ]
+
+
+def test_a_directory_gets_a_file_a_probe(rich: str, tmp_path: Path, kwire: Any) -> None:
+    out = tmp_path / "tables"
+    assert kwire("export", rich, "-o", f"{out}/", "--format", "parquet")[0] == 0
+    assert sorted(path.name for path in out.iterdir()) == ["sys_enter_openat.parquet", "vfs_open.parquet"]
+    assert pq.read_table(out / "vfs_open.parquet").num_rows == 30
+    assert kwire("export", rich, "-o", str(out))[0] == 1
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_a_capture_without_events_is_a_file_without_rows(
+    tmp_path: Path, kit: Any, kwire: Any, name: str
+) -> None:
+    path = kit.write(tmp_path / "a", [kit.schema()], [])
+    out = tmp_path / f"out{FORMATS[name].extensions[0]}"
+    status, _, err = kwire("export", path, "-o", str(out))
+    assert (status, err) == (0, f"0 events written to {out}\n")
+    assert out.exists()
+
+
+def test_formats_are_told_by_their_extensions() -> None:
+    for form in FORMATS.values():
+        for extension in form.extensions:
+            assert format_of(f"x{extension.upper()}") is form
+    for path in ("x", "x.txt"):
+        with pytest.raises(KwireError, match="use --format"):
+            format_of(path)
+
+
+def test_what_was_there_stays_when_an_export_fails(rich: str, tmp_path: Path, kwire: Any) -> None:
+    out = tmp_path / "out.csv"
+    out.write_text("mine")
+    assert kwire("export", rich, "-o", str(out), "--where", "nosuch == 1")[0] == 1
+    assert out.read_text() == "mine"
+    assert kwire("export", rich, "-o", str(tmp_path / "no" / "out.csv"))[0] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "rich.pcapng"]
+
+
+def test_rows_come_in_order_of_time_as_far_as_the_window_reaches() -> None:
+    schema = pa.schema([("time_ns", pa.int64())])
+    times = [5, 1, 3, 2, 9, 4, 8, 7, 6, 0]
+    batches = [pa.record_batch([[time]], schema=schema) for time in times]
+    found = [row["time_ns"] for batch in by_time(batches, schema, 4) for row in batch.to_pylist()]
+    assert sorted(found) == list(range(10))
+    assert found[:4] == [1, 2, 3, 4]
+    everything = [row["time_ns"] for batch in by_time(batches, schema, 10) for row in batch.to_pylist()]
+    assert everything == list(range(10))
+
+
+# --- traces
+
+
+def trace(path: Path) -> list[dict[str, Any]]:
+    told = json.loads(path.read_text())
+    assert told["displayTimeUnit"] == "ns"
+    events: list[dict[str, Any]] = told["traceEvents"]
+    for event in events:
+        assert event["ph"] in "iXBM"
+        assert type(event["pid"]) is int
+        assert type(event["tid"]) is int
+        assert event["ph"] == "M" or event["ts"] >= 0
+    return events
+
+
+def test_calls_are_slices_and_other_events_instants(tmp_path: Path, kit: Any, kwire: Any) -> None:
+    fields = (("pid", "u32", 1, ""), ("tid", "u32", 1, ""), ("comm", "str", 1, ""), ("n", "u64", 1, ""))
+    specs = [
+        "tracepoint:syscalls:sys_enter_read", "tracepoint:syscalls:sys_exit_read",
+        "kprobe:f", "kretprobe:f", "tracepoint:sched:tick",
+    ]  # fmt: skip
+    schemas = [kit.schema(number + 1, spec, fields) for number, spec in enumerate(specs)]
+    plan = [  # probe, µs, thread
+        (1, 1, 7), (1, 2, 8), (2, 5, 7), (5, 6, 7), (3, 10, 7), (3, 11, 7), (4, 12, 7), (4, 20, 7),
+        (2, 21, 7), (1, 30, 9), (2, 31, 8),
+    ]  # fmt: skip
+    items = [
+        kit.event(schemas[probe - 1], kit.monotonic + 1000 * at, (7, thread, b"cat", at))
+        for probe, at, thread in plan
+    ]
+    items.insert(3, kit_lost(kit))
+    out = tmp_path / "out.json"
+    assert kwire("export", kit.write(tmp_path / "a", schemas, items), "-o", str(out))[0] == 0
+    events = trace(out)
+    slices = {
+        (event["name"], event["tid"], event["ts"], event["dur"]) for event in events if event["ph"] == "X"
+    }
+    assert slices == {("read", 7, 0, 4), ("read", 8, 1, 29), ("f", 7, 9, 10), ("f", 7, 10, 1)}
+    assert [(event["name"], event["tid"], event["ts"]) for event in events if event["ph"] == "B"] == [
+        ("syscall read", 9, 29)
+    ]
+    instants = {(event["name"], event["ts"]) for event in events if event["ph"] == "i"}
+    assert instants == {("sched:tick", 5), ("read ends", 20), ("LOST 3", 3)}
+    names = {(event["name"], event["args"]["name"]) for event in events if event["ph"] == "M"}
+    assert names == {("process_name", "cat"), ("thread_name", "cat")}
+    [call] = [event for event in events if event["ph"] == "X" and event["tid"] == 8]
+    assert call["args"] == {"begin": {"tid": 8, "n": 2}, "end": {"tid": 8, "n": 31}}
+
+
+def kit_lost(kit: Any) -> Any:
+    from kwire.wire.messages import Cause, Lost
+
+    return Lost(1, kit.monotonic + 2000, kit.monotonic + 4000, 3, 0, Cause.RING_FULL)
+
+
+def test_processes_of_two_hosts_do_not_mix(tmp_path: Path, kit: Any, kwire: Any) -> None:
+    fields = (("pid", "u32", 1, ""), ("comm", "str", 1, ""))
+    schemas = [kit.schema(1, "kprobe:g+4", fields, host="a"), kit.schema(2, "kprobe:g+4", fields, host="b")]
+    items = [kit.event(schema, kit.monotonic, (7, b"cat")) for schema in schemas]
+    out = tmp_path / "out.json"
+    kwire("export", kit.write(tmp_path / "a", schemas, items), "-o", str(out))
+    assert len({event["pid"] for event in trace(out) if event["ph"] == "i"}) == 2
+
+
+def test_hostile_texts_stay_texts(tmp_path: Path, kit: Any, kwire: Any) -> None:
+    name = '"fields":{"x'
+    schema = kit.schema(1, f"tracepoint:a:{name}", ((name, "str", 1, ""), ("comm", "str", 1, "")))
+    text = b'","fields":{}}]\n\xff\x00'
+    path = kit.write(tmp_path / "a", [schema], [kit.event(schema, 1, (text, text))])
+    for form in FORMATS:
+        out = tmp_path / "out"
+        assert kwire("export", path, "-o", str(out), "--format", form)[0] == 0
+        if form == "trace":
+            [event] = [event for event in trace(out) if event["ph"] == "i"]
+            assert event["args"] == {name: text.decode("utf-8", "backslashreplace")}
