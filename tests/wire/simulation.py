@@ -22,6 +22,7 @@ from typing import Any
 from kwire.wire.frame import Flag
 from kwire.wire.happenings import Abandoned, Changed, Delivered, Replied, Requested, Watched
 from kwire.wire.machine import MAX_WAITING
+from kwire.wire.retransmit import DatagramSender
 from kwire.wire.session import Hello, MemoryOutbox, Role, Session, Settings, State, peek_hello, unknown
 from kwire.wire.transitions import Input
 
@@ -378,7 +379,7 @@ class Source(Node):
         if not self.up:
             world.lost.add(number)
             return
-        if len(self.backlog) >= 4:
+        if len(self.backlog) >= max(4, world.burst):
             world.lost.add(number)  # sender full
         else:
             self.backlog.append(number)
@@ -512,6 +513,7 @@ class Scenario:
         self.heap: list[tuple[float, int, Callable[[], None]]] = []
         self.count = self.pipes = self.frames = 0
         self.datagrams = rnd.random() < 0.7
+        self.burst = 0
         self.slow = rnd.choice([0, 0, 0, 0.05, 3])
         self.resend = rnd.random() < 0.5
         self.chunk = rnd.choice([1, 100, 1 << 16])
@@ -528,6 +530,10 @@ class Scenario:
             number.to_bytes(4, "big") + rnd.randbytes(rnd.randrange(4, 36))
             for number in range(rnd.randrange(2, 14))
         ]
+        if rnd.random() < 0.1:  # a burst: much is under way at once
+            self.burst = 30
+            self.settings = self.settings._replace(window=4000, reach=64, memory=5000)
+            self.payloads = [number.to_bytes(4, "big") + rnd.randbytes(20) for number in range(30)]
         self.lost: set[int] = set()
         self.died: set[int] = set()
         self.abandoned: set[int] = set()
@@ -544,13 +550,13 @@ class Scenario:
 
     def plan(self, rough: bool) -> None:
         """What will happen, and when."""
-        rnd, span = self.random, self.random.choice([0.5, 10, 60])
+        rnd, span = self.random, 0.1 if self.burst else self.random.choice([0.5, 10, 60])
         for _ in self.payloads:
             self.at(rnd.random() * span, self.source.produce)
         self.at(rnd.random(), self.nodes[0].connect)
         for _ in range(rnd.choice([0, 0, 1, 3])):
             self.at(rnd.random() * span, rnd.choice(self.nodes).ask)
-        heals = span * 1.2
+        heals = span * 1.2 + 3
         if rough:
             for _ in range(rnd.choice([0, 0, 1, 2])):
                 start = rnd.random() * span
@@ -670,6 +676,10 @@ class Scenario:
 
     def judge(self) -> None:
         """Every payload was delivered exactly once and in order, or counted lost."""
+        for session in self.source.sessions.values():
+            if isinstance(session._sender, DatagramSender):
+                self.happened["resent"] += session._sender.resent
+                self.happened["fast"] += session._sender.fast
         for token, sequences in self.sink.files.items():
             steps = {(b - a) & 0xFFFFFFFF for a, b in pairwise(sequences)}
             assert steps <= {1} or self.forgot, f"session {token.hex()[:8]} is stored as {sequences}"

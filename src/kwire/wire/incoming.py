@@ -30,6 +30,8 @@ from kwire.wire.machine import LIVE, Got, Machine
 from kwire.wire.sender import DATA_HEAD
 from kwire.wire.transitions import Input, State
 
+CHECKSUM = int(Flag.CHECKSUM)  # an int: quicker than a flag
+
 
 class Incoming(Machine):
     """The receiving side of a session's machine."""
@@ -55,13 +57,13 @@ class Incoming(Machine):
         if problem is None and header is not None:
             if header.length != len(view):
                 problem = Problem(Code.TRUNCATED_PAYLOAD, 2, header.length, len(view))
-            elif not header.flags & Flag.CHECKSUM:
+            elif not header.flags & CHECKSUM:
                 problem = Problem(Code.BAD_FLAGS, 1, f"{header.flags:#04x}", "CHECKSUM, in a datagram")
             elif header.length < HEADER_SIZE + 2 or checksum(view[:-2]) != view[-2] << 8 | view[-1]:
                 problem = Problem(Code.BAD_CHECKSUM, header.length - 2, "another", "that of the frame")
         if problem is not None or header is None:
             self._apply(Input.DAMAGED, Got(header or read_header(bytes(HEADER_SIZE)), None, problem))
-        elif view[0] == DATA_HEAD and view[1] == Flag.CHECKSUM and self._short_way:
+        elif view[0] == DATA_HEAD and view[1] == CHECKSUM and self._short_way:
             self._heard_at = self._now
             self._take(Got(header, view[HEADER_SIZE:-2]))
         else:

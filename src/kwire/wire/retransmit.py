@@ -21,6 +21,8 @@ GRANULARITY = 0.001  # s, RFC 6298's G
 DUPLICATES = 3  # ACKs that report the same hole, or frames that came after it, until it counts as lost
 FIRST_FLIGHT = 10  # frames under way at first, RFC 6928
 
+CHECKSUM = int(Flag.CHECKSUM)  # an int: quicker than a flag
+
 
 class Timeout:
     """The retransmission timeout of RFC 6298; `value` is in seconds."""
@@ -175,8 +177,8 @@ class DatagramSender(Sender):
 
     def _frame(self, number: int) -> bytes:
         if number == self.outbox.next:
-            return bye_frame(number, self.bye or "", Flag.CHECKSUM)
-        return build(Type.DATA, number, self.outbox.get(number), Flag.CHECKSUM)
+            return bye_frame(number, self.bye or "", CHECKSUM)
+        return build(Type.DATA, number, self.outbox.get(number), CHECKSUM)
 
     def _release_flights(self, next: int, now: float) -> int:
         """Everything before `next` is stored; gives how many bytes of it had not been known to have come."""

@@ -42,7 +42,7 @@ class Input(Enum):
     KEEPALIVE = "frame KEEPALIVE"
     DATA = "frame DATA"
     HELLO = "frame HELLO that begins or resumes this session"
-    HELLO_UNKNOWN = "frame HELLO that resumes what this side does not know"
+    HELLO_UNKNOWN = "frame HELLO that resumes what this side does not know, or has not got all of"
     HELLO_AHEAD = "frame HELLO of a sink that has more than this source ever sent"
     HELLO_FOREIGN = "frame HELLO with another token, the same role, or no version in common"
     WELCOME = "frame WELCOME that begins or resumes this session"
@@ -185,8 +185,8 @@ ROWS: dict[Input, tuple[Cell, ...]] = {
     Input.KEEPALIVE: _row(_A.AGAIN, _A.LATE, _A.LATE, _A.HEARD, _A.LATE, _A.HEARD, _A.IGNORE),
     Input.DATA: _row(_A.AGAIN, _A.LATE, _A.LATE, _A.TAKE, _A.LATE, _A.TAKE, _A.IGNORE),
     Input.HELLO: _row(_A.WELCOME_OVER, _WELCOME, _A.NEVER, _A.WELCOME, _WELCOME, _A.WELCOME, _A.UNKNOWN),
-    Input.HELLO_UNKNOWN: _row(_A.UNKNOWN, _A.UNKNOWN, _A.NEVER, _A.NEVER, _A.NEVER, _A.NEVER, _A.UNKNOWN),
-    Input.HELLO_AHEAD: _row(_A.UNKNOWN, _DISOWN, _A.NEVER, _DISOWN, _DISOWN, _DISOWN, _A.UNKNOWN),
+    Input.HELLO_UNKNOWN: _row(_A.UNKNOWN, _A.UNKNOWN, _A.NEVER, _A.NEVER, _A.NEVER, _A.NEVER, _A.NEVER),
+    Input.HELLO_AHEAD: _row(_A.UNKNOWN, _A.NEVER, _A.NEVER, _DISOWN, _DISOWN, _DISOWN, _A.NEVER),
     Input.HELLO_FOREIGN: _row(
         _A.FOREIGN, _A.FOREIGN, _A.NEVER, _A.FOREIGN, _A.FOREIGN, _A.FOREIGN, _A.FOREIGN
     ),
