@@ -7,6 +7,7 @@ modules (`socket.AF_INET`), with the value they have when the probe is parsed.
 """
 
 import ast
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -143,7 +144,9 @@ def parse_arguments(source: Source, start: int) -> tuple[tuple[str, Expr], ...]:
 
 def _parse(source: Source, text: str, column: int = 0) -> ast.Module:
     try:
-        return ast.parse(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of "10in x" the compiler would print what it thinks
+            return ast.parse(text)
     except SyntaxError as error:
         line, offset = error.lineno or 1, max(error.offset or 1, 1) - 1
         end = error.end_offset - 1 if error.end_offset and error.end_lineno == line else offset + 1
