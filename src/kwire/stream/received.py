@@ -76,9 +76,8 @@ class Received:
         if self._sinks is None:
             return start
         count = frames.count
-        rest = memoryview(frames.offsets)[start:count]
-        if walk.count_by_id(frames.data, rest, count - start, self._table, False) < count - start:
-            count = next(at for at in range(start, count) if not self._is_event(frames, at))
+        if not self._all_events(frames, start, count):
+            count = next(at for at in range(start, count) if not self._all_events(frames, at, at + 1))
         if count > start:
             some = frames if not start and count == frames.count else frames.select(range(start, count))
             self.events += some.count
@@ -86,9 +85,12 @@ class Received:
                 sink.write(some)
         return count
 
-    def _is_event(self, frames: Frames, index: int) -> bool:
-        one = memoryview(frames.offsets)[index : index + 1]
-        return walk.count_by_id(frames.data, one, 1, self._table, False) == 1
+    def _all_events(self, frames: Frames, start: int, stop: int) -> bool:
+        """Whether these frames are EVENTs, whole and of described probes."""
+        some = memoryview(frames.offsets)[start:stop]
+        self._table[0] = 0  # of events of probe 0, which there is none of
+        counted = walk.count_by_id(frames.data, some, stop - start, self._table, False)
+        return counted - self._table[0] == stop - start
 
     def _other(self, frames: Frames, index: int) -> None:
         """A frame that is no event of a described probe."""
