@@ -137,13 +137,20 @@ def test_names_of_a_hostile_file_cannot_touch_the_terminal(
     assert "\\e" in "".join([*lines, err])
 
 
-@pytest.mark.parametrize("data", [b"not a capture at all", b"\xd4\xc3\xb2\xa1" + bytes(20)])
-def test_another_file_is_one_line(tmp_path: Path, show: Run, data: bytes) -> None:
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"not a capture at all", "not a pcapng file"),
+        (b"\xd4\xc3\xb2\xa1" + bytes(20), "pcap of version 0.0"),
+        (b"\xa1\xb2\xcd\x34" + bytes(20), "Kuznetsov"),
+    ],
+)
+def test_another_file_is_one_line(tmp_path: Path, show: Run, data: bytes, says: str) -> None:
     path = tmp_path / "x"
     path.write_bytes(data)
     status, lines, err = show(str(path))
     assert (status, lines, err.count("\n")) == (1, [], 1)
-    assert "not a pcapng file" in err
+    assert says in err
     assert show(str(tmp_path / "none"))[2] == f"kwire: open {tmp_path / 'none'}: No such file or directory\n"
 
 

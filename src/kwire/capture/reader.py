@@ -11,7 +11,7 @@ travelled in other packets, and other kinds of files.
 from array import array
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Final
+from typing import Final, Self
 
 from kwire.capture import pcapng, walk
 from kwire.capture.input import Input, Source
@@ -170,7 +170,7 @@ class Capture:
         """Close what was opened here."""
         self._input.close()
 
-    def __enter__(self) -> "Capture":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

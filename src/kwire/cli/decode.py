@@ -135,12 +135,26 @@ def plain(value: Any) -> Any:
 # ---- for a person
 
 
-def text_of(one: Explained, title: str) -> Iterator[str]:
-    """A frame as lines for a person, an empty one at the end."""
+def verdict_of(one: Explained, row: Row) -> str:
+    """The name of the first thing that is wrong in a row's bytes; ok where nothing is."""
+    end = row.offset + max(len(row.data), 1)
+    last = end if end == one.end else end - 1  # what is cut is wrong where the bytes end
+    return next((bad.code.name for bad in one.problems if row.offset <= bad.offset <= last), "ok")
+
+
+def judged(row: Row, verdict: str) -> Iterator[str]:
+    """A row's lines, the verdict at the end."""
+    *others, last = row_of(row)
+    yield from others
+    yield f"{last}  [{verdict}]"
+
+
+def text_of(one: Explained, title: str, *, verdicts: bool = False) -> Iterator[str]:
+    """A frame as lines for a person, an empty one at the end; `verdicts`: each row says if it is right."""
     kind = one.type_name or "no frame"
     yield f"{title}: {kind}, offset {one.offset}, {one.end - one.offset} bytes"
     for row in one.rows:
-        yield from row_of(row)
+        yield from judged(row, verdict_of(one, row)) if verdicts else row_of(row)
     if one.decoded is not None and any(row.value.startswith("CBOR") for row in one.rows):
         yield from _cbor(one.decoded, "          ")
     if one.checksum is not None:
@@ -148,7 +162,7 @@ def text_of(one: Explained, title: str) -> Iterator[str]:
         hint = " (0 where the checksum inside is right and even)" if flags & Flag.CHECKSUM else ""
         yield f"  checksum of the frame: {one.checksum:04x}{hint}"
     for number, item in enumerate(one.inner, 1):
-        yield from ("  " + line for line in text_of(item, f"frame {number} inside"))
+        yield from ("  " + line for line in text_of(item, f"frame {number} inside", verdicts=verdicts))
     for note in one.notes:
         yield f"  note: {note}"
     for problem in one.problems:

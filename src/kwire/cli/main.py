@@ -34,6 +34,9 @@ VERBS: dict[str, str] = {
 }
 """Verb → one line of help. The module is `kwire.cli.<verb>`."""
 
+READING = frozenset({"show", "verify", "query", "export", "stats", "merge", "split", "cut", "decode"})
+"""Verbs that read what anybody may have written: they give up all privileges first."""
+
 STATUS: dict[int, str] = {
     0: "all went well",
     1: "the operation failed, or what was checked is wrong; one line on standard error says why",
@@ -117,6 +120,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     mixed = getattr(verb, "INTERMIXED", False)  # an optional argument may stand after options
     parsed = parser.parse_intermixed_args(args[1:]) if mixed else parser.parse_args(args[1:])
     try:
+        if name in READING and argv is None:  # a library's caller keeps what it may do
+            from kwire.cli.reading import confine
+
+            confine(parsed)
         status = verb.run(parsed)
         sys.stdout.flush()
         return status

@@ -1,14 +1,16 @@
-"""`kwire show`: print a capture as a table or as JSON lines."""
+"""`kwire show`: print a capture of any kind as a table or as JSON lines, or explain every byte of it."""
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from kwire.capture.reader import Capture
+from kwire.capture.input import Source
+from kwire.cli.choosing import add_ports, ports
 from kwire.errors import KwireError
+from kwire.packets.open import NetworkCapture, open_capture
 from kwire.view.render import Format, Ordered, Renderer
 from kwire.view.text import safe, style
 from kwire.wire.frames import Frames
@@ -17,7 +19,7 @@ from kwire.wire.schema import Schema
 if TYPE_CHECKING:
     from kwire.view.where import Where
 
-HELP = "print a capture as a table or as JSON"
+HELP = "print a capture as a table or as JSON, or explain its bytes"
 
 WINDOW = 1 << 15
 """Events within which show puts those of several CPUs into order of time."""
@@ -28,8 +30,12 @@ examples:
   kwire show demo.pcapng --where 'pid == 4242 and comm == "curl"' --head 20
   kwire show demo.pcapng --probe '*connect*' --json | jq .fields
   kwire record tracepoint:sched:sched_switch -w - | kwire show -
+  kwire show network.pcap.zst --port 9000       frames in UDP and TCP of a network
+  kwire show network.pcap -V --head 1           every field of every layer
+  kwire show network.pcap --sessions            the protocol's states, and what is illegal
 
-FILE may be - for standard input. In --where stand the names of the fields, time_ns and probe.
+FILE may be - for standard input: pcapng or pcap, also compressed with gzip, zstd or lz4.
+In --where stand the names of the fields, time_ns and probe.
 """
 
 
@@ -40,7 +46,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one object an event and line")
     parser.add_argument("--probe", metavar="GLOB", help="only probes that match: 'kprobe:tcp_*', '*open*'")
     parser.add_argument("--where", metavar="EXPR", help="only events for which this is true")
-    parser.add_argument("--head", metavar="N", type=_count, help="stop after so many events")
+    parser.add_argument(
+        "--head", metavar="N", type=_count, help="stop after so many events, or packets with -V"
+    )
+    parser.add_argument("--follow", action="store_true", help="at the end of a file wait for more")
+    add_ports(parser)
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("-V", dest="layers", action="store_true", help="explain every field of every layer")
+    how.add_argument("--sessions", action="store_true", help="follow each session through its states")
+    parser.add_argument("--all", action="store_true", help="with --sessions: every frame, not only changes")
     parser.add_argument("--wide", action="store_true", help="do not cut lines to the terminal's width")
 
 
@@ -52,20 +66,59 @@ def _count(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Show the capture; its defects on standard error at the end."""
+    return show(args, args.file)
+
+
+def show(args: argparse.Namespace, source: Source) -> int:
+    """Show what comes from `source`, as `args` say."""
+    watcher: Any = None
+    if args.layers or args.sessions:
+        if args.where is not None or args.probe is not None:
+            raise KwireError("show", str(args.file), "--where and --probe choose events, not packets")
+        from kwire.cli import layers
+
+        if args.sessions:
+            from kwire.packets.follow import Follower
+
+            watcher = Follower(layers.Steps(json=args.json, every=args.all))
+        else:
+            from kwire.packets.explain import Teller
+
+            watcher = Teller()
+    with open_capture(source, **ports(args), follow=args.follow, watcher=watcher) as capture:
+        try:
+            if args.layers:
+                layers.explain(capture, watcher, json=args.json, head=args.head)
+            elif args.sessions:
+                layers.sessions(capture, watcher, json=args.json)
+            else:
+                return _events(args, capture)
+        except KeyboardInterrupt:
+            if capture.regular:
+                raise
+        sys.stdout.flush()
+        _say(capture, [*_ends(capture), *layers.troubles(capture)])
+    return 0
+
+
+def _events(args: argparse.Namespace, capture: NetworkCapture) -> int:
+    """Show the events of a capture; its defects on standard error at the end."""
+    from kwire.cli.layers import troubles
+
     where = None
     if args.where is not None:
         from kwire.view.where import Where
 
         where = Where(args.where)
-    with Capture(args.file) as capture:
-        names = _Names(args.probe, where)
-        chunks = iter(capture)
-        first = next(chunks, None)  # now the first section's probes are known
-        names.check(capture)
-        format = _format(args, [schema for schema in capture.schemas.values() if names.wanted(schema)])
-        renderer = Renderer(format, names.wanted if args.probe else None, where.test if where else None)
-        out = Ordered(format, sys.stdout, WINDOW if capture.regular else 0)
-        done = False
+    names = _Names(args.probe, where)
+    chunks = iter(capture)
+    first = next(chunks, None)  # now the first section's probes are known
+    names.check(capture)
+    format = _format(args, [schema for schema in capture.schemas.values() if names.wanted(schema)])
+    renderer = Renderer(format, names.wanted if args.probe else None, where.test if where else None)
+    out = Ordered(format, sys.stdout, WINDOW if capture.regular else 0)
+    done = False
+    try:
         for frames in chain(() if first is None else (first,), chunks):
             names.check(capture)
             done = _rows(renderer, out, frames, capture, args.head)
@@ -73,10 +126,17 @@ def run(args: argparse.Namespace) -> int:
                 break
             if not capture.regular:
                 out.flush()
-        out.flush()
-        for note in _notes(capture, renderer, stopped=done):
-            sys.stderr.write(f"kwire: {capture.name}: {safe(note)}\n")
+    except KeyboardInterrupt:
+        if capture.regular:
+            raise
+    out.flush()
+    _say(capture, [*_notes(capture, renderer, stopped=done), *troubles(capture)])
     return 0
+
+
+def _say(capture: NetworkCapture, notes: Iterable[str]) -> None:
+    for note in notes:
+        sys.stderr.write(f"kwire: {capture.name}: {safe(note)}\n")
 
 
 class _Names:
@@ -97,7 +157,7 @@ class _Names:
         spec = schema.probe
         return any(fnmatchcase(text, self._glob) for text in (spec, spec.split("(", 1)[0], schema.target))
 
-    def check(self, capture: Capture) -> None:
+    def check(self, capture: NetworkCapture) -> None:
         """KwireError where no probe matches or --where cannot be evaluated for one that does."""
         schemas = list(capture.schemas.values())
         new = {schema.probe for schema in schemas} - self._seen
@@ -127,7 +187,9 @@ def _format(args: argparse.Namespace, schemas: list[Schema]) -> Format:
     return table
 
 
-def _rows(renderer: Renderer, out: Ordered, frames: Frames, capture: Capture, head: int | None) -> bool:
+def _rows(
+    renderer: Renderer, out: Ordered, frames: Frames, capture: NetworkCapture, head: int | None
+) -> bool:
     """Show frames; whether `head` events have been shown now."""
     if head is None or renderer.events + len(frames) < head:
         out.add(renderer.rows(frames, capture.schemas))
@@ -139,13 +201,21 @@ def _rows(renderer: Renderer, out: Ordered, frames: Frames, capture: Capture, he
     return renderer.events >= head
 
 
-def _notes(capture: Capture, renderer: Renderer, *, stopped: bool) -> Iterator[str]:
-    """What a reader must know of the capture, for standard error."""
+def _ends(capture: NetworkCapture) -> Iterator[str]:
+    """Where reading stopped before the end."""
     if capture.problem:
         yield f"{capture.problem}; everything before is shown"
-    elif not stopped and not capture.ended:
-        yield "it has no closing statistics: its recorder was killed, or is still recording"
-    if capture.skipped:
+
+
+def _notes(capture: NetworkCapture, renderer: Renderer, *, stopped: bool) -> Iterator[str]:
+    """What a reader must know of the capture, for standard error."""
+    yield from _ends(capture)
+    if not capture.problem and not stopped and not capture.ended:
+        if capture.network.conversations:
+            yield "the capture does not hold the end of every session"
+        else:
+            yield "it has no closing statistics: its recorder was killed, or is still recording"
+    if capture.skipped and not capture.network.found:
         yield f"{capture.skipped} packets hold no sound frame; {capture.first_skipped}"
     if renderer.lost:
         holes = "one hole" if renderer.holes == 1 else f"{renderer.holes} holes"

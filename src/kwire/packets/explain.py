@@ -11,11 +11,11 @@ from typing import Final, NamedTuple
 from kwire.capture import pcapng
 from kwire.capture.pcapng import Block, Order
 from kwire.packets import headers
-from kwire.packets.dissect import Finding
+from kwire.packets.dissect import Finding, Packet
 from kwire.packets.headers import Verdict
 from kwire.packets.network import Flow, Place
 from kwire.packets.open import NetworkCapture, Record
-from kwire.packets.tables import LINKS, Protocol
+from kwire.packets.tables import LINKS, Link, Protocol, Trouble
 from kwire.wire.explain import Explained, Explainer, Row
 from kwire.wire.frame import HEADER_SIZE, Problem
 
@@ -87,6 +87,9 @@ class Teller:
         if packet.layers:
             last = packet.layers[-1]
             base = last.end if last.kind == "udp" and last.data.obj is record.data.obj else -1
+        rest = _rest(record, packet)
+        if rest:
+            layers.append(("what is left", rest))
         if packet.other:
             layers.append((f"{packet.other}: not taken apart", []))
         remarks = [str(one) for one in packet.found if str(one) not in troubles and not _is_trouble(one)]
@@ -108,9 +111,27 @@ class Teller:
         return Seen(one.flow.name, next(explainer.explain(data)), note)
 
 
-def _is_trouble(one: Finding) -> bool:
-    from kwire.packets.tables import Trouble
+def _rest(record: Record, packet: Packet) -> list[Verdict]:
+    """The bytes of a packet that are in no header: a payload that is no datagram of frames, a trailer."""
+    data = record.data[record.start : record.start + record.captured]
+    layers = [layer for layer in packet.layers or [] if layer.data.obj is record.data.obj]
+    if record.link == Link.USER0 or (not layers and packet.layers):
+        return []
+    at = layers[-1].end if layers else 0
+    rows = []
+    segment = packet.segment
+    if segment is not None and segment.payload.obj is record.data.obj:
+        end = at + len(segment.payload)
+        if segment.protocol == Protocol.TCP and end > at:
+            rows.append(_plain(data, at, end, "payload", f"of the stream, from {segment.sequence} on"))
+        at = end
+    if at < len(data):
+        what = "trailer" if segment is not None else "payload"
+        rows.append(_plain(data, at, len(data), what, "after the packet" if segment else "not looked at"))
+    return rows
 
+
+def _is_trouble(one: Finding) -> bool:
     return isinstance(one.what, Trouble)
 
 
