@@ -163,9 +163,12 @@ def _by_schema(
     """A capture a probe, or a host; those without events and losses are left out."""
     tables = Tables(survey.schemas)
     groups: dict[str, list[Schema]] = {}
-    for seen in survey.probes:
+    full = [seen for seen in survey.probes if seen.events or seen.lost or seen.produced]
+    if survey.unknown_lost and not full:
+        full = survey.probes[:1]  # losses of no known probe have to be somewhere
+    for seen in full:
         table = tables.find(seen.schema)
-        if table is not None and (seen.events or seen.lost or seen.produced):
+        if table is not None:
             groups.setdefault(table.name if key == "probe" else seen.schema.host, []).append(seen.schema)
     pieces, names = _Pieces(source, survey, directory), list(groups)
     for start in range(0, len(names), OPEN):
