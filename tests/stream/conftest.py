@@ -419,6 +419,7 @@ class UdpProxy(Proxy):
     def __init__(self, target: int, seed: int = 1) -> None:
         super().__init__()
         self.target = target
+        self.host = LOCAL
         self.loss = 0.0
         self.repeat = 0.0
         self.reorder = 0.0
@@ -451,7 +452,7 @@ class UdpProxy(Proxy):
         far = self._far.get(place)
         if far is None:
             far = self._far[place] = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            far.connect((LOCAL, self.target))
+            far.connect((self.host, self.target))
             far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
             self.selector.register(far, selectors.EVENT_READ, lambda far=far: self._back(far, place))
         self._harm(lambda: far.send(data), len(data), self.loss)
