@@ -1,6 +1,7 @@
 """`kwire collect`: events of many agents into captures, one of each host, or one of all."""
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ from kwire.cli import values
 from kwire.cli.tracing import CLEAR_LINE, human_size
 from kwire.errors import KwireError
 from kwire.kernel import privileges, seccomp
+from kwire.stream.address import Address, is_numeric, parse, resolve
 from kwire.stream.arguments import add_transport_arguments, tls_options, watch
 from kwire.stream.collector import Collector
 from kwire.stream.connect import Connector, connect
@@ -20,6 +22,7 @@ from kwire.stream.folder import Folder
 from kwire.stream.listen import Listener, listen
 from kwire.stream.loop import Loop
 from kwire.stream.store import Options
+from kwire.view.text import safe
 
 HELP = "collect the events of agents into captures"
 
@@ -100,14 +103,12 @@ class Run:
 
     def open(self) -> None:
         """Listen and connect."""
-        from kwire.stream import address
-
         args, seen = self.args, watch(self.args)
         tls = tls_options(args)
         for text in args.listen:
             listener = listen(
                 self.loop,
-                address.parse(text),
+                parse(text),
                 self.collector.choose,
                 self.collector.handler_for,
                 tls=tls,
@@ -117,7 +118,7 @@ class Run:
             self.listeners.append(listener)
             sys.stderr.write(f"kwire: collecting at {listener.address}\n")
         for text in args.origins:
-            origin = address.parse(text)
+            origin = parse(text)
             connector = connect(
                 self.loop,
                 origin,
@@ -130,6 +131,8 @@ class Run:
             )
             self.connectors.append(connector)
         sys.stderr.flush()
+        for connector in self.connectors:
+            _load_resolver(connector.address)
 
     def run(self) -> None:
         """Collect until something ends it."""
@@ -232,6 +235,13 @@ def protect(verbose: bool) -> None:
         sys.stderr.write(f"kwire: no system-call filter: {problem}\n")
 
 
+def _load_resolver(address: Address) -> None:
+    """Ask for a name once: then the libraries that answer are here, which the filter would not let in."""
+    if address.kind != "unix" and not is_numeric(address):
+        with contextlib.suppress(KwireError):
+            resolve(address)
+
+
 def raise_descriptors() -> None:
     """Allow as many open files as the hard limit does: three a session."""
     import resource
@@ -254,7 +264,7 @@ def report(summary: dict[str, Any]) -> None:
         files = ", ".join(host["files"][:3]) + (" …" if len(host["files"]) > 3 else "")
         sys.stderr.write(f"{name}: {host['events']:,} events, {lost}, in {files}\n")
     for problem in summary["problems"]:
-        sys.stderr.write(f"kwire: {problem}\n")
+        sys.stderr.write(f"kwire: {safe(problem)}\n")
     if not summary["hosts"]:
         sys.stderr.write("no events\n")
 

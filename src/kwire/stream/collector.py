@@ -35,6 +35,9 @@ AT_ONCE: Final = 1 << 20
 AGAIN: Final = 1.0
 """Seconds until a commit that the disk refused is tried again."""
 
+BURDEN: Final = 32e6
+"""Bytes a second that descriptions may cost to be remembered: who floods us with them waits."""
+
 PATIENCE: Final = 2.0
 """Seconds that events of a merged capture wait for the first samples of their clock."""
 
@@ -70,6 +73,7 @@ class Collector(Ignore):
         """What went wrong, each thing once."""
         self._merged: Store | None = None
         self._dirty: set[Store] = set()
+        self._resting: dict[Store, float] = {}  # until when no more descriptions are written down
         self._taken = 0  # bytes since the last commit
         self._commit: Timer | None = None
         self._pair = (time.monotonic_ns(), time.time_ns())
@@ -275,8 +279,10 @@ class Collector(Ignore):
     def _soon(self, store: Store, seconds: float = PAUSE) -> None:
         """Commit this store, and others that wait, in a moment."""
         self._dirty.add(store)
-        if self._commit is None:
-            self._commit = self.loop.at(self.loop.now() + seconds, self.commit)
+        when = self.loop.now() + seconds
+        if self._commit is None or self._commit.when > when:
+            self.loop.cancel(self._commit)
+            self._commit = self.loop.at(when, self.commit)
 
     def commit(self) -> None:
         """Make safe what was taken, and acknowledge it."""
@@ -284,9 +290,16 @@ class Collector(Ignore):
         self._commit = None
         self._taken = 0
         dirty, self._dirty = self._dirty, set()
+        now = self.loop.now()
         for store in dirty:
+            burden, rests = store.burden, self._resting.get(store, now)
+            if burden and rests > now:
+                self._soon(store, rests - now)
+                continue
             try:
                 lanes = store.commit()
+                if burden:
+                    self._resting[store] = now + burden / BURDEN
             except LedgerError as error:
                 self._note(str(error))
                 self._soon(store, AGAIN)
@@ -313,6 +326,7 @@ class Collector(Ignore):
         store.leave()
         self.stores.discard(store)
         self._dirty.discard(store)
+        self._resting.pop(store, None)
         if self._merged is store:
             self._merged = None
         for feed in [feed for feed in self.feeds.values() if feed.store is store]:
@@ -339,6 +353,7 @@ class Collector(Ignore):
         if store.closed:
             self._dirty.discard(store)
             self.stores.discard(store)
+            self._resting.pop(store, None)
         else:
             self._soon(store)
 
@@ -368,6 +383,7 @@ class Collector(Ignore):
 
     def stop(self) -> None:
         """Make all safe, acknowledge it, give every capture its ending; sessions can be resumed later."""
+        self._resting.clear()
         self.commit()
         for feed in list(self.feeds.values()):
             try:

@@ -15,7 +15,7 @@ from kwire.wire.totals import read_totals
 
 MOST_PROBES: Final = 1 << 16  # probes of one session
 LARGEST_ID: Final = 1 << 17  # probe numbers are below this: tables grow with them
-MOST_DESCRIBED: Final = 32 << 20  # bytes of SCHEMA payloads kept of one session
+MOST_DESCRIBED: Final = 16 << 20  # bytes of SCHEMA payloads kept of one session
 MOST_PRODUCED: Final = 1 << 60  # events of a probe
 MOST_COMPLAINTS: Final = 16  # problems kept until somebody takes them
 

@@ -34,7 +34,7 @@ class LedgerError(KwireError):
 class Ledger:
     """An open ledger. Raises LedgerError where the disk refuses."""
 
-    __slots__ = ("_capacity", "_fd", "_number", "_start", "_sync", "front", "path")
+    __slots__ = ("_capacity", "_fd", "_number", "_start", "_sync", "front", "path", "size")
 
     def __init__(self, path: str, *, sync: bool = False) -> None:
         """Nothing is written before `replace`; `load` reads one that is there."""
@@ -43,6 +43,8 @@ class Ledger:
         self._sync = sync
         self._fd = -1
         self._start = self._capacity = self._number = 0
+        self.size = 0
+        """Bytes that the last `replace` wrote."""
 
     def replace(self, front: Mapping[str, Any], body: bytes) -> None:
         """Write a new file with this front and this record, and put it in the place of the old one."""
@@ -64,15 +66,17 @@ class Ledger:
                 if self._sync:
                     os.fsync(fd)
                 os.rename(temporary, self.path)
-                if self._sync:
-                    self._sync_folder()
             except BaseException:
                 os.close(fd)
+                os.unlink(temporary)
                 raise
         except OSError as error:
             raise LedgerError("write", self.path, error.strerror or "failed") from None
         self.close()
         self._fd, self._start, self._capacity, self.front = fd, start, capacity, front
+        self.size = start + 2 * capacity
+        if self._sync:
+            self._sync_folder()
 
     def write(self, body: bytes) -> None:
         """Write the next record; the one before stays until this one is whole."""
@@ -122,11 +126,14 @@ class Ledger:
         return _SLOT.pack(self._number, len(body), zlib.crc32(body, zlib.crc32(number))) + body
 
     def _sync_folder(self) -> None:
-        fd = os.open(os.path.dirname(os.path.abspath(self.path)), os.O_RDONLY | os.O_CLOEXEC)
         try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+            fd = os.open(os.path.dirname(os.path.abspath(self.path)), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise LedgerError("sync", self.path, error.strerror or "failed") from None
 
 
 def _blocks(size: int) -> int:

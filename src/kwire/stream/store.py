@@ -276,6 +276,11 @@ class Store:
         """Let go of the shared buffer."""
         self.writer.flush()
 
+    @property
+    def burden(self) -> int:
+        """Bytes that the next commit writes beside the capture, where that is more than a record."""
+        return self._ledger.size if self._changed and self._ledger is not None else 0
+
     def commit(self) -> list[Lane]:
         """Make safe what was taken; the lanes of which more is safe than before, up to before `stored`.
 
