@@ -247,7 +247,7 @@ class Input:
             if part:
                 yield part
             if unpacker.eof:
-                data = bytes(unpacker.unused_data).lstrip(b"\0")
+                data = bytes(unpacker.unused_data or b"").lstrip(b"\0")  # lz4: None where there are none
                 while len(data) < MAGIC_SIZE and (more := self._raw()):
                     data = (data + more).lstrip(b"\0")
                 if not data:
