@@ -1,20 +1,15 @@
-"""Fuzz the readers of BTF: blobs alone and split, ELF files around them, offset tables that lie.
-
-`python tests/fuzz/fuzz_btf.py --runs 100000 [--seed N]` mutates at random, without anything else installed;
-`python tests/fuzz/fuzz_btf.py CORPUS` is guided by atheris, where that is installed.
-"""
+"""Fuzz the readers of BTF: blobs alone and split, ELF files around them, offset tables that lie."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib.util
-import random
 import struct
-import sys
 from array import array
 from pathlib import Path
 from typing import Any
+
+import fuzzing
 
 from kwire.btf.blob import Btf
 from kwire.btf.errors import BtfError
@@ -71,52 +66,5 @@ def one_input(data: bytes) -> None:
     HELPERS.use(Btf(GOOD, table=Table(words[:half], words[half:])))
 
 
-def mutated(source: random.Random) -> bytes:
-    """A seed with a few words or bytes changed, moved, cut or made extreme."""
-    data = bytearray(source.choice(SEEDS))
-    for _ in range(source.randrange(6)):
-        at = source.randrange(len(data) + 1)
-        match source.randrange(6):
-            case 0 if at < len(data):
-                data[at] ^= 1 << source.randrange(8)
-            case 1 | 2:
-                word = source.choice(
-                    [source.randrange(40), 1 << source.randrange(32), source.randrange(1 << 32)]
-                )
-                data[at & ~3 : (at & ~3) + 4] = word.to_bytes(4, source.choice(["little", "big"]))
-            case 3:
-                del data[at : at + source.randrange(1, 20)]
-            case 4:
-                data[at:at] = data[source.randrange(len(data) + 1) :][:40]
-            case 5 if source.random() < 0.2:
-                del data[at:]
-    return bytes(data)
-
-
-def main() -> None:
-    """Run `--runs` inputs of our own, or hand over to atheris."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, help="number of random mutations")
-    parser.add_argument("--seed", type=int, default=1)
-    args, rest = parser.parse_known_args()
-    if args.runs is None:
-        try:
-            import atheris
-        except ImportError:
-            parser.error("atheris is not installed: give --runs N")
-        atheris.Setup([sys.argv[0], *rest], one_input)
-        atheris.Fuzz()
-        return
-    source = random.Random(args.seed)
-    for run in range(args.runs):
-        data = mutated(source)
-        try:
-            one_input(data)
-        except BaseException:
-            print(f"run {run} of seed {args.seed}: {data.hex()}", file=sys.stderr)
-            raise
-    print(f"{args.runs} inputs, no defect")
-
-
 if __name__ == "__main__":
-    main()
+    fuzzing.main(one_input, SEEDS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import fuzzing
 
 from kwire.kernel.formats import FormatError, parse_format
 
@@ -35,7 +35,4 @@ def one_input(data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    import atheris
-
-    atheris.Setup(sys.argv, one_input)
-    atheris.Fuzz()
+    fuzzing.main(one_input, SEEDS)

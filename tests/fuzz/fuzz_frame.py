@@ -1,15 +1,10 @@
-"""Fuzz the readers of frames: headers, walking, schemas, records, columns, explaining, hex dumps.
-
-`python tests/fuzz/fuzz_frame.py --runs 100000 [--seed N]` mutates at random, without anything else installed;
-`python tests/fuzz/fuzz_frame.py CORPUS` is guided by atheris, where that is installed.
-"""
+"""Fuzz the readers of frames: headers, walking, schemas, records, columns, explaining, hex dumps."""
 
 from __future__ import annotations
 
-import argparse
-import random
 import struct
-import sys
+
+import fuzzing
 
 from kwire.errors import KwireError
 from kwire.wire import cbor
@@ -64,11 +59,6 @@ SEEDS = [
 ]
 
 
-def expect(holds: bool, defect: str) -> None:
-    if not holds:
-        raise AssertionError(defect)
-
-
 def one_input(data: bytes) -> None:
     """Hand `data` to every reader. What a reader may raise is caught; anything else is a defect."""
     frame, problems = inspect(data)
@@ -78,7 +68,7 @@ def one_input(data: bytes) -> None:
         assert frame is not None
         assert lenient.payload.startswith(frame.payload)
     except FrameError as error:
-        expect(frame is None and error.problem in problems, "lenient and strict disagree")
+        fuzzing.check(frame is None and error.problem in problems, "lenient and strict disagree")
     frames, stop = Frames.walk_prefix(data)
     assert (stop is None) == (sum(frames.header(index).length for index in range(len(frames))) == len(data))
     _read(frames)
@@ -88,7 +78,7 @@ def one_input(data: bytes) -> None:
     try:
         assert parse(data.decode("utf-8", "backslashreplace"))
     except KwireError as error:
-        expect("\n" not in str(error), "an error of more than a line")
+        fuzzing.check("\n" not in str(error), "an error of more than a line")
 
 
 def _read(frames: Frames) -> None:
@@ -103,7 +93,7 @@ def _read(frames: Frames) -> None:
             elif frame.header.type == Type.LOST:
                 Lost.read(frame)
         except FrameError as error:
-            expect(error.problem.code == Code.BAD_PAYLOAD, "another code")
+            fuzzing.check(error.problem.code == Code.BAD_PAYLOAD, "another code")
     for schema in schemas.values():
         decoder = schema.decoder()
         refused = False
@@ -115,61 +105,14 @@ def _read(frames: Frames) -> None:
                 assert len(decoder(frames.frame_bytes(index))) == len(schema.fields)
             except FrameError as error:
                 refused = True
-                expect(error.problem.code == Code.BAD_PAYLOAD, "another code")
+                fuzzing.check(error.problem.code == Code.BAD_PAYLOAD, "another code")
         try:
             columns(schema, frames)
         except FrameError:
-            expect(refused, "columns refuse what the decoder reads")
+            fuzzing.check(refused, "columns refuse what the decoder reads")
         else:
-            expect(not refused, "columns read what the decoder refuses")
-
-
-def mutated(source: random.Random) -> bytes:
-    """A seed, or noise, with a few bytes changed, moved, cut or made extreme."""
-    data = bytearray(
-        source.choice(SEEDS) if source.random() < 0.95 else source.randbytes(source.randrange(80))
-    )
-    for _ in range(source.randrange(5)):
-        at = source.randrange(len(data) + 1)
-        match source.randrange(5):
-            case 0 if at < len(data):
-                data[at] ^= 1 << source.randrange(8)
-            case 1:
-                size = source.choice([1, 2, 4, 8])
-                data[at : at + size] = source.choice([bytes(size), b"\xff" * size, source.randbytes(size)])
-            case 2:
-                del data[at : at + source.randrange(1, 20)]
-            case 3:
-                data[at:at] = data[source.randrange(len(data) + 1) :][:40]
-            case 4:
-                data += source.choice(SEEDS)
-    return bytes(data)
-
-
-def main() -> None:
-    """Run `--runs` inputs of our own, or hand over to atheris."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, help="number of random mutations")
-    parser.add_argument("--seed", type=int, default=1)
-    args, rest = parser.parse_known_args()
-    if args.runs is None:
-        try:
-            import atheris
-        except ImportError:
-            parser.error("atheris is not installed: give --runs N")
-        atheris.Setup([sys.argv[0], *rest], one_input)
-        atheris.Fuzz()
-        return
-    source = random.Random(args.seed)
-    for run in range(args.runs):
-        data = mutated(source)
-        try:
-            one_input(data)
-        except BaseException:
-            print(f"run {run} of seed {args.seed}: {data.hex()}", file=sys.stderr)
-            raise
-    print(f"{args.runs} inputs, no defect")
+            fuzzing.check(not refused, "columns read what the decoder refuses")
 
 
 if __name__ == "__main__":
-    main()
+    fuzzing.main(one_input, SEEDS)

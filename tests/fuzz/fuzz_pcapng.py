@@ -1,16 +1,12 @@
-"""Fuzz target: reading, proving and showing captures.
-
-`python tests/fuzz/fuzz_pcapng.py CORPUS…` runs under atheris; with `--runs N` it mutates the seeds N times
-without it.
-"""
+"""Fuzz target: reading, proving and showing captures."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import random
 import struct
-import sys
+
+import fuzzing
 
 from kwire.capture.output import CaptureError
 from kwire.capture.reader import Capture
@@ -81,28 +77,5 @@ def one_input(data: bytes) -> None:
         assert capture.problem is None or "\n" not in capture.problem
 
 
-def _loop(runs: int) -> None:
-    source = random.Random()
-    for _ in range(runs):
-        data = bytearray(source.choice(SEEDS))
-        for _ in range(source.randrange(1, 6)):
-            at = source.randrange(len(data))
-            data[at : at + source.choice([0, 1, 2, 4])] = source.choice(
-                [b"", b"\0", b"\xff\xff\xff\xff", source.randbytes(source.randrange(1, 9))]
-            )
-        try:
-            one_input(bytes(data))
-        except BaseException as error:
-            error.add_note(f"the input: {data.hex()}")
-            raise
-
-
 if __name__ == "__main__":
-    if "--runs" in sys.argv:
-        _loop(int(sys.argv[sys.argv.index("--runs") + 1]))
-    else:
-        import atheris
-
-        atheris.instrument_all()
-        atheris.Setup(sys.argv, one_input)
-        atheris.Fuzz()
+    fuzzing.main(one_input, SEEDS)

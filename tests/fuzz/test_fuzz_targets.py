@@ -1,69 +1,44 @@
-"""Every fuzz target, on a fixed number of seeded inputs: mutations of its own seeds, and noise.
+"""Every fuzz target, on its seeds, on what campaigns kept, and on a fixed number of seeded mutations of them.
 
-A target is a file `fuzz_NAME.py` here with `SEEDS`, a sequence of good inputs, and
-`one_input(data: bytes) -> None`, which returns for every input, having caught the errors that its reader
-documents, or shows a defect by raising. Under atheris the same function runs for as long as one likes:
-`python tests/fuzz/fuzz_NAME.py CORPUS`.
+How a target is made and run for longer stands in `fuzzing.py` and in docs/fuzzing.md.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import random
+import os
+import shutil
 import signal
-from collections.abc import Callable, Iterator, Sequence
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import fuzzing
 import pytest
 
-TARGETS = sorted(Path(__file__).parent.glob("fuzz_*.py"))
-INPUTS = 2000
+HERE = Path(__file__).parent
+TARGETS = sorted(HERE.glob("fuzz_*.py"))
+INPUTS = 600
 SECONDS_EACH = 5  # of processor time for one input: a hang is a defect too
-NUMBERS = [0, 1, 7, 8, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x10000, 0x7FFFFFFF, 0xFFFFFFFF, 2**63, 2**64 - 1]
+WALK_RUNS = 30_000
 
 
-def mutated(seeds: Sequence[bytes], random: random.Random) -> bytes:
-    """One input: a seed with a few changes of the kinds that break readers."""
-    data = bytearray(random.choice(seeds))
-    for _ in range(random.randint(1, 4)):
-        at = random.randrange(len(data) + 1)
-        size = random.choice([1, 2, 4, 8])
-        match random.randrange(7):
-            case 0 if at < len(data):
-                data[at] ^= 1 << random.randrange(8)
-            case 1:
-                value = random.choice(NUMBERS) % (1 << 8 * size)
-                data[at : at + size] = value.to_bytes(size, random.choice(["little", "big"]))
-            case 2:
-                del data[at:]
-            case 3:
-                del data[at : at + random.randint(1, 16)]
-            case 4:
-                data[at:at] = random.randbytes(random.randint(1, 16))
-            case 5:
-                data[at:at] = data[random.randrange(len(data) + 1) :][:64]
-            case 6:
-                other = random.choice(seeds)
-                data[at:] = other[random.randrange(len(other) + 1) :]
-    return bytes(data)
-
-
-def inputs(seeds: Sequence[bytes], number: int) -> Iterator[bytes]:
-    yield b""
-    yield from seeds
-    source = random.Random(20240229)
-    for turn in range(number):
-        yield mutated(seeds, source) if turn % 16 else source.randbytes(source.randrange(200))
+def load(path: Path) -> Any:
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.parametrize("path", TARGETS, ids=lambda path: path.stem)
 def test_a_target_survives(path: Path) -> None:
-    specification = importlib.util.spec_from_file_location(path.stem, path)
-    assert specification is not None
-    assert specification.loader is not None
-    target = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(target)
+    target = load(path)
     one_input: Callable[[bytes], None] = target.one_input
+    seeds = [*target.SEEDS, *fuzzing.kept(path.stem.removeprefix("fuzz_"))]
     assert target.SEEDS
 
     def hang(*_: object) -> None:
@@ -71,7 +46,7 @@ def test_a_target_survives(path: Path) -> None:
 
     previous = signal.signal(signal.SIGVTALRM, hang)
     try:
-        for data in inputs(target.SEEDS, INPUTS):
+        for data in fuzzing.inputs(seeds, INPUTS, 20240229):
             signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS_EACH)
             try:
                 one_input(data)
@@ -84,4 +59,42 @@ def test_a_target_survives(path: Path) -> None:
 
 
 def test_there_are_targets_for_all_readers() -> None:
-    assert {path.stem for path in TARGETS} >= {"fuzz_frame", "fuzz_btf", "fuzz_format", "fuzz_pcapng"}
+    assert {path.stem.removeprefix("fuzz_") for path in TARGETS} >= {
+        "btf", "cbor", "format", "frame", "packets", "pcapng", "requests", "session", "spool", "text",
+    }  # fmt: skip
+
+
+def test_what_is_kept_is_small_and_belongs_to_a_target() -> None:
+    names = {path.stem.removeprefix("fuzz_") for path in TARGETS} | {"walk"}
+    assert {path.name for path in fuzzing.CORPUS.iterdir()} <= names
+    assert sum(path.stat().st_size for path in fuzzing.CORPUS.rglob("*")) < 1 << 20
+
+
+def test_a_target_runs_by_itself() -> None:
+    command = [sys.executable, str(HERE / "fuzz_cbor.py"), "--runs", "50"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "50 inputs, no defect\n", "")
+
+
+@pytest.mark.native
+def test_the_c_walkers_stay_in_their_buffers(tmp_path: Path) -> None:
+    """Under the sanitizers of gcc; clang's libFuzzer runs the same file for campaigns."""
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no gcc")
+    program = tmp_path / "walk_fuzz"
+    flags = ["-g", "-O1", "-Wall", "-Wextra", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    command = [compiler, *flags, "-DSTANDALONE", "-o", str(program), str(HERE / "walk_fuzz.c")]
+    made = subprocess.run(command, capture_output=True, text=True)
+    if "cannot find" in made.stderr:
+        pytest.skip("gcc has no sanitizers here")
+    assert (made.returncode, made.stderr) == (0, "")
+    seeds = []
+    for number, data in enumerate([*load(HERE / "walk_seeds.py").SEEDS, *fuzzing.kept("walk")]):
+        seeds.append(tmp_path / f"seed{number}")
+        seeds[-1].write_bytes(data)
+    options = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
+    done = subprocess.run(
+        [program, str(WALK_RUNS), "7", *seeds[:64]], capture_output=True, text=True, env=options, timeout=240
+    )
+    assert (done.returncode, done.stderr) == (0, "")
