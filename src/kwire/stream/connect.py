@@ -148,6 +148,8 @@ class Connector:
     def _detached(self, peer: Peer, why: str) -> None:
         """The connection broke: try again at once, then with pauses."""
         if peer is self.peer and not self.closed:
+            if peer.was_up:
+                self._pause = SHORTEST
             self._trouble(why)
             self._wait()
 
@@ -187,7 +189,8 @@ class Connector:
 
     def _next(self) -> None:
         """Try the next address; after the last one the round has failed."""
-        if self.closed or self.peer.ended:
+        self._give_up_attempt()
+        if self.closed or self.peer.ended or self.peer.transport is not None:
             return
         if not self._places:
             assert self.problem is not None

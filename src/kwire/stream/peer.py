@@ -111,6 +111,7 @@ class Peer:
         "on_ended",
         "session",
         "transport",
+        "was_up",
     )
 
     def __init__(self, loop: Loop, session: Session, handler: Handler) -> None:
@@ -128,6 +129,8 @@ class Peer:
         """`close` was called."""
         self.ended = False
         """`closed` was told to the handler."""
+        self.was_up = False
+        """The session was established over the present transport, or the last one."""
         self.abandoned: list[int] = []
         """Sequence numbers that were never acknowledged; known when `closed` is called."""
         self.on_detached: Callable[[Peer, str], None] | None = None  # for whoever keeps us connected
@@ -148,6 +151,7 @@ class Peer:
             transport.close()
             return
         self.transport = transport
+        self.was_up = False
         self.identity = transport.identity
         self.address = transport.name
         transport.open(self)
@@ -271,6 +275,7 @@ class Peer:
                         self._drop = why
                     self.handler.changed(self, old, new, why)
                     if new is State.ESTABLISHED:
+                        self.was_up = True
                         self.handler.established(self)
                 case Abandoned(sequences):
                     self.abandoned.extend(sequences)

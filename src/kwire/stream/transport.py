@@ -176,18 +176,29 @@ class StreamTransport:
 class TlsTransport(StreamTransport):
     """A socket under TLS, its handshake done (`kwire.stream.tls.Handshake`)."""
 
-    __slots__ = ("_pending", "_tls")
+    __slots__ = ("_more", "_pending", "_tls")
 
     def __init__(self, loop: Loop, connected: ssl.SSLSocket, name: str, identity: str) -> None:
         super().__init__(loop, connected, name, identity)
         self._tls = connected
+        self._more = False  # there may be bytes in TLS, of which epoll does not tell
         self._pending: bytes = b""  # what TLS must be given again, unchanged, after it did not fit
 
     def open(self, receiver: Receiver) -> None:
-        """Begin to receive; the handshake may have brought bytes already, of which epoll does not tell."""
+        """Begin to receive; the handshake may have brought bytes already."""
         if not self._mask:
-            self.loop.soon(self._receive)
+            self._look_again()
         super().open(receiver)
+
+    def _look_again(self) -> None:
+        """Read in the next round, whether epoll tells of bytes or not: TLS may hold some."""
+        if not self._more:
+            self._more = True
+            self.loop.soon(self._look)
+
+    def _look(self) -> None:
+        self._more = False
+        self._receive()
 
     def _say_end(self) -> None:
         with contextlib.suppress(OSError, ValueError):  # it does not wait for the other side's
@@ -213,21 +224,23 @@ class TlsTransport(StreamTransport):
         try:
             while count < len(buffer):
                 more = self._tls.recv_into(buffer[count:])
-                if not more:
-                    break  # the end: told when nothing is left to deliver
+                if not more:  # the end: told when nothing is left to deliver
+                    if count:
+                        self._look_again()
+                    break
                 count += more
             else:
-                self.loop.soon(self._receive)  # TLS may hold more; epoll would not tell
+                self._look_again()
         except (SSLWantReadError, SSLWantWriteError) as error:
             if not count:
                 raise BlockingIOError from error
         except SSLZeroReturnError:
             if count:
-                self.loop.soon(self._receive)
+                self._look_again()
         except OSError:
             if not count:
                 raise
-            self.loop.soon(self._receive)
+            self._look_again()
         return count
 
 
