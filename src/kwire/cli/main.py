@@ -20,6 +20,7 @@ VERBS: dict[str, str] = {
     "agent": "record here, for a collector elsewhere",
     "collect": "collect the events of agents into captures",
     "show": "print a capture as a table or as JSON",
+    "sniff": "show what captures show, live from a network interface",
     "query": "ask a capture in SQL; without SQL, list its tables",
     "export": "write events as Parquet, Arrow, CSV, NDJSON or a Perfetto trace",
     "stats": "rates, losses, silences and distributions of a capture",

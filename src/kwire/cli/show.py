@@ -43,17 +43,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.epilog = EXAMPLES
     parser.add_argument("file", metavar="FILE", help="a capture; - is standard input")
-    parser.add_argument("--json", action="store_true", help="one object an event and line")
+    parser.add_argument("--follow", action="store_true", help="at the end of a file wait for more")
+    add_showing(parser)
+
+
+def add_showing(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say what is shown, and how."""
+    parser.add_argument("--json", action="store_true", help="one object a line: an event, a packet or a step")
     parser.add_argument("--probe", metavar="GLOB", help="only probes that match: 'kprobe:tcp_*', '*open*'")
     parser.add_argument("--where", metavar="EXPR", help="only events for which this is true")
-    parser.add_argument(
-        "--head", metavar="N", type=_count, help="stop after so many events, or packets with -V"
-    )
-    parser.add_argument("--follow", action="store_true", help="at the end of a file wait for more")
+    how = "stop after so many events, or packets with -V"
+    parser.add_argument("--head", metavar="N", type=_count, help=how)
     add_ports(parser)
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument("-V", dest="layers", action="store_true", help="explain every field of every layer")
-    how.add_argument("--sessions", action="store_true", help="follow each session through its states")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("-V", dest="layers", action="store_true", help="explain every field of every layer")
+    which.add_argument("--sessions", action="store_true", help="follow each session through its states")
     parser.add_argument("--all", action="store_true", help="with --sessions: every frame, not only changes")
     parser.add_argument("--wide", action="store_true", help="do not cut lines to the terminal's width")
 
@@ -66,15 +70,15 @@ def _count(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Show the capture; its defects on standard error at the end."""
-    return show(args, args.file)
+    return show(args, args.file, follow=args.follow)
 
 
-def show(args: argparse.Namespace, source: Source) -> int:
+def show(args: argparse.Namespace, source: Source, *, follow: bool = False) -> int:
     """Show what comes from `source`, as `args` say."""
     watcher: Any = None
     if args.layers or args.sessions:
         if args.where is not None or args.probe is not None:
-            raise KwireError("show", str(args.file), "--where and --probe choose events, not packets")
+            raise KwireError("show", "", "--where and --probe choose events, not packets")
         from kwire.cli import layers
 
         if args.sessions:
@@ -85,7 +89,7 @@ def show(args: argparse.Namespace, source: Source) -> int:
             from kwire.packets.explain import Teller
 
             watcher = Teller()
-    with open_capture(source, **ports(args), follow=args.follow, watcher=watcher) as capture:
+    with open_capture(source, **ports(args), follow=follow, watcher=watcher) as capture:
         try:
             if args.layers:
                 layers.explain(capture, watcher, json=args.json, head=args.head)
