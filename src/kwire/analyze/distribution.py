@@ -265,7 +265,10 @@ class TopBytes:
     def _each(self, counts: "Counter[bytes]") -> None:
         import numpy as np
 
-        by_hash = {self._one(text): (text, times) for text, times in counts.items()}
+        bare: Counter[bytes] = Counter()
+        for text, times in counts.items():
+            bare[text.rstrip(b"\0")] += times
+        by_hash = {self._one(text): (text, times) for text, times in bare.items()}
         keys = np.array(sorted(by_hash), np.uint64)
         self.texts.update({key: text for key, (text, _) in by_hash.items()})
         self._join(keys, np.array([by_hash[key][1] for key in keys.tolist()], np.int64))
@@ -276,10 +279,10 @@ class TopBytes:
             self.texts = {key: self.texts[key] for key, _ in self._top.items()}
 
     def _one(self, text: bytes) -> int:
-        """The hash of one byte string, as `_hash` has it; trailing NULs do not count."""
+        """The hash of one byte string, as `_hash` has it."""
         import numpy as np
 
-        text = text.rstrip(b"\0") or b"\0"
+        text = text or b"\0"
         return int(self._hash(np.frombuffer(text, f"V{len(text)}"))[0])
 
     def _hash(self, values: "Array") -> "Array":

@@ -120,7 +120,10 @@ class FieldStats:
         show = _ADDRESSES.get(self.kind)
         if show is not None:
             return show(value.ljust(_WIDTHS[self.kind], b"\0"))
-        return value.hex() if self.kind == "raw" else text(value)
+        if self.kind == "raw":
+            field = self.column.field
+            return value.ljust(field.size // field.count, b"\0").hex()
+        return text(value)
 
     def _named(self, value: int) -> Any:
         if self.kind == "bool":

@@ -5,7 +5,6 @@ again in the middle of a section is told apart from before.
 """
 
 from array import array
-from collections import Counter
 from typing import Final
 
 from kwire.analyze.losses import Losses
@@ -108,10 +107,10 @@ class Survey:
                 self._told(section)
             self.problem, self.skipped, self.ended = capture.problem, capture.skipped, capture.ended
             self.first_skipped = capture.first_skipped
-            troubles = {name: first.count for name, first in capture.found.items()}
-            self.errors = dict(Counter(capture.errors) + Counter(troubles))
-            self.packets = capture.packets + capture.network.packets
-            self.frames = capture.packets - sum(capture.errors.values()) + capture.network.frames
+            self.errors, self.packets = dict(capture.errors), capture.packets
+            network, troubles = capture.network, sum(first.count for first in capture.found.values())
+            unsound = sum(self.errors.values()) - troubles  # packets that should be a frame and are not
+            self.frames = capture.packets - network.packets - unsound + network.frames
 
     @property
     def begins(self) -> int:

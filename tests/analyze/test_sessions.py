@@ -1,0 +1,136 @@
+"""Sessions captured on a network, and a real recording: the same questions, the same answers."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kwire.cli.main import main
+from kwire.wire.frame import Type, build
+
+PORT = 17800
+FIELDS = (("n", "u32", 1, ""), ("comm", "str", 1, ""))
+
+
+def datagram(payload: bytes, source: int = 40000, port: int = PORT) -> bytes:
+    """A raw IPv4 packet with a UDP datagram; the checksum of UDP is left out, as it may be."""
+    udp = struct.pack(">HHHH", source, port, 8 + len(payload), 0) + payload
+    head = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 1, 0, 64, 17, 0, b"\x0a\0\0\1", b"\x0a\0\0\2")
+    total = sum(struct.unpack(">10H", head))
+    total = (total & 0xFFFF) + (total >> 16)
+    return head[:10] + struct.pack(">H", ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF) + head[12:] + udp
+
+
+def pcap(*packets: bytes) -> bytes:
+    """A classic pcap file, link type raw IP."""
+    data = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 101)
+    for at, packet in enumerate(packets):
+        data += struct.pack("<IIII", 1_700_000_000, at, len(packet), len(packet)) + packet
+    return data
+
+
+def session(kit: Any, count: int = 30, *, port: int = PORT, bye: bool = True) -> tuple[bytes, list[bytes]]:
+    """A session's datagrams as a pcap file, and the EVENT frames in it."""
+    schema = kit.schema(1, "kprobe:f", FIELDS)
+    events = [kit.event(schema, kit.monotonic + at, (at, b"cat")) for at in range(count)]
+    payloads = [b"".join(schema.frames()), *(b"".join(events[at : at + 4]) for at in range(0, count, 4))]
+    frames = [build(Type.DATA, at, payload) for at, payload in enumerate(payloads)]
+    if bye:
+        frames.append(build(Type.BYE, len(payloads), b"\xa1freasonddone"))
+    return pcap(*(datagram(frame, port=port) for frame in frames)), events
+
+
+def test_a_captured_session_is_asked_like_any_capture(tmp_path: Path, kit: Any, kwire: Any) -> None:
+    path = tmp_path / "net.pcap"
+    path.write_bytes(session(kit)[0])
+    status, out, err = kwire("query", str(path), "--csv", "select count(*), sum(n) from f")
+    assert (status, out.splitlines()[1], err) == (0, "30,435", "")
+    status, out, _ = kwire("stats", str(path), "--json")
+    told = json.loads(out)
+    assert (told["packets"], told["events"], told["errors"]) == (10, 30, {})
+    assert [(probe["probe"], probe["events"]) for probe in told["probes"]] == [("kprobe:f", 30)]
+    out_file = tmp_path / "x.ndjson"
+    assert kwire("export", str(path), "-o", str(out_file))[0] == 0
+    assert [json.loads(line)["fields"]["n"] for line in out_file.read_text().splitlines()] == list(range(30))
+
+
+def test_hop_by_hop_the_accounts_balance(tmp_path: Path, kit: Any, kwire: Any) -> None:
+    """A capture made from a session that came to its end is complete, as the capture at the source is."""
+    data, events = session(kit)
+    path, out = tmp_path / "net.pcap", str(tmp_path / "out.pcapng")
+    path.write_bytes(data)
+    assert kwire("merge", str(path), "-w", out) == (0, "", f"30 events, {out}\n")
+    assert kwire("verify", out)[0] == 0
+    source = kit.write(tmp_path / "source.pcapng", [kit.schema(1, "kprobe:f", FIELDS)], events)
+    assert kwire("show", out, "--json")[1] == kwire("show", source, "--json")[1]
+    for made in (["cut", "--from", "+10ns"], ["cut", "--probe", "kprobe:f"]):
+        piece = str(tmp_path / "piece.pcapng")
+        assert kwire(made[0], str(path), *made[1:], "-w", piece)[0] == 0
+        assert kwire("verify", piece)[0] == 0
+    assert kwire("split", str(path), "--by", "events=7", "-w", str(tmp_path / "parts"))[0] == 0
+    parts = sorted(map(str, (tmp_path / "parts").iterdir()))
+    assert len(parts) == 5
+    assert kwire("verify", *parts)[0] == 0
+
+
+def test_a_session_without_an_end_proves_nothing(tmp_path: Path, kit: Any, kwire: Any) -> None:
+    path, out = tmp_path / "net.pcap", str(tmp_path / "out.pcapng")
+    path.write_bytes(session(kit, bye=False)[0])
+    status, _, err = kwire("merge", str(path), "-w", out)
+    assert status == 0
+    assert "it does not prove complete" in err
+    assert kwire("verify", out)[0] == 3
+
+
+def test_ports_are_chosen(tmp_path: Path, kit: Any, kwire: Any) -> None:
+    path = tmp_path / "net.pcap"
+    path.write_bytes(session(kit, port=5000)[0])
+    sql = "select count(*) as n from events"
+    assert kwire("query", str(path), "--port", "5000", sql)[1].split() == ["n", "30"]
+    assert kwire("query", str(path), "--any-port", sql)[1].split() == ["n", "30"]
+    assert kwire("query", str(path), "--port", "0", sql)[0] == 2
+
+
+PROGRAM = "import os\nfor _ in range(2000): os.getppid()\nfor _ in range(50): os.close(os.open('/', 0))"
+
+
+@pytest.mark.live
+def test_a_real_recording_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str], kwire: Any) -> None:
+    path = str(tmp_path / "real.pcapng")
+    script = tmp_path / "load.py"
+    script.write_text(PROGRAM)
+    probes = [
+        f"tracepoint:syscalls:sys_{end}_{name}" for name in ("getppid", "openat") for end in ("enter", "exit")
+    ]
+    command = [sys.executable, "-m", "kwire.cli.main", "record", *probes, "-w", path]
+    subprocess.run([*command, "-c", f"{sys.executable} {script}"], check=True)
+    shown = [json.loads(line) for line in kwire("show", path, "--json")[1].splitlines()]
+    _, out, _ = kwire(
+        "query", path, "--json", "select probe, count(*) as n, min(time_ns) as t from events group by probe"
+    )
+    counts = {row["probe"].split("(")[0]: row for row in map(json.loads, out.splitlines())}
+    for probe in probes:
+        mine = [event["time_ns"] for event in shown if event["probe"].split("(")[0] == probe]
+        assert (counts[probe]["n"], counts[probe]["t"]) == (len(mine), min(mine))
+    assert counts[probes[0]]["n"] >= 2000
+    told = json.loads(kwire("stats", path, "--json")[1])
+    calls = {call["call"]: call["count"] for call in told["calls"]}
+    assert calls["syscall getppid"] == counts[probes[0]]["n"]
+    trace = tmp_path / "real.json"
+    assert kwire("export", path, "-o", str(trace))[0] == 0
+    slices = [event for event in json.loads(trace.read_text())["traceEvents"] if event["ph"] == "X"]
+    assert len(slices) == sum(calls.values())
+    assert kwire("split", path, "--by", "probe", "-w", str(tmp_path / "parts"))[0] == 0
+    parts = sorted(map(str, (tmp_path / "parts").iterdir()))
+    back = str(tmp_path / "back.pcapng")
+    assert kwire("merge", *parts, "-w", back)[0] == 0
+    assert kwire("verify", back, *parts)[0] == 0
+    again = [json.loads(line) for line in kwire("show", back, "--json")[1].splitlines()]
+    assert sorted(map(json.dumps, again)) == sorted(map(json.dumps, shown))
+    assert main(["verify", path]) == 0
