@@ -186,11 +186,12 @@ class Net:
         insecure: bool = False,
         troubled: Callable[[KwireError], None] | None = None,
         role: Role = Role.SOURCE,
+        sort: type[Session] = Session,
     ) -> Connector:
         """An agent without events of its own."""
 
         def make() -> Session:
-            return Session(role, initiator=True, datagrams=address.datagrams, settings=settings)
+            return sort(role, initiator=True, datagrams=address.datagrams, settings=settings)
 
         connector = connect(
             self.loop, address, make, notes or Notes(), tls, insecure, retry, troubled=troubled

@@ -19,6 +19,7 @@ from kwire.stream.tls import TlsOptions
 from kwire.wire import cbor
 from kwire.wire.control import Ack, Hello, Role, Welcome, bye_frame
 from kwire.wire.frame import Flag, Type, build, read_strict
+from kwire.wire.session import Session
 from kwire.wire.settings import Settings
 from kwire.wire.transitions import State
 
@@ -333,6 +334,40 @@ def test_a_hello_replayed_by_another_identity_does_not_take_the_session(
     net.until(lambda: thief.problem)
     assert "another's" in str(thief.problem)
     check()
+
+
+def test_a_session_that_is_replayed_in_the_clear_delivers_nothing_twice(
+    net: Any, stranger: Any, event: Callable[..., bytes]
+) -> None:
+    """Who has recorded a session over TCP can interrupt it for a moment, and no more."""
+    said: list[bytes] = []
+
+    class Recorded(Session):
+        def transmit(self, limit: int, now: float | None = None) -> list[Any]:
+            buffers = super().transmit(limit, now)
+            said.extend(map(bytes, buffers))
+            return buffers
+
+    listener = net.listen(settings=QUICK)
+    mine = net.connect(listener.address, settings=QUICK, sort=Recorded)
+    session = mine.peer.session
+    sent = [event(number) for number in range(10)]
+    for payload in sent[:5]:
+        session.send(payload, net.loop.now())
+    mine.peer.flush()
+    net.until(lambda: len(net.sink(mine).payloads) == 5)
+    for _ in range(3):
+        replayer = stranger(listener)
+        replayer.send(b"".join(said))
+        net.run(0.1)
+        assert net.sink(mine).payloads == sent[:5]
+        replayer.close()
+    for payload in sent[5:]:
+        session.send(payload, net.loop.now())
+    mine.peer.flush()
+    net.until(lambda: len(net.sink(mine).payloads) == 10)
+    assert net.sink(mine).payloads == sent
+    assert len(listener.peers) == 1
 
 
 def test_forged_datagrams_from_other_addresses_change_nothing(

@@ -221,6 +221,36 @@ def test_without_retry_the_first_failure_is_the_end(net: Any) -> None:
     assert connector.closed
 
 
+def test_without_retry_a_refusal_and_a_port_without_anybody_are_the_end(net: Any) -> None:
+    listener = net.listen(refuse=lambda *_: "go away")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        nobody = Address("udp", "127.0.0.1", free.getsockname()[1])
+    for address, why in ((listener.address, "go away"), (nobody, "refused")):
+        notes = net.note()
+        connector = net.connect(address, notes, retry=False)
+        net.until(lambda notes=notes: notes.ends)
+        assert why in notes.ends[0]
+        assert connector.closed
+
+
+def test_without_retry_a_session_that_was_up_is_resumed(
+    net: Any, tcp_proxy: Any, event: Callable[..., bytes]
+) -> None:
+    listener = net.listen(settings=QUICK)
+    proxy = tcp_proxy(listener.address.port)
+    connector = net.connect(Address("tcp", "127.0.0.1", proxy.port), settings=QUICK, retry=False)
+    net.until(lambda: connector.peer.session.state is State.ESTABLISHED)
+    proxy.refuse()
+    net.until(lambda: connector.peer.session.state is State.SUSPENDED)
+    net.run(0.5)
+    proxy.serve()
+    send(connector, [event(1)])
+    net.until(lambda: net.sink(connector).payloads)
+    connector.peer.close()
+    net.until(lambda: connector.closed)
+
+
 def test_a_refusal_is_told(net: Any) -> None:
     heard: list[KwireError] = []
     listener = net.listen(refuse=lambda *_: "go away")
@@ -328,6 +358,18 @@ def test_the_addresses_of_a_name_are_tried_in_turn(
     net.until(lambda: connector.peer.session.state is State.ESTABLISHED)
     assert len(heard) == 1
     assert asked != [threading.main_thread().name], "names are looked up beside the loop"
+
+
+def test_over_datagrams_too_the_addresses_of_a_name_are_tried_in_turn(
+    net: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener = net.listen(parse("udp:127.0.0.1:0"))
+    port = listener.address.port
+    places = [(socket.AF_INET6, ("::1", port, 0, 0)), (socket.AF_INET, ("127.0.0.1", port))]
+    monkeypatch.setattr("kwire.stream.connect.resolve", lambda address: places)
+    connector = net.connect(Address("udp", "localhost", port))
+    net.until(lambda: connector.peer.session.state is State.ESTABLISHED)
+    assert connector.peer.address == str(listener.address)
 
 
 def test_a_local_name_that_is_elsewhere_is_not_spoken_to(net: Any, monkeypatch: pytest.MonkeyPatch) -> None:

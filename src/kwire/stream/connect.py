@@ -27,7 +27,7 @@ from kwire.stream.loop import READ, WRITE, Loop, Timer
 from kwire.stream.peer import Handler, Peer
 from kwire.stream.transport import StreamTransport, TlsTransport, Transport, prepare, reason, unix_identity
 from kwire.stream.watch import Watch
-from kwire.wire.session import Session, State
+from kwire.wire.session import Session
 
 if TYPE_CHECKING:
     import ssl
@@ -146,12 +146,17 @@ class Connector:
     # ------------------------------------------------------------------ when to try
 
     def _detached(self, peer: Peer, why: str) -> None:
-        """The connection broke: try again at once, then with pauses."""
-        if peer is self.peer and not self.closed:
-            if peer.was_up:
-                self._pause = SHORTEST
-            self._trouble(why)
+        """The connection broke, or never led to a session: then another address may do better."""
+        if peer is not self.peer or self.closed:
+            return
+        problem = self._trouble(why)
+        if peer.was_up:
+            self._pause = SHORTEST
             self._wait()
+        elif self._places:
+            self.loop.soon(self._next)
+        else:
+            self._failed_round(problem)
 
     def _ended(self, peer: Peer, why: str) -> None:
         if peer is not self.peer:
@@ -273,16 +278,17 @@ class Connector:
             self.problem = problem
             if self._troubled:
                 self._troubled(problem)
-        if self._retry or self.peer.session.state is State.SUSPENDED:
+        if self._retry or self.peer.session.known:
             self._wait()
         else:
             self.closed = True
             self.peer.end(str(problem))
 
-    def _trouble(self, why: str) -> None:
+    def _trouble(self, why: str) -> KwireError:
         self.problem = KwireError("connect to", str(self.address), why[:1].lower() + why[1:], _cure(why))
         if self._troubled:
             self._troubled(self.problem)
+        return self.problem
 
     def _give_up_attempt(self) -> None:
         self.loop.cancel(self._timer)
