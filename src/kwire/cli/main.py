@@ -30,6 +30,7 @@ VERBS: dict[str, str] = {
     "verify": "prove a capture complete, or name every hole",
     "list": "list probes with their arguments, and kernel types as C",
     "decode": "explain the bytes of frames",
+    "bench": "measure how fast captures are read here",
     "wireshark": "show captures in Wireshark: install the dissector, open a capture",
     "doctor": "say what this kernel, user and environment allow",
 }

@@ -1,0 +1,173 @@
+"""How fast readers are, beside the rate at which a network can deliver.
+
+The laws: what is measured is what verbs use, on captures whose contents are known and whose results are
+checked; the processor time of one core, system calls included; the best of some runs; files that lie in
+memory. Rates are those of Ethernet: a frame takes 20 bytes more on the wire (preamble, start, gap).
+"""
+
+import os
+import time
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, NamedTuple
+
+from kwire.capture.reader import Capture
+from kwire.packets import samples
+from kwire.packets.open import open_capture
+from kwire.wire import walk
+from kwire.wire.columns import columns
+
+OVERHEAD: Final = 20  # bytes on the wire besides the frame
+RATES: Final = (10, 25, 40, 100)  # Gbit/s
+IMIX: Final = ((64, 7), (594, 4), (1518, 1))  # frame size, share
+SIZES: Final = {"64": 64.0, "512": 512.0, "1518": 1518.0, "IMIX": sum(a * n for a, n in IMIX) / 12}
+
+
+class Speed(NamedTuple):
+    """What was measured: `items` a second, of which there were so many, and bytes a second."""
+
+    name: str
+    unit: str
+    items: float
+    bytes: float
+
+
+def line_rate(gigabits: float, size: float) -> float:
+    """Packets a second that a line delivers at most; `size` in bytes, checksum included."""
+    return gigabits * 1e9 / ((size + OVERHEAD) * 8)
+
+
+def best(work: Callable[[], int], runs: int) -> tuple[float, int]:
+    """Processor seconds of the fastest run, and what it gave."""
+    seconds, result = float("inf"), 0
+    for _ in range(runs):
+        start = time.process_time()
+        result = work()
+        seconds = min(seconds, time.process_time() - start)
+    return seconds, result
+
+
+@contextmanager
+def file_of(data: bytes) -> Iterator[str]:
+    """A file in memory with these bytes; gives its path."""
+    fd = os.memfd_create("kwire-sample")
+    try:
+        with open(os.dup(fd), "wb") as out:
+            out.write(data)
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)
+
+
+def to_columns(capture: Capture) -> int:
+    """Read a capture to its end, all fields of all events as columns; how many events."""
+    events = 0
+    with capture:
+        for frames in capture:
+            for schema in capture.schemas.values():
+                events += len(columns(schema, frames)["time"])
+    return events
+
+
+def walked(capture: Capture) -> int:
+    """Read a capture to its end; how many events."""
+    with capture:
+        return sum(map(len, capture))
+
+
+def measure(count: int, runs: int) -> Iterator[Speed]:
+    """Measure the readers on samples of `count` packets, one after the other."""
+    yield from _frames(min(count, 1 << 18), runs)
+    data = samples.capture(count)
+    with file_of(data) as path:
+        for name, read in (("pcapng of ours, walk", walked), ("pcapng of ours to columns", to_columns)):
+            seconds, events = best(lambda read=read: read(open_capture(path)), runs)  # type: ignore[misc]
+            assert events == count
+            yield Speed(name, "events", count / seconds, len(data) / seconds)
+    data = samples.network(count)
+    with file_of(data) as path:
+        for name, read in (
+            ("mixed network pcap, walk", walked),
+            ("mixed network pcap to columns", to_columns),
+        ):
+            seconds, events = best(lambda read=read: read(open_capture(path)), runs)  # type: ignore[misc]
+            packets = count // 8 * 8
+            assert events == packets // 2
+            yield Speed(name, "packets", packets / seconds, len(data) / seconds)
+
+
+def _frames(count: int, runs: int) -> Iterator[Speed]:
+    """Headers and checksums of frames that lie back to back."""
+    data = samples.events(count).tobytes()
+    offsets, out = array("Q", bytes(8 * count)), array("Q", bytes(8 * count))
+    works: list[tuple[str, Callable[[], Any]]] = [
+        ("frame headers, strict", lambda: walk.frame_strict(data, 0, len(data), offsets, count)[0]),
+        ("checksums", lambda: walk.frame_checksums(data, offsets, count, out)),
+    ]
+    for name, work in works:
+        seconds, done = best(work, runs)
+        assert done == count
+        yield Speed(f"{name}, {samples.EVENT_SIZE} bytes", "frames", count / seconds, len(data) / seconds)
+
+
+def linear(count: int, runs: int) -> float:
+    """How much more a packet costs in a capture four times as long; 1.0: nothing."""
+    costs = []
+    for packets in (count, count * 4):
+        with file_of(samples.network(packets)) as path:
+            seconds, _ = best(lambda path=path: to_columns(open_capture(path)), runs)  # type: ignore[misc]
+            costs.append(seconds / packets)
+    return costs[1] / costs[0]
+
+
+class Long(NamedTuple):
+    """A capture read from a pipe: bytes, events, seconds, and the most memory that was resident, in bytes."""
+
+    bytes: int
+    events: int
+    seconds: float
+    resident: int
+
+
+def long(size: int) -> Long:
+    """Read a network capture of about `size` bytes from a pipe, to columns."""
+    step = 1 << 17
+    source, target = os.pipe()
+    writer = os.fork()
+    if not writer:
+        status = 1
+        try:
+            os.close(source)
+            _write(target, size, step)
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(target)
+    start = time.perf_counter()
+    capture = open_capture(source)
+    try:
+        events = to_columns(capture)
+    finally:
+        os.close(source)
+        os.waitpid(writer, 0)
+    seconds = time.perf_counter() - start
+    total = capture.network.packets * len(samples.network(8, 8)) // 8
+    return Long(total, events, seconds, resident())
+
+
+def _write(target: int, size: int, step: int) -> None:
+    written = first = 0
+    while written < size:
+        data = memoryview(samples.network(step, first))
+        first += step
+        written += len(data)
+        while data:
+            data = data[os.write(target, data) :]
+
+
+def resident() -> int:
+    """The most memory that this process had resident, in bytes."""
+    with open("/proc/self/status") as file:
+        line = next(line for line in file if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
