@@ -47,7 +47,10 @@ def test_every_frame_of_both_sides_is_shown_once(net: Any, event: Callable[..., 
     welcome = next(one for one in ours if one["type"] == "WELCOME")
     assert (welcome["before"], welcome["state"]) == ("HELLO_SENT", "DRAINING"), "it was closed already"
     assert all(one["effect"] for one in seen)
-    assert all(set(one) == set(seen[0]) for one in seen)
+    assert all(set(one) == set(ours[0]) for one in ours)
+    assert [one["unacknowledged"] for one in ours if one["type"] == "ACK"][-1] == 0
+    assert [one["expected"] for one in theirs if one["type"] == "DATA"] == [0], "not stored yet"
+    assert theirs[-1]["expected"] == 1
 
 
 def test_what_strangers_say_is_shown_too(net: Any) -> None:
@@ -72,6 +75,7 @@ def watched(effect: str = "done", problems: list[Problem] = [], type: int = 2) -
 
 class FakePeer:
     address = "tcp:[::1]:5"
+    session = Session(Role.SOURCE, initiator=True)
 
 
 def show(seen: Watched, as_json: bool = False) -> str:
@@ -83,12 +87,12 @@ def show(seen: Watched, as_json: bool = False) -> str:
 
 def test_a_line_says_time_direction_peer_type_id_length_and_effect() -> None:
     assert re.fullmatch(
-        r"\d\d:\d\d:\d\d\.250000 <- tcp:\[::1\]:5 DATA id 5 length 80: it is delivered",
+        r"\d\d:\d\d:\d\d\.250000 <- tcp:\[::1\]:5 DATA id 5 length 80: it is delivered; 0 unacknowledged",
         show(watched("it is delivered")),
     )
     changed = watched()._replace(after=State.SUSPENDED, direction="out")
     assert " -> tcp:" in show(changed)
-    assert show(changed).endswith("done (ESTABLISHED → SUSPENDED)")
+    assert show(changed).endswith("done (ESTABLISHED → SUSPENDED); 0 unacknowledged")
 
 
 def test_problems_are_shown() -> None:

@@ -105,11 +105,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _make_certs(args: argparse.Namespace) -> int:
-    from kwire.stream.certs import make_certs
+    from kwire.stream.certs import instructions, make_certs
 
-    for made in make_certs(args.make_certs, args.probes):
-        new = "" if made.new else " (it was there)"
-        sys.stdout.write(f"{made.directory}: {made.name}, for {', '.join(made.names)}{new}\n")
+    made = make_certs(args.make_certs, args.probes)
+    sys.stdout.write("\n".join(instructions(args.make_certs, made)) + "\n")
     return 0
 
 

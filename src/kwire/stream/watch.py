@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kwire.stream.transport import Buffer
+from kwire.wire.control import Role
 from kwire.wire.frame import HEADER_SIZE, TYPES, Header, Type, read_header
 from kwire.wire.happenings import Watched
 from kwire.wire.transitions import State
@@ -38,7 +39,13 @@ class Watch:
 
     def show(self, peer: Peer, watched: Watched) -> None:
         """Show one frame."""
-        self._say(self.describe(peer.address, watched))
+        seen = self.describe(peer.address, watched)
+        session = peer.session
+        if session.role is Role.SOURCE:
+            seen["unacknowledged"] = session.unacknowledged
+        else:
+            seen["expected"] = session.next_expected
+        self._say(seen)
 
     def stranger(self, address: str, data: Buffer, effect: str) -> None:
         """Show the frame at the start of `data`, of one that has no session."""
@@ -83,6 +90,10 @@ def line(seen: dict[str, Any]) -> str:
         effect += f" ({seen['before']} → {seen['state']})"
     for problem in seen["problems"]:
         effect += f"; {problem}"
+    if "unacknowledged" in seen:
+        effect += f"; {seen['unacknowledged']} unacknowledged"
+    if "expected" in seen:
+        effect += f"; all before {seen['expected']} stored"
     printable = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in effect)
     arrow = "<-" if seen["direction"] == "in" else "->"
     what = f"{seen['type']} id {seen['id']} length {seen['length']}"
