@@ -67,6 +67,7 @@ def test_hop_by_hop_the_accounts_balance(tmp_path: Path, kit: Any, kwire: Any) -
     path.write_bytes(data)
     assert kwire("merge", str(path), "-w", out) == (0, "", f"30 events, {out}\n")
     assert kwire("verify", out)[0] == 0
+    assert kwire("verify", str(path))[1] == f"{path}: complete: 30 events produced, 30 stored, 0 lost\n"
     source = kit.write(tmp_path / "source.pcapng", [kit.schema(1, "kprobe:f", FIELDS)], events)
     assert kwire("show", out, "--json")[1] == kwire("show", source, "--json")[1]
     for made in (["cut", "--from", "+10ns"], ["cut", "--probe", "kprobe:f"]):
@@ -86,6 +87,49 @@ def test_a_session_without_an_end_proves_nothing(tmp_path: Path, kit: Any, kwire
     assert status == 0
     assert "it does not prove complete" in err
     assert kwire("verify", out)[0] == 3
+    status, printed, _ = kwire("verify", str(path))
+    assert status == 3
+    assert "the capture does not hold the session's end (BYE)" in printed
+
+
+def test_a_session_with_a_hole_is_not_complete(tmp_path: Path, kit: Any, kwire: Any) -> None:
+    data, _ = session(kit)
+    path, out = tmp_path / "net.pcap", str(tmp_path / "out.pcapng")
+    sizes, at = [], 24
+    while at < len(data):
+        sizes.append((at, 16 + struct.unpack_from("<I", data, at + 8)[0]))
+        at += sizes[-1][1]
+    start, size = sizes[3]
+    path.write_bytes(data[:start] + data[start + size :])
+    status, printed, _ = kwire("verify", str(path))
+    assert status == 3
+    assert "1 DATA frames are not in the capture" in printed
+    assert kwire("merge", str(path), "-w", out)[0] == 0
+    assert kwire("verify", out)[0] == 3
+    assert json.loads(kwire("stats", str(path), "--json")[1])["errors"] == {"DATA_MISSING": 1}
+
+
+def test_sessions_that_take_turns_are_told_apart(tmp_path: Path, kit: Any, kwire: Any) -> None:
+    """Two agents at a time: each has its own probes, though both call them 1."""
+    packets = []
+    for source in (40000, 40001):
+        schema = kit.schema(1, "kprobe:f", FIELDS, host=f"host{source}", wall=kit.wall + source)
+        events = [kit.event(schema, kit.monotonic + at, (at, b"cat")) for at in range(20)]
+        frames = [build(Type.DATA, 0, b"".join(schema.frames()))]
+        frames += [build(Type.DATA, at + 1, event) for at, event in enumerate(events)]
+        frames.append(build(Type.BYE, 21, b"\xa1freasonddone"))
+        packets.append([datagram(frame, source) for frame in frames])
+    path, out = tmp_path / "net.pcap", str(tmp_path / "out.pcapng")
+    path.write_bytes(pcap(*(packet for pair in zip(*packets, strict=True) for packet in pair)))
+    sql = "select host, count(*) as n, sum(n) as s, min(time_ns) as t from f group by host order by host"
+    rows = [json.loads(line) for line in kwire("query", str(path), "--json", sql)[1].splitlines()]
+    assert rows == [
+        {"host": f"host{source}", "n": 20, "s": 190, "t": kit.wall + source} for source in (40000, 40001)
+    ]
+    assert kwire("verify", str(path))[0] == 0
+    assert kwire("merge", str(path), "-w", out)[0] == 0
+    assert kwire("verify", out)[0] == 0
+    assert [probe["events"] for probe in json.loads(kwire("stats", out, "--json")[1])["probes"]] == [20, 20]
 
 
 def test_ports_are_chosen(tmp_path: Path, kit: Any, kwire: Any) -> None:

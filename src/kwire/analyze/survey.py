@@ -54,6 +54,7 @@ class Survey:
     """
 
     __slots__ = (
+        "_complaints",
         "ended",
         "errors",
         "first_skipped",
@@ -107,6 +108,7 @@ class Survey:
                 self._told(section)
             self.problem, self.skipped, self.ended = capture.problem, capture.skipped, capture.ended
             self.first_skipped = capture.first_skipped
+            self._complaints = {id(one): capture.complaint(one) for one in capture.sections}
             self.errors, self.packets = dict(capture.errors), capture.packets
             network, troubles = capture.network, sum(first.count for first in capture.found.values())
             unsound = sum(self.errors.values()) - troubles  # packets that should be a frame and are not
@@ -136,7 +138,7 @@ class Survey:
         """Whether the capture proves that nothing of this probe is missing beyond what is counted lost."""
         if seen.produced is not None:
             return seen.balanced
-        return self.ended and not self.problem and not self.errors
+        return not self.problem and self._complaints.get(id(seen.section)) == ""
 
     def _lost(self, frames: Frames, known: dict[int, Seen]) -> None:
         for index in range(len(frames)):

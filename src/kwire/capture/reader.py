@@ -156,6 +156,13 @@ class Capture:
             if interface.probe
         )
 
+    def complaint(self, section: Section) -> str | None:
+        """Why a section does not prove itself whole without statistics; empty: it does; None: it cannot.
+
+        A file's section cannot; a session in a capture of a network is proven by its own protocol.
+        """
+        return None
+
     @property
     def section(self) -> Section | None:
         """The section being read, None before the first."""

@@ -46,6 +46,10 @@ class Balance(NamedTuple):
     stored: int
     lost: int
 
+    def balanced(self) -> "Balance":
+        """The same where what is there is known to be all there was."""
+        return self if self.produced is not None else self._replace(produced=self.stored + self.lost)
+
 
 class FileReport(NamedTuple):
     """One file: its probes' balances, its holes, what else is wrong, one line each.
@@ -139,14 +143,14 @@ def verify_file(path: str) -> FileReport:
 
 def verify_capture(capture: Capture) -> FileReport:
     """The same for a capture that is open and not yet read."""
-    counts: list[_Count] = []
+    counts: dict[int, _Count] = {}  # by section: those of a network capture take turns
     holes, problems = _Holes(), []
     for frames in capture:
         section = capture.section
         assert section is not None  # frames lie in sections
-        if not counts or counts[-1].section is not section:
-            counts.append(_Count(section))
-        _add(counts[-1], holes, frames)
+        if id(section) not in counts:
+            counts[id(section)] = _Count(section)
+        _add(counts[id(section)], holes, frames)
     if capture.problem:
         problems.append(capture.problem)
     elif not any(section.schemas for section in capture.sections):
@@ -154,11 +158,15 @@ def verify_capture(capture: Capture) -> FileReport:
         raise CaptureError("verify", capture.name, "it describes no probe", cure)
     if capture.skipped:
         problems.append(f"{capture.skipped} packets hold no sound frame; {capture.first_skipped}")
-    by_section = {id(count.section): count for count in counts}
     balances = []
     for section in capture.sections:
-        known = by_section.get(id(section)) or _Count(section)
-        balances += _balances(known, problems, cut=capture.problem is not None)
+        known = counts.get(id(section)) or _Count(section)
+        told = capture.complaint(section)
+        if told and section.schemas:
+            problems.append(told)
+        # A session that is whole says by its protocol what was produced: what came, and what LOST counts.
+        found = _balances(known, problems, cut=capture.problem is not None, silent=told is not None)
+        balances += found if told != "" else [one.balanced() for one in found]
     number, next_number, name = _sequence(capture.sections)
     return FileReport(capture.name, balances, holes.found, problems, name, number, next_number)
 
@@ -196,20 +204,23 @@ def _add(count: _Count, holes: _Holes, frames: Frames) -> None:
             count.unknown += 1
 
 
-def _balances(count: _Count, problems: list[str], *, cut: bool) -> list[Balance]:
-    """The balances of a section's probes; adds what is wrong with them to `problems`."""
+def _balances(count: _Count, problems: list[str], *, cut: bool, silent: bool = False) -> list[Balance]:
+    """The balances of a section's probes; adds what is wrong with them to `problems`.
+
+    `silent`: there cannot be statistics, so nothing is said of their absence.
+    """
     section = count.section
     statistics = {
         interface.probe: interface.statistics for interface in section.interfaces if interface.probe
     }
-    balances, silent = [], 0
+    balances, without = [], 0
     for number, schema in sorted(section.schemas.items()):
         told = statistics.get(number)
         stored, lost = count.stored(number), count.lost.get(number, 0)
         produced = told.get(StatisticsOption.RECEIVED) if told else None
         balances.append(Balance(schema.probe, number, produced, stored, lost))
         if told is None or produced is None:
-            silent += 1
+            without += 1
             continue
         for what, code, found in (
             ("stored", StatisticsOption.DELIVERED, stored),
@@ -226,8 +237,8 @@ def _balances(count: _Count, problems: list[str], *, cut: bool) -> list[Balance]
                     else f"{stored + lost - produced} too many"
                 )
             )
-    if silent and not cut:
-        which = "its probes" if silent == len(section.schemas) else f"{silent} of its probes"
+    if without and not cut and not silent:
+        which = "its probes" if without == len(section.schemas) else f"{without} of its probes"
         problems.append(f"no closing statistics of {which}: the recorder was killed, or is still recording")
     described = set(section.schemas)
     strangers = count.unknown + sum(

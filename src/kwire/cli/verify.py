@@ -4,15 +4,18 @@ import argparse
 import sys
 from typing import Any
 
-from kwire.capture.verify import FileReport, Hole, verify_file, verify_set
+from kwire.capture.verify import FileReport, Hole, verify_capture, verify_set
+from kwire.cli.choosing import add_ports, ports
 from kwire.errors import KwireError
+from kwire.packets.open import open_capture
 from kwire.view.text import WallClock, safe
 
 HELP = "prove a capture complete, or name every hole"
 
 EPILOG = """\
 Complete means: for each probe, events produced = events stored, and the file's own closing statistics say so.
-Give all files of a rotation together; a missing one is found.
+Give all files of a rotation together; a missing one is found. A session captured on a network is complete
+where every DATA frame up to its BYE is there. So each hop can be proven: source, network, collector.
 
 exit status: 0 complete; 3 something is missing, all of it named; 1 not readable as a capture
 """
@@ -25,6 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("files", metavar="FILE", nargs="+", help="a capture")
     parser.add_argument("--json", action="store_true", help="print one object")
+    add_ports(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -33,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
     unreadable: list[tuple[str, KwireError]] = []
     for path in args.files:
         try:
-            reports.append(verify_file(path))
+            with open_capture(path, **ports(args)) as capture:
+                reports.append(verify_capture(capture))
         except KwireError as error:
             unreadable.append((path, error))
     missing = verify_set(reports)

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from kwire.capture import pcap, pcapng
 from kwire.capture.input import Input, Source
 from kwire.capture.pcapng import Order, Packet, Raw, Units
-from kwire.capture.reader import Capture, StopReading
+from kwire.capture.reader import Capture, Section, StopReading
 from kwire.capture.walk import EPB_HEADER
 from kwire.packets import walk
 from kwire.packets.dissect import Packet as Found
@@ -59,6 +59,15 @@ class NetworkCapture(Capture):
         return super().ended and all(
             one.bye is not None for one in self.network.conversations if one.section.schemas
         )
+
+    def complaint(self, section: Section) -> str | None:
+        """Why a session's DATA may not be all there was; empty where its BYE and every number before is."""
+        one = next((one for one in self.network.conversations if one.section is section), None)
+        if one is None:
+            return None
+        if one.missing:
+            return f"{one.name}: {one.missing} DATA frames are not in the capture"
+        return "" if one.bye is not None else f"{one.name}: the capture does not hold the session's end (BYE)"
 
     @property
     def found(self) -> dict[str, First]:
