@@ -365,6 +365,8 @@ class Source(Node):
     def open(self, token: bytes) -> Session:
         world = self.world
         outbox = MemoryOutbox(world.settings.memory, world.first)
+        if world.datagrams:  # DATA of an older session may still be under way: numbers never start alike
+            world.first = world.random.randrange(1 << 32)
         session = self.make(token, outbox=outbox)
         self.spool = (session.token, outbox)
         return session

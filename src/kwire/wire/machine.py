@@ -347,8 +347,9 @@ class Machine:
 
     def _say_bye(self, reason: str) -> str:
         self._leave()
-        self._final = bye_frame(self._ack().next, reason, self._flags)
-        self._put(self._final)
+        if self._known:  # else it has no number to give: any would acknowledge what never came
+            self._final = bye_frame(self._ack().next, reason, self._flags)
+            self._put(self._final)
         return reason
 
     def _finish(self, value: Any) -> str:
@@ -359,7 +360,7 @@ class Machine:
         elif self._receiver is not None and self._receiver.finished:
             self._final = self._ack().frame(self._flags)
             self._put(self._final)
-        else:
+        elif self._known:
             self._final = bye_frame(self._ack().next, reason, self._flags)
         return "all is acknowledged" if self._sender is not None else "all is stored"
 

@@ -102,7 +102,7 @@ class Action(Enum):
     QUEUE = "it is sent as soon as the session is established, and again until it is answered"
     CLOSING = "the session is to be drained when it is established; the expiry timer starts"
     DRAIN = "BYE is sent after the last DATA"
-    SAY_BYE = "BYE is sent"
+    SAY_BYE = "BYE is sent, unless the session was never established; the session is over"
     FINISH = "the session is over; a sink that was draining sends the last ACK, its final frame"
     HEARD = "the peer lives; a sink answers with an ACK"
     TAKE = "DATA is delivered if it is the next, held if it is in the window, else ignored"
