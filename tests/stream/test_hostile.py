@@ -217,6 +217,25 @@ def test_a_crowd_from_everywhere_gives_way_after_a_while(
     assert sum(one.hear() is not None and one.gone for one in crowd) >= 40
 
 
+@pytest.mark.parametrize("kind", ["tcp", "tls"])
+def test_connections_that_are_reset_at_once_leave_nothing(
+    net: Any, stranger: Any, served: Any, tls: Callable[[str], TlsOptions], kind: str
+) -> None:
+    listener = net.listen(parse(f"{kind}:127.0.0.1:0"), tls("collector"), STRICT, QUICK)
+    check = served(listener)
+    for number in range(60):
+        one = stranger(listener)
+        if number % 3:
+            one.send(hello().frame() if number % 2 else b"\x16\x03\x01\x00\x05hello")
+        if number % 5 == 0:
+            net.loop.turn(0)
+        one.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        one.close()
+    net.run(0.05)
+    check()
+    net.until(lambda: not listener._greetings)
+
+
 # ---------------------------------------------------------------------- floods
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
 import socket
 import ssl
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -252,6 +254,30 @@ def test_an_https_server_is_told_apart(net: Any, tls: Callable[[str], TlsOptions
     net.until(lambda: heard)
     assert "does not speak TLS" in str(heard[0])
     other.close()
+    server.close()
+
+
+def test_a_server_that_resets_at_once_is_tried_again(net: Any, tls: Callable[[str], TlsOptions]) -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+    server.setblocking(False)
+    heard: list[KwireError] = []
+    connector = net.connect(
+        Address("tls", "127.0.0.1", server.getsockname()[1]), tls=tls("agent"), troubled=heard.append
+    )
+    for _ in range(4):
+        connector._pause = 0.001
+        others: list[socket.socket] = []
+
+        def accepted(others: list[socket.socket] = others) -> bool:
+            with contextlib.suppress(BlockingIOError):
+                others.append(server.accept()[0])
+            return bool(others)
+
+        net.until(accepted)
+        others[0].send(b"some data")
+        others[0].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        others[0].close()
+    net.until(lambda: len(heard) >= 3)
     server.close()
 
 

@@ -280,6 +280,51 @@ def test_two_connections_with_one_token_the_newer_has_it(net: Any, event: Callab
     net.until(lambda: net.sink(connector).payloads)
 
 
+@pytest.mark.parametrize("kind", ["tcp", "tls"])
+def test_in_any_disorder_everything_arrives_once(
+    net: Any, tcp_proxy: Any, event: Callable[..., bytes], tls: Callable[[str], TlsOptions], kind: str
+) -> None:
+    """Five agents through a network that is cut, reset, stalled and slow, at random."""
+    import random
+
+    chance = random.Random(7)
+    settings = QUICK._replace(keepalive=0.2, memory=100 << 20)
+    listener = net.listen(parse(f"{kind}:127.0.0.1:0"), tls("collector"), settings=settings)
+    proxy = tcp_proxy(listener.address.port)
+    connectors = [
+        net.connect(Address(kind, "127.0.0.1", proxy.port), tls=tls("agent"), settings=settings)
+        for _ in range(5)
+    ]
+    sent: list[list[bytes]] = [[] for _ in connectors]
+    for _ in range(25):
+        for connector, payloads in zip(connectors, sent, strict=True):
+            connector._pause = 0.01
+            more = [event(len(payloads) + index) * chance.choice((1, 10, 900)) for index in range(20)]
+            payloads += more
+            send(connector, more)
+        net.run(chance.choice((0.0, 0.02, 0.05)))
+        match chance.randrange(6):
+            case 0:
+                proxy.cut()
+            case 1:
+                proxy.reset()
+            case 2:
+                proxy.stall()
+            case 3:
+                proxy.delay = 0.02
+            case _:
+                proxy.delay = 0.0
+                proxy.go_on()
+    proxy.delay = 0.0
+    proxy.go_on()
+    for connector in connectors:
+        connector.peer.close()
+    net.until(lambda: all(connector.closed for connector in connectors), 60)
+    for connector, payloads in zip(connectors, sent, strict=True):
+        assert net.sink(connector).payloads == payloads
+        assert connector.peer.session.state is State.CLOSED
+
+
 # ---------------------------------------------------------------------- datagrams
 
 

@@ -130,6 +130,8 @@ def resolve(address: Address, listening: bool = False) -> list[tuple[int, SockAd
     for family, _, _, _, place in found:
         if family in (socket.AF_INET, socket.AF_INET6) and (family, place) not in answers:
             answers.append((family, place))
+    if not answers:
+        raise KwireError("look up", address.host, "it has no IP address", "check the name")
     return answers
 
 

@@ -220,11 +220,11 @@ class Connector:
         kind = socket.SOCK_DGRAM if self.address.datagrams else socket.SOCK_STREAM
         try:
             attempt = socket.socket(family, kind)
+            attempt.setblocking(False)
+            status = attempt.connect_ex(place)
         except OSError as error:
             self._failed(reason(error))
             return
-        attempt.setblocking(False)
-        status = attempt.connect_ex(place)
         if status not in (0, errno.EINPROGRESS):
             attempt.close()
             self._failed(os.strerror(status))

@@ -114,7 +114,7 @@ def identity(connected: ssl.SSLSocket) -> str:
 class Handshake:
     """One handshake in a loop; ends with `done(socket)` or `failed(why)`, unless `cancel` comes before."""
 
-    __slots__ = ("_done", "_failed", "_loop", "_mask", "socket")
+    __slots__ = ("_context", "_done", "_failed", "_host", "_loop", "_mask", "_socket", "_tls")
 
     def __init__(
         self,
@@ -130,47 +130,55 @@ class Handshake:
         self._done = done
         self._failed = failed
         self._mask = 0
-        self.socket = context.wrap_socket(
-            connected,
-            server_side=host is None,
-            server_hostname=host,
-            do_handshake_on_connect=False,
-            suppress_ragged_eofs=False,  # a stream that is cut is told from one that has ended
-        )
+        self._context = context
+        self._host = host
+        self._socket = connected
+        self._tls: ssl.SSLSocket | None = None
         loop.soon(self._step)
 
     def cancel(self) -> None:
         """Give up, and close the socket."""
         self._forget()
-        self.socket.close()
+        self._socket.close()
 
     def _step(self, mask: int = 0) -> None:
-        if self.socket.fileno() < 0:
+        if self._socket.fileno() < 0:
             return
         try:
-            self.socket.do_handshake()
+            if self._tls is None:  # refuses a connection that was reset meanwhile
+                self._socket = self._tls = self._wrap()
+            self._tls.do_handshake()
         except ssl.SSLWantReadError:
             self._wait(READ)
         except ssl.SSLWantWriteError:
             self._wait(WRITE)
         except OSError as error:
             self._forget()
-            Lingering(self._loop, self.socket)  # the alert is to arrive
+            Lingering(self._loop, self._socket)  # the alert is to arrive
             self._failed(explain(error))
         else:
             self._forget()
-            self._done(self.socket)
+            self._done(self._tls)
+
+    def _wrap(self) -> ssl.SSLSocket:
+        return self._context.wrap_socket(
+            self._socket,
+            server_side=self._host is None,
+            server_hostname=self._host,
+            do_handshake_on_connect=False,
+            suppress_ragged_eofs=False,  # a stream that is cut is told from one that has ended
+        )
 
     def _wait(self, mask: int) -> None:
         if not self._mask:
-            self._loop.add(self.socket.fileno(), mask, self._step)
+            self._loop.add(self._socket.fileno(), mask, self._step)
         elif mask != self._mask:
-            self._loop.modify(self.socket.fileno(), mask)
+            self._loop.modify(self._socket.fileno(), mask)
         self._mask = mask
 
     def _forget(self) -> None:
         if self._mask:
-            self._loop.remove(self.socket.fileno())
+            self._loop.remove(self._socket.fileno())
             self._mask = 0
 
 
