@@ -624,19 +624,15 @@ uint64_t kw_pcapng_packets(const uint8_t *data, uint64_t size, uint64_t offset, 
 #define TYPE_DATA 2u
 #define TYPE_ACK 5u
 
-static inline uint64_t mix(uint64_t hash, uint64_t word)
-{
-	hash = (hash ^ word) * 0x9e3779b97f4a7c15u;
-	return hash ^ hash >> 32;
-}
+#define MAX_TRIES 64u /* slots looked at for a flow: hostile addresses may all fall on one */
 
 static uint64_t *find_flow(uint64_t *table, uint64_t slots, const uint64_t key[5])
 {
-	uint64_t hash = 0;
+	uint64_t hash = key[0] * 0x9e3779b97f4a7c15u + key[1] * 0xbf58476d1ce4e5b9u + key[2] * 0x94d049bb133111ebu +
+			key[3] * 0xd6e8feb86659fd93u + key[4] * 0xa0761d6478bd642fu;
 
-	for (int i = 0; i < 5; i++)
-		hash = mix(hash, key[i]);
-	for (uint64_t tries = 0; tries < slots; tries++) {
+	hash ^= hash >> 32;
+	for (uint64_t tries = 0; tries < slots && tries < MAX_TRIES; tries++) {
 		uint64_t *slot = table + ((hash + tries) & (slots - 1)) * SLOT_WORDS;
 		if (!slot[SLOT_OWNER])
 			return 0;

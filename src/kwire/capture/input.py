@@ -14,13 +14,15 @@ from typing import IO, Any, Final, NamedTuple, Protocol, TypeAlias
 
 from kwire.capture.output import CaptureError
 
-CHUNK: Final = 1 << 19  # bytes asked for at a time: they stay in a processor's cache
+CHUNK: Final = 1 << 20  # bytes asked for at a time
+POOL: Final = 4  # buffers kept
 PAUSE: Final = 0.05  # seconds between two looks at a file that grows
 ZSTD_PIECE: Final = 1 << 10  # bytes unpacked at a time: at most 32 MiB come of them
 ZSTD_WINDOW: Final = 1 << 27  # bytes; what zstd --long makes at most without a warning
 MAGIC_SIZE: Final = 4
 
 Source: TypeAlias = "str | int | IO[bytes]"
+Bytes: TypeAlias = "bytes | memoryview"
 
 
 class Unpacker(Protocol):
@@ -140,7 +142,18 @@ class Input:
     cannot be opened or read.
     """
 
-    __slots__ = ("_ahead", "_file", "_follow", "_next", "_owned", "_taken", "compression", "name", "problem")
+    __slots__ = (
+        "_ahead",
+        "_file",
+        "_follow",
+        "_next",
+        "_owned",
+        "_pool",
+        "_taken",
+        "compression",
+        "name",
+        "problem",
+    )
 
     def __init__(self, source: Source, *, follow: bool = False) -> None:
         self._owned = isinstance(source, str) and source != "-"
@@ -159,6 +172,7 @@ class Input:
         self._follow = follow
         self._ahead: list[bytes] = []  # read already, still to be given
         self._next: Callable[[], bytes] | None = None  # gives the next bytes, once the start is known
+        self._pool: list[bytearray] = []
         self._taken = 0  # bytes read from the source itself
         self.compression = ""
         self.problem: str | None = None
@@ -182,6 +196,51 @@ class Input:
             parts.append(part)
         self._ahead[:0] = parts
         return b"".join(parts)
+
+    def extend(self, rest: Bytes, need: int) -> Bytes:
+        """`rest` and what follows it in one piece: `need` bytes or more, fewer only at the end.
+
+        The piece may lie in a buffer that is used again once nobody holds a view of it any more.
+        """
+        plain = self._next == self._raw and not self._ahead
+        if plain and isinstance(self._file, int) and max(len(rest), need) <= CHUNK:
+            there, view = len(rest), memoryview(self._buffer())
+            view[:there] = rest
+            while there < need and (size := self._into(self._file, view[there : there + CHUNK])):
+                there += size
+            return view[:there]
+        parts, there = [bytes(rest)], len(rest)
+        while there < need and (part := self.read()):
+            parts.append(part)
+            there += len(part)
+        return b"".join(parts)
+
+    def _buffer(self) -> bytearray:
+        """A buffer that nobody looks at."""
+        for buffer in self._pool:
+            try:
+                buffer.append(0)  # not possible while there is a view of it
+            except BufferError:
+                continue
+            buffer.pop()
+            return buffer
+        buffer = bytearray(2 * CHUNK)
+        if len(self._pool) < POOL:
+            self._pool.append(buffer)
+        return buffer
+
+    def _into(self, fd: int, view: memoryview) -> int:
+        """Read into `view`; how many bytes, 0 at the end."""
+        try:
+            size = os.readv(fd, [view])
+        except OSError as error:
+            raise CaptureError("read capture", self.name, error.strerror or "failed") from None
+        if size or not self._follow:
+            self._taken += size
+            return size
+        data = self._raw()[: len(view)]
+        view[: len(data)] = data
+        return len(data)
 
     def close(self) -> None:
         """Close what was opened here."""

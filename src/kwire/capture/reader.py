@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from kwire.capture import pcapng, walk
-from kwire.capture.input import Input, Source
+from kwire.capture.input import Bytes, Input, Source
 from kwire.capture.output import CaptureError
 from kwire.capture.pcapng import Block, Raw
 from kwire.wire.frame import FrameError, Type, inspect
@@ -25,6 +25,7 @@ from kwire.wire.schema import Schema, SchemaReader
 LIMIT: Final = 1 << 14  # frames in a chunk, at most
 MAX_SECTIONS: Final = 1 << 12
 MAX_INTERFACES: Final = 1 << 17  # of all sections
+START: Final = 16  # bytes by which a file that is no capture is known
 TEXT: Final = 4096  # characters kept of a name
 EVENT_LEAST: Final = 16  # bytes: header and timestamp
 TIMES: Final = (pcapng.StatisticsOption.START, pcapng.StatisticsOption.END)
@@ -128,7 +129,8 @@ class Capture:
         """`-` is standard input; `follow`: at a file's end wait for more. CaptureError: no such file."""
         self._input = source if isinstance(source, Input) else Input(source, follow=follow)
         self.name = self._input.name
-        self._data, self._base, self._at, self._need = b"", 0, 0, 0  # _base: of _data in the file
+        self._data: Bytes = b""
+        self._base, self._at, self._need = 0, 0, 0  # _base: where _data begins in the file
         self._order = pcapng.HOST
         self._reader = SchemaReader()
         self._plain = False  # there is a section, and every interface of it holds frames
@@ -244,7 +246,7 @@ class Capture:
             if order is None:
                 raise StopReading(f"damaged at byte {start}: a section header without its byte-order magic")
         elif not self.sections:
-            raise foreign(self.name, self._data)
+            raise foreign(self.name, bytes(self._data[:START]))
         else:
             order = self._order
         kind = int.from_bytes(data[at : at + 4], order)
@@ -265,16 +267,10 @@ class Capture:
 
     def _more(self) -> bool:
         """Read until what `_block` needs is there. False at a clean end; StopReading if the file is cut."""
-        parts = [self._data[self._at :]]
-        there = len(parts[0])
+        rest = self._data[self._at :]
         self._base += self._at
-        while there < self._need:
-            part = self._input.read()
-            if not part:
-                break
-            parts.append(part)
-            there += len(part)
-        self._data, self._at = b"".join(parts), 0
+        self._data, self._at = self._input.extend(rest, self._need), 0
+        there = len(self._data)
         if there >= self._need:
             return True
         if not there and self._begun() and not self._input.problem:
@@ -287,8 +283,8 @@ class Capture:
 
     def _cut(self, there: int) -> Exception:
         end = self._base + there
-        if not self.sections and not pcapng.SECTION_START.startswith(self._data[:4]):
-            return foreign(self.name, self._data)
+        if not self.sections and not pcapng.SECTION_START.startswith(bytes(self._data[:4])):
+            return foreign(self.name, bytes(self._data[:START]))
         if self._input.problem:
             if not self.sections:
                 return CaptureError("read capture", self.name, self._input.problem)

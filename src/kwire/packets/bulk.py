@@ -5,10 +5,12 @@ each packet that is not plain; so what comes out is the same with and without th
 fills up is emptied, and fills again with the flows that are still there.
 """
 
+import re
 from array import array
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, Final
 
+from kwire.capture.input import Bytes
 from kwire.packets import walk
 from kwire.packets.conversations import Conversation, Given
 from kwire.packets.tables import ETHERTYPES, PROTOCOLS, Protocol, Remark
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 LIMIT: Final = 1 << 14  # packets, and events, in a batch
 SLOTS: Final = 1 << 13  # of the table of flows; half of them are used at most
 NEVER: Final = 1 << 32  # no sequence number
+
+_COUNTED = re.compile(rb"[^\0]")
 
 #: Takes one packet that is not plain: (place of its bytes, how many, interface) → where to stop before it.
 Single = Callable[[int, int, int], "int | None"]
@@ -45,7 +49,7 @@ class Bulk:
         self._conversations: list[Conversation] = []  # by owner
         self._raw = 0
 
-    def take(self, step: Any, data: bytes, at: int, swap: bool, links: "array[int]", single: Single) -> int:
+    def take(self, step: Any, data: Bytes, at: int, swap: bool, links: "array[int]", single: Single) -> int:
         """Take packets from `at` on, found by the walker `step`; gives where it stopped."""
         count, after = step(data, at, len(data), swap, len(links), self._rows, LIMIT)
         index = 0
@@ -84,16 +88,15 @@ class Bulk:
         tally = self._tally
         if not tally.tobytes().strip(b"\0"):
             return  # as for a capture of ours: 5 ms saved
-        for number, count in enumerate(tally[: walk.TALLY_FRAMES]):
-            if count:
-                protocol = number - walk.TALLY_PROTOCOL
-                name = (
-                    ETHERTYPES.get(number, f"ethertype {number:#06x}")
-                    if protocol < 0
-                    else PROTOCOLS.get(protocol, f"IP protocol {protocol}")
-                )
-                self._network.others[name] += count
-                tally[number] = 0
+        for number in sorted({match.start() // 8 for match in _COUNTED.finditer(tally.tobytes())}):
+            protocol = number - walk.TALLY_PROTOCOL
+            name = (
+                ETHERTYPES.get(number, f"ethertype {number:#06x}")
+                if protocol < 0
+                else PROTOCOLS.get(protocol, f"IP protocol {protocol}")
+            )
+            self._network.others[name] += tally[number]
+            tally[number] = 0
 
     def pull(self, flow: "Flow") -> None:
         """Tell the flow's conversation what the walkers took."""
@@ -124,6 +127,8 @@ class Bulk:
             elif role is Role.SOURCE and not conversation.waits:
                 kind = walk.FLOW_DATA
             place = self._slot(flow, direction)
+            if place < 0:
+                continue
             following = NEVER if conversation.next is None else conversation.next
             self._table[place : place + 2] = array("Q", [owner + 1 | kind << 32, following])
 
@@ -151,13 +156,15 @@ class Bulk:
         (source, source_port), (target, target_port) = flow.ends[direction], flow.ends[1 - direction]
         key = walk.flow_key(4 if len(source) == 4 else 6, (source_port, target_port), source, target)
         place = walk.find_flow(self._table, SLOTS, key)
+        if place < 0:
+            return -1
         self._used += not self._table[place]
         self._table[place + walk.SLOT_PORTS] = key[0]
         self._table[place + walk.SLOT_ADDRESSES : place + walk.SLOT_WORDS] = array("Q", key[1:])
         self._places[flow.number, direction] = place
         return place
 
-    def _give(self, data: bytes, found: int) -> None:
+    def _give(self, data: Bytes, found: int) -> None:
         """Give the events of a batch, those of each conversation together."""
         import numpy as np
 
@@ -170,7 +177,7 @@ class Bulk:
         for owner in np.unique(owners).tolist():
             self._frames(data, array("Q", offsets[owners == owner].tobytes()), owner)
 
-    def _frames(self, data: bytes, offsets: "array[int]", owner: int) -> None:
+    def _frames(self, data: Bytes, offsets: "array[int]", owner: int) -> None:
         conversation = self._conversations[owner]
         conversation.flush()
         conversation.give(Given(conversation.section, Frames(data, offsets)))

@@ -37,6 +37,15 @@ TALLY_UNSUMMED: Final = 0x10101
 TALLY_PARTIAL: Final = 0x10102
 TALLY_WORDS: Final = 0x10103
 
+MAX_TRIES: Final = 64  # slots looked at for a flow: hostile addresses may all fall on one
+
+_FACTORS = (
+    0x9E3779B97F4A7C15,
+    0xBF58476D1CE4E5B9,
+    0x94D049BB133111EB,
+    0xD6E8FEB86659FD93,
+    0xA0761D6478BD642F,
+)
 _OTHER = ">" if sys.byteorder == "little" else "<"
 _U64 = (1 << 64) - 1
 _EVENT = VERSION << 4 | Type.EVENT
@@ -89,11 +98,8 @@ def pcapng_packets_twin(
 
 def flow_hash(key: tuple[int, ...]) -> int:
     """The hash of a flow's key: the words SLOT_PORTS and SLOT_ADDRESSES of its slot, five u64."""
-    value = 0
-    for word in key:
-        value = (value ^ word) * 0x9E3779B97F4A7C15 & _U64
-        value ^= value >> 32
-    return value
+    value = sum(word * factor for word, factor in zip(key, _FACTORS, strict=True)) & _U64
+    return value ^ value >> 32
 
 
 def flow_key(version: int, ports: tuple[int, int], source: bytes, target: bytes) -> tuple[int, ...]:
@@ -103,9 +109,9 @@ def flow_key(version: int, ports: tuple[int, int], source: bytes, target: bytes)
 
 
 def find_flow(table: Slots, slots: int, key: tuple[int, ...]) -> int:
-    """Where the slot of a flow begins, or the free one where it would be; -1 where the table is full."""
+    """Where the slot of a flow begins, or the free one where it would be; -1 where there is none near."""
     start = flow_hash(key)
-    for tries in range(slots):
+    for tries in range(min(slots, MAX_TRIES)):
         at = (start + tries & slots - 1) * SLOT_WORDS
         if not table[at + SLOT_OWNER]:
             return at
