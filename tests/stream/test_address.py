@@ -123,10 +123,24 @@ def test_names_are_resolved_to_all_their_addresses(monkeypatch: pytest.MonkeyPat
     ]
 
 
-def test_a_name_that_is_none_is_one_line() -> None:
-    with pytest.raises(KwireError, match="look up") as error:
-        resolve(parse("tcp:nobody.invalid:5"))
-    assert "nobody.invalid" in str(error.value)
+@pytest.mark.parametrize(
+    "failure",
+    [
+        socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+        UnicodeError("label empty or too long"),
+        [(socket.AF_PACKET, socket.SOCK_STREAM, 6, "", ("x", 5))],
+    ],
+)
+def test_a_name_that_is_none_is_one_line(monkeypatch: pytest.MonkeyPatch, failure: object) -> None:
+    def getaddrinfo(*args: object, **more: object) -> object:
+        if isinstance(failure, Exception):
+            raise failure
+        return failure
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    with pytest.raises(KwireError, match="look up nobody.example: ") as error:
+        resolve(parse("tcp:nobody.example:5"))
+    assert error.value.cure
 
 
 def test_what_needs_no_name_server() -> None:

@@ -55,12 +55,12 @@ def link() -> Iterator[None]:
     if os.geteuid() != 0 or shutil.which("ip") is None:
         pytest.skip("network namespaces need root and ip")
     try:
-        ip("netns", "add", NEAR)
-    except subprocess.CalledProcessError as error:
-        pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
-    try:
-        ip("netns", "add", FAR)
-        ip("link", "add", "veth0", "netns", NEAR, "type", "veth", "peer", "name", "veth0", "netns", FAR)
+        try:
+            ip("netns", "add", NEAR)
+            ip("netns", "add", FAR)
+            ip("link", "add", "veth0", "netns", NEAR, "type", "veth", "peer", "name", "veth0", "netns", FAR)
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"no network namespaces with veth here: {error.stderr.strip()}")
         for namespace, index in ((NEAR, 0), (FAR, 1)):
             inside_ip(namespace, "address", "add", ADDRESSES[4][index] + "/24", "dev", "veth0")
             inside_ip(namespace, "address", "add", ADDRESSES[6][index] + "/64", "dev", "veth0", "nodad")

@@ -427,7 +427,11 @@ def test_a_local_name_that_is_elsewhere_is_not_spoken_to(net: Any, monkeypatch: 
     assert "could be read and changed on the way" in str(heard[0])
 
 
-def test_a_name_that_is_none_is_told_and_asked_again(net: Any) -> None:
+def test_a_name_that_is_none_is_told_and_asked_again(net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolve(address: Address) -> list[tuple[int, Any]]:
+        raise KwireError("look up", address.host, "name or service not known", "check the name")
+
+    monkeypatch.setattr("kwire.stream.connect.resolve", resolve)
     heard: list[KwireError] = []
     net.connect(parse("tcp:nobody.invalid:5"), insecure=True, troubled=heard.append)
     net.until(lambda: len(heard) >= 2)

@@ -23,7 +23,9 @@ BATCH = 64
 """Datagrams received for one readiness."""
 
 SOCKET_BUFFER = 4 << 20
-"""Bytes asked of the kernel for datagrams that wait; it gives what net.core.rmem_max allows."""
+"""Bytes asked of the kernel for datagrams that wait; it gives what it allows us: net.core.rmem_max."""
+
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33  # socket(7); Python does not name them
 
 FAREWELL = 30.0
 """Seconds that an ended session still answers a repeated BYE, whose last ACK may have been lost."""
@@ -285,5 +287,8 @@ def _same(one: bytes, other: bytes) -> bool:
 def enlarge(bound: socket.socket) -> None:
     """Ask for room for datagrams that wait; not blocking."""
     bound.setblocking(False)
-    for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-        bound.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
+    for forced, option in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, forced, SOCKET_BUFFER)  # beyond rmem_max: CAP_NET_ADMIN
+        except OSError:
+            bound.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
