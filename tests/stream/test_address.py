@@ -138,7 +138,7 @@ def test_a_name_that_is_none_is_one_line(monkeypatch: pytest.MonkeyPatch, failur
         return failure
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    with pytest.raises(KwireError, match="look up nobody.example: ") as error:
+    with pytest.raises(KwireError, match=r"look up nobody\.example: ") as error:
         resolve(parse("tcp:nobody.example:5"))
     assert error.value.cure
 
