@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kwire.analyze.export import FORMATS, by_time, format_of
+from kwire.analyze.export import FORMATS, by_time, format_of, markdown
 from kwire.errors import KwireError
 
 Shown = Callable[..., list[dict[str, Any]]]
@@ -181,6 +182,13 @@ def test_formats_are_told_by_their_extensions() -> None:
     for path in ("x", "x.txt"):
         with pytest.raises(KwireError, match="use --format"):
             format_of(path)
+
+
+def test_the_documented_formats_are_the_table() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "analysis.md").read_text()
+    found = re.search(r"export\.markdown\(\) -->\n(.*?)\n<!-- end", text, re.S)
+    assert found is not None
+    assert found[1] == markdown()
 
 
 def test_what_was_there_stays_when_an_export_fails(rich: str, tmp_path: Path, kwire: Any) -> None:

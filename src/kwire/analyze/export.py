@@ -223,6 +223,15 @@ FORMATS: Final[dict[str, Format]] = {
 }
 
 
+def markdown() -> str:
+    """The table of formats, for the documentation."""
+    rows = ["| `--format` | extensions | what it is |", "|---|---|---|"]
+    for name, form in FORMATS.items():
+        extensions = " ".join(f"`{extension}`" for extension in form.extensions)
+        rows.append(f"| `{name}` | {extensions} | {form.meaning} |")
+    return "\n".join(rows)
+
+
 def format_of(path: str, name: str | None = None) -> Format:
     """The format of this name, or that the extension of `path` means; KwireError where neither tells."""
     if name is not None:

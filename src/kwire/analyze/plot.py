@@ -20,7 +20,14 @@ TALKERS: Final = 12
 PLAIN: Final[Any] = {
     "text.parse_math": False, "text.usetex": False, "svg.fonttype": "none", "svg.hashsalt": "kwire"
 }  # fmt: skip
-TALK: Final = ("comm", "pid", "daddr", "saddr", "tid")  # fields that name who talks, the best first
+TALK: Final = (
+    "comm",
+    "pid",
+    "daddr",
+    "saddr",
+    "tid",
+    "filename",
+)  # fields that name who talks, the best first
 
 
 def plot(stats: Stats, path: str) -> None:
@@ -66,7 +73,7 @@ def _extent(stats: Stats) -> float:
 
 def _rates(axes: Any, stats: Stats) -> None:
     clock = WallClock()
-    axes.set_title("events a second")
+    axes.set_ylabel("events a second")
     axes.set_xlabel(f"seconds from {clock.moment(stats.first)}")
     busiest = sorted(stats.tables, key=lambda table: -table.events)
     if not busiest:
@@ -92,7 +99,7 @@ def _rates(axes: Any, stats: Stats) -> None:
     axes.set_xlim(0, _extent(stats))
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(lambda value, _: short(value))
-    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    axes.legend(fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
 
 
 def _heat(figure: Any, axes: Any, stats: Stats) -> None:
@@ -146,7 +153,8 @@ def _talkers(axes: Any, stats: Stats) -> None:
 
 
 def talkers(stats: Stats, most: int = TALKERS) -> tuple[str, list[tuple[Any, int]]]:
-    """The field that names who talks, and its most frequent values over all probes."""
+    """The field that names who talks, and its most frequent values over all probes; one that tells apart."""
+    found: tuple[str, list[tuple[Any, int]]] = ("", [])
     for name in TALK:
         counts: dict[Any, int] = {}
         for table in stats.tables:
@@ -154,9 +162,11 @@ def talkers(stats: Stats, most: int = TALKERS) -> tuple[str, list[tuple[Any, int
                 if field.column.field.name == name:
                     for value, count in field.top(1000):
                         counts[value] = counts.get(value, 0) + count
-        if counts:
-            return name, sorted(counts.items(), key=lambda pair: (-pair[1], str(pair[0])))[:most]
-    return "", []
+        if len(counts) > 1 or not found[1]:
+            found = (name, sorted(counts.items(), key=lambda pair: (-pair[1], str(pair[0])))[:most])
+        if len(counts) > 1:
+            break
+    return found
 
 
 def _nothing(axes: Any, why: str) -> None:
