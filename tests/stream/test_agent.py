@@ -471,6 +471,38 @@ def test_a_collector_that_has_forgotten_begins_a_new_session(world: World, load:
     assert len(times) == len(set(times)) == stored
 
 
+def test_an_agent_killed_and_its_collector_forgetful(world: World, load: Load) -> None:
+    """What was under way when both went is counted lost; the rest of the spool arrives in a new session."""
+    folder = world.path / "spool"
+    collector = world.collect()
+    agent = world.tracing(load, "--spool", str(folder))
+    load.call(1000)
+    until(world.files)
+    collector.signal(signal.SIGSTOP)
+    for _ in range(5):
+        load.call(60_000)
+        time.sleep(0.1)
+    until(lambda: spooled(folder) > 12 * load.calls)
+    time.sleep(1.0)
+    for verb in (agent, collector):
+        verb.signal(signal.SIGKILL)
+        verb.close()
+    for ledger in (world.captures / ".sessions").iterdir():
+        ledger.unlink()
+    collector = world.collect()
+    world.agent("--spool", str(folder)).end()
+    collector.signal(signal.SIGINT)
+    told = collector.end()
+    stored, lost, problems = world.balance()
+    assert told["lost"] == lost
+    assert 0 < lost < 150_000  # at most the receive window of four megabytes
+    assert stored > 100_000
+    assert stored + lost <= load.calls + 1000  # the first thousand may be stored and counted lost
+    assert len(problems) == 1
+    times = world.times()
+    assert len(times) == len(set(times)) == stored
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -264,8 +264,12 @@ def _run(
         agent = Agent(line, tracer, sink, hold, recovered, limits=limits, command=command, grace=args.grace)
         privileges.drop(keep=_kept(address))
         line.loop.signals((signal.SIGINT, signal.SIGTERM), lambda number: agent.stop())
+        progress = tracing.Progress(agent.recording.recorder, None)
+        if not args.verbose:  # then the frames tell
+            agent.recording.progress = progress
         try:
             agent.run()
+            progress.clear()
             return _report(args, agent, plan, command)
         finally:
             agent.close()

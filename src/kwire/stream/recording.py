@@ -32,6 +32,7 @@ class Recording:
         "limits",
         "over",
         "produced",
+        "progress",
         "recorder",
     )
 
@@ -56,6 +57,8 @@ class Recording:
         self._started = self._stopped = time.monotonic()
         self.limits = limits
         self.recorder = Recorder(tracer, list(sinks), limits)
+        self.progress: Callable[[], None] | None = None
+        """Called with each look at the counters."""
         self.over = False
         """It has ended; `produced` is known."""
         self.produced: dict[int, int] = {}
@@ -129,3 +132,5 @@ class Recording:
             self._next_sweep = now + SWEEP
         self._timers["tick"] = self._loop.at(now + TICK, self._tick)
         self._round()
+        if self.progress:
+            self.progress()

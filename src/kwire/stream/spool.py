@@ -136,10 +136,7 @@ class Spool:
 
     def split(self) -> tuple[Iterator[bytes], Iterator[bytes]]:
         """The payloads kept that may have been sent, and those that surely were not."""
-        sent = 0 if self._sent[2] == NOTHING else int(self._sent[2]) + 1
-        if self.kept.boot != boot():
-            sent = self._payloads  # `sent` may be older than the records
-        middle = min(max(sent, self._gone), self._payloads)
+        middle = self._middle
         return (
             (self._payload(number) for number in range(self._gone, middle)),
             (self._payload(number) for number in range(middle, self._payloads)),
@@ -173,6 +170,14 @@ class Spool:
     def _payloads(self) -> int:
         """Payloads of the session, those gone included."""
         return len(self.kept.prefix) + self._end - self.kept.start
+
+    @property
+    def _middle(self) -> int:
+        """The number of the first payload that surely was not sent."""
+        sent = 0 if self._sent[2] == NOTHING else int(self._sent[2]) + 1
+        if self.kept.boot != boot():
+            sent = self._payloads  # `sent` may be older than the records
+        return min(max(sent, self._gone), self._payloads)
 
     def _payload(self, number: int) -> bytes:
         prefix = self.kept.prefix
@@ -358,7 +363,7 @@ class Spool:
         with self._lock:
             while self._busy:
                 self._lock.wait()
-            unsent = sum(1 for _ in self.split()[1])
+            unsent = self._payloads - self._middle
             start = self._end - min(unsent, self._end - self.kept.start)
             kept = Kept(token, tuple(prefix), start, boot())
             save(self._folder, kept)

@@ -76,7 +76,7 @@ class _Memory(MemoryOutbox):
     __slots__ = ("_read",)
 
     def __init__(self, size: int, payloads: Iterable[bytes]) -> None:
-        super().__init__(size)
+        super().__init__(size, int.from_bytes(os.urandom(4), "big"))  # hard to guess, for datagrams
         for payload in payloads:
             self.put(self.next, payload)
         self._read = 0
