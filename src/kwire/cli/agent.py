@@ -48,7 +48,7 @@ OPTIONS = {
 }
 """Arguments that say what is recorded, which with --listen the clients do."""
 
-MEMORY, SPOOL_SIZE = 64 << 20, 1 << 30
+MEMORY, SPOOL_SIZE = 64 << 20, 4 << 30
 LEAST_MEMORY = 1 << 20
 GRACE = 10.0
 
@@ -82,7 +82,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         type=values.size,
         default=SPOOL_SIZE,
-        help="on disk at most (default 1G)",
+        help="on disk at most (default 4G)",
     )
     keep.add_argument(
         "--grace",
