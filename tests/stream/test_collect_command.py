@@ -227,6 +227,25 @@ def test_a_source_over_tls_through_the_filter(commands: Commands, certs: Path) -
     assert (summary["events"], summary["problems"]) == (20_000, [])
 
 
+def test_a_stuck_collector_costs_what_has_no_room_and_all_is_counted(commands: Commands) -> None:
+    """Back-pressure: the collector stands still for a second, the source's memory is a megabyte."""
+    collector = commands.collect("-w", "in")
+    replay = commands.replay(300_000, "--rate", "200000", "--memory", str(1 << 20))
+    until(lambda: list((commands.path / "in").glob("*.pcapng")))
+    collector.send_signal(signal.SIGSTOP)
+    time.sleep(1)
+    collector.send_signal(signal.SIGCONT)
+    told = commands.sent(replay)
+    assert told["lost"] > 0
+    summary = commands.summary(collector)
+    (host,) = summary["hosts"]
+    assert host["causes"] == {"the sender's buffer was full": told["lost"]}
+    report = verify_file(str(next((commands.path / "in").glob("*.pcapng"))))
+    assert report.problems == []
+    assert report.totals == (300_000, told["events"], told["lost"])
+    assert {hole.cause for hole in report.holes} == {"the sender's buffer was full"}
+
+
 ON_A_SMALL_DISK = """
 import ctypes, glob, os, shutil, signal, sys
 target, work, address = sys.argv[1:4]

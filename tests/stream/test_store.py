@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import struct
 import subprocess
@@ -256,6 +257,67 @@ def test_a_schema_in_parts_survives_a_kill_between_them(site: Site) -> None:
     with Capture(path) as capture:
         list(capture)
         assert len(capture.schemas[1].symbols) == 4000
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_any_order_of_things_against_a_model(tmp_path: Path, seed: int) -> None:
+    """Two sessions in one store; commits, kills, rotation, losses at random: nothing twice, nothing never."""
+    chance = random.Random(seed)
+    options = Options(rotate_bytes=chance.choice([0, 0, 1 << 18]))
+    home, path = tmp_path / "in", str(tmp_path / "in" / "all.pcapng")
+    ledger = Folder(str(home)).ledger(TOKEN)
+    tokens = [b"a" * 16, b"b" * 16]
+    store = Store(path, ledger, Packing(), options, merged=True)
+    ids = {token: chance.sample(range(1, 9), 2) for token in tokens}  # each session's own probe numbers
+    sent: dict[bytes, list[tuple[bytes, list[int], int]]] = {  # payload, its events, how many it tells lost
+        token: [(describe(*ids[token], host=token.decode(), extra=token[:1].decode()), [], 0)]
+        for token in tokens
+    }
+    number = 0
+    for _ in range(chance.randrange(20, 60)):
+        token = chance.choice(tokens)
+        own, count = chance.choice(ids[token]), chance.choice([1, 3, 200, 700])
+        payload, lost = events(number, count, own), 0
+        if chance.random() < 0.3:
+            lost = chance.randrange(1, 9)
+            payload += Lost(own, MONOTONIC, MONOTONIC + 9, lost, 0, Cause.RING_FULL).frame()
+        sent[token].append((payload, list(range(number, number + count)), lost))
+        number += count
+    taken = dict.fromkeys(tokens, 0)
+    while any(taken[token] < len(sent[token]) for token in tokens):
+        what = chance.random()
+        if what < 0.7:
+            token = chance.choice([token for token in tokens if taken[token] < len(sent[token])])
+            store.take(
+                store.join(token, {"host": token.decode()}), taken[token], sent[token][taken[token]][0]
+            )
+            taken[token] += 1
+        elif what < 0.9:
+            store.commit()
+        else:
+            if chance.random() < 0.5:
+                store.flush()  # in the file, but not in the ledger
+            if chance.random() < 0.3:
+                store.close()
+            shutil.copytree(home, tmp_path / "copy")
+            if not store.closed:
+                store.leave()
+            shutil.rmtree(home)
+            (tmp_path / "copy").rename(home)
+            store = Store.again(ledger, Packing(), options)
+            taken = {token: store.lanes[token].next if token in store.lanes else 0 for token in tokens}
+    store.close()
+    files = store.writer.files
+    stored, lost = sound(*files)
+    found = [number for _, number, _ in (event for file in files for event in read(file))]
+    assert sorted(found) == list(range(number))
+    assert stored == number
+    assert lost == sum(lost for token in tokens for _, _, lost in sent[token])
+    for token in tokens:
+        theirs = [number for _, numbers, _ in sent[token] for number in numbers]
+        members = set(theirs)
+        assert [number for number in found if number in members] == theirs  # in order
+        assert store.balance(store.lanes[token]).stored == len(theirs)
 
 
 HOSTILE = {
