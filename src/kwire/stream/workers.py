@@ -9,6 +9,7 @@ that carries messages (`Message`); whoever sees the other end closed ends, so no
 policy is asked in the worker too; a worker never waits for the front: what finds no room is counted LOST.
 """
 
+import contextlib
 import os
 import signal
 import socket
@@ -93,10 +94,11 @@ def _launch(control: socket.socket, policy: Policy) -> None:
             data, descriptors, _, _ = socket.recv_fds(control, 1, 1)
             if not data:
                 break
-            if descriptors and os.fork() == 0:
-                control.close()
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                work(socket.socket(fileno=descriptors[0]), policy)
+            with contextlib.suppress(OSError):  # no more processes: the front sees its socket closed
+                if descriptors and os.fork() == 0:
+                    control.close()
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    work(socket.socket(fileno=descriptors[0]), policy)
             for descriptor in descriptors:
                 os.close(descriptor)
         status = 0
