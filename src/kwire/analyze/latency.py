@@ -52,38 +52,34 @@ class Calls:
     `open`: beginnings without an end; `lonely`: ends without a beginning.
     """
 
-    __slots__ = ("_ends", "_threads", "_times", "latency", "lonely", "name", "open")
+    __slots__ = ("_waiting", "latency", "lonely", "name", "open")
 
     def __init__(self, name: str, begins: int, ends: int) -> None:
-        import numpy as np
-
         self.name = name
         self.latency = Latency(begins, ends)
         self.open = self.lonely = 0
-        self._times: Array = np.zeros(0, np.int64)
-        self._threads: Array = np.zeros(0, np.int64)
-        self._ends: Array = np.zeros(0, bool)
+        # What waits: times, threads and whether each is an end, in parts.
+        self._waiting: list[tuple[Array, Array, Array]] = []
 
     def add(self, times: "Array", threads: "Array", *, begins: bool) -> None:
         """Take events of one of the two probes."""
         import numpy as np
 
-        self._times = np.concatenate([self._times, times])
-        self._threads = np.concatenate([self._threads, threads.astype(np.int64)])
-        self._ends = np.concatenate([self._ends, np.full(len(times), not begins)])
+        self._waiting.append((times, threads.astype(np.int64), np.full(len(times), not begins)))
 
     def pair(self, *, last: bool = False) -> None:
         """Pair what has come; `last`: no more comes. The newest events wait: their partners may come."""
         import numpy as np
 
-        count = len(self._times)
-        if not count:
+        if not self._waiting:
             return
-        order = np.argsort(self._times, kind="stable")
-        times, threads, ends = self._times[order], self._threads[order], self._ends[order]
+        times, threads, ends = (np.concatenate(column) for column in zip(*self._waiting, strict=True))
+        count = len(times)
         ready = count if last else max(0, count - HELD)
         if not ready:
             return
+        order = np.argsort(times, kind="stable")
+        times, threads, ends = times[order], threads[order], ends[order]
         left = self._match(times[:ready], threads[:ready], ends[:ready])
         self.lonely += int(ends[left].sum())
         waiting = left[~ends[left]]
@@ -94,7 +90,7 @@ class Calls:
             self.open += len(waiting) - WAITING
             waiting = waiting[-WAITING:]
         keep = np.concatenate([np.sort(waiting), np.arange(ready, count)])
-        self._times, self._threads, self._ends = times[keep], threads[keep], ends[keep]
+        self._waiting = [(times[keep], threads[keep], ends[keep])]
 
     def _match(self, times: "Array", threads: "Array", ends: "Array") -> "Array":
         """Pair each beginning with the end that follows it in its thread; gives the places of the others."""

@@ -293,14 +293,15 @@ class _Heads:
         rows = _at(self.data, self.offsets, f"V{LEAST}", 0)
         octets = rows.view(np.uint8).reshape(-1, LEAST)
         self.kinds: Array = octets[:, 0] & 15
-        lengths = octets[:, 2].astype(np.int64) << 8 | octets[:, 3]
+        lengths = octets[:, 2].astype(np.uint32) << 8 | octets[:, 3]
         self.ids: Array = rows.view(">u4").reshape(-1, 4)[:, 1].astype(np.uint32)
         self.raw: Array = rows.view("<u8").reshape(-1, 2)[:, 1].copy()
         self.events: Array = (self.kinds == Type.EVENT) & (lengths >= LEAST)
         flags = octets[:, 1]
         if flags.any():
-            lengths -= np.where(flags & Flag.CHECKSUM != 0, np.where(flags & Flag.PADDED != 0, 3, 2), 0)
-        self.ends: Array = np.maximum(lengths, HEADER_SIZE)
+            trailer = np.where(flags & Flag.CHECKSUM != 0, np.where(flags & Flag.PADDED != 0, 3, 2), 0)
+            lengths = np.maximum(lengths, trailer + HEADER_SIZE) - trailer
+        self.ends: Array = lengths.astype(np.uint32)
 
     def probes(self) -> "Iterator[tuple[int, Any]]":
         """Each probe number with the places of its events."""
@@ -376,14 +377,19 @@ def _sound(schema: Schema, data: "Array", offsets: "Array", ends: "Array") -> "A
     tails = [field.offset for field in schema.fields if TYPES[field.type].tail]
     if not tails:
         return sound
-    places = np.flatnonzero(sound)
-    offsets, ends = offsets[places], ends[places]
-    inside = np.ones(len(places), bool)
+    places = None
+    if not sound.all():
+        places = np.flatnonzero(sound)
+        offsets, ends = offsets[places], ends[places]
+    outside = np.zeros(len(offsets), bool)
     for shift in tails:
         pair = _at(data, offsets, _order(schema) + "u4", shift)
-        low, high = pair & np.uint32(0xFFFF), pair >> np.uint32(16)
+        low, high = pair.astype(np.uint16), (pair >> np.uint32(16)).astype(np.uint16)
         start, length = (low, high) if schema.order == "little" else (high, low)
-        start, length = start.astype(np.int64), (length & np.uint32(TAIL_MAX)).astype(np.int64)
-        inside &= (length == 0) | ((start >= schema.size) & (start + length <= ends))
-    sound[places] = inside
+        length = length & np.uint16(TAIL_MAX)
+        beyond = start + length.astype(np.uint32) > ends
+        outside |= (beyond | (start < np.uint16(schema.size))) & (length != 0)
+    if places is None:
+        return ~outside
+    sound[places] = ~outside
     return sound
