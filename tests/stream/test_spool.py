@@ -197,8 +197,9 @@ def test_what_comes_after_damage_is_kept_for_people(tmp_path: Path, monkeypatch:
     found = all_of(spool)[2:]
     assert 60 < len(found) < 80
     assert found == payloads[: len(found)]
-    assert len(list(tmp_path.rglob("*.damaged"))) == len(files) - 2
     spool.remove()
+    assert len(list(tmp_path.iterdir())) == len(list(tmp_path.glob("*.damaged"))) == len(files) - 2
+    assert list(recover(str(tmp_path), MB, MB)) == []
 
 
 @pytest.mark.parametrize("name", ["session", "00000001.seg"])

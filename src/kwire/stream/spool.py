@@ -386,7 +386,7 @@ class Spool:
         for index, name in enumerate(names):
             self._ordinal = max(self._ordinal, int(name.removesuffix(SUFFIX)))
             if cut:  # what comes after a hole cannot be put in order
-                os.rename(name, f"{name}.damaged", src_dir_fd=self._folder, dst_dir_fd=self._folder)
+                os.rename(name, f"{self.path}-{name}.damaged", src_dir_fd=self._folder)
                 continue
             found = load(self._folder, name, self._id)
             if found is None:
