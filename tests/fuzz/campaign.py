@@ -1,8 +1,8 @@
 """A campaign: every target guided by coverage, one after the other; what it found out goes to the corpus.
 
-    python tests/fuzz/campaign.py --work DIR [--scale 1.0] [TARGET...]
+    python tests/fuzz/campaign.py --work DIR [--scale 1.0] [--seconds N] [TARGET...]
 
-Each target does so many runs as `RUNS` says, times the scale, in one process. Its new corpus is then reduced
+Each target does so many runs as `RUNS` says, times the scale, or so many seconds, in one process. Its new corpus is then reduced
 to the inputs that cover most (libFuzzer's -merge=1), and as much of it as fits is kept in `corpus/TARGET`. A
 table of runs, seconds and defects is printed; a defect leaves its input in DIR/TARGET/crash-….
 The C walkers (`walk`) need clang with its sanitizers; everything else runs without the C library, so that the
@@ -31,6 +31,7 @@ RUNS = {
     "frame": 100_000,
     "pcapng": 60_000,
     "session": 60_000,
+    "store": 60_000,
     "packets": 30_000,
     "btf": 20_000,
 }
@@ -52,13 +53,14 @@ def command(name: str, work: Path) -> tuple[list[str], list[str]]:
     return [str(program)], [str(seeds), *more]
 
 
-def run(name: str, runs: int, work: Path) -> tuple[int, float, int]:
+def run(name: str, runs: int, seconds_most: int, work: Path) -> tuple[int, float, int]:
     """Run one target; runs done, seconds, defects."""
     folder = work / name
     corpus = folder / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
     words, more = command(name, work)
-    options = [f"-runs={runs}", "-print_final_stats=1", "-timeout=20", "-rss_limit_mb=3000", "-max_len=4096"]
+    options = [f"-runs={runs}", "-print_final_stats=1", "-timeout=20", "-rss_limit_mb=3000"]
+    options += ["-max_len=4096", f"-max_total_time={seconds_most}"]
     environment = {**os.environ, "KWIRE_NATIVE": "0", "ASAN_OPTIONS": "detect_leaks=0"}
     began = time.monotonic()
     with (folder / "log").open("w") as log:
@@ -108,12 +110,13 @@ def main() -> None:
     )
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--seconds", type=int, default=0, help="of each target, at most; 0: no limit")
     parser.add_argument("targets", nargs="*", default=list(RUNS))
     args = parser.parse_args()
     total = 0
     print(f"{'target':<10} {'runs':>12} {'seconds':>8} {'defects':>8}", flush=True)
     for name in args.targets:
-        done, seconds, defects = run(name, int(RUNS[name] * args.scale), args.work.resolve())
+        done, seconds, defects = run(name, int(RUNS[name] * args.scale), args.seconds, args.work.resolve())
         total += done
         print(f"{name:<10} {done:>12,} {seconds:>8.0f} {defects:>8}", flush=True)
     print(f"{'all':<10} {total:>12,}")

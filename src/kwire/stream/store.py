@@ -15,17 +15,16 @@ from array import array
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from kwire import native
 from kwire.capture.output import CaptureError
 from kwire.capture.resumable import ResumableWriter
 from kwire.capture.writer import BUFFER, Totals
 from kwire.stream.lane import Lane
 from kwire.stream.ledger import Ledger, LedgerError
-from kwire.wire.frame import HEADER_SIZE, MAX_FRAME, Code, FrameError, Header, Problem, Type, delimit
-from kwire.wire.frames import Frames, frame_walk
+from kwire.wire.frame import HEADER_SIZE, MAX_FRAME, Code, FrameError, Header, Problem, Type, inspect
+from kwire.wire.frames import Frames
 from kwire.wire.messages import Cause, Lost
 from kwire.wire.totals import TOTALS
-from kwire.wire.walk import frame_renumber
+from kwire.wire.walk import frame_renumber, frame_strict
 
 Payload: TypeAlias = bytes | bytearray | memoryview
 
@@ -229,10 +228,7 @@ class Store:
         """Take the payload of DATA frame `sequence`, the next one."""
         self._packing.use(self)
         data = bytearray(payload)  # the numbers in it are changed
-        offsets = self._packing.offsets
-        count, end = (native.frame_walk or frame_walk)(memoryview(data), 0, len(data), offsets, MOST_FRAMES)
-        if end < len(data):
-            lane.complain(delimit(data, end)[1] or _TOO_MANY)
+        offsets, count = self._packing.offsets, self._sound(data, lane)
         frames = Frames(data, offsets, count)
         self._lane = lane
         start = 0
@@ -249,6 +245,20 @@ class Store:
         lane.frames += 1
         lane.next = (sequence + 1) % SEQUENCES
         self._dirty = True
+
+    def _sound(self, data: bytearray, lane: Lane) -> int:
+        """Find the frames that nothing is wrong with, give how many; complain of the others."""
+        slots, count, at = memoryview(self._packing.offsets), 0, 0
+        while True:
+            found, at = frame_strict(data, at, len(data), slots[count:], MOST_FRAMES - count)
+            count += found
+            if at == len(data):
+                return count
+            frame, problems = inspect(data, at)
+            lane.complain(problems[0 if frame else -1] if problems else _TOO_MANY)
+            if frame is None or count == MOST_FRAMES:
+                return count
+            at += frame.header.length
 
     def anchor(self, lane: Lane, monotonic: int, wall: int, note: str) -> None:
         """Put the lane's times on our clock: at its monotonic ns ours showed `wall`. Said in the file."""
