@@ -68,7 +68,7 @@ def _report(done: "Done", what: str, nothing: str) -> None:
 
 def _update(where: "Folders", files: list[str]) -> None:
     """Bring dissector and table up to date; say how many names there are."""
-    from kwire.capture.reader import Capture
+    from kwire.packets.open import open_capture
     from kwire.wireshark import install, probes
 
     if not install.installed(where):
@@ -79,7 +79,7 @@ def _update(where: "Folders", files: list[str]) -> None:
     path = install.probes_path(where)
     rows = old = probes.read(path)
     for file in files:
-        with Capture(file) as capture:
+        with open_capture(file) as capture:
             for _ in capture:
                 pass
             rows = probes.merge(
