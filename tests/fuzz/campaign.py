@@ -2,9 +2,9 @@
 
     python tests/fuzz/campaign.py --work DIR [--scale 1.0] [--seconds N] [TARGET...]
 
-Each target does so many runs as `RUNS` says, times the scale, or runs for so many seconds, in one process. Its
-new corpus is then reduced to the inputs that cover most (libFuzzer's -merge=1), and as much of it as fits is
-kept in `corpus/TARGET`. A table of runs, seconds and defects is printed; a defect leaves its input in
+Each target does so many runs as `RUNS` says, times the scale, or runs for so many seconds, in one process.
+Its new corpus is then reduced to the inputs that cover most (libFuzzer's -merge=1), and as much of it as fits
+is kept in `corpus/TARGET`. A table of runs, seconds and defects is printed; a defect leaves its input in
 DIR/TARGET/crash-…. The C walkers (`walk`) need clang with its sanitizers; everything else runs without the C
 library, so that the Python twins are what is covered.
 """

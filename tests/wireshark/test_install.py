@@ -171,6 +171,12 @@ def test_what_is_no_capture_is_said(home: dict[str, str], tmp_path: Path) -> Non
         assert done.stderr.startswith("kwire: ")
 
 
+def test_captures_of_networks_have_probes_too(home: dict[str, str]) -> None:
+    kwire(home, "install")
+    path = Path(__file__).parents[1] / "data/0.1-session-little.pcap"
+    assert kwire(home, "update", path).stderr == "2 filter names, 2 of them new\n"
+
+
 @pytest.mark.native
 def test_the_folders_are_those_that_tshark_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not shutil.which("tshark"):
