@@ -54,6 +54,7 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
 
 def recovered(path: Path) -> tuple[Spool, str]:
     [(spool, cut)] = recover(str(path), 64 * MB, 8 * MB)
+    assert spool is not None
     return spool, cut
 
 
@@ -202,14 +203,30 @@ def test_what_comes_after_damage_is_kept_for_people(tmp_path: Path, monkeypatch:
     assert list(recover(str(tmp_path), MB, MB)) == []
 
 
-@pytest.mark.parametrize("name", ["session", "00000001.seg"])
-def test_rubbish_is_no_spool(tmp_path: Path, name: str) -> None:
+def test_rubbish_is_no_spool(tmp_path: Path) -> None:
     folder = tmp_path / ("a" * 32)
     folder.mkdir()
-    (folder / name).write_bytes(b"\xa1\x61x\x01")
+    (folder / "00000001.seg").write_bytes(b"left behind by one that was being deleted")
     (tmp_path / "something else").mkdir()
+    (tmp_path / ("z" * 32)).mkdir()
+    (tmp_path / ("b" * 32)).write_text("a file")
     assert list(recover(str(tmp_path), MB, MB)) == []
-    assert [path.name for path in tmp_path.iterdir()] == ["something else"]
+    assert not folder.exists()
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: b"", lambda data: data[:9] + b"x"])
+def test_a_session_file_that_is_damaged_is_set_aside(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    make(tmp_path, 5)
+    [file] = tmp_path.rglob("session")
+    file.write_bytes(damage(file.read_bytes()))
+    [(spool, why)] = recover(str(tmp_path), MB, MB)
+    assert spool is None
+    assert "damaged" in why
+    assert len(list(tmp_path.rglob("*.damaged/*.seg"))) == 1
+    assert list(recover(str(tmp_path), MB, MB)) == []
 
 
 def test_another_session_takes_what_was_never_sent(tmp_path: Path) -> None:
@@ -325,8 +342,10 @@ def test_any_order_of_things(tmp_path_factory: pytest.TempPathFactory, steps: li
             settle(spool)
         elif step == -3:
             assert spool.close() == 0
-            [(spool, cut)] = recover(str(path), MB, MB)
+            [(found, cut)] = recover(str(path), MB, MB)
+            assert found is not None
             assert not cut
+            spool = found
             assert spool.first <= first
             if spool.first < first:
                 spool.release(first - 1)

@@ -162,7 +162,7 @@ def _listen(args: argparse.Namespace) -> int:
             loop.close()
     finally:
         launcher.close()
-    text = f"{front.sessions} sessions served"
+    text = f"{front.sessions} session{'s' if front.sessions != 1 else ''} served"
     _print(args, {"sessions": front.sessions, "traces": front.traces}, text)
     return 0
 
@@ -236,6 +236,9 @@ def _recover(args: argparse.Namespace, line: "Line") -> "list[Recovered]":
 
     found = []
     for spool, cut in recover(args.spool, args.spool_size, args.memory):
+        if spool is None:
+            say(f"spool {cut}")
+            continue
         if cut:
             say(f"spool {spool.path}: damaged and cut: {cut}")
         say(f"spool {spool.path}: {spool.count} payloads of an agent before this one go to {line.address}")

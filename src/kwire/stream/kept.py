@@ -1,6 +1,6 @@
 """What a spool's folder says of its session: the files `session` and `sent`.
 
-    session   a CBOR map, the fields of `Kept`
+    session   CRC-32 of the rest u32, little-endian · a CBOR map, the fields of `Kept`
     sent      token 16 bytes · number of the last payload sent u64 (all ones: none), little-endian
 
 The laws: `session` is replaced as a whole, by rename(2), and synced; `sent` is mapped memory, so that it is
@@ -9,8 +9,10 @@ right after kill -9; after a power loss it may be a second behind.
 
 import mmap
 import os
+import zlib
 from typing import Any, Final, NamedTuple
 
+from kwire.stream.segment import SpoolError
 from kwire.wire import cbor
 from kwire.wire.frame import FrameError
 
@@ -34,6 +36,7 @@ class Kept(NamedTuple):
 def save(folder: int, kept: Kept) -> None:
     """Write the session file and put it in the place of the one before."""
     data = cbor.dumps({**kept._asdict(), "prefix": list(kept.prefix)})
+    data = zlib.crc32(data).to_bytes(4, "little") + data
     temporary = f"{SESSION}.new"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=folder)
     try:
@@ -47,7 +50,7 @@ def save(folder: int, kept: Kept) -> None:
 
 
 def read(folder: int) -> Kept | None:
-    """What the session file says; None where it is not there, or not sound."""
+    """What the session file says; None where there is none. SpoolError where it is damaged."""
     try:
         fd = os.open(SESSION, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
     except FileNotFoundError:
@@ -55,10 +58,13 @@ def read(folder: int) -> Kept | None:
     with open(fd, "rb") as file:
         data = file.read()
     try:
-        value: dict[Any, Any] = cbor.loads_map(data)
-        return Kept(bytes(value["token"]), tuple(value["prefix"]), int(value["start"]), str(value["boot"]))
+        if zlib.crc32(data[4:]) == int.from_bytes(data[:4], "little"):
+            value: dict[Any, Any] = cbor.loads_map(data[4:])
+            token, prefix, start, boot = (value[name] for name in Kept._fields)
+            return Kept(bytes(token), tuple(prefix), int(start), str(boot))
     except (FrameError, KeyError, TypeError, ValueError, IndexError):
-        return None
+        pass
+    raise SpoolError("read", "session file", "it is damaged")
 
 
 def map_sent(folder: int) -> tuple[mmap.mmap, "memoryview[int]"]:

@@ -18,6 +18,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import threading
 import time
 from collections import deque
@@ -41,6 +42,7 @@ BATCH: Final = 1 << 20
 """Bytes written at a time."""
 
 SUFFIX: Final = ".seg"
+_NAME = re.compile(r"[0-9a-f]{32}")
 
 
 class Spool:
@@ -438,10 +440,11 @@ def begin(path: str, token: bytes, prefix: Sequence[bytes], size: int, memory: i
         raise SpoolError("begin", f"spool {path}", (error.strerror or "failed").lower()) from None
 
 
-def recover(path: str, size: int, memory: int) -> Iterator[tuple[Spool, str]]:
-    """Give each spool in the folder `path` that no living agent has, and what had to be cut off of it.
+def recover(path: str, size: int, memory: int) -> Iterator[tuple[Spool | None, str]]:
+    """Give each spool in the folder `path` that no living agent has, and what is wrong with it.
 
-    Spools of which nothing is left are deleted. SpoolError where a folder cannot be read.
+    None stands for one that cannot be used: it is set aside as it is. Those of which nothing is left are
+    deleted. SpoolError where a folder cannot be read.
     """
     if not os.path.isdir(path):
         return
@@ -449,7 +452,7 @@ def recover(path: str, size: int, memory: int) -> Iterator[tuple[Spool, str]]:
         with _Locked(path):
             for name in sorted(os.listdir(path)):
                 own = os.path.join(path, name)
-                if len(name) != 32 or not os.path.isdir(own):
+                if not _NAME.fullmatch(name) or not os.path.isdir(own):
                     continue
                 folder = os.open(own, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 try:
@@ -457,7 +460,13 @@ def recover(path: str, size: int, memory: int) -> Iterator[tuple[Spool, str]]:
                 except BlockingIOError:
                     os.close(folder)
                     continue
-                kept = read(folder)
+                try:
+                    kept = read(folder)
+                except SpoolError as error:
+                    os.rename(own, f"{own}.damaged")
+                    os.close(folder)
+                    yield None, f"{own}.damaged: {error}"
+                    continue
                 if kept is None:  # it was being made, or deleted
                     for part in os.listdir(folder):
                         os.unlink(part, dir_fd=folder)
