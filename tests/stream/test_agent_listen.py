@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -103,8 +104,8 @@ class Counted:
 class Agent:
     """`kwire agent --listen` in a process of its own."""
 
-    def __init__(self, path: Path, policy: str, *arguments: str) -> None:
-        self.address = f"unix:{path}/agent"
+    def __init__(self, path: Path, policy: str, *arguments: str, address: str = "") -> None:
+        self.address = address or f"unix:{path}/agent"
         self.said = path / "stderr"
         options = list(arguments)
         if policy:
@@ -311,6 +312,24 @@ def test_the_probes_listed_are_for_all_and_nothing_else(tmp_path: Path, load: Lo
         run(talk, sink, 1000)
         with pytest.raises(KwireError, match="policy"):
             agent.ask({"op": "trace", "probes": ["tracepoint:syscalls:sys_enter_getpid"]})
+    finally:
+        agent.close()
+
+
+@pytest.mark.parametrize("kind", ["tcp", "udp"])
+def test_over_networks(tmp_path: Path, load: Load, kind: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    policy = '[[allow]]\nwho = ["anyone"]\nprobes = ["tracepoint:syscalls:*"]\n'
+    agent = Agent(tmp_path, policy, address=f"{kind}:127.0.0.1:{port}")
+    try:
+        sink = Counted()
+        talk = agent.ask(trace(load), sink)
+        load.call(5000)
+        run(talk, sink, 5000)
+        talk.stop()
+        talk.until(lambda: talk.over)
+        assert talk.received.produced == {1: 5000}
     finally:
         agent.close()
 
