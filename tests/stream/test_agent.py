@@ -212,6 +212,18 @@ def test_all_arrives(world: World, kind: str) -> None:
     assert world.balance() == (calls, 0, set())
 
 
+def test_all_arrives_over_tls(world: World, certs: Path) -> None:
+    def options(role: str) -> list[str]:
+        return [f"--tls-{name}={certs / role / name}.pem" for name in ("cert", "key", "ca")]
+
+    world.address = f"tls:127.0.0.1:{free_port()}"
+    collector = world.collect("", *options("collector"))
+    assert world.agent(PROBE, *once(), *options("agent")).end()["acknowledged"] == CALLS
+    collector.signal(signal.SIGINT)
+    collector.end()
+    assert world.verify()[0] == 0
+
+
 def test_python_probes_travel_as_others_do(world: World) -> None:
     file = world.path / "probes.py"
     file.write_text(
