@@ -50,12 +50,13 @@ GOOD = {
     "seconds": 0.5,
     "count": 7,
     "buffer": 65536,
-    "files": [{"name": "a.py", "text": "x"}],
+    "files": {1: {"name": "b.py", "text": []}, 0: {"name": "a.py", "text": ["x", "y"]}},
 }
 
 
 def test_a_request_of_everything_is_read() -> None:
-    assert read(GOOD, "trace") == {name: value for name, value in GOOD.items() if name != "op"}
+    files = [{"name": "a.py", "text": "xy"}, {"name": "b.py", "text": ""}]
+    assert read(GOOD, "trace") == {**{name: GOOD[name] for name in GOOD.keys() - {"op"}}, "files": files}
     assert GOOD.keys() - {"op"} == TRACE.keys() - {"functions"}
 
 
@@ -85,13 +86,17 @@ def test_a_request_of_everything_is_read() -> None:
         ("buffer", 1 << 40),
         ("command", "rm -rf /"),
         ("command", {"a": 1}),
-        ("files", [{"name": "a.py"}]),
-        ("files", [{"name": "a.py", "text": "x", "more": 1}]),
-        ("files", [{"name": "a.py", "text": b"x"}]),
+        ("files", {0: {"name": "a.py"}}),
+        ("files", {0: {"name": "a.py", "text": ["x"], "more": 1}}),
+        ("files", {0: {"name": "a.py", "text": [b"x"]}}),
+        ("files", {0: {"name": "a.py", "text": "x"}}),
+        ("files", {0: {"name": "a.py", "text": ["x" * 8192] * 33}}),
         ("files", ["a.py"]),
         ("files", {"name": "a"}),
-        ("functions", [dict.fromkeys(FUNCTION, "x")]),
-        ("functions", [{}]),
+        ("files", [{"name": "a.py", "text": ["x"]}]),
+        ("files", {"0": {"name": "a.py", "text": ["x"]}}),
+        ("functions", {0: dict.fromkeys(FUNCTION, "x")}),
+        ("functions", {0: {}}),
         ("user", "root"),
         (1, 2),
         (None, None),
@@ -189,7 +194,7 @@ def test_programs_are_read_and_never_run(name: str, tmp_path: Path) -> None:
     text = HOSTILE[name]
     if "{canary}" in text:
         text = text.format(canary=canary, probe=PLAIN)
-    body = {"op": "trace", "files": [{"name": "x.py", "text": text}]}
+    body = {"op": "trace", "files": requests.numbered([{"name": "x.py", "text": text}])}
     start = time.monotonic()
     with contextlib.suppress(KwireError):
         assert requests.serve(body, freely()).command is None

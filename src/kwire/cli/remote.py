@@ -20,6 +20,7 @@ from kwire.live.summary import summarize
 from kwire.stream.arguments import tls_options, watch
 from kwire.stream.loop import Loop
 from kwire.stream.remote import Conversation, Link
+from kwire.stream.requests import numbered
 from kwire.wire.schema import Schema
 
 SHOW = 0.25
@@ -34,8 +35,10 @@ def run(
 ) -> dict[str, Any]:
     """Trace there as the arguments say, to the file `write` and to other sinks; give the summary object.
 
-    `what`: the keys of the request that say what to trace. Raises KwireError, when all is kept that came.
+    `what`: `probes`, or `files` with `name` and `text`. Raises KwireError, when all is kept that came.
     """
+    if "files" in what:
+        what = {"files": numbered(what["files"])}
     loop = Loop()
     link = Link(args.host, tls_options(args), args.insecure, watch(args))
     body = {"op": "trace", **what, **_limits(args)}
@@ -53,7 +56,7 @@ def run(
     finally:
         conversation.close()
         for writer in writers:
-            writer.close()
+            conversation.received.close(writer)
 
 
 def _limits(args: argparse.Namespace) -> dict[str, Any]:
@@ -104,11 +107,11 @@ def _follow(conversation: Conversation, writers: list[Writer]) -> dict[str, Any]
     seconds = time.monotonic() - start
     produced = received.produced or {}
     writer = writers[0] if writers else None
-    totals = writer.close(received.produced) if writer else {}
+    totals = received.close(writer) if writer else {}
     schemas = tuple(received.schemas.values())
     summary = summarize(schemas, received, writer, produced, totals, seconds, conversation.status)
     if problem is not None:
-        if conversation.tracing:
+        if received.events or received.lost:
             tracing.report(summary)
         raise problem
     return {**summary, "host": schemas[0].host if schemas else ""}

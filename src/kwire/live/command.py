@@ -6,6 +6,7 @@ or dies first, the closed pipe ends it without running the command); its process
 instruction, so nothing it does is missed.
 """
 
+import contextlib
 import errno
 import os
 import shlex
@@ -55,6 +56,9 @@ def _turn_into(account: "struct_passwd") -> dict[str, str]:
     """Make this process the user's, for good; its environment."""
     from kwire.kernel import privileges
 
+    for name in os.listdir("/proc/self/fd"):  # whatever was opened how: nothing of ours is for others
+        with contextlib.suppress(OSError):
+            os.set_inheritable(int(name), False)
     nothing = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(nothing, fd)

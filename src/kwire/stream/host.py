@@ -25,6 +25,7 @@ from kwire.live.probes import Probe
 from kwire.live.summary import summarize
 from kwire.live.texts import written
 from kwire.stream.remote import Conversation, Link
+from kwire.stream.requests import numbered
 from kwire.wire.messages import Lost
 from kwire.wire.schema import Schema
 
@@ -98,7 +99,7 @@ class Host:
             begun = time.monotonic()
             conversation.until(lambda: False)
             took = time.monotonic() - begun
-            totals = writers[0].close(received.produced)
+            totals = received.close(writers[0])
             schemas = tuple(received.schemas.values())
             produced, status = received.produced or {}, conversation.status
             summary = summarize(schemas, received, writers[0], produced, totals, took, status)
@@ -106,7 +107,7 @@ class Host:
         finally:
             conversation.close()
             for writer in writers:
-                writer.close()
+                received.close(writer)
 
     def probes(self, pattern: str) -> list[str]:
         """What the agent lets us probe there of a pattern such as `tracepoint:sched:*`; 4,000 at most."""
@@ -212,7 +213,7 @@ def _body(
     functions = written([probe for probe in probes if not isinstance(probe, str)])
     given = {
         "probes": [probe for probe in probes if isinstance(probe, str)],
-        "functions": [{**one._asdict(), "attach": list(one.attach)} for one in functions],
+        "functions": numbered({**one._asdict(), "attach": list(one.attach)} for one in functions),
         "filter": filter,
         "command": split(command) if isinstance(command, str) else command,
         "pids": [pid] if isinstance(pid, int) else pid,
@@ -220,4 +221,4 @@ def _body(
         "count": count,
         "buffer": buffer,
     }
-    return {"op": "trace", **{name: value for name, value in given.items() if value not in (None, [])}}
+    return {"op": "trace", **{name: value for name, value in given.items() if value not in (None, [], {})}}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from kwire.capture import walk
+from kwire.capture.writer import Totals, Writer
 from kwire.live.recorder import Sink
 from kwire.wire.frame import FrameError, Type, inspect
 from kwire.wire.frames import Frames
@@ -70,6 +71,11 @@ class Received:
         """The end of a round."""
         for sink in self._sinks or ():
             sink.flush()
+
+    def close(self, writer: Writer) -> dict[int, Totals]:
+        """Close the capture of this trace; it proves nothing where the agent did not say what it produced."""
+        unproven = range(1, self.probes + 1) if self.produced is None else ()
+        return writer.close(self.produced, unproven)
 
     def _events(self, frames: Frames, start: int) -> int:
         """Pass on the EVENTs of described probes from `start`; the index of the first frame that is none."""

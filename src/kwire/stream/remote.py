@@ -211,6 +211,11 @@ class Conversation(Ignore):
             return
         self.status, self.why = told.get("status"), told.get("why", "")
         peer.session.reply(number, {"ok": True}, self.loop.now())
+        if "error" in told:
+            try:
+                requests.answered(told)
+            except KwireError as error:
+                self._problem = error
 
     def complained(self, peer: Peer, problem: object) -> None:
         """The agent refuses us, or breaks the protocol: said when it ends the session."""

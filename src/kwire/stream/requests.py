@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -33,8 +33,14 @@ TEXT_MOST: Final = 256 << 10
 COMPILE_SECONDS: Final = 10.0
 """What an agent spends on understanding and compiling one request at most."""
 
-NAMES_MOST: Final = 4000
-"""Names in the answer to `probes`."""
+PIECE: Final = 8192
+"""Characters of a text that are sent together: a long one is a list of pieces, since frames are short."""
+
+NAMES_MOST: Final = 1000
+"""Names in the answer to `probes`: they fit a datagram."""
+
+LINE_MOST, DETAIL_MOST = 1000, 10_000
+"""Characters of a line and of the detail of an error: together they fit a datagram in any script."""
 
 SAID_MOST: Final = 20
 """Targets left out of a wildcard that are named in an answer."""
@@ -75,9 +81,9 @@ TRACE: Final[dict[str, Key]] = {
     "probes": Key(
         "texts", 4096, "probe specs as `kwire record` takes them; none at all: those the agent lists"
     ),
-    "files": Key("files", 64, "Python probes: maps of `name` and `text` of each file"),
-    "functions": Key("functions", 1024, "probe functions by themselves; see below"),
-    "filter": Key("text", 1 << 16, "an expression that must hold for every event"),
+    "files": Key("files", 64, "Python probes: number → map of `name` and `text` of a file"),
+    "functions": Key("functions", 1024, "probe functions by themselves: number → map"),
+    "filter": Key("text", PIECE, "an expression that must hold for every event"),
     "command": Key("texts", 1024, "the words of a command to run and trace"),
     "pids": Key("numbers", 1024, "processes to trace, with what they start"),
     "seconds": Key("seconds", 1 << 40, "end after so long"),
@@ -88,7 +94,7 @@ TRACE: Final[dict[str, Key]] = {
 
 FUNCTION: Final[dict[str, Key]] = {
     "file": Key("text", 4096, "the file it stands in, for messages"),
-    "text": Key("text", TEXT_MOST, "its text, at its own line of the file"),
+    "text": Key("pieces", TEXT_MOST, "its text, at its own line of the file, in pieces"),
     "name": Key("text", 256, "its name"),
     "attach": Key("texts", 64, "where it attaches: probe specs"),
     "constants": Key("constants", 4096, "the numbers and texts that it uses of what is around it, by name"),
@@ -98,7 +104,7 @@ FUNCTION: Final[dict[str, Key]] = {
 
 FILE: Final[dict[str, Key]] = {
     "name": Key("text", 4096, "its name, for messages"),
-    "text": Key("text", TEXT_MOST, "its text"),
+    "text": Key("pieces", TEXT_MOST, "its text, in pieces"),
 }
 
 OPERATIONS: Final[dict[str, dict[str, Key]]] = {
@@ -109,6 +115,7 @@ OPERATIONS: Final[dict[str, dict[str, Key]]] = {
     "ended": {
         "why": Key("text", 4096, "why the trace ended"),
         "status": Key("status", 1 << 31, "exit status of its command; where it had one"),
+        "error": Key("map", 16, "as in a REPLY: it did not end in order"),
     },
 }
 """Operation → its keys. A session has one `trace` at most; `ended` is asked by the agent, before its BYE."""
@@ -151,11 +158,11 @@ def _value(operation: str, name: str, key: Key, value: Any) -> Any:
         raise RequestError("understand request", operation, f"{name} is not as it should be", key.meaning)
     if key.kind in ("files", "functions"):
         keys = FILE if key.kind == "files" else FUNCTION
-        values = [read(one, f"{operation} {name}", keys) for one in value]
+        values = [read(value[number], f"{operation} {name}", keys) for number in sorted(value)]
         if any(len(one) < len(keys) for one in values):
             raise RequestError("understand request", operation, f"{name} lack a key", ", ".join(keys))
         return values
-    return value
+    return "".join(value) if key.kind == "pieces" else value
 
 
 def _is_number(value: Any, most: int) -> bool:
@@ -167,11 +174,17 @@ def _is_text(value: Any, most: int) -> bool:
 
 
 def _is_texts(value: Any, most: int) -> bool:
-    return isinstance(value, list) and len(value) <= most and all(_is_text(one, TEXT_MOST) for one in value)
+    return isinstance(value, list) and len(value) <= most and all(_is_text(one, PIECE) for one in value)
+
+
+def _is_pieces(value: Any, most: int) -> bool:
+    return _is_texts(value, most) and sum(map(len, value)) <= most
 
 
 def _is_maps(value: Any, most: int) -> bool:
-    return isinstance(value, list) and len(value) <= most and all(isinstance(one, dict) for one in value)
+    if not isinstance(value, dict) or len(value) > most:
+        return False
+    return all(type(number) is int and isinstance(one, dict) for number, one in value.items())
 
 
 def _is_constants(value: Any, most: int) -> bool:
@@ -190,6 +203,8 @@ def _is_constants(value: Any, most: int) -> bool:
 _KINDS: Final[dict[str, Callable[[Any, int], bool]]] = {
     "text": _is_text,
     "texts": _is_texts,
+    "pieces": _is_pieces,
+    "map": lambda value, most: isinstance(value, dict) and len(value) <= most,
     "number": _is_number,
     "numbers": lambda value, most: (
         isinstance(value, list) and len(value) <= most and all(_is_number(one, 1 << 31) for one in value)
@@ -208,8 +223,18 @@ _KINDS: Final[dict[str, Callable[[Any, int], bool]]] = {
 def failed(error: KwireError) -> dict[str, Any]:
     """The REPLY that says what went wrong."""
     parts = {"operation": error.operation, "subject": error.subject, "cause": error.cause, "cure": error.cure}
-    told = {**parts, "text": str(error), "detail": error.detail}
-    return {"error": {name: text[:TEXT_MOST] for name, text in told.items()}}
+    told = {name: text[:LINE_MOST] for name, text in {**parts, "text": str(error)}.items()}
+    return {"error": {**told, "detail": error.detail[:DETAIL_MOST]}}
+
+
+def numbered(maps: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
+    """`files` or `functions` as they travel, each with its `text` in pieces, so that frames can be short."""
+    return {number: {**one, "text": pieces(one["text"])} for number, one in enumerate(maps)}
+
+
+def pieces(text: str) -> list[str]:
+    """A long text as it travels."""
+    return [text[at : at + PIECE] for at in range(0, len(text), PIECE)]
 
 
 def answered(body: Mapping[Any, Any]) -> Mapping[Any, Any]:
@@ -259,7 +284,7 @@ class Job(NamedTuple):
     def answer(self) -> dict[str, Any]:
         """The REPLY, once the probes are attached."""
         system = os.uname()
-        skipped = [[target, why] for target, why in self.plan.skipped[:SAID_MOST]]
+        skipped = [[place[:200], why[:200]] for place, why in self.plan.skipped[:SAID_MOST]]
         return {
             "ok": True,
             "probes": len(self.plan.schemas),

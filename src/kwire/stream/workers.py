@@ -197,7 +197,8 @@ class _Worker:
             if self.recording is None:  # it has not begun: this is the answer
                 _tell(self.channel, Message.REPLY, requests.failed(error))
             else:
-                _tell(self.channel, Message.END, {"op": "ended", "why": str(error)})
+                told = {"op": "ended", "why": error.cause, **requests.failed(error)}
+                _tell(self.channel, Message.END, told)
 
     def trace(self, job: requests.Job, size: int) -> None:
         """Attach, give up privileges, move events until it is over."""
