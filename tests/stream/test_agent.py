@@ -354,8 +354,7 @@ def test_what_was_spooled_without_a_collector_survives_kill(world: World, load: 
 def test_a_collector_that_stands_still(world: World, load: Load, spool: bool) -> None:
     """With little memory events are counted lost; with a spool all wait."""
     collector = world.collect()
-    options = ["--spool", str(world.path / "spool")] if spool else []
-    agent = world.tracing(load, "--memory", "1M", *options)
+    agent = world.tracing(load, *(["--spool", str(world.path / "spool")] if spool else ["--memory", "1M"]))
     load.call(1000)
     until(world.files)
     collector.signal(signal.SIGSTOP)
@@ -372,6 +371,7 @@ def test_a_collector_that_stands_still(world: World, load: Load, spool: bool) ->
     else:
         assert told["causes"] == {"sender full": told["lost"]}
         assert told["lost"] > 100_000
+        assert agent.errors.count("find no room") == 1
     collector.signal(signal.SIGINT)
     collector.end()
     assert world.balance() == (told["events"], told["lost"], set())

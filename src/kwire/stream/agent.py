@@ -116,7 +116,7 @@ class Courier:
             spool.run()
         for before in self.recovered:
             before.finished = self.look
-        self._watch_disks()
+        self._look_around()
         if not self.finished:
             self.line.loop.run()
 
@@ -141,8 +141,8 @@ class Courier:
             if left:
                 self.line.say(f"spool {spool.path}: {left} payloads are not on the disk: {spool.trouble}")
 
-    def _watch_disks(self) -> None:
-        """Say it when a disk does not take what it should."""
+    def _look_around(self) -> None:
+        """Say it when a disk does not take what it should; every `LOOK` seconds."""
         troubles = {spool.path: spool.trouble for spool in self.spools if spool.trouble}
         for path, trouble in troubles.items():
             if self._troubles.get(path) != trouble:
@@ -150,7 +150,7 @@ class Courier:
                     f"spool {path}: {trouble}; what comes waits in memory, what finds no room is lost"
                 )
         self._troubles |= troubles
-        self.line.loop.at(self.line.loop.now() + LOOK, self._watch_disks)
+        self.line.loop.at(self.line.loop.now() + LOOK, self._look_around)
 
 
 class Agent(Courier):
@@ -176,6 +176,7 @@ class Agent(Courier):
         self.hold = hold
         self.recording = Recording(line.loop, tracer, [sink], limits, command, self._round, self._recorded)
         self._waiting = False  # the end of the recording is being handed over
+        self._warned = False
         self.uplink = Uplink(line, hold, self)
 
     @property
@@ -208,6 +209,15 @@ class Agent(Courier):
         """Break off what is not finished, and free everything."""
         self.recording.close()
         super().close()
+
+    def _look_around(self) -> None:
+        """Say it when events find no room for the first time, and what disks have."""
+        if Cause.SENDER_FULL in self.sink.losses and not self._warned:
+            self._warned = True
+            self.line.say(
+                f"{self.line.address} is too slow, or away: events find no room and are counted lost"
+            )
+        super()._look_around()
 
     def unacknowledged(self) -> int:
         """Events that wait for the collector."""
