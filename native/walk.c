@@ -329,32 +329,59 @@ uint64_t kw_frame_gather(const uint8_t *data, uint64_t size, const uint64_t *off
 	return done;
 }
 
-/* The one's complement sum of RFC 1071, not folded; `sum` is one that goes before, over an even number of bytes. */
-static inline uint64_t sum_bytes(const uint8_t *p, uint64_t size, uint64_t sum)
+/* The `rest` bytes, 1 to 7, that end before p + rest, as a word with zeros behind them; `before`: bytes before p. */
+static inline uint64_t last_word(const uint8_t *p, uint64_t rest, uint64_t before)
 {
-	uint64_t low = 0, high = 0;
+	uint64_t word = 0;
 
-	/* Words of the machine: a one's complement sum is the same in either byte order, but for a swap at the end. */
-	for (; size >= 16; p += 16, size -= 16) {
-		uint64_t a = host64(p), b = host64(p + 8);
+	if (before >= 8) {
+		word = host64(p + rest - 8);
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+		return word >> 8 * (8 - rest);
+#else
+		return word << 8 * (8 - rest);
+#endif
+	}
+	memcpy(&word, p, rest);
+	return word;
+}
+
+/*
+ * The one's complement sum of RFC 1071 over words in the machine's order, at most 32 bits: that of big-endian words
+ * but for a swap of bytes, so both are 0xffff, folded, where a checksum inside is right.
+ */
+static inline uint64_t sum_words(const uint8_t *p, uint64_t size)
+{
+	uint64_t low = 0, high = 0, at = 0;
+
+	for (; size - at >= 16; at += 16) {
+		uint64_t a = host64(p + at), b = host64(p + at + 8);
 		low += (a & 0xffffffff) + (b & 0xffffffff);
 		high += (a >> 32) + (b >> 32);
 	}
-	for (; size >= 4; p += 4, size -= 4)
-		low += host32(p);
-	if (size) {
-		uint8_t last[4] = { 0, 0, 0, 0 };
-		memcpy(last, p, size);
-		low += host32(last);
+	if (size - at >= 8) {
+		uint64_t a = host64(p + at);
+		low += a & 0xffffffff;
+		high += a >> 32;
+		at += 8;
+	}
+	if (size > at) {
+		uint64_t a = last_word(p + at, size - at, at);
+		low += a & 0xffffffff;
+		high += a >> 32;
 	}
 	low = (low & 0xffffffff) + (low >> 32) + (high & 0xffffffff) + (high >> 32);
-	low = (low & 0xffff) + (low >> 16);
-	low = (low & 0xffff) + (low >> 16);
-	low = (low & 0xffff) + (low >> 16);
+	return (low & 0xffffffff) + (low >> 32);
+}
+
+/* A number of 16 bits as it stands in a packet. */
+static inline uint64_t in_packet(uint64_t value)
+{
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-	low = __builtin_bswap16((uint16_t)low);
+	return __builtin_bswap16((uint16_t)value);
+#else
+	return value;
 #endif
-	return sum + low;
 }
 
 static inline uint32_t fold(uint64_t sum)
@@ -364,7 +391,22 @@ static inline uint32_t fold(uint64_t sum)
 	return (uint32_t)sum;
 }
 
-static inline uint32_t checksum(const uint8_t *p, uint64_t size) { return fold(sum_bytes(p, size, 0)) ^ 0xffff; }
+static inline uint32_t checksum(const uint8_t *p, uint64_t size)
+{
+	return (uint32_t)in_packet(fold(sum_words(p, size))) ^ 0xffff;
+}
+
+/* Whether a header of IPv4 has a right checksum. */
+static inline int header_sound(const uint8_t *ip, uint64_t size)
+{
+	uint64_t sum = (uint64_t)host32(ip) + host32(ip + 4) + host32(ip + 8) + host32(ip + 12) + host32(ip + 16);
+
+	for (uint64_t at = 20; at < size; at += 4)
+		sum += host32(ip + at);
+	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ((sum & 0xffff) + (sum >> 16)) == 0xffff;
+}
 
 /* The length of the frame in data[offset, end) that strict reading finds nothing wrong with, else 0. */
 static inline uint32_t strict_length(const uint8_t *data, uint64_t offset, uint64_t end)
@@ -636,7 +678,9 @@ static uint64_t *find_flow(uint64_t *table, uint64_t slots, const uint64_t key[5
 		uint64_t *slot = table + ((hash + tries) & (slots - 1)) * SLOT_WORDS;
 		if (!slot[SLOT_OWNER])
 			return 0;
-		if (slot[SLOT_PORTS] == key[0] && !memcmp(slot + SLOT_ADDRESSES, key + 1, 32))
+		const uint64_t *at = slot + SLOT_ADDRESSES;
+		if (slot[SLOT_PORTS] == key[0] &&
+		    !((at[0] ^ key[1]) | (at[1] ^ key[2]) | (at[2] ^ key[3]) | (at[3] ^ key[4])))
 			return slot;
 	}
 	return 0;
@@ -795,7 +839,7 @@ uint64_t kw_packet_frames(const uint8_t *data, uint64_t size, const uint64_t *ro
 			total = big16(ip + 2);
 			if (ip[0] >> 4 != 4 || header < 20 || header > there || total < header || total > whole)
 				break;
-			if (big16(ip + 6) & 0x3fff || checksum(ip, header))
+			if (big16(ip + 6) & 0x3fff || !header_sound(ip, header))
 				break;
 			protocol = ip[9];
 			family = 4;
@@ -850,9 +894,11 @@ uint64_t kw_packet_frames(const uint8_t *data, uint64_t size, const uint64_t *ro
 		if (!sum) {
 			note = TALLY_UNSUMMED;
 		} else {
-			uint64_t pseudo = sum_bytes(family == 4 ? ip + 12 : ip + 8, family == 4 ? 8 : 32, length + 17);
-			if (fold(sum_bytes(udp, length, pseudo)) != 0xffff) {
-				if (sum != fold(pseudo))
+			uint64_t pseudo = in_packet(length) + in_packet(17) +
+					  (family == 4 ? (uint64_t)host32(ip + 12) + host32(ip + 16) :
+							 sum_words(ip + 8, 32));
+			if (fold(sum_words(udp, length) + pseudo) != 0xffff) {
+				if (sum != in_packet(fold(pseudo)))
 					break;
 				note = TALLY_PARTIAL;
 			}

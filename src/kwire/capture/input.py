@@ -219,10 +219,10 @@ class Input:
         """A buffer that nobody looks at."""
         for buffer in self._pool:
             try:
-                buffer.append(0)  # not possible while there is a view of it
+                buffer.pop()  # not possible while there is a view of it
             except BufferError:
                 continue
-            buffer.pop()
+            buffer.append(0)  # in the place just left: nothing is moved
             return buffer
         buffer = bytearray(2 * CHUNK)
         if len(self._pool) < POOL:

@@ -5,7 +5,6 @@ each packet that is not plain; so what comes out is the same with and without th
 fills up is emptied, and fills again with the flows that are still there.
 """
 
-import re
 from array import array
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, Final
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 LIMIT: Final = 1 << 14  # packets, and events, in a batch
 SLOTS: Final = 1 << 13  # of the table of flows; half of them are used at most
 NEVER: Final = 1 << 32  # no sequence number
-
-_COUNTED = re.compile(rb"[^\0]")
 
 #: Takes one packet that is not plain: (place of its bytes, how many, interface) → where to stop before it.
 Single = Callable[[int, int, int], "int | None"]
@@ -88,7 +85,10 @@ class Bulk:
         tally = self._tally
         if not tally.tobytes().strip(b"\0"):
             return  # as for a capture of ours: 5 ms saved
-        for number in sorted({match.start() // 8 for match in _COUNTED.finditer(tally.tobytes())}):
+        data, at = tally.tobytes(), 0
+        while rest := data[at:].lstrip(b"\0"):  # nearly all of it is zeros
+            number = (len(data) - len(rest)) // 8
+            at = 8 * (number + 1)
             protocol = number - walk.TALLY_PROTOCOL
             name = (
                 ETHERTYPES.get(number, f"ethertype {number:#06x}")

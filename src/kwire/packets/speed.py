@@ -55,7 +55,7 @@ def file_of(data: bytes) -> Iterator[str]:
     try:
         with open(os.dup(fd), "wb") as out:
             out.write(data)
-        yield f"/proc/self/fd/{fd}"
+        yield f"/proc/{os.getpid()}/fd/{fd}"
     finally:
         os.close(fd)
 
