@@ -8,8 +8,7 @@ are written batch by batch: a table takes its widths from the first rows, later 
 import csv
 import json
 import math
-from collections.abc import Iterator
-from datetime import date, datetime, time, timedelta
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import IO, Any
 
@@ -23,7 +22,7 @@ def write_table(reader: Any, out: IO[str]) -> int:
     """Write a table with a header; gives how many rows there are."""
     names = [safe(name) for name in reader.schema.names]
     right = [_is_number(kind) for kind in reader.schema.types]
-    rows, first, count = _rows(reader), [], 0
+    rows, first, count = _rows(reader, _same), [], 0
     for row in rows:
         first.append([_cell(value) for value in row])
         if len(first) == MEASURED:
@@ -51,9 +50,8 @@ def write_table(reader: Any, out: IO[str]) -> int:
 def write_json(reader: Any, out: IO[str]) -> int:
     """Write one object a row and line."""
     names, count = _distinct(reader.schema.names), 0
-    for row in _rows(reader):
-        record = {name: plain(value) for name, value in zip(names, row, strict=True)}
-        out.write(json.dumps(record, ensure_ascii=True, allow_nan=False) + "\n")
+    for row in _rows(reader, plain):
+        out.write(json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=True, allow_nan=False) + "\n")
         count += 1
     return count
 
@@ -62,8 +60,8 @@ def write_csv(reader: Any, out: IO[str]) -> int:
     """Write CSV (RFC 4180, lines end with a newline only) with a header."""
     writer, count = csv.writer(out, lineterminator="\n"), 0
     writer.writerow(reader.schema.names)
-    for row in _rows(reader):
-        writer.writerow([_csv(value) for value in row])
+    for row in _rows(reader, _csv):
+        writer.writerow(row)
         count += 1
     return count
 
@@ -82,12 +80,6 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    return _moment(value)
-
-
-def _moment(value: Any) -> str:
-    if isinstance(value, (datetime, date, time, timedelta)):
-        return str(value)
     return str(value)
 
 
@@ -108,33 +100,32 @@ def _csv(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     value = plain(value)
+    if value is None:  # not a number
+        return ""
     return json.dumps(value) if isinstance(value, (list, dict)) else str(value)
 
 
-def _rows(reader: Any) -> "Iterator[tuple[Any, ...]]":
+def _rows(reader: Any, convert: Callable[[Any], Any]) -> "Iterator[tuple[Any, ...]]":
+    """The rows, as Python values; `convert` makes them what is written, but for integers and texts."""
     for batch in reader:
-        columns = [python_values(column) for column in batch.columns]
+        columns = [_values(column, convert) for column in batch.columns]
         if columns:
             yield from zip(*columns, strict=True)
 
 
-def python_values(column: Any) -> list[Any]:
-    """The values of an Arrow column; timestamps as text with nanoseconds, which Python's own cannot carry."""
+def _values(column: Any, convert: Callable[[Any], Any]) -> list[Any]:
     import pyarrow as pa
 
-    if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
-        zone = "" if column.type.tz is None else "Z"
-        return [_stamp(value, zone) for value in column.cast(pa.int64()).to_pylist()]
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.string())  # Python's own times carry no nanoseconds
     values: list[Any] = column.to_pylist()
-    return values
+    if pa.types.is_integer(column.type) or pa.types.is_string(column.type):
+        return values
+    return [convert(value) for value in values]
 
 
-def _stamp(ns: int | None, zone: str) -> str | None:
-    """`2026-03-01 12:30:00.000000005`, UTC."""
-    if ns is None:
-        return None
-    seconds, rest = divmod(ns, 1_000_000_000)
-    return f"{datetime(1970, 1, 1) + timedelta(seconds=seconds)}.{rest:09d}{zone}"
+def _same(value: Any) -> Any:
+    return value
 
 
 def _is_number(kind: Any) -> bool:
