@@ -166,7 +166,7 @@ def test_sigterm_leaves_sessions_for_the_next_one(commands: Commands) -> None:
     first = commands.summary(collector, signal.SIGTERM)
     assert first["status"] == 0
     (path,) = (commands.path / "in").glob("*.pcapng")
-    assert stored(path) == first["events"] > 0  # whole at this moment too
+    assert len(times(path)) == first["events"] > 0  # it can be read at this moment too
     collector = commands.collect("-w", "in")
     assert commands.sent(replay)["lost"] == 0
     summary = commands.summary(collector)

@@ -327,8 +327,8 @@ class Store:
         return b"".join(lane.record() for lane in self.lanes.values())
 
     def close(self) -> dict[int, Totals]:
-        """Make all safe and give the capture its ending; each probe's balance. A successor cuts it off again
-        where sessions are not done.
+        """Make all safe and give the capture its ending; each probe's balance. It proves nothing of sessions
+        that have not ended: their sources alone know what there was. A successor cuts it off again.
         """
         if self.closed:
             return {}
@@ -340,11 +340,11 @@ class Store:
             for id, count in lane.produced.items()
             if id in lane.numbers
         }
-        unproven = {  # of agents that ended without a word of what they produced: they were killed
+        unproven = {  # of agents that still record, or were killed: nobody knows what they produced
             number
             for lane in self.lanes.values()
-            if lane.done and not lane.produced
-            for number in lane.numbers.values()
+            for id, number in lane.numbers.items()
+            if id not in lane.produced
         }
         try:
             totals = self.writer.close(known, unproven)
