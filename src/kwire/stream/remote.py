@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 PATIENCE: Final = 10.0
 """Seconds that an agent has to end a trace when it is asked to."""
 
+ABSENCE: Final = 2.0
+"""The same where there is no connection to it just then."""
+
 
 def address_of(host: str) -> Address:
     """What `-H` and `connect` take: an address, or a host's name: TLS at the default port, TCP on loopback.
@@ -139,7 +142,8 @@ class Conversation(Ignore):
         if self._stopping or self.over:
             return
         self._stopping = True
-        self._deadline = time.monotonic() + PATIENCE
+        there = self._peer.session.state is State.ESTABLISHED
+        self._deadline = time.monotonic() + (PATIENCE if there else ABSENCE)
         if self.answer is None:
             self._peer.close("interrupted")
             return
