@@ -494,6 +494,36 @@ def test_a_merged_capture_goes_by_our_clock(site: Site) -> None:
     assert "end of capture" in comments
 
 
+def test_a_clock_that_moves_is_followed_from_there_on(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock, "KEPT", 2)
+    monkeypatch.setattr(clock, "INTERVAL", 0.02)
+    target = site.path / "in" / "all.pcapng"
+    collector = site.open(str(target))
+    source = Source("web1")
+    peer = site.connect(source).peer
+    source.give(100, peer)
+    site.until(lambda: collector.events == 100)
+    (feed,) = collector.feeds.values()
+    before = feed.anchored
+    source.skew = 5_000_000_000
+    site.until(lambda: abs(before - feed.anchored - 5_000_000_000) < 1_000_000_000)
+    source.give(100, peer)
+    source.finish(peer)
+    site.until(lambda: source.ended is not None and not collector.feeds)
+    site.close()
+    assert complete(target) == 200
+    walls = []
+    with Capture(str(target)) as capture:
+        for frames in capture:
+            walls += [
+                capture.schemas[1].wall(struct.unpack("=QII", frame.payload)[0])
+                for frame in frames
+                if frame.header.type == Type.EVENT
+            ]
+    assert walls[99] - walls[0] == 99
+    assert abs(walls[100] - walls[99] + 5_000_000_000) < 100_000_000
+
+
 def test_an_agent_without_a_clock_keeps_its_own(site: Site) -> None:
     target = site.path / "in" / "all.pcapng"
     collector = site.open(str(target))
