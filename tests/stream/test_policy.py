@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kwire.live.texts import Texts, Wanted, parse
-from kwire.stream import policy
+from kwire.stream import policy, requests
 from kwire.stream.policy import KEYS, Grant, Policy, PolicyError, load, rules
 from kwire.wire.schema import Schema
 
@@ -227,6 +227,12 @@ def test_the_table_for_people_names_every_key() -> None:
     table = policy.markdown()
     assert all(f"| `{name}` |" in table for name in KEYS)
     assert table.count("\n") == len(KEYS) + 2
+
+
+def test_the_documentation_has_the_tables_of_the_code() -> None:
+    text = (EXAMPLE.parents[1] / "docs" / "agents.md").read_text()
+    assert policy.markdown() in text
+    assert requests.markdown() in text
 
 
 def test_reading_a_policy_costs_an_agent_without_one_nothing() -> None:

@@ -377,3 +377,35 @@ def in_time(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def markdown() -> str:
+    """The operations and their keys, as tables for the documentation."""
+    lines = ["| `op` | what is asked |", "|---|---|"]
+    lines += [f"| `{name}` | {meaning} |" for name, meaning in MEANINGS.items()]
+    parts = ["\n".join(lines)]
+    for title, keys in (
+        ("`trace`", TRACE),
+        ("one of `files`", FILE),
+        ("one of `functions`", FUNCTION),
+        ("`probes`", OPERATIONS["probes"]),
+        ("`ended`", OPERATIONS["ended"]),
+    ):
+        rows = [f"| `{name}` | {_DESCRIBED[key.kind]} | {key.meaning} |" for name, key in keys.items()]
+        parts.append("\n".join([f"| key of {title} | type | meaning |", "|---|---|---|", *rows]))
+    return "\n\n".join(parts) + "\n"
+
+
+_DESCRIBED: Final = {
+    "text": "text",
+    "texts": "list of texts",
+    "pieces": f"list of texts of at most {PIECE} characters, to be joined",
+    "number": "integer",
+    "numbers": "list of integers",
+    "seconds": "number",
+    "status": "integer",
+    "files": "map",
+    "functions": "map",
+    "constants": "map from names to integers and texts",
+    "map": "map",
+}
