@@ -11,18 +11,23 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import mkdtemp
 
 from common import table
 
 from kwire.packets import samples, speed
 from kwire.packets.open import open_capture
 from kwire.packets.tables import KWIRE_PORT
+from kwire.wireshark.dissector import dissector
 
-BARS = {"dpkt": 100, "tshark": 500, "scapy": 1000}
-SLOW = {"dpkt": 40_000, "tshark": 200_000, "scapy": 8_000}
+BARS = {"dpkt": 100, "tshark": 500, "tshark, payloads only": 500, "scapy": 1000}
+SLOW = {"dpkt": 40_000, "tshark": 40_000, "tshark, payloads only": 200_000, "scapy": 8_000}
+FOLDER = Path(mkdtemp(prefix="kwire-bench-"))
 EVENT = struct.Struct("=QIIiHHH")
-FIELDS = ("frame.time_epoch", "ip.src", "ip.dst", "udp.srcport", "udp.dstport", "udp.payload")
+PAYLOADS = ("frame.time_epoch", "ip.src", "ip.dst", "udp.srcport", "udp.dstport", "udp.payload")
+FIELDS = (*PAYLOADS[:5], *(f"kwire.{name}" for name in ("probe", "timestamp", "pid", "tid", "cpu")))
 
 
 def event(payload: bytes, columns: list[list[int]]) -> None:
@@ -59,9 +64,30 @@ def scapy(path: str) -> int:
     return len(columns[0])
 
 
-def tshark(path: str) -> int:
-    wanted = [word for field in FIELDS for word in ("-e", field)]
-    command = ["tshark", "-n", "-r", path, "-Y", f"udp.port == {KWIRE_PORT}", "-T", "fields", *wanted]
+def payloads(path: str) -> int:
+    """tshark without our dissector: it prints the datagrams' bytes, and knows nothing of events."""
+    return tshark(path, PAYLOADS)
+
+
+def tshark(path: str, fields: Sequence[str] = FIELDS) -> int:
+    """tshark with our dissector: it prints the fields of events."""
+    wanted = [word for field in fields for word in ("-e", field)]
+    script: list[str] = []
+    if fields is FIELDS:
+        (FOLDER / "kwire.lua").write_text(dissector())
+        script = ["-X", f"lua_script:{FOLDER}/kwire.lua"]
+    command = [
+        "tshark",
+        *script,
+        "-n",
+        "-r",
+        path,
+        "-Y",
+        f"udp.port == {KWIRE_PORT}",
+        "-T",
+        "fields",
+        *wanted,
+    ]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
     return done.stdout.count(b"\n")
 
@@ -92,11 +118,13 @@ def main() -> None:
     packets = int(sys.argv[1]) // 8 * 8 if len(sys.argv) > 1 else 2_000_000
     ours = rate(kwire, packets, 5)
     rows = [["kwire", f"{ours / 1e6:.2f} M", "", ""]]
-    for name, read in (("dpkt", dpkt), ("tshark", tshark), ("scapy", scapy)):
-        if name == "tshark" and not shutil.which("tshark"):
+    readers = (("dpkt", dpkt), ("tshark", tshark), ("tshark, payloads only", payloads), ("scapy", scapy))
+    for name, read in readers:
+        if "tshark" in name and not shutil.which("tshark"):
             continue
         theirs = rate(read, SLOW[name], 2)
         rows.append([name, f"{theirs / 1e3:.1f} k", f"{ours / theirs:,.0f} ×", f"{BARS[name]} ×"])
+    shutil.rmtree(FOLDER)
     print(table(["reader", "packets/s", "kwire is faster", "wanted"], rows))
 
 
