@@ -111,6 +111,7 @@ class Verb:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
             self.process.kill()
+        if self.process.stdout and not self.process.stdout.closed:
             self.process.communicate()
 
 
