@@ -460,6 +460,36 @@ def test_a_folder_that_cannot_be_written_is_waited_for(site: Site, monkeypatch: 
     site.close()
 
 
+def test_a_flood_of_descriptions_is_slowed_down(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each makes the whole ledger to be written again: they wait for one another, events of others do not."""
+    monkeypatch.setattr(collectors, "BURDEN", 100_000)
+    collector = site.open()
+    source, other = Source("flood"), Source("other")
+    peer, second = site.connect(source).peer, site.connect(other).peer
+    site.until(lambda: peer.session.unacknowledged == second.session.unacknowledged == 0)
+    replaced: list[str] = []
+    replace = Ledger.replace
+
+    def counting(self: Ledger, *arguments: Any) -> None:
+        replaced.append(self.path)
+        replace(self, *arguments)
+
+    monkeypatch.setattr(Ledger, "replace", counting)
+    for id in range(2, 60):
+        for frame in schema("flood", id)._replace(program="x" * 1000).frames():
+            peer.session.send(frame, site.loop.now())
+        peer.flush()
+        site.loop.turn(0.01)
+    assert len(replaced) <= 20
+    other.give(100, second)
+    site.until(lambda: second.session.unacknowledged == 0)
+    source.give(10, peer)
+    site.until(lambda: peer.session.unacknowledged == 0)
+    assert 1 <= len(replaced) <= 20
+    site.close()
+    assert collector.summary()["events"] == 110
+
+
 def test_a_merged_capture_goes_by_our_clock(site: Site) -> None:
     target = site.path / "in" / "all.pcapng"
     collector = site.open(str(target))

@@ -176,15 +176,15 @@ class Lane:
         self.done = bool(done) or bool(told)
         return end
 
-    def front(self) -> dict[str, Any]:
-        """What a successor must know and changes seldom."""
+    def front(self, over: bool = False) -> dict[str, Any]:
+        """What a successor must know and changes seldom; when it is `over`, only that there was a session."""
         return {
             "token": self.token,
             "about": self.about,
             "anchor": list(self.anchor or ()),
-            "numbers": self.numbers,
-            "schemas": self._raw,
-            "partial": self._partial,
+            "numbers": {} if over else self.numbers,
+            "schemas": {} if over else self._raw,
+            "partial": {} if over else self._partial,
         }
 
     @classmethod

@@ -349,13 +349,21 @@ class Store:
         try:
             totals = self.writer.close(known, unproven)
             if self._ledger is not None and self._over:
-                self._ledger.write(self._lanes())
+                self._end_ledger(self._ledger)
             return totals
         finally:
             if self._packing.user is self:
                 self._packing.user = None
             if self._ledger is not None:
                 self._ledger.close()
+
+    def _end_ledger(self, ledger: Ledger) -> None:
+        """Let a small ledger remember that the sessions have ended; on a full disk the large one does."""
+        try:
+            lanes = [lane.front(over=True) for lane in self.lanes.values()]
+            ledger.replace({**self._front, "lanes": lanes}, self._lanes())
+        except LedgerError:
+            ledger.write(self._lanes())
 
     def leave(self) -> None:
         """Close the files as they are: the ledger's record is where a successor goes on."""
