@@ -295,7 +295,7 @@ class Dissector:
             self._layer("tcp", data, at, at + size)
         if not self._short:
             field = at + (6 if udp else 16)
-            if not self._sound(data[at:end], field - at, protocol, source, final):
+            if not self._sound(data[at:end], at, protocol, source, final):
                 wrong = Trouble.BAD_UDP_CHECKSUM if udp else Trouble.BAD_TCP_CHECKSUM
                 raise self._stop(wrong, field, f"found {_u16(data, field):04x}")
         if not wanted:
@@ -308,9 +308,11 @@ class Dissector:
         if self._short:
             self._say(Trouble.PACKET_CUT, end, f"{self._short} bytes of its payload are missing")
 
-    def _sound(self, data: memoryview, field: int, protocol: int, source: bytes, target: bytes) -> bool:
-        """Whether the checksum at `field` of a UDP or TCP header is right, or was left to the card."""
+    def _sound(self, data: memoryview, at: int, protocol: int, source: bytes, target: bytes) -> bool:
+        """Whether the checksum of a UDP or TCP segment, which lies `at`, is right, or was left to the card."""
+        field = 6 if protocol == Protocol.UDP else 16
         found = _u16(data, field)
+        field += at
         if protocol == Protocol.UDP and not found:
             self._say(Remark.CHECKSUM_NONE, field)
             return True
