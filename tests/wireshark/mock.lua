@@ -69,7 +69,8 @@ end
 local NUMBERS = { uint8 = 1, uint16 = 2, uint32 = 4, uint64 = 8, int8 = 1, int16 = 2, int32 = 4, int64 = 8, bool = 8 }
 local Item = {}
 Item.__index = Item
-local function item() return setmetatable({}, Item) end
+local looked = true -- whether somebody looks at the tree
+local function item() return setmetatable({ visible = looked }, Item) end
 local function add(_, what, where, value)
   check(type(what) == "table" and what.kind, "nothing to add")
   check(where ~= nil, "no place")
@@ -85,6 +86,10 @@ function Item:set_text(text)
   if code then errors[#errors + 1] = code .. "@" .. at end
 end
 Item.append_text = Item.set_text
+function Item:referenced(what)
+  check(type(what) == "table" and what.abbr, "no field")
+  return looked
+end
 function Item:set_generated() end
 function Item:set_hidden() end
 function Item:add_proto_expert_info(what, text)
@@ -105,8 +110,9 @@ for line in io.lines() do
   errors = {}
   dissector.dissector(setmetatable({ bytes = bytes }, Tvb), pinfo, item())
   local first = table.concat(errors, " ")
-  errors, pinfo.visited, pinfo.private = {}, true, {}
+  errors, pinfo.visited, pinfo.private, looked = {}, true, {}, false
   dissector.dissector(setmetatable({ bytes = bytes }, Tvb), pinfo, item())
+  looked = true
   check(first == table.concat(errors, " "), "another pass, other errors: " .. first .. ": " .. table.concat(errors, " "))
   print(first .. "\t" .. (pinfo.cols.info or ""))
 end

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kwire.errors import KwireError
@@ -71,6 +71,7 @@ SCHEMAS = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(SCHEMAS, max_size=6))
 def test_whatever_comes_names_are_legal_of_one_class_and_stay(
     tmp_path_factory: pytest.TempPathFactory, all: list[Schema]

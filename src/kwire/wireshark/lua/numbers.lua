@@ -11,6 +11,18 @@ do
   -- The number in `size` bytes (1 to 8) of `s` from index `i`.
   function Numbers.read(s, i, size, little, signed)
     local hi, lo = 0, 0
+    if not signed then -- most numbers, quickly
+      if size == 1 then return { neg = false, hi = 0, lo = s:byte(i) } end
+      if size == 2 then
+        local a, b = s:byte(i, i + 1)
+        return { neg = false, hi = 0, lo = little and b * 256 + a or a * 256 + b }
+      end
+      if size == 4 then
+        local a, b, c, d = s:byte(i, i + 3)
+        if little then a, b, c, d = d, c, b, a end
+        return { neg = false, hi = 0, lo = ((a * 256 + b) * 256 + c) * 256 + d }
+      end
+    end
     local first, last, step = i, i + size - 1, 1
     if little then first, last, step = last, first, -1 end
     local left = size

@@ -134,8 +134,9 @@ do
     return count
   end
 
-  local function context(tvb, pinfo, stream)
+  local function context(tvb, pinfo, tree, stream)
     return {
+      top = tree, visible = tree.visible, -- who looks at what
       tvb = tvb, s = tvb:raw(), pinfo = pinfo, packet = pinfo.number, first = not pinfo.visited,
       stream = stream, info = {}, items = 0, again = false, excess = false,
     }
@@ -155,7 +156,7 @@ do
   -- A packet of a capture: one frame.
   local function raw_packet(tvb, pinfo, tree)
     local section = section_number and section_number()
-    local ctx = context(tvb, pinfo, "user")
+    local ctx = context(tvb, pinfo, tree, "user")
     if section then
       ctx.section = section.value
       State.in_section(ctx.section, ctx.packet)
@@ -181,7 +182,7 @@ do
   end
 
   local function datagram(tvb, pinfo, tree)
-    local ctx = context(tvb, pinfo, stream_key("udp", pinfo))
+    local ctx = context(tvb, pinfo, tree, stream_key("udp", pinfo))
     frames(ctx, tree, 0, tvb:len(), 0)
     columns(ctx)
     return tvb:len()
@@ -189,7 +190,7 @@ do
 
   -- Frames of a byte stream, which ends in the middle of one most of the time.
   local function segment(tvb, pinfo, tree)
-    local ctx = context(tvb, pinfo, stream_key("tcp", pinfo))
+    local ctx = context(tvb, pinfo, tree, stream_key("tcp", pinfo))
     local size, at = tvb:len(), 0
     local whole_packet = tvb:len() == tvb:reported_len()
     while at < size do

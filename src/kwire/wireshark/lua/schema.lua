@@ -135,6 +135,7 @@ do
     }
     field.width = field.count > 0 and math.floor(field.size / field.count) or 0
     field.rule = Tables.field_types[field.type]
+    field.line = Text.line(field.name)
     return field
   end
 

@@ -19,6 +19,11 @@ do
     return ctx.items < MAX_ITEMS
   end
 
+  -- Whether somebody looks at this field: at the whole tree, or by a filter, a column or a tap.
+  local function wanted(ctx, field)
+    return ctx.visible or ctx.top:referenced(field)
+  end
+
   local function complain(tree, problem)
     local code = Tables.codes[problem.code]
     local text = string.format("%s (%d) at offset %d: found %s, expected %s", problem.code, code.number,
@@ -32,23 +37,45 @@ do
 
   -- ---- the header and what ends a frame
 
+  local HEADER_FIELDS = { -- field, offset, bytes
+    { Fields.version, 0, 1 },
+    { Fields.type, 0, 1 },
+    { Fields.flags, 1, 1 },
+    { Fields.flags_checksum, 1, 1 },
+    { Fields.flags_padded, 1, 1 },
+    { Fields.flags_reserved, 1, 1 },
+    { Fields.length, 2, 2 },
+    { Fields.id, 4, 4 },
+  }
+
+  local function flag_names(flags)
+    local names = {}
+    for _, name in ipairs({ "CHECKSUM", "PADDED" }) do
+      if Frame.has(flags, Tables.flags[name]) then names[#names + 1] = name end
+    end
+    return table.concat(names, ", ")
+  end
+
   local function header(ctx, tree, frame)
-    local at, flags = frame.at, frame.header.flags
+    local at = frame.at
+    if not ctx.visible then
+      for _, one in ipairs(HEADER_FIELDS) do
+        if wanted(ctx, one[1]) then tree:add(one[1], range(ctx, at + one[2], one[3])) end
+      end
+      return
+    end
     tree:add(Fields.version, range(ctx, at, 1))
     tree:add(Fields.type, range(ctx, at, 1))
-    local names = {}
-    if Frame.has(flags, 1) then names[#names + 1] = "CHECKSUM" end
-    if Frame.has(flags, 2) then names[#names + 1] = "PADDED" end
     local item = tree:add(Fields.flags, range(ctx, at + 1, 1))
-    if #names > 0 then item:append_text(" (" .. table.concat(names, ", ") .. ")") end
+    local names = flag_names(frame.header.flags)
+    if names ~= "" then item:append_text(" (" .. names .. ")") end
     item:add(Fields.flags_checksum, range(ctx, at + 1, 1))
     item:add(Fields.flags_padded, range(ctx, at + 1, 1))
     item:add(Fields.flags_reserved, range(ctx, at + 1, 1))
     tree:add(Fields.length, range(ctx, at + 2, 2))
     item = tree:add(Fields.id, range(ctx, at + 4, 4))
-    if frame.rule or Tables.types[frame.header.type] then
-      item:append_text(" (" .. Tables.types[frame.header.type].id .. ")")
-    end
+    local rule = Tables.types[frame.header.type]
+    if rule then item:append_text(" (" .. rule.id .. ")") end
   end
 
   local function trailer(ctx, tree, frame)
@@ -84,6 +111,7 @@ do
   end
 
   local function control(ctx, tree, frame)
+    if not (wanted(ctx, Fields.payload) or wanted(ctx, Fields.entry)) then return end
     local item = tree:add(Fields.payload, range(ctx, frame.at + HEADER, frame.payload))
     item:set_text("Payload: CBOR map of " .. #frame.map.items)
     entries(ctx, item, frame.map, Tables.control[frame.rule.name] or {})
@@ -100,106 +128,126 @@ do
     return nil
   end
 
-  -- One element: its item in the tree, and its text for the line.
-  local function element(ctx, tree, schema, value, at, width, label)
-    local field, s = value.field, ctx.s
-    local class = field.rule.class
-    local filter = Fields.of(schema, field)
-    local item, shown, number
+  -- One element as text for the line; the number it is, and the name that this number has.
+  local function element_text(ctx, schema, field, at, width)
+    local class, s = field.rule.class, ctx.s
     if class == "string" then
       local raw = s:sub(at + 1, at + width)
       if not field.rule.tail then raw = raw:match("^[^\0]*") end
-      shown = Text.safe(raw)
-      item = tree:add(filter.field, range(ctx, at, width), shown)
-      shown = Text.line(raw)
-    elseif class == "bytes" then
-      item = tree:add(filter.field, range(ctx, at, width))
-      shown = Text.hex(s:sub(at + 1, at + math.min(width, 16))) .. (width > 16 and "…" or "")
-    elseif class == "ipv4" or class == "ipv6" or class == "ether" then
-      item = tree:add(filter.field, range(ctx, at, width))
-      shown = class == "ipv6" and tostring(range(ctx, at, width):ipv6()) or plain_text(class, nil, s, at, width)
+      return Text.line(raw)
+    end
+    if class == "bytes" then
+      return Text.hex(s:sub(at + 1, at + math.min(width, 16))) .. (width > 16 and "…" or "")
+    end
+    if class == "ipv6" then return tostring(range(ctx, at, width):ipv6()) end
+    if class == "ipv4" or class == "ether" then return plain_text(class, nil, s, at, width) end
+    local number = Numbers.read(s, at + 1, width, schema.little, class == "int")
+    local name = Schema.name(schema, field, number)
+    return name and Text.line(name) or plain_text(class, number), number, name
+  end
+
+  -- One element: its text, its number, and its item in the tree where somebody looks.
+  local function element(ctx, tree, schema, field, at, width, label)
+    local shown, number, name = element_text(ctx, schema, field, at, width)
+    local filter = Fields.of(schema, field)
+    local looked = wanted(ctx, filter.field) or (filter.name and name and wanted(ctx, filter.name))
+    if not looked then return shown, number end
+    local class = field.rule.class
+    local place = range(ctx, at, width)
+    local item
+    if class == "string" then
+      local raw = ctx.s:sub(at + 1, at + width)
+      item = tree:add(filter.field, place, Text.safe(field.rule.tail and raw or raw:match("^[^\0]*")))
     else
-      number = Numbers.read(s, at + 1, width, schema.little, class == "int")
-      shown = plain_text(class, number)
-      local add = schema.little and tree.add_le or tree.add
-      item = add(tree, filter.field, range(ctx, at, width))
+      item = ((number and schema.little) and tree.add_le or tree.add)(tree, filter.field, place)
     end
-    local name = number and Schema.name(schema, field, number)
-    if name then
-      name = Text.line(name)
-      shown = name
-      local extra = filter.name and item:add(filter.name, range(ctx, at, width), name)
-      if extra then extra:set_generated() end
-    end
-    if filter.unknown or label ~= field.name or name or class == "string" then
+    if name and filter.name then item:add(filter.name, place, shown):set_generated() end
+    if ctx.visible and (filter.unknown or label ~= field.name or name or class == "string") then
       local text = number and plain_text(class, number) or shown
-      if name then text = text .. " " .. name end
+      if name then text = text .. " " .. shown end
       item:set_text(Text.line(label) .. ": " .. Text.cut(text, 200))
     end
-    return item, shown, number
+    return shown, number, item
   end
 
+  -- What stands behind a value: type, unit, meaning.
   local function described(field)
-    local parts = { field.type .. (field.count > 1 and "[" .. string.format("%d", field.count) .. "]" or "") }
-    if field.unit ~= "" then parts[#parts + 1] = field.unit end
-    parts[#parts + 1] = field.meaning ~= "" and field.meaning or field.rule.meaning
-    return " [" .. Text.line(table.concat(parts, ", ")) .. "]"
+    if not field.described then
+      local count = field.count > 1 and string.format("[%d]", field.count) or ""
+      local parts = { field.type .. count }
+      if field.unit ~= "" then parts[#parts + 1] = field.unit end
+      parts[#parts + 1] = field.meaning ~= "" and field.meaning or field.rule.meaning
+      field.described = " [" .. Text.line(table.concat(parts, ", ")) .. "]"
+    end
+    return field.described
   end
 
-  local function common(ctx, tree, value, number, shown)
-    local field = Fields.common[value.field.name]
-    if not field then return end
+  -- What events of all probes have, under one name.
+  local function common(ctx, tree, field, at, size, number, shown)
+    local known = Fields.common[field.name]
+    if not known or not wanted(ctx, known) then return end
     local item
-    if value.field.name == "comm" then
-      item = value.field.rule.class == "string" and tree:add(field, range(ctx, value.at, value.size), shown)
-    else
-      local plain = number and Numbers.plain(number)
-      item = plain and tree:add(field, range(ctx, value.at, value.size), UInt64(number.lo, number.hi))
+    if field.name == "comm" then
+      item = field.rule.class == "string" and tree:add(known, range(ctx, at, size), shown)
+    elseif number and Numbers.plain(number) then
+      item = tree:add(known, range(ctx, at, size), UInt64(number.lo, number.hi))
     end
     if item then item:set_hidden() end
   end
 
-  local function field_value(ctx, tree, schema, value)
+  local function tail_value(ctx, tree, schema, value)
     local field = value.field
-    if not room(ctx, tree) then return nil end
-    if field.rule.tail then
-      local note = string.format("%s: %d bytes at %d", Text.line(field.name), value.size, value.start)
+    if wanted(ctx, Fields.reference) or (value.cut and wanted(ctx, Fields.cut)) then
+      local note = string.format("%s: %d bytes at %d", field.line, value.size, value.start)
       local item = tree:add(Fields.reference, range(ctx, value.ref, 4))
       item:set_text(note .. (value.cut and ", cut at its limit" or "") .. described(field))
       if value.cut then item:add(Fields.cut, range(ctx, value.ref, 4), true) end
-      local at = value.size > 0 and value.at or value.ref
-      local inner, shown = element(ctx, tree, schema, value, at, value.size, field.name)
-      if value.cut then
-        inner:append_text("…")
-        shown = shown .. "…"
-      end
-      value.at = at
-      common(ctx, tree, value, nil, shown)
-      return shown
     end
-    if field.count == 1 then
-      local item, shown, number = element(ctx, tree, schema, value, value.at, field.width, field.name)
-      item:append_text(described(field))
-      common(ctx, tree, value, number, shown)
-      return shown
-    end
-    local item = tree:add(Fields.array, range(ctx, value.at, value.size))
+    local at = value.size > 0 and value.at or value.ref
+    local shown, _, item = element(ctx, tree, schema, field, at, value.size, field.name)
+    common(ctx, tree, field, at, value.size, nil, shown)
+    if not value.cut then return shown end
+    if item then item:append_text("…") end
+    return shown .. "…"
+  end
+
+  local function array_value(ctx, tree, schema, value)
+    local field = value.field
+    local looked = wanted(ctx, Fields.of(schema, field).field)
+      or wanted(ctx, Fields.of(schema, field).name or Fields.array)
+      or wanted(ctx, Fields.array)
+    local item = looked and tree:add(Fields.array, range(ctx, value.at, value.size))
     local texts = {}
-    for number = 1, field.count do
+    for number = 1, looked and field.count or math.min(field.count, 8) do
       if number > MAX_ARRAY or not room(ctx, tree) then break end
       local label = string.format("%s[%d]", field.name, number - 1)
       local at = value.at + (number - 1) * field.width
-      local _, shown = element(ctx, item, schema, value, at, field.width, label)
+      local shown = element(ctx, item or tree, schema, field, at, field.width, label)
       if number <= 8 then texts[number] = shown end
     end
-    if field.count > MAX_ARRAY then item:add_proto_expert_info(Experts.LIMIT) end
     local shown = "[" .. table.concat(texts, ",") .. (field.count > 8 and ",…]" or "]")
-    item:set_text(Text.line(field.name) .. ": " .. shown .. described(field))
+    if item then
+      if field.count > MAX_ARRAY then item:add_proto_expert_info(Experts.LIMIT) end
+      item:set_text(field.line .. ": " .. shown .. described(field))
+    end
+    return shown
+  end
+
+  -- The value of a field as text for the line; nil where no more is shown.
+  local function field_value(ctx, tree, schema, value)
+    local field = value.field
+    if not room(ctx, tree) then return nil end
+    if field.rule.tail then return tail_value(ctx, tree, schema, value) end
+    if field.count > 1 then return array_value(ctx, tree, schema, value) end
+    local shown, number, item = element(ctx, tree, schema, field, value.at, field.width, field.name)
+    if item and ctx.visible then item:append_text(described(field)) end
+    common(ctx, tree, field, value.at, field.width, number, shown)
     return shown
   end
 
   -- Bytes of a record that no field covers.
   local function gaps(ctx, tree, frame, record)
+    if not (wanted(ctx, Fields.undescribed) or wanted(ctx, Fields.padding)) then return end
     local spans = { { frame.at, frame.at + Tables.fields_at } }
     for _, value in ipairs(record.values) do
       if value.ref then spans[#spans + 1] = { value.ref, value.ref + 4 } end
@@ -223,18 +271,25 @@ do
 
   local function event(ctx, tree, frame)
     local schema, record = frame.schema, frame.record
-    local item = tree:add(Fields.probe, range(ctx, frame.at + 4, 4), Text.safe(schema.probe))
-    item:set_generated()
-    tree:add(Fields.name, range(ctx, frame.at + 4, 4), Text.safe(schema.name)):set_generated()
-    if frame.schema_packet then tree:add(Fields.schema_frame, frame.schema_packet):set_generated() end
+    local id = range(ctx, frame.at + 4, 4)
+    if wanted(ctx, Fields.probe) then
+      tree:add(Fields.probe, id, Text.safe(schema.probe)):set_generated()
+    end
+    if wanted(ctx, Fields.name) then tree:add(Fields.name, id, Text.safe(schema.name)):set_generated() end
+    if frame.schema_packet and wanted(ctx, Fields.schema_frame) then
+      tree:add(Fields.schema_frame, frame.schema_packet):set_generated()
+    end
     if not record then return payload(ctx, tree, frame) end
-    local add = schema.little and tree.add_le or tree.add
-    item = add(tree, Fields.timestamp, range(ctx, frame.at + Tables.timestamp_at, 8))
-    item:append_text(schema.clock and " ns of " .. Text.line(schema.clock.name) or " ns of an unknown clock")
-    local seconds, rest = Schema.wall(schema, record.timestamp)
-    if seconds >= 0 and seconds < 9223372036 then
-      item = tree:add(Fields.time, range(ctx, frame.at + Tables.timestamp_at, 8), NSTime(seconds, rest))
-      item:set_generated()
+    local time = range(ctx, frame.at + Tables.timestamp_at, 8)
+    if wanted(ctx, Fields.timestamp) then
+      local item = (schema.little and tree.add_le or tree.add)(tree, Fields.timestamp, time)
+      item:append_text(schema.clock and " ns of " .. Text.line(schema.clock.name) or " ns of an unknown clock")
+    end
+    if wanted(ctx, Fields.time) then
+      local seconds, rest = Schema.wall(schema, record.timestamp)
+      if seconds >= 0 and seconds < 9223372036 then
+        tree:add(Fields.time, time, NSTime(seconds, rest)):set_generated()
+      end
     end
     local context, parts = {}, {}
     for _, value in ipairs(record.values) do
@@ -242,7 +297,7 @@ do
       if shown and CONTEXT[value.field.name] then
         context[value.field.name] = shown
       elseif shown and #parts < 12 then
-        parts[#parts + 1] = Text.line(value.field.name) .. "=" .. Text.cut(shown, 60)
+        parts[#parts + 1] = value.field.line .. "=" .. Text.cut(shown, 60)
       end
     end
     gaps(ctx, tree, frame, record)

@@ -58,6 +58,7 @@ do
 
   -- Safe text on one line, for labels and columns.
   function Text.line(s)
+    if not s:find("[%c\127-\255]") then return s end
     return (Text.safe(s):gsub("[%c\127]", function(char) return format("\\x%02x", char:byte()) end))
   end
 
