@@ -100,6 +100,7 @@ class Run:
         self.connectors: list[Connector] = []
         self.ending = False
         self._shown = False
+        self._told: set[str] = set()
 
     def open(self) -> None:
         """Listen and connect."""
@@ -178,8 +179,11 @@ class Run:
             self.loop.stop()
 
     def _troubled(self, problem: KwireError) -> None:
-        if not self._shown:
-            sys.stderr.write(f"kwire: {problem}\n")
+        """Say that an agent cannot be reached, once for each reason."""
+        text = str(problem)
+        if text not in self._told:
+            self._told.add(text)
+            sys.stderr.write(f"{CLEAR_LINE if self._shown else ''}kwire: {safe(text)} (trying again)\n")
 
     def _tick(self) -> None:
         collector = self.collector
