@@ -7,7 +7,7 @@ error; of a wildcard's targets those that do not fit the expressions are left ou
 What only some plans need (the parser of expressions, the lists of functions) is imported when it is needed.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
 from kwire.bpf.arch import host
@@ -23,7 +23,7 @@ from kwire.kernel.sys import possible_cpus
 from kwire.kernel.tracefs import Tracefs
 from kwire.lang import record, sites, spec, tree
 from kwire.lang.check import check, check_filter
-from kwire.lang.checked import Program
+from kwire.lang.checked import Builtin, Emit, If, Program, Stmt
 from kwire.lang.context import Site
 from kwire.lang.errors import LanguageError
 from kwire.lang.kerneltypes import KernelTypes
@@ -132,7 +132,11 @@ class Planner:
         task = task_fields(self._kernel.vmlinux) if self._kernel else None
         schemas: list[Schema | None] = [None] * count
         groups = [self._group(members, task, schemas) for members in self._grouped()]
-        complete = tuple(self._with_symbols(schema) for schema in schemas if schema is not None)
+        complete = tuple(
+            _with_symbols(schema, one.program)
+            for schema, one in zip(schemas, self._wanted, strict=True)
+            if schema is not None
+        )
         return Plan(tuple(groups), complete, tuple(self._skipped))
 
     # -- collecting
@@ -149,7 +153,7 @@ class Planner:
         for target in catalog.expand(parsed.kind, parsed.target):
             try:
                 self._want(str(target), program(self._site(target.kind, target.group, target.name)))
-            except (LanguageError, BtfLookupError) as error:
+            except (LanguageError, BtfLookupError, catalog.CatalogError) as error:
                 self._skipped.append((str(target), error.cause))
                 first = first or (error if isinstance(error, LanguageError) else None)
         if len(self._wanted) == added:
@@ -264,13 +268,32 @@ class Planner:
             )
         return found[0]
 
-    def _with_symbols(self, schema: Schema) -> Schema:
-        """Add the names of kernel addresses where events hold any, so that they can be read anywhere."""
-        if not any(field.type == "ksym" for field in schema.fields):
-            return schema
-        from kwire.kernel.symbols import kernel_symbols
 
+def _with_symbols(schema: Schema, program: Program) -> Schema:
+    """Add the names of kernel addresses where events hold any, so that they can be read anywhere.
+
+    All functions', several megabytes; but where the only addresses are the probe's own (`func`), its own.
+    """
+    places = [index for index, field in enumerate(schema.fields) if field.type == "ksym"]
+    if not places:
+        return schema
+    from kwire.kernel.symbols import kernel_symbols
+
+    values = [emit.values[index] for emit in _emits(program.body) for index in places]
+    if any(not isinstance(value, Builtin) or value.op != "func" for value in values):
         return schema._replace(symbols=kernel_symbols().by_address())
+    name = program.site.target.rpartition(":")[2].partition("+")[0]
+    found = kernel_symbols().addresses(name, program.site.module)
+    return schema._replace(symbols={address: name for address in found if address})
+
+
+def _emits(body: Sequence[Stmt]) -> Iterator[Emit]:
+    """Every place where an event is emitted."""
+    for statement in body:
+        if isinstance(statement, Emit):
+            yield statement
+        elif isinstance(statement, If):
+            yield from _emits((*statement.then, *statement.otherwise))
 
 
 def _condition(filter: str) -> tuple[tree.Expr, tree.Source]:
