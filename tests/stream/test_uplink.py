@@ -1,0 +1,154 @@
+"""Uplinks: sessions that end early, collectors that refuse or ask; nothing twice, nothing lost unseen."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+
+from kwire.stream.uplink import Line, MemoryHold, Uplink
+from kwire.wire.session import Session, Settings
+
+
+class Cargo:
+    """Numbered payloads."""
+
+    def __init__(self, net: Any) -> None:
+        self.net = net
+        self.session: Session | None = None
+        self.up = False
+        self.finished = False
+        self.abandoned: list[bytes] = []
+        self.number = 0
+
+    def put(self, count: int) -> None:
+        assert self.session is not None
+        for _ in range(count):
+            self.number += 1
+            self.session.send(b"%d" % self.number, self.net.loop.now())
+
+    def begun(self, session: Session) -> bool:
+        self.session = session
+        return False
+
+    def receiving(self, up: bool) -> None:
+        self.up = up
+
+    def room(self) -> None:
+        pass
+
+    def restarted(self, abandoned: Iterable[bytes], carried: Iterable[bytes]) -> list[bytes]:
+        self.abandoned += abandoned
+        list(carried)
+        return [b"again"]
+
+    def done(self) -> None:
+        self.finished = True
+
+
+class World:
+    def __init__(self, net: Any) -> None:
+        self.net = net
+        self.said: list[str] = []
+        self.cargo = Cargo(net)
+
+    def uplink(self, address: Any, settings: Settings = Settings()) -> Uplink:  # noqa: B008
+        line = Line(self.net.loop, address, settings, {"host": "here"}, self.said.append)
+        self.link = Uplink(line, MemoryHold(1 << 20, [b"first"]), self.cargo)
+        return self.link
+
+
+@pytest.fixture
+def world(net: Any) -> World:
+    return World(net)
+
+
+def received(net: Any) -> list[bytes]:
+    """Everything that any session of the listener was given."""
+    return [payload for notes in net.notes.values() for payload in notes.payloads]
+
+
+def numbers(first: int, last: int) -> list[bytes]:
+    return [b"%d" % number for number in range(first, last + 1)]
+
+
+def test_a_session_from_beginning_to_end(net: Any, world: World) -> None:
+    link = world.uplink(net.listen().address)
+    world.cargo.put(3)
+    net.until(lambda: world.cargo.up)
+    world.cargo.put(2)
+    link.flush()
+    link.close("done")
+    net.until(lambda: link.finished)
+    assert world.cargo.finished
+    assert received(net) == [b"first", *numbers(1, 5)]
+    assert (link.sessions, link.reconnects, world.said) == (1, 0, [])
+
+
+def test_a_collector_that_leaves_gets_the_rest_in_a_new_session(net: Any, world: World) -> None:
+    listener = net.listen()
+    link = world.uplink(listener.address)
+    world.cargo.put(10)
+    net.until(lambda: len(received(net)) == 11)
+    net.run(0.1)  # acknowledged
+    [peer] = listener.peers.values()
+    peer.close("that is enough")
+    net.until(lambda: world.said)
+    assert "a new session begins: that is enough" in world.said[0]
+    world.cargo.put(5)
+    net.until(lambda: len(received(net)) >= 17)
+    link.close("done")
+    net.until(lambda: link.finished)
+    assert received(net) == [b"first", *numbers(1, 10), b"again", *numbers(11, 15)]
+    assert world.cargo.abandoned == []
+    assert link.sessions == 2
+
+
+def test_what_may_have_arrived_is_abandoned_and_the_rest_carried(net: Any, world: World) -> None:
+    settings = Settings(reach=4)  # frames under way at most
+    listener = net.listen(stuck=True, settings=settings)
+    link = world.uplink(listener.address, settings)
+    world.cargo.put(100)
+    net.until(lambda: len(received(net)) >= 4)
+    net.run(0.1)
+    [peer] = listener.peers.values()
+    first = list(net.notes[peer.session.token].payloads)
+    peer.close("that is enough")
+    net.until(lambda: len(listener.peers) == 1 and peer not in listener.peers.values())
+    net.notes[link.peer.session.token].stuck = False
+    link.close("done")
+    net.run(0.2)
+    link.leave()
+    assert first[0] == b"first"
+    assert world.cargo.abandoned[: len(first)] == first  # nothing of it was acknowledged
+    after = net.notes[world.cargo.session.token].payloads if world.cargo.session else []
+    assert after[:1] == [b"again"]
+    assert after[1] == b"%d" % len(world.cargo.abandoned)
+    assert not set(after) & set(world.cargo.abandoned)
+
+
+def test_a_refusal_is_said_and_tried_again(net: Any, world: World) -> None:
+    refusals = ["not today"]
+    listener = net.listen(refuse=lambda *_: refusals.pop() if refusals else "")
+    link = world.uplink(listener.address)
+    link.close("done")
+    net.until(lambda: link.finished)
+    assert any("not today" in text for text in world.said)
+
+
+def test_an_agent_tells_the_time_and_nothing_else(net: Any, world: World) -> None:
+    listener = net.listen()
+    link = world.uplink(listener.address)
+    net.until(lambda: world.cargo.up)
+    [peer] = listener.peers.values()
+    notes = net.notes[peer.session.token]
+    answers: Callable[[], Any] = lambda: notes.replies  # noqa: E731
+    for body in ({"op": "clock"}, {"op": "trace"}, {}):
+        peer.session.request(body, net.loop.now())
+        peer.flush()
+    net.until(lambda: len(answers()) == 3)
+    clock, trace, nothing = (body for _, body in answers())
+    assert clock["ok"] is True
+    assert clock["received"] <= clock["sent"]
+    assert "command line" in trace["error"]["cause"]
+    assert "error" in nothing
+    link.leave()
