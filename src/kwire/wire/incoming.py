@@ -65,7 +65,7 @@ class Incoming(Machine):
             self._apply(Input.DAMAGED, Got(header or read_header(bytes(HEADER_SIZE)), None, problem))
         elif view[0] == DATA_HEAD and view[1] == CHECKSUM and self._short_way:
             self._heard_at = self._now
-            self._take(Got(header, view[HEADER_SIZE:-2]))
+            self._do_take(Got(header, view[HEADER_SIZE:-2]))
         else:
             self._frame(view)
 

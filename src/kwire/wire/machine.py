@@ -1,6 +1,6 @@
 """The engine of a session: applies the table, and does what each action says. `session.Session` is its face.
 
-The laws: the state changes in `_step` alone; every `Action` has one method here, in `ACTIONS`; an action
+The laws: the state changes in `_step` alone; every `Action` has one method here, `_do_…`; an action
 neither changes the state nor takes a second step.
 """
 
@@ -131,50 +131,50 @@ class Machine:
 
     # ---- actions: each gives why the state changes, where it has more to say than the input
 
-    def _nothing(self, value: Any) -> str:
+    def _do_ignore(self, value: Any) -> str:
         return ""
 
-    def _never(self, value: Any) -> str:
+    def _do_never(self, value: Any) -> str:
         raise AssertionError("an input that cannot happen happened")
 
-    def _refuse(self, value: Any) -> str:
+    def _do_refuse(self, value: Any) -> str:
         from kwire.wire.session import SessionError
 
         what = "is closing" if self._closing is not None and not self._over else f"is {self.state.name}"
         raise SessionError(str(value), f"session {self.token.hex()[:8]}", f"it {what}", "make a new session")
 
-    def _illegal(self, got: Got) -> str:
+    def _do_illegal(self, got: Got) -> str:
         found = Type(got.header.type).name
         where = f"{self.role.value}, {'initiator' if self.initiator else 'responder'}, {self.state.name}"
         self._object(got, Problem(Code.ILLEGAL_TRANSITION, 0, found, f"what a peer may send to a {where}"))
         return ""
 
-    def _late(self, got: Got) -> str:
-        return "" if self.datagrams else self._illegal(got)
+    def _do_late(self, got: Got) -> str:
+        return "" if self.datagrams else self._do_illegal(got)
 
-    def _bad(self, got: Got) -> str:
+    def _do_bad(self, got: Got) -> str:
         assert got.problem is not None
         self._object(got, got.problem)
         return str(got.problem)
 
-    def _complain(self, got: Got) -> str:
+    def _do_complain(self, got: Got) -> str:
         code, message = got.said
         known = Code(code) if code in Code.__members__.values() else Code.BAD_PAYLOAD
         self._happened.append(Complained(Problem(known, 0, message[:200], f"code {code}"), "peer"))
         return ""
 
-    def _attach(self, value: Any) -> str:
-        self._detach(value)
+    def _do_attach(self, value: Any) -> str:
+        self._do_detach(value)
         self._broken = False
         return ""
 
-    def _detach(self, value: Any) -> str:
+    def _do_detach(self, value: Any) -> str:
         self._intake.clear()
         self._out.clear()
         return ""
 
-    def _hello(self, value: Any) -> str:
-        self._attach(value)
+    def _do_hello(self, value: Any) -> str:
+        self._do_attach(value)
         self._nonce = int.from_bytes(self._random(4), "big")
         self._tries = self._cookies = 0
         self._hello_timeout = self.settings.rto_first
@@ -182,7 +182,7 @@ class Machine:
         self._say_hello()
         return "connected"
 
-    def _hello_again(self, value: Any) -> str:
+    def _do_hello_again(self, value: Any) -> str:
         self._tries += 1
         self._hello_timeout = min(self._hello_timeout * 2, self.settings.rto_max)
         self._hello_at = self._now + self._hello_timeout
@@ -190,7 +190,7 @@ class Machine:
             self._say_hello()
         return ""
 
-    def _cookie_(self, got: Got) -> str:
+    def _do_cookie(self, got: Got) -> str:
         if got.said.cookie != self._cookie and self._cookies < MAX_COOKIES:
             self._cookie = got.said.cookie
             self._cookies += 1
@@ -215,7 +215,7 @@ class Machine:
         assert self._receiver is not None
         return self._receiver.ack()
 
-    def _welcome(self, got: Got) -> str:
+    def _do_welcome(self, got: Got) -> str:
         """A responder begins, or goes on."""
         hello: Hello = got.said
         known = self._known
@@ -224,16 +224,16 @@ class Machine:
         self._out += self._exchange.start(self._now)
         return f"{'resumed' if known else 'begun'} by the {hello.role.value}"
 
-    def _welcome_over(self, got: Got) -> str:
+    def _do_welcome_over(self, got: Got) -> str:
         self._say_welcome(got.said, True)
-        return self._again(got)
+        return self._do_again(got)
 
     def _say_welcome(self, hello: Hello, known: bool) -> None:
         next, window = self._position(), self._window()
         answer = Welcome(self.token, hello.nonce, self.role, known, next, window, self.about)
         self._put(answer.frame(self._flags))
 
-    def _establish(self, got: Got) -> str:
+    def _do_establish(self, got: Got) -> str:
         """An initiator begins, or goes on."""
         welcome: Welcome = got.said
         known = self._known
@@ -257,22 +257,22 @@ class Machine:
         self._heard_at = self._sent_at = self._now
         self._hello_at = self._expire_at = FOREVER
 
-    def _unknown(self, got: Got) -> str:
+    def _do_unknown(self, got: Got) -> str:
         self._put(unknown(got.said, self._flags))
         return "resumed by a sink that has more than was sent"
 
-    def _disown(self, got: Got) -> str:
-        self._unknown(got)
-        return self._give_up(None) or "the sink has more than was sent"
+    def _do_disown(self, got: Got) -> str:
+        self._do_unknown(got)
+        return self._do_give_up(got)
 
-    def _foreign(self, got: Got) -> str:
+    def _do_foreign(self, got: Got) -> str:
         assert got.problem is not None
         self._put(refusal(got.said, str(got.problem.found), self._flags))
         return ""
 
-    def _suspend(self, value: Any) -> str:
+    def _do_suspend(self, value: Any) -> str:
         """The value is a text that says why, or the WELCOME that refuses."""
-        self._detach(value)
+        self._do_detach(value)
         self._hello_at = self._ack_at = FOREVER
         self._ack_now = False
         self._exchange.stop()
@@ -282,20 +282,21 @@ class Machine:
             self._expire_at = self._now + self.settings.expiry
         return f"refused: {value.said.refused[:200]}" if isinstance(value, Got) else str(value or "")
 
-    def _break(self, got: Got) -> str:
-        why = self._bad(got)
+    def _do_break(self, got: Got) -> str:
+        why = self._do_bad(got)
         answers = self._out[-1:]
-        self._suspend(why)
+        self._do_suspend(why)
         self._out = answers
         return why
 
-    def _give_up(self, value: Any) -> str:
-        """The value is a text that says why, or the WELCOME that knows nothing, or more than we sent.
+    def _do_give_up(self, value: Any) -> str:
+        """The value is a text that says why, or the HELLO or WELCOME that knows nothing, or too much.
 
         A sink that has more than we know of has all that we have: we were restarted from an older state.
         """
         self._leave()
-        ahead = isinstance(value, Got) and value.said.resume and not value.said.unknown
+        said = value.said if isinstance(value, Got) else None
+        ahead = said is not None and said.resume and not getattr(said, "unknown", False)
         if self._sender is not None:
             self._happened.append(Abandoned([] if ahead else self._sender.unacknowledged()))
         if ahead:
@@ -310,12 +311,12 @@ class Machine:
         if self._sender is not None:
             self._sender.stop()
 
-    def _keep(self, payload: Any) -> str:
+    def _do_keep(self, payload: Any) -> str:
         assert self._sender is not None
         self._sender.outbox.put(self._sender.outbox.next, payload)
         return ""
 
-    def _store(self, upto: int) -> str:
+    def _do_store(self, upto: int) -> str:
         assert self._receiver is not None
         self._ack_bytes += self._receiver.stored(upto)
         if self.state in LIVE:
@@ -328,31 +329,31 @@ class Machine:
         elif self._ack_at == FOREVER:
             self._ack_at = self._now + self.settings.ack_delay
 
-    def _queue(self, frames: Callable[[], list[bytes]]) -> str:
+    def _do_queue(self, frames: Callable[[], list[bytes]]) -> str:
         waiting = frames()
         if self.state in LIVE:
             self._out += waiting
         return ""
 
-    def _closing_(self, reason: str) -> str:
+    def _do_closing(self, reason: str) -> str:
         self._closing = reason
         if self._expire_at == FOREVER:
             self._expire_at = self._now + self.settings.expiry
         return ""
 
-    def _drain(self, reason: str) -> str:
+    def _do_drain(self, reason: str) -> str:
         assert self._sender is not None
         self._closing = self._sender.bye = reason
         return reason
 
-    def _say_bye(self, reason: str) -> str:
+    def _do_say_bye(self, reason: str) -> str:
         self._leave()
         if self._known:  # else it has no number to give: any would acknowledge what never came
             self._final = bye_frame(self._ack().next, reason, self._flags)
             self._put(self._final)
         return reason
 
-    def _finish(self, value: Any) -> str:
+    def _do_finish(self, value: Any) -> str:
         self._leave()
         reason = str(value or self._closing or "")
         if self._sender is not None:
@@ -364,11 +365,11 @@ class Machine:
             self._final = bye_frame(self._ack().next, reason, self._flags)
         return "all is acknowledged" if self._sender is not None else "all is stored"
 
-    def _heard(self, got: Got) -> str:
+    def _do_heard(self, got: Got) -> str:
         self._ack_now = self._receiver is not None
         return ""
 
-    def _take(self, got: Got) -> str:
+    def _do_take(self, got: Got) -> str:
         """DATA, in the slow way; `Session` has a faster one for streams in order."""
         assert self._receiver is not None
         taken = self._receiver.take(got.header.id, got.said, self._happened)
@@ -377,15 +378,15 @@ class Machine:
             self._ack_soon(taken != TAKEN or self._ack_frames > 1)
         return ("taken", "held", "had before", "beyond the window")[taken] if taken <= HELD else ""
 
-    def _acked(self, got: Got) -> str:
+    def _do_acked(self, got: Got) -> str:
         assert self._sender is not None
         self._sender.acknowledged(got.said, self._now)
         return ""
 
-    def _take_request(self, got: Got) -> str:
+    def _do_take_request(self, got: Got) -> str:
         return self._exchanged(got, lambda frame: self._exchange.request(frame, self._happened))
 
-    def _take_reply(self, got: Got) -> str:
+    def _do_take_reply(self, got: Got) -> str:
         return self._exchanged(got, lambda frame: self._exchange.reply(frame, self._happened))
 
     def _exchanged(self, got: Got, take: Callable[[Frame], list[bytes]]) -> str:
@@ -398,7 +399,7 @@ class Machine:
             self._out += frames
         return ""
 
-    def _bye(self, got: Got) -> str:
+    def _do_bye(self, got: Got) -> str:
         assert self._receiver is not None
         id, reason = got.said
         receiver = self._receiver
@@ -410,34 +411,34 @@ class Machine:
         self._ack_now = True
         return str(reason)
 
-    def _again(self, got: Got) -> str:
+    def _do_again(self, got: Got) -> str:
         if self._final is not None and self._final not in self._out:
             self._put(self._final)
         return ""
 
-    def _gone(self, got: Got) -> str:
+    def _do_gone(self, got: Got) -> str:
         assert self._sender is not None
         next, reason = got.said
         if self._sender.may_acknowledge(next):
             self._sender.acknowledged(Ack(next, 0), self._now)
-        self._give_up(None)
+        self._do_give_up(None)
         return str(reason)
 
-    def _resend(self, value: Any) -> str:
+    def _do_resend(self, value: Any) -> str:
         assert self._sender is not None
         if self._sender.timeout(self._now):
-            self._beat(value)
+            self._do_beat(value)
         return ""
 
-    def _acknowledge(self, value: Any) -> str:
+    def _do_acknowledge(self, value: Any) -> str:
         self._ack_now = True
         return ""
 
-    def _repeat(self, value: Any) -> str:
+    def _do_repeat(self, value: Any) -> str:
         self._out += self._exchange.repeat(self._now)
         return ""
 
-    def _beat(self, value: Any) -> str:
+    def _do_beat(self, value: Any) -> str:
         self._sent_at = self._now
         self._put(build(Type.KEEPALIVE, 0, b"", self._flags))
         return ""
@@ -463,45 +464,4 @@ class Machine:
 
 Do = Callable[[Machine, Any], str]
 
-ACTIONS: dict[Action, Do] = {
-    Action.NEVER: Machine._never,
-    Action.REFUSE: Machine._refuse,
-    Action.IGNORE: Machine._nothing,
-    Action.ILLEGAL: Machine._illegal,
-    Action.LATE: Machine._late,
-    Action.BAD: Machine._bad,
-    Action.COMPLAIN: Machine._complain,
-    Action.ATTACH: Machine._attach,
-    Action.DETACH: Machine._detach,
-    Action.HELLO: Machine._hello,
-    Action.HELLO_AGAIN: Machine._hello_again,
-    Action.COOKIE: Machine._cookie_,
-    Action.WELCOME: Machine._welcome,
-    Action.WELCOME_OVER: Machine._welcome_over,
-    Action.ESTABLISH: Machine._establish,
-    Action.UNKNOWN: Machine._unknown,
-    Action.DISOWN: Machine._disown,
-    Action.FOREIGN: Machine._foreign,
-    Action.SUSPEND: Machine._suspend,
-    Action.BREAK: Machine._break,
-    Action.GIVE_UP: Machine._give_up,
-    Action.KEEP: Machine._keep,
-    Action.STORE: Machine._store,
-    Action.QUEUE: Machine._queue,
-    Action.CLOSING: Machine._closing_,
-    Action.DRAIN: Machine._drain,
-    Action.SAY_BYE: Machine._say_bye,
-    Action.FINISH: Machine._finish,
-    Action.HEARD: Machine._heard,
-    Action.TAKE: Machine._take,
-    Action.ACKED: Machine._acked,
-    Action.TAKE_REQUEST: Machine._take_request,
-    Action.TAKE_REPLY: Machine._take_reply,
-    Action.BYE: Machine._bye,
-    Action.AGAIN: Machine._again,
-    Action.GONE: Machine._gone,
-    Action.RESEND: Machine._resend,
-    Action.ACKNOWLEDGE: Machine._acknowledge,
-    Action.REPEAT: Machine._repeat,
-    Action.BEAT: Machine._beat,
-}
+ACTIONS: dict[Action, Do] = {action: getattr(Machine, f"_do_{action.name.lower()}") for action in Action}

@@ -15,7 +15,11 @@ Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
 
 class Outbox(Protocol):
-    """Keeps the payloads `first` to `next` - 1 of the session's DATA."""
+    """Keeps the payloads `first` to `next` - 1 of the session's DATA.
+
+    One that outlives its process never gives a number twice: what was sent once, under a number, is there again
+    after a restart, or the numbers go on after it.
+    """
 
     @property
     def first(self) -> int:
