@@ -288,6 +288,13 @@ def test_a_worker_that_is_killed_is_told(agent: Agent, load: Load) -> None:
     assert agent.ask(trace(load)).answer
 
 
+def test_without_its_launcher_an_agent_ends(agent: Agent, load: Load) -> None:
+    agent.ask(trace(load))
+    os.kill(agent.launcher, signal.SIGKILL)
+    assert agent.process.wait(10) == 1
+    assert "start the agent again" in agent.said.read_text()
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_nothing_outlives_the_front(agent: Agent, load: Load, number: signal.Signals) -> None:
     """What is left in the kernel is looked at after every test."""

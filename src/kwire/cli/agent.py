@@ -117,6 +117,7 @@ def _listen(args: argparse.Namespace) -> int:
     from kwire.stream import policy
     from kwire.stream.front import ENDING, Front
     from kwire.stream.listen import listen
+    from kwire.stream.loop import READ
     from kwire.stream.workers import Launcher
 
     address = parse(args.listen)
@@ -153,18 +154,28 @@ def _listen(args: argparse.Namespace) -> int:
             front.stop(loop.stop)
             loop.at(loop.now() + ENDING, loop.stop)
 
+        status = 0
+
+        def launcher_gone(mask: int) -> None:
+            nonlocal status
+            status = 1
+            say("the process that loads programs has ended: start the agent again")
+            loop.stop()
+
+        loop.add(launcher.fd, READ, launcher_gone)
         loop.signals((signal.SIGINT, signal.SIGTERM), stop)
         say(f"listening at {listener.address}")
         try:
             loop.run()
         finally:
+            loop.remove(launcher.fd)
             front.close()
             loop.close()
     finally:
         launcher.close()
     text = f"{front.sessions} session{'s' if front.sessions != 1 else ''} served"
     _print(args, {"sessions": front.sessions, "traces": front.traces}, text)
-    return 0
+    return status
 
 
 def say(text: str) -> None:

@@ -64,6 +64,11 @@ class Launcher:
             _launch(other, policy)
         other.close()
 
+    @property
+    def fd(self) -> int:
+        """A descriptor that becomes readable when the launcher has ended."""
+        return self._control.fileno()
+
     def start(self) -> socket.socket:
         """A worker that waits for its request at the other end."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
