@@ -32,10 +32,21 @@ def _schema() -> Schema:
 
 
 SCHEMA = _schema()
-_EVENT = bytearray(build(Type.EVENT, 1, bytes(range(SCHEMA.size - 8)) + b"tail\0\0\0\0"))
-for _field in SCHEMA.fields[-3:-1]:  # the two tail fields
-    struct.pack_into("<HH", _EVENT, _field.offset, SCHEMA.size, 4)
-EVENT = bytes(_EVENT)
+
+
+def event(schema: Schema) -> bytes:
+    """An event of this probe, or of one like it, with four bytes for each field of the tail."""
+    sign = "<" if schema.order == "little" else ">"
+    frame = bytearray(build(Type.EVENT, schema.id, bytes(range(schema.size - 8)) + b"tail\0\0\0\0"))
+    for field in schema.fields:
+        if TYPES[field.type].tail:
+            struct.pack_into(
+                "<HH" if schema.order == "little" else ">HH", frame, field.offset, schema.size, 4
+            )
+    return bytes(frame)
+
+
+EVENT = event(SCHEMA)
 PARTS = b"".join(
     build(Type.SCHEMA, 2, cbor.dumps(part))
     for part in (

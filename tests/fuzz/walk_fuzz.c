@@ -169,20 +169,17 @@ static void packets(uint8_t *data, uint64_t size)
 		rows[2 * count++ + 1] = parameter(9, 200) | (uint64_t)(parameters[8] & 3) << 32;
 	}
 	ports[0][17800 >> 3] |= 1 << (17800 & 7);
+	for (uint64_t i = 0; i < SLOTS; i++) /* no slot is free, so a flow is found wherever it stands */
+		table[i * SLOT_WORDS + SLOT_OWNER] = 1;
 	for (uint64_t i = 0; i < count; i++) { /* the flow of this packet, if it is UDP over IPv4 on Ethernet */
-		uint64_t at = rows[2 * i], *slot = table + (i % (SLOTS - 1)) * SLOT_WORDS, key[5] = { 0, 0, 0, 0, 0 }, hash = 0;
+		uint64_t at = rows[2 * i], *slot = table + i % SLOTS * SLOT_WORDS;
 		if (at > size || size - at < 38)
 			continue;
-		key[0] = (uint64_t)4 << 32 | big32(data + at + 34);
-		memcpy(key + 1, data + at + 26, 4);
-		memcpy(key + 3, data + at + 30, 4);
-		for (int word = 0; word < 5; word++)
-			hash = mix(hash, key[word]);
-		slot = table + (hash & (SLOTS - 1)) * SLOT_WORDS;
 		slot[SLOT_OWNER] = 1 | (uint64_t)(1 + (parameters[10] & 1)) << 32;
 		slot[SLOT_NEXT] = parameters[11] & 1;
-		slot[SLOT_PORTS] = key[0];
-		memcpy(slot + SLOT_ADDRESSES, key + 1, 32);
+		slot[SLOT_PORTS] = (uint64_t)4 << 32 | big32(data + at + 34);
+		memcpy(slot + SLOT_ADDRESSES, data + at + 26, 4);
+		memcpy(slot + SLOT_ADDRESSES + 2, data + at + 30, 4);
 	}
 	kw_packet_frames(data, size, rows, count, swap, links, 2, ports[parameters[5] & 1], parameters[12] & 1, parameters[13] & 1, table,
 			 SLOTS, offsets, owners, parameter(14, limit) % (limit + 1), tally, &found);

@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hostile
 import pytest
 
 from kwire.wire import cbor
 from kwire.wire.fields import Field
 from kwire.wire.frame import Code, Type, build
+from kwire.wire.messages import Lost
 from kwire.wire.schema import Schema
 
 pytestmark = pytest.mark.native
-
-
-def load(name: str) -> Any:
-    """A helper beside this file."""
-    specification = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[name] = module
-    specification.loader.exec_module(module)
-    return module
-
-
-HOSTILE = load("hostile")
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -38,10 +24,10 @@ HOSTILE = load("hostile")
 def test_errors_are_those_of_kwire(
     wireshark: Any, capture_of: Callable[..., bytes], tmp_path: Path, seed: int, options: tuple[str, ...]
 ) -> None:
-    packets = HOSTILE.packets(700, seed)
+    packets = hostile.packets(700, seed)
     path = tmp_path / "hostile.pcapng"
     path.write_bytes(capture_of(packets))
-    oracle, codes = HOSTILE.Oracle(), set()
+    oracle, codes = hostile.Oracle(), set()
     for number, (data, shown) in enumerate(zip(packets, wireshark.packets(path, *options), strict=True), 1):
         expected = oracle.packet(data)
         codes |= {code for code, _ in expected}
@@ -53,10 +39,8 @@ def test_bad_frames_are_malformed_and_losses_are_warnings(
     wireshark: Any, capture_of: Callable[..., bytes], tmp_path: Path
 ) -> None:
     path = tmp_path / "experts.pcapng"
-    bad = HOSTILE.SEEDS[-2]
-    path.write_bytes(
-        capture_of([HOSTILE.Lost(7, 1, 2, 17, 3, 1).frame(), bad, build(Type.EVENT, 5, bytes(8))])
-    )
+    bad = hostile.SEEDS[-2]
+    path.write_bytes(capture_of([Lost(7, 1, 2, 17, 3, 1).frame(), bad, build(Type.EVENT, 5, bytes(8))]))
     rows = wireshark.fields(path, "_ws.expert.group", "_ws.expert.severity", "_ws.expert.message")
     group, severity, message = rows[0]
     assert (int(group, 0), int(severity, 0)) == (0x02000000, 0x00600000)  # sequence, warning
@@ -119,5 +103,5 @@ def test_noise_does_not_break_it(wireshark: Any, capture_of: Callable[..., bytes
     packets += [bytes([0x10 | source.randrange(13), 0, 0, 40]) + source.randbytes(36) for _ in range(800)]
     path = tmp_path / "noise.pcapng"
     path.write_bytes(capture_of(packets))
-    oracle = HOSTILE.Oracle()
+    oracle = hostile.Oracle()
     assert [shown.problems for shown in wireshark.packets(path)] == [oracle.packet(data) for data in packets]

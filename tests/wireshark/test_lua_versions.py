@@ -5,12 +5,11 @@ Wireshark's side is a mock that checks every argument; what is wrong with the fr
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
+import hostile
 import pytest
 
 from kwire.wireshark.dissector import dissector, model
@@ -25,15 +24,6 @@ local function n(hex, signed)
   return Numbers.read(bytes, 1, #bytes, false, signed)
 end
 """
-
-
-def hostile() -> Any:
-    specification = importlib.util.spec_from_file_location("hostile_frames", HERE / "hostile.py")
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
 
 
 def ask(version: str, lua: Path, lines: list[str]) -> list[str]:
@@ -55,10 +45,9 @@ def lua(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_errors_are_the_same_in_every_lua(version: str, lua: Path) -> None:
-    module = hostile()
-    packets = module.packets(3000, 7)
+    packets = hostile.packets(3000, 7)
     answers = ask(version, lua, [data.hex() for data in packets])
-    oracle = module.Oracle()
+    oracle = hostile.Oracle()
     for data, answer in zip(packets, answers, strict=True):
         expected = oracle.packet(data)
         said = [(code, int(at)) for code, at in (word.split("@") for word in answer.split("\t")[0].split())]
@@ -67,13 +56,13 @@ def test_errors_are_the_same_in_every_lua(version: str, lua: Path) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_datagrams_and_segments_do_not_break_it(version: str, lua: Path) -> None:
-    packets = hostile().packets(300, 8)
+    packets = hostile.packets(300, 8)
     answers = ask(version, lua, [kind + data.hex() for data in packets for kind in "UT"])
     assert len(answers) == 2 * len(packets)
 
 
 def test_all_luas_say_the_same(lua: Path) -> None:
-    lines = [data.hex() for data in hostile().packets(1000, 9)]
+    lines = [data.hex() for data in hostile.packets(1000, 9)]
     answers = [ask(version, lua, lines) for version in VERSIONS if shutil.which(version)]
     for other in answers[1:]:
         assert other == answers[0]

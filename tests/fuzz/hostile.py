@@ -6,51 +6,19 @@ The rules of a capture: one frame a packet; a SCHEMA counts where nothing is wro
 from __future__ import annotations
 
 import random
-import struct
+
+import fuzz_frame
 
 from kwire.wire import cbor
 from kwire.wire.explain import MAX_NESTING, Explainer
-from kwire.wire.fields import TYPES, Field
 from kwire.wire.frame import HEADER_SIZE, Code, Flag, FrameError, Type, build, inspect
 from kwire.wire.messages import Lost
-from kwire.wire.schema import Clock, Schema, SchemaReader
+from kwire.wire.schema import Schema, SchemaReader
 
 Problems = list[tuple[str, int]]
 
 
-def schema(id: int, order: str) -> Schema:
-    fields, at = [], 16
-    for name, rule in TYPES.items():
-        size = rule.sizes[0] if rule.sizes else 4
-        fields.append(Field(name, name, at, size, limit=16 if rule.tail else 0))
-        at += size
-    fields.append(Field("many", "u16", at, 12, count=6, unit="ns", meaning="six"))
-    clock = Clock("monotonic", 5, 6)
-    enums = {"e": {1: "ONE", -1: "MINUS"}}
-    return Schema(
-        id,
-        "kprobe:f",
-        "kprobe",
-        "f",
-        tuple(fields),
-        at + 12,
-        order,
-        enums=enums,
-        symbols={4096: "f"},
-        clock=clock,
-    )
-
-
-def event(of: Schema) -> bytes:
-    sign = "<" if of.order == "little" else ">"
-    frame = bytearray(build(Type.EVENT, of.id, bytes(range(of.size - 8)) + b"tail\0\0\0\0"))
-    for field in of.fields:
-        if TYPES[field.type].tail:
-            struct.pack_into(sign + "HH", frame, field.offset, of.size, 4)
-    return bytes(frame)
-
-
-LITTLE, BIG = schema(1, "little"), schema(2, "big")
+LITTLE, BIG = fuzz_frame.SCHEMA, fuzz_frame.SCHEMA._replace(id=2, order="big")
 PARTS = [
     build(Type.SCHEMA, 3, cbor.dumps({"more": True, "fields": [], "enums": {"a": {1: "x"}}})),
     build(Type.SCHEMA, 3, cbor.dumps({"probe": "p", "kind": "k", "size": 24, "order": "big", "word": 4})),
@@ -64,14 +32,14 @@ INDEFINITE = bytes.fromhex(
 SEEDS = [
     *LITTLE.frames(),
     *BIG.frames(),
-    event(LITTLE),
-    event(BIG),
-    build(Type.EVENT, 1, event(LITTLE)[8:], Flag.CHECKSUM),
+    fuzz_frame.EVENT,
+    fuzz_frame.event(BIG),
+    build(Type.EVENT, 1, fuzz_frame.EVENT[8:], Flag.CHECKSUM),
     build(Type.EVENT, 9, bytes(16)),
     *PARTS,
     Lost(1, 2, 3, 4).frame(),
     Lost(0, 2, 2**63, 2**64 - 1, 1, 200).frame(Flag.CHECKSUM),
-    build(Type.DATA, 1, event(LITTLE) + build(Type.KEEPALIVE, 0)),
+    build(Type.DATA, 1, fuzz_frame.EVENT + build(Type.KEEPALIVE, 0)),
     build(Type.DATA, 2, build(Type.DATA, 3, build(Type.DATA, 4, build(Type.DATA, 5, build(Type.DATA, 6))))),
     build(Type.ACK, 1, bytes(12), Flag.CHECKSUM),
     build(Type.ERROR, 1, cbor.dumps({"code": 7, "message": "x"})),
