@@ -162,7 +162,8 @@ def test_killed_again_and_again_nothing_is_lost_and_nothing_twice(
 def test_sigterm_leaves_sessions_for_the_next_one(commands: Commands) -> None:
     collector = commands.collect("-w", "in")
     replay = commands.replay(60_000, "--rate", "50000")
-    time.sleep(0.6)
+    until(lambda: list((commands.path / "in").glob("*.pcapng")))
+    time.sleep(0.3)
     first = commands.summary(collector, signal.SIGTERM)
     assert first["status"] == 0
     (path,) = (commands.path / "in").glob("*.pcapng")
@@ -230,7 +231,7 @@ def test_a_source_over_tls_through_the_filter(commands: Commands, certs: Path) -
 def test_a_stuck_collector_costs_what_has_no_room_and_all_is_counted(commands: Commands) -> None:
     """Back-pressure: the collector stands still for a second, the source's memory is a megabyte."""
     collector = commands.collect("-w", "in")
-    replay = commands.replay(300_000, "--rate", "200000", "--memory", str(1 << 20))
+    replay = commands.replay(300_000, "--rate", "100000", "--memory", str(1 << 20))
     until(lambda: list((commands.path / "in").glob("*.pcapng")))
     collector.send_signal(signal.SIGSTOP)
     time.sleep(1)

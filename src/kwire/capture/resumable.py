@@ -64,6 +64,8 @@ class ResumableWriter(Writer):
         """Events by probe and cause that came as LOST frames."""
         super().__init__(target, schemas, **options)
         self._probes = b""
+        if sync and resume is None:
+            _to_disk(os.path.dirname(os.path.abspath(target)))
 
     # --- probes
 

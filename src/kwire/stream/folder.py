@@ -5,6 +5,7 @@ token is written in hexadecimal; no file that is there is ever overwritten; `.se
 session, and is its owner's alone.
 """
 
+import contextlib
 import fcntl
 import os
 import re
@@ -55,6 +56,8 @@ class Folder:
             raise FolderError(
                 "write to", path, "another collector writes there", "give each collector its own folder"
             ) from None
+        for folder in (path, os.path.dirname(os.path.abspath(path))):
+            _sync(folder)  # a power cut does not take it away
 
     def close(self) -> None:
         """Let another collector use it."""
@@ -93,3 +96,12 @@ class Folder:
     def _taken(self, path: str) -> bool:
         root, extension = os.path.splitext(path)
         return any(os.path.lexists(each) for each in (path, f"{root}-0001{extension}"))
+
+
+def _sync(folder: str) -> None:
+    with contextlib.suppress(OSError):  # one that we may not read is none that was made here
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
