@@ -40,9 +40,7 @@ def event(schema: Schema) -> bytes:
     frame = bytearray(build(Type.EVENT, schema.id, bytes(range(schema.size - 8)) + b"tail\0\0\0\0"))
     for field in schema.fields:
         if TYPES[field.type].tail:
-            struct.pack_into(
-                "<HH" if schema.order == "little" else ">HH", frame, field.offset, schema.size, 4
-            )
+            struct.pack_into(sign + "HH", frame, field.offset, schema.size, 4)
     return bytes(frame)
 
 
