@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kwire.wire.control import HELLO_KEYS, Hello, Role, error_frame
 from kwire.wire.explain import MAX_NESTING, Explained, Explainer, show
 from kwire.wire.fields import CutBytes, CutStr, Field
 from kwire.wire.frame import Code, Flag, Type, build, build_lenient, checksum, inspect
@@ -140,7 +141,7 @@ def test_control_payloads() -> None:
     assert ack.decoded == {"window": 1400, "ranges": [[7, 9]]}
     error = explain(build(Type.ERROR, 5, bytes.fromhex("a164636f646505")))[0]
     assert error.decoded == {"code": 5}
-    assert any("BAD_VERSION" in row.meaning for row in error.rows)
+    assert any("BAD_VERSION" in row.value for row in error.rows)
     cases: list[tuple[int, bytes]] = [
         (Type.ACK, b"abc"),
         (Type.LOST, b"x"),
@@ -208,3 +209,19 @@ def test_show_is_safe_for_a_terminal() -> None:
     ]
     for value, shown in cases:
         assert show(value) == shown
+
+
+def test_control_maps_are_explained_key_by_key() -> None:
+    hello = Hello(bytes(range(16)), 7, Role.SINK, about={"host": "a"}).frame(Flag.CHECKSUM)
+    (one,) = explain(hello)
+    assert covered(one) == set(range(len(hello)))
+    rows = {row.name: row for row in one.rows}
+    assert set(HELLO_KEYS) - {"cookie", "pad"} <= set(rows)
+    assert rows["role"].value == "sink"
+    assert "names the session" in rows["token"].meaning
+    (error,) = explain(error_frame(5, Code.BAD_VERSION, "no"))
+    code = next(row for row in error.rows if row.name == "code")
+    assert (code.value, code.meaning) == ("5 BAD_VERSION", "the version is not 1")
+    (bye,) = explain(build(Type.BYE, 5, bytes.fromhex("bf6474797065036672656173 6f6e 64646f6e65ff")))
+    assert covered(bye) == set(range(bye.end))
+    assert [row.meaning for row in bye.rows if row.name == "type"][1:] == ["not known to this version"]

@@ -55,6 +55,18 @@ def loads_map(data: bytes, base: int = 0) -> dict[Any, Any]:
     return value
 
 
+def spans(data: bytes) -> list[tuple[int, int]]:
+    """Where each entry of a map that `loads_map` has read begins and ends: its key and its value together."""
+    guard = _Guard(data, 0)
+    _, _, count, at = guard.head(0)
+    found: list[tuple[int, int]] = []
+    while len(found) != count and data[at] != _BREAK:
+        end = guard.item(guard.item(at, 0), 1)
+        found.append((at, end))
+        at = end
+    return found
+
+
 class _Guard:
     """One pass over the structure of an item: every count is held against the bytes that are left."""
 

@@ -8,9 +8,11 @@ the EVENT frames after it. This module gives rows; how they are printed is the c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 from kwire.wire import cbor
+from kwire.wire.control import BYE_KEYS, ERROR_KEYS, HELLO_KEYS, WELCOME_KEYS, Key
 from kwire.wire.fields import (
     FIELDS_AT,
     TAIL_CUT,
@@ -328,11 +330,32 @@ def _map(frame: Frame, rows: list[Row]) -> dict[str, Any]:
     return value
 
 
+def _keys(frame: Frame, rows: list[Row], keys: dict[str, Key]) -> dict[str, Any]:
+    """A CBOR map whose keys are known: one row for each entry."""
+    base = frame.offset + HEADER_SIZE
+    value = cbor.loads_map(frame.payload, base)
+    ends = cbor.spans(frame.payload)
+    start, last = (ends[0][0], ends[-1][1]) if ends else (len(frame.payload),) * 2
+    rows.append(Row(base, frame.payload[:start], "payload", f"map of {len(value)}", "CBOR"))
+    for (key, item), (at, end) in zip(value.items(), ends, strict=True):
+        rule = keys.get(key)
+        meaning = rule.meaning.replace("`", "") if rule else "not known to this version"
+        rows.append(Row(base + at, frame.payload[at:end], show(key), show(item), meaning))
+    if last < len(frame.payload):
+        rows.append(Row(base + last, frame.payload[last:], "", "", "end of the map"))
+    return value
+
+
 def _error(frame: Frame, rows: list[Row]) -> dict[str, Any]:
-    value = _map(frame, rows)
+    value = _keys(frame, rows, ERROR_KEYS)
     code = value.get("code")
     if isinstance(code, int) and code in ERRORS:
-        rows[-1] = rows[-1]._replace(meaning=f"{Code(code).name}: {ERRORS[Code(code)]}")
+        rows[:] = [
+            row._replace(value=f"{code} {Code(code).name}", meaning=ERRORS[Code(code)])
+            if row.name == "code"
+            else row
+            for row in rows
+        ]
     return value
 
 
@@ -361,7 +384,7 @@ def _ack(frame: Frame, rows: list[Row]) -> dict[str, Any]:
             Problem(Code.BAD_PAYLOAD, base, found, "a window (4 bytes) and ranges of 8"), "read payload"
         )
     words = [int.from_bytes(payload[at : at + 4], "big") for at in range(0, len(payload), 4)]
-    rows.append(Row(base, payload[:4], "window", str(words[0]), "bytes the sink can still take"))
+    rows.append(Row(base, payload[:4], "window", str(words[0]), "bytes that may be under way from the id on"))
     ranges = list(zip(words[1::2], words[2::2], strict=True))
     for number, (first, last) in enumerate(ranges):
         place = 4 + number * 8
@@ -371,7 +394,7 @@ def _ack(frame: Frame, rows: list[Row]) -> dict[str, Any]:
                 payload[place : place + 8],
                 "range",
                 f"{first} to {last}",
-                "received out of order",
+                "has come, and is not stored yet",
             )
         )
     return {"window": words[0], "ranges": [list(pair) for pair in ranges]}
@@ -381,7 +404,10 @@ _READERS: dict[Type, Callable[[Frame, list[Row]], dict[str, Any]]] = {
     Type.LOST: _lost,
     Type.ACK: _ack,
     Type.ERROR: _error,
-    **dict.fromkeys((Type.HELLO, Type.WELCOME, Type.TABLE, Type.REQUEST, Type.REPLY, Type.BYE), _map),
+    Type.HELLO: partial(_keys, keys=HELLO_KEYS),
+    Type.WELCOME: partial(_keys, keys=WELCOME_KEYS),
+    Type.BYE: partial(_keys, keys=BYE_KEYS),
+    **dict.fromkeys((Type.TABLE, Type.REQUEST, Type.REPLY), _map),
 }
 
 

@@ -17,7 +17,7 @@ Buffer: TypeAlias = "bytes | bytearray | memoryview"
 class Outbox(Protocol):
     """Keeps the payloads `first` to `next` - 1 of the session's DATA.
 
-    One that outlives its process never gives a number twice: what was sent once, under a number, is there again
+    One that outlives its process never gives a number twice: what was sent under a number is there again
     after a restart, or the numbers go on after it.
     """
 
