@@ -6,6 +6,7 @@ import argparse
 import re
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,9 +15,11 @@ from kwire.wire.control import BYE_KEYS, ERROR_KEYS, HELLO_KEYS, WELCOME_KEYS, K
 from kwire.wire.fields import TYPES as FIELD_TYPES
 from kwire.wire.fields import Field
 from kwire.wire.frame import ERRORS, MAX_EVENT, TYPES, Code, Type, build, checksum
+from kwire.wire.frames import Frames
 from kwire.wire.hextext import parse
 from kwire.wire.messages import CAUSES, PAYLOAD, Cause, Lost
 from kwire.wire.schema import MAX_FIELD_BYTES, MAX_FIELDS, Clock, Schema
+from kwire.wire.session import Delivered, Role, Session
 from kwire.wire.settings import LIMITS, Settings
 from kwire.wire.transitions import TABLE, Action, Input, State
 
@@ -121,7 +124,9 @@ def example() -> bytes:
 
 
 def test_the_example(capsys: pytest.CaptureFixture[str]) -> None:
-    dump, explained = re.findall(r"^```\n(.*?)^```", TEXT[TEXT.index("## 7.") :], re.MULTILINE | re.DOTALL)
+    dump, explained = re.findall(
+        r"^```\n(.*?)^```", TEXT[TEXT.index("## 7.") : TEXT.index("## 8.")], re.MULTILINE | re.DOTALL
+    )
     assert parse(dump) == example()
     parser = argparse.ArgumentParser()
     decode.configure(parser)
@@ -208,3 +213,50 @@ def limits() -> Rows:
         [name, shown(limit.default), f"{shown(limit.low)} to {shown(limit.high)}", limit.unit, limit.meaning]
         for name, limit in LIMITS.items()
     ]
+
+
+def dump(data: bytes) -> str:
+    """Bytes as hex, sixteen a line, and as text."""
+    lines = []
+    for at in range(0, len(data), 16):
+        piece = data[at : at + 16]
+        halves = "  ".join(part.hex(" ") for part in (piece[:8], piece[8:]) if part)
+        shown = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in piece)
+        lines.append(f"{at:08x}  {halves:<48}  |{shown}|")
+    return "\n".join(lines)
+
+
+def session_example() -> str:
+    """A whole session over a stream, frame by frame: one EVENT is sent, stored and acknowledged."""
+    common: dict[str, Any] = {"random": lambda size: bytes(range(0xA0, 0xA0 + size))}
+    source = Session(Role.SOURCE, initiator=True, about={"host": "web1"}, **common)
+    sink = Session(Role.SINK, initiator=False, about={"host": "log"}, **common)
+    now, lines = 0.0, []
+    source.connected(now)
+    sink.connected(now)
+
+    def carry(sender: Session, receiver: Session) -> None:
+        stream = b"".join(map(bytes, sender.transmit(1 << 16)))
+        for frame in Frames.walk(stream):
+            data = stream[frame.offset : frame.offset + frame.header.length]
+            lines.append(
+                f"{sender.role.value} to {receiver.role.value}: {Type(frame.header.type).name}\n{dump(data)}\n"
+            )
+        receiver.receive(stream, now)
+        for happening in receiver.happenings():
+            if isinstance(happening, Delivered):
+                receiver.consumed(happening.sequence, now)
+
+    carry(source, sink)
+    carry(sink, source)
+    source.send(build(Type.EVENT, 1, struct.pack("<QQ", 5_000_000_123, 4242)), now)
+    source.close(now)
+    carry(source, sink)
+    carry(sink, source)
+    assert source.state is sink.state is State.CLOSED
+    return "\n".join(lines)
+
+
+def test_the_example_of_a_session() -> None:
+    (shown,) = re.findall(r"^```\n(.*?)^```", TEXT[TEXT.index("## 8.") :], re.MULTILINE | re.DOTALL)
+    assert shown == session_example()
