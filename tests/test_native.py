@@ -69,6 +69,7 @@ def test_without_the_library_every_walker_is_none() -> None:
         from kwire import native
         assert [native.ring_walk, native.frame_walk, native.epb_pack, native.pcapng_walk] == [None] * 4
         assert native.count_by_id is None
+        assert [native.frame_strict, native.packet_frames, native.event_rows] == [None] * 3
         from kwire.capture import walk
         assert walk.epb_pack is walk.epb_pack_twin
         """,
@@ -173,6 +174,7 @@ def test_nothing_outside_a_buffer_is_touched() -> None:
         whole = memoryview(pages)
         source = random.Random(7)
         GUARD = 0xABABABABABABABAB
+        ports, tally = b"\\xff" * 8192, array("Q", bytes(8 * 0x10103))
         for turn in range(20000):
             size = source.randrange(0, 200)
             data = whole[mmap.PAGESIZE - size : mmap.PAGESIZE]
@@ -203,6 +205,36 @@ def test_nothing_outside_a_buffer_is_touched() -> None:
             table = array("Q", [0] * 6 + [GUARD])
             native.count_by_id(data, places, 8 << (turn & 31), memoryview(table)[:6], bool(turn & 1))
             assert table[6] == GUARD
+            native.frame_strict(data, positions[0], positions[1], room, limit)
+            native.frame_headers(data, places, limit, room)
+            native.frame_checksums(data, places, limit, room)
+            assert slots[8] == GUARD
+            bytes_out = memoryview(out).cast("B")[: 8 * 19]
+            native.frame_gather(data, places, 0, limit, bytes_out, 0)
+            native.frame_renumber(data, places, 0, limit, memoryview(table)[:6])
+            starts, ends = array("Q", [GUARD] * 9), array("Q", [GUARD] * 9)
+            fixed = source.choice([1, 16, 17, 24])
+            found, _ = native.event_rows(data, places, limit, turn & 3, fixed, 24, memoryview(starts)[:8],
+                                         memoryview(ends)[:8], memoryview(out).cast("B")[: 24 * 6])
+            where = array("Q", [GUARD] * 9)
+            rows = memoryview(out).cast("B")[: 24 * 6]
+            sound = native.event_tails(rows, limit, 24, 20, bool(turn & 1), fixed, starts, ends,
+                                       memoryview(where)[:8], room)
+            width = source.choice([1, 7, 16, 20])
+            native.gather_texts(data, places, slots, limit, width, memoryview(out).cast("B")[: 8 * 19])
+            native.gather_texts(data, where, room, sound, width, memoryview(out).cast("B")[: 8 * 19])
+            assert out[19] == GUARD and starts[8] == ends[8] == where[8] == slots[8] == GUARD
+            for walk in (native.pcap_walk, native.pcapng_packets):
+                walk(data, positions[0], positions[1], bool(turn & 1), 2, room, limit)
+            for at in range(8):
+                slots[at] = source.choice([4, 8, size, size - 8, 30, 1 << 63]) % (1 << 64)
+                if at & 1:
+                    slots[at] = source.choice([0, 14, 60, size, 1 << 32 | 40, 7 << 32, 1 << 31])
+            links = array("Q", [source.choice([0, 1, 101, 108, 113, 147, 276, 9]), 1])
+            flows = array("Q", [source.randrange(3) | 1 << 32] * 16 + [GUARD])
+            native.packet_frames(data, room, 0, 4, bool(turn & 1), links, ports, bool(turn & 2), turn & 1,
+                                 memoryview(flows)[:16], memoryview(starts)[:8], memoryview(ends)[:8], tally)
+            assert flows[16] == starts[8] == ends[8] == slots[8] == GUARD
         """
     )
 

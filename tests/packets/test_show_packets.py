@@ -75,8 +75,11 @@ def test_every_byte_of_every_layer_is_explained(capture: str, show: Run) -> None
 
 def test_offsets_and_bytes_of_all_layers_cover_the_packet(net: Any, capture: str, show: Run) -> None:
     objects = [json.loads(line) for line in show(capture, "-V", "--json")[1]]
-    packets = [one for one in objects if one["packet"]]
+    packets = [one for one in objects if one.get("packet")]
     assert len(packets) == 7
+    summary = objects[-1]["summary"]
+    assert summary["errors"]["NOT_FRAMES"]["count"] == 1
+    assert (summary["packets"], summary["frames"], summary["other"]) == (7, 5, {"ARP": 1})
     raw = gzip.decompress(Path(capture).read_bytes())
     for one in packets:
         start = one["offset"] + 16
@@ -105,7 +108,7 @@ def test_wrong_fields_have_their_verdict(net: Any, tmp_path: Path, show: Run) ->
     path = tmp_path / "bad.pcapng"
     path.write_bytes(net.pcapng(packets))
     objects = [json.loads(line) for line in show(str(path), "-V", "--json")[1]]
-    one, two, three = [item for item in objects if item["packet"]]
+    one, two, three = [item for item in objects if item.get("packet")]
     verdicts = {field["name"]: field["verdict"] for field in one["frames"][0]["fields"] if "verdict" in field}
     assert verdicts["checksum"] == "BAD_CHECKSUM"
     assert verdicts["length"] == "ok"
@@ -137,7 +140,7 @@ def test_sessions_are_followed(net: Any, tmp_path: Path, show: Run) -> None:
     assert lines[-1].startswith("session 1, joined in the middle: ")
     assert "(source) ESTABLISHED" in lines[-1]
     every = show(str(path), "--sessions", "--all", "--json")[1]
-    assert [json.loads(line).get("type") for line in every] == ["DATA"] * 4 + [None]
+    assert [json.loads(line).get("type") for line in every] == ["DATA"] * 4 + [None] * 2
 
 
 def test_choices_that_make_no_sense_are_refused(capture: str, show: Run) -> None:

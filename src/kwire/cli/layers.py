@@ -236,6 +236,28 @@ def _write_json(value: dict[str, Any]) -> None:
 # ---- what could not be decoded
 
 
+def summary(capture: NetworkCapture) -> None:
+    """The last JSON line: what was counted, errors by their code with the place of the first."""
+    network = capture.network
+    errors: dict[str, dict[str, Any]] = {
+        name: {"count": count, "first": None} for name, count in capture.errors.items()
+    }
+    for name, first in network.found.items():
+        errors[name] = {"count": first.count, "first": first.text}
+    _write_json(
+        {
+            "summary": {
+                "packets": capture.packets,
+                "frames": network.frames,
+                "errors": errors,
+                "tolerated": dict(network.remarks),
+                "other": dict(network.others),
+                "problem": capture.problem,
+            }
+        }
+    )
+
+
 def troubles(capture: NetworkCapture) -> Iterator[str]:
     """What a reader must know of the packets: errors with their counts, what was tolerated, other traffic."""
     network = capture.network

@@ -100,6 +100,8 @@ def show(args: argparse.Namespace, source: Source, *, follow: bool = False) -> i
         except KeyboardInterrupt:
             if capture.regular:
                 raise
+        if args.json:
+            layers.summary(capture)
         sys.stdout.flush()
         _say(capture, [*_ends(capture), *layers.troubles(capture)])
     return 0

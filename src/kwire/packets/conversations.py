@@ -60,10 +60,12 @@ class Conversation:
         "next",
         "owner",
         "section",
+        "token",
     )
 
     def __init__(self, name: str, give: Callable[[Given], None], complain: Callable[[Problem], None]) -> None:
         self.name = name
+        self.token = b""
         self.section = Section(HOST, [])
         self.give = give
         self._complain = complain
@@ -83,6 +85,17 @@ class Conversation:
     def waits(self) -> bool:
         """Whether DATA is held until others come."""
         return bool(self._parts)
+
+    @property
+    def held(self) -> int:
+        """Bytes of DATA that wait, and of schemas that are not complete."""
+        return self._held + self._reader.held
+
+    def let_go(self) -> None:
+        """Give up what is waited for: memory is short."""
+        while self._parts:
+            self._pass()
+        self._reader = SchemaReader()
 
     def begins(self, sequence: int) -> None:
         """The session says that this is the first number to come."""

@@ -309,7 +309,7 @@ class Dissector:
             self._say(Trouble.PACKET_CUT, end, f"{self._short} bytes of its payload are missing")
 
     def _sound(self, data: memoryview, at: int, protocol: int, source: bytes, target: bytes) -> bool:
-        """Whether the checksum of a UDP or TCP segment, which lies `at`, is right, or was left to the card."""
+        """Whether the checksum of a UDP or TCP segment, that lies `at`, is right, or left to the card."""
         field = 6 if protocol == Protocol.UDP else 16
         found = _u16(data, field)
         field += at

@@ -19,6 +19,8 @@ from kwire.packets.tables import LINKS, Link, Protocol, Trouble
 from kwire.wire.explain import Explained, Explainer, Row
 from kwire.wire.frame import HEADER_SIZE, Problem
 
+MAX_EXPLAINERS: Final = 256  # sessions whose schemas are remembered
+
 
 class Seen(NamedTuple):
     """A frame in a packet, explained; `note` says where its offsets count from, if not from the packet."""
@@ -98,6 +100,8 @@ class Teller:
 
     def _explain(self, one: _Frame, base: int) -> Seen:
         """Explain one frame; `base`: where a datagram's payload begins in its packet, -1 where it is none."""
+        if len(self._explainers) > MAX_EXPLAINERS:
+            self._explainers.clear()
         explainer = self._explainers.setdefault(one.flow.conversation or one.flow.number, Explainer())
         view = memoryview(one.data)
         length = view[one.at + 2] << 8 | view[one.at + 3] if len(view) - one.at >= HEADER_SIZE else 0

@@ -132,6 +132,8 @@ class Follower:
                 session = session or self._new(flow, direction, joined=False)
                 known = (session, direction)
             if token:
+                if len(self._by_token) > MAX_SESSIONS:
+                    self._by_token.clear()
                 known[0].token = token
                 self._by_token[token] = known[0]
         elif known is None:

@@ -21,7 +21,7 @@ from kwire.wire.frames import Frames
 
 MAX_FLOWS: Final = 8192
 MAX_CONVERSATIONS: Final = 4096
-HELD: Final = 64 << 20  # bytes of all streams that wait for missing segments
+HELD: Final = 64 << 20  # bytes of all streams, and of all sessions, that wait for what is missing
 
 
 class Place(NamedTuple):
@@ -75,6 +75,12 @@ class Flow:
         self.dead = False
 
     @property
+    def held(self) -> int:
+        """Bytes of its streams that wait for others."""
+        parts = sum(one.partial for one in self.splitters if one is not None)
+        return parts + self.streams[0].held + self.streams[1].held
+
+    @property
     def name(self) -> str:
         """`udp 10.0.0.1:4000 > 10.0.0.2:17800`, or the like."""
         if self.protocol == 0:
@@ -113,6 +119,7 @@ class Network:
         self._tokens: dict[bytes, Conversation] = {}
         self._queue: deque[Given] = deque()
         self._place = Place(0, 0)
+        self._held = 0  # bytes that all flows hold
         self._troubles = 0  # all that `found` counts
         self.conversations: list[Conversation] = []
         self.found: dict[str, First] = {}
@@ -153,8 +160,15 @@ class Network:
         """What was found since the last time; flushes what waits to be more."""
         if self.bulk is not None:
             self.bulk.settle()
+        held = 0
         for conversation in self.conversations:
             conversation.flush()
+            held += conversation.held
+        while held > HELD:
+            most = max(self.conversations, key=lambda one: one.held)
+            self.trouble(Trouble.TOO_MANY_FLOWS, f"{most.name}: {most.held} bytes waited in vain")
+            held -= most.held
+            most.let_go()
         while self._queue:
             yield self._queue.popleft()
 
@@ -168,12 +182,16 @@ class Network:
         if missing:
             self.trouble(Trouble.FRAGMENTS_MISSING, f"{missing} IP packets", missing)
         for conversation in self.conversations:
-            conversation.finish()
-            if conversation.missing:
-                self.trouble(Trouble.DATA_MISSING, conversation.name, conversation.missing)
-            self._remark(Remark.DATA_AGAIN, conversation.again)
-            self._remark(Remark.REORDERED, conversation.late)
+            self._close(conversation)
         yield from self.take()
+
+    def _close(self, conversation: Conversation) -> None:
+        """No more frames of this session come."""
+        conversation.finish()
+        if conversation.missing:
+            self.trouble(Trouble.DATA_MISSING, conversation.name, conversation.missing)
+        self._remark(Remark.DATA_AGAIN, conversation.again)
+        self._remark(Remark.REORDERED, conversation.late)
 
     # --- what is told
 
@@ -243,9 +261,15 @@ class Network:
         self.flows += 1
         flow = self._flows[key] = Flow(self.flows, protocol, ends)
         if len(self._flows) > MAX_FLOWS:
-            self.trouble(Trouble.TOO_MANY_FLOWS)
-            self._end(self._flows.popitem(last=False)[1])
+            self._evict()
         return flow
+
+    def _evict(self) -> None:
+        """Give up the flow that was silent for longest."""
+        self.trouble(Trouble.TOO_MANY_FLOWS)
+        old = self._flows.popitem(last=False)[1]
+        self._held -= old.held
+        self._end(old)
 
     def _end(self, flow: Flow) -> None:
         """No more packets of this flow come."""
@@ -303,15 +327,13 @@ class Network:
         if flow.dead:
             self.others["TCP"] += 1
             return
-        stream = flow.streams[direction]
+        before = flow.held
         time = self._place.time or 0
-        pieces = stream.add(segment.sequence, segment.flags, bytes(segment.payload), time)
+        pieces = flow.streams[direction].add(segment.sequence, segment.flags, bytes(segment.payload), time)
         self._pieces(flow, direction, pieces)
-        if (
-            stream.held > HELD // 16
-            and sum(one.held for other in self._flows.values() for one in other.streams) > HELD
-        ):
-            self._pieces(flow, direction, stream.finish())
+        self._held += flow.held - before
+        while self._held > HELD and len(self._flows) > 1:
+            self._evict()
 
     def _pieces(self, flow: Flow, direction: int, pieces: Any) -> None:
         for piece in pieces:
@@ -386,6 +408,7 @@ class Network:
         if known is None:
             known = self._conversation(flow, new=True)
             self._tokens[hello.token] = known
+            known.token = hello.token
         flow.conversation = known
         _begin(known, hello)
 
@@ -393,7 +416,9 @@ class Network:
         if flow.conversation is None or (new and flow.conversation.frames):
             if len(self.conversations) >= MAX_CONVERSATIONS:
                 self.trouble(Trouble.TOO_MANY_FLOWS, f"over {MAX_CONVERSATIONS} sessions")
-                self.conversations.pop(0).finish()
+                old = self.conversations.pop(0)
+                self._tokens.pop(old.token, None)
+                self._close(old)
             flow.conversation = Conversation(flow.name, self._queue.append, self.problem)
             self.conversations.append(flow.conversation)
         return flow.conversation

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from kwire.capture import pcap, pcapng
 from kwire.capture.input import Input, Source
 from kwire.capture.pcapng import Order, Packet, Raw, Units
-from kwire.capture.reader import Capture, Section, StopReading
+from kwire.capture.reader import MAX_SECTIONS, Capture, Section, StopReading
 from kwire.capture.walk import EPB_HEADER
 from kwire.packets import walk
 from kwire.packets.dissect import Packet as Found
@@ -46,11 +46,12 @@ class Record(NamedTuple):
 class NetworkCapture(Capture):
     """A pcapng file with frames as they are, in packets of the network, or both."""
 
-    __slots__ = ("_told", "network")
+    __slots__ = ("_listed", "_told", "network")
 
     def __init__(self, source: "Source | Input", network: Network, *, follow: bool = False) -> None:
         super().__init__(source, follow=follow)
         self.network = network
+        self._listed: set[int] = set()  # ids of the sections of sessions among `sections`
         self._told: dict[str, int] = {}  # of the network's troubles: those counted in `errors` already
 
     @property
@@ -127,8 +128,7 @@ class NetworkCapture(Capture):
         queue = self.network.finish() if end else self.network.take()
         self._count()
         for section, what in queue:
-            if not any(section is known for known in self.sections[-64:]) and section not in self.sections:
-                self.sections.append(section)
+            self._list(section)
             if isinstance(what, Schema):
                 section.schemas[what.id] = what
                 self._current = section
@@ -138,6 +138,15 @@ class NetworkCapture(Capture):
         self._count()
         if not end and own is not None:
             self._current = own
+
+    def _list(self, section: Section) -> None:
+        """Put a session's section among the others; of very many the oldest is forgotten."""
+        if id(section) in self._listed:
+            return
+        if len(self.sections) >= MAX_SECTIONS:
+            self._listed.discard(id(self.sections.pop(0)))
+        self.sections.append(section)
+        self._listed.add(id(section))
 
     def _count(self) -> None:
         """Bring the counts up to date with the network's."""

@@ -201,6 +201,11 @@ class SchemaReader:
         return _schema(id, whole, base)
 
     @property
+    def held(self) -> int:
+        """Payload bytes of schemas whose last frame has not come."""
+        return sum(self._held.values())
+
+    @property
     def pending(self) -> list[int]:
         """Ids of schemas whose last frame has not come."""
         return list(self._maps)

@@ -1,0 +1,39 @@
+"""`kwire bench parse`: its line rates those of Ethernet, each line is there."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+
+from kwire.cli.main import main
+from kwire.packets import samples, speed
+from kwire.packets.open import open_capture
+
+
+@pytest.mark.parametrize("made", [samples.capture, samples.network])
+def test_samples_are_sound_and_go_on(made: object) -> None:
+    assert callable(made)
+    with open_capture(io.BytesIO(made(800) + made(400, 800))) as capture:
+        events = speed.to_columns(capture)
+    assert events == (1200 if made is samples.capture else 600)
+    assert (capture.problem, capture.skipped, capture.network.found) == (None, 0, {})
+
+
+def test_line_rates_are_those_of_ethernet() -> None:
+    assert round(speed.line_rate(10, 64)) == 14_880_952
+    assert round(speed.line_rate(100, 1518)) == 8_127_438
+    assert speed.SIZES["IMIX"] == pytest.approx(361.83, abs=0.01)
+
+
+def test_every_reader_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "parse", "--packets", "2000", "--runs", "1"]) == 0
+    text = capsys.readouterr().out
+    for part in ("frame headers, strict", "checksums", "walk", "pcapng of ours to columns", "14.88", "IMIX"):
+        assert part in text
+    assert main(["bench", "parse", "--packets", "2000", "--runs", "1", "--json", "--long", "30M"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert len(value["readers"]) == 6
+    assert value["long"]["bytes"] >= 30 << 20
+    assert value["long"]["resident"] < 1 << 30
