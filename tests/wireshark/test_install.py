@@ -171,6 +171,22 @@ def test_what_is_no_capture_is_said(home: dict[str, str], tmp_path: Path) -> Non
         assert done.stderr.startswith("kwire: ")
 
 
+@pytest.mark.live
+def test_captures_are_read_without_privileges(home: dict[str, str], tmp_path: Path) -> None:
+    """The capture is a FIFO, so that there is time to look at who reads it."""
+    kwire(home, "install")
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    command = [sys.executable, "-m", "kwire.cli.main", "wireshark", "update", str(fifo)]
+    running = subprocess.Popen(command, env=home, stderr=subprocess.PIPE, text=True)
+    with fifo.open("wb") as file:
+        children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+        status = Path(f"/proc/{children[0]}/status").read_text()
+        file.write((Path(__file__).parents[1] / "data/0.1-session-little.pcap").read_bytes())
+    assert "CapEff:\t0000000000000000\n" in status
+    assert running.communicate()[1] == "2 filter names, 2 of them new\n"
+
+
 def test_captures_of_networks_have_probes_too(home: dict[str, str]) -> None:
     kwire(home, "install")
     path = Path(__file__).parents[1] / "data/0.1-session-little.pcap"

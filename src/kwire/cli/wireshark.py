@@ -51,9 +51,9 @@ def run(args: argparse.Namespace) -> int:
     elif args.action == "uninstall":
         _report(install.uninstall(where), "removed", "nothing was installed")
     elif args.action == "update":
-        _update(where, args.files)
+        return _learn(where, args.files)
     else:
-        _open(where, args.file, args.arguments)
+        return _open(where, args.file, args.arguments)
     return 0
 
 
@@ -66,25 +66,52 @@ def _report(done: "Done", what: str, nothing: str) -> None:
         sys.stderr.write(f"kwire: {path}: {why}\n")
 
 
-def _update(where: "Folders", files: list[str]) -> None:
-    """Bring dissector and table up to date; say how many names there are."""
-    from kwire.packets.open import open_capture
-    from kwire.wireshark import install, probes
+def _learn(where: "Folders", files: list[str]) -> int:
+    """Bring dissector and table up to date; the exit status.
+
+    The captures are read by a process without privileges, because who wrote them is not known. This one keeps
+    its own, so that a Wireshark started next can capture.
+    """
+    from kwire.cli.reading import confine
+    from kwire.wireshark import install
 
     if not install.installed(where):
         raise KwireError(
             "update", "Wireshark", "the dissector is not installed", "run 'kwire wireshark install'"
         )
     install.install(where)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status = 1
+    try:
+        confine(argparse.Namespace(files=files))
+        _update(where, files)
+        status = 0
+    except (KwireError, OSError, MemoryError) as error:
+        sys.stderr.write(f"kwire: {error or 'not enough memory'}\n")
+    except KeyboardInterrupt:
+        status = 130
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _update(where: "Folders", files: list[str]) -> None:
+    """Add the captures' probes to the table; say how many names there are."""
+    from kwire.packets.open import open_capture
+    from kwire.wireshark import install, probes
+
     path = install.probes_path(where)
     rows = old = probes.read(path)
     for file in files:
         with open_capture(file) as capture:
             for _ in capture:
                 pass
-            rows = probes.merge(
-                rows, (one for section in capture.sections for one in section.schemas.values())
-            )
+            schemas = (one for section in capture.sections for one in section.schemas.values())
+            rows = probes.merge(rows, schemas)
             if capture.problem:
                 sys.stderr.write(f"kwire: {capture.name}: {capture.problem}; everything before is used\n")
     if rows != old:
@@ -93,7 +120,7 @@ def _update(where: "Folders", files: list[str]) -> None:
     sys.stderr.write(f"{names} filter names, {names - len({row.filter for row in old})} of them new\n")
 
 
-def _open(where: "Folders", file: str, arguments: list[str]) -> None:
+def _open(where: "Folders", file: str, arguments: list[str]) -> int:
     from kwire.wireshark.install import PROFILE
 
     program = shutil.which("wireshark")
@@ -106,7 +133,7 @@ def _open(where: "Folders", file: str, arguments: list[str]) -> None:
         )
     if file == "-":
         raise KwireError("open", "standard input", "Wireshark is given a file by its name", "name a file")
-    _update(where, [file])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.execv(program, [program, "-C", PROFILE, *arguments, "-r", file])
+    status = _learn(where, [file])
+    if status == 0:
+        os.execv(program, [program, "-C", PROFILE, *arguments, "-r", file])
+    return status
