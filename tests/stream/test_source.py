@@ -276,7 +276,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(STEPS, st.integers(SIZE + 2 * SLACK, 40_000))
 def test_nothing_is_lost_silently_whatever_happens(steps: list[tuple[str, int]], size: int) -> None:
     clock, pipe = Clock(), Pipe(size)
@@ -305,8 +305,8 @@ def test_nothing_is_lost_silently_whatever_happens(steps: list[tuple[str, int]],
             delivered.append(pipe.taken)
             new, carried = Pipe(size), pipe.held[cut:]
             first = sink.restart(pipe.held[:cut], carried)
-            sink.write(events(number, [1] * 5))  # between sessions there is no room
-            number, produced[1] = number + 5, produced[1] + 5
+            sink.write(events(number, [1] * (seed % 200 + 1)))  # between sessions there is no room
+            number, produced[1] = number + seed % 200 + 1, produced[1] + seed % 200 + 1
             begin(sink, new, [*first, *carried])
             pipe = new
     for _ in range(1000):

@@ -133,13 +133,14 @@ class SourceSink:
         start, count = 0, frames.count
         data, offsets = frames.data, frames.offsets
         while start < count:
-            if not self._used and not self._begin():
+            if (self._full or self._outlet is None or not self._used) and not self._begin():
                 break
             start, self._used = frame_gather(data, offsets, start, count, self._buffer, self._used)
             if start == count:
                 break
             if self._used:
-                self._send()
+                if not self._send():
+                    break
             elif self._room >= frames.header(start).length + SLACK:  # longer than `size`: alone
                 self._hand_over(bytes(frames.frame_bytes(start)))
                 start += 1
@@ -177,9 +178,7 @@ class SourceSink:
         if self._outlet is None:
             return False
         self._tell()
-        if self._used:
-            self._send()
-        if self._holes or self._full:
+        if (self._used and not self._send()) or self._holes or self._full:
             return False
         here = {probe: count - self._before.get(probe, 0) for probe, count in produced.items()}
         frames = totals_frames(here, self._size)
@@ -269,8 +268,8 @@ class SourceSink:
         """Put what is known of the holes at this place, as far as there is room for it."""
         self._gather_refused()
         for key in list(self._holes):
-            if self._size - self._used < LOST_SIZE:
-                self._send()
+            if self._size - self._used < LOST_SIZE and not self._send():
+                return
             if not self._used:
                 if self._room < self._size + SLACK:
                     return
@@ -303,9 +302,14 @@ class SourceSink:
     def _lose(self, cause: int, count: int) -> None:
         self.losses[cause] = self.losses.get(cause, 0) + count
 
-    def _send(self) -> None:
+    def _send(self) -> bool:
+        """Hand over what is in the buffer; False where there is no room for it."""
+        if self._room < self._used + SLACK:  # only where a session began anew with what it took over
+            self._full = True
+            return False
         payload, self._used = bytes(self._buffer[: self._used]), 0
         self._hand_over(payload)
+        return True
 
     def _hand_over(self, payload: bytes) -> None:
         assert self._outlet is not None  # without one there is no room
