@@ -108,7 +108,8 @@ class Kernel:
 
         btf = self.module(module or "")
         place = f" in module {module}" if module else ""
-        cure = did_you_mean(nearest(name, btf.names(Kind.FUNC)))
+        copy = "." in name  # made by the compiler, as f.isra.0: no name is near, and wildcards meet many
+        cure = "" if copy else did_you_mean(nearest(name, btf.names(Kind.FUNC)))
         raise BtfLookupError(btf.subject, name, f"there is no function {name}{place}", cure)
 
     def functions(self, module: str = "") -> dict[str, int]:

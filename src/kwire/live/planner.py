@@ -152,8 +152,9 @@ class Planner:
         added = len(self._wanted)
         for target in catalog.expand(parsed.kind, parsed.target):
             try:
-                self._want(str(target), program(self._site(target.kind, target.group, target.name)))
-            except (LanguageError, BtfLookupError, catalog.CatalogError) as error:
+                site = self._site(target.kind, target.group, target.name, listed=True)
+                self._want(str(target), program(site))
+            except (LanguageError, BtfLookupError) as error:
                 self._skipped.append((str(target), error.cause))
                 first = first or (error if isinstance(error, LanguageError) else None)
         if len(self._wanted) == added:
@@ -164,7 +165,8 @@ class Planner:
     def _want(self, text: str, program: Program) -> None:
         self._wanted.append(_Wanted(text, program, program.site))
 
-    def _site(self, kind: str, group: str, name: str, offset: int = 0) -> Site:
+    def _site(self, kind: str, group: str, name: str, offset: int = 0, listed: bool = False) -> Site:
+        """The site of one target; `listed`: the kernel has named it, so it is no misspelling."""
         if kind == "tracepoint":
             events = self._events = self._events or tracefs.shared()
             if not events.has_event(group, name):
@@ -188,7 +190,7 @@ class Planner:
         try:
             return sites.function(kind, name, self._types, group or None, offset, len(host().args))
         except BtfLookupError as error:
-            raise error if self._kernel is None else catalog.missing(kind, name) from None
+            raise error if listed or self._kernel is None else catalog.missing(kind, name) from None
 
     # -- compiling
 
