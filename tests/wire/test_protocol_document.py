@@ -239,9 +239,8 @@ def session_example() -> str:
         stream = b"".join(map(bytes, sender.transmit(1 << 16)))
         for frame in Frames.walk(stream):
             data = stream[frame.offset : frame.offset + frame.header.length]
-            lines.append(
-                f"{sender.role.value} to {receiver.role.value}: {Type(frame.header.type).name}\n{dump(data)}\n"
-            )
+            title = f"{sender.role.value} to {receiver.role.value}: {Type(frame.header.type).name}"
+            lines.append(f"{title}\n{dump(data)}\n")
         receiver.receive(stream, now)
         for happening in receiver.happenings():
             if isinstance(happening, Delivered):

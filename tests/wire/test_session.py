@@ -407,6 +407,13 @@ def changed(name: str, value: Any) -> Settings:
     return Settings()._replace(**{name: value})
 
 
+def test_what_is_told_about_a_side_is_short() -> None:
+    with pytest.raises(SessionError, match="too much"):
+        Session(Role.SINK, initiator=True, about={"name": "x" * 3000})
+    with pytest.raises(SessionError, match="16"):
+        Session(Role.SINK, initiator=True, token=b"short")
+
+
 def test_settings_are_checked() -> None:
     for name, limit in LIMITS.items():
         for value in (limit.low, limit.high):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kwire.errors import KwireError
+from kwire.wire import cbor
 from kwire.wire.control import (
     TOKEN_SIZE,
     Hello,
@@ -74,6 +75,7 @@ __all__ = [
     "unknown",
 ]
 
+MAX_ABOUT = 2048  # bytes of `about` as CBOR, so that HELLO stays short
 MAX_DATA = MAX_FRAME - HEADER_SIZE - 3  # bytes of a DATA payload, with room for padding and checksum
 MAX_DATAGRAM_DATA = 65507 - HEADER_SIZE - 3  # the same in a UDP datagram
 
@@ -111,6 +113,10 @@ class Session(Incoming):
             settings = settings._replace(data_size=settings.datagram_size)
         if len(token) not in (0, TOKEN_SIZE):
             raise SessionError("make session", "", f"a token of {len(token)} bytes", f"give {TOKEN_SIZE}")
+        if len(cbor.dumps(about)) > MAX_ABOUT:
+            raise SessionError(
+                "make session", "", "too much is told about this side", f"at most {MAX_ABOUT} bytes"
+            )
         self._setup(settings)
         self.role, self.initiator, self.datagrams, self.settings = role, initiator, datagrams, settings
         self.token = token or (random(TOKEN_SIZE) if initiator else b"")
