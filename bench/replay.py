@@ -66,7 +66,9 @@ def used() -> float:
 
 
 class Replay:
-    """One agent: sends `events` events, then ends."""
+    """One agent: sends `events` events, and ends `hold` seconds after all agents have sent theirs."""
+
+    busy = 0  # agents that have not
 
     def __init__(
         self, line: Line, host: str, frames: Frames | None, events: int, rate: float, hold: float, spool: str
@@ -78,6 +80,7 @@ class Replay:
         self.started = self.before = 0.0  # seconds, and seconds of CPU until then
         self.given = 0
         self.over = False
+        Replay.busy += 1
         if spool:
             from kwire.stream import spool as spools
 
@@ -129,10 +132,17 @@ class Replay:
                 loop.at(loop.now() + 0.001, self.round)
             else:
                 loop.soon(self.round)
-        elif self.hold:
-            loop.at(loop.now() + self.hold, self.end)
         else:
-            self.end()
+            Replay.busy -= 1
+            self.wait()
+
+    def wait(self) -> None:
+        """Stay connected until all agents are, and for a while."""
+        loop = self.line.loop
+        if self.hold and Replay.busy:
+            loop.at(loop.now() + 0.1, self.wait)
+        else:
+            loop.at(loop.now() + self.hold, self.end)
 
     def end(self) -> None:
         if self.sink.finish({1: self.events}):
