@@ -212,7 +212,7 @@ def test_many_different_numbers_are_counted_by_powers_of_two(tmp_path: Path, kit
     items = [kit.event(schema, kit.monotonic + at, (value,)) for at, value in enumerate(values)]
     source = Source(kit.write(tmp_path / "a", [schema], items))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kwire.analyze.stats.WINDOWS", (500, 500))
+        patch.setattr("kwire.analyze.stats.NUMBERS", 500)
         [table] = Stats(source, Survey(source)).tables
     [field] = table.fields
     assert (field.distinct, field.top()) == (None, [])

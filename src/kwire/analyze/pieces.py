@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kwire.analyze.choose import EARLIEST, LATEST, Selection
 from kwire.analyze.moments import duration
-from kwire.analyze.rewrite import Numbers, Part, check_output, numbered, renumber
-from kwire.analyze.scan import Picked, Progress, Scan
+from kwire.analyze.rewrite import Keys, Numbers, Part, check_output, numbered, renumber
+from kwire.analyze.scan import Picked, Progress, Scan, groups, probe_numbers
 from kwire.analyze.source import Source
 from kwire.analyze.survey import Survey
 from kwire.analyze.tables import Tables, unique
@@ -162,21 +162,24 @@ def _by_schema(
 ) -> list[Piece]:
     """A capture a probe, or a host; those without events and losses are left out."""
     tables = Tables(survey.schemas)
-    groups: dict[str, list[Schema]] = {}
+    by_name: dict[str, list[Schema]] = {}
     full = [seen for seen in survey.probes if seen.events or seen.lost or seen.produced]
     if survey.unknown_lost and not full:
         full = survey.probes[:1]  # losses of no known probe have to be somewhere
     for seen in full:
         table = tables.find(seen.schema)
         if table is not None:
-            groups.setdefault(table.name if key == "probe" else seen.schema.host, []).append(seen.schema)
-    pieces, names = _Pieces(source, survey, directory), list(groups)
+            by_name.setdefault(table.name if key == "probe" else seen.schema.host, []).append(seen.schema)
+    pieces, names = _Pieces(source, survey, directory), list(by_name)
+    known: Keys = {}
+    Numbers(survey.schemas, known)
     for start in range(0, len(names), OPEN):
+        keys = dict(known)  # each reading makes schemas of its own, forgotten with it
         some = names[start : start + OPEN]
         parts = []
         for index, name in enumerate(some):
             about = f"by {key}: {safe(name) or 'unknown'}"
-            parts.append(pieces.part(index, name, Numbers(groups[name]), about, whole=True))
+            parts.append(pieces.part(index, name, Numbers(by_name[name], keys), about, whole=True))
         try:
             _distribute(source, parts, progress, unknown=not start)
         finally:
@@ -192,23 +195,19 @@ def _distribute(source: Source, parts: list[Part], progress: Progress | None, *,
     selection = Selection().only(lambda schema: owners.find(schema) >= 0, unknown=unknown)
     with source.open() as capture:
         for picked in Scan(capture, selection, progress).picks():
-            at = picked.offsets.astype(np.int64)
-            data = np.frombuffer(picked.window.data, np.uint8)
-            ids = np.zeros(len(at), np.uint32)
-            for place in range(4, 8):
-                ids = ids << np.uint32(8) | data[at + place]
-            for index, part in enumerate(parts):
-                mine = [number for number, one in picked.window.schemas.items() if owners.find(one) == index]
-                if not mine:
-                    continue
-                chosen = np.isin(ids, np.array(mine, np.uint32))
-                renumber(picked._replace(offsets=picked.offsets[chosen]), part.numbers)
-                losses = [
-                    (before, one, loss)
-                    for before, one, loss in picked.losses
-                    if (owners.find(one) if one else 0) == index
-                ]
-                _put(part, picked, chosen, losses)
+            places: dict[int, list[Array]] = {}  # part → where its events are
+            for number, chosen in groups(probe_numbers(picked)):
+                owner = owners.find(picked.window.schemas[number])
+                places.setdefault(owner, []).append(np.arange(len(picked.offsets))[chosen])
+            losses: dict[int, list[Any]] = {}
+            for loss in picked.losses:
+                losses.setdefault(owners.find(loss[1]) if loss[1] else 0, []).append(loss)
+            for index in sorted(places.keys() | losses.keys()):
+                mine = np.zeros(len(picked.offsets), bool)
+                for some in places.get(index, ()):
+                    mine[some] = True
+                renumber(picked._replace(offsets=picked.offsets[mine]), parts[index].numbers)
+                _put(parts[index], picked, mine, losses.get(index, []))
 
 
 class _Owners:

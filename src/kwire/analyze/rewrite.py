@@ -6,6 +6,7 @@ captures made from it do not prove either: their probes get no closing statistic
 is not lost: comments of the section say what was chosen.
 """
 
+import hashlib
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -28,31 +29,37 @@ if TYPE_CHECKING:
 MAX_NUMBER: Final = 1 << 20  # greatest probe number that is renumbered through a table
 
 
+Keys = dict[int, tuple[Schema, bytes]]  # by the schema's id(): itself, and its contents
+
+
 class Numbers:
-    """Probe numbers 1, 2, 3 … for the schemas of captures; equal schemas are one probe."""
+    """Probe numbers 1, 2, 3 … for the schemas of captures; equal schemas are one probe.
 
-    __slots__ = ("_by", "_known", "schemas")
+    `keys`: what is known of schemas' contents, shared by all who number the schemas of one capture.
+    """
 
-    def __init__(self, schemas: Iterable[Schema]) -> None:
+    __slots__ = ("_by", "_keys", "schemas")
+
+    def __init__(self, schemas: Iterable[Schema], keys: Keys | None = None) -> None:
         self._by: dict[bytes, int] = {}
-        self._known: dict[int, tuple[Schema, int]] = {}
+        self._keys = {} if keys is None else keys
         self.schemas: list[Schema] = []
         for schema in schemas:
-            key = _key(schema)
+            key = self._key(schema)
             if key not in self._by:
                 self._by[key] = len(self.schemas) + 1
                 self.schemas.append(schema._replace(id=len(self.schemas) + 1))
 
     def find(self, schema: Schema) -> int:
         """The number of this schema's probe, 0 where it has none; it may come from another reading."""
-        known = self._known.get(id(schema))
+        return self._by.get(self._key(schema), 0)
+
+    def _key(self, schema: Schema) -> bytes:
+        known = self._keys.get(id(schema))
         if known is None:
-            known = self._known[id(schema)] = (schema, self._by.get(_key(schema), 0))
+            key = hashlib.sha256(b"".join(schema._replace(id=1).frames())).digest()
+            known = self._keys[id(schema)] = (schema, key)
         return known[1]
-
-
-def _key(schema: Schema) -> bytes:
-    return b"".join(schema._replace(id=1).frames())
 
 
 class Part:

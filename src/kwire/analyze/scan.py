@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 EVENTS: Final = 1 << 16  # in a window, about
 BYTES: Final = 4 << 20  # of frames in a window, about: what a processor's caches hold
+BLOCK: Final = 1 << 11  # events of a probe in a window on average, so that its block is worth its overhead …
+MOST: Final = 8  # … but at most so many times EVENTS and BYTES
 MAX_PROBES: Final = 1 << 17  # greatest probe number whose events are pruned by chunk
 LEAST: Final = 16  # bytes of an EVENT with a timestamp, which lies in the last eight
 
@@ -151,7 +153,8 @@ class Scan:
             before = len(window.data)
             window.add(frames)
             events, size = events + len(frames), size + len(window.data) - before
-            if events >= self.limits[0] or size >= self.limits[1]:
+            scale = min(max(BLOCK * len(section.schemas) / EVENTS, 1), MOST)
+            if events >= self.limits[0] * scale or size >= self.limits[1] * scale:
                 yield from held.values()
                 held, events, size = {}, 0, 0
         yield from held.values()
@@ -308,10 +311,10 @@ class _Heads:
         import numpy as np
 
         if self.events.all():
-            yield from _groups(self.ids)
+            yield from groups(self.ids)
             return
         places = np.flatnonzero(self.events)
-        for id, chosen in _groups(self.ids[places]):
+        for id, chosen in groups(self.ids[places]):
             yield id, places[chosen]
 
     def times(self, schema: Schema, chosen: Any) -> "Array":
@@ -352,7 +355,14 @@ def _at(data: "Array", offsets: "Array", kind: str, shift: int) -> "Array":
     return taken.astype(code.newbyteorder("="), copy=False)
 
 
-def _groups(ids: "Array") -> "Iterator[tuple[int, Any]]":
+def probe_numbers(picked: Picked) -> "Array":
+    """The probe numbers of the events that were picked."""
+    import numpy as np
+
+    return _at(np.frombuffer(picked.window.data, np.uint8), picked.offsets, ">u4", 4)
+
+
+def groups(ids: "Array") -> "Iterator[tuple[int, Any]]":
     """Each id with the places where it stands, in their order."""
     import numpy as np
 

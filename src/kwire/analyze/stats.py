@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-WINDOWS: Final = (1 << 16, 1 << 19)  # events decoded at a time, least and most
-BLOCK: Final = 1 << 11  # of one probe, on average: worth the overhead of a block
 PAIRED: Final = 1 << 18  # events between two pairings of calls
 NUMBERS: Final = 1 << 12  # different values of a number beyond which only its powers of two are counted
 TOP: Final = 20  # frequent values that are kept for reports
@@ -227,8 +225,7 @@ class Stats:
         self.calls: dict[tuple[str, str], Calls] = {}
         waiting = 0
         with source.open() as capture:
-            window = min(max(BLOCK * len(self.tables), WINDOWS[0]), WINDOWS[1])
-            self.scan = Scan(capture, selection, progress, events_held=window, bytes_held=window << 6)
+            self.scan = Scan(capture, selection, progress)
             for block in self.scan:
                 table = known.find(block.schema)
                 assert table is not None  # only events of chosen probes are given
