@@ -156,7 +156,10 @@ def _front(data: bytes) -> tuple[dict[str, Any], int, int] | None:
     text = data[_HEAD.size : _HEAD.size + size]
     if magic != MAGIC or len(text) != size or zlib.crc32(text) != checksum:
         return None
-    front = cbor2.loads(text)
+    try:
+        front = cbor2.loads(text)
+    except (cbor2.CBORError, ValueError, TypeError, RecursionError):
+        return None  # its checksum is right: somebody wrote it so
     return (front, _blocks(_HEAD.size + size), capacity) if isinstance(front, dict) else None
 
 
