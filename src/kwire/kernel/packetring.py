@@ -24,7 +24,7 @@ ETH_P_ALL: Final = 3
 TP_STATUS_KERNEL, TP_STATUS_USER = 0, 1
 VLAN_VALID, VLAN_TPID_VALID = 0x10, 0x40
 BLOCK: Final = 1 << 20  # bytes
-BLOCKS: Final = 16
+BLOCKS: Final = 32
 FRAME: Final = 1 << 11
 RETIRE_MS: Final = 20  # a block that is not full is handed over after so long
 

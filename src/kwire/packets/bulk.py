@@ -28,9 +28,10 @@ Single = Callable[[int, int, int], "int | None"]
 
 
 class Bulk:
-    """The walkers' side of a network."""
+    """The walkers' side of a network. `passive`: they take only what is of no interest, so all frames are seen."""
 
-    def __init__(self, network: "Network", ports: Collection[int], any_port: bool) -> None:
+    def __init__(self, network: "Network", ports: Collection[int], any_port: bool, passive: bool) -> None:
+        self._passive = passive
         self._network = network
         self._any_port = any_port
         self._ports = bytearray(8192)
@@ -111,7 +112,7 @@ class Bulk:
     def push(self, flow: "Flow") -> None:
         """Tell the walkers what they may take of this flow from now on."""
         conversation = flow.conversation
-        if conversation is None:
+        if conversation is None or self._passive:
             return
         owner = self._owner(conversation)
         if not flow.protocol:

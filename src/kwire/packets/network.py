@@ -113,7 +113,7 @@ class Network:
         self._ports = frozenset(ports)
         self._any_port = any_port
         self._watcher = watcher
-        self.bulk = None if watcher is not None else Bulk(self, ports, any_port)
+        self.bulk = Bulk(self, ports, any_port, passive=watcher is not None)
         self._dissector = Dissector(self._wanted)
         self._flows: OrderedDict[Any, Flow] = OrderedDict()
         self._tokens: dict[bytes, Conversation] = {}
@@ -158,8 +158,7 @@ class Network:
 
     def take(self) -> Iterator[Given]:
         """What was found since the last time; flushes what waits to be more."""
-        if self.bulk is not None:
-            self.bulk.settle()
+        self.bulk.settle()
         held = 0
         for conversation in self.conversations:
             conversation.flush()
@@ -176,8 +175,7 @@ class Network:
         """No more packets come."""
         while self._flows:
             self._end(self._flows.popitem(last=False)[1])
-        if self.bulk is not None:
-            self.bulk.finish()
+        self.bulk.finish()
         missing = self._dissector.fragments_missing
         if missing:
             self.trouble(Trouble.FRAGMENTS_MISSING, f"{missing} IP packets", missing)
@@ -249,11 +247,9 @@ class Network:
             self._flows.move_to_end(key)
         direction = int(flow.ends[0] != one)
         if segment.protocol == Ip.UDP:
-            if self.bulk is not None:
-                self.bulk.pull(flow)
+            self.bulk.pull(flow)
             self._datagram(flow, direction, segment)
-            if self.bulk is not None:
-                self.bulk.push(flow)
+            self.bulk.push(flow)
         else:
             self._stream(flow, direction, segment)
 
@@ -273,9 +269,8 @@ class Network:
 
     def _end(self, flow: Flow) -> None:
         """No more packets of this flow come."""
-        if self.bulk is not None:
-            self.bulk.pull(flow)
-            self.bulk.forget(flow)
+        self.bulk.pull(flow)
+        self.bulk.forget(flow)
         for direction, stream in enumerate(flow.streams):
             self._pieces(flow, direction, stream.finish())
             splitter = flow.splitters[direction]
@@ -297,8 +292,7 @@ class Network:
         """A packet that is a frame as it is."""
         flow = self._flows.get(0) or self._flow(0, 0, ((b"", 0), (b"", 0)))
         self._whole(flow, 0, data)
-        if self.bulk is not None:
-            self.bulk.push(flow)
+        self.bulk.push(flow)
 
     def _datagram(self, flow: Flow, direction: int, segment: Segment) -> None:
         data = bytes(segment.payload)

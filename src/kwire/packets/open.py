@@ -168,7 +168,7 @@ class NetworkCapture(Capture):
 
     def _bulk(self) -> None:
         bulk, order = self.network.bulk, self._order
-        if bulk is None or not self.sections:
+        if not self.sections:
             return
         interfaces = self._own.interfaces
 
@@ -255,8 +255,6 @@ class PcapCapture(NetworkCapture):
 
     def _bulk(self) -> None:
         header, bulk = self._header, self.network.bulk
-        if bulk is None:
-            return
 
         def single(start: int, captured: int, number: int) -> int | None:
             self._at = start - pcap.RECORD_SIZE
