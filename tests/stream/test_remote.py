@@ -121,10 +121,13 @@ def start(tmp_path: Path) -> Iterator[Start]:
         agent.close()
 
 
-@pytest.fixture
-def agent(start: Start) -> Agent:
-    """An agent at a Unix socket."""
-    return start()
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
+    """An agent at a Unix socket, for the tests that leave it as it was."""
+    folder = tmp_path_factory.mktemp("agent")
+    agent = Agent(folder, f"unix:{folder}/socket", POLICY)
+    yield agent
+    agent.close()
 
 
 def run(*arguments: str | Path, **options: Any) -> "subprocess.CompletedProcess[str]":
@@ -407,7 +410,8 @@ def test_a_connection_that_breaks_is_taken_up_again(start: Start, tcp_proxy: Any
     assert len(shown(file)) == 50_000
 
 
-def test_an_agent_that_dies_is_an_error_and_the_file_is_kept(agent: Agent, tmp_path: Path) -> None:
+def test_an_agent_that_dies_is_an_error_and_the_file_is_kept(start: Start, tmp_path: Path) -> None:
+    agent = start()
     file = tmp_path / "a.pcapng"
     command = [
         *KWIRE,
@@ -433,7 +437,8 @@ def test_an_agent_that_dies_is_an_error_and_the_file_is_kept(agent: Agent, tmp_p
     assert verify(file)[0] == 3
 
 
-def test_a_client_that_dies_takes_its_trace_along(agent: Agent, tmp_path: Path) -> None:
+def test_a_client_that_dies_harms_nobody(start: Start, tmp_path: Path) -> None:
+    agent = start()
     command = [
         *KWIRE,
         "record",

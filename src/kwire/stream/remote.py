@@ -226,8 +226,8 @@ class Conversation(Ignore):
         self.why = str(getattr(problem, "problem", problem))
 
     def changed(self, peer: Peer, old: State, new: State, why: str) -> None:
-        """A refusal of the session itself does not get better by waiting."""
-        if new is State.SUSPENDED and old is State.HELLO_SENT:
+        """A refusal at the beginning does not get better by waiting."""
+        if new is State.SUSPENDED and old is State.HELLO_SENT and self._number is None:
             self._fail(why or "it does not answer", "")
 
     def closed(self, peer: Peer, why: str) -> None:
