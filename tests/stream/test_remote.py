@@ -400,8 +400,11 @@ def test_a_connection_that_breaks_is_taken_up_again(start: Start, tcp_proxy: Any
         f"{sys.executable} -c '{calls}'",
     ]
     with subprocess.Popen([*command, "-w", str(file), "--json"], stdout=subprocess.PIPE, text=True) as there:
+        while not file.exists():
+            assert there.poll() is None
+            time.sleep(0.01)
         for _ in range(3):
-            time.sleep(0.8)
+            time.sleep(0.5)
             proxy.cut()
         output, _ = there.communicate(timeout=60)
     assert there.returncode == 0
