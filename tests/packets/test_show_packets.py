@@ -168,5 +168,11 @@ main.main()
     os.chown(capture, 65534, 65534)
     os.chmod(capture, 0o600)
     assert effective(capture) == "['CAP_DAC_READ_SEARCH'] True\n"
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    os.chown(theirs, 65534, 65534)
+    command = [sys.executable, "-m", "kwire.cli.main", "export", capture, "-o", str(theirs / "x.csv")]
+    assert subprocess.run(command, capture_output=True, text=True).returncode == 0
+    assert (theirs / "x.csv").stat().st_size > 0
     kwire = [sys.executable, "-m", "kwire.cli.main", "show", capture, "--json"]
     assert subprocess.run(kwire, capture_output=True, text=True).stdout.count("\n") == 8

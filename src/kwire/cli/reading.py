@@ -1,7 +1,8 @@
 """What the verbs that read captures share: they give up privileges before they look at untrusted bytes.
 
 The law: nothing in a file can make use of what root may do. All capabilities go; only where a file named on
-the command line could not be opened without it, the one to read any file stays.
+the command line could not be read, or one could not be written, by this user without it, the one capability
+that is needed for that stays.
 """
 
 import argparse
@@ -12,30 +13,41 @@ from typing import Final
 from kwire.kernel import privileges
 
 READ_ANY: Final = "CAP_DAC_READ_SEARCH"
+WRITE_ANY: Final = "CAP_DAC_OVERRIDE"
+OUTPUTS: Final = ("output", "write", "plot")  # arguments that name what is written
 
 
 def confine(args: argparse.Namespace) -> None:
-    """Give up what this process may do beyond reading the files that `args` names. Raises KernelError."""
-    named = getattr(args, "files", None) or getattr(args, "input", None) or [getattr(args, "file", "-")]
+    """Give up what this process may do beyond what `args` need. Raises KernelError."""
     held = privileges.effective()
-    if held:
-        need = READ_ANY in held and any(not _readable(path) for path in named)
-        privileges.drop(keep=(READ_ANY,) if need else ())
+    if not held:
+        return
+    named = getattr(args, "files", None) or getattr(args, "input", None) or [getattr(args, "file", "-")]
+    written = [path for path in (getattr(args, name, None) for name in OUTPUTS) if isinstance(path, str)]
+    keep = set()
+    if any(not _allowed(path, stat.S_IROTH) for path in named):
+        keep.add(READ_ANY)
+    if any(not _allowed(path, stat.S_IWOTH) for path in written):
+        keep.add(WRITE_ANY)
+    privileges.drop(keep=keep & held)
 
 
-def _readable(path: str) -> bool:
-    """Whether the file's owner, group and others let this user read it, capabilities aside."""
+def _allowed(path: str, bit: int) -> bool:
+    """Whether this user may use a file like this, capabilities aside; of one that is not there, make it."""
+    folder = os.path.dirname(os.path.abspath(path))
     try:
-        status = os.stat(path)
-        folder = os.stat(os.path.dirname(os.path.abspath(path)))
+        whole = _has(os.stat(folder), stat.S_IXOTH)
+        if os.path.lexists(path):
+            return whole and _has(os.stat(path), bit)
+        return bit == stat.S_IROTH or (whole and _has(os.stat(folder), stat.S_IWOTH))
     except OSError:
-        return True  # it is no file, or not there: opening it will say so
-    return _allowed(status, stat.S_IROTH) and _allowed(folder, stat.S_IXOTH)
+        return True  # trying will say what is wrong
 
 
-def _allowed(status: os.stat_result, other: int) -> bool:
+def _has(status: os.stat_result, bit: int) -> bool:
+    """Whether the mode gives this user the right that `bit` gives to others."""
     if status.st_uid == os.geteuid():
-        return bool(status.st_mode & other << 6)
+        return bool(status.st_mode & bit << 6)
     if status.st_gid in (os.getegid(), *os.getgroups()):
-        return bool(status.st_mode & other << 3)
-    return bool(status.st_mode & other)
+        return bool(status.st_mode & bit << 3)
+    return bool(status.st_mode & bit)

@@ -28,7 +28,7 @@ Single = Callable[[int, int, int], "int | None"]
 
 
 class Bulk:
-    """The walkers' side of a network. `passive`: they take only what is of no interest, so all frames are seen."""
+    """The walkers' side of a network. `passive`: they leave all frames to be seen."""
 
     def __init__(self, network: "Network", ports: Collection[int], any_port: bool, passive: bool) -> None:
         self._passive = passive
