@@ -79,29 +79,26 @@ def run(name: str, runs: int, seconds_most: int, work: Path) -> tuple[int, float
 
 
 def keep(name: str, corpus: Path, words: list[str], folder: Path, environment: dict[str, str]) -> None:
-    """Keep the smallest of the inputs that were found in the tree."""
+    """Keep the smallest of the inputs that were found, now and before, in the tree."""
     kept = HERE / "corpus" / name
+    kept.mkdir(parents=True, exist_ok=True)
     if name == "walk":  # libFuzzer leaves out what covers nothing more; it cannot where Python runs it
         small = folder / "small"
         shutil.rmtree(small, ignore_errors=True)
         small.mkdir()
+        merge = [*words, str(small), str(kept), str(corpus), "-merge=1"]
         with (folder / "merge-log").open("w") as log:
-            subprocess.run(
-                [*words, str(small), str(corpus), "-merge=1"],
-                cwd=folder,
-                stdout=log,
-                stderr=log,
-                env=environment,
-            )
+            subprocess.run(merge, cwd=folder, stdout=log, stderr=log, env=environment)
+        shutil.rmtree(kept)
+        kept.mkdir()
         corpus = small
-    shutil.rmtree(kept, ignore_errors=True)
-    kept.mkdir(parents=True)
+    for path in corpus.iterdir():
+        shutil.copy(path, kept / path.name[:16])
     room = KEEP
-    for path in sorted(corpus.iterdir(), key=lambda path: path.stat().st_size):
+    for path in sorted(kept.iterdir(), key=lambda path: path.stat().st_size):
         room -= path.stat().st_size
         if room < 0:
-            break
-        shutil.copy(path, kept / path.name[:16])
+            path.unlink()
 
 
 def main() -> None:
