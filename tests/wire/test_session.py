@@ -565,6 +565,28 @@ def test_a_stream_in_any_slices(payloads: list[bytes], data: st.DataObject) -> N
     assert bytes(bad) == b"\x10\0\0\7rest"
 
 
+@pytest.mark.parametrize(
+    ("next", "ranges", "good"),
+    [
+        (5, [(5, 5), (7, 9), (11, 11)], True),
+        (MASK, [(MASK, 0), (2, 3)], True),
+        (5, [(4, 6)], False),  # before the id
+        (5, [(7, 6)], False),  # backwards
+        (5, [(7, 8), (9, 9)], False),  # touching
+        (5, [(9, 9), (7, 7)], False),  # in disorder
+        (5, [(5 + 2 * step, 5 + 2 * step) for step in range(33)], False),
+    ],
+)
+def test_ranges_of_an_ack(next: int, ranges: list[tuple[int, int]], good: bool) -> None:
+    frame = read_strict(Ack(next, 100, tuple(ranges)).frame())
+    if good:
+        assert Ack.read(next, frame.payload) == Ack(next, 100, tuple(ranges))
+    else:
+        with pytest.raises(FrameError) as caught:
+            Ack.read(next, frame.payload)
+        assert caught.value.problem.code is Code.BAD_PAYLOAD
+
+
 def test_data_out_of_step_breaks_a_stream() -> None:
     pair = Pair()
     pair.sink.receive(build(Type.DATA, 5, EVENT), pair.now)

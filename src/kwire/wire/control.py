@@ -27,7 +27,7 @@ from kwire.wire.frame import (
     inspect,
 )
 from kwire.wire.frame import VERSION as PROTOCOL
-from kwire.wire.sequence import MASK
+from kwire.wire.sequence import MASK, distance
 
 TOKEN_SIZE = 16
 MAX_HELLO = 4096  # bytes of a HELLO or WELCOME frame
@@ -189,7 +189,16 @@ class Ack(NamedTuple):
         if len(payload) < ACK_HEAD.size or (len(payload) - ACK_HEAD.size) % ACK_RANGE.size:
             raise bad_payload(base, f"{len(payload)} bytes", "a window (4 bytes) and ranges of 8", "ACK")
         (window,) = ACK_HEAD.unpack_from(payload)
-        return cls(id, window, tuple(ACK_RANGE.iter_unpack(payload[ACK_HEAD.size :])))
+        ranges = tuple(ACK_RANGE.iter_unpack(payload[ACK_HEAD.size :]))
+        if len(ranges) > MAX_RANGES:
+            raise bad_payload(base, f"{len(ranges)} ranges", f"at most {MAX_RANGES}", "ACK")
+        at = id
+        for number, (first, last) in enumerate(ranges):
+            if distance(at, first) < (number > 0) or distance(first, last) < 0:
+                place = base + ACK_HEAD.size + number * ACK_RANGE.size
+                raise bad_payload(place, f"{first} to {last}", f"a range after {at}", "ACK")
+            at = (last + 1) & MASK
+        return cls(id, window, ranges)
 
 
 def error_frame(id: int, code: int, message: str, flags: int = 0) -> bytes:
