@@ -90,3 +90,24 @@ os.execv(sys.executable, {[*KWIRE, "sniff", "-i", "lo"]!r})
         pytest.skip("the interpreter is not for everybody")
     assert done.returncode == 1
     assert "CAP_NET_RAW" in done.stderr
+
+
+def test_a_vlan_tag_that_the_kernel_took_off_is_shown(net: Any, tmp_path: Path) -> None:
+    packet = net.ethernet(net.ipv4(net.udp(net.event())), [(0x88A8, 7), (0x8100, 0x2005)])
+    script = f"""
+ip link add kwr0 type veth peer name kwr1 && ip link set kwr0 up && ip link set kwr1 up || exit 9
+{" ".join(f"'{part}'" for part in KWIRE)} sniff -i kwr1 -V --json --seconds 3 &
+sniffer=$!
+sleep 1.5
+{sys.executable} -c 'import socket; out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+out.bind(("kwr0", 0)); out.send(bytes.fromhex("{packet.hex()}"))'
+wait $sniffer
+"""
+    done = subprocess.run(["unshare", "-n", "sh", "-c", script], capture_output=True, text=True, timeout=60)
+    if done.returncode == 9 or "unshare" in done.stderr:
+        pytest.skip(f"no network of our own here: {done.stderr.strip()}")
+    shown = [json.loads(line) for line in done.stdout.splitlines()]
+    ours = [one for one in shown if one.get("frames")]
+    assert len(ours) == 1
+    tags = [layer["fields"][0]["value"] for layer in ours[0]["layers"] if layer["name"] == "VLAN tag"]
+    assert tags == ["VLAN 7", "VLAN 5"]

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from kwire.capture.pcap import magic_order
 from kwire.errors import KwireError
 from kwire.wire.explain import Explained, Explainer, Row, show
 from kwire.wire.frame import ERRORS, Code, Flag
@@ -79,8 +80,8 @@ def _read(words: list[str]) -> bytes:
 
 def _bytes(content: bytes, name: str) -> bytes:
     """Hex text turned into bytes; frames themselves, which no text begins like, as they are."""
-    if content.startswith(_PCAPNG):
-        raise KwireError("decode", name, "this is a pcapng capture", "use: kwire show")
+    if content.startswith(_PCAPNG) or magic_order(content):
+        raise KwireError("decode", name, "this is a capture, not frames", "use: kwire show -V")
     if content[:1] and 0x10 <= content[0] <= 0x1F:
         return content
     return parse(content.decode("utf-8", "backslashreplace"))

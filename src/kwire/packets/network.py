@@ -332,6 +332,8 @@ class Network:
     def _pieces(self, flow: Flow, direction: int, pieces: Any) -> None:
         for piece in pieces:
             splitter = flow.splitters[direction]
+            if piece.start and splitter is not None and splitter.partial and splitter.found:
+                self.trouble(Trouble.TCP_GAP, f"{flow.name} begins anew inside a frame")
             if piece.start or splitter is None:
                 splitter = flow.splitters[direction] = Splitter(synced=piece.start)
             if piece.hole:
