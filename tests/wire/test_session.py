@@ -587,6 +587,19 @@ def test_ranges_of_an_ack(next: int, ranges: list[tuple[int, int]], good: bool) 
         assert caught.value.problem.code is Code.BAD_PAYLOAD
 
 
+def test_the_rest_of_a_dropped_stream_is_not_read() -> None:
+    pair = Pair()
+    inner = bye_frame(0, "no") + Ack(0, 0).frame()  # what a payload holds is no frame of the session
+    frame = build(Type.DATA, 0, inner)
+    pair.sink.receive(frame[:8], pair.now)
+    pair.now += 31
+    pair.sink.tick(pair.now)
+    assert pair.sink.state is State.SUSPENDED
+    pair.sink.receive(frame[8:], pair.now)
+    assert len(pair.sink.happenings()) == 1
+    assert pair.sink.transmit(1 << 10) == []
+
+
 def test_data_out_of_step_breaks_a_stream() -> None:
     pair = Pair()
     pair.sink.receive(build(Type.DATA, 5, EVENT), pair.now)

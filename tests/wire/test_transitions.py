@@ -96,6 +96,8 @@ class Bench:
         elif state is State.SUSPENDED:
             self.reach(State.ESTABLISHED)
             session.disconnected(self.now, "cut")
+            if not session.initiator:
+                session.connected(self.now)
         elif state is State.DRAINING:
             self.reach(State.ESTABLISHED)
             if session.role is Role.SOURCE:

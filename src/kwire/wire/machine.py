@@ -171,6 +171,7 @@ class Machine:
     def _do_detach(self, value: Any) -> str:
         self._intake.clear()
         self._out.clear()
+        self._broken = not self.datagrams  # what is left of this stream is not read
         return ""
 
     def _do_hello(self, value: Any) -> str:
