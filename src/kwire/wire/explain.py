@@ -336,7 +336,7 @@ def _keys(frame: Frame, rows: list[Row], keys: dict[str, Key]) -> dict[str, Any]
     value = cbor.loads_map(frame.payload, base)
     ends = cbor.spans(frame.payload)
     start, last = (ends[0][0], ends[-1][1]) if ends else (len(frame.payload),) * 2
-    rows.append(Row(base, frame.payload[:start], "payload", f"map of {len(value)}", "CBOR"))
+    rows.append(Row(base, frame.payload[:start], "map", f"{len(value)} entries", "CBOR"))
     for (key, item), (at, end) in zip(value.items(), ends, strict=True):
         rule = keys.get(key)
         meaning = rule.meaning.replace("`", "") if rule else "not known to this version"
