@@ -14,9 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from traces import Traces, become_subreaper, bpf_refusal
 
 pytest_plugins = ["guests"]
+
+settings.register_profile("kwire", deadline=None)  # machines are noisy: nothing here is timed
+settings.load_profile("kwire")
 
 MARKERS = (
     "live: loads programs into the running kernel; needs root and bpf(2)",

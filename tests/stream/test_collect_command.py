@@ -302,6 +302,7 @@ def test_a_full_disk_loses_counts_and_serves_on(commands: Commands) -> None:
 
 
 @pytest.mark.live
+@pytest.mark.native
 def test_real_agents_come_and_go(commands: Commands) -> None:
     """Two agents with a command each; the collector is killed in between."""
     program = "import os, time\nfor n in range(20):\n for m in range(2000): os.getppid()\n time.sleep(.05)"

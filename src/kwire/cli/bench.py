@@ -18,7 +18,8 @@ examples:
   kwire bench parse --json
   kwire bench parse --long 10G        also read so much from a pipe, and tell the memory it took
 
-Everything runs on one core, whose processor time counts. Line rates are those of Ethernet, whose frames take 20 bytes more on the wire.
+Everything runs on one core, whose processor time counts. Line rates are those of Ethernet, whose frames
+take 20 bytes more on the wire.
 """
 
 SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}

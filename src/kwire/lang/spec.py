@@ -3,6 +3,7 @@
 `KINDS` is the one table of the kinds of probes, their short names and the form of their targets.
 """
 
+import re
 from typing import NamedTuple
 
 from kwire.lang import tree
@@ -55,6 +56,8 @@ KINDS = (
 )
 BY_NAME = {name: kind for kind in KINDS for name in (kind.name, *kind.aliases)}
 WILDCARDS = frozenset("*?[")
+FUNCTIONS = frozenset({"kprobe", "kretprobe", "fentry", "fexit"})  # kinds whose target is a function
+_NAME = re.compile(r"[\w.$*?\[\]!^-]+", re.ASCII)  # of a function, wildcards included
 
 
 class ProbeSpec(NamedTuple):
@@ -124,6 +127,8 @@ def _target(source: tree.Source, head: str) -> tuple[str, str, str, int]:
         raise _error(source, start, len(head), f"{rest!r} is not a target of a {kind.name}", wrong)
     group = parts[0] if len(parts) == 2 else ""
     name, plus, offset_text = parts[-1].partition("+")
+    if kind.name in FUNCTIONS and not _NAME.fullmatch(name):
+        raise _error(source, start, len(head), f"{name!r} is no name of a kernel function", wrong)
     if not plus:
         return kind.name, group, name, 0
     column = len(head) - len(offset_text)

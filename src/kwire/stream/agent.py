@@ -212,12 +212,15 @@ class Agent(Courier):
 
     def _look_around(self) -> None:
         """Say it when events find no room for the first time, and what disks have."""
+        self._warn()
+        super()._look_around()
+
+    def _warn(self) -> None:
         if Cause.SENDER_FULL in self.sink.losses and not self._warned:
             self._warned = True
             self.line.say(
                 f"{self.line.address} is too slow, or away: events find no room and are counted lost"
             )
-        super()._look_around()
 
     def unacknowledged(self) -> int:
         """Events that wait for the collector."""
@@ -230,6 +233,7 @@ class Agent(Courier):
         self.uplink.flush()
 
     def _recorded(self, why: str) -> None:
+        self._warn()  # a short recording has ended before anybody looked around
         self._waiting = True
         self.line.loop.soon(self._hand_over_end)
 
