@@ -138,6 +138,17 @@ def test_signals_are_told_in_the_loop_and_given_back() -> None:
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
+def test_each_signal_has_its_own_callback_and_none_is_forgotten_before_run(loop: Loop) -> None:
+    heard: list[str] = []
+    loop.signals((signal.SIGUSR1,), lambda number: heard.append("first"))
+    loop.signals((signal.SIGUSR2,), lambda number: heard.append("second"))
+    os.kill(os.getpid(), signal.SIGUSR1)
+    loop.at(loop.now(), lambda: os.kill(os.getpid(), signal.SIGUSR2))
+    loop.at(loop.now() + 0.05, loop.stop)
+    loop.run()
+    assert heard == ["first", "second"]
+
+
 def test_an_exception_comes_out_of_run(loop: Loop) -> None:
     def fail() -> None:
         raise RuntimeError("a bug")

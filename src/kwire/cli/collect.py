@@ -104,6 +104,9 @@ class Run:
 
     def open(self) -> None:
         """Listen and connect."""
+        # Before anybody is told that we are there, so that from then on a signal ends us in order.
+        self.loop.signals((signal.SIGINT,), lambda number: self.end())
+        self.loop.signals((signal.SIGTERM,), lambda number: self.loop.stop())
         args, seen = self.args, watch(self.args)
         tls = tls_options(args)
         for text in args.listen:
@@ -137,8 +140,6 @@ class Run:
 
     def run(self) -> None:
         """Collect until something ends it."""
-        self.loop.signals((signal.SIGINT,), lambda number: self.end())
-        self.loop.signals((signal.SIGTERM,), lambda number: self.loop.stop())
         self.loop.at(self.loop.now() + TICK, self._tick)
         if self.args.seconds is not None:
             self.loop.at(self.loop.now() + self.args.seconds, self.end)

@@ -70,7 +70,7 @@ class Loop:
         self._order = 0
         self._running = False
         self._wake = -1  # an eventfd that a signal makes readable
-        self._signals: dict[int, Any] = {}  # number → its disposition before
+        self._signals: dict[int, tuple[Any, Callable[[int], None]]] = {}  # → disposition before, callback
         self._signalled: list[int] = []
         self.buffer = memoryview(bytearray(BUFFER_SIZE))
         """What is received lies here until the callback that received it returns."""
@@ -126,26 +126,27 @@ class Loop:
     def signals(self, numbers: tuple[int, ...], callback: Callable[[int], None]) -> None:
         """Call `callback(number)` in the loop when one of these signals comes; `close` restores them.
 
-        A second signal of the same number has its old effect again: it interrupts a stop that hangs.
+        A second signal of the same number has its old effect again: it interrupts a stop that hangs. Signals
+        that come before `run` are told when it begins.
         """
         if self._wake < 0:
             self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-
-        def noted(mask: int) -> None:
-            os.eventfd_read(self._wake)
-            taken, self._signalled = self._signalled, []
-            for number in taken:
-                callback(number)
-
+            self.add(self._wake, READ, self._tell)
         for number in numbers:
-            self._signals[number] = signal.signal(number, self._note)
-        self.remove(self._wake)
-        self.add(self._wake, READ, noted)
+            before = self._signals[number][0] if number in self._signals else signal.getsignal(number)
+            self._signals[number] = before, callback
+            signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._signalled.append(number)
-        signal.signal(number, self._signals[number])
+        signal.signal(number, self._signals[number][0])
         os.eventfd_write(self._wake, 1)
+
+    def _tell(self, mask: int) -> None:
+        os.eventfd_read(self._wake)
+        taken, self._signalled = self._signalled, []
+        for number in taken:
+            self._signals[number][1](number)
 
     # ------------------------------------------------------------------ running
 
@@ -178,7 +179,7 @@ class Loop:
         """
         for close in list(self.lingering.values()):
             close()
-        for number, before in self._signals.items():
+        for number, (before, _) in self._signals.items():
             signal.signal(number, before)
         self._signals = {}
         if self._wake >= 0:
