@@ -15,7 +15,7 @@ from kwire.live.plan import Plan
 from kwire.live.recorder import Limits
 from kwire.live.tracer import Tracer
 from kwire.stream.address import Address, check_secure, parse
-from kwire.stream.arguments import add_transport_arguments, tls_options, watch
+from kwire.stream.arguments import add_transport_arguments, session_settings, tls_options, watch
 from kwire.wire.settings import Settings
 
 if TYPE_CHECKING:
@@ -134,9 +134,9 @@ def _listen(args: argparse.Namespace) -> int:
     rules = policy.load(args.policy, args.probes) if args.policy else policy.Policy(args.probes)
     launcher = Launcher(rules)
     try:
-        line = _line(args, address)
-        loop, settings = line.loop, line.settings._replace(expiry=Settings().expiry)
-        front = Front(loop, launcher, rules, settings, line.about)
+        line = _line(args, address, Settings(memory=args.memory))
+        loop = line.loop
+        front = Front(loop, launcher, rules, line.settings, line.about)
         listener = listen(
             loop,
             address,
@@ -222,9 +222,9 @@ def make_plan(args: argparse.Namespace, follow: bool, main: int) -> Plan:
     return plan._replace(schemas=complete(plan.schemas))
 
 
-def _line(args: argparse.Namespace, address: Address) -> "Line":
+def _line(args: argparse.Namespace, address: Address, settings: Settings) -> "Line":
     from kwire.stream.loop import Loop
-    from kwire.stream.uplink import EXPIRY, Line
+    from kwire.stream.uplink import Line
 
     system = os.uname()
     about = {
@@ -233,7 +233,7 @@ def _line(args: argparse.Namespace, address: Address) -> "Line":
         "tool": "kwire agent",
         "name": args.name or system.nodename,
     }
-    settings = Settings(memory=args.memory, expiry=EXPIRY)
+    settings = session_settings(args, settings)
     tls = tls_options(args) if address.kind == "tls" else None
     return Line(Loop(), address, settings, about, say, tls, args.insecure, watch(args))
 
@@ -262,8 +262,9 @@ def _run(
 ) -> int:
     from kwire.stream.agent import Agent, make_hold
     from kwire.stream.source import SourceSink
+    from kwire.stream.uplink import EXPIRY
 
-    line = _line(args, address)
+    line = _line(args, address, Settings(memory=args.memory, expiry=EXPIRY))
     recovered = _recover(args, line)
     if plan is None:
         return _deliver(args, line, recovered)

@@ -14,7 +14,7 @@ from kwire.cli.tracing import CLEAR_LINE, human_size
 from kwire.errors import KwireError
 from kwire.kernel import privileges, seccomp
 from kwire.stream.address import Address, is_numeric, parse, resolve
-from kwire.stream.arguments import add_transport_arguments, tls_options, watch
+from kwire.stream.arguments import add_transport_arguments, session_settings, tls_options, watch
 from kwire.stream.collector import Collector
 from kwire.stream.connect import Connector, connect
 from kwire.stream.feed import Place
@@ -23,6 +23,7 @@ from kwire.stream.listen import Listener, listen
 from kwire.stream.loop import Loop
 from kwire.stream.store import Options
 from kwire.view.text import safe
+from kwire.wire.settings import Settings
 
 HELP = "collect the events of agents into captures"
 
@@ -95,7 +96,7 @@ class Run:
         self.args = args
         self.loop = Loop()
         self.start = time.monotonic()
-        self.collector = Collector(self.loop, _place(args))
+        self.collector = Collector(self.loop, _place(args), session_settings(args, Settings()))
         self.listeners: list[Listener] = []
         self.connectors: list[Connector] = []
         self.ending = False

@@ -17,11 +17,12 @@ from kwire.errors import KwireError
 from kwire.live.command import split
 from kwire.live.recorder import Sink
 from kwire.live.summary import summarize
-from kwire.stream.arguments import tls_options, watch
+from kwire.stream.arguments import session_settings, tls_options, watch
 from kwire.stream.loop import Loop
 from kwire.stream.remote import Conversation, Link
 from kwire.stream.requests import numbered
 from kwire.wire.schema import Schema
+from kwire.wire.settings import Settings
 
 SHOW = 0.25
 """Seconds between two reports of progress."""
@@ -49,7 +50,8 @@ def run(
             writers.append(_writer(write, schemas, args))
         return [*writers, *sinks(schemas)]
 
-    conversation = Conversation(link, body, start, loop=loop)
+    settings = session_settings(args, Settings())
+    conversation = Conversation(link, body, start, loop=loop, settings=settings)
     loop.signals((signal.SIGINT, signal.SIGTERM), lambda number: conversation.stop())
     try:
         return _follow(conversation, writers)

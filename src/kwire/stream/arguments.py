@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from kwire.errors import KwireError
 
 if TYPE_CHECKING:
     from kwire.stream.tls import TlsOptions
     from kwire.stream.watch import Watch
+    from kwire.wire.settings import Settings
 
 WATCHING = "-v shows every frame, in and out, with its effect on the session"
 """For the help of a verb."""
@@ -28,6 +31,14 @@ def add_transport_arguments(parser: argparse.ArgumentParser, json: bool = True) 
     group.add_argument(
         "--insecure", action="store_true", help="speak in the clear with other machines: tcp: and udp:"
     )
+    group.add_argument(
+        "--set",
+        dest="settings",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="a timer or limit of our side, as in keepalive=5 (docs/protocol.md lists them)",
+    )
     if json:
         group.add_argument(
             "--json", action="store_true", help="summaries, and what -v shows, as JSON objects"
@@ -39,6 +50,25 @@ def tls_options(args: argparse.Namespace) -> TlsOptions:
     from kwire.stream.tls import TlsOptions  # here, so that others do without ssl
 
     return TlsOptions(args.tls_cert, args.tls_key, args.tls_ca)
+
+
+def session_settings(args: argparse.Namespace, settings: Settings) -> Settings:
+    """`settings` with what `--set` changes; KwireError where that is no setting, or out of its range."""
+    from kwire.wire.settings import LIMITS
+
+    values: dict[str, Any] = settings._asdict()
+    for text in args.settings:
+        name, _, value = text.partition("=")
+        if name not in LIMITS:
+            known = ", ".join(LIMITS)
+            raise KwireError("set", text, f"there is no setting {name!r}", f"there are {known}")
+        whole = isinstance(values[name], int)
+        try:
+            values[name] = int(value) if whole else float(value)
+        except ValueError:
+            kind = "a whole number" if whole else "a number"
+            raise KwireError("set", text, f"{value!r} is not {kind}", f"give {LIMITS[name].unit}") from None
+    return type(settings)(**values).check()
 
 
 def watch(args: argparse.Namespace) -> Watch | None:
