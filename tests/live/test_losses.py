@@ -159,7 +159,7 @@ def test_a_signal_ends_a_recording_cleanly(tmp_path: Path, number: signal.Signal
 
 def test_exactly_as_many_events_as_asked_for(tmp_path: Path) -> None:
     file = tmp_path / "a.pcapng"
-    run = subprocess.run(record(file, "-n", "1000"), capture_output=True, text=True, check=True)
+    run = subprocess.run(record(file, "-n", "1000", *ROOMY), capture_output=True, text=True, check=True)
     assert summary(run.stdout)["events"] == 1000 == shown(file)
     assert verify(file)[0] == 0
 
