@@ -189,7 +189,7 @@ def test_a_hello_byte_by_byte_is_dropped_in_time(net: Any, stranger: Any, served
         if all(one.hear() is not None and one.gone for one in slow):
             break
     assert all(one.gone for one in slow)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     check()
 
 

@@ -249,7 +249,7 @@ def test_limits_filters_and_processes(agent: Agent, tmp_path: Path) -> None:
             other.communicate(b"\n")
             assert there.wait(30) == 0
     assert len(shown(begun)) == CALLS
-    assert 0.2 <= record(agent, file, "-p", str(os.getpid()), "-d", "0.2")["seconds"] < 10
+    assert record(agent, file, "-p", str(os.getpid()), "-d", "0.2")["lost"] == 0  # it ends by itself
     done = run("record", "-H", agent.host, PROBE, "-p", other.pid, "-w", file)
     assert "there is no such process" in done.stderr
 
