@@ -1,18 +1,21 @@
 """The loop that moves events from the rings to whoever takes them, until it is time to stop.
 
 The laws: events of one ring keep their order, and a LOST frame follows the events before the hole; after the
-last event everything is accounted for; nothing here looks at a single event. The loop sleeps in poll(2) on
-the rings: the kernel wakes it when an event lands in a ring that was empty. After each round it pauses a few
-milliseconds, so a flood of events is moved in large spans and the traced processes pay for few wake-ups.
+last event everything is accounted for; nothing here looks at a single event, but for the last one of a
+recording of so many: what is lost after its moment is no part of the recording. The loop sleeps in poll(2)
+on the rings: the kernel wakes it when an event lands in a ring that was empty. After each round it pauses a
+few milliseconds, so a flood of events is moved in large spans and the traced processes pay for few wake-ups.
 """
 
 import select
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 from kwire.live.command import Command
 from kwire.live.tracer import Tracer
+from kwire.wire.frame import HEADER_SIZE
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
 
@@ -50,17 +53,18 @@ class Limits(NamedTuple):
 class Recorder:
     """Moves events from a tracer to sinks. `stop` is an eventfd or any descriptor that becomes readable."""
 
-    __slots__ = ("_limits", "_remaining", "_sinks", "_tracer", "cut", "events", "lost")
+    __slots__ = ("_last", "_limits", "_remaining", "_sinks", "_tracer", "cut", "events", "lost")
 
     def __init__(self, tracer: Tracer, sinks: list[Sink], limits: Limits = Limits()) -> None:  # noqa: B008
         self._tracer = tracer
         self._sinks = sinks
         self._limits = limits
         self._remaining = limits.events
+        self._last: int | None = None  # timestamp of the last event asked for, ns, once it has come
         self.events = 0
         self.lost = 0
         self.cut: dict[int, int] = {}
-        """Events by probe that came after the last one asked for: no part of the recording."""
+        """Events by probe after the last one asked for, lost ones too: no part of the recording."""
 
     def run(
         self, command: Command | None = None, stop: int = -1, progress: Callable[[], None] | None = None
@@ -154,10 +158,18 @@ class Recorder:
             probe = frames.header(index).id
             self.cut[probe] = self.cut.get(probe, 0) + 1
         self._remaining = (self._remaining or 0) - wanted
+        if wanted and not self._remaining:
+            at = frames.offsets[wanted - 1] + HEADER_SIZE
+            self._last = int.from_bytes(frames.view[at : at + 8], sys.byteorder)
         frames.count = wanted
         return frames
 
     def _lose(self, losses: list[Lost]) -> None:
+        if self._last is not None:
+            for loss in losses:
+                if loss.first > self._last:
+                    self.cut[loss.probe] = self.cut.get(loss.probe, 0) + loss.count
+            losses = [loss for loss in losses if loss.first <= self._last]
         if losses:
             self.lost += sum(loss.count for loss in losses)
             for sink in self._sinks:
