@@ -123,9 +123,9 @@ def _sorted(table: Any) -> Any:
 
 
 def _parquet(export: Export, out: Any) -> None:
-    from pyarrow import parquet
-
     wide = Wide(export)
+    from pyarrow import parquet  # after `Wide`, which says so where there is no pyarrow
+
     with parquet.ParquetWriter(out, wide.schema, compression="zstd") as writer:
         for batch in wide.batches(export.scan):
             writer.write_batch(batch)
@@ -146,9 +146,9 @@ def _arrow_stream(export: Export, out: Any) -> None:
 
 
 def _csv(export: Export, out: Any) -> None:
+    pa = arrow.load()  # first: it says so where there is no pyarrow
     from pyarrow import csv
 
-    pa = arrow.load()
     wide = Wide(export)
     plain = [_is_plain(field.type) for field in wide.schema]
     fields = [
@@ -246,14 +246,22 @@ def format_of(path: str, name: str | None = None) -> Format:
 
 
 def export_file(export: Export, path: str, form: Format) -> None:
-    """Write the export to a new file, readable by its owner only, or to standard output (`-`)."""
+    """Write the export to a new file, readable by its owner only, or to standard output (`-`).
+
+    What is there and no file (a device, a pipe) is written to, never replaced; nor is a link, but its target.
+    """
     if path == "-":
         with open(os.dup(1), "wb") as out:
             form.write(export, out)
         return
-    # What stands there stays until the new file is whole.
+    path = os.path.realpath(path)
     part = f"{path}.part-{os.getpid()}"
     try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            with open(os.open(path, os.O_WRONLY | os.O_CLOEXEC), "wb") as out:
+                form.write(export, out)
+            return
+        # What stands there stays until the new file is whole.
         with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as out:
             form.write(export, out)
         os.replace(part, path)

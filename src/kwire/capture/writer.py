@@ -236,7 +236,7 @@ class Writer:
                 return _File(output, number, time.monotonic(), time.time_ns())
         output.position = 0
         output.close()
-        if isinstance(base, str):
+        if isinstance(base, str) and os.path.isfile(base):  # never a device, such as /dev/full
             os.unlink(base)
         return None
 
