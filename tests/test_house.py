@@ -1,4 +1,4 @@
-"""The house rules, checked: which room may use which, how long a module may be, what must not be imported."""
+"""The house rules, checked: which room may use which, what must not be imported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "kwire"
 MODULES = sorted(SOURCE.rglob("*.py"))
-MAX_LINES = 500
 
 # Room → the other rooms that it may use. `errors` and `native` may be used by all.
 ARROWS: dict[str, set[str]] = {
@@ -102,10 +101,8 @@ def test_import_statements_of_all_forms_are_seen(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_a_module_is_short_and_says_what_it_is(path: Path) -> None:
-    text = path.read_text()
-    assert text.count("\n") <= MAX_LINES
-    assert ast.get_docstring(ast.parse(text)), "no docstring"
+def test_a_module_says_what_it_is(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text())), "no docstring"
 
 
 def test_no_dataclasses() -> None:
