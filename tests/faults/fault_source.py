@@ -1,0 +1,188 @@
+"""An agent without a kernel: a tracer that makes numbered events, under the real `kwire agent`.
+
+Everything but the tracer is the command's own: spool, sessions, summaries, exit status. Events carry numbers
+that no two of a scenario share, and how many there were stands in shared memory, which outlives kill -9: that
+is the counter which the judge believes, and nothing of kwire's writes it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import sys
+import time
+from array import array
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from kwire.live.environment import complete
+from kwire.live.plan import Plan
+from kwire.wire.fields import Field
+from kwire.wire.frames import Frames
+from kwire.wire.messages import CPU_UNKNOWN, Cause, Lost
+from kwire.wire.schema import Schema
+
+SIZE = 40  # bytes of an event: header, time, number, incarnation, ballast
+RING = 20_000  # events that a ring holds before it refuses
+ROUND = 2_000  # events in a span
+_EVENT = struct.Struct("=QQI12x")
+_HEAD = struct.Struct(">BBHI")
+
+
+def schemas(probes: int) -> tuple[Schema, ...]:
+    """So many probes."""
+    fields = (Field("number", "u64", 16, 8), Field("life", "u32", 24, 4))
+    made = (
+        Schema(number, f"tracepoint:fault:probe{number}", "tracepoint", f"fault:probe{number}", fields, SIZE,
+               sys.byteorder)
+        for number in range(1, probes + 1)
+    )  # fmt: skip
+    return complete(tuple(made))
+
+
+class Counter:
+    """Events produced by probe, in memory that is shared with the process that judges."""
+
+    def __init__(self, probes: int) -> None:
+        self._map = mmap.mmap(-1, 8 * (probes + 1))
+        self.produced = memoryview(self._map).cast("Q")
+
+    def close(self) -> None:
+        self.produced.release()
+        self._map.close()
+
+
+class _Always:
+    """A descriptor that is always readable, in the place of a ring's."""
+
+    class _Map:
+        fd = -1
+
+    def __init__(self) -> None:
+        self.map = self._Map()
+        self.map.fd = os.eventfd(1, os.EFD_CLOEXEC)
+
+
+class Synthetic:
+    """What `Recording` and `Recorder` need of a tracer: `rate` events a second, taken in turns by its probes.
+
+    `life`: tells this process of the scenario from others. A reader that comes too late finds the ring full,
+    as in the kernel: what it refuses is counted.
+    """
+
+    rate = 20_000.0
+    life = 0
+    counter: Counter
+
+    def __init__(self, plan: Plan, *, buffer: int | None = None, follow: bool = False) -> None:
+        self.plan = plan
+        self.rings = [_Always()]
+        self._began = 0.0
+        self._due = 0  # events that have been due, refused ones too
+        self._refused = [0] * (len(plan.schemas) + 1)
+        self._over = False
+
+    def __enter__(self) -> Synthetic:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.rings[0].map.fd)
+
+    def attach(self) -> None:
+        self._began = time.monotonic()
+
+    def follow(self, pid: int) -> None:
+        raise AssertionError("it follows nobody")
+
+    def sweep(self) -> None:
+        """No process to forget."""
+
+    def missed(self) -> list[Lost]:
+        return []
+
+    def detach(self) -> None:
+        self._over = True
+
+    def drain(self) -> Iterator[Frames]:
+        if self._over:
+            return
+        due = int((time.monotonic() - self._began) * self.rate)
+        refused = max(0, due - self._due - RING)
+        for number in range(self._due, self._due + refused):
+            self._refused[self._probe(number)] += 1
+            self.counter.produced[self._probe(number)] += 1
+        self._due += refused
+        while self._due < due:
+            count = min(ROUND, due - self._due)
+            frames = self._span(self._due, count)
+            self._due += count
+            yield frames
+
+    def settle(self) -> Iterator[Frames]:
+        return iter(())
+
+    def lost(self) -> list[Lost]:
+        now = time.monotonic_ns()
+        found = [
+            Lost(probe, now, now, count, CPU_UNKNOWN, Cause.RING_FULL)
+            for probe, count in enumerate(self._refused)
+            if count
+        ]
+        self._refused = [0] * len(self._refused)
+        return found
+
+    def produced(self) -> dict[int, int]:
+        return {schema.id: self.counter.produced[schema.id] for schema in self.plan.schemas}
+
+    def _probe(self, number: int) -> int:
+        return number % len(self.plan.schemas) + 1
+
+    def _span(self, first: int, count: int) -> Frames:
+        now = time.monotonic_ns()
+        parts = []
+        for number in range(first, first + count):
+            probe = self._probe(number)
+            self.counter.produced[probe] += 1
+            parts.append(_HEAD.pack(0x11, 0, SIZE, probe))
+            parts.append(_EVENT.pack(now, self.life << 40 | number, self.life))
+        data = b"".join(parts)
+        return Frames(data, array("Q", range(0, len(data), SIZE)))
+
+
+def hurry() -> None:
+    """Shorter pauses, so that a scenario takes a second and not a minute."""
+    from kwire.stream import collector, connect, uplink
+
+    connect.SHORTEST, connect.LONGEST = 0.02, 0.1
+    uplink.BETWEEN = 0.05  # type: ignore[misc]
+    collector.AGAIN = 0.05  # type: ignore[misc]
+
+
+def agent(argv: Sequence[str], probes: int, rate: float, life: int, counter: Counter) -> int:
+    """`kwire agent` with these arguments, in this process; its exit status."""
+    from kwire.cli import agent as verb
+    from kwire.cli import main
+
+    plan = Plan((), schemas(probes))
+
+    class Mine(Synthetic):
+        pass
+
+    Mine.rate, Mine.life, Mine.counter = rate, life, counter
+
+    def make_plan(*_: Any, **__: Any) -> Plan:
+        return plan
+
+    setattr(verb, "Tracer", Mine)  # noqa: B010  # the name is not exported, but it is what the verb calls
+    verb.make_plan = make_plan
+    hurry()
+    return main.main(["agent", *argv])
+
+
+def collect(argv: Sequence[str]) -> int:
+    """`kwire collect` with these arguments, in this process; its exit status."""
+    from kwire.cli import main
+
+    hurry()
+    return main.main(["collect", *argv])

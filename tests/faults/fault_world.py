@@ -1,0 +1,356 @@
+"""A world of one scenario: a collector, agents, a network that fails, disks that fail.
+
+Each process is forked from this one, so that it starts at once and may be killed like any other; it runs the
+command itself (`kwire collect`, `kwire agent`), with a tracer that makes numbered events in the place of the
+kernel's. What it prints goes to files.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import fault_source
+from fault_judge import Case, Life, Told, look_into
+from proxies import TcpProxy, UdpProxy
+
+from kwire.cli import agent as _agent  # noqa: F401  # all that children need is imported once
+from kwire.cli import collect as _collect  # noqa: F401
+from kwire.cli import main
+from kwire.stream.loop import Loop  # noqa: F401
+
+PATIENCE = 30.0
+"""Seconds after which something that should have happened has not."""
+
+ERROR, DELAY, GIVEN, FULL = range(4)  # words of a disk's page: see disk.c
+
+
+class StuckError(Exception):
+    """Something did not happen in time."""
+
+
+class Process:
+    """A forked process."""
+
+    def __init__(self, name: str, folder: Path, job: Callable[[], int]) -> None:
+        self.name = name
+        self.status: int | None = None
+        self._out, self._err = folder / f"{name}.out", folder / f"{name}.err"
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.pid = os.fork()
+        if not self.pid:
+            self._be(job)
+
+    def _be(self, job: Callable[[], int]) -> None:
+        status = 70
+        try:
+            os.setsid()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(
+                    number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+                )
+            for path, descriptor in ((self._out, 1), (self._err, 2)):
+                made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+                os.dup2(made, descriptor)
+                os.close(made)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            status = job()
+        except SystemExit as error:
+            status = error.code if isinstance(error.code, int) else 1
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+
+    @property
+    def alive(self) -> bool:
+        self._look(os.WNOHANG)
+        return self.status is None
+
+    def _look(self, how: int) -> None:
+        if self.status is None:
+            pid, status = os.waitpid(self.pid, how)
+            if pid:
+                self.status = os.waitstatus_to_exitcode(status)
+
+    def signal(self, number: int) -> None:
+        if self.alive:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """kill -9, and wait for the end."""
+        self.signal(signal.SIGKILL)
+        self._look(0)
+
+    def wait(self, seconds: float = PATIENCE) -> int:
+        """Its exit status; a process that does not end in time is killed, and that is an error."""
+        end = time.monotonic() + seconds
+        while self.alive:
+            if time.monotonic() > end:
+                self.kill()
+                raise StuckError(f"{self.name} does not end; it said: {self.said[-400:]}")
+            time.sleep(0.005)
+        assert self.status is not None
+        return self.status
+
+    @property
+    def said(self) -> str:
+        return self._err.read_text(errors="replace") if self._err.exists() else ""
+
+    @property
+    def told(self) -> Told:
+        out = self._out.read_text(errors="replace") if self._out.exists() else ""
+        return Told.of(self.name, self.status, out, self.said)
+
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def memory(self) -> int:
+        """Resident bytes."""
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+
+class Disk:
+    """A folder whose disk fails on demand, where `disk.c` is preloaded."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        self._page = mmap.mmap(-1, mmap.PAGESIZE)
+        self.words = memoryview(self._page).cast("Q")
+
+    def begin(self) -> None:
+        """Called in a process: its files in the folder are meant from now on."""
+        address = ctypes.addressof(ctypes.c_char.from_buffer(self._page))
+        faults = ctypes.CDLL(None).disk_faults
+        faults.argtypes = (ctypes.c_char_p, ctypes.c_void_p)
+        faults(str(self.folder).encode(), address)
+
+    def fail(self, number: int = errno.EIO) -> None:
+        self.words[ERROR] = number
+
+    def fill(self) -> None:
+        self.words[FULL] = 1
+
+    def slow(self, seconds: float) -> None:
+        self.words[DELAY] = int(seconds * 1e6)
+
+    def heal(self) -> None:
+        for word in (ERROR, DELAY, FULL):
+            self.words[word] = 0
+
+
+class World:
+    """One scenario's. Everything random is drawn from `rng`."""
+
+    def __init__(self, folder: Path, rng: random.Random, kind: str = "unix", sync: bool = False) -> None:
+        self.folder, self.rng, self.kind = folder, rng, kind
+        self.captures, self.spool = folder / "captures", folder / "spool"
+        self.disks = {"captures": Disk(self.captures), "spool": Disk(self.spool)}
+        self.options: list[str] = ["--sync"] if sync else []
+        self.collectors: list[Process] = []
+        self.agents: list[tuple[Process, fault_source.Counter, bool]] = []
+        self.killed: set[Process] = set()
+        self.harmed = False
+        self.log: list[str] = []
+        self._began = time.monotonic()
+        port = _free_port(socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM)
+        self.listen = f"unix:{folder}/socket" if kind == "unix" else f"{kind}:127.0.0.1:{port}"
+        self.network: Network | None = None
+        self.address = self.listen
+        if kind in ("tcp", "tls", "udp"):
+            self.network = Network(folder, kind, port)
+            self.address = f"{kind}:127.0.0.1:{self.network.port}"
+
+    def note(self, text: str) -> None:
+        """What is done to the world, for whoever reads of a failure."""
+        self.log.append(f"{time.monotonic() - self._began:6.3f} {text}")
+
+    # ------------------------------------------------------------------ the collector
+
+    @property
+    def collector(self) -> Process:
+        return self.collectors[-1]
+
+    def collect(self) -> Process:
+        """Start a collector, and wait until it listens."""
+        arguments = ["--listen", self.listen, "-w", str(self.captures), "--json", *self.options]
+
+        def job() -> int:
+            _certified("collector")
+            self.disks["captures"].begin()
+            return fault_source.collect(arguments)
+
+        process = Process(f"collector{len(self.collectors)}", self.folder, job)
+        self.collectors.append(process)
+        self.until(lambda: "collecting at" in process.said or not process.alive, "the collector listens")
+        if not process.alive:
+            raise StuckError(f"the collector ends with {process.status}: {process.said[-400:]}")
+        self.note("the collector listens")
+        return process
+
+    def kill_collector(self) -> None:
+        self.note("kill -9 of the collector")
+        self.killed.add(self.collector)
+        self.collector.kill()
+
+    def stop_collector(self, number: int = signal.SIGINT) -> int:
+        self.collector.signal(number)
+        return self.collector.wait()
+
+    # ------------------------------------------------------------------ agents
+
+    def agent(
+        self, *more: str, spool: bool = False, rate: float = 20_000, seconds: float = 0.5, probes: int = 1
+    ) -> Process:
+        """Start an agent that records so long."""
+        life = len(self.agents) + 1
+        counter = fault_source.Counter(probes)
+        arguments = ["--to", self.address, "fault:probe", "--json", "--name", "web1", *more]
+        arguments += ["-d", f"{seconds:g}"] if seconds else []
+        arguments += ["--spool", str(self.spool)] if spool else []
+
+        def job() -> int:
+            _certified("agent")
+            self.disks["spool"].begin()
+            return fault_source.agent(arguments, probes, rate, life, counter)
+
+        process = Process(f"agent{life}", self.folder, job)
+        self.agents.append((process, counter, spool))
+        self.note(f"agent {life} begins")
+        return process
+
+    def kill_agent(self) -> None:
+        process = self.agents[-1][0]
+        self.note(f"kill -9 of {process.name}")
+        self.killed.add(process)
+        process.kill()
+
+    # ------------------------------------------------------------------ time, and the end
+
+    def pause(self, low: float, high: float) -> None:
+        time.sleep(self.rng.uniform(low, high))
+
+    def until(self, condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > end:
+                raise StuckError(f"it does not happen: {what}")
+            time.sleep(0.005)
+
+    def case(self) -> Case:
+        """Let everybody end, and say what there is."""
+        for disk in self.disks.values():
+            disk.heal()
+        if self.network:
+            self.network.do("heal")
+        if not self.collectors[-1].alive:
+            if self.collectors[-1] not in self.killed and self.collectors[-1].status not in (0, 1, 3):
+                raise StuckError(f"the collector died: {self.collector.status}: {self.collector.said[-600:]}")
+            self.collect()
+        for process, _, _ in self.agents:
+            process.wait()
+        self.stop_collector()
+        verified = self._verify()
+        lives = [
+            Life(number, sum(counter.produced), process.told, process in self.killed, spool)
+            for number, (process, counter, spool) in enumerate(self.agents, 1)
+        ]
+        told = [process.told for process in self.collectors]
+        return Case(self.captures, lives, told, verified, self.harmed)
+
+    def _verify(self) -> Told:
+        paths = sorted(map(str, self.captures.glob("*.pcapng")))
+        process = Process("verify", self.folder, lambda: main.main(["verify", "--json", *paths]))
+        process.wait()
+        return process.told
+
+    def stored(self) -> int:
+        """Events that lie in captures now."""
+        return len(look_into(self.captures.glob("*.pcapng")).numbers)
+
+    def close(self) -> None:
+        """End what still runs."""
+        for process in [*self.collectors, *(agent for agent, _, _ in self.agents)]:
+            process.kill()
+        if self.network:
+            self.network.close()
+        for _, counter, _ in self.agents:
+            counter.close()
+
+
+class Network:
+    """A proxy in a process of its own, told by words what to do."""
+
+    def __init__(self, folder: Path, kind: str, target: int) -> None:
+        self._kind = kind
+        self._words, theirs = socket.socketpair()
+        self._process = Process("network", folder, lambda: self._serve(theirs, target))
+        theirs.close()
+        self.port = int(self._words.recv(16))
+
+    def do(self, *words: str) -> None:
+        """`stall`, `cut`, `reset`, `refuse`, `serve`, `delay SECONDS`, `lose SHARE`, `heal`."""
+        self._words.sendall(" ".join(words).encode())
+        self._words.recv(16)
+
+    def close(self) -> None:
+        self._words.close()
+        self._process.kill()
+
+    def _serve(self, words: socket.socket, target: int) -> int:
+        self._words.close()
+        proxy = UdpProxy(target) if self._kind == "udp" else TcpProxy(target)
+        words.sendall(str(proxy.port).encode())
+        while told := words.recv(64):
+            word, *rest = told.decode().split()
+            self._obey(proxy, word, *map(float, rest))
+            words.sendall(b"done")
+        return 0
+
+    @staticmethod
+    def _obey(proxy: TcpProxy | UdpProxy, word: str, value: float = 0.0) -> None:
+        if word == "delay":
+            proxy.delay = value
+        elif isinstance(proxy, UdpProxy):
+            if word in ("stall", "refuse"):
+                proxy.stalled = True
+            elif word == "lose":
+                proxy.loss = value
+            elif word in ("cut", "reset"):
+                proxy.rebind()
+            elif word in ("heal", "serve"):
+                proxy.stalled, proxy.loss, proxy.delay = False, 0.0, 0.0
+        elif word == "heal":
+            proxy.delay = 0.0
+            proxy.go_on()
+            proxy.serve()
+        elif word != "lose":
+            getattr(proxy, word)()
+
+
+def _free_port(kind: int) -> int:
+    with socket.socket(socket.AF_INET, kind) as bound:
+        bound.bind(("127.0.0.1", 0))
+        port: int = bound.getsockname()[1]
+        return port
+
+
+def _certified(role: str) -> None:
+    """Have the certificates of this role, where there are any."""
+    if made := os.environ.get("KWIRE_FAULT_CERTS"):
+        os.environ["KWIRE_TLS"] = os.path.join(made, role)
