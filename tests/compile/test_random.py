@@ -104,7 +104,7 @@ class Meaning:
                 order = {"eq": left == right, "ne": left != right, "lt": left < right, "le": left <= right}
                 return int(order[e.op] if e.op in order else {"gt": left > right, "ge": left >= right}[e.op])
             case c.TextEqual():
-                return int(self.text(e.text)[0] == e.literal and not self.text(e.text)[1])
+                return int(self.text(e.text)[0] == e.literal)
             case c.Logic():
                 left = bool(self.register(e.left))
                 right = bool(self.register(e.right))
@@ -129,8 +129,7 @@ class Meaning:
         if e.op in ("div", "mod"):
             if not b:
                 return 0 if e.op == "div" else a
-            quotient = abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
-            return quotient if e.op == "div" else a - quotient * b
+            return a // b if e.op == "div" else a % b
         shift = b & 63
         return {
             "add": a + b,
@@ -170,7 +169,7 @@ class Meaning:
     def text(self, e: Any) -> tuple[bytes, bool]:
         """A text and whether it was cut."""
         if isinstance(e, c.Comm):
-            return self.comm, False
+            return self.comm[: e.type.limit], len(self.comm) > e.type.limit
         at = self.address(e.place)
         found = b""
         while at is not None and len(found) <= e.type.limit and not (e.fixed and len(found) == e.fixed):
@@ -307,7 +306,7 @@ class Writer:
 
     def text(self) -> Any:
         if self.one(0, 1, 2) == 0:
-            return c.Comm(t.Text(15), SPAN)
+            return c.Comm(t.Text(self.one(15, 15, self.dice.randint(1, 15))), SPAN)
         limit, fixed = self.dice.randint(1, LIMIT), self.one(0, self.dice.randint(1, 48))
         return c.ReadText(self.place(max(fixed, 1), 0, TEXTS), t.Text(limit, t.USER), SPAN, fixed)
 
@@ -405,7 +404,7 @@ KINDS: tuple[Callable[[Writer, int], Any], ...] = (
 
 
 def text_equal(text: Any, literal: bytes) -> c.TextEqual:
-    return c.TextEqual(text, literal[: text.type.limit], t.BOOL, SPAN)
+    return c.TextEqual(text, literal, t.BOOL, SPAN)
 
 
 def world_of(seed: int) -> World:

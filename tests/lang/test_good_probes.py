@@ -190,7 +190,7 @@ PROGRAMS = [
         """,
         """
         event a: s32, b: s64, c: u64, d: s32, e: bool, f: s32, g: s32, h: s64
-        emit 7, 1099511627776, 9223372036854775808, -1, 1, -3, -1, 4294967295
+        emit 7, 1099511627776, 9223372036854775808, -1, 1, -4, 1, 4294967295
         """,
     ),
     (
@@ -243,8 +243,8 @@ PROGRAMS = [
         """,
         """
         event pid: u32
-        if (((comm == b'cat') or not (text<=2[char *[arg0+192]] == b'x')) or
-        | ((text(16)<=6[arg0+72] == b'nginx') or (comm == b'a')))
+        if (((comm == b'cat') or not (text<=256[char *[arg0+192]] == b'x')) or
+        | ((text(16)<=16[arg0+72] == b'nginx') or (comm == b'a')))
           emit pid
         if ((((s32[arg0+40] == 1) or ((s32[arg0+40] == 2) or (s32[arg0+40] == 3))) and not
         | (s32[arg0+40] == 4)) and ((arg0 != 0) and (struct file *[arg0+64] == 0)))
@@ -292,7 +292,7 @@ PROGRAMS = [
         k = (arg0 as struct common *)
         v = &[k+8]
         ok = 1
-        if (text<=2[t] == b'x')
+        if (text<=256[t] == b'x')
           n = 7
           t = (char *[struct sock *[arg0+32]+192] as char *)
           return
@@ -485,7 +485,7 @@ PROGRAMS = [
         """,
         """
         event pid: u64
-        if ((text<=8[data_loc(52)] == b'/bin/ls') and (text(16)<=3[ctx+8] == b'ls'))
+        if ((text<=256[data_loc(52)] == b'/bin/ls') and (text(16)<=16[ctx+8] == b'ls'))
           emit u64(s32[ctx+24])
         """,
     ),
@@ -521,6 +521,41 @@ PROGRAMS = [
         ok = ((s32[arg0+40] > 3) or bool[arg0+220])
         not_ok = not s32[arg0+40]
         emit ok, not_ok, (ok and not_ok), 1, (ok ? enum state[arg0+216] : 7)
+        """,
+    ),
+    (
+        "kprobe:connect",
+        """
+        def f(sk):
+            if sk.prio != 1 << 31 and 0 <= sk.common.dport < 9: emit(x=-1 < 0xffffffffffffffff)
+            if sk.cookie < sk.delta: emit(x=sk.delta == sk.cookie)
+        """,
+        """
+        event x: bool
+        if (1 and (u16[arg0+4] < 9))
+          emit 1
+        if ((s64[arg0+56] >= 0) and (u64[arg0+48] <u s64[arg0+56]))
+          emit ((s64[arg0+56] >= 0) and (s64[arg0+56] == u64[arg0+48]))
+        """,
+    ),
+    (
+        "kprobe:connect",
+        """
+        def f(sk):
+            t = str(sk.label, 4)
+            if t == "hell": emit(t)
+            t = str(sk.label, 5)
+            if t == "hello": emit(t)
+        """,
+        """
+        event t: text up to 5 bytes
+        local t: char *
+        t = (char *[arg0+192] as char *)
+        if (text<=4[t] == b'hell')
+          emit text<=4[t]
+        t = (char *[arg0+192] as char *)
+        if (text<=5[t] == b'hello')
+          emit text<=5[t]
         """,
     ),
 ]

@@ -273,27 +273,32 @@ WRONG = [
     ),
     (
         "kprobe:connect",
-        "def f(sk): emit(x=sk.prio != 1 << 31)",
-        "2: this is always true: an s32 is -2147483648 to 2147483647",
-        "sk.prio != 1 << 31",
-    ),
-    (
-        "kprobe:connect",
-        "def f(sk): emit(x=sk.common.dport >= 0)",
-        "2: this is always true: a u16 is 0 to 65535",
-        "sk.common.dport >= 0",
-    ),
-    (
-        "kprobe:connect",
-        "def f(sk): emit(x=sk.cookie < sk.delta)",
-        "2: this compares a u64 and an s64, which may be negative; say which is meant: s64(x) or u64(x)",
-        "sk.cookie < sk.delta",
-    ),
-    (
-        "kprobe:connect",
         'def f(sk): emit(x=comm < "a")',
         "2: texts have no order: <; use == or !=",
         'comm < "a"',
+    ),
+    (
+        "kprobe:connect",
+        'def f(sk): emit(x=str(sk.label, 4) == "hello")',
+        "2: this text has at most 4 bytes, never these 5; read more of it: str(x, 5)",
+        '"hello"',
+    ),
+    (
+        "kprobe:connect",
+        'def f(sk): emit(x=str(comm, 2) == "cat")',
+        "2: this text has at most 2 bytes, never these 3; read more of it: str(x, 3)",
+        '"cat"',
+    ),
+    (
+        "kprobe:connect",
+        """
+        def f(sk):
+            if sk.prio: t = str(sk.label, 4)
+            else: t = str(sk.label, 5)
+            emit(x=t == "cat")
+        """,
+        "5: t is a text of one limit on one path and of another on the other; use one limit, or two names",
+        "t",
     ),
     (
         "kprobe:connect",

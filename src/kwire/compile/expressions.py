@@ -41,6 +41,9 @@ BUILTINS: dict[str, tuple[str, str, int]] = {
 BREAKPOINT = {"x86_64": -1}
 """From the instruction pointer a kprobe in the middle of a function sees to the address it is at."""
 
+COMM_MOST = 15
+"""Bytes of a thread's name, its NUL apart."""
+
 WITH_CONTEXT = frozenset({"get_func_ip", "get_attach_cookie"})
 
 
@@ -294,17 +297,37 @@ class Expressions(Builder):
         return self.emit(ALU[e.op], [left, right])
 
     def _signed_division(self, op: str, left: Operand, right: Operand) -> Operand:
-        """On the magnitudes, because signed division came only with ISA v4; the sign is put back after it."""
-        sign = self.emit("arsh", [left, 63])
-        magnitude = self._flip(left, sign)
-        if isinstance(right, int):
-            other: Operand = signed64(abs(right))
-            flip: Operand = sign if op == "mod" or right >= 0 else self.emit("xor", [sign, -1])
-        else:
-            right_sign = self.emit("arsh", [right, 63])
-            other = self._flip(right, right_sign)
-            flip = sign if op == "mod" else self.emit("xor", [sign, right_sign])
-        return self._flip(self.emit(op, [magnitude, other]), flip)
+        """Division that floors, by unsigned instructions: signed ones came only with ISA v4.
+
+        With ~x = -x - 1: floor(x / d) is ~(~x / d) for negative x and positive d, and the remainder
+        d + ~(~x % d).
+        """
+        if isinstance(right, int) and right > 0:
+            if right & (right - 1) == 0:
+                if op == "div":
+                    return self.binary("arsh", left, right.bit_length() - 1)
+                return self.emit("and", [left, right - 1])
+            sign = self.emit("arsh", [left, 63])
+            result = self.emit("xor", [self.emit(op, [self.emit("xor", [left, sign]), right]), sign])
+            return result if op == "div" else self.emit("add", [result, self.emit("and", [sign, right])])
+        quotient = self._floor(left, right)
+        return quotient if op == "div" else self.emit("sub", [left, self.emit("mul", [quotient, right])])
+
+    def _floor(self, left: Operand, right: Operand) -> Operand:
+        """The quotient by any divisor: that of the magnitudes, its sign, and one less where a negative one
+        has a remainder; 0 where the divisor is 0.
+        """
+        left_sign, right_sign = (self.emit("arsh", [value, 63]) for value in (left, right))
+        one, two = self._flip(left, left_sign), self._flip(right, right_sign)
+        sign = self.emit("xor", [left_sign, right_sign])
+        quotient = self._flip(self.emit("div", [one, two]), sign)
+        inexact = self.emit("and", [self._negative(self.emit("mod", [one, two])), self._negative(two)])
+        less = self.emit("rsh", [self.emit("and", [sign, inexact]), 63])
+        return self.emit("sub", [quotient, less])
+
+    def _negative(self, value: Operand) -> Operand:
+        """A number whose highest bit tells whether the value is not 0."""
+        return self.emit("or", [value, self.emit("neg", [value])])
 
     def _flip(self, value: Operand, sign: Operand) -> Operand:
         """Value where sign is 0, -value where sign is -1."""
@@ -390,28 +413,31 @@ class Expressions(Builder):
         self.span = before
 
     def _text_condition(self, e: checked.TextEqual, yes: Block, no: Block) -> None:
-        """Compare word by word with the literal and its NUL: all words loaded, one branch at the end."""
-        text, literal = e.text, e.literal
+        """Compare word by word with the literal, and with its NUL where the text may be longer; one branch."""
+        text = e.text
         difference: Operand = 0
-        if isinstance(text, checked.Comm):
-            wanted, words = literal + b"\0", self.comm()
-            for number, word in enumerate(words[: (len(wanted) + 7) // 8]):
-                difference = self._differ(difference, word, wanted[8 * number : 8 * number + 8])
-        elif isinstance(text, checked.ReadText) and 0 < text.fixed < len(literal):
+        assert isinstance(text, checked.ReadText | checked.Comm)
+        most = text.type.limit
+        if isinstance(text, checked.ReadText) and text.fixed:
+            most = min(most, text.fixed)
+        wanted = (e.literal + b"\0")[:most]
+        if len(e.literal) > most:
             self.jump(no)
             return
-        elif isinstance(text, checked.ReadText) and text.fixed:
-            wanted = (literal + b"\0")[: text.fixed]
+        if isinstance(text, checked.Comm):
+            if most == COMM_MOST:
+                wanted = e.literal + b"\0"  # there is always one, and whole words are compared at once
+            for number, word in enumerate(self.comm()[: (len(wanted) + 7) // 8]):
+                difference = self._differ(difference, word, wanted[8 * number : 8 * number + 8])
+        elif text.fixed:
             start = 0 if any(index.length for index in text.place.indexes) else text.place.offset
             for at, piece in pieces(start, len(wanted)):
                 word = self.read_int(text.place, piece, at - start)
                 difference = self._differ(difference, word, wanted[at - start : at - start + piece])
         else:
-            assert isinstance(text, checked.ReadText)
-            slot = self._fetch(text.place, len(literal) + 2)
-            for at, piece in pieces(0, len(literal) + 1):
-                part = (literal + b"\0")[at : at + piece]
-                difference = self._differ(difference, self.load(slot, at, piece), part)
+            slot = self._fetch(text.place, len(wanted) + 1)
+            for at, piece in pieces(0, len(wanted)):
+                difference = self._differ(difference, self.load(slot, at, piece), wanted[at : at + piece])
         self.branch("eq", difference, 0, yes, no)
 
     def _fetch(self, place: checked.Place, size: int) -> Slot:

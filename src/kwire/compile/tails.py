@@ -85,6 +85,14 @@ class Record:
     def _words(self, words: list[Value], limit: int) -> tuple[Operand, Operand]:
         """A text in one or two words: masked behind its NUL, stored, measured."""
         lower = self.lower
+        beyond: Operand = 0
+        if limit < 8 * len(words) - 1:  # a name of which less is wanted than there is
+            part, shift = words[limit // 8], 8 * (limit % 8)
+            beyond = lower.emit("and", [lower.binary("rsh", part, shift), 0xFF], None, 8)
+            if shift:
+                words = [*words[: limit // 8], lower.emit("and", [part, (1 << shift) - 1], None, shift)]
+            else:
+                words = words[: limit // 8]
         first, length, full = self._measure(words[0])
         kept: list[Operand] = [first]
         if len(words) == 2:
@@ -100,7 +108,12 @@ class Record:
             length, second = lower.join_all([(short, [length, 0]), (lower.block, [total, second])])
             kept.append(second)
         self._store_words(kept)
-        return lower.emit("umin", [length, min(limit, 8 * len(words))]), 0
+        most = min(limit, 8 * len(words))
+        told = lower.emit("umin", [length, most])
+        if beyond == 0:
+            return told, 0
+        full = lower.emit("cmp", [length, most], "eq", 1)
+        return told, lower.emit("and", [full, lower.emit("cmp", [beyond, 0], "ne", 1)], None, 1)
 
     def _measure(self, word: Value) -> tuple[Operand, Operand, Operand]:
         """The word without what follows its first zero byte, the bytes before that, and their mask.

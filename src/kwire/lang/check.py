@@ -99,6 +99,7 @@ class Body(Expressions):
         self.assigned = _assigned(probe.body)
         self.set: set[str] = set()
         self.comm: set[str] = set()  # locals that are another name for comm
+        self.limits: dict[str, int] = {}  # of the texts that locals are here; 0 where two paths give two
         self.parameters: dict[str, Value] = {}
         self.broken: set[str] = set()  # parameters that cannot be had
 
@@ -157,7 +158,7 @@ class Body(Expressions):
         if name not in self.set:
             raise TextError(span, f"{name} may have no value here", "assign it on every path before")
         if name in self.comm:
-            return c.Comm(t.Text(15), span)
+            return c.Comm(t.Text(self._limit(name, span)), span)
         held, number = self.held.get(name), list(self.held).index(name) if name in self.held else -1
         if held is None:
             raise UnknownError(span)
@@ -168,8 +169,17 @@ class Body(Expressions):
         space = type_.space if isinstance(type_, t.Pointer) else t.KERNEL
         place = c.Place(value, 0, (), space, span)
         if isinstance(held.wide, t.Text):
-            return c.ReadText(place, held.wide, span, held.fixed)
+            limit = self._limit(name, span)
+            return c.ReadText(place, held.wide._replace(limit=limit), span, held.fixed)
         return c.ReadBlock(place, t.size_of(held.wide), held.wide, span)
+
+    def _limit(self, name: str, span: Span) -> int:
+        """The limit of the text that a local is here."""
+        limit = self.limits[name]
+        if not limit:
+            message = f"{name} is a text of one limit on one path and of another on the other"
+            raise TextError(span, message, "use one limit, or two names")
+        return limit
 
     def _bind_parameters(self) -> None:
         for number, parameter in enumerate(self.probe.parameters):
@@ -250,20 +260,25 @@ class Body(Expressions):
             test = self.condition(node.test)
         except TextError as error:
             self.fault(error)
-        before = set(self.set)
+        before, limits = set(self.set), dict(self.limits)
         then, then_ends = self._block(node.then)
         after_then, self.set = self.set, before
+        limits_then, self.limits = self.limits, limits
         otherwise, otherwise_ends = self._block(node.otherwise)
         if then_ends:
             pass
         elif otherwise_ends:
-            self.set = after_then
+            self.set, self.limits = after_then, limits_then
         else:
             self.set = self.set & after_then
+            for name, limit in limits_then.items():
+                self.limits[name] = limit if self.limits.get(name, limit) == limit else 0
         return [c.If(test, then, otherwise, node.span)], then_ends and otherwise_ends
 
     def _store(self, name: str, value: Value, span: Span, declared: bool = False) -> c.LocalSet | None:
         """Assign a value to a local; None where nothing has to be stored."""
+        if isinstance(value, c.Comm | c.ReadText):
+            self.limits[name] = value.type.limit
         if isinstance(value, c.Comm) and (name not in self.held):
             self.comm.add(name)
             self.set.add(name)

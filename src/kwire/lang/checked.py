@@ -6,8 +6,8 @@ Laws the compiler may rely on:
   mathematical value of their type (sign- or zero-extended, see `types`).
 - Arithmetic is done in 64 bits and wraps. `Binary.type` is `S64` or `U64` (or a `Pointer`, computed as u64)
   and decides between signed and unsigned division, remainder and right shift. Division by zero gives 0, the
-  remainder of zero the dividend, as eBPF has it; signed division truncates toward zero and the remainder has
-  the dividend's sign, as in C. Shift counts are taken modulo 64.
+  remainder of zero the dividend, as eBPF has it; division floors and the remainder has the divisor's sign, as
+  in Python. Shift counts are taken modulo 64.
 - Reading memory cannot fault: a read that fails gives 0 (integers, each byte of a block) or the empty text.
   A failed read in the middle of a chain makes the following address small, so the chain gives 0.
 - Operands are evaluated left to right. No expression has an effect, so an implementation may reorder and
@@ -169,10 +169,10 @@ class Compare(NamedTuple):
 
 
 class TextEqual(NamedTuple):
-    """Whether a text equals the literal exactly (in full, not a prefix).
+    """Whether the value of a text is the literal: its limit counts, so `str(p, 2) == "ab"` holds for "abc".
 
-    `literal` has no NUL and is no longer than the text's limit. `text` is a `ReadText` or `Comm`. "Not equal"
-    is `Not` around it.
+    `literal` has no NUL; one longer than the text's limit is never equal. `text` is a `ReadText` or `Comm`.
+    "Not equal" is `Not` around it.
     """
 
     text: "Wide"
@@ -270,7 +270,7 @@ class ReadBlock(NamedTuple):
 
 
 class Comm(NamedTuple):
-    """The name of the current thread; its type is Text(15), as its 16 bytes hold a NUL."""
+    """The name of the current thread; its 16 bytes hold a NUL, so its limit is 15, or less where it is cut."""
 
     type: Text
     span: Span

@@ -1,9 +1,11 @@
 """Comparisons: of numbers, of texts with strings, of addresses with how they are written.
 
-The law: a comparison that is never or always true, or whose answer would depend on C's conversion of signed
-to unsigned, is an error, because nobody means it.
+Invariants: numbers compare by their mathematical value, whatever their signs and widths; a comparison that
+is never true is an error, because nobody means it; one that is always true, as half of `0 <= fd < 10` may
+be, is a constant.
 """
 
+import operator
 import sys
 
 from kwire.lang import builtins, values
@@ -32,28 +34,36 @@ def _with_string(op: str, left: Value, literal: Literal, span: Span) -> c.Expr:
     if isinstance(left.type, t.Int) and left.type.display == "ipv4" and not isinstance(left, values.WIDE):
         address = c.Const(_ipv4(literal), left.type, literal.span)
         return _numbers(op, left, address, span)
-    if t.is_text_array(left.type) or isinstance(left, c.ReadText | c.Comm):
-        text = values.as_text(left, len(literal.value.encode()) + 1, span)
-    else:
-        text = None
-    if text is None:
-        raise TextError(span, f"{t.article(left.type)} is no text", "make it one: str(x)")
+    text = text_of(left, span)
     if op not in ("eq", "ne"):
         raise TextError(span, f"texts have no order: {COMPARE[op]}", "use == or !=")
     wanted = literal.value.encode()
     if b"\0" in wanted:
         raise TextError(literal.span, "a text ends at its first NUL and contains none")
-    size = text.fixed if isinstance(text, c.ReadText) else 0
-    most = text.type.limit if isinstance(text, c.Comm) else size or builtins.MAX_LIMIT
-    if len(wanted) > most:
-        what = "comm" if isinstance(text, c.Comm) else "this text"
-        raise TextError(literal.span, f"{what} has at most {most} bytes, never these {len(wanted)}")
-    if isinstance(text, c.ReadText):
-        # One byte more than the literal tells the whole text from a longer one.
-        limit = min(len(wanted) + 1, size) if size else len(wanted) + 1
-        text = text._replace(type=t.Text(limit, text.type.space))
+    reach(text, len(wanted), literal.span)
     equal = c.TextEqual(text, wanted, t.BOOL, span)
     return equal if op == "eq" else c.Not(equal, t.BOOL, span)
+
+
+def text_of(value: Value, span: Span) -> c.ReadText | c.Comm:
+    """The value as a text. Raises `TextError` for what is none."""
+    if t.is_text_array(value.type) or isinstance(value, c.ReadText | c.Comm):
+        text = values.as_text(value, builtins.TEXT_LIMIT, span)
+        if text is not None:
+            return text
+    raise TextError(span, f"{t.article(value.type)} is no text", "make it one: str(x)")
+
+
+def reach(text: c.ReadText | c.Comm, size: int, span: Span) -> None:
+    """Refuse so many bytes of text where the text is never that long."""
+    most, known = text.type.limit, 15 if isinstance(text, c.Comm) else text.fixed
+    if size <= most:
+        return
+    what = "comm" if isinstance(text, c.Comm) and most == known else "this text"
+    longer = f"read more of it: str(x, {size})" if not known or most < known >= size else ""
+    if size > builtins.MAX_LIMIT:
+        longer = ""
+    raise TextError(span, f"{what} has at most {most} bytes, never these {size}", longer)
 
 
 def _ipv4(literal: Literal) -> int:
@@ -69,24 +79,29 @@ def _ipv4(literal: Literal) -> int:
 
 
 def _numbers(op: str, left: c.Expr, right: c.Expr, span: Span) -> c.Expr:
+    if isinstance(left, c.Const) and isinstance(right, c.Const):
+        return c.Const(int(getattr(operator, op)(left.value, right.value)), t.BOOL, span)
     for value, other, seen in ((right, left, op), (left, right, SWAPPED[op])):
-        if isinstance(value, c.Const) and not isinstance(other, c.Const):
-            _reachable(seen, other, value, span)
+        if isinstance(value, c.Const):
+            if _always(seen, other, value, span):
+                return c.Const(1, t.BOOL, span)
             # The constant takes the other's side: no mixture is left.
             unsigned = t.is_wide_unsigned(other.type)
             return c.Compare(op, left, right, not unsigned, t.BOOL, span)
-    mixed = t.is_wide_unsigned(left.type) != t.is_wide_unsigned(right.type)
-    if mixed and op not in ("eq", "ne") and not isinstance(left, c.Const):
-        for one, other in ((left, right), (right, left)):
-            if t.is_wide_unsigned(one.type) and values.bounds(other.type)[0] < 0:
-                message = f"{t.article(one.type)} and {t.article(other.type)}, which may be negative"
-                raise TextError(span, f"this compares {message}", "say which is meant: s64(x) or u64(x)")
-    signed = not (t.is_wide_unsigned(left.type) or t.is_wide_unsigned(right.type))
-    return c.Compare(op, left, right, signed, t.BOOL, span)
+    wide = [t.is_wide_unsigned(one.type) for one in (left, right)]
+    test = c.Compare(op, left, right, not any(wide), t.BOOL, span)
+    for one, other, seen in ((left, right, op), (right, left, SWAPPED[op])):
+        if any(wide) and not t.is_wide_unsigned(one.type) and values.bounds(one.type)[0] < 0:
+            # A negative number is less than every unsigned one, whose bits may be the same.
+            assert t.is_wide_unsigned(other.type)
+            less, zero = seen in ("lt", "le", "ne"), c.Const(0, t.S64, span)
+            sign = c.Compare("lt" if less else "ge", one, zero, True, t.BOOL, span)
+            return c.Logic("or" if less else "and", sign, test, t.BOOL, span)
+    return test
 
 
-def _reachable(op: str, value: c.Expr, constant: c.Const, span: Span) -> None:
-    """Refuse a comparison with a constant that the value's type decides alone."""
+def _always(op: str, value: c.Expr, constant: c.Const, span: Span) -> bool:
+    """Whether a comparison with a constant holds whatever the value; one that never does is refused."""
     low, high = values.bounds(value.type)
     number = constant.value
     never = {
@@ -106,12 +121,12 @@ def _reachable(op: str, value: c.Expr, constant: c.Const, span: Span) -> None:
         "ge": number <= low,
     }
     if isinstance(value.type, t.Bool):
-        return
-    for word, table in (("never", never), ("always", always)):
-        if table[op]:
-            what = f"{t.article(value.type)} is {low} to {high}" if high < 1 << 32 else _sign(value, low)
-            cure = "cast it if its bits mean a signed number: s32(x)" if number < 0 == low else ""
-            raise TextError(span, f"this is {word} true: {what}", cure)
+        return False
+    if never[op]:
+        what = f"{t.article(value.type)} is {low} to {high}" if high < 1 << 32 else _sign(value, low)
+        cure = "cast it if its bits mean a signed number: s32(x)" if number < 0 == low else ""
+        raise TextError(span, f"this is never true: {what}", cure)
+    return always[op]
 
 
 def _sign(value: c.Expr, low: int) -> str:

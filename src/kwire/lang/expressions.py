@@ -329,7 +329,8 @@ class Expressions:
             span = node.span if len(node.rest) == 1 else _between(left.span, right.span)
             tests.append(compare(op, left, right, span))
             left = right
-        return _balanced("and", tests, node.span)
+        # What is always true changes nothing: half of `0 <= fd < 10`, say.
+        return _balanced("and", [test for test in tests if not _true(test)] or tests[:1], node.span)
 
     def _logic(self, node: tree.Logic) -> Value:
         operands = [self.condition(operand) for operand in node.operands]
@@ -383,8 +384,7 @@ def _fold(op: str, a: c.Const, b: c.Const, span: Span) -> c.Const:
     if op in ("div", "mod"):
         if not y:
             raise TextError(span, "this divides by zero")
-        quotient = abs(x) // abs(y) * (1 if (x < 0) == (y < 0) else -1)
-        return values.constant(quotient if op == "div" else x - quotient * y, span)
+        return values.constant(x // y if op == "div" else x % y, span)
     if op in ("shl", "shr") and not 0 <= y < 64:
         raise TextError(b.span, f"a number has 64 bits, it cannot be shifted by {y}")
     results = {
@@ -407,6 +407,10 @@ def _balanced(op: str, operands: Sequence[c.Expr], span: Span) -> c.Expr:
     half = len(operands) // 2
     left, right = _balanced(op, operands[:half], span), _balanced(op, operands[half:], span)
     return c.Logic(op, left, right, t.BOOL, span)
+
+
+def _true(test: c.Expr) -> bool:
+    return isinstance(test, c.Const) and test.value != 0
 
 
 def _between(left: Span, right: Span) -> Span:

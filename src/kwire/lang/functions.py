@@ -95,7 +95,7 @@ def _str(call: Arguments) -> Value:
     value = call.values[0]
     limit = limit_of(call.values[1], "str") if len(call.values) > 1 else builtins.TEXT_LIMIT
     if isinstance(value, c.Comm):
-        return value
+        return value._replace(type=t.Text(min(limit, value.type.limit)), span=call.span)
     if isinstance(value, Literal):
         raise TextError(value.span, "this is a string already")
     if isinstance(value, c.ReadBytes):
