@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from kwire.bpf.arch import host
+from kwire.bpf.task import TaskFields
 from kwire.btf.store import load_kernel
 from kwire.btf.types import Kind
-from kwire.compile.build import Compiled, TaskFields, compile_probe, task_fields
+from kwire.compile.build import Compiled, compile_probe, task_fields
 from kwire.compile.layout import CompileError
 from kwire.kernel import prog
 from kwire.kernel.maps import Map

@@ -9,7 +9,8 @@ import pytest
 
 from kwire.bpf.arch import named
 from kwire.bpf.disasm import disassemble
-from kwire.compile.build import Compiled, TaskFields, compile_probe
+from kwire.bpf.task import TaskFields
+from kwire.compile.build import Compiled, compile_probe
 from kwire.compile.fold import compute, decide
 from kwire.compile.ir import CONDITIONS, SWAPPED
 from kwire.lang import checked as c
@@ -65,7 +66,7 @@ def test_nothing_is_asked_twice() -> None:
         "map_lookup_elem",
         "ringbuf_output",
     ]
-    found = calls(build(PID, TID, COMM, task=TaskFields(8, 12, 16)))
+    found = calls(build(PID, TID, COMM, task=TaskFields(8, 12, 16, 32, 40, 48)))
     assert [name for name in found if name.startswith("get_current")] == ["get_current_task_btf"]
 
 
@@ -164,7 +165,14 @@ entry:
 look1:
     store 4 [key.2+0] %2
     %3 = call map_lookup_elem map:tasks [key.2+0]
-    if %3 eq 0 goto done else body1
+    if %3 eq 0 goto done else listed2
+listed2:
+    %30 = load 8 [%3+0]
+    if %30 eq 0 goto body1 else other2
+other2:
+    %31 = peek 8 [%1+40]
+    %32 = peek 8 [%31+32]
+    if %32 eq %30 goto body1 else done
 body1:
     %4 = call ktime_get_ns
     store 8 [record.1+8] %4
@@ -186,21 +194,21 @@ body1:
     store 8 [%15+0] %17
     store 4 [key.3+0] %12
     %20 = call map_lookup_elem map:rings [key.3+0]
-    if %20 eq 0 goto refused4 else output4
-output4:
+    if %20 eq 0 goto refused6 else output6
+output6:
     %21 = call ringbuf_output %20 [record.1+0] 32 0
-    if %21 eq 0 goto done else refused4
-refused4:
+    if %21 eq 0 goto done else refused6
+refused6:
     %22 = load 8 [%15+8]
     %23 = add %22 1
     store 8 [%15+8] %23
     %24 = load 8 [record.1+8]
     %25 = load 8 [%15+16]
-    if %25 eq 0 goto first6 else later6
-first6:
+    if %25 eq 0 goto first8 else later8
+first8:
     store 8 [%15+16] %24
-    goto later6
-later6:
+    goto later8
+later8:
     store 8 [%15+24] %24
     goto done
 done:
@@ -224,7 +232,7 @@ def test_a_whole_program() -> None:
         fields=tuple(made.fields[n] for n in wanted),
         body=(emit._replace(values=tuple(emit.values[n] for n in wanted)),),
     )
-    options = {"main": 77, "task": TaskFields(8, 12, 16)}
+    options = {"main": 77, "task": TaskFields(8, 12, 16, 32, 40, 48)}
     compiled = compile_probe(
         made, id=1, spec="x", probes=1, cpus=2, tasks=True, arch=named("x86_64"), explain=True, **options  # type: ignore[arg-type]
     )  # fmt: skip

@@ -10,7 +10,8 @@ import pytest
 
 from kwire.bpf import vm
 from kwire.bpf.arch import named
-from kwire.compile.build import Compiled, CompileError, TaskFields, compile_probe, layout_key, probe_schema
+from kwire.bpf.task import TaskFields
+from kwire.compile.build import Compiled, CompileError, compile_probe, layout_key, probe_schema
 from kwire.compile.layout import layout
 from kwire.lang import checked as c
 from kwire.lang import record
@@ -272,13 +273,38 @@ def test_only_the_processes_wanted() -> None:
     machine = vm.Machine(compiled.image)
     tasks = machine.maps["tasks"]
     assert isinstance(tasks, vm.HashMap)
-    tasks[struct.pack("<I", 20)] = b"\1"
+    tasks[struct.pack("<I", 20)] = bytes(8)
     seen = []
     for pid in (10, 20, 30):
         machine.env.pid = pid
         seen += [decode(compiled.schema, one)["f0"] for one in machine.run(vm.registers()).emitted]
     assert seen == [10, 20]
     assert counters(machine, 1, 0)[:2] == (2, 0)
+
+
+def test_a_process_is_its_number_and_when_it_was_created() -> None:
+    compiled = build(program(site("kprobe"), PID), tasks=True, task=TaskFields(8, 12, 16, 32, 40, 48))
+    machine = vm.Machine(compiled.image)
+    tasks = machine.maps["tasks"]
+    assert isinstance(tasks, vm.HashMap)
+    tasks[struct.pack("<I", 20)] = struct.pack("<Q", 1000)
+    seen = []
+    for started in (1000, 2000):
+        leader = machine.space.add(bytearray(struct.pack("<32xQ", started)), "leader", writable=False).base
+        task = struct.pack("<8xII24xQ", 20, 20, leader)
+        machine.env.task = machine.space.add(bytearray(task), "task", writable=False).base
+        seen += [started for _ in machine.run(vm.registers()).emitted]
+    assert seen == [1000]
+
+
+def test_processes_that_are_left_out() -> None:
+    compiled = build(program(site("kprobe"), PID), without=(10, 30))
+    machine = vm.Machine(compiled.image)
+    seen = []
+    for pid in (10, 20, 30):
+        machine.env.pid = pid
+        seen += [decode(compiled.schema, one)["f0"] for one in machine.run(vm.registers()).emitted]
+    assert seen == [20]
 
 
 def test_what_the_filter_rejects_is_not_counted() -> None:
@@ -334,11 +360,11 @@ def test_cookies_tell_the_probe() -> None:
 
 def test_the_task_itself_tells_the_same_as_the_helpers() -> None:
     made = program(site("kprobe"), PID, TID, c.Comm(t.Text(15), SPAN))
-    fast = build(made, task=TaskFields(12, 16, 40), tasks=True)
+    fast = build(made, task=TaskFields(12, 16, 40, 56, 64, 72), tasks=True)
     machine = vm.Machine(fast.image)
     tasks = machine.maps["tasks"]
     assert isinstance(tasks, vm.HashMap)
-    tasks[struct.pack("<I", 70)] = b"\1"
+    tasks[struct.pack("<I", 70)] = bytes(8)
     for comm in (b"", b"sh", b"exactly8", b"fifteen letters"):
         padded = (comm + b"\0" + b"stale text after it")[:16]
         data = struct.pack("<12xII20x16s", 71, 70, padded)

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from kwire.bpf import vm
 from kwire.bpf.arch import named
-from kwire.compile.build import Compiled, TaskFields, compile_probe, task_fields
+from kwire.bpf.task import TaskFields
+from kwire.compile.build import Compiled, compile_probe, task_fields
 from kwire.compile.layout import layout
 from kwire.lang import checked as c
 from kwire.lang import types as t

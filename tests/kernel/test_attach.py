@@ -340,7 +340,7 @@ def test_multi_targets_that_make_no_sense(
 @pytest.mark.parametrize("kind", ["fentry", "fexit"])
 @pytest.mark.parametrize("cookie", [0, 99])
 def test_function_entry_and_exit(hits: Any, counting: Counting, kind: str, cookie: int) -> None:
-    from kwire.kernel.probes import function_btf_id
+    from kwire.kernel.prog import function_btf_id
 
     # after the one argument comes the result, for fexit
     image = counting(kind, note=COOKIE if cookie else [ldx("dw", R0, R6, 8 if kind == "fexit" else 0)])

@@ -169,9 +169,9 @@ def test_the_table_is_whole() -> None:
 
 @pytest.mark.live
 def test_functions_are_found_by_the_kernel_itself() -> None:
-    assert probes.function_btf_id("vfs_read") > 0
+    assert prog.function_btf_id("vfs_read") > 0
     with pytest.raises(KernelError):
-        probes.function_btf_id("no_such_function_at_all")
+        prog.function_btf_id("no_such_function_at_all")
 
 
 def test_probe_programs_do_nothing() -> None:

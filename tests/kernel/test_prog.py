@@ -202,7 +202,7 @@ def test_unknown_kinds_and_impossible_programs() -> None:
 
 @pytest.mark.needs("fentry")
 def test_a_function_entry_program_loads() -> None:
-    from kwire.kernel.probes import function_btf_id
+    from kwire.kernel.prog import function_btf_id
 
     for kind in ("fentry", "fexit"):
         number = function_btf_id("bpf_fentry_test1")

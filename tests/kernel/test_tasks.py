@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from kwire.kernel import tasks as following
+from kwire.bpf.task import TaskFields
+from kwire.btf.store import load_kernel
+from kwire.compile.build import task_fields
 from kwire.kernel.maps import Map
-from kwire.kernel.tasks import TASKS, Follow, add, create_tasks, pids, sweep
+from kwire.kernel.tasks import TASKS, Follow, Identity, add, create_tasks, processes
 
 pytestmark = pytest.mark.needs("tracepoint")
 
@@ -24,9 +26,22 @@ def tasks() -> Iterator[Map]:
     made.close()
 
 
+def fields() -> TaskFields | None:
+    return task_fields(load_kernel().vmlinux)
+
+
+BOTH = pytest.mark.parametrize("known", [fields, lambda: None], ids=["by identity", "by number"])
+
+
+def pids(tasks: Map) -> list[int]:
+    return [process.number for process in processes(tasks)]
+
+
 def until(condition: Callable[[], bool]) -> bool:
-    """Whether it comes true in a while: the kernel frees a task some time after it was waited for."""
-    for _ in range(200):
+    """Whether it comes true in a while: the kernel frees a task some time after it was waited for, where it
+    is lazy (CONFIG_RCU_LAZY) some ten seconds.
+    """
+    for _ in range(1200):
         if condition():
             return True
         time.sleep(0.05)
@@ -81,26 +96,37 @@ def generations() -> None:
         os.wait()
 
 
-def test_children_and_their_children_are_followed(tasks: Map) -> None:
+@BOTH
+def test_children_and_their_children_are_followed(tasks: Map, known: Callable[[], TaskFields | None]) -> None:
     pid, start, heard = family(generations)
-    add(tasks, pid)
-    with Follow(tasks) as follow:
+    add(tasks, Identity(pid))
+    with Follow(tasks, known()) as follow:
         os.write(start, b"x")
         everybody = said(heard, 7)
         assert pid in everybody
         assert everybody <= set(pids(tasks))
         os.waitpid(pid, 0)
-        # The kernel skips our program for a few tasks in a thousand (see kwire.kernel.tasks): hence sweep.
-        assert until(lambda: len(set(pids(tasks)) & everybody) < len(everybody) // 2)
-        assert until(lambda: sweep(tasks) >= 0 and not set(pids(tasks)) & everybody)
+        assert until(lambda: not set(pids(tasks)) & everybody)
         assert follow.refused == 0
     os.close(start)
     os.close(heard)
 
 
-def test_others_are_not_followed(tasks: Map) -> None:
+def test_no_process_that_ended_stays(tasks: Map) -> None:
+    add(tasks, Identity(os.getpid()))
+    with Follow(tasks, fields()):
+        for _ in range(1000):
+            pid = os.fork()
+            if not pid:
+                os._exit(0)
+            os.waitpid(pid, 0)
+        assert until(lambda: pids(tasks) == [os.getpid()])
+
+
+@BOTH
+def test_others_are_not_followed(tasks: Map, known: Callable[[], TaskFields | None]) -> None:
     pid, start, heard = family(say)
-    with Follow(tasks):
+    with Follow(tasks, known()):
         os.write(start, b"x")
         said(heard, 1)
         os.waitpid(pid, 0)
@@ -109,10 +135,22 @@ def test_others_are_not_followed(tasks: Map) -> None:
     os.close(heard)
 
 
+def test_a_process_of_another_time_is_not_followed(tasks: Map) -> None:
+    pid, start, heard = family(generations)
+    add(tasks, Identity(pid, 12345))
+    with Follow(tasks, fields()):
+        os.write(start, b"x")
+        said(heard, 7)
+        assert processes(tasks) == [Identity(pid, 12345)]
+        os.waitpid(pid, 0)
+    os.close(start)
+    os.close(heard)
+
+
 def test_nothing_is_followed_after_close(tasks: Map) -> None:
     pid, start, heard = family(generations)
-    add(tasks, pid)
-    Follow(tasks).close()
+    add(tasks, Identity(pid))
+    Follow(tasks, fields()).close()
     os.write(start, b"x")
     said(heard, 7)
     assert pids(tasks) == [pid]
@@ -122,27 +160,24 @@ def test_nothing_is_followed_after_close(tasks: Map) -> None:
     os.close(heard)
 
 
-def test_threads_come_and_go(tasks: Map) -> None:
-    add(tasks, os.getpid())
-    with Follow(tasks):
+def test_threads_are_their_process(tasks: Map) -> None:
+    add(tasks, Identity(os.getpid()))
+    with Follow(tasks, fields()):
         release = threading.Event()
         threads = [threading.Thread(target=release.wait) for _ in range(5)]
         for thread in threads:
             thread.start()
-        ids = {thread.native_id for thread in threads}
-        assert ids <= set(pids(tasks))
+        assert pids(tasks) == [os.getpid()]
         release.set()
         for thread in threads:
             thread.join()
-        assert until(lambda: len(set(pids(tasks)) & ids) < len(ids) // 2)
-        assert until(lambda: sweep(tasks) >= 0 and pids(tasks) == [os.getpid()])
+        assert pids(tasks) == [os.getpid()]
 
 
-def test_a_full_map_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_map_is_counted() -> None:
     small = TASKS._replace(max_entries=2)
-    monkeypatch.setattr(following, "TASKS", small)
     pid, start, heard = family(generations)
-    with create_tasks([pid], small) as few, Follow(few) as follow:
+    with create_tasks([Identity(pid)], small) as few, Follow(few, fields()) as follow:
         os.write(start, b"x")
         said(heard, 7)
         kept = len(pids(few))
@@ -151,15 +186,3 @@ def test_a_full_map_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
         assert follow.refused > 0
     os.close(start)
     os.close(heard)
-
-
-def test_a_sweep_removes_the_dead_and_keeps_the_living(tasks: Map) -> None:
-    dead = os.fork()
-    if not dead:
-        os._exit(0)
-    os.waitpid(dead, 0)
-    add(tasks, dead)
-    add(tasks, os.getpid())
-    assert sweep(tasks) == 1
-    assert pids(tasks) == [os.getpid()]
-    assert sweep(tasks) == 0

@@ -15,8 +15,9 @@ from kwire.kernel import tracefs
 from kwire.kernel.sys import PERF_ATTR_DISABLED, PERF_TYPE_TRACEPOINT, try_perf_event_open
 from kwire.lang.tree import Probe
 from kwire.live import planner, syscalls
-from kwire.live.plan import Plan
+from kwire.live.plan import Plan, Scope
 from kwire.live.planner import plan_probes, plan_specs
+from kwire.live.processes import Processes
 from kwire.live.tracer import Tracer
 
 NUMBERS = syscalls.NUMBERS["x86_64"]
@@ -109,7 +110,8 @@ def observe(plans: list[Plan], work: Callable[[], None]) -> list[list[bytes]]:
         try:
             for plan in plans:
                 tracers.append(Tracer(plan, follow=True))
-                tracers[-1].follow(pid)
+                with Processes([pid]) as processes:
+                    tracers[-1].follow(processes)
             for tracer in tracers:
                 tracer.attach()
             go()
@@ -142,7 +144,7 @@ def test_the_same_events(name: str, where: str, monkeypatch: pytest.MonkeyPatch)
             call(random.choice(list(SUBJECTS)), wide(BAD))
 
     def make() -> Plan:
-        return plan_specs([f"tracepoint:syscalls:sys_{where}_{name}"], follow=True)
+        return plan_specs([f"tracepoint:syscalls:sys_{where}_{name}"], scope=Scope(True))
 
     plans = [make(), ordinary(monkeypatch, make)]
     assert [kinds(plan) for plan in plans] == [["rawtracepoint"], ["tracepoint"]]
@@ -155,7 +157,7 @@ def test_the_same_events(name: str, where: str, monkeypatch: pytest.MonkeyPatch)
 def test_filters_and_expressions(monkeypatch: pytest.MonkeyPatch) -> None:
     def make() -> Plan:
         spec = "tracepoint:syscalls:sys_enter_lseek(offset, __syscall_nr, double=offset * 2)"
-        return plan_specs([spec], "offset % 3 == 1 and whence != 7", follow=True)
+        return plan_specs([spec], "offset % 3 == 1 and whence != 7", scope=Scope(True))
 
     def work() -> None:
         for number in range(CALLS):
@@ -182,7 +184,7 @@ def test_calls_made_the_32_bit_way_are_others(monkeypatch: pytest.MonkeyPatch) -
     for spec in ("enter_getppid", "exit_getppid", "enter_semget"):
 
         def make(spec: str = spec) -> Plan:
-            return plan_specs([f"tracepoint:syscalls:sys_{spec}"], follow=True)
+            return plan_specs([f"tracepoint:syscalls:sys_{spec}"], scope=Scope(True))
 
         raw, tracepoint = observe([make(), ordinary(monkeypatch, make)], work)
         assert raw == tracepoint
@@ -215,7 +217,7 @@ def look():
             os.close(fd)
             os.getppid()
 
-    plan = plan_probes(parsed(probe), follow=True)
+    plan = plan_probes(parsed(probe), scope=Scope(True))
     [seen] = observe([plan], work)
     decode = plan.schemas[0].decoder()
     told = [decode(frame[:8] + bytes(8) + frame[8:]) for frame in seen]

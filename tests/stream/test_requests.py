@@ -197,7 +197,7 @@ def test_programs_are_read_and_never_run(name: str, tmp_path: Path) -> None:
     body = {"op": "trace", "files": requests.numbered([{"name": "x.py", "text": text}])}
     start = time.monotonic()
     with contextlib.suppress(KwireError):
-        assert requests.serve(body, freely()).command is None
+        assert requests.serve(body, freely()).processes.command is None
     assert not canary.exists()
     assert time.monotonic() - start < 2 * requests.COMPILE_SECONDS
 
@@ -245,13 +245,14 @@ def test_a_job_is_what_was_asked_within_what_is_granted() -> None:
         "pids": [os.getpid()],
     }
     job = requests.serve(body, grant(probes=["*"], seconds=10, rate=50, memory=2 << 20))
-    assert (job.seconds, job.events, job.rate, job.pids) == (10.0, 5, 50, (os.getpid(),))
+    assert (job.seconds, job.events, job.rate) == (10.0, 5, 50)
     assert job.buffer is not None
     assert job.buffer <= 1 << 20
-    assert job.follow
+    assert job.processes.chosen
+    job.processes.close()
     assert job.answer()["probes"] == len(job.plan.schemas) == 1
     free = requests.serve({"op": "trace", "probes": [GETPPID], "seconds": 3}, grant(probes=["*"], seconds=10))
-    assert (free.seconds, free.events, free.follow) == (3, None, False)
+    assert (free.seconds, free.events, free.processes.chosen) == (3, None, False)
     assert requests.serve({"op": "trace"}, Policy([GETPPID]).grant("", "tcp:h:1") or grant()).seconds is None
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from kwire.cli import tracing, values
 from kwire.errors import KwireError
 from kwire.kernel import privileges
-from kwire.live.command import Command, split
+from kwire.live.command import Command
 from kwire.live.environment import complete
-from kwire.live.plan import Plan
+from kwire.live.plan import Plan, Scope
+from kwire.live.processes import Processes
 from kwire.live.recorder import Limits
 from kwire.live.tracer import Tracer
 from kwire.stream.address import Address, check_secure, parse
@@ -192,32 +193,24 @@ def _connect(args: argparse.Namespace) -> int:
         raise KwireError("set memory", str(args.memory), "it is too little", "give at least 1M")
     if not args.probes and not args.spool:
         raise KwireError("record", "", "no PROBE is named", "name one, as in tracepoint:sched:sched_switch")
-    pids: list[int] = args.pids or []
-    for pid in pids:
-        tracing.check_process(pid)
-    command = Command(split(args.command)) if args.command else None
-    try:
-        main = command.pid if command else (pids[0] if pids else 0)
-        plan = make_plan(args, bool(main), main) if args.probes else None
-        return _run(args, address, plan, command, pids)
-    finally:
-        if command:
-            command.end()
+    with tracing.chosen(args) as processes:
+        plan = make_plan(args, processes.scope) if args.probes else None
+        return _run(args, address, plan, processes)
 
 
-def make_plan(args: argparse.Namespace, follow: bool, main: int) -> Plan:
+def make_plan(args: argparse.Namespace, scope: Scope) -> Plan:
     """The plan of the probes named: specs, or files of Python probes."""
     from kwire.live import planner
 
     files = [name for name in args.probes if name.endswith(".py")]
     if not files:
-        plan = planner.plan_specs(args.probes, args.filter, follow=follow, main=main)
+        plan = planner.plan_specs(args.probes, args.filter, scope=scope)
     elif len(files) < len(args.probes):
         raise KwireError("record", files[0], "files and probes do not go together", "name one or the other")
     else:
         from kwire.cli.trace import read_probes
 
-        plan = planner.plan_probes(read_probes(files), args.filter, follow=follow, main=main)
+        plan = planner.plan_probes(read_probes(files), args.filter, scope=scope)
     tracing.say_skipped(plan)
     return plan._replace(schemas=complete(plan.schemas))
 
@@ -258,7 +251,10 @@ def _recover(args: argparse.Namespace, line: "Line") -> "list[Recovered]":
 
 
 def _run(
-    args: argparse.Namespace, address: Address, plan: Plan | None, command: Command | None, pids: list[int]
+    args: argparse.Namespace,
+    address: Address,
+    plan: Plan | None,
+    processes: Processes,
 ) -> int:
     from kwire.stream.agent import Agent, make_hold
     from kwire.stream.source import SourceSink
@@ -270,13 +266,14 @@ def _run(
         return _deliver(args, line, recovered)
     size = line.settings.datagram_size if address.datagrams else line.settings.data_size
     sink = SourceSink(plan.schemas, size)
-    with Tracer(plan, buffer=args.buffer, follow=bool(command or pids)) as tracer:
-        for pid in [*pids, *([command.pid] if command else [])]:
-            tracer.follow(pid)
+    with Tracer(plan, buffer=args.buffer, follow=processes.chosen) as tracer:
+        tracer.follow(processes)
         tracer.attach()
         hold = make_hold(args.spool, sink, args.memory, args.spool_size)
         limits = Limits(args.seconds, args.count)
-        agent = Agent(line, tracer, sink, hold, recovered, limits=limits, command=command, grace=args.grace)
+        agent = Agent(
+            line, tracer, sink, hold, recovered, limits=limits, processes=processes, grace=args.grace
+        )
         privileges.drop(keep=_kept(address))
         line.loop.signals((signal.SIGINT, signal.SIGTERM), lambda number: agent.stop())
         progress = tracing.Progress(agent.recording.recorder, None)
@@ -285,7 +282,7 @@ def _run(
         try:
             agent.run()
             progress.clear()
-            return _report(args, agent, plan, command)
+            return _report(args, agent, plan, processes.command)
         finally:
             agent.close()
             line.loop.close()

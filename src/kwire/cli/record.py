@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from kwire.cli import tracing
-from kwire.live.plan import Plan
+from kwire.live.plan import Plan, Scope
 
 HELP = "capture events to a file, without writing a program"
 
@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         from kwire.live.planner import plan_specs
 
-        def make_plan(follow: bool, main: int) -> Plan:
-            return plan_specs(args.probes, args.filter, follow=follow, main=main)
+        def make_plan(scope: Scope) -> Plan:
+            return plan_specs(args.probes, args.filter, scope=scope)
 
         summary = tracing.run(make_plan, args, args.write)
     out = sys.stderr if args.write == "-" else sys.stdout

@@ -7,7 +7,7 @@ from kwire.cli import tracing
 from kwire.errors import KwireError
 from kwire.lang import tree
 from kwire.lang.python import parse_file
-from kwire.live.plan import Plan
+from kwire.live.plan import Plan, Scope
 from kwire.live.recorder import Sink
 from kwire.view.render import Format, Renderer, Screen
 from kwire.wire.schema import Schema
@@ -60,8 +60,8 @@ def run(args: argparse.Namespace) -> int:
 
     probes = read_probes(args.files)
 
-    def make_plan(follow: bool, main: int) -> Plan:
-        return plan_probes(probes, args.filter, follow=follow, main=main)
+    def make_plan(scope: Scope) -> Plan:
+        return plan_probes(probes, args.filter, scope=scope)
 
     tracing.report(tracing.run(make_plan, args, args.write, sinks))
     return 0

@@ -5,21 +5,22 @@ everything is attached; the command of `-c` starts only then.
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 from kwire.capture.writer import Writer
 from kwire.cli import values
-from kwire.errors import KwireError
 from kwire.kernel import privileges
 from kwire.live.command import Command, split
 from kwire.live.environment import complete
-from kwire.live.plan import Plan
+from kwire.live.plan import Plan, Scope
+from kwire.live.processes import Processes
 from kwire.live.recorder import Limits, Recorder, Sink
 from kwire.live.summary import Counts, summarize
 from kwire.live.tracer import Tracer
@@ -33,7 +34,7 @@ CLEAR_LINE = "\r\x1b[K"
 
 def add_arguments(parser: argparse.ArgumentParser, *, rotate: bool = True) -> None:
     """The arguments that say whom to trace, for how long, and (`rotate`) when a new file is begun."""
-    whom = parser.add_argument_group("whom to trace (default: the whole machine)")
+    whom = parser.add_argument_group("whom to trace (default: the whole machine but kwire)")
     whom.add_argument(
         "-c", dest="command", metavar="'COMMAND ARGS'", help="this command, and whatever it starts"
     )
@@ -43,9 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser, *, rotate: bool = True) -> No
         metavar="PID[,PID]",
         type=values.process_ids,
         action="extend",
-        help="these processes, and whatever they start",
+        help="these processes, their children and whatever they start",
     )
-    limits = parser.add_argument_group("how long (default: until Ctrl-C or the end of the command)")
+    limits = parser.add_argument_group(
+        "how long (default: until Ctrl-C, or the end of the command or processes)"
+    )
     limits.add_argument("-d", dest="seconds", metavar="TIME", type=values.seconds, help="so long: 10, 5m")
     limits.add_argument("-n", dest="count", metavar="COUNT", type=values.count, help="so many events")
     parser.add_argument(
@@ -145,25 +148,29 @@ def report(summary: dict[str, Any]) -> None:
 
 
 def run(
-    make_plan: Callable[[bool, int], Plan],
+    make_plan: Callable[[Scope], Plan],
     args: argparse.Namespace,
     write: str | None,
     sinks: Callable[[tuple[Schema, ...]], list[Sink]] = lambda schemas: [],
 ) -> dict[str, Any]:
     """Trace as the arguments say, to the file `write` and to other sinks; give the summary object.
 
-    `make_plan` is given whether only chosen processes are traced, and the id of one of them.
+    `make_plan` is given whose events are wanted.
     """
-    pids: list[int] = args.pids or []
-    for pid in pids:
-        check_process(pid)
-    command = Command(split(args.command)) if args.command else None
-    try:
-        main = command.pid if command else (pids[0] if pids else 0)
-        plan = make_plan(bool(main), main)
+    with chosen(args) as processes:
+        plan = make_plan(processes.scope)
         plan = plan._replace(schemas=complete(plan.schemas))
         say_skipped(plan)
-        return _trace(plan, args, write, sinks(plan.schemas), command, pids)
+        return _trace(plan, args, write, sinks(plan.schemas), processes)
+
+
+@contextlib.contextmanager
+def chosen(args: argparse.Namespace) -> Iterator[Processes]:
+    """The processes that the arguments choose; the command is ended at the end."""
+    command = Command(split(args.command)) if args.command else None
+    try:
+        with Processes(args.pids or (), command, without=(os.getpid(),)) as processes:
+            yield processes
     finally:
         if command:
             command.end()
@@ -182,15 +189,14 @@ def _trace(
     args: argparse.Namespace,
     write: str | None,
     sinks: list[Sink],
-    command: Command | None,
-    pids: list[int],
+    processes: Processes,
 ) -> dict[str, Any]:
-    with Tracer(plan, buffer=args.buffer, follow=bool(command or pids)) as tracer:
+    command = processes.command
+    with Tracer(plan, buffer=args.buffer, follow=processes.chosen) as tracer:
         stop = _Stop()
         writer = None
         try:
-            for pid in [*pids, *([command.pid] if command else [])]:
-                tracer.follow(pid)
+            tracer.follow(processes)
             tracer.attach()
             if write:
                 system = os.uname()
@@ -209,7 +215,7 @@ def _trace(
             start = time.monotonic()
             if command:
                 command.go()
-            recorder.run(command, stop.fd, progress)
+            recorder.run(processes, stop.fd, progress)
             progress.clear()
             seconds = time.monotonic() - start
             produced = recorder.produced()
@@ -222,13 +228,3 @@ def _trace(
             os.close(stop.fd)
             if writer:
                 writer.close()
-
-
-def check_process(pid: int) -> None:
-    """Raise KwireError where there is no such process."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        raise KwireError("trace process", str(pid), "there is no such process") from None
-    except PermissionError:
-        pass

@@ -13,9 +13,10 @@ from kwire.bpf import insn as isa
 from kwire.bpf.arch import Arch
 from kwire.bpf.asm import link
 from kwire.bpf.image import Image, Line, MapSpec
+from kwire.bpf.task import TaskFields
 from kwire.compile.allocate import StackError, allocate
 from kwire.compile.builder import OTHER_SOURCE
-from kwire.compile.expressions import Options, TaskFields
+from kwire.compile.expressions import Options
 from kwire.compile.ir import Function, dump
 from kwire.compile.layout import CompileError, Layout, layout, schema
 from kwire.compile.lower import SLOT_SIZE, fits_stack, lower, scratch_stride
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = [
     "CompileError",
     "Compiled",
-    "TaskFields",
     "compile_probe",
     "layout_key",
     "probe_schema",
@@ -70,6 +70,7 @@ def compile_probe(
     arch: Arch,
     cookie: bool = False,
     main: int = 0,
+    without: tuple[int, ...] = (),
     task: TaskFields | None = None,
     ring_size: int = RING_SIZE,
     explain: bool = False,
@@ -78,15 +79,16 @@ def compile_probe(
 
     `id`: its number, from 1 (with `cookie` the number of each firing comes from the attach cookie, and `id`
     is only the schema's); `spec`: its text; `probes`, `cpus`: how many `counts` has room for (possible
-    CPUs); `tasks`: only processes in the map `tasks` are traced, `main` being one that is surely in it and
-    so need not be looked up; `task`: the offsets from `task_fields`, which save a good part of an event's
-    cost (without them pid and comm come from helpers); `ring_size`: of the rings, in bytes, for whoever
+    CPUs); `tasks`: only processes in the map `tasks` are traced, `main` being the number of one that is
+    surely in it and keeps its number, so it need not be looked up; `without`: processes that are left out;
+    `task`: the offsets from `task_fields`, which save a good part of an event's cost (without them pid and
+    comm come from helpers); `ring_size`: of the rings, in bytes, for whoever
     creates maps from the image; `explain`: fill `Compiled.ir`.
 
     Raises `CompileError` when the program does not fit: the record, the stack, the jumps.
     """
     placed = layout(program.name, program.fields)
-    options = Options(arch, id, probes, cpus, tasks, main, cookie, task)
+    options = Options(arch, id, probes, cpus, tasks, main, without, cookie, task)
     on_stack = fits_stack(placed)
     for window in (WINDOW, WINDOW // 8):
         try:
@@ -117,7 +119,7 @@ def _maps(placed: Layout, options: Options, stack: bool, ring_size: int) -> tupl
         MapSpec("counts", "array", 4, options.cpus * options.probes * SLOT_SIZE, 1, MMAPABLE),
     ]
     if options.tasks:
-        maps.append(MapSpec("tasks", "hash", 4, 1, TASKS_MOST))
+        maps.append(MapSpec("tasks", "hash", 4, 8, TASKS_MOST))
     if not stack:
         maps.append(MapSpec("scratch", "array", 4, options.cpus * scratch_stride(placed), 1))
     return tuple(maps)
@@ -205,5 +207,4 @@ def task_fields(btf: "Btf") -> TaskFields | None:
     found = btf.find("task_struct", Kind.STRUCT)
     if not found:
         return None
-    offsets = [btf.member(found, name).offset_bits // 8 for name in ("pid", "tgid", "comm")]
-    return TaskFields(*offsets)
+    return TaskFields(*(btf.member(found, name).offset_bits // 8 for name in TaskFields._fields))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 from kwire.bpf.arch import Arch
+from kwire.bpf.task import TaskFields
 from kwire.compile.builder import Builder
 from kwire.compile.ir import At, Block, Operand, Slot, Value
 from kwire.compile.layout import CompileError
@@ -47,14 +48,6 @@ COMM_MOST = 15
 WITH_CONTEXT = frozenset({"get_func_ip", "get_attach_cookie"})
 
 
-class TaskFields(NamedTuple):
-    """Where `struct task_struct` of the running kernel keeps what every record wants, in bytes."""
-
-    pid: int
-    tgid: int
-    comm: int
-
-
 class Options(NamedTuple):
     """What a compilation depends on besides the checked program (see `build.compile_probe`)."""
 
@@ -64,6 +57,7 @@ class Options(NamedTuple):
     cpus: int
     tasks: bool = False
     main: int = 0
+    without: tuple[int, ...] = ()
     cookie: bool = False
     task: TaskFields | None = None
 

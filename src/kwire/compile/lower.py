@@ -72,6 +72,10 @@ class Lower(Expressions):
             self.start(meant)
         if self.options.tasks:
             self._traced_only()
+        for other in self.options.without:
+            others = self.new_block("others")
+            self.branch("ne", self.process("pid"), other, others, self.done)
+            self.start(others)
         self.jump(body)
         self.start(body)
         if program.filter is not None:
@@ -86,7 +90,9 @@ class Lower(Expressions):
         return self.finish(body)
 
     def _traced_only(self) -> None:
-        """Leave unless the current process is in `tasks`. The main process is known without looking there."""
+        """Leave unless the current process is in `tasks`, by its number and the moment it was created. The
+        main process is known without looking there.
+        """
         process = self.process("pid")
         traced = self.new_block("traced")
         if self.options.main:
@@ -96,7 +102,18 @@ class Lower(Expressions):
         key = self.function.slot("key", 8)
         self.store(key, 0, 4, process)
         found = self.call("map_lookup_elem", self.map("tasks"), At(key, 0))
-        self.branch("eq", found, 0, self.done, traced)
+        task = self.options.task
+        if task is None:
+            self.branch("eq", found, 0, self.done, traced)
+        else:
+            listed, other = self.new_block("listed"), self.new_block("other")
+            self.branch("eq", found, 0, self.done, listed)
+            self.start(listed)
+            started = self.load(found, 0, 8)
+            self.branch("eq", started, 0, traced, other)  # whoever has the number
+            self.start(other)
+            leader = self.load(self.call("get_current_task_btf"), task.group_leader, 8, pure=True)
+            self.branch("eq", self.load(leader, task.start_time, 8, pure=True), started, traced, self.done)
         self.start(traced)
 
     def statements(self, body: tuple[checked.Stmt, ...]) -> None:

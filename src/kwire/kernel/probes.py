@@ -12,9 +12,6 @@ from collections.abc import Callable, Sequence
 from kwire.bpf.asm import (
     R0,
     R1,
-    R2,
-    R3,
-    R4,
     R10,
     Item,
     Label,
@@ -26,11 +23,9 @@ from kwire.bpf.asm import (
     image,
     jmp,
     jmp32,
-    lddw,
     mov64,
     movsx,
     st,
-    stx,
 )
 from kwire.bpf.helpers import HELPERS
 from kwire.bpf.image import Image, MapSpec
@@ -38,7 +33,7 @@ from kwire.kernel import tracefs
 from kwire.kernel.answer import YES, Answer, refused
 from kwire.kernel.attach import GET_KPROBES, NO_KPROBES, Link, attach, attach_multi, kprobe_pmu
 from kwire.kernel.maps import PAGE, Map
-from kwire.kernel.prog import KINDS, Prog, load
+from kwire.kernel.prog import BTF_KIND_FUNC, KINDS, Prog, function_btf_id, load
 from kwire.kernel.sys import (
     ATTACH_TYPES,
     BPF_F_MMAPABLE,
@@ -52,9 +47,6 @@ from kwire.kernel.tracefs import GET_TRACEFS
 NOTHING: Sequence[Item] = (mov64(R0, 0), exit_())
 RARE_EVENT = ("oom", "mark_victim")
 TEST_FUNCTIONS = ("bpf_fentry_test1", "mark_oom_victim", "oom_badness")
-BPF_F_SLEEPABLE = 1 << 4
-BTF_KIND_FUNC = 12
-FIND_BY_NAME_KIND = 167  # helper bpf_btf_find_by_name_kind, for programs of type syscall
 
 # The helpers that our programs of each kind may call.
 _COMMON = """
@@ -269,24 +261,6 @@ def perf_link() -> Answer:
     except KernelError as error:
         return refused(error.errno)
     return YES if errno == errnos.EBADF else refused(errno)
-
-
-def function_btf_id(name: str) -> int:
-    """The BTF id of a function of the kernel proper, which the kernel looks up itself. Raises KernelError."""
-    text = name.encode() + b"\0"
-    words = [text[at : at + 8].ljust(8, b"\0") for at in range(0, len(text), 8)]
-    items: list[Item] = []
-    for number, word in enumerate(words):
-        items += [lddw(R1, struct.unpack("=q", word)[0]), stx("dw", R10, R1, 8 * (number - len(words)))]
-    items += [mov64(R1, R10), alu64("add", R1, -8 * len(words)), mov64(R2, len(text))]
-    items += [mov64(R3, BTF_KIND_FUNC), mov64(R4, 0), call(FIND_BY_NAME_KIND), exit_()]
-    with load(image("kwire_find", "syscall", items), {}, flags=BPF_F_SLEEPABLE) as prog:
-        found = prog.test_run().result
-    if found & 1 << 31:
-        raise KernelError(
-            "find", name, "the kernel's type information has no such function", errno=errnos.ENOENT
-        )
-    return found
 
 
 def _load_nothing(kind: str) -> Prog:

@@ -13,6 +13,8 @@ import struct
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from kwire.bpf.asm import R1, R2, R3, R4, R10, Item, alu64, call, exit_, image, lddw, mov64, stx
+from kwire.bpf.helpers import NAMES
 from kwire.bpf.image import Image, Line
 from kwire.kernel import memlock
 from kwire.kernel.maps import Map, object_name
@@ -39,6 +41,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "rawtracepoint": ("raw_tracepoint", ""),
     "fentry": ("tracing", "fentry"),
     "fexit": ("tracing", "fexit"),
+    "iter": ("tracing", "iter"),
     "socket_filter": ("socket_filter", ""),
     "sched_cls": ("sched_cls", ""),
     "xdp": ("xdp", ""),
@@ -47,6 +50,9 @@ KINDS: dict[str, tuple[str, str]] = {
 FUNC_INFO_SIZE = 8  # struct bpf_func_info
 LINE_INFO_SIZE = 16  # struct bpf_line_info
 LOG_SIZES = (64 << 10, 1 << 20, (16 << 20) - 1)  # older kernels take no log buffer over 16 MB
+BPF_F_SLEEPABLE = 1 << 4
+BTF_KIND_FUNC = 12
+FIND_BY_NAME_KIND = NAMES.index("btf_find_by_name_kind")  # for programs of type syscall only
 LICENSE = b"GPL"  # the read helpers are for GPL programs only
 
 
@@ -255,6 +261,24 @@ def module_btf(module: str) -> int:
             told, _ = info("btf", fd, name=name, name_len=len(name))
             if told["kernel_btf"] and name.split(b"\0")[0].decode("utf-8", "replace") == module:
                 return os.dup(fd)
+
+
+def function_btf_id(name: str) -> int:
+    """The BTF id of a function of the kernel proper, which the kernel looks up itself. Raises KernelError."""
+    text = name.encode() + b"\0"
+    words = [text[at : at + 8].ljust(8, b"\0") for at in range(0, len(text), 8)]
+    items: list[Item] = []
+    for number, word in enumerate(words):
+        items += [lddw(R1, struct.unpack("=q", word)[0]), stx("dw", R10, R1, 8 * (number - len(words)))]
+    items += [mov64(R1, R10), alu64("add", R1, -8 * len(words)), mov64(R2, len(text))]
+    items += [mov64(R3, BTF_KIND_FUNC), mov64(R4, 0), call(FIND_BY_NAME_KIND), exit_()]
+    with load(image("kwire_find", "syscall", items), {}, flags=BPF_F_SLEEPABLE) as prog:
+        found = prog.test_run().result
+    if found & 1 << 31:
+        raise KernelError(
+            "find", name, "the kernel's type information has no such function", errno=errno.ENOENT
+        )
+    return found
 
 
 def source_line(image: Image, insn: int) -> Line | None:

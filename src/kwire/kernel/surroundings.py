@@ -11,12 +11,12 @@ from kwire import native
 from kwire.bpf.image import MapSpec
 from kwire.kernel import privileges
 from kwire.kernel.answer import YES, Answer, may_trace, refused
+from kwire.kernel.identity import in_first_namespace
 from kwire.kernel.maps import Map
 from kwire.kernel.mount import detached
 from kwire.kernel.symbols import KALLSYMS
 from kwire.kernel.sys import BE_ROOT, Fd, KernelError, possible_cpus
 
-FIRST_PID_NAMESPACE = 0xEFFFFFFC  # inode number of the namespace that the kernel starts with
 RING = 8 << 20  # bytes a CPU that a trace takes when nothing else is said
 MANY_PROBES = 1024
 
@@ -133,15 +133,14 @@ def perf_paranoid() -> Answer:
 
 def pid_namespace() -> Answer:
     """Is this the pid namespace whose ids programs see?"""
-    try:
-        inode = os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
+    first = in_first_namespace()
+    if first is None:
         return Answer("unknown", "no /proc/self/ns/pid")
-    if inode == FIRST_PID_NAMESPACE:
+    if first:
         return YES
     return Answer(
         "no",
-        "a container's pid namespace: events show the host's process ids",
+        "a container's pid namespace: -p and -c take its ids, events show the host's",
         "start the container with the host's (`--pid=host`)",
     )
 

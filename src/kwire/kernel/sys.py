@@ -47,7 +47,7 @@ PROG_TYPES = {
     "tracing": 26,
     "syscall": 31,
 }
-ATTACH_TYPES = {"raw_tp": 23, "fentry": 24, "fexit": 25, "perf_event": 41, "kprobe_multi": 42}
+ATTACH_TYPES = {"raw_tp": 23, "fentry": 24, "fexit": 25, "iter": 28, "perf_event": 41, "kprobe_multi": 42}
 
 BPF_F_NO_PREALLOC = 1
 BPF_F_RDONLY_PROG = 1 << 7
@@ -114,9 +114,11 @@ ATTRS: dict[str, tuple[int, str]] = {
     "link_create_perf": (28, _LINK + "bpf_cookie:u64"),
     "link_create_tracing": (28, _LINK + "target_btf_id:u32 cookie:u64"),
     "link_create_multi": (28, _LINK + "multi_flags:u32 cnt:u32 syms:ptr addrs:ptr cookies:ptr"),
+    "link_create_iter": (28, _LINK + "iter_info:ptr iter_info_len:u32"),
     "link_get_fd_by_id": (30, _GET_ID),
     "link_get_next_id": (31, _GET_ID),
     "enable_stats": (32, "type:u32"),
+    "iter_create": (33, "link_fd:u32 flags:u32"),
 }
 
 # what obj_get_info_by_fd fills in, by the kind of descriptor

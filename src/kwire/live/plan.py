@@ -3,7 +3,20 @@
 from typing import NamedTuple
 
 from kwire.bpf.image import Image
+from kwire.bpf.task import TaskFields
 from kwire.wire.schema import Schema
+
+
+class Scope(NamedTuple):
+    """Whose events are wanted, as programs must know it. Processes are named by the kernel's numbers.
+
+    `follow`: those in the map `tasks` only, `main` being one that is surely in it as long as the trace lasts
+    (0: none); `without`: processes that are left out.
+    """
+
+    follow: bool = False
+    main: int = 0
+    without: tuple[int, ...] = ()
 
 
 class Point(NamedTuple):
@@ -34,9 +47,11 @@ class Group(NamedTuple):
 class Plan(NamedTuple):
     """Programs with their points, and the schema of each probe, by number from 1.
 
-    `skipped`: targets of wildcards that do not fit what was asked of them, and why.
+    `skipped`: targets of wildcards that do not fit what was asked of them, and why; `task`: the running
+    kernel's tasks, None where it has no BTF.
     """
 
     groups: tuple[Group, ...]
     schemas: tuple[Schema, ...]
     skipped: tuple[tuple[str, str], ...] = ()
+    task: TaskFields | None = None

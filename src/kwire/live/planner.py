@@ -11,11 +11,12 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
 from kwire.bpf.arch import host
+from kwire.bpf.task import TaskFields
 from kwire.btf.blob import Btf
 from kwire.btf.errors import BtfError, BtfLookupError
 from kwire.btf.store import Function, Kernel, load_kernel
 from kwire.btf.types import Kind
-from kwire.compile.build import TaskFields, compile_probe, layout_key, probe_schema, task_fields
+from kwire.compile.build import compile_probe, layout_key, probe_schema, task_fields
 from kwire.errors import KwireError
 from kwire.kernel import tracefs
 from kwire.kernel.printfmt import symbolic
@@ -29,7 +30,7 @@ from kwire.lang.errors import LanguageError
 from kwire.lang.kerneltypes import KernelTypes
 from kwire.lang.spec import ProbeSpec
 from kwire.lang.types import Enum, Int
-from kwire.live.plan import Group, Plan, Point
+from kwire.live.plan import Group, Plan, Point, Scope
 from kwire.live.probes import Probe
 from kwire.wire.schema import Schema
 
@@ -77,11 +78,10 @@ class _NoBtf:
 
 
 class Planner:
-    """Collects probes, then makes the plan. `follow`: chosen processes only, `main` being one of them."""
+    """Collects probes, then makes the plan. `scope`: whose events are wanted."""
 
-    def __init__(self, *, follow: bool = False, main: int = 0) -> None:
-        self._follow = follow
-        self._main = main
+    def __init__(self, scope: Scope = Scope()) -> None:  # noqa: B008
+        self._scope = scope
         self._wanted: list[_Wanted] = []
         self._skipped: list[tuple[str, str]] = []
         self._events: Tracefs | None = None  # open as long as it is used, for all probes once
@@ -137,7 +137,7 @@ class Planner:
             for schema, one in zip(schemas, self._wanted, strict=True)
             if schema is not None
         )
-        return Plan(tuple(groups), complete, tuple(self._skipped))
+        return Plan(tuple(groups), complete, tuple(self._skipped), task)
 
     # -- collecting
 
@@ -234,10 +234,11 @@ class Planner:
             spec=first.spec,
             probes=len(self._wanted),
             cpus=possible_cpus(),
-            tasks=self._follow,
+            tasks=self._scope.follow,
             arch=host(),
             cookie=shared,
-            main=self._main,
+            main=self._scope.main,
+            without=self._scope.without,
             task=task,
         )
         for index in members:
@@ -325,22 +326,28 @@ def _named(site: Site, tables: Mapping[str, Mapping[int, str]]) -> Site:
 
 
 def plan_specs(
-    specs: Sequence[str], filter: str | None = None, *, follow: bool = False, main: int = 0
+    specs: Sequence[str],
+    filter: str | None = None,
+    *,
+    scope: Scope = Scope(),  # noqa: B008
 ) -> Plan:
     """The plan of `kwire record`."""
-    planner = Planner(follow=follow, main=main)
+    planner = Planner(scope)
     for text in specs:
         planner.add_spec(text, filter)
     return planner.plan()
 
 
 def plan_probes(
-    probes: Sequence[Probe | tree.Probe], filter: str | None = None, *, follow: bool = False, main: int = 0
+    probes: Sequence[Probe | tree.Probe],
+    filter: str | None = None,
+    *,
+    scope: Scope = Scope(),  # noqa: B008
 ) -> Plan:
     """The plan of probes written as Python functions, live ones or parsed from a file."""
     from kwire.lang import python
 
-    planner = Planner(follow=follow, main=main)
+    planner = Planner(scope)
     for probe in probes:
         if isinstance(probe, Probe):
             planner.add_probe(python.parse_function(probe.function, probe.attach), filter)

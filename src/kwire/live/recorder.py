@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
-from kwire.live.command import Command
+from kwire.live.processes import Processes
 from kwire.live.tracer import Tracer
 from kwire.wire.frame import HEADER_SIZE
 from kwire.wire.frames import Frames
@@ -24,10 +24,6 @@ PAUSE = 0.004
 
 TICK = 0.25
 """Seconds between two looks at the counters, and between two reports of progress."""
-
-
-SWEEP = 5.0
-"""Seconds between two searches for traced processes that have ended: ids are not given out again so soon."""
 
 
 class Sink(Protocol):
@@ -67,19 +63,23 @@ class Recorder:
         """Events by probe after the last one asked for, lost ones too: no part of the recording."""
 
     def run(
-        self, command: Command | None = None, stop: int = -1, progress: Callable[[], None] | None = None
+        self,
+        processes: Processes | None = None,
+        stop: int = -1,
+        progress: Callable[[], None] | None = None,
     ) -> None:
-        """Move events until a limit, the end of the command or `stop` is readable; then account for all."""
+        """Move events until a limit, the end of the chosen processes or `stop` is readable; then account for
+        all.
+        """
         poll = select.poll()
         for ring in self._tracer.rings:
             poll.register(ring.map.fd, select.POLLIN)
-        if command:
-            poll.register(command.pidfd, select.POLLIN)
+        if processes:
+            poll.register(processes.fd, select.POLLIN)
         if stop >= 0:
             poll.register(stop, select.POLLIN)
         end = None if self._limits.seconds is None else time.monotonic() + self._limits.seconds
         next_tick = time.monotonic() + TICK
-        next_sweep = time.monotonic() + SWEEP
         ended = False
         while not ended and self._remaining != 0:
             now = time.monotonic()
@@ -88,14 +88,11 @@ class Recorder:
                 next_tick = now + TICK
                 if progress:
                     progress()
-                if now >= next_sweep:
-                    self._tracer.sweep()
-                    next_sweep = now + SWEEP
             if end is not None and now >= end:
                 break
             until = next_tick if end is None else min(end, next_tick)
             ready = {fd for fd, _ in poll.poll(max(0.0, until - now) * 1000)}
-            ended = stop in ready or (command is not None and command.pidfd in ready)
+            ended = stop in ready or (processes is not None and processes.ended())
             if ready and not ended:
                 self._round(self._tracer.drain())
                 time.sleep(PAUSE)

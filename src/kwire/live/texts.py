@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from kwire.errors import KwireError
 from kwire.lang import python, spec, tree
-from kwire.live.plan import Plan
+from kwire.live.plan import Plan, Scope
 from kwire.live.planner import Planner
 
 
@@ -42,9 +42,9 @@ class Wanted(NamedTuple):
     probes: tuple[tree.Probe, ...]
     asked: tuple[Asked, ...]
 
-    def plan(self, follow: bool, main: int = 0) -> Plan:
-        """Compile against the running kernel; `follow`, `main` as for `Planner`. Raises KwireError."""
-        planner = Planner(follow=follow, main=main)
+    def plan(self, scope: Scope) -> Plan:
+        """Compile against the running kernel; `scope` as for `Planner`. Raises KwireError."""
+        planner = Planner(scope)
         for text in self.texts.specs:
             planner.add_spec(text, self.texts.filter)
         for probe in self.probes:

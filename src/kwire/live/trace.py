@@ -12,8 +12,10 @@ from typing import Any, Self
 from kwire.live.command import Command, split
 from kwire.live.environment import complete
 from kwire.live.events import Batch, Event
+from kwire.live.plan import Scope
 from kwire.live.planner import plan_probes
 from kwire.live.probes import Probe
+from kwire.live.processes import Processes
 from kwire.live.recorder import Limits, Recorder, Sink
 from kwire.live.tracer import Tracer
 from kwire.wire.messages import Lost
@@ -30,6 +32,7 @@ class Trace:
         "_batch",
         "_command",
         "_pids",
+        "_processes",
         "_recorder",
         "_seconds",
         "_sinks",
@@ -51,11 +54,12 @@ class Trace:
         self._words = split(command) if isinstance(command, str) else command
         self._pids = [pid] if isinstance(pid, int) else list(pid or [])
         follow = bool(self._words or self._pids)
-        plan = plan_probes(probes, follow=follow)
+        plan = plan_probes(probes, scope=Scope(follow))
         plan = plan._replace(schemas=complete(plan.schemas))
         self._seconds = seconds
         self._until: float | None = None
         self._command: Command | None = None
+        self._processes: Processes | None = None
         self._batch = Batch(plan.schemas)
         self._sinks: list[Sink] = [self._batch]
         self._tracer = Tracer(plan, buffer=buffer, follow=follow)
@@ -80,9 +84,8 @@ class Trace:
         try:
             if self._words:
                 self._command = Command(self._words)
-                self._tracer.follow(self._command.pid)
-            for pid in self._pids:
-                self._tracer.follow(pid)
+            self._processes = Processes(self._pids, self._command)
+            self._tracer.follow(self._processes)
             self._tracer.attach()
             if self._seconds is not None:
                 self._until = time.monotonic() + self._seconds
@@ -119,7 +122,7 @@ class Trace:
         With a command, `seconds` or `count` it first waits for the end; else it gives what is there now. With
         several probes, `probe` names the one wanted; the events of the others are dropped.
         """
-        limited = self._command or self._until is not None or self._recorder.limited
+        limited = self._words or self._pids or self._until is not None or self._recorder.limited
         while limited and not self._ended():
             if not self._recorder.step():
                 time.sleep(IDLE)
@@ -131,11 +134,13 @@ class Trace:
 
     def close(self) -> None:
         """Take the probes away; a command that still runs is ended."""
+        self._tracer.close()  # before the command is waited for, and its number can be another's
+        if self._processes:
+            self._processes.close()
         if self._command:
             self._command.end()
-        self._tracer.close()
 
     def _ended(self) -> bool:
         if self._recorder.satisfied or (self._until is not None and time.monotonic() >= self._until):
             return True
-        return self._command is not None and self._command.ended()
+        return self._processes is not None and self._processes.ended()

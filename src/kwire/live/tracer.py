@@ -17,9 +17,10 @@ from kwire.kernel.maps import Map
 from kwire.kernel.prog import Prog
 from kwire.kernel.ring import Ring
 from kwire.kernel.sys import BPF_F_MMAPABLE, KernelError, online_cpus, possible_cpus
-from kwire.kernel.tasks import Follow, add, create_tasks, sweep
+from kwire.kernel.tasks import Follow, create_tasks
 from kwire.live.counters import Counters, map_size
 from kwire.live.plan import Group, Plan
+from kwire.live.processes import Processes
 from kwire.wire.frames import Frames
 from kwire.wire.messages import CPU_UNKNOWN, Cause, Lost
 
@@ -132,12 +133,13 @@ class Tracer:
         self.maps["counts"] = Map.create(counts)
         self._counters = Counters(self.maps["counts"].mmap(writable=True), probes, cpus)
         if follow:
-            self.maps["tasks"] = create_tasks([])
-            self._follow = Follow(self.maps["tasks"])
+            self.maps["tasks"] = create_tasks()
+            self._follow = Follow(self.maps["tasks"], self.plan.task)
 
-    def follow(self, pid: int) -> None:
-        """Trace this process and what it starts from now on."""
-        add(self.maps["tasks"], pid)
+    def follow(self, processes: Processes) -> None:
+        """Trace these processes and what they start; nothing to do where the whole machine is traced."""
+        if processes.chosen:
+            processes.enter(self.maps["tasks"], self.plan.task)
 
     def _load(self, group: Group) -> Prog:
         own = {
@@ -148,16 +150,6 @@ class Tracer:
         finally:
             for scratch in own.values():
                 scratch.close()  # the program holds it now
-
-    def sweep(self) -> None:
-        """Forget processes that have ended and that the kernel did not tell of."""
-        if "tasks" not in self.maps:
-            return
-        try:
-            sweep(self.maps["tasks"])
-        except KernelError as error:
-            if error.errno != errno.EPERM:  # before 6.5, once privileges were given up
-                raise
 
     def attach(self) -> None:
         """Let the probes fire. What was attached is taken away again when one of them cannot be."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from kwire.capture import walk
-from kwire.live.command import Command
+from kwire.live.processes import Processes
 from kwire.live.recorder import Limits
 from kwire.live.tracer import Tracer
 from kwire.stream import spool as spools
@@ -168,13 +168,13 @@ class Agent(Courier):
         recovered: list[Recovered],
         *,
         limits: Limits = Limits(),  # noqa: B008  # immutable
-        command: Command | None = None,
+        processes: Processes | None = None,
         grace: float = 10.0,
     ) -> None:
         super().__init__(line, recovered, grace)
         self.sink = sink
         self.hold = hold
-        self.recording = Recording(line.loop, tracer, [sink], limits, command, self._round, self._recorded)
+        self.recording = Recording(line.loop, tracer, [sink], limits, processes, self._round, self._recorded)
         self._waiting = False  # the end of the recording is being handed over
         self._warned = False
         self.uplink = Uplink(line, hold, self)

@@ -9,8 +9,8 @@ import select
 import time
 from collections.abc import Callable, Sequence
 
-from kwire.live.command import Command
-from kwire.live.recorder import PAUSE, SWEEP, TICK, Limits, Recorder, Sink
+from kwire.live.processes import Processes
+from kwire.live.recorder import PAUSE, TICK, Limits, Recorder, Sink
 from kwire.live.tracer import Tracer
 from kwire.stream.loop import READ, Loop, Timer
 
@@ -19,10 +19,9 @@ class Recording:
     """A tracer whose probes are attached. `round` is called after each round, `ended` once, with why."""
 
     __slots__ = (
-        "_command",
         "_ended",
         "_loop",
-        "_next_sweep",
+        "_processes",
         "_rings",
         "_round",
         "_started",
@@ -42,18 +41,17 @@ class Recording:
         tracer: Tracer,
         sinks: Sequence[Sink],
         limits: Limits,
-        command: Command | None,
+        processes: Processes | None,
         round: Callable[[], None],
         ended: Callable[[str], None],
     ) -> None:
         self._loop = loop
         self._tracer = tracer
-        self._command = command
+        self._processes = processes
         self._round = round
         self._ended = ended
         self._timers: dict[str, Timer] = {}
         self._rings = select.epoll()  # one descriptor for all rings: pausing them is one system call
-        self._next_sweep = 0.0
         self._started = self._stopped = time.monotonic()
         self.limits = limits
         self.recorder = Recorder(tracer, list(sinks), limits)
@@ -76,13 +74,13 @@ class Recording:
             self._rings.register(ring.map.fd, select.EPOLLIN)
         loop.add(self._rings.fileno(), READ, self._ready)
         self._timers["tick"] = loop.at(now + TICK, self._tick)
-        self._next_sweep = now + SWEEP
         if self.limits.seconds is not None:
             self._timers["end"] = loop.at(now + self.limits.seconds, lambda: self.end("the time is over"))
         self._started = time.monotonic()
-        if self._command:
-            loop.add(self._command.pidfd, READ, lambda mask: self.end("the command has ended"))
-            self._command.go()
+        if self._processes:
+            loop.add(self._processes.fd, READ, self._look_at_processes)
+            if self._processes.command:
+                self._processes.command.go()
 
     def end(self, why: str) -> None:
         """Take the probes away and account for everything; harmless where it has ended."""
@@ -93,8 +91,8 @@ class Recording:
         self._stopped = time.monotonic()
         self.over = True
         self.produced = self.recorder.produced()
-        if self._command:
-            self._command.ended()
+        if self._processes and self._processes.command:
+            self._processes.command.ended()
         self._ended(why)
 
     def close(self) -> None:
@@ -108,8 +106,13 @@ class Recording:
         self._rings.close()
         for timer in self._timers.values():
             self._loop.cancel(timer)
-        if self._command and self._command.pidfd >= 0:
-            self._loop.remove(self._command.pidfd)
+        if self._processes:
+            self._loop.remove(self._processes.fd)
+
+    def _look_at_processes(self, mask: int) -> None:
+        """One has ended."""
+        if self._processes and self._processes.ended():
+            self.end("the command has ended" if self._processes.command else "the processes have ended")
 
     def _ready(self, mask: int) -> None:
         """Events wait: a round, and then a pause."""
@@ -125,12 +128,8 @@ class Recording:
         self._loop.modify(self._rings.fileno(), READ)
 
     def _tick(self) -> None:
-        now = self._loop.now()
         self.recorder.look()
-        if now >= self._next_sweep:
-            self._tracer.sweep()
-            self._next_sweep = now + SWEEP
-        self._timers["tick"] = self._loop.at(now + TICK, self._tick)
+        self._timers["tick"] = self._loop.at(self._loop.now() + TICK, self._tick)
         self._round()
         if self.progress:
             self.progress()

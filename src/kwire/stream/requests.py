@@ -22,8 +22,8 @@ from kwire.errors import KwireError
 if TYPE_CHECKING:
     from types import FrameType
 
-    from kwire.live.command import Command
     from kwire.live.plan import Plan
+    from kwire.live.processes import Processes
     from kwire.live.texts import Texts
     from kwire.stream.policy import Grant
 
@@ -258,28 +258,22 @@ def _harmless(text: str) -> str:
 
 
 class Job(NamedTuple):
-    """A trace that a client is to have. `plan` is compiled, nothing is loaded; `command` waits to be let go.
+    """A trace that a client is to have. `plan` is compiled, nothing is loaded; its command waits.
 
     `seconds`, `events`: when it ends by itself; `buffer`: bytes of each CPU's ring; `rate`: events a second.
     """
 
     plan: Plan
-    command: Command | None
-    pids: tuple[int, ...]
+    processes: Processes
     seconds: float | None
     events: int | None
     buffer: int | None
     rate: int
 
     @property
-    def follow(self) -> bool:
-        """Whether chosen processes only are traced."""
-        return bool(self.command or self.pids)
-
-    @property
     def keep(self) -> tuple[str, ...]:
         """The capabilities that its end takes."""
-        return ("CAP_KILL",) if self.command else ()
+        return ("CAP_KILL",) if self.processes.command else ()
 
     def answer(self) -> dict[str, Any]:
         """The REPLY, once the probes are attached."""
@@ -295,8 +289,8 @@ class Job(NamedTuple):
         }
 
 
-def serve(body: Mapping[Any, Any], grant: Grant) -> Job:
-    """Do what a `trace` request asks for, as far as to what must be loaded.
+def serve(body: Mapping[Any, Any], grant: Grant, without: Sequence[int] = ()) -> Job:
+    """Do what a `trace` request asks for, as far as to what must be loaded; `without`: our own processes.
 
     For a process of its own: it takes one of the grant's places until the process ends. Raises KwireError;
     then no command is left.
@@ -304,6 +298,7 @@ def serve(body: Mapping[Any, Any], grant: Grant) -> Job:
     from kwire.kernel.sys import possible_cpus
     from kwire.live.command import Command
     from kwire.live.environment import complete
+    from kwire.live.processes import Processes
     from kwire.live.texts import parse
 
     grant.take()
@@ -319,11 +314,10 @@ def serve(body: Mapping[Any, Any], grant: Grant) -> Job:
             grant.check_command(words)
         if pids:
             grant.check_pids()
-        _check_processes(pids)
         command = Command(words, user=grant.user) if words else None
         try:
-            main = command.pid if command else (pids[0] if pids else 0)
-            plan = wanted.plan(bool(main), main)
+            processes = Processes(pids, command, without=without)
+            plan = wanted.plan(processes.scope)
             grant.check_schemas(plan.schemas, wanted)
             plan = plan._replace(schemas=complete(plan.schemas))
         except BaseException:
@@ -334,7 +328,7 @@ def serve(body: Mapping[Any, Any], grant: Grant) -> Job:
     if grant.seconds < (seconds or float("inf")):
         seconds = float(grant.seconds) if grant.seconds < 1 << 40 else seconds
     buffer = grant.buffer(asked.get("buffer"), possible_cpus())
-    return Job(plan, command, pids, seconds, asked.get("count"), buffer, grant.rate)
+    return Job(plan, processes, seconds, asked.get("count"), buffer, grant.rate)
 
 
 def names(body: Mapping[Any, Any], grant: Grant) -> dict[str, Any]:
@@ -355,12 +349,6 @@ def _texts(asked: Mapping[str, Any]) -> Texts:
     files = tuple((one["name"], one["text"]) for one in asked.get("files", ()))
     functions = tuple(function_of(**one) for one in asked.get("functions", ()))
     return Texts(tuple(asked.get("probes", ())), files, functions, asked.get("filter"))
-
-
-def _check_processes(pids: Sequence[int]) -> None:
-    for pid in pids:
-        if not os.path.exists(f"/proc/{pid}"):
-            raise KwireError("trace process", str(pid), "there is no such process")
 
 
 @contextmanager

@@ -91,6 +91,7 @@ class Launcher:
 def _launch(control: socket.socket, policy: Policy) -> None:
     """The launcher's life. Never returns."""
     status = 1
+    front = os.getppid()
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the front's: it closes our socket
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -103,7 +104,7 @@ def _launch(control: socket.socket, policy: Policy) -> None:
                 if descriptors and os.fork() == 0:
                     control.close()
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                    work(socket.socket(fileno=descriptors[0]), policy)
+                    work(socket.socket(fileno=descriptors[0]), policy, front)
             for descriptor in descriptors:
                 os.close(descriptor)
         status = 0
@@ -111,11 +112,11 @@ def _launch(control: socket.socket, policy: Policy) -> None:
         os._exit(status)
 
 
-def work(channel: socket.socket, policy: Policy) -> None:
-    """A worker's life. Never returns."""
+def work(channel: socket.socket, policy: Policy, front: int) -> None:
+    """A worker's life. `front`: the process that talks to the network. Never returns."""
     status = 1
     try:
-        _Worker(channel).run(policy)
+        _Worker(channel, front).run(policy)
         status = 0
     except (BrokenPipeError, ConnectionResetError):
         pass  # the front has gone
@@ -172,8 +173,9 @@ class Pipe:
 class _Worker:
     """One trace."""
 
-    def __init__(self, channel: socket.socket) -> None:
+    def __init__(self, channel: socket.socket, front: int) -> None:
         self.channel = channel
+        self.front = front
         self.loop = Loop()
         self.pipe = Pipe(self.loop, channel)
         self.recording: Recording | None = None
@@ -192,12 +194,14 @@ class _Worker:
             if requests.operation_of(request["body"]) == "probes":
                 _tell(self.channel, Message.REPLY, requests.names(request["body"], grant))
                 return
-            job = requests.serve(request["body"], grant)
+            without = (self.front, os.getpid())
+            processes = (job := requests.serve(request["body"], grant, without)).processes
             try:
                 self.trace(job, request["size"])
             finally:
-                if job.command:
-                    job.command.end()
+                processes.close()
+                if processes.command:
+                    processes.command.end()
         except KwireError as error:
             if self.recording is None:  # it has not begun: this is the answer
                 _tell(self.channel, Message.REPLY, requests.failed(error))
@@ -207,13 +211,12 @@ class _Worker:
 
     def trace(self, job: requests.Job, size: int) -> None:
         """Attach, give up privileges, move events until it is over."""
-        command, schemas = job.command, job.plan.schemas
-        with Tracer(job.plan, buffer=job.buffer, follow=job.follow) as tracer:
-            for pid in [*job.pids, *([command.pid] if command else [])]:
-                tracer.follow(pid)
+        processes, schemas = job.processes, job.plan.schemas
+        with Tracer(job.plan, buffer=job.buffer, follow=processes.chosen) as tracer:
+            tracer.follow(processes)
             tracer.attach()
             privileges.drop(keep=job.keep)
-            self.command = command
+            self.command = processes.command
             sink = self.sink = SourceSink(schemas, size)
             _tell(self.channel, Message.REPLY, job.answer())
             for payload in sink.begin():
@@ -225,7 +228,7 @@ class _Worker:
             sinks: list[Sink] = [Throttle(sink, job.rate, len(schemas)) if job.rate < MOST else sink]
             limits = Limits(job.seconds, job.events)
             recording = self.recording = Recording(
-                self.loop, tracer, sinks, limits, command, self._round, self._recorded
+                self.loop, tracer, sinks, limits, processes, self._round, self._recorded
             )
             try:
                 recording.start()

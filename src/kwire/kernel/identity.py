@@ -1,0 +1,107 @@
+"""Which process a number means: from a process id of our own pid namespace to the task the kernel knows.
+
+A BPF iterator (Linux 5.8; for one process 6.1) is run over the tasks that our namespace shows: it tells of
+each process the number that the kernel's first pid namespace has for it, when it was created and whose child
+it is. What it gives is a moment's picture; who must know that a number still means the same process holds a
+pidfd of it.
+"""
+
+import os
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from kwire.bpf.asm import R0, R1, R2, R3, R6, R7, R10, Label, alu64, call, exit_, image, jmp, ldx, mov64, stx
+from kwire.bpf.helpers import NAMES
+from kwire.bpf.image import Image
+from kwire.bpf.task import TaskFields
+from kwire.kernel.prog import function_btf_id, load
+from kwire.kernel.sys import ATTACH_TYPES, Fd, bpf, failure
+from kwire.kernel.tasks import Identity
+
+FIRST_PID_NAMESPACE = 0xEFFFFFFC
+"""Inode number of the pid namespace that the kernel starts with (linux/proc_ns.h)."""
+
+RECORD = struct.Struct("=QII")
+ITERATOR = "bpf_iter_task"
+SEQ_WRITE = NAMES.index("seq_write")
+
+
+class Process(NamedTuple):
+    """A process of the picture; `parent`: the number of the process that it is a child of."""
+
+    identity: Identity
+    parent: int
+
+
+def in_first_namespace() -> bool | None:
+    """Whether process ids here are those that the kernel's programs see; None where /proc does not tell."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino == FIRST_PID_NAMESPACE
+    except OSError:
+        return None
+
+
+def find(pid: int, fields: TaskFields) -> Process | None:
+    """The process that has this id in our pid namespace, None where none has. Raises KernelError."""
+    return next(iter(_walk(fields, pid)), None)
+
+
+def everybody(fields: TaskFields) -> list[Process]:
+    """All processes that our pid namespace shows. Raises KernelError."""
+    return list(_walk(fields, 0))
+
+
+def _walk(fields: TaskFields, pid: int) -> Iterator[Process]:
+    """One record a process; `pid`: of this one only, 0 for all."""
+    with load(program(fields), {}, attach_btf_id=function_btf_id(ITERATOR)) as prog:
+        only = struct.pack("=III", 0, pid, 0)  # union bpf_iter_link_info: thread, process, pidfd
+        link = Fd(
+            bpf(
+                "link_create_iter",
+                prog_fd=prog.fd,
+                attach_type=ATTACH_TYPES["iter"],
+                iter_info=only if pid else None,
+                iter_info_len=len(only) if pid else 0,
+            )
+        )
+    data = bytearray()
+    with link, Fd(bpf("iter_create", link_fd=link.fd)) as pictures:
+        try:
+            while part := os.read(pictures.fd, 1 << 16):
+                data += part
+        except OSError as error:
+            raise failure("walk", "the kernel's tasks", error.errno or 0) from None
+    for started, number, parent in RECORD.iter_unpack(data):
+        yield Process(Identity(number, started), parent)
+
+
+def program(fields: TaskFields) -> Image:
+    """For each task that leads a process, write a `RECORD`."""
+    out = Label("out")
+    return image(
+        "processes",
+        "iter",
+        [
+            ldx("dw", R6, R1, 0),  # struct bpf_iter__task: meta, task
+            ldx("dw", R7, R1, 8),
+            jmp("eq", R7, 0, out),  # the end
+            ldx("w", R1, R7, fields.tgid),
+            ldx("w", R2, R7, fields.pid),
+            jmp("ne", R1, R2, out),
+            stx("w", R10, R1, -8),
+            ldx("dw", R1, R7, fields.start_time),
+            stx("dw", R10, R1, -16),
+            ldx("dw", R1, R7, fields.real_parent),
+            ldx("w", R1, R1, fields.tgid),
+            stx("w", R10, R1, -4),
+            ldx("dw", R1, R6, 0),  # struct bpf_iter_meta: seq
+            mov64(R2, R10),
+            alu64("add", R2, -RECORD.size),
+            mov64(R3, RECORD.size),
+            call(SEQ_WRITE),
+            out,
+            mov64(R0, 0),
+            exit_(),
+        ],
+    )
