@@ -265,6 +265,21 @@ def test_indexes_and_their_bounds() -> None:
         pass
 
 
+@pytest.mark.parametrize("limit", [8, 256, 4096])
+def test_patterns_in_texts_of_every_length(limit: int) -> None:
+    """The verifier follows the loops, and what comes after them once, not once for each place."""
+
+    one = tuple(((ord(letter), ord(letter)),) for letter in "ab")
+    odd = (((48, 57), (65, 70)), ((1, 255),), ((120, 120),))
+    for pieces in ((one, ()), ((), one), ((), one, ()), (one, odd, one, odd, ()), ((), odd, odd, odd, one)):
+        short = pieces if sum(map(len, pieces)) <= limit else pieces[:2]
+        wanted = c.TextMatch(text(argument(0), limit), short, t.BOOL, SPAN)
+        also = c.TextMatch(COMM, ((), one, ()), t.BOOL, SPAN)
+        made = build(program("rawtracepoint", PID, also, wanted=c.Logic("or", wanted, also, t.BOOL, SPAN)))
+        with loaded(made):
+            pass
+
+
 def test_a_program_that_needs_too_much_stack_says_so() -> None:
     values = [
         c.Binary("mul", argument(n % 8), load(argument(n % 8), 1000 * n), t.U64, SPAN) for n in range(90)

@@ -9,6 +9,7 @@ pointers, runs in the kernel too (BPF_PROG_TEST_RUN of a raw tracepoint) and mus
 import ctypes
 import os
 import random
+import re
 import struct
 import threading
 from collections.abc import Callable
@@ -106,6 +107,10 @@ class Meaning:
                 return int(order[e.op] if e.op in order else {"gt": left > right, "ge": left >= right}[e.op])
             case c.TextEqual():
                 return int(self.text(e.text)[0] == e.literal)
+            case c.TextMatch():
+                return int(matches(self.text(e.text)[0], e.pieces))
+            case c.BlockEqual():
+                return int((self.bytes_at(e.block.place, e.block.size) or bytes(e.block.size)) == e.data)
             case c.Logic():
                 left = bool(self.register(e.left))
                 right = bool(self.register(e.right))
@@ -376,6 +381,47 @@ class Writer:
         return c.Program("random", site, Source("random", "x"), fields, names, wanted, body, SPAN)
 
 
+def matches(text: bytes, pieces: tuple[c.Piece, ...]) -> bool:
+    """What a pattern means, by Python's own regular expressions."""
+
+    def one(choices: c.ByteSet) -> bytes:
+        return b"[" + b"".join(b"\\x%02x-\\x%02x" % pair for pair in choices) + b"]"
+
+    written = b".*".join(b"".join(map(one, piece)) for piece in pieces)
+    return re.fullmatch(written, text, re.DOTALL) is not None
+
+
+def text_match(w: Writer) -> c.TextMatch:
+    """A pattern out of letters that texts are made of, now and then one that is found."""
+    text = w.text()
+
+    def choices() -> c.ByteSet:
+        low = w.one(0x41, 0x41, 1, w.dice.randint(1, 255))
+        found: c.ByteSet = w.one(
+            ((0x41, 0x41),),
+            ((0x41, 0x41),),
+            ((1, 255),),
+            ((low, w.dice.randint(low, 255)),),
+            ((1, 0x40), (0x42, 0x60), (0x80, 0xFF)),
+            ((COMM[0], COMM[0]),),
+            ((COMM[-1], COMM[-1]),),
+        )
+        return found
+
+    pieces = [tuple(choices() for _ in range(w.one(0, 0, 1, 1, 2, 3, 5))) for _ in range(w.one(1, 2, 3, 4))]
+    while sum(map(len, pieces)) > text.type.limit:
+        pieces.pop()
+    middle = [piece for piece in pieces[1:-1] if piece]
+    pieces = [pieces[0], *middle, pieces[-1]] if len(pieces) > 1 else pieces
+    return c.TextMatch(text, tuple(pieces) or ((),), t.BOOL, SPAN)
+
+
+def block_equal(w: Writer, depth: int) -> c.BlockEqual:
+    size = w.one(6, 16)
+    block = c.ReadBlock(w.place(size, depth), size, t.Array(t.U8, size, "ipv6"), SPAN)
+    return c.BlockEqual(block, w.one(bytes(size), b"\x41" * size), t.BOOL, SPAN)
+
+
 BUILTINS = (("pid", t.U32), ("tid", t.U32), ("cpu", t.U16))
 BINARY = ["add", "sub", "mul", "div", "mod", "and", "or", "xor", "shl", "shr"]
 KINDS: tuple[Callable[[Writer, int], Any], ...] = (
@@ -400,6 +446,8 @@ KINDS: tuple[Callable[[Writer, int], Any], ...] = (
     lambda w, d: c.Invert(w.expression(d), t.U64, SPAN),
     lambda w, d: c.Bswap(w.expression(d), w.one(2, 4, 8), t.U64, SPAN),
     lambda w, d: text_equal(w.text(), w.one(b"", b"A", b"AA", b"random test", b"A" * 20)),
+    lambda w, d: text_match(w),
+    block_equal,
     lambda w, d: c.AddressOf(w.place(1, d), POINTER, SPAN),
 )
 

@@ -545,7 +545,7 @@ PROGRAMS = [
             t = str(sk.label, 4)
             if t == "hell": emit(t)
             t = str(sk.label, 5)
-            if t == "hello": emit(t)
+            if t == "hello" or sk.label.endswith("lo"): emit(t)
         """,
         """
         event t: text up to 5 bytes
@@ -554,7 +554,7 @@ PROGRAMS = [
         if (text<=4[t] == b'hell')
           emit text<=4[t]
         t = (char *[arg0+192] as char *)
-        if (text<=5[t] == b'hello')
+        if ((text<=5[t] == b'hello') or (text<=256[char *[arg0+192]] ~ '*lo'))
           emit text<=5[t]
         """,
     ),

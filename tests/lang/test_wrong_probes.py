@@ -308,9 +308,9 @@ WRONG = [
     ),
     (
         "kprobe:connect",
-        'def f(sk): emit(x=sk.label == "a")',
-        "2: a char * is no text; make it one: str(x)",
-        'sk.label == "a"',
+        'def f(sk): emit(x=sk.stamps == "a")',
+        "2: a u64 * is no text; make it one: str(x)",
+        'sk.stamps == "a"',
     ),
     (
         "kprobe:connect",
@@ -351,7 +351,7 @@ WRONG = [
     (
         "kprobe:connect",
         "def f(sk): emit(x=sk.prio in sk)",
-        "2: `in` needs the values themselves; write x in (1, 2, 3)",
+        '2: `in` needs the values themselves; write x in (1, 2, 3), or "part" in text',
         "sk",
     ),
     (

@@ -17,9 +17,10 @@ from kwire.bpf.task import TaskFields
 from kwire.compile.allocate import StackError, allocate
 from kwire.compile.builder import OTHER_SOURCE
 from kwire.compile.expressions import Options
-from kwire.compile.ir import Function, dump
+from kwire.compile.ir import dump
 from kwire.compile.layout import CompileError, Layout, layout, schema
-from kwire.compile.lower import SLOT_SIZE, fits_stack, lower, scratch_stride
+from kwire.compile.lower import SLOT_SIZE, Lowered, fits_stack, lower, scratch_stride
+from kwire.compile.matching import TEXTS
 from kwire.compile.optimize import optimize
 from kwire.compile.progbtf import identifier, program_btf
 from kwire.compile.reads import WINDOW, join_reads
@@ -92,27 +93,27 @@ def compile_probe(
     on_stack = fits_stack(placed)
     for window in (WINDOW, WINDOW // 8):
         try:
-            function = _make(program, placed, options, on_stack, window)
+            lowered = _make(program, placed, options, on_stack, window)
             break
         except StackError:
             on_stack = False
     else:
-        function = _make(program, placed, options, on_stack, 8)
-    maps = _maps(placed, options, on_stack, ring_size)
-    image = _image(program, select(function), maps, cookie)
+        lowered = _make(program, placed, options, on_stack, 8)
+    maps = _maps(placed, options, on_stack, lowered.texts, ring_size)
+    image = _image(program, select(lowered.function), maps, cookie)
     made = schema(program, placed, id=id, spec=spec)
-    return Compiled(image, made, dump(function) if explain else "")
+    return Compiled(image, made, dump(lowered.function) if explain else "")
 
 
-def _make(program: checked.Program, placed: Layout, options: Options, stack: bool, window: int) -> Function:
-    function, faults = lower(program, placed, options, stack)
-    optimize(function)
-    join_reads(function, faults, window)
-    allocate(function, program.name)
-    return function
+def _make(program: checked.Program, placed: Layout, options: Options, stack: bool, window: int) -> Lowered:
+    lowered = lower(program, placed, options, stack)
+    optimize(lowered.function)
+    join_reads(lowered.function, lowered.faults, window)
+    allocate(lowered.function, program.name)
+    return lowered
 
 
-def _maps(placed: Layout, options: Options, stack: bool, ring_size: int) -> tuple[MapSpec, ...]:
+def _maps(placed: Layout, options: Options, stack: bool, texts: int, ring_size: int) -> tuple[MapSpec, ...]:
     ring = MapSpec("ring", "ringbuf", 0, 0, ring_size)
     maps = [
         MapSpec("rings", "array_of_maps", 4, 4, options.cpus, 0, ring),
@@ -122,6 +123,8 @@ def _maps(placed: Layout, options: Options, stack: bool, ring_size: int) -> tupl
         maps.append(MapSpec("tasks", "hash", 4, 8, TASKS_MOST))
     if not stack:
         maps.append(MapSpec("scratch", "array", 4, options.cpus * scratch_stride(placed), 1))
+    if texts:
+        maps.append(MapSpec(TEXTS, "array", 4, options.cpus * texts, 1))
     return tuple(maps)
 
 

@@ -5,7 +5,7 @@ It simplifies nothing but what is free to see (additions of 0, constants on cons
 
 from collections.abc import Iterable
 
-from kwire.compile.ir import At, Block, Branch, Exit, Function, Ins, Jump, MapRef, Operand, Slot, Value
+from kwire.compile.ir import At, Block, Branch, Exit, Find, Function, Ins, Jump, MapRef, Operand, Slot, Value
 from kwire.lang.tree import NOWHERE, Span
 
 OTHER_SOURCE = 1 << 21
@@ -44,8 +44,8 @@ class Builder:
         if self.block is not None:
             self.block.body.append(ins)
 
-    def call(self, helper: str, *args: Operand, bits: int = 64) -> Value:
-        """Append a call of a helper by its name."""
+    def call(self, helper: str | Find, *args: Operand, bits: int = 64) -> Value:
+        """Append a call of a helper by its name, or a search."""
         return self.emit("call", list(args), helper, bits)
 
     def binary(self, op: str, a: Operand, b: Operand) -> Operand:

@@ -361,7 +361,7 @@ class Expressions(Builder):
         """A comparison as 0 or 1."""
         return self.emit("cmp", [self.expr(e.left), self.expr(e.right)], condition_of(e), 1)
 
-    def truth(self, e: checked.Logic | checked.TextEqual) -> Operand:
+    def truth(self, e: checked.Logic | checked.TextEqual | checked.TextMatch | checked.BlockEqual) -> Operand:
         """A condition made of branches as 0 or 1."""
         yes, no = self.new_block("yes"), self.new_block("no")
         self.condition(e, yes, no)
@@ -399,6 +399,10 @@ class Expressions(Builder):
             self.condition(e.right, yes, no)
         elif isinstance(e, checked.TextEqual):
             self._text_condition(e, yes, no)
+        elif isinstance(e, checked.TextMatch):
+            self.match(e, yes, no)
+        elif isinstance(e, checked.BlockEqual):
+            self._block_condition(e, yes, no)
         elif isinstance(e, checked.Compare):
             left, right = self.expr(e.left), self.expr(e.right)
             self.branch(condition_of(e), left, right, yes, no)
@@ -407,7 +411,7 @@ class Expressions(Builder):
         self.span = before
 
     def _text_condition(self, e: checked.TextEqual, yes: Block, no: Block) -> None:
-        """Compare word by word with the literal, and with its NUL where the text may be longer; one branch."""
+        """Compare word by word with the literal, and with its NUL where the text may go on; one branch."""
         text = e.text
         difference: Operand = 0
         assert isinstance(text, checked.ReadText | checked.Comm)
@@ -433,6 +437,20 @@ class Expressions(Builder):
             for at, piece in pieces(0, len(wanted)):
                 difference = self._differ(difference, self.load(slot, at, piece), wanted[at : at + piece])
         self.branch("eq", difference, 0, yes, no)
+
+    def match(self, e: checked.TextMatch, yes: Block, no: Block) -> None:
+        """Go to `yes` where a text matches a pattern, otherwise to `no`."""
+        raise NotImplementedError
+
+    def _block_condition(self, e: checked.BlockEqual, yes: Block, no: Block) -> None:
+        """Compare bytes word by word; one branch."""
+        place, difference = e.block.place, None
+        start = 0 if any(index.length for index in place.indexes) else place.offset
+        for at, piece in pieces(start, len(e.data)):
+            word = self.read_int(place, piece, at - start)
+            part = e.data[at - start : at - start + piece]
+            difference = self._differ(0 if difference is None else difference, word, part)
+        self.branch("eq", 0 if difference is None else difference, 0, yes, no)
 
     def _fetch(self, place: checked.Place, size: int) -> Slot:
         """A text of unknown size on the stack, its first `size - 1` bytes, then zeros; empty when unreadable.
@@ -505,6 +523,8 @@ _LOWER: dict[type, Callable[[Expressions, Any], Operand]] = {
     checked.Invert: Expressions.invert,
     checked.Compare: Expressions.compare,
     checked.TextEqual: Expressions.truth,
+    checked.TextMatch: Expressions.truth,
+    checked.BlockEqual: Expressions.truth,
     checked.Logic: Expressions.truth,
     checked.Not: Expressions.negation,
     checked.Select: Expressions.select,

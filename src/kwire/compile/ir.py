@@ -15,6 +15,7 @@ Laws:
 
 from typing import NamedTuple, TypeAlias
 
+from kwire.lang.checked import Piece
 from kwire.lang.tree import NOWHERE, Span
 
 
@@ -78,6 +79,17 @@ class MapRef(NamedTuple):
 Operand: TypeAlias = Value | int | At | MapRef
 
 
+class Find(NamedTuple):
+    """A search, as a call: (base, first, last) → the first place at which a piece of text stands, or -1.
+
+    `most`: no place is beyond it, which keeps the reading in bounds; `once`: `first` and `last` are the same.
+    """
+
+    piece: Piece
+    most: int
+    once: bool
+
+
 class Op(NamedTuple):
     """What an operation is. `info`: what `Ins.info` holds."""
 
@@ -106,7 +118,7 @@ OPS: dict[str, Op] = {
     "store": Op(False, "size"),  # args: At, value
     "block": Op(False, "(space, offset, size): copy bytes at args[1] + offset to args[0]"),
     "fault": Op(False, "set the slot args[1] to 1 when args[0], a helper's result, is negative"),
-    "call": Op(False, "name of the helper"),
+    "call": Op(False, "name of the helper, or what to find"),
 }
 
 PURE_CALLS = frozenset(

@@ -6,13 +6,17 @@ when that refuses, count the refusal and note when it was first and last so.
 
 Maps: `rings` (array of ring buffers, one a CPU), `counts` (one mapped value, a slot of 64 bytes for each
 CPU and probe), `tasks` (hash of the processes traced), `scratch` (records that do not fit the stack, a
-stretch for each CPU). None but `tasks` needs more than an index, so none costs more than a few nanoseconds.
+stretch for each CPU), `texts` (texts that are matched with patterns, likewise). None but `tasks` needs more
+than an index, so none costs more than a few nanoseconds.
 """
+
+from typing import NamedTuple
 
 from kwire.compile.builder import OTHER_SOURCE
 from kwire.compile.expressions import Expressions, Options
-from kwire.compile.ir import At, Function, Ins, Operand, Slot, Value
+from kwire.compile.ir import At, Block, Function, Ins, Operand, Slot, Value
 from kwire.compile.layout import SLACK, Layout, pad
+from kwire.compile.matching import Texts, match
 from kwire.compile.tails import Record
 from kwire.lang import checked
 from kwire.wire.frame import VERSION, Type
@@ -31,12 +35,20 @@ EXIT = {"tracepoint": 1}
 """What programs return, by kind: a tracepoint's event then reaches its other listeners too; all others 0."""
 
 
-def lower(program: checked.Program, layout: Layout, options: Options, stack: bool) -> tuple[Function, Slot]:
-    """The program in IR and the slot that notes failed reads. `stack`: the record is built in the stack
-    frame.
+class Lowered(NamedTuple):
+    """A program in IR. `faults`: the slot that notes failed reads; `texts`: bytes for each CPU in the map of
+    texts that are matched, 0 without such a map.
     """
+
+    function: Function
+    faults: Slot
+    texts: int
+
+
+def lower(program: checked.Program, layout: Layout, options: Options, stack: bool) -> Lowered:
+    """The program in IR. `stack`: the record is built in the stack frame."""
     lowering = Lower(program, layout, options, stack)
-    return lowering.run(), lowering.faults
+    return Lowered(lowering.run(), lowering.faults, lowering.texts.stride)
 
 
 def fits_stack(layout: Layout) -> bool:
@@ -52,13 +64,14 @@ def scratch_stride(layout: Layout) -> int:
 class Lower(Expressions):
     """One program on its way to IR."""
 
-    __slots__ = ("layout", "program", "record", "stack")
+    __slots__ = ("layout", "program", "record", "stack", "texts")
 
     def __init__(self, program: checked.Program, layout: Layout, options: Options, stack: bool) -> None:
         super().__init__(program.name, program.site, options, EXIT.get(program.site.kind, 0))
         self.program = program
         self.layout = layout
         self.stack = stack
+        self.texts = Texts()
         self.record: Slot | None = self.function.slot("record", pad(layout.most + SLACK)) if stack else None
 
     def run(self) -> Function:
@@ -87,7 +100,12 @@ class Lower(Expressions):
         self.statements(program.body)
         if self.reads:
             self.prologue.insert(0, Ins("store", None, [At(self.faults, 0), 0], 8, program.span))
+        self.texts.settle()
         return self.finish(body)
+
+    def match(self, e: checked.TextMatch, yes: Block, no: Block) -> None:
+        """Go to `yes` where a text matches a pattern, otherwise to `no`."""
+        match(self, self.texts, self._cpu(), e, yes, no)
 
     def _traced_only(self) -> None:
         """Leave unless the current process is in `tasks`, by its number and the moment it was created. The

@@ -7,6 +7,7 @@ it; the other way round every clamp would double its work.
 """
 
 from collections.abc import Callable
+from itertools import takewhile
 from typing import NamedTuple
 
 from kwire.bpf import asm
@@ -18,6 +19,7 @@ from kwire.compile.ir import (
     Block,
     Branch,
     Exit,
+    Find,
     Function,
     Ins,
     Jump,
@@ -26,6 +28,7 @@ from kwire.compile.ir import (
     Slot,
     Value,
 )
+from kwire.lang.checked import ByteSet, Piece
 from kwire.lang.tree import NOWHERE, Span
 
 R0, R5, R10 = REGS[0], REGS[5], REGS[10]
@@ -312,9 +315,37 @@ class Selector:
                 self.items.append(asm.alu64("add", target, arg))
             else:
                 self._into(target, arg)
-        self.items.append(asm.call(HELPERS[str(ins.info)].id))
+        if isinstance(ins.info, Find):
+            self._find(ins.info)
+        else:
+            self.items.append(asm.call(HELPERS[str(ins.info)].id))
         if ins.dst is not None:
             self._put(ins.dst, R0)
+
+    def _find(self, find: Find) -> None:
+        """A loop over the places from r2 to r3 behind r1, the place in r0, what differs there in r4.
+
+        What leaves the loop goes straight on, what stays in it jumps: so the verifier has seen what follows
+        when it comes back to the loop, need not look again, and has few branches waiting.
+        """
+        names = ("again", "inside", "there", "further", "missing", "found")
+        again, inside, there, further, missing, found = map(Label, names)
+        self.items += [
+            asm.mov64(R0, REGS[2]),
+            again,
+            asm.jmp("le", R0, find.most, inside),
+            asm.ja(missing),
+            inside,
+            asm.jmp("sle", R0, REGS[3], there),
+            asm.ja(missing),
+            there,
+            *_difference(find.piece),
+            asm.jmp("ne", REGS[4], 0, missing if find.once else further),
+            asm.ja(found),
+        ]
+        if not find.once:
+            self.items += [further, asm.alu64("add", R0, 1), asm.ja(again)]
+        self.items += [missing, asm.mov64(R0, -1), found]
 
     def _parallel(self, moves: dict[Reg, Reg]) -> None:
         pending = {target: source for target, source in moves.items() if target is not source}
@@ -357,6 +388,48 @@ class Selector:
         self._jump(condition, a, b, self.labels[then])
         if otherwise is not following:
             self.items.append(asm.ja(self.labels[otherwise]))
+
+
+def _difference(piece: Piece) -> list[Item]:
+    """r4 = 0 where the piece stands at r1 + r0; uses r2 and r5. What may be any byte is not looked at."""
+    items: list[Item] = [asm.mov64(REGS[4], 0)]
+    at = 0
+    while at < len(piece):
+        literal = bytes(one[0][0] for one in takewhile(_is_literal, piece[at : at + 4]))
+        if literal:
+            size = 4 if len(literal) == 4 else 2 if len(literal) >= 2 else 1
+            number = int.from_bytes(literal[:size], "little")
+            items += [*_byte_at(R5, at, size), asm.alu32("xor", R5, number - (number >> 31 << 32))]
+            items.append(asm.alu64("or", REGS[4], R5))
+            at += size
+            continue
+        if piece[at] != ((1, 255),):
+            inside = REGS[2]  # -1 where the byte is in one of the ranges
+            items.append(asm.mov64(inside, 0))
+            for low, high in piece[at]:
+                items += [
+                    *_byte_at(R5, at, 1),
+                    asm.alu32("sub", R5, low),
+                    asm.alu64("sub", R5, high - low + 1),
+                    asm.alu64("arsh", R5, 63),
+                    asm.alu64("or", inside, R5),
+                ]
+            items += [asm.alu64("xor", inside, -1), asm.alu64("or", REGS[4], inside)]
+        at += 1
+    return items
+
+
+def _byte_at(target: Reg, offset: int, size: int) -> list[Item]:
+    """target = the bytes at r1 + r0 + offset."""
+    return [
+        asm.mov64(target, REGS[1]),
+        asm.alu64("add", target, R0),
+        asm.ldx(SIZES[size], target, target, offset),
+    ]
+
+
+def _is_literal(choices: ByteSet) -> bool:
+    return len(choices) == 1 and choices[0][0] == choices[0][1]
 
 
 def _dst(ins: Ins) -> Value:

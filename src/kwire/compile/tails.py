@@ -39,19 +39,24 @@ class Record:
         limit = min(item.limit, value.type.limit)
         if isinstance(value, checked.ReadBytes):
             length, cut = self._bytes(value, limit)
-        elif isinstance(value, checked.Comm):
-            length, cut = self._words([*lower.comm()], limit)
-        elif 0 < value.fixed <= min(WORDS_MOST, limit):
-            sizes = [min(8, value.fixed - at) for at in range(0, value.fixed, 8)]
-            words = [lower.read_int(value.place, size, 8 * n) for n, size in enumerate(sizes)]
-            length, cut = self._words(words, limit)
         else:
-            length, cut = self._string(value, limit)
+            length, cut = self.text(value, limit)
         lower.store(self.base, item.offset, 2, self.end)
         told = length if cut == 0 else lower.emit("or", [length, lower.emit("mul", [cut, TAIL_CUT])])
         lower.store(self.base, item.offset + 2, 2, told)
         self.end = lower.emit("add", [length, self.end])
         lower.span = before
+
+    def text(self, value: checked.ReadText | checked.Comm, limit: int) -> tuple[Operand, Operand]:
+        """Write a text where the next tail value goes: (length, 1 when it was cut)."""
+        lower = self.lower
+        if isinstance(value, checked.Comm):
+            return self._words([*lower.comm()], limit)
+        if 0 < value.fixed <= min(WORDS_MOST, limit):
+            sizes = [min(8, value.fixed - at) for at in range(0, value.fixed, 8)]
+            words = [lower.read_int(value.place, size, 8 * n) for n, size in enumerate(sizes)]
+            return self._words(words, limit)
+        return self._string(value, limit)
 
     def finish(self) -> Operand:
         """Zero the padding; the size of the whole record."""

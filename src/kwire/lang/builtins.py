@@ -102,6 +102,13 @@ FUNCTIONS = (
     Function("ksym", "ksym(x)", 1, 1, "a kernel address, shown as the name of what is there"),
     Function("sizeof", 'sizeof("struct x") or sizeof(x)', 1, 1, "bytes of a type, or of a value in memory"),
     Function("cast", 'cast("struct x *", p)', 2, 2, "p as another type"),
+    Function(
+        "glob",
+        'glob(x, "*.so")',
+        2,
+        2,
+        'whether a text matches: `*`, `?`, `[a-z]`, `[!a-z]`; or `x ~ "*.so"` in a condition',
+    ),
     Function("min", "min(a, b)", 2, 2, "the smaller number"),
     Function("max", "max(a, b)", 2, 2, "the greater number"),
     *(

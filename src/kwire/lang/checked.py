@@ -14,7 +14,7 @@ Laws the compiler may rely on:
   share everything but reads after a condition that guards them: `Logic` and `Select` evaluate an operand
   only when it is needed (reading is safe anyway; it is a matter of cost, not of faults).
 - Wide expressions (`ReadText`, `ReadBytes`, `ReadBlock`, `Comm`) have no register value. They occur only as
-  a value of `Emit` and as the operand of `TextEqual`.
+  a value of `Emit` and as the operand of `TextEqual`, `TextMatch` and `BlockEqual`.
 - A local has one type in the whole program and is always set before it is read, on every path.
 - A program has one event shape: `Program.fields`. Every `Emit` gives one value for each, in that order.
 """
@@ -181,6 +181,34 @@ class TextEqual(NamedTuple):
     span: Span
 
 
+ByteSet: TypeAlias = tuple[tuple[int, int], ...]
+"""Bytes that may stand at one place of a text: ranges, both ends included, never 0."""
+
+Piece: TypeAlias = tuple[ByteSet, ...]
+"""Neighbouring bytes of a text."""
+
+
+class TextMatch(NamedTuple):
+    """Whether the value of a text is made of the pieces in their order, with any bytes between two of them.
+
+    The first piece is its start and the last its end; both may be empty. One piece is the whole text.
+    """
+
+    text: "Wide"
+    pieces: tuple[Piece, ...]
+    type: Bool
+    span: Span
+
+
+class BlockEqual(NamedTuple):
+    """Whether the bytes at a place are these; `block.size` bytes."""
+
+    block: "ReadBlock"
+    data: bytes
+    type: Bool
+    span: Span
+
+
 class Logic(NamedTuple):
     """`left and right` / `left or right`: op "and" or "or"; 0 or 1; the right operand only when needed.
 
@@ -270,7 +298,7 @@ class ReadBlock(NamedTuple):
 
 
 class Comm(NamedTuple):
-    """The name of the current thread; its 16 bytes hold a NUL, so its limit is 15, or less where it is cut."""
+    """The name of the current thread; its 16 bytes hold a NUL, so its limit is 15, or less."""
 
     type: Text
     span: Span
@@ -303,6 +331,8 @@ Expr: TypeAlias = (
     | Invert
     | Compare
     | TextEqual
+    | TextMatch
+    | BlockEqual
     | Logic
     | Not
     | Select

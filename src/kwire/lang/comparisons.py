@@ -11,7 +11,7 @@ import sys
 from kwire.lang import builtins, values
 from kwire.lang import checked as c
 from kwire.lang import types as t
-from kwire.lang.errors import TextError
+from kwire.lang.errors import TextError, did_you_mean
 from kwire.lang.tree import COMPARE, Span
 from kwire.lang.values import Literal, Value
 
@@ -34,6 +34,13 @@ def _with_string(op: str, left: Value, literal: Literal, span: Span) -> c.Expr:
     if isinstance(left.type, t.Int) and left.type.display == "ipv4" and not isinstance(left, values.WIDE):
         address = c.Const(_ipv4(literal), left.type, literal.span)
         return _numbers(op, left, address, span)
+    if isinstance(left.type, t.Enum) and not isinstance(left, values.WIDE):
+        return _numbers(op, left, _enumerator(left.type, literal), span)
+    if isinstance(left, c.ReadBlock) and isinstance(left.type, t.Array) and left.type.display:
+        same = c.BlockEqual(left, _address(left.type.display, literal), t.BOOL, span)
+        if op not in ("eq", "ne"):
+            raise TextError(span, f"addresses have no order: {COMPARE[op]}", "use == or !=")
+        return same if op == "eq" else c.Not(same, t.BOOL, span)
     text = text_of(left, span)
     if op not in ("eq", "ne"):
         raise TextError(span, f"texts have no order: {COMPARE[op]}", "use == or !=")
@@ -46,7 +53,12 @@ def _with_string(op: str, left: Value, literal: Literal, span: Span) -> c.Expr:
 
 
 def text_of(value: Value, span: Span) -> c.ReadText | c.Comm:
-    """The value as a text. Raises `TextError` for what is none."""
+    """The value as a text, a `char *` as what it points to. Raises `TextError` for what is none."""
+    if isinstance(value.type, t.Pointer) and not isinstance(value, values.WIDE):
+        target = value.type.target
+        if isinstance(target, t.Int) and target.char:
+            place = values.place_at(value, span)
+            return c.ReadText(place, t.Text(builtins.TEXT_LIMIT, place.space), span)
     if t.is_text_array(value.type) or isinstance(value, c.ReadText | c.Comm):
         text = values.as_text(value, builtins.TEXT_LIMIT, span)
         if text is not None:
@@ -64,6 +76,40 @@ def reach(text: c.ReadText | c.Comm, size: int, span: Span) -> None:
     if size > builtins.MAX_LIMIT:
         longer = ""
     raise TextError(span, f"{what} has at most {most} bytes, never these {size}", longer)
+
+
+def _enumerator(type_: t.Enum, literal: Literal) -> c.Const:
+    """The number that this name of an enumeration stands for."""
+    for name, value in type_.values:
+        if name == literal.value:
+            return c.Const(value, type_, literal.span)
+    names = [name for name, _ in type_.values]
+    cure = did_you_mean(literal.value, names) or f"its names are {', '.join(names[:12])}"
+    what = (
+        f"{t.article(type_)} has no name {literal.value!r}" if names else f"{t.article(type_)} has no names"
+    )
+    raise TextError(literal.span, what, cure if names else "compare it with a number")
+
+
+def _address(display: str, literal: Literal) -> bytes:
+    """The bytes of an IPv6 or Ethernet address."""
+    if display == "mac":
+        parts = literal.value.split(":")
+        digits = "".join(parts)
+        if len(parts) == 6 and all(len(part) == 2 for part in parts) and _is_hex(digits):
+            return bytes.fromhex(digits)
+        raise TextError(literal.span, f"{literal.value!r} is no Ethernet address", "write 00:00:5e:00:53:01")
+    from socket import AF_INET6, inet_pton
+
+    try:
+        return inet_pton(AF_INET6, literal.value)
+    except (OSError, ValueError):
+        message = f"{literal.value!r} is no IPv6 address"
+        raise TextError(literal.span, message, "write 2001:db8::1") from None
+
+
+def _is_hex(text: str) -> bool:
+    return text.isascii() and all(digit in "0123456789abcdefABCDEF" for digit in text)
 
 
 def _ipv4(literal: Literal) -> int:

@@ -332,6 +332,11 @@ class Expressions:
         # What is always true changes nothing: half of `0 <= fd < 10`, say.
         return _balanced("and", [test for test in tests if not _true(test)] or tests[:1], node.span)
 
+    def _match(self, node: tree.Match) -> Value:
+        from kwire.lang.matching import match
+
+        return match(node.op, self.check(node.text), self.check(node.pattern), node.span)
+
     def _logic(self, node: tree.Logic) -> Value:
         operands = [self.condition(operand) for operand in node.operands]
         for operand in operands:

@@ -29,6 +29,9 @@ BINARY = {
 COMPARE = {ast.Eq: "eq", ast.NotEq: "ne", ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge"}
 UNARY = {ast.USub: "neg", ast.Invert: "inv", ast.Not: "not", ast.UAdd: "pos"}
 
+METHODS = frozenset(("startswith", "endswith"))
+"""What can be called on a text."""
+
 MAX_DEPTH = 60
 
 NO_INTEGER_OPERATION: dict[type[ast.operator], tuple[str, str]] = {
@@ -90,6 +93,7 @@ class Converter:
         self.column = column
         self.kwire_names = kwire_names
         self.depth = 0
+        self.globs = False  # whether `@` in the parsed text stands for the `~` of a condition
         self.values: dict[str, int | str] = {}  # dotted names with known values: "socket.AF_INET"
 
     def _position(self, line: int, offset: int) -> tuple[int, int]:
@@ -170,6 +174,8 @@ class Converter:
 
     def _BinOp(self, node: ast.BinOp) -> Expr:  # noqa: N802
         op = BINARY.get(type(node.op))
+        if isinstance(node.op, ast.MatMult) and self.globs:
+            return tree.Match("glob", self.expr(node.left), self.expr(node.right), self.span(node))
         if op is None:
             sign, cure = NO_INTEGER_OPERATION.get(type(node.op), ("@", ""))
             raise TextError(self.span(node), f"{sign} is not an operation on integers", cure)
@@ -203,8 +209,13 @@ class Converter:
 
     def _membership(self, node: ast.Compare, negated: bool) -> Expr:
         choices, span = node.comparators[0], self.span(node)
+        several = isinstance(choices, ast.Tuple | ast.List | ast.Set)
+        if not several and isinstance(node.left, ast.Constant) and isinstance(node.left.value, str):
+            held: Expr = tree.Match("contains", self.expr(choices), self.expr(node.left), span)
+            return tree.Unary("not", held, span) if negated else held
         if not isinstance(choices, ast.Tuple | ast.List | ast.Set) or not choices.elts:
-            raise TextError(self.span(choices), "`in` needs the values themselves", "write x in (1, 2, 3)")
+            cure = 'write x in (1, 2, 3), or "part" in text'
+            raise TextError(self.span(choices), "`in` needs the values themselves", cure)
         left = self.expr(node.left)
         tests: list[Expr] = [tree.Compare(left, (("eq", self.expr(one)),), span) for one in choices.elts]
         found = tests[0] if len(tests) == 1 else tree.Logic("or", tuple(tests), span)
@@ -213,11 +224,13 @@ class Converter:
     def _Call(self, node: ast.Call) -> Expr:  # noqa: N802
         return self.call(node)
 
-    def call(self, node: ast.Call) -> tree.Call | tree.Cast:
-        """A call; `cast("type", value)` is a tree form of its own."""
+    def call(self, node: ast.Call) -> Expr:
+        """A call; `cast("type", value)` and the tests of texts are tree forms of their own."""
         function, span = node.func, self.span(node)
         if isinstance(function, ast.Attribute) and dotted(function.value) in self.kwire_names:
             name = function.attr
+        elif isinstance(function, ast.Attribute) and function.attr in METHODS:
+            return self._method(node, function)
         elif isinstance(function, ast.Name):
             name = function.id
         else:
@@ -227,9 +240,24 @@ class Converter:
                 raise TextError(self.span(keyword), "** has no meaning here", "write name=value")
         if name == "cast":
             return self._cast(node)
+        if name == "glob":
+            if len(node.args) != 2 or node.keywords:
+                raise TextError(span, "glob takes a text and a pattern", 'write glob(path, "*.so")')
+            return tree.Match("glob", self.expr(node.args[0]), self.expr(node.args[1]), span)
         arguments = tuple(self.expr(one) for one in node.args)
         keywords = tuple((one.arg or "", self.expr(one.value)) for one in node.keywords)
         return tree.Call(name, arguments, keywords, span, self.span(function))
+
+    def _method(self, node: ast.Call, function: ast.Attribute) -> Expr:
+        """`text.startswith("a")` or `text.endswith(("a", "b"))`."""
+        if len(node.args) != 1 or node.keywords:
+            cure = f'write x.{function.attr}("…")'
+            raise TextError(self.span(node), f"{function.attr} takes one text", cure)
+        given, span = node.args[0], self.span(node)
+        choices = given.elts if isinstance(given, ast.Tuple) and given.elts else [given]
+        text = self.expr(function.value)
+        tests: list[Expr] = [tree.Match(function.attr, text, self.expr(one), span) for one in choices]
+        return tests[0] if len(tests) == 1 else tree.Logic("or", tuple(tests), span)
 
     def _cast(self, node: ast.Call) -> tree.Cast:
         cure = 'write cast("struct sock *", value)'
@@ -262,7 +290,7 @@ class Converter:
                 call = self.call(written)
                 if isinstance(call, tree.Call):
                     return [tree.Do(call, span)]
-                raise TextError(span, "a cast has no effect", "assign it to a name")
+                raise TextError(span, "this expression has no effect", "emit(…) it or assign it to a name")
             case ast.Assign(targets=[ast.Name() as target], value=value):
                 return [tree.Assign(target.id, self.expr(value), span, self.span(target))]
             case ast.AnnAssign(target=ast.Name() as target, value=ast.expr() as value):

@@ -7,6 +7,7 @@ modules (`socket.AF_INET`), with the value they have when the probe is parsed.
 """
 
 import ast
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -107,16 +108,42 @@ def parse_written(written: Written) -> tree.Probe:
     raise _sourceless(written.file, f"there is no function {written.name}", "send its text")
 
 
+_TOKENS = re.compile(
+    r"""(?x) (?P<text>[a-zA-Z]{0,2}(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')) | (?P<word>\w+) | (?P<sign>\S)"""
+)
+_OPERATORS = frozenset(("and", "or", "not", "in", "is", "if", "else"))
+
+
+def _with_globs(text: str) -> tuple[str, bool]:
+    """The text of a condition with `@` for each `~` between two operands, and whether there is one.
+
+    Python has no such operator: `@`, which probes do not have, binds as tightly as it should.
+    """
+    if "~" not in text or "@" in text:
+        return text, False
+    operand, places = False, []
+    for token in _TOKENS.finditer(text):
+        sign = token.group("sign")
+        if sign == "~" and operand:
+            places.append(token.start())
+        operand = sign in (")", "]", "}") if sign else token.group() not in _OPERATORS
+    for place in places:
+        text = f"{text[:place]}@{text[place + 1 :]}"
+    return text, bool(places)
+
+
 def parse_expression(text: str, name: str) -> Expr:
     """One expression, as given to --filter or --where; `name` is what errors call it."""
     source = Source(name, text)
     shift = len(text) - len(text.lstrip())
-    module = _parse(source, text.strip(), shift)
+    parsed, globs = _with_globs(text.strip())
+    module = _parse(source, parsed, shift)
     if len(module.body) != 1 or not isinstance(module.body[0], ast.Expr):
         span = Span(1, 0, 1, max(1, len(source.line(1))))
         what = "nothing is written here" if not module.body else "this is not one expression"
         raise LanguageError(source, [Diagnostic(span, what, "write one expression, as in pid == 42")])
     converter, value = Converter(text.strip(), 0, shift), module.body[0].value
+    converter.globs = globs
     try:
         return _deep(source, lambda: converter.expr(value))
     except TextError as fault:
@@ -125,7 +152,7 @@ def parse_expression(text: str, name: str) -> Expr:
 
 def parse_arguments(source: Source, start: int) -> tuple[tuple[str, Expr], ...]:
     """The (name, expression) pairs of the `(expr, name=expr…)` at column `start` of a one-line text."""
-    text = "_" + source.text[start:].rstrip()
+    text, globs = _with_globs("_" + source.text[start:].rstrip())
     module = _parse(source, text, start - 1)
     statement = module.body[0] if len(module.body) == 1 else None
     call = statement.value if isinstance(statement, ast.Expr) else None
@@ -134,6 +161,7 @@ def parse_arguments(source: Source, start: int) -> tuple[tuple[str, Expr], ...]:
         cure = "write PROBE(expr, name=expr)"
         raise LanguageError(source, [Diagnostic(span, "this is not a list of expressions", cure)])
     converter = Converter(text, 0, start - 1)
+    converter.globs = globs
     try:
         converted = _deep(source, lambda: converter.call(call))
     except TextError as fault:

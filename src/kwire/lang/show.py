@@ -103,6 +103,10 @@ def value(node: c.Expr | c.Wide, checked: c.Program | None = None) -> str:
             return f"~{show(inner)}"
         case c.TextEqual(text=text, literal=literal):
             return f"({show(text)} == {literal!r})"
+        case c.TextMatch(text=text, pieces=pieces):
+            return f"({show(text)} ~ {'*'.join(map(_piece, pieces))!r})"
+        case c.BlockEqual(block=block, data=data):
+            return f"({show(block)} == {data!r})"
         case c.Select(test=test, then=then, otherwise=otherwise):
             return f"({show(test)} ? {show(then)} : {show(otherwise)})"
         case c.Convert(operand=inner, type=type_):
@@ -119,6 +123,20 @@ def value(node: c.Expr | c.Wide, checked: c.Program | None = None) -> str:
             return f"block({size}){place(where, checked)}"
         case c.Comm():
             return "comm"
+
+
+def _piece(piece: c.Piece) -> str:
+    """A piece of a pattern: ranges of bytes in brackets."""
+
+    def one(choices: c.ByteSet) -> str:
+        (low, high), *rest = choices
+        if low == high and not rest:
+            return chr(low)
+        if choices == ((1, 255),):
+            return "?"
+        return "[" + "".join(f"{chr(a)}-{chr(b)}" for a, b in choices) + "]"
+
+    return "".join(map(one, piece))
 
 
 def expression(node: tree.Expr) -> str:
@@ -142,6 +160,11 @@ def expression(node: tree.Expr) -> str:
         case tree.Compare(left=left, rest=rest):
             tail = "".join(f" {tree.COMPARE[op]} {expression(one)}" for op, one in rest)
             return f"({expression(left)}{tail})"
+        case tree.Match(op=op, text=text, pattern=pattern):
+            one, two = expression(text), expression(pattern)
+            if op in ("startswith", "endswith"):
+                return f"({one}).{op}({two})"
+            return f"({two} in {one})" if op == "contains" else f"glob({one}, {two})"
         case tree.Logic(op=op, operands=operands):
             return "(" + f" {op} ".join(expression(one) for one in operands) + ")"
         case tree.Conditional(test=test, then=then, otherwise=otherwise):

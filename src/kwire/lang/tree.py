@@ -2,7 +2,7 @@
 
 Laws: nodes are values; each carries the span of the text it came from; a front end removes its own sugar
 (augmented assignment, `elif`, casts spelled as calls) so that the checker sees one form of everything.
-Operators are named by the words in `BINARY`, `COMPARE`, `UNARY`, so no front end's spelling leaks.
+Operators are named by the words in `BINARY`, `COMPARE`, `MATCH`, `UNARY`, so no front end's spelling leaks.
 """
 
 from typing import NamedTuple, TypeAlias
@@ -20,6 +20,7 @@ BINARY = {
     "shr": ">>",
 }
 COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
+MATCH = {"startswith": ".startswith", "endswith": ".endswith", "contains": "in", "glob": "~"}
 UNARY = {"neg": "-", "inv": "~", "not": "not ", "pos": "+"}
 
 
@@ -114,6 +115,15 @@ class Compare(NamedTuple):
     span: Span
 
 
+class Match(NamedTuple):
+    """Whether a text starts with, ends with, contains or matches a constant text; op one of `MATCH`."""
+
+    op: str
+    text: "Expr"
+    pattern: "Expr"
+    span: Span
+
+
 class Logic(NamedTuple):
     """`a and b and …` (op "and") or `a or b or …` (op "or"), from left to right, stopping early."""
 
@@ -151,7 +161,19 @@ class Call(NamedTuple):
 
 
 Expr: TypeAlias = (
-    Name | Number | String | Member | Index | Unary | Binary | Compare | Logic | Conditional | Cast | Call
+    Name
+    | Number
+    | String
+    | Member
+    | Index
+    | Unary
+    | Binary
+    | Compare
+    | Match
+    | Logic
+    | Conditional
+    | Cast
+    | Call
 )
 
 

@@ -1,0 +1,95 @@
+"""Texts matched with patterns → IR: the text is laid into memory of its own, its pieces are looked for there.
+
+A piece is found by one operation (`ir.Find`), which the selector makes into a loop of the machine. Where a
+piece was found is a number the verifier must not know, or it would follow what comes after once for each
+place: it goes through memory.
+"""
+
+from kwire.compile.expressions import Expressions
+from kwire.compile.ir import At, Block, Find, Ins, Operand, Value
+from kwire.compile.tails import Record
+from kwire.lang import checked
+
+TEXTS = "texts"
+"""The map that holds texts while they are looked at: a stretch for each CPU."""
+
+SPARE = 16
+"""Bytes behind the longest text: what reading it needs, and a word for a number on its way."""
+
+
+class Texts:
+    """The memory for texts of one program; its stretch is known when the last of them is."""
+
+    __slots__ = ("_longest", "_products")
+
+    def __init__(self) -> None:
+        self._longest = 0
+        self._products: list[Ins] = []
+
+    @property
+    def stride(self) -> int:
+        """Bytes for each CPU; 0 where no text is matched."""
+        return (self._longest + SPARE + 63) & ~63 if self._longest else 0
+
+    def place(self, lower: Expressions, cpu: Operand, longest: int) -> Value:
+        """The address of this CPU's stretch."""
+        own = lower.emit("mul", [cpu, 0])
+        if lower.block is not None:
+            self._products.append(lower.block.body[-1])
+        self._longest = max(self._longest, longest)
+        return lower.emit("add", [lower.emit("mapval", [], (TEXTS, 0)), own])
+
+    def settle(self) -> None:
+        """Tell the instructions how long a stretch is."""
+        for product in self._products:
+            product.args[1] = self.stride
+
+
+def match(
+    lower: Expressions, texts: Texts, cpu: Operand, e: checked.TextMatch, yes: Block, no: Block
+) -> None:
+    """Go to `yes` where the text matches, otherwise to `no`."""
+    text = e.text
+    assert isinstance(text, checked.ReadText | checked.Comm)
+    limit = text.type.limit
+    base = texts.place(lower, cpu, limit + 2)
+    length, _ = Record(lower, base, 0).text(text, limit)
+    *before, last = e.pieces
+    at: Operand = 0
+    if len(e.pieces) == 1:
+        same = lower.new_block("length")
+        lower.branch("eq", length, len(last), same, no)
+        lower.start(same)
+    for number, piece in enumerate(before):
+        if not piece:
+            continue
+        end = lower.emit("sub", [length, len(piece)])
+        info = Find(piece, limit - len(piece), once=number == 0)
+        at = _found(lower, lower.call(info, base, at, 0 if number == 0 else end), end, number == 0, no)
+        if number + 1 < len(before) or last:
+            word = At(base, limit + 2 + (-(limit + 2) % 8))
+            lower.do("store", [word, at], 8)
+            at = lower.emit("add", [lower.load(base, word.offset, 8), len(piece)])
+    if last:
+        start = lower.emit("sub", [length, len(last)]) if len(e.pieces) > 1 else 0
+        if len(e.pieces) > 1:
+            room = lower.new_block("room")
+            lower.branch("slt", start, at, no, room)
+            lower.start(room)
+        place = lower.call(Find(last, limit - len(last), once=True), base, start, start)
+        lower.branch("slt", place, 0, no, yes)
+    else:
+        lower.jump(yes)
+
+
+def _found(lower: Expressions, place: Value, end: Operand, first: bool, no: Block) -> Operand:
+    """Go on where a piece was found: the first one must fit the text too."""
+    there = lower.new_block("there")
+    lower.branch("slt", place, 0, no, there)
+    lower.start(there)
+    if not first:
+        return place
+    fits = lower.new_block("fits")
+    lower.branch("slt", end, 0, no, fits)
+    lower.start(fits)
+    return 0
