@@ -54,8 +54,11 @@ class Proxy:
 
     def after(self, seconds: float, job: Callable[[], None]) -> None:
         """Run `job` in the proxy's thread after so long."""
+        self._at(time.monotonic() + seconds, job)
+
+    def _at(self, when: float, job: Callable[[], None]) -> None:
         self._count += 1
-        heapq.heappush(self._later, (time.monotonic() + seconds, self._count, job))
+        heapq.heappush(self._later, (when, self._count, job))
 
     def start(self) -> None:
         self._thread.start()
@@ -87,6 +90,7 @@ class TcpProxy(Proxy):
         super().__init__()
         self.target = target
         self.pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._latest: dict[socket.socket, float] = {}  # when what was delayed last is passed on
         self._server = socket.create_server((LOCAL, 0))
         self._server.setblocking(False)
         self.port: int = self._server.getsockname()[1]
@@ -148,7 +152,7 @@ class TcpProxy(Proxy):
         self.pairs.append((near, far))
         for here, there in ((near, far), (far, near)):
             here.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            here.settimeout(5)
+            here.settimeout(1)  # who does not read for so long is cut off
             if not self.stalled:
                 self._watch(here, there)
 
@@ -161,8 +165,11 @@ class TcpProxy(Proxy):
         except OSError:
             data = b""
         self.passed += len(data)
-        if self.delay:
-            self.after(self.delay, lambda: self._give(there, data))
+        now = time.monotonic()
+        when = max(now + self.delay, self._latest.get(there, 0.0))  # a stream keeps its order
+        if when > now:
+            self._latest[there] = when
+            self._at(when, lambda: self._give(there, data))
             if not data:
                 self.selector.unregister(here)
         else:
@@ -196,6 +203,7 @@ class TcpProxy(Proxy):
         for end in pair:
             if end in self.selector.get_map():
                 self.selector.unregister(end)
+            self._latest.pop(end, None)
             end.close()
 
 

@@ -23,7 +23,8 @@ from kwire.errors import KwireError
 from kwire.stream.address import Address
 from kwire.stream.certs import make_certs
 from kwire.stream.connect import Connector, connect
-from kwire.stream.listen import Limits, Listener, listen
+from kwire.stream.crowd import Limits
+from kwire.stream.listen import Listener, listen
 from kwire.stream.loop import Loop
 from kwire.stream.peer import Ignore, Peer
 from kwire.stream.tls import TlsOptions

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kwire.stream.address import Address, parse
-from kwire.stream.listen import Limits
+from kwire.stream.crowd import Limits
 from kwire.stream.tls import TlsOptions, client_context
 from kwire.wire import cbor
 from kwire.wire.control import Ack, Hello, Role, Welcome, bye_frame, error_frame

@@ -14,7 +14,8 @@ import pytest
 
 from kwire.stream.address import Address, parse
 from kwire.stream.connect import Connector
-from kwire.stream.listen import Limits, Listener
+from kwire.stream.crowd import Limits
+from kwire.stream.listen import Listener
 from kwire.stream.tls import TlsOptions
 from kwire.wire import cbor
 from kwire.wire.control import Ack, Hello, Role, Welcome, bye_frame
@@ -156,7 +157,7 @@ def test_who_says_nothing_is_dropped(
     check()
     for one in silent:
         one.until_gone()
-    assert not listener._greetings
+    assert not listener._crowd
     check()
 
 
@@ -172,7 +173,7 @@ def test_a_handshake_of_tls_without_a_hello_after_it_is_dropped(
     Handshake(net.loop, one.socket, client_context(tls("client")), "localhost", done.append, done.append)
     net.until(lambda: done)
     check()
-    net.until(lambda: not listener._greetings)
+    net.until(lambda: not listener._crowd)
     done[0].close()
 
 
@@ -198,7 +199,7 @@ def test_a_crowd_that_says_nothing_does_not_keep_others_out(net: Any, stranger: 
     check = served(listener)
     crowd = [stranger(listener) for _ in range(100)]
     net.run(0.05)
-    assert len(listener._greetings) <= STRICT.half_open_per_address
+    assert len(listener._crowd) <= STRICT.half_open_per_address
     check()
     net.until(lambda: sum(one.hear() is not None and one.gone for one in crowd) == 100)
 
@@ -206,13 +207,13 @@ def test_a_crowd_that_says_nothing_does_not_keep_others_out(net: Any, stranger: 
 def test_a_crowd_from_everywhere_gives_way_after_a_while(
     net: Any, stranger: Any, served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kwire.stream.listen.GRACE", 0.1)
+    monkeypatch.setattr("kwire.stream.crowd.GRACE", 0.1)
     limits = STRICT._replace(half_open_seconds=60)
     listener = net.listen(limits=limits, settings=QUICK)
     check = served(listener)
     crowd = [stranger(listener, f"127.0.1.{number}") for number in range(60)]
     net.run(0.2)
-    assert len(listener._greetings) == limits.half_open
+    assert len(listener._crowd) == limits.half_open
     check()
     assert sum(one.hear() is not None and one.gone for one in crowd) >= 40
 
@@ -233,7 +234,7 @@ def test_connections_that_are_reset_at_once_leave_nothing(
         one.close()
     net.run(0.05)
     check()
-    net.until(lambda: not listener._greetings)
+    net.until(lambda: not listener._crowd)
 
 
 # ---------------------------------------------------------------------- floods

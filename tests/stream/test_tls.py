@@ -122,7 +122,7 @@ def test_a_wrong_client_gets_no_session_and_others_do(
     assert "connect to tls:127.0.0.1" in str(heard[0])
     assert "the other side" in str(heard[0])
     assert bad.peer.session.state is not State.ESTABLISHED
-    assert not listener._greetings
+    assert not listener._crowd
 
 
 @pytest.mark.parametrize("what", WRONG_SERVER)

@@ -16,7 +16,8 @@ from kwire.errors import KwireError
 from kwire.stream import address as addresses
 from kwire.stream.address import Address, parse
 from kwire.stream.connect import Connector
-from kwire.stream.listen import Limits, Listener
+from kwire.stream.crowd import Limits
+from kwire.stream.listen import Listener
 from kwire.stream.peer import Peer
 from kwire.stream.tls import TlsOptions
 from kwire.wire.control import Role
@@ -578,7 +579,8 @@ def test_a_source_that_fills_its_outbox_whenever_it_is_told_gets_everything_thro
 
 def test_limits_are_a_table() -> None:
     assert Limits()._fields == (
-        *("sessions", "per_address", "half_open", "half_open_per_address", "half_open_seconds", "refusals"),
+        *("sessions", "per_address", "half_open", "half_open_per_address", "half_open_seconds"),
+        *("handshakes", "handshakes_per_address", "refusals"),
     )
     assert addresses.DEFAULT_PORT == 17800
     assert Peer.__slots__

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from kwire.stream import connect, datagram, listen, transport
+from kwire.stream import connect, crowd, datagram, transport
 from kwire.stream.address import DEFAULT_PORT, KINDS
 from kwire.stream.certs import ROLES, Made, instructions
-from kwire.stream.listen import Limits
+from kwire.stream.crowd import Limits
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "transports.md").read_text()
 
@@ -30,7 +30,7 @@ def test_addresses() -> None:
 
 def test_limits() -> None:
     assert {row[0]: float(row[1]) for row in table("limit")} == Limits()._asdict()
-    assert f"keep their place\nfor {listen.GRACE:g} seconds" in TEXT
+    assert f"keep their place\nfor {crowd.GRACE:g} seconds" in TEXT
 
 
 def test_timers() -> None:

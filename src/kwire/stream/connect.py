@@ -23,7 +23,7 @@ from kwire.stream.address import (
     resolve,
 )
 from kwire.stream.datagram import DatagramTransport
-from kwire.stream.loop import READ, WRITE, Loop, Timer
+from kwire.stream.loop import READ, WRITE, Loop, Timer, contained, described
 from kwire.stream.peer import Handler, Peer
 from kwire.stream.transport import StreamTransport, TlsTransport, Transport, prepare, reason, unix_identity
 from kwire.stream.watch import Watch
@@ -40,6 +40,10 @@ PATIENCE = 10.0
 SHORTEST = 0.25
 LONGEST = 15.0
 """Seconds between two rounds of attempts: doubled from the shortest to the longest, then a little less."""
+
+
+class CertificateError(KwireError):
+    """One side's certificate is not good for the other: trying again does not mend it, another one does."""
 
 
 def connect(
@@ -89,6 +93,7 @@ class Connector:
         "_watch",
         "address",
         "closed",
+        "inside",
         "loop",
         "peer",
         "problem",
@@ -107,6 +112,7 @@ class Connector:
         troubled: Callable[[KwireError], None] | None,
     ) -> None:
         self.loop = loop
+        self.inside = False
         self.address = address
         self.problem: KwireError | None = None
         self.closed = False
@@ -129,6 +135,12 @@ class Connector:
         self.peer = self._new_peer(session)
         loop.soon(self._begin)
 
+    def failed(self, error: Exception) -> None:
+        """An attempt failed in a way that nobody thought of: another one after a pause."""
+        if not self.closed:
+            self._trouble(described(error))
+            self._wait()
+
     def close(self) -> None:
         """No more attempts and no further sessions; a connection that is up stays, for what is to be sent."""
         self.closed = True
@@ -145,6 +157,7 @@ class Connector:
 
     # ------------------------------------------------------------------ when to try
 
+    @contained
     def _detached(self, peer: Peer, why: str) -> None:
         """The connection broke, or never led to a session: then another address may do better."""
         if peer is not self.peer or self.closed:
@@ -158,6 +171,7 @@ class Connector:
         else:
             self._failed_round(problem)
 
+    @contained
     def _ended(self, peer: Peer, why: str) -> None:
         if peer is not self.peer:
             return
@@ -179,6 +193,7 @@ class Connector:
         self._timer = self.loop.at(self.loop.now() + self._pause * jitter, self._begin)
         self._pause = min(2 * self._pause, LONGEST)
 
+    @contained
     def _begin(self) -> None:
         self._timer = None
         if self.closed or self.peer.ended or self.peer.transport is not None:
@@ -188,10 +203,12 @@ class Connector:
         else:
             _Lookup(self.loop, self.address, self._resolved, self._failed_round)
 
+    @contained
     def _resolved(self, places: list[tuple[int, SockAddress]]) -> None:
         self._places = places
         self._next()
 
+    @contained
     def _next(self) -> None:
         """Try the next address; after the last one the round has failed."""
         self._give_up_attempt()
@@ -237,6 +254,7 @@ class Connector:
         self._timer = self.loop.at(self.loop.now() + PATIENCE, lambda: self._failed("no answer"))
         self.loop.add(attempt.fileno(), WRITE, lambda mask: self._connected(attempt, name))
 
+    @contained
     def _connected(self, attempt: socket.socket, name: str) -> None:
         status = attempt.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         self.loop.remove(attempt.fileno())
@@ -261,18 +279,21 @@ class Connector:
             self._failed,
         )
 
+    @contained
     def _up(self, transport: Transport) -> None:
         self._handshake = None
         self._give_up_attempt()
         self.problem = None
         self.peer.attach(transport)
 
+    @contained
     def _failed(self, why: str) -> None:
         """One address did not answer: the next one."""
         self._give_up_attempt()
         self._trouble(why)
         self.loop.soon(self._next)
 
+    @contained
     def _failed_round(self, problem: KwireError) -> None:
         if problem is not self.problem:
             self.problem = problem
@@ -285,7 +306,9 @@ class Connector:
             self.peer.end(str(problem))
 
     def _trouble(self, why: str) -> KwireError:
-        self.problem = KwireError("connect to", str(self.address), why[:1].lower() + why[1:], _cure(why))
+        text = why[:1].lower() + why[1:]
+        kind = CertificateError if certificate_trouble(why) else KwireError
+        self.problem = kind("connect to", str(self.address), text, _cure(why))
         if self._troubled:
             self._troubled(self.problem)
         return self.problem
@@ -303,7 +326,14 @@ class Connector:
 
 
 def _cure(why: str) -> str:
-    return "is it running there?" if "refused" in why or "No such file" in why else ""
+    if certificate_trouble(why):
+        return "both sides need certificates of one CA, good for the names that are connected to"
+    return "is it running there?" if why.endswith("refused") or "No such file" in why else ""
+
+
+def certificate_trouble(why: str) -> bool:
+    """Whether it is a certificate that keeps the two sides apart, theirs or ours."""
+    return "certificate" in why
 
 
 class _Lookup:

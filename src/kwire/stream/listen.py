@@ -1,9 +1,10 @@
 """Listening: who comes is heard out, within limits, and becomes the peer of a session.
 
 The laws: nobody has a session before a whole HELLO, and over datagrams before the cookie; who says nothing,
-or says it slowly, is dropped after `half_open_seconds`, and sooner when too many do; limits count for each
-address (of IPv6 its /64) and in all; a connection that resumes takes over from the one before only with the
-same identity; whatever one stranger does, the others are served.
+or says it slowly, is dropped after `half_open_seconds`, and sooner when too many do (`crowd`); limits count
+for each address (of IPv6 its /64) and in all; a connection that resumes takes over from the one before only by
+the same kind of transport and with the same identity; whatever one stranger does, the others are served, and
+who gets no session is told of in a line.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ import os
 import socket
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from kwire.errors import KwireError
 from kwire.stream.address import Address, SockAddress, check_secure, name_of
 from kwire.stream.bind import bind, inode, origin
+from kwire.stream.crowd import Crowd, Limits, Roster
 from kwire.stream.datagram import Cookies, DatagramServer, ServedTransport
-from kwire.stream.loop import READ, Loop, Timer
-from kwire.stream.peer import Handler, Peer
+from kwire.stream.loop import READ, Loop, Timer, contained
+from kwire.stream.peer import Handler, Peer, proven
 from kwire.stream.transport import Buffer, StreamTransport, TlsTransport, Transport, prepare, unix_identity
 from kwire.stream.watch import Watch
 from kwire.wire.control import Hello, hello_problem, peek_hello, refusal
@@ -35,27 +37,16 @@ if TYPE_CHECKING:
 ACCEPTS = 16
 """Connections taken for one readiness."""
 
-GRACE = 2.0
-"""Seconds that a connection has for its HELLO even where too many want to say one."""
-
 PAUSE = 0.5
 """Seconds without accepting when the process is out of descriptors."""
-
-
-class Limits(NamedTuple):
-    """How much strangers may take."""
-
-    sessions: int = 4096  # in all
-    per_address: int = 2048  # sessions of one address
-    half_open: int = 512  # connections that have not said HELLO yet, in all
-    half_open_per_address: int = 256
-    half_open_seconds: float = 10.0  # from connecting to HELLO, the TLS handshake included
-    refusals: int = 100  # answers a second to those who get no session
 
 
 Choose = Callable[[Hello, str, str], Session | None]
 """(HELLO, identity, address) → the session that it begins or resumes; None, or a KwireError whose cause is
 told to the other side: it gets none."""
+
+Said = Callable[[str], None]
+"""Who is told, in a line, of one that gets no session."""
 
 
 def listen(
@@ -68,10 +59,13 @@ def listen(
     limits: Limits = Limits(),  # noqa: B008  # immutable
     watch: Watch | None = None,
     mode: int = 0o600,
+    roster: Roster | None = None,
+    said: Said | None = None,
 ) -> Listener:
     """Listen on all addresses of `address`; port 0 takes a free one: see `listener.address`.
 
-    `mode` is that of a Unix socket. Raises KwireError where it cannot be listened there, or must not.
+    `mode` is that of a Unix socket. `roster`: one for all listeners that share their sessions. Raises
+    KwireError where it cannot be listened there, or must not.
     """
     check_secure(address, insecure)
     context = None
@@ -80,7 +74,8 @@ def listen(
 
         context = server_context(tls)
     sockets = bind(address, mode)
-    return Listener(loop, address, sockets, choose, handler_for, context, limits, watch)
+    roster = Roster() if roster is None else roster
+    return Listener(loop, address, sockets, choose, handler_for, context, limits, watch, roster, said)
 
 
 class Listener:
@@ -90,20 +85,19 @@ class Listener:
         "_choose",
         "_context",
         "_cookies",
-        "_counts",
-        "_greetings",
+        "_crowd",
         "_handler_for",
         "_inode",
         "_refusals",
+        "_roster",
+        "_said",
         "_second",
         "_servers",
         "_sockets",
-        "_waiting",
         "_watch",
         "address",
         "limits",
         "loop",
-        "peers",
     )
 
     def __init__(
@@ -116,21 +110,21 @@ class Listener:
         context: ssl.SSLContext | None,
         limits: Limits,
         watch: Watch | None,
+        roster: Roster,
+        said: Said | None,
     ) -> None:
         self.loop = loop
         self.address = address
         if sockets and address.kind != "unix":
             self.address = address._replace(port=sockets[0].getsockname()[1])
         self.limits = limits
-        self.peers: dict[Session, Peer] = {}
-        """The peers of sessions that have not ended, with a connection or without."""
-        self._counts: dict[str, int] = {}  # of the peers, by origin
-        self._waiting: dict[str, int] = {}  # of those that have not said HELLO, by origin
+        self._roster = roster
+        self._crowd = Crowd(limits, roster)
+        self._said = said
         self._choose = choose
         self._handler_for = handler_for
         self._context = context
         self._watch = watch
-        self._greetings: dict[Greeting, None] = {}  # the oldest first
         self._second = 0
         self._refusals = 0  # in this second
         self._cookies = Cookies(loop.now)
@@ -142,11 +136,16 @@ class Listener:
         else:
             self._accept_on(sockets)
 
+    @property
+    def peers(self) -> dict[Session, Peer]:
+        """The peers of sessions that have not ended, with a connection or without; of all that share them."""
+        return self._roster.peers
+
     def close(self) -> None:
         """Listen no more, and drop who has no session yet. Peers stay; over UDP they lose their transport."""
         if self._inode is not None and inode(self.address.path) == self._inode:
             os.unlink(self.address.path)
-        for greeting in list(self._greetings):
+        for greeting in list(self._crowd.greetings):
             greeting.drop()
         for server in self._servers:
             server.close()
@@ -166,11 +165,16 @@ class Listener:
             name, host = f"unix:{self.address.path}", identity
         else:
             identity, name, host = "", name_of(self.address.kind, place), origin(place)
-        if not self._make_room(host):
+        now = self.loop.now()
+        if self._context is not None and not self._crowd.may_shake(host, now):
             connected.close()
             return
-        self._greetings[Greeting(self, connected, self._context, name, host, identity)] = None
-        _count(self._waiting, host, 1)
+        if not self._crowd.make_room(host, now):
+            connected.close()
+            return
+        self._crowd.add(
+            Greeting(self, connected, self._context, name, host, identity, self._roster.knows(host))
+        )
 
     def _accept_on(self, sockets: list[socket.socket]) -> None:
         for bound in sockets:
@@ -181,7 +185,6 @@ class Listener:
         for _ in range(ACCEPTS):
             try:
                 connected, _ = bound.accept()
-                self.adopt(connected)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -189,38 +192,39 @@ class Listener:
                     self.loop.remove(bound.fileno())
                     self.loop.at(self.loop.now() + PAUSE, lambda: self._accept_on([bound]))
                     return
-                # any other is of that one connection: it has gone already
-
-    def _make_room(self, host: str) -> bool:
-        """Whether one more may be heard out. Where there are too many, the oldest gives way if it had time
-        enough; if not, it is a crowd, and those who were first are served first.
-        """  # fmt: skip
-        if self._waiting.get(host, 0) >= self.limits.half_open_per_address:
-            oldest = next(greeting for greeting in self._greetings if greeting.host == host)
-        elif len(self._greetings) >= self.limits.half_open:
-            oldest = next(iter(self._greetings))
-        else:
-            return True
-        if self.loop.now() - oldest.began < GRACE:
-            return False
-        oldest.drop()
-        return True
+                continue  # any other is of that one connection: it has gone already
+            try:
+                self.adopt(connected)
+            except OSError:
+                connected.close()  # it has gone
+            except Exception as error:
+                connected.close()
+                self.loop.contain(error)
 
     def note(self, name: str, data: Buffer, effect: str) -> None:
         """Show what a stranger said, where somebody watches."""
         if self._watch:
             self._watch.stranger(name, data, effect)
 
+    def say(self, name: str, why: str) -> None:
+        """Tell of one that gets no session."""
+        if self._said:
+            self._said(f"{name} gets no session: {why}")
+
     def forget(self, greeting: Greeting) -> None:
         """It has been heard out, or dropped."""
-        if greeting in self._greetings:
-            del self._greetings[greeting]
-            _count(self._waiting, greeting.host, -1)
+        self._crowd.remove(greeting)
 
     # ------------------------------------------------------------------ datagrams
 
     def _serve(self, bound: socket.socket) -> DatagramServer:
-        server = DatagramServer(self.loop, bound, lambda data, place: self._stranger(server, data, place))
+        def stranger(data: memoryview, place: SockAddress) -> None:
+            try:
+                self._stranger(server, data, place)
+            except Exception as error:
+                self.loop.contain(error)
+
+        server = DatagramServer(self.loop, bound, stranger)
         return server
 
     def _stranger(self, server: DatagramServer, data: memoryview, place: SockAddress) -> None:
@@ -253,16 +257,18 @@ class Listener:
         if session is None or why:
             why = why or "not wanted here"
             self.note(transport.name, heard, f"it gets no session: {why}")
+            self.say(transport.name, why)
             return why
         peer = self.peers.get(session)
         if peer is None:
             peer = Peer(self.loop, session, self._handler_for(session))
             peer.host = host
             peer.on_ended = self._ended
-            self.peers[session] = peer
-            _count(self._counts, host, 1)
+            self._roster.add(peer)
             if self._watch:
                 self._watch.follow(peer)
+        if transport.identity:
+            self._roster.know(host)
         peer.attach(transport)
         peer.received(memoryview(heard))
         peer.settled()
@@ -272,12 +278,14 @@ class Listener:
 
     def _objection(self, session: Session | None, transport: Transport, host: str) -> str:
         """Why this session may not be had over this transport; empty where it may."""
+        if session is not None and (session.initiator or session.datagrams is not transport.datagrams):
+            return "the session is another's"
         peer = self.peers.get(session) if session else None
         if peer is not None:
-            return "" if peer.identity == transport.identity else "the session is another's"
+            return "" if peer.proven == proven(transport) else "the session is another's"
         if len(self.peers) >= self.limits.sessions:
             return "too many sessions"
-        if self._counts.get(host, 0) >= self.limits.per_address:
+        if self._roster.counts.get(host, 0) >= self.limits.per_address:
             return "too many sessions of this address"
         return ""
 
@@ -290,14 +298,25 @@ class Listener:
         return self._refusals <= self.limits.refusals
 
     def _ended(self, peer: Peer, why: str) -> None:
-        if self.peers.pop(peer.session, None) is not None:
-            _count(self._counts, peer.host, -1)
+        self._roster.remove(peer)
 
 
 class Greeting:
     """A connection that has not said a whole HELLO yet: the handshake of TLS, then the first bytes."""
 
-    __slots__ = ("_handshake", "_heard", "_listener", "_name", "_timer", "_transport", "began", "host")
+    __slots__ = (
+        "_handshake",
+        "_heard",
+        "_listener",
+        "_name",
+        "_timer",
+        "_transport",
+        "began",
+        "host",
+        "inside",
+        "known",
+        "loop",
+    )
 
     def __init__(
         self,
@@ -307,8 +326,12 @@ class Greeting:
         name: str,
         host: str,
         identity: str,
+        known: bool,
     ) -> None:
-        loop = listener.loop
+        self.loop = loop = listener.loop
+        self.inside = False
+        self.known = known
+        """Whether a peer of its address has proven who it is before."""
         self._listener = listener
         self._heard = bytearray()
         self._name = name
@@ -316,7 +339,7 @@ class Greeting:
         self.began = loop.now()
         self._handshake: Handshake | None = None
         self._transport: StreamTransport | None = None
-        self._timer: Timer | None = loop.at(loop.now() + listener.limits.half_open_seconds, self.drop)
+        self._timer: Timer | None = loop.at(loop.now() + listener.limits.half_open_seconds, self._late)
         if context is None:
             self._transport = StreamTransport(loop, connected, name, identity)
             self._transport.open(self)
@@ -324,6 +347,14 @@ class Greeting:
             from kwire.stream.tls import Handshake
 
             self._handshake = Handshake(loop, connected, context, None, self._shaken, self._unshaken)
+
+    def failed(self, error: Exception) -> None:
+        """Nothing can be done with this one."""
+        self.drop()
+
+    def _late(self) -> None:
+        self._listener.say(self._name, "it said no HELLO in time")
+        self.drop()
 
     def drop(self) -> None:
         """Close the connection."""
@@ -334,28 +365,33 @@ class Greeting:
             self._transport.close()
 
     def _end(self) -> None:
-        self._listener.loop.cancel(self._timer)
+        self.loop.cancel(self._timer)
         self._listener.forget(self)
 
+    @contained
     def _shaken(self, connected: ssl.SSLSocket) -> None:
         from kwire.stream.tls import identity
 
         self._handshake = None
-        self._transport = TlsTransport(self._listener.loop, connected, self._name, identity(connected))
+        self._transport = TlsTransport(self.loop, connected, self._name, identity(connected))
         self._transport.open(self)
 
+    @contained
     def _unshaken(self, why: str) -> None:
+        self._listener.say(self._name, why)
         self._handshake = None
         self._end()
 
     # ------------------------------------------------------------------ what a transport calls
 
+    @contained
     def received(self, data: memoryview) -> None:
         """Collect the HELLO; whatever cannot be one ends it."""
         self._heard += data
         problem = hello_problem(self._heard)
         if problem is not None:
             self._listener.note(self._name, self._heard, f"it is no HELLO: {problem}; closed")
+            self._listener.say(self._name, f"it said no HELLO: {problem}")
             self.drop()
             return
         hello = peek_hello(self._heard)
@@ -382,9 +418,3 @@ class Greeting:
         self._transport = None
         self._end()
 
-
-def _count(counts: dict[str, int], host: str, change: int) -> None:
-    """Change a count; none is kept at 0."""
-    counts[host] = counts.get(host, 0) + change
-    if not counts[host]:
-        del counts[host]

@@ -3,8 +3,16 @@
 The laws: one thread; nothing blocks but the wait in epoll(7); readiness is level-triggered and a callback
 does bounded work each time, so ready descriptors take turns; callbacks may add and remove descriptors and
 timers, their own too; a callback that was removed is not called any more, even if its readiness was known.
+
+Failures are contained where `report` is set, as in every process that serves several peers: an exception
+ends what it concerns (`contained`: a session, a connection that nobody knows yet, an attempt to connect), is
+told in a line and counted in `failures`, and the loop goes on. A callback that nothing more is known of rests
+for a moment. Without `report` an exception ends `run` and comes out of it, as a library's caller expects.
 """
 
+from __future__ import annotations
+
+import functools
 import heapq
 import os
 import select
@@ -12,7 +20,9 @@ import signal
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+from kwire.errors import KwireError
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
@@ -25,6 +35,62 @@ BUFFER_SIZE = 1 << 18
 _AT_ONCE = 512
 """Descriptors looked at before timers are looked at again."""
 
+REST = 0.5
+"""Seconds that a descriptor whose callback failed is not looked at."""
+
+
+class Containing(Protocol):
+    """Something that fails by itself, and takes nothing else with it."""
+
+    loop: Loop
+    inside: bool  # one of its contained methods is running
+
+    def failed(self, error: Exception) -> None:
+        """End it; called once the exception has left its methods."""
+
+
+_P = ParamSpec("_P")
+_Self = TypeVar("_Self", bound=Containing)
+
+
+def contained(method: Callable[Concatenate[_Self, _P], None]) -> Callable[Concatenate[_Self, _P], None]:
+    """A method that is called from outside: what it raises ends its object, and goes no further.
+
+    Within another contained method of the same object the outermost one is it.
+    """
+
+    def call(self: _Self, /, *args: _P.args, **keywords: _P.kwargs) -> None:
+        if self.inside:
+            method(self, *args, **keywords)
+            return
+        self.inside = True
+        try:
+            method(self, *args, **keywords)
+        except Exception as error:
+            self.inside = False
+            self.loop.contain(error)
+            self.failed(error)
+        finally:
+            self.inside = False
+
+    functools.update_wrapper(call, method)
+    return call
+
+
+def described(error: Exception) -> str:
+    """An exception in one line: what a KwireError says; of a bug its kind, its text and its place."""
+    if isinstance(error, KwireError):
+        return str(error)
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = ""
+    if trace is not None:
+        code = trace.tb_frame.f_code
+        where = f" ({os.path.basename(code.co_filename)}:{trace.tb_lineno})"
+    text = " ".join(str(error).split())[:200]
+    return f"{type(error).__name__}: {text}{where}" if text else f"{type(error).__name__}{where}"
+
 
 class Timer:
     """A callback that waits for its time; `Loop.cancel` takes it back."""
@@ -36,15 +102,12 @@ class Timer:
         self._order = order
         self.callback: Callable[[], None] | None = callback
 
-    def __lt__(self, other: "Timer") -> bool:
+    def __lt__(self, other: Timer) -> bool:
         return (self.when, self._order) < (other.when, other._order)
 
 
 class Loop:
-    """Calls back when descriptors are ready, when times have come and when signals arrive.
-
-    A callback's exception ends `run` and comes out of it: a bug is not hidden, KeyboardInterrupt passes.
-    """
+    """Calls back when descriptors are ready, when times have come and when signals arrive."""
 
     __slots__ = (
         "_cancelled",
@@ -58,7 +121,9 @@ class Loop:
         "_timers",
         "_wake",
         "buffer",
+        "failures",
         "lingering",
+        "report",
     )
 
     def __init__(self) -> None:
@@ -76,10 +141,21 @@ class Loop:
         """What is received lies here until the callback that received it returns."""
         self.lingering: dict[int, Callable[[], None]] = {}
         """Sockets that are only waiting to be closed in order: descriptor → what closes one."""
+        self.report: Callable[[str], None] | None = None
+        """Who is told, in a line, of a failure that was contained; None: nothing is contained."""
+        self.failures = 0
+        """Failures that were contained."""
 
     def now(self) -> float:
         """Seconds of CLOCK_MONOTONIC."""
         return time.monotonic()
+
+    def contain(self, error: Exception) -> None:
+        """Count a failure and tell of it; raise it where nobody is told."""
+        if self.report is None:
+            raise error
+        self.failures += 1
+        self.report(f"a failure was contained: {described(error)}")
 
     # ------------------------------------------------------------------ descriptors
 
@@ -165,12 +241,16 @@ class Loop:
         for descriptor, mask in self._epoll.poll(self._patience(longest), _AT_ONCE):
             handler = self._handlers.get(descriptor)
             if handler is not None:
-                handler(mask)
+                try:
+                    handler(mask)
+                except Exception as error:
+                    self.contain(error)
+                    self._rest(descriptor, handler)
         self._go_off()
         if self._soon:
             soon, self._soon = self._soon, []
             for callback in soon:
-                callback()
+                self._call(callback)
 
     def close(self) -> None:
         """Give back the signals and the loop's own descriptors; those that were added stay open.
@@ -213,4 +293,22 @@ class Loop:
             if callback is None:
                 self._cancelled -= 1
             else:
-                callback()
+                self._call(callback)
+
+    def _call(self, callback: Callable[[], None]) -> None:
+        try:
+            callback()
+        except Exception as error:
+            self.contain(error)
+
+    def _rest(self, descriptor: int, handler: Callable[[int], None]) -> None:
+        """Look at this descriptor later: it would be ready, and its callback would fail, for ever."""
+        if self._handlers.get(descriptor) is not handler:
+            return  # it was removed
+        self._epoll.modify(descriptor, 0)
+
+        def again() -> None:
+            if self._handlers.get(descriptor) is handler:
+                self._epoll.modify(descriptor, READ)
+
+        self.at(self.now() + REST, again)

@@ -2,15 +2,17 @@
 
 The laws: the session decides, the peer only carries: bytes in, bytes out, the time, and what happened to the
 handler; what waits for the socket is bounded by one `transmit`; a transport that breaks suspends the session,
-and another may be attached; nothing is called on a peer after `closed`.
+and another may be attached; nothing is called on a peer after `closed`. An exception, of the session, the
+handler or the transport, ends this session with an ERROR to the other side, and no other (`loop.contained`).
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from kwire.stream.loop import Loop, Timer
+from kwire.stream.loop import Loop, Timer, contained, described
 from kwire.stream.transport import Buffer, Transport
 from kwire.wire.session import (
     Abandoned,
@@ -106,9 +108,11 @@ class Peer:
         "handler",
         "host",
         "identity",
+        "inside",
         "loop",
         "on_detached",
         "on_ended",
+        "proven",
         "session",
         "transport",
         "was_up",
@@ -121,6 +125,8 @@ class Peer:
         self.transport: Transport | None = None
         self.identity = ""
         """Who the other end proved to be: a certificate's name, "uid:N" on a Unix socket, or ""."""
+        self.proven = ""
+        """The same with the kind of transport that proved it, as in "tls web1"; a resumption must match."""
         self.address = ""
         """The other end, as `Address` writes it; the last one while there is no transport."""
         self.host = ""
@@ -143,7 +149,23 @@ class Peer:
         self._drop: str | None = None  # the session gave its transport up, and why
         self._tight = False  # the outbox had too little room when last looked at
         self._why = ""
+        self.inside = False
 
+    @contained
+    def do(self, what: Callable[[], None]) -> None:
+        """Call something that concerns this session alone, such as a timer's callback."""
+        what()
+
+    def failed(self, error: Exception) -> None:
+        """Say ERROR, and end: what the other side has not been told to be stored, it keeps."""
+        why = f"the other side failed: {described(error)}"
+        if not self.ended and self.transport is not None:
+            with contextlib.suppress(Exception):  # the session itself may be what failed
+                self.session.fail(self.loop.now(), why)
+                self.transport.send([*self._backlog, *self.session.transmit(CHUNK)])
+        self.end(why)
+
+    @contained
     def attach(self, transport: Transport) -> None:
         """Carry the session on `transport` from now on; one that there was is closed."""
         self.detach("replaced by a newer connection")
@@ -153,11 +175,13 @@ class Peer:
         self.transport = transport
         self.was_up = False
         self.identity = transport.identity
+        self.proven = proven(transport)
         self.address = transport.name
         transport.open(self)
         self.session.connected(self.loop.now())
         self.flush()
 
+    @contained
     def detach(self, why: str = "") -> None:
         """Close the transport; the session is suspended, or what its state says."""
         if self.transport is not None:
@@ -167,6 +191,7 @@ class Peer:
             self.session.disconnected(self.loop.now(), why)
             self.flush()
 
+    @contained
     def flush(self) -> None:
         """Send what is to be sent and tell the handler what happened; call after giving the session anything.
 
@@ -187,6 +212,7 @@ class Peer:
         elif not self.ended:
             self._schedule()
 
+    @contained
     def close(self, reason: str = "done") -> None:
         """End the session in order; `closed` is told when everything is acknowledged, or it has expired."""
         self.closing = True
@@ -203,13 +229,14 @@ class Peer:
         transport, self.transport = self.transport, None
         self._backlog = []
         if transport is not None:
-            transport.finish(_Farewell(self.loop, self.session, transport))
-        self.handler.closed(self, why)
+            self._surely(lambda: transport.finish(_Farewell(self.loop, self.session, transport)))
+        self._surely(lambda: self.handler.closed(self, why))
         if self.on_ended is not None:
             self.on_ended(self, why)
 
     # ------------------------------------------------------------------ what a transport calls
 
+    @contained
     def received(self, data: memoryview) -> None:
         """Give the session what came; its deliveries are told at once, while their bytes are there."""
         self.session.receive(data, self.loop.now())
@@ -221,14 +248,17 @@ class Peer:
         finally:
             self._busy = False
 
+    @contained
     def settled(self) -> None:
         """Answer what came."""
         self.flush()
 
+    @contained
     def writable(self) -> None:
         """Send on."""
         self.flush()
 
+    @contained
     def broken(self, why: str) -> None:
         """The transport is gone."""
         self.transport = None
@@ -240,6 +270,13 @@ class Peer:
             self.on_detached(self, why)
 
     # ------------------------------------------------------------------ inside
+
+    def _surely(self, step: Callable[[], None]) -> None:
+        """A step of the end: whether it fails or not, the next one is taken."""
+        try:
+            step()
+        except Exception as error:
+            self.loop.contain(error)
 
     def _work(self) -> None:
         """Tell and send until neither leads to more."""
@@ -301,6 +338,7 @@ class Peer:
                     self.loop.soon(self._go_on)
                 return
 
+    @contained
     def _go_on(self) -> None:
         self._soon = False
         self.flush()
@@ -325,12 +363,18 @@ class Peer:
         self.loop.cancel(self._timer)
         self._timer = self.loop.at(when, self._tick)
 
+    @contained
     def _tick(self) -> None:
         self._timer = None
         when = self.session.deadline()
         if when is not None and when <= self.loop.now():
             self.session.tick(self.loop.now())
         self.flush()
+
+
+def proven(transport: Transport) -> str:
+    """Who is at the other end, and by what kind of transport that was proven."""
+    return f"{transport.name.partition(':')[0]} {transport.identity}"
 
 
 class _Farewell:

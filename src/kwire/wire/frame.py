@@ -68,6 +68,7 @@ class Code(IntEnum):
     ILLEGAL_TRANSITION = 11
     BAD_ID = 12
     BAD_PADDING = 13
+    FAILED = 14
 
 
 ERRORS: dict[Code, str] = {
@@ -84,6 +85,7 @@ ERRORS: dict[Code, str] = {
     Code.ILLEGAL_TRANSITION: "the frame is not allowed in the session's state",
     Code.BAD_ID: "the id of a type that has none is not 0",
     Code.BAD_PADDING: "the padding byte is not 0, or puts the checksum at an odd offset",
+    Code.FAILED: "whoever says so cannot go on with the session at present; no frame is to blame",
 }
 
 

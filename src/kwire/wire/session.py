@@ -18,6 +18,7 @@ from kwire.wire.control import (
     TOKEN_SIZE,
     Hello,
     Role,
+    error_frame,
     hello_problem,
     peek_hello,
     refusal,
@@ -27,6 +28,7 @@ from kwire.wire.exchange import Exchange
 from kwire.wire.frame import (
     HEADER_SIZE,
     MAX_FRAME,
+    Code,
     Flag,
     Type,
     delimit,
@@ -77,6 +79,7 @@ __all__ = [
 
 MAX_ABOUT = 2048  # bytes of `about` as CBOR, so that HELLO stays short
 MAX_DATA = MAX_FRAME - HEADER_SIZE - 3  # bytes of a DATA payload, with room for padding and checksum
+MAX_MESSAGE = 200  # characters of an ERROR's message that are ours to choose
 MAX_DATAGRAM_DATA = 65507 - HEADER_SIZE - 3  # the same in a UDP datagram
 
 
@@ -279,6 +282,14 @@ class Session(Incoming):
         self._clock(now)
         if not self._over:
             self._step(Input.ABANDON, reason)
+
+    def fail(self, now: float, message: str) -> None:
+        """We cannot go on with it: ERROR says so, and the session is over here. The peer may resume it."""
+        self._clock(now)
+        live = self.state in LIVE
+        self.abandon(now, message)
+        if live:
+            self._put(error_frame(0, Code.FAILED, message[:MAX_MESSAGE], self._flags))
 
     # ---- outputs
 
