@@ -32,6 +32,7 @@ class Cause(IntEnum):
     DISK_FULL = 6
     EXPIRED = 7
     RATE_LIMIT = 8
+    CAPTURE_GONE = 9
 
 
 CAUSES: dict[Cause, str] = {
@@ -44,6 +45,7 @@ CAUSES: dict[Cause, str] = {
     Cause.DISK_FULL: "the receiver's disk was full",
     Cause.EXPIRED: "the session expired before it was acknowledged",
     Cause.RATE_LIMIT: "the agent's policy allows no more events a second",
+    Cause.CAPTURE_GONE: "the capture was deleted or cut after they were stored",
 }
 
 
