@@ -22,7 +22,7 @@ ARROWS: dict[str, set[str]] = {
     "wire": set(),
     "bpf": set(),
     "btf": set(),
-    "lang": {"btf"},
+    "lang": {"btf", "wire"},
     "compile": {"lang", "bpf", "wire", "btf"},
     "kernel": {"bpf", "wire"},
     "capture": {"wire"},

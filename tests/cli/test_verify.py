@@ -64,7 +64,7 @@ def test_every_hole_is_named_with_status_3(tmp_path: Path, capsys: pytest.Captur
         "         1,025        1,000           25  kprobe:f",
         "  hole: 2023-11-14 22:13:20.000005000 to 22:13:20.000009000, CPU 2: 20 events of kprobe:f: "
         "the ring buffer was full",
-        "  hole: 2023-11-14 22:13:20.000009500: 1 events of kprobe:f: the receiver's disk was full",
+        "  hole: 2023-11-14 22:13:20.000009500: 1 event of kprobe:f: the receiver's disk was full",
         "  hole: at an unknown time: 4 events of kprobe:f: the kernel did not run the program",
     ]
 
@@ -114,7 +114,9 @@ def test_json_has_it_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
             "produced": 1025,
             "stored": 1000,
             "lost": 20,
-            "probes": [{"probe": "kprobe:f", "number": 1, "produced": 1025, "stored": 1000, "lost": 20}],
+            "probes": [
+                {"probe": "kprobe:f", "number": 1, "produced": 1025, "stored": 1000, "lost": 20, "probes": []}
+            ],
             "holes": [
                 {
                     "probe": "kprobe:f",
@@ -123,6 +125,7 @@ def test_json_has_it_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
                     "cpu": 2,
                     "count": 20,
                     "cause": "the ring buffer was full",
+                    "probes": [],
                 }
             ],
             "problems": ["kprobe:f: 1025 events produced, 1000 stored and 20 counted lost: 5 are missing"],

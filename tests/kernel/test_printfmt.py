@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kwire.kernel.printfmt import symbolic
+from kwire.kernel.printfmt import hexadecimal, symbolic
 
 STATES = (
     '"oldstate=%s newstate=%s skaddr=%p", __print_symbolic(REC->oldstate, { 1, "TCP_ESTABLISHED" }, '
@@ -43,3 +43,27 @@ def test_an_entry_that_is_no_number_is_left_out() -> None:
 @given(st.text(alphabet='_print_symbolic(REC->a, {1"x"})', max_size=300))
 def test_any_text_is_survived(text: str) -> None:
     assert isinstance(symbolic(text), dict)
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ('"address=%ps ip=%ps error_code=0x%lx", (void *)REC->address, (void *)REC->ip, REC->error_code',
+         ["address", "ip", "error_code"]),
+        ('"a=%d b=%#x 100%% c=%pI4", REC->a, REC->b, REC->c', ["b"]),
+        ('"%s %llx", __get_str(name), (unsigned long long)REC->inode', ["inode"]),
+        ('"%s %x", __print_symbolic(REC->a, { 1, "x,y" }, { 2, "z)" }), REC->b', ["b"]),
+        ('"%x", REC->a >> 3', []),
+        ('"%x %x", REC->a', []),
+        ('"%x"', []),
+        ("", []),
+    ],
+)  # fmt: skip
+def test_what_is_printed_as_hexadecimal(text: str, fields: list[str]) -> None:
+    assert hexadecimal(text) == fields
+
+
+@given(st.text(max_size=200))
+def test_hexadecimal_of_any_text(text: str) -> None:
+    assert isinstance(hexadecimal(text), list)
+    assert isinstance(hexadecimal(f'"{text}", {text}'), list)

@@ -21,10 +21,10 @@ WRONG = [
     ),
     (
         "kprobe:connect",
-        "emit(x=arg0 == AF_INET)",
-        "3: unknown name AF_INET; "
-        "macros are not in the kernel's types: write its number, AF_INET = …, before the probe",
-        "AF_INET",
+        "emit(x=arg0 == ETH_P_IP)",
+        "3: unknown name ETH_P_IP; "
+        "macros are not in the kernel's types: write its number, ETH_P_IP = …, before the probe",
+        "ETH_P_IP",
     ),
     (
         "kprobe:connect",

@@ -19,8 +19,9 @@ from kwire.live.plan import Plan, Scope
 from kwire.live.planner import plan_probes, plan_specs
 from kwire.live.processes import Processes
 from kwire.live.tracer import Tracer
+from kwire.wire.names import SYSCALLS
 
-NUMBERS = syscalls.NUMBERS["x86_64"]
+NUMBERS = SYSCALLS["x86_64"]
 ON_X86 = pytest.mark.skipif(host().machine != "x86_64", reason="numbers are known for x86-64 only")
 pytestmark = [pytest.mark.live, ON_X86]
 
@@ -240,11 +241,11 @@ def test_what_stays_an_ordinary_tracepoint(monkeypatch: pytest.MonkeyPatch) -> N
         "tracepoint",
     ]
     with monkeypatch.context() as patch:
-        patch.setattr(syscalls, "NUMBERS", {"x86_64": {}})
+        patch.setattr(syscalls, "SYSCALLS", {"x86_64": {}})
         assert kinds(plan_specs([getppid])) == ["tracepoint"]
     with monkeypatch.context() as patch:
         patch.setattr(planner, "host", lambda: named("aarch64"))
-        patch.setattr(syscalls, "NUMBERS", {"x86_64": NUMBERS})
+        patch.setattr(syscalls, "SYSCALLS", {"x86_64": NUMBERS})
         assert kinds(plan_specs([getppid])) == ["tracepoint"]
 
 

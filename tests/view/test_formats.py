@@ -174,7 +174,7 @@ def test_every_event_makes_a_line_whatever_is_in_it(samples: Any, format: Any) -
     assert "UNKNOWN_SCHEMA" in texts[2]
     if isinstance(format, JsonLines):
         values = [json.loads(text) for text in texts]
-        assert [value["time_ns"] for value in values] == [samples.wall, samples.wall, None]
+        assert [value["time_ns"] for value in values] == [samples.wall] * 3  # the capture's clock
         assert [value["probe"] for value in values] == ["kprobe:vfs_open(path)"] * 2 + [None]
         assert all("error" in value for value in values)
 

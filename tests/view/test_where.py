@@ -45,6 +45,10 @@ from kwire.view.where import Where
         ("time_ns == 1700000000123456000", True),
         ("probe == 'kprobe:vfs_open(path)'", True),
         ("cpu == 3", True),
+        ("state == RUNNING and state != ASLEEP", True),
+        ("family == NONE and mode & APPEND", True),
+        ("pid == ENOENT + 40 and pid > -ENOENT and cpu != SIGKILL", True),
+        ("took == 0xfa and cpu == AF_INET + 1", True),
     ],
 )
 def test_conditions_mean_what_they_say(samples: Any, text: str, wanted: bool) -> None:

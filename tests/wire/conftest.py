@@ -46,6 +46,7 @@ class Sample(NamedTuple):
     values: list[list[Any]]
 
 
+NUMBERS = st.integers(0, 2**64 - 1)
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=8)
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 
@@ -61,12 +62,12 @@ def fields(draw: st.DrawFn) -> tuple[list[Field], int]:
         count = 1 if rule.tail else draw(st.sampled_from([1, 1, 1, 2, 3]))
         at += draw(st.integers(0, 3))
         limit = 40 if rule.tail else 0
-        made.append(Field(name, type, at, width * count, draw(TEXT), draw(TEXT), count, draw(TEXT), limit))
+        display = (draw(TEXT), draw(TEXT), draw(NUMBERS)) if draw(st.booleans()) else ()
+        made.append(
+            Field(name, type, at, width * count, draw(TEXT), draw(TEXT), count, draw(TEXT), limit, *display)
+        )
         at += width * count
     return draw(st.permutations(made)), at + draw(st.integers(0, 3))
-
-
-NUMBERS = st.integers(0, 2**64 - 1)
 
 
 @st.composite

@@ -12,8 +12,8 @@ import pytest
 
 from kwire.cli import decode
 from kwire.wire.control import BYE_KEYS, ERROR_KEYS, HELLO_KEYS, WELCOME_KEYS, Key
+from kwire.wire.fields import DISPLAYS, Field
 from kwire.wire.fields import TYPES as FIELD_TYPES
-from kwire.wire.fields import Field
 from kwire.wire.frame import ERRORS, MAX_EVENT, TYPES, Code, Type, build, checksum
 from kwire.wire.frames import Frames
 from kwire.wire.hextext import parse
@@ -86,6 +86,7 @@ def test_keys_of_a_schema() -> None:
     assert [key for key, need in fields.items() if need] == [
         key for key in Field._fields if key not in Field._field_defaults
     ]
+    assert dict(table("display", "what people read", holding="octal")) == DISPLAYS
     clock = table("key", "type", "", "meaning", holding="monotonic")
     assert tuple(row[0] for row in clock) == Clock._fields
     assert f"at most {MAX_FIELDS}" in TEXT

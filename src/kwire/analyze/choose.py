@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kwire.errors import KwireError
 from kwire.view.text import safe
 from kwire.wire.frames import Frames
+from kwire.wire.messages import Lost
 from kwire.wire.schema import Schema
 
 if TYPE_CHECKING:
@@ -87,6 +88,10 @@ class Selection:
         if self._named is not None and schema.probe not in self._named:
             return False
         return self._also is None or self._also(schema)
+
+    def wants_loss(self, schema: Schema, loss: Lost) -> bool:
+        """Whether a loss of this probe, or of one that shares its program, is wanted."""
+        return any(map(self.wants, schema.others(loss.cause)))
 
     @property
     def condition(self) -> str:

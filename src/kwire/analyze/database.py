@@ -21,7 +21,6 @@ from kwire.analyze.tables import Table, Tables
 from kwire.errors import KwireError
 from kwire.view.table import cause_text
 from kwire.view.text import safe
-from kwire.wire.messages import CPU_UNKNOWN
 from kwire.wire.schema import Schema
 
 #: What keeps a query inside: option of DuckDB → value.
@@ -286,24 +285,27 @@ def lost_rows(survey: Survey, tables: Tables, selection: Selection) -> Any:
     """The table `lost`: one row a hole."""
     pa = arrow.load()
     rows = []
-    for schema, loss in survey.losses:
-        table = tables.find(schema) if schema else None
-        if schema and (table is None or not selection.wants(schema)):
+    for hole in survey.losses.holes():
+        schema, loss = hole.schema, hole.loss
+        if schema and not selection.wants_loss(schema, loss):
             continue
+        table = tables.find(schema) if schema and len(hole.probes) == 1 else None
         rows.append(
             {
-                "first": _stored(schema.wall(loss.first)) if schema and loss.last else None,
-                "last": _stored(schema.wall(loss.last)) if schema and loss.last else None,
+                "first": _stored(hole.first),
+                "last": _stored(hole.last),
                 "host": schema.host if schema else None,
-                "probe": schema.probe if schema else None,
+                "probe": hole.probes[0] if len(hole.probes) == 1 else None,
+                "probes": list(hole.probes),
                 "table": table.name if table else None,
-                "cpu": None if loss.cpu == CPU_UNKNOWN else loss.cpu,
+                "cpu": hole.cpu,
                 "count": loss.count,
                 "cause": cause_text(loss.cause),
             }
         )
     moment, words, number = pa.timestamp("ns"), pa.string(), pa.uint64()
-    kinds = {"first": moment, "last": moment, "host": words, "probe": words, "table": words, "cpu": number}
+    kinds = {"first": moment, "last": moment, "host": words, "probe": words, "probes": pa.list_(words)}
+    kinds |= {"table": words, "cpu": number}
     schema_ = pa.schema(list((kinds | {"count": number, "cause": words}).items()))
     return pa.Table.from_pylist(rows, schema=schema_)
 

@@ -11,6 +11,7 @@ import json
 from typing import IO, Any, Final
 
 from kwire.analyze.calls import role
+from kwire.analyze.losses import Missing
 from kwire.analyze.order import ordered
 from kwire.analyze.scan import Scan
 from kwire.analyze.survey import Survey
@@ -90,10 +91,15 @@ class _Writer:
     def _instant(self, probe: _Probe, name: str, time: int, pid: int, tid: int, args: str) -> None:
         self._entry("i", name, probe.schema.kind, time, pid, tid, f',"s":"t","args":{args}')
 
-    def lost(self, time: int, what: str, count: int) -> None:
-        """Write a hole as an instant over everything."""
-        more = f',"s":"g","args":{{"count":{count},"cause":{json.dumps(what)}}}'
-        self._entry("i", f"LOST {count}", "lost", time, 0, 0, more)
+    def lost(self, hole: Missing) -> None:
+        """Write a hole as an instant over everything; one whose time is not known stands at the beginning."""
+        told: dict[str, Any] = {"count": hole.loss.count, "cause": cause_text(hole.loss.cause)}
+        told["probes"] = list(hole.probes)
+        if hole.last is None:
+            told["time"] = "unknown"
+        time = self._origin if hole.last is None else hole.last
+        more = f',"s":"g","args":{json.dumps(told)}'
+        self._entry("i", f"LOST {hole.loss.count}", "lost", time, 0, 0, more)
 
     def _thread(self, probe: _Probe, values: tuple[Any, ...]) -> tuple[int, int]:
         """The process and thread of an event, named once."""
@@ -158,9 +164,8 @@ def write(scan: Scan, survey: Survey, out: IO[bytes]) -> None:
             host = hosts.setdefault(block.schema.host, len(hosts))
             probe = probes[id(block.schema)] = _Probe(block.schema, host)
         writer.event(probe, time, probe.decode(block.frames.frame_bytes(index)))
-    for schema, loss in scan.losses:
-        if schema is not None and loss.last:
-            writer.lost(schema.wall(loss.last), cause_text(loss.cause), loss.count)
+    for hole in scan.losses.holes():
+        writer.lost(hole)
     writer.finish()
     out.write(b"\n]}\n")
 

@@ -14,13 +14,13 @@ from kwire.analyze.moments import duration
 from kwire.analyze.rewrite import Keys, Numbers, Part, check_output, numbered, renumber
 from kwire.analyze.scan import Picked, Progress, Scan, groups, probe_numbers
 from kwire.analyze.source import Source
-from kwire.analyze.survey import Survey
+from kwire.analyze.survey import Seen, Survey
 from kwire.analyze.tables import Tables, unique
 from kwire.capture.walk import EPB_OVERHEAD
 from kwire.capture.writer import STATISTICS_BLOCK, Totals
 from kwire.errors import KwireError
 from kwire.view.text import WallClock, safe
-from kwire.wire.messages import Lost
+from kwire.wire.messages import Cause, Lost
 from kwire.wire.schema import Schema
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def cut(
 ) -> Piece:
     """Write what is chosen to `path`."""
     check_output(path, [source])
-    numbers = Numbers(seen.schema for seen in survey.probes if selection.wants(seen.schema))
+    numbers = Numbers(seen.schema for seen in survey.probes if _concerned(seen, selection))
     part = Part(path, numbers, "cut", [f"kwire cut of {_name(source)}: {described(selection)}"])
     whole = not selection.bounded and not selection.conditional
     part.account(survey, whole=whole)
@@ -67,6 +67,12 @@ def cut(
     finally:
         totals = part.close()
     return Piece(path, totals)
+
+
+def _concerned(seen: Seen, selection: Selection) -> bool:
+    """Whether something of this probe is wanted: its events, or losses that another may have had."""
+    cause = Cause.MISSED_SHARED if seen.shared else Cause.UNKNOWN
+    return any(map(selection.wants, seen.schema.others(cause)))
 
 
 def described(selection: Selection) -> str:
@@ -163,7 +169,7 @@ def _by_schema(
     """A capture a probe, or a host; those without events and losses are left out."""
     tables = Tables(survey.schemas)
     by_name: dict[str, list[Schema]] = {}
-    full = [seen for seen in survey.probes if seen.events or seen.lost or seen.produced]
+    full = [seen for seen in survey.probes if seen.events or seen.lost or seen.shared or seen.produced]
     if survey.unknown_lost and not full:
         full = survey.probes[:1]  # losses of no known probe have to be somewhere
     for seen in full:

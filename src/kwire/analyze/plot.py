@@ -90,10 +90,10 @@ def _rates(axes: Any, stats: Stats) -> None:
         width = busiest[0].rhythm.timeline.width
         label = f"{len(busiest) - LINES} more"
         axes.plot(seconds, rest * (1e9 / width), label=label, linewidth=1, color="grey")
-    for number, (schema, loss) in enumerate(stats.scan.losses):
-        if schema is None or not loss.last or number > 500:
+    for number, hole in enumerate(stats.scan.losses.holes()):
+        if hole.first is None or hole.last is None or number > 500:
             continue
-        first, last = ((schema.wall(time) - stats.first) / 1e9 for time in (loss.first, loss.last))
+        first, last = ((time - stats.first) / 1e9 for time in (hole.first, hole.last))
         said = {} if number else {"label": "events lost"}
         axes.axvspan(first, max(last, first + seconds[0] / 2), color="red", alpha=0.3, **said)
     axes.set_xlim(0, _extent(stats))

@@ -13,9 +13,8 @@ from kwire.analyze.distribution import Bucket, Log2
 from kwire.analyze.latency import Calls
 from kwire.analyze.rhythm import BINS
 from kwire.analyze.stats import FieldStats, Stats, TableStats
-from kwire.view.table import cause_text
+from kwire.view.table import cause_text, lost_of
 from kwire.view.text import Style, WallClock, fit, safe
-from kwire.wire.messages import CPU_UNKNOWN
 
 SPARKS: Final = " ▁▂▃▄▅▆▇█"
 BAR: Final = 40  # characters of the longest bar
@@ -75,14 +74,15 @@ def lines(stats: Stats, style: Style) -> Iterator[str]:
     for (key, host), call in stats.calls.items():
         yield ""
         yield from _call(key, host, call, style, width)
-    losses = list(stats.scan.losses)
+    losses = list(stats.scan.losses.holes())
     if losses:
         yield ""
         yield style.paint(f"{stats.scan.losses.total:,} events lost", RED)
-        for schema, loss in losses[:10]:
-            probe = safe(schema.probe.split("(", 1)[0]) if schema else "an unknown probe"
-            when = clock.moment(schema.wall(loss.first)) if schema and loss.last else "at an unknown time"
-            cpu = "" if loss.cpu == CPU_UNKNOWN else f", CPU {loss.cpu}"
+        for hole in losses[:10]:
+            loss = hole.loss
+            when = "at an unknown time" if hole.first is None else clock.moment(hole.first)
+            cpu = "" if hole.cpu is None else f", CPU {hole.cpu}"
+            probe = lost_of(hole.schema, loss.cause)
             yield fit(f"  {when}{cpu}: {loss.count:,} of {probe}: {cause_text(loss.cause)}", width)
         if len(losses) > 10:
             yield f"  and {len(losses) - 10:,} holes more; 'kwire verify' names them"
@@ -200,15 +200,16 @@ def as_object(stats: Stats) -> dict[str, Any]:
         ],
         "holes": [
             {
-                "probe": schema.probe if schema else None,
-                "host": schema.host if schema else None,
-                "first": schema.wall(loss.first) if schema and loss.last else None,
-                "last": schema.wall(loss.last) if schema and loss.last else None,
-                "cpu": None if loss.cpu == CPU_UNKNOWN else loss.cpu,
-                "count": loss.count,
-                "cause": cause_text(loss.cause),
+                "probe": hole.probes[0] if len(hole.probes) == 1 else None,
+                "probes": list(hole.probes),
+                "host": hole.schema.host if hole.schema else None,
+                "first": hole.first,
+                "last": hole.last,
+                "cpu": hole.cpu,
+                "count": hole.loss.count,
+                "cause": cause_text(hole.loss.cause),
             }
-            for schema, loss in stats.scan.losses
+            for hole in stats.scan.losses.holes()
         ],
     }
 

@@ -17,8 +17,8 @@ from kwire.analyze.survey import Survey
 from kwire.capture.writer import Totals, Writer
 from kwire.errors import KwireError
 from kwire.wire.frames import Frames
-from kwire.wire.messages import Lost
-from kwire.wire.schema import Schema
+from kwire.wire.messages import U64_MAX, Lost
+from kwire.wire.schema import Schema, clock_of
 from kwire.wire.walk import frame_renumber, frame_renumber_twin
 
 if TYPE_CHECKING:
@@ -91,11 +91,12 @@ class Part:
             if not number:
                 continue
             if whole and seen.produced is not None and not survey.problem:
-                self._produced[number] = self._produced.get(number, 0) + seen.produced
+                self._produced[number] = self._produced.get(number, 0) + seen.produced + seen.shared
             elif not survey.proves(seen):
                 self._unproven.add(number)
             elif whole:
-                self._produced[number] = self._produced.get(number, 0) + seen.events + seen.lost
+                counted = seen.events + seen.lost + seen.shared
+                self._produced[number] = self._produced.get(number, 0) + counted
 
     def write(self, data: bytearray, offsets: "Array", losses: "Iterable[tuple[int, Lost]]") -> None:
         """Write EVENTs (numbered already) in this order, each loss before the event at its index."""
@@ -116,11 +117,18 @@ class Part:
 
 
 def numbered(picked: Picked, numbers: Numbers) -> list[tuple[int, Lost]]:
-    """The losses that were picked, with the numbers of their probes (0: not known)."""
-    return [
-        (before, loss._replace(probe=numbers.find(schema) if schema else 0))
-        for before, schema, loss in picked.losses
-    ]
+    """The losses that were picked, with the numbers of their probes (0: not known, by the first clock)."""
+    made = []
+    for before, schema, loss in picked.losses:
+        number = numbers.find(schema) if schema else 0
+        if not number and loss.last:
+            here = schema.clock if schema else clock_of(picked.window.schemas.values())
+            there = clock_of(numbers.schemas)
+            shift = here.at(0) - there.at(0) if here and there else 0
+            first, last = (min(max(time + shift, 1), U64_MAX) for time in (loss.first, loss.last))
+            loss = loss._replace(first=first, last=last)
+        made.append((before, loss._replace(probe=number)))
+    return made
 
 
 def check_output(path: str, sources: Iterable[Source]) -> None:

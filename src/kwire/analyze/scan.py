@@ -18,7 +18,7 @@ from kwire.wire.fields import TAIL_MAX, TYPES
 from kwire.wire.frame import HEADER_SIZE, Flag, FrameError, Type
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
-from kwire.wire.schema import Schema
+from kwire.wire.schema import Schema, clock_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -268,13 +268,13 @@ class Scan:
         window = heads.window
         loss = Lost.read(Frames(window.data, heads.offsets.data).frame(at))
         schema = window.schemas.get(loss.probe)
-        if not (self.selection.wants(schema) if schema else self.selection.wants_unknown):
+        if not (self.selection.wants_loss(schema, loss) if schema else self.selection.wants_unknown):
             return None
-        if loss.last and self.selection.bounded:
-            clock = schema or next(iter(window.schemas.values()), None)
-            if clock and not self.selection.reaches(clock.wall(loss.first), clock.wall(loss.last)):
-                return None
-        self.losses.add(schema, loss)
+        clock = schema.clock if schema else clock_of(window.schemas.values())
+        timed = clock if loss.last and self.selection.bounded else None
+        if timed and not self.selection.reaches(timed.at(loss.first), timed.at(loss.last)):
+            return None
+        self.losses.add(schema, loss, clock)
         return schema, loss
 
 

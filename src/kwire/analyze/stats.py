@@ -20,6 +20,7 @@ from kwire.analyze.tables import Column, Table, Tables
 from kwire.view.values import scalar_name
 from kwire.wire.columns import columns, spans
 from kwire.wire.fields import TYPES, Field, ipv4_text, ipv6_text, mac_text, text
+from kwire.wire.messages import Cause
 from kwire.wire.schema import Labels, Schema
 
 if TYPE_CHECKING:
@@ -255,7 +256,7 @@ class Stats:
         self.calls = {key: call for key, call in self.calls.items() if call.latency.durations.count}
         lost: dict[tuple[str, str], int] = {}
         for schema, loss in self.scan.losses:
-            if schema is not None:
+            if schema is not None and loss.cause != Cause.MISSED_SHARED:
                 key = (schema.probe, schema.host)
                 lost[key] = lost.get(key, 0) + loss.count
         for table in self.tables:

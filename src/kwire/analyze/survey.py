@@ -15,20 +15,24 @@ from kwire.capture.pcapng import HOST, StatisticsOption
 from kwire.capture.reader import Section
 from kwire.wire.frame import Type
 from kwire.wire.frames import Frames
-from kwire.wire.messages import Lost
-from kwire.wire.schema import Schema
+from kwire.wire.messages import Cause, Lost
+from kwire.wire.schema import Schema, clock_of
 
 MAX_PROBES: Final = 1 << 17  # greatest probe number counted
 
 
 class Seen:
-    """One probe of one section: how many events, from when to when (wall-clock ns; nothing where none)."""
+    """One probe of one section: how many events, from when to when (wall-clock ns; nothing where none).
 
-    __slots__ = ("events", "first", "last", "lost", "produced", "schema", "section")
+    `lost` are its own; `shared` may be of any probe that shares its program. Its recorder `produced` so many,
+    those shared left out.
+    """
+
+    __slots__ = ("events", "first", "last", "lost", "produced", "schema", "section", "shared")
 
     def __init__(self, section: Section, schema: Schema) -> None:
         self.section, self.schema = section, schema
-        self.events = self.lost = 0
+        self.events = self.lost = self.shared = 0
         self.first: int | None = None
         self.last: int | None = None
         self.produced: int | None = None  # what its recorder counted; None: no closing statistics
@@ -146,9 +150,12 @@ class Survey:
                 continue
             loss = Lost.read(frames.frame(index))
             seen = known.get(loss.probe)
-            self.losses.add(seen.schema if seen else None, loss)
+            clock = clock_of(one.schema for one in known.values())
+            self.losses.add(seen.schema if seen else None, loss, clock)
             if seen is None:
                 self.unknown_lost += loss.count
+            elif loss.cause == Cause.MISSED_SHARED:
+                seen.shared += loss.count
             else:
                 seen.lost += loss.count
 
@@ -163,7 +170,7 @@ class Survey:
             produced = interface.statistics.get(StatisticsOption.RECEIVED)
             if produced is None:
                 continue
-            others = sum(seen.events + seen.lost for seen in mine[:-1])
+            others = sum(seen.events + seen.lost for seen in mine[:-1]) + sum(seen.shared for seen in mine)
             for seen in mine[:-1]:
                 seen.produced = seen.events + seen.lost
             mine[-1].produced = max(0, produced - others)

@@ -19,6 +19,7 @@ from kwire.capture.writer import Totals
 from kwire.wire.frame import Type
 from kwire.wire.frames import Frames
 from kwire.wire.messages import CAUSES, CPU_UNKNOWN, MERGE_GAP, Cause, Lost
+from kwire.wire.schema import clock_of
 
 MAX_PROBES: Final = 1 << 17  # greatest probe number counted
 MAX_HOLES: Final = 10_000  # holes told apart in a file; more are joined
@@ -27,7 +28,10 @@ _FOLLOWED = re.compile(r"continued in file (\d{1,9})")
 
 
 class Hole(NamedTuple):
-    """Events missing at a place: `count` of `probe` (its spec; empty where unknown), wall-clock ns."""
+    """Events missing at a place: `count` of `probe` (its spec; empty where unknown), wall-clock ns.
+
+    `probes`: all that they can be of, where those share a program; `probe` is then the first of them.
+    """
 
     probe: str
     first: int | None
@@ -35,16 +39,21 @@ class Hole(NamedTuple):
     cpu: int | None
     count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
     cause: str
+    probes: tuple[str, ...] = ()
 
 
 class Balance(NamedTuple):
-    """What one section of a file says of a probe; `produced` is None where no statistics tell."""
+    """What one section of a file says of a probe; `produced` is None where no statistics tell.
+
+    A row with several `probes` is what is missing of a program that they share; its `number` is 0.
+    """
 
     probe: str
     number: int
     produced: int | None
     stored: int
     lost: int
+    probes: tuple[str, ...] = ()
 
     def balanced(self) -> "Balance":
         """The same where what is there is known to be all there was."""
@@ -84,12 +93,13 @@ class FileReport(NamedTuple):
 class _Count:
     """What was counted in one section."""
 
-    __slots__ = ("lost", "section", "table", "unknown")
+    __slots__ = ("lost", "section", "shared", "table", "unknown")
 
     def __init__(self, section: Section) -> None:
         self.section = section
         self.table = array("Q")
         self.lost: dict[int, int] = {}
+        self.shared: dict[int, int] = {}  # of those lost: what other probes may have lost
         self.unknown = 0  # events of probes without a schema
 
     def stored(self, number: int) -> int:
@@ -111,10 +121,10 @@ class _Holes:
         """Add one LOST frame."""
         schema = section.schemas.get(loss.probe)
         probe = schema.probe if schema else ""
+        clock = schema.clock if schema else clock_of(section.schemas.values())
         first = last = None
-        if loss.last:
-            first = schema.wall(loss.first) if schema else loss.first
-            last = schema.wall(loss.last) if schema else loss.last
+        if loss.last and clock:
+            first, last = clock.at(loss.first), clock.at(loss.last)
         key = (probe, loss.cpu, loss.cause)
         at = self._last.get(key)
         if at is not None:
@@ -132,7 +142,8 @@ class _Holes:
             return
         self._last[key] = len(self.found)
         cpu = None if loss.cpu == CPU_UNKNOWN else loss.cpu
-        self.found.append(Hole(probe, first, last, cpu, loss.count, cause))
+        probes = schema.concerned(loss.cause) if schema and loss.cause == Cause.MISSED_SHARED else ()
+        self.found.append(Hole(probe, first, last, cpu, loss.count, cause, probes))
 
 
 def verify_file(path: str) -> FileReport:
@@ -199,6 +210,8 @@ def _add(count: _Count, holes: _Holes, frames: Frames) -> None:
         if header.type == Type.LOST:
             loss = Lost.read(frames.frame(index))
             count.lost[loss.probe] = count.lost.get(loss.probe, 0) + loss.count
+            if loss.cause == Cause.MISSED_SHARED:
+                count.shared[loss.probe] = count.shared.get(loss.probe, 0) + loss.count
             holes.add(count.section, loss)
         elif header.type == Type.EVENT and header.id * walk.COUNT_WORDS >= len(count.table):
             count.unknown += 1
@@ -218,7 +231,12 @@ def _balances(count: _Count, problems: list[str], *, cut: bool, silent: bool = F
         told = statistics.get(number)
         stored, lost = count.stored(number), count.lost.get(number, 0)
         produced = told.get(StatisticsOption.RECEIVED) if told else None
-        balances.append(Balance(schema.probe, number, produced, stored, lost))
+        shared = count.shared.get(number, 0)
+        own = None if produced is None else produced - shared
+        balances.append(Balance(schema.probe, number, own, stored, lost - shared))
+        if shared:
+            together = Balance(schema.probe, 0, shared, 0, shared, schema.concerned(Cause.MISSED_SHARED))
+            balances.append(together)
         if told is None or produced is None:
             without += 1
             continue

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from kwire.capture.verify import FileReport, Hole, verify_capture, verify_set
@@ -70,7 +71,7 @@ def _lines(report: FileReport) -> list[str]:
         lines.append(f"  {'PRODUCED':>12} {'STORED':>12} {'LOST':>12}  PROBE")
         for balance in report.balances:
             produced = "?" if balance.produced is None else f"{balance.produced:,}"
-            probe = safe(balance.probe) or "(unknown)"
+            probe = _probes(balance.probes) or safe(balance.probe) or "(unknown)"
             lines.append(f"  {produced:>12} {balance.stored:>12,} {balance.lost:>12,}  {probe}")
     clock = WallClock()
     lines += [f"  hole: {_hole(hole, clock)}" for hole in report.holes]
@@ -84,8 +85,14 @@ def _hole(hole: Hole, clock: WallClock) -> str:
         first, last = clock.moment(hole.first), clock.time(hole.last)
         when = first if hole.first == hole.last else f"{first} to {last}"
     where = "" if hole.cpu is None else f", CPU {hole.cpu}"
-    probe = safe(hole.probe) or "an unknown probe"
-    return f"{when}{where}: {hole.count:,} events of {probe}: {hole.cause}"
+    probe = _probes(hole.probes) or safe(hole.probe) or "an unknown probe"
+    events = "1 event" if hole.count == 1 else f"{hole.count:,} events"
+    return f"{when}{where}: {events} of {probe}: {hole.cause}"
+
+
+def _probes(probes: Sequence[str]) -> str:
+    """The probes that something concerns, all of them."""
+    return " or ".join(map(safe, probes))
 
 
 def _object(

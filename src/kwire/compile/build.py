@@ -101,7 +101,7 @@ def compile_probe(
         lowered = _make(program, placed, options, on_stack, 8)
     maps = _maps(placed, options, on_stack, lowered.texts, ring_size)
     image = _image(program, select(lowered.function), maps, cookie)
-    made = schema(program, placed, id=id, spec=spec)
+    made = schema(program, placed, id=id, spec=spec, machine=arch.machine)
     return Compiled(image, made, dump(lowered.function) if explain else "")
 
 
@@ -164,9 +164,9 @@ def _line(program: checked.Program, slot: int, span: Span) -> Line:
     return Line(slot, source.name, number, span.column + 1, source.line(number))
 
 
-def probe_schema(program: checked.Program, *, id: int, spec: str) -> Schema:
+def probe_schema(program: checked.Program, *, id: int, spec: str, arch: Arch) -> Schema:
     """The schema alone, for a probe whose program was compiled for another one with the same `layout_key`."""
-    return schema(program, layout(program.name, program.fields), id=id, spec=spec)
+    return schema(program, layout(program.name, program.fields), id=id, spec=spec, machine=arch.machine)
 
 
 def layout_key(program: checked.Program) -> Hashable:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from kwire.errors import KwireError
 from kwire.lang import checked, types
 from kwire.wire import schema as wire
-from kwire.wire.fields import FIELDS_AT, TAIL_MAX
+from kwire.wire.fields import DISPLAYS, FIELDS_AT, TAIL_MAX
 from kwire.wire.frame import MAX_EVENT
 
 REF_SIZE = 4
@@ -92,13 +92,13 @@ def _size(name: str, field: checked.Field) -> tuple[int, int]:
 
 
 def schema(
-    program: checked.Program, placed: Layout, *, id: int, spec: str, little: bool = True
+    program: checked.Program, placed: Layout, *, id: int, spec: str, machine: str, little: bool = True
 ) -> wire.Schema:
-    """The schema of a program's records. What only the running system knows (clock, host, symbols) is left
-    empty.
+    """The schema of a program's records on a `machine` (`uname -m`), whose flags have its names. What only
+    the running system knows (clock, host, symbols) is left empty.
     """
     enums: dict[str, Mapping[int, str]] = {}
-    fields = tuple(_field(item, enums) for item in placed.fields)
+    fields = tuple(_shown(item, _field(item, enums), enums, machine) for item in placed.fields)
     return wire.Schema(
         id=id,
         probe=spec,
@@ -135,6 +135,24 @@ def _field(item: Item, enums: dict[str, Mapping[int, str]]) -> wire.Field:
     )
 
 
+def _shown(item: Item, field: wire.Field, enums: dict[str, Mapping[int, str]], machine: str) -> wire.Field:
+    """The field with what its type says of how people read it; a table of names goes into `enums`."""
+    element = _element(item.field.type)[0]
+    display = element.display if isinstance(element, types.Int) else ""
+    if not display or display in types.ADDRESSES:
+        return field
+    if display in DISPLAYS:
+        return field._replace(display=display)
+    from kwire.wire.names import tables
+
+    table = tables(machine).get(display)
+    if table is None:
+        return field
+    name = f"names of {display}"
+    enums[name] = table.names
+    return field._replace(display="flags", table=name, mask=table.mask)
+
+
 def _element(type_: types.Type) -> tuple[types.Type, int]:
     count = 1
     while isinstance(type_, types.Array):
@@ -153,7 +171,8 @@ def wire_type(type_: types.Type, name: str) -> tuple[str, int, str]:
         return "text", 1, ""
     element, count = _element(type_)
     if isinstance(element, types.Int):
-        return element.display or f"{'s' if element.signed else 'u'}{element.size * 8}", count, ""
+        address = element.display if element.display in types.ADDRESSES else ""
+        return address or f"{'s' if element.signed else 'u'}{element.size * 8}", count, ""
     if isinstance(element, types.Enum):
         kind = "senum" if element.signed else "enum"
         return kind, count, (element.name or name) if element.values else ""

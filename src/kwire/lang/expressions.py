@@ -107,6 +107,9 @@ class Expressions:
             value, type_ = enumerator
             assert isinstance(type_, t.Enum)
             return c.Const(value, type_, span)
+        number = linux_constant(name)
+        if number is not None:
+            return values.constant(number, span)
         raise self._unknown(name, span)
 
     def _unknown(self, name: str, span: Span) -> TextError:
@@ -367,6 +370,17 @@ class Expressions:
         from kwire.lang.functions import call
 
         return call(self, node)
+
+
+def linux_constant(name: str) -> int | None:
+    """The number of a name of Linux's interface on this machine (O_CREAT, ENOENT), None where it is none."""
+    if not name[:1].isupper():
+        return None
+    import os
+
+    from kwire.wire.names import constant
+
+    return constant(name, os.uname().machine)
 
 
 def select(test: c.Expr, then: c.Expr, otherwise: c.Expr, span: Span) -> c.Expr:

@@ -13,6 +13,7 @@ from kwire.btf.errors import BtfLookupError
 from kwire.btf.members import every_member
 from kwire.btf.store import Function
 from kwire.lang import types as t
+from kwire.lang.shown import TYPEDEFS, displayed
 from kwire.lang.types import Type
 
 MAX_DEPTH = 16  # pointers to pointers to arrays to …: more than people write
@@ -153,13 +154,16 @@ class KernelTypes:
         return Signature(function.module, params, convert(function.proto.ret))
 
     def _convert(self, btf: Btf, module: str, id: int, depth: int) -> Type:
-        id = btf.resolve(id)
+        named, id = id, btf.resolve(id)
         if btf.base is None or id < btf.first_id:
             module = "vmlinux"
         key = (module, id)
         if key not in self._kept:
             self._kept[key] = self._fresh(btf, module, id, depth)
-        return self._kept[key]
+        found = self._kept[key]
+        if named != id and isinstance(found, t.Int):
+            return displayed(found, _display(btf, named))
+        return found
 
     def _fresh(self, btf: Btf, module: str, id: int, depth: int) -> Type:
         if id == 0 or depth > MAX_DEPTH:
@@ -185,6 +189,18 @@ class KernelTypes:
             case b.Float():
                 return t.Array(t.U8, found.size)
         return t.VOID
+
+
+def _display(btf: Btf, id: int) -> str:
+    """How values of a type are shown, by the name that the kernel gives it; empty for most."""
+    for _ in range(MAX_DEPTH):
+        found = btf.type(id)
+        if isinstance(found, b.Typedef) and found.name in TYPEDEFS:
+            return TYPEDEFS[found.name]
+        if not isinstance(found, b.Typedef | b.Const | b.Volatile):
+            break
+        id = found.type
+    return ""
 
 
 def _space(btf: Btf, id: int) -> str:

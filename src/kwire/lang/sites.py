@@ -11,6 +11,7 @@ from kwire.btf.errors import BtfLookupError
 from kwire.lang import types as t
 from kwire.lang.context import Argument, CtxField, DataLoc, Param, Result, Site
 from kwire.lang.kerneltypes import KernelTypes, Signature
+from kwire.lang.shown import shown
 from kwire.lang.types import Type
 
 REGISTERS = 6
@@ -54,7 +55,7 @@ def tracepoint(category: str, name: str, fields: Iterable[Field], types: KernelT
     # What a system call is given points into the caller's memory.
     user = category == "syscalls" and name.startswith("sys_enter")
     params = [_field(field, user, types) for field in fields]
-    return Site("tracepoint", f"{category}:{name}", tuple(params))
+    return shown(Site("tracepoint", f"{category}:{name}", tuple(params)))
 
 
 def function(
@@ -85,7 +86,7 @@ def function(
     retval = None
     if kind in ("kretprobe", "fexit"):
         retval = Param("retval", found.result, Result(len(found.params)))
-    return Site(kind, target, params, retval, found.module)
+    return shown(Site(kind, target, params, retval, found.module))
 
 
 def raw_tracepoint(name: str, types: KernelTypes) -> Site:

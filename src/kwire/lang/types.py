@@ -5,7 +5,8 @@ Laws:
   value of its type: sign-extended when the type is signed, zero-extended otherwise. Widening is free.
 - `Struct` and `Array` are never held in a register; they are reached through a place in memory.
 - `Text` and `Bytes` are read from memory where they are used (see `checked`).
-- `display` says how a value is shown, never how it is computed. It is one of `DISPLAYS`.
+- `display` says how a value is shown, never how it is computed: one of `ADDRESSES`, which are types of the
+  wire, or for integers one of `wire.fields.DISPLAYS` or of `wire.names.tables`.
 
 Types are values: compare them with `same`, because named tuples of two classes compare equal when their
 contents do; and test them with `is None`, because a type without fields is an empty, false tuple.
@@ -13,8 +14,8 @@ contents do; and test them with `is None`, because a type without fields is an e
 
 from typing import Final, NamedTuple, TypeAlias
 
-DISPLAYS = ("", "ipv4", "ipv6", "mac", "ksym", "usym")
-"""How a value is shown: as itself, or as an address of the named kind. The wire's type of the same name."""
+ADDRESSES = ("ipv4", "ipv6", "mac", "ksym", "usym")
+"""Displays that make a value an address of the named kind: the wire's type of the same name."""
 
 KERNEL = "kernel"
 USER = "user"
@@ -161,7 +162,8 @@ def describe(type_: Type) -> str:
     if isinstance(type_, Int):
         if type_.char:
             return "char"
-        return type_.display or f"{'s' if type_.signed else 'u'}{type_.size * 8}"
+        address = type_.display if type_.display in ADDRESSES else ""
+        return address or f"{'s' if type_.signed else 'u'}{type_.size * 8}"
     if isinstance(type_, Enum):
         return f"enum {type_.name}" if type_.name else "enum"
     if isinstance(type_, Pointer):

@@ -19,7 +19,7 @@ from kwire.btf.types import Kind
 from kwire.compile.build import compile_probe, layout_key, probe_schema, task_fields
 from kwire.errors import KwireError
 from kwire.kernel import tracefs
-from kwire.kernel.printfmt import symbolic
+from kwire.kernel.printfmt import hexadecimal, symbolic
 from kwire.kernel.sys import possible_cpus
 from kwire.kernel.tracefs import Tracefs
 from kwire.lang import record, sites, spec, tree
@@ -28,6 +28,7 @@ from kwire.lang.checked import Builtin, Emit, If, Program, Stmt
 from kwire.lang.context import Site
 from kwire.lang.errors import LanguageError
 from kwire.lang.kerneltypes import KernelTypes
+from kwire.lang.shown import shown
 from kwire.lang.spec import ProbeSpec
 from kwire.lang.types import Enum, Int
 from kwire.live.plan import Group, Plan, Point, Scope
@@ -175,7 +176,10 @@ class Planner:
                 raise catalog.missing(kind, f"{group}:{name}")
             format_ = events.format(group, name)
             site = sites.tracepoint(group, name, format_.fields, self._types)
-            return _named(site, symbolic(format_.print_fmt))
+            return shown(
+                _named(site, symbolic(format_.print_fmt)),
+                dict.fromkeys(hexadecimal(format_.print_fmt), "hex") if group != "syscalls" else {},
+            )
         from kwire.kernel import catalog, features
 
         if kind == "rawtracepoint":
@@ -246,8 +250,13 @@ class Planner:
             schemas[index] = wanted.schema(
                 compiled.schema
                 if index == members[0]
-                else probe_schema(wanted.program, id=index + 1, spec=wanted.spec)
+                else probe_schema(wanted.program, id=index + 1, spec=wanted.spec, arch=host())
             )
+        if shared:
+            others = tuple(self._wanted[index].spec for index in members[1:])
+            leader = schemas[members[0]]
+            assert leader is not None  # made above
+            schemas[members[0]] = leader._replace(shares=others)
         site = first.program.site
         multi = shared and site.kind in INSTEAD and _multi(site.kind, len(members))
         points = [Point(self._wanted[index].program.site.target, index + 1) for index in members]

@@ -58,6 +58,11 @@ def _missed(link: Link) -> int:
         raise
 
 
+def _cause(group: Group) -> Cause:
+    """Why firings are missing that the kernel counts by program."""
+    return Cause.MISSED if len(group.points) == 1 else Cause.MISSED_SHARED
+
+
 def default_buffer() -> int:
     """The size of each CPU's ring when nobody chose one, in bytes."""
     share = RINGS_TOGETHER // len(online_cpus())
@@ -101,8 +106,8 @@ class Tracer:
         self.ring_maps: list[Map] = []
         self.rings: list[Ring] = []
         self._progs: list[Prog] = []
-        self._links: list[tuple[Link, int]] = []  # with the number of its probe, 0 for several
-        self._missed = [0] * (len(plan.schemas) + 1)
+        self._links: list[tuple[Link, int, Cause]] = []  # whose firing it is that a link misses, and why
+        self._missed: dict[tuple[int, Cause], int] = {}
         self._missed_at = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         self.delivered = 0
         self._follow: Follow | None = None
@@ -160,12 +165,13 @@ class Tracer:
                 if group.multi:
                     targets = [(point.target, point.probe) for point in group.points]
                     on_return = group.kind == "kretprobe"
-                    self._links.append((attach.attach_multi(program, targets, on_return=on_return), 0))
+                    multi = attach.attach_multi(program, targets, on_return=on_return)
+                    self._links.append((multi, group.points[0].probe, _cause(group)))
                     continue
                 for point in group.points:
                     cookie = point.probe if group.image.cookies else 0
                     link = _attach(program, group.kind, str(point.target), cookie)
-                    self._links.append((link, point.probe))
+                    self._links.append((link, point.probe, Cause.MISSED))
         except BaseException:
             self.close()
             raise
@@ -191,25 +197,25 @@ class Tracer:
 
     def missed(self) -> list[Lost]:
         """Firings since the last call at which the kernel did not run the program. A system call a probe."""
-        skipped: dict[int, int] = {}
-        for link, probe in self._links:
-            skipped[probe] = skipped.get(probe, 0) + _missed(link)
+        skipped: dict[tuple[int, Cause], int] = {}
+        for link, probe, cause in self._links:
+            skipped[probe, cause] = skipped.get((probe, cause), 0) + _missed(link)
         for group, program in zip(self.plan.groups, self._progs, strict=True):
-            probe = group.points[0].probe if len(group.points) == 1 else 0
-            skipped[probe] = skipped.get(probe, 0) + program.recursion_misses
+            key = (group.points[0].probe, _cause(group))
+            skipped[key] = skipped.get(key, 0) + program.recursion_misses
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         lost = []
-        for probe, total in skipped.items():
-            if total > self._missed[probe]:
-                count = total - self._missed[probe]
-                self._missed[probe] = total
-                lost.append(Lost(probe, self._missed_at, now, count, CPU_UNKNOWN, Cause.MISSED))
+        for (probe, cause), total in skipped.items():
+            count = total - self._missed.get((probe, cause), 0)
+            if count > 0:
+                self._missed[probe, cause] = total
+                lost.append(Lost(probe, self._missed_at, now, count, CPU_UNKNOWN, cause))
         self._missed_at = now
         return lost
 
     def detach(self) -> None:
         """Take the probes away; what they produced stays in the rings. Ask `missed` before."""
-        for link, _ in self._links:
+        for link, _, _ in self._links:
             link.close()
         self._links.clear()
 
@@ -241,14 +247,11 @@ class Tracer:
     def produced(self) -> dict[int, int]:
         """Events by probe: those its program counted, and the firings at which the kernel did not run it.
 
-        Probe 0 stands for firings whose probe is not known.
+        What was missed of a program that several probes share stands with the first of them, as in LOST.
         """
-        produced = {
-            schema.id: self._read.count(schema.id).attempts + self._missed[schema.id]
-            for schema in self.plan.schemas
-        }
-        if self._missed[0]:
-            produced[0] = self._missed[0]
+        produced = {schema.id: self._read.count(schema.id).attempts for schema in self.plan.schemas}
+        for (probe, _), count in self._missed.items():
+            produced[probe] += count
         return produced
 
     def close(self) -> None:

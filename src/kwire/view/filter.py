@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from kwire.lang import tree
-from kwire.view.where import Where, dotted
+from kwire.view.where import Where, dotted, resolved
 from kwire.wire.columns import columns, spans
 from kwire.wire.fields import TYPES, Field
 from kwire.wire.frames import Frames
@@ -77,7 +77,7 @@ class _Columns:
 def vector(where: Where, schema: Schema) -> Callable[[Events], Array] | None:
     """The condition for many events of one schema; None where only `where.test` can tell."""
     try:
-        mask = _Compiler(schema).truth(where.expression)
+        mask = _Compiler(schema).truth(resolved(where.expression, schema))
     except _MissingError:
         mask = _never
     except _NotVectorError:

@@ -48,16 +48,16 @@ class JsonLines:
 
         return line
 
-    def bad(self, time: int, id: int, schema: Schema | None, why: str) -> str:
+    def bad(self, time: int | None, id: int, schema: Schema | None, why: str) -> str:
         """An object without fields, and with the error."""
-        moment = str(time) if schema else "null"
+        moment = "null" if time is None else str(time)
         probe = quote(schema.probe) if schema else "null"
         return (
             f'{{"time_ns":{moment},"probe":{probe},"cpu":null,"pid":null,"comm":null,"fields":{{}},'
             f'"error":{quote(why)},"id":{id}}}'
         )
 
-    def lost(self, time: int, schema: Schema | None, loss: Lost) -> str:
+    def lost(self, time: int | None, schema: Schema | None, loss: Lost) -> str:
         """Nothing: lines are events."""
         return ""
 

@@ -6,12 +6,12 @@ LOST frames are never counted as events; what depends on a schema is prepared on
 
 import struct
 from collections.abc import Callable, Mapping
-from typing import IO, Any, NamedTuple, Protocol, TypeAlias
+from typing import IO, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from kwire.wire.frame import FrameError, Type
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
-from kwire.wire.schema import Schema
+from kwire.wire.schema import Clock, Schema, clock_of
 
 Values: TypeAlias = "tuple[Any, ...]"
 Row: TypeAlias = "tuple[int, str]"  # wall-clock ns and the line, without its end
@@ -35,11 +35,11 @@ class Format(Protocol):
     def event(self, schema: Schema) -> Callable[[int, Values], str]:
         """The function from (wall-clock ns, values in the fields' order) to the line of an event."""
 
-    def bad(self, time: int, id: int, schema: Schema | None, why: str) -> str:
-        """The line of an event that cannot be decoded."""
+    def bad(self, time: int | None, id: int, schema: Schema | None, why: str) -> str:
+        """The line of an event that cannot be decoded; no time: it is not known."""
 
-    def lost(self, time: int, schema: Schema | None, loss: Lost) -> str:
-        """The line of a LOST frame."""
+    def lost(self, time: int | None, schema: Schema | None, loss: Lost) -> str:
+        """The line of a LOST frame; no time: it is not known."""
 
 
 class _Prepared(NamedTuple):
@@ -60,7 +60,7 @@ class Renderer:
     `events` counts the events that made a line, `lost` those that LOST frames count.
     """
 
-    __slots__ = ("_choose", "_prepared", "_where", "events", "format", "holes", "lost")
+    __slots__ = ("_choose", "_last", "_prepared", "_where", "events", "format", "holes", "lost")
 
     def __init__(
         self,
@@ -72,6 +72,7 @@ class Renderer:
         self._choose = choose
         self._where = where
         self._prepared: dict[int, _Prepared] = {}
+        self._last = 0  # wall-clock ns of the last event: where what has no time of its own stands
         self.events = 0
         self.holes = 0
         self.lost = 0
@@ -91,12 +92,15 @@ class Renderer:
             if probe is None or probe.schema is not schemas.get(id):
                 schema = schemas.get(id)
                 if schema is None:
-                    rows += self._unknown(id)
+                    near = next((one for one in schemas.values() if one.clock), None)
+                    order: Literal["little", "big"] = "big" if near and near.order == "big" else "little"
+                    raw = int.from_bytes(view[offset + 8 : offset + min(16, length)], order)
+                    rows += self._unknown(id, raw, near.clock if near else None)
                     continue
                 probe = prepared[id] = self._prepare(schema)
             if not probe.wanted:
                 continue
-            time = probe.timestamp(view, offset + 8)[0] + probe.wall
+            time = self._last = probe.timestamp(view, offset + 8)[0] + probe.wall
             try:
                 values = probe.decode(view[offset : offset + length])
                 if probe.test is not None and not probe.test(time, values):
@@ -112,21 +116,25 @@ class Renderer:
         rows = []
         for loss in losses:
             schema = schemas.get(loss.probe)
-            if schema is not None and self._choose is not None and not self._choose(schema):
+            choose = self._choose
+            if schema and choose and not any(map(choose, schema.others(loss.cause))):
                 continue
-            time = schema.wall(loss.last) if schema else loss.last
+            clock = schema.clock if schema else clock_of(schemas.values())
+            time = clock.at(loss.last) if clock and loss.last else None
             self.lost += loss.count
             self.holes += 1
             line = self.format.lost(time, schema, loss)
             if line:
-                rows.append((time, line))
+                rows.append((self._last if time is None else time, line))
         return rows
 
-    def _unknown(self, id: int) -> list[Row]:
+    def _unknown(self, id: int, raw: int, clock: Clock | None) -> list[Row]:
         if self._choose is not None or self._where is not None:
             return []
         self.events += 1
-        return [(0, self.format.bad(0, id, None, "UNKNOWN_SCHEMA: nothing describes this probe"))]
+        time = None if clock is None else clock.at(raw)
+        line = self.format.bad(time, id, None, "UNKNOWN_SCHEMA: nothing describes this probe")
+        return [(self._last if time is None else time, line)]
 
     def _prepare(self, schema: Schema) -> _Prepared:
         order = "<Q" if schema.order == "little" else ">Q"

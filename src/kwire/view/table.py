@@ -26,6 +26,16 @@ def short(probe: str) -> str:
     return probe.split("(", 1)[0]
 
 
+def lost_of(schema: Schema | None, cause: int) -> str:
+    """Of which probes a LOST frame counts events, in words."""
+    names = [quoted(short(probe)) for probe in schema.concerned(cause)] if schema else []
+    if not names:
+        return "an unknown probe"
+    if len(names) <= 3:
+        return " or ".join(names)
+    return f"{names[0]}, {names[1]} or {len(names) - 2} others"
+
+
 def cause_text(cause: int) -> str:
     """Why events are missing."""
     return CAUSES[Cause(cause)] if cause in CAUSES else f"cause {cause}"
@@ -85,18 +95,19 @@ class Table:
 
         return line
 
-    def bad(self, time: int, id: int, schema: Schema | None, why: str) -> str:
+    def bad(self, time: int | None, id: int, schema: Schema | None, why: str) -> str:
         """A line that says what is wrong with the record."""
         probe = short(schema.probe) if schema else f"probe {id}"
         text = fit(f"undecodable event of {safe(probe)}: {safe(why)}", self._width())
-        return f"{self._start(time) if schema else NO_TIME} {self._style.paint(text, RED)}"
+        return f"{NO_TIME if time is None else self._start(time)} {self._style.paint(text, RED)}"
 
-    def lost(self, time: int, schema: Schema | None, loss: Lost) -> str:
+    def lost(self, time: int | None, schema: Schema | None, loss: Lost) -> str:
         """A line that says what is missing here, and why."""
-        probe = quoted(short(schema.probe)) if schema else "an unknown probe"
         cpu = "" if loss.cpu == CPU_UNKNOWN else f" on CPU {loss.cpu}"
-        text = fit(f"LOST {loss.count} events of {probe}{cpu}: {cause_text(loss.cause)}", self._width())
-        return f"{self._start(time) if time else NO_TIME} {self._style.paint(text, RED)}"
+        events = "1 event" if loss.count == 1 else f"{loss.count:,} events"
+        what = f"LOST {events} of {lost_of(schema, loss.cause)}{cpu}: {cause_text(loss.cause)}"
+        text = fit(what, self._width())
+        return f"{NO_TIME if time is None else self._start(time)} {self._style.paint(text, RED)}"
 
     def before(self, time: int) -> str:
         """The date, where it is another than that of the line before."""

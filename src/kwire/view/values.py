@@ -1,8 +1,9 @@
 """Values of fields as text for people and as JSON for programs: one converter a field, made once a schema.
 
 The laws: an address is hexadecimal, or a symbol where the schema names it; an enum is its name, a number
-where it has none; bits with an enum table are their names joined by `|`. JSON numbers are integers only,
-addresses are strings (they do not fit a double).
+where it has none; bits with an enum table are their names joined by `|`. What a field's `display` says is for
+people only: such values are numbers in JSON. JSON numbers are integers only, addresses are strings (they do
+not fit a double).
 """
 
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from typing import Any, TypeAlias
 
 from kwire.view.text import ELLIPSIS, quoted
 from kwire.wire.fields import TYPES, CutBytes, CutStr, Field
+from kwire.wire.names import AT_FDCWD, ERRORS, FAMILIES, MAX_ERRNO, SIGNALS, WHOLE
 from kwire.wire.schema import Labels, Schema
 
 Convert: TypeAlias = Callable[[Any], str]
@@ -21,18 +23,21 @@ _ADDRESSES = frozenset({"ptr", "ksym", "usym"})
 _ENUMS = frozenset({"enum", "senum"})
 
 
-def flags(value: int, table: Mapping[int, str]) -> str:
-    """Names of the bits set, joined by `|`; what has no name is a number."""
-    if value in table:
+def flags(value: int, table: Mapping[int, str], mask: int = 0) -> str:
+    """Names of the bits set, joined by `|`, those under `mask` by one name; what has none is a number."""
+    if value in table and not (0 in table and mask and value & ~mask):
         return table[value]
-    found, rest = [], value
+    choice, rest = value & mask, value & ~mask
+    names = []
     for bits in sorted(table, reverse=True):  # names of several bits before those of one
-        if bits and rest & bits == bits:
-            found.append(table[bits])
+        if bits > 0 and not bits & mask and rest & bits == bits:
+            names.append(table[bits])
             rest &= ~bits
-    if rest or not found:
-        found.insert(0, hex(rest) if found else str(rest))
-    return "|".join(reversed(found))
+    if choice or (mask and choice in table):
+        names.append(table.get(choice) or (hex(choice) if names or rest else str(choice)))
+    if rest or not names:
+        names.insert(0, hex(rest) if names else str(rest))
+    return "|".join(reversed(names))
 
 
 def scalar_name(schema: Schema, field: Field, labels: Labels) -> Callable[[int], str] | None:
@@ -45,6 +50,48 @@ def scalar_name(schema: Schema, field: Field, labels: Labels) -> Callable[[int],
     if field.type in _ENUMS:
         return lambda value: table.get(value, "")
     return lambda value: flags(value, table)
+
+
+def _error(value: int) -> str:
+    return f"-{ERRORS[-value]}" if -MAX_ERRNO <= value < 0 and -value in ERRORS else ""
+
+
+def _address(value: int) -> str:
+    return _error(value) or f"{value & WHOLE:#x}"
+
+
+def _descriptor(value: int) -> str:
+    low = value & 0xFFFFFFFF
+    low -= (low & 0x80000000) << 1
+    return "AT_FDCWD" if low == AT_FDCWD else str(low)
+
+
+def _user_device(value: int) -> str:
+    return f"{value >> 8 & 0xFFF}:{value & 0xFF | value >> 12 & 0xFFF00}"
+
+
+_DISPLAYS: dict[str, Convert] = {
+    "hex": lambda value: hex(value),
+    "octal": lambda value: f"{value:#o}".replace("0o", "0") if value > 0 else str(value),
+    "errno": lambda value: _error(value) or str(value),
+    "address": _address,
+    "fd": _descriptor,
+    "dev": lambda value: f"{value >> 20}:{value & 0xFFFFF}",
+    "user_dev": _user_device,
+    "signal": lambda value: SIGNALS.get(value) or str(value),
+    "family": lambda value: FAMILIES.get(value) or str(value),
+}
+"""For each display of `wire.fields.DISPLAYS` but "flags": how an integer is shown."""
+
+
+def displayed(schema: Schema, field: Field) -> Convert | None:
+    """The function that shows an integer as its field's `display` says; None where it says nothing."""
+    if TYPES[field.type].kind != "int" or not field.display:
+        return None
+    if field.display == "flags":
+        table, mask = schema.enums.get(field.table, {}), field.mask
+        return lambda value: flags(value, table, mask)
+    return _DISPLAYS.get(field.display)
 
 
 def text_converter(schema: Schema, field: Field, labels: Labels) -> Convert:
@@ -64,6 +111,9 @@ def _text_scalar(schema: Schema, field: Field, labels: Labels) -> Convert:
     name = scalar_name(schema, field, labels)
     kind = TYPES[field.type].kind
     unit = UNITS.get(field.unit, field.unit)
+    display = displayed(schema, field) if name is None else None
+    if display is not None:
+        return display
     if kind in ("str", "text"):
         return lambda value: quoted(value) + (ELLIPSIS if isinstance(value, CutStr) else "")
     if kind in ("bytes", "raw"):

@@ -14,6 +14,7 @@ from kwire.lang import tree
 from kwire.lang.errors import Diagnostic, LanguageError, TextError, nearest
 from kwire.view.render import Test, Values
 from kwire.view.text import safe
+from kwire.view.values import displayed
 from kwire.wire.fields import TYPES, Field
 from kwire.wire.schema import Labels, Schema
 
@@ -102,7 +103,7 @@ class Where:
         schemas = list(schemas)
         known = set(SPECIAL) | {field.name for schema in schemas for field in schema.fields}
         for name in _names(self._expression):
-            if name.id not in known:
+            if name.id not in known and all(constant(name.id, schema) is None for schema in schemas):
                 self._fail(name.span, f"no probe here has a field {name.id!r}", suggest(name.id, known))
         for schema in schemas:
             self.test(schema)
@@ -110,7 +111,7 @@ class Where:
     def test(self, schema: Schema) -> Test:
         """The condition for events of one schema: (wall-clock ns, values) → wanted or not."""
         try:
-            operand = _Compiler(schema).compile(self._expression)
+            operand = _Compiler(schema).compile(resolved(self._expression, schema))
         except _MissingError:
             return lambda time, values: False
         except TextError as error:
@@ -162,6 +163,55 @@ def _children(expression: tree.Expr) -> list[tree.Expr]:
         case tree.Conditional(test, then, otherwise):
             return [test, then, otherwise]
     return []
+
+
+def constant(name: str, schema: Schema) -> int | None:
+    """The number that a name stands for which is no field: of the schema's tables, or of Linux."""
+    if not name[:1].isupper():
+        return None
+    for table in schema.enums.values():
+        for value, label in table.items():
+            if label == name:
+                return value
+    from os import uname
+
+    from kwire.wire.names import constant as of_linux
+
+    return of_linux(name, uname().machine)
+
+
+def resolved(expression: tree.Expr, schema: Schema) -> tree.Expr:
+    """The expression with numbers in the place of constants' names, and of what is made of numbers alone."""
+    fields = {field.name for field in schema.fields} | set(SPECIAL)
+
+    def number(node: tree.Expr) -> tree.Expr:
+        match node:
+            case tree.Name(name, span) if name not in fields:
+                value = constant(name, schema)
+                return node if value is None else tree.Number(value, span)
+            case tree.Index(value, subscript):
+                return node._replace(value=number(value), subscript=number(subscript))
+            case tree.Unary("neg", operand, span):
+                operand = number(operand)
+                if isinstance(operand, tree.Number):
+                    return tree.Number(-operand.value, span)
+                return node._replace(operand=operand)
+            case tree.Unary(_, operand):
+                return node._replace(operand=number(operand))
+            case tree.Binary(op, left, right, span):
+                left, right = number(left), number(right)
+                if isinstance(left, tree.Number) and isinstance(right, tree.Number):
+                    return tree.Number(BINARY[op](left.value, right.value), span)
+                return node._replace(left=left, right=right)
+            case tree.Compare(left, rest):
+                return node._replace(left=number(left), rest=tuple((op, number(one)) for op, one in rest))
+            case tree.Logic(_, operands):
+                return node._replace(operands=tuple(map(number, operands)))
+            case tree.Conditional(test, then, otherwise):
+                return node._replace(test=number(test), then=number(then), otherwise=number(otherwise))
+        return node
+
+    return number(expression)
 
 
 def dotted(member: tree.Member) -> tree.Name | None:
@@ -236,10 +286,12 @@ class _Compiler:
     def _field(self, index: int, field: Field) -> _Operand:
         kind = TYPES[field.type].kind
         gives = "number" if kind in ("int", "bool") else "bytes" if kind in ("bytes", "raw") else "text"
-        named = None
+        named: Callable[[int], str] | None = None
         if kind == "int" and (field.enum or field.type in ("ksym", "usym")):
             labels = self._labels
             named = lambda value: labels.name(field, value)  # noqa: E731  # one line, used once
+        elif kind == "int":
+            named = displayed(self._schema, field)
         if field.count > 1:
             return _Operand(lambda time, values: values[index], "list", named, gives)
         return _Operand(lambda time, values: values[index], gives, named)

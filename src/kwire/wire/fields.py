@@ -61,6 +61,20 @@ TYPES: dict[str, FieldType] = {
     "bytes": FieldType((4,), "bytes", False, "reference to bytes in the tail"),
 }
 
+DISPLAYS: dict[str, str] = {
+    "hex": "hexadecimal",
+    "octal": "octal, as permissions are written",
+    "errno": "a number from -1 to -4095 is an error, by its name: -ENOENT",
+    "address": "hexadecimal; a number from -1 to -4095 is an error",
+    "fd": "-100 in the low 32 bits is AT_FDCWD; they are a signed number",
+    "dev": "a device as the kernel keeps it: major number in the upper bits from 20, minor in the lower 20",
+    "user_dev": "a device as system calls take it: minor in bits 0 to 7 and 20 to 31, major in bits 8 to 19",
+    "signal": "a signal, by its name",
+    "family": "an address family, by its name: AF_INET",
+    "flags": "names from `table`: one for the bits under `mask` together, one for each of the others",
+}
+"""How an integer can be shown to people. What a reader does not know is shown as a plain number."""
+
 _LETTERS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
@@ -77,6 +91,9 @@ class Field(NamedTuple):
     count: int = 1  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
     enum: str = ""  # name of a table in Schema.enums, for enum types and integers that are flags
     limit: int = 0  # of tail fields: the declared greatest length in bytes
+    display: str = ""  # how people read an integer: one of DISPLAYS; the value stays a number everywhere else
+    table: str = ""  # for display "flags": name of a table in Schema.enums
+    mask: int = 0  # for display "flags": the bits that are one number with one name
 
 
 class CutStr(str):

@@ -33,6 +33,7 @@ class Cause(IntEnum):
     EXPIRED = 7
     RATE_LIMIT = 8
     CAPTURE_GONE = 9
+    MISSED_SHARED = 10
 
 
 CAUSES: dict[Cause, str] = {
@@ -46,6 +47,7 @@ CAUSES: dict[Cause, str] = {
     Cause.EXPIRED: "the session expired before it was acknowledged",
     Cause.RATE_LIMIT: "the agent's policy allows no more events a second",
     Cause.CAPTURE_GONE: "the capture was deleted or cut after they were stored",
+    Cause.MISSED_SHARED: "the kernel did not run the program that these probes share",
 }
 
 

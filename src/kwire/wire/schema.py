@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from kwire.wire import cbor
@@ -38,6 +38,7 @@ from kwire.wire.frame import (
     bad_payload,
     build,
 )
+from kwire.wire.messages import Cause
 
 __all__ = [
     "TYPES",
@@ -49,6 +50,7 @@ __all__ = [
     "Schema",
     "SchemaReader",
     "Value",
+    "clock_of",
     "decode",
 ]
 
@@ -71,6 +73,10 @@ class Clock(NamedTuple):
     monotonic: int
     wall: int
 
+    def at(self, time: int) -> int:
+        """A timestamp as nanoseconds since 1970."""
+        return time - self.monotonic + self.wall
+
 
 class Schema(NamedTuple):
     """What the EVENT frames with this id hold. `size`: where the fixed part ends and the tail begins."""
@@ -89,6 +95,7 @@ class Schema(NamedTuple):
     clock: Clock | None = None
     host: str = ""
     kernel: str = ""
+    shares: tuple[str, ...] = ()  # specs of the other probes that this one's program serves
 
     def frames(self, limit: int = MAX_EVENT) -> list[bytes]:
         """The SCHEMA frames, as few as hold it. FrameError where the schema is not sound.
@@ -142,7 +149,19 @@ class Schema(NamedTuple):
 
     def wall(self, time: int) -> int:
         """Turn a timestamp into nanoseconds since 1970; without a clock it stays what it is."""
-        return time if self.clock is None else time - self.clock.monotonic + self.clock.wall
+        return time if self.clock is None else self.clock.at(time)
+
+    def concerned(self, cause: int) -> tuple[str, ...]:
+        """The specs of the probes that a LOST frame of this probe's number and this cause may be of."""
+        return (self.probe, *self.shares) if cause == Cause.MISSED_SHARED else (self.probe,)
+
+    def others(self, cause: int) -> tuple[Schema, ...]:
+        """The same as schemas: of the others nothing is known here but spec, kind and target."""
+        made = [self]
+        for spec in self.concerned(cause)[1:]:
+            kind, _, target = spec.partition(":")
+            made.append(self._replace(probe=spec, kind=kind, target=target.split("(", 1)[0]))
+        return tuple(made)
 
     def field(self, name: str) -> Field:
         """The field of this name; KeyError where there is none."""
@@ -158,11 +177,21 @@ class Schema(NamedTuple):
         piece = max(1, min(8192, limit // 8))  # characters; they have up to four bytes
         value["program"] = [self.program[at : at + piece] for at in range(0, len(self.program), piece)]
         value["enums"] = {name: dict(table) for name, table in self.enums.items()}
+        value["shares"] = list(self.shares)
         value["symbols"] = dict(self.symbols)
         if self.clock is not None:
             value["clock"] = self.clock._asdict()
         value["host"], value["kernel"] = self.host, self.kernel
         return {key: item for key, item in value.items() if item or key in _REQUIRED}
+
+
+def clock_of(schemas: Iterable[Schema]) -> Clock | None:
+    """The clock of frames whose own schema is not there: the one that these probes share.
+
+    Of several, as a capture made of captures has, it is the one that began first: it can tell every moment.
+    """
+    clocks = [schema.clock for schema in schemas if schema.clock is not None]
+    return min(clocks, key=lambda clock: clock.at(0), default=None)
 
 
 def decode(schema: Schema, frame: Bytes) -> dict[str, Value]:
@@ -375,6 +404,9 @@ def _schema(id: int, value: Map, base: int) -> Schema:
     program = pick.item("program", list, [])
     if not all(type(piece) is str for piece in program):
         raise pick.error("program", "a list of other things", "a list of texts")
+    shares = pick.item("shares", list, [])
+    if not all(type(spec) is str for spec in shares):
+        raise pick.error("shares", "a list of other things", "a list of texts")
     clock = None
     if "clock" in value:
         pair = _Picker(value["clock"], "clock.", base)
@@ -394,6 +426,7 @@ def _schema(id: int, value: Map, base: int) -> Schema:
         clock=clock,
         host=pick.text("host", ""),
         kernel=pick.text("kernel", ""),
+        shares=tuple(shares),
     )
     problem = schema.problem()
     if problem:
@@ -412,4 +445,7 @@ def _field(pick: _Picker) -> Field:
         count=pick.number("count", 1, high=MAX_EVENT),
         enum=pick.text("enum", ""),
         limit=pick.number("limit", 0, high=MAX_EVENT),
+        display=pick.text("display", ""),
+        table=pick.text("table", ""),
+        mask=pick.number("mask", 0),
     )
