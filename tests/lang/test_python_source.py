@@ -106,7 +106,10 @@ def test_spans_point_at_the_text() -> None:
         ),
         ("@kprobe(NAME)\ndef f(): pass", 'x.py:1: an attach point is a string; write @kwire.kprobe("…")'),
         ("@probe('x')\ndef f(): pass", "x.py:1: 'x' has no kind; write kprobe:x or tracepoint:…"),
-        ("@kprobe('f(a)')\ndef f(): pass", "x.py:1: expressions belong into the function; emit(…) them"),
+        (
+            "@kprobe('f(a)')\ndef f(): pass",
+            "x.py:1: expressions belong into the function; emit(…) them, or use if",
+        ),
         ("@kprobe('f')\nasync def f(): pass", "x.py:2: a probe is not async; write def"),
         ("@kprobe('f')\ndef f(:\n", "x.py:2: invalid syntax"),
         ("@kprobe('f')\ndef f():\n    a && b\n", "x.py:3: invalid syntax; write `and`"),

@@ -8,8 +8,9 @@ import pytest
 
 from kwire.btf.errors import BtfLookupError
 from kwire.lang import record, show, sites, spec
+from kwire.lang.check import filtered
 from kwire.lang.context import Argument, CtxField, DataLoc, Result, Site
-from kwire.lang.errors import LanguageError
+from kwire.lang.errors import LanguageError, UnknownNameError
 from kwire.lang.kerneltypes import KernelTypes
 from kwire.lang.python import parse_expression
 from kwire.lang.tree import Source
@@ -148,8 +149,10 @@ RECORDS = [
 def _record(types: KernelTypes, site: Callable[[str], Site], text: str, filter: str = "") -> str:
     parsed = spec.parse(text)
     where = site(f"{parsed.kind}:{parsed.target}")
-    condition = (parse_expression(filter, "--filter"), Source("--filter", filter)) if filter else None
-    return show.program(record.program(where, types, parsed.expressions, parsed.source, condition))
+    made = record.program(where, types, parsed.expressions, parsed.source, parsed.condition)
+    if filter:
+        made = filtered(made, parse_expression(filter, "--filter"), Source("--filter", filter), types)
+    return show.program(made)
 
 
 @pytest.mark.parametrize(("text", "fields", "values"), RECORDS[:-1])
@@ -222,12 +225,32 @@ def test_a_wrong_filter_shows_its_own_text(types: KernelTypes, site: Callable[[s
 def test_the_program_says_whose_text_its_filter_is(types: KernelTypes, site: Callable[[str], Site]) -> None:
     parsed = spec.parse("k:connect(sk.prio)")
     source = Source("--filter", "flags")
-    program = record.program(
-        site("kprobe:connect"),
-        types,
-        parsed.expressions,
-        parsed.source,
-        (parse_expression("flags", "x"), source),
-    )
+    program = record.program(site("kprobe:connect"), types, parsed.expressions, parsed.source)
+    program = filtered(program, parse_expression("flags", "x"), source, types)
     assert program.filter_source is source
     assert program.source.text == "k:connect(sk.prio)"
+
+
+def test_a_condition_of_its_own_is_part_of_the_program(
+    types: KernelTypes, site: Callable[[str], Site]
+) -> None:
+    *_, test, emit = _record(types, site, 't:toy:all(x=1){ path ~ "/tmp/*{" and state != OPEN }').splitlines()
+    assert test == "if ((text<=256[data_loc(52)] ~ '/tmp/*{') and (enum state[ctx+28] != 1))"
+    assert emit == "  emit cpu, pid, tid, comm, 1"
+    with pytest.raises(LanguageError) as caught:
+        _record(types, site, "t:toy:all {pid == 1 and pad == 2}")
+    assert caught.value.detail.splitlines()[1:] == [
+        "    1 | t:toy:all {pid == 1 and pad == 2}",
+        "      |                         ^~~",
+    ]
+
+
+def test_a_name_that_is_not_there_is_told_from_other_mistakes(
+    types: KernelTypes, site: Callable[[str], Site]
+) -> None:
+    for text in ("nosuch == 1", "retval == 1", "args.nosuch == 1", "arg0 == 1"):
+        with pytest.raises(UnknownNameError):
+            _record(types, site, "t:toy:all", text)
+    with pytest.raises(LanguageError) as caught:
+        _record(types, site, "t:toy:all", 'args.pid == "x"')
+    assert not isinstance(caught.value, UnknownNameError)

@@ -27,6 +27,45 @@ RIGHT = [
 ]
 
 
+CONDITIONS = [
+    ("k:f{pid == 1}", [], "(pid == 1)"),
+    ("k:f(a, b=2) {pid == 1} ", ["a", "2"], "(pid == 1)"),
+    ('k:f(a, b=x in {1, 2}, c="){") { "}" in c and d ~ "{*" }', None, "(('}' in c) and glob(d, '{*'))"),
+]
+
+
+@pytest.mark.parametrize(("text", "expressions", "condition"), CONDITIONS)
+def test_a_spec_may_have_a_condition(text: str, expressions: list[str] | None, condition: str) -> None:
+    parsed = spec.parse(text)
+    assert parsed.condition is not None
+    assert show.expression(parsed.condition) == condition
+    if expressions is not None:
+        assert [show.expression(one) for _, one in parsed.expressions] == expressions
+    assert str(parsed) == "kprobe:f"
+
+
+@pytest.mark.parametrize(
+    ("text", "says", "columns"),
+    [
+        ("k:f{}", "nothing is written here; write one expression", (4, 5)),
+        ("k:f{ }", "nothing is written here", (4, 5)),
+        ("k:f{pid == 1", "is no condition in braces", (3, 12)),
+        ("k:f(pid) pid == 1", "'pid == 1' is no condition in braces", (9, 17)),
+        ("k:f(pid){pid ==}", "invalid syntax", (15, 16)),
+        ("k:f(pid){pid = 1}", "", (9, 16)),
+        ("k:f{(pid}", "", (4, 5)),
+    ],
+)
+def test_a_condition_that_is_none_is_shown_where_it_is(
+    text: str, says: str, columns: tuple[int, int]
+) -> None:
+    with pytest.raises(LanguageError) as caught:
+        spec.parse(text)
+    [diagnostic] = caught.value.diagnostics
+    assert says in f"{diagnostic.message}; {diagnostic.cure}"
+    assert (diagnostic.span.column, diagnostic.span.end_column) == columns
+
+
 @pytest.mark.parametrize(("text", "parts"), RIGHT)
 def test_a_spec_has_these_parts(text: str, parts: tuple[str, str, str, int]) -> None:
     parsed = spec.parse(text)
@@ -91,7 +130,7 @@ WRONG = [
     ("k:f+x", "'x' is no offset; write bytes, as in +16", "x"),
     ("kr:f+1", "a kretprobe takes no offset; use kprobe:function+offset", "+1"),
     ("k:f(", "'(' was never closed", "("),
-    ("k:f(a)(b)", "this is not a list of expressions; write PROBE(expr, name=expr)", "(a)(b)"),
+    ("k:f(a)(b)", "'(b)' is no condition in braces; write PROBE(expr, name=expr){condition}", "(b)"),
     ("k:f(a b)", "invalid syntax. Perhaps you forgot a comma?", "a b"),
     ("k:f(a->b)", "invalid syntax; write `.`: pointers are followed", "->"),
     ("k:f(a; b)", "invalid syntax", ";"),

@@ -3,14 +3,14 @@
 import pytest
 
 from kwire.kernel.symbols import kernel_symbols
-from kwire.live.planner import plan_specs
+from kwire.live.planner import make_plan
 from kwire.wire.schema import Labels
 
 pytestmark = pytest.mark.live
 
 
 def test_the_probes_own_function_is_all_that_func_needs() -> None:
-    plan = plan_specs(["fentry:tcp_connect(func)", "fentry:tcp_close(where=func)"])
+    plan = make_plan(["fentry:tcp_connect(func)", "fentry:tcp_close(where=func)"])
     for schema, name in zip(plan.schemas, ("tcp_connect", "tcp_close"), strict=True):
         assert set(schema.symbols.values()) == {name}
         [address] = kernel_symbols().addresses(name, "")
@@ -20,14 +20,14 @@ def test_the_probes_own_function_is_all_that_func_needs() -> None:
 
 
 def test_other_addresses_need_all_functions() -> None:
-    [schema] = plan_specs(["fentry:tcp_connect(func, address=ksym(sk.sk_destruct))"]).schemas
+    [schema] = make_plan(["fentry:tcp_connect(func, address=ksym(sk.sk_destruct))"]).schemas
     assert len(schema.symbols) > 10_000
-    [plain] = plan_specs(["fentry:tcp_connect(number=func + 1)"]).schemas
+    [plain] = make_plan(["fentry:tcp_connect(number=func + 1)"]).schemas
     assert not plain.symbols
 
 
 def test_a_wildcard_leaves_out_functions_without_types() -> None:
-    plan = plan_specs(["fentry:tcp_v4_*(func)"])
+    plan = make_plan(["fentry:tcp_v4_*(func)"])
     assert all(list(schema.symbols.values()) == [schema.target] for schema in plan.schemas)
     assert plan.schemas
     assert not {target for target, _ in plan.skipped} & {schema.probe for schema in plan.schemas}

@@ -18,7 +18,7 @@ import pytest
 from kwire.errors import KwireError
 from kwire.kernel.sys import address_of
 from kwire.live.plan import Scope
-from kwire.live.planner import plan_specs
+from kwire.live.planner import make_plan
 from kwire.live.processes import MAX_PID, Processes
 from kwire.live.recorder import Recorder
 from kwire.live.tracer import Tracer
@@ -55,7 +55,7 @@ class Keep:
 
 def seen(processes: Processes, work: Callable[[], object]) -> list[int]:
     """The processes of the calls of getppid that a trace of `processes` sees during `work`."""
-    plan = plan_specs([GETPPID], scope=processes.scope)
+    plan = make_plan([GETPPID], scope=processes.scope)
     sink = Keep(plan.schemas[0])
     with Tracer(plan, follow=processes.chosen) as tracer:
         tracer.follow(processes)

@@ -16,7 +16,7 @@ from kwire.kernel.sys import PERF_ATTR_DISABLED, PERF_TYPE_TRACEPOINT, try_perf_
 from kwire.lang.tree import Probe
 from kwire.live import planner, syscalls
 from kwire.live.plan import Plan, Scope
-from kwire.live.planner import plan_probes, plan_specs
+from kwire.live.planner import make_plan
 from kwire.live.processes import Processes
 from kwire.live.tracer import Tracer
 from kwire.wire.names import SYSCALLS
@@ -145,7 +145,7 @@ def test_the_same_events(name: str, where: str, monkeypatch: pytest.MonkeyPatch)
             call(random.choice(list(SUBJECTS)), wide(BAD))
 
     def make() -> Plan:
-        return plan_specs([f"tracepoint:syscalls:sys_{where}_{name}"], scope=Scope(True))
+        return make_plan([f"tracepoint:syscalls:sys_{where}_{name}"], scope=Scope(True))
 
     plans = [make(), ordinary(monkeypatch, make)]
     assert [kinds(plan) for plan in plans] == [["rawtracepoint"], ["tracepoint"]]
@@ -158,7 +158,7 @@ def test_the_same_events(name: str, where: str, monkeypatch: pytest.MonkeyPatch)
 def test_filters_and_expressions(monkeypatch: pytest.MonkeyPatch) -> None:
     def make() -> Plan:
         spec = "tracepoint:syscalls:sys_enter_lseek(offset, __syscall_nr, double=offset * 2)"
-        return plan_specs([spec], "offset % 3 == 1 and whence != 7", scope=Scope(True))
+        return make_plan([spec], "offset % 3 == 1 and whence != 7", scope=Scope(True))
 
     def work() -> None:
         for number in range(CALLS):
@@ -185,7 +185,7 @@ def test_calls_made_the_32_bit_way_are_others(monkeypatch: pytest.MonkeyPatch) -
     for spec in ("enter_getppid", "exit_getppid", "enter_semget"):
 
         def make(spec: str = spec) -> Plan:
-            return plan_specs([f"tracepoint:syscalls:sys_{spec}"], scope=Scope(True))
+            return make_plan([f"tracepoint:syscalls:sys_{spec}"], scope=Scope(True))
 
         raw, tracepoint = observe([make(), ordinary(monkeypatch, make)], work)
         assert raw == tracepoint
@@ -218,7 +218,7 @@ def look():
             os.close(fd)
             os.getppid()
 
-    plan = plan_probes(parsed(probe), scope=Scope(True))
+    plan = make_plan(parsed(probe), scope=Scope(True))
     [seen] = observe([plan], work)
     decode = plan.schemas[0].decoder()
     told = [decode(frame[:8] + bytes(8) + frame[8:]) for frame in seen]
@@ -233,20 +233,20 @@ def parsed(text: str) -> list[Probe]:
 
 def test_what_stays_an_ordinary_tracepoint(monkeypatch: pytest.MonkeyPatch) -> None:
     getppid, openat = (f"tracepoint:syscalls:sys_enter_{name}" for name in ("getppid", "openat"))
-    assert kinds(plan_specs([getppid])) == ["rawtracepoint"]
-    assert "rawtracepoint" not in kinds(plan_specs([getppid, openat]))
-    assert "rawtracepoint" not in kinds(plan_specs(["tracepoint:syscalls:sys_*_getppid"]))
-    assert sorted(kinds(plan_specs([getppid, "tracepoint:sched:sched_switch"]))) == [
+    assert kinds(make_plan([getppid])) == ["rawtracepoint"]
+    assert "rawtracepoint" not in kinds(make_plan([getppid, openat]))
+    assert "rawtracepoint" not in kinds(make_plan(["tracepoint:syscalls:sys_*_getppid"]))
+    assert sorted(kinds(make_plan([getppid, "tracepoint:sched:sched_switch"]))) == [
         "rawtracepoint",
         "tracepoint",
     ]
     with monkeypatch.context() as patch:
         patch.setattr(syscalls, "SYSCALLS", {"x86_64": {}})
-        assert kinds(plan_specs([getppid])) == ["tracepoint"]
+        assert kinds(make_plan([getppid])) == ["tracepoint"]
     with monkeypatch.context() as patch:
         patch.setattr(planner, "host", lambda: named("aarch64"))
         patch.setattr(syscalls, "SYSCALLS", {"x86_64": NUMBERS})
-        assert kinds(plan_specs([getppid])) == ["tracepoint"]
+        assert kinds(make_plan([getppid])) == ["tracepoint"]
 
 
 def test_a_record_of_another_shape_is_left_alone() -> None:

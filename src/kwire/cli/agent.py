@@ -6,7 +6,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from kwire.cli import tracing, values
+from kwire.cli import probes, tracing, values
 from kwire.errors import KwireError
 from kwire.kernel import privileges
 from kwire.live.command import Command
@@ -57,7 +57,7 @@ GRACE = 10.0
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.epilog = EXAMPLES
-    parser.add_argument("probes", metavar="PROBE", nargs="*", help="what to record, or a FILE.py")
+    probes.add_arguments(parser, "*")
     where = parser.add_argument_group("where to").add_mutually_exclusive_group(required=True)
     where.add_argument("--to", metavar="ADDR", help="connect to a collector, again and again")
     where.add_argument("--listen", metavar="ADDR", help="wait for collectors and for record -H, trace -H")
@@ -65,7 +65,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--make-certs", metavar="DIR", help="make a small CA and certificates for the NAMEs given, and end"
     )
     parser.add_argument("--policy", metavar="FILE", help="with --listen: who may trace what (TOML)")
-    parser.add_argument("--filter", metavar="EXPR", help="record only where this is true; runs in the kernel")
     parser.add_argument("--name", metavar="NAME", default="", help="what we are called (default: the host)")
     keep = parser.add_argument_group("what waits for the collector")
     keep.add_argument(
@@ -126,7 +125,7 @@ def _listen(args: argparse.Namespace) -> int:
     for name in ("command", "pids", "seconds", "count", "buffer", "filter", "spool"):
         if getattr(args, name):
             raise KwireError("listen", str(address), f"{OPTIONS[name]} goes with --to", "leave it out")
-    if any(name.endswith(".py") for name in args.probes):
+    if any(map(probes.is_file, args.probes)):
         cure = "allow programs in a policy, and let clients send theirs"
         raise KwireError("listen", str(address), "files of probes go with --to", cure)
     if not args.probes and not args.policy:
@@ -202,15 +201,7 @@ def make_plan(args: argparse.Namespace, scope: Scope) -> Plan:
     """The plan of the probes named: specs, or files of Python probes."""
     from kwire.live import planner
 
-    files = [name for name in args.probes if name.endswith(".py")]
-    if not files:
-        plan = planner.plan_specs(args.probes, args.filter, scope=scope)
-    elif len(files) < len(args.probes):
-        raise KwireError("record", files[0], "files and probes do not go together", "name one or the other")
-    else:
-        from kwire.cli.trace import read_probes
-
-        plan = planner.plan_probes(read_probes(files), args.filter, scope=scope)
+    plan = planner.make_plan(probes.read(args.probes), args.filter, scope=scope)
     tracing.say_skipped(plan)
     return plan._replace(schemas=complete(plan.schemas))
 

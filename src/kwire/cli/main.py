@@ -15,8 +15,8 @@ from typing import NoReturn, Protocol, cast
 from kwire.errors import KwireError
 
 VERBS: dict[str, str] = {
-    "record": "capture events to a file, without writing a program",
-    "trace": "run a file of Python probes and print events as they come",
+    "record": "capture events to a file",
+    "trace": "print events as they come",
     "agent": "record here, for a collector elsewhere",
     "collect": "collect the events of agents into captures",
     "show": "print a capture as a table or as JSON",

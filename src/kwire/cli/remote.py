@@ -36,10 +36,10 @@ def run(
 ) -> dict[str, Any]:
     """Trace there as the arguments say, to the file `write` and to other sinks; give the summary object.
 
-    `what`: `probes`, or `files` with `name` and `text`. Raises KwireError, when all is kept that came.
+    `what`: `probes`, and `files` with `name` and `text`. Raises KwireError, when all is kept that came.
     """
     if "files" in what:
-        what = {"files": numbered(what["files"])}
+        what = {**what, "files": numbered(what["files"])}
     loop = Loop()
     link = Link(args.host, tls_options(args), args.insecure, watch(args))
     body = {"op": "trace", **what, **_limits(args)}
@@ -127,3 +127,7 @@ def _say_skipped(conversation: Conversation) -> None:
         if isinstance(first, list) and len(first) == 2:
             target, why = (ascii(str(part))[1:-1] for part in first)
             sys.stderr.write(f"kwire: {number} targets are left out, the first {target}: {why}\n")
+    unfiltered = answer.get("unfiltered")
+    for one in unfiltered if isinstance(unfiltered, list) else []:
+        if isinstance(one, list) and len(one) == 2:
+            tracing.say_unfiltered(*(ascii(str(part))[1:-1] for part in one))

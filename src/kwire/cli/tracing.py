@@ -177,11 +177,18 @@ def chosen(args: argparse.Namespace) -> Iterator[Processes]:
 
 
 def say_skipped(plan: Plan) -> None:
-    """Say on standard error what of the wildcards is left out."""
+    """Say on standard error what of the wildcards is left out, and what is not filtered."""
     if plan.skipped:
         target, why = plan.skipped[0]
         number = len(plan.skipped)
         sys.stderr.write(f"kwire: {number} targets are left out, the first {target}: {why}\n")
+    for probe, why in plan.unfiltered:
+        say_unfiltered(probe, why)
+
+
+def say_unfiltered(probe: str, why: str) -> None:
+    """Say that the filter does not apply to a probe."""
+    sys.stderr.write(f"kwire: --filter does not apply to {probe}, whose events all are taken: {why}\n")
 
 
 def _trace(

@@ -12,7 +12,14 @@ from kwire.lang import checked as c
 from kwire.lang import events, tree, values
 from kwire.lang import types as t
 from kwire.lang.context import Argument, Site
-from kwire.lang.errors import Diagnostic, LanguageError, TextError, did_you_mean
+from kwire.lang.errors import (
+    Diagnostic,
+    LanguageError,
+    NameTextError,
+    TextError,
+    UnknownNameError,
+    did_you_mean,
+)
 from kwire.lang.expressions import Expressions, Types
 from kwire.lang.tree import Source, Span
 from kwire.lang.types import Scalar, Type
@@ -36,8 +43,6 @@ def check(
     probe: tree.Probe,
     site: Site,
     types: Types,
-    filter: c.Expr | None = None,
-    filter_source: Source | None = None,
 ) -> c.Program:
     """The program of a probe at one site. Raises `LanguageError` with everything that is wrong in it."""
     locals_: Mapping[str, Scalar] = {}
@@ -58,17 +63,27 @@ def check(
         probe.source,
         tuple(c.Field(name, type_) for name, type_ in fields.items()),
         tuple(c.Local(name, type_) for name, type_ in locals_.items()),
-        filter,
+        None,
         statements,
         probe.span,
-        filter_source,
     )
 
 
+def filtered(program: c.Program, node: tree.Expr, source: Source, types: Types) -> c.Program:
+    """The program, firings for which a condition is false being no events. Raises as `check_filter`."""
+    condition = check_filter(node, source, program.site, types)
+    return program._replace(filter=condition, filter_source=source)
+
+
 def check_filter(node: tree.Expr, source: Source, site: Site, types: Types) -> c.Expr:
-    """A condition over the site's own fields and the built-ins. Raises `LanguageError`."""
+    """A condition over the site's own fields and the built-ins.
+
+    Raises `LanguageError`; `UnknownNameError` where the site has not all the names.
+    """
     try:
         return Expressions(site, types, bare=True).condition(node)
+    except NameTextError as error:
+        raise UnknownNameError(source, [error.diagnostic]) from None
     except TextError as error:
         raise LanguageError(source, [error.diagnostic]) from None
 

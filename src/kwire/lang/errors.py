@@ -58,12 +58,20 @@ class LanguageError(KwireError):
         return "\n".join(one.picture(self.source) for one in self.diagnostics)
 
 
+class UnknownNameError(LanguageError):
+    """A condition with a name that does not exist at the attach point."""
+
+
 class TextError(Exception):
     """Inside the room: this part of the text is wrong; caught where the next part can still be looked at."""
 
     def __init__(self, span: Span, message: str, cure: str = "") -> None:
         super().__init__(message)
         self.diagnostic = Diagnostic(span, message, cure)
+
+
+class NameTextError(TextError):
+    """Inside the room: a name that does not exist here."""
 
 
 def nearest(name: str, known: Iterable[str], limit: int = 3) -> list[str]:

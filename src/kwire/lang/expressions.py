@@ -12,7 +12,7 @@ from kwire.lang import builtins, tree, values
 from kwire.lang import checked as c
 from kwire.lang import types as t
 from kwire.lang.context import Argument, CtxField, DataLoc, Param, Result, Site
-from kwire.lang.errors import TextError, did_you_mean
+from kwire.lang.errors import NameTextError, TextError, did_you_mean
 from kwire.lang.kerneltypes import Found
 from kwire.lang.tree import Span
 from kwire.lang.types import Type
@@ -112,13 +112,13 @@ class Expressions:
             return values.constant(number, span)
         raise self._unknown(name, span)
 
-    def _unknown(self, name: str, span: Span) -> TextError:
+    def _unknown(self, name: str, span: Span) -> NameTextError:
         if name == "args":
-            return TextError(span, "args alone is no value", "name one of them: args.name")
+            return NameTextError(span, "args alone is no value", "name one of them: args.name")
         if name in builtins.FUNCTION:
-            return TextError(span, f"{name} is a function", f"call it: {builtins.FUNCTION[name].form}")
+            return NameTextError(span, f"{name} is a function", f"call it: {builtins.FUNCTION[name].form}")
         if not self.bare and self._param_named(name):
-            return TextError(span, f"unknown name {name}", f"write args.{name}, or make it a parameter")
+            return NameTextError(span, f"unknown name {name}", f"write args.{name}, or make it a parameter")
         known = [*self.bound_names(), *self.constants, *builtins.BY_NAME]
         if self.bare:
             known += [param.name for param in self.site.params]
@@ -128,12 +128,12 @@ class Expressions:
             cure = f"{self.site.target} has {own}" if own else ""
         if not cure and name.isupper():
             cure = f"macros are not in the kernel's types: write its number, {name} = …, before the probe"
-        return TextError(span, f"unknown name {name}", cure)
+        return NameTextError(span, f"unknown name {name}", cure)
 
     def _builtin(self, builtin: builtins.Builtin, span: Span) -> Value:
         name, kind = builtin.name, self.site.kind
         if kind not in builtin.kinds:
-            raise TextError(span, f"a {kind} has no {name}", f"it exists in {', '.join(builtin.kinds)}")
+            raise NameTextError(span, f"a {kind} has no {name}", f"it exists in {', '.join(builtin.kinds)}")
         if builtin.macro:
             from kwire.lang.python import parse_expression
 
@@ -154,7 +154,7 @@ class Expressions:
         kind, number = self.site.kind, NUMBERED[name]
         if kind not in builtins.ARGUMENTS:
             cure = "use args.name" if kind in ("tracepoint", "fexit") else "probe the entry, or use fexit"
-            raise TextError(span, f"a {kind} has no {name}", cure)
+            raise NameTextError(span, f"a {kind} has no {name}", cure)
         if self.site.typed and kind != "kprobe" and number >= len(self.site.params):
             raise TextError(span, f"{self.site.target} has {len(self.site.params)} arguments")
         return c.Param(name, Argument(number), t.U64, span)
@@ -214,7 +214,7 @@ class Expressions:
             raise TextError(node.span, message, cure)
         known = [one.name for one in self.site.params]
         cure = did_you_mean(node.name, known) or (f"it has {', '.join(known)}" if known else "")
-        raise TextError(node.name_span, f"{self.site.target} has no {node.name}", cure)
+        raise NameTextError(node.name_span, f"{self.site.target} has no {node.name}", cure)
 
     def _struct(self, value: Value, node: tree.Member) -> tuple[t.Struct, c.Place]:
         """The structure whose member is wanted, and where it is; pointers are followed."""

@@ -134,12 +134,17 @@ def _with_globs(text: str) -> tuple[str, bool]:
 
 def parse_expression(text: str, name: str) -> Expr:
     """One expression, as given to --filter or --where; `name` is what errors call it."""
-    source = Source(name, text)
-    shift = len(text) - len(text.lstrip())
+    return parse_condition(Source(name, text), 0, len(text))
+
+
+def parse_condition(source: Source, start: int, end: int) -> Expr:
+    """One expression: the part of a text from column `start` of its first line to `end`."""
+    text = source.text[start:end]
+    shift = start + len(text) - len(text.lstrip())
     parsed, globs = _with_globs(text.strip())
     module = _parse(source, parsed, shift)
     if len(module.body) != 1 or not isinstance(module.body[0], ast.Expr):
-        span = Span(1, 0, 1, max(1, len(source.line(1))))
+        span = Span(1, start, 1, max(start + 1, min(end, len(source.line(1)))))
         what = "nothing is written here" if not module.body else "this is not one expression"
         raise LanguageError(source, [Diagnostic(span, what, "write one expression, as in pid == 42")])
     converter, value = Converter(text.strip(), 0, shift), module.body[0].value
@@ -150,14 +155,24 @@ def parse_expression(text: str, name: str) -> Expr:
         raise LanguageError(source, [fault.diagnostic]) from None
 
 
-def parse_arguments(source: Source, start: int) -> tuple[tuple[str, Expr], ...]:
-    """The (name, expression) pairs of the `(expr, name=expr…)` at column `start` of a one-line text."""
-    text, globs = _with_globs("_" + source.text[start:].rstrip())
+def closing(text: str, start: int) -> int:
+    """Where the parenthesis at `start` is closed: the place behind it, or the end of the text."""
+    depth = 0
+    for token in _TOKENS.finditer(text, start):
+        depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(token.group(), 0)
+        if not depth:
+            return token.end()
+    return len(text)
+
+
+def parse_arguments(source: Source, start: int, end: int) -> tuple[tuple[str, Expr], ...]:
+    """The (name, expression) pairs of the `(expr, name=expr…)` from column `start` to `end` of a text."""
+    text, globs = _with_globs("_" + source.text[start:end].rstrip())
     module = _parse(source, text, start - 1)
     statement = module.body[0] if len(module.body) == 1 else None
     call = statement.value if isinstance(statement, ast.Expr) else None
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
-        span = Span(1, start, 1, max(start + 1, len(source.text)))
+        span = Span(1, start, 1, max(start + 1, end))
         cure = "write PROBE(expr, name=expr)"
         raise LanguageError(source, [Diagnostic(span, "this is not a list of expressions", cure)])
     converter = Converter(text, 0, start - 1)
@@ -323,8 +338,8 @@ def _checked_attach(text: str, span: Span, faults: list[TextError]) -> tree.Atta
         first = error.diagnostics[0]
         faults.append(TextError(span, first.message, first.cure))
         return None
-    if parsed.expressions:
-        faults.append(TextError(span, "expressions belong into the function", "emit(…) them"))
+    if parsed.expressions or parsed.condition:
+        faults.append(TextError(span, "expressions belong into the function", "emit(…) them, or use if"))
     return tree.Attach(parsed.kind, parsed.target, span)
 
 

@@ -32,10 +32,11 @@ def program(
     types: Types,
     expressions: Sequence[tuple[str, tree.Expr]] = (),
     source: Source | None = None,
-    filter: tuple[tree.Expr, Source] | None = None,
+    condition: tree.Expr | None = None,
 ) -> c.Program:
     """The program that records this site: `expressions` (of `source`) are (name, tree) pairs, names may be
-    empty; without any, all of the site's own fields. Raises `LanguageError`.
+    empty; without any, all of the site's own fields. `condition` (of `source` too): when. Raises
+    `LanguageError`.
     """
     source = source or Source(f"{site.kind}:{site.target}", "")
     checker = Expressions(site, types, bare=True)
@@ -49,16 +50,19 @@ def program(
     else:
         _own(checker, fields)
     checked = tuple((name, value, _type(value)) for name, value in fields.items())
+    emit = c.Emit(tuple(events.as_field(value, type_) for _, value, type_ in checked), NOWHERE)
+    body: tuple[c.Stmt, ...] = (emit,)
+    if condition is not None:
+        body = (c.If(check_filter(condition, source, site, types), body, (), NOWHERE),)
     return c.Program(
         "record",
         site,
         source,
         tuple(c.Field(name, type_, _meaning(name)) for name, _, type_ in checked),
         (),
-        check_filter(*filter, site, types) if filter else None,
-        (c.Emit(tuple(events.as_field(value, type_) for _, value, type_ in checked), NOWHERE),),
+        None,
+        body,
         NOWHERE,
-        filter[1] if filter else None,
     )
 
 

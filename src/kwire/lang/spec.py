@@ -1,4 +1,4 @@
-"""Probe specs: `kind:target`, wildcards kept, and `kind:target(expr, name=expr…)`.
+"""Probe specs: `kind:target`, wildcards kept, and `kind:target(expr, name=expr…){condition}`.
 
 `KINDS` is the one table of the kinds of probes, their short names and the form of their targets.
 """
@@ -60,9 +60,13 @@ FUNCTIONS = frozenset({"kprobe", "kretprobe", "fentry", "fexit"})  # kinds whose
 _NAME = re.compile(r"[\w.$*?\[\]!^-]+", re.ASCII)  # of a function, wildcards included
 
 
+_TAIL = re.compile(r"[({]")  # where expressions or a condition begin
+
+
 class ProbeSpec(NamedTuple):
     """A parsed spec. `group` is the tracepoint's category or the function's module (empty: any), `offset` the
-    bytes after the function's start. `expressions` are (name, tree) pairs; a name may be empty.
+    bytes after the function's start. `expressions` are (name, tree) pairs; a name may be empty. `condition`:
+    what must hold for an event, None where nothing must.
     """
 
     kind: str
@@ -71,6 +75,7 @@ class ProbeSpec(NamedTuple):
     offset: int
     expressions: tuple[tuple[str, tree.Expr], ...]
     source: tree.Source
+    condition: tree.Expr | None = None
 
     @property
     def target(self) -> str:
@@ -90,14 +95,27 @@ class ProbeSpec(NamedTuple):
 def parse(text: str) -> ProbeSpec:
     """A probe spec from its text. Raises `LanguageError` with the span of the part that is wrong."""
     source = tree.Source("PROBE", text)
-    head, parenthesis, _ = text.partition("(")
-    expressions: tuple[tuple[str, tree.Expr], ...] = ()
+    begins = _TAIL.search(text)
+    head = text[: begins.start()] if begins else text
     kind, group, name, offset = _target(source, head.rstrip())
-    if parenthesis:
-        from kwire.lang.python import parse_arguments
+    if not begins:
+        return ProbeSpec(kind, group, name, offset, (), source)
+    from kwire.lang import python
 
-        expressions = parse_arguments(source, len(head))
-    return ProbeSpec(kind, group, name, offset, expressions, source)
+    expressions: tuple[tuple[str, tree.Expr], ...] = ()
+    at = len(head)
+    if text[at] == "(":
+        end = python.closing(text, at)
+        expressions = python.parse_arguments(source, at, end)
+        at = end + len(text[end:]) - len(text[end:].lstrip())
+    if at == len(text):
+        return ProbeSpec(kind, group, name, offset, expressions, source)
+    last = len(text.rstrip()) - 1
+    if text[at] != "{" or last == at or text[last] != "}":
+        cure = "write PROBE(expr, name=expr){condition}"
+        raise _error(source, at, len(text), f"{text[at:].strip()!r} is no condition in braces", cure)
+    condition = python.parse_condition(source, at + 1, last)
+    return ProbeSpec(kind, group, name, offset, expressions, source, condition)
 
 
 def kind_of(source: tree.Source, word: str, column: int = 0) -> str:

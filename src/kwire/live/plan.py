@@ -47,11 +47,12 @@ class Group(NamedTuple):
 class Plan(NamedTuple):
     """Programs with their points, and the schema of each probe, by number from 1.
 
-    `skipped`: targets of wildcards that do not fit what was asked of them, and why; `task`: the running
-    kernel's tasks, None where it has no BTF.
+    `skipped`: targets of wildcards that do not fit what was asked of them, and why; `unfiltered`: probes to
+    which the filter does not apply, and why; `task`: the running kernel's tasks, None where it has no BTF.
     """
 
     groups: tuple[Group, ...]
     schemas: tuple[Schema, ...]
     skipped: tuple[tuple[str, str], ...] = ()
     task: TaskFields | None = None
+    unfiltered: tuple[tuple[str, str], ...] = ()

@@ -4,7 +4,10 @@ Each probe asked for is expanded to its targets; each target becomes a site, is 
 whose instructions would be the same share one program that tells its firings apart by the attach cookie. The
 laws: probes are numbered from 1 in the order asked for; a target named in full that cannot be traced is an
 error; of a wildcard's targets those that do not fit the expressions are left out, and said (`Plan.skipped`).
-What only some plans need (the parser of expressions, the lists of functions) is imported when it is needed.
+A filter applies to the probes that have its names: one named in full that has not is traced without it, and
+that is said (`Plan.unfiltered`); of a wildcard's targets such are left out; where no probe has them, the name
+is a mistake. What only some plans need (the parser of expressions, the lists of functions) is imported when
+it is needed.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -23,10 +26,10 @@ from kwire.kernel.printfmt import hexadecimal, symbolic
 from kwire.kernel.sys import possible_cpus
 from kwire.kernel.tracefs import Tracefs
 from kwire.lang import record, sites, spec, tree
-from kwire.lang.check import check, check_filter
+from kwire.lang.check import check, filtered
 from kwire.lang.checked import Builtin, Emit, If, Program, Stmt
 from kwire.lang.context import Site
-from kwire.lang.errors import LanguageError
+from kwire.lang.errors import LanguageError, UnknownNameError
 from kwire.lang.kerneltypes import KernelTypes
 from kwire.lang.shown import shown
 from kwire.lang.spec import ProbeSpec
@@ -79,9 +82,14 @@ class _NoBtf:
 
 
 class Planner:
-    """Collects probes, then makes the plan. `scope`: whose events are wanted."""
+    """Collects probes, then makes the plan.
 
-    def __init__(self, scope: Scope = Scope()) -> None:  # noqa: B008
+    `filter`: what must hold for an event of any of them; `scope`: whose events are wanted.
+    """
+
+    def __init__(self, filter: str | None = None, scope: Scope = Scope()) -> None:  # noqa: B008
+        self._filter = None if filter is None else _condition(filter)
+        self._unfiltered: list[tuple[str, int, UnknownNameError]] = []  # with how many probes it is
         self._scope = scope
         self._wanted: list[_Wanted] = []
         self._skipped: list[tuple[str, str]] = []
@@ -94,25 +102,29 @@ class Planner:
         else:
             self._types = KernelTypes(self._kernel)
 
-    def add_spec(self, text: str, filter: str | None = None) -> None:
-        """Add what `kwire record` takes: a probe spec, with expressions or without, and a filter."""
-        parsed = spec.parse(text)
-        condition = None if filter is None else _condition(filter)
+    def add(self, probe: "str | Probe | tree.Probe") -> None:
+        """Add a probe spec, or a probe written as a Python function, for every place it attaches to."""
+        if isinstance(probe, str):
+            self._add_spec(spec.parse(probe))
+            return
+        if isinstance(probe, Probe):
+            from kwire.lang import python
 
+            probe = python.parse_function(probe.function, probe.attach)
+        if not isinstance(probe, tree.Probe):
+            cure = "give a probe spec, or a function under @kwire.kprobe and its like"
+            raise KwireError("trace", repr(probe)[:80], "it is no probe", cure)
+        self._add_function(probe)
+
+    def _add_spec(self, parsed: ProbeSpec) -> None:
         def program(site: Site) -> Program:
-            return record.program(site, self._types, parsed.expressions, parsed.source, condition)
+            return record.program(site, self._types, parsed.expressions, parsed.source, parsed.condition)
 
         self._add(parsed, program)
 
-    def add_probe(self, probe: tree.Probe, filter: str | None = None) -> None:
-        """Add a probe written as a Python function, for every place it attaches to."""
-
+    def _add_function(self, probe: tree.Probe) -> None:
         def program(site: Site) -> Program:
-            if filter is None:
-                return check(probe, site, self._types)
-            expression, source = _condition(filter)
-            condition = check_filter(expression, source, site, self._types)
-            return check(probe, site, self._types, condition, source)
+            return check(probe, site, self._types)
 
         for place in probe.attach:
             self._add(spec.parse(f"{place.kind}:{place.target}"), program)
@@ -129,6 +141,8 @@ class Planner:
                 f"at most {MAX_PROBES} are possible",
                 "narrow the wildcards",
             )
+        if sum(number for _, number, _ in self._unfiltered) == count:
+            raise self._unfiltered[0][2]
         self._wanted = self._cheaper()
         task = task_fields(self._kernel.vmlinux) if self._kernel else None
         schemas: list[Schema | None] = [None] * count
@@ -138,30 +152,53 @@ class Planner:
             for schema, one in zip(schemas, self._wanted, strict=True)
             if schema is not None
         )
-        return Plan(tuple(groups), complete, tuple(self._skipped), task)
+        unfiltered = tuple((text, error.cause) for text, _, error in self._unfiltered)
+        return Plan(tuple(groups), complete, tuple(self._skipped), task, unfiltered)
 
     # -- collecting
 
     def _add(self, parsed: ProbeSpec, program: Callable[[Site], Program]) -> None:
+        text = f"{parsed.kind}:{parsed.target}"
         if not parsed.wildcard:
-            site = self._site(parsed.kind, parsed.group, parsed.name, parsed.offset)
-            self._want(f"{parsed.kind}:{parsed.target}", program(site))
+            made = program(self._site(parsed.kind, parsed.group, parsed.name, parsed.offset))
+            try:
+                self._want(text, self._filtered(made))
+            except UnknownNameError as error:
+                self._want(text, made)
+                self._unfiltered.append((text, 1, error))
             return
         from kwire.kernel import catalog
 
         first: LanguageError | None = None
+        without: list[tuple[str, Program, UnknownNameError]] = []
         added = len(self._wanted)
         for target in catalog.expand(parsed.kind, parsed.target):
             try:
                 site = self._site(target.kind, target.group, target.name, listed=True)
-                self._want(str(target), program(site))
+                made = program(site)
+                try:
+                    self._want(str(target), self._filtered(made))
+                except UnknownNameError as error:
+                    without.append((str(target), made, error))
             except (LanguageError, BtfLookupError) as error:
                 self._skipped.append((str(target), error.cause))
                 first = first or (error if isinstance(error, LanguageError) else None)
-        if len(self._wanted) == added:
-            if first:
-                raise first
+        if len(self._wanted) > added:
+            self._skipped += [(one, error.cause) for one, _, error in without]
+        elif without:  # the filter is about other probes
+            for one, made, _ in without:
+                self._want(one, made)
+            self._unfiltered.append((text, len(without), without[0][2]))
+        elif first:
+            raise first
+        else:
             raise KwireError("trace", str(parsed), f"none of {len(self._skipped)} targets can be", "")
+
+    def _filtered(self, program: Program) -> Program:
+        """The program with the filter. Raises UnknownNameError where the site has not its names."""
+        if self._filter is None:
+            return program
+        return filtered(program, *self._filter, self._types)
 
     def _want(self, text: str, program: Program) -> None:
         self._wanted.append(_Wanted(text, program, program.site))
@@ -334,32 +371,14 @@ def _named(site: Site, tables: Mapping[str, Mapping[int, str]]) -> Site:
     return site._replace(params=tuple(params))
 
 
-def plan_specs(
-    specs: Sequence[str],
+def make_plan(
+    probes: Sequence[str | Probe | tree.Probe],
     filter: str | None = None,
     *,
     scope: Scope = Scope(),  # noqa: B008
 ) -> Plan:
-    """The plan of `kwire record`."""
-    planner = Planner(scope)
-    for text in specs:
-        planner.add_spec(text, filter)
-    return planner.plan()
-
-
-def plan_probes(
-    probes: Sequence[Probe | tree.Probe],
-    filter: str | None = None,
-    *,
-    scope: Scope = Scope(),  # noqa: B008
-) -> Plan:
-    """The plan of probes written as Python functions, live ones or parsed from a file."""
-    from kwire.lang import python
-
-    planner = Planner(scope)
+    """The plan of probe specs and of probes written as Python functions, live ones or parsed from a file."""
+    planner = Planner(filter, scope)
     for probe in probes:
-        if isinstance(probe, Probe):
-            planner.add_probe(python.parse_function(probe.function, probe.attach), filter)
-        else:
-            planner.add_probe(probe, filter)
+        planner.add(probe)
     return planner.plan()

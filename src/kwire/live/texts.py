@@ -11,7 +11,7 @@ from typing import NamedTuple
 from kwire.errors import KwireError
 from kwire.lang import python, spec, tree
 from kwire.live.plan import Plan, Scope
-from kwire.live.planner import Planner
+from kwire.live.planner import make_plan
 
 
 class Texts(NamedTuple):
@@ -43,13 +43,8 @@ class Wanted(NamedTuple):
     asked: tuple[Asked, ...]
 
     def plan(self, scope: Scope) -> Plan:
-        """Compile against the running kernel; `scope` as for `Planner`. Raises KwireError."""
-        planner = Planner(scope)
-        for text in self.texts.specs:
-            planner.add_spec(text, self.texts.filter)
-        for probe in self.probes:
-            planner.add_probe(probe, self.texts.filter)
-        return planner.plan()
+        """Compile against the running kernel; `scope` as for `make_plan`. Raises KwireError."""
+        return make_plan([*self.texts.specs, *self.probes], self.texts.filter, scope=scope)
 
 
 def parse(texts: Texts) -> Wanted:
@@ -68,7 +63,7 @@ def parse(texts: Texts) -> Wanted:
     asked = []
     for text in texts.specs:
         one = spec.parse(text)
-        asked.append(Asked(f"{one.kind}:{one.target}", text, bool(one.expressions)))
+        asked.append(Asked(f"{one.kind}:{one.target}", text, bool(one.expressions or one.condition)))
     asked += [Asked(f"{at.kind}:{at.target}", "", True) for probe in probes for at in probe.attach]
     return Wanted(texts, tuple(probes), tuple(asked))
 

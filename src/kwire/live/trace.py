@@ -13,7 +13,7 @@ from kwire.live.command import Command, split
 from kwire.live.environment import complete
 from kwire.live.events import Batch, Event
 from kwire.live.plan import Scope
-from kwire.live.planner import plan_probes
+from kwire.live.planner import make_plan
 from kwire.live.probes import Probe
 from kwire.live.processes import Processes
 from kwire.live.recorder import Limits, Recorder, Sink
@@ -54,7 +54,7 @@ class Trace:
         self._words = split(command) if isinstance(command, str) else command
         self._pids = [pid] if isinstance(pid, int) else list(pid or [])
         follow = bool(self._words or self._pids)
-        plan = plan_probes(probes, scope=Scope(follow))
+        plan = make_plan(probes, scope=Scope(follow))
         plan = plan._replace(schemas=complete(plan.schemas))
         self._seconds = seconds
         self._until: float | None = None

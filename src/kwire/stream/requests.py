@@ -284,6 +284,7 @@ class Job(NamedTuple):
             "probes": len(self.plan.schemas),
             "skipped": skipped,
             "left_out": len(self.plan.skipped),
+            "unfiltered": [[place[:200], why[:200]] for place, why in self.plan.unfiltered[:SAID_MOST]],
             "host": system.nodename,
             "kernel": system.release,
         }

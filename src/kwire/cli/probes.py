@@ -1,0 +1,70 @@
+"""The probes named on a command line: specs, and files of probes written in Python, in any order."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from kwire.errors import KwireError
+from kwire.lang import tree
+
+PROBES = """\
+PROBE is kind:target; a target may have wildcards (*, ?, [..]). Kinds: tracepoint, rawtracepoint, kprobe,
+kretprobe, fentry, fexit; `kwire list` shows what there is. kind:target(expr, name=expr) gives these fields,
+without it an event has the probe's own; always the time, CPU, pid, tid and comm. kind:target(expr){condition}
+gives the events for which the condition is true; --filter is for all probes that have its names. FILE.py is
+read, never run: module-level functions under @kwire.kprobe("..."), @kwire.tracepoint("...") and their like
+are compiled to eBPF; docs/python.md describes what may stand in them and in expressions.
+"""
+
+MAX_FILE = 1 << 20
+
+
+def add_arguments(parser: argparse.ArgumentParser, nargs: str = "+") -> None:
+    """The probes and their filter."""
+    parser.add_argument(
+        "probes", metavar="PROBE|FILE.py", nargs=nargs, help="kind:target(expr, ...){condition}, or a file"
+    )
+    parser.add_argument(
+        "--filter", metavar="EXPR", help="only events for which this is true; runs in the kernel"
+    )
+
+
+def is_file(name: str) -> bool:
+    """Whether a file is meant; `-` is standard input."""
+    return name.endswith(".py") or name == "-"
+
+
+def read(names: Sequence[str]) -> list[str | tree.Probe]:
+    """The specs as they are, the probes of the files. KwireError where a file has none."""
+    probes: list[str | tree.Probe] = []
+    for name in names:
+        if not is_file(name):
+            probes.append(name)
+            continue
+        from kwire.lang.python import parse_file
+
+        found = parse_file(_text(name), name)
+        if not found:
+            cure = 'write functions under @kwire.kprobe("...")'
+            raise KwireError("trace", name, "there is no probe in it", cure)
+        probes += found
+    return probes
+
+
+def request(names: Sequence[str]) -> dict[str, Any]:
+    """The same as a request to another machine says it."""
+    files = [{"name": name, "text": _text(name)} for name in names if is_file(name)]
+    specs = [name for name in names if not is_file(name)]
+    return {key: value for key, value in (("probes", specs), ("files", files)) if value}
+
+
+def _text(name: str) -> str:
+    """The text of a file."""
+    try:
+        with open(sys.stdin.fileno() if name == "-" else name, encoding="utf-8", closefd=name != "-") as file:
+            return file.read(MAX_FILE)
+    except OSError as error:
+        raise KwireError("read", name, (error.strerror or str(error)).lower()) from None
+    except UnicodeDecodeError as error:
+        raise KwireError("read", name, f"it is not UTF-8 text at byte {error.start}") from None

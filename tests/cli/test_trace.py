@@ -1,0 +1,111 @@
+"""`kwire trace` and `kwire record` take the same: specs, files of Python probes, conditions, filters."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+KWIRE = [sys.executable, "-m", "kwire.cli.main"]
+OPENS = "tracepoint:syscalls:sys_enter_openat(filename, flags)"
+
+PROBES = """
+import kwire
+
+@kwire.tracepoint("sched:sched_process_exec")
+def started(filename):
+    emit(path=str(filename))
+"""
+
+pytestmark = pytest.mark.live
+
+
+def kwire(*words: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command line."""
+    return subprocess.run([*KWIRE, *words], capture_output=True, text=True, timeout=120, input=text)
+
+
+@pytest.fixture
+def touched(tmp_path: Path) -> Path:
+    path = tmp_path / "some file.conf"
+    path.write_text("x\n")
+    return path
+
+
+def events(output: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+
+
+def test_a_spec_is_shown_without_a_file(touched: Path) -> None:
+    run = kwire("trace", OPENS, "-c", f"cat '{touched}'")
+    assert run.returncode == 0
+    lines = run.stdout.splitlines()
+    assert lines[0].split()[:2] == ["TIME", "CPU"]
+    assert any(str(touched) in line for line in lines)
+    assert "none lost" in run.stderr
+
+
+def test_specs_and_files_go_together(touched: Path, tmp_path: Path) -> None:
+    file = tmp_path / "probes.py"
+    file.write_text(PROBES)
+    capture = tmp_path / "both.pcapng"
+    run = kwire("trace", str(file), OPENS, "--json", "-w", str(capture), "-c", f"cat '{touched}'")
+    assert run.returncode == 0, run.stderr
+    assert len({event["probe"] for event in events(run.stdout)}) == 2
+    again = kwire("record", OPENS, "-", "-w", str(capture), "-c", f"cat '{touched}'", text=PROBES)
+    assert again.returncode == 0, again.stderr
+    shown = kwire("show", "--json", str(capture))
+    assert len({event["probe"] for event in events(shown.stdout)}) == 2
+
+
+def test_each_probe_has_its_own_condition(touched: Path) -> None:
+    specs = [
+        OPENS + '{filename.endswith(".conf")}',
+        'tracepoint:syscalls:sys_enter_close{comm ~ "no*"}',
+        'tracepoint:sched:sched_process_exec{filename ~ "*/cat"}',
+    ]
+    run = kwire("trace", *specs, "--json", "-c", f"cat '{touched}'")
+    assert run.returncode == 0, run.stderr
+    found = events(run.stdout)
+    assert {event["probe"] for event in found} == {
+        "tracepoint:syscalls:sys_enter_openat",
+        "tracepoint:sched:sched_process_exec",
+    }
+    assert [event["fields"]["filename"] for event in found][-1] == str(touched)  # type: ignore[index]
+
+
+def test_a_filter_applies_where_its_names_exist(touched: Path) -> None:
+    other = "tracepoint:sched:sched_process_exec"
+    words = ["trace", OPENS, other, "--json", "-c", f"cat '{touched}'"]
+    run = kwire(*words, "--filter", 'flags == 0 and filename ~ "*.conf"')
+    assert run.returncode == 0, run.stderr
+    found = events(run.stdout)
+    assert [event["probe"] for event in found].count("tracepoint:syscalls:sys_enter_openat") == 1
+    assert other in {event["probe"] for event in found}
+    [line] = [line for line in run.stderr.splitlines() if line.startswith("kwire: ")]
+    assert line.startswith(f"kwire: --filter does not apply to {other}, whose events all are taken: ")
+    assert "unknown name flags" in line
+
+    nowhere = kwire(*words, "--filter", "flagz == 0")
+    assert nowhere.returncode == 1
+    assert nowhere.stderr.strip() == "kwire: --filter:1: unknown name flagz; did you mean flags?"
+
+
+def test_of_a_wildcard_only_those_with_the_names_are_taken() -> None:
+    run = kwire("trace", "tracepoint:syscalls:sys_enter_op*", "--json", "--filter", "dfd != 0", "-c", "true")
+    assert run.returncode == 0, run.stderr
+    assert "targets are left out" in run.stderr
+    assert "does not apply" not in run.stderr
+    assert {event["probe"] for event in events(run.stdout)} <= {
+        "tracepoint:syscalls:sys_enter_openat",
+        "tracepoint:syscalls:sys_enter_openat2",
+        "tracepoint:syscalls:sys_enter_open_tree",
+        "tracepoint:syscalls:sys_enter_open_tree_attr",
+    }
+
+
+def test_a_file_without_its_ending_is_told() -> None:
+    run = kwire("trace", "examples/web")
+    assert run.returncode == 1
+    assert "has no kind" in run.stderr
