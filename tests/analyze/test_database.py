@@ -59,7 +59,7 @@ def test_columns_hold_what_show_prints(database: Database, rich: str, shown: Sho
                 if f"{name}_raw" in row and isinstance(value, int):
                     value = str(value)  # an enum's value without a name
                 assert got == value, name
-            assert all(name.endswith("_raw") for name in row)
+            assert all(name.endswith(("_raw", "_cut")) for name in row)
 
 
 def test_raw_values_are_beside_names(database: Database) -> None:

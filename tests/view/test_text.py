@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import time
 from collections.abc import Iterator
 
@@ -20,13 +21,40 @@ from kwire.view.text import Style, WallClock, fit, quoted, safe, style
         ("plain ünïcode →", "plain ünïcode →"),
         ("a\nb\tc\r\0", "a\\nb\\tc\\r\\0"),
         ("\x1b[31mred", "\\e[31mred"),
-        ("\x9b2J\x7f\x07", "\\x9b2J\\x7f\\x07"),
+        ("\x9b2J\x7f\x07", "\\u009b2J\\x7f\\x07"),
+        (r"C:\dir\x2d", r"C:\dir\x2d"),
+        (r"\n" + "\n", r"\\n\n"),
+        (r"\xff", r"\xff"),
         ("\u202egnp.exe", "\\u202egnp.exe"),
         ("\u2028\U000e0001", "\\u2028\\U000e0001"),
     ],
 )
 def test_what_is_not_printable_is_an_escape(text: str, shown: str) -> None:
     assert safe(text) == shown
+
+
+def unescaped(shown: str) -> str:
+    """The text that safe text stands for, by the rule alone."""
+
+    def read(found: re.Match[str]) -> str:
+        slashes, escape = found[1], found[2]
+        half = "\\" * (len(slashes) // 2)
+        if len(slashes) % 2 == 0:
+            return half + escape
+        short = {"n": "\n", "r": "\r", "t": "\t", "0": "\0", "e": "\x1b"}
+        return half + (short.get(escape) or chr(int(escape[1:], 16)))
+
+    return re.sub(r"(\\+)([nrt0e]|x[01][0-9a-f]|x7f|u[0-9a-f]{4}|U[0-9a-f]{8})", read, shown)
+
+
+@given(st.text(st.sampled_from('\\\\nrt0exuU127fab "\n\x1b\x7f\x85\u202e\U000e0001é'), max_size=24))
+def test_different_texts_stay_different(text: str) -> None:
+    assert unescaped(safe(text)) == text
+    word = quoted(text)
+    if word.startswith('"'):
+        inside = re.sub(r'(\\*)(\\")', lambda found: found[1][: len(found[1]) // 2] + '"', word[1:-1])
+        slashes = len(inside) - len(inside.rstrip("\\"))
+        assert unescaped(inside[: len(inside) - slashes // 2]) == text
 
 
 @given(st.text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kwire.wire import cbor
-from kwire.wire.fields import TYPES, CutBytes, CutStr, Field, payload_end
+from kwire.wire.fields import TYPES, CutBytes, CutStr, Field, payload_end, text
 from kwire.wire.frame import MAX_EVENT, Code, Flag, Frame, FrameError, Problem, Type, build, read_strict
 from kwire.wire.schema import MAX_FIELDS, MAX_PENDING, Clock, Labels, Schema, SchemaReader, decode
 
@@ -254,6 +255,8 @@ WRONG: list[tuple[str, Any, str]] = [  # key, value, a part of the complaint
     ("clock", 7, "clock: an integer"),
     ("more", 1, "more: an integer"),
     ("host", None, "host: null"),
+    ("shares", "x", "shares: text"),
+    ("shares", ["x", 1], "shares: a list"),
 ]
 WRONG_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"type": "u33"}, "u33"),
@@ -272,6 +275,9 @@ WRONG_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"type": "mac"}, "4 bytes"),
     ({"limit": 0x8000}, "limit"),
     ({"size": "4"}, "size: text"),
+    ({"display": 1}, "display: an integer"),
+    ({"table": []}, "table: a list"),
+    ({"mask": -1}, "mask: -1"),
 ]
 
 
@@ -387,3 +393,34 @@ def test_the_type_table_is_sound() -> None:
             assert rule.signed == (name[0] == "s")
     with pytest.raises(KeyError):
         EMPTY.field("gone")
+
+
+@pytest.mark.parametrize(
+    ("data", "shown"),
+    [
+        (b"plain", "plain"),
+        (b"\xff", r"\xff"),
+        (rb"\xff", r"\\xff"),
+        (b"\\\xff", r"\\\xff"),
+        (rb"C:\dir", r"C:\dir"),
+        (rb"systemd\x2dudev", r"systemd\x2dudev"),
+        ("é".encode(), "é"),
+        (b"\xe2\x82", r"\xe2\x82"),
+    ],
+)
+def test_bytes_as_text(data: bytes, shown: str) -> None:
+    assert text(data) == shown
+
+
+@given(
+    st.lists(st.sampled_from([b"\\", b"x", b"f", b"8", b"\xff", b"\x80", b"a", "é".encode()]), max_size=12)
+)
+def test_different_bytes_are_different_texts(parts: list[bytes]) -> None:
+    data = b"".join(parts)
+
+    def read(found: re.Match[str]) -> str:
+        half = "\\" * (len(found[1]) // 2)
+        return half + (found[2] if len(found[1]) % 2 == 0 else chr(0xDC00 + int(found[2][1:], 16)))
+
+    back = re.sub(r"(\\+)(x[89a-f][0-9a-f])", read, text(data))
+    assert back.encode("utf-8", "surrogateescape") == data

@@ -12,6 +12,10 @@ from pathlib import Path
 import hostile
 import pytest
 
+from kwire.view.values import displayed
+from kwire.wire.fields import DISPLAYS, text
+from kwire.wire.names import Table, tables
+from kwire.wire.schema import Field, Schema
 from kwire.wireshark.dissector import dissector, model
 
 pytestmark = pytest.mark.native
@@ -116,3 +120,65 @@ def test_numbers_of_64_bits(version: str, tmp_path: Path) -> None:
     path.write_text("\n".join(script))
     done = subprocess.run([program, str(path)], capture_output=True, text=True)
     assert (done.stdout.splitlines(), done.stderr) == (expected, "")
+
+
+def lua_number(value: int) -> str:
+    """A number as the Lua side holds it: a sign, and two halves of its two's complement."""
+    halves = value & (1 << 64) - 1
+    return f"{{ neg = {str(value < 0).lower()}, hi = {halves >> 32}, lo = {halves & 0xFFFFFFFF} }}"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_displays_are_those_of_the_table(version: str, tmp_path: Path) -> None:
+    program = shutil.which(version)
+    if program is None:
+        pytest.skip(f"no {version} here")
+    values = [0, 1, 2, 9, 0o644, 0x12300845, 3 << 20 | 5, 0x241, 0x80000, 0x80001, 0x8000003, 0xFFFFFF9C, -1,
+              -2, -12, -100, -512, -4000, -5000, 1 << 40, -(1 << 62)]  # fmt: skip
+    script = [model()]
+    expected = []
+    for display in (*DISPLAYS, "unheard-of"):
+        for name, table in tables("x86_64").items() if display == "flags" else [("", Table({}))]:
+            field = Field("x", "s64", 16, 8, display=display, table=name, mask=table.mask)
+            schema = Schema(1, "k:f", "k", "f", (field,), 24, enums={name: table.names})
+            show = displayed(schema, field) or str
+            entries = ", ".join(
+                f'{{ number = {lua_number(n)}, name = "{label}" }}'
+                for n, label in sorted(table.names.items())
+            )
+            script.append(f"do local list, by = {{ {entries} }}, {{}}")
+            script.append(
+                "for _, one in ipairs(list) do by[Numbers.key(one.number)] = one.name end by.list = list"
+            )
+            script.append(
+                f'local field = {{ rule = {{ kind = "int" }}, type = "s64", enum = "", table = "t", '
+                f'display = "{display}", mask = {lua_number(table.mask)} }}'
+            )
+            for value in values:
+                script.append(
+                    f"do local v, schema = {lua_number(value)}, {{ enums = {{ t = by }} }} "
+                    "print(Schema.name(schema, field, v) or Numbers.decimal(v)) end"
+                )
+                expected.append(show(value))
+            script.append("end")
+    path = tmp_path / "displays.lua"
+    path.write_text("\n".join(script))
+    done = subprocess.run([program, str(path)], capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == expected
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_texts_are_those_of_the_table(version: str, tmp_path: Path) -> None:
+    program = shutil.which(version)
+    if program is None:
+        pytest.skip(f"no {version} here")
+    texts = [b"plain", b"\xff", rb"\xff", b"\\\xff", rb"\\xff", b"\\\\\xff",
+             rb"a\xe9\x41", b"\xe2\x82", "é".encode(), rb"C:\dir", b"\\", rb"\x", b"\\\xc3\xa9",
+             rb"systemd\x2d"]  # fmt: skip
+    lines = ["".join(f"\\{byte:03d}" for byte in one) for one in texts]
+    path = tmp_path / "texts.lua"
+    path.write_text(model() + "\n" + "\n".join(f'print(Text.safe("{line}"))' for line in lines))
+    done = subprocess.run([program, str(path)], capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [text(one) for one in texts]

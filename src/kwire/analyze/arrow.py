@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 from kwire.analyze.scan import Block
 from kwire.analyze.tables import COMMON, Column, Table
 from kwire.errors import KwireError
+from kwire.view.text import safe
 from kwire.view.values import scalar_name
-from kwire.wire.columns import columns, spans
+from kwire.wire.columns import columns, cut, spans
 from kwire.wire.fields import TYPES, Field, letter, text
 from kwire.wire.schema import Labels, Schema
 
@@ -63,6 +64,8 @@ def table_schema(table: Table) -> Any:
     fields = [pa.field(name, kind) for name, kind in common_types().items()]
     for column in table.columns:
         about = {"unit": column.field.unit, "meaning": column.field.meaning}
+        if column.cut:
+            about = {"meaning": f"{safe(column.field.name)} was longer: it is cut at its limit"}
         known = {key: value for key, value in about.items() if value}
         fields.append(pa.field(column.name, array_type(column), metadata=known or None))
     return pa.schema(fields, metadata={"kwire.probe": table.probe})
@@ -126,6 +129,8 @@ class Values:
     def column(self, column: Column) -> Any:
         """One column as an Arrow array."""
         pa, field = self._pa, column.field
+        if column.cut:
+            return pa.array(cut(self._block.schema, self._block.frames, field.name))
         flat = self._flat(column, field)
         if field.count == 1:
             return flat
@@ -231,12 +236,14 @@ def variable(data: Array, starts: Array, lengths: Array, *, is_text: bool) -> An
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(packed))]
     if not is_text:
         return pa.Array.from_buffers(pa.binary(), len(lengths), buffers)
-    if total and int(packed.max()) >= 0x80:
-        made = pa.Array.from_buffers(pa.string(), len(lengths), buffers)
+    made = pa.Array.from_buffers(pa.string(), len(lengths), buffers)
+    plain = b"\\x" not in packed.tobytes()  # what may look like the escape of a byte is told apart from one
+    if plain and total and int(packed.max()) >= 0x80:
         try:
             made.validate(full=True)
         except pa.ArrowInvalid:
-            raw = pa.Array.from_buffers(pa.binary(), len(lengths), buffers)
-            return pa.array([text(value) for value in raw.to_pylist()], pa.string())
+            plain = False
+    if plain:
         return made
-    return pa.Array.from_buffers(pa.string(), len(lengths), buffers)
+    raw = pa.Array.from_buffers(pa.binary(), len(lengths), buffers)
+    return pa.array([text(value) for value in raw.to_pylist()], pa.string())

@@ -17,6 +17,7 @@ from kwire.analyze.scan import Scan
 from kwire.analyze.survey import Survey
 from kwire.view.jsonl import JsonLines
 from kwire.view.table import cause_text
+from kwire.wire.fields import CUT, TYPES
 from kwire.wire.schema import Schema
 
 OPEN: Final = 1 << 18  # calls that wait for their ends
@@ -30,7 +31,7 @@ CONTEXT: Final = ("pid", "tid", "cpu", "comm")
 class _Probe:
     """What turns the events of one schema into entries."""
 
-    __slots__ = ("decode", "host", "line", "name", "places", "role", "schema")
+    __slots__ = ("decode", "host", "line", "name", "places", "role", "schema", "tails")
 
     def __init__(self, schema: Schema, host: int) -> None:
         self.schema, self.host = schema, host
@@ -39,6 +40,7 @@ class _Probe:
         self.decode = schema.decoder()
         self.line = JsonLines().event(schema)
         names = [field.name for field in schema.fields]
+        self.tails = [(name, at) for at, name in enumerate(names) if TYPES[schema.fields[at].type].tail]
         self.places: dict[str, int] = {name: names.index(name) for name in CONTEXT if name in names}
 
     def number(self, values: tuple[Any, ...], name: str) -> int | None:
@@ -65,6 +67,9 @@ class _Writer:
         pid, tid = self._thread(probe, values)
         line = probe.line(time, values)
         args = line[line.index(FIELDS) + len(FIELDS) : -1]  # inside of texts its quotes would be escaped
+        cut = [name for name, at in probe.tails if isinstance(values[at], CUT)]
+        if cut:
+            args = f'{args[:-1]},"(cut)":{json.dumps(cut)}}}'
         if probe.role is None:
             self._instant(probe, probe.name, time, pid, tid, args)
             return

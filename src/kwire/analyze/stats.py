@@ -155,7 +155,7 @@ class TableStats:
         self.produced: int | None = 0
         self.seen: list[Seen] = []
         self.rhythm = Rhythm(begins, ends)
-        shown = [column for column in table.columns if not column.raw]
+        shown = [column for column in table.columns if not column.beside]
         self.fields = [FieldStats(table.schemas[0], column) for column in shown]
         self._decoded = [_as_decoded(one.column.field) for one in self.fields if one.decoded]
         self.latencies = {field.name: Latency(begins, ends) for field in self._decoded if is_duration(field)}

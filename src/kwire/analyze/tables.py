@@ -3,7 +3,8 @@
 The laws: names of tables and columns are unique without regard to case, printable, never empty, never those
 of what kwire itself adds, whatever a capture calls its probes and fields; one table holds the events of one
 probe spec with one layout, of all hosts and sections. A column that shows names (enums, symbols, addresses)
-is text, and its number is beside it as `NAME_raw`.
+is text, and its number is beside it as `NAME_raw`; beside text and bytes of varying length stands `NAME_cut`:
+whether they were cut at their limit.
 """
 
 import re
@@ -27,19 +28,31 @@ CONTEXT: Final = ("cpu", "pid", "tid", "comm")
 #: Tables that kwire adds.
 ADDED: Final = ("events", "lost", "probes")
 RAW: Final = "_raw"
+CUT: Final = "_cut"
 
 
 class Column(NamedTuple):
-    """A column of a table, made from `field`; `raw`: its number, where `named` says that it shows names."""
+    """A column of a table, made from `field`; `raw`: its number, where `named` says that it shows names.
+
+    `cut`: whether its value was cut.
+    """
 
     name: str
     field: Field
     named: bool = False
     raw: bool = False
+    cut: bool = False
+
+    @property
+    def beside(self) -> bool:
+        """Whether it says something of another column, which shows the field."""
+        return self.raw or self.cut
 
     @property
     def kind(self) -> str:
         """What its values are: int, bool, text, bytes."""
+        if self.cut:
+            return "bool"
         if self.named and not self.raw:
             return "text"
         kind = TYPES[self.field.type].kind
@@ -56,7 +69,7 @@ class Table(NamedTuple):
 
     def column(self, field: str) -> Column | None:
         """The column that shows this field."""
-        return next((one for one in self.columns if one.field.name == field and not one.raw), None)
+        return next((one for one in self.columns if one.field.name == field and not one.beside), None)
 
 
 class Tables:
@@ -126,6 +139,8 @@ def _columns(schema: Schema) -> tuple[Column, ...]:
         made.append(column)
         if column.named:
             made.append(column._replace(name=unique(column.name + RAW, taken), raw=True))
+        if TYPES[column.field.type].tail:
+            made.append(column._replace(name=unique(column.name + CUT, taken), cut=True))
     return tuple(made)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from kwire.errors import KwireError
+from kwire.wire.fields import CUT
 from kwire.wire.frames import Frames
 from kwire.wire.schema import Schema, Value
 
@@ -35,6 +36,12 @@ class Event:
     def fields(self) -> dict[str, Value]:
         """All fields by name, in the order of the probe."""
         return {field.name: value for field, value in zip(self._schema.fields, self._values, strict=True)}
+
+    @property
+    def cut(self) -> tuple[str, ...]:
+        """The fields whose text or bytes were cut at their limit: they were longer."""
+        fields = zip(self._schema.fields, self._values, strict=True)
+        return tuple(field.name for field, value in fields if isinstance(value, CUT))
 
     def __getattr__(self, name: str) -> Any:
         for field, value in zip(self._schema.fields, self._values, strict=True):
@@ -93,15 +100,17 @@ class Batch:
         """One numpy array a field for the events kept of one probe, and forget those of all probes.
 
         `probe`: a probe spec, or the part after the kind; may be left out when there is only one. `time` is
-        the events' clock (nanoseconds of the monotonic clock) and `time_ns` the wall clock.
+        the events' clock (nanoseconds of the monotonic clock), `time_ns` the wall clock; `NAME_cut` says
+        whether a text was cut at its limit.
         """
         import numpy as np
 
-        from kwire.wire.columns import columns
+        from kwire.wire.columns import columns, cuts
 
         schema = self._choose(probe)
         kept, self._kept = self._kept, []
-        parts = [columns(schema, frames) for frames in kept] or [columns(schema, Frames(b"", array("Q")))]
+        some = kept or [Frames(b"", array("Q"))]
+        parts = [columns(schema, frames) | cuts(schema, frames) for frames in some]
         gathered = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         order = np.argsort(gathered["time"], kind="stable")
         gathered = {name: column[order] for name, column in gathered.items()}

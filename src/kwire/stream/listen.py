@@ -417,4 +417,3 @@ class Greeting:
         """It has gone."""
         self._transport = None
         self._end()
-

@@ -1,7 +1,8 @@
 """Events as JSON lines: one object an EVENT, for programs.
 
 `time_ns` (wall clock), `probe`, `cpu`, `pid`, `comm` (null where the record has none), `fields`: all others
-by name, in the schema's order. An event that cannot be decoded has `error` as well. LOST frames make no line,
+by name, in the schema's order. `cut` names the fields whose values were cut at their limit, where any was.
+An event that cannot be decoded has `error` as well. LOST frames make no line,
 so that lines are events; who shows a capture says at its end what was lost.
 """
 
@@ -12,6 +13,7 @@ from typing import Any
 
 from kwire.view.render import CONTEXT, Values
 from kwire.view.values import json_converter
+from kwire.wire.fields import CUT, TYPES
 from kwire.wire.messages import Lost
 from kwire.wire.schema import Labels, Schema
 
@@ -34,16 +36,20 @@ class JsonLines:
         fields = ",".join(f"{_percent(quote(names[index]))}:%s" for index in order[len(first) :])
         template = (
             f'{{"time_ns":%d,"probe":{_percent(quote(schema.probe))},{places["cpu"]},{places["pid"]},'
-            f'{places["comm"]},"fields":{{{fields}}}}}'
+            f'{places["comm"]},%s"fields":{{{fields}}}}}'
         )
+        at = 2 + len(first)  # of the place for what was cut, in a row of time, values and this
+        tails = [index for index, field in enumerate(schema.fields) if TYPES[field.type].tail]
         converters = [json_converter(schema, schema.fields[index], labels) for index in order]
-        special = [(at + 1, convert) for at, convert in enumerate(converters) if convert is not None]
+        special = [(place + 1, convert) for place, convert in enumerate(converters) if convert is not None]
         pick = _picker(order)
 
         def line(time: int, values: Values) -> str:
             row = [time, *pick(values)]
-            for at, convert in special:
-                row[at] = convert(row[at])
+            for place, convert in special:
+                row[place] = convert(row[place])
+            cut = [names[index] for index in tails if isinstance(values[index], CUT)]
+            row.insert(at - 1, f'"cut":[{",".join(map(quote, cut))}],' if cut else "")
             return template % tuple(row)
 
         return line

@@ -12,6 +12,7 @@ from typing import IO, Any, NamedTuple
 SECOND = 1_000_000_000
 ELLIPSIS = "…"
 
+_LOOKS_LIKE = r"[nrt0e]|x(?:[01][0-9a-f]|7f)|u[0-9a-f]{4}|U[0-9a-f]{8}"
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\0": "\\0", "\x1b": "\\e"}
 
 
@@ -21,23 +22,44 @@ def _escape(char: str) -> str:
     if char in _SHORT:
         return _SHORT[char]
     code = ord(char)
-    if code < 0x100:
+    if code < 0x80:  # from \\x80 on such an escape is a byte that was no UTF-8: `wire.fields.text`
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def safe(text: str) -> str:
-    """The text with every character that is not printable (controls, direction marks …) as an escape."""
+    """The text with every character that is not printable (controls, direction marks …) as an escape.
+
+    Different texts stay different: backslashes right before an escape, or what looks like one, stand twice.
+    """
+    if "\\" in text:
+        text = _doubled(text)
     if text.isprintable():
         return text
     return "".join(map(_escape, text))
 
 
+def _doubled(text: str) -> str:
+    """The text with its backslashes twice where what follows them is, or looks like, an escape of `safe`."""
+    import re
+
+    def double(run: "re.Match[str]") -> str:
+        after = text[run.end() : run.end() + 9]
+        escape = after[:1] and not after[0].isprintable()
+        return run[0] * 2 if escape or re.match(_LOOKS_LIKE, after) else run[0]
+
+    return re.sub(r"\\+", double, text)
+
+
 def quoted(text: str) -> str:
     """Safe text that is one word: in double quotes where it is empty or has blanks, quotes or `=`."""
     text = safe(text)
-    if text and not any(char in text for char in ' "=') and "," not in text:
+    if text and not any(char in text for char in ' "=,'):
         return text
+    if "\\" in text:
+        import re
+
+        text = re.sub(r'(\\+)(?="|$)', r"\1\1", text)
     return '"' + text.replace('"', '\\"') + '"'
 
 

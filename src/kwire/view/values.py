@@ -25,6 +25,8 @@ _ENUMS = frozenset({"enum", "senum"})
 
 def flags(value: int, table: Mapping[int, str], mask: int = 0) -> str:
     """Names of the bits set, joined by `|`, those under `mask` by one name; what has none is a number."""
+    if mask == WHOLE:
+        return table.get(value) or str(value)
     if value in table and not (0 in table and mask and value & ~mask):
         return table[value]
     choice, rest = value & mask, value & ~mask
@@ -76,7 +78,7 @@ _DISPLAYS: dict[str, Convert] = {
     "errno": lambda value: _error(value) or str(value),
     "address": _address,
     "fd": _descriptor,
-    "dev": lambda value: f"{value >> 20}:{value & 0xFFFFF}",
+    "dev": lambda value: f"{value >> 20}:{value & 0xFFFFF}" if value >= 0 else str(value),
     "user_dev": _user_device,
     "signal": lambda value: SIGNALS.get(value) or str(value),
     "family": lambda value: FAMILIES.get(value) or str(value),

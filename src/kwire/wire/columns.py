@@ -56,6 +56,13 @@ def cut(schema: Schema, frames: Frames, name: str) -> Array:
     return marked
 
 
+def cuts(schema: Schema, frames: Frames) -> dict[str, Array]:
+    """For the same events: `NAME_cut` for each field of the tail; a field of that name hides it."""
+    names = {field.name for field in schema.fields}
+    tails = [field.name for field in schema.fields if TYPES[field.type].tail]
+    return {f"{name}_cut": cut(schema, frames, name) for name in tails if f"{name}_cut" not in names}
+
+
 def spans(schema: Schema, frames: Frames, name: str) -> tuple[Array, Array, Array]:
     """For the same events: where the values of the tail field `name` lie: (bytes of the frames, starts,
     lengths). Raises FrameError BAD_PAYLOAD as `decode` does.

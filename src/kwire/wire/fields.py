@@ -108,6 +108,9 @@ class CutBytes(bytes):
     __slots__ = ()
 
 
+CUT = (CutStr, CutBytes)
+"""The types of values that were cut, for isinstance."""
+
 Decoder: TypeAlias = Callable[[Bytes], "tuple[Value, ...]"]
 
 
@@ -214,8 +217,24 @@ def _expression(field: Field, items: str, size: int, scope: dict[str, object]) -
 
 
 def text(data: bytes) -> str:
-    """Bytes as text: UTF-8, and what is not stands there as \\xff."""
-    return data.decode("utf-8", "backslashreplace")
+    """Bytes as text: UTF-8, and a byte that is not stands there as \\xff.
+
+    Different bytes are different texts: the backslashes right before such an escape, or before what looks
+    like one, stand there twice. So an escape has an odd number of backslashes, its look-alike an even number.
+    """
+    try:
+        value = data.decode()
+    except UnicodeDecodeError:
+        return _escaped(data)
+    return _escaped(data) if "\\x" in value else value
+
+
+def _escaped(data: bytes) -> str:
+    import re
+
+    value = data.decode("utf-8", "surrogateescape")  # a byte that is not UTF-8 is U+DC80 to U+DCFF
+    value = re.sub(r"(\\+)(?=[\udc80-\udcff]|x[89a-f][0-9a-f])", r"\1\1", value)
+    return re.sub("[\udc80-\udcff]", lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", value)
 
 
 def _fixed_text(data: bytes) -> str:
@@ -250,7 +269,7 @@ def _tail(frame: Bytes, offset: int, length: int, start: int, at: int) -> bytes:
 
 
 def _tail_str(frame: Bytes, offset: int, length: int, start: int, at: int) -> str:
-    value = _tail(frame, offset, length, start, at).decode("utf-8", "backslashreplace")
+    value = text(_tail(frame, offset, length, start, at))
     return CutStr(value) if length & TAIL_CUT else value
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from kwire.wire import cbor, control, fields, messages, schema
+from kwire.wire import cbor, control, fields, messages, names, schema
 from kwire.wire import frame as frames
 from kwire.wire.explain import MAX_NESTING
 from kwire.wire.fields import FieldType
@@ -88,6 +88,11 @@ def tables() -> dict[str, Any]:
             code.name: {"number": int(code), "text": meaning} for code, meaning in frames.ERRORS.items()
         },
         "causes": {int(cause): {"name": cause.name, "text": text} for cause, text in messages.CAUSES.items()},
+        "errors": dict(names.ERRORS),
+        "signals": dict(names.SIGNALS),
+        "families": dict(names.FAMILIES),
+        "max_errno": names.MAX_ERRNO,
+        "at_fdcwd": names.AT_FDCWD,
         "cpu_unknown": messages.CPU_UNKNOWN,
         "lost_size": messages.PAYLOAD.size,
         "field_types": {name: _field_type(name, rule) for name, rule in fields.TYPES.items()},

@@ -106,7 +106,8 @@ def _row(schema: Schema, probe: str, field: Field) -> Row:
     class_ = filter_class(field.type)
     rule = TYPES[field.type]
     width = field.size // field.count if class_ in ("uint", "int") else 8
-    named = rule.kind == "int" and (field.type in ADDRESSES[1:] or bool(field.enum))
+    shown = field.enum or field.display not in ("", "hex", "octal")
+    named = rule.kind == "int" and (field.type in ADDRESSES[1:] or bool(shown))
     return Row(probe, field.name, class_, width, f"kwire.{_target(schema, probe)}.{_word(field.name)}", named)
 
 

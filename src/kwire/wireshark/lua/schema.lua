@@ -93,6 +93,8 @@ do
     return found
   end
 
+  local NOTHING = { neg = false, hi = 0, lo = 0 }
+
   local function by_number(list)
     local found = { list = list }
     for _, entry in ipairs(list) do found[Numbers.key(entry.number)] = entry.name end
@@ -132,7 +134,12 @@ do
       count = number(map, path, "count", base, high, 1),
       enum = text(map, path, "enum", base),
       limit = number(map, path, "limit", base, high, 0),
+      display = text(map, path, "display", base),
+      table = text(map, path, "table", base),
     }
+    local mask = pick(map, path, "mask", "int", base)
+    if mask and (not mask.value or mask.value.neg) then fail(base, path .. "mask", "an unsigned integer") end
+    field.mask = mask and mask.value or NOTHING
     field.width = field.count > 0 and math.floor(field.size / field.count) or 0
     field.rule = Tables.field_types[field.type]
     field.line = Text.line(field.name)
@@ -168,6 +175,10 @@ do
     local program = pick(map, "", "program", "list", base)
     for _, piece in ipairs(program and program.items or {}) do
       if piece.kind ~= "text" then fail(base, "program: " .. piece.kind, "a list of texts") end
+    end
+    local shares = pick(map, "", "shares", "list", base)
+    for _, spec in ipairs(shares and shares.items or {}) do
+      if spec.kind ~= "text" then fail(base, "shares: " .. spec.kind, "a list of texts") end
     end
     if map.tclock then schema.clock = read_clock(map.tclock, base) end
     schema.probe = text(map, "", "probe", base, true)
@@ -249,22 +260,66 @@ do
     return distance == 0 and found.name or found.name .. string.format("+0x%x", distance)
   end
 
-  -- Names of the bits set, joined by |; what has no name is a number.
-  local function flags(value, table_)
+  -- Names of the bits set, joined by |, those under the mask by one name; what has no name is a number.
+  local function flags(value, table_, mask)
     local whole = table_[Numbers.key(value)]
-    if whole then return whole end
-    local found, rest = {}, value
+    if mask.hi == 4294967295 and mask.lo == 4294967295 then return whole end
+    local choice, rest = Numbers.both(value, mask), Numbers.without(value, mask)
+    local masked = not Numbers.zero(mask)
+    local zero = masked and table_[Numbers.key(NOTHING)]
+    if whole and not (zero and not Numbers.zero(rest)) then return whole end
+    local found = {}
     for place = #table_.list, 1, -1 do
       local bits = table_.list[place].number
-      if not Numbers.zero(bits) and Numbers.equal(Numbers.both(rest, bits), bits) then
+      if not Numbers.zero(bits) and not bits.neg and Numbers.zero(Numbers.both(bits, mask))
+        and Numbers.equal(Numbers.both(rest, bits), bits) then
         table.insert(found, 1, table_.list[place].name)
         rest = Numbers.without(rest, bits)
       end
+    end
+    local name = masked and table_[Numbers.key(choice)]
+    if name or (not Numbers.zero(choice) and (#found > 0 or not Numbers.zero(rest))) then
+      table.insert(found, 1, name or Numbers.hexadecimal(choice))
     end
     if #found == 0 then return nil end
     if not Numbers.zero(rest) then found[#found + 1] = Numbers.hexadecimal(rest) end
     return table.concat(found, "|")
   end
+
+  local function error_name(n)
+    if not n.neg or n.hi ~= 4294967295 or n.lo < 4294967296 - Tables.max_errno then return nil end
+    local name = Tables.errors[math.floor(4294967296 - n.lo)]
+    return name and "-" .. name
+  end
+
+  local function upper(n, by) return math.floor(n / by) end
+
+  -- For each display but flags: an integer as people read it; nil: as a plain number.
+  local DISPLAYS = {
+    hex = Numbers.hexadecimal,
+    octal = function(n)
+      local plain = Numbers.plain(n)
+      return plain and plain > 0 and string.format("0%o", plain) or nil
+    end,
+    errno = error_name,
+    address = function(n)
+      return error_name(n) or Numbers.hexadecimal({ neg = false, hi = n.hi, lo = n.lo })
+    end,
+    fd = function(n)
+      local low = n.lo >= 2147483648 and n.lo - 4294967296 or n.lo
+      return low == Tables.at_fdcwd and "AT_FDCWD" or string.format("%.0f", low)
+    end,
+    dev = function(n)
+      local plain = Numbers.plain(n)
+      return plain and string.format("%.0f:%.0f", upper(plain, 1048576), plain % 1048576) or nil
+    end,
+    user_dev = function(n)
+      local minor = n.lo % 256 + upper(n.lo, 1048576) * 256
+      return string.format("%.0f:%.0f", upper(n.lo, 256) % 4096, minor)
+    end,
+    signal = function(n) return Tables.signals[Numbers.plain(n) or -1] end,
+    family = function(n) return Tables.families[Numbers.plain(n) or -1] end,
+  }
 
   -- The name of an integer value of this field; nil where it has none.
   function Schema.name(schema, field, value)
@@ -272,10 +327,18 @@ do
       if field.type == "ptr" or Numbers.zero(value) then return nil end
       return Schema.symbol(schema, value)
     end
+    if field.rule.kind ~= "int" then return nil end
     local table_ = schema.enums[field.enum]
-    if not table_ or #table_.list == 0 or field.rule.kind ~= "int" then return nil end
-    if field.rule.enum then return table_[Numbers.key(value)] end
-    return flags(value, table_)
+    if table_ and #table_.list > 0 then
+      if field.rule.enum then return table_[Numbers.key(value)] end
+      return flags(value, table_, NOTHING)
+    end
+    if field.display == "flags" then
+      local names_ = schema.enums[field.table]
+      return names_ and flags(value, names_, field.mask)
+    end
+    local show = DISPLAYS[field.display]
+    return show and show(value)
   end
 
   -- Seconds and nanoseconds since 1970 of a timestamp; as it stands where there is no clock.

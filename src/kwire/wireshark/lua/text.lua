@@ -1,4 +1,5 @@
--- Text of bytes: UTF-8, and what is not valid stands there as \xff, as everywhere in kwire.
+-- Text of bytes: UTF-8, and what is not valid stands there as \xff, as everywhere in kwire. Backslashes right
+-- before such an escape, or what looks like one, stand there twice: different bytes are different texts.
 
 local Text = {}
 
@@ -40,12 +41,21 @@ do
 
   -- s as text: what is no UTF-8 escaped, and NUL too, which would end a string of Wireshark's.
   function Text.safe(s)
-    if not s:find("[\0\128-\255]") then return s end
+    if not s:find("[\0\128-\255]") and not s:find("\\[x0]") then return s end
     local parts, at, from = {}, 1, 1
     while at <= #s do
       local byte = s:byte(at)
       local stop = byte ~= 0 and sequence(s, at, #s) or nil
-      if stop then
+      if byte == 92 then -- backslashes, as many as there are
+        local last = select(2, s:find("^\\+", at))
+        local after = s:byte(last + 1)
+        if after and (s:find("^x[89a-f][0-9a-f]", last + 1) or after == 48 or after == 0
+            or not sequence(s, last + 1, #s)) then
+          parts[#parts + 1] = s:sub(from, last) .. s:sub(at, last)
+          from = last + 1
+        end
+        at = last + 1
+      elseif stop then
         at = stop + 1
       else
         parts[#parts + 1] = s:sub(from, at - 1) .. (byte == 0 and "\\0" or format("\\x%02x", byte))
