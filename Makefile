@@ -30,7 +30,7 @@ vm:
 		-- sh -c '$(CMD)'
 
 bench: .venv/.tool
-	@scripts/packages linux-perf bpftrace time
+	@scripts/packages linux-perf bpftrace time nftables
 	@set -e; for script in $(filter-out bench/common.py bench/replay.py,$(wildcard bench/*.py)); do .venv/bin/python $$script; done
 
 clean:

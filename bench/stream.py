@@ -1,8 +1,9 @@
 """From agents to a collector: speed, cost, a partition, a thousand agents, and what others do.
 
-Run: `.venv/bin/python bench/stream.py [--events N] [--partition SECONDS] [--only NAME…]`, about 40 s.
-Sections: transports, agent (a real one; as root), partition (as root: it makes two network namespaces),
-memory, peers. CPU is what both processes used, start-up left out; frames have 48 bytes, as those of getppid.
+Run: `.venv/bin/python bench/stream.py [--events N] [--partition SECONDS] [--only NAME…]`, about 80 s.
+Sections: transports, agent (a real one; as root), partition (as root: it makes a network namespace), lossy
+(the same; nft drops packets), memory, peers. CPU is what both processes used, start-up left out; frames have
+48 bytes, as those of getppid.
 """
 
 import argparse
@@ -214,6 +215,54 @@ def partition(args: argparse.Namespace, folder: Path) -> None:
     )
 
 
+def lossy(args: argparse.Namespace, folder: Path) -> None:
+    """TCP and UDP through a network that drops packets at random, both ways; packets of 1,500 bytes."""
+    if os.geteuid() or not have("ip") or not have("nft"):
+        print("A lossy network: left out, it needs root, ip(8) and nft(8)\n")
+        return
+    rows = []
+    try:
+        with network() as there:
+            for cable, where in ((f"kwb{os.getpid()}", ()), ("far", there)):
+                # One packet at a time: what is segmented later would be dropped as a whole.
+                subprocess.run([*where, "ip", "link", "set", cable, "gso_max_segs", "1"], check=True)
+            for loss in args.loss:
+                events = max(int(2000 / max(loss, 0.01)), 5000)
+                rates = []
+                for number, transport in enumerate(("tcp", "udp")):
+                    drop = f"numgen random mod 1000 < {int(loss * 1000)} drop"
+                    chain = f"chain c {{ type filter hook input priority 0; {drop}; }}"
+                    rules = f"table inet kwb; delete table inet kwb; table inet kwb {{ {chain}; }}"
+                    subprocess.run([*there, "nft", rules], check=True, capture_output=True)
+                    rates.append(f"{crossed(transport, number, events, there, folder, args.seconds):,.0f}")
+                rows.append([f"{loss:.0%}", *rates])
+    except subprocess.CalledProcessError as error:
+        print(f"A lossy network: left out: {(error.stderr or b'').decode().strip()}\n")
+        return
+    print("### Events/s where packets are lost on the way to the collector\n")
+    print(table(["lost", "TCP", "UDP"], rows), end="\n\n")
+
+
+def crossed(
+    transport: str, number: int, events: int, there: tuple[str, ...], folder: Path, seconds: float
+) -> float:
+    """Events a second from here to a collector there; over TCP, the kernel's recovery, over UDP ours."""
+    address = f"{transport}:{FAR}:{17800 + number}"
+    captures = folder / f"{transport}-{time.monotonic_ns()}"
+    collector = Collector(captures, address, "--insecure", prefix=there)
+    command = [sys.executable, str(HERE / "replay.py"), address, str(events), "--insecure"]
+    source = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    start = time.monotonic()
+    try:
+        told = json.loads(source.communicate(timeout=seconds)[0])
+        took = told["seconds"]
+    except subprocess.TimeoutExpired:
+        source.kill()
+        source.wait()
+        took = time.monotonic() - start
+    return float(collector.stop()["events"] / took)
+
+
 def many(args: argparse.Namespace, folder: Path) -> None:
     """A collector with many agents connected, each of which has sent a thousand events."""
     address = f"unix:{folder}/socket"
@@ -323,6 +372,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace, Path], None]] = {
     "transports": transports,
     "agent": agent,
     "partition": partition,
+    "lossy": lossy,
     "memory": many,
     "peers": peers,
 }
@@ -334,6 +384,12 @@ def main() -> None:
     parser.add_argument("--partition", type=float, default=4, metavar="SECONDS")
     parser.add_argument("--rate", type=float, default=1_000_000, help="events a second while partitioned")
     parser.add_argument("--agents", type=int, default=1000)
+    parser.add_argument(
+        "--loss", type=float, nargs="+", default=[0.01, 0.05, 0.1, 0.3], help="shares of packets"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=20, help="for each row of the lossy network, at most"
+    )
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     args = parser.parse_args()
     for name in args.only:

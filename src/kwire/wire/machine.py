@@ -373,10 +373,11 @@ class Machine:
     def _do_take(self, got: Got) -> str:
         """DATA, in the slow way; `Session` has a faster one for streams in order."""
         assert self._receiver is not None
+        gap = self._receiver.gap  # what fills one is acknowledged at once, RFC 5681 (4.2)
         taken = self._receiver.take(got.header.id, got.said, self._happened)
         self._ack_frames += 1
         if self.datagrams:
-            self._ack_soon(taken != TAKEN or self._ack_frames > 1)
+            self._ack_soon(gap or taken != TAKEN or self._ack_frames > 1)
         return ("taken", "held", "had before", "beyond the window")[taken] if taken <= HELD else ""
 
     def _do_acked(self, got: Got) -> str:

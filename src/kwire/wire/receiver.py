@@ -37,6 +37,11 @@ class Receiver:
         return self.end is not None and self.expected == self.end
 
     @property
+    def gap(self) -> bool:
+        """True while something has come that is not the next."""
+        return bool(self._ranges)
+
+    @property
     def used(self) -> int:
         """Bytes of the window in use."""
         return self._used
