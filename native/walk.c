@@ -32,6 +32,7 @@
 #define EPB_TYPE 6u
 #define EPB_HEADER 28u   /* type, length, interface, time high, time low, captured, original */
 #define EPB_OVERHEAD 32u /* header and trailing length */
+#define MAX_PACKET (16u << 20) /* bytes of a block, or of a packet, that is looked into */
 #define EPB_DROPCOUNT 4u
 #define DROPCOUNT_SPACE 16u /* option header, u64, end of options */
 
@@ -205,7 +206,7 @@ uint64_t kw_pcapng_walk(const uint8_t *data, uint64_t size, uint64_t offset, uin
 			interface = __builtin_bswap32(interface);
 			captured = __builtin_bswap32(captured);
 		}
-		if (type != EPB_TYPE || total < EPB_OVERHEAD || (total & 3) || total > end - offset)
+		if (type != EPB_TYPE || total < EPB_OVERHEAD || (total & 3) || total > end - offset || total > MAX_PACKET)
 			break;
 		if (memcmp(block + 4, block + total - 4, 4) || captured > total - EPB_OVERHEAD)
 			break;
@@ -586,7 +587,6 @@ uint64_t kw_gather_texts(const uint8_t *data, uint64_t size, const uint64_t *pla
 /* ---- packets of the network */
 
 #define RECORD_HEADER 16u /* of a pcap file: seconds, fraction, captured, original */
-#define MAX_PACKET (16u << 20)
 
 static inline uint32_t read32(const uint8_t *p, uint64_t swap)
 {
@@ -729,7 +729,7 @@ static int take_frames(struct batch *batch, uint64_t at, uint64_t size, uint64_t
 		batch->owners[found] = owner;
 		at += length;
 	}
-	slot[SLOT_FRAMES] += 1 + found - batch->found;
+	slot[SLOT_FRAMES]++;
 	slot[SLOT_NEXT] = (slot[SLOT_NEXT] + 1) & 0xffffffff;
 	batch->found = found;
 	return 1;

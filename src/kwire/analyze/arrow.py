@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from kwire.analyze.distribution import above
 from kwire.analyze.scan import Block
 from kwire.analyze.tables import COMMON, Column, Table
 from kwire.errors import KwireError
@@ -207,8 +208,7 @@ def factorize(values: Array) -> tuple[Sequence[int], Array]:
     if high - low >= NEAR:
         distinct, where = np.unique(values, return_inverse=True)
         return distinct.tolist(), where.ravel()
-    # Wrapping differences of the same width are right for all of them.
-    shifted = (values - values.dtype.type(low)).astype(np.uint16)
+    shifted = above(values, low).astype(np.uint16)
     present = np.flatnonzero(np.bincount(shifted))
     place = np.zeros(high - low + 1, np.int32)
     place[present] = np.arange(len(present))

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 EARLIEST, LATEST = -(1 << 63), (1 << 63) - 1
 
 
+def bounded(time: int) -> int:
+    """The wall-clock time nearest to this one that 64 bits hold."""
+    return max(EARLIEST, min(LATEST, time))
+
+
 def matches(schema: Schema, glob: str) -> bool:
     """Whether `--probe GLOB` names this probe: its spec, its spec without expressions, or its target."""
     spec = schema.probe

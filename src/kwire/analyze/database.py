@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from kwire.analyze import arrow
-from kwire.analyze.choose import Selection
+from kwire.analyze.choose import Selection, bounded
 from kwire.analyze.scan import Progress, Scan
 from kwire.analyze.shared import Shared
 from kwire.analyze.source import Source
@@ -265,10 +265,10 @@ def probe_rows(survey: Survey, tables: Tables, selection: Selection) -> Any:
                 "kernel": seen.schema.kernel,
                 "id": seen.schema.id,
                 "events": seen.events,
-                "lost": seen.lost,
-                "produced": seen.produced,
-                "first": _stored(seen.first),
-                "last": _stored(seen.last),
+                "lost": _count(seen.lost),
+                "produced": _count(seen.produced),
+                "first": seen.first,
+                "last": seen.last,
                 "program": seen.schema.program,
             }
         )
@@ -292,14 +292,14 @@ def lost_rows(survey: Survey, tables: Tables, selection: Selection) -> Any:
         table = tables.find(schema) if schema and len(hole.probes) == 1 else None
         rows.append(
             {
-                "first": _stored(hole.first),
-                "last": _stored(hole.last),
+                "first": _moment(hole.first),
+                "last": _moment(hole.last),
                 "host": schema.host if schema else None,
                 "probe": hole.probes[0] if len(hole.probes) == 1 else None,
                 "probes": list(hole.probes),
                 "table": table.name if table else None,
                 "cpu": hole.cpu,
-                "count": loss.count,
+                "count": _count(loss.count),
                 "cause": cause_text(loss.cause),
             }
         )
@@ -317,9 +317,14 @@ def _reader(answer: Any) -> Any:
     return answer.fetch_arrow_reader(ROWS)
 
 
-def _stored(time: int | None) -> int | None:
+def _moment(time: int | None) -> int | None:
     """A time that 64 bits hold."""
-    return None if time is None else max(-(1 << 63), min((1 << 63) - 1, time))
+    return None if time is None else bounded(time)
+
+
+def _count(number: int | None) -> int | None:
+    """A sum of what LOST frames claim, or the greatest that 64 bits hold."""
+    return None if number is None else min(number, (1 << 64) - 1)
 
 
 def _duckdb() -> Any:

@@ -196,6 +196,15 @@ class Top:
         self.error += cutoff
 
 
+def above(values: "Array", least: int) -> "Array":
+    """By how much each integer is greater than the least: unsigned, of the same width, so it fits."""
+    import numpy as np
+
+    unsigned = np.dtype(f"u{values.dtype.itemsize}")
+    bits: Array = np.ascontiguousarray(values).view(unsigned) - np.array(least, values.dtype).view(unsigned)
+    return bits
+
+
 def counted(values: "Array") -> "tuple[Array, Array]":
     """The distinct integers in order, and how often each stands there."""
     import numpy as np
@@ -204,9 +213,9 @@ def counted(values: "Array") -> "tuple[Array, Array]":
         return values, np.zeros(0, np.int64)
     least, greatest = values.min(), values.max()
     if int(greatest) - int(least) < min(NEAR, 4 * len(values) + 256):
-        counts = np.bincount((values - least).astype(np.int64))
+        counts = np.bincount(above(values, int(least)).astype(np.int64))
         present = np.flatnonzero(counts)
-        return present.astype(values.dtype) + least, counts[present]
+        return (present.astype(values.dtype) + least).astype(values.dtype, copy=False), counts[present]
     ordered = np.sort(values)
     first = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
     return ordered[first], np.diff(np.concatenate([first, [len(ordered)]]))

@@ -7,7 +7,7 @@ beginnings wait for their ends across windows, at most WAITING of a call.
 
 from typing import TYPE_CHECKING, Any, Final
 
-from kwire.analyze.distribution import BITS, Log2, bit_lengths
+from kwire.analyze.distribution import BITS, Log2, above, bit_lengths
 from kwire.analyze.rhythm import BINS, Timeline
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _small(threads: "Array") -> "Array":
 
     if not len(threads):
         return threads
-    shifted: Array = threads - threads.min()
+    shifted = above(threads, int(threads.min()))
     if int(shifted.max()) < 1 << 16:
         small: Array = shifted.astype(np.uint16)
         return small

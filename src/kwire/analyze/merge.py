@@ -8,6 +8,7 @@ by the number of inputs, not by their sizes. Each probe keeps its own clock: hos
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from kwire.analyze.choose import bounded
 from kwire.analyze.rewrite import Numbers, Part, check_output, numbered, renumber
 from kwire.analyze.scan import Picked, Progress, Scan
 from kwire.analyze.source import Source
@@ -103,7 +104,7 @@ class _Input:
         ):
             known = schema or next(iter(picked.window.schemas.values()), None)
             if told.last and known is not None:
-                yield known.wall(told.last), loss
+                yield bounded(known.wall(told.last)), loss
             elif len(picked.times):
                 yield int(picked.times[min(before, len(picked.times) - 1)]), loss
             else:
@@ -165,6 +166,6 @@ def _write(part: Part, data: bytearray, offsets: list[Any], times: list[Any], lo
         order = np.argsort(when, kind="stable")
         at, when = at[order], when[order]
     losses.sort(key=lambda loss: loss[0])
-    moments = np.array([min(max(time, -(1 << 63)), (1 << 63) - 1) for time, _ in losses], np.int64)
+    moments = np.array([time for time, _ in losses], np.int64)
     places = np.searchsorted(when, moments, side="right").tolist()
     part.write(data, at, [(place, loss) for place, (_, loss) in zip(places, losses, strict=True)])

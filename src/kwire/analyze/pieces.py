@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from kwire.analyze.choose import EARLIEST, LATEST, Selection
 from kwire.analyze.moments import duration
 from kwire.analyze.rewrite import Keys, Numbers, Part, check_output, numbered, renumber
+from kwire.analyze.rhythm import stretches
 from kwire.analyze.scan import Picked, Progress, Scan, groups, probe_numbers
 from kwire.analyze.source import Source
 from kwire.analyze.survey import Seen, Survey
@@ -270,7 +271,7 @@ def _by_time(
         try:
             with source.open() as capture:
                 for picked in Scan(capture, Selection(None, None, first, last), progress).picks():
-                    which = np.clip((picked.times - np.int64(begins)) // np.int64(every), 0, count - 1)
+                    which = np.minimum(stretches(picked.times, begins, every), count - 1)
                     losses = [(_piece(picked, loss, begins, every, count), loss) for loss in picked.losses]
                     wanted = set(np.unique(which).tolist()) | {index for index, _ in losses}
                     renumber(picked, numbers)

@@ -6,6 +6,7 @@ looked at alone. What comes later than that is counted in `late` and makes no in
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from kwire.analyze.choose import bounded
 from kwire.analyze.distribution import Log2
 
 if TYPE_CHECKING:
@@ -16,6 +17,18 @@ if TYPE_CHECKING:
 BINS: Final = 240  # of a timeline
 HELD: Final = 1 << 16  # times of a probe that wait for earlier ones
 GAPS: Final = 5  # silences kept
+
+
+def stretches(times: "Array", begins: int, width: int) -> "Array":
+    """In which stretch of `width` ns from `begins` on each time lies; 0 before that."""
+    import numpy as np
+
+    least = np.int64(bounded(begins))
+    late = np.maximum(times, least)  # so that the difference is none below 0, and fits without its sign
+    found: Array = (
+        (late.view(np.uint64) - least.view(np.uint64)) // np.uint64(min(width, (1 << 64) - 1))
+    ).astype(np.int64)
+    return found
 
 
 class Gap(NamedTuple):
@@ -35,7 +48,7 @@ class Timeline:
 
         self.begins = begins
         self.width = max((ends - begins) // BINS + 1, 1)
-        edges = [min(begins + step * self.width, (1 << 63) - 1) for step in range(1, BINS)]
+        edges = [bounded(begins + step * self.width) for step in range(1, BINS)]
         self._edges = np.array(edges, np.int64)
         self.counts: Array = np.zeros(BINS, np.int64)
 
@@ -50,8 +63,7 @@ class Timeline:
         """The bin of each time."""
         import numpy as np
 
-        found: Array = np.clip((times - np.int64(self.begins)) // np.int64(self.width), 0, BINS - 1)
-        return found
+        return np.minimum(stretches(times, self.begins, self.width), BINS - 1)
 
     @property
     def peak(self) -> float:
@@ -102,11 +114,11 @@ class Rhythm:
             behind = int(np.searchsorted(times, self._after))
             self.late += behind
             times = np.concatenate([[np.int64(self._after)], times[behind:]])
-        steps = np.diff(times)
+        steps = np.diff(times).view(np.uint64)  # from one end of 64 bits to the other it would be negative
         self._after = int(times[-1])
         if not len(steps):
             return
-        self.intervals.add(steps.view(np.uint64))
+        self.intervals.add(steps)
         least = self.gaps[-1].last - self.gaps[-1].first if len(self.gaps) == GAPS else -1
         if int(steps.max()) > least:
             count = min(GAPS, len(steps))

@@ -7,6 +7,7 @@ again in the middle of a section is told apart from before.
 from array import array
 from typing import Final
 
+from kwire.analyze.choose import bounded
 from kwire.analyze.losses import Losses
 from kwire.analyze.scan import Progress
 from kwire.analyze.source import Source
@@ -39,7 +40,7 @@ class Seen:
 
     def add(self, count: int, first: int, last: int) -> None:
         """Count events; the times are the probe's clock."""
-        one, two = self.schema.wall(first), self.schema.wall(last)
+        one, two = bounded(self.schema.wall(first)), bounded(self.schema.wall(last))
         self.first = one if self.first is None else min(self.first, one)
         self.last = two if self.last is None else max(self.last, two)
         self.events += count

@@ -20,6 +20,13 @@ PAUSE: Final = 0.05  # seconds between two looks at a file that grows
 ZSTD_PIECE: Final = 1 << 10  # bytes unpacked at a time: at most 32 MiB come of them
 ZSTD_WINDOW: Final = 1 << 27  # bytes; what zstd --long makes at most without a warning
 MAGIC_SIZE: Final = 4
+WRONG: Final = {
+    "incorrect data check": "its checksum (CRC) is wrong",
+    "incorrect length check": "its length is wrong",
+    "contentChecksum": "its checksum is wrong",
+    "match checksum": "its checksum is wrong",
+}
+"""What the libraries say of a wrong ending → in our words."""
 
 Source: TypeAlias = "str | int | IO[bytes]"
 Bytes: TypeAlias = "bytes | memoryview"
@@ -41,23 +48,28 @@ class Unpacker(Protocol):
 
 
 class Compression(NamedTuple):
-    """A format: its first bytes, its name, what makes an unpacker."""
+    """A format: its first bytes, its name, what makes an unpacker, bytes of its ending with the checksum."""
 
     magic: bytes
     name: str
     make: Callable[[], Unpacker]
+    ending: int
 
 
 class _Gzip:
-    """zlib's unpacker with the manners of the others: it keeps what it has not yet taken."""
+    """zlib's unpacker with the manners of the others: it keeps what it has not yet taken.
 
-    __slots__ = ("_kept", "_unpacker")
+    Where the data are damaged, or the checksum at their end is wrong, what can be unpacked is given first.
+    """
+
+    __slots__ = ("_error", "_kept", "_unpacker")
 
     def __init__(self) -> None:
         import zlib
 
         self._unpacker = zlib.decompressobj(31)
         self._kept = b""
+        self._error: Exception | None = None
 
     @property
     def eof(self) -> bool:
@@ -71,9 +83,36 @@ class _Gzip:
 
     def decompress(self, data: bytes, max_length: int, /) -> bytes:
         """Unpack the next bytes."""
-        out = self._unpacker.decompress(self._kept + data, max_length)
+        if self._error is not None:
+            raise self._error
+        before, data = self._unpacker.copy(), self._kept + data
+        try:
+            out = self._unpacker.decompress(data, max_length)
+        except Exception as error:  # zlib.error, from a module that is imported only where it is needed
+            self._error = error
+            out = _before_damage(before, data, max_length)
+            if not out:
+                raise
+            return out
         self._kept = self._unpacker.unconsumed_tail
         return out
+
+
+def _before_damage(unpacker: Any, data: bytes, size: int) -> bytes:
+    """What can be unpacked before the place where zlib stops, which is less than `size` bytes ahead."""
+    parts = []
+    while size:
+        trial = unpacker.copy()
+        try:
+            part = trial.decompress(data, size)
+        except Exception:  # zlib.error
+            size //= 2
+            continue
+        if not part:
+            break
+        parts.append(part)
+        unpacker, data = trial, trial.unconsumed_tail
+    return b"".join(parts)
 
 
 class _Zstd:
@@ -118,12 +157,12 @@ def _extra(module: str, name: str) -> Any:
         raise CaptureError("read", "", f"it is compressed with {name}: {module} is missing", cure) from None
 
 
-ZSTD: Final = Compression(b"\x28\xb5\x2f\xfd", "zstd", _Zstd)
+ZSTD: Final = Compression(b"\x28\xb5\x2f\xfd", "zstd", _Zstd, 4)
 SKIPPABLE: Final = b"\x2a\x4d\x18"  # after a byte 0x50 to 0x5f: a frame of zstd that holds other things
 COMPRESSIONS: Final = (
-    Compression(b"\x1f\x8b", "gzip", _Gzip),
+    Compression(b"\x1f\x8b", "gzip", _Gzip, 8),
     ZSTD,
-    Compression(b"\x04\x22\x4d\x18", "lz4", lambda: _extra("lz4.frame", "lz4").LZ4FrameDecompressor()),
+    Compression(b"\x04\x22\x4d\x18", "lz4", lambda: _extra("lz4.frame", "lz4").LZ4FrameDecompressor(), 8),
 )
 
 
@@ -292,21 +331,25 @@ class Input:
             unpacker = format.make()
         except CaptureError as error:  # an extra is missing
             raise CaptureError("read capture", self.name, error.cause, error.cure) from None
+        later = b""
         while True:
+            if len(data) > format.ending:  # that by itself: a wrong checksum takes nothing else with it
+                data, later = data[: -format.ending], data[-format.ending :]
             try:
                 part = unpacker.decompress(data, CHUNK)
             except MemoryError:
                 raise
             except Exception as error:  # each library has exceptions of its own
-                self.problem = f"damaged: not sound {format.name} near byte {self._taken}: {error}".split(
-                    "\n"
-                )[0]
+                why = next((said for text, said in WRONG.items() if text in str(error)), str(error))
+                where = f"not sound {format.name} near byte {self._taken}"
+                self.problem = f"damaged: {where}: {why}".split("\n")[0]
                 return
             data = b""
             if part:
                 yield part
             if unpacker.eof:
-                data = bytes(unpacker.unused_data or b"").lstrip(b"\0")  # lz4: None where there are none
+                data = bytes(unpacker.unused_data or b"") + later  # lz4: None where there are none
+                data, later = data.lstrip(b"\0"), b""
                 while len(data) < MAGIC_SIZE and (more := self._raw()):
                     data = (data + more).lstrip(b"\0")
                 if not data:
@@ -318,7 +361,7 @@ class Input:
                     return
                 unpacker = format.make()
             elif not part:
-                data = self._raw()
+                data, later = later or self._raw(), b""
                 if not data:
                     self.problem = (
                         self.problem or f"cut at byte {self._taken}: the {format.name} data has no end"

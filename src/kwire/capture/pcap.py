@@ -12,8 +12,11 @@ from kwire.capture.pcapng import Order
 
 HEADER_SIZE: Final = 24
 RECORD_SIZE: Final = 16  # seconds, fraction, captured, original: u32 each
-VERSION: Final = (2, 4)
-MAX_RECORD: Final = 16 << 20  # captured bytes; a record that claims more is damage
+VERSION: Final = (2, 4)  # what is written today
+OLDEST: Final = (2, 0)  # before VERSION the two lengths of a record stand the other way round …
+EITHER: Final = (2, 3)  # … and in this one either way: the captured length is the one that is not greater
+MAX_RECORD: Final = 16 << 20  # captured bytes of a packet that is looked into …
+MAX_PASSED: Final = 1 << 30  # … or passed over, where snaplen allows it; a record that claims more is damage
 
 #: Magic number → ticks a second.
 MAGICS: Final = {0xA1B2C3D4: 1_000_000, 0xA1B23C4D: 1_000_000_000}
@@ -30,13 +33,22 @@ VARIANTS: Final = {
 
 
 class Header(NamedTuple):
-    """What the file's header says; `rate`: ticks a second; `fcs`: bytes of checksum after each packet."""
+    """What the file's header says; `rate`: ticks a second; `fcs`: bytes of checksum after each packet.
+
+    `version`: by it the captured length of a record is told from the original one (`lengths`).
+    """
 
     order: Order
     rate: int
     snaplen: int
     link_type: int
     fcs: int
+    version: tuple[int, int] = VERSION
+
+    def lengths(self, one: int, two: int) -> tuple[int, int]:
+        """The (captured, original) lengths of a record that holds these two, in this order."""
+        swapped = self.version < EITHER or (self.version == EITHER and one > two)
+        return (two, one) if swapped else (one, two)
 
 
 def magic_order(start: bytes) -> Order | None:
@@ -60,7 +72,9 @@ def read_header(name: str, start: bytes) -> Header:
     if len(start) < HEADER_SIZE:
         raise CaptureError("read capture", name, f"it is cut inside the header, at byte {len(start)}")
     major, minor, _, _, snaplen, link = struct.unpack_from(sign + "HHiIII", start, 4)
-    if (major, minor) != VERSION:
-        raise CaptureError("read capture", name, f"it is pcap of version {major}.{minor}, not 2.4")
+    if not OLDEST <= (major, minor) <= VERSION:
+        raise CaptureError(
+            "read capture", name, f"it is pcap of version {major}.{minor}; 2.0 to 2.4 are read"
+        )
     fcs = (link >> 28) * 2 if link & 0x04000000 else 0
-    return Header(order, MAGICS[magic], snaplen, link & 0xFFFF, fcs)
+    return Header(order, MAGICS[magic], snaplen, link & 0xFFFF, fcs, (major, minor))

@@ -18,7 +18,10 @@ MAGIC: Final = 0x1A2B3C4D
 SECTION_START: Final = b"\n\r\r\n"  # the section header's type, the same in both byte orders
 LINKTYPE_USER0: Final = 147
 SNAPLEN: Final = 65535
-MAX_BLOCK: Final = 16 << 20  # a block that claims more is damage
+VERSION: Final = 1  # major version of a section; minor ones only add what may be skipped
+VERSION_END: Final = 16  # bytes of a section header up to the end of its version
+MAX_BLOCK: Final = 16 << 20  # of a block that is looked into; one that claims more is damage …
+MAX_PASSED: Final = 1 << 30  # … or passed over, where its type means nothing here
 MIN_BLOCK: Final = 12
 
 HOST: Final[Order] = "little" if sys.byteorder == "little" else "big"
@@ -174,7 +177,7 @@ def packet(interface: int, time: int, data: bytes | memoryview, drops: int = 0) 
     """One packet; `time` in wall-clock nanoseconds; `drops`: events lost before it."""
     size = len(data)
     head = struct.pack("=5I", interface, time >> 32 & 0xFFFFFFFF, time & 0xFFFFFFFF, size, size)
-    options = pack_options([(4, struct.pack("=Q", drops))]) if drops else b""
+    options = pack_options([(4, struct.pack("=Q", min(drops, (1 << 64) - 1)))]) if drops else b""
     return block(Block.PACKET, head + bytes(data) + bytes(-size % 4) + options)
 
 
@@ -196,6 +199,15 @@ def section_order(magic: bytes | memoryview) -> Order | None:
     if int.from_bytes(magic, "little") == MAGIC:
         return "little"
     return "big" if int.from_bytes(magic, "big") == MAGIC else None
+
+
+def other_version(start: bytes | memoryview) -> str:
+    """What a section that begins like this is, where it may be laid out otherwise; empty: it is known."""
+    order = section_order(start[8:12])
+    if start[:4] != SECTION_START or order is None or len(start) < VERSION_END:
+        return ""
+    major, minor = int.from_bytes(start[12:14], order), int.from_bytes(start[14:16], order)
+    return "" if major == VERSION else f"pcapng {major}.{minor}, of which only version {VERSION} is known"
 
 
 def unpack_options(body: memoryview, order: Order) -> Options:

@@ -11,13 +11,13 @@ travelled in other packets, and other kinds of files.
 from array import array
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from kwire.capture import pcapng, walk
 from kwire.capture.input import Bytes, Input, Source
 from kwire.capture.output import CaptureError
 from kwire.capture.pcapng import Block, Raw
-from kwire.wire.frame import FrameError, Type, inspect
+from kwire.wire.frame import Code, FrameError, Type, inspect
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
 from kwire.wire.schema import Schema, SchemaReader
@@ -28,6 +28,7 @@ MAX_INTERFACES: Final = 1 << 17  # of all sections
 START: Final = 16  # bytes by which a file that is no capture is known
 TEXT: Final = 4096  # characters kept of a name
 EVENT_LEAST: Final = 16  # bytes: header and timestamp
+TOO_LONG: Final = "PACKET_TOO_LONG"  # the error of a packet that is not looked into
 TIMES: Final = (pcapng.StatisticsOption.START, pcapng.StatisticsOption.END)
 
 #: First bytes of what people try to read, and what it is.
@@ -95,6 +96,13 @@ class StopReading(Exception):  # noqa: N818  # it ends a reading, it is no failu
     """Reading cannot go on; the text says why."""
 
 
+class Large(NamedTuple):
+    """A block that is longer than what is looked into: its type and its length."""
+
+    kind: int
+    total: int
+
+
 class Capture:
     """A capture open for one reading, a context manager.
 
@@ -111,6 +119,9 @@ class Capture:
         "_current",
         "_data",
         "_input",
+        "_interfaces",
+        "_large",
+        "_links",
         "_need",
         "_order",
         "_own",
@@ -131,6 +142,9 @@ class Capture:
         self.name = self._input.name
         self._data: Bytes = b""
         self._base, self._at, self._need = 0, 0, 0  # _base: where _data begins in the file
+        self._interfaces = 0  # of all sections
+        self._links = array("Q")  # link types of the interfaces of this section
+        self._large: Large | None = None  # the block that comes next is not looked into
         self._order = pcapng.HOST
         self._reader = SchemaReader()
         self._plain = False  # there is a section, and every interface of it holds frames
@@ -245,6 +259,12 @@ class Capture:
         if data[at : at + 4] == pcapng.SECTION_START:
             if order is None:
                 raise StopReading(f"damaged at byte {start}: a section header without its byte-order magic")
+            if left < pcapng.LEAST[Block.SECTION]:
+                self._need = pcapng.LEAST[Block.SECTION]
+                return None
+            other = pcapng.other_version(data[at : at + pcapng.VERSION_END])
+            if other:
+                raise StopReading(f"not read from byte {start} on: a section of {other} begins there")
         elif not self.sections:
             raise foreign(self.name, bytes(self._data[:START]))
         else:
@@ -253,9 +273,12 @@ class Capture:
         total = int.from_bytes(data[at + 4 : at + 8], order)
         what = pcapng.describe(kind)
         least = pcapng.LEAST[Block(kind)] if kind in pcapng.LEAST else pcapng.MIN_BLOCK
-        if total < least or total % 4 or total > pcapng.MAX_BLOCK:
+        if total < least or total % 4 or total > pcapng.MAX_PASSED:
             raise StopReading(f"damaged at byte {start}: {what} cannot be {total} bytes long")
         self._need = total
+        if total > pcapng.MAX_BLOCK:
+            self._large = Large(kind, total)
+            return None  # the frames before it are given first
         if left < total:
             return None
         again = int.from_bytes(data[at + total - 4 : at + total], order)
@@ -265,8 +288,50 @@ class Capture:
             )
         return Raw(kind, at, total, memoryview(data)[at + 8 : at + total - 4])
 
+    def _pass_over(self, large: Large) -> None:
+        """Read past a block that is too long to be looked into; StopReading where others depend on it."""
+        start, what = self._base + self._at, pcapng.describe(large.kind)
+        if large.kind in (Block.SECTION, Block.INTERFACE):
+            raise StopReading(f"damaged at byte {start}: {what} cannot be {large.total} bytes long")
+        last = self._leave_out(large.total, what)
+        if last != large.total.to_bytes(4, self._order):
+            again = int.from_bytes(last, self._order)
+            raise StopReading(
+                f"damaged at byte {start}: {what} begins with length {large.total} and ends with {again}"
+            )
+        if large.kind in pcapng.PACKETS:
+            self.packets += 1
+            self._skip(start, f"{large.total} bytes are more than are looked into", TOO_LONG)
+
+    def _leave_out(self, size: int, what: str) -> bytes:
+        """Read past so many bytes, a `what`; gives the last four. StopReading where fewer are there."""
+        there, last, rest = 0, b"", bytes(self._data[self._at :])
+        self._base, self._data, self._at = self._base + self._at, b"", 0
+        while there < size:
+            part = rest or self._input.read()
+            if not part:
+                raise self._input_ended(there, size, what)
+            part, rest = part[: size - there], part[size - there :]
+            last = (last + part[-4:])[-4:]
+            there += len(part)
+        self._base, self._data = self._base + size, rest
+        return last
+
+    def _input_ended(self, there: int, need: int, what: str) -> StopReading:
+        """The file ends inside a block, or cannot be unpacked further."""
+        if self._input.problem:
+            return StopReading(self._input.problem)
+        end = self._base + there
+        return StopReading(
+            f"cut at byte {end}: {there} of the {need} bytes of a {what} are there, from byte {self._base}"
+        )
+
     def _more(self) -> bool:
         """Read until what `_block` needs is there. False at a clean end; StopReading if the file is cut."""
+        if self._large is not None:
+            large, self._large = self._large, None
+            self._pass_over(large)
+            return True
         rest = self._data[self._at :]
         self._base += self._at
         self._data, self._at = self._input.extend(rest, self._need), 0
@@ -294,7 +359,7 @@ class Capture:
         what = f"{there} bytes of a block"
         if there >= pcapng.MIN_BLOCK:
             kind = int.from_bytes(self._data[:4], self._order)
-            what = f"{there} of the {self._need} bytes of a {pcapng.describe(kind)}"
+            return self._input_ended(there, self._need, pcapng.describe(kind))
         return StopReading(f"cut at byte {end}: {what} are there, from byte {self._base}")
 
     def _turns(self, block: Raw) -> bool:
@@ -313,6 +378,7 @@ class Capture:
             order = pcapng.section_order(block.body[:4])
             assert order is not None  # _block has seen to it
             self._order, self._plain, self._reader = order, True, SchemaReader()
+            self._links = array("Q")
             if len(self.sections) == MAX_SECTIONS:
                 raise StopReading(
                     f"damaged before byte {self._base + self._at}: over {MAX_SECTIONS} sections"
@@ -331,12 +397,14 @@ class Capture:
         link_type, snaplen = (int.from_bytes(body[at : at + 2 + at // 2], self._order) for at in (0, 4))
         name = " ".join(pcapng.strings(options, pcapng.InterfaceOption.NAME))
         description = " ".join(pcapng.strings(options, pcapng.InterfaceOption.DESCRIPTION))
-        if sum(len(section.interfaces) for section in self.sections) >= MAX_INTERFACES:
+        self._interfaces += 1
+        if self._interfaces > MAX_INTERFACES:
             raise StopReading(
                 f"damaged before byte {self._base + self._at}: more than {MAX_INTERFACES} interfaces"
             )
         units = pcapng.unpack_units(options, self._order)
         self._own.interfaces.append(Interface(name[:TEXT], description[:TEXT], link_type, snaplen, units))
+        self._links.append(link_type)
         self._plain = self._plain and link_type == pcapng.LINKTYPE_USER0
 
     def _statistics(self, body: memoryview) -> None:
@@ -360,17 +428,18 @@ class Capture:
         if captured > len(body) - start:
             place = self._base + block.offset
             raise StopReading(f"damaged at byte {place}: {captured} captured bytes in {len(body) - start}")
+        place = self._base + block.offset
         if number >= len(interfaces):
             self.packets += 1
-            return self._skip(block, f"interface {number} is not described")
+            return self._skip(place, f"interface {number} is not described")
         if interfaces[number].link_type != pcapng.LINKTYPE_USER0:
             return self._other(block, packet)
         self.packets += 1
         frame, problems = inspect(body[start : start + captured])
         if frame is None or problems:
-            return self._skip(block, str(problems[0]), problems[0].code.name)
+            return self._skip(place, str(problems[0]), problems[0].code.name)
         if frame.header.length != captured:
-            return self._skip(block, f"{captured - frame.header.length} bytes after the frame")
+            return self._skip(place, f"{captured - frame.header.length} bytes after the frame")
         try:
             if frame.header.type == Type.SCHEMA:
                 schema = self._reader.add(frame)
@@ -381,21 +450,22 @@ class Capture:
             if frame.header.type == Type.LOST:
                 Lost.read(frame)
             if frame.header.type == Type.EVENT and frame.header.length < EVENT_LEAST:
-                return self._skip(block, "an EVENT without a timestamp")
+                return self._skip(place, "an EVENT without a timestamp", Code.BAD_PAYLOAD.name)
         except FrameError as error:
-            return self._skip(block, str(error.problem), error.problem.code.name)
+            return self._skip(place, str(error.problem), error.problem.code.name)
         return block.offset + 8 + start
 
     def _other(self, block: Raw, packet: pcapng.Packet) -> int:
         """A packet of another link type."""
         link_type = self._own.interfaces[packet.interface].link_type
-        return self._skip(block, f"link type {link_type} carries no frames")
+        return self._skip(self._base + block.offset, f"link type {link_type} carries no frames")
 
-    def _skip(self, block: Raw, why: str, code: str = "NOT_FRAMES") -> int:
+    def _skip(self, place: int, why: str, code: str = "NOT_FRAMES") -> int:
+        """Count the packet at byte `place` as one without a sound frame."""
         self.skipped += 1
         self.errors[code] = self.errors.get(code, 0) + 1
         if self.first_skipped is None:
-            self.first_skipped = f"packet at byte {self._base + block.offset}: {why}"
+            self.first_skipped = f"packet at byte {place}: {why}"
         return 0
 
 

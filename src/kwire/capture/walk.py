@@ -10,6 +10,7 @@ from array import array
 from typing import Any, Final, TypeAlias
 
 from kwire import native
+from kwire.capture.pcapng import MAX_BLOCK
 from kwire.wire.frame import MAX_EVENT, VERSION, Type
 
 Slots: TypeAlias = "array[int] | memoryview"
@@ -109,7 +110,7 @@ def pcapng_walk_twin(
     end, limit, found = min(end, len(data)), min(limit, len(offsets)), 0
     while found < limit and end - offset >= EPB_OVERHEAD:
         kind, total, interface, captured = read(data, offset)
-        if kind != EPB or total < EPB_OVERHEAD or total & 3 or total > end - offset:
+        if kind != EPB or total < EPB_OVERHEAD or total & 3 or total > min(end - offset, MAX_BLOCK):
             break
         if data[offset + 4 : offset + 8] != data[offset + total - 4 : offset + total]:
             break

@@ -21,7 +21,7 @@ from kwire.capture import pcapng, walk
 from kwire.capture.output import CaptureError, Output
 from kwire.wire.frame import Header, Type, read_lenient
 from kwire.wire.frames import Frames
-from kwire.wire.messages import CPU_UNKNOWN, Cause, Hole, Lost
+from kwire.wire.messages import CPU_UNKNOWN, U64_MAX, Cause, Hole, Lost
 from kwire.wire.schema import Clock, Schema
 
 BUFFER: Final = 256 << 10  # bytes packed before they are written: fits a second-level cache
@@ -333,8 +333,8 @@ class Writer:
             counters = [
                 (pcapng.StatisticsOption.START, pcapng.split_time(self._file.started)),
                 (pcapng.StatisticsOption.END, pcapng.split_time(now)),
-                (pcapng.StatisticsOption.RECEIVED, produced.to_bytes(8, pcapng.HOST)),
-                (pcapng.StatisticsOption.DROPPED, lost.to_bytes(8, pcapng.HOST)),
+                (pcapng.StatisticsOption.RECEIVED, min(produced, U64_MAX).to_bytes(8, pcapng.HOST)),
+                (pcapng.StatisticsOption.DROPPED, min(lost, U64_MAX).to_bytes(8, pcapng.HOST)),
                 (pcapng.StatisticsOption.DELIVERED, stored.to_bytes(8, pcapng.HOST)),
                 (pcapng.Option.COMMENT, comment.encode()),
             ]
@@ -392,7 +392,8 @@ class Writer:
         for (probe, cpu, cause), hole in holes.items():
             self._append(self._lost_packet(probe, cpu, cause, hole))
             if 1 <= probe <= len(self.schemas):
-                self._rows[(probe - 1) * walk.ROW_WORDS + walk.ROW_DROPS] += hole.count
+                row = (probe - 1) * walk.ROW_WORDS + walk.ROW_DROPS
+                self._rows[row] = min(self._rows[row] + hole.count, U64_MAX)
 
     def _lost_packet(self, probe: int, cpu: int, cause: int, hole: Hole) -> bytes:
         """The packet of a hole, counted as written; its time is the end of the hole."""

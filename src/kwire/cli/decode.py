@@ -188,7 +188,7 @@ def row_of(row: Row) -> Iterator[str]:
     shown = row.data[:_BYTES_SHOWN].hex(" ")
     if len(row.data) > _BYTES_SHOWN:
         shown = f"{row.data[: _BYTES_SHOWN - 4].hex(' ')} +{len(row.data) - _BYTES_SHOWN + 4} more"
-    line = f"  {row.offset:>6}  {shown:<23}  {show(row.name):<14}  {row.value:<{_VALUE_WIDTH}}  "
+    line = f"  {row.offset:>6}  {shown:<23}  {show(row.name):<14}  {show(row.value):<{_VALUE_WIDTH}}  "
     yield (line + show(row.meaning)).rstrip()
 
 

@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except KwireError as error:
-        sys.stderr.write(f"kwire: {error.detail if parsed.verbose else error}\n")
+        _complain(error.detail if parsed.verbose else str(error))
         return 1
     except KeyboardInterrupt:
         return 130
@@ -144,8 +144,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         what = f" {error.filename}" if error.filename else ""
-        sys.stderr.write(f"kwire: {name}{what}: {error.strerror or error}\n")
+        _complain(f"{name}{what}: {error.strerror or error}")
         return 1
+
+
+def _complain(text: str) -> None:
+    """Say what is wrong on standard error; what a capture or a name holds must not drive the terminal."""
+    from kwire.view.text import safe
+
+    sys.stderr.write("kwire: " + "\n".join(map(safe, text.split("\n"))) + "\n")
 
 
 if __name__ == "__main__":

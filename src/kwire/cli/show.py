@@ -142,7 +142,7 @@ def _events(args: argparse.Namespace, capture: NetworkCapture) -> int:
 
 def _say(capture: NetworkCapture, notes: Iterable[str]) -> None:
     for note in notes:
-        sys.stderr.write(f"kwire: {capture.name}: {safe(note)}\n")
+        sys.stderr.write(f"kwire: {safe(capture.name)}: {safe(note)}\n")
 
 
 class _Names:

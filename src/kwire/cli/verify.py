@@ -51,10 +51,10 @@ def run(args: argparse.Namespace) -> int:
         for report in reports:
             sys.stdout.write("\n".join(_lines(report)) + "\n")
         for problem in missing:
-            sys.stdout.write(f"{problem}\n")
+            sys.stdout.write(f"{safe(problem)}\n")
     sys.stdout.flush()
     for _, reason in unreadable:
-        sys.stderr.write(f"kwire: {reason}\n")
+        sys.stderr.write(f"kwire: {safe(str(reason))}\n")
     if unreadable:
         return UNREADABLE
     return COMPLETE if not missing and all(report.complete for report in reports) else INCOMPLETE
@@ -66,7 +66,7 @@ def _lines(report: FileReport) -> list[str]:
     verdict = "complete" if report.complete else "INCOMPLETE"
     least = "at least " if any(balance.produced is None for balance in report.balances) else ""
     what = f"{least}{totals.produced:,} events produced, {totals.stored:,} stored, {totals.lost:,} lost"
-    lines = [f"{report.path}: {verdict}: {what}"]
+    lines = [f"{safe(report.path)}: {verdict}: {what}"]
     if len(report.balances) > 1 or totals.lost:
         lines.append(f"  {'PRODUCED':>12} {'STORED':>12} {'LOST':>12}  PROBE")
         for balance in report.balances:

@@ -159,6 +159,8 @@ def _moved_problem(problem: Problem, by: int) -> Problem:
 def _title(record: Record) -> str:
     if record.packet is None:
         what = pcapng.describe(record.kind) if record.kind else "pcap header"
+        if record.original:
+            return f"{what}, at byte {record.offset}, {record.original} bytes: passed over"
         return f"{what}, at byte {record.offset}, {len(record.data)} bytes"
     sizes = f"{record.captured} bytes"
     if record.original != record.captured:

@@ -100,7 +100,8 @@ def endpoint(address: bytes, port: int) -> str:
 
 class Network:
     """Takes packets one by one. `found`: troubles and frame errors by name; `remarks`; `others`: traffic that
-    carries no frames, by kind; `packets`, `frames`: counted.
+    carries no frames, by kind; `packets`, `frames`: counted, of frames those that stand in packets and
+    streams and that nothing is wrong with (DATA is one, whatever it holds).
     """
 
     def __init__(
@@ -369,7 +370,6 @@ class Network:
     # --- frames
 
     def _frame(self, flow: Flow, direction: int, data: bytes, frame: Frame, problems: list[Problem]) -> None:
-        self.frames += 1
         if self._watcher is not None:
             self._watcher.frame(flow, direction, data, frame.offset, self._place)
         if problems:
@@ -379,6 +379,8 @@ class Network:
             self._sort(flow, direction, data, frame)
         except FrameError as error:
             self.problem(error.problem)
+            return
+        self.frames += 1
 
     def _sort(self, flow: Flow, direction: int, data: bytes, frame: Frame) -> None:
         kind = frame.header.type

@@ -11,8 +11,9 @@ from typing import Final, NamedTuple
 
 from kwire.capture import pcap, pcapng
 from kwire.capture.input import Input, Source
+from kwire.capture.output import CaptureError
 from kwire.capture.pcapng import Order, Packet, Raw, Units
-from kwire.capture.reader import MAX_SECTIONS, Capture, Section, StopReading
+from kwire.capture.reader import MAX_SECTIONS, TOO_LONG, Capture, Large, Section, StopReading
 from kwire.capture.walk import EPB_HEADER
 from kwire.packets import walk
 from kwire.packets.dissect import Packet as Found
@@ -81,8 +82,11 @@ class NetworkCapture(Capture):
             while True:
                 block = self._block()
                 if block is None:
+                    large, offset = self._large, self._base + self._at
                     if not self._more():
                         break
+                    if large is not None:
+                        yield Record(large.kind, offset, memoryview(b""), self._order, original=large.total)
                     continue
                 yield self._explain(block)
                 self._pass()
@@ -184,9 +188,8 @@ class NetworkCapture(Capture):
             self._network_packet(start, packet, link, units, self._base + block)
             return None
 
-        links = array("Q", [interface.link_type for interface in interfaces])
         swap = order != pcapng.HOST
-        self._at = bulk.take(walk.pcapng_packets, self._data, self._at, swap, links, single)
+        self._at = bulk.take(walk.pcapng_packets, self._data, self._at, swap, self._links, single)
 
     def _network_packet(self, start: int, packet: Packet, link: int, units: Units, offset: int) -> None:
         """Hand one packet, whose bytes begin at `start` of the data, to the network."""
@@ -239,8 +242,11 @@ class PcapCapture(NetworkCapture):
             while True:
                 packet = self._record()
                 if packet is None:
+                    large, offset = self._large, self._base + self._at
                     if not self._more():
                         break
+                    if large is not None:
+                        yield Record(large.kind, offset, memoryview(b""), header.order, original=large.total)
                     continue
                 at, self._at = self._at, self._at + pcap.RECORD_SIZE + packet.captured
                 data = memoryview(self._data)[at : self._at]
@@ -255,6 +261,8 @@ class PcapCapture(NetworkCapture):
 
     def _bulk(self) -> None:
         header, bulk = self._header, self.network.bulk
+        if header.version != pcap.VERSION:
+            return  # the walkers know the order of the lengths of today
 
         def single(start: int, captured: int, number: int) -> int | None:
             self._at = start - pcap.RECORD_SIZE
@@ -276,24 +284,30 @@ class PcapCapture(NetworkCapture):
             int.from_bytes(self._data[at : at + 4], self._order)
             for at in range(self._at, self._at + pcap.RECORD_SIZE, 4)
         ]
-        seconds, fraction, captured, original = words
+        seconds, fraction, *lengths = words
+        captured, original = self._header.lengths(*lengths)
+        self._need = pcap.RECORD_SIZE + captured
         if captured > pcap.MAX_RECORD:
             place = self._base + self._at
-            raise StopReading(f"damaged at byte {place}: a packet cannot have {captured} captured bytes")
-        self._need = pcap.RECORD_SIZE + captured
+            if captured > min(self._header.snaplen, pcap.MAX_PASSED):
+                raise StopReading(f"damaged at byte {place}: a packet cannot have {captured} captured bytes")
+            self._large = Large(pcapng.Block.PACKET, self._need)
+            return None
         if left < self._need:
             return None
         return Packet(0, pcap.RECORD_SIZE, captured, original, seconds * self._header.rate + fraction)
+
+    def _pass_over(self, large: Large) -> None:
+        start = self._base + self._at
+        self._leave_out(large.total, "packet")
+        self.packets += 1
+        self._skip(start, f"{large.total} bytes are more than are looked into", TOO_LONG)
 
     def _begun(self) -> bool:
         return True
 
     def _cut(self, there: int) -> Exception:
-        if self._input.problem:
-            return StopReading(self._input.problem)
-        end = self._base + there
-        what = f"{there} of the {self._need} bytes of a packet are there, from byte {self._base}"
-        return StopReading(f"cut at byte {end}: {what}")
+        return self._input_ended(there, self._need, "packet")
 
 
 def open_capture(
@@ -313,8 +327,12 @@ def open_capture(
     input = Input(source, follow=follow)
     network = Network(ports, any_port=any_port, watcher=watcher)
     try:
-        kind = PcapCapture if pcap.magic_order(input.peek(MAGIC_SIZE)) else NetworkCapture
-        return kind(input, network)
+        if pcap.magic_order(input.peek(MAGIC_SIZE)):
+            return PcapCapture(input, network)
+        other = pcapng.other_version(input.peek(pcapng.VERSION_END))
+        if other:
+            raise CaptureError("read capture", input.name, f"it is {other}")
+        return NetworkCapture(input, network)
     except BaseException:
         input.close()
         raise

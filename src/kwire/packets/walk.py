@@ -174,7 +174,7 @@ def _take_frames(batch: _Batch, at: int, size: int, slot: Any) -> bool:
         batch.put(at, owner, found)
         found += 1
         at += length
-    slot[SLOT_FRAMES] += 1 + found - batch.found
+    slot[SLOT_FRAMES] += 1
     slot[SLOT_NEXT] = (slot[SLOT_NEXT] + 1) & 0xFFFFFFFF
     batch.found = found
     return True

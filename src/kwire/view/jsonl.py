@@ -1,9 +1,9 @@
 """Events as JSON lines: one object an EVENT, for programs.
 
-`time_ns` (wall clock), `probe`, `cpu`, `pid`, `comm` (null where the record has none), `fields`: all others
-by name, in the schema's order. `cut` names the fields whose values were cut at their limit, where any was.
-An event that cannot be decoded has `error` as well. LOST frames make no line,
-so that lines are events; who shows a capture says at its end what was lost.
+`time_ns` (wall clock), `probe`, `cpu`, `pid` (numbers), `comm` (text; null where there is none), `fields`:
+all others by name, in the schema's order. `cut` names the fields whose values were cut at their limit, where
+any was. An event that cannot be decoded has `error` as well. LOST frames make no line, so that lines are
+events; who shows a capture says at its end what was lost.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from json.encoder import encode_basestring_ascii as quote
 from operator import itemgetter
 from typing import Any
 
-from kwire.view.render import CONTEXT, Values
+from kwire.view.render import CONTEXT, Values, context
 from kwire.view.values import json_converter
 from kwire.wire.fields import CUT, TYPES
 from kwire.wire.messages import Lost
@@ -28,11 +28,10 @@ class JsonLines:
         """A function made for the schema: one template, filled with one operation."""
         labels = Labels(schema)
         names = [field.name for field in schema.fields]
-        first = [names.index(name) for name in CONTEXT if name in names]
+        known = context(schema)
+        first = [known[name] for name in CONTEXT if name in known]
         order = first + [index for index in range(len(names)) if index not in first]
-        places = {
-            name: f'"{name}":%s' if name in names else f'"{name}":null' for name in ("cpu", "pid", "comm")
-        }
+        places = {name: f'"{name}":%s' if name in known else f'"{name}":null' for name in CONTEXT}
         fields = ",".join(f"{_percent(quote(names[index]))}:%s" for index in order[len(first) :])
         template = (
             f'{{"time_ns":%d,"probe":{_percent(quote(schema.probe))},{places["cpu"]},{places["pid"]},'

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import IO, Any, Literal, NamedTuple, Protocol, TypeAlias
 
+from kwire.wire.fields import TYPES
 from kwire.wire.frame import FrameError, Type
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
@@ -17,9 +18,20 @@ Values: TypeAlias = "tuple[Any, ...]"
 Row: TypeAlias = "tuple[int, str]"  # wall-clock ns and the line, without its end
 Test: TypeAlias = Callable[[int, Values], bool]
 
-CONTEXT = ("cpu", "pid", "comm")  # fields with a place of their own
+_NUMBERS = frozenset(name for name, rule in TYPES.items() if rule.kind == "int" and len(rule.sizes) == 1)
+CONTEXT = {"cpu": _NUMBERS, "pid": _NUMBERS, "comm": frozenset({"str", "text"})}
+"""Fields with a place of their own → the types that have it; others of this name are fields like any."""
 
 _header = struct.Struct(">BBHI").unpack_from
+
+
+def context(schema: Schema) -> dict[str, int]:
+    """Where those of CONTEXT are among the fields: each that holds what its name promises."""
+    return {
+        field.name: index
+        for index, field in enumerate(schema.fields)
+        if field.count == 1 and not field.enum and field.type in CONTEXT.get(field.name, ())
+    }
 
 
 class Format(Protocol):

@@ -7,7 +7,7 @@ first event and where the day changes.
 
 from collections.abc import Callable, Iterable
 
-from kwire.view.render import CONTEXT, Values
+from kwire.view.render import CONTEXT, Values, context
 from kwire.view.text import Style, WallClock, fit, quoted, safe
 from kwire.view.values import text_converter
 from kwire.wire.messages import CAUSES, CPU_UNKNOWN, Cause, Lost
@@ -48,7 +48,7 @@ class Table:
 
     def __init__(self, schemas: Iterable[Schema], style: Style = Style()) -> None:  # noqa: B008
         known = list(schemas)
-        names = {field.name for schema in known for field in schema.fields}
+        names = {name for schema in known for name in context(schema)}
         least, most = PROBE_WIDTH
         longest = max((len(safe(short(schema.probe))) for schema in known), default=least)
         self._probe_width = max(least, min(most, longest))
@@ -68,14 +68,14 @@ class Table:
     def event(self, schema: Schema) -> Callable[[int, Values], str]:
         """A function made for the schema."""
         labels, style, start = Labels(schema), self._style, self._start
-        places = {field.name: index for index, field in enumerate(schema.fields)}
+        places = context(schema)
         cpu, pid, comm = (places.get(name, -1) for name in CONTEXT)
         shows_cpu, shows_pid, shows_comm = (name in self._columns for name in CONTEXT)
         probe = style.paint(f"{fit(safe(short(schema.probe)), self._probe_width):<{self._probe_width}}", CYAN)
         fields = [
             (f"{safe(field.name)}=", index, text_converter(schema, field, labels))
             for index, field in enumerate(schema.fields)
-            if field.name not in CONTEXT
+            if index not in places.values()
         ]
         room = self._room()
 

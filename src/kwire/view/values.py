@@ -9,7 +9,7 @@ not fit a double).
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from kwire.view.text import ELLIPSIS, quoted
+from kwire.view.text import ELLIPSIS, quoted, safe
 from kwire.wire.fields import TYPES, CutBytes, CutStr, Field
 from kwire.wire.names import AT_FDCWD, ERRORS, FAMILIES, MAX_ERRNO, SIGNALS, WHOLE
 from kwire.wire.schema import Labels, Schema
@@ -112,10 +112,10 @@ def text_converter(schema: Schema, field: Field, labels: Labels) -> Convert:
 def _text_scalar(schema: Schema, field: Field, labels: Labels) -> Convert:
     name = scalar_name(schema, field, labels)
     kind = TYPES[field.type].kind
-    unit = UNITS.get(field.unit, field.unit)
+    unit = safe(UNITS.get(field.unit, field.unit))
     display = displayed(schema, field) if name is None else None
     if display is not None:
-        return display
+        return lambda value: safe(display(value))
     if kind in ("str", "text"):
         return lambda value: quoted(value) + (ELLIPSIS if isinstance(value, CutStr) else "")
     if kind in ("bytes", "raw"):
@@ -123,7 +123,7 @@ def _text_scalar(schema: Schema, field: Field, labels: Labels) -> Convert:
     if kind == "bool":
         return lambda value: "true" if value else "false"
     if name is not None:
-        return lambda value: name(value) or str(value)
+        return lambda value: safe(name(value)) or str(value)
     if unit and kind == "int":
         return lambda value: f"{value}{unit}"
     return str
