@@ -108,9 +108,18 @@ def test_an_event_after_its_schema() -> None:
 
 
 def test_an_event_without_schema_is_no_error() -> None:
-    (event,) = explain(build(Type.EVENT, 99, b"test"))
+    (event,) = explain(build(Type.EVENT, 99, b"a record"))
     assert not event.problems
     assert "no SCHEMA of probe 99" in event.notes[0]
+
+
+def test_an_event_without_schema_has_its_timestamp_all_the_same() -> None:
+    """What decode accepts, show takes: the same judgement."""
+    for record, flags, end in ((b"test", 0, 12), (b"seventy", Flag.CHECKSUM, 15)):
+        _, event = explain(build(Type.KEEPALIVE, 0) + build(Type.EVENT, 99, record, flags))
+        assert [(problem.code, problem.offset) for problem in event.problems] == [(Code.BAD_PAYLOAD, 8 + end)]
+    (event,) = explain(build(Type.EVENT, 99, b"test"), lenient=True)
+    assert not event.problems
 
 
 def test_a_bad_record_says_where_in_the_input() -> None:
@@ -175,7 +184,7 @@ def test_data_in_data_ends() -> None:
 
 
 def test_reading_stops_after_a_bad_length() -> None:
-    good = build(Type.EVENT, 1, b"abc")
+    good = build(Type.EVENT, 1, b"a record")
     for bad, code in (
         ("1100000400000001", Code.LENGTH_BELOW_HEADER),
         ("11ffff0000000001", Code.TRUNCATED_PAYLOAD),
@@ -184,7 +193,7 @@ def test_reading_stops_after_a_bad_length() -> None:
         assert not first.problems
         assert code in [problem.code for problem in second.problems]
         assert "reading stops here" in second.notes[0]
-        assert "19 bytes left" in second.notes[0]
+        assert "24 bytes left" in second.notes[0]
 
 
 def test_lenient_reads_what_the_reference_reads() -> None:

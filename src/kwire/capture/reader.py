@@ -17,7 +17,8 @@ from kwire.capture import pcapng, walk
 from kwire.capture.input import Bytes, Input, Source
 from kwire.capture.output import CaptureError
 from kwire.capture.pcapng import Block, Raw
-from kwire.wire.frame import Code, FrameError, Type, inspect
+from kwire.wire.fields import check_timestamp
+from kwire.wire.frame import FrameError, Type, inspect
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
 from kwire.wire.schema import Schema, SchemaReader
@@ -449,8 +450,8 @@ class Capture:
                 return 0
             if frame.header.type == Type.LOST:
                 Lost.read(frame)
-            if frame.header.type == Type.EVENT and frame.header.length < EVENT_LEAST:
-                return self._skip(place, "an EVENT without a timestamp", Code.BAD_PAYLOAD.name)
+            if frame.header.type == Type.EVENT:
+                check_timestamp(body[start : start + captured])
         except FrameError as error:
             return self._skip(place, str(error.problem), error.problem.code.name)
         return block.offset + 8 + start

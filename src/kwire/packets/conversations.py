@@ -12,7 +12,8 @@ from typing import Final, NamedTuple
 
 from kwire.capture.pcapng import HOST
 from kwire.capture.reader import EVENT_LEAST, Section
-from kwire.wire.frame import HEADER_SIZE, Code, Frame, FrameError, Problem, Type, inspect
+from kwire.wire.fields import check_timestamp
+from kwire.wire.frame import Frame, FrameError, Problem, Type, inspect
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
 from kwire.wire.schema import Schema, SchemaReader
@@ -214,10 +215,8 @@ class Conversation:
         try:
             if frame.header.type == Type.LOST:
                 Lost.read(frame)
-            if frame.header.type == Type.EVENT and len(frame.payload) + HEADER_SIZE < EVENT_LEAST:
-                found, expected = f"{frame.header.length} bytes", "a timestamp at 8 to 16"
-                self._complain(Problem(Code.BAD_PAYLOAD, at, found, expected))
-                return False
+            if frame.header.type == Type.EVENT:
+                check_timestamp(memoryview(data)[at : at + frame.header.length])
         except FrameError as error:
             self._complain(error.problem)
             return False

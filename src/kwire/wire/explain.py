@@ -23,6 +23,7 @@ from kwire.wire.fields import (
     CutStr,
     Field,
     Value,
+    check_timestamp,
 )
 from kwire.wire.fields import payload_end as record_end
 from kwire.wire.frame import (
@@ -140,7 +141,7 @@ class Explainer:
         type = frame.header.type
         try:
             if type == Type.EVENT:
-                decoded = self._event(frame, raw, rows, one.notes)
+                decoded = self._event(frame, raw, rows, one.notes, unsound=bool(one.problems))
             elif type == Type.SCHEMA:
                 decoded = self._schema(frame, rows, one.notes)
             elif type == Type.DATA:
@@ -168,18 +169,23 @@ class Explainer:
             self._labels[schema.id] = Labels(schema)
         return value
 
-    def _event(self, frame: Frame, raw: bytes, rows: list[Row], notes: list[str]) -> dict[str, Any] | None:
-        schema = self._schemas.get(frame.header.id)
+    def _event(
+        self, frame: Frame, raw: bytes, rows: list[Row], notes: list[str], *, unsound: bool
+    ) -> dict[str, Any] | None:
+        at, schema = frame.offset, self._schemas.get(frame.header.id)
         if schema is None:
+            if not unsound:
+                try:
+                    check_timestamp(raw)
+                except FrameError as error:
+                    raise _moved(error, at) from None
             notes.append(f"no SCHEMA of probe {frame.header.id} came before: the record cannot be explained")
             return None
-        at = frame.offset
         record = raw[: record_end(raw)]
         try:
             values = schema.decoder()(raw)
         except FrameError as error:
-            problem = error.problem._replace(offset=at + error.problem.offset)
-            raise FrameError(problem, error.operation, schema.probe) from None
+            raise _moved(error, at, schema.probe) from None
         time = schema.timestamp(record)
         clock = f"ns of {schema.clock.name}" if schema.clock else "ns of an unknown clock"
         rows.append(Row(at + TIMESTAMP_AT, record[TIMESTAMP_AT:FIELDS_AT], "timestamp", str(time), clock))
@@ -409,6 +415,12 @@ _READERS: dict[Type, Callable[[Frame, list[Row]], dict[str, Any]]] = {
     Type.BYE: partial(_keys, keys=BYE_KEYS),
     **dict.fromkeys((Type.TABLE, Type.REQUEST, Type.REPLY), _map),
 }
+
+
+def _moved(error: FrameError, by: int, subject: str = "") -> FrameError:
+    """The same, counted from where the frame stands."""
+    problem = error.problem._replace(offset=by + error.problem.offset)
+    return FrameError(problem, error.operation, subject or error.subject)
 
 
 def show(value: object) -> str:

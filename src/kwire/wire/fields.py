@@ -142,6 +142,15 @@ def payload_end(frame: Bytes) -> int:
     return max(len(frame) - (3 if flags & Flag.PADDED else 2), HEADER_SIZE)
 
 
+def check_timestamp(frame: Bytes) -> None:
+    """FrameError BAD_PAYLOAD where the record of this one EVENT frame ends before its timestamp does."""
+    end = payload_end(frame)
+    if end < FIELDS_AT:
+        raise bad_payload(
+            end, f"a record that ends at {end}", f"a timestamp at {TIMESTAMP_AT} to {FIELDS_AT}", "EVENT"
+        )
+
+
 def letter(field: Field) -> str:
     """The struct letter of one element of an integer field."""
     code = _LETTERS[field.size // field.count]

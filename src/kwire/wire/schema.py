@@ -23,6 +23,7 @@ from kwire.wire.fields import (
     Decoder,
     Field,
     Value,
+    check_timestamp,
     field_problem,
     make_decoder,
 )
@@ -139,12 +140,8 @@ class Schema(NamedTuple):
 
     def timestamp(self, frame: Bytes) -> int:
         """The time of an EVENT frame, in ns of `clock`."""
-        try:
-            time: int = struct.unpack_from("<Q" if self.order == "little" else ">Q", frame, TIMESTAMP_AT)[0]
-        except struct.error:
-            raise bad_payload(
-                len(frame), f"a frame of {len(frame)} bytes", "a timestamp at 8 to 16"
-            ) from None
+        check_timestamp(frame)
+        time: int = struct.unpack_from("<Q" if self.order == "little" else ">Q", frame, TIMESTAMP_AT)[0]
         return time
 
     def wall(self, time: int) -> int:
