@@ -34,6 +34,7 @@ RUNS = {
     "store": 60_000,
     "packets": 30_000,
     "btf": 20_000,
+    "verbs": 5_000,
 }
 KEEP = 32 << 10  # bytes of a target's corpus in the tree
 SANITIZERS = "-fsanitize=fuzzer,address,undefined"

@@ -71,7 +71,7 @@ def layouts() -> Iterator[Layout]:
     """Every type in every width, alone and as an array, under each name that means something."""
     for name in ("cpu", "pid", "tid", "comm", "stack", "time", "time_ns", "probe", "host", "x"):
         for kind, rule in TYPES.items():
-            for size in rule.sizes or WIDTHS[::4]:
+            for size in rule.sizes or (WIDTHS[0], WIDTHS[5], WIDTHS[-1]):
                 yield Layout(name, kind, size, 1)
                 if not rule.tail:
                     yield Layout(name, kind, 3 * size, 3)

@@ -55,7 +55,8 @@ VERBS = (
     ("cut", "IN", "--where", "cpu == 0 or comm == 'a'", "-w", "OUT.pcapng"),
 )
 STATUS = {0, 1, 3}
-SEEDS = [captures.capture(seed) for seed in range(24)]
+INPUTS = 16  # damaged ones, for the tests: one input is thirty verbs
+SEEDS = [captures.capture(seed) for seed in range(12)]
 
 
 class _Screen(io.TextIOWrapper):

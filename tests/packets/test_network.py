@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import random
 import struct
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
+from kwire.analyze.source import Source
+from kwire.analyze.survey import Survey
 from kwire.capture.output import CaptureError
 from kwire.packets import network, walk
 from kwire.packets.open import open_capture
@@ -407,3 +409,90 @@ def test_flows_and_streams_are_bounded(net: Any, read: Any, monkeypatch: pytest.
     found, capture = read(net.pcap(made))
     assert found == [net.event(port) for port in range(1, 40)]
     assert capture.network.found["TOO_MANY_FLOWS"].count > 30
+
+
+@pytest.mark.parametrize("version", [(2, 0), (2, 2), (2, 3), (2, 4)])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_older_versions_of_pcap_are_read(
+    net: Any, read: Any, order: Literal["<", ">"], version: tuple[int, int]
+) -> None:
+    """Before 2.3 the two lengths of a record stand the other way round, in 2.3 either way."""
+    made = [(packet, len(packet) + 4) for packet in packets(net, 1, 4, "udp")]  # with a checksum not captured
+    for swapped in {(2, 3): (False, True), (2, 4): (False,)}.get(version, (True,)):
+        data = bytearray(net.pcap(made, order=order))
+        struct.pack_into(order + "HH", data, 4, *version)
+        at = 24
+        for packet, original in made:
+            lengths = (original, len(packet)) if swapped else (len(packet), original)
+            struct.pack_into(order + "II", data, at + 8, *lengths)
+            at += 16 + len(packet)
+        found, capture = read(bytes(data))
+        assert found == net.expected(), (version, swapped)
+        assert (capture.problem, capture.network.found) == (None, {})
+    for other in ((1, 9), (2, 5), (3, 0)):
+        struct.pack_into(order + "HH", data, 4, *other)
+        with pytest.raises(CaptureError, match=r"pcap of version .*; 2\.0 to 2\.4 are read"):
+            read(bytes(data))
+
+
+def test_a_record_longer_than_is_looked_into_is_counted_and_passed_over(net: Any, read: Any) -> None:
+    made = packets(net, 1, 4, "udp")
+    large = bytes(20 << 20)
+    data = bytearray(net.pcap([*made[:5], large, *made[5:]]))
+    struct.pack_into("<I", data, 16, 64 << 20)  # snaplen
+    found, capture = read(bytes(data))
+    assert found == net.expected()
+    assert (capture.problem, capture.packets) == (None, len(made) + 1)
+    assert (capture.skipped, capture.errors) == (1, {"PACKET_TOO_LONG": 1})
+    found, capture = read(bytes(data[: -len(made[-1]) - (19 << 20)]))
+    assert "of the 20971536 bytes of a packet are there" in capture.problem
+    found, capture = read(net.pcap([*made[:5], large]))  # it cannot have captured so much
+    assert "a packet cannot have 20971520 captured bytes" in capture.problem
+
+
+def test_a_packet_that_is_cut_and_wrong_is_said_to_be_both(net: Any, read: Any) -> None:
+    """What its checksum covers beyond the cut could not be judged; that its IP header is wrong could."""
+    packet = bytearray(packets(net, 1, 4, "udp")[0])
+    packet[24] ^= 0x55
+    _, capture = read(net.pcap([(bytes(packet[:60]), len(packet))]))
+    assert capture.errors == {"BAD_IP_CHECKSUM": 1, "PACKET_CUT": 1}
+    assert (capture.packets, capture.skipped) == (1, 1)
+    packet[14] = 0x55  # a version that there is not, in a packet that is cut
+    _, capture = read(net.pcap([(bytes(packet[:60]), len(packet))]))
+    assert capture.errors == {"BAD_IP_HEADER": 1, "PACKET_CUT": 1}
+
+
+def test_frames_are_counted_alike_on_every_path(net: Any, tmp_path: Any) -> None:
+    """As packets themselves or in UDP, plain (walkers) or with a checksum (one by one), bad ones apart."""
+    events = [net.event(number) for number in range(30)]
+    lost = Lost(1, 1, 2, 3).frame()
+    bad = build(Type.LOST, 1, bytes(7))
+    summed = [build(Type.EVENT, 1, event[8:], Flag.CHECKSUM) for event in events]
+    for made in (events, summed, [*events[:9], lost, bad, *summed[9:20], events[20], bad]):
+        frames = [*net.schema().frames(), *made]
+        wrapped = [net.data(number, frame) for number, frame in enumerate(frames)]
+        sound = len(frames) - made.count(bad)
+        for data, expected in (
+            (net.pcapng(frames, link=147), sound),
+            (net.pcap(frames, link=147), sound),
+            (_mixed(net, frames), sound),
+            (net.pcap(packets(net, 1, 4, "udp", frames)), sound),
+            (net.pcap(packets(net, 1, 4, "tcp", frames)), sound),
+            (net.pcap(packets(net, 1, 4, "udp", wrapped)), len(wrapped)),
+            (net.pcap(packets(net, 1, 4, "tcp", wrapped)), len(wrapped)),
+        ):
+            path = tmp_path / "capture"
+            path.write_bytes(data)
+            survey = Survey(Source(str(path)))
+            assert survey.frames == expected
+            assert sum(survey.errors.values()) == made.count(bad)
+            assert survey.events == len(made) - made.count(bad) - made.count(lost)
+
+
+def _mixed(net: Any, frames: list[bytes]) -> bytes:
+    """Frames as packets beside an interface of Ethernet, so that the file is not all our own."""
+    data = net.pcapng(frames, link=147)
+    at = data.index(struct.pack("<I", 1), 28)
+    size = struct.unpack_from("<I", data, at + 4)[0]
+    ethernet = data[at : at + 8] + struct.pack("<H", 1) + data[at + 10 : at + size]
+    return bytes(data[: at + size] + ethernet + data[at + size :])

@@ -23,11 +23,11 @@ def stretches(times: "Array", begins: int, width: int) -> "Array":
     """In which stretch of `width` ns from `begins` on each time lies; 0 before that."""
     import numpy as np
 
+    if width >= 1 << 64:
+        return np.zeros(len(times), np.int64)
     least = np.int64(bounded(begins))
     late = np.maximum(times, least)  # so that the difference is none below 0, and fits without its sign
-    found: Array = (
-        (late.view(np.uint64) - least.view(np.uint64)) // np.uint64(min(width, (1 << 64) - 1))
-    ).astype(np.int64)
+    found: Array = ((late.view(np.uint64) - least.view(np.uint64)) // np.uint64(width)).astype(np.int64)
     return found
 
 

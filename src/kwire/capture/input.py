@@ -99,19 +99,19 @@ class _Gzip:
 
 
 def _before_damage(unpacker: Any, data: bytes, size: int) -> bytes:
-    """What can be unpacked before the place where zlib stops, which is less than `size` bytes ahead."""
-    parts = []
-    while size:
+    """What the bytes before the place where zlib stops unpack to; `size` bytes at most."""
+    parts, step = [], len(data)
+    while step and size:
         trial = unpacker.copy()
         try:
-            part = trial.decompress(data, size)
+            part = trial.decompress(data[:step], size)
         except Exception:  # zlib.error
-            size //= 2
+            step //= 2
             continue
-        if not part:
-            break
         parts.append(part)
-        unpacker, data = trial, trial.unconsumed_tail
+        size -= len(part)
+        unpacker, data = trial, trial.unconsumed_tail + data[step:]
+        step = min(step, len(data))
     return b"".join(parts)
 
 

@@ -87,13 +87,14 @@ class _StopError(Exception):
 class Dissector:
     """Takes packets apart; `wanted(protocol, source port, target port)` says which segments are looked at."""
 
-    __slots__ = ("_fragments", "_packet", "_short", "_wanted")
+    __slots__ = ("_captured", "_fragments", "_packet", "_short", "_wanted")
 
     def __init__(self, wanted: Callable[[int, int, int], bool]) -> None:
         self._wanted = wanted
         self._fragments = Fragments()
         self._packet = Packet()
-        self._short = 0  # bytes of the packet that were not captured
+        self._captured = 0  # bytes of the packet
+        self._short = 0  # and those that were not captured
 
     @property
     def fragments_missing(self) -> int:
@@ -103,7 +104,7 @@ class Dissector:
     def dissect(self, data: memoryview, original: int, link: int, *, explain: bool = False) -> Packet:
         """Take the captured bytes of one packet apart; `explain`: tell all its layers, wanted or not."""
         packet = self._packet = Packet()
-        self._short = max(original - len(data), 0)
+        self._captured, self._short = len(data), max(original - len(data), 0)
         if explain:
             packet.layers = []
         with suppress(_StopError):
@@ -120,9 +121,10 @@ class Dissector:
         self._packet.found.append(Finding(what, offset, detail))
 
     def _stop(self, what: Trouble, offset: int, detail: str = "") -> _StopError:
-        self._say(
-            Trouble.PACKET_CUT if self._short and what.name.startswith("BAD_") else what, offset, detail
-        )
+        """Say why nothing more can be read; a packet that is cut as well is said to be both."""
+        self._say(what, offset, detail)
+        if self._short and what is not Trouble.PACKET_CUT and what is not Trouble.UNKNOWN_LINK:
+            self._say(Trouble.PACKET_CUT, self._captured, f"{self._short} bytes are missing")
         return _StopError()
 
     def _leave(self, name: str) -> _StopError:
@@ -245,9 +247,7 @@ class Dissector:
             self._say(Remark.SEGMENT_OFFLOAD, place)
             return len(data)
         if total < least or total > there + self._short:
-            short, self._short = self._short, 0
-            problem = self._stop(bad, place, f"{total} bytes, where {there + short} are")
-            raise problem
+            raise self._stop(bad, place, f"{total} bytes, where {there + self._short} are")
         self._short = max(total - there, 0)
         return min(at + total, len(data))
 
@@ -329,7 +329,9 @@ class Dissector:
         """Stop where fewer than `size` bytes are there from `at` on."""
         there = (len(data) if end is None else end) - at
         if there < size:
-            raise self._stop(bad, at, f"{max(there, 0)} of {size} bytes")
+            raise self._stop(
+                Trouble.PACKET_CUT if self._short else bad, at, f"{max(there, 0)} of {size} bytes"
+            )
 
 
 def _u16(data: memoryview, at: int) -> int:

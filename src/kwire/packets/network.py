@@ -375,12 +375,12 @@ class Network:
         if problems:
             self.problem(problems[0])
             return
+        before = self._troubles
         try:
             self._sort(flow, direction, data, frame)
         except FrameError as error:
             self.problem(error.problem)
-            return
-        self.frames += 1
+        self.frames += frame.header.type == Type.DATA or before == self._troubles
 
     def _sort(self, flow: Flow, direction: int, data: bytes, frame: Frame) -> None:
         kind = frame.header.type
