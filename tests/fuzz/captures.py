@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from kwire.wire.fields import TYPES, Field
+from kwire.wire.fields import DISPLAYS, TYPES, Field, field_problem
 from kwire.wire.frame import MAX_EVENT, Flag, Type, build
 from kwire.wire.messages import Lost
 from kwire.wire.schema import Clock, Schema
@@ -158,7 +158,11 @@ class Maker:
         enum = source.choice(("", "e", "nowhere")) if rule.kind == "int" else ""
         limit = source.choice((0, 16, 0x7FFF)) if rule.tail else 0
         unit, meaning = source.choice(UNITS), source.choice(HOSTILE)
-        return Field(name, kind, at, size * count, unit, meaning, count, enum, limit)
+        display = source.choice(("", "", *DISPLAYS)) if rule.kind == "int" else ""
+        table, mask = source.choice(("e", "nowhere", "")), source.choice((0, 3, (1 << 64) - 1))
+        made = Field(name, kind, at, size * count, unit, meaning, count, enum, limit)
+        shown = made._replace(display=display, table=table, mask=mask)
+        return made if field_problem(shown, MAX_EVENT) else shown
 
     def schema(self, number: int) -> Schema:
         """A schema with some fields."""
