@@ -2,9 +2,9 @@
 
 The laws: nobody has a session before a whole HELLO, and over datagrams before the cookie; who says nothing,
 or says it slowly, is dropped after `half_open_seconds`, and sooner when too many do (`crowd`); limits count
-for each address (of IPv6 its /64) and in all; a connection that resumes takes over from the one before only by
-the same kind of transport and with the same identity; whatever one stranger does, the others are served, and
-who gets no session is told of in a line.
+for each address (of IPv6 its /64) and in all; a connection that resumes takes over from the one before only
+by the same kind of transport and with the same identity; whatever one stranger does, the others are served,
+and who gets no session is told of in a line.
 """
 
 from __future__ import annotations
