@@ -34,7 +34,7 @@ ARROWS: dict[str, set[str]] = {
     "live": {"lang", "compile", "kernel", "capture", "view", "wire", "bpf", "btf"},
 }
 FOR_ALL = {"errors", "native"}
-JOINS_ALL = {"cli", "__init__"}
+JOINS_ALL = {"cli", "__init__", "__main__"}
 
 # Costly to import, so absent on the way to the first event.
 HEAVY = {

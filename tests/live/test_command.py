@@ -41,8 +41,60 @@ def test_a_command_never_let_go_never_runs(tmp_path: Path) -> None:
 
 
 def test_an_unknown_program_is_one_clear_error() -> None:
-    command = Command(["/no/such/program"])
-    with pytest.raises(CommandError, match="no such file"):
+    children = os.listdir("/proc/self/task")
+    for name in ("/no/such/program", "no-such-program", ""):
+        with pytest.raises(CommandError, match="no such file"):
+            Command([name])
+    with pytest.raises(CommandError, match="empty"):
+        Command([])
+    assert os.listdir("/proc/self/task") == children
+
+
+def test_what_cannot_be_executed_says_why(tmp_path: Path) -> None:
+    plain, lost = tmp_path / "plain", tmp_path / "lost"
+    plain.write_text("true\n")
+    lost.write_text("#!/no/such/interpreter\n")
+    lost.chmod(0o755)
+    with pytest.raises(CommandError, match="permission denied; make it executable"):
+        Command([str(plain)])
+    with pytest.raises(CommandError, match="is a directory"):
+        Command([str(tmp_path)])
+    command = Command([str(lost)])
+    with pytest.raises(CommandError, match="interpreter in its first line is not there"):
+        command.go()
+    command.close()
+
+
+def test_signals_are_as_our_caller_gave_them(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # as a caller's nohup would have it
+    try:
+        command = Command(["sh", "-c", f"grep -E 'Sig(Ign|Blk)' /proc/$$/status >{told}"])
+        command.go()
+        command.wait()
+        command.close()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    words = told.read_text().split()
+    assert int(words[words.index("SigBlk:") + 1], 16) == 0
+    assert int(words[words.index("SigIgn:") + 1], 16) == 1 << signal.SIGUSR1 - 1
+
+
+def test_output_goes_aside(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for aside in (False, True):
+        command = Command(["echo", "hello"], aside=aside)
+        command.go()
+        command.wait()
+        command.close()
+        assert capfd.readouterr() == (("", "hello\n") if aside else ("hello\n", ""))
+
+
+def test_a_command_ended_while_it_waits_is_an_error() -> None:
+    command = Command(["true"])
+    while not command.ended():  # one that comes while it is being forked is lost
+        signal.pidfd_send_signal(command.pidfd, signal.SIGINT)
+        time.sleep(0.01)
+    with pytest.raises(CommandError, match="ended before it began"):
         command.go()
     command.close()
 

@@ -294,7 +294,7 @@ def test_without_a_collector_patience_ends(world: World, load: Load, spool: bool
     agent.signal(signal.SIGINT)
     told = agent.end(1)
     assert (told["events"], told["acknowledged"], told["sessions"]) == (5000, 0, 0)
-    assert "5,000 events were not acknowledged" in agent.errors
+    assert "5,000 events are not acknowledged" in agent.errors
     if not spool:
         return
     assert str(folder) in agent.errors

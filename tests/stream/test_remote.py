@@ -334,7 +334,7 @@ def test_errors_come_back_as_local_ones(agent: Agent, tmp_path: Path) -> None:
         (["record", "kprobe:tcp_connect", "-d", "1"], "it would have to allow probes such as"),
         (["record", "tracepoint:sched:*", "-d", "1"], "the agent's policy does not allow it"),
         (["record", PROBE, "-c", "no-such-program"], "no such file or directory"),
-        (["record", PROBE, "--buffer", "100", "-d", "1"], "set buffer size 100: it is out of range"),
+        (["record", PROBE, "--buffer", "100B", "-d", "1"], "set buffer size 100: it is out of range"),
     ],
 )
 def test_refusals_are_one_line(arguments: list[str], complaint: str, agent: Agent, tmp_path: Path) -> None:
@@ -379,7 +379,10 @@ def test_commands_run_as_the_policys_user_and_can_gain_nothing(start: Start, tmp
     assert "HOME=/nonexistent" in text
     descriptors = [line for line in text.splitlines() if "->" in line]
     assert len(descriptors) <= 4, descriptors  # 0, 1, 2 and the listing's own
-    assert record(agent, tmp_path / "a.pcapng", "-c", "sh -c 'exit 3'")["command_status"] == 3
+    assert (
+        record(agent, tmp_path / "a.pcapng", "--no-command-status", "-c", "sh -c 'exit 3'")["command_status"]
+        == 3
+    )
 
 
 # -- what can happen on the way

@@ -16,6 +16,7 @@ from kwire.analyze.order import WINDOW
 from kwire.analyze.scan import Block, Scan
 from kwire.analyze.survey import Survey
 from kwire.analyze.tables import COMMON, Column, Tables, unique
+from kwire.capture.destination import Destination, OutputError
 from kwire.errors import KwireError
 from kwire.wire.schema import Schema
 
@@ -246,27 +247,13 @@ def format_of(path: str, name: str | None = None) -> Format:
 
 
 def export_file(export: Export, path: str, form: Format) -> None:
-    """Write the export to a new file, readable by its owner only, or to standard output (`-`).
-
-    What is there and no file (a device, a pipe) is written to, never replaced; nor is a link, but its target.
-    """
-    if path == "-":
-        with open(os.dup(1), "wb") as out:
-            form.write(export, out)
-        return
-    path = os.path.realpath(path)
-    part = f"{path}.part-{os.getpid()}"
-    try:
-        if os.path.exists(path) and not os.path.isfile(path):
-            with open(os.open(path, os.O_WRONLY | os.O_CLOEXEC), "wb") as out:
+    """Write the export to `path`, as Destination says, or to standard output (`-`). Raises KwireError."""
+    with Destination(path) as target:
+        try:
+            with open(target.fd, "wb", closefd=False) as out:
                 form.write(export, out)
-            return
-        # What stands there stays until the new file is whole.
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as out:
-            form.write(export, out)
-        os.replace(part, path)
-    except OSError as error:
-        raise KwireError("export", path, error.strerror or str(error)) from None
-    finally:
-        if os.path.exists(part):
-            os.unlink(part)
+            target.publish()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputError("write", path, error.strerror or str(error)) from None

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from kwire.analyze.choose import bounded
-from kwire.analyze.rewrite import Numbers, Part, check_output, numbered, renumber
+from kwire.analyze.rewrite import Numbers, Part, numbered, renumber
 from kwire.analyze.scan import Picked, Progress, Scan
-from kwire.analyze.source import Source
+from kwire.analyze.source import Source, check_output
 from kwire.analyze.survey import Survey
 from kwire.capture.writer import Totals
 from kwire.wire.messages import Lost
@@ -125,11 +125,11 @@ def merge(inputs: Sequence[tuple[Source, Survey]], path: str, progress: Progress
             scans.append(Scan(captures[-1], events_held=held, bytes_held=held << 7))
             part.account(survey, whole=True)
         _run([_Input(scan.picks(), numbers, held) for scan in scans], part, scans, progress)
+        return part.close()
     finally:
         for capture in captures:
             capture.close()
-        totals = part.close()
-    return totals
+        part.leave()
 
 
 def _run(inputs: list[_Input], part: Part, scans: list[Scan], progress: Progress | None) -> None:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kwire.analyze.choose import EARLIEST, LATEST, Selection
 from kwire.analyze.moments import duration
-from kwire.analyze.rewrite import Keys, Numbers, Part, check_output, numbered, renumber
+from kwire.analyze.rewrite import Keys, Numbers, Part, numbered, renumber
 from kwire.analyze.rhythm import stretches
 from kwire.analyze.scan import Picked, Progress, Scan, groups, probe_numbers
-from kwire.analyze.source import Source
+from kwire.analyze.source import Source, check_output
 from kwire.analyze.survey import Seen, Survey
 from kwire.analyze.tables import Tables, unique
 from kwire.capture.walk import EPB_OVERHEAD
@@ -57,17 +57,14 @@ def cut(
     """Write what is chosen to `path`."""
     check_output(path, [source])
     numbers = Numbers(seen.schema for seen in survey.probes if _concerned(seen, selection))
-    part = Part(path, numbers, "cut", [f"kwire cut of {_name(source)}: {described(selection)}"])
     whole = not selection.bounded and not selection.conditional
-    part.account(survey, whole=whole)
-    try:
+    with Part(path, numbers, "cut", [f"kwire cut of {_name(source)}: {described(selection)}"]) as part:
+        part.account(survey, whole=whole)
         with source.open() as capture:
             for picked in Scan(capture, selection, progress).picks():
                 renumber(picked, numbers)
                 part.write(picked.window.data, picked.offsets, numbered(picked, numbers))
-    finally:
-        totals = part.close()
-    return Piece(path, totals)
+        return Piece(path, part.close())
 
 
 def _concerned(seen: Seen, selection: Selection) -> bool:
@@ -136,7 +133,10 @@ def _target(source: Source, directory: str, name: str) -> str:
 
 
 class _Pieces:
-    """The captures of a split: made when something is written to them, in a directory, each name once."""
+    """The captures of a split: made when something is written to them, in a directory, each name once.
+
+    A context manager: those that `close` has not ended are given up.
+    """
 
     __slots__ = ("_directory", "_parts", "_source", "_survey", "_taken", "done")
 
@@ -159,9 +159,17 @@ class _Pieces:
 
     def close(self) -> None:
         """End the pieces that are open."""
-        parts, self._parts = self._parts, {}
-        for index in sorted(parts):
-            self.done.append(Piece(parts[index].path, parts[index].close()))
+        for index in sorted(self._parts):
+            part = self._parts[index]
+            self.done.append(Piece(part.path, part.close()))
+            del self._parts[index]
+
+    def __enter__(self) -> "_Pieces":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for part in self._parts.values():
+            part.leave()
 
 
 def _by_schema(
@@ -177,21 +185,19 @@ def _by_schema(
         table = tables.find(seen.schema)
         if table is not None:
             by_name.setdefault(table.name if key == "probe" else seen.schema.host, []).append(seen.schema)
-    pieces, names = _Pieces(source, survey, directory), list(by_name)
+    names = list(by_name)
     known: Keys = {}
     Numbers(survey.schemas, known)
-    for start in range(0, len(names), OPEN):
-        keys = dict(known)  # each reading makes schemas of its own, forgotten with it
-        some = names[start : start + OPEN]
-        parts = []
-        for index, name in enumerate(some):
-            about = f"by {key}: {safe(name) or 'unknown'}"
-            parts.append(pieces.part(index, name, Numbers(by_name[name], keys), about, whole=True))
-        try:
+    with _Pieces(source, survey, directory) as pieces:
+        for start in range(0, len(names), OPEN):
+            keys = dict(known)  # each reading makes schemas of its own, forgotten with it
+            parts = []
+            for index, name in enumerate(names[start : start + OPEN]):
+                about = f"by {key}: {safe(name) or 'unknown'}"
+                parts.append(pieces.part(index, name, Numbers(by_name[name], keys), about, whole=True))
             _distribute(source, parts, progress, unknown=not start)
-        finally:
             pieces.close()
-    return pieces.done
+        return pieces.done
 
 
 def _distribute(source: Source, parts: list[Part], progress: Progress | None, *, unknown: bool) -> None:
@@ -256,19 +262,18 @@ def _by_time(
         cause = f"{count:,} pieces of that length are too many" if every else "pieces of no length"
         raise KwireError("split", source.name, cause, f"at most {MOST:,}: choose a longer time")
     numbers, clock = Numbers(survey.schemas), WallClock()
-    pieces = _Pieces(source, survey, directory)
     width = len(str(count))
 
-    def part(index: int) -> Part:
+    def part(pieces: _Pieces, index: int) -> Part:
         first = begins + index * every
         about = f"by time: from {clock.moment(first)}, for {every / 1e9:g} s"
         return pieces.part(index, f"part-{index + 1:0{width}}", numbers, about)
 
-    for start in range(0, count, OPEN):
-        stop = min(start + OPEN, count)
-        first = begins + start * every if start else EARLIEST
-        last = begins + stop * every - 1 if stop < count else LATEST
-        try:
+    with _Pieces(source, survey, directory) as pieces:
+        for start in range(0, count, OPEN):
+            stop = min(start + OPEN, count)
+            first = begins + start * every if start else EARLIEST
+            last = begins + stop * every - 1 if stop < count else LATEST
             with source.open() as capture:
                 for picked in Scan(capture, Selection(None, None, first, last), progress).picks():
                     which = np.minimum(stretches(picked.times, begins, every), count - 1)
@@ -276,10 +281,10 @@ def _by_time(
                     wanted = set(np.unique(which).tolist()) | {index for index, _ in losses}
                     renumber(picked, numbers)
                     for index in sorted(index for index in wanted if start <= index < stop):
-                        _put(part(index), picked, which == index, [one for at, one in losses if at == index])
-        finally:
+                        mine = [one for at, one in losses if at == index]
+                        _put(part(pieces, index), picked, which == index, mine)
             pieces.close()
-    return pieces.done
+        return pieces.done
 
 
 def _piece(picked: Picked, loss: tuple[int, Schema | None, Lost], begins: int, every: int, count: int) -> int:
@@ -297,35 +302,33 @@ def _by_amount(
     """One capture after the other, each begun when the one before has enough."""
     import numpy as np
 
-    numbers, pieces = Numbers(survey.schemas), _Pieces(source, survey, directory)
+    numbers = Numbers(survey.schemas)
     ending = STATISTICS_BLOCK * len(numbers.schemas) if key == "size" else 0
     index = 0
-    with source.open() as capture:
-        try:
-            for picked in Scan(capture, None, progress).picks():
-                renumber(picked, numbers)
-                sizes = _block_sizes(picked) if key == "size" else np.ones(len(picked.offsets), np.int64)
-                sums, at, losses = np.cumsum(sizes), 0, numbered(picked, numbers)
-                while at < len(sums) or losses:
-                    part = pieces.part(index, f"part-{index + 1:04}", numbers, f"by {key}: part {index + 1}")
-                    used = part.writer.size + ending if key == "size" else part.writer.events
-                    done = int(sums[at - 1]) if at else 0
-                    stop = int(np.searchsorted(sums, done + amount - used, side="right"))
-                    if not part.writer.events:
-                        stop = max(stop, min(at + 1, len(sums)))  # a piece has one event at least
-                    here = [(before - at, loss) for before, loss in losses if before <= max(stop, at)]
-                    losses = losses[len(here) :]
-                    part.write(picked.window.data, picked.offsets[at : max(stop, at)], here)
-                    at = max(stop, at)
-                    if at < len(sums):
-                        index += 1
-                        pieces.close()
-                        if index >= MOST:
-                            cause = f"more than {MOST:,} pieces"
-                            raise KwireError("split", source.name, cause, "choose a greater amount")
-        finally:
-            pieces.close()
-    return pieces.done
+    with source.open() as capture, _Pieces(source, survey, directory) as pieces:
+        for picked in Scan(capture, None, progress).picks():
+            renumber(picked, numbers)
+            sizes = _block_sizes(picked) if key == "size" else np.ones(len(picked.offsets), np.int64)
+            sums, at, losses = np.cumsum(sizes), 0, numbered(picked, numbers)
+            while at < len(sums) or losses:
+                part = pieces.part(index, f"part-{index + 1:04}", numbers, f"by {key}: part {index + 1}")
+                used = part.writer.size + ending if key == "size" else part.writer.events
+                done = int(sums[at - 1]) if at else 0
+                stop = int(np.searchsorted(sums, done + amount - used, side="right"))
+                if not part.writer.events:
+                    stop = max(stop, min(at + 1, len(sums)))  # a piece has one event at least
+                here = [(before - at, loss) for before, loss in losses if before <= max(stop, at)]
+                losses = losses[len(here) :]
+                part.write(picked.window.data, picked.offsets[at : max(stop, at)], here)
+                at = max(stop, at)
+                if at < len(sums):
+                    index += 1
+                    pieces.close()
+                    if index >= MOST:
+                        cause = f"more than {MOST:,} pieces"
+                        raise KwireError("split", source.name, cause, "choose a greater amount")
+        pieces.close()
+        return pieces.done
 
 
 def _block_sizes(picked: Picked) -> "Array":

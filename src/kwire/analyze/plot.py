@@ -11,6 +11,7 @@ from kwire.analyze.distribution import BITS
 from kwire.analyze.latency import Latency
 from kwire.analyze.report import duration, short
 from kwire.analyze.stats import Stats
+from kwire.capture.destination import Destination, OutputError
 from kwire.errors import KwireError
 from kwire.view.text import WallClock, fit, safe
 
@@ -50,11 +51,14 @@ def plot(stats: Stats, path: str) -> None:
         _rates(rates, stats)
         _heat(figure, heat, stats)
         _talkers(talk, stats)
-        try:
-            metadata = {"Date": None} if kind == ".svg" else None
-            figure.savefig(path, dpi=110, metadata=metadata)
-        except OSError as error:
-            raise KwireError("plot", path, error.strerror or str(error)) from None
+        metadata = {"Date": None} if kind == ".svg" else None
+        with Destination(path) as target:
+            try:
+                with open(target.fd, "wb", closefd=False) as out:
+                    figure.savefig(out, format=kind[1:], dpi=110, metadata=metadata)
+                target.publish()
+            except OSError as error:
+                raise OutputError("plot", path, error.strerror or str(error)) from None
 
 
 def _seconds(stats: Stats) -> Any:

@@ -12,10 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from kwire.analyze.scan import Picked
-from kwire.analyze.source import Source
 from kwire.analyze.survey import Survey
+from kwire.capture.output import CaptureError
 from kwire.capture.writer import Totals, Writer
-from kwire.errors import KwireError
 from kwire.wire.frames import Frames
 from kwire.wire.messages import U64_MAX, Lost
 from kwire.wire.schema import Schema, clock_of
@@ -63,7 +62,11 @@ class Numbers:
 
 
 class Part:
-    """One capture being written: what it takes, it renumbers in place and hands to a Writer."""
+    """One capture being written: what it takes, it renumbers in place and hands to a Writer.
+
+    A context manager: the capture takes its place at the end, whole; what an error leaves unfinished is gone,
+    and what was there before is kept. Raises CaptureError where the disk is full.
+    """
 
     __slots__ = ("_produced", "_unproven", "numbers", "path", "writer")
 
@@ -80,6 +83,7 @@ class Part:
             tool=f"kwire {tool}",
             comments=comments,
             buffer=buffer,
+            hold=True,
         )
         self._produced: dict[int, int] = {}
         self._unproven: set[int] = set()
@@ -108,9 +112,27 @@ class Part:
             self.writer.lost([loss])
         if start < len(offsets):
             self.writer.write(Frames(data, offsets[start:].data))
+        self._check()
+
+    def _check(self) -> None:
+        if self.writer.dropped:
+            cause = "the disk is full, or the file would be larger than is allowed"
+            raise CaptureError("write", self.path, cause, "free space, or write elsewhere")
+
+    def __enter__(self) -> "Part":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Give up what `close` has not ended."""
+        self.writer.leave()
 
     def close(self) -> Totals:
         """End the capture; gives its sums."""
+        self.writer.flush()
+        self._check()
         totals = self.writer.close(self._produced, self._unproven).values()
         sums = [sum(column) for column in zip(*totals, strict=True)] or [0, 0, 0]
         return Totals(*sums)
@@ -129,13 +151,6 @@ def numbered(picked: Picked, numbers: Numbers) -> list[tuple[int, Lost]]:
             loss = loss._replace(first=first, last=last)
         made.append((before, loss._replace(probe=number)))
     return made
-
-
-def check_output(path: str, sources: Iterable[Source]) -> None:
-    """KwireError where writing to `path` would destroy what is read."""
-    for source in sources:
-        if source.is_file(path):
-            raise KwireError("write", path, "it is one of the captures that are read", "name another file")
 
 
 class _Sparse:

@@ -6,9 +6,11 @@ that whatever is asked can be read twice (what probes there are, then their even
 
 import os
 import stat
+from collections.abc import Iterable
 from types import TracebackType
 from typing import IO, Any
 
+from kwire.capture.destination import OutputError, descriptor
 from kwire.capture.output import CaptureError
 from kwire.packets.open import NetworkCapture, open_capture
 
@@ -22,7 +24,7 @@ class Source:
     CaptureError where it cannot be read.
     """
 
-    __slots__ = ("_kept", "_options", "_path", "name")
+    __slots__ = ("_identity", "_kept", "_options", "_path", "name")
 
     def __init__(self, path: str, **options: Any) -> None:
         self.name = "standard input" if path == "-" else path
@@ -30,7 +32,9 @@ class Source:
         self._kept: IO[bytes] | None = None
         self._path = path
         try:
-            if path != "-" and stat.S_ISREG(os.stat(path).st_mode):
+            found = os.fstat(0) if path == "-" else os.stat(path)
+            self._identity = (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
+            if path != "-" and self._identity:
                 return
             self._keep(0 if path == "-" else os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         except OSError as error:
@@ -48,11 +52,13 @@ class Source:
         return capture
 
     def is_file(self, path: str) -> bool:
-        """Whether `path` is the very file that is read here."""
+        """Whether `path`, or standard output (`-`), is the very file that is read here."""
+        number = descriptor(path)
         try:
-            return os.path.samefile(path, self._path)
+            found = os.stat(path) if number is None else os.fstat(number)
         except OSError:
             return False
+        return (found.st_dev, found.st_ino) == self._identity
 
     def close(self) -> None:
         """Give the copy up, if there is one."""
@@ -80,3 +86,11 @@ class Source:
             if fd:
                 os.close(fd)
         self._path = f"/proc/self/fd/{self._kept.fileno()}"
+
+
+def check_output(path: str, sources: Iterable[Source]) -> None:
+    """OutputError where writing to `path` would destroy what is read."""
+    for source in sources:
+        if source.is_file(path):
+            name = "standard output" if path == "-" else path
+            raise OutputError("write", name, "it is one of the captures that are read", "name another file")

@@ -13,6 +13,7 @@ import select
 import stat
 from typing import Final
 
+from kwire.capture.destination import Destination, OutputError
 from kwire.errors import KwireError
 
 STEP: Final = 4 << 20  # bytes allocated at a time, at most; a file that is small as yet gets less
@@ -38,16 +39,17 @@ def _allocate(fd: int, offset: int, length: int) -> int:
 
 
 class Output:
-    """An open target: a path (created or emptied, readable by the owner only) or a descriptor.
+    """An open target: a name, as Destination takes it, or a descriptor.
 
-    A descriptor is written from where it stands and not closed. Raises CaptureError where the target cannot
-    be opened or is a terminal.
+    A regular file has its place from `publish` on. A descriptor is written from where it stands and not
+    closed. Raises CaptureError where the target cannot be opened or is a terminal.
     """
 
     __slots__ = (
         "_allocated",
         "_appends",
         "_can_allocate",
+        "_destination",
         "_limit",
         "_owned",
         "fd",
@@ -57,21 +59,27 @@ class Output:
         "seekable",
     )
 
-    def __init__(self, target: str | int, reserve: int) -> None:
-        self._owned = isinstance(target, str)
-        self.name = str(target) if isinstance(target, str) else f"descriptor {target}"
+    def __init__(self, target: str | int, reserve: int, *, clobber: bool = True) -> None:
+        self.name = target if isinstance(target, str) else f"descriptor {target}"
+        self._destination: Destination | None = None
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-            self.fd = os.open(target, flags, 0o600) if isinstance(target, str) else target
+            if isinstance(target, str):
+                self._destination = Destination(target, clobber=clobber)
+            self._owned = self._destination is not None
+            self.fd = self._destination.fd if self._destination else int(target)
             status = os.fstat(self.fd)
+        except OutputError as error:
+            raise CaptureError(error.operation, error.subject, error.cause, error.cure) from None
         except OSError as error:
             raise CaptureError("open for writing", self.name, error.strerror or "failed") from None
         if os.isatty(self.fd):
+            self._let_go()
             raise CaptureError(
                 "write", self.name, "a capture is not for a terminal", "name a file, or pipe it somewhere"
             )
         regular = stat.S_ISREG(status.st_mode)
-        self._appends = regular and not self._owned and _appends(self.fd)
+        foreign = self._destination is None or self._destination.foreign
+        self._appends = regular and foreign and _appends(self.fd)
         self.seekable = regular and not self._appends
         self.position = status.st_size if self._appends else 0
         if self.seekable:
@@ -148,18 +156,34 @@ class Output:
         if self._appends:
             os.ftruncate(self.fd, self.position)
 
+    def publish(self) -> None:
+        """Let a regular file take its place. Raises CaptureError."""
+        if self._destination is not None:
+            try:
+                self._destination.publish()
+            except OutputError as error:
+                raise CaptureError(error.operation, error.subject, error.cause, error.cure) from None
+
     def close(self) -> None:
-        """Cut the file to the position, give unused blocks back, close what was opened here."""
-        fd, self.fd = self.fd, -1
-        if fd < 0:
+        """Cut the file to the position, give unused blocks back, close what was opened here.
+
+        A file that was not published is gone then.
+        """
+        if self.fd < 0:
             return
         try:
             if self.seekable:
-                os.ftruncate(fd, self.position)
-                os.lseek(fd, self.position, os.SEEK_SET)
+                os.ftruncate(self.fd, self.position)
+                os.lseek(self.fd, self.position, os.SEEK_SET)
         finally:
-            if self._owned:
-                os.close(fd)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        fd, self.fd = self.fd, -1
+        if self._destination is not None:
+            self._destination.close()
+        elif self._owned:
+            os.close(fd)
 
     def _put(self, data: memoryview) -> int:
         done, size = 0, len(data)
@@ -170,7 +194,9 @@ class Output:
                 else:
                     done += os.write(self.fd, data[done:])
             except BlockingIOError:
-                select.select((), (self.fd,), ())
+                waiting = select.poll()  # takes descriptors beyond 1023, which select(2) does not
+                waiting.register(self.fd, select.POLLOUT)
+                waiting.poll()
             except BrokenPipeError:
                 raise
             except OSError as error:

@@ -98,11 +98,6 @@ class ResumableWriter(Writer):
         """What joins the files of this capture: 32 hexadecimal digits."""
         return self._id
 
-    def leave(self) -> None:
-        """Close the file as it is, without what is not written yet and without its ending."""
-        self._used = 0
-        self._file.output.close()
-
     def settle(self) -> None:
         """Hand all to the operating system, descriptions too; with `sync`, to the disk."""
         self.flush()

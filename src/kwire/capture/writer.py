@@ -59,16 +59,22 @@ class Writer:
     bytes, may be shared by writers of which each flushes before another one writes. Call `flush` at the end
     of each round of reading, `close` at the end: without it the file says that its recorder died. Raises
     CaptureError where the target cannot be written; a full disk is not an error but loss.
+
+    A file takes its place (see Destination) when its beginning is written, and grows there. With `hold` the
+    first one does so with `publish`, or whole with `close`; `leave` before leaves what was there. `clobber`:
+    whether files that are there may be replaced.
     """
 
     __slots__ = (
         "_base",
         "_buffer",
+        "_clobber",
         "_comments",
         "_earlier_lost",
         "_earlier_stored",
         "_environment",
         "_file",
+        "_hold",
         "_holes",
         "_id",
         "_lost",
@@ -79,6 +85,7 @@ class Writer:
         "_size",
         "_used",
         "_written",
+        "dropped",
         "files",
         "schemas",
     )
@@ -96,8 +103,11 @@ class Writer:
         rotate_seconds: float = 0,
         comments: Sequence[str] = (),
         buffer: bytearray | None = None,
+        hold: bool = False,
+        clobber: bool = True,
     ) -> None:
         self.schemas = tuple(schemas)
+        self._hold, self._clobber = hold, clobber
         if [schema.id for schema in self.schemas] != list(range(1, len(self.schemas) + 1)):
             raise CaptureError("open capture", str(target), "probes are not numbered 1, 2, 3 … in order")
         rotates = bool(rotate_bytes or rotate_seconds)
@@ -122,6 +132,8 @@ class Writer:
         self._lost = [0] * (probes + 1)  # by probe number, in this file; 0 is of no known probe
         self._earlier_lost, self._earlier_stored = [0] * (probes + 1), [0] * (probes + 1)
         self.files: list[str] = []  # paths written, in order
+        self.dropped = False
+        """Whether the disk had no room for something."""
         self._written = 0  # bytes of the earlier files
         self._comments = tuple(comments)
         self._probes = self._describe(self.schemas)
@@ -185,6 +197,19 @@ class Writer:
         if done < used:
             self._take_back(done, used)
 
+    def publish(self) -> None:
+        """Let the file that was held take its place; others have theirs. Raises CaptureError."""
+        self._hold = False
+        self._file.output.publish()
+
+    def leave(self) -> None:
+        """Close the file as it is, without what is not written yet and without its ending.
+
+        Of a file that is held nothing stays.
+        """
+        self._used = 0
+        self._file.output.close()
+
     def close(
         self, produced: Mapping[int, int] | None = None, unproven: Container[int] = ()
     ) -> dict[int, Totals]:
@@ -204,6 +229,7 @@ class Writer:
                 known = produced.get(number) if produced is not None else None
                 totals[number] = Totals(stored + lost if known is None else known, stored, lost)
             self._end(totals, LAST_FILE, unproven)
+            self.publish()
         finally:
             self._file.output.close()
         return totals
@@ -211,7 +237,9 @@ class Writer:
     def __enter__(self) -> "Writer":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None and self._hold:
+            self.leave()
         self.close()
 
     # --- files
@@ -228,16 +256,21 @@ class Writer:
     def _open(self, number: int) -> _File | None:
         """Open file `number` with its beginning; None where that has no room."""
         base = self._path(number)
-        output = Output(base, 4096 + len(self.schemas) * (STATISTICS_BLOCK + 4 * LOST_BLOCK))
+        reserve = 4096 + len(self.schemas) * (STATISTICS_BLOCK + 4 * LOST_BLOCK)
+        output = Output(base, reserve, clobber=self._clobber)
         head = self._beginning(max(1, number))
-        with memoryview(head) as view:
-            if output.room(len(head)) and output.write(view) == len(head):
-                self.files.append(output.name)
-                return _File(output, number, time.monotonic(), time.time_ns())
-        output.position = 0
+        try:
+            with memoryview(head) as view:
+                if output.room(len(head)) and output.write(view) == len(head):
+                    if not self._hold:
+                        output.publish()
+                    self.files.append(output.name)
+                    return _File(output, number, time.monotonic(), time.time_ns())
+            output.position = 0
+        except BaseException:
+            output.close()
+            raise
         output.close()
-        if isinstance(base, str) and os.path.isfile(base):  # never a device, such as /dev/full
-            os.unlink(base)
         return None
 
     def _path(self, number: int) -> str | int:
@@ -417,6 +450,7 @@ class Writer:
 
     def _drop(self, frames: Frames, start: int) -> None:
         """Count frames as lost for want of room."""
+        self.dropped = True
         rest = memoryview(frames.offsets)[start : frames.count]
         counted = 0
         for swap in {bool(swap) for swap in self._rows[walk.ROW_SWAP :: walk.ROW_WORDS]}:
@@ -440,6 +474,7 @@ class Writer:
 
     def _take_back(self, done: int, used: int) -> None:
         """Only `done` of the `used` bytes packed went to the disk: undo the blocks that are not whole."""
+        self.dropped = True
         buffer = self._buffer
         at = 0
         while at < used:

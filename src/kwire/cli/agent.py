@@ -2,11 +2,11 @@
 
 import argparse
 import os
-import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
 from kwire.cli import probes, tracing, values
+from kwire.cli.process import ending_signals
 from kwire.errors import KwireError
 from kwire.kernel import privileges
 from kwire.live.command import Command
@@ -17,6 +17,7 @@ from kwire.live.recorder import Limits
 from kwire.live.tracer import Tracer
 from kwire.stream.address import Address, check_secure, parse
 from kwire.stream.arguments import add_transport_arguments, session_settings, tls_options, watch
+from kwire.view.text import plural
 from kwire.wire.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ examples:
   kwire agent --to tls:collector.example tracepoint:sched:sched_switch
   kwire agent --to tcp:localhost 'tracepoint:syscalls:sys_enter_openat(str(filename))' -c 'make all'
   kwire agent --to unix:/run/kwire.sock --spool /var/spool/kwire 'kprobe:tcp_connect'
+  kwire agent --to tcp:localhost tracepoint:sched:sched_process_exec -- make all
   kwire agent --listen tls:0.0.0.0 --policy /etc/kwire/policy.toml
   kwire agent --make-certs certs collector.example web1.example
 
@@ -50,6 +52,7 @@ OPTIONS = {
 """Arguments that say what is recorded, which with --listen the clients do."""
 
 MEMORY, SPOOL_SIZE = 64 << 20, 4 << 30
+COMMAND = True
 LEAST_MEMORY = 1 << 20
 GRACE = 10.0
 
@@ -97,9 +100,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what the arguments say."""
-    if args.make_certs:
+    if args.make_certs is not None:
         return _make_certs(args)
-    if args.listen:
+    if args.listen is not None:
         return _listen(args)
     return _connect(args)
 
@@ -163,7 +166,7 @@ def _listen(args: argparse.Namespace) -> int:
             loop.stop()
 
         loop.add(launcher.fd, READ, launcher_gone)
-        loop.signals((signal.SIGINT, signal.SIGTERM), stop)
+        loop.signals(ending_signals(), stop)
         say(f"listening at {listener.address}")
         try:
             loop.run()
@@ -173,7 +176,7 @@ def _listen(args: argparse.Namespace) -> int:
             loop.close()
     finally:
         launcher.close()
-    text = f"{front.sessions} session{'s' if front.sessions != 1 else ''} served"
+    text = f"{plural(front.sessions, 'session')} served"
     _print(args, {"sessions": front.sessions, "traces": front.traces}, text)
     return status
 
@@ -192,7 +195,7 @@ def _connect(args: argparse.Namespace) -> int:
         raise KwireError("set memory", str(args.memory), "it is too little", "give at least 1M")
     if not args.probes and not args.spool:
         raise KwireError("record", "", "no PROBE is named", "name one, as in tracepoint:sched:sched_switch")
-    with tracing.chosen(args) as processes:
+    with tracing.chosen(args, aside=args.json) as processes:
         plan = make_plan(args, processes.scope) if args.probes else None
         return _run(args, address, plan, processes)
 
@@ -236,7 +239,8 @@ def _recover(args: argparse.Namespace, line: "Line") -> "list[Recovered]":
             continue
         if cut:
             say(f"spool {spool.path}: damaged and cut: {cut}")
-        say(f"spool {spool.path}: {spool.count} payloads of an agent before this one go to {line.address}")
+        payloads, go = plural(spool.count, "payload"), "goes" if spool.count == 1 else "go"
+        say(f"spool {spool.path}: {payloads} of an agent before this one {go} to {line.address}")
         found.append(Recovered(line, spool))
     return found
 
@@ -266,7 +270,7 @@ def _run(
             line, tracer, sink, hold, recovered, limits=limits, processes=processes, grace=args.grace
         )
         privileges.drop(keep=_kept(address))
-        line.loop.signals((signal.SIGINT, signal.SIGTERM), lambda number: agent.stop())
+        line.loop.signals(ending_signals(), lambda number: agent.stop())
         progress = tracing.Progress(agent.recording.recorder, None)
         if not args.verbose:  # then the frames tell
             agent.recording.progress = progress
@@ -290,14 +294,18 @@ def _deliver(args: argparse.Namespace, line: "Line", recovered: "list[Recovered]
 
     courier = Courier(line, recovered, args.grace)
     privileges.drop(keep=_kept(line.address))
-    line.loop.signals((signal.SIGINT, signal.SIGTERM), lambda number: courier.stop())
+    line.loop.signals(ending_signals(), lambda number: courier.stop())
     try:
         courier.run()
     finally:
         courier.close()
         line.loop.close()
     delivered = sum(before.uplink.finished for before in recovered)
-    _print(args, {"recovered": len(recovered), "delivered": delivered}, f"{delivered} recordings delivered")
+    _print(
+        args,
+        {"recovered": len(recovered), "delivered": delivered},
+        f"{plural(delivered, 'recording')} delivered",
+    )
     return 0 if delivered == len(recovered) else 1
 
 
@@ -308,14 +316,23 @@ def _report(args: argparse.Namespace, agent: "Agent", plan: Plan, command: Comma
     if command and command.ended() and command.status is not None:
         told["command_status"] = os.waitstatus_to_exitcode(command.status)
     lost = f"{told['lost']:,} lost" if told["lost"] else "none lost"
-    text = f"{told['events']:,} events, {lost}, {told['acknowledged']:,} acknowledged by {agent.line.address}"
-    _print(args, told, text)
+    acknowledged = f"{told['acknowledged']:,} acknowledged by {agent.line.address}"
+    _print(args, told, f"{plural(told['events'], 'event')}, {lost}, {acknowledged}")
     if agent.finished:
-        return 0
-    waiting = told["events"] - told["acknowledged"]
-    place = f"they are in {args.spool}" if args.spool else "they are lost"
-    say(f"{waiting:,} events were not acknowledged; {place}")
+        return tracing.exit_status(told, args)
+    say(unfinished(told["events"] - told["acknowledged"], args.spool, str(agent.line.address)))
     return 1
+
+
+def unfinished(waiting: int, spool: str, address: str) -> str:
+    """Where an agent that left early leaves what it could not deliver."""
+    if not waiting:
+        return f"{address} has everything, but did not say that the recording is complete there"
+    events, are = plural(waiting, "event"), "is" if waiting == 1 else "are"
+    if spool:
+        again = f"'kwire agent --to {address} --spool {spool}' delivers them"
+        return f"{events} {are} not acknowledged yet, and kept in {spool}: {again}"
+    return f"{events} {are} not acknowledged: what {address} has not stored of them is lost with this agent"
 
 
 def _print(args: argparse.Namespace, told: dict[str, Any], text: str) -> None:

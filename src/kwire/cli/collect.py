@@ -10,7 +10,8 @@ from functools import partial
 from typing import Any
 
 from kwire.cli import values
-from kwire.cli.tracing import CLEAR_LINE, human_size
+from kwire.cli.process import ending_signals
+from kwire.cli.tracing import CLEAR_LINE, allow_descriptors, human_size
 from kwire.errors import KwireError
 from kwire.kernel import privileges, seccomp
 from kwire.stream.address import Address, is_numeric, parse, resolve
@@ -22,7 +23,7 @@ from kwire.stream.folder import Folder
 from kwire.stream.listen import Listener, listen
 from kwire.stream.loop import Loop
 from kwire.stream.store import Options
-from kwire.view.text import safe
+from kwire.view.text import plural, safe
 from kwire.wire.settings import Settings
 
 HELP = "collect the events of agents into captures"
@@ -34,8 +35,8 @@ DIR/HOST-YYYYmmdd-HHMMSS.pcapng (UTC) is one session of one host. What is acknow
 files: a collector that is killed and started again goes on exactly there (DIR/.sessions). That promise holds
 for the process; with --sync it holds for the machine too, power cuts included.
 
-Ctrl-C, -d and -n end the collection, and the traces of agents that --from has connected to. SIGTERM leaves
-all sessions as they are, for the next collector to go on with.
+Ctrl-C, -d and -n end the collection, and the traces of agents that --from has connected to. SIGTERM and
+SIGHUP leave all sessions as they are, for the next collector to go on with.
 
 examples:
   kwire collect --listen tls: -w captures               agents connect: kwire agent --to tls:THIS-HOST PROBE…
@@ -107,7 +108,8 @@ class Run:
         """Listen and connect."""
         # Before anybody is told that we are there, so that from then on a signal ends us in order.
         self.loop.signals((signal.SIGINT,), lambda number: self.end())
-        self.loop.signals((signal.SIGTERM,), lambda number: self.loop.stop())
+        leaving = [number for number in ending_signals() if number != signal.SIGINT]
+        self.loop.signals(tuple(leaving), lambda number: self.loop.stop())
         args, seen = self.args, watch(self.args)
         tls = tls_options(args)
         for text in args.listen:
@@ -198,7 +200,8 @@ class Run:
             self._shown = True
             rate = collector.events / max(time.monotonic() - self.start, 1e-3)
             sys.stderr.write(
-                f"{CLEAR_LINE}{len(collector.feeds)} sessions, {collector.events:,} events, {rate:,.0f}/s, "
+                f"{CLEAR_LINE}{plural(len(collector.feeds), 'session')}, "
+                f"{plural(collector.events, 'event')}, {rate:,.0f}/s, "
                 f"{collector.lost:,} lost, {human_size(collector.size)}"
             )
             sys.stderr.flush()
@@ -208,7 +211,7 @@ def run(args: argparse.Namespace) -> int:
     """Collect; 0 when all went well, 1 where something was wrong with what came."""
     if not args.listen and not args.origins:
         raise KwireError("collect", "", "from whom?", "name an address with --listen or --from")
-    raise_descriptors()
+    allow_descriptors()
     job = Run(args)
     try:
         job.open()
@@ -248,15 +251,6 @@ def _load_resolver(address: Address) -> None:
             resolve(address)
 
 
-def raise_descriptors() -> None:
-    """Allow as many open files as the hard limit does: three a session."""
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def report(summary: dict[str, Any]) -> None:
     """Say on standard error what was collected, a line a host."""
     for host in summary["hosts"]:
@@ -268,7 +262,7 @@ def report(summary: dict[str, Any]) -> None:
             "".join(char if char.isprintable() else ascii(char)[1:-1] for char in host["host"]) or "unknown"
         )
         files = ", ".join(host["files"][:3]) + (" …" if len(host["files"]) > 3 else "")
-        sys.stderr.write(f"{name}: {host['events']:,} events, {lost}, in {files}\n")
+        sys.stderr.write(f"{name}: {plural(host['events'], 'event')}, {lost}, in {files}\n")
     for problem in summary["problems"]:
         sys.stderr.write(f"kwire: {safe(problem)}\n")
     if not summary["hosts"]:
@@ -276,10 +270,10 @@ def report(summary: dict[str, Any]) -> None:
 
 
 def _place(args: argparse.Namespace) -> Place:
-    if args.merge and args.folder:
+    if args.merge is not None and args.folder is not None:
         raise KwireError("collect", args.merge, "-w and --merge exclude each other", "give one of them")
     options = Options(args.rotate[0], args.rotate[1], args.sync)
-    if args.merge:
+    if args.merge is not None:
         path = os.path.abspath(args.merge)
         return Place(Folder(os.path.dirname(path)), path, options)
     return Place(Folder(args.folder or DEFAULT), "", options)

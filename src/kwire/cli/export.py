@@ -5,7 +5,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from kwire.analyze.source import Source
+from kwire.analyze.source import Source, check_output
 from kwire.cli.choosing import Progress, add_choice, notes, ports, selection, survey
 from kwire.errors import KwireError
 from kwire.view.text import safe
@@ -61,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
                 (path, Tables(table.schemas), _only(chosen, tables, table))
                 for path, table in zip(paths, tables, strict=True)
             ]
+        for path, _, _ in parts:
+            check_output(path, [source])
         events = undecodable = 0
         for path, some, wanted in parts:
             progress = Progress(f"{safe(path)}: writing", source.size)

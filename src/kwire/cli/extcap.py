@@ -141,7 +141,7 @@ def _capture(args: argparse.Namespace) -> int:
     except OSError as error:
         sys.stderr.write(f"kwire: {args.fifo}: {error.strerror}\n")
         return 1
-    os.dup2(fifo, sys.stdout.fileno())
+    os.dup2(fifo, 1)
     os.close(fifo)
     from kwire.cli.main import main as kwire
 
@@ -149,4 +149,6 @@ def _capture(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from kwire.cli import process
+
+    raise SystemExit(process.run(main))

@@ -5,14 +5,18 @@ no traceback reaches a user; the exit status says what happened (table in `STATU
 """
 
 import argparse
+import errno
 import importlib
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn, Protocol, cast
 
+from kwire.cli import process
 from kwire.errors import KwireError
+from kwire.view.text import safe
 
 VERBS: dict[str, str] = {
     "record": "capture events to a file",
@@ -46,7 +50,8 @@ STATUS: dict[int, str] = {
     3: "verify: something is missing from the capture",
     130: "interrupted",
 }
-"""Exit status → meaning."""
+"""Exit status → meaning. Of record, trace and agent with a command it is the command's, as a shell gives it,
+where that ended by itself, unless --no-command-status."""
 
 
 class Verb(Protocol):
@@ -103,8 +108,17 @@ def _version() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line `argv` (default: the process's own) and return the exit status."""
-    args = list(sys.argv[1:] if argv is None else argv)
+    """Run the command line `argv` and return the exit status.
+
+    Without `argv` the process is ours: its arguments are taken, its streams and signals are set up.
+    """
+    if argv is not None:
+        return _run(list(argv), ours=False)
+    return process.run(lambda: _run(sys.argv[1:], ours=True))
+
+
+def _run(args: list[str], *, ours: bool) -> int:
+    """Find the verb, run it, turn whatever it raises into one line; `ours`: whether the process is."""
     if not args or args[0] in ("-h", "--help", "help"):
         sys.stdout.write(_overview() + "\n")
         return 0 if args else 2
@@ -115,43 +129,100 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in VERBS:
         sys.stderr.write(_unknown(name) + "\n")
         return 2
-    verb = cast(Verb, importlib.import_module(f"kwire.cli.{name}"))
-    parser = _Parser(prog=f"kwire {name}", description=verb.HELP, formatter_class=_Help)
-    parser.add_argument("-v", "--verbose", action="count", default=0, help="explain errors in full detail")
-    verb.configure(parser)
-    mixed = getattr(verb, "INTERMIXED", False)  # an optional argument may stand after options
-    parsed = parser.parse_intermixed_args(args[1:]) if mixed else parser.parse_args(args[1:])
+    verbose = False
     try:
-        if name in READING and argv is None:  # a library's caller keeps what it may do
+        verb = cast(Verb, importlib.import_module(f"kwire.cli.{name}"))
+        parsed = _parse(name, verb, args[1:])
+        verbose = bool(parsed.verbose)
+        if name in READING and ours:  # a library's caller keeps what it may do
             from kwire.cli.reading import confine
 
             confine(parsed)
         status = verb.run(parsed)
         sys.stdout.flush()
         return status
+    except SystemExit as end:  # argparse has said why
+        return end.code if isinstance(end.code, int) else 1
     except KwireError as error:
-        _complain(error.detail if parsed.verbose else str(error))
+        _complain(error.detail if verbose else str(error))
         return 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader of our output has gone (`| head`): not an error. Keep the interpreter from
-        # complaining once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        process.drain()  # the reader of our output has gone (`| head`): not an error
         return 128 + signal.SIGPIPE
     except MemoryError:
         sys.stderr.write(f"kwire: {name}: not enough memory; narrow the input or the buffers\n")
         return 1
     except OSError as error:
-        what = f" {error.filename}" if error.filename else ""
-        _complain(f"{name}{what}: {error.strerror or error}")
+        _complain(_failed(name, error))
         return 1
+    except Exception as error:
+        _broken(name, error, verbose=verbose)
+        return 1
+
+
+def _parse(name: str, verb: Verb, words: list[str]) -> argparse.Namespace:
+    """The verb's arguments; SystemExit where they make no sense, with the reason on standard error."""
+    parser = _Parser(prog=f"kwire {name}", description=verb.HELP, formatter_class=_Help)
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="explain errors in full detail")
+    verb.configure(parser)
+    command: list[str] | None = None
+    if getattr(verb, "COMMAND", False) and "--" in words:  # ends our arguments and begins the command
+        at = words.index("--")
+        command, words = words[at + 1 :], words[:at]
+    for before, word in zip(["", *words], words, strict=False):
+        if not word or (word.startswith("--") and word.endswith("=")):
+            what = word[:-1] or (f"what follows {before}" if before.startswith("-") else "an argument")
+            parser.error(f"{what} is empty")
+    mixed = getattr(verb, "INTERMIXED", False)  # an optional argument may stand after options
+    parsed = parser.parse_intermixed_args(words) if mixed else parser.parse_args(words)
+    if command is not None:
+        if parsed.command is not None:
+            parser.error("-c and -- both give a command")
+        if not command or not command[0]:
+            parser.error("no command follows --")
+        parsed.command = command
+    return parsed
+
+
+def _failed(name: str, error: OSError) -> str:
+    """What an error of the operating system means, in one line."""
+    problem = process.drain()
+    if problem is not None and problem.errno == error.errno:
+        return process.unwritable(problem)
+    what = f" {error.filename}" if error.filename else ""
+    text = f"{name}{what}: {error.strerror or error}"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        text += "; allow more with 'ulimit -n', or name fewer probes"
+    return text
+
+
+def _broken(name: str, error: Exception, *, verbose: bool) -> None:
+    """Say that something is wrong with kwire itself, or with how it is installed."""
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("kwire"):
+        package = error.name.split(".")[0]
+        cure = f"install it, as with 'pip install {package}'"
+        sys.stderr.write(f"kwire: {name}: the Python package {package} is not there; {cure}\n")
+        return
+    if verbose:
+        with suppress(OSError, ImportError):  # perhaps no file can be opened any more
+            from traceback import print_exc
+
+            print_exc()
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = ""
+    if trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        place = f" at {'/'.join(file.split('/')[-3:])}:{trace.tb_lineno}"
+    what = f"{type(error).__name__}: {error}".replace("\n", " ")
+    _complain(f"{name}: a fault of kwire itself{place}: {what}; please report what -v prints")
 
 
 def _complain(text: str) -> None:
     """Say what is wrong on standard error; what a capture or a name holds must not drive the terminal."""
-    from kwire.view.text import safe
-
     sys.stderr.write("kwire: " + "\n".join(map(safe, text.split("\n"))) + "\n")
 
 

@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from kwire.capture.destination import is_standard_output
 from kwire.cli import probes, tracing
 from kwire.live.plan import Plan, Scope
 
@@ -14,10 +15,17 @@ examples:
   kwire record 'tracepoint:syscalls:sys_enter_openat(str(filename), flags)' -c 'ls -l' -w opens.pcapng
   kwire record 'kprobe:tcp_connect(sk.__sk_common.skc_dport)' --filter 'uid == 1000' -w connects.pcapng
   kwire record 'tracepoint:sched:sched_switch(prev_comm){prev_comm ~ "cc*"}' probes.py -w both.pcapng
+  kwire record tracepoint:sched:sched_process_exec -w execs.pcapng -- make all
   kwire record 'tracepoint:block:*' -w - | tshark -r -
   kwire record -H web1.example tracepoint:sched:sched_process_exec -w execs.pcapng
 
+The file grows while it is recorded, so that 'kwire show --follow' shows it, and is readable after kill -9.
+Where our bytes go to standard output (-w -, --json), what the command prints goes to standard error. The exit
+status is that of a command which ended by itself.
+
 """
+
+COMMAND = True
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +33,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES + probes.PROBES
     probes.add_arguments(parser)
     parser.add_argument(
-        "-w", dest="write", metavar="FILE", required=True, help="the capture, pcapng; - is standard output"
+        "-w",
+        dest="write",
+        metavar="FILE",
+        required=True,
+        help="the capture, pcapng; - is standard output; a file there is replaced once probes are attached",
     )
     parser.add_argument("--json", action="store_true", help="print a summary object at the end")
     tracing.add_arguments(parser)
@@ -33,8 +45,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Record, then say what was recorded."""
-    if args.host:
+    """Record, then say what was recorded; the command's exit status."""
+    if args.host is not None:
         from kwire.cli import remote
 
         summary = remote.run(probes.request(args.probes), args, args.write)
@@ -46,12 +58,12 @@ def run(args: argparse.Namespace) -> int:
         def make_plan(scope: Scope) -> Plan:
             return planner.make_plan(wanted, args.filter, scope=scope)
 
-        summary = tracing.run(make_plan, args, args.write)
-    out = sys.stderr if args.write == "-" else sys.stdout
+        summary = tracing.run(make_plan, args, args.write, aside=args.json)
+    out = sys.stderr if is_standard_output(args.write) else sys.stdout
     if args.json:
         import json
 
         print(json.dumps(summary), file=out)
     else:
         tracing.report(summary)
-    return 0
+    return tracing.exit_status(summary, args)

@@ -5,7 +5,6 @@ kept and accounted for when the agent is lost, and that is an error all the same
 """
 
 import argparse
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -13,14 +12,15 @@ from typing import Any
 
 from kwire.capture.writer import Writer
 from kwire.cli import tracing
+from kwire.cli.process import ending_signals
 from kwire.errors import KwireError
-from kwire.live.command import split
 from kwire.live.recorder import Sink
 from kwire.live.summary import summarize
 from kwire.stream.arguments import session_settings, tls_options, watch
 from kwire.stream.loop import Loop
 from kwire.stream.remote import Conversation, Link
 from kwire.stream.requests import numbered
+from kwire.view.text import plural
 from kwire.wire.schema import Schema
 from kwire.wire.settings import Settings
 
@@ -46,13 +46,16 @@ def run(
     writers: list[Writer] = []
 
     def start(schemas: tuple[Schema, ...]) -> list[Sink]:
-        if write:
-            writers.append(_writer(write, schemas, args))
+        if (
+            writer := tracing.open_writer(write, schemas, schemas[0].host, schemas[0].kernel, args)
+        ) is not None:
+            writer.publish()
+            writers.append(writer)
         return [*writers, *sinks(schemas)]
 
     settings = session_settings(args, Settings())
     conversation = Conversation(link, body, start, loop=loop, settings=settings)
-    loop.signals((signal.SIGINT, signal.SIGTERM), lambda number: conversation.stop())
+    loop.signals(ending_signals(), lambda number: conversation.stop())
     try:
         return _follow(conversation, writers)
     finally:
@@ -65,24 +68,13 @@ def _limits(args: argparse.Namespace) -> dict[str, Any]:
     """What of the arguments goes into the request."""
     given = {
         "filter": args.filter,
-        "command": split(args.command) if args.command else None,
+        "command": args.command,
         "pids": args.pids,
         "seconds": args.seconds,
         "count": args.count,
         "buffer": args.buffer,
     }
     return {name: value for name, value in given.items() if value is not None}
-
-
-def _writer(write: str, schemas: tuple[Schema, ...], args: argparse.Namespace) -> Writer:
-    return Writer(
-        write,
-        schemas,
-        host=schemas[0].host,
-        kernel=schemas[0].kernel,
-        rotate_bytes=args.rotate[0],
-        rotate_seconds=args.rotate[1],
-    )
 
 
 def _follow(conversation: Conversation, writers: list[Writer]) -> dict[str, Any]:
@@ -126,7 +118,8 @@ def _say_skipped(conversation: Conversation) -> None:
         first = skipped[0]
         if isinstance(first, list) and len(first) == 2:
             target, why = (ascii(str(part))[1:-1] for part in first)
-            sys.stderr.write(f"kwire: {number} targets are left out, the first {target}: {why}\n")
+            are = "is" if number == 1 else "are"
+            sys.stderr.write(f"kwire: {plural(number, 'target')} {are} left out, the first {target}: {why}\n")
     unfiltered = answer.get("unfiltered")
     for one in unfiltered if isinstance(unfiltered, list) else []:
         if isinstance(one, list) and len(one) == 2:

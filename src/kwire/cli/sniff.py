@@ -12,9 +12,12 @@ import struct
 import sys
 import time
 from types import FrameType
-from typing import IO, Any, Final, cast
+from typing import IO, Final, cast
 
 from kwire.capture import pcapng
+from kwire.capture.destination import Destination, OutputError, is_standard_output
+from kwire.cli import values
+from kwire.cli.process import ending_signals
 from kwire.cli.show import add_showing, show
 from kwire.errors import KwireError
 from kwire.kernel import privileges
@@ -42,7 +45,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-i", dest="interfaces", metavar="IFACE", action="append", required=True, help="interface; repeatable"
     )
-    parser.add_argument("-w", dest="write", metavar="FILE", help="keep the packets in a pcapng file")
+    parser.add_argument(
+        "-w",
+        dest="write",
+        metavar="FILE",
+        help="keep the packets in a pcapng file; one that is there is replaced",
+    )
+    values.add_clobber(parser)
     parser.add_argument("--seconds", metavar="N", type=_seconds, help="stop after so long")
     parser.add_argument("--promiscuous", action="store_true", help="listen to packets for others too")
     add_showing(parser)
@@ -60,11 +69,19 @@ def _seconds(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     """Listen and show until the end."""
+    if args.write is not None and is_standard_output(args.write):
+        cause = "standard output is for what is shown"
+        raise KwireError("write packets to", args.write, cause, "name a file")
+    if args.where is not None:  # whatever is wrong is found before the file is replaced
+        from kwire.view.where import Where
+
+        Where(args.where)
     rings = [PacketRing(name, promiscuous=args.promiscuous) for name in dict.fromkeys(args.interfaces)]
     try:
-        with Sniffed(rings, args.write, args.seconds) as sniffed:
+        with Sniffed(rings, args.write, args.seconds, clobber=not args.no_clobber) as sniffed:
+            sniffed.begin()
             privileges.drop()
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in ending_signals():
                 signal.signal(number, sniffed.stop)
             status = show(args, cast("IO[bytes]", sniffed))
             sys.stderr.write(f"kwire: {sniffed.account()}\n")
@@ -75,32 +92,40 @@ def run(args: argparse.Namespace) -> int:
 
 
 class Sniffed:
-    """Packets of rings as a pcapng file that is read while it grows; `keep`: a path where to write it too."""
+    """Packets of rings as a pcapng file that is read while it grows; `keep`: a path where to write it too.
 
-    def __init__(self, rings: list[PacketRing], keep: str | None, seconds: float | None) -> None:
+    `clobber`: whether a file there may be replaced, which `begin` does.
+    """
+
+    def __init__(
+        self, rings: list[PacketRing], keep: str | None, seconds: float | None, *, clobber: bool = True
+    ) -> None:
         self.name = ", ".join(ring.interface for ring in rings)
         self._rings = rings
         self._until = time.monotonic() + seconds if seconds else float("inf")
         self._stopped = False
         self._ended = False
         self._counts = [[0, 0] for _ in rings]  # taken, dropped
-        self._begun = False
-        try:
-            self._file = open(keep, "wb", opener=_private) if keep else None  # noqa: SIM115  # closed by __exit__
-        except OSError as error:
-            raise KwireError("open for writing", str(keep), error.strerror or "failed") from None
+        self._head = self._beginning()
+        self._kept = None if keep is None else Destination(keep, clobber=clobber)
+
+    def begin(self) -> None:
+        """Put the file that is kept into its place, where it grows."""
+        if self._kept is not None:
+            self._keep(self._head)
+            self._kept.publish()
 
     def __enter__(self) -> "Sniffed":
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file is not None:
+        if self._kept is not None:
             try:
                 while not self._ended:  # whatever ended the showing: the file is closed in order
                     self._stopped = True
                     self.read(0)
             finally:
-                self._file.close()
+                self._kept.close()
 
     def fileno(self) -> int:
         """A descriptor that tells a reader that this is no file."""
@@ -112,7 +137,9 @@ class Sniffed:
 
     def read(self, size: int) -> bytes:
         """The next blocks; waits for them. Nothing at the end."""
-        data = b"" if self._begun else self._beginning()
+        data, self._head = self._head, b""
+        if data:
+            return data
         while not data and not self._ended:
             data = b"".join(self._packets())
             if data:
@@ -124,8 +151,7 @@ class Sniffed:
                 self._rings[0].wait(TURN)
             else:
                 time.sleep(0.01)
-        if self._file is not None:
-            self._keep(data)
+        self._keep(data)
         return data
 
     def account(self) -> str:
@@ -136,7 +162,6 @@ class Sniffed:
         return f"{self.name}: {received} packets, {dropped} dropped for want of room in the ring"
 
     def _beginning(self) -> bytes:
-        self._begun = True
         blocks = [pcapng.section([(pcapng.SectionOption.APPLICATION, b"kwire sniff")])]
         for ring in self._rings:
             head = struct.pack("=HHI", ring.link, 0, 0)
@@ -176,14 +201,12 @@ class Sniffed:
             counts[1] += ring.statistics().drops
 
     def _keep(self, data: bytes) -> None:
-        assert self._file is not None
+        """Write to the file that is kept, if there is one."""
+        if self._kept is None:
+            return
         try:
-            self._file.write(data)
-            if self._ended:
-                self._file.flush()
+            while data:
+                data = data[os.write(self._kept.fd, data) :]
         except OSError as error:
-            raise KwireError("write", str(self._file.name), error.strerror or "failed") from None
-
-
-def _private(path: str, flags: int) -> Any:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+            self._ended = True
+            raise OutputError("write", self._kept.name, error.strerror or "failed") from None

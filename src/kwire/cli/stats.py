@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from kwire.analyze.source import Source
+from kwire.analyze.source import Source, check_output
 from kwire.cli.choosing import Progress, add_choice, notes, ports, selection, survey
 from kwire.view.text import safe, style
 
@@ -33,6 +33,8 @@ def run(args: argparse.Namespace) -> int:
     from kwire.analyze.stats import Stats
 
     with Source(args.file, **ports(args)) as source:
+        if args.plot is not None:
+            check_output(args.plot, [source])
         found = survey(source)
         chosen = selection(args, found, source.name)
         progress = Progress(f"{safe(source.name)}: counting", source.size)

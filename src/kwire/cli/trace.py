@@ -2,7 +2,9 @@
 
 import argparse
 import sys
+from typing import Any
 
+from kwire.capture.destination import is_standard_output
 from kwire.cli import probes, tracing
 from kwire.errors import KwireError
 from kwire.live.plan import Plan, Scope
@@ -21,14 +23,20 @@ examples:
   kwire trace probes.py --json | jq .fields
   kwire trace -H web1.example probes.py
 
+Standard output is for the events: what the command prints goes to standard error. The exit status is that of
+a command which ended by itself.
+
 """
+
+COMMAND = True
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.epilog = EXAMPLES + probes.PROBES
     probes.add_arguments(parser)
-    parser.add_argument("-w", dest="write", metavar="FILE", help="keep the events in a capture, pcapng")
+    keep = "keep the events in a capture, pcapng, too; a file there is replaced"
+    parser.add_argument("-w", dest="write", metavar="FILE", help=keep)
     parser.add_argument("--json", action="store_true", help="print one JSON object an event")
     tracing.add_arguments(parser)
     tracing.add_remote_arguments(parser)
@@ -36,20 +44,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trace, then say on standard error what was seen."""
-    if args.write == "-":
+    if args.write is not None and is_standard_output(args.write):
         raise KwireError(
-            "write capture to", "-", "standard output is for the events", "name a file, or use kwire record"
+            "write capture to",
+            args.write,
+            "standard output is for the events",
+            "name a file, or use kwire record",
         )
 
     def sinks(schemas: tuple[Schema, ...]) -> list[Sink]:
         by_number = {schema.id: schema for schema in schemas}
         return [Screen(Renderer(_format(args, schemas)), by_number, sys.stdout)]
 
-    if args.host:
+    if args.host is not None:
         from kwire.cli import remote
 
-        tracing.report(remote.run(probes.request(args.probes), args, args.write, sinks))
-        return 0
+        return _told(remote.run(probes.request(args.probes), args, args.write, sinks), args)
     from kwire.live import planner
 
     wanted = probes.read(args.probes)
@@ -57,8 +67,13 @@ def run(args: argparse.Namespace) -> int:
     def make_plan(scope: Scope) -> Plan:
         return planner.make_plan(wanted, args.filter, scope=scope)
 
-    tracing.report(tracing.run(make_plan, args, args.write, sinks))
-    return 0
+    return _told(tracing.run(make_plan, args, args.write, sinks, aside=True), args)
+
+
+def _told(summary: dict[str, Any], args: argparse.Namespace) -> int:
+    """Say what was seen; the exit status."""
+    tracing.report(summary)
+    return tracing.exit_status(summary, args)
 
 
 def _format(args: argparse.Namespace, schemas: tuple[Schema, ...]) -> Format:

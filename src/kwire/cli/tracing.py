@@ -1,7 +1,10 @@
 """What `record` and `trace` have in common: the choice of processes and limits, the run, the report.
 
-The laws: Ctrl-C, SIGTERM and a limit end a trace the same clean way; capabilities are given up as soon as
-everything is attached; the command of `-c` starts only then.
+The laws: Ctrl-C, SIGTERM, SIGHUP and a limit end a trace the same clean way; before it has begun they break
+it off, and a file that is there stays as it was. The order is: the command is looked up, forked and held
+back; everything is attached; the capture is begun beside its place; the command starts, the capture takes its
+place, capabilities are given up. From then on the file grows under its name, so that it can be followed, and
+is there after kill -9.
 """
 
 import argparse
@@ -14,16 +17,21 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+from kwire.capture.destination import is_standard_output
 from kwire.capture.writer import Writer
 from kwire.cli import values
+from kwire.cli.process import ending_signals
 from kwire.kernel import privileges
-from kwire.live.command import Command, split
+from kwire.live.command import Command
 from kwire.live.environment import complete
 from kwire.live.plan import Plan, Scope
 from kwire.live.processes import Processes
 from kwire.live.recorder import Limits, Recorder, Sink
 from kwire.live.summary import Counts, summarize
 from kwire.live.tracer import Tracer
+from kwire.view.text import plural
+from kwire.wire.frames import Frames
+from kwire.wire.messages import Lost
 from kwire.wire.schema import Schema
 
 ROTATING = ("CAP_DAC_OVERRIDE",)
@@ -36,7 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser, *, rotate: bool = True) -> No
     """The arguments that say whom to trace, for how long, and (`rotate`) when a new file is begun."""
     whom = parser.add_argument_group("whom to trace (default: the whole machine but kwire)")
     whom.add_argument(
-        "-c", dest="command", metavar="'COMMAND ARGS'", help="this command, and whatever it starts"
+        "-c",
+        dest="command",
+        metavar="'COMMAND ARGS'",
+        type=values.command,
+        help="this command, and whatever it starts; or write it at the end, behind --",
+    )
+    whom.add_argument(
+        "--no-command-status", action="store_true", help="do not exit with the status of the command"
     )
     whom.add_argument(
         "-p",
@@ -66,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, rotate: bool = True) -> No
         default=(0, 0.0),
         help="with -w: begin a new file after so much (100M) or so long (60s)",
     )
+    values.add_clobber(parser)
 
 
 def add_remote_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,24 +98,60 @@ def add_remote_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class _Stop:
-    """SIGINT and SIGTERM as a readable descriptor; a second one interrupts at once."""
+    """The signals that end a recording as a readable descriptor; a second Ctrl-C interrupts at once."""
 
-    __slots__ = ("_before", "fd")
+    __slots__ = ("_before", "asked", "fd")
 
     def __init__(self) -> None:
         self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._before = {
-            number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        self.asked = False
+        """Whether somebody wanted the end before the recording came to it."""
+        self._before = {number: signal.signal(number, self._note) for number in ending_signals()}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        self.now()
+        if number != signal.SIGHUP:  # it comes twice where a terminal closes
+            self.restore()
+
+    def now(self) -> None:
+        """End the recording."""
+        self.asked = True
         os.eventfd_write(self.fd, 1)
-        self.restore()
 
     def restore(self) -> None:
         """Give the signals back."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+class _Shown:
+    """A sink that people watch: when it cannot be written any more, the recording ends, in order."""
+
+    __slots__ = ("_sink", "_stop", "problem")
+
+    def __init__(self, sink: Sink, stop: _Stop) -> None:
+        self._sink, self._stop = sink, stop
+        self.problem: OSError | None = None
+
+    def write(self, frames: Frames) -> None:
+        """Take frames."""
+        self._do(lambda: self._sink.write(frames))
+
+    def lost(self, losses: list[Lost]) -> None:
+        """Take losses."""
+        self._do(lambda: self._sink.lost(losses))
+
+    def flush(self) -> None:
+        """The end of a round."""
+        self._do(self._sink.flush)
+
+    def _do(self, call: Callable[[], None]) -> None:
+        if self.problem is None:
+            try:
+                call()
+            except OSError as error:
+                self.problem = error
+                self._stop.now()
 
 
 class Progress:
@@ -120,7 +172,9 @@ class Progress:
         events = self._counts.events
         rate = events / max(time.monotonic() - self._start, 1e-3)
         size = f", {human_size(self._writer.size)}" if self._writer else ""
-        sys.stderr.write(f"{CLEAR_LINE}{events:,} events, {rate:,.0f}/s, {self._counts.lost:,} lost{size}")
+        sys.stderr.write(
+            f"{CLEAR_LINE}{plural(events, 'event')}, {rate:,.0f}/s, {self._counts.lost:,} lost{size}"
+        )
         sys.stderr.flush()
         self._shown = True
 
@@ -144,7 +198,15 @@ def report(summary: dict[str, Any]) -> None:
     """Say on standard error what was recorded."""
     lost = f"{summary['lost']:,} lost" if summary["lost"] else "none lost"
     place = f", {human_size(summary['bytes'])} in {', '.join(summary['files'])}" if "files" in summary else ""
-    sys.stderr.write(f"{summary['events']:,} events, {lost}{place}\n")
+    sys.stderr.write(f"{plural(summary['events'], 'event')}, {lost}{place}\n")
+
+
+def exit_status(summary: dict[str, Any], args: argparse.Namespace) -> int:
+    """The status of the command, as a shell gives it, where it ended by itself and is wanted; else 0."""
+    status: int | None = summary.get("command_status")
+    if status is None or args.no_command_status:
+        return 0
+    return status if status >= 0 else 128 - status
 
 
 def run(
@@ -152,23 +214,31 @@ def run(
     args: argparse.Namespace,
     write: str | None,
     sinks: Callable[[tuple[Schema, ...]], list[Sink]] = lambda schemas: [],
+    *,
+    aside: bool = False,
 ) -> dict[str, Any]:
     """Trace as the arguments say, to the file `write` and to other sinks; give the summary object.
 
-    `make_plan` is given whose events are wanted.
+    `make_plan` is given whose events are wanted. `aside`: standard output is ours, so that of the command
+    goes to standard error.
     """
-    with chosen(args) as processes:
+    aside = aside or (write is not None and is_standard_output(write))
+    with chosen(args, aside=aside) as processes:
         plan = make_plan(processes.scope)
         plan = plan._replace(schemas=complete(plan.schemas))
         say_skipped(plan)
-        return _trace(plan, args, write, sinks(plan.schemas), processes)
+        return _trace(plan, args, write, sinks, processes)
 
 
 @contextlib.contextmanager
-def chosen(args: argparse.Namespace) -> Iterator[Processes]:
-    """The processes that the arguments choose; the command is ended at the end."""
-    command = Command(split(args.command)) if args.command else None
+def chosen(args: argparse.Namespace, *, aside: bool) -> Iterator[Processes]:
+    """The processes that the arguments choose; the command is ended at the end.
+
+    `aside`: what the command prints goes to standard error.
+    """
+    command = Command(args.command, aside=aside) if args.command is not None else None
     try:
+        allow_descriptors()  # after the command was forked: its limit is its own
         with Processes(args.pids or (), command, without=(os.getpid(),)) as processes:
             yield processes
     finally:
@@ -176,12 +246,21 @@ def chosen(args: argparse.Namespace) -> Iterator[Processes]:
             command.end()
 
 
+def allow_descriptors() -> None:
+    """Allow as many open files as the hard limit does: a probe takes two or three, a session three."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def say_skipped(plan: Plan) -> None:
     """Say on standard error what of the wildcards is left out, and what is not filtered."""
     if plan.skipped:
         target, why = plan.skipped[0]
-        number = len(plan.skipped)
-        sys.stderr.write(f"kwire: {number} targets are left out, the first {target}: {why}\n")
+        number, are = len(plan.skipped), "is" if len(plan.skipped) == 1 else "are"
+        sys.stderr.write(f"kwire: {plural(number, 'target')} {are} left out, the first {target}: {why}\n")
     for probe, why in plan.unfiltered:
         say_unfiltered(probe, why)
 
@@ -195,43 +274,59 @@ def _trace(
     plan: Plan,
     args: argparse.Namespace,
     write: str | None,
-    sinks: list[Sink],
+    sinks: Callable[[tuple[Schema, ...]], list[Sink]],
     processes: Processes,
 ) -> dict[str, Any]:
     command = processes.command
-    with Tracer(plan, buffer=args.buffer, follow=processes.chosen) as tracer:
+    with contextlib.ExitStack() as stack:
+        # Whatever can fail is tried before a file that is there is replaced, while Ctrl-C ends it at once.
+        tracer = stack.enter_context(Tracer(plan, buffer=args.buffer, follow=processes.chosen))
+        tracer.follow(processes)
+        tracer.attach()
+        writer = open_writer(write, plan.schemas, os.uname().nodename, os.uname().release, args)
+        if writer:
+            stack.callback(writer.leave)
         stop = _Stop()
-        writer = None
-        try:
-            tracer.follow(processes)
-            tracer.attach()
-            if write:
-                system = os.uname()
-                writer = Writer(
-                    write,
-                    plan.schemas,
-                    host=system.nodename,
-                    kernel=system.release,
-                    rotate_bytes=args.rotate[0],
-                    rotate_seconds=args.rotate[1],
-                )
-            privileges.drop(keep=ROTATING if args.rotate != (0, 0.0) else ())
-            targets: list[Sink] = [*([writer] if writer else []), *sinks]
-            recorder = Recorder(tracer, targets, Limits(args.seconds, args.count))
-            progress = Progress(recorder, writer)
-            start = time.monotonic()
-            if command:
-                command.go()
-            recorder.run(processes, stop.fd, progress)
-            progress.clear()
-            seconds = time.monotonic() - start
-            produced = recorder.produced()
-            totals = writer.close(produced) if writer else {}
-            status = command.status if command and command.ended() else None
-            status = None if status is None else os.waitstatus_to_exitcode(status)
-            return summarize(plan.schemas, recorder, writer, produced, totals, seconds, status)
-        finally:
-            stop.restore()
-            os.close(stop.fd)
+        stack.callback(os.close, stop.fd)
+        stack.callback(stop.restore)
+        shown = [_Shown(sink, stop) for sink in sinks(plan.schemas)]
+        recorder = Recorder(tracer, [*([writer] if writer else []), *shown], Limits(args.seconds, args.count))
+        progress = Progress(recorder, writer)
+        if command:
+            command.go()
+        if writer:
+            writer.publish()
+        privileges.drop(keep=ROTATING if args.rotate != (0, 0.0) else ())
+        start = time.monotonic()
+        recorder.run(processes, stop.fd, progress)
+        progress.clear()
+        seconds = time.monotonic() - start
+        produced = recorder.produced()
+        totals = writer.close(produced) if writer else {}
+        status = command.status if command and command.ended() and not stop.asked else None
+        status = None if status is None else os.waitstatus_to_exitcode(status)
+        summary = summarize(plan.schemas, recorder, writer, produced, totals, seconds, status)
+        problem = next((one.problem for one in shown if one.problem), None)
+        if problem is not None:
             if writer:
-                writer.close()
+                report(summary)
+            raise problem
+        return summary
+
+
+def open_writer(
+    write: str | None, schemas: tuple[Schema, ...], host: str, kernel: str, args: argparse.Namespace
+) -> Writer | None:
+    """The capture of a recording, held: it takes its place with `publish`. None where none is wanted."""
+    if write is None:
+        return None
+    return Writer(
+        write,
+        schemas,
+        host=host,
+        kernel=kernel,
+        rotate_bytes=args.rotate[0],
+        rotate_seconds=args.rotate[1],
+        hold=True,
+        clobber=not args.no_clobber,
+    )

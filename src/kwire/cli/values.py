@@ -1,6 +1,9 @@
-"""Values as people write them on the command line: sizes and durations with a unit, process ids."""
+"""Values as people write them on the command line: sizes and durations with a unit, commands, process ids."""
 
 import argparse
+
+from kwire.errors import KwireError
+from kwire.live.command import split
 
 SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 """Unit letter → bytes."""
@@ -9,11 +12,19 @@ DURATIONS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 """Unit → seconds."""
 
 
+LEAST = 4096
+"""Bytes below which a size without a unit is taken for a mistake: nothing of ours is smaller than a page."""
+
+
 def size(text: str) -> int:
-    """Read `4096`, `64K`, `4M`, `1G` as bytes."""
+    """Read `4096`, `64K`, `4M`, `1G`, `100B` as bytes; a small number needs its unit."""
     number, unit = _split(text.lower().removesuffix("ib").removesuffix("b"))
     if unit not in SIZES:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size; write bytes, or 64K, 4M, 1G")
+    if text[-1:].isdigit() and number < LEAST:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} has no unit; write {text}K, {text}M, or {text}B for bytes"
+        )
     return int(number * SIZES[unit])
 
 
@@ -28,11 +39,30 @@ def seconds(text: str) -> float:
 def rotation(text: str) -> tuple[int, float]:
     """Read what `--rotate` takes: a size (`100M`) or a duration (`60s`), as (bytes, seconds), one of them 0.
 
-    `m` is minutes, `M` is megabytes.
+    `m` is minutes, `M` is megabytes; a number without a unit could be either.
     """
+    if text[-1:].isdigit():
+        raise argparse.ArgumentTypeError(
+            f"{text!r} has no unit; write a size, as {text}M, or a time, as {text}s"
+        )
     if text[-1:] == "m" or text.lower().endswith(("s", "h", "d")):
         return 0, seconds(text)
     return size(text), 0.0
+
+
+def add_clobber(parser: argparse.ArgumentParser) -> None:
+    """Add the argument that keeps a file that is there."""
+    parser.add_argument(
+        "--no-clobber", action="store_true", help="with -w: refuse to replace a file that is there"
+    )
+
+
+def command(text: str) -> list[str]:
+    """Read a command line as a shell splits it."""
+    try:
+        return split(text)
+    except KwireError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def count(text: str) -> int:

@@ -23,6 +23,9 @@ _GO = b"g"
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where the commands of others are looked for."""
 
+DEFAULTS = (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ)
+"""Signals whose default a command has, whatever Python or we have set."""
+
 PATIENCE = 100
 """Hundredths of a second a command has to end when asked."""
 
@@ -73,17 +76,51 @@ def _turn_into(account: "struct_passwd") -> dict[str, str]:
     return {"PATH": DEFAULT_PATH, "LANG": "C.UTF-8", **home}
 
 
+def find(name: str, path: str | None) -> str:
+    """The program that a command's first word names, looked for in `path`, directories joined by colons.
+
+    Raises CommandError, with what execve(2) would say.
+    """
+    problem = errno.ENOENT
+    folders = [""] if "/" in name else (path or os.defpath).split(":")
+    for folder in folders if name else ():
+        program = os.path.join(folder, name)
+        if not os.path.isfile(program):
+            if os.path.isdir(program) and "/" in name:
+                problem = errno.EISDIR
+        elif os.access(program, os.X_OK):
+            return program
+        else:
+            problem = errno.EACCES
+    raise _unstartable(name, problem)
+
+
+def _unstartable(name: str, problem: int) -> CommandError:
+    cures = {
+        errno.ENOENT: "check the name and PATH",
+        errno.EACCES: "make it executable, or give its interpreter, as in 'sh SCRIPT'",
+        errno.ENOEXEC: "give its interpreter, as in 'sh SCRIPT'",
+        errno.E2BIG: "give shorter arguments",
+    }
+    return CommandError("start command", repr(name), os.strerror(problem).lower(), cures.get(problem, ""))
+
+
 class Command:
     """A forked process that waits for `go()` and then becomes the command.
 
     `user`: run as that user, from the root directory, in an environment of its own, without input and output;
-    ending it then takes CAP_KILL, and it ends with this process anyhow.
+    ending it then takes CAP_KILL, and it ends with this process anyhow. `aside`: its standard output is our
+    standard error, because ours is taken. Raises CommandError where there is no such program or user.
     """
 
-    __slots__ = ("_failure", "_gate", "pid", "pidfd", "status", "words")
+    __slots__ = ("_aside", "_failure", "_gate", "_program", "pid", "pidfd", "status", "words")
 
-    def __init__(self, words: list[str], user: str = "") -> None:
+    def __init__(self, words: list[str], user: str = "", *, aside: bool = False) -> None:
+        if not words:
+            raise CommandError("start command", "", "it is empty", "give a program, as in ls -l")
         account = _account(user) if user else None
+        self._program = find(words[0], DEFAULT_PATH if user else os.environ.get("PATH"))
+        self._aside = aside
         self.words = words
         self.status: int | None = None
         gate_read, self._gate = os.pipe2(os.O_CLOEXEC)
@@ -99,12 +136,15 @@ class Command:
     def _become(self, gate: int, failure: int, account: "struct_passwd | None") -> None:
         """In the child: wait for the gate, then exec. Never returns."""
         try:
-            environment = _turn_into(account) if account is not None else os.environ
+            environment = _turn_into(account) if account is not None else dict(os.environ)
+            if self._aside:
+                os.dup2(2, 1)
+            # Ctrl-C is for all of the terminal's processes, this one too while it waits.
+            for number in DEFAULTS:
+                signal.signal(number, signal.SIG_DFL)
             if os.read(gate, 1) != _GO:
                 os._exit(127)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
-                signal.signal(number, signal.SIG_DFL)
-            os.execvpe(self.words[0], self.words, environment)
+            os.execve(self._program, self.words, environment)
         except OSError as error:
             os.write(failure, str(error.errno).encode())
         finally:
@@ -112,15 +152,20 @@ class Command:
 
     def go(self) -> None:
         """Let the command run. Raises CommandError when it cannot be executed."""
-        os.write(self._gate, _GO)
-        os.close(self._gate)
-        self._gate = -1
+        try:
+            os.write(self._gate, _GO)
+        except BrokenPipeError:  # it was ended while it waited, as by Ctrl-C, which is for it too
+            raise CommandError("start command", repr(self.words[0]), "it was ended before it began") from None
+        finally:
+            os.close(self._gate)
+            self._gate = -1
         report = os.read(self._failure, 16)  # ends when exec closes the other end
         if report:
             self.wait()
-            code = int(report)
-            cure = "check the name and PATH" if code == errno.ENOENT else ""
-            raise CommandError("start command", repr(self.words[0]), os.strerror(code).lower(), cure)
+            if int(report) == errno.ENOENT:
+                cause = "the interpreter in its first line is not there"
+                raise CommandError("start command", repr(self.words[0]), cause, "check that line")
+            raise _unstartable(self.words[0], int(report))
 
     def ended(self) -> bool:
         """Whether the command has ended; then `status` is its wait status."""

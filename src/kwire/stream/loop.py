@@ -202,8 +202,9 @@ class Loop:
     def signals(self, numbers: tuple[int, ...], callback: Callable[[int], None]) -> None:
         """Call `callback(number)` in the loop when one of these signals comes; `close` restores them.
 
-        A second signal of the same number has its old effect again: it interrupts a stop that hangs. Signals
-        that come before `run` are told when it begins.
+        A second signal of the same number has its old effect again: it interrupts a stop that hangs; but not
+        SIGHUP, which comes twice where a terminal closes. Signals that come before `run` are told when it
+        begins.
         """
         if self._wake < 0:
             self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -215,7 +216,8 @@ class Loop:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._signalled.append(number)
-        signal.signal(number, self._signals[number][0])
+        if number != signal.SIGHUP:
+            signal.signal(number, self._signals[number][0])
         os.eventfd_write(self._wake, 1)
 
     def _tell(self, mask: int) -> None:

@@ -68,6 +68,11 @@ def fit(text: str, width: int) -> str:
     return text if len(text) <= width else text[: max(0, width - 1)] + ELLIPSIS
 
 
+def plural(count: int, noun: str, many: str = "") -> str:
+    """A number with its noun: `1 event`, `6,055 events`; `many` is the plural where no `s` makes it."""
+    return f"{count:,} {noun if count == 1 else many or noun + 's'}"
+
+
 class WallClock:
     """Turns wall-clock nanoseconds into `HH:MM:SS.nnnnnnnnn` and dates; the last second is remembered."""
 

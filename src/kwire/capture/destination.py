@@ -1,0 +1,167 @@
+"""Where output goes: the one way in which a file that a user names is opened for writing.
+
+The laws: what is no regular file (a device, a pipe) is written to, never replaced or removed; a symbolic link
+stays, what it points to is written. A regular file is written beside its place, under a hidden name of its
+own, and takes its place in one step with `publish`; until then, and without it, what was there stays as it
+was. A name of one of our own descriptors (`-`, `/dev/stdout`, `/dev/fd/3`) is that descriptor, written from
+where it stands. What takes the place of a file has its mode and its owner, as far as we may give them.
+"""
+
+import contextlib
+import os
+import re
+import stat
+from typing import Final
+
+from kwire.errors import KwireError
+
+STANDARD: Final = {"-": 1, "/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
+LINKS: Final = 40
+"""Symbolic links in a row that are followed, as by the kernel."""
+
+_DESCRIPTOR = re.compile(r"/(?:dev/fd|proc/(?:self|thread-self|(\d+))/fd)/(\d{1,9})")
+
+
+class OutputError(KwireError):
+    """Something that cannot be written to."""
+
+
+def descriptor(name: str) -> int | None:
+    """The descriptor of this process that `name` stands for; None where it is the name of a file."""
+    for _ in range(LINKS):
+        if name in STANDARD:
+            return STANDARD[name]
+        name = os.path.abspath(name)
+        found = _DESCRIPTOR.fullmatch(name)
+        if found and int(found[1] or os.getpid()) == os.getpid():
+            return int(found[2])
+        try:
+            name = os.path.join(os.path.dirname(name), os.readlink(name))
+        except OSError:
+            return None
+    return None
+
+
+def is_standard_output(name: str) -> bool:
+    """Whether what is written to `name` comes out of standard output."""
+    if descriptor(name) == 1:
+        return True
+    try:
+        there, ours = os.stat(name), os.fstat(1)
+    except OSError:
+        return False
+    return os.path.samestat(there, ours) and not stat.S_ISCHR(ours.st_mode)
+
+
+class Destination:
+    """A name opened for writing; `fd` is what is written to.
+
+    `clobber`: whether a regular file that is there may be replaced. Raises OutputError where the name cannot
+    be written to.
+    """
+
+    __slots__ = ("_clobber", "_part", "fd", "foreign", "name", "path")
+
+    def __init__(self, name: str, *, clobber: bool = True) -> None:
+        self.name = name
+        """As it was given."""
+        self.path = name
+        """The file that is made, links followed."""
+        self.foreign = False
+        """Whether it is a descriptor that was open before, and is written from where it stands."""
+        self._clobber = clobber
+        self._part = ""
+        if not name:
+            raise OutputError("open for writing", "", "the name is empty", "name a file")
+        try:
+            number = descriptor(name)
+            if number is not None:
+                self.fd = os.dup(number)
+                self.foreign = True
+                return
+            self.fd = self._open()
+        except OSError as error:
+            raise OutputError("open for writing", name, error.strerror or "failed") from None
+
+    def publish(self) -> None:
+        """Let a regular file take its place; once is enough. Raises OutputError."""
+        if not self._part:
+            return
+        try:
+            if self._clobber:
+                os.replace(self._part, self.path)
+            else:
+                os.link(self._part, self.path)
+                os.unlink(self._part)
+        except FileExistsError:
+            raise self._exists() from None
+        except OSError as error:
+            raise OutputError("write", self.name, error.strerror or "failed") from None
+        self._part = ""
+
+    def close(self) -> None:
+        """Close it; a file that was not published is gone, and what was in its place is there still."""
+        fd, self.fd = self.fd, -1
+        part, self._part = self._part, ""
+        try:
+            if fd >= 0:
+                os.close(fd)
+        finally:
+            if part:
+                with contextlib.suppress(OSError):
+                    os.unlink(part)
+
+    def __enter__(self) -> "Destination":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self) -> int:
+        """Open what is no file, or the file beside the place of one."""
+        before = None
+        try:
+            # Without making or emptying anything, the kernel says whether we may write what is there.
+            fd = os.open(self.name, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
+        except FileNotFoundError:
+            pass
+        else:
+            before = os.fstat(fd)
+            if not stat.S_ISREG(before.st_mode):
+                return fd
+            os.close(fd)
+            if not self._clobber:
+                raise self._exists()
+        self.path = os.path.realpath(self.name)
+        if before and not os.path.samestat(before, os.stat(self.path)):
+            raise OutputError("open for writing", self.name, "it is another file than a moment ago")
+        return self._beside(before)
+
+    def _beside(self, before: os.stat_result | None) -> int:
+        folder, name = os.path.split(self.path)
+        for attempt in range(1000):
+            part = os.path.join(folder, f".{name[:200]}.{os.getpid()}-{attempt}.part")
+            try:
+                fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                if before is None:
+                    raise
+                cause = (
+                    f"no file can be made beside it ({error.strerror}), and it is kept until the new one is"
+                )
+                raise OutputError("replace", self.name, cause, "name another file") from None
+            self._part = part
+            if before is not None:
+                with contextlib.suppress(OSError):
+                    if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
+                        os.fchown(fd, before.st_uid, before.st_gid)
+                    os.fchmod(fd, stat.S_IMODE(before.st_mode) & 0o777)
+            return fd
+        raise OutputError("open for writing", self.name, "there are too many unfinished files beside it")
+
+    def _exists(self) -> OutputError:
+        return OutputError(
+            "write", self.name, "it is there already, and --no-clobber keeps it", "name another file"
+        )

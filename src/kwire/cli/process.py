@@ -1,0 +1,169 @@
+"""What the command line needs of its process: standard streams that are there, signals that end it in order.
+
+The laws: a standard stream that was closed is no accident waiting: nothing else gets its number, and using it
+is an error like any other; what goes to standard error never fails, as nobody could be told; text that the
+locale's encoding lacks is written as `\\uXXXX`, which JSON reads back. SIGTERM and SIGHUP unwind what is
+being done, so that nothing half-made stays, and then end the process as they would have; who runs us under
+nohup keeps us from being ended by SIGHUP. Ctrl-C before the work has begun ends the process at once.
+"""
+
+import codecs
+import errno
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any, Final, TextIO, cast
+
+ESCAPE: Final = "kwire.escape"
+_WRONG_WAY: Final = (os.O_WRONLY, os.O_RDONLY, os.O_RDWR)
+"""How /dev/null is opened in the place of a closed stream: reading standard input fails, as does writing
+standard output; standard error takes everything."""
+
+
+def run(work: Callable[[], int]) -> int:
+    """Do the work of a process of ours, with its streams and signals in order; gives the exit status."""
+    quick_end()
+    streams()
+    try:
+        with signals():
+            status = work()
+            problem = drain()
+            if problem is not None and not isinstance(problem, BrokenPipeError) and not status:
+                sys.stderr.write(f"kwire: {unwritable(problem)}\n")
+                status = 1
+            return status
+    except Terminated as terminated:
+        drain()
+        end_by(terminated.number)
+        return 128 + terminated.number
+    except KeyboardInterrupt:
+        return 130
+
+
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP has come."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def ending_signals() -> tuple[int, ...]:
+    """The signals that end a recording in order: SIGHUP unless our caller made us ignore it."""
+    hangup = (signal.SIGHUP,) if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else ()
+    return (signal.SIGINT, signal.SIGTERM, *hangup)
+
+
+def quick_end() -> None:
+    """Let Ctrl-C end this process at once, without a word: nothing has begun, or all is done."""
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@contextmanager
+def signals() -> Iterator[None]:
+    """Inside, Ctrl-C raises KeyboardInterrupt, SIGTERM and SIGHUP raise Terminated."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    numbers = [
+        number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL
+    ]
+    for number in numbers:
+        signal.signal(number, _terminate)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+        quick_end()
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # once: it must not break off the unwinding
+    raise Terminated(number)
+
+
+def end_by(number: int) -> None:
+    """End this process by a signal, so that our caller sees which."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+# --- streams
+
+
+class _Mute:
+    """Standard error: what cannot be written is dropped."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def streams() -> None:
+    """Make the three standard streams usable; see the laws."""
+    codecs.register_error(ESCAPE, _escape)
+    for number, way in enumerate(_WRONG_WAY):
+        try:
+            os.fstat(number)
+        except OSError:
+            with suppress(OSError):
+                opened = os.open(os.devnull, way)
+                if opened != number:
+                    os.dup2(opened, number)
+                    os.close(opened)
+                os.set_inheritable(number, True)
+    # Python has no object for a stream that was closed when it started.
+    sys.stdin = sys.stdin or _stream(0)
+    sys.stdout = sys.stdout or _stream(1)
+    sys.stderr = sys.stderr or _stream(2)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors=ESCAPE)
+    if not isinstance(sys.stderr, _Mute):
+        sys.stderr = cast(TextIO, _Mute(sys.stderr))
+
+
+def _stream(number: int) -> TextIO:
+    return open(number, "w" if number else "r", encoding="utf-8", errors="backslashreplace", closefd=False)
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    pairs = zip(units[::2], units[1::2], strict=True)
+    return "".join(f"\\u{high:02x}{low:02x}" for high, low in pairs), error.end
+
+
+def unwritable(problem: OSError) -> str:
+    """What keeps standard output from being written, in one line."""
+    closed = problem.errno == errno.EBADF
+    return f"write standard output: {'it is closed' if closed else problem.strerror or problem}"
+
+
+def drain() -> OSError | None:
+    """Write what waits for standard output; where that fails, give the error, and let nothing be written."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError) as error:
+        with suppress(OSError):
+            null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            os.dup2(null, 1)
+            os.close(null)
+        return error if isinstance(error, OSError) else OSError(str(error))
+    return None

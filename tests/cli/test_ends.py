@@ -1,0 +1,288 @@
+"""How commands end, and what they leave: outputs, standard streams, signals, exit status."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+KWIRE = [sys.executable, "-m", "kwire"]
+EXEC = "tracepoint:sched:sched_process_exec"
+BYTES = b"something of somebody"
+
+
+def kwire(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command line; its output is text."""
+    return subprocess.run([*KWIRE, *words], capture_output=True, text=True, timeout=120, **options)
+
+
+def shell(script: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a shell's script, in which $K is kwire and $P a probe; its output is text."""
+    env = {**os.environ, "K": " ".join(KWIRE), "P": EXEC}
+    run = subprocess.run(
+        ["bash", "-c", script], cwd=cwd, env=env, capture_output=True, text=True, timeout=120, **options
+    )
+    assert "Traceback" not in run.stderr
+    assert "Exception ignored" not in run.stderr
+    return run
+
+
+def events(file: Path) -> int:
+    """How many events a complete capture holds."""
+    run = kwire("verify", file, "--json")
+    told = json.loads(run.stdout)
+    assert run.returncode == 0, run.stdout
+    return int(told["files"][0]["stored"])
+
+
+@pytest.fixture(scope="module")
+def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A capture of one execution."""
+    file = tmp_path_factory.mktemp("capture") / "one.pcapng"
+    assert kwire("record", EXEC, "-w", file, "--", "true").returncode == 0
+    return file
+
+
+# --- standard output belongs to one
+
+
+@pytest.mark.live
+@pytest.mark.native
+@pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1", "link"])
+def test_a_capture_on_standard_output_has_it_to_itself(name: str, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/dev/stdout")
+    run = shell(f"$K record $P -c 'echo hello' -w {name} | tee copy | $K show - --json", tmp_path)
+    [event] = run.stdout.splitlines()
+    assert json.loads(event)["fields"]["filename"].endswith("/echo")
+    assert run.stderr.splitlines()[0] == "hello"
+    assert "none lost" in run.stderr
+    assert events(tmp_path / "copy") == 1
+    assert (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.live
+@pytest.mark.native
+def test_json_on_standard_output_has_it_to_itself(tmp_path: Path) -> None:
+    run = kwire("record", EXEC, "--json", "-c", "echo hello", "-w", tmp_path / "a")
+    assert json.loads(run.stdout)["events"] == 1
+    assert run.stderr == "hello\n"
+
+
+@pytest.mark.live
+@pytest.mark.native
+def test_events_on_standard_output_have_it_to_themselves(tmp_path: Path) -> None:
+    file = tmp_path / "probes.py"
+    file.write_text(f'import kwire\n@kwire.probe("{EXEC}")\ndef executed():\n    emit(one=1)\n')
+    run = kwire("trace", file, "--json", "--", "echo", "hello")
+    assert [json.loads(line)["fields"] for line in run.stdout.splitlines()] == [{"one": 1}]
+    assert "hello" in run.stderr.splitlines()
+
+
+@pytest.mark.live
+@pytest.mark.native
+def test_otherwise_the_commands_output_is_its_own(tmp_path: Path) -> None:
+    run = kwire("record", EXEC, "-c", "sh -c 'echo hello; echo world >&2'", "-w", tmp_path / "a")
+    assert run.stdout == "hello\n"
+    assert run.stderr.splitlines()[0] == "world"
+
+
+# --- a recording that does not start destroys nothing
+
+
+@pytest.mark.live
+@pytest.mark.native
+@pytest.mark.parametrize(
+    "words",
+    [
+        [EXEC, "-c", "nosuchcommand"],
+        [EXEC, "--", "./unreadable"],
+        [EXEC, "--", "./strange"],
+        ["tracepoint:sched:nosuch", "-c", "true"],
+        [EXEC, "--filter", "nosuch == 1", "-c", "true"],
+        [EXEC, "-c", "true", "--no-clobber"],
+        [EXEC, "-c", "true", "--buffer", "8G"],
+        [EXEC, "-p", "4194000"],
+        ["-H", "unix:nothing", EXEC, "-d", "1"],
+    ],
+    ids=lambda words: words[-1],
+)
+def test_what_does_not_start_leaves_the_file_as_it_was(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "unreadable").write_text("#!/bin/sh\n")
+    (tmp_path / "strange").write_bytes(bytes(100))
+    (tmp_path / "strange").chmod(0o755)
+    keep = tmp_path / "keep.pcapng"
+    keep.write_bytes(BYTES)
+    at = words.index("--") if "--" in words else len(words)
+    run = kwire("record", *words[:at], "-w", keep, *words[at:], cwd=tmp_path)
+    assert run.returncode == 1
+    [line] = run.stderr.splitlines()
+    assert line.startswith("kwire: ")
+    assert keep.read_bytes() == BYTES
+    assert sorted(os.listdir(tmp_path)) == ["keep.pcapng", "strange", "unreadable"]
+
+
+@pytest.mark.live
+@pytest.mark.native
+def test_no_clobber_keeps_the_files_of_a_rotation(tmp_path: Path) -> None:
+    keep = tmp_path / "keep-0001.pcapng"
+    keep.write_bytes(BYTES)
+    words: list[str | Path] = [EXEC, "-w", tmp_path / "keep.pcapng", "--rotate", "1M", "-c", "true"]
+    run = kwire("record", *words, "--no-clobber")
+    assert (run.returncode, keep.read_bytes()) == (1, BYTES)
+    assert kwire("record", *words).returncode == 0
+    assert events(keep) == 1
+
+
+@pytest.mark.live
+@pytest.mark.native
+def test_a_file_is_replaced_and_a_recording_that_is_killed_is_there(tmp_path: Path) -> None:
+    keep, link = tmp_path / "keep.pcapng", tmp_path / "link"
+    keep.write_bytes(BYTES)
+    link.symlink_to(keep)
+    words: list[str | Path] = [
+        *KWIRE,
+        "record",
+        EXEC,
+        "-w",
+        link,
+        "--",
+        "sh",
+        "-c",
+        "while :; do true; /bin/true; done",
+    ]
+    with subprocess.Popen(words, stderr=subprocess.PIPE) as recorder:
+        try:
+            deadline = time.monotonic() + 60
+            while keep.stat().st_size < 4096 and time.monotonic() < deadline:
+                time.sleep(0.05)
+        finally:
+            children = Path(f"/proc/{recorder.pid}/task/{recorder.pid}/children").read_text().split()
+            recorder.kill()
+            for child in children:
+                os.kill(int(child), signal.SIGKILL)
+    assert link.is_symlink()
+    run = kwire("show", keep, "--json")
+    assert len(run.stdout.splitlines()) > 10
+    assert "its recorder was killed" in run.stderr
+    assert sorted(os.listdir(tmp_path)) == ["keep.pcapng", "link"]
+
+
+# --- signals and the exit status
+
+
+@pytest.mark.live
+@pytest.mark.native
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_recording_in_order(number: signal.Signals, tmp_path: Path) -> None:
+    file, mark = tmp_path / "a.pcapng", tmp_path / "pid"
+    script = f"echo $$ >{mark}; exec sleep 100"
+    words: list[str | Path] = [*KWIRE, "record", EXEC, "-w", file, "--", "sh", "-c", script]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as recorder:
+        try:
+            while not (mark.exists() and mark.read_text().endswith("\n")):
+                assert recorder.poll() is None
+                time.sleep(0.05)
+            time.sleep(0.2)
+            recorder.send_signal(number)
+            if number == signal.SIGHUP:
+                recorder.send_signal(number)  # a terminal that closes tells twice
+            said = recorder.communicate(timeout=60)[1]
+        finally:
+            recorder.kill()
+    assert (recorder.returncode, said) == (0, f"2 events, none lost, 1.3 kB in {file}\n")
+    assert events(file) == 2
+    assert not Path(f"/proc/{mark.read_text().strip()}").exists()
+
+
+@pytest.mark.live
+@pytest.mark.native
+def test_nohup_keeps_sighup_away(tmp_path: Path) -> None:
+    script = "nohup $K record $P -w a -c 'sh -c \"kill -HUP $PPID; kill -HUP $$; exec /bin/true\"'"
+    run = shell(script, tmp_path)
+    assert run.returncode == 0
+    assert events(tmp_path / "a") == 2
+
+
+@pytest.mark.live
+@pytest.mark.native
+@pytest.mark.parametrize(
+    ("options", "script", "status"),
+    [
+        ([], "exit 7", 7),
+        ([], "kill -9 $$", 137),
+        ([], "exit 0", 0),
+        (["--no-command-status"], "exit 7", 0),
+        (["-d", "1s"], "exec sleep 100", 0),
+        (["-n", "1"], "exec sleep 100", 0),
+    ],
+)
+def test_the_exit_status_is_the_commands(
+    options: list[str], script: str, status: int, tmp_path: Path
+) -> None:
+    run = kwire("record", EXEC, *options, "-w", tmp_path / "a", "--", "sh", "-c", script)
+    assert run.returncode == status
+    assert "none lost" in run.stderr
+
+
+@pytest.mark.live
+@pytest.mark.native
+def test_two_dashes_begin_the_command(tmp_path: Path) -> None:
+    run = kwire("record", EXEC, "-w", tmp_path / "a", "--", "echo", "-n", "", "--", "two  words", "-w")
+    assert (run.returncode, run.stdout) == (0, " -- two  words -w")
+
+
+@pytest.mark.live
+@pytest.mark.native
+@pytest.mark.parametrize("trap", ["", "trap '' USR1 HUP; "])
+def test_a_command_has_the_signals_of_our_caller(trap: str, tmp_path: Path) -> None:
+    show = "grep -E 'Sig(Ign|Blk)' /proc/self/status"
+    direct = shell(trap + show, tmp_path).stdout
+    assert shell(f"{trap}$K record $P -w a -- {show}", tmp_path).stdout == direct
+
+
+# --- the command line
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["record", EXEC, "-w", ""], "what follows -w is empty"),
+        (["record", EXEC, "-w", "x", "-c", ""], "what follows -c is empty"),
+        (["record", EXEC, "-w", "x", "-H", ""], "what follows -H is empty"),
+        (["record", EXEC, "-w", "x", "--filter="], "--filter is empty"),
+        (["record", "", "-w", "x"], "an argument is empty"),
+        (["agent", "--make-certs", ""], "what follows --make-certs is empty"),
+        (["agent", "--to", ""], "what follows --to is empty"),
+        (["collect", "--merge", "", "--listen", "unix:x"], "what follows --merge is empty"),
+        (["export", "x", "-o", ""], "what follows -o is empty"),
+        (["stats", "x", "--plot", ""], "what follows --plot is empty"),
+        (["show", ""], "an argument is empty"),
+        (["record", EXEC, "-w", "x", "--"], "no command follows --"),
+        (["record", EXEC, "-w", "x", "--", ""], "no command follows --"),
+        (["record", EXEC, "-w", "x", "-c", " "], "it is empty"),
+        (["record", EXEC, "-w", "x", "-c", "ls", "--", "ls"], "-c and -- both give a command"),
+        (
+            ["record", EXEC, "-w", "x", "--rotate", "10"],
+            "'10' has no unit; write a size, as 10M, or a time, as 10s",
+        ),
+        (["record", EXEC, "-w", "x", "--rotate", "1000000"], "has no unit"),
+        (["record", EXEC, "-w", "x", "--buffer", "8"], "'8' has no unit; write 8K, 8M, or 8B for bytes"),
+        (["agent", "--to", "tcp:x", "--memory", "64"], "'64' has no unit"),
+        (["agent", "--to", "tcp:x", "--spool-size", "4"], "'4' has no unit"),
+    ],
+)
+def test_what_is_empty_or_lacks_its_unit_is_refused(words: list[str], says: str) -> None:
+    run = kwire(*words)
+    assert run.returncode == 2
+    [line] = run.stderr.splitlines()
+    assert says in line
+
+
+def test_the_package_is_a_command() -> None:
+    assert kwire("--version").stdout.startswith("kwire ")
+    assert "usage: kwire show" in kwire("show", "--help").stdout
