@@ -65,16 +65,18 @@ def test_what_cannot_be_executed_says_why(tmp_path: Path) -> None:
     command.close()
 
 
-def test_signals_are_as_our_caller_gave_them(tmp_path: Path) -> None:
+def test_no_signal_is_blocked_and_none_ignored_that_our_caller_did_not(tmp_path: Path) -> None:
     told = tmp_path / "told"
     before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # as a caller's nohup would have it
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
     try:
-        command = Command(["sh", "-c", f"grep -E 'Sig(Ign|Blk)' /proc/$$/status >{told}"])
+        command = Command(["sh", "-c", f"exec grep -E 'Sig(Ign|Blk)' /proc/self/status >{told}"])
         command.go()
         command.wait()
         command.close()
     finally:
         signal.signal(signal.SIGUSR1, before)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
     words = told.read_text().split()
     assert int(words[words.index("SigBlk:") + 1], 16) == 0
     assert int(words[words.index("SigIgn:") + 1], 16) == 1 << signal.SIGUSR1 - 1

@@ -67,6 +67,7 @@ def quick_end() -> None:
 @contextmanager
 def signals() -> Iterator[None]:
     """Inside, Ctrl-C raises KeyboardInterrupt, SIGTERM and SIGHUP raise Terminated."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     numbers = [

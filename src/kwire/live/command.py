@@ -142,6 +142,7 @@ class Command:
             # Ctrl-C is for all of the terminal's processes, this one too while it waits.
             for number in DEFAULTS:
                 signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
             if os.read(gate, 1) != _GO:
                 os._exit(127)
             os.execve(self._program, self.words, environment)
