@@ -238,6 +238,24 @@ def text(data: bytes) -> str:
     return _escaped(data) if "\\x" in value else value
 
 
+def text_bytes(value: str) -> bytes:
+    """The bytes that `text` shows like this; of a text that `text` never gives, its UTF-8."""
+    if "\\x" not in value:
+        return value.encode("utf-8", "surrogatepass")
+    import re
+
+    def read(found: re.Match[str]) -> str:
+        slashes = "\\" * (len(found[1]) // 2)
+        odd = len(found[1]) % 2
+        return slashes + (chr(0xDC00 + int(found[2][1:], 16)) if odd else found[2])
+
+    read_back = re.sub(r"(\\+)(x[89a-f][0-9a-f])", read, value)
+    try:
+        return read_back.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "surrogatepass")
+
+
 def _escaped(data: bytes) -> str:
     import re
 
