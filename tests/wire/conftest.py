@@ -92,12 +92,42 @@ def schemas(draw: st.DrawFn) -> Schema:
     )
 
 
+def as_text(data: bytes) -> str:
+    """Bytes as text by the protocol's rule, one sequence after the other; written apart from the decoder."""
+    tokens: list[str | int] = []
+    at = 0
+    while at < len(data):
+        for size in (1, 2, 3, 4):
+            try:
+                tokens.append(data[at : at + size].decode())
+            except UnicodeDecodeError:
+                continue
+            at += size
+            break
+        else:
+            tokens.append(data[at])
+            at += 1
+    shown, run = "", 0
+    for place, token in enumerate(tokens):
+        if token == "\\":
+            run += 1
+            continue
+        ahead = "".join(one for one in tokens[place : place + 3] if isinstance(one, str))
+        escape = isinstance(token, int) or (ahead[:1] == "x" and ahead[1:2] in "89abcdef" and len(ahead) == 3)
+        escape = escape and (isinstance(token, int) or ahead[2] in "0123456789abcdef")
+        shown += "\\" * (2 * run if escape else run) + (
+            f"\\x{token:02x}" if isinstance(token, int) else token
+        )
+        run = 0
+    return shown + "\\" * run
+
+
 def element(draw: st.DrawFn, type: str, width: int, order: str) -> tuple[bytes, Any]:
     """Random bytes of one element, and what they mean; written apart from the decoder."""
     raw = draw(st.binary(min_size=width, max_size=width))
     if type == "text":
         end = raw.find(b"\0")
-        return raw, (raw if end < 0 else raw[:end]).decode("utf-8", "backslashreplace")
+        return raw, as_text(raw if end < 0 else raw[:end])
     if type == "raw":
         return raw, raw
     if type in ("ipv4", "ipv6"):
@@ -123,7 +153,7 @@ def samples(draw: st.DrawFn, schema: Schema | None = None) -> Sample:
             if TYPES[field.type].tail:
                 value: Any = draw(TEXT) if field.type == "str" else draw(st.binary(max_size=40))
                 raw = value.encode()[:40] if isinstance(value, str) else value
-                value = raw.decode("utf-8", "backslashreplace") if isinstance(value, str) else value
+                value = as_text(raw) if isinstance(value, str) else value
                 tail += bytes(draw(st.integers(0, 2)))
                 cut = draw(st.sampled_from([0, 0, 0x8000]))
                 start = schema.size + len(tail) if raw or draw(st.booleans()) else 0

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kwire.wire import fields
 from kwire.wire.columns import WIDE, columns, cut
 from kwire.wire.fields import TYPES, CutBytes, CutStr, Field
 from kwire.wire.frame import Code, Flag, FrameError, Type, build
@@ -30,12 +31,8 @@ def plain(value: Any) -> Any:
 
 
 def text(value: Any) -> Any:
-    """What the decoder gives as text stands in columns as bytes; only valid UTF-8 comes back the same."""
-    return (
-        [text(item) for item in value]
-        if isinstance(value, list)
-        else value.decode("utf-8", "backslashreplace")
-    )
+    """What the decoder gives as text stands in columns as bytes."""
+    return [text(item) for item in value] if isinstance(value, list) else fields.text(value)
 
 
 @given(st.data())
