@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kwire.stream.source import LOST_SIZE, SLACK, SourceSink, events_in
+from kwire.stream.manifest import LOST_SIZE
+from kwire.stream.source import SLACK, SourceSink, events_in
 from kwire.wire.frame import Type, build, read_lenient
 from kwire.wire.frames import Frames
 from kwire.wire.messages import CPU_UNKNOWN, Cause, Lost

@@ -1,9 +1,12 @@
 """The spool: what is put is there until it is released, in memory and on disk, killed or not, full or not."""
 
 import os
+import shutil
 import signal
+import struct
 import subprocess
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,9 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kwire.stream import manifest
 from kwire.stream import spool as spools
-from kwire.stream.segment import HEADER, RECORD, SpoolError
+from kwire.stream.kept import Place
+from kwire.stream.segment import HEAD, HEADER, SpoolError
 from kwire.stream.spool import Spool, begin, recover
+from kwire.wire import cbor
+from kwire.wire.messages import Cause, Lost
 
 TOKEN, OTHER = b"t" * 16, b"o" * 16
 PREFIX = [b"schema 1", b"schema 2"]
@@ -29,6 +36,7 @@ def wait(done: Callable[[], bool]) -> None:
 
 
 def written(spool: Spool) -> bool:
+    spool._settle()
     return spool._written == spool._end
 
 
@@ -94,7 +102,7 @@ def test_it_takes_no_more_than_its_memory_and_its_disk(tmp_path: Path) -> None:
         spool.put(spool.next, bytes(10_000))
         settle(spool)
     assert 3.9 * MB < spool.size <= 4 * MB
-    files = sum(file.stat().st_size for file in tmp_path.rglob("*.seg"))
+    files = sum(file.stat().st_size for file in tmp_path.rglob("0*"))
     assert files == spool.size
     spool.remove()
 
@@ -137,76 +145,282 @@ def test_a_living_agents_spool_is_left_alone(tmp_path: Path) -> None:
     assert list(recover(str(tmp_path / "none"), MB, MB)) == []
 
 
-def make(path: Path, count: int, size: int = 1000) -> list[bytes]:
-    """A closed spool of so many payloads; gives them."""
-    spool = begin(str(path), TOKEN, PREFIX, 64 * MB, 8 * MB)
+def event(number: int, probe: int = 1) -> bytes:
+    """An EVENT frame at time `number` + 1."""
+    return struct.pack(">BBHI", 0x11, 0, 40, probe) + struct.pack("<Q", number + 1) + bytes(24)
+
+
+def events(path: Path, count: int, each: int = 10) -> list[bytes]:
+    """A closed spool of so many payloads of events, of the probes 1 and 2 by turns; gives them."""
+    spool = begin(str(path), TOKEN, PREFIX, 8 * MB, 8 * MB, 2)
     spool.run()
-    payloads = [bytes([number % 256]) * size for number in range(count)]
+    payloads = [
+        b"".join(event(number * each + step, 1 + number % 2) for step in range(each))
+        for number in range(count)
+    ]
     for payload in payloads:
         spool.put(spool.next, payload)
     assert spool.close() == 0
     return payloads
 
 
-@pytest.mark.parametrize("lost", [1, RECORD.size - 1, RECORD.size, RECORD.size + 1, 1000, 5 * 1016, 10**6])
-def test_a_torn_end_is_cut_off(tmp_path: Path, lost: int) -> None:
-    payloads = make(tmp_path, 20)
+def balance(spool: Spool) -> tuple[dict[int, int], dict[int, int]]:
+    """Events by probe that it gives, and those that it tells as lost."""
+    there: dict[int, int] = {}
+    lost: dict[int, int] = {}
+    for payload in all_of(spool):
+        for row in manifest.of(payload, 2).values():
+            counts = there if row.cause == manifest.EVENTS else lost
+            counts[row.probe] = counts.get(row.probe, 0) + row.number
+    return there, lost
+
+
+def is_whole(spool: Spool, payloads: list[bytes]) -> None:
+    """Each payload is there as it was, or told as lost; the counts say the same."""
+    found = all_of(spool)[2:]
+    assert len(found) == len(payloads)
+    there, lost = balance(spool)
+    for probe in (1, 2):
+        put = sum(payload.count(struct.pack(">BBHI", 0x11, 0, 40, probe)) for payload in payloads)
+        assert there.get(probe, 0) + lost.get(probe, 0) == put
+    assert spool.lost == lost
+    assert not spool.unknown
+    for payload, wanted in zip(found, payloads, strict=True):
+        assert payload == wanted or payload[:1] in (b"", b"\x17")
+
+
+HEAD_SIZE = HEAD.size + manifest.ROW_SIZE
+
+
+@pytest.mark.parametrize("cut", [1, HEAD_SIZE - 1, HEAD_SIZE, HEAD_SIZE + 1, 1000, 5 * 472, 10**6])
+def test_a_torn_end_is_counted(tmp_path: Path, cut: int) -> None:
+    payloads = events(tmp_path, 20)
     [file] = tmp_path.rglob("*.seg")
-    size = file.stat().st_size
-    os.truncate(file, max(0, size - lost))
-    spool, cut = recovered(tmp_path)
-    whole = max(0, (size - HEADER.size - lost) // (1000 + RECORD.size))
-    assert all_of(spool)[2:] == payloads[:whole]
-    assert bool(cut) == (lost % (1000 + RECORD.size) != 0)
+    os.truncate(file, max(0, file.stat().st_size - cut))
+    spool, wrong = recovered(tmp_path)
+    assert wrong
+    is_whole(spool, payloads)
+    assert spool.lost
     spool.run()
-    spool.put(spool.next, b"more")  # and it goes on
+    spool.put(spool.next, payloads[0])  # and it goes on
     spool.close()
-    spool, cut = recovered(tmp_path)
-    assert cut == ""
-    assert all_of(spool)[2:] == [*payloads[:whole], b"more"]
+    spool, _ = recovered(tmp_path)
+    is_whole(spool, [*payloads, payloads[0]])
     spool.remove()
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 20 * 1016 + HEADER.size - 1), st.integers(1, 255))
-def test_a_changed_byte_is_noticed(tmp_path_factory: pytest.TempPathFactory, at: int, change: int) -> None:
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 20 * 472 + HEADER.size), st.integers(1, 255), st.sampled_from(["seg", "idx"]))
+def test_a_changed_byte_is_noticed(
+    tmp_path_factory: pytest.TempPathFactory, at: int, change: int, which: str
+) -> None:
     path = tmp_path_factory.mktemp("spool")
-    payloads = make(path, 20)
-    [file] = path.rglob("*.seg")
+    payloads = events(path, 20)
+    [file] = path.rglob(f"*.{which}")
     data = bytearray(file.read_bytes())
-    data[at] ^= change
+    data[at % len(data)] ^= change
     file.write_bytes(data)
-    spool, cut = recovered(path)
-    found = all_of(spool)[2:]
-    assert found == payloads[: len(found)]
-    if at >= HEADER.size:
-        assert len(found) == (at - HEADER.size) // 1016
-    assert cut
+    spool, _ = recovered(path)
+    is_whole(spool, payloads)
+    assert sum(spool.lost.values()) <= 10
     spool.remove()
 
 
-def test_what_comes_after_damage_is_kept_for_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("which", [0, 1, 2, 3, -2, -1])
+@pytest.mark.parametrize("pattern", ["{}.seg", "{}.idx", "{}.*"])
+def test_a_segment_that_is_gone_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: int, pattern: str
+) -> None:
+    """Whichever it is. Only of the last one nobody knows what it held, where its index is gone too."""
     monkeypatch.setattr(spools, "SEGMENT", 1 << 16)
-    payloads = make(tmp_path, 300)
+    payloads = events(tmp_path, 300, 100)
     files = sorted(tmp_path.rglob("*.seg"))
-    assert len(files) > 3
-    with files[1].open("r+b") as file:
-        file.seek(5000)
-        file.write(b"\xff" * 100)
-    spool, cut = recovered(tmp_path)
-    assert "checksum" in cut
-    found = all_of(spool)[2:]
-    assert 60 < len(found) < 80
-    assert found == payloads[: len(found)]
+    assert len(files) > 5
+    for name in files[which].parent.glob(pattern.format(files[which].stem)):
+        name.unlink()
+    spool, wrong = recovered(tmp_path)
+    assert "gone" in wrong
+    if which == -1 and pattern.endswith("*"):
+        all_of(spool)
+        assert spool.count == 302
+        assert spool.unknown > 1
+    else:
+        is_whole(spool, payloads)
+        assert bool(spool.lost) == (not pattern.endswith("idx"))
+    spool.release(spool.next - 1)
     spool.remove()
-    assert len(list(tmp_path.iterdir())) == len(list(tmp_path.glob("*.damaged"))) == len(files) - 2
-    assert list(recover(str(tmp_path), MB, MB)) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_several_segments_that_are_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spools, "SEGMENT", 1 << 16)
+    payloads = events(tmp_path, 300, 100)
+    for number in (1, 2, 4, 7):
+        for file in tmp_path.rglob(f"{number:08d}.*"):
+            file.unlink()
+    spool, _ = recovered(tmp_path)
+    is_whole(spool, payloads)
+    spool.remove()
+
+
+def test_what_was_released_is_not_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spools, "SEGMENT", 1 << 16)
+    spool = begin(str(tmp_path), TOKEN, PREFIX, 8 * MB, 8 * MB, 2)
+    spool.run()
+    for _ in range(300):
+        spool.put(spool.next, b"".join(event(step) for step in range(100)))
+    settle(spool)
+    spool.release(149)
+    spool.close()
+    assert not list(tmp_path.rglob("00000001.*"))
+    spool, wrong = recovered(tmp_path)
+    assert wrong == ""
+    assert spool.first <= 150
+    assert balance(spool)[1] == {}
+    first = spool.first
+    for file in tmp_path.rglob(f"{sorted(tmp_path.rglob('*.seg'))[0].stem}.*"):
+        file.unlink()
+    spool.close()
+    spool, wrong = recovered(tmp_path)
+    assert "gone" in wrong
+    assert spool.first == first
+    all_of(spool)
+    assert spool.unknown  # what was acknowledged of the segment that is gone, nobody knows
+
+
+def test_a_live_spool_that_is_changed_gives_no_wrong_byte(tmp_path: Path) -> None:
+    spool = begin(str(tmp_path), TOKEN, [], 64 * MB, MB, 2)
+    spool.run()
+    payloads = [b"".join(event(number * 500 + step) for step in range(500)) for number in range(100)]
+    for payload in payloads:
+        wait(lambda: spool.room > 30_000)
+        spool.put(spool.next, payload)
+    settle(spool)
+    [file] = tmp_path.rglob("*.seg")
+    with file.open("r+b") as opened:
+        opened.seek(file.stat().st_size - 50_000)
+        opened.write(b"\xff" * 3)
+    found = all_of(spool)
+    assert found == all_of(spool)
+    [changed] = [number for number in range(100) if found[number] != payloads[number]]
+    assert spool.lost == {1: 500}
+    assert found[changed] == Lost(1, changed * 500 + 1, changed * 500 + 500, 500, cause=Cause.SPOOL).frame()
+    assert "lost" in spool.harm()[0]
+    spool.remove()
+
+
+@pytest.mark.parametrize("how", ["removed", "emptied", "cut"])
+def test_a_live_spool_that_vanishes_costs_what_was_in_it(tmp_path: Path, how: str) -> None:
+    """What comes waits in memory, and what was removed is still readable while it is open."""
+    spool = begin(str(tmp_path), TOKEN, [], 64 * MB, 2 * MB, 2)
+    spool.run()
+
+    def put(count: int) -> None:
+        for _ in range(count):
+            wait(lambda: spool.room > 30_000)
+            spool.put(spool.next, b"".join(event(step) for step in range(500)))
+
+    put(100)
+    settle(spool)
+    if how == "removed":
+        shutil.rmtree(spool.path)
+    for file in tmp_path.rglob("*.seg"):
+        if how == "emptied":
+            file.unlink()
+        else:
+            os.truncate(file, 50_000)
+    put(20)
+    if how == "removed":
+        wait(lambda: bool(spool.trouble))
+        assert spool.unwritten == 60_000
+    else:
+        settle(spool)
+        assert "somebody" in spool.harm()[0]
+    assert spool.events == 60_000
+    there, lost = balance(spool)
+    assert there.get(1, 0) + lost.get(1, 0) == 60_000
+    assert bool(lost) == (how == "cut")
+    spool.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_copy_is_refused_until_it_is_adopted(tmp_path: Path) -> None:
+    payloads = events(tmp_path / "one", 20)
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    [(spool, wrong)] = recover(str(tmp_path / "two"), MB, MB)
+    assert spool is None
+    assert "copy" in wrong
+    assert "--adopt" in wrong
+    [(spool, wrong)] = recover(str(tmp_path / "two"), MB, MB, adopt=True)
+    assert spool is not None
+    assert wrong == ""
+    is_whole(spool, payloads)
+    spool.close()
+    spool, _ = recovered(tmp_path / "two")  # it is at home here now
+    spool.close()
+    (tmp_path / "one").rename(tmp_path / "three")  # moved, it is the same
+    spool, _ = recovered(tmp_path / "three")
+    spool.close()
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        (Place("other", 1, 2, 3), "machine other"),
+        (Place("here", 1, 2, 4), "inode 3 and was 4"),
+        (Place("here", 9, 9, 3), "file system"),
+        (Place("here", 9, 2, 3), ""),
+        (Place("here", 1, 9, 3), ""),
+    ],
+)
+def test_what_makes_a_place(place: Place, says: str) -> None:
+    """The device's number may be another after a boot: the file system's id tells then."""
+    assert says in place.differs(Place("here", 1, 2, 3))
+    assert bool(says) == bool(place.differs(Place("here", 1, 2, 3)))
+
+
+def test_files_of_two_spools_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spools, "SEGMENT", 1 << 16)
+    payloads = events(tmp_path / "one", 100, 100)
+    events(tmp_path / "two", 100, 100)
+    for mine in (tmp_path / "one").rglob("00000002.*"):
+        [other] = (tmp_path / "two").rglob(mine.name)
+        shutil.copy(other, mine)
+    spool, wrong = recovered(tmp_path / "one")
+    assert "nothing in it can be read" in wrong
+    is_whole(spool, payloads)
+    spool.close()
+    for mine in (tmp_path / "two").rglob("00000002.*"):
+        shutil.copy(mine, mine.with_name(mine.name.replace("2", "9")))
+    [(refused, wrong)] = recover(str(tmp_path / "two"), MB, MB)
+    assert refused is None
+    assert "00000009.seg: it does not follow the one before it" in wrong
+    for mine in (tmp_path / "two").rglob("00000009.*"):
+        mine.write_bytes(b"something else")
+    spool, wrong = recovered(tmp_path / "two")
+    assert "00000009.seg: nothing in it can be read" in wrong
+    is_whole(spool, payloads)
+    spool.remove()  # what is not its own stays, and that is said
+    assert len(list((tmp_path / "two").rglob("0*"))) == 2
+    assert "not deleted" in spool.harm()[-1]
+
+
+def test_a_spool_of_an_older_version_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / ("a" * 32)
+    folder.mkdir()
+    data = cbor.dumps({"token": TOKEN, "prefix": [], "start": 0, "boot": ""})
+    (folder / "session").write_bytes(zlib.crc32(data).to_bytes(4, "little") + data)
+    (folder / "00000001.seg").write_bytes(b"kwspool1" + bytes(100))
+    [(spool, wrong)] = recover(str(tmp_path), MB, MB)
+    assert spool is None
+    assert "deliver it with kwire 0.1" in wrong
+    assert len(list(folder.iterdir())) == 2
 
 
 def test_rubbish_is_no_spool(tmp_path: Path) -> None:
     folder = tmp_path / ("a" * 32)
     folder.mkdir()
-    (folder / "00000001.seg").write_bytes(b"left behind by one that was being deleted")
+    (folder / "session.new").write_bytes(b"left behind by one that was being made")
     (tmp_path / "something else").mkdir()
     (tmp_path / ("z" * 32)).mkdir()
     (tmp_path / ("b" * 32)).write_text("a file")
@@ -216,17 +430,20 @@ def test_rubbish_is_no_spool(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: b"", lambda data: data[:9] + b"x"])
-def test_a_session_file_that_is_damaged_is_set_aside(
+def test_a_spool_without_a_sound_session_file_is_left_alone(
     tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:
-    make(tmp_path, 5)
+    events(tmp_path, 5)
     [file] = tmp_path.rglob("session")
     file.write_bytes(damage(file.read_bytes()))
     [(spool, why)] = recover(str(tmp_path), MB, MB)
     assert spool is None
     assert "damaged" in why
-    assert len(list(tmp_path.rglob("*.damaged/*.seg"))) == 1
-    assert list(recover(str(tmp_path), MB, MB)) == []
+    file.unlink()
+    [(spool, why)] = recover(str(tmp_path), MB, MB)
+    assert spool is None
+    assert "gone" in why
+    assert len(list(tmp_path.rglob("*.seg"))) == 1
 
 
 def test_another_session_takes_what_was_never_sent(tmp_path: Path) -> None:
@@ -264,7 +481,7 @@ def test_before_anything_was_sent_all_is_carried_over(tmp_path: Path) -> None:
 
 
 def test_after_another_boot_nothing_is_sure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make(tmp_path, 5)
+    events(tmp_path, 5)
     monkeypatch.setattr(spools, "boot", lambda: "another")
     spool, _ = recovered(tmp_path)
     maybe, surely_not = spool.split()

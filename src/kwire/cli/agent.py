@@ -21,7 +21,7 @@ from kwire.view.text import plural
 from kwire.wire.settings import Settings
 
 if TYPE_CHECKING:
-    from kwire.stream.agent import Agent, Recovered
+    from kwire.stream.agent import Agent, Courier, Recovered
     from kwire.stream.uplink import Line
 
 HELP = "record here, for a collector elsewhere"
@@ -48,6 +48,7 @@ OPTIONS = {
     "buffer": "--buffer",
     "filter": "--filter",
     "spool": "--spool",
+    "adopt": "--adopt",
 }
 """Arguments that say what is recorded, which with --listen the clients do."""
 
@@ -55,6 +56,8 @@ MEMORY, SPOOL_SIZE = 64 << 20, 4 << 30
 COMMAND = True
 LEAST_MEMORY = 1 << 20
 GRACE = 10.0
+LOST = 3
+"""The exit status where events were lost, or nobody knows whether."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -86,6 +89,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=values.size,
         default=SPOOL_SIZE,
         help="on disk at most (default 4G)",
+    )
+    keep.add_argument(
+        "--adopt",
+        action="store_true",
+        help="take spools that were copied to DIR, where no other copy is delivered",
     )
     keep.add_argument(
         "--grace",
@@ -125,9 +133,9 @@ def _listen(args: argparse.Namespace) -> int:
 
     address = parse(args.listen)
     check_secure(address, args.insecure)
-    for name in ("command", "pids", "seconds", "count", "buffer", "filter", "spool"):
+    for name, option in OPTIONS.items():
         if getattr(args, name):
-            raise KwireError("listen", str(address), f"{OPTIONS[name]} goes with --to", "leave it out")
+            raise KwireError("listen", str(address), f"{option} goes with --to", "leave it out")
     if any(map(probes.is_file, args.probes)):
         cure = "allow programs in a policy, and let clients send theirs"
         raise KwireError("listen", str(address), "files of probes go with --to", cure)
@@ -225,24 +233,25 @@ def _line(args: argparse.Namespace, address: Address, settings: Settings) -> "Li
     return Line(Loop(), address, settings, about, say, tls, args.insecure, watch(args))
 
 
-def _recover(args: argparse.Namespace, line: "Line") -> "list[Recovered]":
-    """What agents before us left in the spool."""
+def _recover(args: argparse.Namespace, line: "Line") -> "tuple[list[Recovered], int]":
+    """What agents before us left in the spool, and how many folders in it cannot be used."""
     if not args.spool:
-        return []
+        return [], 0
     from kwire.stream.agent import Recovered
     from kwire.stream.spool import recover
 
-    found = []
-    for spool, cut in recover(args.spool, args.spool_size, args.memory):
+    found, refused = [], 0
+    for spool, wrong in recover(args.spool, args.spool_size, args.memory, args.adopt):
         if spool is None:
-            say(f"spool {cut}")
+            refused += 1
+            say(wrong)
             continue
-        if cut:
-            say(f"spool {spool.path}: damaged and cut: {cut}")
+        if wrong:
+            say(f"spool {spool.path}: {wrong}")
         payloads, go = plural(spool.count, "payload"), "goes" if spool.count == 1 else "go"
         say(f"spool {spool.path}: {payloads} of an agent before this one {go} to {line.address}")
         found.append(Recovered(line, spool))
-    return found
+    return found, refused
 
 
 def _run(
@@ -256,9 +265,9 @@ def _run(
     from kwire.stream.uplink import EXPIRY
 
     line = _line(args, address, Settings(memory=args.memory, expiry=EXPIRY))
-    recovered = _recover(args, line)
+    recovered, refused = _recover(args, line)
     if plan is None:
-        return _deliver(args, line, recovered)
+        return _deliver(args, line, recovered, refused)
     size = line.settings.datagram_size if address.datagrams else line.settings.data_size
     sink = SourceSink(plan.schemas, size)
     with Tracer(plan, buffer=args.buffer, follow=processes.chosen) as tracer:
@@ -277,10 +286,10 @@ def _run(
         try:
             agent.run()
             progress.clear()
-            return _report(args, agent, plan, processes.command)
         finally:
             agent.close()
             line.loop.close()
+    return _report(args, agent, plan, processes.command) or bool(refused)
 
 
 def _kept(address: Address) -> tuple[str, ...]:
@@ -288,7 +297,7 @@ def _kept(address: Address) -> tuple[str, ...]:
     return ("CAP_DAC_OVERRIDE",) if address.kind == "unix" else ()
 
 
-def _deliver(args: argparse.Namespace, line: "Line", recovered: "list[Recovered]") -> int:
+def _deliver(args: argparse.Namespace, line: "Line", recovered: "list[Recovered]", refused: int) -> int:
     """Without a probe: deliver what the spool holds, and end."""
     from kwire.stream.agent import Courier
 
@@ -301,12 +310,25 @@ def _deliver(args: argparse.Namespace, line: "Line", recovered: "list[Recovered]
         courier.close()
         line.loop.close()
     delivered = sum(before.uplink.finished for before in recovered)
-    _print(
-        args,
-        {"recovered": len(recovered), "delivered": delivered},
-        f"{plural(delivered, 'recording')} delivered",
-    )
-    return 0 if delivered == len(recovered) else 1
+    told = {"recovered": len(recovered), "delivered": delivered, "refused": refused, "lost": courier.gone}
+    lost = f", {plural(courier.gone, 'event')} lost" if courier.gone else ""
+    _print(args, told, f"{plural(delivered, 'recording')} delivered{lost}")
+    return _status(courier, args.spool) or bool(refused)
+
+
+def _status(courier: "Courier", spool: str) -> int:
+    """The exit status; says what is left behind."""
+    address = str(courier.line.address)
+    if courier.unknown:
+        which = plural(courier.unknown, "payload")
+        say(f"{which} of the spool cannot be read, and nobody knows how many events were in them")
+    if courier.kept:
+        say(unfinished(courier.kept, spool, address))
+    if courier.missing or (not courier.finished and not courier.kept):
+        say(unfinished(courier.missing, "", address))
+    if courier.missing or courier.gone or courier.unknown:
+        return LOST
+    return 0 if courier.finished else 1
 
 
 def _report(args: argparse.Namespace, agent: "Agent", plan: Plan, command: Command | None) -> int:
@@ -318,10 +340,8 @@ def _report(args: argparse.Namespace, agent: "Agent", plan: Plan, command: Comma
     lost = f"{told['lost']:,} lost" if told["lost"] else "none lost"
     acknowledged = f"{told['acknowledged']:,} acknowledged by {agent.line.address}"
     _print(args, told, f"{plural(told['events'], 'event')}, {lost}, {acknowledged}")
-    if agent.finished:
-        return tracing.exit_status(told, args)
-    say(unfinished(told["events"] - told["acknowledged"], args.spool, str(agent.line.address)))
-    return 1
+    status = _status(agent, args.spool)
+    return LOST if told["lost"] else status or tracing.exit_status(told, args)
 
 
 def unfinished(waiting: int, spool: str, address: str) -> str:

@@ -10,16 +10,16 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from kwire.capture import walk
 from kwire.live.processes import Processes
 from kwire.live.recorder import Limits
 from kwire.live.tracer import Tracer
+from kwire.stream import manifest
 from kwire.stream import spool as spools
 from kwire.stream.recording import Recording
-from kwire.stream.source import HOLD, SourceSink, count_frames, events_in
+from kwire.stream.source import HOLD, SourceSink
 from kwire.stream.spool import Spool
 from kwire.stream.uplink import Hold, Line, MemoryHold, SpoolHold, Uplink
-from kwire.wire.frame import Type, read_lenient
+from kwire.wire.frame import HEADER_SIZE, Type, read_lenient
 from kwire.wire.frames import Frames
 from kwire.wire.messages import CAUSES, Cause
 from kwire.wire.schema import Schema, SchemaReader
@@ -61,17 +61,14 @@ class Recovered:
         """Tell the schemas again, and what may have been delivered or not as lost."""
         schemas = _schemas(self.spool.kept.prefix)
         sink = SourceSink(schemas, self._line.settings.data_size)
-        totals: dict[int, int] = {}
+        totals = dict.fromkeys((schema.id for schema in schemas), 0)
         ended = False
 
         def counted(payloads: Iterable[bytes]) -> Iterable[bytes]:
             nonlocal ended
             for payload in payloads:
-                events, losses = count_frames(payload, len(schemas))
-                for probe in range(1, len(schemas) + 1):
-                    totals[probe] = totals.get(probe, 0) + events[probe * walk.COUNT_WORDS]
-                for loss in losses:
-                    totals[loss.probe] = totals.get(loss.probe, 0) + loss.count
+                for row in manifest.of(payload, self.spool.kept.probes).values():
+                    totals[row.probe] = totals.get(row.probe, 0) + row.number
                 ended = ended or _has_totals(payload)
                 sink.adopt(payload)
                 yield payload
@@ -92,6 +89,10 @@ class Courier:
     def __init__(self, line: Line, recovered: list[Recovered], grace: float) -> None:
         self.line = line
         self.recovered = recovered
+        self.kept = 0
+        """Events that are not acknowledged, and wait in a spool; known after `close`."""
+        self.missing = 0
+        """Events that are not acknowledged, and wait nowhere; known after `close`."""
         self._grace = grace
         self._troubles: dict[str, str] = {}  # of disks, that were told
 
@@ -101,22 +102,37 @@ class Courier:
         return [before.uplink for before in self.recovered]
 
     @property
-    def spools(self) -> list[Spool]:
-        """What is on disk and not finished."""
-        return [before.spool for before in self.recovered if not before.uplink.finished]
+    def holds(self) -> list[Hold]:
+        """Where their payloads wait, in the same order."""
+        return [before.uplink.hold for before in self.recovered]
 
     @property
     def finished(self) -> bool:
         """Whether everything is acknowledged."""
         return all(uplink.finished for uplink in self.uplinks)
 
+    @property
+    def spools(self) -> list[Spool]:
+        """All that are, or were, on disk."""
+        return [hold.spool for hold in self.holds if isinstance(hold, SpoolHold)]
+
+    @property
+    def gone(self) -> int:
+        """Events that were in a spool and cannot be given back."""
+        return sum(sum(spool.lost.values()) for spool in self.spools)
+
+    @property
+    def unknown(self) -> int:
+        """Payloads gone of which nobody knows how many events they held."""
+        return sum(spool.unknown for spool in self.spools)
+
     def run(self) -> None:
         """Deliver."""
         for spool in self.spools:
             spool.run()
+        self._look_around()
         for before in self.recovered:
             before.finished = self.look
-        self._look_around()
         if not self.finished:
             self.line.loop.run()
 
@@ -133,24 +149,40 @@ class Courier:
 
     def close(self) -> None:
         """Break off what is not finished, and free everything; what a spool holds stays in it."""
-        for uplink in self.uplinks:
-            if not uplink.finished:
-                uplink.leave()
-        for spool in self.spools:
-            left = spool.close()
-            if left:
-                self.line.say(f"spool {spool.path}: {left} payloads are not on the disk: {spool.trouble}")
+        for uplink, hold in zip(self.uplinks, self.holds, strict=True):
+            if uplink.finished:
+                continue
+            uplink.leave()
+            if isinstance(hold, SpoolHold):
+                hold.spool.stop()
+                missing = hold.spool.unwritten
+                self.kept += hold.events - missing
+                self.missing += missing
+                hold.spool.close()
+            else:
+                self.missing += hold.events
+        self._say_harm()
 
     def _look_around(self) -> None:
-        """Say it when a disk does not take what it should; every `LOOK` seconds."""
-        troubles = {spool.path: spool.trouble for spool in self.spools if spool.trouble}
-        for path, trouble in troubles.items():
-            if self._troubles.get(path) != trouble:
-                self.line.say(
-                    f"spool {path}: {trouble}; what comes waits in memory, what finds no room is lost"
-                )
-        self._troubles |= troubles
+        """Say it when a disk does not take what it should, and when it does again; every `LOOK` seconds."""
+        for uplink, spool in zip(self.uplinks, self.spools, strict=False):
+            if not uplink.finished:
+                spool.look()
+            trouble = "" if uplink.finished else spool.trouble
+            if self._troubles.get(spool.path, "") != trouble:
+                self._troubles[spool.path] = trouble
+                if trouble:
+                    rest = "what comes waits in memory, what finds no room is lost"
+                    self.line.say(f"spool {spool.path}: {trouble}; {rest}")
+                elif not uplink.finished:
+                    self.line.say(f"spool {spool.path}: it is written again")
+        self._say_harm()
         self.line.loop.at(self.line.loop.now() + LOOK, self._look_around)
+
+    def _say_harm(self) -> None:
+        for spool in self.spools:
+            for harm in spool.harm():
+                self.line.say(f"spool {spool.path}: {harm}")
 
 
 class Agent(Courier):
@@ -177,6 +209,8 @@ class Agent(Courier):
         self.recording = Recording(line.loop, tracer, [sink], limits, processes, self._round, self._recorded)
         self._waiting = False  # the end of the recording is being handed over
         self._warned = False
+        self.waiting = 0
+        """Events of the recording that are not acknowledged; known after `close`."""
         self.uplink = Uplink(line, hold, self)
 
     @property
@@ -185,10 +219,9 @@ class Agent(Courier):
         return [self.uplink, *super().uplinks]
 
     @property
-    def spools(self) -> list[Spool]:
-        """What is on disk and not finished."""
-        own = [self.hold.spool] if isinstance(self.hold, SpoolHold) and not self.uplink.finished else []
-        return [*own, *super().spools]
+    def holds(self) -> list[Hold]:
+        """Where their payloads wait, in the same order."""
+        return [self.hold, *super().holds]
 
     @property
     def finished(self) -> bool:
@@ -208,6 +241,7 @@ class Agent(Courier):
     def close(self) -> None:
         """Break off what is not finished, and free everything."""
         self.recording.close()
+        self.waiting = 0 if self.uplink.finished else self.hold.events
         super().close()
 
     def _look_around(self) -> None:
@@ -221,10 +255,6 @@ class Agent(Courier):
             self.line.say(
                 f"{self.line.address} is too slow, or away: events find no room and are counted lost"
             )
-
-    def unacknowledged(self) -> int:
-        """Events that wait for the collector."""
-        return 0 if self.uplink.finished else sum(map(events_in, self.hold.payloads()))
 
     # ------------------------------------------------------------------ the recording
 
@@ -280,7 +310,7 @@ def make_hold(folder: str, sink: SourceSink, memory: int, size: int) -> Hold:
     """Where a recording's payloads wait: in memory, or on disk where a folder is named. Raises SpoolError."""
     if not folder:
         return MemoryHold(memory, sink.begin())
-    return SpoolHold(spools.begin(folder, os.urandom(16), sink.begin(), size, memory))
+    return SpoolHold(spools.begin(folder, os.urandom(16), sink.begin(), size, memory, sink.probes))
 
 
 def causes(losses: dict[int, int]) -> dict[str, int]:
@@ -292,23 +322,27 @@ def causes(losses: dict[int, int]) -> dict[str, int]:
 
 
 def summary(agent: Agent, schemas: tuple[Schema, ...]) -> dict[str, Any]:
-    """What `--json` prints at the end."""
+    """What `--json` prints at the end, after `close`."""
     produced, sink = agent.recording.produced, agent.sink
+    gone = agent.hold.spool.lost if isinstance(agent.hold, SpoolHold) else {}
+    damaged = sum(gone.values())
+    losses = dict(sink.losses)
+    if damaged:
+        losses[Cause.SPOOL] = losses.get(Cause.SPOOL, 0) + damaged
     probes = [
         {
             "id": schema.id,
             "probe": schema.probe,
             "produced": produced.get(schema.id, 0),
-            "lost": produced.get(schema.id, 0) - sink.sent(schema.id),
+            "lost": produced.get(schema.id, 0) - sink.sent(schema.id) + gone.get(schema.id, 0),
         }
         for schema in schemas
     ]
-    waiting = agent.unacknowledged()
     return {
-        "events": sink.events,
-        "lost": sink.lost_events,
-        "causes": causes(sink.losses),
-        "acknowledged": sink.events - waiting,
+        "events": sink.events - damaged,
+        "lost": sink.lost_events + damaged,
+        "causes": causes(losses),
+        "acknowledged": sink.events - damaged - agent.waiting,
         "bytes": sink.bytes,
         "sessions": agent.uplink.sessions,
         "reconnects": agent.uplink.reconnects,
@@ -333,4 +367,8 @@ def _schemas(payloads: Iterable[bytes]) -> list[Schema]:
 
 def _has_totals(payload: bytes) -> bool:
     """Whether a payload tells what was produced: then it is one frame."""
-    return payload[0] & 15 == Type.TABLE and int.from_bytes(payload[4:8], "big") == TOTALS
+    return (
+        len(payload) > HEADER_SIZE
+        and payload[0] & 15 == Type.TABLE
+        and int.from_bytes(payload[4:8], "big") == TOTALS
+    )

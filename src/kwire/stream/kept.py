@@ -1,14 +1,17 @@
-"""What a spool's folder says of its session: the files `session` and `sent`.
+"""What a spool's folder says of its session: the files `session` and `state`.
 
     session   CRC-32 of the rest u32, little-endian · a CBOR map, the fields of `Kept`
-    sent      token 16 bytes · number of the last payload sent u64 (all ones: none), little-endian
+    state     number of the first record not released u64, its complement · number after the last record
+              written u64, its complement · token 16 bytes · number of the last payload sent u64 (all ones:
+              none), its complement; little-endian
 
-The laws: `session` is replaced as a whole, by rename(2), and synced; `sent` is mapped memory, so that it is
-right after kill -9; after a power loss it may be a second behind.
+The laws: `session` is replaced as a whole, by rename(2), and synced; `state` is written in place, each number
+with its complement, and is right after kill -9; after a power loss it may be a second behind, but never
+behind what was deleted. A spool knows its place: the machine, the file system and the inode of its folder.
 """
 
-import mmap
 import os
+import struct
 import zlib
 from typing import Any, Final, NamedTuple
 
@@ -17,25 +20,54 @@ from kwire.wire import cbor
 from kwire.wire.frame import FrameError
 
 SESSION: Final = "session"
-SENT: Final = "sent"
+STATE: Final = "state"
 NOTHING: Final = (1 << 64) - 1
+
+_PAIR = struct.Struct("<QQ")
+_SENT = struct.Struct("<16sQQ")
+_RELEASED_AT, _END_AT, _SENT_AT, _SIZE = 0, 16, 32, 64
+
+
+class Place(NamedTuple):
+    """Where a spool is: a copy of it has another one.
+
+    `device`: st_dev, which may be another after a boot; `system`: the file system's id, where it has one.
+    """
+
+    machine: str
+    device: int
+    system: int
+    inode: int
+
+    def differs(self, other: "Place") -> str:
+        """What shows that `other` is not this place; empty where they are the same."""
+        if self.machine != other.machine:
+            return f"it was made on the machine {self.machine or 'without an id'}"
+        if self.inode != other.inode:
+            return f"its folder is inode {other.inode} and was {self.inode}"
+        if self.device != other.device and (self.system != other.system or not self.system):
+            return "it was made on another file system"
+        return ""
 
 
 class Kept(NamedTuple):
     """What the session file says: the token, the payloads before the records, the number of their first.
 
-    `boot` is the id of the boot that wrote it: after another, `sent` may be behind.
+    `boot` is the id of the boot that wrote it: after another, `state` may be behind. `probes`: the largest
+    probe number; `place`: where the spool was made.
     """
 
     token: bytes
     prefix: tuple[bytes, ...]
     start: int
     boot: str
+    probes: int
+    place: Place
 
 
 def save(folder: int, kept: Kept) -> None:
-    """Write the session file and put it in the place of the one before."""
-    data = cbor.dumps({**kept._asdict(), "prefix": list(kept.prefix)})
+    """Write the session file and put it in the place of the one before. OSError where that cannot be."""
+    data = cbor.dumps({**kept._asdict(), "prefix": list(kept.prefix), "place": list(kept.place)})
     data = zlib.crc32(data).to_bytes(4, "little") + data
     temporary = f"{SESSION}.new"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=folder)
@@ -50,33 +82,92 @@ def save(folder: int, kept: Kept) -> None:
 
 
 def read(folder: int) -> Kept | None:
-    """What the session file says; None where there is none. SpoolError where it is damaged."""
+    """What the session file says; None where there is none. SpoolError: damaged, or of kwire 0.1."""
     try:
         fd = os.open(SESSION, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
     except FileNotFoundError:
         return None
     with open(fd, "rb") as file:
         data = file.read()
+    old = False
     try:
         if zlib.crc32(data[4:]) == int.from_bytes(data[:4], "little"):
             value: dict[Any, Any] = cbor.loads_map(data[4:])
-            token, prefix, start, boot = (value[name] for name in Kept._fields)
-            return Kept(bytes(token), tuple(prefix), int(start), str(boot))
+            old = "place" not in value
+            token, prefix, start, boot, probes, place = (value[name] for name in Kept._fields)
+            where = Place(str(place[0]), *map(int, place[1:]))
+            return Kept(bytes(token), tuple(prefix), int(start), str(boot), int(probes), where)
     except (FrameError, KeyError, TypeError, ValueError, IndexError):
         pass
-    raise SpoolError("read", "session file", "it is damaged")
+    if old:
+        cause = "kwire 0.1 wrote it: nothing shows whether parts of it are gone, or whether it is a copy"
+        raise SpoolError("read", "session file", cause, "deliver it with kwire 0.1, or move it away")
+    raise SpoolError("read", "session file", "it is damaged", "move the spool away")
 
 
-def map_sent(folder: int) -> tuple[mmap.mmap, "memoryview[int]"]:
-    """The file `sent`, made where it is not there: three words that outlive the process as they are."""
-    fd = os.open(SENT, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=folder)
+class State:
+    """The open state file. `sent`, `released` and `end`: what it says. OSError where it cannot be written."""
+
+    __slots__ = ("_fd", "end", "released", "sent", "token")
+
+    def __init__(self, folder: int) -> None:
+        self._fd = os.open(STATE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=folder)
+        data = os.pread(self._fd, _SIZE, 0)
+        if not data:
+            os.pwrite(self._fd, bytes(_SIZE), 0)  # its block is there from now on, whatever fills the disk
+        self.released = _number(data, _RELEASED_AT)
+        self.end = _number(data, _END_AT)
+        self.token: bytes = data[_SENT_AT : _SENT_AT + 16]
+        self.sent: int | None = _number(data, _SENT_AT + 16)
+        """The last payload sent; NOTHING; None where it cannot be told."""
+
+    def set_sent(self, token: bytes, number: int) -> None:
+        """Payloads up to `number` of the session `token` were sent, or are about to be."""
+        self.token, self.sent = token, number
+        os.pwrite(self._fd, _SENT.pack(token, number, ~number & NOTHING), _SENT_AT)
+
+    def set_released(self, number: int) -> None:
+        """Records before `number` are needed no more; on the disk before anything is deleted."""
+        os.pwrite(self._fd, _PAIR.pack(number, ~number & NOTHING), _RELEASED_AT)
+        os.fdatasync(self._fd)
+        self.released = number
+
+    def set_end(self, number: int) -> None:
+        """Records before `number` were written."""
+        os.pwrite(self._fd, _PAIR.pack(number, ~number & NOTHING), _END_AT)
+        self.end = number
+
+    def sync(self) -> None:
+        """Put it on the disk."""
+        os.fdatasync(self._fd)
+
+    def close(self) -> None:
+        """Close it."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _number(data: bytes, at: int) -> int | None:
+    """A number with its complement; None where they do not match."""
+    if len(data) < at + _PAIR.size:
+        return None
+    number, complement = _PAIR.unpack_from(data, at)
+    return int(number) if number == ~complement & NOTHING else None
+
+
+def place(folder: int) -> Place:
+    """The place of a folder that is open."""
+    found = os.fstat(folder)
+    return Place(_machine(), found.st_dev, os.fstatvfs(folder).f_fsid, found.st_ino)
+
+
+def _machine() -> str:
     try:
-        if os.fstat(fd).st_size < 24:
-            os.pwrite(fd, bytes(16) + b"\xff" * 8, 0)
-        mapped = mmap.mmap(fd, 24)
-    finally:
-        os.close(fd)
-    return mapped, memoryview(mapped).cast("Q")
+        with open("/etc/machine-id") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
 
 
 def boot() -> str:

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from kwire.capture import walk
-from kwire.wire.frame import HEADER_SIZE, Type
+from kwire.stream import manifest
+from kwire.stream.manifest import LOST_SIZE
+from kwire.wire.frame import Type
 from kwire.wire.frames import Frames
-from kwire.wire.messages import CPU_UNKNOWN, MERGE_GAP, PAYLOAD, Cause, Hole, Lost
+from kwire.wire.messages import CPU_UNKNOWN, MERGE_GAP, Cause, Hole, Lost
 from kwire.wire.schema import Schema
 from kwire.wire.totals import totals_frames
 from kwire.wire.walk import frame_gather
@@ -30,8 +32,6 @@ SLACK: Final = 1024
 
 ENOUGH: Final = 1 << 20
 """Bytes of room at which an outlet that was full is filled again: a few long holes are better than many."""
-
-LOST_SIZE: Final = HEADER_SIZE + PAYLOAD.size
 
 
 class Outlet(Protocol):
@@ -203,7 +203,7 @@ class SourceSink:
             self._abandon(payload)
         table, losses = array("Q", bytes(8 * len(self._sent))), []
         for payload in (*carried, bytes(self._buffer[: self._used])):  # no part of the old session
-            losses += _add(payload, table)
+            losses += manifest.count(payload, table)
         self._before = self._accounted()
         for probe in range(1, len(table) // walk.COUNT_WORDS):
             self._before[probe] -= table[probe * walk.COUNT_WORDS]
@@ -220,6 +220,11 @@ class SourceSink:
     def adopt(self, payload: bytes) -> None:
         """Take a payload for handed over by us: one of a recording before this one."""
         self._account(payload, 1)
+
+    @property
+    def probes(self) -> int:
+        """The largest probe number."""
+        return len(self._sent) // walk.COUNT_WORDS - 1
 
     def sent(self, probe: int) -> int:
         """Events of this probe (from 1) accepted and not abandoned."""
@@ -329,27 +334,12 @@ class SourceSink:
     def _account(self, payload: bytes, sign: int) -> tuple["array[int]", list[Lost]]:
         """Add a payload to what was accepted and told (-1: take it off); its events by probe, its losses."""
         table = array("Q", bytes(8 * len(self._sent)))
-        losses = _add(payload, table)
+        losses = manifest.count(payload, table)
         for at in range(0, len(table), walk.COUNT_WORDS):
             self._sent[at] += sign * table[at]
         for loss in losses:
             self._told_lost[loss.probe] = self._told_lost.get(loss.probe, 0) + sign * loss.count
         return table, losses
-
-
-def count_frames(payload: bytes, probes: int) -> tuple["array[int]", list[Lost]]:
-    """The events of a payload as a table of `count_by_id`, and its losses."""
-    table = array("Q", bytes(8 * walk.COUNT_WORDS * (probes + 1)))
-    return table, _add(payload, table)
-
-
-def _add(payload: bytes, table: "array[int]") -> list[Lost]:
-    """Add the events of a payload to a table of `count_by_id`; give its losses."""
-    frames = Frames.walk(payload)
-    if walk.count_by_id(frames.data, frames.offsets, frames.count, table, False) == frames.count:
-        return []
-    others = (index for index in range(frames.count) if frames.header(index).type == Type.LOST)
-    return [Lost.read(frames.frame(index)) for index in others]
 
 
 def events_in(payload: bytes) -> int:

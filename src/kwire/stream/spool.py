@@ -1,13 +1,14 @@
 """A spool: the outbox of a session on disk, so that an agent can be killed and go on.
 
-    DIR/ID/session        the session's token, the payloads it begins with, where its records begin
-    DIR/ID/sent           how far it has sent
-    DIR/ID/00000001.seg   and so on: the records (`kwire.stream.segment`)
+    DIR/ID/session                    the session's token, the payloads it begins with, where it is
+    DIR/ID/state                      how far it has sent, what is released, what was written
+    DIR/ID/00000001.seg, .idx         and so on: the records (`kwire.stream.segment`)
 
 The laws: a payload is in memory or on disk from `put` until it is released; a thread writes what is put, in
-order, and syncs it every `SYNC` seconds, so the caller never waits for the disk; memory and disk are bounded
-by `memory` and `size`; a full disk is no error, but less room; a folder is locked (flock(2)) while its agent
-lives.
+order, and syncs it every second, and the caller never waits for it (`kwire.stream.spoolwriter`); memory and
+disk are bounded by `memory` and `size`; a disk that is full, gone or broken is no error, but less room; what
+it does not give back as it was written is told as lost, event by event; a folder is locked (flock(2)) while
+its agent lives, and is good in its own place only. Nothing is deleted that was not acknowledged.
 
 Records are numbered from 0 for the life of the folder. A session's payload n is prefix[n], or record `start`
 + n - len(prefix); its sequence number is n modulo 2^32. What is put may be sent before it is on the disk: a
@@ -15,34 +16,64 @@ sink can have more of a session than the spool of an agent that was killed.
 """
 
 import contextlib
-import errno
 import fcntl
 import os
 import re
-import threading
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
-from kwire.stream.kept import NOTHING, SESSION, Kept, boot, map_sent, read, save
-from kwire.stream.segment import HEADER, RECORD, Record, Segment, SpoolError, append, create, load, record
+from kwire.stream import manifest
+from kwire.stream.kept import NOTHING, SESSION, STATE, Kept, State, boot, place, read, save
+from kwire.stream.manifest import EVENTS, Manifest
+from kwire.stream.segment import HEAD, MAX_PAYLOAD, Segment, SpoolError, load
+from kwire.stream.spoolwriter import Began, Drop, Put, Refused, Tail, Writer, Wrote
 from kwire.wire.sequence import MASK
 
 SEGMENT: Final = 16 << 20
 """Bytes of a segment: what is acknowledged leaves the disk a segment at a time."""
 
-SYNC: Final = 1.0
-"""Seconds after which what was put is synced to the disk."""
+MOST_SEGMENTS: Final = 128
+"""Where a spool would have more, its segments are larger: each takes two descriptors."""
 
-RETRY: Final = 0.25
-"""Seconds between two tries to write to a full disk."""
+RECORD: Final = HEAD.size
+"""Bytes that a payload takes besides itself, at least."""
 
-BATCH: Final = 1 << 20
-"""Bytes written at a time."""
+MOST_RECORDS: Final = 1 << 26
+"""Records of a spool: more cannot be, and a claim of more is damage."""
 
-SUFFIX: Final = ".seg"
+PATIENCE: Final = 10.0
+"""Seconds that the disk has, at the end, to take what is there."""
+
 _NAME = re.compile(r"[0-9a-f]{32}")
+_FILE = re.compile(r"([0-9]{8})\.(?:seg|idx)")
+
+
+class Found(NamedTuple):
+    """What `recover` says of one folder: its spool, where it can be used, and what is wrong."""
+
+    spool: "Spool | None"
+    wrong: str
+
+
+class _Gap:
+    """Records that no segment has, from `first` on; `contents`: of all of them together, where it is known.
+
+    It is told in the place of the first; where the sink has that one already, nobody knows of the rest.
+    """
+
+    __slots__ = ("contents", "first", "told")
+
+    def __init__(self, first: int, contents: Manifest | None) -> None:
+        self.first = first
+        self.contents = contents
+        self.told = False
+
+    def of(self, record: int) -> Manifest | None:
+        """What is to be told in the place of a record."""
+        if record == self.first or self.contents is None:
+            return self.contents
+        return {} if self.told else None
 
 
 class Spool:
@@ -55,31 +86,35 @@ class Spool:
     def __init__(self, path: str, folder: int, id: bytes, kept: Kept, size: int, memory: int) -> None:
         self.path = path
         self.kept = kept
-        self.trouble = ""
-        """Why the disk takes nothing at present; empty where it does."""
+        self.lost: dict[int, int] = {}
+        """Events by probe that were put here, or found here, and cannot be given back."""
+        self.unknown = 0
+        """Payloads gone of which nobody knows how many events they held."""
         self._folder = folder
         self._id = id
         self._size = size
         self._most_unwritten, self._most_cached = memory - memory // 4, memory // 4
-        self._segment_size = max(1 << 16, min(SEGMENT, size // 8))
-        self._sent_file, self._sent = map_sent(folder)
-        self._lock = threading.Condition()
-        # What follows is shared with the writer, under the lock. Numbers are those of records.
+        self._segment_size = max(1 << 16, min(SEGMENT, size // 8), size // MOST_SEGMENTS)
+        self._state = State(folder)
+        # Numbers are those of records.
         self._gone = 0  # payloads of the session released: the only number that counts from its beginning
         self._end = kept.start  # the next record put
         self._written = kept.start  # the next record to be written
         self._memory: dict[int, bytes] = {}
         self._unwritten = self._cached = 0  # bytes in `_memory` before and after they were written
-        self._queue: deque[int] = deque()  # records to be written
         self._segments: deque[Segment] = deque()
-        self._roll = False  # the last segment takes no more
-        self._rubbish: list[Segment] = []
+        self._roll = True  # the last segment takes no more
         self._on_disk = 0
-        self._ordinal = 0
-        self._stopping = False
-        self._busy = False
-        self._dirty = False
-        self._thread: threading.Thread | None = None
+        self._gaps: dict[int, _Gap] = {}  # records that no segment has
+        self._patched: dict[int, bytes] = {}  # records that are gone: what is told in their place
+        self._last: tuple[int, bytes] = (-1, b"")  # read from the disk just now
+        self._void = False  # the session file does not say what holds
+        self._harm: dict[str, None] = {}  # what others did to it
+        self._running = False
+        self._writer = self._make_writer(Tail(0, 0, {}))
+
+    def _make_writer(self, tail: Tail) -> Writer:
+        return Writer(self._folder, self._id, self._state, self.kept.probes, self._segment_size, tail)
 
     # ------------------------------------------------------------------ an outbox
 
@@ -91,38 +126,42 @@ class Spool:
     @property
     def next(self) -> int:
         """The sequence number of the payload to be put next."""
-        return (len(self.kept.prefix) + self._end - self.kept.start) & MASK
+        return self._payloads & MASK
 
     @property
     def room(self) -> int:
         """Bytes of payload that it can still take."""
+        self._settle()
         unwritten = self._unwritten
         return max(0, min(self._most_unwritten - unwritten, self._size - self._on_disk - unwritten))
 
     def put(self, sequence: int, payload: "bytes | bytearray | memoryview") -> None:
         """Keep a payload, whose number is `next`."""
         kept = bytes(payload)
-        with self._lock:
-            self._memory[self._end] = kept
-            self._unwritten += len(kept) + RECORD.size
-            self._queue.append(self._end)
-            self._end += 1
-            if len(self._queue) == 1:
-                self._lock.notify_all()
+        self._memory[self._end] = kept
+        self._unwritten += len(kept) + RECORD
+        self._writer.order(Put(self._end, kept))
+        self._end += 1
 
     def get(self, sequence: int) -> bytes:
-        """The payload of a number from `first` to `next` - 1; it counts as sent. SpoolError: disk trouble."""
+        """The payload of a number from `first` to `next` - 1; it counts as sent.
+
+        One that is gone or was changed is told as lost.
+        """
         number = self._gone + (sequence - self._gone & MASK)
-        if number > self._sent[2] or self._sent[2] == NOTHING:
-            self._sent[2] = number
+        sent = self._state.sent
+        if sent is None or sent == NOTHING or number > sent:
+            try:
+                self._state.set_sent(self.kept.token, number)
+            except OSError as error:
+                self._harm[f"{STATE}: {(error.strerror or 'failed').lower()}"] = None
         return self._payload(number)
 
     def release(self, upto: int) -> None:
         """Forget the payloads up to and including `upto`."""
-        with self._lock:
-            last = self._gone + (upto - self._gone & MASK)
-            if last - self._gone < 1 << 31:
-                self._release(min(last + 1, self._payloads))
+        last = self._gone + (upto - self._gone & MASK)
+        if last - self._gone < 1 << 31:
+            self._release(min(last + 1, self._payloads))
 
     # ------------------------------------------------------------------ for its agent
 
@@ -134,7 +173,40 @@ class Spool:
     @property
     def size(self) -> int:
         """Bytes on disk."""
+        self._settle()
         return self._on_disk
+
+    @property
+    def trouble(self) -> str:
+        """Why the disk does not keep at present what it should; empty where it does."""
+        with contextlib.suppress(OSError):
+            if self._running and not os.fstat(self._folder).st_nlink:
+                return "its folder was removed"
+        return self._writer.trouble or ("its session could not be written down" if self._void else "")
+
+    def harm(self) -> list[str]:
+        """What others did to it, each thing once; told once."""
+        self._settle()
+        harm, self._harm = list(self._harm), {}
+        return harm
+
+    @property
+    def events(self) -> int:
+        """Events that wait here."""
+        return self._events(self._record(self._gone))
+
+    @property
+    def unwritten(self) -> int:
+        """Events that wait here and are not on the disk, or not so that they would be found there."""
+        self._settle()
+        if self.trouble and (self._void or not os.fstat(self._folder).st_nlink):
+            return self.events
+        return self._events(self._written)
+
+    def _events(self, first: int) -> int:
+        """Events in the records from `first` on, but for those that were found to be gone."""
+        waiting = (number for number in range(first, self._end) if number not in self._patched)
+        return sum(manifest.events(one) for one in map(self._manifest, waiting) if one)
 
     def split(self) -> tuple[Iterator[bytes], Iterator[bytes]]:
         """The payloads kept that may have been sent, and those that surely were not."""
@@ -146,25 +218,40 @@ class Spool:
 
     def run(self) -> None:
         """Begin to write what is put."""
-        self._thread = threading.Thread(target=self._work, name="spool", daemon=True)
-        self._thread.start()
+        self._running = True
+        self._writer.start()
+
+    def stop(self) -> None:
+        """Write and sync what is kept, as far as the disk takes it; then only `close` or `remove`."""
+        if not self._writer.stop(PATIENCE):
+            self._harm["the disk does not answer"] = None
+        self._settle()
+        self._running = False
 
     def close(self) -> int:
         """Write and sync what is kept, and let the folder go; how many payloads the disk did not take."""
-        self._stop()
-        left = len(self._queue)
+        self.stop()
+        left = self._end - max(self._written, self._record(self._gone))
         self._free()
         return left
 
     def remove(self) -> None:
-        """Delete everything; what is still kept with it."""
-        with self._lock:
-            self._release(self._payloads)
-        self._stop()
-        for name in (SESSION, *(name for name in os.listdir(self._folder) if name != SESSION)):
-            os.unlink(name, dir_fd=self._folder)
+        """Everything was delivered: delete it. What is not ours stays, and the folder with it."""
+        self._release(self._payloads)
+        if not self._running:
+            self.run()
+        self.stop()
+        try:
+            self._state.set_released(self._end)  # killed from here on, a successor deletes the rest
+            names = [name for one in self._segments for name in one.names]
+            for name in (*names, f"{SESSION}.new", SESSION, STATE):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=self._folder)
+            if os.stat(self.path).st_ino == os.fstat(self._folder).st_ino:
+                os.rmdir(self.path)
+        except OSError as error:
+            self._harm[f"not deleted: {(error.strerror or 'failed').lower()}"] = None
         self._free()
-        os.rmdir(self.path)
 
     # ------------------------------------------------------------------ payloads
 
@@ -176,9 +263,10 @@ class Spool:
     @property
     def _middle(self) -> int:
         """The number of the first payload that surely was not sent."""
-        sent = 0 if self._sent[2] == NOTHING else int(self._sent[2]) + 1
+        state = self._state.sent
+        sent = self._payloads if state is None else 0 if state == NOTHING else state + 1
         if self.kept.boot != boot():
-            sent = self._payloads  # `sent` may be older than the records
+            sent = self._payloads  # the state may be older than what was sent
         return min(max(sent, self._gone), self._payloads)
 
     def _payload(self, number: int) -> bytes:
@@ -186,242 +274,266 @@ class Spool:
         if number < len(prefix):
             return prefix[number]
         wanted = number - len(prefix) + self.kept.start
-        with self._lock:
-            payload = self._memory.get(wanted)
+        payload = self._memory.get(wanted) or self._patched.get(wanted)
+        if payload is None and self._last[0] == wanted:
+            return self._last[1]
+        if payload is None:
+            holder = self._holder(wanted)
+            payload = holder.read(wanted) if holder is not None else None
             if payload is not None:
-                return payload
-            for segment in self._segments:
-                if 0 <= wanted - segment.first < segment.count:
-                    return segment.read(wanted - segment.first)
-        raise SpoolError("read", f"spool {self.path}", f"record {wanted} is not in it")
+                self._last = wanted, payload
+        return self._patch(wanted) if payload is None else payload
+
+    def _holder(self, record: int) -> Segment | None:
+        """The segment that has a record."""
+        return next((one for one in self._segments if one.first <= record < one.end), None)
+
+    def _manifest(self, record: int) -> Manifest | None:
+        """What a record holds; None where nobody knows."""
+        payload = self._memory.get(record)
+        if payload is not None:
+            return manifest.of(payload, self.kept.probes)
+        if record in self._gaps:
+            return self._gaps[record].of(record)
+        holder = self._holder(record)
+        return holder.manifest(record, self._id) if holder is not None else None
+
+    def _patch(self, record: int) -> bytes:
+        """A record is gone: what is told in its place."""
+        contents, gap = self._manifest(record), self._gaps.get(record)
+        if contents is None:
+            self.unknown += 1
+            contents = {}
+        if gap is not None:
+            gap.told |= record == gap.first
+        for row in contents.values():
+            if row.cause == EVENTS:
+                self.lost[row.probe] = self.lost.get(row.probe, 0) + row.number
+        told = self._patched[record] = manifest.lost(contents, MAX_PAYLOAD - 1024)
+        holder = self._holder(record)
+        where = holder.names[0] if holder is not None else "a file"
+        self._harm[f"{where} was damaged, or is gone: what it held is counted lost"] = None
+        return told
 
     def _record(self, payload: int) -> int:
         """The number of the record that is payload number `payload`, or of the first after the prefix."""
         return self.kept.start + max(0, payload - len(self.kept.prefix))
 
     def _release(self, end: int) -> None:
-        """Forget payloads before number `end`; the lock is held."""
+        """Forget payloads before number `end`."""
+        self._settle()
         for number in range(self._record(self._gone), self._record(end)):
             payload = self._memory.pop(number, None)
             if payload is not None and number < self._written:
                 self._cached -= len(payload)
             elif payload is not None:
-                self._unwritten -= len(payload) + RECORD.size
+                self._unwritten -= len(payload) + RECORD
+            self._patched.pop(number, None)
+            self._gaps.pop(number, None)
         self._gone = max(self._gone, end)
+        self._writer.floor = self._record(self._gone)
         self._clear()
 
     def _clear(self) -> None:
-        """Put away the segments of which nothing is needed; the lock is held."""
+        """Put away the segments of which nothing is needed."""
         first = self._record(self._gone)
-        while self._segments and self._segments[0].first + self._segments[0].count <= first:
+        while self._segments and self._segments[0].end <= first:
             if len(self._segments) == 1 and not self._roll:
                 break
             segment = self._segments.popleft()
-            self._on_disk -= segment.size
-            self._rubbish.append(segment)
-        if self._rubbish:
-            self._lock.notify_all()
+            self._on_disk -= segment.size + segment.index_size
+            self._writer.order(Drop(segment, first))
 
-    # ------------------------------------------------------------------ the writer
+    # ------------------------------------------------------------------ what the writer reports
 
-    def _work(self) -> None:
-        """Write what is put until `_stop`; the thread's own function."""
-        synced = time.monotonic()
-        while True:
-            with self._lock:
-                self._busy = False
-                self._lock.notify_all()
-                while not (self._queue or self._rubbish or self._stopping):
-                    if not self._lock.wait(synced + SYNC - time.monotonic() if self._dirty else None):
-                        break
-                if self._stopping and not self._queue and not self._rubbish:
-                    break
-                rubbish, self._rubbish = self._rubbish, []
-                batch = self._batch()
-                self._busy = True
-            for segment in rubbish:
-                segment.close()
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(segment.name, dir_fd=self._folder)
-            if batch and not self._write(batch):
-                if self._stopping:
-                    break
-                with self._lock:
-                    self._lock.wait(RETRY)
-            if self._dirty and time.monotonic() >= synced + SYNC:
-                self._sync()
-                synced = time.monotonic()
-        self._sync()
-
-    def _batch(self) -> list[tuple[int, bytes]]:
-        """The records to be written next; what is released meanwhile is left out. The lock is held."""
-        first, batch, size = self._record(self._gone), [], 0
-        while self._queue and self._queue[0] < first:
-            self._queue.popleft()
-        self._written = max(self._written, min(first, self._end))
-        for number in self._queue:
-            batch.append((number, self._memory[number]))
-            size += len(batch[-1][1])
-            if size >= min(BATCH, self._segment_size) or len(batch) == 256:
-                break
-        return batch
-
-    def _write(self, batch: list[tuple[int, bytes]]) -> bool:
-        """Write records; False where the disk does not take the first of them."""
-        try:
-            segment = self._segment(batch[0][0])
-            records = [record(number, payload) for number, payload in batch]
-            if not append(segment, records):
-                records = records[:1]
-                if not append(segment, records):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            self.trouble = (error.strerror or "failed").lower()
-            with self._lock:
+    def _settle(self) -> None:
+        """Take note of what the writer has done."""
+        reports = self._writer.reports
+        while reports:
+            report = reports.popleft()
+            if isinstance(report, Wrote):
+                self._note(report)
+            elif isinstance(report, Began):
+                self._segments.append(report.segment)
+                self._on_disk += report.size
+                self._roll = False
+            elif isinstance(report, Refused):
                 self._roll = True  # what is acknowledged can leave the disk only with its segment
                 self._clear()
-            return False
-        self.trouble = ""
-        self._dirty = True
-        self._note(segment, batch, records)
-        return True
+            else:
+                self._harm[f"{report.segment.names[0]} was cut or removed by somebody else"] = None
 
-    def _note(self, segment: Segment, batch: list[tuple[int, bytes]], records: list[Record]) -> None:
+    def _note(self, report: Wrote) -> None:
         """What was written is written: it may leave the memory."""
-        with self._lock:
-            offset = segment.size - sum(one.size for one in records)
-            for (number, payload), one in zip(batch, records, strict=False):
-                self._queue.popleft()
-                segment.note(offset + RECORD.size, len(payload))
-                offset += one.size
-                self._on_disk += one.size
-                self._written = number + 1
-                if number not in self._memory:
-                    continue  # released while it was written
-                self._unwritten -= len(payload) + RECORD.size
-                if self._cached + len(payload) <= self._most_cached:
-                    self._cached += len(payload)
-                else:
-                    del self._memory[number]
-            if segment.size >= self._segment_size:
-                self._roll = True
-            self._clear()
-
-    def _segment(self, number: int) -> Segment:
-        """The segment that record `number` goes into. OSError where there has to be one, and cannot be."""
-        with self._lock:
-            last = self._segments[-1] if self._segments else None
-        if last is not None and not self._roll and last.first + last.count == number:
-            return last
-        if last is not None and self._dirty:
-            self._sync()  # so that what is cut after a power loss is the end
-        name = f"{self._ordinal + 1:08d}{SUFFIX}"
-        segment = create(self._folder, name, self._id, number)
-        os.fsync(self._folder)
-        with self._lock:
-            self._ordinal += 1
-            self._roll = False
-            self._segments.append(segment)
-            self._on_disk += HEADER.size
-            self._clear()
-        return segment
-
-    def _sync(self) -> None:
-        """Put what was written on the disk for good, and how far was sent."""
-        self._dirty = False
-        with self._lock:
-            segment = self._segments[-1] if self._segments else None
-        try:
-            if segment is not None:
-                os.fdatasync(segment.fd)
-            self._sent_file.flush()
-        except OSError as error:
-            self.trouble = (error.strerror or "failed").lower()
+        self._on_disk += report.size
+        for number in range(self._written, report.end):
+            payload = self._memory.get(number)
+            if payload is None:
+                continue  # released while it was written
+            self._unwritten -= len(payload) + RECORD
+            if self._cached + len(payload) <= self._most_cached:
+                self._cached += len(payload)
+            else:
+                del self._memory[number]
+        self._written = max(self._written, report.end)
+        if self._segments and self._segments[-1].size >= self._segment_size:
+            self._roll = True
+        self._clear()
 
     # ------------------------------------------------------------------ beginning and end
 
-    def _stop(self) -> None:
-        if self._thread is not None:
-            with self._lock:
-                self._stopping = True
-                self._lock.notify_all()
-            self._thread.join()
-            self._thread = None
-
     def _free(self) -> None:
-        for segment in (*self._segments, *self._rubbish):
+        for segment in self._segments:
             segment.close()
         self._segments.clear()
-        self._rubbish.clear()
-        self._sent.release()
-        self._sent_file.close()
+        self._state.close()
         os.close(self._folder)
 
     def renew(self, token: bytes, prefix: Sequence[bytes]) -> None:
         """Begin another session with what surely was not sent; everything else is forgotten.
 
         `prefix`: the payloads that come before it. One rename(2) does it: a crash leaves the old or the new.
+        Where the disk does not take it, the folder says that it holds nothing, until it does take it.
         """
-        with self._lock:
-            while self._busy:
-                self._lock.wait()
-            unsent = self._payloads - self._middle
-            start = self._end - min(unsent, self._end - self.kept.start)
-            kept = Kept(token, tuple(prefix), start, boot())
+        self._settle()
+        unsent = self._payloads - self._middle
+        start = self._end - min(unsent, self._end - self.kept.start)
+        kept = self.kept._replace(token=token, prefix=tuple(prefix), start=start, boot=boot())
+        self._save(kept)
+        self._release(self._payloads - unsent)
+        self.kept, self._gone = kept, 0
+        self._claim()
+        self._clear()
+
+    def look(self) -> None:
+        """Try again what the disk refused; to be called now and then."""
+        self._settle()
+        if self._void:
+            self._save(self.kept)
+
+    def _save(self, kept: Kept) -> None:
+        """Write the session file, or make it say nothing: what it says now would be sent again."""
+        try:
             save(self._folder, kept)
-            self._release(self._payloads - unsent)
-            self.kept, self._gone = kept, 0
-            self._claim()
-            self._clear()
+        except OSError:
+            self._void = True
+        else:
+            self._void = False
+            return
+        with contextlib.suppress(OSError):
+            fd = os.open(SESSION, os.O_WRONLY | os.O_CLOEXEC, dir_fd=self._folder)
+            try:
+                os.ftruncate(fd, 0)
+            finally:
+                os.close(fd)
 
     def _claim(self) -> None:
         """Make `sent` ours, and empty, where it belongs to a session before this one."""
-        token = int.from_bytes(self.kept.token[:8], "little"), int.from_bytes(self.kept.token[8:], "little")
-        if (self._sent[0], self._sent[1]) != token:
-            self._sent[2] = NOTHING
-            self._sent[0], self._sent[1] = token
+        if self._state.token != self.kept.token:
+            try:
+                self._state.set_sent(self.kept.token, NOTHING)
+            except OSError as error:
+                self._harm[f"{STATE}: {(error.strerror or 'failed').lower()}"] = None
 
     def _load(self) -> str:
-        """Take up the segments that are there; says what was damaged and cut, empty where nothing was."""
-        cut = ""
-        names = sorted(name for name in os.listdir(self._folder) if name.endswith(SUFFIX))
-        for index, name in enumerate(names):
-            self._ordinal = max(self._ordinal, int(name.removesuffix(SUFFIX)))
-            if cut:  # what comes after a hole cannot be put in order
-                os.rename(name, f"{self.path}-{name}.damaged", src_dir_fd=self._folder)
-                continue
-            found = load(self._folder, name, self._id)
-            if found is None:
-                cut = f"{name}: no header"
-            else:
-                segment, why = found
-                if self._segments and segment.first != self._segments[-1].first + self._segments[-1].count:
-                    self._discard()  # everything before was released
-                self._segments.append(segment)
-                self._on_disk += segment.size
-                cut = f"{name}: {why}" if why else ""
-            if cut and index == len(names) - 1 and found is None:
-                os.unlink(name, dir_fd=self._folder)
-        if self._segments:
-            first, last = self._segments[0], self._segments[-1]
-            self._end = self._written = max(self.kept.start, last.first + last.count)
-            if first.first > self.kept.start:
-                self._gone = len(self.kept.prefix) + first.first - self.kept.start
+        """Take up what is there, and find what is missing; says what is wrong, empty where nothing is."""
+        wrong: list[str] = []
+        empty: list[Segment] = []
+        names = (_FILE.fullmatch(name) for name in os.listdir(self._folder))
+        ordinals = sorted({int(match[1]) for match in names if match})
+        if self._state.sent is None or (ordinals and self._state.end is None):
+            wrong.append(f"{STATE} is gone or damaged: what was sent may be counted lost")
+        for ordinal in ordinals:
+            segment, problems = load(self._folder, ordinal, self._id)
+            wrong += problems
+            if segment is not None:
+                empty += self._join(segment)
+        released, end = self._state.released, self._state.end
+        first = max(self.kept.start, released or 0)
+        last = self._segments[-1] if self._segments else None
+        self._end = self._written = max(first, last.end if last else 0, end or 0)
+        if self._end - first > MOST_RECORDS or first - self.kept.start >= 1 << 62:
+            cause = f"it claims to hold the records {first} to {self._end}"
+            raise SpoolError("read", f"spool {self.path}", cause, "move it away")
+        self._gone = len(self.kept.prefix) + first - self.kept.start if first > self.kept.start else 0
+        missing = self._find_missing(first)
+        if missing:
+            wrong.append(f"{missing} payloads are gone")
+        tail: Manifest = {}
+        if last is not None:
+            tail = dict(last.before or {})
+            manifest.add(tail, self._held(last))
+        previous = last.check(last.end - 1, self._id) if last is not None and last.end == self._end else 0
+        self._writer = self._make_writer(Tail(max(ordinals, default=0), previous, tail))
+        self._writer.floor = first
+        for segment in empty:
+            self._writer.order(Drop(segment, 0))
         self._roll = True
-        return cut
+        self._clear()
+        return "; ".join(wrong)
 
-    def _discard(self) -> None:
+    def _join(self, segment: Segment) -> list[Segment]:
+        """Put a segment behind those before it; gives the one before where nothing is in it."""
+        before = self._segments[-1] if self._segments else None
+        empty: list[Segment] = []
+        if before is not None:
+            before.trim(segment.first)  # a disk that was full has had parts of what came after
+            if not before.count and segment.first == before.first:
+                empty.append(self._segments.pop())
+            elif segment.first <= before.first:
+                raise SpoolError(
+                    "read", f"spool file {segment.names[0]}", "it does not follow the one before it", _MIXED
+                )
+        self._segments.append(segment)
+        self._on_disk += segment.size + segment.index_size
+        return empty
+
+    def _find_missing(self, first: int) -> int:
+        """Find the records from `first` on that no segment has, and what they held; how many there are.
+
+        Between two segments whose headers say what was before them, it is the difference, less what is there.
+        """
+        anchor: Manifest | None = {} if not first else None  # what was before the records looked at
+        there: list[manifest.Row] = []  # what is there since
+        missing: list[int] = []
+        count, expected = 0, first
         for segment in self._segments:
-            segment.close()
-            os.unlink(segment.name, dir_fd=self._folder)
-            self._on_disk -= segment.size
-        self._segments.clear()
+            missing += range(expected, segment.first)
+            if segment.before is not None:
+                count += self._miss(missing, anchor, there, segment.before)
+                anchor, there, missing = segment.before, [], []
+            missing += (n for low, high in segment.gone for n in range(max(low, first), high + 1))
+            there += self._held(segment)
+            expected = max(expected, segment.end)
+        return count + self._miss([*missing, *range(expected, self._end)], None, [], {})
+
+    def _miss(
+        self, records: list[int], before: Manifest | None, there: list[manifest.Row], upto: Manifest
+    ) -> int:
+        """Records that are nowhere, between what was before and what was `upto` here; how many they are."""
+        contents: Manifest | None = None
+        if before is not None:
+            contents = dict(upto)
+            manifest.take_off(contents, before.values())
+            manifest.take_off(contents, there)
+        gap = _Gap(records[0] if records else 0, contents)
+        self._gaps |= dict.fromkeys(records, gap)
+        return len(records)
+
+    def _held(self, segment: Segment) -> "list[manifest.Row]":
+        """All that a segment held."""
+        contents = (segment.manifest(number, self._id) for number in range(segment.first, segment.end))
+        return [row for one in contents if one for row in one.values()]
 
 
-def begin(path: str, token: bytes, prefix: Sequence[bytes], size: int, memory: int) -> Spool:
+_MIXED: Final = "take away what was put there"
+
+
+def begin(path: str, token: bytes, prefix: Sequence[bytes], size: int, memory: int, probes: int = 1) -> Spool:
     """Make a spool for a new session in the folder `path`, which is made where it is not there.
 
-    `prefix`: the payloads that the session begins with; `size`, `memory`: bytes. Raises SpoolError.
+    `prefix`: the payloads that the session begins with; `size`, `memory`: bytes; `probes`: the largest probe
+    number. Raises SpoolError.
     """
     id = os.urandom(16)
     try:
@@ -431,7 +543,7 @@ def begin(path: str, token: bytes, prefix: Sequence[bytes], size: int, memory: i
             os.mkdir(own, 0o700)
             folder = os.open(own, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            kept = Kept(token, tuple(prefix), 0, boot())
+            kept = Kept(token, tuple(prefix), 0, boot(), probes, place(folder))
             save(folder, kept)
             spool = Spool(own, folder, id, kept, size, memory)
             spool._claim()
@@ -440,11 +552,11 @@ def begin(path: str, token: bytes, prefix: Sequence[bytes], size: int, memory: i
         raise SpoolError("begin", f"spool {path}", (error.strerror or "failed").lower()) from None
 
 
-def recover(path: str, size: int, memory: int) -> Iterator[tuple[Spool | None, str]]:
+def recover(path: str, size: int, memory: int, adopt: bool = False) -> Iterator[Found]:
     """Give each spool in the folder `path` that no living agent has, and what is wrong with it.
 
-    None stands for one that cannot be used: it is set aside as it is. Those of which nothing is left are
-    deleted. SpoolError where a folder cannot be read.
+    One that cannot be used, or is a copy, stays as it is. `adopt`: take copies for the originals from now on.
+    Those of which nothing is left are deleted. SpoolError where a folder cannot be read.
     """
     if not os.path.isdir(path):
         return
@@ -452,32 +564,67 @@ def recover(path: str, size: int, memory: int) -> Iterator[tuple[Spool | None, s
         with _Locked(path):
             for name in sorted(os.listdir(path)):
                 own = os.path.join(path, name)
-                if not _NAME.fullmatch(name) or not os.path.isdir(own):
-                    continue
-                folder = os.open(own, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    os.close(folder)
-                    continue
-                try:
-                    kept = read(folder)
-                except SpoolError as error:
-                    os.rename(own, f"{own}.damaged")
-                    os.close(folder)
-                    yield None, f"{own}.damaged: {error}"
-                    continue
-                if kept is None:  # it was being made, or deleted
-                    for part in os.listdir(folder):
-                        os.unlink(part, dir_fd=folder)
-                    os.close(folder)
-                    os.rmdir(own)
-                    continue
-                spool = Spool(own, folder, bytes.fromhex(name), kept, size, memory)
-                spool._claim()
-                yield spool, spool._load()
+                if _NAME.fullmatch(name) and os.path.isdir(own):
+                    yield from _recover(own, size, memory, adopt)
     except OSError as error:
         raise SpoolError("read", f"spool {path}", (error.strerror or "failed").lower()) from None
+
+
+def _recover(own: str, size: int, memory: int, adopt: bool) -> Iterator[Found]:
+    folder = os.open(own, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        kept = _kept(own, folder, adopt)
+    except BlockingIOError:
+        os.close(folder)  # its agent lives
+        return
+    except SpoolError as error:
+        os.close(folder)
+        yield Found(None, str(error))
+        return
+    except BaseException:
+        os.close(folder)
+        raise
+    if kept is None:
+        os.close(folder)
+        os.rmdir(own)
+        return
+    spool = Spool(own, folder, bytes.fromhex(os.path.basename(own)), kept, size, memory)
+    try:
+        wrong = spool._load()
+        spool._claim()
+    except SpoolError as error:
+        spool._free()
+        yield Found(None, f"{error} ({own})")
+        return
+    except BaseException:
+        spool._free()
+        raise
+    yield Found(spool, wrong)
+
+
+def _kept(own: str, folder: int, adopt: bool) -> Kept | None:
+    """The session of a folder. None where it was being made, or deleted: then it is empty now. SpoolError
+    where it cannot be used.
+    """  # fmt: skip
+    kept = read(folder)
+    if kept is None:
+        names = os.listdir(folder)
+        if any(map(_FILE.fullmatch, names)):
+            cause = "its session file is gone, so nobody knows whose records these are"
+            raise SpoolError("use", f"spool {own}", cause, "put it back, or move the folder away")
+        for part in names:
+            os.unlink(part, dir_fd=folder)
+        return None
+    here = place(folder)
+    differs = kept.place.differs(here)
+    if differs and not adopt:
+        cure = "if no other copy of it was or will be delivered, take it with --adopt"
+        raise SpoolError("use", f"spool {own}", f"it is a copy: {differs}", cure)
+    if kept.place != here:
+        kept = kept._replace(place=here)
+        save(folder, kept)
+    return kept
 
 
 class _Locked:

@@ -16,6 +16,7 @@ from kwire.stream.address import Address
 from kwire.stream.connect import Connector, connect
 from kwire.stream.loop import Loop
 from kwire.stream.peer import Ignore, Peer
+from kwire.stream.source import events_in
 from kwire.stream.spool import Spool
 from kwire.stream.watch import Watch
 from kwire.wire.outbox import MemoryOutbox, Outbox
@@ -66,8 +67,9 @@ class Hold(Protocol):
     def renew(self, token: bytes, prefix: list[bytes]) -> None:
         """Begin another session: with `prefix`, and then what surely was not sent."""
 
-    def payloads(self) -> Iterable[bytes]:
-        """All that wait."""
+    @property
+    def events(self) -> int:
+        """Events that wait."""
 
 
 class _Memory(MemoryOutbox):
@@ -118,10 +120,11 @@ class MemoryHold:
         self.token = token
         self.outbox = _Memory(self._size, [*prefix, *self.outbox.split()[1]])
 
-    def payloads(self) -> list[bytes]:
-        """All that wait."""
+    @property
+    def events(self) -> int:
+        """Events that wait."""
         maybe, surely_not = self.outbox.split()
-        return maybe + surely_not
+        return sum(map(events_in, (*maybe, *surely_not)))
 
 
 class SpoolHold:
@@ -152,11 +155,10 @@ class SpoolHold:
         self.spool.renew(token, prefix)
         self.known = False
 
-    def payloads(self) -> Iterable[bytes]:
-        """All that wait."""
-        maybe, surely_not = self.spool.split()
-        yield from maybe
-        yield from surely_not
+    @property
+    def events(self) -> int:
+        """Events that wait."""
+        return self.spool.events
 
 
 class Cargo(Protocol):

@@ -34,6 +34,7 @@ class Cause(IntEnum):
     RATE_LIMIT = 8
     CAPTURE_GONE = 9
     MISSED_SHARED = 10
+    SPOOL = 11
 
 
 CAUSES: dict[Cause, str] = {
@@ -48,6 +49,7 @@ CAUSES: dict[Cause, str] = {
     Cause.RATE_LIMIT: "the agent's policy allows no more events a second",
     Cause.CAPTURE_GONE: "the capture was deleted or cut after they were stored",
     Cause.MISSED_SHARED: "the kernel did not run the program that these probes share",
+    Cause.SPOOL: "the sender's spool was damaged, or parts of it are gone",
 }
 
 
