@@ -323,7 +323,7 @@ def test_query_as_a_command(rich: str, kwire: Any) -> None:
         "query", rich, "--json", "select time, big, numbers, data, null as x from vfs_open limit 1"
     )
     assert json.loads(out) == {
-        "time": "2023-11-14 22:13:20.000001000",
+        "time": "2023-11-14 22:13:20.000001000+00:00",
         "big": (1 << 64) - 1,
         "numbers": [0, -1, 3],
         "data": "",

@@ -67,7 +67,7 @@ def test_frames_and_tables_agree(rich: str) -> None:
     assert table.num_rows == len(pandas) == polars.height == 30
     assert table["big"].to_pylist() == pandas["big"].tolist() == polars["big"].to_list()
     assert pandas["big"].dtype == np.uint64
-    assert str(pandas["time"].dtype) == "datetime64[ns]"
+    assert str(pandas["time"].dtype) == "datetime64[ns, UTC]"
     assert pandas["time"].astype("int64").tolist() == table["time_ns"].to_pylist()
     assert polars["comm"].to_list() == table["comm"].to_pylist()
     assert sum(batch.num_rows for batch in capture.batches("*openat")) == 30

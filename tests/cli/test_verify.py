@@ -62,9 +62,9 @@ def test_every_hole_is_named_with_status_3(tmp_path: Path, capsys: pytest.Captur
         f"{path}: INCOMPLETE: 1,025 events produced, 1,000 stored, 25 lost",
         "      PRODUCED       STORED         LOST  PROBE",
         "         1,025        1,000           25  kprobe:f",
-        "  hole: 2023-11-14 22:13:20.000005000 to 22:13:20.000009000, CPU 2: 20 events of kprobe:f: "
+        "  hole: 2023-11-14 22:13:20.000005000+00:00 to 22:13:20.000009000, CPU 2: 20 events of kprobe:f: "
         "the ring buffer was full",
-        "  hole: 2023-11-14 22:13:20.000009500: 1 event of kprobe:f: the receiver's disk was full",
+        "  hole: 2023-11-14 22:13:20.000009500+00:00: 1 event of kprobe:f: the receiver's disk was full",
         "  hole: at an unknown time: 4 events of kprobe:f: the kernel did not run the program",
     ]
 

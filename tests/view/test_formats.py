@@ -217,7 +217,7 @@ def test_a_date_stands_before_the_first_line_of_a_day(samples: Any) -> None:
     out.add([(0, "?"), (day + 5, "a"), (day + 6, "b"), (2 * day, "c"), (day + 7, "b2")])
     out.flush()
     assert stream.getvalue().splitlines() == [
-        "?", "-- 1970-01-02 UTC --", "a", "b", "b2", "-- 1970-01-03 UTC --", "c",
+        "?", "-- 1970-01-02 +00:00 --", "a", "b", "b2", "-- 1970-01-03 +00:00 --", "c",
     ]  # fmt: skip
 
 

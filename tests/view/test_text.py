@@ -90,8 +90,8 @@ def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_times_are_local_with_nanoseconds() -> None:
     clock = WallClock()
     assert clock.time(1_700_000_000_000_000_001) == "03:43:20.000000001"
-    assert clock.date == "2023-11-15 IST"
-    assert clock.moment(1_700_000_000_999_999_999) == "2023-11-15 03:43:20.999999999"
+    assert clock.date == "2023-11-15 +05:30"
+    assert clock.moment(1_700_000_000_999_999_999) == "2023-11-15 03:43:20.999999999+05:30"
     day = clock.day(1_700_000_000_000_000_000)
     assert clock.time(day.start) == "00:00:00.000000000"
     assert clock.time(day.stop - 1) == "23:59:59.999999999"

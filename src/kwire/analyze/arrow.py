@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kwire.analyze.distribution import above
 from kwire.analyze.scan import Block
 from kwire.analyze.tables import COMMON, Column, Table
+from kwire.analyze.zone import local_times
 from kwire.errors import KwireError
 from kwire.view.text import safe
 from kwire.view.values import scalar_name
@@ -53,16 +54,17 @@ def array_type(column: Column) -> Any:
     return pa.list_(one) if field.count > 1 else one
 
 
-def common_types() -> dict[str, Any]:
-    """The Arrow types of the columns that every table has."""
+def common_types(*, local: bool = False) -> dict[str, Any]:
+    """The Arrow types of the columns that every table has; `local`: times are what a local clock shows."""
     pa = load()
-    return dict(zip(COMMON, (pa.timestamp("ns"), pa.int64(), pa.string()), strict=True))
+    time = pa.timestamp("ns") if local else pa.timestamp("ns", "UTC")
+    return dict(zip(COMMON, (time, pa.int64(), pa.string()), strict=True))
 
 
-def table_schema(table: Table) -> Any:
+def table_schema(table: Table, *, local: bool = False) -> Any:
     """The Arrow schema of a table; fields carry unit and meaning as metadata."""
     pa = load()
-    fields = [pa.field(name, kind) for name, kind in common_types().items()]
+    fields = [pa.field(name, kind) for name, kind in common_types(local=local).items()]
     for column in table.columns:
         about = {"unit": column.field.unit, "meaning": column.field.meaning}
         if column.cut:
@@ -82,19 +84,20 @@ def batch(table: Table, schema: Any, block: Block, wanted: Container[str] | None
         if wanted is not None and field.name not in wanted:
             made.append(pa.nulls(count, field.type))
         elif field.name in COMMON:
-            made.append(common(field.name, block))
+            made.append(common(field, block))
         else:
             column = next(column for column in table.columns if column.name == field.name)
             made.append(values.column(column))
     return pa.record_batch(made, schema=schema)
 
 
-def common(name: str, block: Block) -> Any:
-    """One of the columns that every table has."""
+def common(field: Any, block: Block) -> Any:
+    """One of the columns that every table has, by its Arrow field."""
     pa = load()
-    if name == "time":
-        return pa.array(block.times, pa.int64()).view(pa.timestamp("ns"))
-    if name == "time_ns":
+    if field.name == "time":
+        times = block.times if field.type.tz else local_times(block.times)
+        return pa.array(times, pa.int64()).view(field.type)
+    if field.name == "time_ns":
         return pa.array(block.times, pa.int64())
     return repeated(block.schema.host, len(block.times))
 

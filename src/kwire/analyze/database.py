@@ -18,6 +18,7 @@ from kwire.analyze.shared import Shared
 from kwire.analyze.source import Source
 from kwire.analyze.survey import Survey
 from kwire.analyze.tables import Table, Tables
+from kwire.analyze.zone import local_time
 from kwire.errors import KwireError
 from kwire.view.table import cause_text
 from kwire.view.text import safe
@@ -127,7 +128,7 @@ class Database:
         self.decoded = self.undecodable = 0
         self.schemas: dict[str, Any] = {}
         for table in self.tables:
-            self._register(table.name, _Relation(self, table, arrow.table_schema(table)))
+            self._register(table.name, _Relation(self, table, arrow.table_schema(table, local=True)))
         self._register("events", _Relation(self, None, self._shared.schema))
         self._register("probes", probe_rows(survey, self.tables, self.selection))
         self._register("lost", lost_rows(survey, self.tables, self.selection))
@@ -161,7 +162,7 @@ class Database:
             found = known.find(schema)
             return found is not None and (table is None or found is table)
 
-        schema = None if table is None else arrow.table_schema(table)
+        schema = None if table is None else arrow.table_schema(table, local=True)
         with self._source.open() as capture:
             scan = Scan(capture, self.selection.only(wanted), self.progress)
             for block in scan:
@@ -267,8 +268,8 @@ def probe_rows(survey: Survey, tables: Tables, selection: Selection) -> Any:
                 "events": seen.events,
                 "lost": _count(seen.lost),
                 "produced": _count(seen.produced),
-                "first": seen.first,
-                "last": seen.last,
+                "first": _moment(seen.first),
+                "last": _moment(seen.last),
                 "program": seen.schema.program,
             }
         )
@@ -318,8 +319,8 @@ def _reader(answer: Any) -> Any:
 
 
 def _moment(time: int | None) -> int | None:
-    """A time that 64 bits hold."""
-    return None if time is None else bounded(time)
+    """A local time that 64 bits hold."""
+    return local_time(None if time is None else bounded(time))
 
 
 def _count(number: int | None) -> int | None:

@@ -16,6 +16,7 @@ from kwire.analyze.order import WINDOW
 from kwire.analyze.scan import Block, Scan
 from kwire.analyze.survey import Survey
 from kwire.analyze.tables import COMMON, Column, Tables, unique
+from kwire.analyze.zone import local_text, local_times
 from kwire.capture.destination import Destination, OutputError
 from kwire.errors import KwireError
 from kwire.wire.schema import Schema
@@ -80,7 +81,7 @@ class Wide:
             elif field.name == "probe":
                 made.append(arrow.repeated(table.probe, count))
             elif field.name in COMMON:
-                made.append(arrow.common(field.name, block))
+                made.append(arrow.common(field, block))
             else:
                 made.append(pa.nulls(count, field.type))
         return pa.record_batch(made, schema=self.schema)
@@ -170,14 +171,18 @@ def _csv(export: Export, out: Any) -> None:
 def _is_plain(kind: Any) -> bool:
     """Whether CSV has a way to write it."""
     types = arrow.load().types
-    return not (types.is_nested(kind) or types.is_binary(kind))
+    return not (types.is_nested(kind) or types.is_binary(kind) or types.is_timestamp(kind))
 
 
 def _texts(column: Any) -> Any:
-    """Bytes as hexadecimal digits, lists as JSON."""
+    """Times as local time with its offset from UTC, bytes as hexadecimal digits, lists as JSON."""
     from kwire.analyze.rows import plain
 
     pa = arrow.load()
+    if pa.types.is_timestamp(column.type):
+        times = column.view(pa.int64()).to_numpy()
+        shown = pa.array(local_times(times)).view(pa.timestamp("ns")).cast(pa.string()).to_pylist()
+        return pa.array(list(map(local_text, shown)), pa.string())
     values = (None if value is None else plain(value) for value in column.to_pylist())
     return pa.array(
         [value if value is None or isinstance(value, str) else json.dumps(value) for value in values],

@@ -64,7 +64,7 @@ def lines(stats: Stats, style: Style) -> Iterator[str]:
     yield f"  {survey.packets:,} packets, {survey.frames:,} frames, {events:,} events in {time}"
     if events:
         first, last = clock.moment(stats.first), clock.moment(stats.last)
-        yield f"  from {first} to {last} {clock.date.partition(' ')[2]}"
+        yield f"  from {first} to {last}"
     if survey.errors:
         told = ", ".join(f"{name} {count:,}" for name, count in sorted(survey.errors.items()))
         yield style.paint(fit(f"  errors: {told}", width), RED)

@@ -1,8 +1,9 @@
 """Rows of a query's result as text: an aligned table, JSON lines, CSV.
 
-The laws: a row is one line, whatever its values hold; numbers are exact; nothing of a value can move a
-terminal's cursor; what is null is empty in tables and CSV and null in JSON, and NaN is null in JSON. Results
-are written batch by batch: a table takes its widths from the first rows, later ones may be wider.
+The laws: a row is one line, whatever its values hold; numbers are exact; times are local, with their offset
+from UTC; nothing of a value can move a terminal's cursor; what is null is empty in tables and CSV and null
+in JSON, and NaN is null in JSON. Results are written batch by batch: a table takes its widths from the first
+rows, later ones may be wider.
 """
 
 import csv
@@ -116,8 +117,13 @@ def _rows(reader: Any, convert: Callable[[Any], Any]) -> "Iterator[tuple[Any, ..
 def _values(column: Any, convert: Callable[[Any], Any]) -> list[Any]:
     import pyarrow as pa
 
+    if pa.types.is_timestamp(column.type) and column.type.tz is None:
+        from kwire.analyze.zone import local_text
+
+        texts = column.cast(pa.string()).to_pylist()  # Python's own times carry no nanoseconds
+        return [None if one is None else local_text(one) for one in texts]
     if pa.types.is_timestamp(column.type):
-        column = column.cast(pa.string())  # Python's own times carry no nanoseconds
+        column = column.cast(pa.string())
     values: list[Any] = column.to_pylist()
     if pa.types.is_integer(column.type) or pa.types.is_string(column.type):
         return values

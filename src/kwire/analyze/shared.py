@@ -21,7 +21,7 @@ class Shared:
 
     def __init__(self, tables: Tables) -> None:
         pa = arrow.load()
-        fields = [pa.field(name, kind) for name, kind in arrow.common_types().items()]
+        fields = [pa.field(name, kind) for name, kind in arrow.common_types(local=True).items()]
         fields.append(pa.field("probe", pa.string()))
         fields += [pa.field(name, pa.string() if name == "comm" else pa.int64()) for name in CONTEXT]
         taken = {field.name.casefold() for field in fields}
@@ -45,7 +45,7 @@ class Shared:
             if wanted is not None and field.name not in wanted:
                 made.append(pa.nulls(count, field.type))
             elif field.name in COMMON:
-                made.append(arrow.common(field.name, block))
+                made.append(arrow.common(field, block))
             elif field.name == "probe":
                 made.append(arrow.repeated(table.probe, count))
             elif field.name in self._columns:

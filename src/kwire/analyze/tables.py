@@ -19,7 +19,7 @@ from kwire.wire.schema import Labels, Schema
 
 #: Columns that every table has, before the fields: name → what it is.
 COMMON: Final = {
-    "time": "wall clock, UTC",
+    "time": "wall clock",
     "time_ns": "wall clock, nanoseconds since 1970",
     "host": "the machine that the event comes from",
 }

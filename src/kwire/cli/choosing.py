@@ -10,6 +10,7 @@ from kwire.analyze.moments import moment
 from kwire.analyze.source import Source
 from kwire.analyze.survey import Survey
 from kwire.capture.writer import Totals
+from kwire.cli.zone import add_utc
 from kwire.packets.tables import KWIRE_PORT
 from kwire.view.text import safe
 
@@ -23,6 +24,7 @@ def add_choice(parser: argparse.ArgumentParser, *, where: bool = True) -> None:
         parser.add_argument("--where", metavar="EXPR", help="only events for which this is true")
     parser.add_argument("--from", dest="begin", metavar="TIME", help=f"not before: {TIMES}")
     parser.add_argument("--to", dest="end", metavar="TIME", help="not after; the same forms")
+    add_utc(parser)
     add_ports(parser)
 
 

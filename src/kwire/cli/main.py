@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import NoReturn, Protocol, cast
 
 from kwire.cli import process
+from kwire.cli.zone import zone
 from kwire.errors import KwireError
 from kwire.view.text import safe
 
@@ -138,7 +139,8 @@ def _run(args: list[str], *, ours: bool) -> int:
             from kwire.cli.reading import confine
 
             confine(parsed)
-        status = verb.run(parsed)
+        with zone(parsed):
+            status = verb.run(parsed)
         sys.stdout.flush()
         return status
     except SystemExit as end:  # argparse has said why

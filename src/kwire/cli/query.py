@@ -21,8 +21,9 @@ examples:
   kwire query demo.pcapng 'SELECT comm, count(*) AS n FROM events GROUP BY comm ORDER BY n DESC LIMIT 10'
   kwire query demo.pcapng --from +5s --csv 'SELECT time_ns, filename FROM sys_enter_openat'
 
-Each probe is a table; `events` has what all share, `lost` the holes, `probes` what was counted. A column that
-shows names has its number beside it, as NAME_raw. Times are UTC. SQL is DuckDB's, and reaches no file.
+Each probe is a table; `events` has what all share, `lost` the holes, `probes` what was counted. A column
+that shows names has its number beside it, as NAME_raw. The column time is local time (--utc: UTC), time_ns
+is nanoseconds since 1970 UTC. SQL is DuckDB's, and reaches no file.
 """
 
 #: Tables that kwire adds → what they hold.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kwire.capture.input import Source
 from kwire.cli.choosing import add_ports, ports
+from kwire.cli.zone import add_utc
 from kwire.errors import KwireError
 from kwire.packets.open import NetworkCapture, open_capture
 from kwire.view.render import Format, Ordered, Renderer
@@ -60,6 +61,7 @@ def add_showing(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--sessions", action="store_true", help="follow each session through its states")
     parser.add_argument("--all", action="store_true", help="with --sessions: every frame, not only changes")
     parser.add_argument("--wide", action="store_true", help="do not cut lines to the terminal's width")
+    add_utc(parser)
 
 
 def _count(text: str) -> int:

@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from kwire.cli.choosing import Progress, add_ports, ports, survey, totals, warn
+from kwire.cli.zone import add_utc
 from kwire.view.text import safe
 
 HELP = "write a capture as several: by probe, host, time, size or number of events"
@@ -28,6 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--by", metavar="KEY[=VALUE]", required=True, help=by)
     parser.add_argument("-w", dest="write", metavar="DIR", required=True, help="where the captures go")
     add_ports(parser)
+    add_utc(parser)
 
 
 def run(args: argparse.Namespace) -> int:

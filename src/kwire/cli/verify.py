@@ -7,6 +7,7 @@ from typing import Any
 
 from kwire.capture.verify import FileReport, Hole, verify_capture, verify_set
 from kwire.cli.choosing import add_ports, ports
+from kwire.cli.zone import add_utc
 from kwire.errors import KwireError
 from kwire.packets.open import open_capture
 from kwire.view.text import WallClock, safe
@@ -30,6 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", metavar="FILE", nargs="+", help="a capture")
     parser.add_argument("--json", action="store_true", help="print one object")
     add_ports(parser)
+    add_utc(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -73,15 +73,33 @@ def plural(count: int, noun: str, many: str = "") -> str:
     return f"{count:,} {noun if count == 1 else many or noun + 's'}"
 
 
-class WallClock:
-    """Turns wall-clock nanoseconds into `HH:MM:SS.nnnnnnnnn` and dates; the last second is remembered."""
+def utc_offset(second: int) -> int:
+    """By how many seconds local time is ahead of UTC at a second since 1970; 0 where no calendar reaches."""
+    try:
+        return time.localtime(second).tm_gmtoff
+    except (OverflowError, ValueError, OSError):
+        return 0
 
-    __slots__ = ("_second", "_text", "date")
+
+def offset_text(seconds: int) -> str:
+    """An offset from UTC as ISO 8601 writes it: `+05:30`."""
+    minutes = abs(seconds) // 60
+    return f"{'-' if seconds < 0 else '+'}{minutes // 60:02d}:{minutes % 60:02d}"
+
+
+class WallClock:
+    """Turns wall-clock nanoseconds into `HH:MM:SS.nnnnnnnnn` and dates; the last second is remembered.
+
+    Times are local time, dates come with its offset from UTC.
+    """
+
+    __slots__ = ("_second", "_text", "date", "offset")
 
     def __init__(self) -> None:
         self._second: int | None = None
         self._text = ""
-        self.date = ""  # of the last time given
+        self.date = ""  # of the last time given, with the offset from UTC: 2026-03-01 +01:00
+        self.offset = ""
 
     def time(self, ns: int) -> str:
         """The time of day, local time."""
@@ -91,24 +109,27 @@ class WallClock:
             try:
                 local = time.localtime(second)
                 self._text = time.strftime("%H:%M:%S", local)
-                self.date = time.strftime("%Y-%m-%d %Z", local)
+                self.offset = offset_text(local.tm_gmtoff)
+                self.date = time.strftime("%Y-%m-%d ", local) + self.offset
             except (OverflowError, ValueError, OSError):
-                self._text, self.date = str(second), "an impossible date"
+                self._text, self.date, self.offset = str(second), "an impossible date", ""
         return f"{self._text}.{rest:09d}"
 
     def day(self, ns: int) -> range:
-        """The nanoseconds of the 24 hours from the midnight before this time."""
+        """The nanoseconds of the day that this time is in; of its hour, where clocks are set in that day."""
         self.time(ns)
         hour, minute, second = (
             (int(part) for part in self._text.split(":")) if ":" in self._text else (0, 0, 0)
         )
-        start = (ns // SECOND - hour * 3600 - minute * 60 - second) * SECOND
-        return range(start, start + 86400 * SECOND)
+        length, start = 86400, ns // SECOND - hour * 3600 - minute * 60 - second
+        if utc_offset(start) != utc_offset(start + length):
+            length, start = 3600, ns // SECOND - minute * 60 - second
+        return range(start * SECOND, (start + length) * SECOND)
 
     def moment(self, ns: int) -> str:
-        """Date and time."""
+        """Date, time and offset from UTC: `2026-03-01 12:30:00.000000000+01:00`."""
         text = self.time(ns)
-        return f"{self.date.split(' ')[0]} {text}"
+        return f"{self.date.split(' ')[0]} {text}{self.offset}"
 
 
 class Style(NamedTuple):
