@@ -1,15 +1,17 @@
 """Packets a CPU second of whole commands on captures of many kinds: where reading has cliffs.
 
-Run: `.venv/bin/python bench/cliffs.py [--packets N] [--verb VERB] [ROW ...]` (default 100,000 packets each, `stats`,
-all rows; a ROW is the beginning of a name). Each row is a capture of one kind, made here, the same at each run; the
-command runs in a child that has its modules loaded and has read a small capture, and the child's processor time counts.
-`slower` is beside the first row, plain: Ethernet, IPv4, UDP, a DATA frame with one event a packet.
+Run: `.venv/bin/python bench/cliffs.py [--packets N] [--verb VERB] [ROW ...]` (default 100,000 packets
+each, `stats`, all rows; a ROW is the beginning of a name). Each row is a capture of one kind, made here,
+the same at each run; the command runs in a child that has its modules loaded and has read a small capture,
+and the child's processor time counts. `slower` is beside the first row, plain: Ethernet, IPv4, UDP, a DATA
+frame with one event a packet.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
 import random
 import struct
@@ -126,6 +128,20 @@ def packet_block(number: int, packet: bytes, interface: int = 0) -> bytes:
     return block(
         6, struct.pack("<5I", interface, now >> 32, now & 0xFFFFFFFF, len(packet), len(packet)) + packet
     )
+
+
+def in_blocks(packets: Packets) -> bytes:
+    return b"".join([SECTION, INTERFACE, *map(packet_block, itertools.count(), packets)])
+
+
+def cooked(count: int) -> Packets:
+    head = struct.pack(">HHH8sH", 4, 772, 6, bytes(8), 0x800)
+    return (head + packet[14:] for packet in plain(count))
+
+
+def web(count: int) -> Packets:
+    text = b"HTTP/1.1 200 OK\r\n" * 80
+    return (ether(ip(tcp(text, 1 + len(text) * number, source=80), 6)) for number in range(count))
 
 
 # --- traffic
@@ -332,6 +348,11 @@ def cut_short(number: int, packet: bytes) -> bytes:
     return packet[:60] if number and number % 100 == 0 else packet
 
 
+def spoilt(_: int, packet: bytes) -> bytes:
+    """The frame's checksum is wrong, the datagram's is right."""
+    return datagram(packet[42:-1] + b"\x77")
+
+
 Row = tuple[Callable[[int], bytes], tuple[str, ...]]
 
 
@@ -341,12 +362,12 @@ def wrong(at: int, every: int) -> Callable[[int], bytes]:
 
 ROWS: dict[str, Row] = {
     "plain": (lambda count: pcap(plain(count)), ()),
-    "plain, pcapng": (lambda count: b"".join([SECTION, INTERFACE, *map(packet_block, range(count), plain(count))]), ()),
+    "plain, pcapng": (lambda count: in_blocks(plain(count)), ()),
     "plain, big-endian": (lambda count: pcap(plain(count), sign=">"), ()),
     "IPv6": (lambda count: pcap(six(count)), ()),
     "VLAN": (lambda count: pcap(tagged(count, 1)), ()),
     "3 VLAN tags": (lambda count: pcap(tagged(count, 3)), ()),
-    "cooked": (lambda count: pcap((struct.pack(">HHH8sH", 4, 772, 6, bytes(8), 0x800) + one[14:] for one in plain(count)), 113), ()),
+    "cooked": (lambda count: pcap(cooked(count), 113), ()),
     "IP options": (lambda count: pcap(optional(count)), ()),
     "UDP checksum 0": (lambda count: pcap(mixed(count, patched(40, bytes(2)), 1)), ()),
     "1,000 interfaces": (interfaces, ()),
@@ -359,7 +380,7 @@ ROWS: dict[str, Row] = {
     "UDP checksum wrong, 1 %": (wrong(40, 100), ()),
     "UDP checksum wrong, all": (wrong(40, 1), ()),
     "DATA lost, 1 %": (lambda count: pcap(lost(count)), ()),
-    "frame bad, 1 %": (lambda count: pcap(mixed(count, lambda n, one: datagram(one[42:-1] + b"\x77"), 100)), ()),
+    "frame bad, 1 %": (lambda count: pcap(mixed(count, spoilt, 100)), ()),
     "packet cut, 1 %": (lambda count: pcap(plain(count), cut=cut_short), ()),
     "DATA reordered, 1 %": (lambda count: pcap(shuffled(count, 0.01)), ()),
     "DATA reordered, 50 %": (lambda count: pcap(shuffled(count, 0.5)), ()),
@@ -382,10 +403,7 @@ ROWS: dict[str, Row] = {
     "TCP, 1,000 connections": (lambda count: pcap(connections(count, 1000)), ()),
     "TCP with holes": (lambda count: pcap(lossy(count)), ()),
     "--any-port, plain": (lambda count: pcap(plain(count)), ("--any-port",)),
-    "--any-port, bulk of others": (
-        lambda count: pcap(ether(ip(tcp(b"HTTP/1.1 200 OK\r\n" * 80, 1 + 1360 * n, source=80), 6)) for n in range(count)),
-        ("--any-port",),
-    ),
+    "--any-port, bulk of others": (lambda count: pcap(web(count)), ("--any-port",)),
 }  # fmt: skip
 
 

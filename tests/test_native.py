@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import mmap
 import os
 import random
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 from array import array
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from kwire import native
 from kwire.kernel import ring
 from kwire.wire.frames import frame_walk
 
+ROOT = Path(__file__).resolve().parent.parent
 needs_library = pytest.mark.skipif(native.ring_walk is None, reason="the C walkers were not built")
 
 
@@ -69,7 +72,7 @@ def test_without_the_library_every_walker_is_none() -> None:
         from kwire import native
         assert [native.ring_walk, native.frame_walk, native.epb_pack, native.pcapng_walk] == [None] * 4
         assert native.count_by_id is None
-        assert [native.frame_strict, native.packet_frames, native.event_rows] == [None] * 3
+        assert [native.frame_strict, native.library, native.event_rows] == [None] * 3
         from kwire.capture import walk
         assert walk.epb_pack is walk.epb_pack_twin
         """,
@@ -174,7 +177,6 @@ def test_nothing_outside_a_buffer_is_touched() -> None:
         whole = memoryview(pages)
         source = random.Random(7)
         GUARD = 0xABABABABABABABAB
-        ports, tally = b"\\xff" * 8192, array("Q", bytes(8 * 0x10103))
         for turn in range(20000):
             size = source.randrange(0, 200)
             data = whole[mmap.PAGESIZE - size : mmap.PAGESIZE]
@@ -224,17 +226,11 @@ def test_nothing_outside_a_buffer_is_touched() -> None:
             native.gather_texts(data, places, slots, limit, width, memoryview(out).cast("B")[: 8 * 19])
             native.gather_texts(data, where, room, sound, width, memoryview(out).cast("B")[: 8 * 19])
             assert out[19] == GUARD and starts[8] == ends[8] == where[8] == slots[8] == GUARD
-            for walk in (native.pcap_walk, native.pcapng_packets):
-                walk(data, positions[0], positions[1], bool(turn & 1), 2, room, limit)
-            for at in range(8):
-                slots[at] = source.choice([4, 8, size, size - 8, 30, 1 << 63]) % (1 << 64)
-                if at & 1:
-                    slots[at] = source.choice([0, 14, 60, size, 1 << 32 | 40, 7 << 32, 1 << 31])
-            links = array("Q", [source.choice([0, 1, 101, 108, 113, 147, 276, 9]), 1])
-            flows = array("Q", [source.randrange(3) | 1 << 32] * 16 + [GUARD])
-            native.packet_frames(data, room, 0, 4, bool(turn & 1), links, ports, bool(turn & 2), turn & 1,
-                                 memoryview(flows)[:16], memoryview(starts)[:8], memoryview(ends)[:8], tally)
-            assert flows[16] == starts[8] == ends[8] == slots[8] == GUARD
+            faces = array("Q", [1, 1000000, 0, 0] * 2)
+            rows = memoryview(out).cast("B")[: 8 * 19]
+            native.pcap_rows(data, positions[0], positions[1], bool(turn & 1), faces, rows, limit)
+            native.pcapng_rows(data, positions[0], positions[1], bool(turn & 1), faces, 40, rows, limit)
+            assert out[19] == GUARD
         """
     )
 
@@ -247,3 +243,12 @@ def test_a_place_outside_its_buffer_is_an_error() -> None:
     for start, count, table, target, position in wrong:
         with pytest.raises(IndexError):
             native.epb_pack(b"", array("Q", [0]), start, count, table, target, position)
+
+
+def test_numbers_in_c_are_those_of_the_tables() -> None:
+    spec = importlib.util.spec_from_file_location("native_tables", ROOT / "scripts" / "native_tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    assert made.TARGET.read_text() == made.text()

@@ -1,4 +1,4 @@
-"""Loader of the C walkers (native/walk.c): each name is a function, or None where the library is absent.
+"""Loader of the C walkers (native/): each name is a function, or None where the library is absent.
 
 The walkers find and move frames in chains of lengths. Each has a Python twin in the room that uses it; the
 twin is the specification, and a user picks `native.frame_walk or twin`. The laws: no copy of a buffer is
@@ -12,14 +12,15 @@ such a buffer is cut to it. Any object with the buffer protocol will do as data.
 
 import ctypes
 import os
+import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 _LIBRARY = "_walk.abi3.so"
 _WRITABLE = 1  # PyBUF_WRITABLE
 _ROW = 4  # u64s a probe in epb_pack's table
 _COUNTER = 3  # u64s an id in count_by_id's table
-_ROWS, _SLOT, _TALLY = 2, 8, 0x10103  # u64s of a packet's row, of a flow's slot, and of packet_frames' tally
+_ROWS, _FACE = 4, 4  # u64s of a packet's row, and of an interface
 
 
 class _Buffer(ctypes.Structure):
@@ -109,12 +110,13 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "kw_event_rows": (_PTR, _U64, _PTR, _U64, _U64, _U64, _U64, _PTR, _PTR, _PTR, _U64, _OUT),
     "kw_event_tails": (_PTR, _U64, _U64, _U64, _U64, _U64, _PTR, _PTR, _PTR, _PTR),
     "kw_gather_texts": (_PTR, _U64, _PTR, _PTR, _U64, _U64, _PTR),
-    "kw_pcap_walk": (_PTR, _U64, _U64, _U64, _U64, _U64, _PTR, _U64, _OUT),
-    "kw_pcapng_packets": (_PTR, _U64, _U64, _U64, _U64, _U64, _PTR, _U64, _OUT),
-    "kw_packet_frames": (
-        *(_PTR, _U64, _PTR, _U64, _U64, _PTR, _U64, _PTR, _U64, _U64, _PTR, _U64, _PTR, _PTR, _U64),
-        *(_PTR, _OUT),
-    ),
+    "kw_pcap_rows": (_PTR, _U64, _U64, _U64, _U64, _PTR, _U64, _PTR, _U64, _OUT),
+    "kw_pcapng_rows": (_PTR, _U64, _U64, _U64, _U64, _PTR, _U64, _U64, _PTR, _U64, _OUT),
+    "kw_packets": (_PTR,),
+    "kw_flows_end": (_PTR,),
+    "kw_conversation_new": (_PTR, _U64),
+    "kw_conversation_finish": (_PTR, _U64),
+    "kw_sizes": (_PTR,),
     "kw_frame_checksums": (_PTR, _U64, _PTR, _U64, _PTR),
 }
 
@@ -140,9 +142,8 @@ class _Walkers(NamedTuple):
     event_rows: Callable[[Any, Any, int, int, int, int, Any, Any, Any], tuple[int, int]]
     event_tails: Callable[[Any, int, int, int, bool, int, Any, Any, Any, Any], int]
     gather_texts: Callable[[Any, Any, Any, int, int, Any], int]
-    pcap_walk: Callable[[Any, int, int, bool, int, Any, int], tuple[int, int]]
-    pcapng_packets: Callable[[Any, int, int, bool, int, Any, int], tuple[int, int]]
-    packet_frames: Callable[..., tuple[int, int]]
+    pcap_rows: Callable[[Any, int, int, bool, Any, Any, int], tuple[int, int]]
+    pcapng_rows: Callable[[Any, int, int, bool, Any, int, Any, int], tuple[int, int]]
 
 
 def _walkers(library: ctypes.CDLL) -> _Walkers:
@@ -151,7 +152,8 @@ def _walkers(library: ctypes.CDLL) -> _Walkers:
     c_event_rows = _function(library, "kw_event_rows")
     c_event_tails = _function(library, "kw_event_tails")
     c_gather_texts = _function(library, "kw_gather_texts")
-    c_packet_frames = _function(library, "kw_packet_frames")
+    c_pcap_rows = _function(library, "kw_pcap_rows")
+    c_pcapng_rows = _function(library, "kw_pcapng_rows")
     c_count_by_id = _function(library, "kw_count_by_id")
     c_frame_renumber = _function(library, "kw_frame_renumber")
     c_frame_gather = _function(library, "kw_frame_gather")
@@ -342,42 +344,35 @@ def _walkers(library: ctypes.CDLL) -> _Walkers:
                 *(source.address, source.size, where.address, sizes.address, count, width, target.address)
             )
 
-    def packet_frames(
-        data: Any,
-        rows: Any,
-        start: int,
-        count: int,
-        swap: bool,
-        links: Any,
-        ports: Any,
-        any_port: bool,
-        raw: int,
-        table: Any,
-        offsets: Any,
-        owners: Any,
-        tally: Any,
+    def pcap_rows(
+        data: Any, offset: int, end: int, swap: bool, faces: Any, rows: Any, limit: int
     ) -> tuple[int, int]:
-        found = _U64()
+        after = _U64()
         with (
             Pinned(data) as source,
-            Pinned(rows) as packets,
-            Pinned(links) as types,
-            Pinned(ports) as bits,
-            Pinned(table, writable=True) as flows,
-            Pinned(offsets, writable=True) as places,
-            Pinned(owners, writable=True) as whose,
-            Pinned(tally, writable=True) as sums,
+            Pinned(faces, writable=True) as known,
+            Pinned(rows, writable=True) as slots,
         ):
-            count, slots = min(count, packets.size // (8 * _ROWS)), flows.size // (8 * _SLOT)
-            small = bits.size < 8192 or sums.size < 8 * _TALLY
-            if not 0 <= start <= count or slots & (slots - 1) or small:
-                raise IndexError("packet_frames: start lies outside its buffer, or a table is too short")
-            done = c_packet_frames(
-                *(source.address, source.size, packets.address + start * 8 * _ROWS, count - start, swap),
-                *(types.address, types.size // 8, bits.address, any_port, raw, flows.address, slots),
-                *(places.address, whose.address, min(places.size, whose.size) // 8, sums.address, found),
+            count = c_pcap_rows(
+                *(source.address, source.size, offset, end, swap, known.address, known.size // (8 * _FACE)),
+                *(slots.address, min(limit, slots.size // (8 * _ROWS)), after),
             )
-        return start + done, found.value
+        return count, after.value
+
+    def pcapng_rows(
+        data: Any, offset: int, end: int, swap: bool, faces: Any, snaplen: int, rows: Any, limit: int
+    ) -> tuple[int, int]:
+        after = _U64()
+        with (
+            Pinned(data) as source,
+            Pinned(faces, writable=True) as known,
+            Pinned(rows, writable=True) as slots,
+        ):
+            count = c_pcapng_rows(
+                *(source.address, source.size, offset, end, swap, known.address, known.size // (8 * _FACE)),
+                *(snaplen, slots.address, min(limit, slots.size // (8 * _ROWS)), after),
+            )
+        return count, after.value
 
     return _Walkers(
         ring_walk,
@@ -393,10 +388,15 @@ def _walkers(library: ctypes.CDLL) -> _Walkers:
         event_rows,
         event_tails,
         gather_texts,
-        blocks("kw_pcap_walk", _ROWS),
-        blocks("kw_pcapng_packets", _ROWS),
-        packet_frames,
+        pcap_rows,
+        pcapng_rows,
     )
+
+
+def _engine(library: ctypes.CDLL) -> ctypes.CDLL:
+    for name in ("packets", "flows_end", "conversation_new", "conversation_finish", "sizes"):
+        _function(library, f"kw_{name}")
+    return library
 
 
 _library = _load()
@@ -426,9 +426,9 @@ frame_checksums = _found.frame_checksums if _found else None
 event_rows = _found.event_rows if _found else None
 event_tails = _found.event_tails if _found else None
 gather_texts = _found.gather_texts if _found else None
-#: (data, offset, end, swap, interfaces, rows, limit) -> (count, next_offset): records of a pcap file.
-pcap_walk = _found.pcap_walk if _found else None
-#: (data, offset, end, swap, interfaces, rows, limit) -> (count, next_offset): packet blocks of a pcapng file.
-pcapng_packets = _found.pcapng_packets if _found else None
-#: see `packets.walk.packet_frames_twin`: EVENTs in UDP packets.
-packet_frames = _found.packet_frames if _found else None
+#: see `packets.walk`: the packets of pcap and pcapng files as rows.
+pcap_rows = _found.pcap_rows if _found else None
+pcapng_rows = _found.pcapng_rows if _found else None
+#: The library itself, for `packets.engine`, which hands it memory of its own.
+library: Any = _engine(_library) if _library else None
+ORDER: Literal["little", "big"] = "little" if sys.byteorder == "little" else "big"

@@ -20,6 +20,8 @@ import sys
 import time
 from pathlib import Path
 
+import fuzzing
+
 HERE = Path(__file__).parent
 RUNS = {
     "walk": 12_000_000,
@@ -48,7 +50,7 @@ def command(name: str, work: Path) -> tuple[list[str], list[str]]:
         return [sys.executable, str(HERE / "fuzz_NAME.py").replace("NAME", name)], []
     program = work / "walk_fuzz"
     flags = ["-g", "-O1", SANITIZERS, "-fno-sanitize-recover=all", "-o", str(program)]
-    subprocess.run(["clang", *flags, str(HERE / "walk_fuzz.c")], check=True)
+    subprocess.run(["clang", *flags, *fuzzing.WALK_SOURCES], check=True)
     seeds = work / "walk-seeds"
     subprocess.run([sys.executable, str(HERE / "walk_seeds.py"), str(seeds)], check=True)
     return [str(program)], [str(seeds), *more]

@@ -2,8 +2,10 @@
  * Fuzzes the C walkers for memory safety: every buffer has exactly the size it is said to have, so that a
  * sanitizer sees one byte too many. What the walkers answer is held against their Python twins elsewhere.
  *
- *   clang -g -O1 -fsanitize=fuzzer,address,undefined -o walk_fuzz walk_fuzz.c    guided, for a campaign
- *   gcc -g -O1 -fsanitize=address,undefined -DSTANDALONE -o walk_fuzz walk_fuzz.c
+ * Linked with every other file of native/:
+ *
+ *   clang -g -O1 -fsanitize=fuzzer,address,undefined -o walk_fuzz walk_fuzz.c …    guided, for a campaign
+ *   gcc -g -O1 -fsanitize=address,undefined -DSTANDALONE -o walk_fuzz walk_fuzz.c …
  *   ./walk_fuzz RUNS SEED FILES...                                               mutations of the files
  *
  * The first byte of an input chooses the walker, the next fifteen its parameters, the rest is its data.
@@ -11,7 +13,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "../../native/engine.h"
 #include "../../native/walk.c"
+
+uint64_t kw_pcap_rows(const uint8_t *, uint64_t, uint64_t, uint64_t, uint64_t, struct interface *, uint64_t, struct row *,
+		      uint64_t, uint64_t *);
+uint64_t kw_pcapng_rows(const uint8_t *, uint64_t, uint64_t, uint64_t, uint64_t, struct interface *, uint64_t, uint64_t,
+			struct row *, uint64_t, uint64_t *);
+uint64_t kw_packets(struct engine *);
+uint64_t kw_flows_end(struct engine *);
+uint64_t kw_conversation_new(struct engine *, uint64_t);
+void kw_conversation_finish(struct engine *, uint64_t);
 
 #define HEAD 16u
 #define SLOTS 8u
@@ -139,54 +151,136 @@ static void columns(uint8_t *data, uint64_t size)
 static void walk_blocks(uint8_t *data, uint64_t size, unsigned which)
 {
 	uint64_t limit = parameter(1, 64) & 127, next, swap = parameters[2] & 1, interfaces = parameters[3] & 3;
-	uint64_t *rows = room(limit * 16, 0), start = parameter(4, 8), end = parameter(6, size);
+	struct row *rows = room(limit * sizeof *rows, 0);
+	struct interface *known = room(interfaces * sizeof *known, parameters[5] & 1);
+	uint64_t start = parameter(4, 8), end = parameter(6, size);
 
 	if (which == 0)
-		kw_pcapng_walk(data, size, start, end, swap, interfaces, rows, limit, &next);
+		kw_pcapng_walk(data, size, start, end, swap, interfaces, (uint64_t *)(void *)rows, limit, &next);
 	else if (which == 1)
-		kw_pcap_walk(data, size, start, end, swap, interfaces, rows, limit, &next);
+		kw_pcap_rows(data, size, start, end, swap, known, interfaces, rows, limit, &next);
 	else
-		kw_pcapng_packets(data, size, start, end, swap, interfaces, rows, limit, &next);
+		kw_pcapng_rows(data, size, start, end, swap, known, interfaces, parameters[7], rows, limit, &next);
 	free(rows);
+	free(known);
 }
 
-static uint64_t tally[TALLY_WORDS];
-static uint8_t ports[2][8192];
+#define FLOWS 6u
+#define CONVERSATIONS 5u
+#define HOLD ((uint64_t)RESERVE + (1u << 20))
 
-/* A batch of packets: those of a pcap file in the data, with flows that may be theirs. */
+/* An engine with little room: its tables are of exactly the size that it is told. */
+static struct engine *new_engine(void)
+{
+	static struct engine *e;
+	static uint8_t *kept[16];
+	static const uint64_t sizes[] = {
+		8192, OUT_FULL + RESERVE, 8 * (FOUND_FULL + RESERVE / 8), 4 * (FOUND_FULL + RESERVE / 8),
+		8 * TALLY_WORDS, 4 * 8, sizeof(struct flow) * (FLOWS + 2),
+		sizeof(struct conversation) * (CONVERSATIONS + 4), SLAB * 6, 4 * 6,
+		sizeof(struct fragmented) * (MAX_FRAGMENT_PACKETS + 2), FRAGMENT_SLAB * (MAX_FRAGMENT_PACKETS + 2), 4 * 2048,
+		HOLD, HOLD,
+	};
+
+	if (!e) {
+		e = malloc(sizeof *e);
+		for (unsigned at = 0; at < sizeof sizes / sizeof *sizes; at++)
+			kept[at] = calloc(1, sizes[at]);
+	}
+	memset(e, 0, sizeof *e);
+	for (unsigned at = 4; at < 8; at++)
+		memset(kept[at], 0, sizes[at]);
+	memset(kept[10], 0, sizes[10]);
+	memset(kept[12], 0, sizes[12]);
+	kept[0][17800 >> 3] |= 1 << (17800 & 7);
+	e->ports = kept[0];
+	e->out = kept[1], e->out_room = sizes[1];
+	e->offsets = (uint64_t *)(void *)kept[2], e->limit = FOUND_FULL + RESERVE / 8;
+	e->owners = (uint32_t *)(void *)kept[3];
+	e->tally = (uint64_t *)(void *)kept[4];
+	e->buckets = (uint32_t *)(void *)kept[5], e->bucket_mask = 7;
+	e->flows = (struct flow *)(void *)kept[6], e->max_flows = FLOWS;
+	e->conversations = (struct conversation *)(void *)kept[7], e->max_conversations = CONVERSATIONS;
+	e->slabs = kept[8], e->slab_stack = (uint32_t *)(void *)kept[9], e->slab_count = e->slab_free = 6;
+	for (uint32_t at = 0; at < 6; at++)
+		e->slab_stack[at] = at;
+	e->fragments = (struct fragmented *)(void *)kept[10], e->fragment_slabs = kept[11];
+	e->fragment_buckets = (uint32_t *)(void *)kept[12];
+	e->hold = kept[13], e->spare = kept[14], e->hold_room = HOLD, e->hold_used = 8;
+	return e;
+}
+
+/* What Python does between two calls. */
+static void answer(struct engine *e, uint64_t why)
+{
+	if (why == WHY_CALL) {
+		uint8_t *copy = room(e->call_size, 0);
+		memcpy(copy, e->call_frame, e->call_size);
+		if (copy[0] & 1 && e->conversation_count <= e->max_conversations)
+			kw_conversation_new(e, e->call_flow);
+		e->flows[e->call_flow].roles[e->call_side] = copy[1] % 3;
+		free(copy);
+	} else if (why == WHY_ROOM) {
+		for (uint64_t at = 1; at <= FLOWS; at++)
+			e->flows[at].conversation = 0;
+		while (e->conversation_count) {
+			uint64_t at = e->conversation_count--;
+			while (e->conversations[at].held.count)
+				kw_conversation_finish(e, at);
+			e->conversations[at].next = (uint32_t)e->conversation_free;
+			e->conversation_free = at;
+		}
+	}
+	e->found = e->out_used = e->special_count = 0;
+}
+
+/* Checksums as if they were left to the card, so that what is damaged is looked into all the same. */
+static void unsum(uint8_t *packet, uint64_t size, uint64_t link)
+{
+	uint64_t at = link == 1 ? 14 : link == 113 ? 16 : link == 276 ? 20 : link == 0 || link == 108 ? 4 : 0;
+
+	if (at + 40 > size)
+		return;
+	uint64_t six = packet[at] >> 4 == 6, header = six ? 40 : (uint64_t)(packet[at] & 15) * 4;
+	uint8_t protocol = packet[at + (six ? 6 : 9)];
+	uint64_t field = at + header + (protocol == 6 ? 16 : 6);
+	if (!six)
+		packet[at + 10] = packet[at + 11] = 0;
+	if (field + 2 <= size && (protocol == 6 || protocol == 17))
+		packet[field] = packet[field + 1] = 0;
+}
+
+/* The packets of a pcap file in the data, in pieces: the engine keeps nothing of one while it takes the next. */
 static void packets(uint8_t *data, uint64_t size)
 {
 	static const uint64_t LINKS[] = { 1, 113, 276, 0, 108, 12, 101, 147, 228, 229, 14, 999 };
-	uint64_t limit = 1 + parameter(1, 64) % 64, next, found, swap = parameters[2] & 1;
-	uint64_t links[2] = { LINKS[parameters[3] % 12], LINKS[parameters[4] % 12] };
-	uint64_t *rows = room(limit * 16, 0), *table = room(SLOTS * SLOT_WORDS * 8, 0);
-	uint64_t *offsets = room(limit * 8, 0), *owners = room(limit * 8, 0);
-	memset(ports[1], 0xff, sizeof ports[1]);
-	uint64_t count = kw_pcap_walk(data, size, 0, size, swap, 0, rows, limit, &next);
+	struct interface face = { LINKS[parameters[3] % 12], parameters[4] & 1 ? 1000000 : 1, 0, 0 };
+	uint64_t limit = 1 + parameter(1, 64) % 64, at = 0, swap = parameters[2] & 1, why;
+	struct row *rows = room(limit * sizeof *rows, 0);
+	struct engine *e = new_engine();
 
-	if (count < limit && parameters[6] & 1) {
-		rows[2 * count] = parameter(7, size);
-		rows[2 * count++ + 1] = parameter(9, 200) | (uint64_t)(parameters[8] & 3) << 32;
+	e->any_port = parameters[12] & 1;
+	for (;;) {
+		uint64_t next, count = kw_pcap_rows(data, size, at, size, swap, &face, 1, rows, limit, &next);
+		if (!count)
+			break;
+		uint8_t *piece = room(next - at, 0);
+		memcpy(piece, data + at, next - at);
+		for (uint64_t row = 0; row < count; row++) {
+			rows[row].offset -= at;
+			if (parameters[11] & 1)
+				unsum(piece + rows[row].offset, rows[row].captured, face.link);
+		}
+		e->data = piece, e->size = next - at, e->rows = rows, e->count = count, e->at = 0;
+		while ((why = kw_packets(e)) != WHY_DONE)
+			answer(e, why);
+		free(piece);
+		at = next;
 	}
-	ports[0][17800 >> 3] |= 1 << (17800 & 7);
-	for (uint64_t i = 0; i < SLOTS; i++) /* no slot is free, so a flow is found wherever it stands */
-		table[i * SLOT_WORDS + SLOT_OWNER] = 1;
-	for (uint64_t i = 0; i < count; i++) { /* the flow of this packet, if it is UDP over IPv4 on Ethernet */
-		uint64_t at = rows[2 * i], *slot = table + i % SLOTS * SLOT_WORDS;
-		if (at > size || size - at < 38)
-			continue;
-		slot[SLOT_OWNER] = 1 | (uint64_t)(1 + (parameters[10] & 1)) << 32;
-		slot[SLOT_NEXT] = parameters[11] & 1;
-		slot[SLOT_PORTS] = (uint64_t)4 << 32 | big32(data + at + 34);
-		memcpy(slot + SLOT_ADDRESSES, data + at + 26, 4);
-		memcpy(slot + SLOT_ADDRESSES + 2, data + at + 30, 4);
-	}
-	kw_packet_frames(data, size, rows, count, swap, links, 2, ports[parameters[5] & 1], parameters[12] & 1, parameters[13] & 1, table,
-			 SLOTS, offsets, owners, parameter(14, limit) % (limit + 1), tally, &found);
+	e->count = e->at = 0;
+	while ((why = kw_flows_end(e)) != WHY_DONE)
+		answer(e, why);
 	free(rows);
-	free(table);
-	free(offsets);
-	free(owners);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *input, size_t length)

@@ -38,8 +38,14 @@ SEEDS = [
     head(1, p2=0, p4=1, p5=90) + FRAMES,
     head(2, p2=0, p4=1, p5=90) + FRAMES,
     head(11, p2=0, p4=0, p6=3) + PACKETS,
-    head(13, p2=0, p11=0, p14=0, p15=40) + PACKETS,
-    head(13, p2=0, p3=6, p4=6, p5=1, p12=1, p15=40) + SIX,
+    *(
+        head(13, p1=0, p2=step, p11=1, p12=any_port) + made[24:]
+        for step in (0, 60)
+        for any_port in (0, 1)
+        for made in network.CAPTURES[:1] + network.CAPTURES[2:3] + network.CAPTURES[5:6]
+    ),
+    head(13, p1=0, p2=60, p3=9, p11=1) + network.CAPTURES[4][24:],
+    head(13, p1=0, p2=60, p3=6, p11=1, p12=1) + SIX,
 ]
 
 

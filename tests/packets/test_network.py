@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 import pytest
 
+from kwire import native
 from kwire.analyze.source import Source
 from kwire.analyze.survey import Survey
 from kwire.capture.output import CaptureError
-from kwire.packets import network, walk
+from kwire.packets import engine, network, walk
 from kwire.packets.open import open_capture
 from kwire.wire.frame import Flag, Type, build
 from kwire.wire.messages import Lost
@@ -23,7 +24,8 @@ LINKS = [0, 1, 12, 14, 101, 108, 113, 276]
 @pytest.fixture(params=["native", "twin"], autouse=True)
 def walkers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "twin":
-        for name in ("pcap_walk", "pcapng_packets", "packet_frames"):
+        monkeypatch.setattr(native, "library", None)
+        for name in ("pcap_rows", "pcapng_rows"):
             monkeypatch.setattr(walk, name, getattr(walk, name + "_twin"))
 
 
@@ -398,8 +400,9 @@ def test_random_damage_never_raises(net: Any, read: Any) -> None:
 
 
 def test_flows_and_streams_are_bounded(net: Any, read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network, "MAX_FLOWS", 10)
-    monkeypatch.setattr(network, "MAX_CONVERSATIONS", 5)
+    for room in (network, engine):
+        monkeypatch.setattr(room, "MAX_FLOWS", 10)
+        monkeypatch.setattr(room, "MAX_CONVERSATIONS", 5)
     made = [
         net.ethernet(
             net.ipv4(net.udp(net.data(0, *net.schema().frames(), net.event(port)), ports=(port, 17800)))

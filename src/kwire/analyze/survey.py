@@ -60,6 +60,7 @@ class Survey:
 
     __slots__ = (
         "_complaints",
+        "_forgotten",
         "ended",
         "errors",
         "first_skipped",
@@ -112,7 +113,7 @@ class Survey:
             for section in capture.sections:
                 self._told(section)
             self.problem, self.skipped, self.ended = capture.problem, capture.skipped, capture.ended
-            self.first_skipped = capture.first_skipped
+            self.first_skipped, self._forgotten = capture.first_skipped, capture.forgotten
             self._complaints = {id(one): capture.complaint(one) for one in capture.sections}
             self.errors, self.packets = dict(capture.errors), capture.packets
             network, troubles = capture.network, sum(first.count for first in capture.found.values())
@@ -143,6 +144,8 @@ class Survey:
         """Whether the capture proves that nothing of this probe is missing beyond what is counted lost."""
         if seen.produced is not None:
             return seen.balanced
+        if self._forgotten:
+            return False
         return not self.problem and self._complaints.get(id(seen.section)) == ""
 
     def _lost(self, frames: Frames, known: dict[int, Seen]) -> None:

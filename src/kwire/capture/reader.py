@@ -173,6 +173,11 @@ class Capture:
             if interface.probe
         )
 
+    @property
+    def forgotten(self) -> int:
+        """Sessions that were let go of: they were more than are kept, so that nothing is known of them."""
+        return 0
+
     def complaint(self, section: Section) -> str | None:
         """Why a section does not prove itself whole without statistics; empty: it does; None: it cannot.
 

@@ -169,6 +169,8 @@ def verify_capture(capture: Capture) -> FileReport:
         raise CaptureError("verify", capture.name, "it describes no probe", cure)
     if capture.skipped:
         problems.append(f"{capture.skipped} packets hold no sound frame; {capture.first_skipped}")
+    if capture.forgotten:
+        problems.append(f"{capture.forgotten} sessions are more than are kept: nothing is known of them")
     balances = []
     for section in capture.sections:
         known = counts.get(id(section)) or _Count(section)

@@ -48,18 +48,18 @@ class Conversation:
         "_first",
         "_held",
         "_parts",
-        "_reader",
         "_ready",
         "_size",
         "again",
         "bye",
+        "described",
         "frames",
         "give",
         "late",
         "missing",
         "name",
         "next",
-        "owner",
+        "reader",
         "section",
         "token",
     )
@@ -70,7 +70,7 @@ class Conversation:
         self.section = Section(HOST, [])
         self.give = give
         self._complain = complain
-        self._reader = SchemaReader()
+        self.reader = SchemaReader()
         self._parts: dict[int, bytes] = {}  # DATA payloads that came before their turn
         self._held = 0
         self._ready: list[bytes] = []  # frames to be given, back to back
@@ -78,7 +78,7 @@ class Conversation:
         self._first: int | None = None  # the number seen first, where it may not be the first there was
         self._early: set[int] = set()  # numbers before it that came all the same
         self.next: int | None = None
-        self.owner = -1  # its number among those that walkers know
+        self.described: dict[int, Schema] = {}  # what SCHEMA frames said so far
         self.bye: int | None = None  # sequence number of the source's BYE
         self.frames = self.missing = self.again = self.late = 0
 
@@ -88,15 +88,21 @@ class Conversation:
         return bool(self._parts)
 
     @property
+    def finished(self) -> bool:
+        """Whether the source has said BYE and every DATA before that is there."""
+        ends = self.bye is not None and self.next is not None and distance(self.next, self.bye) <= 0
+        return ends and not self._parts
+
+    @property
     def held(self) -> int:
         """Bytes of DATA that wait, and of schemas that are not complete."""
-        return self._held + self._reader.held
+        return self._held + self.reader.held
 
     def let_go(self) -> None:
         """Give up what is waited for: memory is short."""
         while self._parts:
             self._pass()
-        self._reader = SchemaReader()
+        self.reader = SchemaReader()
 
     def begins(self, sequence: int) -> None:
         """The session says that this is the first number to come."""
@@ -224,13 +230,28 @@ class Conversation:
 
     def _schema(self, data: bytes, at: int) -> None:
         try:
-            schema = self._reader.add(_frame(data, at))
+            schema = self.reader.add(_frame(data, at))
         except FrameError as error:
             self._complain(error.problem)
             return
         if schema is not None:
             self.flush()
             self.give(Given(self.section, schema))
+
+
+def judge_inner(data: bytes) -> Problem | None:
+    """What is wrong with the frame at the start of `data`, that DATA wraps."""
+    frame, problems = inspect(data)
+    if problems or frame is None:
+        return problems[0]
+    try:
+        if frame.header.type == Type.LOST:
+            Lost.read(frame)
+        if frame.header.type == Type.EVENT:
+            check_timestamp(memoryview(data)[: frame.header.length])
+    except FrameError as error:
+        return error.problem
+    return None
 
 
 def _frame(data: bytes, at: int) -> Frame:

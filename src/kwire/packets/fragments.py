@@ -43,13 +43,13 @@ class _Packet:
             if self.length not in (None, end):
                 return False
             self.length = end
-        if self.length is not None and any(
-            start + len(part) > self.length for start, part in self.parts.items()
-        ):
+        ends = (start + len(part) for start, part in self.parts.items())
+        if self.length is not None and max(end, *ends, 0) > self.length:
             return False
-        for start, part in self.parts.items():
-            if offset < start + len(part) and start < end:
-                return (start, part) == (offset, data)  # the same again, or an overlap
+        if not data or self.parts.get(offset) == data:
+            return True  # nothing, or the same again
+        if any(offset < start + len(part) and start < end for start, part in self.parts.items()):
+            return False
         self.parts[offset] = data
         return True
 

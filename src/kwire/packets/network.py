@@ -1,27 +1,28 @@
 """From captured packets to the frames in them: flows, streams, sessions, and what is in the way.
 
 The laws: every packet is taken, counted as other traffic, or its trouble is counted by name with the place of
-the first; nothing is skipped silently; memory is bounded, however many flows there are. What is given comes
-out of `take` and `finish` in order.
+the first; nothing is skipped silently; memory is bounded, however many flows there are: what is finished is
+let go of first, and a limit that costs something is said. What is given comes out of `take` and `finish` in
+order. `engine.Engine` does the same in C for batches of packets; this is its specification.
 """
 
 from collections import Counter, OrderedDict, deque
 from collections.abc import Collection, Iterator
 from typing import Any, Final, NamedTuple, Protocol
 
-from kwire.packets.bulk import Bulk
 from kwire.packets.conversations import Conversation, Given
 from kwire.packets.dissect import Dissector, Finding, Packet, Segment
 from kwire.packets.streams import Found, Splitter, Stream
 from kwire.packets.tables import KWIRE_PORT, Link, Remark, Trouble
 from kwire.packets.tables import Protocol as Ip
+from kwire.packets.walk import NO_TIME, Rows
 from kwire.wire.control import Hello, Role, Welcome
 from kwire.wire.frame import TYPES, Frame, FrameError, Problem, Type, inspect
 from kwire.wire.frames import Frames
 
-MAX_FLOWS: Final = 8192
-MAX_CONVERSATIONS: Final = 4096
-HELD: Final = 64 << 20  # bytes of all streams, and of all sessions, that wait for what is missing
+MAX_FLOWS: Final = 1 << 16
+MAX_CONVERSATIONS: Final = 1 << 16
+HELD: Final = 32 << 20  # bytes of all streams, and of all sessions, that wait for what is missing
 
 
 class Place(NamedTuple):
@@ -80,6 +81,17 @@ class Flow:
         parts = sum(one.partial for one in self.splitters if one is not None)
         return parts + self.streams[0].held + self.streams[1].held
 
+    def expects(self) -> int | None:
+        """The number of the DATA to come, where it is known."""
+        return self.conversation.next if self.conversation is not None else None
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is lost with it: its session, if any, has ended, and it holds nothing."""
+        if self.dead or self.held:
+            return self.dead
+        return self.conversation is None or self.conversation.finished
+
     @property
     def name(self) -> str:
         """`udp 10.0.0.1:4000 > 10.0.0.2:17800`, or the like."""
@@ -98,10 +110,16 @@ def endpoint(address: bytes, port: int) -> str:
     return f"[{socket.inet_ntop(socket.AF_INET6, address)}]:{port}"
 
 
+def forget_count(most: int) -> int:
+    """How many conversations are let go of at once where there are as many as may be."""
+    return max(most // 64, 1)
+
+
 class Network:
     """Takes packets one by one. `found`: troubles and frame errors by name; `remarks`; `others`: traffic that
     carries no frames, by kind; `packets`, `frames`: counted, of frames those that stand in packets and
-    streams and that nothing is wrong with (DATA is one, whatever it holds).
+    streams and that nothing is wrong with (DATA is one, whatever it holds). `forgotten`: sessions beyond
+    MAX_CONVERSATIONS, of which nothing is known any more.
     """
 
     def __init__(
@@ -114,7 +132,6 @@ class Network:
         self._ports = frozenset(ports)
         self._any_port = any_port
         self._watcher = watcher
-        self.bulk = Bulk(self, ports, any_port, passive=watcher is not None)
         self._dissector = Dissector(self._wanted)
         self._flows: OrderedDict[Any, Flow] = OrderedDict()
         self._tokens: dict[bytes, Conversation] = {}
@@ -122,6 +139,7 @@ class Network:
         self._place = Place(0, 0)
         self._held = 0  # bytes that all flows hold
         self._troubles = 0  # all that `found` counts
+        self.forgotten = 0
         self.conversations: list[Conversation] = []
         self.found: dict[str, First] = {}
         self.remarks: Counter[str] = Counter()
@@ -140,6 +158,8 @@ class Network:
         self.packets += 1
         self._place = place
         before = self._troubles
+        while len(self._flows) > MAX_FLOWS or (self._held > HELD and len(self._flows) > 1):
+            self._evict()
         frames = self.frames
         if link == Link.USER0:
             packet = Packet()
@@ -157,9 +177,23 @@ class Network:
             self.skipped += 1
         return packet
 
-    def take(self) -> Iterator[Given]:
+    def rows(self, data: Any, rows: Rows, count: int, base: int) -> None:
+        """Take the packets of the first `count` rows, which lie in `data`, at byte `base` of a file."""
+        view = memoryview(data)
+        for place in range(0, 4 * count, 4):
+            offset, time, sizes, kind = rows[place : place + 4]
+            self.packet(
+                view[offset : offset + (sizes & 0xFFFFFFFF)],
+                *(sizes >> 32, kind & 0xFFFFFFFF),
+                Place(self.packets + 1, base + offset - (kind >> 32), None if time == NO_TIME else time),
+            )
+
+    def plain(self) -> "Network":
+        """A network that takes packets one by one: this one."""
+        return self
+
+    def take(self, *, all: bool = True) -> Iterator[Given]:
         """What was found since the last time; flushes what waits to be more."""
-        self.bulk.settle()
         held = 0
         for conversation in self.conversations:
             conversation.flush()
@@ -176,7 +210,6 @@ class Network:
         """No more packets come."""
         while self._flows:
             self._end(self._flows.popitem(last=False)[1])
-        self.bulk.finish()
         missing = self._dissector.fragments_missing
         if missing:
             self.trouble(Trouble.FRAGMENTS_MISSING, f"{missing} IP packets", missing)
@@ -232,6 +265,9 @@ class Network:
     def _wanted(self, protocol: int, source: int, target: int) -> bool:
         return self._any_port or source in self._ports or target in self._ports
 
+    def _any_ours(self, flow: Flow) -> bool:
+        return any(port in self._ports for _, port in flow.ends)
+
     def _on_port(self, segment: Segment) -> bool:
         return segment.source_port in self._ports or segment.target_port in self._ports
 
@@ -248,30 +284,25 @@ class Network:
             self._flows.move_to_end(key)
         direction = int(flow.ends[0] != one)
         if segment.protocol == Ip.UDP:
-            self.bulk.pull(flow)
             self._datagram(flow, direction, segment)
-            self.bulk.push(flow)
         else:
             self._stream(flow, direction, segment)
 
     def _flow(self, key: Any, protocol: int, ends: tuple[tuple[bytes, int], tuple[bytes, int]]) -> Flow:
         self.flows += 1
         flow = self._flows[key] = Flow(self.flows, protocol, ends)
-        if len(self._flows) > MAX_FLOWS:
-            self._evict()
         return flow
 
     def _evict(self) -> None:
-        """Give up the flow that was silent for longest."""
-        self.trouble(Trouble.TOO_MANY_FLOWS)
+        """Let go of the flow that was silent for longest; where it was not finished, that is said."""
         old = self._flows.popitem(last=False)[1]
+        if not old.finished:
+            self.trouble(Trouble.TOO_MANY_FLOWS, old.name)
         self._held -= old.held
         self._end(old)
 
     def _end(self, flow: Flow) -> None:
         """No more packets of this flow come."""
-        self.bulk.pull(flow)
-        self.bulk.forget(flow)
         for direction, stream in enumerate(flow.streams):
             self._pieces(flow, direction, stream.finish())
             splitter = flow.splitters[direction]
@@ -293,7 +324,6 @@ class Network:
         """A packet that is a frame as it is."""
         flow = self._flows.get(0) or self._flow(0, 0, ((b"", 0), (b"", 0)))
         self._whole(flow, 0, data)
-        self.bulk.push(flow)
 
     def _datagram(self, flow: Flow, direction: int, segment: Segment) -> None:
         data = bytes(segment.payload)
@@ -327,8 +357,6 @@ class Network:
         pieces = flow.streams[direction].add(segment.sequence, segment.flags, bytes(segment.payload), time)
         self._pieces(flow, direction, pieces)
         self._held += flow.held - before
-        while self._held > HELD and len(self._flows) > 1:
-            self._evict()
 
     def _pieces(self, flow: Flow, direction: int, pieces: Any) -> None:
         for piece in pieces:
@@ -336,9 +364,10 @@ class Network:
             if piece.start and splitter is not None and splitter.partial and splitter.found:
                 self.trouble(Trouble.TCP_GAP, f"{flow.name} begins anew inside a frame")
             if piece.start or splitter is None:
-                splitter = flow.splitters[direction] = Splitter(synced=piece.start)
+                splitter = Splitter(piece.start, patient=self._any_ours(flow), expects=flow.expects)
+                flow.splitters[direction] = splitter
             if piece.hole:
-                splitter.hole()
+                splitter.hole(piece.hole)
                 self.trouble(Trouble.TCP_GAP, f"{piece.hole} bytes of {flow.name}")
             if not piece.data:
                 continue
@@ -353,7 +382,7 @@ class Network:
 
     def _lose(self, flow: Flow, splitter: Splitter) -> None:
         """A stream in which no frame is found."""
-        on_port = any(port in self._ports for _, port in flow.ends)
+        on_port = self._any_ours(flow)
         flow.dead = True
         if splitter.encrypted and on_port:
             self.trouble(Trouble.ENCRYPTED, flow.name)
@@ -410,13 +439,24 @@ class Network:
         flow.conversation = known
         _begin(known, hello)
 
+    def _forget(self) -> None:
+        """There are as many conversations as may be: let go of those that began first."""
+        count = forget_count(MAX_CONVERSATIONS)
+        old, self.conversations = self.conversations[:count], self.conversations[count:]
+        self.trouble(Trouble.TOO_MANY_FLOWS, f"over {MAX_CONVERSATIONS} sessions", len(old))
+        self.forgotten += len(old)
+        for conversation in old:
+            self._tokens.pop(conversation.token, None)
+            self._close(conversation)
+        gone = set(map(id, old))
+        for flow in self._flows.values():
+            if id(flow.conversation) in gone:
+                flow.conversation = None
+
     def _conversation(self, flow: Flow, *, new: bool = False) -> Conversation:
         if flow.conversation is None or (new and flow.conversation.frames):
             if len(self.conversations) >= MAX_CONVERSATIONS:
-                self.trouble(Trouble.TOO_MANY_FLOWS, f"over {MAX_CONVERSATIONS} sessions")
-                old = self.conversations.pop(0)
-                self._tokens.pop(old.token, None)
-                self._close(old)
+                self._forget()
             flow.conversation = Conversation(flow.name, self._queue.append, self.problem)
             self.conversations.append(flow.conversation)
         return flow.conversation

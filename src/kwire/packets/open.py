@@ -7,22 +7,27 @@ counted by name in `errors`, those of the network in `found`. A file tells by it
 
 from array import array
 from collections.abc import Collection, Iterator
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from kwire import native
 from kwire.capture import pcap, pcapng
 from kwire.capture.input import Input, Source
 from kwire.capture.output import CaptureError
 from kwire.capture.pcapng import Order, Packet, Raw, Units
-from kwire.capture.reader import MAX_SECTIONS, TOO_LONG, Capture, Large, Section, StopReading
-from kwire.capture.walk import EPB_HEADER
+from kwire.capture.reader import TOO_LONG, Capture, Large, Section, StopReading
 from kwire.packets import walk
+from kwire.packets.conversations import Conversation
 from kwire.packets.dissect import Packet as Found
-from kwire.packets.network import First, Network, Place, Watcher
+from kwire.packets.network import MAX_CONVERSATIONS, First, Network, Place, Watcher
 from kwire.packets.tables import KWIRE_PORT
 from kwire.wire.frames import Frames
 from kwire.wire.schema import Schema
 
+if TYPE_CHECKING:
+    from kwire.packets.engine import Engine
+
 MAGIC_SIZE: Final = 4
+LIMIT: Final = 1 << 14  # packets in a batch
 
 
 class Record(NamedTuple):
@@ -47,12 +52,19 @@ class Record(NamedTuple):
 class NetworkCapture(Capture):
     """A pcapng file with frames as they are, in packets of the network, or both."""
 
-    __slots__ = ("_listed", "_told", "network")
+    __slots__ = ("_faces", "_listed", "_of", "_patient", "_rows", "_sessions", "_told", "network")
 
-    def __init__(self, source: "Source | Input", network: Network, *, follow: bool = False) -> None:
+    def __init__(
+        self, source: "Source | Input", network: "Network | Engine", *, follow: bool = False
+    ) -> None:
         super().__init__(source, follow=follow)
         self.network = network
-        self._listed: set[int] = set()  # ids of the sections of sessions among `sections`
+        self._rows = array("Q", bytes(8 * walk.ROW_WORDS * LIMIT))
+        self._faces = array("Q")  # the interfaces of the section being read, as the walkers want them
+        self._of: Section | None = None  # which that is
+        self._patient = self.regular  # nobody waits for what was found
+        self._sessions: dict[int, Conversation] = {}  # by the id of their section
+        self._listed: dict[int, Section] = {}  # the sections of sessions among `sections`, by their id
         self._told: dict[str, int] = {}  # of the network's troubles: those counted in `errors` already
 
     @property
@@ -64,12 +76,19 @@ class NetworkCapture(Capture):
 
     def complaint(self, section: Section) -> str | None:
         """Why a session's DATA may not be all there was; empty where its BYE and every number before is."""
-        one = next((one for one in self.network.conversations if one.section is section), None)
+        if len(self._sessions) != len(self.network.conversations):
+            self._sessions = {id(one.section): one for one in self.network.conversations}
+        one = self._sessions.get(id(section))
         if one is None:
             return None
         if one.missing:
             return f"{one.name}: {one.missing} DATA frames are not in the capture"
         return "" if one.bye is not None else f"{one.name}: the capture does not hold the session's end (BYE)"
+
+    @property
+    def forgotten(self) -> int:
+        """Sessions that were let go of: they were more than are kept, so that nothing is known of them."""
+        return self.network.forgotten
 
     @property
     def found(self) -> dict[str, First]:
@@ -78,6 +97,7 @@ class NetworkCapture(Capture):
 
     def records(self) -> Iterator[Record]:
         """Read on block by block instead of by Frames: each with all its layers."""
+        self.network = self.network.plain()
         try:
             while True:
                 block = self._block()
@@ -121,6 +141,7 @@ class NetworkCapture(Capture):
         time = None if packet.ticks is None else units.nanoseconds(packet.ticks)
         place = Place(self.network.packets + 1, offset, time)
         inside = data[start : start + packet.captured]
+        assert isinstance(self.network, Network)  # records have seen to it
         found = self.network.packet(inside, packet.original, link, place, explain=True)
         return Record(
             *(kind, offset, data, self._order, place.number, start, packet.captured, packet.original, link),
@@ -129,7 +150,7 @@ class NetworkCapture(Capture):
 
     def _others(self, *, end: bool = False) -> Iterator[Frames]:
         own = self._own if self.sections else None
-        queue = self.network.finish() if end else self.network.take()
+        queue = self.network.finish() if end else self.network.take(all=not self._patient)
         self._count()
         for section, what in queue:
             self._list(section)
@@ -147,10 +168,11 @@ class NetworkCapture(Capture):
         """Put a session's section among the others; of very many the oldest is forgotten."""
         if id(section) in self._listed:
             return
-        if len(self.sections) >= MAX_SECTIONS:
-            self._listed.discard(id(self.sections.pop(0)))
+        if len(self._listed) >= MAX_CONVERSATIONS:
+            oldest = self._listed.pop(next(iter(self._listed)))
+            self.sections.remove(oldest)
         self.sections.append(section)
-        self._listed.add(id(section))
+        self._listed[id(section)] = section
 
     def _count(self) -> None:
         """Bring the counts up to date with the network's."""
@@ -165,65 +187,71 @@ class NetworkCapture(Capture):
                 self.first_skipped = self.first_skipped or first.text
 
     def _other(self, block: Raw, packet: Packet) -> int:
+        """A packet of an obsolete kind of block, or one that the walkers leave."""
         interface = self._own.interfaces[packet.interface]
         start = block.offset + 8 + packet.start
-        self._network_packet(start, packet, interface.link_type, interface.units, self._base + block.offset)
+        time = walk.NO_TIME if packet.ticks is None else interface.units.nanoseconds(packet.ticks)
+        sizes, link = packet.original << 32 | packet.captured, interface.link_type
+        row = array("Q", [start, time & walk.NO_TIME, sizes, 8 + packet.start << 32 | link])
+        self.network.rows(self._data, row, 1, self._base)
         return 0
 
     def _bulk(self) -> None:
-        bulk, order = self.network.bulk, self._order
-        if not self.sections:
-            return
         interfaces = self._own.interfaces
-
-        def single(start: int, captured: int, number: int) -> int | None:
-            block = start - EPB_HEADER
-            if interfaces[number].link_type == pcapng.LINKTYPE_USER0:
-                return block  # a frame of the file's own
-            high, low, _, original = (
-                int.from_bytes(self._data[at : at + 4], order) for at in range(block + 12, start, 4)
+        if not self.sections or not interfaces:
+            return
+        if self._of is not self._own:
+            self._of, self._faces = self._own, array("Q")
+        known = self._faces
+        if len(known) < walk.FACE_WORDS * len(interfaces):
+            new = interfaces[len(known) // walk.FACE_WORDS :]
+            known += walk.faces((one.link_type, one.units) for one in new)
+        swap, count = self._order != pcapng.HOST, LIMIT
+        while count == LIMIT:
+            count, self._at = walk.pcapng_rows(
+                *(self._data, self._at, len(self._data), swap, known, interfaces[0].snaplen),
+                *(self._rows, LIMIT),
             )
-            packet = Packet(number, 20, captured, original, high << 32 | low)
-            link, units = interfaces[number].link_type, interfaces[number].units
-            self._network_packet(start, packet, link, units, self._base + block)
-            return None
+            if count:
+                self.network.rows(self._data, self._rows, count, self._base)
+        told = known[walk.FACE_TOLD :: walk.FACE_WORDS]
+        if any(told):
+            self._last_statistics(told)
 
-        swap = order != pcapng.HOST
-        self._at = bulk.take(walk.pcapng_packets, self._data, self._at, swap, self._links, single)
-
-    def _network_packet(self, start: int, packet: Packet, link: int, units: Units, offset: int) -> None:
-        """Hand one packet, whose bytes begin at `start` of the data, to the network."""
-        time = None if packet.ticks is None else units.nanoseconds(packet.ticks)
-        place = Place(self.network.packets + 1, offset, time)
-        data = memoryview(self._data)[start : start + packet.captured]
-        self.network.packet(data, packet.original, link, place)
+    def _last_statistics(self, told: "array[int]") -> None:
+        """Take the last statistics that the walker saw of each interface."""
+        view = memoryview(self._data)
+        for number, place in enumerate(told):
+            if place:
+                total = int.from_bytes(view[place + 3 : place + 7], self._order)
+                self._statistics(view[place + 7 : place - 1 + total - 4])
+                self._faces[walk.FACE_WORDS * number + walk.FACE_TOLD] = 0
 
 
 class PcapCapture(NetworkCapture):
     """A classic pcap file: one section, one interface."""
 
-    __slots__ = ("_header", "_swap")
+    __slots__ = ("_header",)
 
-    def __init__(self, source: "Source | Input", network: Network, *, follow: bool = False) -> None:
+    def __init__(
+        self, source: "Source | Input", network: "Network | Engine", *, follow: bool = False
+    ) -> None:
         super().__init__(source, network, follow=follow)
         self._header = pcap.read_header(self.name, self._input.peek(pcap.HEADER_SIZE))
 
     def __iter__(self) -> Iterator[Frames]:
         header = self._header
         self._order = header.order
-        units = Units(header.rate)
+        self._faces = walk.faces([(header.link_type, Units(header.rate))])
+        if header.version <= pcap.EITHER:
+            self._faces[walk.FACE_TOLD] = walk.EITHER if header.version == pcap.EITHER else walk.SWAPPED
         try:
             self._need = pcap.HEADER_SIZE
             self._more()
             self._at = pcap.HEADER_SIZE
             while True:
                 self._bulk()
-                packet = self._record()
-                if packet is not None:
-                    start = self._at + pcap.RECORD_SIZE
-                    self._network_packet(start, packet, header.link_type, units, self._base + self._at)
-                    self._at = start + packet.captured
-                    continue
+                self._record()  # what is needed for the next, and whether it can be one
                 yield from self._others()
                 if not self._more():
                     break
@@ -233,6 +261,7 @@ class PcapCapture(NetworkCapture):
 
     def records(self) -> Iterator[Record]:
         """Read on record by record, as the other class does block by block."""
+        self.network = self.network.plain()
         header = self._header
         self._order, self._need = header.order, pcap.HEADER_SIZE
         try:
@@ -260,19 +289,13 @@ class PcapCapture(NetworkCapture):
         self._pass(end=True)
 
     def _bulk(self) -> None:
-        header, bulk = self._header, self.network.bulk
-        if header.version != pcap.VERSION:
-            return  # the walkers know the order of the lengths of today
-
-        def single(start: int, captured: int, number: int) -> int | None:
-            self._at = start - pcap.RECORD_SIZE
-            packet = self._record()
-            assert packet is not None  # the walker has seen all of it
-            self._network_packet(start, packet, header.link_type, Units(header.rate), self._base + self._at)
-            return None
-
-        swap, links = header.order != pcapng.HOST, array("Q", [header.link_type])
-        self._at = bulk.take(walk.pcap_walk, self._data, self._at, swap, links, single)
+        swap, count = self._order != pcapng.HOST, LIMIT
+        while count == LIMIT:
+            count, self._at = walk.pcap_rows(
+                self._data, self._at, len(self._data), swap, self._faces, self._rows, LIMIT
+            )
+            if count:
+                self.network.rows(self._data, self._rows, count, self._base)
 
     def _record(self) -> Packet | None:
         """The whole record that begins here; None where more bytes are needed."""
@@ -325,8 +348,8 @@ def open_capture(
     file. Raises CaptureError where it cannot be opened or is no capture.
     """
     input = Input(source, follow=follow)
-    network = Network(ports, any_port=any_port, watcher=watcher)
     try:
+        network = _network(ports, any_port, watcher)
         if pcap.magic_order(input.peek(MAGIC_SIZE)):
             return PcapCapture(input, network)
         other = pcapng.other_version(input.peek(pcapng.VERSION_END))
@@ -336,3 +359,12 @@ def open_capture(
     except BaseException:
         input.close()
         raise
+
+
+def _network(ports: Collection[int], any_port: bool, watcher: Watcher | None) -> "Network | Engine":
+    """What takes the packets: the engine in C, where it is there and nobody wants to see each frame."""
+    if watcher is None and native.library is not None:
+        from kwire.packets.engine import Engine
+
+        return Engine(ports, any_port=any_port)
+    return Network(ports, any_port=any_port, watcher=watcher)

@@ -1,28 +1,39 @@
 """A TCP stream put in order from the segments in a capture, and the frames in it (RFC 9293).
 
-The laws: bytes are given once and in order, whatever was lost, repeated, reordered or overlaps; of bytes that
-came twice the first are kept; what is held is bounded; a hole that is not filled is counted and passed over,
-and after it the next frame is found by its shape. Hostile segments never raise and never take long.
+The laws: bytes are given once and in order, whatever was lost, repeated, reordered or overlaps; of bytes
+that came twice the first are kept; what is held is bounded; a hole that is not filled is counted and
+passed over. After a hole inside a frame the next one begins where that frame's length says; after any
+other it is found by its shape: a type that stands in a session outside of DATA, DATA by the chain of
+frames in it and a number near the one expected. Hostile segments never raise and never take long.
 """
 
 import re
 from array import array
+from collections.abc import Callable, Iterator
 from heapq import heappop, heappush
 from typing import Final, NamedTuple
 
-from kwire.wire.frame import HEADER_SIZE, MAX_FRAME, TYPES, VERSION, Code, Flag, Problem, Type, inspect
+from kwire.wire.frame import HEADER_SIZE, TYPES, VERSION, Code, Flag, Problem, Type, inspect
+from kwire.wire.sequence import distance
 from kwire.wire.walk import frame_strict
 
 FIN: Final = 0x01
 SYN: Final = 0x02
 RST: Final = 0x04
 MAX_HELD: Final = 8 << 20  # bytes of one stream that wait for a hole to be filled
+MAX_SEGMENTS: Final = 8192  # segments of them
 MAX_WAIT: Final = 3_000_000_000  # ns of capture time that they wait at most
-LOOKED_AT: Final = 256 << 10  # bytes in which a frame must be found, else the stream holds none
+LOOKED_AT: Final = 256 << 10  # bytes in which a stream on no port of frames must hold one, else it is another
+SPAN: Final = (
+    1 << 16
+)  # DATA frames; a number that is further from the one expected begins no frame found again
+MAX_CONTROL: Final = 4096  # bytes of a frame other than DATA by which a stream is taken up again
 _WRAP = 1 << 32
 
 #: Types that stand in a session outside of DATA; only at these is a stream taken up again.
-SESSION_TYPES: Final = frozenset(set(Type) - {Type.EVENT, Type.SCHEMA, Type.LOST, Type.TABLE})
+WRAPPED: Final = frozenset({Type.EVENT, Type.SCHEMA, Type.LOST, Type.TABLE})
+SESSION_TYPES: Final = frozenset(set(Type) - WRAPPED)
+CHAIN: Final = 2  # frames in a row by which DATA is known before it is whole
 _CANDIDATE = re.compile(rb"[\x10-\x1c][\x00\x01\x03]", re.DOTALL)
 _WALK_STEP: Final = 1024
 
@@ -75,7 +86,9 @@ class Stream:
             self._next = sequence
         self._put(sequence, data, time)
         pieces += self._ready()
-        if self._parts and (self._held > MAX_HELD or time - self._since > MAX_WAIT):
+        while self._parts and (
+            self._held > MAX_HELD or len(self._parts) > MAX_SEGMENTS or time - self._since > MAX_WAIT
+        ):
             pieces += self._pass(time)
         if flags & FIN and not self._parts and self._distance(sequence) <= 0:
             self.ended = True
@@ -124,7 +137,7 @@ class Stream:
 
     def _ready(self) -> list[Piece]:
         """What follows without a hole."""
-        out = []
+        out: list[Piece] = []
         while self._heap and self._heap[0] <= self._at:
             place = heappop(self._heap)
             data = self._parts.pop(place)
@@ -132,9 +145,10 @@ class Stream:
             if place + len(data) <= self._at:
                 self.again += 1
                 continue
-            out.append(data[self._at - place :])
-            self._move(len(out[-1]))
-        return [Piece(b"".join(out))] if out else []
+            data = data[self._at - place :]
+            out.append(Piece(data))
+            self._move(len(data))
+        return out
 
     def _pass(self, time: int) -> list[Piece]:
         """Pass over the first hole."""
@@ -160,12 +174,16 @@ class Splitter:
     """Finds the frames in a stream's bytes. `problems` collects what was wrong, `skipped` the bytes passed.
 
     `found`: there were frames. `lost`: the stream holds none, as far as was looked. `encrypted`: it is TLS.
+    `expects` gives the number of the DATA to come, where it is known. `patient`: look for a frame to the end.
     """
 
     __slots__ = (
         "_buffer",
+        "_expects",
+        "_patient",
         "_raw",
         "_searched",
+        "_skip",
         "_synced",
         "encrypted",
         "found",
@@ -174,10 +192,15 @@ class Splitter:
         "skipped",
     )
 
-    def __init__(self, synced: bool) -> None:
+    def __init__(
+        self, synced: bool, *, patient: bool = True, expects: Callable[[], int | None] = lambda: None
+    ) -> None:
         self._buffer = b""
+        self._expects = expects
         self._synced = synced  # the next byte begins a frame
-        self._raw = synced  # frames that no DATA wraps may stand here
+        self._raw = synced  # no DATA was seen yet: frames that none wraps may stand here
+        self._patient = patient
+        self._skip = 0  # bytes to come of a frame with a hole in it
         self._searched = 0
         self.found = False
         self.lost = False
@@ -190,30 +213,38 @@ class Splitter:
         """Bytes of a frame that is not whole yet."""
         return len(self._buffer)
 
-    def hole(self) -> None:
-        """Bytes are missing here."""
-        self.skipped += len(self._buffer)
-        self._buffer, self._synced, self._raw = b"", False, False
+    def hole(self, size: int) -> None:
+        """So many bytes are missing here."""
+        there = len(self._buffer)
+        self.skipped += there
+        left = self._skip
+        if not left and self._synced and there >= HEADER_SIZE and _likely(self._buffer, 0):
+            left = (self._buffer[2] << 8 | self._buffer[3]) - there
+        self._synced = 0 < size <= left
+        self._buffer, self._skip = b"", left - size if self._synced else 0
 
-    def feed(self, data: bytes) -> list[Found]:
-        """Take the next bytes; gives the frames that are whole now."""
+    def feed(self, data: bytes) -> Iterator[Found]:
+        """Take the next bytes; gives the frames that are whole now, to be taken before it goes on."""
         if self.lost:
             self.skipped += len(data)
-            return []
+            return
+        if self._skip:
+            passed = min(self._skip, len(data))
+            self._skip -= passed
+            self.skipped += passed
+            data = data[passed:]
         self._buffer = self._buffer + data if self._buffer else data
-        found: list[Found] = []
         while self._buffer:
             if not self._synced and not self._search():
                 break
             before = len(self._buffer)
             part = self._frames()
             if part is not None:
-                found.append(part)
                 self.found = True
                 self._searched = 0
+                yield part
             if self._synced and len(self._buffer) == before:
                 break
-        return found
 
     def _frames(self) -> Found | None:
         """The frames at the start of the buffer; what is not a whole frame after them stays."""
@@ -223,6 +254,8 @@ class Splitter:
         while count == _WALK_STEP:
             count, at = frame_strict(data, at, len(data), step, _WALK_STEP)
             offsets += step[:count]
+        if self._raw and any(data[place] & 15 == Type.DATA for place in offsets):
+            self._raw = False
         rest = self._judge(at)
         self._buffer = data[rest:]
         return Found(data, offsets) if offsets else None
@@ -244,10 +277,9 @@ class Splitter:
             wrong = {problem.code for problem in problems}
             if wrong == {Code.TRUNCATED_PAYLOAD}:
                 return at
-            if frame is not None and not wrong & _HEADER_CODES:
-                self.problems += problems
-                return at + frame.header.length
             self.problems += problems[:1]
+            if frame is not None and not wrong & _HEADER_CODES:
+                return at + frame.header.length
         self._synced = False
         self.skipped += 1
         return at + 1
@@ -272,8 +304,8 @@ class Splitter:
                 self._synced = True
                 break
             at += 1
-            if self._searched + at > LOOKED_AT:
-                self.lost = True
+        if not self._synced and not self._patient and not self.found and self._searched + at > LOOKED_AT:
+            self.lost = True
         if self.lost:
             at = len(data)
         self.skipped += at
@@ -282,23 +314,48 @@ class Splitter:
         return self._synced
 
     def _looks(self, at: int) -> bool | None:
-        """Whether a frame of a session begins at `at`, and another after it; None: more bytes will tell."""
+        """Whether a frame of a session begins at `at`; None: more bytes will tell."""
         data = self._buffer
         left = len(data) - at
-        if left < HEADER_SIZE:
-            return None if _likely(data, at) else False
-        kind, length = data[at] & 15, data[at + 2] << 8 | data[at + 3]
-        allowed = kind in (SESSION_TYPES if not self._raw else TYPES)
-        if not _likely(data, at) or not allowed or length < HEADER_SIZE:
+        if not _likely(data, at):
             return False
-        wraps = kind == Type.DATA and left > HEADER_SIZE and length > HEADER_SIZE
-        if wraps and not _likely(data, at + HEADER_SIZE):
+        if left < HEADER_SIZE:
+            return None
+        kind, length = data[at] & 15, data[at + 2] << 8 | data[at + 3]
+        if kind not in (TYPES if self._raw else SESSION_TYPES):
+            return False
+        if kind == Type.DATA:
+            number = int.from_bytes(data[at + 4 : at + 8], "big")
+            expected = self._expects()
+            if expected is not None and not -SPAN < distance(expected, number) < SPAN:
+                return False
+            chain = self._chain(at, length)
+            if chain is not None:
+                return chain
+        elif kind in SESSION_TYPES and length > MAX_CONTROL:
             return False
         if left < length:
             return None
         if inspect(data, at)[1]:
             return False
         return left == length or _likely(data, at + length)
+
+    def _chain(self, at: int, length: int) -> bool | None:
+        """Whether frames that DATA wraps begin in it; None: as far as its bytes are there, they may."""
+        data, flags = self._buffer, self._buffer[at + 1]
+        end = at + length - (3 if flags & Flag.PADDED else 2 if flags else 0)
+        at += HEADER_SIZE
+        for _ in range(CHAIN):
+            if at >= len(data) or at == end:
+                break
+            if at > end or not _likely(data, at) or data[at] & 15 not in WRAPPED:
+                return False
+            if len(data) - at < HEADER_SIZE:
+                return None
+            at += data[at + 2] << 8 | data[at + 3]
+        else:
+            return at <= end
+        return False if at > end else None
 
 
 _HEADER_CODES: Final = frozenset(
@@ -332,6 +389,3 @@ def _tls(data: bytes, at: int) -> bool:
     if len(head) < 6 or head[1] != 3 or head[2] > 4:
         return False
     return (head[0] == 0x16 and head[5] in (1, 2)) or (head[0] == 0x17 and head[2] == 3)
-
-
-MAX_PARTIAL: Final = MAX_FRAME

@@ -1,0 +1,219 @@
+/*
+ * The engine that takes packets of the network apart in batches: its memory, all of it handed in by the caller and
+ * kept between calls, and what its parts ask of each other. `packets.network.Network` is the specification.
+ *
+ * The laws are the walkers', and: a call ends between two packets, or where a HELLO or WELCOME has to be read by
+ * Python (`call`), and goes on there; what is kept between packets lies in the engine's tables, never in the data.
+ */
+#ifndef KWIRE_ENGINE_H
+#define KWIRE_ENGINE_H
+
+#include "common.h"
+
+#define PART __attribute__((visibility("hidden")))
+
+/* A packet of a file. `time`: ns since 1970, NO_TIME: not known. `head`: bytes of its record before it. */
+struct row {
+	uint64_t offset, time;
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	uint32_t captured, original, link, head;
+#else /* two numbers are one word for Python */
+	uint32_t original, captured, head, link;
+#endif
+};
+#define NO_TIME UINT64_MAX
+
+/* An interface of a pcapng section; `told`: where its last statistics lie in the data, and 1, or 0. */
+struct interface {
+	uint64_t link, rate, offset, told;
+};
+
+/* What waits for something before it, in order: nodes in the hold, by where they lie there in units of 8 bytes. */
+struct chain {
+	uint32_t head, tail, count, bytes;
+};
+
+struct node {
+	uint32_t next, key, size, unused;
+};
+
+/* One direction of a TCP connection: streams.Stream, and streams.Splitter from `skipped` on. */
+struct side {
+	struct chain held;
+	uint64_t since;
+	uint32_t next, again, late, conflicts;
+	uint64_t skipped, searched;
+	uint32_t slab, partial, skip; /* slab + 1 */
+	uint8_t known, ended, begun, synced, raw, found, lost, encrypted;
+	uint32_t unused;
+};
+
+#define ROLE_NONE 0u
+#define ROLE_SOURCE 1u
+#define ROLE_SINK 2u
+
+struct flow {
+	uint64_t key[5]; /* IP version, protocol, lower and higher port; lower and higher address, zeros behind */
+	uint32_t bucket, older, newer, conversation;
+	uint32_t number;
+	uint8_t first; /* the higher end sent the first packet */
+	uint8_t roles[2], dead;
+	struct side sides[2];
+};
+
+struct conversation {
+	uint64_t key[5];
+	uint64_t frames, missing, again, late;
+	uint64_t early[MAX_PARTS / 64];
+	struct chain held;
+	uint32_t next, start, bye, number;
+	uint8_t first, knows_next, knows_start, knows_bye;
+	uint32_t unused;
+};
+
+/* An IP packet that is not whole. */
+struct fragmented {
+	uint64_t key[5];
+	uint32_t bucket, older, newer, bytes;
+	uint32_t length, known, bad, reach; /* `reach`: where what is there ends */
+};
+#define FRAGMENT_DATA 65536u
+#define FRAGMENT_UNITS 8192u
+#define FRAGMENT_SLAB (FRAGMENT_DATA + 2 * FRAGMENT_UNITS / 8) /* bytes, where fragments start, what is there */
+
+/* The first of its kind that is wrong, for Python to say. `offset`, `size`: of the frame's bytes in `out`. */
+struct special {
+	uint64_t code, row, offset, size, number, variant, first;
+	uint64_t key[5];
+};
+#define MAX_SPECIALS 64u
+#define CODES 64u           /* what is counted: a frame's code, or a trouble from here on: */
+#define CODE_TROUBLE 16u
+#define VARIANT_PLAIN 0u    /* by the packet alone */
+#define VARIANT_FLOW 1u     /* the flow's name */
+#define VARIANT_BYTES 2u    /* `number` bytes of it */
+#define VARIANT_ENDS 3u     /* it ends inside a frame */
+#define VARIANT_ANEW 4u     /* it begins anew inside a frame */
+#define VARIANT_FRAME 5u    /* the frame's bytes */
+#define VARIANT_HELD 6u     /* `number` bytes of a session waited in vain */
+
+#define SLAB 90112u  /* bytes of a frame that is not whole: one, the head of the next, and CHUNK */
+#define CHUNK 16384u /* bytes of a stream looked at together with them */
+
+#define OUT_FULL (4u << 20) /* bytes of frames, and frames, after which they are to be taken … */
+#define FOUND_FULL 65536u
+#define RESERVE (48u << 20) /* … and what one packet may give beyond that, and have held, at most */
+
+#define SCHEMA_MARK 0x80000000u /* in `owners`: a SCHEMA … */
+#define ALONE_MARK 0x40000000u  /* … that no DATA wraps */
+
+#define TALLY_PROTOCOL 0x10000u /* in `tally`: packets by ethertype, from here on by IP protocol */
+#define TALLY_FRAGMENT 0x10100u
+#define TALLY_WORDS 0x10101u
+#define FAMILIES 64u
+
+#define WHY_DONE 0u
+#define WHY_FULL 1u  /* what was found is to be taken first */
+#define WHY_CALL 2u  /* a HELLO or WELCOME */
+#define WHY_ROOM 3u  /* there are as many conversations as there may be */
+
+/* What is being done where a call ended inside a packet. */
+struct work {
+	const uint8_t *p, *part;
+	uint64_t n, part_size, at, time;
+	uint32_t flow, seq, step, flags;
+	uint32_t side, feeding, finish, again;
+};
+#define STEP_NONE 0u
+#define STEP_SYN 1u
+#define STEP_RST 2u
+#define STEP_PUT 3u
+#define STEP_FIN 4u
+#define STEP_WHOLE 5u /* of a datagram */
+#define STEP_END 6u   /* of a flow */
+
+struct engine {
+	/* in */
+	const uint8_t *data;
+	uint64_t size;
+	const struct row *rows;
+	uint64_t count, at;
+	const uint8_t *ports; /* a bit for each of 65536 */
+	uint64_t any_port, max_flows, max_conversations, seed;
+	/* out: frames, and the number of the conversation of each */
+	uint8_t *out;
+	uint64_t *offsets;
+	uint32_t *owners;
+	uint64_t out_room, limit, out_used, found;
+	uint64_t counts[CODES], remarks[16];
+	struct special specials[MAX_SPECIALS];
+	uint64_t special_count;
+	uint64_t *tally;
+	uint64_t families[2 * FAMILIES], family_count;
+	uint64_t packets, frames, skipped, flow_number, fragments_missing;
+	/* a HELLO or WELCOME */
+	const uint8_t *call_frame;
+	uint64_t call_size, call_flow, call_side;
+	/* tables */
+	struct flow *flows; /* max_flows + 2; 0 is no flow */
+	uint32_t *buckets;
+	uint64_t bucket_mask, flow_count, flow_free, flow_used, oldest, newest, raw_flow;
+	struct conversation *conversations; /* max_conversations + 4; 0 is none */
+	uint64_t conversation_count, conversation_free, conversation_used;
+	uint8_t *slabs;
+	uint32_t *slab_stack;
+	uint64_t slab_count, slab_free;
+	struct fragmented *fragments; /* MAX_FRAGMENT_PACKETS + 2; 0 is none */
+	uint8_t *fragment_slabs;
+	uint32_t *fragment_buckets; /* 2048 */
+	uint64_t fragment_count, fragment_free, fragment_used, fragment_oldest, fragment_newest, fragment_bytes;
+	uint8_t *hold, *spare; /* `hold_room` bytes each */
+	uint64_t hold_room, hold_used, hold_live, stream_held, data_held;
+	/* the packet being taken */
+	uint64_t troubles, before_frames, before_troubles, busy, cut;
+	uint64_t ending;
+	struct work work;
+};
+
+#define NODE(e, place) ((struct node *)(void *)((e)->hold + (uint64_t)(place) * 8))
+#define NODE_DATA(e, place) ((e)->hold + (uint64_t)(place) * 8 + sizeof(struct node))
+
+/* What inspect() finds first, by offset: `code`, 0 where nothing is; `length` is 0 where it is not sound. */
+struct verdict {
+	uint32_t code, length, header, wait;
+};
+
+PART struct verdict kw_judge(const uint8_t *frame, uint64_t there);
+
+/* sessions.c */
+PART void kw_trouble(struct engine *e, uint32_t code, uint32_t variant, const uint64_t *key, uint64_t first,
+		     uint64_t number);
+PART void kw_complain(struct engine *e, uint32_t code, const uint8_t *p, uint64_t size);
+PART void kw_remark(struct engine *e, uint32_t remark, uint64_t count);
+PART int kw_top_frame(struct engine *e, uint32_t flow, uint32_t side, const uint8_t *p, uint32_t length);
+PART void kw_let_go(struct engine *e);
+PART int kw_hold(struct engine *e, struct chain *chain, uint32_t base, uint32_t key, const uint8_t *p, uint64_t size,
+		 const uint8_t *before, uint64_t before_size);
+PART void kw_unhold(struct engine *e, struct chain *chain);
+PART void kw_collect(struct engine *e);
+
+/* streams.c */
+PART int kw_stream_go(struct engine *e);
+PART void kw_stream_begin(struct engine *e, uint32_t flow, uint32_t side, uint32_t seq, uint32_t flags,
+			  const uint8_t *p, uint64_t size, uint64_t time);
+
+/* flows.c */
+PART int kw_segment(struct engine *e, uint32_t version, uint32_t protocol, const uint8_t *source,
+		    const uint8_t *target, const uint8_t *segment, const uint8_t *payload, uint64_t size);
+PART int kw_raw(struct engine *e, const uint8_t *p, uint64_t size);
+PART int kw_on_port(const struct engine *e, uint32_t one, uint32_t two);
+PART uint32_t kw_flow_ours(const struct engine *e, const struct flow *f);
+
+/* fragments.c */
+PART uint32_t kw_fragment(struct engine *e, const uint64_t *key, uint32_t place, int more, const uint8_t *p,
+			  uint64_t size, int *sound);
+
+/* dissect.c */
+PART int kw_packet(struct engine *e, const struct row *row);
+
+#endif

@@ -1,0 +1,456 @@
+/* Sessions: DATA in the order of its numbers, the frames in it, what waits for others, and what is wrong. */
+#include "engine.h"
+
+struct verdict kw_judge(const uint8_t *frame, uint64_t there)
+{
+	struct verdict v = { 0, 0, 0, 0 };
+
+	if (there < FRAME_HEADER)
+		return (struct verdict){ CODE_TRUNCATED_HEADER, 0, 1, 0 };
+	uint32_t type = frame[0] & 15, flags = frame[1], length = big16(frame + 2), id = big32(frame + 4);
+	uint32_t pad = flags & FLAG_PADDED ? 1 : 0;
+	v.length = length < FRAME_HEADER || length > there ? 0 : length;
+	if (frame[0] >> 4 != FRAME_VERSION)
+		v.code = CODE_BAD_VERSION;
+	else if (type > TYPE_MAX)
+		v.code = CODE_BAD_TYPE;
+	else if (flags & ~(FLAG_CHECKSUM | FLAG_PADDED) || flags == FLAG_PADDED)
+		v.code = CODE_BAD_FLAGS;
+	else if (length < FRAME_HEADER)
+		v.code = CODE_LENGTH_BELOW_HEADER;
+	v.header = v.code != 0;
+	int bad_id = type <= TYPE_MAX && (TYPES_WITHOUT_ID >> type & 1) && id;
+	if (!v.length) {
+		if (!v.code)
+			v.code = bad_id ? CODE_BAD_ID : CODE_TRUNCATED_PAYLOAD;
+		v.wait = v.code == CODE_TRUNCATED_PAYLOAD;
+		v.header = 1;
+		return v;
+	}
+	if (v.code) {
+		/* whether any problem of the header is among several: a type without id is no such */
+		return v;
+	}
+	/* A bad flag may stand beside what follows, but comes first; it was found above. */
+	if (type == TYPE_EVENT && length > EVENT_MAX)
+		return v.code = CODE_PAYLOAD_TOO_LONG, v;
+	if (bad_id)
+		return v.code = CODE_BAD_ID, v;
+	uint32_t room = length - FRAME_HEADER, payload = room;
+	if (flags & FLAG_CHECKSUM) {
+		if (room < pad + 2)
+			return v.code = CODE_BAD_CHECKSUM, v;
+		payload = room - pad - 2;
+	}
+	if (type == TYPE_KEEPALIVE && payload)
+		return v.code = CODE_BAD_PAYLOAD, v;
+	if (flags & FLAG_CHECKSUM) {
+		if (pad && (frame[length - 3] || length & 1))
+			return v.code = CODE_BAD_PADDING, v;
+		if (checksum(frame, length - 2) != big16(frame + length - 2))
+			return v.code = CODE_BAD_CHECKSUM, v;
+	}
+	return v;
+}
+
+/* --- what is wrong */
+
+static struct special *first_of(struct engine *e, uint32_t code, uint32_t variant)
+{
+	e->troubles++;
+	if (e->counts[code]++ || e->special_count == MAX_SPECIALS)
+		return 0;
+	struct special *one = &e->specials[e->special_count++];
+	memset(one, 0, sizeof *one);
+	one->code = code;
+	one->variant = variant;
+	one->row = e->busy ? e->at : UINT64_MAX;
+	return one;
+}
+
+void kw_trouble(struct engine *e, uint32_t code, uint32_t variant, const uint64_t *key, uint64_t first,
+		uint64_t number)
+{
+	struct special *one = first_of(e, CODE_TROUBLE + code, variant);
+
+	if (!one)
+		return;
+	if (key)
+		memcpy(one->key, key, sizeof one->key);
+	one->first = first;
+	one->number = number;
+}
+
+void kw_complain(struct engine *e, uint32_t code, const uint8_t *p, uint64_t size)
+{
+	struct special *one = first_of(e, code, VARIANT_FRAME);
+
+	if (!one)
+		return;
+	if (size > 65536)
+		size = 65536;
+	if (size > e->out_room - e->out_used)
+		size = e->out_room - e->out_used;
+	one->offset = e->out_used;
+	one->size = size;
+	memcpy(e->out + e->out_used, p, size);
+	e->out_used += size;
+}
+
+void kw_remark(struct engine *e, uint32_t remark, uint64_t count) { e->remarks[remark] += count; }
+
+/* --- what waits */
+
+static inline uint64_t node_space(uint64_t size) { return (sizeof(struct node) + size + 7) & ~(uint64_t)7; }
+
+/*
+ * Keeps before + p[before_size, size) under `key`, in the order of the distance from `base`. 1: done; 0: there is
+ * one with this key already (chain->head … is left as it is); -1: there is no room.
+ */
+int kw_hold(struct engine *e, struct chain *chain, uint32_t base, uint32_t key, const uint8_t *p, uint64_t size,
+	    const uint8_t *before, uint64_t before_size)
+{
+	uint32_t ahead = key - base, after = 0;
+
+	if (chain->count) {
+		if (NODE(e, chain->tail)->key - base < ahead) {
+			after = chain->tail;
+		} else {
+			for (uint32_t at = chain->head; at; at = NODE(e, at)->next) {
+				uint32_t there = NODE(e, at)->key - base;
+				if (there == ahead)
+					return 0;
+				if (there > ahead)
+					break;
+				after = at;
+			}
+		}
+	}
+	uint64_t space = node_space(size);
+	if (space > e->hold_room - e->hold_used)
+		return -1;
+	uint32_t place = (uint32_t)(e->hold_used / 8);
+	e->hold_used += space;
+	e->hold_live += space;
+	struct node *node = NODE(e, place);
+	node->key = key;
+	node->size = (uint32_t)size;
+	memcpy(NODE_DATA(e, place), before, before_size);
+	memcpy(NODE_DATA(e, place) + before_size, p + before_size, size - before_size);
+	if (after) {
+		node->next = NODE(e, after)->next;
+		NODE(e, after)->next = place;
+	} else {
+		node->next = chain->count ? chain->head : 0;
+		chain->head = place;
+	}
+	if (!node->next)
+		chain->tail = place;
+	chain->count++;
+	chain->bytes += (uint32_t)size;
+	return 1;
+}
+
+/* Takes the first from the chain; its bytes stay where they are until the next packet. */
+void kw_unhold(struct engine *e, struct chain *chain)
+{
+	struct node *node = NODE(e, chain->head);
+
+	chain->head = node->next;
+	chain->count--;
+	chain->bytes -= node->size;
+	e->hold_live -= node_space(node->size);
+	if (!chain->count)
+		chain->head = chain->tail = 0;
+}
+
+static void move_chain(struct engine *e, struct chain *chain, uint64_t *used)
+{
+	uint32_t last = 0;
+
+	for (uint32_t at = chain->head; at;) {
+		struct node *node = NODE(e, at);
+		uint64_t space = node_space(node->size);
+		uint32_t place = (uint32_t)(*used / 8), next = node->next;
+		memcpy(e->spare + *used, node, sizeof *node + node->size);
+		if (last)
+			((struct node *)(void *)(e->spare + (uint64_t)last * 8))->next = place;
+		else
+			chain->head = place;
+		last = place;
+		*used += space;
+		at = next;
+	}
+	chain->tail = last;
+}
+
+/* Moves what is still held to the beginning of the other space. */
+void kw_collect(struct engine *e)
+{
+	uint64_t used = 8;
+
+	for (uint64_t at = 1; at <= e->flow_used; at++)
+		for (int side = 0; side < 2; side++)
+			if (e->flows[at].sides[side].held.count)
+				move_chain(e, &e->flows[at].sides[side].held, &used);
+	for (uint64_t at = 1; at <= e->conversation_used; at++)
+		if (e->conversations[at].held.count)
+			move_chain(e, &e->conversations[at].held, &used);
+	uint8_t *old = e->hold;
+	e->hold = e->spare;
+	e->spare = old;
+	e->hold_used = used;
+}
+
+/* --- the frames that DATA wraps */
+
+static void keep(struct engine *e, const uint8_t *p, uint64_t size)
+{
+	memcpy(e->out + e->out_used, p, size);
+	e->out_used += size;
+}
+
+static int lost_sound(const uint8_t *frame, uint32_t length)
+{
+	uint32_t size = length - FRAME_HEADER;
+	static const uint8_t zero[5];
+
+	if (frame[1] & FLAG_CHECKSUM)
+		size -= frame[1] & FLAG_PADDED ? 3 : 2;
+	if (size != 32)
+		return 0;
+	uint64_t first = (uint64_t)big32(frame + 8) << 32 | big32(frame + 12);
+	uint64_t last = (uint64_t)big32(frame + 16) << 32 | big32(frame + 20);
+	return last >= first && !memcmp(frame + 35, zero, 5);
+}
+
+/* Frames that stand back to back: those that a capture keeps go out, in runs. */
+static void take_inner(struct engine *e, uint32_t number, const uint8_t *p, uint64_t size, uint32_t alone)
+{
+	struct conversation *c = &e->conversations[number];
+	uint64_t at = 0, mark = 0, frames = 0, found = e->found;
+
+	if (size > e->out_room - e->out_used || size / 8 > e->limit - found)
+		return; /* cannot be: RESERVE is there */
+	while (at < size) {
+		const uint8_t *frame = p + at;
+		uint32_t length = size - at < FRAME_HEADER ? 0 : strict_length(p, at, size);
+		if (!length) {
+			struct verdict v = kw_judge(frame, size - at);
+			keep(e, p + mark, at - mark);
+			kw_complain(e, v.code, frame, size - at);
+			if (!v.length) {
+				mark = at = size;
+				break;
+			}
+			mark = at += v.length;
+			continue;
+		}
+		frames++;
+		uint32_t type = frame[0] & 15, owner = number;
+		if (type == TYPE_EVENT) {
+			if (length >= EVENT_HEADER)
+				goto kept;
+			keep(e, p + mark, at - mark);
+			kw_complain(e, CODE_BAD_PAYLOAD, frame, length);
+		} else if (type == TYPE_LOST) {
+			if (lost_sound(frame, length))
+				goto kept;
+			keep(e, p + mark, at - mark);
+			kw_complain(e, CODE_BAD_PAYLOAD, frame, length);
+		} else if (type == TYPE_SCHEMA) {
+			owner |= SCHEMA_MARK | alone;
+			goto kept;
+		} else if (type == TYPE_TABLE) {
+			goto kept;
+		} else {
+			keep(e, p + mark, at - mark);
+		}
+		mark = at += length;
+		continue;
+kept:
+		e->offsets[found] = e->out_used + (at - mark);
+		e->owners[found++] = owner;
+		at += length;
+	}
+	keep(e, p + mark, at - mark);
+	e->found = found;
+	c->frames += frames;
+}
+
+/* --- DATA in order */
+
+static void take_held(struct engine *e, uint32_t number)
+{
+	struct conversation *c = &e->conversations[number];
+
+	while (c->held.count && NODE(e, c->held.head)->key == c->next) {
+		uint32_t place = c->held.head, size = NODE(e, place)->size;
+		kw_unhold(e, &c->held);
+		e->data_held -= size;
+		c->next++;
+		take_inner(e, number, NODE_DATA(e, place), size, 0);
+	}
+}
+
+/* Gives up what is missing before the first that is held. */
+static void pass_missing(struct engine *e, uint32_t number)
+{
+	struct conversation *c = &e->conversations[number];
+	uint32_t first = NODE(e, c->held.head)->key;
+
+	c->missing += first - c->next;
+	c->next = first;
+	take_held(e, number);
+}
+
+static int before_first(struct conversation *c, uint32_t sequence)
+{
+	int32_t ahead = (int32_t)(sequence - c->start);
+
+	if (!c->knows_start || ahead >= 0 || ahead <= -(int32_t)MAX_PARTS)
+		return 0;
+	uint64_t *word = &c->early[(uint32_t)-ahead / 64], bit = (uint64_t)1 << ((uint32_t)-ahead % 64);
+	if (*word & bit)
+		return 0;
+	*word |= bit;
+	return 1;
+}
+
+static void take_data(struct engine *e, uint32_t number, uint32_t sequence, const uint8_t *p, uint64_t size)
+{
+	struct conversation *c = &e->conversations[number];
+
+	if (!c->knows_next) {
+		c->knows_next = c->knows_start = 1;
+		c->next = c->start = sequence;
+	}
+	int32_t ahead = (int32_t)(sequence - c->next);
+	if (!ahead) {
+		c->next++;
+		take_inner(e, number, p, size, 0);
+		if (c->held.count)
+			take_held(e, number);
+		return;
+	}
+	if (ahead < 0) {
+		if (before_first(c, sequence)) {
+			c->late++;
+			take_inner(e, number, p, size, 0);
+		} else {
+			c->again++;
+		}
+		return;
+	}
+	int done = kw_hold(e, &c->held, c->next, sequence, p, size, p, 0);
+	if (!done) {
+		c->again++;
+		return;
+	}
+	c->late++;
+	if (done < 0)
+		return;
+	e->data_held += size;
+	while (c->held.count && (c->held.count > MAX_PARTS || c->held.bytes > MAX_DATA_HELD))
+		pass_missing(e, number);
+}
+
+/* Memory is short: the conversation that holds most gives up what it waits for. */
+void kw_let_go(struct engine *e)
+{
+	uint64_t most = 0;
+
+	for (uint64_t at = 1; at <= e->conversation_used; at++)
+		if (!most || e->conversations[at].held.bytes > e->conversations[most].held.bytes)
+			most = at;
+	if (!most || !e->conversations[most].held.count) {
+		e->data_held = 0;
+		return;
+	}
+	struct conversation *c = &e->conversations[most];
+	kw_trouble(e, TROUBLE_TOO_MANY_FLOWS, VARIANT_HELD, c->key, c->first, c->held.bytes);
+	while (c->held.count)
+		pass_missing(e, (uint32_t)most);
+}
+
+/* No more DATA comes: gives what is held. */
+void kw_conversation_finish(struct engine *e, uint64_t number)
+{
+	if (!number || number > e->conversation_used)
+		return;
+	struct conversation *c = &e->conversations[number];
+	if (c->held.count)
+		pass_missing(e, (uint32_t)number);
+}
+
+/* --- the frames of a session */
+
+static uint32_t conversation_of(struct engine *e, struct flow *f)
+{
+	if (f->conversation)
+		return f->conversation;
+	uint64_t number = e->conversation_free;
+	if (number)
+		e->conversation_free = e->conversations[number].next;
+	else
+		number = ++e->conversation_used; /* there is room: it is asked for between packets */
+	struct conversation *c = &e->conversations[number];
+	memset(c, 0, sizeof *c);
+	memcpy(c->key, f->key, sizeof c->key);
+	c->first = f->first;
+	c->number = f->number;
+	e->conversation_count++;
+	f->conversation = (uint32_t)number;
+	return (uint32_t)number;
+}
+
+/* A conversation for Python to begin: of a HELLO. */
+uint64_t kw_conversation_new(struct engine *e, uint64_t flow)
+{
+	e->flows[flow].conversation = 0;
+	return conversation_of(e, &e->flows[flow]);
+}
+
+/* Takes a strict frame that no DATA wraps; 1 where Python has to read it before anything else. */
+int kw_top_frame(struct engine *e, uint32_t flow, uint32_t side, const uint8_t *p, uint32_t length)
+{
+	struct flow *f = &e->flows[flow];
+	uint32_t size = length - FRAME_HEADER;
+	uint64_t before = e->troubles;
+
+	if (p[1] & FLAG_CHECKSUM)
+		size -= p[1] & FLAG_PADDED ? 3 : 2;
+	switch (p[0] & 15) {
+	case TYPE_DATA:
+		f->roles[side] = ROLE_SOURCE;
+		f->roles[1 - side] = ROLE_SINK;
+		take_data(e, conversation_of(e, f), big32(p + 4), p + FRAME_HEADER, size);
+		break;
+	case TYPE_EVENT:
+	case TYPE_SCHEMA:
+	case TYPE_LOST:
+	case TYPE_TABLE:
+		if (!f->roles[side])
+			f->roles[side] = ROLE_SOURCE;
+		take_inner(e, conversation_of(e, f), p, length, ALONE_MARK);
+		break;
+	case TYPE_HELLO:
+	case TYPE_WELCOME:
+		e->call_frame = p;
+		e->call_size = length;
+		e->call_flow = flow;
+		e->call_side = side;
+		return 1;
+	case TYPE_BYE:
+		if (f->roles[side] != ROLE_SINK && f->conversation) {
+			e->conversations[f->conversation].bye = big32(p + 4);
+			e->conversations[f->conversation].knows_bye = 1;
+		}
+		break;
+	default:
+		break;
+	}
+	/* those that nothing is wrong with are counted, and DATA, whatever it holds */
+	e->frames += (p[0] & 15) == TYPE_DATA || e->troubles == before;
+	return 0;
+}

@@ -1,0 +1,510 @@
+/* TCP streams put in order, and the frames in them: streams.Stream and streams.Splitter. */
+#include "engine.h"
+
+#define FIN 1u
+#define SYN 2u
+#define RST 4u
+
+static void trouble_of(struct engine *e, const struct flow *f, uint32_t code, uint32_t variant, uint64_t number)
+{
+	kw_trouble(e, code, variant, f->key, f->first, number);
+}
+
+/* --- bytes that wait to be a frame */
+
+static uint8_t *slab_of(struct engine *e, const struct side *s) { return e->slabs + (uint64_t)(s->slab - 1) * SLAB; }
+
+static void drop_partial(struct engine *e, struct side *s)
+{
+	if (s->slab)
+		e->slab_stack[e->slab_free++] = s->slab - 1;
+	e->stream_held -= s->partial;
+	s->slab = s->partial = 0;
+}
+
+/* Bytes of a frame that is not whole: there is a slab, as one packet takes at most one. */
+static void keep_partial(struct engine *e, struct side *s, const uint8_t *p, uint64_t size)
+{
+	if (!s->slab)
+		s->slab = e->slab_stack[--e->slab_free] + 1;
+	memcpy(slab_of(e, s) + s->partial, p, size);
+	s->partial += (uint32_t)size;
+	e->stream_held += size;
+}
+
+/* --- what looks like a frame */
+
+/* Whether the first bytes there, as far as there are any, could be those of a strict header. */
+static int likely(const uint8_t *p, uint64_t left)
+{
+	uint32_t type = p[0] & 15;
+
+	if (p[0] >> 4 != FRAME_VERSION || type > TYPE_MAX)
+		return 0;
+	if (left > 1 && p[1] != 0 && p[1] != FLAG_CHECKSUM && p[1] != (FLAG_CHECKSUM | FLAG_PADDED))
+		return 0;
+	if (left > 3 && big16(p + 2) < FRAME_HEADER)
+		return 0;
+	if (TYPES_WITHOUT_ID >> type & 1)
+		for (uint64_t at = 4; at < left && at < 8; at++)
+			if (p[at])
+				return 0;
+	return 1;
+}
+
+/* Whether a TLS record begins here: a handshake's ClientHello or ServerHello, or application data. */
+static int tls(const uint8_t *p, uint64_t left)
+{
+	if (left < 6 || p[1] != 3 || p[2] > 4)
+		return 0;
+	return (p[0] == 0x16 && (p[5] == 1 || p[5] == 2)) || (p[0] == 0x17 && p[2] == 3);
+}
+
+#define NO 0
+#define YES 1
+#define MORE 2 /* more bytes will tell */
+
+/* Whether frames that DATA wraps begin in it. */
+static int chain(const uint8_t *p, uint64_t left, uint32_t length)
+{
+	uint64_t end = length - (p[1] ? p[1] & FLAG_PADDED ? 3 : 2 : 0), at = FRAME_HEADER;
+
+	for (uint32_t seen = 0; seen < CHAIN; seen++) {
+		if (at >= left || at == end)
+			return at > end ? NO : MORE;
+		if (at > end || !likely(p + at, left - at) || !(TYPES_WRAPPED >> (p[at] & 15) & 1))
+			return NO;
+		if (left - at < FRAME_HEADER)
+			return MORE;
+		at += big16(p + at + 2);
+	}
+	return at <= end ? YES : NO;
+}
+
+static int looks(const struct engine *e, const struct flow *f, const struct side *s, const uint8_t *p, uint64_t left)
+{
+	if (!likely(p, left))
+		return NO;
+	if (left < FRAME_HEADER)
+		return MORE;
+	uint32_t type = p[0] & 15, length = big16(p + 2);
+	int wrapped = TYPES_WRAPPED >> type & 1;
+	if (wrapped && !s->raw)
+		return NO;
+	if (type == TYPE_DATA) {
+		const struct conversation *c = e->conversations + f->conversation;
+		if (f->conversation && c->knows_next) {
+			int32_t ahead = (int32_t)(big32(p + 4) - c->next);
+			if (ahead <= -(int32_t)SPAN || ahead >= (int32_t)SPAN)
+				return NO;
+		}
+		int found = chain(p, left, length);
+		if (found != MORE)
+			return found;
+	} else if (!wrapped && length > MAX_CONTROL) {
+		return NO;
+	}
+	if (left < length)
+		return MORE;
+	if (!strict_length(p, 0, left))
+		return NO;
+	return left == length || likely(p + length, left - length);
+}
+
+/* How many bytes are passed to the next that look like a frame of a session; it is in step then. */
+static uint64_t search(const struct engine *e, const struct flow *f, struct side *s, const uint8_t *p, uint64_t size)
+{
+	uint64_t at = 0;
+
+	if (tls(p, size))
+		s->encrypted = s->lost = 1;
+	while (!s->lost) {
+		while (at + 1 < size && !((uint8_t)(p[at] - 0x10) <= TYPE_MAX && (p[at + 1] <= 1 || p[at + 1] == 3)))
+			at++;
+		if (at + 1 >= size) {
+			if (at < size && !likely(p + at, size - at))
+				at = size;
+			break;
+		}
+		int found = looks(e, f, s, p + at, size - at);
+		if (found == MORE)
+			break;
+		if (found == YES) {
+			s->synced = 1;
+			break;
+		}
+		at++;
+	}
+	if (!s->synced && !s->found && s->searched + at > LOOKED_AT && !kw_flow_ours(e, f))
+		s->lost = 1;
+	if (s->lost)
+		at = size;
+	s->skipped += at;
+	s->searched += at;
+	return at;
+}
+
+/* What stands at `at`, where strict reading stopped; gives where to go on. */
+static uint64_t judge(struct engine *e, struct side *s, const uint8_t *p, uint64_t at, uint64_t size)
+{
+	uint64_t left = size - at;
+
+	if (left < 2)
+		return at;
+	if (tls(p + at, left)) {
+		s->encrypted = s->lost = 1;
+		s->skipped += left;
+		return size;
+	}
+	if (left < FRAME_HEADER) {
+		if (likely(p + at, left))
+			return at;
+	} else {
+		struct verdict v = kw_judge(p + at, left);
+		if (v.wait)
+			return at;
+		kw_complain(e, v.code, p + at, left);
+		if (v.length && !v.header)
+			return at + v.length;
+	}
+	s->synced = 0;
+	s->skipped++;
+	return at + 1;
+}
+
+/* The frames in p[0, size): how many bytes were taken. *called: Python has to read the last of them. */
+static uint64_t split(struct engine *e, uint32_t flow, uint32_t side, const uint8_t *p, uint64_t size, int *called)
+{
+	struct flow *f = &e->flows[flow];
+	struct side *s = &f->sides[side];
+	uint64_t at = 0;
+
+	*called = 0;
+	while (at < size) {
+		if (!s->synced) {
+			at += search(e, f, s, p + at, size - at);
+			if (!s->synced)
+				break;
+		}
+		uint64_t before = at;
+		uint32_t length;
+		while (size - at >= FRAME_HEADER && (length = strict_length(p, at, size))) {
+			s->found = 1;
+			s->searched = 0;
+			if ((p[at] & 15) == TYPE_DATA)
+				s->raw = 0;
+			at += length;
+			if (kw_top_frame(e, flow, side, p + at - length, length)) {
+				*called = 1;
+				return at;
+			}
+		}
+		at = judge(e, s, p, at, size);
+		if (s->synced && at == before)
+			break;
+	}
+	return at;
+}
+
+/* Takes the next bytes; 1 where Python has to read a frame: work.part is what is left. */
+static int feed(struct engine *e)
+{
+	struct work *w = &e->work;
+	struct side *s = &e->flows[w->flow].sides[w->side];
+	const uint8_t *p = w->part;
+	uint64_t n = w->part_size, used, take;
+	int called = 0;
+
+	for (; !called;) {
+		if (s->lost) {
+			s->skipped += n + s->partial;
+			drop_partial(e, s);
+			n = 0;
+			break;
+		}
+		if (s->skip && !s->partial) {
+			take = s->skip < n ? s->skip : n;
+			s->skip -= (uint32_t)take;
+			s->skipped += take;
+			p += take;
+			n -= take;
+		}
+		if (!s->partial) {
+			if (!n)
+				break;
+			used = split(e, w->flow, w->side, p, n, &called);
+			p += used;
+			n -= used;
+			if (s->lost)
+				continue;
+			if (called || !n)
+				break;
+			keep_partial(e, s, p, n); /* less than a frame and a header */
+			n = 0;
+			break;
+		}
+		if (!n && !w->again)
+			break;
+		take = n < CHUNK ? n : CHUNK;
+		if (w->again)
+			take = 0; /* what is there may hold whole frames */
+		w->again = 0;
+		if (take)
+			keep_partial(e, s, p, take);
+		p += take;
+		n -= take;
+		uint8_t *slab = slab_of(e, s);
+		used = split(e, w->flow, w->side, slab, s->partial, &called);
+		e->stream_held -= used;
+		s->partial -= (uint32_t)used;
+		if (called) {
+			/* the frame that Python reads stays where it is: what follows it is moved when it was read */
+			w->at = used;
+			w->again = 1;
+			break;
+		}
+		if (used)
+			memmove(slab, slab + used, s->partial);
+		if (!s->partial)
+			drop_partial(e, s);
+	}
+	w->part = p;
+	w->part_size = n;
+	return called;
+}
+
+/* Bytes are missing in the stream. */
+static void hole(struct engine *e, struct flow *f, struct side *s, uint32_t size)
+{
+	uint32_t left = s->skip;
+
+	if (!left && s->synced && s->partial >= FRAME_HEADER && likely(slab_of(e, s), s->partial))
+		left = big16(slab_of(e, s) + 2) - s->partial;
+	s->skipped += s->partial;
+	drop_partial(e, s);
+	s->synced = size <= left;
+	s->skip = s->synced ? left - size : 0;
+	s->begun = 1;
+	trouble_of(e, f, TROUBLE_TCP_GAP, VARIANT_BYTES, size);
+}
+
+static void lose(struct engine *e, struct flow *f, const struct side *s)
+{
+	f->dead = 1;
+	if (!kw_flow_ours(e, f))
+		e->tally[TALLY_PROTOCOL + PROTOCOL_TCP]++;
+	else
+		trouble_of(e, f, s->encrypted ? TROUBLE_ENCRYPTED : TROUBLE_NOT_FRAMES, VARIANT_FLOW, 0);
+}
+
+/* --- segments in order */
+
+/* Gives what is in order, and with `finish` all that is held; 1 where Python has to read a frame first. */
+static int deliver(struct engine *e)
+{
+	struct work *w = &e->work;
+	struct flow *f = &e->flows[w->flow];
+	struct side *s = &f->sides[w->side];
+
+	for (;;) {
+		if (w->feeding) {
+			s->begun = 1;
+			if (feed(e))
+				return 1;
+			w->feeding = 0;
+			if (s->lost && !f->dead)
+				lose(e, f, s);
+		}
+		if (!s->held.count)
+			return 0;
+		const struct node *node = NODE(e, s->held.head);
+		int32_t ahead = (int32_t)(node->key - s->next);
+		if (ahead <= 0) {
+			uint32_t size = node->size, passed = (uint32_t)-ahead;
+			const uint8_t *p = NODE_DATA(e, s->held.head);
+			kw_unhold(e, &s->held);
+			e->stream_held -= size;
+			if (passed >= size) {
+				s->again++;
+				continue;
+			}
+			w->part = p + passed;
+			w->part_size = size - passed;
+			w->feeding = 1;
+			s->next += size - passed;
+			continue;
+		}
+		if (!w->finish && s->held.bytes <= MAX_STREAM_HELD && s->held.count <= MAX_SEGMENTS &&
+		    (int64_t)(w->time - s->since) <= (int64_t)MAX_WAIT)
+			return 0;
+		s->next += (uint32_t)ahead;
+		s->since = w->time;
+		hole(e, f, s, (uint32_t)ahead);
+	}
+}
+
+/* Keeps a segment that comes before its turn. */
+static void put(struct engine *e, struct side *s)
+{
+	struct work *w = &e->work;
+	int first = !s->held.count;
+	int done = kw_hold(e, &s->held, s->next, w->seq, w->p, w->n, w->p, 0);
+
+	s->late++;
+	if (!done) {
+		uint32_t at = s->held.head, before = 0;
+		while (NODE(e, at)->key != w->seq)
+			before = at, at = NODE(e, at)->next;
+		uint32_t old = NODE(e, at)->size;
+		s->again++;
+		s->conflicts += memcmp(NODE_DATA(e, at), w->p, old < w->n ? old : w->n) != 0;
+		if (w->n <= old)
+			return;
+		/* the longer one takes its place, with the bytes that were there first */
+		uint32_t tail = s->held.tail, next = NODE(e, at)->next;
+		struct chain alone = { 0, 0, 0, 0 };
+		if (kw_hold(e, &alone, s->next, w->seq, w->p, w->n, NODE_DATA(e, at), old) < 0)
+			return;
+		NODE(e, alone.head)->next = next;
+		if (before)
+			NODE(e, before)->next = alone.head;
+		else
+			s->held.head = alone.head;
+		s->held.tail = tail == at ? alone.head : tail;
+		s->held.bytes += (uint32_t)w->n - old;
+		e->hold_live -= (sizeof(struct node) + old + 7) & ~(uint64_t)7;
+		e->stream_held += w->n - old;
+		return;
+	}
+	if (done < 0)
+		return;
+	e->stream_held += w->n;
+	if (first)
+		s->since = w->time;
+}
+
+static void begin(struct engine *e, struct flow *f, struct side *s, uint32_t first)
+{
+	if (s->begun && s->partial && s->found)
+		trouble_of(e, f, TROUBLE_TCP_GAP, VARIANT_ANEW, 0);
+	drop_partial(e, s);
+	s->next = first;
+	s->known = 1;
+	s->ended = 0;
+	s->skipped = s->searched = 0;
+	s->skip = 0;
+	s->begun = s->synced = s->raw = 1;
+	s->found = s->lost = s->encrypted = 0;
+}
+
+void kw_stream_begin(struct engine *e, uint32_t flow, uint32_t side, uint32_t seq, uint32_t flags, const uint8_t *p,
+		     uint64_t size, uint64_t time)
+{
+	e->work = (struct work){ .p = p, .n = size, .time = time, .flow = flow, .side = side, .seq = seq, .flags = flags,
+				 .step = STEP_SYN };
+}
+
+/* What no more packets come for. */
+static int end_side(struct engine *e, struct flow *f, struct side *s)
+{
+	if (s->begun && s->partial && s->found)
+		trouble_of(e, f, TROUBLE_TCP_GAP, VARIANT_ENDS, 0);
+	kw_remark(e, REMARK_RETRANSMISSION, s->again);
+	kw_remark(e, REMARK_REORDERED, s->late);
+	if (s->conflicts) {
+		trouble_of(e, f, TROUBLE_TCP_CONFLICT, VARIANT_FLOW, 0);
+		e->counts[CODE_TROUBLE + TROUBLE_TCP_CONFLICT] += s->conflicts - 1;
+		e->troubles += s->conflicts - 1;
+	}
+	return s->begun && (s->partial || s->skipped);
+}
+
+/* Goes on with the segment, or the end of a flow, in `work`; 1 where Python has to read a frame first. */
+int kw_stream_go(struct engine *e)
+{
+	struct work *w = &e->work;
+	struct flow *f = &e->flows[w->flow];
+	struct side *s = &f->sides[w->side];
+
+	if (w->again && s->partial) {
+		memmove(slab_of(e, s), slab_of(e, s) + w->at, s->partial);
+	} else if (w->again) {
+		drop_partial(e, s);
+		w->again = 0;
+	}
+	switch (w->step) {
+	case STEP_SYN:
+		if (!w->feeding && !w->finish && w->flags & SYN) {
+			int32_t ahead = (int32_t)(w->seq + 1 - s->next);
+			w->finish = !s->known || s->ended || ahead > (int32_t)MAX_STREAM_HELD ||
+				    ahead < -(int32_t)MAX_STREAM_HELD;
+			w->seq++;
+		}
+		if (w->finish) {
+			if (deliver(e))
+				return 1;
+			begin(e, f, s, w->seq);
+			w->finish = 0;
+		}
+		w->step = STEP_RST;
+		/* fall through */
+	case STEP_RST:
+		if (w->flags & RST) {
+			w->finish = 1;
+			if (deliver(e))
+				return 1;
+			s->ended = 1;
+			break;
+		}
+		if (!s->known) {
+			s->known = 1;
+			s->next = w->seq;
+		}
+		w->step = STEP_PUT;
+		if (w->n) {
+			int32_t ahead = (int32_t)(w->seq - s->next);
+			if (ahead < 0) {
+				uint64_t passed = (uint64_t)-(int64_t)ahead;
+				s->again++;
+				w->part = w->p + passed;
+				w->part_size = w->n > passed ? w->n - passed : 0;
+				w->feeding = w->part_size != 0;
+			} else if (ahead) {
+				put(e, s);
+			} else {
+				w->part = w->p;
+				w->part_size = w->n;
+				w->feeding = 1;
+			}
+			if (w->feeding)
+				s->next += (uint32_t)w->part_size;
+		}
+		/* fall through */
+	case STEP_PUT:
+		if (deliver(e))
+			return 1;
+		if (w->flags & FIN && !s->held.count && (int32_t)(w->seq - s->next) <= 0)
+			s->ended = 1;
+		break;
+	case STEP_END:
+		for (;;) {
+			s = &f->sides[w->side];
+			w->finish = 1;
+			if (deliver(e))
+				return 1;
+			w->flags |= (uint32_t)end_side(e, f, s);
+			if (w->side)
+				break;
+			w->side = 1;
+		}
+		if (w->flags && !f->dead && !f->sides[0].found && !f->sides[1].found)
+			lose(e, f, f->sides[0].begun ? &f->sides[0] : &f->sides[1]);
+		for (w->side = 0; w->side < 2; w->side++)
+			drop_partial(e, &f->sides[w->side]);
+		break;
+	default:
+		break;
+	}
+	w->step = STEP_NONE;
+	return 0;
+}

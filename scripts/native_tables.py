@@ -1,0 +1,96 @@
+"""Writes native/tables.h: the numbers that the C walkers use, from the tables that Python uses.
+
+Run: `.venv/bin/python scripts/native_tables.py`; tests/test_native.py holds the file against these tables.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+
+from kwire.packets import conversations, fragments, network, streams, tables
+from kwire.wire import frame
+
+TARGET = Path(__file__).resolve().parent.parent / "native" / "tables.h"
+
+HEAD = """\
+/* Made by scripts/native_tables.py from the tables that Python uses; do not edit. */
+#ifndef KWIRE_TABLES_H
+#define KWIRE_TABLES_H
+"""
+
+
+def numbers(prefix: str, values: type[Enum]) -> list[str]:
+    """The members of an enumeration; those whose value is a text are numbered from 0."""
+    made = []
+    for place, one in enumerate(values):
+        number = place if isinstance(one.value, str) else int(one.value)
+        made.append(f"#define {prefix}_{one.name} {number}u")
+    if made and isinstance(next(iter(values)).value, str):
+        made.append(f"#define {prefix}_COUNT {len(values)}u")
+    return made
+
+
+def mask(values: frozenset[frame.Type]) -> str:
+    """A bit for each of these frame types."""
+    return f"0x{sum(1 << one for one in values):x}u"
+
+
+def text() -> str:
+    """The header."""
+    without = frozenset(kind for kind, rule in frame.TYPES.items() if rule.id_zero)
+    single = {
+        "FRAME_VERSION": frame.VERSION,
+        "EVENT_MAX": frame.MAX_EVENT,
+        "MAX_PACKET": tables.MAX_PACKET,
+        "MAX_TAGS": tables.MAX_TAGS,
+        "MAX_EXTENSIONS": tables.MAX_EXTENSIONS,
+        "MAX_FRAGMENTED": fragments.MAX_BYTES,
+        "MAX_FRAGMENT_PACKETS": fragments.MAX_PACKETS,
+        "MAX_STREAM_HELD": streams.MAX_HELD,
+        "MAX_SEGMENTS": streams.MAX_SEGMENTS,
+        "MAX_WAIT": streams.MAX_WAIT,
+        "LOOKED_AT": streams.LOOKED_AT,
+        "SPAN": streams.SPAN,
+        "MAX_CONTROL": streams.MAX_CONTROL,
+        "CHAIN": streams.CHAIN,
+        "MAX_PARTS": conversations.MAX_PARTS,
+        "MAX_DATA_HELD": conversations.MAX_HELD,
+        "HELD": network.HELD,
+    }
+    lines = [HEAD]
+    lines += [f"#define {name} {value}{'u' if value < 1 << 32 else 'llu'}" for name, value in single.items()]
+    lines += ["", *numbers("TYPE", frame.Type), f"#define TYPE_MAX {max(frame.TYPES):d}u"]
+    lines += [f"#define TYPES_WITHOUT_ID {mask(without)}", f"#define TYPES_WRAPPED {mask(streams.WRAPPED)}"]
+    lines += ["", *numbers("FLAG", frame.Flag), "", *numbers("CODE", frame.Code), "#define CODE_COUNT 16u"]
+    lines += ["", *numbers("TROUBLE", tables.Trouble), "", *numbers("REMARK", tables.Remark)]
+    lines += ["", *numbers("LINK", tables.Link), "", *numbers("ETHERTYPE", tables.EtherType)]
+    lines += ["", *numbers("PROTOCOL", tables.Protocol), "", *numbers("EPB", Blocks), ""]
+    families = " || ".join(
+        f"(family) == {number}u" for number, kind in tables.FAMILIES.items() if kind == tables.EtherType.IPV6
+    )
+    four = next(number for number, kind in tables.FAMILIES.items() if kind == tables.EtherType.IPV4)
+    extensions = " || ".join(f"(protocol) == {int(one)}u" for one in sorted(tables.EXTENSIONS))
+    lines += [
+        f"#define FAMILY_IPV4(family) ((family) == {four}u)",
+        f"#define FAMILY_IPV6(family) ({families})",
+    ]
+    lines += [f"#define IS_EXTENSION(protocol) ({extensions})"]
+    vlans = " || ".join(f"(kind) == {int(one):#x}u" for one in sorted(tables.VLANS))
+    lines += [f"#define IS_VLAN(kind) ({vlans})", "", "#endif", ""]
+    return "\n".join(lines)
+
+
+class Blocks(Enum):
+    """Types of pcapng blocks that C knows."""
+
+    TYPE = 6
+    SIMPLE = 3
+    INTERFACE = 1
+    OLD = 2
+    STATISTICS = 5
+    SECTION = 0x0A0D0D0A
+
+
+if __name__ == "__main__":
+    TARGET.write_text(text())

@@ -1,0 +1,500 @@
+"""Packets in batches: the C engine (native/engine.h) takes all of them, and asks Python what is rare.
+
+The laws: what comes out is what `network.Network`, the specification, gives for the same packets, whatever
+they are, in the same order within a session. The engine does dissection, fragments, flows, the order of
+streams and of DATA, and finds the frames; Python reads HELLO, WELCOME and SCHEMA, and says what was wrong
+the first time. What was found is given when it is much, or when nothing more is there.
+"""
+
+import ctypes
+from array import array
+from collections import Counter, deque
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from kwire import native
+from kwire.packets import memory
+from kwire.packets.conversations import Conversation, Given, judge_inner
+from kwire.packets.dissect import Dissector
+from kwire.packets.memory import Memory, Variant, Why
+from kwire.packets.network import (
+    MAX_CONVERSATIONS,
+    MAX_FLOWS,
+    First,
+    Network,
+    endpoint,
+    forget_count,
+)
+from kwire.packets.tables import ETHERTYPES, PROTOCOLS, Protocol, Remark, Trouble
+from kwire.wire.control import Hello, Role, Welcome
+from kwire.wire.frame import ERRORS, Code, FrameError, Type, inspect
+from kwire.wire.frames import Frames
+from kwire.wire.schema import Schema
+from kwire.wire.sequence import distance
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from kwire.packets.walk import Rows
+
+    Array = np.ndarray[Any, Any]
+
+CACHED: Final = 4096  # schemas that are known by the bytes of their frame
+PENDING: Final = 16 << 20  # bytes of schemas that are not complete, of all sessions
+_ROLES: Final = {Role.SOURCE: 1, Role.SINK: 2}
+_TROUBLES: Final = tuple(Trouble)
+_REMARKS: Final = tuple(Remark)
+
+
+class Engine:
+    """Takes packets as `network.Network` does; its attributes are the same."""
+
+    def __init__(self, ports: Collection[int], *, any_port: bool = False) -> None:
+        bits = bytearray(8192)
+        for port in ports:
+            bits[port >> 3] |= 1 << (port & 7)
+        self._ports, self._any_port = frozenset(ports), any_port
+        self._memory = Memory(bytes(bits), MAX_FLOWS, MAX_CONVERSATIONS)
+        self._state = self._memory.state
+        self._state.any_port = any_port
+        self._base = 0  # where the data begins in the file
+        self._before = 0  # packets taken before those of the rows
+        self._told: dict[int, int] = {}  # of the engine's counts: what `found` has of them
+        self._texts: dict[int, str] = {}
+        self._known: dict[int, Conversation] = {}  # by their number in the engine
+        self._free: set[int] = set()
+        self._tokens: dict[bytes, int] = {}
+        self._schemas: dict[bytes, Schema] = {}
+        self._queue: deque[Given] = deque()
+        self.conversations: list[Conversation] = []
+        self.found: dict[str, First] = {}
+        self.remarks: Counter[str] = Counter()
+        self.others: Counter[str] = Counter()
+        self.forgotten = 0
+
+    def plain(self) -> Network:
+        """A network that takes packets one by one, for who wants to see each of their layers."""
+        return Network(self._ports, any_port=self._any_port)
+
+    @property
+    def packets(self) -> int:
+        """Packets taken."""
+        return int(self._state.packets)
+
+    @property
+    def frames(self) -> int:
+        """Frames found, not those that DATA wraps."""
+        return int(self._state.frames)
+
+    @property
+    def skipped(self) -> int:
+        """Packets in which something is wrong and no frame was found."""
+        return int(self._state.skipped)
+
+    @property
+    def flows(self) -> int:
+        """Flows seen."""
+        return int(self._state.flow_number)
+
+    # --- packets in
+
+    def rows(self, data: Any, rows: "Rows", count: int, base: int) -> None:
+        """Take the packets of the first `count` rows, which lie in `data`, at byte `base` of a file."""
+        state = self._state
+        self._base, self._before = base, state.packets
+        with native.Pinned(data) as pinned, native.Pinned(rows) as places:
+            state.data, state.size = pinned.address, pinned.size
+            state.rows, state.count, state.at = places.address, min(count, places.size // 32), 0
+            self._run(native.library.kw_packets, data, rows)
+            self._say(data, rows)
+            state.data, state.size, state.count = None, 0, 0
+
+    def take(self, *, all: bool = True) -> Iterator[Given]:
+        """What was found since the last time; without `all`, if it is much."""
+        state = self._state
+        if all or state.found >= memory.FOUND_FULL or state.out_used >= memory.OUT_FULL:
+            self._give()
+        self._tell()
+        while self._queue:
+            yield self._queue.popleft()
+
+    def finish(self) -> Iterator[Given]:
+        """No more packets come."""
+        state, library = self._state, native.library
+        state.rows, state.count, state.at = None, 0, 0
+        self._run(library.kw_flows_end, b"", None)
+        self._say(b"", None)
+        missing = state.fragments_missing + self._fragments()
+        if missing:
+            self._trouble(Trouble.FRAGMENTS_MISSING, f"{missing} IP packets", missing)
+        for number in range(1, state.conversation_used + 1):
+            if number not in self._free:
+                self._close(number)
+        self._others()
+        yield from self.take()
+
+    def _run(self, step: Any, data: Any, rows: "Rows | None") -> None:
+        """Let the engine work until it is done."""
+        while True:
+            why = step(ctypes.byref(self._state))
+            if why == Why.DONE:
+                return
+            if why == Why.CALL:
+                self._call()
+            elif why == Why.ROOM:
+                self._forget()
+            else:
+                self._say(data, rows)
+                self._give()
+
+    # --- frames out
+
+    def _give(self) -> None:
+        """Give what was found, that of each session together, and the schemas in their places."""
+        import numpy as np
+
+        state, count = self._state, int(self._state.found)
+        if not count:
+            state.out_used = 0
+            return
+        data = self._memory.out[: state.out_used]
+        owners = np.frombuffer(self._memory.owners, np.uint32, count)
+        offsets = np.frombuffer(self._memory.offsets, np.uint64, count).copy()
+        marked = np.flatnonzero(owners & np.uint32(memory.SCHEMA_MARK))
+        cuts: dict[int, list[tuple[int, Schema]]] = {}
+        if len(marked):
+            for place in marked.tolist():
+                owner = int(owners[place])
+                number = owner & ~(memory.SCHEMA_MARK | memory.ALONE_MARK)
+                schema = self._schema(number, data, int(offsets[place]), bool(owner & memory.ALONE_MARK))
+                if schema is not None:
+                    cuts.setdefault(number, []).append((place, schema))
+            places = np.flatnonzero(owners < np.uint32(memory.SCHEMA_MARK))
+            owners, offsets = owners[places], offsets[places]
+        else:
+            places = None
+        state.found = state.out_used = 0
+        seen = set()
+        for number, chosen in _groups(owners):
+            seen.add(number)
+            self._frames(number, data, offsets, places, chosen, cuts.get(number, []))
+        for number, schemas in cuts.items():
+            if number not in seen:
+                self._learn(number, schemas)
+
+    def _frames(
+        self,
+        number: int,
+        data: bytes,
+        offsets: "Array",
+        places: "Array | None",
+        chosen: Any,
+        cuts: list[tuple[int, Schema]],
+    ) -> None:
+        """Give the frames of a session; a schema comes before the frames after it."""
+        section = self._conversation(number).section
+        mine, start = offsets[chosen], 0
+        if cuts and places is not None:
+            where = places[chosen]
+            for place, schema in cuts:
+                stop = int(where.searchsorted(place))
+                if stop > start:
+                    self._queue.append(Given(section, Frames(data, mine[start:stop].data)))
+                self._queue.append(Given(section, schema))
+                start = stop
+        if len(mine) > start:
+            self._queue.append(Given(section, Frames(data, mine[start:].data)))
+
+    def _learn(self, number: int, schemas: list[tuple[int, Schema]]) -> None:
+        section = self._conversation(number).section
+        self._queue.extend(Given(section, schema) for _, schema in schemas)
+
+    def _schema(self, number: int, data: bytes, at: int, single: bool) -> Schema | None:
+        """What the SCHEMA frame there describes; None where it says nothing new, or is not complete.
+
+        `single`: no DATA wraps it, so that it is no frame if it is not sound.
+        """
+        conversation = self._conversation(number)
+        size = data[at + 2] << 8 | data[at + 3]
+        raw, alone = data[at : at + size], not conversation.reader.held
+        known = self._schemas.get(raw) if alone else None
+        if known is None:
+            try:
+                known = conversation.reader.add(Frames(raw, array("Q", [0])).frame(0))
+            except FrameError as error:
+                self._complain(error)
+                self._state.frames -= single
+                self._state.skipped += single
+                return None
+            if known is None:
+                return None
+            if alone and size <= 1 << 16:
+                if len(self._schemas) >= CACHED:
+                    self._schemas.clear()
+                self._schemas[raw] = known
+        if conversation.described.get(known.id) is known:
+            return None
+        conversation.described[known.id] = known
+        return known
+
+    # --- conversations
+
+    def _conversation(self, number: int) -> Conversation:
+        made = self._known.get(number)
+        if made is None:
+            row = self._memory.conversations[number]
+            name = _name(tuple(row.key), row.first)
+            made = self._known[number] = Conversation(name, self._queue.append, self._complain)
+            self.conversations.append(made)
+        return made
+
+    def _call(self) -> None:
+        """Read a HELLO or WELCOME."""
+        state = self._state
+        data = ctypes.string_at(state.call_frame, state.call_size)
+        frame, _ = inspect(data)
+        assert frame is not None  # the engine has seen to it
+        flow, side = self._memory.flows[state.call_flow], state.call_side
+        try:
+            if frame.header.type == Type.HELLO:
+                hello = Hello.read(frame)
+                self._roles(flow, side, hello.role)
+                self._hello(flow, hello)
+            else:
+                welcome = Welcome.read(frame)
+                self._roles(flow, side, welcome.role)
+                if not (welcome.cookie or welcome.unknown or welcome.refused):
+                    if not flow.conversation:
+                        self._new(state.call_flow)
+                    self._begin(flow.conversation, welcome)
+        except FrameError as error:
+            self._complain(error)
+            state.troubles += 1
+            return
+        state.frames += 1
+
+    @staticmethod
+    def _roles(flow: Any, side: int, role: Role) -> None:
+        flow.roles[side], flow.roles[1 - side] = _ROLES[role], _ROLES[role.other]
+
+    def _hello(self, flow: Any, hello: Hello) -> None:
+        number = self._tokens.get(hello.token, 0)
+        if not number:
+            number = flow.conversation
+            if not number or self._memory.conversations[number].frames:
+                number = self._new(self._state.call_flow)
+            self._tokens[hello.token] = number
+            self._conversation(number).token = hello.token
+        flow.conversation = number
+        self._begin(number, hello)
+
+    def _new(self, flow: int) -> int:
+        if self._state.conversation_count > self._state.max_conversations:
+            self._forget()
+        number = int(native.library.kw_conversation_new(ctypes.byref(self._state), flow))
+        self._free.discard(number)
+        return number
+
+    def _begin(self, number: int, hello: Hello | Welcome) -> None:
+        """What a HELLO or WELCOME says of the first DATA to come."""
+        row = self._memory.conversations[number]
+        if hello.resume is (hello.role is Role.SINK) and not row.knows_next:
+            row.knows_next, row.next = 1, hello.next
+
+    def _close(self, number: int) -> None:
+        """No more frames of this session come."""
+        row, state = self._memory.conversations[number], self._state
+        while row.held.count:
+            native.library.kw_conversation_finish(ctypes.byref(state), number)
+            self._say(b"", None)
+            if state.found >= memory.FOUND_FULL or state.out_used >= memory.OUT_FULL:
+                self._give()
+        conversation = self._conversation(number)
+        conversation.bye = row.bye if row.knows_bye else None
+        conversation.next = row.next if row.knows_next else None
+        conversation.frames = row.frames
+        conversation.missing, conversation.again, conversation.late = row.missing, row.again, row.late
+        if conversation.bye is not None and conversation.next is not None:
+            ahead = distance(conversation.next, conversation.bye)
+            conversation.missing += max(ahead, 0)
+            conversation.next = conversation.bye if ahead > 0 else conversation.next
+        if conversation.missing:
+            self._trouble(Trouble.DATA_MISSING, conversation.name, conversation.missing)
+        for remark, count in ((Remark.DATA_AGAIN, row.again), (Remark.REORDERED, row.late)):
+            if count:
+                self.remarks[remark.name] += count
+
+    def _forget(self) -> None:
+        """There are as many conversations as may be: let go of those that began first."""
+        import numpy as np
+
+        state = self._state
+        for number in range(1, state.conversation_used + 1):
+            if number not in self._free:
+                self._conversation(number)
+        self._give()
+        numbers = {id(one): number for number, one in self._known.items()}
+        count = forget_count(state.max_conversations)
+        old, self.conversations = self.conversations[:count], self.conversations[count:]
+        self._trouble(Trouble.TOO_MANY_FLOWS, f"over {state.max_conversations} sessions", len(old))
+        self.forgotten += len(old)
+        gone = []
+        for conversation in old:
+            number = numbers[id(conversation)]
+            gone.append(number)
+            self._close(number)
+            self._give()
+            del self._known[number]
+            if self._tokens.get(conversation.token) == number:
+                del self._tokens[conversation.token]
+            self._free.add(number)
+            self._memory.conversations[number].next = state.conversation_free
+            state.conversation_free = number
+            state.conversation_count -= 1
+        kind = memory.FlowRow
+        flows: Any = self._memory.flows
+        used: Array = np.ndarray(
+            (len(flows),), np.uint32, flows, kind.conversation.offset,
+            (ctypes.sizeof(kind),),
+        )  # fmt: skip
+        used[np.isin(used, np.array(gone, np.uint32))] = 0
+
+    # --- what is told
+
+    def _say(self, data: Any, rows: "Rows | None") -> None:
+        """Put into words what was wrong for the first time; the packets are still there."""
+        state = self._state
+        for special in state.specials[: state.special_count]:
+            place, packet = "", None
+            if rows is not None and special.row < state.count:
+                offset, _, sizes, kind = rows[4 * special.row : 4 * special.row + 4]
+                at = self._base + offset - (kind >> 32)
+                place = f"packet {self._before + special.row + 1} at byte {at}: "
+                packet = (offset, sizes & 0xFFFFFFFF, sizes >> 32, kind & 0xFFFFFFFF)
+            self._texts[special.code] = place + self._words(special, data, packet)
+        state.special_count = 0
+
+    def _words(self, special: Any, data: Any, packet: tuple[int, int, int, int] | None) -> str:
+        if special.code < memory.CODE_TROUBLE:
+            code = Code(special.code)
+            raw = self._memory.out[special.offset : special.offset + special.size]
+            problem = judge_inner(raw)
+            if problem is not None and problem.code == code:
+                return str(problem)
+            return f"{code.name} ({code:d}): {ERRORS[code]}"
+        trouble = _TROUBLES[special.code - memory.CODE_TROUBLE]
+        name = _name(tuple(special.key), special.first)
+        detail = {
+            Variant.FLOW: name,
+            Variant.BYTES: f"{special.number} bytes of {name}",
+            Variant.ENDS: f"{name} ends inside a frame",
+            Variant.ANEW: f"{name} begins anew inside a frame",
+            Variant.HELD: f"{name}: {special.number} bytes waited in vain",
+        }.get(special.variant, "")
+        if packet is not None and special.variant == Variant.PLAIN:
+            offset, captured, original, link = packet
+            found = Dissector(self._wanted).dissect(
+                memoryview(data)[offset : offset + captured], original, link
+            )
+            for finding in found.found:
+                if finding.what is trouble:
+                    return str(finding)
+        return f"{trouble.name}: {trouble.value}" + (f" ({detail})" if detail else "")
+
+    def _wanted(self, protocol: int, source: int, target: int) -> bool:
+        return self._any_port or source in self._ports or target in self._ports
+
+    def _tell(self) -> None:
+        """Bring `found`, `remarks` and `others` up to date with the engine's counts."""
+        state = self._state
+        for code, count in enumerate(state.counts):
+            new = count - self._told.get(code, 0)
+            if not new:
+                continue
+            self._told[code] = count
+            trouble = code >= memory.CODE_TROUBLE
+            name = _TROUBLES[code - memory.CODE_TROUBLE].name if trouble else Code(code).name
+            self._count(name, self._texts.get(code, name), new)
+        for place, remark in enumerate(_REMARKS):
+            if state.remarks[place]:
+                self.remarks[remark.name] += state.remarks[place]
+                state.remarks[place] = 0
+
+    def _complain(self, what: Any) -> None:
+        """Count an error of a frame that Python has read."""
+        problem = what.problem if isinstance(what, FrameError) else what
+        self._count(problem.code.name, str(problem), 1)
+
+    def _trouble(self, trouble: Trouble, detail: str, count: int) -> None:
+        self._count(trouble.name, f"{trouble.name}: {trouble.value} ({detail})", count)
+
+    def _count(self, name: str, text: str, count: int) -> None:
+        old = self.found.get(name) or First(0, text)
+        self.found[name] = old._replace(count=old.count + count)
+
+    def _fragments(self) -> int:
+        """How many IP packets are not whole at the end, and did not contradict themselves."""
+        state, at, missing = self._state, self._state.fragment_oldest, 0
+        if not at:
+            return 0
+        table = (memory.Fragmented * memory.FRAGMENTED).from_address(state.fragments)
+        while at:
+            missing += not table[at].bad
+            at = table[at].newer
+        return missing
+
+    def _others(self) -> None:
+        """Count the packets of no interest."""
+        tally = self._memory.tally
+        at, data = 0, tally[:]
+        while rest := data[at:].lstrip(b"\0"):  # nearly all of it is zeros
+            number = (len(data) - len(rest)) // 8
+            at = 8 * (number + 1)
+            count = int.from_bytes(data[8 * number : at], native.ORDER)
+            self.others[_other(number)] += count
+        tally[:] = bytes(len(data))
+        state = self._state
+        for place in range(state.family_count):
+            family, count = state.families[2 * place : 2 * place + 2]
+            self.others[f"address family {family}"] += count
+        state.family_count = 0
+
+
+def _other(number: int) -> str:
+    """The name of a kind of traffic by its place in the tally."""
+    if number == memory.TALLY_FRAGMENT:
+        return "IP fragment"
+    if number >= memory.TALLY_PROTOCOL:
+        protocol = number - memory.TALLY_PROTOCOL
+        return PROTOCOLS.get(protocol, f"IP protocol {protocol}")
+    return ETHERTYPES.get(number) or ("IEEE 802.3" if number <= 1500 else f"ethertype {number:#06x}")
+
+
+def _name(key: tuple[int, ...], first: int) -> str:
+    """The name of a flow."""
+    if not any(key):
+        return "frames as they are"
+    head, addresses = key[0], b"".join(word.to_bytes(8, native.ORDER) for word in key[1:])
+    size = 4 if head >> 48 == 4 else 16
+    ends = [
+        endpoint(addresses[:size], head >> 16 & 0xFFFF),
+        endpoint(addresses[16 : 16 + size], head & 0xFFFF),
+    ]
+    protocol = Protocol(head >> 32 & 0xFFFF).name.lower()
+    return f"{protocol} {ends[first]} > {ends[1 - first]}"
+
+
+def _groups(owners: "Array") -> "Iterator[tuple[int, Any]]":
+    """Each owner with the places where it stands, in their order."""
+    import numpy as np
+
+    if len(owners) and (owners == owners[0]).all():
+        yield int(owners[0]), slice(None)
+        return
+    small = owners.astype(np.uint16) if len(owners) and int(owners.max()) < 1 << 16 else owners
+    order = np.argsort(small, kind="stable")
+    ordered = owners[order]
+    cuts = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
+    if len(owners):
+        for start, stop in zip([0, *cuts.tolist()], [*cuts.tolist(), len(ordered)], strict=True):
+            yield int(ordered[start]), order[start:stop]

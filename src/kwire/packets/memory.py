@@ -1,0 +1,217 @@
+"""The memory of the engine (native/engine.h) as Python sees it: its structures, and the tables it works on.
+
+The law: the library is asked for the sizes of its structures, and an engine that would disagree is not
+used. Pages that nobody touches take no memory, so the tables are as large as they may become.
+"""
+
+import ctypes
+import mmap
+from typing import Any, Final
+
+from kwire import native
+
+U8, U32, U64, PTR = ctypes.c_uint8, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_void_p
+CODES: Final = 64
+CODE_TROUBLE: Final = (
+    16  # counts from here on are those of troubles, before they are those of a frame's codes
+)
+MAX_SPECIALS: Final = 64
+FAMILIES: Final = 64
+TALLY_PROTOCOL: Final = 0x10000  # packets by ethertype, from here on by IP protocol
+TALLY_FRAGMENT: Final = 0x10100
+TALLY_WORDS: Final = 0x10101
+SCHEMA_MARK: Final = 1 << 31  # of an owner: the frame is a SCHEMA …
+ALONE_MARK: Final = 1 << 30  # … that no DATA wraps
+OUT_FULL: Final = 4 << 20
+FOUND_FULL: Final = 1 << 16
+RESERVE: Final = 48 << 20
+FRAGMENT_SLAB: Final = (64 << 10) + 2048
+SLAB: Final = 90112
+SLABS: Final = 4096  # frames of streams that are not whole, at a time
+FRAGMENTED: Final = 1026
+FRAGMENT_BUCKETS: Final = 2048
+HOLD: Final = 144 << 20  # twice what may wait, and what one packet may add
+
+
+class Variant:
+    """How a trouble is said."""
+
+    PLAIN, FLOW, BYTES, ENDS, ANEW, FRAME, HELD = range(7)
+
+
+class Why:
+    """Why the engine stopped."""
+
+    DONE, FULL, CALL, ROOM = range(4)
+
+
+class Row(ctypes.Structure):
+    """A packet of a file."""
+
+    _fields_ = (
+        *(("offset", U64), ("time", U64)),
+        *(("captured", U32), ("original", U32), ("link", U32), ("head", U32)),
+    )
+
+
+class Face(ctypes.Structure):
+    """An interface of a pcapng section; `told`: where its last statistics lie, and 1; 0: nowhere."""
+
+    _fields_ = (("link", U64), ("rate", U64), ("offset", U64), ("told", U64))
+
+
+class Chain(ctypes.Structure):
+    """What waits for something before it."""
+
+    _fields_ = (("head", U32), ("tail", U32), ("count", U32), ("bytes", U32))
+
+
+class Side(ctypes.Structure):
+    """One direction of a TCP connection."""
+
+    _fields_ = (
+        *(("held", Chain), ("since", U64), ("next", U32), ("again", U32), ("late", U32), ("conflicts", U32)),
+        *(("skipped", U64), ("searched", U64), ("slab", U32), ("partial", U32), ("skip", U32)),
+        *((name, U8) for name in ("known", "ended", "begun", "synced", "raw", "found", "lost", "encrypted")),
+        ("unused", U32),
+    )
+
+
+class FlowRow(ctypes.Structure):
+    """Two endpoints that exchange frames."""
+
+    _fields_ = (
+        *(("key", U64 * 5), ("bucket", U32), ("older", U32), ("newer", U32), ("conversation", U32)),
+        *(("number", U32), ("first", U8), ("roles", U8 * 2), ("dead", U8), ("sides", Side * 2)),
+    )
+
+
+class ConversationRow(ctypes.Structure):
+    """One session, or the frames between two endpoints where no session is known."""
+
+    _fields_ = (
+        *(("key", U64 * 5), ("frames", U64), ("missing", U64), ("again", U64), ("late", U64)),
+        *(("early", U64 * 8), ("held", Chain), ("next", U32), ("start", U32), ("bye", U32), ("number", U32)),
+        *(("first", U8), ("knows_next", U8), ("knows_start", U8), ("knows_bye", U8), ("unused", U32)),
+    )
+
+
+class Fragmented(ctypes.Structure):
+    """An IP packet that is not whole."""
+
+    _fields_ = (
+        *(("key", U64 * 5), ("bucket", U32), ("older", U32), ("newer", U32), ("bytes", U32)),
+        *(("length", U32), ("known", U32), ("bad", U32), ("reach", U32)),
+    )
+
+
+class Special(ctypes.Structure):
+    """The first of its kind that is wrong."""
+
+    _fields_ = (
+        *((name, U64) for name in ("code", "row", "offset", "size", "number", "variant", "first")),
+        ("key", U64 * 5),
+    )
+
+
+class Work(ctypes.Structure):
+    """What is being done inside a packet."""
+
+    _fields_ = (
+        *(("p", PTR), ("part", PTR), ("n", U64), ("part_size", U64), ("at", U64), ("time", U64)),
+        *((name, U32) for name in ("flow", "seq", "step", "flags", "side", "feeding", "finish", "again")),
+    )
+
+
+class State(ctypes.Structure):
+    """The engine."""
+
+    _fields_ = (
+        *(("data", PTR), ("size", U64), ("rows", PTR), ("count", U64), ("at", U64), ("ports", PTR)),
+        *((name, U64) for name in ("any_port", "max_flows", "max_conversations", "seed")),
+        *(("out", PTR), ("offsets", PTR), ("owners", PTR)),
+        *((name, U64) for name in ("out_room", "limit", "out_used", "found")),
+        *(("counts", U64 * CODES), ("remarks", U64 * 16), ("specials", Special * MAX_SPECIALS)),
+        *(("special_count", U64), ("tally", PTR), ("families", U64 * (2 * FAMILIES)), ("family_count", U64)),
+        *((name, U64) for name in ("packets", "frames", "skipped", "flow_number", "fragments_missing")),
+        *(("call_frame", PTR), ("call_size", U64), ("call_flow", U64), ("call_side", U64)),
+        *(("flows", PTR), ("buckets", PTR)),
+        *(
+            (name, U64)
+            for name in (
+                "bucket_mask",
+                "flow_count",
+                "flow_free",
+                "flow_used",
+                "oldest",
+                "newest",
+                "raw_flow",
+            )
+        ),
+        ("conversations", PTR),
+        *((name, U64) for name in ("conversation_count", "conversation_free", "conversation_used")),
+        *(("slabs", PTR), ("slab_stack", PTR), ("slab_count", U64), ("slab_free", U64)),
+        *(("fragments", PTR), ("fragment_slabs", PTR), ("fragment_buckets", PTR)),
+        *((f"fragment_{name}", U64) for name in ("count", "free", "used", "oldest", "newest", "bytes")),
+        *(("hold", PTR), ("spare", PTR)),
+        *((name, U64) for name in ("hold_room", "hold_used", "hold_live", "stream_held", "data_held")),
+        *((name, U64) for name in ("troubles", "before_frames", "before_troubles", "busy", "cut", "ending")),
+        ("work", Work),
+    )
+
+
+_SIZES = (Row, Face, FlowRow, ConversationRow, Fragmented, Special, State)
+
+
+def agreed() -> bool:
+    """Whether the library is there and its structures are those described here."""
+    if native.library is None:
+        return False
+    sizes = (U64 * 16)()
+    count = native.library.kw_sizes(sizes)
+    return list(sizes[:count]) == [*map(ctypes.sizeof, _SIZES), FRAGMENT_SLAB, SLAB]
+
+
+class Memory:
+    """The tables of one engine, and its `state`."""
+
+    __slots__ = ("_kept", "conversations", "flows", "offsets", "out", "owners", "state", "tally")
+
+    def __init__(self, ports: bytes, max_flows: int, max_conversations: int) -> None:
+        import secrets
+
+        self._kept: list[Any] = []
+        state = self.state = State()
+        state.max_flows, state.max_conversations = max_flows, max_conversations
+        state.seed = secrets.randbits(64)
+        state.out_room, state.limit = OUT_FULL + RESERVE, FOUND_FULL + RESERVE // 8
+        state.ports, _ = self._put(8192)
+        ctypes.memmove(state.ports, ports, 8192)
+        state.out, self.out = self._put(state.out_room)
+        state.offsets, self.offsets = self._put(8 * state.limit)
+        state.owners, self.owners = self._put(4 * state.limit)
+        state.tally, self.tally = self._put(8 * TALLY_WORDS)
+        buckets = 1 << max(max_flows.bit_length(), 4)
+        state.bucket_mask = buckets - 1
+        state.buckets, _ = self._put(4 * buckets)
+        state.flows, flows = self._put(ctypes.sizeof(FlowRow) * (max_flows + 2))
+        self.flows = (FlowRow * (max_flows + 2)).from_buffer(flows)
+        state.conversations, rows = self._put(ctypes.sizeof(ConversationRow) * (max_conversations + 4))
+        self.conversations = (ConversationRow * (max_conversations + 4)).from_buffer(rows)
+        state.slabs, _ = self._put(SLAB * SLABS)
+        state.slab_stack, stack = self._put(4 * SLABS)
+        (U32 * SLABS).from_buffer(stack)[:] = list(range(SLABS - 1, -1, -1))
+        state.slab_count = state.slab_free = SLABS
+        state.fragments, _ = self._put(ctypes.sizeof(Fragmented) * FRAGMENTED)
+        state.fragment_slabs, _ = self._put(FRAGMENT_SLAB * FRAGMENTED)
+        state.fragment_buckets, _ = self._put(4 * FRAGMENT_BUCKETS)
+        state.hold, _ = self._put(HOLD)
+        state.spare, _ = self._put(HOLD)
+        state.hold_room, state.hold_used = HOLD, 8
+
+    def _put(self, size: int) -> tuple[int, mmap.mmap]:
+        """Memory of zeros, and where it lies."""
+        made = mmap.mmap(-1, size)
+        first = U8.from_buffer(made)
+        self._kept += (made, first)
+        return ctypes.addressof(first), made

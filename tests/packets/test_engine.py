@@ -1,0 +1,316 @@
+"""The engine in C and its specification, `network.Network`, give the same for the same packets, sound or
+hostile.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+import struct
+import sys
+from array import array
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kwire import native
+from kwire.packets import engine, memory, network, open, walk
+from kwire.wire.control import Hello, Role
+from kwire.wire.frame import Flag, Type, build
+from kwire.wire.messages import Lost
+
+pytestmark = pytest.mark.skipif(native.library is None, reason="the C walkers were not built")
+LINKS = [0, 1, 101, 108, 113, 276, 147, 9]
+
+
+def a_frame(net: Any, source: random.Random, sequence: int, plain: bool = False) -> Any:
+    """What may stand in a session."""
+    flags = source.choice([0, Flag.CHECKSUM])
+    events = [net.event(source.randrange(99), comm=source.randbytes(source.randrange(9))) for _ in range(3)]
+    if not plain:
+        events += [
+            build(Type.LOST, 1, bytes(32)),
+            Lost(1, 1, 2, 3).frame(Flag.CHECKSUM),
+            build(Type.TABLE, 1, b"x", Flag.CHECKSUM),
+            b"".join(net.schema().frames()),
+            struct.pack(">BBHI", 0x11, 0, 12, 1) + bytes(4),
+            build(Type.EVENT, 1, b"12345", Flag.CHECKSUM),
+            build(Type.ACK, 1, bytes(4)),
+        ]
+        if source.random() < 0.1:
+            events.append(source.randbytes(source.randrange(1, 30)))
+    inside = b"".join(source.choice(events) for _ in range(source.randrange(4)))
+    match 99 if plain else source.randrange(20):
+        case 0:
+            return events[0]
+        case 1:
+            return build(Type.ACK, 1, bytes(4), flags)
+        case 2:
+            return build(Type.KEEPALIVE, 0, b"", flags)
+        case 3:
+            return Hello(
+                bytes([source.randrange(3)]) * 16, 1, Role.SOURCE, resume=source.random() < 0.3
+            ).frame()
+        case 4:
+            return build(Type.BYE, max(sequence + source.choice([0, 1, 5]), 0), b"\xa1freasonddone", flags)
+        case 5:
+            return source.randbytes(source.randrange(1, 40))
+        case 6:
+            return build(Type.HELLO, 0, source.choice([b"\xff", b"\xa0"]))
+        case 7:
+            return build(Type.DATA, sequence, inside, Flag.CHECKSUM)[:-1] + b"\0"
+        case _:
+            return build(Type.DATA, sequence & 0xFFFFFFFF, inside, flags)
+
+
+def sequences(source: random.Random, count: int) -> Iterator[int]:
+    """Numbers of DATA as a network delivers them."""
+    at = source.choice([0, 0, 7, (1 << 32) - 3])
+    for _ in range(count):
+        yield at + source.choice([0, 0, 0, 0, 0, 1, -1, 2, -2, 40, 600, -600, 1 << 31])
+        at += source.choice([1, 1, 1, 1, 1, 0, 2])
+
+
+def ended(net: Any, source: random.Random, payload: bytes, flow: int) -> tuple[bytes, bool]:
+    """A datagram in IP."""
+    six = bool(flow & 1)
+    ends = net.v6 if six else net.v4
+    ports = (40000 + flow // 2, 17800) if source.random() < 0.9 else (17800, 40000 + flow // 2)
+    segment = net.udp(payload, ends, ports, source.choice([None] * 8 + [0, 0x1234]))
+    if source.random() < 0.05:
+        segment = net.udp(payload, ends, (5, source.choice([53, 54])))
+    return segment, six
+
+
+def wrapped(
+    net: Any, source: random.Random, segment: bytes, six: bool, protocol: int, number: int
+) -> list[bytes]:
+    """IP packets that carry a segment: one, or fragments in any order."""
+    ends = net.v6 if six else net.v4
+    if source.random() < 0.1:
+        parts = net.ip_fragments(segment, source.choice([8, 24, 64]), number, 6 if six else 4, protocol)
+        match source.randrange(5):
+            case 0:
+                source.shuffle(parts)
+            case 1:
+                parts.append(source.choice(parts))
+            case 2:
+                parts.pop(source.randrange(len(parts)))
+            case 3:
+                parts.append(net.ip_fragments(segment + b"more", 16, number, 6 if six else 4, protocol)[-1])
+        return [bytes(part) for part in parts]
+    if six:
+        chains = [
+            [],
+            [],
+            [(60, bytes(7))],
+            [(0, bytes(7)), (43, bytes([0, 0, 0]) + bytes(4))],
+            [(51, bytes([1]) + bytes(10))],
+        ]
+        chain = source.choice(chains)
+        return [net.ipv6(segment, protocol, ends, chain)]
+    options = source.choice([b"", b"", b"\x01" * 4])
+    packet = bytearray(net.ipv4(segment, protocol, ends, options))
+    if source.random() < 0.08:
+        packet[10:12] = source.choice([b"\0\0", b"\x12\x34"])
+    return [bytes(packet)]
+
+
+def datagrams(net: Any, source: random.Random) -> Iterator[bytes]:
+    """Some flows that take turns."""
+    flows = source.choice([1, 2, 5])
+    numbers = [sequences(source, 400) for _ in range(flows)]
+    for number in range(source.randrange(1, 60)):
+        flow = source.randrange(flows)
+        frame = a_frame(net, source, next(numbers[flow]))
+        if source.random() < 0.1:
+            frame += a_frame(net, source, next(numbers[flow]))
+        segment, six = ended(net, source, frame, flow)
+        yield from wrapped(net, source, segment, six, 17, number)
+
+
+def connections(net: Any, source: random.Random) -> Iterator[bytes]:
+    """Streams in segments of all sizes, lost, repeated, reordered, overlapping."""
+    segments: list[tuple[float, bytes, bool]] = []
+    for flow in range(source.choice([1, 1, 3])):
+        six, base = source.random() < 0.3, source.choice([0, 1000, (1 << 32) - 300])
+        ends, ports = (net.v6 if six else net.v4), (40000 + flow, 17800)
+        frames = [net.data(0, *net.schema().frames())]
+        frames += [
+            a_frame(net, source, number + 1, source.random() < 0.9) for number in range(source.randrange(40))
+        ]
+        if source.random() < 0.2:
+            frames = [net.event(number) for number in range(30)]
+        if source.random() < 0.1:
+            frames.insert(0, b"\x16\x03\x01\x02\x00\x01\x00" + bytes(90))
+        stream, at, clock = b"".join(frames), 0, flow * 0.3
+        if source.random() < 0.8:
+            segments.append((clock, net.tcp(b"", base - 1, 2, ends, ports), six))
+        while at < len(stream):
+            size = source.choice([1, 7, 50, 100, 300, 1400])
+            flags = source.choice([0x18] * 30 + [0x11, 0x14, 0x02])
+            clock += 1
+            late = source.choice([0] * 9 + [2.5, 5.5])
+            if source.random() < 0.93:
+                part = stream[at : at + size]
+                segments.append((clock + late, net.tcp(part, base + at, flags, ends, ports), six))
+            if source.random() < 0.07:
+                start = max(at - source.randrange(200), 0)
+                again = bytearray(stream[start : start + source.randrange(1, 300)])
+                if source.random() < 0.2:
+                    again[source.randrange(len(again))] ^= 1
+                segments.append((clock + late, net.tcp(bytes(again), base + start, 0x18, ends, ports), six))
+            at += size
+        segments.append((clock + 1, net.tcp(b"", base + len(stream), 0x11, ends, ports), six))
+    segments.sort(key=lambda one: one[0])
+    for number, (_, segment, six) in enumerate(segments):
+        yield from wrapped(net, source, segment, six, 6, number)
+
+
+def others(net: Any, source: random.Random) -> Iterator[bytes]:
+    for _ in range(source.randrange(4)):
+        yield source.choice(
+            [
+                net.ipv4(bytes(30), source.choice([1, 47, 6, 17])),
+                net.ipv6(bytes(30), source.choice([58, 59, 17])),
+                net.ipv4(net.udp(b"\x10\0\0\x08\0\0\0\0", ports=(5, 6))),
+                net.ipv4(net.tcp(b"GET / HTTP/1.1\r\n" * 9, 1, ports=(5, 80)), 6),
+                source.randbytes(source.randrange(1, 60)),
+            ]
+        )
+
+
+def capture(net: Any, source: random.Random) -> bytes:
+    """A file of any kind."""
+    kinds = [datagrams, connections, others]
+    packets = [
+        packet for kind in source.sample(kinds, source.randrange(1, 4)) for packet in kind(net, source)
+    ]
+    if source.random() < 0.5:
+        source.shuffle(packets)
+    link = source.choice(LINKS)
+    if link == 147:
+        packets = [a_frame(net, source, number) for number in range(30)]
+    made: list[Any] = []
+    for packet in packets:
+        whole = packet if link == 147 else net.link(link, packet)
+        if link == 1 and source.random() < 0.1:
+            tags = [(0x8100, n) for n in range(source.choice([1, 3, 9]))]
+            whole = net.ethernet(packet, tags, source.choice([None, None, 0x0806, 0x22]))
+        if source.random() < 0.04:
+            damaged = bytearray(whole)
+            damaged[source.randrange(len(damaged))] = source.choice([0, 0xFF, source.randrange(256)])
+            whole = bytes(damaged)
+        kept = whole[: source.randrange(len(whole) + 1)] if source.random() < 0.04 else whole
+        made.append((kept, len(whole)) if source.random() < 0.97 else (kept, source.randrange(90)))
+    order = source.choice("<>")
+    step = source.choice([1_000_000, 900_000_000])
+    if source.random() < 0.6:
+        return bytes(net.pcap(made, link, order, step=step))
+    return bytes(net.pcapng([kept for kept, _ in made], link, order))
+
+
+def outcome(data: bytes, **options: Any) -> dict[str, Any]:
+    """All that a reading tells, sessions by their name."""
+    events: dict[int, list[bytes]] = {}
+    with open.open_capture(io.BytesIO(data), **options) as capture:
+        for frames in capture:
+            mine = events.setdefault(id(capture.section), [])
+            schemas = sorted(schema.probe for schema in capture.schemas.values())
+            mine += [
+                bytes(frames.frame_bytes(index)) + repr(schemas).encode() for index in range(len(frames))
+            ]
+    net = capture.network
+    return {
+        "events": sorted((one.name, events.get(id(one.section), [])) for one in net.conversations),
+        "sessions": sorted(
+            f"{one.name} missing {one.missing} again {one.again} late {one.late} bye {one.bye} "
+            f"next {one.next} frames {one.frames} token {one.token.hex()}"
+            for one in net.conversations
+        ),
+        "found": {name: first.count for name, first in net.found.items()},
+        "remarks": +net.remarks,
+        "others": +net.others,
+        "counts": (net.packets, net.frames, net.skipped, net.flows, capture.packets, capture.skipped),
+        "schemas": sorted(sorted(section.schemas) for section in capture.sections),
+        "problem": capture.problem,
+    }
+
+
+def both(data: bytes, monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[Any, Any]:
+    """What the engine gives, and its specification."""
+    mine = outcome(data, **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(native, "library", None)
+        return mine, outcome(data, **options)
+
+
+@given(seed=st.integers(0, 1 << 40), any_port=st.booleans())
+@settings(max_examples=400, deadline=None)
+def test_the_same_comes_out(net: Any, seed: int, any_port: bool) -> None:
+    data = capture(net, random.Random(seed))
+    with pytest.MonkeyPatch.context() as patch:
+        mine, theirs = both(data, patch, any_port=any_port)
+    assert mine == theirs
+
+
+def test_structures_are_those_of_the_library() -> None:
+    assert memory.agreed()
+
+
+@given(seed=st.integers(0, 1 << 40))
+@settings(max_examples=300, deadline=None)
+def test_records_agree(net: Any, seed: int) -> None:
+    source = random.Random(seed)
+    order, simple = source.choice("<>"), source.random() < 0.5
+    packets = [source.randbytes(source.randrange(40)) for _ in range(source.randrange(9))]
+    made = source.choice([net.pcap, net.pcapng])
+    data = bytearray(made(packets, order=order))
+    if made is net.pcapng and simple:
+        for kind, body in (
+            (3, struct.pack(order + "I", 20) + bytes(20)),
+            (5, struct.pack(order + "I", 0) + bytes(8)),
+        ):
+            size = struct.pack(order + "I", len(body) + 12)
+            data += struct.pack(order + "I", kind) + size + body + size
+    for _ in range(source.choice([0, 0, 1, 3])):
+        at = source.randrange(len(data))
+        data[at : at + 1] = source.choice([b"\0", b"\xff", b"\0\0\0\0"])
+    start = 24 if made is net.pcap else source.choice([28 + 32, 28 + 32, 28])
+    swap, limit = (order == "<") != (sys.byteorder == "little"), source.choice([0, 3, 99])
+    end = source.choice([len(data), len(data), len(data) - 3, 1 << 63])
+    face = [
+        source.choice([1, 147]),
+        source.choice([0, 1, 1000, 10**6, 10**9, 1 << 40]),
+        source.randrange(3),
+        0,
+    ]
+    results = []
+    for which in ("", "_twin"):
+        rows, known = array("Q", bytes(32 * limit)), array("Q", face)
+        if made is net.pcap:
+            step = getattr(walk, "pcap_rows" + which)
+            done = step(bytes(data), start, end, swap, known, rows, limit)
+        else:
+            step = getattr(walk, "pcapng_rows" + which)
+            done = step(bytes(data), start, end, swap, known, 30, rows, limit)
+        results.append((done, rows, known))
+    assert results[0] == results[1]
+
+
+def test_limits_are_the_same(net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few flows and few sessions: what is let go of, and what is said of it."""
+    for room in (network, engine):
+        monkeypatch.setattr(room, "MAX_FLOWS", 20)
+        monkeypatch.setattr(room, "MAX_CONVERSATIONS", 30)
+    made = []
+    for port in range(1, 60):
+        frames = [net.data(0, *net.schema().frames()), net.data(1, net.event(port))]
+        frames += [build(Type.BYE, 2, b"\xa1freasonddone")] * (port % 3 == 0)
+        made += [net.ethernet(net.ipv4(net.udp(frame, ports=(port, 17800)))) for frame in frames]
+    mine, theirs = both(net.pcap(made), monkeypatch)
+    assert mine["found"] == theirs["found"]
+    assert mine["counts"] == theirs["counts"]
