@@ -22,7 +22,7 @@ from kwire.lang.kerneltypes import KernelTypes
 HERE = Path(__file__).parent
 
 
-def _btf_writer() -> ModuleType:
+def _writer() -> ModuleType:
     """The writer of BTF blobs lives with the tests of the room btf."""
     spec = importlib.util.spec_from_file_location("btf_writer", HERE.parent / "btf" / "conftest.py")
     assert spec is not None
@@ -33,6 +33,12 @@ def _btf_writer() -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="session")
+def btf_writer() -> ModuleType:
+    """The module that writes BTF."""
+    return _writer()
+
+
 def toy_btf() -> bytes:
     """The toy kernel's types: written once to learn the id of `struct sock`, then again to point to it."""
     return _toy(_toy(0)[1])[0]
@@ -40,7 +46,7 @@ def toy_btf() -> bytes:
 
 def _toy(sock_id: int) -> tuple[bytes, int]:
     """Offsets are in bits, as in BTF."""
-    w = _btf_writer()
+    w = _writer()
     b = w.Builder()
     int_ = b.integer("int", 4, True)
     char = b.integer("char", 1)

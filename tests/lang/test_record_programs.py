@@ -9,7 +9,7 @@ import pytest
 from kwire.btf.errors import BtfLookupError
 from kwire.lang import record, show, sites, spec
 from kwire.lang.check import filtered
-from kwire.lang.context import Argument, CtxField, DataLoc, Result, Site
+from kwire.lang.context import Argument, CtxField, DataLoc, Result, Site, Slots
 from kwire.lang.errors import LanguageError, UnknownNameError
 from kwire.lang.kerneltypes import KernelTypes
 from kwire.lang.python import parse_expression
@@ -19,12 +19,12 @@ from kwire.lang.types import describe
 SITES = [
     ("kprobe:connect", ["sk: struct sock * arg0", "name: char * arg1", "flags: s32 arg2"], None),
     ("kprobe:read", ["file: struct file * arg0", "buf: char * arg1", "count: u64 arg2"], None),
-    ("kretprobe:read", [], "s64 of 3"),
+    ("kretprobe:read", [], "s64 of 0"),
     ("fexit:connect", ["sk: struct sock * arg0", "name: char * arg1", "flags: s32 arg2"], "s32 of 3"),
     ("fentry:nothing", [], None),
-    ("kretprobe:nothing", [], "void of 0"),
-    ("fentry:by_value", ["a: s32 arg0"], None),
-    ("kprobe:many", [f"p{n}: u64 arg{n}" for n in range(6)], None),
+    ("kretprobe:nothing", [], None),
+    ("fentry:by_value", ["a: s32 arg0", "whole: struct common 5 from arg1", "b: s32 arg6"], None),
+    ("kprobe:many", [f"p{n}: u64 arg{n}" for n in range(8)], None),
     ("fentry:many", [f"p{n}: u64 arg{n}" for n in range(8)], None),
     ("rawtracepoint:switch", ["preempt: bool arg0", "prev: struct sock * arg1"], None),
     (
@@ -63,6 +63,8 @@ def test_a_site_offers(
         match param.access:
             case Argument(number=number):
                 access = f"arg{number}"
+            case Slots(first=first, size=size):
+                access = f"{size // 8} from arg{first}"
             case CtxField(offset=offset, size=size):
                 access = f"{offset}/{size}"
             case DataLoc(offset=offset, relative=relative):
@@ -74,7 +76,7 @@ def test_a_site_offers(
     returned = None
     if found.retval is not None:
         assert isinstance(found.retval.access, Result)
-        returned = f"{describe(found.retval.type)} of {found.retval.access.arguments}"
+        returned = f"{describe(found.retval.type)} of {found.retval.access.slots}"
     assert returned == retval
 
 

@@ -51,7 +51,7 @@ WRONG = [
     ),
     ("tracepoint:toy:all", "emit(arg0)", "3: a tracepoint has no arg0; use args.name", "arg0"),
     ("kretprobe:nothing", "emit(retval)", "3: nothing returns nothing", "retval"),
-    ("fentry:read", "emit(arg3)", "3: read has 3 arguments", "arg3"),
+    ("fentry:read", "emit(arg3)", "3: the arguments of read are arg0 to arg2", "arg3"),
     (
         "kprobe:connect",
         "def f(sk, name, flags, more): emit(pid)",
@@ -96,15 +96,15 @@ WRONG = [
     ),
     (
         "fentry:by_value",
-        "def f(a, whole): emit(a)",
-        "2: by_value has no parameter 2 that can be read; its parameters are a",
-        "whole",
+        "def f(a, whole, b, d): emit(a)",
+        "2: by_value has no parameter 4 that can be read; its parameters are a, whole, b",
+        "d",
     ),
     (
         "kprobe:many",
-        "def f(a,b,c,d,e,f,g): emit(g)",
-        "2: many has no parameter 7 that can be read; its parameters are p0, p1, p2, p3, p4, p5",
-        "g",
+        "def f(a,b,c,d,e,f,g,h,i): emit(g)",
+        "2: many has no parameter 9 that can be read; its parameters are p0, p1, p2, p3, p4, p5, p6, p7",
+        "i",
     ),
     (
         "kprobe:unknown",

@@ -47,6 +47,35 @@ def test_a_structure_is_read_through_a_pointer() -> None:
     assert list(event.fields) == ["pid", "comm", "daddr", "dport"]
 
 
+@pytest.mark.parametrize("kind", [kwire.kprobe, kwire.fentry, kwire.fexit])
+def test_a_structure_by_value_takes_its_slots(kind) -> None:
+    @kind("do_tcp_setsockopt")
+    def setting(sk, level, optname, optval, optlen):
+        emit(level, optname, optlen, address=u64(optval.user), inside=optval.is_kernel, third=arg3)
+
+    given = {"sk": 1, "level": 6, "optname": 4, "optlen": 77}
+    given["optval"] = (0x1234).to_bytes(8, "little") + b"\1".ljust(8, b"\0")
+    [event] = kwire.simulate(setting, given)
+    fields = event.fields
+    assert (fields["level"], fields["optname"], fields["optlen"]) == (6, 4, 77)
+    assert (fields["address"], fields["inside"], fields["third"]) == (0x1234, 1, 0x1234)
+
+
+def test_what_is_returned_comes_after_all_slots() -> None:
+    @kwire.fexit("do_tcp_setsockopt")
+    def set(optlen):
+        emit(retval)
+
+    @kwire.fexit("do_tcp_setsockopt")
+    def done(sk, level, optname, optval, optlen):
+        emit(optlen, retval)
+
+    with pytest.raises(KwireError, match="optlen is parameter 5"):
+        kwire.simulate(set, {}, retval=0)
+    [event] = kwire.simulate(done, {"optlen": 5}, retval=-22)
+    assert (event.fields["optlen"], event.fields["retval"]) == (5, -22)
+
+
 def test_memory_that_is_not_there_reads_as_zero() -> None:
     [event] = kwire.simulate(connect, {"sk": 0xFFFF888000000000})
     assert (event.daddr, event.dport) == ("0.0.0.0", 0)

@@ -17,10 +17,11 @@ class Arch(NamedTuple):
 
     `args`: of the argument registers of a function, in order; `stack_args`: of the first argument that is
     passed on the stack, from the stack pointer at the function's entry; `syscall_args`: of the arguments of a
-    system call; `ret`: of the return value; `ip`, `sp`, `fp`: instruction, stack and frame pointer; `link`:
-    of the register that holds the return address at a function's entry, None where that is on the top of the
-    stack; `size`: bytes of the context that may be read; `registers`: all by name; `syscall_prefix`: what the
-    functions of system calls are called, before the call's name; `machine`: what uname says.
+    system call; `ret`, `ret_high`: of the return value, and of the high half of one of 16 bytes; `ip`, `sp`,
+    `fp`: instruction, stack and frame pointer; `link`: of the register that holds the return address at a
+    function's entry, None where that is on the top of the stack; `size`: bytes of the context that may be
+    read; `registers`: all by name; `syscall_prefix`: what the functions of system calls are called, before
+    the call's name; `machine`: what uname says.
     """
 
     machine: str
@@ -28,6 +29,7 @@ class Arch(NamedTuple):
     stack_args: int
     syscall_args: tuple[int, ...]
     ret: int
+    ret_high: int
     ip: int
     sp: int
     fp: int
@@ -42,18 +44,19 @@ def _arch(
     names: str,
     args: str,
     syscall_args: str,
-    special: tuple[str, str, str, str, str | None],
+    special: tuple[str, str, str, str, str, str | None],
     stack_args: int,
     syscall_prefix: str,
 ) -> Arch:
     at = {name: 8 * index for index, name in enumerate(names.split())}
-    ret, ip, sp, fp, link = special
+    ret, ret_high, ip, sp, fp, link = special
     return Arch(
         machine,
         tuple(at[name] for name in args.split()),
         stack_args,
         tuple(at[name] for name in syscall_args.split()),
         at[ret],
+        at[ret_high],
         at[ip],
         at[sp],
         at[fp],
@@ -70,7 +73,7 @@ ARCHES: Final = {
         "r15 r14 r13 r12 bp bx r11 r10 r9 r8 ax cx dx si di orig_ax ip cs flags sp ss",
         args="di si dx cx r8 r9",
         syscall_args="di si dx r10 r8 r9",
-        special=("ax", "ip", "sp", "bp", None),
+        special=("ax", "dx", "ip", "sp", "bp", None),
         stack_args=8,
         syscall_prefix="__x64_sys_",
     ),
@@ -79,7 +82,7 @@ ARCHES: Final = {
         " ".join(f"x{n}" for n in range(31)) + " sp pc pstate",
         args="x0 x1 x2 x3 x4 x5 x6 x7",
         syscall_args="x0 x1 x2 x3 x4 x5",
-        special=("x0", "pc", "sp", "x29", "x30"),
+        special=("x0", "x1", "pc", "sp", "x29", "x30"),
         stack_args=0,
         syscall_prefix="__arm64_sys_",
     ),

@@ -44,6 +44,7 @@ class Btf:
         "_indexes",
         "_last",
         "_pointer_size",
+        "_repeated",
         "_sizes",
         "_table",
         "base",
@@ -74,6 +75,7 @@ class Btf:
         self.first_id = 1 if base is None else base.end_id
         self._cache: dict[int, t.BtfType] = {}
         self._indexes: dict[int, dict[str, int]] = {}
+        self._repeated: dict[int, set[str]] = {}
         self._finds: dict[int, int] = {}
         self._pointer_size = 0
         self._last: tuple[bytes, tuple[int, ...]] = (b"", ())
@@ -245,6 +247,22 @@ class Btf:
         base = self.base.find_all(name, kind) if self.base is not None else []
         return base + sorted(id for id in self._named(name) if kind is None or self.kind(id) == kind)
 
+    def all_named(self, name: str, kind: int) -> list[int]:
+        """Our own types with this name and kind, not the base's; from the index where there is one."""
+        index = self._indexes.get(kind)
+        if index is not None and name not in self._repeated[kind]:
+            return [index[name]] if name in index else []
+        return sorted(id for id in self._named(name) if self.kind(id) == kind)
+
+    @property
+    def consistent(self) -> bool:
+        """Whether functions of one name have one prototype, or else none is told.
+
+        Tags of functions are written (by pahole 1.26 and newer) together with that promise.
+        """
+        btf = self if self.base is None else self.base
+        return next(btf.ids(t.Kind.DECL_TAG), 0) != 0
+
     def ids(self, kind: int) -> Iterator[int]:
         """The ids of our own types of one kind, in order (not the base's)."""
         for id in range(self.first_id, self.end_id):
@@ -258,11 +276,13 @@ class Btf:
         """
         index = self._indexes.get(kind)
         if index is None:
-            index = {}
+            index, repeated = {}, set()
             for id in self.ids(kind):
-                index.setdefault(self.name(self._name_offset(id - self.first_id)), id)
+                name = self.name(self._name_offset(id - self.first_id))
+                if index.setdefault(name, id) != id:
+                    repeated.add(name)
             index.pop("", None)
-            self._indexes[kind] = index
+            self._indexes[kind], self._repeated[kind] = index, repeated
         return index
 
     def func(self, name: str) -> t.FuncProto:

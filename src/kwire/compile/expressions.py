@@ -45,6 +45,9 @@ BREAKPOINT = {"x86_64": -1}
 COMM_MOST = 15
 """Bytes of a thread's name, its NUL apart."""
 
+SLOTTED = frozenset({"kprobe", "kretprobe", "fentry", "fexit"})
+"""Kinds whose context offsets stand for slots of arguments (`lang.context.Slots`)."""
+
 WITH_CONTEXT = frozenset({"get_func_ip", "get_attach_cookie"})
 
 
@@ -156,7 +159,7 @@ class Expressions(Builder):
                 return self.load(context, arch.args[access.number], 8, pure=True)
             stack = self.load(context, arch.sp, 8, pure=True)
             return self.hop(stack, arch.stack_args + 8 * (access.number - len(arch.args)), 8, types.KERNEL)
-        number = access.arguments if isinstance(access, Result) else access.number
+        number = access.slots if isinstance(access, Result) else access.number
         if kind in ("fentry", "fexit") and self._typed_pointer(access):
             return self._function_argument(number, isinstance(access, Result))
         return self.load(context, 8 * number, 8, pure=True)
@@ -186,6 +189,9 @@ class Expressions(Builder):
 
     def context_address(self, e: checked.Context) -> Operand:
         """The context's address."""
+        if self.site.kind in SLOTTED:
+            cause = "an argument that is passed by value has no address"
+            raise CompileError(self.name, cause, "name the members, and elements by constant indexes")
         return self.function.context
 
     def data_location(self, e: checked.DataLocAddress) -> Operand:
@@ -196,8 +202,24 @@ class Expressions(Builder):
         return self.binary("add", address, e.offset + 4 if e.relative else 0)
 
     def context_int(self, offset: int, size: int) -> Value:
-        """An unsigned integer of the context, by aligned loads."""
+        """An unsigned integer of the context, by aligned loads; of a function's, from its slots."""
+        if self.site.kind in SLOTTED:
+            return self.gather(offset, size, self._of_slot)
         return self.gather(offset, size, lambda at, n: self.load(self.function.context, at, n, pure=True))
+
+    def _of_slot(self, offset: int, size: int) -> Value:
+        """An unsigned integer of 1 to 8 bytes within one slot, which is loaded as a whole."""
+        slot, within = divmod(offset, 8)
+        arch = self.options.arch
+        if self.site.kind == "kretprobe":
+            whole: Operand = self.load(self.function.context, (arch.ret, arch.ret_high)[slot], 8, pure=True)
+        elif self.site.kind == "kprobe":
+            whole = self.argument(Argument(slot))
+        else:
+            whole = self.load(self.function.context, 8 * slot, 8, pure=True)
+        if within:
+            whole = self.emit("rsh", [whole, 8 * within], None, 64 - 8 * within)
+        return self.emit("zext", [whole], 8 * size, 8 * size)
 
     def gather(self, offset: int, size: int, read: Reader) -> Value:
         """A little-endian integer of 1 to 8 bytes, put together from naturally aligned pieces."""

@@ -19,7 +19,8 @@ class CtxField(NamedTuple):
 
 
 class Argument(NamedTuple):
-    """Argument number `number`, from 0: in a register (kprobe) or at 8 * number of the context (the others).
+    """The argument in slot `number`, from 0. Slots are eight bytes each (see `abi`): of a kprobe the argument
+    registers and then the stack; of the others at 8 * number of the context.
 
     For a raw tracepoint the leading `void *__data` of its prototype is not counted.
     """
@@ -27,10 +28,19 @@ class Argument(NamedTuple):
     number: int
 
 
-class Result(NamedTuple):
-    """What the function returned (kretprobe: the return register; fexit: 8 * `arguments` of the context)."""
+class Slots(NamedTuple):
+    """`size` bytes in slots from `first` on: an argument wider than a register, or a structure. At the return
+    of a function (kretprobe): in the registers that hold the result. Size 0: no probe can read it.
+    """
 
-    arguments: int  # how many arguments the function has
+    first: int
+    size: int
+
+
+class Result(NamedTuple):
+    """What the function returned (kretprobe: the return register; fexit: 8 * `slots` of the context)."""
+
+    slots: int  # how many slots its arguments take
 
 
 class DataLoc(NamedTuple):
@@ -55,7 +65,7 @@ class TaskMember(NamedTuple):
     offset: int
 
 
-Access: TypeAlias = CtxField | Argument | Result | DataLoc
+Access: TypeAlias = CtxField | Argument | Slots | Result | DataLoc
 
 
 class Param(NamedTuple):
@@ -75,3 +85,4 @@ class Site(NamedTuple):
     retval: Param | None = None
     module: str = ""  # the module that holds the function, empty for the kernel itself
     typed: bool = True  # False when no prototype was found: arg0… are there, untyped
+    slots: int = 0  # how many slots the arguments take, where they are typed and in the context

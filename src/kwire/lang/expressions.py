@@ -11,7 +11,7 @@ from kwire.btf.errors import BtfLookupError
 from kwire.lang import builtins, tree, values
 from kwire.lang import checked as c
 from kwire.lang import types as t
-from kwire.lang.context import Argument, CtxField, DataLoc, Param, Result, Site
+from kwire.lang.context import Argument, CtxField, DataLoc, Param, Result, Site, Slots
 from kwire.lang.errors import NameTextError, TextError, did_you_mean
 from kwire.lang.kerneltypes import Found
 from kwire.lang.tree import Span
@@ -155,8 +155,8 @@ class Expressions:
         if kind not in builtins.ARGUMENTS:
             cure = "use args.name" if kind in ("tracepoint", "fexit") else "probe the entry, or use fexit"
             raise NameTextError(span, f"a {kind} has no {name}", cure)
-        if self.site.typed and kind != "kprobe" and number >= len(self.site.params):
-            raise TextError(span, f"{self.site.target} has {len(self.site.params)} arguments")
+        if self.site.typed and kind != "kprobe" and number >= self.site.slots:
+            raise TextError(span, f"the arguments of {self.site.target} are arg0 to arg{self.site.slots - 1}")
         return c.Param(name, Argument(number), t.U64, span)
 
     def _param_named(self, name: str) -> Param | None:
@@ -170,16 +170,19 @@ class Expressions:
             element = own.element if isinstance(own, t.Array) else t.CHAR
             base: c.Expr = c.DataLocAddress(access.offset, access.relative, t.Pointer(element), span)
             return c.ReadBlock(c.Place(base, 0, (), t.KERNEL, span), 0, t.Array(element, 0), span)
+        if isinstance(access, Slots) and not access.size:
+            raise TextError(span, f"{param.name} is passed where no probe can read it", "leave it out")
         if isinstance(own, t.Array | t.Struct):
             if type_ is not None and isinstance(own, t.Struct):
                 message = f"a parameter is no whole {t.describe(own)}"
                 raise TextError(span, message, f'add a star: "{t.describe(own)} *"')
-            if not isinstance(access, CtxField):
+            if not isinstance(access, CtxField | Slots):
                 what = "returned" if isinstance(access, Result) else "passed"
                 raise TextError(span, f"{param.name} is {what} as a whole {t.describe(own)}", "use arg0, …")
             base = c.Context(t.Pointer(t.VOID), span)
-            return c.ReadBlock(c.Place(base, access.offset, (), t.KERNEL, span), access.size, own, span)
-        if not isinstance(own, t.SCALARS) or t.size_of(own) > 8:
+            offset = access.offset if isinstance(access, CtxField) else 8 * access.first
+            return c.ReadBlock(c.Place(base, offset, (), t.KERNEL, span), access.size, own, span)
+        if not isinstance(own, t.SCALARS) or t.size_of(own) > 8 or isinstance(access, Slots):
             raise TextError(span, f"{param.name} is {t.article(own)}, of no use here", "use arg0, …")
         if isinstance(access, CtxField) and t.size_of(own) != access.size:
             # Its type has another width than the field: read the field as it is, then convert.

@@ -5,14 +5,17 @@ known by its module and id, those of the kernel proper by "vmlinux" whoever refe
 compiler has no use for (a function, a float) becomes `Void` or bytes, never an error.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 from kwire.btf import types as b
 from kwire.btf.blob import Btf
 from kwire.btf.errors import BtfLookupError
 from kwire.btf.members import every_member
+from kwire.btf.store import Found as FoundType
 from kwire.btf.store import Function
 from kwire.lang import types as t
+from kwire.lang.abi import Passing, passing
 from kwire.lang.shown import TYPEDEFS, displayed
 from kwire.lang.types import Type
 
@@ -28,6 +31,9 @@ class KernelBtf(Protocol):
     def func(self, name: str, module: str | None = None) -> Function:
         """A function by name, in one module ("" is the kernel proper) or anywhere."""
 
+    def find(self, name: str, kinds: Iterable[int], module: str | None = None) -> FoundType | None:
+        """The first type of this name and one of these kinds, in one module or anywhere."""
+
 
 class Found(NamedTuple):
     """A member: its type and place; `bit_size` is 0 unless it is a bit-field."""
@@ -38,11 +44,15 @@ class Found(NamedTuple):
 
 
 class Signature(NamedTuple):
-    """A function's prototype: the module that holds it ("" the kernel), (name, type) parameters, result."""
+    """A function's prototype: the module that holds it ("" the kernel), (name, type) parameters, result; how
+    the parameters and the result are passed.
+    """
 
     module: str
     params: tuple[tuple[str, Type], ...]
     result: Type
+    passing: tuple[Passing, ...]
+    returned: Passing
 
 
 class KernelTypes:
@@ -98,22 +108,43 @@ class KernelTypes:
         btf = self._kernel.module(struct.module)
         return [member.name for member, _ in every_member(btf, struct.id)]
 
-    def function(self, name: str, module: str | None = None) -> Signature:
-        """A function's prototype. Raises `BtfLookupError` with the nearest names."""
-        return self._signature(self._kernel.func(name, module))
+    def function(self, name: str, module: str | None = None, copies: int = 1) -> Signature:
+        """A function's prototype, where `copies` functions have its name.
+
+        Raises `BtfLookupError`, with the nearest names, or where BTF does not tell whose prototype it has.
+        """
+        found = self._kernel.func(name, module)
+        signature = self._signature(found)
+        ids = found.btf.all_named(name, b.Kind.FUNC)
+        others = [self._signature(found._replace(proto=found.btf.proto(id))) for id in ids]
+        if any(_types(other) != _types(signature) for other in others):
+            cause = f"the kernel's types have {len(ids)} prototypes of {name}, and do not say which is right"
+            raise BtfLookupError(found.btf.subject, name, cause)
+        if copies > 1 and not found.btf.consistent:
+            cause = (
+                f"{copies} functions are called {name}, and the kernel's types do not say which they describe"
+            )
+            raise BtfLookupError(found.btf.subject, name, cause)
+        return signature
 
     def raw_tracepoint(self, name: str) -> Signature | None:
-        """The arguments of a tracepoint, from `btf_trace_NAME`, without the leading `void *__data`."""
-        btf = self._kernel.module("")
-        id = btf.find(f"btf_trace_{name}", b.Kind.TYPEDEF)
-        if not id:
+        """The arguments of a tracepoint, from `btf_trace_NAME` of the kernel or of the module that has it,
+        without the leading `void *__data`.
+        """
+        try:
+            found = self._kernel.find(f"btf_trace_{name}", (b.Kind.TYPEDEF,))
+        except BtfLookupError:
             return None
+        if found is None:
+            return None
+        module, btf, id = found
         try:
             proto = btf.proto(id)
         except BtfLookupError:
             return None
-        signature = self._signature(Function(name, "", proto, btf))
-        return signature._replace(params=self._tracepoint_names(btf, name, signature.params[1:]))
+        signature = self._signature(Function(name, module, proto, btf))
+        named = self._tracepoint_names(btf, name, signature.params[1:])
+        return signature._replace(params=named, passing=signature.passing[1:])
 
     def enumerator(self, name: str) -> tuple[int, Type] | None:
         """The value and the type of a constant of one of the kernel's enumerations, or None.
@@ -150,8 +181,10 @@ class KernelTypes:
         def convert(id: int) -> Type:
             return self._convert(function.btf, function.module, id, 0)
 
-        params = tuple((one.name, convert(one.type)) for one in function.proto.params)
-        return Signature(function.module, params, convert(function.proto.ret))
+        btf, proto = function.btf, function.proto
+        params = tuple((one.name, convert(one.type)) for one in proto.params)
+        passed = tuple(passing(btf, one.type) for one in proto.params)
+        return Signature(function.module, params, convert(proto.ret), passed, passing(btf, proto.ret))
 
     def _convert(self, btf: Btf, module: str, id: int, depth: int) -> Type:
         named, id = id, btf.resolve(id)
@@ -201,6 +234,11 @@ def _display(btf: Btf, id: int) -> str:
             break
         id = found.type
     return ""
+
+
+def _types(signature: Signature) -> tuple[object, ...]:
+    """The types of a prototype, without the names of its parameters."""
+    return signature.result, signature.passing, *(type_ for _, type_ in signature.params)
 
 
 def _space(btf: Btf, id: int) -> str:

@@ -4,18 +4,16 @@ Laws: an attach point whose types are not known still gives a site, with plain n
 the kernel can attach without them; a field's width is what its format says, whatever its C type says.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from kwire.btf.errors import BtfLookupError
 from kwire.lang import types as t
-from kwire.lang.context import Argument, CtxField, DataLoc, Param, Result, Site
+from kwire.lang.abi import CONVENTIONS, FLOAT, Convention, Place, context_places, in_memory, places
+from kwire.lang.context import Argument, CtxField, DataLoc, Param, Result, Site, Slots
 from kwire.lang.kerneltypes import KernelTypes, Signature
 from kwire.lang.shown import shown
 from kwire.lang.types import Type
-
-REGISTERS = 6
-"""Arguments in registers on x86-64, the fewest of the supported machines."""
 
 
 class Field(Protocol):
@@ -64,29 +62,34 @@ def function(
     types: KernelTypes,
     module: str | None = None,
     offset: int = 0,
-    registers: int = REGISTERS,
+    machine: str = "x86_64",
+    copies: int = 1,
 ) -> Site:
     """The site of a kprobe, kretprobe, fentry or fexit.
 
-    `module`: "" for the kernel proper, None for wherever the function is. Raises `BtfLookupError` when fentry
-    or fexit find no prototype; kprobes then take untyped arguments.
+    `module`: "" for the kernel proper, None for wherever the function is; `machine`: whose calls it is about;
+    `copies`: how many functions have this name there. Raises `BtfLookupError` when fentry or fexit find no
+    prototype; kprobes then take untyped arguments.
     """
     target = f"{module}:{name}" if module else name
     if offset:
         return Site(kind, f"{target}+{offset}", (), None, module or "", False)
     try:
-        found = types.function(name, module)
+        found = types.function(name, module, copies)
     except BtfLookupError:
         if kind in ("fentry", "fexit"):
             raise
         returned = Param("retval", t.U64, Result(0))
         return Site(kind, target, (), returned if kind == "kretprobe" else None, module or "", False)
-    most = registers if kind == "kprobe" else len(found.params)
-    params = () if kind == "kretprobe" else _arguments(found, most)
-    retval = None
-    if kind in ("kretprobe", "fexit"):
-        retval = Param("retval", found.result, Result(len(found.params)))
-    return shown(Site(kind, target, params, retval, found.module))
+    convention = CONVENTIONS[machine]
+    if kind == "kprobe":
+        params = _arguments(found, places(convention, found.passing, found.returned))
+        return shown(Site(kind, target, params, None, found.module))
+    if kind == "kretprobe":
+        return shown(Site(kind, target, (), _returned(found, convention), found.module))
+    given, slots = context_places(found.passing)
+    retval = Param("retval", found.result, Result(slots)) if kind == "fexit" else None
+    return shown(Site(kind, target, _arguments(found, given), retval, found.module, True, slots))
 
 
 def raw_tracepoint(name: str, types: KernelTypes) -> Site:
@@ -94,16 +97,45 @@ def raw_tracepoint(name: str, types: KernelTypes) -> Site:
     found = types.raw_tracepoint(name)
     if found is None:
         return Site("rawtracepoint", name, (), None, "", False)
-    return Site("rawtracepoint", name, _arguments(found, len(found.params)))
+    # The kernel casts every argument to one number of 64 bits.
+    given = [Place(number, 1) for number in range(len(found.params))]
+    return Site("rawtracepoint", name, _arguments(found, given), None, found.module, True, len(given))
 
 
-def _arguments(found: Signature, most: int) -> tuple[Param, ...]:
+def _arguments(found: Signature, given: Sequence[Place]) -> tuple[Param, ...]:
+    """The parameters, those that cannot be read (in floating-point registers, of no size) in no slots."""
     params = []
-    for number, (name, type_) in enumerate(found.params[:most]):
-        if not t.is_scalar(type_) or t.size_of(type_) > 8:
-            break  # a structure by value may take two places: what follows cannot be told
-        params.append(Param(name or f"arg{number}", type_, Argument(number)))
+    variadic = bool(found.params) and t.same(found.params[-1][1], t.VOID)
+    for number, (name, type_) in enumerate(found.params[:-1] if variadic else found.params):
+        place = given[number]
+        access: Argument | Slots = Argument(place.first)
+        if not place.slots:
+            access = Slots(0, 0)
+        elif place.reference:
+            type_ = t.Pointer(type_)
+        elif not t.is_scalar(type_) or t.size_of(type_) > 8:
+            access = Slots(place.first, t.size_of(type_))
+            type_ = _wide(type_)
+        params.append(Param(name or f"arg{number}", type_, access))
     return tuple(params)
+
+
+def _returned(found: Signature, convention: Convention) -> Param | None:
+    """What the return registers hold."""
+    type_, returned = found.result, found.returned
+    if in_memory(convention, returned):
+        # It went where the caller said, and on some machines the register holds that address.
+        return Param("retval", t.Pointer(type_), Result(0)) if convention.hidden else None
+    if FLOAT in returned.parts:
+        return None
+    if t.is_scalar(type_) and t.size_of(type_) <= 8:
+        return Param("retval", type_, Result(0))
+    return Param("retval", _wide(type_), Slots(0, returned.size)) if returned.size else None
+
+
+def _wide(type_: Type) -> Type:
+    """A type that memory can be read as: a number of 128 bits as two of 64, the low one first."""
+    return t.Array(t.U64, 2) if isinstance(type_, t.Int) else type_
 
 
 def _field(field: Field, user: bool, types: KernelTypes) -> Param:

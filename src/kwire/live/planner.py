@@ -10,14 +10,14 @@ is a mistake. What only some plans need (the parser of expressions, the lists of
 it is needed.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
 from kwire.bpf.arch import host
 from kwire.bpf.task import TaskFields
 from kwire.btf.blob import Btf
 from kwire.btf.errors import BtfError, BtfLookupError
-from kwire.btf.store import Function, Kernel, load_kernel
+from kwire.btf.store import Found, Function, Kernel, load_kernel
 from kwire.btf.types import Kind
 from kwire.compile.build import compile_probe, layout_key, probe_schema, task_fields
 from kwire.errors import KwireError
@@ -77,6 +77,10 @@ class _NoBtf:
         self._refuse(name or "vmlinux")
 
     def func(self, name: str, module: str | None = None) -> Function:
+        """Refuse."""
+        self._refuse(name)
+
+    def find(self, name: str, kinds: Iterable[int], module: str | None = None) -> Found | None:
         """Refuse."""
         self._refuse(name)
 
@@ -229,7 +233,7 @@ class Planner:
                 "trace", f"kprobe:{name}+{offset}", "this kernel has no kprobes", "leave the offset out"
             )
         try:
-            return sites.function(kind, name, self._types, group or None, offset, len(host().args))
+            return sites.function(kind, name, self._types, group or None, offset, host().machine)
         except BtfLookupError as error:
             raise error if listed or self._kernel is None else catalog.missing(kind, name) from None
 

@@ -8,6 +8,7 @@
 The law: what runs is the program that the kernel would be given; only its surroundings are made up.
 """
 
+import struct
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +23,7 @@ from kwire.kernel import tracefs
 from kwire.kernel.formats import Format, parse_format
 from kwire.lang import python, sites, spec
 from kwire.lang.check import check
-from kwire.lang.context import Argument, CtxField, DataLoc, Param, Site
+from kwire.lang.context import Access, Argument, CtxField, DataLoc, Param, Site, Slots
 from kwire.lang.kerneltypes import KernelTypes
 from kwire.lang.types import USER, Pointer, Type, size_of
 from kwire.live.events import Batch, Event
@@ -67,11 +68,11 @@ def simulate(
         site = sites.raw_tracepoint(wanted.name, types)
     else:
         module = wanted.group or None
-        site = sites.function(wanted.kind, wanted.name, types, module, wanted.offset, len(host().args))
+        site = sites.function(wanted.kind, wanted.name, types, module, wanted.offset, host().machine)
     program = check(parsed, site, types)
     compiled = compile_probe(program, id=1, spec=str(wanted), probes=1, cpus=1, tasks=False, arch=host())
     machine = Machine(compiled.image, memory=memory, **environment)
-    context = _context(site, dict(values or {}), memory, retval)
+    context = _context(site, dict(values or {}), machine, retval)
     emitted = machine.run(context).emitted
     batch = Batch([compiled.schema])
     if emitted:
@@ -114,18 +115,27 @@ def _set_bits(memory: bytearray, found: b.MemberPath, value: int, name: str) -> 
         memory[at // 8] = memory[at // 8] & ~(1 << at % 8) | (value >> bit & 1) << at % 8
 
 
-def _context(site: Site, values: dict[str, int | bytes | str], memory: Memory, retval: int | None) -> bytes:
-    """The context that a program at this site is given."""
+def _context(site: Site, values: dict[str, int | bytes | str], machine: Machine, retval: int | None) -> bytes:
+    """The context that a program at this site is given, and what the helpers tell of the call."""
+    memory = machine.memory
     if site.kind == "tracepoint":
         context = _record(site.params, values, memory)
     else:
-        count = 1 + max((p.access.number for p in site.params if isinstance(p.access, Argument)), default=-1)
-        given = [0] * count
+        given = [0] * max([site.slots, *(_end(param.access) for param in site.params)])
         for param in site.params:
             if isinstance(param.access, Argument):
                 given[param.access.number] = _scalar(values.pop(param.name, 0), param.type, memory)
+            elif isinstance(param.access, Slots):
+                value, first = values.pop(param.name, 0), param.access.first
+                data = _number(value, param.access.size) if isinstance(value, int) else _bytes(value)
+                for at in range(0, min(len(data), param.access.size), 8):
+                    given[first + at // 8] = int.from_bytes(data[at : at + 8], sys.byteorder)
+        machine.env.args, machine.env.retval = given, retval or 0
         if site.kind in ("kprobe", "kretprobe"):
-            context = registers(given, retval=retval)
+            arch = host()
+            beyond = struct.pack(f"={len(given)}Q", *given)[8 * len(arch.args) :]
+            stack = memory.kernel(bytes(arch.stack_args) + beyond) if beyond else 0
+            context = registers(given, retval=retval, sp=stack)
         else:
             context = arguments(given, retval=retval if site.kind == "fexit" else None)
     if values:
@@ -137,6 +147,13 @@ def _context(site: Site, values: dict[str, int | bytes | str], memory: Memory, r
             f"it has {known}",
         )
     return context
+
+
+def _end(access: Access) -> int:
+    """How many slots there are up to the last of an argument."""
+    if isinstance(access, Slots):
+        return access.first + -(-access.size // 8) if access.size else 0
+    return access.number + 1 if isinstance(access, Argument) else 0
 
 
 def _record(params: tuple[Param, ...], values: dict[str, int | bytes | str], memory: Memory) -> bytes:

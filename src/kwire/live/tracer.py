@@ -151,7 +151,13 @@ class Tracer:
             spec.name: Map.create(spec) for spec in group.image.maps if spec.name not in self.maps
         }  # scratch memory: one for each program
         try:
-            return prog.load(group.image, {**self.maps, **own}, multi=group.multi, attach_btf_id=group.btf_id)
+            return prog.load(
+                group.image,
+                {**self.maps, **own},
+                multi=group.multi,
+                attach_btf_id=group.btf_id,
+                module=group.module if group.btf_id else "",
+            )
         finally:
             for scratch in own.values():
                 scratch.close()  # the program holds it now
