@@ -122,7 +122,7 @@ class Trace:
         With a command, `seconds` or `count` it first waits for the end; else it gives what is there now. With
         several probes, `probe` names the one wanted; the events of the others are dropped.
         """
-        limited = self._words or self._pids or self._until is not None or self._recorder.limited
+        limited = self._command or self._until is not None or self._recorder.limited
         while limited and not self._ended():
             if not self._recorder.step():
                 time.sleep(IDLE)
