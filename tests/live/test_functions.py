@@ -29,7 +29,8 @@ def seen(probe) -> list[tuple[int, ...]]:
     with kwire.trace(probe, pid=os.getpid()) as events:
         options()
         columns = events.columns()
-    return list(zip(*(columns[name].tolist() for name in columns if not name.startswith("time")), strict=True))
+    own = [columns[name].tolist() for name in columns if not name.startswith("time")]
+    return list(zip(*own, strict=True))
 
 
 @pytest.mark.needs("kprobe")
