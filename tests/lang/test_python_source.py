@@ -71,6 +71,46 @@ def test_a_file_is_read_and_not_run() -> None:
     ]
 
 
+SECRETIVE = """\
+'''My notes: hunter2.'''
+import kwire
+TOKEN = "hunter2"
+LIMIT = 1 << 4
+WORD = "ls"
+\x0c
+# hunter2
+@kwire.kprobe("tcp_connect")
+def one():
+    if pid > LIMIT:
+        emit(a=LIMIT, b=comm == WORD)  # mine
+
+@kwire.kprobe("tcp_close")
+def two():
+    emit(a=1)
+# hunter2
+"""
+
+
+def test_a_capture_keeps_the_probe_and_what_it_names_and_nothing_beside_it() -> None:
+    one, two = python.parse_file(SECRETIVE, "secret.py")
+    assert one.source.kept == (
+        "LIMIT = 16\nWORD = 'ls'\n"
+        '@kwire.kprobe("tcp_connect")\n'
+        "def one():\n"
+        "    if pid > LIMIT:\n"
+        "        emit(a=LIMIT, b=comm == WORD)  # mine\n"
+    )
+    assert two.source.kept == '@kwire.kprobe("tcp_close")\ndef two():\n    emit(a=1)\n'
+    assert two.source.text == SECRETIVE  # complaints show lines of it
+
+    def inner(fd: int) -> None:
+        emit(family=socket.AF_INET)  # type: ignore[name-defined]  # noqa: F821
+
+    kept = python.parse_function(inner, ["kprobe:tcp_connect"]).source.kept
+    assert kept.startswith('socket.AF_INET = 2\ndef inner(fd: int)')
+    assert "hunter2" not in kept
+
+
 def test_spans_point_at_the_text() -> None:
     (probe,) = python.parse_file('@kprobe("f")\ndef größe(a: "u8"):\n    emit(ä=a.bc[1])\n', "x.py")
     call = probe.body[0]

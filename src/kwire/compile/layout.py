@@ -108,7 +108,7 @@ def schema(
         size=placed.size,
         order="little" if little else "big",
         word=8,
-        program=program.source.text,
+        program=program.source.kept or program.source.text,
         enums=enums,
     )
 

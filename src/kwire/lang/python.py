@@ -54,7 +54,8 @@ def parse_file(text: str, name: str) -> list[tree.Probe]:
     for node in module.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and any(_decorators(node, names)):
             converter = Converter(text, kwire_names=names)
-            probes.append(_probe(converter, node, source, constants, None, faults))
+            kept = _kept(source, node, *_taken(node, constants))
+            probes.append(_probe(converter, node, kept, constants, None, faults))
     _raise(source, faults)
     return probes
 
@@ -90,7 +91,7 @@ def written(function: Callable[..., Any], attach: Sequence[str]) -> Written:
     """What of a function object must travel for `parse_written`. Raises `LanguageError` without a text."""
     source, node, _ = _source_of(function)
     first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
-    lines = source.text.splitlines(keepends=True)[first - 1 : node.end_lineno]
+    lines = [line + "\n" for line in source.lines()[first - 1 : node.end_lineno]]
     inner = lines[0][:1].isspace()  # a function within something: that is made up
     text = "\n" * (first - 2) + "if True:\n" if inner else "\n" * (first - 1)
     return Written(
@@ -238,6 +239,21 @@ def _taken(
     return constants, values
 
 
+def _kept(
+    source: Source,
+    node: ast.FunctionDef | ast.AsyncFunctionDef,
+    constants: dict[str, int | str],
+    values: dict[str, int | str],
+) -> Source:
+    """The source with what a capture keeps of it: the function, and the values of the names it uses."""
+    first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
+    lines = source.lines()[first - 1 : node.end_lineno]
+    indent = len(lines[0]) - len(lines[0].lstrip())
+    own = [line[indent:] if not line[:indent].strip() else line for line in lines]
+    named = [f"{name} = {value!r}" for name, value in sorted({**constants, **values}.items())]
+    return source._replace(kept="\n".join([*named, *own, ""]))
+
+
 def _one(
     source: Source,
     node: ast.FunctionDef | ast.AsyncFunctionDef,
@@ -251,7 +267,7 @@ def _one(
     faults: list[TextError] = []
     converter = Converter(text, kwire_names=names)
     converter.values.update(values)
-    probe = _probe(converter, node, source, constants, attach, faults)
+    probe = _probe(converter, node, _kept(source, node, constants, values), constants, attach, faults)
     _raise(source, faults)
     return probe
 

@@ -38,15 +38,23 @@ NOWHERE = Span(0, 0, 0, 0)
 
 
 class Source(NamedTuple):
-    """A text with a name; `first_line` is the number of its first line (a function inside a file)."""
+    """A text with a name; `first_line` is the number of its first line (a function inside a file).
+
+    `kept`: what of it a capture keeps: the probe and what it names, not what stands beside it. Empty: all.
+    """
 
     name: str
     text: str
     first_line: int = 1
+    kept: str = ""
+
+    def lines(self) -> list[str]:
+        """The lines without their ends, as Python counts them: a form feed ends none."""
+        return self.text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
     def line(self, number: int) -> str:
         """The line with this number, without its end; empty when there is none."""
-        lines = self.text.splitlines()
+        lines = self.lines()
         index = number - self.first_line
         return lines[index] if 0 <= index < len(lines) else ""
 

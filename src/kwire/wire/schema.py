@@ -90,7 +90,7 @@ class Schema(NamedTuple):
     size: int
     order: str = "little"  # byte order of EVENT fields, timestamp included
     word: int = 8  # bytes of a pointer
-    program: str = ""  # the program's text
+    program: str = ""  # the text of the probe and of what it names
     enums: Mapping[str, Mapping[int, str]] = {}
     symbols: Mapping[int, str] = {}  # address → name
     clock: Clock | None = None
