@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -286,3 +288,50 @@ def test_hostile_texts_stay_texts(tmp_path: Path, kit: Any, kwire: Any) -> None:
         if form == "trace":
             [event] = [event for event in trace(out) if event["ph"] == "i"]
             assert event["args"] == {name: text.decode("utf-8", "backslashreplace")}
+
+
+def test_csv_needs_no_library_and_the_others_say_what_they_need(
+    rich: str, tmp_path: Path, kwire: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert kwire("export", rich, "-o", str(tmp_path / "with.csv"))[0] == 0
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert kwire("export", rich, "-o", str(tmp_path / "without.csv"))[0] == 0
+    assert (tmp_path / "without.csv").read_text() == (tmp_path / "with.csv").read_text()
+    for name in ("out.parquet", "out.arrow", "out.arrows"):
+        status, out, err = kwire("export", rich, "-o", str(tmp_path / name))
+        assert (status, out) == (1, "")
+        assert "pyarrow is not installed; pip install 'kwire[query]'" in err
+        assert not (tmp_path / name).exists()
+
+
+def test_an_export_is_written_to_what_is_there(rich: str, tmp_path: Path, kwire: Any) -> None:
+    file, link = tmp_path / "file.csv", tmp_path / "link.csv"
+    link.symlink_to(file)
+    assert kwire("export", rich, "-o", str(link))[0] == 0
+    assert link.is_symlink()
+    text = file.read_text()
+    with open("/dev/null", "rb") as null:
+        assert kwire("export", rich, "-o", "/dev/null", "--format", "csv")[0] == 0
+        assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+        assert os.path.samestat(os.fstat(null.fileno()), os.stat("/dev/null"))
+    status, _, err = kwire("export", rich, "-o", "/dev/full", "--format", "csv")
+    assert (status, "No space left" in err) == (1, True)
+    with file.open("ab") as more:
+        assert kwire("export", rich, "-o", f"/dev/fd/{more.fileno()}", "--format", "csv")[0] == 0
+    assert file.read_text() == text * 2
+
+
+def test_what_is_read_is_never_written(rich: str, tmp_path: Path, kwire: Any) -> None:
+    before = Path(rich).read_bytes()
+    (tmp_path / "link").symlink_to(rich)
+    os.link(rich, tmp_path / "same.png")
+    for words in (
+        ("export", rich, "-o", rich, "--format", "csv"),
+        ("export", rich, "-o", str(tmp_path / "link"), "--format", "csv"),
+        ("stats", rich, "--plot", str(tmp_path / "same.png")),
+        ("cut", rich, "--from", "+0s", "-w", rich),
+        ("merge", rich, "-w", str(tmp_path / "link")),
+    ):
+        status, _, err = kwire(*words)
+        assert (status, "it is one of the captures that are read" in err) == (1, True), words
+        assert Path(rich).read_bytes() == before

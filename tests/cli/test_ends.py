@@ -286,3 +286,80 @@ def test_what_is_empty_or_lacks_its_unit_is_refused(words: list[str], says: str)
 def test_the_package_is_a_command() -> None:
     assert kwire("--version").stdout.startswith("kwire ")
     assert "usage: kwire show" in kwire("show", "--help").stdout
+
+
+# --- standard streams
+
+
+@pytest.mark.live
+@pytest.mark.native
+@pytest.mark.parametrize(
+    ("script", "says", "status"),
+    [
+        ("$K show one >&-", "kwire: write standard output: it is closed", 1),
+        ("$K show one >/dev/full", "kwire: write standard output: No space left on device", 1),
+        ("$K stats one >/dev/full", "kwire: write standard output: No space left on device", 1),
+        ("$K export one --format csv -o - >/dev/full", "kwire: write standard output: No space left", 1),
+        ("$K export one --format csv -o - >&-", "kwire: write standard output: ", 1),
+        ("$K --version >&-", "kwire: write standard output: it is closed", 1),
+        ("$K --help >/dev/full", "kwire: write standard output: No space left on device", 1),
+        ("$K show --help >&-", "kwire: write standard output: it is closed", 1),
+        ("$K record $P --json -w new -c true >/dev/full", "kwire: write standard output: No space left", 1),
+        ("$K record $P -w - -c true >&-", "kwire: write standard output: Bad file descriptor", 1),
+        ("$K show - <&-", "kwire: read capture standard input: Bad file descriptor", 1),
+        ("$K show one 2>&-", "", 0),
+        ("$K show nosuch 2>&-", "", 1),
+        ("$K nosuch >&- 2>&- <&-", "", 2),
+        ("$K record $P -w new -c true >&-", "1 event, none lost, 1.2 kB in new", 0),
+        ("$K record $P -w new -c true >&- 2>&- <&-; s=$?; $K verify new; exit $s", "", 0),
+        ("$K show one | true", "", 0),
+        ("$K show one 2>&1 >/dev/null | true", "", 0),
+    ],
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_stream_that_is_closed_or_full_is_an_error_like_others(
+    script: str, says: str, status: int, unbuffered: str, capture: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "one").symlink_to(capture)
+    run = shell(f"export PYTHONUNBUFFERED={unbuffered}; {script}", tmp_path)
+    assert run.returncode == status
+    assert run.stderr.startswith(says)
+    assert run.stderr.count("\n") == bool(says)
+
+
+@pytest.mark.live
+@pytest.mark.native
+def test_a_reader_that_goes_ends_the_trace_and_not_its_capture(tmp_path: Path) -> None:
+    run = shell(
+        "$K trace $P -w kept --json -- sh -c '/bin/true; sleep 1; while /bin/true; do :; done' | head -1",
+        tmp_path,
+    )
+    assert len(run.stdout.splitlines()) == 1
+    assert events(tmp_path / "kept") > 1
+
+
+@pytest.mark.live
+@pytest.mark.native
+def test_a_screen_that_cannot_be_written_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "keep").write_bytes(BYTES)
+    assert shell("$K trace $P -w keep -c true >/dev/full", tmp_path).returncode == 1
+    assert (tmp_path / "keep").read_bytes() == BYTES
+
+
+@pytest.mark.live
+@pytest.mark.native
+@pytest.mark.parametrize("encoding", ["iso-8859-1", "ascii", "utf-8"])
+def test_what_an_encoding_lacks_is_escaped(encoding: str, tmp_path: Path) -> None:
+    name = os.fsdecode("h\xe9 → ☃ 😀".encode() + b"\xff")
+    (tmp_path / name).symlink_to("/bin/true")
+    shell(f'$K record $P -w one -- "./{name}"', tmp_path)
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    run = kwire("show", tmp_path / "one", "--json", env=env)
+    [event] = run.stdout.splitlines()
+    assert json.loads(event)["fields"]["filename"].startswith("./h\xe9 → ☃ 😀")
+    for words in (["show"], ["stats"], ["verify"], ["query"], ["export", "-o", "-", "--format", "csv"]):
+        done = subprocess.run([*KWIRE, words[0], tmp_path / "one", *words[1:]], env=env, capture_output=True)
+        assert (done.returncode, b"Traceback" in done.stderr) == (0, False)
+    (tmp_path / "one").rename(tmp_path / name)
+    done = subprocess.run([*KWIRE, "verify", tmp_path / name], env=env, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -107,7 +107,7 @@ def test_a_capture_keeps_the_probe_and_what_it_names_and_nothing_beside_it() -> 
         emit(family=socket.AF_INET)  # type: ignore[name-defined]  # noqa: F821
 
     kept = python.parse_function(inner, ["kprobe:tcp_connect"]).source.kept
-    assert kept.startswith('socket.AF_INET = 2\ndef inner(fd: int)')
+    assert kept.startswith("socket.AF_INET = 2\ndef inner(fd: int)")
     assert "hunter2" not in kept
 
 

@@ -65,13 +65,17 @@ def table_schema(table: Table, *, local: bool = False) -> Any:
     """The Arrow schema of a table; fields carry unit and meaning as metadata."""
     pa = load()
     fields = [pa.field(name, kind) for name, kind in common_types(local=local).items()]
-    for column in table.columns:
-        about = {"unit": column.field.unit, "meaning": column.field.meaning}
-        if column.cut:
-            about = {"meaning": f"{safe(column.field.name)} was longer: it is cut at its limit"}
-        known = {key: value for key, value in about.items() if value}
-        fields.append(pa.field(column.name, array_type(column), metadata=known or None))
+    fields += map(field_of, table.columns)
     return pa.schema(fields, metadata={"kwire.probe": table.probe})
+
+
+def field_of(column: Column) -> Any:
+    """A column as a field of an Arrow schema."""
+    about = {"unit": column.field.unit, "meaning": column.field.meaning}
+    if column.cut:
+        about = {"meaning": f"{safe(column.field.name)} was longer: it is cut at its limit"}
+    known = {key: value for key, value in about.items() if value}
+    return load().field(column.name, array_type(column), metadata=known or None)
 
 
 def batch(table: Table, schema: Any, block: Block, wanted: Container[str] | None = None) -> Any:

@@ -15,8 +15,8 @@ from kwire.analyze import arrow
 from kwire.analyze.order import WINDOW
 from kwire.analyze.scan import Block, Scan
 from kwire.analyze.survey import Survey
-from kwire.analyze.tables import COMMON, Column, Tables, unique
-from kwire.analyze.zone import local_text, local_times
+from kwire.analyze.tables import COMMON, Tables
+from kwire.analyze.wide import Layout
 from kwire.capture.destination import Destination, OutputError
 from kwire.errors import KwireError
 from kwire.wire.schema import Schema
@@ -41,28 +41,17 @@ class Format(NamedTuple):
 
 
 class Wide:
-    """The columns of an export: those of its one table, or of several side by side. `schema`: Arrow."""
+    """The columns of an export as Arrow: `schema`, and the record batches of blocks."""
 
-    __slots__ = ("_places", "_tables", "schema")
+    __slots__ = ("_layout", "_tables", "schema")
 
     def __init__(self, export: Export) -> None:
         pa = arrow.load()
         self._tables = export.tables
+        self._layout = layout = Layout(export.tables)
         fields = [pa.field(name, kind) for name, kind in arrow.common_types().items()]
         fields.append(pa.field("probe", pa.string()))
-        taken = {field.name.casefold() for field in fields}
-        self._places: dict[tuple[int, str], Column] = {}  # (table, name here) → its column
-        found: dict[tuple[str, str], str] = {}  # (name, type) → name here
-        for table in export.tables:
-            for column, field in zip(
-                table.columns, list(arrow.table_schema(table))[len(COMMON) :], strict=True
-            ):
-                key = (column.name, str(field.type))
-                if key not in found:
-                    known = column.name.casefold() in taken
-                    found[key] = unique(f"{column.name}_{table.name}" if known else column.name, taken)
-                    fields.append(field.with_name(found[key]))
-                self._places[id(table), found[key]] = column
+        fields += [arrow.field_of(column).with_name(name) for name, column in layout.shown.items()]
         self.schema = pa.schema(fields, metadata={"kwire": json.dumps(about(export.survey, export.tables))})
 
     def batches(self, blocks: Iterable[Block]) -> Iterator[Any]:
@@ -75,7 +64,7 @@ class Wide:
         assert table is not None  # the tables are those of the capture
         values, count, made = arrow.Values(block), len(block.times), []
         for field in self.schema:
-            column = self._places.get((id(table), field.name))
+            column = self._layout.column(table, field.name)
             if column is not None:
                 made.append(values.column(column))
             elif field.name == "probe":
@@ -148,46 +137,9 @@ def _arrow_stream(export: Export, out: Any) -> None:
 
 
 def _csv(export: Export, out: Any) -> None:
-    pa = arrow.load()  # first: it says so where there is no pyarrow
-    from pyarrow import csv
+    from kwire.analyze.csvtext import write
 
-    wide = Wide(export)
-    plain = [_is_plain(field.type) for field in wide.schema]
-    fields = [
-        field if simple else pa.field(field.name, pa.string())
-        for field, simple in zip(wide.schema, plain, strict=True)
-    ]
-    schema = pa.schema(fields)
-    options = csv.WriteOptions(quoting_style="needed")
-    with csv.CSVWriter(out, schema, write_options=options) as writer:
-        for batch in wide.batches(export.scan):
-            arrays = [
-                column if simple else _texts(column)
-                for column, simple in zip(batch.columns, plain, strict=True)
-            ]
-            writer.write_batch(pa.record_batch(arrays, schema=schema))
-
-
-def _is_plain(kind: Any) -> bool:
-    """Whether CSV has a way to write it."""
-    types = arrow.load().types
-    return not (types.is_nested(kind) or types.is_binary(kind) or types.is_timestamp(kind))
-
-
-def _texts(column: Any) -> Any:
-    """Times as local time with its offset from UTC, bytes as hexadecimal digits, lists as JSON."""
-    from kwire.analyze.rows import plain
-
-    pa = arrow.load()
-    if pa.types.is_timestamp(column.type):
-        times = column.view(pa.int64()).to_numpy()
-        shown = pa.array(local_times(times)).view(pa.timestamp("ns")).cast(pa.string()).to_pylist()
-        return pa.array(list(map(local_text, shown)), pa.string())
-    values = (None if value is None else plain(value) for value in column.to_pylist())
-    return pa.array(
-        [value if value is None or isinstance(value, str) else json.dumps(value) for value in values],
-        pa.string(),
-    )
+    write(export.scan, export.tables, out)
 
 
 def _ndjson(export: Export, out: Any) -> None:
@@ -261,4 +213,4 @@ def export_file(export: Export, path: str, form: Format) -> None:
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise OutputError("write", path, error.strerror or str(error)) from None
+            raise OutputError("write", target.name, error.strerror or str(error)) from None

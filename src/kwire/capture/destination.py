@@ -63,8 +63,8 @@ class Destination:
     __slots__ = ("_clobber", "_part", "fd", "foreign", "name", "path")
 
     def __init__(self, name: str, *, clobber: bool = True) -> None:
-        self.name = name
-        """As it was given."""
+        self.name = "standard output" if name == "-" else name
+        """What people call it."""
         self.path = name
         """The file that is made, links followed."""
         self.foreign = False
@@ -76,6 +76,7 @@ class Destination:
         try:
             number = descriptor(name)
             if number is not None:
+                os.fstat(number)
                 self.fd = os.dup(number)
                 self.foreign = True
                 return
@@ -122,7 +123,7 @@ class Destination:
         before = None
         try:
             # Without making or emptying anything, the kernel says whether we may write what is there.
-            fd = os.open(self.name, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
+            fd = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
         except FileNotFoundError:
             pass
         else:
@@ -132,7 +133,7 @@ class Destination:
             os.close(fd)
             if not self._clobber:
                 raise self._exists()
-        self.path = os.path.realpath(self.name)
+        self.path = os.path.realpath(self.path)
         if before and not os.path.samestat(before, os.stat(self.path)):
             raise OutputError("open for writing", self.name, "it is another file than a moment ago")
         return self._beside(before)

@@ -60,11 +60,12 @@ class Output:
     )
 
     def __init__(self, target: str | int, reserve: int, *, clobber: bool = True) -> None:
-        self.name = target if isinstance(target, str) else f"descriptor {target}"
+        self.name = str(target) if isinstance(target, str) else f"descriptor {target}"
         self._destination: Destination | None = None
         try:
             if isinstance(target, str):
                 self._destination = Destination(target, clobber=clobber)
+                self.name = self._destination.name
             self._owned = self._destination is not None
             self.fd = self._destination.fd if self._destination else int(target)
             status = os.fstat(self.fd)

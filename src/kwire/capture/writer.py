@@ -18,6 +18,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from kwire.capture import pcapng, walk
+from kwire.capture.destination import descriptor
 from kwire.capture.output import CaptureError, Output
 from kwire.wire.frame import Header, Type, read_lenient
 from kwire.wire.frames import Frames
@@ -111,12 +112,12 @@ class Writer:
         if [schema.id for schema in self.schemas] != list(range(1, len(self.schemas) + 1)):
             raise CaptureError("open capture", str(target), "probes are not numbered 1, 2, 3 … in order")
         rotates = bool(rotate_bytes or rotate_seconds)
-        if rotates and (not isinstance(target, str) or target == "-"):
+        if rotates and (not isinstance(target, str) or descriptor(target) is not None):
             raise CaptureError(
                 "open capture", str(target), "rotation makes several files", "name a file with -w"
             )
         probes = len(self.schemas)
-        self._base: str | int = 1 if target == "-" else target
+        self._base = target
         self._environment = (host, kernel, tool)
         self._id = os.urandom(16).hex()
         self._rotate_bytes, self._rotate_seconds = rotate_bytes, rotate_seconds

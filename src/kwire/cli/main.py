@@ -120,18 +120,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: list[str], *, ours: bool) -> int:
     """Find the verb, run it, turn whatever it raises into one line; `ours`: whether the process is."""
-    if not args or args[0] in ("-h", "--help", "help"):
-        sys.stdout.write(_overview() + "\n")
-        return 0 if args else 2
-    if args[0] in ("-V", "--version"):
-        sys.stdout.write(_version() + "\n")
-        return 0
-    name = args[0]
-    if name not in VERBS:
-        sys.stderr.write(_unknown(name) + "\n")
-        return 2
-    verbose = False
+    verbose, name = False, args[0] if args else "help"
     try:
+        if name in ("-h", "--help", "help"):
+            sys.stdout.write(_overview() + "\n")
+            return 0 if args else 2
+        if name in ("-V", "--version"):
+            sys.stdout.write(_version() + "\n")
+            return 0
+        if name not in VERBS:
+            sys.stderr.write(_unknown(name) + "\n")
+            return 2
         verb = cast(Verb, importlib.import_module(f"kwire.cli.{name}"))
         parsed = _parse(name, verb, args[1:])
         verbose = bool(parsed.verbose)
@@ -190,9 +189,6 @@ def _parse(name: str, verb: Verb, words: list[str]) -> argparse.Namespace:
 
 def _failed(name: str, error: OSError) -> str:
     """What an error of the operating system means, in one line."""
-    problem = process.drain()
-    if problem is not None and problem.errno == error.errno:
-        return process.unwritable(problem)
     what = f" {error.filename}" if error.filename else ""
     text = f"{name}{what}: {error.strerror or error}"
     if error.errno in (errno.EMFILE, errno.ENFILE):

@@ -13,10 +13,12 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Final, TextIO, cast
+
+from kwire.capture.destination import OutputError
 
 ESCAPE: Final = "kwire.escape"
 _WRONG_WAY: Final = (os.O_WRONLY, os.O_RDONLY, os.O_RDWR)
@@ -32,8 +34,8 @@ def run(work: Callable[[], int]) -> int:
         with signals():
             status = work()
             problem = drain()
-            if problem is not None and not isinstance(problem, BrokenPipeError) and not status:
-                sys.stderr.write(f"kwire: {unwritable(problem)}\n")
+            if isinstance(problem, OutputError) and not status:
+                sys.stderr.write(f"kwire: {problem}\n")
                 status = 1
             return status
     except Terminated as terminated:
@@ -97,11 +99,49 @@ def end_by(number: int) -> None:
 # --- streams
 
 
-class _Mute:
-    """Standard error: what cannot be written is dropped."""
+class _Stream:
+    """A standard stream, but for what happens when it cannot be written."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        self.write("".join(lines))
+
+    def write(self, text: str) -> int:
+        raise NotImplementedError
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class _Output(_Stream):
+    """Standard output: a BrokenPipeError where nobody reads it any more, else an OutputError."""
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except (OSError, ValueError) as error:
+            raise _unwritable(error) from None
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except (OSError, ValueError) as error:
+            raise _unwritable(error) from None
+
+
+def _unwritable(error: OSError | ValueError) -> OSError | OutputError:
+    if isinstance(error, BrokenPipeError):
+        return error
+    cause = "it is closed"
+    if isinstance(error, OSError) and error.errno != errno.EBADF:
+        cause = error.strerror or str(error)
+    return OutputError("write", "standard output", cause)
+
+
+class _Mute(_Stream):
+    """Standard error: what cannot be written is dropped."""
 
     def write(self, text: str) -> int:
         with suppress(OSError, ValueError):
@@ -111,9 +151,6 @@ class _Mute:
     def flush(self) -> None:
         with suppress(OSError, ValueError):
             self._stream.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
 
 
 def streams() -> None:
@@ -135,8 +172,7 @@ def streams() -> None:
     sys.stderr = sys.stderr or _stream(2)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors=ESCAPE)
-    if not isinstance(sys.stderr, _Mute):
-        sys.stderr = cast(TextIO, _Mute(sys.stderr))
+    sys.stdout, sys.stderr = cast(TextIO, _Output(sys.stdout)), cast(TextIO, _Mute(sys.stderr))
 
 
 def _stream(number: int) -> TextIO:
@@ -151,20 +187,14 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
     return "".join(f"\\u{high:02x}{low:02x}" for high, low in pairs), error.end
 
 
-def unwritable(problem: OSError) -> str:
-    """What keeps standard output from being written, in one line."""
-    closed = problem.errno == errno.EBADF
-    return f"write standard output: {'it is closed' if closed else problem.strerror or problem}"
-
-
-def drain() -> OSError | None:
+def drain() -> OSError | OutputError | None:
     """Write what waits for standard output; where that fails, give the error, and let nothing be written."""
     try:
         sys.stdout.flush()
-    except (OSError, ValueError) as error:
+    except (OSError, OutputError) as error:
         with suppress(OSError):
             null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
             os.dup2(null, 1)
             os.close(null)
-        return error if isinstance(error, OSError) else OSError(str(error))
+        return error
     return None

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-from kwire.capture.destination import is_standard_output
+from kwire.capture.destination import OutputError, is_standard_output
 from kwire.capture.writer import Writer
 from kwire.cli import values
 from kwire.cli.process import ending_signals
@@ -131,7 +131,7 @@ class _Shown:
 
     def __init__(self, sink: Sink, stop: _Stop) -> None:
         self._sink, self._stop = sink, stop
-        self.problem: OSError | None = None
+        self.problem: OSError | OutputError | None = None
 
     def write(self, frames: Frames) -> None:
         """Take frames."""
@@ -149,7 +149,7 @@ class _Shown:
         if self.problem is None:
             try:
                 call()
-            except OSError as error:
+            except (OSError, OutputError) as error:
                 self.problem = error
                 self._stop.now()
 
