@@ -1,5 +1,6 @@
 """The traced command: held back, let go, refused, never left behind."""
 
+import errno
 import os
 import signal
 import time
@@ -119,13 +120,96 @@ def test_a_command_that_still_runs_is_ended() -> None:
 
 
 def test_a_command_that_does_not_listen_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kwire.live.command.PATIENCE", 5)
+    monkeypatch.setattr("kwire.live.keeper.PATIENCE", 5)
     command = Command(["sh", "-c", "trap '' INT TERM; while :; do sleep 0.05; done"])
     command.go()
     time.sleep(0.2)
     command.end()
     assert command.status is not None
     assert os.waitstatus_to_exitcode(command.status) == -signal.SIGKILL
+
+
+DAEMON = "setsid sh -c 'echo $$ >{0}.new; mv {0}.new {0}; exec sleep 1000' >/dev/null 2>&1 &"
+
+
+def daemon(command: Command, told: Path) -> int:
+    """Let a command go that starts something which detaches itself; its process id."""
+    command.go()
+    while not told.exists():
+        time.sleep(0.01)
+    return int(told.read_text())
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def test_what_a_command_has_started_ends_with_it(tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    command = Command(["sh", "-c", f"trap '' INT; {DAEMON.format(told)} sleep 1000"])
+    pid = daemon(command, told)
+    command.end()
+    assert not is_alive(pid)
+    assert command.status is not None
+
+
+def test_what_a_command_of_our_own_leaves_behind_stays(tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    command = Command(["sh", "-c", DAEMON.format(told)])
+    pid = daemon(command, told)
+    command.wait()
+    command.end()
+    try:
+        assert command.status == 0
+        assert is_alive(pid)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user's command takes root")
+def test_what_a_command_for_others_leaves_behind_does_not_stay(tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    command = Command(["sh", "-c", DAEMON.format(told)], user="root")
+    pid = daemon(command, told)
+    command.wait()
+    assert is_alive(pid)
+    command.end()
+    assert not is_alive(pid)
+
+
+def test_who_is_killed_leaves_nothing_running(tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    owner = os.fork()
+    if owner == 0:
+        command = Command(["sh", "-c", f"{DAEMON.format(told)} sleep 1000"])
+        daemon(command, told)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(owner, 0)
+    pid = int(told.read_text())
+    for _ in range(1000):
+        if not is_alive(pid):
+            break
+        time.sleep(0.01)
+    assert not is_alive(pid)
+
+
+def test_without_processes_left_it_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keeper's fork fails, or its own does: one line, no descriptor left."""
+
+    def refused() -> int:
+        raise BlockingIOError(errno.EAGAIN, "no more processes")
+
+    before = len(os.listdir("/proc/self/fd"))
+    real = os.fork
+    for refuse in (lambda: refused(), lambda: real() or (monkeypatch.setattr(os, "fork", refused) or 0)):
+        monkeypatch.setattr(os, "fork", refuse)
+        with pytest.raises(CommandError, match="temporarily unavailable"):
+            Command(["true"])
+        monkeypatch.setattr(os, "fork", real)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_descriptors_are_given_back() -> None:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -104,7 +105,15 @@ class Counted:
 class Agent:
     """`kwire agent --listen` in a process of its own."""
 
-    def __init__(self, path: Path, policy: str, *arguments: str, address: str = "") -> None:
+    def __init__(
+        self,
+        path: Path,
+        policy: str,
+        *arguments: str,
+        address: str = "",
+        umask: int = -1,
+        preload: str = "",
+    ) -> None:
         self.address = address or f"unix:{path}/agent"
         self.said = path / "stderr"
         options = list(arguments)
@@ -113,7 +122,10 @@ class Agent:
             options += ["--policy", str(path / "policy.toml")]
         with self.said.open("w") as stderr:
             command = [*KWIRE, "agent", "--listen", self.address, "--json", *options]
-            self.process = subprocess.Popen(command, stderr=stderr, stdout=subprocess.PIPE, text=True)
+            environment = {**os.environ, "LD_PRELOAD": preload} if preload else None
+            self.process = subprocess.Popen(
+                command, stderr=stderr, stdout=subprocess.PIPE, text=True, umask=umask, env=environment
+            )
         until(lambda: "listening" in self.said.read_text() or self.process.poll() is not None)
         self.talks: list[Conversation] = []
 
@@ -346,5 +358,130 @@ def test_a_stranger_is_refused(tmp_path: Path) -> None:
     try:
         with pytest.raises(KwireError, match="uid:"):
             agent.ask({"op": "trace", "probes": [PROBE]})
+    finally:
+        agent.close()
+
+
+@pytest.mark.parametrize("with_policy", [False, True])
+def test_a_client_that_no_rule_names_has_four_traces(tmp_path: Path, load: Load, with_policy: bool) -> None:
+    """As documented, with a policy file or without."""
+    policy = '[[allow]]\nwho = ["uid:12345"]\nprobes = ["tracepoint:*"]\n'
+    agent = Agent(tmp_path, policy if with_policy else "", PROBE)
+    try:
+        for _ in range(4):
+            assert agent.ask({"op": "trace", "pids": [load.process.pid]}).answer
+        with pytest.raises(KwireError, match="as many traces as the agent allows, 4"):
+            agent.ask({"op": "trace", "pids": [load.process.pid]})
+        agent.talks[0].close()
+        until(lambda: len(agent.workers) == 3)
+        assert agent.ask({"op": "trace", "pids": [load.process.pid]}).answer
+    finally:
+        agent.close()
+
+
+@pytest.mark.parametrize("how", ["stop", "go", "kill", "end"])
+def test_what_a_command_has_started_ends_with_its_trace(agent: Agent, tmp_path: Path, how: str) -> None:
+    """However it has detached itself, however the trace ends."""
+    told = tmp_path / "pid"
+    last = "exit 0" if how == "end" else "sleep 1000"
+    script = f"setsid sh -c 'echo $$ >{told}.new; mv {told}.new {told}; exec sleep 1000' & {last}"
+    talk = agent.ask({"op": "trace", "probes": [PROBE], "command": ["sh", "-c", script]})
+    until(told.exists)
+    pid = int(told.read_text())
+    if how == "stop":
+        talk.stop()
+    elif how == "go":
+        talk.close()
+    elif how == "kill":
+        os.kill(agent.workers[0], signal.SIGKILL)
+    if how in ("stop", "end"):
+        talk.until(lambda: talk.over)
+    until(lambda: not is_alive(pid))
+    until(lambda: not agent.workers)
+
+
+def test_a_filter_of_thousands_of_digits_is_an_error(agent: Agent, load: Load) -> None:
+    with pytest.raises(KwireError, match="digits"):
+        agent.ask(trace(load, filter=f"pid == {'9' * 8000}"))
+    for text in ("(" * 4000, "not " * 2000 + "pid", "pid" + "+1" * 4000):
+        with pytest.raises(KwireError, match=r"filter|nested|tracer failed|large|deep"):
+            agent.ask(trace(load, filter=text))
+    assert agent.ask(trace(load)).answer
+
+
+@pytest.mark.parametrize("policy", [POLICY, ""])
+def test_the_sockets_mode_is_what_was_asked_for(tmp_path: Path, policy: str) -> None:
+    for umask in (0o077, 0o000):
+        agent = Agent(tmp_path, policy, PROBE, umask=umask)
+        try:
+            mode = stat.S_IMODE((tmp_path / "agent").stat().st_mode)
+            assert mode == (0o666 if policy else 0o600)
+        finally:
+            agent.close()
+
+
+NO_FORK = """
+#include <errno.h>
+#include <unistd.h>
+#include <sys/syscall.h>
+pid_t fork(void) {
+    if (!access("%s", F_OK)) { errno = EAGAIN; return -1; }
+    return syscall(SYS_fork);
+}
+"""
+
+
+def test_without_more_processes_the_others_are_served(tmp_path: Path, load: Load) -> None:
+    flag, library = tmp_path / "no-fork", tmp_path / "no-fork.so"
+    (tmp_path / "no-fork.c").write_text(NO_FORK % flag)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "no-fork.c"], check=True)
+    agent = Agent(tmp_path, POLICY, preload=str(library))
+    try:
+        sink = Counted()
+        talk = agent.ask(trace(load), sink)
+        flag.touch()
+        for _ in range(5):
+            with pytest.raises(KwireError, match="resource temporarily unavailable"):
+                agent.ask(trace(load))
+        load.call(1000)
+        run(talk, sink, 1000)
+        flag.unlink()
+        assert agent.ask(trace(load)).answer
+        assert agent.process.poll() is None
+    finally:
+        agent.close()
+
+
+@pytest.mark.parametrize("back", [True, False])
+def test_sigterm_ends_the_traces_of_clients_that_are_away_too(
+    tmp_path: Path, load: Load, tcp_proxy: Callable[[int], Any], back: bool
+) -> None:
+    """Who comes back within ten seconds gets all of its trace; what nobody came for is counted, and told."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    policy = '[[allow]]\nwho = ["anyone"]\nprobes = ["tracepoint:syscalls:*"]\n'
+    agent = Agent(tmp_path, policy, address=f"tcp:127.0.0.1:{port}")
+    proxy = tcp_proxy(port)
+    address, agent.address = agent.address, f"tcp:127.0.0.1:{proxy.port}"
+    try:
+        sinks = [Counted(), Counted()]
+        talk = agent.ask(trace(load), sinks[0])
+        agent.address = address
+        other = agent.ask(trace(load), sinks[1])
+        talk.until(lambda: talk.tracing)
+        proxy.refuse()
+        load.call(1000)
+        run(other, sinks[1], 1000)
+        agent.process.send_signal(signal.SIGTERM)
+        other.until(lambda: other.over)
+        assert other.received.produced == {1: 1000}
+        if back:
+            proxy.serve()
+            talk.until(lambda: talk.over)
+            assert talk.received.produced == {1: 1000}
+            assert (sinks[0].events, sinks[0].lost_events) == (1000, 0)
+        assert agent.process.wait(20) == (0 if back else 3)
+        said = agent.said.read_text()
+        assert back or "1 client did not come back in time: 1,000 events lost" in said
     finally:
         agent.close()

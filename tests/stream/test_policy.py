@@ -152,7 +152,7 @@ def test_places_are_given_back_by_processes_that_end() -> None:
         told, tell = os.pipe()
         pid = os.fork()
         if pid == 0:
-            os.write(tell, b"y" if grant.slots and grant.slots.take() else b"n")
+            os.write(tell, b"y" if grant.slots and grant.slots.take("") else b"n")
             while True:
                 signal.pause()
         assert os.read(told, 1) == b"y"

@@ -17,7 +17,7 @@ from kwire.live.recorder import Limits
 from kwire.live.tracer import Tracer
 from kwire.stream.address import Address, check_secure, parse
 from kwire.stream.arguments import add_transport_arguments, session_settings, tls_options, watch
-from kwire.view.text import plural
+from kwire.view.text import plural, safe
 from kwire.wire.settings import Settings
 
 if TYPE_CHECKING:
@@ -161,11 +161,10 @@ def _listen(args: argparse.Namespace) -> int:
         privileges.drop()
 
         def stop(number: int) -> None:
-            listener.close()
             front.stop(loop.stop)
             loop.at(loop.now() + ENDING, loop.stop)
 
-        status = 0
+        status = left = lost = 0
 
         def launcher_gone(mask: int) -> None:
             nonlocal status
@@ -180,18 +179,21 @@ def _listen(args: argparse.Namespace) -> int:
             loop.run()
         finally:
             loop.remove(launcher.fd)
-            front.close()
+            left, lost = front.close()
+            listener.close()
             loop.close()
     finally:
         launcher.close()
     text = f"{plural(front.sessions, 'session')} served"
-    _print(args, {"sessions": front.sessions, "traces": front.traces}, text)
-    return status
+    _print(args, {"sessions": front.sessions, "traces": front.traces, "lost": lost}, text)
+    if left:
+        say(f"{plural(left, 'client')} did not come back in time: {plural(lost, 'event')} lost")
+    return LOST if lost else status
 
 
 def say(text: str) -> None:
     """Tell people."""
-    sys.stderr.write(f"kwire: {text}\n")
+    sys.stderr.write(f"kwire: {safe(text)}\n")
     sys.stderr.flush()
 
 

@@ -36,6 +36,7 @@ PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_GET_NO_NEW_PRIVS, PR_C
 )
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
 
 
 class Dropped(NamedTuple):
@@ -84,6 +85,11 @@ def drop(keep: Collection[str] = ()) -> Dropped:
 def end_with_parent() -> None:
     """Have the calling process killed when the thread that started it ends; changing users undoes it."""
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def adopt_orphans() -> None:
+    """Make the calling process the parent of its descendants whose own parent ends."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def no_new_privs() -> bool:

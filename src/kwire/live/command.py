@@ -3,18 +3,21 @@
 The laws: the command keeps the user's own privileges (it is forked before kwire gives its own up), or is
 another user's and can gain none, when it is run for somebody else; it is never left waiting (when kwire fails
 or dies first, the closed pipe ends it without running the command); its process id is known before its first
-instruction, so nothing it does is missed.
+instruction, so nothing it does is missed; it ends with its trace, and what it has started too, through a
+keeper (`kwire.live.keeper`), so that kwire may have given up its privileges meanwhile. A command of the
+user's own that has ended by itself leaves behind what it leaves behind.
 """
 
 import contextlib
 import errno
 import os
+import select
 import shlex
 import signal
-import time
 from typing import TYPE_CHECKING
 
 from kwire.errors import KwireError
+from kwire.live.keeper import END, NUMBER, keep
 
 if TYPE_CHECKING:
     from pwd import struct_passwd
@@ -25,9 +28,6 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 DEFAULTS = (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ)
 """Signals whose default a command has, whatever Python or we have set."""
-
-PATIENCE = 100
-"""Hundredths of a second a command has to end when asked."""
 
 
 class CommandError(KwireError):
@@ -101,6 +101,7 @@ def _unstartable(name: str, problem: int) -> CommandError:
         errno.EACCES: "make it executable, or give its interpreter, as in 'sh SCRIPT'",
         errno.ENOEXEC: "give its interpreter, as in 'sh SCRIPT'",
         errno.E2BIG: "give shorter arguments",
+        errno.EAGAIN: "end some processes, or allow more",
     }
     return CommandError("start command", repr(name), os.strerror(problem).lower(), cures.get(problem, ""))
 
@@ -109,11 +110,24 @@ class Command:
     """A forked process that waits for `go()` and then becomes the command.
 
     `user`: run as that user, from the root directory, in an environment of its own, without input and output;
-    ending it then takes CAP_KILL, and it ends with this process anyhow. `aside`: its standard output is our
-    standard error, because ours is taken. Raises CommandError where there is no such program or user.
+    then all that it has started ends with the trace, whatever has become of the command. `aside`: its
+    standard output is our standard error, because ours is taken. Raises CommandError where there is no such
+    program or user.
     """
 
-    __slots__ = ("_aside", "_failure", "_gate", "_program", "pid", "pidfd", "status", "words")
+    __slots__ = (
+        "_aside",
+        "_failure",
+        "_gate",
+        "_keeper",
+        "_orders",
+        "_program",
+        "_told",
+        "pid",
+        "pidfd",
+        "status",
+        "words",
+    )
 
     def __init__(self, words: list[str], user: str = "", *, aside: bool = False) -> None:
         if not words:
@@ -125,12 +139,27 @@ class Command:
         self.status: int | None = None
         gate_read, self._gate = os.pipe2(os.O_CLOEXEC)
         self._failure, failure_write = os.pipe2(os.O_CLOEXEC)
-        self.pid = os.fork()
-        if self.pid == 0:
-            os.close(self._gate)
-            self._become(gate_read, failure_write, account)
-        os.close(gate_read)
-        os.close(failure_write)
+        orders_read, self._orders = os.pipe2(os.O_CLOEXEC)
+        self._told, told_write = os.pipe2(os.O_CLOEXEC)
+        theirs = (gate_read, failure_write)
+        self.pidfd = -1
+        try:
+            self._keeper = os.fork()
+            if self._keeper == 0:
+                keep(lambda: self._become(*theirs, account), orders_read, told_write, theirs, bool(user))
+        except OSError as error:
+            for fd in (self._gate, self._failure, self._orders, self._told):
+                os.close(fd)
+            raise _unstartable(words[0], error.errno or 0) from None
+        finally:
+            for fd in (*theirs, orders_read, told_write):
+                os.close(fd)
+        told = os.read(self._told, NUMBER.size)
+        if not told:  # there was no more process for the command itself
+            self.pid, self.status = 0, signal.SIGKILL
+            self.close()
+            raise _unstartable(words[0], errno.EAGAIN)
+        [self.pid] = NUMBER.unpack(told)
         self.pidfd = os.pidfd_open(self.pid)
 
     def _become(self, gate: int, failure: int, account: "struct_passwd | None") -> None:
@@ -170,35 +199,38 @@ class Command:
 
     def ended(self) -> bool:
         """Whether the command has ended; then `status` is its wait status."""
-        if self.status is None and self.pidfd >= 0:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.status = status
+        if self.status is None and self.pidfd >= 0 and select.select([self.pidfd], [], [], 0)[0]:
+            self.wait()
         return self.status is not None
 
     def wait(self) -> None:
         """Wait until the command has ended."""
         if self.status is None:
-            self.status = os.waitpid(self.pid, 0)[1]
+            told = os.read(self._told, NUMBER.size)
+            self.status = NUMBER.unpack(told)[0] if told else int(signal.SIGKILL)  # with its keeper
 
     def end(self) -> None:
-        """End a command that still runs: asked as by Ctrl-C, then told; free everything."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-            if self._gate < 0 and not self.ended():
-                signal.pidfd_send_signal(self.pidfd, number)
-                for _ in range(PATIENCE):
-                    if self.ended():
-                        break
-                    time.sleep(0.01)
+        """End a command that still runs, with all that it has started: asked as by Ctrl-C, then told; free
+        everything.
+        """  # fmt: skip
+        if self._gate < 0 <= self._orders and not self.ended():
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self._orders, END)
+            self.wait()
         self.close()
 
     def close(self) -> None:
-        """Free the descriptors; a command never let go ends without having run."""
+        """Free everything; a command never let go ends without having run, one that still runs is ended."""
         if self._gate >= 0:
             os.close(self._gate)
             self._gate = -1
             self.wait()
-        for fd in (self._failure, self.pidfd):
+        if self._orders >= 0:
+            os.close(self._orders)
+            self._orders = -1
+            self.wait()
+            os.waitpid(self._keeper, 0)
+        for fd in (self._failure, self.pidfd, self._told):
             if fd >= 0:
                 os.close(fd)
-        self._failure = self.pidfd = -1
+        self._failure = self.pidfd = self._told = -1

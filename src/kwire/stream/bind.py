@@ -61,19 +61,27 @@ def _bind_unix(address: Address, mode: int) -> socket.socket:
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         bound.setblocking(False)
-        os.fchmod(bound.fileno(), mode)  # before bind(2): the file is never more open than that
         try:
-            bound.bind(address.path)
+            _bind_with_mode(bound, address.path, mode)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or not _is_stale(address.path):
                 raise
             os.unlink(address.path)
-            bound.bind(address.path)
+            _bind_with_mode(bound, address.path, mode)
         bound.listen(BACKLOG)
     except OSError as error:
         bound.close()
         raise _refused(address, error) from error
     return bound
+
+
+def _bind_with_mode(bound: socket.socket, path: str, mode: int) -> None:
+    """Bind, the file having this mode from its beginning; the process's umask would take bits off it."""
+    before = os.umask(0o777 & ~mode)
+    try:
+        bound.bind(path)
+    finally:
+        os.umask(before)
 
 
 def _is_stale(path: str) -> bool:

@@ -5,20 +5,21 @@ while its worker goes on, whose events wait here meanwhile, in bounded memory; w
 the worker, and the other way round; whatever one client does, the others are served.
 """
 
-import contextlib
 import socket
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from kwire.errors import KwireError
 from kwire.stream import clock, requests
-from kwire.stream.loop import READ, Loop
+from kwire.stream.loop import READ, WRITE, Loop
 from kwire.stream.peer import Ignore, Peer
 from kwire.stream.policy import Policy
-from kwire.stream.workers import HEAD, MAX_MESSAGE, Launcher, Message
+from kwire.stream.source import events_in
+from kwire.stream.workers import HEAD, MAX_MESSAGE, Launcher, Message, Pipe
 from kwire.wire import cbor
 from kwire.wire.control import Hello
-from kwire.wire.session import Role, Session, Settings, State
+from kwire.wire.sequence import MASK
+from kwire.wire.session import Role, Session, Settings
 
 CHUNK: Final = 1 << 18
 """Bytes read from a worker at a time."""
@@ -33,7 +34,10 @@ class Client(Ignore):
     def __init__(self, front: "Front", identity: str, address: str) -> None:
         self.peer: Peer | None = None
         self.worker: socket.socket | None = None
+        self.lost = 0
+        """Events that it will not get; known when the front is closed."""
         self._front = front
+        self._orders: Pipe | None = None  # to the worker
         self._who = {"identity": identity, "address": address}
         self._number = 0  # of the REQUEST that the worker answers
         self._traces = False
@@ -80,25 +84,64 @@ class Client(Ignore):
 
     def stop(self) -> None:
         """Ask the worker for the end of its trace."""
+        if self._orders is not None and self._traces:
+            self._orders.put(Message.STOP, b"")
+            self._watch()
+
+    def finish(self) -> None:
+        """End its trace, and then the session, in order: a client that is away may come back for the rest."""
         if self.worker is not None and self._traces:
-            with contextlib.suppress(OSError):  # it has gone: that is seen anyhow
-                self.worker.send(HEAD.pack(0, Message.STOP))
+            self.stop()
+        elif self.peer is not None:
+            self._drop()
+            self.peer.close("the agent stops")
+        else:
+            self._front.forget(self)
+
+    def leave(self) -> None:
+        """Break off; what it has not got is lost."""
+        self._drop()
+        peer = self.peer
+        if peer is None:
+            return
+        if not peer.ended:
+            outbox = peer.session.outbox
+            waiting = (outbox.first + step for step in range(peer.session.unacknowledged))
+            payloads = (bytes(outbox.get(sequence & MASK)) for sequence in waiting)
+            self.lost = sum(map(events_in, payloads)) + sum(map(events_in, self._held))
+        peer.detach("the agent stops")
 
     def _begin(self, number: int, operation: str, body: Mapping[str, Any], size: int) -> None:
         if self.worker is not None or self._traces:
             cause = "this session has its trace" if self._traces else "the request before is being answered"
             raise requests.RequestError("begin", operation, cause, "use another session")
+        assert self.peer is not None
+        told = cbor.dumps({**self._who, "host": self.peer.host, "body": body, "size": size})
         worker = self.worker = self._front.launcher.start()
         self._number, self._traces = number, operation == "trace"
-        told = cbor.dumps({**self._who, "body": body, "size": size})
-        worker.setblocking(True)  # it reads this at once, whatever its size
-        worker.sendall(HEAD.pack(len(told), Message.REQUEST) + told)
-        worker.setblocking(False)
+        self._orders = Pipe(worker)
+        self._orders.put(Message.REQUEST, told)
         self._front.loop.add(worker.fileno(), READ, self._ready)
+        self._watch()
+
+    def _watch(self) -> None:
+        """Send what the worker takes, and wait for what is to be waited for."""
+        if self.worker is None or self._orders is None:
+            return
+        try:
+            done = self._orders.flush()
+        except OSError:
+            done = True  # it has gone: that is read
+        mask = (0 if self._paused else READ) | (0 if done else WRITE)
+        self._front.loop.modify(self.worker.fileno(), mask)
 
     def _ready(self, mask: int) -> None:
-        """Something came from the worker."""
+        """Something came from the worker, or it takes more."""
         assert self.worker is not None
+        if mask & WRITE:
+            self._watch()
+        if not mask & ~WRITE:
+            return
         try:
             data = self.worker.recv(CHUNK)
         except BlockingIOError:
@@ -162,7 +205,7 @@ class Client(Ignore):
     def _pause(self, pause: bool) -> None:
         if self.worker is not None and pause != self._paused:
             self._paused = pause
-            self._front.loop.modify(self.worker.fileno(), 0 if pause else READ)
+            self._watch()
 
     def _gone(self) -> None:
         """The worker has gone without a word."""
@@ -178,7 +221,7 @@ class Client(Ignore):
             self.peer.flush()
 
     def _drop(self) -> None:
-        worker, self.worker = self.worker, None
+        worker, self.worker, self._orders = self.worker, None, None
         if worker is not None:
             self._front.loop.remove(worker.fileno())
             worker.close()
@@ -202,6 +245,8 @@ class Front:
         """Sessions begun."""
         self.traces = 0
         """Traces begun."""
+        self.stopping = False
+        """Who has a session may take it up again, nobody else gets one."""
         self._settings = settings
         self._about = about
         self._idle: Callable[[], None] = lambda: None  # called when the last client has gone
@@ -215,6 +260,8 @@ class Front:
         known = self._tokens.get(hello.token)
         if known is not None and not known.over:
             return known
+        if self.stopping:
+            raise KwireError("serve", address, "the agent stops")
         grant = self.policy.grant(identity, address)
         if grant is None:
             raise KwireError("serve", address, f"the policy does not name {identity or 'it'}")
@@ -251,18 +298,15 @@ class Front:
     def stop(self, idle: Callable[[], None]) -> None:
         """End every trace, in order; `idle` is called when the last client has gone."""
         self._idle = idle
+        self.stopping = True
+        for client in list(self._clients.values()):
+            client.finish()
         if not self._clients:
             idle()
-        for client in list(self._clients.values()):
-            if client.worker is None or client.peer is None or client.peer.session.state is State.SUSPENDED:
-                if client.peer is not None:
-                    client.peer.close("the agent stops")
-            else:
-                client.stop()
 
-    def close(self) -> None:
-        """Break off what is left."""
-        for client in list(self._clients.values()):
-            client._drop()
-            if client.peer is not None:
-                client.peer.detach("the agent stops")
+    def close(self) -> tuple[int, int]:
+        """Break off what is left: how many clients, and events that they have not got."""
+        left = list(self._clients.values())
+        for client in left:
+            client.leave()
+        return len(left), sum(client.lost for client in left)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -35,6 +36,9 @@ MOST: Final = 1 << 62
 """No limit."""
 
 MEMORY_LEAST: Final = 1 << 20
+
+PLACES: Final = 1 << 20
+"""The most traces at a time."""
 
 
 class PolicyError(KwireError):
@@ -61,24 +65,32 @@ KEYS: Final[dict[str, Key]] = {
     "seconds": Key("number", MOST, "the longest a trace may take"),
     "rate": Key("number", MOST, "events a second; what goes beyond is counted LOST (RATE_LIMIT)"),
     "memory": Key("number", 128 << 20, "bytes: half for ring buffers, half for what is not acknowledged"),
-    "traces": Key("number", 4, "traces at a time of all clients that the rule names"),
+    "traces": Key(
+        "number", 4, "traces at a time of all clients that the rule names; of each client that no rule names"
+    ),
     "targets": Key("number", 1000, "attach points of one trace"),
 }
 """What a rule may say."""
 
 
 class Slots(Fd):
-    """So many places for traces, whichever process takes one; a process gives its own back when it ends."""
+    """So many places for traces, whichever process takes one; a process gives its own back when it ends.
 
-    __slots__ = ("_count",)
+    Each client has them to itself where `each` is set, all that a rule names share them where it is not. A
+    place is one byte of a file that has none, locked.
+    """
 
-    def __init__(self, count: int) -> None:
+    __slots__ = ("_count", "_each")
+
+    def __init__(self, count: int, each: bool = False) -> None:
         super().__init__(os.memfd_create("kwire-traces"))
-        self._count = count
+        self._count = min(count, PLACES)
+        self._each = each
 
-    def take(self) -> bool:
+    def take(self, client: str) -> bool:
         """Take a place for the calling process; False where all are taken. One a process."""
-        for place in range(min(self._count, 1 << 20)):
+        base = zlib.crc32(client.encode("utf-8", "surrogatepass")) * PLACES if self._each else 0
+        for place in range(base, base + self._count):
             try:
                 fcntl.lockf(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
             except OSError as error:
@@ -90,7 +102,9 @@ class Slots(Fd):
 
 
 class Grant(NamedTuple):
-    """What one client may do. `listed`: the specs on the agent's command line; the rest as in `KEYS`."""
+    """What one client may do. `listed`: the specs on the agent's command line; `client`: who it is, where
+    each has places of its own; the rest as in `KEYS`.
+    """
 
     listed: tuple[str, ...]
     probes: tuple[str, ...]
@@ -104,6 +118,7 @@ class Grant(NamedTuple):
     traces: int
     targets: int
     slots: Slots | None = None
+    client: str = ""
 
     @property
     def outbox(self) -> int:
@@ -157,7 +172,7 @@ class Grant(NamedTuple):
 
     def take(self) -> None:
         """Count one more trace, until the calling process ends; PolicyError where that is too many."""
-        if self.slots is not None and not self.slots.take():
+        if self.slots is not None and not self.slots.take(self.client):
             cause = f"as many traces as the agent allows, {self.traces}, are running"
             raise PolicyError("trace", "", cause, "wait for one to end")
 
@@ -208,7 +223,7 @@ class Policy:
         self.listed = tuple(listed)
         self._rules = tuple(rules)
         values = {name: key.default for name, key in KEYS.items() if name != "who"}
-        self._default = Grant(listed=self.listed, **values)
+        self._default = Grant(listed=self.listed, **values, slots=Slots(values["traces"], each=True))
 
     def grant(self, identity: str, address: str) -> Grant | None:
         """What the client of this identity at this address may do; None: nothing at all.

@@ -270,11 +270,6 @@ class Job(NamedTuple):
     buffer: int | None
     rate: int
 
-    @property
-    def keep(self) -> tuple[str, ...]:
-        """The capabilities that its end takes."""
-        return ("CAP_KILL",) if self.processes.command else ()
-
     def answer(self) -> dict[str, Any]:
         """The REPLY, once the probes are attached."""
         system = os.uname()

@@ -32,6 +32,7 @@ from kwire.stream.recording import Recording
 from kwire.stream.source import SourceSink
 from kwire.stream.throttle import Throttle
 from kwire.stream.transport import Buffer, rest
+from kwire.view.text import safe
 from kwire.wire import cbor
 
 HEAD: Final = struct.Struct(">IB")  # bytes of the message after this head, its kind
@@ -43,7 +44,7 @@ QUEUE: Final = 2 << 20
 class Message(IntEnum):
     """What travels between front and worker."""
 
-    REQUEST = 1  # to the worker, first: a CBOR map: body, identity and address of the client, size
+    REQUEST = 1  # to the worker, first: a CBOR map: body; identity, address and host of the client; size
     STOP = 2  # to the worker: end the trace
     REPLY = 3  # to the front, first: the body of the REPLY
     DATA = 4  # to the front: a DATA payload
@@ -63,6 +64,7 @@ class Launcher:
             self._control.close()
             _launch(other, policy)
         other.close()
+        self._control.setblocking(False)
 
     @property
     def fd(self) -> int:
@@ -71,10 +73,17 @@ class Launcher:
 
     def start(self) -> socket.socket:
         """A worker that waits for its request at the other end."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as error:
+            raise _unstartable(error) from error
         with theirs:
             try:
                 socket.send_fds(self._control, [b"w"], [theirs.fileno()])
+            except BlockingIOError as error:
+                ours.close()
+                cause = "too many traces are beginning at once"
+                raise KwireError("start", "a tracer", cause, "try again later") from error
             except OSError as error:
                 ours.close()
                 cause = "the process that loads programs has ended"
@@ -100,16 +109,29 @@ def _launch(control: socket.socket, policy: Policy) -> None:
             data, descriptors, _, _ = socket.recv_fds(control, 1, 1)
             if not data:
                 break
-            with contextlib.suppress(OSError):  # no more processes: the front sees its socket closed
-                if descriptors and os.fork() == 0:
-                    control.close()
-                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                    work(socket.socket(fileno=descriptors[0]), policy, front)
             for descriptor in descriptors:
-                os.close(descriptor)
+                _fork(control, socket.socket(fileno=descriptor), policy, front)
         status = 0
     finally:
         os._exit(status)
+
+
+def _fork(control: socket.socket, channel: socket.socket, policy: Policy, front: int) -> None:
+    """Have a worker serve `channel`; where there can be no more processes, the front is told so."""
+    with channel:
+        try:
+            if os.fork() == 0:
+                control.close()
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                work(channel, policy, front)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                _tell(channel, Message.REPLY, requests.failed(_unstartable(error)))
+
+
+def _unstartable(error: OSError) -> KwireError:
+    cause = (error.strerror or "failed").lower()
+    return KwireError("start", "a tracer", cause, "wait for other traces to end, or allow the agent more")
 
 
 def work(channel: socket.socket, policy: Policy, front: int) -> None:
@@ -121,19 +143,18 @@ def work(channel: socket.socket, policy: Policy, front: int) -> None:
     except (BrokenPipeError, ConnectionResetError):
         pass  # the front has gone
     except Exception as error:  # a bug: said here, because nobody else will
-        sys.stderr.write(f"kwire: tracer: {type(error).__name__}: {error}\n")
+        sys.stderr.write(f"kwire: tracer: {safe(f'{type(error).__name__}: {error}')}\n")
         sys.stderr.flush()
     finally:
         os._exit(status)
 
 
 class Pipe:
-    """The outlet of a worker's sink: messages to the front, at most `QUEUE` bytes waiting."""
+    """Messages to the other side of a channel that does not block; an outlet, which takes `QUEUE` bytes."""
 
-    __slots__ = ("_channel", "_loop", "_waiting", "_want", "size")
+    __slots__ = ("_channel", "_waiting", "size")
 
-    def __init__(self, loop: Loop, channel: socket.socket) -> None:
-        self._loop = loop
+    def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
         self._waiting: deque[Buffer] = deque()
         self.size = 0
@@ -155,7 +176,7 @@ class Pipe:
         self.size += HEAD.size + len(payload)
 
     def flush(self) -> bool:
-        """Send what the socket takes; whether nothing waits any more. OSError where the front has gone."""
+        """Send what the socket takes; whether nothing waits any more. OSError: the other side has gone."""
         while self._waiting:
             buffers = [self._waiting.popleft() for _ in range(min(len(self._waiting), 64))]
             try:
@@ -177,7 +198,7 @@ class _Worker:
         self.channel = channel
         self.front = front
         self.loop = Loop()
-        self.pipe = Pipe(self.loop, channel)
+        self.pipe = Pipe(channel)
         self.recording: Recording | None = None
         self.sink: SourceSink | None = None
         self.command: Command | None = None
@@ -191,6 +212,7 @@ class _Worker:
             grant = policy.grant(request["identity"], request["address"])
             if grant is None:
                 raise KwireError("serve", request["address"], "the agent's policy does not know it")
+            grant = grant._replace(client=request["identity"] or request["host"])
             if requests.operation_of(request["body"]) == "probes":
                 _tell(self.channel, Message.REPLY, requests.names(request["body"], grant))
                 return
@@ -203,11 +225,20 @@ class _Worker:
                 if processes.command:
                     processes.command.end()
         except KwireError as error:
-            if self.recording is None:  # it has not begun: this is the answer
-                _tell(self.channel, Message.REPLY, requests.failed(error))
-            else:
-                told = {"op": "ended", "why": error.cause, **requests.failed(error)}
-                _tell(self.channel, Message.END, told)
+            self._fail(error)
+        except OSError:
+            raise
+        except Exception as error:  # a bug: the client is told too
+            self._fail(KwireError("trace", "", f"the tracer failed: {type(error).__name__}: {error}"))
+            raise
+
+    def _fail(self, error: KwireError) -> None:
+        """Say why there is no trace, or no more of it."""
+        if self.recording is None:  # it has not begun: this is the answer
+            _tell(self.channel, Message.REPLY, requests.failed(error))
+        else:
+            told = {"op": "ended", "why": error.cause, **requests.failed(error)}
+            _tell(self.channel, Message.END, told)
 
     def trace(self, job: requests.Job, size: int) -> None:
         """Attach, give up privileges, move events until it is over."""
@@ -215,7 +246,7 @@ class _Worker:
         with Tracer(job.plan, buffer=job.buffer, follow=processes.chosen) as tracer:
             tracer.follow(processes)
             tracer.attach()
-            privileges.drop(keep=job.keep)
+            privileges.drop()
             self.command = processes.command
             sink = self.sink = SourceSink(schemas, size)
             _tell(self.channel, Message.REPLY, job.answer())
