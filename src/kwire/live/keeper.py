@@ -75,6 +75,9 @@ def _serve(pid: int, orders: int, told: int, whole: bool) -> None:
         _end_all(pid)
     if not ended:
         _tell(pid, told)
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _tell(pid: int, told: int) -> None:
