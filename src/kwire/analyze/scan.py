@@ -14,11 +14,12 @@ from kwire.analyze.losses import Losses
 from kwire.capture import walk
 from kwire.capture.pcapng import HOST
 from kwire.capture.reader import Capture, Section
-from kwire.wire.fields import TAIL_MAX, TYPES
+from kwire.wire.fields import MAX_FIELD_BYTES, TAIL_MAX, TYPES
 from kwire.wire.frame import HEADER_SIZE, Flag, FrameError, Type
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
 from kwire.wire.schema import Schema, clock_of
+from kwire.wire.walk import frame_gather
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +31,7 @@ BYTES: Final = 4 << 20  # of frames in a window, about: what a processor's cache
 BLOCK: Final = 1 << 11  # events of a probe in a window on average, so that its block is worth its overhead …
 MOST: Final = 8  # … but at most so many times EVENTS and BYTES
 MAX_PROBES: Final = 1 << 17  # greatest probe number whose events are pruned by chunk
+SPREAD: Final = 3  # so many times the bytes of frames are copied at most to have them in one piece
 LEAST: Final = 16  # bytes of an EVENT with a timestamp, which lies in the last eight
 
 Progress = Callable[[int], None]  # told how many bytes of frames were read so far
@@ -56,15 +58,25 @@ class Window:
         self.events = 0
 
     def add(self, frames: Frames) -> None:
-        """Copy the frames."""
+        """Copy the frames: in one piece where they lie close, else one by one."""
         import numpy as np
 
         count = len(frames)
         offsets = np.asarray(frames.offsets)[:count]
         at = offsets.argmax()
         first, end = int(offsets.min()), int(offsets[at]) + len(frames.frame_bytes(int(at)))
-        self.places.append(offsets - np.uint64(first) + np.uint64(len(self.data)))
-        self.data += frames.view[first:end]
+        view = np.asarray(frames.view)
+        lengths = view[offsets + np.uint64(2)].astype(np.uint64) << np.uint64(8)
+        lengths |= view[offsets + np.uint64(3)]
+        size = int(lengths.sum())
+        if end - first <= SPREAD * size:
+            self.places.append(offsets - np.uint64(first) + np.uint64(len(self.data)))
+            self.data += frames.view[first:end]
+        else:
+            start = len(self.data)
+            self.data += bytes(size)
+            frame_gather(frames.view, frames.offsets, 0, count, self.data, start)
+            self.places.append(np.cumsum(lengths) - lengths + np.uint64(start))
         self.events += count
 
 
@@ -392,13 +404,16 @@ def _sound(schema: Schema, data: "Array", offsets: "Array", ends: "Array") -> "A
         places = np.flatnonzero(sound)
         offsets, ends = offsets[places], ends[places]
     outside = np.zeros(len(offsets), bool)
+    total = np.zeros(len(offsets), np.uint32)
     for shift in tails:
         pair = _at(data, offsets, _order(schema) + "u4", shift)
         low, high = pair.astype(np.uint16), (pair >> np.uint32(16)).astype(np.uint16)
         start, length = (low, high) if schema.order == "little" else (high, low)
         length = length & np.uint16(TAIL_MAX)
+        total += length
         beyond = start + length.astype(np.uint32) > ends
         outside |= (beyond | (start < np.uint16(schema.size))) & (length != 0)
+    outside |= total > MAX_FIELD_BYTES
     if places is None:
         return ~outside
     sound[places] = ~outside

@@ -12,11 +12,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kwire.wire.fields import (
+    MAX_FIELD_BYTES,
     TAIL_CUT,
     TAIL_MAX,
     TIMESTAMP_AT,
     TYPES,
     Field,
+    crowded,
+    crowds,
     ipv4_text,
     ipv6_text,
     letter,
@@ -99,6 +102,21 @@ class _Reader:
                 at + end, f"a record that ends at {end}", f"its fixed part to end at {schema.size}"
             )
         self.starts, self.ends, self.rows = starts[:found], ends[:found], rows[:found]
+        tails = [field for field in schema.fields if TYPES[field.type].tail]
+        if crowds(tails):
+            self.check_room(tails)
+
+    def check_room(self, tails: list[Field]) -> None:
+        """FrameError where the values of an event's tail fields are more than there may be."""
+        total = self.np.zeros(len(self.rows), self.np.int64)
+        for field in tails:
+            total += self.reference(field)[1] & TAIL_MAX
+        beyond = self.np.flatnonzero(total > MAX_FIELD_BYTES)
+        if len(beyond):
+            event = int(beyond[0])
+            start = int(self.starts[event])
+            places = ((start + field.offset, int(self.reference(field)[1][event])) for field in tails)
+            raise crowded(places)
 
     def column(self, field: Field) -> Array:
         rule = TYPES[field.type]

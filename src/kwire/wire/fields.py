@@ -9,15 +9,16 @@ is shorter than its schema, or points outside itself, is a FrameError BAD_PAYLOA
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
-from kwire.wire.frame import HEADER_SIZE, Bytes, Flag, bad_payload
+from kwire.wire.frame import HEADER_SIZE, MAX_EVENT, Bytes, Flag, FrameError, bad_payload
 
 TIMESTAMP_AT = 8  # of an EVENT frame: u64, nanoseconds of the schema's clock
 FIELDS_AT = 16  # the first byte that fields may use
 TAIL_CUT = 0x8000  # bit of a tail reference's length
 TAIL_MAX = 0x7FFF  # longest value a tail reference can tell
+MAX_FIELD_BYTES = 4 * MAX_EVENT  # bytes of all fields of a record together, and of all values of its tail
 
 Scalar: TypeAlias = "int | bool | str | bytes"
 Value: TypeAlias = "Scalar | list[Scalar]"
@@ -168,6 +169,7 @@ def make_decoder(fields: Sequence[Field], size: int, order: str) -> Decoder:
     scope: dict[str, object] = {"errors": (struct.error, IndexError), "short": _short, "whole": payload_end}
     lines = ["def decode(frame):", " try:", "  if frame[1]: frame = frame[:whole(frame)]"]
     items: dict[int, str] = {}  # index of the field → the expression of its struct items
+    lengths: dict[int, str] = {}  # index of a tail field → that of its length, with the cut bit
     for number, layer in enumerate(_layers(fields)):
         pattern, at, first = sign, 0, 0
         for index in layer:
@@ -176,15 +178,38 @@ def make_decoder(fields: Sequence[Field], size: int, order: str) -> Decoder:
             pattern += f"{field.offset - at}x{codes}"
             at = field.offset + field.size
             items[index] = f"t{number}[{first}]" if width == 1 else f"t{number}[{first}:{first + width}]"
+            if TYPES[field.type].tail:
+                lengths[index] = f"t{number}[{first + 1}]"
             first += width
         pattern += f"{size - at}x"
         scope[f"unpack{number}"] = struct.Struct(pattern).unpack_from
         lines.append(f"  t{number} = unpack{number}(frame)")
     lines.append(f" except errors: raise short(frame, {size}) from None")
+    if crowds(fields):
+        tails = [(fields[index].offset, lengths[index]) for index in sorted(lengths)]
+        total = " + ".join(f"({length} & {TAIL_MAX})" for _, length in tails)
+        told = "".join(f"({at}, {length}), " for at, length in tails)
+        lines.append(f" if {total} > {MAX_FIELD_BYTES}: raise crowded(({told}))")
+        scope["crowded"] = crowded
     values = (_expression(field, items[index], size, scope) for index, field in enumerate(fields))
     lines.append(f" return ({''.join(f'{value}, ' for value in values)})")
     exec("\n".join(lines), scope)
     return scope["decode"]  # type: ignore[return-value]  # made by the line above
+
+
+def crowds(fields: Sequence[Field]) -> bool:
+    """Whether there are so many tail fields that their values can have more than MAX_FIELD_BYTES."""
+    return sum(TYPES[field.type].tail for field in fields) * TAIL_MAX > MAX_FIELD_BYTES
+
+
+def crowded(references: Iterable[tuple[int, int]]) -> FrameError:
+    """The error of a record whose tail fields, as (offset, length) in their order, have too many bytes."""
+    at = total = 0
+    for place, length in references:
+        at, total = place, total + (length & TAIL_MAX)
+        if total > MAX_FIELD_BYTES:
+            break
+    return bad_payload(at, f"{total} bytes of values in the tail", f"at most {MAX_FIELD_BYTES}")
 
 
 def _layers(fields: Sequence[Field]) -> list[list[int]]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 from kwire.wire import cbor
 from kwire.wire.fields import (
     FIELDS_AT,
+    MAX_FIELD_BYTES,
     TIMESTAMP_AT,
     TYPES,
     CutBytes,
@@ -42,6 +43,7 @@ from kwire.wire.frame import (
 from kwire.wire.messages import Cause
 
 __all__ = [
+    "MAX_FIELD_BYTES",
     "TYPES",
     "Clock",
     "CutBytes",
@@ -58,7 +60,6 @@ __all__ = [
 ORDERS = ("little", "big")
 WORDS = (4, 8)
 MAX_FIELDS = 1024
-MAX_FIELD_BYTES = 4 * MAX_EVENT  # of all fields together: some may overlap
 MAX_PENDING = 16 << 20  # payload bytes a SchemaReader holds of schemas not complete yet
 SYMBOL_REACH = 1 << 20  # bytes after a symbol's address that may still belong to it
 
@@ -199,11 +200,13 @@ def decode(schema: Schema, frame: Bytes) -> dict[str, Value]:
 class SchemaReader:
     """Puts SCHEMA frames together again. What is incomplete is bounded: MAX_PENDING bytes."""
 
-    __slots__ = ("_held", "_maps")
+    __slots__ = ("_held", "_maps", "held")
 
     def __init__(self) -> None:
         self._maps: dict[int, Map] = {}
         self._held: dict[int, int] = {}
+        self.held = 0
+        """Payload bytes of schemas whose last frame has not come."""
 
     def add(self, frame: Frame) -> Schema | None:
         """Take a SCHEMA frame; give the schema once its last frame is there.
@@ -213,8 +216,10 @@ class SchemaReader:
         id = frame.header.id
         base = frame.offset + HEADER_SIZE
         whole = self._maps.pop(id, {})
-        held = self._held.pop(id, 0) + len(frame.payload)
-        if held + sum(self._held.values()) > MAX_PENDING:
+        before = self._held.pop(id, 0)
+        self.held -= before
+        held = before + len(frame.payload)
+        if held + self.held > MAX_PENDING:
             raise bad_payload(base, f"{held} bytes and no end", f"at most {MAX_PENDING} bytes of schema")
         part = cbor.loads_map(frame.payload, base)
         more = part.pop("more", False)
@@ -223,13 +228,9 @@ class SchemaReader:
         merge_map(whole, part, base)
         if more:
             self._maps[id], self._held[id] = whole, held
+            self.held += held
             return None
         return _schema(id, whole, base)
-
-    @property
-    def held(self) -> int:
-        """Payload bytes of schemas whose last frame has not come."""
-        return sum(self._held.values())
 
     @property
     def pending(self) -> list[int]:

@@ -162,7 +162,15 @@ do
     if inside < schema.size then
       fail(stop, "a record that ends at " .. inside, "its fixed part to end at " .. schema.size)
     end
-    local values = {}
+    local values, total = {}, 0
+    for _, field in ipairs(schema.fields) do
+      if field.rule.tail then
+        total = total + Numbers.read(s, frame.at + field.offset + 3, 2, schema.little, false).lo % (Tables.tail_max + 1)
+        if total > Tables.max_field_bytes then
+          fail(frame.at + field.offset, total .. " bytes of values in the tail", "at most " .. Tables.max_field_bytes)
+        end
+      end
+    end
     for number, field in ipairs(schema.fields) do
       local at = frame.at + field.offset
       local value = { field = field, at = at, size = field.size, ref = nil }
