@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from kwire.analyze.scan import Picked
+from kwire.analyze.scan import Picked, probe_numbers
 from kwire.analyze.survey import Survey
 from kwire.capture.output import CaptureError
 from kwire.capture.writer import Totals, Writer
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-MAX_NUMBER: Final = 1 << 20  # greatest probe number that is renumbered through a table
+ROWS: Final = 8  # of a table of numbers for each event of a window, at most
 
 
 Keys = dict[int, tuple[Schema, bytes]]  # by the schema's id(): itself, and its contents
@@ -34,10 +34,11 @@ Keys = dict[int, tuple[Schema, bytes]]  # by the schema's id(): itself, and its 
 class Numbers:
     """Probe numbers 1, 2, 3 … for the schemas of captures; equal schemas are one probe.
 
-    `keys`: what is known of schemas' contents, shared by all who number the schemas of one capture.
+    `clock`: that of losses of unknown probes. `keys`: what is known of schemas' contents, shared by all who
+    number the schemas of one capture.
     """
 
-    __slots__ = ("_by", "_keys", "schemas")
+    __slots__ = ("_by", "_keys", "clock", "schemas")
 
     def __init__(self, schemas: Iterable[Schema], keys: Keys | None = None) -> None:
         self._by: dict[bytes, int] = {}
@@ -48,6 +49,7 @@ class Numbers:
             if key not in self._by:
                 self._by[key] = len(self.schemas) + 1
                 self.schemas.append(schema._replace(id=len(self.schemas) + 1))
+        self.clock = clock_of(self.schemas)
 
     def find(self, schema: Schema) -> int:
         """The number of this schema's probe, 0 where it has none; it may come from another reading."""
@@ -144,8 +146,8 @@ def numbered(picked: Picked, numbers: Numbers) -> list[tuple[int, Lost]]:
     for before, schema, loss in picked.losses:
         number = numbers.find(schema) if schema else 0
         if not number and loss.last:
-            here = schema.clock if schema else clock_of(picked.window.schemas.values())
-            there = clock_of(numbers.schemas)
+            here = schema.clock if schema else picked.window.section.clock
+            there = numbers.clock
             shift = here.at(0) - there.at(0) if here and there else 0
             first, last = (min(max(time + shift, 1), U64_MAX) for time in (loss.first, loss.last))
             loss = loss._replace(first=first, last=last)
@@ -154,7 +156,7 @@ def numbered(picked: Picked, numbers: Numbers) -> list[tuple[int, Lost]]:
 
 
 class _Sparse:
-    """A table for the Python twin, where a capture has numbers too great for a real one."""
+    """A table for the Python twin, where a real one would have far more rows than there are events."""
 
     __slots__ = ("_numbers", "_schemas")
 
@@ -171,13 +173,15 @@ class _Sparse:
 
 def renumber(picked: Picked, numbers: Numbers) -> None:
     """Give the EVENTs that were picked the numbers of their probes, in place."""
-    schemas, count = picked.window.schemas, len(picked.offsets)
-    greatest = max(schemas, default=0)
-    if greatest > MAX_NUMBER:
+    import numpy as np
+
+    schemas, count, there = picked.window.schemas, len(picked.offsets), probe_numbers(picked)
+    greatest = int(there.max(initial=0))
+    if greatest + 1 > ROWS * count:
         sparse = _Sparse(schemas, numbers)
         frame_renumber_twin(picked.window.data, picked.offsets.tolist(), 0, count, sparse)
         return
     table = array("Q", bytes(8 * (greatest + 1)))
-    for number, schema in schemas.items():
-        table[number] = numbers.find(schema)
+    for number in np.flatnonzero(np.bincount(there)).tolist():
+        table[number] = numbers.find(schemas[number])
     frame_renumber(picked.window.data, picked.offsets.data, 0, count, table)

@@ -5,20 +5,18 @@ for a single event; every event that is wanted is in exactly one block, or count
 selection rules out by time or probe is skipped chunk by chunk and never decoded (`chunks`, `decoded` count).
 """
 
-from array import array
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kwire.analyze.choose import EARLIEST, LATEST, Selection
 from kwire.analyze.losses import Losses
-from kwire.capture import walk
-from kwire.capture.pcapng import HOST
 from kwire.capture.reader import Capture, Section
+from kwire.capture.tally import tally
 from kwire.wire.fields import MAX_FIELD_BYTES, TAIL_MAX, TYPES
 from kwire.wire.frame import HEADER_SIZE, Flag, FrameError, Type
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
-from kwire.wire.schema import Schema, clock_of
+from kwire.wire.schema import Schema
 from kwire.wire.walk import frame_gather
 
 if TYPE_CHECKING:
@@ -30,7 +28,6 @@ EVENTS: Final = 1 << 16  # in a window, about
 BYTES: Final = 4 << 20  # of frames in a window, about: what a processor's caches hold
 BLOCK: Final = 1 << 11  # events of a probe in a window on average, so that its block is worth its overhead …
 MOST: Final = 8  # … but at most so many times EVENTS and BYTES
-MAX_PROBES: Final = 1 << 17  # greatest probe number whose events are pruned by chunk
 SPREAD: Final = 3  # so many times the bytes of frames are copied at most to have them in one piece
 LEAST: Final = 16  # bytes of an EVENT with a timestamp, which lies in the last eight
 
@@ -153,15 +150,15 @@ class Scan:
                 self.read += abs(int(frames.offsets[len(frames) - 1]) - int(frames.offsets[0]))
             if self.progress is not None:
                 self.progress(self.read)
-            if not self._wanted(frames, section.schemas):
+            if not self._wanted(frames, section):
                 continue
             self.decoded += 1
             window = held.get(id(section))
-            if window is not None and not _same(window.schemas, section.schemas):
+            if window is not None and window.schemas is not section.schemas:
                 yield held.pop(id(section))
                 window = None
             if window is None:
-                window = held[id(section)] = Window(section, dict(section.schemas))
+                window = held[id(section)] = Window(section, section.schemas)
             before = len(window.data)
             window.add(frames)
             events, size = events + len(frames), size + len(window.data) - before
@@ -171,28 +168,16 @@ class Scan:
                 held, events, size = {}, 0, 0
         yield from held.values()
 
-    def _wanted(self, frames: Frames, schemas: dict[int, Schema]) -> bool:
+    def _wanted(self, frames: Frames, section: Section) -> bool:
         """Whether anything of this chunk is wanted: counted by probe and time in C, nothing decoded."""
-        if not len(frames):
-            return False
-        if self.selection.everything:
-            return True
-        words = (min(max(schemas, default=0), MAX_PROBES) + 1) * walk.COUNT_WORDS
-        counted = 0
-        for order in {schema.order for schema in schemas.values()}:
-            table = array("Q", bytes(8 * words))
-            swap = order != HOST
-            counted = walk.count_by_id(frames.data, frames.offsets, len(frames), table, swap)
-            for number, schema in schemas.items():
-                at = number * walk.COUNT_WORDS
-                if schema.order != order or not self.selection.wants(schema):
-                    continue
-                if at >= words:
-                    return True
-                count, first, last = table[at : at + walk.COUNT_WORDS]
-                if count and self.selection.reaches(schema.wall(first), schema.wall(last)):
-                    return True
-        return counted < len(frames)  # LOST frames, and what is not described
+        if self.selection.everything or not len(frames):
+            return bool(len(frames))
+        found = tally(frames, section)
+        for number, (_, first, last) in found.known.items():
+            schema = section.schemas[number]
+            if self.selection.wants(schema) and self.selection.reaches(schema.wall(first), schema.wall(last)):
+                return True
+        return bool(found.others or found.strangers)
 
     def _blocks(self, window: Window) -> Iterator[Block]:
         import numpy as np
@@ -282,7 +267,7 @@ class Scan:
         schema = window.schemas.get(loss.probe)
         if not (self.selection.wants_loss(schema, loss) if schema else self.selection.wants_unknown):
             return None
-        clock = schema.clock if schema else clock_of(window.schemas.values())
+        clock = schema.clock if schema else window.section.clock
         timed = clock if loss.last and self.selection.bounded else None
         if timed and not self.selection.reaches(timed.at(loss.first), timed.at(loss.last)):
             return None
@@ -350,10 +335,6 @@ def wall_times(schema: Schema, raw: "Array") -> "Array":
 
 def _order(schema: Schema) -> str:
     return "<" if schema.order == "little" else ">"
-
-
-def _same(one: dict[int, Schema], two: dict[int, Schema]) -> bool:
-    return len(one) == len(two) and all(two.get(number) is schema for number, schema in one.items())
 
 
 def _at(data: "Array", offsets: "Array", kind: str, shift: int) -> "Array":

@@ -4,22 +4,17 @@ The laws: no event is decoded; counts are exact; memory is bounded by the probes
 again in the middle of a section is told apart from before.
 """
 
-from array import array
-from typing import Final
-
 from kwire.analyze.choose import bounded
 from kwire.analyze.losses import Losses
 from kwire.analyze.scan import Progress
 from kwire.analyze.source import Source
-from kwire.capture import walk
-from kwire.capture.pcapng import HOST, StatisticsOption
+from kwire.capture.pcapng import StatisticsOption
 from kwire.capture.reader import Section
+from kwire.capture.tally import tally
 from kwire.wire.frame import Type
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Cause, Lost
-from kwire.wire.schema import Schema, clock_of
-
-MAX_PROBES: Final = 1 << 17  # greatest probe number counted
+from kwire.wire.schema import Schema
 
 
 class Seen:
@@ -52,7 +47,7 @@ class Seen:
 
 
 class Survey:
-    """The outcome: `probes` in order, `losses`, `problem` with the file.
+    """The outcome: `probes` in order, `losses`, `problem` with the file, `strangers`: events without SCHEMA.
 
     `packets` were read and `frames` found in them, `skipped` packets hold no sound frame; `errors` counts
     what was wrong by its name.
@@ -70,6 +65,7 @@ class Survey:
         "probes",
         "problem",
         "skipped",
+        "strangers",
         "unknown_lost",
     )
 
@@ -77,41 +73,42 @@ class Survey:
         """Read the whole capture once; CaptureError where it is none."""
         self.probes: list[Seen] = []
         self.losses = Losses()
-        self.unknown_lost = 0
+        self.unknown_lost = self.strangers = 0
         capture = source.open()
         with capture:
-            by_section: dict[int, dict[int, Seen]] = {}
+            by_section: dict[int, dict[int, Seen]] = {}  # by section and schema, by their identity
+            sections: list[Section] = []
             read = 0
             for frames in capture:
                 section = capture.section
                 assert section is not None  # frames lie in sections
-                known = by_section.setdefault(id(section), {})
-                words = (min(max(section.schemas, default=0), MAX_PROBES) + 1) * walk.COUNT_WORDS
-                counted = 0
-                for number, schema in section.schemas.items():
-                    if number not in known or known[number].schema is not schema:
-                        known[number] = Seen(section, schema)
-                        self.probes.append(known[number])
-                for order in {schema.order for schema in section.schemas.values()}:
-                    table = array("Q", bytes(8 * words))
-                    counted = walk.count_by_id(frames.data, frames.offsets, len(frames), table, order != HOST)
-                    for number, seen in known.items():
-                        at = number * walk.COUNT_WORDS
-                        if at < words and table[at] and seen.schema.order == order:
-                            seen.add(*table[at : at + walk.COUNT_WORDS])
-                if counted < len(frames):
-                    self._lost(frames, known)
+                known = by_section.get(id(section))
+                if known is None:
+                    known = by_section[id(section)] = {}
+                    sections.append(section)
+                found = tally(frames, section)
+                for number, row in found.known.items():
+                    schema = section.schemas[number]
+                    seen = known.get(id(schema))
+                    if seen is None:
+                        seen = known[id(schema)] = Seen(section, schema)
+                    seen.add(*row)
+                self.strangers += sum(found.strangers.values())
+                if found.others:
+                    self._lost(frames, found.others, section, known)
                 if progress is not None and len(frames):
                     read += int(frames.offsets[len(frames) - 1]) - int(frames.offsets[0])
                     progress(read)
-            there = {id(seen.schema) for seen in self.probes}
+            listed = set(map(id, capture.sections))
+            sections = [one for one in sections if id(one) not in listed] + capture.sections
+            for section in sections:  # what had no events too
+                known = by_section.get(id(section), {})
+                self.probes += [known.get(id(one)) or Seen(section, one) for one in section.history]
+            of: dict[tuple[int, int], list[Seen]] = {}
+            for seen in self.probes:
+                of.setdefault((id(seen.section), seen.schema.id), []).append(seen)
             for section in capture.sections:
-                fresh = [schema for schema in section.schemas.values() if id(schema) not in there]
-                self.probes += [Seen(section, schema) for schema in fresh]  # they had no events
-            places = {id(section): place for place, section in enumerate(capture.sections)}
-            self.probes.sort(key=lambda seen: places.get(id(seen.section), 0))
-            for section in capture.sections:
-                self._told(section)
+                _told(section, of)
             self.problem, self.skipped, self.ended = capture.problem, capture.skipped, capture.ended
             self.first_skipped, self._forgotten = capture.first_skipped, capture.forgotten
             self._complaints = {id(one): capture.complaint(one) for one in capture.sections}
@@ -148,33 +145,35 @@ class Survey:
             return False
         return not self.problem and self._complaints.get(id(seen.section)) == ""
 
-    def _lost(self, frames: Frames, known: dict[int, Seen]) -> None:
-        for index in range(len(frames)):
+    def _lost(self, frames: Frames, places: list[int], section: Section, known: dict[int, Seen]) -> None:
+        for index in places:
             if frames.header(index).type != Type.LOST:
                 continue
             loss = Lost.read(frames.frame(index))
-            seen = known.get(loss.probe)
-            clock = clock_of(one.schema for one in known.values())
-            self.losses.add(seen.schema if seen else None, loss, clock)
-            if seen is None:
+            schema = section.schemas.get(loss.probe)
+            self.losses.add(schema, loss, section.clock)
+            if schema is None:
                 self.unknown_lost += loss.count
-            elif loss.cause == Cause.MISSED_SHARED:
+                continue
+            seen = known.get(id(schema))
+            if seen is None:
+                seen = known[id(schema)] = Seen(section, schema)
+            if loss.cause == Cause.MISSED_SHARED:
                 seen.shared += loss.count
             else:
                 seen.lost += loss.count
 
-    def _told(self, section: Section) -> None:
-        """What the closing statistics of a section say; of a probe described twice, nobody's."""
-        for interface in section.interfaces:
-            mine = [
-                seen for seen in self.probes if seen.section is section and seen.schema.id == interface.probe
-            ]
-            if not interface.probe or interface.statistics is None or not mine:
-                continue
-            produced = interface.statistics.get(StatisticsOption.RECEIVED)
-            if produced is None:
-                continue
-            others = sum(seen.events + seen.lost for seen in mine[:-1]) + sum(seen.shared for seen in mine)
-            for seen in mine[:-1]:
-                seen.produced = seen.events + seen.lost
-            mine[-1].produced = max(0, produced - others)
+
+def _told(section: Section, of: dict[tuple[int, int], list[Seen]]) -> None:
+    """What the closing statistics of a section say; of a probe described twice, nobody's."""
+    for interface in section.interfaces:
+        mine = of.get((id(section), interface.probe), [])
+        if not interface.probe or interface.statistics is None or not mine:
+            continue
+        produced = interface.statistics.get(StatisticsOption.RECEIVED)
+        if produced is None:
+            continue
+        others = sum(seen.events + seen.lost for seen in mine[:-1]) + sum(seen.shared for seen in mine)
+        for seen in mine[:-1]:
+            seen.produced = seen.events + seen.lost
+        mine[-1].produced = max(0, produced - others)

@@ -21,7 +21,7 @@ from kwire.wire.fields import check_timestamp
 from kwire.wire.frame import FrameError, Type, inspect
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
-from kwire.wire.schema import Schema, SchemaReader
+from kwire.wire.schema import Clock, Schema, SchemaReader
 
 LIMIT: Final = 1 << 14  # frames in a chunk, at most
 MAX_SECTIONS: Final = 1 << 12
@@ -79,9 +79,26 @@ class Interface:
 
 
 class Section:
-    """A section of a capture: everything one recorder said. Statistics come with the last blocks."""
+    """A section of a capture: everything one recorder said. Statistics come with the last blocks.
 
-    __slots__ = ("application", "comments", "hardware", "interfaces", "order", "os", "schemas")
+    `schemas`: those that hold now, by probe number; `history`: all that ever held, in the order in which they
+    came; `greatest`: the greatest probe number of them; `orders`: the byte orders of their events; `clock`:
+    that of frames whose own schema is not there, as `wire.schema.clock_of` has it.
+    """
+
+    __slots__ = (
+        "application",
+        "clock",
+        "comments",
+        "greatest",
+        "hardware",
+        "history",
+        "interfaces",
+        "order",
+        "orders",
+        "os",
+        "schemas",
+    )
 
     def __init__(self, order: pcapng.Order, options: pcapng.Options) -> None:
         self.order = order
@@ -91,6 +108,26 @@ class Section:
         self.application = " ".join(pcapng.strings(options, pcapng.SectionOption.APPLICATION))
         self.interfaces: list[Interface] = []
         self.schemas: dict[int, Schema] = {}
+        self.history: list[Schema] = []
+        self.greatest = 0
+        self.orders: set[str] = set()
+        self.clock: Clock | None = None
+
+    def define(self, schema: Schema) -> None:
+        """From here on this schema holds. One that is repeated changes nothing.
+
+        Another one for the same probe makes `schemas` a new mapping: who holds the old one has what held.
+        """
+        old = self.schemas.get(schema.id)
+        if old == schema:
+            return
+        if old is not None:
+            self.schemas = dict(self.schemas)
+        self.schemas[schema.id] = schema
+        self.history.append(schema)
+        self.greatest = max(self.greatest, schema.id)
+        self.orders.add(schema.order)
+        self.clock = schema.clock if self.clock is None else _first(self.clock, schema.clock)
 
 
 class StopReading(Exception):  # noqa: N818  # it ends a reading, it is no failure
@@ -450,7 +487,7 @@ class Capture:
             if frame.header.type == Type.SCHEMA:
                 schema = self._reader.add(frame)
                 if schema is not None:
-                    self._own.schemas[schema.id] = schema
+                    self._own.define(schema)
                     interfaces[number].probe = schema.id
                 return 0
             if frame.header.type == Type.LOST:
@@ -473,6 +510,11 @@ class Capture:
         if self.first_skipped is None:
             self.first_skipped = f"packet at byte {place}: {why}"
         return 0
+
+
+def _first(one: Clock, two: Clock | None) -> Clock:
+    """The clock that began first."""
+    return one if two is None else min(one, two, key=lambda clock: clock.at(0))
 
 
 def _time(value: bytes, order: pcapng.Order) -> int:

@@ -7,21 +7,19 @@ one is a hole too.
 """
 
 import re
-from array import array
+from collections import Counter
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from kwire.capture import walk
 from kwire.capture.output import CaptureError
 from kwire.capture.pcapng import StatisticsOption
 from kwire.capture.reader import Capture, Section
+from kwire.capture.tally import tally
 from kwire.capture.writer import Totals
 from kwire.wire.frame import Type
 from kwire.wire.frames import Frames
 from kwire.wire.messages import CAUSES, CPU_UNKNOWN, MERGE_GAP, Cause, Lost
-from kwire.wire.schema import clock_of
 
-MAX_PROBES: Final = 1 << 17  # greatest probe number counted
 MAX_HOLES: Final = 10_000  # holes told apart in a file; more are joined
 _SEQUENCE = re.compile(r"kwire capture ([0-9a-f]{32}) file (\d{1,9})")
 _FOLLOWED = re.compile(r"continued in file (\d{1,9})")
@@ -91,21 +89,16 @@ class FileReport(NamedTuple):
 
 
 class _Count:
-    """What was counted in one section."""
+    """What was counted in one section: by probe, and of probes without a schema."""
 
-    __slots__ = ("lost", "section", "shared", "table", "unknown")
+    __slots__ = ("lost", "section", "shared", "stored", "strangers")
 
     def __init__(self, section: Section) -> None:
         self.section = section
-        self.table = array("Q")
-        self.lost: dict[int, int] = {}
-        self.shared: dict[int, int] = {}  # of those lost: what other probes may have lost
-        self.unknown = 0  # events of probes without a schema
-
-    def stored(self, number: int) -> int:
-        """Events of this probe."""
-        at = number * walk.COUNT_WORDS
-        return self.table[at] if at < len(self.table) else 0
+        self.stored: Counter[int] = Counter()
+        self.lost: Counter[int] = Counter()
+        self.shared: Counter[int] = Counter()
+        self.strangers = 0
 
 
 class _Holes:
@@ -121,7 +114,7 @@ class _Holes:
         """Add one LOST frame."""
         schema = section.schemas.get(loss.probe)
         probe = schema.probe if schema else ""
-        clock = schema.clock if schema else clock_of(section.schemas.values())
+        clock = schema.clock if schema else section.clock
         first = last = None
         if loss.last and clock:
             first, last = clock.at(loss.first), clock.at(loss.last)
@@ -200,23 +193,18 @@ def verify_set(reports: Iterable[FileReport]) -> list[str]:
 
 
 def _add(count: _Count, holes: _Holes, frames: Frames) -> None:
-    schemas = count.section.schemas
-    words = (min(max(schemas, default=0), MAX_PROBES) + 1) * walk.COUNT_WORDS
-    if len(count.table) < words:
-        count.table.extend([0] * (words - len(count.table)))
-    counted = walk.count_by_id(frames.data, frames.offsets, frames.count, count.table, False)
-    if counted == len(frames):
-        return
-    for index in range(len(frames)):
-        header = frames.header(index)
-        if header.type == Type.LOST:
-            loss = Lost.read(frames.frame(index))
-            count.lost[loss.probe] = count.lost.get(loss.probe, 0) + loss.count
-            if loss.cause == Cause.MISSED_SHARED:
-                count.shared[loss.probe] = count.shared.get(loss.probe, 0) + loss.count
-            holes.add(count.section, loss)
-        elif header.type == Type.EVENT and header.id * walk.COUNT_WORDS >= len(count.table):
-            count.unknown += 1
+    found = tally(frames, count.section)
+    for number, (events, _, _) in found.known.items():
+        count.stored[number] += events
+    count.strangers += sum(found.strangers.values())
+    for index in found.others:
+        if frames.header(index).type != Type.LOST:
+            continue
+        loss = Lost.read(frames.frame(index))
+        count.lost[loss.probe] += loss.count
+        if loss.cause == Cause.MISSED_SHARED:
+            count.shared[loss.probe] += loss.count
+        holes.add(count.section, loss)
 
 
 def _balances(count: _Count, problems: list[str], *, cut: bool, silent: bool = False) -> list[Balance]:
@@ -231,9 +219,9 @@ def _balances(count: _Count, problems: list[str], *, cut: bool, silent: bool = F
     balances, without = [], 0
     for number, schema in sorted(section.schemas.items()):
         told = statistics.get(number)
-        stored, lost = count.stored(number), count.lost.get(number, 0)
+        stored, lost = count.stored[number], count.lost[number]
         produced = told.get(StatisticsOption.RECEIVED) if told else None
-        shared = count.shared.get(number, 0)
+        shared = count.shared[number]
         own = None if produced is None else produced - shared
         balances.append(Balance(schema.probe, number, own, stored, lost - shared))
         if shared:
@@ -260,15 +248,9 @@ def _balances(count: _Count, problems: list[str], *, cut: bool, silent: bool = F
     if without and not cut and not silent:
         which = "its probes" if without == len(section.schemas) else f"{without} of its probes"
         problems.append(f"no closing statistics of {which}: the recorder was killed, or is still recording")
-    described = set(section.schemas)
-    strangers = count.unknown + sum(
-        count.stored(number)
-        for number in range(len(count.table) // walk.COUNT_WORDS)
-        if number not in described
-    )
-    if strangers:
-        problems.append(f"{strangers} events are of probes that the file does not describe")
-    lost = sum(lost for number, lost in count.lost.items() if number not in described)
+    if count.strangers:
+        problems.append(f"{count.strangers} events are of probes that the file does not describe")
+    lost = sum(lost for number, lost in count.lost.items() if number not in section.schemas)
     if lost:
         balances.append(Balance("", 0, None, 0, lost))
     return balances

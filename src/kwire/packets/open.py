@@ -155,7 +155,7 @@ class NetworkCapture(Capture):
         for section, what in queue:
             self._list(section)
             if isinstance(what, Schema):
-                section.schemas[what.id] = what
+                section.define(what)
                 self._current = section
                 continue
             self._current = section

@@ -72,7 +72,7 @@ class Renderer:
     `events` counts the events that made a line, `lost` those that LOST frames count.
     """
 
-    __slots__ = ("_choose", "_last", "_prepared", "_where", "events", "format", "holes", "lost")
+    __slots__ = ("_choose", "_last", "_nearest", "_prepared", "_where", "events", "format", "holes", "lost")
 
     def __init__(
         self,
@@ -84,6 +84,7 @@ class Renderer:
         self._choose = choose
         self._where = where
         self._prepared: dict[int, _Prepared] = {}
+        self._nearest: tuple[Mapping[int, Schema], int, Schema | None] = ({}, 0, None)
         self._last = 0  # wall-clock ns of the last event: where what has no time of its own stands
         self.events = 0
         self.holes = 0
@@ -104,7 +105,7 @@ class Renderer:
             if probe is None or probe.schema is not schemas.get(id):
                 schema = schemas.get(id)
                 if schema is None:
-                    near = next((one for one in schemas.values() if one.clock), None)
+                    near = self._near(schemas)
                     order: Literal["little", "big"] = "big" if near and near.order == "big" else "little"
                     raw = int.from_bytes(view[offset + 8 : offset + min(16, length)], order)
                     rows += self._unknown(id, raw, near.clock if near else None)
@@ -131,7 +132,8 @@ class Renderer:
             choose = self._choose
             if schema and choose and not any(map(choose, schema.others(loss.cause))):
                 continue
-            clock = schema.clock if schema else clock_of(schemas.values())
+            near = schema or self._near(schemas)
+            clock = near.clock if near else None
             time = clock.at(loss.last) if clock and loss.last else None
             self.lost += loss.count
             self.holes += 1
@@ -139,6 +141,14 @@ class Renderer:
             if line:
                 rows.append((self._last if time is None else time, line))
         return rows
+
+    def _near(self, schemas: Mapping[int, Schema]) -> Schema | None:
+        """The schema whose clock tells the time of what no schema describes; looked for once for each set."""
+        if self._nearest[0] is not schemas or self._nearest[1] != len(schemas):
+            clock = clock_of(schemas.values())
+            near = next((one for one in schemas.values() if one.clock == clock), None) if clock else None
+            self._nearest = (schemas, len(schemas), near)
+        return self._nearest[2]
 
     def _unknown(self, id: int, raw: int, clock: Clock | None) -> list[Row]:
         if self._choose is not None or self._where is not None:
