@@ -43,7 +43,7 @@ def test_a_name_with_another_type_is_a_field_like_any(write: Write) -> None:
     path = write(fields, bytes([1, 0, 0, 0, 2, 0, 3, 0]) + b"\x1b[2Jcpu!")
     status, out, _ = fuzz_verbs.run(("show", path))
     assert status == 0
-    assert out.splitlines()[0].split() == ["TIME", "PROBE", "FIELDS"]
+    assert out.splitlines()[0].split() == ["TIME", "FIELDS"]
     assert out.splitlines()[-1].endswith(r" comm=1 pid=[2,3] cpu=\e[2Jcpu!")
     status, out, _ = fuzz_verbs.run(("show", path, "--json"))
     [line] = [json.loads(line) for line in out.splitlines()]

@@ -64,10 +64,10 @@ def test_a_capture_is_shown_as_a_table_in_order_of_time(capture: str, show: Run)
     assert lines[0].split() == ["TIME", "CPU", "PID", "PROBE", "FIELDS"]
     assert lines[1].startswith("-- 2023-11-1")
     assert [line.split()[1:] for line in lines[2:]] == [
-        ["1", "7", "tracepoint:sock:close", "port=443"],
-        ["1", "7", "kprobe:tcp_connect", "port=22"],
-        ["1", "7", "kprobe:tcp_connect", "port=80"],
-        ["1", "7", "kprobe:tcp_connect", "port=8080"],
+        ["1", "7", "close", "port=443"],
+        ["1", "7", "tcp_connect", "port=22"],
+        ["1", "7", "tcp_connect", "port=80"],
+        ["1", "7", "tcp_connect", "port=8080"],
     ]
 
 
@@ -93,10 +93,13 @@ def test_json_is_one_object_an_event(capture: str, show: Run) -> None:
         (["--probe", "sock:close"], [443]),
         (["--where", "port < 100"], [22, 80]),
         (["--where", "port < 100", "--probe", "*close"], []),
-        (["--head", "2"], [443, 80]),  # the first of the file, in order of time
+        (["--head", "2"], [443, 22]),
         (["--head", "0"], []),
         (["--head", "9"], [443, 22, 80, 8080]),
         (["--where", "port > 50", "--head", "2"], [443, 80]),
+        (["--tail", "1"], [8080]),
+        (["--tail", "2", "--where", "port < 1000"], [22, 80]),
+        (["--tail", "9"], [443, 22, 80, 8080]),
     ],
 )
 def test_events_are_chosen(capture: str, show: Run, arguments: list[str], ports: list[int]) -> None:

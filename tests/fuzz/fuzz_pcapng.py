@@ -73,7 +73,7 @@ def one_input(data: bytes) -> None:
                 rows = renderer.rows(frames, capture.schemas)
                 events = sum(frames.header(index).type == 1 for index in range(len(frames)))
                 assert renderer.events - before == events <= len(rows)
-                assert not any("\n" in line or "\x1b" in line for _, line in rows)
+                assert not any("\n" in line or "\x1b" in line for line in format.lines(rows))
         assert capture.problem is None or "\n" not in capture.problem
 
 

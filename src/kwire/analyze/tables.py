@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from kwire.view.text import safe
 from kwire.view.values import scalar_name
-from kwire.wire.fields import TYPES, Field
+from kwire.wire.fields import TYPES, Field, may_be_cut
 from kwire.wire.schema import Labels, Schema
 
 #: Columns that every table has, before the fields: name → what it is.
@@ -139,7 +139,7 @@ def _columns(schema: Schema) -> tuple[Column, ...]:
         made.append(column)
         if column.named:
             made.append(column._replace(name=unique(column.name + RAW, taken), raw=True))
-        if TYPES[column.field.type].tail:
+        if may_be_cut(column.field):
             made.append(column._replace(name=unique(column.name + CUT, taken), cut=True))
     return tuple(made)
 

@@ -12,7 +12,7 @@ from kwire.cli.choosing import add_ports, ports
 from kwire.cli.zone import add_utc
 from kwire.errors import KwireError
 from kwire.packets.open import NetworkCapture, open_capture
-from kwire.view.render import Format, Ordered, Renderer
+from kwire.view.render import Format, Head, Ordered, Renderer, Tail
 from kwire.view.text import safe, style
 from kwire.wire.frames import Frames
 from kwire.wire.schema import Schema
@@ -30,6 +30,7 @@ examples:
   kwire show demo.pcapng
   kwire show demo.pcapng --where 'pid == 4242 and comm == "curl"' --head 20
   kwire show demo.pcapng --probe '*connect*' --json | jq .fields
+  kwire show demo.pcapng --columns time,pid,filename,ret --tail 20
   kwire record tracepoint:sched:sched_switch -w - | kwire show -
   kwire show network.pcap.zst --port 9000       frames in UDP and TCP of a network
   kwire show network.pcap -V --head 1           every field of every layer
@@ -54,7 +55,14 @@ def add_showing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--probe", metavar="GLOB", help="only probes that match: 'kprobe:tcp_*', '*open*'")
     parser.add_argument("--where", metavar="EXPR", help="only events for which this is true")
     how = "stop after so many events, or packets with -V"
-    parser.add_argument("--head", metavar="N", type=_count, help=how)
+    ends = parser.add_mutually_exclusive_group()
+    ends.add_argument("--head", metavar="N", type=_count, help=how)
+    ends.add_argument("--tail", metavar="N", type=_count, help="only the last so many events")
+    columns = "of the table, separated by commas: time, cpu, pid, comm, probe, fields, and fields by name"
+    parser.add_argument("--columns", metavar="NAMES", type=_columns, help=columns)
+    times = parser.add_mutually_exclusive_group()
+    times.add_argument("--relative", action="store_true", help="times in seconds since the first event shown")
+    times.add_argument("--delta", action="store_true", help="times in seconds since the event before")
     add_ports(parser)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("-V", dest="layers", action="store_true", help="explain every field of every layer")
@@ -70,6 +78,13 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _columns(text: str) -> list[str]:
+    names = text.split(",")
+    if not all(names) or len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"{text!r} names a column twice, or none")
+    return names
+
+
 def run(args: argparse.Namespace) -> int:
     """Show the capture; its defects on standard error at the end."""
     return show(args, args.file, follow=args.follow)
@@ -81,6 +96,10 @@ def show(args: argparse.Namespace, source: Source, *, follow: bool = False) -> i
     if args.layers or args.sessions:
         if args.where is not None or args.probe is not None:
             raise KwireError("show", "", "--where and --probe choose events, not packets")
+        if args.tail is not None or args.columns or args.relative or args.delta:
+            raise KwireError(
+                "show", "", "--tail, --columns, --relative and --delta are for events, not packets"
+            )
         from kwire.cli import layers
 
         if args.sessions:
@@ -124,7 +143,7 @@ def _events(args: argparse.Namespace, capture: NetworkCapture) -> int:
     names.check(capture)
     format = _format(args, [schema for schema in capture.schemas.values() if names.wanted(schema)])
     renderer = Renderer(format, names.wanted if args.probe else None, where.test if where else None)
-    out = Ordered(format, sys.stdout, WINDOW if capture.regular else 0)
+    out = _out(args, format, capture)
     done = False
     try:
         for frames in chain(() if first is None else (first,), chunks):
@@ -132,7 +151,7 @@ def _events(args: argparse.Namespace, capture: NetworkCapture) -> int:
             done = _rows(renderer, out, frames, capture, args.head)
             if done:
                 break
-            if not capture.regular:
+            if not capture.regular and isinstance(out, Ordered):
                 out.flush()
     except KeyboardInterrupt:
         if capture.regular:
@@ -181,24 +200,49 @@ class _Names:
 
 
 def _format(args: argparse.Namespace, schemas: list[Schema]) -> Format:
-    """The format asked for; a table's header is written."""
+    """The format asked for. KwireError where a column is asked for that no probe has."""
     if args.json:
+        if args.columns or args.relative or args.delta:
+            raise KwireError(
+                "show", "", "--columns, --relative and --delta are for tables", "leave --json out"
+            )
         from kwire.view.jsonl import JsonLines
 
         return JsonLines()
-    from kwire.view.table import Table
+    from kwire.view.table import COLUMNS, Table
 
-    look = style(sys.stdout)
-    table = Table(schemas, look._replace(width=0) if args.wide else look)
-    if schemas:
-        sys.stdout.write(table.header() + "\n")
-    return table
+    known = [*COLUMNS, *sorted({field.name for schema in schemas for field in schema.fields} - {*COLUMNS})]
+    for name in args.columns or ():
+        if name not in known:
+            from kwire.view.where import suggest
+
+            raise KwireError(
+                "show", f"column {safe(name)}", "no probe here has such a field", suggest(name, known)
+            )
+    look, clock = style(sys.stdout), "relative" if args.relative else "delta" if args.delta else "clock"
+    return Table(schemas, look._replace(width=0) if args.wide else look, args.columns, clock)
+
+
+def _out(args: argparse.Namespace, format: Format, capture: NetworkCapture) -> "Ordered | Head | Tail":
+    """What puts the rows in order and writes those that are asked for."""
+    if args.tail is not None:
+        return Tail(format, sys.stdout, args.tail, WINDOW)
+    if args.head is not None and capture.regular:
+        return Head(format, sys.stdout, args.head, WINDOW)
+    return Ordered(format, sys.stdout, WINDOW if capture.regular else 0)
 
 
 def _rows(
-    renderer: Renderer, out: Ordered, frames: Frames, capture: NetworkCapture, head: int | None
+    renderer: Renderer,
+    out: "Ordered | Head | Tail",
+    frames: Frames,
+    capture: NetworkCapture,
+    head: int | None,
 ) -> bool:
-    """Show frames; whether `head` events have been shown now."""
+    """Show frames; whether all that was asked for is there."""
+    if isinstance(out, Head):
+        out.add(renderer.rows(frames, capture.schemas))
+        return out.full
     if head is None or renderer.events + len(frames) < head:
         out.add(renderer.rows(frames, capture.schemas))
         return False

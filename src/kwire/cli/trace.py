@@ -84,6 +84,4 @@ def _format(args: argparse.Namespace, schemas: tuple[Schema, ...]) -> Format:
     from kwire.view.table import Table
     from kwire.view.text import style
 
-    table = Table(schemas, style(sys.stdout))
-    sys.stdout.write(table.header() + "\n")
-    return table
+    return Table(schemas, style(sys.stdout))

@@ -6,12 +6,12 @@ any was. An event that cannot be decoded has `error` as well. LOST frames make n
 events; who shows a capture says at its end what was lost.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from json.encoder import encode_basestring_ascii as quote
 from operator import itemgetter
 from typing import Any
 
-from kwire.view.render import CONTEXT, Values, context
+from kwire.view.render import CONTEXT, Row, Values, context
 from kwire.view.values import json_converter
 from kwire.wire.fields import CUT, TYPES
 from kwire.wire.messages import Lost
@@ -22,7 +22,6 @@ class JsonLines:
     """The format; see `view.render.Format`."""
 
     __slots__ = ()
-    before = None
 
     def event(self, schema: Schema) -> Callable[[int, Values], str]:
         """A function made for the schema: one template, filled with one operation."""
@@ -62,9 +61,12 @@ class JsonLines:
             f'"error":{quote(why)},"id":{id}}}'
         )
 
-    def lost(self, time: int | None, schema: Schema | None, loss: Lost) -> str:
+    def lost(self, time: int | None, schema: Schema | None, loss: Lost) -> None:
         """Nothing: lines are events."""
-        return ""
+
+    def lines(self, rows: Sequence[Row]) -> list[str]:
+        """What was made of each."""
+        return [line for _, line, _ in rows]
 
 
 def _percent(text: str) -> str:

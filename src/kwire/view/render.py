@@ -5,7 +5,7 @@ LOST frames are never counted as events; what depends on a schema is prepared on
 """
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from kwire.wire.fields import TYPES
@@ -15,7 +15,7 @@ from kwire.wire.messages import Lost
 from kwire.wire.schema import Clock, Schema, clock_of
 
 Values: TypeAlias = "tuple[Any, ...]"
-Row: TypeAlias = "tuple[int, str]"  # wall-clock ns and the line, without its end
+Row: TypeAlias = "tuple[int, Any, bool]"  # wall-clock ns, what the format makes of it, whether it is an event
 Test: TypeAlias = Callable[[int, Values], bool]
 
 _NUMBERS = frozenset(name for name, rule in TYPES.items() if rule.kind == "int" and len(rule.sizes) == 1)
@@ -35,23 +35,19 @@ def context(schema: Schema) -> dict[str, int]:
 
 
 class Format(Protocol):
-    """A way to write events. Lines have no end mark; an empty one is left out.
+    """A way to write events. What it makes of each is its own business until `lines` makes text of it."""
 
-    `before` gives a line to stand before that of an event at this time, mostly none; None: never any.
-    """
+    def event(self, schema: Schema) -> Callable[[int, Values], Any]:
+        """The function from (wall-clock ns, values in the fields' order) to what a row holds of an event."""
 
-    @property
-    def before(self) -> Callable[[int], str] | None:
-        """See above."""
+    def bad(self, time: int | None, id: int, schema: Schema | None, why: str) -> Any:
+        """The same for an event that cannot be decoded; no time: it is not known."""
 
-    def event(self, schema: Schema) -> Callable[[int, Values], str]:
-        """The function from (wall-clock ns, values in the fields' order) to the line of an event."""
+    def lost(self, time: int | None, schema: Schema | None, loss: Lost) -> Any:
+        """The same for a LOST frame; nothing (None) where the format has no line for it."""
 
-    def bad(self, time: int | None, id: int, schema: Schema | None, why: str) -> str:
-        """The line of an event that cannot be decoded; no time: it is not known."""
-
-    def lost(self, time: int | None, schema: Schema | None, loss: Lost) -> str:
-        """The line of a LOST frame; no time: it is not known."""
+    def lines(self, rows: Sequence[Row]) -> list[str]:
+        """The lines of rows that are written together, in their order; without end marks."""
 
 
 class _Prepared(NamedTuple):
@@ -62,7 +58,7 @@ class _Prepared(NamedTuple):
     decode: Callable[[Any], Values]
     timestamp: Callable[[Any, int], "tuple[int, ...]"]
     wall: int  # added to a timestamp
-    write: Callable[[int, Values], str]
+    write: Callable[[int, Values], Any]
     test: Test | None
 
 
@@ -118,9 +114,9 @@ class Renderer:
                 values = probe.decode(view[offset : offset + length])
                 if probe.test is not None and not probe.test(time, values):
                     continue
-                rows.append((time, probe.write(time, values)))
+                rows.append((time, probe.write(time, values), True))
             except FrameError as error:
-                rows.append((time, self.format.bad(time, id, probe.schema, str(error.problem))))
+                rows.append((time, self.format.bad(time, id, probe.schema, str(error.problem)), True))
             self.events += 1
         return rows
 
@@ -137,9 +133,9 @@ class Renderer:
             time = clock.at(loss.last) if clock and loss.last else None
             self.lost += loss.count
             self.holes += 1
-            line = self.format.lost(time, schema, loss)
-            if line:
-                rows.append((self._last if time is None else time, line))
+            told = self.format.lost(time, schema, loss)
+            if told is not None:
+                rows.append((self._last if time is None else time, told, False))
         return rows
 
     def _near(self, schemas: Mapping[int, Schema]) -> Schema | None:
@@ -155,8 +151,8 @@ class Renderer:
             return []
         self.events += 1
         time = None if clock is None else clock.at(raw)
-        line = self.format.bad(time, id, None, "UNKNOWN_SCHEMA: nothing describes this probe")
-        return [(self._last if time is None else time, line)]
+        told = self.format.bad(time, id, None, "UNKNOWN_SCHEMA: nothing describes this probe")
+        return [(self._last if time is None else time, told, True)]
 
     def _prepare(self, schema: Schema) -> _Prepared:
         order = "<Q" if schema.order == "little" else ">Q"
@@ -203,13 +199,75 @@ class Ordered:
     def _write(self, rows: list[Row]) -> None:
         if not rows:
             return
-        before = self._format.before
-        if before is None:
-            lines = [line for _, line in rows]
-        else:
-            lines = [part for time, line in rows for part in (before(time), line) if part]
-        lines.append("")
-        self._stream.write("\n".join(lines))
+        self._stream.write("\n".join([*self._format.lines(rows), ""]))
+
+
+class Head:
+    """The same of the first `count` events by time, as far as `window` rows reach, written at the end."""
+
+    __slots__ = ("_count", "_format", "_rows", "_stream", "_window")
+
+    def __init__(self, format: Format, stream: IO[str], count: int, window: int) -> None:
+        self._format, self._stream, self._count, self._window = format, stream, count, window
+        self._rows: list[Row] = []
+
+    @property
+    def full(self) -> bool:
+        """Whether so many rows were taken that later ones cannot be among the first."""
+        return not self._count or len(self._rows) > self._count + self._window
+
+    def add(self, rows: list[Row]) -> None:
+        """Take rows."""
+        self._rows += rows
+
+    def flush(self) -> None:
+        """Write the first ones."""
+        self._rows.sort(key=_time)
+        events, end = 0, 0
+        while end < len(self._rows) and events + self._rows[end][2] <= self._count:
+            events += self._rows[end][2]
+            end += 1
+        if events == self._count:  # what stands after the last one is not asked for
+            while end and not self._rows[end - 1][2]:
+                end -= 1
+        if end:
+            self._stream.write("\n".join([*self._format.lines(self._rows[:end]), ""]))
+        self._stream.flush()
+
+
+class Tail:
+    """The same of the last `count` events, written at the end; what else stands among them comes along."""
+
+    __slots__ = ("_count", "_format", "_rows", "_slack", "_stream")
+
+    def __init__(self, format: Format, stream: IO[str], count: int, window: int) -> None:
+        self._format, self._stream, self._count = format, stream, count
+        self._slack = max(count, window)  # rows held beyond those that are wanted: their order is not known
+        self._rows: list[Row] = []
+
+    def add(self, rows: list[Row]) -> None:
+        """Take rows; those that are surely too old are forgotten."""
+        self._rows += rows
+        if len(self._rows) > 2 * (self._count + self._slack):
+            self._rows.sort(key=_time)
+            self._forget(self._count + self._slack)
+
+    def flush(self) -> None:
+        """Write those that are the last ones now."""
+        self._rows.sort(key=_time)
+        self._forget(self._count)
+        if self._rows:
+            self._stream.write("\n".join([*self._format.lines(self._rows), ""]))
+        self._rows = []
+        self._stream.flush()
+
+    def _forget(self, events: int) -> None:
+        """Keep so many events and what stands between them and after."""
+        at = len(self._rows)
+        while at and events:
+            at -= 1
+            events -= self._rows[at][2]
+        del self._rows[:at]
 
 
 class Screen:

@@ -1,24 +1,49 @@
-"""Events as a table for people: TIME, CPU, PID, COMM, PROBE, then the fields as name=value.
+"""Events as a table for people: TIME, CPU, PID, COMM, PROBE, then the fields as name=value; or other columns.
 
-The laws: a line is one event, a LOST line one hole, at its place; columns stay where they are from the first
-line on, so their widths come from the schemas, not from the events; a line with a date stands before the
-first event and where the day changes.
+The laws: a line is one event, a LOST line one hole, at its place. A column is as wide as the values it has
+held, and no wider than leaves room for the fields on a terminal. What all lines share stands once: the date,
+and the probe where there is only one, in a line before the first event; a field that repeats another. A
+column of its own shows a value whatever it is.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
 
-from kwire.view.render import CONTEXT, Values, context
-from kwire.view.text import Style, WallClock, fit, quoted, safe
+from kwire.view.render import CONTEXT, Row, Values, context
+from kwire.view.text import SECOND, Style, WallClock, fit, quoted, safe
 from kwire.view.values import text_converter
+from kwire.wire.fields import TYPES
 from kwire.wire.messages import CAUSES, CPU_UNKNOWN, Cause, Lost
 from kwire.wire.schema import Labels, Schema
 
-TIME_WIDTH = 18
-NO_TIME = f"{'-':<{TIME_WIDTH}}"
-COMM_WIDTH = 15
-PROBE_WIDTH = (12, 44)  # least, most
+COLUMNS: Final = ("time", "cpu", "pid", "comm", "probe", "fields")
+"""The columns of an event, as they stand; others are fields by their names."""
+
+MADE: Final = ("time", "probe", "fields")
+"""Those of them that are no field."""
+
+CLOCKS: Final = ("clock", "relative", "delta")
+"""What TIME shows: the time of day, seconds since the first line, seconds since the line before."""
+
+RIGHT: Final = frozenset({"cpu", "pid"})
+COMM_WIDTH: Final = 15
+PROBE_WIDTH: Final = 44
+NARROW: Final = 100  # characters of a terminal below which columns give room to the fields
+NARROW_PROBE: Final = 20
+ROOM: Final = 16  # characters for the last column, at least
+WIDEST: Final = 40  # characters of a column made of a field, but the last
 
 DIM, BOLD, CYAN, RED, GREEN = "2", "1", "36", "31", "32"
+COLORS: Final = {"comm": GREEN, "probe": CYAN}
+
+Cells: TypeAlias = "tuple[str, ...]"  # of an event, for all columns but the time
+
+
+class Note(NamedTuple):
+    """A line that is no event's: its time where that is known, and what it says."""
+
+    time: int | None
+    text: str
 
 
 def short(probe: str) -> str:
@@ -42,93 +67,256 @@ def cause_text(cause: int) -> str:
 
 
 class Table:
-    """The format; see `view.render.Format`. `schemas`: those whose probes get the column its width."""
+    """The format; see `view.render.Format`. `schemas`: those of the probes that are known from the first.
 
-    __slots__ = ("_clock", "_columns", "_date", "_day", "_probe_width", "_style")
+    `columns`: names of COLUMNS and of fields, in order (None: those of COLUMNS that there is something for);
+    `clock`: one of CLOCKS.
+    """
 
-    def __init__(self, schemas: Iterable[Schema], style: Style = Style()) -> None:  # noqa: B008
-        known = list(schemas)
-        names = {name for schema in known for name in context(schema)}
-        least, most = PROBE_WIDTH
-        longest = max((len(safe(short(schema.probe))) for schema in known), default=least)
-        self._probe_width = max(least, min(most, longest))
-        self._columns = [name for name in CONTEXT if name in names or not known]
-        self._style = style
+    __slots__ = (
+        "_chosen",
+        "_clock",
+        "_date",
+        "_day",
+        "_how",
+        "_known",
+        "_names",
+        "_origin",
+        "_previous",
+        "_shown",
+        "_style",
+        "_widths",
+    )
+
+    def __init__(
+        self,
+        schemas: Iterable[Schema],
+        style: Style = Style(),  # noqa: B008  # it does not change
+        columns: Sequence[str] | None = None,
+        clock: str = CLOCKS[0],
+    ) -> None:
+        self._style, self._chosen, self._how = style, columns, clock
+        self._known: dict[str, Schema] = {}  # by the probe without its expressions
+        self._names: dict[str, str] = {}  # what PROBE says → the probe
+        for schema in schemas:
+            self._learn(schema)
+        self._shown: tuple[str, ...] = ()  # the columns of the last header
+        self._widths: dict[str, int] = {}
         self._clock = WallClock()
         self._date = ""
         self._day = range(0)  # nanoseconds of the day that the last line belongs to
+        self._origin: int | None = None  # the first line's time
+        self._previous = 0
 
-    def header(self) -> str:
-        """The line of column names."""
-        names = {"cpu": "CPU", "pid": f"{'PID':>7}", "comm": f"{'COMM':<{COMM_WIDTH}}"}
-        context = [names[name] for name in self._columns]
-        parts = [f"{'TIME':<{TIME_WIDTH}}", *context, f"{'PROBE':<{self._probe_width}}", "FIELDS"]
-        return self._style.paint(fit(" ".join(parts), self._style.width or 1 << 30), BOLD)
+    # --- what an event becomes
 
-    def event(self, schema: Schema) -> Callable[[int, Values], str]:
-        """A function made for the schema."""
-        labels, style, start = Labels(schema), self._style, self._start
-        places = context(schema)
-        cpu, pid, comm = (places.get(name, -1) for name in CONTEXT)
-        shows_cpu, shows_pid, shows_comm = (name in self._columns for name in CONTEXT)
-        probe = style.paint(f"{fit(safe(short(schema.probe)), self._probe_width):<{self._probe_width}}", CYAN)
-        fields = [
-            (f"{safe(field.name)}=", index, text_converter(schema, field, labels))
-            for index, field in enumerate(schema.fields)
-            if index not in places.values()
-        ]
-        room = self._room()
+    def event(self, schema: Schema) -> Callable[[int, Values], Cells]:
+        """A function made for the schema: the cells of an event, widths not yet applied."""
+        self._learn(schema)
+        labels = Labels(schema)
+        names = [field.name for field in schema.fields]
+        converters = [text_converter(schema, field, labels) for field in schema.fields]
+        if self._chosen is None:
+            places = context(schema)
+            columns: tuple[str, ...] = COLUMNS[1:]
+        else:
+            own = {name for name in self._chosen if name not in MADE}
+            places = {name: index for index, name in enumerate(names) if name in own}
+            columns = tuple(name for name in self._chosen if name != "time")
+        probe = self._name(schema)
+        fields = self._fields(schema, set(places.values()), converters)
 
-        def line(time: int, values: Values) -> str:
-            parts = [start(time)]
-            if shows_cpu:
-                parts.append(f"{values[cpu]:>3}" if cpu >= 0 else "  -")
-            if shows_pid:
-                parts.append(f"{values[pid]:>7}" if pid >= 0 else "      -")
-            if shows_comm:
-                name = safe(values[comm]) if comm >= 0 else "-"
-                parts.append(style.paint(f"{fit(name, COMM_WIDTH):<{COMM_WIDTH}}", GREEN))
-            parts.append(probe)
-            text = " ".join([label + convert(values[index]) for label, index, convert in fields])
-            parts.append(fit(text, room) if room else text)
-            return " ".join(parts).rstrip()
+        def cell(name: str) -> Callable[[Values], str]:
+            if name in places:
+                index, convert = places[name], converters[places[name]]
+                return lambda values: convert(values[index])
+            if name == "probe":
+                return lambda values: probe
+            return fields if name == "fields" else lambda values: "-"
 
-        return line
+        cells = [cell(name) for name in columns]
+        return lambda time, values: tuple([one(values) for one in cells])
 
-    def bad(self, time: int | None, id: int, schema: Schema | None, why: str) -> str:
+    def bad(self, time: int | None, id: int, schema: Schema | None, why: str) -> Note:
         """A line that says what is wrong with the record."""
         probe = short(schema.probe) if schema else f"probe {id}"
-        text = fit(f"undecodable event of {safe(probe)}: {safe(why)}", self._width())
-        return f"{NO_TIME if time is None else self._start(time)} {self._style.paint(text, RED)}"
+        return Note(time, f"undecodable event of {safe(probe)}: {safe(why)}")
 
-    def lost(self, time: int | None, schema: Schema | None, loss: Lost) -> str:
+    def lost(self, time: int | None, schema: Schema | None, loss: Lost) -> Note:
         """A line that says what is missing here, and why."""
         cpu = "" if loss.cpu == CPU_UNKNOWN else f" on CPU {loss.cpu}"
         events = "1 event" if loss.count == 1 else f"{loss.count:,} events"
-        what = f"LOST {events} of {lost_of(schema, loss.cause)}{cpu}: {cause_text(loss.cause)}"
-        text = fit(what, self._width())
-        return f"{NO_TIME if time is None else self._start(time)} {self._style.paint(text, RED)}"
+        return Note(time, f"LOST {events} of {lost_of(schema, loss.cause)}{cpu}: {cause_text(loss.cause)}")
 
-    def before(self, time: int) -> str:
-        """The date, where it is another than that of the line before."""
+    def _fields(
+        self, schema: Schema, apart: set[int], converters: Sequence[Callable[[Any], str]]
+    ) -> Callable[[Values], str]:
+        """The function that writes the fields which have no column of their own."""
+        places = {field.name: index for index, field in enumerate(schema.fields)}
+        shown = []
+        for index, field in enumerate(schema.fields):
+            if index in apart or (field.name == "__syscall_nr" and schema.target.startswith("syscalls:")):
+                continue
+            same = places.get(_SAME.get(field.name, ""), -1)
+            if same >= 0 and not _alike(schema, index, same):
+                same = -1
+            shown.append((f"{safe(field.name)}=", index, converters[index], same))
+
+        def text(values: Values) -> str:
+            return " ".join(
+                [
+                    label + convert(values[index])
+                    for label, index, convert, same in shown
+                    if same < 0 or values[index] != values[same]
+                ]
+            )
+
+        return text
+
+    # --- names of probes
+
+    def _learn(self, schema: Schema) -> None:
+        self._known.setdefault(short(schema.probe), schema)
+
+    def _name(self, schema: Schema) -> str:
+        """What PROBE says: the last part of the target where only one probe has it, else the whole spec."""
+        probe = short(schema.probe)
+        last = probe.rsplit(":", 1)[-1]
+        several = [one for one in self._known if one.rsplit(":", 1)[-1] == last]
+        name = last if last and several == [probe] else probe
+        return safe(probe if self._names.setdefault(name, probe) != probe else name)
+
+    # --- lines
+
+    def lines(self, rows: Sequence[Row]) -> list[str]:
+        """The lines of rows that are written together, in order, with what stands before them."""
+        columns = self._columns()
+        places = {name: place for place, name in enumerate(self._order())}
+        events = [row[1] for row in rows if not isinstance(row[1], Note)]
+        starts = self._starts(rows)
+        self._measure(columns, places, events, starts)
+        made: list[str] = []
+        if columns != self._shown:
+            self._shown = columns
+            made.append(self._header(columns))
+        widths, last, paint = self._fitted(columns), columns[-1], self._style.paint
+        room = self._room(widths, columns)
+        note = self._style.width - widths.get("time", -1) - 1 if self._style.width else 1 << 30
+        for (time, cells, _), start in zip(rows, starts, strict=True):
+            date = self._before(time)
+            if date:
+                made.append(date)
+            if isinstance(cells, Note):
+                when = [paint(start.ljust(widths["time"]), DIM)] if "time" in widths else []
+                made.append(" ".join([*when, paint(fit(cells.text, note), RED)]))
+                continue
+            parts = []
+            for name in columns:
+                text = start if name == "time" else cells[places[name]]
+                if name == last:
+                    parts.append(paint(fit(text, room) if room else text, COLORS.get(name, "")))
+                    continue
+                width = widths[name]
+                text = fit(text, width)
+                padded = text.rjust(width) if name in RIGHT else text.ljust(width)
+                parts.append(paint(padded, DIM if name == "time" else COLORS.get(name, "")))
+            made.append(" ".join(parts).rstrip())
+        return made
+
+    def _order(self) -> tuple[str, ...]:
+        """The columns that an event's cells are of."""
+        return COLUMNS[1:] if self._chosen is None else tuple(one for one in self._chosen if one != "time")
+
+    def _columns(self) -> tuple[str, ...]:
+        """The columns that are shown."""
+        if self._chosen is not None:
+            return tuple(self._chosen)
+        there = {name for schema in self._known.values() for name in context(schema)}
+        left_out = {name for name in CONTEXT if self._known and name not in there}
+        if len(self._known) == 1:
+            left_out.add("probe")
+        return tuple(name for name in COLUMNS if name not in left_out)
+
+    def _measure(
+        self, columns: Sequence[str], places: dict[str, int], events: list[Cells], starts: list[str]
+    ) -> None:
+        """Widen the columns to what they are to hold."""
+        for name in columns:
+            least = max(self._widths.get(name, 0), len(_title(name)))
+            if name == "time":
+                longest = max(map(len, starts), default=0)
+            else:
+                place = places[name]
+                longest = max([len(cells[place]) for cells in events], default=0)
+            self._widths[name] = max(least, longest)
+
+    def _fitted(self, columns: Sequence[str]) -> dict[str, int]:
+        """The widths of the columns but the last, no wider than they may be."""
+        narrow = 0 < self._style.width < NARROW
+        most = {"comm": COMM_WIDTH, "probe": NARROW_PROBE if narrow else PROBE_WIDTH, "time": 1 << 30}
+        return {name: min(self._widths[name], most.get(name, WIDEST)) for name in columns[:-1]}
+
+    def _room(self, widths: dict[str, int], columns: Sequence[str]) -> int:
+        """Characters for the last column; 0: as many as there are."""
+        if not self._style.width:
+            return 0
+        return max(ROOM, self._style.width - sum(widths.values()) - len(widths))
+
+    def _header(self, columns: Sequence[str]) -> str:
+        widths, parts = self._fitted(columns), []
+        for name in columns:
+            width, title = widths.get(name, 0), safe(_title(name))
+            parts.append(title.rjust(width) if name in RIGHT else title.ljust(width))
+        return self._style.paint(fit(" ".join(parts).rstrip(), self._style.width or 1 << 30), BOLD)
+
+    # --- time
+
+    def _starts(self, rows: Sequence[Row]) -> list[str]:
+        """What TIME says in each row."""
+        digits = 3 if 0 < self._style.width < NARROW else 0  # of a time, given to the fields
+        made = []
+        for time, cells, _ in rows:
+            if isinstance(cells, Note) and cells.time is None:
+                made.append("-")
+                continue
+            if self._origin is None:
+                self._origin = self._previous = time
+            since = {"relative": self._origin, "delta": self._previous}.get(self._how)
+            text = self._clock.time(time) if since is None else _seconds(time - since)
+            self._previous = time
+            made.append(text[:-digits] if digits else text)
+        return made
+
+    def _before(self, time: int) -> str:
+        """What stands once before the lines of a day: its date, and the probe where there is only one."""
         if time in self._day or not time:
             return ""
         self._day = self._clock.day(time)
-        if self._clock.date == self._date:
+        first = not self._date
+        if self._clock.date == self._date or (self._how != CLOCKS[0] and not first):
             return ""
         self._date = self._clock.date
-        return self._style.paint(f"-- {self._date} --", DIM)
+        said = self._date if self._how == CLOCKS[0] else f"from {self._clock.moment(time)}"
+        if self._chosen is None and len(self._known) == 1:
+            said += "".join(f", {safe(probe)}" for probe in self._known)
+        return self._style.paint(fit(f"-- {said} --", self._style.width or 1 << 30), DIM)
 
-    def _start(self, time: int) -> str:
-        return self._style.paint(self._clock.time(time), DIM)
 
-    def _width(self) -> int:
-        return self._style.width - TIME_WIDTH - 1 if self._style.width else 1 << 30
+_SAME: Final = {"tid": "pid", "args_pid": "tid", "args_tid": "tid", "args_cpu": "cpu", "args_comm": "comm"}
+"""Fields that say nothing where they are equal to another one."""
 
-    def _room(self) -> int:
-        """Characters for the fields of an event; 0: as many as there are."""
-        if not self._style.width:
-            return 0
-        widths = {"cpu": 3, "pid": 7, "comm": COMM_WIDTH}
-        used = TIME_WIDTH + sum(widths[name] + 1 for name in self._columns) + self._probe_width + 2
-        return max(16, self._style.width - used)
+
+def _alike(schema: Schema, one: int, two: int) -> bool:
+    """Whether two fields hold values of one kind, a single one each."""
+    fields = [schema.fields[index] for index in (one, two)]
+    kinds = {TYPES[field.type].kind.replace("str", "text") for field in fields}
+    return len(kinds) == 1 and kinds <= {"int", "text"} and all(field.count == 1 for field in fields)
+
+
+def _title(name: str) -> str:
+    return name.upper() if name in COLUMNS else name
+
+
+def _seconds(ns: int) -> str:
+    sign, ns = ("-", -ns) if ns < 0 else ("+", ns)
+    return f"{sign}{ns // SECOND}.{ns % SECOND:09d}"

@@ -23,6 +23,7 @@ from kwire.wire.fields import (
     ipv4_text,
     ipv6_text,
     letter,
+    may_be_cut,
     mac_text,
 )
 from kwire.wire.frame import HEADER_SIZE, FrameError, bad_payload
@@ -62,7 +63,7 @@ def cut(schema: Schema, frames: Frames, name: str) -> Array:
 def cuts(schema: Schema, frames: Frames) -> dict[str, Array]:
     """For the same events: `NAME_cut` for each field of the tail; a field of that name hides it."""
     names = {field.name for field in schema.fields}
-    tails = [field.name for field in schema.fields if TYPES[field.type].tail]
+    tails = [field.name for field in schema.fields if may_be_cut(field)]
     return {f"{name}_cut": cut(schema, frames, name) for name in tails if f"{name}_cut" not in names}
 
 

@@ -16,6 +16,7 @@ from kwire.wire.frame import HEADER_SIZE, MAX_EVENT, Bytes, Flag, FrameError, ba
 
 TIMESTAMP_AT = 8  # of an EVENT frame: u64, nanoseconds of the schema's clock
 FIELDS_AT = 16  # the first byte that fields may use
+COMM_MOST = 15  # bytes of a thread's name as the kernel keeps it
 TAIL_CUT = 0x8000  # bit of a tail reference's length
 TAIL_MAX = 0x7FFF  # longest value a tail reference can tell
 MAX_FIELD_BYTES = 4 * MAX_EVENT  # bytes of all fields of a record together, and of all values of its tail
@@ -150,6 +151,11 @@ def check_timestamp(frame: Bytes) -> None:
         raise bad_payload(
             end, f"a record that ends at {end}", f"a timestamp at {TIMESTAMP_AT} to {FIELDS_AT}", "EVENT"
         )
+
+
+def may_be_cut(field: Field) -> bool:
+    """Whether values of the field can be cut at its limit: those in the tail, but the kernel's own comm."""
+    return TYPES[field.type].tail and (field.name, field.limit) != ("comm", COMM_MOST)
 
 
 def letter(field: Field) -> str:
