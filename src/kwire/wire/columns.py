@@ -23,8 +23,8 @@ from kwire.wire.fields import (
     ipv4_text,
     ipv6_text,
     letter,
-    may_be_cut,
     mac_text,
+    may_be_cut,
 )
 from kwire.wire.frame import HEADER_SIZE, FrameError, bad_payload
 from kwire.wire.frames import Frames
