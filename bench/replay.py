@@ -94,6 +94,12 @@ class Replay:
         self.sink.outlet = session
         return False
 
+    def refused(self) -> None:
+        """Certificates do not fit: whoever runs this sees that it does not end."""
+
+    def taken(self, events: int) -> None:
+        """Nobody takes captures away here."""
+
     def receiving(self, up: bool) -> None:
         self.sink.waits = 0.0 if up else 0.5
         if up and not self.started:

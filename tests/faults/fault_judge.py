@@ -113,9 +113,12 @@ def judge(case: Case) -> list[str]:
         wrong += _agents(case, found)
     wrong += _collectors(case)
     complete = whole and not found.all_lost and not found.open
-    wrong += _verified(case, found, complete)
+    # Of an agent that was killed before it had handed over anything, no capture can know.
+    silent = not any(_stored(life, found) for life in case.lives if not _ended(life))
+    if not (silent and not whole):
+        wrong += _verified(case, found, complete)
     for told in [*case.collectors, *(life.told for life in case.lives), case.verified]:
-        if "Traceback" in told.said or "Error:" in told.said:
+        if any(word in told.said for word in ("Traceback", "Error:", "a fault of kwire")):
             wrong.append(f"{told.name} shows a traceback: {told.said[-600:]}")
     return wrong
 
@@ -126,6 +129,10 @@ def _ended(life: Life) -> bool:
         return False
     summary = life.told.summary
     return summary is not None and life.told.status in (0, 3) and summary["acknowledged"] == summary["events"]
+
+
+def _stored(life: Life, found: Found) -> bool:
+    return any(number >> 40 == life.number for number in found.numbers)
 
 
 def _once(case: Case, found: Found) -> list[str]:

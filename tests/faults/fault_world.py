@@ -31,6 +31,9 @@ from kwire.stream.loop import Loop  # noqa: F401
 PATIENCE = 30.0
 """Seconds after which something that should have happened has not."""
 
+QUICK = ["--set", "keepalive=0.3"]
+"""Sessions that notice a silent peer in a second: over datagrams nothing else tells of one that is gone."""
+
 ERROR, DELAY, GIVEN, FULL = range(4)  # words of a disk's page: see disk.c
 
 
@@ -188,7 +191,7 @@ class World:
 
     def collect(self) -> Process:
         """Start a collector, and wait until it listens."""
-        arguments = ["--listen", self.listen, "-w", str(self.captures), "--json", *self.options]
+        arguments = ["--listen", self.listen, "-w", str(self.captures), "--json", *self.options, *QUICK]
 
         def job() -> int:
             _certified("collector")
@@ -220,7 +223,7 @@ class World:
         """Start an agent that records so long."""
         life = len(self.agents) + 1
         counter = fault_source.Counter(probes)
-        arguments = ["--to", self.address, "fault:probe", "--json", "--name", "web1", *more]
+        arguments = ["--to", self.address, "fault:probe", "--json", "--name", "web1", *QUICK, *more]
         arguments += ["-d", f"{seconds:g}"] if seconds else []
         arguments += ["--spool", str(self.spool)] if spool else []
 
@@ -237,7 +240,8 @@ class World:
     def kill_agent(self) -> None:
         process = self.agents[-1][0]
         self.note(f"kill -9 of {process.name}")
-        self.killed.add(process)
+        if process.alive:
+            self.killed.add(process)
         process.kill()
 
     # ------------------------------------------------------------------ time, and the end

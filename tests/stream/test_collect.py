@@ -113,7 +113,8 @@ class Site:
 
     def open(self, merged: str = "", settings: Settings = Settings(), **options: Any) -> Collector:  # noqa: B008
         place = Place(Folder(str(self.path / "in")), merged, Options(**options))
-        self.collector = Collector(self.loop, place, settings)
+        self.said: list[str] = []
+        self.collector = Collector(self.loop, place, settings, say=self.said.append)
         self.listener = listen(self.loop, self.address, self.collector.choose, self.collector.handler_for)
         return self.collector
 
@@ -397,9 +398,11 @@ def test_a_ledger_that_cannot_be_written_holds_the_acknowledgement_back(
     other.give(100, second)
     site.until(lambda: second.session.unacknowledged == 0)
     assert peer.session.unacknowledged == 2
-    assert any("No space left" in problem for problem in collector.problems)
+    assert any("No space left" in line for line in site.said)
     broken = False
     site.until(lambda: peer.session.unacknowledged == 0)
+    assert any("takes everything again" in line for line in site.said)
+    assert collector.problems == []
     for one, its in ((source, peer), (other, second)):
         one.finish(its)
     site.until(lambda: not collector.feeds)
@@ -431,7 +434,7 @@ def test_a_disk_that_fails_harms_one_session_only_and_for_a_while(
     source.finish(peer)
     other.finish(second)
     site.until(lambda: source.ended is not None and other.ended is not None and not collector.feeds)
-    assert any("Input/output error" in problem for problem in collector.problems)
+    assert any("Input/output error" in line for line in site.said)
     assert [complete(path) for path in site.captures()] == [600, 600]
     assert [numbers(path) for path in site.captures()] == [list(range(600))] * 2
     site.close()
@@ -442,16 +445,16 @@ def test_a_folder_that_cannot_be_written_is_waited_for(site: Site, monkeypatch: 
     monkeypatch.setattr(collectors, "AGAIN", 0.05)
     opened, full = Store._open, True
 
-    def refusing(self: Store, *arguments: Any) -> None:
+    def refusing(self: Store, *arguments: Any, **more: Any) -> None:
         if full:
             raise CaptureError("open capture", "x", "no room for its beginning")
-        opened(self, *arguments)
+        opened(self, *arguments, **more)
 
     monkeypatch.setattr(Store, "_open", refusing)
     source = Source("one")
     peer = site.connect(source).peer
     source.give(1000, peer)
-    site.until(lambda: collector.problems)
+    site.until(lambda: collector.trouble)
     assert peer.session.unacknowledged > 0
     full = False
     source.finish(peer)

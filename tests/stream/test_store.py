@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from kwire.capture.output import CaptureError
+from kwire.capture.output import CaptureError, GoneError
+from kwire.capture.output import FullError as FullError
 from kwire.capture.reader import Capture
 from kwire.capture.verify import verify_file, verify_set
 from kwire.stream import clock
@@ -48,7 +49,7 @@ def events(first: int, count: int, id: int = 1) -> bytes:
     return b"".join(event(number, id) for number in range(first, first + count))
 
 
-def read(path: str) -> list[tuple[str, int, int]]:
+def read(path: str, whole: bool = True) -> list[tuple[str, int, int]]:
     """(probe spec, number, wall time) of every event of a capture, in order."""
     found = []
     with Capture(path) as capture:
@@ -58,8 +59,7 @@ def read(path: str) -> list[tuple[str, int, int]]:
                     described = capture.schemas[frame.header.id]
                     time, _, number = struct.unpack("=QII", frame.payload)
                     found.append((described.probe, number, described.wall(time)))
-        assert capture.problem is None
-        assert capture.skipped == 0
+        assert not whole or (capture.problem is None and capture.skipped == 0)
     return found
 
 
@@ -215,7 +215,8 @@ def test_a_session_that_is_over_is_remembered_without_its_file(site: Site) -> No
 def test_a_kill_before_the_ending_was_written(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.feed(describe(1), events(0, 10), *totals_frames({1: 10}))
     site.killed()
-    assert site.store.closed  # all had come: the ending was written when it was taken up
+    assert not site.store.closed  # the source has not said BYE: more totals may come
+    site.store.close()
     assert sound(str(next(site.path.glob("*.pcapng")))) == (10, 0)
 
 
@@ -224,13 +225,96 @@ def test_a_file_that_is_gone_is_gone_on_with_elsewhere(site: Site, tmp_path: Pat
     site.store.close()
     os.unlink(site.store.writer.files[0])
     ledger, elsewhere = site.folder.ledger(TOKEN), str(tmp_path / "else.pcapng")
-    with pytest.raises(CaptureError, match="No such file"):
+    with pytest.raises(GoneError, match="it is not there any more"):
         Store.again(ledger, Packing())
-    store = Store.again(ledger, Packing(), Options(), elsewhere)
-    store.take(store.lanes[TOKEN], store.lanes[TOKEN].next, events(10, 10))
-    store.close()
-    assert sound(elsewhere, ended=False) == (10, 0)
+    store = Store.again(ledger, Packing(), Options(), lambda: elsewhere)
+    lane = store.lanes[TOKEN]
+    for payload in (events(10, 10), *totals_frames({1: 20})):
+        store.take(lane, lane.next, payload)
+    assert store.losses(lane) == {Cause.CAPTURE_GONE: 10}
+    store.finish(lane)
+    assert sound(elsewhere) == (10, 10)
     assert numbers(elsewhere) == list(range(10, 20))
+
+
+def test_losses_told_in_a_file_that_is_gone_are_told_again(site: Site, tmp_path: Path) -> None:
+    lost = Lost(1, MONOTONIC, MONOTONIC + 9, 7, 0, Cause.RING_FULL).frame()
+    site.feed(describe(1), events(0, 10) + lost, events(10, 5))
+    site.store.close()
+    os.unlink(site.store.writer.files[0])
+    path = str(tmp_path / "else.pcapng")
+    store = Store.again(site.folder.ledger(TOKEN), Packing(), Options(), lambda: path)
+    lane = store.lanes[TOKEN]
+    for payload in totals_frames({1: 22}):
+        store.take(lane, lane.next, payload)
+    store.finish(lane)
+    assert store.losses(lane) == {Cause.RING_FULL: 7, Cause.CAPTURE_GONE: 15}
+    assert sound(path) == (0, 22)
+
+
+@pytest.mark.parametrize("size", [0, 200, 1500])
+def test_what_is_left_of_a_file_that_was_cut_counts_as_stored(site: Site, tmp_path: Path, size: int) -> None:
+    site.feed(describe(1), *(events(first, 10) for first in range(0, 100, 10)))
+    site.store.leave()
+    cut = site.store.writer.files[0]
+    os.truncate(cut, size)
+    path = str(tmp_path / "else.pcapng")
+    store = Store.again(site.folder.ledger(TOKEN), Packing(), Options(), lambda: path)
+    lane = store.lanes[TOKEN]
+    for payload in (events(100, 10), *totals_frames({1: 110})):
+        store.take(lane, lane.next, payload)
+    gone = store.losses(lane)[Cause.CAPTURE_GONE]
+    store.finish(lane)
+    left = [number for file in store.writer.files for number in numbers_of_cut(file)]
+    assert len(left) == len(set(left))
+    assert len(left) + gone == 110
+    assert store.balance(lane) == (110, len(left), gone)
+
+
+def numbers_of_cut(path: str) -> list[int]:
+    try:
+        return [number for _, number, _ in read(path, whole=False)]
+    except CaptureError:
+        return []
+
+
+@pytest.mark.parametrize("how", ["deleted", "cut", "cut and written on"])
+def test_a_file_that_goes_while_it_is_written_is_noticed_before_more_is_promised(
+    site: Site, how: str
+) -> None:
+    site.feed(describe(1), *(events(first, 100) for first in range(0, 1000, 100)))
+    path = site.store.writer.files[0]
+    if how == "deleted":
+        os.unlink(path)
+    else:
+        os.truncate(path, 0)
+    if how == "cut and written on":
+        os.pwrite(site.store.writer._file.output.fd, b"x" * 100, site.store.writer.size - 100)
+    stored = site.lane.stored
+    with pytest.raises(GoneError):
+        site.feed(events(1000, 10))
+    assert site.lane.stored == stored
+
+
+def test_a_file_that_is_moved_is_ended_and_another_one_begun(tmp_path: Path) -> None:
+    folder, packing = Folder(str(tmp_path / "in")), Packing()
+    spare = lambda: folder.capture("box", 0)  # noqa: E731
+    Store.promise(folder.ledger(TOKEN), TOKEN, {"host": "box"}, 0, False)
+    store = Store.again(folder.ledger(TOKEN), packing, Options(), spare)
+    lane = store.join(TOKEN, {"host": "box"})
+    for payload in (describe(1), events(0, 10)):
+        store.take(lane, lane.next, payload)
+    store.commit()
+    moved = tmp_path / "moved.pcapng"
+    os.rename(store.path_now, moved)
+    for payload in (events(10, 10), *totals_frames({1: 20})):
+        store.take(lane, lane.next, payload)
+    store.commit()
+    store.finish(lane)
+    assert numbers(str(moved), store.path_now) == list(range(20))
+    assert sound(str(moved), store.path_now) == (20, 0)
+    assert store.losses(lane) == {}
+    folder.close()
 
 
 def test_probes_join_are_described_again_and_have_any_number(site: Site) -> None:
@@ -436,47 +520,61 @@ libc = ctypes.CDLL(None, use_errno=True)
 if libc.unshare(0x20000):
     sys.exit(77)
 libc.mount(None, b"/", None, 0x44000, None)  # private, recursive
-if libc.mount(b"tmpfs", work.encode(), b"tmpfs", 0, b"size=2m"):
+if libc.mount(b"tmpfs", work.encode(), b"tmpfs", 0, b"size=3m"):
     sys.exit(77)
 spec = spec_from_file_location("test_store", here)
 t = module_from_spec(spec)
 spec.loader.exec_module(t)
 site = t.Site(Path(work, "in"))
 site.feed(t.describe(1, 2))
-Path(work, "ballast").write_bytes(bytes(1 << 19))
+Path(work, "ballast").write_bytes(bytes(2 << 20))
 sent = 0
 for turn in range(60):
-    site.feed(t.events(sent, 1000))
+    try:
+        site.feed(t.events(sent, 1000))
+    except t.FullError:
+        break
     sent += 1000
-assert site.store.balance(site.lane).lost
-assert site.lane.stored == 61
-if sys.argv[4] == "kill":  # a successor knows what the file could not hold
+else:
+    sys.exit("it fits")
+assert site.store.balance(site.lane).lost == 0
+assert site.lane.stored == site.sequence < 61  # what was not taken is not promised
+if sys.argv[4] == "kill":
     ledger = site.folder.ledger(t.TOKEN)
     site.folder.close()
     site.store.writer.close()
     site.store = t.Store.again(ledger, t.Packing())
     site.lane = site.store.lanes[t.TOKEN]
-    site.sequence = site.lane.next
+    assert site.sequence == site.lane.next
 elif sys.argv[4] == "describe":  # a probe for whose description there is no room
     symbols = {n << 12: f"a_function_of_a_long_name_{n}" for n in range(9000)}
+    stored = site.lane.stored
     try:
         site.feed(*t.schema(3)._replace(symbols=symbols).frames())
         sys.exit("it fits")
-    except t.LedgerError:
-        assert site.lane.stored == 61  # nothing was promised
-    site.feed(t.events(0, 500, id=3), commit=False)
+    except (t.LedgerError, t.FullError):
+        assert site.lane.stored == stored  # nothing was promised
+    site.store.leave()
+    site.folder.close()
     os.unlink(work + "/ballast")
-    site.store.commit()
-    assert site.lane.stored == site.sequence
+    site.store = t.Store.again(site.folder.ledger(t.TOKEN), t.Packing())
+    site.lane = site.store.lanes[t.TOKEN]
+    site.sequence = site.lane.next
+    site.feed(*t.schema(3)._replace(symbols=symbols).frames(), t.events(0, 500, id=3))
+if sys.argv[4] != "describe":
+    os.unlink(work + "/ballast")
+site.feed(t.events(sent, 1000))  # the disk has room again
+sent += 1000
 site.feed(*t.totals_frames({1: sent, 2: 0} | ({3: 500} if sys.argv[4] == "describe" else {})))
 site.store.finish(site.lane)
-assert list(site.store.losses(site.lane)) == [t.Cause.DISK_FULL]
+assert site.store.losses(site.lane) == {}
 shutil.copy(site.store.writer.files[0], target)
+print(sent + 500 * (sys.argv[4] == "describe"))
 """
 
 
 @pytest.mark.parametrize("how", ["stay", "kill", "describe"])
-def test_what_a_full_disk_does_not_take_is_counted(tmp_path: Path, how: str) -> None:
+def test_a_full_disk_takes_nothing_and_nothing_is_lost(tmp_path: Path, how: str) -> None:
     target, work = tmp_path / "out.pcapng", tmp_path / "work"
     work.mkdir()
     program = [sys.executable, "-c", ON_A_SMALL_DISK, str(target), __file__, str(work), how]
@@ -485,10 +583,8 @@ def test_what_a_full_disk_does_not_take_is_counted(tmp_path: Path, how: str) -> 
         pytest.skip("a file system cannot be mounted here")
     assert done.returncode == 0, done.stderr
     report = verify_file(str(target))
-    assert report.problems == []
-    assert {hole.cause for hole in report.holes} == {"the receiver's disk was full"}
-    assert report.totals.produced == 60_000 + (500 if how == "describe" else 0)
-    assert report.totals.stored > 10_000
+    assert report.complete, report
+    assert report.totals.stored == int(done.stdout) > 3_000
 
 
 # ---------------------------------------------------------------------- ledgers, names, clocks

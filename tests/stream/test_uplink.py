@@ -36,6 +36,12 @@ class Cargo:
     def room(self) -> None:
         pass
 
+    def refused(self) -> None:
+        pass
+
+    def taken(self, events: int) -> None:
+        pass
+
     def restarted(self, abandoned: Iterable[bytes], carried: Iterable[bytes]) -> list[bytes]:
         self.abandoned += abandoned
         list(carried)

@@ -143,7 +143,7 @@ class Destination:
         for attempt in range(1000):
             part = os.path.join(folder, f".{name[:200]}.{os.getpid()}-{attempt}.part")
             try:
-                fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             except FileExistsError:
                 continue
             except OSError as error:

@@ -3,7 +3,8 @@
 The laws: `reserve` bytes beyond the position stay writable whatever happens to the disk, so that an ending
 always fits; what was written before `position` is whole; `close` cuts a file back to it, so half a block is
 never left. Room is kept by allocating blocks beyond the end of the file (they vanish at close), where the
-file system cannot do that by zeros written ahead. A pipe, or a file open for appending, has no reserve.
+file system cannot do that by zeros written ahead. A pipe, or a file open for appending, has no reserve. A
+file that is `kept` is looked at before each write: what was deleted, or cut by others, is a GoneError.
 """
 
 import ctypes
@@ -27,6 +28,14 @@ class CaptureError(KwireError):
     """A capture that cannot be written or read."""
 
 
+class FullError(CaptureError):
+    """The disk, or a size limit, has no room."""
+
+
+class GoneError(CaptureError):
+    """A file is not there any more as it was written."""
+
+
 def _allocate(fd: int, offset: int, length: int) -> int:
     """fallocate(2) beyond the end without changing the size: 0 or the errno."""
     call = ctypes.CDLL(None, use_errno=True).fallocate
@@ -42,7 +51,8 @@ class Output:
     """An open target: a name, as Destination takes it, or a descriptor.
 
     A regular file has its place from `publish` on. A descriptor is written from where it stands and not
-    closed. Raises CaptureError where the target cannot be opened or is a terminal.
+    closed. `kept`: what was written to a regular file before must still be there. Raises CaptureError where
+    the target cannot be opened or is a terminal.
     """
 
     __slots__ = (
@@ -53,13 +63,14 @@ class Output:
         "_limit",
         "_owned",
         "fd",
+        "kept",
         "name",
         "position",
         "reserve",
         "seekable",
     )
 
-    def __init__(self, target: str | int, reserve: int, *, clobber: bool = True) -> None:
+    def __init__(self, target: str | int, reserve: int, *, clobber: bool = True, kept: bool = False) -> None:
         self.name = str(target) if isinstance(target, str) else f"descriptor {target}"
         self._destination: Destination | None = None
         try:
@@ -85,32 +96,67 @@ class Output:
         self.position = status.st_size if self._appends else 0
         if self.seekable:
             self.position = os.lseek(self.fd, 0, os.SEEK_CUR)
+        self.kept = kept and self.seekable
         self.reserve = reserve if self.seekable else 0
         self._allocated = self.position
         self._can_allocate = self.seekable
         self._limit = _size_limit() if regular else None
 
     @classmethod
-    def again(cls, path: str, position: int, reserve: int) -> "Output":
-        """Open a file that was written before, cut to `position`, to go on there. Raises CaptureError."""
+    def again(cls, path: str, position: int, reserve: int, tail: int = 0) -> "Output":
+        """Open a file that was written before, cut to `position`, to go on there; it is kept.
+
+        `tail`: what `Output.tail` was there; 0 where that is not known. Raises GoneError where the file is
+        not that one any more, CaptureError where it cannot be opened.
+        """
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             try:
                 size = os.fstat(fd).st_size
-                if size >= position:
-                    os.ftruncate(fd, position)
-                    os.lseek(fd, position, os.SEEK_SET)
-                    output = cls(fd, reserve)
+                if size < position:
+                    raise GoneError("go on writing", path, f"it has {size} bytes, {position} were written")
+                if tail and cls.word(fd, position) != tail:
+                    raise GoneError("go on writing", path, "it is not what was written")
+                os.ftruncate(fd, position)
+                os.lseek(fd, position, os.SEEK_SET)
+                output = cls(fd, reserve, kept=True)
             except BaseException:
                 os.close(fd)
                 raise
+        except FileNotFoundError:
+            raise GoneError("go on writing", path, "it is not there any more") from None
         except OSError as error:
             raise CaptureError("open for writing", path, error.strerror or "failed") from None
-        if size < position:
-            os.close(fd)
-            raise CaptureError("go on writing", path, f"it has {size} bytes, {position} were written")
         output._owned, output.name = True, path
         return output
+
+    def tail(self) -> int:
+        """The last four bytes before the position, as a number: the length of a block, never 0."""
+        return self.word(self.fd, self.position)
+
+    @staticmethod
+    def word(fd: int, position: int) -> int:
+        """The four bytes before a position, as a number."""
+        return int.from_bytes(os.pread(fd, 4, max(0, position - 4)), "little")
+
+    def moved(self) -> bool:
+        """Whether the file still exists, but not at its path."""
+        try:
+            here = os.stat(self.name)
+        except OSError:
+            return os.fstat(self.fd).st_nlink > 0
+        there = os.fstat(self.fd)
+        return (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino) and there.st_nlink > 0
+
+    def check(self) -> None:
+        """GoneError where a file that is kept was deleted, or is shorter than what was written to it."""
+        if not self.kept:
+            return
+        status = os.fstat(self.fd)
+        if not status.st_nlink:
+            raise GoneError("write", self.name, "it was deleted")
+        if status.st_size < self.position:
+            raise GoneError("write", self.name, f"it was cut to {status.st_size} bytes")
 
     def room(self, size: int) -> bool:
         """Make sure that `size` bytes and the reserve fit; False means the disk, or a size limit, is full.
@@ -131,6 +177,8 @@ class Output:
             if error in _UNSUPPORTED:
                 self._can_allocate = False
                 return self._zeros_ahead(0)
+            if error not in FULL:
+                raise CaptureError("write", self.name, os.strerror(error))
         return False
 
     def write(self, data: memoryview) -> int:
@@ -173,9 +221,11 @@ class Output:
         if self.fd < 0:
             return
         try:
-            if self.seekable:
+            if self.seekable and not (self.kept and os.fstat(self.fd).st_size < self.position):
                 os.ftruncate(self.fd, self.position)
                 os.lseek(self.fd, self.position, os.SEEK_SET)
+        except OSError as error:
+            raise CaptureError("close", self.name, error.strerror or "failed") from None
         finally:
             self._let_go()
 
@@ -188,6 +238,7 @@ class Output:
 
     def _put(self, data: memoryview) -> int:
         done, size = 0, len(data)
+        self.check()
         while done < size:
             try:
                 if self.seekable:

@@ -1,9 +1,11 @@
 """A capture that grows while it is written, and that a successor goes on with after its recorder was killed.
 
-The laws: `state` after `flush`, given back as `resume`, goes on exactly there: what was written later is cut
+The laws: `state` after `settle`, given back as `resume`, goes on exactly there: what was written later is cut
 off, and the accounts are those of that moment. A probe may join or be described again at any time; its
-description stands in the file before its first packet, and in the beginning of each further file. While the
-disk has no room for a description the probe's events are lost, counted DISK_FULL, as all others are.
+description stands in the file before its first packet, and in the beginning of each further file. Nothing is
+dropped for want of room: that is a FullError, after which a writer is left, and its successor goes on. What
+`settle` returned from is in the file that is there: one that was deleted or cut is a GoneError, and a writer
+that comes `after` it counts what is gone (CAPTURE_GONE).
 """
 
 import os
@@ -14,20 +16,20 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from kwire.capture import pcapng, walk
-from kwire.capture.output import CaptureError, Output
-from kwire.capture.writer import LOST_BLOCK, STATISTICS_BLOCK, Totals, Writer, _File
+from kwire.capture.output import CaptureError, FullError, GoneError, Output
+from kwire.capture.writer import BUFFER, LOST_BLOCK, STATISTICS_BLOCK, Totals, Writer, _File
 from kwire.wire.frame import FrameError, Header, Type, read_lenient
 from kwire.wire.frames import Frames
-from kwire.wire.messages import Hole, Lost
+from kwire.wire.messages import CPU_UNKNOWN, Cause, Hole, Lost
 from kwire.wire.schema import Schema
 
 INTERFACE_BLOCK: Final = 512  # bytes kept in reserve, so that a probe's losses can be told of on a full disk
 MOST_LOST: Final = 1 << 48  # events; a LOST frame that tells of more is none, so that sums stay in 64 bits
 U64: Final = (1 << 64) - 1
 
-# file number, probes, how many of them the file describes, holes, causes; position, bytes of earlier files,
-# when the file was begun
-_HEAD = struct.Struct("=5I4xQQQ")
+# file number, probes, how many of them the file describes, holes, causes, the bytes before the position;
+# position, bytes of earlier files, when the file was begun
+_HEAD = struct.Struct("=6IQQQ")
 _HOLE = struct.Struct("=IHBxQQQ")  # probe, cpu, cause, first, last, count
 _CAUSE = struct.Struct("=IBxxxQ")  # probe, cause, count
 
@@ -37,13 +39,25 @@ Stranger: TypeAlias = Callable[[Header, memoryview], None]
 class ResumableWriter(Writer):
     """A Writer without probes at first: `describe` adds them.
 
-    `resume`: the `id` and `state` of a writer that was left at that point, with `schemas`, its probes.
+    `resume`: the `id` and `state` of a writer that was left at that point, with `schemas`, its probes;
+    `after`: the same of one whose file is gone, and its target: what is gone is counted in a new file.
     `stranger` is given every frame that is neither a sound LOST nor an EVENT of a probe described. `sync`:
     each file of a rotation is on the disk, as fsync(2) promises, before the next one is written. Raises
-    CaptureError where the target cannot be opened, or has fewer bytes than the state says.
+    CaptureError where the target cannot be opened, GoneError where it is not as the state says.
     """
 
-    __slots__ = ("_introduced", "_resume", "_stranger", "_sync", "_waiting", "causes", "notes")
+    __slots__ = (
+        "_after",
+        "_introduced",
+        "_mark",
+        "_resume",
+        "_stranger",
+        "_sync",
+        "_waiting",
+        "causes",
+        "notes",
+    )
+    _KEPT = True
 
     def __init__(
         self,
@@ -52,11 +66,13 @@ class ResumableWriter(Writer):
         *,
         schemas: Sequence[Schema] = (),
         resume: tuple[str, bytes] | None = None,
+        after: tuple[str, bytes, str] | None = None,
         sync: bool = False,
         **options: Any,
     ) -> None:
-        self._stranger, self._resume, self._sync = stranger, resume, sync
-        self._waiting: list[Schema] = []  # not described in the file yet, or described otherwise
+        self._stranger, self._resume, self._after, self._sync = stranger, resume, after, sync
+        self._mark = (0, 0)  # a position that was settled, and the bytes before it
+        self._waiting: dict[int, Schema] = {}  # by number: not in the file yet, or described otherwise there
         self._introduced = len(schemas)  # probes that have an interface in the file
         self.notes: dict[int, str] = {}
         """A comment for the interface of a probe, by its number."""
@@ -64,6 +80,13 @@ class ResumableWriter(Writer):
         """Events by probe and cause that came as LOST frames."""
         super().__init__(target, schemas, **options)
         self._probes = b""
+        if self._after is not None:
+            try:
+                self._count_gone(*self._after)
+            except (struct.error, ValueError, IndexError):
+                self.leave()
+                raise CaptureError("go on writing", self._after[2], "its state is damaged") from None
+            self._after = None
         if sync and resume is None:
             _to_disk(os.path.dirname(os.path.abspath(target)))
 
@@ -74,17 +97,17 @@ class ResumableWriter(Writer):
         self.flush()
         index = schema.id - 1
         if index == len(self.schemas):
-            self.schemas += (schema,)
+            self.schemas.append(schema)
             self._rows.extend([0] * walk.ROW_WORDS)
             for counts in (self._lost, self._earlier_lost, self._earlier_stored):
                 counts.append(0)
             self._file.output.reserve += _reserve(1) if self._file.output.reserve else 0
         else:
-            self.schemas = (*self.schemas[:index], schema, *self.schemas[index + 1 :])
+            self.schemas[index] = schema
         wall = schema.clock.wall - schema.clock.monotonic if schema.clock else 0
         self._rows[index * walk.ROW_WORDS + walk.ROW_WALL] = wall & U64
         self._rows[index * walk.ROW_WORDS + walk.ROW_SWAP] = schema.order != pcapng.HOST
-        self._waiting = [other for other in self._waiting if other.id != schema.id] + [schema]
+        self._waiting[schema.id] = schema
 
     def balance(self, number: int) -> Totals:
         """What is stored and lost so far of a probe; produced is their sum."""
@@ -98,13 +121,50 @@ class ResumableWriter(Writer):
         """What joins the files of this capture: 32 hexadecimal digits."""
         return self._id
 
+    @property
+    def gone(self) -> int:
+        """Events that were stored in files that are gone."""
+        return sum(count for (_, cause), count in self.causes.items() if cause == Cause.CAPTURE_GONE)
+
+    def fits(self, size: int) -> bool:
+        """Whether packets of so many bytes find room: then `write` takes them, but for a new file's."""
+        return self._file.output.room(self._used + size + BUFFER)
+
+    @property
+    def moved(self) -> bool:
+        """Whether the file is not at its path any more, but was moved elsewhere."""
+        return self._file.output.moved()
+
+    def move_on(self, target: str) -> None:
+        """End the file, which was moved, and go on in a new one; what was moved is stored."""
+        self.flush()
+        base, name, self._base = self._base, self._id, target
+        self._id = os.urandom(16).hex()
+        if not self._rotate(1 if self._file.number else 0):
+            self._base, self._id = base, name
+            raise FullError("open capture", target, "no room for its beginning")
+
+    @property
+    def target(self) -> str:
+        """The path that the names of its files are made of."""
+        return str(self._base)
+
     def settle(self) -> None:
-        """Hand all to the operating system, descriptions too; with `sync`, to the disk."""
+        """Hand all to the operating system, descriptions too; with `sync`, to the disk. It is there then."""
         self.flush()
         if self._waiting:
             self._introduce()
-        if self._sync:
-            os.fdatasync(self._file.output.fd)
+        output = self._file.output
+        try:
+            if self._sync:
+                os.fdatasync(output.fd)
+            output.check()
+            position, tail = self._mark
+            if position and Output.word(output.fd, position) != tail:
+                raise GoneError("write", output.name, "it was cut")
+            self._mark = output.position, output.tail()
+        except OSError as error:
+            raise CaptureError("write", output.name, error.strerror or "failed") from None
 
     def state(self) -> bytes:
         """Where the writing stands; only after `settle`."""
@@ -115,13 +175,14 @@ class ResumableWriter(Writer):
             self._introduced,
             len(self._holes),
             len(self.causes),
+            output.tail(),
             output.position,
             self._written,
             self._file.started,
         )
         parts = [head, self._rows.tobytes()]
         parts += [array("Q", counts).tobytes() for counts in self._counts()]
-        waiting = {schema.id for schema in self._waiting}
+        waiting = self._waiting
         parts.append(bytes(number in waiting for number in range(1, probes + 1)))
         parts += [
             _HOLE.pack(*key, hole.first, hole.last, min(hole.count, U64)) for key, hole in self._holes.items()
@@ -142,8 +203,16 @@ class ResumableWriter(Writer):
             raise CaptureError("go on writing", str(self._base), "its state is damaged") from None
 
     def _again(self, state: memoryview) -> _File:
+        number, position, tail, started = self._take_state(state)
+        self.files = [str(self._path(each)) for each in [*range(1, number), number]]
+        output = Output.again(self.files[-1], position, 4096 + _reserve(len(self.schemas)), tail)
+        self._mark = position, tail
+        return _File(output, number, time.monotonic(), started)
+
+    def _take_state(self, state: memoryview) -> tuple[int, int, int, int]:
+        """Read what `state` gave: the accounts; the file's number, position, last bytes, beginning."""
         head = _HEAD.unpack_from(state)
-        number, probes, self._introduced, holes, causes, position, self._written, started = head
+        number, probes, self._introduced, holes, causes, tail, position, self._written, started = head
         if probes != len(self.schemas):
             raise ValueError
         at = _HEAD.size + len(self._rows) * 8
@@ -151,7 +220,7 @@ class ResumableWriter(Writer):
         for counts in self._counts():
             counts[:] = array("Q", bytes(state[at : at + 8 * (probes + 1)]))
             at += 8 * (probes + 1)
-        self._waiting = [self.schemas[index] for index in range(probes) if state[at + index]]
+        self._waiting = {index + 1: self.schemas[index] for index in range(probes) if state[at + index]}
         at += probes
         for probe, cpu, cause, first, last, count in _HOLE.iter_unpack(state[at : at + holes * _HOLE.size]):
             self._holes[probe, cpu, cause] = Hole()
@@ -159,9 +228,68 @@ class ResumableWriter(Writer):
         at += holes * _HOLE.size
         for probe, cause, count in _CAUSE.iter_unpack(state[at : at + causes * _CAUSE.size]):
             self.causes[probe, cause] = count
-        self.files = [str(self._path(each)) for each in [*range(1, number), number]]
-        output = Output.again(self.files[-1], position, 4096 + _reserve(probes))
-        return _File(output, number, time.monotonic(), started)
+        return number, position, tail, started
+
+    def _count_gone(self, name: str, state: bytes, target: str) -> None:
+        """Take the accounts of a writer whose file is gone: what was in it, and is not there, is lost.
+
+        Losses that it told are told again. Files of the same rotation before it are taken to be there.
+        """
+        probes = len(self.schemas)
+        written, introduced = self._written, self._introduced
+        number = self._take_state(memoryview(state))[0]
+        self._written, self._introduced, self._waiting = written, introduced, {}
+        root, extension = os.path.splitext(target)
+        table, told = self._remains(name, f"{root}-{number:04d}{extension}" if number else target)
+        words, rows = walk.COUNT_WORDS, walk.ROW_WORDS
+        for probe in range(probes + 1):
+            stored = 0
+            if probe:
+                at = (probe - 1) * rows + walk.ROW_STORED
+                stored, self._rows[at] = self._rows[at], 0
+            rest = min(stored, table[probe * words])
+            self._earlier_stored[probe] += rest
+            lost, self._lost[probe] = self._lost[probe], 0
+            self._earlier_lost[probe] += min(lost, told.get(probe, 0))
+            self._tell_again(probe, lost - min(lost, told.get(probe, 0)))
+            self._gone(probe, stored - rest)
+
+    def _gone(self, probe: int, count: int) -> None:
+        if count:
+            key = (probe, int(Cause.CAPTURE_GONE))
+            self.causes[key] = self.causes.get(key, 0) + count
+            self._hole(probe, CPU_UNKNOWN, Cause.CAPTURE_GONE, 0, 0, count)
+
+    def _tell_again(self, probe: int, count: int) -> None:
+        """So many losses of a probe stood in the file: with their causes, where those are known."""
+        causes = {cause: number for (of, cause), number in self.causes.items() if of == probe}
+        if sum(causes.values()) != count:
+            causes = {int(Cause.UNKNOWN): count}
+        for cause, number in causes.items():
+            self._hole(probe, CPU_UNKNOWN, cause, 0, 0, number)
+
+    def _remains(self, name: str, path: str) -> tuple["array[int]", dict[int, int]]:
+        """What is still in the file that was cut: a table of `count_by_id`, and losses by probe."""
+        from kwire.capture.reader import Capture
+
+        table = array("Q", bytes(8 * walk.COUNT_WORDS * (len(self.schemas) + 1)))
+        told: dict[int, int] = {}
+        try:
+            with Capture(path) as capture:
+                for frames in capture:
+                    section = capture.section
+                    if section is None or name not in " ".join(section.comments):
+                        break  # another file at this path
+                    if not self.files or self.files[0] != path:
+                        self.files.insert(0, path)
+                    walk.count_by_id(frames.data, frames.offsets, frames.count, table, False)
+                    for index in range(frames.count):
+                        if frames.header(index).type == Type.LOST:
+                            loss = Lost.read(read_lenient(frames.frame_bytes(index)))
+                            told[loss.probe] = told.get(loss.probe, 0) + loss.count
+        except (CaptureError, FrameError, OSError):
+            pass  # nothing that can be read
+        return table, told
 
     # --- files
 
@@ -170,8 +298,9 @@ class ResumableWriter(Writer):
 
     def _introduce(self) -> bool:
         """Write the descriptions that wait; False where they find no room."""
-        new = [schema for schema in self._waiting if schema.id > self._introduced]
-        again = [schema for schema in self._waiting if schema.id <= self._introduced]
+        waiting = self._waiting.values()
+        new = [schema for schema in waiting if schema.id > self._introduced]
+        again = [schema for schema in waiting if schema.id <= self._introduced]
         parts = [self._describe(new)]
         for schema in again:
             parts += [pcapng.packet(schema.id - 1, time.time_ns(), frame) for frame in schema.frames()]
@@ -183,7 +312,7 @@ class ResumableWriter(Writer):
         if done < len(text):
             output.back(done)
             return False
-        self._waiting, self._introduced = [], len(self.schemas)
+        self._waiting, self._introduced = {}, len(self.schemas)
         return True
 
     def _tell_holes(self) -> None:
@@ -195,18 +324,20 @@ class ResumableWriter(Writer):
         comments = [(int(pcapng.Option.COMMENT), pcapng.text(note))] if note else []
         return [*super()._about(schema), *comments]
 
-    def _rotate(self) -> None:
+    def _rotate(self, number: int | None = None) -> bool:
         old = self._file
         if self._sync:
             os.fdatasync(old.output.fd)
         self._probes = self._describe(self.schemas)
-        super()._rotate()
+        rotated = super()._rotate(number)
         self._probes = b""
-        if self._file is not old:
-            self._waiting, self._introduced = [], len(self.schemas)
+        if rotated:
+            self._waiting, self._introduced = {}, len(self.schemas)
+            self._mark = (0, 0)
         if self._sync and self._file is not old:
             for path in (old.output.name, os.path.dirname(os.path.abspath(old.output.name))):
                 _to_disk(path)
+        return rotated
 
     def _end(self, totals: Mapping[int, Totals], comment: str, unproven: Container[int] = ()) -> None:
         if (self._waiting and not self._introduce()) or (self._holes and not self.schemas):
@@ -247,22 +378,10 @@ class ResumableWriter(Writer):
         return loss
 
     def _drop(self, frames: Frames, start: int) -> None:
-        """Count what finds no room; descriptions are taken all the same."""
-        rest = memoryview(frames.offsets)[start : frames.count]
-        table = array("Q", bytes(8 * walk.COUNT_WORDS * (len(self.schemas) + 1)))
-        if walk.count_by_id(frames.data, rest, len(rest), table, False) == len(rest):
-            super()._drop(frames, start)
-            return
-        events = []
-        for index in range(start, frames.count):
-            header, frame = frames.header(index), frames.frame_bytes(index)
-            if header.type == Type.EVENT and header.id <= len(self.schemas):
-                events.append(index)
-            elif loss := self.told(header, frame):
-                self._add(loss)
-            else:
-                self._stranger(header, frame)
-        super()._drop(frames.select(events), 0)
+        raise FullError("write", self._file.output.name, "the disk is full")
+
+    def _take_back(self, done: int, used: int) -> None:
+        raise FullError("write", self._file.output.name, "the disk is full")
 
 
 def _reserve(probes: int) -> int:

@@ -10,6 +10,7 @@ Rotated files are named `base-0001.pcapng`, `base-0002.pcapng` …; a comment in
 `kwire capture <id> file <n>`, tells which belong together, and the statistics tell whether another follows.
 """
 
+import contextlib
 import os
 import struct
 import time
@@ -91,6 +92,8 @@ class Writer:
         "schemas",
     )
 
+    _KEPT = False  # whether what was written before must still be there: `Output.kept`
+
     def __init__(
         self,
         target: str | int,
@@ -107,7 +110,7 @@ class Writer:
         hold: bool = False,
         clobber: bool = True,
     ) -> None:
-        self.schemas = tuple(schemas)
+        self.schemas = list(schemas)
         self._hold, self._clobber = hold, clobber
         if [schema.id for schema in self.schemas] != list(range(1, len(self.schemas) + 1)):
             raise CaptureError("open capture", str(target), "probes are not numbered 1, 2, 3 … in order")
@@ -258,21 +261,26 @@ class Writer:
         """Open file `number` with its beginning; None where that has no room."""
         base = self._path(number)
         reserve = 4096 + len(self.schemas) * (STATISTICS_BLOCK + 4 * LOST_BLOCK)
-        output = Output(base, reserve, clobber=self._clobber)
+        output = Output(base, reserve, clobber=self._clobber, kept=self._KEPT)
         head = self._beginning(max(1, number))
+        begun = False
         try:
             with memoryview(head) as view:
-                if output.room(len(head)) and output.write(view) == len(head):
-                    if not self._hold:
-                        output.publish()
-                    self.files.append(output.name)
-                    return _File(output, number, time.monotonic(), time.time_ns())
-            output.position = 0
+                begun = output.room(len(head)) and output.write(view) == len(head)
+            if begun and not self._hold:
+                output.publish()
         except BaseException:
-            output.close()
+            begun = False
             raise
-        output.close()
-        return None
+        finally:
+            if not begun:
+                output.position = 0
+                with contextlib.suppress(CaptureError):
+                    output.close()
+        if not begun:
+            return None
+        self.files.append(output.name)
+        return _File(output, number, time.monotonic(), time.time_ns())
 
     def _path(self, number: int) -> str | int:
         """The target of file `number`."""
@@ -326,24 +334,28 @@ class Writer:
             return False
         return output.position + self._size + output.reserve > self._rotate_bytes
 
-    def _rotate(self) -> None:
-        """Open the next file, then end this one; where the next has no room yet, stay."""
-        old, new = self._file, self._open(self._file.number + 1)
+    def _rotate(self, number: int | None = None) -> bool:
+        """Open the next file, then end this one; where the next has no room yet, stay: False.
+
+        With a `number` it belongs to another capture.
+        """
+        old, new = self._file, self._open(self._file.number + 1 if number is None else number)
         if new is None:
-            return
+            return False
         try:
-            self._end({}, FOLLOWED.format(number=new.number))
+            self._end({}, LAST_FILE if number is not None else FOLLOWED.format(number=new.number))
         finally:
             old.output.close()
             self._file = new
         self._written += old.output.position
-        for number in range(len(self.schemas) + 1):
-            self._earlier_lost[number] += self._lost[number]
-            self._lost[number] = 0
-            if number:
-                row = (number - 1) * walk.ROW_WORDS + walk.ROW_STORED
-                self._earlier_stored[number] += self._rows[row]
+        for probe in range(len(self.schemas) + 1):
+            self._earlier_lost[probe] += self._lost[probe]
+            self._lost[probe] = 0
+            if probe:
+                row = (probe - 1) * walk.ROW_WORDS + walk.ROW_STORED
+                self._earlier_stored[probe] += self._rows[row]
                 self._rows[row] = 0
+        return True
 
     def _end(self, totals: Mapping[int, Totals], comment: str, unproven: Container[int] = ()) -> None:
         """Write the holes still open and the statistics of this file, into the reserve if it must be."""

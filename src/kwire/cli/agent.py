@@ -57,7 +57,7 @@ COMMAND = True
 LEAST_MEMORY = 1 << 20
 GRACE = 10.0
 LOST = 3
-"""The exit status where events were lost, or nobody knows whether."""
+"""The exit status where events were lost, or nobody knows whether: that of `kwire verify`."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -18,10 +18,12 @@ from kwire.stream.address import Address, is_numeric, parse, resolve
 from kwire.stream.arguments import add_transport_arguments, session_settings, tls_options, watch
 from kwire.stream.collector import Collector
 from kwire.stream.connect import Connector, connect
+from kwire.stream.crowd import Roster
 from kwire.stream.feed import Place
 from kwire.stream.folder import Folder
 from kwire.stream.listen import Listener, listen
 from kwire.stream.loop import Loop
+from kwire.stream.news import News
 from kwire.stream.store import Options
 from kwire.view.text import plural, safe
 from kwire.wire.settings import Settings
@@ -43,6 +45,9 @@ examples:
   kwire collect --listen unix:/run/kwire.sock --merge all.pcapng
   kwire collect --from tls:web1 --from tls:web2 -w captures --rotate 100M
 """
+
+LOST = 3
+"""Exit status where events were lost, or what agents produced is unknown: that of `kwire verify`."""
 
 DEFAULT = "captures"
 TICK = 0.5
@@ -97,11 +102,18 @@ class Run:
         self.args = args
         self.loop = Loop()
         self.start = time.monotonic()
-        self.collector = Collector(self.loop, _place(args), session_settings(args, Settings()))
+        self.news = News(self.loop.now, self._write)
+        self.loop.report = self.news.say
+        self._shown = False
+        self.collector = Collector(
+            self.loop, _place(args), session_settings(args, Settings()), say=self.news.say
+        )
+        self.roster = Roster()
+        self.left = False
+        """SIGTERM: sessions go on with the next collector."""
         self.listeners: list[Listener] = []
         self.connectors: list[Connector] = []
         self.ending = False
-        self._shown = False
         self._told: set[str] = set()
 
     def open(self) -> None:
@@ -109,7 +121,7 @@ class Run:
         # Before anybody is told that we are there, so that from then on a signal ends us in order.
         self.loop.signals((signal.SIGINT,), lambda number: self.end())
         leaving = [number for number in ending_signals() if number != signal.SIGINT]
-        self.loop.signals(tuple(leaving), lambda number: self.loop.stop())
+        self.loop.signals(tuple(leaving), lambda number: self.leave())
         args, seen = self.args, watch(self.args)
         tls = tls_options(args)
         for text in args.listen:
@@ -121,6 +133,8 @@ class Run:
                 tls=tls,
                 insecure=args.insecure,
                 watch=seen,
+                roster=self.roster,
+                said=self.news.say,
             )
             self.listeners.append(listener)
             sys.stderr.write(f"kwire: collecting at {listener.address}\n")
@@ -148,6 +162,11 @@ class Run:
             self.loop.at(self.loop.now() + self.args.seconds, self.end)
         self.loop.run()
 
+    def leave(self) -> None:
+        """Stop; sessions go on with the next collector."""
+        self.left = True
+        self.loop.stop()
+
     def end(self) -> None:
         """End the collection; agents that we connected to may say their last words."""
         if self.ending:
@@ -171,12 +190,14 @@ class Run:
         self.loop.turn(0)
         self.loop.close()
         self.collector.place.folder.close()
+        self.news.flush()
         if self._shown:
             sys.stderr.write(CLEAR_LINE)
 
     def summary(self) -> dict[str, Any]:
         """The object that `--json` prints."""
-        return self.collector.summary() | {"seconds": round(time.monotonic() - self.start, 3)}
+        seconds = round(time.monotonic() - self.start, 3)
+        return self.collector.summary() | {"failures": self.loop.failures, "seconds": seconds}
 
     def _look(self) -> None:
         if not any(feed.origin for feed in self.collector.feeds.values()):
@@ -187,11 +208,17 @@ class Run:
         text = str(problem)
         if text not in self._told:
             self._told.add(text)
-            sys.stderr.write(f"{CLEAR_LINE if self._shown else ''}kwire: {safe(text)} (trying again)\n")
+            self.news.say(f"{text} (trying again)")
+
+    def _write(self, line: str) -> None:
+        """A line on standard error; what came from outside is escaped."""
+        sys.stderr.write(f"{CLEAR_LINE if self._shown else ''}kwire: {safe(line)}\n")
+        sys.stderr.flush()
 
     def _tick(self) -> None:
         collector = self.collector
         self.loop.at(self.loop.now() + TICK, self._tick)
+        self.news.flush()
         if self.args.count is not None and collector.events >= self.args.count:
             self.end()
         if all(connector.closed for connector in self.connectors) and not self.listeners:
@@ -208,7 +235,9 @@ class Run:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Collect; 0 when all went well, 1 where something was wrong with what came."""
+    """Collect; 0 when all went well, 3 where events were lost or what there was is not known, 1 where
+    something else was wrong with what came.
+    """
     if not args.listen and not args.origins:
         raise KwireError("collect", "", "from whom?", "name an address with --listen or --from")
     allow_descriptors()
@@ -225,7 +254,9 @@ def run(args: argparse.Namespace) -> int:
 
         sys.stdout.write(json.dumps(summary) + "\n")
     report(summary)
-    return 1 if summary["problems"] else 0
+    if summary["lost"] or (summary["unproven"] and not job.left):
+        return LOST
+    return 1 if summary["problems"] or summary["failures"] else 0
 
 
 def protect(verbose: bool) -> None:
@@ -262,9 +293,10 @@ def report(summary: dict[str, Any]) -> None:
             "".join(char if char.isprintable() else ascii(char)[1:-1] for char in host["host"]) or "unknown"
         )
         files = ", ".join(host["files"][:3]) + (" …" if len(host["files"]) > 3 else "")
-        sys.stderr.write(f"{name}: {plural(host['events'], 'event')}, {lost}, in {files}\n")
-    for problem in summary["problems"]:
-        sys.stderr.write(f"kwire: {safe(problem)}\n")
+        still = ""
+        if unproven := host["unproven"]:
+            still = f"; what was produced is not known of {plural(unproven, 'session')}"
+        sys.stderr.write(f"{name}: {plural(host['events'], 'event')}, {lost}, in {files}{still}\n")
     if not summary["hosts"]:
         sys.stderr.write("no events\n")
 

@@ -40,6 +40,8 @@ class Recovered:
         self.spool = spool
         self.finished: Callable[[], None] = lambda: None
         """Called when it is delivered."""
+        self.at_refusal: Callable[[], None] = lambda: None
+        """Called when certificates keep the collector and us apart."""
         self._line = line
         self._totals: list[bytes] = []
         self.uplink = Uplink(line, SpoolHold(spool, known=True), self)
@@ -53,6 +55,13 @@ class Recovered:
 
     def receiving(self, up: bool) -> None:
         """Nothing waits here."""
+
+    def refused(self) -> None:
+        """The courier decides."""
+        self.at_refusal()
+
+    def taken(self, events: int) -> None:
+        """The uplink says it; an agent that is no more has no summary."""
 
     def room(self) -> None:
         """Nothing waits here."""
@@ -95,6 +104,7 @@ class Courier:
         """Events that are not acknowledged, and wait nowhere; known after `close`."""
         self._grace = grace
         self._troubles: dict[str, str] = {}  # of disks, that were told
+        self._leaving = False
 
     @property
     def uplinks(self) -> list[Uplink]:
@@ -133,6 +143,7 @@ class Courier:
         self._look_around()
         for before in self.recovered:
             before.finished = self.look
+            before.at_refusal = self.refused
         if not self.finished:
             self.line.loop.run()
 
@@ -146,6 +157,22 @@ class Courier:
         """Leave if nothing is left to be done."""
         if self.finished:
             self.line.loop.soon(self.line.loop.stop)
+
+    @property
+    def recording_over(self) -> bool:
+        """Whether nothing more will come."""
+        return True
+
+    def refused(self) -> None:
+        """The certificates do not fit: who has nothing more to record does not wait for others for ever."""
+        if self.recording_over and not self._leaving:
+            self._leaving = True
+            self.line.loop.at(self.line.loop.now() + self._grace, self._give_up)
+
+    def _give_up(self) -> None:
+        self._leaving = False
+        if all(uplink.refused for uplink in self.uplinks if not uplink.finished):
+            self.line.loop.stop()
 
     def close(self) -> None:
         """Break off what is not finished, and free everything; what a spool holds stays in it."""
@@ -211,6 +238,7 @@ class Agent(Courier):
         self._warned = False
         self.waiting = 0
         """Events of the recording that are not acknowledged; known after `close`."""
+        self._taken: dict[bytes, int] = {}  # events that were stored and are gone, by session
         self.uplink = Uplink(line, hold, self)
 
     @property
@@ -227,6 +255,11 @@ class Agent(Courier):
     def finished(self) -> bool:
         """Whether the recording has ended and everything is acknowledged."""
         return self.recording.over and super().finished
+
+    @property
+    def recording_over(self) -> bool:
+        """Whether nothing more will come."""
+        return self.recording.over
 
     def run(self) -> None:
         """Record and deliver."""
@@ -256,6 +289,11 @@ class Agent(Courier):
                 f"{self.line.address} is too slow, or away: events find no room and are counted lost"
             )
 
+    @property
+    def taken_away(self) -> int:
+        """Events that the collector had stored, and whose capture was taken away."""
+        return sum(self._taken.values())
+
     # ------------------------------------------------------------------ the recording
 
     def _round(self) -> None:
@@ -264,6 +302,8 @@ class Agent(Courier):
 
     def _recorded(self, why: str) -> None:
         self._warn()  # a short recording has ended before anybody looked around
+        if self.uplink.refused:
+            self.refused()
         self._waiting = True
         self.line.loop.soon(self._hand_over_end)
 
@@ -290,6 +330,10 @@ class Agent(Courier):
     def receiving(self, up: bool) -> None:
         """Payloads are sent as soon as a round has ended while somebody receives them."""
         self.sink.waits = 0.0 if up else HOLD
+
+    def taken(self, events: int) -> None:
+        """What was stored is lost after all."""
+        self._taken[self.uplink.hold.token] = events
 
     def room(self) -> None:
         """What has waited may go."""
@@ -338,11 +382,14 @@ def summary(agent: Agent, schemas: tuple[Schema, ...]) -> dict[str, Any]:
         }
         for schema in schemas
     ]
+    away = agent.taken_away
+    if away:
+        losses[Cause.CAPTURE_GONE] = away
     return {
-        "events": sink.events - damaged,
-        "lost": sink.lost_events + damaged,
+        "events": sink.events - damaged - away,
+        "lost": sink.lost_events + damaged + away,
         "causes": causes(losses),
-        "acknowledged": sink.events - damaged - agent.waiting,
+        "acknowledged": sink.events - damaged - away - agent.waiting,
         "bytes": sink.bytes,
         "sessions": agent.uplink.sessions,
         "reconnects": agent.uplink.reconnects,

@@ -1,18 +1,23 @@
 """The collector: sessions of many agents, each into its capture, or all into one.
 
 The laws: DATA is acknowledged when its store says that it is safe, never before; stores that have taken
-something are committed together, a few milliseconds or a megabyte later; a store that fails takes its own
-sessions with it and no other, and a source that comes again finds what its ledger says; files are made for
-whoever has sent events, not for whoever has connected. In a merged capture a session's events wait until its
-clock is known, for `PATIENCE` at most.
+something are committed together, a few milliseconds or a megabyte later; what a full disk has no room for is
+not acknowledged: it waits here, `MOST_HELD` bytes of all sessions at most, and its agents keep it; a store
+that fails takes its own sessions with it and no other, and a source that comes again finds what its ledger
+says; who resumes a session is who began it; files are made for whoever has sent events, not for whoever has
+connected. In a merged capture a session's events wait until its clock is known, for `PATIENCE` at most. What
+people should know at once goes through `say`, to agents as REQUESTs: "disk" (full, or not any more) and
+"gone" (stored events whose capture was taken away).
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
-from kwire.capture.output import CaptureError
+from kwire.capture.output import CaptureError, FullError, GoneError
 from kwire.errors import KwireError
 from kwire.stream import clock
 from kwire.stream.address import Address
@@ -22,8 +27,10 @@ from kwire.stream.ledger import LedgerError
 from kwire.stream.loop import Loop, Timer
 from kwire.stream.peer import Ignore, Peer
 from kwire.stream.store import SEQUENCES, Packing, Payload, Store
-from kwire.stream.tally import Tally, described
+from kwire.stream.tally import Tally, told
 from kwire.wire.control import Hello, Role
+from kwire.wire.happenings import Complained
+from kwire.wire.messages import Cause
 from kwire.wire.session import Session, Settings, State
 
 PAUSE: Final = 0.005
@@ -33,7 +40,15 @@ AT_ONCE: Final = 1 << 20
 """Bytes after which a commit does not wait: a quarter of a session's receive window."""
 
 AGAIN: Final = 1.0
-"""Seconds until a commit that the disk refused is tried again."""
+"""Seconds until what the disk refused is tried again."""
+
+MOST_HELD: Final = 64 << 20
+"""Bytes that all sessions together may hold here while the disk takes nothing; then they come back later."""
+
+LONGEST_REST: Final = 60.0
+"""Seconds at most that a session at which we failed again and again waits until it may come back."""
+
+MOST_RESTING: Final = 4096
 
 BURDEN: Final = 32e6
 """Bytes a second that descriptions may cost to be remembered: who floods us with them waits."""
@@ -59,11 +74,13 @@ class Collector(Ignore):
         place: Place,
         settings: Settings = Settings(),  # noqa: B008
         finished: Callable[[], None] = lambda: None,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.loop = loop
         self.place = place
         self.settings = settings
         self.finished = finished
+        self.say = say
         self.packing = Packing()
         self.feeds: dict[Session, Feed] = {}
         self.tokens: dict[bytes, Session] = {}
@@ -71,6 +88,13 @@ class Collector(Ignore):
         self.tally = Tally()
         self.problems: list[str] = []
         """What went wrong, each thing once."""
+        self.trouble = ""
+        """What the disk refuses at present, and why; empty where it does not."""
+        self.stopped = False
+        """It takes nothing any more."""
+        self._held = 0  # bytes that wait for the disk
+        self._left: dict[bytes, str] = {}  # tokens of sessions that a failure ended → their address
+        self._rests: dict[bytes, tuple[int, float]] = {}  # sessions at which we failed: how often, until when
         self._merged: Store | None = None
         self._dirty: set[Store] = set()
         self._resting: dict[Store, float] = {}  # until when no more descriptions are written down
@@ -86,10 +110,17 @@ class Collector(Ignore):
         if hello.role is not Role.SOURCE:
             raise KwireError("serve", address, "this is a collector: it takes events and gives none")
         session = self.tokens.get(hello.token)
-        if session is not None:
+        if session is not None:  # whether it may be had over this transport is the listener's to say
             return session
-        lane = self._remembered(hello.token)
-        if lane is not None and lane.about.get("identity", "") != identity:
+        if self._rests.get(hello.token, (0, 0.0))[1] > self.loop.now():
+            raise KwireError("serve", address, "the collector failed at this session; it may come back soon")
+        if self._held >= MOST_HELD:
+            raise KwireError("serve", address, self.trouble or "the collector has no room at present")
+        try:
+            lane = self._remembered(hello.token)
+        except LedgerError as error:  # that it cannot be read at present does not mean that it is not known
+            raise KwireError("serve", address, f"the collector's disk fails: {error.cause}") from None
+        if lane is not None and not _same(lane.about, identity, address):
             raise KwireError("resume", address, "the session is another's")
         return self._session(identity, address, "", hello.token, lane, address.startswith("udp:"))
 
@@ -118,7 +149,8 @@ class Collector(Ignore):
             next_expected=lane.next if lane else 0,
             resume=lane is not None,
         )
-        self.feeds[session] = Feed(session, identity, address, origin)
+        self.feeds[session] = feed = Feed(session, identity, address, origin)
+        feed.over = lane is not None and lane.done
         self.tokens[session.token] = session
         return session
 
@@ -127,15 +159,21 @@ class Collector(Ignore):
     def established(self, peer: Peer) -> None:
         """Ask for its clock: eight times at first, then now and then."""
         feed = self.feeds[peer.session]
+        back = feed.peer is not None
         feed.peer, feed.address = peer, peer.address
         feed.identity = feed.identity or peer.identity
         try:
             self._promise(feed)
         except (CaptureError, LedgerError) as error:
-            self._note(str(error))
+            self._ail(error)
+        if not back:
+            known = feed.resumed or peer.session.token in self._left
+            self.say(f"{feed.name} {'is back' if known else 'has come'}, from {peer.address}")
         self._ask(feed)
+        if feed.held and self.trouble:
+            self._request(feed, {"op": "disk", "full": True, "text": self.trouble})
         if feed.origin and not feed.resumed and not feed.asked:
-            feed.asked = peer.session.request({"op": "trace"}, self.loop.now())
+            feed.asked = self._request(feed, {"op": "trace"})
 
     def delivered(self, peer: Peer, sequence: int, payload: Payload) -> None:
         """Take DATA."""
@@ -143,12 +181,23 @@ class Collector(Ignore):
         if feed is None:
             return
         feed.peer = peer
+        if feed.over:
+            raise KwireError("take events", feed.name, "its session has ended, nothing can come after that")
         if feed.ready:
             self._take(feed, sequence, payload)
         else:
-            feed.held.append((sequence, bytes(payload)))
+            self._hold(feed, sequence, payload)
             if len(feed.held) == 1:
                 self._prepare(feed)
+
+    def _hold(self, feed: Feed, sequence: int, payload: Payload) -> None:
+        """Keep what the store cannot have yet. Where too much is kept, the session comes back later."""
+        feed.held.append((sequence, bytes(payload)))
+        self._held += len(payload)
+        if self._held > MOST_HELD:
+            peer, why = feed.peer, self.trouble or "the collector has no room at present"
+            if peer is not None:
+                self.loop.soon(lambda: peer.fail(why))
 
     def requested(self, peer: Peer, number: int, body: Mapping[str, Any]) -> None:
         """A collector does nothing for others but tell the time."""
@@ -174,12 +223,16 @@ class Collector(Ignore):
                 self._note(f"{feed.address}: {str(text)[:TEXT]}")
                 peer.close("nothing to collect")
             return
+        if number != feed.asking:
+            return  # that it knows what we told it
+        feed.asking = 0
         if feed.estimator.told(body):
             if feed.estimator.taken < clock.BURST:
                 self._ask(feed)
             else:
                 self.loop.cancel(feed.timer)
-                feed.timer = self.loop.at(self.loop.now() + clock.INTERVAL, lambda: self._ask(feed))
+                when = self.loop.now() + clock.INTERVAL
+                feed.timer = self.loop.at(when, lambda: peer.do(lambda: self._ask(feed)))
         if feed.held and not feed.ready:
             self._prepare(feed)
         elif feed.ready and feed.estimator.taken >= clock.BURST:
@@ -188,21 +241,59 @@ class Collector(Ignore):
     def complained(self, peer: Peer, problem: object) -> None:
         """Note what is wrong."""
         self.tally.errors += 1
-        self._note(f"{peer.address}: {problem}")
+        text = problem.sentence if isinstance(problem, Complained) else f"is in trouble: {problem}"
+        self._note(f"{self._name(peer)} {text}")
+
+    def changed(self, peer: Peer, old: State, new: State, why: str) -> None:
+        """Say who is lost."""
+        feed = self.feeds.get(peer.session)
+        if new is State.SUSPENDED and feed is not None and not self.stopped:
+            self.say(f"{feed.name} is gone for now: {why}")
 
     def closed(self, peer: Peer, why: str) -> None:
         """The session has ended, for good or until it is taken up again."""
         feed = self.feeds.get(peer.session)
         if feed is None:
+            self.finished()
             return
         feed.peer = peer
         # Where we connect, a session that the agent does not know any more is over too: a new trace begins.
         over = bool(feed.origin) or (peer.session.state is State.CLOSED and not peer.closing)
+        over = over and not peer.broken_off
         try:
             self._end(feed, over)
-        except (CaptureError, LedgerError) as error:
+        except Exception as error:
             self._fail(feed.store, error)
+            self._forget(feed)
+        else:
+            if over:
+                self.say(f"{feed.name} has ended: {self._what(feed)}")
         self.finished()
+
+    def failed(self, peer: Peer) -> None:
+        """We failed at this session: what was not committed of it is not known to be sound. The next time it
+        waits longer until it may come back.
+        """
+        token = peer.session.token
+        often = min(self._rests.pop(token, (0, 0.0))[0] + 1, 30)
+        if len(self._rests) >= MOST_RESTING:
+            del self._rests[next(iter(self._rests))]
+        self._rests[token] = often, self.loop.now() + min(LONGEST_REST, 0.1 * 2 ** (often - 1))
+        feed = self.feeds.get(peer.session)
+        if feed is not None:
+            self._break(feed.store, [feed], "it failed at this session")
+
+    def _name(self, peer: Peer) -> str:
+        feed = self.feeds.get(peer.session)
+        return feed.name if feed is not None else peer.address
+
+    def _what(self, feed: Feed) -> str:
+        """What there is of a session, in words."""
+        if feed.store is None or feed.lane is None:
+            return "nothing came"
+        balance = feed.store.balance(feed.lane)
+        lost = f"{balance.lost:,} lost" if balance.lost else "none lost"
+        return f"{balance.stored:,} events, {lost}, in {feed.store.path_now}"
 
     # ------------------------------------------------------------------ storing
 
@@ -211,28 +302,41 @@ class Collector(Ignore):
         if feed.ready or feed.session not in self.feeds:
             return
         unknown = feed.estimator.taken < ENOUGH and not feed.estimator.refused
-        if self.place.merged and unknown and patient:
+        if self.place.merged and unknown and patient and feed.store is None:
             if feed.waiting is None:
-                feed.waiting = self.loop.at(self.loop.now() + PATIENCE, lambda: self._prepare(feed, False))
+                feed.waiting = self._later(feed, PATIENCE)
             return
         try:
-            self._open(feed)
+            if feed.store is None:
+                self._promise(feed)
+                self._open(feed)
         except (CaptureError, LedgerError) as error:
-            self._note(str(error))
-            self.loop.at(self.loop.now() + AGAIN, lambda: self._prepare(feed, False))
+            self._ail(error, feed)
+            self._later(feed, AGAIN)
             return
         feed.ready = True
         self._set_clock(feed)
         held, feed.held = feed.held, []
+        self._held -= sum(len(payload) for _, payload in held)
         for sequence, payload in held:
             if feed.ready:
                 self._take(feed, sequence, payload)
+            elif feed.session in self.feeds:
+                self._hold(feed, sequence, payload)
+
+    def _later(self, feed: Feed, seconds: float) -> Timer:
+        """Try again to give what is held to the store."""
+        prepare = partial(self._prepare, feed, False)
+        peer = feed.peer
+        return self.loop.at(self.loop.now() + seconds, prepare if peer is None else lambda: peer.do(prepare))
 
     def _promise(self, feed: Feed) -> None:
         """Remember the session before the source hears that it is established: it may always be resumed."""
         token, ledger = feed.session.token, self.place.folder.ledger(feed.session.token)
         self.tokens[token] = feed.session
-        if not feed.resumed and not os.path.exists(ledger):
+        if self.place.merged and feed.resumed:
+            return
+        if not os.path.exists(ledger):
             sync = self.place.options.sync
             Store.promise(ledger, token, feed.about, feed.session.next_expected, sync)
 
@@ -242,19 +346,48 @@ class Collector(Ignore):
             store = self._merged or self._open_merged()
         else:
             ledger = self.place.folder.ledger(feed.session.token)
-            path = self.place.folder.capture(feed.about["name"] or feed.about["host"])
-            store = Store.again(ledger, self.packing, self.place.options, path)
+            name = feed.about["name"] or feed.about["host"]
+            store = Store.again(
+                ledger, self.packing, self.place.options, partial(self.place.folder.capture, name)
+            )
+            if store.closed:
+                feed.over = True
+                raise KwireError("take events", feed.name, "its session has ended")
         feed.store, feed.lane = store, store.join(feed.session.token, feed.about)
+        self._left.pop(feed.session.token, None)
+        if not store.merged:
+            self.say(f"{feed.name} is written to {store.path_now}")
+        self._tell_gone(feed)
         self.stores.add(store)
 
+    def _tell_gone(self, feed: Feed) -> None:
+        """Tell the agent of events that were acknowledged, and whose capture is gone."""
+        if feed.store is None or feed.lane is None:
+            return
+        gone = feed.store.losses(feed.lane).get(Cause.CAPTURE_GONE, 0)
+        if gone:
+            self.say(f"{feed.name}: {gone:,} events are gone with their capture, counted as lost")
+            self._request(feed, {"op": "gone", "events": gone})
+
+    def _request(self, feed: Feed, body: dict[str, Any]) -> int:
+        """Ask, or tell, the agent something; 0 where it has not answered too much already."""
+        try:
+            number = feed.session.request(body, self.loop.now())
+        except KwireError:
+            return 0
+        if feed.peer is not None:
+            feed.peer.flush()
+        return number
+
     def _open_merged(self) -> Store:
-        ledger = self.place.folder.ledger_of(self.place.merged)
+        ledger, path = self.place.folder.ledger_of(self.place.merged), self.place.merged
+        spare = partial(self.place.folder.beside, path)
         if os.path.exists(ledger):
-            self._merged = Store.again(ledger, self.packing, self.place.options, self.place.merged)
+            self._merged = Store.again(ledger, self.packing, self.place.options, spare)
         else:
             about = {"host": os.uname().nodename, "kernel": os.uname().release, "tool": "kwire collect"}
             self._merged = Store(
-                self.place.merged, ledger, self.packing, self.place.options, about, merged=True
+                path, ledger, self.packing, self.place.options, about, merged=True, spare=spare
             )
         return self._merged
 
@@ -264,6 +397,12 @@ class Collector(Ignore):
         assert lane is not None
         try:
             store.take(lane, sequence, payload)
+        except FullError as error:
+            self._ail(error, feed)
+            feed.ready = False
+            self._hold(feed, sequence, payload)
+            self._later(feed, AGAIN)
+            return
         except CaptureError as error:
             self._fail(store, error)
             return
@@ -271,7 +410,7 @@ class Collector(Ignore):
         self._taken += len(payload)
         if lane.complaints:
             for problem in lane.complaints:
-                self._note(f"{feed.address}: {problem}")
+                self._note(f"{feed.name} sent what is not sound: {problem}")
             lane.complaints.clear()
         if self._taken >= AT_ONCE:
             self.commit()
@@ -300,13 +439,14 @@ class Collector(Ignore):
                 lanes = store.commit()
                 if burden:
                     self._resting[store] = now + burden / BURDEN
-            except LedgerError as error:
-                self._note(str(error))
+            except (LedgerError, FullError) as error:
+                self._ail(error)
                 self._soon(store, AGAIN)
                 continue
-            except CaptureError as error:
+            except Exception as error:
                 self._fail(store, error)
                 continue
+            self._well()
             for lane in lanes:
                 self._acknowledge(lane)
 
@@ -315,24 +455,62 @@ class Collector(Ignore):
         feed = self.feeds.get(session) if session is not None else None
         if feed is None or feed.peer is None or feed.peer.ended:
             return
-        feed.session.consumed((lane.stored - 1) % SEQUENCES, self.loop.now())
+        self._rests.pop(lane.token, None)
+        consumed = partial(feed.session.consumed, (lane.stored - 1) % SEQUENCES, self.loop.now())
+        feed.peer.do(consumed)
         feed.peer.flush()
 
-    def _fail(self, store: Store | None, error: KwireError) -> None:
-        """The disk failed: its sessions must begin again where the ledger stands."""
-        self._note(str(error))
-        if store is None:
-            return
-        store.leave()
-        self.stores.discard(store)
-        self._dirty.discard(store)
-        self._resting.pop(store, None)
-        if self._merged is store:
-            self._merged = None
-        for feed in [feed for feed in self.feeds.values() if feed.store is store]:
+    # ------------------------------------------------------------------ disks that refuse
+
+    def _ail(self, error: KwireError, feed: Feed | None = None) -> None:
+        """The disk refuses something: what waits for it is not acknowledged. Say it here and to the agent."""
+        text = f"{error}: what comes is not acknowledged until that is over"
+        if not self.trouble:
+            self.say(text)
+        if feed is not None and not feed.told:
+            feed.told = True
+            if feed.session.state in (State.ESTABLISHED, State.DRAINING):
+                self._request(feed, {"op": "disk", "full": True, "text": error.cause})
+        self.trouble = error.cause
+
+    def _well(self) -> None:
+        """Something was made safe: where nothing waits any more, the trouble is over."""
+        if self.trouble and not self._held:
+            self.trouble = ""
+            self.say("the disk takes everything again")
+            for feed in list(self.feeds.values()):
+                if feed.told:
+                    feed.told = False
+                    if feed.peer is not None:
+                        feed.peer.do(partial(self._request, feed, {"op": "disk", "full": False}))
+
+    def _fail(self, store: Store | None, error: Exception) -> None:
+        """A store failed: its sessions must begin again where the ledger stands."""
+        if isinstance(error, GoneError):
+            self.say(f"{error}; what is gone is counted, and a new capture is begun")
+        elif isinstance(error, KwireError):
+            self._ail(error)
+        else:
+            self.loop.contain(error)
+        why = error.cause if isinstance(error, KwireError) else "it failed at this session"
+        self._break(store, [feed for feed in self.feeds.values() if feed.store is store], why)
+
+    def _break(self, store: Store | None, feeds: list[Feed], why: str) -> None:
+        """Leave a store as its ledger knows it, and end its sessions, which may come back."""
+        if store is not None:
+            with contextlib.suppress(CaptureError, OSError):
+                store.leave()
+            self.stores.discard(store)
+            self._dirty.discard(store)
+            self._resting.pop(store, None)
+            if self._merged is store:
+                self._merged = None
+            feeds = [feed for feed in self.feeds.values() if feed.store is store]
+        for feed in feeds:
+            self._left[feed.session.token] = feed.address
             self._forget(feed)
             if feed.peer is not None and not feed.peer.ended:
-                self.loop.soon(lambda peer=feed.peer: peer.end(error.cause))  # type: ignore[misc]
+                self.loop.soon(partial(feed.peer.fail, why))
 
     def _end(self, feed: Feed, over: bool) -> None:
         """Close what the session leaves behind; not `over`: a successor may go on with it."""
@@ -344,7 +522,7 @@ class Collector(Ignore):
                 self._disregard(known)
             return
         if not store.closed:
-            if over:
+            if over and not feed.held:
                 store.finish(lane)
             elif not store.merged:
                 store.close()
@@ -367,6 +545,8 @@ class Collector(Ignore):
 
     def _forget(self, feed: Feed) -> None:
         feed.ready = False
+        self._held -= sum(len(payload) for _, payload in feed.held)
+        feed.held = []
         self.loop.cancel(feed.timer)
         self.feeds.pop(feed.session, None)
         self.tokens.pop(feed.session.token, None)
@@ -376,13 +556,13 @@ class Collector(Ignore):
         asked = False
         for feed in list(self.feeds.values()):
             if feed.origin and feed.peer is not None and feed.session.state is State.ESTABLISHED:
-                feed.session.request({"op": "stop"}, self.loop.now())
-                feed.peer.flush()
+                feed.peer.do(partial(self._request, feed, {"op": "stop"}))
                 asked = True
         return asked
 
     def stop(self) -> None:
         """Make all safe, acknowledge it, give every capture its ending; sessions can be resumed later."""
+        self.stopped = True
         self._resting.clear()
         self.commit()
         for feed in list(self.feeds.values()):
@@ -392,7 +572,7 @@ class Collector(Ignore):
                     self._forget(feed)
                 else:
                     self._end(feed, over=False)
-            except (CaptureError, LedgerError) as error:
+            except Exception as error:
                 self._fail(feed.store, error)
             if feed.peer is not None and not feed.peer.ended:
                 feed.peer.detach("the collector stops")
@@ -401,6 +581,24 @@ class Collector(Ignore):
                 self._merged.close()
             except (CaptureError, LedgerError) as error:
                 self._note(str(error))
+        for token, address in self._left.items():
+            self._settle(token, address)
+        if self.trouble:
+            self._note(f"write {self.place.folder.path}: {self.trouble}")
+
+    def _settle(self, token: bytes, address: str) -> None:
+        """Give the capture of a session that a failure ended, and that did not come back, its ending."""
+        ledger = self.place.folder.ledger(token)
+        if self.place.merged or not os.path.exists(ledger):
+            return
+        try:
+            store = Store.again(ledger, self.packing, self.place.options)
+            if not store.closed:
+                store.close()
+                for lane in store.lanes.values():
+                    self.tally.add(address, store, lane, None)
+        except (CaptureError, LedgerError) as error:
+            self._note(str(error))
 
     # ------------------------------------------------------------------ after a restart
 
@@ -410,10 +608,11 @@ class Collector(Ignore):
             return
         for ledger in self.place.folder.ledgers():
             try:
-                store = Store.again(ledger, self.packing, self.place.options)
-                store.close()
+                Store.again(ledger, self.packing, self.place.options).close()
             except (CaptureError, LedgerError) as error:
-                self._note(str(error))
+                self.say(str(error))
+            except Exception as error:
+                self.loop.contain(error)
 
     def _remembered(self, token: bytes) -> Lane | None:
         return next((lane for lane in self._unfinished(token) if lane.token == token), None)
@@ -438,10 +637,9 @@ class Collector(Ignore):
 
     def _ask(self, feed: Feed) -> None:
         up = feed.session.state in (State.ESTABLISHED, State.DRAINING)
-        if feed.peer is None or not up or feed.estimator.refused:
-            return
-        feed.session.request(feed.estimator.ask(), self.loop.now())
-        feed.peer.flush()
+        if feed.peer is None or not up or feed.estimator.refused or feed.asking:
+            return  # a question that is not answered is asked again by the session itself
+        feed.asking = self._request(feed, feed.estimator.ask())
 
     def _set_clock(self, feed: Feed) -> None:
         """Put the session's times on our clock, where they are not or it has moved."""
@@ -452,7 +650,7 @@ class Collector(Ignore):
             return
         feed.anchored = offset.monotonic
         monotonic, wall = self._pair
-        note = f"clock of {lane.host}: {described(offset)}, put on that of the collector"
+        note = f"clock of {lane.host}: {told(offset)}, put on that of the collector"
         store.anchor(lane, monotonic - offset.monotonic, wall, note)
         self._soon(store)
 
@@ -474,8 +672,10 @@ class Collector(Ignore):
         return self.tally.size + sum(store.writer.size for store in self.stores)
 
     def _note(self, problem: str) -> None:
-        if problem not in self.problems and len(self.problems) < MOST_PROBLEMS:
-            self.problems.append(problem)
+        if problem not in self.problems:
+            self.say(problem)
+            if len(self.problems) < MOST_PROBLEMS:
+                self.problems.append(problem)
 
     def _tally(self, feed: Feed) -> None:
         """Note what is known of a session that ends."""
@@ -485,3 +685,10 @@ class Collector(Ignore):
     def summary(self) -> dict[str, Any]:
         """Everything collected, by host; call after `stop`."""
         return self.tally.summary() | {"problems": self.problems}
+
+
+def _same(about: Mapping[str, str], identity: str, address: str) -> bool:
+    """Whether who comes from `address` is who began the session that a ledger tells `about`."""
+    kind = address.partition(":")[0]
+    began = about.get("transport", kind)  # ledgers of 0.1 do not say
+    return not about.get("origin") and began == kind and about.get("identity", "") == identity

@@ -135,6 +135,11 @@ class Connector:
         self.peer = self._new_peer(session)
         loop.soon(self._begin)
 
+    @property
+    def who(self) -> str:
+        """Whom a failure concerns."""
+        return f"connection to {self.address}"
+
     def failed(self, error: Exception) -> None:
         """An attempt failed in a way that nobody thought of: another one after a pause."""
         if not self.closed:

@@ -32,17 +32,20 @@ class Feed:
         "address",
         "anchored",
         "asked",
+        "asking",
         "estimator",
         "held",
         "identity",
         "lane",
         "origin",
+        "over",
         "peer",
         "ready",
         "resumed",
         "session",
         "store",
         "timer",
+        "told",
         "waiting",
     )
 
@@ -53,6 +56,9 @@ class Feed:
         self.origin = origin  # the address that we connect to; empty where the agent connects
         self.resumed = session.known  # a ledger remembers it
         self.asked = 0  # the number of the REQUEST that began its trace, where we connect
+        self.asking = 0  # the number of the question for its clock that is not answered yet
+        self.over = False  # it has ended before: there can be nothing more to take
+        self.told = False  # that the disk takes nothing
         self.peer: Peer | None = None
         self.store: Store | None = None
         self.lane: Lane | None = None
@@ -68,4 +74,11 @@ class Feed:
         """What the agent says of itself, short and as text."""
         said = self.session.peer_about
         about = {name: str(said.get(name, ""))[:TEXT] for name in ("host", "kernel", "tool", "name")}
-        return about | {"identity": self.identity, "origin": self.origin}
+        kind = self.address.partition(":")[0]
+        return about | {"identity": self.identity, "origin": self.origin, "transport": kind}
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        about = self.session.peer_about
+        return str(about.get("name") or about.get("host") or self.address)[:TEXT]

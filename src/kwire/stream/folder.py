@@ -81,6 +81,14 @@ class Folder:
             path = f"{stem}.{number}.pcapng"
         return path
 
+    def beside(self, path: str) -> str:
+        """A free path beside that of a capture which is gone: `all.2.pcapng`."""
+        root, extension = os.path.splitext(path)
+        number = 2
+        while self._taken(f"{root}.{number}{extension}"):
+            number += 1
+        return f"{root}.{number}{extension}"
+
     def ledgers(self) -> Iterator[str]:
         """The paths of the ledgers of sessions; those that were not touched for KEEP seconds are deleted."""
         oldest = time.time() - KEEP

@@ -74,6 +74,11 @@ class Lane:
         """Who it says it is; for names of files see `folder.harmless`."""
         return self.about.get("name", "") or self.about.get("host", "")
 
+    @property
+    def proven(self) -> bool:
+        """Whether it has ended and its source has said what each probe produced."""
+        return self.done and self.produced.keys() >= self.numbers.keys()
+
     def refuse(self, code: Code, found: str | int, expected: str | int) -> None:
         """Count something that is not as it should be."""
         self.complain(Problem(code, 0, found, expected))
@@ -173,7 +178,7 @@ class Lane:
         self.stored = self.next
         end: int = at + _RECORD.size + told * _PRODUCED.size
         self.produced = dict(_PRODUCED.iter_unpack(data[at + _RECORD.size : end]))
-        self.done = bool(done) or bool(told)
+        self.done = bool(done)
         return end
 
     def front(self, over: bool = False) -> dict[str, Any]:

@@ -11,6 +11,7 @@ losses are to be counted. Byte order is the machine's: a ledger is no interchang
     …   two slots: 8 number, counting up · 4 size · 4 checksum of number and body · body
 """
 
+import contextlib
 import os
 import struct
 import zlib
@@ -29,6 +30,10 @@ _SLOT = struct.Struct("=QII")
 
 class LedgerError(KwireError):
     """A ledger that cannot be read or written."""
+
+
+class NoLedgerError(LedgerError):
+    """There is none, or it is damaged: nothing is known of its sessions."""
 
 
 class Ledger:
@@ -68,7 +73,8 @@ class Ledger:
                 os.rename(temporary, self.path)
             except BaseException:
                 os.close(fd)
-                os.unlink(temporary)
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary)
                 raise
         except OSError as error:
             raise LedgerError("write", self.path, error.strerror or "failed") from None
@@ -79,11 +85,13 @@ class Ledger:
             self._sync_folder()
 
     def write(self, body: bytes) -> None:
-        """Write the next record; the one before stays until this one is whole."""
-        record = self._record(body)
-        if len(record) > self._capacity:
+        """Write the next record; the one before stays until this one is whole. A file that was deleted is
+        written anew.
+        """
+        if _SLOT.size + len(body) > self._capacity or not os.fstat(self._fd).st_nlink:
             self.replace(self.front, body)
             return
+        record = self._record(body)
         try:
             _write(self._fd, record, self._start + self._number % 2 * self._capacity)
             if self._sync:
@@ -96,7 +104,10 @@ class Ledger:
         try:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
             data = os.pread(self._fd, min(os.fstat(self._fd).st_size, LARGEST), 0)
+        except FileNotFoundError:
+            raise NoLedgerError("read", self.path, "it is not there") from None
         except OSError as error:
+            self.close()
             raise LedgerError("read", self.path, error.strerror or "failed") from None
         front = _front(data)
         if front is not None:
@@ -107,7 +118,7 @@ class Ledger:
                 self._number, body = newest
                 return body
         self.close()
-        raise LedgerError("read", self.path, "it is damaged", "the session begins anew; remove the file")
+        raise NoLedgerError("read", self.path, "it is damaged", "the session begins anew; remove the file")
 
     def close(self) -> None:
         """Close the file; it stays."""

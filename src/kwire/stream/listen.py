@@ -348,6 +348,11 @@ class Greeting:
 
             self._handshake = Handshake(loop, connected, context, None, self._shaken, self._unshaken)
 
+    @property
+    def who(self) -> str:
+        """Whom a failure concerns."""
+        return f"stranger {self._name}"
+
     def failed(self, error: Exception) -> None:
         """Nothing can be done with this one."""
         self.drop()

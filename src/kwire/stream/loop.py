@@ -45,6 +45,10 @@ class Containing(Protocol):
     loop: Loop
     inside: bool  # one of its contained methods is running
 
+    @property
+    def who(self) -> str:
+        """Whom a failure concerns, for people."""
+
     def failed(self, error: Exception) -> None:
         """End it; called once the exception has left its methods."""
 
@@ -68,7 +72,7 @@ def contained(method: Callable[Concatenate[_Self, _P], None]) -> Callable[Concat
             method(self, *args, **keywords)
         except Exception as error:
             self.inside = False
-            self.loop.contain(error)
+            self.loop.contain(error, self.who)
             self.failed(error)
         finally:
             self.inside = False
@@ -150,12 +154,14 @@ class Loop:
         """Seconds of CLOCK_MONOTONIC."""
         return time.monotonic()
 
-    def contain(self, error: Exception) -> None:
-        """Count a failure and tell of it; raise it where nobody is told."""
+    def contain(self, error: Exception, who: str = "") -> None:
+        """Count a failure and tell of it; raise it where nobody is told. A KwireError was expected."""
         if self.report is None:
             raise error
-        self.failures += 1
-        self.report(f"a failure was contained: {described(error)}")
+        known = isinstance(error, KwireError)
+        self.failures += not known
+        what = described(error) if known else f"failed: {described(error)}; the others go on"
+        self.report(f"{who}: {what}" if who else what)
 
     # ------------------------------------------------------------------ descriptors
 

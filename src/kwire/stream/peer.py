@@ -12,7 +12,8 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from kwire.stream.loop import Loop, Timer, contained, described
+from kwire.errors import KwireError
+from kwire.stream.loop import Loop, Timer, contained
 from kwire.stream.transport import Buffer, Transport
 from kwire.wire.session import (
     Abandoned,
@@ -57,6 +58,9 @@ class Handler(Protocol):
     def complained(self, peer: Peer, problem: object) -> None:
         """The other side broke the protocol or says we did; or the transport has a problem: then a text."""
 
+    def failed(self, peer: Peer) -> None:
+        """Something raised an exception while this session was served; `closed` comes next."""
+
     def closed(self, peer: Peer, why: str) -> None:
         """The session has ended, for good."""
 
@@ -85,6 +89,9 @@ class Ignore:
     def complained(self, peer: Peer, problem: object) -> None:
         """Something is wrong."""
 
+    def failed(self, peer: Peer) -> None:
+        """It failed here."""
+
     def closed(self, peer: Peer, why: str) -> None:
         """The end."""
 
@@ -103,6 +110,7 @@ class Peer:
         "_why",
         "abandoned",
         "address",
+        "broken_off",
         "closing",
         "ended",
         "handler",
@@ -133,6 +141,8 @@ class Peer:
         """What a listener's limits count it by."""
         self.closing = False
         """`close` was called."""
+        self.broken_off = False
+        """`fail` was called: the other side may come back."""
         self.ended = False
         """`closed` was told to the handler."""
         self.was_up = False
@@ -152,13 +162,18 @@ class Peer:
         self.inside = False
 
     @contained
-    def do(self, what: Callable[[], None]) -> None:
+    def do(self, what: Callable[[], object]) -> None:
         """Call something that concerns this session alone, such as a timer's callback."""
         what()
 
     def failed(self, error: Exception) -> None:
+        """End it, after what it raised was told."""
+        self._surely(lambda: self.handler.failed(self))
+        self.fail(error.cause if isinstance(error, KwireError) else "it failed at this session")
+
+    def fail(self, why: str) -> None:
         """Say ERROR, and end: what the other side has not been told to be stored, it keeps."""
-        why = f"the other side failed: {described(error)}"
+        self.broken_off = True
         if not self.ended and self.transport is not None:
             with contextlib.suppress(Exception):  # the session itself may be what failed
                 self.session.fail(self.loop.now(), why)
@@ -276,7 +291,12 @@ class Peer:
         try:
             step()
         except Exception as error:
-            self.loop.contain(error)
+            self.loop.contain(error, self.who)
+
+    @property
+    def who(self) -> str:
+        """Whom a failure concerns."""
+        return f"session of {self.address or 'nobody'}"
 
     def _work(self) -> None:
         """Tell and send until neither leads to more."""

@@ -1,25 +1,28 @@
 """A store: what sessions deliver goes into one capture, each event exactly once.
 
-The laws: `commit` first hands the capture to the operating system, then writes the ledger, and only then
-names what may be acknowledged; so a store taken up again after kill -9 cuts the capture back to the ledger's
-record and asks for the rest. With `sync` both are on the disk before they count. A payload is hostile until
-proven otherwise: what is not sound in it is counted as an error of its lane, an event without a description
-as LOST; nothing raises but a disk that fails. Events are moved in spans; Python looks at descriptions and
+The laws: `commit` first hands the capture to the operating system, sees that it is there, then writes the
+ledger, and only then names what may be acknowledged; so a store taken up again after kill -9 cuts the capture
+back to the ledger's record and asks for the rest. With `sync` both are on the disk before they count. What
+finds no room is not taken (FullError); a capture that was moved away is ended and another one begun; of one
+that was deleted or cut (GoneError) the successor counts what is gone. A payload is hostile until proven
+otherwise: what is not sound in it is counted as an error of its lane, an event without a description as LOST;
+nothing raises but a disk that fails. Events are moved in spans; Python looks at descriptions and
 losses only.
 """
 
+import contextlib
 import os
 import struct
 import sys
 from array import array
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from kwire.capture.output import CaptureError
+from kwire.capture.output import CaptureError, FullError, GoneError
 from kwire.capture.resumable import ResumableWriter
 from kwire.capture.writer import BUFFER, Totals
 from kwire.stream.lane import Lane
-from kwire.stream.ledger import Ledger, LedgerError
+from kwire.stream.ledger import Ledger, LedgerError, NoLedgerError
 from kwire.wire.frame import HEADER_SIZE, MAX_FRAME, Code, FrameError, Header, Problem, Type, inspect
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Cause, Lost
@@ -31,6 +34,7 @@ Payload: TypeAlias = bytes | bytearray | memoryview
 SEQUENCES: Final = 1 << 32
 EVENT_LEAST: Final = 16  # bytes: header and timestamp
 MOST_FRAMES: Final = MAX_FRAME // HEADER_SIZE  # in a payload
+SWELLS: Final = 6  # times that a payload of the smallest events grows as packets of a capture
 _TOO_MANY: Final = Problem(Code.PAYLOAD_TOO_LONG, 0, "more", f"{MOST_FRAMES} frames at most")
 
 _DAMAGE = (KeyError, TypeError, ValueError, AttributeError, struct.error, FrameError)
@@ -76,6 +80,7 @@ class Store:
         "_lane",
         "_ledger",
         "_packing",
+        "_spare",
         "closed",
         "lanes",
         "merged",
@@ -91,8 +96,10 @@ class Store:
         options: Options = Options(),  # noqa: B008
         about: Mapping[str, str] | None = None,
         merged: bool = False,
+        spare: Callable[[], str] | None = None,
     ) -> None:
-        self._prepare(ledger, packing, options)
+        """`spare` gives a free path for a capture that takes the place of one that was moved or is gone."""
+        self._prepare(ledger, packing, options, spare)
         self.merged = merged
         self._front: dict[str, Any] = {"about": dict(about or {}), "merged": merged}
         self._begin(path, options)
@@ -103,23 +110,26 @@ class Store:
         ledger: str,
         packing: Packing,
         options: Options = Options(),  # noqa: B008
-        elsewhere: str = "",
+        spare: Callable[[], str] | None = None,
     ) -> "Store":
         """Go on with the capture of a ledger; where there is none yet, or its file is gone or cut, with a new
-        one at `elsewhere`. Raises CaptureError or LedgerError where that cannot be.
+        one at a `spare` path. A store that has ended is closed. Raises CaptureError or LedgerError where that
+        cannot be.
         """
         store = cls.__new__(cls)
-        store._prepare(ledger, packing, options)
+        store._prepare(ledger, packing, options, spare)
         assert store._ledger is not None  # _prepare made it
         body = store._ledger.load()
         try:
-            store._restore(dict(store._ledger.front), memoryview(body), options, elsewhere)
-        except _DAMAGE:
+            store._restore(dict(store._ledger.front), memoryview(body), options)
+        except BaseException as error:
             store._ledger.close()
-            raise LedgerError("read", ledger, "it is damaged", "remove it: its session begins anew") from None
-        except CaptureError:
-            store._ledger.close()
+            if isinstance(error, _DAMAGE):
+                cure = "remove it: its session begins anew"
+                raise LedgerError("read", ledger, "it is damaged", cure) from None
             raise
+        if store.closed:
+            store._ledger.close()
         return store
 
     @staticmethod
@@ -133,19 +143,24 @@ class Store:
 
     @classmethod
     def lanes_of(cls, ledger: str) -> list[Lane]:
-        """The sessions that a ledger remembers; none where it is not there, or damaged."""
+        """The sessions that a ledger remembers; none where it is not there, or damaged. Raises LedgerError
+        where that cannot be known.
+        """
         store, book = cls.__new__(cls), Ledger(ledger)
         store.lanes = {}
         try:
             body = memoryview(book.load())
             store._remember(book.front, body)
-        except (LedgerError, *_DAMAGE):
+        except (NoLedgerError, *_DAMAGE):
             return []
         finally:
             book.close()
         return list(store.lanes.values())
 
-    def _prepare(self, ledger: str | None, packing: Packing, options: Options) -> None:
+    def _prepare(
+        self, ledger: str | None, packing: Packing, options: Options, spare: Callable[[], str] | None
+    ) -> None:
+        self._spare = spare
         self._ledger = Ledger(ledger, sync=options.sync) if ledger else None
         self._packing = packing
         self.lanes: dict[bytes, Lane] = {}
@@ -153,38 +168,47 @@ class Store:
         self._lane: Lane | None = None  # whose payload is being taken
         self._dirty = self._changed = True
 
-    def _restore(self, front: dict[str, Any], body: memoryview, options: Options, elsewhere: str) -> None:
+    def _restore(self, front: dict[str, Any], body: memoryview, options: Options) -> None:
         at = self._remember(front, body)
         self.path, self.merged = str(front["path"]), bool(front["merged"])
         self._front = {name: front[name] for name in ("path", "about", "merged", "id")}
         self._dirty = self._changed = False
-        if at == len(body) and (self.path or not elsewhere):
+        if at == len(body) and (self.path or self._spare is None):
             self.closed = True  # it has ended, or nothing has come yet
             return
-        try:
-            if self.path:
-                self._open(options, bytes(body[at:]))
-        except CaptureError:
-            if not elsewhere:
-                raise
-            self.path = ""
         if not self.path:
-            self._begin(elsewhere, options)
-        elif self._over:
+            assert self._spare is not None
+            self._begin(self._spare(), options)
+            return
+        state, name = bytes(body[at:]), str(front["id"])
+        try:
+            self._open(options, resume=(name, state))
+        except GoneError:
+            if self._spare is None:
+                raise
+            old, self._front["path"] = self.path, ""
+            self._begin(self._spare(), options, (name, state, old))
+        if self._over:
             self.close()
 
-    def _begin(self, path: str, options: Options) -> None:
-        """Open a new capture, and let the ledger know before anything is in it."""
+    def _begin(self, path: str, options: Options, after: tuple[str, bytes, str] | None = None) -> None:
+        """Open a new capture, and let the ledger know before anything is in it; `after`: one that is gone."""
         self.path = self._front["path"] = path
-        self._open(options)
+        self._open(options, after=after)
         self._front["id"] = self.writer.id
         self._changed = True
         try:
             self._put_down()
-        except LedgerError:
-            self.writer.leave()
-            os.unlink(self.writer.files[0])
+        except BaseException:
+            with contextlib.suppress(CaptureError, OSError):
+                self.writer.leave()
+                os.unlink(self.path_now)
             raise
+
+    @property
+    def path_now(self) -> str:
+        """The file that is written."""
+        return self.writer.files[-1]
 
     def _remember(self, front: Mapping[str, Any], body: memoryview) -> int:
         """Read the lanes of a ledger; gives where the writer's state begins."""
@@ -195,7 +219,12 @@ class Store:
             self.lanes[lane.token] = lane
         return at
 
-    def _open(self, options: Options, state: bytes | None = None) -> None:
+    def _open(
+        self,
+        options: Options,
+        resume: tuple[str, bytes] | None = None,
+        after: tuple[str, bytes, str] | None = None,
+    ) -> None:
         schemas = [schema for lane in self.lanes.values() for schema in lane.schemas()]
         schemas.sort(key=lambda schema: schema.id)
         about: dict[str, str] = self._front["about"]
@@ -204,7 +233,8 @@ class Store:
             self.path,
             self._stranger,
             schemas=schemas,
-            resume=None if state is None else (str(self._front["id"]), state),
+            resume=resume,
+            after=after,
             sync=options.sync,
             rotate_bytes=options.rotate_bytes,
             rotate_seconds=options.rotate_seconds,
@@ -225,8 +255,12 @@ class Store:
         return lane
 
     def take(self, lane: Lane, sequence: int, payload: Payload) -> None:
-        """Take the payload of DATA frame `sequence`, the next one."""
+        """Take the payload of DATA frame `sequence`, the next one. FullError where it finds no room: then
+        nothing of it was taken.
+        """
         self._packing.use(self)
+        if not self.writer.fits(SWELLS * len(payload)):
+            raise FullError("write", self.path, "the disk is full")
         data = bytearray(payload)  # the numbers in it are changed
         offsets, count = self._packing.offsets, self._sound(data, lane)
         frames = Frames(data, offsets, count)
@@ -311,6 +345,11 @@ class Store:
                 causes = self.writer.causes
                 causes[0, Cause.UNKNOWN] = causes.get((0, Cause.UNKNOWN), 0) + count
                 self.writer.lost([Lost(0, first, last, count, cause=Cause.UNKNOWN)])
+        if self._spare is not None and self.writer.moved:
+            self.writer.move_on(self._spare())
+            self.path = self._front["path"] = self.writer.target
+            self._front["id"] = self.writer.id
+            self._changed = True
         self.writer.settle()
         if self._ledger is not None:
             body = self._lanes() + self.writer.state()
@@ -382,15 +421,11 @@ class Store:
         return Totals(*(sum(column) for column in zip(*totals, strict=True))) if totals else Totals(0, 0, 0)
 
     def losses(self, lane: Lane) -> dict[int, int]:
-        """Events of a session lost, by cause: those told by LOST frames; the rest found no room here."""
+        """Events of a session lost, by cause."""
         causes: dict[int, int] = {}
         for (probe, cause), count in self.writer.causes.items():
             if probe in lane.own or (not probe and not self.merged):
                 causes[cause] = causes.get(cause, 0) + count
-        here = sum(self.writer.balance(number).lost for number in lane.own)
-        told = sum(count for (probe, _), count in self.writer.causes.items() if probe in lane.own)
-        if here > told:
-            causes[Cause.DISK_FULL] = causes.get(Cause.DISK_FULL, 0) + here - told
         return causes
 
     # --- what is no plain event
@@ -429,5 +464,5 @@ class Store:
         if id not in lane.numbers:
             lane.number(id, len(self.writer.schemas) + 1)
         placed = lane.placed(schema)
-        if self.writer.schemas[placed.id - 1 :][:1] != (placed,):
+        if self.writer.schemas[placed.id - 1 : placed.id] != [placed]:
             self.writer.describe(placed)

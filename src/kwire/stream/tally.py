@@ -37,7 +37,7 @@ class Tally:
                 "host": lane.host,
                 "address": address,
                 "session": lane.token.hex(),
-                "ended": lane.done,
+                "proven": lane.proven,
                 "events": balance.stored,
                 "lost": balance.lost + (0 if store.merged else store.writer.balance(0).lost),
                 "causes": {_cause(cause): count for cause, count in causes.items()},
@@ -56,6 +56,7 @@ class Tally:
             host["sessions"] += 1
             for name in ("events", "lost", "frames", "errors"):
                 host[name] += session[name]
+            host["unproven"] += not session["proven"]
             for cause, count in session["causes"].items():
                 host["causes"][cause] = host["causes"].get(cause, 0) + count
             host["files"] += [file for file in session["files"] if file not in host["files"]]
@@ -65,18 +66,19 @@ class Tally:
             "sessions": len(self.sessions),
             "events": sum(session["events"] for session in self.sessions),
             "lost": sum(session["lost"] for session in self.sessions),
+            "unproven": sum(not session["proven"] for session in self.sessions),
             "errors": self.errors,
         }
 
 
-def described(offset: Offset) -> str:
+def told(offset: Offset) -> str:
     """An offset of wall clocks for a person: `12.345 ms behind, ± 0.080 ms`."""
     direction = "behind" if offset.wall > 0 else "ahead"
     return f"{abs(offset.wall) / 1e6:.3f} ms {direction}, ± {offset.error / 1e6:.3f} ms"
 
 
 def _host(name: str) -> dict[str, Any]:
-    counts = dict.fromkeys(("sessions", "events", "lost", "frames", "errors"), 0)
+    counts = dict.fromkeys(("sessions", "unproven", "events", "lost", "frames", "errors"), 0)
     return {"host": name, **counts, "causes": {}, "files": [], "clock": None}
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from kwire.errors import KwireError
 from kwire.stream import clock
 from kwire.stream.address import Address
-from kwire.stream.connect import Connector, connect
+from kwire.stream.connect import CertificateError, Connector, connect
 from kwire.stream.loop import Loop
 from kwire.stream.peer import Ignore, Peer
 from kwire.stream.source import events_in
@@ -170,6 +170,12 @@ class Cargo(Protocol):
     def receiving(self, up: bool) -> None:
         """A collector takes what is sent, or none does at present."""
 
+    def refused(self) -> None:
+        """Certificates keep the collector and us apart."""
+
+    def taken(self, events: int) -> None:
+        """So many of the events that the collector had stored are gone from there: told again with more."""
+
     def room(self) -> None:
         """There is room again."""
 
@@ -191,6 +197,8 @@ class Uplink(Ignore):
         """Sessions begun with a collector."""
         self.reconnects = 0
         """Connections after the first of each session."""
+        self.refused = False
+        """Certificates keep the collector and us apart, as far as is known now."""
         self._line = line
         self._cargo = cargo
         self._reason: str | None = None
@@ -235,6 +243,7 @@ class Uplink(Ignore):
             self._sessions.append(session)
             self.sessions += 1
         self._told = ""
+        self.refused = False
         self._cargo.receiving(True)
         self._cargo.room()
         peer.flush()
@@ -252,9 +261,12 @@ class Uplink(Ignore):
         peer.flush()
 
     def requested(self, peer: Peer, number: int, body: Mapping[str, Any]) -> None:
-        """A collector may ask for the time, and for nothing else."""
+        """A collector may ask for the time, and tell how its disk is; nothing else."""
         if body.get("op") == clock.OP:
             peer.session.reply(number, clock.answer(), self._line.loop.now())
+        elif body.get("op") in ("disk", "gone"):
+            self._hear(body)
+            peer.session.reply(number, {"ok": True}, self._line.loop.now())
         else:
             error = {
                 "operation": "answer request",
@@ -264,10 +276,24 @@ class Uplink(Ignore):
             }
             peer.session.reply(number, {"error": error}, self._line.loop.now())
 
+    def _hear(self, body: Mapping[str, Any]) -> None:
+        """What a collector tells of its disk."""
+        events = body.get("events")
+        if body.get("op") == "gone" and isinstance(events, int) and events > 0:
+            self._cargo.taken(events)
+            self._say(
+                f"{self._line.address}: {events:,} events that it had stored are gone with their capture"
+            )
+        elif body.get("op") == "disk" and body.get("full") is True:
+            why = str(body.get("text", ""))[:200]
+            self._say(f"{self._line.address} takes nothing more at present: {why}; what comes waits here")
+        elif body.get("op") == "disk":
+            self._say(f"{self._line.address} takes what comes again")
+
     def complained(self, peer: Peer, problem: object) -> None:
         """Tell people."""
-        text = str(problem.problem) if isinstance(problem, Complained) else str(problem)
-        self._say(f"{peer.address}: {text}")
+        text = problem.sentence if isinstance(problem, Complained) else f"is in trouble: {problem}"
+        self._say(f"{peer.address} {text}")
 
     def closed(self, peer: Peer, why: str) -> None:
         """The session is over: all is well, or a new one takes what is left."""
@@ -329,6 +355,9 @@ class Uplink(Ignore):
 
     def _troubled(self, problem: KwireError) -> None:
         self._say(f"{problem} (trying again)")
+        self.refused = isinstance(problem, CertificateError)
+        if self.refused:
+            self._cargo.refused()
 
     def _say(self, text: str) -> None:
         """Tell people, once until it changes."""

@@ -43,6 +43,13 @@ class Complained(NamedTuple):
     problem: Problem
     of: str
 
+    @property
+    def sentence(self) -> str:
+        """What is wrong, for people; the peer is who is meant."""
+        if self.of == "peer":
+            return f"says: {self.problem.found or 'nothing'} ({self.problem.code.name})"
+        return f"broke the protocol: {self.problem}"
+
 
 class Abandoned(NamedTuple):
     """DATA that was not acknowledged when the session ended: to be counted LOST, or sent in a new session.
