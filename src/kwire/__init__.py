@@ -53,7 +53,8 @@ __all__ = [
 
 
 def trace(
-    *probes: Probe,
+    *probes: Probe | str,
+    filter: str | None = None,
     command: str | list[str] | None = None,
     pid: int | list[int] | None = None,
     seconds: float | None = None,
@@ -62,9 +63,12 @@ def trace(
 ) -> "Trace":
     """Compile and load probes; they fire inside the `with` that the result is used in.
 
-    `command`, `pid`: trace only that command (started when the `with` begins) or those processes, and
-    whatever they start; neither: the whole machine. `seconds`, `count`: end after so long or so many events.
-    `buffer`: bytes of each CPU's ring (default: 8 MB, less with many CPUs). Raises KwireError with what is
+    `probes`: functions under `kwire.kprobe` and its like, and probe specs as `kwire record` takes them:
+    `"tracepoint:syscalls:sys_enter_openat(filename){comm == 'cat'}"`. `filter`: an expression that must hold
+    for every event of the probes that have its names. `command`, `pid`: trace only that command (started when
+    the `with` begins) or those processes, and whatever they start; neither: the whole machine. `seconds`,
+    `count`: end after so long or so many events. `buffer`: bytes of each CPU's ring (default: 8 MB, less with
+    many CPUs). Raises KwireError with what is
     wrong and what to do.
 
         with kwire.trace(connect, seconds=10) as events:
@@ -73,7 +77,8 @@ def trace(
     """
     from kwire.live.trace import Trace
 
-    return Trace(probes, command=command, pid=pid, seconds=seconds, count=count, buffer=buffer)
+    limits: dict[str, Any] = {"command": command, "pid": pid, "seconds": seconds, "count": count}
+    return Trace(probes, filter=filter, buffer=buffer, **limits)
 
 
 def open(path: str) -> "Opened[Event]":
@@ -111,8 +116,17 @@ def connect(host: str, *, cert: str = "", key: str = "", ca: str = "", insecure:
     return Host(host, TlsOptions(cert, key, ca), insecure)
 
 
+def __dir__() -> list[str]:
+    """Everything public, imported already or not."""
+    return sorted({*__all__, "__version__", *(name for name in globals() if name.startswith("__"))})
+
+
 def __getattr__(name: str) -> Any:
     """Names whose modules are imported only when somebody asks for them."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("kwire")
     if name in _LATER:
         import importlib
 

@@ -42,6 +42,6 @@ def test_columns_come_out_as_they_went_in(start: int) -> None:
     batch = Batch([SCHEMA])
     batch.write(ring(5, start, 5))
     batch.write(ring(2, start, 5))
-    columns = batch.columns(None)
+    columns = batch.columns()
     assert sorted(columns["n"]) == [0, 0, 1, 1, 2, 3, 4]
     assert (columns["time_ns"] == columns["time"] + 1000).all()

@@ -577,8 +577,9 @@ def test_errors_of_python(agent: Agent, tmp_path: Path) -> None:
     assert f"{line:5} |         emit(pid, x=filename.foo)" in error.value.detail
     with pytest.raises(KwireError, match="nothing says when it ends"):
         host.record(str(tmp_path / "a.pcapng"), PROBE)
-    with pytest.raises(KwireError, match="use it in a with"):
-        list(host.trace(PROBE))
+    with pytest.raises(KwireError, match="or use the trace in a with"):
+        host.trace(PROBE).columns()
+    assert list(host.trace(PROBE, command="true").events(where="pid == 0")) == []
     with (
         pytest.raises(KwireError, match="is it running there"),
         kwire.connect(f"unix:{tmp_path}/none").trace(PROBE),

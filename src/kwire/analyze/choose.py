@@ -5,31 +5,22 @@ event. Times are wall-clock ns, both ends included.
 """
 
 from collections.abc import Callable, Iterable
-from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kwire.errors import KwireError
 from kwire.view.text import safe
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
-from kwire.wire.schema import Schema
+from kwire.wire.schema import EARLIEST, LATEST, Schema
 
 if TYPE_CHECKING:
-    from kwire.view.filter import Array
+    from kwire.view.filter import Array, Events
     from kwire.view.where import Where
-
-EARLIEST, LATEST = -(1 << 63), (1 << 63) - 1
 
 
 def bounded(time: int) -> int:
     """The wall-clock time nearest to this one that 64 bits hold."""
     return max(EARLIEST, min(LATEST, time))
-
-
-def matches(schema: Schema, glob: str) -> bool:
-    """Whether `--probe GLOB` names this probe: its spec, its spec without expressions, or its target."""
-    spec = schema.probe
-    return any(fnmatchcase(text, glob) for text in (spec, spec.split("(", 1)[0], schema.target))
 
 
 class Selection:
@@ -46,7 +37,7 @@ class Selection:
         self._named: set[str] | None = None
         self._unknown = False
         self._also: Callable[[Schema], bool] | None = None
-        self._tests: dict[int, tuple[Schema, Callable[[Schema, Frames, Array], Array]]] = {}
+        self._tests: dict[int, tuple[Schema, Callable[[Events], Array]]] = {}
         if where is not None:
             from kwire.view.filter import probes_named, time_range
 
@@ -78,7 +69,7 @@ class Selection:
     def check(self, schemas: Iterable[Schema], name: str) -> None:
         """KwireError where no probe of the capture `name` matches, or the condition cannot be evaluated."""
         schemas = list(schemas)
-        chosen = [schema for schema in schemas if self.glob is None or matches(schema, self.glob)]
+        chosen = [schema for schema in schemas if self.glob is None or schema.matches(self.glob)]
         if not chosen and self.glob is not None:
             known = sorted({safe(schema.probe) for schema in schemas})
             there = ", ".join(known[:5]) + (" …" if len(known) > 5 else "")
@@ -88,7 +79,7 @@ class Selection:
 
     def wants(self, schema: Schema) -> bool:
         """Whether events of this probe can be wanted."""
-        if self.glob is not None and not matches(schema, self.glob):
+        if self.glob is not None and not schema.matches(self.glob):
             return False
         if self._named is not None and schema.probe not in self._named:
             return False
@@ -125,31 +116,15 @@ class Selection:
             mask = (times >= np.int64(first)) & (times <= np.int64(last))
         if self._where is None:
             return mask
+        from kwire.view import filter
+
         known = self._tests.get(id(schema))
         if known is None:
-            known = self._tests[id(schema)] = (schema, _test(self._where, schema))
+            known = self._tests[id(schema)] = (schema, filter.mask(self._where, schema))
         if mask is None:
-            return known[1](schema, frames, times)
+            return known[1](filter.Events(schema, frames, times))
         places = np.flatnonzero(mask)
         offsets = np.asarray(frames.offsets)[: len(frames)]
         inner = Frames(frames.data, offsets[places].data)
-        mask[places] = known[1](schema, inner, times[places])
+        mask[places] = known[1](filter.Events(schema, inner, times[places]))
         return mask
-
-
-def _test(where: "Where", schema: Schema) -> "Callable[[Schema, Frames, Array], Array]":
-    """The condition over many events: by columns where that is exact, else event by event."""
-    from kwire.view.filter import Events, vector
-
-    fast = vector(where, schema)
-    if fast is not None:
-        return lambda schema, frames, times: fast(Events(schema, frames, times))
-    test, decode = where.test(schema), schema.decoder()
-
-    def each(schema: Schema, frames: Frames, times: "Array") -> Any:
-        import numpy as np
-
-        found = (test(time, decode(frames.frame_bytes(index))) for index, time in enumerate(times.tolist()))
-        return np.fromiter(found, dtype=bool, count=len(frames))
-
-    return each

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from kwire.analyze.choose import EARLIEST, LATEST, Selection, matches
+from kwire.analyze.choose import Selection
 from kwire.analyze.scan import Block, Scan
 from kwire.analyze.source import Source
 from kwire.analyze.survey import Seen, Survey
 from kwire.errors import KwireError
 from kwire.wire.messages import Lost
-from kwire.wire.schema import Schema, Value
+from kwire.wire.schema import EARLIEST, LATEST, Schema, Value
 
 if TYPE_CHECKING:
     from kwire.analyze.tables import Table, Tables
@@ -56,6 +56,16 @@ class Opened(Generic[E]):
     def probes(self) -> list[Seen]:
         """The probes: `.schema`, `.events`, `.lost`, `.produced`, `.first`, `.last`."""
         return self.survey.probes
+
+    @property
+    def schemas(self) -> list[Schema]:
+        """What the events of each probe hold."""
+        return list(self.survey.schemas)
+
+    @property
+    def lost(self) -> int:
+        """How many events the capture says are missing."""
+        return sum(loss.count for _, loss in self.losses)
 
     @property
     def losses(self) -> list[tuple[Schema | None, Lost]]:
@@ -185,6 +195,9 @@ class Opened(Generic[E]):
     ) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        return f"<kwire capture {self.name!r}>"
+
     def _selection(self, probe: str | None, where: str | None, first: int, last: int) -> Selection:
         condition = None
         if where is not None:
@@ -208,7 +221,7 @@ class Opened(Generic[E]):
         found = [
             table
             for table in self._tables()
-            if probe is None or any(matches(one, probe) for one in table.schemas)
+            if probe is None or any(one.matches(probe) for one in table.schemas)
         ]
         if len(found) == 1:
             return found[0]

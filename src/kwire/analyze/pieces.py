@@ -9,7 +9,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from kwire.analyze.choose import EARLIEST, LATEST, Selection
+from kwire.analyze.choose import Selection
 from kwire.analyze.moments import duration
 from kwire.analyze.rewrite import Keys, Numbers, Part, numbered, renumber
 from kwire.analyze.rhythm import stretches
@@ -22,7 +22,7 @@ from kwire.capture.writer import STATISTICS_BLOCK, Totals
 from kwire.errors import KwireError
 from kwire.view.text import WallClock, safe
 from kwire.wire.messages import Cause, Lost
-from kwire.wire.schema import Schema
+from kwire.wire.schema import EARLIEST, LATEST, Schema
 
 if TYPE_CHECKING:
     import numpy as np

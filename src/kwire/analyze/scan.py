@@ -8,7 +8,7 @@ selection rules out by time or probe is skipped chunk by chunk and never decoded
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from kwire.analyze.choose import EARLIEST, LATEST, Selection
+from kwire.analyze.choose import Selection
 from kwire.analyze.losses import Losses
 from kwire.capture.reader import Capture, Section
 from kwire.capture.tally import tally
@@ -16,7 +16,7 @@ from kwire.wire.fields import MAX_FIELD_BYTES, TAIL_MAX, TYPES
 from kwire.wire.frame import HEADER_SIZE, Flag, FrameError, Type
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
-from kwire.wire.schema import Schema
+from kwire.wire.schema import EARLIEST, LATEST, Schema
 from kwire.wire.walk import frame_gather
 
 if TYPE_CHECKING:

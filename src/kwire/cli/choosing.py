@@ -5,7 +5,7 @@ import sys
 import time
 from typing import IO, Any
 
-from kwire.analyze.choose import EARLIEST, LATEST, Selection
+from kwire.analyze.choose import Selection
 from kwire.analyze.moments import moment
 from kwire.analyze.source import Source
 from kwire.analyze.survey import Survey
@@ -13,6 +13,7 @@ from kwire.capture.writer import Totals
 from kwire.cli.zone import add_utc
 from kwire.packets.tables import KWIRE_PORT
 from kwire.view.text import safe
+from kwire.wire.schema import EARLIEST, LATEST
 
 TIMES = "2026-03-01T12:30:00, 12:30:00, +5s from the beginning, -5s from the end, or nanoseconds"
 

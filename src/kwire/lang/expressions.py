@@ -89,6 +89,9 @@ class Expressions:
         if bound is not None:
             return bound
         if name in self.constants:
+            if name in NUMBERED or name in builtins.BY_NAME:
+                message = f"{name} is a built-in of probes, and a name of the script around this one"
+                raise TextError(span, message, "give the script's another name")
             known = self.constants[name]
             if isinstance(known, str):
                 return self._string(tree.String(known, span))

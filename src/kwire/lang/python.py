@@ -441,9 +441,12 @@ def _source_of(function: Callable[..., Any]) -> tuple[Source, ast.FunctionDef | 
 
     linecache.checkcache(code.co_filename)
     text = "".join(linecache.getlines(code.co_filename, getattr(function, "__globals__", None)))
+    if not text and hasattr(linecache, "_getlines_from_code"):  # what was typed at the prompt, Python 3.13
+        text = "".join(linecache._getlines_from_code(code))
     if not text:
-        cure = "put it into a file"
-        raise _sourceless(code.co_filename, f"the source text of {name} cannot be found", cure)
+        raise _sourceless(
+            code.co_filename, f"the source text of {name} cannot be found", _where_text_is(code)
+        )
     source = Source(code.co_filename, text)
     for node in ast.walk(_parse(source, text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name:
@@ -452,6 +455,14 @@ def _source_of(function: Callable[..., Any]) -> tuple[Source, ast.FunctionDef | 
                 return source, node, text
     cause = f"{name} is not at line {code.co_firstlineno} of its file"
     raise _sourceless(code.co_filename, cause, "was the file changed while running?")
+
+
+def _where_text_is(code: Any) -> str:
+    """What to do about a function without a text."""
+    if code.co_filename == "<stdin>":
+        cure = "Python's prompt keeps what is typed from 3.13 on; use IPython, put the function into a file"
+        return f'{cure}, or trace a spec: "kprobe:tcp_connect(pid, comm)"'
+    return "put it into a file"
 
 
 def _sourceless(name: str, message: str, cure: str) -> LanguageError:

@@ -5,19 +5,23 @@ decodes itself when it is made; columns are gathered by numpy without a step for
 """
 
 from array import array
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from kwire.errors import KwireError
 from kwire.wire.fields import CUT
 from kwire.wire.frames import Frames
-from kwire.wire.schema import Schema, Value
+from kwire.wire.schema import EARLIEST, LATEST, Schema, Value
+
+if TYPE_CHECKING:
+    from kwire.view.where import Where
 
 
 class Event:
-    """One event. Its fields are attributes: `event.pid`, `event.comm`, whatever the probe emitted.
+    """One event. Its fields are attributes, `event.pid`, and items, `event["pid"]`: what the probe emitted.
 
-    `probe`: the probe spec; `time_ns`: wall clock, nanoseconds since 1970; `fields`: all of them by name.
+    `probe`: the probe spec; `time_ns`: wall clock, nanoseconds since 1970; `fields`: all of them by name. A
+    field that is called like one of these is an item only.
     """
 
     __slots__ = ("_schema", "_values", "time_ns")
@@ -43,16 +47,106 @@ class Event:
         fields = zip(self._schema.fields, self._values, strict=True)
         return tuple(field.name for field, value in fields if isinstance(value, CUT))
 
-    def __getattr__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> Any:
         for field, value in zip(self._schema.fields, self._values, strict=True):
             if field.name == name:
                 return value
-        names = ", ".join(field.name for field in self._schema.fields)
-        raise AttributeError(f"an event of {self._schema.probe} has no field {name!r}; it has {names}")
+        raise KeyError(name)
+
+    def __contains__(self, name: object) -> bool:
+        return any(field.name == name for field in self._schema.fields)
+
+    def keys(self) -> list[str]:
+        """The fields' names, so that `dict(event)` works."""
+        return [field.name for field in self._schema.fields]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name in Event.__slots__:  # of an object that is being made
+            raise AttributeError(name)
+        try:
+            return self[name]
+        except KeyError:
+            known = ", ".join(self.keys())
+            message = f"an event of {self._schema.probe} has no field {name!r}; it has {known}"
+            raise AttributeError(message) from None
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self.keys()})
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Event):
+            return NotImplemented
+        return (self.probe, self.time_ns, self.fields) == (other.probe, other.time_ns, other.fields)
+
+    def __hash__(self) -> int:
+        return hash((self.probe, self.time_ns))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # The symbols of all functions may be megabytes, and an event's own fields need none of them.
+        return Event, (self._schema._replace(symbols={}), self.time_ns, tuple(self._values))
 
     def __repr__(self) -> str:
         fields = " ".join(f"{name}={value!r}" for name, value in self.fields.items())
         return f"<{self._schema.probe} {self.time_ns} {fields}>"
+
+
+class Choice:
+    """Which events are wanted: `probe` a glob over specs, `where` a condition, a range of wall-clock ns."""
+
+    __slots__ = ("_first", "_last", "_probe", "_tests", "_where")
+
+    def __init__(
+        self, probe: str | None = None, where: str | None = None, first: int = EARLIEST, last: int = LATEST
+    ) -> None:
+        """Raises KwireError for a condition that is none."""
+        self._probe = probe
+        self._first, self._last = first, last
+        self._where: Where | None = None
+        if where is not None:
+            from kwire.view import where as conditions
+
+            self._where = conditions.Where(where, "where")
+        self._tests: dict[int, Callable[[int, Any], bool] | None] = {}
+
+    def check(self, schemas: Sequence[Schema], subject: str) -> None:
+        """Raise KwireError where no probe is chosen, or the condition cannot be evaluated."""
+        chosen = [schema for schema in schemas if self.names(schema)]
+        if not chosen and self._probe is not None:
+            known = ", ".join(schema.probe for schema in schemas)
+            raise KwireError("read", subject, f"no probe matches {self._probe!r}", f"there are: {known}")
+        if self._where is not None:
+            self._where.check(chosen)
+
+    def names(self, schema: Schema) -> bool:
+        """Whether events of this probe can be wanted."""
+        return self._probe is None or schema.matches(self._probe)
+
+    def wants(self, schema: Schema, time: int, values: Sequence[Value]) -> bool:
+        """Whether this event is wanted."""
+        if not self._first <= time <= self._last or not self.names(schema):
+            return False
+        if self._where is None:
+            return True
+        test = self._tests.get(schema.id)
+        if test is None:
+            test = self._tests[schema.id] = self._where.test(schema)
+        return test(time, tuple(values))
+
+    def mask(self, schema: Schema, frames: Frames, times: Any) -> Any:
+        """Which of these events, all of this schema, are wanted: an array of bool."""
+        found = (times >= self._first) & (times <= self._last)
+        if self._where is not None:
+            from kwire.view.filter import Events, mask
+
+            found &= mask(self._where, schema)(Events(schema, frames, times))
+        return found
+
+
+EVERYTHING = Choice()
+"""The choice of all events."""
 
 
 class Batch:
@@ -89,33 +183,43 @@ class Batch:
     def flush(self) -> None:
         """Nothing waits here."""
 
-    def take(self) -> list[Event]:
-        """The events kept, oldest first, and forget them."""
+    def take(self, choice: Choice = EVERYTHING) -> list[Event]:
+        """The events kept that are wanted, oldest first, and forget all."""
         kept, self._kept = self._kept, []
         events = [self._event(frames, index) for frames in kept for index in range(frames.count)]
+        if choice is not EVERYTHING:
+            events = [one for one in events if choice.wants(one._schema, one.time_ns, one._values)]
         events.sort(key=lambda event: event.time_ns)  # each CPU's are in order; together they are not
         return events
 
-    def columns(self, probe: str | None) -> dict[str, Any]:
-        """One numpy array a field for the events kept of one probe, and forget those of all probes.
+    def columns(self, choice: Choice = EVERYTHING) -> dict[str, Any]:
+        """One numpy array a field for the events wanted of the one probe chosen, and forget all.
 
-        `probe`: a probe spec, or the part after the kind; may be left out when there is only one. `time` is
-        the events' clock (nanoseconds of the monotonic clock), `time_ns` the wall clock; `NAME_cut` says
-        whether a text was cut at its limit.
+        `time` is the events' clock (nanoseconds of the monotonic clock), `time_ns` the wall clock; `NAME_cut`
+        says whether a text was cut at its limit.
         """
         import numpy as np
 
         from kwire.wire.columns import columns, cuts
 
-        schema = self._choose(probe)
+        schema = self._choose(choice)
         kept, self._kept = self._kept, []
-        some = kept or [Frames(b"", array("Q"))]
-        parts = [columns(schema, frames) | cuts(schema, frames) for frames in some]
+        parts = []
+        for frames in [*kept, Frames(b"", array("Q"))]:
+            only = frames.select(at for at in range(frames.count) if frames.header(at).id == schema.id)
+            part = columns(schema, only) | cuts(schema, only)
+            # A field called "time" hides the clock, which the frames have all the same.
+            clock = part["time"]
+            if "time" in {field.name for field in schema.fields}:
+                clock = columns(schema._replace(fields=()), only)["time"]
+            part["time_ns"] = clock.astype(np.int64) + schema.wall(0)
+            if choice is not EVERYTHING:
+                wanted = choice.mask(schema, only, part["time_ns"])
+                part = {name: column[wanted] for name, column in part.items()}
+            parts.append(part)
         gathered = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        order = np.argsort(gathered["time"], kind="stable")
-        gathered = {name: column[order] for name, column in gathered.items()}
-        gathered["time_ns"] = gathered["time"] + np.uint64(schema.wall(0) & (1 << 64) - 1)
-        return gathered
+        order = np.argsort(gathered["time_ns"], kind="stable")
+        return {name: column[order] for name, column in gathered.items()}
 
     def _event(self, frames: Frames, index: int) -> Event:
         frame = frames.frame_bytes(index)
@@ -125,12 +229,9 @@ class Batch:
             decode = self._decoders[schema.id] = schema.decoder()
         return Event(schema, schema.wall(schema.timestamp(frame)), decode(frame))
 
-    def _choose(self, probe: str | None) -> Schema:
-        schemas = list(self._schemas.values())
-        if probe is not None:
-            schemas = [schema for schema in schemas if probe in (schema.probe, schema.target)]
+    def _choose(self, choice: Choice) -> Schema:
+        schemas = [schema for schema in self._schemas.values() if choice.names(schema)]
         if len(schemas) == 1:
             return schemas[0]
-        known = ", ".join(schema.probe for schema in self._schemas.values())
-        cause = "no probe of this trace has that name" if probe else "there is more than one probe"
-        raise KwireError("make columns", probe or "", cause, f"name one of: {known}")
+        known = ", ".join(schema.probe for schema in schemas)
+        raise KwireError("make columns", "", f"{len(schemas)} probes match", f"name one of: {known}")

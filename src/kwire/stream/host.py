@@ -13,20 +13,19 @@ not for two minutes has lost its trace.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from kwire.capture.writer import Writer
 from kwire.errors import KwireError
 from kwire.live.command import split
-from kwire.live.events import Batch, Event
+from kwire.live.events import Batch
 from kwire.live.probes import Probe
+from kwire.live.reading import Reading
 from kwire.live.summary import summarize
 from kwire.live.texts import written
 from kwire.stream.remote import Conversation, Link
 from kwire.stream.requests import numbered
-from kwire.wire.messages import Lost
 from kwire.wire.schema import Schema
 
 if TYPE_CHECKING:
@@ -120,16 +119,16 @@ class Host:
             conversation.close()
 
 
-class RemoteTrace:
+class RemoteTrace(Reading):
     """A trace that runs on another machine inside a `with`. Iterate for events, or take `columns`."""
 
-    __slots__ = ("_batch", "_body", "_conversation", "_link")
+    __slots__ = ("_body", "_conversation", "_link")
 
     def __init__(self, link: Link, body: dict[str, Any]) -> None:
+        super().__init__(Batch([]))
         self._link = link
         self._body = body
         self._conversation: Conversation | None = None
-        self._batch = Batch([])
 
     @property
     def schemas(self) -> tuple[Schema, ...]:
@@ -142,57 +141,52 @@ class RemoteTrace:
         return self._conversation.received.lost if self._conversation else 0
 
     @property
-    def losses(self) -> list[Lost]:
-        """Each hole so far: probe, CPU, first and last moment, count and cause."""
-        return list(self._batch.losses)
+    def left_out(self) -> list[tuple[str, str]]:
+        """Targets of wildcards that are not traced, and why: the first of them."""
+        return self._told("skipped")
 
-    def __enter__(self) -> Self:
-        self._conversation = conversation = Conversation(self._link, self._body, self._start)
-        try:
-            conversation.until(lambda: conversation.tracing)
-        except BaseException:
-            self.close()
-            raise
-        return self
+    @property
+    def unfiltered(self) -> list[tuple[str, str]]:
+        """Probes to which the filter does not apply, because they have not its names, and why."""
+        return self._told("unfiltered")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def _told(self, name: str) -> list[tuple[str, str]]:
+        answer = (self._conversation.answer if self._conversation else None) or {}
+        pairs = answer.get(name)
+        sound = [pair for pair in pairs if isinstance(pair, list)] if isinstance(pairs, list) else []
+        return [(str(pair[0]), str(pair[1])) for pair in sound if len(pair) == 2]
 
-    def __iter__(self) -> Iterator[Event]:
-        """Give events, each round's in the order of their time, until the trace ends there; else for ever."""
-        conversation = self._inside()
-        while True:
-            conversation.turn(IDLE)
-            yield from self._batch.take()
-            if conversation.over:
-                return
+    def _subject(self) -> str:
+        return f"{super()._subject()} on {self._link.address}"
 
-    def columns(self, probe: str | None = None) -> dict[str, Any]:
-        """One numpy array a field: the events not yet iterated over.
+    def _limited(self) -> bool:
+        return bool({"command", "seconds", "count"} & self._body.keys())
 
-        With a command, `seconds` or `count` it first waits for the end; else it gives what is there now. With
-        several probes, `probe` names the one wanted; the events of the others are dropped.
-        """
-        conversation = self._inside()
-        if {"command", "seconds", "count"} & self._body.keys():
-            conversation.until(lambda: False)
-        else:
-            before = -1
-            while before != conversation.received.events:
-                before = conversation.received.events
-                conversation.turn(IDLE)
-        return self._batch.columns(probe)
+    def _begin(self) -> None:
+        self._conversation = Conversation(self._link, self._body, self._start)
+        self._conversation.until(lambda: self._inside.tracing)
 
-    def close(self) -> None:
-        """Take the probes away; a command that still runs is ended."""
+    def _round(self) -> bool:
+        self._inside.turn(IDLE)
+        return self._inside.over
+
+    def _look(self) -> None:
+        before = -1
+        while before != self._inside.received.events:
+            before = self._inside.received.events
+            self._inside.turn(IDLE)
+
+    def _finish(self) -> None:
+        self._inside.stop()
+        self._inside.until(lambda: False)
+
+    def _release(self) -> None:
         if self._conversation is not None:
             self._conversation.close()
 
+    @property
     def _inside(self) -> Conversation:
-        if self._conversation is None:
-            raise KwireError("trace on", str(self._link.address), "it has not begun", "use it in a with")
+        assert self._conversation is not None, "the trace has begun"
         return self._conversation
 
     def _start(self, schemas: tuple[Schema, ...]) -> Sequence[Sink]:

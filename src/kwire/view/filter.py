@@ -92,6 +92,24 @@ def vector(where: Where, schema: Schema) -> Callable[[Events], Array] | None:
     return evaluate
 
 
+def mask(where: Where, schema: Schema) -> Callable[[Events], Array]:
+    """The condition for many events of one schema: by columns where that is exact, else event by event."""
+    fast = vector(where, schema)
+    if fast is not None:
+        return fast
+    test, decode = where.test(schema), schema.decoder()
+
+    def each(events: Events) -> Any:
+        import numpy as np
+
+        frames = events.frames
+        times = enumerate(events.times.tolist())
+        found = (test(time, decode(frames.frame_bytes(index))) for index, time in times)
+        return np.fromiter(found, dtype=bool, count=len(frames))
+
+    return each
+
+
 def time_range(where: Where) -> tuple[int | None, int | None]:
     """The wall-clock ns, both ends included, outside of which the condition is false for every event."""
     low: int | None = None

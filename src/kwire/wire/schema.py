@@ -68,6 +68,10 @@ _REQUIRED = ("probe", "kind", "size", "order", "word", "fields")  # keys that ar
 Map: TypeAlias = "dict[Any, Any]"
 
 
+EARLIEST, LATEST = -(1 << 63), (1 << 63) - 1
+"""The first and the last moment that can be told, wall-clock ns."""
+
+
 class Clock(NamedTuple):
     """The clock of the timestamps: its name, and its time and the wall clock's at one moment, in ns."""
 
@@ -144,6 +148,17 @@ class Schema(NamedTuple):
         check_timestamp(frame)
         time: int = struct.unpack_from("<Q" if self.order == "little" else ">Q", frame, TIMESTAMP_AT)[0]
         return time
+
+    def matches(self, glob: str) -> bool:
+        """Whether a glob names this probe: its spec, its spec without expressions, or its target."""
+        from fnmatch import fnmatchcase
+
+        spec = self.probe
+        return any(fnmatchcase(text, glob) for text in (spec, spec.split("(", 1)[0], self.target))
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{field.name}: {field.type}" for field in self.fields)
+        return f"<schema {self.id} of {self.probe}: {fields}>"
 
     def wall(self, time: int) -> int:
         """Turn a timestamp into nanoseconds since 1970; without a clock it stays what it is."""
