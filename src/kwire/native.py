@@ -89,9 +89,10 @@ def _load() -> ctypes.CDLL | None:
     if os.environ.get("KWIRE_NATIVE") == "0":
         return None
     try:
-        return ctypes.CDLL(os.path.join(os.path.dirname(os.path.abspath(__file__)), _LIBRARY))
+        library = ctypes.CDLL(os.path.join(os.path.dirname(os.path.abspath(__file__)), _LIBRARY))
     except OSError:
         return None
+    return library if all(hasattr(library, name) for name in _SIGNATURES) else None  # else built long ago
 
 
 _U64 = ctypes.c_uint64

@@ -365,6 +365,8 @@ def _network(ports: Collection[int], any_port: bool, watcher: Watcher | None) ->
     """What takes the packets: the engine in C, where it is there and nobody wants to see each frame."""
     if watcher is None and native.library is not None:
         from kwire.packets.engine import Engine
+        from kwire.packets.memory import agreed
 
-        return Engine(ports, any_port=any_port)
+        if agreed():
+            return Engine(ports, any_port=any_port)
     return Network(ports, any_port=any_port, watcher=watcher)
