@@ -395,7 +395,7 @@ def test_checksums_are_right_after_renumbering(kit: Any) -> None:
     plain = kit.event(schema, 5, (1, b"abc"))
     frame = build(Type.EVENT, 9, plain[8:], Flag.CHECKSUM)
     for greatest in (9, 1 << 31):
-        window = Window(None, {9: schema, greatest: schema._replace(id=greatest)})  # type: ignore[arg-type]  # no section is looked at
+        window = Window({9: schema, greatest: schema._replace(id=greatest)})
         window.add(kit.frames(frame))
         import numpy as np
 

@@ -28,6 +28,7 @@ EVENTS: Final = 1 << 16  # in a window, about
 BYTES: Final = 4 << 20  # of frames in a window, about: what a processor's caches hold
 BLOCK: Final = 1 << 11  # events of a probe in a window on average, so that its block is worth its overhead …
 MOST: Final = 8  # … but at most so many times EVENTS and BYTES
+FEW: Final = 8  # schemas by which sections are looked for that have the same
 SPREAD: Final = 3  # so many times the bytes of frames are copied at most to have them in one piece
 LEAST: Final = 16  # bytes of an EVENT with a timestamp, which lies in the last eight
 
@@ -37,19 +38,18 @@ Progress = Callable[[int], None]  # told how many bytes of frames were read so f
 class Block(NamedTuple):
     """Events of one probe, in order of time: `times` are wall-clock ns (int64), cut to what that can hold."""
 
-    section: Section
     schema: Schema
     frames: Frames
     times: "Array"
 
 
 class Window:
-    """What was read and not yet given: frames of one section under one set of schemas, copied together."""
+    """What was read and not yet given: frames under one set of schemas, copied together."""
 
-    __slots__ = ("data", "events", "places", "schemas", "section")
+    __slots__ = ("data", "events", "places", "schemas")
 
-    def __init__(self, section: Section, schemas: dict[int, Schema]) -> None:
-        self.section, self.schemas = section, schemas
+    def __init__(self, schemas: dict[int, Schema]) -> None:
+        self.schemas = schemas
         self.data = bytearray()
         self.places: list[Array] = []
         self.events = 0
@@ -140,8 +140,9 @@ class Scan:
             yield self._pick(window)
 
     def _windows(self) -> Iterator[Window]:
-        held: dict[int, Window] = {}  # by section: those of a network capture take turns
+        held: dict[object, Window] = {}  # by schemas: sections of a network capture take turns
         events = size = 0
+        self.capture.mixed = True
         for frames in self.capture:
             section = self.capture.section
             assert section is not None  # frames lie in sections
@@ -153,12 +154,10 @@ class Scan:
             if not self._wanted(frames, section):
                 continue
             self.decoded += 1
-            window = held.get(id(section))
-            if window is not None and window.schemas is not section.schemas:
-                yield held.pop(id(section))
-                window = None
+            key = _key(section.schemas)
+            window = held.get(key)
             if window is None:
-                window = held[id(section)] = Window(section, section.schemas)
+                window = held[key] = Window(section.schemas)
             before = len(window.data)
             window.add(frames)
             events, size = events + len(frames), size + len(window.data) - before
@@ -247,7 +246,7 @@ class Scan:
         if not len(times):
             return None
         self.events += len(times)
-        return Block(window.section, schema, frames, times)
+        return Block(schema, frames, times)
 
     def _refuse(self, schema: Schema, window: Window, offsets: "Array") -> None:
         self.undecodable += len(offsets)
@@ -335,6 +334,15 @@ def wall_times(schema: Schema, raw: "Array") -> "Array":
 
 def _order(schema: Schema) -> str:
     return "<" if schema.order == "little" else ">"
+
+
+def _key(schemas: dict[int, Schema]) -> object:
+    """What sections share whose few schemas are the same; a mapping that changes is another one."""
+    return (
+        tuple((number, id(schema)) for number, schema in schemas.items())
+        if len(schemas) <= FEW
+        else id(schemas)
+    )
 
 
 def _at(data: "Array", offsets: "Array", kind: str, shift: int) -> "Array":

@@ -9,7 +9,7 @@ from kwire.analyze.losses import Losses
 from kwire.analyze.scan import Progress
 from kwire.analyze.source import Source
 from kwire.capture.pcapng import StatisticsOption
-from kwire.capture.reader import Section
+from kwire.capture.reader import Mixed, Section
 from kwire.capture.tally import tally
 from kwire.wire.frame import Type
 from kwire.wire.frames import Frames
@@ -54,7 +54,7 @@ class Survey:
     """
 
     __slots__ = (
-        "_complaints",
+        "_complaint",
         "_forgotten",
         "ended",
         "errors",
@@ -79,13 +79,18 @@ class Survey:
             by_section: dict[int, dict[int, Seen]] = {}  # by section and schema, by their identity
             sections: list[Section] = []
             read = 0
+            capture.mixed = True
             for frames in capture:
                 section = capture.section
                 assert section is not None  # frames lie in sections
-                known = by_section.get(id(section))
-                if known is None:
-                    known = by_section[id(section)] = {}
-                    sections.append(section)
+                for one in frames.sections if isinstance(frames, Mixed) else (section,):
+                    if id(one) not in by_section:
+                        by_section[id(one)] = {}
+                        sections.append(one)
+                if isinstance(frames, Mixed):
+                    self._mixed(frames, by_section)
+                    continue
+                known = by_section[id(section)]
                 found = tally(frames, section)
                 for number, row in found.known.items():
                     schema = section.schemas[number]
@@ -111,7 +116,7 @@ class Survey:
                 _told(section, of)
             self.problem, self.skipped, self.ended = capture.problem, capture.skipped, capture.ended
             self.first_skipped, self._forgotten = capture.first_skipped, capture.forgotten
-            self._complaints = {id(one): capture.complaint(one) for one in capture.sections}
+            self._complaint = capture.complaint
             self.errors, self.packets = dict(capture.errors), capture.packets
             network, troubles = capture.network, sum(first.count for first in capture.found.values())
             unsound = sum(self.errors.values()) - troubles  # packets that should be a frame and are not
@@ -143,7 +148,44 @@ class Survey:
             return seen.balanced
         if self._forgotten:
             return False
-        return not self.problem and self._complaints.get(id(seen.section)) == ""
+        return not self.problem and self._complaint(seen.section) == ""
+
+    def _mixed(self, frames: Mixed, by_section: dict[int, dict[int, Seen]]) -> None:
+        """Count frames of several sections."""
+        import numpy as np
+
+        data, offsets = np.frombuffer(frames.view, np.uint8), np.asarray(frames.offsets)
+        events = data[offsets] & 15 == Type.EVENT
+        for place in np.flatnonzero(~events).tolist():
+            section = frames.sections[int(frames.owners[place])]
+            self._lost(frames, [place], section, by_section[id(section)])
+        offsets = offsets[events]
+        if not len(offsets):
+            return
+        heads = np.ndarray((len(data) - 15,), "V16", data, 0, (1,))[offsets]
+        ids = heads.view(">u4").reshape(-1, 4)[:, 1].astype(np.uint64)
+        keys = frames.owners[events].astype(np.uint64) << np.uint64(32) | ids
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+        counts = np.diff(np.append(starts, len(keys))).tolist()
+        raw = heads.view("<u8").reshape(-1, 2)[order, 1]
+        times: dict[str, tuple[list[int], list[int]]] = {}
+        for which in frames.sections[0].orders:
+            moments = raw if which == "little" else raw.byteswap()
+            first, last = np.minimum.reduceat(moments, starts), np.maximum.reduceat(moments, starts)
+            times[which] = (first.tolist(), last.tolist())
+        for place, key in enumerate(keys[starts].tolist()):
+            section = frames.sections[key >> 32]
+            schema = section.schemas.get(key & 0xFFFFFFFF)
+            if schema is None:
+                self.strangers += counts[place]
+                continue
+            known = by_section[id(section)]
+            seen = known.get(id(schema))
+            if seen is None:
+                seen = known[id(schema)] = Seen(section, schema)
+            seen.add(counts[place], times[schema.order][0][place], times[schema.order][1][place])
 
     def _lost(self, frames: Frames, places: list[int], section: Section, known: dict[int, Seen]) -> None:
         for index in places:

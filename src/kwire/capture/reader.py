@@ -10,8 +10,9 @@ travelled in other packets, and other kinds of files.
 
 from array import array
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from kwire.capture import pcapng, walk
 from kwire.capture.input import Bytes, Input, Source
@@ -19,9 +20,15 @@ from kwire.capture.output import CaptureError
 from kwire.capture.pcapng import Block, Raw
 from kwire.wire.fields import check_timestamp
 from kwire.wire.frame import FrameError, Type, inspect
-from kwire.wire.frames import Frames
+from kwire.wire.frames import Data, Frames, Offsets
 from kwire.wire.messages import Lost
 from kwire.wire.schema import Clock, Schema, SchemaReader
+from kwire.wire.walk import frame_gather
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
 
 LIMIT: Final = 1 << 14  # frames in a chunk, at most
 MAX_SECTIONS: Final = 1 << 12
@@ -130,6 +137,40 @@ class Section:
         self.clock = schema.clock if self.clock is None else _first(self.clock, schema.clock)
 
 
+class Mixed(Frames):
+    """Frames of several sections whose schemas are the same: frame i is of `sections[owners[i]]`."""
+
+    __slots__ = ("owners", "sections")
+
+    def __init__(self, data: Data, offsets: Offsets, sections: list[Section], owners: "Array") -> None:
+        super().__init__(data, offsets)
+        self.sections, self.owners = sections, owners
+
+    def split(self) -> Iterator[tuple[Section, Frames]]:
+        """The frames of each section."""
+        import numpy as np
+
+        order = np.argsort(self.owners, kind="stable")
+        data, offsets = gathered(self, order)
+        cuts = np.flatnonzero(np.diff(self.owners[order])) + 1
+        for start, stop in pairwise([0, *cuts.tolist(), len(order)]):
+            yield self.sections[int(self.owners[order[start]])], Frames(data, offsets[start:stop].data)
+
+
+def gathered(frames: Frames, order: "Array | slice") -> tuple[bytearray, "Array"]:
+    """The bytes of these frames, back to back in this order, and where each begins."""
+    import numpy as np
+
+    offsets = np.asarray(frames.offsets)[order]
+    octets = np.frombuffer(frames.view, np.uint8)
+    lengths = octets[offsets + np.uint64(2)].astype(np.uint64) << np.uint64(8)
+    lengths |= octets[offsets + np.uint64(3)]
+    ends = np.cumsum(lengths)
+    data = bytearray(int(ends[-1])) if len(ends) else bytearray()
+    frame_gather(frames.view, offsets, 0, len(offsets), data, 0)
+    return data, ends - lengths
+
+
 class StopReading(Exception):  # noqa: N818  # it ends a reading, it is no failure
     """Reading cannot go on; the text says why."""
 
@@ -148,7 +189,8 @@ class Capture:
     section, `section`, whose `schemas` describe them. `problem` says, once the iteration has ended, where the
     file is cut or damaged, None where it is whole; `skipped` counts packets that hold no sound frame, and
     `first_skipped` says where the first of them is and why; `errors` counts them by the name of the error.
-    `packets` were read that hold frames as they are, or should.
+    `packets` were read that hold frames as they are, or should. `mixed`, where it is set before the
+    iteration: frames of sections whose schemas are the same may come as one Mixed.
     """
 
     __slots__ = (
@@ -167,6 +209,7 @@ class Capture:
         "_reader",
         "errors",
         "first_skipped",
+        "mixed",
         "name",
         "packets",
         "problem",
@@ -188,6 +231,7 @@ class Capture:
         self._plain = False  # there is a section, and every interface of it holds frames
         self._current: Section | None = None  # that of the frames given last
         self._own = Section(pcapng.HOST, [])  # that of the file's blocks being read
+        self.mixed = False
         self.sections: list[Section] = []
         self.problem: str | None = None
         self.packets = 0

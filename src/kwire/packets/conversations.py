@@ -61,6 +61,7 @@ class Conversation:
         "next",
         "reader",
         "section",
+        "signature",
         "token",
     )
 
@@ -78,7 +79,8 @@ class Conversation:
         self._first: int | None = None  # the number seen first, where it may not be the first there was
         self._early: set[int] = set()  # numbers before it that came all the same
         self.next: int | None = None
-        self.described: dict[int, Schema] = {}  # what SCHEMA frames said so far
+        self.described: dict[int, Schema] = {}  # what SCHEMA frames said so far …
+        self.signature = 0  # … as a number: equal where that is the same; -1: not known
         self.bye: int | None = None  # sequence number of the source's BYE
         self.frames = self.missing = self.again = self.late = 0
 

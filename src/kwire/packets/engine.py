@@ -10,9 +10,11 @@ import ctypes
 from array import array
 from collections import Counter, deque
 from collections.abc import Collection, Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from kwire import native
+from kwire.capture.reader import Mixed, gathered
 from kwire.packets import memory
 from kwire.packets.conversations import Conversation, Given, judge_inner
 from kwire.packets.dissect import Dissector
@@ -65,6 +67,7 @@ class Engine:
         self._free: set[int] = set()
         self._tokens: dict[bytes, int] = {}
         self._schemas: dict[bytes, Schema] = {}
+        self._signatures: dict[tuple[tuple[int, int], ...], int] = {}
         self._queue: deque[Given] = deque()
         self.conversations: list[Conversation] = []
         self.found: dict[str, First] = {}
@@ -162,6 +165,7 @@ class Engine:
         offsets = np.frombuffer(self._memory.offsets, np.uint64, count).copy()
         marked = np.flatnonzero(owners & np.uint32(memory.SCHEMA_MARK))
         cuts: dict[int, list[tuple[int, Schema]]] = {}
+        places = None
         if len(marked):
             for place in marked.tolist():
                 owner = int(owners[place])
@@ -172,42 +176,96 @@ class Engine:
             places = np.flatnonzero(owners < np.uint32(memory.SCHEMA_MARK))
             owners, offsets = owners[places], offsets[places]
         else:
-            places = None
+            owners = owners.copy()
         state.found = state.out_used = 0
-        seen = set()
-        for number, chosen in _groups(owners):
-            seen.add(number)
-            self._frames(number, data, offsets, places, chosen, cuts.get(number, []))
-        for number, schemas in cuts.items():
-            if number not in seen:
-                self._learn(number, schemas)
+        self._sort(data, owners, offsets, places, cuts)
 
-    def _frames(
+    def _sort(
         self,
-        number: int,
         data: bytes,
+        owners: "Array",
         offsets: "Array",
         places: "Array | None",
-        chosen: Any,
-        cuts: list[tuple[int, Schema]],
+        cuts: dict[int, list[tuple[int, Schema]]],
     ) -> None:
-        """Give the frames of a session; a schema comes before the frames after it."""
-        section = self._conversation(number).section
-        mine, start = offsets[chosen], 0
+        """Give frames: before a schema those that came before it, in the end all others, as Mixed as may be.
+
+        `places`: where each frame stood among the schemas of `cuts`.
+        """
+        import numpy as np
+
         if cuts and places is not None:
-            where = places[chosen]
-            for place, schema in cuts:
+            first = np.full(self._state.conversation_used + 1, np.iinfo(np.int64).max)
+            first[list(cuts)] = [schemas[-1][0] for schemas in cuts.values()]
+            early = places < first[owners]  # and so before the last schema of its session in this batch
+            early &= first[owners] != np.iinfo(np.int64).max
+            if early.any():
+                self._cut(data, owners[early], offsets[early], places[early], cuts)
+                owners, offsets = owners[~early], offsets[~early]
+        for number, schemas in cuts.items():
+            section = self._conversation(number).section
+            self._queue.extend(Given(section, schema) for _, schema in schemas)
+        if not len(owners):
+            return
+        present = np.flatnonzero(np.bincount(owners)).tolist()
+        if len(present) == 1:
+            section = self._conversation(present[0]).section
+            self._queue.append(Given(section, Frames(data, offsets.data)))
+            return
+        signatures = np.zeros(present[-1] + 1, np.int64)
+        signatures[present] = [self._signature(number) for number in present]
+        kinds, frames = signatures[owners], Frames(data, offsets.data)
+        if (kinds != kinds[0]).any():
+            order = np.argsort(kinds, kind="stable")
+            gathered_data, offsets = gathered(frames, order)
+            kinds, owners = kinds[order], owners[order]
+            ends = [*(np.flatnonzero(np.diff(kinds)) + 1).tolist(), len(kinds)]
+            for start, stop in pairwise([0, *ends]):
+                self._mixed(gathered_data, offsets[start:stop], owners[start:stop])
+        else:
+            self._mixed(data, offsets, owners)
+
+    def _mixed(self, data: bytes | bytearray, offsets: "Array", owners: "Array") -> None:
+        """Give frames of sessions whose schemas are the same."""
+        import numpy as np
+
+        present = np.flatnonzero(np.bincount(owners))
+        sections = [self._conversation(number).section for number in present.tolist()]
+        if len(sections) == 1:
+            self._queue.append(Given(sections[0], Frames(data, offsets.data)))
+            return
+        index = np.zeros(int(present[-1]) + 1, np.uint32)
+        index[present] = np.arange(len(present), dtype=np.uint32)
+        self._queue.append(Given(sections[0], Mixed(data, offsets.data, sections, index[owners])))
+
+    def _cut(
+        self,
+        data: bytes,
+        owners: "Array",
+        offsets: "Array",
+        places: "Array",
+        cuts: dict[int, list[tuple[int, Schema]]],
+    ) -> None:
+        """Give frames that come before a schema of their session, each with what was known of it by then."""
+        for number, chosen in _groups(owners):
+            section = self._conversation(number).section
+            mine, where, start = offsets[chosen], places[chosen], 0
+            schemas = cuts.pop(number)
+            for place, schema in schemas:
                 stop = int(where.searchsorted(place))
                 if stop > start:
-                    self._queue.append(Given(section, Frames(data, mine[start:stop].data)))
+                    some, offset = gathered(Frames(data, mine[start:stop].data), slice(None))
+                    self._queue.append(Given(section, Frames(some, offset.data)))
                 self._queue.append(Given(section, schema))
                 start = stop
-        if len(mine) > start:
-            self._queue.append(Given(section, Frames(data, mine[start:].data)))
 
-    def _learn(self, number: int, schemas: list[tuple[int, Schema]]) -> None:
-        section = self._conversation(number).section
-        self._queue.extend(Given(section, schema) for _, schema in schemas)
+    def _signature(self, number: int) -> int:
+        """A number for the schemas of a session."""
+        conversation = self._conversation(number)
+        if conversation.signature < 0:
+            key = tuple(sorted((number, id(schema)) for number, schema in conversation.described.items()))
+            conversation.signature = self._signatures.setdefault(key, len(self._signatures) + 1)
+        return conversation.signature
 
     def _schema(self, number: int, data: bytes, at: int, single: bool) -> Schema | None:
         """What the SCHEMA frame there describes; None where it says nothing new, or is not complete.
@@ -235,6 +293,7 @@ class Engine:
         if conversation.described.get(known.id) is known:
             return None
         conversation.described[known.id] = known
+        conversation.signature = -1
         return known
 
     # --- conversations

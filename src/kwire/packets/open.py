@@ -14,7 +14,7 @@ from kwire.capture import pcap, pcapng
 from kwire.capture.input import Input, Source
 from kwire.capture.output import CaptureError
 from kwire.capture.pcapng import Order, Packet, Raw, Units
-from kwire.capture.reader import TOO_LONG, Capture, Large, Section, StopReading
+from kwire.capture.reader import TOO_LONG, Capture, Large, Mixed, Section, StopReading
 from kwire.packets import walk
 from kwire.packets.conversations import Conversation
 from kwire.packets.dissect import Packet as Found
@@ -158,11 +158,25 @@ class NetworkCapture(Capture):
                 section.define(what)
                 self._current = section
                 continue
+            if isinstance(what, Mixed):
+                yield from self._sessions_of(what)
+                continue
             self._current = section
             yield what
         self._count()
         if not end and own is not None:
             self._current = own
+
+    def _sessions_of(self, frames: Mixed) -> Iterator[Frames]:
+        """Frames of several sessions, together or apart."""
+        for section in frames.sections:
+            self._list(section)
+        if self.mixed:
+            self._current = frames.sections[0]
+            yield frames
+            return
+        for self._current, some in frames.split():
+            yield some
 
     def _list(self, section: Section) -> None:
         """Put a session's section among the others; of very many the oldest is forgotten."""
