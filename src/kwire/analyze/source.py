@@ -1,7 +1,8 @@
 """Where a capture comes from: the one place where the questions open it, as often as they need to.
 
 The law: a file is read where it is; standard input, or a pipe, is copied to a file without a name first, so
-that whatever is asked can be read twice (what probes there are, then their events).
+that whatever is asked can be read twice (what probes there are, then their events). Of a capture of a network
+that holds few frames they are kept, so that its packets are taken apart once.
 """
 
 import os
@@ -15,6 +16,7 @@ from kwire.capture.output import CaptureError
 from kwire.packets.open import NetworkCapture, open_capture
 
 COPY = 1 << 20  # bytes at a time
+KEPT = 64 << 20  # bytes of frames kept of a capture of a network
 
 
 class Source:
@@ -24,11 +26,12 @@ class Source:
     CaptureError where it cannot be read.
     """
 
-    __slots__ = ("_identity", "_kept", "_options", "_path", "name")
+    __slots__ = ("_identity", "_kept", "_options", "_path", "_read", "name")
 
     def __init__(self, path: str, **options: Any) -> None:
         self.name = "standard input" if path == "-" else path
         self._options = options
+        self._read: NetworkCapture | None = None  # the first reading
         self._kept: IO[bytes] | None = None
         self._path = path
         try:
@@ -47,8 +50,14 @@ class Source:
 
     def open(self) -> NetworkCapture:
         """Open it for one reading."""
+        again = self._read.again() if self._read is not None else None
+        if again is not None:
+            return again
         capture = open_capture(self._path, **self._options)
         capture.name = self.name
+        if self._read is None:
+            capture.keep(KEPT)
+            self._read = capture
         return capture
 
     def is_file(self, path: str) -> bool:
@@ -61,7 +70,8 @@ class Source:
         return (found.st_dev, found.st_ino) == self._identity
 
     def close(self) -> None:
-        """Give the copy up, if there is one."""
+        """Give up what is kept."""
+        self._read = None
         if self._kept is not None:
             self._kept.close()
             self._kept = None

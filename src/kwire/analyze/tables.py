@@ -79,7 +79,7 @@ class Tables:
 
     def __init__(self, schemas: Iterable[Schema], reserved: Iterable[str] = ()) -> None:
         grouped: dict[object, list[Schema]] = {}
-        for schema in schemas:
+        for schema in {id(schema): schema for schema in schemas}.values():  # sessions may share theirs
             grouped.setdefault(_layout(schema), []).append(schema)
         taken = {name.casefold() for name in (*ADDED, *reserved)}
         short = [_name(group[0].probe) for group in grouped.values()]

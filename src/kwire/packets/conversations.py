@@ -48,20 +48,18 @@ class Conversation:
         "_first",
         "_held",
         "_parts",
+        "_reader",
         "_ready",
         "_size",
         "again",
         "bye",
-        "described",
         "frames",
         "give",
         "late",
         "missing",
         "name",
         "next",
-        "reader",
         "section",
-        "signature",
         "token",
     )
 
@@ -71,7 +69,7 @@ class Conversation:
         self.section = Section(HOST, [])
         self.give = give
         self._complain = complain
-        self.reader = SchemaReader()
+        self._reader = SchemaReader()
         self._parts: dict[int, bytes] = {}  # DATA payloads that came before their turn
         self._held = 0
         self._ready: list[bytes] = []  # frames to be given, back to back
@@ -79,8 +77,6 @@ class Conversation:
         self._first: int | None = None  # the number seen first, where it may not be the first there was
         self._early: set[int] = set()  # numbers before it that came all the same
         self.next: int | None = None
-        self.described: dict[int, Schema] = {}  # what SCHEMA frames said so far …
-        self.signature = 0  # … as a number: equal where that is the same; -1: not known
         self.bye: int | None = None  # sequence number of the source's BYE
         self.frames = self.missing = self.again = self.late = 0
 
@@ -98,13 +94,13 @@ class Conversation:
     @property
     def held(self) -> int:
         """Bytes of DATA that wait, and of schemas that are not complete."""
-        return self._held + self.reader.held
+        return self._held + self._reader.held
 
     def let_go(self) -> None:
         """Give up what is waited for: memory is short."""
         while self._parts:
             self._pass()
-        self.reader = SchemaReader()
+        self._reader = SchemaReader()
 
     def begins(self, sequence: int) -> None:
         """The session says that this is the first number to come."""
@@ -232,7 +228,7 @@ class Conversation:
 
     def _schema(self, data: bytes, at: int) -> None:
         try:
-            schema = self.reader.add(_frame(data, at))
+            schema = self._reader.add(_frame(data, at))
         except FrameError as error:
             self._complain(error.problem)
             return

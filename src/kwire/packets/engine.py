@@ -14,9 +14,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from kwire import native
-from kwire.capture.reader import Mixed, gathered
+from kwire.capture.pcapng import HOST
+from kwire.capture.reader import Mixed, Section, gathered
 from kwire.packets import memory
-from kwire.packets.conversations import Conversation, Given, judge_inner
+from kwire.packets.conversations import Given, judge_inner
 from kwire.packets.dissect import Dissector
 from kwire.packets.memory import Memory, Variant, Why
 from kwire.packets.network import (
@@ -31,7 +32,7 @@ from kwire.packets.tables import ETHERTYPES, PROTOCOLS, Protocol, Remark, Troubl
 from kwire.wire.control import Hello, Role, Welcome
 from kwire.wire.frame import ERRORS, Code, FrameError, Type, inspect
 from kwire.wire.frames import Frames
-from kwire.wire.schema import Schema
+from kwire.wire.schema import Schema, SchemaReader
 from kwire.wire.sequence import distance
 
 if TYPE_CHECKING:
@@ -46,6 +47,49 @@ PENDING: Final = 16 << 20  # bytes of schemas that are not complete, of all sess
 _ROLES: Final = {Role.SOURCE: 1, Role.SINK: 2}
 _TROUBLES: Final = tuple(Trouble)
 _REMARKS: Final = tuple(Remark)
+
+
+class Session:
+    """What Python keeps of a conversation of the engine: attributes as those of `Conversation`.
+
+    `described`: what SCHEMA frames said so far; `signature`: a number, equal where that is the same; -1: not
+    known.
+    """
+
+    __slots__ = (
+        *("_key", "_name", "_reader", "again", "bye", "described", "frames", "late", "missing", "next"),
+        *("section", "signature", "token"),
+    )
+
+    def __init__(self, key: tuple[int, ...], first: int) -> None:
+        self._key, self._name = (key, first), ""
+        self._reader: SchemaReader | None = None
+        self.section = Section(HOST, [])
+        self.described: dict[int, Schema] = {}
+        self.signature = 0
+        self.token = b""
+        self.bye: int | None = None
+        self.next: int | None = None
+        self.frames = self.missing = self.again = self.late = 0
+
+    @property
+    def name(self) -> str:
+        """The name of the flow in which it began."""
+        if not self._name:
+            self._name = _name(*self._key)
+        return self._name
+
+    @property
+    def reader(self) -> SchemaReader:
+        """What puts its schemas together."""
+        if self._reader is None:
+            self._reader = SchemaReader()
+        return self._reader
+
+    @property
+    def waits(self) -> bool:
+        """Whether a schema is not complete."""
+        return self._reader is not None and bool(self._reader.held)
 
 
 class Engine:
@@ -63,13 +107,13 @@ class Engine:
         self._before = 0  # packets taken before those of the rows
         self._told: dict[int, int] = {}  # of the engine's counts: what `found` has of them
         self._texts: dict[int, str] = {}
-        self._known: dict[int, Conversation] = {}  # by their number in the engine
+        self._known: dict[int, Session] = {}  # by their number in the engine
         self._free: set[int] = set()
         self._tokens: dict[bytes, int] = {}
         self._schemas: dict[bytes, Schema] = {}
         self._signatures: dict[tuple[tuple[int, int], ...], int] = {}
         self._queue: deque[Given] = deque()
-        self.conversations: list[Conversation] = []
+        self.conversations: list[Session] = []
         self.found: dict[str, First] = {}
         self.remarks: Counter[str] = Counter()
         self.others: Counter[str] = Counter()
@@ -134,7 +178,9 @@ class Engine:
             if number not in self._free:
                 self._close(number)
         self._others()
-        yield from self.take()
+        self._give()
+        self._memory.close()
+        yield from self.take(all=False)
 
     def _run(self, step: Any, data: Any, rows: "Rows | None") -> None:
         """Let the engine work until it is done."""
@@ -274,7 +320,7 @@ class Engine:
         """
         conversation = self._conversation(number)
         size = data[at + 2] << 8 | data[at + 3]
-        raw, alone = data[at : at + size], not conversation.reader.held
+        raw, alone = data[at : at + size], not conversation.waits
         known = self._schemas.get(raw) if alone else None
         if known is None:
             try:
@@ -298,12 +344,11 @@ class Engine:
 
     # --- conversations
 
-    def _conversation(self, number: int) -> Conversation:
+    def _conversation(self, number: int) -> Session:
         made = self._known.get(number)
         if made is None:
             row = self._memory.conversations[number]
-            name = _name(tuple(row.key), row.first)
-            made = self._known[number] = Conversation(name, self._queue.append, self._complain)
+            made = self._known[number] = Session(tuple(row.key), row.first)
             self.conversations.append(made)
         return made
 

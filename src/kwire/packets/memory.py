@@ -209,6 +209,12 @@ class Memory:
         state.spare, _ = self._put(HOLD)
         state.hold_room, state.hold_used = HOLD, 8
 
+    def close(self) -> None:
+        """Give the tables up; the counts in `state` stay."""
+        self._kept.clear()
+        self.flows, self.conversations = (FlowRow * 0)(), (ConversationRow * 0)()
+        self.out = self.offsets = self.owners = self.tally = mmap.mmap(-1, 1)
+
     def _put(self, size: int) -> tuple[int, mmap.mmap]:
         """Memory of zeros, and where it lies."""
         made = mmap.mmap(-1, size)

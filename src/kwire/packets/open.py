@@ -5,9 +5,10 @@ by a window, not by the file; everything up to the last whole packet is given; w
 counted by name in `errors`, those of the network in `found`. A file tells by its first bytes what it is.
 """
 
+import copy
 from array import array
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from kwire import native
 from kwire.capture import pcap, pcapng
@@ -24,7 +25,7 @@ from kwire.wire.frames import Frames
 from kwire.wire.schema import Schema
 
 if TYPE_CHECKING:
-    from kwire.packets.engine import Engine
+    from kwire.packets.engine import Engine, Session
 
 MAGIC_SIZE: Final = 4
 LIMIT: Final = 1 << 14  # packets in a batch
@@ -52,7 +53,10 @@ class Record(NamedTuple):
 class NetworkCapture(Capture):
     """A pcapng file with frames as they are, in packets of the network, or both."""
 
-    __slots__ = ("_faces", "_listed", "_of", "_patient", "_rows", "_sessions", "_told", "network")
+    __slots__ = (
+        *("_done", "_faces", "_given", "_kept", "_listed", "_of", "_patient", "_room", "_rows", "_seen"),
+        *("_sessions", "_told", "network"),
+    )
 
     def __init__(
         self, source: "Source | Input", network: "Network | Engine", *, follow: bool = False
@@ -63,9 +67,53 @@ class NetworkCapture(Capture):
         self._faces = array("Q")  # the interfaces of the section being read, as the walkers want them
         self._of: Section | None = None  # which that is
         self._patient = self.regular  # nobody waits for what was found
-        self._sessions: dict[int, Conversation] = {}  # by the id of their section
+        self._sessions: dict[int, Conversation | Session] = {}  # by the id of their section
         self._listed: dict[int, Section] = {}  # the sections of sessions among `sections`, by their id
+        self._room = 0  # bytes that may still be kept for another reading
+        self._kept: list[tuple[Section, Frames]] | None = None  # what was given, where it is kept
+        self._given: set[int] = set()  # ids of the sections of those
+        self._seen = self._done = False  # this is another reading; the first one came to its end
         self._told: dict[str, int] = {}  # of the network's troubles: those counted in `errors` already
+
+    def keep(self, room: int) -> None:
+        """Keep what is given, if it is at most `room` bytes, so that `again` needs no second reading."""
+        self._room, self._kept = room, []
+
+    def again(self) -> Self | None:
+        """The same capture for another iteration, once this one came to its end; None: it was not kept."""
+        if self._kept is None or not self._done or self.packets > self.network.packets:
+            return None
+        other = copy.copy(self)
+        other._seen, other.mixed = True, False
+        return other
+
+    def __iter__(self) -> Iterator[Frames]:
+        if not self._seen:
+            yield from self._read()
+            return
+        for section, frames in self._kept or ():
+            if isinstance(frames, Mixed):
+                yield from self._sessions_of(frames)
+            else:
+                self._current = section
+                yield frames
+
+    def _read(self) -> Iterator[Frames]:
+        return super().__iter__()
+
+    def _note(self, section: Section, what: "Frames | Schema") -> None:
+        """Keep what is given, as long as a section's schemas come before its frames, and there is room."""
+        if self._kept is None:
+            return
+        if isinstance(what, Schema):
+            if id(section) in self._given:
+                self._kept = None
+            return
+        self._given.update(map(id, what.sections if isinstance(what, Mixed) else [section]))
+        self._room -= len(what.view) + 12 * len(what)
+        self._kept.append((section, what))
+        if self._room < 0:
+            self._kept = None
 
     @property
     def ended(self) -> bool:
@@ -153,35 +201,38 @@ class NetworkCapture(Capture):
         queue = self.network.finish() if end else self.network.take(all=not self._patient)
         self._count()
         for section, what in queue:
-            self._list(section)
+            if id(section) not in self._listed:
+                self._list(section)
+            self._note(section, what)
             if isinstance(what, Schema):
                 section.define(what)
                 self._current = section
                 continue
             if isinstance(what, Mixed):
+                for one in what.sections:
+                    if id(one) not in self._listed:
+                        self._list(one)
                 yield from self._sessions_of(what)
                 continue
             self._current = section
             yield what
         self._count()
+        self._done = end
         if not end and own is not None:
             self._current = own
 
     def _sessions_of(self, frames: Mixed) -> Iterator[Frames]:
         """Frames of several sessions, together or apart."""
-        for section in frames.sections:
-            self._list(section)
         if self.mixed:
             self._current = frames.sections[0]
             yield frames
             return
-        for self._current, some in frames.split():
+        for section, some in frames.split():
+            self._current = section
             yield some
 
     def _list(self, section: Section) -> None:
         """Put a session's section among the others; of very many the oldest is forgotten."""
-        if id(section) in self._listed:
-            return
         if len(self._listed) >= MAX_CONVERSATIONS:
             oldest = self._listed.pop(next(iter(self._listed)))
             self.sections.remove(oldest)
@@ -253,7 +304,7 @@ class PcapCapture(NetworkCapture):
         super().__init__(source, network, follow=follow)
         self._header = pcap.read_header(self.name, self._input.peek(pcap.HEADER_SIZE))
 
-    def __iter__(self) -> Iterator[Frames]:
+    def _read(self) -> Iterator[Frames]:
         header = self._header
         self._order = header.order
         self._faces = walk.faces([(header.link_type, Units(header.rate))])
