@@ -146,7 +146,7 @@ def numbered(picked: Picked, numbers: Numbers) -> list[tuple[int, Lost]]:
     for before, schema, loss in picked.losses:
         number = numbers.find(schema) if schema else 0
         if not number and loss.last:
-            here = schema.clock if schema else picked.window.section.clock
+            here = schema.clock if schema else picked.window.clock
             there = numbers.clock
             shift = here.at(0) - there.at(0) if here and there else 0
             first, last = (min(max(time + shift, 1), U64_MAX) for time in (loss.first, loss.last))

@@ -16,7 +16,7 @@ from kwire.wire.fields import MAX_FIELD_BYTES, TAIL_MAX, TYPES
 from kwire.wire.frame import HEADER_SIZE, Flag, FrameError, Type
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
-from kwire.wire.schema import EARLIEST, LATEST, Schema
+from kwire.wire.schema import EARLIEST, LATEST, Clock, Schema
 from kwire.wire.walk import frame_gather
 
 if TYPE_CHECKING:
@@ -46,10 +46,11 @@ class Block(NamedTuple):
 class Window:
     """What was read and not yet given: frames under one set of schemas, copied together."""
 
-    __slots__ = ("data", "events", "places", "schemas")
+    __slots__ = ("clock", "data", "events", "places", "schemas")
 
     def __init__(self, schemas: dict[int, Schema]) -> None:
         self.schemas = schemas
+        self.clock: Clock | None = None  # of frames whose own schema is not there
         self.data = bytearray()
         self.places: list[Array] = []
         self.events = 0
@@ -158,6 +159,7 @@ class Scan:
             window = held.get(key)
             if window is None:
                 window = held[key] = Window(section.schemas)
+            window.clock = section.clock
             before = len(window.data)
             window.add(frames)
             events, size = events + len(frames), size + len(window.data) - before
@@ -266,7 +268,7 @@ class Scan:
         schema = window.schemas.get(loss.probe)
         if not (self.selection.wants_loss(schema, loss) if schema else self.selection.wants_unknown):
             return None
-        clock = schema.clock if schema else window.section.clock
+        clock = schema.clock if schema else window.clock
         timed = clock if loss.last and self.selection.bounded else None
         if timed and not self.selection.reaches(timed.at(loss.first), timed.at(loss.last)):
             return None
