@@ -7,12 +7,22 @@
 import contextlib
 import errno
 import os
+import re
 import socket
+import subprocess
+from pathlib import Path
 
 import pytest
 
 import kwire
+from kwire.errors import KwireError
+from kwire.kernel.tracefs import Tracefs
+from kwire.live.plan import Scope
+from kwire.live.planner import make_plan
+from kwire.live.processes import Processes
+from kwire.live.tracer import Tracer
 
+EXEC = "tracepoint:sched:sched_process_exec"
 ENOPROTOOPT = -errno.ENOPROTOOPT
 
 
@@ -60,3 +70,144 @@ def test_the_result_after_a_structure_by_value(kind) -> None:
         emit(retval)
 
     assert seen(done) == [(0,), (0,), (ENOPROTOOPT,)]
+
+
+def ftraced(tracing: Tracefs, function: str, work) -> int:
+    """How often this process calls functions of a name during `work`, by the kernel's own function tracer."""
+
+    def put(file: str, text: str) -> None:
+        fd = os.open(file, os.O_WRONLY | os.O_TRUNC, dir_fd=tracing.fd)
+        try:
+            os.write(fd, text.encode())
+        finally:
+            os.close(fd)
+
+    put("set_ftrace_filter", function)
+    put("set_ftrace_pid", str(os.getpid()))
+    put("current_tracer", "function")
+    try:
+        put("trace", " ")
+        work()
+        return len(re.findall(rb": %s <-" % function.encode(), tracing.read("trace")))
+    finally:
+        put("current_tracer", "nop")
+        put("set_ftrace_filter", " ")
+        put("set_ftrace_pid", " ")
+
+
+def lists() -> None:
+    """Reads files that three functions called c_start begin."""
+    for name in ("cpuinfo", "consoles", "crypto"):
+        Path("/proc", name).read_bytes()
+
+
+@pytest.mark.guest
+@pytest.mark.needs("kprobe")
+@pytest.mark.parametrize("spec", ["kprobe:c_start", "fentry:c_start", "kprobe:c_star*", "kretprobe:c_start"])
+def test_a_name_that_stands_for_several_functions(spec: str) -> None:
+    counted = ftraced(Tracefs.open(), "c_start", lists)
+    plan = make_plan([spec], scope=Scope(True))
+    with Tracer(plan, follow=True) as tracer, Processes([os.getpid()]) as processes:
+        tracer.follow(processes)
+        tracer.attach()
+        lists()
+        tracer.detach()
+        events = sum(frames.count for frames in tracer.settle())
+        skipped = tracer.plan.skipped
+    assert len(plan.schemas) == 1
+    assert events == counted >= 3
+    assert "is 3 functions" in plan.notes[0]
+    assert not skipped
+
+
+@pytest.mark.needs("fentry")
+def test_what_a_wildcard_cannot_have_is_left_out_counted_and_named() -> None:
+    plan = make_plan(["fentry:seq_p*"], scope=Scope(True))
+    with Tracer(plan, follow=True) as tracer:
+        tracer.attach()
+        names = [schema.target for schema in tracer.plan.schemas]
+        refused = [target for target, _ in tracer.plan.skipped]
+        assert [schema.id for schema in tracer.plan.schemas] == list(range(1, len(names) + 1))
+    assert "fentry:seq_printf" in refused  # its arguments are of variable number
+    assert "seq_path" in names
+    assert "seq_printf" not in names
+
+
+@pytest.mark.needs("fentry")
+def test_what_is_named_in_full_is_an_error() -> None:
+    plan = make_plan(["fentry:seq_printf"])
+    with pytest.raises(KwireError, match="seq_printf with variable args"):
+        Tracer(plan)
+
+
+@pytest.mark.needs("kprobe")
+def test_one_bad_target_does_not_end_the_others() -> None:
+    plan = make_plan(["kprobe:vfs_re*(nsecs)"], scope=Scope(True))
+    [group] = plan.groups
+    at = next(at for at, point in enumerate(group.points) if point.target == "vfs_readlink")
+    points = list(group.points)
+    points[at] = points[at]._replace(target="vfs_no_such_function")
+    plan = plan._replace(groups=(group._replace(points=tuple(points)),))
+    with Tracer(plan, follow=True) as tracer, Processes([os.getpid()]) as processes:
+        tracer.follow(processes)
+        tracer.attach()
+        Path("/etc/hostname").read_bytes()
+        tracer.detach()
+        assert sum(frames.count for frames in tracer.settle()) > 0
+        assert [target for target, _ in tracer.plan.skipped] == ["kprobe:vfs_readlink"]
+        assert len(tracer.plan.schemas) == len(plan.schemas) - 1
+
+
+@pytest.mark.live
+def test_equal_targets_are_one_probe() -> None:
+    plan = make_plan(
+        [
+            "tracepoint:sched:sched_process_*",
+            "tracepoint:sched:sched_process_exec",
+            "tracepoint:sched:sched_process_exec(filename)",
+            "tracepoint:sched:sched_process_exec(other=filename)",
+        ],
+        scope=Scope(True),
+    )
+    names = [schema.probe for schema in plan.schemas]
+    assert names.count(EXEC) == 3
+    assert plan.notes == (
+        "tracepoint:sched:sched_process_exec was asked for more than once, and is one probe",
+    )
+    with Tracer(plan, follow=True) as tracer:
+        tracer.attach()
+        assert tracer.plan.schemas == plan.schemas
+
+
+@pytest.mark.needs("kprobe")
+def test_equal_functions_are_one_probe() -> None:
+    plan = make_plan(["kprobe:vfs_rea*", "kprobe:vfs_read", "kprobe:vfs_re*"], scope=Scope(True))
+    names = [schema.probe for schema in plan.schemas]
+    assert len(set(names)) == len(names)
+    assert "more than once" in plan.notes[0]
+    with Tracer(plan, follow=True) as tracer:
+        tracer.attach()
+
+
+@pytest.mark.guest
+@pytest.mark.needs("kprobe", "fentry", "module")
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "kprobe:dummy_xmit",
+        "kprobe:dummy:dummy_xm*",
+        "kretprobe:dummy:dummy_xmit",
+        "fentry:dummy_xmit",
+        "fexit:dummy:dummy_xmit",
+        "fentry:dummy:dummy_*",
+        "kprobe:dummy:dummy_*",
+    ],
+)
+def test_functions_of_a_module(kernel_module: str, spec: str) -> None:
+    with Tracer(make_plan([spec])) as tracer:
+        tracer.attach()
+        assert {schema.target.rpartition(":")[2] for schema in tracer.plan.schemas} >= {"dummy_xmit"}
+        ip = "ip link add dummy7 type dummy; ip addr add 10.7.7.1/24 dev dummy7; ip link set dummy7 up"
+        subprocess.run(["sh", "-c", f"{ip}; ping -c1 -W1 10.7.7.2; ip link del dummy7"], capture_output=True)
+        tracer.detach()
+        assert sum(frames.count for frames in tracer.settle()) > 0

@@ -215,7 +215,6 @@ def make_plan(args: argparse.Namespace, scope: Scope) -> Plan:
     from kwire.live import planner
 
     plan = planner.make_plan(probes.read(args.probes), args.filter, scope=scope)
-    tracing.say_skipped(plan)
     return plan._replace(schemas=complete(plan.schemas))
 
 
@@ -271,10 +270,12 @@ def _run(
     if plan is None:
         return _deliver(args, line, recovered, refused)
     size = line.settings.datagram_size if address.datagrams else line.settings.data_size
-    sink = SourceSink(plan.schemas, size)
     with Tracer(plan, buffer=args.buffer, follow=processes.chosen) as tracer:
         tracer.follow(processes)
         tracer.attach()
+        plan = tracer.plan
+        tracing.say_skipped(plan)
+        sink = SourceSink(plan.schemas, size)
         hold = make_hold(args.spool, sink, args.memory, args.spool_size)
         limits = Limits(args.seconds, args.count)
         agent = Agent(

@@ -226,7 +226,6 @@ def run(
     with chosen(args, aside=aside) as processes:
         plan = make_plan(processes.scope)
         plan = plan._replace(schemas=complete(plan.schemas))
-        say_skipped(plan)
         return _trace(plan, args, write, sinks, processes)
 
 
@@ -256,7 +255,9 @@ def allow_descriptors() -> None:
 
 
 def say_skipped(plan: Plan) -> None:
-    """Say on standard error what of the wildcards is left out, and what is not filtered."""
+    """Say on standard error how the probes were understood, what is left out, and what is not filtered."""
+    for note in plan.notes:
+        sys.stderr.write(f"kwire: {note}\n")
     if plan.skipped:
         target, why = plan.skipped[0]
         number, are = len(plan.skipped), "is" if len(plan.skipped) == 1 else "are"
@@ -283,6 +284,8 @@ def _trace(
         tracer = stack.enter_context(Tracer(plan, buffer=args.buffer, follow=processes.chosen))
         tracer.follow(processes)
         tracer.attach()
+        plan = tracer.plan
+        say_skipped(plan)
         writer = open_writer(write, plan.schemas, os.uname().nodename, os.uname().release, args)
         if writer:
             stack.callback(writer.leave)

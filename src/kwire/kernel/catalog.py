@@ -7,13 +7,14 @@ or left for the kernel to judge (a function).
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 from kwire.errors import KwireError
 from kwire.kernel import tracefs
-from kwire.kernel.symbols import kernel_symbols
+from kwire.kernel.symbols import kernel_symbols, loaded_modules
 from kwire.kernel.sys import KernelError
 
 FUNCTION_KINDS = ("kprobe", "kretprobe", "fentry", "fexit")
@@ -24,12 +25,13 @@ NO_PROBE = re.compile(r"__ftrace_invalid_address|__pfx_|__cfi_|__SC[KT]__|.*\.co
 
 class Target(NamedTuple):
     """One thing to probe. `group`: category of a tracepoint, module of a function, "" for the kernel
-    proper.
+    proper; `copies`: how many functions of that module have this name.
     """
 
     kind: str
     group: str
     name: str
+    copies: int = 1
 
     @property
     def target(self) -> str:
@@ -59,15 +61,14 @@ def expand(kind: str, pattern: str) -> list[Target]:
     if kind not in KINDS:
         raise CatalogError(kind, pattern, "there is no such kind of probe", _nearest(kind, KINDS, 1))
     if not WILDCARD.search(pattern):
-        found = _exact(kind, pattern)
-        return [found] if found else _raise(kind, pattern)
+        return _named(kind, pattern) or _raise(kind, pattern)
     try:
         chosen = _functions_like(pattern) if kind in FUNCTION_KINDS else _events_like(kind, pattern)
     except re.error as error:
         raise CatalogError(kind, pattern, f"the pattern makes no sense ({error.msg})") from None
     if not chosen:
         raise CatalogError(kind, pattern, f"no {_noun(kind)} matches")
-    return [Target(kind, *pair) for pair in sorted(set(chosen))]
+    return [Target(kind, *pair, copies) for pair, copies in sorted(Counter(chosen).items())]
 
 
 def missing(kind: str, target: str) -> CatalogError:
@@ -92,10 +93,24 @@ def _noun(kind: str) -> str:
     return "function" if kind in FUNCTION_KINDS else "tracepoint"
 
 
-def _exact(kind: str, name: str) -> Target | None:
+def _named(kind: str, name: str) -> list[Target]:
+    """What a name without wildcards stands for: of a function, one target for each module that has it."""
+    if kind not in FUNCTION_KINDS:
+        found = _event(kind, name)
+        return [found] if found else []
     group, _, last = name.rpartition(":")
-    if kind in FUNCTION_KINDS:
-        return Target(kind, group, last)
+    try:
+        modules = kernel_symbols().functions_named([last]).get(last, {})
+    except KernelError:
+        modules = {}
+    copies = {module: len(all_) for module, all_ in modules.items() if not group or module == group}
+    if len(copies) < 2:
+        return [Target(kind, group, last, max(copies.values(), default=1))]
+    return [Target(kind, module, last, number) for module, number in sorted(copies.items())]
+
+
+def _event(kind: str, name: str) -> Target | None:
+    group, _, last = name.rpartition(":")
     events = tracefs.shared()
     if kind == "tracepoint":
         return Target(kind, group, last) if group and last and events.has_event(group, last) else None
@@ -127,15 +142,20 @@ def _stubs(pattern: str) -> list[str]:
 
 
 def functions() -> list[tuple[str, str]]:
-    """(module, name) of each function that can be probed, as far as the kernel tells. Raises KernelError."""
-    return _functions_like("*")
+    """(module, name) of each function that can be probed, as far as the kernel tells, names that several have
+    once. Raises KernelError.
+    """
+    return list(dict.fromkeys(_functions_like("*")))
 
 
 def _functions_like(pattern: str) -> list[tuple[str, str]]:
     module, colon, name = pattern.rpartition(":")
     line = rf"^({_glob(name)})(?: \[({_glob(module) if colon else '.*'})\]){'' if colon and module else '?'}$"
-    found = ((each[2] or "", each[1]) for each in re.finditer(line, _function_lines(), re.MULTILINE))
-    return [pair for pair in dict.fromkeys(found) if pair[1] and not NO_PROBE.match(pair[1])]
+    found = (
+        (each[2] or "", each[1])
+        for each in re.finditer(line, _function_lines(loaded_modules()), re.MULTILINE)
+    )
+    return [pair for pair in found if pair[1] and not NO_PROBE.match(pair[1])]
 
 
 def _events_like(kind: str, pattern: str) -> list[tuple[str, str]]:
@@ -145,8 +165,10 @@ def _events_like(kind: str, pattern: str) -> list[tuple[str, str]]:
 
 
 @lru_cache(maxsize=1)
-def _function_lines() -> str:
-    """Lines of `name` or `name [module]`. Text, because so many objects would take ten times the memory."""
+def _function_lines(modules: tuple[str, ...]) -> str:
+    """Lines of `name` or `name [module]`, read again when `modules` are other ones. Text, because so many
+    objects would take ten times the memory.
+    """
     listed = tracefs.shared().functions()
     if listed:
         return listed

@@ -14,7 +14,7 @@ from kwire.kernel.answer import YES, Answer, may_trace, refused
 from kwire.kernel.identity import in_first_namespace
 from kwire.kernel.maps import Map
 from kwire.kernel.mount import detached
-from kwire.kernel.symbols import KALLSYMS
+from kwire.kernel.symbols import KALLSYMS, how_to_see_addresses
 from kwire.kernel.sys import BE_ROOT, Fd, KernelError, possible_cpus
 
 RING = 8 << 20  # bytes a CPU that a trace takes when nothing else is said
@@ -68,7 +68,7 @@ def kallsyms() -> Answer:
         return Answer("no", str(error), "")
     if any(int(line.split()[0], 16) for line in start.split(b"\n")[:-1]):
         return YES
-    return Answer("no", "every address is shown as 0", f"{BE_ROOT}; see /proc/sys/kernel/kptr_restrict")
+    return Answer("no", "every address is shown as 0", how_to_see_addresses())
 
 
 def lockdown() -> Answer:

@@ -9,13 +9,16 @@ import io
 import re
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from kwire.kernel.sys import PRIVILEGE, KernelError, reason
 
 KALLSYMS = "/proc/kallsyms"
+MODULES = "/proc/modules"
+KPTR_RESTRICT = "/proc/sys/kernel/kptr_restrict"
 _LINE = re.compile(rb"([0-9a-f]+) [A-Za-z] ([^\t\n]+)(?:\t\[(.*)\])?")
+FEW = 4  # names that are looked for one by one
 MAX_OFFSET = 1 << 20  # an address further than this after the last symbol before it belongs to none
 
 
@@ -67,6 +70,29 @@ class Symbols:
                     found.append(int(line[1], 16))
             at = data.find(wanted, end)
         return found
+
+    def functions_named(self, names: Collection[str]) -> dict[str, dict[str, list[int]]]:
+        """The addresses of functions by name and module, each address once, sorted; 0 for each hidden one.
+
+        Those that the kernel forgot when it had started are not among them.
+        """
+        wanted = {name.encode() for name in names}
+        start, end = (self.addresses(name, "")[:1] or [0] for name in ("_sinittext", "_einittext"))
+        forgotten = range(start[0], end[0])
+        if len(wanted) > FEW:
+            lines = re.finditer(rb"([0-9a-f]+) [tTwW] ([^\t\n]+)(?:\t\[(.*)\])?\n", self._data)
+        else:
+            either = b"|".join(map(re.escape, wanted))
+            lines = re.finditer(rb"([0-9a-f]+) [tTwW] (" + either + rb")(?:\t\[(.*)\])?\n", self._data)
+        found: dict[str, dict[str, list[int]]] = {}
+        for line in lines:
+            address = int(line[1], 16)
+            if line[2] in wanted and address not in forgotten:
+                of_name = found.setdefault(line[2].decode("utf-8", "replace"), {})
+                places = of_name.setdefault((line[3] or b"").decode("utf-8", "replace"), [])
+                if not address or address not in places:
+                    places.append(address)
+        return {name: {module: sorted(all_) for module, all_ in by.items()} for name, by in found.items()}
 
     def at(self, address: int) -> Symbol | None:
         """The symbol that an address lies in, the first of several names for the same place, as the kernel
@@ -131,12 +157,34 @@ class Symbols:
         self._addresses, self._lines = addresses, lines
 
 
-_symbols: Symbols | None = None
+def how_to_see_addresses() -> str:
+    """What lets this user see the kernel's addresses."""
+    try:
+        with open(KPTR_RESTRICT) as file:
+            level = file.read().strip()
+    except OSError:
+        level = ""
+    if level == "2":
+        return "kernel.kptr_restrict=2 hides them from everybody: `sysctl kernel.kptr_restrict=1`"
+    return "run as root, or with CAP_SYSLOG"
+
+
+def loaded_modules() -> tuple[str, ...]:
+    """The modules of the kernel now, in its order; none where it has no such thing."""
+    try:
+        with open(MODULES) as file:
+            return tuple(line.partition(" ")[0] for line in file)
+    except OSError:
+        return ()
+
+
+_symbols: tuple[tuple[str, ...], Symbols] | None = None
 
 
 def kernel_symbols() -> Symbols:
-    """The running kernel's symbols, read once for the process."""
+    """The running kernel's symbols, read once for the process and again when modules came or went."""
     global _symbols
-    if _symbols is None:
-        _symbols = Symbols.read()
-    return _symbols
+    modules = loaded_modules()
+    if _symbols is None or _symbols[0] != modules:
+        _symbols = modules, Symbols.read()
+    return _symbols[1]

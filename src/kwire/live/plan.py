@@ -1,5 +1,6 @@
 """A plan: everything a trace needs to start. Made by `planner`, carried out by `tracer`."""
 
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from kwire.bpf.image import Image
@@ -28,6 +29,11 @@ class Point(NamedTuple):
     target: str | int
     probe: int
 
+    @property
+    def text(self) -> str:
+        """The target as text."""
+        return self.target if isinstance(self.target, str) else f"{self.target:#x}"
+
 
 class Group(NamedTuple):
     """One program and the points it hangs on; more than one only where the program reads its cookie.
@@ -48,7 +54,9 @@ class Plan(NamedTuple):
     """Programs with their points, and the schema of each probe, by number from 1.
 
     `skipped`: targets of wildcards that do not fit what was asked of them, and why; `unfiltered`: probes to
-    which the filter does not apply, and why; `task`: the running kernel's tasks, None where it has no BTF.
+    which the filter does not apply, and why; `task`: the running kernel's tasks, None where it has no BTF;
+    `notes`: what people should know of how their probes were understood; `optional`: the numbers of probes
+    that the trace can do without; `again`: the plan without some probes, told why (see `without`).
     """
 
     groups: tuple[Group, ...]
@@ -56,3 +64,15 @@ class Plan(NamedTuple):
     skipped: tuple[tuple[str, str], ...] = ()
     task: TaskFields | None = None
     unfiltered: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    optional: frozenset[int] = frozenset()
+    again: Callable[[Mapping[int, str]], "Plan"] | None = None
+
+    def without(self, causes: Mapping[int, str]) -> "Plan":
+        """The plan without the probes of these numbers, which the kernel did not take, and why."""
+        assert self.again is not None, "the plan has no optional probes"
+        fresh, old = self.again(causes), self.schemas[0]
+        schemas = (
+            schema._replace(clock=old.clock, host=old.host, kernel=old.kernel) for schema in fresh.schemas
+        )
+        return fresh._replace(schemas=tuple(schemas))

@@ -2,8 +2,10 @@
 
 Each probe asked for is expanded to its targets; each target becomes a site, is checked and compiled; targets
 whose instructions would be the same share one program that tells its firings apart by the attach cookie. The
-laws: probes are numbered from 1 in the order asked for; a target named in full that cannot be traced is an
-error; of a wildcard's targets those that do not fit the expressions are left out, and said (`Plan.skipped`).
+laws: probes are numbered from 1 in the order asked for; what is asked for twice is one probe; a target named
+in full that cannot be traced is an error; of a wildcard's targets those that do not fit the expressions, or
+that the kernel refuses, are left out, and said (`Plan.skipped`). A name that several functions have stands
+for all of them: those of one module are one probe, attached to by address, and said (`Plan.notes`).
 A filter applies to the probes that have its names: one named in full that has not is traced without it, and
 that is said (`Plan.unfiltered`); of a wildcard's targets such are left out; where no probe has them, the name
 is a mistake. What only some plans need (the parser of expressions, the lists of functions) is imported when
@@ -11,7 +13,7 @@ it is needed.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from kwire.bpf.arch import host
 from kwire.bpf.task import TaskFields
@@ -38,8 +40,14 @@ from kwire.live.plan import Group, Plan, Point, Scope
 from kwire.live.probes import Probe
 from kwire.wire.schema import Schema
 
+if TYPE_CHECKING:
+    from kwire.kernel.catalog import Target
+
 INSTEAD = {"kprobe": "fentry", "kretprobe": "fexit"}
 """What takes the place of kprobes on a kernel that has none."""
+
+BY_ADDRESS = {"fentry": "kprobe", "fexit": "kretprobe"}
+"""What takes the place of fentry where several functions have one name: it knows functions by name only."""
 
 MAX_PROBES = 50_000
 """More than any kernel has functions worth tracing at once."""
@@ -51,16 +59,23 @@ FILTER = "--filter"
 class _Wanted(NamedTuple):
     """One probe, checked: its spec for people, its program, and the place it was asked for.
 
-    `program.site` is where it attaches, which may be another place that sees the same events.
+    `program.site` is where it attaches, which may be another place that sees the same events; `addresses`: of
+    the functions, where several have the name; `optional`: one of many that were asked for together.
     """
 
     spec: str
     program: Program
     site: Site
+    addresses: tuple[int, ...] = ()
+    optional: bool = False
 
     def schema(self, schema: Schema) -> Schema:
         """The schema of its program as that of the place asked for."""
         return schema._replace(kind=self.site.kind, target=self.site.target)
+
+
+class _Unreachable(KwireError):
+    """A target that this kernel has no way to attach to."""
 
 
 class _NoBtf:
@@ -97,6 +112,10 @@ class Planner:
         self._scope = scope
         self._wanted: list[_Wanted] = []
         self._skipped: list[tuple[str, str]] = []
+        self._repeated: dict[str, None] = {}  # in order
+        self._copies: list[tuple[str, int]] = []
+        self._places: dict[str, dict[str, list[int]]] = {}  # by name and module
+        self._at: dict[tuple[str, str], list[int]] = {}  # what is wanted at a place
         self._events: Tracefs | None = None  # open as long as it is used, for all probes once
         self._kernel: Kernel | None = None
         try:
@@ -135,7 +154,13 @@ class Planner:
 
     def plan(self) -> Plan:
         """Compile what was added. Raises KwireError, with all that is needed to understand it."""
-        count = len(self._wanted)
+        if sum(number for _, number, _ in self._unfiltered) == len(self._wanted) > 0:
+            raise self._unfiltered[0][2]
+        return self._planned(self._cheaper(), ())
+
+    def _planned(self, wanted: list[_Wanted], refused: tuple[tuple[str, str], ...]) -> Plan:
+        """The plan of these; `refused`: what the kernel did not take of more, and why."""
+        count = len(wanted)
         if not count:
             raise KwireError("plan trace", "", "there is no probe in it", "name at least one")
         if count > MAX_PROBES:
@@ -145,58 +170,116 @@ class Planner:
                 f"at most {MAX_PROBES} are possible",
                 "narrow the wildcards",
             )
-        if sum(number for _, number, _ in self._unfiltered) == count:
-            raise self._unfiltered[0][2]
-        self._wanted = self._cheaper()
         task = task_fields(self._kernel.vmlinux) if self._kernel else None
         schemas: list[Schema | None] = [None] * count
-        groups = [self._group(members, task, schemas) for members in self._grouped()]
+        groups = [self._group(wanted, members, task, schemas) for members in _grouped(wanted)]
         complete = tuple(
-            _with_symbols(schema, one.program)
-            for schema, one in zip(schemas, self._wanted, strict=True)
+            _with_symbols(schema, one)
+            for schema, one in zip(schemas, wanted, strict=True)
             if schema is not None
         )
-        unfiltered = tuple((text, error.cause) for text, _, error in self._unfiltered)
-        return Plan(tuple(groups), complete, tuple(self._skipped), task, unfiltered)
+
+        def without(causes: Mapping[int, str]) -> Plan:
+            left = tuple((wanted[probe - 1].spec, cause) for probe, cause in sorted(causes.items()))
+            rest = [one for at, one in enumerate(wanted, 1) if at not in causes]
+            return self._planned(rest, refused + left)
+
+        return Plan(
+            tuple(groups),
+            complete,
+            (*self._skipped, *refused),
+            task,
+            tuple((text, error.cause) for text, _, error in self._unfiltered),
+            tuple(self._notes()),
+            frozenset(at for at, one in enumerate(wanted, 1) if one.optional),
+            without,
+        )
+
+    def _notes(self) -> Iterator[str]:
+        """What people should know of how their probes were understood."""
+        if self._repeated:
+            number, first = len(self._repeated), next(iter(self._repeated))
+            others = f" and {number - 1} more" if number > 1 else ""
+            yield f"{first}{others} was asked for more than once, and is one probe"
+        if self._copies:
+            (first, copies), number = self._copies[0], len(self._copies)
+            others = f", and {number - 1} more names stand for several functions" if number > 1 else ""
+            yield f"{first} is {copies} functions{others}; all are traced"
 
     # -- collecting
 
     def _add(self, parsed: ProbeSpec, program: Callable[[Site], Program]) -> None:
         text = f"{parsed.kind}:{parsed.target}"
-        if not parsed.wildcard:
-            made = program(self._site(parsed.kind, parsed.group, parsed.name, parsed.offset))
+        targets = self._targets(parsed)
+        if not parsed.wildcard and len(targets) == 1:
+            [target] = targets
+            if target.copies > 1:
+                self._locate(targets)
+            made = program(self._site(target, parsed.offset))
+            addresses = self._addresses(target)
             try:
-                self._want(text, self._filtered(made))
+                self._want(text, self._filtered(made), addresses)
             except UnknownNameError as error:
-                self._want(text, made)
+                self._want(text, made, addresses)
                 self._unfiltered.append((text, 1, error))
             return
-        from kwire.kernel import catalog
-
-        first: LanguageError | None = None
-        without: list[tuple[str, Program, UnknownNameError]] = []
+        self._locate(targets)
+        first: KwireError | None = None
+        without: list[tuple[Target, Program, UnknownNameError]] = []
         added = len(self._wanted)
-        for target in catalog.expand(parsed.kind, parsed.target):
+        for target in targets:
             try:
-                site = self._site(target.kind, target.group, target.name, listed=True)
-                made = program(site)
+                made = program(self._site(target, parsed.offset, listed=True))
                 try:
-                    self._want(str(target), self._filtered(made))
+                    self._want(str(target), self._filtered(made), self._addresses(target), optional=True)
                 except UnknownNameError as error:
-                    without.append((str(target), made, error))
-            except (LanguageError, BtfLookupError) as error:
+                    without.append((target, made, error))
+            except (LanguageError, BtfLookupError, _Unreachable) as error:
                 self._skipped.append((str(target), error.cause))
-                first = first or (error if isinstance(error, LanguageError) else None)
+                first = first or (None if isinstance(error, BtfLookupError) else error)
         if len(self._wanted) > added:
-            self._skipped += [(one, error.cause) for one, _, error in without]
+            self._skipped += [(str(one), error.cause) for one, _, error in without]
         elif without:  # the filter is about other probes
             for one, made, _ in without:
-                self._want(one, made)
+                self._want(str(one), made, self._addresses(one), optional=True)
             self._unfiltered.append((text, len(without), without[0][2]))
+        elif self._repeated:
+            pass  # all are there already
         elif first:
             raise first
         else:
             raise KwireError("trace", str(parsed), f"none of {len(self._skipped)} targets can be", "")
+
+    def _targets(self, parsed: ProbeSpec) -> "list[Target]":
+        """What a spec names; a name without wildcards may still be several functions'."""
+        from kwire.kernel import catalog
+
+        if parsed.wildcard or (parsed.kind in catalog.FUNCTION_KINDS and not parsed.offset):
+            return catalog.expand(parsed.kind, parsed.target)
+        return [catalog.Target(parsed.kind, parsed.group, parsed.name)]
+
+    def _locate(self, targets: "Sequence[Target]") -> None:
+        """Find the addresses of functions whose name several have."""
+        names = {target.name for target in targets if target.copies > 1}
+        if names:
+            from kwire.kernel.symbols import kernel_symbols
+
+            self._places.update(kernel_symbols().functions_named(names))
+
+    def _addresses(self, target: "Target") -> tuple[int, ...]:
+        """The addresses of all functions of a name that several have. Raises _Unreachable."""
+        if target.copies < 2:
+            return ()
+        found = self._places.get(target.name, {}).get(target.group, ())
+        if not found:  # named without its module, in which alone it is
+            found = next(iter(self._places.get(target.name, {}).values()), ())
+        if not all(found):
+            from kwire.kernel.symbols import how_to_see_addresses
+
+            cause = f"{target.copies} functions have this name, and the kernel hides where they are"
+            raise _Unreachable("trace", str(target), cause, how_to_see_addresses())
+        self._copies.append((str(target), len(found)))
+        return tuple(found)
 
     def _filtered(self, program: Program) -> Program:
         """The program with the filter. Raises UnknownNameError where the site has not its names."""
@@ -204,38 +287,60 @@ class Planner:
             return program
         return filtered(program, *self._filter, self._types)
 
-    def _want(self, text: str, program: Program) -> None:
-        self._wanted.append(_Wanted(text, program, program.site))
+    def _want(
+        self, text: str, program: Program, addresses: tuple[int, ...] = (), *, optional: bool = False
+    ) -> None:
+        """Add a probe, unless it is there already."""
+        site = program.site
+        same = self._at.setdefault((site.kind, site.target), [])
+        for index in same:
+            if _alike(self._wanted[index].program, program):
+                self._wanted[index] = self._wanted[index]._replace(
+                    optional=optional and self._wanted[index].optional
+                )
+                self._repeated[text] = None
+                return
+        same.append(len(self._wanted))
+        self._wanted.append(_Wanted(text, program, site, addresses, optional))
 
-    def _site(self, kind: str, group: str, name: str, offset: int = 0, listed: bool = False) -> Site:
+    def _site(self, target: "Target", offset: int = 0, listed: bool = False) -> Site:
         """The site of one target; `listed`: the kernel has named it, so it is no misspelling."""
+        kind, group, name, copies = target
         if kind == "tracepoint":
-            events = self._events = self._events or tracefs.shared()
-            if not events.has_event(group, name):
-                from kwire.kernel import catalog
-
-                raise catalog.missing(kind, f"{group}:{name}")
-            format_ = events.format(group, name)
-            site = sites.tracepoint(group, name, format_.fields, self._types)
-            return shown(
-                _named(site, symbolic(format_.print_fmt)),
-                dict.fromkeys(hexadecimal(format_.print_fmt), "hex") if group != "syscalls" else {},
-            )
-        from kwire.kernel import catalog, features
+            return self._tracepoint(group, name)
+        from kwire.kernel import attach, catalog, features
 
         if kind == "rawtracepoint":
             catalog.expand(kind, name)  # says what is near, should there be none
             return sites.raw_tracepoint(name, self._types)
         if kind in INSTEAD and features.mechanism(kind) == "fentry":
             kind = INSTEAD[kind]
+        if copies > 1 and kind in BY_ADDRESS:
+            if attach.kprobe_pmu() is None:
+                cause = f"{copies} functions have this name, and fentry attaches to one of them only"
+                raise _Unreachable("trace", str(target), cause, attach.GET_KPROBES)
+            kind = BY_ADDRESS[kind]
         if offset and kind != "kprobe":
             raise KwireError(
                 "trace", f"kprobe:{name}+{offset}", "this kernel has no kprobes", "leave the offset out"
             )
         try:
-            return sites.function(kind, name, self._types, group or None, offset, host().machine)
+            return sites.function(kind, name, self._types, group or None, offset, host().machine, copies)
         except BtfLookupError as error:
             raise error if listed or self._kernel is None else catalog.missing(kind, name) from None
+
+    def _tracepoint(self, category: str, name: str) -> Site:
+        events = self._events = self._events or tracefs.shared()
+        if not events.has_event(category, name):
+            from kwire.kernel import catalog
+
+            raise catalog.missing("tracepoint", f"{category}:{name}")
+        format_ = events.format(category, name)
+        site = sites.tracepoint(category, name, format_.fields, self._types)
+        return shown(
+            _named(site, symbolic(format_.print_fmt)),
+            dict.fromkeys(hexadecimal(format_.print_fmt), "hex") if category != "syscalls" else {},
+        )
 
     # -- compiling
 
@@ -257,27 +362,20 @@ class Planner:
             return self._wanted
         return [*self._wanted[:at], one._replace(program=raw), *self._wanted[at + 1 :]]
 
-    def _grouped(self) -> list[list[int]]:
-        """Indexes of the wanted probes, those together whose programs would be the same."""
-        if len(self._wanted) == 1:
-            return [[0]]
-        groups: dict[Hashable, list[int]] = {}
-        for index, wanted in enumerate(self._wanted):
-            groups.setdefault(layout_key(wanted.program), []).append(index)
-        from kwire.kernel import features
-
-        if features.probe("cookie").answer == "yes":
-            return list(groups.values())
-        return [[index] for index in range(len(self._wanted))]
-
-    def _group(self, members: list[int], task: TaskFields | None, schemas: list[Schema | None]) -> Group:
-        first = self._wanted[members[0]]
+    def _group(
+        self,
+        wanted: list[_Wanted],
+        members: list[int],
+        task: TaskFields | None,
+        schemas: list[Schema | None],
+    ) -> Group:
+        first = wanted[members[0]]
         shared = len(members) > 1
         compiled = compile_probe(
             first.program,
             id=members[0] + 1,
             spec=first.spec,
-            probes=len(self._wanted),
+            probes=len(wanted),
             cpus=possible_cpus(),
             tasks=self._scope.follow,
             arch=host(),
@@ -287,42 +385,81 @@ class Planner:
             task=task,
         )
         for index in members:
-            wanted = self._wanted[index]
-            schemas[index] = wanted.schema(
+            one = wanted[index]
+            schemas[index] = one.schema(
                 compiled.schema
                 if index == members[0]
-                else probe_schema(wanted.program, id=index + 1, spec=wanted.spec, arch=host())
+                else probe_schema(one.program, id=index + 1, spec=one.spec, arch=host())
             )
         if shared:
-            others = tuple(self._wanted[index].spec for index in members[1:])
+            others = tuple(wanted[index].spec for index in members[1:])
             leader = schemas[members[0]]
             assert leader is not None  # made above
             schemas[members[0]] = leader._replace(shares=others)
         site = first.program.site
-        multi = shared and site.kind in INSTEAD and _multi(site.kind, len(members))
-        points = [Point(self._wanted[index].program.site.target, index + 1) for index in members]
-        if multi and any(":" in str(point.target) for point in points):
-            points = [Point(self._address(str(point.target)), point.probe) for point in points]
+        points = [
+            Point(place, index + 1)
+            for index in members
+            for place in (wanted[index].addresses or (wanted[index].program.site.target,))
+        ]
+        multi = len(points) > 1 and site.kind in INSTEAD and _multi(site.kind, len(points))
+        if multi:
+            points = _by_address(points)
         btf_id = 0
         if site.kind in INSTEAD.values() and self._kernel:
             name = site.target.rpartition(":")[2]
             btf_id = self._kernel.module(site.module).find(name, Kind.FUNC)
         return Group(compiled.image, site.kind, tuple(points), multi, btf_id, site.module)
 
-    def _address(self, target: str) -> int:
-        """The address of a function, for a multi link: names of modules' functions are not taken there."""
-        from kwire.kernel.symbols import kernel_symbols
 
-        module, _, name = target.rpartition(":")
-        found = kernel_symbols().addresses(name, module or None)
-        if not found or not found[0]:
-            raise KwireError(
-                "find address of", target, "the kernel does not show it", "run as root, or see 'kwire doctor'"
-            )
-        return found[0]
+def _grouped(wanted: list[_Wanted]) -> list[list[int]]:
+    """Indexes of the wanted probes, those together whose programs would be the same; a place once in each."""
+    if len(wanted) == 1:
+        return [[0]]
+    groups: dict[Hashable, list[int]] = {}
+    times: dict[Hashable, int] = {}
+    for index, one in enumerate(wanted):
+        key = layout_key(one.program)
+        place = key, one.program.site.target
+        times[place] = times.get(place, 0) + 1
+        groups.setdefault((key, times[place]), []).append(index)
+    from kwire.kernel import features
+
+    if features.probe("cookie").answer == "yes":
+        return list(groups.values())
+    return [[index] for index in range(len(wanted))]
 
 
-def _with_symbols(schema: Schema, program: Program) -> Schema:
+def _alike(one: Program, other: Program) -> bool:
+    """Whether two programs at one place give the same events, under the same names."""
+    return (
+        one.name == other.name
+        and [field.name for field in one.fields] == [field.name for field in other.fields]
+        and layout_key(one) == layout_key(other)
+    )
+
+
+def _by_address(points: list[Point]) -> list[Point]:
+    """The points of a multi link, which takes modules' functions by address only."""
+    names = {str(point.target) for point in points if ":" in str(point.target)}
+    if not names:
+        return points
+    from kwire.kernel.symbols import how_to_see_addresses, kernel_symbols
+
+    found = kernel_symbols().functions_named({name.rpartition(":")[2] for name in names})
+
+    def place(target: str | int) -> str | int:
+        module, _, name = str(target).rpartition(":")
+        at = found.get(name, {}).get(module) if module else None
+        if module and not (at and at[0]):
+            cure = how_to_see_addresses()
+            raise KwireError("find address of", str(target), "the kernel does not show it", cure)
+        return at[0] if at else target
+
+    return [Point(place(point.target), point.probe) for point in points]
+
+
+def _with_symbols(schema: Schema, wanted: _Wanted) -> Schema:
     """Add the names of kernel addresses where events hold any, so that they can be read anywhere.
 
     All functions', several megabytes; but where the only addresses are the probe's own (`func`), its own.
@@ -332,11 +469,12 @@ def _with_symbols(schema: Schema, program: Program) -> Schema:
         return schema
     from kwire.kernel.symbols import kernel_symbols
 
-    values = [emit.values[index] for emit in _emits(program.body) for index in places]
+    values = [emit.values[index] for emit in _emits(wanted.program.body) for index in places]
     if any(not isinstance(value, Builtin) or value.op != "func" for value in values):
         return schema._replace(symbols=kernel_symbols().by_address())
-    name = program.site.target.rpartition(":")[2].partition("+")[0]
-    found = kernel_symbols().addresses(name, program.site.module)
+    site = wanted.program.site
+    name = site.target.rpartition(":")[2].partition("+")[0]
+    found = wanted.addresses or kernel_symbols().addresses(name, site.module)
     return schema._replace(symbols={address: name for address in found if address})
 
 

@@ -7,7 +7,8 @@ attached is left attached when an error is raised half-way.
 
 import errno
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 from kwire.bpf.image import MapSpec
 from kwire.errors import KwireError
@@ -19,7 +20,7 @@ from kwire.kernel.ring import Ring
 from kwire.kernel.sys import BPF_F_MMAPABLE, KernelError, online_cpus, possible_cpus
 from kwire.kernel.tasks import Follow, create_tasks
 from kwire.live.counters import Counters, map_size
-from kwire.live.plan import Group, Plan
+from kwire.live.plan import Group, Plan, Point
 from kwire.live.processes import Processes
 from kwire.wire.frames import Frames
 from kwire.wire.messages import CPU_UNKNOWN, Cause, Lost
@@ -34,6 +35,25 @@ READS = 16
 
 SETTLE_SECONDS = 1.0
 """How long after detaching a program that was still running may take to hand over its last event."""
+
+
+NOT_THE_TARGETS = (errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSYS)
+"""Errors that say nothing against one of many targets: all others would fail as well."""
+
+
+def _batches(points: Sequence[Point]) -> list[list[Point]]:
+    """The points of a multi link in as few as take them: names and addresses apart, each address once."""
+    batches: list[list[Point]] = []
+    seen: Counter[str | int] = Counter()
+    for kind in (str, int):
+        start = len(batches)
+        for point in points:
+            if isinstance(point.target, kind):
+                at = start + seen[point.target]
+                seen[point.target] += 1
+                batches.extend([] for _ in range(at + 1 - len(batches)))
+                batches[at].append(point)
+    return batches
 
 
 def _attach(program: Prog, kind: str, target: str, cookie: int) -> Link:
@@ -82,12 +102,16 @@ class Tracer:
     """A running trace: the plan's probes attached, their events waiting in one ring a CPU."""
 
     __slots__ = (
+        "_buffer",
         "_counters",
         "_follow",
+        "_follows",
         "_links",
         "_missed",
         "_missed_at",
+        "_processes",
         "_progs",
+        "_refusals",
         "delivered",
         "maps",
         "plan",
@@ -102,19 +126,27 @@ class Tracer:
         `follow`) and what they start are traced.
         """
         self.plan = plan
-        self.maps: dict[str, Map] = {}
-        self.ring_maps: list[Map] = []
-        self.rings: list[Ring] = []
-        self._progs: list[Prog] = []
-        self._links: list[tuple[Link, int, Cause]] = []  # whose firing it is that a link misses, and why
+        self._buffer = ring_size(default_buffer() if buffer is None else buffer)
+        self._follows = follow
+        self._processes: Processes | None = None
         self._missed: dict[tuple[int, Cause], int] = {}
         self._missed_at = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         self.delivered = 0
+        self._open()
+
+    def _open(self) -> None:
+        """Create the maps and load the programs of the plan."""
+        self.maps: dict[str, Map] = {}
+        self.ring_maps: list[Map] = []
+        self.rings: list[Ring] = []
+        self._progs: list[Prog | None] = []  # None: refused
+        self._links: list[tuple[Link, int, Cause]] = []  # whose firing it is that a link misses, and why
         self._follow: Follow | None = None
         self._counters: Counters | None = None
+        self._refusals: dict[int, list[tuple[Point, KwireError]]] = {}  # by probe
         try:
-            self._create_maps(ring_size(default_buffer() if buffer is None else buffer), follow)
-            for group in plan.groups:
+            self._create_maps(self._buffer, self._follows)
+            for group in self.plan.groups:
                 self._progs.append(self._load(group))
         except BaseException:
             self.close()
@@ -143,10 +175,11 @@ class Tracer:
 
     def follow(self, processes: Processes) -> None:
         """Trace these processes and what they start; nothing to do where the whole machine is traced."""
+        self._processes = processes
         if processes.chosen:
             processes.enter(self.maps["tasks"], self.plan.task)
 
-    def _load(self, group: Group) -> Prog:
+    def _load(self, group: Group) -> Prog | None:
         own = {
             spec.name: Map.create(spec) for spec in group.image.maps if spec.name not in self.maps
         }  # scratch memory: one for each program
@@ -158,31 +191,102 @@ class Tracer:
                 attach_btf_id=group.btf_id,
                 module=group.module if group.btf_id else "",
             )
+        except KernelError as error:
+            if len(group.points) > 1:
+                raise
+            self._refuse(group.points[0], error)
+            return None
         finally:
             for scratch in own.values():
                 scratch.close()  # the program holds it now
 
     def attach(self) -> None:
-        """Let the probes fire. What was attached is taken away again when one of them cannot be."""
+        """Let the probes fire: all those of the plan but the optional ones that the kernel refuses, which are
+        no longer in `plan` then. What was attached is taken away again when one of the others cannot be.
+        """
+        while True:
+            self._attach()
+            if not self._refusals:
+                return
+            refused = self._lost_probes()
+            if not refused:
+                return
+            self.close()
+            self.plan = self.plan.without(refused)
+            self._open()
+            if self._processes:
+                self.follow(self._processes)
+
+    def _attach(self) -> None:
         kinds = {group.kind for group in self.plan.groups}
         events = tracefs.shared() if "tracepoint" in kinds else None  # opened once for all of them
         try:
             for group, program in zip(self.plan.groups, self._progs, strict=True):
+                if program is None:
+                    continue
                 if group.multi:
-                    targets = [(point.target, point.probe) for point in group.points]
-                    on_return = group.kind == "kretprobe"
-                    multi = attach.attach_multi(program, targets, on_return=on_return)
-                    self._links.append((multi, group.points[0].probe, _cause(group)))
+                    for points in _batches(group.points):
+                        self._attach_multi(group, program, points)
                     continue
                 for point in group.points:
                     cookie = point.probe if group.image.cookies else 0
-                    link = _attach(program, group.kind, str(point.target), cookie)
-                    self._links.append((link, point.probe, Cause.MISSED))
+                    try:
+                        link = _attach(program, group.kind, point.text, cookie)
+                    except KwireError as error:
+                        self._refuse(point, error)
+                    else:
+                        self._links.append((link, point.probe, Cause.MISSED))
         except BaseException:
             self.close()
             raise
         finally:
             del events
+
+    def _attach_multi(self, group: Group, program: Prog, points: Sequence[Point]) -> None:
+        """Attach to all at once, or to those that the kernel takes: halves of what it refuses are tried."""
+        targets = [(point.target, point.probe) for point in points]
+        try:
+            link = attach.attach_multi(program, targets, on_return=group.kind == "kretprobe")
+        except AttachError as error:
+            if len(points) == 1:
+                self._refuse(points[0], error)
+                return
+            if error.errno in NOT_THE_TARGETS:
+                raise
+            half = len(points) // 2
+            for part in (points[:half], points[half:]):
+                self._attach_multi(group, program, part)
+        else:
+            self._links.append((link, group.points[0].probe, _cause(group)))
+
+    def _refuse(self, point: Point, error: KwireError) -> None:
+        """Note that the kernel did not take a point; raise where the trace cannot do without."""
+        several = any(other.probe == point.probe and other != point for other in self._points())
+        fatal = isinstance(error, KernelError) and error.errno in NOT_THE_TARGETS
+        if fatal or (point.probe not in self.plan.optional and not several):
+            raise error
+        self._refusals.setdefault(point.probe, []).append((point, error))
+
+    def _points(self) -> Iterator[Point]:
+        return (point for group in self.plan.groups for point in group.points)
+
+    def _lost_probes(self) -> dict[int, str]:
+        """The probes that have no point left, and why; the others' missing points are told in the plan."""
+        places = Counter(point.probe for point in self._points())
+        gone = {probe: found for probe, found in self._refusals.items() if len(found) == places[probe]}
+        for probe, found in gone.items():
+            if probe not in self.plan.optional or len(gone) == len(self.plan.schemas):
+                self.close()
+                raise found[0][1]
+        parts = tuple(
+            (f"{self.plan.schemas[probe - 1].probe} at {point.text}", error.cause)
+            for probe, found in self._refusals.items()
+            if probe not in gone
+            for point, error in found
+        )
+        if not gone:
+            self.plan = self.plan._replace(skipped=(*self.plan.skipped, *parts))
+        return {probe: found[0][1].cause for probe, found in gone.items()}
 
     def drain(self) -> Iterator[Frames]:
         """Give what waits in each ring, once around; each is valid until the next is asked for."""
@@ -207,8 +311,9 @@ class Tracer:
         for link, probe, cause in self._links:
             skipped[probe, cause] = skipped.get((probe, cause), 0) + _missed(link)
         for group, program in zip(self.plan.groups, self._progs, strict=True):
-            key = (group.points[0].probe, _cause(group))
-            skipped[key] = skipped.get(key, 0) + program.recursion_misses
+            if program is not None:
+                key = (group.points[0].probe, _cause(group))
+                skipped[key] = skipped.get(key, 0) + program.recursion_misses
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         lost = []
         for (probe, cause), total in skipped.items():
@@ -264,7 +369,8 @@ class Tracer:
         """Take everything away and free it; twice is harmless."""
         self.detach()
         for program in self._progs:
-            program.close()
+            if program is not None:
+                program.close()
         for ring in self.rings:
             ring.close()
         if self._follow:

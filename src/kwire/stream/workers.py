@@ -242,10 +242,12 @@ class _Worker:
 
     def trace(self, job: requests.Job, size: int) -> None:
         """Attach, give up privileges, move events until it is over."""
-        processes, schemas = job.processes, job.plan.schemas
+        processes = job.processes
         with Tracer(job.plan, buffer=job.buffer, follow=processes.chosen) as tracer:
             tracer.follow(processes)
             tracer.attach()
+            job = job._replace(plan=tracer.plan)
+            schemas = job.plan.schemas
             privileges.drop()
             self.command = processes.command
             sink = self.sink = SourceSink(schemas, size)
