@@ -27,7 +27,7 @@ __ftrace_invalid_address___1
 
 @pytest.fixture
 def listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog, "_function_lines", lambda: LISTED)
+    monkeypatch.setattr(catalog, "_function_lines", lambda modules: LISTED)
 
 
 @pytest.mark.usefixtures("listed")
@@ -51,6 +51,14 @@ def test_functions(pattern: str, targets: list[str]) -> None:
         found = expand(kind, pattern)
         assert [target.target for target in found] == targets
         assert [str(target) for target in found] == [f"{kind}:{target}" for target in targets]
+
+
+@pytest.mark.usefixtures("listed")
+def test_names_that_several_functions_have_are_counted() -> None:
+    assert {str(target): target.copies for target in expand("kprobe", "vfs_read*")} == {
+        "kprobe:vfs_read": 2,
+        "kprobe:vfs_readv": 1,
+    }
 
 
 @pytest.mark.usefixtures("listed")

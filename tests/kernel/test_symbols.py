@@ -45,6 +45,19 @@ def test_by_name(name: str, module: str | None, addresses: list[int]) -> None:
     assert SYMBOLS.addresses(name, module) == addresses
 
 
+def test_functions_by_name_and_module() -> None:
+    assert SYMBOLS.functions_named(["helper", "jiffies", "tcp_connect", "no_such"]) == {
+        "helper": {"": [TEXT + 0x40, TEXT + 0x200], "beta": [MODULES + 0x1100]},
+        "tcp_connect": {"": [TEXT + 0x100]},
+    }
+    many = ["helper", "weak", "tcp_connect", "a", "b", "c", "d", "e", "f", "g"]
+    assert SYMBOLS.functions_named(many)["weak"] == {"": [TEXT + 0x300]}
+    forgotten = TABLE + b"ffffffff81000180 T _sinittext\nffffffff81000280 T _einittext\n"
+    assert Symbols(forgotten).functions_named(["helper"])["helper"][""] == [TEXT + 0x40]
+    hidden = Symbols(b"0000000000000000 t helper\n0000000000000000 t helper\n")
+    assert hidden.functions_named(["helper"]) == {"helper": {"": [0, 0]}}
+
+
 @pytest.mark.parametrize(
     ("address", "symbol"),
     [

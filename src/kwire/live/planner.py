@@ -74,7 +74,7 @@ class _Wanted(NamedTuple):
         return schema._replace(kind=self.site.kind, target=self.site.target)
 
 
-class _Unreachable(KwireError):
+class _UnreachableError(KwireError):
     """A target that this kernel has no way to attach to."""
 
 
@@ -234,7 +234,7 @@ class Planner:
                     self._want(str(target), self._filtered(made), self._addresses(target), optional=True)
                 except UnknownNameError as error:
                     without.append((target, made, error))
-            except (LanguageError, BtfLookupError, _Unreachable) as error:
+            except (LanguageError, BtfLookupError, _UnreachableError) as error:
                 self._skipped.append((str(target), error.cause))
                 first = first or (None if isinstance(error, BtfLookupError) else error)
         if len(self._wanted) > added:
@@ -267,7 +267,7 @@ class Planner:
             self._places.update(kernel_symbols().functions_named(names))
 
     def _addresses(self, target: "Target") -> tuple[int, ...]:
-        """The addresses of all functions of a name that several have. Raises _Unreachable."""
+        """The addresses of all functions of a name that several have. Raises _UnreachableError."""
         if target.copies < 2:
             return ()
         found = self._places.get(target.name, {}).get(target.group, ())
@@ -277,7 +277,7 @@ class Planner:
             from kwire.kernel.symbols import how_to_see_addresses
 
             cause = f"{target.copies} functions have this name, and the kernel hides where they are"
-            raise _Unreachable("trace", str(target), cause, how_to_see_addresses())
+            raise _UnreachableError("trace", str(target), cause, how_to_see_addresses())
         self._copies.append((str(target), len(found)))
         return tuple(found)
 
@@ -318,7 +318,7 @@ class Planner:
         if copies > 1 and kind in BY_ADDRESS:
             if attach.kprobe_pmu() is None:
                 cause = f"{copies} functions have this name, and fentry attaches to one of them only"
-                raise _Unreachable("trace", str(target), cause, attach.GET_KPROBES)
+                raise _UnreachableError("trace", str(target), cause, attach.GET_KPROBES)
             kind = BY_ADDRESS[kind]
         if offset and kind != "kprobe":
             raise KwireError(
