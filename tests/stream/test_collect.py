@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import struct
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from site_of_one import MONOTONIC, WALL, Site, Source, complete, events, numbers, schema
 
 from kwire.capture.output import CaptureError
 from kwire.capture.reader import Capture
@@ -19,138 +19,20 @@ from kwire.errors import KwireError
 from kwire.stream import clock
 from kwire.stream import collector as collectors
 from kwire.stream.address import Address
-from kwire.stream.collector import Collector
 from kwire.stream.connect import Connector, connect
-from kwire.stream.feed import Place
-from kwire.stream.folder import Folder
 from kwire.stream.ledger import Ledger, LedgerError
 from kwire.stream.listen import Listener, listen
-from kwire.stream.loop import Loop
-from kwire.stream.peer import Ignore, Peer
-from kwire.stream.store import Options, Store
+from kwire.stream.peer import Peer
+from kwire.stream.store import Store
 from kwire.wire.control import Role
 from kwire.wire.frame import Type
 from kwire.wire.outbox import MemoryOutbox
-from kwire.wire.schema import Clock, Field, Schema
+from kwire.wire.schema import Clock
 from kwire.wire.session import Session, Settings
 from kwire.wire.totals import totals_frames
 from kwire.wire.transitions import State
 
-MONOTONIC, WALL = 5_000_000_000, 1_700_000_000_000_000_000
 QUICK = Settings(expiry=0.4)
-
-
-def schema(host: str, id: int = 1) -> Schema:
-    fields = (Field("pid", "u32", 16, 4), Field("nr", "u32", 20, 4))
-    pair = Clock("monotonic", MONOTONIC, WALL)
-    probe = f"tracepoint:sched:tick{id}"
-    return Schema(id, probe, "tracepoint", probe[11:], fields, 24, sys.byteorder, clock=pair, host=host)
-
-
-def events(first: int, count: int) -> bytes:
-    return b"".join(
-        struct.pack(">BBHI", 0x11, 0, 24, 1) + struct.pack("=QII", MONOTONIC + number, 7, number)
-        for number in range(first, first + count)
-    )
-
-
-class Source(Ignore):
-    """An agent without a kernel. `skew`: ns by which its clock is ahead of ours; None: it tells none."""
-
-    def __init__(self, host: str, skew: int | None = 0) -> None:
-        self.host, self.skew, self.sent = host, skew, 0
-        self.ended: str | None = None
-        self.problems: list[object] = []
-        self.peer: Peer | None = None
-        self.session: Session | None = None
-
-    def make(self, token: bytes = b"", datagrams: bool = False, **more: Any) -> Session:
-        about = {"host": self.host, "kernel": "6.1", "tool": "test"}
-        self.session = Session(
-            Role.SOURCE, initiator=True, token=token, about=about, datagrams=datagrams, **more
-        )
-        for frame in schema(self.host).frames():
-            self.session.send(frame, time.monotonic())
-        return self.session
-
-    def give(self, count: int, peer: Peer) -> None:
-        for first in range(self.sent, self.sent + count, 50):
-            number = min(50, self.sent + count - first)
-            peer.session.send(events(first, number), peer.loop.now())
-        self.sent += count
-        peer.flush()
-
-    def finish(self, peer: Peer) -> None:
-        for frame in totals_frames({1: self.sent}):
-            peer.session.send(frame, peer.loop.now())
-        peer.close()
-
-    def requested(self, peer: Peer, number: int, body: Mapping[str, Any]) -> None:
-        if body.get("op") == clock.OP and self.skew is not None:
-            answer = clock.answer()
-            shifted = {name: answer[name] + self.skew for name in ("received", "sent", "wall")}
-            peer.session.reply(number, {"ok": True} | shifted, peer.loop.now())
-        else:
-            peer.session.reply(number, {"error": {"text": "not here"}}, peer.loop.now())
-
-    def complained(self, peer: Peer, problem: object) -> None:
-        self.problems.append(problem)
-
-    def closed(self, peer: Peer, why: str) -> None:
-        self.ended = why
-
-
-class Site:
-    """A collector that listens on a Unix socket, in a loop with its sources."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.loop = Loop()
-        self.connectors: list[Connector] = []
-        self.address = Address("unix", path=str(path / "socket"))
-        self.collector: Collector
-        self.listener: Listener
-
-    def open(self, merged: str = "", settings: Settings = Settings(), **options: Any) -> Collector:  # noqa: B008
-        place = Place(Folder(str(self.path / "in")), merged, Options(**options))
-        self.said: list[str] = []
-        self.collector = Collector(self.loop, place, settings, say=self.said.append)
-        self.listener = listen(self.loop, self.address, self.collector.choose, self.collector.handler_for)
-        return self.collector
-
-    def close(self, kill: bool = False) -> None:
-        """Stop the collector; `kill`: as kill -9 does, nothing more is written."""
-        self.listener.close()
-        if kill:
-            for peer in list(self.listener.peers.values()):
-                if peer.transport is not None:
-                    peer.transport.close()
-                    peer.transport = None
-                self.loop.cancel(peer._timer)
-            self.loop.cancel(self.collector._commit)
-            for feed in self.collector.feeds.values():
-                self.loop.cancel(feed.timer)
-                if feed.store is not None and not feed.store.closed:
-                    feed.store.leave()
-        else:
-            self.collector.stop()
-        self.collector.place.folder.close()
-
-    def connect(self, source: Source, address: Address | None = None, **more: Any) -> Connector:
-        session = source.make(datagrams=(address or self.address).datagrams, **more)
-        once = [session]
-        connector = connect(self.loop, address or self.address, lambda: once.pop() if once else None, source)
-        self.connectors.append(connector)
-        return connector
-
-    def until(self, condition: Callable[[], object], seconds: float = 20.0) -> None:
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, "it did not happen in time"
-            self.loop.turn(0.05)
-
-    def captures(self) -> list[Path]:
-        return sorted((self.path / "in").glob("*.pcapng"))
 
 
 @pytest.fixture
@@ -162,23 +44,6 @@ def site(tmp_path: Path) -> Iterator[Site]:
         connector.peer.detach("the test is over")
     site.listener.close()
     site.loop.close()
-
-
-def numbers(path: Path) -> list[int]:
-    found: list[int] = []
-    with Capture(str(path)) as capture:
-        for frames in capture:
-            found += [
-                struct.unpack("=QII", frame.payload)[2] for frame in frames if frame.header.type == Type.EVENT
-            ]
-        assert capture.problem is None
-    return found
-
-
-def complete(path: Path) -> int:
-    report = verify_file(str(path))
-    assert report.complete, report
-    return report.totals.stored
 
 
 def test_many_sources_each_into_its_capture(site: Site) -> None:
@@ -513,11 +378,11 @@ def test_a_merged_capture_goes_by_our_clock(site: Site) -> None:
         comments = " ".join(
             comment for interface in capture.sections[0].interfaces for comment in interface.comments
         )
-    assert {schema.host for schema in schemas} == set(skews)
-    for schema in schemas:
-        assert schema.clock is not None
-        placed = schema.clock.wall - schema.clock.monotonic  # wall time of its monotonic 0
-        assert abs(placed - (ours - skews[schema.host])) < 100_000_000, (schema.host, began)
+    assert {one.host for one in schemas} == set(skews)
+    for each in schemas:
+        assert each.clock is not None
+        placed = each.clock.wall - each.clock.monotonic  # wall time of its monotonic 0
+        assert abs(placed - (ours - skews[each.host])) < 100_000_000, (each.host, began)
     clocks = {host["host"]: host["clock"]["wall_ns"] for host in collector.summary()["hosts"]}
     assert {host: round(-offset / 1e9) for host, offset in clocks.items()} == {
         "ahead": 3,

@@ -41,15 +41,17 @@ class ResumableWriter(Writer):
 
     `resume`: the `id` and `state` of a writer that was left at that point, with `schemas`, its probes;
     `after`: the same of one whose file is gone, and its target: what is gone is counted in a new file.
-    `stranger` is given every frame that is neither a sound LOST nor an EVENT of a probe described. `sync`:
-    each file of a rotation is on the disk, as fsync(2) promises, before the next one is written. Raises
-    CaptureError where the target cannot be opened, GoneError where it is not as the state says.
+    `name`: the `id` that it is to have. `stranger` is given every frame that is neither a sound LOST nor an
+    EVENT of a probe described. `sync`: each file of a rotation is on the disk, as fsync(2) promises, before
+    the next one is written. Raises CaptureError where the target cannot be opened, GoneError where it is not
+    as the state says.
     """
 
     __slots__ = (
         "_after",
         "_introduced",
         "_mark",
+        "_name",
         "_resume",
         "_stranger",
         "_sync",
@@ -67,10 +69,12 @@ class ResumableWriter(Writer):
         schemas: Sequence[Schema] = (),
         resume: tuple[str, bytes] | None = None,
         after: tuple[str, bytes, str] | None = None,
+        name: str = "",
         sync: bool = False,
         **options: Any,
     ) -> None:
         self._stranger, self._resume, self._after, self._sync = stranger, resume, after, sync
+        self._name = name
         self._mark = (0, 0)  # a position that was settled, and the bytes before it
         self._waiting: dict[int, Schema] = {}  # by number: not in the file yet, or described otherwise there
         self._introduced = len(schemas)  # probes that have an interface in the file
@@ -195,6 +199,7 @@ class ResumableWriter(Writer):
 
     def _first(self, number: int) -> _File:
         if self._resume is None:
+            self._id = self._name or self._id
             return super()._first(number)
         self._id, state = self._resume
         try:

@@ -82,7 +82,9 @@ class Folder:
         return path
 
     def beside(self, path: str) -> str:
-        """A free path beside that of a capture which is gone: `all.2.pcapng`."""
+        """This path where it is free, or one beside it: `all.2.pcapng`."""
+        if not self._taken(path):
+            return path
         root, extension = os.path.splitext(path)
         number = 2
         while self._taken(f"{root}.{number}{extension}"):

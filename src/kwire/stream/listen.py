@@ -405,7 +405,11 @@ class Greeting:
         self._end()
         transport, self._transport = self._transport, None
         assert transport is not None
-        why = self._listener.admit(hello, bytes(self._heard), transport, self.host)
+        try:
+            why = self._listener.admit(hello, bytes(self._heard), transport, self.host)
+        except Exception:
+            transport.close()
+            raise
         if not why:
             return
         if self._listener.may_refuse():

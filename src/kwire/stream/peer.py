@@ -245,7 +245,8 @@ class Peer:
         self._backlog = []
         if transport is not None:
             self._surely(lambda: transport.finish(_Farewell(self.loop, self.session, transport)))
-        self._surely(lambda: self.handler.closed(self, why))
+        if not self._surely(lambda: self.handler.closed(self, why)):
+            self._surely(lambda: self.handler.failed(self))
         if self.on_ended is not None:
             self.on_ended(self, why)
 
@@ -286,12 +287,14 @@ class Peer:
 
     # ------------------------------------------------------------------ inside
 
-    def _surely(self, step: Callable[[], None]) -> None:
-        """A step of the end: whether it fails or not, the next one is taken."""
+    def _surely(self, step: Callable[[], None]) -> bool:
+        """A step of the end: whether it fails or not, the next one is taken; False where it failed."""
         try:
             step()
         except Exception as error:
             self.loop.contain(error, self.who)
+            return False
+        return True
 
     @property
     def who(self) -> str:

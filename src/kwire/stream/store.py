@@ -172,6 +172,9 @@ class Store:
         at = self._remember(front, body)
         self.path, self.merged = str(front["path"]), bool(front["merged"])
         self._front = {name: front[name] for name in ("path", "about", "merged", "id")}
+        if front.get("begun") is False:  # killed between that promise and the file, or with an empty one
+            _sweep(self.path, str(front["id"]))
+            self.path = ""
         self._dirty = self._changed = False
         if at == len(body) and (self.path or self._spare is None):
             self.closed = True  # it has ended, or nothing has come yet
@@ -194,15 +197,18 @@ class Store:
     def _begin(self, path: str, options: Options, after: tuple[str, bytes, str] | None = None) -> None:
         """Open a new capture, and let the ledger know before anything is in it; `after`: one that is gone."""
         self.path = self._front["path"] = path
+        self._front["id"] = os.urandom(16).hex()
+        if self._ledger is not None and after is None:
+            lanes = [lane.front() for lane in self.lanes.values()]
+            self._ledger.replace({**self._front, "begun": False, "lanes": lanes}, self._lanes())
         self._open(options, after=after)
-        self._front["id"] = self.writer.id
         self._changed = True
         try:
             self._put_down()
         except BaseException:
             with contextlib.suppress(CaptureError, OSError):
                 self.writer.leave()
-                os.unlink(self.path_now)
+            _sweep(path, self.writer.id)
             raise
 
     @property
@@ -235,6 +241,7 @@ class Store:
             schemas=schemas,
             resume=resume,
             after=after,
+            name=str(self._front.get("id", "")),
             sync=options.sync,
             rotate_bytes=options.rotate_bytes,
             rotate_seconds=options.rotate_seconds,
@@ -466,3 +473,14 @@ class Store:
         placed = lane.placed(schema)
         if self.writer.schemas[placed.id - 1 : placed.id] != [placed]:
             self.writer.describe(placed)
+
+
+def _sweep(path: str, name: str) -> None:
+    """Remove a capture in which nothing can be yet, if it is the one of this id."""
+    root, extension = os.path.splitext(path)
+    for each in (path, f"{root}-0001{extension}"):
+        with contextlib.suppress(OSError):
+            with open(each, "rb") as file:
+                ours = name.encode() in file.read(4096)
+            if ours:
+                os.unlink(each)

@@ -287,6 +287,7 @@ class Session(Incoming):
         """We cannot go on with it: ERROR says so, and the session is over here. The peer may resume it."""
         self._clock(now)
         live = self.state in LIVE
+        self._out.clear()  # a WELCOME too that was not sent yet: then the session has not begun
         self.abandon(now, message)
         if live:
             self._put(error_frame(0, Code.FAILED, message[:MAX_MESSAGE], self._flags))
