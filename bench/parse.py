@@ -17,7 +17,8 @@ from tempfile import mkdtemp
 
 from common import table
 
-from kwire.packets import samples, speed
+from kwire.analyze import speed
+from kwire.packets import samples
 from kwire.packets.open import open_capture
 from kwire.packets.tables import KWIRE_PORT
 from kwire.wireshark.dissector import dissector

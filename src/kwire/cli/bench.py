@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kwire import native
 
 if TYPE_CHECKING:
-    from kwire.packets.speed import Speed
+    from kwire.analyze.speed import Speed
 
 HELP = "measure how fast captures are read here"
 
@@ -50,7 +50,7 @@ def _size(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, and print line by line."""
-    from kwire.packets import speed
+    from kwire.analyze import speed
 
     count = max(args.packets // 8 * 8, 8)
     long = speed.long(args.long) if args.long else None  # first, while little memory was ever used
@@ -90,7 +90,7 @@ def _walkers() -> str:
 def _print_json(measured: "list[Speed]", cost: float, long: Any) -> None:
     import json
 
-    from kwire.packets import speed
+    from kwire.analyze import speed
 
     lines = {
         name: {str(rate): speed.line_rate(rate, size) for rate in speed.RATES}

@@ -1,19 +1,22 @@
 """Captures made to measure readers with: many packets, quickly, the same at each run.
 
-The laws: everything in them is sound, checksums included; nothing is random. They are made with numpy, whole
-columns at a time. `TICK` is the probe whose events they hold.
+The laws: nothing is random but by a number that is always the same. In `capture` and `network` everything
+is sound, checksums included, and they are made with numpy, whole columns at a time; `realistic` has what
+networks and those who capture do to packets. `TICK` is the probe whose events they hold.
 """
 
 import struct
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kwire.capture import pcapng
-from kwire.packets.tables import KWIRE_PORT
-from kwire.wire.frame import HEADER_SIZE, Type, build
+from kwire.packets.tables import KWIRE_PORT, Protocol
+from kwire.wire.frame import HEADER_SIZE, Flag, Type, build, checksum
 from kwire.wire.schema import Clock, Field, Schema
 
 if TYPE_CHECKING:
+    from random import Random
+
     import numpy as np
 
     Bytes = np.ndarray[Any, Any]
@@ -90,6 +93,161 @@ def network(count: int, first: int = 0) -> bytes:
     return (b"" if first else _head()) + np.concatenate(parts, axis=1).tobytes()
 
 
+class Mix(NamedTuple):
+    """A pcap file, how many packets are in it, and how many events can be found in them."""
+
+    data: bytes
+    packets: int
+    events: int
+
+
+SOURCES: Final = 200  # agents on UDP …
+STREAMS: Final = 20  # … and on TCP
+SEGMENT: Final = 1448
+TCP_DATA: Final = 250  # events of a DATA frame on TCP
+
+
+def realistic(count: int) -> Mix:
+    """About `count` packets as a tap sees them.
+
+    Two of five are UDP datagrams of 200 agents with one to four events each; one of five is a segment of 20
+    TCP connections; the others are no business of ours: streams, datagrams, name servers, ARP, IPv6. Of ours
+    1 in 200 is missing and 1 in 100 late; every other flow has its checksums left to the card, every tenth a
+    VLAN.
+    """
+    from random import Random
+
+    source, out = Random(1), [struct.pack("=IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)]
+    agents = [_Agent(number) for number in range(SOURCES)]
+    streams = [_Stream(number) for number in range(STREAMS)]
+    others = [_record(packet) for packet in (*_others(), *_large())]
+    late: list[tuple[int, bytes]] = []
+    packets = 0
+    while packets < count:
+        choice, record = source.random(), b""
+        if choice < 0.4:
+            record = agents[source.randrange(SOURCES)].next(source)
+        elif choice < 0.6:
+            record = streams[source.randrange(STREAMS)].next(source)
+        else:
+            record = others[source.randrange(len(others))]
+        if record and choice < 0.6 and packets > count // 20 and source.random() < 0.01:
+            late.append((packets + source.randrange(1, 40), record))
+            record = b""
+        while late and late[0][0] <= packets:
+            out.append(late.pop(0)[1])
+            packets += 1
+        if record:
+            out.append(record)
+            packets += 1
+    out += [record for _, record in late]
+    found = sum(one.found() for one in (*agents, *streams))
+    return Mix(b"".join(out), packets + len(late), found)
+
+
+class _Flow:
+    """One of the agents of a mix."""
+
+    def __init__(self, number: int, protocol: int) -> None:
+        self.ends = bytes([10, 1, number >> 8, number & 255, 10, 0, 0, 2])
+        self.port, self.protocol = 20000 + number, protocol
+        self.partial, self.tagged = number % 2 == 1, number % 10 == 3
+        self.sequence = self.made = 0
+
+    def found(self) -> int:
+        """Events that can be found."""
+        raise NotImplementedError
+
+    def frame(self, count: int) -> bytes:
+        """DATA with the next events; the first one has the schema."""
+        payload = b"" if self.sequence else b"".join(TICK.frames())
+        for number in range(self.made, self.made + count):
+            head = struct.pack("=QIIiHHH", number * STEP, 4242, 4243, number % 1500, 34, 4, number % 4)
+            payload += struct.pack(">BBHI", 0x11, 0, EVENT_SIZE, TICK.id) + (head + b"load").ljust(40, b"\0")
+        self.made += count
+        self.sequence += 1
+        flags = Flag.CHECKSUM if self.protocol == Protocol.UDP else 0
+        return build(Type.DATA, self.sequence - 1, payload, flags)
+
+    def record(self, segment: bytes, at: int) -> bytes:
+        """A record with this segment, whose checksum stands `at` and is right, or left to the card."""
+        pseudo = self.ends + struct.pack(">II", self.protocol, len(segment))
+        value = checksum(pseudo) ^ 0xFFFF if self.partial else checksum(pseudo + segment) or 0xFFFF
+        segment = segment[:at] + value.to_bytes(2, "big") + segment[at + 2 :]
+        head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(segment), 0, 0x4000, 64, self.protocol, 0)
+        head += self.ends
+        if not self.partial:
+            head = head[:10] + checksum(head).to_bytes(2, "big") + head[12:]
+        tag = b"\x81\0\0\7" if self.tagged else b""
+        return _record((bytes(range(12)) + tag + b"\x08\0" + head + segment).ljust(60, b"\0"))
+
+
+class _Agent(_Flow):
+    """On UDP."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number, Protocol.UDP)
+        self._missing = 0
+
+    def next(self, source: "Random") -> bytes:
+        """The next datagram; nothing where it is missing."""
+        first, count = not self.sequence, source.randrange(1, 5)
+        frame = self.frame(count)
+        if not first and source.random() < 0.005:
+            self._missing += count
+            return b""
+        return self.record(struct.pack(">HHHH", self.port, KWIRE_PORT, 8 + len(frame), 0) + frame, 6)
+
+    def found(self) -> int:
+        """Events that can be found."""
+        return self.made - self._missing
+
+
+class _Stream(_Flow):
+    """On TCP."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number, Protocol.TCP)
+        self._at = self._end = 0  # bytes captured or missing so far; and of frames
+        self._rest = b""
+        self._frames: list[tuple[int, int]] = []  # where each begins and ends
+        self._holes: list[int] = []
+
+    def next(self, source: "Random") -> bytes:
+        """The next segment; nothing where it is missing."""
+        if not self._end:
+            self._add()
+            return self._segment(b"", 0, 2)
+        if len(self._rest) < SEGMENT:
+            self._add()
+        part, self._rest, at = self._rest[:SEGMENT], self._rest[SEGMENT:], self._at
+        self._at += len(part)
+        if at > self._frames[0][1] and source.random() < 0.005:
+            self._holes.append(at)
+            return b""
+        return self._segment(part, at + 1, 0x18)
+
+    def found(self) -> int:
+        """Events in frames of which no byte is missing."""
+        last = max(self._at - SEGMENT if self._at - SEGMENT in self._holes else self._at, 0)
+        whole = [
+            (start, end)
+            for start, end in self._frames
+            if end <= last and not any(start < hole + SEGMENT and hole < end for hole in self._holes)
+        ]
+        return TCP_DATA * len(whole)
+
+    def _add(self) -> None:
+        frame = self.frame(TCP_DATA)
+        self._frames.append((self._end, self._end + len(frame)))
+        self._end += len(frame)
+        self._rest += frame
+
+    def _segment(self, payload: bytes, at: int, flags: int) -> bytes:
+        head = struct.pack(">HHIIBBHHH", self.port, KWIRE_PORT, at, 1, 0x50, flags, 65535, 0, 0)
+        return self.record(head + payload, 16)
+
+
 def _head() -> bytes:
     """The header of a pcap file, and a datagram with the schema."""
     header = struct.pack("=IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)
@@ -131,20 +289,23 @@ def _others() -> list[bytes]:
     ]
 
 
+def _large() -> list[bytes]:
+    """Full packets without frames."""
+    tcp = struct.pack(">HHIIBBHHH", 443, 50000, 1, 1, 0x50, 0x18, 501, 0, 0) + bytes(SEGMENT)
+    quic = struct.pack(">HHHH", 443, 50001, 1208, 0) + bytes(1200)
+    return [_ethernet(_ipv4(tcp, 6)), _ethernet(_ipv4(quic))]
+
+
 def _ethernet(packet: bytes, kind: int = 0x0800) -> bytes:
     return (bytes(range(12)) + struct.pack(">H", kind) + packet).ljust(60, b"\0")
 
 
 def _ipv4(payload: bytes, protocol: int = 17) -> bytes:
-    from kwire.wire.frame import checksum
-
     head = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), 0, 0, 64, protocol, 0, *_ADDRESSES)
     return head[:10] + checksum(head).to_bytes(2, "big") + head[12:] + payload
 
 
 def _udp(payload: bytes) -> bytes:
-    from kwire.wire.frame import checksum
-
     head = struct.pack(">HHHH", 40000, KWIRE_PORT, 8 + len(payload), 0)
     pseudo = b"".join(_ADDRESSES) + struct.pack(">II", 17, 8 + len(payload))
     return head[:6] + checksum(pseudo + head + payload).to_bytes(2, "big") + payload

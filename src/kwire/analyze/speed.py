@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
+from kwire.analyze.source import Source
+from kwire.analyze.stats import Stats
+from kwire.analyze.survey import Survey
 from kwire.capture.reader import Capture
 from kwire.packets import samples
 from kwire.packets.open import open_capture
@@ -21,6 +24,7 @@ from kwire.wire.columns import columns
 OVERHEAD: Final = 20  # bytes on the wire besides the frame
 RATES: Final = (10, 25, 40, 100)  # Gbit/s
 IMIX: Final = ((64, 7), (594, 4), (1518, 1))  # frame size, share
+MIXED: Final = 200_000  # packets of the realistic mix at most: it is made one by one
 SIZES: Final = {"64": 64.0, "512": 512.0, "1518": 1518.0, "IMIX": sum(a * n for a, n in IMIX) / 12}
 
 
@@ -76,6 +80,12 @@ def walked(capture: Capture) -> int:
         return sum(map(len, capture))
 
 
+def counted(path: str) -> int:
+    """The statistics of a capture; how many events they count."""
+    with Source(path) as source:
+        return Stats(source, Survey(source)).scan.events
+
+
 def measure(count: int, runs: int) -> Iterator[Speed]:
     """Measure the readers on samples of `count` packets, one after the other."""
     yield from _frames(min(count, 1 << 18), runs)
@@ -85,16 +95,18 @@ def measure(count: int, runs: int) -> Iterator[Speed]:
             seconds, events = best(lambda read=read: read(open_capture(path)), runs)  # type: ignore[misc]
             assert events == count
             yield Speed(name, "events", count / seconds, len(data) / seconds)
-    data = samples.network(count)
+    yield from _network("ideal network pcap", samples.network(count), count // 8 * 8, count // 8 * 4, runs)
+    mixed = samples.realistic(min(count, MIXED))
+    yield from _network("realistic mix", mixed.data, mixed.packets, mixed.events, runs)
+
+
+def _network(name: str, data: bytes, packets: int, expected: int, runs: int) -> Iterator[Speed]:
+    """A capture of a network as `verify` and as `stats` read it."""
     with file_of(data) as path:
-        for name, read in (
-            ("mixed network pcap, walk", walked),
-            ("mixed network pcap to columns", to_columns),
-        ):
-            seconds, events = best(lambda read=read: read(open_capture(path)), runs)  # type: ignore[misc]
-            packets = count // 8 * 8
-            assert events == packets // 2
-            yield Speed(name, "packets", packets / seconds, len(data) / seconds)
+        for how, read in (("walk", lambda: walked(open_capture(path))), ("stats", lambda: counted(path))):
+            seconds, events = best(read, runs)
+            assert events == expected
+            yield Speed(f"{name}, {how}", "packets", packets / seconds, len(data) / seconds)
 
 
 def _frames(count: int, runs: int) -> Iterator[Speed]:

@@ -7,8 +7,9 @@ import json
 
 import pytest
 
+from kwire.analyze import speed
 from kwire.cli.main import main
-from kwire.packets import samples, speed
+from kwire.packets import samples
 from kwire.packets.open import open_capture
 
 
@@ -21,6 +22,18 @@ def test_samples_are_sound_and_go_on(made: object) -> None:
     assert (capture.problem, capture.skipped, capture.network.found) == (None, 0, {})
 
 
+def test_the_mix_is_what_it_says() -> None:
+    """Every event that was captured is found, whatever is missing beside it."""
+    mix = samples.realistic(30_000)
+    with open_capture(io.BytesIO(mix.data)) as capture:
+        assert speed.walked(capture) == mix.events
+    assert (capture.packets, capture.problem) == (mix.packets, None)
+    assert set(capture.network.found) == {"DATA_MISSING", "TCP_GAP"}
+    assert capture.network.remarks["CHECKSUM_OFFLOAD"] > 1000
+    assert capture.network.remarks["REORDERED"] > 50
+    assert capture.network.others["TCP"] > 1000
+
+
 def test_line_rates_are_those_of_ethernet() -> None:
     assert round(speed.line_rate(10, 64)) == 14_880_952
     assert round(speed.line_rate(100, 1518)) == 8_127_438
@@ -30,10 +43,18 @@ def test_line_rates_are_those_of_ethernet() -> None:
 def test_every_reader_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "parse", "--packets", "2000", "--runs", "1"]) == 0
     text = capsys.readouterr().out
-    for part in ("frame headers, strict", "checksums", "walk", "pcapng of ours to columns", "14.88", "IMIX"):
+    for part in (
+        "frame headers, strict",
+        "checksums",
+        "walk",
+        "pcapng of ours to columns",
+        "realistic mix, stats",
+        "14.88",
+        "IMIX",
+    ):
         assert part in text
     assert main(["bench", "parse", "--packets", "2000", "--runs", "1", "--json", "--long", "30M"]) == 0
     value = json.loads(capsys.readouterr().out)
-    assert len(value["readers"]) == 6
+    assert len(value["readers"]) == 8
     assert value["long"]["bytes"] >= 30 << 20
     assert value["long"]["resident"] < 1 << 30
