@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kwire.analyze.export import FORMATS, by_time, format_of, markdown
+from kwire.analyze.source import Source
 from kwire.errors import KwireError
 
 Shown = Callable[..., list[dict[str, Any]]]
@@ -335,3 +336,36 @@ def test_what_is_read_is_never_written(rich: str, tmp_path: Path, kwire: Any) ->
         status, _, err = kwire(*words)
         assert (status, "it is one of the captures that are read" in err) == (1, True), words
         assert Path(rich).read_bytes() == before
+
+
+def test_a_file_for_each_probe_is_one_reading(
+    tmp_path: Path, kit: Any, kwire: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many probes there are: the capture is looked at, and read, once."""
+    opened: list[Source] = []
+
+    def opening(source: Source) -> Any:
+        opened.append(source)
+        return plainly(source)
+
+    plainly = Source.open
+    monkeypatch.setattr(Source, "open", opening)
+    schemas = [kit.schema(number + 1, f"kprobe:f{number}", (("n", "u32", 1, ""),)) for number in range(40)]
+    items = [
+        kit.event(schemas[(7 * at) % 40], kit.monotonic + (at ^ 5) * 1000, (at ^ 5,)) for at in range(400)
+    ]
+    path = kit.write(tmp_path / "many.pcapng", schemas, items)
+    for form in ("ndjson", "csv", "trace", "arrows"):
+        opened.clear()
+        out = tmp_path / form
+        status, _, err = kwire("export", path, "-o", f"{out}/", "--format", form)
+        assert (status, len(list(out.iterdir())), len(opened)) == (0, 40, 2), err
+        assert "400 events written to" in err
+    numbers = []
+    for file in sorted((tmp_path / "ndjson").iterdir()):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        assert {row["probe"] for row in rows} == {f"kprobe:{file.stem}"}
+        times = [row["time_ns"] for row in rows]
+        assert times == sorted(times)
+        numbers += [row["fields"]["n"] for row in rows]
+    assert sorted(numbers) == list(range(400))

@@ -109,6 +109,7 @@ def check_verb(words: Sequence[str], where: Path) -> None:
     try:
         status, out, err = run(full)
         fuzzing.check(status in STATUS, f"{words}: status {status}: {err}")
+        fuzzing.check("a fault of kwire itself" not in err, f"{words}: {err}")
         check_text(out, f"{words}: output")
         check_text(err, f"{words}: errors")
         if "--json" in words:

@@ -216,3 +216,15 @@ def test_losses_of_others_pass_through() -> None:
     loss = Lost(1, 2, 3, 4, 0, Cause.RING_FULL)
     throttle.lost([loss])
     assert kept.got == [loss]
+
+
+def test_schemas_that_are_repeated_change_nothing() -> None:
+    made, kept, begun = received(2)
+    for payload in (*preamble(schemas(2), 4000), event(1, 7), *preamble(schemas(2), 4000), event(2, 8)):
+        made.take(payload)
+    assert len(begun) == 1
+    assert [one for one in kept.got if isinstance(one, int)] == [7, 8]
+    assert made.problems == 0
+    other = schemas(2)[0]._replace(probe="tracepoint:t:other")
+    made.take(b"".join(other.frames()))
+    assert made.problems == 1

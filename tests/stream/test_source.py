@@ -3,13 +3,14 @@
 import random
 from array import array
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kwire.stream.manifest import LOST_SIZE
-from kwire.stream.source import SLACK, SourceSink, events_in
+from kwire.stream.source import REPEAT, SLACK, SourceSink, events_in
 from kwire.wire.frame import Type, build, read_lenient
 from kwire.wire.frames import Frames
 from kwire.wire.messages import CPU_UNKNOWN, Cause, Lost
@@ -325,3 +326,54 @@ def test_nothing_is_lost_silently_whatever_happens(steps: list[tuple[str, int]],
     assert sink.events + sink.lost_events == sum(produced.values())
     numbers = [n for session in sessions for kind, n in session.order if kind == "event"]
     assert numbers == sorted(set(numbers))
+
+
+def test_schemas_are_sent_again_while_there_is_data() -> None:
+    clock, pipe = Clock(), Pipe()
+    sink = SourceSink(SCHEMAS, SIZE, clock)
+    pipe.held += sink.begin()
+    sink.outlet = pipe
+
+    def described() -> int:
+        frames = [Frames.walk(payload) for payload in pipe.payloads]
+        return sum(one.header(index).type == Type.SCHEMA for one in frames for index in range(len(one)))
+
+    once = described()
+    clock.now = REPEAT * 3
+    sink.flush()
+    assert described() == once  # nothing came that anybody could have missed
+    sink.write(events(0, [1, 2, 3]))
+    clock.now += 1
+    sink.flush()
+    sink.flush()
+    assert described() == 2 * once
+    sink.write(events(3, [1]))
+    clock.now += REPEAT - 1
+    sink.flush()
+    assert described() == 2 * once
+    clock.now += 1
+    sink.flush()
+    assert described() == 3 * once
+    assert sink.finish({1: 2, 2: 1, 3: 1})
+    read = Read(pipe.payloads)
+    assert read.order == [("event", number) for number in range(4)]
+
+
+def test_schemas_are_not_sent_again_where_there_is_no_room() -> None:
+    clock, pipe = Clock(), Pipe(20_000)
+    sink = SourceSink(SCHEMAS, SIZE, clock)
+    sink.outlet = pipe
+    sink.write(events(0, [1] * 700))
+    clock.now = REPEAT + 1
+    before = len(pipe.payloads)
+    sink.flush()
+    assert len(pipe.payloads) <= before + 1
+    pipe.empty()
+    sink.write(events(700, [1]))
+    sink.flush()
+    assert any(Frames.walk(one).header(0).type == Type.SCHEMA for one in pipe.payloads)
+
+
+def test_the_protocol_says_how_often() -> None:
+    document = Path(__file__).parents[2].joinpath("docs/protocol.md").read_text()
+    assert f"repeats the SCHEMAs of all its probes {REPEAT:g} s after" in document

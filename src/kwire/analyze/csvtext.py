@@ -7,39 +7,40 @@ means that the probe has no such field; a text without a character is written as
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from kwire.analyze.arrow import namer
 from kwire.analyze.order import ordered
-from kwire.analyze.scan import Scan
+from kwire.analyze.scan import Block
 from kwire.analyze.tables import Column, Tables
 from kwire.analyze.wide import Layout
 from kwire.view.text import WallClock
 from kwire.wire.fields import CUT
 from kwire.wire.schema import Labels, Schema, Value
 
-LINES: Final = 4096  # written at a time
+WRITTEN: Final = 1 << 20  # characters written at a time
 _SPECIAL = re.compile(r'[",\r\n]')
 
 Row = Callable[[int, Sequence[Value]], str]
 
 
-def write(scan: Scan, tables: Tables, out: Any) -> None:
+def write(blocks: Iterable[Block], tables: Tables, out: Any) -> None:
     """Write the events to a binary stream."""
     layout = Layout(tables)
     makers: dict[int, tuple[Schema, Callable[..., Any], Row]] = {}
     lines = [",".join(map(_quoted, layout.names))]
-    moment = WallClock().moment
-    for block, index, at in ordered(scan):
+    size, moment = 0, WallClock().moment
+    for block, index, at in ordered(blocks):
         made = makers.get(id(block.schema))
         if made is None:
             schema = block.schema
             made = makers[id(schema)] = (schema, schema.decoder(), _row(schema, tables, layout, moment))
         lines.append(made[2](at, made[1](block.frames.frame_bytes(index))))
-        if len(lines) >= LINES:
+        size += len(lines[-1])
+        if size > WRITTEN:
             out.write("\n".join([*lines, ""]).encode())
-            lines = []
+            lines, size = [], 0
     if lines:
         out.write("\n".join([*lines, ""]).encode())
 

@@ -8,28 +8,77 @@ them, null where a probe has it not; fields of one name and different types get 
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from kwire.analyze import arrow
+from kwire.analyze.losses import Missing
 from kwire.analyze.order import WINDOW
 from kwire.analyze.scan import Block, Scan
-from kwire.analyze.survey import Survey
-from kwire.analyze.tables import COMMON, Tables
+from kwire.analyze.survey import Seen, Survey
+from kwire.analyze.tables import COMMON, Table, Tables
 from kwire.analyze.wide import Layout
 from kwire.capture.destination import Destination, OutputError
 from kwire.errors import KwireError
 from kwire.wire.schema import Schema
 
+WRITTEN: Final = 1 << 20  # characters of lines written at a time
+
 Progress = Callable[[int], None]
 
 
 class Export(NamedTuple):
-    """What is exported: the events of `scan`, once; `tables` are those that events can be in."""
+    """What is exported: `blocks`, to be read once; `tables` are those that their events can be in.
 
-    scan: Scan
-    survey: Survey
+    `seen`: the probes of these tables; `lost`: events that the capture lost in all; `begins`: wall-clock ns
+    of its first event; `holes`: what was lost of these tables, to be read after the blocks.
+    """
+
+    blocks: Iterable[Block]
     tables: Tables
+    seen: Sequence[Seen]
+    lost: int
+    begins: int
+    holes: Iterable[Missing]
+
+
+class _Holes:
+    """What a scan has found lost, by the time that it is asked."""
+
+    __slots__ = ("_scan",)
+
+    def __init__(self, scan: Scan) -> None:
+        self._scan = scan
+
+    def __iter__(self) -> Iterator[Missing]:
+        return self._scan.losses.holes()
+
+
+def whole(scan: Scan, survey: Survey, tables: Tables) -> Export:
+    """All that a scan gives, in one file."""
+    seen = [one for one in survey.probes if tables.find(one.schema) is not None]
+    return Export(scan, tables, seen, survey.losses.total, survey.begins, _Holes(scan))
+
+
+def apart(scan: Scan, survey: Survey, tables: Tables) -> Iterator[tuple[Table, Export]]:
+    """A file for each table, from one reading of the capture."""
+    from kwire.analyze.drawers import Drawers
+
+    seen: dict[int, list[Seen]] = {id(table): [] for table in tables}
+    holes: dict[int, list[Missing]] = {id(table): [] for table in tables}
+    with Drawers(tables) as drawers:
+        drawers.fill(scan)
+        for one in survey.probes:
+            table = tables.find(one.schema)
+            if table is not None:
+                seen[id(table)].append(one)
+        for hole in scan.losses.holes():
+            table = tables.find(hole.schema) if hole.schema else None
+            if table is not None:
+                holes[id(table)].append(hole)
+        for table in tables:
+            told = (seen[id(table)], survey.losses.total, survey.begins)
+            yield table, Export(drawers.blocks(table), Tables(table.schemas), *told, holes[id(table)])
 
 
 class Format(NamedTuple):
@@ -52,7 +101,7 @@ class Wide:
         fields = [pa.field(name, kind) for name, kind in arrow.common_types().items()]
         fields.append(pa.field("probe", pa.string()))
         fields += [arrow.field_of(column).with_name(name) for name, column in layout.shown.items()]
-        self.schema = pa.schema(fields, metadata={"kwire": json.dumps(about(export.survey, export.tables))})
+        self.schema = pa.schema(fields, metadata={"kwire": json.dumps(about(export))})
 
     def batches(self, blocks: Iterable[Block]) -> Iterator[Any]:
         """The blocks as record batches, in order of time."""
@@ -76,16 +125,15 @@ class Wide:
         return pa.record_batch(made, schema=self.schema)
 
 
-def about(survey: Survey, tables: Tables) -> dict[str, Any]:
+def about(export: Export) -> dict[str, Any]:
     """What a reader of an export must know of the capture: its probes, and what is missing."""
     probes = []
-    for seen in survey.probes:
-        table = tables.find(seen.schema)
-        if table is not None:
-            schema = seen.schema
-            told = {"probe": schema.probe, "host": schema.host, "kernel": schema.kernel}
-            probes.append(told | {"table": table.name, "events": seen.events, "lost": seen.lost})
-    return {"probes": probes, "lost": survey.losses.total}
+    for seen in export.seen:
+        table, schema = export.tables.find(seen.schema), seen.schema
+        told = {"probe": schema.probe, "host": schema.host, "kernel": schema.kernel}
+        name = table.name if table else ""
+        probes.append(told | {"table": name, "events": seen.events, "lost": seen.lost})
+    return {"probes": probes, "lost": export.lost}
 
 
 def by_time(batches: Iterable[Any], schema: Any, window: int = WINDOW) -> Iterator[Any]:
@@ -118,28 +166,28 @@ def _parquet(export: Export, out: Any) -> None:
     from pyarrow import parquet  # after `Wide`, which says so where there is no pyarrow
 
     with parquet.ParquetWriter(out, wide.schema, compression="zstd") as writer:
-        for batch in wide.batches(export.scan):
+        for batch in wide.batches(export.blocks):
             writer.write_batch(batch)
 
 
 def _arrow(export: Export, out: Any) -> None:
     wide = Wide(export)
     with arrow.load().ipc.new_file(out, wide.schema) as writer:
-        for batch in wide.batches(export.scan):
+        for batch in wide.batches(export.blocks):
             writer.write_batch(batch)
 
 
 def _arrow_stream(export: Export, out: Any) -> None:
     wide = Wide(export)
     with arrow.load().ipc.new_stream(out, wide.schema) as writer:
-        for batch in wide.batches(export.scan):
+        for batch in wide.batches(export.blocks):
             writer.write_batch(batch)
 
 
 def _csv(export: Export, out: Any) -> None:
     from kwire.analyze.csvtext import write
 
-    write(export.scan, export.tables, out)
+    write(export.blocks, export.tables, out)
 
 
 def _ndjson(export: Export, out: Any) -> None:
@@ -149,16 +197,18 @@ def _ndjson(export: Export, out: Any) -> None:
     form = JsonLines()
     makers: dict[int, tuple[Schema, Callable[..., Any], Callable[..., str]]] = {}
     lines: list[str] = []
-    for block, index, time in ordered(export.scan):
+    size = 0
+    for block, index, time in ordered(export.blocks):
         made = makers.get(id(block.schema))
         if made is None:
             schema = block.schema
             made = makers[id(schema)] = (schema, schema.decoder(), form.event(schema))
         lines.append(made[2](time, made[1](block.frames.frame_bytes(index))))
-        if len(lines) == 4096:
+        size += len(lines[-1])
+        if size > WRITTEN:
             lines.append("")
             out.write("\n".join(lines).encode())
-            lines = []
+            lines, size = [], 0
     if lines:
         lines.append("")
         out.write("\n".join(lines).encode())
@@ -167,7 +217,7 @@ def _ndjson(export: Export, out: Any) -> None:
 def _trace(export: Export, out: Any) -> None:
     from kwire.analyze.perfetto import write
 
-    write(export.scan, export.survey, out)
+    write(export.blocks, export.holes, export.begins, out)
 
 
 #: Name → format.

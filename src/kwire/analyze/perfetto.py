@@ -8,13 +8,13 @@ OPEN calls wait for their ends.
 """
 
 import json
+from collections.abc import Iterable
 from typing import IO, Any, Final
 
 from kwire.analyze.calls import role
 from kwire.analyze.losses import Missing
 from kwire.analyze.order import ordered
-from kwire.analyze.scan import Scan
-from kwire.analyze.survey import Survey
+from kwire.analyze.scan import Block
 from kwire.view.jsonl import JsonLines
 from kwire.view.table import cause_text
 from kwire.wire.fields import CUT, TYPES
@@ -23,7 +23,8 @@ from kwire.wire.schema import Schema
 OPEN: Final = 1 << 18  # calls that wait for their ends
 DEPTH: Final = 64  # calls of one function open in one thread
 HOST_SHIFT: Final = 22  # Linux's process ids have 22 bits: the bits above tell hosts apart
-LINES: Final = 4096  # written at a time
+WRITTEN: Final = 1 << 20  # characters written at a time
+WAITING: Final = 64 << 20  # characters of calls that wait for their ends
 FIELDS: Final = '"fields":'
 CONTEXT: Final = ("pid", "tid", "cpu", "comm")
 
@@ -52,7 +53,7 @@ class _Probe:
 class _Writer:
     """The entries on their way out."""
 
-    __slots__ = ("_first", "_lines", "_named", "_open", "_origin", "_out", "_waiting")
+    __slots__ = ("_calls", "_first", "_lines", "_named", "_open", "_origin", "_out", "_size", "_waiting")
 
     def __init__(self, out: IO[bytes], origin: int) -> None:
         self._out, self._origin = out, origin
@@ -60,7 +61,8 @@ class _Writer:
         self._first = True
         self._named: set[tuple[int, int]] = set()
         self._open: dict[tuple[int, int, str], list[tuple[int, str]]] = {}
-        self._waiting = 0
+        self._calls = self._waiting = 0  # those that wait for their ends, and characters of them
+        self._size = 0  # of the lines
 
     def event(self, probe: _Probe, time: int, values: tuple[Any, ...]) -> None:
         """Write an event, or keep it until its call ends."""
@@ -76,18 +78,18 @@ class _Writer:
         key = (pid, tid, probe.role.key)
         if probe.role.begins:
             calls = self._open.setdefault(key, [])
-            if len(calls) >= DEPTH or self._waiting >= OPEN:
+            if len(calls) >= DEPTH or self._calls >= OPEN or self._waiting + len(args) > WAITING:
                 self._instant(probe, probe.name, time, pid, tid, args)
                 return
             calls.append((time, args))
-            self._waiting += 1
+            self._calls, self._waiting = self._calls + 1, self._waiting + len(args)
             return
         calls = self._open.get(key, [])
         if not calls:
             self._instant(probe, f"{probe.name} ends", time, pid, tid, args)
             return
         begin, before = calls.pop()
-        self._waiting -= 1
+        self._calls, self._waiting = self._calls - 1, self._waiting - len(before)
         if not calls:
             del self._open[key]
         more = f',"dur":{_micro(time - begin)},"args":{{"begin":{before},"end":{args}}}'
@@ -137,7 +139,8 @@ class _Writer:
 
     def _put(self, line: str) -> None:
         self._lines.append(line)
-        if len(self._lines) >= LINES:
+        self._size += len(line)
+        if self._size > WRITTEN:
             self.flush()
 
     def flush(self) -> None:
@@ -145,7 +148,7 @@ class _Writer:
         if self._lines:
             text = ",\n".join(self._lines)
             self._out.write((text if self._first else ",\n" + text).encode())
-            self._first, self._lines = False, []
+            self._first, self._lines, self._size = False, [], 0
 
     def finish(self) -> None:
         """Write the calls that have not ended."""
@@ -155,21 +158,20 @@ class _Writer:
         self.flush()
 
 
-def write(scan: Scan, survey: Survey, out: IO[bytes]) -> None:
-    """Write the events of the scan, and its losses, as a trace."""
-    origin = survey.begins
+def write(blocks: Iterable[Block], holes: Iterable[Missing], origin: int, out: IO[bytes]) -> None:
+    """Write the events of blocks, then what is lost, as a trace that begins at `origin` (wall-clock ns)."""
     head = {"clock": "wall", "first_event_ns": origin, "source": "kwire"}
     out.write(f'{{"displayTimeUnit":"ns","otherData":{json.dumps(head)},"traceEvents":[\n'.encode())
     writer = _Writer(out, origin)
     probes: dict[int, _Probe] = {}
     hosts: dict[str, int] = {}
-    for block, index, time in ordered(scan):
+    for block, index, time in ordered(blocks):
         probe = probes.get(id(block.schema))
         if probe is None:
             host = hosts.setdefault(block.schema.host, len(hosts))
             probe = probes[id(block.schema)] = _Probe(block.schema, host)
         writer.event(probe, time, probe.decode(block.frames.frame_bytes(index)))
-    for hole in scan.losses.holes():
+    for hole in holes:
         writer.lost(hole)
     writer.finish()
     out.write(b"\n]}\n")

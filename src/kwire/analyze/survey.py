@@ -11,7 +11,7 @@ from kwire.analyze.source import Source
 from kwire.capture.pcapng import StatisticsOption
 from kwire.capture.reader import Mixed, Section
 from kwire.capture.tally import tally
-from kwire.wire.frame import Type
+from kwire.wire.frame import Code, Type
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Cause, Lost
 from kwire.wire.schema import Schema
@@ -121,6 +121,9 @@ class Survey:
             network, troubles = capture.network, sum(first.count for first in capture.found.values())
             unsound = sum(self.errors.values()) - troubles  # packets that should be a frame and are not
             self.frames = capture.packets - network.packets - unsound + network.frames
+            if self.strangers:
+                name = Code.UNKNOWN_SCHEMA.name
+                self.errors[name] = self.errors.get(name, 0) + self.strangers
 
     @property
     def begins(self) -> int:

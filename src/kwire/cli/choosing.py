@@ -11,9 +11,14 @@ from kwire.analyze.source import Source
 from kwire.analyze.survey import Survey
 from kwire.capture.writer import Totals
 from kwire.cli.zone import add_utc
+from kwire.errors import KwireError
 from kwire.packets.tables import KWIRE_PORT
 from kwire.view.text import safe
+from kwire.wire.frame import Code
 from kwire.wire.schema import EARLIEST, LATEST
+
+LEFT_OUT = 3
+"""Exit status: the answer is not of all events that the capture holds."""
 
 TIMES = "2026-03-01T12:30:00, 12:30:00, +5s from the beginning, -5s from the end, or nanoseconds"
 
@@ -60,7 +65,13 @@ def selection(args: argparse.Namespace, survey: Survey, name: str) -> Selection:
 
         where = Where(args.where)
     chosen = Selection(args.probe, where, first, last)
-    chosen.check(survey.schemas, name)
+    try:
+        chosen.check(survey.schemas, name)
+    except KwireError as error:
+        if not survey.strangers or survey.schemas:
+            raise
+        cure = "a source repeats its SCHEMAs: capture for longer"
+        raise KwireError(error.operation, error.subject, strangers(survey.strangers), cure) from None
     return chosen
 
 
@@ -114,17 +125,19 @@ def totals(sums: Totals) -> str:
     return events + lost
 
 
-def warn(name: str, found: Survey) -> None:
-    """What keeps a capture that was read from being proven, on standard error."""
+def warn(name: str, found: Survey) -> int:
+    """What keeps a capture that was read from being proven, on standard error; gives the exit status."""
+    lines = []
     if not all(map(found.proves, found.probes)):
         what = "it does not prove complete; what is made of it does not either, and 'kwire verify' says so"
-        sys.stderr.write(f"kwire: {safe(name)}: {what}\n")
+        lines.append(what)
     if found.problem:
-        sys.stderr.write(f"kwire: {safe(name)}: {safe(found.problem)}\n")
+        lines.append(found.problem)
+    return _say(name, [*lines, *_strangers(found)], found)
 
 
-def notes(name: str, found: Survey, undecodable: int = 0) -> None:
-    """What a reader must know of the capture, on standard error."""
+def notes(name: str, found: Survey, undecodable: int = 0) -> int:
+    """What a reader must know of the capture, on standard error; gives the exit status."""
     lines = []
     if found.problem:
         lines.append(f"{found.problem}; everything before is used")
@@ -132,9 +145,29 @@ def notes(name: str, found: Survey, undecodable: int = 0) -> None:
         lines.append("it has no closing statistics: its recorder was killed, or is still recording")
     if found.skipped:
         lines.append(f"{found.skipped} packets hold no sound frame; {found.first_skipped}")
+    lines += _strangers(found)
     if undecodable:
-        lines.append(f"{undecodable} events are not as their schemas say, and left out")
+        lines.append(f"{count_of(undecodable, 'event')} not as the schemas say, and left out")
     if found.losses.total:
         lines.append(f"{found.losses.total} events are lost; 'kwire verify' names the holes")
+    return _say(name, lines, found, undecodable)
+
+
+def count_of(count: int, what: str) -> str:
+    """`1 event is`, `2 events are`."""
+    return f"1 {what} is" if count == 1 else f"{count:,} {what}s are"
+
+
+def strangers(count: int) -> str:
+    """What is said of events that no SCHEMA describes."""
+    return f"{count_of(count, 'event')} of probes that no SCHEMA describes ({Code.UNKNOWN_SCHEMA.name})"
+
+
+def _strangers(found: Survey) -> list[str]:
+    return [f"{strangers(found.strangers)}, and left out"] if found.strangers else []
+
+
+def _say(name: str, lines: list[str], found: Survey, undecodable: int = 0) -> int:
     for line in lines:
         sys.stderr.write(f"kwire: {safe(name)}: {safe(line)}\n")
+    return LEFT_OUT if found.strangers or undecodable else 0

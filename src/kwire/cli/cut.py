@@ -44,6 +44,6 @@ def run(args: argparse.Namespace) -> int:
             piece = cut(source, found, chosen, args.write, progress)
         finally:
             progress.done()
-        warn(source.name, found)
+        status = warn(source.name, found)
         sys.stderr.write(f"{totals(piece.totals)} of {found.events:,}, {safe(args.write)}\n")
-    return 0
+    return status

@@ -3,16 +3,11 @@
 import argparse
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from kwire.analyze.source import Source, check_output
 from kwire.cli.choosing import Progress, add_choice, notes, ports, selection, survey
 from kwire.errors import KwireError
 from kwire.view.text import safe
-
-if TYPE_CHECKING:
-    from kwire.analyze.choose import Selection
-    from kwire.analyze.tables import Table, Tables
 
 HELP = "write events as Parquet, Arrow, CSV, NDJSON or a Perfetto trace"
 
@@ -41,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, and say how much."""
-    from kwire.analyze.export import Export, export_file, format_of
+    from kwire.analyze.export import apart, export_file, format_of, whole
     from kwire.analyze.scan import Scan
     from kwire.analyze.tables import Tables
 
@@ -53,32 +48,24 @@ def run(args: argparse.Namespace) -> int:
         found = survey(source)
         chosen = selection(args, found, source.name)
         tables = Tables(seen.schema for seen in found.probes if chosen.wants(seen.schema))
-        parts = [(args.output, tables, chosen)]
+        paths = [args.output]
         if each:
             os.makedirs(args.output, exist_ok=True)
             paths = [os.path.join(args.output, table.name + form.extensions[0]) for table in tables]
-            parts = [
-                (path, Tables(table.schemas), _only(chosen, tables, table))
-                for path, table in zip(paths, tables, strict=True)
-            ]
-        for path, _, _ in parts:
+        for path in paths:
             check_output(path, [source])
-        events = undecodable = 0
-        for path, some, wanted in parts:
-            progress = Progress(f"{safe(path)}: writing", source.size)
-            try:
-                with source.open() as capture:
-                    scan = Scan(capture, wanted, progress)
-                    export_file(Export(scan, found, some), path, form)
-            finally:
-                progress.done()
-            events, undecodable = events + scan.events, undecodable + scan.undecodable
-        notes(source.name, found, undecodable)
+        progress = Progress(f"{safe(args.output)}: writing", source.size)
+        try:
+            with source.open() as capture:
+                scan = Scan(capture, chosen, progress)
+                if each:
+                    for path, (_, export) in zip(paths, apart(scan, found, tables), strict=True):
+                        export_file(export, path, form)
+                else:
+                    export_file(whole(scan, found, tables), args.output, form)
+        finally:
+            progress.done()
+        status = notes(source.name, found, scan.undecodable)
         where = "standard output" if args.output == "-" else args.output
-        sys.stderr.write(f"{events:,} events written to {safe(where)}\n")
-    return 0
-
-
-def _only(chosen: "Selection", tables: "Tables", table: "Table") -> "Selection":
-    """What is chosen of one table."""
-    return chosen.only(lambda schema: tables.find(schema) is table)
+        sys.stderr.write(f"{scan.events:,} events written to {safe(where)}\n")
+    return status

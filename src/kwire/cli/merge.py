@@ -45,7 +45,6 @@ def run(args: argparse.Namespace) -> int:
             sums = merge(inputs, args.write, progress)
         finally:
             progress.done()
-        for source, found in inputs:
-            warn(source.name, found)
+        status = max([warn(source.name, found) for source, found in inputs])
     sys.stderr.write(f"{totals(sums)}, {safe(args.write)}\n")
-    return 0
+    return status

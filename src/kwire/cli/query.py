@@ -61,8 +61,7 @@ def run(args: argparse.Namespace) -> int:
         with Database(source, found, selection(args, found, source.name)) as database:
             if args.sql is None:
                 _list(database, json=args.json)
-                notes(source.name, found)
-                return 0
+                return notes(source.name, found)
             progress = Progress(f"{safe(source.name)}: reading", source.size)
             database.progress = progress
             write = rows.write_json if args.json else rows.write_csv if args.csv else rows.write_table
@@ -70,8 +69,7 @@ def run(args: argparse.Namespace) -> int:
                 write(database.query(sys.stdin.read() if args.sql == "-" else args.sql), sys.stdout)
             finally:
                 progress.done()
-            notes(source.name, found, database.undecodable)
-    return 0
+            return notes(source.name, found, database.undecodable)
 
 
 def _list(database: "Database", *, json: bool) -> None:

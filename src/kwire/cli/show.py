@@ -8,7 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from kwire.capture.input import Source
-from kwire.cli.choosing import add_ports, ports
+from kwire.cli.choosing import LEFT_OUT, add_ports, ports, strangers
 from kwire.cli.zone import add_utc
 from kwire.errors import KwireError
 from kwire.packets.open import NetworkCapture, open_capture
@@ -158,7 +158,7 @@ def _events(args: argparse.Namespace, capture: NetworkCapture) -> int:
             raise
     out.flush()
     _say(capture, [*_notes(capture, renderer, stopped=done), *troubles(capture)])
-    return 0
+    return LEFT_OUT if renderer.strangers else 0
 
 
 def _say(capture: NetworkCapture, notes: Iterable[str]) -> None:
@@ -269,6 +269,8 @@ def _notes(capture: NetworkCapture, renderer: Renderer, *, stopped: bool) -> Ite
             yield "it has no closing statistics: its recorder was killed, or is still recording"
     if capture.skipped and not capture.network.found:
         yield f"{capture.skipped} packets hold no sound frame; {capture.first_skipped}"
+    if renderer.strangers:
+        yield strangers(renderer.strangers)
     if renderer.lost:
         holes = "one hole" if renderer.holes == 1 else f"{renderer.holes} holes"
         yield f"{renderer.lost} events are lost in {holes}; 'kwire verify' names them"

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
             pieces = split(source, found, args.by, args.write, progress)
         finally:
             progress.done()
-        warn(source.name, found)
+        status = warn(source.name, found)
     for piece in pieces:
         sys.stdout.write(f"{safe(piece.path)}: {totals(piece.totals)}\n")
-    return 0
+    return status

@@ -21,6 +21,7 @@ from kwire.packets.conversations import Conversation
 from kwire.packets.dissect import Packet as Found
 from kwire.packets.network import MAX_CONVERSATIONS, First, Network, Place, Watcher
 from kwire.packets.tables import KWIRE_PORT
+from kwire.packets.waiting import Waiting
 from kwire.wire.frames import Frames
 from kwire.wire.schema import Schema
 
@@ -55,7 +56,7 @@ class NetworkCapture(Capture):
 
     __slots__ = (
         *("_done", "_faces", "_given", "_kept", "_listed", "_of", "_patient", "_room", "_rows", "_seen"),
-        *("_sessions", "_told", "network"),
+        *("_sessions", "_told", "_waiting", "network"),
     )
 
     def __init__(
@@ -73,6 +74,7 @@ class NetworkCapture(Capture):
         self._kept: list[tuple[Section, Frames]] | None = None  # what was given, where it is kept
         self._given: set[int] = set()  # ids of the sections of those
         self._seen = self._done = False  # this is another reading; the first one came to its end
+        self._waiting = Waiting()
         self._told: dict[str, int] = {}  # of the network's troubles: those counted in `errors` already
 
     def keep(self, room: int) -> None:
@@ -201,25 +203,38 @@ class NetworkCapture(Capture):
         queue = self.network.finish() if end else self.network.take(all=not self._patient)
         self._count()
         for section, what in queue:
-            if id(section) not in self._listed:
-                self._list(section)
-            self._note(section, what)
+            for one in what.sections if isinstance(what, Mixed) else (section,):
+                if id(one) not in self._listed:
+                    self._list(one)
             if isinstance(what, Schema):
+                self._note(section, what)
                 section.define(what)
-                self._current = section
-                continue
-            if isinstance(what, Mixed):
-                for one in what.sections:
-                    if id(one) not in self._listed:
-                        self._list(one)
-                yield from self._sessions_of(what)
-                continue
-            self._current = section
-            yield what
+                yield from self._give(section, self._waiting.described(section, what.id))
+            elif isinstance(what, Mixed) and self._waiting.strange(what.sections[0], what):
+                for one, some in what.split():
+                    yield from self._give(one, self._waiting.take(one, some))
+            elif isinstance(what, Mixed):
+                yield from self._give(section, what)
+            else:
+                yield from self._give(section, self._waiting.take(section, what))
+        if end:
+            for section, rest in self._waiting.finish():
+                yield from self._give(section, rest)
         self._count()
         self._done = end
         if not end and own is not None:
             self._current = own
+
+    def _give(self, section: Section, frames: Frames | None) -> Iterator[Frames]:
+        """Give frames of a section, or of several."""
+        if not frames:
+            return
+        self._note(section, frames)
+        if isinstance(frames, Mixed):
+            yield from self._sessions_of(frames)
+        else:
+            self._current = section
+            yield frames
 
     def _sessions_of(self, frames: Mixed) -> Iterator[Frames]:
         """Frames of several sessions, together or apart."""

@@ -105,7 +105,7 @@ class Received:
             self.problems += 1
             return
         try:
-            if frame.header.type == Type.SCHEMA and self._sinks is None:
+            if frame.header.type == Type.SCHEMA:
                 self._describe(self._reader.add(frame))
             elif frame.header.type == Type.LOST and frame.header.id <= self.probes:
                 self._lose(Lost.read(frame))
@@ -121,6 +121,9 @@ class Received:
             return
         if not 0 < schema.id <= self.probes:
             self.problems += 1
+            return
+        if self._sinks is not None:  # repeated, for those who joined in the middle
+            self.problems += self.schemas[schema.id] != schema
             return
         self.schemas[schema.id] = schema
         if len(self.schemas) == self.probes:

@@ -1,7 +1,8 @@
 """From the rings into a session: frames gathered into DATA payloads, and what found no room counted.
 
 The laws: a ring is never kept waiting: what the session has no room for is counted LOST (SENDER_FULL) and let
-go; no Python runs for a single event; each probe's SCHEMA comes before its first event; a LOST frame stands
+go; no Python runs for a single event; each probe's SCHEMA comes before its first event, and again now and
+then; a LOST frame stands
 after the events before the hole and before those after it; for each probe, events accepted and losses told
 are together all that was given here, at each moment.
 """
@@ -26,6 +27,9 @@ TELL: Final = MERGE_GAP / 1e9
 
 HOLD: Final = 0.5
 """Seconds that a payload not yet full waits for more events while there is nobody to receive it."""
+
+REPEAT: Final = 30.0
+"""Seconds after which the SCHEMAs are sent again while there is DATA, for who joined in the middle."""
 
 SLACK: Final = 1024
 """Bytes that an outlet may need beyond the payloads it takes."""
@@ -78,6 +82,7 @@ class SourceSink:
         "_outlet",
         "_preamble",
         "_refused",
+        "_repeated",
         "_sent",
         "_since",
         "_size",
@@ -103,6 +108,7 @@ class SourceSink:
         self._since = 0.0  # when the first frame came into the buffer
         self._full = False
         self._finished = False  # the totals were handed over
+        self._repeated = (0.0, 0)  # when the SCHEMAs were sent last, and how many bytes had been until then
         self._sent = array("q", bytes(8 * words))  # events accepted, by probe
         self._refused = array("Q", bytes(8 * words))  # events refused and not yet among the holes
         self._holes: dict[tuple[int, int, int], Hole] = {}
@@ -125,6 +131,7 @@ class SourceSink:
     def outlet(self, outlet: Outlet | None) -> None:
         self._outlet = outlet
         self._enough = max(self._size + SLACK, min(ENOUGH, self._room // 4))
+        self._repeated = (self._clock(), self.bytes)  # a session begins with them
 
     # ------------------------------------------------------------------ a recorder's sink
 
@@ -165,6 +172,18 @@ class SourceSink:
             self._tell()
         if self._used and self._clock() >= self._since + self.waits:
             self._send()
+        if self.bytes > self._repeated[1] and self._clock() >= self._repeated[0] + REPEAT and not self._full:
+            self._repeat()
+
+    def _repeat(self) -> None:
+        """Send the SCHEMAs again, after what is gathered, if there is room for all of them."""
+        if (self._used and not self._send()) or self._outlet is None:
+            return
+        if self._room < sum(map(len, self._preamble)) + SLACK * len(self._preamble) + self._enough:
+            return
+        for payload in self._preamble:
+            self._hand_over(payload)
+        self._repeated = (self._clock(), self.bytes)
 
     # ------------------------------------------------------------------ the session's beginning and end
 

@@ -65,10 +65,22 @@ class _Prepared(NamedTuple):
 class Renderer:
     """Turns frames into rows. `choose` picks probes, `where` makes the test of each event for a schema.
 
-    `events` counts the events that made a line, `lost` those that LOST frames count.
+    `events` counts the events that made a line, `lost` those that LOST frames count, `strangers` those of no
+    known schema.
     """
 
-    __slots__ = ("_choose", "_last", "_nearest", "_prepared", "_where", "events", "format", "holes", "lost")
+    __slots__ = (
+        "_choose",
+        "_last",
+        "_nearest",
+        "_prepared",
+        "_where",
+        "events",
+        "format",
+        "holes",
+        "lost",
+        "strangers",
+    )
 
     def __init__(
         self,
@@ -85,6 +97,7 @@ class Renderer:
         self.events = 0
         self.holes = 0
         self.lost = 0
+        self.strangers = 0
 
     def rows(self, frames: Frames, schemas: Mapping[int, Schema]) -> list[Row]:
         """The rows of these frames, in their order; `schemas` by probe number."""
@@ -147,6 +160,7 @@ class Renderer:
         return self._nearest[2]
 
     def _unknown(self, id: int, raw: int, clock: Clock | None) -> list[Row]:
+        self.strangers += 1
         if self._choose is not None or self._where is not None:
             return []
         self.events += 1
