@@ -13,7 +13,6 @@ from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 from kwire.analyze.scan import BYTES, EVENTS, Block
 from kwire.analyze.tables import Table, Tables
-from kwire.capture.reader import Section
 from kwire.wire.frames import Frames
 from kwire.wire.schema import Schema
 from kwire.wire.walk import frame_gather
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 class _Entry(NamedTuple):
     """A block that was put away: where its frames are in the file, and how many; its times follow them."""
 
-    section: Section
     schema: Schema
     at: int
     size: int
@@ -60,7 +58,7 @@ class Drawers:
             lengths = view[places + np.uint64(2)].astype(np.int64) << 8 | view[places + np.uint64(3)]
             out = bytearray(int(lengths.sum()))
             frame_gather(block.frames.view, block.frames.offsets, 0, count, out, 0)
-            entry = _Entry(block.section, block.schema, self._file.tell(), len(out), count)
+            entry = _Entry(block.schema, self._file.tell(), len(out), count)
             self._entries[id(table)].append(entry)
             self._file.write(out)
             self._file.write(np.ascontiguousarray(block.times).tobytes())
@@ -93,7 +91,7 @@ class Drawers:
             order = np.argsort(times, kind="stable")
             places = array("Q", np.asarray(frames.offsets)[: len(times)][order].tobytes())
             frames, times = Frames(frames.data, places), times[order]
-        return Block(entries[0].section, entries[0].schema, frames, times)
+        return Block(entries[0].schema, frames, times)
 
     def __enter__(self) -> "Drawers":
         return self

@@ -48,7 +48,8 @@ STATUS: dict[int, str] = {
     0: "all went well",
     1: "the operation failed, or what was checked is wrong; one line on standard error says why",
     2: "the command line could not be understood",
-    3: "events are missing, or not known to be there (verify, agent, collect), or left out of what was asked for",
+    3: "events are missing, or not known to be there (verify, agent, collect), or left out as nothing "
+    "describes them (verbs that read captures)",
     130: "interrupted",
 }
 """Exit status → meaning. Of record, trace and agent with a command it is the command's, as a shell gives it,
