@@ -39,7 +39,11 @@ textual = st.builds(
 others = st.sampled_from(
     [
         "pid", "not ok", "numbers[0] > 2", "pid + 1 == cpu + 101", "data == '0001'", "big == small",
-        "pid == tid", "lump == '01000000'", "(pid if ok else cpu) > 50",
+        "pid == tid", "path ~ '/*'", "str(path, 1) == '/'", "path.endswith('x')", "'t' in path",
+        "comm ~ 'c[1-3]'", "(small - 3) // 2 < -1", "(pid - 120) % 7 == 3", "big * pid > small",
+        "-pid < small", "~cpu == -1", "u8(pid) == 102", "big // (pid - 105) == 0", "pid << cpu == 808",
+        "small >> 1 < 0", "numbers[cpu] > 3", "ok < 2", "(ok or pid > 120) == ok", "comm", "path < comm",
+        "min(pid, 110) > 105", "lump == '01000000'", "(pid if ok else cpu) > 50",
     ]
 )  # fmt: skip
 leaf = st.one_of(numeric, mirrored, chained, masked, textual, others)

@@ -356,12 +356,6 @@ WRONG = [
     ),
     (
         "kprobe:connect",
-        "if comm: emit(pid)",
-        '3: a text is neither true nor false; compare it: == ""',
-        "comm",
-    ),
-    (
-        "kprobe:connect",
         "def f(sk):\n    if sk.common: emit(pid)",
         "3: this is a whole struct common; name one of its members",
         "sk.common",

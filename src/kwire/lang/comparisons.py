@@ -11,7 +11,7 @@ import sys
 from kwire.lang import builtins, values
 from kwire.lang import checked as c
 from kwire.lang import types as t
-from kwire.lang.errors import TextError, did_you_mean
+from kwire.lang.errors import NameTextError, NeverTextError, TextError, did_you_mean
 from kwire.lang.tree import COMPARE, Span
 from kwire.lang.values import Literal, Value
 
@@ -20,7 +20,9 @@ SWAPPED = {"eq": "eq", "ne": "ne", "lt": "gt", "le": "ge", "gt": "lt", "ge": "le
 
 def compare(op: str, left: Value, right: Value, span: Span) -> c.Expr:
     """`left op right` as 0 or 1."""
-    if isinstance(left, Literal) and not isinstance(right, Literal):
+    if isinstance(left, Literal) and isinstance(right, Literal):
+        return c.Const(int(getattr(operator, op)(left.value, right.value)), t.BOOL, span)
+    if isinstance(left, Literal):
         left, right, op = right, left, SWAPPED[op]
     if isinstance(right, Literal):
         return _with_string(op, left, right, span)
@@ -32,12 +34,16 @@ def compare(op: str, left: Value, right: Value, span: Span) -> c.Expr:
 
 def _with_string(op: str, left: Value, literal: Literal, span: Span) -> c.Expr:
     if isinstance(left.type, t.Int) and left.type.display == "ipv4" and not isinstance(left, values.WIDE):
-        address = c.Const(_ipv4(literal), left.type, literal.span)
+        address = c.Const(ipv4(literal), left.type, literal.span)
         return _numbers(op, left, address, span)
     if isinstance(left.type, t.Enum) and not isinstance(left, values.WIDE):
         return _numbers(op, left, _enumerator(left.type, literal), span)
+    if isinstance(left.type, t.Int) and left.type.display and not isinstance(left, values.WIDE):
+        number = _displayed(literal)
+        if number is not None:
+            return _numbers(op, left, number, span)
     if isinstance(left, c.ReadBlock) and isinstance(left.type, t.Array) and left.type.display:
-        same = c.BlockEqual(left, _address(left.type.display, literal), t.BOOL, span)
+        same = c.BlockEqual(left, address_bytes(left.type.display, literal), t.BOOL, span)
         if op not in ("eq", "ne"):
             raise TextError(span, f"addresses have no order: {COMPARE[op]}", "use == or !=")
         return same if op == "eq" else c.Not(same, t.BOOL, span)
@@ -75,7 +81,25 @@ def reach(text: c.ReadText | c.Comm, size: int, span: Span) -> None:
     longer = f"read more of it: str(x, {size})" if not known or most < known >= size else ""
     if size > builtins.MAX_LIMIT:
         longer = ""
-    raise TextError(span, f"{what} has at most {most} bytes, never these {size}", longer)
+    raise NeverTextError(span, f"{what} has at most {most} bytes, never these {size}", longer)
+
+
+def _displayed(literal: Literal) -> c.Const | None:
+    """The number that is shown by a name of Linux's: "-ENOENT", "AF_INET"."""
+    sign = -1 if literal.value.startswith("-") else 1
+    number = linux_constant(literal.value.removeprefix("-"))
+    return None if number is None else c.Const(sign * number, t.S64, literal.span)
+
+
+def linux_constant(name: str) -> int | None:
+    """The number of a name of Linux's interface on this machine (O_CREAT, ENOENT), None where it is none."""
+    if not name[:1].isupper():
+        return None
+    import os
+
+    from kwire.wire.names import constant
+
+    return constant(name, os.uname().machine)
 
 
 def _enumerator(type_: t.Enum, literal: Literal) -> c.Const:
@@ -88,10 +112,10 @@ def _enumerator(type_: t.Enum, literal: Literal) -> c.Const:
     what = (
         f"{t.article(type_)} has no name {literal.value!r}" if names else f"{t.article(type_)} has no names"
     )
-    raise TextError(literal.span, what, cure if names else "compare it with a number")
+    raise NameTextError(literal.span, what, cure if names else "compare it with a number")
 
 
-def _address(display: str, literal: Literal) -> bytes:
+def address_bytes(display: str, literal: Literal) -> bytes:
     """The bytes of an IPv6 or Ethernet address."""
     if display == "mac":
         parts = literal.value.split(":")
@@ -112,7 +136,7 @@ def _is_hex(text: str) -> bool:
     return text.isascii() and all(digit in "0123456789abcdefABCDEF" for digit in text)
 
 
-def _ipv4(literal: Literal) -> int:
+def ipv4(literal: Literal) -> int:
     """The number a network-order field holds in memory when it is this address."""
     parts = literal.value.split(".")
     if len(parts) != 4 or not all(part.isascii() and part.isdigit() and len(part) < 4 for part in parts):
@@ -166,12 +190,10 @@ def _always(op: str, value: c.Expr, constant: c.Const, span: Span) -> bool:
         "gt": number < low,
         "ge": number <= low,
     }
-    if isinstance(value.type, t.Bool):
-        return False
     if never[op]:
         what = f"{t.article(value.type)} is {low} to {high}" if high < 1 << 32 else _sign(value, low)
         cure = "cast it if its bits mean a signed number: s32(x)" if number < 0 == low else ""
-        raise TextError(span, f"this is never true: {what}", cure)
+        raise NeverTextError(span, f"this is never true: {what}", cure)
     return always[op]
 
 

@@ -74,6 +74,10 @@ class NameTextError(TextError):
     """Inside the room: a name that does not exist here."""
 
 
+class NeverTextError(TextError):
+    """Inside the room: a comparison that no value makes true."""
+
+
 def nearest(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
     """The names most like `name`, best first; none when nothing is near."""
     import difflib

@@ -110,6 +110,8 @@ class Expressions:
             value, type_ = enumerator
             assert isinstance(type_, t.Enum)
             return c.Const(value, type_, span)
+        from kwire.lang.comparisons import linux_constant
+
         number = linux_constant(name)
         if number is not None:
             return values.constant(number, span)
@@ -329,17 +331,21 @@ class Expressions:
         return c.Binary(node.op, pointer, number, pointer.type, node.span)
 
     def _compare(self, node: tree.Compare) -> Value:
-        from kwire.lang.comparisons import compare
-
         left = self.check(node.left)
         tests = []
         for op, operand in node.rest:
             right = self.check(operand)
             span = node.span if len(node.rest) == 1 else _between(left.span, right.span)
-            tests.append(compare(op, left, right, span))
+            tests.append(self.compare(op, left, right, span))
             left = right
         # What is always true changes nothing: half of `0 <= fd < 10`, say.
         return _balanced("and", [test for test in tests if not _true(test)] or tests[:1], node.span)
+
+    def compare(self, op: str, left: Value, right: Value, span: Span) -> c.Expr:
+        """`left op right` as 0 or 1."""
+        from kwire.lang.comparisons import compare
+
+        return compare(op, left, right, span)
 
     def _match(self, node: tree.Match) -> Value:
         from kwire.lang.matching import match
@@ -376,17 +382,6 @@ class Expressions:
         from kwire.lang.functions import call
 
         return call(self, node)
-
-
-def linux_constant(name: str) -> int | None:
-    """The number of a name of Linux's interface on this machine (O_CREAT, ENOENT), None where it is none."""
-    if not name[:1].isupper():
-        return None
-    import os
-
-    from kwire.wire.names import constant
-
-    return constant(name, os.uname().machine)
 
 
 def select(test: c.Expr, then: c.Expr, otherwise: c.Expr, span: Span) -> c.Expr:

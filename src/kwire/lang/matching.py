@@ -6,6 +6,7 @@ All are one pattern: pieces of bytes with any number of bytes between them. Inva
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from kwire.lang import checked as c
 from kwire.lang import types as t
@@ -13,6 +14,9 @@ from kwire.lang.comparisons import reach, text_of
 from kwire.lang.errors import TextError
 from kwire.lang.tree import Span
 from kwire.lang.values import Literal, Value
+
+if TYPE_CHECKING:
+    import re
 
 ANY: c.ByteSet = ((1, 255),)
 """`?`: every byte but the NUL."""
@@ -28,8 +32,10 @@ def match(op: str, text: Value, pattern: Value, span: Span) -> c.Expr:
     wanted = pattern.value.encode()
     if b"\0" in wanted:
         raise TextError(pattern.span, "a text ends at its first NUL and contains none")
-    found = text_of(text, span)
     pieces = PIECES[op](wanted, pattern.span)
+    if isinstance(text, Literal):
+        return c.Const(int(regex(pieces).fullmatch(text.value.encode()) is not None), t.BOOL, span)
+    found = text_of(text, span)
     longest = max(map(len, pieces))
     if longest > LONGEST_PIECE:
         raise TextError(pattern.span, f"{longest} bytes in a row are too many to search for", "")
@@ -96,6 +102,16 @@ def _set(inside: bytes, span: Span) -> c.ByteSet:
         else:
             ranges.append((byte, byte))
     return tuple(ranges)
+
+
+def regex(pieces: tuple[c.Piece, ...]) -> "re.Pattern[bytes]":
+    """The pattern as a regular expression that the whole text must match."""
+    import re
+
+    def one(choices: c.ByteSet) -> bytes:
+        return b"[" + b"".join(b"\\x%02x-\\x%02x" % pair for pair in choices) + b"]"
+
+    return re.compile(b".*".join(b"".join(map(one, piece)) for piece in pieces), re.DOTALL)
 
 
 def _plain(text: bytes) -> c.Piece:

@@ -130,8 +130,8 @@ def scalar(value: Value) -> c.Expr:
 
 def truth(value: Value) -> c.Expr:
     """The value as a condition: not 0 is true."""
-    if isinstance(value, c.ReadText | c.Comm | Literal):
-        raise TextError(value.span, "a text is neither true nor false", 'compare it: == ""')
+    if isinstance(value, c.ReadText | c.Comm):
+        return c.Not(c.TextEqual(value, b"", t.BOOL, value.span), t.BOOL, value.span)
     return scalar(value)
 
 

@@ -1,29 +1,35 @@
 """Conditions over many events at once: what `--where` says, evaluated by numpy on whole columns.
 
-The laws: the answer for each event is that of `view.where`, whose closures are the specification; what numpy
-cannot answer exactly (numbers beyond 64 bits, elements of arrays, order of texts) is left to it: `vector`
-gives None. Only the fields that a condition names are decoded.
+Invariants: the answer for each event is that of `view.where`, whose functions of one event are the
+specification; what is not worth columns (elements of arrays, order of texts) is left to it: `vector` gives
+None. Only the fields that a condition names are decoded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from kwire.lang import checked as c
 from kwire.lang import tree
-from kwire.view.where import Where, dotted, resolved
+from kwire.lang import types as t
+from kwire.lang.context import CtxField
+from kwire.lang.errors import NameTextError
+from kwire.lang.matching import regex
+from kwire.view.where import ADDRESSES, TIME, Where, named
 from kwire.wire.columns import columns, spans
 from kwire.wire.fields import TYPES, Field
 from kwire.wire.frames import Frames
-from kwire.wire.schema import Labels, Schema
+from kwire.wire.schema import Schema
 
 if TYPE_CHECKING:
+    import re
+
     import numpy as np
 
     Array: TypeAlias = np.ndarray[Any, Any]
 
 MIRRORED = {"eq": "eq", "ne": "ne", "lt": "gt", "le": "ge", "gt": "lt", "ge": "le"}
-I64 = range(-(1 << 63), 1 << 63)
 
 
 class Events(NamedTuple):
@@ -39,10 +45,6 @@ Mask: TypeAlias = "Callable[[_Columns], Any]"  # an array of bool, or one bool f
 
 class _NotVectorError(Exception):
     """This part is left to view.where."""
-
-
-class _MissingError(Exception):
-    """A name that this schema has not got."""
 
 
 class _Columns:
@@ -61,12 +63,25 @@ class _Columns:
             found = self._known[field.name] = columns(only, self.events.frames)[field.name]
         return found
 
-    def equal_text(self, field: Field, wanted: bytes) -> Array:
-        """Which texts of a tail field are these bytes; lengths first, so most are never looked at."""
+    def matched(self, field: Field, pattern: re.Pattern[bytes], limit: int) -> Array:
+        """Which texts of a tail field match; no more than `limit` bytes of each are looked at."""
         import numpy as np
 
         data, starts, lengths = spans(self.events.schema, self.events.frames, field.name)
-        mask: Array = lengths == len(wanted)
+        ends = starts + np.minimum(lengths, limit)
+        whole, matches = data.data, pattern.fullmatch
+        pairs = zip(starts.tolist(), ends.tolist(), strict=True)
+        return np.fromiter((matches(whole, a, b) is not None for a, b in pairs), bool, len(starts))
+
+    def equal_text(self, field: Field, wanted: bytes, begins: bool) -> Array:
+        """Which texts of a tail field are these bytes, or (`begins`) begin with them.
+
+        Lengths come first, so most are never looked at.
+        """
+        import numpy as np
+
+        data, starts, lengths = spans(self.events.schema, self.events.frames, field.name)
+        mask: Array = lengths >= len(wanted) if begins else lengths == len(wanted)
         places = np.flatnonzero(mask)
         if len(places) and wanted:
             found = data[starts[places][:, None] + np.arange(len(wanted))]
@@ -77,8 +92,8 @@ class _Columns:
 def vector(where: Where, schema: Schema) -> Callable[[Events], Array] | None:
     """The condition for many events of one schema; None where only `where.test` can tell."""
     try:
-        mask = _Compiler(schema).truth(resolved(where.expression, schema))
-    except _MissingError:
+        mask = _Compiler(schema).truth(where.checked(schema))
+    except NameTextError:
         mask = _never
     except _NotVectorError:
         return None
@@ -86,7 +101,8 @@ def vector(where: Where, schema: Schema) -> Callable[[Events], Array] | None:
     def evaluate(events: Events) -> Array:
         import numpy as np
 
-        found: Array = np.broadcast_to(np.asarray(mask(_Columns(events)), dtype=bool), len(events.times))
+        with np.errstate(all="ignore"):  # numbers wrap, as in registers
+            found: Array = np.broadcast_to(_bools(mask(_Columns(events))), len(events.times))
         return found
 
     return evaluate
@@ -173,128 +189,125 @@ def _never(columns: _Columns) -> bool:
 
 
 class _Compiler:
-    """From a tree to functions on columns, for one schema."""
+    """From the checked form to functions on columns, for one schema.
 
-    __slots__ = ("_fields", "_labels", "_schema")
+    Numbers are arrays of int64, of uint64 where the type is unsigned and of 64 bits, so they hold what
+    registers hold.
+    """
+
+    __slots__ = ("_schema",)
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
-        self._fields: Mapping[str, Field] = {field.name: field for field in schema.fields}
-        self._labels = Labels(schema)
 
-    def truth(self, node: tree.Expr) -> Mask:
+    def truth(self, e: Any) -> Mask:
         """Whether the expression is true."""
-        match node:
-            case tree.Logic(op, operands):
-                return self._logic(op, [self.truth(operand) for operand in operands])
-            case tree.Unary("not", operand):
-                value = self.truth(operand)
-                return lambda columns: ~_bools(value(columns))
-            case tree.Compare(left, rest):
-                parts, one = [], left
-                for op, two in rest:
-                    parts.append(self._compare(op, one, two))
-                    one = two
-                return parts[0] if len(parts) == 1 else self._logic("and", parts)
-        number = self._number(node)
+        match e:
+            case c.Const(value=value):
+                return lambda columns: value != 0
+            case c.Logic(op=op, left=left, right=right):
+                a, b = self.truth(left), self.truth(right)
+                if op == "and":
+                    return lambda columns: _bools(a(columns)) & _bools(b(columns))
+                return lambda columns: _bools(a(columns)) | _bools(b(columns))
+            case c.Not(operand=operand):
+                a = self.truth(operand)
+                return lambda columns: ~_bools(a(columns))
+            case c.Compare():
+                return self._compare(e)
+            case c.TextEqual(text=c.ReadText() as text, literal=literal):
+                return self._equal(text, literal)
+            case c.TextMatch(text=c.ReadText() as text, pieces=pieces):
+                return self._match(text, regex(pieces))
+        number = self._number(e)
         return lambda columns: number(columns) != 0
 
-    def _logic(self, op: str, parts: list[Mask]) -> Mask:
-        def all_of(columns: _Columns) -> Any:
-            result = _bools(parts[0](columns))
-            for part in parts[1:]:
-                result = result & _bools(part(columns))
-            return result
+    def _compare(self, e: c.Compare) -> Mask:
+        ufunc = _UFUNCS[e.op]
+        if isinstance(e.left, c.Param) and isinstance(e.right, c.Const):
+            field, value = self._field(e.left), e.right.value
+            if field is not None and TYPES[field.type].kind == "int":
+                return lambda columns: _narrow(ufunc, columns.column(field), value)
+        a, b, signed = self._number(e.left), self._number(e.right), e.signed
 
-        def any_of(columns: _Columns) -> Any:
-            result = _bools(parts[0](columns))
-            for part in parts[1:]:
-                result = result | _bools(part(columns))
-            return result
+        def compare(columns: _Columns) -> Any:
+            import numpy as np
 
-        return all_of if op == "and" else any_of
+            kind = np.int64 if signed else np.uint64
+            return getattr(np, ufunc)(_as(a(columns), kind), _as(b(columns), kind))
 
-    def _field(self, node: tree.Expr) -> Field | None:
-        name = (
-            node if isinstance(node, tree.Name) else dotted(node) if isinstance(node, tree.Member) else None
-        )
-        if name is None:
-            return None
-        if name.id in self._fields:
-            return self._fields[name.id]
-        if name.id in ("time_ns", "probe"):
-            return None
-        raise _MissingError(name.id)
+        return compare
 
-    def _number(self, node: tree.Expr) -> Callable[[_Columns], Any]:
-        """A column of integers of at most 64 bits, or a constant; nothing that could overflow."""
-        match node:
-            case tree.Number(value):
-                if value not in I64:
-                    raise _NotVectorError
-                return lambda columns: value
-            case tree.Name("time_ns") if "time_ns" not in self._fields:
-                return lambda columns: columns.events.times
-            case tree.Binary("and", left, tree.Number(mask)) if 0 <= mask < 1 << 63:
-                of = self._number(left)
-                return lambda columns: _masked(of(columns), mask)
-        field = self._field(node)
-        if field is None or field.count != 1 or TYPES[field.type].kind not in ("int", "bool"):
-            raise _NotVectorError
-        return lambda columns: columns.column(field)
+    def _field(self, e: c.Param) -> Field | None:
+        """The field that a value is; None for the time."""
+        assert isinstance(e.access, CtxField)
+        return None if e.access.offset == TIME else self._schema.fields[e.access.offset]
 
-    def _compare(self, op: str, left: tree.Expr, right: tree.Expr) -> Mask:
-        if isinstance(left, (tree.String, tree.Number)):
-            left, right, op = right, left, MIRRORED[op]
-        if isinstance(right, tree.String):
-            return self._compare_text(op, left, right.value)
-        if not isinstance(right, tree.Number):
-            raise _NotVectorError  # two columns: their widths and signs may differ
-        number, value = self._number(left), right.value
-        if isinstance(left, tree.Number):
-            raise _NotVectorError
-        return lambda columns: _compared(op, number(columns), value)
-
-    def _compare_text(self, op: str, left: tree.Expr, wanted: str) -> Mask:
-        if op not in ("eq", "ne"):
-            raise _NotVectorError
-        if isinstance(left, tree.Name) and left.id == "probe" and "probe" not in self._fields:
-            same = (self._schema.probe == wanted) == (op == "eq")
-            return lambda columns: same
-        field = self._field(left)
-        if field is None or field.count != 1:
-            raise _NotVectorError
-        equal = self._equal(field, wanted)
-        return equal if op == "eq" else lambda columns: ~_bools(equal(columns))
-
-    def _equal(self, field: Field, wanted: str) -> Mask:
-        kind = TYPES[field.type].kind
-        if kind in ("ipv4", "ipv6", "mac"):
-            return lambda columns: columns.column(field) == wanted
-        if kind in ("str", "text"):
-            try:
-                data = wanted.encode()
-            except UnicodeEncodeError:
-                raise _NotVectorError from None
-            if "\\x" in wanted or "\0" in wanted:  # may stand for bytes that are not UTF-8
-                raise _NotVectorError
-            if kind == "str":
-                return lambda columns: columns.equal_text(field, data)
-            return lambda columns: columns.column(field) == data
-        if kind == "int" and (field.enum or field.type in ("ksym", "usym")):
-            labels = self._labels
-
-            def named(columns: _Columns) -> Any:
-                import numpy as np
-
-                values, where = np.unique(columns.column(field), return_inverse=True)
-                same = np.array(
-                    [labels.name(field, value) == wanted for value in values.tolist()], dtype=bool
-                )
-                return same[where.ravel()] if len(values) else np.zeros(0, bool)
-
-            return named
+    def _number(self, e: Any) -> Callable[[_Columns], Any]:
+        """Integers as arrays, or one number for all."""
+        dtype = "uint64" if t.is_wide_unsigned(e.type) else "int64"
+        match e:
+            case c.Const(value=value):
+                return lambda columns: _array(value, dtype)
+            case c.Param():
+                field = self._field(e)
+                if field is None:
+                    return lambda columns: columns.events.times
+                return lambda columns: _as(columns.column(field), dtype)
+            case c.Binary(op=op, left=left, right=right):
+                a, b, operate = self._number(left), self._number(right), _BINARY[op]
+                return lambda columns: operate(_as(a(columns), dtype), _as(b(columns), dtype))
+            case c.Negate(operand=operand):
+                a = self._number(operand)
+                return lambda columns: _as(-_as(a(columns), "int64"), dtype)
+            case c.Invert(operand=operand):
+                a = self._number(operand)
+                return lambda columns: ~_as(a(columns), dtype)
+            case c.Retype(operand=operand):
+                a = self._number(operand)
+                return lambda columns: _as(a(columns), dtype)
+            case c.Convert(operand=operand, type=type_):
+                a = self._number(operand)
+                if isinstance(type_, t.Bool):
+                    return lambda columns: _as(a(columns) != 0, dtype)
+                narrow = f"{'' if t.signed(type_) else 'u'}int{8 * t.size_of(type_)}"
+                return lambda columns: _as(_as(a(columns), narrow), dtype)
+            case c.Select(test=test, then=then, otherwise=otherwise):
+                chosen, a, b = self.truth(test), self._number(then), self._number(otherwise)
+                return lambda columns: _where(chosen(columns), a(columns), b(columns))
+            case c.Logic() | c.Not() | c.Compare() | c.TextEqual() | c.TextMatch():
+                mask = self.truth(e)
+                return lambda columns: _as(_bools(mask(columns)), dtype)
         raise _NotVectorError
+
+    def _equal(self, text: c.ReadText, wanted: bytes) -> Mask:
+        assert isinstance(text.place.base, c.Const)
+        field = self._schema.fields[text.place.base.value]
+        kind = TYPES[field.type].kind
+        begins = text.type.limit == len(wanted)  # the text may go on
+        if field.count != 1:
+            raise _NotVectorError
+        if kind == "int":
+            name = named(self._schema, field)
+            assert name is not None
+            return lambda columns: _labelled(columns.column(field), name, wanted)
+        if begins and kind != "str":
+            raise _NotVectorError
+        if kind in ADDRESSES:
+            shown = wanted.decode("utf-8", "replace")
+            return lambda columns: columns.column(field) == shown
+        if kind == "str":
+            return lambda columns: columns.equal_text(field, wanted, begins)
+        if kind == "text":
+            return lambda columns: columns.column(field) == wanted
+        raise _NotVectorError
+
+    def _match(self, text: c.ReadText, pattern: re.Pattern[bytes]) -> Mask:
+        assert isinstance(text.place.base, c.Const)
+        field, limit = self._schema.fields[text.place.base.value], text.type.limit
+        if TYPES[field.type].kind != "str":
+            raise _NotVectorError
+        return lambda columns: columns.matched(field, pattern, limit)
 
 
 def _bools(value: Any) -> Any:
@@ -303,33 +316,68 @@ def _bools(value: Any) -> Any:
     return np.asarray(value, dtype=bool)
 
 
-def _masked(values: Any, mask: int) -> Any:
-    """values & mask as Python means it: a mask wider than the column is cut to what can be set."""
+def _as(values: Any, dtype: Any) -> Any:
+    """The numbers as another type: the low bits, as in registers."""
     import numpy as np
 
-    if isinstance(values, int):
-        return values & mask
-    wide = values.astype(np.int64 if values.dtype.kind == "i" else np.uint64)
-    return wide & wide.dtype.type(mask)
+    return np.asarray(values).astype(dtype, copy=False)
 
 
-def _compared(op: str, values: Any, number: int) -> Any:
-    """values op number; a number outside the column's range is compared as Python does."""
+def _array(value: int, dtype: str) -> Any:
     import numpy as np
 
-    if isinstance(values, int):
-        raise _NotVectorError
-    if values.dtype.kind == "b":
-        values = values.astype(np.uint8)
+    return np.array([value], dtype=dtype)
+
+
+def _where(chosen: Any, then: Any, otherwise: Any) -> Any:
+    import numpy as np
+
+    return np.where(_bools(chosen), then, otherwise)
+
+
+def _narrow(ufunc: str, values: Any, number: int) -> Any:
+    """A column and a number of its type, compared without widening it."""
+    import numpy as np
+
     limits = np.iinfo(values.dtype)
-    if number > limits.max:
-        return np.full(len(values), op in ("ne", "lt", "le"))
-    if number < limits.min:
-        return np.full(len(values), op in ("ne", "gt", "ge"))
-    value = values.dtype.type(number)
-    return getattr(np, _UFUNCS[op])(values, value)
+    if not limits.min <= number <= limits.max:  # between s64 and u64 the bits are what counts
+        number = (number - limits.min) % (limits.max - limits.min + 1) + limits.min
+    return getattr(np, ufunc)(values, values.dtype.type(number))
 
 
+def _labelled(values: Any, name: Callable[[int], str], wanted: bytes) -> Any:
+    """Which numbers are called so; each different one is looked up once."""
+    import numpy as np
+
+    different, where = np.unique(values, return_inverse=True)
+    same = np.array([name(value).encode() == wanted for value in different.tolist()], dtype=bool)
+    return same[where.ravel()] if len(different) else np.zeros(0, bool)
+
+
+def _divided(left: Any, right: Any) -> Any:
+    import numpy as np
+
+    return np.where(right == 0, 0, left // np.where(right == 0, 1, right)).astype(left.dtype)
+
+
+def _remainder(left: Any, right: Any) -> Any:
+    import numpy as np
+
+    return np.where(right == 0, left, left % np.where(right == 0, 1, right)).astype(left.dtype)
+
+
+_BINARY: dict[str, Callable[[Any, Any], Any]] = {
+    "add": lambda left, right: left + right,
+    "sub": lambda left, right: left - right,
+    "mul": lambda left, right: left * right,
+    "div": _divided,
+    "mod": _remainder,
+    "and": lambda left, right: left & right,
+    "or": lambda left, right: left | right,
+    "xor": lambda left, right: left ^ right,
+    "shl": lambda left, right: left << (right & 63),
+    "shr": lambda left, right: left >> (right & 63),
+}
 _UFUNCS = {
     "eq": "equal", "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal"
 }  # fmt: skip

@@ -1,80 +1,58 @@
-"""Conditions on decoded events: `--where EXPR`, the language's expressions evaluated over an event's fields.
+"""Conditions on decoded events: `--where EXPR`, checked by the language's checker as a filter of a probe is.
 
-Names are the fields of a probe, and `time_ns` (wall clock) and `probe` (its spec). The laws: what is wrong
-with an expression is said before the first event, with its place in the text; an event whose probe has not
-all the names is not wanted, unless no probe has a name: then the name is a mistake. Numbers are unbounded; as
-in the kernel, x / 0 is 0 and x % 0 is x. An enum compares with its names, a symbol with its name, an address
-with its usual text.
+Names are the fields of a probe, and `time_ns` (wall clock) and `probe` (its spec). Invariants: an expression
+means what it means in `--filter` and in a probe: numbers of 64 bits by the same rules, texts by their bytes.
+What is wrong with it is said before the first event, with its place in the text; an event whose probe has not
+all the names is not wanted, unless no probe has a name: then the name is a mistake. A number that people
+read by a name (an enumeration, a symbol, an error) compares with that name too, an address with its usual
+text, bytes with their hexadecimal digits. Texts have an order here.
 """
 
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-from kwire.lang import tree
-from kwire.lang.errors import Diagnostic, LanguageError, TextError, nearest
+from kwire.btf.errors import BtfLookupError
+from kwire.lang import builtins, comparisons, tree
+from kwire.lang import checked as c
+from kwire.lang import types as t
+from kwire.lang.context import CtxField, Site
+from kwire.lang.errors import Diagnostic, LanguageError, NameTextError, NeverTextError, TextError, nearest
+from kwire.lang.expressions import Expressions
+from kwire.lang.matching import regex
+from kwire.lang.values import Literal, Value, wrap
 from kwire.view.render import Test, Values
 from kwire.view.text import safe
 from kwire.view.values import displayed
-from kwire.wire.fields import TYPES, Field
+from kwire.wire.fields import TYPES, Field, text_bytes
 from kwire.wire.schema import Labels, Schema
 
-Evaluate: TypeAlias = Callable[[int, Values], Any]
+Number: TypeAlias = Callable[[int, Values], int]
+Text: TypeAlias = Callable[[int, Values], bytes]
 
-SPECIAL = {"time_ns": "number", "probe": "text"}
-NOT_HERE = {
-    tree.Call: "functions cannot be called here",
-    tree.Cast: "casts cannot be used here",
-}
+SPECIAL = ("time_ns", "probe")
+FUNCTIONS = frozenset(("str", "min", "max", "be16", "be32", "be64", *t.INTEGERS))
+"""The functions that need no memory but the event's."""
 
+TIME = -1
+"""In the place of a field's number: the wall-clock time."""
 
-def _divide(left: int, right: int) -> int:
-    return left // right if right else 0
+BY_NAME = 1
+"""Offset of the place of a number's name; that of a field itself is 0."""
 
-
-def _remainder(left: int, right: int) -> int:
-    return left % right if right else left
-
-
-def _shift(left: int, by: int, right: bool) -> int:
-    return left >> (by & 63) if right else (left << (by & 63)) & (1 << 64) - 1
+LONGEST = 1 << 16
+ADDRESSES = ("ipv4", "ipv6", "mac")
+MASK = (1 << 64) - 1
 
 
-BINARY: dict[str, Callable[[int, int], int]] = {
-    "add": lambda left, right: left + right,
-    "sub": lambda left, right: left - right,
-    "mul": lambda left, right: left * right,
-    "div": _divide,
-    "mod": _remainder,
-    "and": lambda left, right: left & right,
-    "or": lambda left, right: left | right,
-    "xor": lambda left, right: left ^ right,
-    "shl": lambda left, right: _shift(left, right, False),
-    "shr": lambda left, right: _shift(left, right, True),
-}
-COMPARE: dict[str, Callable[[Any, Any], bool]] = {
-    "eq": lambda left, right: bool(left == right),
-    "ne": lambda left, right: bool(left != right),
-    "lt": lambda left, right: bool(left < right),
-    "le": lambda left, right: bool(left <= right),
-    "gt": lambda left, right: bool(left > right),
-    "ge": lambda left, right: bool(left >= right),
-}
+class Texts(NamedTuple):
+    """Two texts compared by their bytes: op one of `tree.COMPARE`."""
 
-
-class _Operand(NamedTuple):
-    """A compiled expression: how to evaluate it and what it gives: number, text, bytes, list.
-
-    `named` gives the name of a number where it has one (enums, symbols), for comparisons with text.
-    """
-
-    evaluate: Evaluate
-    kind: str
-    named: Callable[[int], str] | None = None
-    element: str = ""
-
-
-class _MissingError(Exception):
-    """A name that this schema has not got."""
+    op: str
+    left: "c.ReadText | Literal"
+    right: "c.ReadText | Literal"
+    type: t.Bool
+    span: tree.Span
 
 
 class Where:
@@ -100,31 +78,39 @@ class Where:
 
     def check(self, schemas: Iterable[Schema]) -> None:
         """Raise LanguageError where a name is in none of these schemas, or the types do not fit in one."""
+        unknown: list[TextError] = []
         schemas = list(schemas)
-        known = set(SPECIAL) | {field.name for schema in schemas for field in schema.fields}
-        for name in _names(self._expression):
-            if name.id not in known and all(constant(name.id, schema) is None for schema in schemas):
-                self._fail(name.span, f"no probe here has a field {name.id!r}", suggest(name.id, known))
         for schema in schemas:
-            self.test(schema)
+            try:
+                self.checked(schema)
+            except NameTextError as error:
+                unknown.append(error)
+        if unknown and len(unknown) == len(schemas):
+            known = {*SPECIAL, *(field.name for schema in schemas for field in schema.fields)}
+            raise LanguageError(self._source, [_suggested(unknown[0].diagnostic, known)])
+
+    def checked(self, schema: Schema) -> c.Expr:
+        """The condition checked for events of one schema. Raises NameTextError where a name is not there."""
+        try:
+            return _Checker(schema).condition(self._expression)
+        except NameTextError:
+            raise
+        except TextError as error:
+            raise LanguageError(self._source, [error.diagnostic]) from None
 
     def test(self, schema: Schema) -> Test:
         """The condition for events of one schema: (wall-clock ns, values) → wanted or not."""
         try:
-            operand = _Compiler(schema).compile(resolved(self._expression, schema))
-        except _MissingError:
+            number = Evaluator(schema).number(self.checked(schema))
+        except NameTextError:
             return lambda time, values: False
-        except TextError as error:
-            raise LanguageError(self._source, [error.diagnostic]) from None
-        evaluate = operand.evaluate
+        return lambda time, values: number(time, values) != 0
 
-        def test(time: int, values: Values) -> bool:
-            return bool(evaluate(time, values))
 
-        return test
-
-    def _fail(self, span: tree.Span, message: str, cure: str) -> None:
-        raise LanguageError(self._source, [Diagnostic(span, message, cure)])
+def _suggested(diagnostic: Diagnostic, known: set[str]) -> Diagnostic:
+    if diagnostic.cure:
+        return diagnostic
+    return diagnostic._replace(cure=suggest(diagnostic.message.split("'")[1], known))
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -134,84 +120,6 @@ def suggest(name: str, known: Iterable[str]) -> str:
     if near:
         return "did you mean " + " or ".join(near) + "?"
     return "there are: " + ", ".join(names[:12]) + (" …" if len(names) > 12 else "")
-
-
-def _names(expression: tree.Expr) -> list[tree.Name]:
-    """All names in an expression, dotted ones as one."""
-    if isinstance(expression, tree.Name):
-        return [expression]
-    if isinstance(expression, tree.Member):
-        return [dotted(expression) or tree.Name(expression.name, expression.span)]
-    found: list[tree.Name] = []
-    for part in _children(expression):
-        found += _names(part)
-    return found
-
-
-def _children(expression: tree.Expr) -> list[tree.Expr]:
-    match expression:
-        case tree.Index(value, subscript):
-            return [value, subscript]
-        case tree.Unary(_, operand):
-            return [operand]
-        case tree.Binary(_, left, right):
-            return [left, right]
-        case tree.Compare(left, rest):
-            return [left, *(operand for _, operand in rest)]
-        case tree.Logic(_, operands):
-            return list(operands)
-        case tree.Conditional(test, then, otherwise):
-            return [test, then, otherwise]
-    return []
-
-
-def constant(name: str, schema: Schema) -> int | None:
-    """The number that a name stands for which is no field: of the schema's tables, or of Linux."""
-    if not name[:1].isupper():
-        return None
-    for table in schema.enums.values():
-        for value, label in table.items():
-            if label == name:
-                return value
-    from os import uname
-
-    from kwire.wire.names import constant as of_linux
-
-    return of_linux(name, uname().machine)
-
-
-def resolved(expression: tree.Expr, schema: Schema) -> tree.Expr:
-    """The expression with numbers in the place of constants' names, and of what is made of numbers alone."""
-    fields = {field.name for field in schema.fields} | set(SPECIAL)
-
-    def number(node: tree.Expr) -> tree.Expr:
-        match node:
-            case tree.Name(name, span) if name not in fields:
-                value = constant(name, schema)
-                return node if value is None else tree.Number(value, span)
-            case tree.Index(value, subscript):
-                return node._replace(value=number(value), subscript=number(subscript))
-            case tree.Unary("neg", operand, span):
-                operand = number(operand)
-                if isinstance(operand, tree.Number):
-                    return tree.Number(-operand.value, span)
-                return node._replace(operand=operand)
-            case tree.Unary(_, operand):
-                return node._replace(operand=number(operand))
-            case tree.Binary(op, left, right, span):
-                left, right = number(left), number(right)
-                if isinstance(left, tree.Number) and isinstance(right, tree.Number):
-                    return tree.Number(BINARY[op](left.value, right.value), span)
-                return node._replace(left=left, right=right)
-            case tree.Compare(left, rest):
-                return node._replace(left=number(left), rest=tuple((op, number(one)) for op, one in rest))
-            case tree.Logic(_, operands):
-                return node._replace(operands=tuple(map(number, operands)))
-            case tree.Conditional(test, then, otherwise):
-                return node._replace(test=number(test), then=number(then), otherwise=number(otherwise))
-        return node
-
-    return number(expression)
 
 
 def dotted(member: tree.Member) -> tree.Name | None:
@@ -225,147 +133,295 @@ def dotted(member: tree.Member) -> tree.Name | None:
     return tree.Name(".".join([value.id, *reversed(parts)]), member.span)
 
 
-class _Compiler:
-    """From a tree to closures, for one schema."""
-
-    __slots__ = ("_fields", "_labels", "_schema")
+class _Types:
+    """What a capture knows of the kernel's types: the names in its tables."""
 
     def __init__(self, schema: Schema) -> None:
+        self._tables = schema.enums
+
+    def type(self, text: str, module: str = "") -> t.Type:
+        """The integer types by name."""
+        if text in t.INTEGERS:
+            return t.INTEGERS[text]
+        raise BtfLookupError("type", text, "a capture does not hold it", "cast to u8 … u64, s8 … s64")
+
+    def member(self, struct: t.Struct, name: str) -> None:
+        """There are no structures."""
+
+    def members(self, struct: t.Struct) -> list[str]:
+        """There are no structures."""
+        return []
+
+    def enumerator(self, name: str) -> tuple[int, t.Type] | None:
+        """A name of one of the schema's tables."""
+        for label, table in self._tables.items():
+            for value, one in table.items():
+                if one == name:
+                    return value, t.Enum(label, 8, value < 0)
+        return None
+
+
+class _Checker(Expressions):
+    """Expressions over the fields of one schema; what a field is at stands in its place's base."""
+
+    def __init__(self, schema: Schema) -> None:
+        super().__init__(Site("event", schema.target, ()), _Types(schema))
         self._schema = schema
         self._fields: Mapping[str, tuple[int, Field]] = {
             field.name: (index, field) for index, field in enumerate(schema.fields)
         }
-        self._labels = Labels(schema)
 
-    def compile(self, node: tree.Expr) -> _Operand:
-        match node:
-            case tree.Number(value):
-                return _Operand(lambda time, values: value, "number")
-            case tree.String(value):
-                return _Operand(lambda time, values: value, "text")
-            case tree.Name(name):
-                return self._name(name)
-            case tree.Member():
-                name_of = dotted(node)
-                if name_of is None:
-                    raise TextError(node.span, "members of values cannot be taken here", "name a field")
-                return self._name(name_of.id)
-            case tree.Index():
-                return self._index(node)
-            case tree.Unary():
-                return self._unary(node)
-            case tree.Binary(op, left, right):
-                one, two = self._number(left), self._number(right)
-                operate = BINARY[op]
-                return _Operand(lambda time, values: operate(one(time, values), two(time, values)), "number")
-            case tree.Compare():
-                return self._compare(node)
-            case tree.Logic(op, operands):
-                return self._logic(op, [self.compile(operand).evaluate for operand in operands])
-            case tree.Conditional(test, then, otherwise):
-                chosen = self.compile(test).evaluate
-                one_, two_ = self.compile(then), self.compile(otherwise)
-                if one_.kind != two_.kind:
-                    raise TextError(node.span, f"gives {one_.kind} or {two_.kind}", "give one kind of value")
-                yes, no = one_.evaluate, two_.evaluate
-                return _Operand(
-                    lambda time, values: (yes if chosen(time, values) else no)(time, values), one_.kind
-                )
-        raise TextError(node.span, NOT_HERE.get(type(node), "this cannot be used here"), "compare fields")
-
-    def _name(self, name: str) -> _Operand:
+    def binding(self, name: str, span: tree.Span) -> Value | None:
+        """A field, the time, or the probe."""
         if name in self._fields:
-            return self._field(*self._fields[name])
+            return _stored(*self._fields[name], self._schema, span)
         if name == "time_ns":
-            return _Operand(lambda time, values: time, "number")
+            return c.Param(name, CtxField(TIME, 8), t.S64, span)
         if name == "probe":
-            spec = self._schema.probe
-            return _Operand(lambda time, values: spec, "text")
-        raise _MissingError(name)
+            return Literal(self._schema.probe, t.Text(len(self._schema.probe)), span)
+        if name in builtins.BY_NAME or name.startswith("arg"):
+            raise self._unknown(name, span)
+        return None
 
-    def _field(self, index: int, field: Field) -> _Operand:
-        kind = TYPES[field.type].kind
-        gives = "number" if kind in ("int", "bool") else "bytes" if kind in ("bytes", "raw") else "text"
-        named: Callable[[int], str] | None = None
-        if kind == "int" and (field.enum or field.type in ("ksym", "usym")):
-            labels = self._labels
-            named = lambda value: labels.name(field, value)  # noqa: E731  # one line, used once
-        elif kind == "int":
-            named = displayed(self._schema, field)
-        if field.count > 1:
-            return _Operand(lambda time, values: values[index], "list", named, gives)
-        return _Operand(lambda time, values: values[index], gives, named)
+    def _unknown(self, name: str, span: tree.Span) -> NameTextError:
+        return NameTextError(span, f"no probe here has a field {name!r}", "")
 
-    def _index(self, node: tree.Index) -> _Operand:
-        whole, at = self.compile(node.value), self._number(node.subscript)
-        if whole.kind != "list":
-            raise TextError(node.span, f"{whole.kind} has no elements", "only array fields have")
-        of, empty = whole.evaluate, 0 if whole.element == "number" else ""
+    def _member(self, node: tree.Member) -> Value:
+        name = dotted(node)
+        if name is None:
+            raise TextError(node.span, "members of values cannot be taken here", "name a field")
+        found = self.binding(name.id, node.span)
+        if found is None:
+            raise self._unknown(name.id, node.span)
+        return found
 
-        def element(time: int, values: Values) -> Any:
-            items, index = of(time, values), at(time, values)
-            return items[index] if 0 <= index < len(items) else empty
+    def _call(self, node: tree.Call) -> Value:
+        if node.function in builtins.FUNCTION and node.function not in FUNCTIONS:
+            message = f"{node.function} reads memory, of which a capture keeps the fields"
+            raise TextError(node.span, message, "name a field")
+        return super()._call(node)
 
-        return _Operand(element, whole.element, whole.named)
+    def compare(self, op: str, left: Value, right: Value, span: tree.Span) -> c.Expr:
+        """As everywhere; and numbers with how they are shown, texts with texts, and by their order."""
+        one, two = self._named(left, right), self._named(right, left)
+        for text, other in ((one, two), (two, one)):
+            if isinstance(text, c.ReadText):
+                if isinstance(other, Literal) and self._is_address(text):
+                    return super().compare(op, text, self._canonical(text, other), span)
+                if not isinstance(other, c.ReadText | Literal):
+                    wrong = f"a text does not compare with {t.article(other.type)}"
+                    raise TextError(span, wrong, "compare like with like")
+                if op not in ("eq", "ne") or isinstance(other, c.ReadText):
+                    return Texts(op, one, two, t.BOOL, span)  # type: ignore[arg-type,return-value]
+        try:
+            return super().compare(op, one, two, span)
+        except NeverTextError:  # of this probe, while the field of another may hold such a value
+            return c.Const(int(op == "ne"), t.BOOL, span)
 
-    def _unary(self, node: tree.Unary) -> _Operand:
-        if node.op == "not":
-            value = self.compile(node.operand).evaluate
-            return _Operand(lambda time, values: not value(time, values), "number")
-        number = self._number(node.operand)
-        if node.op == "neg":
-            return _Operand(lambda time, values: -number(time, values), "number")
-        if node.op == "inv":
-            return _Operand(lambda time, values: ~number(time, values), "number")
-        return _Operand(number, "number")
+    def _match(self, node: tree.Match) -> Value:
+        try:
+            return super()._match(node)
+        except NeverTextError:
+            return c.Const(0, t.BOOL, node.span)
 
-    def _logic(self, op: str, parts: list[Evaluate]) -> _Operand:
-        if op == "and":
-            return _Operand(lambda time, values: all(part(time, values) for part in parts), "number")
-        return _Operand(lambda time, values: any(part(time, values) for part in parts), "number")
+    def _named(self, value: Value, other: Value) -> Value:
+        """The name of a number that is compared with a text."""
+        if not isinstance(other, Literal) or not isinstance(value, c.Param | c.Load):
+            return value
+        index = _index_of(value)
+        if index == TIME or not named(self._schema, self._schema.fields[index]):
+            return value
+        base = c.Const(index, t.S64, value.span)
+        at = value.place.offset if isinstance(value, c.Load) else 0
+        indexes = value.place.indexes if isinstance(value, c.Load) else ()
+        place = c.Place(base, at | BY_NAME, indexes, t.KERNEL, value.span)
+        return c.ReadText(place, t.Text(LONGEST), value.span)
 
-    def _compare(self, node: tree.Compare) -> _Operand:
-        operands = [self.compile(node.left), *(self.compile(operand) for _, operand in node.rest)]
-        spans = [node.left.span, *(operand.span for _, operand in node.rest)]
-        pairs = []
-        for place, (op, _) in enumerate(node.rest):
-            left, right = self._alike(operands[place], operands[place + 1], spans[place + 1])
-            pairs.append((left, COMPARE[op], right))
-        if len(pairs) == 1:
-            left, compare, right = pairs[0]
-            return _Operand(lambda time, values: compare(left(time, values), right(time, values)), "number")
-        return _Operand(
-            lambda time, values: all(
-                compare(one(time, values), two(time, values)) for one, compare, two in pairs
-            ),
-            "number",
+    def _is_address(self, text: c.ReadText) -> bool:
+        return self._schema.fields[_index_of(text)].type in ADDRESSES
+
+    def _canonical(self, text: c.ReadText, literal: Literal) -> Literal:
+        """The usual way to write an address. Raises TextError for what is none."""
+        kind = self._schema.fields[_index_of(text)].type
+        if kind == "ipv4":
+            comparisons.ipv4(literal)
+            return literal
+        data = comparisons.address_bytes(kind, literal)
+        from kwire.wire.fields import ipv6_text, mac_text
+
+        return literal._replace(value=ipv6_text(data) if kind == "ipv6" else mac_text(data))
+
+
+def _index_of(value: c.Param | c.Load | c.ReadText) -> int:
+    """The number of the field that a value is read from."""
+    if isinstance(value, c.Param):
+        assert isinstance(value.access, CtxField)
+        return value.access.offset
+    assert isinstance(value.place.base, c.Const)
+    return value.place.base.value
+
+
+def _stored(index: int, field: Field, schema: Schema, span: tree.Span) -> Value:
+    """A field as the checker sees it."""
+    kind = TYPES[field.type].kind
+    base = c.Const(index, t.S64, span)
+    place = c.Place(base, 0, (), t.KERNEL, span)
+    if kind not in ("int", "bool"):
+        text = c.ReadText(place, t.Text(field.limit if kind == "str" and field.limit else LONGEST), span)
+        if field.count == 1:
+            return text
+        raise TextError(span, f"{field.name} is an array of {field.count} addresses", "show it, and look")
+    size = field.size // field.count
+    type_: t.Scalar = t.BOOL if kind == "bool" else t.Int(size, TYPES[field.type].signed)
+    table = schema.enums.get(field.enum, {}) if field.enum else {}
+    if table:
+        names = tuple((name, value) for value, name in table.items())
+        type_ = t.Enum(field.enum, size, TYPES[field.type].signed, names)
+    if field.count == 1:
+        return c.Param(field.name, CtxField(index, size), type_, span)
+    element = t.U8 if kind == "bool" else type_
+    return c.ReadBlock(place, field.size, t.Array(element, field.count), span)
+
+
+def named(schema: Schema, field: Field) -> Callable[[int], str] | None:
+    """The function that names a number of this field; None where its numbers have no names."""
+    if TYPES[field.type].kind != "int":
+        return None
+    if field.enum or field.type in ("ksym", "usym"):
+        labels = Labels(schema)
+        return lambda value: labels.name(field, value)
+    return displayed(schema, field)
+
+
+class Evaluator:
+    """From the checked form to functions of one event: numbers as their types hold them."""
+
+    __slots__ = ("_schema",)
+
+    def __init__(self, schema: Schema) -> None:
+        self._schema = schema
+
+    def number(self, e: Any) -> Number:
+        """The mathematical value of a scalar expression."""
+        match e:
+            case c.Const(value=value):
+                return lambda time, values: value
+            case c.Param(access=CtxField(offset=index)):
+                if index == TIME:
+                    return lambda time, values: time
+                return lambda time, values: values[index]
+            case c.Load():
+                return self._element(e)
+            case c.Binary():
+                return self._binary(e)
+            case c.Compare(op=op, left=left, right=right):
+                # Both sides are within one of s64 and u64, so their numbers compare as registers would.
+                test, a, b = getattr(operator, op), self.number(left), self.number(right)
+                view = _registers(e)
+                return lambda time, values: test(view(a(time, values)), view(b(time, values)))
+            case c.TextEqual(text=text, literal=literal):
+                of = self.text(text)
+                return lambda time, values: of(time, values) == literal
+            case c.TextMatch(text=text, pieces=pieces):
+                of, matches = self.text(text), regex(pieces).fullmatch
+                return lambda time, values: matches(of(time, values)) is not None
+            case Texts(op=op, left=left, right=right):
+                test, one, two = getattr(operator, op), self.text(left), self.text(right)
+                return lambda time, values: test(one(time, values), two(time, values))
+            case c.Logic(op=op, left=left, right=right):
+                a, b = self.number(left), self.number(right)
+                if op == "and":
+                    return lambda time, values: a(time, values) != 0 and b(time, values) != 0
+                return lambda time, values: a(time, values) != 0 or b(time, values) != 0
+            case c.Not(operand=operand):
+                a = self.number(operand)
+                return lambda time, values: a(time, values) == 0
+            case c.Select(test=test, then=then, otherwise=otherwise):
+                chosen, a, b = self.number(test), self.number(then), self.number(otherwise)
+                return lambda time, values: (a if chosen(time, values) else b)(time, values)
+            case c.Negate() | c.Invert() | c.Convert() | c.Retype():
+                return self._changed(e)
+            case c.Bswap(operand=operand, size=size):
+                a = self.number(operand)
+                little, cut = self._schema.order == "little", (1 << 8 * size) - 1
+                return lambda time, values: int.from_bytes(
+                    (a(time, values) & cut).to_bytes(size, "little" if little else "big"), "big"
+                )
+        raise TextError(e.span, "this cannot be evaluated here", "compare fields")
+
+    def _changed(self, e: Any) -> Number:
+        a, type_ = self.number(e.operand), e.type
+        if isinstance(e, c.Negate):
+            return lambda time, values: wrap(-a(time, values), type_)
+        if isinstance(e, c.Invert):
+            return lambda time, values: wrap(~a(time, values), type_)
+        return lambda time, values: wrap(a(time, values), type_)
+
+    def _binary(self, e: c.Binary) -> Number:
+        operate, a, b, type_ = BINARY[e.op], self.number(e.left), self.number(e.right), e.type
+        return lambda time, values: wrap(
+            operate(wrap(a(time, values), type_), wrap(b(time, values), type_)), type_
         )
 
-    def _alike(self, left: _Operand, right: _Operand, span: tree.Span) -> tuple[Evaluate, Evaluate]:
-        """Both sides in a form that compares; TextError where there is none."""
-        if left.kind == right.kind and left.kind != "list":
-            return left.evaluate, right.evaluate
-        for one, two in ((left, right), (right, left)):
-            if one.kind == "number" and one.named is not None and two.kind == "text":
-                name = _name(one.evaluate, one.named)
-                return (name, right.evaluate) if one is left else (left.evaluate, name)
-        if {left.kind, right.kind} == {"bytes", "text"}:
-            return _hex(left), _hex(right)
-        raise TextError(span, f"{left.kind} does not compare with {right.kind}", "compare like with like")
+    def _element(self, e: c.Load) -> Number:
+        of = self._item(e.place)
+        return lambda time, values: int(of(time, values) or 0)
 
-    def _number(self, node: tree.Expr) -> Evaluate:
-        operand = self.compile(node)
-        if operand.kind != "number":
-            raise TextError(node.span, f"a number is wanted, this is {operand.kind}", "")
-        return operand.evaluate
+    def _item(self, place: c.Place) -> Callable[[int, Values], Any]:
+        """One element of an array field; None outside of it."""
+        assert isinstance(place.base, c.Const)
+        index = place.base.value
+        field = self._schema.fields[index]
+        size = field.size // field.count
+        first = (place.offset & ~BY_NAME) // size if size > 1 else place.offset
+        steps = [(self.number(one.value), one.stride // size) for one in place.indexes]
+
+        def item(time: int, values: Values) -> Any:
+            at = first + sum(step(time, values) * stride for step, stride in steps)
+            return values[index][at] if 0 <= at < field.count else None
+
+        return item
+
+    def text(self, e: Any) -> Text:
+        """The bytes of a text."""
+        if isinstance(e, Literal):
+            literal = e.value.encode()
+            return lambda time, values: literal
+        assert isinstance(e, c.ReadText)
+        index, limit = _index_of(e), e.type.limit
+        field = self._schema.fields[index]
+        kind = TYPES[field.type].kind
+        if kind == "int":
+            name = named(self._schema, field)
+            assert name is not None
+            if field.count > 1:
+                item = self._item(e.place)
+                return lambda time, values: name(item(time, values) or 0).encode()
+            return lambda time, values: name(values[index]).encode()
+        if kind in ("bytes", "raw"):
+            return lambda time, values: values[index].hex().encode()[:limit]
+        if kind in ADDRESSES:
+            return lambda time, values: values[index].encode()[:limit]
+        return lambda time, values: text_bytes(values[index])[:limit]
 
 
-def _name(number: Evaluate, named: Callable[[int], str]) -> Evaluate:
-    return lambda time, values: named(number(time, values))
+def _registers(e: c.Compare) -> Callable[[int], int]:
+    """How a comparison sees its operands."""
+    if e.op in ("eq", "ne") or not e.signed:
+        return lambda value: value & MASK
+    return lambda value: value
 
 
-def _hex(operand: _Operand) -> Evaluate:
-    if operand.kind == "text":
-        return operand.evaluate
-    evaluate = operand.evaluate
-    return lambda time, values: evaluate(time, values).hex()
+BINARY: dict[str, Callable[[int, int], int]] = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "div": lambda left, right: left // right if right else 0,
+    "mod": lambda left, right: left % right if right else left,
+    "and": operator.and_,
+    "or": operator.or_,
+    "xor": operator.xor,
+    "shl": lambda left, right: left << (right & 63),
+    "shr": lambda left, right: left >> (right & 63),
+}
+"""Operators on numbers of the operation's type; the result is wrapped to it."""
