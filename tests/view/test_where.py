@@ -77,6 +77,8 @@ def test_conditions_mean_what_they_say(samples: Any, text: str, wanted: bool) ->
         ("numbers == 1", "this is a whole s16[3]; use one element: [0]"),
         ("pid[0]", "a u32 has no elements"),
         ("bytes(comm, 1) == 'x'", "bytes reads memory, of which a capture keeps the fields"),
+        ("cast('struct sock *', pid) == 1", "a capture does not hold the type struct sock *"),
+        ("sizeof('struct sock') == 1", "sizeof reads memory, of which a capture keeps the fields"),
         ("pid ==", ""),
         ("", "nothing is written here"),
         ("pid = 3", ""),

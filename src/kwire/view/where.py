@@ -12,7 +12,6 @@ import operator
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-from kwire.btf.errors import BtfLookupError
 from kwire.lang import builtins, comparisons, tree
 from kwire.lang import checked as c
 from kwire.lang import types as t
@@ -140,10 +139,8 @@ class _Types:
         self._tables = schema.enums
 
     def type(self, text: str, module: str = "") -> t.Type:
-        """The integer types by name."""
-        if text in t.INTEGERS:
-            return t.INTEGERS[text]
-        raise BtfLookupError("type", text, "a capture does not hold it", "cast to u8 … u64, s8 … s64")
+        """The integer types by name; there are no others."""
+        return t.INTEGERS[text]
 
     def member(self, struct: t.Struct, name: str) -> None:
         """There are no structures."""
@@ -194,6 +191,12 @@ class _Checker(Expressions):
         if found is None:
             raise self._unknown(name.id, node.span)
         return found
+
+    def named_type(self, text: str, span: tree.Span) -> t.Type:
+        """An integer type."""
+        if text not in t.INTEGERS:
+            raise TextError(span, f"a capture does not hold the type {text}", "cast to u8 … u64, s8 … s64")
+        return super().named_type(text, span)
 
     def _call(self, node: tree.Call) -> Value:
         if node.function in builtins.FUNCTION and node.function not in FUNCTIONS:
