@@ -9,11 +9,13 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from kwire.analyze.choose import bounded
-from kwire.analyze.rewrite import Numbers, Part, numbered, renumber
+from kwire.analyze.rewrite import Numbers, Part, made_of, numbered, renumber
 from kwire.analyze.scan import Picked, Progress, Scan
 from kwire.analyze.source import Source, check_output
 from kwire.analyze.survey import Survey
+from kwire.capture import identity
 from kwire.capture.writer import Totals
+from kwire.errors import KwireError
 from kwire.wire.messages import Lost
 from kwire.wire.walk import frame_gather
 
@@ -114,9 +116,12 @@ class _Input:
 def merge(inputs: Sequence[tuple[Source, Survey]], path: str, progress: Progress | None = None) -> Totals:
     """Write the captures as one to `path`; gives its sums. Raises KwireError where that cannot be written."""
     check_output(path, [source for source, _ in inputs])
+    _check_once(inputs)
     numbers = Numbers(schema for _, survey in inputs for schema in survey.schemas)
     names = ", ".join(source.name.rsplit("/", 1)[-1] for source, _ in inputs)
-    part = Part(path, numbers, "merge", [f"kwire merge of {names}"])
+    surveys = [survey for _, survey in inputs]
+    comments = [f"kwire merge of {names}", *made_of(surveys, whole=True)]
+    part = Part(path, numbers, "merge", comments)
     held = max(1 << 10, min(HELD, HELD_ALL // len(inputs)))
     captures, scans = [], []
     try:
@@ -130,6 +135,18 @@ def merge(inputs: Sequence[tuple[Source, Survey]], path: str, progress: Progress
         for capture in captures:
             capture.close()
         part.leave()
+
+
+def _check_once(inputs: Sequence[tuple[Source, Survey]]) -> None:
+    """KwireError where events would be in the outcome twice."""
+    for one in identity.repeated(survey.held for _, survey in inputs):
+        holders = [source.name for source, survey in inputs if one[:2] in {held[:2] for held in survey.held}]
+        first, second = (holders * 2)[:2] if len(holders) == 1 else holders[:2]
+        cause = f"{first} and {second} hold the same events, of {identity.named(one)}"
+        raise KwireError("merge", "", cause, "name each capture once")
+    for source, survey in inputs:
+        if survey.repeated:
+            raise KwireError("merge", source.name, survey.repeated, "merge the captures it was made of")
 
 
 def _run(inputs: list[_Input], part: Part, scans: list[Scan], progress: Progress | None) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kwire.analyze.choose import Selection
 from kwire.analyze.moments import duration
-from kwire.analyze.rewrite import Keys, Numbers, Part, numbered, renumber
+from kwire.analyze.rewrite import Keys, Numbers, Part, made_of, numbered, renumber
 from kwire.analyze.rhythm import stretches
 from kwire.analyze.scan import Picked, Progress, Scan, groups, probe_numbers
 from kwire.analyze.source import Source, check_output
@@ -58,7 +58,8 @@ def cut(
     check_output(path, [source])
     numbers = Numbers(seen.schema for seen in survey.probes if _concerned(seen, selection))
     whole = not selection.bounded and not selection.conditional
-    with Part(path, numbers, "cut", [f"kwire cut of {_name(source)}: {described(selection)}"]) as part:
+    comment = f"kwire cut of {_name(source)}: {described(selection)}"
+    with Part(path, numbers, "cut", [comment, *made_of([survey], whole=False)]) as part:
         part.account(survey, whole=whole)
         with source.open() as capture:
             for picked in Scan(capture, selection, progress).picks():
@@ -153,7 +154,9 @@ class _Pieces:
             file = unique(re.sub(r"[^\w.+-]+", "_", name)[:200].strip("._") or "unknown", self._taken)
             path = _target(self._source, self._directory, file)
             comment = f"kwire split of {_name(self._source)} {about}"
-            found = self._parts[index] = Part(path, numbers, "split", [comment])
+            found = self._parts[index] = Part(
+                path, numbers, "split", [comment, *made_of([self._survey], whole=False)]
+            )
             found.account(self._survey, whole=whole)
         return found
 

@@ -63,6 +63,12 @@ class Numbers:
         return known[1]
 
 
+def made_of(surveys: Iterable[Survey], *, whole: bool) -> list[str]:
+    """The comments that say which captures' events, all or some of them, are in what is made of these."""
+    held = [one if whole else one._replace(whole=False) for survey in surveys for one in survey.held]
+    return [one.comment() for one in dict.fromkeys(held)]
+
+
 class Part:
     """One capture being written: what it takes, it renumbers in place and hands to a Writer.
 

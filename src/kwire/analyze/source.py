@@ -7,13 +7,14 @@ that holds few frames they are kept, so that its packets are taken apart once.
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import IO, Any
 
 from kwire.capture.destination import OutputError, descriptor
 from kwire.capture.output import CaptureError
 from kwire.packets.open import NetworkCapture, open_capture
+from kwire.packets.several import Several, in_order, name_of
 
 COPY = 1 << 20  # bytes at a time
 KEPT = 64 << 20  # bytes of frames kept of a capture of a network
@@ -104,3 +105,45 @@ def check_output(path: str, sources: Iterable[Source]) -> None:
         if source.is_file(path):
             name = "standard output" if path == "-" else path
             raise OutputError("write", name, "it is one of the captures that are read", "name another file")
+
+
+class Sources(Source):
+    """Several captures as one Source: those of a rotation in order, others by time. `-` cannot be among them.
+
+    CaptureError where one cannot be read, or is there twice.
+    """
+
+    __slots__ = ("_groups",)
+
+    def __init__(self, paths: Sequence[str], **options: Any) -> None:
+        self.name = name_of(paths)
+        if "-" in paths:
+            raise CaptureError("open", self.name, "standard input cannot be one of several", "name files")
+        self._groups = [[Source(path, **options) for path in group] for group in in_order(paths)]
+
+    @property
+    def _all(self) -> list[Source]:
+        return [source for group in self._groups for source in group]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(source.size for source in self._all)
+
+    def open(self) -> NetworkCapture:
+        """Open them for one reading."""
+        return Several(self.name, [[source.open for source in group] for group in self._groups])
+
+    def is_file(self, path: str) -> bool:
+        """Whether `path`, or standard output (`-`), is one of the files that are read here."""
+        return any(source.is_file(path) for source in self._all)
+
+    def close(self) -> None:
+        """Give up the copies of pipes."""
+        for source in self._all:
+            source.close()
+
+
+def source_of(paths: Sequence[str], **options: Any) -> Source:
+    """The one capture that is named, or the several."""
+    return Source(paths[0], **options) if len(paths) == 1 else Sources(paths, **options)

@@ -8,6 +8,7 @@ from kwire.analyze.choose import bounded
 from kwire.analyze.losses import Losses
 from kwire.analyze.scan import Progress
 from kwire.analyze.source import Source
+from kwire.capture import identity
 from kwire.capture.pcapng import StatisticsOption
 from kwire.capture.reader import Mixed, Section
 from kwire.capture.tally import tally
@@ -50,7 +51,8 @@ class Survey:
     """The outcome: `probes` in order, `losses`, `problem` with the file, `strangers`: events without SCHEMA.
 
     `packets` were read and `frames` found in them, `skipped` packets hold no sound frame; `errors` counts
-    what was wrong by its name.
+    what was wrong by its name. `held`: the files of captures whose events are in it; `repeated` says which of
+    them more than once, empty for none.
     """
 
     __slots__ = (
@@ -60,10 +62,12 @@ class Survey:
         "errors",
         "first_skipped",
         "frames",
+        "held",
         "losses",
         "packets",
         "probes",
         "problem",
+        "repeated",
         "skipped",
         "strangers",
         "unknown_lost",
@@ -114,6 +118,9 @@ class Survey:
                 of.setdefault((id(seen.section), seen.schema.id), []).append(seen)
             for section in capture.sections:
                 _told(section, of)
+            holders = [identity.held(section.comments) for section in capture.sections]
+            self.held = tuple(dict.fromkeys(one for holder in holders for one in holder))
+            self.repeated = identity.twice(identity.repeated(holders))
             self.problem, self.skipped, self.ended = capture.problem, capture.skipped, capture.ended
             self.first_skipped, self._forgotten = capture.first_skipped, capture.forgotten
             self._complaint = capture.complaint

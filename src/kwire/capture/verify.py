@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+from kwire.capture import identity
 from kwire.capture.output import CaptureError
 from kwire.capture.pcapng import StatisticsOption
 from kwire.capture.reader import Capture, Section
@@ -21,7 +22,6 @@ from kwire.wire.frames import Frames
 from kwire.wire.messages import CAUSES, CPU_UNKNOWN, MERGE_GAP, Cause, Lost
 
 MAX_HOLES: Final = 10_000  # holes told apart in a file; more are joined
-_SEQUENCE = re.compile(r"kwire capture ([0-9a-f]{32}) file (\d{1,9})")
 _FOLLOWED = re.compile(r"continued in file (\d{1,9})")
 
 
@@ -173,6 +173,9 @@ def verify_capture(capture: Capture) -> FileReport:
         # A session that is whole says by its protocol what was produced: what came, and what LOST counts.
         found = _balances(known, problems, cut=capture.problem is not None, silent=told is not None)
         balances += found if told != "" else [one.balanced() for one in found]
+    again = identity.twice(identity.repeated(identity.held(one.comments) for one in capture.sections))
+    if again:
+        problems.append(again)
     number, next_number, name = _sequence(capture.sections)
     return FileReport(capture.name, balances, holes.found, problems, name, number, next_number)
 
@@ -258,17 +261,9 @@ def _balances(count: _Count, problems: list[str], *, cut: bool, silent: bool = F
 
 def _sequence(sections: list[Section]) -> tuple[int, int, str]:
     """This file's number, the next one's (0: none) and the id of its rotation; nothing for other files."""
-    found = next(
-        (
-            match
-            for section in sections
-            for comment in section.comments
-            if (match := _SEQUENCE.fullmatch(comment))
-        ),
-        None,
-    )
-    if found is None or len(sections) != 1:
+    found = identity.own(sections[0].comments) if len(sections) == 1 else None
+    if found is None:
         return 0, 0, ""
     comments = [comment for interface in sections[0].interfaces for comment in interface.comments]
     follower = next((match for comment in comments if (match := _FOLLOWED.fullmatch(comment))), None)
-    return int(found[2]), int(follower[1]) if follower else 0, found[1]
+    return found.number, int(follower[1]) if follower else 0, found.id

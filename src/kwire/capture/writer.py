@@ -18,7 +18,7 @@ from array import array
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from kwire.capture import pcapng, walk
+from kwire.capture import identity, pcapng, walk
 from kwire.capture.destination import descriptor
 from kwire.capture.output import CaptureError, Output
 from kwire.wire.frame import Header, Type, read_lenient
@@ -30,7 +30,6 @@ BUFFER: Final = 256 << 10  # bytes packed before they are written: fits a second
 BIGGEST: Final = 65535 + 3 + walk.EPB_OVERHEAD + 16  # bytes one frame can need
 LOST_BLOCK: Final = walk.EPB_OVERHEAD + 40
 STATISTICS_BLOCK: Final = 160
-SEQUENCE: Final = "kwire capture {id} file {number}"  # the section header's comment
 FOLLOWED: Final = "continued in file {number}"  # comments of the statistics
 LAST_FILE: Final = "end of capture"
 
@@ -293,7 +292,7 @@ class Writer:
         host, kernel, tool = self._environment
         machine = os.uname().machine
         options = [
-            (pcapng.Option.COMMENT, SEQUENCE.format(id=self._id, number=number).encode()),
+            (pcapng.Option.COMMENT, identity.OWN.format(id=self._id, number=number).encode()),
             *((pcapng.Option.COMMENT, pcapng.text(comment)) for comment in self._comments),
             (pcapng.SectionOption.HARDWARE, pcapng.text(f"{host} ({machine})" if host else machine)),
             (pcapng.SectionOption.OS, pcapng.text(f"Linux {kernel}" if kernel else "Linux")),

@@ -20,6 +20,7 @@ from kwire.wire.schema import EARLIEST, LATEST
 LEFT_OUT = 3
 """Exit status: the answer is not of all events that the capture holds."""
 
+CAPTURES = "a capture, or several: the files of a rotation, or of several machines; - is standard input"
 TIMES = "2026-03-01T12:30:00, 12:30:00, +5s from the beginning, -5s from the end, or nanoseconds"
 
 
@@ -143,6 +144,8 @@ def notes(name: str, found: Survey, undecodable: int = 0) -> int:
         lines.append(f"{found.problem}; everything before is used")
     elif not found.ended:
         lines.append("it has no closing statistics: its recorder was killed, or is still recording")
+    if found.repeated:
+        lines.append(found.repeated)
     if found.skipped:
         lines.append(f"{found.skipped} packets hold no sound frame; {found.first_skipped}")
     lines += _strangers(found)

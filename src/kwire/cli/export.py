@@ -4,8 +4,8 @@ import argparse
 import os
 import sys
 
-from kwire.analyze.source import Source, check_output
-from kwire.cli.choosing import Progress, add_choice, notes, ports, selection, survey
+from kwire.analyze.source import check_output, source_of
+from kwire.cli.choosing import CAPTURES, Progress, add_choice, notes, ports, selection, survey
 from kwire.errors import KwireError
 from kwire.view.text import safe
 
@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     known = [f"{name} ({', '.join(form.extensions)}): {form.meaning}" for name, form in FORMATS.items()]
     output = "where to; - is standard output, DIR/ gets a file for each probe"
     parser.epilog = EPILOG
-    parser.add_argument("file", metavar="CAPTURE", help="a capture; - is standard input")
+    parser.add_argument("files", metavar="CAPTURE", nargs="+", help=CAPTURES)
     parser.add_argument("-o", dest="output", metavar="FILE", required=True, help=output)
     form = f"else the extension tells. {'; '.join(known)}"
     parser.add_argument("--format", choices=list(FORMATS), help=form)
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     if each and args.format is None:
         raise KwireError("export", args.output, "a directory has no extension", "name a --format")
     form = format_of(args.output, args.format)
-    with Source(args.file, **ports(args)) as source:
+    with source_of(args.files, **ports(args)) as source:
         found = survey(source)
         chosen = selection(args, found, source.name)
         tables = Tables(seen.schema for seen in found.probes if chosen.wants(seen.schema))

@@ -1,12 +1,13 @@
 """`kwire query`: ask a capture in SQL."""
 
 import argparse
+import os
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from kwire.analyze.source import Source
+from kwire.analyze.source import source_of
 from kwire.analyze.tables import COMMON
-from kwire.cli.choosing import Progress, add_choice, notes, ports, selection, survey
+from kwire.cli.choosing import CAPTURES, Progress, add_choice, notes, ports, selection, survey
 from kwire.view.text import safe
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ TYPES: Final = {
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.epilog = EPILOG
-    parser.add_argument("file", metavar="CAPTURE", help="a capture; - is standard input")
-    parser.add_argument("sql", metavar="SQL", nargs="?", help="what to ask; - is standard input")
+    words = f"{CAPTURES}; then what to ask, in SQL: - is standard input"
+    parser.add_argument("files", metavar="CAPTURE… [SQL]", nargs="+", help=words)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one object a row and line")
     form.add_argument("--csv", action="store_true", help="comma-separated values with a header")
@@ -56,20 +57,30 @@ def run(args: argparse.Namespace) -> int:
     from kwire.analyze import rows
     from kwire.analyze.database import Database
 
-    with Source(args.file, **ports(args)) as source:
+    paths, sql = _split(args.files)
+    with source_of(paths, **ports(args)) as source:
         found = survey(source)
         with Database(source, found, selection(args, found, source.name)) as database:
-            if args.sql is None:
+            if sql is None:
                 _list(database, json=args.json)
                 return notes(source.name, found)
             progress = Progress(f"{safe(source.name)}: reading", source.size)
             database.progress = progress
             write = rows.write_json if args.json else rows.write_csv if args.csv else rows.write_table
             try:
-                write(database.query(sys.stdin.read() if args.sql == "-" else args.sql), sys.stdout)
+                write(database.query(sys.stdin.read() if sql == "-" else sql), sys.stdout)
             finally:
                 progress.done()
             return notes(source.name, found, database.undecodable)
+
+
+def _split(words: list[str]) -> tuple[list[str], str | None]:
+    """The captures and the SQL among the words: the last one, unless that is a file or looks like one."""
+    last = words[-1]
+    sql = last == "-" or any(char in last for char in " \n\t(;")
+    if len(words) == 1 or os.path.exists(last) or not sql:
+        return words, None
+    return words[:-1], last
 
 
 def _list(database: "Database", *, json: bool) -> None:

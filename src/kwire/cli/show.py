@@ -7,8 +7,9 @@ from fnmatch import fnmatchcase
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from kwire.capture import identity
 from kwire.capture.input import Source
-from kwire.cli.choosing import LEFT_OUT, add_ports, ports, strangers
+from kwire.cli.choosing import CAPTURES, LEFT_OUT, add_ports, ports, strangers
 from kwire.cli.zone import add_utc
 from kwire.errors import KwireError
 from kwire.packets.open import NetworkCapture, open_capture
@@ -44,7 +45,7 @@ In --where stand the names of the fields, time_ns and probe.
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.epilog = EXAMPLES
-    parser.add_argument("file", metavar="FILE", help="a capture; - is standard input")
+    parser.add_argument("files", metavar="FILE", nargs="+", help=CAPTURES)
     parser.add_argument("--follow", action="store_true", help="at the end of a file wait for more")
     add_showing(parser)
 
@@ -87,7 +88,14 @@ def _columns(text: str) -> list[str]:
 
 def run(args: argparse.Namespace) -> int:
     """Show the capture; its defects on standard error at the end."""
-    return show(args, args.file, follow=args.follow)
+    if len(args.files) == 1:
+        return show(args, args.files[0], follow=args.follow)
+    if args.follow or args.layers or args.sessions:
+        raise KwireError("show", "", "--follow, -V and --sessions are for one file", "name one")
+    from kwire.analyze.source import source_of
+
+    with source_of(args.files, **ports(args)) as source, source.open() as capture:
+        return _events(args, capture)
 
 
 def show(args: argparse.Namespace, source: Source, *, follow: bool = False) -> int:
@@ -262,6 +270,9 @@ def _ends(capture: NetworkCapture) -> Iterator[str]:
 def _notes(capture: NetworkCapture, renderer: Renderer, *, stopped: bool) -> Iterator[str]:
     """What a reader must know of the capture, for standard error."""
     yield from _ends(capture)
+    again = identity.twice(identity.repeated(identity.held(one.comments) for one in capture.sections))
+    if again:
+        yield again
     if not capture.problem and not stopped and not capture.ended:
         if capture.network.conversations:
             yield "the capture does not hold the end of every session"

@@ -3,8 +3,8 @@
 import argparse
 import sys
 
-from kwire.analyze.source import Source, check_output
-from kwire.cli.choosing import Progress, add_choice, notes, ports, selection, survey
+from kwire.analyze.source import check_output, source_of
+from kwire.cli.choosing import CAPTURES, Progress, add_choice, notes, ports, selection, survey
 from kwire.view.text import safe, style
 
 HELP = "rates, losses, silences and distributions of a capture"
@@ -21,7 +21,7 @@ examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.epilog = EPILOG
-    parser.add_argument("file", metavar="CAPTURE", help="a capture; - is standard input")
+    parser.add_argument("files", metavar="CAPTURE", nargs="+", help=CAPTURES)
     parser.add_argument("--json", action="store_true", help="print one object")
     parser.add_argument("--plot", metavar="FILE", help="draw rates, latency and talkers: .png or .svg")
     add_choice(parser)
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from kwire.analyze.report import as_object, lines
     from kwire.analyze.stats import Stats
 
-    with Source(args.file, **ports(args)) as source:
+    with source_of(args.files, **ports(args)) as source:
         if args.plot is not None:
             check_output(args.plot, [source])
         found = survey(source)
