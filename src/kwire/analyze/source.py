@@ -24,12 +24,13 @@ class Source:
     """A capture of any kind that can be opened several times; a context manager.
 
     `path`: a file, or `-` for standard input. `options` (`ports`, `any_port`) are those of open_capture.
-    CaptureError where it cannot be read.
+    `room`: bytes of frames that may be kept from one reading to the next. CaptureError where it cannot be read.
     """
 
-    __slots__ = ("_identity", "_kept", "_options", "_path", "_read", "name")
+    __slots__ = ("_identity", "_kept", "_options", "_path", "_read", "_room", "name")
 
-    def __init__(self, path: str, **options: Any) -> None:
+    def __init__(self, path: str, *, room: int = KEPT, **options: Any) -> None:
+        self._room = room
         self.name = "standard input" if path == "-" else path
         self._options = options
         self._read: NetworkCapture | None = None  # the first reading
@@ -57,7 +58,7 @@ class Source:
         capture = open_capture(self._path, **self._options)
         capture.name = self.name
         if self._read is None:
-            capture.keep(KEPT)
+            capture.keep(self._room)
             self._read = capture
         return capture
 
@@ -119,7 +120,9 @@ class Sources(Source):
         self.name = name_of(paths)
         if "-" in paths:
             raise CaptureError("open", self.name, "standard input cannot be one of several", "name files")
-        self._groups = [[Source(path, **options) for path in group] for group in in_order(paths)]
+        self._groups = [
+            [Source(path, room=KEPT // len(paths), **options) for path in group] for group in in_order(paths)
+        ]
 
     @property
     def _all(self) -> list[Source]:

@@ -6,11 +6,12 @@ with their number; what is wrong with a file is told with its name. The same fil
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from typing import Final, cast
 
 from kwire.capture import identity
 from kwire.capture.output import CaptureError
 from kwire.capture.reader import Section
+from kwire.packets.conversations import Conversation
 from kwire.packets.network import Network
 from kwire.packets.open import NetworkCapture
 from kwire.wire.frame import Type
@@ -154,7 +155,7 @@ class Several(NetworkCapture):
         if capture.first_skipped and self.first_skipped is None:
             self.first_skipped = f"{capture.name}: {capture.first_skipped}"
         network = self._sum
-        network.conversations += capture.network.conversations
+        network.conversations += cast("list[Conversation]", capture.network.conversations)
         network.packets += capture.network.packets
         network.frames += capture.network.frames
         network.remarks.update(capture.network.remarks)
