@@ -24,7 +24,7 @@ class Source:
     """A capture of any kind that can be opened several times; a context manager.
 
     `path`: a file, or `-` for standard input. `options` (`ports`, `any_port`) are those of open_capture.
-    `room`: bytes of frames that may be kept from one reading to the next. CaptureError where it cannot be read.
+    `room`: bytes of frames that may be kept for the next reading. CaptureError where it cannot be read.
     """
 
     __slots__ = ("_identity", "_kept", "_options", "_path", "_read", "_room", "name")
