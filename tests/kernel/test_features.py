@@ -144,7 +144,7 @@ def test_surroundings_that_are_hostile(monkeypatch: pytest.MonkeyPatch) -> None:
         "/proc/modules": "",
     }
     monkeypatch.setattr(surroundings, "_read", lambda path, directory=None: texts.get(path))
-    monkeypatch.setattr(surroundings, "FIRST_PID_NAMESPACE", 1)
+    monkeypatch.setattr(surroundings, "in_first_namespace", lambda: False)
     monkeypatch.setattr(surroundings, "MANY_PROBES", 1 << 40)
     monkeypatch.setattr(native, "ring_walk", None)
     for name in (

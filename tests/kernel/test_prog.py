@@ -30,7 +30,7 @@ from kwire.bpf.asm import (
 from kwire.bpf.image import Image, Line, MapSpec
 from kwire.kernel import prog as programs
 from kwire.kernel.maps import Map
-from kwire.kernel.prog import KINDS, Prog, VerifierError, link, load, source_line
+from kwire.kernel.prog import KINDS, Prog, VerifierError, function_btf_id, link, load, source_line
 from kwire.kernel.sys import KernelError, info, try_bpf
 
 NOTHING = (mov64(R0, 0), exit_())
@@ -53,7 +53,8 @@ def typed(one: Image) -> Image:
 @pytest.mark.live
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("fentry", "fexit", "syscall")])
 def test_every_kind_loads(kind: str) -> None:
-    with load(image(f"a {kind}", kind, NOTHING), {}) as prog:
+    function = function_btf_id("bpf_iter_task") if kind == "iter" else 0
+    with load(image(f"a {kind}", kind, NOTHING), {}, attach_btf_id=function) as prog:
         info = prog.info()
         assert info.id > 0
         assert len(info.tag) == 16
@@ -202,8 +203,6 @@ def test_unknown_kinds_and_impossible_programs() -> None:
 
 @pytest.mark.needs("fentry")
 def test_a_function_entry_program_loads() -> None:
-    from kwire.kernel.prog import function_btf_id
-
     for kind in ("fentry", "fexit"):
         number = function_btf_id("bpf_fentry_test1")
         load(image("entry", kind, NOTHING), {}, attach_btf_id=number).close()

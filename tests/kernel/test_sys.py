@@ -24,6 +24,8 @@ C_TYPES = {
     "link_create_perf": ("union bpf_attr", "link_create."),
     "link_create_tracing": ("union bpf_attr", "link_create."),
     "link_create_multi": ("union bpf_attr", "link_create."),
+    "link_create_iter": ("union bpf_attr", "link_create."),
+    "iter_create": ("union bpf_attr", "iter_create."),
 }
 # Our field names that differ from the C ones, and those that the oldest headers we build with do not have.
 RENAMED = {
