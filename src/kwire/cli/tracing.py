@@ -304,6 +304,9 @@ def _trace(
         recorder.run(processes, stop.fd, progress)
         progress.clear()
         seconds = time.monotonic() - start
+        if tracer.unfollowed:
+            untraced = plural(tracer.unfollowed, "process", "processes")
+            sys.stderr.write(f"kwire: {untraced} could not be followed: there are too many\n")
         produced = recorder.produced()
         totals = writer.close(produced) if writer else {}
         status = command.status if command and command.ended() and not stop.asked else None

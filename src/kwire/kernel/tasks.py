@@ -11,7 +11,8 @@ kernel frees its first thread, it is removed, unless the entry is a later proces
 entry. The law: a child that found no room in the map is counted (`refused`).
 
 The programs hang on raw tracepoints: those of other kinds are skipped when any program runs on that CPU
-already, and the kernel frees tasks in interrupts.
+already, and the kernel frees tasks in interrupts. Even so, of a few tasks in a thousand we are not told that
+they are freed (measured on 6.18: 0 to 11 of 3,000). Such an entry takes room and means nobody.
 
 Numbers are those of the kernel's first pid namespace, as `bpf_get_current_pid_tgid` gives them.
 """
@@ -96,15 +97,20 @@ def processes(tasks: Map) -> list[Identity]:
 class Follow:
     """The two programs at work; they go with `close` or with the process."""
 
-    __slots__ = ("_links", "_refused")
+    __slots__ = ("_links", "_refused", "_words")
 
     def __init__(self, tasks: Map, fields: TaskFields | None) -> None:
         """Attach them to `tasks`; without `fields` they know processes by number only. Raises KernelError."""
         self._links: list[Link] = []
-        self._refused = Map.create(REFUSED)
+        with Map.create(REFUSED) as refused:
+            self._refused = refused.mmap()  # can be read without privileges
+            self._words = memoryview(self._refused).cast("Q")
+            self._attach(tasks, refused, fields)
+
+    def _attach(self, tasks: Map, refused: Map, fields: TaskFields | None) -> None:
         try:
             for program, event in _programs(fields):
-                with load(program, {TASKS.name: tasks, REFUSED.name: self._refused}) as prog:
+                with load(program, {TASKS.name: tasks, REFUSED.name: refused}) as prog:
                     self._links.append(attach(prog, program.kind, event))
         except BaseException:
             self.close()
@@ -113,13 +119,14 @@ class Follow:
     @property
     def refused(self) -> int:
         """How many children are not traced because the map was full."""
-        value = self._refused.lookup(bytes(4))
-        return struct.unpack("=Q", value)[0] if value else 0
+        return self._words[0]
 
     def close(self) -> None:
         """Stop following."""
         for link in self._links:
             link.close()
+        self._links.clear()
+        self._words.release()
         self._refused.close()
 
     def __enter__(self) -> "Follow":

@@ -179,6 +179,11 @@ class Tracer:
         if processes.chosen:
             processes.enter(self.maps["tasks"], self.plan.task)
 
+    @property
+    def unfollowed(self) -> int:
+        """How many processes are not traced, though one that is started them: more than there is room for."""
+        return self._follow.refused if self._follow else 0
+
     def _load(self, group: Group) -> Prog | None:
         own = {
             spec.name: Map.create(spec) for spec in group.image.maps if spec.name not in self.maps
