@@ -13,10 +13,10 @@ import pytest
 from kwire import native
 from kwire.bpf.asm import image
 from kwire.bpf.helpers import HELPERS
-from kwire.kernel import answer, features, maps, probes, prog, surroundings
+from kwire.kernel import features, maps, privileges, probes, prog, surroundings
 from kwire.kernel.answer import Answer, refused
 from kwire.kernel.features import BASE, FEATURES, PROBES, mechanism, probe
-from kwire.kernel.sys import ATTRS, BE_ROOT, KernelError, Struct, try_bpf
+from kwire.kernel.sys import ATTRS, KernelError, Struct, try_bpf
 
 ALWAYS = (
     *BASE,
@@ -98,11 +98,12 @@ def test_a_kernel_without_bpf(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_an_errno_means(monkeypatch: pytest.MonkeyPatch, number: int, may: bool, kind: str) -> None:
-    monkeypatch.setattr(answer, "may_trace", lambda: may)
+    held = frozenset(("CAP_BPF", "CAP_PERFMON") if may else ())
+    monkeypatch.setattr(privileges, "effective", lambda: held)
     found = refused(number)
     assert found.answer == kind
     if number == errno.EPERM and not may:
-        assert found.cure == BE_ROOT
+        assert found.cure == "run as root, or with CAP_BPF and CAP_PERFMON"
 
 
 @pytest.mark.live
@@ -137,13 +138,13 @@ def test_the_best_mechanism(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.live
 def test_surroundings_that_are_hostile(monkeypatch: pytest.MonkeyPatch) -> None:
     texts: dict[str, str | None] = {
-        "/sys/kernel/security/lockdown": "none integrity [confidentiality]",
         "/proc/sys/kernel/unprivileged_bpf_disabled": "0\n",
         "/proc/meminfo": "MemAvailable: 1000 kB\n",
         "/proc/sys/kernel/perf_event_paranoid": None,
         "/proc/modules": "",
     }
     monkeypatch.setattr(surroundings, "_read", lambda path, directory=None: texts.get(path))
+    monkeypatch.setattr(surroundings, "lockdown_mode", lambda: ("confidentiality", 0))
     monkeypatch.setattr(surroundings, "in_first_namespace", lambda: False)
     monkeypatch.setattr(surroundings, "MANY_PROBES", 1 << 40)
     monkeypatch.setattr(native, "ring_walk", None)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kwire.kernel import mount, tracefs
+from kwire.kernel import mount, privileges, tracefs
 from kwire.kernel.tracefs import Tracefs, TracefsError
 
 pytestmark = pytest.mark.live
@@ -83,6 +83,7 @@ def test_a_file_system_that_is_not_there() -> None:
 def test_an_unprivileged_user_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracefs, "PLACES", ())
     monkeypatch.setattr(tracefs, "detached", lambda kind: (-1, errno.EPERM))
+    monkeypatch.setattr(privileges, "effective", frozenset)
     with pytest.raises(TracefsError, match="root") as caught:
         Tracefs.open()
     assert caught.value.errno == errno.EPERM

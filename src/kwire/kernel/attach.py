@@ -26,7 +26,6 @@ from kwire.kernel.sys import (
     PERF_ATTR_DISABLED,
     PERF_EVENT_IOC_SET_BPF,
     PERF_TYPE_TRACEPOINT,
-    PRIVILEGE,
     Fd,
     KernelError,
     failure,
@@ -263,6 +262,6 @@ def kprobe_pmu() -> tuple[int, int] | None:
 
 def _refused(kind: str, target: str, error: int, note: str, cure: str = "") -> AttachError:
     known = failure("attach to", f"{kind}:{target}", error, cure, note)
-    if not cure and error in (errno.EPERM, errno.EACCES) and not note.startswith("the program"):
-        known.cure = PRIVILEGE
+    if error == errno.EACCES and note.startswith("the program"):
+        known.cure = ""
     return AttachError(known.operation, known.subject, known.cause, known.cure, error)

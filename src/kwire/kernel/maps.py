@@ -15,7 +15,6 @@ from kwire.bpf.image import MapSpec
 from kwire.kernel import memlock
 from kwire.kernel.sys import (
     BPF_F_MMAPABLE,
-    CURES,
     MAP_TYPES,
     Fd,
     KernelError,
@@ -215,8 +214,4 @@ def _why_refused(spec: MapSpec, error: int) -> tuple[str, str]:
         )
     if error == errno.EINVAL:
         return "", f"this kernel does not know such a map ({spec.kind})"
-    if error == errno.EPERM:
-        return CURES[
-            errno.EPERM
-        ] + "; on kernels before 5.11 also raise the locked-memory limit (`ulimit -l unlimited`)", ""
     return "", ""

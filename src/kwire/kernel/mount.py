@@ -27,4 +27,7 @@ def detached(kind: str) -> tuple[int, int]:
     if errno:
         return -1, errno
     with Fd(mount):  # an O_PATH descriptor; one that can be listed keeps the mount alive as well
-        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mount), 0
+        try:
+            return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mount), 0
+        except OSError as error:
+            return -1, error.errno or 0

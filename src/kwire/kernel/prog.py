@@ -17,6 +17,7 @@ from kwire.bpf.asm import R1, R2, R3, R4, R10, Item, alu64, call, exit_, image, 
 from kwire.bpf.helpers import NAMES
 from kwire.bpf.image import Image, Line
 from kwire.kernel import memlock
+from kwire.kernel.cures import may_trace
 from kwire.kernel.maps import Map, object_name
 from kwire.kernel.sys import (
     ATTACH_TYPES,
@@ -324,6 +325,8 @@ def _without_log(image: Image, error: int) -> tuple[str, str]:
     """(cure, note) for a load that failed before the verifier had anything to say."""
     if error == errno.E2BIG:
         return "", f"{len(image.code) // 8} instructions or its number of maps are too many"
+    if error in (errno.EPERM, errno.EACCES) and image.kind in ("fentry", "fexit") and may_trace():
+        return "use a kprobe or a tracepoint", "this kernel lets no program at the entry of functions"
     if error == errno.EINVAL:
         return "", f"this kernel does not know programs of kind {image.kind} or something in this one"
     return "", ""

@@ -5,17 +5,16 @@ own build.
 import os
 import resource
 from collections.abc import Callable
-from errno import ENODEV
 
 from kwire import native
 from kwire.bpf.image import MapSpec
-from kwire.kernel import privileges
-from kwire.kernel.answer import YES, Answer, may_trace, refused
+from kwire.kernel import cures, privileges
+from kwire.kernel.answer import YES, Answer, refused
+from kwire.kernel.cures import CONFIDENTIALITY, READING, TRACING, lockdown_mode, may_trace
 from kwire.kernel.identity import in_first_namespace
 from kwire.kernel.maps import Map
-from kwire.kernel.mount import detached
 from kwire.kernel.symbols import KALLSYMS, how_to_see_addresses
-from kwire.kernel.sys import BE_ROOT, Fd, KernelError, possible_cpus
+from kwire.kernel.sys import KernelError, possible_cpus
 
 RING = 8 << 20  # bytes a CPU that a trace takes when nothing else is said
 MANY_PROBES = 1024
@@ -24,15 +23,11 @@ MANY_PROBES = 1024
 def capabilities() -> Answer:
     """May this user trace?"""
     held = privileges.effective()
-    if may_trace():
-        wanted = ("CAP_BPF", "CAP_PERFMON", "CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_SYSLOG")
+    if may_trace(held):
+        wanted = (*TRACING, "CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE", *READING, "CAP_SYSLOG")
         return Answer("yes", " ".join(name for name in wanted if name in held))
-    lacking = sorted({"CAP_BPF", "CAP_PERFMON"} - held)
-    return Answer(
-        "no",
-        f"user {os.geteuid()} without {' and '.join(lacking)}",
-        "run as root, or grant these capabilities",
-    )
+    lacking = " and ".join(name for name in TRACING if name not in held)
+    return Answer("no", f"user {os.geteuid()} without {lacking}", cures.refused())
 
 
 def btf() -> Answer:
@@ -73,23 +68,14 @@ def kallsyms() -> Answer:
 
 def lockdown() -> Answer:
     """Does lockdown keep programs from reading kernel memory?"""
-    text = _read("/sys/kernel/security/lockdown")
-    if text is None:
-        root, errno = detached("securityfs")
-        if errno == ENODEV:
-            return Answer("yes", "this kernel has no lockdown")
-        if errno:
-            return refused(errno)
-        with Fd(root):
-            text = _read("lockdown", root)
-    if text is None:
-        return Answer("yes", "this kernel has no lockdown")
-    mode = text.partition("[")[2].partition("]")[0]
-    if mode == "confidentiality":
+    mode, errno = lockdown_mode()
+    if errno:
+        return refused(errno)
+    if mode == CONFIDENTIALITY:
         return Answer(
-            "no", "mode confidentiality: programs cannot read kernel memory", "boot with lockdown=integrity"
+            "no", f"mode {mode}: programs cannot read kernel memory", "boot with lockdown=integrity"
         )
-    return Answer("yes", f"mode {mode or text.strip()}")
+    return Answer("yes", f"mode {mode}" if mode else "this kernel has no lockdown")
 
 
 def memlock() -> Answer:
@@ -99,7 +85,7 @@ def memlock() -> Answer:
     try:
         Map.create(spec).close()
     except KernelError:
-        return Answer("unknown", "this user may not try it", BE_ROOT)
+        return Answer("unknown", "this user may not try it", cures.refused())
     try:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, hard))
         Map.create(spec).close()
@@ -128,7 +114,7 @@ def perf_paranoid() -> Answer:
         return Answer("no", "this kernel has no perf events", "boot a kernel with CONFIG_PERF_EVENTS")
     if may_trace() or int(text) < 0:
         return Answer("yes", f"perf_event_paranoid is {text.strip()}")
-    return Answer("no", f"perf_event_paranoid is {text.strip()}", BE_ROOT)
+    return Answer("no", f"perf_event_paranoid is {text.strip()}", cures.refused())
 
 
 def pid_namespace() -> Answer:

@@ -12,7 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-from kwire.kernel.sys import PRIVILEGE, KernelError, reason
+from kwire.kernel.sys import failure
 
 KALLSYMS = "/proc/kallsyms"
 MODULES = "/proc/modules"
@@ -51,7 +51,7 @@ class Symbols:
             with open(path, "rb") as file:
                 return cls(file.read())
         except OSError as error:
-            raise KernelError("read", path, reason(error.errno or 0), PRIVILEGE, error.errno or 0) from None
+            raise failure("read", path, error.errno or 0) from None
 
     @property
     def readable(self) -> bool:

@@ -258,12 +258,8 @@ class KernelError(KwireError):
         self.errno = errno
 
 
-# What usually helps, by errno, where the caller has nothing better to say.
-BE_ROOT = "run as root, or with CAP_BPF and CAP_PERFMON"
-PRIVILEGE = f"{BE_ROOT} (`kwire doctor` says which is missing)"
+# What usually helps, by errno, where the caller has nothing better to say; for refusals see `cures`.
 CURES = {
-    errnos.EPERM: PRIVILEGE,
-    errnos.EACCES: PRIVILEGE,
     errnos.ENOSYS: "this kernel or its sandbox has no such system call (`kwire doctor` says what is there)",
     errnos.EMFILE: "raise the limit of open files (`ulimit -n`)",
     errnos.ENOMEM: "ask for smaller buffers or fewer maps",
@@ -280,7 +276,16 @@ def reason(errno: int) -> str:
 def failure(operation: str, subject: str, errno: int, cure: str = "", note: str = "") -> KernelError:
     """The `KernelError` for an errno; `note` explains it in this place, `cure` replaces the usual advice."""
     cause = f"{note}: {reason(errno)}" if note else reason(errno)
-    return KernelError(operation, subject, cause, cure or CURES.get(errno, ""), errno)
+    return KernelError(operation, subject, cause, cure or usual_cure(errno), errno)
+
+
+def usual_cure(errno: int) -> str:
+    """What usually helps; of a refusal, what helps this user."""
+    if errno in (errnos.EPERM, errnos.EACCES):
+        from kwire.kernel.cures import refused
+
+        return refused()
+    return CURES.get(errno, "")
 
 
 # ---------------------------------------------------------------------- the calls

@@ -11,9 +11,10 @@ import weakref
 from errno import EACCES, EPERM
 from typing import Self
 
+from kwire.kernel import cures
 from kwire.kernel.formats import Format, FormatError, parse_format
 from kwire.kernel.mount import detached
-from kwire.kernel.sys import PRIVILEGE, Fd, KernelError, reason
+from kwire.kernel.sys import Fd, KernelError, reason
 
 PLACES = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 NAME = re.compile(
@@ -50,7 +51,7 @@ class Tracefs(Fd):
                     refused = True
         fd, errno = detached("tracefs")
         if errno:
-            cure = PRIVILEGE if refused or errno in (EPERM, EACCES) else GET_TRACEFS
+            cure = cures.unreadable() if refused or errno in (EPERM, EACCES) else GET_TRACEFS
             raise TracefsError("open", "tracefs", reason(errno), cure, errno)
         return cls(fd, "")
 
@@ -157,7 +158,7 @@ def _error(operation: str, path: str, error: OSError) -> TracefsError:
         cause = (
             "this kernel has no such event" if path.startswith("events/") else "this kernel has no such file"
         )
-    cure = PRIVILEGE if isinstance(error, PermissionError) else ""
+    cure = cures.unreadable() if isinstance(error, PermissionError) else ""
     return TracefsError(operation, path, cause, cure, error.errno or 0)
 
 

@@ -330,6 +330,9 @@ class Planner:
             raise error if listed or self._kernel is None else catalog.missing(kind, name) from None
 
     def _tracepoint(self, category: str, name: str) -> Site:
+        if category == "ftrace":
+            cause = "that is a record of the function tracer, no tracepoint"
+            raise KwireError("trace", f"tracepoint:{category}:{name}", cause, "use kprobe:FUNCTION")
         events = self._events = self._events or tracefs.shared()
         if not events.has_event(category, name):
             from kwire.kernel import catalog

@@ -1,0 +1,78 @@
+"""What to do about a refusal: the cure that fits what this user has and what this kernel is, not the error's
+number alone.
+
+EPERM and EACCES have many causes. The law: nobody is told to get what he has.
+"""
+
+import os
+from collections.abc import Collection
+from errno import ENODEV
+
+from kwire.kernel import privileges
+from kwire.kernel.mount import detached
+
+TRACING = ("CAP_BPF", "CAP_PERFMON")
+READING = ("CAP_DAC_READ_SEARCH",)
+"""For tracefs, whose files are root's."""
+
+CONFIDENTIALITY = "confidentiality"
+LOCKDOWN = "/sys/kernel/security/lockdown"
+SANDBOX = "a sandbox or the kernel's build forbids it (`kwire doctor` says what works here)"
+
+
+def may_trace(held: Collection[str] | None = None) -> bool:
+    """Whether the calling thread, or who holds these, has the capabilities for tracing programs."""
+    held = privileges.effective() if held is None else held
+    return "CAP_SYS_ADMIN" in held or set(TRACING) <= set(held)
+
+
+def refused() -> str:
+    """The cure for a call that the kernel refused for what it calls lack of privilege."""
+    held = privileges.effective()
+    if not may_trace(held):
+        return _get(TRACING, held)
+    if lockdown_mode()[0] == CONFIDENTIALITY:
+        return "the kernel is locked down (confidentiality): boot with lockdown=integrity or none"
+    return SANDBOX
+
+
+def unreadable() -> str:
+    """The cure for a file of tracefs that this user may not read."""
+    held = privileges.effective()
+    wanted = READING if may_trace(held) else (*TRACING, *READING)
+    if "CAP_DAC_OVERRIDE" in held or set(wanted) <= held:
+        return refused()
+    return _get(wanted, held)
+
+
+def lockdown_mode() -> tuple[str, int]:
+    """(none, integrity or confidentiality, or "" where the kernel has no lockdown; errno where it cannot be
+    seen).
+    """
+    try:
+        with open(LOCKDOWN) as file:
+            return _mode(file.read()), 0
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        return "", error.errno or 0
+    root, errno = detached("securityfs")
+    if errno:
+        return "", 0 if errno == ENODEV else errno
+    try:
+        with open(os.open("lockdown", os.O_RDONLY | os.O_CLOEXEC, dir_fd=root)) as file:
+            return _mode(file.read()), 0
+    except OSError as error:
+        return "", 0 if isinstance(error, FileNotFoundError) else error.errno or 0
+    finally:
+        os.close(root)
+
+
+def _mode(text: str) -> str:
+    return text.partition("[")[2].partition("]")[0]
+
+
+def _get(wanted: Collection[str], held: Collection[str]) -> str:
+    lacking = [name for name in wanted if name not in held]
+    also = "also " if len(lacking) < len(wanted) else ""
+    return f"run as root, or {also}with {' and '.join(lacking)}"
