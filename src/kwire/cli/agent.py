@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from kwire.cli import probes, tracing, values
 from kwire.cli.process import ending_signals
 from kwire.errors import KwireError
-from kwire.kernel import privileges
 from kwire.live.command import Command
 from kwire.live.environment import complete
 from kwire.live.plan import Plan, Scope
 from kwire.live.processes import Processes
 from kwire.live.recorder import Limits
 from kwire.live.tracer import Tracer
+from kwire.stream import confinement
 from kwire.stream.address import Address, check_secure, parse
 from kwire.stream.arguments import add_transport_arguments, session_settings, tls_options, watch
 from kwire.view.text import plural, safe
@@ -143,7 +143,7 @@ def _listen(args: argparse.Namespace) -> int:
         cure = "name a PROBE, or a --policy"
         raise KwireError("listen", str(address), "nobody would be allowed anything", cure)
     rules = policy.load(args.policy, args.probes) if args.policy else policy.Policy(args.probes)
-    launcher = Launcher(rules)
+    launcher = Launcher(rules, address.path)
     try:
         line = _line(args, address, Settings(memory=args.memory))
         loop = line.loop
@@ -158,7 +158,7 @@ def _listen(args: argparse.Namespace) -> int:
             watch=line.watch,
             mode=0o666 if args.policy else 0o600,  # of a Unix socket: the policy knows users
         )
-        privileges.drop()
+        _confine(args, [])
 
         def stop(number: int) -> None:
             front.stop(loop.stop)
@@ -281,7 +281,7 @@ def _run(
         agent = Agent(
             line, tracer, sink, hold, recovered, limits=limits, processes=processes, grace=args.grace
         )
-        privileges.drop(keep=_kept(address))
+        _confine(args, [address])
         line.loop.signals(ending_signals(), lambda number: agent.stop())
         progress = tracing.Progress(agent.recording.recorder, None)
         if not args.verbose:  # then the frames tell
@@ -295,9 +295,12 @@ def _run(
     return _report(args, agent, plan, processes.command) or bool(refused)
 
 
-def _kept(address: Address) -> tuple[str, ...]:
-    """Capabilities that reconnecting needs: the socket of a Unix path may be another user's."""
-    return ("CAP_DAC_OVERRIDE",) if address.kind == "unix" else ()
+def _confine(args: argparse.Namespace, addresses: list[Address]) -> None:
+    """Be nobody from now on."""
+    folder = args.spool if args.spool and os.path.isdir(args.spool) else ""
+    for problem in confinement.agent(addresses, folder):
+        if args.verbose:
+            say(problem)
 
 
 def _deliver(args: argparse.Namespace, line: "Line", recovered: "list[Recovered]", refused: int) -> int:
@@ -305,7 +308,7 @@ def _deliver(args: argparse.Namespace, line: "Line", recovered: "list[Recovered]
     from kwire.stream.agent import Courier
 
     courier = Courier(line, recovered, args.grace)
-    privileges.drop(keep=_kept(line.address))
+    _confine(args, [line.address])
     line.loop.signals(ending_signals(), lambda number: courier.stop())
     try:
         courier.run()

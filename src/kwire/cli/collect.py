@@ -1,7 +1,6 @@
 """`kwire collect`: events of many agents into captures, one of each host, or one of all."""
 
 import argparse
-import contextlib
 import os
 import signal
 import sys
@@ -13,8 +12,8 @@ from kwire.cli import values
 from kwire.cli.process import ending_signals
 from kwire.cli.tracing import CLEAR_LINE, allow_descriptors, human_size
 from kwire.errors import KwireError
-from kwire.kernel import privileges, seccomp
-from kwire.stream.address import Address, is_numeric, parse, resolve
+from kwire.stream import confinement
+from kwire.stream.address import parse
 from kwire.stream.arguments import add_transport_arguments, session_settings, tls_options, watch
 from kwire.stream.collector import Collector
 from kwire.stream.connect import Connector, connect
@@ -152,8 +151,6 @@ class Run:
             )
             self.connectors.append(connector)
         sys.stderr.flush()
-        for connector in self.connectors:
-            _load_resolver(connector.address)
 
     def run(self) -> None:
         """Collect until something ends it."""
@@ -244,7 +241,9 @@ def run(args: argparse.Namespace) -> int:
     job = Run(args)
     try:
         job.open()
-        protect(args.verbose)
+        for problem in confinement.collector([connector.address for connector in job.connectors]):
+            if args.verbose:
+                sys.stderr.write(f"kwire: {problem}\n")
         job.run()
     finally:
         job.close()
@@ -257,29 +256,6 @@ def run(args: argparse.Namespace) -> int:
     if summary["lost"] or (summary["unproven"] and not job.left):
         return LOST
     return 1 if summary["problems"] or summary["failures"] else 0
-
-
-def protect(verbose: bool) -> None:
-    """Give up what is not needed any more: capabilities, and most system calls."""
-    import json  # noqa: F401  # all that is needed later must be here now: the filter lets no code in
-    import threading  # noqa: F401
-    import zlib  # noqa: F401
-
-    import cbor2
-
-    cbor2.loads(cbor2.dumps({}))
-    "localhost".encode("idna")
-    privileges.drop()
-    problem = seccomp.confine()
-    if problem and verbose:
-        sys.stderr.write(f"kwire: no system-call filter: {problem}\n")
-
-
-def _load_resolver(address: Address) -> None:
-    """Ask for a name once: then the libraries that answer are here, which the filter would not let in."""
-    if address.kind != "unix" and not is_numeric(address):
-        with contextlib.suppress(KwireError):
-            resolve(address)
 
 
 def report(summary: dict[str, Any]) -> None:

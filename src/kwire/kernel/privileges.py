@@ -37,6 +37,21 @@ PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_GET_NO_NEW_PRIVS, PR_C
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+PR_SET_KEEPCAPS = 8
+
+
+class User(NamedTuple):
+    """Who a process may become."""
+
+    uid: int
+    gid: int
+
+
+STRANGER = User(65532, 65532)
+"""Nobody else is this: distributions assign neither number, and nothing belongs to it."""
+
+NAME = "kwire"
+"""An account of this name is taken instead, where there is one."""
 
 
 class Dropped(NamedTuple):
@@ -55,9 +70,25 @@ def effective() -> frozenset[str]:
     return frozenset(name for name, number in NUMBERS.items() if held >> number & 1)
 
 
-def drop(keep: Collection[str] = ()) -> Dropped:
-    """Set no_new_privs and give up all capabilities but those named in `keep` (`CAP_…`). Raises
-    KernelError.
+def stranger() -> User:
+    """Who a process that has done its privileged work may become."""
+    from pwd import getpwnam
+
+    try:
+        account = getpwnam(NAME)
+    except KeyError:
+        return STRANGER
+    return User(account.pw_uid, account.pw_gid)
+
+
+def may_become_another() -> bool:
+    """Whether the calling process can become another user for good."""
+    return {"CAP_SETUID", "CAP_SETGID"} <= effective()
+
+
+def drop(keep: Collection[str] = (), user: User | None = None) -> Dropped:
+    """Set no_new_privs and give up all capabilities but those named in `keep` (`CAP_…`), and with `user`
+    become that one for good. Raises KernelError.
     """
     kept = sum(1 << NUMBERS[name] for name in keep)
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
@@ -72,6 +103,8 @@ def drop(keep: Collection[str] = ()) -> Dropped:
             break
         number += 1
     before = _get()
+    if user is not None:
+        _become(user)
     held = (before[1] | before[4] << 32) & kept
     low, high = held & 0xFFFFFFFF, held >> 32
     words = (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)
@@ -80,6 +113,17 @@ def drop(keep: Collection[str] = ()) -> Dropped:
     if errno:
         raise failure("give up", "capabilities", errno)
     return Dropped(bounding, len(os.listdir("/proc/self/task")) - 1)
+
+
+def _become(user: User) -> None:
+    """Be another user, of no other groups; what capabilities there are stay permitted."""
+    _prctl(PR_SET_KEEPCAPS, 1)
+    try:
+        os.setgroups([])
+        os.setresgid(user.gid, user.gid, user.gid)
+        os.setresuid(user.uid, user.uid, user.uid)
+    except OSError as error:
+        raise failure("become", f"user {user.uid}", error.errno or 0) from None
 
 
 def end_with_parent() -> None:

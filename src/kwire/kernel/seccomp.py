@@ -1,13 +1,13 @@
-"""A system-call filter for a collector: classic BPF made from one table, installed by seccomp(2).
+"""A system-call filter for who talks to the network: classic BPF made from a table, installed by seccomp(2).
 
-The laws: `CALLS` is all that a confined process may do, each with its reason; everything else fails with
-EPERM, as if it were forbidden to this user, so that what nobody thought of is an error with a message and not
-a death in the dark; only a call of another architecture, which no honest code makes, kills the process. A
-filter is for good: it stays for all threads and for whatever they start, which is nothing, because execve(2)
-is not in the table. Libraries must be loaded before: no memory with code in it can be had after. Numbers are
-those of asm/unistd_64.h (x86_64) and asm-generic/unistd.h (aarch64); None: it has no such call.
+The laws: `CALLS` is all that a collector may do, `AGENT_CALLS` an agent, each with its reason; everything
+else fails with EPERM, as if it were forbidden to this user, so that what nobody thought of is an error with a
+message and not a death in the dark; only a call of another architecture, which no honest code makes, kills
+the process. A filter is for good: it stays for all threads and for whatever they start, which is nothing,
+because execve(2) is in no table. Libraries must be loaded before: no memory with code in it can be had after.
+Numbers are those of asm/unistd_64.h (x86_64) and asm-generic/unistd.h (aarch64); None: it has no such call.
 
-What a process may open is not this filter's matter: seccomp cannot look at paths.
+Which files a process may open is not this filter's matter: seccomp cannot look at paths (`landlock` does).
 """
 
 import ctypes
@@ -66,15 +66,22 @@ class Limit(NamedTuple):
 PROT_EXEC: Final = 4
 CLONE_THREAD: Final = 0x10000
 
+O_WRITES: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+
 LIMITS: Final[dict[str, Limit]] = {
     "no code": Limit(2, lacks=PROT_EXEC),
     "thread": Limit(0, has=CLONE_THREAD),
     "network": Limit(0, values=(1, 2, 10, 16), errno=errno.EAFNOSUPPORT),  # unix, inet, inet6, netlink
     # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIOCLEX
     "harmless": Limit(1, values=(0x5401, 0x5413, 0x541B, 0x5421, 0x5451), errno=errno.ENOTTY),
+    # of bpf(2): MAP_LOOKUP_ELEM, _UPDATE_ELEM, _DELETE_ELEM, _GET_NEXT_KEY, OBJ_GET_INFO_BY_FD, _LOOKUP_BATCH
+    "own maps": Limit(0, values=(1, 2, 3, 4, 15, 24)),
+    "reading": Limit(2, lacks=O_WRITES, errno=errno.EACCES),
+    "reading, old": Limit(1, lacks=O_WRITES, errno=errno.EACCES),
     "never": Limit(0, values=(), errno=errno.ENOSYS),
 }
 """`never` says that the kernel has no such call, so that libraries take the older one."""
+
 
 # The calls of a busy collector come first: the filter goes through them in order.
 CALLS: Final[dict[str, Call]] = {
@@ -185,6 +192,38 @@ CALLS: Final[dict[str, Call]] = {
     "exit": Call(60, 93, "the end of a thread"),
     "exit_group": Call(231, 94, "the end"),
 }
+
+
+_NOT_FOR_AGENTS: Final = frozenset({"fallocate", "flock", "mkdir", "mkdirat", "fchmod", "listen"})
+
+AGENT_CALLS: Final[dict[str, Call]] = {
+    **{name: call for name, call in CALLS.items() if name not in _NOT_FOR_AGENTS},
+    "bpf": Call(321, 280, "maps and programs that are open: counters, processes that have ended", "own maps"),
+    "pwritev": Call(296, 70, "records of a spool"),
+    "pwritev2": Call(328, 287, "records of a spool"),
+    "rmdir": Call(84, None, "the folder of a spool that was delivered"),
+    "fstatfs": Call(138, 44, "the place of a spool"),
+    "socketpair": Call(53, 199, "the way to a tracer"),
+    "wait4": Call(61, 260, "the end of what was started"),
+    "waitid": Call(247, 95, "the end of what was started"),
+}
+"""What an agent needs when its probes are attached. Folders and locks are made before."""
+
+_SPOOLING: Final = frozenset(
+    {"pwritev", "pwritev2", "rmdir", "ftruncate", "rename", "renameat", "renameat2", "unlink", "unlinkat"}
+)
+
+
+def agent_calls(writes: bool) -> dict[str, Call]:
+    """The calls of an agent; one without a spool does not write (`writes`) to any file that is not open."""
+    if writes:
+        return AGENT_CALLS
+    calls = {name: call for name, call in AGENT_CALLS.items() if name not in _SPOOLING}
+    return {
+        **calls,
+        "openat": calls["openat"]._replace(limit="reading"),
+        "open": calls["open"]._replace(limit="reading, old"),
+    }
 
 
 def program(machine: str, calls: Mapping[str, Call] = CALLS) -> bytes:

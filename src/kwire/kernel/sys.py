@@ -24,7 +24,14 @@ SYSCALLS: dict[str, dict[str, int]] = {
     "x86_64": {"bpf": 321, "perf_event_open": 298, "capget": 125, "capset": 126, "seccomp": 317},
     "aarch64": {"bpf": 280, "perf_event_open": 241, "capget": 90, "capset": 91, "seccomp": 277},
 }
-SYSCALLS_EVERYWHERE = {"fsopen": 430, "fsconfig": 431, "fsmount": 432}
+SYSCALLS_EVERYWHERE = {
+    "fsopen": 430,
+    "fsconfig": 431,
+    "fsmount": 432,
+    "landlock_create_ruleset": 444,
+    "landlock_add_rule": 445,
+    "landlock_restrict_self": 446,
+}
 
 MAP_TYPES = {
     "hash": 1,

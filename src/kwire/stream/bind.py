@@ -6,6 +6,7 @@ open than its mode, replaces only what nobody listens on, and is recognized by i
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -82,6 +83,13 @@ def _bind_with_mode(bound: socket.socket, path: str, mode: int) -> None:
         bound.bind(path)
     finally:
         os.umask(before)
+
+
+def remove_stale(path: str) -> None:
+    """Take away a socket that nobody listens on any more; another thing at the path stays."""
+    with contextlib.suppress(OSError):
+        if _is_stale(path):
+            os.unlink(path)
 
 
 def _is_stale(path: str) -> bool:

@@ -56,19 +56,19 @@ def connect(
     retry: bool = True,
     watch: Watch | None = None,
     troubled: Callable[[KwireError], None] | None = None,
+    context: ssl.SSLContext | None = None,
 ) -> Connector:
     """Keep a peer connected to `address`. Its first session is made at once: `connector.peer`.
 
     `make_session` is asked for another when one has ended (not when we ended it); None ends it all. With
     `retry` off the first connection must come about in one round of attempts, and there is one session only.
-    `troubled` hears of every attempt that failed. Raises KwireError where the address must not be used, or
-    the certificates cannot be.
+    `troubled` hears of every attempt that failed. `context` stands for `tls` where that was read before.
+    Raises KwireError where the address must not be used, or the certificates cannot be.
     """
     check_secure(address, insecure)
     if address.kind != "unix" and not address.host:
         raise KwireError("connect to", str(address), "it has no host", f"write {address.kind}:HOST")
-    context = None
-    if address.kind == "tls":
+    if address.kind == "tls" and context is None:
         from kwire.stream.tls import client_context  # here, so that others do without ssl
 
         context = client_context(tls)
@@ -80,7 +80,6 @@ class Connector:
 
     __slots__ = (
         "_attempt",
-        "_context",
         "_handler",
         "_handshake",
         "_insecure",
@@ -93,6 +92,7 @@ class Connector:
         "_watch",
         "address",
         "closed",
+        "context",
         "inside",
         "loop",
         "peer",
@@ -119,7 +119,7 @@ class Connector:
         """No more attempts and no more sessions."""
         self._make_session = make_session
         self._handler = handler
-        self._context = context
+        self.context = context
         self._insecure = insecure
         self._retry = retry
         self._watch = watch
@@ -268,7 +268,7 @@ class Connector:
             return
         self._attempt = None
         prepare(attempt)
-        if self._context is None:
+        if self.context is None:
             identity = unix_identity(attempt) if self.address.kind == "unix" else ""
             self._up(StreamTransport(self.loop, attempt, name, identity))
             return
@@ -278,7 +278,7 @@ class Connector:
         self._handshake = Handshake(
             self.loop,
             attempt,
-            self._context,
+            self.context,
             self.address.host.partition("%")[0],
             lambda done: self._up(TlsTransport(self.loop, done, name, identity_of(done))),
             self._failed,

@@ -83,13 +83,16 @@ class Spool:
     is written.
     """
 
-    def __init__(self, path: str, folder: int, id: bytes, kept: Kept, size: int, memory: int) -> None:
+    def __init__(
+        self, path: str, parent: int, folder: int, id: bytes, kept: Kept, size: int, memory: int
+    ) -> None:
         self.path = path
         self.kept = kept
         self.lost: dict[int, int] = {}
         """Events by probe that were put here, or found here, and cannot be given back."""
         self.unknown = 0
         """Payloads gone of which nobody knows how many events they held."""
+        self._parent = os.dup(parent)  # its path may be closed to who we are then
         self._folder = folder
         self._id = id
         self._size = size
@@ -247,8 +250,9 @@ class Spool:
             for name in (*names, f"{SESSION}.new", SESSION, STATE):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=self._folder)
-            if os.stat(self.path).st_ino == os.fstat(self._folder).st_ino:
-                os.rmdir(self.path)
+            name = os.path.basename(self.path)
+            if os.stat(name, dir_fd=self._parent).st_ino == os.fstat(self._folder).st_ino:
+                os.rmdir(name, dir_fd=self._parent)
         except OSError as error:
             self._harm[f"not deleted: {(error.strerror or 'failed').lower()}"] = None
         self._free()
@@ -388,6 +392,7 @@ class Spool:
         self._segments.clear()
         self._state.close()
         os.close(self._folder)
+        os.close(self._parent)
 
     def renew(self, token: bytes, prefix: Sequence[bytes]) -> None:
         """Begin another session with what surely was not sent; everything else is forgotten.
@@ -538,14 +543,14 @@ def begin(path: str, token: bytes, prefix: Sequence[bytes], size: int, memory: i
     id = os.urandom(16)
     try:
         os.makedirs(path, 0o700, exist_ok=True)
-        with _Locked(path):
+        with _Locked(path) as parent:
             own = os.path.join(path, id.hex())
             os.mkdir(own, 0o700)
             folder = os.open(own, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             kept = Kept(token, tuple(prefix), 0, boot(), probes, place(folder))
             save(folder, kept)
-            spool = Spool(own, folder, id, kept, size, memory)
+            spool = Spool(own, parent, folder, id, kept, size, memory)
             spool._claim()
             return spool
     except OSError as error:
@@ -561,16 +566,16 @@ def recover(path: str, size: int, memory: int, adopt: bool = False) -> Iterator[
     if not os.path.isdir(path):
         return
     try:
-        with _Locked(path):
+        with _Locked(path) as parent:
             for name in sorted(os.listdir(path)):
                 own = os.path.join(path, name)
                 if _NAME.fullmatch(name) and os.path.isdir(own):
-                    yield from _recover(own, size, memory, adopt)
+                    yield from _recover(own, parent, size, memory, adopt)
     except OSError as error:
         raise SpoolError("read", f"spool {path}", (error.strerror or "failed").lower()) from None
 
 
-def _recover(own: str, size: int, memory: int, adopt: bool) -> Iterator[Found]:
+def _recover(own: str, parent: int, size: int, memory: int, adopt: bool) -> Iterator[Found]:
     folder = os.open(own, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -589,7 +594,7 @@ def _recover(own: str, size: int, memory: int, adopt: bool) -> Iterator[Found]:
         os.close(folder)
         os.rmdir(own)
         return
-    spool = Spool(own, folder, bytes.fromhex(os.path.basename(own)), kept, size, memory)
+    spool = Spool(own, parent, folder, bytes.fromhex(os.path.basename(own)), kept, size, memory)
     try:
         wrong = spool._load()
         spool._claim()
@@ -635,8 +640,9 @@ class _Locked:
     def __init__(self, path: str) -> None:
         self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> int:
         fcntl.flock(self._fd, fcntl.LOCK_EX)
+        return self._fd
 
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)

@@ -322,6 +322,8 @@ def join(buffers: list[Buffer], limit: int) -> bytes:
 
 def reason(error: OSError) -> str:
     """Why a socket call failed, in few words."""
+    if error.errno is not None and not hasattr(error, "library"):
+        return os.strerror(error.errno)
     from kwire.stream.tls import explain  # not at the top: plain sockets do without ssl
 
-    return explain(error) if error.errno is None or hasattr(error, "library") else os.strerror(error.errno)
+    return explain(error)

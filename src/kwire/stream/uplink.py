@@ -24,6 +24,8 @@ from kwire.wire.sequence import MASK
 from kwire.wire.session import Complained, Role, Session, Settings, State
 
 if TYPE_CHECKING:
+    import ssl
+
     from kwire.stream.tls import TlsOptions
 
 BETWEEN: Final = 1.0
@@ -204,6 +206,7 @@ class Uplink(Ignore):
         self._reason: str | None = None
         self._told = ""
         self._sessions: list[Session] = []
+        self._context: ssl.SSLContext | None = None
         self._session = self._make()
         self._connector = self._dial()
 
@@ -342,7 +345,7 @@ class Uplink(Ignore):
         def only() -> Session | None:
             return sessions.pop() if sessions else None
 
-        return connect(
+        connector = connect(
             line.loop,
             line.address,
             only,
@@ -351,7 +354,10 @@ class Uplink(Ignore):
             line.insecure,
             watch=line.watch,
             troubled=self._troubled,
+            context=self._context,
         )
+        self._context = connector.context  # its files cannot be read again by who is nobody
+        return connector
 
     def _troubled(self, problem: KwireError) -> None:
         self._say(f"{problem} (trying again)")

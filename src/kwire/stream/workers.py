@@ -2,7 +2,7 @@
 
     front      talks to the network, without privileges (`kwire.stream.front`)
     launcher   never reads a byte of the network; forks a worker whenever the front asks
-    worker     reads one request, compiles, loads and attaches, gives up all privileges, and then moves events
+    worker     reads one request, compiles, loads and attaches, becomes nobody, and then moves events
 
 The laws: front and launcher share a socket over which only descriptors travel; front and worker share one
 that carries messages (`Message`); whoever sees the other end closed ends, so nothing outlives the front; the
@@ -21,11 +21,11 @@ from enum import IntEnum
 from typing import Any, Final
 
 from kwire.errors import KwireError
-from kwire.kernel import privileges
 from kwire.live.command import Command
 from kwire.live.recorder import Limits, Sink
 from kwire.live.tracer import Tracer
-from kwire.stream import requests
+from kwire.stream import confinement, requests
+from kwire.stream.bind import remove_stale
 from kwire.stream.loop import READ, WRITE, Loop
 from kwire.stream.policy import MOST, Policy
 from kwire.stream.recording import Recording
@@ -56,13 +56,16 @@ class Launcher:
 
     __slots__ = ("_control", "pid")
 
-    def __init__(self, policy: Policy) -> None:
-        """Fork the launcher, for clients that `policy` knows; call it before the network is touched."""
+    def __init__(self, policy: Policy, path: str = "") -> None:
+        """Fork the launcher, for clients that `policy` knows; call it before the network is touched.
+
+        `path`: of the Unix socket that the front listens on, which it removes when the front has gone.
+        """
         self._control, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pid = os.fork()
         if self.pid == 0:
             self._control.close()
-            _launch(other, policy)
+            _launch(other, policy, path)
         other.close()
         self._control.setblocking(False)
 
@@ -97,7 +100,7 @@ class Launcher:
         os.waitpid(self.pid, 0)
 
 
-def _launch(control: socket.socket, policy: Policy) -> None:
+def _launch(control: socket.socket, policy: Policy, path: str) -> None:
     """The launcher's life. Never returns."""
     status = 1
     front = os.getppid()
@@ -111,6 +114,8 @@ def _launch(control: socket.socket, policy: Policy) -> None:
                 break
             for descriptor in descriptors:
                 _fork(control, socket.socket(fileno=descriptor), policy, front)
+        if path:
+            remove_stale(path)
         status = 0
     finally:
         os._exit(status)
@@ -248,7 +253,7 @@ class _Worker:
             tracer.attach()
             job = job._replace(plan=tracer.plan)
             schemas = job.plan.schemas
-            privileges.drop()
+            confinement.agent()
             self.command = processes.command
             sink = self.sink = SourceSink(schemas, size)
             _tell(self.channel, Message.REPLY, job.answer())
