@@ -326,7 +326,7 @@ def test_an_agent_that_is_killed_goes_on_from_its_spool(world: World, load: Load
     world.agent("--spool", str(folder)).end()
     assert list(folder.iterdir()) == []
     collector.signal(signal.SIGINT)
-    collector.end()
+    collector.end(3)
     stored, lost, problems = world.balance()
     assert 0 < stored <= load.calls
     assert lost == 0
@@ -348,7 +348,7 @@ def test_what_was_spooled_without_a_collector_survives_kill(world: World, load: 
     told = world.agent(PROBE, "--spool", str(folder), *once(1000)).end()
     assert (told["events"], told["recovered"]) == (1000, [True])
     collector.signal(signal.SIGINT)
-    collector.end()
+    collector.end(3)
     stored, lost, problems = world.balance()
     assert (stored, lost, len(problems)) == (31_000, 0, 1)
     assert "killed" in problems.pop()
@@ -398,7 +398,7 @@ def test_a_full_spool_is_counted(world: World, load: Load) -> None:
         assert told["lost"] > 100_000
         assert told["causes"] == {"sender full": told["lost"]}
         collector.signal(signal.SIGINT)
-        collector.end()
+        collector.end(3)
         assert world.balance() == (told["events"], told["lost"], set())
         assert told["events"] + told["lost"] == load.calls
         assert "no space left" in agent.errors
@@ -431,7 +431,7 @@ def test_a_full_disk_and_a_collector_that_has_forgotten(world: World, load: Load
         agent.signal(signal.SIGTERM)
         told = agent.end(3)
         collector.signal(signal.SIGINT)
-        collector.end()
+        collector.end(3)
         assert told["events"] + told["lost"] == load.calls
         stored, lost, _ = world.balance()
         assert lost == told["lost"]
@@ -538,7 +538,7 @@ def test_a_copied_spool_is_delivered_once(world: World, load: Load) -> None:
     assert "--adopt" in copy.errors
     assert world.agent("--spool", str(folder)).end()["delivered"] == 1
     collector.signal(signal.SIGINT)
-    collector.end()
+    collector.end(3)
     stored, lost, problems = world.balance()
     assert (lost, len(problems)) == (0, 1)
     assert len(world.times()) == len(set(world.times())) == stored
@@ -616,7 +616,7 @@ def test_a_collector_that_has_forgotten_begins_a_new_session(world: World, load:
     assert told["events"] + told["lost"] == load.calls
     assert told["causes"].keys() <= {"expired"}
     collector.signal(signal.SIGINT)
-    collector.end()
+    collector.end(None)
     stored, lost, _ = world.balance()
     assert lost == told["lost"]
     assert load.calls <= stored + lost  # what was stored and not acknowledged is counted lost as well
@@ -645,7 +645,7 @@ def test_an_agent_killed_and_its_collector_forgetful(world: World, load: Load) -
     collector = world.collect()
     world.agent("--spool", str(folder)).end()
     collector.signal(signal.SIGINT)
-    told = collector.end()
+    told = collector.end(3)
     stored, lost, problems = world.balance()
     assert told["lost"] == lost
     assert 0 < lost < 95_000  # at most the receive window of four megabytes

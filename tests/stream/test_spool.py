@@ -138,6 +138,8 @@ def test_a_killed_agent_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_a_living_agents_spool_is_left_alone(tmp_path: Path) -> None:
     spool = begin(str(tmp_path), TOKEN, PREFIX, MB, MB)
     assert list(recover(str(tmp_path), MB, MB)) == []
+    other = begin(str(tmp_path), OTHER, PREFIX, MB, MB)  # and others have theirs beside it
+    other.remove()
     assert spool.close() == 0
     again, _ = recovered(tmp_path)
     assert all_of(again) == PREFIX

@@ -158,7 +158,6 @@ def _listen(args: argparse.Namespace) -> int:
             watch=line.watch,
             mode=0o666 if args.policy else 0o600,  # of a Unix socket: the policy knows users
         )
-        _confine(args, [])
 
         def stop(number: int) -> None:
             front.stop(loop.stop)
@@ -174,6 +173,7 @@ def _listen(args: argparse.Namespace) -> int:
 
         loop.add(launcher.fd, READ, launcher_gone)
         loop.signals(ending_signals(), stop)
+        _confine(args, [])
         say(f"listening at {listener.address}")
         try:
             loop.run()
@@ -281,8 +281,8 @@ def _run(
         agent = Agent(
             line, tracer, sink, hold, recovered, limits=limits, processes=processes, grace=args.grace
         )
-        _confine(args, [address])
         line.loop.signals(ending_signals(), lambda number: agent.stop())
+        _confine(args, [address])
         progress = tracing.Progress(agent.recording.recorder, None)
         if not args.verbose:  # then the frames tell
             agent.recording.progress = progress
@@ -308,8 +308,8 @@ def _deliver(args: argparse.Namespace, line: "Line", recovered: "list[Recovered]
     from kwire.stream.agent import Courier
 
     courier = Courier(line, recovered, args.grace)
-    _confine(args, [line.address])
     line.loop.signals(ending_signals(), lambda number: courier.stop())
+    _confine(args, [line.address])
     try:
         courier.run()
     finally:

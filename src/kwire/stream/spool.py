@@ -83,16 +83,15 @@ class Spool:
     is written.
     """
 
-    def __init__(
-        self, path: str, parent: int, folder: int, id: bytes, kept: Kept, size: int, memory: int
-    ) -> None:
+    def __init__(self, path: str, folder: int, id: bytes, kept: Kept, size: int, memory: int) -> None:
         self.path = path
         self.kept = kept
         self.lost: dict[int, int] = {}
         """Events by probe that were put here, or found here, and cannot be given back."""
         self.unknown = 0
         """Payloads gone of which nobody knows how many events they held."""
-        self._parent = os.dup(parent)  # its path may be closed to who we are then
+        # Its path may be closed to who we are at the end; one of its own, so that no lock hangs on it.
+        self._parent = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._folder = folder
         self._id = id
         self._size = size
@@ -543,14 +542,14 @@ def begin(path: str, token: bytes, prefix: Sequence[bytes], size: int, memory: i
     id = os.urandom(16)
     try:
         os.makedirs(path, 0o700, exist_ok=True)
-        with _Locked(path) as parent:
+        with _Locked(path):
             own = os.path.join(path, id.hex())
             os.mkdir(own, 0o700)
             folder = os.open(own, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             kept = Kept(token, tuple(prefix), 0, boot(), probes, place(folder))
             save(folder, kept)
-            spool = Spool(own, parent, folder, id, kept, size, memory)
+            spool = Spool(own, folder, id, kept, size, memory)
             spool._claim()
             return spool
     except OSError as error:
@@ -566,16 +565,16 @@ def recover(path: str, size: int, memory: int, adopt: bool = False) -> Iterator[
     if not os.path.isdir(path):
         return
     try:
-        with _Locked(path) as parent:
+        with _Locked(path):
             for name in sorted(os.listdir(path)):
                 own = os.path.join(path, name)
                 if _NAME.fullmatch(name) and os.path.isdir(own):
-                    yield from _recover(own, parent, size, memory, adopt)
+                    yield from _recover(own, size, memory, adopt)
     except OSError as error:
         raise SpoolError("read", f"spool {path}", (error.strerror or "failed").lower()) from None
 
 
-def _recover(own: str, parent: int, size: int, memory: int, adopt: bool) -> Iterator[Found]:
+def _recover(own: str, size: int, memory: int, adopt: bool) -> Iterator[Found]:
     folder = os.open(own, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -594,7 +593,7 @@ def _recover(own: str, parent: int, size: int, memory: int, adopt: bool) -> Iter
         os.close(folder)
         os.rmdir(own)
         return
-    spool = Spool(own, parent, folder, bytes.fromhex(os.path.basename(own)), kept, size, memory)
+    spool = Spool(own, folder, bytes.fromhex(os.path.basename(own)), kept, size, memory)
     try:
         wrong = spool._load()
         spool._claim()
@@ -640,9 +639,8 @@ class _Locked:
     def __init__(self, path: str) -> None:
         self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
-    def __enter__(self) -> int:
+    def __enter__(self) -> None:
         fcntl.flock(self._fd, fcntl.LOCK_EX)
-        return self._fd
 
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
