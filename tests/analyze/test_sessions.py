@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from kwire.cli.main import main
+from kwire.packets import engine, network, open
 from kwire.wire.frame import Type, build
 
 PORT = 17800
@@ -130,6 +131,45 @@ def test_sessions_that_take_turns_are_told_apart(tmp_path: Path, kit: Any, kwire
     assert kwire("merge", str(path), "-w", out)[0] == 0
     assert kwire("verify", out)[0] == 0
     assert [probe["events"] for probe in json.loads(kwire("stats", out, "--json")[1])["probes"]] == [20, 20]
+
+
+def many(kit: Any, count: int) -> bytes:
+    """So many sessions of three events each, one after the other."""
+    schema = kit.schema(1, "kprobe:f", FIELDS)
+    events = [kit.event(schema, kit.monotonic + at, (at, b"cat")) for at in range(3)]
+    frames = [
+        build(Type.DATA, 0, b"".join(schema.frames())),
+        build(Type.DATA, 1, b"".join(events)),
+        build(Type.BYE, 2, b"\xa1freasonddone"),
+    ]
+    return pcap(*(datagram(frame, 1024 + at) for at in range(count) for frame in frames))
+
+
+def test_sessions_that_ended_are_let_go_of_and_all_proven(tmp_path: Path, kit: Any, kwire: Any) -> None:
+    path = tmp_path / "net.pcap"
+    path.write_bytes(many(kit, 9000))
+    status, out, _ = kwire("verify", str(path))
+    assert (status, out.splitlines()[0]) == (
+        0,
+        f"{path}: complete: 27,000 events produced, 27,000 stored, 0 lost",
+    )
+    assert kwire("query", str(path), "select count(*) as n from events")[1:] == ("    n\n27000\n", "")
+
+
+def test_more_sessions_than_are_kept_are_said_and_prove_nothing(
+    tmp_path: Path, kit: Any, kwire: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for room in (network, engine, open):
+        monkeypatch.setattr(room, "MAX_CONVERSATIONS", 100)
+    path, out = tmp_path / "net.pcap", str(tmp_path / "out.pcapng")
+    path.write_bytes(many(kit, 150))
+    status, printed, _ = kwire("verify", str(path))
+    assert status == 3
+    assert (
+        printed.splitlines()[-1] == "  problem: 50 sessions are more than are kept: nothing is known of them"
+    )
+    assert "it does not prove complete" in kwire("merge", str(path), "-w", out)[2]
+    assert kwire("verify", out)[0] == 3
 
 
 def test_ports_are_chosen(tmp_path: Path, kit: Any, kwire: Any) -> None:

@@ -265,6 +265,44 @@ def test_after_a_hole_whole_frames_are_found_again(net: Any, read: Any, seed: in
     assert capture.network.found["DATA_MISSING"].count == len(missing)
 
 
+@pytest.mark.parametrize("tail", [0, 400])
+@pytest.mark.parametrize("seed", range(2))
+def test_after_a_hole_frames_of_any_size_are_found_again(net: Any, read: Any, seed: int, tail: int) -> None:
+    """DATA of 62 KB, of which each holds events whose bytes look like frames, too."""
+    source = random.Random(seed)
+    inside = build(Type.DATA, 5, net.event(7) + net.event(8))
+    events = [net.event(number, comm=inside[: 8 * (number % 9)]) for number in range(12_000)]
+    frames: list[bytes] = [net.data(0, *net.schema().frames())]
+    first: list[list[bytes]] = []
+    while events:
+        taken: list[bytes] = []
+        while events and sum(map(len, taken)) < 62_000 - tail * (len(frames) % 3):
+            taken.append(events.pop(0))
+        first.append(taken)
+        frames.append(net.data(len(frames), *taken))
+    stream = b"".join(frames) + build(Type.BYE, len(frames), b"\xa1freasonddone")
+    segments = [(at, stream[at : at + 1448]) for at in range(0, len(stream), 1448)]
+    gone = set(source.sample(range(2, len(segments) - 3), 4))
+    gone.add(max(gone) + 1)
+    kept = [segment for index, segment in enumerate(segments) if index not in gone]
+    made = [net.tcp(b"", 0, 2)] + [net.tcp(data, 1 + at) for at, data in kept]
+    found, capture = read(net.pcap([net.ethernet(net.ipv4(segment, 6)) for segment in made]))
+    expected, at, missing = [], len(frames[0]), 0
+    for frame, taken in zip(frames[1:], first, strict=True):
+        if any(at < (index + 1) * 1448 and index * 1448 < at + len(frame) for index in gone):
+            missing += 1
+        else:
+            expected += taken
+        at += len(frame)
+    assert found == expected
+    assert {name: one.count for name, one in capture.network.found.items()} == {
+        "TCP_GAP": len([index for index in gone if index - 1 not in gone]),
+        "DATA_MISSING": missing,
+    }
+    assert " bytes of tcp 10.0.0.1:40000 > 10.0.0.2:17800" in capture.network.found["TCP_GAP"].text
+    assert capture.network.conversations[0].bye == len(frames)
+
+
 @pytest.mark.parametrize("start", range(1, 40))
 def test_a_stream_that_begins_in_the_middle_is_taken_up(net: Any, read: Any, start: int) -> None:
     frames = net.session(20, 3)

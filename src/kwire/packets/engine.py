@@ -108,7 +108,6 @@ class Engine:
         self._told: dict[int, int] = {}  # of the engine's counts: what `found` has of them
         self._texts: dict[int, str] = {}
         self._known: dict[int, Session] = {}  # by their number in the engine
-        self._free: set[int] = set()
         self._tokens: dict[bytes, int] = {}
         self._schemas: dict[bytes, Schema] = {}
         self._signatures: dict[tuple[tuple[int, int], ...], int] = {}
@@ -174,9 +173,8 @@ class Engine:
         missing = state.fragments_missing + self._fragments()
         if missing:
             self._trouble(Trouble.FRAGMENTS_MISSING, f"{missing} IP packets", missing)
-        for number in range(1, state.conversation_used + 1):
-            if number not in self._free:
-                self._close(number)
+        for number in self._numbers():
+            self._close(number)
         self._others()
         self._give()
         self._memory.close()
@@ -395,9 +393,15 @@ class Engine:
     def _new(self, flow: int) -> int:
         if self._state.conversation_count > self._state.max_conversations:
             self._forget()
-        number = int(native.library.kw_conversation_new(ctypes.byref(self._state), flow))
-        self._free.discard(number)
-        return number
+        return int(native.library.kw_conversation_new(ctypes.byref(self._state), flow))
+
+    def _numbers(self) -> list[int]:
+        """The numbers of all conversations."""
+        free, number = set(), self._state.conversation_free
+        while number:
+            free.add(number)
+            number = self._memory.conversations[number].next
+        return [one for one in range(1, self._state.conversation_used + 1) if one not in free]
 
     def _begin(self, number: int, hello: Hello | Welcome) -> None:
         """What a HELLO or WELCOME says of the first DATA to come."""
@@ -433,9 +437,8 @@ class Engine:
         import numpy as np
 
         state = self._state
-        for number in range(1, state.conversation_used + 1):
-            if number not in self._free:
-                self._conversation(number)
+        for number in self._numbers():
+            self._conversation(number)
         self._give()
         numbers = {id(one): number for number, one in self._known.items()}
         count = forget_count(state.max_conversations)
@@ -451,7 +454,6 @@ class Engine:
             del self._known[number]
             if self._tokens.get(conversation.token) == number:
                 del self._tokens[conversation.token]
-            self._free.add(number)
             self._memory.conversations[number].next = state.conversation_free
             state.conversation_free = number
             state.conversation_count -= 1

@@ -221,6 +221,9 @@ class NetworkCapture(Capture):
             for section, rest in self._waiting.finish():
                 yield from self._give(section, rest)
         self._count()
+        if end and self.network.forgotten:
+            known = {id(one.section) for one in self.network.conversations}
+            self.sections = [one for one in self.sections if id(one) in known or id(one) not in self._listed]
         self._done = end
         if not end and own is not None:
             self._current = own
