@@ -69,16 +69,28 @@ static int chain(const uint8_t *p, uint64_t left, uint32_t length)
 {
 	uint64_t end = length - (p[1] ? p[1] & FLAG_PADDED ? 3 : 2 : 0), at = FRAME_HEADER;
 
-	for (uint32_t seen = 0; seen < CHAIN; seen++) {
-		if (at >= left || at == end)
-			return at > end ? NO : MORE;
-		if (at > end || !likely(p + at, left - at) || !(TYPES_WRAPPED >> (p[at] & 15) & 1))
+	for (uint32_t seen = 1; at < left && at < end; seen++) {
+		if (!likely(p + at, left - at) || !(TYPES_WRAPPED >> (p[at] & 15) & 1))
 			return NO;
 		if (left - at < FRAME_HEADER)
 			return MORE;
 		at += big16(p + at + 2);
+		if (seen >= CHAIN && at >= MAX_CONTROL && at <= end)
+			return YES;
 	}
-	return at <= end ? YES : NO;
+	return at > end ? NO : MORE;
+}
+
+/* Whether the payload of a frame that no DATA wraps can be what its type says. */
+static int says(const uint8_t *p, uint32_t length)
+{
+	uint32_t size = length - FRAME_HEADER - (p[1] ? p[1] & FLAG_PADDED ? 3 : 2 : 0), type = p[0] & 15;
+
+	if (type == TYPE_ACK)
+		return size % 8 == 4;
+	if (!(TYPES_OF_MAPS >> type & 1))
+		return 1;
+	return size && p[FRAME_HEADER] >> 5 == 5; /* a CBOR map */
 }
 
 static int looks(const struct engine *e, const struct flow *f, const struct side *s, const uint8_t *p, uint64_t left)
@@ -99,16 +111,18 @@ static int looks(const struct engine *e, const struct flow *f, const struct side
 				return NO;
 		}
 		int found = chain(p, left, length);
-		if (found != MORE)
+		if (left < length || found == NO)
 			return found;
 	} else if (!wrapped && length > MAX_CONTROL) {
 		return NO;
 	}
 	if (left < length)
 		return MORE;
-	if (!strict_length(p, 0, left))
+	if (!strict_length(p, 0, left) || !says(p, length))
 		return NO;
-	return left == length || likely(p + length, left - length);
+	if (left == length)
+		return YES;
+	return likely(p + length, left - length) && (s->raw || !(TYPES_WRAPPED >> (p[length] & 15) & 1));
 }
 
 /* How many bytes are passed to the next that look like a frame of a session; it is in step then. */

@@ -36,6 +36,7 @@
 #define TYPE_MAX 12u
 #define TYPES_WITHOUT_ID 0x19u
 #define TYPES_WRAPPED 0x1c2u
+#define TYPES_OF_MAPS 0x1e18u
 
 #define FLAG_CHECKSUM 1u
 #define FLAG_PADDED 2u

@@ -62,6 +62,7 @@ def text() -> str:
     lines += [f"#define {name} {value}{'u' if value < 1 << 32 else 'llu'}" for name, value in single.items()]
     lines += ["", *numbers("TYPE", frame.Type), f"#define TYPE_MAX {max(frame.TYPES):d}u"]
     lines += [f"#define TYPES_WITHOUT_ID {mask(without)}", f"#define TYPES_WRAPPED {mask(streams.WRAPPED)}"]
+    lines += [f"#define TYPES_OF_MAPS {mask(streams.MAPS)}"]
     lines += ["", *numbers("FLAG", frame.Flag), "", *numbers("CODE", frame.Code), "#define CODE_COUNT 16u"]
     lines += ["", *numbers("TROUBLE", tables.Trouble), "", *numbers("REMARK", tables.Remark)]
     lines += ["", *numbers("LINK", tables.Link), "", *numbers("ETHERTYPE", tables.EtherType)]

@@ -33,7 +33,9 @@ _WRAP = 1 << 32
 #: Types that stand in a session outside of DATA; only at these is a stream taken up again.
 WRAPPED: Final = frozenset({Type.EVENT, Type.SCHEMA, Type.LOST, Type.TABLE})
 SESSION_TYPES: Final = frozenset(set(Type) - WRAPPED)
-CHAIN: Final = 2  # frames in a row by which DATA is known before it is whole
+#: Types whose payload is a CBOR map, of those.
+MAPS: Final = frozenset({Type.HELLO, Type.WELCOME, Type.REQUEST, Type.REPLY, Type.ERROR, Type.BYE})
+CHAIN: Final = 2  # frames in a row, and MAX_CONTROL bytes, by which DATA is known before it is whole
 _CANDIDATE = re.compile(rb"[\x10-\x1c][\x00\x01\x03]", re.DOTALL)
 _WALK_STEP: Final = 1024
 
@@ -322,7 +324,8 @@ class Splitter:
         if left < HEADER_SIZE:
             return None
         kind, length = data[at] & 15, data[at + 2] << 8 | data[at + 3]
-        if kind not in (TYPES if self._raw else SESSION_TYPES):
+        allowed = TYPES if self._raw else SESSION_TYPES
+        if kind not in allowed:
             return False
         if kind == Type.DATA:
             number = int.from_bytes(data[at + 4 : at + 8], "big")
@@ -330,31 +333,33 @@ class Splitter:
             if expected is not None and not -SPAN < distance(expected, number) < SPAN:
                 return False
             chain = self._chain(at, length)
-            if chain is not None:
+            if left < length or chain is False:
                 return chain
         elif kind in SESSION_TYPES and length > MAX_CONTROL:
             return False
         if left < length:
             return None
-        if inspect(data, at)[1]:
+        frame, problems = inspect(data, at)
+        if frame is None or problems or not _says(kind, frame.payload):
             return False
-        return left == length or _likely(data, at + length)
+        at += length
+        return left == length or (_likely(data, at) and data[at] & 15 in allowed)
 
     def _chain(self, at: int, length: int) -> bool | None:
         """Whether frames that DATA wraps begin in it; None: as far as its bytes are there, they may."""
         data, flags = self._buffer, self._buffer[at + 1]
-        end = at + length - (3 if flags & Flag.PADDED else 2 if flags else 0)
+        end, known = at + length - (3 if flags & Flag.PADDED else 2 if flags else 0), at + MAX_CONTROL
         at += HEADER_SIZE
-        for _ in range(CHAIN):
-            if at >= len(data) or at == end:
-                break
-            if at > end or not _likely(data, at) or data[at] & 15 not in WRAPPED:
+        seen = 0
+        while at < min(len(data), end):
+            if not _likely(data, at) or data[at] & 15 not in WRAPPED:
                 return False
             if len(data) - at < HEADER_SIZE:
                 return None
             at += data[at + 2] << 8 | data[at + 3]
-        else:
-            return at <= end
+            seen += 1
+            if seen >= CHAIN and known <= at <= end:
+                return True
         return False if at > end else None
 
 
@@ -381,6 +386,13 @@ def _likely(data: bytes, at: int) -> bool:
         return False
     rule = TYPES[Type(data[at] & 15)]
     return not (rule.id_zero and any(data[at + 4 : at + 8]))
+
+
+def _says(kind: int, payload: bytes) -> bool:
+    """Whether the payload of a frame that no DATA wraps can be what its type says."""
+    if kind == Type.ACK:
+        return len(payload) % 8 == 4
+    return kind not in MAPS or (payload[:1] >= b"\xa0" and payload[:1] < b"\xc0")
 
 
 def _tls(data: bytes, at: int) -> bool:
