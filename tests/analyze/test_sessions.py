@@ -108,6 +108,11 @@ def test_a_session_with_a_hole_is_not_complete(tmp_path: Path, kit: Any, kwire: 
     assert kwire("merge", str(path), "-w", out)[0] == 0
     assert kwire("verify", out)[0] == 3
     assert json.loads(kwire("stats", str(path), "--json")[1])["errors"] == {"DATA_MISSING": 1}
+    said = (
+        f"kwire: {path}: DATA_MISSING once: DATA_MISSING: DATA frames are not in the capture (udp 10.0.0.1:"
+    )
+    for verb in (["stats"], ["query", "select 1"], ["export", "-o", str(tmp_path / "x.csv")], ["show"]):
+        assert said in kwire(verb[0], str(path), *verb[1:])[2]
 
 
 def test_sessions_that_take_turns_are_told_apart(tmp_path: Path, kit: Any, kwire: Any) -> None:

@@ -51,8 +51,9 @@ class Survey:
     """The outcome: `probes` in order, `losses`, `problem` with the file, `strangers`: events without SCHEMA.
 
     `packets` were read and `frames` found in them, `skipped` packets hold no sound frame; `errors` counts
-    what was wrong by its name. `held`: the files of captures whose events are in it; `repeated` says which of
-    them more than once, empty for none.
+    what was wrong by its name, and `found` tells of each of those that was wrong in packets of a network.
+    `held`: the files of captures whose events are in it; `repeated` says which of them more than once, empty
+    for none.
     """
 
     __slots__ = (
@@ -61,6 +62,7 @@ class Survey:
         "ended",
         "errors",
         "first_skipped",
+        "found",
         "frames",
         "held",
         "losses",
@@ -125,6 +127,7 @@ class Survey:
             self.first_skipped, self._forgotten = capture.first_skipped, capture.forgotten
             self._complaint = capture.complaint
             self.errors, self.packets = dict(capture.errors), capture.packets
+            self.found = dict(capture.found)
             network, troubles = capture.network, sum(first.count for first in capture.found.values())
             unsound = sum(self.errors.values()) - troubles  # packets that should be a frame and are not
             self.frames = capture.packets - network.packets - unsound + network.frames

@@ -3,7 +3,8 @@
 import argparse
 import sys
 import time
-from typing import IO, Any
+from collections.abc import Iterator, Mapping
+from typing import IO, TYPE_CHECKING, Any
 
 from kwire.analyze.choose import Selection
 from kwire.analyze.moments import moment
@@ -16,6 +17,9 @@ from kwire.packets.tables import KWIRE_PORT
 from kwire.view.text import safe
 from kwire.wire.frame import Code
 from kwire.wire.schema import EARLIEST, LATEST
+
+if TYPE_CHECKING:
+    from kwire.packets.network import First
 
 LEFT_OUT = 3
 """Exit status: the answer is not of all events that the capture holds."""
@@ -146,14 +150,22 @@ def notes(name: str, found: Survey, undecodable: int = 0) -> int:
         lines.append("it has no closing statistics: its recorder was killed, or is still recording")
     if found.repeated:
         lines.append(found.repeated)
-    if found.skipped:
+    if found.skipped and not found.found:
         lines.append(f"{found.skipped} packets hold no sound frame; {found.first_skipped}")
+    lines += named(found.found)
     lines += _strangers(found)
     if undecodable:
         lines.append(f"{count_of(undecodable, 'event')} not as the schemas say, and left out")
     if found.losses.total:
         lines.append(f"{found.losses.total} events are lost; 'kwire verify' names the holes")
     return _say(name, lines, found, undecodable)
+
+
+def named(found: "Mapping[str, First]") -> Iterator[str]:
+    """What was wrong in packets of a network: each kind with its count, and what was said the first time."""
+    for name, first in found.items():
+        times = "once" if first.count == 1 else f"{first.count:,} times, first"
+        yield f"{name} {times}: {first.text}"
 
 
 def count_of(count: int, what: str) -> str:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from kwire.cli.choosing import named
 from kwire.cli.decode import judged, object_of, plain, text_of, verdict_of
 from kwire.view.text import WallClock, safe
 
@@ -261,9 +262,7 @@ def summary(capture: NetworkCapture) -> None:
 def troubles(capture: NetworkCapture) -> Iterator[str]:
     """What a reader must know of the packets: errors with their counts, what was tolerated, other traffic."""
     network = capture.network
-    for name, first in network.found.items():
-        times = "once" if first.count == 1 else f"{first.count} times, first"
-        yield f"{name} {times}: {first.text}"
+    yield from named(network.found)
     if network.remarks:
         from kwire.packets.tables import Remark
 

@@ -513,14 +513,16 @@ class Engine:
     def _tell(self) -> None:
         """Bring `found`, `remarks` and `others` up to date with the engine's counts."""
         state = self._state
-        for code, count in enumerate(state.counts):
+        counts = list(state.counts)
+        for code in self._texts:  # in the order in which they were first seen
+            count = counts[code]
             new = count - self._told.get(code, 0)
             if not new:
                 continue
             self._told[code] = count
             trouble = code >= memory.CODE_TROUBLE
             name = _TROUBLES[code - memory.CODE_TROUBLE].name if trouble else Code(code).name
-            self._count(name, self._texts.get(code, name), new)
+            self._count(name, self._texts[code], new)
         for place, remark in enumerate(_REMARKS):
             if state.remarks[place]:
                 self.remarks[remark.name] += state.remarks[place]
