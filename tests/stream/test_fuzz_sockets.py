@@ -124,7 +124,7 @@ def test_listeners_stand_mutated_streams(
     serve(net, good, event(0))
     for end in open_ends:
         end.close()
-    net.until(lambda: len(listener.peers) == 1 and not listener._greetings)
+    net.until(lambda: len(listener.peers) == 1 and not listener._crowd)
     assert len(net.loop.lingering) <= ROUNDS
 
 
