@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 EVENT, LOST = 1, 7
+CAPTURE_GONE = 9
 SECTION, INTERFACE, STATISTICS, PACKET = 0x0A0D0D0A, 1, 5, 6
 
 
@@ -91,8 +92,12 @@ class Case(NamedTuple):
     lives: list[Life]
     collectors: list[Told]
     verified: Told
-    harmed: bool = False
-    """Somebody else took captures away, or parts of them: what is gone can only be counted or be unknown."""
+    taken: int = 0
+    """Events of captures that were finished, and that somebody took away: nobody counts them."""
+    moved: bool = False
+    """Captures do not have the names any more that summaries tell."""
+    unsure: bool = False
+    """A capture was moved and its collector killed: what the next one does not find counts as gone."""
     grown: tuple[str, ...] = ()
     """What grew that should not: descriptors, memory."""
 
@@ -104,19 +109,23 @@ def judge(case: Case) -> list[str]:
     wrong += _once(case, found)
     produced = sum(life.produced for life in case.lives)
     accounted = len(found.numbers) + found.all_lost
-    whole = all(_ended(life) for life in case.lives) and not case.harmed
-    if whole and produced != accounted:
-        wrong.append(f"{produced} produced, {len(found.numbers)} stored and {found.all_lost} counted lost")
-    if accounted > produced:
+    whole = all(_ended(life) for life in case.lives) and not case.unsure
+    if whole and produced != accounted + case.taken:
+        wrong.append(
+            f"{produced} produced, {len(found.numbers)} stored, {found.all_lost} counted lost, "
+            f"{case.taken} taken away"
+        )
+    if accounted > produced and not case.unsure:
         wrong.append(f"{accounted} stored or counted, but {produced} produced")
     if whole:
         wrong += _agents(case, found)
     wrong += _collectors(case)
-    complete = whole and not found.all_lost and not found.open
-    # Of an agent that was killed before it had handed over anything, no capture can know.
-    silent = not any(_stored(life, found) for life in case.lives if not _ended(life))
-    if not (silent and not whole):
-        wrong += _verified(case, found, complete)
+    # Of an agent that was killed before it had handed over anything no capture can know, and one that was
+    # killed when it had handed over all has done its work.
+    done = [life for life in case.lives if _ended(life) or _stored(life, found)]
+    delivered = sum(life.produced for life in done) == accounted and not case.taken
+    if not case.taken and not case.unsure:
+        wrong += _verified(case, found, delivered and not found.all_lost and not found.open)
     for told in [*case.collectors, *(life.told for life in case.lives), case.verified]:
         if any(word in told.said for word in ("Traceback", "Error:", "a fault of kwire")):
             wrong.append(f"{told.name} shows a traceback: {told.said[-600:]}")
@@ -157,7 +166,8 @@ def _agents(case: Case, found: Found) -> list[str]:
         wanted = 3 if summary["lost"] else 0
         if life.told.status != wanted:
             wrong.append(f"agent {life.number} ends with status {life.told.status}, not {wanted}: {summary}")
-    if lost != found.all_lost:
+    late = found.lost.get(CAPTURE_GONE, 0)  # what was taken away after its last ACK, only the collector knows
+    if not found.all_lost - late <= lost <= found.all_lost and not case.taken:
         wrong.append(f"agents say {lost} lost, the captures {found.lost}")
     return wrong
 
@@ -170,7 +180,8 @@ def _collectors(case: Case) -> list[str]:
             continue
         names = {file for host in told.summary["hosts"] for file in host["files"]}
         here = look_into(path for path in case.folder.glob("*.pcapng") if str(path) in names)
-        if told is case.collectors[-1] and not case.harmed:  # others went on with these files after it
+        # Others went on with the files of collectors before.
+        if told is case.collectors[-1] and not (case.taken or case.moved or case.unsure):
             if told.summary["events"] != len(here.numbers):
                 wrong.append(f"{told.name} says {told.summary['events']} events of {len(here.numbers)}")
             if told.summary["lost"] != here.all_lost:

@@ -28,11 +28,14 @@ from kwire.cli import collect as _collect  # noqa: F401
 from kwire.cli import main
 from kwire.stream.loop import Loop  # noqa: F401
 
-PATIENCE = 30.0
+PATIENCE = 20.0
 """Seconds after which something that should have happened has not."""
 
 QUICK = ["--set", "keepalive=0.3"]
 """Sessions that notice a silent peer in a second: over datagrams nothing else tells of one that is gone."""
+
+MEMORY = 48 << 20
+"""Bytes that a collector may have more after a scenario than before: windows, buffers, modules."""
 
 ERROR, DELAY, GIVEN, FULL = range(4)  # words of a disk's page: see disk.c
 
@@ -94,15 +97,22 @@ class Process:
         if self.alive:
             os.kill(self.pid, number)
 
+    def suspend(self) -> None:
+        """SIGSTOP, and wait until it has come."""
+        self.signal(signal.SIGSTOP)
+        while self.alive and b") T" not in Path(f"/proc/{self.pid}/stat").read_bytes():
+            time.sleep(0.001)
+
     def kill(self) -> None:
         """kill -9, and wait for the end."""
         self.signal(signal.SIGKILL)
         self._look(0)
 
-    def wait(self, seconds: float = PATIENCE) -> int:
+    def wait(self, seconds: float = PATIENCE, meanwhile: Callable[[], None] = lambda: None) -> int:
         """Its exit status; a process that does not end in time is killed, and that is an error."""
         end = time.monotonic() + seconds
         while self.alive:
+            meanwhile()
             if time.monotonic() > end:
                 self.kill()
                 raise StuckError(f"{self.name} does not end; it said: {self.said[-400:]}")
@@ -168,7 +178,9 @@ class World:
         self.collectors: list[Process] = []
         self.agents: list[tuple[Process, fault_source.Counter, bool]] = []
         self.killed: set[Process] = set()
-        self.harmed = False
+        self.taken = 0
+        self._finished: set[int] = set()  # inodes of captures that had their ending once
+        self.moved = False
         self.log: list[str] = []
         self._began = time.monotonic()
         port = _free_port(socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM)
@@ -204,6 +216,7 @@ class World:
         if not process.alive:
             raise StuckError(f"the collector ends with {process.status}: {process.said[-400:]}")
         self.note("the collector listens")
+        self._measured = process.descriptors(), process.memory()
         return process
 
     def kill_collector(self) -> None:
@@ -267,7 +280,8 @@ class World:
                 raise StuckError(f"the collector died: {self.collector.status}: {self.collector.said[-600:]}")
             self.collect()
         for process, _, _ in self.agents:
-            process.wait()
+            process.wait(meanwhile=self._all_live)
+        grown = self._grown()
         self.stop_collector()
         verified = self._verify()
         lives = [
@@ -275,13 +289,49 @@ class World:
             for number, (process, counter, spool) in enumerate(self.agents, 1)
         ]
         told = [process.told for process in self.collectors]
-        return Case(self.captures, lives, told, verified, self.harmed)
+        unsure = self.moved and any(process in self.killed for process in self.collectors)
+        return Case(self.captures, lives, told, verified, self.taken, self.moved, unsure, grown)
+
+    def _all_live(self) -> None:
+        if not self.collector.alive:
+            raise StuckError(f"the collector died: {self.collector.status}: {self.collector.said[-600:]}")
+
+    def _grown(self) -> tuple[str, ...]:
+        """What the collector has more than when it began, now that all agents have ended."""
+        most = self._measured[0] + 4  # modules being read; peers that are only lingering
+
+        def now() -> int:
+            return self.collector.descriptors() if self.collector.alive else 0
+
+        end = time.monotonic() + 5
+        while now() > most and time.monotonic() < end:
+            time.sleep(0.05)
+        grown = []
+        if now() > most:
+            grown.append(f"{now()} descriptors, {self._measured[0]} in the beginning")
+        if self.collector.alive and self.collector.memory() > self._measured[1] + MEMORY:
+            grown.append(f"{self.collector.memory()} bytes of memory, {self._measured[1]} in the beginning")
+        return tuple(grown)
 
     def _verify(self) -> Told:
         paths = sorted(map(str, self.captures.glob("*.pcapng")))
         process = Process("verify", self.folder, lambda: main.main(["verify", "--json", *paths]))
         process.wait()
         return process.told
+
+    def take_away(self, what: str, harm: Callable[[Path], object]) -> None:
+        """Do harm to captures. Of those that are finished nobody will ever count what is gone."""
+        self.collector.suspend()
+        for path in self.captures.glob("*.pcapng"):
+            before, number = look_into([path]), path.stat().st_ino
+            if not before.open:
+                self._finished.add(number)
+            self.note(f"{path.name} {what}, {'' if number in self._finished else 'not '}finished")
+            harm(path)
+            if number in self._finished:
+                after = look_into([path] if path.exists() else [])
+                self.taken += len(before.numbers) - len(after.numbers) + before.all_lost - after.all_lost
+        self.collector.signal(signal.SIGCONT)
 
     def stored(self) -> int:
         """Events that lie in captures now."""

@@ -180,6 +180,28 @@ def captures_slow(world: World) -> None:
     _disk(world, "captures", lambda disk: disk.slow(0.01), "slow")
 
 
+@fault()
+def capture_deleted(world: World) -> None:
+    world.take_away("is deleted", lambda path: path.unlink())
+
+
+@fault()
+def capture_cut(world: World) -> None:
+    size = world.rng.choice((0, 0, 100, 5000, 40_000))
+    world.take_away(
+        f"is cut to {size} bytes",
+        lambda path: os.truncate(path, size) if path.stat().st_size > size else None,
+    )
+
+
+@fault()
+def capture_moved(world: World) -> None:
+    for number, path in enumerate(world.captures.glob("*.pcapng")):
+        world.note(f"{path.name} is moved")
+        path.rename(world.captures / f"archive-{number}-{time.monotonic_ns()}.pcapng")
+    world.moved = True
+
+
 @fault("spool")
 def spool_full(world: World) -> None:
     _disk(world, "spool", lambda disk: disk.fill(), "full")
@@ -201,8 +223,8 @@ def _disk(world: World, name: str, harm: Callable[[Disk], None], what: str) -> N
 # ---------------------------------------------------------------------- scenarios
 
 
-def play(seed: int, base: Path, verbose: bool = False) -> list[str]:
-    """One scenario; what is wrong."""
+def play(seed: int, base: Path, verbose: bool = False, calm: bool = False) -> list[str]:
+    """One scenario; what is wrong. `calm`: without faults."""
     rng = random.Random(seed)
     kind = rng.choice(("unix", "tcp", "tcp", "tls", "udp"))
     has = {
@@ -214,7 +236,7 @@ def play(seed: int, base: Path, verbose: bool = False) -> list[str]:
     folder = Path(tempfile.mkdtemp(prefix=f"{seed}-", dir=base))
     world = World(folder, rng, kind, sync=rng.random() < 0.2)
     drawn = [each for each in FAULTS if each.needs <= has]
-    faults = rng.sample(drawn, rng.choice((1, 1, 2, 3)))
+    faults = [] if calm else rng.sample(drawn, rng.choice((1, 1, 2, 3)))
     memory = rng.choice(("1M", "64M"))
     rate = rng.choice((2_000, 20_000, 60_000)) if kind != "udp" else rng.choice((500, 3_000))
     wrong = []
@@ -255,7 +277,7 @@ def play(seed: int, base: Path, verbose: bool = False) -> list[str]:
     return wrong
 
 
-def run(first: int, count: int, jobs: int, verbose: bool) -> int:
+def run(first: int, count: int, jobs: int, verbose: bool, calm: bool) -> int:
     """Play scenarios, `jobs` at a time; 0 where nothing is wrong."""
     base = Path(tempfile.mkdtemp(prefix="kwire-faults-"))
     made = base / "certs"
@@ -273,7 +295,7 @@ def run(first: int, count: int, jobs: int, verbose: bool) -> int:
             if not pid:
                 status = 1
                 try:
-                    status = 1 if play(seed, base, verbose) else 0
+                    status = 1 if play(seed, base, verbose, calm) else 0
                 finally:
                     sys.stdout.flush()
                     os._exit(status)
@@ -315,9 +337,10 @@ if __name__ == "__main__":
     parser.add_argument("--count", type=int, default=10, help="how many")
     parser.add_argument("--jobs", type=int, default=8, help="how many at a time")
     parser.add_argument("-v", "--verbose", action="store_true")
+    parser.add_argument("--calm", action="store_true", help="no faults at all")
     parser.add_argument("--list", action="store_true", help="the faults there are")
     arguments = parser.parse_args()
     if arguments.list:
         print(*(f"{each.name}: {', '.join(sorted(each.needs)) or 'anywhere'}" for each in FAULTS), sep="\n")
         raise SystemExit(0)
-    raise SystemExit(run(arguments.first, arguments.count, arguments.jobs, arguments.verbose))
+    raise SystemExit(run(arguments.first, arguments.count, arguments.jobs, arguments.verbose, arguments.calm))

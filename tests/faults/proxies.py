@@ -247,6 +247,7 @@ class UdpProxy(Proxy):
         if far is None:
             far = self._far[place] = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             far.connect((self.host, self.target))
+            far.setblocking(False)  # readable may mean an error that the next send takes away
             far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
             self.selector.register(far, selectors.EVENT_READ, lambda far=far: self._back(far, place))
         self._harm(lambda: far.send(data), len(data), self.loss)

@@ -226,8 +226,6 @@ def test_the_error_table_is_whole_and_its_numbers_are_kept() -> None:
     assert set(ERRORS) == set(Code)
     assert set(TYPES) == set(Type)
     numbers = "TRUNCATED_HEADER TRUNCATED_PAYLOAD LENGTH_BELOW_HEADER PAYLOAD_TOO_LONG BAD_VERSION BAD_TYPE"
-    numbers += (
-        " BAD_FLAGS BAD_CHECKSUM BAD_PAYLOAD UNKNOWN_SCHEMA ILLEGAL_TRANSITION BAD_ID BAD_PADDING"
+    numbers += " BAD_FLAGS BAD_CHECKSUM BAD_PAYLOAD UNKNOWN_SCHEMA ILLEGAL_TRANSITION BAD_ID BAD_PADDING"
     numbers += " FAILED"
-    )
     assert {code.name: int(code) for code in Code} == {name: n for n, name in enumerate(numbers.split(), 1)}

@@ -592,7 +592,9 @@ class Collector(Ignore):
         if self.place.merged or not os.path.exists(ledger):
             return
         try:
-            store = Store.again(ledger, self.packing, self.place.options)
+            lane = self._remembered(token)
+            spare = partial(self.place.folder.capture, lane.host if lane is not None else "")
+            store = Store.again(ledger, self.packing, self.place.options, spare)
             if not store.closed:
                 store.close()
                 for lane in store.lanes.values():

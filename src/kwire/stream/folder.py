@@ -95,13 +95,14 @@ class Folder:
         """The paths of the ledgers of sessions; those that were not touched for KEEP seconds are deleted."""
         oldest = time.time() - KEEP
         with os.scandir(os.path.join(self.path, SESSIONS)) as entries:
-            for entry in entries:
-                if entry.name.endswith(MERGED):
-                    continue
-                if entry.stat(follow_symlinks=False).st_mtime < oldest or entry.name.endswith(".new"):
+            found = [entry for entry in entries if not entry.name.endswith(MERGED)]
+        for entry in found:
+            with contextlib.suppress(OSError):  # it has gone meanwhile, or stays until the disk takes changes
+                if entry.name.endswith(".new") or entry.stat(follow_symlinks=False).st_mtime < oldest:
                     os.unlink(entry.path)
-                else:
-                    yield entry.path
+        for entry in found:
+            if not entry.name.endswith(".new") and os.path.exists(entry.path):
+                yield entry.path
 
     def _taken(self, path: str) -> bool:
         root, extension = os.path.splitext(path)
