@@ -263,6 +263,25 @@ def test_calls_are_slices_and_other_events_instants(tmp_path: Path, kit: Any, kw
     assert call["args"] == {"begin": {"tid": 8, "n": 2}, "end": {"tid": 8, "n": 31}}
 
 
+def test_processes_are_called_by_all_their_names(tmp_path: Path, kit: Any, kwire: Any) -> None:
+    fields = (("pid", "u32", 1, ""), ("tid", "u32", 1, ""), ("comm", "str", 1, ""))
+    schema = kit.schema(1, "tracepoint:sched:tick", fields)
+    plan = [(8, b"early"), (7, b"kwire"), (7, b"kwire"), (7, b"sh"), (8, b"early"), (7, b"ls")]
+    items = [
+        kit.event(schema, kit.monotonic + 1000 * at, (7, tid, comm)) for at, (tid, comm) in enumerate(plan)
+    ]
+    out = tmp_path / "out.json"
+    kwire("export", kit.write(tmp_path / "a", [schema], items), "-o", str(out))
+    events = trace(out)
+    names = {(event["name"], event["tid"], event["args"]["name"]) for event in events if event["ph"] == "M"}
+    assert names == {
+        ("process_name", 7, "kwire → sh → ls"), ("thread_name", 7, "kwire → sh → ls"),
+        ("thread_name", 8, "early"),
+    }  # fmt: skip
+    changes = [(event["name"], event["ts"]) for event in events if event.get("cat") == "name"]
+    assert changes == [("now sh", 3), ("now ls", 5)]
+
+
 def kit_lost(kit: Any) -> Any:
     from kwire.wire.messages import Cause, Lost
 

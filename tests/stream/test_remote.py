@@ -176,6 +176,16 @@ def test_a_recording_there_is_a_recording_here(agent: Agent, tmp_path: Path) -> 
     assert len({event["pid"] for event in theirs}) == 1
 
 
+def test_the_probes_there_are_listed(agent: Agent) -> None:
+    done = run("list", "-H", agent.host, "tracepoint:sched:sched_process_*")
+    assert (done.returncode, "tracepoint:sched:sched_process_exec" in done.stdout.splitlines()) == (0, True)
+    done = run("list", "-H", agent.host, "sched_process_exec", "--json")
+    assert json.loads(done.stdout.splitlines()[0])["name"] == "sched_process_exec"
+    for wrong in (["tracepoint:sched:nothing_like_it"], ["struct", "sock"]):
+        done = run("list", "-H", agent.host, *wrong)
+        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+
+
 def test_a_trace_there_prints_what_a_trace_here_prints(agent: Agent, tmp_path: Path) -> None:
     file = tmp_path / "opened.py"
     file.write_text(OPENED)

@@ -21,6 +21,7 @@ from kwire.wire.fields import CUT, TYPES
 from kwire.wire.schema import Schema
 
 OPEN: Final = 1 << 18  # calls that wait for their ends
+NAMES: Final = 8  # of a thread, one after the other; the last one stands for those beyond
 DEPTH: Final = 64  # calls of one function open in one thread
 HOST_SHIFT: Final = 22  # Linux's process ids have 22 bits: the bits above tell hosts apart
 WRITTEN: Final = 1 << 20  # characters written at a time
@@ -53,20 +54,32 @@ class _Probe:
 class _Writer:
     """The entries on their way out."""
 
-    __slots__ = ("_calls", "_first", "_lines", "_named", "_open", "_origin", "_out", "_size", "_waiting")
+    __slots__ = (
+        "_calls",
+        "_first",
+        "_hosts",
+        "_lines",
+        "_names",
+        "_open",
+        "_origin",
+        "_out",
+        "_size",
+        "_waiting",
+    )
 
     def __init__(self, out: IO[bytes], origin: int) -> None:
         self._out, self._origin = out, origin
         self._lines: list[str] = []
         self._first = True
-        self._named: set[tuple[int, int]] = set()
+        self._names: dict[tuple[int, int], list[str]] = {}  # of (process, thread), in order of time
+        self._hosts: dict[int, str] = {}  # of processes, where there are several
         self._open: dict[tuple[int, int, str], list[tuple[int, str]]] = {}
         self._calls = self._waiting = 0  # those that wait for their ends, and characters of them
         self._size = 0  # of the lines
 
     def event(self, probe: _Probe, time: int, values: tuple[Any, ...]) -> None:
         """Write an event, or keep it until its call ends."""
-        pid, tid = self._thread(probe, values)
+        pid, tid = self._thread(probe, time, values)
         line = probe.line(time, values)
         args = line[line.index(FIELDS) + len(FIELDS) : -1]  # inside of texts its quotes would be escaped
         cut = [name for name, at in probe.tails if isinstance(values[at], CUT)]
@@ -108,25 +121,45 @@ class _Writer:
         more = f',"s":"g","args":{json.dumps(told)}'
         self._entry("i", f"LOST {hole.loss.count}", "lost", time, 0, 0, more)
 
-    def _thread(self, probe: _Probe, values: tuple[Any, ...]) -> tuple[int, int]:
-        """The process and thread of an event, named once."""
+    def _thread(self, probe: _Probe, time: int, values: tuple[Any, ...]) -> tuple[int, int]:
+        """The process and thread of an event; where the thread has another name than before, that is told."""
         pid, tid = probe.number(values, "pid"), probe.number(values, "tid")
         cpu = probe.number(values, "cpu")
         base = probe.host << HOST_SHIFT
         known = pid is not None or tid is not None
         process = base + ((pid if pid is not None else tid) or 0 if known else 0)
         thread = base + (tid if tid is not None else pid if pid is not None else cpu or 0)
-        if (process, thread) not in self._named:
-            self._named.add((process, thread))
-            at = probe.places.get("comm")
-            comm = str(values[at]) if at is not None else ""
-            host = f" on {probe.schema.host}" if probe.host and probe.schema.host else ""
-            if (process, -1) not in self._named:
-                self._named.add((process, -1))
-                self._meta("process_name", process, thread, f"{comm or 'kernel'}{host}")
-            if comm:
-                self._meta("thread_name", process, thread, comm)
+        at = probe.places.get("comm")
+        comm = str(values[at]) if at is not None else ""
+        names = self._names.get((process, thread))
+        if names is None:
+            names = self._names[process, thread] = []
+            if probe.host and probe.schema.host:
+                self._hosts.setdefault(process, probe.schema.host)
+        if comm and (not names or names[-1] != comm):
+            if names:
+                told = json.dumps({"before": names[-1], "now": comm})
+                self._entry("i", f"now {comm}", "name", time, process, thread, f',"s":"t","args":{told}')
+            if len(names) < NAMES:
+                names.append(comm)
+            else:
+                names[-1] = comm
         return process, thread
+
+    def _name_all(self) -> None:
+        """Say what processes and threads were called; a process is called as its first thread."""
+        first: dict[int, int] = {}
+        for process, thread in self._names:
+            if process not in first or thread == process:
+                first[process] = thread
+        for (process, thread), names in self._names.items():
+            shown = " → ".join(names)
+            if first[process] == thread:
+                host = self._hosts.get(process)
+                named = shown or "kernel"
+                self._meta("process_name", process, thread, f"{named} on {host}" if host else named)
+            if shown:
+                self._meta("thread_name", process, thread, shown)
 
     def _meta(self, what: str, pid: int, tid: int, name: str) -> None:
         args = json.dumps({"name": name})
@@ -151,7 +184,8 @@ class _Writer:
             self._first, self._lines, self._size = False, [], 0
 
     def finish(self) -> None:
-        """Write the calls that have not ended."""
+        """Write the calls that have not ended, and the names."""
+        self._name_all()
         for (pid, tid, key), calls in self._open.items():
             for time, args in calls:
                 self._entry("B", key, "call", time, pid, tid, f',"args":{{"begin":{args}}}')

@@ -7,14 +7,20 @@ error with the nearest names.
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from kwire.btf.store import Kernel, load_kernel
 from kwire.cli import listtypes
+from kwire.cli.tracing import add_remote_arguments
 from kwire.errors import KwireError
 from kwire.kernel import catalog, features
 from kwire.kernel.catalog import CatalogError, Target
 from kwire.kernel.sys import KernelError
 from kwire.lang import spec, tree
+from kwire.view.text import safe
+
+if TYPE_CHECKING:
+    from kwire.stream.host import Host
 
 HELP = "list probes with their arguments, and kernel types as C"
 
@@ -30,17 +36,66 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("pattern", nargs="*", help="a probe or a type, with the wildcards * ? [...]")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    add_remote_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """List what the patterns name; 0 when each names something."""
     patterns: list[str] = args.pattern or ["*"]
+    if args.host is not None:
+        return _remote(args, patterns)
     if patterns[0] in listtypes.KINDS and len(patterns) == 2:
         patterns = [" ".join(patterns)]  # struct tcp_sock, without the quotes
     listing = _Listing(bool(args.json), bool(args.verbose))
     for pattern in patterns:
         listing.write(" ".join(pattern.split()))
     return 0
+
+
+MOST = 4000
+"""Names that an agent gives at once."""
+
+
+def _remote(args: argparse.Namespace, patterns: list[str]) -> int:
+    """List what the agent of another machine lets us probe there."""
+    from kwire.stream.arguments import tls_options
+    from kwire.stream.host import Host
+
+    if patterns[0] in listtypes.KINDS or any(" " in pattern for pattern in patterns):
+        raise KwireError("list", patterns[0], "types are those of this machine", "leave -H out")
+    host = Host(args.host, tls_options(args), args.insecure)
+    for pattern in patterns:
+        names = _named_there(host, pattern)
+        for name in names:
+            kind, _, rest = name.partition(":")
+            group, _, last = rest.rpartition(":")
+            text = name
+            if args.json:
+                import json
+
+                text = json.dumps({"probe": name, "kind": kind, "group": group, "name": last})
+            sys.stdout.write(safe(text) + "\n")
+        if len(names) >= MOST:
+            sys.stdout.flush()
+            sys.stderr.write(f"kwire: note: the agent names {MOST:,} probes at most; narrow {pattern}\n")
+    return 0
+
+
+def _named_there(host: "Host", pattern: str) -> list[str]:
+    """What the agent names for a pattern; without a kind, of every kind that it has."""
+    if ":" in pattern and not pattern.startswith("*:"):
+        return host.probes(pattern)
+    name = pattern.removeprefix("*:")
+    found: list[str] = []
+    reason: KwireError | None = None
+    for kind in catalog.KINDS:
+        try:
+            found += host.probes(f"{kind}:*:{name}" if kind == "tracepoint" else f"{kind}:{name}")
+        except KwireError as error:
+            reason = reason or error
+    if not found and reason is not None:
+        raise reason
+    return found
 
 
 class _Listing:
