@@ -142,7 +142,7 @@ def test_columns_that_no_probe_has_are_left_out_and_gaps_are_dashes(samples: Any
     ]
     mixed = Table([base, without])
     (line,) = rows(samples, mixed, samples.event(2), one=without)
-    assert line == "22:13:20.123456000   -  42 -    x     state=RUNNING"
+    assert line == "22:13:20.123456000   -  42 -    x        state=RUNNING"
 
 
 def test_a_terminal_gets_lines_of_its_width_and_colours(samples: Any) -> None:

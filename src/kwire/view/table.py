@@ -30,6 +30,7 @@ COMM_WIDTH: Final = 15
 PROBE_WIDTH: Final = 44
 NARROW: Final = 100  # characters of a terminal below which columns give room to the fields
 NARROW_PROBE: Final = 20
+FEW: Final = 16  # probes whose names all get room from the first line on
 ROOM: Final = 16  # characters for the last column, at least
 WIDEST: Final = 40  # characters of a column made of a field, but the last
 
@@ -246,6 +247,8 @@ class Table:
             if name == "time":
                 longest = max(map(len, starts), default=0)
             else:
+                if name == "probe" and not self._widths.get(name) and len(self._known) <= FEW:
+                    least = max([least, *(len(self._name(one)) for one in self._known.values())])
                 place = places[name]
                 longest = max([len(cells[place]) for cells in events], default=0)
             self._widths[name] = max(least, longest)
