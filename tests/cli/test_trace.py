@@ -75,6 +75,32 @@ def test_each_probe_has_its_own_condition(touched: Path) -> None:
     assert [event["fields"]["filename"] for event in found][-1] == str(touched)  # type: ignore[index]
 
 
+@pytest.mark.parametrize(
+    "condition",
+    [
+        'flags == "O_RDONLY|O_CLOEXEC"',
+        'flags == "O_CLOEXEC"',
+        "flags == O_CLOEXEC",
+        'dfd == "AT_FDCWD" and flags',
+    ],
+)
+def test_names_of_numbers_mean_the_same_in_the_kernel_and_in_a_capture(
+    tmp_path: Path, condition: str
+) -> None:
+    captures = [str(tmp_path / name) for name in ("filtered.pcapng", "whole.pcapng")]
+    for capture, words in zip(captures, (["--filter", condition], []), strict=True):
+        run = kwire(
+            "record", OPENS.replace("filename", "filename, dfd"), *words, "-w", capture, "-c", "cat /dev/null"
+        )
+        assert run.returncode == 0, run.stderr
+    of_kernel = kwire("show", "--json", captures[0]).stdout
+    of_where = kwire("show", "--json", captures[1], "--where", condition).stdout
+    paths = [[event["fields"]["filename"] for event in events(text)] for text in (of_kernel, of_where)]  # type: ignore[index]
+    assert paths[0]
+    assert len(paths[0]) == len(paths[1])  # a page that was not there yet gives an empty name
+    assert "/dev/null" not in paths[0]
+
+
 def test_a_filter_applies_where_its_names_exist(touched: Path) -> None:
     other = "tracepoint:sched:sched_process_exec"
     words = ["trace", OPENS, other, "--json", "-c", f"cat '{touched}'"]

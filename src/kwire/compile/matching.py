@@ -1,8 +1,8 @@
 """Texts matched with patterns → IR: the text is laid into memory of its own, its pieces are looked for there.
 
-A piece is found by one operation (`ir.Find`), which the selector makes into a loop of the machine. Where a
-piece was found is a number the verifier must not know, or it would follow what comes after once for each
-place: it goes through memory.
+A piece is found by one operation (`ir.Find`), which the selector makes into a loop of the machine. Where the
+search begins and where a piece was found are numbers that the verifier must not know, or it would follow what
+comes after once for each place: they go through memory.
 """
 
 from kwire.compile.expressions import Expressions
@@ -54,6 +54,7 @@ def match(
     limit = text.type.limit
     base = texts.place(lower, cpu, limit + 2)
     length, _ = Record(lower, base, 0).text(text, limit)
+    word = At(base, limit + 2 + (-(limit + 2) % 8))
     *before, last = e.pieces
     at: Operand = 0
     if len(e.pieces) == 1:
@@ -64,12 +65,12 @@ def match(
         if not piece:
             continue
         end = lower.emit("sub", [length, len(piece)])
+        if number and at == 0:
+            at = _unknown(lower, word, 0)
         info = Find(piece, limit - len(piece), once=number == 0)
         at = _found(lower, lower.call(info, base, at, 0 if number == 0 else end), end, number == 0, no)
         if number + 1 < len(before) or last:
-            word = At(base, limit + 2 + (-(limit + 2) % 8))
-            lower.do("store", [word, at], 8)
-            at = lower.emit("add", [lower.load(base, word.offset, 8), len(piece)])
+            at = lower.emit("add", [_unknown(lower, word, at), len(piece)])
     if last:
         start = lower.emit("sub", [length, len(last)]) if len(e.pieces) > 1 else 0
         if len(e.pieces) > 1:
@@ -80,6 +81,13 @@ def match(
         lower.branch("slt", place, 0, no, yes)
     else:
         lower.jump(yes)
+
+
+def _unknown(lower: Expressions, word: At, number: Operand) -> Value:
+    """The number as the verifier does not know it: it has gone through memory."""
+    lower.do("store", [word, number], 8)
+    assert isinstance(word.base, Value)
+    return lower.load(word.base, word.offset, 8)
 
 
 def _found(lower: Expressions, place: Value, end: Operand, first: bool, no: Block) -> Operand:

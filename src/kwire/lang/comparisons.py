@@ -7,6 +7,7 @@ be, is a constant.
 
 import operator
 import sys
+from collections.abc import Callable
 
 from kwire.lang import builtins, values
 from kwire.lang import checked as c
@@ -38,10 +39,13 @@ def _with_string(op: str, left: Value, literal: Literal, span: Span) -> c.Expr:
         return _numbers(op, left, address, span)
     if isinstance(left.type, t.Enum) and not isinstance(left, values.WIDE):
         return _numbers(op, left, _enumerator(left.type, literal), span)
-    if isinstance(left.type, t.Int) and left.type.display and not isinstance(left, values.WIDE):
-        number = _displayed(literal)
-        if number is not None:
-            return _numbers(op, left, number, span)
+    shown = isinstance(left.type, t.Int) and left.type.display not in ("", *t.ADDRESSES)
+    if shown and not isinstance(left, values.WIDE):
+        number = by_name(literal, linux_constant)
+        if number is None:
+            cure = "compare it with a number, or with names joined by |"
+            raise TextError(literal.span, f"{literal.value!r} is no name that Linux has for a number", cure)
+        return _numbers(op, left, c.Const(number, t.S64, literal.span), span)
     if isinstance(left, c.ReadBlock) and isinstance(left.type, t.Array) and left.type.display:
         same = c.BlockEqual(left, address_bytes(left.type.display, literal), t.BOOL, span)
         if op not in ("eq", "ne"):
@@ -84,11 +88,16 @@ def reach(text: c.ReadText | c.Comm, size: int, span: Span) -> None:
     raise NeverTextError(span, f"{what} has at most {most} bytes, never these {size}", longer)
 
 
-def _displayed(literal: Literal) -> c.Const | None:
-    """The number that is shown by a name of Linux's: "-ENOENT", "AF_INET"."""
+def by_name(literal: Literal, constant: Callable[[str], int | None]) -> int | None:
+    """The number that is shown like this: "-ENOENT", "AF_INET", "O_RDWR|O_CREAT"; None where it is none."""
     sign = -1 if literal.value.startswith("-") else 1
-    number = linux_constant(literal.value.removeprefix("-"))
-    return None if number is None else c.Const(sign * number, t.S64, literal.span)
+    total = 0
+    for name in literal.value.removeprefix("-").split("|"):
+        number = constant(name)
+        if number is None:
+            return None
+        total |= number
+    return sign * total
 
 
 def linux_constant(name: str) -> int | None:

@@ -216,6 +216,14 @@ class _Checker(Expressions):
                     raise TextError(span, wrong, "compare like with like")
                 if op not in ("eq", "ne") or isinstance(other, c.ReadText):
                     return Texts(op, one, two, t.BOOL, span)  # type: ignore[arg-type,return-value]
+        for number, text in ((one, two), (two, one)):
+            if isinstance(text, Literal) and isinstance(number, c.Param | c.Load):
+                index = _index_of(number)
+                shown = index != TIME and self._schema.fields[index].display
+                known = self._number_of(text) if shown and not isinstance(number.type, t.Enum) else None
+                if known is not None:
+                    constant = c.Const(known, t.S64, text.span)
+                    one, two = (one, constant) if number is one else (constant, two)
         try:
             return super().compare(op, one, two, span)
         except NeverTextError:  # of this probe, while the field of another may hold such a value
@@ -234,11 +242,20 @@ class _Checker(Expressions):
         index = _index_of(value)
         if index == TIME or not named(self._schema, self._schema.fields[index]):
             return value
+        if self._schema.fields[index].display and self._number_of(other) is not None:
+            return value  # a name of Linux's is its number, as in a filter
         base = c.Const(index, t.S64, value.span)
         at = value.place.offset if isinstance(value, c.Load) else 0
         indexes = value.place.indexes if isinstance(value, c.Load) else ()
         place = c.Place(base, at | BY_NAME, indexes, t.KERNEL, value.span)
         return c.ReadText(place, t.Text(LONGEST), value.span)
+
+    def _number_of(self, literal: Literal) -> int | None:
+        def constant(name: str) -> int | None:
+            found = self.types.enumerator(name)
+            return comparisons.linux_constant(name) if found is None else found[0]
+
+        return comparisons.by_name(literal, constant)
 
     def _is_address(self, text: c.ReadText) -> bool:
         return self._schema.fields[_index_of(text)].type in ADDRESSES
