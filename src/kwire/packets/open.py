@@ -8,6 +8,7 @@ counted by name in `errors`, those of the network in `found`. A file tells by it
 import copy
 from array import array
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from kwire import native
@@ -451,5 +452,6 @@ def _network(ports: Collection[int], any_port: bool, watcher: Watcher | None) ->
         from kwire.packets.memory import agreed
 
         if agreed():
-            return Engine(ports, any_port=any_port)
+            with suppress(OSError):  # there may be less room for addresses than its tables want
+                return Engine(ports, any_port=any_port)
     return Network(ports, any_port=any_port, watcher=watcher)
