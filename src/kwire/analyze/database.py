@@ -66,16 +66,30 @@ class _Relation:
         return self.schema.__arrow_c_schema__()
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
-        batches = self._database.batches(self._table)
+        batches = self._told(self._database.batches(self._table))
         return arrow.load().RecordBatchReader.from_batches(self.schema, batches).__arrow_c_stream__()
+
+    def _told(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The batches; what breaks them off is kept: DuckDB makes an error of its own of it."""
+        try:
+            yield from batches
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self._database.failures.append(error)
+            raise
 
 
 class Result:
-    """Rows of a query as record batches, by iterating once; `schema` is their Arrow schema. QueryError."""
+    """Rows of a query as record batches, by iterating once; `schema` is their Arrow schema. QueryError.
 
-    __slots__ = ("_reader", "schema")
+    `failures`: what has broken off the reading of the capture.
+    """
 
-    def __init__(self, reader: Any) -> None:
+    __slots__ = ("_failures", "_reader", "schema")
+
+    def __init__(self, reader: Any, failures: list[BaseException]) -> None:
+        self._failures = failures
         self._reader = [] if reader is None else reader
         self.schema = arrow.load().schema([]) if reader is None else reader.schema
 
@@ -84,7 +98,7 @@ class Result:
         try:
             yield from self._reader
         except (duckdb.Error, pa.ArrowException, OSError) as error:
-            raise query_error(str(error)) from None
+            raise self._failures[0] if self._failures else query_error(str(error)) from None
 
 
 class Database:
@@ -101,6 +115,7 @@ class Database:
         "_shared",
         "_source",
         "decoded",
+        "failures",
         "progress",
         "schemas",
         "selection",
@@ -126,6 +141,8 @@ class Database:
         self._shared = Shared(self.tables)
         self._needed: set[str] | None = None
         self.decoded = self.undecodable = 0
+        self.failures: list[BaseException] = []
+        """What has broken off readings of the capture, Ctrl-C too."""
         self.schemas: dict[str, Any] = {}
         for table in self.tables:
             self._register(table.name, _Relation(self, table, arrow.table_schema(table, local=True)))
@@ -147,8 +164,10 @@ class Database:
                 before += statement.count("\n")
             complaint = self._plan(statements[-1])
             answer = self._connection.sql(statements[-1])
-            return Result(None if answer is None else _reader(answer))
+            return Result(None if answer is None else _reader(answer), self.failures)
         except duckdb.Error as error:
+            if self.failures:
+                raise self.failures[0] from None
             message = str(error)
             if complaint.partition("\n")[0] == message.partition("\n")[0]:
                 message, before = complaint, before - 1  # it tells the place, one line too far down
@@ -174,6 +193,10 @@ class Database:
                     yield arrow.batch(of, schema, block, needed)
             self.decoded += scan.decoded
             self.undecodable = max(self.undecodable, scan.undecodable)
+
+    def interrupt(self) -> None:
+        """Break off a query that runs, from another thread: it raises QueryError."""
+        self._connection.interrupt()
 
     def close(self) -> None:
         """Close the database."""

@@ -146,6 +146,8 @@ def _run(args: list[str], *, ours: bool) -> int:
     except SystemExit as end:  # argparse has said why
         return end.code if isinstance(end.code, int) else 1
     except KwireError as error:
+        if process.interrupted():
+            return 130
         _complain(error.detail if verbose else str(error))
         return 1
     except KeyboardInterrupt:
@@ -160,6 +162,8 @@ def _run(args: list[str], *, ours: bool) -> int:
         _complain(_failed(name, error))
         return 1
     except Exception as error:
+        if process.interrupted():
+            return 130
         _broken(name, error, verbose=verbose)
         return 1
 

@@ -46,6 +46,9 @@ def run(work: Callable[[], int]) -> int:
         return 130
 
 
+_interrupted = False
+
+
 class Terminated(BaseException):
     """SIGTERM or SIGHUP has come."""
 
@@ -70,8 +73,8 @@ def quick_end() -> None:
 def signals() -> Iterator[None]:
     """Inside, Ctrl-C raises KeyboardInterrupt, SIGTERM and SIGHUP raise Terminated."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) in (signal.SIG_DFL, signal.default_int_handler):
+        signal.signal(signal.SIGINT, _interrupt)
     numbers = [
         number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL
     ]
@@ -85,9 +88,44 @@ def signals() -> Iterator[None]:
         quick_end()
 
 
+def interrupted() -> bool:
+    """Whether Ctrl-C has come: what fails then, fails because of it, whatever a library makes of that."""
+    return _interrupted
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    global _interrupted
+    _interrupted = True
+    raise KeyboardInterrupt
+
+
 def _terminate(number: int, frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_IGN)  # once: it must not break off the unwinding
     raise Terminated(number)
+
+
+@contextmanager
+def on_signal(call: Callable[[], object]) -> Iterator[None]:
+    """Inside, a signal calls this, from a thread: what runs in a library does not let Python look at it."""
+    from threading import Thread
+
+    wait, tell = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(tell, False)
+
+    def watch() -> None:
+        while os.read(wait, 1):
+            call()
+
+    watcher = Thread(target=watch, daemon=True)
+    before = signal.set_wakeup_fd(tell)
+    watcher.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(tell)
+        watcher.join()
+        os.close(wait)
 
 
 def end_by(number: int) -> None:

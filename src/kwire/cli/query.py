@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from kwire.analyze.source import source_of
 from kwire.analyze.tables import COMMON
 from kwire.cli.choosing import CAPTURES, Progress, add_choice, notes, ports, selection, survey
+from kwire.cli.process import on_signal
+from kwire.errors import KwireError
 from kwire.view.text import safe
 
 if TYPE_CHECKING:
@@ -67,8 +69,10 @@ def run(args: argparse.Namespace) -> int:
             progress = Progress(f"{safe(source.name)}: reading", source.size)
             database.progress = progress
             write = rows.write_json if args.json else rows.write_csv if args.csv else rows.write_table
+            sql = _text(sql)
             try:
-                write(database.query(sys.stdin.read() if sql == "-" else sql), sys.stdout)
+                with on_signal(database.interrupt):
+                    write(database.query(sql), sys.stdout)
             finally:
                 progress.done()
             return notes(source.name, found, database.undecodable)
@@ -81,6 +85,19 @@ def _split(words: list[str]) -> tuple[list[str], str | None]:
     if len(words) == 1 or os.path.exists(last) or not sql:
         return words, None
     return words[:-1], last
+
+
+def _text(given: str) -> str:
+    """The SQL of the command line or of standard input."""
+    try:
+        sql = sys.stdin.read() if given == "-" else given
+        sql.encode()
+    except UnicodeError as error:  # bytes that are no text in our encoding
+        at = getattr(error, "start", 0)
+        raise KwireError(
+            "read", "SQL", f"it is no text from its character {at + 1} on", "write UTF-8"
+        ) from None
+    return sql
 
 
 def _list(database: "Database", *, json: bool) -> None:

@@ -37,6 +37,9 @@ from kwire.wire.schema import Schema
 ROTATING = ("CAP_DAC_OVERRIDE",)
 """Kept with --rotate: further files are opened later, in a folder that may be another user's."""
 
+SPARE = 6
+"""Descriptors that a recording may need after it has begun: for its next file, for what the kernel tells."""
+
 CLEAR_LINE = "\r\x1b[K"
 
 
@@ -254,6 +257,17 @@ def allow_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def check_descriptors() -> None:
+    """Raise OSError where so few files can be opened yet that the end of a recording could not be written."""
+    spare = []
+    try:
+        for _ in range(SPARE):
+            spare.append(os.dup(2))
+    finally:
+        for fd in spare:
+            os.close(fd)
+
+
 def say_skipped(plan: Plan) -> None:
     """Say on standard error how the probes were understood, what is left out, and what is not filtered."""
     for note in plan.notes:
@@ -290,6 +304,7 @@ def _trace(
         if writer:
             stack.callback(writer.leave)
         stop = _Stop()
+        check_descriptors()
         stack.callback(os.close, stop.fd)
         stack.callback(stop.restore)
         shown = [_Shown(sink, stop) for sink in sinks(plan.schemas)]

@@ -56,11 +56,11 @@ NAME = "kwire"
 
 class Dropped(NamedTuple):
     """What `drop` did. `bounding`: whether the bounding set could be emptied too; `other_threads`: how
-    many threads the process has besides, which keep theirs.
+    many threads the process has besides, which keep theirs; None where there is no /proc to tell.
     """
 
     bounding: bool
-    other_threads: int
+    other_threads: int | None
 
 
 def effective() -> frozenset[str]:
@@ -112,7 +112,11 @@ def drop(keep: Collection[str] = (), user: User | None = None) -> Dropped:
     _, errno = syscall("capset", address_of(header), address_of(words))
     if errno:
         raise failure("give up", "capabilities", errno)
-    return Dropped(bounding, len(os.listdir("/proc/self/task")) - 1)
+    try:
+        others = len(os.listdir("/proc/self/task")) - 1
+    except OSError:  # no /proc here
+        others = None
+    return Dropped(bounding, others)
 
 
 def _become(user: User) -> None:

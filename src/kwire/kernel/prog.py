@@ -137,8 +137,11 @@ class Prog(Fd):
     @property
     def recursion_misses(self) -> int:
         """The same number as in `info`, from /proc, which needs no privilege; 0 where it is not told."""
-        with open(f"/proc/self/fdinfo/{self.fd}") as file:
-            found = re.search(r"^recursion_misses:\s*(\d+)", file.read(), re.M)
+        try:
+            with open(f"/proc/self/fdinfo/{self.fd}") as file:
+                found = re.search(r"^recursion_misses:\s*(\d+)", file.read(), re.M)
+        except FileNotFoundError:  # no /proc here
+            return 0
         return int(found[1]) if found else 0
 
     def test_run(self, data: bytes = b"", context: bytes = b"", repeat: int = 1, cpu: int = -1) -> RunResult:
@@ -301,6 +304,8 @@ def _prog_load(attr: dict[str, Value]) -> tuple[int, int, Struct]:
 
 def _load_with_log(image: Image, attr: dict[str, Value], first: int) -> int:
     """Load again with the log on; the descriptor, should it succeed now, else the error explained."""
+    if first in (errno.EMFILE, errno.ENFILE):  # no complaint of the verifier; and nothing can be imported
+        raise failure("load program", image.name, first)
     size, log = LOG_SIZES[0], ""
     for larger in (*LOG_SIZES[1:], 0):
         buffer = bytearray(size)

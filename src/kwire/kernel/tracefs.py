@@ -14,7 +14,7 @@ from typing import Self
 from kwire.kernel import cures
 from kwire.kernel.formats import Format, FormatError, parse_format
 from kwire.kernel.mount import detached
-from kwire.kernel.sys import Fd, KernelError, reason
+from kwire.kernel.sys import CURES, Fd, KernelError, reason
 
 PLACES = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 NAME = re.compile(
@@ -51,7 +51,8 @@ class Tracefs(Fd):
                     refused = True
         fd, errno = detached("tracefs")
         if errno:
-            cure = cures.unreadable() if refused or errno in (EPERM, EACCES) else GET_TRACEFS
+            refused = refused or errno in (EPERM, EACCES)
+            cure = cures.unreadable() if refused else CURES.get(errno, GET_TRACEFS)
             raise TracefsError("open", "tracefs", reason(errno), cure, errno)
         return cls(fd, "")
 
