@@ -91,6 +91,7 @@ def test_other_threads_are_counted() -> None:
         thread = threading.Thread(target=release.wait)
         thread.start()
         others = privileges.drop().other_threads
+        assert others is not None
         release.set()
         thread.join()
         return others
