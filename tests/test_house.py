@@ -15,10 +15,11 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "kwire"
 MODULES = sorted(SOURCE.rglob("*.py"))
 
-# Room → the other rooms that it may use. `errors` and `native` may be used by all.
+# Room → the other rooms that it may use. `errors`, `native` and `words` may be used by all.
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "native": set(),
+    "words": set(),
     "wire": set(),
     "bpf": set(),
     "btf": set(),
@@ -33,7 +34,7 @@ ARROWS: dict[str, set[str]] = {
     "stream": {"wire", "capture", "kernel", "live", "view"},
     "live": {"lang", "compile", "kernel", "capture", "view", "wire", "bpf", "btf"},
 }
-FOR_ALL = {"errors", "native"}
+FOR_ALL = {"errors", "native", "words"}
 JOINS_ALL = {"cli", "__init__", "__main__"}
 
 # Costly to import, so absent on the way to the first event.

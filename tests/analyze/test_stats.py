@@ -276,7 +276,7 @@ def test_errors_are_counted_by_name(rich: str, tmp_path: Path, kwire: Any) -> No
     assert status == 0
     assert told["errors"] == {"BAD_TYPE": 1}
     assert (told["packets"], told["frames"], told["events"]) == (63, 62, 59)
-    assert "1 packets hold no sound frame" in err
+    assert "1 packet without a sound frame" in err
     assert "BAD_TYPE 1" in kwire("stats", str(damaged))[1]
 
 

@@ -108,7 +108,7 @@ def test_events_nobody_describes_and_packets_that_are_none_are_problems(kit: Any
     builder = kit.builder().capture(kit.schema(3), kit.event(3), statistics=False)
     builder.packet(kit.event(2)).packet(kit.event(4_000_000_000)).packet(b"no frame").statistics(0, 1, 0, 1)
     result = report(tmp_path, builder.data)
-    assert result.problems[0].startswith("1 packets hold no sound frame; packet at byte")
+    assert result.problems[0].startswith("1 packet without a sound frame; packet at byte")
     assert result.problems[1] == "2 events are of probes that the file does not describe"
     assert len(result.problems) == 2
 

@@ -186,7 +186,7 @@ def test_losses_are_in_the_table_not_in_json_and_on_standard_error(tmp_path: Pat
         out.lost([Lost(1, 31, 35, 99, 0, Cause.RING_FULL)])
     status, lines, err = show(path)
     assert lines[-1].endswith("LOST 99 events of kprobe:tcp_connect on CPU 0: the ring buffer was full")
-    assert err == f"kwire: {path}: 99 events are lost in one hole; 'kwire verify' names them\n"
+    assert err == f"kwire: {path}: 99 events are lost in 1 hole; 'kwire verify' names them\n"
     status, lines, again = show(path, "--json")
     assert (status, len(lines), again) == (0, 1, err)
 

@@ -128,6 +128,6 @@ def test_json_has_it_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
                     "probes": [],
                 }
             ],
-            "problems": ["kprobe:f: 1025 events produced, 1000 stored and 20 counted lost: 5 are missing"],
+            "problems": ["kprobe:f: 1,025 events produced, 1000 stored and 20 counted lost: 5 are missing"],
         }
     ]

@@ -15,6 +15,7 @@ from kwire.analyze.rhythm import BINS
 from kwire.analyze.stats import FieldStats, Stats, TableStats
 from kwire.view.table import cause_text, lost_of
 from kwire.view.text import Style, WallClock, fit, safe
+from kwire.words import plural
 
 SPARKS: Final = " ▁▂▃▄▅▆▇█"
 BAR: Final = 40  # characters of the longest bar
@@ -61,7 +62,8 @@ def lines(stats: Stats, style: Style) -> Iterator[str]:
     survey, clock = stats.survey, WallClock()
     yield style.paint(fit(safe(stats.name), width), BOLD)
     events, time = stats.scan.events, duration(stats.last - stats.first)
-    yield f"  {survey.packets:,} packets, {survey.frames:,} frames, {events:,} events in {time}"
+    packets, frames = plural(survey.packets, "packet"), plural(survey.frames, "frame")
+    yield f"  {packets}, {frames}, {plural(events, 'event')} in {time}"
     if events:
         first, last = clock.moment(stats.first), clock.moment(stats.last)
         yield f"  from {first} to {last}"
@@ -77,7 +79,7 @@ def lines(stats: Stats, style: Style) -> Iterator[str]:
     losses = list(stats.scan.losses.holes())
     if losses:
         yield ""
-        yield style.paint(f"{stats.scan.losses.total:,} events lost", RED)
+        yield style.paint(f"{plural(stats.scan.losses.total, 'event')} lost", RED)
         for hole in losses[:10]:
             loss = hole.loss
             when = "at an unknown time" if hole.first is None else clock.moment(hole.first)
@@ -85,7 +87,7 @@ def lines(stats: Stats, style: Style) -> Iterator[str]:
             probe = lost_of(hole.schema, loss.cause)
             yield fit(f"  {when}{cpu}: {loss.count:,} of {probe}: {cause_text(loss.cause)}", width)
         if len(losses) > 10:
-            yield f"  and {len(losses) - 10:,} holes more; 'kwire verify' names them"
+            yield f"  and {plural(len(losses) - 10, 'hole')} more; 'kwire verify' names them"
 
 
 def _table(table: TableStats, stats: Stats, style: Style, width: int) -> Iterator[str]:
@@ -95,7 +97,7 @@ def _table(table: TableStats, stats: Stats, style: Style, width: int) -> Iterato
     lost = f", {table.lost:,} lost" if table.lost else ""
     rhythm = table.rhythm
     rate = f"{short(table.events / seconds)}/s, at most {short(rhythm.timeline.peak)}/s"
-    yield f"  {table.events:,} events{lost}; {rate}"
+    yield f"  {plural(table.events, 'event')}{lost}; {rate}"
     if not table.events:
         return
     spark = sparkline(rhythm.timeline.counts.tolist(), min(width - 4, BINS // 2))
@@ -170,11 +172,11 @@ def _call(key: str, host: str, call: Calls, style: Style, width: int) -> Iterato
     found = call.latency.durations
     where = f" on {safe(host)}" if host else ""
     yield style.paint(fit(f"{safe(key)}{where}: from beginning to end", width), CYAN)
-    parts = [f"{name} {duration(found.quantile(part))}" for name, part in (("half", 0.5), ("99 %", 0.99))]
-    most = duration(found.greatest or 0)
-    yield f"  {found.count:,} calls; mean {duration(found.mean)}, {parts[0]}, {parts[1]}, longest {most}"
+    parts = [f"{name} {duration(found.quantile(part))}" for name, part in (("median", 0.5), ("99 %", 0.99))]
+    parts.append(f"longest {duration(found.greatest or 0)}")
+    yield f"  {plural(found.count, 'call')}; mean {duration(found.mean)}, {', '.join(parts)}"
     if call.open or call.lonely:
-        yield f"  {call.open:,} did not end, {call.lonely:,} ends had no beginning"
+        yield f"  {call.open:,} did not end, {plural(call.lonely, 'end')} had no beginning"
     yield from _histogram(found, width, duration, "    ")
 
 
@@ -260,7 +262,7 @@ def _numbers(numbers: Log2) -> dict[str, Any]:
         "greatest": numbers.greatest,
         "mean": numbers.mean,
         "sum": numbers.total,
-        "half": numbers.quantile(0.5) if numbers.count else None,
+        "median": numbers.quantile(0.5) if numbers.count else None,
         "p99": numbers.quantile(0.99) if numbers.count else None,
         "histogram": [bucket._asdict() for bucket in numbers.buckets],
     }

@@ -20,6 +20,7 @@ from kwire.capture.writer import Totals
 from kwire.wire.frame import Type
 from kwire.wire.frames import Frames
 from kwire.wire.messages import CAUSES, CPU_UNKNOWN, MERGE_GAP, Cause, Lost
+from kwire.words import are, plural
 
 MAX_HOLES: Final = 10_000  # holes told apart in a file; more are joined
 _FOLLOWED = re.compile(r"continued in file (\d{1,9})")
@@ -161,9 +162,9 @@ def verify_capture(capture: Capture) -> FileReport:
         cure = "kwire record -w writes captures"
         raise CaptureError("verify", capture.name, "it describes no probe", cure)
     if capture.skipped:
-        problems.append(f"{capture.skipped} packets hold no sound frame; {capture.first_skipped}")
+        problems.append(f"{plural(capture.skipped, 'packet')} without a sound frame; {capture.first_skipped}")
     if capture.forgotten:
-        problems.append(f"{capture.forgotten} sessions are more than are kept: nothing is known of them")
+        problems.append(f"{are(capture.forgotten, 'session')} beyond what is kept: nothing is known of them")
     balances = []
     for section in capture.sections:
         known = counts.get(id(section)) or _Count(section)
@@ -238,10 +239,13 @@ def _balances(count: _Count, problems: list[str], *, cut: bool, silent: bool = F
             ("lost", StatisticsOption.DROPPED, lost),
         ):
             if told.get(code, found) != found:
-                problems.append(f"{schema.probe}: {found} events {what}, the statistics say {told[code]}")
+                problems.append(
+                    f"{schema.probe}: {plural(found, 'event')} {what}, the statistics say {told[code]}"
+                )
         if produced != stored + lost:
+            events = plural(produced, "event")
             problems.append(
-                f"{schema.probe}: {produced} events produced, {stored} stored and {lost} counted lost: "
+                f"{schema.probe}: {events} produced, {stored} stored and {lost} counted lost: "
                 + (
                     f"{produced - stored - lost} are missing"
                     if produced > stored + lost
@@ -252,7 +256,7 @@ def _balances(count: _Count, problems: list[str], *, cut: bool, silent: bool = F
         which = "its probes" if without == len(section.schemas) else f"{without} of its probes"
         problems.append(f"no closing statistics of {which}: the recorder was killed, or is still recording")
     if count.strangers:
-        problems.append(f"{count.strangers} events are of probes that the file does not describe")
+        problems.append(f"{are(count.strangers, 'event')} of probes that the file does not describe")
     lost = sum(lost for number, lost in count.lost.items() if number not in section.schemas)
     if lost:
         balances.append(Balance("", 0, None, 0, lost))

@@ -17,8 +17,9 @@ from kwire.live.tracer import Tracer
 from kwire.stream import confinement
 from kwire.stream.address import Address, check_secure, parse
 from kwire.stream.arguments import add_transport_arguments, session_settings, tls_options, watch
-from kwire.view.text import plural, safe
+from kwire.view.text import safe
 from kwire.wire.settings import Settings
+from kwire.words import are, plural
 
 if TYPE_CHECKING:
     from kwire.stream.agent import Agent, Courier, Recovered
@@ -354,11 +355,11 @@ def unfinished(waiting: int, spool: str, address: str) -> str:
     """Where an agent that left early leaves what it could not deliver."""
     if not waiting:
         return f"{address} has everything, but did not say that the recording is complete there"
-    events, are = plural(waiting, "event"), "is" if waiting == 1 else "are"
+    events = are(waiting, "event")
     if spool:
         again = f"'kwire agent --to {address} --spool {spool}' delivers them"
-        return f"{events} {are} not acknowledged yet, and kept in {spool}: {again}"
-    return f"{events} {are} not acknowledged: what {address} has not stored of them is lost with this agent"
+        return f"{events} not acknowledged yet, and kept in {spool}: {again}"
+    return f"{events} not acknowledged: what {address} has not stored of them is lost with this agent"
 
 
 def _print(args: argparse.Namespace, told: dict[str, Any], text: str) -> None:

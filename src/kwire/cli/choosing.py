@@ -17,6 +17,7 @@ from kwire.packets.tables import KWIRE_PORT
 from kwire.view.text import safe
 from kwire.wire.frame import Code
 from kwire.wire.schema import EARLIEST, LATEST
+from kwire.words import are, plural
 
 if TYPE_CHECKING:
     from kwire.packets.network import First
@@ -126,8 +127,7 @@ def survey(source: Source) -> Survey:
 def totals(sums: Totals) -> str:
     """The sums of a capture that was written, in words."""
     lost = f" and {sums.lost:,} counted lost" if sums.lost else ""
-    events = "1 event" if sums.stored == 1 else f"{sums.stored:,} events"
-    return events + lost
+    return plural(sums.stored, "event") + lost
 
 
 def warn(name: str, found: Survey) -> int:
@@ -151,13 +151,13 @@ def notes(name: str, found: Survey, undecodable: int = 0) -> int:
     if found.repeated:
         lines.append(found.repeated)
     if found.skipped and not found.found:
-        lines.append(f"{found.skipped} packets hold no sound frame; {found.first_skipped}")
+        lines.append(f"{plural(found.skipped, 'packet')} without a sound frame; {found.first_skipped}")
     lines += named(found.found)
     lines += _strangers(found)
     if undecodable:
-        lines.append(f"{count_of(undecodable, 'event')} not as the schemas say, and left out")
+        lines.append(f"{are(undecodable, 'event')} not as the schemas say, and left out")
     if found.losses.total:
-        lines.append(f"{found.losses.total} events are lost; 'kwire verify' names the holes")
+        lines.append(f"{are(found.losses.total, 'event')} lost; 'kwire verify' names the holes")
     return _say(name, lines, found, undecodable)
 
 
@@ -168,14 +168,9 @@ def named(found: "Mapping[str, First]") -> Iterator[str]:
         yield f"{name} {times}: {first.text}"
 
 
-def count_of(count: int, what: str) -> str:
-    """`1 event is`, `2 events are`."""
-    return f"1 {what} is" if count == 1 else f"{count:,} {what}s are"
-
-
 def strangers(count: int) -> str:
     """What is said of events that no SCHEMA describes."""
-    return f"{count_of(count, 'event')} of probes that no SCHEMA describes ({Code.UNKNOWN_SCHEMA.name})"
+    return f"{are(count, 'event')} of probes that no SCHEMA describes ({Code.UNKNOWN_SCHEMA.name})"
 
 
 def _strangers(found: Survey) -> list[str]:

@@ -24,8 +24,9 @@ from kwire.stream.listen import Listener, listen
 from kwire.stream.loop import Loop
 from kwire.stream.news import News
 from kwire.stream.store import Options
-from kwire.view.text import plural, safe
+from kwire.view.text import safe
 from kwire.wire.settings import Settings
+from kwire.words import plural
 
 HELP = "collect the events of agents into captures"
 

@@ -8,6 +8,7 @@ from kwire.analyze.source import check_output, source_of
 from kwire.cli.choosing import CAPTURES, Progress, add_choice, notes, ports, selection, survey
 from kwire.errors import KwireError
 from kwire.view.text import safe
+from kwire.words import plural
 
 HELP = "write events as Parquet, Arrow, CSV, NDJSON or a Perfetto trace"
 
@@ -67,5 +68,5 @@ def run(args: argparse.Namespace) -> int:
             progress.done()
         status = notes(source.name, found, scan.undecodable)
         where = "standard output" if args.output == "-" else args.output
-        sys.stderr.write(f"{scan.events:,} events written to {safe(where)}\n")
+        sys.stderr.write(f"{plural(scan.events, 'event')} written to {safe(where)}\n")
     return status

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kwire.cli.choosing import named
 from kwire.cli.decode import judged, object_of, plain, text_of, verdict_of
 from kwire.view.text import WallClock, safe
+from kwire.words import are, plural
 
 if TYPE_CHECKING:
     from kwire.packets.explain import Seen, Told
@@ -209,7 +210,7 @@ def _session_line(session: Followed) -> str:
     verdict = f"{session.illegal} illegal ({errors})" if session.illegal else "all legal"
     return (
         f"session {session.number}{token}{joined}: {ends[0]}, {ends[1]}; "
-        f"{session.frames} frames, {session.data} DATA, {verdict}"
+        f"{plural(session.frames, 'frame')}, {session.data} DATA, {verdict}"
     )
 
 
@@ -270,4 +271,4 @@ def troubles(capture: NetworkCapture) -> Iterator[str]:
             yield f"tolerated {count} times: {Remark[name].value}"
     if network.others:
         parts = ", ".join(f"{count} {name}" for name, count in network.others.most_common(12))
-        yield f"{sum(network.others.values())} packets are other traffic: {parts}"
+        yield f"{are(sum(network.others.values()), 'packet')} other traffic: {parts}"

@@ -20,9 +20,9 @@ from kwire.stream.arguments import session_settings, tls_options, watch
 from kwire.stream.loop import Loop
 from kwire.stream.remote import Conversation, Link
 from kwire.stream.requests import numbered
-from kwire.view.text import plural
 from kwire.wire.schema import Schema
 from kwire.wire.settings import Settings
+from kwire.words import are
 
 SHOW = 0.25
 """Seconds between two reports of progress."""
@@ -118,8 +118,7 @@ def _say_skipped(conversation: Conversation) -> None:
         first = skipped[0]
         if isinstance(first, list) and len(first) == 2:
             target, why = (ascii(str(part))[1:-1] for part in first)
-            are = "is" if number == 1 else "are"
-            sys.stderr.write(f"kwire: {plural(number, 'target')} {are} left out, the first {target}: {why}\n")
+            sys.stderr.write(f"kwire: {are(number, 'target')} left out, the first {target}: {why}\n")
     unfiltered = answer.get("unfiltered")
     for one in unfiltered if isinstance(unfiltered, list) else []:
         if isinstance(one, list) and len(one) == 2:

@@ -17,6 +17,7 @@ from kwire.view.render import Format, Head, Ordered, Renderer, Tail
 from kwire.view.text import safe, style
 from kwire.wire.frames import Frames
 from kwire.wire.schema import Schema
+from kwire.words import are, plural
 
 if TYPE_CHECKING:
     from kwire.view.where import Where
@@ -279,9 +280,9 @@ def _notes(capture: NetworkCapture, renderer: Renderer, *, stopped: bool) -> Ite
         else:
             yield "it has no closing statistics: its recorder was killed, or is still recording"
     if capture.skipped and not capture.network.found:
-        yield f"{capture.skipped} packets hold no sound frame; {capture.first_skipped}"
+        yield f"{plural(capture.skipped, 'packet')} without a sound frame; {capture.first_skipped}"
     if renderer.strangers:
         yield strangers(renderer.strangers)
     if renderer.lost:
-        holes = "one hole" if renderer.holes == 1 else f"{renderer.holes} holes"
-        yield f"{renderer.lost} events are lost in {holes}; 'kwire verify' names them"
+        holes = plural(renderer.holes, "hole")
+        yield f"{are(renderer.lost, 'event')} lost in {holes}; 'kwire verify' names them"

@@ -22,6 +22,7 @@ from kwire.cli.show import add_showing, show
 from kwire.errors import KwireError
 from kwire.kernel import privileges
 from kwire.kernel.packetring import PacketRing
+from kwire.words import plural
 
 HELP = "show what captures show, live from a network interface"
 
@@ -159,7 +160,7 @@ class Sniffed:
         self._count()
         received = sum(count for count, _ in self._counts)
         dropped = sum(drops for _, drops in self._counts)
-        return f"{self.name}: {received} packets, {dropped} dropped for want of room in the ring"
+        return f"{self.name}: {plural(received, 'packet')}, {dropped} dropped for want of room in the ring"
 
     def _beginning(self) -> bytes:
         blocks = [pcapng.section([(pcapng.SectionOption.APPLICATION, b"kwire sniff")])]

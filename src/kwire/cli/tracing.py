@@ -29,10 +29,10 @@ from kwire.live.processes import Processes
 from kwire.live.recorder import Limits, Recorder, Sink
 from kwire.live.summary import Counts, summarize
 from kwire.live.tracer import Tracer
-from kwire.view.text import plural
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
 from kwire.wire.schema import Schema
+from kwire.words import are, plural
 
 ROTATING = ("CAP_DAC_OVERRIDE",)
 """Kept with --rotate: further files are opened later, in a folder that may be another user's."""
@@ -274,8 +274,8 @@ def say_skipped(plan: Plan) -> None:
         sys.stderr.write(f"kwire: {note}\n")
     if plan.skipped:
         target, why = plan.skipped[0]
-        number, are = len(plan.skipped), "is" if len(plan.skipped) == 1 else "are"
-        sys.stderr.write(f"kwire: {plural(number, 'target')} {are} left out, the first {target}: {why}\n")
+        targets = are(len(plan.skipped), "target")
+        sys.stderr.write(f"kwire: {targets} left out, the first {target}: {why}\n")
     for probe, why in plan.unfiltered:
         say_unfiltered(probe, why)
 

@@ -11,6 +11,7 @@ from kwire.cli.zone import add_utc
 from kwire.errors import KwireError
 from kwire.packets.open import open_capture
 from kwire.view.text import WallClock, safe
+from kwire.words import plural
 
 HELP = "prove a capture complete, or name every hole"
 
@@ -67,7 +68,9 @@ def _lines(report: FileReport) -> list[str]:
     totals = report.totals
     verdict = "complete" if report.complete else "INCOMPLETE"
     least = "at least " if any(balance.produced is None for balance in report.balances) else ""
-    what = f"{least}{totals.produced:,} events produced, {totals.stored:,} stored, {totals.lost:,} lost"
+    what = (
+        f"{least}{plural(totals.produced, 'event')} produced, {totals.stored:,} stored, {totals.lost:,} lost"
+    )
     lines = [f"{safe(report.path)}: {verdict}: {what}"]
     if len(report.balances) > 1 or totals.lost:
         lines.append(f"  {'PRODUCED':>12} {'STORED':>12} {'LOST':>12}  PROBE")
@@ -88,8 +91,7 @@ def _hole(hole: Hole, clock: WallClock) -> str:
         when = first if hole.first == hole.last else f"{first} to {last}"
     where = "" if hole.cpu is None else f", CPU {hole.cpu}"
     probe = _probes(hole.probes) or safe(hole.probe) or "an unknown probe"
-    events = "1 event" if hole.count == 1 else f"{hole.count:,} events"
-    return f"{when}{where}: {events} of {probe}: {hole.cause}"
+    return f"{when}{where}: {plural(hole.count, 'event')} of {probe}: {hole.cause}"
 
 
 def _probes(probes: Sequence[str]) -> str:

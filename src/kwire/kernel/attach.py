@@ -34,6 +34,7 @@ from kwire.kernel.sys import (
     try_bpf,
     try_perf_event_open,
 )
+from kwire.words import plural
 
 KPROBE_PMU = "/sys/bus/event_source/devices/kprobe"
 NO_KPROBES = "this kernel has no kprobes"
@@ -91,7 +92,7 @@ def attach_multi(prog: Prog, targets: Sequence[tuple[str | int, int]], *, on_ret
     Nothing is attached when one of them cannot be. Raises AttachError.
     """
     count = len(targets)
-    subject = f"{count} functions"
+    subject = plural(count, "function")
     if not count:
         raise AttachError("attach to", subject, "none was given")
     cookies = (ctypes.c_uint64 * count)(*(cookie for _, cookie in targets))

@@ -32,6 +32,7 @@ from kwire.wire.control import Hello, Role
 from kwire.wire.happenings import Complained
 from kwire.wire.messages import Cause
 from kwire.wire.session import Session, Settings, State
+from kwire.words import are, plural
 
 PAUSE: Final = 0.005
 """Seconds from the first DATA taken to its commit: many are made safe, and acknowledged, at once."""
@@ -293,7 +294,7 @@ class Collector(Ignore):
             return "nothing came"
         balance = feed.store.balance(feed.lane)
         lost = f"{balance.lost:,} lost" if balance.lost else "none lost"
-        return f"{balance.stored:,} events, {lost}, in {feed.store.path_now}"
+        return f"{plural(balance.stored, 'event')}, {lost}, in {feed.store.path_now}"
 
     # ------------------------------------------------------------------ storing
 
@@ -366,7 +367,7 @@ class Collector(Ignore):
             return
         gone = feed.store.losses(feed.lane).get(Cause.CAPTURE_GONE, 0)
         if gone:
-            self.say(f"{feed.name}: {gone:,} events are gone with their capture, counted as lost")
+            self.say(f"{feed.name}: {are(gone, 'event')} gone with their capture, counted as lost")
             self._request(feed, {"op": "gone", "events": gone})
 
     def _request(self, feed: Feed, body: dict[str, Any]) -> int:

@@ -29,6 +29,7 @@ from kwire.stream.manifest import EVENTS, Manifest
 from kwire.stream.segment import HEAD, MAX_PAYLOAD, Segment, SpoolError, load
 from kwire.stream.spoolwriter import Began, Drop, Put, Refused, Tail, Writer, Wrote
 from kwire.wire.sequence import MASK
+from kwire.words import are
 
 SEGMENT: Final = 16 << 20
 """Bytes of a segment: what is acknowledged leaves the disk a segment at a time."""
@@ -462,7 +463,7 @@ class Spool:
         self._gone = len(self.kept.prefix) + first - self.kept.start if first > self.kept.start else 0
         missing = self._find_missing(first)
         if missing:
-            wrong.append(f"{missing} payloads are gone")
+            wrong.append(f"{are(missing, 'payload')} gone")
         tail: Manifest = {}
         if last is not None:
             tail = dict(last.before or {})

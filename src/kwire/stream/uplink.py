@@ -22,6 +22,7 @@ from kwire.stream.watch import Watch
 from kwire.wire.outbox import MemoryOutbox, Outbox
 from kwire.wire.sequence import MASK
 from kwire.wire.session import Complained, Role, Session, Settings, State
+from kwire.words import plural
 
 if TYPE_CHECKING:
     import ssl
@@ -284,9 +285,8 @@ class Uplink(Ignore):
         events = body.get("events")
         if body.get("op") == "gone" and isinstance(events, int) and events > 0:
             self._cargo.taken(events)
-            self._say(
-                f"{self._line.address}: {events:,} events that it had stored are gone with their capture"
-            )
+            stored = f"{plural(events, 'event')} that it had stored"
+            self._say(f"{self._line.address}: the capture is gone with {stored}")
         elif body.get("op") == "disk" and body.get("full") is True:
             why = str(body.get("text", ""))[:200]
             self._say(f"{self._line.address} takes nothing more at present: {why}; what comes waits here")

@@ -15,6 +15,7 @@ from kwire.view.values import text_converter
 from kwire.wire.fields import TYPES
 from kwire.wire.messages import CAUSES, CPU_UNKNOWN, Cause, Lost
 from kwire.wire.schema import Labels, Schema
+from kwire.words import plural
 
 COLUMNS: Final = ("time", "cpu", "pid", "comm", "probe", "fields")
 """The columns of an event, as they stand; others are fields by their names."""
@@ -146,7 +147,7 @@ class Table:
     def lost(self, time: int | None, schema: Schema | None, loss: Lost) -> Note:
         """A line that says what is missing here, and why."""
         cpu = "" if loss.cpu == CPU_UNKNOWN else f" on CPU {loss.cpu}"
-        events = "1 event" if loss.count == 1 else f"{loss.count:,} events"
+        events = plural(loss.count, "event")
         return Note(time, f"LOST {events} of {lost_of(schema, loss.cause)}{cpu}: {cause_text(loss.cause)}")
 
     def _fields(

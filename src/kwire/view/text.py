@@ -68,11 +68,6 @@ def fit(text: str, width: int) -> str:
     return text if len(text) <= width else text[: max(0, width - 1)] + ELLIPSIS
 
 
-def plural(count: int, noun: str, many: str = "") -> str:
-    """A number with its noun: `1 event`, `6,055 events`; `many` is the plural where no `s` makes it."""
-    return f"{count:,} {noun if count == 1 else many or noun + 's'}"
-
-
 def utc_offset(second: int) -> int:
     """By how many seconds local time is ahead of UTC at a second since 1970; 0 where no calendar reaches."""
     try:
