@@ -159,6 +159,26 @@ def shown(file: Path) -> list[dict[str, Any]]:
 # -- as if local
 
 
+def test_specs_conditions_and_files_go_together_there(agent: Agent, tmp_path: Path) -> None:
+    file = tmp_path / "probes.py"
+    file.write_text(
+        '@tracepoint("sched:sched_process_exec")\ndef started(filename): emit(path=str(filename))\n'
+    )
+    opened = 'tracepoint:syscalls:sys_enter_openat(filename, flags){filename.endswith("/hostname")}'
+    words = ["trace", "-H", agent.host, opened, file, "--json", "--filter", "dfd != 3"]
+    done = run(*words, "-c", "cat /etc/hostname")
+    assert done.returncode == 0, done.stderr
+    fields = [json.loads(line)["fields"] for line in done.stdout.splitlines()]
+    assert {"/etc/hostname"} == {one["filename"] for one in fields if "filename" in one}
+    assert any("path" in one for one in fields)
+    assert (
+        "--filter does not apply to tracepoint:sched:sched_process_exec, whose events all are" in done.stderr
+    )
+    with kwire.connect(agent.host).trace(opened, filter="dfd != 3", command="cat /etc/hostname") as events:
+        assert [event["filename"] for event in events.events(where="flags == 0")] == ["/etc/hostname"]
+    assert events.unfiltered == []
+
+
 def test_a_recording_there_is_a_recording_here(agent: Agent, tmp_path: Path) -> None:
     there = record(agent, tmp_path / "there.pcapng", "-c", COMMAND)
     done = run("record", PROBE, "-c", COMMAND, "-w", tmp_path / "here.pcapng", "--json")
