@@ -20,6 +20,8 @@ from kwire.stream.connect import Connector, connect
 from kwire.stream.crowd import Roster
 from kwire.stream.feed import Place
 from kwire.stream.folder import Folder
+from kwire.stream.hosts import Hosts
+from kwire.stream.hosts import load as load_hosts
 from kwire.stream.listen import Listener, listen
 from kwire.stream.loop import Loop
 from kwire.stream.news import News
@@ -87,6 +89,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--sync", action="store_true", help="acknowledge only what is on the disk, power cuts included"
     )
+    whom.add_argument(
+        "--hosts", metavar="FILE", help="which names in certificates are one host, so that one may be renewed"
+    )
     limits = parser.add_argument_group("how long (default: until Ctrl-C)")
     limits.add_argument("-d", dest="seconds", metavar="TIME", type=values.seconds, help="so long: 10, 5m")
     limits.add_argument(
@@ -105,10 +110,11 @@ class Run:
         self.news = News(self.loop.now, self._write)
         self.loop.report = self.news.say
         self._shown = False
+        hosts = load_hosts(args.hosts) if args.hosts else Hosts()
         self.collector = Collector(
-            self.loop, _place(args), session_settings(args, Settings()), say=self.news.say
+            self.loop, _place(args), session_settings(args, Settings()), say=self.news.say, hosts=hosts
         )
-        self.roster = Roster()
+        self.roster = Roster(hosts)
         self.left = False
         """SIGTERM: sessions go on with the next collector."""
         self.listeners: list[Listener] = []

@@ -22,6 +22,7 @@ from kwire.errors import KwireError
 from kwire.stream import clock
 from kwire.stream.address import Address
 from kwire.stream.feed import TEXT, Feed, Place
+from kwire.stream.hosts import Hosts
 from kwire.stream.lane import Lane
 from kwire.stream.ledger import LedgerError
 from kwire.stream.loop import Loop, Timer
@@ -76,12 +77,14 @@ class Collector(Ignore):
         settings: Settings = Settings(),  # noqa: B008
         finished: Callable[[], None] = lambda: None,
         say: Callable[[str], None] = lambda text: None,
+        hosts: Hosts = Hosts(),  # noqa: B008
     ) -> None:
         self.loop = loop
         self.place = place
         self.settings = settings
         self.finished = finished
         self.say = say
+        self.hosts = hosts
         self.packing = Packing()
         self.feeds: dict[Session, Feed] = {}
         self.tokens: dict[bytes, Session] = {}
@@ -121,7 +124,7 @@ class Collector(Ignore):
             lane = self._remembered(hello.token)
         except LedgerError as error:  # that it cannot be read at present does not mean that it is not known
             raise KwireError("serve", address, f"the collector's disk fails: {error.cause}") from None
-        if lane is not None and not _same(lane.about, identity, address):
+        if lane is not None and not _same(lane.about, identity, address, self.hosts):
             raise KwireError("resume", address, "the session is another's")
         return self._session(identity, address, "", hello.token, lane, address.startswith("udp:"))
 
@@ -690,8 +693,13 @@ class Collector(Ignore):
         return self.tally.summary() | {"problems": self.problems}
 
 
-def _same(about: Mapping[str, str], identity: str, address: str) -> bool:
+def _same(
+    about: Mapping[str, str],
+    identity: str,
+    address: str,
+    hosts: Hosts = Hosts(),  # noqa: B008
+) -> bool:
     """Whether who comes from `address` is who began the session that a ledger tells `about`."""
-    kind = address.partition(":")[0]
+    kind, who = address.partition(":")[0], hosts.canonical
     began = about.get("transport", kind)  # ledgers of 0.1 do not say
-    return not about.get("origin") and began == kind and about.get("identity", "") == identity
+    return not about.get("origin") and began == kind and who(about.get("identity", "")) == who(identity)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from kwire.stream.hosts import Hosts
 from kwire.stream.peer import Peer
 from kwire.wire.session import Session
 
@@ -40,11 +41,15 @@ class Limits(NamedTuple):
 
 
 class Roster:
-    """The peers of one process, of all its listeners, and the addresses that are known."""
+    """The peers of one process, of all its listeners, and the addresses that are known.
 
-    __slots__ = ("_known", "counts", "peers")
+    `hosts`: which names are one host.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_known", "counts", "hosts", "peers")
+
+    def __init__(self, hosts: Hosts = Hosts()) -> None:  # noqa: B008
+        self.hosts = hosts
         self.peers: dict[Session, Peer] = {}
         """The peers of sessions that have not ended, with a connection or without."""
         self.counts: dict[str, int] = {}
@@ -67,6 +72,11 @@ class Roster:
         self._known[host] = None
         if len(self._known) > MOST_KNOWN:
             del self._known[next(iter(self._known))]
+
+    def are_one(self, one: str, other: str) -> bool:
+        """Whether two that have proven who they are (`peer.proven`) are the same host."""
+        (by, name), (other_by, other_name) = (proven.split(" ", 1) for proven in (one, other))
+        return by == other_by and self.hosts.canonical(name) == self.hosts.canonical(other_name)
 
     def knows(self, host: str) -> bool:
         """Whether one has."""

@@ -284,7 +284,7 @@ class Listener:
             return "the session is another's"
         peer = self.peers.get(session) if session else None
         if peer is not None:
-            return "" if peer.proven == proven(transport) else "the session is another's"
+            return "" if self._roster.are_one(peer.proven, proven(transport)) else "the session is another's"
         if len(self.peers) >= self.limits.sessions:
             return "too many sessions"
         if self._roster.counts.get(host, 0) >= self.limits.per_address:
