@@ -11,6 +11,7 @@ and sets for itself, disks do not fail.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
 import random
@@ -210,6 +211,50 @@ def spool_full(world: World) -> None:
 @fault("spool")
 def spool_fails(world: World) -> None:
     _disk(world, "spool", lambda disk: disk.fail(errno.EIO), "EIO")
+
+
+@fault("spool")
+def spool_removed(world: World) -> None:
+    """What is open stays readable; what comes waits in memory."""
+    world.note("the spool is removed")
+    shutil.rmtree(world.spool, ignore_errors=True)
+
+
+@fault("spool")
+def spool_segment_gone(world: World) -> None:
+    _segment(world, "is gone", lambda path: path.unlink())
+
+
+@fault("spool")
+def spool_segment_cut(world: World) -> None:
+    _segment(world, "is cut", lambda path: os.truncate(path, world.rng.randrange(path.stat().st_size)))
+
+
+@fault("spool")
+def spool_segment_changed(world: World) -> None:
+    def change(path: Path) -> None:
+        with path.open("r+b") as file:
+            file.seek(world.rng.randrange(path.stat().st_size))
+            file.write(b"\xa5" * world.rng.choice((1, 10, 1000)))
+
+    _segment(world, "is changed", change)
+
+
+@fault("spool")
+def spool_harmed_between_agents(world: World) -> None:
+    world.kill_agent()
+    world.rng.choice((spool_segment_gone, spool_segment_cut, spool_segment_changed))(world)
+    world.agent("--spool-size", "64M", spool=True, seconds=0.3)
+
+
+def _segment(world: World, what: str, harm: Callable[[Path], None]) -> None:
+    """Harm a file of the spool, where there is one: it may have been delivered just now."""
+    files = sorted(world.spool.rglob("0*.*"))
+    if files:
+        path = world.rng.choice(files)
+        world.note(f"{path.name} of the spool {what}")
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            harm(path)
 
 
 def _disk(world: World, name: str, harm: Callable[[Disk], None], what: str) -> None:
