@@ -102,7 +102,7 @@ def test_it_takes_no_more_than_its_memory_and_its_disk(tmp_path: Path) -> None:
         spool.put(spool.next, bytes(10_000))
         settle(spool)
     assert 3.9 * MB < spool.size <= 4 * MB
-    files = sum(file.stat().st_size for file in tmp_path.rglob("0*"))
+    files = sum(file.stat().st_size for file in tmp_path.rglob("0*.*"))
     assert files == spool.size
     spool.remove()
 
@@ -403,7 +403,7 @@ def test_files_of_two_spools_are_not_mixed(tmp_path: Path, monkeypatch: pytest.M
     assert "00000009.seg: nothing in it can be read" in wrong
     is_whole(spool, payloads)
     spool.remove()  # what is not its own stays, and that is said
-    assert len(list((tmp_path / "two").rglob("0*"))) == 2
+    assert len(list((tmp_path / "two").rglob("0*.*"))) == 2
     assert "not deleted" in spool.harm()[-1]
 
 

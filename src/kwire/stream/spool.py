@@ -112,7 +112,7 @@ class Spool:
         self._patched: dict[int, bytes] = {}  # records that are gone: what is told in their place
         self._last: tuple[int, bytes] = (-1, b"")  # read from the disk just now
         self._void = False  # the session file does not say what holds
-        self._harm: dict[str, None] = {}  # what others did to it
+        self._harm: dict[str, bool] = {}  # what others did to it; whether that was told
         self._running = False
         self._writer = self._make_writer(Tail(0, 0, {}))
 
@@ -157,7 +157,7 @@ class Spool:
             try:
                 self._state.set_sent(self.kept.token, number)
             except OSError as error:
-                self._harm[f"{STATE}: {(error.strerror or 'failed').lower()}"] = None
+                self._harm.setdefault(f"{STATE}: {(error.strerror or 'failed').lower()}", False)
         return self._payload(number)
 
     def release(self, upto: int) -> None:
@@ -190,25 +190,29 @@ class Spool:
     def harm(self) -> list[str]:
         """What others did to it, each thing once; told once."""
         self._settle()
-        harm, self._harm = list(self._harm), {}
+        harm = [one for one, told in self._harm.items() if not told]
+        self._harm = dict.fromkeys(self._harm, True)
         return harm
 
     @property
     def events(self) -> int:
         """Events that wait here."""
-        return self._events(self._record(self._gone))
+        return self._events(self._record(self._gone), self._end)
 
     @property
     def unwritten(self) -> int:
         """Events that wait here and are not on the disk, or not so that they would be found there."""
         self._settle()
-        if self.trouble and (self._void or not os.fstat(self._folder).st_nlink):
+        if self._void or not os.fstat(self._folder).st_nlink:
             return self.events
-        return self._events(self._written)
+        first = self._record(self._gone)
+        removed = (one for one in self._segments if one.fd >= 0 and not os.fstat(one.fd).st_nlink)
+        there = sum(self._events(max(first, one.first), min(one.end, self._written)) for one in removed)
+        return there + self._events(max(first, self._written), self._end)
 
-    def _events(self, first: int) -> int:
-        """Events in the records from `first` on, but for those that were found to be gone."""
-        waiting = (number for number in range(first, self._end) if number not in self._patched)
+    def _events(self, first: int, end: int) -> int:
+        """Events in the records from `first` to before `end`, but for those that were found to be gone."""
+        waiting = (number for number in range(first, end) if number not in self._patched)
         return sum(manifest.events(one) for one in map(self._manifest, waiting) if one)
 
     def split(self) -> tuple[Iterator[bytes], Iterator[bytes]]:
@@ -227,7 +231,7 @@ class Spool:
     def stop(self) -> None:
         """Write and sync what is kept, as far as the disk takes it; then only `close` or `remove`."""
         if not self._writer.stop(PATIENCE):
-            self._harm["the disk does not answer"] = None
+            self._harm.setdefault("the disk does not answer", False)
         self._settle()
         self._running = False
 
@@ -254,7 +258,7 @@ class Spool:
             if os.stat(name, dir_fd=self._parent).st_ino == os.fstat(self._folder).st_ino:
                 os.rmdir(name, dir_fd=self._parent)
         except OSError as error:
-            self._harm[f"not deleted: {(error.strerror or 'failed').lower()}"] = None
+            self._harm.setdefault(f"not deleted: {(error.strerror or 'failed').lower()}", False)
         self._free()
 
     # ------------------------------------------------------------------ payloads
@@ -316,7 +320,7 @@ class Spool:
         told = self._patched[record] = manifest.lost(contents, MAX_PAYLOAD - 1024)
         holder = self._holder(record)
         where = holder.names[0] if holder is not None else "a file"
-        self._harm[f"{where} was damaged, or is gone: what it held is counted lost"] = None
+        self._harm.setdefault(f"{where} was damaged, or is gone: what it held is counted lost", False)
         return told
 
     def _record(self, payload: int) -> int:
@@ -365,7 +369,7 @@ class Spool:
                 self._roll = True  # what is acknowledged can leave the disk only with its segment
                 self._clear()
             else:
-                self._harm[f"{report.segment.names[0]} was cut or removed by somebody else"] = None
+                self._harm.setdefault(f"{report.segment.names[0]} was cut or removed by somebody else", False)
 
     def _note(self, report: Wrote) -> None:
         """What was written is written: it may leave the memory."""
@@ -438,7 +442,7 @@ class Spool:
             try:
                 self._state.set_sent(self.kept.token, NOTHING)
             except OSError as error:
-                self._harm[f"{STATE}: {(error.strerror or 'failed').lower()}"] = None
+                self._harm.setdefault(f"{STATE}: {(error.strerror or 'failed').lower()}", False)
 
     def _load(self) -> str:
         """Take up what is there, and find what is missing; says what is wrong, empty where nothing is."""
