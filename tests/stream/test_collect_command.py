@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -322,3 +325,51 @@ def test_real_agents_come_and_go(commands: Commands) -> None:
         assert said["lost"] == 0
         assert stored(path) == said["events"] >= 40_000
         assert hosts[f"web{number}"]["events"] == said["events"]
+
+
+def test_what_happens_is_said_in_sentences(commands: Commands) -> None:
+    collector = commands.collect("-w", "in")
+    assert commands.sent(commands.replay(100))["events"] == 100
+    summary = commands.summary(collector)
+    assert "has come, from unix:" in summary["said"]
+    assert "is written to in/" in summary["said"]
+    assert "has ended: 100 events, none lost" in summary["said"]
+    assert "Complained" not in summary["said"]
+    assert (summary["status"], summary["failures"]) == (0, 0)
+
+
+@pytest.mark.parametrize("how", ["nothing", "another CA", "no TLS"])
+def test_who_is_refused_is_named_with_the_reason(
+    commands: Commands, certs: Path, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kwire.stream.certs import make_certs
+
+    monkeypatch.setenv("KWIRE_TLS", str(certs / "collector"))
+    commands.address = "tls:127.0.0.1:0"
+    collector = commands.start(*COMMAND, "collect", "--listen", commands.address, "--json", "-w", "in")
+    assert collector.stderr is not None
+    address = collector.stderr.readline().split()[-1]
+    place = ("127.0.0.1", int(address.rpartition(":")[2]))
+    if how == "no TLS":
+        with socket.create_connection(place) as end:
+            end.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            end.recv(100)
+    elif how == "nothing":
+        socket.create_connection(place).close()
+    else:
+        make_certs(str(tmp_path / "other"))
+        monkeypatch.setenv("KWIRE_TLS", str(tmp_path / "other" / "agent"))
+        context = ssl.create_default_context(cafile=str(certs / "agent" / "ca.pem"))
+        ours = tmp_path / "other" / "agent"
+        context.load_cert_chain(str(ours / "cert.pem"), str(ours / "key.pem"))
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(place) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1") as end,
+        ):
+            end.recv(100)
+    line = collector.stderr.readline()
+    assert line.startswith("kwire: tls:127.0.0.1:")
+    assert "gets no session: " in line
+    assert not line.rstrip().endswith(":")
+    commands.summary(collector)

@@ -82,3 +82,40 @@ def test_the_judge_finds_what_is_wrong(what: str) -> None:
     assert done.returncode == 1
     assert said in done.stdout
     assert "3 wrong" in done.stdout
+
+
+REFUSED = """
+import os, random, sys
+from pathlib import Path
+import fault_world
+from kwire.stream import certs
+base = Path(sys.argv[1])
+for name in ("ours", "theirs", "world"):
+    (base / name).mkdir()
+certs.make_certs(str(base / "ours"))
+certs.make_certs(str(base / "theirs"))
+os.environ["KWIRE_FAULT_CERTS"] = str(base / "ours")
+world = fault_world.World(base / "world", random.Random(1), "tls")
+world.collect()
+os.environ["KWIRE_FAULT_CERTS"] = str(base / "theirs")
+agent = world.agent("--grace", "200ms", seconds=0.3)
+print(agent.wait(), agent.said)
+world.stop_collector()
+print(world.collector.said)
+world.close()
+"""
+
+
+@pytest.mark.native
+def test_an_agent_whose_certificate_is_refused_ends_with_its_recording(tmp_path: Path) -> None:
+    disk = tmp_path / "disk.so"
+    compile = ["gcc", "-shared", "-fPIC", "-o", str(disk), str(FAULTS.parent / "disk.c"), "-ldl"]
+    subprocess.run(compile, check=True)
+    environment = {**os.environ, "PYTHONPATH": str(FAULTS.parent), "LD_PRELOAD": str(disk)}
+    command = [sys.executable, "-c", REFUSED, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("3 "), done.stdout
+    assert "certificate" in done.stdout
+    assert "are not acknowledged" in done.stdout
+    assert "gets no session: the other side does not know the CA" in done.stdout

@@ -14,7 +14,7 @@ import pytest
 
 from kwire.stream.address import Address, parse
 from kwire.stream.connect import Connector
-from kwire.stream.crowd import Limits
+from kwire.stream.crowd import Crowd, Limits, Roster
 from kwire.stream.listen import Listener
 from kwire.stream.tls import TlsOptions
 from kwire.wire import cbor
@@ -571,3 +571,69 @@ def test_a_process_without_descriptors_left_goes_on(net: Any, served: Any) -> No
             one.close()
     net.sink(old).payloads.clear()
     check()
+
+
+def test_a_few_addresses_that_connect_as_fast_as_they_can_keep_nobody_out(
+    net: Any, tls: Callable[[str], TlsOptions]
+) -> None:
+    """Four addresses begin handshakes and leave them; a new agent comes, and a known one comes again."""
+    listener = net.listen(parse("tls:127.0.0.1:0"), tls("collector"), settings=QUICK)
+    place = ("127.0.0.1", listener.address.port)
+    known = net.connect(listener.address, tls=tls("agent"), settings=QUICK)
+    net.until(lambda: known.peer.session.state is State.ESTABLISHED)
+    ends: list[socket.socket] = []
+
+    def flood() -> None:
+        for last in range(2, 6):
+            for _ in range(25):
+                end = socket.socket()
+                end.setblocking(False)
+                end.bind((f"127.0.0.{last}", 0))
+                end.connect_ex(place)
+                ends.append(end)
+        for end in ends[:-1000]:
+            end.close()
+        del ends[:-1000]
+
+    for _ in range(30):
+        flood()
+        net.run(0.02)
+    new = net.connect(listener.address, tls=tls("client"), settings=QUICK)
+    known.peer.detach("a break")
+    known._detached(known.peer, "a break")
+
+    def both() -> bool:
+        flood()
+        return all(one.peer.session.state is State.ESTABLISHED for one in (new, known))
+
+    net.until(both, 30)
+    assert len(listener._crowd) <= 2 * Limits().half_open
+    for end in ends:
+        end.close()
+
+
+def test_a_newcomer_takes_the_place_of_who_has_most() -> None:
+    roster = Roster()
+    crowd = Crowd(Limits(half_open=10, half_open_per_address=10), roster)
+    dropped: list[str] = []
+
+    class Waiting:
+        known, began = False, 0.0
+
+        def __init__(self, host: str) -> None:
+            self.host = host
+
+        def drop(self) -> None:
+            dropped.append(self.host)
+            crowd.remove(self)  # type: ignore[arg-type]
+
+    for host in ["greedy"] * 8 + ["modest"] * 2:
+        assert crowd.make_room(host, 0.1)
+        crowd.add(Waiting(host))  # type: ignore[arg-type]
+    assert crowd.make_room("new", 0.1)
+    assert dropped == ["greedy"]
+    crowd.add(Waiting("new"))  # type: ignore[arg-type]
+    assert not crowd.make_room("greedy", 0.1)  # who has most does not get more
+    assert all(crowd.may_shake("greedy", 5.0) for _ in range(Limits().handshakes_per_address))
+    assert not crowd.may_shake("greedy", 5.0)
+    assert crowd.may_shake("greedy", 6.0)

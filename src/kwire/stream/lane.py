@@ -108,6 +108,10 @@ class Lane:
             return None
         return self._read(id, parsed.payload)
 
+    def told(self, id: int) -> list[bytes] | None:
+        """The SCHEMA payloads that are kept of a probe."""
+        return self._raw.get(id)
+
     def totals(self, frame: memoryview) -> None:
         """Take what its source says that its probes produced."""
         parsed, problems = inspect(frame)

@@ -1,9 +1,10 @@
 """News: what a process that serves others tells people as it happens, a line each, at a bounded rate.
 
-The laws: at most `BURST` lines at once and `RATE` a second in the long run; the same line is not said twice
-within `AGAIN` seconds; what was left out is counted, and said as soon as there is room.
+The laws: at most `BURST` lines at once and `RATE` a second in the long run; the same line, but for the port of
+an address, is not said twice within `AGAIN` seconds; what was left out is counted, and said as soon as there is room.
 """
 
+import re
 from collections.abc import Callable
 from typing import Final
 
@@ -11,6 +12,8 @@ RATE: Final = 2.0
 BURST: Final = 20
 AGAIN: Final = 10.0
 MOST: Final = 256  # lines remembered
+
+_PORT = re.compile(r"(?<=[\d\]]):\d{1,5}(?=[ ,]|$)")
 
 
 class News:
@@ -27,15 +30,15 @@ class News:
 
     def say(self, text: str) -> None:
         """Say it, or count it."""
-        now = self._now()
+        now, key = self._now(), _PORT.sub("", text)
         self._fill(now)
-        if self._credit < 1 or now - self._said.get(text, -AGAIN) < AGAIN:
+        if self._credit < 1 or now - self._said.get(key, -AGAIN) < AGAIN:
             self._left += 1
             return
         self.flush()
         self._credit -= 1
-        self._said.pop(text, None)
-        self._said[text] = now
+        self._said.pop(key, None)
+        self._said[key] = now
         if len(self._said) > MOST:
             del self._said[next(iter(self._said))]
         self._write(text)

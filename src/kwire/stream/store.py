@@ -464,8 +464,9 @@ class Store:
         return self.writer.told(header._replace(id=0), memoryview(copy))
 
     def _describe(self, lane: Lane, id: int, frame: memoryview) -> None:
-        self._changed = True
+        before = lane.told(id)
         schema = lane.schema(id, frame)
+        self._changed = self._changed or schema is None or lane.told(id) != before
         if schema is None:
             return
         if id not in lane.numbers:

@@ -1,8 +1,9 @@
 """Byte streams: connected TCP and Unix sockets, plain and under TLS, as a `Peer` uses them.
 
 The laws: no call waits; what the socket does not take stays with the caller, so a backlog exists once and is
-bounded; a readiness is answered with one buffer of bytes; TLS ends where it began: nothing falls back to
-plain text, and a stream that stops without close_notify is said to be cut.
+bounded; a readiness is answered with one buffer of bytes at most, and with fewer where that took long; TLS
+ends where it began: nothing falls back to plain text, and a stream that stops without close_notify is said to
+be cut.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ UNSENT = 1 << 18
 
 TLS_CHUNK = 1 << 16
 """Bytes given to TLS at a time: small frames are joined, so records are full."""
+
+LEAST_SHARE = 1 << 13
+LONG = 0.02
+"""Seconds: a peer whose bytes take longer than that to be dealt with gets half as many read the next time."""
 
 LINGER = 2.0
 """Seconds that a finished stream waits for the other side's end."""
@@ -78,13 +83,14 @@ class Transport(Protocol):
 class StreamTransport:
     """A connected socket of a byte stream."""
 
-    __slots__ = ("_mask", "_socket", "identity", "loop", "name", "receiver")
+    __slots__ = ("_mask", "_share", "_socket", "identity", "loop", "name", "receiver")
     datagrams = False
 
     def __init__(self, loop: Loop, connected: socket.socket, name: str, identity: str = "") -> None:
         self.loop = loop
         self._socket = connected
         self._mask = 0
+        self._share = len(loop.buffer)  # bytes read at a time
         self.receiver: Receiver | None = None
         self.name = name
         self.identity = identity
@@ -136,7 +142,7 @@ class StreamTransport:
 
     def _read(self) -> int:
         """How many bytes came into the loop's buffer, 0 at the end; BlockingIOError where none are there."""
-        return self._socket.recv_into(self.loop.buffer)
+        return self._socket.recv_into(self.loop.buffer, self._share)
 
     def _ready(self, mask: int) -> None:
         if mask & WRITE and self.receiver:
@@ -157,9 +163,14 @@ class StreamTransport:
         if not count:
             self._break("")
             return
+        began = self.loop.now()
         self.receiver.received(self.loop.buffer[:count])
         if self.receiver is not None:
             self.receiver.settled()
+        if self.loop.now() - began > LONG:
+            self._share = max(LEAST_SHARE, self._share >> 1)
+        elif self._share < len(self.loop.buffer):
+            self._share <<= 1
 
     def _want(self, mask: int) -> None:
         if mask != self._mask and self._socket.fileno() >= 0:
@@ -220,7 +231,7 @@ class TlsTransport(StreamTransport):
         from ssl import SSLWantReadError, SSLWantWriteError, SSLZeroReturnError
 
         count = 0
-        buffer = self.loop.buffer
+        buffer = self.loop.buffer[: self._share]
         try:
             while count < len(buffer):
                 more = self._tls.recv_into(buffer[count:])
