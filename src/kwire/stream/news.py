@@ -1,7 +1,8 @@
 """News: what a process that serves others tells people as it happens, a line each, at a bounded rate.
 
-The laws: at most `BURST` lines at once and `RATE` a second in the long run; the same line, but for the port of
-an address, is not said twice within `AGAIN` seconds; what was left out is counted, and said as soon as there is room.
+The laws: at most `BURST` lines at once and `RATE` a second in the long run; the same line, but for the port
+of an address, is not said twice within `AGAIN` seconds; what was left out is counted, and said as soon as
+there is room.
 """
 
 import re
