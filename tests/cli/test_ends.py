@@ -363,3 +363,24 @@ def test_what_an_encoding_lacks_is_escaped(encoding: str, tmp_path: Path) -> Non
     (tmp_path / "one").rename(tmp_path / name)
     done = subprocess.run([*KWIRE, "verify", tmp_path / name], env=env, capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.live
+@pytest.mark.native
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_query_that_a_library_is_at(number: signal.Signals, tmp_path: Path) -> None:
+    file = tmp_path / "many"
+    loop = "import os\nfor _ in range(50000): os.getppid()"
+    shell(
+        f"$K record tracepoint:syscalls:sys_enter_getppid -w many -- {sys.executable} -c '{loop}'", tmp_path
+    )
+    sql = "select a.comm, count(*) from events a, events b, events c where a.cpu = b.cpu group by 1"
+    with subprocess.Popen([*KWIRE, "query", file, sql], stderr=subprocess.PIPE, text=True) as query:
+        try:
+            time.sleep(3)
+            assert query.poll() is None
+            query.send_signal(number)
+            said = query.communicate(timeout=60)[1]
+        finally:
+            query.kill()
+    assert (query.returncode, said) == (130 if number == signal.SIGINT else -number, "")

@@ -33,6 +33,8 @@ def run(work: Callable[[], int]) -> int:
     try:
         with signals():
             status = work()
+            if _came in (signal.SIGTERM, signal.SIGHUP):  # a library has made an error of its own of it
+                raise Terminated(_came)
             problem = drain()
             if isinstance(problem, OutputError) and not status:
                 sys.stderr.write(f"kwire: {problem}\n")
@@ -46,7 +48,8 @@ def run(work: Callable[[], int]) -> int:
         return 130
 
 
-_interrupted = False
+_came = 0
+"""The signal that has come to end this process; 0: none."""
 
 
 class Terminated(BaseException):
@@ -89,17 +92,19 @@ def signals() -> Iterator[None]:
 
 
 def interrupted() -> bool:
-    """Whether Ctrl-C has come: what fails then, fails because of it, whatever a library makes of that."""
-    return _interrupted
+    """Whether a signal has come to end us: what fails then fails because of it, whatever a library says."""
+    return bool(_came)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    global _interrupted
-    _interrupted = True
+    global _came
+    _came = number
     raise KeyboardInterrupt
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
+    global _came
+    _came = number
     signal.signal(number, signal.SIG_IGN)  # once: it must not break off the unwinding
     raise Terminated(number)
 

@@ -33,13 +33,20 @@ def confine(args: argparse.Namespace) -> None:
 
 
 def _allowed(path: str, bit: int) -> bool:
-    """Whether this user may use a file like this, capabilities aside; of one that is not there, make it."""
-    folder = os.path.dirname(os.path.abspath(path))
+    """Whether this user may read, or write, a file like this, capabilities aside.
+
+    What is written is made beside its place, so the folder must be writable too (see Destination).
+    """
+    path = os.path.realpath(path)
     try:
-        whole = _has(os.stat(folder), stat.S_IXOTH)
-        if os.path.lexists(path):
-            return whole and _has(os.stat(path), bit)
-        return bit == stat.S_IROTH or (whole and _has(os.stat(folder), stat.S_IWOTH))
+        folder = os.stat(os.path.dirname(path))
+        there = os.stat(path) if os.path.lexists(path) else None
+        made = bit == stat.S_IWOTH and (there is None or stat.S_ISREG(there.st_mode))
+        return (
+            _has(folder, stat.S_IXOTH)
+            and (there is None or _has(there, bit))
+            and (not made or _has(folder, stat.S_IWOTH))
+        )
     except OSError:
         return True  # trying will say what is wrong
 

@@ -134,6 +134,7 @@ def _authority(directory: str) -> tuple[EllipticCurvePrivateKey, x509.Certificat
                 "use", key_path, f"it is not the key of {cert_path}", "choose an empty directory"
             )
         return key, cert
+    _free(key_path, cert_path)
     key = ec.generate_private_key(ec.SECP256R1())
     name = f"kwire CA of {socket.gethostname()}"[:64]
     cert = _sign(key, name, key, None, ())
@@ -152,6 +153,7 @@ def _one(
     paths = {what: os.path.join(place, file) for what, file in FILES.items()}
     if all(map(os.path.exists, paths.values())):
         return Made(name, place, hosts, new=False)
+    _free(*paths.values())
     os.makedirs(place, mode=0o700, exist_ok=True)
     key = ec.generate_private_key(ec.SECP256R1())
     cert = _sign(key, name, *ca, hosts)
@@ -222,10 +224,16 @@ def _private(key: EllipticCurvePrivateKey) -> bytes:
     )
 
 
+def _free(*paths: str) -> None:
+    """Raise KwireError where one of these is there: somebody's key or certificate, alone."""
+    for path in paths:
+        if os.path.lexists(path):
+            cause = "it is there without what belongs to it"
+            raise KwireError("make certificates", path, cause, "move it away, or choose an empty directory")
+
+
 def _write(path: str, data: bytes, mode: int) -> None:
-    """Make the file, with this mode from its first moment; one that is half there is made anew."""
-    if os.path.lexists(path):
-        os.unlink(path)
+    """Make the file, with this mode from its first moment."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     with open(descriptor, "wb") as file:
         os.fchmod(descriptor, mode)
