@@ -394,14 +394,24 @@ class Fd:
 
 def possible_cpus() -> int:
     """How many CPUs the kernel has room for: per-CPU map values come in that number, whatever is online."""
-    with open("/sys/devices/system/cpu/possible") as file:
-        return len(cpu_list(file.read()))
+    return len(_cpus("possible"))
 
 
 def online_cpus() -> Sequence[int]:
     """The numbers of the CPUs that run now."""
-    with open("/sys/devices/system/cpu/online") as file:
-        return cpu_list(file.read())
+    return _cpus("online")
+
+
+def _cpus(which: str) -> list[int]:
+    path = f"/sys/devices/system/cpu/{which}"
+    try:
+        with open(path) as file:
+            return cpu_list(file.read())
+    except FileNotFoundError:
+        cure = "mount sysfs (`mount -t sysfs sysfs /sys`)"
+        raise KernelError("read", path, "it is not there", cure, errnos.ENOENT) from None
+    except OSError as error:
+        raise failure("read", path, error.errno or 0) from None
 
 
 def cpu_list(text: str) -> list[int]:

@@ -94,7 +94,7 @@ def _tell(pid: int, told: int) -> None:
 
 def _end_all(pid: int) -> None:
     """Ask as Ctrl-C does, then by SIGTERM, then end whatever is left."""
-    ours = os.readlink("/proc/self") == str(os.getpid())  # else it is that of another pid namespace
+    ours = _proc_is_ours()
 
     def left() -> list[int]:
         if ours:
@@ -117,6 +117,14 @@ def _end_all(pid: int) -> None:
         for one in left():
             _send(one, signal.SIGKILL)
         time.sleep(STEP)
+
+
+def _proc_is_ours() -> bool:
+    """Whether /proc is there, and that of our pid namespace."""
+    try:
+        return os.readlink("/proc/self") == str(os.getpid())
+    except OSError:
+        return False
 
 
 def _send(pid: int, number: int) -> None:
@@ -149,7 +157,9 @@ def descendants(of: int) -> list[int]:
 
 def _close_all_but(kept: set[int]) -> None:
     """What our parent has open is not ours: it would stay open as long as we live."""
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) not in kept:
-            with suppress(OSError):
-                os.close(int(name))
+    start = 0
+    for fd in sorted(kept):
+        if start < fd:  # an empty range at 0 would be everything
+            os.closerange(start, fd)
+        start = fd + 1
+    os.closerange(start, os.sysconf("SC_OPEN_MAX"))
