@@ -18,6 +18,7 @@ import re
 from collections.abc import Sequence
 
 from kwire.kernel import tracefs
+from kwire.kernel.cures import perf_refused
 from kwire.kernel.prog import Prog
 from kwire.kernel.sys import (
     ATTACH_TYPES,
@@ -128,7 +129,8 @@ def _tracepoint(prog: Prog, kind: str, target: str, cookie: int) -> Link:
         -1, online_cpus()[0], type=PERF_TYPE_TRACEPOINT, config=event_id, flags=PERF_ATTR_DISABLED
     )
     if error:
-        raise _refused(kind, target, error, "its perf event cannot be opened")
+        cure = perf_refused() if error in (errno.EPERM, errno.EACCES) else ""
+        raise _refused(kind, target, error, "its perf event cannot be opened", cure)
     return _on_perf_event(prog, perf, kind, target, cookie)
 
 
@@ -181,6 +183,8 @@ def _kprobe(prog: Prog, kind: str, target: str, cookie: int) -> Link:
             errno.EILSEQ: "the offset is not where an instruction starts",
         }.get(error, "")
         cure = "give its address (0x…) or its module" if error == errno.EADDRNOTAVAIL else ""
+        if error in (errno.EPERM, errno.EACCES):
+            cure = perf_refused()
         raise _refused(kind, target, error, note, cure)
     return _on_perf_event(prog, perf, kind, target, cookie)
 

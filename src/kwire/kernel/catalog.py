@@ -111,15 +111,18 @@ def _named(kind: str, name: str) -> list[Target]:
 
 def _event(kind: str, name: str) -> Target | None:
     group, _, last = name.rpartition(":")
-    events = tracefs.shared()
     if kind == "tracepoint":
-        return Target(kind, group, last) if group and last and events.has_event(group, last) else None
+        there = group and last and tracefs.shared().has_event(group, last)
+        return Target(kind, group, last) if there else None
     if group or not tracefs.NAME.fullmatch(name):
         return None
+    if name in _stubs(re.escape(name)):  # which needs no privilege
+        return Target(kind, "", name)
+    events = tracefs.shared()
     listed = any(
         category != "syscalls" and events.has_event(category, name) for category in events.categories()
     )
-    return Target(kind, "", name) if listed or name in _stubs(re.escape(name)) else None
+    return Target(kind, "", name) if listed else None
 
 
 def _every(kind: str) -> Sequence[tuple[str, str]]:

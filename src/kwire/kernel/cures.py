@@ -15,6 +15,7 @@ TRACING = ("CAP_BPF", "CAP_PERFMON")
 READING = ("CAP_DAC_READ_SEARCH",)
 """For tracefs, whose files are root's."""
 
+PARANOID = "/proc/sys/kernel/perf_event_paranoid"
 CONFIDENTIALITY = "confidentiality"
 LOCKDOWN = "/sys/kernel/security/lockdown"
 SANDBOX = "a sandbox or the kernel's build forbids it (`kwire doctor` says what works here)"
@@ -43,6 +44,19 @@ def unreadable() -> str:
     if "CAP_DAC_OVERRIDE" in held or set(wanted) <= held:
         return refused()
     return _get(wanted, held)
+
+
+def perf_refused() -> str:
+    """The cure for a perf event that the kernel refused."""
+    held = privileges.effective()
+    try:
+        with open(PARANOID) as file:
+            level = int(file.read())
+    except (OSError, ValueError):
+        level = 0
+    if level > 2 and may_trace(held) and "CAP_SYS_ADMIN" not in held:
+        return f"kernel.perf_event_paranoid={level} asks for CAP_SYS_ADMIN too: take it, or set it to 2"
+    return refused()
 
 
 def lockdown_mode() -> tuple[str, int]:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from kwire.bpf.asm import R1, R2, R3, R4, R10, Item, alu64, call, exit_, image, lddw, mov64, stx
 from kwire.bpf.helpers import NAMES
 from kwire.bpf.image import Image, Line
-from kwire.kernel import memlock
+from kwire.kernel import memlock, privileges
 from kwire.kernel.cures import may_trace
 from kwire.kernel.maps import Map, object_name
 from kwire.kernel.sys import (
@@ -253,18 +253,25 @@ def module_btf(module: str) -> int:
         if error == errno.ENOENT:
             raise KernelError("find types of", module, "no such module, or it has none", errno=error)
         if error:
-            raise failure("find types of", module, error)
+            raise failure("find types of", module, error, _for_modules(error))
         number = attr["next_id"]
         fd, error, _ = try_bpf("btf_get_fd_by_id", id=number)
         if error == errno.ENOENT:
             continue  # gone meanwhile
         if error:
-            raise failure("find types of", module, error)
+            raise failure("find types of", module, error, _for_modules(error))
         with Fd(fd):
             name = bytearray(64)
             told, _ = info("btf", fd, name=name, name_len=len(name))
             if told["kernel_btf"] and name.split(b"\0")[0].decode("utf-8", "replace") == module:
                 return os.dup(fd)
+
+
+def _for_modules(error: int) -> str:
+    """The cure where the kernel does not let us look for a module's types."""
+    held = privileges.effective()
+    lacks = error in (errno.EPERM, errno.EACCES) and "CAP_SYS_ADMIN" not in held
+    return "run as root, or also with CAP_SYS_ADMIN" if lacks else ""
 
 
 def function_btf_id(name: str) -> int:
