@@ -77,7 +77,8 @@ def layouts() -> Iterator[Layout]:
                     yield Layout(name, kind, 3 * size, 3)
 
 
-def _block(order: Literal["little", "big"], kind: int, body: bytes) -> bytes:
+def block(order: Literal["little", "big"], kind: int, body: bytes) -> bytes:
+    """A block around this body."""
     sign = "<" if order == "little" else ">"
     body += bytes(-len(body) % 4)
     total = len(body) + 12
@@ -92,10 +93,11 @@ def _options(order: Literal["little", "big"], *options: tuple[int, bytes]) -> by
     return b"".join(parts) + bytes(4)
 
 
-def _packet(order: Literal["little", "big"], interface: int, frame: bytes) -> bytes:
+def packet(frame: bytes, interface: int = 0, order: Literal["little", "big"] = "little") -> bytes:
+    """A packet block with one frame."""
     sign = "<" if order == "little" else ">"
     head = struct.pack(sign + "5I", interface, 1, 2, len(frame), len(frame))
-    return _block(order, 6, head + frame + bytes(-len(frame) % 4))
+    return block(order, 6, head + frame + bytes(-len(frame) % 4))
 
 
 def section(
@@ -109,17 +111,17 @@ def section(
     sign = "<" if order == "little" else ">"
     said = text.encode("utf-8", "surrogateescape")
     head = struct.pack(sign + "IHHq", 0x1A2B3C4D, 1, 0, -1)
-    out = [_block(order, 0x0A0D0D0A, head + _options(order, (1, said), (2, said), (3, said), (4, said)))]
+    out = [block(order, 0x0A0D0D0A, head + _options(order, (1, said), (2, said), (3, said), (4, said)))]
     for _ in range(len(schemas) or 1):
         body = struct.pack(sign + "HHI", 147, 0, 65535)
-        out.append(_block(order, 1, body + _options(order, (2, said), (3, said), (9, b"\x09"), (11, said))))
+        out.append(block(order, 1, body + _options(order, (2, said), (3, said), (9, b"\x09"), (11, said))))
     for number, schema in enumerate(schemas):
-        out += [_packet(order, number, frame) for frame in schema.frames()]
-    out += [_packet(order, 0, frame) for frame in frames]
+        out += [packet(frame, number, order) for frame in schema.frames()]
+    out += [packet(frame, 0, order) for frame in frames]
     for number, schema in enumerate(schemas if statistics else []):
         events = sum(frame[0] == 0x11 and frame[4:8] == struct.pack(">I", schema.id) for frame in frames)
         told = [(1, said), *((code, struct.pack(sign + "Q", events)) for code in (4, 8))]
-        out.append(_block(order, 5, struct.pack(sign + "III", number, 1, 2) + _options(order, *told)))
+        out.append(block(order, 5, struct.pack(sign + "III", number, 1, 2) + _options(order, *told)))
     return b"".join(out)
 
 

@@ -1,8 +1,9 @@
 """Captures into one, in order of time: of several hosts, of the files of a rotation, of one session's hops.
 
 The laws: every event and every LOST frame of every input is in the outcome once; events are in order of wall
-time as far as HELD events of each input reach (a capture holds runs of each CPU's events); memory is bounded
-by the number of inputs, not by their sizes. Each probe keeps its own clock: hosts are put in order by theirs.
+time as far as HELD events of each input reach, or ROOM bytes of all (a capture holds runs of each CPU's
+events); memory is bounded by the number of inputs, not by their sizes. Each probe keeps its own clock: hosts
+are put in order by theirs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kwire.analyze.choose import bounded
 from kwire.analyze.rewrite import Numbers, Part, made_of, numbered, renumber
-from kwire.analyze.scan import Picked, Progress, Scan
+from kwire.analyze.scan import BYTES, Picked, Progress, Scan
 from kwire.analyze.source import Source, check_output
 from kwire.analyze.survey import Survey
 from kwire.capture import identity
@@ -26,17 +27,19 @@ if TYPE_CHECKING:
 
 HELD: Final = 1 << 17  # events of an input that wait for earlier ones
 HELD_ALL: Final = 1 << 20  # of all inputs together
+ROOM: Final = 128 << 20  # bytes of them
+LOSSES: Final = 1 << 16  # LOST frames of an input that wait
 
 
 class _Input:
     """One capture on its way: `data` holds frames at `offsets`, in order of `times`, and `losses` by time."""
 
-    __slots__ = ("_held", "_numbers", "_picks", "data", "ended", "losses", "offsets", "times")
+    __slots__ = ("_held", "_numbers", "_picks", "_room", "data", "ended", "losses", "offsets", "times")
 
-    def __init__(self, picks: Iterator[Picked], numbers: Numbers, held: int) -> None:
+    def __init__(self, picks: Iterator[Picked], numbers: Numbers, held: int, room: int) -> None:
         import numpy as np
 
-        self._picks, self._numbers, self._held = picks, numbers, held
+        self._picks, self._numbers, self._held, self._room = picks, numbers, held, room
         self.data = bytearray()
         self.offsets: Array = np.zeros(0, np.uint64)
         self.times: Array = np.zeros(0, np.int64)
@@ -50,15 +53,19 @@ class _Input:
         if self.ended or len(self.times) >= self._held:
             return
         data, offsets, times = self._rest(), [self.offsets], [self.times]
-        while not self.ended and sum(map(len, times)) < 2 * self._held:
+        events = len(self.times)
+        while events < 2 * self._held and len(data) < self._room and len(self.losses) < LOSSES:
             picked = next(self._picks, None)
             if picked is None:
                 self.ended = True
                 break
             renumber(picked, self._numbers)
             self.losses += self._timed(picked)
+            if not len(picked.times):
+                continue
             offsets.append(picked.offsets + np.uint64(len(data)))
             times.append(picked.times)
+            events += len(picked.times)
             data += picked.window.data
         self.data, self.offsets, self.times = data, np.concatenate(offsets), np.concatenate(times)
         if (self.times[1:] < self.times[:-1]).any():
@@ -69,7 +76,11 @@ class _Input:
     @property
     def horizon(self) -> int | None:
         """Up to when events can be given: earlier ones may still come after; None: all."""
-        return None if self.ended else int(self.times[len(self.times) - self._held])
+        if self.ended:
+            return None
+        if not len(self.times):
+            return self.losses[-1][0]
+        return int(self.times[len(self.times) - min(self._held, (len(self.times) + 1) // 2)])
 
     def take(self, horizon: int | None) -> "tuple[bytearray, Array, Array, list[tuple[int, Lost]]]":
         """What lies up to the horizon: (data, offsets, times, losses by time)."""
@@ -127,9 +138,10 @@ def merge(inputs: Sequence[tuple[Source, Survey]], path: str, progress: Progress
     try:
         for source, survey in inputs:
             captures.append(source.open())
-            scans.append(Scan(captures[-1], events_held=held, bytes_held=held << 7))
+            scans.append(Scan(captures[-1], events_held=held, bytes_held=min(held << 7, BYTES)))
             part.account(survey, whole=True)
-        _run([_Input(scan.picks(), numbers, held) for scan in scans], part, scans, progress)
+        room = max(1 << 20, ROOM // len(inputs))
+        _run([_Input(scan.picks(), numbers, held, room) for scan in scans], part, scans, progress)
         return part.close()
     finally:
         for capture in captures:

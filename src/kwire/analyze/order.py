@@ -1,30 +1,50 @@
 """Blocks into one order of time: events of several probes and CPUs lie in a capture in runs.
 
 The law: every event comes exactly once; events are in order as far as WINDOW events reach, which is further
-than a ring buffer's worth of one CPU while the window holds all CPUs' runs.
+than a ring buffer's worth of one CPU while the window holds all CPUs' runs, or as far as ROOM bytes of them.
 """
 
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from kwire.analyze.scan import Block
+from kwire.capture.reader import gathered
+from kwire.wire.frames import Frames
 
 WINDOW: Final = 1 << 17
+ROOM: Final = 64 << 20  # bytes of the blocks that wait, about
 
 
-def ordered(blocks: Iterable[Block], window: int = WINDOW) -> Iterator[tuple[Block, int, int]]:
+def ordered(
+    blocks: Iterable[Block], window: int = WINDOW, room: int = ROOM
+) -> Iterator[tuple[Block, int, int]]:
     """Each event as (its block, its index there, its time), the oldest first."""
     import numpy as np
 
     held: list[tuple[Block, Any]] = []  # block, indices of its events not yet given
-    waiting = 0
+    waiting = size = 0
+    last = None  # the bytes that the last block lies in: those of a window share them
     for block in blocks:
         held.append((block, np.arange(len(block.times))))
         waiting += len(block.times)
-        if waiting > 2 * window:
-            yield from _oldest(held, waiting - window)
+        size += 0 if block.frames.data is last else len(block.frames.view)
+        last = block.frames.data
+        if waiting > 2 * window or size > room:
+            yield from _oldest(held, max(waiting - window, waiting // 2))
             waiting = sum(len(rest) for _, rest in held)
+            size = sum({id(one.frames.data): len(one.frames.view) for one, _ in held}.values())
+            if size > room // 2:  # what is left may be little of much
+                held = [_alone(*one) for one in held]
+                size = sum(len(one.frames.view) for one, _ in held)
     yield from _oldest(held, waiting)
+
+
+def _alone(block: Block, rest: Any) -> tuple[Block, Any]:
+    """These events of a block, in bytes of their own."""
+    import numpy as np
+
+    data, offsets = gathered(block.frames, rest)
+    return block._replace(frames=Frames(data, offsets.data), times=block.times[rest]), np.arange(len(rest))
 
 
 def _oldest(held: "list[tuple[Block, Any]]", count: int) -> Iterator[tuple[Block, int, int]]:

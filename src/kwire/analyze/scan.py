@@ -29,6 +29,7 @@ BYTES: Final = 4 << 20  # of frames in a window, about: what a processor's cache
 BLOCK: Final = 1 << 11  # events of a probe in a window on average, so that its block is worth its overhead …
 MOST: Final = 8  # … but at most so many times EVENTS and BYTES
 FEW: Final = 8  # schemas by which sections are looked for that have the same
+VALUES: Final = 64 << 20  # bytes of the fixed fields of a block, about
 SPREAD: Final = 3  # so many times the bytes of frames are copied at most to have them in one piece
 LEAST: Final = 16  # bytes of an EVENT with a timestamp, which lies in the last eight
 
@@ -191,7 +192,7 @@ class Scan:
             if schema is not None:
                 block = self._block(heads, schema, chosen)
                 if block is not None:
-                    yield block
+                    yield from _parts(block)
 
     def _pick(self, window: Window) -> Picked:
         import numpy as np
@@ -319,6 +320,17 @@ class _Heads:
         """The wall-clock times of the chosen events, which are of this schema."""
         raw = self.raw[chosen]
         return wall_times(schema, raw if schema.order == "little" else raw.byteswap())
+
+
+def _parts(block: Block) -> Iterator[Block]:
+    """The block, or several where its fields, which may overlap, are far more than its bytes."""
+    step = max(1, VALUES // max(1, sum([field.size for field in block.schema.fields])))
+    if len(block.times) <= step:
+        yield block
+        return
+    for start in range(0, len(block.times), step):
+        some = block.frames.offsets[start : start + step]
+        yield block._replace(frames=Frames(block.frames.data, some), times=block.times[start : start + step])
 
 
 def wall_times(schema: Schema, raw: "Array") -> "Array":

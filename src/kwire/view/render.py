@@ -22,6 +22,9 @@ _NUMBERS = frozenset(name for name, rule in TYPES.items() if rule.kind == "int" 
 CONTEXT = {"cpu": _NUMBERS, "pid": _NUMBERS, "comm": frozenset({"str", "text"})}
 """Fields with a place of their own → the types that have it; others of this name are fields like any."""
 
+ROOM = 16 << 20
+"""Characters of lines that wait to be put in order, about."""
+
 _header = struct.Struct(">BBHI").unpack_from
 
 
@@ -66,7 +69,7 @@ class Renderer:
     """Turns frames into rows. `choose` picks probes, `where` makes the test of each event for a schema.
 
     `events` counts the events that made a line, `lost` those that LOST frames count, `strangers` those of no
-    known schema.
+    known schema, `undecodable` those that are not as theirs says.
     """
 
     __slots__ = (
@@ -80,6 +83,7 @@ class Renderer:
         "holes",
         "lost",
         "strangers",
+        "undecodable",
     )
 
     def __init__(
@@ -97,7 +101,7 @@ class Renderer:
         self.events = 0
         self.holes = 0
         self.lost = 0
-        self.strangers = 0
+        self.strangers = self.undecodable = 0
 
     def rows(self, frames: Frames, schemas: Mapping[int, Schema]) -> list[Row]:
         """The rows of these frames, in their order; `schemas` by probe number."""
@@ -129,6 +133,7 @@ class Renderer:
                     continue
                 rows.append((time, probe.write(time, values), True))
             except FrameError as error:
+                self.undecodable += 1
                 rows.append((time, self.format.bad(time, id, probe.schema, str(error.problem)), True))
             self.events += 1
         return rows
@@ -184,28 +189,33 @@ class Renderer:
 class Ordered:
     """Rows on their way to a text stream, in order of time as far as `window` rows reach; 0: each `flush`.
 
-    Events of several CPUs lie in a capture in runs, so their order of time is found by sorting.
+    Events of several CPUs lie in a capture in runs, so their order of time is found by sorting. At most ROOM
+    characters wait, or what comes at once.
     """
 
-    __slots__ = ("_format", "_rows", "_stream", "_window")
+    __slots__ = ("_format", "_rows", "_size", "_stream", "_window")
 
     def __init__(self, format: Format, stream: IO[str], window: int = 0) -> None:
         self._format = format
         self._stream = stream
         self._window = window
         self._rows: list[Row] = []
+        self._size = 0
 
     def add(self, rows: list[Row]) -> None:
         """Take rows; the oldest are written once there are many more than the window holds."""
         self._rows += rows
-        if self._window and len(self._rows) > 2 * self._window:
+        self._size += sum([len(row[1]) for row in rows])
+        if self._window and (len(self._rows) > 2 * self._window or self._size > ROOM):
             self._rows.sort(key=_time)
-            self._write(self._rows[: -self._window])
-            del self._rows[: -self._window]
+            keep = min(self._window, len(self._rows) // 2)
+            self._write(self._rows[: len(self._rows) - keep])
+            del self._rows[: len(self._rows) - keep]
+            self._size = sum([len(row[1]) for row in self._rows])
 
     def flush(self) -> None:
         """Write all there is."""
-        rows, self._rows = self._rows, []
+        rows, self._rows, self._size = self._rows, [], 0
         rows.sort(key=_time)
         self._write(rows)
         self._stream.flush()
