@@ -1,8 +1,8 @@
 """What a capture may cost: memory and processor time a byte, however it is made.
 
 Each capture of `costly` is read by a process of its own; its processor time is held against that of a fixed
-piece of work on the same machine, its memory against that of reading a capture of a few events. The limits are
-far from what is used, and below what something needs that is quadratic, or that believes a file.
+piece of work on the same machine, its memory against that of reading a capture of a few events. The limits
+are far from what is used, and below what something needs that is quadratic, or that believes a file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SIZE: Final = 250_000
 DENSE: Final = {"overlapping_fields": 90_000, "overlapping_durations": 60_000, "overlapping_tails": 60_000}
 MEMORY: Final = 256 << 20  # bytes beyond those of a small capture
 WORK: Final = 3_000_000  # turns of a loop, to which processor time is compared …
-BYTES: Final = 10_000  # … so many bytes may cost as much
+BYTES: Final = 2_000  # … so many bytes may cost as much: a kilobyte never costs a tenth of a second
 CEILING: Final = 3 << 30  # bytes of addresses: beyond it a verb ends, and says so
 VERBS: Final = (("show", "IN", "--json"), ("stats", "IN"), ("merge", "IN", "-w", "OUT.pcapng"))
 

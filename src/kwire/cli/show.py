@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 HELP = "print a capture as a table or as JSON, or explain its bytes"
 
+TOGETHER = 64
+"""Events that become lines at once: a line can be a thousand times as long as its event."""
+
 WINDOW = 1 << 15
 """Events within which show puts those of several CPUs into order of time."""
 
@@ -249,12 +252,11 @@ def _rows(
     head: int | None,
 ) -> bool:
     """Show frames; whether all that was asked for is there."""
-    if isinstance(out, Head):
-        out.add(renderer.rows(frames, capture.schemas))
-        return out.full
-    if head is None or renderer.events + len(frames) < head:
-        out.add(renderer.rows(frames, capture.schemas))
-        return False
+    if isinstance(out, Head) or head is None or renderer.events + len(frames) < head:
+        for start in range(0, len(frames), TOGETHER):
+            some = Frames(frames.data, frames.offsets[start : min(start + TOGETHER, len(frames))])
+            out.add(renderer.rows(some, capture.schemas))
+        return isinstance(out, Head) and out.full
     for index in range(len(frames)):
         if renderer.events >= head:
             break

@@ -186,6 +186,11 @@ class Renderer:
         )
 
 
+def characters(rows: list[Row]) -> int:
+    """Characters of their lines."""
+    return sum([len(row[1]) for row in rows])
+
+
 class Ordered:
     """Rows on their way to a text stream, in order of time as far as `window` rows reach; 0: each `flush`.
 
@@ -205,13 +210,13 @@ class Ordered:
     def add(self, rows: list[Row]) -> None:
         """Take rows; the oldest are written once there are many more than the window holds."""
         self._rows += rows
-        self._size += sum([len(row[1]) for row in rows])
+        self._size += characters(rows)
         if self._window and (len(self._rows) > 2 * self._window or self._size > ROOM):
             self._rows.sort(key=_time)
             keep = min(self._window, len(self._rows) // 2)
             self._write(self._rows[: len(self._rows) - keep])
             del self._rows[: len(self._rows) - keep]
-            self._size = sum([len(row[1]) for row in self._rows])
+            self._size = characters(self._rows)
 
     def flush(self) -> None:
         """Write all there is."""
@@ -229,24 +234,38 @@ class Ordered:
 class Head:
     """The same of the first `count` events by time, as far as `window` rows reach, written at the end."""
 
-    __slots__ = ("_count", "_format", "_rows", "_stream", "_window")
+    __slots__ = ("_count", "_format", "_rows", "_size", "_stream", "_taken", "_window")
 
     def __init__(self, format: Format, stream: IO[str], count: int, window: int) -> None:
         self._format, self._stream, self._count, self._window = format, stream, count, window
         self._rows: list[Row] = []
+        self._size = self._taken = 0
 
     @property
     def full(self) -> bool:
         """Whether so many rows were taken that later ones cannot be among the first."""
-        return not self._count or len(self._rows) > self._count + self._window
+        return not self._count or self._taken > self._count + self._window
 
     def add(self, rows: list[Row]) -> None:
-        """Take rows."""
+        """Take rows; those that cannot be among the first are forgotten where they are long."""
         self._rows += rows
+        self._taken += len(rows)
+        self._size += characters(rows)
+        if self._size > ROOM:
+            self._rows.sort(key=_time)
+            del self._rows[self._end() :]
+            self._size = characters(self._rows)
 
     def flush(self) -> None:
         """Write the first ones."""
         self._rows.sort(key=_time)
+        end = self._end()
+        if end:
+            self._stream.write("\n".join([*self._format.lines(self._rows[:end]), ""]))
+        self._stream.flush()
+
+    def _end(self) -> int:
+        """How many rows there are up to the last event that is wanted; they are in order."""
         events, end = 0, 0
         while end < len(self._rows) and events + self._rows[end][2] <= self._count:
             events += self._rows[end][2]
@@ -254,27 +273,28 @@ class Head:
         if events == self._count:  # what stands after the last one is not asked for
             while end and not self._rows[end - 1][2]:
                 end -= 1
-        if end:
-            self._stream.write("\n".join([*self._format.lines(self._rows[:end]), ""]))
-        self._stream.flush()
+        return end
 
 
 class Tail:
     """The same of the last `count` events, written at the end; what else stands among them comes along."""
 
-    __slots__ = ("_count", "_format", "_rows", "_slack", "_stream")
+    __slots__ = ("_count", "_format", "_rows", "_size", "_slack", "_stream")
 
     def __init__(self, format: Format, stream: IO[str], count: int, window: int) -> None:
         self._format, self._stream, self._count = format, stream, count
         self._slack = max(count, window)  # rows held beyond those that are wanted: their order is not known
         self._rows: list[Row] = []
+        self._size = 0
 
     def add(self, rows: list[Row]) -> None:
         """Take rows; those that are surely too old are forgotten."""
         self._rows += rows
-        if len(self._rows) > 2 * (self._count + self._slack):
+        self._size += characters(rows)
+        if len(self._rows) > 2 * (self._count + self._slack) or self._size > ROOM:
             self._rows.sort(key=_time)
-            self._forget(self._count + self._slack)
+            self._forget(self._count if self._size > ROOM else self._count + self._slack)
+            self._size = characters(self._rows)
 
     def flush(self) -> None:
         """Write those that are the last ones now."""
