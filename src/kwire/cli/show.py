@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kwire.capture import identity
 from kwire.capture.input import Source
-from kwire.cli.choosing import CAPTURES, LEFT_OUT, add_ports, count_of, ports, strangers
+from kwire.cli.choosing import CAPTURES, LEFT_OUT, add_ports, ports, strangers
 from kwire.cli.zone import add_utc
 from kwire.errors import KwireError
 from kwire.packets.open import NetworkCapture, open_capture
@@ -286,7 +286,7 @@ def _notes(capture: NetworkCapture, renderer: Renderer, *, stopped: bool) -> Ite
     if renderer.strangers:
         yield strangers(renderer.strangers)
     if renderer.undecodable:
-        yield f"{count_of(renderer.undecodable, 'event')} not as the schemas say"
+        yield f"{are(renderer.undecodable, 'event')} not as the schemas say"
     if renderer.lost:
         holes = plural(renderer.holes, "hole")
         yield f"{are(renderer.lost, 'event')} lost in {holes}; 'kwire verify' names them"
