@@ -131,6 +131,7 @@ struct work {
 #define STEP_FIN 4u
 #define STEP_WHOLE 5u /* of a datagram */
 #define STEP_END 6u   /* of a flow */
+#define STEP_LET_GO 7u
 
 struct engine {
 	/* in */
@@ -171,7 +172,7 @@ struct engine {
 	uint64_t hold_room, hold_used, hold_live, stream_held, data_held;
 	/* the packet being taken */
 	uint64_t troubles, before_frames, before_troubles, busy, cut;
-	uint64_t ending;
+	uint64_t letting_go; /* the flow whose streams are next to give up what they wait for, 0: none */
 	struct work work;
 };
 

@@ -245,6 +245,27 @@ static int make_room(struct engine *e)
 }
 
 /*
+ * Memory is short: streams that wait give up what is missing, those that were silent longest first. 1 where one
+ * is to do so.
+ */
+static int let_go(struct engine *e)
+{
+	if (!e->letting_go && e->stream_held > HELD)
+		e->letting_go = e->oldest;
+	while (e->letting_go && e->stream_held > HELD / 4 * 3) {
+		const struct flow *f = &e->flows[e->letting_go];
+		uint32_t at = (uint32_t)e->letting_go;
+		e->letting_go = f->newer;
+		if (f->sides[0].held.count || f->sides[1].held.count) {
+			e->work = (struct work){ .flow = at, .step = STEP_LET_GO };
+			return 1;
+		}
+	}
+	e->letting_go = 0;
+	return 0;
+}
+
+/*
  * Takes the packets of rows[at, count) as far as that goes without Python; says why it ended. What has no room in
  * the tables is let go of between packets.
  */
@@ -268,6 +289,8 @@ uint64_t kw_packets(struct engine *e)
 		if (e->conversation_count > e->max_conversations)
 			return WHY_ROOM;
 		if (make_room(e))
+			continue;
+		if (let_go(e))
 			continue;
 		if (e->flow_count > e->max_flows || e->slab_free < 4 ||
 		    (e->stream_held > HELD && e->flow_count > 1)) {

@@ -516,6 +516,16 @@ int kw_stream_go(struct engine *e)
 		for (w->side = 0; w->side < 2; w->side++)
 			drop_partial(e, &f->sides[w->side]);
 		break;
+	case STEP_LET_GO:
+		for (;;) {
+			w->finish = 1;
+			if (deliver(e))
+				return 1;
+			if (w->side)
+				break;
+			w->side = 1;
+		}
+		break;
 	default:
 		break;
 	}

@@ -265,6 +265,24 @@ def test_after_a_hole_whole_frames_are_found_again(net: Any, read: Any, seed: in
     assert capture.network.found["DATA_MISSING"].count == len(missing)
 
 
+def test_streams_that_wait_for_more_than_is_held_lose_nothing(net: Any, read: Any) -> None:
+    """Six connections, in each a segment is missing early, and 7 MB come after it."""
+    events = b"".join(net.event(number) for number in range(1500))
+    made, size = [], len(net.data(0, events))
+    for port in range(1, 7):
+        first = net.data(0, *net.schema().frames())
+        made.append(net.tcp(b"", 0, 2, ports=(port, 17800)))
+        made.append(net.tcp(first, 1, ports=(port, 17800)))
+        at = 1 + len(first) + size  # DATA 1 is missing
+        for number in range(2, 118):
+            made.append(net.tcp(net.data(number, events), at, ports=(port, 17800)))
+            at += size
+    found, capture = read(net.pcap([net.ethernet(net.ipv4(segment, 6)) for segment in made]))
+    assert len(found) == 6 * 116 * 1500
+    assert capture.network.flows == 6
+    assert capture.network.found["DATA_MISSING"].count == 6
+
+
 @pytest.mark.parametrize("tail", [0, 400])
 @pytest.mark.parametrize("seed", range(2))
 def test_after_a_hole_frames_of_any_size_are_found_again(net: Any, read: Any, seed: int, tail: int) -> None:

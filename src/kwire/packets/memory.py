@@ -155,7 +155,10 @@ class State(ctypes.Structure):
         *((f"fragment_{name}", U64) for name in ("count", "free", "used", "oldest", "newest", "bytes")),
         *(("hold", PTR), ("spare", PTR)),
         *((name, U64) for name in ("hold_room", "hold_used", "hold_live", "stream_held", "data_held")),
-        *((name, U64) for name in ("troubles", "before_frames", "before_troubles", "busy", "cut", "ending")),
+        *(
+            (name, U64)
+            for name in ("troubles", "before_frames", "before_troubles", "busy", "cut", "letting_go")
+        ),
         ("work", Work),
     )
 

@@ -158,6 +158,8 @@ class Network:
         self.packets += 1
         self._place = place
         before = self._troubles
+        if self._held > HELD:
+            self._let_go()
         while len(self._flows) > MAX_FLOWS or (self._held > HELD and len(self._flows) > 1):
             self._evict()
         frames = self.frames
@@ -292,6 +294,16 @@ class Network:
         self.flows += 1
         flow = self._flows[key] = Flow(self.flows, protocol, ends)
         return flow
+
+    def _let_go(self) -> None:
+        """Memory is short: streams that wait give up what is missing, the silent ones first."""
+        for flow in list(self._flows.values()):
+            if self._held <= HELD // 4 * 3:
+                return
+            before = flow.held
+            for direction, stream in enumerate(flow.streams):
+                self._pieces(flow, direction, stream.finish())
+            self._held += flow.held - before
 
     def _evict(self) -> None:
         """Let go of the flow that was silent for longest; where it was not finished, that is said."""
