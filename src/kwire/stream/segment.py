@@ -68,11 +68,12 @@ class Head(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A record to be written: head and manifest, payload."""
+    """A record to be written: head and manifest, payload; what that holds."""
 
     head: bytes
     payload: bytes
     check: int
+    contents: Manifest
 
 
 def seed(id: bytes) -> int:
@@ -87,7 +88,7 @@ def record(id: bytes, number: int, offset: int, previous: int, payload: bytes, c
         HEAD_MAGIC, 0, len(payload), zlib.crc32(payload), previous, len(contents), number, offset
     )[8:]
     check = zlib.crc32(rest + rows, seed(id))
-    return Record(HEAD_MAGIC + check.to_bytes(4, "little") + rest + rows, payload, check)
+    return Record(HEAD_MAGIC + check.to_bytes(4, "little") + rest + rows, payload, check, contents)
 
 
 class Segment:

@@ -224,8 +224,8 @@ class Writer:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         size = 0
         for one in batch:
-            put = self._queue.popleft()
-            manifest.add(self._before, manifest.of(put.payload, self._probes).values())
+            self._queue.popleft()
+            manifest.add(self._before, one.contents.values())
             size += 2 * len(one.head) + len(one.payload)
             self._previous = one.check
         self._dirty = True
