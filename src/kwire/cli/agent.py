@@ -130,6 +130,7 @@ def _listen(args: argparse.Namespace) -> int:
     from kwire.stream.front import ENDING, Front
     from kwire.stream.listen import listen
     from kwire.stream.loop import READ
+    from kwire.stream.news import News
     from kwire.stream.workers import Launcher
 
     address = parse(args.listen)
@@ -148,6 +149,8 @@ def _listen(args: argparse.Namespace) -> int:
     try:
         line = _line(args, address, Settings(memory=args.memory))
         loop = line.loop
+        news = News(loop.now, say)
+        loop.report = news.say
         front = Front(loop, launcher, rules, line.settings, line.about)
         listener = listen(
             loop,
@@ -158,6 +161,7 @@ def _listen(args: argparse.Namespace) -> int:
             insecure=args.insecure,
             watch=line.watch,
             mode=0o666 if args.policy else 0o600,  # of a Unix socket: the policy knows users
+            said=news.say,
         )
 
         def stop(number: int) -> None:
@@ -189,7 +193,7 @@ def _listen(args: argparse.Namespace) -> int:
     _print(args, {"sessions": front.sessions, "traces": front.traces, "lost": lost}, text)
     if left:
         say(f"{plural(left, 'client')} did not come back in time: {plural(lost, 'event')} lost")
-    return LOST if lost else status
+    return LOST if lost else status or bool(loop.failures)
 
 
 def say(text: str) -> None:
