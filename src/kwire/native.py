@@ -143,8 +143,8 @@ class _Walkers(NamedTuple):
     event_rows: Callable[[Any, Any, int, int, int, int, Any, Any, Any], tuple[int, int]]
     event_tails: Callable[[Any, int, int, int, bool, int, Any, Any, Any, Any], int]
     gather_texts: Callable[[Any, Any, Any, int, int, Any], int]
-    pcap_rows: Callable[[Any, int, int, bool, Any, Any, int], tuple[int, int]]
-    pcapng_rows: Callable[[Any, int, int, bool, Any, int, Any, int], tuple[int, int]]
+    pcap_rows: Callable[..., tuple[int, int]]
+    pcapng_rows: Callable[..., tuple[int, int]]
 
 
 def _walkers(library: ctypes.CDLL) -> _Walkers:
@@ -153,8 +153,6 @@ def _walkers(library: ctypes.CDLL) -> _Walkers:
     c_event_rows = _function(library, "kw_event_rows")
     c_event_tails = _function(library, "kw_event_tails")
     c_gather_texts = _function(library, "kw_gather_texts")
-    c_pcap_rows = _function(library, "kw_pcap_rows")
-    c_pcapng_rows = _function(library, "kw_pcapng_rows")
     c_count_by_id = _function(library, "kw_count_by_id")
     c_frame_renumber = _function(library, "kw_frame_renumber")
     c_frame_gather = _function(library, "kw_frame_gather")
@@ -345,35 +343,26 @@ def _walkers(library: ctypes.CDLL) -> _Walkers:
                 *(source.address, source.size, where.address, sizes.address, count, width, target.address)
             )
 
-    def pcap_rows(
-        data: Any, offset: int, end: int, swap: bool, faces: Any, rows: Any, limit: int
-    ) -> tuple[int, int]:
-        after = _U64()
-        with (
-            Pinned(data) as source,
-            Pinned(faces, writable=True) as known,
-            Pinned(rows, writable=True) as slots,
-        ):
-            count = c_pcap_rows(
-                *(source.address, source.size, offset, end, swap, known.address, known.size // (8 * _FACE)),
-                *(slots.address, min(limit, slots.size // (8 * _ROWS)), after),
-            )
-        return count, after.value
+    def packets(name: str) -> Callable[..., tuple[int, int]]:
+        """A walker of a file's packets; what it takes beyond the interfaces comes before the rows."""
+        function = _function(library, name)
 
-    def pcapng_rows(
-        data: Any, offset: int, end: int, swap: bool, faces: Any, snaplen: int, rows: Any, limit: int
-    ) -> tuple[int, int]:
-        after = _U64()
-        with (
-            Pinned(data) as source,
-            Pinned(faces, writable=True) as known,
-            Pinned(rows, writable=True) as slots,
-        ):
-            count = c_pcapng_rows(
-                *(source.address, source.size, offset, end, swap, known.address, known.size // (8 * _FACE)),
-                *(snaplen, slots.address, min(limit, slots.size // (8 * _ROWS)), after),
-            )
-        return count, after.value
+        def walk(data: Any, offset: int, end: int, swap: bool, faces: Any, *rest: Any) -> tuple[int, int]:
+            *more, rows, limit = rest
+            after = _U64()
+            with (
+                Pinned(data) as source,
+                Pinned(faces, writable=True) as known,
+                Pinned(rows, writable=True) as slots,
+            ):
+                count = function(
+                    *(source.address, source.size, offset, end, swap),
+                    *(known.address, known.size // (8 * _FACE), *more),
+                    *(slots.address, min(limit, slots.size // (8 * _ROWS)), after),
+                )
+            return count, after.value
+
+        return walk
 
     return _Walkers(
         ring_walk,
@@ -389,8 +378,8 @@ def _walkers(library: ctypes.CDLL) -> _Walkers:
         event_rows,
         event_tails,
         gather_texts,
-        pcap_rows,
-        pcapng_rows,
+        packets("kw_pcap_rows"),
+        packets("kw_pcapng_rows"),
     )
 
 
