@@ -95,6 +95,28 @@ def test_mistakes_are_named_with_their_place(samples: Any, text: str, says: str)
         assert "^" in caught.value.detail
 
 
+def test_an_array_of_bytes_is_a_text_where_it_is_asked_for(samples: Any) -> None:
+    base = samples.schema()
+    field = base.fields[0]._replace(name="tag", type="u8", size=4, count=4)
+    schema = base._replace(fields=(field,), size=20)
+    for text, wanted in (
+        ("str(tag) == 'ab'", True),
+        ("str(tag, 1) ~ '[b-z]'", False),
+        ("tag[1] == 98", True),
+    ):
+        where = Where(text)
+        where.check([schema])
+        assert where.test(schema)(0, ([97, 98, 0, 99],)) is wanted
+
+
+@pytest.mark.parametrize(
+    "text", ["tag == 'ab'", "str(pid) == 'x'", "comm[0] == 1", "u8(comm)", "be16(comm) == 1"]
+)
+def test_what_is_no_condition_is_refused(samples: Any, text: str) -> None:
+    with pytest.raises(KwireError):
+        Where(text).check([samples.schema()])
+
+
 def test_events_of_probes_without_a_name_are_not_wanted(samples: Any) -> None:
     base = samples.schema()
     other = base._replace(id=2, fields=base.fields[:1])

@@ -36,8 +36,8 @@ FUNCTIONS = frozenset(("str", "min", "max", "be16", "be32", "be64", *t.INTEGERS)
 TIME = -1
 """In the place of a field's number: the wall-clock time."""
 
-BY_NAME = 1
-"""Offset of the place of a number's name; that of a field itself is 0."""
+BY_NAME = 1 << 40
+"""Added to the offset of a place: the name of the number that is there."""
 
 LONGEST = 1 << 16
 ADDRESSES = ("ipv4", "ipv6", "mac")
@@ -393,7 +393,7 @@ class Evaluator:
         index = place.base.value
         field = self._schema.fields[index]
         size = field.size // field.count
-        first = (place.offset & ~BY_NAME) // size if size > 1 else place.offset
+        first = (place.offset & ~BY_NAME) // size
         steps = [(self.number(one.value), one.stride // size) for one in place.indexes]
 
         def item(time: int, values: Values) -> Any:
@@ -411,6 +411,8 @@ class Evaluator:
         index, limit = _index_of(e), e.type.limit
         field = self._schema.fields[index]
         kind = TYPES[field.type].kind
+        if kind in ("int", "bool") and not e.place.offset & BY_NAME:  # an array of bytes, as text
+            return lambda time, values: bytes(map(int, values[index])).partition(b"\0")[0][:limit]
         if kind == "int":
             name = named(self._schema, field)
             assert name is not None
