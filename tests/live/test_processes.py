@@ -214,6 +214,7 @@ def record(*words: str, before: tuple[str, ...] = ()) -> dict[str, object]:
 NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc")
 
 
+@pytest.mark.native
 @pytest.mark.parametrize("before", [(), NAMESPACE], ids=["here", "in a namespace"])
 def test_a_command_is_traced_in_a_pid_namespace_too(before: tuple[str, ...], tmp_path: Path) -> None:
     path = str(tmp_path / "x.pcapng")
@@ -226,6 +227,7 @@ def test_a_command_is_traced_in_a_pid_namespace_too(before: tuple[str, ...], tmp
     assert counts[1] - counts[0] == 13  # type: ignore[operator]
 
 
+@pytest.mark.native
 def test_a_process_is_traced_in_a_pid_namespace_and_ends_the_trace(tmp_path: Path) -> None:
     path = str(tmp_path / "x.pcapng")
     script = tmp_path / "calls.py"
@@ -242,9 +244,16 @@ def test_a_process_is_traced_in_a_pid_namespace_and_ends_the_trace(tmp_path: Pat
 
 
 @pytest.mark.guest
-def test_what_kwire_does_itself_is_no_event(tmp_path: Path) -> None:
-    probes = tmp_path / "writes.py"
-    probes.write_text("@kwire.tracepoint('syscalls:sys_enter_write')\ndef written():\n    emit(pid, comm)\n")
-    run = subprocess.Popen([*KWIRE, "trace", str(probes), "-d", "3"], stdout=subprocess.PIPE, text=True)
-    out = run.communicate()[0]
-    assert f" {run.pid} " not in out
+def test_what_we_do_ourselves_is_no_event_of_the_whole_machine() -> None:
+    free = free_number()
+    child = process(lambda: born_as(free, 3))
+
+    def work() -> None:
+        for _ in range(5):
+            os.getppid()
+        finish(*child)
+
+    with Processes(without=[os.getpid()]) as all_others:
+        pids = seen(all_others, work)
+    assert pids.count(free) == 3
+    assert os.getpid() not in pids
