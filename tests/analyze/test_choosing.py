@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,6 +58,19 @@ def test_wrong_choices_are_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["rich.pcapng"]
 
 
+def test_a_moment_from_the_end_is_written_as_help_says(rich: str, tmp_path: Any, kwire: Any) -> None:
+    for option in ("--from", "--to"):
+        texts: list[str] = []
+        for words in ([option, "-5s"], [f"{option}=-5s"]):
+            path = str(tmp_path / f"{len(texts)}.csv")
+            status, _, err = kwire("export", rich, *words, "-o", path)
+            assert status == 0, err
+            texts.append(Path(path).read_text())
+        assert texts[0] == texts[1]
+    status, _, err = kwire("export", rich, "--utc", "-5s", "-o", str(tmp_path / "x.csv"))
+    assert (status, err.count("\n")) == (2, 1)
+
+
 @pytest.mark.parametrize(
     ("value", "table", "json", "csv"),
     [
@@ -87,3 +101,14 @@ def test_values_are_written_so_that_a_row_is_one_line(value: Any, table: str, js
     out = io.StringIO()
     rows.write_table(pa.Table.to_reader(made), out)
     assert out.getvalue().splitlines()[1].split("  ")[0].strip() == table.split("  ")[0]
+
+
+def test_one_event_is_said_in_the_singular(tmp_path: Path, kit: Any, kwire: Any) -> None:
+    schema = kit.schema(1, "kprobe:f", (("pid", "u32", 1, ""),))
+    path = str(kit.write(tmp_path / "one.pcapng", [schema], [kit.event(schema, kit.monotonic, (7,))]))
+    out = str(tmp_path / "one.csv")
+    assert kwire("export", path, "-o", out)[2] == f"1 event written to {out}\n"
+    for verb in ("stats", "verify"):
+        said = kwire(verb, path)[1]
+        assert "1 event" in said
+        assert "1 events" not in said

@@ -179,6 +179,23 @@ def test_equal_targets_are_one_probe() -> None:
         assert tracer.plan.schemas == plan.schemas
 
 
+@pytest.mark.live
+@pytest.mark.parametrize("again", [EXEC, "tracepoint:sched:sched_process_e*"])
+def test_a_filter_with_no_probes_names_is_refused_of_equal_targets_too(again: str) -> None:
+    for specs in ([EXEC, again], [again, EXEC]):
+        with pytest.raises(KwireError, match="unknown name nosuch"):
+            make_plan(specs, filter="nosuch == 1", scope=Scope(True))
+
+
+@pytest.mark.live
+def test_equal_targets_are_said_in_the_plural() -> None:
+    plan = make_plan(
+        ["tracepoint:sched:sched_process_e*", "tracepoint:sched:sched_process_e*"], scope=Scope(True)
+    )
+    [note] = plan.notes
+    assert note.endswith(" and 1 more were asked for more than once, and are one probe each")
+
+
 @pytest.mark.needs("kprobe")
 def test_equal_functions_are_one_probe() -> None:
     plan = make_plan(["kprobe:vfs_rea*", "kprobe:vfs_read", "kprobe:vfs_re*"], scope=Scope(True))

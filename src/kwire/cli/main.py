@@ -8,6 +8,7 @@ import argparse
 import errno
 import importlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -181,6 +182,7 @@ def _parse(name: str, verb: Verb, words: list[str]) -> argparse.Namespace:
         if not word or (word.startswith("--") and word.endswith("=")):
             what = word[:-1] or (f"what follows {before}" if before.startswith("-") else "an argument")
             parser.error(f"{what} is empty")
+    words = _joined(words)
     mixed = getattr(verb, "INTERMIXED", False)  # an optional argument may stand after options
     parsed = parser.parse_intermixed_args(words) if mixed else parser.parse_args(words)
     if command is not None:
@@ -190,6 +192,17 @@ def _parse(name: str, verb: Verb, words: list[str]) -> argparse.Namespace:
             parser.error("no command follows --")
         parsed.command = command
     return parsed
+
+
+def _joined(words: list[str]) -> list[str]:
+    """The words with each value such as -5s, which argparse takes for an option, joined to its option."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and re.match(r"-\.?\d", word):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _failed(name: str, error: OSError) -> str:

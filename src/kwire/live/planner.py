@@ -199,8 +199,10 @@ class Planner:
         """What people should know of how their probes were understood."""
         if self._repeated:
             number, first = len(self._repeated), next(iter(self._repeated))
-            others = f" and {number - 1} more" if number > 1 else ""
-            yield f"{first}{others} was asked for more than once, and is one probe"
+            if number == 1:
+                yield f"{first} was asked for more than once, and is one probe"
+            else:
+                yield f"{first} and {number - 1} more were asked for more than once, and are one probe each"
         if self._copies:
             (first, copies), number = self._copies[0], len(self._copies)
             others = f", and {number - 1} more names stand for several functions" if number > 1 else ""
@@ -220,8 +222,8 @@ class Planner:
             try:
                 self._want(text, self._filtered(made), addresses)
             except UnknownNameError as error:
-                self._want(text, made, addresses)
-                self._unfiltered.append((text, 1, error))
+                if self._want(text, made, addresses):
+                    self._unfiltered.append((text, 1, error))
             return
         self._locate(targets)
         first: KwireError | None = None
@@ -240,9 +242,11 @@ class Planner:
         if len(self._wanted) > added:
             self._skipped += [(str(one), error.cause) for one, _, error in without]
         elif without:  # the filter is about other probes
-            for one, made, _ in without:
-                self._want(str(one), made, self._addresses(one), optional=True)
-            self._unfiltered.append((text, len(without), without[0][2]))
+            added = sum(
+                self._want(str(one), made, self._addresses(one), optional=True) for one, made, _ in without
+            )
+            if added:
+                self._unfiltered.append((text, added, without[0][2]))
         elif self._repeated:
             pass  # all are there already
         elif first:
@@ -289,8 +293,8 @@ class Planner:
 
     def _want(
         self, text: str, program: Program, addresses: tuple[int, ...] = (), *, optional: bool = False
-    ) -> None:
-        """Add a probe, unless it is there already."""
+    ) -> bool:
+        """Add a probe, unless it is there already; whether it was added."""
         site = program.site
         same = self._at.setdefault((site.kind, site.target), [])
         for index in same:
@@ -299,9 +303,10 @@ class Planner:
                     optional=optional and self._wanted[index].optional
                 )
                 self._repeated[text] = None
-                return
+                return False
         same.append(len(self._wanted))
         self._wanted.append(_Wanted(text, program, site, addresses, optional))
+        return True
 
     def _site(self, target: "Target", offset: int = 0, listed: bool = False) -> Site:
         """The site of one target; `listed`: the kernel has named it, so it is no misspelling."""
