@@ -377,7 +377,7 @@ def test_a_collector_that_stands_still(world: World, load: Load, spool: bool) ->
         assert told["lost"] > 100_000
         assert agent.errors.count("find no room") == 1
     collector.signal(signal.SIGINT)
-    collector.end()
+    collector.end(None)  # 3 where it was told of losses
     assert world.balance() == (told["events"], told["lost"], set())
     assert world.verify()[0] == (3 if told["lost"] else 0)
 
