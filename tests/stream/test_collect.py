@@ -328,6 +328,40 @@ def test_a_folder_that_cannot_be_written_is_waited_for(site: Site, monkeypatch: 
     site.close()
 
 
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_session_is_known_while_its_capture_cannot_be_opened(
+    site: Site, monkeypatch: pytest.MonkeyPatch, merged: bool
+) -> None:
+    """Deleted by others, and the disk full when its source comes back: nothing is counted twice."""
+    monkeypatch.setattr(collectors, "AGAIN", 0.05)
+    site.open(str(site.path / "in" / "all.pcapng") if merged else "")
+    source = Source("one")
+    peer = site.connect(source).peer
+    source.give(100, peer)
+    site.until(lambda: peer.session.unacknowledged == 0)
+    real, full = Store._open, [True]
+
+    def refusing(self: Store, *args: Any, **more: Any) -> None:
+        if full[0]:
+            raise CaptureError("open capture", "here", "no room for its beginning")
+        real(self, *args, **more)
+
+    monkeypatch.setattr(Store, "_open", refusing)
+    site.captures()[0].unlink()
+    source.give(50, peer)
+    site.until(lambda: any("is back" in text for text in site.said))
+    source.give(50, peer)
+    for _ in range(10):
+        site.loop.turn(0.02)
+    full[0] = False
+    source.finish(peer)
+    site.until(lambda: source.ended is not None)
+    site.close()
+    summary = site.collector.summary()
+    assert (summary["events"], summary["lost"], summary["errors"]) == (100, 100, 0)
+    assert [number for path in site.captures() for number in numbers(path)] == list(range(100, 200))
+
+
 def test_a_flood_of_descriptions_is_slowed_down(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each makes the whole ledger to be written again: they wait for one another, events of others do not."""
     monkeypatch.setattr(collectors, "BURDEN", 100_000)

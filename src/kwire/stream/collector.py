@@ -632,11 +632,13 @@ class Collector(Ignore):
         return [lane for lane in lanes.values() if token or not lane.done]
 
     def _merged_lanes(self) -> list[Lane]:
+        ledger = self.place.folder.ledger_of(self.place.merged)
         try:
-            if self._merged is None and os.path.exists(self.place.folder.ledger_of(self.place.merged)):
+            if self._merged is None and os.path.exists(ledger):
                 self._open_merged()
         except (CaptureError, LedgerError) as error:
-            self._note(str(error))
+            self._ail(error)
+            return Store.lanes_of(ledger)  # its sessions are known, whether it can be written or not
         return list(self._merged.lanes.values()) if self._merged else []
 
     # ------------------------------------------------------------------ clocks
