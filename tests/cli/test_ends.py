@@ -161,10 +161,7 @@ def test_a_file_is_replaced_and_a_recording_that_is_killed_is_there(tmp_path: Pa
             while keep.stat().st_size < 4096 and time.monotonic() < deadline:
                 time.sleep(0.05)
         finally:
-            children = Path(f"/proc/{recorder.pid}/task/{recorder.pid}/children").read_text().split()
-            recorder.kill()
-            for child in children:
-                os.kill(int(child), signal.SIGKILL)
+            recorder.kill()  # its command's keeper sees that, and ends the command
     assert link.is_symlink()
     run = kwire("show", keep, "--json")
     assert len(run.stdout.splitlines()) > 10
