@@ -162,6 +162,16 @@ def overlapping_tails(size: int) -> bytes:
     return _of(size, schema(1, "kprobe:f", fields, start), record)
 
 
+def overlapping_escapes(size: int) -> bytes:
+    """The same of what is shown otherwise than it is: long runs of backslashes, bytes that are not UTF-8."""
+    count, run = 26, b"\\" * 4_500
+    fields = [Field(f"a{number}", "str", 16 + 4 * number, 4) for number in range(count)]
+    start = 16 + 4 * count
+    tail = run + b"a b" + run + b"c" + b"\xff" * 1_000
+    record = struct.pack("<HH", start, len(tail)) * count + tail
+    return _of(size, schema(1, "kprobe:f", fields, start), record)
+
+
 def too_many_tails(size: int) -> bytes:
     """The same with more than there may be."""
     fields = [Field(f"a{number}", "str", 16 + 4 * number, 4) for number in range(1000)]
@@ -245,6 +255,6 @@ def zeros(size: int) -> bytes:
 CASES: Final[tuple[Callable[[int], bytes], ...]] = (
     *(interfaces, sections, statistics, comments, empty_packets, pending_schemas, pending_lists, probes),
     *(probes_of_one_name, described_again, many_described_again, empty_records, overlapping_fields),
-    *(overlapping_durations, overlapping_tails, too_many_tails, long_names, lost, strangers, disorder),
-    *(sessions, sessions_without_schemas, empty_records_of_pcap, zeros),
+    *(overlapping_durations, overlapping_tails, overlapping_escapes, too_many_tails, long_names, lost),
+    *(strangers, disorder, sessions, sessions_without_schemas, empty_records_of_pcap, zeros),
 )

@@ -21,7 +21,12 @@ import pytest
 pytestmark = pytest.mark.native
 
 SIZE: Final = 250_000
-DENSE: Final = {"overlapping_fields": 90_000, "overlapping_durations": 60_000, "overlapping_tails": 60_000}
+DENSE: Final = {
+    "overlapping_fields": 90_000,
+    "overlapping_durations": 60_000,
+    "overlapping_tails": 60_000,
+    "overlapping_escapes": 60_000,
+}
 MEMORY: Final = 256 << 20  # bytes beyond those of a small capture
 WORK: Final = 3_000_000  # turns of a loop, to which processor time is compared …
 BYTES: Final = 2_000  # … so many bytes may cost as much: a kilobyte never costs a tenth of a second

@@ -40,15 +40,17 @@ def safe(text: str) -> str:
 
 
 def _doubled(text: str) -> str:
-    """The text with its backslashes twice where what follows them is, or looks like, an escape of `safe`."""
+    """The text with its backslashes twice where what follows them is, or looks like, an escape of `safe`.
+
+    A match begins only where a run of backslashes does: else a long run would take its length squared.
+    """
     import re
 
-    def double(run: "re.Match[str]") -> str:
-        after = text[run.end() : run.end() + 9]
-        escape = after[:1] and not after[0].isprintable()
-        return run[0] * 2 if escape or re.match(_LOOKS_LIKE, after) else run[0]
-
-    return re.sub(r"\\+", double, text)
+    text = re.sub(rf"(?<!\\)\\++(?={_LOOKS_LIKE})", r"\g<0>\g<0>", text)
+    if text.isprintable():
+        return text
+    pattern = r"(?<!\\)(\\++)([^ -~])"
+    return re.sub(pattern, lambda run: run[0] if run[2].isprintable() else run[1] + run[0], text)
 
 
 def quoted(text: str) -> str:
@@ -59,7 +61,7 @@ def quoted(text: str) -> str:
     if "\\" in text:
         import re
 
-        text = re.sub(r'(\\+)(?="|$)', r"\1\1", text)
+        text = re.sub(r'(?<!\\)\\++(?="|$)', r"\g<0>\g<0>", text)
     return '"' + text.replace('"', '\\"') + '"'
 
 

@@ -256,6 +256,9 @@ def _expression(field: Field, items: str, size: int, scope: dict[str, object]) -
     return items if plain else f"{kind}({items})"
 
 
+_BYTES = {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)}  # by surrogate escape
+
+
 def text(data: bytes) -> str:
     """Bytes as text: UTF-8, and a byte that is not stands there as \\xff.
 
@@ -280,7 +283,7 @@ def text_bytes(value: str) -> bytes:
         odd = len(found[1]) % 2
         return slashes + (chr(0xDC00 + int(found[2][1:], 16)) if odd else found[2])
 
-    read_back = re.sub(r"(\\+)(x[89a-f][0-9a-f])", read, value)
+    read_back = re.sub(r"(?<!\\)(\\++)(x[89a-f][0-9a-f])", read, value)
     try:
         return read_back.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -291,8 +294,9 @@ def _escaped(data: bytes) -> str:
     import re
 
     value = data.decode("utf-8", "surrogateescape")  # a byte that is not UTF-8 is U+DC80 to U+DCFF
-    value = re.sub(r"(\\+)(?=[\udc80-\udcff]|x[89a-f][0-9a-f])", r"\1\1", value)
-    return re.sub("[\udc80-\udcff]", lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", value)
+    # A match begins only where a run of backslashes does: else a long run would take its length squared.
+    value = re.sub(r"(?<!\\)\\++(?=[\udc80-\udcff]|x[89a-f][0-9a-f])", r"\g<0>\g<0>", value)
+    return value.translate(_BYTES)
 
 
 def _fixed_text(data: bytes) -> str:
