@@ -482,6 +482,33 @@ def test_before_anything_was_sent_all_is_carried_over(tmp_path: Path) -> None:
     spool.remove()
 
 
+@pytest.mark.parametrize("harm", ["gone", "cut", "token", "number"])
+def test_without_a_sound_state_all_may_have_been_sent(tmp_path: Path, harm: str) -> None:
+    spool = begin(str(tmp_path), TOKEN, PREFIX, 64 * MB, 8 * MB)
+    spool.run()
+    payloads = [event(number) for number in range(6)]
+    for payload in payloads:
+        spool.put(spool.next, payload)
+    for sequence in range(4):
+        spool.get(sequence)
+    spool.close()
+    (state,) = tmp_path.rglob("state")
+    data = bytearray(state.read_bytes())
+    if harm == "gone":
+        state.unlink()
+    else:
+        data[{"cut": 0, "token": 33, "number": 49}[harm]] ^= 0x10
+        state.write_bytes(data[:40] if harm == "cut" else data)
+    for turn in range(2):  # the second agent does not know better than the first
+        again, wrong = recovered(tmp_path)
+        maybe, surely_not = again.split()
+        assert (list(maybe), list(surely_not)) == ([*PREFIX, *payloads], [])
+        assert turn or "may be counted lost" in wrong
+        again.close()
+    again, _ = recovered(tmp_path)
+    again.remove()
+
+
 def test_after_another_boot_nothing_is_sure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events(tmp_path, 5)
     monkeypatch.setattr(spools, "boot", lambda: "another")

@@ -3,7 +3,7 @@
     session   CRC-32 of the rest u32, little-endian · a CBOR map, the fields of `Kept`
     state     number of the first record not released u64, its complement · number after the last record
               written u64, its complement · token 16 bytes · number of the last payload sent u64 (all ones:
-              none), its complement; little-endian
+              none), its complement xor the CRC-32 of the token; little-endian
 
 The laws: `session` is replaced as a whole, by rename(2), and synced; `state` is written in place, each number
 with its complement, and is right after kill -9; after a power loss it may be a second behind, but never
@@ -118,13 +118,14 @@ class State:
         self.released = _number(data, _RELEASED_AT)
         self.end = _number(data, _END_AT)
         self.token: bytes = data[_SENT_AT : _SENT_AT + 16]
-        self.sent: int | None = _number(data, _SENT_AT + 16)
+        self.sent: int | None = _number(data, _SENT_AT + 16, zlib.crc32(self.token))
         """The last payload sent; NOTHING; None where it cannot be told."""
 
     def set_sent(self, token: bytes, number: int) -> None:
         """Payloads up to `number` of the session `token` were sent, or are about to be."""
         self.token, self.sent = token, number
-        os.pwrite(self._fd, _SENT.pack(token, number, ~number & NOTHING), _SENT_AT)
+        check = (~number & NOTHING) ^ zlib.crc32(token)
+        os.pwrite(self._fd, _SENT.pack(token, number, check), _SENT_AT)
 
     def set_released(self, number: int) -> None:
         """Records before `number` are needed no more; on the disk before anything is deleted."""
@@ -148,12 +149,12 @@ class State:
             self._fd = -1
 
 
-def _number(data: bytes, at: int) -> int | None:
-    """A number with its complement; None where they do not match."""
+def _number(data: bytes, at: int, key: int = 0) -> int | None:
+    """A number with its complement, which `key` was put into; None where they do not match."""
     if len(data) < at + _PAIR.size:
         return None
     number, complement = _PAIR.unpack_from(data, at)
-    return int(number) if number == ~complement & NOTHING else None
+    return int(number) if number == ~(complement ^ key) & NOTHING else None
 
 
 def place(folder: int) -> Place:

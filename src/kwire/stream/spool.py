@@ -154,10 +154,7 @@ class Spool:
         number = self._gone + (sequence - self._gone & MASK)
         sent = self._state.sent
         if sent is None or sent == NOTHING or number > sent:
-            try:
-                self._state.set_sent(self.kept.token, number)
-            except OSError as error:
-                self._harm.setdefault(f"{STATE}: {(error.strerror or 'failed').lower()}", False)
+            self._set_sent(number)
         return self._payload(number)
 
     def release(self, upto: int) -> None:
@@ -439,10 +436,14 @@ class Spool:
     def _claim(self) -> None:
         """Make `sent` ours, and empty, where it belongs to a session before this one."""
         if self._state.token != self.kept.token:
-            try:
-                self._state.set_sent(self.kept.token, NOTHING)
-            except OSError as error:
-                self._harm.setdefault(f"{STATE}: {(error.strerror or 'failed').lower()}", False)
+            self._set_sent(NOTHING)
+
+    def _set_sent(self, number: int) -> None:
+        """Say how far was sent; a disk that does not take it is told."""
+        try:
+            self._state.set_sent(self.kept.token, number)
+        except OSError as error:
+            self._harm.setdefault(f"{STATE}: {(error.strerror or 'failed').lower()}", False)
 
     def _load(self) -> str:
         """Take up what is there, and find what is missing; says what is wrong, empty where nothing is."""
@@ -477,6 +478,8 @@ class Spool:
         self._writer.floor = first
         for segment in empty:
             self._writer.order(Drop(segment, 0))
+        if self._state.sent is None:  # nobody knows: all of it may have been
+            self._set_sent(self._payloads - 1 if self._payloads else NOTHING)
         self._roll = True
         self._clear()
         return "; ".join(wrong)
