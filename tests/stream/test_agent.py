@@ -649,11 +649,11 @@ def test_an_agent_killed_and_its_collector_forgetful(world: World, load: Load) -
     for ledger in (world.captures / ".sessions").iterdir():
         ledger.unlink()
     collector = world.collect()
-    world.agent("--spool", str(folder)).end()
+    delivered = world.agent("--spool", str(folder)).end(3)
     collector.signal(signal.SIGINT)
     told = collector.end(3)
     stored, lost, problems = world.balance()
-    assert told["lost"] == lost
+    assert told["lost"] == delivered["lost"] == lost
     assert 0 < lost < 95_000  # at most the receive window of four megabytes
     assert stored > 6000
     assert stored + lost <= load.calls + 1000  # the first thousand may be stored and counted lost

@@ -44,6 +44,8 @@ class Recovered:
         """Called when certificates keep the collector and us apart."""
         self._line = line
         self._totals: list[bytes] = []
+        self._expired = 0
+        self._taken: dict[bytes, int] = {}  # events that were stored and are gone, by session
         self.uplink = Uplink(line, SpoolHold(spool, known=True), self)
         self.uplink.close("the agent was killed")
 
@@ -61,7 +63,13 @@ class Recovered:
         self.at_refusal()
 
     def taken(self, events: int) -> None:
-        """The uplink says it; an agent that is no more has no summary."""
+        """What was stored is lost after all."""
+        self._taken[self.uplink.hold.token] = events
+
+    @property
+    def lost(self) -> int:
+        """Events that waited in the spool and were counted lost on their way, or after they were stored."""
+        return self._expired + sum(self._taken.values())
 
     def room(self) -> None:
         """Nothing waits here."""
@@ -83,6 +91,7 @@ class Recovered:
                 yield payload
 
         prefix = sink.restart(counted(abandoned), counted(carried))
+        self._expired += sink.lost_events
         self._totals = totals_frames(totals, self._line.settings.data_size) if ended else []
         return prefix
 
@@ -128,8 +137,9 @@ class Courier:
 
     @property
     def gone(self) -> int:
-        """Events that were in a spool and cannot be given back."""
-        return sum(sum(spool.lost.values()) for spool in self.spools)
+        """Events that were in a spool and cannot be given back, or of agents before us and are lost."""
+        damaged = sum(sum(spool.lost.values()) for spool in self.spools)
+        return damaged + sum(before.lost for before in self.recovered)
 
     @property
     def unknown(self) -> int:
