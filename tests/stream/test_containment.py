@@ -251,6 +251,10 @@ def test_a_session_that_has_ended_takes_no_more(site: Site, restarted: bool) -> 
     again = hello_again(site, TOKEN, [events(10, 5)], 3)
     site.until(lambda: again.problems)
     assert "has ended" in str(again.problems[0])
+    site.until(lambda: again.ended is not None)  # the second time its session is not known any more
+    assert again.ended == "the peer does not know the session"
+    assert site.loop.failures == 0
+    assert [text for text in site.collector.problems if "more of it" in text]
     other = Source("other")
     second = site.connect(other).peer
     other.give(10, second)

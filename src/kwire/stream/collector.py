@@ -98,6 +98,7 @@ class Collector(Ignore):
         """It takes nothing any more."""
         self._held = 0  # bytes that wait for the disk
         self._left: dict[bytes, str] = {}  # tokens of sessions that a failure ended → their address
+        self._outrun: dict[bytes, None] = {}  # tokens of sessions that had ended when more of them came
         self._rests: dict[bytes, tuple[int, float]] = {}  # sessions at which we failed: how often, until when
         self._merged: Store | None = None
         self._dirty: set[Store] = set()
@@ -126,6 +127,8 @@ class Collector(Ignore):
             raise KwireError("serve", address, f"the collector's disk fails: {error.cause}") from None
         if lane is not None and not _same(lane.about, identity, address, self.hosts):
             raise KwireError("resume", address, "the session is another's")
+        if lane is not None and lane.done and hello.token in self._outrun:
+            lane = None  # then its source begins a new one with what it has not sent
         return self._session(identity, address, "", hello.token, lane, address.startswith("udp:"))
 
     def handler_for(self, session: Session) -> "Collector":
@@ -186,13 +189,25 @@ class Collector(Ignore):
             return
         feed.peer = peer
         if feed.over:
-            raise KwireError("take events", feed.name, "its session has ended, nothing can come after that")
+            self._refuse_more(feed, peer)
+            return
         if feed.ready:
             self._take(feed, sequence, payload)
         else:
             self._hold(feed, sequence, payload)
             if len(feed.held) == 1:
                 self._prepare(feed)
+
+    def _refuse_more(self, feed: Feed, peer: Peer) -> None:
+        """More of a session that has ended: its source was copied. From now on the session is not known."""
+        why = "the session has ended, and there is more of it: is its spool a copy?"
+        token = feed.session.token
+        if token not in self._outrun:
+            if len(self._outrun) >= MOST_RESTING:
+                del self._outrun[next(iter(self._outrun))]
+            self._outrun[token] = None
+            self._note(f"{feed.name}: {why}")
+            self.loop.soon(partial(peer.fail, why))
 
     def _hold(self, feed: Feed, sequence: int, payload: Payload) -> None:
         """Keep what the store cannot have yet. Where too much is kept, the session comes back later."""

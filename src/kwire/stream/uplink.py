@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 BETWEEN: Final = 1.0
 """Seconds between the end of a session that could not be resumed and the beginning of the next."""
 
+MOST_TOLD: Final = 64
+
 EXPIRY: Final = 30 * 86400.0
 """Seconds that a collector may be away: so long it remembers sessions. What waits is bounded by memory."""
 
@@ -205,7 +207,7 @@ class Uplink(Ignore):
         self._line = line
         self._cargo = cargo
         self._reason: str | None = None
-        self._told = ""
+        self._told: set[str] = set()
         self._sessions: list[Session] = []
         self._context: ssl.SSLContext | None = None
         self._session = self._make()
@@ -246,7 +248,7 @@ class Uplink(Ignore):
         else:
             self._sessions.append(session)
             self.sessions += 1
-        self._told = ""
+        self._told.clear()
         self.refused = False
         self._cargo.receiving(True)
         self._cargo.room()
@@ -366,7 +368,9 @@ class Uplink(Ignore):
             self._cargo.refused()
 
     def _say(self, text: str) -> None:
-        """Tell people, once until it changes."""
-        if text != self._told:
-            self._told = text
+        """Tell people, each thing once until a collector is there again."""
+        if len(self._told) >= MOST_TOLD:
+            self._told.clear()
+        if text not in self._told:
+            self._told.add(text)
             self._line.say(text)
