@@ -328,6 +328,29 @@ def test_a_folder_that_cannot_be_written_is_waited_for(site: Site, monkeypatch: 
     site.close()
 
 
+def test_what_does_not_add_up_is_not_proven(site: Site) -> None:
+    """An older ledger is put back, as a power cut may do: what it does not know is cut off, and gone."""
+    site.open()
+    source = Source("one")
+    peer = site.connect(source).peer
+    source.give(50, peer)
+    site.until(lambda: peer.session.unacknowledged == 0)
+    site.loop.turn(0.05)
+    (ledger,) = (site.path / "in" / ".sessions").iterdir()
+    older = ledger.read_bytes()
+    source.give(50, peer)
+    site.until(lambda: peer.session.unacknowledged == 0)
+    site.close(kill=True)
+    ledger.write_bytes(older)
+    site.open()
+    source.give(50, peer)
+    source.finish(peer)
+    site.until(lambda: source.ended is not None)
+    site.close()
+    summary = site.collector.summary()
+    assert (summary["events"], summary["lost"], summary["unproven"]) == (100, 0, 1)
+
+
 @pytest.mark.parametrize("merged", [False, True])
 def test_a_session_is_known_while_its_capture_cannot_be_opened(
     site: Site, monkeypatch: pytest.MonkeyPatch, merged: bool

@@ -278,7 +278,7 @@ def report(summary: dict[str, Any]) -> None:
         files = ", ".join(host["files"][:3]) + (" …" if len(host["files"]) > 3 else "")
         still = ""
         if unproven := host["unproven"]:
-            still = f"; what was produced is not known of {plural(unproven, 'session')}"
+            still = f"; not proven complete: {plural(unproven, 'session')}"
         sys.stderr.write(f"{name}: {plural(host['events'], 'event')}, {lost}, in {files}{still}\n")
     if not summary["hosts"]:
         sys.stderr.write("no events\n")

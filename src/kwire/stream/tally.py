@@ -32,14 +32,15 @@ class Tally:
             self.lost += store.writer.lost_events
             self.size += store.writer.size
         causes = store.losses(lane)
+        lost = balance.lost + (0 if store.merged else store.writer.balance(0).lost)
         self.sessions.append(
             {
                 "host": lane.host,
                 "address": address,
                 "session": lane.token.hex(),
-                "proven": lane.proven,
+                "proven": lane.proven and sum(lane.produced.values()) == balance.stored + lost,
                 "events": balance.stored,
-                "lost": balance.lost + (0 if store.merged else store.writer.balance(0).lost),
+                "lost": lost,
                 "causes": {_cause(cause): count for cause, count in causes.items()},
                 "files": list(store.writer.files),
                 "frames": lane.frames,
