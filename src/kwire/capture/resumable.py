@@ -332,7 +332,10 @@ class ResumableWriter(Writer):
     def _rotate(self, number: int | None = None) -> bool:
         old = self._file
         if self._sync:
-            os.fdatasync(old.output.fd)
+            try:
+                os.fdatasync(old.output.fd)
+            except OSError as error:
+                raise CaptureError("write", old.output.name, error.strerror or "failed") from None
         self._probes = self._describe(self.schemas)
         rotated = super()._rotate(number)
         self._probes = b""
@@ -395,8 +398,11 @@ def _reserve(probes: int) -> int:
 
 
 def _to_disk(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise CaptureError("write", path, error.strerror or "failed") from None
