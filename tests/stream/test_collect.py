@@ -251,6 +251,15 @@ def test_a_ledger_that_cannot_be_written_holds_the_acknowledgement_back(
     source.give(100, peer)
     other.give(100, second)
     site.until(lambda: peer.session.unacknowledged == second.session.unacknowledged == 0)
+    told: list[object] = []
+    requested = Source.requested
+
+    def hear(self: Source, peer: Peer, number: int, body: Mapping[str, Any]) -> None:
+        if body.get("op") == "disk":
+            told.append((self.host, body["full"]))
+        requested(self, peer, number, body)
+
+    monkeypatch.setattr(Source, "requested", hear)
     write, broken = Ledger.write, True
 
     def refuse(self: Ledger, body: bytes) -> None:
@@ -264,14 +273,20 @@ def test_a_ledger_that_cannot_be_written_holds_the_acknowledgement_back(
     site.until(lambda: second.session.unacknowledged == 0)
     assert peer.session.unacknowledged == 2
     assert any("No space left" in line for line in site.said)
+    for _ in range(3):  # that others are well does not make this one well
+        other.give(10, second)
+        site.until(lambda: second.session.unacknowledged == 0)
+    assert not any("takes everything again" in line for line in site.said)
+    site.until(lambda: told == [("one", True)])
     broken = False
     site.until(lambda: peer.session.unacknowledged == 0)
     assert any("takes everything again" in line for line in site.said)
+    site.until(lambda: told == [("one", True), ("one", False)])
     assert collector.problems == []
     for one, its in ((source, peer), (other, second)):
         one.finish(its)
     site.until(lambda: not collector.feeds)
-    assert [numbers(path) for path in site.captures()] == [list(range(200))] * 2
+    assert [numbers(path) for path in site.captures()] == [list(range(200)), list(range(230))]
     site.close()
 
 

@@ -102,6 +102,7 @@ class Collector(Ignore):
         self._rests: dict[bytes, tuple[int, float]] = {}  # sessions at which we failed: how often, until when
         self._merged: Store | None = None
         self._dirty: set[Store] = set()
+        self._refused: set[Store] = set()  # the disk did not take their last commit
         self._resting: dict[Store, float] = {}  # until when no more descriptions are written down
         self._taken = 0  # bytes since the last commit
         self._commit: Timer | None = None
@@ -459,12 +460,16 @@ class Collector(Ignore):
                 if burden:
                     self._resting[store] = now + burden / BURDEN
             except (LedgerError, FullError) as error:
+                self._refused.add(store)
                 self._ail(error)
+                for feed in [feed for feed in self.feeds.values() if feed.store is store]:
+                    self._ail(error, feed)
                 self._soon(store, AGAIN)
                 continue
             except Exception as error:
                 self._fail(store, error)
                 continue
+            self._refused.discard(store)
             self._well()
             for lane in lanes:
                 self._acknowledge(lane)
@@ -494,7 +499,8 @@ class Collector(Ignore):
 
     def _well(self) -> None:
         """Something was made safe: where nothing waits any more, the trouble is over."""
-        if self.trouble and not self._held:
+        self._refused &= self.stores
+        if self.trouble and not self._held and not self._refused:
             self.trouble = ""
             self.say("the disk takes everything again")
             for feed in list(self.feeds.values()):
