@@ -220,7 +220,10 @@ def test_a_session_that_expired_is_closed_and_can_still_go_on(site: Site) -> Non
     site.until(lambda: source.ended is not None and not collector.feeds)
     assert numbers(site.captures()[0]) == list(range(200))
     assert complete(site.captures()[0]) == 200
+    assert collector.events == 200
     site.close()
+    summary = collector.summary()
+    assert (summary["events"], summary["sessions"], summary["unproven"]) == (200, 1, 0)
 
 
 def test_nobody_takes_over_the_session_of_another(site: Site) -> None:

@@ -375,6 +375,7 @@ class Collector(Ignore):
                 raise KwireError("take events", feed.name, "its session has ended")
         feed.store, feed.lane = store, store.join(feed.session.token, feed.about)
         self._left.pop(feed.session.token, None)
+        self.tally.forget(feed.session.token)
         if not store.merged:
             self.say(f"{feed.name} is written to {store.path_now}")
         self._tell_gone(feed)

@@ -1,6 +1,7 @@
 """The tally of a collector: what there is to say of sessions that have ended, by host.
 
-The law: numbers are those of the captures, so after a restart they are of the whole session.
+The laws: numbers are those of the captures, so after a restart they are of the whole session; a session that
+ended here more than once, because it came back, counts once.
 """
 
 from typing import Any
@@ -12,12 +13,14 @@ from kwire.wire.messages import CAUSES, Cause
 
 
 class Tally:
-    """Sums over sessions; `add` each when it ends, or the collector does."""
+    """Sums over sessions; `add` each when it ends, or the collector does; `forget` it when it comes back."""
 
-    __slots__ = ("errors", "events", "lost", "sessions", "size")
+    __slots__ = ("_sums", "errors", "events", "lost", "sessions", "size")
 
     def __init__(self) -> None:
-        self.sessions: list[dict[str, Any]] = []
+        self.sessions: dict[bytes, dict[str, Any]] = {}
+        """What there is of each, by its token."""
+        self._sums: dict[bytes, tuple[int, int, int, int]] = {}  # what each added to the sums
         self.errors = 0
         """Frames refused, and breaches of the protocol."""
         self.events = self.lost = self.size = 0
@@ -25,34 +28,43 @@ class Tally:
 
     def add(self, address: str, store: Store, lane: Lane, offset: Offset | None) -> None:
         """Add a session; the capture's own numbers too, unless others go on in it."""
-        balance = store.balance(lane)
-        self.errors += lane.errors
-        if not store.merged:
-            self.events += store.writer.events
-            self.lost += store.writer.lost_events
-            self.size += store.writer.size
+        self.forget(lane.token)
+        balance, writer = store.balance(lane), store.writer
+        own = (0, 0, 0) if store.merged else (writer.events, writer.lost_events, writer.size)
+        self._sums[lane.token] = (lane.errors, *own)
+        self._change(self._sums[lane.token], 1)
         causes = store.losses(lane)
         lost = balance.lost + (0 if store.merged else store.writer.balance(0).lost)
-        self.sessions.append(
-            {
-                "host": lane.host,
-                "address": address,
-                "session": lane.token.hex(),
-                "proven": lane.proven and sum(lane.produced.values()) == balance.stored + lost,
-                "events": balance.stored,
-                "lost": lost,
-                "causes": {_cause(cause): count for cause, count in causes.items()},
-                "files": list(store.writer.files),
-                "frames": lane.frames,
-                "errors": lane.errors,
-                "clock": _clock(offset),
-            }
-        )
+        self.sessions[lane.token] = {
+            "host": lane.host,
+            "address": address,
+            "session": lane.token.hex(),
+            "proven": lane.proven and sum(lane.produced.values()) == balance.stored + lost,
+            "events": balance.stored,
+            "lost": lost,
+            "causes": {_cause(cause): count for cause, count in causes.items()},
+            "files": list(store.writer.files),
+            "frames": lane.frames,
+            "errors": lane.errors,
+            "clock": _clock(offset),
+        }
+
+    def forget(self, token: bytes) -> None:
+        """A session goes on: what was said of it is not the end."""
+        self.sessions.pop(token, None)
+        self._change(self._sums.pop(token, (0, 0, 0, 0)), -1)
+
+    def _change(self, sums: tuple[int, int, int, int], sign: int) -> None:
+        errors, events, lost, size = sums
+        self.errors += sign * errors
+        self.events += sign * events
+        self.lost += sign * lost
+        self.size += sign * size
 
     def summary(self) -> dict[str, Any]:
         """The object that `--json` prints."""
         hosts: dict[str, dict[str, Any]] = {}
-        for session in self.sessions:
+        for session in self.sessions.values():
             host = hosts.setdefault(session["host"], _host(session["host"]))
             host["sessions"] += 1
             for name in ("events", "lost", "frames", "errors"):
@@ -65,9 +77,9 @@ class Tally:
         return {
             "hosts": sorted(hosts.values(), key=lambda host: str(host["host"])),
             "sessions": len(self.sessions),
-            "events": sum(session["events"] for session in self.sessions),
-            "lost": sum(session["lost"] for session in self.sessions),
-            "unproven": sum(not session["proven"] for session in self.sessions),
+            "events": sum(session["events"] for session in self.sessions.values()),
+            "lost": sum(session["lost"] for session in self.sessions.values()),
+            "unproven": sum(not session["proven"] for session in self.sessions.values()),
             "errors": self.errors,
         }
 
