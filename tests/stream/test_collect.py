@@ -346,6 +346,24 @@ def test_a_folder_that_cannot_be_written_is_waited_for(site: Site, monkeypatch: 
     site.close()
 
 
+def test_a_merged_capture_that_is_cut_after_its_sessions_have_ended(site: Site) -> None:
+    """And a collector that comes back to it says of all sessions in it what there is."""
+    target = str(site.path / "in" / "all.pcapng")
+    for name, wanted in (("one", (10, 0)), ("two", (20, 0)), ("three", (0, 30))):
+        collector = site.open(target)
+        source = Source(name)
+        peer = site.connect(source).peer
+        source.give(10, peer)
+        source.finish(peer)
+        site.until(lambda source=source: source.ended is not None and not site.collector.feeds)  # type: ignore[misc]
+        if name == "three":
+            os.truncate(target, 0)
+        site.close()
+        summary = collector.summary()
+        assert (summary["events"], summary["lost"]) == wanted
+        assert summary["unproven"] == 0 or name == "three"
+
+
 def test_what_does_not_add_up_is_not_proven(site: Site) -> None:
     """An older ledger is put back, as a power cut may do: what it does not know is cut off, and gone."""
     site.open()

@@ -602,15 +602,31 @@ class Collector(Ignore):
                 self._fail(feed.store, error)
             if feed.peer is not None and not feed.peer.ended:
                 feed.peer.detach("the collector stops")
-        if self._merged is not None and not self._merged.closed:
-            try:
-                self._merged.close()
-            except (CaptureError, LedgerError) as error:
-                self._note(str(error))
+        try:
+            self._close_merged()
+        except (CaptureError, LedgerError) as error:
+            self._note(str(error))
         for token, address in self._left.items():
             self._settle(token, address)
         if self.trouble:
             self._note(f"write {self.place.folder.path}: {self.trouble}")
+
+    def _close_merged(self) -> None:
+        """Give a merged capture its ending, and say of each session in it what there is now."""
+        store = self._merged
+        if store is None and self.place.merged and (self.tally.sessions or self._left):
+            store = self._open_merged()  # it failed
+        if store is None or store.closed:
+            return
+        try:
+            store.close()
+        except GoneError as error:
+            self._fail(store, error)
+            store = self._open_merged()  # one that counts what is gone
+            store.close()
+        for lane in store.lanes.values():
+            before = self.tally.sessions.get(lane.token, {})
+            self.tally.add(before.get("address", ""), store, lane, None, before.get("clock"))
 
     def _settle(self, token: bytes, address: str) -> None:
         """Give the capture of a session that a failure ended, and that did not come back, its ending."""

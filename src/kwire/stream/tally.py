@@ -26,8 +26,17 @@ class Tally:
         self.events = self.lost = self.size = 0
         """Events and bytes of captures that are closed."""
 
-    def add(self, address: str, store: Store, lane: Lane, offset: Offset | None) -> None:
-        """Add a session; the capture's own numbers too, unless others go on in it."""
+    def add(
+        self,
+        address: str,
+        store: Store,
+        lane: Lane,
+        offset: Offset | None,
+        clock: dict[str, int] | None = None,
+    ) -> None:
+        """Add a session; the capture's own numbers too, unless others go on in it. `clock`: what was said of
+        it before, where there is no `offset`.
+        """
         self.forget(lane.token)
         balance, writer = store.balance(lane), store.writer
         own = (0, 0, 0) if store.merged else (writer.events, writer.lost_events, writer.size)
@@ -46,7 +55,7 @@ class Tally:
             "files": list(store.writer.files),
             "frames": lane.frames,
             "errors": lane.errors,
-            "clock": _clock(offset),
+            "clock": _clock(offset) or clock,
         }
 
     def forget(self, token: bytes) -> None:
