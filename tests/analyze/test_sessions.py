@@ -171,7 +171,7 @@ def test_more_sessions_than_are_kept_are_said_and_prove_nothing(
     status, printed, _ = kwire("verify", str(path))
     assert status == 3
     assert (
-        printed.splitlines()[-1] == "  problem: 50 sessions are more than are kept: nothing is known of them"
+        printed.splitlines()[-1] == "  problem: 50 sessions are beyond what is kept: nothing is known of them"
     )
     assert "it does not prove complete" in kwire("merge", str(path), "-w", out)[2]
     assert kwire("verify", out)[0] == 3

@@ -45,7 +45,7 @@ def test_events_are_shown_and_the_rest_is_said(capture: str, show: Run) -> None:
     assert status == 0
     assert [json.loads(line)["fields"]["size"] for line in lines] == list(range(8))
     assert "NOT_FRAMES once: packet 6 at byte" in err
-    assert "1 packets are other traffic: 1 ARP" in err
+    assert "1 packet is other traffic: 1 ARP" in err
     status, lines, err = show(capture, "--port", "99")
     assert (status, lines) == (0, [])
     assert "7 packets are other traffic: 6 UDP, 1 ARP" in err
