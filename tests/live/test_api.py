@@ -103,6 +103,12 @@ def test_a_spec_is_a_probe_and_a_filter_filters() -> None:
         assert (probe, why) == (other, "unknown name __syscall_nr")
 
 
+@pytest.mark.parametrize("nobody", [{"pid": []}, {"command": []}, {"command": ""}])
+def test_no_process_is_not_every_process(nobody: dict) -> None:
+    with pytest.raises(KwireError, match=r"empty|names none"):
+        kwire.trace(GETPPID, **nobody)
+
+
 @pytest.mark.live
 def test_iterating_begins_a_trace_that_has_not_begun() -> None:
     [event] = kwire.trace(GETPPID, command=[sys.executable, "-c", "import os; os.getppid()"])

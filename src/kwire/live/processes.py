@@ -18,11 +18,24 @@ from kwire.kernel.identity import everybody, find, in_first_namespace
 from kwire.kernel.maps import Map
 from kwire.kernel.sys import reason
 from kwire.kernel.tasks import Identity, add
-from kwire.live.command import Command
+from kwire.live.command import Command, split
 from kwire.live.plan import Scope
 
 MAX_PID = 1 << 22
 """The kernel's PID_MAX_LIMIT; ids are smaller."""
+
+
+def choice(command: str | list[str] | None, pid: int | list[int] | None) -> tuple[list[str], list[int]]:
+    """The words of the command and the process ids that a trace from Python is about; neither: all processes.
+
+    Raises KwireError where one is given and empty: no process is not every process.
+    """
+    if pid is not None and not isinstance(pid, int) and not pid:
+        raise KwireError("trace processes", "pid=[]", "it names none", "leave pid out for all processes")
+    words = split(command) if isinstance(command, str) else command
+    if words is not None and not words:
+        raise KwireError("start command", "command=[]", "it is empty", "give a program, as in ['ls', '-l']")
+    return words or [], [pid] if isinstance(pid, int) else list(pid or ())
 
 
 class Processes:

@@ -7,13 +7,13 @@ The laws: probes are attached when the `with` begins and gone when it ends; noth
 import time
 
 from kwire.errors import KwireError
-from kwire.live.command import Command, split
+from kwire.live.command import Command
 from kwire.live.environment import complete
 from kwire.live.events import Batch
 from kwire.live.plan import Scope
 from kwire.live.planner import make_plan
 from kwire.live.probes import Probe
-from kwire.live.processes import Processes
+from kwire.live.processes import Processes, choice
 from kwire.live.reading import Reading
 from kwire.live.recorder import Limits, Recorder
 from kwire.live.tracer import Tracer
@@ -52,8 +52,7 @@ class Trace(Reading):
         for name, limit in (("seconds", seconds), ("count", count)):
             if limit is not None and not limit >= 0:
                 raise KwireError("trace", f"{name}={limit!r}", "it is negative", "leave it out for no limit")
-        self._words = split(command) if isinstance(command, str) else command
-        self._pids = [pid] if isinstance(pid, int) else list(pid or [])
+        self._words, self._pids = choice(command, pid)
         follow = bool(self._words or self._pids)
         plan = make_plan(probes, filter, scope=Scope(follow))
         plan = plan._replace(schemas=complete(plan.schemas))

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from kwire.capture.writer import Writer
 from kwire.errors import KwireError
-from kwire.live.command import split
 from kwire.live.events import Batch
 from kwire.live.probes import Probe
+from kwire.live.processes import choice
 from kwire.live.reading import Reading
 from kwire.live.summary import summarize
 from kwire.live.texts import written
@@ -204,13 +204,14 @@ def _body(
     buffer: int | None,
 ) -> dict[str, Any]:
     """The request."""
+    words, pids = choice(command, pid)
     functions = written([probe for probe in probes if not isinstance(probe, str)])
     given = {
         "probes": [probe for probe in probes if isinstance(probe, str)],
         "functions": numbered({**one._asdict(), "attach": list(one.attach)} for one in functions),
         "filter": filter,
-        "command": split(command) if isinstance(command, str) else command,
-        "pids": [pid] if isinstance(pid, int) else pid,
+        "command": words,
+        "pids": pids,
         "seconds": seconds,
         "count": count,
         "buffer": buffer,
