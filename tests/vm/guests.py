@@ -28,7 +28,7 @@ from traces import SET_ASIDE
 HERE = Path(__file__).parent
 WANTED = "wanted-tests"
 REPORT = "report.jsonl"
-TIMEOUT = 1800
+TIMEOUT = 3600
 TEST_TIMEOUT = 240
 RAN = pytest.StashKey[dict[str, set[str]]]()
 GUESTS = pytest.StashKey[list["Guest"]]()
