@@ -97,9 +97,7 @@ class Case(NamedTuple):
     moved: bool = False
     """Captures do not have the names any more that summaries tell."""
     unsure: bool = False
-    """A capture was moved, and there was more than one collector: what the next one does not find where the
-    ledger says, because the session has not come back to it before the move, counts as gone.
-    """
+    """A capture was moved and its collector killed: what the next one does not find counts as gone."""
     grown: tuple[str, ...] = ()
     """What grew that should not: descriptors, memory."""
 
