@@ -193,17 +193,3 @@ def test_a_capture_through_a_pipe_is_the_same(tmp_path: Path) -> None:
     told = summary(run.stderr)
     assert told["events"] + told["lost"] == CALLS
     assert shown(file) == told["events"]
-
-
-@pytest.mark.guest
-def test_firings_missed_by_a_program_that_probes_share_are_told_with_probes_and_time(tmp_path: Path) -> None:
-    """The timers of a whole machine nest: the kernel refuses to run a program inside of itself."""
-    file, began = tmp_path / "timers.pcapng", time.time_ns()
-    command = [*KWIRE, "record", "tracepoint:timer:*", "-d", "2", "-w", str(file), "--json", *ROOMY]
-    assert subprocess.run(command, capture_output=True, timeout=300).returncode == 0
-    _, [report] = verify(file)
-    assert report["problems"] == []
-    assert all(balance["probe"] for balance in report["probes"])
-    for hole in report["holes"]:
-        assert hole["probe"].startswith("tracepoint:timer:")
-        assert began <= hole["first"] <= hole["last"] <= time.time_ns()
