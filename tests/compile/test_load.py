@@ -167,7 +167,7 @@ def test_fentry_and_fexit() -> None:
             values.append(c.Param("retval", Result(4), t.S64, SPAN))
         made = program(kind, *values)
         where = Site(kind, "vfs_read", params, result if kind == "fexit" else None)
-        compiled = build(made._replace(site=where), task=tasks_here())
+        compiled = build(made.replace(site=where), task=tasks_here())
         with loaded(compiled, target=target):
             pass
 
@@ -254,7 +254,7 @@ def test_many_events_in_one_program() -> None:
 
 def test_the_largest_records() -> None:
     data = c.ReadBytes(c.Place(argument(0), 0, (), t.KERNEL, SPAN), argument(1), t.Bytes(0x7FFF), SPAN)
-    other = data._replace(type=t.Bytes(65480 - 24 - 0x7FFF))
+    other = data.replace(type=t.Bytes(65480 - 24 - 0x7FFF))
     with loaded(build(program("kprobe", data, other), ring_size=1 << 20)):
         pass
 
@@ -297,7 +297,7 @@ def test_a_program_that_needs_too_much_stack_says_so() -> None:
 def test_the_verifier_knows_the_source_lines() -> None:
     lines = "def probe(a):\n    emit(a)\n"
     made = program("kprobe", c.Param("a", Argument(0), t.U64, Span(2, 9, 2, 10)))
-    made = made._replace(source=Source("probe.py", lines))
+    made = made.replace(source=Source("probe.py", lines))
     compiled = build(made)
     assert [(line.line, line.column, line.text) for line in compiled.image.lines][1:2] == [
         (2, 10, "    emit(a)")

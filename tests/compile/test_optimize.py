@@ -228,9 +228,9 @@ def test_a_whole_program() -> None:
     emit = made.body[0]
     assert isinstance(emit, c.Emit)
     wanted = [n for n, field in enumerate(made.fields) if field.name in ("pid", "tid", "__syscall_nr")]
-    made = made._replace(
+    made = made.replace(
         fields=tuple(made.fields[n] for n in wanted),
-        body=(emit._replace(values=tuple(emit.values[n] for n in wanted)),),
+        body=(emit.replace(values=tuple(emit.values[n] for n in wanted)),),
     )
     options = {"main": 77, "task": TaskFields(8, 12, 16, 32, 40, 48)}
     compiled = compile_probe(

@@ -380,10 +380,10 @@ def test_the_task_itself_tells_the_same_as_the_helpers() -> None:
 
 def test_probes_of_one_shape_share_their_code() -> None:
     one = program(site("kprobe"), argument(0, t.U32), c.Comm(t.Text(15), SPAN))
-    two = one._replace(
+    two = one.replace(
         name="other",
-        site=one.site._replace(target="g"),
-        fields=tuple(field._replace(name=f"g{n}") for n, field in enumerate(one.fields)),
+        site=one.site.replace(target="g"),
+        fields=tuple(field.replace(name=f"g{n}") for n, field in enumerate(one.fields)),
         span=Span(7, 1, 8, 2),
     )
     assert layout_key(one) == layout_key(two)
@@ -398,7 +398,7 @@ def test_probes_of_one_shape_share_their_code() -> None:
     ):
         assert layout_key(other) != layout_key(one)
     raw = program(site("rawtracepoint"), argument(0, t.U32))
-    assert layout_key(raw) != layout_key(raw._replace(site=raw.site._replace(target="g")))
+    assert layout_key(raw) != layout_key(raw.replace(site=raw.site.replace(target="g")))
 
 
 def test_enumerations_reach_the_schema() -> None:

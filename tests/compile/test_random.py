@@ -340,7 +340,7 @@ class Writer:
         """A value for a field."""
         if isinstance(type_, t.Text):
             text = self.text()
-            return text._replace(type=text.type._replace(limit=min(text.type.limit, type_.limit)))
+            return text.replace(type=text.type.replace(limit=min(text.type.limit, type_.limit)))
         if isinstance(type_, t.Bytes):
             return c.ReadBytes(self.place(type_.limit, self.depth), self.expression(), type_, SPAN)
         if isinstance(type_, t.Array):

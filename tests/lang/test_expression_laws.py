@@ -6,13 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import shown_tree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kwire.lang import checked, python, record, show, tree, types, values
+from kwire.lang import checked, python, record, tree, types, values
 from kwire.lang.context import Site
 from kwire.lang.errors import LanguageError, TextError
 from kwire.lang.expressions import Expressions
+from kwire.lang.forms import Form
 from kwire.lang.kerneltypes import KernelTypes
 from kwire.lang.tree import NOWHERE, Expr
 
@@ -63,21 +65,22 @@ EXPRESSIONS = st.recursive(LEAVES, _extend, max_leaves=12)
 def _without_spans(node: Any) -> Any:
     if isinstance(node, tree.Span):
         return NOWHERE
+    if isinstance(node, Form):
+        return type(node)(*map(_without_spans, node.contents()))
     if isinstance(node, tuple):
-        parts = [_without_spans(part) for part in node]
-        return type(node)(*parts) if hasattr(node, "_fields") else tuple(parts)
+        return tuple(map(_without_spans, node))
     return node
 
 
 @given(EXPRESSIONS)
 def test_what_is_printed_parses_to_the_same(node: Expr) -> None:
-    text = show.expression(node)
+    text = shown_tree.expression(node)
     assert _without_spans(python.parse_expression(text, "x")) == _without_spans(node)
 
 
 @given(EXPRESSIONS)
 def test_spans_lie_in_the_text(node: Expr) -> None:
-    text = show.expression(node)
+    text = shown_tree.expression(node)
     lines = text.split("\n")
 
     def walk(part: Any) -> None:
@@ -185,7 +188,7 @@ def test_macros_parse() -> None:
 
     for one in builtins.BUILTINS:
         if one.macro:
-            assert show.expression(python.parse_expression(one.macro, one.name)) == one.macro
+            assert shown_tree.expression(python.parse_expression(one.macro, one.name)) == one.macro
 
 
 def test_names_of_the_context_are_builtins() -> None:

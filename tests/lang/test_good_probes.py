@@ -1,4 +1,4 @@
-"""Probes that are right, and exactly what the checker makes of them, in the form of `show.program`."""
+"""Probes that are right, and exactly what the checker makes of them, in the form of `shown_tree.program`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Callable
 
 import pytest
+import shown_tree
 
-from kwire.lang import show
 from kwire.lang.checked import Program
 
 # (attach point, probe, checked program without its first line). A line that begins with | goes on the last.
@@ -565,7 +565,7 @@ PROGRAMS = [
 def test_a_good_probe_becomes_this_program(
     compiled: Callable[..., Program], where: str, text: str, wanted: str
 ) -> None:
-    shown = show.program(compiled(text, where)).partition("\n")[2]
+    shown = shown_tree.program(compiled(text, where)).partition("\n")[2]
     lines: list[str] = []
     for line in textwrap.dedent(wanted).strip("\n").rstrip().splitlines():
         if line.lstrip().startswith("| "):

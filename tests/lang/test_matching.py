@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import shown_tree
 
-from kwire.lang import python, show
+from kwire.lang import python
 from kwire.lang.context import Site
 from kwire.lang.errors import LanguageError, TextError
 from kwire.lang.expressions import Expressions
@@ -18,7 +19,7 @@ from kwire.lang.kerneltypes import KernelTypes
 def shown(types: KernelTypes, site: Callable[[str], Site]) -> Callable[[str], str]:
     """A condition at a tracepoint, checked, as text."""
     checker = Expressions(site("tracepoint:toy:all"), types, bare=True)
-    return lambda text: show.value(checker.condition(python.parse_expression(text, "--filter")))
+    return lambda text: shown_tree.value(checker.condition(python.parse_expression(text, "--filter")))
 
 
 @pytest.mark.parametrize(

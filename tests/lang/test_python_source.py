@@ -12,8 +12,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import shown_tree
 
-from kwire.lang import python, show, tree
+from kwire.lang import python, tree
 from kwire.lang.errors import LanguageError
 
 FILE = '''\
@@ -214,7 +215,8 @@ def test_a_live_function_is_read_from_its_text() -> None:
     (condition,) = probe.body
     assert isinstance(condition, tree.If)
     assert (
-        show.expression(condition.test) == "((sk.a == WIDE) and (sk.b == 3) and (sk.c == 10) and (sk.d == 7))"
+        shown_tree.expression(condition.test)
+        == "((sk.a == WIDE) and (sk.b == 3) and (sk.c == 10) and (sk.d == 7))"
     )
     assert {"WIDE": 4, "TEXT": "cat"}.items() <= dict(probe.constants).items()
 
@@ -271,7 +273,7 @@ def test_of_two_functions_of_one_name_the_right_one_is_read() -> None:
     for which, name in ((1, "one"), (0, "two")):
         (call,) = python.parse_function(make(which), ["kprobe:f"]).body
         assert isinstance(call, tree.Do)
-        assert show.expression(call.call) == f"emit(a.{name})"
+        assert shown_tree.expression(call.call) == f"emit(a.{name})"
 
 
 @pytest.mark.parametrize(
@@ -345,7 +347,7 @@ def test_an_expression_parses_to(text: str, printed: str | None) -> None:
         with pytest.raises(LanguageError, match="None is no value"):
             python.parse_expression(text, "--filter")
     else:
-        assert show.expression(python.parse_expression(text, "--filter")) == printed
+        assert shown_tree.expression(python.parse_expression(text, "--filter")) == printed
 
 
 @pytest.mark.parametrize(

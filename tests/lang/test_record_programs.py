@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import shown_tree
 
 from kwire.btf.errors import BtfLookupError
-from kwire.lang import record, show, sites, spec
+from kwire.lang import record, sites, spec
 from kwire.lang.check import filtered
 from kwire.lang.context import Argument, CtxField, DataLoc, Result, Site, Slots
 from kwire.lang.errors import LanguageError, UnknownNameError
@@ -154,7 +155,7 @@ def _record(types: KernelTypes, site: Callable[[str], Site], text: str, filter: 
     made = record.program(where, types, parsed.expressions, parsed.source, parsed.condition)
     if filter:
         made = filtered(made, parse_expression(filter, "--filter"), Source("--filter", filter), types)
-    return show.program(made)
+    return shown_tree.program(made)
 
 
 @pytest.mark.parametrize(("text", "fields", "values"), RECORDS[:-1])

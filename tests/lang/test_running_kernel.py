@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 
 import pytest
+import shown_tree
 
 from kwire.btf.store import load_kernel
-from kwire.lang import python, record, show, sites
+from kwire.lang import python, record, sites
 from kwire.lang.check import check
 from kwire.lang.kerneltypes import KernelTypes
 from kwire.lang.types import Enum, describe
@@ -74,7 +75,7 @@ def test_a_real_probe_checks(kernel: KernelTypes, name: str) -> None:
     else:
         site = sites.function(attach.kind, attach.target, kernel)
     program = check(probe, site, kernel)
-    assert show.program(program).splitlines()[1] == f"event {EVENTS[name]}"
+    assert shown_tree.program(program).splitlines()[1] == f"event {EVENTS[name]}"
 
 
 def test_offsets_are_those_of_the_kernel(kernel: KernelTypes) -> None:
@@ -86,7 +87,7 @@ def test_offsets_are_those_of_the_kernel(kernel: KernelTypes) -> None:
         '@kprobe("tcp_connect")\ndef f(sk): emit(sk.__sk_common.skc_dport)', "probes.py"
     )
     program = check(probe, sites.function("kprobe", "tcp_connect", kernel), kernel)
-    assert show.program(program).splitlines()[-1] == f"emit u16[arg0+{wanted}]"
+    assert shown_tree.program(program).splitlines()[-1] == f"emit u16[arg0+{wanted}]"
 
 
 def test_enumerators_are_found(kernel: KernelTypes) -> None:

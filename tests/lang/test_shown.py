@@ -56,7 +56,7 @@ def test_results_of_functions_and_arrays() -> None:
     returned = shown(site).retval
     assert returned is not None
     assert returned.type == t.Int(4, True, "errno")
-    unsigned = shown(site._replace(retval=Param("retval", t.U64, Result(1)))).retval
+    unsigned = shown(site.replace(retval=Param("retval", t.U64, Result(1)))).retval
     assert unsigned is not None
     assert unsigned.type == t.U64
     assert displayed(t.Array(t.U64, 6), "hex") == t.Array(t.Int(8, False, "hex"), 6)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import shown_tree
 
-from kwire.lang import show, spec
+from kwire.lang import spec
 from kwire.lang.errors import LanguageError
 
 RIGHT = [
@@ -38,9 +39,9 @@ CONDITIONS = [
 def test_a_spec_may_have_a_condition(text: str, expressions: list[str] | None, condition: str) -> None:
     parsed = spec.parse(text)
     assert parsed.condition is not None
-    assert show.expression(parsed.condition) == condition
+    assert shown_tree.expression(parsed.condition) == condition
     if expressions is not None:
-        assert [show.expression(one) for _, one in parsed.expressions] == expressions
+        assert [shown_tree.expression(one) for _, one in parsed.expressions] == expressions
     assert str(parsed) == "kprobe:f"
 
 
@@ -88,7 +89,7 @@ def test_a_spec_has_these_parts(text: str, parts: tuple[str, str, str, int]) -> 
 )
 def test_expressions_of_a_spec(text: str, expressions: list[tuple[str, str]]) -> None:
     parsed = spec.parse(text)
-    assert [(name, show.expression(node)) for name, node in parsed.expressions] == expressions
+    assert [(name, shown_tree.expression(node)) for name, node in parsed.expressions] == expressions
 
 
 def test_spans_of_expressions_are_columns_of_the_spec() -> None:

@@ -320,7 +320,7 @@ def test_a_function_travels_with_what_it_takes_from_around_it() -> None:
     there = python.parse_written(one)
     here = python.parse_function(inner.function, inner.attach)
     assert there.body == here.body  # spans included: errors point to the same place
-    assert there._replace(source=here.source) == here._replace(constants=there.constants)
+    assert there.replace(source=here.source) == here.replace(constants=there.constants)
     assert dict(there.constants) == dict(here.constants)
     with pytest.raises(LanguageError, match="there is no function"):
         python.parse_written(one._replace(name="other"))

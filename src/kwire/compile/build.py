@@ -6,7 +6,6 @@ exactly the records that the image emits. Two programs with equal `layout_key` c
 instructions with `cookie=True`.
 """
 
-from collections.abc import Hashable
 from typing import TYPE_CHECKING, NamedTuple
 
 from kwire.bpf import insn as isa
@@ -25,6 +24,7 @@ from kwire.compile.optimize import optimize
 from kwire.compile.progbtf import identifier, program_btf
 from kwire.compile.reads import WINDOW, join_reads
 from kwire.compile.select import Selected, select
+from kwire.compile.shape import layout_key
 from kwire.lang import checked
 from kwire.lang.tree import Span
 from kwire.wire.schema import Schema
@@ -44,10 +44,6 @@ __all__ = [
 MMAPABLE = 1 << 10  # BPF_F_MMAPABLE
 TASKS_MOST = 65536
 RING_SIZE = 1 << 20
-UNSHARED = frozenset({"fentry", "fexit", "rawtracepoint"})
-"""Kinds whose programs serve one site only: bound to one function when loaded, or without a cookie on
-kernel 6.1.
-"""
 
 
 class Compiled(NamedTuple):
@@ -167,40 +163,6 @@ def _line(program: checked.Program, slot: int, span: Span) -> Line:
 def probe_schema(program: checked.Program, *, id: int, spec: str, arch: Arch) -> Schema:
     """The schema alone, for a probe whose program was compiled for another one with the same `layout_key`."""
     return schema(program, layout(program.name, program.fields), id=id, spec=spec, machine=arch.machine)
-
-
-def layout_key(program: checked.Program) -> Hashable:
-    """What decides the instructions: programs with equal keys can share one, each firing telling its cookie.
-
-    Names, places in the source and what things are called do not matter; types, accesses and operations do.
-    """
-    site = program.site
-    fields = tuple(_shape(field.type) for field in program.fields)
-    own: Hashable = (site.kind, "+" in site.target)
-    if site.kind in UNSHARED:
-        own = site
-    return own, fields, _shape(program.guard), _shape(program.filter), _shape(program.body)
-
-
-_NAMELESS = frozenset({"span", "name", "values", "module", "display", "id", "meaning", "unit"})
-"""Parts of checked nodes and types that change no instruction. (A structure's id is used up by the
-checker.)
-"""
-
-
-def _shape(node: object) -> Hashable:
-    if isinstance(node, tuple):
-        fields: tuple[str, ...] | None = getattr(node, "_fields", None)
-        if fields is None:
-            return tuple(map(_shape, node))
-        if node.__class__ is checked.Emit:
-            return "Emit", tuple(map(_shape, node.values))
-        if "target" in fields and "space" in fields:
-            return "Pointer", node.space  # type: ignore[attr-defined]  # what it points to decided the loads
-        return node.__class__.__name__, *(
-            _shape(part) for name, part in zip(fields, node, strict=True) if name not in _NAMELESS
-        )
-    return node  # numbers, texts, None
 
 
 def task_fields(btf: "Btf") -> TaskFields | None:

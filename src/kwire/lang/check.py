@@ -72,7 +72,7 @@ def check(
 def filtered(program: c.Program, node: tree.Expr, source: Source, types: Types) -> c.Program:
     """The program, firings for which a condition is false being no events. Raises as `check_filter`."""
     condition = check_filter(node, source, program.site, types)
-    return program._replace(filter=condition, filter_source=source)
+    return program.replace(filter=condition, filter_source=source)
 
 
 def check_filter(node: tree.Expr, source: Source, site: Site, types: Types) -> c.Expr:
@@ -169,7 +169,7 @@ class Body(Expressions):
             if name in self.broken:
                 raise UnknownError(span)
             value = self.parameters.get(name)
-            return None if value is None else value._replace(span=span)
+            return None if value is None else value.replace(span=span)
         if name not in self.set:
             raise TextError(span, f"{name} may have no value here", "assign it on every path before")
         if name in self.comm:
@@ -185,7 +185,7 @@ class Body(Expressions):
         place = c.Place(value, 0, (), space, span)
         if isinstance(held.wide, t.Text):
             limit = self._limit(name, span)
-            return c.ReadText(place, held.wide._replace(limit=limit), span, held.fixed)
+            return c.ReadText(place, held.wide.replace(limit=limit), span, held.fixed)
         return c.ReadBlock(place, t.size_of(held.wide), held.wide, span)
 
     def _limit(self, name: str, span: Span) -> int:

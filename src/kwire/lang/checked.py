@@ -19,14 +19,15 @@ Laws the compiler may rely on:
 - A program has one event shape: `Program.fields`. Every `Emit` gives one value for each, in that order.
 """
 
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from kwire.lang.context import Argument, CtxField, Result, Saved, Site, TaskMember
+from kwire.lang.forms import Node
 from kwire.lang.tree import Source, Span
 from kwire.lang.types import Bool, Bytes, Int, Pointer, Scalar, Text, Type
 
 
-class Const(NamedTuple):
+class Const(Node):
     """An integer constant, in the range of its type."""
 
     value: int
@@ -34,7 +35,7 @@ class Const(NamedTuple):
     span: Span
 
 
-class Builtin(NamedTuple):
+class Builtin(Node):
     """A scalar the kernel knows; `op` is a key of `builtins.OPERATIONS` ("pid", "cpu", "nsecs", "func"…)."""
 
     op: str
@@ -42,7 +43,7 @@ class Builtin(NamedTuple):
     span: Span
 
 
-class Param(NamedTuple):
+class Param(Node):
     """A scalar of the probe's context, taken at its type's width: an `int` argument is the low 32 bits of its
     register, sign-extended. `CtxField.size` equals the type's size.
     """
@@ -53,14 +54,14 @@ class Param(NamedTuple):
     span: Span
 
 
-class Context(NamedTuple):
+class Context(Node):
     """The address of the program's context, as the base of a place (a tracepoint's embedded array)."""
 
     type: Pointer
     span: Span
 
 
-class DataLocAddress(NamedTuple):
+class DataLocAddress(Node):
     """The address of a tracepoint's variable-length data: context + (u32 at `offset` of it & 0xffff); when
     `relative`, that much from the end of the u32. As the base of a place.
     """
@@ -71,7 +72,7 @@ class DataLocAddress(NamedTuple):
     span: Span
 
 
-class Index(NamedTuple):
+class Index(Node):
     """A variable index: value * stride bytes are added to the place.
 
     When `length` is not 0 the array's bounds are known: an index outside 0 … length-1 (compare unsigned)
@@ -83,7 +84,7 @@ class Index(NamedTuple):
     length: int
 
 
-class Place(NamedTuple):
+class Place(Node):
     """A place in memory: base + offset + the indexes. `base` is an address (scalar, usually a `Pointer`).
 
     A base that is `Context` can be read directly for constant places; everything else goes through the
@@ -97,7 +98,7 @@ class Place(NamedTuple):
     span: Span
 
 
-class Load(NamedTuple):
+class Load(Node):
     """The scalar at a place. A chain of members through embedded structures is one place, so one load is one
     memory hop.
 
@@ -115,7 +116,7 @@ class Load(NamedTuple):
     bit_size: int = 0
 
 
-class AddressOf(NamedTuple):
+class AddressOf(Node):
     """The address of a place: base + offset + indexes; 0 when an index is out of bounds."""
 
     place: Place
@@ -123,7 +124,7 @@ class AddressOf(NamedTuple):
     span: Span
 
 
-class LocalGet(NamedTuple):
+class LocalGet(Node):
     """The value of local number `local` (an index of `Program.locals`)."""
 
     local: int
@@ -131,7 +132,7 @@ class LocalGet(NamedTuple):
     span: Span
 
 
-class Binary(NamedTuple):
+class Binary(Node):
     """`left op right`, op one of add sub mul div mod and or xor shl shr, in 64 bits."""
 
     op: str
@@ -141,7 +142,7 @@ class Binary(NamedTuple):
     span: Span
 
 
-class Negate(NamedTuple):
+class Negate(Node):
     """0 - operand."""
 
     operand: "Expr"
@@ -149,7 +150,7 @@ class Negate(NamedTuple):
     span: Span
 
 
-class Invert(NamedTuple):
+class Invert(Node):
     """All 64 bits flipped (signed types: s64; unsigned: u64)."""
 
     operand: "Expr"
@@ -157,7 +158,7 @@ class Invert(NamedTuple):
     span: Span
 
 
-class Compare(NamedTuple):
+class Compare(Node):
     """op one of eq ne lt le gt ge on the 64-bit registers; `signed` says how the ordering ones compare."""
 
     op: str
@@ -168,7 +169,7 @@ class Compare(NamedTuple):
     span: Span
 
 
-class TextEqual(NamedTuple):
+class TextEqual(Node):
     """Whether the value of a text is the literal: its limit counts, so `str(p, 2) == "ab"` holds for "abc".
 
     `literal` has no NUL; one longer than the text's limit is never equal. `text` is a `ReadText` or `Comm`.
@@ -188,7 +189,7 @@ Piece: TypeAlias = tuple[ByteSet, ...]
 """Neighbouring bytes of a text."""
 
 
-class TextMatch(NamedTuple):
+class TextMatch(Node):
     """Whether the value of a text is made of the pieces in their order, with any bytes between two of them.
 
     The first piece is its start and the last its end; both may be empty. One piece is the whole text.
@@ -200,7 +201,7 @@ class TextMatch(NamedTuple):
     span: Span
 
 
-class BlockEqual(NamedTuple):
+class BlockEqual(Node):
     """Whether the bytes at a place are these; `block.size` bytes."""
 
     block: "ReadBlock"
@@ -209,7 +210,7 @@ class BlockEqual(NamedTuple):
     span: Span
 
 
-class Logic(NamedTuple):
+class Logic(Node):
     """`left and right` / `left or right`: op "and" or "or"; 0 or 1; the right operand only when needed.
 
     Any scalar may stand as an operand: not 0 is true.
@@ -222,7 +223,7 @@ class Logic(NamedTuple):
     span: Span
 
 
-class Not(NamedTuple):
+class Not(Node):
     """1 when the operand is 0, otherwise 0."""
 
     operand: "Expr"
@@ -230,7 +231,7 @@ class Not(NamedTuple):
     span: Span
 
 
-class Select(NamedTuple):
+class Select(Node):
     """`then` when `test` is not 0, otherwise `otherwise`; only the chosen one is needed."""
 
     test: "Expr"
@@ -240,7 +241,7 @@ class Select(NamedTuple):
     span: Span
 
 
-class Convert(NamedTuple):
+class Convert(Node):
     """The operand's low bytes as `type`: truncated to its size, then sign- or zero-extended. `Bool`: != 0.
 
     Occurs only where the register changes; to `Bool` it is a test against 0.
@@ -251,7 +252,7 @@ class Convert(NamedTuple):
     span: Span
 
 
-class Retype(NamedTuple):
+class Retype(Node):
     """The same register under another type (a pointer cast, a display): costs nothing."""
 
     operand: "Expr"
@@ -259,7 +260,7 @@ class Retype(NamedTuple):
     span: Span
 
 
-class Bswap(NamedTuple):
+class Bswap(Node):
     """The operand's low `size` bytes (2, 4, 8) from big-endian to the host's order, zero-extended.
 
     On a big-endian host that is the identity (after truncation).
@@ -271,7 +272,7 @@ class Bswap(NamedTuple):
     span: Span
 
 
-class ReadText(NamedTuple):
+class ReadText(Node):
     """Text at a place up to its NUL, at most `type.limit` bytes without the NUL; empty when unreadable.
 
     `fixed` > 0: the place is an array of that many bytes (char[16], a constant size): nothing beyond it is
@@ -284,7 +285,7 @@ class ReadText(NamedTuple):
     fixed: int = 0
 
 
-class ReadBlock(NamedTuple):
+class ReadBlock(Node):
     """`size` bytes at a place, verbatim, into the fixed part of the record; zeros when unreadable.
 
     `type` is an `Array` of scalars, possibly with a display: ipv6, mac. (Inside the checker it also stands
@@ -297,14 +298,14 @@ class ReadBlock(NamedTuple):
     span: Span
 
 
-class Comm(NamedTuple):
+class Comm(Node):
     """The name of the current thread; its 16 bytes hold a NUL, so its limit is 15, or less."""
 
     type: Text
     span: Span
 
 
-class ReadBytes(NamedTuple):
+class ReadBytes(Node):
     """`length` bytes at a place (any scalar; taken unsigned and cut at `type.limit`) into the record's tail.
 
     None (length 0) when unreadable.
@@ -342,7 +343,7 @@ Expr: TypeAlias = (
 )
 
 
-class LocalSet(NamedTuple):
+class LocalSet(Node):
     """Local number `local` gets the value, already of the local's type."""
 
     local: int
@@ -350,7 +351,7 @@ class LocalSet(NamedTuple):
     span: Span
 
 
-class If(NamedTuple):
+class If(Node):
     """`then` when `test` (any scalar) is not 0, otherwise `otherwise`."""
 
     test: Expr
@@ -359,7 +360,7 @@ class If(NamedTuple):
     span: Span
 
 
-class Emit(NamedTuple):
+class Emit(Node):
     """One event: a value for each of `Program.fields`, in order, of exactly the field's type.
 
     Storing truncates nothing: a scalar of the field's type fits its size.
@@ -369,7 +370,7 @@ class Emit(NamedTuple):
     span: Span
 
 
-class Return(NamedTuple):
+class Return(Node):
     """The end of the program."""
 
     span: Span
@@ -378,14 +379,14 @@ class Return(NamedTuple):
 Stmt: TypeAlias = LocalSet | If | Emit | Return
 
 
-class Local(NamedTuple):
+class Local(Node):
     """A local variable: its name (for diagnostics) and its scalar type."""
 
     name: str
     type: Scalar
 
 
-class Field(NamedTuple):
+class Field(Node):
     """A field of the event.
 
     `type`: a scalar (fixed part, `types.size_of` bytes, `display` and enum names as in the type), `Array` of
@@ -399,7 +400,7 @@ class Field(NamedTuple):
     unit: str = ""
 
 
-class Program(NamedTuple):
+class Program(Node):
     """One probe, checked for one site. A firing for which `filter` is false is no event and is not counted;
     None: every firing runs the body. `guard` is the same but checked before all else, the choice of
     processes included: it turns away what only shares the attach point with the probe.

@@ -4,21 +4,22 @@ A `Site` is one concrete place (no wildcards). The checker resolves names agains
 access into instructions. How a site is found out (BTF, tracefs) is the business of `sites`.
 """
 
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
+from kwire.lang.forms import Form
 from kwire.lang.types import Type
 
 KINDS = ("tracepoint", "rawtracepoint", "kprobe", "kretprobe", "fentry", "fexit")
 
 
-class CtxField(NamedTuple):
+class CtxField(Form):
     """`size` bytes at `offset` of the program's context (a tracepoint's record)."""
 
     offset: int
     size: int
 
 
-class Argument(NamedTuple):
+class Argument(Form):
     """The argument in slot `number`, from 0. Slots are eight bytes each (see `abi`): of a kprobe the argument
     registers and then the stack; of the others at 8 * number of the context.
 
@@ -28,7 +29,7 @@ class Argument(NamedTuple):
     number: int
 
 
-class Slots(NamedTuple):
+class Slots(Form):
     """`size` bytes in slots from `first` on: an argument wider than a register, or a structure. At the return
     of a function (kretprobe): in the registers that hold the result. Size 0: no probe can read it.
     """
@@ -37,13 +38,13 @@ class Slots(NamedTuple):
     size: int
 
 
-class Result(NamedTuple):
+class Result(Form):
     """What the function returned (kretprobe: the return register; fexit: 8 * `slots` of the context)."""
 
     slots: int  # how many slots its arguments take
 
 
-class DataLoc(NamedTuple):
+class DataLoc(Form):
     """A variable-length array of a tracepoint's record: the u32 at `offset` holds length << 16 | start.
 
     start counts from the beginning of the context; `relative` (`__rel_loc`): from the end of the u32.
@@ -53,13 +54,13 @@ class DataLoc(NamedTuple):
     relative: bool = False
 
 
-class Saved(NamedTuple):
+class Saved(Form):
     """A register as the current thread had it when it entered the kernel, at `offset` of its `pt_regs`."""
 
     offset: int
 
 
-class TaskMember(NamedTuple):
+class TaskMember(Form):
     """The member at `offset` of the current thread's `task_struct`; its size is that of its type."""
 
     offset: int
@@ -68,7 +69,7 @@ class TaskMember(NamedTuple):
 Access: TypeAlias = CtxField | Argument | Slots | Result | DataLoc
 
 
-class Param(NamedTuple):
+class Param(Form):
     """A named value of the site. A `DataLoc` param has type `Array(element, 0)`: char is text."""
 
     name: str
@@ -76,7 +77,7 @@ class Param(NamedTuple):
     access: Access
 
 
-class Site(NamedTuple):
+class Site(Form):
     """One attach point. `target` is without the kind: "tcp_connect", "sched:sched_switch", "ext4:f+16"."""
 
     kind: str

@@ -103,7 +103,7 @@ def merge(kind: Kind | None, value: Final) -> Kind | None:
         return known._replace(constants=(*known.constants, value))
     type_ = value.type
     if isinstance(type_, t.Text | t.Bytes):
-        type_ = type_._replace(space=t.KERNEL)  # in the event it does not matter where it was read
+        type_ = type_.replace(space=t.KERNEL)  # in the event it does not matter where it was read
     joined = type_ if known.type is None else values.join(known.type, type_)
     return None if joined is None else known._replace(type=joined)
 

@@ -146,7 +146,7 @@ class Expressions:
         if builtin.type == builtins.COMM:
             return c.Comm(builtins.COMM, span)
         if name == "retval":
-            if self.site.retval is None or t.same(self.site.retval.type, t.VOID):
+            if self.site.retval is None or self.site.retval.type == t.VOID:
                 raise TextError(span, f"{self.site.target} returns nothing")
             return self.param(self.site.retval, span)
         if name == "args":
@@ -210,7 +210,7 @@ class Expressions:
             raise self._no_member(struct, node)
         offset, bit = place.offset + found.offset_bits // 8, found.offset_bits % 8
         return values.load(
-            place._replace(offset=offset, span=node.span), found.type, node.span, bit, found.bit_size
+            place.replace(offset=offset, span=node.span), found.type, node.span, bit, found.bit_size
         )
 
     def _own(self, node: tree.Member) -> Value:
@@ -278,9 +278,9 @@ class Expressions:
             if length and not 0 <= index.value < length:
                 message = f"{index.value} is not an index of {t.describe(value.type)}"
                 raise TextError(index.span, message, f"its indexes are 0 to {length - 1}")
-            place = place._replace(offset=place.offset + index.value * stride, span=span)
+            place = place.replace(offset=place.offset + index.value * stride, span=span)
         else:
-            place = place._replace(indexes=(*place.indexes, c.Index(index, stride, length)), span=span)
+            place = place.replace(indexes=(*place.indexes, c.Index(index, stride, length)), span=span)
         return values.load(place, target, span)
 
     # -- operations
@@ -440,5 +440,5 @@ def _between(left: Span, right: Span) -> Span:
 def _at(value: Value, span: Span) -> Value:
     """A macro's value, as if written where the macro was used."""
     if isinstance(value, c.Load):
-        return value._replace(span=span)
+        return value.replace(span=span)
     return value

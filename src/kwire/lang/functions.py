@@ -64,7 +64,7 @@ def cast(value: Value, type_: Type, span: Span, type_span: Span) -> Value:
         value = values.address(value, span)
     number = values.scalar(value)
     if isinstance(type_, t.Pointer) and isinstance(number.type, t.Pointer) and number.type.space == t.USER:
-        type_ = type_._replace(space=t.USER)  # a cast does not move memory
+        type_ = type_.replace(space=t.USER)  # a cast does not move memory
     if isinstance(type_, t.Int) and type_.size not in (1, 2, 4, 8):
         raise TextError(type_span, f"a number of {type_.size} bytes does not fit a register")
     return values.convert(number, type_, span)
@@ -95,7 +95,7 @@ def _str(call: Arguments) -> Value:
     value = call.values[0]
     limit = limit_of(call.values[1], "str") if len(call.values) > 1 else builtins.TEXT_LIMIT
     if isinstance(value, c.Comm):
-        return value._replace(type=t.Text(min(limit, value.type.limit)), span=call.span)
+        return value.replace(type=t.Text(min(limit, value.type.limit)), span=call.span)
     if isinstance(value, Literal):
         raise TextError(value.span, "this is a string already")
     if isinstance(value, c.ReadBytes):
@@ -103,7 +103,7 @@ def _str(call: Arguments) -> Value:
     text = values.as_text(value, limit, call.span)
     if isinstance(text, c.ReadText):
         most = min(limit, text.fixed) if text.fixed else limit
-        return text._replace(type=t.Text(most, text.type.space), span=call.span)
+        return text.replace(type=t.Text(most, text.type.space), span=call.span)
     if isinstance(value.type, t.Pointer) and not isinstance(value, c.ReadBlock):
         target = value.type.target
         bytes_ = t.is_integer(target) and t.size_of(target) == 1
@@ -133,7 +133,7 @@ def _space(call: Arguments) -> Value:
     if isinstance(value, c.ReadBlock):
         if isinstance(value.place.base, c.Context | c.DataLocAddress):
             raise TextError(value.span, "this is in the event itself, not behind a pointer")
-        return value._replace(place=value.place._replace(space=space), span=call.span)
+        return value.replace(place=value.place.replace(space=space), span=call.span)
     number = values.scalar(value)
     target = number.type.target if isinstance(number.type, t.Pointer) else t.VOID
     return values.convert(number, t.Pointer(target, space), call.span)

@@ -46,7 +46,7 @@ def match(op: str, text: Value, pattern: Value, span: Span) -> c.Expr:
     if len(pieces) == 2 and literal is not None and not pieces[1]:
         if not literal:
             return c.Const(1, t.BOOL, span)
-        start = found._replace(type=found.type._replace(limit=len(literal)))
+        start = found.replace(type=found.type.replace(limit=len(literal)))
         return c.TextEqual(start, literal, t.BOOL, span)
     return c.TextMatch(found, pieces, t.BOOL, span)
 

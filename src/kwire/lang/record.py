@@ -118,7 +118,7 @@ def _shown(value: Value, param: Param, site: Site) -> Value:
         if display == "ipv4":
             return c.Load(value.place, t.Int(4, False, display), NOWHERE)
         if display and isinstance(value.type, t.Array):
-            return value._replace(type=value.type._replace(display=display))
+            return value.replace(type=value.type.replace(display=display))
         return value
     pointer = param.type
     if (

@@ -67,8 +67,8 @@ def shown(site: Site, printed: Mapping[str, str] | None = None) -> Site:
     if returned is not None and t.signed(returned.type):
         returned = _with(returned, "errno")
     if site.kind != "tracepoint":
-        return site._replace(retval=returned)
-    return site._replace(
+        return site.replace(retval=returned)
+    return site.replace(
         params=tuple(_with(param, _display(site.target, param, printed or {})) for param in site.params),
         retval=returned,
     )
@@ -92,13 +92,13 @@ def _display(target: str, param: Param, printed: Mapping[str, str]) -> str:
 
 
 def _with(param: Param, display: str) -> Param:
-    return param._replace(type=displayed(param.type, display)) if display else param
+    return param.replace(type=displayed(param.type, display)) if display else param
 
 
 def displayed(type_: Type, display: str) -> Type:
     """The type with a display, where it is a plain integer, or an array of such."""
     if isinstance(type_, t.Int) and not type_.display and not type_.char:
-        return type_._replace(display=display)
+        return type_.replace(display=display)
     if isinstance(type_, t.Array) and not type_.display:
-        return type_._replace(element=displayed(type_.element, display))
+        return type_.replace(element=displayed(type_.element, display))
     return type_

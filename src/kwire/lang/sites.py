@@ -105,7 +105,7 @@ def raw_tracepoint(name: str, types: KernelTypes) -> Site:
 def _arguments(found: Signature, given: Sequence[Place]) -> tuple[Param, ...]:
     """The parameters, those that cannot be read (in floating-point registers, of no size) in no slots."""
     params = []
-    variadic = bool(found.params) and t.same(found.params[-1][1], t.VOID)
+    variadic = bool(found.params) and found.params[-1][1] == t.VOID
     for number, (name, type_) in enumerate(found.params[:-1] if variadic else found.params):
         place = given[number]
         access: Argument | Slots = Argument(place.first)
@@ -159,7 +159,7 @@ def _element(field: Field, user: bool, types: KernelTypes) -> Type:
     except BtfLookupError:
         found = t.Pointer(t.VOID) if field.type.endswith("*") else t.VOID
     if isinstance(found, t.Pointer):
-        return found._replace(space=t.USER) if user else found
+        return found.replace(space=t.USER) if user else found
     alone = field.length is None and field.location == "inline"
     known = isinstance(found, t.INTEGRAL)
     if alone and known and t.size_of(found) < field.size == 8:

@@ -1,11 +1,13 @@
 """The syntax tree that every front end makes: what was written, nothing about what it means.
 
-Laws: nodes are values; each carries the span of the text it came from; a front end removes its own sugar
-(augmented assignment, `elif`, casts spelled as calls) so that the checker sees one form of everything.
+Invariants: nodes are values (`forms`); each carries the span of the text it came from; a front end removes
+its own sugar (augmented assignment, `elif`, casts spelled as calls), so the checker sees one form of each.
 Operators are named by the words in `BINARY`, `COMPARE`, `MATCH`, `UNARY`, so no front end's spelling leaks.
 """
 
 from typing import NamedTuple, TypeAlias
+
+from kwire.lang.forms import Node
 
 BINARY = {
     "add": "+",
@@ -59,14 +61,14 @@ class Source(NamedTuple):
         return lines[index] if 0 <= index < len(lines) else ""
 
 
-class Name(NamedTuple):
+class Name(Node):
     """A name: a parameter, a local, a built-in or a constant; the checker finds out."""
 
     id: str
     span: Span
 
 
-class Number(NamedTuple):
+class Number(Node):
     """An integer (a character literal and True/False are integers too)."""
 
     value: int
@@ -74,14 +76,14 @@ class Number(NamedTuple):
     boolean: bool = False
 
 
-class String(NamedTuple):
+class String(Node):
     """A string literal."""
 
     value: str
     span: Span
 
 
-class Member(NamedTuple):
+class Member(Node):
     """`value.name`; pointers are followed by themselves."""
 
     value: "Expr"
@@ -90,7 +92,7 @@ class Member(NamedTuple):
     name_span: Span
 
 
-class Index(NamedTuple):
+class Index(Node):
     """`value[subscript]`."""
 
     value: "Expr"
@@ -98,7 +100,7 @@ class Index(NamedTuple):
     span: Span
 
 
-class Unary(NamedTuple):
+class Unary(Node):
     """`op operand`, op one of `UNARY`."""
 
     op: str
@@ -106,7 +108,7 @@ class Unary(NamedTuple):
     span: Span
 
 
-class Binary(NamedTuple):
+class Binary(Node):
     """`left op right`, op one of `BINARY`."""
 
     op: str
@@ -115,7 +117,7 @@ class Binary(NamedTuple):
     span: Span
 
 
-class Compare(NamedTuple):
+class Compare(Node):
     """`left op1 a op2 b …`: true when each neighbouring pair compares true; every operand is taken once."""
 
     left: "Expr"
@@ -123,7 +125,7 @@ class Compare(NamedTuple):
     span: Span
 
 
-class Match(NamedTuple):
+class Match(Node):
     """Whether a text starts with, ends with, contains or matches a constant text; op one of `MATCH`."""
 
     op: str
@@ -132,7 +134,7 @@ class Match(NamedTuple):
     span: Span
 
 
-class Logic(NamedTuple):
+class Logic(Node):
     """`a and b and …` (op "and") or `a or b or …` (op "or"), from left to right, stopping early."""
 
     op: str
@@ -140,7 +142,7 @@ class Logic(NamedTuple):
     span: Span
 
 
-class Conditional(NamedTuple):
+class Conditional(Node):
     """`then if test else otherwise`."""
 
     test: "Expr"
@@ -149,7 +151,7 @@ class Conditional(NamedTuple):
     span: Span
 
 
-class Cast(NamedTuple):
+class Cast(Node):
     """`value` seen as the C type `type` ("struct tcp_sock *", "u32")."""
 
     type: str
@@ -158,7 +160,7 @@ class Cast(NamedTuple):
     type_span: Span
 
 
-class Call(NamedTuple):
+class Call(Node):
     """`function(arguments…, name=argument…)`."""
 
     function: str
@@ -185,7 +187,7 @@ Expr: TypeAlias = (
 )
 
 
-class Assign(NamedTuple):
+class Assign(Node):
     """`name = value`; `type` is the C type written beside it, empty when none is."""
 
     name: str
@@ -196,7 +198,7 @@ class Assign(NamedTuple):
     type_span: Span = NOWHERE
 
 
-class If(NamedTuple):
+class If(Node):
     """`if test: then… else: otherwise…`."""
 
     test: Expr
@@ -205,14 +207,14 @@ class If(NamedTuple):
     span: Span
 
 
-class Do(NamedTuple):
+class Do(Node):
     """A call for its effect: `emit(…)`."""
 
     call: Call
     span: Span
 
 
-class Return(NamedTuple):
+class Return(Node):
     """The end of the probe."""
 
     span: Span
@@ -221,7 +223,7 @@ class Return(NamedTuple):
 Stmt: TypeAlias = Assign | If | Do | Return
 
 
-class Parameter(NamedTuple):
+class Parameter(Node):
     """A parameter of a probe function; `type` is the C type written beside it, empty when none is."""
 
     name: str
@@ -230,7 +232,7 @@ class Parameter(NamedTuple):
     type_span: Span
 
 
-class Attach(NamedTuple):
+class Attach(Node):
     """Where a probe wants to be: `kind` as in `spec.KINDS`, `target` the text after it."""
 
     kind: str
@@ -238,7 +240,7 @@ class Attach(NamedTuple):
     span: Span
 
 
-class Probe(NamedTuple):
+class Probe(Node):
     """One probe as written: where it attaches, what it takes, what it does."""
 
     name: str

@@ -8,11 +8,12 @@ Laws:
 - `display` says how a value is shown, never how it is computed: one of `ADDRESSES`, which are types of the
   wire, or for integers one of `wire.fields.DISPLAYS` or of `wire.names.tables`.
 
-Types are values: compare them with `same`, because named tuples of two classes compare equal when their
-contents do; and test them with `is None`, because a type without fields is an empty, false tuple.
+Types are values (`forms`): they compare by class and fields, how they are shown included.
 """
 
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
+
+from kwire.lang.forms import Form
 
 ADDRESSES = ("ipv4", "ipv6", "mac", "ksym", "usym")
 """Displays that make a value an address of the named kind: the wire's type of the same name."""
@@ -21,11 +22,11 @@ KERNEL = "kernel"
 USER = "user"
 
 
-class Void(NamedTuple):
+class Void(Form):
     """Nothing, or something unknown behind a pointer."""
 
 
-class Int(NamedTuple):
+class Int(Form):
     """An integer of `size` bytes: 1, 2, 4 or 8 (16 only behind a pointer; it cannot be loaded)."""
 
     size: int
@@ -34,11 +35,11 @@ class Int(NamedTuple):
     char: bool = False  # C's char: an array of it is text
 
 
-class Bool(NamedTuple):
+class Bool(Form):
     """One byte, 0 or 1. Comparisons and logic give it."""
 
 
-class Enum(NamedTuple):
+class Enum(Form):
     """An integer of `size` bytes whose values have names."""
 
     name: str
@@ -47,7 +48,7 @@ class Enum(NamedTuple):
     values: tuple[tuple[str, int], ...] = ()
 
 
-class Pointer(NamedTuple):
+class Pointer(Form):
     """An address, 8 bytes, unsigned. `space` says which helper reads through it: "kernel" or "user"."""
 
     target: "Type"
@@ -55,7 +56,7 @@ class Pointer(NamedTuple):
     display: str = ""  # "ksym" for pointers to functions
 
 
-class Struct(NamedTuple):
+class Struct(Form):
     """A structure or union, named by its place in the kernel's BTF; members are looked up there.
 
     `module` is "vmlinux" or the module whose BTF holds `id`. `name` may be empty (anonymous). `size` is 0
@@ -69,7 +70,7 @@ class Struct(NamedTuple):
     union: bool = False
 
 
-class Array(NamedTuple):
+class Array(Form):
     """`length` elements one after another; length 0 is a flexible array, whose bounds are not known."""
 
     element: "Type"
@@ -77,14 +78,14 @@ class Array(NamedTuple):
     display: str = ""
 
 
-class Text(NamedTuple):
+class Text(Form):
     """A string, without its NUL, of at most `limit` bytes (the record's tail holds its true length)."""
 
     limit: int
     space: str = KERNEL
 
 
-class Bytes(NamedTuple):
+class Bytes(Form):
     """Bytes from memory, at most `limit`; a variable number goes to the record's tail."""
 
     limit: int
@@ -107,11 +108,6 @@ KSYM = Int(8, False, "ksym")
 
 INTEGERS = {"s8": S8, "s16": S16, "s32": S32, "s64": S64, "u8": U8, "u16": U16, "u32": U32, "u64": U64}
 """The integer types by the names people write."""
-
-
-def same(a: Type, b: Type) -> bool:
-    """Whether two types are the same type, how they are shown included."""
-    return type(a) is type(b) and a == b
 
 
 def is_scalar(type_: Type) -> bool:

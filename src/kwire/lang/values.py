@@ -4,11 +4,12 @@ The law: functions here take and give checked expressions that already keep `che
 raises `TextError` with the span it is wrong at.
 """
 
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from kwire.lang import checked as c
 from kwire.lang import types as t
 from kwire.lang.errors import TextError
+from kwire.lang.forms import Node
 from kwire.lang.tree import Span
 from kwire.lang.types import Scalar, Text, Type
 
@@ -16,7 +17,7 @@ BLOCK_LIMIT = 256  # bytes of an array that a record holds as it is
 TEXT_BLOCK = 32  # char[n] up to this many bytes stands fixed in the record, longer ones go to its tail
 
 
-class Literal(NamedTuple):
+class Literal(Node):
     """A string literal: good for comparing with a text, nothing else."""
 
     value: str
@@ -58,7 +59,7 @@ def convert(value: c.Expr, type_: Scalar, span: Span) -> c.Expr:
     """The value as another scalar type: C's conversion, free where the register stays as it is."""
     if isinstance(value, c.Const):
         return c.Const(wrap(value.value, type_), type_, span)
-    if t.same(value.type, type_):
+    if value.type == type_:
         return value
     low, high = bounds(value.type)
     least, greatest = bounds(type_)
@@ -72,7 +73,7 @@ def convert(value: c.Expr, type_: Scalar, span: Span) -> c.Expr:
 def load(place: c.Place, type_: Type, span: Span, bit_offset: int = 0, bit_size: int = 0) -> Value:
     """What is at a place: a scalar is loaded, an array or structure stays where it is until it is needed."""
     if isinstance(type_, t.Pointer) and place.space == t.USER:
-        type_ = type_._replace(space=t.USER)  # what user memory points to is user memory
+        type_ = type_.replace(space=t.USER)  # what user memory points to is user memory
     if isinstance(type_, t.Int | t.Enum) and type_.size not in (1, 2, 4, 8):
         raise TextError(
             span, f"a number of {type_.size} bytes cannot be read", "read it as an array: cast it"
@@ -105,7 +106,7 @@ def place_at(pointer: c.Expr, span: Span) -> c.Place:
     while isinstance(base, c.Retype) and isinstance(base.operand.type, t.Pointer):
         base = base.operand  # one name for one address, whatever it was cast to
     if isinstance(base, c.AddressOf):
-        return base.place._replace(space=_space(pointer.type), span=span)
+        return base.place.replace(space=_space(pointer.type), span=span)
     return c.Place(base, 0, (), _space(pointer.type), span)
 
 
@@ -160,14 +161,14 @@ def as_text(value: Value, limit: int, span: Span) -> c.ReadText | c.Comm | None:
 
 def join(a: Type, b: Type) -> Type | None:
     """The smallest type that holds the values of both; None when there is none."""
-    if t.same(a, b):
+    if a == b:
         return a
     if isinstance(a, t.Text) and isinstance(b, t.Text) and a.space == b.space:
         return a if a.limit >= b.limit else b
     if isinstance(a, t.Bytes) and isinstance(b, t.Bytes) and a.space == b.space:
         return a if a.limit >= b.limit else b
     if isinstance(a, t.Pointer) and isinstance(b, t.Pointer) and a.space == b.space:
-        if t.same(a.target, b.target):
+        if a.target == b.target:
             return a
         return None
     if not (t.is_integer(a) and t.is_integer(b)):

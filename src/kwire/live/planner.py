@@ -516,9 +516,9 @@ def _named(site: Site, tables: Mapping[str, Mapping[int, str]]) -> Site:
         table, type_ = tables.get(param.name), param.type
         if table and isinstance(type_, Int):
             names = tuple((name, value) for value, name in table.items())
-            param = param._replace(type=Enum(param.name, type_.size, type_.signed, names))
+            param = param.replace(type=Enum(param.name, type_.size, type_.signed, names))
         params.append(param)
-    return site._replace(params=tuple(params))
+    return site.replace(params=tuple(params))
 
 
 def make_plan(

@@ -13,7 +13,7 @@ The numbers are part of the kernel's ABI and never change; a test compares them 
 says of itself (`struct syscall_metadata`).
 """
 
-from typing import Any, Final
+from typing import Final, TypeVar
 
 from kwire.bpf.arch import Arch
 from kwire.btf.blob import Btf
@@ -22,6 +22,7 @@ from kwire.btf.types import Kind
 from kwire.lang import types as t
 from kwire.lang.checked import Binary, Compare, Const, Context, DataLocAddress, Expr, Logic, Param, Program
 from kwire.lang.context import Argument, CtxField, Saved, Site, TaskMember
+from kwire.lang.forms import Node, rewrite
 from kwire.lang.tree import NOWHERE
 from kwire.wire.names import SYSCALLS
 
@@ -36,6 +37,9 @@ ARGUMENTS_AT = 16
 
 TS_COMPAT: Final = 2
 """In `thread_info.status` on x86: the current system call was made the 32-bit way."""
+
+
+_Node = TypeVar("_Node", bound=Node)
 
 
 class _UnfitError(Exception):
@@ -60,13 +64,13 @@ def by_raw_tracepoint(program: Program, btf: Btf, arch: Arch) -> Program | None:
         task = btf.find("task_struct", Kind.STRUCT)
         status = btf.member(task, "thread_info.status").offset_bits // 8
         access = _accesses(f"sys_{where}", arch)
-        body = tuple(_rewrite(statement, number, access) for statement in program.body)
-        filter = None if program.filter is None else _rewrite(program.filter, number, access)
+        body = tuple(_rewritten(statement, number, access) for statement in program.body)
+        filter = None if program.filter is None else _rewritten(program.filter, number, access)
     except (BtfLookupError, _UnfitError):
         return None
     site = Site("rawtracepoint", f"sys_{where}", ())
     guard = _guard(site.target, number, status, arch)
-    return program._replace(site=site, body=body, filter=filter, guard=guard)
+    return program.replace(site=site, body=body, filter=filter, guard=guard)
 
 
 def _accesses(where: str, arch: Arch) -> dict[int, Argument | Saved]:
@@ -89,24 +93,18 @@ def _const(value: int) -> Const:
     return Const(value, t.S32, NOWHERE)
 
 
-def _rewrite(node: Any, number: int, access: dict[int, Argument | Saved]) -> Any:
+def _rewritten(node: _Node, number: int, access: dict[int, Argument | Saved]) -> _Node:
     """The same statement or expression with every read of the record replaced. Raises _UnfitError."""
-    if isinstance(node, Param) and isinstance(node.access, CtxField):
-        if node.access == NUMBER_AT:
-            return Const(number, node.type, node.span)
-        if node.access.offset not in access:
+
+    def change(one: Node) -> Node | None:
+        if isinstance(one, Context | DataLocAddress):
             raise _UnfitError
-        return node._replace(access=access[node.access.offset])
-    if isinstance(node, Context | DataLocAddress):
-        raise _UnfitError
-    if not isinstance(node, tuple):
-        return node
-    fields = getattr(node, "_fields", None)
-    if fields is None:
-        return tuple(_rewrite(part, number, access) for part in node)
-    changed = {
-        name: _rewrite(part, number, access)
-        for name, part in zip(fields, node, strict=True)
-        if name not in ("type", "span") and isinstance(part, tuple)
-    }
-    return node._replace(**changed) if changed else node  # type: ignore[attr-defined]
+        if not isinstance(one, Param) or not isinstance(one.access, CtxField):
+            return None
+        if one.access == NUMBER_AT:
+            return Const(number, one.type, one.span)
+        if one.access.offset not in access:
+            raise _UnfitError
+        return one.replace(access=access[one.access.offset])
+
+    return rewrite(node, change)

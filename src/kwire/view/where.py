@@ -10,7 +10,7 @@ text, bytes with their hexadecimal digits. Texts have an order here.
 
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from kwire.lang import builtins, comparisons, tree
 from kwire.lang import checked as c
@@ -18,6 +18,7 @@ from kwire.lang import types as t
 from kwire.lang.context import CtxField, Site
 from kwire.lang.errors import Diagnostic, LanguageError, NameTextError, NeverTextError, TextError, nearest
 from kwire.lang.expressions import Expressions
+from kwire.lang.forms import Node
 from kwire.lang.matching import regex
 from kwire.lang.values import Literal, Value, wrap
 from kwire.view.render import Test, Values
@@ -44,7 +45,7 @@ ADDRESSES = ("ipv4", "ipv6", "mac")
 MASK = (1 << 64) - 1
 
 
-class Texts(NamedTuple):
+class Texts(Node):
     """Two texts compared by their bytes: op one of `tree.COMPARE`."""
 
     op: str
@@ -269,7 +270,7 @@ class _Checker(Expressions):
         data = comparisons.address_bytes(kind, literal)
         from kwire.wire.fields import ipv6_text, mac_text
 
-        return literal._replace(value=ipv6_text(data) if kind == "ipv6" else mac_text(data))
+        return literal.replace(value=ipv6_text(data) if kind == "ipv6" else mac_text(data))
 
 
 def _index_of(value: c.Param | c.Load | c.ReadText) -> int:

@@ -1,4 +1,4 @@
-"""Checked programs and trees as text: for tests, for `-v`, and for a reader of either.
+"""Checked programs and trees as text: for tests.
 
 `program` prints one line a statement in a compact form of its own; `expression` writes a tree back as the
 Python text that parses to the same tree.

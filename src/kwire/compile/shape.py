@@ -1,0 +1,87 @@
+"""What decides a program's instructions: its shape.
+
+Names, places in the source and how things are shown do not matter; types, accesses and operations do.
+`COUNTS` says for each class of checked nodes and of types which of its parts count; a class that is not there
+is an error.
+"""
+
+from collections.abc import Hashable
+from typing import Any, Final
+
+from kwire.lang import checked as c
+from kwire.lang import context
+from kwire.lang import types as t
+from kwire.lang.forms import Form
+
+UNSHARED: Final = frozenset({"fentry", "fexit", "rawtracepoint"})
+"""Kinds whose programs serve one site only: bound to one function when loaded, or without a cookie on
+kernel 6.1.
+"""
+
+COUNTS: Final[dict[type[Form], tuple[str, ...]]] = {
+    t.Void: (),
+    t.Int: ("size", "signed", "char"),
+    t.Bool: (),
+    t.Enum: ("size", "signed"),
+    t.Pointer: ("space",),  # what it points to decided the loads
+    t.Struct: ("size",),
+    t.Array: ("element", "length"),
+    t.Text: ("limit", "space"),
+    t.Bytes: ("limit", "space"),
+    context.CtxField: ("offset", "size"),
+    context.Argument: ("number",),
+    context.Result: ("slots",),
+    context.Saved: ("offset",),
+    context.TaskMember: ("offset",),
+    c.Const: ("value",),
+    c.Builtin: ("op",),
+    c.Param: ("access", "type"),
+    c.Context: (),
+    c.DataLocAddress: ("offset", "relative"),
+    c.Index: ("value", "stride", "length"),
+    c.Place: ("base", "offset", "indexes", "space"),
+    c.Load: ("place", "type", "bit_offset", "bit_size"),
+    c.AddressOf: ("place",),
+    c.LocalGet: ("local",),
+    c.Binary: ("op", "left", "right", "type"),
+    c.Negate: ("operand",),
+    c.Invert: ("operand",),
+    c.Compare: ("op", "left", "right", "signed"),
+    c.TextEqual: ("text", "literal"),
+    c.TextMatch: ("text", "pieces"),
+    c.BlockEqual: ("block", "data"),
+    c.Logic: ("op", "left", "right"),
+    c.Not: ("operand",),
+    c.Select: ("test", "then", "otherwise"),
+    c.Convert: ("operand", "type"),
+    c.Retype: ("operand",),
+    c.Bswap: ("operand", "size"),
+    c.ReadText: ("place", "type", "fixed"),
+    c.ReadBlock: ("place", "size"),
+    c.Comm: ("type",),
+    c.ReadBytes: ("place", "length", "type"),
+    c.LocalSet: ("local", "value"),
+    c.If: ("test", "then", "otherwise"),
+    c.Emit: ("values",),
+    c.Return: (),
+}
+
+
+def layout_key(program: c.Program) -> Hashable:
+    """What decides the instructions: programs with equal keys can share one."""
+    site = program.site
+    own: Hashable = (site.kind, "+" in site.target)
+    if site.kind in UNSHARED:
+        own = site
+    fields = tuple(shape(field.type) for field in program.fields)
+    return own, fields, *map(shape, (program.guard, program.filter, program.body))
+
+
+def shape(value: Any) -> Hashable:
+    """The parts of a node, a type or a tuple of them that count."""
+    if isinstance(value, Form):
+        return value.__class__, *(shape(getattr(value, part)) for part in COUNTS[value.__class__])
+    if isinstance(value, tuple):
+        return tuple(map(shape, value))
+    assert value is None or isinstance(value, int | str | bytes), value
+    return value
