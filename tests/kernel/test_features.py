@@ -16,7 +16,7 @@ from kwire.bpf.helpers import HELPERS
 from kwire.kernel import features, maps, privileges, probes, prog, surroundings
 from kwire.kernel.answer import Answer, refused
 from kwire.kernel.features import BASE, FEATURES, PROBES, mechanism, probe
-from kwire.kernel.sys import ATTRS, KernelError, Struct, try_bpf
+from kwire.kernel.sys import ATTRS, KernelError, Struct, bpf, try_bpf
 
 ALWAYS = (
     *BASE,
@@ -146,6 +146,7 @@ def test_surroundings_that_are_hostile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(surroundings, "_read", lambda path, directory=None: texts.get(path))
     monkeypatch.setattr(surroundings, "lockdown_mode", lambda: ("confidentiality", 0))
     monkeypatch.setattr(surroundings, "in_first_namespace", lambda: False)
+    monkeypatch.setattr(surroundings, "try_iterator", lambda: bpf("iter_create", link_fd=-1))
     monkeypatch.setattr(surroundings, "MANY_PROBES", 1 << 40)
     monkeypatch.setattr(native, "ring_walk", None)
     for name in (

@@ -10,13 +10,17 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import kwire
 from kwire.errors import KwireError
-from kwire.kernel.sys import address_of
+from kwire.kernel import identity
+from kwire.kernel.sys import KernelError, address_of
+from kwire.live import planner
 from kwire.live.plan import Scope
 from kwire.live.planner import make_plan
 from kwire.live.processes import MAX_PID, Processes
@@ -214,7 +218,6 @@ def record(*words: str, before: tuple[str, ...] = ()) -> dict[str, object]:
 NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc")
 
 
-@pytest.mark.native
 @pytest.mark.parametrize("before", [(), NAMESPACE], ids=["here", "in a namespace"])
 def test_a_command_is_traced_in_a_pid_namespace_too(before: tuple[str, ...], tmp_path: Path) -> None:
     path = str(tmp_path / "x.pcapng")
@@ -227,7 +230,6 @@ def test_a_command_is_traced_in_a_pid_namespace_too(before: tuple[str, ...], tmp
     assert counts[1] - counts[0] == 13  # type: ignore[operator]
 
 
-@pytest.mark.native
 def test_a_process_is_traced_in_a_pid_namespace_and_ends_the_trace(tmp_path: Path) -> None:
     path = str(tmp_path / "x.pcapng")
     script = tmp_path / "calls.py"
@@ -241,6 +243,87 @@ def test_a_process_is_traced_in_a_pid_namespace_and_ends_the_trace(tmp_path: Pat
     )
     run = subprocess.run([*NAMESPACE, "sh", "-c", work], capture_output=True, text=True, timeout=60)
     assert json.loads(run.stdout)["events"] == 13, run.stderr
+
+
+FAMILY = """
+import json, os, sys, threading
+def tell(): told.append([os.getpid(), threading.get_native_id(), os.getppid()])
+told = []
+tell()
+thread = threading.Thread(target=tell)
+thread.start()
+thread.join()
+json.dump(told, open(sys.argv[1], "w"))
+"""
+IDS = f"{GETPPID}(pid, tid, ppid)"
+
+
+def ids_of(path: Path, tmp_path: Path, *options: str, before: tuple[str, ...] = NAMESPACE) -> list[list[int]]:
+    """The ids in events of a command that runs `path` in a namespace."""
+    capture = str(tmp_path / "x.pcapng")
+    command = f"{sys.executable} {path} {tmp_path}/told"
+    record(IDS, "-c", command, "-w", capture, *options, before=before)
+    with kwire.open(capture) as events:
+        return [[event.pid, event.tid, event.ppid] for event in events]
+
+
+def test_ids_are_told_as_they_are_seen_in_the_namespace(tmp_path: Path) -> None:
+    script = tmp_path / "family.py"
+    script.write_text(FAMILY)
+    seen = ids_of(script, tmp_path)
+    told = json.loads((tmp_path / "told").read_text())
+    assert told[0][0] < 100  # surely not the kernel's number
+    assert told[0] in seen
+    assert told[1] in seen
+    for filter, wanted in (
+        (f"tid == {told[1][1]} and tid != pid", [told[1]]),
+        (f"ppid == {told[0][2]} and pid == {told[0][0]} and pid == tid", told[:1]),
+        ("pid == 1 or ppid == 1 or tid == 1", []),
+    ):
+        assert ids_of(script, tmp_path, "--filter", filter) == wanted
+
+
+def test_a_namespace_within_is_seen_by_the_numbers_of_the_outer(tmp_path: Path) -> None:
+    script, inner = tmp_path / "family.py", tmp_path / "inner.py"
+    script.write_text(FAMILY)
+    start = ["unshare", "--pid", "--fork", sys.executable, str(script)]
+    inner.write_text(f"import subprocess, sys\nsubprocess.run([*{start}, sys.argv[1]], check=True)")
+    seen = ids_of(inner, tmp_path)
+    told = json.loads((tmp_path / "told").read_text())
+    assert told[0][0] == 1
+    pids = {pid for pid, _, _ in seen}
+    assert 1 not in pids
+    assert max(pids) < 100
+    [own] = {tuple(ids) for ids in seen if ids[0] == max(pids) and ids[0] == ids[1]}
+    assert own[2] in range(2, own[0])
+
+
+def test_who_is_outside_of_the_namespace_has_no_number_there(tmp_path: Path) -> None:
+    """The whole machine is traced; the process that calls is the test's own, and not shown there."""
+    capture = tmp_path / "x.pcapng"
+    calls = [*KWIRE, "record", f"{IDS}{{comm == 'outsider'}}", "-w", str(capture), "-n", "2", "-d", "60"]
+    with subprocess.Popen([*NAMESPACE, *calls], stderr=subprocess.PIPE, text=True) as traced:
+        for _ in range(600):
+            if capture.exists():
+                break
+            time.sleep(0.1)
+        renamed = "open('/proc/self/comm', 'w').write('outsider'); import os; os.getppid(); os.getppid()"
+        subprocess.run([sys.executable, "-c", renamed], check=True)
+        assert traced.wait(60) == 0, traced.communicate()
+    with kwire.open(str(capture)) as events:
+        assert [[event.pid, event.tid, event.ppid] for event in events] == [[0, 0, 0]] * 2
+
+
+def test_a_kernel_that_does_not_tell_of_namespaces_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise KernelError("walk", "tasks", "there is no iterator")
+
+    monkeypatch.setattr(planner, "in_first_namespace", lambda: False)
+    monkeypatch.setattr(identity, "own_namespace", refused)
+    [note] = make_plan([IDS]).notes
+    assert note == (
+        "process ids in events are not this pid namespace's, but the kernel's: there is no iterator"
+    )
 
 
 @pytest.mark.guest

@@ -25,7 +25,7 @@ from kwire.stream.remote import Conversation, Link
 
 PROBE = "tracepoint:syscalls:sys_enter_getppid"
 
-pytestmark = [pytest.mark.live, pytest.mark.native]
+pytestmark = pytest.mark.live
 
 ATTACK = """
 import ctypes, errno, json, os, socket, sys, threading

@@ -1,6 +1,6 @@
-"""Where the running kernel's `struct task_struct` keeps what programs read: a table of offsets in bytes.
+"""Where the running kernel keeps what programs read of tasks and their numbers: tables of offsets in bytes.
 
-The offsets come from the kernel's own BTF (`compile.build.task_fields`).
+The offsets come from the kernel's own BTF (`compile.build.task_fields` and `pid_fields`).
 """
 
 from typing import NamedTuple
@@ -18,3 +18,32 @@ class TaskFields(NamedTuple):
     start_time: int
     group_leader: int
     real_parent: int
+
+
+class PidFields(NamedTuple):
+    """How a task's numbers are found: `thread_pid` of the task points to a `struct pid`, which holds `level`
+    (4 bytes) and, from `numbers` on, `step` bytes for each pid namespace that sees it, the first namespace's
+    first: the number (`nr`, 4 bytes) and the namespace's address (`namespace`).
+    """
+
+    thread_pid: int
+    level: int
+    numbers: int
+    step: int
+    nr: int
+    namespace: int
+
+
+class PidNamespace(NamedTuple):
+    """A pid namespace in which programs tell tasks' numbers: how deep it is (1: a child of the first), its
+    address in the kernel, and the layout.
+    """
+
+    level: int
+    address: int
+    fields: PidFields
+
+    @property
+    def entry(self) -> int:
+        """Where a `struct pid` that this namespace sees has its number there, bytes from its start."""
+        return self.fields.numbers + self.level * self.fields.step

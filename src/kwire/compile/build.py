@@ -12,7 +12,7 @@ from kwire.bpf import insn as isa
 from kwire.bpf.arch import Arch
 from kwire.bpf.asm import link
 from kwire.bpf.image import Image, Line, MapSpec
-from kwire.bpf.task import TaskFields
+from kwire.bpf.task import PidFields, PidNamespace, TaskFields
 from kwire.compile.allocate import StackError, allocate
 from kwire.compile.builder import OTHER_SOURCE
 from kwire.compile.expressions import Options
@@ -37,6 +37,7 @@ __all__ = [
     "Compiled",
     "compile_probe",
     "layout_key",
+    "pid_fields",
     "probe_schema",
     "task_fields",
 ]
@@ -69,6 +70,7 @@ def compile_probe(
     main: int = 0,
     without: tuple[int, ...] = (),
     task: TaskFields | None = None,
+    namespace: PidNamespace | None = None,
     ring_size: int = RING_SIZE,
     explain: bool = False,
 ) -> Compiled:
@@ -79,13 +81,14 @@ def compile_probe(
     CPUs); `tasks`: only processes in the map `tasks` are traced, `main` being the number of one that is
     surely in it and keeps its number, so it need not be looked up; `without`: processes that are left out;
     `task`: the offsets from `task_fields`, which save a good part of an event's cost (without them pid and
-    comm come from helpers); `ring_size`: of the rings, in bytes, for whoever
+    comm come from helpers); `namespace`: the pid namespace in which `pid`, `tid` and `ppid` are told, not the
+    first one's (takes `task`); `ring_size`: of the rings, in bytes, for whoever
     creates maps from the image; `explain`: fill `Compiled.ir`.
 
     Raises `CompileError` when the program does not fit: the record, the stack, the jumps.
     """
     placed = layout(program.name, program.fields)
-    options = Options(arch, id, probes, cpus, tasks, main, without, cookie, task)
+    options = Options(arch, id, probes, cpus, tasks, main, without, cookie, task, namespace)
     on_stack = fits_stack(placed)
     for window in (WINDOW, WINDOW // 8):
         try:
@@ -173,3 +176,24 @@ def task_fields(btf: "Btf") -> TaskFields | None:
     if not found:
         return None
     return TaskFields(*(btf.member(found, name).offset_bits // 8 for name in TaskFields._fields))
+
+
+def pid_fields(btf: "Btf") -> PidFields | None:
+    """Offsets of a task's numbers in the running kernel's BTF; None where it does not say."""
+    from kwire.btf.types import Kind
+
+    task, pid, entry = (btf.find(name, Kind.STRUCT) for name in ("task_struct", "pid", "upid"))
+    if not (task and pid and entry):
+        return None
+
+    def at(structure: int, member: str) -> int:
+        return btf.member(structure, member).offset_bits // 8
+
+    return PidFields(
+        at(task, "thread_pid"),
+        at(pid, "level"),
+        at(pid, "numbers"),
+        btf.sizeof(entry),
+        at(entry, "nr"),
+        at(entry, "ns"),
+    )

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 from kwire.bpf.arch import Arch
-from kwire.bpf.task import TaskFields
+from kwire.bpf.task import PidNamespace, TaskFields
 from kwire.compile.builder import Builder
 from kwire.compile.ir import At, Block, Operand, Slot, Value
 from kwire.compile.layout import CompileError
@@ -63,6 +63,7 @@ class Options(NamedTuple):
     without: tuple[int, ...] = ()
     cookie: bool = False
     task: TaskFields | None = None
+    namespace: PidNamespace | None = None
 
 
 def signed64(value: int) -> int:
@@ -102,8 +103,8 @@ class Expressions(Builder):
 
     def builtin(self, e: checked.Builtin) -> Operand:
         """A built-in scalar."""
-        if e.op in ("pid", "tid"):
-            return self.process(e.op)
+        if e.op in ("pid", "tid", "ppid"):
+            return self.number(e.op)
         if e.op == "func" and self.site.kind in ("kprobe", "kretprobe") and "+" in self.site.target:
             ip = self.load(self.function.context, self.options.arch.ip, 8, pure=True)
             return self.binary("add", ip, BREAKPOINT.get(self.options.arch.machine, 0))
@@ -119,8 +120,29 @@ class Expressions(Builder):
         value.bits = bits
         return value
 
+    def number(self, which: str) -> Value:
+        """`pid`, `tid` or `ppid` as people see it: in their pid namespace, 0 for whom that does not show.
+
+        Without branches, so that equal ones are made once. A `struct pid` of a higher level has no entry
+        there; what is read in its place is never used.
+        """
+        namespace, task = self.options.namespace, self.options.task
+        if namespace is None or task is None:
+            return self.process(which)
+        fields, owner = namespace.fields, self.call("get_current_task_btf")
+        if which == "ppid":
+            owner = self.load(owner, task.real_parent, 8, pure=True)
+        if which != "tid":
+            owner = self.load(owner, task.group_leader, 8, pure=True)
+        pid = self.load(owner, fields.thread_pid, 8, pure=True)
+        deep = self.emit("cmp", [self.load(pid, fields.level, 4, pure=True), namespace.level], "ge", 1)
+        nr = self.hop(pid, namespace.entry + fields.nr, 4, types.KERNEL)
+        there = self.hop(pid, namespace.entry + fields.namespace, 8, types.KERNEL)
+        same = self.emit("cmp", [there, signed64(namespace.address)], "eq", 1)
+        return self.emit("mul", [nr, self.emit("and", [deep, same], None, 1)], None, 32)
+
     def process(self, which: str) -> Value:
-        """`pid` (the process, tgid) or `tid` (the thread)."""
+        """The kernel's number of the process (`pid`, its tgid) or of the thread (`tid`)."""
         task = self.options.task
         if task is not None:
             offset = task.tgid if which == "pid" else task.pid

@@ -1,10 +1,11 @@
 """The answer of a feature probe, and what an errno means for it."""
 
 import errno as errnos
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from kwire.kernel import cures
-from kwire.kernel.sys import reason
+from kwire.kernel.sys import KernelError, reason
 
 
 class Answer(NamedTuple):
@@ -30,3 +31,12 @@ def refused(errno: int, note: str = "", cure: str = "") -> Answer:
     if errno in (errnos.ENOMEM, errnos.EMFILE, errnos.ENFILE, errnos.EAGAIN, errnos.EINTR, errnos.EBUSY):
         return Answer("unknown", reason(errno), "try again")
     return Answer("no", f"{note or 'the kernel does not know it'}: {reason(errno)}", cure)
+
+
+def trying(action: Callable[[], object]) -> Answer:
+    """Yes when the action succeeds, else what its KernelError says."""
+    try:
+        action()
+    except KernelError as error:
+        return refused(error.errno, error.cause.rsplit(": ", 1)[0] if ": " in error.cause else "", error.cure)
+    return YES

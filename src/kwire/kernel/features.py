@@ -79,7 +79,7 @@ FEATURES: dict[str, Feature] = {
         Feature("perf_paranoid", "perf events may be opened", "", surroundings.perf_paranoid),
         Feature(
             "pid_namespace",
-            "process ids here are those the kernel's programs see",
+            "process ids in events are those seen here",
             "",
             surroundings.pid_namespace,
         ),

@@ -3,7 +3,8 @@
 A BPF iterator (Linux 5.8; for one process 6.1) is run over the tasks that our namespace shows: it tells of
 each process the number that the kernel's first pid namespace has for it, when it was created and whose child
 it is. What it gives is a moment's picture; who must know that a number still means the same process holds a
-pidfd of it.
+pidfd of it. The other way, from a task to the number that our namespace has for it, is the programs' own
+business (`bpf.task.PidNamespace`); here they learn which namespace ours is.
 """
 
 import os
@@ -11,18 +12,39 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from kwire.bpf.asm import R0, R1, R2, R3, R6, R7, R10, Label, alu64, call, exit_, image, jmp, ldx, mov64, stx
-from kwire.bpf.helpers import NAMES
+from kwire.bpf.asm import (
+    R0,
+    R1,
+    R2,
+    R3,
+    R6,
+    R7,
+    R8,
+    R9,
+    R10,
+    Item,
+    Label,
+    alu64,
+    call,
+    exit_,
+    image,
+    jmp,
+    ldx,
+    mov64,
+    stx,
+)
+from kwire.bpf.helpers import HELPERS, NAMES
 from kwire.bpf.image import Image
-from kwire.bpf.task import TaskFields
+from kwire.bpf.task import PidFields, PidNamespace, TaskFields
 from kwire.kernel.prog import function_btf_id, load
-from kwire.kernel.sys import ATTACH_TYPES, Fd, bpf, failure
+from kwire.kernel.sys import ATTACH_TYPES, Fd, KernelError, bpf, failure
 from kwire.kernel.tasks import Identity
 
 FIRST_PID_NAMESPACE = 0xEFFFFFFC
 """Inode number of the pid namespace that the kernel starts with (linux/proc_ns.h)."""
 
 RECORD = struct.Struct("=QII")
+OWN = struct.Struct("=QQ")
 ITERATOR = "bpf_iter_task"
 SEQ_WRITE = NAMES.index("seq_write")
 
@@ -52,9 +74,27 @@ def everybody(fields: TaskFields) -> list[Process]:
     return list(_walk(fields, 0))
 
 
+def own_namespace(fields: PidFields) -> PidNamespace:
+    """The pid namespace that shows us by the number that `os.getpid` gives. Raises KernelError."""
+    for level, address in OWN.iter_unpack(_run(namespace_program(fields), os.getpid())):
+        return PidNamespace(level, address, fields)
+    raise KernelError("find", "our pid namespace", "the kernel does not tell of our process")
+
+
+def try_iterator() -> None:
+    """Walk over our own process with a program that does nothing. Raises KernelError where that cannot be."""
+    _run(image("kwire_probe", "iter", [mov64(R0, 0), exit_()]), os.getpid())
+
+
 def _walk(fields: TaskFields, pid: int) -> Iterator[Process]:
     """One record a process; `pid`: of this one only, 0 for all."""
-    with load(program(fields), {}, attach_btf_id=function_btf_id(ITERATOR)) as prog:
+    for started, number, parent in RECORD.iter_unpack(_run(program(fields), pid)):
+        yield Process(Identity(number, started), parent)
+
+
+def _run(iterator: Image, pid: int) -> bytes:
+    """What an iterator writes of the tasks of this process, 0 for all."""
+    with load(iterator, {}, attach_btf_id=function_btf_id(ITERATOR)) as prog:
         only = struct.pack("=III", 0, pid, 0)  # union bpf_iter_link_info: thread, process, pidfd
         link = Fd(
             bpf(
@@ -72,8 +112,7 @@ def _walk(fields: TaskFields, pid: int) -> Iterator[Process]:
                 data += part
         except OSError as error:
             raise failure("walk", "the kernel's tasks", error.errno or 0) from None
-    for started, number, parent in RECORD.iter_unpack(data):
-        yield Process(Identity(number, started), parent)
+    return bytes(data)
 
 
 def program(fields: TaskFields) -> Image:
@@ -95,13 +134,58 @@ def program(fields: TaskFields) -> Image:
             ldx("dw", R1, R7, fields.real_parent),
             ldx("w", R1, R1, fields.tgid),
             stx("w", R10, R1, -4),
-            ldx("dw", R1, R6, 0),  # struct bpf_iter_meta: seq
-            mov64(R2, R10),
-            alu64("add", R2, -RECORD.size),
-            mov64(R3, RECORD.size),
-            call(SEQ_WRITE),
+            *_write(RECORD.size),
             out,
             mov64(R0, 0),
             exit_(),
         ],
     )
+
+
+def namespace_program(fields: PidFields) -> Image:
+    """For a task, write an `OWN`: the level and the address of its pid namespace."""
+    out = Label("out")
+
+    def read(base: int, offset: int, to: int, size: int) -> list[Item]:
+        return [
+            mov64(R1, R10),
+            alu64("add", R1, to),
+            mov64(R2, size),
+            mov64(R3, base),
+            alu64("add", R3, offset),
+            call(HELPERS["probe_read_kernel"].id),
+            jmp("ne", R0, 0, out),
+        ]
+
+    return image(
+        "namespace",
+        "iter",
+        [
+            ldx("dw", R6, R1, 0),
+            ldx("dw", R7, R1, 8),
+            jmp("eq", R7, 0, out),
+            *read(R7, fields.thread_pid, -8, 8),
+            ldx("dw", R8, R10, -8),
+            *read(R8, fields.level, -8, 4),
+            ldx("w", R9, R10, -8),
+            stx("dw", R10, R9, -16),
+            alu64("mul", R9, fields.step),
+            alu64("add", R8, R9),
+            *read(R8, fields.numbers + fields.namespace, -8, 8),
+            *_write(OWN.size),
+            out,
+            mov64(R0, 0),
+            exit_(),
+        ],
+    )
+
+
+def _write(size: int) -> list[Item]:
+    """Write the top bytes of the frame to the file of the iterator, whose `meta` is in r6."""
+    return [
+        ldx("dw", R1, R6, 0),  # struct bpf_iter_meta: seq
+        mov64(R2, R10),
+        alu64("add", R2, -size),
+        mov64(R3, size),
+        call(SEQ_WRITE),
+    ]

@@ -30,7 +30,7 @@ from kwire.bpf.asm import (
 from kwire.bpf.helpers import HELPERS
 from kwire.bpf.image import Image, MapSpec
 from kwire.kernel import tracefs
-from kwire.kernel.answer import YES, Answer, refused
+from kwire.kernel.answer import YES, Answer, refused, trying
 from kwire.kernel.attach import GET_KPROBES, NO_KPROBES, Link, attach, attach_multi, kprobe_pmu
 from kwire.kernel.maps import PAGE, Map
 from kwire.kernel.prog import BTF_KIND_FUNC, KINDS, Prog, function_btf_id, load
@@ -42,7 +42,6 @@ from kwire.kernel.sys import (
     KernelError,
     try_bpf,
 )
-from kwire.kernel.tracefs import GET_TRACEFS
 
 NOTHING: Sequence[Item] = (mov64(R0, 0), exit_())
 RARE_EVENT = ("oom", "mark_victim")
@@ -60,15 +59,6 @@ HELPERS_OF = {
     "rawtracepoint": tuple(_COMMON.split()),
 }
 _NO_HELPER = re.compile(r"unknown func|cannot use helper|invalid func")
-
-
-def trying(action: Callable[[], object]) -> Answer:
-    """Yes when the action succeeds, else what its KernelError says."""
-    try:
-        action()
-    except KernelError as error:
-        return refused(error.errno, error.cause.rsplit(": ", 1)[0] if ": " in error.cause else "", error.cure)
-    return YES
 
 
 def bpf_call() -> Answer:
@@ -195,13 +185,15 @@ def log_true_size() -> Answer:
 
 
 def tracing_files() -> Answer:
-    """Find tracefs, or make it."""
+    """Find tracefs, or make it, and read in it."""
     try:
         files = tracefs.shared()
-        place = files.place or "not mounted; a mount of our own is used"
-        return Answer("yes", place)
+        files.event_id(*RARE_EVENT)
     except KernelError as error:
-        return refused(error.errno, cure=GET_TRACEFS)
+        if error.errno in (errnos.EPERM, errnos.EACCES):
+            return Answer("no", "this user may not read it", error.cure)
+        return refused(error.errno, cure=error.cure)
+    return Answer("yes", files.place or "not mounted; a mount of our own is used")
 
 
 def tracepoint() -> Answer:

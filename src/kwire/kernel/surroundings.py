@@ -9,9 +9,9 @@ from collections.abc import Callable
 from kwire import native
 from kwire.bpf.image import MapSpec
 from kwire.kernel import cures, privileges
-from kwire.kernel.answer import YES, Answer, refused
+from kwire.kernel.answer import YES, Answer, refused, trying
 from kwire.kernel.cures import CONFIDENTIALITY, READING, TRACING, lockdown_mode, may_trace
-from kwire.kernel.identity import in_first_namespace
+from kwire.kernel.identity import in_first_namespace, try_iterator
 from kwire.kernel.maps import Map
 from kwire.kernel.symbols import KALLSYMS, how_to_see_addresses
 from kwire.kernel.sys import KernelError, possible_cpus
@@ -118,16 +118,15 @@ def perf_paranoid() -> Answer:
 
 
 def pid_namespace() -> Answer:
-    """Is this the pid namespace whose ids programs see?"""
-    first = in_first_namespace()
-    if first is None:
-        return Answer("unknown", "no /proc/self/ns/pid")
-    if first:
+    """Are ids told as they are seen here? In a pid namespace of its own that takes an iterator over tasks."""
+    if in_first_namespace():
         return YES
-    return Answer(
-        "no",
-        "a container's pid namespace: -p and -c take its ids, events show the host's",
-        "start the container with the host's (`--pid=host`)",
+    told = trying(try_iterator)
+    if told.answer == "yes":
+        return told._replace(reason="in this pid namespace; fields of tracepoints hold the kernel's")
+    return told._replace(
+        reason=f"a pid namespace of its own, and events show the kernel's ids: {told.reason}",
+        cure="start the container with the host's (`--pid=host`)",
     )
 
 

@@ -11,7 +11,7 @@ import weakref
 from errno import EACCES, EPERM
 from typing import Self
 
-from kwire.kernel import cures
+from kwire.kernel import cures, privileges
 from kwire.kernel.formats import Format, FormatError, parse_format
 from kwire.kernel.mount import detached
 from kwire.kernel.sys import CURES, Fd, KernelError, reason
@@ -21,7 +21,8 @@ NAME = re.compile(
     r"[A-Za-z0-9_.-]+"
 )  # of a category or an event; anything else would wander about in the file system
 
-GET_TRACEFS = "mount it (`mount -t tracefs tracefs /sys/kernel/tracing`) or boot a kernel with CONFIG_FTRACE"
+MOUNT_TRACEFS = "mount it (`mount -t tracefs tracefs /sys/kernel/tracing`)"
+GET_TRACEFS = f"{MOUNT_TRACEFS} or boot a kernel with CONFIG_FTRACE"
 
 
 class TracefsError(KernelError):
@@ -51,9 +52,7 @@ class Tracefs(Fd):
                     refused = True
         fd, errno = detached("tracefs")
         if errno:
-            refused = refused or errno in (EPERM, EACCES)
-            cure = cures.unreadable() if refused else CURES.get(errno, GET_TRACEFS)
-            raise TracefsError("open", "tracefs", reason(errno), cure, errno)
+            raise TracefsError("open", "tracefs", *_unopened(errno, refused), errno)
         return cls(fd, "")
 
     def read(self, path: str) -> bytes:
@@ -147,6 +146,18 @@ def shared() -> Tracefs:
     return found
 
 
+def _unopened(errno: int, refused: bool) -> tuple[str, str]:
+    """(cause, cure) where tracefs could not be mounted; `refused`: it is there, and not for this user."""
+    if errno not in (EPERM, EACCES):
+        return reason(errno), CURES.get(errno, GET_TRACEFS)
+    held = privileges.effective()
+    if refused or not cures.may_trace(held):
+        return reason(errno), cures.unreadable()
+    if "CAP_SYS_ADMIN" in held:
+        return reason(errno), cures.refused()
+    return "it is not mounted, and mounting it takes CAP_SYS_ADMIN", f"as root, {MOUNT_TRACEFS}"
+
+
 def _checked(name: str) -> str:
     if not NAME.fullmatch(name) or name in (".", ".."):
         raise TracefsError("look up", f"event {name!r}", "that is no name of an event")
@@ -159,7 +170,7 @@ def _error(operation: str, path: str, error: OSError) -> TracefsError:
         cause = (
             "this kernel has no such event" if path.startswith("events/") else "this kernel has no such file"
         )
-    cure = cures.unreadable() if isinstance(error, PermissionError) else ""
+    cure = cures.unreadable() if isinstance(error, PermissionError) else CURES.get(error.errno or 0, "")
     return TracefsError(operation, path, cause, cure, error.errno or 0)
 
 

@@ -22,7 +22,8 @@ class Builtin(NamedTuple):
 
     `operation`: a key of `OPERATIONS`, or empty for what the checker itself resolves; `type`: None when it
     depends on the attach point or the kernel's types (`type_name`, a C type); `macro`: an expression it is
-    short for; `kinds`: where it exists.
+    short for, where the kernel's own numbers are the user's (with an operation, that counts elsewhere);
+    `kinds`: where it exists.
     """
 
     name: str
@@ -40,6 +41,7 @@ OPERATIONS = {
     "tid": "bpf_get_current_pid_tgid() & 0xffffffff",
     "uid": "bpf_get_current_uid_gid() & 0xffffffff",
     "gid": "bpf_get_current_uid_gid() >> 32",
+    "ppid": "as pid, of the parent; only in a pid namespace that is not the first",
     "cpu": "bpf_get_smp_processor_id()",
     "nsecs": "bpf_ktime_get_ns(), the record's own timestamp: one reading serves both",
     "cgroup": "bpf_get_current_cgroup_id()",
@@ -49,9 +51,9 @@ OPERATIONS = {
 """`checked.Builtin.op` → what it computes."""
 
 BUILTINS = (
-    Builtin("pid", "process id (the kernel's tgid)", U32, "pid"),
-    Builtin("tid", "thread id (the kernel's pid)", U32, "tid"),
-    Builtin("ppid", "process id of the parent", macro="curtask.real_parent.tgid"),
+    Builtin("pid", "process id (the kernel's tgid), as it is seen in the pid namespace of kwire", U32, "pid"),
+    Builtin("tid", "thread id (the kernel's pid), likewise", U32, "tid"),
+    Builtin("ppid", "process id of the parent, likewise", U32, "ppid", macro="curtask.real_parent.tgid"),
     Builtin("uid", "user id", U32, "uid"),
     Builtin("gid", "group id", U32, "gid"),
     Builtin("comm", "name of the current thread, at most 15 bytes", COMM),

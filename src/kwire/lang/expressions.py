@@ -25,6 +25,10 @@ PREFIX = "args_"
 class Types(Protocol):
     """What the checker needs to know of the kernel's types; `KernelTypes` is the one in use."""
 
+    @property
+    def namespaced(self) -> bool:
+        """Whether process ids are told in a pid namespace that is not the kernel's first."""
+
     def type(self, text: str, module: str = "") -> Type:
         """The type of a C type name. Raises BtfLookupError."""
 
@@ -139,7 +143,7 @@ class Expressions:
         name, kind = builtin.name, self.site.kind
         if kind not in builtin.kinds:
             raise NameTextError(span, f"a {kind} has no {name}", f"it exists in {', '.join(builtin.kinds)}")
-        if builtin.macro:
+        if builtin.macro and not (builtin.operation and self.types.namespaced):
             from kwire.lang.python import parse_expression
 
             return _at(self.check(parse_expression(builtin.macro, name)), span)

@@ -56,11 +56,16 @@ class Signature(NamedTuple):
 
 
 class KernelTypes:
-    """Types, members and prototypes by name, converted and kept."""
+    """Types, members and prototypes by name, converted and kept.
 
-    __slots__ = ("_enumerators", "_kept", "_kernel", "_members")
+    `namespaced`: whether process ids are told in a pid namespace that is not the kernel's first, so that its
+    types do not hold them as they are.
+    """
 
-    def __init__(self, kernel: KernelBtf) -> None:
+    __slots__ = ("_enumerators", "_kept", "_kernel", "_members", "namespaced")
+
+    def __init__(self, kernel: KernelBtf, *, namespaced: bool = False) -> None:
+        self.namespaced = namespaced
         self._kernel = kernel
         self._kept: dict[tuple[str, int], Type] = {}
         self._members: dict[tuple[str, int, str], Found | None] = {}

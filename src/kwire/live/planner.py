@@ -16,14 +16,15 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from kwire.bpf.arch import host
-from kwire.bpf.task import TaskFields
+from kwire.bpf.task import PidNamespace, TaskFields
 from kwire.btf.blob import Btf
 from kwire.btf.errors import BtfError, BtfLookupError
 from kwire.btf.store import Found, Function, Kernel, load_kernel
 from kwire.btf.types import Kind
-from kwire.compile.build import compile_probe, layout_key, probe_schema, task_fields
+from kwire.compile.build import compile_probe, layout_key, pid_fields, probe_schema, task_fields
 from kwire.errors import KwireError
 from kwire.kernel import tracefs
+from kwire.kernel.identity import in_first_namespace
 from kwire.kernel.printfmt import hexadecimal, symbolic
 from kwire.kernel.sys import possible_cpus
 from kwire.kernel.tracefs import Tracefs
@@ -118,12 +119,32 @@ class Planner:
         self._at: dict[tuple[str, str], list[int]] = {}  # what is wanted at a place
         self._events: Tracefs | None = None  # open as long as it is used, for all probes once
         self._kernel: Kernel | None = None
+        self._namespace: PidNamespace | None = None
+        self._foreign_ids = ""
         try:
             self._kernel = load_kernel()
         except BtfError as error:
             self._types = KernelTypes(_NoBtf(error))
+            if in_first_namespace() is False:
+                self._foreign_ids = error.cause
         else:
-            self._types = KernelTypes(self._kernel)
+            if not in_first_namespace():
+                self._find_namespace(self._kernel.vmlinux)
+            self._types = KernelTypes(self._kernel, namespaced=self._namespace is not None)
+
+    def _find_namespace(self, vmlinux: Btf) -> None:
+        """Find out in which pid namespace people see process ids; none where that is the kernel's first."""
+        from kwire.kernel.identity import own_namespace
+
+        try:
+            fields = pid_fields(vmlinux)
+            if fields is None or task_fields(vmlinux) is None:
+                raise KwireError("find", "pid namespace", "the kernel's types do not tell of its tasks")
+            found = own_namespace(fields)
+        except KwireError as error:
+            self._foreign_ids = error.cause
+        else:
+            self._namespace = found if found.level else None
 
     def add(self, probe: "str | Probe | tree.Probe") -> None:
         """Add a probe spec, or a probe written as a Python function, for every place it attaches to."""
@@ -203,6 +224,8 @@ class Planner:
                 yield f"{first} was asked for more than once, and is one probe"
             else:
                 yield f"{first} and {number - 1} more were asked for more than once, and are one probe each"
+        if self._foreign_ids:
+            yield f"process ids in events are not this pid namespace's, but the kernel's: {self._foreign_ids}"
         if self._copies:
             (first, copies), number = self._copies[0], len(self._copies)
             others = f", and {number - 1} more names stand for several functions" if number > 1 else ""
@@ -391,6 +414,7 @@ class Planner:
             main=self._scope.main,
             without=self._scope.without,
             task=task,
+            namespace=self._namespace,
         )
         for index in members:
             one = wanted[index]

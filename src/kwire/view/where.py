@@ -136,6 +136,8 @@ def dotted(member: tree.Member) -> tree.Name | None:
 class _Types:
     """What a capture knows of the kernel's types: the names in its tables."""
 
+    namespaced = False
+
     def __init__(self, schema: Schema) -> None:
         self._tables = schema.enums
 
