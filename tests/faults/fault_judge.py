@@ -100,6 +100,8 @@ class Case(NamedTuple):
     """A capture was moved and its collector killed: what the next one does not find counts as gone."""
     grown: tuple[str, ...] = ()
     """What grew that should not: descriptors, memory."""
+    doubtful: int = 0
+    """How many of `taken` the collector may have counted."""
 
 
 def judge(case: Case) -> list[str]:
@@ -110,7 +112,7 @@ def judge(case: Case) -> list[str]:
     produced = sum(life.produced for life in case.lives)
     accounted = len(found.numbers) + found.all_lost
     whole = all(_ended(life) for life in case.lives) and not case.unsure
-    if whole and produced != accounted + case.taken:
+    if whole and not case.taken - case.doubtful <= produced - accounted <= case.taken:
         wrong.append(
             f"{produced} produced, {len(found.numbers)} stored, {found.all_lost} counted lost, "
             f"{case.taken} taken away"

@@ -1,8 +1,9 @@
-"""An agent without a kernel: a tracer that makes numbered events, under the real `kwire agent`.
+"""Where events come from: a tracer that makes numbered ones under the real `kwire agent`, or the kernel.
 
-Everything but the tracer is the command's own: spool, sessions, summaries, exit status. Events carry numbers
-that no two of a scenario share, and how many there were stands in shared memory, which outlives kill -9: that
-is the counter which the judge believes, and nothing of kwire's writes it.
+Everything but that tracer is the command's own: spool, sessions, summaries, exit status; of the kernel's
+events (system calls of `caller.c`) the tracer too. Events carry numbers that no two of a scenario share, and
+how many there were stands in shared memory, which outlives kill -9: that is the counter which the judge
+believes, and nothing of kwire's writes it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import struct
 import sys
 import time
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from kwire.live.environment import complete
@@ -48,9 +50,55 @@ class Counter:
         self._map = mmap.mmap(-1, 8 * (probes + 1))
         self.produced = memoryview(self._map).cast("Q")
 
+    @property
+    def total(self) -> int:
+        """Events produced, of all probes."""
+        return sum(self.produced)
+
+    def halt(self, alive: Callable[[], bool]) -> None:
+        """No event comes any more that is not counted; wait for that while `alive`."""
+
     def close(self) -> None:
         self.produced.release()
         self._map.close()
+
+
+PROBES = (
+    "tracepoint:syscalls:sys_enter_lseek(offset)",
+    "tracepoint:syscalls:sys_enter_readahead(offset)",
+    "tracepoint:syscalls:sys_enter_ftruncate(length)",
+)
+"""What `caller.c` calls, by turns; the number is the record's first value, as in events that are made."""
+
+
+class Calls(Counter):
+    """System calls that a process has made, counted by itself in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.write_bytes(bytes(mmap.PAGESIZE))
+        with path.open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), 0)
+        self.produced = memoryview(self._map).cast("Q")
+
+    def arguments(self, life: int, probes: int, rate: float, seconds: float) -> list[str]:
+        """The probes and the command of an agent."""
+        caller = os.environ["KWIRE_FAULT_CALLER"]
+        command = f"{caller} {self._path} {life} {probes} {rate:.0f} {seconds:g}"
+        return [*PROBES[:probes], "-c", command]
+
+    @property
+    def total(self) -> int:
+        return self.produced[0]
+
+    def halt(self, alive: Callable[[], bool]) -> None:
+        self.produced[1] = 1
+        while alive() and not self.produced[2] and self._begun:
+            time.sleep(0.001)
+
+    @property
+    def _begun(self) -> bool:
+        return self.produced[0] > 0
 
 
 class _Always:
@@ -176,6 +224,14 @@ def agent(argv: Sequence[str], probes: int, rate: float, life: int, counter: Cou
 
     setattr(verb, "Tracer", Mine)  # noqa: B010  # the name is not exported, but it is what the verb calls
     verb.make_plan = make_plan
+    hurry()
+    return main.main(["agent", *argv])
+
+
+def kernel_agent(argv: Sequence[str]) -> int:
+    """`kwire agent` with these arguments and its own tracer, in this process; its exit status."""
+    from kwire.cli import main
+
     hurry()
     return main.main(["agent", *argv])
 

@@ -1,12 +1,14 @@
 """A world of one scenario: a collector, agents, a network that fails, disks that fail.
 
 Each process is forked from this one, so that it starts at once and may be killed like any other; it runs the
-command itself (`kwire collect`, `kwire agent`), with a tracer that makes numbered events in the place of the
-kernel's. What it prints goes to files.
+command itself (`kwire collect`, `kwire agent`). `Kinds` says what the world is made of: events are the
+kernel's own or those of a tracer that makes numbered ones; disks are file systems of their own or folders
+whose calls fail; a network is a link between two namespaces or a proxy. What processes print goes to files.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import mmap
@@ -18,9 +20,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import fault_source
 from fault_judge import Case, Life, Told, look_into
+from fault_links import Link, enter
+from fault_mounts import LoopDisk
 from proxies import TcpProxy, UdpProxy
 
 from kwire.cli import agent as _agent  # noqa: F401  # all that children need is imported once
@@ -37,11 +42,45 @@ QUICK = ["--set", "keepalive=0.3"]
 MEMORY = 48 << 20
 """Bytes that a collector may have more after a scenario than before: windows, buffers, modules."""
 
+DESCRIPTORS = 64
+"""Descriptors that an agent has at most: programs, maps, links and rings of three probes among them."""
+
 ERROR, DELAY, GIVEN, FULL = range(4)  # words of a disk's page: see disk.c
 
 
 class StuckError(Exception):
     """Something did not happen in time."""
+
+
+class Kinds(NamedTuple):
+    """What a world is made of."""
+
+    transport: str = "unix"
+    """"unix", "tcp", "tls" or "udp"."""
+    network: str = "proxy"
+    """"proxy", or "link": two namespaces; nothing of either for "unix"."""
+    disks: str = "calls"
+    """"calls": they fail (disk.c); "mounts": loop-mounted file systems."""
+    events: str = "made"
+    """"made" by a tracer without a kernel; "kernel": system calls of a process."""
+    place: str = "folder"
+    """"folder" of captures, "merge" (one file) or "rotate"."""
+    sync: bool = False
+    family: int = 4
+    """Of addresses."""
+
+    @property
+    def has(self) -> set[str]:
+        """What faults may ask for."""
+        networked = self.transport != "unix"
+        has = {self.disks, self.events} | ({self.network} if networked else set())
+        has |= {"sync"} if self.sync else set()
+        return has | ({"datagrams" if self.transport == "udp" else "stream"} if networked else set())
+
+    @property
+    def options(self) -> list[str]:
+        """Of the collector."""
+        return ["--sync"] if self.sync else []
 
 
 class Process:
@@ -146,6 +185,14 @@ class Disk:
         self._page = mmap.mmap(-1, mmap.PAGESIZE)
         self.words = memoryview(self._page).cast("Q")
 
+    @property
+    def failing(self) -> bool:
+        """Whether it does not take what comes, now."""
+        return bool(self.words[ERROR] or self.words[FULL])
+
+    dead = False
+    """It heals without a new mount."""
+
     def begin(self) -> None:
         """Called in a process: its files in the folder are meant from now on."""
         address = ctypes.addressof(ctypes.c_char.from_buffer(self._page))
@@ -166,28 +213,44 @@ class Disk:
         for word in (ERROR, DELAY, FULL):
             self.words[word] = 0
 
+    def close(self) -> None:
+        """Nothing is kept but memory."""
+
 
 class World:
-    """One scenario's. Everything random is drawn from `rng`."""
+    """One scenario's. Everything random is drawn from `rng`. Raises NotHereError."""
 
-    def __init__(self, folder: Path, rng: random.Random, kind: str = "unix", sync: bool = False) -> None:
-        self.folder, self.rng, self.kind = folder, rng, kind
-        self.captures, self.spool = folder / "captures", folder / "spool"
-        self.disks = {"captures": Disk(self.captures), "spool": Disk(self.spool)}
-        self.options: list[str] = ["--sync"] if sync else []
+    def __init__(self, folder: Path, rng: random.Random, kinds: Kinds = Kinds()) -> None:  # noqa: B008
+        self.folder, self.rng, self.kinds = folder, rng, kinds
+        folder.chmod(0o755)  # agents are nobody
+        self.disks: dict[str, Disk | LoopDisk] = {
+            name: LoopDisk(folder / name, size) if kinds.disks == "mounts" else Disk(folder / name)
+            for name, size in (("captures", 64 << 20), ("spool", 8 << 20))
+        }
+        self.captures = folder / "captures"
+        self.spool = folder / "spool"
         self.collectors: list[Process] = []
         self.agents: list[tuple[Process, fault_source.Counter, bool]] = []
         self.killed: set[Process] = set()
-        self.taken = 0
+        self.stopped: set[Process] = set()
+        """Collectors that were told to end, or could not begin where disk or network failed."""
+        self.taken = self.doubtful = 0
         self._finished: set[int] = set()  # inodes of captures that had their ending once
         self.moved = False
         self.log: list[str] = []
         self._began = time.monotonic()
-        port = _free_port(socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM)
-        self.listen = f"unix:{folder}/socket" if kind == "unix" else f"{kind}:127.0.0.1:{port}"
+        kind = kinds.transport
         self.network: Network | None = None
-        self.address = self.listen
-        if kind in ("tcp", "tls", "udp"):
+        self.link: Link | None = None
+        if kind == "unix":
+            self.listen = self.address = f"unix:{folder}/socket"
+        elif kinds.network == "link":
+            self.link = Link(kinds.family)
+            host = f"[{self.link.host}]" if kinds.family == 6 else self.link.host
+            self.listen = self.address = f"{kind}:{host}:17800"
+        else:
+            port = _free_port(socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM)
+            self.listen = f"{kind}:127.0.0.1:{port}"
             self.network = Network(folder, kind, port)
             self.address = f"{kind}:127.0.0.1:{self.network.port}"
 
@@ -201,12 +264,18 @@ class World:
     def collector(self) -> Process:
         return self.collectors[-1]
 
-    def collect(self) -> Process:
-        """Start a collector, and wait until it listens."""
-        arguments = ["--listen", self.listen, "-w", str(self.captures), "--json", *self.options, *QUICK]
+    def collect(self) -> None:
+        """Have a collector that listens; one that finds its disk failing may end at once, in order."""
+        if self.collectors and self.collector.alive:
+            return
+        arguments = ["--listen", self.listen, *self._place(), "--json", *self.kinds.options, *QUICK]
+        arguments += ["--insecure"] if self.link and self.kinds.transport != "tls" else []
+        failing = self.disks["captures"].failing or (self.link and self.link.nowhere)
 
         def job() -> int:
-            _certified("collector")
+            if self.link:
+                enter(self.link.near)
+            _certified(self.link.host if self.link else "collector")
             self.disks["captures"].begin()
             return fault_source.collect(arguments)
 
@@ -214,41 +283,77 @@ class World:
         self.collectors.append(process)
         self.until(lambda: "collecting at" in process.said or not process.alive, "the collector listens")
         if not process.alive:
-            raise StuckError(f"the collector ends with {process.status}: {process.said[-400:]}")
+            if not failing or process.status != 1:
+                raise StuckError(f"the collector ends with {process.status}: {process.said[-400:]}")
+            self.note("the collector does not begin: disk or network fail")
+            self.stopped.add(process)
+            return
         self.note("the collector listens")
         self._measured = process.descriptors(), process.memory()
-        return process
+
+    def _place(self) -> list[str]:
+        if self.kinds.place == "merge":
+            return ["--merge", str(self.captures / "all.pcapng")]
+        rotate = ["--rotate", "100k"] if self.kinds.place == "rotate" else []
+        return ["-w", str(self.captures), *rotate]
 
     def kill_collector(self) -> None:
         self.note("kill -9 of the collector")
-        self.killed.add(self.collector)
+        if self.collector.alive:
+            self.killed.add(self.collector)
         self.collector.kill()
 
     def stop_collector(self, number: int = signal.SIGINT) -> int:
+        self.stopped.add(self.collector)
+        self.collector.signal(signal.SIGCONT)
         self.collector.signal(number)
         return self.collector.wait()
+
+    @property
+    def _collector_died(self) -> bool:
+        return not (self.collector.alive or self.collector in self.killed | self.stopped)
 
     # ------------------------------------------------------------------ agents
 
     def agent(
-        self, *more: str, spool: bool = False, rate: float = 20_000, seconds: float = 0.5, probes: int = 1
+        self,
+        *more: str,
+        spool: bool = False,
+        rate: float = 20_000,
+        seconds: float = 0.5,
+        probes: int = 1,
+        name: str = "web1",
     ) -> Process:
-        """Start an agent that records so long."""
+        """Start an agent that records so long. Of the kernel's events a `rate` of 0 is as fast as it goes."""
         life = len(self.agents) + 1
-        counter = fault_source.Counter(probes)
-        arguments = ["--to", self.address, "fault:probe", "--json", "--name", "web1", *QUICK, *more]
-        arguments += ["-d", f"{seconds:g}"] if seconds else []
+        arguments = ["--to", self.address, "--json", "--name", name, *QUICK, *more]
         arguments += ["--spool", str(self.spool)] if spool else []
+        arguments += ["--insecure"] if self.link and self.kinds.transport != "tls" else []
+        counter: fault_source.Counter
+        if self.kinds.events == "kernel":
+            counter = fault_source.Calls(self.folder / f"calls{life}")
+            arguments += counter.arguments(life, probes, rate, seconds)
+        else:
+            counter = fault_source.Counter(probes)
+            arguments += ["fault:probe", *(["-d", f"{seconds:g}"] if seconds else [])]
 
         def job() -> int:
+            if self.link:
+                enter(self.link.far)
             _certified("agent")
             self.disks["spool"].begin()
+            if self.kinds.events == "kernel":
+                return fault_source.kernel_agent(arguments)
             return fault_source.agent(arguments, probes, rate, life, counter)
 
         process = Process(f"agent{life}", self.folder, job)
         self.agents.append((process, counter, spool))
         self.note(f"agent {life} begins")
         return process
+
+    def another_agent(self) -> None:
+        """One that delivers what those before it left in the spool, beside its own."""
+        self.agent("--spool-size", "64M", spool=True, seconds=0.3)
 
     def kill_agent(self) -> None:
         process = self.agents[-1][0]
@@ -257,10 +362,18 @@ class World:
             self.killed.add(process)
         process.kill()
 
+    def stop_agent(self) -> None:
+        """SIGTERM, when what it traces makes no more events: so their number is known."""
+        process, counter, _ = self.agents[-1]
+        self.note(f"SIGTERM to {process.name}")
+        counter.halt(lambda: process.alive)
+        process.signal(signal.SIGTERM)
+
     # ------------------------------------------------------------------ time, and the end
 
-    def pause(self, low: float, high: float) -> None:
-        time.sleep(self.rng.uniform(low, high))
+    def some(self, low: float, high: float) -> float:
+        """So many seconds."""
+        return self.rng.uniform(low, high)
 
     def until(self, condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
         end = time.monotonic() + seconds
@@ -269,32 +382,49 @@ class World:
                 raise StuckError(f"it does not happen: {what}")
             time.sleep(0.005)
 
+    def plug(self, name: str) -> None:
+        """A disk that is dead is mounted anew. Nobody may have files open there."""
+        disk = self.disks[name]
+        if isinstance(disk, LoopDisk) and disk.dead:
+            self.note(f"disk of {name}: is checked and mounted anew")
+            disk.plug()
+
     def case(self) -> Case:
         """Let everybody end, and say what there is."""
         for disk in self.disks.values():
             disk.heal()
         if self.network:
             self.network.do("heal")
-        if not self.collectors[-1].alive:
-            if self.collectors[-1] not in self.killed and self.collectors[-1].status not in (0, 1, 3):
-                raise StuckError(f"the collector died: {self.collector.status}: {self.collector.said[-600:]}")
-            self.collect()
+        if self.link:
+            self.link.heal()
+        if self._collector_died:
+            raise StuckError(f"the collector died: {self.collector.status}: {self.collector.said[-600:]}")
+        if self.disks["captures"].dead:
+            self.stop_collector(signal.SIGTERM)
+            self.plug("captures")
+        self.collect()
         for process, _, _ in self.agents:
             process.wait(meanwhile=self._all_live)
         grown = self._grown()
         self.stop_collector()
         verified = self._verify()
         lives = [
-            Life(number, sum(counter.produced), process.told, process in self.killed, spool)
+            Life(number, counter.total, process.told, process in self.killed, spool)
             for number, (process, counter, spool) in enumerate(self.agents, 1)
         ]
         told = [process.told for process in self.collectors]
         unsure = self.moved and any(process in self.killed for process in self.collectors)
-        return Case(self.captures, lives, told, verified, self.taken, self.moved, unsure, grown)
+        return Case(
+            self.captures, lives, told, verified, self.taken, self.moved, unsure, grown, self.doubtful
+        )
 
     def _all_live(self) -> None:
         if not self.collector.alive:
             raise StuckError(f"the collector died: {self.collector.status}: {self.collector.said[-600:]}")
+        for process, _, _ in self.agents:
+            with contextlib.suppress(OSError):
+                if process.descriptors() > DESCRIPTORS:
+                    raise StuckError(f"{process.name} has {process.descriptors()} descriptors")
 
     def _grown(self) -> tuple[str, ...]:
         """What the collector has more than when it began, now that all agents have ended."""
@@ -320,9 +450,12 @@ class World:
         return process.told
 
     def take_away(self, what: str, harm: Callable[[Path], object]) -> None:
-        """Do harm to captures. Of those that are finished nobody will ever count what is gone."""
+        """Do harm to captures. Of those that are finished nobody will ever count what is gone, unless the
+        ledger has not heard yet that another file of a rotation was begun.
+        """
         self.collector.suspend()
-        for path in self.captures.glob("*.pcapng"):
+        last = 0
+        for path in sorted(self.captures.glob("*.pcapng")):
             before, number = look_into([path]), path.stat().st_ino
             if not before.open:
                 self._finished.add(number)
@@ -330,7 +463,9 @@ class World:
             harm(path)
             if number in self._finished:
                 after = look_into([path] if path.exists() else [])
-                self.taken += len(before.numbers) - len(after.numbers) + before.all_lost - after.all_lost
+                last = len(before.numbers) - len(after.numbers) + before.all_lost - after.all_lost
+                self.taken += last
+        self.doubtful += last if self.kinds.place == "rotate" else 0
         self.collector.signal(signal.SIGCONT)
 
     def stored(self) -> int:
@@ -343,8 +478,12 @@ class World:
             process.kill()
         if self.network:
             self.network.close()
+        if self.link:
+            self.link.close()
         for _, counter, _ in self.agents:
             counter.close()
+        for disk in self.disks.values():
+            disk.close()
 
 
 class Network:

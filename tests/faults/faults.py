@@ -3,9 +3,11 @@
     faults.py --count 300 --jobs 8        a run, as the tests do it
     faults.py --first 17 --count 1 -v     one scenario again, with what is done and what everybody says
 
-Each seed draws a transport, how the agent keeps its events, and faults (`FAULTS`) that come while it records.
-The laws that are judged stand in `fault_judge`. Without `LD_PRELOAD` of disk.c, which this script compiles
-and sets for itself, disks do not fail.
+Each seed draws what its world is made of (`Kinds`), how the agent keeps its events, and faults (`FAULTS`)
+that come while it records, one after the other or two at once. The laws that are judged stand in
+`fault_judge`. This script compiles what it needs (disk.c, caller.c) and preloads the failing disk for itself.
+What the machine does not allow (mounts, namespaces, the kernel's events) is said, and other kinds of worlds
+are drawn.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import functools
+import heapq
 import os
 import random
 import shutil
@@ -21,84 +25,114 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import fault_mounts
 from fault_judge import judge
-from fault_world import Disk, StuckError, World
+from fault_links import ADDRESSES, Link
+from fault_mounts import LoopDisk, NotHereError
+from fault_source import PROBES
+from fault_world import Disk, Kinds, StuckError, World
 
 from kwire.stream import certs
 
 HERE = Path(__file__).parent
 
+Steps = Iterator[float]
+"""What a fault does bit by bit: seconds to wait each time before it goes on."""
+
 
 class Fault(NamedTuple):
-    """Something that goes wrong. `needs`: what the world must have ("network", "stream", "spool")."""
+    """Something that goes wrong. `needs`: what the world must have (`Kinds.has`, "spool")."""
 
     name: str
-    happens: Callable[[World], None]
+    happens: Callable[[World], Steps | None]
     needs: frozenset[str]
 
 
 FAULTS: list[Fault] = []
 
+Happens = Callable[[World], Steps | None]
 
-def fault(*needs: str) -> Callable[[Callable[[World], None]], Callable[[World], None]]:
-    """Add a fault: a function of the world. It may wait; what it has begun ends with `World.case`."""
 
-    def add(happens: Callable[[World], None]) -> Callable[[World], None]:
+def fault(*needs: str) -> Callable[[Happens], Happens]:
+    """Add a fault: a function of the world. What it has begun ends with `World.case`."""
+
+    def add(happens: Happens) -> Happens:
         FAULTS.append(Fault(happens.__name__, happens, frozenset(needs)))
         return happens
 
     return add
 
 
+def happen(world: World, faults: list[Fault], seed: int) -> None:
+    """Let them happen at once: their steps come in the order of their times, each with its own chance."""
+    waiting: list[tuple[float, int, Fault, random.Random, Steps]] = []
+    for place, each in enumerate(faults):
+        chance = random.Random(f"{seed} {each.name}")
+        waiting.append((time.monotonic(), place, each, chance, iter(())))
+    heapq.heapify(waiting)
+    begun: set[int] = set()
+    while waiting:
+        when, place, each, chance, steps = heapq.heappop(waiting)
+        time.sleep(max(0.0, when - time.monotonic()))
+        world.rng = chance
+        if place not in begun:
+            begun.add(place)
+            steps = each.happens(world) or iter(())
+        with contextlib.suppress(StopIteration):
+            pause = next(steps)
+            heapq.heappush(waiting, (time.monotonic() + pause, place, each, chance, steps))
+
+
 # ---------------------------------------------------------------------- processes
 
 
 @fault()
-def collector_killed(world: World) -> None:
+def collector_killed(world: World) -> Steps:
     world.kill_collector()
-    world.pause(0, 0.3)
+    yield world.some(0, 0.3)
     world.collect()
 
 
 @fault()
-def collector_killed_again_and_again(world: World) -> None:
+def collector_killed_again_and_again(world: World) -> Steps:
     for _ in range(3):
         world.kill_collector()
         world.collect()
-        world.pause(0, 0.1)
+        yield world.some(0, 0.1)
     world.note("it stays")
 
 
 @fault()
-def collector_restarted(world: World) -> None:
+def collector_restarted(world: World) -> Steps:
     world.note("SIGTERM to the collector")
     world.stop_collector(signal.SIGTERM)
-    world.pause(0, 0.2)
+    yield world.some(0, 0.2)
     world.collect()
 
 
 @fault()
-def collector_suspended(world: World) -> None:
+def collector_suspended(world: World) -> Steps:
     world.note("SIGSTOP of the collector")
     world.collector.signal(signal.SIGSTOP)
-    world.pause(0.05, 0.4)
+    yield world.some(0.05, 0.4)
+    world.note("it goes on")
     world.collector.signal(signal.SIGCONT)
 
 
 @fault()
 def agent_stopped(world: World) -> None:
-    world.note("SIGTERM to the agent")
-    world.agents[-1][0].signal(signal.SIGTERM)
+    world.stop_agent()
 
 
 @fault("spool")
 def agent_killed_and_another_comes(world: World) -> None:
     world.kill_agent()
-    world.agent("--spool-size", "64M", spool=True, seconds=0.3)
+    world.another_agent()
 
 
 @fault()
@@ -106,49 +140,60 @@ def agent_killed(world: World) -> None:
     world.kill_agent()
 
 
+@fault()
+def agent_suspended(world: World) -> Steps:
+    """Its rings fill up meanwhile."""
+    process = world.agents[-1][0]
+    world.note(f"SIGSTOP of {process.name}")
+    process.signal(signal.SIGSTOP)
+    yield world.some(0.05, 0.4)
+    world.note("it goes on")
+    process.signal(signal.SIGCONT)
+
+
 # ---------------------------------------------------------------------- networks
 
 
-@fault("stream")
+@fault("proxy", "stream")
 def connection_cut(world: World) -> None:
     _network(world, "cut")
 
 
-@fault("stream")
+@fault("proxy", "stream")
 def connection_reset(world: World) -> None:
     _network(world, "reset")
 
 
-@fault("stream")
-def connection_cut_often(world: World) -> None:
+@fault("proxy", "stream")
+def connection_cut_often(world: World) -> Steps:
     for _ in range(5):
         _network(world, world.rng.choice(("cut", "reset")))
-        world.pause(0.01, 0.08)
+        yield world.some(0.01, 0.08)
 
 
-@fault("network")
-def network_stalls(world: World) -> None:
+@fault("proxy")
+def network_stalls(world: World) -> Steps:
     _network(world, "stall")
-    world.pause(0.1, 0.5)
+    yield world.some(0.1, 0.5)
     _network(world, "heal")
 
 
-@fault("stream")
-def network_refuses(world: World) -> None:
+@fault("proxy", "stream")
+def network_refuses(world: World) -> Steps:
     _network(world, "refuse")
-    world.pause(0.05, 0.3)
+    yield world.some(0.05, 0.3)
     _network(world, "serve")
 
 
-@fault("network")
+@fault("proxy")
 def network_is_slow(world: World) -> None:
     _network(world, "delay", f"{world.rng.uniform(0.005, 0.05):.3f}")
 
 
-@fault("datagrams")
-def datagrams_are_lost(world: World) -> None:
+@fault("proxy", "datagrams")
+def datagrams_are_lost(world: World) -> Steps:
     _network(world, "lose", f"{world.rng.uniform(0.01, 0.1):.3f}")
-    world.pause(0.1, 0.3)
+    yield world.some(0.1, 0.3)
     _network(world, "heal")
 
 
@@ -158,27 +203,99 @@ def _network(world: World, *words: str) -> None:
     world.network.do(*words)
 
 
+@fault("link")
+def link_goes_down(world: World) -> Steps:
+    yield from _linked(world, "goes down", lambda link: link.up(False))
+
+
+@fault("link")
+def link_flaps(world: World) -> Steps:
+    for _ in range(3):
+        yield from _linked(world, "goes down", lambda link: link.up(False), 0.1)
+        yield world.some(0, 0.1)
+
+
+@fault("link")
+def packets_vanish(world: World) -> Steps:
+    """All of them, of one way or both."""
+    ways = world.rng.choice((("in",), ("out",), ("in", "out")))
+    yield from _linked(world, f"drops all that goes {ways}", lambda link: _drop(link, ways, "drop"))
+
+
+@fault("link")
+def packets_are_lost(world: World) -> Steps:
+    """Some of them, both ways."""
+    rule = f"numgen random mod 100 < {world.rng.choice((2, 10, 30))} drop"
+    yield from _linked(world, f"loses: {rule}", lambda link: _drop(link, ("in", "out"), rule))
+
+
+@fault("link")
+def large_packets_vanish(world: World) -> Steps:
+    """A path with a smaller MTU than its ends know, and nobody who tells them."""
+    rule = "meta length > 900 drop"
+    yield from _linked(world, "drops what is large", lambda link: _drop(link, ("in", "out"), rule))
+
+
+@fault("link", "stream")
+def link_resets(world: World) -> Steps:
+    rule = "meta l4proto tcp reject with tcp reset"
+    yield from _linked(world, "answers with RST", lambda link: _drop(link, ("in",), rule))
+
+
+@fault("link")
+def link_is_narrow(world: World) -> Steps:
+    megabits = world.rng.choice((1, 5, 20))
+    yield from _linked(world, f"has {megabits} Mbit/s", lambda link: link.narrow(megabits))
+
+
+@fault("link")
+def address_vanishes(world: World) -> Steps:
+    yield from _linked(world, "loses the collector's address", lambda link: link.forget_address())
+
+
+@fault("link")
+def agent_moves(world: World) -> None:
+    """To another address, and stays there."""
+    assert world.link is not None
+    world.note("link: the agent's address changes")
+    world.link.move()
+
+
+def _drop(link: Link, ways: tuple[str, ...], rule: str) -> None:
+    for way in ways:
+        link.drop(way, rule)
+
+
+def _linked(world: World, what: str, harm: Callable[[Link], None], most: float = 0.5) -> Steps:
+    assert world.link is not None
+    world.note(f"link: {what}")
+    harm(world.link)
+    yield world.some(0.02, most)
+    world.note("link: heals")
+    world.link.heal()
+
+
 # ---------------------------------------------------------------------- disks
 
 
 @fault()
-def captures_full(world: World) -> None:
-    _disk(world, "captures", lambda disk: disk.fill(), "full")
+def captures_full(world: World) -> Steps:
+    return _disk(world, "captures", lambda disk: disk.fill(), "full")
 
 
-@fault()
-def captures_fail(world: World) -> None:
-    _disk(world, "captures", lambda disk: disk.fail(errno.EIO), "EIO")
+@fault("calls")
+def captures_fail(world: World) -> Steps:
+    return _disk(world, "captures", lambda disk: disk.fail(errno.EIO), "EIO")
 
 
-@fault()
-def captures_read_only(world: World) -> None:
-    _disk(world, "captures", lambda disk: disk.fail(errno.EROFS), "EROFS")
+@fault("calls")
+def captures_read_only(world: World) -> Steps:
+    return _disk(world, "captures", lambda disk: disk.fail(errno.EROFS), "EROFS")
 
 
-@fault()
-def captures_slow(world: World) -> None:
-    _disk(world, "captures", lambda disk: disk.slow(0.01), "slow")
+@fault("calls")
+def captures_slow(world: World) -> Steps:
+    return _disk(world, "captures", lambda disk: disk.slow(0.01), "slow")
 
 
 @fault()
@@ -211,13 +328,13 @@ def capture_moved(world: World) -> None:
 
 
 @fault("spool")
-def spool_full(world: World) -> None:
-    _disk(world, "spool", lambda disk: disk.fill(), "full")
+def spool_full(world: World) -> Steps:
+    return _disk(world, "spool", lambda disk: disk.fill(), "full")
 
 
-@fault("spool")
-def spool_fails(world: World) -> None:
-    _disk(world, "spool", lambda disk: disk.fail(errno.EIO), "EIO")
+@fault("spool", "calls")
+def spool_fails(world: World) -> Steps:
+    return _disk(world, "spool", lambda disk: disk.fail(errno.EIO), "EIO")
 
 
 @fault("spool")
@@ -251,7 +368,7 @@ def spool_segment_changed(world: World) -> None:
 def spool_harmed_between_agents(world: World) -> None:
     world.kill_agent()
     world.rng.choice((spool_segment_gone, spool_segment_cut, spool_segment_changed))(world)
-    world.agent("--spool-size", "64M", spool=True, seconds=0.3)
+    world.another_agent()
 
 
 def _segment(world: World, what: str, harm: Callable[[Path], None]) -> None:
@@ -264,10 +381,127 @@ def _segment(world: World, what: str, harm: Callable[[Path], None]) -> None:
             harm(path)
 
 
-def _disk(world: World, name: str, harm: Callable[[Disk], None], what: str) -> None:
+@fault("mounts")
+def captures_without_inodes(world: World) -> Steps:
+    return _disk(world, "captures", lambda disk: _mounted(disk).exhaust(), "no inode is left")
+
+
+@fault("mounts")
+def captures_immutable(world: World) -> Steps:
+    return _disk(world, "captures", lambda disk: _mounted(disk).forbid(), "EPERM")
+
+
+@fault("mounts")
+def captures_frozen(world: World) -> None:
+    _freeze(world, "captures")
+
+
+@fault("mounts")
+def captures_remounted_read_only(world: World) -> Steps:
+    """While no collector is there; one is tried, and finds it so."""
+    world.note("SIGTERM to the collector, its disk is remounted read-only")
+    world.stop_collector(signal.SIGTERM)
+    world.plug("captures")
+    _mounted(world.disks["captures"]).read_only(True)
+    world.collect()
+    yield world.some(0, 0.2)
+    world.stop_collector(signal.SIGTERM)
+    world.note("its disk is remounted writable")
+    world.plug("captures")
+    _mounted(world.disks["captures"]).read_only(False)
+    world.collect()
+
+
+@fault("mounts")
+def captures_unplugged(world: World) -> Steps:
+    """A disk that is gone (EIO), with all that was written on it, and comes again with another collector."""
+    return _dead(world, "is unplugged", lambda disk: disk.unplug(flushed=True))
+
+
+@fault("mounts", "sync")
+def captures_lose_power(world: World) -> Steps:
+    """What was not synced is gone; what was acknowledged was."""
+    return _dead(world, "loses its power", lambda disk: disk.unplug(flushed=False))
+
+
+@fault("mounts", "sync")
+def captures_have_errors(world: World) -> Steps:
+    """ext4 finds an error in itself and becomes read-only, for those too who have files open."""
+    return _dead(world, "has an error", lambda disk: disk.fail())
+
+
+@fault("spool", "mounts")
+def spool_without_inodes(world: World) -> Steps:
+    return _disk(world, "spool", lambda disk: _mounted(disk).exhaust(), "no inode is left")
+
+
+@fault("spool", "mounts")
+def spool_immutable(world: World) -> Steps:
+    return _disk(world, "spool", lambda disk: _mounted(disk).forbid(), "EPERM")
+
+
+@fault("spool", "mounts")
+def spool_frozen(world: World) -> None:
+    _freeze(world, "spool")
+
+
+@fault("spool", "mounts")
+def spool_dies(world: World) -> None:
+    """In one of three ways, for good: the recording goes on in memory."""
+    how, harm = world.rng.choice(DEATHS)
+    world.note(f"disk of spool: {how}")
+    harm(_mounted(world.disks["spool"]))
+
+
+@fault("spool", "mounts")
+def spool_dies_and_another_agent_comes(world: World) -> Steps:
+    """The disk is mounted anew, and what was on it is delivered."""
+    spool_dies(world)
+    yield world.some(0, 0.2)
+    for process, _, _ in world.agents:  # all of them have files open there
+        if process.alive:
+            world.killed.add(process)
+            world.note(f"kill -9 of {process.name}")
+        process.kill()
+    world.plug("spool")
+    world.another_agent()
+
+
+DEATHS: list[tuple[str, Callable[[LoopDisk], None]]] = [
+    ("is unplugged", lambda disk: disk.unplug(flushed=True)),
+    ("loses its power", lambda disk: disk.unplug(flushed=False)),
+    ("has an error", lambda disk: disk.fail()),
+]
+
+
+def _dead(world: World, what: str, harm: Callable[[LoopDisk], None]) -> Steps:
+    world.note(f"disk of captures: {what}")
+    harm(_mounted(world.disks["captures"]))
+    yield world.some(0, 0.3)
+    world.note("SIGTERM to the collector")
+    world.stop_collector(signal.SIGTERM)
+    world.plug("captures")
+    world.collect()
+
+
+def _freeze(world: World, name: str) -> None:
+    """At one go: a process that writes meanwhile cannot be killed."""
+    seconds = world.some(0.02, 0.3)
+    world.note(f"disk of {name}: frozen for {seconds:.2f} s")
+    disk = _mounted(world.disks[name])
+    if not disk.dead:
+        disk.freeze(seconds)
+
+
+def _mounted(disk: Disk | LoopDisk) -> LoopDisk:
+    assert isinstance(disk, LoopDisk)
+    return disk
+
+
+def _disk(world: World, name: str, harm: Callable[[Any], None], what: str) -> Steps:
     world.note(f"disk of {name}: {what}")
     harm(world.disks[name])
-    world.pause(0.05, 0.4)
+    yield world.some(0.05, 0.4)
     world.note(f"disk of {name}: heals")
     world.disks[name].heal()
 
@@ -275,37 +509,62 @@ def _disk(world: World, name: str, harm: Callable[[Disk], None], what: str) -> N
 # ---------------------------------------------------------------------- scenarios
 
 
-def play(seed: int, base: Path, verbose: bool = False, calm: bool = False) -> list[str]:
+def draw(rng: random.Random, here: set[str]) -> Kinds:
+    """What the world is made of: `here` are the rarer kinds that this machine has."""
+
+    def chance(share: float, kind: str, else_: str) -> str:
+        drawn = rng.random() < share
+        return kind if drawn and kind in here else else_
+
+    transport = rng.choice(("unix", "tcp", "tcp", "tls", "udp"))
+    return Kinds(
+        transport,
+        chance(0.45, "link", "proxy") if transport != "unix" else "",
+        chance(0.35, "mounts", "calls"),
+        chance(0.2, "kernel", "made"),
+        rng.choice(("folder", "folder", "folder", "merge", "rotate")),
+        rng.random() < 0.25,
+        rng.choice((4, 6)),
+    )
+
+
+def play(seed: int, base: Path, here: set[str], verbose: bool = False, calm: bool = False) -> list[str]:
     """One scenario; what is wrong. `calm`: without faults."""
     rng = random.Random(seed)
-    kind = rng.choice(("unix", "tcp", "tcp", "tls", "udp"))
-    has = {
-        "unix": set(),
-        "tcp": {"network", "stream"},
-        "tls": {"network", "stream"},
-        "udp": {"network", "datagrams"},
-    }[kind] | ({"spool"} if rng.random() < 0.5 else set())
+    kinds = draw(rng, here)
+    spool = rng.random() < 0.5
+    has = kinds.has | ({"spool"} if spool else set())
     folder = Path(tempfile.mkdtemp(prefix=f"{seed}-", dir=base))
-    world = World(folder, rng, kind, sync=rng.random() < 0.2)
+    if "mounts" in here:
+        fault_mounts.apart()
     drawn = [each for each in FAULTS if each.needs <= has]
-    faults = [] if calm else rng.sample(drawn, rng.choice((1, 1, 2, 3)))
+    faults = [] if calm else rng.sample(drawn, rng.choice((1, 2, 2, 3)))
+    pair = len(faults) > 1 and rng.random() < 0.6
     memory = rng.choice(("1M", "64M"))
-    rate = rng.choice((2_000, 20_000, 60_000)) if kind != "udp" else rng.choice((500, 3_000))
+    rate = rng.choice((2_000, 20_000, 60_000)) if kinds.transport != "udp" else rng.choice((500, 3_000))
+    ring = []
+    if kinds.events == "kernel" and rng.random() < 0.5:
+        ring, rate = ["--buffer", "4096"], rng.choice((rate, 0))
+    seconds, probes = rng.uniform(0.2, 0.6), rng.choice((1, 1, 3))
+    two = rng.random() < 0.2
     wrong = []
+    world = World(folder, rng, kinds)
     try:
-        world.note(f"{kind}, {sorted(has)}, {rate} events/s, memory {memory}")
+        world.note(f"{kinds}, {'spool, ' if spool else ''}{rate} events/s, memory {memory} {ring}")
         if rng.random() < 0.8:
             world.collect()
-        world.agent(
-            "--memory", memory, spool="spool" in has, rate=rate, seconds=rng.uniform(0.2, 0.6),
-            probes=rng.choice((1, 1, 3)),
-        )  # fmt: skip
+        if two:
+            world.agent("--memory", memory, spool=spool, rate=rate, seconds=seconds, name="web2")
+        world.agent("--memory", memory, *ring, spool=spool, rate=rate, seconds=seconds, probes=probes)
         if not world.collectors:
-            world.pause(0, 0.3)
+            time.sleep(world.some(0, 0.3))
             world.collect()
-        for each in faults:
-            world.pause(0, 0.25)
-            each.happens(world)
+        rest = list(faults)
+        while rest:
+            at_once = [rest.pop(0) for _ in range(2 if pair and len(rest) > 1 else 1)]
+            world.rng = rng
+            time.sleep(world.some(0, 0.25))
+            happen(world, at_once, seed)
         case = world.case()
         wrong = judge(case)
         if verbose:
@@ -318,7 +577,7 @@ def play(seed: int, base: Path, verbose: bool = False, calm: bool = False) -> li
     if wrong or verbose:
         names = [each.name for each in faults]
         print(
-            f"seed {seed}: {names}",
+            f"seed {seed}: {names}{', two at once' if pair else ''}",
             *world.log,
             *(f"  WRONG: {each}" for each in wrong),
             sep="\n  ",
@@ -329,34 +588,93 @@ def play(seed: int, base: Path, verbose: bool = False, calm: bool = False) -> li
     return wrong
 
 
-def run(first: int, count: int, jobs: int, verbose: bool, calm: bool) -> int:
-    """Play scenarios, `jobs` at a time; 0 where nothing is wrong."""
+def possible() -> dict[str, str]:
+    """The rarer kinds of worlds, each with what keeps this machine from having it ("": nothing)."""
+    return {name: _tried(job) for name, job in
+            (("mounts", _try_mounts), ("link", _try_link), ("kernel", _try_kernel))}  # fmt: skip
+
+
+def _tried(job: Callable[[Path], None]) -> str:
+    """Do it in a process of its own; why it cannot be done."""
+    reader, writer = os.pipe()
+    sys.stdout.flush()
+    if not (pid := os.fork()):
+        with contextlib.suppress(BaseException), tempfile.TemporaryDirectory() as folder:
+            try:
+                job(Path(folder))
+            except Exception as error:
+                os.write(writer, str(error)[:1000].encode() or b"it fails")
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as told:
+        said = told.read()
+    os.waitpid(pid, 0)
+    return said
+
+
+def _try_mounts(folder: Path) -> None:
+    fault_mounts.apart()
+    LoopDisk(folder / "disk").close()
+
+
+def _try_link(folder: Path) -> None:
+    link = Link(6)
+    link.drop("in", "numgen random mod 100 < 1 drop")
+    link.narrow(1)
+    link.heal()
+
+
+def _try_kernel(folder: Path) -> None:
+    command = ["-c", "true", "-w", str(folder / "tried.pcapng"), PROBES[0]]
+    fault_mounts.run(sys.executable, "-m", "kwire", "record", *command)
+
+
+def run(first: int, count: int, jobs: int, seconds: float, verbose: bool, calm: bool) -> int:
+    """Play scenarios, `jobs` at a time, for `seconds` at most; 0 where nothing is wrong."""
     base = Path(tempfile.mkdtemp(prefix="kwire-faults-"))
+    base.chmod(0o755)
     made = base / "certs"
-    certs.make_certs(str(made))
+    certs.make_certs(str(made), [near for near, _ in ADDRESSES.values()])
     os.environ["KWIRE_FAULT_CERTS"] = str(made)
+    reasons = possible()
+    here = {kind for kind, reason in reasons.items() if not reason}
+    for kind, reason in reasons.items():
+        if reason:
+            print(f"no worlds with {kind}: {reason}")
     began = time.monotonic()
-    waiting = list(range(first, first + count))
+    waiting = iter(range(first, first + count))
     running: dict[int, int] = {}
+    played: list[int] = []
     failed: list[int] = []
-    while waiting or running:
-        while waiting and len(running) < jobs:
-            seed = waiting.pop(0)
+    while True:
+        while len(running) < jobs and time.monotonic() < began + seconds:
+            seed = next(waiting, None)
+            if seed is None:
+                break
             sys.stdout.flush()
             pid = os.fork()
             if not pid:
                 status = 1
                 try:
-                    status = 1 if play(seed, base, verbose, calm) else 0
+                    status = 1 if play(seed, base, here, verbose, calm) else 0
+                except NotHereError as error:
+                    print(f"seed {seed}: the harness fails: {error}")
                 finally:
                     sys.stdout.flush()
                     os._exit(status)
             running[pid] = seed
+            played.append(seed)
+        if not running:
+            break
         pid, status = os.wait()
         seed = running.pop(pid)
         if status:
             failed.append(seed)
-    print(f"{count} scenarios in {time.monotonic() - began:.1f} s, {len(failed)} wrong: {sorted(failed)}")
+    kinds = Counter(kind for seed in played for kind in draw(random.Random(seed), here).has)
+    print("worlds:", ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items())))
+    print(
+        f"{len(played)} scenarios in {time.monotonic() - began:.1f} s, {len(failed)} wrong: {sorted(failed)}"
+    )
     if not failed:
         shutil.rmtree(base, ignore_errors=True)
     else:
@@ -365,17 +683,16 @@ def run(first: int, count: int, jobs: int, verbose: bool, calm: bool) -> int:
 
 
 def preloaded() -> None:
-    """Compile the failing disk, and begin again with it."""
+    """Compile the failing disk and the process that is traced, and begin again with them."""
     folder = Path(tempfile.mkdtemp(prefix="kwire-disk-"))
-    library = folder / "disk.so"
+    folder.chmod(0o755)
+    library, caller = folder / "disk.so", folder / "caller"
+    gcc = functools.partial(subprocess.run, check=True)
     try:
-        subprocess.run(
-            ["gcc", "-O2", "-Wall", "-shared", "-fPIC", "-o", str(library), str(HERE / "disk.c"), "-ldl"],
-            check=True,
-        )
-        status = subprocess.call(
-            [sys.executable, __file__, *sys.argv[1:]], env={**os.environ, "LD_PRELOAD": str(library)}
-        )
+        gcc(["gcc", "-O2", "-Wall", "-shared", "-fPIC", "-o", library, HERE / "disk.c", "-ldl"])
+        gcc(["gcc", "-O2", "-Wall", "-static", "-o", caller, HERE / "caller.c"])
+        environment = {**os.environ, "LD_PRELOAD": str(library), "KWIRE_FAULT_CALLER": str(caller)}
+        status = subprocess.call([sys.executable, __file__, *sys.argv[1:]], env=environment)
     finally:
         shutil.rmtree(folder)
     raise SystemExit(status)
@@ -388,6 +705,7 @@ if __name__ == "__main__":
     parser.add_argument("--first", type=int, default=1, help="the first seed")
     parser.add_argument("--count", type=int, default=10, help="how many")
     parser.add_argument("--jobs", type=int, default=8, help="how many at a time")
+    parser.add_argument("--seconds", type=float, default=1e9, help="begin no scenario after so long")
     parser.add_argument("-v", "--verbose", action="store_true")
     parser.add_argument("--calm", action="store_true", help="no faults at all")
     parser.add_argument("--list", action="store_true", help="the faults there are")
@@ -395,4 +713,13 @@ if __name__ == "__main__":
     if arguments.list:
         print(*(f"{each.name}: {', '.join(sorted(each.needs)) or 'anywhere'}" for each in FAULTS), sep="\n")
         raise SystemExit(0)
-    raise SystemExit(run(arguments.first, arguments.count, arguments.jobs, arguments.verbose, arguments.calm))
+    raise SystemExit(
+        run(
+            arguments.first,
+            arguments.count,
+            arguments.jobs,
+            arguments.seconds,
+            arguments.verbose,
+            arguments.calm,
+        )
+    )
