@@ -450,22 +450,22 @@ class World:
         return process.told
 
     def take_away(self, what: str, harm: Callable[[Path], object]) -> None:
-        """Do harm to captures. Of those that are finished nobody will ever count what is gone, unless the
-        ledger has not heard yet that another file of a rotation was begun.
+        """Do harm to captures. Of those that are finished nobody will ever count what is gone: of a rotation
+        only where the ledger has heard that they are.
         """
         self.collector.suspend()
-        last = 0
         for path in sorted(self.captures.glob("*.pcapng")):
             before, number = look_into([path]), path.stat().st_ino
             if not before.open:
                 self._finished.add(number)
             self.note(f"{path.name} {what}, {'' if number in self._finished else 'not '}finished")
-            harm(path)
+            with contextlib.suppress(OSError):  # the disk does not let us
+                harm(path)
             if number in self._finished:
                 after = look_into([path] if path.exists() else [])
-                last = len(before.numbers) - len(after.numbers) + before.all_lost - after.all_lost
-                self.taken += last
-        self.doubtful += last if self.kinds.place == "rotate" else 0
+                taken = len(before.numbers) - len(after.numbers) + before.all_lost - after.all_lost
+                self.taken += taken
+                self.doubtful += taken if self.kinds.place == "rotate" else 0
         self.collector.signal(signal.SIGCONT)
 
     def stored(self) -> int:

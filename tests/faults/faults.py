@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,7 +34,7 @@ from typing import Any, NamedTuple
 import fault_mounts
 from fault_judge import judge
 from fault_links import ADDRESSES, Link
-from fault_mounts import LoopDisk, NotHereError
+from fault_mounts import LoopDisk
 from fault_source import PROBES
 from fault_world import Disk, Kinds, StuckError, World
 
@@ -315,16 +316,18 @@ def capture_cut(world: World) -> None:
 @fault()
 def capture_moved(world: World) -> None:
     """Only what the collector writes now, as the documents say: after a restart sessions must be back."""
-    for number, path in enumerate(world.captures.glob("*.pcapng")):
-        size, deadline = path.stat().st_size, time.monotonic() + 3
-        while path.stat().st_size == size and time.monotonic() < deadline:
-            time.sleep(0.01)
-        if path.stat().st_size == size:
-            world.note(f"{path.name} is left where it is: nobody writes it")
-            continue
-        world.note(f"{path.name} is moved")
-        path.rename(world.captures / f"archive-{number}-{time.monotonic_ns()}.pcapng")
+    sizes = {path: path.stat().st_size for path in world.captures.glob("*.pcapng")}
+    deadline = time.monotonic() + 2
+    while not (written := [path for path, size in sizes.items() if path.stat().st_size != size]):
+        if time.monotonic() > deadline:
+            world.note("nobody writes a capture: none is moved")
+            return
+        time.sleep(0.01)
     world.moved = True
+    for number, path in enumerate(written):
+        world.note(f"{path.name} is moved")
+        with contextlib.suppress(OSError):  # the disk does not let us
+            path.rename(world.captures / f"archive-{number}-{time.monotonic_ns()}.pcapng")
 
 
 @fault("spool")
@@ -377,7 +380,7 @@ def _segment(world: World, what: str, harm: Callable[[Path], None]) -> None:
     if files:
         path = world.rng.choice(files)
         world.note(f"{path.name} of the spool {what}")
-        with contextlib.suppress(FileNotFoundError, ValueError):
+        with contextlib.suppress(OSError, ValueError):  # it is gone, empty, or the disk does not let us
             harm(path)
 
 
@@ -509,14 +512,14 @@ def _disk(world: World, name: str, harm: Callable[[Any], None], what: str) -> St
 # ---------------------------------------------------------------------- scenarios
 
 
-def draw(rng: random.Random, here: set[str]) -> Kinds:
-    """What the world is made of: `here` are the rarer kinds that this machine has."""
+def draw(rng: random.Random, here: set[str], only: set[str]) -> Kinds:
+    """What the world is made of. `here`: the rarer kinds this machine has; `only`: those that must be."""
 
     def chance(share: float, kind: str, else_: str) -> str:
-        drawn = rng.random() < share
+        drawn = rng.random() < share or kind in only
         return kind if drawn and kind in here else else_
 
-    transport = rng.choice(("unix", "tcp", "tcp", "tls", "udp"))
+    transport = rng.choice(("unix", "tcp", "tcp", "tls", "udp")[("link" in only) :])
     return Kinds(
         transport,
         chance(0.45, "link", "proxy") if transport != "unix" else "",
@@ -528,17 +531,31 @@ def draw(rng: random.Random, here: set[str]) -> Kinds:
     )
 
 
-def play(seed: int, base: Path, here: set[str], verbose: bool = False, calm: bool = False) -> list[str]:
-    """One scenario; what is wrong. `calm`: without faults."""
+class Wanted(NamedTuple):
+    """What is to be played."""
+
+    first: int
+    number: int
+    jobs: int
+    seconds: float
+    verbose: bool
+    calm: bool
+    """Without faults."""
+    only: frozenset[str]
+    """Kinds of worlds."""
+
+
+def play(seed: int, base: Path, here: set[str], wanted: Wanted) -> list[str]:
+    """One scenario; what is wrong."""
     rng = random.Random(seed)
-    kinds = draw(rng, here)
+    kinds = draw(rng, here, set(wanted.only))
     spool = rng.random() < 0.5
     has = kinds.has | ({"spool"} if spool else set())
     folder = Path(tempfile.mkdtemp(prefix=f"{seed}-", dir=base))
     if "mounts" in here:
         fault_mounts.apart()
     drawn = [each for each in FAULTS if each.needs <= has]
-    faults = [] if calm else rng.sample(drawn, rng.choice((1, 2, 2, 3)))
+    faults = [] if wanted.calm else rng.sample(drawn, rng.choice((1, 2, 2, 3)))
     pair = len(faults) > 1 and rng.random() < 0.6
     memory = rng.choice(("1M", "64M"))
     rate = rng.choice((2_000, 20_000, 60_000)) if kinds.transport != "udp" else rng.choice((500, 3_000))
@@ -567,14 +584,14 @@ def play(seed: int, base: Path, here: set[str], verbose: bool = False, calm: boo
             happen(world, at_once, seed)
         case = world.case()
         wrong = judge(case)
-        if verbose:
+        if wanted.verbose:
             for process in [*world.collectors, *(agent for agent, _, _ in world.agents)]:
                 print(f"--- {process.name}: {process.status}\n{process.said}", process.told.summary)
     except StuckError as error:
         wrong = [str(error)]
     finally:
         world.close()
-    if wrong or verbose:
+    if wrong or wanted.verbose:
         names = [each.name for each in faults]
         print(
             f"seed {seed}: {names}{', two at once' if pair else ''}",
@@ -588,10 +605,14 @@ def play(seed: int, base: Path, here: set[str], verbose: bool = False, calm: boo
     return wrong
 
 
+KINDS = ("mounts", "link", "kernel")
+"""The rarer kinds of worlds."""
+
+
 def possible() -> dict[str, str]:
     """The rarer kinds of worlds, each with what keeps this machine from having it ("": nothing)."""
-    return {name: _tried(job) for name, job in
-            (("mounts", _try_mounts), ("link", _try_link), ("kernel", _try_kernel))}  # fmt: skip
+    jobs = (_try_mounts, _try_link, _try_kernel)
+    return {name: _tried(job) for name, job in zip(KINDS, jobs, strict=True)}
 
 
 def _tried(job: Callable[[Path], None]) -> str:
@@ -629,8 +650,8 @@ def _try_kernel(folder: Path) -> None:
     fault_mounts.run(sys.executable, "-m", "kwire", "record", *command)
 
 
-def run(first: int, count: int, jobs: int, seconds: float, verbose: bool, calm: bool) -> int:
-    """Play scenarios, `jobs` at a time, for `seconds` at most; 0 where nothing is wrong."""
+def run(wanted: Wanted) -> int:
+    """Play scenarios, so many at a time; 0 where nothing is wrong."""
     base = Path(tempfile.mkdtemp(prefix="kwire-faults-"))
     base.chmod(0o755)
     made = base / "certs"
@@ -642,12 +663,12 @@ def run(first: int, count: int, jobs: int, seconds: float, verbose: bool, calm: 
         if reason:
             print(f"no worlds with {kind}: {reason}")
     began = time.monotonic()
-    waiting = iter(range(first, first + count))
+    waiting = iter(range(wanted.first, wanted.first + wanted.number))
     running: dict[int, int] = {}
     played: list[int] = []
     failed: list[int] = []
     while True:
-        while len(running) < jobs and time.monotonic() < began + seconds:
+        while len(running) < wanted.jobs and time.monotonic() < began + wanted.seconds:
             seed = next(waiting, None)
             if seed is None:
                 break
@@ -656,9 +677,9 @@ def run(first: int, count: int, jobs: int, seconds: float, verbose: bool, calm: 
             if not pid:
                 status = 1
                 try:
-                    status = 1 if play(seed, base, here, verbose, calm) else 0
-                except NotHereError as error:
-                    print(f"seed {seed}: the harness fails: {error}")
+                    status = 1 if play(seed, base, here, wanted) else 0
+                except BaseException:
+                    print(f"seed {seed}: the harness fails: {traceback.format_exc()}")
                 finally:
                     sys.stdout.flush()
                     os._exit(status)
@@ -670,8 +691,8 @@ def run(first: int, count: int, jobs: int, seconds: float, verbose: bool, calm: 
         seed = running.pop(pid)
         if status:
             failed.append(seed)
-    kinds = Counter(kind for seed in played for kind in draw(random.Random(seed), here).has)
-    print("worlds:", ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items())))
+    kinds = Counter(kind for seed in played for kind in draw(random.Random(seed), here, set(wanted.only)).has)
+    print("worlds:", *(f"{number} {kind}" for kind, number in sorted(kinds.items())))
     print(
         f"{len(played)} scenarios in {time.monotonic() - began:.1f} s, {len(failed)} wrong: {sorted(failed)}"
     )
@@ -703,23 +724,16 @@ if __name__ == "__main__":
         preloaded()
     parser = argparse.ArgumentParser(description="seeded scenarios of agents and collectors")
     parser.add_argument("--first", type=int, default=1, help="the first seed")
-    parser.add_argument("--count", type=int, default=10, help="how many")
+    parser.add_argument("--count", dest="number", type=int, default=10, help="how many")
     parser.add_argument("--jobs", type=int, default=8, help="how many at a time")
     parser.add_argument("--seconds", type=float, default=1e9, help="begin no scenario after so long")
     parser.add_argument("-v", "--verbose", action="store_true")
     parser.add_argument("--calm", action="store_true", help="no faults at all")
+    parser.add_argument("--only", nargs="*", default=[], choices=KINDS, help="worlds of these kinds")
     parser.add_argument("--list", action="store_true", help="the faults there are")
     arguments = parser.parse_args()
     if arguments.list:
         print(*(f"{each.name}: {', '.join(sorted(each.needs)) or 'anywhere'}" for each in FAULTS), sep="\n")
         raise SystemExit(0)
-    raise SystemExit(
-        run(
-            arguments.first,
-            arguments.count,
-            arguments.jobs,
-            arguments.seconds,
-            arguments.verbose,
-            arguments.calm,
-        )
-    )
+    del arguments.list
+    raise SystemExit(run(Wanted(**vars(arguments) | {"only": frozenset(arguments.only)})))

@@ -20,7 +20,11 @@ SCENARIOS = int(os.environ.get("KWIRE_FAULTS", "300"))
 def test_scenarios() -> None:
     command = [sys.executable, str(FAULTS), "--first", "1", "--count", str(SCENARIOS), "--jobs", "8"]
     done = subprocess.run(command, capture_output=True, text=True)
+    print(done.stdout[-1000:])
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    assert f"{SCENARIOS} scenarios" in done.stdout
+    for kind in KINDS:
+        assert f" {kind}" in done.stdout  # played, or named with what keeps it from being played
 
 
 # What a product may do wrong, as code put into its processes → what the judge says then.
@@ -72,13 +76,22 @@ WRONG = {
 }
 
 
+KINDS = ("mounts", "link", "kernel")
+FOUND = [(what, "") for what in WRONG] + [("acknowledges what is not stored", kind) for kind in KINDS]
+
+
 @pytest.mark.native
-@pytest.mark.parametrize("what", WRONG)
-def test_the_judge_finds_what_is_wrong(what: str) -> None:
+@pytest.mark.parametrize(("what", "world"), FOUND)
+def test_the_judge_finds_what_is_wrong(what: str, world: str) -> None:
     code, said = WRONG[what]
     command = [sys.executable, str(FAULTS), "--first", "1", "--count", "3", "--jobs", "3", "--calm"]
+    command += ["--only", world] if world else []
     environment = {**os.environ, "KWIRE_FAULT_PATCH": code}
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
+    if world and f"no worlds with {world}" in done.stdout:
+        pytest.skip(
+            next(line for line in done.stdout.splitlines() if line.startswith(f"no worlds with {world}"))
+        )
     assert done.returncode == 1
     assert said in done.stdout
     assert "3 wrong" in done.stdout
@@ -95,7 +108,7 @@ for name in ("ours", "theirs", "world"):
 certs.make_certs(str(base / "ours"))
 certs.make_certs(str(base / "theirs"))
 os.environ["KWIRE_FAULT_CERTS"] = str(base / "ours")
-world = fault_world.World(base / "world", random.Random(1), "tls")
+world = fault_world.World(base / "world", random.Random(1), fault_world.Kinds("tls"))
 world.collect()
 os.environ["KWIRE_FAULT_CERTS"] = str(base / "theirs")
 agent = world.agent("--grace", "200ms", seconds=0.3)

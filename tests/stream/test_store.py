@@ -8,6 +8,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ class Site:
         if commit:
             self.store.commit()
 
-    def killed(self) -> None:
+    def killed(self, spare: Callable[[], str] | None = None) -> None:
         """What kill -9 leaves, and the store that a successor takes up."""
         copy = self.path.with_name(self.path.name + "-killed")
         shutil.copytree(self.path, copy)
@@ -109,7 +110,7 @@ class Site:
         shutil.rmtree(self.path)
         copy.rename(self.path)
         self.folder = Folder(str(self.path))
-        self.store = Store.again(self.folder.ledger(TOKEN), Packing(), self.options)
+        self.store = Store.again(self.folder.ledger(TOKEN), Packing(), self.options, spare)
         self.lane = self.store.lanes[TOKEN]
         self.sequence = self.lane.next
 
@@ -186,6 +187,31 @@ def test_a_kill_between_rotation_and_ledger(tmp_path: Path) -> None:
     assert sorted(os.listdir(site.path)) == sorted([".sessions", *map(os.path.basename, files)])
     assert numbers(*files) == list(range(9000))
     assert sound(*files) == (9000, 0)
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_files_that_the_ledger_has_not_heard_of_are_not_left(tmp_path: Path, gone: bool) -> None:
+    """What is in them comes again, wherever it is written then."""
+    site = Site(tmp_path / "in", Options(rotate_bytes=1 << 18))
+    site.feed(describe(1), events(0, 2000))
+    site.feed(events(2000, 4000), events(6000, 4000), events(10000, 1), commit=False)
+    site.store.flush()
+    first, *later = site.store.writer.files
+    assert later
+    other = site.path / "box-other-0009.pcapng"
+    shutil.copy(later[0], other)
+    if gone:
+        os.truncate(first, 5000)
+    site.killed(lambda: site.folder.capture("box"))
+    assert not any(map(os.path.exists, later))
+    assert other.exists()
+    site.feed(events(2000, 10), *totals_frames({1: 2010}))
+    site.store.finish(site.lane)
+    other.unlink()
+    files = sorted(site.path.glob("*.pcapng"))
+    stored = [number for path in files for _, number, _ in read(str(path), whole=not gone)]
+    assert len(stored) == len(set(stored))
+    assert len(stored) + site.store.losses(site.lane).get(Cause.CAPTURE_GONE, 0) == 2010
 
 
 def test_a_collector_that_stops_leaves_whole_captures_and_goes_on_later(site: Site) -> None:

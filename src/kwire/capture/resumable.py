@@ -9,6 +9,7 @@ that comes `after` it counts what is gone (CAPTURE_GONE).
 """
 
 import os
+import re
 import struct
 import time
 from array import array
@@ -210,6 +211,7 @@ class ResumableWriter(Writer):
     def _again(self, state: memoryview) -> _File:
         number, position, tail, started = self._take_state(state)
         self.files = [str(self._path(each)) for each in [*range(1, number), number]]
+        _remove_later(str(self._base), number, self._id)
         output = Output.again(self.files[-1], position, 4096 + _reserve(len(self.schemas)), tail)
         self._mark = position, tail
         return _File(output, number, time.monotonic(), started)
@@ -244,6 +246,7 @@ class ResumableWriter(Writer):
         written, introduced = self._written, self._introduced
         number = self._take_state(memoryview(state))[0]
         self._written, self._introduced, self._waiting = written, introduced, {}
+        _remove_later(target, number, name)
         root, extension = os.path.splitext(target)
         table, told = self._remains(name, f"{root}-{number:04d}{extension}" if number else target)
         words, rows = walk.COUNT_WORDS, walk.ROW_WORDS
@@ -395,6 +398,29 @@ class ResumableWriter(Writer):
 def _reserve(probes: int) -> int:
     """Bytes that the ending needs for so many probes."""
     return probes * (STATISTICS_BLOCK + 4 * LOST_BLOCK + INTERFACE_BLOCK)
+
+
+def _remove_later(target: str, number: int, id: str) -> None:
+    """Remove files of this capture that were begun after file `number`: the state does not know of them, so
+    what is in them comes again.
+    """
+    root, extension = os.path.splitext(os.path.basename(target))
+    folder = os.path.dirname(target) or "."
+    name = re.compile(rf"{re.escape(root)}-([0-9]{{4,}}){re.escape(extension)}")
+    try:
+        for entry in os.listdir(folder):
+            found = name.fullmatch(entry)
+            path = os.path.join(folder, entry)
+            if number and found and int(found[1]) > number and _holds(path, id):
+                os.unlink(path)
+    except OSError as error:
+        raise CaptureError("go on writing", target, error.strerror or "failed") from None
+
+
+def _holds(path: str, id: str) -> bool:
+    """Whether a file begins as one of the capture `id` does."""
+    with open(path, "rb") as file:
+        return id.encode() in file.read(4096)
 
 
 def _to_disk(path: str) -> None:
