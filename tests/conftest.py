@@ -17,10 +17,13 @@ import pytest
 from hypothesis import settings
 from traces import Traces, become_subreaper, bpf_refusal
 
+from kwire.compile import verify
+
 pytest_plugins = ["guests"]
 
 settings.register_profile("kwire", deadline=None)  # machines are noisy: nothing here is timed
 settings.load_profile("kwire")
+verify.checking = True  # of every program that a test compiles
 
 MARKERS = (
     "live: loads programs into the running kernel; needs root and bpf(2)",

@@ -1,6 +1,6 @@
 """Registers and stack: a linear scan over live intervals.
 
-Laws:
+Invariants:
 
 - r10 is the frame pointer; r0 and r5 are the instruction selector's scratch registers; r1 to r4 hold values
   that no call crosses, r6 to r9 those that a call crosses (others too, when r1 to r4 are taken). r0 also
@@ -8,14 +8,15 @@ Laws:
 - A value that gets no register lives in its own 8-byte stack slot all its life, so what the verifier knows
   of it when it is stored is what it knows when it is loaded (bounds are only ever made by `umin` and
   `within`, before).
-- Positions grow along the blocks' topological order, so an interval from the first definition to the last use
-  covers every path. Stack slots, spilled values and windows of reads share bytes when their intervals do
-  not meet.
+- Positions grow along the blocks' order, so an interval from the definition to the last use covers every path
+  forward; what a loop needs from before it lives to the loop's end. Stack slots, spilled values and windows
+  of reads share bytes when their intervals do not meet.
 """
 
 from bisect import bisect_right
 
-from kwire.compile.ir import At, Function, Ins, Slot, Value, end_values
+from kwire.compile.graph import find_loops, liveness
+from kwire.compile.ir import At, Block, Function, Ins, Jump, Operand, Slot, Value, end_operands, end_values
 from kwire.compile.layout import CompileError
 
 STACK_SIZE = 512
@@ -24,78 +25,144 @@ CALLEE_SAVED = (6, 7, 8, 9)
 
 
 class StackError(CompileError):
-    """The program's frame would be larger than the 512 bytes there are."""
+    """The program's frame would be larger than the bytes there are."""
 
-    def __init__(self, name: str, size: int) -> None:
-        cause = f"it needs {size} bytes of stack, there are {STACK_SIZE}"
+    def __init__(self, name: str, size: int, most: int) -> None:
+        cause = f"it needs {size} bytes of stack, there are {most}"
         super().__init__(name, cause, "use fewer values at once, or split the probe")
+
+
+class Live:
+    """From where to where something is needed, how deep in loops it is used, and which register suits it."""
+
+    __slots__ = ("end", "hint", "loops", "prefer", "start")
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self.end = start
+        self.loops = 0
+        self.hint = -1
+        self.prefer: list[Value] = []
 
 
 class Allocator:
     """One function's registers and stack."""
 
-    __slots__ = ("active", "calls", "function", "last", "prefer", "short", "slots", "values")
+    __slots__ = ("active", "calls", "function", "last", "live", "order", "short", "slots")
 
     def __init__(self, function: Function) -> None:
         self.function = function
         self.calls: list[int] = []  # positions
-        self.values: list[Value] = []  # in the order of their definitions
+        self.live: dict[Value, Live] = {}
+        self.order: list[Value] = []  # values by their definitions
         self.short: set[Value] = set()  # used by the next instruction and nothing else
-        self.prefer: dict[Value, Value] = {}  # a value that should share the register of another
         self.active: list[Value] = []
-        self.slots: list[Slot] = []
+        self.slots: dict[Slot, Live] = {}
         self.last = 0
 
     def number(self) -> None:
-        """Walk the program once: positions, intervals, hints."""
+        """Walk the function once: positions, intervals, hints."""
         position = 0
-        context = self.function.context
-        context.start, context.hint = 0, 1
-        self.values.append(context)
+        for number, param in enumerate(self.function.params):
+            self._define(param, 0, 0).hint = number + 1
+        starts: dict[Block, int] = {}
+        ends: dict[Block, int] = {}
+        passed: set[Value] = set()  # given to the parameter of a block
         for block in self.function.blocks:
-            for ins in block.body:
-                position += 1
-                self._instruction(ins, position)
             position += 1
+            starts[block] = position
+            for param in block.params:
+                self._define(param, position, block.loops)
+            for ins in block.body:
+                position = self._instruction(ins, position + 1, block.loops)
+            position += 1
+            ends[block] = position
             for value in end_values(block.end):
-                value.end = position
+                self._use(value, position, block.loops)
+            self._slots_of(end_operands(block.end), position)
+            if isinstance(block.end, Jump):
+                passed.update(end_values(block.end))
+                for param, arg in zip(block.end.target.params, block.end.args, strict=True):
+                    if arg.__class__ is Value:  # all that come together want one register
+                        mates = self.live.setdefault(param, Live(-1)).prefer
+                        self.live[arg].prefer += mates
+                        mates.append(arg)
         self.last = position
-        self.short = {value for value in self.values if value.end == value.start + 1 and not value.joins}
+        self._loops(starts, ends)
+        for value in self.order:
+            live = self.live[value]
+            if live.end == live.start + 1 and value not in passed:
+                self.short.add(value)
 
-    def _instruction(self, ins: Ins, position: int) -> None:
-        for value in ins.uses():
-            value.end = position
-        for number, arg in enumerate(ins.args):
-            if arg.__class__ is At:
-                base = arg.base
-                if base.__class__ is Slot:
-                    if base.start < 0:
-                        base.start = position
-                        self.slots.append(base)
-                    base.end = position
-            elif ins.op == "call" and arg.__class__ is Value and arg.hint < 0:
-                arg.hint = number + 1
-        if ins.op == "call":
+    def _loops(self, starts: dict[Block, int], ends: dict[Block, int]) -> None:
+        """What is needed at the head of a loop lives through all of it, and so does memory used before it."""
+        loops = find_loops(self.function)
+        needed = liveness(self.function) if loops else {}
+        for head, last in loops.items():
+            end = ends[last]
+            for value in (*needed[head], *head.params):
+                self.live[value].end = max(self.live[value].end, end)
+            for live in self.slots.values():
+                if live.start < starts[head] < live.end < end:
+                    live.end = end
+
+    def _define(self, value: Value, position: int, loops: int) -> Live:
+        live = self.live.get(value)
+        if live is None:
+            live = self.live[value] = Live(position)
+        live.start = live.end = position
+        live.loops = loops
+        self.order.append(value)
+        return live
+
+    def _use(self, value: Value, position: int, loops: int) -> None:
+        live = self.live[value]
+        live.end = max(live.end, position)
+        live.loops = max(live.loops, loops)
+
+    def _slots_of(self, args: "list[Operand] | tuple[Operand, ...]", position: int) -> None:
+        for arg in args:
+            if isinstance(arg, At) and isinstance(arg.base, Slot):
+                live = self.slots.get(arg.base)
+                if live is None:
+                    live = self.slots[arg.base] = Live(position)
+                live.end = position
+
+    def _instruction(self, ins: Ins, position: int, loops: int) -> int:
+        """Note one instruction at a position; the last position that it takes."""
+        call = ins.op in ("call", "invoke", "read")
+        if call:
             self.calls.append(position)
+        last = position
+        if ins.op == "read" and ins.info.parts:  # type: ignore[attr-defined]
+            last += 1  # the base is needed again, after the call
+        for value in ins.uses():
+            self._use(value, last, loops)
+        self._slots_of(ins.args, position)
+        if ins.op in ("call", "invoke"):
+            for number, arg in enumerate(ins.args):
+                if arg.__class__ is Value and self.live[arg].hint < 0:
+                    self.live[arg].hint = number + 1
         dst = ins.dst
         if dst is not None:
-            if dst.start < 0:
-                dst.start = dst.end = position
-                self.values.append(dst)
-                if ins.op != "call" and ins.args and ins.args[0].__class__ is Value:
-                    self.prefer[dst] = ins.args[0]
-            dst.end = max(dst.end, position)
+            live = self._define(dst, position, loops)
+            if not call and ins.args and ins.args[0].__class__ is Value:
+                live.prefer.append(ins.args[0])
+        return last
 
     def scan(self) -> None:
-        """Give registers in the order of definitions; when they are short, the longest interval is
-        spilled.
+        """Give registers in the order of definitions; when they are short, a value is spilled that is used
+        least deep in loops, and of these the one that lives longest.
         """
-        for value in self.values:
-            if value.end < 0:
-                continue  # the context of a program that does not use it
-            self.active = [other for other in self.active if other.end > value.start]
+        for value in self.order:
+            value.reg, value.slot = -1, None
+        for value in self.order:
+            live = self.live[value]
+            if live.end == live.start and value in self.function.params:
+                continue  # not used
+            self.active = [other for other in self.active if self.live[other].end > live.start]
             taken = {other.reg for other in self.active}
-            wanted = self._registers(value)
+            wanted = self._registers(value, live)
             for register in wanted:
                 if register not in taken:
                     value.reg = register
@@ -104,44 +171,49 @@ class Allocator:
             else:
                 self._spill(value, wanted)
 
-    def _registers(self, value: Value) -> list[int]:
+    def _registers(self, value: Value, live: Live) -> list[int]:
         """The registers this value may have, the best first."""
-        after = bisect_right(self.calls, value.start)
-        crossing = after < len(self.calls) and self.calls[after] < value.end
+        after = bisect_right(self.calls, live.start)
+        crossing = after < len(self.calls) and self.calls[after] < live.end
         allowed = CALLEE_SAVED if crossing else (*CALLER_SAVED, *CALLEE_SAVED)
         first: list[int] = []
-        preferred = self.prefer.get(value)
-        if value.hint in allowed:
-            first.append(value.hint)
-        if preferred is not None and preferred.reg in allowed:
-            first.append(preferred.reg)
-        if value in self.short and value is not self.function.context:
+        if live.hint in allowed:
+            first.append(live.hint)
+        first += [other.reg for other in live.prefer if other.reg in allowed]
+        if value in self.short and value not in self.function.params:
             first.append(0)
         return [*first, *allowed]
 
     def _spill(self, value: Value, wanted: list[int]) -> None:
         victim = value
         for other in self.active:
-            if other.reg in wanted and other.end > victim.end:
+            if other.reg in wanted and self._cost(other) < self._cost(victim):
                 victim = other
         if victim is not value:
             value.reg, victim.reg = victim.reg, -1
             self.active.remove(victim)
             self.active.append(value)
         slot = Slot("spill", 8)
-        slot.start, slot.end = victim.start, victim.end
+        live = self.slots[slot] = Live(self.live[victim].start)
+        live.end = self.live[victim].end
         victim.slot = slot
-        self.slots.append(slot)
 
-    def frame(self, name: str) -> None:
-        """Give every slot its offset from r10: the nearest one that no slot living at the same time has."""
-        for slot in self.slots:
+    def _cost(self, value: Value) -> tuple[int, int]:
+        live = self.live[value]
+        return live.loops, -live.end
+
+    def frame(self) -> int:
+        """Give every slot its offset from r10: the nearest one that no slot living at the same time has. The
+        size of the whole frame.
+        """
+        for slot, live in self.slots.items():
             if slot.pinned:
-                slot.start, slot.end = 0, self.last
+                live.start, live.end = 0, self.last
         placed: list[Slot] = []
         deepest = 0
-        for slot in sorted(self.slots, key=lambda slot: slot.start):
-            placed = [other for other in placed if other.end >= slot.start]
+        for slot in sorted(self.slots, key=lambda slot: self.slots[slot].start):
+            start = self.slots[slot].start
+            placed = [other for other in placed if self.slots[other].end >= start]
             at = 0
             for other in sorted(placed, key=lambda other: -other.offset):
                 if -other.offset - other.size >= at + slot.size:
@@ -150,13 +222,18 @@ class Allocator:
             slot.offset = -(at + slot.size)
             placed.append(slot)
             deepest = max(deepest, at + slot.size)
-        if deepest > STACK_SIZE:
-            raise StackError(name, deepest)
+        return deepest
 
 
-def allocate(function: Function, name: str) -> None:
-    """Give every value a register or a slot, every slot an offset. Raises `StackError`."""
+def allocate(function: Function, name: str, most: int = STACK_SIZE) -> int:
+    """Give every value a register or a slot, every slot an offset; the size of the frame.
+
+    Raises `StackError` where that is more than `most` bytes.
+    """
     allocator = Allocator(function)
     allocator.number()
     allocator.scan()
-    allocator.frame(name)
+    size = allocator.frame()
+    if size > most:
+        raise StackError(name, size, most)
+    return size

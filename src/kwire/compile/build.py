@@ -13,10 +13,11 @@ from kwire.bpf.arch import Arch
 from kwire.bpf.asm import link
 from kwire.bpf.image import Image, Line, MapSpec
 from kwire.bpf.task import PidFields, PidNamespace, TaskFields
+from kwire.compile import verify
 from kwire.compile.allocate import StackError, allocate
 from kwire.compile.builder import OTHER_SOURCE
 from kwire.compile.expressions import Options
-from kwire.compile.ir import dump
+from kwire.compile.ir import Function, Module, dump
 from kwire.compile.layout import CompileError, Layout, layout, schema
 from kwire.compile.lower import SLOT_SIZE, Lowered, fits_stack, lower, scratch_stride
 from kwire.compile.matching import TEXTS
@@ -99,17 +100,27 @@ def compile_probe(
     else:
         lowered = _make(program, placed, options, on_stack, 8)
     maps = _maps(placed, options, on_stack, lowered.texts, ring_size)
-    image = _image(program, select(lowered.function), maps, cookie)
+    image = _image(program, select(Module([lowered.function])), maps, cookie)
     made = schema(program, placed, id=id, spec=spec, machine=arch.machine)
     return Compiled(image, made, dump(lowered.function) if explain else "")
 
 
 def _make(program: checked.Program, placed: Layout, options: Options, stack: bool, window: int) -> Lowered:
     lowered = lower(program, placed, options, stack)
-    optimize(lowered.function)
-    join_reads(lowered.function, lowered.faults, window)
-    allocate(lowered.function, program.name)
+    function = lowered.function
+    _checked(function, "lower")
+    optimize(function)
+    _checked(function, "optimize")
+    join_reads(function, lowered.faults, window)
+    _checked(function, "join_reads")
+    allocate(function, program.name)
     return lowered
+
+
+def _checked(function: Function, after: str) -> None:
+    """In tests: verify the IR."""
+    if verify.checking:
+        verify.verify(function, after)
 
 
 def _maps(placed: Layout, options: Options, stack: bool, texts: int, ring_size: int) -> tuple[MapSpec, ...]:

@@ -3,7 +3,7 @@
 It simplifies nothing but what is free to see (additions of 0, constants on constants are left to `optimize`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from kwire.compile.ir import At, Block, Branch, Exit, Find, Function, Ins, Jump, MapRef, Operand, Slot, Value
 from kwire.lang.tree import NOWHERE, Span
@@ -75,17 +75,25 @@ class Builder:
         self.function.blocks.append(block)
         self.block = block
 
-    def jump(self, target: Block) -> None:
+    def jump(self, target: Block, args: Sequence[Operand] = ()) -> None:
         """End the current block by going to the target."""
         if self.block is not None:
-            self.block.end = Jump(target)
+            self.block.end = Jump(target, list(args))
             self.block.span = self.span
         self.block = None
 
-    def branch(self, condition: str, a: Operand, b: Operand, then: Block, otherwise: Block) -> None:
+    def branch(
+        self,
+        condition: str,
+        a: Operand,
+        b: Operand,
+        then: Block,
+        otherwise: Block,
+        rare: Block | None = None,
+    ) -> None:
         """End the current block by a choice."""
         if self.block is not None:
-            self.block.end = Branch(condition, a, b, then, otherwise)
+            self.block.end = Branch(condition, a, b, then, otherwise, rare)
             self.block.span = self.span
         self.block = None
 
@@ -108,19 +116,18 @@ class Builder:
             return open_arms[0][1]
         target = self.new_block("join")
         joined: list[Operand] = []
+        given: list[list[Operand]] = [[] for _ in open_arms]
         for values in zip(*(values for _, values in open_arms), strict=True):
             if all(value is values[0] or value == values[0] for value in values):
                 joined.append(values[0])
                 continue
-            dst = self.function.value()
-            dst.joins = True
-            for (block, _), value in zip(open_arms, values, strict=True):
-                self.block = block
-                self._append(Ins("copy", dst, [value], None, self.span))
-            joined.append(dst)
-        for block, _ in open_arms:
+            target.params.append(self.function.value())
+            joined.append(target.params[-1])
+            for args, value in zip(given, values, strict=True):
+                args.append(value)
+        for (block, _), args in zip(open_arms, given, strict=True):
             self.block = block
-            self.jump(target)
+            self.jump(target, args)
         self.start(target)
         return joined
 

@@ -75,7 +75,18 @@ def signed64(value: int) -> int:
 class Expressions(Builder):
     """Lowers expressions into the current block. `locals` holds the current operand of every local."""
 
-    __slots__ = ("_comm", "arguments", "current_task", "faults", "locals", "name", "options", "reads", "site")
+    __slots__ = (
+        "_comm",
+        "arguments",
+        "current_task",
+        "faults",
+        "locals",
+        "name",
+        "now",
+        "options",
+        "reads",
+        "site",
+    )
 
     def __init__(self, name: str, site: Site, options: Options, exit_value: int) -> None:
         super().__init__(exit_value)
@@ -87,6 +98,7 @@ class Expressions(Builder):
         self.faults = self.function.slot("faults", 8, pinned=True)
         self.arguments: dict[int, Value] = {}
         self._comm: Slot | None = None
+        self.now: Value | None = None  # in an event: the reading of the clock that is its time
 
     # values
 
@@ -108,6 +120,8 @@ class Expressions(Builder):
         if e.op == "func" and self.site.kind in ("kprobe", "kretprobe") and "+" in self.site.target:
             ip = self.load(self.function.context, self.options.arch.ip, 8, pure=True)
             return self.binary("add", ip, BREAKPOINT.get(self.options.arch.machine, 0))
+        if e.op == "nsecs" and self.now is not None:
+            return self.now
         if e.op not in BUILTINS:
             raise CompileError(self.name, f"the built-in {e.op} cannot be compiled yet")
         helper, half, bits = BUILTINS[e.op]

@@ -1,38 +1,50 @@
-"""The intermediate representation: three-address instructions on virtual registers in basic blocks.
+"""The intermediate representation: functions of basic blocks, in static single assignment.
 
-Laws:
+Invariants (`verify` checks them):
 
-- A `Value` is a 64-bit virtual register. It is defined once, or, when it joins the arms of a branch, once on
-  each arm by `copy` and used only after the arms have met (`Value.joins`).
-- Blocks form a directed graph without cycles and stand in `Function.blocks` in a topological order: a jump
-  leads forward, always. So one pass in order sees every definition before its uses.
+- A `Value` is a 64-bit virtual register with one definition: an instruction, or a parameter of a block or of
+  the function. What differs by the way a block is reached is a parameter of the block; the `Jump`s to it
+  give the arguments. Only jumps give arguments: the targets of a `Branch` have no parameters.
+- The first block is the entry. Blocks stand in an order in which jumps lead forward, but for those that close
+  a loop: these lead back to the loop's head, which dominates them, and all blocks between belong to the loop.
 - A place in memory is `At(base, offset)`: a `Slot` of the stack frame, or a `Value` that holds a pointer the
   verifier knows (context, map value, task). Any other address is a number and can only be read by `hop` and
   `block`, which the reader pass (`reads`) turns into helper calls.
-- `OPS` says of each operation whether it is pure: a pure one may be shared, moved down to its use or left
-  out.
+- `OPS` and `CALLS` say of each operation what its effect is, and so what may be done with it: see `Effect`.
 """
 
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from kwire.lang.checked import Piece
 from kwire.lang.tree import NOWHERE, Span
 
 
-class Value:
-    """A virtual register. `bits`: only the low so many bits can be set (64: nothing is known)."""
+class Effect:
+    """What an operation does besides giving a value, and what that allows."""
 
-    __slots__ = ("bits", "end", "hint", "id", "joins", "reg", "slot", "start")
+    PURE: Final = 0
+    """Nothing: it may be shared with an equal one that dominates it, and left out."""
+    READS: Final = 1
+    """It reads memory that others change: it may be left out, and shared within one loop or outside of all,
+    as one moment is as good as another, but never moved before the condition that guards it."""
+    LOADS: Final = 2
+    """It reads memory that this program writes: it may be left out."""
+    CLOCK: Final = 3
+    """It reads the clock: it may be left out; two readings are two."""
+    WRITES: Final = 4
+    """It changes something: it stays, and in its order."""
+
+
+class Value:
+    """A virtual register. `bits`: only the low so many bits can be set (64: nothing is known). `reg` and
+    `slot` are where the allocator puts it.
+    """
+
+    __slots__ = ("bits", "id", "reg", "slot")
 
     def __init__(self, number: int, bits: int = 64) -> None:
         self.id = number
         self.bits = bits
-        self.joins = False
-        self.start = (
-            -1
-        )  # the following are the allocator's: live interval, wanted and given register, spill slot
-        self.end = -1
-        self.hint = -1
         self.reg = -1
         self.slot: Slot | None = None
 
@@ -43,34 +55,50 @@ class Value:
 class Slot:
     """Bytes in the stack frame, aligned to 8. `offset` from r10 is given by the allocator."""
 
-    __slots__ = ("end", "name", "offset", "pinned", "size", "start")
+    __slots__ = ("name", "offset", "pinned", "size")
 
     def __init__(self, name: str, size: int, pinned: bool = False) -> None:
         self.name = name
         self.size = (size + 7) & ~7
         self.pinned = pinned  # lives during the whole program, even where nothing mentions it
         self.offset = 0
-        self.start = -1
-        self.end = -1
 
     def __repr__(self) -> str:
         return self.name
 
 
-class At(NamedTuple):
+class At:
     """The memory at `base + offset`; as an argument of a call, that address."""
 
-    base: Value | Slot
-    offset: int
+    __slots__ = ("base", "offset")
+
+    def __init__(self, base: Value | Slot, offset: int) -> None:
+        self.base = base
+        self.offset = offset
+
+    def __eq__(self, other: object) -> bool:
+        return other.__class__ is At and self.base is other.base and self.offset == other.offset
+
+    def __hash__(self) -> int:
+        return hash((self.base, self.offset))
 
     def __repr__(self) -> str:
         return f"[{self.base!r}{self.offset:+d}]"
 
 
-class MapRef(NamedTuple):
+class MapRef:
     """The map of this name, as helpers want it."""
 
-    map: str
+    __slots__ = ("map",)
+
+    def __init__(self, name: str) -> None:
+        self.map = name
+
+    def __eq__(self, other: object) -> bool:
+        return other.__class__ is MapRef and self.map == other.map
+
+    def __hash__(self) -> int:
+        return hash(self.map)
 
     def __repr__(self) -> str:
         return f"map:{self.map}"
@@ -79,66 +107,75 @@ class MapRef(NamedTuple):
 Operand: TypeAlias = Value | int | At | MapRef
 
 
-class Find(NamedTuple):
+class Find:
     """A search, as a call: (base, first, last) → the first place at which a piece of text stands, or -1.
 
     `most`: no place is beyond it, which keeps the reading in bounds; `once`: `first` and `last` are the same.
     """
 
-    piece: Piece
-    most: int
-    once: bool
+    __slots__ = ("most", "once", "piece")
+
+    def __init__(self, piece: Piece, most: int, once: bool) -> None:
+        self.piece = piece
+        self.most = most
+        self.once = once
+
+    def __repr__(self) -> str:
+        return f"find({self.piece}, {self.most})"
 
 
 class Op(NamedTuple):
-    """What an operation is. `info`: what `Ins.info` holds."""
+    """What an operation is: its `Effect`, how many arguments it has, and what `Ins.info` holds."""
 
-    pure: bool
+    effect: int
+    args: int
     info: str = ""
 
 
-OPS: dict[str, Op] = {
+OPS: Final[dict[str, Op]] = {
     # dst = a op b, 64 bits, wrapping; div and mod unsigned
     **{
-        name: Op(True)
+        name: Op(Effect.PURE, 2)
         for name in ("add", "sub", "mul", "div", "mod", "and", "or", "xor", "lsh", "rsh", "arsh")
     },
-    "within": Op(True),  # a, or 0 when the index b is not below the constant c
-    "umin": Op(True),  # the smaller of two unsigned numbers; the verifier sees the bound when b is a constant
-    "neg": Op(True),
-    "zext": Op(True, "bits"),
-    "sext": Op(True, "bits"),
-    "be": Op(True, "bits"),  # big-endian to host order, zero-extended
-    "cmp": Op(True, "condition"),  # 1 or 0
-    "copy": Op(True),  # a join's definition, or a name for a constant
-    "mapval": Op(True, "(map, offset): address of a byte of a one-entry array map's value"),
-    "peek": Op(True, "size: a read of At that never changes (context, task)"),
-    "hop": Op(True, "(space, offset, size): an integer at args[0] + offset, zero-extended"),
-    "load": Op(False, "size"),
-    "store": Op(False, "size"),  # args: At, value
-    "block": Op(False, "(space, offset, size): copy bytes at args[1] + offset to args[0]"),
-    "fault": Op(False, "set the slot args[1] to 1 when args[0], a helper's result, is negative"),
-    "call": Op(False, "name of the helper, or what to find"),
+    "within": Op(Effect.PURE, 3),  # a, or 0 when the index b is not below the constant c
+    "umin": Op(Effect.PURE, 2),  # the smaller unsigned number; the verifier sees the bound of a constant b
+    "neg": Op(Effect.PURE, 1),
+    "zext": Op(Effect.PURE, 1, "bits"),
+    "sext": Op(Effect.PURE, 1, "bits"),
+    "be": Op(Effect.PURE, 1, "bits"),  # big-endian to host order, zero-extended
+    "cmp": Op(Effect.PURE, 2, "condition"),  # 1 or 0
+    "mapval": Op(Effect.PURE, 0, "(map, offset): address of a byte of a one-entry array map's value"),
+    "peek": Op(Effect.PURE, 1, "size: a read of At that never changes (context, task)"),
+    "hop": Op(Effect.READS, 1, "(space, offset, size): an integer at args[0] + offset, zero-extended"),
+    "load": Op(Effect.LOADS, 1, "size"),
+    "store": Op(Effect.WRITES, 2, "size"),  # args: At, value
+    "block": Op(Effect.WRITES, 2, "(space, offset, size): copy bytes at args[1] + offset to args[0]"),
+    "read": Op(Effect.WRITES, 3, "(space, parts): args[1], an address, to args[0], as `Parts` says"),
+    "fault": Op(Effect.WRITES, 2, "set the slot args[1] to 1 when args[0], a helper's result, is negative"),
+    "call": Op(Effect.WRITES, -1, "name of the helper, or what to find; its effect is in CALLS"),
+    "invoke": Op(Effect.WRITES, -1, "the function called"),
 }
 
-PURE_CALLS = frozenset(
-    {
-        "get_current_pid_tgid",
-        "get_current_uid_gid",
-        "get_current_task",
-        "get_current_task_btf",
-        "task_pt_regs",
-        "get_current_cgroup_id",
-        "get_smp_processor_id",
-        "get_numa_node_id",
-        "get_func_ip",
-        "get_attach_cookie",
-        "ktime_get_ns",
-        "ktime_get_tai_ns",
-        "jiffies64",
-    }
-)
-"""Helpers whose answer is taken once in a program: it does not change, or one moment serves for all."""
+CALLS: Final[dict[str, int]] = {
+    **dict.fromkeys(
+        (
+            "get_current_pid_tgid",
+            "get_current_uid_gid",
+            "get_current_task",
+            "get_current_task_btf",
+            "task_pt_regs",
+            "get_current_cgroup_id",
+            "get_smp_processor_id",
+            "get_numa_node_id",
+            "get_func_ip",
+            "get_attach_cookie",
+        ),
+        Effect.PURE,
+    ),
+    **dict.fromkeys(("ktime_get_ns", "ktime_get_tai_ns", "jiffies64"), Effect.CLOCK),
+}
+"""The effect of helpers; of all others: `WRITES`."""
 
 CONDITIONS = {
     "eq": "ne", "ne": "eq", "lt": "ge", "ge": "lt", "gt": "le", "le": "gt",
@@ -165,9 +202,12 @@ class Ins:
         self.info = info
         self.span = span
 
-    def pure(self) -> bool:
-        """Whether it may be shared with an equal one, or dropped when nobody uses its result."""
-        return OPS[self.op].pure or (self.op == "call" and self.info in PURE_CALLS)
+    @property
+    def effect(self) -> int:
+        """What it does besides giving a value."""
+        if self.op == "call":
+            return CALLS.get(self.info, Effect.WRITES)  # type: ignore[call-overload,no-any-return]
+        return OPS[self.op].effect
 
     def uses(self) -> list[Value]:
         """The virtual registers it reads."""
@@ -180,73 +220,127 @@ class Ins:
         return f"{self.dst!r} = {text}" if self.dst else text
 
 
-class Jump(NamedTuple):
-    """Go to a block."""
+class Jump:
+    """Go to a block, with an argument for each of its parameters."""
 
-    target: "Block"
+    __slots__ = ("args", "target")
 
+    def __init__(self, target: "Block", args: "list[Operand] | tuple[Operand, ...]" = ()) -> None:
+        self.target = target
+        self.args = args
 
-class Branch(NamedTuple):
-    """Go to `then` when `a condition b`, otherwise to `otherwise`."""
-
-    condition: str
-    a: Operand
-    b: Operand
-    then: "Block"
-    otherwise: "Block"
+    def __repr__(self) -> str:
+        given = f" ({', '.join(map(_operand, self.args))})" if self.args else ""
+        return f"goto {self.target}{given}"
 
 
-class Exit(NamedTuple):
-    """Return from the program with this constant."""
+class Branch:
+    """Go to `then` when `a condition b`, otherwise to `otherwise`.
 
-    value: int
+    `rare`: one of the two that the program only takes when something is wrong with its surroundings: the
+    condition guards nothing that somebody wrote.
+    """
+
+    __slots__ = ("a", "b", "condition", "otherwise", "rare", "then")
+
+    def __init__(
+        self,
+        condition: str,
+        a: Operand,
+        b: Operand,
+        then: "Block",
+        otherwise: "Block",
+        rare: "Block | None" = None,
+    ) -> None:
+        self.condition = condition
+        self.a = a
+        self.b = b
+        self.then = then
+        self.otherwise = otherwise
+        self.rare = rare
+
+    def __repr__(self) -> str:
+        test = f"{_operand(self.a)} {self.condition} {_operand(self.b)}"
+        return f"if {test} goto {self.then} else {self.otherwise}"
+
+
+class Exit:
+    """Return from the function with this value."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Operand) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return f"exit {_operand(self.value)}"
 
 
 End: TypeAlias = Jump | Branch | Exit
 
 
-class Block:
-    """Instructions that run one after another, and how they end.
-
-    `parent`: the block that dominates this one directly (None for the entry); `depth`: how many do; `skip`:
-    one further up, chosen so that any ancestor is a logarithmic number of steps away.
+class Ranked:
+    """A place in a tree. `parent`: the one above (None for the root); `depth`: how many are above; `skip`:
+    one further up, chosen so that any of those above is a logarithmic number of steps away.
     """
 
-    __slots__ = ("body", "depth", "end", "name", "parent", "skip", "span")
+    __slots__ = ("depth", "parent", "skip")
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.body: list[Ins] = []
-        self.end: End = Exit(0)
-        self.span: Span = NOWHERE  # of the end
-        self.dominated_by(None)
+    def __init__(self) -> None:
+        self.below(None)
 
-    def dominated_by(self, parent: "Block | None") -> None:
-        """Hang the block into the tree of dominators."""
+    def below(self, parent: "Ranked | None") -> None:
+        """Hang it into the tree."""
         self.parent = parent
         self.depth = 0
-        self.skip: Block = self
+        self.skip: Ranked = self
         if parent is not None:
             self.depth = parent.depth + 1
             far = parent.skip
             even = parent.depth - far.depth == far.depth - far.skip.depth
             self.skip = far.skip if even else parent
 
+
+class Block(Ranked):
+    """Instructions that run one after another, and how they end.
+
+    In the tree of blocks the one above is the one that dominates this one directly. `loop`: the head of the
+    innermost loop that the block is in; `loops`: how many it is in (`graph.find_loops`).
+    """
+
+    __slots__ = ("body", "end", "loop", "loops", "name", "params", "span")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.params: list[Value] = []
+        self.body: list[Ins] = []
+        self.end: End = Exit(0)
+        self.span: Span = NOWHERE  # of the end
+        self.loop: Block | None = None
+        self.loops = 0
+        super().__init__()
+
     def __repr__(self) -> str:
         return self.name
 
 
 class Function:
-    """A program in IR: its blocks in topological order, its context, the stack slots it names."""
+    """A function: its parameters (of a program: the context), its blocks, the stack slots it names."""
 
-    __slots__ = ("_values", "blocks", "context", "entry", "slots")
+    __slots__ = ("_values", "blocks", "entry", "name", "params", "slots")
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "program", params: int = 1) -> None:
+        self.name = name
         self._values = 0
-        self.context = self.value()
+        self.params = [self.value() for _ in range(params)]
         self.entry = Block("entry")
         self.blocks = [self.entry]
         self.slots: list[Slot] = []
+
+    @property
+    def context(self) -> Value:
+        """The first parameter: of a program, the address of its context."""
+        return self.params[0]
 
     def value(self, bits: int = 64) -> Value:
         """A new virtual register."""
@@ -259,6 +353,12 @@ class Function:
         slot = Slot(f"{name}.{len(self.slots)}", size, pinned)
         self.slots.append(slot)
         return slot
+
+
+class Module(NamedTuple):
+    """The functions of one program; the first is where the kernel begins."""
+
+    functions: list[Function]
 
 
 def values_of(args: "list[Operand] | tuple[Operand, ...]") -> list[Value]:
@@ -279,9 +379,16 @@ def hop_info(ins: Ins) -> tuple[str, int, int]:
     return info
 
 
+def end_operands(end: End) -> "list[Operand] | tuple[Operand, ...]":
+    """What a block's end reads."""
+    if isinstance(end, Branch):
+        return (end.a, end.b)
+    return end.args if isinstance(end, Jump) else (end.value,)
+
+
 def end_values(end: End) -> list[Value]:
     """The virtual registers a block's end reads."""
-    return values_of((end.a, end.b)) if isinstance(end, Branch) else []
+    return values_of(end_operands(end))
 
 
 def successors(end: End) -> tuple[Block, ...]:
@@ -292,21 +399,14 @@ def successors(end: End) -> tuple[Block, ...]:
 
 
 def dump(function: Function) -> str:
-    """The program as text, one instruction a line: for tests and for `-d`."""
+    """The function as text, one instruction a line: for tests and for `-d`."""
     lines: list[str] = []
     for block in function.blocks:
-        lines.append(f"{block}:")
+        params = f" ({', '.join(map(repr, block.params))})" if block.params else ""
+        lines.append(f"{block}{params}:")
         lines += [f"    {ins!r}" for ins in block.body]
-        lines.append(f"    {_end(block.end)}")
+        lines.append(f"    {block.end!r}")
     return "\n".join(lines) + "\n"
-
-
-def _end(end: End) -> str:
-    if isinstance(end, Jump):
-        return f"goto {end.target}"
-    if isinstance(end, Exit):
-        return f"exit {end.value}"
-    return f"if {_operand(end.a)} {end.condition} {_operand(end.b)} goto {end.then} else {end.otherwise}"
 
 
 def _operand(operand: Operand) -> str:
@@ -316,4 +416,6 @@ def _operand(operand: Operand) -> str:
 
 
 def _info(info: object) -> str:
-    return ".".join(map(str, info)) if isinstance(info, tuple) else str(info)
+    if isinstance(info, Function):
+        return info.name
+    return ".".join(map(str, info)) if info.__class__ is tuple else str(info)

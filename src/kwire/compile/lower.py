@@ -179,7 +179,7 @@ class Lower(Expressions):
         number = self.call("get_attach_cookie", self.function.context)
         index = self.emit("add", [number, -1])
         known = self.new_block("known")
-        self.branch("lt", index, self.options.probes, known, self.done)
+        self.branch("lt", index, self.options.probes, known, self.done, rare=self.done)
         self.start(known)
         return self.emit("umin", [index, self.options.probes - 1])
 
@@ -191,8 +191,8 @@ class Lower(Expressions):
             own = self.emit("mul", [self._cpu(), scratch_stride(layout)])
             base = self.emit("add", [self.emit("mapval", [], ("scratch", 0)), own])
         probe = self._probe() if options.cookie else options.id - 1
-        now = self.call("ktime_get_ns")
-        self.store(base, 8, 8, now)
+        self.now = self.call("ktime_get_ns")
+        self.store(base, 8, 8, self.now)
         record = Record(self, base, layout.size)
         for item, value in zip(layout.fields, statement.values, strict=True):
             self.span = value.span
@@ -202,6 +202,7 @@ class Lower(Expressions):
                 self._block(base, item.offset, value)
             else:
                 self.store(base, item.offset, item.size, self.expr(value))
+        self.now = None
         self.span = statement.span
         size = record.finish()
         self._header(base, size, probe)

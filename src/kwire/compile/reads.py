@@ -2,28 +2,48 @@
 call.
 
 A call costs about 25 ns, and 5 ns more for 128 bytes than for 8; a load from the stack costs nothing. So
-reads of the same base are joined when all their bytes lie in one `WINDOW`, the first of them comes before
-the others on every path, and so all bytes between the outermost ones belong to the same structure. Blocks
-of bytes go straight to the record when nothing else is read nearby.
+reads of the same base are joined when all their bytes lie in one `WINDOW` and none of them is guarded by a
+condition that comes after another one of them. Blocks of bytes go straight to the record when nothing else is
+read nearby.
 
-The law: what was read is found on the stack at an address with the same remainder modulo 8 as its offset,
-so words that are aligned in the structure are aligned on the stack. A failed read leaves zeros (the helpers
-see to that) and is noted by `fault`.
+Invariants: what was read is found on the stack at an address with the same remainder modulo 8 as its offset,
+so words that are aligned in the structure are aligned on the stack. What lies between two members of a
+window may be unreadable: when a joined read fails its members are read one by one. A member that cannot be
+read is zeros (the helpers see to that), and the slot of faults says so.
 """
 
+from typing import NamedTuple
+
 from kwire.compile.expressions import pieces
-from kwire.compile.graph import dominates
+from kwire.compile.graph import dominates, regions
 from kwire.compile.ir import At, Block, Function, Ins, Operand, Slot, Value, hop_info
 from kwire.lang.tree import Span
 
 WINDOW = 128
-"""The most bytes one joined read spans. A program that runs short of stack is compiled with less."""
+"""The most bytes one joined read spans."""
 
 WORDS_MOST = 4
 """Blocks of more (aligned) words are not worth copying from a window."""
 
 OPEN_MOST = 4
 """How many windows of one base are tried for a read, the newest first."""
+
+
+class Read(NamedTuple):
+    """What a `read` operation reads: `size` bytes at args[1] + `offset` go to args[0].
+
+    `parts`: the members by (offset, size), read by themselves when the whole cannot be; none for a read that
+    is not joined.
+    """
+
+    space: str
+    offset: int
+    size: int
+    parts: tuple[tuple[int, int], ...] = ()
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{size}@{offset}" for offset, size in self.parts)
+        return f"{self.space} {self.size}@{self.offset}{f' ({parts})' if parts else ''}"
 
 
 class Window:
@@ -35,45 +55,44 @@ class Window:
         self.block = block  # where the first read is
         self.low = low
         self.high = high
-        self.members = 0
+        self.members: set[tuple[int, int]] = {(low, high - low)}
         self.slot: Slot | None = None  # None while the bytes go straight to where they are wanted
 
 
 def join_reads(function: Function, faults: Slot, most: int = WINDOW) -> None:
     """Replace every `hop` and `block`; no window is larger than `most` bytes."""
+    wanted = [(ins, block) for block in function.blocks for ins in block.body if ins.op in ("hop", "block")]
+    if not wanted:
+        return
     windows: dict[tuple[Operand, str], list[Window]] = {}
     chosen: dict[Ins, Window] = {}
-    for block in function.blocks:
-        for ins in block.body:
-            if ins.op in ("hop", "block"):
-                _choose(ins, block, windows, chosen, most)
-    if chosen:
-        _Rewriter(function, faults, chosen).run()
+    region = regions(function)
+    for ins, block in wanted:
+        space, offset, size = hop_info(ins)
+        known = windows.setdefault((ins.args[-1], space), [])
+        short = ins.op == "hop" or _is_short(ins)
+        window = _joined(block, offset, size, known, region, most) if short else None
+        if window is None:
+            window = Window(block, offset, offset + size)
+            if short:
+                known.append(window)
+        chosen[ins] = window
+    _Rewriter(function, faults, chosen).run()
 
 
-def _choose(
-    ins: Ins,
-    block: Block,
-    windows: dict[tuple[Operand, str], list[Window]],
-    chosen: dict[Ins, Window],
-    most: int,
-) -> None:
-    space, offset, size = hop_info(ins)
-    base = ins.args[-1]
-    known = windows.setdefault((base, space), [])
-    if ins.op == "hop" or _is_short(ins):
-        for window in known[: -OPEN_MOST - 1 : -1]:
-            low, high = min(window.low, offset), max(window.high, offset + size)
-            if high - low <= most and dominates(window.block, block):
-                window.low, window.high = low, high
-                window.members += 1
-                chosen[ins] = window
-                return
-    window = Window(block, offset, offset + size)
-    window.members = 1
-    chosen[ins] = window
-    if ins.op == "hop" or _is_short(ins):
-        known.append(window)
+def _joined(
+    block: Block, offset: int, size: int, known: list[Window], region: dict[Block, int], most: int
+) -> Window | None:
+    """The window that a read is joined to."""
+    for window in known[: -OPEN_MOST - 1 : -1]:
+        low, high = min(window.low, offset), max(window.high, offset + size)
+        if high - low > most or not dominates(window.block, block) or window.block.loop is not block.loop:
+            continue
+        if region[window.block] == region[block] or (offset, size) in window.members:
+            window.low, window.high = low, high
+            window.members.add((offset, size))
+            return window
+    return None
 
 
 def _is_short(ins: Ins) -> bool:
@@ -86,12 +105,15 @@ def _is_short(ins: Ins) -> bool:
 class _Rewriter:
     """Puts the calls and the loads in place."""
 
-    __slots__ = ("chosen", "faults", "function", "out", "span")
+    __slots__ = ("chosen", "faults", "function", "out", "span", "users")
 
     def __init__(self, function: Function, faults: Slot, chosen: dict[Ins, Window]) -> None:
         self.function = function
         self.faults = faults
         self.chosen = chosen
+        self.users: dict[Window, int] = {}
+        for window in chosen.values():
+            self.users[window] = self.users.get(window, 0) + 1
         self.out: list[Ins] = []
         self.span: Span
 
@@ -111,14 +133,13 @@ class _Rewriter:
     def _replace(self, ins: Ins, window: Window) -> None:
         space, offset, size = hop_info(ins)
         if window.slot is None:
-            if ins.op == "block" and window.members == 1:
-                target = ins.args[0]
-                assert isinstance(target, At)
-                self._call(space, target, size, ins.args[1], offset)
+            if ins.op == "block" and self.users[window] == 1:
+                self._read(Read(space, offset, size), ins.args[0], ins.args[1])
                 return
-            window.slot = self.function.slot("window", window.low % 8 + window.high - window.low)
-            inside = At(window.slot, window.low % 8)
-            self._call(space, inside, window.high - window.low, ins.args[-1], window.low)
+            low, length = window.low, window.high - window.low
+            window.slot = self.function.slot("window", low % 8 + length)
+            parts = tuple(sorted(window.members)) if len(window.members) > 1 else ()
+            self._read(Read(space, low, length, parts), At(window.slot, low % 8), ins.args[-1])
         start = offset - window.low + window.low % 8
         if ins.op == "hop":
             self._add("load", ins.dst, [At(window.slot, start)], size)
@@ -130,16 +151,8 @@ class _Rewriter:
             self._add("load", value, [At(window.slot, start + at)], piece)
             self._add("store", None, [At(target.base, target.offset + at), value], piece)
 
-    def _call(self, space: str, target: At, size: int, base: Operand, offset: int) -> None:
-        address = base
-        if offset and isinstance(base, int):
-            address = base + offset
-        elif offset:
-            address = self.function.value()
-            self._add("add", address, [base, offset], None)
-        result = self.function.value()
-        self._add("call", result, [target, size, address], f"probe_read_{space}")
-        self._add("fault", None, [result, At(self.faults, 0)], None)
+    def _read(self, read: Read, target: Operand, base: Operand) -> None:
+        self._add("read", None, [target, base, At(self.faults, 0)], read)
 
     def _add(self, op: str, dst: Value | None, args: list[Operand], info: object) -> None:
         self.out.append(Ins(op, dst, args, info, self.span))

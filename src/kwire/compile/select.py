@@ -13,6 +13,7 @@ from typing import NamedTuple
 from kwire.bpf import asm
 from kwire.bpf.asm import REGS, Item, Label, Reg
 from kwire.bpf.helpers import HELPERS
+from kwire.compile.expressions import signed64
 from kwire.compile.ir import (
     CONDITIONS,
     At,
@@ -24,10 +25,12 @@ from kwire.compile.ir import (
     Ins,
     Jump,
     MapRef,
+    Module,
     Operand,
     Slot,
     Value,
 )
+from kwire.compile.reads import Read
 from kwire.lang.checked import ByteSet, Piece
 from kwire.lang.tree import NOWHERE, Span
 
@@ -38,15 +41,22 @@ COMMUTATIVE = frozenset({"add", "mul", "and", "or", "xor"})
 
 
 class Selected(NamedTuple):
-    """The program as items for `asm.link`, and where each source span begins."""
+    """The program as items for `asm.link`, where each source span begins, and where each function does."""
 
     items: list[Item]
     spans: list[tuple[Label, Span]]
+    functions: list[Label]
 
 
-def select(function: Function) -> Selected:
-    """Instructions for the whole program."""
-    return Selector(function).run()
+def select(module: Module) -> Selected:
+    """Instructions for the whole program, function after function."""
+    entries = {function: Label(function.name) for function in module.functions}
+    parts = [Selector(function, entries).run() for function in module.functions]
+    return Selected(
+        [item for part in parts for item in part.items],
+        [span for part in parts for span in part.spans],
+        [entries[function] for function in module.functions],
+    )
 
 
 def fits32(number: int) -> bool:
@@ -57,11 +67,12 @@ def fits32(number: int) -> bool:
 class Selector:
     """Emits items; one method an operation."""
 
-    __slots__ = ("function", "items", "labels", "span", "spans", "stubs")
+    __slots__ = ("entries", "function", "items", "labels", "span", "spans", "stubs")
 
-    def __init__(self, function: Function) -> None:
+    def __init__(self, function: Function, entries: dict[Function, Label]) -> None:
         self.function = function
-        self.items: list[Item] = []
+        self.entries = entries
+        self.items: list[Item] = [entries[function]]
         self.labels: dict[Block, Label] = {block: Label(block.name) for block in function.blocks}
         self.stubs: list[tuple[Span, list[Item]]] = []
         self.spans: list[tuple[Label, Span]] = []
@@ -70,11 +81,7 @@ class Selector:
     def run(self) -> Selected:
         """Emit every block in order, then the stubs."""
         self._mark(next((ins.span for block in self.function.blocks for ins in block.body), NOWHERE))
-        context = self.function.context
-        if context.slot is not None:
-            self.items.append(asm.stx("dw", R10, REGS[1], context.slot.offset))
-        elif context.reg > 1:
-            self.items.append(asm.mov64(REGS[context.reg], REGS[1]))
+        self._params()
         blocks = self.function.blocks
         for number, block in enumerate(blocks):
             self.items.append(self.labels[block])
@@ -86,7 +93,17 @@ class Selector:
         for span, items in self.stubs:
             self._mark(span)
             self.items += items
-        return Selected(self.items, self.spans)
+        return Selected(self.items, self.spans, [])
+
+    def _params(self) -> None:
+        """Bring the parameters from r1 and on to where they live."""
+        moves: dict[Reg, Reg] = {}
+        for number, param in enumerate(self.function.params):
+            if param.slot is not None:
+                self.items.append(asm.stx("dw", R10, REGS[number + 1], param.slot.offset))
+            elif param.reg >= 0:
+                moves[REGS[param.reg]] = REGS[number + 1]
+        self._parallel(moves)
 
     def _mark(self, span: Span) -> None:
         if span != self.span and span.line:
@@ -237,23 +254,31 @@ class Selector:
         self._put(dst, target)
 
     def compare(self, ins: Ins) -> None:
-        """dst = 1 when the condition holds, else 0."""
-        dst, (a, b) = _dst(ins), ins.args
-        yes, done = Label("yes"), Label("done")
-        self._jump(str(ins.info), a, b, yes)
-        target = REGS[dst.reg] if dst.slot is None else R5
-        self.items += [asm.mov64(target, 0), asm.ja(done), yes, asm.mov64(target, 1), done]
+        """dst = 1 when the condition holds, else 0.
+
+        The verifier goes on with 1 first, and finds 0 to be a special case where the byte is stored.
+        """
+        dst, (a, b), condition = _dst(ins), ins.args, CONDITIONS[str(ins.info)]
+        target = self._target(dst, a, b)
+        taken = {target, *(one.reg for one in (a, b) if isinstance(one, Value) and one.slot is None)}
+        wanted = sum(not self._at_hand(one) for one in (a, b))
+        done = Label("done")
+        if wanted <= sum(register not in taken for register in SCRATCH):
+            self.items.append(asm.mov64(target, 0))
+            self._jump(condition, a, b, done, target)
+            self.items.append(asm.mov64(target, 1))
+        else:
+            no = Label("no")
+            self._jump(condition, a, b, no)
+            self.items += [asm.mov64(target, 1), asm.ja(done), no, asm.mov64(target, 0)]
+        self.items.append(done)
         self._put(dst, target)
 
-    def copy(self, ins: Ins) -> None:
-        """dst = a."""
-        dst, a = _dst(ins), ins.args[0]
-        if dst.slot is None:
-            self._into(REGS[dst.reg], a)
-        elif a.__class__ is int and fits32(a):
-            self.items.append(asm.st("dw", R10, a, dst.slot.offset))
-        else:
-            self._put(dst, self._register(a))
+    def _at_hand(self, operand: Operand) -> bool:
+        """Whether an instruction can have the operand without a scratch register."""
+        if isinstance(operand, Value):
+            return operand.slot is None
+        return isinstance(operand, int) and fits32(operand)
 
     def map_value(self, ins: Ins) -> None:
         """dst = address of a byte of a map's value."""
@@ -288,18 +313,27 @@ class Selector:
     def fault(self, ins: Ins) -> None:
         """Note a negative result."""
         result, at = ins.args
-        assert isinstance(at, At)
-        assert isinstance(at.base, Slot)
         back = Label("read")
-        note = asm.st("dw", R10, 1, at.base.offset + at.offset)
-        stub = self._stub(ins.span, note, asm.ja(back))
+        stub = self._stub(ins.span, self._note(at), asm.ja(back))
         self.items += [asm.jmp("slt", self._register(result), 0, stub), back]
 
     def call(self, ins: Ins) -> None:
-        """Arguments into r1 to r5 without overwriting one that is still to be moved, the call, the result."""
+        """Arguments, the call, the result."""
+        self._arguments(ins.args)
+        if isinstance(ins.info, Find):
+            self._find(ins.info)
+        elif isinstance(ins.info, Function):
+            self.items.append(asm.call_local(self.entries[ins.info]))
+        else:
+            self.items.append(asm.call(HELPERS[str(ins.info)].id))
+        if ins.dst is not None:
+            self._put(ins.dst, R0)
+
+    def _arguments(self, args: list[Operand]) -> None:
+        """Bring arguments into r1 to r5 without overwriting one that is still to be moved."""
         moves: dict[Reg, Reg] = {}
         later: list[tuple[Reg, Operand]] = []
-        for number, arg in enumerate(ins.args):
+        for number, arg in enumerate(args):
             target = REGS[number + 1]
             value = arg.base if isinstance(arg, At) else arg
             if isinstance(value, Value) and value.slot is None:
@@ -315,12 +349,41 @@ class Selector:
                 self.items.append(asm.alu64("add", target, arg))
             else:
                 self._into(target, arg)
-        if isinstance(ins.info, Find):
-            self._find(ins.info)
+
+    def read(self, ins: Ins) -> None:
+        """Read memory by a helper; when that fails note it, or read the parts one by one."""
+        target, base, faults = ins.args
+        read = ins.info
+        assert isinstance(read, Read)
+        assert isinstance(target, At)
+        self._read_part(read, target, base, 0, read.size)
+        back = Label("read")
+        note = self._note(faults)
+        if not read.parts:
+            stub = self._stub(ins.span, note, asm.ja(back))
         else:
-            self.items.append(asm.call(HELPERS[str(ins.info)].id))
-        if ins.dst is not None:
-            self._put(ins.dst, R0)
+            before, self.items = self.items, []
+            for offset, size in read.parts:
+                self._read_part(read, target, base, offset - read.offset, size)
+                next_ = Label("part")
+                self.items += [asm.jmp("sge", R0, 0, next_), note, next_]
+            parts, self.items = self.items, before
+            stub = self._stub(ins.span, *parts, asm.ja(back))
+        self.items += [asm.jmp("slt", R0, 0, stub), back]
+
+    def _read_part(self, read: Read, target: At, base: Operand, offset: int, size: int) -> None:
+        start = read.offset + offset
+        if isinstance(base, int):
+            base, start = signed64(base + start), 0
+        self._arguments([At(target.base, target.offset + offset), size, base])
+        if start:
+            self.items.append(asm.alu64("add", REGS[3], start))
+        self.items.append(asm.call(HELPERS[f"probe_read_{read.space}"].id))
+
+    def _note(self, faults: Operand) -> Item:
+        assert isinstance(faults, At)
+        assert isinstance(faults.base, Slot)
+        return asm.st("dw", R10, 1, faults.base.offset + faults.offset)
 
     def _find(self, find: Find) -> None:
         """A loop over the places from r2 to r3 behind r1, the place in r0, what differs there in r4.
@@ -360,34 +423,85 @@ class Selector:
 
     # control
 
-    def _jump(self, condition: str, a: Operand, b: Operand, target: Label) -> None:
+    def _jump(self, condition: str, a: Operand, b: Operand, target: Label, busy: int = -1) -> None:
         """`if a condition b goto target`. A number over 2^31 is compared in 32 bits where that is the
-        same.
+        same. `busy`: a scratch register that must stay as it is.
         """
-        left = self._register(a, b.reg if isinstance(b, Value) and b.slot is None else -1)
+        left = self._register(a, b.reg if isinstance(b, Value) and b.slot is None else -1, busy)
         narrow = isinstance(a, Value) and a.bits <= 32 and condition[0] != "s"
         if narrow and isinstance(b, int) and 1 << 31 <= b < 1 << 32:
             self.items.append(asm.jmp32(condition, left, b, target))
             return
-        self.items.append(asm.jmp(condition, left, self._source(b, left), target))
+        self.items.append(asm.jmp(condition, left, self._source(b, left, busy), target))
 
     def _end(self, block: Block, following: Block | None) -> None:
         end = block.end
         if isinstance(end, Exit):
-            self.items += [asm.mov64(R0, end.value), asm.exit_()]
+            self._into(R0, end.value)
+            self.items.append(asm.exit_())
         elif isinstance(end, Jump):
+            self._pass(end)
             if end.target is not following:
                 self.items.append(asm.ja(self.labels[end.target]))
         else:
             self._branch(end, following)
 
+    def _pass(self, jump: Jump) -> None:
+        """Bring the arguments of a jump to where the target's parameters live, all at once.
+
+        r5 carries what goes from one slot to another, r0 holds what two moves need in turn.
+        """
+        pending: dict[int, int | Place] = {}
+        for param, arg in zip(jump.target.params, jump.args, strict=True):
+            target = _place(param)
+            source = arg if isinstance(arg, int) else Place(_place(arg))
+            if source != Place(target):
+                pending[target] = source
+        while pending:
+            needed = {source.at for source in pending.values() if isinstance(source, Place)}
+            ready = next((target for target in pending if target not in needed), None)
+            if ready is None:
+                ready = next(iter(pending))
+                self._move(R0, Place(ready))
+                held = Place(ready)
+                pending = {t: (Place(R0) if s == held else s) for t, s in pending.items()}
+            source = pending.pop(ready)
+            if ready >= 0:
+                self._move(REGS[ready], source)
+            elif isinstance(source, int) and fits32(source):
+                self.items.append(asm.st("dw", R10, source, ready))
+            elif isinstance(source, Place) and source.at >= 0:
+                self.items.append(asm.stx("dw", R10, REGS[source.at], ready))
+            else:
+                self._move(R5, source)
+                self.items.append(asm.stx("dw", R10, R5, ready))
+
+    def _move(self, target: Reg, source: "int | Place") -> None:
+        if not isinstance(source, Place):
+            self.items.append(asm.constant(target, source))
+        elif source.at >= 0:
+            self.items.append(asm.mov64(target, REGS[source.at]))
+        else:
+            self.items.append(asm.ldx("dw", target, R10, source.at))
+
     def _branch(self, end: Branch, following: Block | None) -> None:
-        condition, a, b, then, otherwise = end
+        condition, then, otherwise = end.condition, end.then, end.otherwise
         if then is following:
             condition, then, otherwise = CONDITIONS[condition], otherwise, then
-        self._jump(condition, a, b, self.labels[then])
+        self._jump(condition, end.a, end.b, self.labels[then])
         if otherwise is not following:
             self.items.append(asm.ja(self.labels[otherwise]))
+
+
+class Place(NamedTuple):
+    """A register's number, or (below 0) the offset of a stack slot."""
+
+    at: int
+
+
+def _place(value: Operand) -> int:
+    assert isinstance(value, Value)
+    return value.reg if value.slot is None else value.slot.offset
 
 
 def _difference(piece: Piece) -> list[Item]:
@@ -448,11 +562,12 @@ OPERATIONS: dict[str, Callable[[Selector, Ins], None]] = {
     "sext": Selector.extend,
     "be": Selector.big_endian,
     "cmp": Selector.compare,
-    "copy": Selector.copy,
     "mapval": Selector.map_value,
     "peek": Selector.load,
     "load": Selector.load,
     "store": Selector.store,
     "fault": Selector.fault,
+    "read": Selector.read,
     "call": Selector.call,
+    "invoke": Selector.call,
 }
