@@ -41,6 +41,18 @@ def format(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
+def test_a_fault_of_ours_is_not_called_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the error of a format's library means that the data are damaged."""
+
+    class Broken(input._Gzip):
+        def decompress(self, data: bytes, max_length: int, /) -> bytes:
+            raise TypeError("a fault of ours")
+
+    monkeypatch.setattr(input, "COMPRESSIONS", [input.COMPRESSIONS[0]._replace(make=Broken)])
+    with pytest.raises(TypeError):
+        whole(Input(io.BytesIO(gzip.compress(b"x" * 100))))
+
+
 def test_what_is_compressed_is_unpacked_from_files_and_pipes(format: str, tmp_path: Path) -> None:
     data = random.Random(1).randbytes(3_000_000) + bytes(3_000_000)
     packed = PACK[format](data)

@@ -48,12 +48,15 @@ class Unpacker(Protocol):
 
 
 class Compression(NamedTuple):
-    """A format: its first bytes, its name, what makes an unpacker, bytes of its ending with the checksum."""
+    """A format: its first bytes, its name, what makes an unpacker, bytes of its ending with the checksum;
+    `damage`: the error of its library that means damaged data (all others are faults of kwire).
+    """
 
     magic: bytes
     name: str
     make: Callable[[], Unpacker]
     ending: int
+    damage: Callable[[], type[Exception]]
 
 
 class _Gzip:
@@ -62,11 +65,12 @@ class _Gzip:
     Where the data are damaged, or the checksum at their end is wrong, what can be unpacked is given first.
     """
 
-    __slots__ = ("_error", "_kept", "_unpacker")
+    __slots__ = ("_damage", "_error", "_kept", "_unpacker")
 
     def __init__(self) -> None:
         import zlib
 
+        self._damage = zlib.error
         self._unpacker = zlib.decompressobj(31)
         self._kept = b""
         self._error: Exception | None = None
@@ -88,31 +92,30 @@ class _Gzip:
         before, data = self._unpacker.copy(), self._kept + data
         try:
             out = self._unpacker.decompress(data, max_length)
-        except Exception as error:  # zlib.error, from a module that is imported only where it is needed
+        except self._damage as error:
             self._error = error
-            out = _before_damage(before, data, max_length)
+            out = self._before_damage(before, data, max_length)
             if not out:
                 raise
             return out
         self._kept = self._unpacker.unconsumed_tail
         return out
 
-
-def _before_damage(unpacker: Any, data: bytes, size: int) -> bytes:
-    """What the bytes before the place where zlib stops unpack to; `size` bytes at most."""
-    parts, step = [], len(data)
-    while step and size:
-        trial = unpacker.copy()
-        try:
-            part = trial.decompress(data[:step], size)
-        except Exception:  # zlib.error
-            step //= 2
-            continue
-        parts.append(part)
-        size -= len(part)
-        unpacker, data = trial, trial.unconsumed_tail + data[step:]
-        step = min(step, len(data))
-    return b"".join(parts)
+    def _before_damage(self, unpacker: Any, data: bytes, size: int) -> bytes:
+        """What the bytes before the place where zlib stops unpack to; `size` bytes at most."""
+        parts, step = [], len(data)
+        while step and size:
+            trial = unpacker.copy()
+            try:
+                part = trial.decompress(data[:step], size)
+            except self._damage:
+                step //= 2
+                continue
+            parts.append(part)
+            size -= len(part)
+            unpacker, data = trial, trial.unconsumed_tail + data[step:]
+            step = min(step, len(data))
+        return b"".join(parts)
 
 
 class _Zstd:
@@ -157,12 +160,29 @@ def _extra(module: str, name: str) -> Any:
         raise CaptureError("read", "", f"it is compressed with {name}: {module} is missing", cure) from None
 
 
-ZSTD: Final = Compression(b"\x28\xb5\x2f\xfd", "zstd", _Zstd, 4)
+def _gzip_damage() -> type[Exception]:
+    import zlib
+
+    return zlib.error
+
+
+def _zstd_damage() -> type[Exception]:
+    damage: type[Exception] = _extra("zstandard", "zstd").ZstdError
+    return damage
+
+
+ZSTD: Final = Compression(b"\x28\xb5\x2f\xfd", "zstd", _Zstd, 4, _zstd_damage)
 SKIPPABLE: Final = b"\x2a\x4d\x18"  # after a byte 0x50 to 0x5f: a frame of zstd that holds other things
 COMPRESSIONS: Final = (
-    Compression(b"\x1f\x8b", "gzip", _Gzip, 8),
+    Compression(b"\x1f\x8b", "gzip", _Gzip, 8, _gzip_damage),
     ZSTD,
-    Compression(b"\x04\x22\x4d\x18", "lz4", lambda: _extra("lz4.frame", "lz4").LZ4FrameDecompressor(), 8),
+    Compression(
+        b"\x04\x22\x4d\x18",
+        "lz4",
+        lambda: _extra("lz4.frame", "lz4").LZ4FrameDecompressor(),
+        8,
+        lambda: RuntimeError,
+    ),
 )
 
 
@@ -337,9 +357,7 @@ class Input:
                 data, later = data[: -format.ending], data[-format.ending :]
             try:
                 part = unpacker.decompress(data, CHUNK)
-            except MemoryError:
-                raise
-            except Exception as error:  # each library has exceptions of its own
+            except format.damage() as error:
                 why = next((said for text, said in WRONG.items() if text in str(error)), str(error))
                 where = f"not sound {format.name} near byte {self._taken}"
                 self.problem = f"damaged: {where}: {why}".split("\n")[0]

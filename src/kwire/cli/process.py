@@ -13,6 +13,7 @@ import io
 import os
 import signal
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -142,7 +143,7 @@ def end_by(number: int) -> None:
 # --- streams
 
 
-class _Stream:
+class _Stream(ABC):
     """A standard stream, but for what happens when it cannot be written."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -151,8 +152,9 @@ class _Stream:
     def writelines(self, lines: Iterable[str]) -> None:
         self.write("".join(lines))
 
+    @abstractmethod
     def write(self, text: str) -> int:
-        raise NotImplementedError
+        """Write text; how many characters it was."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

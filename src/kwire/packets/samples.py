@@ -7,6 +7,7 @@ networks and those who capture do to packets. `TICK` is the probe whose events t
 
 import struct
 import sys
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kwire.capture import pcapng
@@ -145,7 +146,7 @@ def realistic(count: int) -> Mix:
     return Mix(b"".join(out), packets + len(late), found)
 
 
-class _Flow:
+class _Flow(ABC):
     """One of the agents of a mix."""
 
     def __init__(self, number: int, protocol: int) -> None:
@@ -154,9 +155,9 @@ class _Flow:
         self.partial, self.tagged = number % 2 == 1, number % 10 == 3
         self.sequence = self.made = 0
 
+    @abstractmethod
     def found(self) -> int:
         """Events that can be found."""
-        raise NotImplementedError
 
     def frame(self, count: int) -> bytes:
         """DATA with the next events; the first one has the schema."""
