@@ -150,7 +150,7 @@ class Attacked:
 
     def told(self, count: int) -> list[dict[str, Any]]:
         """What the attacks of so many processes came to."""
-        end = time.monotonic() + 30
+        end = time.monotonic() + 150  # in a guest it takes so long
         while True:
             lines = [line for line in self.said.read_text().splitlines() if line.startswith("ATTACK ")]
             if len(lines) == count:
@@ -212,7 +212,7 @@ def test_an_agent_that_connects(attacked: Any, tmp_path: Path, port: int, kind: 
         os.getppid()
         time.sleep(1.5)
         agent.process.terminate()
-        agent.process.wait(20)
+        agent.process.wait(100)
         assert agent.process.returncode == 1, agent.said.read_text()  # what it recorded is kept
         assert list((tmp_path / "spool").rglob("*.seg"))
 
@@ -230,5 +230,5 @@ def test_an_agent_that_listens(attacked: Any, tmp_path: Path, port: int, kind: s
         told = [one for one in agent.told(2) if one["pid"] != front["pid"]]
         is_nobody(told[0], agent)
     agent.process.terminate()
-    assert agent.process.wait(20) == 0
+    assert agent.process.wait(100) == 0
     assert not (tmp_path / "agent").exists()

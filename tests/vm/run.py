@@ -55,6 +55,7 @@ def run(
     share: Path | None = None,
     environment: dict[str, str] | None = None,
     cwd: str = "",
+    parameters: str = "",
     timeout: float = 600,
     memory: int = 2048,
     cpus: int = 2,
@@ -62,8 +63,9 @@ def run(
 ) -> int:
     """Runs `command` in a guest of `kernel`, copying what it prints to `output` (stdout) as it comes.
 
-    `memory` is in MiB, `timeout` in seconds from the start of the boot. Raises GuestError when no guest can
-    be started or it ends without a status; the text holds the end of the kernel's log.
+    `parameters`: more of the kernel's command line; `memory` is in MiB, `timeout` in seconds from the start
+    of the boot. Raises GuestError when no guest can be started or it ends without a status; the text holds
+    the end of the kernel's log.
     """
     qemu, virtiofsd = tools()
     with contextlib.ExitStack() as stack:
@@ -80,7 +82,7 @@ def run(
         modules = f" modules={kernel.modules.resolve()}" if kernel.modules else ""
         guest = [qemu, *machine(memory, cpus), *folder("host", scratch), *folder("share", scratch)]
         guest += ["-kernel", str(kernel.image), "-initrd", str(scratch / "initramfs")]
-        guest += ["-append", f"{PARAMETERS} share={share} cwd={cwd or os.getcwd()}{modules}"]
+        guest += ["-append", f"{PARAMETERS} share={share} cwd={cwd or os.getcwd()}{modules} {parameters}"]
         guest += ["-serial", f"file:{scratch}/console", "-chardev", "stdio,id=output,signal=off"]
         guest += ["-serial", "chardev:output"]
         process = spawn(stack, guest, stdout=subprocess.PIPE)
@@ -206,6 +208,9 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--share", type=Path, metavar="DIR", help="the folder that the guest writes for you")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="for the command")
+    parser.add_argument(
+        "--append", default="", metavar="TEXT", help="more of the kernel's command line: lockdown=integrity"
+    )
     parser.add_argument("--timeout", type=float, default=600, metavar="SECONDS", help="default: %(default)s")
     parser.add_argument("--memory", type=int, default=2048, metavar="MIB", help="default: %(default)s")
     parser.add_argument("--cpus", type=int, default=2, help="default: %(default)s")
@@ -220,6 +225,7 @@ def main(arguments: list[str]) -> int:
             options.command,
             share=options.share,
             environment=environment,
+            parameters=options.append,
             timeout=options.timeout,
             memory=options.memory,
             cpus=options.cpus,

@@ -288,7 +288,7 @@ def _run(
         )
         line.loop.signals(ending_signals(), lambda number: agent.stop())
         _confine(args, [address])
-        progress = tracing.Progress(agent.recording.recorder, None)
+        progress = tracing.Progress(agent.recording.recorder, None, tracer)
         if not args.verbose:  # then the frames tell
             agent.recording.progress = progress
         try:

@@ -158,18 +158,24 @@ class _Shown:
 
 
 class Progress:
-    """One line on a terminal: events, rate, lost, bytes. Silent where standard error is none."""
+    """One line on a terminal: events, rate, lost, bytes. Silent where standard error is none, but for what
+    has ended of the trace.
+    """
 
-    __slots__ = ("_counts", "_shown", "_start", "_writer")
+    __slots__ = ("_counts", "_shown", "_start", "_tracer", "_writer")
 
-    def __init__(self, counts: Counts, writer: Writer | None) -> None:
+    def __init__(self, counts: Counts, writer: Writer | None, tracer: Tracer | None = None) -> None:
         self._counts = counts
+        self._tracer = tracer
         self._writer = writer
         self._start = time.monotonic()
         self._shown = False
 
     def __call__(self) -> None:
         """Show where we are."""
+        if self._tracer and self._tracer.plan.modules:
+            self.clear()
+            say_unloaded(self._tracer)
         if not sys.stderr.isatty():
             return
         events = self._counts.events
@@ -280,6 +286,13 @@ def say_skipped(plan: Plan) -> None:
         say_unfiltered(probe, why)
 
 
+def say_unloaded(tracer: Tracer) -> None:
+    """Say which modules went while they were traced."""
+    for module in tracer.unloaded():
+        probes = plural(list(tracer.plan.modules.values()).count(module), "probe")
+        sys.stderr.write(f"kwire: module {module} was unloaded: its {probes} ended with it\n")
+
+
 def say_unfiltered(probe: str, why: str) -> None:
     """Say that the filter does not apply to a probe."""
     sys.stderr.write(f"kwire: --filter does not apply to {probe}, whose events all are taken: {why}\n")
@@ -309,7 +322,7 @@ def _trace(
         stack.callback(stop.restore)
         shown = [_Shown(sink, stop) for sink in sinks(plan.schemas)]
         recorder = Recorder(tracer, [*([writer] if writer else []), *shown], Limits(args.seconds, args.count))
-        progress = Progress(recorder, writer)
+        progress = Progress(recorder, writer, tracer)
         if command:
             command.go()
         if writer:
@@ -319,6 +332,7 @@ def _trace(
         recorder.run(processes, stop.fd, progress)
         progress.clear()
         seconds = time.monotonic() - start
+        say_unloaded(tracer)
         if tracer.unfollowed:
             untraced = plural(tracer.unfollowed, "process", "processes")
             sys.stderr.write(f"kwire: {untraced} could not be followed: there are too many\n")

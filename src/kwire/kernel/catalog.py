@@ -47,8 +47,8 @@ class Target(NamedTuple):
 class CatalogError(KwireError):
     """Nothing matches. `near`: the names that may have been meant."""
 
-    def __init__(self, kind: str, pattern: str, cause: str, near: Sequence[str] = ()) -> None:
-        cure = f"did you mean {' or '.join(near)}?" if near else ""
+    def __init__(self, kind: str, pattern: str, cause: str, near: Sequence[str] = (), cure: str = "") -> None:
+        cure = f"did you mean {' or '.join(near)}?" if near else cure
         super().__init__("find", f"{kind}:{pattern}", cause, cure)
         self.near = tuple(near)
 
@@ -67,13 +67,27 @@ def expand(kind: str, pattern: str) -> list[Target]:
     except re.error as error:
         raise CatalogError(kind, pattern, f"the pattern makes no sense ({error.msg})") from None
     if not chosen:
-        raise CatalogError(kind, pattern, f"no {_noun(kind)} matches")
+        raise (
+            missing(kind, pattern)
+            if _unloaded(kind, pattern)
+            else CatalogError(kind, pattern, f"no {_noun(kind)} matches")
+        )
     return [Target(kind, *pair, copies) for pair, copies in sorted(Counter(chosen).items())]
 
 
 def missing(kind: str, target: str) -> CatalogError:
     """The error for a name that is not there, with the nearest names that are."""
+    module = _unloaded(kind, target)
+    if module:
+        cure = f"`modprobe {module}`, or leave the module out"
+        return CatalogError(kind, target, f"no module {module} is loaded", cure=cure)
     return CatalogError(kind, target, f"this kernel has no such {_noun(kind)}", suggestions(kind, target))
+
+
+def _unloaded(kind: str, target: str) -> str:
+    """The module that a function is looked for in, where no such module is loaded; else nothing."""
+    module = target.rpartition(":")[0] if kind in FUNCTION_KINDS else ""
+    return "" if WILDCARD.search(module) or module in loaded_modules() else module
 
 
 def suggestions(kind: str, target: str, limit: int = 3) -> list[str]:

@@ -18,6 +18,8 @@ READING = ("CAP_DAC_READ_SEARCH",)
 PARANOID = "/proc/sys/kernel/perf_event_paranoid"
 CONFIDENTIALITY = "confidentiality"
 LOCKDOWN = "/sys/kernel/security/lockdown"
+LOCKED = "the kernel is locked down (confidentiality)"
+UNLOCK = "boot with lockdown=integrity or none"
 SANDBOX = "a sandbox or the kernel's build forbids it (`kwire doctor` says what works here)"
 
 
@@ -32,9 +34,12 @@ def refused() -> str:
     held = privileges.effective()
     if not may_trace(held):
         return _get(TRACING, held)
-    if lockdown_mode()[0] == CONFIDENTIALITY:
-        return "the kernel is locked down (confidentiality): boot with lockdown=integrity or none"
-    return SANDBOX
+    return f"{LOCKED}: {UNLOCK}" if locked() else SANDBOX
+
+
+def locked() -> bool:
+    """Whether lockdown keeps kernel memory, tracefs and kprobes from everybody."""
+    return lockdown_mode()[0] == CONFIDENTIALITY
 
 
 def unreadable() -> str:

@@ -29,7 +29,7 @@ from kwire.bpf.asm import (
 )
 from kwire.bpf.helpers import HELPERS
 from kwire.bpf.image import Image, MapSpec
-from kwire.kernel import tracefs
+from kwire.kernel import cures, tracefs
 from kwire.kernel.answer import YES, Answer, refused, trying
 from kwire.kernel.attach import GET_KPROBES, NO_KPROBES, Link, attach, attach_multi, kprobe_pmu
 from kwire.kernel.maps import PAGE, Map
@@ -108,6 +108,8 @@ def helpers(kind: str) -> Callable[[], Answer]:
         if with_nothing.answer != "yes":
             return with_nothing
         lacking = [name for name in HELPERS_OF[kind] if not _has_helper(kind, HELPERS[name].id)]
+        if lacking and cures.locked():
+            return Answer("no", f"without {', '.join(lacking)}: {cures.LOCKED}", cures.UNLOCK)
         if lacking:
             return Answer("no", f"without {', '.join(lacking)}")
         return Answer("yes", f"all {len(HELPERS_OF[kind])}")
@@ -191,7 +193,7 @@ def tracing_files() -> Answer:
         files.event_id(*RARE_EVENT)
     except KernelError as error:
         if error.errno in (errnos.EPERM, errnos.EACCES):
-            return Answer("no", "this user may not read it", error.cure)
+            return Answer("no", error.cause, error.cure)
         return refused(error.errno, cure=error.cure)
     return Answer("yes", files.place or "not mounted; a mount of our own is used")
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from kwire.bpf.asm import R1, R2, R3, R4, R10, Item, alu64, call, exit_, image, lddw, mov64, stx
 from kwire.bpf.helpers import NAMES
 from kwire.bpf.image import Image, Line
-from kwire.kernel import memlock, privileges
+from kwire.kernel import cures, memlock, privileges
 from kwire.kernel.cures import may_trace
 from kwire.kernel.maps import Map, object_name
 from kwire.kernel.sys import (
@@ -54,6 +54,7 @@ LOG_SIZES = (64 << 10, 1 << 20, (16 << 20) - 1)  # older kernels take no log buf
 BPF_F_SLEEPABLE = 1 << 4
 BTF_KIND_FUNC = 12
 FIND_BY_NAME_KIND = NAMES.index("btf_find_by_name_kind")  # for programs of type syscall only
+READS_KERNEL = re.compile(r"\bbpf_probe_read_kernel")  # helpers that lockdown takes away
 LICENSE = b"GPL"  # the read helpers are for GPL programs only
 
 
@@ -61,9 +62,11 @@ class VerifierError(KernelError):
     """The verifier refused a program. `reason`: its complaint as a sentence; `log`: everything it said;
     `insn`: the slot index it is about, -1 when unknown; `line`: where in the source, None when unknown."""
 
-    def __init__(self, name: str, errno: int, reason: str, log: str, insn: int, line: Line | None) -> None:
+    def __init__(
+        self, name: str, errno: int, reason: str, log: str, insn: int, line: Line | None, cure: str = ""
+    ) -> None:
         where = f"{line.file}:{line.line}: `{line.text.strip()}`: " if line else ""
-        super().__init__("load program", name, f"{where}{reason}", "", errno)
+        super().__init__("load program", name, f"{where}{reason}", cure, errno)
         self.reason = reason
         self.log = log
         self.insn = insn
@@ -328,9 +331,10 @@ def _load_with_log(image: Image, attr: dict[str, Value], first: int) -> int:
     complaint = summarize(log)
     if complaint is None:
         raise failure("load program", image.name, first, *_without_log(image, first))
-    raise VerifierError(
-        image.name, first, complaint.sentence, log, complaint.insn, source_line(image, complaint.insn)
-    )
+    sentence, cure, line = complaint.sentence, "", source_line(image, complaint.insn)
+    if READS_KERNEL.search(complaint.text) and cures.locked():
+        sentence, cure, line = f"{cures.LOCKED}: programs cannot read its memory", cures.UNLOCK, None
+    raise VerifierError(image.name, first, sentence, log, complaint.insn, line, cure)
 
 
 def _without_log(image: Image, error: int) -> tuple[str, str]:

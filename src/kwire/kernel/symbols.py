@@ -178,13 +178,22 @@ def loaded_modules() -> tuple[str, ...]:
         return ()
 
 
+def _places() -> tuple[str, ...]:
+    """What tells whether the same modules are at the same places: one that was loaded again is elsewhere."""
+    try:
+        with open(MODULES) as file:
+            return tuple(" ".join(words[:2] + words[5:6]) for words in map(str.split, file))
+    except OSError:
+        return ()
+
+
 _symbols: tuple[tuple[str, ...], Symbols] | None = None
 
 
 def kernel_symbols() -> Symbols:
     """The running kernel's symbols, read once for the process and again when modules came or went."""
     global _symbols
-    modules = loaded_modules()
-    if _symbols is None or _symbols[0] != modules:
-        _symbols = modules, Symbols.read()
+    places = _places()
+    if _symbols is None or _symbols[0] != places:
+        _symbols = places, Symbols.read()
     return _symbols[1]

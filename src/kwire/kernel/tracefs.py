@@ -8,7 +8,7 @@ descriptor; nothing is read before somebody asks for it; nothing in it is writte
 import os
 import re
 import weakref
-from errno import EACCES, EPERM
+from errno import EACCES, ENOENT, EPERM
 from typing import Self
 
 from kwire.kernel import cures, privileges
@@ -53,7 +53,13 @@ class Tracefs(Fd):
         fd, errno = detached("tracefs")
         if errno:
             raise TracefsError("open", "tracefs", *_unopened(errno, refused), errno)
-        return cls(fd, "")
+        made = cls(fd, "")
+        try:
+            os.stat("events", dir_fd=fd)
+        except OSError:
+            made.close()
+            raise TracefsError("open", "tracefs", *_empty()) from None
+        return made
 
     def read(self, path: str) -> bytes:
         """The whole content of a file. Raises TracefsError."""
@@ -156,6 +162,13 @@ def _unopened(errno: int, refused: bool) -> tuple[str, str]:
     if "CAP_SYS_ADMIN" in held:
         return reason(errno), cures.refused()
     return "it is not mounted, and mounting it takes CAP_SYS_ADMIN", f"as root, {MOUNT_TRACEFS}"
+
+
+def _empty() -> tuple[str, str, int]:
+    """(cause, cure, errno) where nothing is in tracefs: under lockdown the kernel puts nothing there."""
+    if cures.locked():
+        return f"{cures.LOCKED}, and shows no events", cures.UNLOCK, EPERM
+    return "it is empty: this kernel has no events", "boot a kernel with CONFIG_FTRACE", ENOENT
 
 
 def _checked(name: str) -> str:

@@ -56,7 +56,8 @@ class Plan(NamedTuple):
     `skipped`: targets of wildcards that do not fit what was asked of them, and why; `unfiltered`: probes to
     which the filter does not apply, and why; `task`: the running kernel's tasks, None where it has no BTF;
     `notes`: what people should know of how their probes were understood; `optional`: the numbers of probes
-    that the trace can do without; `again`: the plan without some probes, told why (see `without`).
+    that the trace can do without; `again`: the plan without some probes, told why (see `without`); `modules`:
+    the module of each probe on a module's function, by number.
     """
 
     groups: tuple[Group, ...]
@@ -67,6 +68,7 @@ class Plan(NamedTuple):
     notes: tuple[str, ...] = ()
     optional: frozenset[int] = frozenset()
     again: Callable[[Mapping[int, str]], "Plan"] | None = None
+    modules: Mapping[int, str] = {}
 
     def without(self, causes: Mapping[int, str]) -> "Plan":
         """The plan without the probes of these numbers, which the kernel did not take, and why."""

@@ -214,6 +214,7 @@ class Planner:
             tuple(self._notes()),
             frozenset(at for at, one in enumerate(wanted, 1) if one.optional),
             without,
+            {at: one.site.module for at, one in enumerate(wanted, 1) if one.site.module},
         )
 
     def _notes(self) -> Iterator[str]:

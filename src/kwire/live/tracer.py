@@ -6,6 +6,7 @@ attached is left attached when an error is raised half-way.
 """
 
 import errno
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -68,6 +69,14 @@ def _attach(program: Prog, kind: str, target: str, cookie: int) -> Link:
         raise
 
 
+def _loaded(module: str) -> int:
+    """What tells one loading of a module from the next; 0 while it is not there."""
+    try:
+        return os.stat(f"/sys/module/{module}").st_ino
+    except OSError:
+        return 0
+
+
 def _missed(link: Link) -> int:
     """What the kernel says of firings it did not run; 0 where it refuses to say: before 6.5 unprivileged."""
     try:
@@ -109,6 +118,7 @@ class Tracer:
         "_links",
         "_missed",
         "_missed_at",
+        "_modules",
         "_processes",
         "_progs",
         "_refusals",
@@ -130,6 +140,7 @@ class Tracer:
         self._follows = follow
         self._processes: Processes | None = None
         self._missed: dict[tuple[int, Cause], int] = {}
+        self._modules: dict[str, int] = {}  # those that are traced, as they were then
         self._missed_at = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         self.delivered = 0
         self._open()
@@ -210,10 +221,9 @@ class Tracer:
         no longer in `plan` then. What was attached is taken away again when one of the others cannot be.
         """
         while True:
+            self._modules = {name: _loaded(name) for name in set(self.plan.modules.values())}
             self._attach()
-            if not self._refusals:
-                return
-            refused = self._lost_probes()
+            refused = self._lost_probes() if self._refusals else {}
             if not refused:
                 return
             self.close()
@@ -328,6 +338,15 @@ class Tracer:
                 lost.append(Lost(probe, self._missed_at, now, count, CPU_UNKNOWN, cause))
         self._missed_at = now
         return lost
+
+    def unloaded(self) -> list[str]:
+        """Modules that were unloaded, each told once: their probes have ended, and what is loaded under the
+        name by now is not traced. The kernel lets none go that its own links hold.
+        """
+        gone = sorted(name for name, known in self._modules.items() if _loaded(name) != known)
+        for name in gone:
+            del self._modules[name]
+        return gone
 
     def detach(self) -> None:
         """Take the probes away; what they produced stays in the rings. Ask `missed` before."""
