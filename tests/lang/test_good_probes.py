@@ -480,13 +480,13 @@ PROGRAMS = [
     (
         "tracepoint:toy:all",
         """
-        def f(path, comm, pid: u64):
-            if path == "/bin/ls" and comm == "ls": emit(pid)
+        def f(path, mystery: u64):
+            if path == "/bin/ls" and args.comm == "ls": emit(mystery)
         """,
         """
-        event pid: u64
+        event mystery: u64
         if ((text<=256[data_loc(52)] == b'/bin/ls') and (text(16)<=16[ctx+8] == b'ls'))
-          emit u64(s32[ctx+24])
+          emit u64(s16[ctx+72])
         """,
     ),
     (

@@ -51,8 +51,8 @@ def test_every_spelling_becomes_a_pattern(shown: Callable[[str], str], text: str
     [
         ('comm ~ "[a"', "a [ of this pattern has no ]; write [[] for the sign itself", (7, 11)),
         ('comm ~ "[z-a]"', "[z-a] in this pattern holds nothing", (7, 14)),
-        ('comm ~ "0123456789abcdef*"', "comm has at most 15 bytes, never these 16", (7, 26)),
-        ('comm.endswith("0123456789abcdef")', "comm has at most 15 bytes, never these 16", (14, 32)),
+        ('comm ~ "0123456789abcdef*"', "this text has at most 15 bytes, never these 16", (7, 26)),
+        ('comm.endswith("0123456789abcdef")', "this text has at most 15 bytes, never these 16", (14, 32)),
         ('comm ~ "[é]*"', "[…] stands for one byte", (7, 13)),
         ("comm ~ path", "a text is searched for a constant text only", (7, 11)),
         ('pid ~ "a*"', "a u32 is no text; make it one: str(x)", (0, 10)),

@@ -63,7 +63,7 @@ def test_a_file_is_read_and_not_run() -> None:
         ("kprobe", "tcp_close"),
     ]
     assert [(one.name, one.type) for one in first.parameters] == [("sk", "struct sock *"), ("flags", "u32")]
-    assert dict(first.constants) == {"PORT": 80, "LIMIT": 320, "NAME": "x"}
+    assert dict(first.constants) == {"PORT": 80, "LIMIT": 320}  # what it uses
     assert [type(one).__name__ for one in first.body] == ["Assign", "Assign", "If", "Do"]
     assert [(one.name, one.type) for one in second.parameters] == [("prev_comm", ""), ("next_pid", "")]
     assert [(one.kind, one.target) for one in third.attach] == [

@@ -273,9 +273,9 @@ WRONG = [
     ),
     (
         "kprobe:connect",
-        'def f(sk): emit(x=comm < "a")',
-        "2: texts have no order: <; use == or !=",
-        'comm < "a"',
+        'def f(sk): emit(x=ipv4(sk.common.daddr) < "10.0.0.1")',
+        "2: addresses have no order: <; use == or !=",
+        'ipv4(sk.common.daddr) < "10.0.0.1"',
     ),
     (
         "kprobe:connect",
@@ -303,7 +303,7 @@ WRONG = [
     (
         "kprobe:connect",
         'def f(sk): emit(x=comm == "a name that is too long")',
-        "2: comm has at most 15 bytes, never these 23",
+        "2: this text has at most 15 bytes, never these 23",
         '"a name that is too long"',
     ),
     (
@@ -315,7 +315,8 @@ WRONG = [
     (
         "kprobe:connect",
         "def f(sk): emit(x=comm == sk.name)",
-        '2: a text can be compared with a string only; write == "…"',
+        '2: the kernel compares a text with a constant one only; write == "…", or compare them in a where, '
+        "when they are recorded",
         "comm == sk.name",
     ),
     (

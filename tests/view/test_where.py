@@ -31,6 +31,12 @@ from kwire.view.where import Where
         ("comm == 'cat'", True),
         ('comm != "cat"', False),
         ("comm > 'bat' and comm < 'dog'", True),
+        ("'bat' <= comm and comm >= 'cat' and comm <= 'cat' and comm < 'cats' and comm > 'ca'", True),
+        (
+            "comm > 'cat' or comm < 'cat' or comm >= 'd' or comm <= 'ca' or comm >= 'cat and more than it has'",
+            False,
+        ),
+        ("comm != 'a name that no thread can have'", True),
         ("comm", True),
         ("state == 'RUNNING' and state == 1", True),
         ("'ASLEEP' == state", False),
@@ -68,9 +74,9 @@ def test_conditions_mean_what_they_say(samples: Any, text: str, wanted: bool) ->
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("pidd == 1", "no probe here has a field 'pidd'; did you mean pid"),
+        ("pidd == 1", "unknown name pidd; did you mean pid"),
         ("qqqqqqq == 1", "there are: "),
-        ("sk.port == 1", "no probe here has a field 'sk.port'"),
+        ("sk.port == 1", "unknown name sk.port; there are: "),
         ("comm == 1", "a text does not compare with an s64"),
         ("pid < 'x'", "a u32 is no text; make it one: str(x)"),
         ("comm + 1", "a text is no number; compare it with a string"),
@@ -83,16 +89,38 @@ def test_conditions_mean_what_they_say(samples: Any, text: str, wanted: bool) ->
         ("", "nothing is written here"),
         ("pid = 3", ""),
         ("1 if ok else comm", "a text is no number"),
+        ("pid == 4294967297", "this is never true: a u32 is 0 to 4294967295"),
+        ("comm == 'a name that no thread can have'", "this text has at most 15 bytes, never these 31"),
+        (
+            "comm.startswith('a name that no thread can have')",
+            "this text has at most 15 bytes, never these 31",
+        ),
+        ("state == 'AWAKE'", "an enum state has no name 'AWAKE'; its names are"),
+        ("source < '10.0.0.1'", "addresses have no order: <; use == or !="),
+        ("source == 'localhost'", "'localhost' is no IPv4 address; write 192.0.2.1"),
+        ("caller > 'start'", "addresses have no order: >; use == or !="),
+        ("str == 1", "str is a function; call it: str(p[, limit])"),
     ],
 )
 def test_mistakes_are_named_with_their_place(samples: Any, text: str, says: str) -> None:
     with pytest.raises(KwireError) as caught:
         Where(text).check([samples.schema()])
     assert says in str(caught.value)
-    assert str(caught.value).startswith("--where")
+    assert str(caught.value).startswith("where:1: ")
     assert "\n" not in str(caught.value)
     if text and says:
         assert "^" in caught.value.detail
+
+
+def test_what_is_never_true_of_one_probe_may_be_true_of_another(samples: Any) -> None:
+    base = samples.schema()
+    narrow = base._replace(id=2, fields=(base.fields[0]._replace(name="pid", type="u8", size=1),), size=17)
+    where = Where("pid == 300")
+    where.check([base, narrow])
+    assert where.test(base)(0, (300, *samples.values()[1:])) is True
+    assert where.test(narrow)(0, (44,)) is False
+    with pytest.raises(KwireError, match="where:1: this is never true: a u8 is 0 to 255"):
+        where.check([narrow])
 
 
 def test_an_array_of_bytes_is_a_text_where_it_is_asked_for(samples: Any) -> None:

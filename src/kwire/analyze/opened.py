@@ -203,7 +203,7 @@ class Opened(Generic[E]):
         if where is not None:
             from kwire.view.where import Where
 
-            condition = Where(where, "where")
+            condition = Where(where)
         selection = Selection(probe, condition, first, last)
         if probe is not None or condition is not None:
             selection.check(self.survey.schemas, self.name)

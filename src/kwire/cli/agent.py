@@ -219,7 +219,7 @@ def make_plan(args: argparse.Namespace, scope: Scope) -> Plan:
     """The plan of the probes named: specs, or files of Python probes."""
     from kwire.live import planner
 
-    plan = planner.make_plan(probes.read(args.probes), args.filter, scope=scope)
+    plan = planner.make_plan(probes.read(args.probes), args.filter, scope=scope, origin="--filter")
     return plan._replace(schemas=complete(plan.schemas))
 
 

@@ -69,7 +69,7 @@ def selection(args: argparse.Namespace, survey: Survey, name: str) -> Selection:
     if getattr(args, "where", None) is not None:
         from kwire.view.where import Where
 
-        where = Where(args.where)
+        where = Where(args.where, "--where")
     chosen = Selection(args.probe, where, first, last)
     try:
         chosen.check(survey.schemas, name)

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         wanted = probes.read(args.probes)
 
         def make_plan(scope: Scope) -> Plan:
-            return planner.make_plan(wanted, args.filter, scope=scope)
+            return planner.make_plan(wanted, args.filter, scope=scope, origin="--filter")
 
         summary = tracing.run(make_plan, args, args.write, aside=args.json)
     out = sys.stderr if is_standard_output(args.write) else sys.stdout

@@ -148,7 +148,7 @@ def _events(args: argparse.Namespace, capture: NetworkCapture) -> int:
     if args.where is not None:
         from kwire.view.where import Where
 
-        where = Where(args.where)
+        where = Where(args.where, "--where")
     names = _Names(args.probe, where)
     chunks = iter(capture)
     first = next(chunks, None)  # now the first section's probes are known

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     if args.where is not None:  # whatever is wrong is found before the file is replaced
         from kwire.view.where import Where
 
-        Where(args.where)
+        Where(args.where, "--where")
     rings = [PacketRing(name, promiscuous=args.promiscuous) for name in dict.fromkeys(args.interfaces)]
     try:
         with Sniffed(rings, args.write, args.seconds, clobber=not args.no_clobber) as sniffed:

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     wanted = probes.read(args.probes)
 
     def make_plan(scope: Scope) -> Plan:
-        return planner.make_plan(wanted, args.filter, scope=scope)
+        return planner.make_plan(wanted, args.filter, scope=scope, origin="--filter")
 
     return _told(tracing.run(make_plan, args, args.write, sinks, aside=True), args)
 

@@ -419,7 +419,7 @@ class Expressions(Builder):
         """A comparison as 0 or 1."""
         return self.emit("cmp", [self.expr(e.left), self.expr(e.right)], condition_of(e), 1)
 
-    def truth(self, e: checked.Logic | checked.TextEqual | checked.TextMatch | checked.BlockEqual) -> Operand:
+    def truth(self, e: checked.Expr) -> Operand:
         """A condition made of branches as 0 or 1."""
         yes, no = self.new_block("yes"), self.new_block("no")
         self.condition(e, yes, no)
@@ -457,6 +457,8 @@ class Expressions(Builder):
             self.condition(e.right, yes, no)
         elif isinstance(e, checked.TextEqual):
             self._text_condition(e, yes, no)
+        elif isinstance(e, checked.TextOrder):
+            self._text_order(e, yes, no)
         elif isinstance(e, checked.TextMatch):
             self.match(e, yes, no)
         elif isinstance(e, checked.BlockEqual):
@@ -470,12 +472,8 @@ class Expressions(Builder):
 
     def _text_condition(self, e: checked.TextEqual, yes: Block, no: Block) -> None:
         """Compare word by word with the literal, and with its NUL where the text may go on; one branch."""
-        text = e.text
+        text, most = self._limited(e.text)
         difference: Operand = 0
-        assert isinstance(text, checked.ReadText | checked.Comm)
-        most = text.type.limit
-        if isinstance(text, checked.ReadText) and text.fixed:
-            most = min(most, text.fixed)
         wanted = (e.literal + b"\0")[:most]
         if len(e.literal) > most:
             self.jump(no)
@@ -491,10 +489,66 @@ class Expressions(Builder):
                 word = self.read_int(text.place, piece, at - start)
                 difference = self._differ(difference, word, wanted[at - start : at - start + piece])
         else:
-            slot = self._fetch(text.place, len(wanted) + 1)
+            slot, result = self._fetch(text.place, len(wanted) + 1)
+            if not e.literal:  # unreadable memory, which gives zeros, holds no empty text
+                self.branch("eq", result, 1, yes, no)
+                return
             for at, piece in pieces(0, len(wanted)):
                 difference = self._differ(difference, self.load(slot, at, piece), wanted[at : at + piece])
         self.branch("eq", difference, 0, yes, no)
+
+    def _limited(self, text: checked.Wide) -> tuple[checked.ReadText | checked.Comm, int]:
+        """A text, and how many bytes it has at most."""
+        assert isinstance(text, checked.ReadText | checked.Comm)
+        most = text.type.limit
+        if isinstance(text, checked.ReadText) and text.fixed:
+            most = min(most, text.fixed)
+        return text, most
+
+    def _text_order(self, e: checked.TextOrder, yes: Block, no: Block) -> None:
+        """Compare word by word with the literal and its NUL, each as the number its bytes are from the left:
+        the first difference decides. What follows the text's NUL is never looked at.
+        """
+        text, most = self._limited(e.text)
+        wanted = (e.literal + b"\0")[:most]
+        words: list[tuple[Value, bytes]] = []
+        if isinstance(text, checked.Comm):
+            for number, word in enumerate(self.comm()[: (len(wanted) + 7) // 8]):
+                part = wanted[8 * number : 8 * number + 8]
+                words.append((self._low(word, len(part)), part))
+        elif text.fixed:
+            start = 0 if any(index.length for index in text.place.indexes) else text.place.offset
+            for at, piece in pieces(start, len(wanted)):
+                word = self.read_int(text.place, piece, at - start)
+                words.append((word, wanted[at - start : at - start + piece]))
+        else:
+            slot, result = self._fetch(text.place, len(wanted) + 1)
+            if e.op in ("lt", "le") or not e.literal:  # what is not there is nowhere in the order
+                there = self.new_block("there")
+                self.branch("slt", result, 0, no, there)
+                self.start(there)
+            for at, piece in pieces(0, len(wanted)):
+                words.append((self.load(slot, at, piece), wanted[at : at + piece]))
+        less, greater = (yes, no) if e.op in ("lt", "le") else (no, yes)
+        for word, part in words[:-1]:
+            same, differs = self.new_block("same"), self.new_block("differs")
+            sides = self._from_left(word, part)
+            self.branch("eq", *sides, same, differs)
+            self.start(differs)
+            self.branch("lt", *sides, less, greater)
+            self.start(same)
+        # A literal that goes on beyond the text's limit is greater than what equals its beginning.
+        beyond = {"lt": "le", "ge": "gt"} if len(e.literal) > most else {}
+        self.branch(beyond.get(e.op, e.op), *self._from_left(*words[-1]), yes, no)
+
+    def _from_left(self, word: Value, wanted: bytes) -> tuple[Value, int]:
+        """The bytes of a word and those wanted, each as the number they are from the left."""
+        number = int.from_bytes(wanted.ljust(8, b"\0"), "big")
+        return self.emit("be", [word], 64, 64), signed64(number)
+
+    def _low(self, word: Value, size: int) -> Value:
+        """The low bytes of a word."""
+        return word if size == 8 else self.emit("and", [word, (1 << 8 * size) - 1], None, 8 * size)
 
     def match(self, e: checked.TextMatch, yes: Block, no: Block) -> None:
         """Go to `yes` where a text matches a pattern, otherwise to `no`."""
@@ -510,8 +564,9 @@ class Expressions(Builder):
             difference = self._differ(0 if difference is None else difference, word, part)
         self.branch("eq", 0 if difference is None else difference, 0, yes, no)
 
-    def _fetch(self, place: checked.Place, size: int) -> Slot:
-        """A text of unknown size on the stack, its first `size - 1` bytes, then zeros; empty when unreadable.
+    def _fetch(self, place: checked.Place, size: int) -> tuple[Slot, Value]:
+        """A text of unknown size on the stack, its first `size - 1` bytes, then zeros; and what the helper
+        says: how many bytes there are with the NUL, or an error.
 
         It is not read with its neighbours: what lies behind its NUL may not be readable.
         """
@@ -520,8 +575,9 @@ class Expressions(Builder):
         for at in range(0, slot.size, 8):
             self.store(slot, at, 8, 0)
         source = self.binary("add", base, offset)
-        self.fault(self.call(f"probe_read_{place.space}_str", At(slot, 0), size, source))
-        return slot
+        result = self.call(f"probe_read_{place.space}_str", At(slot, 0), size, source)
+        self.fault(result)
+        return slot, result
 
     def _differ(self, so_far: Operand, word: Value, wanted: bytes) -> Operand:
         """Zero when `so_far` is and the low bytes of the word are the wanted ones."""
@@ -581,6 +637,7 @@ _LOWER: dict[type, Callable[[Expressions, Any], Operand]] = {
     checked.Invert: Expressions.invert,
     checked.Compare: Expressions.compare,
     checked.TextEqual: Expressions.truth,
+    checked.TextOrder: Expressions.truth,
     checked.TextMatch: Expressions.truth,
     checked.BlockEqual: Expressions.truth,
     checked.Logic: Expressions.truth,

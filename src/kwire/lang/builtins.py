@@ -121,6 +121,31 @@ FUNCTIONS = (
     Function("emit", "emit(x, name=y, …)", 1, 64, "one event with these fields; a statement"),
 )
 FUNCTION = {one.name: one for one in FUNCTIONS}
+NUMBERED = {f"arg{number}": number for number in range(MAX_ARGUMENTS)}
+"""The names of plain arguments, and which each is."""
+
+
+def linux_constant(name: str) -> int | None:
+    """The number of a name of Linux's interface on this machine (O_CREAT, ENOENT), None where it is none."""
+    if not name[:1].isupper():
+        return None
+    import os
+
+    from kwire.wire.names import constant
+
+    return constant(name, os.uname().machine)
+
+
+def meaning(name: str) -> str:
+    """What the language itself means by a name, in words; empty where it is free for a script to use.
+
+    The names of the running kernel's enumerations are free: which there are depends on the kernel.
+    """
+    if name in BY_NAME or name in NUMBERED:
+        return "a built-in of probes"
+    if name in FUNCTION:
+        return "a function of probes"
+    return "a constant of Linux" if linux_constant(name) is not None else ""
 
 
 def markdown() -> str:

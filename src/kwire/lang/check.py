@@ -8,8 +8,8 @@ only grow, so two or three rounds do. Diagnostics are those of the last round.
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from kwire.lang import builtins, events, tree, values
 from kwire.lang import checked as c
-from kwire.lang import events, tree, values
 from kwire.lang import types as t
 from kwire.lang.context import Argument, Site
 from kwire.lang.errors import (
@@ -69,19 +69,26 @@ def check(
     )
 
 
-def filtered(program: c.Program, node: tree.Expr, source: Source, types: Types) -> c.Program:
-    """The program, firings for which a condition is false being no events. Raises as `check_filter`."""
-    condition = check_filter(node, source, program.site, types)
+def filtered(
+    program: c.Program, node: tree.Expr, source: Source, types: Types, never: list[Diagnostic] | None = None
+) -> c.Program:
+    """The program, firings for which a condition is false being no events. As `check_filter`."""
+    condition = check_filter(node, source, program.site, types, never)
     return program.replace(filter=condition, filter_source=source)
 
 
-def check_filter(node: tree.Expr, source: Source, site: Site, types: Types) -> c.Expr:
+def check_filter(
+    node: tree.Expr, source: Source, site: Site, types: Types, never: list[Diagnostic] | None = None
+) -> c.Expr:
     """A condition over the site's own fields and the built-ins.
 
-    Raises `LanguageError`; `UnknownNameError` where the site has not all the names.
+    `never` takes the comparisons that are never true at this site, of a condition for several. Raises
+    `LanguageError`; `UnknownNameError` where the site has not all the names.
     """
+    checker = Expressions(site, types, bare=True)
+    checker.never = never
     try:
-        return Expressions(site, types, bare=True).condition(node)
+        return checker.condition(node)
     except NameTextError as error:
         raise UnknownNameError(source, [error.diagnostic]) from None
     except TextError as error:
@@ -206,6 +213,8 @@ class Body(Expressions):
 
     def _parameter(self, number: int, parameter: tree.Parameter) -> Value:
         site, span, own = self.site, parameter.span, self.site.params
+        field = site.kind == "tracepoint" and self._param_named(parameter.name)
+        _own_name(parameter.name, span, f"write args.{parameter.name}" if field else "")
         type_ = self.named_type(parameter.type, parameter.type_span) if parameter.type else None
         if site.kind == "kretprobe":
             message = "at the return of a function its arguments are gone"
@@ -253,6 +262,7 @@ class Body(Expressions):
     def _statement(self, node: tree.Stmt) -> tuple[list[c.Stmt], bool]:
         match node:
             case tree.Assign():
+                _own_name(node.name, node.name_span)
                 value = self.check(node.value)
                 if node.type:
                     from kwire.lang.functions import cast
@@ -359,6 +369,13 @@ class UnknownError(TextError):
 
     def __init__(self, span: Span) -> None:
         super().__init__(span, "")
+
+
+def _own_name(name: str, span: Span, cure: str = "") -> None:
+    """Refuse a parameter or local whose name has a meaning already: one name is one thing."""
+    meaning = builtins.meaning(name)
+    if meaning:
+        raise TextError(span, f"{name} is {meaning}", cure or "use another name")
 
 
 def _register_of(name: str, value: Value, span: Span) -> tuple[Type | None, int, c.Expr]:

@@ -14,7 +14,7 @@ Laws the compiler may rely on:
   share everything but reads after a condition that guards them: `Logic` and `Select` evaluate an operand
   only when it is needed (reading is safe anyway; it is a matter of cost, not of faults).
 - Wide expressions (`ReadText`, `ReadBytes`, `ReadBlock`, `Comm`) have no register value. They occur only as
-  a value of `Emit` and as the operand of `TextEqual`, `TextMatch` and `BlockEqual`.
+  a value of `Emit` and as the operand of `TextEqual`, `TextOrder`, `TextMatch` and `BlockEqual`.
 - A local has one type in the whole program and is always set before it is read, on every path.
 - A program has one event shape: `Program.fields`. Every `Emit` gives one value for each, in that order.
 """
@@ -182,6 +182,20 @@ class TextEqual(Node):
     span: Span
 
 
+class TextOrder(Node):
+    """How the value of a text stands to the literal by its bytes: op one of lt le gt ge.
+
+    `text` and `literal` as in `TextEqual`, but a longer literal is allowed. A text that cannot be read stands
+    to nothing.
+    """
+
+    op: str
+    text: "Wide"
+    literal: bytes
+    type: Bool
+    span: Span
+
+
 ByteSet: TypeAlias = tuple[tuple[int, int], ...]
 """Bytes that may stand at one place of a text: ranges, both ends included, never 0."""
 
@@ -332,6 +346,7 @@ Expr: TypeAlias = (
     | Invert
     | Compare
     | TextEqual
+    | TextOrder
     | TextMatch
     | BlockEqual
     | Logic

@@ -2,16 +2,19 @@
 
 Invariants: numbers compare by their mathematical value, whatever their signs and widths; a comparison that
 is never true is an error, because nobody means it; one that is always true, as half of `0 <= fd < 10` may
-be, is a constant.
+be, is a constant. A number that people read by a name (an enumeration, an error, a device) compares with how
+it is shown, too: what that stands for is known before the first event.
 """
 
 import operator
 import sys
 from collections.abc import Callable
+from typing import TypeAlias
 
 from kwire.lang import builtins, values
 from kwire.lang import checked as c
 from kwire.lang import types as t
+from kwire.lang.builtins import linux_constant
 from kwire.lang.errors import NameTextError, NeverTextError, TextError, did_you_mean
 from kwire.lang.tree import COMPARE, Span
 from kwire.lang.values import Literal, Value
@@ -19,47 +22,69 @@ from kwire.lang.values import Literal, Value
 SWAPPED = {"eq": "eq", "ne": "ne", "lt": "gt", "le": "ge", "gt": "lt", "ge": "le"}
 
 
-def compare(op: str, left: Value, right: Value, span: Span) -> c.Expr:
-    """`left op right` as 0 or 1."""
+Named: TypeAlias = Callable[[str], int | None]
+"""The number of a name of Linux's, None where it is none."""
+
+
+def compare(op: str, left: Value, right: Value, span: Span, constant: Named = linux_constant) -> c.Expr:
+    """`left op right` as 0 or 1. Raises `TextError`."""
     if isinstance(left, Literal) and isinstance(right, Literal):
         return c.Const(int(getattr(operator, op)(left.value, right.value)), t.BOOL, span)
     if isinstance(left, Literal):
         left, right, op = right, left, SWAPPED[op]
     if isinstance(right, Literal):
-        return _with_string(op, left, right, span)
-    for one in (left, right):
-        if isinstance(one, c.ReadText | c.Comm | c.ReadBytes):
-            raise TextError(span, "a text can be compared with a string only", 'write == "…"')
+        return _with_string(op, left, right, span, constant)
+    texts = [one for one in (left, right) if _is_text(one)]
+    if len(texts) == 1:
+        other = right if texts[0] is left else left
+        wrong = f"a text does not compare with {t.article(other.type)}"
+        raise TextError(span, wrong, 'compare it with a text: == "…"')
+    if texts:
+        wrong = "the kernel compares a text with a constant one only"
+        raise TextError(span, wrong, 'write == "…", or compare them in a where, when they are recorded')
     return _numbers(op, values.scalar(left), values.scalar(right), span)
 
 
-def _with_string(op: str, left: Value, literal: Literal, span: Span) -> c.Expr:
+def _with_string(op: str, left: Value, literal: Literal, span: Span, constant: Named) -> c.Expr:
     if isinstance(left.type, t.Int) and left.type.display == "ipv4" and not isinstance(left, values.WIDE):
+        unordered(op, span)
         address = c.Const(ipv4(literal), left.type, literal.span)
         return _numbers(op, left, address, span)
     if isinstance(left.type, t.Enum) and not isinstance(left, values.WIDE):
         return _numbers(op, left, _enumerator(left.type, literal), span)
     shown = isinstance(left.type, t.Int) and left.type.display not in ("", *t.ADDRESSES)
     if shown and not isinstance(left, values.WIDE):
-        number = by_name(literal, linux_constant)
-        if number is None:
-            cure = "compare it with a number, or with names joined by |"
-            raise TextError(literal.span, f"{literal.value!r} is no name that Linux has for a number", cure)
+        assert isinstance(left.type, t.Int)
+        number = as_shown(left.type.display, literal, constant)
         return _numbers(op, left, c.Const(number, t.S64, literal.span), span)
     if isinstance(left, c.ReadBlock) and isinstance(left.type, t.Array) and left.type.display:
         same = c.BlockEqual(left, address_bytes(left.type.display, literal), t.BOOL, span)
-        if op not in ("eq", "ne"):
-            raise TextError(span, f"addresses have no order: {COMPARE[op]}", "use == or !=")
+        unordered(op, span)
         return same if op == "eq" else c.Not(same, t.BOOL, span)
     text = text_of(left, span)
-    if op not in ("eq", "ne"):
-        raise TextError(span, f"texts have no order: {COMPARE[op]}", "use == or !=")
     wanted = literal.value.encode()
     if b"\0" in wanted:
         raise TextError(literal.span, "a text ends at its first NUL and contains none")
-    reach(text, len(wanted), literal.span)
+    if op not in ("eq", "ne"):
+        return c.TextOrder(op, text, wanted, t.BOOL, span)
+    try:
+        reach(text, len(wanted), literal.span)
+    except NeverTextError:
+        if op == "eq":
+            raise
+        return c.Const(1, t.BOOL, span)
     equal = c.TextEqual(text, wanted, t.BOOL, span)
     return equal if op == "eq" else c.Not(equal, t.BOOL, span)
+
+
+def _is_text(value: Value) -> bool:
+    return isinstance(value, c.ReadText | c.Comm | c.ReadBytes) or t.is_text_array(value.type)
+
+
+def unordered(op: str, span: Span) -> None:
+    """Refuse the order of what has none."""
+    if op not in ("eq", "ne"):
+        raise TextError(span, f"addresses have no order: {COMPARE[op]}", "use == or !=")
 
 
 def text_of(value: Value, span: Span) -> c.ReadText | c.Comm:
@@ -78,45 +103,59 @@ def text_of(value: Value, span: Span) -> c.ReadText | c.Comm:
 
 def reach(text: c.ReadText | c.Comm, size: int, span: Span) -> None:
     """Refuse so many bytes of text where the text is never that long."""
-    most, known = text.type.limit, 15 if isinstance(text, c.Comm) else text.fixed
+    most, known = text.type.limit, builtins.COMM.limit if isinstance(text, c.Comm) else text.fixed
     if size <= most:
         return
-    what = "comm" if isinstance(text, c.Comm) and most == known else "this text"
     longer = f"read more of it: str(x, {size})" if not known or most < known >= size else ""
     if size > builtins.MAX_LIMIT:
         longer = ""
-    raise NeverTextError(span, f"{what} has at most {most} bytes, never these {size}", longer)
+    raise NeverTextError(span, f"this text has at most {most} bytes, never these {size}", longer)
 
 
-def by_name(literal: Literal, constant: Callable[[str], int | None]) -> int | None:
-    """The number that is shown like this: "-ENOENT", "AF_INET", "O_RDWR|O_CREAT"; None where it is none."""
-    sign = -1 if literal.value.startswith("-") else 1
+def as_shown(display: str, literal: Literal, constant: Named) -> int:
+    """The number that a display shows like this: "-ENOENT", "O_RDWR|O_CREAT", "8:1", "0x1f", "0644", "42".
+
+    Raises TextError where it shows none like this.
+    """
+    text = literal.value
+    known = _by_name(text, constant) if display not in ("dev", "user_dev") else _device(display, text)
+    if known is None:
+        try:
+            known = int(text, 8 if display == "octal" else 16 if text.startswith("0x") else 10)
+        except ValueError:
+            cure = "compare it with a number, or with names joined by |"
+            raise TextError(literal.span, f"no number is shown as {text!r} here", cure) from None
+    return known
+
+
+def _by_name(text: str, constant: Named) -> int | None:
+    """The number of names joined by `|`, of a negative one with its sign; None where one is unknown."""
     total = 0
-    for name in literal.value.removeprefix("-").split("|"):
+    for name in text.removeprefix("-").split("|"):
         number = constant(name)
         if number is None:
             return None
         total |= number
-    return sign * total
+    return -total if text.startswith("-") else total
 
 
-def linux_constant(name: str) -> int | None:
-    """The number of a name of Linux's interface on this machine (O_CREAT, ENOENT), None where it is none."""
-    if not name[:1].isupper():
+def _device(display: str, text: str) -> int | None:
+    """The number of a device, "8:1", as the kernel (`dev`) or a system call keeps it."""
+    major, colon, minor = text.partition(":")
+    if not colon or not (major.isdecimal() and minor.isdecimal()):
         return None
-    import os
-
-    from kwire.wire.names import constant
-
-    return constant(name, os.uname().machine)
+    if display == "dev":
+        return int(major) << 20 | int(minor)
+    return int(minor) & 0xFF | int(major) << 8 | (int(minor) & ~0xFF) << 12
 
 
 def _enumerator(type_: t.Enum, literal: Literal) -> c.Const:
-    """The number that this name of an enumeration stands for."""
-    for name, value in type_.values:
-        if name == literal.value:
-            return c.Const(value, type_, literal.span)
-    names = [name for name, _ in type_.values]
+    """The number that this name of an enumeration stands for, or these names of bits joined by `|`."""
+    known = dict(type_.values)
+    value = _by_name(literal.value, known.get)
+    if value is not None:
+        return c.Const(value, type_, literal.span)
+    names = list(known)
     cure = did_you_mean(literal.value, names) or f"its names are {', '.join(names[:12])}"
     what = (
         f"{t.article(type_)} has no name {literal.value!r}" if names else f"{t.article(type_)} has no names"

@@ -71,11 +71,25 @@ class TextError(Exception):
 
 
 class NameTextError(TextError):
-    """Inside the room: a name that does not exist here."""
+    """Inside the room: a name that does not exist here; `name` where others like it may be suggested."""
+
+    def __init__(self, span: Span, message: str, cure: str = "", name: str = "") -> None:
+        super().__init__(span, message, cure)
+        self.name = name
 
 
 class NeverTextError(TextError):
     """Inside the room: a comparison that no value makes true."""
+
+
+def never_anywhere(found: Iterable[Iterable[Diagnostic]]) -> Diagnostic | None:
+    """The first comparison that is never true at any of several places; `found` are those of each place.
+
+    What is never true of one probe may be true of another that the same condition is about.
+    """
+    places = [{one.span: one for one in diagnostics} for diagnostics in found]
+    common = set.intersection(*map(set, places)) if places else set()
+    return places[0][min(common)] if common else None
 
 
 def nearest(name: str, known: Iterable[str], limit: int = 3) -> list[str]:

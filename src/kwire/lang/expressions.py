@@ -11,14 +11,14 @@ from kwire.btf.errors import BtfLookupError
 from kwire.lang import builtins, tree, values
 from kwire.lang import checked as c
 from kwire.lang import types as t
+from kwire.lang.builtins import NUMBERED, linux_constant
 from kwire.lang.context import Argument, CtxField, DataLoc, Param, Result, Site, Slots
-from kwire.lang.errors import NameTextError, TextError, did_you_mean
+from kwire.lang.errors import Diagnostic, NameTextError, NeverTextError, TextError, did_you_mean
 from kwire.lang.kerneltypes import Found
 from kwire.lang.tree import Span
 from kwire.lang.types import Type
 from kwire.lang.values import Literal, Value
 
-NUMBERED = {f"arg{number}": number for number in range(builtins.MAX_ARGUMENTS)}
 PREFIX = "args_"
 
 
@@ -56,6 +56,8 @@ class Expressions:
         self.types = types
         self.constants = constants or {}
         self.bare = bare
+        self.never: list[Diagnostic] | None = None
+        """Where comparisons that are never true here are kept; None: each is a mistake at once."""
 
     def binding(self, name: str, span: Span) -> Value | None:
         """The value of a local or parameter of this name, None when there is none."""
@@ -93,9 +95,6 @@ class Expressions:
         if bound is not None:
             return bound
         if name in self.constants:
-            if name in NUMBERED or name in builtins.BY_NAME:
-                message = f"{name} is a built-in of probes, and a name of the script around this one"
-                raise TextError(span, message, "give the script's another name")
             known = self.constants[name]
             if isinstance(known, str):
                 return self._string(tree.String(known, span))
@@ -114,8 +113,6 @@ class Expressions:
             value, type_ = enumerator
             assert isinstance(type_, t.Enum)
             return c.Const(value, type_, span)
-        from kwire.lang.comparisons import linux_constant
-
         number = linux_constant(name)
         if number is not None:
             return values.constant(number, span)
@@ -349,12 +346,29 @@ class Expressions:
         """`left op right` as 0 or 1."""
         from kwire.lang.comparisons import compare
 
-        return compare(op, left, right, span)
+        try:
+            return compare(op, left, right, span, self.constant)
+        except NeverTextError as error:
+            return self._never(error, op == "ne")
+
+    def constant(self, name: str) -> int | None:
+        """The number of a name that numbers are shown by, None where it is none."""
+        return linux_constant(name)
 
     def _match(self, node: tree.Match) -> Value:
         from kwire.lang.matching import match
 
-        return match(node.op, self.check(node.text), self.check(node.pattern), node.span)
+        try:
+            return match(node.op, self.check(node.text), self.check(node.pattern), node.span)
+        except NeverTextError as error:
+            return self._never(error, False)
+
+    def _never(self, error: NeverTextError, value: bool) -> c.Expr:
+        """The value of a comparison that no value makes true; raises it where that is a mistake."""
+        if self.never is None:
+            raise error
+        self.never.append(error.diagnostic)
+        return c.Const(int(value), t.BOOL, error.diagnostic.span)
 
     def _logic(self, node: tree.Logic) -> Value:
         operands = [self.condition(operand) for operand in node.operands]

@@ -9,10 +9,10 @@ modules (`socket.AF_INET`), with the value they have when the probe is parsed.
 import ast
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from kwire.lang import tree
+from kwire.lang import builtins, tree
 from kwire.lang.errors import Diagnostic, LanguageError, TextError
 from kwire.lang.pysyntax import Converter, dotted
 from kwire.lang.tree import NOWHERE, Expr, Source, Span
@@ -54,8 +54,9 @@ def parse_file(text: str, name: str) -> list[tree.Probe]:
     for node in module.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and any(_decorators(node, names)):
             converter = Converter(text, kwire_names=names)
-            kept = _kept(source, node, *_taken(node, constants))
-            probes.append(_probe(converter, node, kept, constants, None, faults))
+            own, values = _taken(node, constants)
+            faults += _clashes(converter, node, constants)
+            probes.append(_probe(converter, node, _kept(source, node, own, values), own, None, faults))
     _raise(source, faults)
     return probes
 
@@ -69,6 +70,7 @@ def parse_function(function: Callable[..., Any], attach: Sequence[str] | None = 
     source, node, text = _source_of(function)
     known = _surroundings(function)
     names = frozenset(name for name, value in known.items() if getattr(value, "__name__", "") == "kwire")
+    _raise(source, _clashes(Converter(text), node, known))
     return _one(source, node, text, names | {"kwire"}, *_taken(node, known), attach)
 
 
@@ -89,14 +91,14 @@ class Written(NamedTuple):
 
 def written(function: Callable[..., Any], attach: Sequence[str]) -> Written:
     """What of a function object must travel for `parse_written`. Raises `LanguageError` without a text."""
-    source, node, _ = _source_of(function)
+    source, node, whole = _source_of(function)
+    known = _surroundings(function)
+    _raise(source, _clashes(Converter(whole), node, known))
     first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
     lines = [line + "\n" for line in source.lines()[first - 1 : node.end_lineno]]
     inner = lines[0][:1].isspace()  # a function within something: that is made up
     text = "\n" * (first - 2) + "if True:\n" if inner else "\n" * (first - 1)
-    return Written(
-        source.name, text + "".join(lines), node.name, tuple(attach), *_taken(node, _surroundings(function))
-    )
+    return Written(source.name, text + "".join(lines), node.name, tuple(attach), *_taken(node, known))
 
 
 def parse_written(written: Written) -> tree.Probe:
@@ -219,7 +221,7 @@ def _raise(source: Source, faults: list[TextError]) -> None:
 
 
 def _taken(
-    node: ast.FunctionDef | ast.AsyncFunctionDef, known: dict[str, Any]
+    node: ast.FunctionDef | ast.AsyncFunctionDef, known: Mapping[str, Any]
 ) -> tuple[dict[str, int | str], dict[str, int | str]]:
     """What a function uses of the constant values `known` around it: by plain and by dotted names."""
     constants: dict[str, int | str] = {}
@@ -237,6 +239,31 @@ def _taken(
             plain = int(value) if isinstance(value, int) else str(value)
             (values if path else constants)[name] = plain
     return constants, values
+
+
+def _clashes(
+    converter: Converter, node: ast.FunctionDef | ast.AsyncFunctionDef, known: Mapping[str, Any]
+) -> list[TextError]:
+    """What a probe uses by a name that means one thing to the script around it and another to the language.
+
+    A constant of Linux that has the same number in the script is the same; functions and modules of the
+    script are not known to probes.
+    """
+    faults: dict[str, TextError] = {}
+    own = {argument.arg for argument in node.args.args} | {
+        one.id for one in ast.walk(node) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)
+    }
+    for one in (one for statement in node.body for one in ast.walk(statement)):
+        if not isinstance(one, ast.Name) or one.id in own or one.id not in known:
+            continue
+        value, meaning = known[one.id], builtins.meaning(one.id)
+        same = isinstance(value, int) and value == builtins.linux_constant(one.id)
+        if meaning and not same and not callable(value) and not isinstance(value, type(ast)):
+            message = f"{one.id} is {meaning}, and a name of the script around this one"
+            faults.setdefault(
+                one.id, TextError(converter.span(one), message, "give the script's another name")
+            )
+    return list(faults.values())
 
 
 def _kept(
@@ -375,9 +402,9 @@ def _kwire_names(module: ast.Module) -> frozenset[str]:
     return frozenset(names)
 
 
-def _constants(module: ast.Module) -> dict[str, int | str]:
-    """Names assigned at module level whose values can be told without running anything."""
-    known: dict[str, int | str] = {}
+def _constants(module: ast.Module) -> dict[str, int | str | None]:
+    """Names assigned at module level; None where the value cannot be told without running anything."""
+    known: dict[str, int | str | None] = {}
     for node in module.body:
         match node:
             case ast.Assign(targets=[ast.Name(id=name)], value=value):
@@ -385,16 +412,19 @@ def _constants(module: ast.Module) -> dict[str, int | str]:
             case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
                 pass
             case _:
+                for one in () if isinstance(node, _SCOPES) else ast.walk(node):
+                    if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store):
+                        known[one.id] = None
                 continue
-        folded = _fold(value, known)
-        if folded is None:
-            known.pop(name, None)
-        else:
-            known[name] = folded
+        known[name] = _fold(value, known)
     return known
 
 
-def _fold(node: ast.expr, known: dict[str, int | str]) -> int | str | None:
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+"""Statements whose assignments are not the module's."""
+
+
+def _fold(node: ast.expr, known: Mapping[str, int | str | None]) -> int | str | None:
     match node:
         case ast.Constant(value=int() | str() as value):
             return int(value) if isinstance(value, int) else value

@@ -132,7 +132,7 @@ def scalar(value: Value) -> c.Expr:
 def truth(value: Value) -> c.Expr:
     """The value as a condition: not 0 is true."""
     if isinstance(value, c.ReadText | c.Comm):
-        return c.Not(c.TextEqual(value, b"", t.BOOL, value.span), t.BOOL, value.span)
+        return c.TextOrder("gt", value, b"", t.BOOL, value.span)  # there is one, and it is not empty
     return scalar(value)
 
 

@@ -41,7 +41,7 @@ def split(text: str) -> list[str]:
     except ValueError as error:
         raise CommandError("read command", repr(text), str(error).lower(), "close the quotation") from None
     if not words:
-        raise CommandError("read command", repr(text), "it is empty", "give a program, as in -c 'ls -l'")
+        raise CommandError("read command", repr(text), "it is empty", "give a program, as in 'ls -l'")
     return words
 
 

@@ -108,7 +108,7 @@ class Choice:
         if where is not None:
             from kwire.view import where as conditions
 
-            self._where = conditions.Where(where, "where")
+            self._where = conditions.Where(where)
         self._tests: dict[int, Callable[[int, Any], bool] | None] = {}
 
     def check(self, schemas: Sequence[Schema], subject: str) -> None:

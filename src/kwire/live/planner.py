@@ -32,7 +32,7 @@ from kwire.lang import record, sites, spec, tree
 from kwire.lang.check import check, filtered
 from kwire.lang.checked import Builtin, Emit, If, Program, Stmt
 from kwire.lang.context import Site
-from kwire.lang.errors import LanguageError, UnknownNameError
+from kwire.lang.errors import Diagnostic, LanguageError, UnknownNameError, never_anywhere
 from kwire.lang.kerneltypes import KernelTypes
 from kwire.lang.shown import shown
 from kwire.lang.spec import ProbeSpec
@@ -53,8 +53,8 @@ BY_ADDRESS = {"fentry": "kprobe", "fexit": "kretprobe"}
 MAX_PROBES = 50_000
 """More than any kernel has functions worth tracing at once."""
 
-FILTER = "--filter"
-"""What errors call the text of a filter."""
+FILTER = "filter"
+"""What errors call the text of a filter, unless the caller says otherwise."""
 
 
 class _Wanted(NamedTuple):
@@ -104,11 +104,13 @@ class _NoBtf:
 class Planner:
     """Collects probes, then makes the plan.
 
-    `filter`: what must hold for an event of any of them; `scope`: whose events are wanted.
+    `filter`: what must hold for an event of any of them, and what errors call it; `scope`: whose events are
+    wanted.
     """
 
-    def __init__(self, filter: str | None = None, scope: Scope = Scope()) -> None:  # noqa: B008
+    def __init__(self, filter: tree.Source | None = None, scope: Scope = Scope()) -> None:  # noqa: B008
         self._filter = None if filter is None else _condition(filter)
+        self._never: list[list[Diagnostic]] = []  # what of the filter is never true, at each place it is for
         self._unfiltered: list[tuple[str, int, UnknownNameError]] = []  # with how many probes it is
         self._scope = scope
         self._wanted: list[_Wanted] = []
@@ -177,6 +179,9 @@ class Planner:
         """Compile what was added. Raises KwireError, with all that is needed to understand it."""
         if sum(number for _, number, _ in self._unfiltered) == len(self._wanted) > 0:
             raise self._unfiltered[0][2]
+        never = never_anywhere(self._never)
+        if never is not None and self._filter is not None:
+            raise LanguageError(self._filter[1], [never])
         return self._planned(self._cheaper(), ())
 
     def _planned(self, wanted: list[_Wanted], refused: tuple[tuple[str, str], ...]) -> Plan:
@@ -313,7 +318,10 @@ class Planner:
         """The program with the filter. Raises UnknownNameError where the site has not its names."""
         if self._filter is None:
             return program
-        return filtered(program, *self._filter, self._types)
+        never: list[Diagnostic] = []
+        made = filtered(program, *self._filter, self._types, never)
+        self._never.append(never)
+        return made
 
     def _want(
         self, text: str, program: Program, addresses: tuple[int, ...] = (), *, optional: bool = False
@@ -520,11 +528,11 @@ def _emits(body: Sequence[Stmt]) -> Iterator[Emit]:
             yield from _emits((*statement.then, *statement.otherwise))
 
 
-def _condition(filter: str) -> tuple[tree.Expr, tree.Source]:
+def _condition(filter: tree.Source) -> tuple[tree.Expr, tree.Source]:
     """A filter's syntax tree and its text."""
     from kwire.lang import python
 
-    return python.parse_expression(filter, FILTER), tree.Source(FILTER, filter)
+    return python.parse_expression(filter.text, filter.name), filter
 
 
 def _multi(kind: str, count: int) -> bool:
@@ -551,9 +559,13 @@ def make_plan(
     filter: str | None = None,
     *,
     scope: Scope = Scope(),  # noqa: B008
+    origin: str = FILTER,
 ) -> Plan:
-    """The plan of probe specs and of probes written as Python functions, live ones or parsed from a file."""
-    planner = Planner(filter, scope)
+    """The plan of probe specs and of probes written as Python functions, live ones or parsed from a file.
+
+    `origin`: what errors call the text of the filter.
+    """
+    planner = Planner(None if filter is None else tree.Source(origin, filter), scope)
     for probe in probes:
         planner.add(probe)
     return planner.plan()

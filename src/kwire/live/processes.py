@@ -189,7 +189,7 @@ def hold(pid: int) -> int:
                 "trace process",
                 str(pid),
                 f"that is a thread of process {process}",
-                f"name the process (-p {process}), and choose the thread by --filter 'tid == {pid}'",
+                f"name the process, {process}, and choose the thread by a filter: tid == {pid}",
             ) from None
         raise KwireError("trace process", str(pid), reason(error.errno or 0)) from None
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from kwire.errors import KwireError
 from kwire.lang import python, spec, tree
 from kwire.live.plan import Plan, Scope
-from kwire.live.planner import make_plan
+from kwire.live.planner import FILTER, make_plan
 
 
 class Texts(NamedTuple):
@@ -59,7 +59,7 @@ def parse(texts: Texts) -> Wanted:
         probes += found
     probes += [python.parse_written(function) for function in texts.functions]
     if texts.filter is not None:
-        python.parse_expression(texts.filter, "--filter")
+        python.parse_expression(texts.filter, FILTER)
     asked = []
     for text in texts.specs:
         one = spec.parse(text)

@@ -16,11 +16,11 @@ from kwire.lang import types as t
 from kwire.lang.context import CtxField
 from kwire.lang.errors import NameTextError
 from kwire.lang.matching import regex
-from kwire.view.where import ADDRESSES, TIME, Where, named
+from kwire.view.where import ADDRESSES, TIME, Where
 from kwire.wire.columns import columns, spans
 from kwire.wire.fields import TYPES, Field
 from kwire.wire.frames import Frames
-from kwire.wire.schema import Schema
+from kwire.wire.schema import Labels, Schema
 
 if TYPE_CHECKING:
     import re
@@ -288,9 +288,8 @@ class _Compiler:
         if field.count != 1:
             raise _NotVectorError
         if kind == "int":
-            name = named(self._schema, field)
-            assert name is not None
-            return lambda columns: _labelled(columns.column(field), name, wanted)
+            labels = Labels(self._schema)
+            return lambda columns: _labelled(columns.column(field), lambda at: labels.name(field, at), wanted)
         if begins and kind != "str":
             raise _NotVectorError
         if kind in ADDRESSES:

@@ -1,11 +1,11 @@
 """Conditions on decoded events: `--where EXPR`, checked by the language's checker as a filter of a probe is.
 
 Names are the fields of a probe, and `time_ns` (wall clock) and `probe` (its spec). Invariants: an expression
-means what it means in `--filter` and in a probe: numbers of 64 bits by the same rules, texts by their bytes.
-What is wrong with it is said before the first event, with its place in the text; an event whose probe has not
-all the names is not wanted, unless no probe has a name: then the name is a mistake. A number that people
-read by a name (an enumeration, a symbol, an error) compares with that name too, an address with its usual
-text, bytes with their hexadecimal digits. Texts have an order here.
+means what it means in `--filter` and in a probe, and what is refused there is refused here, in the same
+words. That is said before the first event; an event whose probe has not all the names is not wanted, unless
+no probe has a name: then the name is a mistake, as is a comparison that no probe's events can make true. What
+is finished text here compares as such, which a program in the kernel cannot do: two texts of an event, a
+symbol with its name, an IPv4 address with a pattern, bytes with their hexadecimal digits.
 """
 
 import operator
@@ -16,15 +16,21 @@ from kwire.lang import builtins, comparisons, tree
 from kwire.lang import checked as c
 from kwire.lang import types as t
 from kwire.lang.context import CtxField, Site
-from kwire.lang.errors import Diagnostic, LanguageError, NameTextError, NeverTextError, TextError, nearest
+from kwire.lang.errors import (
+    Diagnostic,
+    LanguageError,
+    NameTextError,
+    TextError,
+    nearest,
+    never_anywhere,
+)
 from kwire.lang.expressions import Expressions
 from kwire.lang.forms import Node
 from kwire.lang.matching import regex
 from kwire.lang.values import Literal, Value, wrap
 from kwire.view.render import Test, Values
 from kwire.view.text import safe
-from kwire.view.values import displayed
-from kwire.wire.fields import TYPES, Field, text_bytes
+from kwire.wire.fields import DISPLAYS, TYPES, Field, text_bytes
 from kwire.wire.schema import Labels, Schema
 
 Number: TypeAlias = Callable[[int, Values], int]
@@ -42,15 +48,17 @@ BY_NAME = 1 << 40
 
 LONGEST = 1 << 16
 ADDRESSES = ("ipv4", "ipv6", "mac")
+SYMBOLS = ("ksym", "usym")
+SHOWN = frozenset(DISPLAYS)
 MASK = (1 << 64) - 1
 
 
 class Texts(Node):
-    """Two texts compared by their bytes: op one of `tree.COMPARE`."""
+    """Two texts of an event compared by their bytes: op one of `tree.COMPARE`."""
 
     op: str
-    left: "c.ReadText | Literal"
-    right: "c.ReadText | Literal"
+    left: c.ReadText
+    right: c.ReadText
     type: t.Bool
     span: tree.Span
 
@@ -60,7 +68,7 @@ class Where:
 
     __slots__ = ("_expression", "_source")
 
-    def __init__(self, text: str, name: str = "--where") -> None:
+    def __init__(self, text: str, name: str = "where") -> None:
         from kwire.lang.python import parse_expression
 
         self._source = tree.Source(name, text)
@@ -77,22 +85,40 @@ class Where:
         return self._expression
 
     def check(self, schemas: Iterable[Schema]) -> None:
-        """Raise LanguageError where a name is in none of these schemas, or the types do not fit in one."""
-        unknown: list[TextError] = []
+        """Raise LanguageError where a name is in none of these schemas, the types do not fit in one, or a
+        comparison is true in none.
+        """
+        unknown: list[NameTextError] = []
+        never: list[list[Diagnostic]] = []
         schemas = list(schemas)
         for schema in schemas:
+            here: list[Diagnostic] = []
             try:
-                self.checked(schema)
+                self.checked(schema, here)
             except NameTextError as error:
                 unknown.append(error)
+            else:
+                never.append(here)
         if unknown and len(unknown) == len(schemas):
-            known = {*SPECIAL, *(field.name for schema in schemas for field in schema.fields)}
-            raise LanguageError(self._source, [_suggested(unknown[0].diagnostic, known)])
+            first = unknown[0]
+            diagnostic = first.diagnostic
+            if first.name and not diagnostic.cure:
+                known = {*SPECIAL, *(field.name for schema in schemas for field in schema.fields)}
+                diagnostic = diagnostic._replace(cure=suggest(first.name, known))
+            raise LanguageError(self._source, [diagnostic])
+        wrong = never_anywhere(never)
+        if wrong is not None:
+            raise LanguageError(self._source, [wrong])
 
-    def checked(self, schema: Schema) -> c.Expr:
-        """The condition checked for events of one schema. Raises NameTextError where a name is not there."""
+    def checked(self, schema: Schema, never: list[Diagnostic] | None = None) -> c.Expr:
+        """The condition checked for events of one schema. Raises NameTextError where a name is not there.
+
+        `never` takes the comparisons that none of its events makes true.
+        """
+        checker = _Checker(schema)
+        checker.never = [] if never is None else never
         try:
-            return _Checker(schema).condition(self._expression)
+            return checker.condition(self._expression)
         except NameTextError:
             raise
         except TextError as error:
@@ -105,12 +131,6 @@ class Where:
         except NameTextError:
             return lambda time, values: False
         return lambda time, values: number(time, values) != 0
-
-
-def _suggested(diagnostic: Diagnostic, known: set[str]) -> Diagnostic:
-    if diagnostic.cure:
-        return diagnostic
-    return diagnostic._replace(cure=suggest(diagnostic.message.split("'")[1], known))
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -179,12 +199,14 @@ class _Checker(Expressions):
             return c.Param(name, CtxField(TIME, 8), t.S64, span)
         if name == "probe":
             return Literal(self._schema.probe, t.Text(len(self._schema.probe)), span)
-        if name in builtins.BY_NAME or name.startswith("arg"):
+        if name in builtins.BY_NAME or name in builtins.NUMBERED:
             raise self._unknown(name, span)
         return None
 
     def _unknown(self, name: str, span: tree.Span) -> NameTextError:
-        return NameTextError(span, f"no probe here has a field {name!r}", "")
+        if name in builtins.FUNCTION:
+            return super()._unknown(name, span)
+        return NameTextError(span, f"unknown name {name}", "", name)
 
     def _member(self, node: tree.Member) -> Value:
         name = dotted(node)
@@ -208,57 +230,38 @@ class _Checker(Expressions):
         return super()._call(node)
 
     def compare(self, op: str, left: Value, right: Value, span: tree.Span) -> c.Expr:
-        """As everywhere; and numbers with how they are shown, texts with texts, and by their order."""
-        one, two = self._named(left, right), self._named(right, left)
-        for text, other in ((one, two), (two, one)):
-            if isinstance(text, c.ReadText):
-                if isinstance(other, Literal) and self._is_address(text):
-                    return super().compare(op, text, self._canonical(text, other), span)
-                if not isinstance(other, c.ReadText | Literal):
-                    wrong = f"a text does not compare with {t.article(other.type)}"
-                    raise TextError(span, wrong, "compare like with like")
-                if op not in ("eq", "ne") or isinstance(other, c.ReadText):
-                    return Texts(op, one, two, t.BOOL, span)  # type: ignore[arg-type,return-value]
-        for number, text in ((one, two), (two, one)):
-            if isinstance(text, Literal) and isinstance(number, c.Param | c.Load):
-                index = _index_of(number)
-                shown = index != TIME and self._schema.fields[index].display
-                known = self._number_of(text) if shown and not isinstance(number.type, t.Enum) else None
-                if known is not None:
-                    constant = c.Const(known, t.S64, text.span)
-                    one, two = (one, constant) if number is one else (constant, two)
-        try:
-            return super().compare(op, one, two, span)
-        except NeverTextError:  # of this probe, while the field of another may hold such a value
-            return c.Const(int(op == "ne"), t.BOOL, span)
+        """As everywhere; and what is finished text here with texts."""
+        for value, other in ((left, right), (right, left)):
+            if not isinstance(other, Literal):
+                continue
+            if isinstance(value, c.ReadText) and self._is_address(value):
+                comparisons.unordered(op, span)
+                other = self._canonical(value, other)
+            elif isinstance(value, c.Param | c.Load) and self._is_symbol(value):
+                comparisons.unordered(op, span)
+                value = self._name_of(value)
+            left, right = (value, other) if isinstance(right, Literal) else (other, value)
+        if isinstance(left, c.ReadText) and isinstance(right, c.ReadText):
+            return Texts(op, left, right, t.BOOL, span)  # type: ignore[return-value]
+        return super().compare(op, left, right, span)
 
-    def _match(self, node: tree.Match) -> Value:
-        try:
-            return super()._match(node)
-        except NeverTextError:
-            return c.Const(0, t.BOOL, node.span)
+    def constant(self, name: str) -> int | None:
+        """The number of a name: of the schema's tables, before this machine's."""
+        found = self.types.enumerator(name)
+        return super().constant(name) if found is None else found[0]
 
-    def _named(self, value: Value, other: Value) -> Value:
-        """The name of a number that is compared with a text."""
-        if not isinstance(other, Literal) or not isinstance(value, c.Param | c.Load):
-            return value
+    def _is_symbol(self, value: c.Param | c.Load) -> bool:
+        """Whether a value is an address that the schema may have a name for."""
         index = _index_of(value)
-        if index == TIME or not named(self._schema, self._schema.fields[index]):
-            return value
-        if self._schema.fields[index].display and self._number_of(other) is not None:
-            return value  # a name of Linux's is its number, as in a filter
-        base = c.Const(index, t.S64, value.span)
+        return index != TIME and self._schema.fields[index].type in SYMBOLS
+
+    def _name_of(self, value: c.Param | c.Load) -> c.ReadText:
+        """The name of an address."""
         at = value.place.offset if isinstance(value, c.Load) else 0
         indexes = value.place.indexes if isinstance(value, c.Load) else ()
+        base = c.Const(_index_of(value), t.S64, value.span)
         place = c.Place(base, at | BY_NAME, indexes, t.KERNEL, value.span)
         return c.ReadText(place, t.Text(LONGEST), value.span)
-
-    def _number_of(self, literal: Literal) -> int | None:
-        def constant(name: str) -> int | None:
-            found = self.types.enumerator(name)
-            return comparisons.linux_constant(name) if found is None else found[0]
-
-        return comparisons.by_name(literal, constant)
 
     def _is_address(self, text: c.ReadText) -> bool:
         return self._schema.fields[_index_of(text)].type in ADDRESSES
@@ -290,12 +293,17 @@ def _stored(index: int, field: Field, schema: Schema, span: tree.Span) -> Value:
     base = c.Const(index, t.S64, span)
     place = c.Place(base, 0, (), t.KERNEL, span)
     if kind not in ("int", "bool"):
-        text = c.ReadText(place, t.Text(field.limit if kind == "str" and field.limit else LONGEST), span)
+        most = field.limit if kind == "str" else field.size if kind == "text" else 0
+        text = c.ReadText(place, t.Text(most or LONGEST), span, most)
         if field.count == 1:
             return text
         raise TextError(span, f"{field.name} is an array of {field.count} addresses", "show it, and look")
     size = field.size // field.count
-    type_: t.Scalar = t.BOOL if kind == "bool" else t.Int(size, TYPES[field.type].signed)
+    type_: t.Scalar = (
+        t.BOOL
+        if kind == "bool"
+        else t.Int(size, TYPES[field.type].signed, field.display if field.display in SHOWN else "")
+    )
     table = schema.enums.get(field.enum, {}) if field.enum else {}
     if table:
         names = tuple((name, value) for value, name in table.items())
@@ -304,16 +312,6 @@ def _stored(index: int, field: Field, schema: Schema, span: tree.Span) -> Value:
         return c.Param(field.name, CtxField(index, size), type_, span)
     element = t.U8 if kind == "bool" else type_
     return c.ReadBlock(place, field.size, t.Array(element, field.count), span)
-
-
-def named(schema: Schema, field: Field) -> Callable[[int], str] | None:
-    """The function that names a number of this field; None where its numbers have no names."""
-    if TYPES[field.type].kind != "int":
-        return None
-    if field.enum or field.type in ("ksym", "usym"):
-        labels = Labels(schema)
-        return lambda value: labels.name(field, value)
-    return displayed(schema, field)
 
 
 class Evaluator:
@@ -348,6 +346,9 @@ class Evaluator:
             case c.TextMatch(text=text, pieces=pieces):
                 of, matches = self.text(text), regex(pieces).fullmatch
                 return lambda time, values: matches(of(time, values)) is not None
+            case c.TextOrder(op=op, text=text, literal=literal):
+                test, of = getattr(operator, op), self.text(text)
+                return lambda time, values: test(of(time, values), literal)
             case Texts(op=op, left=left, right=right):
                 test, one, two = getattr(operator, op), self.text(left), self.text(right)
                 return lambda time, values: test(one(time, values), two(time, values))
@@ -417,12 +418,10 @@ class Evaluator:
         if kind in ("int", "bool") and not e.place.offset & BY_NAME:  # an array of bytes, as text
             return lambda time, values: bytes(map(int, values[index])).partition(b"\0")[0][:limit]
         if kind == "int":
-            name = named(self._schema, field)
-            assert name is not None
-            if field.count > 1:
-                item = self._item(e.place)
-                return lambda time, values: name(item(time, values) or 0).encode()
-            return lambda time, values: name(values[index]).encode()
+            labels, item = Labels(self._schema), self._item(e.place) if field.count > 1 else None
+            if item is not None:
+                return lambda time, values: labels.name(field, item(time, values) or 0).encode()
+            return lambda time, values: labels.name(field, values[index]).encode()
         if kind in ("bytes", "raw"):
             return lambda time, values: values[index].hex().encode()[:limit]
         if kind in ADDRESSES:
