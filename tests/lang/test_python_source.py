@@ -317,6 +317,53 @@ def test_a_file_that_changed_meanwhile_is_noticed(tmp_path: Path) -> None:
         python.parse_function(module.f)
 
 
+@pytest.mark.parametrize(
+    ("around", "used", "says"),
+    [
+        ("pid = 7", "pid", "pid is a built-in of probes, and a name of the script around this one"),
+        ("pid = os.getpid()", "pid", "pid is a built-in of probes"),
+        ("for cpu in range(3): pass", "cpu", "cpu is a built-in of probes"),
+        ("emit = 3", "pid", "emit is a function of probes"),
+        ("str = 3", "str(arg0)", "str is a function of probes"),
+        ("u32: int = 3", "u32(arg0)", "u32 is a function of probes"),
+        ("arg0 = 3", "arg0", "arg0 is a built-in of probes"),
+        ("ENOENT = 3", "ENOENT", "ENOENT is a constant of Linux"),
+        ("ENOENT = 2", "ENOENT", ""),
+        ("from errno import ENOENT", "ENOENT", ""),
+        ("pid = 7", "tid", ""),
+        ("def str(): pass", "str(arg0)", ""),
+        ("def other():\n    pid = 7", "pid", ""),
+    ],
+)
+def test_a_name_means_one_thing(around: str, used: str, says: str) -> None:
+    text = f'import kwire, os\n{around}\n@kwire.kprobe("f")\ndef f(arg):\n    emit(x={used})\n'
+    if not says:
+        assert python.parse_file(text, "probes.py")
+        return
+    with pytest.raises(LanguageError) as caught:
+        python.parse_file(text, "probes.py")
+    assert says in str(caught.value)
+    assert str(caught.value).endswith("; give the script's another name")
+    assert "^" in caught.value.detail
+
+
+def test_a_name_of_a_running_script_means_one_thing() -> None:
+    from errno import ENOENT
+
+    cpu = [1, 2]
+
+    def same():
+        emit(x=ENOENT)  # noqa: F821
+
+    def other():
+        emit(x=cpu)  # noqa: F821
+
+    assert python.parse_function(same, ["kprobe:f"]).constants == (("ENOENT", 2),)
+    for parse in (python.parse_function, python.written):
+        with pytest.raises(LanguageError, match="cpu is a built-in of probes, and a name of the script"):
+            parse(other, ["kprobe:f"])
+
+
 # -- expressions
 
 

@@ -66,7 +66,7 @@ NUMBERS = st.recursive(NUMBER, _arithmetic, max_leaves=4)
 TESTS = st.one_of(
     st.builds("{} {} {}".format, NUMBERS, st.sampled_from(["==", "!=", "<", "<=", ">", ">="]), NUMBERS),
     st.builds("{} <= {} < {}".format, NUMBERS, NUMBERS, NUMBERS),
-    st.builds("{} {} '{}'".format, TEXTS, st.sampled_from(["==", "!="]), WORDS),
+    st.builds("{} {} '{}'".format, TEXTS, st.sampled_from(["==", "!=", "<", "<=", ">", ">="]), WORDS),
     st.builds("{}.{}('{}')".format, TEXTS, st.sampled_from(["startswith", "endswith"]), WORDS),
     st.builds("'{}' in {}".format, WORDS, TEXTS),
     st.builds("{} ~ '{}'".format, TEXTS, GLOBS),
@@ -99,6 +99,8 @@ def kernel_types() -> KernelTypes:
 @example("d < c", (0, 0, 1 << 63, -1, 0, 0), "", "")
 @example("d == c", (0, 0, (1 << 64) - 1, -1, 0, 0), "", "")
 @example("str(long, 3) == 'aba'", (0, 0, 0, 0, 0, 0), "", "abab")
+@example("long > 'ababababababababab'", (0, 0, 0, 0, 0, 0), "", "abababababababab")
+@example("str(long, 2) >= 'aba' or str(long, 2) < 'abb'", (0, 0, 0, 0, 0, 0), "", "abb")
 @example("a % few == 0", (-7, 0, 0, 0, 0, 0), "", "")
 def test_a_probe_and_where_agree(text: str, numbers: tuple[int, ...], name: str, long: str) -> None:
     node = parse_expression(f"1 if {text} else 0", "x")

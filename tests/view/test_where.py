@@ -33,7 +33,7 @@ from kwire.view.where import Where
         ("comm > 'bat' and comm < 'dog'", True),
         ("'bat' <= comm and comm >= 'cat' and comm <= 'cat' and comm < 'cats' and comm > 'ca'", True),
         (
-            "comm > 'cat' or comm < 'cat' or comm >= 'd' or comm <= 'ca' or comm >= 'cat and more than it has'",
+            "comm > 'cat' or comm < 'cat' or comm >= 'd' or comm <= 'ca' or comm >= 'cats'",
             False,
         ),
         ("comm != 'a name that no thread can have'", True),
