@@ -262,11 +262,11 @@ def test_of_two_functions_of_one_name_the_right_one_is_read() -> None:
         if which:
 
             def probe(a: Any) -> None:
-                emit(a.one)  # type: ignore[name-defined]  # type: ignore[name-defined]  # noqa: F821
+                emit(a.one)  # type: ignore[name-defined]  # noqa: F821
         else:
 
             def probe(a: Any) -> None:
-                emit(a.two)  # type: ignore[name-defined]  # type: ignore[name-defined]  # noqa: F821
+                emit(a.two)  # type: ignore[name-defined]  # noqa: F821
 
         return probe
 
