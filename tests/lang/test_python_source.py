@@ -105,7 +105,7 @@ def test_a_capture_keeps_the_probe_and_what_it_names_and_nothing_beside_it() -> 
     assert two.source.text == SECRETIVE  # complaints show lines of it
 
     def inner(fd: int) -> None:
-        emit(family=socket.AF_INET)  # type: ignore[name-defined]  # type: ignore[name-defined]  # noqa: F821
+        emit(family=socket.AF_INET)  # type: ignore[name-defined]  # noqa: F821
 
     kept = python.parse_function(inner, ["kprobe:tcp_connect"]).source.kept
     assert kept.startswith("socket.AF_INET = 2\ndef inner(fd: int)")
@@ -202,7 +202,7 @@ class Plain:
 
 def live(sk: Any) -> None:
     if sk.a == WIDE and sk.b == Color.RED and sk.c == socket.AF_INET6 and sk.d == Plain.LEVEL:  # comment
-        emit(sk.x, y=comm == TEXT)  # type: ignore[name-defined]  # type: ignore[name-defined]  # noqa: F821
+        emit(sk.x, y=comm == TEXT)  # type: ignore[name-defined]  # noqa: F821
 
 
 def test_a_live_function_is_read_from_its_text() -> None:
@@ -225,7 +225,7 @@ def test_what_a_function_closes_over_is_constant() -> None:
     hidden, WIDE, flag = 9, 5, True  # noqa: N806
 
     def inner(a: Any) -> None:
-        emit(x=a.b + hidden + WIDE, y=flag, z=later)  # type: ignore[name-defined]  # type: ignore[name-defined]  # noqa: F821
+        emit(x=a.b + hidden + WIDE, y=flag, z=later)  # type: ignore[name-defined]  # noqa: F821
 
     probe = python.parse_function(inner, ["kprobe:f"])
     assert {"hidden": 9, "WIDE": 5, "flag": 1}.items() <= dict(probe.constants).items()
@@ -250,7 +250,7 @@ def test_indented_and_decorated_functions() -> None:
                 that go to the left:
             x
             """
-            emit(a.b)  # type: ignore[name-defined]  # type: ignore[name-defined]  # noqa: F821
+            emit(a.b)  # type: ignore[name-defined]  # noqa: F821
 
     parsed = python.parse_function(probe)
     assert [one.target for one in parsed.attach] == ["one", "two"]
