@@ -1,5 +1,7 @@
 """Words for people: numbers that agree with their nouns, for messages of every room."""
 
+from collections.abc import Mapping
+
 
 def plural(count: int, noun: str, many: str = "") -> str:
     """A number with its noun: `1 event`, `6,055 events`; `many` is the plural where no `s` makes it."""
@@ -9,3 +11,16 @@ def plural(count: int, noun: str, many: str = "") -> str:
 def are(count: int, noun: str) -> str:
     """The same with its verb: `1 event is`, `2 events are`."""
     return f"{plural(count, noun)} {'is' if count == 1 else 'are'}"
+
+
+def lost(count: int, causes: Mapping[str, int]) -> str:
+    """How many events were lost, and why: `none lost`, `7 lost (the disk was full)`, `7 lost (5: …, 2: …)`.
+
+    `causes`: how many of them by each cause.
+    """
+    if not count:
+        return "none lost"
+    if len(causes) == 1:
+        return f"{count:,} lost ({next(iter(causes))})"
+    why = ", ".join(f"{number:,}: {cause}" for cause, number in causes.items())
+    return f"{count:,} lost ({why})" if why else f"{count:,} lost"

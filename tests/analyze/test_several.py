@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kwire.capture import identity
-from kwire.capture.identity import Identity
+from kwire.capture.identity import Identity, Limits
 from kwire.capture.writer import Writer
 from kwire.packets.several import in_order
 
@@ -40,8 +40,8 @@ def numbers(out: str) -> list[int]:
 def test_the_files_of_a_rotation_are_one_capture(rotation: list[str], kwire: Any, tmp_path: Path) -> None:
     mixed = [rotation[2], *reversed(rotation[3:]), rotation[0], rotation[1]]
     status, out, err = kwire("show", "--json", *mixed)
-    assert (status, numbers(out)) == (0, list(range(COUNT)))
-    assert "3 events are lost in 1 hole" in err
+    assert (status, numbers(out)) == (3, list(range(COUNT)))
+    assert "3 events are lost" in err
     assert numbers(kwire("show", "--json", "--tail", "2", *mixed)[1]) == [COUNT - 2, COUNT - 1]
     assert numbers(kwire("show", "--json", "--head", "2", *mixed)[1]) == [0, 1]
     assert kwire("verify", *mixed)[0] == 3
@@ -61,7 +61,7 @@ def test_questions_and_exports_of_several(rotation: list[str], kwire: Any, tmp_p
     assert json.loads(rows) == {"n": COUNT, "s": sum(range(COUNT))}
     assert kwire("query", *rotation[:2])[1].startswith("every probe's table")
     out = tmp_path / "out.parquet"
-    assert kwire("export", *reversed(rotation), "-o", str(out))[0] == 0
+    assert kwire("export", *reversed(rotation), "-o", str(out))[0] == 3
     assert pq.read_table(out)["number"].to_pylist() == list(range(COUNT))
     status, _, err = kwire("export", *rotation, "--format", "csv", "-o", rotation[1])
     assert status == 1
@@ -122,7 +122,7 @@ def test_what_cannot_be_read_is_named(rotation: list[str], kwire: Any, tmp_path:
     cut = tmp_path / "cut.pcapng"
     cut.write_bytes(Path(rotation[1]).read_bytes()[:-30])
     status, _, err = kwire("show", rotation[0], str(cut), rotation[2])
-    assert (status, f"{cut}: cut at byte" in err) == (0, True)
+    assert (status, f"{cut}: cut at byte" in err) == (3, True)
     for options in (["--follow"], ["-V"], ["--sessions"]):
         assert kwire("show", *rotation, *options)[0] == 1
 
@@ -134,11 +134,112 @@ def test_identities(rotation: list[str], tmp_path: Path) -> None:
     assert in_order([rotation[1], rotation[0]]) == [rotation[:2]]
     (tmp_path / "text").write_bytes(b"no capture")
     assert identity.of_file(str(tmp_path / "text")) is None
-    whole, part = Identity("a" * 32, 3), Identity("a" * 32, 3, False)
-    assert identity.held([whole.comment(), "something", part.comment()]) == [whole, part]
-    assert identity.own([whole.comment()]) is None
-    assert identity.repeated([[part], [part]]) == []
-    assert identity.repeated([[part], [whole]]) == [whole]
-    assert identity.repeated([[whole], [part]]) == [part]
-    assert identity.repeated([[whole], [whole], [whole]]) == [whole]
-    assert identity.repeated([[whole, part]]) == []
+    assert identity.own([Identity("a" * 32, 3).comment()]) is None
+
+
+WHOLE = Identity("a" * 32, 3)
+EARLY, LATE = WHOLE.within(Limits(last=10)), WHOLE.within(Limits(first=11))
+SOME = WHOLE.within(Limits())
+PIECES = [WHOLE.within(Limits(pieces=frozenset({("0" * 16, number)}))) for number in range(3)]
+OPENS, READS = (
+    WHOLE.within(Limits(probes=frozenset({identity.digest(probe)}))) for probe in ("kprobe:o", "kprobe:r")
+)
+
+
+@pytest.mark.parametrize(
+    "one", [WHOLE, EARLY, LATE, SOME, *PIECES, OPENS, EARLY.within(Limits(-5, 7, frozenset()))]
+)
+def test_what_a_comment_says_is_read_back(one: Identity) -> None:
+    assert identity.held(["something", one.comment()]) == [one]
+
+
+def test_what_a_comment_cannot_say_may_be_anything() -> None:
+    many = WHOLE.within(Limits(probes=frozenset(map(identity.digest, map(str, range(identity.PROBES + 1))))))
+    assert identity.held([many.comment()]) == [SOME]
+    assert identity.held([f"{SOME.comment()} colour blue to 99999999999999999999 piece x"]) == [SOME]
+
+
+@pytest.mark.parametrize(
+    ("holders", "surely"),
+    [
+        ([[WHOLE]], None),
+        ([[WHOLE, EARLY]], None),
+        ([[WHOLE], [WHOLE], [WHOLE]], True),
+        ([[EARLY], [WHOLE]], True),
+        ([[EARLY], [LATE]], None),
+        ([[EARLY], [EARLY]], False),
+        ([[SOME], [LATE]], False),
+        ([[OPENS], [READS]], None),
+        ([[OPENS], [EARLY]], False),
+        ([[one] for one in PIECES], None),
+        ([PIECES[:2], [PIECES[2]]], None),
+        ([PIECES[:2], [PIECES[1]]], False),
+        ([[PIECES[0]], [WHOLE.within(Limits(pieces=frozenset({("1" * 16, 1)})))]], False),
+        ([[EARLY.within(PIECES[0].part or Limits())], [LATE]], None),
+        ([[Identity("b" * 32, 3)], [WHOLE]], None),
+    ],
+)
+def test_parts_that_are_apart_are_not_the_same(holders: list[list[Identity]], surely: bool | None) -> None:
+    found = identity.repeated(holders)
+    assert [one.surely for one in found] == ([] if surely is None else [surely])
+    assert bool(identity.twice(found)) == (surely is not None)
+
+
+def test_many_parts_are_compared_quickly() -> None:
+    pieces = [WHOLE.within(Limits(pieces=frozenset({("0" * 16, at)}))) for at in range(20_000)]
+    assert identity.repeated([one] for one in pieces) == []
+    times = [WHOLE.within(Limits(at, at)) for at in range(20_000)]
+    assert identity.repeated([one] for one in times) == []
+    assert identity.repeated([one] for one in [*times, times[7]])
+
+
+CUTS = (["--to", "+200ns"], ["--from", "+150ns"], ["--from", "+201ns"])
+
+
+@pytest.fixture
+def cuts(rotation: list[str], kwire: Any, tmp_path: Path) -> list[str]:
+    """Three cuts of one capture: the first and second overlap, the first and third are all of it."""
+    whole = str(tmp_path / "whole.pcapng")
+    kwire("merge", *rotation, "-w", whole)
+    files = [str(tmp_path / f"cut-{number}.pcapng") for number in range(len(CUTS))]
+    for words, file in zip(CUTS, files, strict=True):
+        kwire("cut", whole, *words, "-w", file)
+    return files
+
+
+def test_cuts_that_overlap_are_never_complete_together(cuts: list[str], kwire: Any, tmp_path: Path) -> None:
+    out, both = tmp_path / "out.pcapng", cuts[:2]
+    status, _, err = kwire("merge", *both, "-w", str(out))
+    assert (status, "may overlap" in err, out.exists()) == (1, True, False)
+    for verb in (["show"], ["stats"], ["query"], ["export", "-o", str(tmp_path / "x.csv")]):
+        status, _, err = kwire(*verb, *both)
+        assert (status, "may overlap" in err) == (3, True), verb
+    joined = tmp_path / "joined.pcapng"
+    joined.write_bytes(b"".join(Path(file).read_bytes() for file in both))
+    status, printed, _ = kwire("verify", str(joined))
+    assert (status, "may overlap" in printed) == (3, True)
+
+
+def test_cuts_that_are_apart_are_one_capture_again(cuts: list[str], kwire: Any, tmp_path: Path) -> None:
+    out = str(tmp_path / "out.pcapng")
+    assert kwire("merge", cuts[0], cuts[2], "-w", out)[0] == 3, "three events are lost"
+    assert numbers(kwire("show", "--json", out)[1]) == list(range(COUNT))
+    assert "overlap" not in kwire("stats", cuts[0], cuts[2])[2]
+    status, _, err = kwire("merge", out, cuts[1], "-w", str(tmp_path / "x"))
+    assert (status, "may overlap" in err) == (1, True)
+
+
+def test_a_file_without_an_id_is_known_by_its_beginning(kwire: Any, tmp_path: Path) -> None:
+    data = Path(__file__).parent.parent / "data"
+    for name in ("0.1-capture-little.pcapng", "0.1-session-little.pcap"):
+        path, again = str(data / name), str(tmp_path / name)
+        Path(again).write_bytes((data / name).read_bytes())
+        status, _, err = kwire("merge", path, again, "-w", str(tmp_path / "out.pcapng"))
+        assert (status, "hold the same events" in err) == (1, True)
+        status, _, err = kwire("show", path, again)
+        assert (status, "it is the same capture" in err) == (1, True)
+        parts = [str(tmp_path / f"{number}.pcapng") for number in range(2)]
+        for part in parts:
+            kwire("cut", path, "--from", "+0s", "-w", part)
+        status, _, err = kwire("merge", *parts, "-w", str(tmp_path / "out.pcapng"))
+        assert (status, "may overlap" in err) == (1, True)

@@ -42,20 +42,20 @@ def capture(net: Any, tmp_path: Path) -> str:
 
 def test_events_are_shown_and_the_rest_is_said(capture: str, show: Run) -> None:
     status, lines, err = show(capture, "--json")
-    assert status == 0
+    assert status == 3, "what is not frames may have been some"
     assert [json.loads(line)["fields"]["size"] for line in lines] == list(range(8))
     assert "NOT_FRAMES once: packet 6 at byte" in err
     assert "1 packet is other traffic: 1 ARP" in err
     status, lines, err = show(capture, "--port", "99")
     assert (status, lines) == (0, [])
     assert "7 packets are other traffic: 6 UDP, 1 ARP" in err
-    assert show(capture, "--any-port", "--json")[0] == 0
+    assert show(capture, "--any-port", "--json")[0] == 3
     assert len(show(capture, "--where", "size > 5", "--json")[1]) == 2
 
 
 def test_every_byte_of_every_layer_is_explained(capture: str, show: Run) -> None:
     status, lines, err = show(capture, "-V")
-    assert status == 0
+    assert status == 3
     text = "\n".join(lines)
     for part in (
         "pcap header, at byte 0, 24 bytes",
@@ -172,7 +172,7 @@ main.main()
     theirs.mkdir()
     os.chown(theirs, 65534, 65534)
     command = [sys.executable, "-m", "kwire.cli.main", "export", capture, "-o", str(theirs / "x.csv")]
-    assert subprocess.run(command, capture_output=True, text=True).returncode == 0
+    assert subprocess.run(command, capture_output=True, text=True).returncode == 3
     assert (theirs / "x.csv").stat().st_size > 0
     kwire = [sys.executable, "-m", "kwire.cli.main", "show", capture, "--json"]
     assert subprocess.run(kwire, capture_output=True, text=True).stdout.count("\n") == 8

@@ -15,6 +15,7 @@ from kwire.wire.schema import EARLIEST, LATEST, Schema
 
 if TYPE_CHECKING:
     from kwire.view.filter import Array, Events
+    from kwire.view.render import Test
     from kwire.view.where import Where
 
 
@@ -55,6 +56,16 @@ class Selection:
     def bounded(self) -> bool:
         """Whether there is a range of time."""
         return self.first != EARLIEST or self.last != LATEST
+
+    @property
+    def named(self) -> bool:
+        """Whether only some probes are wanted."""
+        return not (self.glob is None and self._named is None and self._also is None)
+
+    @property
+    def test(self) -> "Callable[[Schema], Test] | None":
+        """What makes the test of each event of a schema by its condition; None where there is none."""
+        return self._where.test if self._where is not None else None
 
     @property
     def conditional(self) -> bool:

@@ -131,7 +131,7 @@ def merge(inputs: Sequence[tuple[Source, Survey]], path: str, progress: Progress
     numbers = Numbers(schema for _, survey in inputs for schema in survey.schemas)
     names = ", ".join(source.name.rsplit("/", 1)[-1] for source, _ in inputs)
     surveys = [survey for _, survey in inputs]
-    comments = [f"kwire merge of {names}", *made_of(surveys, whole=True)]
+    comments = [f"kwire merge of {names}", *made_of(surveys)]
     part = Part(path, numbers, "merge", comments)
     held = max(1 << 10, min(HELD, HELD_ALL // len(inputs)))
     captures, scans = [], []
@@ -152,10 +152,15 @@ def merge(inputs: Sequence[tuple[Source, Survey]], path: str, progress: Progress
 def _check_once(inputs: Sequence[tuple[Source, Survey]]) -> None:
     """KwireError where events would be in the outcome twice."""
     for one in identity.repeated(survey.held for _, survey in inputs):
-        holders = [source.name for source, survey in inputs if one[:2] in {held[:2] for held in survey.held}]
-        first, second = (holders * 2)[:2] if len(holders) == 1 else holders[:2]
-        cause = f"{first} and {second} hold the same events, of {identity.named(one)}"
-        raise KwireError("merge", "", cause, "name each capture once")
+        file = one.file
+        first, second = [
+            source.name for source, survey in inputs if file[:2] in {held[:2] for held in survey.held}
+        ][:2]
+        if one.surely:
+            cause = f"{first} and {second} hold the same events, of {identity.named(file)}"
+            raise KwireError("merge", "", cause, "name each capture once")
+        cause = f"{first} and {second} hold parts of {identity.named(file)} that may overlap"
+        raise KwireError("merge", "", cause, "cut parts whose times or probes are apart")
     for source, survey in inputs:
         if survey.repeated:
             raise KwireError("merge", source.name, survey.repeated, "merge the captures it was made of")

@@ -9,7 +9,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from kwire.analyze.choose import Selection
+from kwire.analyze.choose import Selection, bounded
 from kwire.analyze.moments import duration
 from kwire.analyze.rewrite import Keys, Numbers, Part, made_of, numbered, renumber
 from kwire.analyze.rhythm import stretches
@@ -17,6 +17,7 @@ from kwire.analyze.scan import Picked, Progress, Scan, groups, probe_numbers
 from kwire.analyze.source import Source, check_output
 from kwire.analyze.survey import Seen, Survey
 from kwire.analyze.tables import Tables, unique
+from kwire.capture import identity
 from kwire.capture.walk import EPB_OVERHEAD
 from kwire.capture.writer import STATISTICS_BLOCK, Totals
 from kwire.errors import KwireError
@@ -59,13 +60,22 @@ def cut(
     numbers = Numbers(seen.schema for seen in survey.probes if _concerned(seen, selection))
     whole = not selection.bounded and not selection.conditional
     comment = f"kwire cut of {_name(source)}: {described(selection)}"
-    with Part(path, numbers, "cut", [comment, *made_of([survey], whole=False)]) as part:
+    with Part(path, numbers, "cut", [comment, *made_of([survey], _limits(survey, selection))]) as part:
         part.account(survey, whole=whole)
         with source.open() as capture:
             for picked in Scan(capture, selection, progress).picks():
                 renumber(picked, numbers)
                 part.write(picked.window.data, picked.offsets, numbered(picked, numbers))
         return Piece(path, part.close())
+
+
+def _limits(survey: Survey, selection: Selection) -> identity.Limits:
+    """What a cut says of its events, so that another one can be told to be apart from it."""
+    wanted = {seen.schema.probe for seen in survey.probes if selection.wants(seen.schema)}
+    probes = None
+    if len(wanted) <= identity.PROBES and wanted != {seen.schema.probe for seen in survey.probes}:
+        probes = frozenset(map(identity.digest, wanted))
+    return identity.Limits(bounded(selection.first), bounded(selection.last), probes)
 
 
 def _concerned(seen: Seen, selection: Selection) -> bool:
@@ -139,10 +149,11 @@ class _Pieces:
     A context manager: those that `close` has not ended are given up.
     """
 
-    __slots__ = ("_directory", "_parts", "_source", "_survey", "_taken", "done")
+    __slots__ = ("_directory", "_parts", "_source", "_split", "_survey", "_taken", "done")
 
     def __init__(self, source: Source, survey: Survey, directory: str) -> None:
         self._source, self._survey, self._directory = source, survey, directory
+        self._split = identity.new_split()
         self._taken: set[str] = set()
         self._parts: dict[int, Part] = {}
         self.done: list[Piece] = []
@@ -154,8 +165,9 @@ class _Pieces:
             file = unique(re.sub(r"[^\w.+-]+", "_", name)[:200].strip("._") or "unknown", self._taken)
             path = _target(self._source, self._directory, file)
             comment = f"kwire split of {_name(self._source)} {about}"
+            limits = identity.Limits(pieces=frozenset({(self._split, index)}))
             found = self._parts[index] = Part(
-                path, numbers, "split", [comment, *made_of([self._survey], whole=False)]
+                path, numbers, "split", [comment, *made_of([self._survey], limits)]
             )
             found.account(self._survey, whole=whole)
         return found

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kwire.analyze.scan import Picked, probe_numbers
 from kwire.analyze.survey import Survey
+from kwire.capture.identity import Limits
 from kwire.capture.output import CaptureError
 from kwire.capture.writer import Totals, Writer
 from kwire.wire.frames import Frames
@@ -63,9 +64,9 @@ class Numbers:
         return known[1]
 
 
-def made_of(surveys: Iterable[Survey], *, whole: bool) -> list[str]:
-    """The comments that say which captures' events, all or some of them, are in what is made of these."""
-    held = [one if whole else one._replace(whole=False) for survey in surveys for one in survey.held]
+def made_of(surveys: Iterable[Survey], limits: Limits | None = None) -> list[str]:
+    """The comments that say which captures' events are in what is made of these: those that `limits` say."""
+    held = [one if limits is None else one.within(limits) for survey in surveys for one in survey.held]
     return [one.comment() for one in dict.fromkeys(held)]
 
 

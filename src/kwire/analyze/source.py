@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from kwire.capture.destination import OutputError, descriptor
+from kwire.capture.identity import Identity, of_file
 from kwire.capture.output import CaptureError
 from kwire.packets.open import NetworkCapture, open_capture
 from kwire.packets.several import Several, in_order, name_of
@@ -27,7 +28,7 @@ class Source:
     `room`: bytes of frames that may be kept for the next reading. CaptureError where it cannot be read.
     """
 
-    __slots__ = ("_identity", "_kept", "_options", "_path", "_read", "_room", "name")
+    __slots__ = ("_inode", "_kept", "_options", "_path", "_read", "_room", "name")
 
     def __init__(self, path: str, *, room: int = KEPT, **options: Any) -> None:
         self._room = room
@@ -38,8 +39,8 @@ class Source:
         self._path = path
         try:
             found = os.fstat(0) if path == "-" else os.stat(path)
-            self._identity = (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
-            if path != "-" and self._identity:
+            self._inode = (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
+            if path != "-" and self._inode:
                 return
             self._keep(0 if path == "-" else os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         except OSError as error:
@@ -49,6 +50,11 @@ class Source:
     def size(self) -> int:
         """Bytes of the file."""
         return os.stat(self._path).st_size
+
+    @property
+    def identity(self) -> Identity | None:
+        """Which file it is, by what stands at its beginning."""
+        return of_file(self._path)
 
     def open(self) -> NetworkCapture:
         """Open it for one reading."""
@@ -69,7 +75,7 @@ class Source:
             found = os.stat(path) if number is None else os.fstat(number)
         except OSError:
             return False
-        return (found.st_dev, found.st_ino) == self._identity
+        return (found.st_dev, found.st_ino) == self._inode
 
     def close(self) -> None:
         """Give up what is kept."""
@@ -127,6 +133,11 @@ class Sources(Source):
     @property
     def _all(self) -> list[Source]:
         return [source for group in self._groups for source in group]
+
+    @property
+    def identity(self) -> Identity | None:
+        """None: they are several, each named once."""
+        return None
 
     @property
     def size(self) -> int:

@@ -12,6 +12,7 @@ from kwire.capture import identity
 from kwire.capture.pcapng import StatisticsOption
 from kwire.capture.reader import Mixed, Section
 from kwire.capture.tally import tally
+from kwire.packets.open import NetworkCapture
 from kwire.wire.frame import Code, Type
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Cause, Lost
@@ -52,13 +53,15 @@ class Survey:
 
     `packets` were read and `frames` found in them, `skipped` packets hold no sound frame; `errors` counts
     what was wrong by its name, and `found` tells of each of those that was wrong in packets of a network.
-    `held`: the files of captures whose events are in it; `repeated` says which of them more than once, empty
-    for none.
+    `sessions`: whether it holds some of a network. `held`: the files of captures whose events are in it;
+    `repeated` says which of them more than once, empty for none.
     """
 
     __slots__ = (
+        "_by_section",
         "_complaint",
         "_forgotten",
+        "_sections",
         "ended",
         "errors",
         "first_skipped",
@@ -70,70 +73,90 @@ class Survey:
         "probes",
         "problem",
         "repeated",
+        "sessions",
         "skipped",
         "strangers",
         "unknown_lost",
     )
 
-    def __init__(self, source: Source, progress: Progress | None = None) -> None:
-        """Read the whole capture once; CaptureError where it is none."""
+    def __init__(self, source: Source | None = None, progress: Progress | None = None) -> None:
+        """Read the whole capture once; CaptureError where it is none. Without a source: `add`, then `end`."""
         self.probes: list[Seen] = []
         self.losses = Losses()
         self.unknown_lost = self.strangers = 0
-        capture = source.open()
-        with capture:
-            by_section: dict[int, dict[int, Seen]] = {}  # by section and schema, by their identity
-            sections: list[Section] = []
+        self._by_section: dict[int, dict[int, Seen]] = {}  # by section and schema, by their identity
+        self._sections: list[Section] = []  # in which frames lay
+        if source is None:
+            return
+        with source.open() as capture:
             read = 0
             capture.mixed = True
             for frames in capture:
-                section = capture.section
-                assert section is not None  # frames lie in sections
-                for one in frames.sections if isinstance(frames, Mixed) else (section,):
-                    if id(one) not in by_section:
-                        by_section[id(one)] = {}
-                        sections.append(one)
-                if isinstance(frames, Mixed):
-                    self._mixed(frames, by_section)
-                    continue
-                known = by_section[id(section)]
-                found = tally(frames, section)
-                for number, row in found.known.items():
-                    schema = section.schemas[number]
-                    seen = known.get(id(schema))
-                    if seen is None:
-                        seen = known[id(schema)] = Seen(section, schema)
-                    seen.add(*row)
-                self.strangers += sum(found.strangers.values())
-                if found.others:
-                    self._lost(frames, found.others, section, known)
-                if progress is not None and len(frames):
+                self.add(capture, frames)
+                if progress is not None and not isinstance(frames, Mixed) and len(frames):
                     read += int(frames.offsets[len(frames) - 1]) - int(frames.offsets[0])
                     progress(read)
-            listed = set(map(id, capture.sections))
-            sections = [one for one in sections if id(one) not in listed] + capture.sections
-            for section in sections:  # what had no events too
-                known = by_section.get(id(section), {})
-                self.probes += [known.get(id(one)) or Seen(section, one) for one in section.history]
-            of: dict[tuple[int, int], list[Seen]] = {}
-            for seen in self.probes:
-                of.setdefault((id(seen.section), seen.schema.id), []).append(seen)
-            for section in capture.sections:
-                _told(section, of)
-            holders = [identity.held(section.comments) for section in capture.sections]
-            self.held = tuple(dict.fromkeys(one for holder in holders for one in holder))
-            self.repeated = identity.twice(identity.repeated(holders))
-            self.problem, self.skipped, self.ended = capture.problem, capture.skipped, capture.ended
-            self.first_skipped, self._forgotten = capture.first_skipped, capture.forgotten
-            self._complaint = capture.complaint
-            self.errors, self.packets = dict(capture.errors), capture.packets
-            self.found = dict(capture.found)
-            network, troubles = capture.network, sum(first.count for first in capture.found.values())
-            unsound = sum(self.errors.values()) - troubles  # packets that should be a frame and are not
-            self.frames = capture.packets - network.packets - unsound + network.frames
-            if self.strangers:
-                name = Code.UNKNOWN_SCHEMA.name
-                self.errors[name] = self.errors.get(name, 0) + self.strangers
+            self.end(capture, source)
+
+    def add(self, capture: NetworkCapture, frames: Frames) -> None:
+        """Count what the capture has just given."""
+        section, by_section = capture.section, self._by_section
+        assert section is not None  # frames lie in sections
+        for one in frames.sections if isinstance(frames, Mixed) else (section,):
+            if id(one) not in by_section:
+                by_section[id(one)] = {}
+                self._sections.append(one)
+        if isinstance(frames, Mixed):
+            self._mixed(frames, by_section)
+            return
+        known = by_section[id(section)]
+        found = tally(frames, section)
+        for number, row in found.known.items():
+            schema = section.schemas[number]
+            seen = known.get(id(schema))
+            if seen is None:
+                seen = known[id(schema)] = Seen(section, schema)
+            seen.add(*row)
+        self.strangers += sum(found.strangers.values())
+        if found.others:
+            self._lost(frames, found.others, section, known)
+
+    def end(self, capture: NetworkCapture, source: Source | None = None) -> None:
+        """Take over what the capture says of itself, once it was read as far as it is wanted."""
+        listed = set(map(id, capture.sections))
+        sections = [one for one in self._sections if id(one) not in listed] + capture.sections
+        for section in sections:  # what had no events too
+            known = self._by_section.get(id(section), {})
+            self.probes += [known.get(id(one)) or Seen(section, one) for one in section.history]
+        of: dict[tuple[int, int], list[Seen]] = {}
+        for seen in self.probes:
+            of.setdefault((id(seen.section), seen.schema.id), []).append(seen)
+        for section in capture.sections:
+            _told(section, of)
+        holders = [self._holder(section) for section in capture.sections]
+        if not any(holders) and source is not None and self.events:
+            made = source.identity
+            holders = [] if made is None else [[made]]
+        self.held = tuple(dict.fromkeys(one for holder in holders for one in holder))
+        self.repeated = identity.twice(identity.repeated(holders))
+        self.problem, self.skipped, self.ended = capture.problem, capture.skipped, capture.ended
+        self.first_skipped, self._forgotten = capture.first_skipped, capture.forgotten
+        self._complaint = capture.complaint
+        self.errors, self.packets = dict(capture.errors), capture.packets
+        self.found, self.sessions = dict(capture.found), bool(capture.network.conversations)
+        network, troubles = capture.network, sum(first.count for first in capture.found.values())
+        unsound = sum(self.errors.values()) - troubles  # packets that should be a frame and are not
+        self.frames = capture.packets - network.packets - unsound + network.frames
+        if self.strangers:
+            name = Code.UNKNOWN_SCHEMA.name
+            self.errors[name] = self.errors.get(name, 0) + self.strangers
+
+    def _holder(self, section: Section) -> list[identity.Identity]:
+        """The files whose events a section holds, no more of each than from its first event to its last."""
+        seen = [one for one in self._by_section.get(id(section), {}).values() if one.first is not None]
+        first = min((one.first for one in seen if one.first is not None), default=None)
+        last = max((one.last for one in seen if one.last is not None), default=None)
+        return identity.held(section.comments, first, last)
 
     @property
     def begins(self) -> int:
@@ -154,6 +177,13 @@ class Survey:
     def schemas(self) -> list[Schema]:
         """The schemas of the probes."""
         return [seen.schema for seen in self.probes]
+
+    @property
+    def absent(self) -> int:
+        """Events that the capture's own statistics count and that are not here; below 0: too many are."""
+        return sum(
+            seen.produced - seen.events - seen.lost for seen in self.probes if seen.produced is not None
+        )
 
     def proves(self, seen: Seen) -> bool:
         """Whether the capture proves that nothing of this probe is missing beyond what is counted lost."""

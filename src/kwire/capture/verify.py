@@ -19,7 +19,7 @@ from kwire.capture.tally import tally
 from kwire.capture.writer import Totals
 from kwire.wire.frame import Type
 from kwire.wire.frames import Frames
-from kwire.wire.messages import CAUSES, CPU_UNKNOWN, MERGE_GAP, Cause, Lost
+from kwire.wire.messages import CAUSES, CPU_UNKNOWN, MERGE_GAP, Cause, Lost, cause_text
 from kwire.words import are, plural
 
 MAX_HOLES: Final = 10_000  # holes told apart in a file; more are joined
@@ -90,9 +90,12 @@ class FileReport(NamedTuple):
 
 
 class _Count:
-    """What was counted in one section: by probe, and of probes without a schema."""
+    """What was counted in one section: by probe, and of probes without a schema.
 
-    __slots__ = ("lost", "section", "shared", "stored", "strangers")
+    `first`, `last`: when its first and last event were, wall-clock ns; None without any.
+    """
+
+    __slots__ = ("first", "last", "lost", "section", "shared", "stored", "strangers")
 
     def __init__(self, section: Section) -> None:
         self.section = section
@@ -100,6 +103,8 @@ class _Count:
         self.lost: Counter[int] = Counter()
         self.shared: Counter[int] = Counter()
         self.strangers = 0
+        self.first: int | None = None
+        self.last: int | None = None
 
 
 class _Holes:
@@ -129,7 +134,7 @@ class _Holes:
                 first, last = (min(times), max(times)) if times else (None, None)
                 self.found[at] = old._replace(first=first, last=last, count=old.count + loss.count)
                 return
-        cause = CAUSES[Cause(loss.cause)] if loss.cause in CAUSES else f"cause {loss.cause}"
+        cause = cause_text(loss.cause)
         if len(self.found) >= MAX_HOLES + len(CAUSES):
             old = self.found[-1]
             self.found[-1] = old._replace(probe="", cpu=None, count=old.count + loss.count)
@@ -174,7 +179,7 @@ def verify_capture(capture: Capture) -> FileReport:
         # A session that is whole says by its protocol what was produced: what came, and what LOST counts.
         found = _balances(known, problems, cut=capture.problem is not None, silent=told is not None)
         balances += found if told != "" else [one.balanced() for one in found]
-    again = identity.twice(identity.repeated(identity.held(one.comments) for one in capture.sections))
+    again = identity.twice(identity.repeated(_holder(counts.get(id(one)), one) for one in capture.sections))
     if again:
         problems.append(again)
     number, next_number, name = _sequence(capture.sections)
@@ -198,8 +203,11 @@ def verify_set(reports: Iterable[FileReport]) -> list[str]:
 
 def _add(count: _Count, holes: _Holes, frames: Frames) -> None:
     found = tally(frames, count.section)
-    for number, (events, _, _) in found.known.items():
+    for number, (events, first, last) in found.known.items():
         count.stored[number] += events
+        wall = count.section.schemas[number].wall
+        count.first = wall(first) if count.first is None else min(count.first, wall(first))
+        count.last = wall(last) if count.last is None else max(count.last, wall(last))
     count.strangers += sum(found.strangers.values())
     for index in found.others:
         if frames.header(index).type != Type.LOST:
@@ -209,6 +217,13 @@ def _add(count: _Count, holes: _Holes, frames: Frames) -> None:
         if loss.cause == Cause.MISSED_SHARED:
             count.shared[loss.probe] += loss.count
         holes.add(count.section, loss)
+
+
+def _holder(count: _Count | None, section: Section) -> list[identity.Identity]:
+    """The files whose events a section holds."""
+    if count is None:
+        return identity.held(section.comments)
+    return identity.held(section.comments, count.first, count.last)
 
 
 def _balances(count: _Count, problems: list[str], *, cut: bool, silent: bool = False) -> list[Balance]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kwire.cli import probes, tracing, values
 from kwire.cli.process import ending_signals
+from kwire.cli.status import FAILED, NOT_WHOLE, OK, of_command, worst
 from kwire.errors import KwireError
 from kwire.live.command import Command
 from kwire.live.environment import complete
@@ -19,7 +20,7 @@ from kwire.stream.address import Address, check_secure, parse
 from kwire.stream.arguments import add_transport_arguments, session_settings, tls_options, watch
 from kwire.view.text import safe
 from kwire.wire.settings import Settings
-from kwire.words import are, plural
+from kwire.words import are, lost, plural
 
 if TYPE_CHECKING:
     from kwire.stream.agent import Agent, Courier, Recovered
@@ -57,8 +58,6 @@ MEMORY, SPOOL_SIZE = 64 << 20, 4 << 30
 COMMAND = True
 LEAST_MEMORY = 1 << 20
 GRACE = 10.0
-LOST = 3
-"""The exit status where events were lost, or nobody knows whether: that of `kwire verify`."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -193,7 +192,7 @@ def _listen(args: argparse.Namespace) -> int:
     _print(args, {"sessions": front.sessions, "traces": front.traces, "lost": lost}, text)
     if left:
         say(f"{plural(left, 'client')} did not come back in time: {plural(lost, 'event')} lost")
-    return LOST if lost else status or bool(loop.failures)
+    return worst(NOT_WHOLE if lost else OK, FAILED if status or loop.failures else OK)
 
 
 def say(text: str) -> None:
@@ -297,7 +296,7 @@ def _run(
         finally:
             agent.close()
             line.loop.close()
-    return _report(args, agent, plan, processes.command) or bool(refused)
+    return _report(args, agent, plan, processes.command, refused)
 
 
 def _confine(args: argparse.Namespace, addresses: list[Address]) -> None:
@@ -324,7 +323,7 @@ def _deliver(args: argparse.Namespace, line: "Line", recovered: "list[Recovered]
     told = {"recovered": len(recovered), "delivered": delivered, "refused": refused, "lost": courier.gone}
     lost = f", {plural(courier.gone, 'event')} lost" if courier.gone else ""
     _print(args, told, f"{plural(delivered, 'recording')} delivered{lost}")
-    return _status(courier, args.spool) or bool(refused)
+    return worst(_status(courier, args.spool), FAILED if refused else OK)
 
 
 def _status(courier: "Courier", spool: str) -> int:
@@ -338,21 +337,23 @@ def _status(courier: "Courier", spool: str) -> int:
     if courier.missing or (not courier.finished and not courier.kept):
         say(unfinished(courier.missing, "", address))
     if courier.missing or courier.gone or courier.unknown:
-        return LOST
-    return 0 if courier.finished else 1
+        return NOT_WHOLE
+    return OK if courier.finished else FAILED
 
 
-def _report(args: argparse.Namespace, agent: "Agent", plan: Plan, command: Command | None) -> int:
+def _report(
+    args: argparse.Namespace, agent: "Agent", plan: Plan, command: Command | None, refused: int
+) -> int:
     from kwire.stream.agent import summary
 
     told = summary(agent, plan.schemas)
     if command and command.ended() and command.status is not None:
         told["command_status"] = os.waitstatus_to_exitcode(command.status)
-    lost = f"{told['lost']:,} lost" if told["lost"] else "none lost"
+    gone = lost(told["lost"], told["causes"])
     acknowledged = f"{told['acknowledged']:,} acknowledged by {agent.line.address}"
-    _print(args, told, f"{plural(told['events'], 'event')}, {lost}, {acknowledged}")
-    status = _status(agent, args.spool)
-    return LOST if told["lost"] else status or tracing.exit_status(told, args)
+    _print(args, told, f"{plural(told['events'], 'event')}, {gone}, {acknowledged}")
+    own = worst(NOT_WHOLE if told["lost"] else OK, _status(agent, args.spool), FAILED if refused else OK)
+    return of_command(told.get("command_status"), own, wanted=not args.no_command_status)
 
 
 def unfinished(waiting: int, spool: str, address: str) -> str:

@@ -11,6 +11,7 @@ from kwire.analyze.moments import moment
 from kwire.analyze.source import Source
 from kwire.analyze.survey import Survey
 from kwire.capture.writer import Totals
+from kwire.cli.status import NOT_WHOLE, OK
 from kwire.cli.zone import add_utc
 from kwire.errors import KwireError
 from kwire.packets.tables import KWIRE_PORT
@@ -22,22 +23,21 @@ from kwire.words import are, plural
 if TYPE_CHECKING:
     from kwire.packets.network import First
 
-LEFT_OUT = 3
-"""Exit status: the answer is not of all events that the capture holds."""
-
 CAPTURES = "a capture, or several: the files of a rotation, or of several machines; - is standard input"
 TIMES = "2026-03-01T12:30:00, 12:30:00, +5s from the beginning, -5s from the end, or nanoseconds"
 
 
-def add_choice(parser: argparse.ArgumentParser, *, where: bool = True) -> None:
-    """Add the arguments that choose events."""
+def add_choice(parser: argparse.ArgumentParser, *, live: bool = False) -> None:
+    """Add the arguments that choose events; `live`: those that come, whenever that is."""
     parser.add_argument("--probe", metavar="GLOB", help="only probes that match: 'kprobe:tcp_*', '*open*'")
-    if where:
-        parser.add_argument("--where", metavar="EXPR", help="only events for which this is true")
-    parser.add_argument("--from", dest="begin", metavar="TIME", help=f"not before: {TIMES}")
-    parser.add_argument("--to", dest="end", metavar="TIME", help="not after; the same forms")
+    parser.add_argument("--where", metavar="EXPR", help="only events for which this is true")
     add_utc(parser)
     add_ports(parser)
+    if live:
+        parser.set_defaults(begin=None, end=None)
+        return
+    parser.add_argument("--from", dest="begin", metavar="TIME", help=f"not before: {TIMES}")
+    parser.add_argument("--to", dest="end", metavar="TIME", help="not after; the same forms")
 
 
 def add_ports(parser: argparse.ArgumentParser) -> None:
@@ -60,17 +60,7 @@ def _port(text: str) -> int:
 
 def selection(args: argparse.Namespace, survey: Survey, name: str) -> Selection:
     """What the arguments choose; KwireError where they cannot be understood or no probe matches."""
-    first, last = EARLIEST, LATEST
-    if args.begin is not None:
-        first = moment(args.begin, survey.begins, survey.ends, "--from")
-    if args.end is not None:
-        last = moment(args.end, survey.begins, survey.ends, "--to")
-    where = None
-    if getattr(args, "where", None) is not None:
-        from kwire.view.where import Where
-
-        where = Where(args.where, "--where")
-    chosen = Selection(args.probe, where, first, last)
+    chosen = wanted(args, survey)
     try:
         chosen.check(survey.schemas, name)
     except KwireError as error:
@@ -79,6 +69,21 @@ def selection(args: argparse.Namespace, survey: Survey, name: str) -> Selection:
         cure = "a source repeats its SCHEMAs: capture for longer"
         raise KwireError(error.operation, error.subject, strangers(survey.strangers), cure) from None
     return chosen
+
+
+def wanted(args: argparse.Namespace, survey: Survey | None = None) -> Selection:
+    """The same, not yet held against the probes; times are those of a capture that was looked at."""
+    first, last = EARLIEST, LATEST
+    if survey is not None and args.begin is not None:
+        first = moment(args.begin, survey.begins, survey.ends, "--from")
+    if survey is not None and args.end is not None:
+        last = moment(args.end, survey.begins, survey.ends, "--to")
+    where = None
+    if args.where is not None:
+        from kwire.view.where import Where
+
+        where = Where(args.where, "--where")
+    return Selection(args.probe, where, first, last)
 
 
 class Progress:
@@ -124,6 +129,11 @@ def survey(source: Source) -> Survey:
         progress.done()
 
 
+def lossy(*written: Totals) -> int:
+    """The exit status of captures that were made, by their sums."""
+    return NOT_WHOLE if any(sums.lost for sums in written) else OK
+
+
 def totals(sums: Totals) -> str:
     """The sums of a capture that was written, in words."""
     lost = f" and {sums.lost:,} counted lost" if sums.lost else ""
@@ -131,34 +141,57 @@ def totals(sums: Totals) -> str:
 
 
 def warn(name: str, found: Survey) -> int:
-    """What keeps a capture that was read from being proven, on standard error; gives the exit status."""
-    lines = []
+    """What of a capture keeps one made of it from being whole, or proven, on standard error.
+
+    Gives the exit status, but for the losses that were chosen: those are counted in what was made.
+    """
     if not all(map(found.proves, found.probes)):
         what = "it does not prove complete; what is made of it does not either, and 'kwire verify' says so"
-        lines.append(what)
-    if found.problem:
-        lines.append(found.problem)
-    return _say(name, [*lines, *_strangers(found)], found)
+        say(name, what)
+    return notes(name, found, made=True)
 
 
-def notes(name: str, found: Survey, undecodable: int = 0) -> int:
-    """What a reader must know of the capture, on standard error; gives the exit status."""
-    lines = []
+def notes(
+    name: str,
+    found: Survey,
+    undecodable: int = 0,
+    *,
+    shown: bool = False,
+    stopped: bool = False,
+    made: bool = False,
+) -> int:
+    """What a reader must know of the capture, on standard error; gives the exit status.
+
+    `shown`: what cannot be decoded is shown as such. `stopped`: it was not read to its end. `made`: it was
+    read to make another capture of it.
+    """
+    wrong = list(_wrong(found, undecodable, "" if shown else ", and left out"))
+    if found.losses.total and not made:
+        wrong.append(f"{are(found.losses.total, 'event')} lost; 'kwire verify' names the holes")
+    if found.absent and not (stopped or found.problem):
+        events, here = are(abs(found.absent), "event"), "missing" if found.absent > 0 else "too many"
+        wrong.append(f"{events} {here} by its own statistics; 'kwire verify' names the probes")
+    for line in wrong:
+        say(name, line)
+    if not (found.problem or found.ended or stopped or made):
+        killed = "it has no closing statistics: its recorder was killed, or is still recording"
+        say(name, "it does not hold the end of every session" if found.sessions else killed)
+    return NOT_WHOLE if wrong else OK
+
+
+def _wrong(found: Survey, undecodable: int, left: str) -> Iterator[str]:
+    """Why what was read is not all there was, or has events twice."""
     if found.problem:
-        lines.append(f"{found.problem}; everything before is used")
-    elif not found.ended:
-        lines.append("it has no closing statistics: its recorder was killed, or is still recording")
+        yield f"{found.problem}; everything before is used"
     if found.repeated:
-        lines.append(found.repeated)
+        yield found.repeated
     if found.skipped and not found.found:
-        lines.append(f"{plural(found.skipped, 'packet')} without a sound frame; {found.first_skipped}")
-    lines += named(found.found)
-    lines += _strangers(found)
+        yield f"{plural(found.skipped, 'packet')} without a sound frame; {found.first_skipped}"
+    yield from named(found.found)
+    if found.strangers:
+        yield f"{strangers(found.strangers)}{left}"
     if undecodable:
-        lines.append(f"{are(undecodable, 'event')} not as the schemas say, and left out")
-    if found.losses.total:
-        lines.append(f"{are(found.losses.total, 'event')} lost; 'kwire verify' names the holes")
-    return _say(name, lines, found, undecodable)
+        yield f"{are(undecodable, 'event')} not as the schemas say{left}"
 
 
 def named(found: "Mapping[str, First]") -> Iterator[str]:
@@ -173,11 +206,6 @@ def strangers(count: int) -> str:
     return f"{are(count, 'event')} of probes that no SCHEMA describes ({Code.UNKNOWN_SCHEMA.name})"
 
 
-def _strangers(found: Survey) -> list[str]:
-    return [f"{strangers(found.strangers)}, and left out"] if found.strangers else []
-
-
-def _say(name: str, lines: list[str], found: Survey, undecodable: int = 0) -> int:
-    for line in lines:
-        sys.stderr.write(f"kwire: {safe(name)}: {safe(line)}\n")
-    return LEFT_OUT if found.strangers or undecodable else 0
+def say(name: str, line: str) -> None:
+    """A line about a capture, on standard error."""
+    sys.stderr.write(f"kwire: {safe(name)}: {safe(line)}\n")

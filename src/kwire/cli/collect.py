@@ -10,6 +10,7 @@ from typing import Any
 
 from kwire.cli import values
 from kwire.cli.process import ending_signals
+from kwire.cli.status import FAILED, NOT_WHOLE, OK, worst
 from kwire.cli.tracing import CLEAR_LINE, allow_descriptors, human_size
 from kwire.errors import KwireError
 from kwire.stream import confinement
@@ -28,7 +29,7 @@ from kwire.stream.news import News
 from kwire.stream.store import Options
 from kwire.view.text import safe
 from kwire.wire.settings import Settings
-from kwire.words import plural
+from kwire.words import lost, plural
 
 HELP = "collect the events of agents into captures"
 
@@ -47,9 +48,6 @@ examples:
   kwire collect --listen unix:/run/kwire.sock --merge all.pcapng
   kwire collect --from tls:web1 --from tls:web2 -w captures --rotate 100M
 """
-
-LOST = 3
-"""Exit status where events were lost, or what agents produced is unknown: that of `kwire verify`."""
 
 DEFAULT = "captures"
 TICK = 0.5
@@ -239,9 +237,7 @@ class Run:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Collect; 0 when all went well, 3 where events were lost or what there was is not known, 1 where
-    something else was wrong with what came.
-    """
+    """Collect; the exit status."""
     if not args.listen and not args.origins:
         raise KwireError("collect", "", "from whom?", "name an address with --listen or --from")
     allow_descriptors()
@@ -260,26 +256,21 @@ def run(args: argparse.Namespace) -> int:
 
         sys.stdout.write(json.dumps(summary) + "\n")
     report(summary)
-    if summary["lost"] or (summary["unproven"] and not job.left):
-        return LOST
-    return 1 if summary["problems"] or summary["failures"] else 0
+    missing = summary["lost"] or (summary["unproven"] and not job.left)
+    wrong = summary["problems"] or summary["failures"]
+    return worst(NOT_WHOLE if missing else OK, FAILED if wrong else OK)
 
 
 def report(summary: dict[str, Any]) -> None:
     """Say on standard error what was collected, a line a host."""
     for host in summary["hosts"]:
-        lost = "none lost"
-        if host["lost"]:
-            causes = ", ".join(f"{count:,}: {cause}" for cause, count in host["causes"].items())
-            lost = f"{host['lost']:,} lost ({causes})"
-        name = (
-            "".join(char if char.isprintable() else ascii(char)[1:-1] for char in host["host"]) or "unknown"
-        )
+        gone = lost(host["lost"], host["causes"])
+        name = safe(host["host"]) or "unknown"
         files = ", ".join(host["files"][:3]) + (" …" if len(host["files"]) > 3 else "")
         still = ""
         if unproven := host["unproven"]:
             still = f"; not proven complete: {plural(unproven, 'session')}"
-        sys.stderr.write(f"{name}: {plural(host['events'], 'event')}, {lost}, in {files}{still}\n")
+        sys.stderr.write(f"{name}: {plural(host['events'], 'event')}, {gone}, in {files}{still}\n")
     if not summary["hosts"]:
         sys.stderr.write("no events\n")
 

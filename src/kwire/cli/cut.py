@@ -3,7 +3,8 @@
 import argparse
 import sys
 
-from kwire.cli.choosing import Progress, add_choice, ports, selection, survey, totals, warn
+from kwire.cli.choosing import Progress, add_choice, lossy, ports, selection, survey, totals, warn
+from kwire.cli.status import worst
 from kwire.errors import KwireError
 from kwire.view.text import safe
 
@@ -44,6 +45,6 @@ def run(args: argparse.Namespace) -> int:
             piece = cut(source, found, chosen, args.write, progress)
         finally:
             progress.done()
-        status = warn(source.name, found)
+        status = worst(warn(source.name, found), lossy(piece.totals))
         sys.stderr.write(f"{totals(piece.totals)} of {found.events:,}, {safe(args.write)}\n")
     return status

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from kwire.cli.choosing import named
 from kwire.cli.decode import judged, object_of, plain, text_of, verdict_of
 from kwire.view.text import WallClock, safe
 from kwire.words import are, plural
@@ -260,10 +259,9 @@ def summary(capture: NetworkCapture) -> None:
     )
 
 
-def troubles(capture: NetworkCapture) -> Iterator[str]:
-    """What a reader must know of the packets: errors with their counts, what was tolerated, other traffic."""
+def remarks(capture: NetworkCapture) -> Iterator[str]:
+    """What was tolerated in packets of a network, and what other traffic there is."""
     network = capture.network
-    yield from named(network.found)
     if network.remarks:
         from kwire.packets.tables import Remark
 

@@ -4,7 +4,8 @@ import argparse
 import sys
 from contextlib import ExitStack
 
-from kwire.cli.choosing import Progress, add_ports, ports, survey, totals, warn
+from kwire.cli.choosing import Progress, add_ports, lossy, ports, survey, totals, warn
+from kwire.cli.status import worst
 from kwire.errors import KwireError
 from kwire.view.text import safe
 
@@ -45,6 +46,6 @@ def run(args: argparse.Namespace) -> int:
             sums = merge(inputs, args.write, progress)
         finally:
             progress.done()
-        status = max([warn(source.name, found) for source, found in inputs])
+        status = worst(lossy(sums), *(warn(source.name, found) for source, found in inputs))
     sys.stderr.write(f"{totals(sums)}, {safe(args.write)}\n")
     return status

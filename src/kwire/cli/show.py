@@ -1,26 +1,23 @@
 """`kwire show`: print a capture of any kind as a table or as JSON lines, or explain every byte of it."""
 
 import argparse
+import os
 import sys
-from collections.abc import Iterable, Iterator
-from fnmatch import fnmatchcase
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from kwire.capture import identity
+from kwire.analyze.choose import Selection
+from kwire.analyze.source import source_of
+from kwire.analyze.survey import Survey
 from kwire.capture.input import Source
-from kwire.cli.choosing import CAPTURES, LEFT_OUT, add_ports, ports, strangers
-from kwire.cli.zone import add_utc
+from kwire.cli.choosing import CAPTURES, add_choice, named, notes, ports, say, survey, wanted
+from kwire.cli.status import NOT_WHOLE, OK
 from kwire.errors import KwireError
 from kwire.packets.open import NetworkCapture, open_capture
 from kwire.view.render import Format, Head, Ordered, Renderer, Tail
 from kwire.view.text import safe, style
 from kwire.wire.frames import Frames
 from kwire.wire.schema import Schema
-from kwire.words import are, plural
-
-if TYPE_CHECKING:
-    from kwire.view.where import Where
 
 HELP = "print a capture as a table or as JSON, or explain its bytes"
 
@@ -35,7 +32,7 @@ examples:
   kwire show demo.pcapng
   kwire show demo.pcapng --where 'pid == 4242 and comm == "curl"' --head 20
   kwire show demo.pcapng --probe '*connect*' --json | jq .fields
-  kwire show demo.pcapng --columns time,pid,filename,ret --tail 20
+  kwire show demo.pcapng --from +5s --to +6s --columns time,pid,filename,ret
   kwire record tracepoint:sched:sched_switch -w - | kwire show -
   kwire show network.pcap.zst --port 9000       frames in UDP and TCP of a network
   kwire show network.pcap -V --head 1           every field of every layer
@@ -52,13 +49,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", metavar="FILE", nargs="+", help=CAPTURES)
     parser.add_argument("--follow", action="store_true", help="at the end of a file wait for more")
     add_showing(parser)
+    add_choice(parser)
 
 
 def add_showing(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that say what is shown, and how."""
     parser.add_argument("--json", action="store_true", help="one object a line: an event, a packet or a step")
-    parser.add_argument("--probe", metavar="GLOB", help="only probes that match: 'kprobe:tcp_*', '*open*'")
-    parser.add_argument("--where", metavar="EXPR", help="only events for which this is true")
     how = "stop after so many events, or packets with -V"
     ends = parser.add_mutually_exclusive_group()
     ends.add_argument("--head", metavar="N", type=_count, help=how)
@@ -68,13 +64,11 @@ def add_showing(parser: argparse.ArgumentParser) -> None:
     times = parser.add_mutually_exclusive_group()
     times.add_argument("--relative", action="store_true", help="times in seconds since the first event shown")
     times.add_argument("--delta", action="store_true", help="times in seconds since the event before")
-    add_ports(parser)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("-V", dest="layers", action="store_true", help="explain every field of every layer")
     which.add_argument("--sessions", action="store_true", help="follow each session through its states")
     parser.add_argument("--all", action="store_true", help="with --sessions: every frame, not only changes")
     parser.add_argument("--wide", action="store_true", help="do not cut lines to the terminal's width")
-    add_utc(parser)
 
 
 def _count(text: str) -> int:
@@ -92,74 +86,82 @@ def _columns(text: str) -> list[str]:
 
 def run(args: argparse.Namespace) -> int:
     """Show the capture; its defects on standard error at the end."""
-    if len(args.files) == 1:
-        return show(args, args.files[0], follow=args.follow)
-    if args.follow or args.layers or args.sessions:
+    packets, times = args.layers or args.sessions, args.begin is not None or args.end is not None
+    if len(args.files) > 1 and (args.follow or packets):
         raise KwireError("show", "", "--follow, -V and --sessions are for one file", "name one")
-    from kwire.analyze.source import source_of
-
-    with source_of(args.files, **ports(args)) as source, source.open() as capture:
-        return _events(args, capture)
+    if packets or (len(args.files) == 1 and not times):
+        return show(args, args.files[0], follow=args.follow)
+    with source_of(args.files, **ports(args)) as source:
+        selection = wanted(args, survey(source) if times else None)
+        if args.follow and os.path.isfile(args.files[0]):
+            capture = open_capture(args.files[0], **ports(args), follow=True)
+        else:
+            capture = source.open()
+        with capture:
+            return _events(args, capture, selection)
 
 
 def show(args: argparse.Namespace, source: Source, *, follow: bool = False) -> int:
     """Show what comes from `source`, as `args` say."""
-    watcher: Any = None
-    if args.layers or args.sessions:
-        if args.where is not None or args.probe is not None:
-            raise KwireError("show", "", "--where and --probe choose events, not packets")
-        if args.tail is not None or args.columns or args.relative or args.delta:
-            raise KwireError(
-                "show", "", "--tail, --columns, --relative and --delta are for events, not packets"
-            )
-        from kwire.cli import layers
+    if not (args.layers or args.sessions):
+        with open_capture(source, **ports(args), follow=follow) as capture:
+            return _events(args, capture, wanted(args))
+    if not (args.where is args.probe is args.begin is args.end is None):
+        raise KwireError("show", "", "--where, --probe, --from and --to choose events, not packets")
+    if args.tail is not None or args.columns or args.relative or args.delta:
+        raise KwireError("show", "", "--tail, --columns, --relative and --delta are for events, not packets")
+    from kwire.cli import layers
 
-        if args.sessions:
-            from kwire.packets.follow import Follower
+    watcher: Any
+    if args.sessions:
+        from kwire.packets.follow import Follower
 
-            watcher = Follower(layers.Steps(json=args.json, every=args.all))
-        else:
-            from kwire.packets.explain import Teller
+        watcher = Follower(layers.Steps(json=args.json, every=args.all))
+    else:
+        from kwire.packets.explain import Teller
 
-            watcher = Teller()
+        watcher = Teller()
     with open_capture(source, **ports(args), follow=follow, watcher=watcher) as capture:
         try:
             if args.layers:
                 layers.explain(capture, watcher, json=args.json, head=args.head)
-            elif args.sessions:
-                layers.sessions(capture, watcher, json=args.json)
             else:
-                return _events(args, capture)
+                layers.sessions(capture, watcher, json=args.json)
         except KeyboardInterrupt:
             if capture.regular:
                 raise
         if args.json:
             layers.summary(capture)
         sys.stdout.flush()
-        _say(capture, [*_ends(capture), *layers.troubles(capture)])
-    return 0
+        wrong = [f"{capture.problem}; everything before is shown"] if capture.problem else []
+        wrong += named(capture.network.found)
+        for line in (*wrong, *layers.remarks(capture)):
+            say(capture.name, line)
+    return NOT_WHOLE if wrong or capture.skipped else OK
 
 
-def _events(args: argparse.Namespace, capture: NetworkCapture) -> int:
+def _events(args: argparse.Namespace, capture: NetworkCapture, selection: Selection) -> int:
     """Show the events of a capture; its defects on standard error at the end."""
-    from kwire.cli.layers import troubles
+    from kwire.cli.layers import remarks
 
-    where = None
-    if args.where is not None:
-        from kwire.view.where import Where
-
-        where = Where(args.where, "--where")
-    names = _Names(args.probe, where)
+    names, seen = _Names(selection), Survey()
     chunks = iter(capture)
     first = next(chunks, None)  # now the first section's probes are known
     names.check(capture)
-    format = _format(args, [schema for schema in capture.schemas.values() if names.wanted(schema)])
-    renderer = Renderer(format, names.wanted if args.probe else None, where.test if where else None)
+    format = _format(args, [schema for schema in capture.schemas.values() if selection.wants(schema)])
+    renderer = Renderer(
+        format,
+        selection.wants if selection.named else None,
+        selection.test,
+        selection.first,
+        selection.last,
+    )
     out = _out(args, format, capture)
     done = False
     try:
         for frames in chain(() if first is None else (first,), chunks):
             names.check(capture)
+            seen.add(capture, frames)
             done = _rows(renderer, out, frames, capture, args.head)
             if done:
                 break
@@ -168,33 +170,24 @@ def _events(args: argparse.Namespace, capture: NetworkCapture) -> int:
     except KeyboardInterrupt:
         if capture.regular:
             raise
+        done = True
     out.flush()
-    _say(capture, [*_notes(capture, renderer, stopped=done), *troubles(capture)])
-    return LEFT_OUT if renderer.strangers or renderer.undecodable else 0
-
-
-def _say(capture: NetworkCapture, notes: Iterable[str]) -> None:
-    for note in notes:
-        sys.stderr.write(f"kwire: {safe(capture.name)}: {safe(note)}\n")
+    seen.end(capture)
+    status = notes(capture.name, seen, renderer.undecodable, shown=True, stopped=done)
+    for line in remarks(capture):
+        say(capture.name, line)
+    return status
 
 
 class _Names:
     """What --probe and --where name: looked at once for each set of probes, errors said before the events."""
 
-    __slots__ = ("_glob", "_matched", "_seen", "_where")
+    __slots__ = ("_matched", "_seen", "_selection")
 
-    def __init__(self, glob: str | None, where: "Where | None") -> None:
-        self._glob = glob
-        self._where = where
+    def __init__(self, selection: Selection) -> None:
+        self._selection = selection
         self._seen: set[str] = set()
-        self._matched = glob is None
-
-    def wanted(self, schema: Schema) -> bool:
-        """Whether --probe names this probe."""
-        if self._glob is None:
-            return True
-        spec = schema.probe
-        return any(fnmatchcase(text, self._glob) for text in (spec, spec.split("(", 1)[0], schema.target))
+        self._matched = False
 
     def check(self, capture: NetworkCapture) -> None:
         """KwireError where no probe matches or --where cannot be evaluated for one that does."""
@@ -203,12 +196,10 @@ class _Names:
         if not new:
             return
         self._seen |= new
-        self._matched = self._matched or any(map(self.wanted, schemas))
-        if not self._matched:
-            shown = ", ".join(map(safe, sorted(self._seen)[:5])) + (" …" if len(self._seen) > 5 else "")
-            raise KwireError("show", capture.name, f"no probe matches {self._glob!r}", f"there are: {shown}")
-        if self._where:
-            self._where.check(filter(self.wanted, schemas))
+        if self._matched and not any(map(self._selection.wants, schemas)):
+            return
+        self._selection.check(schemas, capture.name)
+        self._matched = True
 
 
 def _format(args: argparse.Namespace, schemas: list[Schema]) -> Format:
@@ -262,31 +253,3 @@ def _rows(
             break
         out.add(renderer.rows(frames.select([index]), capture.schemas))
     return renderer.events >= head
-
-
-def _ends(capture: NetworkCapture) -> Iterator[str]:
-    """Where reading stopped before the end."""
-    if capture.problem:
-        yield f"{capture.problem}; everything before is shown"
-
-
-def _notes(capture: NetworkCapture, renderer: Renderer, *, stopped: bool) -> Iterator[str]:
-    """What a reader must know of the capture, for standard error."""
-    yield from _ends(capture)
-    again = identity.twice(identity.repeated(identity.held(one.comments) for one in capture.sections))
-    if again:
-        yield again
-    if not capture.problem and not stopped and not capture.ended:
-        if capture.network.conversations:
-            yield "the capture does not hold the end of every session"
-        else:
-            yield "it has no closing statistics: its recorder was killed, or is still recording"
-    if capture.skipped and not capture.network.found:
-        yield f"{plural(capture.skipped, 'packet')} without a sound frame; {capture.first_skipped}"
-    if renderer.strangers:
-        yield strangers(renderer.strangers)
-    if renderer.undecodable:
-        yield f"{are(renderer.undecodable, 'event')} not as the schemas say"
-    if renderer.lost:
-        holes = plural(renderer.holes, "hole")
-        yield f"{are(renderer.lost, 'event')} lost in {holes}; 'kwire verify' names them"

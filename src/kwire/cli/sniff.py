@@ -17,6 +17,7 @@ from typing import IO, Final, cast
 from kwire.capture import pcapng
 from kwire.capture.destination import Destination, OutputError, is_standard_output
 from kwire.cli import values
+from kwire.cli.choosing import add_choice
 from kwire.cli.process import ending_signals
 from kwire.cli.show import add_showing, show
 from kwire.errors import KwireError
@@ -56,6 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", metavar="N", type=_seconds, help="stop after so long")
     parser.add_argument("--promiscuous", action="store_true", help="listen to packets for others too")
     add_showing(parser)
+    add_choice(parser, live=True)
 
 
 def _seconds(text: str) -> float:

@@ -3,7 +3,8 @@
 import argparse
 import sys
 
-from kwire.cli.choosing import Progress, add_ports, ports, survey, totals, warn
+from kwire.cli.choosing import Progress, add_ports, lossy, ports, survey, totals, warn
+from kwire.cli.status import worst
 from kwire.cli.zone import add_utc
 from kwire.view.text import safe
 
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
             pieces = split(source, found, args.by, args.write, progress)
         finally:
             progress.done()
-        status = warn(source.name, found)
+        status = worst(warn(source.name, found), lossy(*(piece.totals for piece in pieces)))
     for piece in pieces:
         sys.stdout.write(f"{safe(piece.path)}: {totals(piece.totals)}\n")
     return status

@@ -21,6 +21,7 @@ from kwire.capture.destination import OutputError, is_standard_output
 from kwire.capture.writer import Writer
 from kwire.cli import values
 from kwire.cli.process import ending_signals
+from kwire.cli.status import NOT_WHOLE, OK, of_command
 from kwire.kernel import privileges
 from kwire.live.command import Command
 from kwire.live.environment import complete
@@ -29,10 +30,11 @@ from kwire.live.processes import Processes
 from kwire.live.recorder import Limits, Recorder, Sink
 from kwire.live.summary import Counts, summarize
 from kwire.live.tracer import Tracer
+from kwire.view.text import safe
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
 from kwire.wire.schema import Schema
-from kwire.words import are, plural
+from kwire.words import are, lost, plural
 
 ROTATING = ("CAP_DAC_OVERRIDE",)
 """Kept with --rotate: further files are opened later, in a folder that may be another user's."""
@@ -41,6 +43,8 @@ SPARE = 6
 """Descriptors that a recording may need after it has begun: for its next file, for what the kernel tells."""
 
 CLEAR_LINE = "\r\x1b[K"
+
+FULL = "the disk is full, or a limit of file sizes is met; events are lost until there is room"
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, rotate: bool = True) -> None:
@@ -158,24 +162,22 @@ class _Shown:
 
 
 class Progress:
-    """One line on a terminal: events, rate, lost, bytes. Silent where standard error is none, but for what
-    has ended of the trace.
+    """One line on a terminal: events, rate, lost, bytes. Anywhere, once: that the disk is full, and what has
+    ended of the trace.
     """
 
-    __slots__ = ("_counts", "_shown", "_start", "_tracer", "_writer")
+    __slots__ = ("_counts", "_shown", "_start", "_told", "_tracer", "_writer")
 
     def __init__(self, counts: Counts, writer: Writer | None, tracer: Tracer | None = None) -> None:
         self._counts = counts
         self._tracer = tracer
         self._writer = writer
         self._start = time.monotonic()
-        self._shown = False
+        self._shown = self._told = False
 
     def __call__(self) -> None:
         """Show where we are."""
-        if self._tracer and self._tracer.plan.modules:
-            self.clear()
-            say_unloaded(self._tracer)
+        self.tell()
         if not sys.stderr.isatty():
             return
         events = self._counts.events
@@ -186,6 +188,17 @@ class Progress:
         )
         sys.stderr.flush()
         self._shown = True
+
+    def tell(self) -> None:
+        """Say that the disk is full, and what has ended of the trace, as soon as it is so."""
+        if self._tracer and self._tracer.plan.modules:
+            self.clear()
+            say_unloaded(self._tracer)
+        if self._writer and self._writer.dropped and not self._told:
+            self._told = True
+            self.clear()
+            sys.stderr.write(f"kwire: {safe(self._writer.files[-1])}: {FULL}\n")
+            sys.stderr.flush()
 
     def clear(self) -> None:
         """Take the line away."""
@@ -205,17 +218,17 @@ def human_size(size: float) -> str:
 
 def report(summary: dict[str, Any]) -> None:
     """Say on standard error what was recorded."""
-    lost = f"{summary['lost']:,} lost" if summary["lost"] else "none lost"
-    place = f", {human_size(summary['bytes'])} in {', '.join(summary['files'])}" if "files" in summary else ""
-    sys.stderr.write(f"{plural(summary['events'], 'event')}, {lost}{place}\n")
+    place = ""
+    if "files" in summary:
+        place = f", {human_size(summary['bytes'])} in {', '.join(map(safe, summary['files']))}"
+    gone = lost(summary["lost"], summary["causes"])
+    sys.stderr.write(f"{plural(summary['events'], 'event')}, {gone}{place}\n")
 
 
 def exit_status(summary: dict[str, Any], args: argparse.Namespace) -> int:
-    """The status of the command, as a shell gives it, where it ended by itself and is wanted; else 0."""
-    status: int | None = summary.get("command_status")
-    if status is None or args.no_command_status:
-        return 0
-    return status if status >= 0 else 128 - status
+    """The command's where that is not 0 and is wanted, else whether all was recorded."""
+    own = NOT_WHOLE if summary["lost"] else OK
+    return of_command(summary.get("command_status"), own, wanted=not args.no_command_status)
 
 
 def run(
@@ -338,6 +351,7 @@ def _trace(
             sys.stderr.write(f"kwire: {untraced} could not be followed: there are too many\n")
         produced = recorder.produced()
         totals = writer.close(produced) if writer else {}
+        progress.tell()
         status = command.status if command and command.ended() and not stop.asked else None
         status = None if status is None else os.waitstatus_to_exitcode(status)
         summary = summarize(plan.schemas, recorder, writer, produced, totals, seconds, status)

@@ -1,6 +1,7 @@
 """The answer of a feature probe, and what an errno means for it."""
 
 import errno as errnos
+import os
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -21,10 +22,13 @@ class Answer(NamedTuple):
 YES = Answer("yes")
 
 
-def refused(errno: int, note: str = "", cure: str = "") -> Answer:
-    """The answer for a call that failed. A refusal for lack of privilege says nothing about the kernel."""
+def refused(errno: int, note: str = "", cure: str = "", allowed: str = "") -> Answer:
+    """The answer for a call that failed. A refusal for lack of privilege says nothing about the kernel.
+
+    `allowed`: what lets this user do it, where that is more than what lets programs load.
+    """
     if errno in (errnos.EPERM, errnos.EACCES):
-        why = cures.refused()
+        why = allowed or cures.refused()
         if not cures.may_trace():
             return Answer("unknown", "this user may not try it", why)
         return Answer("no", f"refused even to this user: {reason(errno)}", cure or why)
@@ -38,5 +42,23 @@ def trying(action: Callable[[], object]) -> Answer:
     try:
         action()
     except KernelError as error:
-        return refused(error.errno, error.cause.rsplit(": ", 1)[0] if ": " in error.cause else "", error.cure)
+        note = error.cause.rsplit(": ", 1)[0] if ": " in error.cause else ""
+        missing = without_sysfs() if error.errno == errnos.ENOENT else None
+        return missing or refused(error.errno, note, error.cure, error.cure)
     return YES
+
+
+def without_procfs() -> Answer | None:
+    """What is wrong where /proc is not that of the kernel."""
+    return _without("/proc/self/stat", "proc", "/proc")
+
+
+def without_sysfs() -> Answer | None:
+    """What is wrong where /sys is not that of the kernel."""
+    return _without("/sys/kernel", "sysfs", "/sys")
+
+
+def _without(path: str, kind: str, place: str) -> Answer | None:
+    if os.path.exists(path):
+        return None
+    return Answer("unknown", f"nothing is mounted at {place}", f"mount it (`mount -t {kind} {kind} {place}`)")

@@ -16,6 +16,9 @@ READING = ("CAP_DAC_READ_SEARCH",)
 """For tracefs, whose files are root's."""
 
 PARANOID = "/proc/sys/kernel/perf_event_paranoid"
+PARANOID_MOST = 2
+"""The greatest value of it with which the capabilities for tracing programs are enough."""
+
 CONFIDENTIALITY = "confidentiality"
 LOCKDOWN = "/sys/kernel/security/lockdown"
 LOCKED = "the kernel is locked down (confidentiality)"
@@ -59,8 +62,9 @@ def perf_refused() -> str:
             level = int(file.read())
     except (OSError, ValueError):
         level = 0
-    if level > 2 and may_trace(held) and "CAP_SYS_ADMIN" not in held:
-        return f"kernel.perf_event_paranoid={level} asks for CAP_SYS_ADMIN too: take it, or set it to 2"
+    if level > PARANOID_MOST and may_trace(held) and "CAP_SYS_ADMIN" not in held:
+        asks = f"kernel.perf_event_paranoid={level} asks for CAP_SYS_ADMIN too"
+        return f"{asks}: take it, or set it to {PARANOID_MOST}"
     return refused()
 
 

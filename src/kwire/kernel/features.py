@@ -101,7 +101,11 @@ def probe(name: str) -> Answer:
     answer = _known.get(name)
     if answer is None:
         feature = FEATURES[name]
-        answer = feature.probe()
+        try:
+            answer = feature.probe()
+        except (KernelError, OSError) as error:  # what every probe needs is not there: the others may answer
+            cause = f"{error.subject}: {error.cause}" if isinstance(error, KernelError) else str(error)
+            answer = Answer("unknown", cause, getattr(error, "cure", ""))
         if answer.answer == "no" and feature.since and not answer.cure:
             answer = answer._replace(cure=f"Linux {feature.since} brought it")
         if answer.answer != "unknown":

@@ -30,7 +30,7 @@ from kwire.bpf.asm import (
 from kwire.bpf.helpers import HELPERS
 from kwire.bpf.image import Image, MapSpec
 from kwire.kernel import cures, tracefs
-from kwire.kernel.answer import YES, Answer, refused, trying
+from kwire.kernel.answer import YES, Answer, refused, trying, without_sysfs
 from kwire.kernel.attach import GET_KPROBES, NO_KPROBES, Link, attach, attach_multi, kprobe_pmu
 from kwire.kernel.maps import PAGE, Map
 from kwire.kernel.prog import BTF_KIND_FUNC, KINDS, Prog, function_btf_id, load
@@ -199,7 +199,11 @@ def tracing_files() -> Answer:
 
 
 def tracepoint() -> Answer:
-    """Attach to a tracepoint."""
+    """Attach to a tracepoint, of which tracefs tells."""
+    files = tracing_files()
+    if files.answer != "yes":
+        tried = files.answer if cures.may_trace() else "unknown"
+        return Answer(tried, f"tracefs: {files.reason}", files.cure)
     return trying(lambda: _attach("tracepoint", ":".join(RARE_EVENT)).close())
 
 
@@ -211,7 +215,7 @@ def rawtracepoint() -> Answer:
 def kprobe() -> Answer:
     """Attach a kprobe."""
     if not kprobe_pmu():
-        return Answer("no", NO_KPROBES, GET_KPROBES)
+        return without_sysfs() or Answer("no", NO_KPROBES, GET_KPROBES)
     return _on_a_function(lambda name: _attach("kprobe", name).close())
 
 

@@ -2,19 +2,20 @@
 own build.
 """
 
+import errno as errnos
 import os
 import resource
 from collections.abc import Callable
 
 from kwire import native
 from kwire.bpf.image import MapSpec
-from kwire.kernel import cures, privileges
-from kwire.kernel.answer import YES, Answer, refused, trying
+from kwire.kernel import cures, privileges, tracefs
+from kwire.kernel.answer import YES, Answer, refused, trying, without_procfs, without_sysfs
 from kwire.kernel.cures import CONFIDENTIALITY, READING, TRACING, lockdown_mode, may_trace
 from kwire.kernel.identity import in_first_namespace, try_iterator
 from kwire.kernel.maps import Map
 from kwire.kernel.symbols import KALLSYMS, how_to_see_addresses
-from kwire.kernel.sys import KernelError, possible_cpus
+from kwire.kernel.sys import KernelError, possible_cpus, reason
 
 RING = 8 << 20  # bytes a CPU that a trace takes when nothing else is said
 MANY_PROBES = 1024
@@ -27,7 +28,12 @@ def capabilities() -> Answer:
         wanted = (*TRACING, "CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE", *READING, "CAP_SYSLOG")
         return Answer("yes", " ".join(name for name in wanted if name in held))
     lacking = " and ".join(name for name in TRACING if name not in held)
-    return Answer("no", f"user {os.geteuid()} without {lacking}", cures.refused())
+    try:
+        tracefs.shared()
+        cure = cures.refused()
+    except KernelError as error:  # tracepoints are told of there
+        cure = cures.unreadable() if error.errno in (errnos.EPERM, errnos.EACCES) else cures.refused()
+    return Answer("no", f"user {os.geteuid()} without {lacking}", cure)
 
 
 def btf() -> Answer:
@@ -35,18 +41,20 @@ def btf() -> Answer:
     path = "/sys/kernel/btf/vmlinux"
     if os.access(path, os.R_OK):
         return Answer("yes", f"{os.path.getsize(path) >> 10} KiB")
-    return Answer("no", f"no {path}", "boot a kernel with CONFIG_DEBUG_INFO_BTF; tracepoints work without it")
+    cure = "boot a kernel with CONFIG_DEBUG_INFO_BTF; tracepoints work without it"
+    return without_sysfs() or Answer("no", f"no {path}", cure)
 
 
 def module_btf() -> Answer:
     """Have the loaded modules type information?"""
     loaded = _read("/proc/modules")
     if loaded is None:
-        return Answer("no", "this kernel has no modules", "none is needed")
+        return without_procfs() or Answer("no", "this kernel has no modules", "none is needed")
     try:
         modules = [name for name in os.listdir("/sys/kernel/btf") if name != "vmlinux"]
     except OSError:
-        return Answer("no", "the kernel has no type information", "boot a kernel with CONFIG_DEBUG_INFO_BTF")
+        none = "the kernel has no type information"
+        return without_sysfs() or Answer("no", none, "boot a kernel with CONFIG_DEBUG_INFO_BTF")
     if modules:
         return Answer("yes", f"{len(modules)} modules")
     if not loaded:
@@ -60,7 +68,7 @@ def kallsyms() -> Answer:
         with open(KALLSYMS, "rb") as file:
             start = file.read(4096)
     except OSError as error:
-        return Answer("no", str(error), "")
+        return without_procfs() or Answer("no", f"{KALLSYMS}: {reason(error.errno or 0)}")
     if any(int(line.split()[0], 16) for line in start.split(b"\n")[:-1]):
         return YES
     return Answer("no", "every address is shown as 0", how_to_see_addresses())
@@ -69,6 +77,8 @@ def kallsyms() -> Answer:
 def lockdown() -> Answer:
     """Does lockdown keep programs from reading kernel memory?"""
     mode, errno = lockdown_mode()
+    if errno in (errnos.EPERM, errnos.EACCES) and "CAP_SYS_ADMIN" not in privileges.effective():
+        return Answer("unknown", "this user may not look", "run as root, or with CAP_SYS_ADMIN")
     if errno:
         return refused(errno)
     if mode == CONFIDENTIALITY:
@@ -111,10 +121,12 @@ def perf_paranoid() -> Answer:
     """Does the setting stand in the way of this user?"""
     text = _read("/proc/sys/kernel/perf_event_paranoid")
     if text is None:
-        return Answer("no", "this kernel has no perf events", "boot a kernel with CONFIG_PERF_EVENTS")
-    if may_trace() or int(text) < 0:
-        return Answer("yes", f"perf_event_paranoid is {text.strip()}")
-    return Answer("no", f"perf_event_paranoid is {text.strip()}", cures.refused())
+        none = "this kernel has no perf events"
+        return without_procfs() or Answer("no", none, "boot a kernel with CONFIG_PERF_EVENTS")
+    level, held = int(text), privileges.effective()
+    if level < 0 or "CAP_SYS_ADMIN" in held or (may_trace(held) and level <= cures.PARANOID_MOST):
+        return Answer("yes", f"perf_event_paranoid is {level}")
+    return Answer("no", f"perf_event_paranoid is {level}", cures.perf_refused())
 
 
 def pid_namespace() -> Answer:
@@ -161,7 +173,7 @@ def walkers() -> Answer:
 def _setting(path: str, good: Callable[[int], bool], cure: str) -> Answer:
     text = _read(path)
     if text is None:
-        return Answer("unknown", f"no {path}")
+        return without_procfs() or Answer("unknown", f"no {path}")
     name = os.path.basename(path)
     return (
         Answer("yes", f"{name} is {text.strip()}")

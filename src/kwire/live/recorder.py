@@ -10,6 +10,7 @@ few milliseconds, so a flood of events is moved in large spans and the traced pr
 import select
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
@@ -49,7 +50,7 @@ class Limits(NamedTuple):
 class Recorder:
     """Moves events from a tracer to sinks. `stop` is an eventfd or any descriptor that becomes readable."""
 
-    __slots__ = ("_last", "_limits", "_remaining", "_sinks", "_tracer", "cut", "events", "lost")
+    __slots__ = ("_last", "_limits", "_remaining", "_sinks", "_tracer", "causes", "cut", "events", "lost")
 
     def __init__(self, tracer: Tracer, sinks: list[Sink], limits: Limits = Limits()) -> None:  # noqa: B008
         self._tracer = tracer
@@ -59,6 +60,8 @@ class Recorder:
         self._last: int | None = None  # timestamp of the last event asked for, ns, once it has come
         self.events = 0
         self.lost = 0
+        self.causes: Counter[int] = Counter()
+        """The same by cause."""
         self.cut: dict[int, int] = {}
         """Events by probe after the last one asked for, lost ones too: no part of the recording."""
 
@@ -168,6 +171,8 @@ class Recorder:
                     self.cut[loss.probe] = self.cut.get(loss.probe, 0) + loss.count
             losses = [loss for loss in losses if loss.first <= self._last]
         if losses:
-            self.lost += sum(loss.count for loss in losses)
+            for loss in losses:
+                self.lost += loss.count
+                self.causes[loss.cause] += loss.count
             for sink in self._sinks:
                 sink.lost(losses)

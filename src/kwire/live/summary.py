@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from kwire.capture.writer import Writer
+from kwire.wire.messages import Cause, cause_text
 from kwire.wire.schema import Schema
 
 
@@ -15,6 +16,10 @@ class Counts(Protocol):
 
     events: int
     lost: int
+
+    @property
+    def causes(self) -> Mapping[int, int]:
+        """Losses by cause."""
 
 
 def summarize(
@@ -32,9 +37,14 @@ def summarize(
         count = produced.get(schema.id, 0)
         lost = totals[schema.id].lost if schema.id in totals else 0
         probes.append({"id": schema.id, "probe": schema.probe, "produced": count, "lost": lost})
+    causes = dict(counts.causes)
+    if writer:  # what it could not write, beside what it was told of
+        full = writer.lost_events - counts.lost
+        causes[Cause.DISK_FULL] = causes.get(Cause.DISK_FULL, 0) + full
     summary: dict[str, Any] = {
         "events": writer.events if writer else counts.events,
         "lost": writer.lost_events if writer else counts.lost,
+        "causes": {cause_text(cause): count for cause, count in sorted(causes.items()) if count},
         "file": writer.files[0] if writer and writer.files else None,
         "probes": probes,
         "seconds": round(seconds, 3),

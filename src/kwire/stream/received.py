@@ -6,6 +6,7 @@ Python runs for a single event of a payload that holds nothing else.
 """
 
 from array import array
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -30,6 +31,7 @@ class Received:
         "_sinks",
         "_start",
         "_table",
+        "causes",
         "events",
         "lost",
         "probes",
@@ -48,6 +50,8 @@ class Received:
         """How many there are; to be set before the first payload."""
         self.schemas: dict[int, Schema] = {}
         self.events = self.lost = self.problems = 0
+        self.causes: Counter[int] = Counter()
+        """Losses by cause."""
         self.produced: dict[int, int] | None = None
         """Events by probe, as the agent counted them in the end."""
 
@@ -136,6 +140,7 @@ class Received:
 
     def _lose(self, loss: Lost) -> None:
         self.lost += loss.count
+        self.causes[loss.cause] += loss.count
         if self._sinks is None:
             self._early.append(loss)
         else:

@@ -9,7 +9,7 @@ from typing import Any
 from kwire.stream.clock import Offset
 from kwire.stream.lane import Lane
 from kwire.stream.store import Store
-from kwire.wire.messages import CAUSES, Cause
+from kwire.wire.messages import cause_text
 
 
 class Tally:
@@ -51,7 +51,7 @@ class Tally:
             "proven": lane.proven and sum(lane.produced.values()) == balance.stored + lost,
             "events": balance.stored,
             "lost": lost,
-            "causes": {_cause(cause): count for cause, count in causes.items()},
+            "causes": {cause_text(cause): count for cause, count in causes.items()},
             "files": list(store.writer.files),
             "frames": lane.frames,
             "errors": lane.errors,
@@ -109,7 +109,3 @@ def _clock(offset: Offset | None) -> dict[str, int] | None:
     if offset is None:
         return None
     return {"wall_ns": offset.wall, "monotonic_ns": offset.monotonic, "error_ns": offset.error}
-
-
-def _cause(cause: int) -> str:
-    return CAUSES[Cause(cause)] if cause in CAUSES else f"cause {cause}"

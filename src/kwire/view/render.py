@@ -12,7 +12,7 @@ from kwire.wire.fields import TYPES
 from kwire.wire.frame import FrameError, Type
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
-from kwire.wire.schema import Clock, Schema, clock_of
+from kwire.wire.schema import EARLIEST, LATEST, Clock, Schema, clock_of
 
 Values: TypeAlias = "tuple[Any, ...]"
 Row: TypeAlias = "tuple[int, Any, bool]"  # wall-clock ns, what the format makes of it, whether it is an event
@@ -68,11 +68,14 @@ class _Prepared(NamedTuple):
 class Renderer:
     """Turns frames into rows. `choose` picks probes, `where` makes the test of each event for a schema.
 
+    `first`, `last`: events are of these times, wall-clock ns, both included; losses touch them.
+
     `events` counts the events that made a line, `lost` those that LOST frames count, `strangers` those of no
     known schema, `undecodable` those that are not as theirs says.
     """
 
     __slots__ = (
+        "_between",
         "_choose",
         "_last",
         "_nearest",
@@ -91,8 +94,11 @@ class Renderer:
         format: Format,
         choose: Callable[[Schema], bool] | None = None,
         where: Callable[[Schema], Test] | None = None,
+        first: int = EARLIEST,
+        last: int = LATEST,
     ) -> None:
         self.format = format
+        self._between = (first, last)
         self._choose = choose
         self._where = where
         self._prepared: dict[int, _Prepared] = {}
@@ -107,6 +113,7 @@ class Renderer:
         """The rows of these frames, in their order; `schemas` by probe number."""
         rows: list[Row] = []
         view, offsets, prepared = frames.view, frames.offsets, self._prepared
+        first, last = self._between
         for index in range(frames.count):
             offset = offsets[index]
             kind, _, length, id = _header(view, offset)
@@ -126,7 +133,10 @@ class Renderer:
                 probe = prepared[id] = self._prepare(schema)
             if not probe.wanted:
                 continue
-            time = self._last = probe.timestamp(view, offset + 8)[0] + probe.wall
+            time = probe.timestamp(view, offset + 8)[0] + probe.wall
+            if not first <= time <= last:
+                continue
+            self._last = time
             try:
                 values = probe.decode(view[offset : offset + length])
                 if probe.test is not None and not probe.test(time, values):
@@ -149,6 +159,9 @@ class Renderer:
             near = schema or self._near(schemas)
             clock = near.clock if near else None
             time = clock.at(loss.last) if clock and loss.last else None
+            first, last = self._between
+            if clock and time is not None and (time < first or clock.at(loss.first) > last):
+                continue
             self.lost += loss.count
             self.holes += 1
             told = self.format.lost(time, schema, loss)
@@ -166,7 +179,7 @@ class Renderer:
 
     def _unknown(self, id: int, raw: int, clock: Clock | None) -> list[Row]:
         self.strangers += 1
-        if self._choose is not None or self._where is not None:
+        if self._choose is not None or self._where is not None or self._between != (EARLIEST, LATEST):
             return []
         self.events += 1
         time = None if clock is None else clock.at(raw)

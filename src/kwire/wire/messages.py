@@ -87,6 +87,11 @@ class Lost(NamedTuple):
         return cls(frame.header.id, first, last, count, cpu, Cause(cause) if cause in CAUSES else cause)
 
 
+def cause_text(cause: int) -> str:
+    """Why events are missing, for people; also for a cause that is not known here."""
+    return CAUSES[Cause(cause)] if cause in CAUSES else f"cause {cause}"
+
+
 class Hole:
     """Losses not told yet, of one probe, CPU and cause; times by the probe's clock."""
 
