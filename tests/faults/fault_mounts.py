@@ -122,7 +122,10 @@ class LoopDisk:
         self._harmed = False
 
     def _flag(self, flags: int) -> None:
-        for path in [self.folder, *self.folder.rglob("*")]:
+        paths = [
+            os.path.join(folder, name) for folder, _, names in os.walk(self.folder) for name in (".", *names)
+        ]
+        for path in paths:
             with contextlib.suppress(OSError):
                 descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
                 try:

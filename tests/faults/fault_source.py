@@ -202,7 +202,7 @@ def hurry() -> None:
     """Shorter pauses, so that a scenario takes a second and not a minute."""
     from kwire.stream import collector, connect, uplink
 
-    connect.SHORTEST, connect.LONGEST = 0.02, 0.1
+    connect.SHORTEST, connect.LONGEST, connect.PATIENCE = 0.02, 0.1, 3.0
     uplink.BETWEEN = 0.05  # type: ignore[misc]
     collector.AGAIN = 0.05  # type: ignore[misc]
 

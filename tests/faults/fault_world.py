@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import importlib
 import mmap
 import os
+import pkgutil
 import random
 import signal
 import socket
@@ -28,10 +30,8 @@ from fault_links import Link, enter
 from fault_mounts import LoopDisk
 from proxies import TcpProxy, UdpProxy
 
-from kwire.cli import agent as _agent  # noqa: F401  # all that children need is imported once
-from kwire.cli import collect as _collect  # noqa: F401
+import kwire
 from kwire.cli import main
-from kwire.stream.loop import Loop  # noqa: F401
 
 PATIENCE = 20.0
 """Seconds after which something that should have happened has not."""
@@ -42,10 +42,17 @@ QUICK = ["--set", "keepalive=0.3"]
 MEMORY = 48 << 20
 """Bytes that a collector may have more after a scenario than before: windows, buffers, modules."""
 
-DESCRIPTORS = 64
-"""Descriptors that an agent has at most: programs, maps, links and rings of three probes among them."""
+DESCRIPTORS, SOCKETS = 96, 16
+"""Descriptors that an agent has at most, with programs, maps and links; how many of them are sockets."""
 
 ERROR, DELAY, GIVEN, FULL = range(4)  # words of a disk's page: see disk.c
+
+
+def preload() -> None:
+    """Import what children need, once."""
+    for module in pkgutil.walk_packages(kwire.__path__, "kwire."):
+        if module.name not in ("kwire.__main__", "kwire._walk"):  # which are no modules
+            importlib.import_module(module.name)
 
 
 class StuckError(Exception):
@@ -170,6 +177,10 @@ class Process:
 
     def descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def sockets(self) -> int:
+        links = (os.readlink(entry.path) for entry in os.scandir(f"/proc/{self.pid}/fd"))
+        return sum(link.startswith("socket:") for link in links)
 
     def memory(self) -> int:
         """Resident bytes."""
@@ -423,8 +434,9 @@ class World:
             raise StuckError(f"the collector died: {self.collector.status}: {self.collector.said[-600:]}")
         for process, _, _ in self.agents:
             with contextlib.suppress(OSError):
-                if process.descriptors() > DESCRIPTORS:
-                    raise StuckError(f"{process.name} has {process.descriptors()} descriptors")
+                if process.descriptors() > DESCRIPTORS or process.sockets() > SOCKETS:
+                    have = f"{process.descriptors()} descriptors, {process.sockets()} sockets"
+                    raise StuckError(f"{process.name} has {have}")
 
     def _grown(self) -> tuple[str, ...]:
         """What the collector has more than when it began, now that all agents have ended."""

@@ -36,7 +36,7 @@ from fault_judge import judge
 from fault_links import ADDRESSES, Link
 from fault_mounts import LoopDisk
 from fault_source import PROBES
-from fault_world import Disk, Kinds, StuckError, World
+from fault_world import Disk, Kinds, StuckError, World, preload
 
 from kwire.stream import certs
 
@@ -662,6 +662,7 @@ def run(wanted: Wanted) -> int:
     for kind, reason in reasons.items():
         if reason:
             print(f"no worlds with {kind}: {reason}")
+    preload()
     began = time.monotonic()
     waiting = iter(range(wanted.first, wanted.first + wanted.number))
     running: dict[int, int] = {}

@@ -158,6 +158,33 @@ def test_a_machine_that_moves_to_another_address_goes_on(
     assert net.sink(connector).payloads == [event(1), event(2)]
 
 
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_machine_that_moves_before_it_is_answered_goes_on(
+    net: Any, begin: Begin, event: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch, family: int
+) -> None:
+    """A socket of datagrams keeps the address it began with, and its HELLO is answered there."""
+    monkeypatch.setattr("kwire.stream.connect.PATIENCE", 0.5)
+    mask = "/24" if family == 4 else "/64"
+    old, new = ADDRESSES[family][1] + mask, OTHER[family] + mask
+    more = ["nodad"] if family == 6 else []
+    with inside(FAR):
+        listener, unused = begin("udp", family)
+        unused.close()
+        settings = QUICK._replace(rto_first=10.0, rto_max=10.0)  # HELLO again in vain takes long
+        connector = net.connect(listener.address, settings=settings, insecure=True)
+        net.until(lambda: connector.peer.transport)
+        assert connector.peer.session.state is State.HELLO_SENT
+        inside_ip(FAR, "address", "del", old, "dev", "veth0")
+        inside_ip(FAR, "address", "add", new, "dev", "veth0", *more)
+        try:
+            send(connector, [event(1)])
+            net.until(lambda: not connector.peer.session.unacknowledged, 15)
+        finally:
+            inside_ip(FAR, "address", "del", new, "dev", "veth0")
+            inside_ip(FAR, "address", "add", old, "dev", "veth0", *more)
+    assert net.sink(connector).payloads == [event(1)]
+
+
 def test_over_a_bad_link_of_datagrams_everything_arrives_once(
     net: Any, begin: Begin, udp_proxy: Any, event: Callable[..., bytes]
 ) -> None:

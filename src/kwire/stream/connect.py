@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from kwire.stream.tls import Handshake, TlsOptions
 
 PATIENCE = 10.0
-"""Seconds for one attempt: connecting, and the handshake of TLS."""
+"""Seconds for one attempt: connecting, and the handshake of TLS; over datagrams, until HELLO is answered."""
 
 SHORTEST = 0.25
 LONGEST = 15.0
@@ -290,6 +290,15 @@ class Connector:
         self._give_up_attempt()
         self.problem = None
         self.peer.attach(transport)
+        if transport.datagrams and self.peer.transport is transport:
+            self._timer = self.loop.at(self.loop.now() + PATIENCE, lambda: self._unanswered(transport))
+
+    @contained
+    def _unanswered(self, transport: Transport) -> None:
+        """The socket keeps the address that this machine had when it was made: another one may do better."""
+        if self.peer.transport is transport and not self.peer.was_up:
+            transport.close()
+            self.peer.broken("no answer")
 
     @contained
     def _failed(self, why: str) -> None:
