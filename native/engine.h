@@ -70,6 +70,7 @@ struct conversation {
 	uint8_t first, knows_next, knows_start, knows_bye;
 	uint32_t unused;
 };
+#define STARTS_COUNTED 2u /* `knows_start`: its HELLO came after DATA; those before `start` are counted as missing */
 
 /* An IP packet that is not whole. */
 struct fragmented {
@@ -87,6 +88,11 @@ struct special {
 	uint64_t key[5];
 };
 #define MAX_SPECIALS 64u
+/* A packet in which a SCHEMA stands: its number, where it is in the file, and the frames counted in it. */
+struct place {
+	uint64_t number, offset, frames;
+};
+#define MAX_PLACES 512u
 #define CODES 64u           /* what is counted: a frame's code, or a trouble from here on: */
 #define CODE_TROUBLE 16u
 #define VARIANT_PLAIN 0u    /* by the packet alone */
@@ -94,7 +100,7 @@ struct special {
 #define VARIANT_BYTES 2u    /* `number` bytes of it */
 #define VARIANT_ENDS 3u     /* it ends inside a frame */
 #define VARIANT_ANEW 4u     /* it begins anew inside a frame */
-#define VARIANT_FRAME 5u    /* the frame's bytes */
+#define VARIANT_FRAME 5u    /* the frame's bytes; `number` frames were found before it */
 #define VARIANT_HELD 6u     /* `number` bytes of a session waited in vain */
 
 #define SLAB 90112u  /* bytes of a frame that is not whole: one, the head of the next, and CHUNK */
@@ -136,7 +142,7 @@ struct work {
 struct engine {
 	/* in */
 	const uint8_t *data;
-	uint64_t size;
+	uint64_t size, base; /* `base`: where the data begins in the file */
 	const struct row *rows;
 	uint64_t count, at;
 	const uint8_t *ports; /* a bit for each of 65536 */
@@ -149,6 +155,8 @@ struct engine {
 	uint64_t counts[CODES], remarks[16];
 	struct special specials[MAX_SPECIALS];
 	uint64_t special_count;
+	struct place places[MAX_PLACES]; /* of the SCHEMAs found, as many as there is room for */
+	uint64_t place_count, before_places;
 	uint64_t *tally;
 	uint64_t families[2 * FAMILIES], family_count;
 	uint64_t packets, frames, skipped, flow_number, fragments_missing;

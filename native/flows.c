@@ -230,7 +230,8 @@ static int go_on(struct engine *e)
 
 static int full(const struct engine *e)
 {
-	return e->out_used > OUT_FULL || e->found > FOUND_FULL || e->special_count > MAX_SPECIALS - 16;
+	return e->out_used > OUT_FULL || e->found > FOUND_FULL || e->special_count > MAX_SPECIALS - 16 ||
+	       e->place_count > MAX_PLACES / 2;
 }
 
 /* Between packets: room in the hold for what one may have held; 1 where something was given up for that. */
@@ -281,6 +282,8 @@ uint64_t kw_packets(struct engine *e)
 			e->at++;
 			e->packets++;
 			e->skipped += e->frames == e->before_frames && e->troubles != e->before_troubles;
+			for (uint64_t at = e->before_places; at < e->place_count; at++)
+				e->places[at].frames = e->frames - e->before_frames;
 		}
 		if (e->at >= e->count)
 			return WHY_DONE;
@@ -301,6 +304,7 @@ uint64_t kw_packets(struct engine *e)
 		e->busy = 1;
 		e->before_frames = e->frames;
 		e->before_troubles = e->troubles;
+		e->before_places = e->place_count;
 		if (row->offset > e->size || row->captured > e->size - row->offset)
 			continue;
 		if (kw_packet(e, row))
@@ -331,6 +335,7 @@ uint64_t kw_sizes(uint64_t *sizes)
 {
 	const uint64_t all[] = { sizeof(struct row),        sizeof(struct interface), sizeof(struct flow),
 				 sizeof(struct conversation), sizeof(struct fragmented), sizeof(struct special),
+				 sizeof(struct place),
 				 sizeof(struct engine),     FRAGMENT_SLAB,            SLAB };
 
 	memcpy(sizes, all, sizeof all);

@@ -64,7 +64,7 @@ static struct special *first_of(struct engine *e, uint32_t code, uint32_t varian
 	memset(one, 0, sizeof *one);
 	one->code = code;
 	one->variant = variant;
-	one->row = e->busy ? e->at : UINT64_MAX;
+	one->row = e->at < e->count ? e->at : UINT64_MAX;
 	return one;
 }
 
@@ -93,6 +93,7 @@ void kw_complain(struct engine *e, uint32_t code, const uint8_t *p, uint64_t siz
 		size = e->out_room - e->out_used;
 	one->offset = e->out_used;
 	one->size = size;
+	one->number = e->found;
 	memcpy(e->out + e->out_used, p, size);
 	e->out_used += size;
 }
@@ -204,6 +205,19 @@ void kw_collect(struct engine *e)
 
 /* --- the frames that DATA wraps */
 
+/* Notes in which packet a SCHEMA was found: Python, which reads it later, may have to name the place. */
+static void note_place(struct engine *e)
+{
+	if (e->place_count == MAX_PLACES)
+		return;
+	struct place *place = &e->places[e->place_count++];
+	*place = (struct place){ 0, 0, 0 };
+	if (e->at < e->count) {
+		const struct row *row = &e->rows[e->at];
+		*place = (struct place){ e->packets + 1, e->base + row->offset - row->head, 0 };
+	}
+}
+
 static void keep(struct engine *e, const uint8_t *p, uint64_t size)
 {
 	memcpy(e->out + e->out_used, p, size);
@@ -238,6 +252,7 @@ static void take_inner(struct engine *e, uint32_t number, const uint8_t *p, uint
 		if (!length) {
 			struct verdict v = kw_judge(frame, size - at);
 			keep(e, p + mark, at - mark);
+			e->found = found;
 			kw_complain(e, v.code, frame, size - at);
 			if (!v.length) {
 				mark = at = size;
@@ -252,14 +267,17 @@ static void take_inner(struct engine *e, uint32_t number, const uint8_t *p, uint
 			if (length >= EVENT_HEADER)
 				goto kept;
 			keep(e, p + mark, at - mark);
+			e->found = found;
 			kw_complain(e, CODE_BAD_PAYLOAD, frame, length);
 		} else if (type == TYPE_LOST) {
 			if (lost_sound(frame, length))
 				goto kept;
 			keep(e, p + mark, at - mark);
+			e->found = found;
 			kw_complain(e, CODE_BAD_PAYLOAD, frame, length);
 		} else if (type == TYPE_SCHEMA) {
 			owner |= SCHEMA_MARK | alone;
+			note_place(e);
 			goto kept;
 		} else if (type == TYPE_TABLE) {
 			goto kept;
@@ -314,6 +332,7 @@ static int before_first(struct conversation *c, uint32_t sequence)
 	if (*word & bit)
 		return 0;
 	*word |= bit;
+	c->missing -= c->knows_start == STARTS_COUNTED;
 	return 1;
 }
 

@@ -18,12 +18,22 @@ from hypothesis import strategies as st
 
 from kwire import native
 from kwire.packets import engine, memory, network, open, walk
-from kwire.wire.control import Hello, Role
+from kwire.wire.control import Hello, Role, Welcome
 from kwire.wire.frame import Flag, Type, build
 from kwire.wire.messages import Lost
 
 pytestmark = pytest.mark.skipif(native.library is None, reason="the C walkers were not built")
 LINKS = [0, 1, 101, 108, 113, 276, 147, 9]
+
+
+def a_greeting(source: random.Random, sequence: int) -> Hello | Welcome:
+    """What begins or resumes one of a few sessions, perhaps long after their first DATA."""
+    token, role = bytes([source.randrange(3)]) * 16, source.choice([Role.SOURCE, Role.SOURCE, Role.SINK])
+    resume, first = source.random() < 0.3, source.choice([0, 7, sequence, sequence - 3]) & 0xFFFFFFFF
+    if source.random() < 0.6:
+        return Hello(token, 1, role, resume, first)
+    refused = source.choice(["", "", "", "no"])
+    return Welcome(token, 1, role, resume, first, refused=refused, unknown=source.random() < 0.1)
 
 
 def a_frame(net: Any, source: random.Random, sequence: int, plain: bool = False) -> Any:
@@ -51,15 +61,14 @@ def a_frame(net: Any, source: random.Random, sequence: int, plain: bool = False)
         case 2:
             return build(Type.KEEPALIVE, 0, b"", flags)
         case 3:
-            return Hello(
-                bytes([source.randrange(3)]) * 16, 1, Role.SOURCE, resume=source.random() < 0.3
-            ).frame()
+            return a_greeting(source, sequence).frame(flags)
         case 4:
             return build(Type.BYE, max(sequence + source.choice([0, 1, 5]), 0), b"\xa1freasonddone", flags)
         case 5:
             return source.randbytes(source.randrange(1, 40))
         case 6:
-            return build(Type.HELLO, 0, source.choice([b"\xff", b"\xa0"]))
+            kind = source.choice([Type.HELLO, Type.WELCOME])
+            return build(kind, 0, source.choice([b"\xff", b"\xa0"]))
         case 7:
             return build(Type.DATA, sequence, inside, Flag.CHECKSUM)[:-1] + b"\0"
         case _:
@@ -231,7 +240,7 @@ def outcome(data: bytes, **options: Any) -> dict[str, Any]:
             f"next {one.next} frames {one.frames} token {one.token.hex()}"
             for one in net.conversations
         ),
-        "found": {name: first.count for name, first in net.found.items()},
+        "found": [(name, *first) for name, first in net.found.items()],
         "remarks": +net.remarks,
         "others": +net.others,
         "counts": (net.packets, net.frames, net.skipped, net.flows, capture.packets, capture.skipped),
@@ -314,3 +323,31 @@ def test_limits_are_the_same(net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     mine, theirs = both(net.pcap(made), monkeypatch)
     assert mine["found"] == theirs["found"]
     assert mine["counts"] == theirs["counts"]
+
+
+def test_a_bad_schema_that_no_data_wraps_is_judged_like_any_frame(
+    net: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python reads it after the packets: its place and order, and what is no frame, are the same."""
+    bad, good = build(Type.SCHEMA, 1, b"\xff"), build(Type.KEEPALIVE, 0, b"")
+    datagrams = [good + bad, bad, bad + bad, bad + good, b"\x20" + good[1:], good, net.data(0, bad)]
+    made = [net.ethernet(net.ipv4(net.udp(one))) for one in datagrams]
+    mine, theirs = both(net.pcap(made), monkeypatch)
+    assert mine == theirs
+    assert mine["counts"][2] == 3
+    assert [name for name, *_ in mine["found"]] == ["BAD_PAYLOAD", "BAD_VERSION"]
+    assert mine["found"][0][2].startswith("packet 1 at byte 24: ")
+
+
+def test_schemas_that_are_never_complete_are_bounded(net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over all sessions: the engine gives up those that hold most, and says so."""
+    monkeypatch.setattr(engine, "PENDING", 40_000)
+    part = build(Type.SCHEMA, 1, b"\xa1\x64more\xf5")
+    long = build(Type.SCHEMA, 1, b"\xa2\x64more\xf5\x61x\x59\x20\x00" + bytes(8192))
+    made = []
+    for port in range(1, 20):
+        for number, frame in enumerate((part, long)):
+            made.append(net.ethernet(net.ipv4(net.udp(net.data(number, frame), ports=(port, 17800)))))
+    found = outcome(net.pcap(made))["found"]
+    assert [name for name, *_ in found] == ["TOO_MANY_FLOWS"]
+    assert "bytes waited in vain" in found[0][2]

@@ -2,8 +2,8 @@
 
 The laws: DATA is taken in the order of its sequence numbers, whatever the network did; what is held until a
 number comes is bounded, and numbers that never come are counted; a session that goes on over a new connection
-(same token) stays one; frames that no DATA wraps are taken as they are. Schemas hold for what comes after
-them. Nothing that was captured raises.
+(same token) stays one, and so does one whose HELLO was seen after its first DATA; frames that no DATA wraps
+are taken as they are. Schemas hold for what comes after them. Nothing that was captured raises.
 """
 
 from array import array
@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from kwire.capture.pcapng import HOST
 from kwire.capture.reader import EVENT_LEAST, Section
+from kwire.wire.control import Hello, Role, Welcome
 from kwire.wire.fields import check_timestamp
 from kwire.wire.frame import Frame, FrameError, Problem, Type, inspect
 from kwire.wire.frames import Frames
@@ -22,6 +23,7 @@ from kwire.wire.walk import frame_strict
 
 MAX_PARTS: Final = 512  # DATA frames held until one before them comes
 MAX_HELD: Final = 8 << 20  # bytes of them
+SPAN: Final = 1 << 16  # DATA frames; what is further from the number expected is of another session
 BATCH: Final = 256 << 10  # bytes of frames given at once
 WALK_STEP: Final = 1 << 14
 KEPT: Final = frozenset({Type.EVENT, Type.LOST, Type.TABLE})  # what a capture holds besides schemas
@@ -34,16 +36,54 @@ class Given(NamedTuple):
     what: Frames | Schema
 
 
+def begins(message: Hello | Welcome) -> int | None:
+    """The number of the first DATA to come, where this tells it: a new source's, a resuming sink's."""
+    return message.next if message.resume is (message.role is Role.SINK) else None
+
+
+def guess(message: Hello | Welcome) -> bool:
+    """Whether this tells no number, so that the peer's answer has to show which session it is of."""
+    return message.role is Role.SINK and not message.resume
+
+
+def means_nothing(message: Hello | Welcome, token: bytes) -> bool:
+    """Whether this is a WELCOME that establishes no session, or answers another HELLO than that of the
+    session which goes on (its token, empty where there is none).
+    """
+    if isinstance(message, Hello):
+        return False
+    refused = bool(message.cookie or message.unknown or message.refused)
+    return refused or (token not in (b"", message.token))
+
+
+def owed(message: Hello | Welcome, first: int, after: int, early: int) -> int | None:
+    """Whether DATA that was seen before a HELLO or WELCOME can be of its session: paths reorder datagrams.
+
+    `first` was the first number seen, `after` is the one expected, bit n of `early` is set where first − n
+    came too. Gives the bits of those that the session began with and that have not come; None: it is another.
+    """
+    if guess(message):
+        return 0 if distance(first, after) <= MAX_PARTS else None
+    if message.resume:
+        return 0 if -SPAN < distance(after, message.next) < SPAN else None
+    back = distance(message.next, first)
+    if not 0 <= back < MAX_PARTS or distance(message.next, after) > MAX_PARTS or early >> (back + 1):
+        return None
+    return ((2 << back) - 2) & ~early
+
+
 class Conversation:
     """One session, or the frames between two endpoints where no session is known.
 
     `section`: what is known of its probes; `missing`, `again`, `late`: DATA frames that are not in the
     capture, that were there before, and that came out of order. `next`: the sequence number expected.
-    `complain` is told of each problem in what DATA holds.
+    `guessed`: its token is that of a sink, which tells no number, and came after DATA.
+    `complain` is told of each problem in what DATA holds, and where its frame begins there.
     """
 
     __slots__ = (
         "_complain",
+        "_counted",
         "_early",
         "_first",
         "_held",
@@ -55,6 +95,7 @@ class Conversation:
         "bye",
         "frames",
         "give",
+        "guessed",
         "late",
         "missing",
         "name",
@@ -63,7 +104,9 @@ class Conversation:
         "token",
     )
 
-    def __init__(self, name: str, give: Callable[[Given], None], complain: Callable[[Problem], None]) -> None:
+    def __init__(
+        self, name: str, give: Callable[[Given], None], complain: Callable[[Problem, int], None]
+    ) -> None:
         self.name = name
         self.token = b""
         self.section = Section(HOST, [])
@@ -75,7 +118,9 @@ class Conversation:
         self._ready: list[bytes] = []  # frames to be given, back to back
         self._size = 0
         self._first: int | None = None  # the number seen first, where it may not be the first there was
-        self._early: set[int] = set()  # numbers before it that came all the same
+        self._early = 0  # bit n: the number n before it is not awaited any more
+        self._counted = False  # the others before it are counted as missing
+        self.guessed = False
         self.next: int | None = None
         self.bye: int | None = None  # sequence number of the source's BYE
         self.frames = self.missing = self.again = self.late = 0
@@ -102,10 +147,32 @@ class Conversation:
             self._pass()
         self._reader = SchemaReader()
 
-    def begins(self, sequence: int) -> None:
-        """The session says that this is the first number to come."""
+    @property
+    def empty(self) -> bool:
+        """Whether nothing of it has come."""
+        return not self.frames and self._first is None and not self._parts
+
+    def begin(self, message: Hello | Welcome) -> None:
+        """Take what it says of the first number to come."""
         if self.next is None:
-            self.next = sequence
+            self.next = begins(message)
+
+    def anew(self) -> None:
+        """What was said of a session that never began means nothing for the next one."""
+        self.next = self.bye = None
+
+    def join(self, message: Hello | Welcome) -> bool:
+        """Take what comes late for what this session began with; False where it is of another session."""
+        if self._first is None or self.next is None or self.finished:
+            return False
+        missing = owed(message, self._first, self.next, self._early)
+        if missing is None:
+            return False
+        if message.role is Role.SOURCE and not message.resume:
+            self._early, self._counted = ~missing, True
+            self.missing += missing.bit_count()
+        self.guessed = guess(message)
+        return True
 
     def data(self, sequence: int, payload: bytes) -> None:
         """Take a DATA frame."""
@@ -137,7 +204,7 @@ class Conversation:
             at = after
             if at < len(payload) and count < WALK_STEP:
                 frame, problems = inspect(payload, at)
-                self._complain(problems[0])
+                self._complain(problems[0], at)
                 if frame is None:
                     return
                 at += frame.header.length
@@ -161,11 +228,11 @@ class Conversation:
 
     def _before_first(self, sequence: int) -> bool:
         """Whether this number comes late but for the first time: the capture began among reordered DATA."""
-        if self._first is None or sequence in self._early or len(self._early) >= MAX_PARTS:
+        back = 0 if self._first is None else distance(sequence, self._first)
+        if not 0 < back < MAX_PARTS or self._early >> back & 1:
             return False
-        if not -MAX_PARTS < distance(self._first, sequence) < 0:
-            return False
-        self._early.add(sequence)
+        self._early |= 1 << back
+        self.missing -= self._counted
         return True
 
     def _take(self, sequence: int, payload: bytes) -> None:
@@ -222,7 +289,7 @@ class Conversation:
             if frame.header.type == Type.EVENT:
                 check_timestamp(memoryview(data)[at : at + frame.header.length])
         except FrameError as error:
-            self._complain(error.problem)
+            self._complain(error.problem, frame.offset if frame.header.type == Type.LOST else 0)
             return False
         return True
 
@@ -230,7 +297,7 @@ class Conversation:
         try:
             schema = self._reader.add(_frame(data, at))
         except FrameError as error:
-            self._complain(error.problem)
+            self._complain(error.problem, at)
             return
         if schema is not None:
             self.flush()

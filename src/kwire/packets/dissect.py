@@ -57,11 +57,12 @@ class Layer(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """Something wrong, or tolerated, at an offset of the packet."""
+    """Something wrong, or tolerated, at an offset of the packet; `apart`: other fragments show it as well."""
 
     what: Trouble | Remark
     offset: int
     detail: str
+    apart: bool = False
 
     def __str__(self) -> str:
         text = f"{self.what.name} at offset {self.offset}: {self.what.value}"
@@ -87,7 +88,7 @@ class _StopError(Exception):
 class Dissector:
     """Takes packets apart; `wanted(protocol, source port, target port)` says which segments are looked at."""
 
-    __slots__ = ("_captured", "_fragments", "_packet", "_short", "_wanted")
+    __slots__ = ("_apart", "_captured", "_fragments", "_packet", "_short", "_wanted")
 
     def __init__(self, wanted: Callable[[int, int, int], bool]) -> None:
         self._wanted = wanted
@@ -95,6 +96,7 @@ class Dissector:
         self._packet = Packet()
         self._captured = 0  # bytes of the packet
         self._short = 0  # and those that were not captured
+        self._apart = False  # what is looked at are fragments together
 
     @property
     def fragments_missing(self) -> int:
@@ -105,6 +107,7 @@ class Dissector:
         """Take the captured bytes of one packet apart; `explain`: tell all its layers, wanted or not."""
         packet = self._packet = Packet()
         self._captured, self._short = len(data), max(original - len(data), 0)
+        self._apart = False
         if explain:
             packet.layers = []
         with suppress(_StopError):
@@ -118,7 +121,7 @@ class Dissector:
             self._packet.layers.append(Layer(kind, start, end, data))
 
     def _say(self, what: Trouble | Remark, offset: int, detail: str = "") -> None:
-        self._packet.found.append(Finding(what, offset, detail))
+        self._packet.found.append(Finding(what, offset, detail, self._apart))
 
     def _stop(self, what: Trouble, offset: int, detail: str = "") -> _StopError:
         """Say why nothing more can be read; a packet that is cut as well is said to be both."""
@@ -257,6 +260,7 @@ class Dissector:
         if self._short:
             raise self._stop(Trouble.PACKET_CUT, end)
         whole, sound = self._fragments.add(key, place, more, bytes(data[start:end]))
+        self._apart = True
         if not sound:
             raise self._stop(Trouble.BAD_FRAGMENT, start)
         if whole is None:

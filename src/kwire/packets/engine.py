@@ -10,14 +10,14 @@ import ctypes
 from array import array
 from collections import Counter, deque
 from collections.abc import Collection, Iterator
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
 from kwire import native
 from kwire.capture.pcapng import HOST
 from kwire.capture.reader import Mixed, Section, gathered
 from kwire.packets import memory
-from kwire.packets.conversations import Given, judge_inner
+from kwire.packets.conversations import Given, begins, guess, judge_inner, means_nothing, owed
 from kwire.packets.dissect import Dissector
 from kwire.packets.memory import Memory, Variant, Why
 from kwire.packets.network import (
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 CACHED: Final = 4096  # schemas that are known by the bytes of their frame
 PENDING: Final = 16 << 20  # bytes of schemas that are not complete, of all sessions
+NOWHERE: Final = 1 << 64  # the number of a packet after all others
 _ROLES: Final = {Role.SOURCE: 1, Role.SINK: 2}
 _TROUBLES: Final = tuple(Trouble)
 _REMARKS: Final = tuple(Remark)
@@ -57,8 +58,8 @@ class Session:
     """
 
     __slots__ = (
-        *("_key", "_name", "_reader", "again", "bye", "described", "frames", "late", "missing", "next"),
-        *("section", "signature", "token"),
+        *("_key", "_name", "_reader", "again", "bye", "described", "frames", "guessed", "late", "missing"),
+        *("next", "section", "signature", "token"),
     )
 
     def __init__(self, key: tuple[int, ...], first: int) -> None:
@@ -68,6 +69,7 @@ class Session:
         self.described: dict[int, Schema] = {}
         self.signature = 0
         self.token = b""
+        self.guessed = False
         self.bye: int | None = None
         self.next: int | None = None
         self.frames = self.missing = self.again = self.late = 0
@@ -91,6 +93,10 @@ class Session:
         """Whether a schema is not complete."""
         return self._reader is not None and bool(self._reader.held)
 
+    def give_up(self) -> None:
+        """Forget what is not complete."""
+        self._reader = None
+
 
 class Engine:
     """Takes packets as `network.Network` does; its attributes are the same."""
@@ -103,15 +109,16 @@ class Engine:
         self._memory = Memory(bytes(bits), MAX_FLOWS, MAX_CONVERSATIONS)
         self._state = self._memory.state
         self._state.any_port = any_port
-        self._base = 0  # where the data begins in the file
         self._before = 0  # packets taken before those of the rows
         self._told: dict[int, int] = {}  # of the engine's counts: what `found` has of them
-        self._texts: dict[int, str] = {}
+        self._texts: dict[int, tuple[tuple[int, int] | None, int, str]] = {}
+        self._order: dict[str, tuple[int, int]] = {}  # of what was found: the packet, and the frame in it
         self._known: dict[int, Session] = {}  # by their number in the engine
         self._tokens: dict[bytes, int] = {}
         self._schemas: dict[bytes, Schema] = {}
         self._signatures: dict[tuple[tuple[int, int], ...], int] = {}
         self._queue: deque[Given] = deque()
+        self._pending = 0  # bytes of schemas that are not complete
         self.conversations: list[Session] = []
         self.found: dict[str, First] = {}
         self.remarks: Counter[str] = Counter()
@@ -147,7 +154,7 @@ class Engine:
     def rows(self, data: Any, rows: "Rows", count: int, base: int) -> None:
         """Take the packets of the first `count` rows, which lie in `data`, at byte `base` of a file."""
         state = self._state
-        self._base, self._before = base, state.packets
+        state.base, self._before = base, state.packets
         with native.Pinned(data) as pinned, native.Pinned(rows) as places:
             state.data, state.size = pinned.address, pinned.size
             state.rows, state.count, state.at = places.address, min(count, places.size // 32), 0
@@ -187,11 +194,12 @@ class Engine:
             if why == Why.DONE:
                 return
             if why == Why.CALL:
-                self._call()
-            elif why == Why.ROOM:
+                self._call(data, rows)
+                continue
+            self._say(data, rows)
+            if why == Why.ROOM:
                 self._forget()
             else:
-                self._say(data, rows)
                 self._give()
 
     # --- frames out
@@ -205,23 +213,34 @@ class Engine:
             state.out_used = 0
             return
         data = self._memory.out[: state.out_used]
+        stood = state.places[: state.place_count]
         owners = np.frombuffer(self._memory.owners, np.uint32, count)
         offsets = np.frombuffer(self._memory.offsets, np.uint64, count).copy()
         marked = np.flatnonzero(owners & np.uint32(memory.SCHEMA_MARK))
         cuts: dict[int, list[tuple[int, Schema]]] = {}
+        left: dict[int, int] = {}  # of packets with bad SCHEMAs: frames that they still have
         places = None
         if len(marked):
-            for place in marked.tolist():
+            for place, where in zip_longest(marked.tolist(), stood):
                 owner = int(owners[place])
                 number = owner & ~(memory.SCHEMA_MARK | memory.ALONE_MARK)
-                schema = self._schema(number, data, int(offsets[place]), bool(owner & memory.ALONE_MARK))
+                try:
+                    schema = self._schema(number, data, int(offsets[place]))
+                except FrameError as error:
+                    schema = None
+                    self._complain(error, where and (where.number, where.offset), place)
+                    if owner & memory.ALONE_MARK:
+                        state.frames -= 1  # no DATA wraps it, so that it is no frame if it is not sound
+                        if where is not None and where.frames:
+                            left[where.number] = left.get(where.number, where.frames) - 1
+                            state.skipped += not left[where.number]
                 if schema is not None:
                     cuts.setdefault(number, []).append((place, schema))
             places = np.flatnonzero(owners < np.uint32(memory.SCHEMA_MARK))
             owners, offsets = owners[places], offsets[places]
         else:
             owners = owners.copy()
-        state.found = state.out_used = 0
+        state.found = state.out_used = state.place_count = 0
         self._sort(data, owners, offsets, places, cuts)
 
     def _sort(
@@ -311,23 +330,18 @@ class Engine:
             conversation.signature = self._signatures.setdefault(key, len(self._signatures) + 1)
         return conversation.signature
 
-    def _schema(self, number: int, data: bytes, at: int, single: bool) -> Schema | None:
-        """What the SCHEMA frame there describes; None where it says nothing new, or is not complete.
-
-        `single`: no DATA wraps it, so that it is no frame if it is not sound.
-        """
+    def _schema(self, number: int, data: bytes, at: int) -> Schema | None:
+        """What the SCHEMA frame there describes; None where it says nothing new, or is not complete."""
         conversation = self._conversation(number)
         size = data[at + 2] << 8 | data[at + 3]
         raw, alone = data[at : at + size], not conversation.waits
         known = self._schemas.get(raw) if alone else None
         if known is None:
-            try:
-                known = conversation.reader.add(Frames(raw, array("Q", [0])).frame(0))
-            except FrameError as error:
-                self._complain(error)
-                self._state.frames -= single
-                self._state.skipped += single
-                return None
+            before = conversation.reader.held
+            known = conversation.reader.add(Frames(raw, array("Q", [0])).frame(0))
+            self._pending += conversation.reader.held - before
+            if self._pending > PENDING:
+                self._let_go()
             if known is None:
                 return None
             if alone and size <= 1 << 16:
@@ -340,6 +354,17 @@ class Engine:
         conversation.signature = -1
         return known
 
+    def _let_go(self) -> None:
+        """Memory is short: the sessions that hold most of schemas that are not complete give those up."""
+        waiting = sorted((one for one in self.conversations if one.waits), key=lambda one: -one.reader.held)
+        for one in waiting:
+            if self._pending <= PENDING // 4 * 3:
+                return
+            held = one.reader.held
+            self._trouble(Trouble.TOO_MANY_FLOWS, f"{one.name}: {held} bytes waited in vain", 1)
+            self._pending -= held
+            one.give_up()
+
     # --- conversations
 
     def _conversation(self, number: int) -> Session:
@@ -350,50 +375,81 @@ class Engine:
             self.conversations.append(made)
         return made
 
-    def _call(self) -> None:
+    def _call(self, data: Any, rows: "Rows | None") -> None:
         """Read a HELLO or WELCOME."""
         state = self._state
-        data = ctypes.string_at(state.call_frame, state.call_size)
-        frame, _ = inspect(data)
+        self._say(data, rows)
+        frame, _ = inspect(ctypes.string_at(state.call_frame, state.call_size))
         assert frame is not None  # the engine has seen to it
         flow, side = self._memory.flows[state.call_flow], state.call_side
         try:
-            if frame.header.type == Type.HELLO:
-                hello = Hello.read(frame)
-                self._roles(flow, side, hello.role)
-                self._hello(flow, hello)
-            else:
-                welcome = Welcome.read(frame)
-                self._roles(flow, side, welcome.role)
-                if not (welcome.cookie or welcome.unknown or welcome.refused):
-                    if not flow.conversation:
-                        self._new(state.call_flow)
-                    self._begin(flow.conversation, welcome)
+            message = (Hello if frame.header.type == Type.HELLO else Welcome).read(frame)
+            flow.roles[side], flow.roles[1 - side] = _ROLES[message.role], _ROLES[message.role.other]
+            self._shake(flow, message)
         except FrameError as error:
-            self._complain(error)
+            self._complain(error, self._place(state.at, rows), int(state.found))
             state.troubles += 1
             return
         state.frames += 1
 
-    @staticmethod
-    def _roles(flow: Any, side: int, role: Role) -> None:
-        flow.roles[side], flow.roles[1 - side] = _ROLES[role], _ROLES[role.other]
+    def _shake(self, flow: Any, message: Hello | Welcome) -> None:
+        """Learn from a HELLO or WELCOME which session the flow carries, and with which number it begins."""
+        mine, known = flow.conversation, self._tokens.get(message.token, 0)
+        session = self._conversation(mine) if mine else None
+        token = session.token if session is not None and not self._finished(mine) else b""
+        if means_nothing(message, token):
+            return
+        if not known or (known == mine and session is not None and session.guessed):
+            late = flow.key[0] >> 32 & 0xFFFF == Protocol.UDP or message.role is Role.SINK
+            if (
+                session is None
+                or not late
+                or (session.token and not session.guessed)
+                or not self._join(mine, message)
+            ):
+                if session is not None and session.guessed:
+                    session.token, session.guessed = b"", False
+                mine = self._new(flow)
+                session = self._conversation(mine)
+            self._tokens.pop(session.token, None)
+            self._tokens[message.token] = known = mine
+            session.token = message.token
+        flow.conversation = known
+        row, first = self._memory.conversations[known], begins(message)
+        if first is not None and not row.knows_next:
+            row.knows_next, row.next = 1, first
 
-    def _hello(self, flow: Any, hello: Hello) -> None:
-        number = self._tokens.get(hello.token, 0)
-        if not number:
-            number = flow.conversation
-            if not number or self._memory.conversations[number].frames:
-                number = self._new(self._state.call_flow)
-            self._tokens[hello.token] = number
-            self._conversation(number).token = hello.token
-        flow.conversation = number
-        self._begin(number, hello)
+    def _finished(self, number: int) -> bool:
+        """Whether the source has said BYE and every DATA before that is there."""
+        row = self._memory.conversations[number]
+        ends = row.knows_bye and row.knows_next and distance(row.next, row.bye) <= 0
+        return bool(ends and not row.held.count)
 
-    def _new(self, flow: int) -> int:
+    def _new(self, flow: Any) -> int:
+        """A conversation for the flow: the one that it has, if nothing of that has come."""
+        row = self._memory.conversations[flow.conversation]
+        if flow.conversation and not (row.frames or row.knows_start or row.held.count):
+            row.knows_next = row.knows_bye = 0
+            return int(flow.conversation)
         if self._state.conversation_count > self._state.max_conversations:
             self._forget()
-        return int(native.library.kw_conversation_new(ctypes.byref(self._state), flow))
+        return int(native.library.kw_conversation_new(ctypes.byref(self._state), self._state.call_flow))
+
+    def _join(self, number: int, message: Hello | Welcome) -> bool:
+        """Take what comes late for what this session began with; False where it is of another session."""
+        row, session = self._memory.conversations[number], self._conversation(number)
+        if not row.knows_start or self._finished(number):
+            return False
+        early = sum(word << 64 * place for place, word in enumerate(row.early))
+        missing = owed(message, row.start, row.next, early)
+        if missing is None:
+            return False
+        if message.role is Role.SOURCE and not message.resume:
+            row.knows_start = memory.COUNTED
+            row.early[:] = [~missing >> 64 * place & (1 << 64) - 1 for place in range(len(row.early))]
+            row.missing += missing.bit_count()
+        session.guessed = guess(message)
+        return True
 
     def _numbers(self) -> list[int]:
         """The numbers of all conversations."""
@@ -403,19 +459,13 @@ class Engine:
             number = self._memory.conversations[number].next
         return [one for one in range(1, self._state.conversation_used + 1) if one not in free]
 
-    def _begin(self, number: int, hello: Hello | Welcome) -> None:
-        """What a HELLO or WELCOME says of the first DATA to come."""
-        row = self._memory.conversations[number]
-        if hello.resume is (hello.role is Role.SINK) and not row.knows_next:
-            row.knows_next, row.next = 1, hello.next
-
     def _close(self, number: int) -> None:
         """No more frames of this session come."""
         row, state = self._memory.conversations[number], self._state
         while row.held.count:
             native.library.kw_conversation_finish(ctypes.byref(state), number)
             self._say(b"", None)
-            if state.found >= memory.FOUND_FULL or state.out_used >= memory.OUT_FULL:
+            if state.place_count or state.found >= memory.FOUND_FULL or state.out_used >= memory.OUT_FULL:
                 self._give()
         conversation = self._conversation(number)
         conversation.bye = row.bye if row.knows_bye else None
@@ -448,6 +498,7 @@ class Engine:
         gone = []
         for conversation in old:
             number = numbers[id(conversation)]
+            self._pending -= conversation.reader.held
             gone.append(number)
             self._close(number)
             self._give()
@@ -471,14 +522,21 @@ class Engine:
         """Put into words what was wrong for the first time; the packets are still there."""
         state = self._state
         for special in state.specials[: state.special_count]:
-            place, packet = "", None
+            packet = None
             if rows is not None and special.row < state.count:
                 offset, _, sizes, kind = rows[4 * special.row : 4 * special.row + 4]
-                at = self._base + offset - (kind >> 32)
-                place = f"packet {self._before + special.row + 1} at byte {at}: "
                 packet = (offset, sizes & 0xFFFFFFFF, sizes >> 32, kind & 0xFFFFFFFF)
-            self._texts[special.code] = place + self._words(special, data, packet)
+            index = special.number if special.variant == Variant.FRAME else 0
+            place = self._place(special.row, rows)
+            self._texts[special.code] = (place, index, self._words(special, data, packet))
         state.special_count = 0
+
+    def _place(self, row: int, rows: "Rows | None") -> tuple[int, int] | None:
+        """The number of the packet of a row, and where it stands in the file."""
+        if rows is None or row >= self._state.count:
+            return None
+        at = self._state.base + rows[4 * row] - (rows[4 * row + 3] >> 32)
+        return self._before + row + 1, at
 
     def _words(self, special: Any, data: Any, packet: tuple[int, int, int, int] | None) -> str:
         if special.code < memory.CODE_TROUBLE:
@@ -522,23 +580,39 @@ class Engine:
             self._told[code] = count
             trouble = code >= memory.CODE_TROUBLE
             name = _TROUBLES[code - memory.CODE_TROUBLE].name if trouble else Code(code).name
-            self._count(name, self._texts[code], new)
+            self._count(name, self._texts[code][2], new, *self._texts[code][:2])
         for place, remark in enumerate(_REMARKS):
             if state.remarks[place]:
                 self.remarks[remark.name] += state.remarks[place]
                 state.remarks[place] = 0
 
-    def _complain(self, what: Any) -> None:
-        """Count an error of a frame that Python has read."""
-        problem = what.problem if isinstance(what, FrameError) else what
-        self._count(problem.code.name, str(problem), 1)
+    def _complain(self, error: FrameError, place: tuple[int, int] | None, index: int) -> None:
+        """Count an error of a frame that Python has read, where `index` others were found before it."""
+        self._tell()
+        self._count(error.problem.code.name, str(error.problem), 1, place, index)
 
     def _trouble(self, trouble: Trouble, detail: str, count: int) -> None:
+        self._tell()
         self._count(trouble.name, f"{trouble.name}: {trouble.value} ({detail})", count)
 
-    def _count(self, name: str, text: str, count: int) -> None:
-        old = self.found.get(name) or First(0, text)
-        self.found[name] = old._replace(count=old.count + count)
+    def _count(
+        self, name: str, text: str, count: int, place: tuple[int, int] | None = None, index: int = 0
+    ) -> None:
+        """Count what is wrong: in the packet of this number and offset, None: in none, at the end.
+
+        What Python reads of a packet is told after what the engine has judged of later ones.
+        """
+        key, old = (NOWHERE, len(self._order)), self.found.get(name)
+        if place is not None and place[0]:
+            key, text = (place[0], index), f"packet {place[0]} at byte {place[1]}: {text}"
+        if old is None or key < self._order[name]:
+            self._order[name] = key
+            self.found[name] = First(old.count if old else 0, text)
+            if any(key < other for other in self._order.values()):
+                self.found = {
+                    one: self.found[one] for one in sorted(self._order, key=self._order.__getitem__)
+                }
+        self.found[name] = self.found[name]._replace(count=self.found[name].count + count)
 
     def _fragments(self) -> int:
         """How many IP packets are not whole at the end, and did not contradict themselves."""

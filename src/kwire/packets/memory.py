@@ -16,6 +16,7 @@ CODE_TROUBLE: Final = (
     16  # counts from here on are those of troubles, before they are those of a frame's codes
 )
 MAX_SPECIALS: Final = 64
+MAX_PLACES: Final = 512
 FAMILIES: Final = 64
 TALLY_PROTOCOL: Final = 0x10000  # packets by ethertype, from here on by IP protocol
 TALLY_FRAGMENT: Final = 0x10100
@@ -58,6 +59,9 @@ class Face(ctypes.Structure):
     """An interface of a pcapng section; `told`: where its last statistics lie, and 1; 0: nowhere."""
 
     _fields_ = (("link", U64), ("rate", U64), ("offset", U64), ("told", U64))
+
+
+COUNTED: Final = 2  # `knows_start` of a session whose HELLO came after its DATA: those before are counted
 
 
 class Chain(ctypes.Structure):
@@ -114,6 +118,12 @@ class Special(ctypes.Structure):
     )
 
 
+class FoundIn(ctypes.Structure):
+    """A packet in which a SCHEMA stands."""
+
+    _fields_ = (("number", U64), ("offset", U64), ("frames", U64))
+
+
 class Work(ctypes.Structure):
     """What is being done inside a packet."""
 
@@ -127,12 +137,22 @@ class State(ctypes.Structure):
     """The engine."""
 
     _fields_ = (
-        *(("data", PTR), ("size", U64), ("rows", PTR), ("count", U64), ("at", U64), ("ports", PTR)),
+        *(
+            ("data", PTR),
+            ("size", U64),
+            ("base", U64),
+            ("rows", PTR),
+            ("count", U64),
+            ("at", U64),
+            ("ports", PTR),
+        ),
         *((name, U64) for name in ("any_port", "max_flows", "max_conversations", "seed")),
         *(("out", PTR), ("offsets", PTR), ("owners", PTR)),
         *((name, U64) for name in ("out_room", "limit", "out_used", "found")),
         *(("counts", U64 * CODES), ("remarks", U64 * 16), ("specials", Special * MAX_SPECIALS)),
-        *(("special_count", U64), ("tally", PTR), ("families", U64 * (2 * FAMILIES)), ("family_count", U64)),
+        *(("special_count", U64), ("places", FoundIn * MAX_PLACES), ("place_count", U64)),
+        ("before_places", U64),
+        *(("tally", PTR), ("families", U64 * (2 * FAMILIES)), ("family_count", U64)),
         *((name, U64) for name in ("packets", "frames", "skipped", "flow_number", "fragments_missing")),
         *(("call_frame", PTR), ("call_size", U64), ("call_flow", U64), ("call_side", U64)),
         *(("flows", PTR), ("buckets", PTR)),
@@ -163,7 +183,7 @@ class State(ctypes.Structure):
     )
 
 
-_SIZES = (Row, Face, FlowRow, ConversationRow, Fragmented, Special, State)
+_SIZES = (Row, Face, FlowRow, ConversationRow, Fragmented, Special, FoundIn, State)
 
 
 def agreed() -> bool:

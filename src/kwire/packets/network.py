@@ -10,7 +10,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Collection, Iterator
 from typing import Any, Final, NamedTuple, Protocol
 
-from kwire.packets.conversations import Conversation, Given
+from kwire.packets.conversations import Conversation, Given, means_nothing
 from kwire.packets.dissect import Dissector, Finding, Packet, Segment
 from kwire.packets.streams import Found, Splitter, Stream
 from kwire.packets.tables import KWIRE_PORT, Link, Remark, Trouble
@@ -210,6 +210,7 @@ class Network:
 
     def finish(self) -> Iterator[Given]:
         """No more packets come."""
+        self._place = Place(0, 0)  # what is found now is of no packet
         while self._flows:
             self._end(self._flows.popitem(last=False)[1])
         missing = self._dissector.fragments_missing
@@ -232,7 +233,8 @@ class Network:
     def finding(self, finding: Finding) -> None:
         """Count what the dissector found."""
         if isinstance(finding.what, Trouble):
-            self._count(finding.what.name, str(finding))
+            plain = f"{finding.what.name}: {finding.what.value}"
+            self._count(finding.what.name, plain if finding.apart else str(finding))
         else:
             self.remarks[finding.what.name] += 1
 
@@ -242,8 +244,9 @@ class Network:
             trouble.name, f"{trouble.name}: {trouble.value}" + (f" ({detail})" if detail else ""), count
         )
 
-    def problem(self, problem: Problem) -> None:
-        """Count an error of a frame."""
+    def problem(self, problem: Problem, at: int = 0) -> None:
+        """Count an error of a frame that lies `at` in its buffer."""
+        problem = problem._replace(offset=problem.offset - at)
         self._count(problem.code.name, str(problem))
 
     def _count(self, name: str, text: str, count: int = 1) -> None:
@@ -355,7 +358,7 @@ class Network:
                 if not at and not _shaped(memoryview(data)) and data[0] >> 4 != 1:
                     self.trouble(Trouble.NOT_FRAMES, flow.name)
                 else:
-                    self.problem(problems[0])
+                    self.problem(problems[0], at)
                 return
             self._frame(flow, direction, data, frame, problems)
             at += frame.header.length
@@ -383,14 +386,18 @@ class Network:
                 self.trouble(Trouble.TCP_GAP, f"{piece.hole} bytes of {flow.name}")
             if not piece.data:
                 continue
-            problems = len(splitter.problems)
             for found in splitter.feed(piece.data):
                 self._found(flow, direction, found)
-            for problem in splitter.problems[problems:]:
-                self.problem(problem)
-            splitter.problems.clear()
+                self._problems(splitter)
+            self._problems(splitter)
             if splitter.lost and not flow.dead:
                 self._lose(flow, splitter)
+
+    def _problems(self, splitter: Splitter) -> None:
+        """Count what a stream's splitter has found wrong."""
+        for problem in splitter.problems:
+            self.problem(problem)
+        splitter.problems.clear()
 
     def _lose(self, flow: Flow, splitter: Splitter) -> None:
         """A stream in which no frame is found."""
@@ -414,13 +421,13 @@ class Network:
         if self._watcher is not None:
             self._watcher.frame(flow, direction, data, frame.offset, self._place)
         if problems:
-            self.problem(problems[0])
+            self.problem(problems[0], frame.offset)
             return
         before = self._troubles
         try:
             self._sort(flow, direction, data, frame)
         except FrameError as error:
-            self.problem(error.problem)
+            self.problem(error.problem, frame.offset)
         self.frames += frame.header.type == Type.DATA or before == self._troubles
 
     def _sort(self, flow: Flow, direction: int, data: bytes, frame: Frame) -> None:
@@ -432,24 +439,29 @@ class Network:
             flow.roles[direction] = flow.roles[direction] or Role.SOURCE
             self._conversation(flow).inner(data[frame.offset : frame.offset + frame.header.length])
         elif kind == Type.HELLO:
-            self._hello(flow, direction, Hello.read(frame))
+            self._shake(flow, direction, Hello.read(frame))
         elif kind == Type.WELCOME:
-            welcome = Welcome.read(frame)
-            flow.roles[direction], flow.roles[1 - direction] = welcome.role, welcome.role.other
-            if not (welcome.cookie or welcome.unknown or welcome.refused):
-                _begin(self._conversation(flow), welcome)
+            self._shake(flow, direction, Welcome.read(frame))
         elif kind == Type.BYE and flow.roles[direction] is not Role.SINK and flow.conversation is not None:
             flow.conversation.bye = frame.header.id
 
-    def _hello(self, flow: Flow, direction: int, hello: Hello) -> None:
-        flow.roles[direction], flow.roles[1 - direction] = hello.role, hello.role.other
-        known = self._tokens.get(hello.token)
-        if known is None:
-            known = self._conversation(flow, new=True)
-            self._tokens[hello.token] = known
-            known.token = hello.token
+    def _shake(self, flow: Flow, direction: int, message: Hello | Welcome) -> None:
+        """Learn from a HELLO or WELCOME which session the flow carries, and with which number it begins."""
+        flow.roles[direction], flow.roles[1 - direction] = message.role, message.role.other
+        mine, known = flow.conversation, self._tokens.get(message.token)
+        if means_nothing(message, mine.token if mine and not mine.finished else b""):
+            return
+        if known is None or (known is mine and mine.guessed):
+            late = flow.protocol == Ip.UDP or message.role is Role.SINK  # streams are in order
+            if mine is None or not late or (mine.token and not mine.guessed) or not mine.join(message):
+                if mine is not None and mine.guessed:
+                    mine.token, mine.guessed = b"", False
+                mine = self._conversation(flow, new=True)
+            self._tokens.pop(mine.token, None)
+            self._tokens[message.token] = known = mine
+            known.token = message.token
         flow.conversation = known
-        _begin(known, hello)
+        known.begin(message)
 
     def _forget(self) -> None:
         """There are as many conversations as may be: let go of those that began first."""
@@ -466,18 +478,14 @@ class Network:
                 flow.conversation = None
 
     def _conversation(self, flow: Flow, *, new: bool = False) -> Conversation:
-        if flow.conversation is None or (new and flow.conversation.frames):
+        if flow.conversation is None or (new and not flow.conversation.empty):
             if len(self.conversations) >= MAX_CONVERSATIONS:
                 self._forget()
             flow.conversation = Conversation(flow.name, self._queue.append, self.problem)
             self.conversations.append(flow.conversation)
+        elif new:
+            flow.conversation.anew()
         return flow.conversation
-
-
-def _begin(conversation: Conversation, hello: Hello | Welcome) -> None:
-    """What a HELLO or WELCOME says of the first DATA to come: a new source, or a sink that resumes, knows."""
-    if hello.resume is (hello.role is Role.SINK):
-        conversation.begins(hello.next)
 
 
 def _shaped(payload: memoryview) -> bool:

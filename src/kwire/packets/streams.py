@@ -226,7 +226,10 @@ class Splitter:
         self._buffer, self._skip = b"", left - size if self._synced else 0
 
     def feed(self, data: bytes) -> Iterator[Found]:
-        """Take the next bytes; gives the frames that are whole now, to be taken before it goes on."""
+        """Take the next bytes; gives the frames that are whole now, to be taken before it goes on.
+
+        A problem comes after the frames before it.
+        """
         if self.lost:
             self.skipped += len(data)
             return
@@ -245,6 +248,8 @@ class Splitter:
                 self.found = True
                 self._searched = 0
                 yield part
+            elif self.problems:
+                yield Found(b"", array("Q"))
             if self._synced and len(self._buffer) == before:
                 break
 
@@ -279,7 +284,7 @@ class Splitter:
             wrong = {problem.code for problem in problems}
             if wrong == {Code.TRUNCATED_PAYLOAD}:
                 return at
-            self.problems += problems[:1]
+            self.problems += [one._replace(offset=one.offset - at) for one in problems[:1]]
             if frame is not None and not wrong & _HEADER_CODES:
                 return at + frame.header.length
         self._synced = False
