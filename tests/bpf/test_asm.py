@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kwire.bpf import asm, disasm, vm
+from kwire.bpf import insn as isa
 from kwire.bpf.asm import R0, R1, R2, R9, R10, AsmError, Item, Label
 from kwire.bpf.image import MapSpec, MapUse
 from kwire.bpf.insn import PSEUDO_FUNC, decode
@@ -143,3 +144,32 @@ def test_images_know_where_their_maps_are_used() -> None:
     assert decode(image.code)[1].imm == 4 << 32
     with pytest.raises(AsmError, match="'tasks' is used but not declared"):
         asm.image("x", "tracepoint", items, maps[:1])
+
+
+def test_jumps_that_are_too_long_go_in_leaps() -> None:
+    """Forward and back, over a program of which every part is run: r0 counts what was not jumped over."""
+    start, middle, end = Label("start"), Label("middle"), Label("end")
+    filler = [asm.alu64("add", R9, 1) for _ in range(3000)]
+    items: list[Item] = [
+        asm.mov64(R0, 0),
+        asm.mov64(R9, 0),
+        start,
+        asm.alu64("add", R0, 1),
+        asm.jmp("eq", R0, 3, end),
+        asm.jmp("eq", R0, 2, middle),
+        *filler,
+        middle,
+        *filler,
+        asm.ja(start),
+        *filler,
+        end,
+        asm.alu64("lsh", R0, 32),
+        asm.alu64("or", R0, R9),
+        asm.exit_(),
+    ]
+    made = asm.bridged(items, reach=400)
+    linked = asm.link(made)
+    jumps = [insn.offset for insn in linked.insns if insn.opcode & 7 == isa.JMP and insn.opcode != isa.EXIT]
+    assert max(map(abs, jumps)) < 500
+    assert vm.Machine(linked.insns).run().r0 == 3 << 32 | 9000
+    assert asm.bridged(items) == items

@@ -190,7 +190,7 @@ class Meaning:
 
     def data(self, e: c.ReadBytes) -> tuple[bytes, bool]:
         """Bytes for the tail and whether there were more."""
-        wanted = self.register(e.length)
+        wanted = max(self.signed(e.length), 0) if t.signed(e.length.type) else self.register(e.length)
         size = min(wanted, e.type.limit)
         found = self.bytes_at(e.place, size)
         return (b"", False) if found is None else (found, wanted > size)

@@ -285,7 +285,7 @@ def link(items: Iterable[Item]) -> Linked:
     for item in items:
         if isinstance(item, Label):
             if item in labels:
-                raise AsmError(repr(item), "the label is placed twice")
+                raise AsmError(item.name, "the label is placed twice")
             labels[item] = pc
         elif isinstance(item, MapLoad):
             pc += 2
@@ -313,15 +313,107 @@ def link(items: Iterable[Item]) -> Linked:
     return Linked(insns, uses, labels)
 
 
+REACH = 10_000
+"""Slots that a jump is trusted with. Its 16 bits hold three times as much, but the kernel makes some
+instructions longer when it loads a program, and jumps over them with that.
+"""
+
+
+def bridged(items: Iterable[Item], reach: int = REACH) -> list[Item]:
+    """The same program with no jump longer than some `reach` slots: longer ones go in several leaps, by way
+    of jumps that stand between the other instructions.
+    """
+    items = list(items)
+    at = 0
+    places: list[int] = []
+    labels: dict[Label, int] = {}
+    for item in items:
+        places.append(at)
+        if isinstance(item, Label):
+            labels[item] = at
+        else:
+            at += _slots(item)
+    if at <= reach:
+        return items
+    sites = _sites(items, places, reach)
+    bridges: list[dict[Label, Label]] = [{} for _ in sites]
+    for index, item in enumerate(items):
+        if not isinstance(item, Branch) or item.field != "offset" or item.target not in labels:
+            continue
+        here, goal = places[index], labels[item.target]
+        first: Label | None = None
+        while abs(goal - here) > reach:
+            leap = _leap(sites, here, goal, reach)
+            if leap is None:
+                break  # the jump will be refused
+            bridge = bridges[leap].setdefault(item.target, Label(f"bridge to {item.target.name}"))
+            first, here = first or bridge, sites[leap].slot
+        if first is not None:
+            items[index] = item._replace(target=first)
+    made: list[Item] = []
+    begun = 0
+    for site, own in zip(sites, bridges, strict=True):
+        made += items[begun : site.item]
+        begun = site.item
+        over = Label("over")
+        made += [ja(over)] if own and not site.ended else []
+        for target, bridge in own.items():
+            further = _leap(sites, site.slot, labels[target], reach)
+            near = abs(labels[target] - site.slot) <= reach or further is None
+            made += [bridge, ja(target if near or further is None else bridges[further][target])]
+        made.append(over)
+    return made + items[begun:]
+
+
+class _Site(NamedTuple):
+    """Where bridges may stand: before an item, at a slot; `ended`: nothing goes on there by itself."""
+
+    item: int
+    slot: int
+    ended: bool
+
+
+def _sites(items: list[Item], places: list[int], reach: int) -> list[_Site]:
+    """The best place for bridges in each stretch of a program."""
+    sites: list[_Site] = []
+    for index in range(1, len(items)):
+        last = sites[-1].slot if sites else 0
+        if places[index] - last < reach // 4:
+            continue
+        before = items[index - 1]
+        insn = before.insn if isinstance(before, Branch) else before
+        ended = isinstance(insn, Insn) and insn.opcode in (isa.JMP, isa.EXIT)
+        if ended or places[index] - last > reach // 2:
+            sites.append(_Site(index, places[index], ended))
+    return sites
+
+
+def _leap(sites: list[_Site], here: int, goal: int, reach: int) -> int | None:
+    """The number of the site that is furthest on the way, within reach."""
+    if goal > here:
+        ahead = [number for number, site in enumerate(sites) if 0 < site.slot - here <= reach]
+        return ahead[-1] if ahead else None
+    ahead = [number for number, site in enumerate(sites) if 0 < here - site.slot <= reach]
+    return ahead[0] if ahead else None
+
+
+def _slots(item: Item) -> int:
+    if isinstance(item, MapLoad):
+        return 2
+    insn = item.insn if isinstance(item, Branch) else item
+    assert isinstance(insn, Insn)
+    return insn.slots
+
+
 def _resolve(branch: Branch, labels: dict[Label, int], pc: int) -> Insn:
     insn, target, field = branch
     if target not in labels:
-        raise AsmError(repr(target), "the label is used but not placed")
+        raise AsmError(target.name, "the label is used but not placed")
     distance = labels[target] - pc - 1
     if field == "imm":
         return insn._replace(imm=distance & 0xFFFFFFFF if insn.opcode == isa.LDDW else distance)
     if not -0x8000 <= distance <= 0x7FFF:
-        raise AsmError(repr(target), f"the jump over {distance} instructions does not fit 16 bits")
+        raise AsmError(target.name, f"the jump over {distance} instructions does not fit 16 bits")
     return insn._replace(offset=distance)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kwire.bpf import insn as isa
 from kwire.bpf.arch import Arch
-from kwire.bpf.asm import link
+from kwire.bpf.asm import bridged, link
 from kwire.bpf.image import Image, Line, MapSpec
 from kwire.bpf.task import PidFields, PidNamespace, TaskFields
 from kwire.compile import verify
@@ -139,7 +139,7 @@ def _maps(placed: Layout, options: Options, stack: bool, texts: int, ring_size: 
 
 
 def _image(program: checked.Program, selected: Selected, maps: tuple[MapSpec, ...], cookie: bool) -> Image:
-    linked = link(selected.items)
+    linked = link(bridged(selected.items))
     at: dict[int, Span] = {}
     for label, span in selected.spans:
         at[linked.labels[label]] = span  # of several at one instruction the last counts

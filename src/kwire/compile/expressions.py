@@ -42,6 +42,9 @@ BUILTINS: dict[str, tuple[str, str, int]] = {
 BREAKPOINT = {"x86_64": -1}
 """From the instruction pointer a kprobe in the middle of a function sees to the address it is at."""
 
+DATA_MOST = 1 << 16
+"""Bytes of a tracepoint's variable-length data."""
+
 COMM_MOST = 15
 """Bytes of a thread's name, its NUL apart."""
 
@@ -283,19 +286,31 @@ class Expressions(Builder):
         self.do("fault", [result, At(self.faults, 0)])
 
     def place(self, place: checked.Place) -> tuple[Operand, int]:
-        """Base and constant offset of a place; with a checked index the offset is part of the base."""
+        """Base and constant offset of a place; with a checked index the offset is part of the base.
+
+        To a pointer that the verifier knows it lets nobody add what it does not know to be small.
+        """
         base = self.expr(place.base)
         offset = place.offset
-        bounded = [index for index in place.indexes if index.length]
+        data = place.base if isinstance(place.base, checked.DataLocAddress) else None
+        known = data is not None or isinstance(place.base, checked.Context)
+        bounded = any(index.length or data is not None for index in place.indexes)
         address = self.binary("add", base, offset) if bounded else base
-        checks: list[tuple[Operand, int]] = []
+        checks: list[tuple[Operand, Operand]] = []
         for index in place.indexes:
             value = self.expr(index.value)
-            address = self.emit("add", [address, self.emit("mul", [value, index.stride])])
+            step = value
+            if known:
+                most = index.length or max(DATA_MOST // index.stride, 1)
+                step = self.emit("within", [value, value, most])
+            address = self.emit("add", [address, self.emit("mul", [step, index.stride])])
             if index.length:
                 checks.append((value, index.length))
-        for value, length in checks:
-            address = self.emit("within", [address, value, length])
+            elif data is not None:
+                length = self.binary("rsh", self.context_int(data.offset, 4), 16)
+                checks.append((value, self.emit("div", [length, index.stride])))
+        for value, limit in checks:
+            address = self.emit("within", [address, value, limit])
         return address, 0 if bounded else offset
 
     def load_place(self, e: checked.Load) -> Operand:

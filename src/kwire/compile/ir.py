@@ -138,7 +138,7 @@ OPS: Final[dict[str, Op]] = {
         name: Op(Effect.PURE, 2)
         for name in ("add", "sub", "mul", "div", "mod", "and", "or", "xor", "lsh", "rsh", "arsh")
     },
-    "within": Op(Effect.PURE, 3),  # a, or 0 when the index b is not below the constant c
+    "within": Op(Effect.PURE, 3),  # a, or 0 when the index b is not below c
     "umin": Op(Effect.PURE, 2),  # the smaller unsigned number; the verifier sees the bound of a constant b
     "neg": Op(Effect.PURE, 1),
     "zext": Op(Effect.PURE, 1, "bits"),

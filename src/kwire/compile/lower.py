@@ -150,15 +150,25 @@ class Lower(Expressions):
                 self.leave()
 
     def _if(self, statement: checked.If) -> None:
-        yes, no = self.new_block("then"), self.new_block("else")
-        self.condition(statement.test, yes, no)
+        """A choice, and those in its other arm: all meet at one place."""
         before = self.locals
-        ends = []
-        for block, body in ((yes, statement.then), (no, statement.otherwise)):
-            self.start(block)
+        ends: list[tuple[Block | None, dict[int, Operand]]] = []
+        while True:
+            yes, no = self.new_block("then"), self.new_block("else")
+            self.condition(statement.test, yes, no)
+            self.start(yes)
             self.locals = dict(before)
-            self.statements(body)
+            self.statements(statement.then)
             ends.append((self.block, self.locals))
+            self.start(no)
+            self.locals = dict(before)
+            rest = statement.otherwise
+            if len(rest) != 1 or not isinstance(rest[0], checked.If):
+                break
+            statement = rest[0]
+            self.span = self.place_of(statement.span)
+        self.statements(rest)
+        ends.append((self.block, self.locals))
         open_ends = [(block, values) for block, values in ends if block is not None]
         if not open_ends:
             self.block = None

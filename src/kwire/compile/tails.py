@@ -11,9 +11,10 @@ a record in scratch memory is padded once, after the last value (`Record.finish`
 """
 
 from kwire.compile.expressions import Expressions, pieces, signed64
+from kwire.compile.fold import bits_of
 from kwire.compile.ir import At, Operand, Slot, Value
 from kwire.compile.layout import Item
-from kwire.lang import checked
+from kwire.lang import checked, types
 from kwire.wire.fields import TAIL_CUT
 
 ONES = 0x0101010101010101
@@ -205,6 +206,9 @@ class Record:
         """A number of bytes: (length, 1 when there were more)."""
         lower = self.lower
         wanted = lower.expr(value.length)
+        if types.signed(value.length.type) and bits_of(wanted) == 64:  # a negative number of bytes is none
+            sign = lower.emit("arsh", [wanted, 63])
+            wanted = lower.emit("and", [wanted, lower.emit("xor", [sign, -1])])
         base, offset = lower.place(value.place)
         self._clear(limit)
         size = lower.emit("umin", [wanted, limit])

@@ -78,6 +78,10 @@ class VerifierError(KernelError):
         return f"{self}\n{self.log}"
 
 
+MAPS_MOST, INSNS_MOST = 64, 1_000_000
+"""What the kernel takes of one program."""
+
+
 class ProgInfo(NamedTuple):
     """`recursion_misses`: how often the kernel skipped the program because it was already running on that
     CPU.
@@ -340,7 +344,10 @@ def _load_with_log(image: Image, attr: dict[str, Value], first: int) -> int:
 def _without_log(image: Image, error: int) -> tuple[str, str]:
     """(cure, note) for a load that failed before the verifier had anything to say."""
     if error == errno.E2BIG:
-        return "", f"{len(image.code) // 8} instructions or its number of maps are too many"
+        maps = len({use.map for use in image.uses})
+        if maps > MAPS_MOST:
+            return "", f"it uses {maps} maps, a program may use {MAPS_MOST}"
+        return "", f"it has {len(image.code) // 8} instructions, a program may have {INSNS_MOST}"
     if error in (errno.EPERM, errno.EACCES) and image.kind in ("fentry", "fexit") and may_trace():
         return "use a kprobe or a tracepoint", "this kernel lets no program at the entry of functions"
     if error == errno.EINVAL:

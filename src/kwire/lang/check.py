@@ -280,25 +280,38 @@ class Body(Expressions):
         raise TextError(node.span, "the value of this call is not used", "emit(…) it or assign it to a name")
 
     def _if(self, node: tree.If) -> tuple[list[c.Stmt], bool]:
-        test: c.Expr = c.Const(1, t.BOOL, node.span)
-        try:
-            test = self.condition(node.test)
-        except TextError as error:
-            self.fault(error)
-        before, limits = set(self.set), dict(self.limits)
-        then, then_ends = self._block(node.then)
-        after_then, self.set = self.set, before
-        limits_then, self.limits = self.limits, limits
-        otherwise, otherwise_ends = self._block(node.otherwise)
-        if then_ends:
-            pass
-        elif otherwise_ends:
-            self.set, self.limits = after_then, limits_then
-        else:
-            self.set = self.set & after_then
-            for name, limit in limits_then.items():
-                self.limits[name] = limit if self.limits.get(name, limit) == limit else 0
-        return [c.If(test, then, otherwise, node.span)], then_ends and otherwise_ends
+        arms: list[tuple[c.Expr, tuple[c.Stmt, ...], Span]] = []
+        ways: list[
+            tuple[set[str], dict[str, int]]
+        ] = []  # what is known where an arm goes on behind the choice
+        before, limits = self.set, self.limits
+        while True:
+            test: c.Expr = c.Const(1, t.BOOL, node.span)
+            try:
+                test = self.condition(node.test)
+            except TextError as error:
+                self.fault(error)
+            self.set, self.limits = set(before), dict(limits)
+            then, ended = self._block(node.then)
+            arms.append((test, then, node.span))
+            if not ended:
+                ways.append((self.set, self.limits))
+            self.set, self.limits = set(before), dict(limits)
+            if len(node.otherwise) != 1 or not isinstance(node.otherwise[0], tree.If):
+                break
+            node = node.otherwise[0]
+        otherwise, ended = self._block(node.otherwise)
+        if not ended:
+            ways.append((self.set, self.limits))
+        if ways:
+            self.set, self.limits = ways[0]
+            for other, others in ways[1:]:
+                self.set = self.set & other
+                for name, limit in others.items():
+                    self.limits[name] = limit if self.limits.get(name, limit) == limit else 0
+        for test, then, span in reversed(arms):
+            otherwise = (c.If(test, then, otherwise, span),)
+        return list(otherwise), not ways
 
     def _store(self, name: str, value: Value, span: Span, declared: bool = False) -> c.LocalSet | None:
         """Assign a value to a local; None where nothing has to be stored."""

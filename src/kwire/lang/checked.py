@@ -76,7 +76,8 @@ class Index(Node):
     """A variable index: value * stride bytes are added to the place.
 
     When `length` is not 0 the array's bounds are known: an index outside 0 … length-1 (compare unsigned)
-    makes the read give 0, the empty text, or a null address. Constant indexes are folded into the offset.
+    makes the read give 0, the empty text, or a null address. So does one beyond the data where the base is a
+    `DataLocAddress`. Constant indexes are folded into the offset.
     """
 
     value: "Expr"
@@ -320,9 +321,8 @@ class Comm(Node):
 
 
 class ReadBytes(Node):
-    """`length` bytes at a place (any scalar; taken unsigned and cut at `type.limit`) into the record's tail.
-
-    None (length 0) when unreadable.
+    """`length` bytes at a place (any scalar; a negative one is none, it is cut at `type.limit`) into the
+    record's tail. None (length 0) when unreadable.
     """
 
     place: Place

@@ -33,6 +33,8 @@ METHODS = frozenset(("startswith", "endswith"))
 """What can be called on a text."""
 
 MAX_DEPTH = 60
+MAX_ARMS = 200
+"""Choices of one `if`, `elif`, … : trees are walked by recursion."""
 
 NO_INTEGER_OPERATION: dict[type[ast.operator], tuple[str, str]] = {
     ast.Div: ("/", "use // for whole numbers"),
@@ -304,10 +306,7 @@ class Converter:
                 ast.copy_location(joined.left, target)
                 return [tree.Assign(target.id, self.expr(joined), span, at)]
             case ast.If():
-                test = self.expr(node.test)
-                with self._deeper(node):
-                    then = self.body(node.body, faults)
-                    return [tree.If(test, then, self.body(node.orelse, faults), span)]
+                return [self._if(node, faults)]
             case ast.Return(value=None | ast.Constant(value=None)):
                 return [tree.Return(span)]
             case ast.Return():
@@ -318,6 +317,26 @@ class Converter:
                 self.expr(node.value)
                 raise TextError(span, "this expression has no effect", "emit(…) it or assign it to a name")
         self._refuse(node)
+
+    def _if(self, node: ast.If, faults: list[TextError]) -> Stmt:
+        """A choice; every `elif` is one in the other arm of the one before."""
+        arms: list[tuple[Expr, tuple[Stmt, ...], Span]] = []
+        while True:
+            test = self.expr(node.test)
+            with self._deeper(node):
+                arms.append((test, self.body(node.body, faults), self.span(node)))
+            if len(node.orelse) != 1 or not isinstance(node.orelse[0], ast.If):
+                break
+            node = node.orelse[0]
+            if len(arms) == MAX_ARMS:
+                raise TextError(self.span(node.test), f"these are more than {MAX_ARMS} choices in a row")
+        with self._deeper(node):
+            otherwise = self.body(node.orelse, faults)
+        test, then, span = arms.pop()
+        whole = tree.If(test, then, otherwise, span)
+        for test, then, span in reversed(arms):
+            whole = tree.If(test, then, (whole,), span)
+        return whole
 
     def annotation(self, node: ast.expr) -> str:
         """The C type in an annotation: a string, or a plain name such as u32."""

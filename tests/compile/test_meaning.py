@@ -1,0 +1,302 @@
+"""Probes as people write them, run by the interpreter and by this kernel: what was wrong once stays right, on
+every kernel that the tests run on.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import struct
+from functools import cache
+from typing import Any
+
+import pytest
+
+from kwire.bpf import vm
+from kwire.bpf.arch import host
+from kwire.btf.store import load_kernel
+from kwire.compile.build import Compiled, compile_probe
+from kwire.kernel import prog
+from kwire.kernel.maps import Map
+from kwire.kernel.ring import Ring
+from kwire.lang import python
+from kwire.lang import types as t
+from kwire.lang.check import check
+from kwire.lang.context import Argument, CtxField, Param, Site
+from kwire.lang.errors import LanguageError
+from kwire.lang.kerneltypes import KernelTypes
+from kwire.wire.schema import decode
+
+pytestmark = pytest.mark.live
+
+PAGE = mmap.PAGESIZE
+USER = t.Pointer(t.CHAR, t.USER)
+RAW = Site(
+    "rawtracepoint",
+    "x",
+    (
+        Param("a", USER, Argument(0)),
+        Param("n", t.S64, Argument(1)),
+        Param("u", t.U64, Argument(2)),
+        Param("many", t.Pointer(t.U64, t.USER), Argument(3)),
+    ),
+)
+ARRAY = Site(
+    "tracepoint",
+    "x:y",
+    (
+        Param("which", t.S32, CtxField(8, 4)),
+        Param("words", t.Array(t.U32, 6), CtxField(16, 24)),
+        Param("name", t.Array(t.CHAR, 16), CtxField(40, 16)),
+    ),
+)
+
+
+@cache
+def types() -> KernelTypes:
+    return KernelTypes(load_kernel())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _types() -> None:
+    types()  # before any test: the kernel's types stay open
+
+
+def compiled(body: str, site: Site = RAW) -> Compiled:
+    """A probe function with this body, whose parameters are those of the site."""
+    lines = "".join(f"    {line}\n" for line in body.strip().split("\n"))
+    names = ", ".join(param.name for param in site.params)
+    text = f"import kwire\n@kwire.probe('{site.kind}:{site.target}')\ndef probe({names}):\n{lines}"
+    (probe,) = python.parse_file(text, "probe.py")
+    program = check(probe, site, types())
+    cpus = os.cpu_count() or 1
+    return compile_probe(program, id=1, spec="x", probes=1, cpus=cpus, tasks=False, arch=host())
+
+
+def in_kernel(made: Compiled, context: bytes | None) -> tuple[list[dict[str, Any]], int]:
+    """The events of one run in the kernel, and how many of them it noted a failed read for; without a
+    context the program is only loaded.
+    """
+    maps = {spec.name: Map.create(spec) for spec in made.image.maps}
+    ring = next(spec.inner for spec in made.image.maps if spec.inner is not None)
+    cpus = os.cpu_count() or 1
+    try:
+        with Map.create(ring) as ring_map:
+            for cpu in range(cpus):
+                maps["rings"].update(struct.pack("<I", cpu), ring_map.fd)
+            with prog.load(made.image, maps) as loaded, Ring(ring_map) as reader:
+                if context is None:
+                    return [], 0
+                loaded.test_run(context=context)  # here, where this process's memory is
+                frames = reader.read()
+                found = [decode(made.schema, frames.frame_bytes(n)) for n in range(len(frames))]
+                reader.release()
+            counts = maps["counts"].lookup(bytes(4))
+            assert counts is not None
+            return found, sum(struct.unpack_from("<Q", counts, 64 * cpu + 40)[0] for cpu in range(cpus))
+    finally:
+        for one in maps.values():
+            one.close()
+
+
+def events(
+    body: str, *arguments: int, memory: dict[int, bytes] | None = None
+) -> tuple[list[dict[str, Any]], int]:
+    """What a body emits, the same in the interpreter and in the kernel; and how many reads failed."""
+    made = compiled(body)
+    context = vm.arguments([*arguments, *[0] * (4 - len(arguments))])
+    machine = vm.Machine(made.image, memory=vm.Memory(memory or {}))
+    emitted = [decode(made.schema, one) for one in machine.run(context).emitted]
+    for _ in range(5):  # a page of this process can be on the move, and then it cannot be read
+        for address, data in (memory or {}).items():
+            ctypes.string_at(address, len(data))
+        found, faults = in_kernel(made, context)
+        if found == emitted and faults == (machine_faults(machine) > 0):
+            break
+    assert found == emitted
+    return found, faults
+
+
+def machine_faults(machine: vm.Machine) -> int:
+    """How many events the interpreter noted a failed read for."""
+    counts = machine.maps["counts"]
+    assert isinstance(counts, vm.ArrayMap)
+    return int(struct.unpack_from("<Q", counts.value(), 40)[0])
+
+
+class Edge:
+    """The last bytes of a page behind which there is nothing."""
+
+    def __init__(self, data: bytes) -> None:
+        self.area = mmap.mmap(-1, 2 * PAGE)
+        base = ctypes.addressof(ctypes.c_char.from_buffer(self.area))
+        self.area[PAGE - len(data) : PAGE] = data
+        self.address = base + PAGE - len(data)
+        self.memory = {self.address: data}
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.mprotect(ctypes.c_void_p(base + PAGE), PAGE, 0) == 0
+
+
+# reads that are joined
+
+
+def test_a_readable_byte_is_read_beside_an_unreadable_one() -> None:
+    edge = Edge(b"\x07\x08")
+    body = 'p = cast("u8 *", a)\nemit(x=p[0], y=p[1], z=p[2], far=p[9])'
+    found, faults = events(body, edge.address, memory=edge.memory)
+    assert found == [{"x": 7, "y": 8, "z": 0, "far": 0}]
+    assert faults == 1
+
+
+def test_a_read_stays_behind_its_guard() -> None:
+    edge = Edge(struct.pack("<I", 0))
+    body = 'p = cast("u32 *", a)\nx = 5\nif p[0]:\n    x = p[1]\nemit(x, kind=p[0])'
+    assert events(body, edge.address, memory=edge.memory) == ([{"x": 5, "kind": 0}], 0)
+    edge = Edge(struct.pack("<II", 1, 9))
+    assert events(body, edge.address, memory=edge.memory) == ([{"x": 9, "kind": 1}], 0)
+
+
+def test_nothing_is_readable() -> None:
+    found, faults = events('p = cast("u64 *", a)\nemit(x=p[0], y=p[1], z=p[2])', 64)
+    assert (found, faults) == ([{"x": 0, "y": 0, "z": 0}], 1)
+
+
+# a text's limit belongs to its value
+
+
+@pytest.mark.parametrize(
+    ("test", "expected"),
+    [
+        ('str(a, 4) == "hell"', True),
+        ('str(a, 5) == "hello"', True),
+        ('str(a, 6) == "hello"', True),
+        ('str(a, 4) == "help"', False),
+        ('str(a, 4) != "hell"', False),
+        ('str(a, 3).startswith("hel")', True),
+        ('str(a, 3).endswith("el")', True),
+        ('"lo" in str(a, 4)', False),
+        ('"lo" in str(a, 5)', True),
+    ],
+)
+def test_a_text_ends_at_its_limit(test: str, expected: bool) -> None:
+    edge = Edge(b"hello\0")
+    found, faults = events(f"emit(same={test})", edge.address, memory=edge.memory)
+    assert (found, faults) == ([{"same": expected}], 0)
+
+
+def test_a_text_longer_than_its_limit_can_be_is_refused() -> None:
+    with pytest.raises(LanguageError, match="at most 4 bytes, never these 5"):
+        compiled('emit(same=str(a, 4) == "hello")')
+
+
+def test_two_limits_in_two_branches_stay_two() -> None:
+    edge = Edge(b"hello\0")
+    body = "if n:\n    emit(x=str(a, 2))\nelse:\n    emit(x=str(a, 4))"
+    for number, text in ((1, "he"), (0, "hell")):
+        [event], _ = events(body, edge.address, number, memory=edge.memory)
+        assert str(event["x"]) == text
+    with pytest.raises(LanguageError, match="of one limit on one path and of another on the other"):
+        compiled('if n:\n    x = str(a, 2)\nelse:\n    x = str(a, 4)\nemit(x=x == "he")')
+
+
+# numbers of mixed sign
+
+
+@pytest.mark.parametrize(
+    ("test", "n", "u", "expected"),
+    [
+        ("-1 < 0xffffffffffffffff", 0, 0, True),
+        ("n < u", -1, (1 << 64) - 1, True),
+        ("n == u", -1, (1 << 64) - 1, False),
+        ("n != u", -1, (1 << 64) - 1, True),
+        ("u > n", -1, 0, True),
+        ("u <= n", 1 << 62, 1 << 63, False),
+        ("n < u", 5, 6, True),
+        ("n // 2 == -2", -3, 0, True),
+        ("n % 4 == 1", -3, 0, True),
+    ],
+)
+def test_numbers_compare_by_their_value(test: str, n: int, u: int, expected: bool) -> None:
+    assert events(f"emit(same={test})", 0, n, u)[0] == [{"same": expected}]
+
+
+# lengths and indexes
+
+
+@pytest.mark.parametrize(
+    ("n", "expected"), [(-1, b""), (-(1 << 63), b""), (0, b""), (3, b"hel"), (900, b"hello\0")]
+)
+def test_bytes_of_a_varying_number(n: int, expected: bytes) -> None:
+    edge = Edge(b"hello\0")
+    found, faults = events("emit(x=bytes(a, n, 6))", edge.address, n, memory=edge.memory)
+    assert [bytes(one["x"]) for one in found] == [expected]
+    assert faults == 0
+
+
+@pytest.mark.parametrize("index", ["which", "which & 3", "u32(which) + 1", "which * which"])
+def test_an_array_of_the_context_is_indexed(index: str) -> None:
+    body = f"emit(x=words[{index}], letter=name[{index}])"
+    made = compiled(body, ARRAY)
+    in_kernel(made, None)
+    for which in (0, 2, 5, 6, -1, 100, -(1 << 31)):
+        context = bytes(8) + struct.pack("<i4x6I16s", which, *range(10, 16), b"abcdefghijklmnop")
+        [frame] = vm.Machine(made.image).run(context).emitted
+        at = eval(index, {"which": which, "u32": lambda value: value & 0xFFFFFFFF})
+        word = 10 + at if 0 <= at < 6 else 0
+        letter = b"abcdefghijklmnop"[at] if 0 <= at < 16 else 0
+        assert decode(made.schema, frame) == {"x": word, "letter": letter}
+
+
+# programs of unusual size
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "many[1] & {bit} != 0",
+        "many[1] == {bit}",
+        "n > {bit}",
+        "not (u < {bit})",
+        "n < {bit} and u > {bit}",
+        "n < {bit} or many[2] == {bit}",
+        'str(a, {n}) == "x"',
+    ],
+)
+def test_many_truth_values_do_not_multiply(test: str) -> None:
+    tests = [test.format(bit=1 << number, n=number + 2) for number in range(18)]
+    body = f"emit({', '.join(f'f{number}={one}' for number, one in enumerate(tests))})"
+    numbers = (ctypes.c_uint64 * 3)(5, 0x155, 1 << 7)
+    data, at = bytes(numbers), ctypes.addressof(numbers)
+    edge = Edge(b"x\0")
+    memory = {at: data, **edge.memory}
+    [event], _ = events(body, edge.address, 300, 0x2_0003, at, memory=memory)
+    names = {"many": list(numbers), "n": 300, "u": 0x2_0003, "a": 0, "str": lambda a, n: "x"}
+    for number, one in enumerate(tests):
+        assert event[f"f{number}"] == eval(one, dict(names)), one
+
+
+@pytest.mark.parametrize("count", [60, 200])
+def test_a_long_chain_of_choices(count: int) -> None:
+    lines = [
+        f"{'elif' if number else 'if'} n == {number}:\n    x = {number * 3 + 1}" for number in range(count)
+    ]
+    body = "x = 0\n" + "\n".join(lines) + "\nemit(x)"
+    made = compiled(body)
+    for number in (0, 1, count // 2, count - 1, count):
+        context = vm.arguments([0, number, 0, 0])
+        assert in_kernel(made, context)[0] == [{"x": number * 3 + 1 if number < count else 0}]
+
+
+def test_a_program_longer_than_a_jump_reaches() -> None:
+    """150 events of eight texts."""
+    fields = ", ".join(f"t{number}=str(a, {200 + number})" for number in range(8))
+    one = f"if n > {{}}:\n    emit(k=n, {fields})"
+    body = "\n".join(one.format(number) for number in range(150))
+    made = compiled(body)
+    assert len(made.image.code) // 8 > 1 << 15
+    edge = Edge(b"hello\0")
+    found, _ = in_kernel(made, vm.arguments([edge.address, 3, 0, 0]))
+    assert [one["k"] for one in found] == [3, 3, 3]
+    found, _ = in_kernel(made, vm.arguments([edge.address, 0, 0, 0]))
+    assert not found
