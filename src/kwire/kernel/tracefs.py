@@ -98,10 +98,9 @@ class Tracefs(Fd):
         return True
 
     def event_id(self, category: str, name: str) -> int:
-        """The number that perf_event_open(2) knows a tracepoint by. Raises TracefsError."""
-        known = self._formats.get(f"{category}:{name}")
-        if known:
-            return known.id
+        """The number that perf_event_open(2) knows a tracepoint by now: a module that is loaded again has new
+        ones. Raises TracefsError.
+        """
         text = self.read(f"events/{_checked(category)}/{_checked(name)}/id").strip()
         if not text.isdigit():
             raise TracefsError("read", f"id of {category}:{name}", "it is no number")

@@ -364,7 +364,7 @@ class Planner:
         try:
             return sites.function(kind, name, self._types, group or None, offset, host().machine, copies)
         except BtfLookupError as error:
-            raise error if listed or self._kernel is None else catalog.missing(kind, name) from None
+            raise error if listed or self._kernel is None else catalog.missing(kind, target.target) from None
 
     def _tracepoint(self, category: str, name: str) -> Site:
         if category == "ftrace":
