@@ -68,6 +68,7 @@ FEATURES: dict[str, Feature] = {
         Feature("fentry", "programs on functions with typed arguments", "5.5", probes.fentry),
         Feature("perf_link", "probes end with their descriptor, even when shared", "5.15", probes.perf_link),
         Feature("cookie", "one program tells its probes apart", "5.15", probes.perf_link),
+        Feature("missed", "firings inside of another program are counted", "6.7", probes.counts_missed),
         Feature("btf", "the kernel describes its types", "5.4", surroundings.btf),
         Feature("module", "modules describe their types", "5.11", surroundings.module_btf),
         Feature("kallsyms", "addresses of kernel symbols are shown", "", surroundings.kallsyms),

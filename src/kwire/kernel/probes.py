@@ -34,6 +34,7 @@ from kwire.kernel.answer import YES, Answer, refused, trying, without_sysfs
 from kwire.kernel.attach import GET_KPROBES, NO_KPROBES, Link, attach, attach_multi, kprobe_pmu
 from kwire.kernel.maps import PAGE, Map
 from kwire.kernel.prog import BTF_KIND_FUNC, KINDS, Prog, function_btf_id, load
+from kwire.kernel.symbols import kernel_symbols
 from kwire.kernel.sys import (
     ATTACH_TYPES,
     BPF_F_MMAPABLE,
@@ -259,6 +260,17 @@ def perf_link() -> Answer:
     except KernelError as error:
         return refused(error.errno)
     return YES if errno == errnos.EBADF else refused(errno)
+
+
+def counts_missed() -> Answer:
+    """Does the kernel count the firings of tracepoints and kprobes at which it ran no program, because one
+    ran on that CPU already? It has a function for that.
+    """
+    try:
+        there = kernel_symbols().addresses("bpf_prog_inc_misses_counter")
+    except KernelError as error:
+        return Answer("unknown", error.cause)
+    return YES if there else Answer("no", "what is missed so is not known, and in no account")
 
 
 def _load_nothing(kind: str) -> Prog:
