@@ -180,49 +180,49 @@ look1:
     %3 = call map_lookup_elem map:tasks [key.2+0]
     if %3 eq 0 goto done else listed2
 listed2:
-    %30 = load 8 [%3+0]
-    if %30 eq 0 goto body1 else other2
+    %4 = load 8 [%3+0]
+    if %4 eq 0 goto body1 else other2
 other2:
-    %31 = peek 8 [%1+40]
-    %32 = peek 8 [%31+32]
-    if %32 eq %30 goto body1 else done
+    %6 = peek 8 [%1+40]
+    %7 = peek 8 [%6+32]
+    if %7 eq %4 goto body1 else done
 body1:
-    %4 = call ktime_get_ns
-    store 8 [record.1+8] %4
+    %8 = call ktime_get_ns
+    store 8 [record.1+8] %8
     store 4 [record.1+16] %2
-    %7 = peek 4 [%1+8]
-    store 4 [record.1+20] %7
-    %9 = peek 4 [%0+8]
-    store 4 [record.1+24] %9
+    %12 = peek 4 [%1+8]
+    store 4 [record.1+20] %12
+    %13 = peek 4 [%0+8]
+    store 4 [record.1+24] %13
     store 4 [record.1+28] 0
     store 4 [record.1+0] 0x20000011
     store 4 [record.1+4] 0x1000000
-    %11 = call get_smp_processor_id
-    %12 = umin %11 1
-    %13 = lsh %12 6
-    %14 = mapval counts.0
-    %15 = add %14 %13
-    %16 = load 8 [%15+0]
-    %17 = add %16 1
-    store 8 [%15+0] %17
-    store 4 [key.3+0] %12
-    %20 = call map_lookup_elem map:rings [key.3+0]
-    if %20 eq 0 goto refused6 else output6
-output6:
-    %21 = call ringbuf_output %20 [record.1+0] 32 0
-    if %21 eq 0 goto done else refused6
-refused6:
-    %22 = load 8 [%15+8]
-    %23 = add %22 1
-    store 8 [%15+8] %23
-    %24 = load 8 [record.1+8]
-    %25 = load 8 [%15+16]
-    if %25 eq 0 goto first8 else later8
-first8:
-    store 8 [%15+16] %24
-    goto later8
-later8:
-    store 8 [%15+24] %24
+    %15 = call get_smp_processor_id
+    %16 = umin %15 1
+    %17 = lsh %16 6
+    %18 = mapval counts.0
+    %19 = add %18 %17
+    %20 = load 8 [%19+0]
+    %21 = add %20 1
+    store 8 [%19+0] %21
+    store 4 [key.3+0] %16
+    %26 = call map_lookup_elem map:rings [key.3+0]
+    if %26 eq 0 goto refused8 else output8
+output8:
+    %27 = call ringbuf_output %26 [record.1+0] 32 0
+    if %27 eq 0 goto done else refused8
+refused8:
+    %28 = load 8 [%19+8]
+    %29 = add %28 1
+    store 8 [%19+8] %29
+    %30 = load 8 [record.1+8]
+    %31 = load 8 [%19+16]
+    if %31 eq 0 goto first10 else later10
+first10:
+    store 8 [%19+16] %30
+    goto later10
+later10:
+    store 8 [%19+24] %30
     goto done
 done:
     exit 1
@@ -251,3 +251,16 @@ def test_a_whole_program() -> None:
     )  # fmt: skip
     assert renumbered(compiled.ir) == renumbered(GETPPID)
     assert not compiled.image.btf  # nobody wrote this program
+
+
+def test_events_leave_by_one_subprogram_where_there_are_several() -> None:
+    emit = c.Emit((PID,), SPAN)
+    several = build(PID, body=(c.If(CPU, (emit,), (), SPAN), emit))
+    assert calls(several).count("ringbuf_output") == 1
+    assert several.ir.count("invoke send") == 3
+    assert len(several.image.func_info) == 2 * 8
+    assert "invoke" not in build(PID).ir
+    once, twice = build(PID).image.code, build(PID, body=(emit,)).image.code
+    four = build(PID, body=(emit, emit, emit)).image.code
+    assert (len(four) - len(twice)) // 8 <= 2 * 12
+    assert len(four) < 2 * len(once)

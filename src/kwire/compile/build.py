@@ -14,12 +14,13 @@ from kwire.bpf.asm import bridged, link
 from kwire.bpf.image import Image, Line, MapSpec
 from kwire.bpf.task import PidFields, PidNamespace, TaskFields
 from kwire.compile import verify
-from kwire.compile.allocate import StackError, allocate
+from kwire.compile.allocate import STACK_SIZE, StackError, allocate
 from kwire.compile.builder import OTHER_SOURCE
+from kwire.compile.emission import SLOT_SIZE
 from kwire.compile.expressions import Options
-from kwire.compile.ir import Function, Module, dump
+from kwire.compile.ir import Function, dump
 from kwire.compile.layout import CompileError, Layout, layout, schema
-from kwire.compile.lower import SLOT_SIZE, Lowered, fits_stack, lower, scratch_stride
+from kwire.compile.lower import Lowered, fits_stack, lower, scratch_stride
 from kwire.compile.matching import TEXTS
 from kwire.compile.optimize import optimize
 from kwire.compile.progbtf import identifier, program_btf
@@ -100,20 +101,22 @@ def compile_probe(
     else:
         lowered = _make(program, placed, options, on_stack, 8)
     maps = _maps(placed, options, on_stack, lowered.texts, ring_size)
-    image = _image(program, select(Module([lowered.function])), maps, cookie)
+    image = _image(program, select(lowered.module), maps, cookie)
     made = schema(program, placed, id=id, spec=spec, machine=arch.machine)
-    return Compiled(image, made, dump(lowered.function) if explain else "")
+    return Compiled(image, made, "".join(map(dump, lowered.module.functions)) if explain else "")
 
 
 def _make(program: checked.Program, placed: Layout, options: Options, stack: bool, window: int) -> Lowered:
     lowered = lower(program, placed, options, stack)
-    function = lowered.function
-    _checked(function, "lower")
-    optimize(function)
-    _checked(function, "optimize")
-    join_reads(function, lowered.faults, window)
-    _checked(function, "join_reads")
-    allocate(function, program.name)
+    room = STACK_SIZE
+    for function in reversed(lowered.module.functions):  # those that are called come last
+        _checked(function, "lower")
+        optimize(function)
+        _checked(function, "optimize")
+        join_reads(function, lowered.faults, window)
+        _checked(function, "join_reads")
+        size = allocate(function, program.name, room)
+        room -= max(size + 31, 32) & ~31  # as the kernel counts what a chain of calls needs
     return lowered
 
 
@@ -145,9 +148,13 @@ def _image(program: checked.Program, selected: Selected, maps: tuple[MapSpec, ..
         at[linked.labels[label]] = span  # of several at one instruction the last counts
     end = sum(insn.slots for insn in linked.insns)
     lines = tuple(_line(program, slot, span) for slot, span in sorted(at.items()) if slot < end)
-    if lines and lines[0].insn:
-        lines = (lines[0]._replace(insn=0), *lines)
-    info = program_btf(program.name, lines)
+    entries = [linked.labels[entry] for entry in selected.functions]
+    if lines:  # the first instruction of each function has to have one
+        known = {line.insn for line in lines}
+        more = (lines[0]._replace(insn=entry) for entry in entries if entry not in known)
+        lines = tuple(sorted((*lines, *more)))
+    names = [program.name, *(entry.name for entry in selected.functions[1:])]
+    info = program_btf(dict(zip(names, entries, strict=True)), lines)
     kind = program.site.kind
     target = program.site.target if kind in ("fentry", "fexit") else ""
     used = {use.map for use in linked.uses}

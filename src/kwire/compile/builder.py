@@ -17,8 +17,8 @@ class Builder:
 
     __slots__ = ("block", "done", "function", "prologue", "shift", "span")
 
-    def __init__(self, exit_value: int) -> None:
-        self.function = Function()
+    def __init__(self, exit_value: int, function: Function | None = None) -> None:
+        self.function = Function() if function is None else function
         self.block: Block | None = self.function.entry
         self.span: Span = NOWHERE
         self.shift = 0  # OTHER_SOURCE while the filter is lowered, where that has a text of its own

@@ -13,20 +13,14 @@ than an index, so none costs more than a few nanoseconds.
 from typing import NamedTuple
 
 from kwire.compile.builder import OTHER_SOURCE
+from kwire.compile.emission import cpu, send, sender
 from kwire.compile.expressions import Expressions, Options
-from kwire.compile.ir import At, Block, Function, Ins, Operand, Slot, Value
+from kwire.compile.ir import At, Block, Function, Ins, Module, Operand, Slot, Value
 from kwire.compile.layout import SLACK, Layout, pad
 from kwire.compile.matching import Texts, match
 from kwire.compile.tails import Record
 from kwire.lang import checked
-from kwire.wire.frame import VERSION, Type
-
-ATTEMPTS, REFUSED, FIRST, LAST, TOO_LONG, FAULTS = range(0, 48, 8)
-SLOT_SIZE = 64
-"""Of a probe's counters on one CPU; the offsets above are those of its u64 counters."""
-
-ADAPTIVE_WAKEUP = 0
-"""The reader is woken by the event that finds it waiting at the end of the ring, and by no other."""
+from kwire.lang.forms import walk
 
 STACK_RECORD_MOST = 256
 """Longer records, and those with several tail values, are built in scratch memory."""
@@ -36,11 +30,11 @@ EXIT = {"tracepoint": 1}
 
 
 class Lowered(NamedTuple):
-    """A program in IR. `faults`: the slot that notes failed reads; `texts`: bytes for each CPU in the map of
-    texts that are matched, 0 without such a map.
+    """A program in IR. `faults`: the slot of the first function that notes failed reads; `texts`: bytes for
+    each CPU in the map of texts that are matched, 0 without such a map.
     """
 
-    function: Function
+    module: Module
     faults: Slot
     texts: int
 
@@ -48,7 +42,10 @@ class Lowered(NamedTuple):
 def lower(program: checked.Program, layout: Layout, options: Options, stack: bool) -> Lowered:
     """The program in IR. `stack`: the record is built in the stack frame."""
     lowering = Lower(program, layout, options, stack)
-    return Lowered(lowering.run(), lowering.faults, lowering.texts.stride)
+    functions = [lowering.run()]
+    if lowering.sender is not None:
+        functions.append(lowering.sender)
+    return Lowered(Module(functions), lowering.faults, lowering.texts.stride)
 
 
 def fits_stack(layout: Layout) -> bool:
@@ -64,7 +61,7 @@ def scratch_stride(layout: Layout) -> int:
 class Lower(Expressions):
     """One program on its way to IR."""
 
-    __slots__ = ("layout", "program", "record", "stack", "texts")
+    __slots__ = ("layout", "program", "record", "sender", "stack", "texts")
 
     def __init__(self, program: checked.Program, layout: Layout, options: Options, stack: bool) -> None:
         super().__init__(program.name, program.site, options, EXIT.get(program.site.kind, 0))
@@ -72,6 +69,7 @@ class Lower(Expressions):
         self.layout = layout
         self.stack = stack
         self.texts = Texts()
+        self.sender = sender(options, program.span) if _emits(program.body) > 1 else None
         self.record: Slot | None = self.function.slot("record", pad(layout.most + SLACK)) if stack else None
 
     def run(self) -> Function:
@@ -105,7 +103,7 @@ class Lower(Expressions):
 
     def match(self, e: checked.TextMatch, yes: Block, no: Block) -> None:
         """Go to `yes` where a text matches a pattern, otherwise to `no`."""
-        match(self, self.texts, self._cpu(), e, yes, no)
+        match(self, self.texts, cpu(self, self.options), e, yes, no)
 
     def _traced_only(self) -> None:
         """Leave unless the current process is in `tasks`, by its number and the moment it was created. The
@@ -179,11 +177,6 @@ class Lower(Expressions):
 
     # an event
 
-    def _cpu(self) -> Operand:
-        """The current CPU's number, within what the maps have room for."""
-        cpu = self.call("get_smp_processor_id")
-        return self.emit("umin", [cpu, self.options.cpus - 1])
-
     def _probe(self) -> Operand:
         """With cookies: the probe's index from 0, from the attach cookie, which holds its number."""
         number = self.call("get_attach_cookie", self.function.context)
@@ -191,14 +184,14 @@ class Lower(Expressions):
         known = self.new_block("known")
         self.branch("lt", index, self.options.probes, known, self.done, rare=self.done)
         self.start(known)
-        return self.emit("umin", [index, self.options.probes - 1])
+        return index
 
     def _emit(self, statement: checked.Emit) -> None:
         options, layout = self.options, self.layout
         if self.record is not None:
             base: Value | Slot = self.record
         else:
-            own = self.emit("mul", [self._cpu(), scratch_stride(layout)])
+            own = self.emit("mul", [cpu(self, self.options), scratch_stride(layout)])
             base = self.emit("add", [self.emit("mapval", [], ("scratch", 0)), own])
         probe = self._probe() if options.cookie else options.id - 1
         self.now = self.call("ktime_get_ns")
@@ -214,9 +207,7 @@ class Lower(Expressions):
                 self.store(base, item.offset, item.size, self.expr(value))
         self.now = None
         self.span = statement.span
-        size = record.finish()
-        self._header(base, size, probe)
-        self._send(base, size, probe)
+        self._send(base, record.finish(), probe)
 
     def _block(self, base: Value | Slot, offset: int, value: checked.ReadBlock) -> None:
         place, start = value.place, value.place.offset
@@ -231,59 +222,22 @@ class Lower(Expressions):
         self.reads = True
         self.do("block", [At(base, offset), source], (place.space, start, value.size))
 
-    def _header(self, base: Value | Slot, size: Operand, probe: Operand) -> None:
-        """version, type, flags, length, id: big-endian, all but the length usually constant."""
-        start = int.from_bytes(bytes(((VERSION << 4) | Type.EVENT, 0)), "little")
-        if isinstance(size, int):
-            self.store(base, 0, 4, start | int.from_bytes(size.to_bytes(2, "big"), "little") << 16)
-        else:
-            self.store(base, 0, 2, start)
-            self.store(base, 2, 2, self.emit("be", [size], 16, 16))
-        if isinstance(probe, int):
-            self.store(base, 4, 4, int.from_bytes((probe + 1).to_bytes(4, "big"), "little"))
-        else:
-            self.store(base, 4, 4, self.emit("be", [self.emit("add", [probe, 1])], 32, 32))
-
     def _send(self, base: Value | Slot, size: Operand, probe: Operand) -> None:
-        counts = self._counters(probe)
-        self._count(counts, ATTEMPTS)
+        """Give the record away. Whether a read failed is told of each event anew."""
+        if self.block is None:
+            return
+        if self.sender is None:
+            send(self, self.options, base, size, probe, self._failed)
+            return
+        given: list[Operand] = [At(base, 0), size, self._failed()]
+        self.do("invoke", [*given, probe] if self.options.cookie else given, self.sender)
         if self.reads:
-            failed, whole = self.new_block("failed"), self.new_block("whole")
-            self.branch("ne", self.load(self.faults, 0, 8), 0, failed, whole)
-            self.start(failed)
-            self._count(counts, FAULTS)
             self.store(self.faults, 0, 8, 0)
-            self.jump(whole)
-            self.start(whole)
-        key = self.function.slot("key", 8)
-        self.store(key, 0, 4, self._cpu())
-        ring = self.call("map_lookup_elem", self.map("rings"), At(key, 0))
-        output, refused, sent = self.new_block("output"), self.new_block("refused"), self.new_block("sent")
-        self.branch("eq", ring, 0, refused, output)
-        self.start(output)
-        result = self.call("ringbuf_output", ring, At(base, 0), size, ADAPTIVE_WAKEUP)
-        self.branch("eq", result, 0, sent, refused)
-        self.start(refused)
-        self._count(counts, REFUSED)
-        now = self.load(base, 8, 8)
-        first, later = self.new_block("first"), self.new_block("later")
-        self.branch("eq", self.load(counts, FIRST, 8), 0, first, later)
-        self.start(first)
-        self.store(counts, FIRST, 8, now)
-        self.jump(later)
-        self.start(later)
-        self.store(counts, LAST, 8, now)
-        self.jump(sent)
-        self.start(sent)
 
-    def _counters(self, probe: Operand) -> Value:
-        """The address of this CPU's and this probe's slot."""
-        row = self.emit("mul", [self._cpu(), self.options.probes * SLOT_SIZE])
-        if isinstance(probe, int):
-            return self.emit("add", [self.emit("mapval", [], ("counts", probe * SLOT_SIZE)), row])
-        own = self.emit("add", [row, self.emit("mul", [probe, SLOT_SIZE])])
-        return self.emit("add", [self.emit("mapval", [], ("counts", 0)), own])
+    def _failed(self) -> Operand:
+        return self.load(self.faults, 0, 8) if self.reads else 0
 
-    def _count(self, counts: Value, offset: int) -> None:
-        """Add one. Not atomic: the slot belongs to this CPU and program, which does not run within itself."""
-        self.store(counts, offset, 8, self.emit("add", [self.load(counts, offset, 8), 1]))
+
+def _emits(statements: tuple[checked.Stmt, ...]) -> int:
+    """How many places in a program emit an event."""
+    return sum(isinstance(node, checked.Emit) for statement in statements for node in walk(statement))

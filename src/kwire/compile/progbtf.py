@@ -1,4 +1,4 @@
-"""Type information of our own programs: one function, and which source line each instruction comes from.
+"""Type information of our own programs: their functions, and which source line each instruction comes from.
 
 With it the verifier prints source lines between its own (the laws of `struct bpf_func_info` and
 `bpf_line_info` are the kernel's): a record for the first instruction, instruction indexes growing, names
@@ -7,6 +7,7 @@ valid C identifiers, column at most 1023. All numbers are in the byte order of t
 
 import re
 import struct
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from kwire.bpf.image import Line
@@ -49,8 +50,11 @@ def identifier(name: str) -> str:
     return f"_{text}" if text[0].isdigit() else text
 
 
-def program_btf(name: str, lines: tuple[Line, ...]) -> ProgramBtf:
-    """`int name(void *ctx)` and its lines; nothing at all for a program nobody wrote."""
+def program_btf(functions: Mapping[str, int], lines: tuple[Line, ...]) -> ProgramBtf:
+    """`int name(void *ctx)` for each function, by the slot at which it begins, and the lines; nothing at all
+    for a program nobody wrote. (The kernel takes the types of what is called inside a program from the
+    program.)
+    """
     if not lines:
         return ProgramBtf(b"", b"", b"")
     strings = _Strings()
@@ -59,9 +63,10 @@ def program_btf(name: str, lines: tuple[Line, ...]) -> ProgramBtf:
             struct.pack("=IIII", strings.add("int"), INT << 24, 4, SIGNED_INT),  # type 1
             struct.pack("=III", 0, PTR << 24, 0),  # 2: void *
             struct.pack("=IIIII", 0, FUNC_PROTO << 24 | 1, 1, strings.add("ctx"), 2),  # 3
-            struct.pack("=III", strings.add(identifier(name)), FUNC << 24, 3),  # 4
+            *(struct.pack("=III", strings.add(identifier(name)), FUNC << 24, 3) for name in functions),  # 4 …
         )
     )
+    func_info = b"".join(struct.pack("=II", slot, 4 + at) for at, slot in enumerate(functions.values()))
     line_info = b"".join(
         struct.pack(
             "=IIII",
@@ -73,4 +78,4 @@ def program_btf(name: str, lines: tuple[Line, ...]) -> ProgramBtf:
         for line in lines
     )
     header = struct.pack("=HBBIIIII", MAGIC, VERSION, 0, HEADER, 0, len(types), len(types), len(strings.data))
-    return ProgramBtf(header + types + bytes(strings.data), struct.pack("=II", 0, 4), line_info)
+    return ProgramBtf(header + types + bytes(strings.data), func_info, line_info)

@@ -1,0 +1,108 @@
+"""Giving a record away → IR: its header, the probe's counters, this CPU's ring.
+
+A program with one `emit` has this once in its way; one with several calls it, as a subprogram.
+
+The order, which the runtime relies on: count the attempt → note failed reads → give the record to this CPU's
+ring → when that refuses, count the refusal and note when it was first and last so.
+"""
+
+from collections.abc import Callable
+
+from kwire.compile.builder import Builder
+from kwire.compile.expressions import Options
+from kwire.compile.ir import At, Function, Operand, Slot, Value
+from kwire.lang.tree import Span
+from kwire.wire.frame import VERSION, Type
+
+ATTEMPTS, REFUSED, FIRST, LAST, TOO_LONG, FAULTS = range(0, 48, 8)
+SLOT_SIZE = 64
+"""Of a probe's counters on one CPU; the offsets above are those of its u64 counters."""
+
+ADAPTIVE_WAKEUP = 0
+"""The reader is woken by the event that finds it waiting at the end of the ring, and by no other."""
+
+
+def cpu(b: Builder, options: Options) -> Operand:
+    """The current CPU's number, within what the maps have room for."""
+    return b.emit("umin", [b.call("get_smp_processor_id"), options.cpus - 1])
+
+
+def sender(options: Options, span: Span) -> Function:
+    """`send` as a subprogram: of the record, its size, whether a read failed, and with cookies the probe."""
+    function = Function("send", 4 if options.cookie else 3)
+    b = Builder(0, function)
+    b.span = span
+    base, size, failed, *probe = function.params
+    send(b, options, base, size, probe[0] if probe else options.id - 1, lambda: failed)
+    return b.finish(function.entry)
+
+
+def send(
+    b: Builder,
+    options: Options,
+    base: Value | Slot,
+    size: Operand,
+    probe: Operand,
+    failed: Callable[[], Operand],
+) -> None:
+    """Give a record away that is complete but for its header. `probe`: its index, from 0; `failed`: makes
+    what is not 0 where a read for the record failed.
+    """
+    _header(b, base, size, probe)
+    counts = _counters(b, options, probe)
+    _count(b, counts, ATTEMPTS)
+    note, whole = b.new_block("failed"), b.new_block("whole")
+    b.branch("ne", failed(), 0, note, whole)
+    b.start(note)
+    _count(b, counts, FAULTS)
+    b.jump(whole)
+    b.start(whole)
+    key = b.function.slot("key", 8)
+    b.store(key, 0, 4, cpu(b, options))
+    ring = b.call("map_lookup_elem", b.map("rings"), At(key, 0))
+    output, refused, sent = b.new_block("output"), b.new_block("refused"), b.new_block("sent")
+    b.branch("eq", ring, 0, refused, output)
+    b.start(output)
+    result = b.call("ringbuf_output", ring, At(base, 0), size, ADAPTIVE_WAKEUP)
+    b.branch("eq", result, 0, sent, refused)
+    b.start(refused)
+    _count(b, counts, REFUSED)
+    now = b.load(base, 8, 8)
+    first, later = b.new_block("first"), b.new_block("later")
+    b.branch("eq", b.load(counts, FIRST, 8), 0, first, later)
+    b.start(first)
+    b.store(counts, FIRST, 8, now)
+    b.jump(later)
+    b.start(later)
+    b.store(counts, LAST, 8, now)
+    b.jump(sent)
+    b.start(sent)
+
+
+def _header(b: Builder, base: Value | Slot, size: Operand, probe: Operand) -> None:
+    """version, type, flags, length, id: big-endian, all but the length usually constant."""
+    start = int.from_bytes(bytes(((VERSION << 4) | Type.EVENT, 0)), "little")
+    if isinstance(size, int):
+        b.store(base, 0, 4, start | int.from_bytes(size.to_bytes(2, "big"), "little") << 16)
+    else:
+        b.store(base, 0, 2, start)
+        b.store(base, 2, 2, b.emit("be", [size], 16, 16))
+    if isinstance(probe, int):
+        b.store(base, 4, 4, int.from_bytes((probe + 1).to_bytes(4, "big"), "little"))
+    else:
+        b.store(base, 4, 4, b.emit("be", [b.emit("add", [probe, 1])], 32, 32))
+
+
+def _counters(b: Builder, options: Options, probe: Operand) -> Value:
+    """The address of this CPU's and this probe's slot."""
+    row = b.emit("mul", [cpu(b, options), options.probes * SLOT_SIZE])
+    if isinstance(probe, int):
+        return b.emit("add", [b.emit("mapval", [], ("counts", probe * SLOT_SIZE)), row])
+    probe = b.emit("umin", [probe, options.probes - 1])
+    own = b.emit("add", [row, b.emit("mul", [probe, SLOT_SIZE])])
+    return b.emit("add", [b.emit("mapval", [], ("counts", 0)), own])
+
+
+def _count(b: Builder, counts: Value, offset: int) -> None:
+    """Add one. Not atomic: the slot belongs to this CPU and program, which does not run within itself."""
+    b.store(counts, offset, 8, b.emit("add", [b.load(counts, offset, 8), 1]))
