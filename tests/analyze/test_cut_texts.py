@@ -73,6 +73,6 @@ def test_python_values(capture: str, kit: Any) -> None:
         assert columns["path_cut"].tolist() == [False, True, False, False]
         assert columns["comm_cut"].tolist() == [False] * 4
         named = kit.schema(fields=(("path", "str", 1, ""), ("path_cut", "u32", 1, "")))
-        from kwire.wire.columns import cuts
+        from kwire.wire.columns import marks
 
-        assert cuts(named, Frames.walk(kit.event(named, 1, (b"x", 7)))) == {}
+        assert list(marks(named, Frames.walk(kit.event(named, 1, (b"x", 7))))) == ["path_unread"]

@@ -601,7 +601,7 @@ WRONG = [
     (
         "kprobe:connect",
         "try: pass\nexcept: pass",
-        "3: nothing raises in a probe; reading bad memory gives 0",
+        "3: nothing raises in a probe; what cannot be read is 0, or no text",
         "try: pass",
     ),
     ("kprobe:connect", "x = (y := 1)", "3: := is not supported; assign in a statement of its own", "y := 1"),

@@ -47,6 +47,38 @@ def test_a_structure_is_read_through_a_pointer() -> None:
     assert list(event.fields) == ["pid", "comm", "daddr", "dport"]
 
 
+@kwire.tracepoint("syscalls:sys_enter_openat")
+def named(filename):
+    emit(
+        name=str(filename),
+        short=str(filename, 2),
+        data=bytes(filename, 4),
+        empty=filename == "",
+        other=filename != "/etc",
+        some=1 if str(filename) else 0,
+        less=filename < "x",
+        least=filename <= "",
+        most=filename >= "",
+        glob=glob(filename, "?*"),
+        part="a" in filename,
+    )
+
+
+def test_a_text_that_cannot_be_read_is_no_empty_text() -> None:
+    memory = kwire.Memory()
+    seen = []
+    for address in (0xDEAD0000, memory.user(b"\0\0\0\0"), memory.user(b"abc\0")):
+        [event] = kwire.simulate(named, {"filename": address}, memory=memory, format=FORMAT)
+        assert event.cut == (("short",) if event.name == "abc" else ())
+        seen.append(tuple(event.fields.values()))
+    false, true = False, True
+    assert seen == [
+        (None, None, None, false, true, 0, false, false, false, false, false),
+        ("", "", bytes(4), true, true, 0, true, true, true, false, false),
+        ("abc", "ab", b"abc\0", false, true, 1, true, false, true, true, true),
+    ]
+
+
 @pytest.mark.parametrize("kind", [kwire.kprobe, kwire.fentry, kwire.fexit])
 def test_a_structure_by_value_takes_its_slots(kind) -> None:
     @kind("do_tcp_setsockopt")

@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kwire.wire import cbor
-from kwire.wire.fields import TYPES, CutBytes, CutStr, Field, payload_end, text, text_bytes
+from kwire.wire.fields import (
+    TYPES,
+    CutBytes,
+    CutStr,
+    Field,
+    UnreadBytes,
+    UnreadStr,
+    payload_end,
+    text,
+    text_bytes,
+)
 from kwire.wire.frame import MAX_EVENT, Code, Flag, Frame, FrameError, Problem, Type, build, read_strict
 from kwire.wire.schema import MAX_FIELDS, MAX_PENDING, Clock, Labels, Schema, SchemaReader, decode
 
@@ -113,10 +123,12 @@ def test_what_was_cut_is_marked() -> None:
     value = decode(GETPPID, event(34, 4 | 0x8000))["comm"]
     assert (value, type(value)) == ("load", CutStr)
     value = decode(GETPPID, event(34, 0x8000))["comm"]
-    assert (value, type(value)) == ("", CutStr)
+    assert (value, type(value)) == ("", UnreadStr)
     fields = (Field("x", "bytes", 28, 4),)
     value = decode(GETPPID._replace(fields=fields), event(34, 4 | 0x8000))["x"]
     assert (value, type(value)) == (b"load", CutBytes)
+    value = decode(GETPPID._replace(fields=fields), event(34, 0x8000))["x"]
+    assert (value, type(value)) == (b"", UnreadBytes)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """Events as Arrow: one record batch a block, one array a column, without copies where that is possible.
 
 The laws: values are those of `Schema.decoder` and of `kwire show --json`: text as it decodes there, names as
-it shows them; integers keep their width and sign; nothing is ever a float. Integers of the machine's width
-are not copied. pyarrow is an extra (`kwire[query]`), imported when Arrow is asked for.
+it shows them; what could not be read is null; integers keep their width and sign; nothing is ever a float.
+Integers of the machine's width are not copied. pyarrow is an extra (`kwire[query]`), imported when Arrow is
+asked for.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from kwire.analyze.zone import local_times
 from kwire.errors import KwireError
 from kwire.view.text import safe
 from kwire.view.values import scalar_name
-from kwire.wire.columns import columns, cut, spans
+from kwire.wire.columns import columns, cut, spans, unread
 from kwire.wire.fields import TYPES, Field, letter, text
 from kwire.wire.schema import Labels, Schema
 
@@ -154,7 +155,8 @@ class Values:
         if TYPES[field.type].tail:
             schema = self._block.schema
             data, starts, lengths = spans(schema, self._block.frames, field.name)
-            return variable(data, starts, lengths, is_text=field.type == "str")
+            none = unread(schema, self._block.frames, field.name)
+            return variable(data, starts, lengths, is_text=field.type == "str", none=none)
         values = self._values(field).reshape(-1)
         kind = column.kind
         if column.named and not column.raw:
@@ -222,8 +224,8 @@ def factorize(values: Array) -> tuple[Sequence[int], Array]:
     return [low + step for step in present.tolist()], place[shifted]
 
 
-def variable(data: Array, starts: Array, lengths: Array, *, is_text: bool) -> Any:
-    """An Arrow array of the bytes, or the texts, data[start : start + length]."""
+def variable(data: Array, starts: Array, lengths: Array, *, is_text: bool, none: Array | None = None) -> Any:
+    """An Arrow array of the bytes, or the texts, data[start : start + length]; null where `none` is true."""
     import numpy as np
 
     pa = load()
@@ -240,7 +242,10 @@ def variable(data: Array, starts: Array, lengths: Array, *, is_text: bool) -> An
         step[heads[1:]] -= firsts[:-1] + lengths[full][:-1] - 1
         step = np.cumsum(step)
     packed = data[step] if total else np.zeros(0, np.uint8)
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(packed))]
+    valid = None
+    if none is not None and none.any():
+        valid = pa.py_buffer(np.packbits(~none, bitorder="little"))
+    buffers = [valid, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(packed))]
     if not is_text:
         return pa.Array.from_buffers(pa.binary(), len(lengths), buffers)
     made = pa.Array.from_buffers(pa.string(), len(lengths), buffers)
@@ -253,4 +258,4 @@ def variable(data: Array, starts: Array, lengths: Array, *, is_text: bool) -> An
     if plain:
         return made
     raw = pa.Array.from_buffers(pa.binary(), len(lengths), buffers)
-    return pa.array([text(value) for value in raw.to_pylist()], pa.string())
+    return pa.array([None if value is None else text(value) for value in raw.to_pylist()], pa.string())

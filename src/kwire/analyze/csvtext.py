@@ -2,7 +2,7 @@
 
 The laws: a row is an event, in order of time; columns and values are those of the other exports of tables:
 times as local time with its offset from UTC, bytes in hexadecimal, lists as JSON. Nothing between two commas
-means that the probe has no such field; a text without a character is written as `""`.
+means that the probe has no such field, or could not read it; a text without a character is written as `""`.
 """
 
 import json
@@ -16,7 +16,7 @@ from kwire.analyze.scan import Block
 from kwire.analyze.tables import Column, Tables
 from kwire.analyze.wide import Layout
 from kwire.view.text import WallClock
-from kwire.wire.fields import CUT
+from kwire.wire.fields import CUT, TYPES, UNREAD
 from kwire.wire.schema import Labels, Schema, Value
 
 WRITTEN: Final = 1 << 20  # characters written at a time
@@ -81,6 +81,8 @@ def _cell(schema: Schema, column: Column, labels: Labels) -> Callable[[Any], str
         one = bytes.hex
     if column.field.count > 1:
         return lambda values: _quoted(json.dumps([one(value) for value in values]))
+    if TYPES[column.field.type].tail:
+        return lambda value: "" if isinstance(value, UNREAD) else _quoted(one(value))
     if one is not _same:
         return lambda value: _quoted(one(value))
     return str if column.kind == "int" else _quoted if column.kind == "text" else _plain

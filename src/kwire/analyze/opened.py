@@ -110,19 +110,20 @@ class Opened(Generic[E]):
     ) -> dict[str, Any]:
         """One numpy array a field for the events of one probe, in order of time, `time` and `time_ns` too.
 
-        `time`: the events' own clock, `time_ns`: wall clock (int64), `NAME_cut`: whether a text was cut.
+        `time`: the events' own clock, `time_ns`: wall clock (int64), `NAME_cut`: whether a text was cut,
+        `NAME_unread`: whether it could not be read.
         `probe` may be left out when there is only one; probes of one layout (of several hosts) go together.
         """
         import numpy as np
 
-        from kwire.wire.columns import columns, cuts
+        from kwire.wire.columns import columns, marks
 
         table = self._table(probe)
         parts, times = [], []
         tables = self._tables()
         for block in self.blocks(probe, where, first, last):
             if tables.find(block.schema) is table:
-                parts.append(columns(block.schema, block.frames) | cuts(block.schema, block.frames))
+                parts.append(columns(block.schema, block.frames) | marks(block.schema, block.frames))
                 times.append(block.times)
         if not parts:
             from array import array
@@ -130,7 +131,7 @@ class Opened(Generic[E]):
             from kwire.wire.frames import Frames
 
             nothing = Frames(b"", array("Q"))
-            empty = columns(table.schemas[0], nothing) | cuts(table.schemas[0], nothing)
+            empty = columns(table.schemas[0], nothing) | marks(table.schemas[0], nothing)
             return empty | {"time_ns": np.zeros(0, np.int64)}
         gathered = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         gathered["time_ns"] = np.concatenate(times)

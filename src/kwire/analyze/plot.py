@@ -13,7 +13,7 @@ from kwire.analyze.report import duration, short
 from kwire.analyze.stats import Stats
 from kwire.capture.destination import Destination, OutputError
 from kwire.errors import KwireError
-from kwire.view.text import WallClock, fit, safe
+from kwire.view.text import UNREAD, WallClock, fit, safe
 
 LINES: Final = 8  # probes with a line of their own
 TALKERS: Final = 12
@@ -150,7 +150,7 @@ def _talkers(axes: Any, stats: Stats) -> None:
     counts.reverse()
     places = range(len(counts))
     axes.barh(places, [count for _, count in counts], color="tab:blue")
-    axes.set_yticks(places, [fit(safe(str(value)), 30) for value, _ in counts])
+    axes.set_yticks(places, [UNREAD if value is None else fit(safe(str(value)), 30) for value, _ in counts])
     axes.xaxis.set_major_formatter(lambda value, _: short(value))
     for place, (_, count) in zip(places, counts, strict=True):
         axes.annotate(f" {short(count)}", (count, place), va="center", fontsize="small")

@@ -14,7 +14,7 @@ from kwire.analyze.latency import Calls
 from kwire.analyze.rhythm import BINS
 from kwire.analyze.stats import FieldStats, Stats, TableStats
 from kwire.view.table import cause_text, lost_of
-from kwire.view.text import Style, WallClock, fit, safe
+from kwire.view.text import UNREAD, Style, WallClock, fit, safe
 from kwire.words import plural
 
 SPARKS: Final = " ▁▂▃▄▅▆▇█"
@@ -147,7 +147,7 @@ def _frequent(field: FieldStats, top: list[tuple[Any, int]], events: int, width:
 
 
 def _value(value: Any) -> str:
-    return fit(safe(str(value)), 40) or '""'
+    return UNREAD if value is None else fit(safe(str(value)), 40) or '""'
 
 
 def _histogram(numbers: Log2, width: int, show: Any, indent: str) -> Iterator[str]:

@@ -18,7 +18,7 @@ from kwire.analyze.source import Source
 from kwire.analyze.survey import Seen, Survey
 from kwire.analyze.tables import Column, Table, Tables
 from kwire.view.values import scalar_name
-from kwire.wire.columns import columns, spans
+from kwire.wire.columns import columns, spans, unread
 from kwire.wire.fields import TYPES, Field, ipv4_text, ipv6_text, mac_text, text
 from kwire.wire.messages import Cause
 from kwire.wire.schema import Labels, Schema
@@ -39,7 +39,7 @@ _WIDTHS: Final = {"ipv4": 4, "ipv6": 16, "mac": 6}
 class FieldStats:
     """One field of a table: `numbers` by powers of two (lengths, of byte strings), `top`: frequent values."""
 
-    __slots__ = ("_bytes", "_known", "_schema", "_top", "column", "kind", "numbers")
+    __slots__ = ("_bytes", "_known", "_schema", "_top", "column", "kind", "numbers", "unread")
 
     def __init__(self, schema: Schema, column: Column) -> None:
         field = column.field
@@ -47,6 +47,7 @@ class FieldStats:
         self._schema = schema
         self.kind = "name" if column.named else TYPES[field.type].kind
         self.numbers = Log2()
+        self.unread = 0  # values that the probe could not read
         self._top = Top()
         self._bytes = TopBytes()
         self._known = True  # numbers are few enough to be counted one by one
@@ -59,6 +60,14 @@ class FieldStats:
     def lengths(self, block: Block) -> "Array":
         """The lengths of a block's values."""
         return spans(block.schema, block.frames, self.column.field.name)[2]
+
+    def add_of(self, block: Block, values: "Array") -> None:
+        """Count a block's values, or lengths, but those that could not be read."""
+        if TYPES[self.column.field.type].tail:
+            none = unread(block.schema, block.frames, self.column.field.name)
+            self.unread += int(none.sum())
+            values = values[~none]
+        self.add(values)
 
     def add(self, values: "Array") -> None:
         """Count values, or lengths."""
@@ -96,7 +105,7 @@ class FieldStats:
         if self.kind == "bytes" or not self._known:
             return None
         counts = self._bytes if self._is_text else self._top
-        return counts.distinct if counts.exact else None
+        return counts.distinct + (self.unread > 0) if counts.exact else None
 
     @property
     def error(self) -> int:
@@ -108,9 +117,17 @@ class FieldStats:
         return self.kind in ("str", "text", "raw", *_ADDRESSES)
 
     def top(self, count: int = TOP) -> list[tuple[Any, int]]:
-        """The most frequent values, as they are shown, with their counts; none of numbers of all kinds."""
+        """The most frequent values, as they are shown, with their counts; none of numbers of all kinds.
+
+        None stands for those that could not be read.
+        """
         if self._is_text:
-            return [(self._shown(value), times) for value, times in self._bytes.most(count)]
+            found: list[tuple[Any, int]] = [
+                (self._shown(value), times) for value, times in self._bytes.most(count)
+            ]
+            if self.unread:
+                found = sorted([*found, (None, self.unread)], key=lambda pair: -pair[1])[:count]
+            return found
         if not self._known:
             return []
         return [(self._named(value), times) for value, times in self._top.most(count)]
@@ -166,7 +183,7 @@ class TableStats:
         self.rhythm.add(block.times)
         values = columns(block.schema._replace(fields=tuple(self._decoded)), block.frames)
         for one in self.fields:
-            one.add(values[one.column.field.name] if one.decoded else one.lengths(block))
+            one.add_of(block, values[one.column.field.name] if one.decoded else one.lengths(block))
         for field in self._decoded:
             if field.name in self.latencies:
                 durations = _nanoseconds(values[field.name], UNITS[field.unit])

@@ -4,7 +4,8 @@ Laws: a value is written straight to where it will lie, its (offset, length) pai
 nothing of an earlier record or of the stack follows it. Short arrays of characters (a thread's name, an
 interface's) travel in registers and their length is found without a loop or a helper; everything else is
 read by the helper for strings or for bytes. Each length is clamped by an instruction the verifier
-understands on 6.1 (`umin`, `within`).
+understands on 6.1 (`umin`, `within`). What the helper could not read has no bytes and the cut bit, which no
+other value has together.
 
 A record on the stack has at most one tail value, at a constant offset, with the bytes behind it zeroed first;
 a record in scratch memory is padded once, after the last value (`Record.finish`).
@@ -158,7 +159,7 @@ class Record:
     # texts and bytes read by a helper
 
     def _string(self, value: checked.ReadText, limit: int) -> tuple[Operand, Operand]:
-        """A text up to its NUL: (length, 1 when it was cut).
+        """A text up to its NUL: (length, 1 when it was cut, or could not be read and has no length).
 
         Two bytes more than the limit are asked for, one for the NUL and one that tells a text of just the
         limit from a longer one. The helper never gives the last byte of what was asked for, so the last
@@ -181,11 +182,14 @@ class Record:
         if 0 < value.fixed <= limit + 1:
             length = self._last_character(value, length, base, offset, here)
         kept = lower.emit("umin", [length, limit])
+        own = isinstance(value.place.base, checked.DataLocAddress | checked.Context)
+        unread: Operand = 0 if own else lower.emit("rsh", [result, 63], None, 1)
         if 0 < value.fixed <= limit:
-            return kept, 0
+            return kept, unread
         if isinstance(self.base, Slot):
             lower.store(here.base, here.offset + limit, 1, 0)
-        return kept, lower.emit("sub", [length, kept])
+        cut = lower.emit("sub", [length, kept])
+        return kept, cut if own else lower.emit("or", [cut, unread])
 
     def _last_character(
         self, value: checked.ReadText, length: Operand, base: Operand, offset: int, here: At
@@ -203,7 +207,7 @@ class Record:
         return lower.join([(short, length), (lower.block, whole)])
 
     def _bytes(self, value: checked.ReadBytes, limit: int) -> tuple[Operand, Operand]:
-        """A number of bytes: (length, 1 when there were more)."""
+        """A number of bytes: (length, 1 when there were more, or they could not be read)."""
         lower = self.lower
         wanted = lower.expr(value.length)
         if types.signed(value.length.type) and bits_of(wanted) == 64:  # a negative number of bytes is none
@@ -216,5 +220,5 @@ class Record:
         result = lower.call(f"probe_read_{value.place.space}", self._here(), size, source)
         lower.fault(result)
         length = lower.emit("within", [size, result, 1])
-        cut = lower.emit("within", [lower.emit("cmp", [wanted, limit], "gt", 1), result, 1])
-        return length, cut
+        more = lower.emit("cmp", [wanted, limit], "gt", 1)
+        return length, lower.emit("or", [more, lower.emit("rsh", [result, 63], None, 1)])

@@ -8,7 +8,7 @@ Laws the compiler may rely on:
   and decides between signed and unsigned division, remainder and right shift. Division by zero gives 0, the
   remainder of zero the dividend, as eBPF has it; division floors and the remainder has the divisor's sign, as
   in Python. Shift counts are taken modulo 64.
-- Reading memory cannot fault: a read that fails gives 0 (integers, each byte of a block) or the empty text.
+- Reading memory cannot fault: a read that fails gives 0 (integers, each byte of a block) or no text.
   A failed read in the middle of a chain makes the following address small, so the chain gives 0.
 - Operands are evaluated left to right. No expression has an effect, so an implementation may reorder and
   share everything but reads after a condition that guards them: `Logic` and `Select` evaluate an operand
@@ -288,7 +288,10 @@ class Bswap(Node):
 
 
 class ReadText(Node):
-    """Text at a place up to its NUL, at most `type.limit` bytes without the NUL; empty when unreadable.
+    """Text at a place up to its NUL, at most `type.limit` bytes without the NUL.
+
+    Unreadable memory is no text: it is told from an empty one (see `wire.fields`), and compares as unequal to
+    everything. Only in an array of at most 16 bytes, which is read as a block, is it the empty text.
 
     `fixed` > 0: the place is an array of that many bytes (char[16], a constant size): nothing beyond it is
     read even when no NUL is in it. `fixed` == 0: NUL-terminated memory of unknown size.
@@ -322,7 +325,7 @@ class Comm(Node):
 
 class ReadBytes(Node):
     """`length` bytes at a place (any scalar; a negative one is none, it is cut at `type.limit`) into the
-    record's tail. None (length 0) when unreadable.
+    record's tail. Unreadable memory is told from no bytes.
     """
 
     place: Place

@@ -54,7 +54,7 @@ REFUSED = {
     "AsyncFor": ("loops are not supported", ""),
     "While": ("loops are not supported", "write the steps one after another"),
     "With": ("with has no meaning in a probe", ""),
-    "Try": ("nothing raises in a probe", "reading bad memory gives 0"),
+    "Try": ("nothing raises in a probe", "what cannot be read is 0, or no text"),
     "Raise": ("a probe raises nothing", "use return"),
     "Assert": ("a probe raises nothing", "use if … return"),
     "Delete": ("del has no meaning in a probe", ""),

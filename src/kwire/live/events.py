@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kwire.errors import KwireError
-from kwire.wire.fields import CUT
+from kwire.wire.fields import CUT, UNREAD
 from kwire.wire.frames import Frames
 from kwire.wire.schema import EARLIEST, LATEST, Schema, Value
 
@@ -21,7 +21,8 @@ class Event:
     """One event. Its fields are attributes, `event.pid`, and items, `event["pid"]`: what the probe emitted.
 
     `probe`: the probe spec; `time_ns`: wall clock, nanoseconds since 1970; `fields`: all of them by name. A
-    field that is called like one of these is an item only.
+    field that is called like one of these is an item only. A text or bytes that the probe could not read (the
+    memory was not there) is None.
     """
 
     __slots__ = ("_schema", "_values", "time_ns")
@@ -37,9 +38,10 @@ class Event:
         return self._schema.probe
 
     @property
-    def fields(self) -> dict[str, Value]:
+    def fields(self) -> "dict[str, Value | None]":
         """All fields by name, in the order of the probe."""
-        return {field.name: value for field, value in zip(self._schema.fields, self._values, strict=True)}
+        fields = zip(self._schema.fields, self._values, strict=True)
+        return {field.name: None if isinstance(value, UNREAD) else value for field, value in fields}
 
     @property
     def cut(self) -> tuple[str, ...]:
@@ -50,7 +52,7 @@ class Event:
     def __getitem__(self, name: str) -> Any:
         for field, value in zip(self._schema.fields, self._values, strict=True):
             if field.name == name:
-                return value
+                return None if isinstance(value, UNREAD) else value
         raise KeyError(name)
 
     def __contains__(self, name: object) -> bool:
@@ -196,18 +198,18 @@ class Batch:
         """One numpy array a field for the events wanted of the one probe chosen, and forget all.
 
         `time` is the events' clock (nanoseconds of the monotonic clock), `time_ns` the wall clock; `NAME_cut`
-        says whether a text was cut at its limit.
+        says whether a text was cut at its limit, `NAME_unread` whether it could not be read.
         """
         import numpy as np
 
-        from kwire.wire.columns import columns, cuts
+        from kwire.wire.columns import columns, marks
 
         schema = self._choose(choice)
         kept, self._kept = self._kept, []
         parts = []
         for frames in [*kept, Frames(b"", array("Q"))]:
             only = frames.select(at for at in range(frames.count) if frames.header(at).id == schema.id)
-            part = columns(schema, only) | cuts(schema, only)
+            part = columns(schema, only) | marks(schema, only)
             # A field called "time" hides the clock, which the frames have all the same.
             clock = part["time"]
             if "time" in {field.name for field in schema.fields}:

@@ -217,6 +217,8 @@ class _Compiler:
                 return self._compare(e)
             case c.TextEqual(text=c.ReadText() as text, literal=literal):
                 return self._equal(text, literal)
+            case c.TextOrder(op="gt", text=c.ReadText() as text, literal=b""):
+                return self._there(text)
             case c.TextMatch(text=c.ReadText() as text, pieces=pieces):
                 return self._match(text, regex(pieces))
         number = self._number(e)
@@ -280,12 +282,20 @@ class _Compiler:
                 return lambda columns: _as(_bools(mask(columns)), dtype)
         raise _NotVectorError
 
+    def _there(self, text: c.ReadText) -> Mask:
+        """Whether there is a byte of a text."""
+        assert isinstance(text.place.base, c.Const)
+        field = self._schema.fields[text.place.base.value]
+        if TYPES[field.type].kind != "str":
+            raise _NotVectorError
+        return lambda columns: spans(self._schema, columns.events.frames, field.name)[2] > 0
+
     def _equal(self, text: c.ReadText, wanted: bytes) -> Mask:
         assert isinstance(text.place.base, c.Const)
         field = self._schema.fields[text.place.base.value]
         kind = TYPES[field.type].kind
         begins = text.type.limit == len(wanted)  # the text may go on
-        if field.count != 1:
+        if field.count != 1 or not wanted:  # what could not be read has no bytes, and is not empty
             raise _NotVectorError
         if kind == "int":
             labels = Labels(self._schema)

@@ -11,6 +11,8 @@ from typing import IO, Any, NamedTuple
 
 SECOND = 1_000_000_000
 ELLIPSIS = "…"
+UNREAD = "<unread>"
+"""What stands for a value that could not be read."""
 
 _LOOKS_LIKE = r"[nrt0e]|x(?:[01][0-9a-f]|7f)|u[0-9a-f]{4}|U[0-9a-f]{8}"
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\0": "\\0", "\x1b": "\\e"}
@@ -54,9 +56,11 @@ def _doubled(text: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """Safe text that is one word: in double quotes where it is empty or has blanks, quotes or `=`."""
+    """Safe text that is one word: in double quotes where it is empty or has blanks, quotes or `=`, or is
+    `UNREAD`.
+    """
     text = safe(text)
-    if text and not any(char in text for char in ' "=,'):
+    if text and not any(char in text for char in ' "=,') and text != UNREAD:
         return text
     if "\\" in text:
         import re

@@ -3,14 +3,14 @@
 The laws: an address is hexadecimal, or a symbol where the schema names it; an enum is its name, a number
 where it has none; bits with an enum table are their names joined by `|`. What a field's `display` says is for
 people only: such values are numbers in JSON. JSON numbers are integers only, addresses are strings (they do
-not fit a double).
+not fit a double); what could not be read is null.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from kwire.view.text import ELLIPSIS, quoted, safe
-from kwire.wire.fields import TYPES, CutBytes, CutStr, Field
+from kwire.view.text import ELLIPSIS, UNREAD, quoted, safe
+from kwire.wire.fields import TYPES, CutBytes, CutStr, Field, UnreadBytes, UnreadStr
 from kwire.wire.names import AT_FDCWD, ERRORS, FAMILIES, MAX_ERRNO, SIGNALS, WHOLE
 from kwire.wire.schema import Labels, Schema
 
@@ -116,8 +116,10 @@ def _text_scalar(schema: Schema, field: Field, labels: Labels) -> Convert:
     display = displayed(schema, field) if name is None else None
     if display is not None:
         return lambda value: safe(display(value))
-    if kind in ("str", "text"):
-        return lambda value: quoted(value) + (ELLIPSIS if isinstance(value, CutStr) else "")
+    if kind == "str":
+        return _text
+    if kind == "text":
+        return quoted
     if kind in ("bytes", "raw"):
         return _bytes_text
     if kind == "bool":
@@ -129,7 +131,15 @@ def _text_scalar(schema: Schema, field: Field, labels: Labels) -> Convert:
     return str
 
 
+def _text(value: str) -> str:
+    if isinstance(value, UnreadStr):
+        return UNREAD
+    return quoted(value) + (ELLIPSIS if isinstance(value, CutStr) else "")
+
+
 def _bytes_text(value: bytes) -> str:
+    if isinstance(value, UnreadBytes):
+        return UNREAD
     cut = len(value) > MAX_BYTES or isinstance(value, CutBytes)
     return value[:MAX_BYTES].hex() + (f"{ELLIPSIS}({len(value)} bytes)" if cut else "")
 
@@ -151,7 +161,9 @@ def _json_scalar(schema: Schema, field: Field, labels: Labels) -> Convert | None
     if kind == "bool":
         return lambda value: "true" if value else "false"
     if kind in ("bytes", "raw"):
-        return lambda value: f'"{value.hex()}"'
+        return lambda value: "null" if isinstance(value, UnreadBytes) else f'"{value.hex()}"'
+    if kind == "str":
+        return lambda value: "null" if isinstance(value, UnreadStr) else quote(value)
     if kind != "int":
         return quote
     if name is not None:

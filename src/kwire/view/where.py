@@ -30,11 +30,11 @@ from kwire.lang.matching import regex
 from kwire.lang.values import Literal, Value, wrap
 from kwire.view.render import Test, Values
 from kwire.view.text import safe
-from kwire.wire.fields import DISPLAYS, TYPES, Field, text_bytes
+from kwire.wire.fields import DISPLAYS, TYPES, UNREAD, Field, text_bytes
 from kwire.wire.schema import Labels, Schema
 
 Number: TypeAlias = Callable[[int, Values], int]
-Text: TypeAlias = Callable[[int, Values], bytes]
+Text: TypeAlias = Callable[[int, Values], "bytes | None"]
 
 SPECIAL = ("time_ns", "probe")
 FUNCTIONS = frozenset(("str", "min", "max", "be16", "be32", "be64", *t.INTEGERS))
@@ -345,13 +345,18 @@ class Evaluator:
                 return lambda time, values: of(time, values) == literal
             case c.TextMatch(text=text, pieces=pieces):
                 of, matches = self.text(text), regex(pieces).fullmatch
-                return lambda time, values: matches(of(time, values)) is not None
+                return lambda time, values: matches(of(time, values) or b"") is not None
             case c.TextOrder(op=op, text=text, literal=literal):
                 test, of = getattr(operator, op), self.text(text)
-                return lambda time, values: test(of(time, values), literal)
+                return lambda time, values: (found := of(time, values)) is not None and test(found, literal)
             case Texts(op=op, left=left, right=right):
                 test, one, two = getattr(operator, op), self.text(left), self.text(right)
-                return lambda time, values: test(one(time, values), two(time, values))
+
+                def compared(time: int, values: Values) -> bool:
+                    a, b = one(time, values), two(time, values)
+                    return bool(test(a, b)) if a is not None and b is not None else op == "ne"
+
+                return compared
             case c.Logic(op=op, left=left, right=right):
                 a, b = self.number(left), self.number(right)
                 if op == "and":
@@ -407,7 +412,7 @@ class Evaluator:
         return item
 
     def text(self, e: Any) -> Text:
-        """The bytes of a text."""
+        """The bytes of a text; None where it could not be read."""
         if isinstance(e, Literal):
             literal = e.value.encode()
             return lambda time, values: literal
@@ -422,11 +427,14 @@ class Evaluator:
             if item is not None:
                 return lambda time, values: labels.name(field, item(time, values) or 0).encode()
             return lambda time, values: labels.name(field, values[index]).encode()
-        if kind in ("bytes", "raw"):
-            return lambda time, values: values[index].hex().encode()[:limit]
         if kind in ADDRESSES:
             return lambda time, values: values[index].encode()[:limit]
-        return lambda time, values: text_bytes(values[index])[:limit]
+        of: Callable[[Any], bytes] = _hexadecimal if kind in ("bytes", "raw") else text_bytes
+        return lambda time, values: None if isinstance(values[index], UNREAD) else of(values[index])[:limit]
+
+
+def _hexadecimal(value: bytes) -> bytes:
+    return value.hex().encode()
 
 
 def _registers(e: c.Compare) -> Callable[[int], int]:

@@ -56,15 +56,29 @@ def columns(schema: Schema, frames: Frames) -> dict[str, Array]:
 def cut(schema: Schema, frames: Frames, name: str) -> Array:
     """For the same events: whether the tail field `name` was cut at its limit."""
     lengths = _Reader(schema, frames).reference(schema.field(name))[1]
-    marked: Array = lengths & TAIL_CUT != 0
+    marked: Array = lengths > TAIL_CUT
     return marked
 
 
-def cuts(schema: Schema, frames: Frames) -> dict[str, Array]:
-    """For the same events: `NAME_cut` for each field of the tail; a field of that name hides it."""
+def unread(schema: Schema, frames: Frames, name: str) -> Array:
+    """For the same events: whether the value of the tail field `name` could not be read."""
+    lengths = _Reader(schema, frames).reference(schema.field(name))[1]
+    marked: Array = lengths == TAIL_CUT
+    return marked
+
+
+def marks(schema: Schema, frames: Frames) -> dict[str, Array]:
+    """For the same events: `NAME_cut` and `NAME_unread` for each field of the tail; a field of such a name
+    hides it.
+    """
     names = {field.name for field in schema.fields}
     tails = [field.name for field in schema.fields if may_be_cut(field)]
-    return {f"{name}_cut": cut(schema, frames, name) for name in tails if f"{name}_cut" not in names}
+    told = {f"{name}_cut": cut for name in tails} | {f"{name}_unread": unread for name in tails}
+    found = {}
+    for mark, tell in told.items():
+        if mark not in names:
+            found[mark] = tell(schema, frames, mark.rpartition("_")[0])
+    return found
 
 
 def spans(schema: Schema, frames: Frames, name: str) -> tuple[Array, Array, Array]:

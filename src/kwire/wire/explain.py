@@ -223,6 +223,8 @@ class Explainer:
         length = int.from_bytes(data[2:], order)  # type: ignore[arg-type]
         cut = ", cut at its limit" if length & TAIL_CUT else ""
         length &= TAIL_MAX
+        if cut and not length:
+            cut = ", could not be read"
         rows.append(Row(at + field.offset, data, field.name, f"{length} bytes at {start}{cut}", meaning))
         if length:
             content = record[start : start + length]

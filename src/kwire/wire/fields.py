@@ -2,8 +2,9 @@
 
 The laws: a field's offset counts from the start of the frame; fixed fields lie in the fixed part, in the
 byte order of the schema; a tail field's fixed part is (offset u16, length u16), this offset too counted from
-the start of the frame, bit 15 of the length set where the value was cut at the field's limit. A record that
-is shorter than its schema, or points outside itself, is a FrameError BAD_PAYLOAD; its offset is in the frame.
+the start of the frame, bit 15 of the length set where the value was cut at the field's limit, and with no
+bytes where it could not be read. A record that is shorter than its schema, or points outside itself, is a
+FrameError BAD_PAYLOAD; its offset is in the frame.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from kwire.wire.frame import HEADER_SIZE, MAX_EVENT, Bytes, Flag, FrameError, ba
 TIMESTAMP_AT = 8  # of an EVENT frame: u64, nanoseconds of the schema's clock
 FIELDS_AT = 16  # the first byte that fields may use
 COMM_MOST = 15  # bytes of a thread's name as the kernel keeps it
-TAIL_CUT = 0x8000  # bit of a tail reference's length
+TAIL_CUT = 0x8000  # bit of a tail reference's length; alone: the value could not be read
 TAIL_MAX = 0x7FFF  # longest value a tail reference can tell
 MAX_FIELD_BYTES = 4 * MAX_EVENT  # bytes of all fields of a record together, and of all values of its tail
 
@@ -112,6 +113,22 @@ class CutBytes(bytes):
 
 CUT = (CutStr, CutBytes)
 """The types of values that were cut, for isinstance."""
+
+
+class UnreadStr(str):
+    """In the place of a text that the program could not read: empty, and no text."""
+
+    __slots__ = ()
+
+
+class UnreadBytes(bytes):
+    """In the place of bytes that the program could not read: none."""
+
+    __slots__ = ()
+
+
+UNREAD = (UnreadStr, UnreadBytes)
+"""The types of values that could not be read, for isinstance."""
 
 Decoder: TypeAlias = Callable[[Bytes], "tuple[Value, ...]"]
 
@@ -332,12 +349,16 @@ def _tail(frame: Bytes, offset: int, length: int, start: int, at: int) -> bytes:
 
 def _tail_str(frame: Bytes, offset: int, length: int, start: int, at: int) -> str:
     value = text(_tail(frame, offset, length, start, at))
-    return CutStr(value) if length & TAIL_CUT else value
+    if length & TAIL_CUT:
+        return CutStr(value) if length & TAIL_MAX else UnreadStr()
+    return value
 
 
 def _tail_bytes(frame: Bytes, offset: int, length: int, start: int, at: int) -> bytes:
     value = _tail(frame, offset, length, start, at)
-    return CutBytes(value) if length & TAIL_CUT else value
+    if length & TAIL_CUT:
+        return CutBytes(value) if length & TAIL_MAX else UnreadBytes()
+    return value
 
 
 def _short(frame: Bytes, size: int) -> Exception:

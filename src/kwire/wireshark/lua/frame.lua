@@ -177,7 +177,8 @@ do
       if field.rule.tail then
         local start = Numbers.read(s, at + 1, 2, schema.little, false).lo
         local length = Numbers.read(s, at + 3, 2, schema.little, false).lo
-        value.ref, value.cut = at, length > Tables.tail_max
+        value.ref, value.cut = at, length > Tables.tail_max + 1
+        value.unread = length == Tables.tail_max + 1
         length = length % (Tables.tail_max + 1)
         if length > 0 and (start < schema.size or start + length > inside) then
           fail(at, "tail bytes " .. start .. " to " .. start + length, "bytes " .. schema.size .. " to " .. inside)

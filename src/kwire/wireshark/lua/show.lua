@@ -200,9 +200,11 @@ do
     if wanted(ctx, Fields.reference) or (value.cut and wanted(ctx, Fields.cut)) then
       local note = string.format("%s: %d bytes at %d", field.line, value.size, value.start)
       local item = tree:add(Fields.reference, range(ctx, value.ref, 4))
-      item:set_text(note .. (value.cut and ", cut at its limit" or "") .. described(field))
+      local why = value.unread and ", could not be read" or value.cut and ", cut at its limit" or ""
+      item:set_text(note .. why .. described(field))
       if value.cut then item:add(Fields.cut, range(ctx, value.ref, 4), true) end
     end
+    if value.unread then return "<unread>" end
     local at = value.size > 0 and value.at or value.ref
     local shown, _, item = element(ctx, tree, schema, field, at, value.size, field.name)
     common(ctx, tree, field, at, value.size, nil, shown)
