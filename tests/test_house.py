@@ -19,6 +19,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "native": set(),
+    "kinds": set(),
     "words": set(),
     "wire": set(),
     "bpf": set(),
@@ -34,7 +35,7 @@ ARROWS: dict[str, set[str]] = {
     "stream": {"wire", "capture", "kernel", "live", "view"},
     "live": {"lang", "compile", "kernel", "capture", "view", "wire", "bpf", "btf"},
 }
-FOR_ALL = {"errors", "native", "words"}
+FOR_ALL = {"errors", "kinds", "native", "words"}
 JOINS_ALL = {"cli", "__init__", "__main__"}
 
 # Costly to import, so absent on the way to the first event.

@@ -17,6 +17,7 @@ from kwire.kernel.answer import YES, Answer
 from kwire.kernel.catalog import Target
 from kwire.kernel.formats import parse_format
 from kwire.kernel.sys import KernelError
+from kwire.kinds import FUNCTIONS
 
 Outcome = tuple[int, list[str], str]
 Run = Callable[..., Outcome]
@@ -128,7 +129,7 @@ def run(kernel: None, capsys: pytest.CaptureFixture[str]) -> Run:
         ("tracepoint", [f"tracepoint:{event}" for event in Events.EVENTS]),
         ("tcp_pro*", ["tracepoint:tcp:tcp_probe", "rawtracepoint:tcp_probe"]),
         ("*:tcp_pro*", ["tracepoint:tcp:tcp_probe", "rawtracepoint:tcp_probe"]),
-        ("vfs_read", [f"{kind}:vfs_read" for kind in catalog.FUNCTION_KINDS]),
+        ("vfs_read", [f"{kind}:vfs_read" for kind in FUNCTIONS]),
         ("tcp_sock", ["struct tcp_sock"]),
         ("struct tcp_*", ["struct tcp_info", "struct tcp_sock"]),
         ("enum *", ["enum tcp_state"]),

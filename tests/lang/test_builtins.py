@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+from kwire.kinds import KINDS
 from kwire.lang import builtins, types
 from kwire.lang.checked import Program
-from kwire.lang.context import KINDS
 from kwire.lang.functions import HANDLERS
 
 

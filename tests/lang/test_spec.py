@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import shown_tree
 
+from kwire.kinds import KINDS, SPELLINGS
 from kwire.lang import spec
 from kwire.lang.errors import LanguageError
 
@@ -157,7 +158,7 @@ def test_nonsense_is_refused(text: str) -> None:
 
 
 def test_names_of_kinds_are_distinct() -> None:
-    names = [name for kind in spec.KINDS for name in (kind.name, *kind.aliases)]
-    assert len(names) == len(set(names)) == len(spec.BY_NAME)
-    for kind in spec.KINDS:
+    names = [name for kind in KINDS.values() for name in (kind.name, *kind.aliases)]
+    assert len(names) == len(set(names)) == len(SPELLINGS)
+    for kind in KINDS.values():
         assert str(spec.parse(kind.example)) == kind.example

@@ -16,6 +16,7 @@ from kwire.errors import KwireError
 from kwire.kernel import catalog, features
 from kwire.kernel.catalog import CatalogError, Target
 from kwire.kernel.sys import KernelError
+from kwire.kinds import FUNCTIONS, KINDS
 from kwire.lang import spec, tree
 from kwire.view.text import safe
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from kwire.stream.host import Host
 
 HELP = "list probes with their arguments, and kernel types as C"
-
-_ATTACHED_BY = {"kretprobe": "kprobe", "fexit": "fentry"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -88,7 +87,7 @@ def _named_there(host: "Host", pattern: str) -> list[str]:
     name = pattern.removeprefix("*:")
     found: list[str] = []
     reason: KwireError | None = None
-    for kind in catalog.KINDS:
+    for kind in KINDS:
         try:
             found += host.probes(f"{kind}:*:{name}" if kind == "tracepoint" else f"{kind}:{name}")
         except KwireError as error:
@@ -115,7 +114,7 @@ class _Listing:
             self._types(pattern)
             return
         kind, colon, rest = pattern.partition(":")
-        if (colon and kind != "*") or kind in catalog.KINDS:
+        if (colon and kind != "*") or kind in KINDS:
             name = spec.kind_of(tree.Source("PATTERN", pattern), kind)
             self._probes(self._expand(name, rest or "*"))
             self._note(name)
@@ -125,7 +124,7 @@ class _Listing:
     # --- probes ---
 
     def _expand(self, kind: str, pattern: str) -> list[Target]:
-        if kind not in catalog.FUNCTION_KINDS:
+        if kind not in FUNCTIONS:
             return catalog.expand(kind, pattern)
         try:
             if catalog.WILDCARD.search(pattern):
@@ -143,8 +142,8 @@ class _Listing:
         """All kinds of probes, and a type that has just this name."""
         written = 0
         refused: list[KwireError] = []
-        for kind in catalog.KINDS:
-            answer = features.probe(_ATTACHED_BY.get(kind, kind))
+        for kind in KINDS:
+            answer = features.probe(KINDS[kind].feature)
             if answer.answer == "no":
                 self._note(kind)
                 # Everything is everything that works here; a name is to be found even if nothing does.
@@ -170,7 +169,7 @@ class _Listing:
         for each in refused:
             self._say(str(each))
         if not written:
-            near = [str(each) for kind in catalog.KINDS for each in self._near(kind, pattern)]
+            near = [str(each) for kind in KINDS for each in self._near(kind, pattern)]
             raise CatalogError("*", pattern, "no probe and no type of that name", near[:3])
 
     def _near(self, kind: str, pattern: str) -> list[str]:
@@ -227,7 +226,7 @@ class _Listing:
 
     def _note(self, kind: str) -> None:
         """Say once why probes of a kind cannot be attached here."""
-        feature = _ATTACHED_BY.get(kind, kind)
+        feature = KINDS[kind].feature
         answer = features.probe(feature)
         if answer.answer != "yes":
             verdict = "can be attached here" if answer.answer == "no" else "may be attached here"

@@ -27,6 +27,7 @@ from kwire.compile.progbtf import identifier, program_btf
 from kwire.compile.reads import WINDOW, join_reads
 from kwire.compile.select import Selected, select
 from kwire.compile.shape import layout_key
+from kwire.kinds import KINDS
 from kwire.lang import checked
 from kwire.lang.tree import Span
 from kwire.wire.schema import Schema
@@ -156,7 +157,7 @@ def _image(program: checked.Program, selected: Selected, maps: tuple[MapSpec, ..
     names = [program.name, *(entry.name for entry in selected.functions[1:])]
     info = program_btf(dict(zip(names, entries, strict=True)), lines)
     kind = program.site.kind
-    target = program.site.target if kind in ("fentry", "fexit") else ""
+    target = program.site.target if KINDS[kind].mechanism == "trampoline" else ""
     used = {use.map for use in linked.uses}
     return Image(
         name=identifier(program.name),

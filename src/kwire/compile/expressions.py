@@ -14,6 +14,7 @@ from kwire.bpf.task import PidNamespace, TaskFields
 from kwire.compile.builder import Builder
 from kwire.compile.ir import At, Block, Operand, Slot, Value
 from kwire.compile.layout import CompileError
+from kwire.kinds import KINDS
 from kwire.lang import checked, types
 from kwire.lang.context import Argument, CtxField, Param, Result, Saved, Site, TaskMember
 
@@ -47,9 +48,6 @@ DATA_MOST = 1 << 16
 
 COMM_MOST = 15
 """Bytes of a thread's name, its NUL apart."""
-
-SLOTTED = frozenset({"kprobe", "kretprobe", "fentry", "fexit"})
-"""Kinds whose context offsets stand for slots of arguments (`lang.context.Slots`)."""
 
 WITH_CONTEXT = frozenset({"get_func_ip", "get_attach_cookie"})
 
@@ -103,6 +101,11 @@ class Expressions(Builder):
         self._comm: Slot | None = None
         self.now: Value | None = None  # in an event: the reading of the clock that is its time
 
+    @property
+    def registers(self) -> bool:
+        """Whether the context is the machine's registers."""
+        return KINDS[self.site.kind].context == "registers"
+
     # values
 
     def expr(self, e: checked.Expr) -> Operand:
@@ -120,7 +123,7 @@ class Expressions(Builder):
         """A built-in scalar."""
         if e.op in ("pid", "tid", "ppid"):
             return self.number(e.op)
-        if e.op == "func" and self.site.kind in ("kprobe", "kretprobe") and "+" in self.site.target:
+        if e.op == "func" and self.registers and "+" in self.site.target:
             ip = self.load(self.function.context, self.options.arch.ip, 8, pure=True)
             return self.binary("add", ip, BREAKPOINT.get(self.options.arch.machine, 0))
         if e.op == "nsecs" and self.now is not None:
@@ -191,7 +194,7 @@ class Expressions(Builder):
     def argument(self, access: Argument | Result) -> Operand:
         """All 64 bits of a function's argument or result."""
         kind, arch, context = self.site.kind, self.options.arch, self.function.context
-        if kind in ("kprobe", "kretprobe"):
+        if self.registers:
             if isinstance(access, Result):
                 return self.load(context, arch.ret, 8, pure=True)
             if access.number < len(arch.args):
@@ -199,7 +202,7 @@ class Expressions(Builder):
             stack = self.load(context, arch.sp, 8, pure=True)
             return self.hop(stack, arch.stack_args + 8 * (access.number - len(arch.args)), 8, types.KERNEL)
         number = access.slots if isinstance(access, Result) else access.number
-        if kind in ("fentry", "fexit") and self._typed_pointer(access):
+        if KINDS[kind].context == "typed slots" and self._typed_pointer(access):
             return self._function_argument(number, isinstance(access, Result))
         return self.load(context, 8 * number, 8, pure=True)
 
@@ -228,7 +231,7 @@ class Expressions(Builder):
 
     def context_address(self, e: checked.Context) -> Operand:
         """The context's address."""
-        if self.site.kind in SLOTTED:
+        if KINDS[self.site.kind].place == "function":
             cause = "an argument that is passed by value has no address"
             raise CompileError(self.name, cause, "name the members, and elements by constant indexes")
         return self.function.context
@@ -242,7 +245,7 @@ class Expressions(Builder):
 
     def context_int(self, offset: int, size: int) -> Value:
         """An unsigned integer of the context, by aligned loads; of a function's, from its slots."""
-        if self.site.kind in SLOTTED:
+        if KINDS[self.site.kind].place == "function":
             return self.gather(offset, size, self._of_slot)
         return self.gather(offset, size, lambda at, n: self.load(self.function.context, at, n, pure=True))
 
@@ -250,9 +253,9 @@ class Expressions(Builder):
         """An unsigned integer of 1 to 8 bytes within one slot, which is loaded as a whole."""
         slot, within = divmod(offset, 8)
         arch = self.options.arch
-        if self.site.kind == "kretprobe":
+        if self.registers and KINDS[self.site.kind].result:
             whole: Operand = self.load(self.function.context, (arch.ret, arch.ret_high)[slot], 8, pure=True)
-        elif self.site.kind == "kprobe":
+        elif self.registers:
             whole = self.argument(Argument(slot))
         else:
             whole = self.load(self.function.context, 8 * slot, 8, pure=True)

@@ -19,14 +19,12 @@ from kwire.compile.ir import At, Block, Function, Ins, Module, Operand, Slot, Va
 from kwire.compile.layout import SLACK, Layout, pad
 from kwire.compile.matching import Texts, match
 from kwire.compile.tails import Record
+from kwire.kinds import KINDS
 from kwire.lang import checked
 from kwire.lang.forms import walk
 
 STACK_RECORD_MOST = 256
 """Longer records, and those with several tail values, are built in scratch memory."""
-
-EXIT = {"tracepoint": 1}
-"""What programs return, by kind: a tracepoint's event then reaches its other listeners too; all others 0."""
 
 
 class Lowered(NamedTuple):
@@ -64,7 +62,7 @@ class Lower(Expressions):
     __slots__ = ("layout", "program", "record", "sender", "stack", "texts")
 
     def __init__(self, program: checked.Program, layout: Layout, options: Options, stack: bool) -> None:
-        super().__init__(program.name, program.site, options, EXIT.get(program.site.kind, 0))
+        super().__init__(program.name, program.site, options, KINDS[program.site.kind].exit)
         self.program = program
         self.layout = layout
         self.stack = stack

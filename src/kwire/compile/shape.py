@@ -8,15 +8,11 @@ is an error.
 from collections.abc import Hashable
 from typing import Any, Final
 
+from kwire.kinds import KINDS
 from kwire.lang import checked as c
 from kwire.lang import context
 from kwire.lang import types as t
 from kwire.lang.forms import Form
-
-UNSHARED: Final = frozenset({"fentry", "fexit", "rawtracepoint"})
-"""Kinds whose programs serve one site only: bound to one function when loaded, or without a cookie on
-kernel 6.1.
-"""
 
 COUNTS: Final[dict[type[Form], tuple[str, ...]]] = {
     t.Void: (),
@@ -72,7 +68,7 @@ def layout_key(program: c.Program) -> Hashable:
     """What decides the instructions: programs with equal keys can share one."""
     site = program.site
     own: Hashable = (site.kind, "+" in site.target)
-    if site.kind in UNSHARED:
+    if not KINDS[site.kind].shared:  # bound to one function when loaded, or without a cookie on Linux 6.1
         own = site
     fields = tuple(shape(field.type) for field in program.fields)
     return own, fields, *map(shape, (program.guard, program.filter, program.body))

@@ -35,6 +35,7 @@ from kwire.kernel.sys import (
     try_bpf,
     try_perf_event_open,
 )
+from kwire.kinds import KINDS
 from kwire.words import plural
 
 KPROBE_PMU = "/sys/bus/event_source/devices/kprobe"
@@ -81,9 +82,9 @@ def attach(prog: Prog, kind: str, target: str, cookie: int = 0) -> Link:
     fentry and fexit: the function was given when the program was loaded, `target` only names it. Raises
     AttachError.
     """
-    if kind not in _ATTACHERS:
+    if kind not in KINDS:
         raise AttachError("attach to", f"{kind}:{target}", "there is no such kind of probe")
-    return _ATTACHERS[kind](prog, kind, target, cookie)
+    return MECHANISMS[KINDS[kind].mechanism](prog, kind, target, cookie)
 
 
 def attach_multi(prog: Prog, targets: Sequence[tuple[str | int, int]], *, on_return: bool = False) -> Link:
@@ -162,7 +163,8 @@ def _kprobe(prog: Prog, kind: str, target: str, cookie: int) -> Link:
             raise AttachError("attach to", f"{kind}:{target}", "that is no function")
         offset = int(found["offset"] or "0", 0)
         symbol = (f"{found['module']}:" if found["module"] else "").encode() + found["name"].encode()
-    if kind == "kretprobe" and symbol and offset:
+    on_return = KINDS[kind].result
+    if on_return and symbol and offset:
         raise AttachError(
             "attach to", f"{kind}:{target}", "a function returns as a whole; leave the offset out"
         )
@@ -170,7 +172,7 @@ def _kprobe(prog: Prog, kind: str, target: str, cookie: int) -> Link:
         -1,
         online_cpus()[0],
         type=pmu_type,
-        config=1 << return_bit if kind == "kretprobe" else 0,
+        config=1 << return_bit if on_return else 0,
         config1=_pointer(symbol),
         config2=offset,
         flags=PERF_ATTR_DISABLED,
@@ -212,14 +214,13 @@ def _tracing(prog: Prog, kind: str, target: str, cookie: int) -> Link:
     return Link(fd, kind, target)
 
 
-_ATTACHERS = {
-    "tracepoint": _tracepoint,
-    "rawtracepoint": _rawtracepoint,
-    "kprobe": _kprobe,
-    "kretprobe": _kprobe,
-    "fentry": _tracing,
-    "fexit": _tracing,
+MECHANISMS = {
+    "perf tracepoint": _tracepoint,
+    "raw tracepoint": _rawtracepoint,
+    "perf kprobe": _kprobe,
+    "trampoline": _tracing,
 }
+"""How programs are attached, as `kinds` names it. A kprobe of many functions is `attach_multi`'s."""
 
 
 def _on_perf_event(prog: Prog, perf: int, kind: str, target: str, cookie: int) -> Link:

@@ -16,9 +16,8 @@ from kwire.errors import KwireError
 from kwire.kernel import tracefs
 from kwire.kernel.symbols import kernel_symbols, loaded_modules
 from kwire.kernel.sys import KernelError
+from kwire.kinds import FUNCTIONS, KINDS
 
-FUNCTION_KINDS = ("kprobe", "kretprobe", "fentry", "fexit")
-KINDS = ("tracepoint", "rawtracepoint", *FUNCTION_KINDS)
 WILDCARD = re.compile(r"[*?\[]")
 NO_PROBE = re.compile(r"__ftrace_invalid_address|__pfx_|__cfi_|__SC[KT]__|.*\.cold(?:\.\d+)?$")
 
@@ -63,7 +62,7 @@ def expand(kind: str, pattern: str) -> list[Target]:
     if not WILDCARD.search(pattern):
         return _named(kind, pattern) or _raise(kind, pattern)
     try:
-        chosen = _functions_like(pattern) if kind in FUNCTION_KINDS else _events_like(kind, pattern)
+        chosen = _functions_like(pattern) if kind in FUNCTIONS else _events_like(kind, pattern)
     except re.error as error:
         raise CatalogError(kind, pattern, f"the pattern makes no sense ({error.msg})") from None
     if not chosen:
@@ -86,8 +85,13 @@ def missing(kind: str, target: str) -> CatalogError:
 
 def _unloaded(kind: str, target: str) -> str:
     """The module that a function is looked for in, where no such module is loaded; else nothing."""
-    module = target.rpartition(":")[0] if kind in FUNCTION_KINDS else ""
-    return "" if WILDCARD.search(module) or module in loaded_modules() else module
+    module = target.rpartition(":")[0] if kind in FUNCTIONS else ""
+    if not module or WILDCARD.search(module) or module in loaded_modules():
+        return ""
+    try:
+        return "" if any(group == module for group, _ in functions()) else module
+    except KernelError:
+        return module
 
 
 def suggestions(kind: str, target: str, limit: int = 3) -> list[str]:
@@ -104,12 +108,12 @@ def _raise(kind: str, pattern: str) -> list[Target]:
 
 
 def _noun(kind: str) -> str:
-    return "function" if kind in FUNCTION_KINDS else "tracepoint"
+    return "function" if kind in FUNCTIONS else "tracepoint"
 
 
 def _named(kind: str, name: str) -> list[Target]:
     """What a name without wildcards stands for: of a function, one target for each module that has it."""
-    if kind not in FUNCTION_KINDS:
+    if kind not in FUNCTIONS:
         found = _event(kind, name)
         return [found] if found else []
     group, _, last = name.rpartition(":")
@@ -125,7 +129,7 @@ def _named(kind: str, name: str) -> list[Target]:
 
 def _event(kind: str, name: str) -> Target | None:
     group, _, last = name.rpartition(":")
-    if kind == "tracepoint":
+    if KINDS[kind].place == "event":
         there = group and last and tracefs.shared().has_event(group, last)
         return Target(kind, group, last) if there else None
     if group or not tracefs.NAME.fullmatch(name):
@@ -141,10 +145,10 @@ def _event(kind: str, name: str) -> Target | None:
 
 def _every(kind: str) -> Sequence[tuple[str, str]]:
     """(group, name) of all there is of a kind."""
-    if kind in FUNCTION_KINDS:
+    if kind in FUNCTIONS:
         return functions()
     events = [tuple(event.split(":", 1)) for event in tracefs.shared().all_events()]
-    if kind == "tracepoint":
+    if KINDS[kind].place == "event":
         return [(group, name) for group, name in events if group != "ftrace"]
     names = {name for group, name in events if group not in ("syscalls", "ftrace")}
     return [("", name) for name in sorted(names.union(_stubs(r"\w+")))]

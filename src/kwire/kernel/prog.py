@@ -13,6 +13,7 @@ import struct
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from kwire import kinds
 from kwire.bpf.asm import R1, R2, R3, R4, R10, Item, alu64, call, exit_, image, lddw, mov64, stx
 from kwire.bpf.helpers import NAMES
 from kwire.bpf.image import Image, Line
@@ -36,18 +37,14 @@ from kwire.kernel.sys import (
 
 # kind of image -> (program type, expected attach type)
 KINDS: dict[str, tuple[str, str]] = {
-    "kprobe": ("kprobe", ""),
-    "kretprobe": ("kprobe", ""),
-    "tracepoint": ("tracepoint", ""),
-    "rawtracepoint": ("raw_tracepoint", ""),
-    "fentry": ("tracing", "fentry"),
-    "fexit": ("tracing", "fexit"),
+    **{kind.name: (kind.program, kind.attach_type) for kind in kinds.KINDS.values()},
     "iter": ("tracing", "iter"),
     "socket_filter": ("socket_filter", ""),
     "sched_cls": ("sched_cls", ""),
     "xdp": ("xdp", ""),
     "syscall": ("syscall", ""),
 }
+TRAMPOLINED = [kind.name for kind in kinds.KINDS.values() if kind.mechanism == "trampoline"]
 FUNC_INFO_SIZE = 8  # struct bpf_func_info
 LINE_INFO_SIZE = 16  # struct bpf_line_info
 LOG_SIZES = (64 << 10, 1 << 20, (16 << 20) - 1)  # older kernels take no log buffer over 16 MB
@@ -348,7 +345,7 @@ def _without_log(image: Image, error: int) -> tuple[str, str]:
         if maps > MAPS_MOST:
             return "", f"it uses {maps} maps, a program may use {MAPS_MOST}"
         return "", f"it has {len(image.code) // 8} instructions, a program may have {INSNS_MOST}"
-    if error in (errno.EPERM, errno.EACCES) and image.kind in ("fentry", "fexit") and may_trace():
+    if error in (errno.EPERM, errno.EACCES) and image.kind in TRAMPOLINED and may_trace():
         return "use a kprobe or a tracepoint", "this kernel lets no program at the entry of functions"
     if error == errno.EINVAL:
         return "", f"this kernel does not know programs of kind {image.kind} or something in this one"

@@ -6,14 +6,15 @@ from them: nothing else lists built-ins.
 
 from typing import NamedTuple
 
-from kwire.lang.context import KINDS
+from kwire.kinds import FUNCTIONS as OF_FUNCTIONS
+from kwire.kinds import KINDS
 from kwire.lang.types import KSYM, U16, U32, U64, Text, Type
 
 COMM = Text(15)
 """The kernel keeps 16 bytes of a thread's name, one of them the NUL."""
 
-FUNCTIONS_ONLY = ("kprobe", "kretprobe", "fentry", "fexit")
-ARGUMENTS = ("kprobe", "fentry", "fexit", "rawtracepoint")
+ARGUMENTS = tuple(kind.name for kind in KINDS.values() if kind.arguments)
+RESULT = tuple(kind.name for kind in KINDS.values() if kind.result)
 MAX_ARGUMENTS = 12  # of a raw tracepoint; registers of the machine set the limit of kprobes
 
 
@@ -32,7 +33,7 @@ class Builtin(NamedTuple):
     operation: str = ""
     type_name: str = ""
     macro: str = ""
-    kinds: tuple[str, ...] = KINDS
+    kinds: tuple[str, ...] = tuple(KINDS)
     unit: str = ""
 
 
@@ -61,8 +62,8 @@ BUILTINS = (
     Builtin("nsecs", "nanoseconds of the monotonic clock: the event's own time", U64, "nsecs", unit="ns"),
     Builtin("cgroup", "id of the cgroup (v2) of the current process", U64, "cgroup"),
     Builtin("curtask", "the current thread", None, "curtask", "struct task_struct *"),
-    Builtin("func", "the function the probe is on, shown by name", KSYM, "func", kinds=FUNCTIONS_ONLY),
-    Builtin("retval", "what the function returned, typed by its prototype", kinds=("kretprobe", "fexit")),
+    Builtin("func", "the function the probe is on, shown by name", KSYM, "func", kinds=OF_FUNCTIONS),
+    Builtin("retval", "what the function returned, typed by its prototype", kinds=RESULT),
     Builtin("args", "the attach point's own fields or parameters by name: args.filename"),
     Builtin("arg0, arg1, …", "the arguments as plain numbers, without their type", U64, kinds=ARGUMENTS),
 )
@@ -155,7 +156,7 @@ def markdown() -> str:
     lines = ["| name | type | what it is | where |", "|---|---|---|---|"]
     for one in BUILTINS:
         type_ = "text" if one.type == COMM else describe(one.type) if one.type is not None else one.type_name
-        where = "every probe" if one.kinds == KINDS else ", ".join(one.kinds)
+        where = "every probe" if one.kinds == tuple(KINDS) else ", ".join(one.kinds)
         doc = f"{one.doc}: `{one.macro}`" if one.macro else one.doc
         lines.append(f"| `{one.name}` | {type_ and f'`{type_}`'} | {doc} | {where} |")
     lines += ["", "| function | what it gives |", "|---|---|"]

@@ -9,8 +9,6 @@ from typing import TypeAlias
 from kwire.lang.forms import Form
 from kwire.lang.types import Type
 
-KINDS = ("tracepoint", "rawtracepoint", "kprobe", "kretprobe", "fentry", "fexit")
-
 
 class CtxField(Form):
     """`size` bytes at `offset` of the program's context (a tracepoint's record)."""

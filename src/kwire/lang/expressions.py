@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from kwire.btf.errors import BtfLookupError
+from kwire.kinds import KINDS
 from kwire.lang import builtins, tree, values
 from kwire.lang import checked as c
 from kwire.lang import types as t
@@ -159,7 +160,7 @@ class Expressions:
     def _numbered(self, name: str, span: Span) -> Value:
         kind, number = self.site.kind, NUMBERED[name]
         if kind not in builtins.ARGUMENTS:
-            cure = "use args.name" if kind in ("tracepoint", "fexit") else "probe the entry, or use fexit"
+            cure = "use args.name" if KINDS[kind].context == "record" else "probe the entry, or use fexit"
             raise NameTextError(span, f"a {kind} has no {name}", cure)
         if self.site.typed and kind != "kprobe" and number >= self.site.slots:
             raise TextError(span, f"the arguments of {self.site.target} are arg0 to arg{self.site.slots - 1}")

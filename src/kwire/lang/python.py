@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from kwire.kinds import KINDS
 from kwire.lang import builtins, tree
 from kwire.lang.errors import Diagnostic, LanguageError, TextError
 from kwire.lang.pysyntax import Converter, dotted
@@ -20,13 +21,8 @@ from kwire.lang.tree import NOWHERE, Expr, Source, Span
 _Converted = TypeVar("_Converted")
 
 DECORATORS = {
-    "tracepoint": "tracepoint",
-    "rawtracepoint": "rawtracepoint",
+    **{name: name for name in KINDS},
     "raw_tracepoint": "rawtracepoint",
-    "kprobe": "kprobe",
-    "kretprobe": "kretprobe",
-    "fentry": "fentry",
-    "fexit": "fexit",
     "probe": "",
 }
 """Names of decorators and the kind of probe each makes; `probe` takes a whole spec."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from kwire.btf.errors import BtfLookupError
+from kwire.kinds import KINDS
 from kwire.lang import types as t
 from kwire.lang.abi import CONVENTIONS, FLOAT, Convention, Place, context_places, in_memory, places
 from kwire.lang.context import Argument, CtxField, DataLoc, Param, Result, Site, Slots
@@ -77,18 +78,18 @@ def function(
     try:
         found = types.function(name, module, copies)
     except BtfLookupError:
-        if kind in ("fentry", "fexit"):
+        if KINDS[kind].context == "typed slots":
             raise
         returned = Param("retval", t.U64, Result(0))
-        return Site(kind, target, (), returned if kind == "kretprobe" else None, module or "", False)
+        return Site(kind, target, (), returned if KINDS[kind].result else None, module or "", False)
     convention = CONVENTIONS[machine]
-    if kind == "kprobe":
+    if KINDS[kind].context == "registers" and not KINDS[kind].result:
         params = _arguments(found, places(convention, found.passing, found.returned))
         return shown(Site(kind, target, params, None, found.module))
-    if kind == "kretprobe":
+    if KINDS[kind].context == "registers":
         return shown(Site(kind, target, (), _returned(found, convention), found.module))
     given, slots = context_places(found.passing)
-    retval = Param("retval", found.result, Result(slots)) if kind == "fexit" else None
+    retval = Param("retval", found.result, Result(slots)) if KINDS[kind].result else None
     return shown(Site(kind, target, _arguments(found, given), retval, found.module, True, slots))
 
 

@@ -1,62 +1,19 @@
 """Probe specs: `kind:target`, wildcards kept, and `kind:target(expr, name=expr…){condition}`.
 
-`KINDS` is the one table of the kinds of probes, their short names and the form of their targets.
+The kinds, their spellings and the form of their targets are those of `kwire.kinds`.
 """
 
 import re
 from typing import NamedTuple
 
+from kwire.kinds import KINDS, SPELLINGS
 from kwire.lang import tree
 from kwire.lang.errors import Diagnostic, LanguageError, did_you_mean
 
+PARTS = {"event": (2,), "raw event": (1,), "function": (1, 2)}
+"""How many parts a target has between colons, by what it is."""
 
-class Kind(NamedTuple):
-    """A kind of probe: its name, other spellings, the form of its target, and what it is in one sentence."""
-
-    name: str
-    aliases: tuple[str, ...]
-    form: str
-    meaning: str
-    example: str
-
-
-KINDS = (
-    Kind(
-        "tracepoint",
-        ("t", "tp"),
-        "category:name",
-        "a stable event of the kernel with typed fields",
-        "tracepoint:sched:sched_switch",
-    ),
-    Kind(
-        "rawtracepoint",
-        ("rt", "raw_tracepoint"),
-        "name",
-        "a tracepoint's own arguments, before they are formatted",
-        "rawtracepoint:sched_switch",
-    ),
-    Kind(
-        "kprobe", ("k",), "[module:]function[+offset]", "the entry of a kernel function", "kprobe:tcp_connect"
-    ),
-    Kind("kretprobe", ("kr",), "[module:]function", "the return of a kernel function", "kretprobe:vfs_read"),
-    Kind(
-        "fentry",
-        ("f", "kfunc"),
-        "[module:]function",
-        "the entry of a kernel function, through BTF: cheaper, where the kernel has it",
-        "fentry:tcp_connect",
-    ),
-    Kind(
-        "fexit",
-        ("fr", "kretfunc"),
-        "[module:]function",
-        "the return of a kernel function, with its arguments",
-        "fexit:vfs_read",
-    ),
-)
-BY_NAME = {name: kind for kind in KINDS for name in (kind.name, *kind.aliases)}
 WILDCARDS = frozenset("*?[")
-FUNCTIONS = frozenset({"kprobe", "kretprobe", "fentry", "fexit"})  # kinds whose target is a function
 _NAME = re.compile(r"[\w.$*?\[\]!^-]+", re.ASCII)  # of a function, wildcards included
 
 
@@ -120,9 +77,9 @@ def parse(text: str) -> ProbeSpec:
 
 def kind_of(source: tree.Source, word: str, column: int = 0) -> str:
     """The full name of a kind from any of its spellings."""
-    found = BY_NAME.get(word.lower())
+    found = SPELLINGS.get(word.lower())
     if found is None:
-        cure = did_you_mean(word, BY_NAME) or "the kinds are " + ", ".join(kind.name for kind in KINDS)
+        cure = did_you_mean(word, SPELLINGS) or f"the kinds are {', '.join(KINDS)}"
         raise _error(source, column, column + len(word), f"unknown kind of probe {word!r}", cure)
     return found.name
 
@@ -130,27 +87,26 @@ def kind_of(source: tree.Source, word: str, column: int = 0) -> str:
 def _target(source: tree.Source, head: str) -> tuple[str, str, str, int]:
     word, colon, rest = head.partition(":")
     if not colon:
-        if word.lower() in BY_NAME:
-            kind = BY_NAME[word.lower()]
+        if word.lower() in SPELLINGS:
+            kind = SPELLINGS[word.lower()]
             raise _error(source, 0, len(head), f"{word!r} says no target", f"write {kind.name}:{kind.form}")
         raise _error(source, 0, len(head), f"{head!r} has no kind", f"write kprobe:{head} or tracepoint:…")
-    kind = BY_NAME[kind_of(source, word)]
+    kind = KINDS[kind_of(source, word)]
     start = len(word) + 1
     parts = rest.split(":")
     wrong = f"write {kind.name}:{kind.form}, for example {kind.example}"
     if not all(parts) or any(part != part.strip() or " " in part for part in parts):
         raise _error(source, start, len(head), f"{rest!r} is not a target of a {kind.name}", wrong)
-    most = 1 if kind.name == "rawtracepoint" else 2
-    if len(parts) > most or (kind.name == "tracepoint" and len(parts) != 2):
+    if len(parts) not in PARTS[kind.place]:
         raise _error(source, start, len(head), f"{rest!r} is not a target of a {kind.name}", wrong)
     group = parts[0] if len(parts) == 2 else ""
     name, plus, offset_text = parts[-1].partition("+")
-    if kind.name in FUNCTIONS and not _NAME.fullmatch(name):
+    if kind.place == "function" and not _NAME.fullmatch(name):
         raise _error(source, start, len(head), f"{name!r} is no name of a kernel function", wrong)
     if not plus:
         return kind.name, group, name, 0
     column = len(head) - len(offset_text)
-    if kind.name != "kprobe":
+    if not kind.offset:
         raise _error(
             source, column - 1, len(head), f"a {kind.name} takes no offset", "use kprobe:function+offset"
         )

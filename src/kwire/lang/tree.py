@@ -233,7 +233,7 @@ class Parameter(Node):
 
 
 class Attach(Node):
-    """Where a probe wants to be: `kind` as in `spec.KINDS`, `target` the text after it."""
+    """Where a probe wants to be: `kind` as in `kwire.kinds`, `target` the text after it."""
 
     kind: str
     target: str

@@ -28,6 +28,7 @@ from kwire.kernel.identity import in_first_namespace
 from kwire.kernel.printfmt import hexadecimal, symbolic
 from kwire.kernel.sys import possible_cpus
 from kwire.kernel.tracefs import Tracefs
+from kwire.kinds import FUNCTIONS, KINDS
 from kwire.lang import record, sites, spec, tree
 from kwire.lang.check import check, filtered
 from kwire.lang.checked import Builtin, Emit, If, Program, Stmt
@@ -43,12 +44,6 @@ from kwire.wire.schema import Schema
 
 if TYPE_CHECKING:
     from kwire.kernel.catalog import Target
-
-INSTEAD = {"kprobe": "fentry", "kretprobe": "fexit"}
-"""What takes the place of kprobes on a kernel that has none."""
-
-BY_ADDRESS = {"fentry": "kprobe", "fexit": "kretprobe"}
-"""What takes the place of fentry where several functions have one name: it knows functions by name only."""
 
 MAX_PROBES = 50_000
 """More than any kernel has functions worth tracing at once."""
@@ -287,7 +282,7 @@ class Planner:
         """What a spec names; a name without wildcards may still be several functions'."""
         from kwire.kernel import catalog
 
-        if parsed.wildcard or (parsed.kind in catalog.FUNCTION_KINDS and not parsed.offset):
+        if parsed.wildcard or (parsed.kind in FUNCTIONS and not parsed.offset):
             return catalog.expand(parsed.kind, parsed.target)
         return [catalog.Target(parsed.kind, parsed.group, parsed.name)]
 
@@ -343,21 +338,21 @@ class Planner:
     def _site(self, target: "Target", offset: int = 0, listed: bool = False) -> Site:
         """The site of one target; `listed`: the kernel has named it, so it is no misspelling."""
         kind, group, name, copies = target
-        if kind == "tracepoint":
+        if KINDS[kind].place == "event":
             return self._tracepoint(group, name)
         from kwire.kernel import attach, catalog, features
 
-        if kind == "rawtracepoint":
+        if KINDS[kind].place == "raw event":
             catalog.expand(kind, name)  # says what is near, should there be none
             return sites.raw_tracepoint(name, self._types)
-        if kind in INSTEAD and features.mechanism(kind) == "fentry":
-            kind = INSTEAD[kind]
-        if copies > 1 and kind in BY_ADDRESS:
+        if KINDS[kind].instead and features.mechanism(kind) == "fentry":
+            kind = KINDS[kind].instead
+        if copies > 1 and KINDS[kind].by_address:
             if attach.kprobe_pmu() is None:
                 cause = f"{copies} functions have this name, and fentry attaches to one of them only"
                 raise _UnreachableError("trace", str(target), cause, attach.GET_KPROBES)
-            kind = BY_ADDRESS[kind]
-        if offset and kind != "kprobe":
+            kind = KINDS[kind].by_address
+        if offset and not KINDS[kind].offset:
             raise KwireError(
                 "trace", f"kprobe:{name}+{offset}", "this kernel has no kprobes", "leave the offset out"
             )
@@ -443,11 +438,13 @@ class Planner:
             for index in members
             for place in (wanted[index].addresses or (wanted[index].program.site.target,))
         ]
-        multi = len(points) > 1 and site.kind in INSTEAD and _multi(site.kind, len(points))
+        multi = (
+            len(points) > 1 and KINDS[site.kind].mechanism == "perf kprobe" and _multi(site.kind, len(points))
+        )
         if multi:
             points = _by_address(points)
         btf_id = 0
-        if site.kind in INSTEAD.values() and self._kernel:
+        if KINDS[site.kind].mechanism == "trampoline" and self._kernel:
             name = site.target.rpartition(":")[2]
             btf_id = self._kernel.module(site.module).find(name, Kind.FUNC)
         return Group(compiled.image, site.kind, tuple(points), multi, btf_id, site.module)

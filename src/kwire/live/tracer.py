@@ -20,6 +20,7 @@ from kwire.kernel.prog import Prog
 from kwire.kernel.ring import Ring
 from kwire.kernel.sys import BPF_F_MMAPABLE, KernelError, online_cpus, possible_cpus
 from kwire.kernel.tasks import Follow, create_tasks
+from kwire.kinds import KINDS
 from kwire.live.counters import Counters, map_size
 from kwire.live.plan import Group, Plan, Point
 from kwire.live.processes import Processes
@@ -62,7 +63,7 @@ def _attach(program: Prog, kind: str, target: str, cookie: int) -> Link:
     try:
         return attach.attach(program, kind, target, cookie)
     except AttachError as error:
-        if error.errno == errno.ENOENT and kind in ("kprobe", "kretprobe"):
+        if error.errno == errno.ENOENT and KINDS[kind].mechanism == "perf kprobe":
             from kwire.kernel import catalog
 
             raise catalog.missing(kind, target) from None
@@ -234,7 +235,8 @@ class Tracer:
 
     def _attach(self) -> None:
         kinds = {group.kind for group in self.plan.groups}
-        events = tracefs.shared() if "tracepoint" in kinds else None  # opened once for all of them
+        by_files = any(KINDS[kind].place == "event" for kind in kinds)
+        events = tracefs.shared() if by_files else None  # opened once for all of them
         try:
             for group, program in zip(self.plan.groups, self._progs, strict=True):
                 if program is None:
@@ -261,7 +263,7 @@ class Tracer:
         """Attach to all at once, or to those that the kernel takes: halves of what it refuses are tried."""
         targets = [(point.target, point.probe) for point in points]
         try:
-            link = attach.attach_multi(program, targets, on_return=group.kind == "kretprobe")
+            link = attach.attach_multi(program, targets, on_return=KINDS[group.kind].result)
         except AttachError as error:
             if len(points) == 1:
                 self._refuse(points[0], error)

@@ -1,0 +1,150 @@
+"""The kinds of probes: one table, which says of each all that the rooms must know of it.
+
+A new kind is a row here, and what the row names where that is new too: a way to attach (`kernel.attach`), a
+way to list (`kernel.catalog`), a context (`lang.sites`, `compile.expressions`).
+"""
+
+from typing import Final, NamedTuple
+
+
+class ProbeKind(NamedTuple):
+    """A kind of probe.
+
+    For people: `name`, `aliases` (other spellings), `form` of the target, `meaning` in one sentence, an
+    `example`.
+
+    `place`: what the target is, which decides how it is parsed and listed: "event" (`category:name`),
+    "raw event" (`name`) or "function" (`[module:]name`); `offset`: whether it may be inside of a function.
+
+    `program`, `attach_type`: of bpf(2), as `kernel.sys` names them; `mechanism`: how the program is attached,
+    a key of `kernel.attach`; `feature`: the one of `kernel.features` that says whether that works; `shared`:
+    whether one program may serve many probes, which tell themselves apart by the attach cookie.
+
+    `context`: what the program is given: "record" (fields), "registers" (of the machine), "slots" (8 bytes
+    each) or "typed slots" (the same, with types that the verifier knows); `arguments`, `result`: whether
+    there are `arg0`, `arg1` … and `retval`; `exit`: what the program returns.
+
+    `instead`: the kind that takes its place on a kernel that has only that; `by_address`: the one that does
+    where several functions have the target's name.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    form: str
+    meaning: str
+    example: str
+    place: str
+    program: str
+    mechanism: str
+    feature: str
+    context: str
+    attach_type: str = ""
+    offset: bool = False
+    shared: bool = False
+    arguments: bool = False
+    result: bool = False
+    exit: int = 0
+    instead: str = ""
+    by_address: str = ""
+
+
+_ROWS: Final = (
+    ProbeKind(
+        name="tracepoint",
+        aliases=("t", "tp"),
+        form="category:name",
+        meaning="a stable event of the kernel with typed fields",
+        example="tracepoint:sched:sched_switch",
+        place="event",
+        program="tracepoint",
+        mechanism="perf tracepoint",
+        feature="tracepoint",
+        context="record",
+        shared=True,
+        exit=1,  # the event reaches its other listeners too
+    ),
+    ProbeKind(
+        name="rawtracepoint",
+        aliases=("rt", "raw_tracepoint"),
+        form="name",
+        meaning="a tracepoint's own arguments, before they are formatted",
+        example="rawtracepoint:sched_switch",
+        place="raw event",
+        program="raw_tracepoint",
+        mechanism="raw tracepoint",
+        feature="rawtracepoint",
+        context="slots",
+        arguments=True,
+    ),
+    ProbeKind(
+        name="kprobe",
+        aliases=("k",),
+        form="[module:]function[+offset]",
+        meaning="the entry of a kernel function",
+        example="kprobe:tcp_connect",
+        place="function",
+        program="kprobe",
+        mechanism="perf kprobe",
+        feature="kprobe",
+        context="registers",
+        offset=True,
+        shared=True,
+        arguments=True,
+        instead="fentry",
+    ),
+    ProbeKind(
+        name="kretprobe",
+        aliases=("kr",),
+        form="[module:]function",
+        meaning="the return of a kernel function",
+        example="kretprobe:vfs_read",
+        place="function",
+        program="kprobe",
+        mechanism="perf kprobe",
+        feature="kprobe",
+        context="registers",
+        shared=True,
+        result=True,
+        instead="fexit",
+    ),
+    ProbeKind(
+        name="fentry",
+        aliases=("f", "kfunc"),
+        form="[module:]function",
+        meaning="the entry of a kernel function, through BTF: cheaper, where the kernel has it",
+        example="fentry:tcp_connect",
+        place="function",
+        program="tracing",
+        attach_type="fentry",
+        mechanism="trampoline",
+        feature="fentry",
+        context="typed slots",
+        arguments=True,
+        by_address="kprobe",
+    ),
+    ProbeKind(
+        name="fexit",
+        aliases=("fr", "kretfunc"),
+        form="[module:]function",
+        meaning="the return of a kernel function, with its arguments",
+        example="fexit:vfs_read",
+        place="function",
+        program="tracing",
+        attach_type="fexit",
+        mechanism="trampoline",
+        feature="fentry",
+        context="typed slots",
+        arguments=True,
+        result=True,
+        by_address="kretprobe",
+    ),
+)
+
+KINDS: Final = {kind.name: kind for kind in _ROWS}
+"""The table, by name, in the order in which people are told of them."""
+
+SPELLINGS: Final = {word: kind for kind in _ROWS for word in (kind.name, *kind.aliases)}
+"""Each kind by its name and by its other spellings."""
+
+FUNCTIONS: Final = tuple(kind.name for kind in _ROWS if kind.place == "function")
+"""Kinds whose target is a function of the kernel."""
