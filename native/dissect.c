@@ -205,10 +205,10 @@ static int ipv6(struct engine *e, const uint8_t *data, uint64_t size, uint64_t a
 				return 0;
 			put_together(e, &part, whole);
 		} else {
-			break;
+			return transport(e, &part);
 		}
 	}
-	return transport(e, &part);
+	return stop(e, TROUBLE_TOO_DEEP);
 }
 
 static int other_family(struct engine *e, uint32_t family)
@@ -288,6 +288,8 @@ int kw_packet(struct engine *e, const struct row *row)
 		kind = big16(p + at + 2);
 		at += 4;
 	}
+	if (IS_VLAN(kind))
+		return stop(e, TROUBLE_TOO_DEEP);
 	if (kind <= 1500 && size - at >= 8 && !memcmp(p + at, "\xaa\xaa\x03\0\0\0", 6)) {
 		kind = big16(p + at + 6);
 		at += 8;

@@ -205,7 +205,7 @@ static uint64_t split(struct engine *e, uint32_t flow, uint32_t side, const uint
 		while (size - at >= FRAME_HEADER && (length = strict_length(p, at, size))) {
 			s->found = 1;
 			s->searched = 0;
-			if ((p[at] & 15) == TYPE_DATA)
+			if (!(TYPES_WRAPPED >> (p[at] & 15) & 1))
 				s->raw = 0;
 			at += length;
 			if (kw_top_frame(e, flow, side, p + at - length, length)) {
@@ -297,6 +297,7 @@ static void hole(struct engine *e, struct flow *f, struct side *s, uint32_t size
 	s->skipped += s->partial;
 	drop_partial(e, s);
 	s->synced = size <= left;
+	s->raw = s->raw && s->found;
 	s->skip = s->synced ? left - size : 0;
 	s->begun = 1;
 	trouble_of(e, f, TROUBLE_TCP_GAP, VARIANT_BYTES, size);

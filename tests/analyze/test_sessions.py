@@ -104,7 +104,7 @@ def test_a_session_with_a_hole_is_not_complete(tmp_path: Path, kit: Any, kwire: 
     path.write_bytes(data[:start] + data[start + size :])
     status, printed, _ = kwire("verify", str(path))
     assert status == 3
-    assert "1 DATA frames are not in the capture" in printed
+    assert "1 DATA frame is not in the capture" in printed
     assert kwire("merge", str(path), "-w", out)[0] == 3
     assert kwire("verify", out)[0] == 3
     assert json.loads(kwire("stats", str(path), "--json")[1])["errors"] == {"DATA_MISSING": 1}

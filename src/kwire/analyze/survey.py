@@ -52,7 +52,7 @@ class Survey:
     """The outcome: `probes` in order, `losses`, `problem` with the file, `strangers`: events without SCHEMA.
 
     `packets` were read and `frames` found in them, `skipped` packets hold no sound frame; `errors` counts
-    what was wrong by its name, and `found` tells of each of those that was wrong in packets of a network.
+    what was wrong by its name, and `wrong` says it, a line each.
     `sessions`: whether it holds some of a network. `held`: the files of captures whose events are in it;
     `repeated` says which of them more than once, empty for none.
     """
@@ -64,8 +64,6 @@ class Survey:
         "_sections",
         "ended",
         "errors",
-        "first_skipped",
-        "found",
         "frames",
         "held",
         "losses",
@@ -77,6 +75,7 @@ class Survey:
         "skipped",
         "strangers",
         "unknown_lost",
+        "wrong",
     )
 
     def __init__(self, source: Source | None = None, progress: Progress | None = None) -> None:
@@ -140,10 +139,10 @@ class Survey:
         self.held = tuple(dict.fromkeys(one for holder in holders for one in holder))
         self.repeated = identity.twice(identity.repeated(holders))
         self.problem, self.skipped, self.ended = capture.problem, capture.skipped, capture.ended
-        self.first_skipped, self._forgotten = capture.first_skipped, capture.forgotten
+        self.wrong, self._forgotten = capture.wrong(), capture.forgotten
         self._complaint = capture.complaint
         self.errors, self.packets = dict(capture.errors), capture.packets
-        self.found, self.sessions = dict(capture.found), bool(capture.network.conversations)
+        self.sessions = bool(capture.network.conversations)
         network, troubles = capture.network, sum(first.count for first in capture.found.values())
         unsound = sum(self.errors.values()) - troubles  # packets that should be a frame and are not
         self.frames = capture.packets - network.packets - unsound + network.frames

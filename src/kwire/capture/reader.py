@@ -24,6 +24,7 @@ from kwire.wire.frames import Data, Frames, Offsets
 from kwire.wire.messages import Lost
 from kwire.wire.schema import Clock, Schema, SchemaReader
 from kwire.wire.walk import frame_gather
+from kwire.words import plural
 
 if TYPE_CHECKING:
     import numpy as np
@@ -261,6 +262,16 @@ class Capture:
     def forgotten(self) -> int:
         """Sessions that were let go of: they were more than are kept, so that nothing is known of them."""
         return 0
+
+    def wrong(self) -> list[str]:
+        """What was wrong in packets, a line each; to be asked when all was read."""
+        if not self.skipped:
+            return []
+        return [f"{plural(self.skipped, 'packet')} without a sound frame; {self.first_skipped}"]
+
+    def label(self, section: Section) -> str:
+        """Where a section's frames travelled: the ends of its session; empty for those of the file itself."""
+        return ""
 
     def complaint(self, section: Section) -> str | None:
         """Why a section does not prove itself whole without statistics; empty: it does; None: it cannot.

@@ -161,23 +161,23 @@ def verify_capture(capture: Capture) -> FileReport:
         if id(section) not in counts:
             counts[id(section)] = _Count(section)
         _add(counts[id(section)], holes, frames)
+    wrong = capture.wrong()
     if capture.problem:
         problems.append(capture.problem)
-    elif not any(section.schemas for section in capture.sections):
-        cure = "kwire record -w writes captures"
-        raise CaptureError("verify", capture.name, "it describes no probe", cure)
-    if capture.skipped:
-        problems.append(f"{plural(capture.skipped, 'packet')} without a sound frame; {capture.first_skipped}")
+    elif not (counts or any(section.schemas or capture.label(section) for section in capture.sections)):
+        cause = "; ".join(["it describes no probe", *wrong])
+        raise CaptureError("verify", capture.name, cause, "" if wrong else "kwire record -w writes captures")
+    problems += wrong
     if capture.forgotten:
         problems.append(f"{are(capture.forgotten, 'session')} beyond what is kept: nothing is known of them")
     balances = []
     for section in capture.sections:
         known = counts.get(id(section)) or _Count(section)
-        told = capture.complaint(section)
-        if told and section.schemas:
+        told, label = capture.complaint(section), capture.label(section)
+        if told and (section.schemas or known.strangers or id(section) not in counts):
             problems.append(told)
         # A session that is whole says by its protocol what was produced: what came, and what LOST counts.
-        found = _balances(known, problems, cut=capture.problem is not None, silent=told is not None)
+        found = _balances(known, problems, label, cut=capture.problem is not None)
         balances += found if told != "" else [one.balanced() for one in found]
     again = identity.twice(identity.repeated(_holder(counts.get(id(one)), one) for one in capture.sections))
     if again:
@@ -226,10 +226,10 @@ def _holder(count: _Count | None, section: Section) -> list[identity.Identity]:
     return identity.held(section.comments, count.first, count.last)
 
 
-def _balances(count: _Count, problems: list[str], *, cut: bool, silent: bool = False) -> list[Balance]:
+def _balances(count: _Count, problems: list[str], session: str, *, cut: bool) -> list[Balance]:
     """The balances of a section's probes; adds what is wrong with them to `problems`.
 
-    `silent`: there cannot be statistics, so nothing is said of their absence.
+    `session`: the section's name where it is a session, of which there are no closing statistics.
     """
     section = count.section
     statistics = {
@@ -267,11 +267,12 @@ def _balances(count: _Count, problems: list[str], *, cut: bool, silent: bool = F
                     else f"{stored + lost - produced} too many"
                 )
             )
-    if without and not cut and not silent:
+    if without and not cut and not session:
         which = "its probes" if without == len(section.schemas) else f"{without} of its probes"
         problems.append(f"no closing statistics of {which}: the recorder was killed, or is still recording")
     if count.strangers:
-        problems.append(f"{are(count.strangers, 'event')} of probes that the file does not describe")
+        of = f"{session}: " if session else ""
+        problems.append(f"{of}{are(count.strangers, 'event')} of probes that the file does not describe")
     lost = sum(lost for number, lost in count.lost.items() if number not in section.schemas)
     if lost:
         balances.append(Balance("", 0, None, 0, lost))

@@ -3,8 +3,8 @@
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from typing import IO, TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import IO, Any
 
 from kwire.analyze.choose import Selection
 from kwire.analyze.moments import moment
@@ -19,9 +19,6 @@ from kwire.view.text import safe
 from kwire.wire.frame import Code
 from kwire.wire.schema import EARLIEST, LATEST
 from kwire.words import are, plural
-
-if TYPE_CHECKING:
-    from kwire.packets.network import First
 
 CAPTURES = "a capture, or several: the files of a rotation, or of several machines; - is standard input"
 TIMES = "2026-03-01T12:30:00, 12:30:00, +5s from the beginning, -5s from the end, or nanoseconds"
@@ -185,20 +182,11 @@ def _wrong(found: Survey, undecodable: int, left: str) -> Iterator[str]:
         yield f"{found.problem}; everything before is used"
     if found.repeated:
         yield found.repeated
-    if found.skipped and not found.found:
-        yield f"{plural(found.skipped, 'packet')} without a sound frame; {found.first_skipped}"
-    yield from named(found.found)
+    yield from found.wrong
     if found.strangers:
         yield f"{strangers(found.strangers)}{left}"
     if undecodable:
         yield f"{are(undecodable, 'event')} not as the schemas say{left}"
-
-
-def named(found: "Mapping[str, First]") -> Iterator[str]:
-    """What was wrong in packets of a network: each kind with its count, and what was said the first time."""
-    for name, first in found.items():
-        times = "once" if first.count == 1 else f"{first.count:,} times, first"
-        yield f"{name} {times}: {first.text}"
 
 
 def strangers(count: int) -> str:

@@ -10,7 +10,7 @@ from kwire.analyze.choose import Selection
 from kwire.analyze.source import source_of
 from kwire.analyze.survey import Survey
 from kwire.capture.input import Source
-from kwire.cli.choosing import CAPTURES, add_choice, named, notes, ports, say, survey, wanted
+from kwire.cli.choosing import CAPTURES, add_choice, notes, ports, say, survey, wanted
 from kwire.cli.status import NOT_WHOLE, OK
 from kwire.errors import KwireError
 from kwire.packets.open import NetworkCapture, open_capture
@@ -134,7 +134,7 @@ def show(args: argparse.Namespace, source: Source, *, follow: bool = False) -> i
             layers.summary(capture)
         sys.stdout.flush()
         wrong = [f"{capture.problem}; everything before is shown"] if capture.problem else []
-        wrong += named(capture.network.found)
+        wrong += capture.wrong()
         for line in (*wrong, *layers.remarks(capture)):
             say(capture.name, line)
     return NOT_WHOLE if wrong or capture.skipped else OK

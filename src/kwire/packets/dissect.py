@@ -173,6 +173,8 @@ class Dissector:
             self._layer("vlan", data, at, at + 4)
             kind = _u16(data, at + 2)
             at += 4
+        if kind in VLANS:
+            raise self._stop(Trouble.TOO_DEEP, at, f"over {MAX_TAGS} tags")
         if kind <= 1500 and len(data) - at >= 8 and bytes(data[at : at + 6]) == b"\xaa\xaa\x03\0\0\0":
             self._layer("snap", data, at, at + 8)
             kind = _u16(data, at + 6)
@@ -241,6 +243,8 @@ class Dissector:
                     data, start, end = self._fragment(data, start, end, key, word & 0xFFF8, bool(word & 1))
             else:
                 break
+        else:
+            raise self._stop(Trouble.TOO_DEEP, start, f"{MAX_EXTENSIONS} headers")
         self._transport(data, start, end, protocol, source, target, final)
 
     def _end(self, data: memoryview, at: int, total: int, least: int, bad: Trouble, place: int) -> int:

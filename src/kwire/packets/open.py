@@ -25,6 +25,7 @@ from kwire.packets.tables import KWIRE_PORT
 from kwire.packets.waiting import Waiting
 from kwire.wire.frames import Frames
 from kwire.wire.schema import Schema
+from kwire.words import are, plural
 
 if TYPE_CHECKING:
     from kwire.packets.engine import Engine, Session
@@ -125,15 +126,32 @@ class NetworkCapture(Capture):
             one.bye is not None for one in self.network.conversations if one.section.schemas
         )
 
-    def complaint(self, section: Section) -> str | None:
-        """Why a session's DATA may not be all there was; empty where its BYE and every number before is."""
+    def wrong(self) -> list[str]:
+        """What was wrong in packets, a line each: those of the network by its kind, with count and first."""
+        own = self.skipped - self.network.skipped
+        lines = [f"{plural(own, 'packet')} without a sound frame; {self.first_skipped}"] if own else []
+        for name, first in self.found.items():
+            times = "once" if first.count == 1 else f"{first.count:,} times, first"
+            lines.append(f"{name} {times}: {first.text}")
+        return lines
+
+    def _session(self, section: Section) -> "Conversation | Session | None":
         if len(self._sessions) != len(self.network.conversations):
             self._sessions = {id(one.section): one for one in self.network.conversations}
-        one = self._sessions.get(id(section))
+        return self._sessions.get(id(section))
+
+    def label(self, section: Section) -> str:
+        """The ends of a session."""
+        one = self._session(section)
+        return one.name if one is not None else ""
+
+    def complaint(self, section: Section) -> str | None:
+        """Why a session's DATA may not be all there was; empty where its BYE and every number before is."""
+        one = self._session(section)
         if one is None:
             return None
         if one.missing:
-            return f"{one.name}: {one.missing} DATA frames are not in the capture"
+            return f"{one.name}: {are(one.missing, 'DATA frame')} not in the capture"
         return "" if one.bye is not None else f"{one.name}: the capture does not hold the session's end (BYE)"
 
     @property
@@ -222,6 +240,10 @@ class NetworkCapture(Capture):
             for section, rest in self._waiting.finish():
                 yield from self._give(section, rest)
         self._count()
+        if end:
+            for session in self.network.conversations:
+                if session.missing and id(session.section) not in self._listed:
+                    self._list(session.section)  # nothing of it is there, and that is known
         if end and self.network.forgotten:
             known = {id(one.section) for one in self.network.conversations}
             self.sections = [one for one in self.sections if id(one) in known or id(one) not in self._listed]
@@ -268,7 +290,6 @@ class NetworkCapture(Capture):
             if first.count != told.get(name):
                 self.errors[name] = self.errors.get(name, 0) + first.count - told.get(name, 0)
                 told[name] = first.count
-                self.first_skipped = self.first_skipped or first.text
 
     def _other(self, block: Raw, packet: Packet) -> int:
         """A packet of an obsolete kind of block, or one that the walkers leave."""

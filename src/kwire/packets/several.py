@@ -110,6 +110,14 @@ class Several(NetworkCapture):
                 return one.complaint(section)
         return None
 
+    def wrong(self) -> list[str]:
+        """What was wrong in packets, a line each, with the name of the file."""
+        return [f"{one.name}: {line}" for one in self._all for line in one.wrong()]
+
+    def label(self, section: Section) -> str:
+        """The ends of a session."""
+        return next(filter(None, (one.label(section) for one in self._all)), "")
+
     def close(self) -> None:
         """Close what is open."""
         for chain in self._chains:
@@ -157,6 +165,7 @@ class Several(NetworkCapture):
         network = self._sum
         network.conversations += cast("list[Conversation]", capture.network.conversations)
         network.packets += capture.network.packets
+        network.skipped += capture.network.skipped
         network.frames += capture.network.frames
         network.remarks.update(capture.network.remarks)
         network.others.update(capture.network.others)

@@ -200,7 +200,7 @@ class Splitter:
         self._buffer = b""
         self._expects = expects
         self._synced = synced  # the next byte begins a frame
-        self._raw = synced  # no DATA was seen yet: frames that none wraps may stand here
+        self._raw = synced  # it began with frames that no DATA wraps, or has not begun: more may stand here
         self._patient = patient
         self._skip = 0  # bytes to come of a frame with a hole in it
         self._searched = 0
@@ -223,6 +223,7 @@ class Splitter:
         if not left and self._synced and there >= HEADER_SIZE and _likely(self._buffer, 0):
             left = (self._buffer[2] << 8 | self._buffer[3]) - there
         self._synced = 0 < size <= left
+        self._raw = self._raw and self.found  # what is found first after a hole may be parts of DATA
         self._buffer, self._skip = b"", left - size if self._synced else 0
 
     def feed(self, data: bytes) -> Iterator[Found]:
@@ -261,7 +262,7 @@ class Splitter:
         while count == _WALK_STEP:
             count, at = frame_strict(data, at, len(data), step, _WALK_STEP)
             offsets += step[:count]
-        if self._raw and any(data[place] & 15 == Type.DATA for place in offsets):
+        if self._raw and any(data[place] & 15 in SESSION_TYPES for place in offsets):
             self._raw = False
         rest = self._judge(at)
         self._buffer = data[rest:]

@@ -199,6 +199,7 @@ class Trouble(Enum):
     ENCRYPTED = "the stream is encrypted (TLS): without keys nothing in it can be decoded"
     DATA_MISSING = "DATA frames are not in the capture"
     TOO_MANY_FLOWS = "more flows at a time than are followed; the oldest was given up"
+    TOO_DEEP = "more VLAN tags or extension headers than are looked behind"
 
 
 class Remark(Enum):

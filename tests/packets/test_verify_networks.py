@@ -1,0 +1,106 @@
+"""What `kwire verify` says of captures that hold less than a session: every cause, with its flow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kwire import native
+from kwire.cli.main import main
+from kwire.packets import walk
+from kwire.wire.control import Hello, Role
+from kwire.wire.frame import Flag, Type, build
+
+BYE = b"\xa1freasonddone"
+
+
+@pytest.fixture(params=["native", "twin"], autouse=True)
+def walkers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "twin":
+        monkeypatch.setattr(native, "library", None)
+        for name in ("pcap_rows", "pcapng_rows"):
+            monkeypatch.setattr(walk, name, getattr(walk, name + "_twin"))
+
+
+@pytest.fixture
+def kwire(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs a verb; gives status, output, errors."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        status = main(list(arguments))
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def verified(kwire: Any, where: Path, data: bytes) -> tuple[int, list[str], str]:
+    """Status, problems, standard error."""
+    where.write_bytes(data)
+    status, out, err = kwire("verify", "--json", str(where))
+    files = json.loads(out)["files"]
+    return status, files[0]["problems"] if files else [], err
+
+
+def test_a_session_of_which_only_the_ends_are_there_is_incomplete(
+    tmp_path: Path, kwire: Any, net: Any
+) -> None:
+    hello = Hello(b"t" * 16, 1, Role.SOURCE, next=4).frame(Flag.CHECKSUM)
+    made = [net.ethernet(net.ipv4(net.udp(one))) for one in (hello, build(Type.BYE, 25, BYE, Flag.CHECKSUM))]
+    status, problems, _ = verified(kwire, tmp_path / "a.pcap", net.pcap(made))
+    assert status == 3
+    assert "udp 10.0.0.1:40000 > 10.0.0.2:17800: 21 DATA frames are not in the capture" in problems
+
+
+def test_causes_are_named_where_no_session_is_known(tmp_path: Path, kwire: Any, net: Any) -> None:
+    whole = [net.ethernet(net.ipv4(net.udp(one))) for one in net.session(flags=Flag.CHECKSUM)]
+    status, _, err = verified(kwire, tmp_path / "a.pcap", net.pcap([(one[:50], len(one)) for one in whole]))
+    assert (status, "PACKET_CUT 11 times, first: packet 1 at byte 24" in err) == (1, True)
+    wrong = [net.ethernet(net.ipv4(net.udp(one, checksum=0x1234))) for one in net.session()]
+    status, _, err = verified(kwire, tmp_path / "b.pcap", net.pcap(wrong))
+    assert (status, "BAD_UDP_CHECKSUM 11 times" in err) == (1, True)
+    status, _, err = verified(kwire, tmp_path / "c.pcap", net.pcap([]))
+    assert (status, "it describes no probe; kwire record -w writes captures" in err) == (1, True)
+
+
+def test_events_without_a_schema_are_named_with_their_session(tmp_path: Path, kwire: Any, net: Any) -> None:
+    frames = net.session()[1:]
+    made = [net.ethernet(net.ipv4(net.udp(one))) for one in (*frames[:4], *frames[5:])]
+    status, problems, _ = verified(kwire, tmp_path / "a.pcap", net.pcap(made))
+    flow = "udp 10.0.0.1:40000 > 10.0.0.2:17800"
+    assert status == 3
+    assert f"{flow}: 1 DATA frame is not in the capture" in problems
+    assert f"{flow}: 27 events are of probes that the file does not describe" in problems
+
+
+def test_parts_of_data_that_is_not_whole_are_no_frames(tmp_path: Path, kwire: Any, net: Any) -> None:
+    """The first segment is lost: what follows begins inside DATA, whose events look like loose ones."""
+    frames = net.session(4, 30)
+    stream = b"".join(frames)
+    cut = len(frames[0]) + 8 + len(net.event()) * 5
+    made = [net.tcp(b"", 999, 2), net.tcp(stream[cut:], 1000 + cut)]
+    status, problems, _ = verified(
+        kwire, tmp_path / "a.pcap", net.pcap([net.ethernet(net.ipv4(one, 6)) for one in made])
+    )
+    assert status == 3
+    assert [line for line in problems if line.endswith("does not describe")] == [
+        "tcp 10.0.0.1:40000 > 10.0.0.2:17800: 90 events are of probes that the file does not describe"
+    ]
+
+
+@pytest.mark.parametrize("verb", ["stats", "show", "query", "verify"])
+def test_what_lies_deeper_than_is_looked_is_said_by_every_verb(
+    tmp_path: Path, kwire: Any, net: Any, verb: str
+) -> None:
+    frames = net.session(flags=Flag.CHECKSUM)
+    made = [net.ethernet(net.ipv4(net.udp(one)), [(0x8100, 1)] * 9) for one in frames]
+    made += [net.ethernet(net.ipv6(net.udp(frames[0], net.v6), extensions=[(60, bytes(7))] * 17))]
+    where = tmp_path / "a.pcap"
+    where.write_bytes(net.pcap(made))
+    status, _, err = kwire(verb, str(where))
+    assert (status, "TOO_DEEP 12 times, first: packet 1 at byte 24" in err) == (
+        1 if verb == "verify" else 3,
+        True,
+    )
