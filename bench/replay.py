@@ -13,6 +13,7 @@ import struct
 import sys
 import time
 from array import array
+from collections.abc import Mapping
 
 from kwire.stream.address import parse
 from kwire.stream.loop import Loop
@@ -97,7 +98,7 @@ class Replay:
     def refused(self) -> None:
         """Certificates do not fit: whoever runs this sees that it does not end."""
 
-    def taken(self, events: int) -> None:
+    def taken(self, events: int, probes: Mapping[int, int]) -> None:
         """Nobody takes captures away here."""
 
     def receiving(self, up: bool) -> None:

@@ -200,11 +200,11 @@ class Synthetic:
 
 def hurry() -> None:
     """Shorter pauses, so that a scenario takes a second and not a minute."""
-    from kwire.stream import collector, connect, uplink
+    from kwire.stream import connect, storage, uplink
 
     connect.SHORTEST, connect.LONGEST, connect.PATIENCE = 0.02, 0.1, 3.0
     uplink.BETWEEN = 0.05  # type: ignore[misc]
-    collector.AGAIN = 0.05  # type: ignore[misc]
+    storage.AGAIN = 0.05  # type: ignore[misc]
 
 
 def agent(argv: Sequence[str], probes: int, rate: float, life: int, counter: Counter) -> int:

@@ -128,7 +128,7 @@ class Site:
                     peer.transport.close()
                     peer.transport = None
                 self.loop.cancel(peer._timer)
-            self.loop.cancel(self.collector._commit)
+            self.loop.cancel(self.collector.storage._commit)
             for feed in self.collector.feeds.values():
                 self.loop.cancel(feed.timer)
                 if feed.store is not None and not feed.store.closed:

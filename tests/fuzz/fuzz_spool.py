@@ -10,7 +10,7 @@ from pathlib import Path
 import fuzzing
 
 from kwire.stream import segment
-from kwire.stream.ledger import Ledger, LedgerError
+from kwire.stream.ledger import Contents, Ledger, LedgerError
 from kwire.stream.manifest import EVENTS, Row
 from kwire.stream.segment import SpoolError
 
@@ -37,9 +37,10 @@ def _segment(*payloads: bytes) -> bytes:
 
 def _ledger() -> bytes:
     path = FOLDER / "seed"
-    made = Ledger(str(path))
-    made.replace({"token": ID, "files": ["a"]}, b"first")
-    made.write(b"second")
+    made = Ledger(str(path), lambda: Contents({b"one": ID}))
+    made.renew()
+    made.write(Contents({b"one": bytes(300), b"two": b"second"}))
+    made.write(Contents({b"one": bytes(299) + b"!"}, {b"three": b""}))
     made.close()
     return path.read_bytes()
 
@@ -68,9 +69,9 @@ def one_input(data: bytes) -> None:
     finally:
         os.close(folder)
     path.write_bytes(data)
-    ledger = Ledger(str(path))
+    ledger = Ledger(str(path), lambda: Contents({}))
     try:
-        assert len(ledger.load()) <= len(data)
+        assert sum(map(len, ledger.load().values())) <= len(data)
     except LedgerError as error:
         fuzzing.one_line(error)
     finally:

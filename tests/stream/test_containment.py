@@ -21,7 +21,7 @@ from kwire.capture.resumable import ResumableWriter
 from kwire.capture.writer import Writer
 from kwire.errors import KwireError
 from kwire.stream import collector as collectors
-from kwire.stream import connect
+from kwire.stream import connect, storage
 from kwire.stream.address import Address
 from kwire.stream.collector import Collector
 from kwire.stream.lane import Lane
@@ -32,6 +32,7 @@ from kwire.stream.peer import Peer
 from kwire.stream.store import Store
 from kwire.stream.transport import StreamTransport
 from kwire.wire.control import Hello, Role
+from kwire.wire.lineage import Lineage
 from kwire.wire.outbox import MemoryOutbox
 from kwire.wire.session import Session
 from kwire.wire.transitions import State
@@ -135,7 +136,7 @@ class Bomb:
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setattr(connect, "SHORTEST", 0.01)
     monkeypatch.setattr(connect, "LONGEST", 0.05)
-    monkeypatch.setattr(collectors, "AGAIN", 0.02)
+    monkeypatch.setattr(storage, "AGAIN", 0.02)
     site = Site(tmp_path)
     site.loop.report = site.said_of_failures.append
     yield site
@@ -221,15 +222,23 @@ def test_a_failure_that_comes_again_and_again_is_tried_more_and_more_seldom(
 # ---------------------------------------------------------------------- what was found
 
 
-def hello_again(site: Site, token: bytes, payloads: list[bytes], stored: int) -> Source:
+class Silent(Lineage):
+    """That of a source that does not tell which HELLOs came before."""
+
+    def draw(self, random: Any) -> Any:
+        return super().draw(random)[0], None
+
+
+def hello_again(site: Site, token: bytes, payloads: list[bytes], stored: int, lineage: Lineage) -> Source:
     """A source that takes up a session by its token, of which the collector has `stored` payloads."""
     again = Source("victim")
     outbox = MemoryOutbox(1 << 20, stored)
     for number, payload in enumerate(payloads, stored):
         outbox.put(number, payload)
     session = Session(
-        Role.SOURCE, initiator=True, token=token, about={"host": "victim"}, outbox=outbox, resume=True
-    )
+        Role.SOURCE, initiator=True, token=token, about={"host": "victim"}, outbox=outbox, resume=True,
+        lineage=lineage,
+    )  # fmt: skip
     once = [session]
     connector = connect.connect(site.loop, site.address, lambda: once.pop() if once else None, again)
     site.connectors.append(connector)
@@ -238,7 +247,8 @@ def hello_again(site: Site, token: bytes, payloads: list[bytes], stored: int) ->
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-def test_a_session_that_has_ended_takes_no_more(site: Site, restarted: bool) -> None:
+@pytest.mark.parametrize("tells", [False, True])
+def test_a_session_that_has_ended_takes_no_more(site: Site, restarted: bool, tells: bool) -> None:
     site.open()
     victim = Source("victim")
     peer = site.connect(victim, token=TOKEN).peer
@@ -248,13 +258,19 @@ def test_a_session_that_has_ended_takes_no_more(site: Site, restarted: bool) -> 
     if restarted:
         site.close()
         site.open()
-    again = hello_again(site, TOKEN, [events(10, 5)], 3)
-    site.until(lambda: again.problems)
-    assert "has ended" in str(again.problems[0])
-    site.until(lambda: again.ended is not None)  # the second time its session is not known any more
-    assert again.ended == "the peer does not know the session"
+    again = hello_again(site, TOKEN, [events(10, 5)], 3, Lineage() if tells else Silent())
+    if tells:
+        site.until(lambda: again.ended is not None)
+        assert again.ended is not None
+        assert again.ended.startswith("another copy of its source went on with the session at 20")
+        assert any("another copy" in text for text in site.said)
+    else:
+        site.until(lambda: again.problems)
+        assert "has ended" in str(again.problems[0])
+        site.until(lambda: again.ended is not None)  # the second time its session is not known any more
+        assert again.ended == "the peer does not know the session"
+        assert [text for text in site.collector.problems if "more of it" in text]
     assert site.loop.failures == 0
-    assert [text for text in site.collector.problems if "more of it" in text]
     other = Source("other")
     second = site.connect(other).peer
     other.give(10, second)

@@ -440,7 +440,8 @@ def test_a_spool_without_a_sound_session_file_is_left_alone(
     file.write_bytes(damage(file.read_bytes()))
     [(spool, why)] = recover(str(tmp_path), MB, MB)
     assert spool is None
-    assert "damaged" in why
+    assert "damaged" in why or "it is empty" in why
+    assert str(file) in why
     file.unlink()
     [(spool, why)] = recover(str(tmp_path), MB, MB)
     assert spool is None

@@ -20,8 +20,10 @@ from kwire.capture.reader import Capture
 from kwire.capture.verify import verify_file, verify_set
 from kwire.stream import clock
 from kwire.stream.folder import Folder, FolderError, harmless
-from kwire.stream.ledger import Ledger, LedgerError
+from kwire.stream.lane import Lane
+from kwire.stream.ledger import BLOCK, SLACK, Contents, Ledger, LedgerError
 from kwire.stream.store import Options, Packing, Store
+from kwire.wire import cbor
 from kwire.wire.frame import Type, build
 from kwire.wire.messages import Cause, Lost
 from kwire.wire.schema import Clock, Field, Schema
@@ -325,7 +327,7 @@ def test_a_file_that_goes_while_it_is_written_is_noticed_before_more_is_promised
 def test_a_file_that_is_moved_is_ended_and_another_one_begun(tmp_path: Path) -> None:
     folder, packing = Folder(str(tmp_path / "in")), Packing()
     spare = lambda: folder.capture("box", 0)  # noqa: E731
-    Store.promise(folder.ledger(TOKEN), TOKEN, {"host": "box"}, 0, False)
+    Store.promise(folder.ledger(TOKEN), Lane(TOKEN, {"host": "box"}), False)
     store = Store.again(folder.ledger(TOKEN), packing, Options(), spare)
     lane = store.join(TOKEN, {"host": "box"})
     for payload in (describe(1), events(0, 10)):
@@ -616,47 +618,167 @@ def test_a_full_disk_takes_nothing_and_nothing_is_lost(tmp_path: Path, how: str)
 # ---------------------------------------------------------------------- ledgers, names, clocks
 
 
-def test_a_ledger_gives_the_newest_whole_record(tmp_path: Path) -> None:
-    path = str(tmp_path / "ledger")
-    ledger = Ledger(path)
-    ledger.replace({"who": "a"}, b"0")
+def book(path: Path | str, whole: dict[bytes, bytes] | None = None) -> Ledger:
+    """A ledger; `whole` is what is in it when it is written anew."""
+    return Ledger(str(path), lambda: Contents(dict(whole or {})))
+
+
+def loaded(path: Path | str) -> dict[bytes, bytes]:
+    ledger = book(path)
+    try:
+        return ledger.load()
+    finally:
+        ledger.close()
+
+
+def test_a_ledger_gives_what_was_written_last(tmp_path: Path) -> None:
+    path = tmp_path / "ledger"
+    ledger = book(path, {b"who": b"a", b"n": b"0"})
+    ledger.renew()
     for number in range(1, 6):
-        ledger.write(b"%d" % number)
+        ledger.write(Contents({b"n": b"%d" % number}))
+    ledger.write(Contents({}, {b"once": b"x" * 9000}))
     ledger.close()
-    whole = Path(path).read_bytes()
-    again = Ledger(path)
-    assert again.load() == b"5"
-    assert again.front == {"who": "a"}
-    again.write(b"6" * 9000)  # grows
-    assert Ledger(path).load() == b"6" * 9000
-    at = whole.index(b"5", 4096)
-    Path(path).write_bytes(whole[:at] + b"!" + whole[at + 1 :])  # torn while it was written
-    assert Ledger(path).load() == b"4"
+    again = book(path)
+    assert again.load() == {b"who": b"a", b"n": b"5", b"once": b"x" * 9000}
+    for value in (b"6" * 9000, b"6" * 4000 + b"7" * 100 + b"6" * 5000, b"6" * 10, b""):
+        again.write(Contents({b"n": value}))  # grows, differs in the middle, shrinks
+        assert loaded(path) == {b"who": b"a", b"n": value, b"once": b"x" * 9000}
+    again.close()
 
 
-@pytest.mark.parametrize("length", range(0, 12289, 512))
-def test_a_cut_ledger_is_damaged_or_older_never_wrong(tmp_path: Path, length: int) -> None:
-    path = str(tmp_path / "ledger")
-    ledger = Ledger(path)
-    ledger.replace({}, b"0")
-    ledger.write(b"1")
-    data = Path(path).read_bytes()
-    assert len(data) == 12288
-    Path(path).write_bytes(data[:length])
-    if length > 4096:  # the newer record stands in the first slot
-        assert Ledger(path).load() == b"1"
-    else:
+def test_any_changes_of_a_ledger_against_a_model(tmp_path: Path) -> None:
+    path, draw = tmp_path / "ledger", random.Random(7)
+    model: dict[bytes, bytes] = {b"a": b""}
+    ledger = Ledger(str(path), lambda: Contents(dict(model)))
+    ledger.renew()
+    for step in range(600):
+        key = draw.choice([b"a", b"b", b"c"])
+        value = bytearray(model.get(key, b""))
+        size = draw.choice([len(value), len(value), draw.randrange(20_000)])
+        value[size:] = draw.randbytes(max(0, size - len(value)))
+        for _ in range(draw.randrange(4)):
+            at = draw.randrange(max(1, size))
+            value[at : at + 3] = draw.randbytes(len(value[at : at + 3]))
+        model[key] = bytes(value)
+        ledger.write(Contents({key: bytes(value)}))
+        if step % 20 == 0:
+            assert loaded(path) == model
+        if step % 97 == 0:  # a successor goes on
+            ledger.close()
+            ledger = Ledger(str(path), lambda: Contents(dict(model)))
+            assert ledger.load() == model
+    assert os.path.getsize(path) < 4 * (sum(map(len, model.values())) + SLACK)
+    ledger.close()
+
+
+def test_what_a_ledger_writes_is_what_changed(tmp_path: Path) -> None:
+    """Counts of bytes: a long value costs the part that differs, and a file full of old ones is renewed."""
+    whole = {b"rows": bytes(1 << 20), b"n": b"0"}
+    ledger = Ledger(str(tmp_path / "ledger"), lambda: Contents(dict(whole)))
+    ledger.renew()
+    for number in range(1, 2000):
+        before = ledger.written
+        whole[b"rows"] = bytes(64 * number) + b"!" + bytes((1 << 20) - 64 * number - 1)
+        whole[b"n"] = b"%d" % number
+        ledger.write(Contents(dict(whole)))
+        assert ledger.written - before < 300
+    before = ledger.written
+    for number in range(20_000):
+        whole[b"n"] = b"%d" % number
+        ledger.write(Contents(dict(whole)))
+    assert os.path.getsize(ledger.path) < 2 * (1 << 20) + 2 * SLACK + 2 * BLOCK
+    assert ledger.written - before < 20_000 * 50 + 2 * (1 << 20)
+    ledger.close()
+
+
+def cut_ledger(tmp_path: Path) -> tuple[Path, bytes, list[int]]:
+    """A ledger of four records, its bytes, and where they end."""
+    path = tmp_path / "ledger"
+    ledger = book(path, {b"n": b"0"})
+    ledger.renew()
+    ends = [ledger._end]
+    for number in range(1, 4):
+        ledger.write(Contents({b"n": b"%d" % number}))
+        ends.append(ledger._end)
+    ledger.close()
+    return path, path.read_bytes(), ends
+
+
+def test_a_torn_record_is_not_there_and_a_changed_ledger_is_damaged(tmp_path: Path) -> None:
+    path, data, ends = cut_ledger(tmp_path)
+    for at in range(ends[2], ends[3]):  # torn: the rest was not written
+        path.write_bytes(data[:at] + bytes(len(data) - at))
+        assert loaded(path) == {b"n": b"3" if data[at : ends[3]].strip(b"\0") == b"" else b"2"}
+    for length in range(0, len(data), 7):  # cut
+        path.write_bytes(data[:length])
+        if length >= ends[3] + 12:
+            assert loaded(path) == {b"n": b"3"}
+        else:
+            with pytest.raises(LedgerError, match="damaged"):
+                loaded(path)
+    for at in range(ends[2]):  # changed: going back to what was before would forget what was acknowledged
+        path.write_bytes(data[:at] + bytes([data[at] ^ 0x55]) + data[at + 1 :])
         with pytest.raises(LedgerError, match="damaged"):
-            Ledger(path).load()
+            loaded(path)
+
+
+def test_a_ledger_that_was_deleted_is_put_back(tmp_path: Path) -> None:
+    path, data, ends = cut_ledger(tmp_path)
+    ledger = book(path)
+    ledger.load()
+    path.unlink()
+    ledger.keep()
+    assert path.read_bytes()[: ends[3]] == data[: ends[3]]
+    ledger.write(Contents({b"n": b"4"}))
+    assert loaded(path) == {b"n": b"4"}
+    ledger.close()
+
+
+def test_a_commit_costs_the_same_with_many_probes_and_sessions(tmp_path: Path) -> None:
+    """Counts of bytes: what a commit writes does not grow with what there is."""
+    costs = []
+    for probes, sessions in ((1, 1), (10_000, 1), (1, 1000)):
+        path = tmp_path / f"{probes}-{sessions}"
+        folder = Folder(str(path))
+        store = Store(folder.capture("box"), folder.ledger(TOKEN), Packing(), merged=True)
+        lanes = [store.join(number.to_bytes(16, "big"), {"host": "box"}) for number in range(sessions)]
+        for lane in lanes:
+            for first in range(1, probes + 1, 100):
+                store.take(lane, lane.next, describe(*range(first, min(first + 100, probes + 1))))
+        assert store._ledger is not None
+        for number in range(4):
+            store.take(lanes[-1], lanes[-1].next, events(number, 1, probes))
+            store.commit()
+        before = store._ledger.written
+        store.take(lanes[-1], lanes[-1].next, events(9, 10, probes))
+        store.commit()
+        costs.append(store._ledger.written - before)
+        store.leave()
+        again = Store.again(folder.ledger(TOKEN), Packing())
+        assert sum(again.writer.balance(number + 1).stored for number in range(probes * sessions)) == 14
+        again.close()
+        folder.close()
+    assert max(costs) < 500
+    assert max(costs) < min(costs) + 100
 
 
 def test_a_damaged_ledger_is_said(site: Site) -> None:
     site.feed(describe(1), events(0, 1))
     ledger = site.folder.ledger(TOKEN)
-    front = {"path": "x", "about": {}, "merged": False, "id": "0" * 32}
-    wrong: list[Any] = [7, [{}], [{"token": b"", "about": [], "anchor": [], "numbers": {}}]]
-    for lanes in wrong:
-        Ledger(ledger).replace({**front, "lanes": lanes}, b"\0")
+    front = cbor.dumps({"path": "x", "about": {}, "merged": False, "id": "0" * 32})
+    about = cbor.dumps({"about": [], "anchor": []})
+    wrong: list[dict[bytes, bytes]] = [
+        {},
+        {b"front": b""},
+        {b"front": front, b"about" + TOKEN: about},
+        {b"front": front, b"about" + TOKEN: about, b"lane " + TOKEN: b""},
+        {b"front": front, b"file head": b"x"},
+    ]
+    for values in wrong:
+        made = book(ledger, values)
+        made.renew()
+        made.close()
         with pytest.raises(LedgerError, match="damaged"):
             Store.again(ledger, Packing())
 

@@ -1,6 +1,6 @@
 """Uplinks: sessions that end early, collectors that refuse or ask; nothing twice, nothing lost unseen."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -39,7 +39,7 @@ class Cargo:
     def refused(self) -> None:
         pass
 
-    def taken(self, events: int) -> None:
+    def taken(self, events: int, probes: Mapping[int, int]) -> None:
         pass
 
     def restarted(self, abandoned: Iterable[bytes], carried: Iterable[bytes]) -> list[bytes]:

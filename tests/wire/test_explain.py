@@ -225,7 +225,7 @@ def test_control_maps_are_explained_key_by_key() -> None:
     (one,) = explain(hello)
     assert covered(one) == set(range(len(hello)))
     rows = {row.name: row for row in one.rows}
-    assert set(HELLO_KEYS) - {"cookie", "pad"} <= set(rows)
+    assert set(HELLO_KEYS) - {"cookie", "pad", "after"} <= set(rows)
     assert rows["role"].value == "sink"
     assert "names the session" in rows["token"].meaning
     (error,) = explain(error_frame(5, Code.BAD_VERSION, "no"))

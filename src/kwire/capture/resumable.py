@@ -8,15 +8,16 @@ dropped for want of room: that is a FullError, after which a writer is left, and
 that comes `after` it counts what is gone (CAPTURE_GONE).
 """
 
+import contextlib
 import os
 import re
 import struct
 import time
 from array import array
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, MutableSequence, Sequence
 from typing import Any, Final, TypeAlias
 
-from kwire.capture import pcapng, walk
+from kwire.capture import identity, pcapng, walk
 from kwire.capture.output import CaptureError, FullError, GoneError, Output
 from kwire.capture.writer import BUFFER, LOST_BLOCK, STATISTICS_BLOCK, Totals, Writer, _File
 from kwire.wire.frame import FrameError, Header, Type, read_lenient
@@ -27,31 +28,42 @@ from kwire.wire.schema import Schema
 INTERFACE_BLOCK: Final = 512  # bytes kept in reserve, so that a probe's losses can be told of on a full disk
 MOST_LOST: Final = 1 << 48  # events; a LOST frame that tells of more is none, so that sums stay in 64 bits
 U64: Final = (1 << 64) - 1
+MOST_LOOKED_AT: Final = 100_000  # files among which one that was moved is looked for
+_DAMAGE: Final = (struct.error, ValueError, IndexError, KeyError)
 
-# file number, probes, how many of them the file describes, holes, causes, the bytes before the position;
-# position, bytes of earlier files, when the file was begun
-_HEAD = struct.Struct("=6IQQQ")
+# file number, probes, how many of them the file describes, the bytes before the position; position, bytes of
+# earlier files, when the file was begun; its device and inode
+_HEAD = struct.Struct("=4I5Q")
 _HOLE = struct.Struct("=IHBxQQQ")  # probe, cpu, cause, first, last, count
 _CAUSE = struct.Struct("=IBxxxQ")  # probe, cause, count
 
+State: TypeAlias = Mapping[str, bytes]
+"""What a successor must know, in parts: those that grow with the number of probes seldom change much."""
+
 Stranger: TypeAlias = Callable[[Header, memoryview], None]
+
+
+class StateError(CaptureError):
+    """What should be the state of a writer is none."""
 
 
 class ResumableWriter(Writer):
     """A Writer without probes at first: `describe` adds them.
 
     `resume`: the `id` and `state` of a writer that was left at that point, with `schemas`, its probes;
+    `moved`: its file is looked for in the folder of the target, and below, by its inode;
     `after`: the same of one whose file is gone, and its target: what is gone is counted in a new file.
     `name`: the `id` that it is to have. `stranger` is given every frame that is neither a sound LOST nor an
     EVENT of a probe described. `sync`: each file of a rotation is on the disk, as fsync(2) promises, before
     the next one is written. Raises CaptureError where the target cannot be opened, GoneError where it is not
-    as the state says.
+    as the state says, StateError where that is none.
     """
 
     __slots__ = (
         "_after",
         "_introduced",
         "_mark",
+        "_moved",
         "_name",
         "_resume",
         "_stranger",
@@ -68,14 +80,15 @@ class ResumableWriter(Writer):
         stranger: Stranger,
         *,
         schemas: Sequence[Schema] = (),
-        resume: tuple[str, bytes] | None = None,
-        after: tuple[str, bytes, str] | None = None,
+        resume: tuple[str, State] | None = None,
+        moved: bool = False,
+        after: tuple[str, State, str] | None = None,
         name: str = "",
         sync: bool = False,
         **options: Any,
     ) -> None:
         self._stranger, self._resume, self._after, self._sync = stranger, resume, after, sync
-        self._name = name
+        self._name, self._moved = name, moved
         self._mark = (0, 0)  # a position that was settled, and the bytes before it
         self._waiting: dict[int, Schema] = {}  # by number: not in the file yet, or described otherwise there
         self._introduced = len(schemas)  # probes that have an interface in the file
@@ -88,9 +101,9 @@ class ResumableWriter(Writer):
         if self._after is not None:
             try:
                 self._count_gone(*self._after)
-            except (struct.error, ValueError, IndexError):
+            except _DAMAGE:
                 self.leave()
-                raise CaptureError("go on writing", self._after[2], "its state is damaged") from None
+                raise StateError("go on writing", str(self._base), "its state is damaged") from None
             self._after = None
         if sync and resume is None:
             _to_disk(os.path.dirname(os.path.abspath(target)))
@@ -171,32 +184,41 @@ class ResumableWriter(Writer):
         except OSError as error:
             raise CaptureError("write", output.name, error.strerror or "failed") from None
 
-    def state(self) -> bytes:
+    def state(self) -> State:
         """Where the writing stands; only after `settle`."""
-        output, probes = self._file.output, len(self.schemas)
+        output, file = self._file.output, os.fstat(self._file.output.fd)
         head = _HEAD.pack(
             self._file.number,
-            probes,
+            len(self.schemas),
             self._introduced,
-            len(self._holes),
-            len(self.causes),
             output.tail(),
             output.position,
             self._written,
             self._file.started,
+            file.st_dev,
+            file.st_ino,
         )
-        parts = [head, self._rows.tobytes()]
-        parts += [array("Q", counts).tobytes() for counts in self._counts()]
-        waiting = self._waiting
-        parts.append(bytes(number in waiting for number in range(1, probes + 1)))
-        parts += [
-            _HOLE.pack(*key, hole.first, hole.last, min(hole.count, U64)) for key, hole in self._holes.items()
-        ]
-        parts += [_CAUSE.pack(*key, min(count, U64)) for key, count in self.causes.items()]
-        return b"".join(parts)
+        holes = (
+            _HOLE.pack(*key, one.first, one.last, min(one.count, U64)) for key, one in self._holes.items()
+        )
+        causes = (_CAUSE.pack(*key, min(count, U64)) for key, count in self.causes.items())
+        return {
+            "head": head,
+            "rows": self._rows.tobytes(),
+            **{name: array("Q", counts).tobytes() for name, counts in self._counts().items()},
+            "waiting": array("I", self._waiting).tobytes(),
+            "holes": b"".join(holes),
+            "causes": b"".join(causes),
+        }
 
-    def _counts(self) -> tuple[list[int], list[int], list[int]]:
-        return self._lost, self._earlier_lost, self._earlier_stored
+    def _counts(self) -> dict[str, MutableSequence[int]]:
+        lost, stored = self._earlier_lost, self._earlier_stored
+        return {"lost": self._lost, "earlier lost": lost, "earlier stored": stored}
+
+    @staticmethod
+    def _counts_of(probes: int) -> MutableSequence[int]:
+        """An array: it is copied at each commit."""
+        return array("Q", bytes(8 * (probes + 1)))
 
     def _first(self, number: int) -> _File:
         if self._resume is None:
@@ -204,47 +226,45 @@ class ResumableWriter(Writer):
             return super()._first(number)
         self._id, state = self._resume
         try:
-            return self._again(memoryview(state))
-        except (struct.error, ValueError, IndexError):
-            raise CaptureError("go on writing", str(self._base), "its state is damaged") from None
+            return self._again(state)
+        except _DAMAGE:
+            raise StateError("go on writing", str(self._base), "its state is damaged") from None
 
-    def _again(self, state: memoryview) -> _File:
-        number, position, tail, started = self._take_state(state)
+    def _again(self, state: State) -> _File:
+        number, position, tail, started, where = self._take_state(state)
         self.files = [str(self._path(each)) for each in [*range(1, number), number]]
         _remove_later(str(self._base), number, self._id)
+        if self._moved:
+            self.files[-1] = find(self.files[-1], identity.Identity(self._id, max(1, number)), *where)
         output = Output.again(self.files[-1], position, 4096 + _reserve(len(self.schemas)), tail)
         self._mark = position, tail
         return _File(output, number, time.monotonic(), started)
 
-    def _take_state(self, state: memoryview) -> tuple[int, int, int, int]:
-        """Read what `state` gave: the accounts; the file's number, position, last bytes, beginning."""
-        head = _HEAD.unpack_from(state)
-        number, probes, self._introduced, holes, causes, tail, position, self._written, started = head
+    def _take_state(self, state: State) -> tuple[int, int, int, int, tuple[int, int]]:
+        """Read what `state` gave: the accounts; the file's number, position, last bytes, beginning, place."""
+        head = _HEAD.unpack(state["head"])
+        number, probes, self._introduced, tail, position, self._written, started, device, inode = head
         if probes != len(self.schemas):
             raise ValueError
-        at = _HEAD.size + len(self._rows) * 8
-        self._rows[:] = array("Q", bytes(state[_HEAD.size : at]))
-        for counts in self._counts():
-            counts[:] = array("Q", bytes(state[at : at + 8 * (probes + 1)]))
-            at += 8 * (probes + 1)
-        self._waiting = {index + 1: self.schemas[index] for index in range(probes) if state[at + index]}
-        at += probes
-        for probe, cpu, cause, first, last, count in _HOLE.iter_unpack(state[at : at + holes * _HOLE.size]):
+        self._rows[:] = _array("Q", state["rows"], len(self._rows))
+        for name, counts in self._counts().items():
+            counts[:] = _array("Q", state[name], probes + 1)
+        self._waiting = {each: self.schemas[each - 1] for each in array("I", state["waiting"])}
+        for probe, cpu, cause, first, last, count in _HOLE.iter_unpack(state["holes"]):
             self._holes[probe, cpu, cause] = Hole()
             self._holes[probe, cpu, cause].add(first, last, count)
-        at += holes * _HOLE.size
-        for probe, cause, count in _CAUSE.iter_unpack(state[at : at + causes * _CAUSE.size]):
+        for probe, cause, count in _CAUSE.iter_unpack(state["causes"]):
             self.causes[probe, cause] = count
-        return number, position, tail, started
+        return number, position, tail, started, (device, inode)
 
-    def _count_gone(self, name: str, state: bytes, target: str) -> None:
+    def _count_gone(self, name: str, state: State, target: str) -> None:
         """Take the accounts of a writer whose file is gone: what was in it, and is not there, is lost.
 
         Losses that it told are told again. Files of the same rotation before it are taken to be there.
         """
         probes = len(self.schemas)
         written, introduced = self._written, self._introduced
-        number = self._take_state(memoryview(state))[0]
+        number = self._take_state(state)[0]
         self._written, self._introduced, self._waiting = written, introduced, {}
         _remove_later(target, number, name)
         root, extension = os.path.splitext(target)
@@ -393,6 +413,32 @@ class ResumableWriter(Writer):
 
     def _take_back(self, done: int, used: int) -> None:
         raise FullError("write", self._file.output.name, "the disk is full")
+
+
+def find(path: str, own: identity.Identity, device: int, inode: int) -> str:
+    """Where the file that was written at `path` was moved to: in its folder, or one below it.
+
+    Raises GoneError where it is in none of them.
+    """
+    seen = 0
+    for folder, _, names in os.walk(os.path.dirname(os.path.abspath(path))):
+        seen += len(names)
+        if seen > MOST_LOOKED_AT:
+            break
+        with contextlib.suppress(OSError, CaptureError), os.scandir(folder) as entries:
+            for entry in entries:
+                there = entry.inode() == inode and entry.stat(follow_symlinks=False).st_dev == device
+                if there and identity.of_file(entry.path) == own:
+                    return entry.path
+    raise GoneError("go on writing", path, "it is not there any more")
+
+
+def _array(kind: str, data: bytes, length: int) -> "array[int]":
+    """An array of that length; ValueError where it is another."""
+    made = array(kind, data)
+    if len(made) != length:
+        raise ValueError
+    return made
 
 
 def _reserve(probes: int) -> int:

@@ -15,7 +15,7 @@ import os
 import struct
 import time
 from array import array
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, MutableSequence, Sequence
 from typing import Final, NamedTuple
 
 from kwire.capture import identity, pcapng, walk
@@ -132,8 +132,8 @@ class Writer:
             self._rows[index * walk.ROW_WORDS + walk.ROW_WALL] = wall & (1 << 64) - 1
             self._rows[index * walk.ROW_WORDS + walk.ROW_SWAP] = schema.order != pcapng.HOST
         self._holes: dict[tuple[int, int, int], Hole] = {}
-        self._lost = [0] * (probes + 1)  # by probe number, in this file; 0 is of no known probe
-        self._earlier_lost, self._earlier_stored = [0] * (probes + 1), [0] * (probes + 1)
+        self._lost = self._counts_of(probes)  # in this file
+        self._earlier_lost, self._earlier_stored = self._counts_of(probes), self._counts_of(probes)
         self.files: list[str] = []  # paths written, in order
         self.dropped = False
         """Whether the disk had no room for something."""
@@ -244,6 +244,11 @@ class Writer:
         if kind is not None and self._hold:
             self.leave()
         self.close()
+
+    @staticmethod
+    def _counts_of(probes: int) -> MutableSequence[int]:
+        """Counts of events by probe number, all 0; number 0 is of no known probe."""
+        return [0] * (probes + 1)
 
     # --- files
 

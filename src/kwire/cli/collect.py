@@ -1,6 +1,7 @@
 """`kwire collect`: events of many agents into captures, one of each host, or one of all."""
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -112,7 +113,7 @@ class Run:
         self.collector = Collector(
             self.loop, _place(args), session_settings(args, Settings()), say=self.news.say, hosts=hosts
         )
-        self.roster = Roster(hosts)
+        self.roster = Roster(hosts, self.collector.place.folder.known())
         self.left = False
         """SIGTERM: sessions go on with the next collector."""
         self.listeners: list[Listener] = []
@@ -191,6 +192,7 @@ class Run:
             listener.close()
         self.loop.turn(0)
         self.loop.close()
+        self._keep_known()
         self.collector.place.folder.close()
         self.news.flush()
         if self._shown:
@@ -217,10 +219,19 @@ class Run:
         sys.stderr.write(f"{CLEAR_LINE if self._shown else ''}kwire: {safe(line)}\n")
         sys.stderr.flush()
 
+    def _keep_known(self) -> None:
+        """Have it written down who has proven who they are, for the next collector."""
+        if self.roster.news:
+            self.roster.news = False
+            with contextlib.suppress(OSError):  # a full disk: they prove it again
+                self.collector.place.folder.remember(self.roster.known)
+
     def _tick(self) -> None:
         collector = self.collector
         self.loop.at(self.loop.now() + TICK, self._tick)
         self.news.flush()
+        collector.look()
+        self._keep_known()
         if self.args.count is not None and collector.events >= self.args.count:
             self.end()
         if all(connector.closed for connector in self.connectors) and not self.listeners:

@@ -7,7 +7,7 @@ counted. What people should know is said through `say`; nothing is printed here.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from kwire.live.processes import Processes
@@ -46,7 +46,7 @@ class Recovered:
         self._totals: list[bytes] = []
         self._expired = 0
         self._taken: dict[bytes, int] = {}  # events that were stored and are gone, by session
-        self.uplink = Uplink(line, SpoolHold(spool, known=True), self)
+        self.uplink = Uplink(line, SpoolHold(spool), self)
         self.uplink.close("the agent was killed")
 
     def begun(self, session: Session) -> bool:
@@ -62,7 +62,7 @@ class Recovered:
         """The courier decides."""
         self.at_refusal()
 
-    def taken(self, events: int) -> None:
+    def taken(self, events: int, probes: Mapping[int, int]) -> None:
         """What was stored is lost after all."""
         self._taken[self.uplink.hold.token] = events
 
@@ -248,7 +248,7 @@ class Agent(Courier):
         self._warned = False
         self.waiting = 0
         """Events of the recording that are not acknowledged; known after `close`."""
-        self._taken: dict[bytes, int] = {}  # events that were stored and are gone, by session
+        self._taken: dict[bytes, tuple[int, Mapping[int, int]]] = {}  # stored and gone: events, by probe
         self.uplink = Uplink(line, hold, self)
 
     @property
@@ -302,7 +302,11 @@ class Agent(Courier):
     @property
     def taken_away(self) -> int:
         """Events that the collector had stored, and whose capture was taken away."""
-        return sum(self._taken.values())
+        return sum(events for events, _ in self._taken.values())
+
+    def taken_of(self, probe: int) -> int:
+        """Those of one probe, as far as the collector tells."""
+        return sum(probes.get(probe, 0) for _, probes in self._taken.values())
 
     # ------------------------------------------------------------------ the recording
 
@@ -341,9 +345,9 @@ class Agent(Courier):
         """Payloads are sent as soon as a round has ended while somebody receives them."""
         self.sink.waits = 0.0 if up else HOLD
 
-    def taken(self, events: int) -> None:
+    def taken(self, events: int, probes: Mapping[int, int]) -> None:
         """What was stored is lost after all."""
-        self._taken[self.uplink.hold.token] = events
+        self._taken[self.uplink.hold.token] = events, probes
 
     def room(self) -> None:
         """What has waited may go."""
@@ -388,7 +392,10 @@ def summary(agent: Agent, schemas: tuple[Schema, ...]) -> dict[str, Any]:
             "id": schema.id,
             "probe": schema.probe,
             "produced": produced.get(schema.id, 0),
-            "lost": produced.get(schema.id, 0) - sink.sent(schema.id) + gone.get(schema.id, 0),
+            "lost": produced.get(schema.id, 0)
+            - sink.sent(schema.id)
+            + gone.get(schema.id, 0)
+            + agent.taken_of(schema.id),
         }
         for schema in schemas
     ]

@@ -1,16 +1,14 @@
 """The collector: sessions of many agents, each into its capture, or all into one.
 
-The laws: DATA is acknowledged when its store says that it is safe, never before; stores that have taken
-something are committed together, a few milliseconds or a megabyte later; what a full disk has no room for is
-not acknowledged: it waits here, `MOST_HELD` bytes of all sessions at most, and its agents keep it; a store
-that fails takes its own sessions with it and no other, and a source that comes again finds what its ledger
-says; who resumes a session is who began it; files are made for whoever has sent events, not for whoever has
-connected. In a merged capture a session's events wait until its clock is known, for `PATIENCE` at most. What
-people should know at once goes through `say`, to agents as REQUESTs: "disk" (full, or not any more) and
-"gone" (stored events whose capture was taken away).
+The laws: DATA is acknowledged when the storage says that it is safe, never before; what a full disk has no
+room for is not acknowledged: it waits here, `MOST_HELD` bytes of all sessions at most, and its agents
+keep it; a store that fails takes its own sessions with it and no other, and a source that comes again finds
+what its ledger says; who resumes a session is who began it, and the copy of it that had it last; files are
+made for whoever has sent events, not for whoever has connected. In a merged capture a session's events wait
+until its clock is known, for `PATIENCE` at most. What people should know at once goes through `say`, to
+agents as REQUESTs: "disk" (full, or not any more) and "gone" (stored events whose capture was taken away).
 """
 
-import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -19,30 +17,23 @@ from typing import Any, Final
 
 from kwire.capture.output import CaptureError, FullError, GoneError
 from kwire.errors import KwireError
-from kwire.stream import clock
+from kwire.stream import clock, storage
 from kwire.stream.address import Address
 from kwire.stream.feed import TEXT, Feed, Place
 from kwire.stream.hosts import Hosts
 from kwire.stream.lane import Lane
 from kwire.stream.ledger import LedgerError
+from kwire.stream.listen import SupersededError
 from kwire.stream.loop import Loop, Timer
 from kwire.stream.peer import Ignore, Peer
-from kwire.stream.store import SEQUENCES, Packing, Payload, Store
+from kwire.stream.storage import Storage, Told
+from kwire.stream.store import SEQUENCES, Payload, Store
 from kwire.stream.tally import Tally, told
 from kwire.wire.control import Hello, Role
 from kwire.wire.happenings import Complained
-from kwire.wire.messages import Cause
+from kwire.wire.lineage import follows
 from kwire.wire.session import Session, Settings, State
 from kwire.words import are, plural
-
-PAUSE: Final = 0.005
-"""Seconds from the first DATA taken to its commit: many are made safe, and acknowledged, at once."""
-
-AT_ONCE: Final = 1 << 20
-"""Bytes after which a commit does not wait: a quarter of a session's receive window."""
-
-AGAIN: Final = 1.0
-"""Seconds until what the disk refused is tried again."""
 
 MOST_HELD: Final = 64 << 20
 """Bytes that all sessions together may hold here while the disk takes nothing; then they come back later."""
@@ -51,9 +42,6 @@ LONGEST_REST: Final = 60.0
 """Seconds at most that a session at which we failed again and again waits until it may come back."""
 
 MOST_RESTING: Final = 4096
-
-BURDEN: Final = 32e6
-"""Bytes a second that descriptions may cost to be remembered: who floods us with them waits."""
 
 PATIENCE: Final = 2.0
 """Seconds that events of a merged capture wait for the first samples of their clock."""
@@ -65,6 +53,9 @@ JUMP: Final = 1_000_000
 """Nanoseconds: a clock offset that moved by more is told in the capture, and counts from there."""
 
 MOST_PROBLEMS: Final = 100
+
+MOST_TOLD: Final = 64
+"""Probes of which one REQUEST over datagrams tells what is gone: it must fit one."""
 
 
 class Collector(Ignore):
@@ -85,10 +76,11 @@ class Collector(Ignore):
         self.finished = finished
         self.say = say
         self.hosts = hosts
-        self.packing = Packing()
+        self.storage = Storage(
+            loop, place, Told(self._acknowledge, self._refused, self._well, self._fail, self._say)
+        )
         self.feeds: dict[Session, Feed] = {}
         self.tokens: dict[bytes, Session] = {}
-        self.stores: set[Store] = set()
         self.tally = Tally()
         self.problems: list[str] = []
         """What went wrong, each thing once."""
@@ -100,14 +92,13 @@ class Collector(Ignore):
         self._left: dict[bytes, str] = {}  # tokens of sessions that a failure ended → their address
         self._outrun: dict[bytes, None] = {}  # tokens of sessions that had ended when more of them came
         self._rests: dict[bytes, tuple[int, float]] = {}  # sessions at which we failed: how often, until when
-        self._merged: Store | None = None
-        self._dirty: set[Store] = set()
-        self._refused: set[Store] = set()  # the disk did not take their last commit
-        self._resting: dict[Store, float] = {}  # until when no more descriptions are written down
-        self._taken = 0  # bytes since the last commit
-        self._commit: Timer | None = None
         self._pair = (time.monotonic_ns(), time.time_ns())
-        self._recover()
+        for store in self.storage.recover():
+            for lane in store.lanes.values():
+                self.tally.add("", store, lane, None)
+
+    def _say(self, text: str) -> None:
+        self.say(text)
 
     # ------------------------------------------------------------------ who comes
 
@@ -116,21 +107,27 @@ class Collector(Ignore):
         if hello.role is not Role.SOURCE:
             raise KwireError("serve", address, "this is a collector: it takes events and gives none")
         session = self.tokens.get(hello.token)
-        if session is not None:  # whether it may be had over this transport is the listener's to say
+        if session is not None:
+            feed = self.feeds[session]
+            if not _same(feed.about, identity, address, self.hosts):
+                raise KwireError("resume", address, "the session is another's")
+            _see_copy(session.continued, feed.since, hello, address)
             return session
         if self._rests.get(hello.token, (0, 0.0))[1] > self.loop.now():
             raise KwireError("serve", address, "the collector failed at this session; it may come back soon")
         if self._held >= MOST_HELD:
             raise KwireError("serve", address, self.trouble or "the collector has no room at present")
         try:
-            lane = self._remembered(hello.token)
+            lane = self.storage.remembered(hello.token)
         except LedgerError as error:  # that it cannot be read at present does not mean that it is not known
             raise KwireError("serve", address, f"the collector's disk fails: {error.cause}") from None
         if lane is not None and not _same(lane.about, identity, address, self.hosts):
             raise KwireError("resume", address, "the session is another's")
         if lane is not None and lane.done and hello.token in self._outrun:
             lane = None  # then its source begins a new one with what it has not sent
-        return self._session(identity, address, "", hello.token, lane, address.startswith("udp:"))
+        if lane is not None and lane.continued is not None:
+            _see_copy(*lane.continued, hello, address)
+        return self._make(identity, address, "", hello.token, lane, address.startswith("udp:"))
 
     def handler_for(self, session: Session) -> "Collector":
         """One handler serves all."""
@@ -139,12 +136,12 @@ class Collector(Ignore):
     def fetch(self, address: Address) -> Session:
         """A session with an agent that listens at `address`: one that a ledger remembers, or a new one."""
         origin = str(address)
-        for lane in self._unfinished():
+        for lane in self.storage.unfinished():
             if lane.about.get("origin") == origin and lane.token not in self.tokens:
-                return self._session("", origin, origin, lane.token, lane, address.datagrams)
-        return self._session("", origin, origin, b"", None, address.datagrams)
+                return self._make("", origin, origin, lane.token, lane, address.datagrams)
+        return self._make("", origin, origin, b"", None, address.datagrams)
 
-    def _session(
+    def _make(
         self, identity: str, address: str, origin: str, token: bytes, lane: Lane | None, datagrams: bool
     ) -> Session:
         session = Session(
@@ -156,9 +153,11 @@ class Collector(Ignore):
             about={"host": os.uname().nodename, "tool": "kwire collect"},
             next_expected=lane.next if lane else 0,
             resume=lane is not None,
+            continued=lane.continued[0] if lane is not None and lane.continued else None,
         )
         self.feeds[session] = feed = Feed(session, identity, address, origin)
         feed.over = lane is not None and lane.done
+        feed.since = lane.continued[1] if lane is not None and lane.continued else 0
         self.tokens[session.token] = session
         return session
 
@@ -168,12 +167,13 @@ class Collector(Ignore):
         """Ask for its clock: eight times at first, then now and then."""
         feed = self.feeds[peer.session]
         back = feed.peer is not None
-        feed.peer, feed.address = peer, peer.address
+        feed.peer, feed.address, feed.since = peer, peer.address, int(time.time())
         feed.identity = feed.identity or peer.identity
         try:
             self._promise(feed)
         except (CaptureError, LedgerError) as error:
             self._ail(error)
+        self._continue(feed)
         if not back:
             known = feed.resumed or peer.session.token in self._left
             self.say(f"{feed.name} {'is back' if known else 'has come'}, from {peer.address}")
@@ -331,8 +331,9 @@ class Collector(Ignore):
                 self._promise(feed)
                 self._open(feed)
         except (CaptureError, LedgerError) as error:
-            self._ail(error, feed)
-            self._later(feed, AGAIN)
+            if not self.storage.mend():
+                self._ail(error, feed)
+            self._later(feed, storage.AGAIN)
             return
         feed.ready = True
         self._set_clock(feed)
@@ -352,43 +353,53 @@ class Collector(Ignore):
 
     def _promise(self, feed: Feed) -> None:
         """Remember the session before the source hears that it is established: it may always be resumed."""
-        token, ledger = feed.session.token, self.place.folder.ledger(feed.session.token)
-        self.tokens[token] = feed.session
-        if self.place.merged and feed.resumed:
-            return
-        if not os.path.exists(ledger):
-            sync = self.place.options.sync
-            Store.promise(ledger, token, feed.about, feed.session.next_expected, sync)
+        session = feed.session
+        self.tokens[session.token] = session
+        if not (self.place.merged and feed.resumed):
+            lane = Lane(session.token, feed.about)
+            lane.next = session.next_expected
+            self._take_over(feed, lane)
+            self.storage.promise(lane)
+
+    def _take_over(self, feed: Feed, lane: Lane) -> None:
+        """Note whose the session is: from now on it belongs to those that come after this HELLO."""
+        if feed.session.continued is not None:
+            lane.continued = feed.session.continued, feed.since
+
+    def _continue(self, feed: Feed) -> None:
+        """Have it remembered whose the session is. Before more of it is stored that does not matter."""
+        if feed.store is not None and feed.lane is not None and not feed.store.closed:
+            self._take_over(feed, feed.lane)
+            feed.store.touch(feed.lane)
+            self.storage.soon(feed.store)
 
     def _open(self, feed: Feed) -> None:
         """Find the store of a session, or make it."""
-        if self.place.merged:
-            store = self._merged or self._open_merged()
-        else:
-            ledger = self.place.folder.ledger(feed.session.token)
-            name = feed.about["name"] or feed.about["host"]
-            store = Store.again(
-                ledger, self.packing, self.place.options, partial(self.place.folder.capture, name)
-            )
-            if store.closed:
-                feed.over = True
-                raise KwireError("take events", feed.name, "its session has ended")
-        feed.store, feed.lane = store, store.join(feed.session.token, feed.about)
-        self._left.pop(feed.session.token, None)
-        self.tally.forget(feed.session.token)
+        token = feed.session.token
+        store, lane = self.storage.open(token, feed.about)
+        if store.closed:
+            feed.over = True
+            raise KwireError("take events", feed.name, "its session has ended")
+        feed.store, feed.lane = store, lane
+        self._continue(feed)
+        self._left.pop(token, None)
+        self.tally.forget(token)
         if not store.merged:
             self.say(f"{feed.name} is written to {store.path_now}")
         self._tell_gone(feed)
-        self.stores.add(store)
 
     def _tell_gone(self, feed: Feed) -> None:
         """Tell the agent of events that were acknowledged, and whose capture is gone."""
         if feed.store is None or feed.lane is None:
             return
-        gone = feed.store.losses(feed.lane).get(Cause.CAPTURE_GONE, 0)
-        if gone:
-            self.say(f"{feed.name}: {are(gone, 'event')} gone with their capture, counted as lost")
-            self._request(feed, {"op": "gone", "events": gone})
+        gone = feed.store.gone(feed.lane)
+        if not gone:
+            return
+        events = sum(gone.values())
+        self.say(f"{feed.name}: {are(events, 'event')} gone with their capture, counted as lost")
+        if feed.session.datagrams:
+            gone = dict(list(gone.items())[:MOST_TOLD])
+        self._request(feed, {"op": "gone", "events": events, "probes": gone})
 
     def _request(self, feed: Feed, body: dict[str, Any]) -> int:
         """Ask, or tell, the agent something; 0 where it has not answered too much already."""
@@ -400,80 +411,25 @@ class Collector(Ignore):
             feed.peer.flush()
         return number
 
-    def _open_merged(self) -> Store:
-        ledger, path = self.place.folder.ledger_of(self.place.merged), self.place.merged
-        spare = partial(self.place.folder.beside, path)
-        if os.path.exists(ledger):
-            self._merged = Store.again(ledger, self.packing, self.place.options, spare)
-        else:
-            about = {"host": os.uname().nodename, "kernel": os.uname().release, "tool": "kwire collect"}
-            self._merged = Store(
-                path, ledger, self.packing, self.place.options, about, merged=True, spare=spare
-            )
-        return self._merged
-
     def _take(self, feed: Feed, sequence: int, payload: Payload) -> None:
         store, lane = feed.store, feed.lane
         assert store is not None  # the feed is ready
         assert lane is not None
         try:
-            store.take(lane, sequence, payload)
+            self.storage.take(store, lane, sequence, payload)
         except FullError as error:
             self._ail(error, feed)
             feed.ready = False
             self._hold(feed, sequence, payload)
-            self._later(feed, AGAIN)
+            self._later(feed, storage.AGAIN)
             return
         except CaptureError as error:
             self._fail(store, error)
             return
-        self._soon(store)
-        self._taken += len(payload)
         if lane.complaints:
             for problem in lane.complaints:
                 self._note(f"{feed.name} sent what is not sound: {problem}")
             lane.complaints.clear()
-        if self._taken >= AT_ONCE:
-            self.commit()
-
-    def _soon(self, store: Store, seconds: float = PAUSE) -> None:
-        """Commit this store, and others that wait, in a moment."""
-        self._dirty.add(store)
-        when = self.loop.now() + seconds
-        if self._commit is None or self._commit.when > when:
-            self.loop.cancel(self._commit)
-            self._commit = self.loop.at(when, self.commit)
-
-    def commit(self) -> None:
-        """Make safe what was taken, and acknowledge it."""
-        self.loop.cancel(self._commit)
-        self._commit = None
-        self._taken = 0
-        dirty, self._dirty = self._dirty, set()
-        now = self.loop.now()
-        for store in dirty:
-            burden, rests = store.burden, self._resting.get(store, now)
-            if burden and rests > now:
-                self._soon(store, rests - now)
-                continue
-            try:
-                lanes = store.commit()
-                if burden:
-                    self._resting[store] = now + burden / BURDEN
-            except (LedgerError, FullError) as error:
-                self._refused.add(store)
-                self._ail(error)
-                for feed in [feed for feed in self.feeds.values() if feed.store is store]:
-                    self._ail(error, feed)
-                self._soon(store, AGAIN)
-                continue
-            except Exception as error:
-                self._fail(store, error)
-                continue
-            self._refused.discard(store)
-            self._well()
-            for lane in lanes:
-                self._acknowledge(lane)
 
     def _acknowledge(self, lane: Lane) -> None:
         session = self.tokens.get(lane.token)
@@ -498,10 +454,15 @@ class Collector(Ignore):
                 self._request(feed, {"op": "disk", "full": True, "text": error.cause})
         self.trouble = error.cause
 
+    def _refused(self, store: Store, error: KwireError) -> None:
+        """The disk does not take what the sessions of a store have sent."""
+        self._ail(error)
+        for feed in [feed for feed in self.feeds.values() if feed.store is store]:
+            self._ail(error, feed)
+
     def _well(self) -> None:
         """Something was made safe: where nothing waits any more, the trouble is over."""
-        self._refused &= self.stores
-        if self.trouble and not self._held and not self._refused:
+        if self.trouble and not self._held and not self.storage.refused:
             self.trouble = ""
             self.say("the disk takes everything again")
             for feed in list(self.feeds.values()):
@@ -524,13 +485,7 @@ class Collector(Ignore):
     def _break(self, store: Store | None, feeds: list[Feed], why: str) -> None:
         """Leave a store as its ledger knows it, and end its sessions, which may come back."""
         if store is not None:
-            with contextlib.suppress(CaptureError, OSError):
-                store.leave()
-            self.stores.discard(store)
-            self._dirty.discard(store)
-            self._resting.pop(store, None)
-            if self._merged is store:
-                self._merged = None
+            self.storage.leave(store)
             feeds = [feed for feed in self.feeds.values() if feed.store is store]
         for feed in feeds:
             self._left[feed.session.token] = feed.address
@@ -543,9 +498,9 @@ class Collector(Ignore):
         store, lane = feed.store, feed.lane
         if store is None or lane is None:
             self._forget(feed)
-            known = self._remembered(feed.session.token)
+            known = self.storage.remembered(feed.session.token)
             if over and known is not None and not known.frames:
-                self._disregard(known)
+                self.storage.disregard(known)
             return
         if not store.closed:
             if over and not feed.held:
@@ -555,19 +510,9 @@ class Collector(Ignore):
         self._tally(feed)
         self._forget(feed)
         if store.closed:
-            self._dirty.discard(store)
-            self.stores.discard(store)
-            self._resting.pop(store, None)
+            self.storage.forget(store)
         else:
-            self._soon(store)
-
-    def _disregard(self, lane: Lane) -> None:
-        """A session that has ended and delivered nothing need not be remembered."""
-        if self._merged is not None and lane.token in self._merged.lanes:
-            self._merged.finish(lane)
-            self._soon(self._merged)
-        elif os.path.exists(self.place.folder.ledger(lane.token)):
-            os.unlink(self.place.folder.ledger(lane.token))
+            self.storage.soon(store)
 
     def _forget(self, feed: Feed) -> None:
         feed.ready = False
@@ -589,8 +534,7 @@ class Collector(Ignore):
     def stop(self) -> None:
         """Make all safe, acknowledge it, give every capture its ending; sessions can be resumed later."""
         self.stopped = True
-        self._resting.clear()
-        self.commit()
+        self.storage.commit()
         for feed in list(self.feeds.values()):
             try:
                 if feed.store is None or feed.store.merged or feed.store.closed:
@@ -613,71 +557,26 @@ class Collector(Ignore):
 
     def _close_merged(self) -> None:
         """Give a merged capture its ending, and say of each session in it what there is now."""
-        store = self._merged
-        if store is None and self.place.merged and (self.tally.sessions or self._left):
-            store = self._open_merged()  # it failed
-        if store is None or store.closed:
+        store = self.storage.close_merged()
+        if store is None:
             return
-        try:
-            store.close()
-        except GoneError as error:
-            self._fail(store, error)
-            store = self._open_merged()  # one that counts what is gone
-            store.close()
         for lane in store.lanes.values():
             before = self.tally.sessions.get(lane.token, {})
             self.tally.add(before.get("address", ""), store, lane, None, before.get("clock"))
 
     def _settle(self, token: bytes, address: str) -> None:
         """Give the capture of a session that a failure ended, and that did not come back, its ending."""
-        ledger = self.place.folder.ledger(token)
-        if self.place.merged or not os.path.exists(ledger):
-            return
         try:
-            lane = self._remembered(token)
-            spare = partial(self.place.folder.capture, lane.host if lane is not None else "")
-            store = Store.again(ledger, self.packing, self.place.options, spare)
-            if not store.closed:
-                store.close()
+            store = self.storage.settle(token)
+            if store is not None:
                 for lane in store.lanes.values():
                     self.tally.add(address, store, lane, None)
         except (CaptureError, LedgerError) as error:
             self._note(str(error))
 
-    # ------------------------------------------------------------------ after a restart
-
-    def _recover(self) -> None:
-        """Captures that a killed collector left get their ending; what comes later goes on with them."""
-        if self.place.merged:
-            return
-        for ledger in self.place.folder.ledgers():
-            try:
-                Store.again(ledger, self.packing, self.place.options).close()
-            except (CaptureError, LedgerError) as error:
-                self.say(str(error))
-            except Exception as error:
-                self.loop.contain(error)
-
-    def _remembered(self, token: bytes) -> Lane | None:
-        return next((lane for lane in self._unfinished(token) if lane.token == token), None)
-
-    def _unfinished(self, token: bytes = b"") -> list[Lane]:
-        """The lanes that ledgers remember; with `token`, of that session, though it is finished."""
-        paths = [self.place.folder.ledger(token)] if token else list(self.place.folder.ledgers())
-        lanes = {lane.token: lane for path in paths for lane in Store.lanes_of(path)}
-        if self.place.merged:
-            lanes |= {lane.token: lane for lane in self._merged_lanes()}
-        return [lane for lane in lanes.values() if token or not lane.done]
-
-    def _merged_lanes(self) -> list[Lane]:
-        ledger = self.place.folder.ledger_of(self.place.merged)
-        try:
-            if self._merged is None and os.path.exists(ledger):
-                self._open_merged()
-        except (CaptureError, LedgerError) as error:
-            self._ail(error)
-            return Store.lanes_of(ledger)  # its sessions are known, whether it can be written or not
-        return list(self._merged.lanes.values()) if self._merged else []
+    def look(self) -> None:
+        """See what others did to the folder; to be called now and then."""
+        self.storage.mend()
 
     # ------------------------------------------------------------------ clocks
 
@@ -698,24 +597,24 @@ class Collector(Ignore):
         monotonic, wall = self._pair
         note = f"clock of {lane.host}: {told(offset)}, put on that of the collector"
         store.anchor(lane, monotonic - offset.monotonic, wall, note)
-        self._soon(store)
+        self.storage.soon(store)
 
     # ------------------------------------------------------------------ what there is to say
 
     @property
     def events(self) -> int:
         """Events stored."""
-        return self.tally.events + sum(store.writer.events for store in self.stores)
+        return self.tally.events + sum(store.writer.events for store in self.storage.stores)
 
     @property
     def lost(self) -> int:
         """Events counted lost."""
-        return self.tally.lost + sum(store.writer.lost_events for store in self.stores)
+        return self.tally.lost + sum(store.writer.lost_events for store in self.storage.stores)
 
     @property
     def size(self) -> int:
         """Bytes in captures."""
-        return self.tally.size + sum(store.writer.size for store in self.stores)
+        return self.tally.size + sum(store.writer.size for store in self.storage.stores)
 
     def _note(self, problem: str) -> None:
         if problem not in self.problems:
@@ -731,6 +630,14 @@ class Collector(Ignore):
     def summary(self) -> dict[str, Any]:
         """Everything collected, by host; call after `stop`."""
         return self.tally.summary() | {"problems": self.problems}
+
+
+def _see_copy(last: int | None, since: int, hello: Hello, address: str) -> None:
+    """Two copies of a source never go on with one session. Raises SupersededError."""
+    if not follows(last, hello.nonce, hello.after):
+        when = time.strftime(" at %Y-%m-%d %H:%M:%S UTC", time.gmtime(since)) if since else ""
+        why = f"another copy of its source went on with the session{when}"
+        raise SupersededError("resume", address, why)
 
 
 def _same(

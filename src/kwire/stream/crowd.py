@@ -8,6 +8,7 @@ is have room of their own, which no stranger can take; a session has one peer, w
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kwire.stream.hosts import Hosts
@@ -43,18 +44,22 @@ class Limits(NamedTuple):
 class Roster:
     """The peers of one process, of all its listeners, and the addresses that are known.
 
-    `hosts`: which names are one host.
+    `hosts`: which names are one host; `known`: addresses that were known to a process before this one.
     """
 
-    __slots__ = ("_known", "counts", "hosts", "peers")
+    __slots__ = ("_known", "counts", "hosts", "news", "peers")
 
-    def __init__(self, hosts: Hosts = Hosts()) -> None:  # noqa: B008
+    def __init__(self, hosts: Hosts = Hosts(), known: Iterable[str] = ()) -> None:  # noqa: B008
         self.hosts = hosts
+        self.news = False
+        """An address is known that was not before; whoever keeps them takes note."""
         self.peers: dict[Session, Peer] = {}
         """The peers of sessions that have not ended, with a connection or without."""
         self.counts: dict[str, int] = {}
         """How many there are, by address."""
-        self._known: dict[str, None] = {}  # the last one last
+        self._known = dict.fromkeys(known)  # the last one last
+        while len(self._known) > MOST_KNOWN:
+            del self._known[next(iter(self._known))]
 
     def add(self, peer: Peer) -> None:
         """A session has its peer."""
@@ -68,6 +73,7 @@ class Roster:
 
     def know(self, host: str) -> None:
         """A peer of this address has proven who it is."""
+        self.news |= host not in self._known
         self._known.pop(host, None)
         self._known[host] = None
         if len(self._known) > MOST_KNOWN:
@@ -81,6 +87,11 @@ class Roster:
     def knows(self, host: str) -> bool:
         """Whether one has."""
         return host in self._known
+
+    @property
+    def known(self) -> list[str]:
+        """All addresses where one has, the last one last."""
+        return list(self._known)
 
 
 class Crowd:

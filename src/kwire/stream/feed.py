@@ -43,6 +43,7 @@ class Feed:
         "ready",
         "resumed",
         "session",
+        "since",
         "store",
         "timer",
         "told",
@@ -58,6 +59,7 @@ class Feed:
         self.asked = 0  # the number of the REQUEST that began its trace, where we connect
         self.asking = 0  # the number of the question for its clock that is not answered yet
         self.over = False  # it has ended before: there can be nothing more to take
+        self.since = 0  # when it was taken up last, in seconds since 1970
         self.told = False  # that the disk takes nothing
         self.peer: Peer | None = None
         self.store: Store | None = None

@@ -3,21 +3,25 @@
     session   CRC-32 of the rest u32, little-endian · a CBOR map, the fields of `Kept`
     state     number of the first record not released u64, its complement · number after the last record
               written u64, its complement · token 16 bytes · number of the last payload sent u64 (all ones:
-              none), its complement xor the CRC-32 of the token; little-endian
+              none), its complement xor the CRC-32 of the token · life 8 bytes · how many HELLOs u32, the
+              nonces of 48 u32 (`kwire.wire.lineage`), CRC-32 of token and both u32; little-endian
 
 The laws: `session` is replaced as a whole, by rename(2), and synced; `state` is written in place, each number
 with its complement, and is right after kill -9; after a power loss it may be a second behind, but never
-behind what was deleted. A spool knows its place: the machine, the file system and the inode of its folder.
+behind what was deleted. Both have the `life` that was drawn when the spool was taken up last: a state of an
+earlier one says nothing. A spool knows its place: the machine, the file system and the inode of its folder.
 """
 
 import os
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from kwire.stream.segment import SpoolError
 from kwire.wire import cbor
 from kwire.wire.frame import FrameError
+from kwire.wire.lineage import MOST
 
 SESSION: Final = "session"
 STATE: Final = "state"
@@ -25,7 +29,9 @@ NOTHING: Final = (1 << 64) - 1
 
 _PAIR = struct.Struct("<QQ")
 _SENT = struct.Struct("<16sQQ")
-_RELEASED_AT, _END_AT, _SENT_AT, _SIZE = 0, 16, 32, 64
+_LINEAGE = struct.Struct(f"<I{MOST}I")
+_RELEASED_AT, _END_AT, _SENT_AT, _LIFE_AT, _LINEAGE_AT = 0, 16, 32, 64, 72
+_SIZE = _LINEAGE_AT + _LINEAGE.size + 4  # less than a sector of a disk, which is written whole
 
 
 class Place(NamedTuple):
@@ -54,7 +60,7 @@ class Kept(NamedTuple):
     """What the session file says: the token, the payloads before the records, the number of their first.
 
     `boot` is the id of the boot that wrote it: after another, `state` may be behind. `probes`: the largest
-    probe number; `place`: where the spool was made.
+    probe number; `place`: where the spool was made; `life`: drawn at random when it was taken up last.
     """
 
     token: bytes
@@ -63,6 +69,7 @@ class Kept(NamedTuple):
     boot: str
     probes: int
     place: Place
+    life: bytes
 
 
 def save(folder: int, kept: Kept) -> None:
@@ -81,34 +88,39 @@ def save(folder: int, kept: Kept) -> None:
     os.fsync(folder)
 
 
-def read(folder: int) -> Kept | None:
-    """What the session file says; None where there is none. SpoolError: damaged, or of kwire 0.1."""
+def read(folder: int, path: str) -> Kept | None:
+    """What the session file of the folder, at `path`, says; None where there is none. SpoolError: damaged, or
+    of kwire 0.1.
+    """
     try:
         fd = os.open(SESSION, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
     except FileNotFoundError:
         return None
     with open(fd, "rb") as file:
         data = file.read()
-    old = False
+    old, name = False, f"spool file {path}/{SESSION}"
     try:
         if zlib.crc32(data[4:]) == int.from_bytes(data[:4], "little"):
             value: dict[Any, Any] = cbor.loads_map(data[4:])
             old = "place" not in value
-            token, prefix, start, boot, probes, place = (value[name] for name in Kept._fields)
+            token, prefix, start, boot, probes, place, life = (value[name] for name in Kept._fields)
             where = Place(str(place[0]), *map(int, place[1:]))
-            return Kept(bytes(token), tuple(prefix), int(start), str(boot), int(probes), where)
+            return Kept(bytes(token), tuple(prefix), int(start), str(boot), int(probes), where, bytes(life))
     except (FrameError, KeyError, TypeError, ValueError, IndexError):
         pass
     if old:
         cause = "kwire 0.1 wrote it: nothing shows whether parts of it are gone, or whether it is a copy"
-        raise SpoolError("read", "session file", cause, "deliver it with kwire 0.1, or move it away")
-    raise SpoolError("read", "session file", "it is damaged", "move the spool away")
+        raise SpoolError("read", name, cause, "deliver it with kwire 0.1, or move it away")
+    cause = "it is damaged"
+    if not data:
+        cause = "it is empty: the disk was full when a new session began, and then the agent was killed"
+    raise SpoolError("read", name, cause, "nobody knows what was sent of it: move the spool away")
 
 
 class State:
     """The open state file. `sent`, `released` and `end`: what it says. OSError where it cannot be written."""
 
-    __slots__ = ("_fd", "end", "released", "sent", "token")
+    __slots__ = ("_fd", "_lineage", "end", "life", "released", "sent", "token")
 
     def __init__(self, folder: int) -> None:
         self._fd = os.open(STATE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=folder)
@@ -120,12 +132,34 @@ class State:
         self.token: bytes = data[_SENT_AT : _SENT_AT + 16]
         self.sent: int | None = _number(data, _SENT_AT + 16, zlib.crc32(self.token))
         """The last payload sent; NOTHING; None where it cannot be told."""
+        self.life: bytes = data[_LIFE_AT:_LINEAGE_AT]
+        self._lineage: bytes = data[_LINEAGE_AT:_SIZE]
 
     def set_sent(self, token: bytes, number: int) -> None:
         """Payloads up to `number` of the session `token` were sent, or are about to be."""
         self.token, self.sent = token, number
         check = (~number & NOTHING) ^ zlib.crc32(token)
         os.pwrite(self._fd, _SENT.pack(token, number, check), _SENT_AT)
+
+    def set_life(self, life: bytes) -> None:
+        """From now on it says what holds for this life of the spool."""
+        os.pwrite(self._fd, life, _LIFE_AT)
+        self.life = life
+
+    def lineage(self, token: bytes) -> tuple[int, ...]:
+        """The nonces of the session's HELLOs; none where that cannot be told."""
+        data = self._lineage[: _LINEAGE.size]
+        check = zlib.crc32(token + data).to_bytes(4, "little")
+        if len(data) < _LINEAGE.size or self._lineage[_LINEAGE.size :] != check:
+            return ()
+        count, *nonces = _LINEAGE.unpack(data)
+        return tuple(nonces[:count])
+
+    def set_lineage(self, token: bytes, nonces: Sequence[int]) -> None:
+        """The session `token` says HELLO with the last of these nonces; the others came before."""
+        data = _LINEAGE.pack(len(nonces), *nonces, *[0] * (MOST - len(nonces)))
+        self._lineage = data + zlib.crc32(token + data).to_bytes(4, "little")
+        os.pwrite(self._fd, self._lineage, _LINEAGE_AT)
 
     def set_released(self, number: int) -> None:
         """Records before `number` are needed no more; on the disk before anything is deleted."""

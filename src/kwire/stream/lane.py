@@ -7,8 +7,11 @@ and the lane goes on; SCHEMA payloads are kept as they came, so that a successor
 import struct
 from array import array
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
+from kwire.stream.ledger import Contents
+from kwire.wire import cbor
+from kwire.wire.control import TOKEN_SIZE
 from kwire.wire.frame import VERSION, Code, Frame, FrameError, Header, Problem, Type, inspect
 from kwire.wire.schema import Clock, Schema, SchemaReader
 from kwire.wire.totals import read_totals
@@ -19,21 +22,40 @@ MOST_DESCRIBED: Final = 16 << 20  # bytes of SCHEMA payloads kept of one session
 MOST_PRODUCED: Final = 1 << 60  # events of a probe
 MOST_COMPLAINTS: Final = 16  # problems kept until somebody takes them
 
-_RECORD = struct.Struct("=IIBxxxQQ")  # next sequence number, probes with totals, done, DATA frames, errors
+_RECORD = struct.Struct(
+    "=IBBxxQQIQ"
+)  # next number, done, whether continued, DATA frames, errors, by whom, when
 _PRODUCED = struct.Struct("=IQ")  # own probe number, events
+_NUMBERS = struct.Struct(
+    "=IIII"
+)  # the capture's number, payloads before, of the SCHEMA, of one not whole yet
+_ID = struct.Struct("=I")
+
+# Kinds of keys in a ledger; the token follows, and what else is said here.
+_ABOUT, _LANE, _TOLD, _PROBE, _TEXT = (
+    b"about",
+    b"lane ",
+    b"told ",
+    b"probe",
+    b"text ",
+)  # own number; and index
+_KIND: Final = 5
 
 
 class Lane:
     """One session. `next`: the sequence number it expects; `stored`: the one that the ledger knows."""
 
     __slots__ = (
+        "_base",
         "_described",
+        "_fresh",
         "_partial",
         "_raw",
         "_reader",
         "about",
         "anchor",
         "complaints",
+        "continued",
         "done",
         "errors",
         "frames",
@@ -53,6 +75,8 @@ class Lane:
         self.next = self.stored = 0
         self.done = False
         """The source said BYE, and all it sent is stored."""
+        self.continued: tuple[int, int] | None = None
+        """The nonce of the HELLO that had the session last, and when, in seconds since 1970."""
         self.frames = self.errors = 0
         self.complaints: list[Problem] = []
         self.numbers: dict[int, int] = {}  # its own probe number → the capture's
@@ -66,6 +90,8 @@ class Lane:
         """Events without a description: how many, the first time, the last."""
         self._raw: dict[int, list[bytes]] = {}  # own number → payloads of its SCHEMA
         self._partial: dict[int, list[bytes]] = {}  # the same, the last not there yet
+        self._base: dict[int, int] = {}  # own number → how many of its payloads were before those in `_raw`
+        self._fresh: dict[int, int] = {}  # own number → the first of its payloads that no ledger has
         self._described = 0  # bytes in both
         self._reader = SchemaReader()
 
@@ -108,10 +134,6 @@ class Lane:
             return None
         return self._read(id, parsed.payload)
 
-    def told(self, id: int) -> list[bytes] | None:
-        """The SCHEMA payloads that are kept of a probe."""
-        return self._raw.get(id)
-
     def totals(self, frame: memoryview) -> None:
         """Take what its source says that its probes produced."""
         parsed, problems = inspect(frame)
@@ -137,11 +159,25 @@ class Lane:
         except FrameError as error:
             self.complain(error.problem)
             self._described -= sum(map(len, self._partial.pop(id)))
+            self._news(id, 0)
             return None
-        if schema is not None:
-            self._described -= sum(map(len, self._raw.get(id, ())))
-            self._raw[id] = self._partial.pop(id)
+        old = self._raw.get(id, [])
+        if schema is None:
+            self._news(id, len(self._partial[id]) - 1)
+            return None
+        new = self._partial.pop(id)
+        self._described -= sum(map(len, old))
+        if new != old:
+            self._raw[id], self._base[id] = new, self._base.get(id, 0) + len(old)
+            self._news(id, -1)
+        elif len(new) > 1:  # it was told again; the ledger may have some of it
+            self._news(id, 0)
         return schema
+
+    def _news(self, id: int, at: int) -> None:
+        """The ledger has not got what is known of a probe, nor its payloads from `at` of the part on."""
+        index = self._base.get(id, 0) + len(self._raw.get(id, ())) + at
+        self._fresh[id] = min(self._fresh.get(id, index), index)
 
     def placed(self, schema: Schema) -> Schema:
         """A schema of its own as the capture has it: number and clock."""
@@ -169,42 +205,69 @@ class Lane:
                     found.append(self.placed(schema))
         return found
 
-    # --- in a ledger: its record, and its front
+    # --- in a ledger
 
-    def record(self) -> bytes:
-        """What a successor must know and changes always."""
-        head = _RECORD.pack(self.next, len(self.produced), self.done, self.frames, self.errors)
-        return head + b"".join(_PRODUCED.pack(id, count) for id, count in self.produced.items())
+    def contents(self, whole: bool = False, over: bool = False) -> Contents:
+        """What a successor must know: what is new of the probes since `kept`, or with `whole` all of them;
+        when it is `over`, only that there was a session.
+        """
+        about = {"about": self.about, "anchor": list(self.anchor or ())}
+        nonce, when = self.continued or (0, 0)
+        known = self.continued is not None
+        record = _RECORD.pack(self.next, self.done, known, self.frames, self.errors, nonce, when)
+        often = {_ABOUT + self.token: cbor.dumps(about), _LANE + self.token: record}
+        if over:
+            return Contents(often)
+        often[_TOLD + self.token] = b"".join(_PRODUCED.pack(*each) for each in self.produced.items())
+        once: dict[bytes, bytes] = {}
+        for id in {**self._raw, **self._partial} if whole else self._fresh:
+            raw, partial, base = self._raw.get(id, []), self._partial.get(id, []), self._base.get(id, 0)
+            key = self.token + _ID.pack(id)
+            once[_PROBE + key] = _NUMBERS.pack(self.numbers.get(id, 0), base, len(raw), len(partial))
+            first = 0 if whole else max(0, self._fresh[id] - base)
+            texts = enumerate([*raw, *partial][first:], base + first)
+            once |= {_TEXT + key + _ID.pack(index): payload for index, payload in texts}
+        return Contents(often, once)
 
-    def take_record(self, data: memoryview, at: int) -> int:
-        """Read at `at` what `record` gave; gives where it ends. struct.error where it is none."""
-        self.next, told, done, self.frames, self.errors = _RECORD.unpack_from(data, at)
+    def kept(self) -> None:
+        """What is new is in the ledger."""
+        self._fresh.clear()
         self.stored = self.next
-        end: int = at + _RECORD.size + told * _PRODUCED.size
-        self.produced = dict(_PRODUCED.iter_unpack(data[at + _RECORD.size : end]))
-        self.done = bool(done)
-        return end
-
-    def front(self, over: bool = False) -> dict[str, Any]:
-        """What a successor must know and changes seldom; when it is `over`, only that there was a session."""
-        return {
-            "token": self.token,
-            "about": self.about,
-            "anchor": list(self.anchor or ()),
-            "numbers": {} if over else self.numbers,
-            "schemas": {} if over else self._raw,
-            "partial": {} if over else self._partial,
-        }
 
     @classmethod
-    def back(cls, front: Mapping[str, Any]) -> "Lane":
-        """The lane that `front` gave. KeyError, TypeError, ValueError or FrameError where it is none."""
-        lane = cls(bytes(front["token"]), front["about"])
-        lane.anchor = (int(front["anchor"][0]), int(front["anchor"][1])) if front["anchor"] else None
-        for id, number in front["numbers"].items():
-            lane.number(id, number)
-        for part in (front["schemas"], front["partial"]):
-            for id, payloads in part.items():
-                for payload in payloads:
-                    lane._read(id, payload)
-        return lane
+    def found(cls, values: Mapping[bytes, bytes], whole: bool = True) -> dict[bytes, "Lane"]:
+        """The lanes of a ledger, by token; not `whole`: without their probes.
+
+        KeyError, ValueError, struct.error or FrameError where they are none.
+        """
+        lanes: dict[bytes, Lane] = {}
+        for key, value in values.items():
+            kind, token = key[:_KIND], key[_KIND : _KIND + TOKEN_SIZE]
+            if kind == _ABOUT:
+                record = cbor.loads_map(value)
+                if not isinstance(record["about"], dict) or not isinstance(record["anchor"], list):
+                    raise ValueError
+                lane = lanes[token] = cls(token, record["about"])
+                if record["anchor"]:
+                    lane.anchor = (int(record["anchor"][0]), int(record["anchor"][1]))
+                lane._take(values[_LANE + token], values.get(_TOLD + token, b""))
+        for key, value in values.items() if whole else ():
+            if key[:_KIND] == _PROBE:
+                lane = lanes[key[_KIND : _KIND + TOKEN_SIZE]]
+                lane._take_probe(key[_KIND:], _NUMBERS.unpack(value), values)
+        return lanes
+
+    def _take(self, record: bytes, told: bytes) -> None:
+        self.next, done, known, self.frames, self.errors, nonce, when = _RECORD.unpack(record)
+        self.stored, self.done = self.next, bool(done)
+        self.continued = (nonce, when) if known else None
+        self.produced = dict(_PRODUCED.iter_unpack(told))
+
+    def _take_probe(self, key: bytes, numbers: tuple[int, ...], values: Mapping[bytes, bytes]) -> None:
+        (id,), (number, base, raw, partial) = _ID.unpack(key[TOKEN_SIZE:]), numbers
+        if number:
+            self.number(id, number)
+        for index in range(base, base + raw + partial):
+            self._read(id, values[_TEXT + key + _ID.pack(index)])
+        self._base[id] = base
+        self._fresh.clear()

@@ -1,31 +1,56 @@
-"""A ledger: what a collector must know of a capture to go on with it after it was killed.
+"""A ledger: what a collector must know of a capture to go on with it after it was killed, as a journal.
 
-The laws: a record is whole or it is not there: two slots are written in turn, each with a checksum, and the
-newer sound one counts; a killed process loses nothing that `write` returned from, and with `sync` a power cut
-does not either. What changes seldom stands in front and is replaced with the whole file, by rename(2). The
-blocks of both slots are on the disk from the beginning, so that a full disk does not stop a capture whose
-losses are to be counted. Byte order is the machine's: a ledger is no interchange format.
+The laws: values are bytes by key; `write` changes several of them at once, whole or not at all, and appends
+what changed and no more: of a long value the parts that differ. A killed process loses nothing that `write`
+returned from, and with `sync` a power cut does not either. A record that was torn is as if it were not there;
+one that was changed afterwards makes the whole ledger damaged, because going back to an older state would
+forget what was acknowledged. Where most of the file is out of date it is written anew, by rename(2), so that
+what is written grows with what changes and not with what there is. Room for the next small write is on the
+disk before it is needed, so that a full disk does not stop a capture whose losses are to be counted. Byte
+order is the machine's: a ledger is no interchange format.
 
-    0   8 magic · 4 size of the front · 4 its checksum · 8 size of a slot · 8 zero
-    32  the front: a CBOR map, zeros up to a multiple of 4096
-    …   two slots: 8 number, counting up · 4 size · 4 checksum of number and body · body
+    0   8 magic
+    8   records: 4 size of the body · 4 its complement · 4 checksum of the body, begun with that of the record
+        before · body
+    …   zeros to the end of the file, 12 bytes at least
+
+A body is changes, each: 1 size of the key · 3 zero · 4 size of the value after it · 4 number of parts ·
+key · for each part: 4 where it begins · 4 its size · and then their bytes. What no part has stays as it was.
 """
 
 import contextlib
 import os
 import struct
 import zlib
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Final, NamedTuple, TypeAlias
 
 from kwire.errors import KwireError
 
-MAGIC: Final = b"kwledg1\n"
+MAGIC: Final = b"kwledg2\n"
+OLD: Final = b"kwledg1\n"
 BLOCK: Final = 4096
-LARGEST: Final = 1 << 30  # bytes; a ledger that claims more is damage
+LARGEST: Final = 1 << 30
+"""Bytes; a ledger that claims more is damage."""
 
-_HEAD = struct.Struct("=8sIIQQ")
-_SLOT = struct.Struct("=QII")
+SLACK: Final = 64 << 10
+"""Bytes that may be out of date, beside as many as there were after it was written anew."""
+
+_SHORT: Final = 64  # bytes: what differs is looked for in pieces of this size; a shorter value goes whole
+_RECORD = struct.Struct("=III")
+_CHANGE = struct.Struct("=BxxxII")
+_PART = struct.Struct("=II")
+_END: Final = bytes(_RECORD.size)
+
+Values: TypeAlias = Mapping[bytes, bytes]
+
+
+class Contents(NamedTuple):
+    """Values by key: of those that change `often`, the differences are written; others are, `once`."""
+
+    often: Values
+    once: Values = MappingProxyType({})
 
 
 class LedgerError(KwireError):
@@ -37,70 +62,78 @@ class NoLedgerError(LedgerError):
 
 
 class Ledger:
-    """An open ledger. Raises LedgerError where the disk refuses."""
+    """A ledger at `path`. `whole` gives everything that is to be in it, for when it is written anew.
 
-    __slots__ = ("_capacity", "_fd", "_number", "_start", "_sync", "front", "path", "size")
+    Raises LedgerError where the disk refuses.
+    """
 
-    def __init__(self, path: str, *, sync: bool = False) -> None:
-        """Nothing is written before `replace`; `load` reads one that is there."""
+    __slots__ = (
+        "_check",
+        "_end",
+        "_fd",
+        "_last",
+        "_limit",
+        "_room",
+        "_soiled",
+        "_sync",
+        "path",
+        "whole",
+        "written",
+    )
+
+    def __init__(self, path: str, whole: Callable[[], Contents], *, sync: bool = False) -> None:
+        """Nothing is written before `renew`; `load` reads one that is there."""
         self.path = path
-        self.front: Mapping[str, Any] = {}
+        self.whole = whole
+        self.written = 0
+        """Bytes written so far."""
         self._sync = sync
         self._fd = -1
-        self._start = self._capacity = self._number = 0
-        self.size = 0
-        """Bytes that the last `replace` wrote."""
+        self._last: dict[bytes, bytes] = {}  # the values that change often, as they stand in the file
+        self._end = self._room = self._soiled = 0  # where records end, the file does, a failed write did
+        self._limit = 0  # the end at which it is written anew
+        self._check = 0  # of the last record
 
-    def replace(self, front: Mapping[str, Any], body: bytes) -> None:
-        """Write a new file with this front and this record, and put it in the place of the old one."""
-        import cbor2
+    def renew(self, contents: Contents | None = None) -> None:
+        """Write a new file with everything, or with `contents`, and put it in the place of the old one."""
+        contents = self.whole() if contents is None else contents
+        record, check = _record([*_changes({}, contents.often), *_changes({}, contents.once)], 0)
+        end = len(MAGIC) + len(record)
+        room = _blocks(end + BLOCK)
+        fd = self._replace(MAGIC + record + bytes(room - end))
+        self._open(fd, end, room, check, end)
+        self._last = dict(contents.often)
 
-        text = cbor2.dumps(front)
-        capacity = _blocks(_SLOT.size + 2 * len(body))
-        start = _blocks(_HEAD.size + len(text))
-        head = _HEAD.pack(MAGIC, len(text), zlib.crc32(text), capacity, 0)
-        record = self._record(body)
-        slots = bytearray(2 * capacity)
-        at = self._number % 2 * capacity
-        slots[at : at + len(record)] = record
-        temporary = self.path + ".new"
-        try:
-            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            try:
-                _write(fd, head + text + bytes(start - _HEAD.size - len(text)) + slots, 0)
-                if self._sync:
-                    os.fsync(fd)
-                os.rename(temporary, self.path)
-            except BaseException:
-                os.close(fd)
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary)
-                raise
-        except OSError as error:
-            raise LedgerError("write", self.path, error.strerror or "failed") from None
-        self.close()
-        self._fd, self._start, self._capacity, self.front = fd, start, capacity, front
-        self.size = start + 2 * capacity
-        if self._sync:
-            self._sync_folder()
-
-    def write(self, body: bytes) -> None:
-        """Write the next record; the one before stays until this one is whole. A file that was deleted is
-        written anew.
-        """
-        if _SLOT.size + len(body) > self._capacity or not os.fstat(self._fd).st_nlink:
-            self.replace(self.front, body)
+    def write(self, contents: Contents) -> None:
+        """Change these values; a file that was deleted, or is long, is written anew with everything."""
+        if self._fd < 0 or not os.fstat(self._fd).st_nlink:
+            self.renew()
             return
-        record = self._record(body)
+        if self._end > self._limit:
+            with contextlib.suppress(LedgerError):  # a full disk: there is room left behind the end
+                self.renew()
+                return
+            self._limit = self._end + SLACK
+        changes = [*_changes(self._last, contents.often), *_changes({}, contents.once)]
+        if not changes:
+            return
+        record, check = _record(changes, self._check)
+        after = bytes(max(len(_END), self._soiled - self._end - len(record)))
         try:
-            _write(self._fd, record, self._start + self._number % 2 * self._capacity)
+            self._make_room(self._end + len(record) + len(after))
+            self._soiled = self._end + len(record)
+            _write(self._fd, record + after, self._end)
             if self._sync:
                 os.fdatasync(self._fd)
         except OSError as error:
             raise LedgerError("write", self.path, error.strerror or "failed") from None
+        self.written += len(record)
+        self._soiled, self._check = 0, check
+        self._end += len(record)
+        self._last.update(contents.often)
 
-    def load(self) -> bytes:
-        """Open the file that is there and give its newest record; LedgerError where it is damaged."""
+    def load(self) -> dict[bytes, bytes]:
+        """Open the file that is there and give its values. Raises NoLedgerError where it is damaged."""
         try:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
             data = os.pread(self._fd, min(os.fstat(self._fd).st_size, LARGEST), 0)
@@ -109,16 +142,27 @@ class Ledger:
         except OSError as error:
             self.close()
             raise LedgerError("read", self.path, error.strerror or "failed") from None
-        front = _front(data)
-        if front is not None:
-            self.front, self._start, self._capacity = front
-            found = [_slot(data, self._start + index * self._capacity, self._capacity) for index in (0, 1)]
-            newest = max((slot for slot in found if slot is not None), default=None)
-            if newest is not None:
-                self._number, body = newest
-                return body
-        self.close()
-        raise NoLedgerError("read", self.path, "it is damaged", "the session begins anew; remove the file")
+        found = _read(data)
+        if found is None:
+            self.close()
+            cause = "kwire 0.1 wrote it" if data.startswith(OLD) else "it is damaged"
+            raise NoLedgerError("read", self.path, cause, "its session begins anew; remove the file")
+        values, end, check = found
+        whole = sum(_CHANGE.size + len(key) + len(value) for key, value in values.items())
+        self._open(self._fd, end, len(data), check, whole)
+        return values
+
+    def keep(self) -> None:
+        """See that it is at its path: one that was deleted is put back as it is."""
+        if self._fd < 0 or os.fstat(self._fd).st_nlink:
+            return
+        try:
+            data = os.pread(self._fd, self._end, 0)
+        except OSError as error:
+            raise LedgerError("read", self.path, error.strerror or "failed") from None
+        room = _blocks(self._end + BLOCK)
+        fd = self._replace(data + bytes(room - len(data)))
+        self._open(fd, self._end, room, self._check, self._end)
 
     def close(self) -> None:
         """Close the file; it stays."""
@@ -126,25 +170,47 @@ class Ledger:
         if fd >= 0:
             os.close(fd)
 
-    def remove(self) -> None:
-        """Close and delete it."""
-        self.close()
-        os.unlink(self.path)
-
-    def _record(self, body: bytes) -> bytes:
-        self._number += 1
-        number = struct.pack("=Q", self._number)
-        return _SLOT.pack(self._number, len(body), zlib.crc32(body, zlib.crc32(number))) + body
-
-    def _sync_folder(self) -> None:
+    def _make_room(self, end: int) -> None:
+        """Have the file reach to `end`, and a block further where the disk has room for that."""
+        room = _blocks(end + BLOCK)
+        if room <= self._room:
+            return
         try:
-            fd = os.open(os.path.dirname(os.path.abspath(self.path)), os.O_RDONLY | os.O_CLOEXEC)
+            os.posix_fallocate(self._fd, self._room, room - self._room)
+        except OSError:
+            if end > self._room:
+                raise
+        else:
+            self._room = room
+
+    def _open(self, fd: int, end: int, room: int, check: int, whole: int) -> None:
+        """Go on behind `end` in this file; what is in it now takes `whole` bytes."""
+        if fd != self._fd:
+            self.close()
+        self._fd, self._end, self._room, self._check, self._soiled = fd, end, room, check, 0
+        self._limit = 2 * whole + SLACK
+
+    def _replace(self, data: bytes) -> int:
+        """Put a file with `data` in the place of the one there is; gives it, open."""
+        temporary = self.path + ".new"
+        try:
+            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
-                os.fsync(fd)
-            finally:
+                _write(fd, data, 0)
+                if self._sync:
+                    os.fsync(fd)
+                os.rename(temporary, self.path)
+                if self._sync:
+                    _sync(os.path.dirname(os.path.abspath(self.path)))
+            except BaseException:
                 os.close(fd)
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary)
+                raise
         except OSError as error:
-            raise LedgerError("sync", self.path, error.strerror or "failed") from None
+            raise LedgerError("write", self.path, error.strerror or "failed") from None
+        self.written += len(data)
+        return fd
 
 
 def _blocks(size: int) -> int:
@@ -157,29 +223,95 @@ def _write(fd: int, data: bytes, at: int) -> None:
         done += os.pwrite(fd, data[done:] if done else data, at + done)
 
 
-def _front(data: bytes) -> tuple[dict[str, Any], int, int] | None:
-    """The front, where the slots begin, the size of one; None where it is not sound."""
-    import cbor2
-
-    if len(data) < _HEAD.size:
-        return None
-    magic, size, checksum, capacity, _ = _HEAD.unpack_from(data)
-    text = data[_HEAD.size : _HEAD.size + size]
-    if magic != MAGIC or len(text) != size or zlib.crc32(text) != checksum:
-        return None
+def _sync(folder: str) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        front = cbor2.loads(text)
-    except (cbor2.CBORError, ValueError, TypeError, RecursionError):
-        return None  # its checksum is right: somebody wrote it so
-    return (front, _blocks(_HEAD.size + size), capacity) if isinstance(front, dict) else None
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
-def _slot(data: bytes, at: int, capacity: int) -> tuple[int, bytes] | None:
-    if len(data) < at + _SLOT.size:
+# ---------------------------------------------------------------------- records
+
+
+def _changes(before: Values, after: Values) -> Iterable[bytes]:
+    """The changes that make `after` of `before`, as they stand in a record."""
+    for key, value in after.items():
+        old = before.get(key)
+        if value == old:
+            continue
+        parts = [(0, len(value))] if old is None else _parts(old, value)
+        yield _CHANGE.pack(len(key), len(value), len(parts)) + key
+        yield from (_PART.pack(*part) for part in parts)
+        yield from (value[at : at + size] for at, size in parts)
+
+
+def _parts(old: bytes, new: bytes) -> list[tuple[int, int]]:
+    """Where `new` differs from `old`: (begin, size) of pieces, in order; all of it where that is less."""
+    parts: list[tuple[int, int]] = []
+    for block in range(0, len(new), BLOCK):
+        if new[block : block + BLOCK] == old[block : block + BLOCK]:
+            continue
+        for at in range(block, min(block + BLOCK, len(new)), _SHORT):
+            piece = new[at : at + _SHORT]
+            if piece == old[at : at + _SHORT]:
+                continue
+            if parts and sum(parts[-1]) == at:
+                parts[-1] = parts[-1][0], parts[-1][1] + len(piece)
+            else:
+                parts.append((at, len(piece)))
+    if sum(size + _PART.size for _, size in parts) >= len(new) + _PART.size:
+        return [(0, len(new))]
+    return parts
+
+
+def _record(changes: list[bytes], before: int) -> tuple[bytes, int]:
+    """A record after one with the checksum `before`, and its checksum."""
+    body = b"".join(changes)
+    check = zlib.crc32(body, before)
+    return _RECORD.pack(len(body), ~len(body) & 0xFFFFFFFF, check) + body, check
+
+
+def _read(data: bytes) -> tuple[dict[bytes, bytes], int, int] | None:
+    """The values in a file, where its records end, the checksum of the last; None where it is damaged."""
+    if not data.startswith(MAGIC):
         return None
-    number, size, checksum = _SLOT.unpack_from(data, at)
-    body = data[at + _SLOT.size : at + _SLOT.size + size]
-    sound = len(body) == size and size + _SLOT.size <= capacity
-    if not sound or zlib.crc32(body, zlib.crc32(data[at : at + 8])) != checksum:
+    values: dict[bytes, bytearray] = {}
+    at, check = len(MAGIC), 0
+    while True:
+        if len(data) < at + _RECORD.size:
+            return None  # it was cut
+        size, complement, expected = _RECORD.unpack_from(data, at)
+        if size ^ complement != 0xFFFFFFFF:
+            size = 0
+        body = data[at + _RECORD.size : at + _RECORD.size + size]
+        if not size or zlib.crc32(body, check) != expected:
+            break
+        try:
+            _apply(body, values)
+        except (struct.error, ValueError):
+            return None  # its checksum is right: somebody wrote it so
+        at, check = at + _RECORD.size + size, expected
+    # The end, or a record that was torn: only zeros are behind it.
+    behind = data[at + _RECORD.size + size :]
+    if not values or len(body) < size or behind.strip(b"\0"):
         return None
-    return number, body
+    return {key: bytes(value) for key, value in values.items()}, at, check
+
+
+def _apply(body: bytes, values: dict[bytes, bytearray]) -> None:
+    at = 0
+    while at < len(body):
+        of_key, size, count = _CHANGE.unpack_from(body, at)
+        at += _CHANGE.size + of_key
+        value = values.setdefault(body[at - of_key : at], bytearray())
+        parts = list(_PART.iter_unpack(body[at : at + count * _PART.size]))
+        at += count * _PART.size
+        if size > len(value) + sum(length for _, length in parts):
+            raise ValueError
+        value[size:] = bytes(max(0, size - len(value)))
+        for begin, length in parts:
+            if begin + length > size or at + length > len(body):
+                raise ValueError
+            value[begin : begin + length] = body[at : at + length]
+            at += length

@@ -26,8 +26,7 @@ from kwire.stream.loop import READ, Loop, Timer, contained
 from kwire.stream.peer import Handler, Peer, proven
 from kwire.stream.transport import Buffer, StreamTransport, TlsTransport, Transport, prepare, unix_identity
 from kwire.stream.watch import Watch
-from kwire.wire.control import Hello, hello_problem, peek_hello, refusal
-from kwire.wire.frame import Flag
+from kwire.wire.control import Hello, datagram_flags, hello_problem, peek_hello, refusal, superseded
 from kwire.wire.session import Session, State
 
 if TYPE_CHECKING:
@@ -40,6 +39,10 @@ ACCEPTS = 16
 
 PAUSE = 0.5
 """Seconds without accepting when the process is out of descriptors."""
+
+
+class SupersededError(KwireError):
+    """Another copy of the source has gone on with its session: it is over for this one."""
 
 
 Choose = Callable[[Hello, str, str], Session | None]
@@ -236,9 +239,9 @@ class Listener:
         if hello is None:
             self.note(name, data, "nothing: a stranger may only say HELLO")
         elif self._cookies.good(hello, place):
-            why = self.admit(hello, bytes(data), ServedTransport(server, place), origin(place))
-            if why and self.may_refuse():
-                server.send(refusal(hello, why, Flag.CHECKSUM), place)
+            answer = self.admit(hello, bytes(data), ServedTransport(server, place), origin(place))
+            if answer and self.may_refuse():
+                server.send(answer, place)
         else:
             challenge = self._cookies.challenge(hello, place)
             if len(challenge) <= len(data):
@@ -249,18 +252,23 @@ class Listener:
 
     # ------------------------------------------------------------------ sessions
 
-    def admit(self, hello: Hello, heard: bytes, transport: Transport, host: str) -> str:
-        """Give the one that said `hello` its session, and that what was `heard`; or say why not."""
+    def admit(self, hello: Hello, heard: bytes, transport: Transport, host: str) -> bytes:
+        """Give the one that said `hello` its session, and that what was `heard`; or give a WELCOME that says
+        why not.
+        """
+        refuse = refusal
         try:
             session = self._choose(hello, transport.identity, transport.name)
             why = self._objection(session, transport, host)
+        except SupersededError as error:
+            session, why, refuse = None, error.cause, superseded
         except KwireError as error:
             session, why = None, error.cause
         if session is None or why:
             why = why or "not wanted here"
             self.note(transport.name, heard, f"it gets no session: {why}")
             self.say(transport.name, why)
-            return why
+            return refuse(hello, why, datagram_flags(transport.datagrams))
         peer = self.peers.get(session)
         if peer is None:
             peer = Peer(self.loop, session, self._handler_for(session))
@@ -276,7 +284,7 @@ class Listener:
         peer.settled()
         if session.state is State.LISTENING:  # it wanted to resume what is not known, and was told so
             peer.end("it is not known here")
-        return ""
+        return b""
 
     def _objection(self, session: Session | None, transport: Transport, host: str) -> str:
         """Why this session may not be had over this transport; empty where it may."""
@@ -408,14 +416,14 @@ class Greeting:
         transport, self._transport = self._transport, None
         assert transport is not None
         try:
-            why = self._listener.admit(hello, bytes(self._heard), transport, self.host)
+            answer = self._listener.admit(hello, bytes(self._heard), transport, self.host)
         except Exception:
             transport.close()
             raise
-        if not why:
+        if not answer:
             return
         if self._listener.may_refuse():
-            transport.send([refusal(hello, why)])
+            transport.send([answer])
         transport.finish()
 
     def settled(self) -> None:

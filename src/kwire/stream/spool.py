@@ -8,7 +8,8 @@ The laws: a payload is in memory or on disk from `put` until it is released; a t
 order, and syncs it every second, and the caller never waits for it (`kwire.stream.spoolwriter`); memory and
 disk are bounded by `memory` and `size`; a disk that is full, gone or broken is no error, but less room; what
 it does not give back as it was written is told as lost, event by event; a folder is locked (flock(2)) while
-its agent lives, and is good in its own place only. Nothing is deleted that was not acknowledged.
+its agent lives, and is good in its own place only; a copy that is taken for it all the same is seen by the
+collector, which knows the HELLOs of a session (`lineage`). Nothing is deleted that was not acknowledged.
 
 Records are numbered from 0 for the life of the folder. A session's payload n is prefix[n], or record `start`
 + n - len(prefix); its sequence number is n modulo 2^32. What is put may be sent before it is on the disk: a
@@ -20,14 +21,15 @@ import fcntl
 import os
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from kwire.stream import manifest
 from kwire.stream.kept import NOTHING, SESSION, STATE, Kept, State, boot, place, read, save
 from kwire.stream.manifest import EVENTS, Manifest
 from kwire.stream.segment import HEAD, MAX_PAYLOAD, Segment, SpoolError, load
-from kwire.stream.spoolwriter import Began, Drop, Put, Refused, Tail, Writer, Wrote
+from kwire.stream.spoolwriter import Began, Drop, Put, Refused, Sync, Tail, Writer, Wrote
+from kwire.wire.lineage import Lineage
 from kwire.wire.sequence import MASK
 from kwire.words import are
 
@@ -42,6 +44,9 @@ RECORD: Final = HEAD.size
 
 MOST_RECORDS: Final = 1 << 26
 """Records of a spool: more cannot be, and a claim of more is damage."""
+
+LIFE: Final = 8
+"""Random bytes drawn when a spool is taken up."""
 
 PATIENCE: Final = 10.0
 """Seconds that the disk has, at the end, to take what is there."""
@@ -99,6 +104,8 @@ class Spool:
         self._most_unwritten, self._most_cached = memory - memory // 4, memory // 4
         self._segment_size = max(1 << 16, min(SEGMENT, size // 8), size // MOST_SEGMENTS)
         self._state = State(folder)
+        self.lineage = Lineage(self._state.lineage(kept.token), self._set_lineage)
+        """The HELLOs of its session."""
         # Numbers are those of records.
         self._gone = 0  # payloads of the session released: the only number that counts from its beginning
         self._end = kept.start  # the next record put
@@ -211,6 +218,16 @@ class Spool:
         """Events in the records from `first` to before `end`, but for those that were found to be gone."""
         waiting = (number for number in range(first, end) if number not in self._patched)
         return sum(manifest.events(one) for one in map(self._manifest, waiting) if one)
+
+    @property
+    def begun(self) -> bool:
+        """Whether any of it may have been sent."""
+        return self._middle > 0
+
+    def doubt(self) -> None:
+        """All that is kept may have been sent: another copy of this spool was delivered."""
+        if self._payloads:
+            self._set_sent(self._payloads - 1)
 
     def split(self) -> tuple[Iterator[bytes], Iterator[bytes]]:
         """The payloads kept that may have been sent, and those that surely were not."""
@@ -408,6 +425,7 @@ class Spool:
         self._save(kept)
         self._release(self._payloads - unsent)
         self.kept, self._gone = kept, 0
+        self.lineage = Lineage((), self._set_lineage)
         self._claim()
         self._clear()
 
@@ -438,10 +456,29 @@ class Spool:
         if self._state.token != self.kept.token:
             self._set_sent(NOTHING)
 
-    def _set_sent(self, number: int) -> None:
-        """Say how far was sent; a disk that does not take it is told."""
+    def _live(self) -> None:
+        """It is taken up: from now on a copy of what `state` said before is seen to be one."""
+        kept = self.kept._replace(life=os.urandom(LIFE))
         try:
-            self._state.set_sent(self.kept.token, number)
+            save(self._folder, kept)
+        except OSError:
+            return  # a full disk: it goes on with the life that it has
+        self.kept = kept
+        self._say(self._state.set_life, kept.life)
+
+    def _set_sent(self, number: int) -> None:
+        """Say how far was sent."""
+        self._say(self._state.set_sent, self.kept.token, number)
+
+    def _set_lineage(self, nonces: Sequence[int]) -> None:
+        """Say which HELLOs were sent; at once, or after a power cut the session would be another's."""
+        self._say(self._state.set_lineage, self.kept.token, nonces)
+        self._writer.order(Sync())
+
+    def _say(self, set: Callable[..., None], *what: object) -> None:
+        """Write something into the state; a disk that does not take it is told."""
+        try:
+            set(*what)
         except OSError as error:
             self._harm.setdefault(f"{STATE}: {(error.strerror or 'failed').lower()}", False)
 
@@ -451,8 +488,6 @@ class Spool:
         empty: list[Segment] = []
         names = (_FILE.fullmatch(name) for name in os.listdir(self._folder))
         ordinals = sorted({int(match[1]) for match in names if match})
-        if self._state.sent is None or (ordinals and self._state.end is None):
-            wrong.append(f"{STATE} is gone or damaged: what was sent may be counted lost")
         for ordinal in ordinals:
             segment, problems = load(self._folder, ordinal, self._id)
             wrong += problems
@@ -461,6 +496,10 @@ class Spool:
         released, end = self._state.released, self._state.end
         first = max(self.kept.start, released or 0)
         last = self._segments[-1] if self._segments else None
+        sound = self._state.sent is not None and self._state.life == self.kept.life
+        if not sound or (ordinals and (end is None or (last is not None and end < last.end))):
+            sound = False
+            wrong.append(f"{STATE} is gone, damaged or an older one: what was sent may be counted lost")
         self._end = self._written = max(first, last.end if last else 0, end or 0)
         if self._end - first > MOST_RECORDS or first - self.kept.start >= 1 << 62:
             cause = f"it claims to hold the records {first} to {self._end}"
@@ -478,7 +517,7 @@ class Spool:
         self._writer.floor = first
         for segment in empty:
             self._writer.order(Drop(segment, 0))
-        if self._state.sent is None:  # nobody knows: all of it may have been
+        if not sound:  # nobody knows: all of it may have been
             self._set_sent(self._payloads - 1 if self._payloads else NOTHING)
         self._roll = True
         self._clear()
@@ -555,10 +594,10 @@ def begin(path: str, token: bytes, prefix: Sequence[bytes], size: int, memory: i
             os.mkdir(own, 0o700)
             folder = os.open(own, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            kept = Kept(token, tuple(prefix), 0, boot(), probes, place(folder))
-            save(folder, kept)
+            kept = Kept(token, tuple(prefix), 0, boot(), probes, place(folder), b"")
             spool = Spool(own, folder, id, kept, size, memory)
             spool._claim()
+            spool._live()
             return spool
     except OSError as error:
         raise SpoolError("begin", f"spool {path}", (error.strerror or "failed").lower()) from None
@@ -605,6 +644,7 @@ def _recover(own: str, size: int, memory: int, adopt: bool) -> Iterator[Found]:
     try:
         wrong = spool._load()
         spool._claim()
+        spool._live()
     except SpoolError as error:
         spool._free()
         yield Found(None, f"{error} ({own})")
@@ -619,7 +659,7 @@ def _kept(own: str, folder: int, adopt: bool) -> Kept | None:
     """The session of a folder. None where it was being made, or deleted: then it is empty now. SpoolError
     where it cannot be used.
     """  # fmt: skip
-    kept = read(folder)
+    kept = read(folder, own)
     if kept is None:
         names = os.listdir(folder)
         if any(map(_FILE.fullmatch, names)):

@@ -47,6 +47,10 @@ class Drop(NamedTuple):
     released: int
 
 
+class Sync(NamedTuple):
+    """Order: put what was written, and the state, on the disk at once."""
+
+
 class Stop(NamedTuple):
     """Order: write what there is, as far as the disk takes it, and end."""
 
@@ -75,7 +79,7 @@ class Harmed(NamedTuple):
     segment: Segment
 
 
-Order: TypeAlias = Put | Drop | Stop
+Order: TypeAlias = Put | Drop | Sync | Stop
 Report: TypeAlias = Began | Wrote | Refused | Harmed
 
 
@@ -169,6 +173,8 @@ class Writer:
                     self._queue.append(order)
                 elif isinstance(order, Drop):
                     self._drops.append(order)
+                elif isinstance(order, Sync):
+                    self._dirty, self._synced = True, 0.0
                 else:
                     self._stopping = True
                 order = self._orders.get_nowait()

@@ -19,10 +19,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from kwire.capture.output import CaptureError, FullError, GoneError
-from kwire.capture.resumable import ResumableWriter
+from kwire.capture.resumable import ResumableWriter, State, StateError
 from kwire.capture.writer import BUFFER, Totals
 from kwire.stream.lane import Lane
-from kwire.stream.ledger import Ledger, LedgerError, NoLedgerError
+from kwire.stream.ledger import Contents, Ledger, LedgerError, NoLedgerError
+from kwire.wire import cbor
 from kwire.wire.frame import HEADER_SIZE, MAX_FRAME, Code, FrameError, Header, Problem, Type, inspect
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Cause, Lost
@@ -37,7 +38,13 @@ MOST_FRAMES: Final = MAX_FRAME // HEADER_SIZE  # in a payload
 SWELLS: Final = 6  # times that a payload of the smallest events grows as packets of a capture
 _TOO_MANY: Final = Problem(Code.PAYLOAD_TOO_LONG, 0, "more", f"{MOST_FRAMES} frames at most")
 
-_DAMAGE = (KeyError, TypeError, ValueError, AttributeError, struct.error, FrameError)
+CURE: Final = "its session begins anew; remove the file"
+
+_DAMAGE: Final = (KeyError, ValueError, struct.error, FrameError)
+
+
+_FRONT, _FILE = b"front", b"file "  # keys in a ledger: of the capture, and of where its writer stands
+_FRONT_KEYS: Final = {"path", "about", "merged", "id"}
 
 
 class Options(NamedTuple):
@@ -74,13 +81,13 @@ class Store:
     """
 
     __slots__ = (
-        "_changed",
-        "_dirty",
+        "_ended",
         "_front",
         "_lane",
         "_ledger",
         "_packing",
         "_spare",
+        "_touched",
         "closed",
         "lanes",
         "merged",
@@ -119,90 +126,106 @@ class Store:
         store = cls.__new__(cls)
         store._prepare(ledger, packing, options, spare)
         assert store._ledger is not None  # _prepare made it
-        body = store._ledger.load()
+        values = store._ledger.load()
         try:
-            store._restore(dict(store._ledger.front), memoryview(body), options)
-        except BaseException as error:
+            store._restore(*_read(ledger, values), options)
+        except StateError:
             store._ledger.close()
-            if isinstance(error, _DAMAGE):
-                cure = "remove it: its session begins anew"
-                raise LedgerError("read", ledger, "it is damaged", cure) from None
+            raise NoLedgerError("read", ledger, "it is damaged", CURE) from None
+        except BaseException:
+            store._ledger.close()
             raise
         if store.closed:
             store._ledger.close()
         return store
 
     @staticmethod
-    def promise(ledger: str, token: bytes, about: Mapping[str, str], next: int, sync: bool) -> None:
+    def promise(ledger: str, lane: Lane, sync: bool) -> None:
         """Remember a session that has delivered nothing yet: no capture is made before it does."""
-        lane, book = Lane(token, about), Ledger(ledger, sync=sync)
-        lane.next = next
-        front = {"path": "", "about": dict(about), "merged": False, "id": "", "lanes": [lane.front()]}
-        book.replace(front, lane.record())
+        front = {"path": "", "about": lane.about, "merged": False, "id": ""}
+        often = lane.contents(over=True).often
+        book = Ledger(ledger, lambda: Contents({_FRONT: cbor.dumps(front), **often}), sync=sync)
+        book.renew()
         book.close()
 
-    @classmethod
-    def lanes_of(cls, ledger: str) -> list[Lane]:
-        """The sessions that a ledger remembers; none where it is not there, or damaged. Raises LedgerError
-        where that cannot be known.
+    @staticmethod
+    def lanes_of(ledger: str) -> list[Lane]:
+        """The sessions that a ledger remembers, without their probes; none where it is not there. Raises
+        NoLedgerError where it is damaged, LedgerError where it cannot be read.
         """
-        store, book = cls.__new__(cls), Ledger(ledger)
-        store.lanes = {}
-        try:
-            body = memoryview(book.load())
-            store._remember(book.front, body)
-        except (NoLedgerError, *_DAMAGE):
+        if not os.path.lexists(ledger):
             return []
+        book = Ledger(ledger, lambda: Contents({}))
+        try:
+            return list(_lanes(ledger, book.load(), whole=False).values())
         finally:
             book.close()
-        return list(store.lanes.values())
 
     def _prepare(
         self, ledger: str | None, packing: Packing, options: Options, spare: Callable[[], str] | None
     ) -> None:
         self._spare = spare
-        self._ledger = Ledger(ledger, sync=options.sync) if ledger else None
+        self._ledger = Ledger(ledger, self._contents, sync=options.sync) if ledger else None
         self._packing = packing
         self.lanes: dict[bytes, Lane] = {}
-        self.closed = False
+        self.closed = self._ended = False
         self._lane: Lane | None = None  # whose payload is being taken
-        self._dirty = self._changed = True
+        self._touched: dict[Lane, None] = {}  # lanes that changed since they were made safe
 
-    def _restore(self, front: dict[str, Any], body: memoryview, options: Options) -> None:
-        at = self._remember(front, body)
+    def _restore(
+        self, front: dict[str, Any], lanes: dict[bytes, Lane], state: State, options: Options
+    ) -> None:
+        self.lanes = lanes
         self.path, self.merged = str(front["path"]), bool(front["merged"])
-        self._front = {name: front[name] for name in ("path", "about", "merged", "id")}
+        self._front = {name: front[name] for name in _FRONT_KEYS}
         if front.get("begun") is False:  # killed between that promise and the file, or with an empty one
             _sweep(self.path, str(front["id"]))
             self.path = ""
-        self._dirty = self._changed = False
-        if at == len(body) and (self.path or self._spare is None):
+        if not state.get("head") and (self.path or self._spare is None):
             self.closed = True  # it has ended, or nothing has come yet
             return
         if not self.path:
             assert self._spare is not None
             self._begin(self._spare(), options)
             return
-        state, name = bytes(body[at:]), str(front["id"])
-        try:
-            self._open(options, resume=(name, state))
-        except GoneError:
-            if self._spare is None:
-                raise
-            old, self._front["path"] = self.path, ""
-            self._begin(self._spare(), options, (name, state, old))
+        self._go_on(str(front["id"]), state, options)
         if self._over:
             self.close()
 
-    def _begin(self, path: str, options: Options, after: tuple[str, bytes, str] | None = None) -> None:
+    def _go_on(self, name: str, state: State, options: Options) -> None:
+        """Go on with the capture where it is, or was moved to; else with one that takes its place."""
+        try:
+            self._open(options, resume=(name, state))
+            return
+        except GoneError as error:
+            gone = error
+        try:
+            self._open(options, resume=(name, state), moved=True)
+        except GoneError:
+            if self._spare is None:
+                raise gone from None
+            old, self._front["path"] = self.path, ""
+            self._begin(self._spare(), options, (name, state, old))
+        else:
+            if self._spare is not None:
+                self._move_on(self._spare())
+                self._put_down()
+
+    def _move_on(self, path: str) -> None:
+        """End the file, which was moved away, and begin another one."""
+        self.writer.move_on(path)
+        self.path = self._front["path"] = self.writer.target
+        self._front["id"] = self.writer.id
+
+    def _begin(self, path: str, options: Options, after: tuple[str, State, str] | None = None) -> None:
         """Open a new capture, and let the ledger know before anything is in it; `after`: one that is gone."""
         self.path = self._front["path"] = path
         self._front["id"] = os.urandom(16).hex()
         if self._ledger is not None and after is None:
-            lanes = [lane.front() for lane in self.lanes.values()]
-            self._ledger.replace({**self._front, "begun": False, "lanes": lanes}, self._lanes())
+            lanes = self._lanes(whole=True)
+            begun = {_FRONT: cbor.dumps({**self._front, "begun": False})}
+            self._ledger.renew(Contents({**lanes.often, **begun}, lanes.once))
         self._open(options, after=after)
-        self._changed = True
         try:
             self._put_down()
         except BaseException:
@@ -216,20 +239,12 @@ class Store:
         """The file that is written."""
         return self.writer.files[-1]
 
-    def _remember(self, front: Mapping[str, Any], body: memoryview) -> int:
-        """Read the lanes of a ledger; gives where the writer's state begins."""
-        at = 0
-        for item in front["lanes"]:
-            lane = Lane.back(item)
-            at = lane.take_record(body, at)
-            self.lanes[lane.token] = lane
-        return at
-
     def _open(
         self,
         options: Options,
-        resume: tuple[str, bytes] | None = None,
-        after: tuple[str, bytes, str] | None = None,
+        resume: tuple[str, State] | None = None,
+        after: tuple[str, State, str] | None = None,
+        moved: bool = False,
     ) -> None:
         schemas = [schema for lane in self.lanes.values() for schema in lane.schemas()]
         schemas.sort(key=lambda schema: schema.id)
@@ -240,6 +255,7 @@ class Store:
             self._stranger,
             schemas=schemas,
             resume=resume,
+            moved=moved,
             after=after,
             name=str(self._front.get("id", "")),
             sync=options.sync,
@@ -258,8 +274,12 @@ class Store:
         lane = self.lanes.get(token)
         if lane is None:
             lane = self.lanes[token] = Lane(token, about)
-            self._dirty = self._changed = True
+            self._touched[lane] = None
         return lane
+
+    def touch(self, lane: Lane) -> None:
+        """Have the next commit remember what is known of a session."""
+        self._touched[lane] = None
 
     def take(self, lane: Lane, sequence: int, payload: Payload) -> None:
         """Take the payload of DATA frame `sequence`, the next one. FullError where it finds no room: then
@@ -285,7 +305,7 @@ class Store:
         self._lane = None
         lane.frames += 1
         lane.next = (sequence + 1) % SEQUENCES
-        self._dirty = True
+        self._touched[lane] = None
 
     def _sound(self, data: bytearray, lane: Lane) -> int:
         """Find the frames that nothing is wrong with, give how many; complain of the others."""
@@ -307,13 +327,14 @@ class Store:
         for schema in lane.schemas():
             self.writer.notes[schema.id] = note
             self.writer.describe(schema)
-        self._dirty = self._changed = True
+        self._touched[lane] = None
 
     def finish(self, lane: Lane) -> dict[int, Totals]:
         """The session has ended and all of it was taken. A store that is not merged is closed with its last
         session; then each probe's balance is given.
         """
-        lane.done = self._dirty = True
+        lane.done = True
+        self._touched[lane] = None
         return self.close() if self._over else {}
 
     @property
@@ -327,24 +348,19 @@ class Store:
         """Let go of the shared buffer."""
         self.writer.flush()
 
-    @property
-    def burden(self) -> int:
-        """Bytes that the next commit writes beside the capture, where that is more than a record."""
-        return self._ledger.size if self._changed and self._ledger is not None else 0
-
     def commit(self) -> list[Lane]:
         """Make safe what was taken; the lanes of which more is safe than before, up to before `stored`.
 
         LedgerError or CaptureError where the disk refuses: then nothing is promised; it may be tried again.
         """
-        if not self._dirty:
+        if not self._touched:
             return []
-        safer = [lane for lane in self.lanes.values() if lane.stored != lane.next]
+        safer = [lane for lane in self._touched if lane.stored != lane.next]
         self._put_down()
         return safer
 
     def _put_down(self) -> None:
-        for lane in self.lanes.values():
+        for lane in self._touched:
             if lane.unknown[0]:
                 count, first, last = lane.unknown
                 lane.unknown = (0, 0, 0)
@@ -353,24 +369,36 @@ class Store:
                 causes[0, Cause.UNKNOWN] = causes.get((0, Cause.UNKNOWN), 0) + count
                 self.writer.lost([Lost(0, first, last, count, cause=Cause.UNKNOWN)])
         if self._spare is not None and self.writer.moved:
-            self.writer.move_on(self._spare())
-            self.path = self._front["path"] = self.writer.target
-            self._front["id"] = self.writer.id
-            self._changed = True
+            self._move_on(self._spare())
         self.writer.settle()
         if self._ledger is not None:
-            body = self._lanes() + self.writer.state()
-            if self._changed:
-                front = {**self._front, "lanes": [lane.front() for lane in self.lanes.values()]}
-                self._ledger.replace(front, body)
-            else:
-                self._ledger.write(body)
-        for lane in self.lanes.values():
-            lane.stored = lane.next
-        self._dirty = self._changed = False
+            lanes = self._lanes()
+            self._ledger.write(Contents({**lanes.often, **self._file()}, lanes.once))
+        for lane in self._touched:
+            lane.kept()
+        self._touched.clear()
 
-    def _lanes(self) -> bytes:
-        return b"".join(lane.record() for lane in self.lanes.values())
+    def _contents(self) -> Contents:
+        """All that a ledger has."""
+        if self._ended:
+            return Contents({_FRONT: cbor.dumps(self._front), **self._lanes(whole=True, over=True).often})
+        lanes = self._lanes(whole=True)
+        return Contents({**lanes.often, **self._file()}, lanes.once)
+
+    def _lanes(self, whole: bool = False, over: bool = False) -> Contents:
+        """What a ledger has of the sessions that changed; `whole`: of all."""
+        often: dict[bytes, bytes] = {}
+        once: dict[bytes, bytes] = {}
+        for lane in self.lanes.values() if whole else self._touched:
+            contents = lane.contents(whole, over)
+            often |= contents.often
+            once |= contents.once
+        return Contents(often, once)
+
+    def _file(self) -> dict[bytes, bytes]:
+        """What a ledger has of the capture; only after `settle`."""
+        state = {_FILE + name.encode(): part for name, part in self.writer.state().items()}
+        return {_FRONT: cbor.dumps(self._front), **state}
 
     def close(self) -> dict[int, Totals]:
         """Make all safe and give the capture its ending; each probe's balance. It proves nothing of sessions
@@ -405,11 +433,16 @@ class Store:
 
     def _end_ledger(self, ledger: Ledger) -> None:
         """Let a small ledger remember that the sessions have ended; on a full disk the large one does."""
+        self._ended = True
         try:
-            lanes = [lane.front(over=True) for lane in self.lanes.values()]
-            ledger.replace({**self._front, "lanes": lanes}, self._lanes())
+            ledger.renew()
         except LedgerError:
-            ledger.write(self._lanes())
+            ledger.write(Contents({_FILE + b"head": b""}))
+
+    def keep(self) -> None:
+        """See that the ledger is at its place, as it was written last; others may have removed it."""
+        if self._ledger is not None:
+            self._ledger.keep()
 
     def leave(self) -> None:
         """Close the files as they are: the ledger's record is where a successor goes on."""
@@ -434,6 +467,15 @@ class Store:
             if probe in lane.own or (not probe and not self.merged):
                 causes[cause] = causes.get(cause, 0) + count
         return causes
+
+    def gone(self, lane: Lane) -> dict[int, int]:
+        """Events of a session that were stored and are gone with their capture, by its own probe numbers."""
+        causes = self.writer.causes.items()
+        return {
+            lane.own[probe]: count
+            for (probe, cause), count in causes
+            if cause == Cause.CAPTURE_GONE and probe in lane.own
+        }
 
     # --- what is no plain event
 
@@ -464,9 +506,7 @@ class Store:
         return self.writer.told(header._replace(id=0), memoryview(copy))
 
     def _describe(self, lane: Lane, id: int, frame: memoryview) -> None:
-        before = lane.told(id)
         schema = lane.schema(id, frame)
-        self._changed = self._changed or schema is None or lane.told(id) != before
         if schema is None:
             return
         if id not in lane.numbers:
@@ -474,6 +514,27 @@ class Store:
         placed = lane.placed(schema)
         if self.writer.schemas[placed.id - 1 : placed.id] != [placed]:
             self.writer.describe(placed)
+
+
+def _read(ledger: str, values: Mapping[bytes, bytes]) -> tuple[dict[str, Any], dict[bytes, Lane], State]:
+    """What a ledger says: the front, the lanes, the state of the writer. Raises NoLedgerError."""
+    try:
+        front = cbor.loads_map(values[_FRONT])
+        if not front.keys() >= _FRONT_KEYS or not isinstance(front["about"], dict):
+            raise ValueError
+        size = len(_FILE)
+        state = {key[size:].decode(): value for key, value in values.items() if key.startswith(_FILE)}
+    except _DAMAGE:
+        raise NoLedgerError("read", ledger, "it is damaged", CURE) from None
+    return front, _lanes(ledger, values), state
+
+
+def _lanes(ledger: str, values: Mapping[bytes, bytes], whole: bool = True) -> dict[bytes, Lane]:
+    """The lanes of a ledger. Raises NoLedgerError."""
+    try:
+        return Lane.found(values, whole)
+    except _DAMAGE:
+        raise NoLedgerError("read", ledger, "it is damaged", CURE) from None
 
 
 def _sweep(path: str, name: str) -> None:

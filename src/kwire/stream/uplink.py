@@ -2,8 +2,10 @@
 
 The laws: a session is resumed as long as the collector knows it; where it does not, what may have been
 delivered is counted LOST (EXPIRED) and what surely was not goes into a new session, so nothing is delivered
-twice; an uplink is done when everything is acknowledged after `close`. Payloads wait in a `Hold`: in memory,
-or in a spool on disk.
+twice; the token of that session follows from the one before, so that copies of a source begin the same one,
+and the collector sees it; where another copy went on with the session, all that waits here may have been
+delivered; an uplink is done when everything is acknowledged after `close`. Payloads wait in a `Hold`: in
+memory, or in a spool on disk.
 """
 
 import os
@@ -19,6 +21,7 @@ from kwire.stream.peer import Ignore, Peer
 from kwire.stream.source import events_in
 from kwire.stream.spool import Spool
 from kwire.stream.watch import Watch
+from kwire.wire.lineage import Lineage
 from kwire.wire.outbox import MemoryOutbox, Outbox
 from kwire.wire.sequence import MASK
 from kwire.wire.session import Complained, Role, Session, Settings, State
@@ -69,6 +72,13 @@ class Hold(Protocol):
     def split(self) -> tuple[Iterable[bytes], Iterable[bytes]]:
         """Those that may have been sent, and those that surely were not."""
 
+    @property
+    def lineage(self) -> Lineage:
+        """The HELLOs of the session."""
+
+    def doubt(self) -> None:
+        """All that waits may have been sent."""
+
     def renew(self, token: bytes, prefix: list[bytes]) -> None:
         """Begin another session: with `prefix`, and then what surely was not sent."""
 
@@ -99,6 +109,10 @@ class _Memory(MemoryOutbox):
         super().release(upto)
         self._read = max(0, self._read - (before - len(self._payloads)))
 
+    def doubt(self) -> None:
+        """Take all for read."""
+        self._read = len(self._payloads)
+
     def split(self) -> tuple[list[bytes], list[bytes]]:
         """Those read, and the others."""
         kept = list(self._payloads)
@@ -108,13 +122,18 @@ class _Memory(MemoryOutbox):
 class MemoryHold:
     """A hold in memory."""
 
-    __slots__ = ("_size", "outbox", "token")
+    __slots__ = ("_size", "lineage", "outbox", "token")
     known = False
 
     def __init__(self, size: int, prefix: Iterable[bytes]) -> None:
         self.token = os.urandom(16)
+        self.lineage = Lineage()
         self._size = size
         self.outbox = _Memory(size, prefix)
+
+    def doubt(self) -> None:
+        """All that waits may have been sent."""
+        self.outbox.doubt()
 
     def split(self) -> tuple[list[bytes], list[bytes]]:
         """Those that may have been sent, and the others."""
@@ -122,7 +141,7 @@ class MemoryHold:
 
     def renew(self, token: bytes, prefix: list[bytes]) -> None:
         """Begin another session."""
-        self.token = token
+        self.token, self.lineage = token, Lineage()
         self.outbox = _Memory(self._size, [*prefix, *self.outbox.split()[1]])
 
     @property
@@ -133,13 +152,13 @@ class MemoryHold:
 
 
 class SpoolHold:
-    """A hold on disk; `known`: it was found there."""
+    """A hold on disk."""
 
     __slots__ = ("known", "spool")
 
-    def __init__(self, spool: Spool, known: bool = False) -> None:
+    def __init__(self, spool: Spool) -> None:
         self.spool = spool
-        self.known = known
+        self.known = spool.begun
 
     @property
     def token(self) -> bytes:
@@ -150,6 +169,15 @@ class SpoolHold:
     def outbox(self) -> Spool:
         """The spool is the outbox."""
         return self.spool
+
+    @property
+    def lineage(self) -> Lineage:
+        """The HELLOs of the session."""
+        return self.spool.lineage
+
+    def doubt(self) -> None:
+        """All that waits may have been sent."""
+        self.spool.doubt()
 
     def split(self) -> tuple[Iterable[bytes], Iterable[bytes]]:
         """Those that may have been sent, and the others."""
@@ -166,6 +194,13 @@ class SpoolHold:
         return self.spool.events
 
 
+def _next(token: bytes) -> bytes:
+    """The token of the session that takes the place of one that the collector does not know."""
+    import hashlib
+
+    return hashlib.blake2b(token, digest_size=len(token), person=b"kwire next").digest()
+
+
 class Cargo(Protocol):
     """Whose payloads an uplink carries."""
 
@@ -178,8 +213,10 @@ class Cargo(Protocol):
     def refused(self) -> None:
         """Certificates keep the collector and us apart."""
 
-    def taken(self, events: int) -> None:
-        """So many of the events that the collector had stored are gone from there: told again with more."""
+    def taken(self, events: int, probes: Mapping[int, int]) -> None:
+        """So many of the events that the collector had stored are gone from there, and of which probes: told
+        again with more.
+        """
 
     def room(self) -> None:
         """There is room again."""
@@ -286,7 +323,9 @@ class Uplink(Ignore):
         """What a collector tells of its disk."""
         events = body.get("events")
         if body.get("op") == "gone" and isinstance(events, int) and events > 0:
-            self._cargo.taken(events)
+            probes = body.get("probes")
+            counts = probes.items() if isinstance(probes, dict) else ()
+            self._cargo.taken(events, {id: number for id, number in counts if isinstance(number, int)})
             stored = f"{plural(events, 'event')} that it had stored"
             self._say(f"{self._line.address}: the capture is gone with {stored}")
         elif body.get("op") == "disk" and body.get("full") is True:
@@ -311,8 +350,12 @@ class Uplink(Ignore):
         outbox = self.hold.outbox
         if not peer.abandoned and outbox.first != outbox.next:
             outbox.release((outbox.next - 1) & MASK)  # the collector has more than we knew of
+        token = _next(self.hold.token)
+        if peer.session.superseded:
+            self.hold.doubt()
+            token = os.urandom(16)
         prefix = self._cargo.restarted(*self.hold.split())
-        self.hold.renew(os.urandom(16), prefix)
+        self.hold.renew(token, prefix)
         self._session = self._make()
         loop = self._line.loop
         loop.at(loop.now() + BETWEEN, self._again)
@@ -335,6 +378,7 @@ class Uplink(Ignore):
             about=line.about,
             outbox=self.hold.outbox,
             resume=self.hold.known,
+            lineage=self.hold.lineage,
         )
         if not self._cargo.begun(session):
             self._reason = None  # whoever puts more into it closes it

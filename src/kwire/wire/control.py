@@ -33,6 +33,7 @@ TOKEN_SIZE = 16
 MAX_HELLO = 4096  # bytes of a HELLO or WELCOME frame
 MAX_COOKIE = 64
 MAX_VERSIONS = 16
+MAX_AFTER = 48
 MAX_RANGES = 32  # in an ACK
 PADDED_HELLO = 512  # a HELLO over datagrams has at least so many bytes, so that no first answer is longer
 
@@ -81,6 +82,11 @@ HELLO_KEYS: dict[str, Key] = {
     **_COMMON,
     "versions": Key("list of integers", True, "protocol versions that the initiator speaks, at most 16"),
     "cookie": Key("bytes, at most 64", False, "what the responder asked to be given back"),
+    "after": Key(
+        "list of integers, 32 bits",
+        False,
+        "a source: the nonces of this session's HELLOs that may have been taken last, at most 48",
+    ),
     "pad": Key("bytes", False, "zeros, so that no answer is longer than the HELLO"),
 }
 WELCOME_KEYS: dict[str, Key] = {
@@ -89,6 +95,11 @@ WELCOME_KEYS: dict[str, Key] = {
     "cookie": Key("bytes, at most 64", False, "a challenge: send HELLO again with it; nothing else counts"),
     "unknown": Key(
         "true or false", False, "the session cannot be resumed: it is not known here, or not whole"
+    ),
+    "superseded": Key(
+        "text",
+        False,
+        "another copy of the source has gone on with the session: when; it is over for this one",
     ),
     "refused": Key("text", False, "why the session is refused"),
 }
@@ -111,12 +122,15 @@ class Hello(NamedTuple):
     about: Mapping[str, Any] = {}
     versions: tuple[int, ...] = (PROTOCOL,)
     cookie: bytes = b""
+    after: tuple[int, ...] | None = None
 
     def frame(self, flags: int = 0, size: int = 0) -> bytes:
         """The HELLO frame; padded to at least `size` bytes."""
         value = {**_common(self), "versions": list(self.versions)}
         if self.cookie:
             value["cookie"] = self.cookie
+        if self.after is not None:
+            value["after"] = list(self.after)
         frame = build(Type.HELLO, 0, cbor.dumps(value), flags)
         if len(frame) < size:
             value["pad"] = bytes(size - len(frame))
@@ -132,7 +146,15 @@ class Hello(NamedTuple):
             raise pick.error(
                 "versions", "a list of other things", f"a list of at most {MAX_VERSIONS} integers"
             )
-        return cls(**pick.common(), versions=tuple(versions), cookie=pick.data("cookie", MAX_COOKIE))
+        after = pick.item("after", list, None) if "after" in pick.value else None
+        if after is not None and not (len(after) <= MAX_AFTER and all(map(_is_word, after))):
+            raise pick.error("after", "other things", f"a list of at most {MAX_AFTER} integers of 32 bits")
+        return cls(
+            **pick.common(),
+            versions=tuple(versions),
+            cookie=pick.data("cookie", MAX_COOKIE),
+            after=None if after is None else tuple(after),
+        )
 
 
 class Welcome(NamedTuple):
@@ -148,12 +170,14 @@ class Welcome(NamedTuple):
     version: int = PROTOCOL
     cookie: bytes = b""
     unknown: bool = False
+    superseded: str = ""
     refused: str = ""
 
     def frame(self, flags: int = 0) -> bytes:
         """The WELCOME frame."""
         value = {**_common(self), "version": self.version}
-        value |= {key: getattr(self, key) for key in ("cookie", "unknown", "refused") if getattr(self, key)}
+        answers = ("cookie", "unknown", "superseded", "refused")
+        value |= {key: getattr(self, key) for key in answers if getattr(self, key)}
         return build(Type.WELCOME, 0, cbor.dumps(value), flags)
 
     @classmethod
@@ -165,6 +189,7 @@ class Welcome(NamedTuple):
             version=pick.item("version", int, PROTOCOL),
             cookie=pick.data("cookie", MAX_COOKIE),
             unknown=pick.item("unknown", bool, False),
+            superseded=pick.item("superseded", str, ""),
             refused=pick.item("refused", str, ""),
         )
 
@@ -232,6 +257,11 @@ def unknown(hello: Hello, flags: int = 0) -> bytes:
     return Welcome(hello.token, hello.nonce, hello.role.other, unknown=True).frame(flags)
 
 
+def superseded(hello: Hello, why: str, flags: int = 0) -> bytes:
+    """The WELCOME frame that says: another copy of the source has the session."""
+    return Welcome(hello.token, hello.nonce, hello.role.other, superseded=why).frame(flags)
+
+
 def peek_hello(data: Bytes) -> Hello | None:
     """The HELLO at the start of `data`: a stream's first bytes, or a datagram.
 
@@ -288,6 +318,10 @@ _KINDS = {
     dict: "a map",
     list: "a list",
 }
+
+
+def _is_word(value: object) -> bool:
+    return type(value) is int and 0 <= value <= MASK
 
 
 class _Pick:

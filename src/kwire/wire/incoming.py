@@ -30,6 +30,7 @@ from kwire.wire.machine import LIVE, Got, Machine
 from kwire.wire.sender import DATA_HEAD
 from kwire.wire.transitions import Input, State
 
+COPY = "another copy of the source has gone on with the session"
 CHECKSUM = int(Flag.CHECKSUM)  # an int: quicker than a flag
 
 
@@ -157,6 +158,8 @@ class Incoming(Machine):
             return f"another {self.role.value}"
         if VERSION not in hello.versions:
             return f"versions {list(hello.versions)}, not {VERSION}"
+        if not self.continues(hello):
+            return COPY
         return ""
 
     def _which_welcome(self, header: Any, welcome: Welcome) -> tuple[Input, Got]:
@@ -167,7 +170,11 @@ class Incoming(Machine):
             return Input.WELCOME_REFUSED, got
         if welcome.cookie:
             return Input.WELCOME_COOKIE, got
-        if welcome.unknown or (self._known and not welcome.resume and self.state is State.HELLO_SENT):
+        if (
+            welcome.unknown
+            or welcome.superseded
+            or (self._known and not welcome.resume and self.state is State.HELLO_SENT)
+        ):
             return Input.WELCOME_UNKNOWN, got
         if welcome.resume and self._sender is not None and not self._sender.may_acknowledge(welcome.next):
             return Input.WELCOME_UNKNOWN, got

@@ -18,12 +18,14 @@ from kwire.wire.control import (
     bye_frame,
     error_frame,
     refusal,
+    superseded,
     unknown,
 )
 from kwire.wire.exchange import Exchange
 from kwire.wire.frame import Code, Frame, FrameError, Header, Problem, Type, bad_payload, build
 from kwire.wire.happenings import Abandoned, Changed, Complained, Happening, Watched
 from kwire.wire.intake import Intake
+from kwire.wire.lineage import Lineage, follows
 from kwire.wire.receiver import HELD, TAKEN, Receiver
 from kwire.wire.sender import FOREVER, Sender
 from kwire.wire.sequence import distance
@@ -50,14 +52,16 @@ class Machine:
     """The state of a session and its actions."""
 
     __slots__ = (
-        "_ack_at", "_ack_bytes", "_ack_frames", "_ack_now", "_broken", "_closing", "_cookie", "_cookies",
-        "_error_at", "_error_credit", "_exchange", "_expire_at", "_final", "_flags", "_happened",
-        "_heard_at", "_hello_at", "_hello_timeout", "_intake", "_known", "_nonce", "_now", "_out", "_over",
-        "_random", "_receiver", "_restored", "_rules", "_sender", "_sent_at", "_shift", "_tries", "about",
-        "datagrams", "initiator", "peer_about", "role", "settings", "state", "stepped", "token", "watcher",
+        "_ack_at", "_ack_bytes", "_ack_frames", "_ack_now", "_after", "_broken", "_closing", "_cookie",
+        "_cookies", "_error_at", "_error_credit", "_exchange", "_expire_at", "_final", "_flags", "_happened",
+        "_heard_at", "_hello_at", "_hello_timeout", "_intake", "_known", "_lineage", "_nonce", "_now", "_out",
+        "_over", "_random", "_receiver", "_restored", "_rules", "_sender", "_sent_at", "_settled", "_shift",
+        "_tries", "about", "continued", "datagrams", "initiator", "peer_about", "role", "settings", "state",
+        "stepped", "superseded", "token", "watcher",
     )  # fmt: skip
 
     about: Mapping[str, Any]
+    continued: int | None
     datagrams: bool
     initiator: bool
     peer_about: Mapping[str, Any]
@@ -65,12 +69,14 @@ class Machine:
     settings: Settings
     state: State
     stepped: Callable[[State, Input], None] | None
+    superseded: str
     token: bytes
     watcher: Callable[[Watched], None] | None
     _exchange: Exchange
     _flags: int
     _happened: list[Happening]
     _known: bool
+    _lineage: Lineage
     _out: list[bytes]
     _restored: bool
     _random: Callable[[int], bytes]
@@ -85,7 +91,9 @@ class Machine:
         self._hello_timeout = settings.rto_first
         self._tries = self._cookies = 0
         self._cookie = b""
-        self._nonce = 0
+        self._nonce, self._settled = 0, True
+        self._after: tuple[int, ...] | None = None
+        self.continued, self.superseded = None, ""
         self._ack_now = False
         self._ack_bytes = self._ack_frames = 0
         self._final: bytes | None = None  # the last ACK, or the sink's BYE
@@ -176,7 +184,10 @@ class Machine:
 
     def _do_hello(self, value: Any) -> str:
         self._do_attach(value)
-        self._nonce = int.from_bytes(self._random(4), "big")
+        if self._sender is None:
+            self._nonce = int.from_bytes(self._random(4), "big")
+        else:
+            self._nonce, self._after = self._lineage.draw(self._random)
         self._tries = self._cookies = 0
         self._hello_timeout = self.settings.rto_first
         self._hello_at = self._now + self._hello_timeout
@@ -201,7 +212,7 @@ class Machine:
     def _say_hello(self) -> None:
         hello = Hello(
             self.token, self._nonce, self.role, self._known, self._position(), self._window(), self.about,
-            cookie=self._cookie,
+            cookie=self._cookie, after=self._after,
         )  # fmt: skip
         self._put(hello.frame(self._flags, PADDED_HELLO if self.datagrams else 0))
 
@@ -220,6 +231,7 @@ class Machine:
         """A responder begins, or goes on."""
         hello: Hello = got.said
         known = self._known
+        self.continued = hello.nonce
         self._begin(hello)
         self._say_welcome(hello, known)
         self._out += self._exchange.start(self._now)
@@ -239,6 +251,7 @@ class Machine:
         welcome: Welcome = got.said
         known = self._known
         self._begin(welcome)
+        self._settled = False
         self._cookie = b""
         self._out += self._exchange.start(self._now)
         return "resumed" if known else "begun"
@@ -268,8 +281,13 @@ class Machine:
 
     def _do_foreign(self, got: Got) -> str:
         assert got.problem is not None
-        self._put(refusal(got.said, str(got.problem.found), self._flags))
+        answer = refusal if self.continues(got.said) else superseded
+        self._put(answer(got.said, str(got.problem.found), self._flags))
         return ""
+
+    def continues(self, hello: Hello) -> bool:
+        """Responder: whether a HELLO is of the source that had the session last, as far as it tells."""
+        return follows(self.continued, hello.nonce, hello.after)
 
     def _do_suspend(self, value: Any) -> str:
         """The value is a text that says why, or the WELCOME that refuses."""
@@ -298,11 +316,13 @@ class Machine:
         self._leave()
         said = value.said if isinstance(value, Got) else None
         ahead = said is not None and said.resume and not getattr(said, "unknown", False)
+        self.superseded = getattr(said, "superseded", "")[:200]
         if self._sender is not None:
             self._happened.append(Abandoned([] if ahead else self._sender.unacknowledged()))
         if ahead:
             return "the sink has more than was sent"
-        return "the peer does not know the session" if isinstance(value, Got) else str(value or "")
+        unknown = self.superseded or "the peer does not know the session"
+        return unknown if isinstance(value, Got) else str(value or "")
 
     def _leave(self) -> None:
         """The session is over: no timer runs."""
@@ -382,7 +402,11 @@ class Machine:
 
     def _do_acked(self, got: Got) -> str:
         assert self._sender is not None
+        base = self._sender.base
         self._sender.acknowledged(got.said, self._now)
+        if not self._settled and self._sender.base != base:
+            self._settled = True
+            self._lineage.settled()
         return ""
 
     def _do_take_request(self, got: Got) -> str:

@@ -45,6 +45,7 @@ from kwire.wire.happenings import (
     Watched,
 )
 from kwire.wire.incoming import Incoming
+from kwire.wire.lineage import Lineage
 from kwire.wire.machine import LIVE
 from kwire.wire.outbox import Buffer, MemoryOutbox, Outbox
 from kwire.wire.receiver import Receiver
@@ -93,6 +94,8 @@ class Session(Incoming):
     `initiator`: this side connects and says HELLO. `token`: 16 bytes; an initiator that gives none makes one,
     a responder that gives none takes that of the first HELLO. `resume`: this side knows the session already,
     with `next_expected` (sink) or the payloads in `outbox` (source). `about`: for people, given to the peer.
+    `lineage`: of a source that outlives its process; `continued`: the nonce of the HELLO that a responder
+    took last. `superseded` says why the session is over where another copy of the source goes on with it.
     """
 
     __slots__ = ()
@@ -109,6 +112,8 @@ class Session(Incoming):
         outbox: Outbox | None = None,
         next_expected: int = 0,
         resume: bool = False,
+        lineage: Lineage | None = None,
+        continued: int | None = None,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         settings.check()
@@ -121,6 +126,8 @@ class Session(Incoming):
                 "make session", "", "too much is told about this side", f"at most {MAX_ABOUT} bytes"
             )
         self._setup(settings)
+        self._lineage = Lineage() if lineage is None else lineage
+        self.continued = continued
         self.role, self.initiator, self.datagrams, self.settings = role, initiator, datagrams, settings
         self.token = token or (random(TOKEN_SIZE) if initiator else b"")
         self.about, self.peer_about = about, {}

@@ -44,10 +44,12 @@ class Input(Enum):
     HELLO = "frame HELLO that begins or resumes this session"
     HELLO_UNKNOWN = "frame HELLO that resumes what this side does not know, or has not got all of"
     HELLO_AHEAD = "frame HELLO of a sink that has more than this source ever sent"
-    HELLO_FOREIGN = "frame HELLO with another token, the same role, or no version in common"
+    HELLO_FOREIGN = "frame HELLO with another token, the same role, no version in common, or of another copy"
     WELCOME = "frame WELCOME that begins or resumes this session"
     WELCOME_COOKIE = "frame WELCOME with a cookie: HELLO is to be sent again with it"
-    WELCOME_UNKNOWN = "frame WELCOME that does not know the session, or has more than this source ever sent"
+    WELCOME_UNKNOWN = (
+        "frame WELCOME to a session not known, superseded, or of which more is there than was sent"
+    )
     WELCOME_REFUSED = "frame WELCOME that refuses"
     WELCOME_FOREIGN = "frame WELCOME that does not answer the last HELLO"
     ACK = "frame ACK"
@@ -93,7 +95,7 @@ class Action(Enum):
     ESTABLISH = "sending goes on from what the sink has"
     UNKNOWN = "WELCOME is sent that says unknown"
     DISOWN = "WELCOME is sent that says unknown; the sink has everything, and more: nothing is abandoned"
-    FOREIGN = "WELCOME is sent that refuses, and why"
+    FOREIGN = "WELCOME is sent that refuses, and why; to another copy of the source: that it is superseded"
     SUSPEND = "sending stops, and a stream is not read any more; the expiry timer starts"
     BREAK = "ERROR with what is wrong is sent; the stream must be closed"
     GIVE_UP = "what was not acknowledged is abandoned, unless the sink says that it has more than this"
