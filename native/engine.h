@@ -106,12 +106,14 @@ struct place {
 #define SLAB 90112u  /* bytes of a frame that is not whole: one, the head of the next, and CHUNK */
 #define CHUNK 16384u /* bytes of a stream looked at together with them */
 
-#define OUT_FULL (4u << 20) /* bytes of frames, and frames, after which they are to be taken … */
-#define FOUND_FULL 65536u
+#define OUT_FULL (1u << 20) /* bytes of frames, and frames, after which they are to be taken … */
+#define FOUND_FULL 16384u
 #define RESERVE (48u << 20) /* … and what one packet may give beyond that, and have held, at most */
 
 #define SCHEMA_MARK 0x80000000u /* in `owners`: a SCHEMA … */
 #define ALONE_MARK 0x40000000u  /* … that no DATA wraps */
+
+#define SEVERAL UINT64_MAX
 
 #define TALLY_PROTOCOL 0x10000u /* in `tally`: packets by ethertype, from here on by IP protocol */
 #define TALLY_FRAGMENT 0x10100u
@@ -152,6 +154,7 @@ struct engine {
 	uint64_t *offsets;
 	uint32_t *owners;
 	uint64_t out_room, limit, out_used, found;
+	uint64_t schemas, only; /* SCHEMAs among them; the one conversation of all, 0: none yet, SEVERAL */
 	uint64_t counts[CODES], remarks[16];
 	struct special specials[MAX_SPECIALS];
 	uint64_t special_count;

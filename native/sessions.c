@@ -278,6 +278,7 @@ static void take_inner(struct engine *e, uint32_t number, const uint8_t *p, uint
 		} else if (type == TYPE_SCHEMA) {
 			owner |= SCHEMA_MARK | alone;
 			note_place(e);
+			e->schemas++;
 			goto kept;
 		} else if (type == TYPE_TABLE) {
 			goto kept;
@@ -292,6 +293,8 @@ kept:
 		at += length;
 	}
 	keep(e, p + mark, at - mark);
+	if (found != e->found)
+		e->only = !e->only || e->only == number ? number : SEVERAL;
 	e->found = found;
 	c->frames += frames;
 }

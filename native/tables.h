@@ -4,6 +4,9 @@
 
 #define FRAME_VERSION 1u
 #define EVENT_MAX 65480u
+#define TAIL_MAX 32767u
+#define MAX_FIELD_BYTES 261920u
+#define NO_EVENT 255u
 #define MAX_PACKET 16777216u
 #define MAX_TAGS 8u
 #define MAX_EXTENSIONS 16u

@@ -164,6 +164,18 @@ uint64_t kw_pcapng_walk(const uint8_t *data, uint64_t size, uint64_t offset, uin
 	return found;
 }
 
+/* Adds so many events, from `least` to `most`, to a row of kw_count_by_id's table. */
+static inline void count_run(uint64_t *row, uint64_t run, uint64_t least, uint64_t most)
+{
+	if (!run)
+		return;
+	if (!row[0] || least < row[1])
+		row[1] = least;
+	if (!row[0] || most > row[2])
+		row[2] = most;
+	row[0] += run;
+}
+
 /*
  * EVENT frames by probe: table[3 * id] is the count, then the smallest and the largest timestamp as the record
  * holds it (swap: in the other byte order). ids beyond the table and frames that are no whole EVENT are left
@@ -172,7 +184,8 @@ uint64_t kw_pcapng_walk(const uint8_t *data, uint64_t size, uint64_t offset, uin
 uint64_t kw_count_by_id(const uint8_t *data, uint64_t size, const uint64_t *offsets, uint64_t count,
 			uint64_t *table, uint64_t ids, uint64_t swap)
 {
-	uint64_t counted = 0;
+	uint64_t counted = 0, run = 0, least = 0, most = 0, *row = 0;
+	uint32_t current = 0;
 
 	for (uint64_t i = 0; i < count; i++) {
 		if (!event_length(data, size, offsets[i]))
@@ -184,14 +197,19 @@ uint64_t kw_count_by_id(const uint8_t *data, uint64_t size, const uint64_t *offs
 		uint64_t time = host64(frame + 8);
 		if (swap)
 			time = __builtin_bswap64(time);
-		uint64_t *row = table + (uint64_t)id * 3;
-		if (!row[0] || time < row[1])
-			row[1] = time;
-		if (!row[0] || time > row[2])
-			row[2] = time;
-		row[0]++;
+		if (!row || id != current) { /* the row of a run of events stays in registers */
+			count_run(row, run, least, most);
+			row = table + (uint64_t)id * 3;
+			current = id;
+			run = 0;
+			least = most = time;
+		}
+		least = time < least ? time : least;
+		most = time > most ? time : most;
+		run++;
 		counted++;
 	}
+	count_run(row, run, least, most);
 	return counted;
 }
 
@@ -315,102 +333,4 @@ uint64_t kw_frame_checksums(const uint8_t *data, uint64_t size, const uint64_t *
 		out[done] = checksum(data + offsets[done], length);
 	}
 	return done;
-}
-
-/* A mask for the first `count` bytes, 0 to 7, of a word in memory. */
-static inline uint64_t low_bytes(uint64_t count)
-{
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-	return ((uint64_t)1 << 8 * count) - 1;
-#else
-	return count ? ~(uint64_t)0 << (64 - 8 * count) : 0;
-#endif
-}
-
-/*
- * The fixed parts of the EVENTs with this id, `fixed` bytes each, gathered as rows of `stride` bytes (a multiple
- * of 8; what follows the fixed part in a row means nothing). starts[] and ends[] get where each frame begins and
- * how many bytes it has without its trailer. Other frames are left out. Ends before an EVENT that is too short;
- * *next is its index, or count.
- */
-uint64_t kw_event_rows(const uint8_t *data, uint64_t size, const uint64_t *offsets, uint64_t count, uint64_t id,
-		       uint64_t fixed, uint64_t stride, uint64_t *starts, uint64_t *ends, uint8_t *rows,
-		       uint64_t limit, uint64_t *next)
-{
-	uint64_t found = 0, i;
-
-	for (i = 0; i < count && found < limit; i++) {
-		uint64_t offset = offsets[i], length = frame_length(data, size, offset);
-		if (!length)
-			continue;
-		const uint8_t *frame = data + offset;
-		if ((frame[0] & 15) != TYPE_EVENT || big32(frame + 4) != id)
-			continue;
-		if (frame[1] & FLAG_CHECKSUM)
-			length -= frame[1] & FLAG_PADDED ? 3 : 2;
-		if (length < FRAME_HEADER || length > 0xffff)
-			length = FRAME_HEADER;
-		if (length < fixed)
-			break;
-		uint8_t *row = rows + found * stride;
-		if (stride <= size - offset)
-			for (uint64_t at = 0; at < stride; at += 8)
-				memcpy(row + at, frame + at, 8);
-		else
-			memcpy(row, frame, fixed);
-		starts[found] = offset;
-		ends[found++] = length;
-	}
-	*next = i;
-	return found;
-}
-
-/*
- * Where the values of a tail field lie in data, by the references at byte `at` of each row, and their lengths
- * without the cut bit; one of no bytes lies at 0. Ends before a reference that leaves its frame's tail, which
- * begins at `fixed`; returns how many are sound.
- */
-uint64_t kw_event_tails(const uint8_t *rows, uint64_t count, uint64_t stride, uint64_t at, uint64_t swap,
-			uint64_t fixed, const uint64_t *starts, const uint64_t *ends, uint64_t *places,
-			uint64_t *lengths)
-{
-	uint64_t i;
-
-	for (i = 0; i < count; i++) {
-		uint16_t pair[2];
-		memcpy(pair, rows + i * stride + at, 4);
-		uint64_t offset = swap ? __builtin_bswap16(pair[0]) : pair[0];
-		uint64_t length = (swap ? __builtin_bswap16(pair[1]) : pair[1]) & 0x7fffu;
-		if (length && (offset < fixed || offset + length > ends[i]))
-			break;
-		places[i] = length ? starts[i] + offset : 0;
-		lengths[i] = length;
-	}
-	return i;
-}
-
-/* Values of different lengths as rows of `width` bytes, zeros behind each. Ends before one that does not fit. */
-uint64_t kw_gather_texts(const uint8_t *data, uint64_t size, const uint64_t *places, const uint64_t *lengths,
-			 uint64_t count, uint64_t width, uint8_t *out)
-{
-	uint64_t i;
-
-	for (i = 0; i < count; i++) {
-		uint64_t place = places[i], length = lengths[i];
-		uint8_t *row = out + i * width;
-		if (length > width || place > size || length > size - place)
-			break;
-		if (width && width <= 16 && size - place >= 16 && i + 16 < count) {
-			/* Two words are quicker than a call; the rows behind are written after this one. */
-			uint64_t words[2];
-			memcpy(words, data + place, 16);
-			words[0] &= length >= 8 ? ~(uint64_t)0 : low_bytes(length);
-			words[1] &= length >= 16 ? ~(uint64_t)0 : length > 8 ? low_bytes(length - 8) : 0;
-			memcpy(row, words, 16);
-		} else {
-			memcpy(row, data + place, length);
-			memset(row + length, 0, width - length);
-		}
-	}
-	return i;
 }

@@ -9,7 +9,7 @@ from enum import Enum
 from pathlib import Path
 
 from kwire.packets import conversations, fragments, network, streams, tables
-from kwire.wire import frame
+from kwire.wire import fields, frame, gather
 
 TARGET = Path(__file__).resolve().parent.parent / "native" / "tables.h"
 
@@ -42,6 +42,9 @@ def text() -> str:
     single = {
         "FRAME_VERSION": frame.VERSION,
         "EVENT_MAX": frame.MAX_EVENT,
+        "TAIL_MAX": fields.TAIL_MAX,
+        "MAX_FIELD_BYTES": fields.MAX_FIELD_BYTES,
+        "NO_EVENT": gather.NO_EVENT,
         "MAX_PACKET": tables.MAX_PACKET,
         "MAX_TAGS": tables.MAX_TAGS,
         "MAX_EXTENSIONS": tables.MAX_EXTENSIONS,

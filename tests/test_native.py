@@ -72,7 +72,7 @@ def test_without_the_library_every_walker_is_none() -> None:
         from kwire import native
         assert [native.ring_walk, native.frame_walk, native.epb_pack, native.pcapng_walk] == [None] * 4
         assert native.count_by_id is None
-        assert [native.frame_strict, native.library, native.event_rows] == [None] * 3
+        assert [native.frame_strict, native.library, native.event_spans] == [None] * 3
         from kwire.capture import walk
         assert walk.epb_pack is walk.epb_pack_twin
         """,
@@ -216,15 +216,26 @@ def test_nothing_outside_a_buffer_is_touched() -> None:
             native.frame_renumber(data, places, 0, limit, memoryview(table)[:6])
             starts, ends = array("Q", [GUARD] * 9), array("Q", [GUARD] * 9)
             fixed = source.choice([1, 16, 17, 24])
-            found, _ = native.event_rows(data, places, limit, turn & 3, fixed, 24, memoryview(starts)[:8],
-                                         memoryview(ends)[:8], memoryview(out).cast("B")[: 24 * 6])
-            where = array("Q", [GUARD] * 9)
-            rows = memoryview(out).cast("B")[: 24 * 6]
-            sound = native.event_tails(rows, limit, 24, 20, bool(turn & 1), fixed, starts, ends,
+            at, width = source.choice([0, 1, 8, 20]), source.choice([1, 2, 4, 7, 8, 16, 20])
+            found, _ = native.event_spans(data, places, limit, turn & 3, fixed, memoryview(starts)[:8],
+                                          memoryview(ends)[:8])
+            where, octets = array("Q", [GUARD] * 9), memoryview(out).cast("B")
+            some = source.choice([starts, places])
+            native.event_values(data, some, limit, at, width, turn & 7, octets[: 8 * 19])
+            sound = native.event_tails(data, some, ends, limit, at, bool(turn & 1), fixed,
                                        memoryview(where)[:8], room)
-            width = source.choice([1, 7, 16, 20])
-            native.gather_texts(data, places, slots, limit, width, memoryview(out).cast("B")[: 8 * 19])
-            native.gather_texts(data, where, room, sound, width, memoryview(out).cast("B")[: 8 * 19])
+            native.event_texts(data, some, limit, at, width, memoryview(where)[:8], room)
+            native.event_heads(data, places, limit, octets[:9], octets[12 : 12 + 36], octets[48 : 48 + 36],
+                               octets[88 : 88 + 64])
+            sizes = memoryview(array("I", [source.choice([0, 16, 40, 1 << 31]) for _ in range(8)])).cast("B")
+            native.event_sound(data, places, sizes, memoryview(table)[:2], fixed, bool(turn & 1), octets[:8])
+            for spots, lengths in ((places, slots), (where, room)):
+                native.gather_texts(data, spots, lengths, limit, width, octets[: 8 * 19])
+                native.pack_texts(data, spots, lengths, limit, octets[: 8 * 18], octets[8 * 18 : 8 * 18 + 8])
+                native.hash_texts(data, spots, lengths, limit, turn, octets[: 8 * 19])
+            slots_of = array("I", [0] * 8)
+            native.count_distinct(octets[:64], source.choice([1, 2, 4, 8]), bool(turn & 1), slots_of,
+                                  memoryview(where)[:7], memoryview(starts)[:7], memoryview(ends)[:7])
             assert out[19] == GUARD and starts[8] == ends[8] == where[8] == slots[8] == GUARD
             faces = array("Q", [1, 1000000, 0, 0] * 2)
             rows = memoryview(out).cast("B")[: 8 * 19]

@@ -20,6 +20,7 @@ _LIBRARY = "_walk.abi3.so"
 _WRITABLE = 1  # PyBUF_WRITABLE
 _ROW = 4  # u64s a probe in epb_pack's table
 _COUNTER = 3  # u64s an id in count_by_id's table
+_BIT_COUNTS = 136  # u64s that bit_counts gives
 _ROWS, _FACE = 4, 4  # u64s of a packet's row, and of an interface
 
 
@@ -108,8 +109,16 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "kw_frame_gather": (_PTR, _U64, _PTR, _U64, _PTR, _U64, _OUT),
     "kw_frame_strict": (_PTR, _U64, _U64, _U64, _PTR, _U64, _OUT),
     "kw_frame_headers": (_PTR, _U64, _PTR, _U64, _PTR),
-    "kw_event_rows": (_PTR, _U64, _PTR, _U64, _U64, _U64, _U64, _PTR, _PTR, _PTR, _U64, _OUT),
-    "kw_event_tails": (_PTR, _U64, _U64, _U64, _U64, _U64, _PTR, _PTR, _PTR, _PTR),
+    "kw_event_heads": (_PTR, _U64, _PTR, _U64, _PTR, _PTR, _PTR, _PTR, _OUT),
+    "kw_event_sound": (_PTR, _U64, _PTR, _PTR, _U64, _PTR, _U64, _U64, _U64, _PTR),
+    "kw_event_spans": (_PTR, _U64, _PTR, _U64, _U64, _U64, _PTR, _PTR, _U64, _OUT),
+    "kw_event_values": (_PTR, _U64, _PTR, _U64, _U64, _U64, _U64, _PTR),
+    "kw_event_tails": (_PTR, _U64, _PTR, _PTR, _U64, _U64, _U64, _U64, _PTR, _PTR),
+    "kw_event_texts": (_PTR, _U64, _PTR, _U64, _U64, _U64, _PTR, _PTR),
+    "kw_pack_texts": (_PTR, _U64, _PTR, _PTR, _U64, _PTR, _U64, _PTR),
+    "kw_hash_texts": (_PTR, _U64, _PTR, _PTR, _U64, _U64, _PTR),
+    "kw_count_distinct": (_PTR, _U64, _U64, _U64, _PTR, _U64, _PTR, _PTR, _PTR, _U64),
+    "kw_bit_counts": (_PTR, _U64, _U64, _U64, _PTR),
     "kw_gather_texts": (_PTR, _U64, _PTR, _PTR, _U64, _U64, _PTR),
     "kw_pcap_rows": (_PTR, _U64, _U64, _U64, _U64, _PTR, _U64, _PTR, _U64, _OUT),
     "kw_pcapng_rows": (_PTR, _U64, _U64, _U64, _U64, _PTR, _U64, _U64, _PTR, _U64, _OUT),
@@ -140,19 +149,27 @@ class _Walkers(NamedTuple):
     frame_strict: Callable[[Any, int, int, Any, int], tuple[int, int]]
     frame_headers: Callable[[Any, Any, int, Any], int]
     frame_checksums: Callable[[Any, Any, int, Any], int]
-    event_rows: Callable[[Any, Any, int, int, int, int, Any, Any, Any], tuple[int, int]]
-    event_tails: Callable[[Any, int, int, int, bool, int, Any, Any, Any, Any], int]
-    gather_texts: Callable[[Any, Any, Any, int, int, Any], int]
     pcap_rows: Callable[..., tuple[int, int]]
     pcapng_rows: Callable[..., tuple[int, int]]
+
+
+class _Columns(NamedTuple):
+    event_heads: Callable[[Any, Any, int, Any, Any, Any, Any], tuple[int, bool]]
+    event_sound: Callable[[Any, Any, Any, Any, int, bool, Any], int]
+    event_spans: Callable[[Any, Any, int, int, int, Any, Any], tuple[int, int]]
+    event_values: Callable[[Any, Any, int, int, int, int, Any], int]
+    event_tails: Callable[[Any, Any, Any, int, int, bool, int, Any, Any], int]
+    event_texts: Callable[[Any, Any, int, int, int, Any, Any], int]
+    gather_texts: Callable[[Any, Any, Any, int, int, Any], int]
+    pack_texts: Callable[[Any, Any, Any, int, Any, Any], int]
+    hash_texts: Callable[[Any, Any, Any, int, int, Any], int]
+    count_distinct: Callable[[Any, int, bool, Any, Any, Any, Any], int]
+    bit_counts: Callable[[Any, int, bool, Any], None]
 
 
 def _walkers(library: ctypes.CDLL) -> _Walkers:
     c_ring_walk = _function(library, "kw_ring_walk")
     c_epb_pack = _function(library, "kw_epb_pack")
-    c_event_rows = _function(library, "kw_event_rows")
-    c_event_tails = _function(library, "kw_event_tails")
-    c_gather_texts = _function(library, "kw_gather_texts")
     c_count_by_id = _function(library, "kw_count_by_id")
     c_frame_renumber = _function(library, "kw_frame_renumber")
     c_frame_gather = _function(library, "kw_frame_gather")
@@ -276,73 +293,6 @@ def _walkers(library: ctypes.CDLL) -> _Walkers:
             )
         return start + done, position + used.value
 
-    def event_rows(
-        data: Any,
-        offsets: Any,
-        count: int,
-        id: int,
-        fixed: int,
-        stride: int,
-        starts: Any,
-        ends: Any,
-        rows: Any,
-    ) -> tuple[int, int]:
-        after = _U64()
-        if stride % 8 or not 0 < fixed <= stride:
-            raise IndexError("event_rows: a row is not as long as it must be")
-        with (
-            Pinned(data) as source,
-            Pinned(offsets) as places,
-            Pinned(starts, writable=True) as first,
-            Pinned(ends, writable=True) as last,
-            Pinned(rows, writable=True) as target,
-        ):
-            limit = min(first.size // 8, last.size // 8, target.size // stride)
-            found = c_event_rows(
-                *(source.address, source.size, places.address, min(count, places.size // 8), id, fixed),
-                *(stride, first.address, last.address, target.address, limit, after),
-            )
-        return found, after.value
-
-    def event_tails(
-        rows: Any,
-        count: int,
-        stride: int,
-        at: int,
-        swap: bool,
-        fixed: int,
-        starts: Any,
-        ends: Any,
-        places: Any,
-        lengths: Any,
-    ) -> int:
-        if not 0 <= at <= stride - 4:
-            raise IndexError("event_tails: the field lies outside its row")
-        with (
-            Pinned(rows) as source,
-            Pinned(starts) as first,
-            Pinned(ends) as last,
-            Pinned(places, writable=True) as where,
-            Pinned(lengths, writable=True) as sizes,
-        ):
-            count = min(count, source.size // stride, *(one.size // 8 for one in (first, last, where, sizes)))
-            return c_event_tails(
-                *(source.address, count, stride, at, swap, fixed),
-                *(first.address, last.address, where.address, sizes.address),
-            )
-
-    def gather_texts(data: Any, places: Any, lengths: Any, count: int, width: int, out: Any) -> int:
-        with (
-            Pinned(data) as source,
-            Pinned(places) as where,
-            Pinned(lengths) as sizes,
-            Pinned(out, writable=True) as target,
-        ):
-            count = min(count, where.size // 8, sizes.size // 8, target.size // max(width, 1))
-            return c_gather_texts(
-                *(source.address, source.size, where.address, sizes.address, count, width, target.address)
-            )
-
     def packets(name: str) -> Callable[..., tuple[int, int]]:
         """A walker of a file's packets; what it takes beyond the interfaces comes before the rows."""
         function = _function(library, name)
@@ -375,11 +325,187 @@ def _walkers(library: ctypes.CDLL) -> _Walkers:
         chain("kw_frame_strict"),
         each("kw_frame_headers"),
         each("kw_frame_checksums"),
-        event_rows,
-        event_tails,
-        gather_texts,
         packets("kw_pcap_rows"),
         packets("kw_pcapng_rows"),
+    )
+
+
+def _columns(library: ctypes.CDLL) -> _Columns:
+    """Those of columns: each buffer is held against what the function will touch."""
+    names = ("heads", "sound", "spans", "values", "tails", "texts")
+    c_heads, c_sound, c_spans, c_values, c_tails, c_texts = (
+        _function(library, f"kw_event_{name}") for name in names
+    )
+    others = ("gather_texts", "pack_texts", "hash_texts", "count_distinct", "bit_counts")
+    c_gather, c_pack, c_hash, c_distinct, c_bits = (_function(library, f"kw_{name}") for name in others)
+
+    def event_heads(
+        data: Any, offsets: Any, count: int, types: Any, ids: Any, ends: Any, times: Any
+    ) -> tuple[int, bool]:
+        same = _U64()
+        with (
+            Pinned(data) as source,
+            Pinned(offsets) as places,
+            Pinned(types, writable=True) as kinds,
+            Pinned(ids, writable=True) as numbers,
+            Pinned(ends, writable=True) as sizes,
+            Pinned(times, writable=True) as clock,
+        ):
+            count = min(
+                count, places.size // 8, kinds.size, numbers.size // 4, sizes.size // 4, clock.size // 8
+            )
+            done = c_heads(
+                *(source.address, source.size, places.address, count, kinds.address, numbers.address),
+                *(sizes.address, clock.address, same),
+            )
+        return done, bool(same.value)
+
+    def event_sound(
+        data: Any, offsets: Any, ends: Any, tails: Any, fixed: int, swap: bool, sound: Any
+    ) -> int:
+        with (
+            Pinned(data) as source,
+            Pinned(offsets) as places,
+            Pinned(ends) as sizes,
+            Pinned(tails) as fields,
+            Pinned(sound, writable=True) as target,
+        ):
+            count = min(places.size // 8, sizes.size // 4, target.size)
+            return c_sound(
+                *(source.address, source.size, places.address, sizes.address, count, fields.address),
+                *(fields.size // 8, fixed, swap, target.address),
+            )
+
+    def event_spans(
+        data: Any, offsets: Any, count: int, id: int, fixed: int, starts: Any, ends: Any
+    ) -> tuple[int, int]:
+        after = _U64()
+        with (
+            Pinned(data) as source,
+            Pinned(offsets) as places,
+            Pinned(starts, writable=True) as first,
+            Pinned(ends, writable=True) as last,
+        ):
+            found = c_spans(
+                *(source.address, source.size, places.address, min(count, places.size // 8), id, fixed),
+                *(first.address, last.address, min(first.size, last.size) // 8, after),
+            )
+        return found, after.value
+
+    def event_values(data: Any, starts: Any, count: int, at: int, width: int, each: int, out: Any) -> int:
+        with Pinned(data) as source, Pinned(starts) as first, Pinned(out, writable=True) as target:
+            count = min(count, first.size // 8, target.size // max(width, 1))
+            return c_values(
+                source.address, source.size, first.address, count, at, width, each, target.address
+            )
+
+    def event_tails(
+        data: Any,
+        starts: Any,
+        ends: Any,
+        count: int,
+        at: int,
+        swap: bool,
+        fixed: int,
+        places: Any,
+        lengths: Any,
+    ) -> int:
+        with (
+            Pinned(data) as source,
+            Pinned(starts) as first,
+            Pinned(ends) as last,
+            Pinned(places, writable=True) as where,
+            Pinned(lengths, writable=True) as sizes,
+        ):
+            count = min(count, *(one.size // 8 for one in (first, last, where, sizes)))
+            return c_tails(
+                *(source.address, source.size, first.address, last.address, count, at, swap, fixed),
+                *(where.address, sizes.address),
+            )
+
+    def event_texts(
+        data: Any, starts: Any, count: int, at: int, width: int, places: Any, lengths: Any
+    ) -> int:
+        with (
+            Pinned(data) as source,
+            Pinned(starts) as first,
+            Pinned(places, writable=True) as where,
+            Pinned(lengths, writable=True) as sizes,
+        ):
+            count = min(count, *(one.size // 8 for one in (first, where, sizes)))
+            return c_texts(
+                *(source.address, source.size, first.address, count, at, width),
+                *(where.address, sizes.address),
+            )
+
+    def gather_texts(data: Any, places: Any, lengths: Any, count: int, width: int, out: Any) -> int:
+        with (
+            Pinned(data) as source,
+            Pinned(places) as where,
+            Pinned(lengths) as sizes,
+            Pinned(out, writable=True) as target,
+        ):
+            count = min(count, where.size // 8, sizes.size // 8, target.size // max(width, 1))
+            return c_gather(
+                *(source.address, source.size, where.address, sizes.address, count, width, target.address)
+            )
+
+    def pack_texts(data: Any, places: Any, lengths: Any, count: int, out: Any, ends: Any) -> int:
+        with (
+            Pinned(data) as source,
+            Pinned(places) as where,
+            Pinned(lengths) as sizes,
+            Pinned(out, writable=True) as target,
+            Pinned(ends, writable=True) as stops,
+        ):
+            if stops.size < 4:
+                raise IndexError("pack_texts: there is no room for an end")
+            count = min(count, where.size // 8, sizes.size // 8, stops.size // 4 - 1)
+            room = min(target.size, (1 << 31) - 1)
+            return c_pack(
+                *(source.address, source.size, where.address, sizes.address, count),
+                *(target.address, room, stops.address),
+            )
+
+    def hash_texts(data: Any, places: Any, lengths: Any, count: int, secret: int, out: Any) -> int:
+        with (
+            Pinned(data) as source,
+            Pinned(places) as where,
+            Pinned(lengths) as sizes,
+            Pinned(out, writable=True) as target,
+        ):
+            count = min(count, where.size // 8, sizes.size // 8, target.size // 8)
+            return c_hash(
+                *(source.address, source.size, where.address, sizes.address, count, secret, target.address)
+            )
+
+    def count_distinct(
+        values: Any, width: int, signed: bool, table: Any, keys: Any, counts: Any, first: Any
+    ) -> int:
+        with (
+            Pinned(values) as source,
+            Pinned(table, writable=True) as slots,
+            Pinned(keys, writable=True) as found,
+            Pinned(counts, writable=True) as times,
+            Pinned(first, writable=True) as where,
+        ):
+            limit, room = min(found.size, times.size, where.size) // 8, slots.size // 4
+            if room & room - 1 or room <= limit or width not in (1, 2, 4, 8):
+                raise IndexError("count_distinct: the table is not a power of two, or too small")
+            return c_distinct(
+                *(source.address, width, signed, source.size // width, slots.address, room - 1),
+                *(found.address, times.address, where.address, limit),
+            )
+
+    def bit_counts(values: Any, width: int, signed: bool, out: Any) -> None:
+        with Pinned(values) as source, Pinned(out, writable=True) as target:
+            if target.size < 8 * _BIT_COUNTS or width not in (1, 2, 4, 8):
+                raise IndexError("bit_counts: there is no room for what is counted")
+            c_bits(source.address, width, signed, source.size // width, target.address)
+
+    return _Columns(
+        *(event_heads, event_sound, event_spans, event_values, event_tails, event_texts),
+        *(gather_texts, pack_texts, hash_texts, count_distinct, bit_counts),
     )
 
 
@@ -391,6 +517,7 @@ def _engine(library: ctypes.CDLL) -> ctypes.CDLL:
 
 _library = _load()
 _found = _walkers(_library) if _library else None
+_made = _columns(_library) if _library else None
 
 #: (data, mask, consumer, producer, offsets, limit) -> (count, next_consumer): a BPF ring buffer's records.
 ring_walk = _found.ring_walk if _found else None
@@ -413,9 +540,18 @@ frame_headers = _found.frame_headers if _found else None
 #: (data, offsets, count, out) -> done: checksums of whole frames.
 frame_checksums = _found.frame_checksums if _found else None
 #: see `wire.gather`: columns of events.
-event_rows = _found.event_rows if _found else None
-event_tails = _found.event_tails if _found else None
-gather_texts = _found.gather_texts if _found else None
+event_heads = _made.event_heads if _made else None
+event_sound = _made.event_sound if _made else None
+event_spans = _made.event_spans if _made else None
+event_values = _made.event_values if _made else None
+event_tails = _made.event_tails if _made else None
+event_texts = _made.event_texts if _made else None
+gather_texts = _made.gather_texts if _made else None
+pack_texts = _made.pack_texts if _made else None
+hash_texts = _made.hash_texts if _made else None
+#: see `analyze.counts`: how often values stand there.
+count_distinct = _made.count_distinct if _made else None
+bit_counts = _made.bit_counts if _made else None
 #: see `packets.walk`: the packets of pcap and pcapng files as rows.
 pcap_rows = _found.pcap_rows if _found else None
 pcapng_rows = _found.pcapng_rows if _found else None

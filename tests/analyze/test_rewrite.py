@@ -399,9 +399,12 @@ def test_checksums_are_right_after_renumbering(kit: Any) -> None:
         window.add(kit.frames(frame))
         import numpy as np
 
-        picked = Picked(window, window.places[0], np.zeros(1, np.int64), [])
+        window.own()
+        frames = window.frames()
+        assert isinstance(frames.data, bytearray)
+        picked = Picked(window, frames.data, np.asarray(frames.offsets), np.zeros(1, np.int64), [])
         renumber(picked, Numbers([kit.schema(1, "kprobe:g", FIELDS), schema]))
-        found, problems = inspect(bytes(window.data))
+        found, problems = inspect(bytes(picked.data))
         assert found is not None
         assert not problems
         assert found.header.id == 2

@@ -14,13 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kwire.analyze import distribution, latency, rhythm
-from kwire.analyze.distribution import Log2, Top, TopBytes, bit_lengths
+from kwire.analyze.counts import bit_lengths
+from kwire.analyze.distribution import Log2, Top, TopBytes
 from kwire.analyze.latency import Calls
 from kwire.analyze.report import duration, short, sparkline
-from kwire.analyze.rhythm import BINS, Rhythm
+from kwire.analyze.rhythm import Rhythm
 from kwire.analyze.source import Source
 from kwire.analyze.stats import Stats
 from kwire.analyze.survey import Survey
+from kwire.analyze.timeline import BINS, FINE, Timeline, grid_of
 from kwire.wire.messages import Cause, Lost
 
 U64 = st.one_of(st.integers(0, (1 << 64) - 1), st.sampled_from([1 << n for n in range(64)]),
@@ -94,13 +96,9 @@ def test_beyond_the_limit_counts_are_near_and_say_so(parts: list[list[int]]) -> 
 def test_frequent_texts_are_counted_exactly(parts: list[list[bytes]]) -> None:
     top = TopBytes()
     values = Counter(value.rstrip(b"\0") for part in parts for value in part)
-    for number, part in enumerate(parts):
-        if number % 2:
-            objects = np.empty(len(part), object)
-            objects[:] = part
-            top.add(objects)
-        elif part:
-            top.add(np.array(part, "S"))
+    for part in parts:
+        lengths = np.array([len(value) for value in part], np.uint64)
+        top.add(np.frombuffer(b"".join(part), np.uint8), np.cumsum(lengths) - lengths, lengths)
     assert dict(top.most(1000)) == dict(values)
     assert top.distinct == len(values)
 
@@ -113,7 +111,7 @@ def test_frequent_texts_are_counted_exactly(parts: list[list[bytes]]) -> None:
 )
 def test_intervals_and_silences_are_those_between_neighbours(times: list[int], parts: int, held: int) -> None:
     ordered = sorted(times)
-    made = Rhythm(ordered[0], ordered[-1])
+    made = Rhythm()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rhythm, "HELD", held)
         for at in range(parts):
@@ -124,15 +122,43 @@ def test_intervals_and_silences_are_those_between_neighbours(times: list[int], p
     steps = [two - one for one, two in pairwise(ordered)]
     assert (made.intervals.count, made.intervals.total, made.late) == (len(steps), sum(steps), 0)
     assert [gap.last - gap.first for gap in made.gaps] == sorted(steps, reverse=True)[:5]
-    assert made.timeline.counts.sum() == len(times)
-    width, begins = made.timeline.width, ordered[0]
+    grid = grid_of([made.timeline.stretches])
+    made.timeline.lay(grid)
     assert made.timeline.counts.tolist() == [
-        sum((time - begins) // width == place for time in times) for place in range(BINS)
+        sum((time - grid.begins) // grid.width == place for time in times) for place in range(grid.bins)
     ]
+    assert made.timeline.counts.sum() == len(times)
+
+
+TIMES = st.lists(
+    st.lists(
+        st.one_of(S64, st.integers(10**18, 10**18 + 5000)).filter(lambda time: abs(time) < 1 << 63),
+        min_size=1,
+    )
+)
+
+
+@settings(deadline=None)
+@given(TIMES)
+def test_counts_over_time_lie_on_one_grid(lots: list[list[int]]) -> None:
+    made = [Timeline(), Timeline()]
+    for number, lot in enumerate(lots):
+        made[number % 2].add(np.array(sorted(lot), np.int64))
+    grid = grid_of(one.stretches for one in made)
+    assert 1 <= grid.bins <= BINS
+    for number, one in enumerate(made):
+        one.lay(grid)
+        mine = [time for lot in lots[number::2] for time in lot]
+        where = Counter((time - grid.begins) // grid.width for time in mine)
+        assert one.counts.tolist() == [where[place] for place in range(grid.bins)]
+        assert len(one.stretches.cells) <= FINE
+    if sum(map(len, lots)):
+        times = [time for lot in lots for time in lot]
+        assert grid.bins > BINS // 2 or grid.width == 1 or max(times) - min(times) < grid.width * grid.bins
 
 
 def test_runs_of_two_cpus_are_put_in_order() -> None:
-    made = Rhythm(0, 1000)
+    made = Rhythm()
     for start in range(0, 1000, 100):
         made.add(np.arange(start, start + 100, 2, dtype=np.int64))
         made.add(np.arange(start + 1, start + 100, 2, dtype=np.int64))
@@ -158,7 +184,7 @@ def test_calls_are_paired_as_a_stack_would(plan: list[tuple[int, bool]], parts: 
             durations.append(time - stacks[thread].pop())
         else:
             lonely += 1
-    calls = Calls("f", 0, len(plan))
+    calls = Calls("f")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(latency, "HELD", held)
         patch.setattr(latency, "DEPTH", 100)
@@ -173,6 +199,7 @@ def test_calls_are_paired_as_a_stack_would(plan: list[tuple[int, bool]], parts: 
     assert (calls.latency.durations.count, calls.latency.durations.total) == (len(durations), sum(durations))
     assert calls.lonely == lonely
     assert calls.open == sum(map(len, stacks.values()))
+    calls.latency.lay(grid_of([calls.latency.stretches]))
     assert calls.latency.heat.sum() == len(durations)
 
 

@@ -12,7 +12,8 @@ import pytest
 from kwire.analyze import arrow
 from kwire.analyze.distribution import DISTINCT, Log2, Top, counted
 from kwire.analyze.latency import Latency
-from kwire.analyze.rhythm import Timeline, stretches
+from kwire.analyze.rhythm import stretches
+from kwire.analyze.timeline import Timeline, grid_of
 from kwire.view.text import WallClock
 from kwire.wire.schema import Clock
 
@@ -90,12 +91,20 @@ def test_times_at_both_ends_of_64_bits() -> None:
     assert stretches(times, least, 1 << 63).tolist() == [0, 0, 1, 1]
     assert stretches(times, 0, 1).tolist() == [0, 0, 0, greatest]
     assert stretches(times, least - 5, 1 << 70).tolist() == [0] * 4
-    timeline = Timeline(least, greatest)
+    timeline, latency = Timeline(), Latency()
     timeline.add(times)
+    latency.add(times, np.array([0, 1, 1 << 63, (1 << 64) - 1], np.uint64))
+    grid = grid_of([timeline.stretches, latency.stretches])
+    assert (grid.begins, grid.begins + grid.width * grid.bins >= greatest) == (least, True)
+    timeline.lay(grid)
+    latency.lay(grid)
     assert timeline.counts.sum() == 4
     assert [timeline.counts[0], timeline.counts[-1]] == [1, 1]
-    latency = Latency(least, greatest)
-    latency.add(times, np.array([0, 1, 1 << 63, (1 << 64) - 1], np.uint64))
+    for edge in (least, greatest):
+        one = Timeline()
+        one.add(np.array([edge, edge], np.int64))
+        one.lay(grid_of([one.stretches]))
+        assert one.counts.tolist() == [2]
     assert latency.heat.sum() == 4
 
 

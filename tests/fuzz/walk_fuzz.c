@@ -231,7 +231,7 @@ static void answer(struct engine *e, uint64_t why)
 			e->conversation_free = at;
 		}
 	}
-	e->found = e->out_used = e->special_count = 0;
+	e->found = e->out_used = e->schemas = e->only = e->special_count = 0;
 }
 
 /* Checksums as if they were left to the card, so that what is damaged is looked into all the same. */

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kwire.wire import fields
-from kwire.wire.columns import WIDE, columns, cut
+from kwire.wire.columns import WIDE, Columns, columns
 from kwire.wire.fields import TYPES, CutBytes, CutStr, Field
 from kwire.wire.frame import Code, Flag, FrameError, Type, build
 from kwire.wire.frames import Frames
@@ -52,7 +52,7 @@ def test_columns_agree_with_the_decoder(made_samples: st.SearchStrategy[Any], da
         assert len(result[field.name]) == len(events)
         if TYPES[field.type].tail:
             cuts = [isinstance(schema.decoder()(event)[index], CutStr | CutBytes) for event in events]
-            assert cut(schema, frames, field.name).tolist() == cuts
+            assert Columns(schema, frames).cut(field).tolist() == cuts
 
 
 def made(comm: bytes, data: bytes = b"", flags: int = 0, shift: int = 0) -> bytes:

@@ -14,7 +14,7 @@ from kwire import native
 from kwire.wire import gather
 from kwire.wire.frame import Flag, Type, build
 
-needs_library = pytest.mark.skipif(native.event_rows is None, reason="the C walkers were not built")
+needs_library = pytest.mark.skipif(native.event_spans is None, reason="the C walkers were not built")
 FIXED = 28
 
 
@@ -38,33 +38,106 @@ def events(source: random.Random) -> tuple[bytes, array[int]]:
     return bytes(data), offsets
 
 
+NAMES = ("heads", "sound", "spans", "values", "tails", "texts")
+BOTH = [
+    {name: getattr(room, f"event_{name}{end}") for name in NAMES}
+    | {name: getattr(room, f"{name}_texts{end}") for name in ("gather", "pack", "hash")}
+    for room, end in ((native, ""), (gather, "_twin"))
+]
+
+
+def numbers(count: int) -> Any:
+    return np.zeros(count, np.uint64)
+
+
 @needs_library
-def test_rows_tails_and_texts_agree() -> None:
+def test_heads_spans_values_and_texts_agree() -> None:
     for seed in range(2000):
-        source = random.Random(seed)
-        data, offsets = events(source)
-        room, count = source.choice([0, 2, 20]), source.choice([len(offsets), 99, 3])
         results: list[Any] = []
-        for rows_of, tails_of, texts_of in (
-            (native.event_rows, native.event_tails, native.gather_texts),
-            (gather.event_rows_twin, gather.event_tails_twin, gather.gather_texts_twin),
-        ):
-            assert rows_of is not None
-            assert tails_of is not None
-            assert texts_of is not None
-            starts, ends = np.zeros(room, np.uint64), np.zeros(room, np.uint64)
-            rows = np.zeros((room, 32), np.uint8)
-            found, after = rows_of(data, offsets, count, 1, FIXED, 32, starts, ends, rows)
-            places, lengths = np.zeros(room, np.uint64), np.zeros(room, np.uint64)
-            swap, at = bool(seed & 2), 16 + 8 * (seed % 2)
-            sound = tails_of(rows, found, 32, at, swap, FIXED, starts, ends, places, lengths)
-            width = 1 + seed % 20
-            out = np.zeros((room, width), np.uint8)
-            texts = texts_of(data, places, lengths, sound, width, out)
-            arrays = [one[:found].tolist() for one in (starts, ends, rows[:, :FIXED])]
-            arrays += [one[:sound].tolist() for one in (places, lengths)]
-            results.append((found, after, sound, texts, arrays, out[:texts].tolist()))
+        for of in BOTH:
+            source = random.Random(seed)
+            data, offsets = events(source)
+            room, count = source.choice([0, 2, 20]), source.choice([len(offsets), 99, 3])
+            swap = bool(seed & 2)
+            types, ids, times = np.zeros(room, np.uint8), np.zeros(room, np.uint32), numbers(room)
+            sizes = np.zeros(room, np.uint32)
+            done, same = of["heads"](data, offsets, count, types, ids, sizes, times)
+            times[:done][types[:done] != Type.EVENT] = 0
+            found = [(done, same), *(one[:done].tolist() for one in (types, ids, sizes, times))]
+            there, sound = np.array(offsets[:done], np.uint64), np.zeros(done, np.uint8)
+            tails = np.array([[], [24], [24, 16]][seed % 3], np.uint64)
+            found.append(of["sound"](data, there, sizes[:done], tails, FIXED, swap, sound))
+            starts, ends = numbers(room), numbers(room)
+            taken, after = of["spans"](data, offsets, count, 1, FIXED, starts, ends)
+            found += [(taken, after, sound.tolist()), starts[:taken].tolist(), ends[:taken].tolist()]
+            for at, width, each in (
+                (16, 8, 8),
+                (8, 8, 0),
+                (16, 4, 2),
+                (20, 4, 4),
+                (1, 1, 0),
+                (3, 7, 3),
+                (9, 2, 2),
+            ):
+                out = np.zeros(room * width, np.uint8)
+                got = of["values"](data, starts, taken, at, width, each, out)
+                found.append((got, out[: got * width].tolist()))
+            places, lengths, width = numbers(room), numbers(room), 1 + seed % 20
+            got = of["texts"](data, starts, taken, 8, width, places, lengths)
+            found += [got, places[:got].tolist(), lengths[:got].tolist()]
+            got = of["tails"](data, starts, ends, taken, 16 + 8 * (seed % 2), swap, FIXED, places, lengths)
+            found += [got, places[:got].tolist(), lengths[:got].tolist()]
+            out, hashes, stops = (
+                np.zeros((room, width), np.uint8),
+                numbers(room),
+                np.zeros(room + 1, np.uint32),
+            )
+            texts = of["gather"](data, places, lengths, got, width, out)
+            packed = np.zeros(source.choice([0, 9, 1000]), np.uint8)
+            fit = of["pack"](data, places, lengths, got, packed, stops)
+            hashed = of["hash"](
+                data, places, lengths, got, 0x0123456789ABCDEF * (seed | 1) % (1 << 64), hashes
+            )
+            found += [
+                texts,
+                out[:texts].tolist(),
+                fit,
+                packed[: stops[fit]].tolist(),
+                stops[: fit + 1].tolist(),
+            ]
+            results.append([*found, hashed, hashes[:hashed].tolist()])
         assert results[0] == results[1], seed
+
+
+@needs_library
+def test_places_outside_the_data_end_it() -> None:
+    for seed in range(500):
+        results = []
+        for of in BOTH:
+            source = random.Random(seed)
+            data = source.randbytes(40)
+            wild = [0, 20, 39, 40, 41, 1 << 40, (1 << 64) - 1]
+            places = np.array([source.choice(wild[:3] * 5 + wild) for _ in range(6)], np.uint64)
+            lengths = np.array([source.choice([0, 1, 2, 9, 20]) for _ in range(6)], np.uint64)
+            out, hashes, stops = np.zeros(60, np.uint8), numbers(6), np.zeros(7, np.uint32)
+            got = [of["pack"](data, places, lengths, 6, out, stops), stops.tolist()]
+            got[1] = got[1][: got[0] + 1]
+            done = of["hash"](data, places, lengths, 6, 5, hashes)
+            got += [done, hashes[:done].tolist(), out[: got[1][-1]].tolist()]
+            size = of["values"](data, places, 6, source.choice([0, 5]), 4, 4, out)
+            got += [size, out[: 4 * size].tolist()]
+            results.append(got)
+        assert results[0] == results[1], seed
+
+
+@needs_library
+def test_nuls_at_the_end_of_a_text_change_no_hash() -> None:
+    data = b"abc\0\0\0\0\0\0\0\0\0\0\0"
+    for of in BOTH:
+        out = numbers(4)
+        lengths = np.array([3, 4, 8, 14], np.uint64)
+        assert of["hash"](data, numbers(4), lengths, 4, 7, out) == 4
+        assert len(set(out.tolist())) == 1
 
 
 @needs_library
@@ -80,12 +153,3 @@ def test_texts_of_all_lengths_are_gathered(width: int) -> None:
         assert gather_texts(data, places, lengths, 60, width, out) == 60
         for row, place, size in zip(out, places.tolist(), lengths.tolist(), strict=True):
             assert row.tobytes() == data[place : place + size].ljust(width, b"\0")
-
-
-@needs_library
-def test_rows_of_the_wrong_size_are_refused() -> None:
-    for rows_of in (native.event_rows, gather.event_rows_twin):
-        assert rows_of is not None
-        for fixed, stride in ((16, 15), (16, 8), (0, 8), (20, 20)):
-            with pytest.raises(IndexError):
-                rows_of(b"", array("Q"), 0, 1, fixed, stride, np.zeros(0), np.zeros(0), np.zeros((0, 8)))

@@ -18,8 +18,9 @@ from kwire.analyze.zone import local_times
 from kwire.errors import KwireError
 from kwire.view.text import safe
 from kwire.view.values import scalar_name
-from kwire.wire.columns import columns, cut, spans, unread
+from kwire.wire.columns import Columns
 from kwire.wire.fields import TYPES, Field, letter, text
+from kwire.wire.gather import pack_texts
 from kwire.wire.schema import Labels, Schema
 
 if TYPE_CHECKING:
@@ -127,10 +128,11 @@ def _zeros(count: int) -> Array:
 class Values:
     """The columns of one block."""
 
-    __slots__ = ("_block", "_labels", "_pa", "_raw")
+    __slots__ = ("_block", "_columns", "_labels", "_pa", "_raw")
 
     def __init__(self, block: Block) -> None:
         self._block = block
+        self._columns = Columns(block.schema, block.frames)
         self._labels: Labels | None = None
         self._pa = load()
         self._raw: dict[str, Array] = {}
@@ -139,7 +141,7 @@ class Values:
         """One column as an Arrow array."""
         pa, field = self._pa, column.field
         if column.cut:
-            return pa.array(cut(self._block.schema, self._block.frames, field.name))
+            return pa.array(self._columns.cut(field))
         flat = self._flat(column, field)
         if field.count == 1:
             return flat
@@ -151,43 +153,30 @@ class Values:
 
     def _flat(self, column: Column, field: Field) -> Any:
         """All elements, one after the other."""
-        pa = self._pa
-        if TYPES[field.type].tail:
-            schema = self._block.schema
-            data, starts, lengths = spans(schema, self._block.frames, field.name)
-            none = unread(schema, self._block.frames, field.name)
-            return variable(data, starts, lengths, is_text=field.type == "str", none=none)
-        values = self._values(field).reshape(-1)
-        kind = column.kind
+        import numpy as np
+
+        pa, is_text = self._pa, column.kind == "text"
         if column.named and not column.raw:
-            return self._names(field, values)
-        if kind == "text":
-            if values.dtype.kind == "S":
-                width = values.dtype.itemsize
-                rows = values.view("u1").reshape(-1, width)
-                import numpy as np
-
-                lengths = (rows != 0).sum(axis=1)  # the zeros all stand at the end
-                return variable(rows.reshape(-1), np.arange(len(rows)) * width, lengths, is_text=True)
+            return self._names(field, self._values(field).reshape(-1))
+        if field.count == 1 and TYPES[field.type].kind in ("text", "str", "raw", "bytes"):
+            none = self._columns.unread(field) if TYPES[field.type].tail else None
+            return variable(self._columns.data, *self._columns.located(field), is_text=is_text, none=none)
+        values = self._values(field).reshape(-1)
+        if values.dtype.kind in "SV":
+            width, octets = values.dtype.itemsize, np.ascontiguousarray(values).view("u1")
+            starts = np.arange(0, len(octets), width, dtype=np.uint64)
+            lengths = np.full(len(starts), width, np.uint64)
+            if is_text:  # the zeros all stand at the end
+                lengths = (octets.reshape(-1, width) != 0).sum(axis=1).astype(np.uint64)
+            return variable(octets, starts, lengths, is_text=is_text)
+        if is_text:
             return pa.array(values.astype(object), pa.string())
-        if kind == "bytes":
-            width = values.dtype.itemsize
-            import numpy as np
-
-            starts = np.arange(len(values)) * width
-            return variable(
-                np.ascontiguousarray(values).view("u1").reshape(-1),
-                starts,
-                np.full(len(values), width),
-                is_text=False,
-            )
         return pa.array(values)
 
     def _values(self, field: Field) -> Array:
         found = self._raw.get(field.name)
         if found is None:
-            schema = self._block.schema._replace(fields=(field,))
-            found = self._raw[field.name] = columns(schema, self._block.frames)[field.name]
+            found = self._raw[field.name] = self._columns.column(field)
         return found
 
     def _names(self, field: Field, values: Array) -> Any:
@@ -229,23 +218,14 @@ def variable(data: Array, starts: Array, lengths: Array, *, is_text: bool, none:
     import numpy as np
 
     pa = load()
-    ends = np.cumsum(lengths)
-    total = int(ends[-1]) if len(ends) else 0
-    offsets = np.zeros(len(lengths) + 1, np.int32)
-    offsets[1:] = ends
-    step = np.ones(total, np.int64)
-    full = lengths > 0
-    if total:
-        # Each byte's place is one after the one before it, but where a value begins.
-        heads, firsts = offsets[:-1][full], starts[full]
-        step[heads] = firsts
-        step[heads[1:]] -= firsts[:-1] + lengths[full][:-1] - 1
-        step = np.cumsum(step)
-    packed = data[step] if total else np.zeros(0, np.uint8)
+    total = int(lengths.sum())
+    offsets, packed = np.empty(len(lengths) + 1, np.uint32), np.empty(total, np.uint8)
+    done = pack_texts(data, starts, lengths, len(lengths), packed, offsets)
+    assert done == len(lengths)  # a block is far less than 31 bits tell
     valid = None
     if none is not None and none.any():
         valid = pa.py_buffer(np.packbits(~none, bitorder="little"))
-    buffers = [valid, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(packed))]
+    buffers = [valid, pa.py_buffer(offsets), pa.py_buffer(packed)]
     if not is_text:
         return pa.Array.from_buffers(pa.binary(), len(lengths), buffers)
     made = pa.Array.from_buffers(pa.string(), len(lengths), buffers)

@@ -6,8 +6,10 @@ looked at alone. What has more than DISTINCT different values keeps its most fre
 """
 
 import os
-from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from kwire.analyze import counts as counting
+from kwire.wire.gather import hash_texts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 DISTINCT: Final = 1 << 14  # values told apart
 NEAR: Final = 1 << 20  # integers in so small a range are counted by their place in it
-BITS: Final = 64
+BITS: Final = counting.BITS - 1
 
 
 class Bucket(NamedTuple):
@@ -25,17 +27,6 @@ class Bucket(NamedTuple):
     low: int
     high: int
     count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
-
-
-def bit_lengths(values: "Array") -> "Array":
-    """`int.bit_length` of unsigned 64-bit integers."""
-    import numpy as np
-
-    lengths: Array = np.frexp(values.astype(np.float64))[1]
-    great = values >= np.uint64(1 << 53)  # a double would round these up to the next power of two
-    if great.any():
-        lengths[great] = np.frexp((values[great] >> np.uint64(12)).astype(np.float64))[1] + 12
-    return lengths
 
 
 class Log2:
@@ -56,21 +47,34 @@ class Log2:
 
         if not len(values):
             return
-        least, greatest = int(values.min()), int(values.max())
+        if times is not None:
+            self._weighted(values, times)
+            return
+        counts = np.empty(2 * counting.BITS + counting.SUMS, np.uint64)
+        signed = values.dtype.kind == "i"
+        octets = np.ascontiguousarray(values).view(np.uint8)
+        counting.bit_counts(octets, values.dtype.itemsize, signed, counts)
+        above, below = counts[: counting.BITS], counts[counting.BITS : 2 * counting.BITS]
+        for buckets, found in ((self._above, above), (self._below, below)):
+            for length in np.flatnonzero(found).tolist():
+                buckets[length] += int(found[length])
+        low, high, down, far, *ends = counts[2 * counting.BITS :].tolist()
+        self.total += (high << 64 | low) - (far << 64 | down)
+        self.count += len(values)
+        least, greatest = (end - (1 << 64) if signed and end >> 63 else end for end in ends)
+        self._reaches(least, greatest)
+
+    def _weighted(self, values: "Array", times: "Array") -> None:
+        """The same for a few values, each as often as it stands there."""
+        self._reaches(int(values.min()), int(values.max()))
+        for value, count in zip(values.tolist(), times.tolist(), strict=True):
+            (self._below if value < 0 else self._above)[abs(value).bit_length()] += count
+            self.total += value * count
+            self.count += count
+
+    def _reaches(self, least: int, greatest: int) -> None:
         self.least = least if self.least is None else min(self.least, least)
         self.greatest = greatest if self.greatest is None else max(self.greatest, greatest)
-        if least < 0:
-            negative = values < 0
-            # Of the least of 64 bits there is no magnitude in a signed integer; complement and count on.
-            below = ~values[negative].astype(np.int64)
-            self._count(self._below, below.astype(np.uint64) + np.uint64(1), _of(times, negative))
-            self.total -= self._sum(below.astype(np.uint64), _of(times, negative)) + int(
-                negative.sum() if times is None else times[negative].sum()
-            )
-            values, times = values[~negative], _of(times, ~negative)
-        wide = values.astype(np.uint64)
-        self._count(self._above, wide, times)
-        self.total += self._sum(wide, times)
 
     @property
     def mean(self) -> float:
@@ -96,34 +100,6 @@ class Log2:
             rest -= bucket.count
         return self.greatest or 0
 
-    def _count(self, buckets: list[int], values: "Array", times: "Array | None") -> None:
-        import numpy as np
-
-        lengths = bit_lengths(values)
-        counts = np.bincount(lengths, weights=times, minlength=BITS + 1) if times is not None else None
-        found = np.bincount(lengths, minlength=BITS + 1) if counts is None else counts
-        for length in np.flatnonzero(found).tolist():
-            buckets[length] += int(found[length])
-        self.count += len(values) if times is None else int(times.sum())
-
-    def _sum(self, values: "Array", times: "Array | None") -> int:
-        """The sum, exactly: halves of 32 bits cannot overflow."""
-        import numpy as np
-
-        if times is not None:
-            pairs = zip(values.tolist(), times.tolist(), strict=True)
-            return sum(value * count for value, count in pairs)
-        if not len(values):
-            return 0
-        if int(values.max()) < 1 << 40:  # 2**24 of them fit
-            return int(values.sum(dtype=np.uint64))
-        high, low = values >> np.uint64(32), values & np.uint64(0xFFFFFFFF)
-        return (int(high.sum(dtype=np.uint64)) << 32) + int(low.sum(dtype=np.uint64))
-
-
-def _of(times: "Array | None", chosen: "Array") -> "Array | None":
-    return None if times is None else times[chosen]
-
 
 class Top:
     """How often each integer stands there; `exact` unless there are more than DISTINCT of them."""
@@ -148,6 +124,9 @@ class Top:
             return
         if self._keys is None:
             self._keys, self._counts = keys[:0], counts[:0]
+        if len(keys) == len(self._keys) and (keys == self._keys).all():
+            self._counts = self._counts + counts
+            return
         at = np.searchsorted(self._keys, keys)
         known = at < len(self._keys)
         known[known] = self._keys[at[known]] == keys[known]
@@ -211,6 +190,9 @@ def counted(values: "Array") -> "tuple[Array, Array]":
 
     if not len(values):
         return values, np.zeros(0, np.int64)
+    known = counting.few(values)
+    if known is not None:
+        return known[0], known[1]
     least, greatest = values.min(), values.max()
     if int(greatest) - int(least) < min(NEAR, 4 * len(values) + 256):
         counts = np.bincount(above(values, int(least)).astype(np.int64))
@@ -231,25 +213,25 @@ class TopBytes:
         self._secret = int.from_bytes(os.urandom(8), "little")
         self.texts: dict[int, bytes] = {}
 
-    def add(self, values: "Array") -> None:
-        """Count fixed-width byte strings ('S' or 'V'), or objects."""
+    def add(self, data: "Array", places: "Array", lengths: "Array") -> None:
+        """Count byte strings, which lie in the data there; NULs at the end of one are none of its bytes."""
         import numpy as np
 
-        if values.dtype.kind == "O":
-            self._each(Counter(values.tolist()))
-            return
-        hashes = self._hash(values)
-        keys, counts = counted(hashes)
-        new = [key for key in keys.tolist() if key not in self.texts]
-        if len(new) > 64:
-            distinct, places = np.unique(hashes, return_index=True)
-            where = dict(zip(distinct.tolist(), places.tolist(), strict=True))
-            for key in new:
-                self.texts[key] = _bare(values[where[key]])
+        hashes = np.empty(len(places), np.uint64)
+        done = hash_texts(data, places, lengths, len(places), self._secret, hashes)
+        assert done == len(places)  # they lie in the data
+        found = counting.few(hashes)
+        if found is None:
+            keys, first, counts = np.unique(hashes, return_index=True, return_counts=True)
         else:
-            for key in new:
-                self.texts[key] = _bare(values[int((hashes == np.uint64(key)).argmax())])
-        self._join(keys, counts)
+            keys, counts, first = found
+        for key, at in zip(keys.tolist(), first.tolist(), strict=True):
+            if key not in self.texts:
+                place = int(places[at])
+                self.texts[key] = data[place : place + int(lengths[at])].tobytes().rstrip(b"\0")
+        self._top.join(keys, counts)
+        if len(self.texts) > 2 * DISTINCT:
+            self.texts = {key: self.texts[key] for key, _ in self._top.items()}
 
     @property
     def exact(self) -> bool:
@@ -270,59 +252,3 @@ class TopBytes:
         """The most frequent with their counts."""
         pairs = [(self.texts[key], times) for key, times in self._top.items()]
         return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))[:count]
-
-    def _each(self, counts: "Counter[bytes]") -> None:
-        import numpy as np
-
-        bare: Counter[bytes] = Counter()
-        for text, times in counts.items():
-            bare[text.rstrip(b"\0")] += times
-        by_hash = {self._one(text): (text, times) for text, times in bare.items()}
-        keys = np.array(sorted(by_hash), np.uint64)
-        self.texts.update({key: text for key, (text, _) in by_hash.items()})
-        self._join(keys, np.array([by_hash[key][1] for key in keys.tolist()], np.int64))
-
-    def _join(self, keys: "Array", counts: "Array") -> None:
-        self._top.join(keys, counts)
-        if len(self.texts) > 2 * DISTINCT:
-            self.texts = {key: self.texts[key] for key, _ in self._top.items()}
-
-    def _one(self, text: bytes) -> int:
-        """The hash of one byte string, as `_hash` has it."""
-        import numpy as np
-
-        text = text or b"\0"
-        return int(self._hash(np.frombuffer(text, f"V{len(text)}"))[0])
-
-    def _hash(self, values: "Array") -> "Array":
-        import numpy as np
-
-        width = values.dtype.itemsize
-        rows = np.ascontiguousarray(values).view(np.uint8).reshape(-1, width)
-        words = (width + 7) // 8
-        if width % 8:
-            padded = np.zeros((len(rows), 8 * words), np.uint8)
-            padded[:, :width] = rows
-            rows = padded
-        wide = rows.view(np.uint64)
-        mixed = np.full(len(rows), self._secret, np.uint64)
-        for word in range(words):
-            part = wide[:, word]
-            stirred = _mix(mixed ^ (part * np.uint64(0x9E3779B97F4A7C15) + np.uint64(word)))
-            mixed = np.where(part != 0, stirred, mixed)  # so that padding with NULs changes nothing
-        return mixed
-
-
-def _mix(values: "Array") -> "Array":
-    """The finalizer of splitmix64: every bit of the input reaches every bit of the output."""
-    import numpy as np
-
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: Array = values ^ (values >> np.uint64(31))
-    return mixed
-
-
-def _bare(value: Any) -> bytes:
-    """One value without the NULs at its end."""
-    return bytes(value.tobytes()).rstrip(b"\0")

@@ -7,8 +7,9 @@ beginnings wait for their ends across windows, at most WAITING of a call.
 
 from typing import TYPE_CHECKING, Any, Final
 
-from kwire.analyze.distribution import BITS, Log2, above, bit_lengths
-from kwire.analyze.rhythm import BINS, Timeline
+from kwire.analyze.counts import bit_lengths
+from kwire.analyze.distribution import BITS, Log2, above, counted
+from kwire.analyze.timeline import Grid, Stretches
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,16 +25,16 @@ UNITS: Final = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 1_000_
 
 
 class Latency:
-    """Durations in ns: `durations`, and `heat`, how many of each power of two in each bin of time."""
+    """Durations in ns: `durations`; once laid on a grid, `heat`: how many of each power of two by bin."""
 
-    __slots__ = ("_timeline", "durations", "heat")
+    __slots__ = ("durations", "heat", "stretches")
 
-    def __init__(self, begins: int, ends: int) -> None:
+    def __init__(self) -> None:
         import numpy as np
 
-        self._timeline = Timeline(begins, ends)
         self.durations = Log2()
-        self.heat: Array = np.zeros((BINS, BITS + 1), np.int64)
+        self.stretches = Stretches()
+        self.heat: Array = np.zeros((0, BITS + 1), np.int64)
 
     def add(self, times: "Array", durations: "Array") -> None:
         """Count durations (unsigned) of what ended, or began, at these times."""
@@ -42,8 +43,15 @@ class Latency:
         if not len(times):
             return
         self.durations.add(durations)
-        cells = self._timeline.bins(times) * (BITS + 1) + bit_lengths(durations)
-        self.heat += np.bincount(cells, minlength=self.heat.size).reshape(self.heat.shape)
+        made, low = self.stretches, int(times.min())
+        made.reach(low, int(times.max()))
+        first = low >> made.shift
+        places = (times >> np.int64(made.shift)) - np.int64(first)
+        made.add(first, *counted(places << np.int64(7) | bit_lengths(durations)))
+
+    def lay(self, grid: Grid) -> None:
+        """No more durations come: this is the grid of all."""
+        self.heat = self.stretches.laid(grid, BITS + 1)
 
 
 class Calls:
@@ -54,9 +62,9 @@ class Calls:
 
     __slots__ = ("_waiting", "latency", "lonely", "name", "open")
 
-    def __init__(self, name: str, begins: int, ends: int) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self.latency = Latency(begins, ends)
+        self.latency = Latency()
         self.open = self.lonely = 0
         # What waits: times, threads and whether each is an end, in parts.
         self._waiting: list[tuple[Array, Array, Array]] = []

@@ -66,7 +66,7 @@ class _Input:
             offsets.append(picked.offsets + np.uint64(len(data)))
             times.append(picked.times)
             events += len(picked.times)
-            data += picked.window.data
+            data += picked.data
         self.data, self.offsets, self.times = data, np.concatenate(offsets), np.concatenate(times)
         if (self.times[1:] < self.times[:-1]).any():
             order = np.argsort(self.times, kind="stable")

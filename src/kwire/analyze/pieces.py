@@ -65,7 +65,7 @@ def cut(
         with source.open() as capture:
             for picked in Scan(capture, selection, progress).picks():
                 renumber(picked, numbers)
-                part.write(picked.window.data, picked.offsets, numbered(picked, numbers))
+                part.write(picked.data, picked.offsets, numbered(picked, numbers))
         return Piece(path, part.close())
 
 
@@ -263,7 +263,7 @@ def _put(part: Part, picked: Picked, chosen: "Array", losses: list[Any]) -> None
     before = np.concatenate([[0], np.cumsum(chosen)])
     placed = [(int(before[at]), one, loss) for at, one, loss in losses]
     some = picked._replace(offsets=picked.offsets[chosen], losses=placed)
-    part.write(picked.window.data, some.offsets, numbered(some, part.numbers))
+    part.write(picked.data, some.offsets, numbered(some, part.numbers))
 
 
 def _by_time(
@@ -334,7 +334,7 @@ def _by_amount(
                     stop = max(stop, min(at + 1, len(sums)))  # a piece has one event at least
                 here = [(before - at, loss) for before, loss in losses if before <= max(stop, at)]
                 losses = losses[len(here) :]
-                part.write(picked.window.data, picked.offsets[at : max(stop, at)], here)
+                part.write(picked.data, picked.offsets[at : max(stop, at)], here)
                 at = max(stop, at)
                 if at < len(sums):
                     index += 1
@@ -350,7 +350,7 @@ def _block_sizes(picked: Picked) -> "Array":
     """Bytes of the packet blocks that the events will be."""
     import numpy as np
 
-    data, at = np.frombuffer(picked.window.data, np.uint8), picked.offsets.astype(np.int64)
+    data, at = np.frombuffer(picked.data, np.uint8), picked.offsets.astype(np.int64)
     lengths = data[at + 2].astype(np.int64) << 8 | data[at + 3]
     sizes: Array = (lengths + 3 & ~3) + EPB_OVERHEAD
     return sizes

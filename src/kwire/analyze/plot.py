@@ -65,20 +65,18 @@ def _seconds(stats: Stats) -> Any:
     """The middle of each bin, in seconds from the beginning."""
     import numpy as np
 
-    timeline = stats.tables[0].rhythm.timeline
-    return (np.arange(len(timeline.counts)) + 0.5) * timeline.width / 1e9
+    return (np.arange(stats.grid.bins) + 0.5) * stats.grid.width / 1e9
 
 
 def _extent(stats: Stats) -> float:
     """Seconds from the first bin to the end of the last."""
-    timeline = stats.tables[0].rhythm.timeline
-    return float(timeline.width * len(timeline.counts) / 1e9)
+    return float(stats.grid.width * stats.grid.bins / 1e9)
 
 
 def _rates(axes: Any, stats: Stats) -> None:
     clock = WallClock()
     axes.set_ylabel("events a second")
-    axes.set_xlabel(f"seconds from {clock.moment(stats.first)}")
+    axes.set_xlabel(f"seconds from {clock.moment(stats.grid.begins)}")
     busiest = sorted(stats.tables, key=lambda table: -table.events)
     if not busiest:
         _nothing(axes, "no probes")
@@ -88,16 +86,15 @@ def _rates(axes: Any, stats: Stats) -> None:
         timeline = table.rhythm.timeline
         host = f" on {table.host}" if table.host else ""
         label = fit(safe(table.table.probe.split("(", 1)[0] + host), 48)
-        axes.plot(seconds, timeline.counts * (1e9 / timeline.width), label=label, linewidth=1.2)
+        axes.plot(seconds, timeline.counts * (1e9 / stats.grid.width), label=label, linewidth=1.2)
     if len(busiest) > LINES:
         rest = sum(table.rhythm.timeline.counts for table in busiest[LINES:])
-        width = busiest[0].rhythm.timeline.width
         label = f"{len(busiest) - LINES} more"
-        axes.plot(seconds, rest * (1e9 / width), label=label, linewidth=1, color="grey")
+        axes.plot(seconds, rest * (1e9 / stats.grid.width), label=label, linewidth=1, color="grey")
     for number, hole in enumerate(stats.scan.losses.holes()):
         if hole.first is None or hole.last is None or number > 500:
             continue
-        first, last = ((time - stats.first) / 1e9 for time in (hole.first, hole.last))
+        first, last = ((time - stats.grid.begins) / 1e9 for time in (hole.first, hole.last))
         said = {} if number else {"label": "events lost"}
         axes.axvspan(first, max(last, first + seconds[0] / 2), color="red", alpha=0.3, **said)
     axes.set_xlim(0, _extent(stats))

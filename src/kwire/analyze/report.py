@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from kwire.analyze.distribution import Bucket, Log2
 from kwire.analyze.latency import Calls
-from kwire.analyze.rhythm import BINS
 from kwire.analyze.stats import FieldStats, Stats, TableStats
+from kwire.analyze.timeline import BINS
 from kwire.view.table import cause_text, lost_of
 from kwire.view.text import UNREAD, Style, WallClock, fit, safe
 from kwire.words import plural
@@ -231,8 +231,8 @@ def _table_object(table: TableStats, stats: Stats) -> dict[str, Any]:
         "last": max(lasts, default=None),
         "rate": {"mean": table.events / seconds, "peak": rhythm.timeline.peak},
         "timeline": {
-            "begins": rhythm.timeline.begins,
-            "width": rhythm.timeline.width,
+            "begins": rhythm.timeline.grid.begins,
+            "width": rhythm.timeline.grid.width,
             "counts": rhythm.timeline.counts.tolist(),
         },
         "intervals": _numbers(rhythm.intervals),

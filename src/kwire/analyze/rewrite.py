@@ -186,9 +186,9 @@ def renumber(picked: Picked, numbers: Numbers) -> None:
     greatest = int(there.max(initial=0))
     if greatest + 1 > ROWS * count:
         sparse = _Sparse(schemas, numbers)
-        frame_renumber_twin(picked.window.data, picked.offsets.tolist(), 0, count, sparse)
+        frame_renumber_twin(picked.data, picked.offsets.tolist(), 0, count, sparse)
         return
     table = array("Q", bytes(8 * (greatest + 1)))
     for number in np.flatnonzero(np.bincount(there)).tolist():
         table[number] = numbers.find(schemas[number])
-    frame_renumber(picked.window.data, picked.offsets.data, 0, count, table)
+    frame_renumber(picked.data, picked.offsets.data, 0, count, table)

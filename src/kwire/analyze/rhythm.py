@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kwire.analyze.choose import bounded
 from kwire.analyze.distribution import Log2
+from kwire.analyze.timeline import Timeline
 
 if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, Any]
 
-BINS: Final = 240  # of a timeline
 HELD: Final = 1 << 16  # times of a probe that wait for earlier ones
 GAPS: Final = 5  # silences kept
 
@@ -38,48 +38,15 @@ class Gap(NamedTuple):
     last: int
 
 
-class Timeline:
-    """Events in BINS equal stretches from `begins` on, each `width` ns."""
-
-    __slots__ = ("_edges", "begins", "counts", "width")
-
-    def __init__(self, begins: int, ends: int) -> None:
-        import numpy as np
-
-        self.begins = begins
-        self.width = max((ends - begins) // BINS + 1, 1)
-        edges = [bounded(begins + step * self.width) for step in range(1, BINS)]
-        self._edges = np.array(edges, np.int64)
-        self.counts: Array = np.zeros(BINS, np.int64)
-
-    def add(self, times: "Array") -> None:
-        """Count times, which are in order."""
-        import numpy as np
-
-        places = np.searchsorted(times, self._edges)
-        self.counts += np.diff(np.concatenate([[0], places, [len(times)]]))
-
-    def bins(self, times: "Array") -> "Array":
-        """The bin of each time."""
-        import numpy as np
-
-        return np.minimum(stretches(times, self.begins, self.width), BINS - 1)
-
-    @property
-    def peak(self) -> float:
-        """Events a second in the fullest bin."""
-        return float(self.counts.max()) * 1e9 / self.width
-
-
 class Rhythm:
     """The times of one probe: `timeline`, `intervals` between neighbours (ns), `gaps`, longest first."""
 
     __slots__ = ("_after", "_held", "gaps", "intervals", "late", "timeline")
 
-    def __init__(self, begins: int, ends: int) -> None:
+    def __init__(self) -> None:
         import numpy as np
 
-        self.timeline = Timeline(begins, ends)
+        self.timeline = Timeline()
         self.intervals = Log2()
         self.gaps: list[Gap] = []
         self.late = 0
@@ -94,6 +61,10 @@ class Rhythm:
         held = self._held
         if len(held) and times[0] < held[-1]:
             held = np.sort(np.concatenate([held, times]), kind="stable")  # two runs: one merge
+        elif len(times) <= HELD:
+            self._release(held)
+            self._held = times
+            return
         else:
             held = np.concatenate([held, times])
         keep = min(len(times), HELD)

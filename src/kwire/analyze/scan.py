@@ -5,16 +5,19 @@ for a single event; every event that is wanted is in exactly one block, or count
 selection rules out by time or probe is skipped chunk by chunk and never decoded (`chunks`, `decoded` count).
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kwire.analyze.choose import Selection
 from kwire.analyze.losses import Losses
-from kwire.capture.reader import Capture, Section
-from kwire.capture.tally import tally
-from kwire.wire.fields import MAX_FIELD_BYTES, TAIL_MAX, TYPES
-from kwire.wire.frame import HEADER_SIZE, Flag, FrameError, Type
+from kwire.capture.reader import Section
+from kwire.capture.tally import tally_of
+from kwire.packets.open import NetworkCapture
+from kwire.wire.fields import TYPES
+from kwire.wire.frame import FrameError, Type
 from kwire.wire.frames import Frames
+from kwire.wire.gather import event_heads, event_sound, event_values
 from kwire.wire.messages import Lost
 from kwire.wire.schema import EARLIEST, LATEST, Clock, Schema
 from kwire.wire.walk import frame_gather
@@ -24,14 +27,14 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-EVENTS: Final = 1 << 16  # in a window, about
-BYTES: Final = 4 << 20  # of frames in a window, about: what a processor's caches hold
+EVENTS: Final = 1 << 14  # in a window, about
+BYTES: Final = 1 << 20  # of frames in a window, about: what the cache of a core holds
 BLOCK: Final = 1 << 11  # events of a probe in a window on average, so that its block is worth its overhead …
-MOST: Final = 8  # … but at most so many times EVENTS and BYTES
+MOST: Final = 32  # … but at most so many times EVENTS and BYTES
 FEW: Final = 8  # schemas by which sections are looked for that have the same
 VALUES: Final = 64 << 20  # bytes of the fixed fields of a block, about
 SPREAD: Final = 3  # so many times the bytes of frames are copied at most to have them in one piece
-LEAST: Final = 16  # bytes of an EVENT with a timestamp, which lies in the last eight
+NUMBER_AT: Final = 4  # in a frame: the probe number of an EVENT
 
 Progress = Callable[[int], None]  # told how many bytes of frames were read so far
 
@@ -45,21 +48,51 @@ class Block(NamedTuple):
 
 
 class Window:
-    """What was read and not yet given: frames under one set of schemas, copied together."""
+    """What was read and not yet given: frames under one set of schemas; what is one chunk is not copied."""
 
-    __slots__ = ("clock", "data", "events", "places", "schemas")
+    __slots__ = ("_first", "_parts", "clock", "events", "schemas", "size")
 
     def __init__(self, schemas: dict[int, Schema]) -> None:
         self.schemas = schemas
         self.clock: Clock | None = None  # of frames whose own schema is not there
-        self.data = bytearray()
-        self.places: list[Array] = []
-        self.events = 0
+        self._first: Frames | None = None  # the only chunk, as it came
+        self._parts: tuple[bytearray, list[Array]] = (bytearray(), [])
+        self.events = self.size = 0
 
     def add(self, frames: Frames) -> None:
-        """Copy the frames: in one piece where they lie close, else one by one."""
+        """Take a chunk, which may not change before the frames were used."""
+        first, self._first = self._first, None
+        if not self.events:
+            self._first = frames
+            offsets = frames.offsets
+            self.size = abs(int(offsets[len(frames) - 1]) - int(offsets[0]))
+        else:
+            if first is not None:
+                self._copy(first)
+            self._copy(frames)
+            self.size = len(self._parts[0])
+        self.events += len(frames)
+
+    def frames(self) -> Frames:
+        """All of it."""
         import numpy as np
 
+        if self._first is not None:
+            return self._first
+        data, places = self._parts
+        return Frames(data, np.concatenate(places).data)
+
+    def own(self) -> None:
+        """From here on the bytes are nobody else's: they may be changed."""
+        first, self._first = self._first, None
+        if first is not None:
+            self._copy(first)
+
+    def _copy(self, frames: Frames) -> None:
+        """Copy frames: in one piece where they lie close, else one by one."""
+        import numpy as np
+
+        data, places = self._parts
         count = len(frames)
         offsets = np.asarray(frames.offsets)[:count]
         at = offsets.argmax()
@@ -69,23 +102,24 @@ class Window:
         lengths |= view[offsets + np.uint64(3)]
         size = int(lengths.sum())
         if end - first <= SPREAD * size:
-            self.places.append(offsets - np.uint64(first) + np.uint64(len(self.data)))
-            self.data += frames.view[first:end]
+            places.append(offsets - np.uint64(first) + np.uint64(len(data)))
+            data += frames.view[first:end]
         else:
-            start = len(self.data)
-            self.data += bytes(size)
-            frame_gather(frames.view, frames.offsets, 0, count, self.data, start)
-            self.places.append(np.cumsum(lengths) - lengths + np.uint64(start))
-        self.events += count
+            start = len(data)
+            data += bytes(size)
+            frame_gather(frames.view, frames.offsets, 0, count, data, start)
+            places.append(np.cumsum(lengths) - lengths + np.uint64(start))
 
 
 class Picked(NamedTuple):
     """The frames that are wanted of a window, in the file's order: EVENTs at `offsets`, wall-clock `times`.
 
-    `losses`: LOST frames: before which event each stands, its probe's schema (None: not known), what it says.
+    `data`: the bytes, which are nobody else's and may be changed. `losses`: LOST frames: before which event
+    each stands, its probe's schema (None: not known), what it says.
     """
 
     window: Window
+    data: bytearray
     offsets: "Array"
     times: "Array"
     losses: list[tuple[int, Schema | None, Lost]]
@@ -96,7 +130,7 @@ class Scan:
 
     `chunks` were read and `decoded` of them looked into; `events` are given; `undecodable` events are not as
     their schema says, `first_undecodable` tells of the first; `strangers` are of probes not described.
-    `events_held`, `bytes_held`: about how much a window holds.
+    `events_held`, `bytes_held`: about how much a window holds. `watch` is given each chunk as it is read.
     """
 
     __slots__ = (
@@ -112,18 +146,20 @@ class Scan:
         "selection",
         "strangers",
         "undecodable",
+        "watch",
     )
 
     def __init__(
         self,
-        capture: Capture,
+        capture: NetworkCapture,
         selection: Selection | None = None,
         progress: Progress | None = None,
         *,
         events_held: int = EVENTS,
         bytes_held: int = BYTES,
+        watch: Callable[[NetworkCapture, Frames], None] | None = None,
     ) -> None:
-        self.capture = capture
+        self.capture, self.watch = capture, watch
         self.selection = selection or Selection()
         self.progress = progress
         self.limits = (events_held, bytes_held)
@@ -149,6 +185,8 @@ class Scan:
             section = self.capture.section
             assert section is not None  # frames lie in sections
             self.chunks += 1
+            if self.watch is not None:
+                self.watch(self.capture, frames)
             if len(frames):
                 self.read += abs(int(frames.offsets[len(frames) - 1]) - int(frames.offsets[0]))
             if self.progress is not None:
@@ -161,9 +199,9 @@ class Scan:
             if window is None:
                 window = held[key] = Window(section.schemas)
             window.clock = section.clock
-            before = len(window.data)
+            before = window.size
             window.add(frames)
-            events, size = events + len(frames), size + len(window.data) - before
+            events, size = events + len(frames), size + window.size - before
             scale = min(max(BLOCK * len(section.schemas) / EVENTS, 1), MOST)
             if events >= self.limits[0] * scale or size >= self.limits[1] * scale:
                 yield from held.values()
@@ -174,7 +212,7 @@ class Scan:
         """Whether anything of this chunk is wanted: counted by probe and time in C, nothing decoded."""
         if self.selection.everything or not len(frames):
             return bool(len(frames))
-        found = tally(frames, section)
+        found = tally_of(self.capture, frames)
         for number, (_, first, last) in found.known.items():
             schema = section.schemas[number]
             if self.selection.wants(schema) and self.selection.reaches(schema.wall(first), schema.wall(last)):
@@ -182,10 +220,8 @@ class Scan:
         return bool(found.others or found.strangers)
 
     def _blocks(self, window: Window) -> Iterator[Block]:
-        import numpy as np
-
         heads = _Heads(window)
-        for at in np.flatnonzero(heads.kinds == Type.LOST).tolist():
+        for at in heads.losses():
             self._lost(heads, at)
         for id, chosen in heads.probes():
             schema = self._described(window, id, len(heads.ids[chosen]))
@@ -197,30 +233,31 @@ class Scan:
     def _pick(self, window: Window) -> Picked:
         import numpy as np
 
+        window.own()
         heads = _Heads(window)
-        keep = np.zeros(len(heads.offsets), bool)
-        times = np.zeros(len(heads.offsets), np.int64)
+        data, every_offset = heads.frames.data, heads.offsets
+        assert isinstance(data, bytearray)  # `own` has seen to it
+        keep = np.zeros(len(every_offset), bool)
+        times = np.zeros(len(every_offset), np.int64)
         every = np.arange(len(keep))
         for id, chosen in heads.probes():
             at = every[chosen]
             schema = self._described(window, id, len(at))
             if schema is None:
                 continue
-            offsets = heads.offsets[at]
             times[at] = heads.times(schema, at)
             if self.selection.conditional:
-                sound = _sound(schema, heads.data, offsets, heads.ends[at])
-                at, offsets = at[sound], offsets[sound]
-            mask = self.selection.mask(schema, Frames(window.data, offsets.data), times[at])
+                at = at[heads.sound(schema, at)]
+            mask = self.selection.mask(schema, Frames(data, every_offset[at].data), times[at])
             keep[at if mask is None else at[mask]] = True
         before = np.cumsum(keep)
         losses = []
-        for at in np.flatnonzero(heads.kinds == Type.LOST).tolist():
+        for at in heads.losses():
             found = self._lost(heads, at)
             if found is not None:
                 losses.append((int(before[at]), *found))
         self.events += int(before[-1]) if len(before) else 0
-        return Picked(window, heads.offsets[keep], times[keep], losses)
+        return Picked(window, data, every_offset[keep], times[keep], losses)
 
     def _described(self, window: Window, id: int, count: int) -> Schema | None:
         """The schema of a probe whose events are wanted."""
@@ -233,28 +270,27 @@ class Scan:
     def _block(self, heads: "_Heads", schema: Schema, chosen: Any) -> Block | None:
         import numpy as np
 
-        window, offsets, times = heads.window, heads.offsets[chosen], heads.times(schema, chosen)
-        sound = _sound(schema, heads.data, offsets, heads.ends[chosen])
+        data, offsets, times = heads.frames.data, heads.offsets[chosen], heads.times(schema, chosen)
+        sound = heads.sound(schema, chosen)
         if not sound.all():
-            self._refuse(schema, window, offsets[~sound])
+            self._refuse(schema, Frames(data, offsets[~sound].data))
             offsets, times = offsets[sound], times[sound]
         if len(times) > 1 and (times[1:] < times[:-1]).any():
             by_time = np.argsort(times, kind="stable")
             times, offsets = times[by_time], offsets[by_time]
-        frames = Frames(window.data, offsets.data)
+        frames = Frames(data, offsets.data)
         mask = self.selection.mask(schema, frames, times)
         if mask is not None and not mask.all():
             times, offsets = times[mask], offsets[mask]
-            frames = Frames(window.data, offsets.data)
+            frames = Frames(data, offsets.data)
         if not len(times):
             return None
         self.events += len(times)
         return Block(schema, frames, times)
 
-    def _refuse(self, schema: Schema, window: Window, offsets: "Array") -> None:
-        self.undecodable += len(offsets)
+    def _refuse(self, schema: Schema, frames: Frames) -> None:
+        self.undecodable += len(frames)
         if self.first_undecodable is None:
-            frames = Frames(window.data, offsets.data)
             try:
                 schema.decoder()(frames.frame_bytes(0))
                 why = "its record is not as its schema says"
@@ -265,7 +301,7 @@ class Scan:
     def _lost(self, heads: "_Heads", at: int) -> tuple[Schema | None, Lost] | None:
         """Take the LOST frame at this place, if it is wanted."""
         window = heads.window
-        loss = Lost.read(Frames(window.data, heads.offsets.data).frame(at))
+        loss = Lost.read(heads.frames.frame(at))
         schema = window.schemas.get(loss.probe)
         if not (self.selection.wants_loss(schema, loss) if schema else self.selection.wants_unknown):
             return None
@@ -278,48 +314,56 @@ class Scan:
 
 
 class _Heads:
-    """The headers of a window's frames: `ends` of payloads, `events` with a timestamp, `raw` timestamps.
+    """The headers of a window's frames: their `types`, `ids` and `offsets`, fetched once."""
 
-    The first sixteen bytes of each frame are fetched once; what does not fill them is no event.
-    """
-
-    __slots__ = ("data", "ends", "events", "ids", "kinds", "offsets", "raw", "window")
+    __slots__ = ("_ends", "_raw", "_same", "_types", "frames", "ids", "offsets", "window")
 
     def __init__(self, window: Window) -> None:
         import numpy as np
 
-        self.window = window
-        window.data += bytes(LEAST)  # so that sixteen bytes can be fetched of the last frame too
-        self.data: Array = np.frombuffer(window.data, np.uint8)
-        self.offsets: Array = np.concatenate(window.places)
-        rows = _at(self.data, self.offsets, f"V{LEAST}", 0)
-        octets = rows.view(np.uint8).reshape(-1, LEAST)
-        self.kinds: Array = octets[:, 0] & 15
-        lengths = octets[:, 2].astype(np.uint32) << 8 | octets[:, 3]
-        self.ids: Array = rows.view(">u4").reshape(-1, 4)[:, 1].astype(np.uint32)
-        self.raw: Array = rows.view("<u8").reshape(-1, 2)[:, 1].copy()
-        self.events: Array = (self.kinds == Type.EVENT) & (lengths >= LEAST)
-        flags = octets[:, 1]
-        if flags.any():
-            trailer = np.where(flags & Flag.CHECKSUM != 0, np.where(flags & Flag.PADDED != 0, 3, 2), 0)
-            lengths = np.maximum(lengths, trailer + HEADER_SIZE) - trailer
-        self.ends: Array = lengths.astype(np.uint32)
+        self.window, self.frames = window, window.frames()
+        count = len(self.frames)
+        self.offsets: Array = np.asarray(self.frames.offsets)[:count]
+        self._types, self.ids = np.empty(count, np.uint8), np.empty(count, np.uint32)
+        self._ends, self._raw = np.empty(count, np.uint32), np.empty(count, np.uint64)
+        done, self._same = event_heads(
+            self.frames.view, self.offsets, count, self._types, self.ids, self._ends, self._raw
+        )
+        assert done == count  # whoever made the frames has seen to it
+
+    def losses(self) -> list[int]:
+        """The places of LOST frames."""
+        import numpy as np
+
+        places: list[int] = [] if self._same else np.flatnonzero(self._types == Type.LOST).tolist()
+        return places
 
     def probes(self) -> "Iterator[tuple[int, Any]]":
         """Each probe number with the places of its events."""
         import numpy as np
 
-        if self.events.all():
-            yield from groups(self.ids)
+        if self._same:
+            yield int(self.ids[0]), slice(None)
             return
-        places = np.flatnonzero(self.events)
+        places = np.flatnonzero(self._types == Type.EVENT)
         for id, chosen in groups(self.ids[places]):
             yield id, places[chosen]
 
     def times(self, schema: Schema, chosen: Any) -> "Array":
         """The wall-clock times of the chosen events, which are of this schema."""
-        raw = self.raw[chosen]
-        return wall_times(schema, raw if schema.order == "little" else raw.byteswap())
+        raw = self._raw[chosen]
+        return wall_times(schema, raw if schema.order == sys.byteorder else raw.byteswap())
+
+    def sound(self, schema: Schema, chosen: Any) -> "Array":
+        """Which of the chosen events are as the schema says: long enough, every tail inside the payload."""
+        import numpy as np
+
+        offsets, ends = self.offsets[chosen], self._ends[chosen]
+        tails = np.array([field.offset for field in schema.fields if TYPES[field.type].tail], np.uint64)
+        sound = np.empty(len(offsets), bool)
+        swap = schema.order != sys.byteorder
+        event_sound(self.frames.view, offsets, ends, tails, schema.size, swap, sound.view(np.uint8))
+        return sound
 
 
 def _parts(block: Block) -> Iterator[Block]:
@@ -346,10 +390,6 @@ def wall_times(schema: Schema, raw: "Array") -> "Array":
     return (raw.astype(np.uint64) + np.uint64(shift & (1 << 64) - 1)).view(np.int64)
 
 
-def _order(schema: Schema) -> str:
-    return "<" if schema.order == "little" else ">"
-
-
 def _key(schemas: dict[int, Schema]) -> object:
     """What sections share whose few schemas are the same; a mapping that changes is another one."""
     return (
@@ -359,22 +399,14 @@ def _key(schemas: dict[int, Schema]) -> object:
     )
 
 
-def _at(data: "Array", offsets: "Array", kind: str, shift: int) -> "Array":
-    """The integers of this kind that lie `shift` bytes after the offsets; the caller knows that they do."""
-    import numpy as np
-
-    code = np.dtype(kind)  # or bytes as they are
-    count = max(len(data) - code.itemsize - shift + 1, 0)
-    windows: Array = np.ndarray((count,), f"V{code.itemsize}", data if count else None, shift, (1,))
-    taken: Array = windows[offsets].view(code)
-    return taken.astype(code.newbyteorder("="), copy=False)
-
-
 def probe_numbers(picked: Picked) -> "Array":
     """The probe numbers of the events that were picked."""
     import numpy as np
 
-    return _at(np.frombuffer(picked.window.data, np.uint8), picked.offsets, ">u4", 4)
+    numbers = np.empty(len(picked.offsets), np.uint32)
+    each = 4 if sys.byteorder == "little" else 0
+    event_values(picked.data, picked.offsets, len(numbers), NUMBER_AT, 4, each, numbers.view(np.uint8))
+    return numbers
 
 
 def groups(ids: "Array") -> "Iterator[tuple[int, Any]]":
@@ -392,32 +424,3 @@ def groups(ids: "Array") -> "Iterator[tuple[int, Any]]":
     cuts = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
     for start, stop in zip([0, *cuts.tolist()], [*cuts.tolist(), len(ordered)], strict=True):
         yield int(ordered[start]), order[start:stop]
-
-
-def _sound(schema: Schema, data: "Array", offsets: "Array", ends: "Array") -> "Array":
-    """Which events are as the schema says: long enough, every tail inside the payload."""
-    import numpy as np
-
-    sound: Array = ends >= schema.size
-    tails = [field.offset for field in schema.fields if TYPES[field.type].tail]
-    if not tails:
-        return sound
-    places = None
-    if not sound.all():
-        places = np.flatnonzero(sound)
-        offsets, ends = offsets[places], ends[places]
-    outside = np.zeros(len(offsets), bool)
-    total = np.zeros(len(offsets), np.uint32)
-    for shift in tails:
-        pair = _at(data, offsets, _order(schema) + "u4", shift)
-        low, high = pair.astype(np.uint16), (pair >> np.uint32(16)).astype(np.uint16)
-        start, length = (low, high) if schema.order == "little" else (high, low)
-        length = length & np.uint16(TAIL_MAX)
-        total += length
-        beyond = start + length.astype(np.uint32) > ends
-        outside |= (beyond | (start < np.uint16(schema.size))) & (length != 0)
-    outside |= total > MAX_FIELD_BYTES
-    if places is None:
-        return ~outside
-    sound[places] = ~outside
-    return sound

@@ -8,6 +8,7 @@ that holds few frames they are kept, so that its packets are taken apart once.
 import os
 import stat
 from collections.abc import Iterable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import IO, Any
 
@@ -56,14 +57,14 @@ class Source:
         """Which file it is, by what stands at its beginning."""
         return of_file(self._path)
 
-    def open(self) -> NetworkCapture:
-        """Open it for one reading."""
+    def open(self, *, once: bool = False) -> NetworkCapture:
+        """Open it for one reading; `once`: there will be no other, nothing is kept for one."""
         again = self._read.again() if self._read is not None else None
         if again is not None:
             return again
         capture = open_capture(self._path, **self._options)
         capture.name = self.name
-        if self._read is None:
+        if self._read is None and not once:
             capture.keep(self._room)
             self._read = capture
         return capture
@@ -144,9 +145,11 @@ class Sources(Source):
         """Bytes of all files."""
         return sum(source.size for source in self._all)
 
-    def open(self) -> NetworkCapture:
-        """Open them for one reading."""
-        return Several(self.name, [[source.open for source in group] for group in self._groups])
+    def open(self, *, once: bool = False) -> NetworkCapture:
+        """Open them for one reading; `once`: there will be no other."""
+        return Several(
+            self.name, [[partial(source.open, once=once) for source in group] for group in self._groups]
+        )
 
     def is_file(self, path: str) -> bool:
         """Whether `path`, or standard output (`-`), is one of the files that are read here."""

@@ -83,7 +83,7 @@ def walked(capture: Capture) -> int:
 def counted(path: str) -> int:
     """The statistics of a capture; how many events they count."""
     with Source(path) as source:
-        return Stats(source, Survey(source)).scan.events
+        return Stats(source, Survey()).scan.events
 
 
 def measure(count: int, runs: int) -> Iterator[Speed]:

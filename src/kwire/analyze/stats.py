@@ -1,6 +1,6 @@
 """Statistics of a capture: each probe's rate, losses, silences, intervals and distributions of fields.
 
-The laws: one pass of counting, one of decoding; numpy works on whole blocks, nothing runs for a single event
+The laws: one reading; C and numpy works on whole blocks, nothing runs for a single event
 but texts of very different lengths; memory is bounded by probes and fields, not by events. Counts are exact;
 where a field has more different values than are told apart, its list of frequent ones says how exact it is.
 """
@@ -16,9 +16,10 @@ from kwire.analyze.rhythm import Rhythm
 from kwire.analyze.scan import Block, Progress, Scan
 from kwire.analyze.source import Source
 from kwire.analyze.survey import Seen, Survey
-from kwire.analyze.tables import Column, Table, Tables
+from kwire.analyze.tables import Column, Table, Tables, columns_of, layout
+from kwire.analyze.timeline import Timeline, grid_of
 from kwire.view.values import scalar_name
-from kwire.wire.columns import columns, spans, unread
+from kwire.wire.columns import Columns
 from kwire.wire.fields import TYPES, Field, ipv4_text, ipv6_text, mac_text, text
 from kwire.wire.messages import Cause
 from kwire.wire.schema import Labels, Schema
@@ -52,31 +53,34 @@ class FieldStats:
         self._bytes = TopBytes()
         self._known = True  # numbers are few enough to be counted one by one
 
-    @property
-    def decoded(self) -> bool:
-        """Whether values are counted; else their lengths are."""
-        return self.kind != "bytes"
+    def add(self, columns: Columns, known: dict[str, "Array"]) -> None:
+        """Count the field's values, of byte strings their lengths, but those that could not be read.
 
-    def lengths(self, block: Block) -> "Array":
-        """The lengths of a block's values."""
-        return spans(block.schema, block.frames, self.column.field.name)[2]
+        A column of numbers is left in `known`.
+        """
+        import numpy as np
 
-    def add_of(self, block: Block, values: "Array") -> None:
-        """Count a block's values, or lengths, but those that could not be read."""
-        if TYPES[self.column.field.type].tail:
-            none = unread(block.schema, block.frames, self.column.field.name)
-            self.unread += int(none.sum())
-            values = values[~none]
-        self.add(values)
-
-    def add(self, values: "Array") -> None:
-        """Count values, or lengths."""
-        if not self.decoded:
-            self.numbers.add(values)
-        elif self._is_text:
-            self._bytes.add(values.reshape(-1))
-        else:
+        field = self.column.field
+        if TYPES[field.type].tail:
+            starts, lengths = columns.located(field)
+            none = columns.unread(field)
+            if none.any():
+                self.unread += int(none.sum())
+                starts, lengths = starts[~none], lengths[~none]
+            if self.kind == "bytes":
+                self.numbers.add(lengths)
+            else:
+                self._bytes.add(columns.data, starts, lengths)
+        elif not self._is_text:
+            values = known[field.name] = columns.column(field)
             self._numbers(values.reshape(-1))
+        elif field.count == 1:
+            self._bytes.add(columns.data, *columns.located(field))
+        else:
+            values = columns.column(field._replace(type="raw") if self.kind in _ADDRESSES else field)
+            width, octets = values.dtype.itemsize, np.ascontiguousarray(values).view(np.uint8).reshape(-1)
+            places = np.arange(0, len(octets), width, dtype=np.uint64)
+            self._bytes.add(octets, places, np.full(len(places), width, np.uint64))
 
     def finish(self) -> None:
         """No more values come: numbers that were counted one by one get their powers of two."""
@@ -154,7 +158,7 @@ class TableStats:
     """The events of one table on one host."""
 
     __slots__ = (
-        "_decoded",
+        "_units",
         "events",
         "fields",
         "host",
@@ -166,34 +170,30 @@ class TableStats:
         "table",
     )
 
-    def __init__(self, table: Table, host: str, begins: int, ends: int) -> None:
-        self.table, self.host = table, host
+    def __init__(self, schema: Schema) -> None:
+        self.table: Table  # as soon as all tables are known
+        self.host = schema.host
         self.events = self.lost = 0
         self.produced: int | None = 0
         self.seen: list[Seen] = []
-        self.rhythm = Rhythm(begins, ends)
-        shown = [column for column in table.columns if not column.beside]
-        self.fields = [FieldStats(table.schemas[0], column) for column in shown]
-        self._decoded = [_as_decoded(one.column.field) for one in self.fields if one.decoded]
-        self.latencies = {field.name: Latency(begins, ends) for field in self._decoded if is_duration(field)}
+        self.rhythm = Rhythm()
+        shown = [column for column in columns_of(schema) if not column.beside]
+        self.fields = [FieldStats(schema, column) for column in shown]
+        durations = [column.field for column in shown if is_duration(column.field)]
+        self.latencies = {field.name: Latency() for field in durations}
+        self._units = {field.name: UNITS[field.unit] for field in durations}
 
     def add(self, block: Block) -> dict[str, "Array"]:
         """Count a block; gives the columns that are numbers."""
         self.events += len(block.times)
         self.rhythm.add(block.times)
-        values = columns(block.schema._replace(fields=tuple(self._decoded)), block.frames)
+        columns = Columns(block.schema, block.frames)
+        values: dict[str, Array] = {}
         for one in self.fields:
-            one.add_of(block, values[one.column.field.name] if one.decoded else one.lengths(block))
-        for field in self._decoded:
-            if field.name in self.latencies:
-                durations = _nanoseconds(values[field.name], UNITS[field.unit])
-                self.latencies[field.name].add(block.times, durations)
+            one.add(columns, values)
+        for name, latency in self.latencies.items():
+            latency.add(block.times, _nanoseconds(values[name], self._units[name]))
         return values
-
-
-def _as_decoded(field: Field) -> Field:
-    """The field with addresses left as bytes: they become text when there are few."""
-    return field._replace(type="raw") if TYPES[field.type].kind in _ADDRESSES else field
 
 
 def is_duration(field: Field) -> bool:
@@ -214,9 +214,13 @@ def _nanoseconds(values: "Array", unit: int) -> "Array":
 
 
 class Stats:
-    """The statistics of what is chosen of a capture: `tables`, `calls`; the sums stand in `survey`."""
+    """The statistics of what is chosen of a capture: `tables`, `calls`; the sums stand in `survey`.
 
-    __slots__ = ("calls", "first", "last", "name", "scan", "survey", "tables")
+    A survey that has not read the capture yet reads it along, so that there is one reading. `grid`: where all
+    counts over time lie.
+    """
+
+    __slots__ = ("_by", "_keys", "calls", "first", "grid", "last", "name", "scan", "survey", "tables")
 
     def __init__(
         self,
@@ -227,34 +231,47 @@ class Stats:
     ) -> None:
         selection = selection or Selection()
         self.name, self.survey = source.name, survey
-        self.first = max(survey.begins, selection.first) if survey.events else 0
-        self.last = max(min(survey.ends, selection.last), self.first)
-        known = Tables(seen.schema for seen in survey.probes if selection.wants(seen.schema))
-        by_key: dict[tuple[int, str], TableStats] = {}
-        for seen in survey.probes:
-            table = known.find(seen.schema)
-            if table is None:
-                continue
-            key = (id(table), seen.schema.host)
-            if key not in by_key:
-                by_key[key] = TableStats(table, seen.schema.host, self.first, self.last)
-            by_key[key].seen.append(seen)
-        self.tables = list(by_key.values())
+        self._by: dict[object, TableStats] = {}
+        self._keys: dict[int, tuple[Schema, object]] = {}
         self.calls: dict[tuple[str, str], Calls] = {}
         waiting = 0
-        with source.open() as capture:
-            self.scan = Scan(capture, selection, progress)
+        alone = not survey.read
+        with source.open(once=alone) as capture:
+            self.scan = Scan(capture, selection, progress, watch=survey.add if alone else None)
             for block in self.scan:
-                table = known.find(block.schema)
-                assert table is not None  # only events of chosen probes are given
-                numbers = by_key[id(table), block.schema.host].add(block)
+                numbers = self._table(block.schema).add(block)
                 self._call(block, numbers)
                 waiting += len(block.times)
                 if waiting >= PAIRED:
                     waiting = 0
                     for call in self.calls.values():
                         call.pair()
+            if alone:
+                survey.end(capture, source)
+        self.first = max(survey.begins, selection.first) if survey.events else 0
+        self.last = max(min(survey.ends, selection.last), self.first)
+        known = Tables(seen.schema for seen in survey.probes if selection.wants(seen.schema))
+        self.tables: list[TableStats] = []
+        for seen in survey.probes:
+            table = known.find(seen.schema) if selection.wants(seen.schema) else None
+            if table is None:
+                continue
+            one = self._table(seen.schema)
+            if not one.seen:
+                one.table = table
+                self.tables.append(one)
+            one.seen.append(seen)
         self._finish()
+
+    def _table(self, schema: Schema) -> TableStats:
+        """The statistics that events of this schema belong to."""
+        known = self._keys.get(id(schema))
+        if known is None:
+            known = self._keys[id(schema)] = (schema, (layout(schema), schema.host))
+        found = self._by.get(known[1])
+        if found is None:
+            found = self._by[known[1]] = TableStats(schema)
+        return found
 
     def _call(self, block: Block, numbers: dict[str, "Array"]) -> None:
         """Take an end of a call, where the events are that and tell their thread."""
@@ -264,13 +281,20 @@ class Stats:
             return
         key = (end.key, block.schema.host)
         if key not in self.calls:
-            self.calls[key] = Calls(end.name, self.first, self.last)
+            self.calls[key] = Calls(end.name)
         self.calls[key].add(block.times, threads, begins=end.begins)
 
     def _finish(self) -> None:
         for call in self.calls.values():
             call.pair(last=True)
         self.calls = {key: call for key, call in self.calls.items() if call.latency.durations.count}
+        latencies = [call.latency for call in self.calls.values()]
+        latencies += [latency for table in self.tables for latency in table.latencies.values()]
+        timelines = [table.rhythm.timeline for table in self.tables]
+        laid: list[Timeline | Latency] = [*timelines, *latencies]
+        self.grid = grid_of(one.stretches for one in laid)
+        for one in laid:
+            one.lay(self.grid)
         lost: dict[tuple[str, str], int] = {}
         for schema, loss in self.scan.losses:
             if schema is not None and loss.cause != Cause.MISSED_SHARED:

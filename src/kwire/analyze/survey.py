@@ -11,7 +11,7 @@ from kwire.analyze.source import Source
 from kwire.capture import identity
 from kwire.capture.pcapng import StatisticsOption
 from kwire.capture.reader import Mixed, Section
-from kwire.capture.tally import tally
+from kwire.capture.tally import tally_of
 from kwire.packets.open import NetworkCapture
 from kwire.wire.frame import Code, Type
 from kwire.wire.frames import Frames
@@ -53,7 +53,8 @@ class Survey:
 
     `packets` were read and `frames` found in them, `skipped` packets hold no sound frame; `errors` counts
     what was wrong by its name, and `wrong` says it, a line each.
-    `sessions`: whether it holds some of a network. `held`: the files of captures whose events are in it;
+    `read`: whether it has read the capture; `sessions`: whether it holds some of a network. `held`: the files
+    of captures whose events are in it;
     `repeated` says which of them more than once, empty for none.
     """
 
@@ -70,6 +71,7 @@ class Survey:
         "packets",
         "probes",
         "problem",
+        "read",
         "repeated",
         "sessions",
         "skipped",
@@ -83,6 +85,7 @@ class Survey:
         self.probes: list[Seen] = []
         self.losses = Losses()
         self.unknown_lost = self.strangers = 0
+        self.read = False
         self._by_section: dict[int, dict[int, Seen]] = {}  # by section and schema, by their identity
         self._sections: list[Section] = []  # in which frames lay
         if source is None:
@@ -92,8 +95,8 @@ class Survey:
             capture.mixed = True
             for frames in capture:
                 self.add(capture, frames)
-                if progress is not None and not isinstance(frames, Mixed) and len(frames):
-                    read += int(frames.offsets[len(frames) - 1]) - int(frames.offsets[0])
+                if progress is not None and len(frames):
+                    read += abs(int(frames.offsets[len(frames) - 1]) - int(frames.offsets[0]))
                     progress(read)
             self.end(capture, source)
 
@@ -109,7 +112,7 @@ class Survey:
             self._mixed(frames, by_section)
             return
         known = by_section[id(section)]
-        found = tally(frames, section)
+        found = tally_of(capture, frames)
         for number, row in found.known.items():
             schema = section.schemas[number]
             seen = known.get(id(schema))
@@ -122,6 +125,7 @@ class Survey:
 
     def end(self, capture: NetworkCapture, source: Source | None = None) -> None:
         """Take over what the capture says of itself, once it was read as far as it is wanted."""
+        self.read = True
         listed = set(map(id, capture.sections))
         sections = [one for one in self._sections if id(one) not in listed] + capture.sections
         for section in sections:  # what had no events too

@@ -80,24 +80,24 @@ class Tables:
     def __init__(self, schemas: Iterable[Schema], reserved: Iterable[str] = ()) -> None:
         grouped: dict[object, list[Schema]] = {}
         for schema in {id(schema): schema for schema in schemas}.values():  # sessions may share theirs
-            grouped.setdefault(_layout(schema), []).append(schema)
+            grouped.setdefault(layout(schema), []).append(schema)
         taken = {name.casefold() for name in (*ADDED, *reserved)}
         short = [_name(group[0].probe) for group in grouped.values()]
         several = {name for name, count in Counter(map(str.casefold, short)).items() if count > 1}
         self._by: dict[object, Table] = {}
         self._known: dict[int, tuple[Schema, Table | None]] = {}
-        for name, (layout, group) in zip(short, grouped.items(), strict=True):
+        for name, (key, group) in zip(short, grouped.items(), strict=True):
             if name.casefold() in several or name.casefold() in taken:
                 name = _identifier(f"{group[0].probe.split(':', 1)[0]}_{name}")
-            made = Table(unique(name, taken), group[0].probe, _columns(group[0]), tuple(group))
-            self._by[layout] = made
+            made = Table(unique(name, taken), group[0].probe, columns_of(group[0]), tuple(group))
+            self._by[key] = made
         self.all: list[Table] = list(self._by.values())
 
     def find(self, schema: Schema) -> Table | None:
         """The table that the events of this schema are in; it may come from another reading of the file."""
         known = self._known.get(id(schema))
         if known is None:
-            known = self._known[id(schema)] = (schema, self._by.get(_layout(schema)))
+            known = self._known[id(schema)] = (schema, self._by.get(layout(schema)))
         return known[1]
 
     def __iter__(self) -> Iterator[Table]:
@@ -122,7 +122,7 @@ def is_named(schema: Schema, field: Field) -> bool:
     return TYPES[field.type].kind == "int" and scalar_name(schema, field, Labels(schema)) is not None
 
 
-def _layout(schema: Schema) -> object:
+def layout(schema: Schema) -> object:
     """What two schemas must share to be one table."""
     fields = tuple(
         (field.name, field.type, field.size, field.count, is_named(schema, field)) for field in schema.fields
@@ -130,7 +130,8 @@ def _layout(schema: Schema) -> object:
     return schema.probe, fields
 
 
-def _columns(schema: Schema) -> tuple[Column, ...]:
+def columns_of(schema: Schema) -> tuple[Column, ...]:
+    """The columns of a table for the events of this schema, and of all with its layout."""
     taken = set(COMMON)
     named = {field.name: is_named(schema, field) for field in schema.fields}
     shown = [Column(unique(safe(field.name), taken), field, named[field.name]) for field in schema.fields]

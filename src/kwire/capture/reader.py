@@ -29,6 +29,8 @@ from kwire.words import plural
 if TYPE_CHECKING:
     import numpy as np
 
+    from kwire.capture.tally import Tally
+
     Array = np.ndarray[Any, Any]
 
 LIMIT: Final = 1 << 14  # frames in a chunk, at most
@@ -219,6 +221,7 @@ class Capture:
         "problem",
         "sections",
         "skipped",
+        "tallied",
     )
 
     def __init__(self, source: "Source | Input", *, follow: bool = False) -> None:
@@ -236,6 +239,8 @@ class Capture:
         self._current: Section | None = None  # that of the frames given last
         self._own = Section(pcapng.HOST, [])  # that of the file's blocks being read
         self.mixed = False
+        self.tallied: tuple[Frames, Tally] | None = None
+        """The chunk given last and its tally, where somebody has counted it already: see `capture.tally`."""
         self.sections: list[Section] = []
         self.problem: str | None = None
         self.packets = 0

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from kwire.capture import walk
 from kwire.capture.pcapng import HOST
-from kwire.capture.reader import EVENT_LEAST, Section
+from kwire.capture.reader import EVENT_LEAST, Capture, Section
 from kwire.wire.frame import Type
 from kwire.wire.frames import Frames
 
@@ -29,6 +29,15 @@ class Tally(NamedTuple):
     known: dict[int, Row]
     strangers: dict[int, int]
     others: list[int]
+
+
+def tally_of(capture: Capture, frames: Frames) -> Tally:
+    """The tally of the chunk that a capture gives; one that was counted on the way is not counted again."""
+    known = capture.tallied
+    if known is not None and known[0] is frames:
+        return known[1]
+    assert capture.section is not None  # frames lie in sections
+    return tally(frames, capture.section)
 
 
 def tally(frames: Frames, section: Section) -> Tally:

@@ -55,9 +55,24 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def needs_survey(args: argparse.Namespace) -> bool:
+    """Whether a capture has to be read before these arguments are understood: times, and conditions."""
+    return bool(args.begin is not None or args.end is not None or getattr(args, "where", None) is not None)
+
+
 def selection(args: argparse.Namespace, survey: Survey, name: str) -> Selection:
-    """What the arguments choose; KwireError where they cannot be understood or no probe matches."""
+    """What the arguments choose; KwireError where they cannot be understood or no probe matches.
+
+    A survey that has not read the capture yet does for those that do not need one; `check` comes later then.
+    """
     chosen = wanted(args, survey)
+    if survey.read:
+        check(chosen, survey, name)
+    return chosen
+
+
+def check(chosen: Selection, survey: Survey, name: str) -> None:
+    """KwireError where no probe of the capture matches."""
     try:
         chosen.check(survey.schemas, name)
     except KwireError as error:
@@ -65,7 +80,6 @@ def selection(args: argparse.Namespace, survey: Survey, name: str) -> Selection:
             raise
         cure = "a source repeats its SCHEMAs: capture for longer"
         raise KwireError(error.operation, error.subject, strangers(survey.strangers), cure) from None
-    return chosen
 
 
 def wanted(args: argparse.Namespace, survey: Survey | None = None) -> Selection:

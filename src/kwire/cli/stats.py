@@ -4,7 +4,17 @@ import argparse
 import sys
 
 from kwire.analyze.source import check_output, source_of
-from kwire.cli.choosing import CAPTURES, Progress, add_choice, notes, ports, selection, survey
+from kwire.cli.choosing import (
+    CAPTURES,
+    Progress,
+    add_choice,
+    check,
+    needs_survey,
+    notes,
+    ports,
+    selection,
+    survey,
+)
 from kwire.view.text import safe, style
 
 HELP = "rates, losses, silences and distributions of a capture"
@@ -31,17 +41,20 @@ def run(args: argparse.Namespace) -> int:
     """Count, and report."""
     from kwire.analyze.report import as_object, lines
     from kwire.analyze.stats import Stats
+    from kwire.analyze.survey import Survey
 
     with source_of(args.files, **ports(args)) as source:
         if args.plot is not None:
             check_output(args.plot, [source])
-        found = survey(source)
-        chosen = selection(args, found, source.name)
+        found = survey(source) if needs_survey(args) else Survey()
+        read, chosen = found.read, selection(args, found, source.name)
         progress = Progress(f"{safe(source.name)}: counting", source.size)
         try:
             stats = Stats(source, found, chosen, progress)
         finally:
             progress.done()
+        if not read:
+            check(chosen, found, source.name)
         if args.plot is not None:
             from kwire.analyze.plot import plot
 

@@ -209,19 +209,19 @@ class Engine:
         import numpy as np
 
         state, count = self._state, int(self._state.found)
-        if not count:
-            state.out_used = 0
-            return
-        data = self._memory.out[: state.out_used]
+        data, schemas, only = self._memory.out[: state.out_used], state.schemas, state.only
         stood = state.places[: state.place_count]
+        state.found = state.out_used = state.schemas = state.only = state.place_count = 0
+        if not count:
+            return
         owners = np.frombuffer(self._memory.owners, np.uint32, count)
         offsets = np.frombuffer(self._memory.offsets, np.uint64, count).copy()
-        marked = np.flatnonzero(owners & np.uint32(memory.SCHEMA_MARK))
         cuts: dict[int, list[tuple[int, Schema]]] = {}
         left: dict[int, int] = {}  # of packets with bad SCHEMAs: frames that they still have
         places = None
-        if len(marked):
-            for place, where in zip_longest(marked.tolist(), stood):
+        if schemas:
+            marked = np.flatnonzero(owners & np.uint32(memory.SCHEMA_MARK)).tolist()
+            for place, where in zip_longest(marked, stood):
                 owner = int(owners[place])
                 number = owner & ~(memory.SCHEMA_MARK | memory.ALONE_MARK)
                 try:
@@ -238,9 +238,10 @@ class Engine:
                     cuts.setdefault(number, []).append((place, schema))
             places = np.flatnonzero(owners < np.uint32(memory.SCHEMA_MARK))
             owners, offsets = owners[places], offsets[places]
-        else:
-            owners = owners.copy()
-        state.found = state.out_used = state.place_count = 0
+        elif only != memory.SEVERAL:
+            section = self._conversation(only).section
+            self._queue.append(Given(section, Frames(data, offsets.data)))
+            return
         self._sort(data, owners, offsets, places, cuts)
 
     def _sort(

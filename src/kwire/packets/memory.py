@@ -23,8 +23,9 @@ TALLY_FRAGMENT: Final = 0x10100
 TALLY_WORDS: Final = 0x10101
 SCHEMA_MARK: Final = 1 << 31  # of an owner: the frame is a SCHEMA …
 ALONE_MARK: Final = 1 << 30  # … that no DATA wraps
-OUT_FULL: Final = 4 << 20
-FOUND_FULL: Final = 1 << 16
+SEVERAL: Final = (1 << 64) - 1  # conversations of what was found
+OUT_FULL: Final = 1 << 20
+FOUND_FULL: Final = 1 << 14
 RESERVE: Final = 48 << 20
 FRAGMENT_SLAB: Final = (64 << 10) + 2048
 SLAB: Final = 90112
@@ -148,7 +149,7 @@ class State(ctypes.Structure):
         ),
         *((name, U64) for name in ("any_port", "max_flows", "max_conversations", "seed")),
         *(("out", PTR), ("offsets", PTR), ("owners", PTR)),
-        *((name, U64) for name in ("out_room", "limit", "out_used", "found")),
+        *((name, U64) for name in ("out_room", "limit", "out_used", "found", "schemas", "only")),
         *(("counts", U64 * CODES), ("remarks", U64 * 16), ("specials", Special * MAX_SPECIALS)),
         *(("special_count", U64), ("places", FoundIn * MAX_PLACES), ("place_count", U64)),
         ("before_places", U64),

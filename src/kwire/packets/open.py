@@ -17,6 +17,7 @@ from kwire.capture.input import Input, Source
 from kwire.capture.output import CaptureError
 from kwire.capture.pcapng import Order, Packet, Raw, Units
 from kwire.capture.reader import TOO_LONG, Capture, Large, Mixed, Section, StopReading
+from kwire.capture.tally import tally
 from kwire.packets import walk
 from kwire.packets.conversations import Conversation
 from kwire.packets.dissect import Packet as Found
@@ -229,11 +230,14 @@ class NetworkCapture(Capture):
                 self._note(section, what)
                 section.define(what)
                 yield from self._give(section, self._waiting.described(section, what.id))
-            elif isinstance(what, Mixed) and self._waiting.strange(what.sections[0], what):
+                continue
+            found = tally(what, section)  # sections of one Mixed have the same schemas
+            if not found.strangers:
+                self.tallied = (what, found)
+                yield from self._give(section, what)
+            elif isinstance(what, Mixed):
                 for one, some in what.split():
                     yield from self._give(one, self._waiting.take(one, some))
-            elif isinstance(what, Mixed):
-                yield from self._give(section, what)
             else:
                 yield from self._give(section, self._waiting.take(section, what))
         if end:

@@ -71,6 +71,7 @@ class Several(NetworkCapture):
         self.packets = self.skipped = 0
         self.errors: dict[str, int] = {}
         self.first_skipped: str | None = None
+        self.tallied = None
         self._chains = [_Chain(group) for group in openers]
         self._now: NetworkCapture | None = None
         self._all: list[NetworkCapture] = []  # those that were read

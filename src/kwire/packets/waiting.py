@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Final
 
 from kwire.capture.reader import EVENT_LEAST, Section
-from kwire.capture.tally import tally
 from kwire.wire.frame import Type
 from kwire.wire.frames import Frames
 
@@ -25,14 +24,8 @@ class Waiting:
         self._kept: dict[tuple[int, int], tuple[Section, bytearray, array[int]]] = {}
         self._held = 0
 
-    def strange(self, section: Section, frames: Frames) -> bool:
-        """Whether there are events without a SCHEMA among these."""
-        return bool(tally(frames, section).strangers)
-
     def take(self, section: Section, frames: Frames) -> Frames:
         """Keep the events without a SCHEMA; gives the other frames."""
-        if not self.strange(section, frames):
-            return frames
         given = []
         for index in range(len(frames)):
             header = frames.header(index)

@@ -17,7 +17,7 @@ from kwire.lang.context import CtxField
 from kwire.lang.errors import NameTextError
 from kwire.lang.matching import regex
 from kwire.view.where import ADDRESSES, TIME, Where
-from kwire.wire.columns import columns, spans
+from kwire.wire.columns import Columns
 from kwire.wire.fields import TYPES, Field
 from kwire.wire.frames import Frames
 from kwire.wire.schema import Labels, Schema
@@ -50,26 +50,32 @@ class _NotVectorError(Exception):
 class _Columns:
     """The columns of some events, decoded when they are asked for."""
 
-    __slots__ = ("_known", "events")
+    __slots__ = ("_known", "_made", "events")
 
     def __init__(self, events: Events) -> None:
         self.events = events
+        self._made: Columns | None = None
         self._known: dict[str, Array] = {}
+
+    @property
+    def made(self) -> Columns:
+        if self._made is None:
+            self._made = Columns(self.events.schema, self.events.frames)
+        return self._made
 
     def column(self, field: Field) -> Array:
         found = self._known.get(field.name)
         if found is None:
-            only = self.events.schema._replace(fields=(field,))
-            found = self._known[field.name] = columns(only, self.events.frames)[field.name]
+            found = self._known[field.name] = self.made.column(field)
         return found
 
     def matched(self, field: Field, pattern: re.Pattern[bytes], limit: int) -> Array:
         """Which texts of a tail field match; no more than `limit` bytes of each are looked at."""
         import numpy as np
 
-        data, starts, lengths = spans(self.events.schema, self.events.frames, field.name)
-        ends = starts + np.minimum(lengths, limit)
-        whole, matches = data.data, pattern.fullmatch
+        starts, lengths = self.made.located(field)
+        ends = starts + np.minimum(lengths, np.uint64(limit))
+        whole, matches = self.made.data.data, pattern.fullmatch
         pairs = zip(starts.tolist(), ends.tolist(), strict=True)
         return np.fromiter((matches(whole, a, b) is not None for a, b in pairs), bool, len(starts))
 
@@ -80,11 +86,11 @@ class _Columns:
         """
         import numpy as np
 
-        data, starts, lengths = spans(self.events.schema, self.events.frames, field.name)
+        data, (starts, lengths) = self.made.data, self.made.located(field)
         mask: Array = lengths >= len(wanted) if begins else lengths == len(wanted)
         places = np.flatnonzero(mask)
         if len(places) and wanted:
-            found = data[starts[places][:, None] + np.arange(len(wanted))]
+            found = data[starts[places].astype(np.int64)[:, None] + np.arange(len(wanted))]
             mask[places] = (found == np.frombuffer(wanted, np.uint8)).all(axis=1)
         return mask
 
@@ -288,7 +294,7 @@ class _Compiler:
         field = self._schema.fields[text.place.base.value]
         if TYPES[field.type].kind != "str":
             raise _NotVectorError
-        return lambda columns: spans(self._schema, columns.events.frames, field.name)[2] > 0
+        return lambda columns: columns.made.located(field)[1] > 0
 
     def _equal(self, text: c.ReadText, wanted: bytes) -> Mask:
         assert isinstance(text.place.base, c.Const)

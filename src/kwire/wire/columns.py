@@ -28,7 +28,7 @@ from kwire.wire.fields import (
 )
 from kwire.wire.frame import HEADER_SIZE, FrameError, bad_payload
 from kwire.wire.frames import Frames
-from kwire.wire.gather import event_rows, event_tails, gather_texts
+from kwire.wire.gather import event_spans, event_tails, event_texts, event_values, gather_texts
 from kwire.wire.schema import Schema
 
 if TYPE_CHECKING:
@@ -49,22 +49,8 @@ def columns(schema: Schema, frames: Frames) -> dict[str, Array]:
     ('V'); arrays have two dimensions. A field named "time" hides the raw clock. Raises FrameError
     BAD_PAYLOAD as `decode` does.
     """
-    reader = _Reader(schema, frames)
-    return {"time": reader.fixed(_TIME)} | {field.name: reader.column(field) for field in schema.fields}
-
-
-def cut(schema: Schema, frames: Frames, name: str) -> Array:
-    """For the same events: whether the tail field `name` was cut at its limit."""
-    lengths = _Reader(schema, frames).reference(schema.field(name))[1]
-    marked: Array = lengths > TAIL_CUT
-    return marked
-
-
-def unread(schema: Schema, frames: Frames, name: str) -> Array:
-    """For the same events: whether the value of the tail field `name` could not be read."""
-    lengths = _Reader(schema, frames).reference(schema.field(name))[1]
-    marked: Array = lengths == TAIL_CUT
-    return marked
+    made = Columns(schema, frames)
+    return {"time": made.fixed(_TIME)} | {field.name: made.column(field) for field in schema.fields}
 
 
 def marks(schema: Schema, frames: Frames) -> dict[str, Array]:
@@ -72,43 +58,33 @@ def marks(schema: Schema, frames: Frames) -> dict[str, Array]:
     hides it.
     """
     names = {field.name for field in schema.fields}
-    tails = [field.name for field in schema.fields if may_be_cut(field)]
-    told = {f"{name}_cut": cut for name in tails} | {f"{name}_unread": unread for name in tails}
-    found = {}
-    for mark, tell in told.items():
-        if mark not in names:
-            found[mark] = tell(schema, frames, mark.rpartition("_")[0])
-    return found
+    made = Columns(schema, frames)
+    tails = [field for field in schema.fields if may_be_cut(field)]
+    told = [(f"{field.name}_cut", made.cut, field) for field in tails]
+    told += [(f"{field.name}_unread", made.unread, field) for field in tails]
+    return {mark: tell(field) for mark, tell, field in told if mark not in names}
 
 
-def spans(schema: Schema, frames: Frames, name: str) -> tuple[Array, Array, Array]:
-    """For the same events: where the values of the tail field `name` lie: (bytes of the frames, starts,
-    lengths). Raises FrameError BAD_PAYLOAD as `decode` does.
+class Columns:
+    """The columns of the EVENT frames of this schema's probe among `frames`, each made when it is asked for.
+
+    What `columns` says of them and of its errors is true here. `data`: the bytes of the frames.
     """
-    reader = _Reader(schema._replace(fields=()), frames)
-    starts, lengths = reader.located(schema.field(name))
-    return reader.data, starts.view("i8"), lengths.view("i8")
 
-
-class _Reader:
-    """The fixed parts of all events, gathered once into rows."""
-
-    __slots__ = ("data", "ends", "np", "order", "rows", "size", "starts", "view")
+    __slots__ = ("_ends", "_np", "_order", "_size", "_starts", "_swap", "_view", "data")
 
     def __init__(self, schema: Schema, frames: Frames) -> None:
         import numpy as np
 
-        self.np = np
-        self.size = schema.size
-        self.order = "<" if schema.order == "little" else ">"
-        self.data = np.asarray(frames.view)
-        self.view = frames.view
-        count, stride = len(frames), (schema.size + 7) & ~7
+        self._np = np
+        self._size = schema.size
+        self._order = "<" if schema.order == "little" else ">"
+        self._swap = schema.order != sys.byteorder
+        self.data: Array = np.asarray(frames.view)
+        self._view = frames.view
+        count = len(frames)
         starts, ends = np.empty(count, np.uint64), np.empty(count, np.uint64)
-        rows = np.empty((count, stride), np.uint8)
-        found, after = event_rows(
-            *(frames.view, frames.offsets, count, schema.id, schema.size, stride, starts, ends, rows)
-        )
+        found, after = event_spans(frames.view, frames.offsets, count, schema.id, schema.size, starts, ends)
         if after < count:
             at = frames.offsets[after]
             frame = frames.frame(after)
@@ -116,57 +92,94 @@ class _Reader:
             raise bad_payload(
                 at + end, f"a record that ends at {end}", f"its fixed part to end at {schema.size}"
             )
-        self.starts, self.ends, self.rows = starts[:found], ends[:found], rows[:found]
+        self._starts, self._ends = starts[:found], ends[:found]
         tails = [field for field in schema.fields if TYPES[field.type].tail]
         if crowds(tails):
-            self.check_room(tails)
+            self._check_room(tails)
 
-    def check_room(self, tails: list[Field]) -> None:
-        """FrameError where the values of an event's tail fields are more than there may be."""
-        total = self.np.zeros(len(self.rows), self.np.int64)
-        for field in tails:
-            total += self.reference(field)[1] & TAIL_MAX
-        beyond = self.np.flatnonzero(total > MAX_FIELD_BYTES)
-        if len(beyond):
-            event = int(beyond[0])
-            start = int(self.starts[event])
-            places = ((start + field.offset, int(self.reference(field)[1][event])) for field in tails)
-            raise crowded(places)
+    def __len__(self) -> int:
+        return len(self._starts)
 
     def column(self, field: Field) -> Array:
+        """The values of a field."""
         rule = TYPES[field.type]
         if rule.tail:
-            return self.tail(field)
+            return self._tail(field)
         if rule.kind in ("int", "bool"):
             values = self.fixed(field)
             return values != 0 if rule.kind == "bool" else values
         width = field.size // field.count
-        values = self.bytes_of(field).reshape(-1, width)
+        if rule.kind == "text" and field.count == 1:
+            return self._gathered(*self.located(field), width)
+        values = self._bytes_of(field).reshape(-1, width)
         if rule.kind == "text":
-            values = values * self.np.minimum.accumulate(values != 0, axis=1)
+            values = values * self._np.minimum.accumulate(values != 0, axis=1)
             result = values.view(f"S{width}")
         elif rule.kind == "raw":
             result = values.view(f"V{width}")
         else:
-            result = self.addresses(values.view(f"V{width}").ravel(), _ADDRESSES[rule.kind])
+            result = self._addresses(values.view(f"V{width}").ravel(), _ADDRESSES[rule.kind])
         return result.reshape(-1, field.count) if field.count > 1 else result.ravel()
-
-    def bytes_of(self, field: Field) -> Array:
-        return self.np.ascontiguousarray(self.rows[:, field.offset : field.offset + field.size])
 
     def fixed(self, field: Field) -> Array:
         """An integer field, in the machine's byte order."""
-        code = self.np.dtype(self.order + letter(field))
-        rows, stride = self.rows, self.rows.shape[1]
-        size = field.size // field.count
-        shape: tuple[int, ...] = (len(rows), field.count) if field.count > 1 else (len(rows),)
-        strides = (stride, size)[: len(shape)]
-        there: Array = self.np.ndarray(shape, code, rows if len(rows) else None, field.offset, strides)
-        return there.astype(code.newbyteorder("="))
+        each = field.size // field.count
+        code = self._np.dtype(letter(field)).newbyteorder("=")
+        values: Array = self._bytes_of(field, each if self._swap else 0).view(code)
+        return values.reshape(-1, field.count) if field.count > 1 else values
 
-    def addresses(self, values: Array, text: Callable[[bytes], str]) -> Array:
+    def located(self, field: Field) -> tuple[Array, Array]:
+        """Where the values of a field of text or bytes lie in `data`, and their lengths (u64).
+
+        Those of the tail that have no bytes lie at 0; a text in the fixed part ends at its first NUL.
+        """
+        np, count = self._np, len(self)
+        starts, lengths = np.empty(count, np.uint64), np.empty(count, np.uint64)
+        rule = TYPES[field.type]
+        if rule.tail:
+            sound = event_tails(
+                *(self._view, self._starts, self._ends, count, field.offset, self._swap, self._size),
+                *(starts, lengths),
+            )
+            if sound < count:
+                raise self._outside(field, sound)
+        elif rule.kind == "text":
+            event_texts(self._view, self._starts, count, field.offset, field.size, starts, lengths)
+        else:
+            starts, lengths[:] = self._starts + np.uint64(field.offset), field.size
+        return starts, lengths
+
+    def cut(self, field: Field) -> Array:
+        """Whether the values of a tail field were cut at their limit."""
+        marked: Array = self._reference(field)[1] > TAIL_CUT
+        return marked
+
+    def unread(self, field: Field) -> Array:
+        """Whether the values of a tail field could not be read."""
+        marked: Array = self._reference(field)[1] == TAIL_CUT
+        return marked
+
+    def _check_room(self, tails: list[Field]) -> None:
+        """FrameError where the values of an event's tail fields are more than there may be."""
+        total = self._np.zeros(len(self), self._np.int64)
+        for field in tails:
+            total += self._reference(field)[1] & TAIL_MAX
+        beyond = self._np.flatnonzero(total > MAX_FIELD_BYTES)
+        if len(beyond):
+            event = int(beyond[0])
+            start = int(self._starts[event])
+            places = ((start + field.offset, int(self._reference(field)[1][event])) for field in tails)
+            raise crowded(places)
+
+    def _bytes_of(self, field: Field, each: int = 0) -> Array:
+        """The bytes of a field of the fixed part; of numbers of `each` bytes, turned."""
+        out = self._np.empty(len(self) * field.size, self._np.uint8)
+        event_values(self._view, self._starts, len(self), field.offset, field.size, each, out)
+        return out
+
+    def _addresses(self, values: Array, text: Callable[[bytes], str]) -> Array:
         """Each distinct address becomes text once."""
-        np = self.np
+        np = self._np
         keys: Array = values
         if values.dtype.itemsize <= 8:  # as numbers they sort ten times as fast
             width = values.dtype.itemsize
@@ -178,45 +191,35 @@ class _Reader:
         result: Array = names[where.ravel()]
         return result
 
-    def reference(self, field: Field) -> tuple[Array, Array]:
+    def _reference(self, field: Field) -> tuple[Array, Array]:
         """Offsets from the start of the frame and lengths (cut bit included) of a tail field."""
-        pairs = self.bytes_of(field).view(self.order + "u2").astype(self.np.int64)
-        return pairs[:, 0], pairs[:, 1]
+        pairs = self._bytes_of(field, 2 if self._swap else 0).view(self._np.uint16).astype(self._np.int64)
+        return pairs[::2], pairs[1::2]
 
-    def located(self, field: Field) -> tuple[Array, Array]:
-        """Starts in the data and lengths of a tail field's values (u64); those of no bytes start at 0."""
-        np, count = self.np, len(self.rows)
-        starts, lengths = np.empty(count, np.uint64), np.empty(count, np.uint64)
-        swap = self.order != ("<" if sys.byteorder == "little" else ">")
-        sound = event_tails(
-            *(self.rows, count, self.rows.shape[1], field.offset, swap, self.size),
-            *(self.starts, self.ends, starts, lengths),
-        )
-        if sound < count:
-            raise self.outside(field, sound)
-        return starts, lengths
-
-    def tail(self, field: Field) -> Array:
-        np = self.np
+    def _tail(self, field: Field) -> Array:
+        np = self._np
         starts, lengths = self.located(field)
         longest, total = int(lengths.max(initial=0)), int(lengths.sum())
         if field.type == "str" and (longest <= WIDE or longest * len(lengths) <= 4 * total):
-            width = max(longest, 1)
-            out = np.empty((len(lengths), width), np.uint8)
-            gather_texts(self.view, starts, lengths, len(lengths), width, out)
-            texts: Array = out.view(f"S{width}").ravel()
-            return texts
+            return self._gathered(starts, lengths, max(longest, 1))
         result: Array = np.empty(len(starts), dtype=object)
         spans = zip(starts.tolist(), lengths.tolist(), strict=True)
-        result[:] = [bytes(self.view[start : start + length]) for start, length in spans]
+        result[:] = [bytes(self._view[start : start + length]) for start, length in spans]
         return result
 
-    def outside(self, field: Field, event: int) -> FrameError:
-        offsets, lengths = self.reference(field)
+    def _gathered(self, starts: Array, lengths: Array, width: int) -> Array:
+        """Texts as an array of fixed width."""
+        out = self._np.empty((len(lengths), width), self._np.uint8)
+        gather_texts(self._view, starts, lengths, len(lengths), width, out)
+        texts: Array = out.view(f"S{width}").ravel()
+        return texts
+
+    def _outside(self, field: Field, event: int) -> FrameError:
+        offsets, lengths = self._reference(field)
         start = int(offsets[event])
         end = start + (int(lengths[event]) & TAIL_MAX)
         return bad_payload(
-            int(self.starts[event]) + field.offset,
+            int(self._starts[event]) + field.offset,
             f"tail bytes {start} to {end}",
-            f"bytes {self.size} to {int(self.ends[event])}",
+            f"bytes {self._size} to {int(self._ends[event])}",
         )

@@ -1,0 +1,426 @@
+/* Columns of events, straight from their frames: heads, fixed fields, texts; and how often each value stands there. */
+#include "common.h"
+
+/* Bytes of a frame without its trailer, of those `length` that it says. */
+static inline uint64_t without_trailer(const uint8_t *frame, uint64_t length)
+{
+	if (frame[1] & FLAG_CHECKSUM) {
+		uint64_t trailer = frame[1] & FLAG_PADDED ? 3 : 2;
+		length = length >= FRAME_HEADER + trailer ? length - trailer : FRAME_HEADER;
+	}
+	return length;
+}
+
+/*
+ * Of each frame: its type, its id, its bytes without the trailer, and, of an EVENT, its timestamp as the record holds
+ * it. An EVENT too short for one has the type NO_EVENT. Stops at a frame that is not whole; returns how many there
+ * are. *same: whether all are EVENTs of one id.
+ */
+uint64_t kw_event_heads(const uint8_t *data, uint64_t size, const uint64_t *offsets, uint64_t count, uint8_t *types,
+			uint32_t *ids, uint32_t *ends, uint64_t *times, uint64_t *same)
+{
+	uint32_t differs = 0, first = 0;
+	uint64_t i;
+
+	for (i = 0; i < count; i++) {
+		uint32_t length = frame_length(data, size, offsets[i]);
+		if (!length)
+			break;
+		const uint8_t *frame = data + offsets[i];
+		uint32_t type = frame[0] & 15, id = big32(frame + 4);
+		if (type == TYPE_EVENT && length < EVENT_HEADER)
+			type = NO_EVENT;
+		if (!i)
+			first = id;
+		differs |= (id ^ first) | (type ^ TYPE_EVENT);
+		types[i] = (uint8_t)type;
+		ids[i] = id;
+		ends[i] = (uint32_t)without_trailer(frame, length);
+		times[i] = length < EVENT_HEADER ? 0 : host64(frame + 8);
+	}
+	*same = !differs;
+	return i;
+}
+
+/*
+ * Which events are as their schema says: `fixed` bytes at least, and the values of the tail fields, whose references
+ * stand at the bytes `tails` of each, inside what follows. sound[] gets 1 or 0; returns how many are. What leaves the
+ * data is not sound.
+ */
+uint64_t kw_event_sound(const uint8_t *data, uint64_t size, const uint64_t *offsets, const uint32_t *ends,
+			uint64_t count, const uint64_t *tails, uint64_t fields, uint64_t fixed, uint64_t swap,
+			uint8_t *sound)
+{
+	uint64_t good = 0;
+
+	for (uint64_t i = 0; i < count; i++) {
+		uint64_t offset = offsets[i], end = ends[i], total = 0;
+		uint32_t bad = end < fixed || offset > size || end > size - offset;
+		for (uint64_t at = 0; !bad && at < fields; at++) {
+			uint16_t pair[2];
+			if (tails[at] > end || end - tails[at] < 4) {
+				bad = 1;
+				break;
+			}
+			memcpy(pair, data + offset + tails[at], 4);
+			uint32_t start = swap ? __builtin_bswap16(pair[0]) : pair[0];
+			uint32_t length = (swap ? __builtin_bswap16(pair[1]) : pair[1]) & TAIL_MAX;
+			total += length;
+			bad = length && (start < fixed || start + length > end);
+		}
+		bad |= total > MAX_FIELD_BYTES;
+		sound[i] = (uint8_t)!bad;
+		good += !bad;
+	}
+	return good;
+}
+
+/*
+ * The EVENTs with this id: starts[] and ends[] get where each frame begins and how many bytes it has without its
+ * trailer. Other frames are left out. Ends before an EVENT of fewer than `fixed` bytes; *next is its index, or count.
+ */
+uint64_t kw_event_spans(const uint8_t *data, uint64_t size, const uint64_t *offsets, uint64_t count, uint64_t id,
+			uint64_t fixed, uint64_t *starts, uint64_t *ends, uint64_t limit, uint64_t *next)
+{
+	uint64_t found = 0, i;
+
+	for (i = 0; i < count && found < limit; i++) {
+		uint64_t length = frame_length(data, size, offsets[i]);
+		if (!length)
+			continue;
+		const uint8_t *frame = data + offsets[i];
+		if ((frame[0] & 15) != TYPE_EVENT || big32(frame + 4) != id)
+			continue;
+		length = without_trailer(frame, length);
+		if (length < fixed)
+			break;
+		starts[found] = offsets[i];
+		ends[found++] = length;
+	}
+	*next = i;
+	return found;
+}
+
+#define VALUES(bits, value)                                                                       \
+	for (i = 0; i < count && starts[i] <= last; i++) {                                        \
+		uint##bits##_t one;                                                               \
+		memcpy(&one, from + starts[i], bits / 8);                                         \
+		one = (value);                                                                    \
+		memcpy(out + i * (bits / 8), &one, bits / 8);                                     \
+	}                                                                                         \
+	return i
+
+/*
+ * The `width` bytes at byte `at` of each event, back to back; `each`: bytes of the numbers in them whose order is
+ * turned, 0 or 1: none. Ends before one that is not inside the data; returns how many there are.
+ */
+uint64_t kw_event_values(const uint8_t *data, uint64_t size, const uint64_t *starts, uint64_t count, uint64_t at,
+			 uint64_t width, uint64_t each, uint8_t *out)
+{
+	uint64_t i;
+
+	if (at > size || width > size - at)
+		return 0;
+	uint64_t last = size - at - width; /* the greatest start of one that is inside */
+	const uint8_t *from = data + at;
+	if (width == 1) {
+		VALUES(8, one);
+	} else if (width == 2) {
+		if (each == 2) {
+			VALUES(16, __builtin_bswap16(one));
+		}
+		VALUES(16, one);
+	} else if (width == 4 && each != 2) {
+		if (each == 4) {
+			VALUES(32, __builtin_bswap32(one));
+		}
+		VALUES(32, one);
+	} else if (width == 8 && each != 2 && each != 4) {
+		if (each == 8) {
+			VALUES(64, __builtin_bswap64(one));
+		}
+		VALUES(64, one);
+	}
+	for (i = 0; i < count && starts[i] <= last; i++) {
+		uint8_t *row = out + i * width;
+		memcpy(row, from + starts[i], width);
+		for (uint64_t head = 0; each > 1 && width - head >= each; head += each)
+			for (uint64_t low = head, high = head + each - 1; low < high; low++, high--) {
+				uint8_t byte = row[low];
+				row[low] = row[high];
+				row[high] = byte;
+			}
+	}
+	return i;
+}
+
+/*
+ * Where the values of a tail field lie in data, by the references at byte `at` of each event, and their lengths
+ * without the cut bit; one of no bytes lies at 0. Ends before a reference that leaves its frame's tail, which begins
+ * at `fixed`, or is not inside the data; returns how many are sound.
+ */
+uint64_t kw_event_tails(const uint8_t *data, uint64_t size, const uint64_t *starts, const uint64_t *ends,
+			uint64_t count, uint64_t at, uint64_t swap, uint64_t fixed, uint64_t *places,
+			uint64_t *lengths)
+{
+	uint64_t i;
+
+	if (at > size || size - at < 4)
+		return 0;
+	for (i = 0; i < count && starts[i] <= size - at - 4; i++) {
+		uint16_t pair[2];
+		memcpy(pair, data + starts[i] + at, 4);
+		uint64_t offset = swap ? __builtin_bswap16(pair[0]) : pair[0];
+		uint64_t length = (swap ? __builtin_bswap16(pair[1]) : pair[1]) & TAIL_MAX;
+		if (length && (offset < fixed || offset + length > ends[i]))
+			break;
+		places[i] = length ? starts[i] + offset : 0;
+		lengths[i] = length;
+	}
+	return i;
+}
+
+/*
+ * Where the texts of `width` bytes at byte `at` of each event lie, and their lengths up to the first NUL. Ends before
+ * one that is not inside the data; returns how many there are.
+ */
+uint64_t kw_event_texts(const uint8_t *data, uint64_t size, const uint64_t *starts, uint64_t count, uint64_t at,
+			uint64_t width, uint64_t *places, uint64_t *lengths)
+{
+	uint64_t i;
+
+	if (at > size || width > size - at)
+		return 0;
+	for (i = 0; i < count && starts[i] <= size - at - width; i++) {
+		const uint8_t *text = data + starts[i] + at;
+		uint64_t length = 0;
+		while (length < width && text[length])
+			length++;
+		places[i] = starts[i] + at;
+		lengths[i] = length;
+	}
+	return i;
+}
+
+/* A mask for the first `count` bytes, 0 to 7, of a word in memory. */
+static inline uint64_t low_bytes(uint64_t count)
+{
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	return ((uint64_t)1 << 8 * count) - 1;
+#else
+	return count ? ~(uint64_t)0 << (64 - 8 * count) : 0;
+#endif
+}
+
+/* Values of different lengths as rows of `width` bytes, zeros behind each. Ends before one that does not fit. */
+uint64_t kw_gather_texts(const uint8_t *data, uint64_t size, const uint64_t *places, const uint64_t *lengths,
+			 uint64_t count, uint64_t width, uint8_t *out)
+{
+	uint64_t i;
+
+	for (i = 0; i < count; i++) {
+		uint64_t place = places[i], length = lengths[i];
+		uint8_t *row = out + i * width;
+		if (length > width || place > size || length > size - place)
+			break;
+		if (width && width <= 16 && size - place >= 16 && i + 16 < count) {
+			/* Two words are quicker than a call; the rows behind are written after this one. */
+			uint64_t words[2];
+			memcpy(words, data + place, 16);
+			words[0] &= length >= 8 ? ~(uint64_t)0 : low_bytes(length);
+			words[1] &= length >= 16 ? ~(uint64_t)0 : length > 8 ? low_bytes(length - 8) : 0;
+			memcpy(row, words, 16);
+		} else {
+			memcpy(row, data + place, length);
+			memset(row + length, 0, width - length);
+		}
+	}
+	return i;
+}
+
+/*
+ * Values of different lengths back to back, as Arrow has them: ends[0] is 0, ends[i + 1] where value i ends. Ends
+ * before one that is not inside the data, or does not fit; returns how many there are.
+ */
+uint64_t kw_pack_texts(const uint8_t *data, uint64_t size, const uint64_t *places, const uint64_t *lengths,
+		       uint64_t count, uint8_t *out, uint64_t room, uint32_t *ends)
+{
+	uint64_t i, used = 0;
+
+	ends[0] = 0;
+	for (i = 0; i < count; i++) {
+		uint64_t place = places[i], length = lengths[i];
+		if (length > room - used || place > size || length > size - place)
+			break;
+		if (length <= 8 && size - place >= 8 && room - used >= 8)
+			memcpy(out + used, data + place, 8); /* what is too much is written over */
+		else
+			memcpy(out + used, data + place, length);
+		used += length;
+		ends[i + 1] = (uint32_t)used;
+	}
+	return i;
+}
+
+/* Every bit of the word reaches every bit of what is given (the finalizer of splitmix64). */
+static inline uint64_t mix(uint64_t word)
+{
+	word = (word ^ word >> 30) * 0xbf58476d1ce4e5b9u;
+	word = (word ^ word >> 27) * 0x94d049bb133111ebu;
+	return word ^ word >> 31;
+}
+
+/*
+ * A hash of each value with a secret; NULs at its end change nothing. Ends before one that is not inside the data;
+ * returns how many there are.
+ */
+uint64_t kw_hash_texts(const uint8_t *data, uint64_t size, const uint64_t *places, const uint64_t *lengths,
+		       uint64_t count, uint64_t secret, uint64_t *out)
+{
+	uint64_t i;
+
+	for (i = 0; i < count; i++) {
+		uint64_t place = places[i], length = lengths[i], hash = secret;
+		if (place > size || length > size - place)
+			break;
+		const uint8_t *text = data + place;
+		for (uint64_t at = 0, word = 0; at < length; at += 8, word++) {
+			uint64_t part = 0, left = length - at;
+			if (left >= 8)
+				part = host64(text + at);
+			else if (size - place - at >= 8)
+				part = host64(text + at) & low_bytes(left);
+			else
+				memcpy(&part, text + at, left);
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+			part = __builtin_bswap64(part);
+#endif
+			if (part)
+				hash = mix(hash ^ (part * 0x9e3779b97f4a7c15u + word));
+		}
+		out[i] = hash;
+	}
+	return i;
+}
+
+/* --- how often each value stands there */
+
+static inline uint64_t number(const uint8_t *values, uint64_t width, uint64_t with_sign, uint64_t i)
+{
+	switch (width) {
+	case 1:
+		return with_sign ? (uint64_t)((const int8_t *)(const void *)values)[i] : values[i];
+	case 2:
+		return with_sign ? (uint64_t)((const int16_t *)(const void *)values)[i] :
+				   ((const uint16_t *)(const void *)values)[i];
+	case 4:
+		return with_sign ? (uint64_t)((const int32_t *)(const void *)values)[i] :
+				   ((const uint32_t *)(const void *)values)[i];
+	default:
+		return ((const uint64_t *)(const void *)values)[i];
+	}
+}
+
+static inline __attribute__((always_inline)) uint64_t distinct(const uint8_t *values, uint64_t width,
+							       uint64_t with_sign, uint64_t count, uint32_t *table,
+							       uint64_t mask, uint64_t *keys, uint64_t *counts,
+							       uint64_t *first, uint64_t limit)
+{
+	uint64_t found = 0, last = 0, run = 0, place = 0;
+
+	for (uint64_t i = 0; i < count; i++) {
+		uint64_t key = number(values, width, with_sign, i);
+		if (run && key == last) {
+			run++;
+			continue;
+		}
+		if (run)
+			counts[place] += run;
+		uint64_t at = (key * 0x9e3779b97f4a7c15u >> 32) & mask;
+		while (table[at] && keys[table[at] - 1] != key)
+			at = (at + 1) & mask;
+		if (!table[at]) {
+			if (found == limit)
+				return limit + 1;
+			keys[found] = key;
+			counts[found] = 0;
+			first[found++] = i;
+			table[at] = (uint32_t)found;
+		}
+		place = table[at] - 1;
+		last = key;
+		run = 1;
+	}
+	if (run)
+		counts[place] += run;
+	return found;
+}
+
+/*
+ * The distinct integers of `width` bytes, widened to 64 bits, as they come: keys[], how often each stands there, and
+ * where first. `table`: mask + 1 zeros, more than `limit`. Returns how many there are; limit + 1: more, counts are
+ * not whole then.
+ */
+uint64_t kw_count_distinct(const uint8_t *values, uint64_t width, uint64_t with_sign, uint64_t count, uint32_t *table,
+			   uint64_t mask, uint64_t *keys, uint64_t *counts, uint64_t *first, uint64_t limit)
+{
+	switch (width) {
+	case 1:
+		return distinct(values, 1, with_sign, count, table, mask, keys, counts, first, limit);
+	case 2:
+		return distinct(values, 2, with_sign, count, table, mask, keys, counts, first, limit);
+	case 4:
+		return distinct(values, 4, with_sign, count, table, mask, keys, counts, first, limit);
+	default:
+		return distinct(values, 8, with_sign, count, table, mask, keys, counts, first, limit);
+	}
+}
+
+#define BITS 65u /* bit lengths of 64-bit integers */
+#define SUMS 6u  /* behind them: low and high word of two sums, the least and the greatest */
+
+static inline __attribute__((always_inline)) void powers(const uint8_t *values, uint64_t width, uint64_t with_sign,
+							 uint64_t count, uint64_t *above, uint64_t *below,
+							 uint64_t *sums)
+{
+	unsigned __int128 up = 0, down = 0;
+	uint64_t flip = with_sign ? (uint64_t)1 << 63 : 0, least = ~(uint64_t)0, greatest = 0;
+
+	for (uint64_t i = 0; i < count; i++) {
+		uint64_t value = number(values, width, with_sign, i), ordered = value ^ flip;
+		least = ordered < least ? ordered : least;
+		greatest = ordered > greatest ? ordered : greatest;
+		if (with_sign && value >> 63) {
+			value = -value;
+			below[64 - __builtin_clzll(value)]++;
+			down += value;
+		} else {
+			above[value ? 64 - __builtin_clzll(value) : 0]++;
+			up += value;
+		}
+	}
+	sums[0] = (uint64_t)up;
+	sums[1] = (uint64_t)(up >> 64);
+	sums[2] = (uint64_t)down;
+	sums[3] = (uint64_t)(down >> 64);
+	sums[4] = least ^ flip;
+	sums[5] = greatest ^ flip;
+}
+
+/*
+ * Integers of `width` bytes by their bit lengths, negative ones by those of their magnitudes: out[] has how many are
+ * not negative, then how many are, BITS each, then SUMS.
+ */
+void kw_bit_counts(const uint8_t *values, uint64_t width, uint64_t with_sign, uint64_t count, uint64_t *out)
+{
+	memset(out, 0, (2 * BITS + SUMS) * sizeof *out);
+	uint64_t *below = out + BITS, *sums = out + 2 * BITS;
+	if (width == 1)
+		powers(values, 1, with_sign, count, out, below, sums);
+	else if (width == 2)
+		powers(values, 2, with_sign, count, out, below, sums);
+	else if (width == 4)
+		powers(values, 4, with_sign, count, out, below, sums);
+	else
+		powers(values, 8, with_sign, count, out, below, sums);
+}

@@ -1,0 +1,121 @@
+"""Counts over time, in stretches whose length is known only when all times were seen.
+
+The laws: counts are exact; one reading is enough: stretches are powers of two of ns and stand at the
+multiples of their length, so that two make one as more time is to be covered, and those of all timelines go
+together; memory is bounded by FINE stretches. At the end all lie on one grid of at most BINS bins.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+BINS: Final = 240  # of a grid, at most
+FINE: Final = 1 << 10  # stretches while times come, at most
+
+
+class Grid(NamedTuple):
+    """`bins` equal stretches from `begins` on (wall-clock ns), each `width` ns."""
+
+    begins: int
+    width: int
+    bins: int
+
+
+class Stretches:
+    """Counts by stretch and kind, a number below 128: `cells`. A stretch is 2**`shift` ns."""
+
+    __slots__ = ("_first", "_last", "cells", "shift")
+
+    def __init__(self) -> None:
+        self.shift = 0
+        self._first, self._last = 0, -1
+        self.cells: dict[int, int] = {}  # stretch << 7 | kind → count
+
+    def reach(self, low: int, high: int) -> None:
+        """Make stretches that reach these times too."""
+        first, last, shift = low >> self.shift, high >> self.shift, self.shift
+        if self._first <= self._last:
+            first, last = min(first, self._first), max(last, self._last)
+        while last - first >= FINE:
+            first, last, shift = first >> 1, last >> 1, shift + 1
+        if shift > self.shift:
+            old, by = self.cells, shift - self.shift
+            self.cells = {}
+            for key, count in old.items():
+                key = key >> 7 >> by << 7 | key & 127
+                self.cells[key] = self.cells.get(key, 0) + count
+        self._first, self._last, self.shift = first, last, shift
+
+    def add(self, first: int, keys: "Array", counts: "Array") -> None:
+        """Count so many of each key, (stretch - `first`) << 7 | kind."""
+        cells, base = self.cells, first << 7
+        for key, count in zip(keys.tolist(), counts.tolist(), strict=True):
+            cells[base + key] = cells.get(base + key, 0) + count
+
+    def span(self, shift: int) -> tuple[int, int] | None:
+        """The first and the last stretch, of 2**shift ns, that have times; None: there are none."""
+        by = shift - self.shift
+        return (self._first >> by, self._last >> by) if self._first <= self._last else None
+
+    def laid(self, grid: Grid, kinds: int = 1) -> "Array":
+        """The counts by bin of the grid and kind."""
+        import numpy as np
+
+        counts = np.zeros((grid.bins, kinds), np.int64)
+        for key, count in self.cells.items():
+            counts[((key >> 7 << self.shift) - grid.begins) // grid.width, key & 127] += count
+        return counts
+
+
+class Timeline:
+    """Events over time; once it is laid on a grid, `counts` has a number for each bin."""
+
+    __slots__ = ("counts", "grid", "stretches")
+
+    def __init__(self) -> None:
+        import numpy as np
+
+        self.stretches = Stretches()
+        self.grid = Grid(0, 1, 0)
+        self.counts: Array = np.zeros(0, np.int64)
+
+    def add(self, times: "Array") -> None:
+        """Count times, which are in order."""
+        import numpy as np
+
+        if not len(times):
+            return
+        made, low, high = self.stretches, int(times[0]), int(times[-1])
+        made.reach(low, high)
+        first, last = low >> made.shift, high >> made.shift
+        edges = np.int64(first) + np.arange(1, last - first + 1) << np.int64(made.shift)
+        counts = np.diff(np.concatenate([[0], np.searchsorted(times, edges), [len(times)]]))
+        there = np.flatnonzero(counts)
+        made.add(first, there << 7, counts[there])
+
+    def lay(self, grid: Grid) -> None:
+        """No more times come: this is the grid of all."""
+        self.grid, self.counts = grid, self.stretches.laid(grid)[:, 0]
+
+    @property
+    def peak(self) -> float:
+        """Events a second in the fullest bin."""
+        return float(self.counts.max(initial=0)) * 1e9 / self.grid.width
+
+
+def grid_of(all: Iterable[Stretches]) -> Grid:
+    """The grid on which these lie together."""
+    parts = [one for one in all if one.span(one.shift) is not None]
+    if not parts:
+        return Grid(0, 1, 1)
+    shift = max(one.shift for one in parts)
+    spans = [span for one in parts if (span := one.span(shift)) is not None]
+    first, last = min(low for low, _ in spans), max(high for _, high in spans)
+    while last - first >= FINE:
+        first, last, shift = first >> 1, last >> 1, shift + 1
+    step = -(-(last - first + 1) // BINS)
+    return Grid(first << shift, step << shift, -(-(last - first + 1) // step))
