@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 from common import table
 
 from kwire.cli.main import main as command
@@ -45,7 +46,7 @@ def event(number: int, id: int = 1, size: int = 48) -> bytes:
     return struct.pack(">BBHI", 0x11, 0, size, id) + head.ljust(size - 8, b"\0")
 
 
-def data(sequence: int, *frames: bytes, flags: int = Flag.CHECKSUM) -> bytes:
+def data(sequence: int, *frames: bytes | memoryview, flags: int = Flag.CHECKSUM) -> bytes:
     return build(Type.DATA, sequence, b"".join(frames), flags)
 
 
@@ -266,16 +267,25 @@ def probes(count: int, many: int = 1000) -> Packets:
         yield datagram(data(number, event(number, 1 + number % many)))
 
 
+def back_to_back(first: int, count: int, size: int) -> memoryview:
+    """Events of successive numbers, as `event` makes them."""
+    rows = np.tile(np.frombuffer(event(0, size=size), np.uint8), (count, 1))
+    numbers = np.arange(first, first + count)
+    for at, kind, values in ((8, "u8", numbers * 1000), (24, "i4", numbers % 1500), (32, "u2", numbers % 4)):
+        kind = np.dtype(kind)
+        rows[:, at : at + kind.itemsize] = values.astype(kind)[:, None].view(np.uint8)
+    return memoryview(rows.reshape(-1).data)
+
+
 def bulk(count: int, size: int, each: int = 48) -> Packets:
     """One connection: DATA frames of about `size` bytes in full segments."""
     yield ether(ip(tcp(b"", 0, 2), 6))
     held, at, sequence, number = bytearray(data(0, SCHEMAS, flags=0)), 1, 0, 0
-    events = [event(one, size=each) for one in range(1000)]
     per = max((size - 8) // each, 1)
     for _ in range(count - 1):
         while len(held) < SEGMENT:
             sequence += 1
-            held += data(sequence, *(events[(number + one) % 1000] for one in range(per)), flags=0)
+            held += data(sequence, back_to_back(number, per, each), flags=0)
             number += per
         yield ether(ip(tcp(bytes(held[:SEGMENT]), at), 6))
         at += SEGMENT

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 
 #include "../../native/engine.h"
+#include "../../native/columns.c"
 #include "../../native/walk.c"
 
 uint64_t kw_pcap_rows(const uint8_t *, uint64_t, uint64_t, uint64_t, uint64_t, struct interface *, uint64_t, struct row *,
@@ -117,34 +118,52 @@ static void on_offsets(uint8_t *data, uint64_t size, unsigned which)
 	free(out);
 }
 
-/* Columns of events: rows, then the texts that a tail field points to. */
+/* Columns of events: heads, fixed fields, then the texts that a field points to; and counts of what was found. */
 static void columns(uint8_t *data, uint64_t size)
 {
-	uint64_t limit = 1 + parameter(1, 64) % 64, *offsets = room(limit * 8, 0), next;
+	uint64_t limit = 1 + parameter(1, 64) % 64, *offsets = room(limit * 8, 0), next, same;
 	uint64_t count = some_offsets(data, size, offsets, limit), fixed = 16 + parameter(2, 100) % 128;
-	uint64_t stride = (fixed + 7) & ~(uint64_t)7, width = parameter(4, 20) % 64, taken = minimum(count, limit);
+	uint64_t width = parameter(4, 20) % 64, at = parameter(7, 64), taken, swap = parameters[8] & 1;
 	uint64_t *starts = room(limit * 8, 0), *ends = room(limit * 8, 0), *places = room(limit * 8, 0);
-	uint64_t *lengths = room(limit * 8, 0);
-	uint8_t *rows = room(limit * stride, 0), *out;
+	uint64_t *lengths = room(limit * 8, 0), tails[2] = { at, parameter(9, 40) };
+	uint32_t *ids = room(limit * 4, 0), *sizes = room(limit * 4, 0), *stops = room(limit * 4 + 4, 0);
+	uint8_t *types = room(limit, 0), *out = room(limit * width, 0);
 
-	taken = kw_event_rows(data, size, offsets, taken, parameter(5, 2), fixed, stride, starts, ends, rows, limit, &next);
-	uint64_t at = parameter(7, stride) % (stride - 3);
-	taken = kw_event_tails(rows, taken, stride, at, parameters[8] & 1, fixed, starts, ends, places, lengths);
-	out = room(taken * width, 0);
+	taken = kw_event_heads(data, size, offsets, count, types, ids, sizes, places, &same);
+	kw_event_sound(data, size, offsets, sizes, taken, tails, parameters[9] % 3, fixed, swap, types);
+	taken = kw_event_spans(data, size, offsets, count, parameter(5, 2), fixed, starts, ends, limit, &next);
+	kw_event_values(data, size, starts, taken, at, width, parameters[10] & 15, out);
+	kw_event_texts(data, size, starts, taken, at, width, places, lengths);
+	taken = kw_event_tails(data, size, starts, ends, taken, at, swap, fixed, places, lengths);
 	kw_gather_texts(data, size, places, lengths, taken, width, out);
-	free(out);
-	out = room(limit * width, 0); /* and with places and lengths that nobody has looked at */
-	for (uint64_t i = 0; i < limit; i++) {
-		places[i] = parameter((unsigned)i, size);
-		lengths[i] = parameter((unsigned)i + 3, 20);
+	for (unsigned turn = 0; turn < 2; turn++) {
+		kw_pack_texts(data, size, places, lengths, taken, out, limit * width, stops);
+		kw_hash_texts(data, size, places, lengths, taken, parameters[6], starts);
+		for (uint64_t i = 0; i < limit; i++) { /* and with places and lengths that nobody has looked at */
+			places[i] = parameter((unsigned)i, size);
+			lengths[i] = parameter((unsigned)i + 3, 20);
+		}
+		taken = limit;
 	}
 	kw_gather_texts(data, size, places, lengths, limit, width, out);
+	kw_event_values(data, size, places, limit, at, width, parameters[10] & 15, out);
+	kw_event_tails(data, size, places, lengths, limit, at, swap, fixed, starts, ends);
+	kw_event_texts(data, size, places, limit, at, width, starts, ends);
+	uint64_t each = (uint64_t)1 << parameters[3] % 4, most = minimum(limit, parameter(6, 20) & 63), bits[136];
+	uint32_t *table = room(64 * 4, 0);
+	if (most < 64)
+		kw_count_distinct(data, each, swap, size / each, table, 63, starts, ends, places, most);
+	kw_bit_counts(data, each, swap, size / each, bits);
+	free(table);
 	free(offsets);
 	free(starts);
 	free(ends);
 	free(places);
 	free(lengths);
-	free(rows);
+	free(ids);
+	free(sizes);
+	free(stops);
+	free(types);
 	free(out);
 }
 
