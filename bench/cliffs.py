@@ -272,8 +272,8 @@ def back_to_back(first: int, count: int, size: int) -> memoryview:
     rows = np.tile(np.frombuffer(event(0, size=size), np.uint8), (count, 1))
     numbers = np.arange(first, first + count)
     for at, kind, values in ((8, "u8", numbers * 1000), (24, "i4", numbers % 1500), (32, "u2", numbers % 4)):
-        kind = np.dtype(kind)
-        rows[:, at : at + kind.itemsize] = values.astype(kind)[:, None].view(np.uint8)
+        octets = values.astype(kind)[:, None].view(np.uint8)
+        rows[:, at : at + octets.shape[1]] = octets
     return memoryview(rows.reshape(-1).data)
 
 

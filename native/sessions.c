@@ -242,7 +242,7 @@ static int lost_sound(const uint8_t *frame, uint32_t length)
 static void take_inner(struct engine *e, uint32_t number, const uint8_t *p, uint64_t size, uint32_t alone)
 {
 	struct conversation *c = &e->conversations[number];
-	uint64_t at = 0, mark = 0, frames = 0, found = e->found;
+	uint64_t at = 0, mark = 0, frames = 0, before = e->found, found = before;
 
 	if (size > e->out_room - e->out_used || size / 8 > e->limit - found)
 		return; /* cannot be: RESERVE is there */
@@ -293,7 +293,7 @@ kept:
 		at += length;
 	}
 	keep(e, p + mark, at - mark);
-	if (found != e->found)
+	if (found != before)
 		e->only = !e->only || e->only == number ? number : SEVERAL;
 	e->found = found;
 	c->frames += frames;

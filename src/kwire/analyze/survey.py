@@ -52,9 +52,8 @@ class Survey:
     """The outcome: `probes` in order, `losses`, `problem` with the file, `strangers`: events without SCHEMA.
 
     `packets` were read and `frames` found in them, `skipped` packets hold no sound frame; `errors` counts
-    what was wrong by its name, and `wrong` says it, a line each.
-    `read`: whether it has read the capture; `sessions`: whether it holds some of a network. `held`: the files
-    of captures whose events are in it;
+    what was wrong by its name, and `wrong` says it, a line each. `read`: whether it has read the capture;
+    `sessions`: whether it holds some of a network. `held`: the files of captures whose events are in it;
     `repeated` says which of them more than once, empty for none.
     """
 
