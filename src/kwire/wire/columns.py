@@ -193,7 +193,7 @@ class Columns:
 
     def _reference(self, field: Field) -> tuple[Array, Array]:
         """Offsets from the start of the frame and lengths (cut bit included) of a tail field."""
-        pairs = self._bytes_of(field, 2 if self._swap else 0).view(self._np.uint16).astype(self._np.int64)
+        pairs = self._bytes_of(field, 2 if self._swap else 0).view(self._np.uint16)
         return pairs[::2], pairs[1::2]
 
     def _tail(self, field: Field) -> Array:
