@@ -26,6 +26,20 @@ def test_other_addresses_need_all_functions() -> None:
     assert not plain.symbols
 
 
+def test_numbers_have_the_names_that_the_kernel_prints() -> None:
+    conditions = ['prev_state == "R+" or prev_state & D', "prev_state == S"]
+    for condition in conditions:
+        [schema] = make_plan(["tracepoint:sched:sched_switch(prev_state)"], condition).schemas
+    state = schema.field("prev_state")
+    assert (state.type, state.display, state.enum) == ("s64", "flags", "")
+    names = schema.enums[state.table]
+    assert [names[value] for value in (0, 1, 2, 256)] == ["R", "S", "D", "R+"]
+    wanted = "gfp_flags & __GFP_ZERO and gfp_flags != GFP_KERNEL"
+    [schema] = make_plan(["tracepoint:kmem:kmalloc(gfp_flags)"], wanted).schemas
+    names = schema.enums[schema.field("gfp_flags").table]
+    assert {"GFP_KERNEL", "__GFP_ZERO", "none"} <= set(names.values())
+
+
 def test_a_wildcard_leaves_out_functions_without_types() -> None:
     plan = make_plan(["fentry:tcp_v4_*(func)"])
     assert all(list(schema.symbols.values()) == [schema.target] for schema in plan.schemas)

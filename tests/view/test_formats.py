@@ -254,7 +254,7 @@ def test_a_screen_shows_each_round_in_order_of_time(samples: Any) -> None:
     ("value", "text"), [(0, "0"), (1, "READ"), (5, "READ|WRITE"), (6, "ALL"), (20, "WRITE|0x10"), (16, "16")]
 )
 def test_bits_are_named(value: int, text: str) -> None:
-    assert flags(value, {1: "READ", 4: "WRITE", 6: "ALL"}) == text
+    assert flags({1: "READ", 4: "WRITE", 6: "ALL"})(value) == text
 
 
 def test_a_column_is_as_wide_as_what_it_has_held(samples: Any) -> None:

@@ -6,14 +6,25 @@ from typing import Any
 
 import pytest
 
+from kwire.view.table import Table
 from kwire.view.values import displayed, flags, json_converter, text_converter
+from kwire.view.where import Where
 from kwire.wire.fields import DISPLAYS
-from kwire.wire.names import tables
-from kwire.wire.schema import Field, Labels, Schema
+from kwire.wire.frames import Frames
+from kwire.wire.names import SYSCALLS, tables
+from kwire.wire.schema import Field, Labels, Schema, SchemaReader
 
 OPEN = tables("x86_64")["open"]
 MMAP = tables("x86_64")["mmap"]
 SOCKET = tables("x86_64")["socket"]
+
+
+def travelled(one: Schema) -> Schema:
+    """The schema as it comes out of its frames."""
+    reader = SchemaReader()
+    read = [reader.add(frame) for data in one.frames() for frame in Frames.walk(data)]
+    assert read[-1] is not None
+    return read[-1]
 
 
 def field(display: str, **changes: Any) -> Field:
@@ -83,7 +94,7 @@ def test_every_display_has_its_form() -> None:
     ],
 )
 def test_flags_of_system_calls(value: int, table: Any, text: str | None) -> None:
-    shown = flags(value, table.names, table.mask)
+    shown = flags(table.names, table.mask)(value)
     assert shown == text if text is not None else shown
 
 
@@ -92,3 +103,45 @@ def test_any_type_may_have_any_display() -> None:
         one = Field("x", type, 16, {"ipv4": 4, "mac": 6}.get(type, 4), display="errno")
         if type != "bool":
             assert displayed(schema(one), one) is None
+
+
+def test_flags_stand_in_the_order_of_their_table_and_the_widest_is_taken_first() -> None:
+    gfp_table = {0: "none", 0x500: "USER", 0xD00: "KERNEL", 0x100: "ZERO", 0x400: "RECLAIM", 0x800: "KSWAPD"}
+    one = Field("x", "u64", 16, 8, display="flags", table="gfp")
+    schema_ = travelled(Schema(1, "kprobe:f", "kprobe", "f", (one,), 24, enums={"gfp": gfp_table}))
+    gfp = flags(schema_.enums["gfp"])
+    assert [gfp(value) for value in (0, 0xD00, 0xD01, 0x900, 0x500)] == [
+        "none", "KERNEL", "KERNEL|0x1", "ZERO|KSWAPD", "USER"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("machine", "call", "result", "shown"),
+    [
+        ("aarch64", 222, 0x7F0000001000, "id=mmap ret=0x7f0000001000"),
+        ("aarch64", 222, -12, "id=mmap ret=-ENOMEM"),
+        ("aarch64", 56, 4096, "id=openat ret=4096"),
+        ("aarch64", 56, -2, "id=openat ret=-ENOENT"),
+        ("aarch64", 435, 0, "id=clone3 ret=0"),
+        ("aarch64", 4000, 1, "id=4000 ret=1"),
+        ("x86_64", 9, 0x7F0000001000, "id=mmap ret=0x7f0000001000"),
+        ("x86_64", 222, 3, "id=timer_create ret=3"),
+    ],
+)
+def test_system_calls_of_a_machine_by_what_its_schema_says(
+    machine: str, call: int, result: int, shown: str
+) -> None:
+    table = tables(machine)["syscall"]
+    fields = (
+        Field("id", "s64", 16, 8, display="flags", table="names of syscall", mask=table.mask),
+        Field("ret", "s64", 24, 8, display="errno"),
+    )
+    enums = {"names of syscall": table.names}
+    made = Schema(1, "p", "tracepoint", "raw_syscalls:sys_exit", fields, 32, enums=enums)
+    packed = travelled(made)
+    view = Table([packed])
+    assert view.event(packed)(0, (call, result))[-1] == shown
+    where = Where("id == 'openat' or id == mmap")
+    where.check([packed])
+    names = {number: name for name, number in SYSCALLS[machine].items()}
+    assert where.test(packed)(0, (call, result)) is (names.get(call) in ("openat", "mmap"))

@@ -138,6 +138,10 @@ def _field(item: Item, enums: dict[str, Mapping[int, str]]) -> wire.Field:
 def _shown(item: Item, field: wire.Field, enums: dict[str, Mapping[int, str]], machine: str) -> wire.Field:
     """The field with what its type says of how people read it; a table of names goes into `enums`."""
     element = _element(item.field.type)[0]
+    if isinstance(element, types.Enum) and element.flags:
+        table_name = f"names of {element.name}"
+        enums[table_name] = {value: label for label, value in element.values}
+        return field._replace(display="flags", table=table_name)
     display = element.display if isinstance(element, types.Int) else ""
     if not display or display in types.ADDRESSES:
         return field
@@ -149,7 +153,7 @@ def _shown(item: Item, field: wire.Field, enums: dict[str, Mapping[int, str]], m
     if table is None:
         return field
     name = f"names of {display}"
-    enums[name] = table.names
+    enums[name] = dict(sorted(table.names.items()))
     return field._replace(display="flags", table=name, mask=table.mask)
 
 
@@ -173,6 +177,8 @@ def wire_type(type_: types.Type, name: str) -> tuple[str, int, str]:
     if isinstance(element, types.Int):
         address = element.display if element.display in types.ADDRESSES else ""
         return address or f"{'s' if element.signed else 'u'}{element.size * 8}", count, ""
+    if isinstance(element, types.Enum) and element.flags:
+        return f"{'s' if element.signed else 'u'}{element.size * 8}", count, ""
     if isinstance(element, types.Enum):
         kind = "senum" if element.signed else "enum"
         return kind, count, (element.name or name) if element.values else ""

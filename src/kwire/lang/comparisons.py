@@ -130,7 +130,9 @@ def as_shown(display: str, literal: Literal, constant: Named) -> int:
 
 def _by_name(text: str, constant: Named) -> int | None:
     """The number of names joined by `|`, of a negative one with its sign; None where one is unknown."""
-    total = 0
+    total, whole = 0, constant(text)
+    if whole is not None:  # a name may have such signs itself
+        return whole
     for name in text.removeprefix("-").split("|"):
         number = constant(name)
         if number is None:

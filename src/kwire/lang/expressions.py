@@ -109,6 +109,9 @@ class Expressions:
             param = self._param_named(name) or self._param_named(name.removeprefix(PREFIX))
             if param is not None:
                 return self.param(param, span)
+        printed = self._printed(name)
+        if printed is not None:
+            return c.Const(printed, t.S64, span)
         enumerator = self.types.enumerator(name)
         if enumerator is not None:
             value, type_ = enumerator
@@ -118,6 +121,17 @@ class Expressions:
         if number is not None:
             return values.constant(number, span)
         raise self._unknown(name, span)
+
+    def _printed(self, name: str) -> int | None:
+        """What the tracepoint itself prints by a name, where that is one number."""
+        values = {
+            value
+            for param in self.site.params
+            if isinstance(param.type, t.Enum)
+            for known, value in param.type.values
+            if known == name
+        }
+        return values.pop() if len(values) == 1 else None
 
     def _unknown(self, name: str, span: Span) -> NameTextError:
         if name == "args":

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from kwire.lang import types as t
 from kwire.lang.context import Param, Site
 from kwire.lang.types import Type
+from kwire.wire.names import RETURN_ADDRESSES
 
 ENTER, EXIT = "syscalls:sys_enter_", "syscalls:sys_exit_"
 RAW = {"raw_syscalls:sys_enter": "hex", "raw_syscalls:sys_exit": "errno"}
@@ -20,9 +21,6 @@ TYPEDEFS = {"dev_t": "dev", "umode_t": "octal", "sa_family_t": "family"}
 
 RESULTS = frozenset(("ret", "err", "error", "retval", "rc"))
 """Names of tracepoints' fields that hold what a function of the kernel returned."""
-
-ADDRESSES = frozenset(("mmap", "mremap", "brk", "shmat"))
-"""System calls that return an address."""
 
 ANYWHERE = {
     **dict.fromkeys(("fd", "dfd", "newdfd", "olddfd", "from_dfd", "to_dfd"), "fd"),
@@ -81,7 +79,7 @@ def _display(target: str, param: Param, printed: Mapping[str, str]) -> str:
     if name == "__syscall_nr":
         return ""  # the probe's own name says it
     if target.startswith(EXIT):
-        return "address" if target.removeprefix(EXIT) in ADDRESSES else "errno"
+        return "address" if target.removeprefix(EXIT) in RETURN_ADDRESSES else "errno"
     if target.startswith(ENTER):
         return OWN.get(f"{target.removeprefix(ENTER)}.{name}", ANYWHERE.get(name, ""))
     if target.startswith("signal:") and name == "sig":

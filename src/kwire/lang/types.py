@@ -40,12 +40,13 @@ class Bool(Form):
 
 
 class Enum(Form):
-    """An integer of `size` bytes whose values have names."""
+    """An integer of `size` bytes whose values have names; with `flags` its bits have, joined by `|`."""
 
     name: str
     size: int
     signed: bool
     values: tuple[tuple[str, int], ...] = ()
+    flags: bool = False
 
 
 class Pointer(Form):

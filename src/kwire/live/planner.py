@@ -25,7 +25,7 @@ from kwire.compile.build import compile_probe, layout_key, pid_fields, probe_sch
 from kwire.errors import KwireError
 from kwire.kernel import tracefs
 from kwire.kernel.identity import in_first_namespace
-from kwire.kernel.printfmt import hexadecimal, symbolic
+from kwire.kernel.printfmt import Names, hexadecimal, tables
 from kwire.kernel.sys import possible_cpus
 from kwire.kernel.tracefs import Tracefs
 from kwire.kinds import FUNCTIONS, KINDS
@@ -38,6 +38,7 @@ from kwire.lang.kerneltypes import KernelTypes
 from kwire.lang.shown import shown
 from kwire.lang.spec import ProbeSpec
 from kwire.lang.types import Enum, Int
+from kwire.lang.values import wrap
 from kwire.live.plan import Group, Plan, Point, Scope
 from kwire.live.probes import Probe
 from kwire.wire.schema import Schema
@@ -373,9 +374,14 @@ class Planner:
         format_ = events.format(category, name)
         site = sites.tracepoint(category, name, format_.fields, self._types)
         return shown(
-            _named(site, symbolic(format_.print_fmt)),
+            _named(site, tables(format_.print_fmt, self._enumerator)),
             dict.fromkeys(hexadecimal(format_.print_fmt), "hex") if category != "syscalls" else {},
         )
+
+    def _enumerator(self, name: str) -> int | None:
+        """The number of a constant of the kernel's enumerations."""
+        found = self._types.enumerator(name)
+        return found[0] if found else None
 
     # -- compiling
 
@@ -539,14 +545,14 @@ def _multi(kind: str, count: int) -> bool:
     return features.mechanism(kind, count) == "kprobe.multi"
 
 
-def _named(site: Site, tables: Mapping[str, Mapping[int, str]]) -> Site:
+def _named(site: Site, tables: Mapping[str, Names]) -> Site:
     """The site with the names its tracepoint prints for numbers."""
     params = []
     for param in site.params:
         table, type_ = tables.get(param.name), param.type
         if table and isinstance(type_, Int):
-            names = tuple((name, value) for value, name in table.items())
-            param = param.replace(type=Enum(param.name, type_.size, type_.signed, names))
+            names = tuple((name, wrap(value, type_)) for value, name in table.names.items())
+            param = param.replace(type=Enum(param.name, type_.size, type_.signed, names, table.flags))
         params.append(param)
     return site.replace(params=tuple(params))
 

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from kwire.view.render import CONTEXT, Row, Values, context
 from kwire.view.text import SECOND, Style, WallClock, fit, quoted, safe
-from kwire.view.values import text_converter
+from kwire.view.values import result_of_call, text_converter
 from kwire.wire.fields import TYPES
 from kwire.wire.messages import CAUSES, CPU_UNKNOWN, Cause, Lost
 from kwire.wire.schema import Labels, Schema
@@ -125,12 +125,14 @@ class Table:
             own = {name for name in self._chosen if name not in MADE}
             places = {name: index for index, name in enumerate(names) if name in own}
             columns = tuple(name for name in self._chosen if name != "time")
-        probe = self._name(schema)
+        probe, result = self._name(schema), result_of_call(schema)
         fields = self._fields(schema, set(places.values()), converters)
 
         def cell(name: str) -> Callable[[Values], str]:
             if name in places:
                 index, convert = places[name], converters[places[name]]
+                if result is not None and result[0] == index:
+                    return result[1]
                 return lambda values: convert(values[index])
             if name == "probe":
                 return lambda values: probe
@@ -163,6 +165,20 @@ class Table:
             if same >= 0 and not _alike(schema, index, same):
                 same = -1
             shown.append((f"{safe(field.name)}=", index, converters[index], same))
+        result = result_of_call(schema)
+        if result is not None:  # it is shown by two values
+            place, of_call = result
+
+            def text_of_call(values: Values) -> str:
+                return " ".join(
+                    [
+                        label + (of_call(values) if index == place else convert(values[index]))
+                        for label, index, convert, same in shown
+                        if same < 0 or values[index] != values[same]
+                    ]
+                )
+
+            return text_of_call
 
         def text(values: Values) -> str:
             return " ".join(

@@ -6,40 +6,59 @@ people only: such values are numbers in JSON. JSON numbers are integers only, ad
 not fit a double); what could not be read is null.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from kwire.view.text import ELLIPSIS, UNREAD, quoted, safe
 from kwire.wire.fields import TYPES, CutBytes, CutStr, Field, UnreadBytes, UnreadStr
-from kwire.wire.names import AT_FDCWD, ERRORS, FAMILIES, MAX_ERRNO, SIGNALS, WHOLE
+from kwire.wire.names import AT_FDCWD, ERRORS, FAMILIES, MAX_ERRNO, RETURN_ADDRESSES, SIGNALS, WHOLE
 from kwire.wire.schema import Labels, Schema
 
 Convert: TypeAlias = Callable[[Any], str]
 
 MAX_BYTES = 32  # of a byte string that a table shows
+MEMORY = 4096  # values of flags whose names are remembered
 MAX_ITEMS = 16  # of an array that a table shows
 UNITS = {"bytes": "B", "byte": "B", "count": ""}  # units with a shorter sign
 _ADDRESSES = frozenset({"ptr", "ksym", "usym"})
 _ENUMS = frozenset({"enum", "senum"})
 
 
-def flags(value: int, table: Mapping[int, str], mask: int = 0) -> str:
-    """Names of the bits set, joined by `|`, those under `mask` by one name; what has none is a number."""
-    if mask == WHOLE:
-        return table.get(value) or str(value)
-    if value in table and not (0 in table and mask and value & ~mask):
-        return table[value]
-    choice, rest = value & mask, value & ~mask
-    names = []
-    for bits in sorted(table, reverse=True):  # names of several bits before those of one
-        if bits > 0 and not bits & mask and rest & bits == bits:
-            names.append(table[bits])
-            rest &= ~bits
-    if choice or (mask and choice in table):
-        names.append(table.get(choice) or (hex(choice) if names or rest else str(choice)))
-    if rest or not names:
-        names.insert(0, hex(rest) if names else str(rest))
-    return "|".join(reversed(names))
+def flags(table: Mapping[int, str], mask: int = 0) -> Convert:
+    """The function that gives the names of the bits set, joined by `|` in the order of the table, those under
+    `mask` by one name; what has none is a number. Of names that overlap, one of more bits is taken first.
+    """
+    order = list(table)
+    widest = sorted(
+        (bits for bits in order if bits > 0 and not bits & mask), key=lambda bits: -bits.bit_count()
+    )
+    known: dict[int, str] = {}
+
+    def named(value: int) -> str:
+        if value in table and not (0 in table and mask and value & ~mask):
+            return table[value]
+        choice, rest = value & mask, value & ~mask
+        found = []
+        for bits in widest:
+            if rest & bits == bits:
+                found.append(bits)
+                rest &= ~bits
+        names = [table[bits] for bits in sorted(found, key=order.index)]
+        if choice or (mask and choice in table):
+            names.insert(0, table.get(choice) or (hex(choice) if names or rest else str(choice)))
+        if rest or not names:
+            names.append(hex(rest) if names else str(rest))
+        return "|".join(names)
+
+    def name(value: int) -> str:
+        text = known.get(value)
+        if text is None:
+            text = named(value)
+            if len(known) < MEMORY:
+                known[value] = text
+        return text
+
+    return (lambda value: table.get(value) or str(value)) if mask == WHOLE else name
 
 
 def scalar_name(schema: Schema, field: Field, labels: Labels) -> Callable[[int], str] | None:
@@ -51,7 +70,7 @@ def scalar_name(schema: Schema, field: Field, labels: Labels) -> Callable[[int],
         return None
     if field.type in _ENUMS:
         return lambda value: table.get(value, "")
-    return lambda value: flags(value, table)
+    return flags(table)
 
 
 def _error(value: int) -> str:
@@ -91,9 +110,24 @@ def displayed(schema: Schema, field: Field) -> Convert | None:
     if TYPES[field.type].kind != "int" or not field.display:
         return None
     if field.display == "flags":
-        table, mask = schema.enums.get(field.table, {}), field.mask
-        return lambda value: flags(value, table, mask)
+        return flags(schema.enums.get(field.table, {}), field.mask)
     return _DISPLAYS.get(field.display)
+
+
+def result_of_call(schema: Schema) -> tuple[int, Callable[[Sequence[Any]], str]] | None:
+    """Of `raw_syscalls:sys_exit`: where among the values its result is, and the function that shows it as its
+    system call's, an address where that returns one; None where there is no such.
+    """
+    places = {field.name: index for index, field in enumerate(schema.fields)}
+    result, call = places.get("ret", -1), places.get("id", -1)
+    if schema.target != "raw_syscalls:sys_exit" or result < 0 or call < 0:
+        return None
+    field, table = schema.fields[result], schema.enums.get(schema.fields[call].table, {})
+    addresses = {number for number, name in table.items() if name in RETURN_ADDRESSES}
+    if field.display != "errno" or field.count > 1 or not addresses:
+        return None
+    plain = _DISPLAYS["errno"]
+    return result, lambda values: (_address if values[call] in addresses else plain)(values[result])
 
 
 def text_converter(schema: Schema, field: Field, labels: Labels) -> Convert:
