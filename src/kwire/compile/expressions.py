@@ -6,6 +6,7 @@ never a helper call: that is decided later, when it is known what else is read n
 where the right operand costs something.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -73,7 +74,7 @@ def signed64(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
-class Expressions(Builder):
+class Expressions(Builder, ABC):
     """Lowers expressions into the current block. `locals` holds the current operand of every local."""
 
     __slots__ = (
@@ -568,9 +569,9 @@ class Expressions(Builder):
         """The low bytes of a word."""
         return word if size == 8 else self.emit("and", [word, (1 << 8 * size) - 1], None, 8 * size)
 
+    @abstractmethod
     def match(self, e: checked.TextMatch, yes: Block, no: Block) -> None:
         """Go to `yes` where a text matches a pattern, otherwise to `no`."""
-        raise NotImplementedError
 
     def _block_condition(self, e: checked.BlockEqual, yes: Block, no: Block) -> None:
         """Compare bytes word by word; one branch."""
