@@ -33,12 +33,12 @@ from kwire.bpf.asm import (
     mov64,
     stx,
 )
-from kwire.bpf.helpers import HELPERS, NAMES
+from kwire.bpf.helpers import NAMES
 from kwire.bpf.image import Image
 from kwire.bpf.task import PidFields, PidNamespace, TaskFields
 from kwire.kernel.prog import function_btf_id, load
 from kwire.kernel.sys import ATTACH_TYPES, Fd, KernelError, bpf, failure
-from kwire.kernel.tasks import Identity
+from kwire.kernel.tasks import Identity, read_kernel
 
 FIRST_PID_NAMESPACE = 0xEFFFFFFC
 """Inode number of the pid namespace that the kernel starts with (linux/proc_ns.h)."""
@@ -145,18 +145,6 @@ def program(fields: TaskFields) -> Image:
 def namespace_program(fields: PidFields) -> Image:
     """For a task, write an `OWN`: the level and the address of its pid namespace."""
     out = Label("out")
-
-    def read(base: int, offset: int, to: int, size: int) -> list[Item]:
-        return [
-            mov64(R1, R10),
-            alu64("add", R1, to),
-            mov64(R2, size),
-            mov64(R3, base),
-            alu64("add", R3, offset),
-            call(HELPERS["probe_read_kernel"].id),
-            jmp("ne", R0, 0, out),
-        ]
-
     return image(
         "namespace",
         "iter",
@@ -164,14 +152,14 @@ def namespace_program(fields: PidFields) -> Image:
             ldx("dw", R6, R1, 0),
             ldx("dw", R7, R1, 8),
             jmp("eq", R7, 0, out),
-            *read(R7, fields.thread_pid, -8, 8),
+            *read_kernel(R7, fields.thread_pid, -8, 8, out),
             ldx("dw", R8, R10, -8),
-            *read(R8, fields.level, -8, 4),
+            *read_kernel(R8, fields.level, -8, 4, out),
             ldx("w", R9, R10, -8),
             stx("dw", R10, R9, -16),
             alu64("mul", R9, fields.step),
             alu64("add", R8, R9),
-            *read(R8, fields.numbers + fields.namespace, -8, 8),
+            *read_kernel(R8, fields.numbers + fields.namespace, -8, 8, out),
             *_write(OWN.size),
             out,
             mov64(R0, 0),

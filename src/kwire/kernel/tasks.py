@@ -172,10 +172,10 @@ def fork_program(fields: TaskFields) -> Image:
             jmp("eq", R1, 0, same),
             jmp("ne", R1, R8, out),
             same,
-            *_read(R6, fields.tgid, KEY, 4, out),
+            *read_kernel(R6, fields.tgid, KEY, 4, out),
             ldx("w", R1, R10, KEY),
             jmp("eq", R1, R7, out),  # a thread
-            *_read(R6, fields.start_time, VALUE, 8, out),
+            *read_kernel(R6, fields.start_time, VALUE, 8, out),
             *_update(),
             jmp("eq", R0, 0, out),
             *_count_refused(),
@@ -195,8 +195,8 @@ def free_program(fields: TaskFields) -> Image:
         "rawtracepoint",
         [
             ldx("dw", R6, R1, 0),
-            *_read(R6, fields.pid, VALUE, 4, out),
-            *_read(R6, fields.tgid, KEY, 4, out),
+            *read_kernel(R6, fields.pid, VALUE, 4, out),
+            *read_kernel(R6, fields.tgid, KEY, 4, out),
             ldx("w", R1, R10, KEY),
             ldx("w", R2, R10, VALUE),
             jmp("ne", R1, R2, out),
@@ -204,7 +204,7 @@ def free_program(fields: TaskFields) -> Image:
             jmp("eq", R0, 0, out),
             ldx("dw", R7, R0, 0),
             jmp("eq", R7, 0, same),
-            *_read(R6, fields.start_time, VALUE, 8, out),
+            *read_kernel(R6, fields.start_time, VALUE, 8, out),
             ldx("dw", R1, R10, VALUE),
             jmp("ne", R1, R7, out),  # the number is another process's by now
             same,
@@ -289,8 +289,8 @@ def _update() -> list[Item]:
     ]
 
 
-def _read(base: int, offset: int, to: int, size: int, failed: Label) -> list[Item]:
-    """Read kernel memory at an address in a register into the frame."""
+def read_kernel(base: int, offset: int, to: int, size: int, failed: Label) -> list[Item]:
+    """Read kernel memory at an offset from an address in a register into the frame, at `to`."""
     return [
         mov64(R1, R10),
         alu64("add", R1, to),
