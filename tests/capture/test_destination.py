@@ -1,12 +1,16 @@
 """Where output goes: what is no file is written to, a file is replaced when its successor is whole."""
 
 import os
+import signal
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
+from kwire.capture import destination
 from kwire.capture.destination import Destination, OutputError, descriptor, is_standard_output
 
 
@@ -139,3 +143,70 @@ def test_what_cannot_be_written_says_so(tmp_path: Path) -> None:
 def test_a_long_name_has_room_beside_it(tmp_path: Path) -> None:
     put(tmp_path / ("x" * 255), b"text")
     assert os.listdir(tmp_path) == ["x" * 255]
+
+
+def killed(file: Path, *more: str) -> None:
+    """A process that is killed while it writes a file."""
+    program = f"""
+import os, signal
+from kwire.capture import destination
+from kwire.capture.destination import Destination
+held = [Destination(name) for name in {[str(file), *more]!r}]
+os.write(held[0].fd, b"half")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", program]).returncode == -signal.SIGKILL
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path: Path) -> None:
+    file = tmp_path / "name"
+    killed(file, str(file))
+    assert sorted(os.listdir(tmp_path)) == [".name.1.part", ".name.part"]
+    with Destination(str(file)) as one, Destination(str(file)) as two:
+        for target, text in ((one, b"one"), (two, b"two")):
+            os.write(target.fd, text)
+            target.publish()
+    assert (file.read_bytes(), os.listdir(tmp_path)) == (b"two", ["name"])
+
+
+def test_what_is_being_written_is_nobody_elses(tmp_path: Path) -> None:
+    file = tmp_path / "name"
+    with Destination(str(file)) as one:
+        os.write(one.fd, b"one")
+        put(file, b"two")
+        assert sorted(os.listdir(tmp_path)) == [".name.part", "name"]
+        one.publish()
+    assert file.read_bytes() == b"one"
+
+
+@pytest.mark.parametrize("what", ["a link", "a folder", "a FIFO"])
+def test_what_else_has_the_name_is_left_alone(tmp_path: Path, what: str) -> None:
+    file, part = tmp_path / "name", tmp_path / ".name.part"
+    if what == "a link":
+        (tmp_path / "theirs").write_bytes(b"theirs")
+        part.symlink_to(tmp_path / "theirs")
+    elif what == "a folder":
+        part.mkdir()
+    else:
+        os.mkfifo(part)
+    put(file, b"new")
+    assert (file.read_bytes(), part.lstat().st_size >= 0) == (b"new", True)
+    assert what != "a link" or (tmp_path / "theirs").read_bytes() == b"theirs"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of others")
+def test_what_is_another_users_is_left_alone(tmp_path: Path) -> None:
+    part = tmp_path / ".name.part"
+    part.write_bytes(b"theirs")
+    os.chown(part, 65534, 65534)
+    put(tmp_path / "name", b"new")
+    assert part.read_bytes() == b"theirs"
+
+
+def test_a_file_is_put_whole_with_its_mode(tmp_path: Path) -> None:
+    file = tmp_path / "name"
+    destination.put(str(file), b"text", 0o640)
+    assert (file.read_bytes(), stat.S_IMODE(file.stat().st_mode)) == (b"text", 0o640)
+    with pytest.raises(OutputError, match="no-clobber"):
+        destination.put(str(file), b"other", 0o640, clobber=False)
+    assert (file.read_bytes(), os.listdir(tmp_path)) == (b"text", ["name"])

@@ -2,12 +2,14 @@
 
 The laws: what is no regular file (a device, a pipe) is written to, never replaced or removed; a symbolic link
 stays, what it points to is written. A regular file is written beside its place, under a hidden name of its
-own, and takes its place in one step with `publish`; until then, and without it, what was there stays as it
-was. A name of one of our own descriptors (`-`, `/dev/stdout`, `/dev/fd/3`) is that descriptor, written from
-where it stands. What takes the place of a file has its mode and its owner, as far as we may give them.
+own (`.NAME.part`), and takes its place in one step with `publish`; until then, and without it, what was there
+stays as it was; what a killed process left there goes with the next write of the same name. A name of one of
+our own descriptors (`-`, `/dev/stdout`, `/dev/fd/3`) is that descriptor, written from where it stands. What
+takes the place of a file has its mode and its owner, as far as we may give them.
 """
 
 import contextlib
+import fcntl
 import os
 import re
 import stat
@@ -16,6 +18,9 @@ from typing import Final
 from kwire.errors import KwireError
 
 STANDARD: Final = {"-": 1, "/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
+ATTEMPTS: Final = 1000
+"""Files of one name that can be written at a time."""
+
 LINKS: Final = 40
 """Symbolic links in a row that are followed, as by the kernel."""
 
@@ -99,6 +104,8 @@ class Destination:
         except OSError as error:
             raise OutputError("write", self.name, error.strerror or "failed") from None
         self._part = ""
+        with contextlib.suppress(OSError):
+            fcntl.flock(self.fd, fcntl.LOCK_UN)  # others may want to lock the file that is there now
 
     def close(self) -> None:
         """Close it; a file that was not published is gone, and what was in its place is there still."""
@@ -140,12 +147,11 @@ class Destination:
 
     def _beside(self, before: os.stat_result | None) -> int:
         folder, name = os.path.split(self.path)
-        for attempt in range(1000):
-            part = os.path.join(folder, f".{name[:200]}.{os.getpid()}-{attempt}.part")
+        for attempt in range(ATTEMPTS):
+            number = f".{attempt}" if attempt else ""
+            part = os.path.join(folder, f".{name[:200]}{number}.part")
             try:
-                fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            except FileExistsError:
-                continue
+                fd = _fresh(part)
             except OSError as error:
                 if before is None:
                     raise
@@ -153,6 +159,8 @@ class Destination:
                     f"no file can be made beside it ({error.strerror}), and it is kept until the new one is"
                 )
                 raise OutputError("replace", self.name, cause, "name another file") from None
+            if fd is None:
+                continue
             self._part = part
             if before is not None:
                 with contextlib.suppress(OSError):
@@ -166,3 +174,61 @@ class Destination:
         return OutputError(
             "write", self.name, "it is there already, and --no-clobber keeps it", "name another file"
         )
+
+
+def put(path: str, data: bytes, mode: int, *, clobber: bool = True) -> None:
+    """Let a file of these bytes, with this mode, take its place, whole. Raises OutputError."""
+    with Destination(path, clobber=clobber) as target:
+        try:
+            os.fchmod(target.fd, mode)
+            while data:
+                data = data[os.write(target.fd, data) :]
+        except OSError as error:
+            raise OutputError("write", path, error.strerror or "failed") from None
+        target.publish()
+
+
+def _fresh(part: str) -> int | None:
+    """A new file of this name that is ours alone, locked; None where somebody is writing one.
+
+    What a process that was killed has left there is taken away: nobody holds its lock any more.
+    """
+    try:
+        fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        _sweep(part)
+        try:
+            fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError:
+            return None
+    with contextlib.suppress(OSError):  # a file system without locks: then nothing is swept there
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if _is_at(fd, part):
+        return fd
+    os.close(fd)  # swept before it was locked
+    return None
+
+
+def _sweep(part: str) -> None:
+    """Remove an unfinished file of ours that nobody holds."""
+    try:
+        fd = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        found = os.fstat(fd)
+        if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(fd, part):
+                os.unlink(part)
+    except OSError:  # it is being written
+        pass
+    finally:
+        os.close(fd)
+
+
+def _is_at(fd: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.lstat(path))
+    except OSError:
+        return False

@@ -1,7 +1,7 @@
 """The `kwire` command: finds the verb's module, parses its arguments, turns errors into one line.
 
 The laws: only the module of the verb asked for is imported, because start-up time is what a user sees first;
-no traceback reaches a user; the exit status says what happened (table in `STATUS`).
+no traceback reaches a user; the exit status says what happened (`kwire.cli.status`).
 """
 
 import argparse
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn, Protocol, cast
 
-from kwire.cli import process
+from kwire.cli import process, status
 from kwire.cli.zone import zone
 from kwire.errors import KwireError
 from kwire.view.text import safe
@@ -44,17 +44,6 @@ VERBS: dict[str, str] = {
 
 READING = frozenset({"show", "verify", "query", "export", "stats", "merge", "split", "cut", "decode"})
 """Verbs that read what anybody may have written: they give up all privileges first."""
-
-STATUS: dict[int, str] = {
-    0: "all went well",
-    1: "the operation failed, or what was checked is wrong; one line on standard error says why",
-    2: "the command line could not be understood",
-    3: "events are missing, or not known to be there (verify, agent, collect), or left out as nothing "
-    "describes them (verbs that read captures)",
-    130: "interrupted",
-}
-"""Exit status → meaning. Of record, trace and agent with a command it is the command's, as a shell gives it,
-where that ended by itself, unless --no-command-status."""
 
 
 class Verb(Protocol):
@@ -92,7 +81,9 @@ def _overview() -> str:
     width = max(map(len, VERBS))
     lines = ["kwire: kernel events on the wire", "", "usage: kwire VERB ...", ""]
     lines += [f"  {verb:<{width}}  {text}" for verb, text in VERBS.items()]
-    lines += ["", "'kwire VERB --help' explains a verb; 'kwire --version' prints the version."]
+    lines += ["", "'kwire VERB --help' explains a verb; 'kwire --version' prints the version.", ""]
+    lines += ["exit status:", *(f"  {number:<3}  {text}" for number, text in status.MEANINGS.items())]
+    lines += ["", status.COMMANDS]
     return "\n".join(lines)
 
 
@@ -126,7 +117,7 @@ def _run(args: list[str], *, ours: bool) -> int:
     try:
         if name in ("-h", "--help", "help"):
             sys.stdout.write(_overview() + "\n")
-            return 0 if args else 2
+            return status.OK if args else status.USAGE
         if name in ("-V", "--version"):
             sys.stdout.write(_version() + "\n")
             return 0
@@ -141,9 +132,9 @@ def _run(args: list[str], *, ours: bool) -> int:
 
             confine(parsed)
         with zone(parsed):
-            status = verb.run(parsed)
+            outcome = verb.run(parsed)
         sys.stdout.flush()
-        return status
+        return outcome
     except SystemExit as end:  # argparse has said why
         return end.code if isinstance(end.code, int) else 1
     except KwireError as error:
@@ -174,6 +165,7 @@ def _parse(name: str, verb: Verb, words: list[str]) -> argparse.Namespace:
     parser = _Parser(prog=f"kwire {name}", description=verb.HELP, formatter_class=_Help)
     parser.add_argument("-v", "--verbose", action="count", default=0, help="explain errors in full detail")
     verb.configure(parser)
+    parser.epilog = f"{(parser.epilog or '').rstrip()}\n\n{status.EPILOG}".lstrip()
     command: list[str] | None = None
     if getattr(verb, "COMMAND", False) and "--" in words:  # ends our arguments and begins the command
         at = words.index("--")

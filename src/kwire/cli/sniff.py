@@ -20,6 +20,7 @@ from kwire.cli import values
 from kwire.cli.choosing import add_choice
 from kwire.cli.process import ending_signals
 from kwire.cli.show import add_showing, show
+from kwire.cli.status import NOT_WHOLE, OK, worst
 from kwire.errors import KwireError
 from kwire.kernel import privileges
 from kwire.kernel.packetring import PacketRing
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
                 signal.signal(number, sniffed.stop)
             status = show(args, cast("IO[bytes]", sniffed))
             sys.stderr.write(f"kwire: {sniffed.account()}\n")
-            return status
+            return worst(status, NOT_WHOLE if sniffed.dropped else OK)
     finally:
         for ring in rings:
             ring.close()
@@ -161,8 +162,13 @@ class Sniffed:
         """How many packets came, and how many the kernel had no room for."""
         self._count()
         received = sum(count for count, _ in self._counts)
-        dropped = sum(drops for _, drops in self._counts)
-        return f"{self.name}: {plural(received, 'packet')}, {dropped} dropped for want of room in the ring"
+        dropped = f"{self.dropped:,} dropped for want of room in the ring"
+        return f"{self.name}: {plural(received, 'packet')}, {dropped}"
+
+    @property
+    def dropped(self) -> int:
+        """Packets that the kernel had no room for, as far as was counted."""
+        return sum(drops for _, drops in self._counts)
 
     def _beginning(self) -> bytes:
         blocks = [pcapng.section([(pcapng.SectionOption.APPLICATION, b"kwire sniff")])]

@@ -16,18 +16,20 @@ INTERRUPTED: Final = 130
 
 MEANINGS: Final[dict[int, str]] = {
     OK: "all went well",
-    FAILED: "the operation failed, or what was checked is wrong; one line on standard error says why",
+    FAILED: "the operation failed, or what was checked is wrong; a line on standard error says why",
     USAGE: "the command line could not be understood",
-    NOT_WHOLE: "what was recorded, collected or read is known not to be whole, or holds events twice; "
-    "kwire verify, agent and collect: or is not proven to be whole",
+    NOT_WHOLE: "what was recorded, collected or read is not whole, or holds events twice",
     INTERRUPTED: "interrupted by Ctrl-C; of other signals 128 and the signal's number",
 }
-"""Exit status → meaning. Of record, trace and agent with a command it is the command's, as a shell gives it,
-where that is not 0 and the command ended by itself, unless --no-command-status."""
+"""Exit status → meaning."""
+
+COMMANDS: Final = """\
+Of record, trace and agent with a command it is the command's, as a shell gives it, where that is not 0 and
+the command ended by itself, unless --no-command-status."""
 
 EPILOG: Final = """\
-exit status: 0 all well, 1 failed, 2 wrong usage, 3 what was recorded, collected or read is not whole,
-130 interrupted; 'kwire --help' has the table.
+exit status: 0 all went well, 1 it failed, 2 wrong usage, 3 what was recorded, collected or read is not whole;
+'kwire --help' has the table
 """
 
 

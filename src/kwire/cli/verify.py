@@ -7,6 +7,7 @@ from typing import Any
 
 from kwire.capture.verify import FileReport, Hole, verify_capture, verify_set
 from kwire.cli.choosing import add_ports, ports
+from kwire.cli.status import FAILED, NOT_WHOLE, OK, worst
 from kwire.cli.zone import add_utc
 from kwire.errors import KwireError
 from kwire.packets.open import open_capture
@@ -20,10 +21,9 @@ Complete means: for each probe, events produced = events stored, and the file's 
 Give all files of a rotation together; a missing one is found. A session captured on a network is complete
 where every DATA frame up to its BYE is there. So each hop can be proven: source, network, collector.
 
-exit status: 0 complete; 3 something is missing, all of it named; 1 not readable as a capture
+The exit status is 0 where all are complete, 3 where something is missing or not proven to be there, all of it
+named; 1 where a file is not readable as a capture.
 """
-
-COMPLETE, UNREADABLE, INCOMPLETE = 0, 1, 3
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -58,9 +58,8 @@ def run(args: argparse.Namespace) -> int:
     sys.stdout.flush()
     for _, reason in unreadable:
         sys.stderr.write(f"kwire: {safe(str(reason))}\n")
-    if unreadable:
-        return UNREADABLE
-    return COMPLETE if not missing and all(report.complete for report in reports) else INCOMPLETE
+    whole = not missing and all(report.complete for report in reports)
+    return worst(OK if whole else NOT_WHOLE, FAILED if unreadable else OK)
 
 
 def _lines(report: FileReport) -> list[str]:

@@ -6,7 +6,9 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
+from kwire.cli.status import FAILED, INTERRUPTED, NOT_WHOLE, OK
 from kwire.errors import KwireError
+from kwire.words import plural
 
 if TYPE_CHECKING:
     from kwire.wireshark.folders import Folders
@@ -21,7 +23,8 @@ examples:
   kwire wireshark update demo.pcapng && tshark -r demo.pcapng -Y 'kwire.tcp_connect.dport == 443'
 
 install puts a dissector, a profile and a capture interface where Wireshark looks for them; uninstall takes
-them away. Wireshark fixes the names of fields when it starts: update (and open) adds those of a capture's
+them away. All of it is for this user alone, but where Wireshark has no folder of a user's own for capture
+interfaces (4.0): then it goes into the system's, for all users, and only root can put it there. Wireshark fixes the names of fields when it starts: update (and open) adds those of a capture's
 probes to a table, in which the names of all probes seen before stay.
 """
 
@@ -85,27 +88,27 @@ def _learn(where: "Folders", files: list[str]) -> int:
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    status = 1
+    status = FAILED
     try:
         confine(argparse.Namespace(files=files))
-        _update(where, files)
-        status = 0
+        status = OK if _update(where, files) else NOT_WHOLE
     except (KwireError, OSError, MemoryError) as error:
         sys.stderr.write(f"kwire: {error or 'not enough memory'}\n")
     except KeyboardInterrupt:
-        status = 130
+        status = INTERRUPTED
     finally:
         sys.stderr.flush()
         os._exit(status)
 
 
-def _update(where: "Folders", files: list[str]) -> None:
-    """Add the captures' probes to the table; say how many names there are."""
+def _update(where: "Folders", files: list[str]) -> bool:
+    """Add the captures' probes to the table; say how many names there are. Whether all could be read."""
     from kwire.packets.open import open_capture
     from kwire.wireshark import install, probes
 
     path = install.probes_path(where)
     rows = old = probes.read(path)
+    whole = True
     for file in files:
         with open_capture(file) as capture:
             for _ in capture:
@@ -113,11 +116,14 @@ def _update(where: "Folders", files: list[str]) -> None:
             schemas = (one for section in capture.sections for one in section.schemas.values())
             rows = probes.merge(rows, schemas)
             if capture.problem:
+                whole = False
                 sys.stderr.write(f"kwire: {capture.name}: {capture.problem}; everything before is used\n")
     if rows != old:
         probes.write(path, rows)
     names = len({row.filter for row in rows})
-    sys.stderr.write(f"{names} filter names, {names - len({row.filter for row in old})} of them new\n")
+    new = names - len({row.filter for row in old})
+    sys.stderr.write(f"{plural(names, 'filter name')}, {new:,} of them new\n")
+    return whole
 
 
 def _open(where: "Folders", file: str, arguments: list[str]) -> int:
@@ -134,6 +140,6 @@ def _open(where: "Folders", file: str, arguments: list[str]) -> int:
     if file == "-":
         raise KwireError("open", "standard input", "Wireshark is given a file by its name", "name a file")
     status = _learn(where, [file])
-    if status == 0:
+    if status in (OK, NOT_WHOLE):
         os.execv(program, [program, "-C", PROFILE, *arguments, "-r", file])
     return status

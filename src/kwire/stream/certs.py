@@ -11,6 +11,7 @@ import re
 import socket
 from typing import TYPE_CHECKING, NamedTuple
 
+from kwire.capture.destination import put
 from kwire.errors import KwireError
 from kwire.stream.tls import FILES
 
@@ -138,8 +139,8 @@ def _authority(directory: str) -> tuple[EllipticCurvePrivateKey, x509.Certificat
     key = ec.generate_private_key(ec.SECP256R1())
     name = f"kwire CA of {socket.gethostname()}"[:64]
     cert = _sign(key, name, key, None, ())
-    _write(key_path, _private(key), 0o600)
-    _write(cert_path, cert.public_bytes(serialization.Encoding.PEM), 0o644)
+    put(key_path, _private(key), 0o600, clobber=False)
+    put(cert_path, cert.public_bytes(serialization.Encoding.PEM), 0o644, clobber=False)
     return key, cert
 
 
@@ -157,9 +158,9 @@ def _one(
     os.makedirs(place, mode=0o700, exist_ok=True)
     key = ec.generate_private_key(ec.SECP256R1())
     cert = _sign(key, name, *ca, hosts)
-    _write(paths["key"], _private(key), 0o600)
+    put(paths["key"], _private(key), 0o600, clobber=False)
     for what, value in (("cert", cert), ("ca", ca[1])):
-        _write(paths[what], value.public_bytes(serialization.Encoding.PEM), 0o644)
+        put(paths[what], value.public_bytes(serialization.Encoding.PEM), 0o644, clobber=False)
     return Made(name, place, hosts, new=True)
 
 
@@ -230,11 +231,3 @@ def _free(*paths: str) -> None:
         if os.path.lexists(path):
             cause = "it is there without what belongs to it"
             raise KwireError("make certificates", path, cause, "move it away, or choose an empty directory")
-
-
-def _write(path: str, data: bytes, mode: int) -> None:
-    """Make the file, with this mode from its first moment."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-    with open(descriptor, "wb") as file:
-        os.fchmod(descriptor, mode)
-        file.write(data)

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from kwire.capture.destination import put
 from kwire.errors import KwireError
 from kwire.wireshark import probes
 from kwire.wireshark.dissector import MARK, PROBES_FILE, dissector
@@ -143,15 +144,11 @@ def _may_write(folder: Path) -> bool:
 
 
 def _write(path: Path, content: bytes, mode: int, known: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         _make_folders(path.parent, known["folders"])
-        temporary.write_bytes(content)
-        temporary.chmod(mode)
-        temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise KwireError("install", str(path), error.strerror or "failed") from None
+    put(str(path), content, mode)
     known["files"][str(path)] = _digest(content)
 
 
@@ -194,6 +191,6 @@ def _write_list(folders: Folders, known: dict[str, Any]) -> None:
     path = _list_path(folders)
     try:
         _make_folders(path.parent, known["folders"])
-        path.write_text(json.dumps({**known, "about": MARK}, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise KwireError("install", str(path), error.strerror or "failed") from None
+    put(str(path), (json.dumps({**known, "about": MARK}, indent=1) + "\n").encode(), 0o644)

@@ -8,13 +8,13 @@ is: probe, field, class, bytes, filter name, 1 where values have names; tabs bet
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from kwire.capture.destination import put
 from kwire.errors import KwireError
 from kwire.wire.fields import TYPES, Field
 from kwire.wire.schema import Schema
@@ -93,13 +93,7 @@ def write(path: Path, rows: Iterable[Row]) -> None:
         )
         for row in rows
     ]
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(HEAD + "".join(f"{line}\n" for line in lines), encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise KwireError("update", str(path), error.strerror or "failed") from None
+    put(str(path), (HEAD + "".join(f"{line}\n" for line in lines)).encode(), 0o644)
 
 
 def _row(schema: Schema, probe: str, field: Field) -> Row:
