@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from kwire.errors import KwireError
-from kwire.view.text import safe
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
 from kwire.wire.schema import EARLIEST, LATEST, Schema
@@ -82,7 +81,7 @@ class Selection:
         schemas = list(schemas)
         chosen = [schema for schema in schemas if self.glob is None or schema.matches(self.glob)]
         if not chosen and self.glob is not None:
-            known = sorted({safe(schema.probe) for schema in schemas})
+            known = sorted({schema.probe for schema in schemas})
             there = ", ".join(known[:5]) + (" …" if len(known) > 5 else "")
             raise KwireError("read", name, f"no probe matches {self.glob!r}", f"there are: {there or 'none'}")
         if self._where is not None:

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from kwire.cli import probes, tracing, values
+from kwire.cli.lines import say, tell
 from kwire.cli.process import ending_signals
 from kwire.cli.status import FAILED, NOT_WHOLE, OK, of_command, worst
 from kwire.errors import KwireError
@@ -18,7 +19,6 @@ from kwire.live.tracer import Tracer
 from kwire.stream import confinement
 from kwire.stream.address import Address, check_secure, parse
 from kwire.stream.arguments import add_transport_arguments, session_settings, tls_options, watch
-from kwire.view.text import safe
 from kwire.wire.settings import Settings
 from kwire.words import are, lost, plural
 
@@ -195,12 +195,6 @@ def _listen(args: argparse.Namespace) -> int:
     return worst(NOT_WHOLE if lost else OK, FAILED if status or loop.failures else OK)
 
 
-def say(text: str) -> None:
-    """Tell people."""
-    sys.stderr.write(f"kwire: {safe(text)}\n")
-    sys.stderr.flush()
-
-
 def _connect(args: argparse.Namespace) -> int:
     """`--to`: record, deliver, leave."""
     address = parse(args.to)
@@ -373,4 +367,4 @@ def _print(args: argparse.Namespace, told: dict[str, Any], text: str) -> None:
 
         sys.stdout.write(json.dumps(told) + "\n")
     else:
-        sys.stderr.write(f"{text}\n")
+        tell(text)

@@ -11,11 +11,12 @@ from kwire.analyze.moments import moment
 from kwire.analyze.source import Source
 from kwire.analyze.survey import Survey
 from kwire.capture.writer import Totals
+from kwire.cli.lines import say
 from kwire.cli.status import NOT_WHOLE, OK
 from kwire.cli.zone import add_utc
 from kwire.errors import KwireError
 from kwire.packets.tables import KWIRE_PORT
-from kwire.view.text import safe
+from kwire.view.text import line
 from kwire.wire.frame import Code
 from kwire.wire.schema import EARLIEST, LATEST
 from kwire.words import are, plural
@@ -120,7 +121,7 @@ class Progress:
         self._next = now + 0.1
         self._shown = True
         part = f"{min(99, done * 100 // self._size)} %" if self._size else f"{done >> 20} MiB"
-        self._stream.write(f"\r{self._what} {part}\x1b[K")
+        self._stream.write(f"\r{line(self._what)} {part}\x1b[K")
         self._stream.flush()
 
     def done(self) -> None:
@@ -133,7 +134,7 @@ class Progress:
 
 def survey(source: Source) -> Survey:
     """Count what is in a capture, with progress."""
-    progress = Progress(f"{safe(source.name)}: looking", source.size)
+    progress = Progress(f"{source.name}: looking", source.size)
     try:
         return Survey(source, progress)
     finally:
@@ -158,7 +159,7 @@ def warn(name: str, found: Survey) -> int:
     """
     if not all(map(found.proves, found.probes)):
         what = "it does not prove complete; what is made of it does not either, and 'kwire verify' says so"
-        say(name, what)
+        say(f"{name}: {what}")
     return notes(name, found, made=True)
 
 
@@ -182,11 +183,11 @@ def notes(
     if found.absent and not (stopped or found.problem):
         events, here = are(abs(found.absent), "event"), "missing" if found.absent > 0 else "too many"
         wrong.append(f"{events} {here} by its own statistics; 'kwire verify' names the probes")
-    for line in wrong:
-        say(name, line)
+    for problem in wrong:
+        say(f"{name}: {problem}")
     if not (found.problem or found.ended or stopped or made):
         killed = "it has no closing statistics: its recorder was killed, or is still recording"
-        say(name, "it does not hold the end of every session" if found.sessions else killed)
+        say(f"{name}: {'it does not hold the end of every session' if found.sessions else killed}")
     return NOT_WHOLE if wrong else OK
 
 
@@ -206,8 +207,3 @@ def _wrong(found: Survey, undecodable: int, left: str) -> Iterator[str]:
 def strangers(count: int) -> str:
     """What is said of events that no SCHEMA describes."""
     return f"{are(count, 'event')} of probes that no SCHEMA describes ({Code.UNKNOWN_SCHEMA.name})"
-
-
-def say(name: str, line: str) -> None:
-    """A line about a capture, on standard error."""
-    sys.stderr.write(f"kwire: {safe(name)}: {safe(line)}\n")

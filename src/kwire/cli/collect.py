@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from kwire.cli import values
+from kwire.cli.lines import say, tell
 from kwire.cli.process import ending_signals
 from kwire.cli.status import FAILED, NOT_WHOLE, OK, worst
 from kwire.cli.tracing import CLEAR_LINE, allow_descriptors, human_size
@@ -28,7 +29,6 @@ from kwire.stream.listen import Listener, listen
 from kwire.stream.loop import Loop
 from kwire.stream.news import News
 from kwire.stream.store import Options
-from kwire.view.text import safe
 from kwire.wire.settings import Settings
 from kwire.words import lost, plural
 
@@ -142,7 +142,7 @@ class Run:
                 said=self.news.say,
             )
             self.listeners.append(listener)
-            sys.stderr.write(f"kwire: collecting at {listener.address}\n")
+            say(f"collecting at {listener.address}")
         for text in args.origins:
             origin = parse(text)
             connector = connect(
@@ -216,8 +216,9 @@ class Run:
 
     def _write(self, line: str) -> None:
         """A line on standard error; what came from outside is escaped."""
-        sys.stderr.write(f"{CLEAR_LINE if self._shown else ''}kwire: {safe(line)}\n")
-        sys.stderr.flush()
+        if self._shown:
+            sys.stderr.write(CLEAR_LINE)
+        say(line)
 
     def _keep_known(self) -> None:
         """Have it written down who has proven who they are, for the next collector."""
@@ -257,7 +258,7 @@ def run(args: argparse.Namespace) -> int:
         job.open()
         for problem in confinement.collector([connector.address for connector in job.connectors]):
             if args.verbose:
-                sys.stderr.write(f"kwire: {problem}\n")
+                say(problem)
         job.run()
     finally:
         job.close()
@@ -276,14 +277,13 @@ def report(summary: dict[str, Any]) -> None:
     """Say on standard error what was collected, a line a host."""
     for host in summary["hosts"]:
         gone = lost(host["lost"], host["causes"])
-        name = safe(host["host"]) or "unknown"
         files = ", ".join(host["files"][:3]) + (" …" if len(host["files"]) > 3 else "")
         still = ""
         if unproven := host["unproven"]:
             still = f"; not proven complete: {plural(unproven, 'session')}"
-        sys.stderr.write(f"{name}: {plural(host['events'], 'event')}, {gone}, in {files}{still}\n")
+        tell(f"{host['host'] or 'unknown'}: {plural(host['events'], 'event')}, {gone}, in {files}{still}")
     if not summary["hosts"]:
-        sys.stderr.write("no events\n")
+        tell("no events")
 
 
 def _place(args: argparse.Namespace) -> Place:

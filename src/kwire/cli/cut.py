@@ -1,12 +1,11 @@
 """`kwire cut`: a range of a capture, as a capture."""
 
 import argparse
-import sys
 
 from kwire.cli.choosing import Progress, add_choice, lossy, ports, selection, survey, totals, warn
+from kwire.cli.lines import tell
 from kwire.cli.status import worst
 from kwire.errors import KwireError
-from kwire.view.text import safe
 
 HELP = "write a range of a capture, some of its probes or events, as a capture"
 
@@ -40,11 +39,11 @@ def run(args: argparse.Namespace) -> int:
             raise KwireError(
                 "cut", source.name, "nothing says what to keep", "give --from, --to, --probe or --where"
             )
-        progress = Progress(f"{safe(args.write)}: writing", source.size)
+        progress = Progress(f"{args.write}: writing", source.size)
         try:
             piece = cut(source, found, chosen, args.write, progress)
         finally:
             progress.done()
         status = worst(warn(source.name, found), lossy(piece.totals))
-        sys.stderr.write(f"{totals(piece.totals)} of {found.events:,}, {safe(args.write)}\n")
+        tell(f"{totals(piece.totals)} of {found.events:,}, {args.write}")
     return status

@@ -2,12 +2,11 @@
 
 import argparse
 import os
-import sys
 
 from kwire.analyze.source import check_output, source_of
 from kwire.cli.choosing import CAPTURES, Progress, add_choice, notes, ports, selection, survey
+from kwire.cli.lines import tell
 from kwire.errors import KwireError
-from kwire.view.text import safe
 from kwire.words import plural
 
 HELP = "write events as Parquet, Arrow, CSV, NDJSON or a Perfetto trace"
@@ -55,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
             paths = [os.path.join(args.output, table.name + form.extensions[0]) for table in tables]
         for path in paths:
             check_output(path, [source])
-        progress = Progress(f"{safe(args.output)}: writing", source.size)
+        progress = Progress(f"{args.output}: writing", source.size)
         try:
             with source.open() as capture:
                 scan = Scan(capture, chosen, progress)
@@ -68,5 +67,5 @@ def run(args: argparse.Namespace) -> int:
             progress.done()
         status = notes(source.name, found, scan.undecodable)
         where = "standard output" if args.output == "-" else args.output
-        sys.stderr.write(f"{plural(scan.events, 'event')} written to {safe(where)}\n")
+        tell(f"{plural(scan.events, 'event')} written to {where}")
     return status

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from kwire.cli.lines import say
+
 INTERFACE: Final = "kwire"
 LINKTYPE_USER0: Final = 147
 
@@ -130,16 +132,16 @@ def _words(specs: str) -> list[str]:
 
 def _capture(args: argparse.Namespace) -> int:
     if not args.fifo:
-        sys.stderr.write("kwire extcap: --capture needs --fifo\n")
+        say("extcap: --capture needs --fifo")
         return 2
     arguments = record_arguments(args)
     if arguments[0] == "-w":
-        sys.stderr.write("kwire: choose probes in the interface's options\n")
+        say("choose probes in the interface's options")
         return 1
     try:
         fifo = os.open(args.fifo, os.O_WRONLY | os.O_CLOEXEC)
     except OSError as error:
-        sys.stderr.write(f"kwire: {args.fifo}: {error.strerror}\n")
+        say(f"{args.fifo}: {error.strerror}")
         return 1
     os.dup2(fifo, 1)
     os.close(fifo)

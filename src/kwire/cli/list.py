@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from kwire.btf.store import Kernel, load_kernel
 from kwire.cli import listtypes
+from kwire.cli.lines import say
 from kwire.cli.tracing import add_remote_arguments
 from kwire.errors import KwireError
 from kwire.kernel import catalog, features
@@ -76,7 +77,7 @@ def _remote(args: argparse.Namespace, patterns: list[str]) -> int:
             sys.stdout.write(safe(text) + "\n")
         if len(names) >= MOST:
             sys.stdout.flush()
-            sys.stderr.write(f"kwire: note: the agent names {MOST:,} probes at most; narrow {pattern}\n")
+            say(f"note: the agent names {MOST:,} probes at most; narrow {pattern}")
     return 0
 
 
@@ -237,7 +238,7 @@ class _Listing:
         if text not in self._noted:
             self._noted.add(text)
             sys.stdout.flush()
-            sys.stderr.write(f"kwire: note: {text}\n")
+            say(f"note: {text}")
 
 
 def _looked_up(pattern: str) -> str:

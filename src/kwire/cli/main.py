@@ -5,7 +5,6 @@ no traceback reaches a user; the exit status says what happened (`kwire.cli.stat
 """
 
 import argparse
-import errno
 import importlib
 import os
 import re
@@ -16,9 +15,9 @@ from contextlib import suppress
 from typing import NoReturn, Protocol, cast
 
 from kwire.cli import process, status
+from kwire.cli.lines import say, tell
 from kwire.cli.zone import zone
 from kwire.errors import KwireError
-from kwire.view.text import safe
 
 VERBS: dict[str, str] = {
     "record": "capture events to a file",
@@ -73,7 +72,7 @@ class _Parser(argparse.ArgumentParser):
     """An argument parser whose complaint is one line and says where help is."""
 
     def error(self, message: str) -> NoReturn:
-        sys.stderr.write(f"{self.prog}: {message}; see '{self.prog} --help'\n")
+        tell(f"{self.prog}: {message}; see '{self.prog} --help'")
         raise SystemExit(2)
 
 
@@ -92,7 +91,7 @@ def _unknown(verb: str) -> str:
 
     near = difflib.get_close_matches(verb, VERBS, n=1)
     hint = f"did you mean '{near[0]}'?" if near else "see 'kwire --help'"
-    return f"kwire: there is no verb '{verb}'; {hint}"
+    return f"there is no verb '{verb}'; {hint}"
 
 
 def _version() -> str:
@@ -122,7 +121,7 @@ def _run(args: list[str], *, ours: bool) -> int:
             sys.stdout.write(_version() + "\n")
             return 0
         if name not in VERBS:
-            sys.stderr.write(_unknown(name) + "\n")
+            say(_unknown(name))
             return 2
         verb = cast(Verb, importlib.import_module(f"kwire.cli.{name}"))
         parsed = _parse(name, verb, args[1:])
@@ -140,7 +139,7 @@ def _run(args: list[str], *, ours: bool) -> int:
     except KwireError as error:
         if process.interrupted():
             return 130
-        _complain(error.detail if verbose else str(error))
+        _complain(error, verbose=verbose)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -148,10 +147,10 @@ def _run(args: list[str], *, ours: bool) -> int:
         process.drain()  # the reader of our output has gone (`| head`): not an error
         return 128 + signal.SIGPIPE
     except MemoryError:
-        sys.stderr.write(f"kwire: {name}: not enough memory; narrow the input or the buffers\n")
+        say(f"{name}: not enough memory; narrow the input or the buffers")
         return 1
     except OSError as error:
-        _complain(_failed(name, error))
+        say(_failed(name, error))
         return 1
     except Exception as error:
         if process.interrupted():
@@ -200,10 +199,7 @@ def _joined(words: list[str]) -> list[str]:
 def _failed(name: str, error: OSError) -> str:
     """What an error of the operating system means, in one line."""
     what = f" {error.filename}" if error.filename else ""
-    text = f"{name}{what}: {error.strerror or error}"
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        text += "; allow more with 'ulimit -n', or name fewer probes"
-    return text
+    return f"{name}{what}: {error.strerror or error}"
 
 
 def _broken(name: str, error: Exception, *, verbose: bool) -> None:
@@ -211,7 +207,7 @@ def _broken(name: str, error: Exception, *, verbose: bool) -> None:
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("kwire"):
         package = error.name.split(".")[0]
         cure = f"install it, as with 'pip install {package}'"
-        sys.stderr.write(f"kwire: {name}: the Python package {package} is not there; {cure}\n")
+        say(f"{name}: the Python package {package} is not there; {cure}")
         return
     if verbose:
         with suppress(OSError, ImportError):  # perhaps no file can be opened any more
@@ -225,13 +221,19 @@ def _broken(name: str, error: Exception, *, verbose: bool) -> None:
     if trace is not None:
         file = trace.tb_frame.f_code.co_filename
         place = f" at {'/'.join(file.split('/')[-3:])}:{trace.tb_lineno}"
-    what = f"{type(error).__name__}: {error}".replace("\n", " ")
-    _complain(f"{name}: a fault of kwire itself{place}: {what}; please report what -v prints")
+    what = f"{type(error).__name__}: {error}"
+    say(f"{name}: a fault of kwire itself{place}: {what}; please report what -v prints")
 
 
-def _complain(text: str) -> None:
-    """Say what is wrong on standard error; what a capture or a name holds must not drive the terminal."""
-    sys.stderr.write("kwire: " + "\n".join(map(safe, text.split("\n"))) + "\n")
+def _complain(error: KwireError, *, verbose: bool) -> None:
+    """Say what is wrong: in one line, or in all there is to know of it."""
+    if not verbose or error.detail == str(error):
+        say(str(error))
+        return
+    first, *more = error.detail.split("\n")
+    say(first)
+    for text in more:
+        tell(text)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """`kwire merge`: captures into one, in order of time."""
 
 import argparse
-import sys
 from contextlib import ExitStack
 
 from kwire.cli.choosing import Progress, add_ports, lossy, ports, survey, totals, warn
+from kwire.cli.lines import tell
 from kwire.cli.status import worst
 from kwire.errors import KwireError
-from kwire.view.text import safe
 
 HELP = "join captures into one, in order of time"
 
@@ -41,11 +40,11 @@ def run(args: argparse.Namespace) -> int:
         for path in args.files:
             source = stack.enter_context(Source(path, **ports(args)))
             inputs.append((source, survey(source)))
-        progress = Progress(f"{safe(args.write)}: writing", sum(source.size for source, _ in inputs))
+        progress = Progress(f"{args.write}: writing", sum(source.size for source, _ in inputs))
         try:
             sums = merge(inputs, args.write, progress)
         finally:
             progress.done()
         status = worst(lossy(sums), *(warn(source.name, found) for source, found in inputs))
-    sys.stderr.write(f"{totals(sums)}, {safe(args.write)}\n")
+    tell(f"{totals(sums)}, {args.write}")
     return status

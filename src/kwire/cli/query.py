@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
             if sql is None:
                 _list(database, json=args.json)
                 return notes(source.name, found)
-            progress = Progress(f"{safe(source.name)}: reading", source.size)
+            progress = Progress(f"{source.name}: reading", source.size)
             database.progress = progress
             write = rows.write_json if args.json else rows.write_csv if args.csv else rows.write_table
             sql = _text(sql)

@@ -5,13 +5,13 @@ kept and accounted for when the agent is lost, and that is an error all the same
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 from kwire.capture.writer import Writer
 from kwire.cli import tracing
+from kwire.cli.lines import say
 from kwire.cli.process import ending_signals
 from kwire.errors import KwireError
 from kwire.live.recorder import Sink
@@ -117,9 +117,8 @@ def _say_skipped(conversation: Conversation) -> None:
     if isinstance(number, int) and number > 0 and isinstance(skipped, list) and skipped:
         first = skipped[0]
         if isinstance(first, list) and len(first) == 2:
-            target, why = (ascii(str(part))[1:-1] for part in first)
-            sys.stderr.write(f"kwire: {are(number, 'target')} left out, the first {target}: {why}\n")
+            say(f"{are(number, 'target')} left out, the first {first[0]}: {first[1]}")
     unfiltered = answer.get("unfiltered")
     for one in unfiltered if isinstance(unfiltered, list) else []:
         if isinstance(one, list) and len(one) == 2:
-            tracing.say_unfiltered(*(ascii(str(part))[1:-1] for part in one))
+            tracing.say_unfiltered(str(one[0]), str(one[1]))

@@ -10,12 +10,13 @@ from kwire.analyze.choose import Selection
 from kwire.analyze.source import source_of
 from kwire.analyze.survey import Survey
 from kwire.capture.input import Source
-from kwire.cli.choosing import CAPTURES, add_choice, notes, ports, say, survey, wanted
+from kwire.cli.choosing import CAPTURES, add_choice, notes, ports, survey, wanted
+from kwire.cli.lines import say
 from kwire.cli.status import NOT_WHOLE, OK
 from kwire.errors import KwireError
 from kwire.packets.open import NetworkCapture, open_capture
 from kwire.view.render import Format, Head, Ordered, Renderer, Tail
-from kwire.view.text import safe, style
+from kwire.view.text import style
 from kwire.wire.frames import Frames
 from kwire.wire.schema import Schema
 
@@ -135,8 +136,8 @@ def show(args: argparse.Namespace, source: Source, *, follow: bool = False) -> i
         sys.stdout.flush()
         wrong = [f"{capture.problem}; everything before is shown"] if capture.problem else []
         wrong += capture.wrong()
-        for line in (*wrong, *layers.remarks(capture)):
-            say(capture.name, line)
+        for what in (*wrong, *layers.remarks(capture)):
+            say(f"{capture.name}: {what}")
     return NOT_WHOLE if wrong or capture.skipped else OK
 
 
@@ -174,8 +175,8 @@ def _events(args: argparse.Namespace, capture: NetworkCapture, selection: Select
     out.flush()
     seen.end(capture)
     status = notes(capture.name, seen, renderer.undecodable, shown=True, stopped=done)
-    for line in remarks(capture):
-        say(capture.name, line)
+    for remark in remarks(capture):
+        say(f"{capture.name}: {remark}")
     return status
 
 
@@ -219,9 +220,7 @@ def _format(args: argparse.Namespace, schemas: list[Schema]) -> Format:
         if name not in known:
             from kwire.view.where import suggest
 
-            raise KwireError(
-                "show", f"column {safe(name)}", "no probe here has such a field", suggest(name, known)
-            )
+            raise KwireError("show", f"column {name}", "no probe here has such a field", suggest(name, known))
     look, clock = style(sys.stdout), "relative" if args.relative else "delta" if args.delta else "clock"
     return Table(schemas, look._replace(width=0) if args.wide else look, args.columns, clock)
 

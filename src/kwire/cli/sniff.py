@@ -9,7 +9,6 @@ import argparse
 import os
 import signal
 import struct
-import sys
 import time
 from types import FrameType
 from typing import IO, Final, cast
@@ -18,6 +17,7 @@ from kwire.capture import pcapng
 from kwire.capture.destination import Destination, OutputError, is_standard_output
 from kwire.cli import values
 from kwire.cli.choosing import add_choice
+from kwire.cli.lines import say
 from kwire.cli.process import ending_signals
 from kwire.cli.show import add_showing, show
 from kwire.cli.status import NOT_WHOLE, OK, worst
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
             for number in ending_signals():
                 signal.signal(number, sniffed.stop)
             status = show(args, cast("IO[bytes]", sniffed))
-            sys.stderr.write(f"kwire: {sniffed.account()}\n")
+            say(sniffed.account())
             return worst(status, NOT_WHOLE if sniffed.dropped else OK)
     finally:
         for ring in rings:

@@ -6,7 +6,7 @@ import sys
 from kwire.cli.choosing import Progress, add_ports, lossy, ports, survey, totals, warn
 from kwire.cli.status import worst
 from kwire.cli.zone import add_utc
-from kwire.view.text import safe
+from kwire.view.text import line
 
 HELP = "write a capture as several: by probe, host, time, size or number of events"
 
@@ -40,12 +40,12 @@ def run(args: argparse.Namespace) -> int:
 
     with Source(args.file, **ports(args)) as source:
         found = survey(source)
-        progress = Progress(f"{safe(args.write)}: writing", source.size)
+        progress = Progress(f"{args.write}: writing", source.size)
         try:
             pieces = split(source, found, args.by, args.write, progress)
         finally:
             progress.done()
         status = worst(warn(source.name, found), lossy(*(piece.totals for piece in pieces)))
     for piece in pieces:
-        sys.stdout.write(f"{safe(piece.path)}: {totals(piece.totals)}\n")
+        sys.stdout.write(f"{line(piece.path)}: {totals(piece.totals)}\n")
     return status

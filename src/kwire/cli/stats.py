@@ -15,7 +15,7 @@ from kwire.cli.choosing import (
     selection,
     survey,
 )
-from kwire.view.text import safe, style
+from kwire.view.text import style
 
 HELP = "rates, losses, silences and distributions of a capture"
 
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
             check_output(args.plot, [source])
         found = survey(source) if needs_survey(args) else Survey()
         read, chosen = found.read, selection(args, found, source.name)
-        progress = Progress(f"{safe(source.name)}: counting", source.size)
+        progress = Progress(f"{source.name}: counting", source.size)
         try:
             stats = Stats(source, found, chosen, progress)
         finally:

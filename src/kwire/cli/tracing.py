@@ -20,6 +20,7 @@ from typing import Any
 from kwire.capture.destination import OutputError, is_standard_output
 from kwire.capture.writer import Writer
 from kwire.cli import values
+from kwire.cli.lines import say, tell
 from kwire.cli.process import ending_signals
 from kwire.cli.status import NOT_WHOLE, OK, of_command
 from kwire.kernel import privileges
@@ -30,7 +31,6 @@ from kwire.live.processes import Processes
 from kwire.live.recorder import Limits, Recorder, Sink
 from kwire.live.summary import Counts, summarize
 from kwire.live.tracer import Tracer
-from kwire.view.text import safe
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
 from kwire.wire.schema import Schema
@@ -197,8 +197,7 @@ class Progress:
         if self._writer and self._writer.dropped and not self._told:
             self._told = True
             self.clear()
-            sys.stderr.write(f"kwire: {safe(self._writer.files[-1])}: {FULL}\n")
-            sys.stderr.flush()
+            say(f"{self._writer.files[-1]}: {FULL}")
 
     def clear(self) -> None:
         """Take the line away."""
@@ -220,9 +219,9 @@ def report(summary: dict[str, Any]) -> None:
     """Say on standard error what was recorded."""
     place = ""
     if "files" in summary:
-        place = f", {human_size(summary['bytes'])} in {', '.join(map(safe, summary['files']))}"
+        place = f", {human_size(summary['bytes'])} in {', '.join(summary['files'])}"
     gone = lost(summary["lost"], summary["causes"])
-    sys.stderr.write(f"{plural(summary['events'], 'event')}, {gone}{place}\n")
+    tell(f"{plural(summary['events'], 'event')}, {gone}{place}")
 
 
 def exit_status(summary: dict[str, Any], args: argparse.Namespace) -> int:
@@ -290,11 +289,11 @@ def check_descriptors() -> None:
 def say_skipped(plan: Plan) -> None:
     """Say on standard error how the probes were understood, what is left out, and what is not filtered."""
     for note in plan.notes:
-        sys.stderr.write(f"kwire: {note}\n")
+        say(note)
     if plan.skipped:
         target, why = plan.skipped[0]
         targets = are(len(plan.skipped), "target")
-        sys.stderr.write(f"kwire: {targets} left out, the first {target}: {why}\n")
+        say(f"{targets} left out, the first {target}: {why}")
     for probe, why in plan.unfiltered:
         say_unfiltered(probe, why)
 
@@ -303,12 +302,12 @@ def say_unloaded(tracer: Tracer) -> None:
     """Say which modules went while they were traced."""
     for module in tracer.unloaded():
         probes = plural(list(tracer.plan.modules.values()).count(module), "probe")
-        sys.stderr.write(f"kwire: module {module} was unloaded: its {probes} ended with it\n")
+        say(f"module {module} was unloaded: its {probes} ended with it")
 
 
 def say_unfiltered(probe: str, why: str) -> None:
     """Say that the filter does not apply to a probe."""
-    sys.stderr.write(f"kwire: --filter does not apply to {probe}, whose events all are taken: {why}\n")
+    say(f"--filter does not apply to {probe}, whose events all are taken: {why}")
 
 
 def _trace(
@@ -348,7 +347,7 @@ def _trace(
         say_unloaded(tracer)
         if tracer.unfollowed:
             untraced = plural(tracer.unfollowed, "process", "processes")
-            sys.stderr.write(f"kwire: {untraced} could not be followed: there are too many\n")
+            say(f"{untraced} could not be followed: there are too many")
         produced = recorder.produced()
         totals = writer.close(produced) if writer else {}
         progress.tell()

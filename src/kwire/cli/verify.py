@@ -7,6 +7,7 @@ from typing import Any
 
 from kwire.capture.verify import FileReport, Hole, verify_capture, verify_set
 from kwire.cli.choosing import add_ports, ports
+from kwire.cli.lines import say
 from kwire.cli.status import FAILED, NOT_WHOLE, OK, worst
 from kwire.cli.zone import add_utc
 from kwire.errors import KwireError
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
             sys.stdout.write(f"{safe(problem)}\n")
     sys.stdout.flush()
     for _, reason in unreadable:
-        sys.stderr.write(f"kwire: {safe(str(reason))}\n")
+        say(str(reason))
     whole = not missing and all(report.complete for report in reports)
     return worst(OK if whole else NOT_WHOLE, FAILED if unreadable else OK)
 

@@ -6,8 +6,10 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
+from kwire.cli.lines import say, tell
 from kwire.cli.status import FAILED, INTERRUPTED, NOT_WHOLE, OK
 from kwire.errors import KwireError
+from kwire.view.text import line
 from kwire.words import plural
 
 if TYPE_CHECKING:
@@ -24,8 +26,9 @@ examples:
 
 install puts a dissector, a profile and a capture interface where Wireshark looks for them; uninstall takes
 them away. All of it is for this user alone, but where Wireshark has no folder of a user's own for capture
-interfaces (4.0): then it goes into the system's, for all users, and only root can put it there. Wireshark fixes the names of fields when it starts: update (and open) adds those of a capture's
-probes to a table, in which the names of all probes seen before stay.
+interfaces (4.0): then it goes into the system's, for all users, and only root can put it there. Wireshark
+fixes the names of fields when it starts: update (and open) adds those of a capture's probes to a table, in
+which the names of all probes seen before stay.
 """
 
 
@@ -62,11 +65,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _report(done: "Done", what: str, nothing: str) -> None:
     for path in done.changed:
-        sys.stdout.write(f"{what} {path}\n")
+        sys.stdout.write(f"{what} {line(path)}\n")
     if not done.changed:
         sys.stdout.write(f"{nothing}\n")
     for path, why in done.left:
-        sys.stderr.write(f"kwire: {path}: {why}\n")
+        say(f"{path}: {why}")
 
 
 def _learn(where: "Folders", files: list[str]) -> int:
@@ -93,7 +96,7 @@ def _learn(where: "Folders", files: list[str]) -> int:
         confine(argparse.Namespace(files=files))
         status = OK if _update(where, files) else NOT_WHOLE
     except (KwireError, OSError, MemoryError) as error:
-        sys.stderr.write(f"kwire: {error or 'not enough memory'}\n")
+        say(str(error) or "not enough memory")
     except KeyboardInterrupt:
         status = INTERRUPTED
     finally:
@@ -117,12 +120,12 @@ def _update(where: "Folders", files: list[str]) -> bool:
             rows = probes.merge(rows, schemas)
             if capture.problem:
                 whole = False
-                sys.stderr.write(f"kwire: {capture.name}: {capture.problem}; everything before is used\n")
+                say(f"{capture.name}: {capture.problem}; everything before is used")
     if rows != old:
         probes.write(path, rows)
     names = len({row.filter for row in rows})
     new = names - len({row.filter for row in old})
-    sys.stderr.write(f"{plural(names, 'filter name')}, {new:,} of them new\n")
+    tell(f"{plural(names, 'filter name')}, {new:,} of them new")
     return whole
 
 

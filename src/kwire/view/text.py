@@ -24,6 +24,8 @@ def _escape(char: str) -> str:
     if char in _SHORT:
         return _SHORT[char]
     code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that was no UTF-8 in a word of the command line
+        return f"\\x{code - 0xDC00:02x}"
     if code < 0x80:  # from \\x80 on such an escape is a byte that was no UTF-8: `wire.fields.text`
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
@@ -39,6 +41,11 @@ def safe(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(map(_escape, text))
+
+
+def line(text: str) -> str:
+    """A message as one line: what is not printable is an escape; what is one already stays as it is."""
+    return text if text.isprintable() else "".join(map(_escape, text))
 
 
 def _doubled(text: str) -> str:
