@@ -67,9 +67,9 @@ def test_a_large_block_that_is_cut_or_ends_otherwise_is_damage(kit: Any) -> None
         large = block("little", kind, LARGE)
         if kind != pcapng.Block.INTERFACE:
             large = large[:8] + struct.pack("<IHH", pcapng.MAGIC, 1, 0) + large[16:]
-        assert "cannot be 20971520 bytes long" in (read(start + large)[1].problem or "")
+        assert "cannot be 20,971,520 bytes long" in (read(start + large)[1].problem or "")
     found, capture = read(start + struct.pack("<II", 0xBAD, 0xFFFFFFFC) + bytes(100))
-    assert "cannot be 4294967292 bytes long" in (capture.problem or "")
+    assert "cannot be 4,294,967,292 bytes long" in (capture.problem or "")
 
 
 def test_every_record_of_a_capture_is_told_a_large_one_too(kit: Any) -> None:

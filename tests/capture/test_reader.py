@@ -126,7 +126,7 @@ def test_the_place_and_kind_of_a_cut_are_named(kit: Any) -> None:
     [
         (lambda b, at: b[: at + 4] + b"\x1f\0\0\0" + b[at + 8 :], "packet block cannot be 31 bytes long"),
         (lambda b, at: b[: at + 4] + b"\0\0\0\0" + b[at + 8 :], "packet block cannot be 0 bytes long"),
-        (lambda b, at: b[: at + 4] + b"\xfc\xff\xff\xff" + b[at + 8 :], "cannot be 4294967292 bytes"),
+        (lambda b, at: b[: at + 4] + b"\xfc\xff\xff\xff" + b[at + 8 :], "cannot be 4,294,967,292 bytes"),
         (lambda b, at: b[: at + 68] + b"\x4c" + b[at + 69 :], "begins with length 72 and ends with 76"),
         (lambda b, at: b[: at + 20] + b"\xff\xff\0\0" + b[at + 24 :], "65535 captured bytes in 40"),
         (lambda b, at: b[:at] + b"\n\r\r\n" + b[at + 4 :], "without its byte-order magic"),

@@ -10,6 +10,7 @@ from kwire.btf import types as t
 from kwire.btf.blob import MAX_CHAIN, Btf
 from kwire.btf.errors import BtfLookupError
 from kwire.btf.suggest import did_you_mean, nearest
+from kwire.words import plural
 
 _STEP = re.compile(r"\s*(\w+)\s*((?:\[\s*\d+\s*\]\s*)*)", re.ASCII)
 _INDEX = re.compile(r"\d+")
@@ -30,7 +31,7 @@ def locate(btf: Btf, id: int, path: str) -> t.MemberPath:
                 raise BtfLookupError(btf.subject, path, f"{step.strip()!r} in {path!r} is not an array")
             # A count of 0 is a flexible array.
             if len(index) > 9 or int(index) >= array.length > 0:
-                cause = f"{match[1]} has {array.length} elements, {index} is not one"
+                cause = f"{match[1]} has {plural(array.length, 'element')}, {index} is not one"
                 raise BtfLookupError(btf.subject, path, cause)
             id = array.type
             offset += int(index) * btf.sizeof(id) * 8

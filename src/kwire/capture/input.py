@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any, Final, NamedTuple, Protocol, TypeAlias
 
 from kwire.capture.output import CaptureError
+from kwire.words import plural
 
 CHUNK: Final = 1 << 20  # bytes asked for at a time
 POOL: Final = 4  # buffers kept
@@ -327,7 +328,9 @@ class Input:
             if status is None or not stat.S_ISREG(status.st_mode):
                 return b""  # a pipe that nobody writes any more
             if status.st_size < self._taken:
-                self.problem = f"the file was cut from {self._taken} to {status.st_size} bytes while followed"
+                self.problem = (
+                    f"the file was cut from {self._taken} to {plural(status.st_size, 'byte')} while followed"
+                )
                 return b""
             time.sleep(PAUSE)
 

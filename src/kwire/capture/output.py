@@ -16,6 +16,7 @@ from typing import Final
 
 from kwire.capture.destination import Destination, OutputError
 from kwire.errors import KwireError
+from kwire.words import plural
 
 STEP: Final = 4 << 20  # bytes allocated at a time, at most; a file that is small as yet gets less
 FIRST_STEP: Final = 64 << 10
@@ -114,7 +115,9 @@ class Output:
             try:
                 size = os.fstat(fd).st_size
                 if size < position:
-                    raise GoneError("go on writing", path, f"it has {size} bytes, {position} were written")
+                    raise GoneError(
+                        "go on writing", path, f"it has {plural(size, 'byte')}, {position} were written"
+                    )
                 if tail and cls.word(fd, position) != tail:
                     raise GoneError("go on writing", path, "it is not what was written")
                 os.ftruncate(fd, position)
@@ -156,7 +159,7 @@ class Output:
         if not status.st_nlink:
             raise GoneError("write", self.name, "it was deleted")
         if status.st_size < self.position:
-            raise GoneError("write", self.name, f"it was cut to {status.st_size} bytes")
+            raise GoneError("write", self.name, f"it was cut to {plural(status.st_size, 'byte')}")
 
     def room(self, size: int) -> bool:
         """Make sure that `size` bytes and the reserve fit; False means the disk, or a size limit, is full.

@@ -380,7 +380,7 @@ class Capture:
         what = pcapng.describe(kind)
         least = pcapng.LEAST[Block(kind)] if kind in pcapng.LEAST else pcapng.MIN_BLOCK
         if total < least or total % 4 or total > pcapng.MAX_PASSED:
-            raise StopReading(f"damaged at byte {start}: {what} cannot be {total} bytes long")
+            raise StopReading(f"damaged at byte {start}: {what} cannot be {plural(total, 'byte')} long")
         self._need = total
         if total > pcapng.MAX_BLOCK:
             self._large = Large(kind, total)
@@ -398,7 +398,7 @@ class Capture:
         """Read past a block that is too long to be looked into; StopReading where others depend on it."""
         start, what = self._base + self._at, pcapng.describe(large.kind)
         if large.kind in (Block.SECTION, Block.INTERFACE):
-            raise StopReading(f"damaged at byte {start}: {what} cannot be {large.total} bytes long")
+            raise StopReading(f"damaged at byte {start}: {what} cannot be {plural(large.total, 'byte')} long")
         last = self._leave_out(large.total, what)
         if last != large.total.to_bytes(4, self._order):
             again = int.from_bytes(last, self._order)
@@ -407,7 +407,7 @@ class Capture:
             )
         if large.kind in pcapng.PACKETS:
             self.packets += 1
-            self._skip(start, f"{large.total} bytes are more than are looked into", TOO_LONG)
+            self._skip(start, f"{plural(large.total, 'byte')} are more than are looked into", TOO_LONG)
 
     def _leave_out(self, size: int, what: str) -> bytes:
         """Read past so many bytes, a `what`; gives the last four. StopReading where fewer are there."""
@@ -462,7 +462,7 @@ class Capture:
             return StopReading(self._input.problem)
         if not there:
             return StopReading("empty: not even a section header is there")
-        what = f"{there} bytes of a block"
+        what = f"{plural(there, 'byte')} of a block"
         if there >= pcapng.MIN_BLOCK:
             kind = int.from_bytes(self._data[:4], self._order)
             return self._input_ended(there, self._need, pcapng.describe(kind))
@@ -545,7 +545,7 @@ class Capture:
         if frame is None or problems:
             return self._skip(place, str(problems[0]), problems[0].code.name)
         if frame.header.length != captured:
-            return self._skip(place, f"{captured - frame.header.length} bytes after the frame")
+            return self._skip(place, f"{plural(captured - frame.header.length, 'byte')} after the frame")
         try:
             if frame.header.type == Type.SCHEMA:
                 schema = self._reader.add(frame)

@@ -354,10 +354,12 @@ def unfinished(waiting: int, spool: str, address: str) -> str:
     """Where an agent that left early leaves what it could not deliver."""
     if not waiting:
         return f"{address} has everything, but did not say that the recording is complete there"
-    events = are(waiting, "event")
+    events, them = are(waiting, "event"), "it" if waiting == 1 else "them"
     if spool:
-        again = f"'kwire agent --to {address} --spool {spool}' delivers them"
+        again = f"'kwire agent --to {address} --spool {spool}' delivers {them}"
         return f"{events} not acknowledged yet, and kept in {spool}: {again}"
+    if waiting == 1:
+        return f"{events} not acknowledged: unless {address} has stored it, it is lost with this agent"
     return f"{events} not acknowledged: what {address} has not stored of them is lost with this agent"
 
 

@@ -17,6 +17,7 @@ from kwire.errors import KwireError
 from kwire.wire.explain import Explained, Explainer, Row, show
 from kwire.wire.frame import ERRORS, Code, Flag
 from kwire.wire.hextext import HexError, parse
+from kwire.words import plural
 
 HELP = "explain the bytes of frames, given as hex in any usual dress"
 
@@ -153,7 +154,7 @@ def judged(row: Row, verdict: str) -> Iterator[str]:
 def text_of(one: Explained, title: str, *, verdicts: bool = False) -> Iterator[str]:
     """A frame as lines for a person, an empty one at the end; `verdicts`: each row says if it is right."""
     kind = one.type_name or "no frame"
-    yield f"{title}: {kind}, offset {one.offset}, {one.end - one.offset} bytes"
+    yield f"{title}: {kind}, offset {one.offset}, {plural(one.end - one.offset, 'byte')}"
     for row in one.rows:
         yield from judged(row, verdict_of(one, row)) if verdicts else row_of(row)
     if one.decoded is not None and any(row.value.startswith("CBOR") for row in one.rows):

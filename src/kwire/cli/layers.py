@@ -266,7 +266,7 @@ def remarks(capture: NetworkCapture) -> Iterator[str]:
         from kwire.packets.tables import Remark
 
         for name, count in sorted(network.remarks.items()):
-            yield f"tolerated {count} times: {Remark[name].value}"
+            yield f"tolerated {plural(count, 'time')}: {Remark[name].value}"
     if network.others:
         parts = ", ".join(f"{count} {name}" for name, count in network.others.most_common(12))
         yield f"{are(sum(network.others.values()), 'packet')} other traffic: {parts}"

@@ -16,6 +16,7 @@ from kwire.kernel.identity import in_first_namespace, try_iterator
 from kwire.kernel.maps import Map
 from kwire.kernel.symbols import KALLSYMS, how_to_see_addresses
 from kwire.kernel.sys import KernelError, possible_cpus, reason
+from kwire.words import plural
 
 RING = 8 << 20  # bytes a CPU that a trace takes when nothing else is said
 MANY_PROBES = 1024
@@ -56,7 +57,7 @@ def module_btf() -> Answer:
         none = "the kernel has no type information"
         return without_sysfs() or Answer("no", none, "boot a kernel with CONFIG_DEBUG_INFO_BTF")
     if modules:
-        return Answer("yes", f"{len(modules)} modules")
+        return Answer("yes", plural(len(modules), "module"))
     if not loaded:
         return Answer("unknown", "no module is loaded")
     return Answer("no", "the loaded modules have none", "boot a kernel with CONFIG_DEBUG_INFO_BTF_MODULES")
@@ -157,8 +158,8 @@ def open_files() -> Answer:
     """How many probes can be open?"""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= MANY_PROBES:
-        return Answer("yes", f"{soft} descriptors")
-    return Answer("no", f"{soft} descriptors", f"ulimit -n {4 * MANY_PROBES}, or use kprobe.multi")
+        return Answer("yes", plural(soft, "descriptor"))
+    return Answer("no", plural(soft, "descriptor"), f"ulimit -n {4 * MANY_PROBES}, or use kprobe.multi")
 
 
 def walkers() -> Answer:

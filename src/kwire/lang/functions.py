@@ -14,6 +14,7 @@ from kwire.lang.errors import TextError, did_you_mean
 from kwire.lang.tree import Span
 from kwire.lang.types import Type
 from kwire.lang.values import Literal, Value
+from kwire.words import plural
 
 if TYPE_CHECKING:
     from kwire.lang.expressions import Expressions
@@ -40,7 +41,7 @@ def call(checker: "Expressions", node: tree.Call) -> Value:
     if node.keywords:
         raise TextError(node.span, f"{name} takes no named arguments", f"write {function.form}")
     if not function.least <= len(node.arguments) <= function.most:
-        message = f"{name} was called with {len(node.arguments)} arguments"
+        message = f"{name} was called with {plural(len(node.arguments), 'argument')}"
         raise TextError(node.span, message, f"write {function.form}")
     if name == "sizeof" and isinstance(node.arguments[0], tree.String):
         written = node.arguments[0]
@@ -66,7 +67,7 @@ def cast(value: Value, type_: Type, span: Span, type_span: Span) -> Value:
     if isinstance(type_, t.Pointer) and isinstance(number.type, t.Pointer) and number.type.space == t.USER:
         type_ = type_.replace(space=t.USER)  # a cast does not move memory
     if isinstance(type_, t.Int) and type_.size not in (1, 2, 4, 8):
-        raise TextError(type_span, f"a number of {type_.size} bytes does not fit a register")
+        raise TextError(type_span, f"a number of {plural(type_.size, 'byte')} does not fit a register")
     return values.convert(number, type_, span)
 
 
@@ -148,9 +149,8 @@ def _big_endian(call: Arguments) -> Value:
     number = values.integer(call.values[0])
     type_ = t.Int(size, False)
     if not isinstance(number, c.Const) and t.size_of(number.type) < size:
-        message = (
-            f"{call.name} needs {size} bytes, this {t.describe(number.type)} has {t.size_of(number.type)}"
-        )
+        has = f"this {t.describe(number.type)} has {t.size_of(number.type)}"
+        message = f"{call.name} needs {plural(size, 'byte')}, {has}"
         raise TextError(number.span, message, f"use be{t.size_of(number.type) * 8}")
     if isinstance(number, c.Load | c.Param) and t.size_of(number.type) > size:
         cure = f"use be{t.size_of(number.type) * 8}"
@@ -192,16 +192,16 @@ def _address_place(call: Arguments, size: int) -> c.Place:
         have = t.size_of(value.type)
         data_loc = isinstance(value.place.base, c.DataLocAddress)
         if have != size and not data_loc:
-            message = f"{call.name} needs {size} bytes, this {t.describe(value.type)} has {have}"
+            message = f"{call.name} needs {plural(size, 'byte')}, this {t.describe(value.type)} has {have}"
             raise TextError(value.span, message, "name the member that holds the address")
         return value.place
     if isinstance(value.type, t.Pointer) and not isinstance(value, values.WIDE):
         have = t.size_of(value.type.target)
         if have not in (0, 1, size):
-            message = f"{call.name} needs {size} bytes, {t.article(value.type)} points to {have}"
+            message = f"{call.name} needs {plural(size, 'byte')}, {t.article(value.type)} points to {have}"
             raise TextError(value.span, message, "name the member that holds the address")
         return values.place_at(value, call.span)
-    raise TextError(value.span, f"{call.name} needs an array of {size} bytes or a pointer to them")
+    raise TextError(value.span, f"{call.name} needs an array of {plural(size, 'byte')} or a pointer to them")
 
 
 def _ksym(call: Arguments) -> Value:

@@ -42,6 +42,7 @@ from kwire.lang.values import wrap
 from kwire.live.plan import Group, Plan, Point, Scope
 from kwire.live.probes import Probe
 from kwire.wire.schema import Schema
+from kwire.words import plural
 
 if TYPE_CHECKING:
     from kwire.kernel.catalog import Target
@@ -277,7 +278,9 @@ class Planner:
         elif first:
             raise first
         else:
-            raise KwireError("trace", str(parsed), f"none of {len(self._skipped)} targets can be", "")
+            raise KwireError(
+                "trace", str(parsed), f"none of {plural(len(self._skipped), 'target')} can be", ""
+            )
 
     def _targets(self, parsed: ProbeSpec) -> "list[Target]":
         """What a spec names; a name without wildcards may still be several functions'."""

@@ -28,6 +28,7 @@ from kwire.packets.tables import (
     Trouble,
 )
 from kwire.wire.frame import checksum
+from kwire.words import plural
 
 MORE_FRAGMENTS: Final = 0x2000
 FRAGMENT_OFFSET: Final = 0x1FFF
@@ -127,7 +128,7 @@ class Dissector:
         """Say why nothing more can be read; a packet that is cut as well is said to be both."""
         self._say(what, offset, detail)
         if self._short and what is not Trouble.PACKET_CUT and what is not Trouble.UNKNOWN_LINK:
-            self._say(Trouble.PACKET_CUT, self._captured, f"{self._short} bytes are missing")
+            self._say(Trouble.PACKET_CUT, self._captured, f"{plural(self._short, 'byte')} are missing")
         return _StopError()
 
     def _leave(self, name: str) -> _StopError:
@@ -194,7 +195,9 @@ class Dissector:
         self._need(data, at, 20, Trouble.BAD_IP_HEADER)
         size = (data[at] & 15) * 4
         if data[at] >> 4 != 4 or size < 20:
-            raise self._stop(Trouble.BAD_IP_HEADER, at, f"version {data[at] >> 4}, {size} bytes of header")
+            raise self._stop(
+                Trouble.BAD_IP_HEADER, at, f"version {data[at] >> 4}, {plural(size, 'byte')} of header"
+            )
         self._need(data, at, size, Trouble.BAD_IP_HEADER)
         start, total = at + size, _u16(data, at + 2)
         self._layer("ipv4", data, at, start)
@@ -254,7 +257,7 @@ class Dissector:
             self._say(Remark.SEGMENT_OFFLOAD, place)
             return len(data)
         if total < least or total > there + self._short:
-            raise self._stop(bad, place, f"{total} bytes, where {there + self._short} are")
+            raise self._stop(bad, place, f"{plural(total, 'byte')}, where {there + self._short} are")
         self._short = max(total - there, 0)
         return min(at + total, len(data))
 
@@ -292,13 +295,13 @@ class Dissector:
             length = _u16(data, at + 4)
             self._layer("udp", data, at, at + 8)
             if length and (length < 8 or length > end - at + self._short):
-                raise self._stop(bad, at + 4, f"{length} bytes, where {end - at} are")
+                raise self._stop(bad, at + 4, f"{plural(length, 'byte')}, where {end - at} are")
             self._short = min(self._short, max(length - (end - at), 0)) if length else self._short
             end = min(at + length, end) if length else end
         else:
             size = (data[at + 12] >> 4) * 4
             if size < 20:
-                raise self._stop(bad, at + 12, f"{size} bytes of header")
+                raise self._stop(bad, at + 12, f"{plural(size, 'byte')} of header")
             self._need(data, at, size, bad, end)
             self._layer("tcp", data, at, at + size)
         if not self._short:
@@ -314,7 +317,7 @@ class Dissector:
             protocol, source, ports[0], target, ports[1], payload, sequence, flags, self._short
         )
         if self._short:
-            self._say(Trouble.PACKET_CUT, end, f"{self._short} bytes of its payload are missing")
+            self._say(Trouble.PACKET_CUT, end, f"{plural(self._short, 'byte')} of its payload are missing")
 
     def _sound(self, data: memoryview, at: int, protocol: int, source: bytes, target: bytes) -> bool:
         """Whether the checksum of a UDP or TCP segment, that lies `at`, is right, or left to the card."""
@@ -338,7 +341,7 @@ class Dissector:
         there = (len(data) if end is None else end) - at
         if there < size:
             raise self._stop(
-                Trouble.PACKET_CUT if self._short else bad, at, f"{max(there, 0)} of {size} bytes"
+                Trouble.PACKET_CUT if self._short else bad, at, f"{max(there, 0)} of {plural(size, 'byte')}"
             )
 
 

@@ -34,6 +34,7 @@ from kwire.wire.frame import ERRORS, Code, FrameError, Type, inspect
 from kwire.wire.frames import Frames
 from kwire.wire.schema import Schema, SchemaReader
 from kwire.wire.sequence import distance
+from kwire.words import plural
 
 if TYPE_CHECKING:
     import numpy as np
@@ -494,7 +495,7 @@ class Engine:
         numbers = {id(one): number for number, one in self._known.items()}
         count = forget_count(state.max_conversations)
         old, self.conversations = self.conversations[:count], self.conversations[count:]
-        self._trouble(Trouble.TOO_MANY_FLOWS, f"over {state.max_conversations} sessions", len(old))
+        self._trouble(Trouble.TOO_MANY_FLOWS, f"over {plural(state.max_conversations, 'session')}", len(old))
         self.forgotten += len(old)
         gone = []
         for conversation in old:
@@ -551,10 +552,10 @@ class Engine:
         name = _name(tuple(special.key), special.first)
         detail = {
             Variant.FLOW: name,
-            Variant.BYTES: f"{special.number} bytes of {name}",
+            Variant.BYTES: f"{plural(special.number, 'byte')} of {name}",
             Variant.ENDS: f"{name} ends inside a frame",
             Variant.ANEW: f"{name} begins anew inside a frame",
-            Variant.HELD: f"{name}: {special.number} bytes waited in vain",
+            Variant.HELD: f"{name}: {plural(special.number, 'byte')} waited in vain",
         }.get(special.variant, "")
         if packet is not None and special.variant == Variant.PLAIN:
             offset, captured, original, link = packet

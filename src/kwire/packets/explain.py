@@ -18,6 +18,7 @@ from kwire.packets.open import NetworkCapture, Record
 from kwire.packets.tables import LINKS, Link, Protocol, Trouble
 from kwire.wire.explain import Explained, Explainer, Row
 from kwire.wire.frame import HEADER_SIZE, Problem
+from kwire.words import plural
 
 MAX_EXPLAINERS: Final = 256  # sessions whose schemas are remembered
 
@@ -160,9 +161,9 @@ def _title(record: Record) -> str:
     if record.packet is None:
         what = pcapng.describe(record.kind) if record.kind else "pcap header"
         if record.original:
-            return f"{what}, at byte {record.offset}, {record.original} bytes: passed over"
-        return f"{what}, at byte {record.offset}, {len(record.data)} bytes"
-    sizes = f"{record.captured} bytes"
+            return f"{what}, at byte {record.offset}, {plural(record.original, 'byte')}: passed over"
+        return f"{what}, at byte {record.offset}, {plural(len(record.data), 'byte')}"
+    sizes = plural(record.captured, "byte")
     if record.original != record.captured:
         sizes += f" of {record.original}"
     link = LINKS.get(record.link, f"link type {record.link}")
@@ -300,7 +301,7 @@ def _row(data: memoryview, order: Order, field: _Field) -> Verdict:
 
 
 def _plain(data: memoryview, start: int, end: int, name: str, meaning: str) -> Verdict:
-    return Verdict(Row(start, bytes(data[start:end]), name, f"{end - start} bytes", meaning), "ok")
+    return Verdict(Row(start, bytes(data[start:end]), name, plural(end - start, "byte"), meaning), "ok")
 
 
 def _options(kind: int, data: memoryview, base: int, order: Order) -> list[Verdict]:
@@ -314,7 +315,7 @@ def _options(kind: int, data: memoryview, base: int, order: Order) -> list[Verdi
             if name in _TEXTS
             else str(int.from_bytes(value, order))
             if len(value) <= 8
-            else f"{len(value)} bytes"
+            else plural(len(value), "byte")
         )
         rows.append(Verdict(Row(base + at, bytes(data[at : at + size]), name, shown, f"option {code}"), "ok"))
         at += size

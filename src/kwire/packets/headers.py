@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from kwire.packets.dissect import Finding, Layer
 from kwire.packets.tables import ETHERTYPES, FAMILIES, PACKET_TYPES, PROTOCOLS, EtherType, Trouble
 from kwire.wire.explain import Row
+from kwire.words import plural
 
 Shown = tuple[str, str]  # the value, and what it means
 
@@ -48,7 +49,7 @@ def _name(names: dict[int, str]) -> Callable[[bytes], Shown]:
 
 
 def _bytes(meaning: str) -> Callable[[bytes], Shown]:
-    return lambda data: (f"{len(data)} bytes", meaning)
+    return lambda data: (plural(len(data), "byte"), meaning)
 
 
 def _mac(meaning: str) -> Callable[[bytes], Shown]:

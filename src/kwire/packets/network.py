@@ -19,6 +19,7 @@ from kwire.packets.walk import NO_TIME, Rows
 from kwire.wire.control import Hello, Role, Welcome
 from kwire.wire.frame import TYPES, Frame, FrameError, Problem, Type, inspect
 from kwire.wire.frames import Frames
+from kwire.words import plural
 
 MAX_FLOWS: Final = 1 << 16
 MAX_CONVERSATIONS: Final = 1 << 16
@@ -202,7 +203,7 @@ class Network:
             held += conversation.held
         while held > HELD:
             most = max(self.conversations, key=lambda one: one.held)
-            self.trouble(Trouble.TOO_MANY_FLOWS, f"{most.name}: {most.held} bytes waited in vain")
+            self.trouble(Trouble.TOO_MANY_FLOWS, f"{most.name}: {plural(most.held, 'byte')} waited in vain")
             held -= most.held
             most.let_go()
         while self._queue:
@@ -383,7 +384,7 @@ class Network:
                 flow.splitters[direction] = splitter
             if piece.hole:
                 splitter.hole(piece.hole)
-                self.trouble(Trouble.TCP_GAP, f"{piece.hole} bytes of {flow.name}")
+                self.trouble(Trouble.TCP_GAP, f"{plural(piece.hole, 'byte')} of {flow.name}")
             if not piece.data:
                 continue
             for found in splitter.feed(piece.data):

@@ -433,7 +433,7 @@ class PcapCapture(NetworkCapture):
         start = self._base + self._at
         self._leave_out(large.total, "packet")
         self.packets += 1
-        self._skip(start, f"{large.total} bytes are more than are looked into", TOO_LONG)
+        self._skip(start, f"{plural(large.total, 'byte')} are more than are looked into", TOO_LONG)
 
     def _begun(self) -> bool:
         return True

@@ -27,6 +27,7 @@ from typing import Final, NamedTuple
 from kwire.errors import KwireError
 from kwire.stream import manifest
 from kwire.stream.manifest import ROW_SIZE, Manifest
+from kwire.words import plural
 
 MAGIC: Final = b"kwspool2"
 HEADER: Final = struct.Struct("<8s16sQQII")
@@ -417,6 +418,6 @@ def _place(segment: Segment, known: dict[int, tuple[Head, int]], wrong: list[str
         check = head.check
         cut += segment.fd >= 0 and head.end > size
     for first, last in segment.gone:
-        wrong.append(f"{segment.names[0]}: {last - first + 1} records from {first} on are damaged")
+        wrong.append(f"{segment.names[0]}: {plural(last - first + 1, 'record')} from {first} on are damaged")
     if cut:
-        wrong.append(f"{segment.names[0]} was cut: {cut} records are gone")
+        wrong.append(f"{segment.names[0]} was cut: {plural(cut, 'record')} are gone")

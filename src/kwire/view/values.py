@@ -13,6 +13,7 @@ from kwire.view.text import ELLIPSIS, UNREAD, quoted, safe
 from kwire.wire.fields import TYPES, CutBytes, CutStr, Field, UnreadBytes, UnreadStr
 from kwire.wire.names import AT_FDCWD, ERRORS, FAMILIES, MAX_ERRNO, RETURN_ADDRESSES, SIGNALS, WHOLE
 from kwire.wire.schema import Labels, Schema
+from kwire.words import plural
 
 Convert: TypeAlias = Callable[[Any], str]
 
@@ -175,7 +176,7 @@ def _bytes_text(value: bytes) -> str:
     if isinstance(value, UnreadBytes):
         return UNREAD
     cut = len(value) > MAX_BYTES or isinstance(value, CutBytes)
-    return value[:MAX_BYTES].hex() + (f"{ELLIPSIS}({len(value)} bytes)" if cut else "")
+    return value[:MAX_BYTES].hex() + (f"{ELLIPSIS}({plural(len(value), 'byte')})" if cut else "")
 
 
 def json_converter(schema: Schema, field: Field, labels: Labels) -> Convert | None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kwire.wire.frame import bad_payload
+from kwire.words import plural
 
 MAX_DEPTH = 16
 
@@ -47,7 +48,9 @@ def loads_map(data: bytes, base: int = 0) -> dict[Any, Any]:
     if data[0] >> 5 != _MAP:
         raise bad_payload(base, _NAMES[data[0] >> 5] or "a simple value", "a CBOR map")
     if end != len(data):
-        raise bad_payload(base + end, f"{len(data) - end} bytes after the map", "the end of the payload")
+        raise bad_payload(
+            base + end, f"{plural(len(data) - end, 'byte')} after the map", "the end of the payload"
+        )
     try:
         value: dict[Any, Any] = cbor2.loads(data)
     except (cbor2.CBORDecodeError, ValueError, TypeError, RecursionError) as error:  # pragma: no cover
@@ -105,7 +108,9 @@ class _Guard:
         if info in _WIDTH:
             after = at + 1 + _WIDTH[info]
             if after > len(data):
-                raise bad_payload(self.base + len(data), "the end of the payload", f"{_WIDTH[info]} bytes")
+                raise bad_payload(
+                    self.base + len(data), "the end of the payload", plural(_WIDTH[info], "byte")
+                )
             return major, info, int.from_bytes(data[at + 1 : after], "big"), after
         if info == _INDEFINITE and major in (_BYTES, _TEXT, _LIST, _MAP):
             return major, info, None, at + 1
@@ -123,7 +128,9 @@ class _Guard:
             return self.closed(start)
         if size > len(data) - start:
             raise bad_payload(
-                self.base + at, f"{_NAMES[major]} of {size} bytes", f"{len(data) - start} bytes"
+                self.base + at,
+                f"{_NAMES[major]} of {plural(size, 'byte')}",
+                plural(len(data) - start, "byte"),
             )
         if major == _TEXT:
             try:
@@ -138,7 +145,7 @@ class _Guard:
         data = self.data
         if count is not None and count * (2 if major == _MAP else 1) > len(data) - start:
             found = f"{_NAMES[major]} of {count} items"
-            raise bad_payload(self.base + at, found, f"what {len(data) - start} bytes can hold")
+            raise bad_payload(self.base + at, found, f"what {plural(len(data) - start, 'byte')} can hold")
         keys: set[bytes] = set()
         done = 0
         while done != count:

@@ -28,6 +28,7 @@ from kwire.wire.frame import (
 )
 from kwire.wire.frame import VERSION as PROTOCOL
 from kwire.wire.sequence import MASK, distance
+from kwire.words import plural
 
 TOKEN_SIZE = 16
 MAX_HELLO = 4096  # bytes of a HELLO or WELCOME frame
@@ -212,7 +213,7 @@ class Ack(NamedTuple):
     def read(cls, id: int, payload: Bytes, base: int = HEADER_SIZE) -> Ack:
         """Read an ACK's payload; FrameError BAD_PAYLOAD where it is not one."""
         if len(payload) < ACK_HEAD.size or (len(payload) - ACK_HEAD.size) % ACK_RANGE.size:
-            raise bad_payload(base, f"{len(payload)} bytes", "a window (4 bytes) and ranges of 8", "ACK")
+            raise bad_payload(base, plural(len(payload), "byte"), "a window (4 bytes) and ranges of 8", "ACK")
         (window,) = ACK_HEAD.unpack_from(payload)
         ranges = tuple(ACK_RANGE.iter_unpack(payload[ACK_HEAD.size :]))
         if len(ranges) > MAX_RANGES:
@@ -353,14 +354,14 @@ class _Pick:
     def data(self, key: str, limit: int) -> bytes:
         value: bytes = self.item(key, bytes, b"")
         if len(value) > limit:
-            raise self.error(key, f"{len(value)} bytes", f"at most {limit}")
+            raise self.error(key, plural(len(value), "byte"), f"at most {limit}")
         return value
 
     def common(self) -> dict[str, Any]:
         """What HELLO and WELCOME have in common."""
         token = self.item("token", bytes, None)
         if len(token) != TOKEN_SIZE:
-            raise self.error("token", f"{len(token)} bytes", f"{TOKEN_SIZE} bytes")
+            raise self.error("token", plural(len(token), "byte"), f"{TOKEN_SIZE} bytes")
         role = self.item("role", str, None)
         if role not in ("source", "sink"):
             raise self.error("role", repr(role)[:40], "source or sink")

@@ -45,6 +45,7 @@ from kwire.wire.frame import (
 from kwire.wire.frame import TYPES as FRAME_TYPES
 from kwire.wire.messages import CAUSES, CPU_UNKNOWN, Cause, Lost
 from kwire.wire.schema import Labels, Schema, SchemaReader
+from kwire.words import plural
 
 RESERVED = "RESERVED"
 MAX_NESTING = 4  # DATA within DATA
@@ -155,7 +156,14 @@ class Explainer:
                 one.problems.append(error.problem)
             rows = []
         if not rows and not inner and frame.payload:
-            rows = [Row(frame.offset + HEADER_SIZE, frame.payload, "payload", f"{len(frame.payload)} bytes")]
+            rows = [
+                Row(
+                    frame.offset + HEADER_SIZE,
+                    frame.payload,
+                    "payload",
+                    plural(len(frame.payload), "byte"),
+                )
+            ]
         one.rows.extend(rows)
         return decoded, inner
 
@@ -225,7 +233,8 @@ class Explainer:
         length &= TAIL_MAX
         if cut and not length:
             cut = ", could not be read"
-        rows.append(Row(at + field.offset, data, field.name, f"{length} bytes at {start}{cut}", meaning))
+        size = plural(length, "byte")
+        rows.append(Row(at + field.offset, data, field.name, f"{size} at {start}{cut}", meaning))
         if length:
             content = record[start : start + length]
             rows.append(Row(at + start, content, field.name, shown, f"what {field.name} points to"))
@@ -256,12 +265,15 @@ def _broken(raw: bytes, at: int, header: Header | None, problems: list[Problem])
     rows = []
     payload = raw[HEADER_SIZE:]
     if header is None:
-        rows.append(Row(at, raw, "header", f"{len(raw)} bytes of {HEADER_SIZE}", "not complete"))
+        rows.append(Row(at, raw, "header", f"{plural(len(raw), 'byte')} of {HEADER_SIZE}", "not complete"))
     else:
         rows += _header_rows(raw, at, header)
         if payload:
-            rows.append(Row(at + HEADER_SIZE, payload, "payload", f"{len(payload)} bytes", "not complete"))
-    note = f"reading stops here: where a next frame would start cannot be known ({len(raw)} bytes left)"
+            rows.append(
+                Row(at + HEADER_SIZE, payload, "payload", plural(len(payload), "byte"), "not complete")
+            )
+    left = plural(len(raw), "byte")
+    note = f"reading stops here: where a next frame would start cannot be known ({left} left)"
     return Explained(at, at + len(raw), False, header, payload, None, rows, [note], problems, None, [])
 
 
@@ -344,7 +356,7 @@ def _keys(frame: Frame, rows: list[Row], keys: dict[str, Key]) -> dict[str, Any]
     value = cbor.loads_map(frame.payload, base)
     ends = cbor.spans(frame.payload)
     start, last = (ends[0][0], ends[-1][1]) if ends else (len(frame.payload),) * 2
-    rows.append(Row(base, frame.payload[:start], "map", f"{len(value)} entries", "CBOR"))
+    rows.append(Row(base, frame.payload[:start], "map", plural(len(value), "entry", "entries"), "CBOR"))
     for (key, item), (at, end) in zip(value.items(), ends, strict=True):
         rule = keys.get(key)
         meaning = rule.meaning.replace("`", "") if rule else "not known to this version"
@@ -387,7 +399,7 @@ def _lost(frame: Frame, rows: list[Row]) -> dict[str, Any]:
 def _ack(frame: Frame, rows: list[Row]) -> dict[str, Any]:
     payload, base = frame.payload, frame.offset + HEADER_SIZE
     if len(payload) < 4 or len(payload) % 8 != 4:
-        found = f"{len(payload)} bytes"
+        found = plural(len(payload), "byte")
         raise FrameError(
             Problem(Code.BAD_PAYLOAD, base, found, "a window (4 bytes) and ranges of 8"), "read payload"
         )

@@ -12,6 +12,7 @@ from enum import IntEnum, IntFlag
 from typing import NamedTuple, TypeAlias
 
 from kwire.errors import KwireError
+from kwire.words import plural
 
 VERSION = 1
 HEADER_SIZE = 8
@@ -280,7 +281,7 @@ def inspect(data: Bytes, offset: int = 0) -> tuple[Frame | None, list[Problem]]:
     payload = bytes(data[offset + HEADER_SIZE : payload_end])
     rule = TYPES.get(Type(header.type)) if header.type in TYPES else None
     if rule and rule.empty and payload:
-        problems.append(Problem(Code.BAD_PAYLOAD, offset + HEADER_SIZE, f"{len(payload)} bytes", "none"))
+        problems.append(Problem(Code.BAD_PAYLOAD, offset + HEADER_SIZE, plural(len(payload), "byte"), "none"))
     if header.type == Type.EVENT and header.length > MAX_EVENT:
         problems.append(Problem(Code.PAYLOAD_TOO_LONG, offset + 2, header.length, f"at most {MAX_EVENT}"))
     problems += trailer
@@ -326,7 +327,9 @@ def _trailer(data: Bytes, offset: int, header: Header) -> tuple[int, list[Proble
     room = header.length - HEADER_SIZE
     if room < pad + 2:
         start = offset + HEADER_SIZE
-        return start, [Problem(Code.BAD_CHECKSUM, start, f"{room} bytes after the header", f"{pad + 2}")]
+        return start, [
+            Problem(Code.BAD_CHECKSUM, start, f"{plural(room, 'byte')} after the header", f"{pad + 2}")
+        ]
     problems = []
     if pad and data[end - 3]:
         problems.append(Problem(Code.BAD_PADDING, end - 3, data[end - 3], 0))

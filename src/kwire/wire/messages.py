@@ -13,6 +13,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from kwire.wire.frame import HEADER_SIZE, Frame, Type, bad_payload, build
+from kwire.words import plural
 
 CPU_UNKNOWN = 0xFFFF
 MERGE_GAP = 100_000_000  # ns between two losses that still become one: at most ten LOST a second and cause
@@ -78,7 +79,7 @@ class Lost(NamedTuple):
         """Read a LOST frame; FrameError BAD_PAYLOAD where its payload is not one."""
         base = frame.offset + HEADER_SIZE
         if len(frame.payload) != PAYLOAD.size:
-            raise bad_payload(base, f"{len(frame.payload)} bytes", f"{PAYLOAD.size} bytes", "LOST")
+            raise bad_payload(base, plural(len(frame.payload), "byte"), f"{PAYLOAD.size} bytes", "LOST")
         first, last, count, cpu, cause, zero = PAYLOAD.unpack(frame.payload)
         if last < first:
             raise bad_payload(base + 8, last, f"last ns, not before the first, {first}", "LOST")
