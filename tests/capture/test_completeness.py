@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +167,14 @@ def test_holes_beyond_the_limit_are_joined_and_none_is_forgotten(
     assert sum(hole.count for hole in result.holes) == 200
     assert len(result.holes) < 20
     assert result.problems == []
+
+
+def test_a_recorder_that_was_killed_before_it_described_a_probe(kit: Any, tmp_path: Path) -> None:
+    path = tmp_path / "begun.pcapng"
+    writer = Writer(str(path), [kit.schema(1)])
+    writer.leave()
+    data = path.read_bytes()
+    path.write_bytes(data[: int.from_bytes(data[4:8], sys.byteorder)])
+    report = verify_file(str(path))
+    assert (report.complete, report.totals.produced) == (False, 0)
+    assert report.problems == ["it describes no probe: its recorder was killed before it did"]

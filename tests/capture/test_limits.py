@@ -52,7 +52,7 @@ def test_a_packet_of_20_megabytes_is_counted_and_passed_over(kit: Any) -> None:
     found, capture = read(made.data)
     assert (found, capture.problem, capture.skipped) == ([kit.event()], None, 1)
     assert capture.errors == {"PACKET_TOO_LONG": 1}
-    assert f"{LARGE} bytes are more than are looked into" in (capture.first_skipped or "")
+    assert f"{LARGE:,} bytes are more than are looked into" in (capture.first_skipped or "")
 
 
 def test_a_large_block_that_is_cut_or_ends_otherwise_is_damage(kit: Any) -> None:

@@ -98,7 +98,7 @@ BAD = [  # bytes; for each problem its code, offset, what was found and expected
     ("1103000a0000000100ee", [(Code.BAD_CHECKSUM, 8, "2 bytes after the header", "3")]),
     ("1000000800000005", [(Code.BAD_ID, 4, 5, 0)]),
     ("1300000800000005", [(Code.BAD_ID, 4, 5, 0)]),
-    ("100000090000000078", [(Code.BAD_PAYLOAD, 8, "1 bytes", "none")]),
+    ("100000090000000078", [(Code.BAD_PAYLOAD, 8, "1 byte", "none")]),
     ("2f80000400000000", [(Code.BAD_VERSION, 0, 2, 1), (Code.BAD_TYPE, 0, 15, "0 to 12"),
         (Code.BAD_FLAGS, 1, "0x80", "no bit of 0xfc"), (Code.LENGTH_BELOW_HEADER, 2, 4, "at least 8")]),
 ]  # fmt: skip

@@ -162,11 +162,15 @@ def verify_capture(capture: Capture) -> FileReport:
             counts[id(section)] = _Count(section)
         _add(counts[id(section)], holes, frames)
     wrong = capture.wrong()
+    described = any(section.schemas or capture.label(section) for section in capture.sections)
     if capture.problem:
         problems.append(capture.problem)
-    elif not (counts or any(section.schemas or capture.label(section) for section in capture.sections)):
-        cause = "; ".join(["it describes no probe", *wrong])
-        raise CaptureError("verify", capture.name, cause, "" if wrong else "kwire record -w writes captures")
+    elif not counts and not described:
+        if not any(identity.own(section.comments) for section in capture.sections):
+            cause = "; ".join(["it describes no probe", *wrong])
+            cure = "" if wrong else "kwire record -w writes captures"
+            raise CaptureError("verify", capture.name, cause, cure)
+        problems.append("it describes no probe: its recorder was killed before it did")
     problems += wrong
     if capture.forgotten:
         problems.append(f"{are(capture.forgotten, 'session')} beyond what is kept: nothing is known of them")
