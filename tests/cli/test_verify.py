@@ -102,7 +102,7 @@ def test_a_rotation_is_verified_as_a_whole(tmp_path: Path, capsys: pytest.Captur
 def test_json_has_it_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (path,) = record(tmp_path / "a.pcapng", Lost(1, 5, 9, 20, 2, Cause.RING_FULL), produced=1025)
     (tmp_path / "text").write_bytes(b"hello, world")
-    assert main(["verify", "--json", path, str(tmp_path / "text")]) == 1
+    assert main(["verify", "--json", path, str(tmp_path / "text")]) == 3
     value = json.loads(capsys.readouterr().out)
     assert value["complete"] is False
     assert value["problems"] == []
@@ -128,6 +128,6 @@ def test_json_has_it_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
                     "probes": [],
                 }
             ],
-            "problems": ["kprobe:f: 1,025 events produced, 1000 stored and 20 counted lost: 5 are missing"],
+            "problems": ["kprobe:f: 1,025 events produced, 1,000 stored and 20 counted lost: 5 are missing"],
         }
     ]

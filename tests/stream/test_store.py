@@ -138,7 +138,7 @@ def test_what_a_session_delivers_is_a_complete_capture(site: Site) -> None:
 def test_totals_that_do_not_fit_are_a_problem(site: Site) -> None:
     site.feed(describe(1), events(0, 10), *totals_frames({1: 11}))
     site.store.finish(site.lane)
-    assert "1 are missing" in verify_file(site.store.writer.files[0]).problems[0]
+    assert "1 is missing" in verify_file(site.store.writer.files[0]).problems[0]
 
 
 def test_only_what_the_ledger_knows_is_safe(site: Site) -> None:

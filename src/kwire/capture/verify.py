@@ -259,17 +259,17 @@ def _balances(count: _Count, problems: list[str], session: str, *, cut: bool) ->
         ):
             if told.get(code, found) != found:
                 problems.append(
-                    f"{schema.probe}: {plural(found, 'event')} {what}, the statistics say {told[code]}"
+                    f"{schema.probe}: {plural(found, 'event')} {what}, the statistics say {told[code]:,}"
                 )
         if produced != stored + lost:
-            events = plural(produced, "event")
+            events, absent = plural(produced, "event"), produced - stored - lost
+            more = (
+                f"{-absent:,} too many"
+                if absent < 0
+                else f"{absent:,} {'is' if absent == 1 else 'are'} missing"
+            )
             problems.append(
-                f"{schema.probe}: {events} produced, {stored} stored and {lost} counted lost: "
-                + (
-                    f"{produced - stored - lost} are missing"
-                    if produced > stored + lost
-                    else f"{stored + lost - produced} too many"
-                )
+                f"{schema.probe}: {events} produced, {stored:,} stored and {lost:,} counted lost: {more}"
             )
     if without and not cut and not session:
         which = "its probes" if without == len(section.schemas) else f"{without} of its probes"

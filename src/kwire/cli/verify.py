@@ -23,7 +23,7 @@ Give all files of a rotation together; a missing one is found. A session capture
 where every DATA frame up to its BYE is there. So each hop can be proven: source, network, collector.
 
 The exit status is 0 where all are complete, 3 where something is missing or not proven to be there, all of it
-named; 1 where a file is not readable as a capture.
+named; else 1 where a file is not readable as a capture.
 """
 
 
