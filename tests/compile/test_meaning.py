@@ -300,3 +300,23 @@ def test_a_program_longer_than_a_jump_reaches() -> None:
     assert [one["k"] for one in found] == [3, 3, 3]
     found, _ = in_kernel(made, vm.arguments([edge.address, 0, 0, 0]))
     assert not found
+
+
+def test_what_is_read_needs_no_more_stack_than_there_is() -> None:
+    """Twelve structures, of which first one end and then the other is wanted."""
+    lines = [
+        f'p{number} = cast("u64 *", user(many[{number}]))\nx{number} = p{number}[0]' for number in range(12)
+    ]
+    body = "\n".join(lines) + f"\nemit({', '.join(f'x{n}=x{n}, y{n}=p{n}[15]' for n in range(12))})"
+    edges = [Edge(struct.pack("<16Q", *range(number, number + 16))) for number in range(12)]
+    pointers = struct.pack("<12Q", *(edge.address for edge in edges))
+    held = Edge(pointers)
+    memory = {held.address: pointers}
+    for edge in edges:
+        memory |= edge.memory
+    made = compiled(body)
+    assert "room" in {spec.name for spec in made.image.maps}
+    [event], faults = events(body, 0, 0, 0, held.address, memory=memory)
+    assert [event[f"x{number}"] for number in range(12)] == list(range(12))
+    assert [event[f"y{number}"] for number in range(12)] == list(range(15, 27))
+    assert not faults

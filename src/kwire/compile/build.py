@@ -18,13 +18,14 @@ from kwire.compile.allocate import STACK_SIZE, StackError, allocate
 from kwire.compile.builder import OTHER_SOURCE
 from kwire.compile.emission import SLOT_SIZE
 from kwire.compile.expressions import Options
-from kwire.compile.ir import Function, dump
+from kwire.compile.ir import Function, Module, dump
 from kwire.compile.layout import CompileError, Layout, layout, schema
-from kwire.compile.lower import Lowered, fits_stack, lower, scratch_stride
+from kwire.compile.lower import fits_stack, lower, scratch_stride
 from kwire.compile.matching import TEXTS
 from kwire.compile.optimize import optimize
 from kwire.compile.progbtf import identifier, program_btf
-from kwire.compile.reads import WINDOW, join_reads
+from kwire.compile.reads import join_reads
+from kwire.compile.scratch import ROOM, move_out
 from kwire.compile.select import Selected, select
 from kwire.compile.shape import layout_key
 from kwire.kinds import KINDS
@@ -92,33 +93,44 @@ def compile_probe(
     """
     placed = layout(program.name, program.fields)
     options = Options(arch, id, probes, cpus, tasks, main, without, cookie, task, namespace)
-    on_stack = fits_stack(placed)
-    for window in (WINDOW, WINDOW // 8):
+    on_stack, roomy = fits_stack(placed), False
+    while True:
         try:
-            lowered = _make(program, placed, options, on_stack, window)
+            made = _make(program, placed, options, on_stack, roomy)
             break
-        except StackError:
-            on_stack = False
-    else:
-        lowered = _make(program, placed, options, on_stack, 8)
-    maps = _maps(placed, options, on_stack, lowered.texts, ring_size)
-    image = _image(program, select(lowered.module), maps, cookie)
-    made = schema(program, placed, id=id, spec=spec, machine=arch.machine)
-    return Compiled(image, made, "".join(map(dump, lowered.module.functions)) if explain else "")
+        except StackError:  # a call for less on the stack: first the record goes, then what is read
+            if roomy:
+                raise
+            on_stack, roomy = False, not on_stack
+    maps = _maps(placed, options, on_stack, made, ring_size)
+    image = _image(program, select(made.module), maps, cookie)
+    described = schema(program, placed, id=id, spec=spec, machine=arch.machine)
+    return Compiled(image, described, "".join(map(dump, made.module.functions)) if explain else "")
 
 
-def _make(program: checked.Program, placed: Layout, options: Options, stack: bool, window: int) -> Lowered:
+class _Made(NamedTuple):
+    """Functions with registers; `texts`, `room`: bytes of each CPU's stretch in these maps."""
+
+    module: Module
+    texts: int
+    room: int
+
+
+def _make(program: checked.Program, placed: Layout, options: Options, stack: bool, roomy: bool) -> _Made:
     lowered = lower(program, placed, options, stack)
-    room = STACK_SIZE
+    left, room = STACK_SIZE, 0
     for function in reversed(lowered.module.functions):  # those that are called come last
         _checked(function, "lower")
         optimize(function)
         _checked(function, "optimize")
-        join_reads(function, lowered.faults, window)
+        join_reads(function, lowered.faults)
         _checked(function, "join_reads")
-        size = allocate(function, program.name, room)
-        room -= max(size + 31, 32) & ~31  # as the kernel counts what a chain of calls needs
-    return lowered
+        if roomy and function is lowered.module.functions[0]:
+            room = move_out(function, options.cpus)
+            _checked(function, "move_out")
+        size = allocate(function, program.name, left)
+        left -= max(size + 31, 32) & ~31  # as the kernel counts what a chain of calls needs
+    return _Made(lowered.module, lowered.texts, room)
 
 
 def _checked(function: Function, after: str) -> None:
@@ -127,7 +139,7 @@ def _checked(function: Function, after: str) -> None:
         verify.verify(function, after)
 
 
-def _maps(placed: Layout, options: Options, stack: bool, texts: int, ring_size: int) -> tuple[MapSpec, ...]:
+def _maps(placed: Layout, options: Options, stack: bool, made: _Made, ring_size: int) -> tuple[MapSpec, ...]:
     ring = MapSpec("ring", "ringbuf", 0, 0, ring_size)
     maps = [
         MapSpec("rings", "array_of_maps", 4, 4, options.cpus, 0, ring),
@@ -137,8 +149,9 @@ def _maps(placed: Layout, options: Options, stack: bool, texts: int, ring_size: 
         maps.append(MapSpec("tasks", "hash", 4, 8, TASKS_MOST))
     if not stack:
         maps.append(MapSpec("scratch", "array", 4, options.cpus * scratch_stride(placed), 1))
-    if texts:
-        maps.append(MapSpec(TEXTS, "array", 4, options.cpus * texts, 1))
+    for name, stride in ((TEXTS, made.texts), (ROOM, made.room)):
+        if stride:
+            maps.append(MapSpec(name, "array", 4, options.cpus * stride, 1))
     return tuple(maps)
 
 
