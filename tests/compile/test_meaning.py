@@ -9,6 +9,7 @@ import mmap
 import os
 import struct
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -246,6 +247,64 @@ def test_an_array_of_the_context_is_indexed(index: str) -> None:
         word = 10 + at if 0 <= at < 6 else 0
         letter = b"abcdefghijklmnop"[at] if 0 <= at < 16 else 0
         assert decode(made.schema, frame) == {"x": word, "letter": letter}
+
+
+# loops
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "x = 0\nfor i in range(10):\n    x += i\nemit(x)",
+        "x = 0\nfor i in range(3, 30, 4):\n    x = x * 3 + i\nemit(x)",
+        "x = 0\nfor i in range(10, -3, -3):\n    x = x * 3 + i\nemit(x)",
+        "x = 7\nfor i in range(5, 5):\n    x = 1\nemit(x)",
+        "x = 0\nfor i in range(min(n, 20)):\n    x += i\nemit(x)",
+        "x = 0\nfor i in range(n & 15, 20, 2):\n    x += i\nemit(x)",
+        "x = 0\nfor i in range(n % 7, -5, -1):\n    x += i * i\nemit(x)",
+        "x = 0\nfor i in range(100):\n    if i == n:\n        break\n    x += 2\nemit(x)",
+        "x = 0\nfor i in range(30):\n    if i & 1:\n        continue\n    x += i\nemit(x)",
+        "x = 0\nfor i in range(5):\n    for j in range(i):\n        x += i * j\nemit(x)".replace(
+            "range(i)", "range(i & 7)"
+        ),
+        "for i in range(4):\n    emit(x=i)",
+        "for i in range(4):\n    if i == n & 3:\n        return\n    emit(x=i)",
+        "x = 0\ny = 1\nfor i in range(12):\n    z = x + y\n    x = y\n    y = z\nemit(x)",
+        "x = 0\nfor i in range(4000):\n    if i > n:\n        break\n    x = i\nemit(x)",
+    ],
+)
+@pytest.mark.parametrize("n", [0, 3, 13, 700])
+def test_a_loop_means_what_python_means(body: str, n: int) -> None:
+    emitted: list[int] = []
+    names = {"n": n, "emit": lambda x: emitted.append(x)}
+    lines = "".join(f"    {line}\n" for line in body.replace("emit(x)", "emit(x=x)").split("\n"))
+    exec(f"def probe(n, emit):\n{lines}", names)
+    names["probe"](n, names["emit"])  # type: ignore[operator]
+    assert [one["x"] for one in events(body, 0, n)[0]] == emitted
+
+
+def test_a_loop_follows_a_list() -> None:
+    """Of four blocks each of which holds the address of the next, the last of nothing."""
+    edges = [Edge(struct.pack("<QQ", 0, number)) for number in range(4)]
+    for edge, following in pairwise(edges):
+        data = struct.pack("<Q", following.address)
+        edge.area[PAGE - 16 : PAGE - 8] = data
+        edge.memory = {edge.address: data + edge.memory[edge.address][8:]}
+    memory = {address: data for edge in edges for address, data in edge.memory.items()}
+    body = """
+p = cast("u64 *", a)
+steps = 0
+for i in range(50):
+    if not p:
+        break
+    emit(steps, held=p[1])
+    steps += 1
+    p = cast("u64 *", user(p[0]))
+emit(steps, held=99)
+"""
+    found, faults = events(body, edges[0].address, memory=memory)
+    assert [(one["steps"], one["held"]) for one in found] == [(0, 0), (1, 1), (2, 2), (3, 3), (4, 99)]
+    assert faults == 0
 
 
 # programs of unusual size

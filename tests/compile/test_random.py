@@ -39,6 +39,7 @@ NEXT = 24  # where the first block holds the address of the second, and the seco
 NOTHING = 32  # where a block holds an address that cannot be read
 TEXTS = 128  # from here on the blocks hold texts
 LIMIT = 40
+COMM = b"random test"
 
 
 class World:
@@ -71,6 +72,7 @@ class Meaning:
         self.env = env
         self.comm = comm
         self.locals: dict[int, int] = {}
+        self.turn = 0
 
     def register(self, e: Any) -> int:
         """The 64-bit register of a scalar expression."""
@@ -95,6 +97,8 @@ class Meaning:
                 return self.address(e.place) or 0
             case c.LocalGet():
                 return self.locals[e.local]
+            case c.Turn():
+                return self.turn
             case c.Binary():
                 return self.binary(e)
             case c.Negate():
@@ -106,7 +110,11 @@ class Meaning:
                 order = {"eq": left == right, "ne": left != right, "lt": left < right, "le": left <= right}
                 return int(order[e.op] if e.op in order else {"gt": left > right, "ge": left >= right}[e.op])
             case c.TextEqual():
-                return int(self.text(e.text)[0] == e.literal)
+                found, _, there = self.text(e.text)
+                block = isinstance(e.text, c.ReadText) and e.text.fixed > 0
+                return int(found == e.literal and (there or block))
+            case c.TextOrder():
+                return self.order(e)
             case c.TextMatch():
                 return int(matches(self.text(e.text)[0], e.pieces))
             case c.BlockEqual():
@@ -127,6 +135,14 @@ class Meaning:
                 low = self.register(e.operand) & (1 << 8 * e.size) - 1
                 return int.from_bytes(low.to_bytes(e.size, "little"), "big")
         raise AssertionError(e)
+
+    def order(self, e: c.TextOrder) -> int:
+        """How a text stands to a literal; what cannot be read stands to nothing, but for a block."""
+        found, _, there = self.text(e.text)
+        if not there and not (isinstance(e.text, c.ReadText) and e.text.fixed):
+            return 0
+        less, same = found < e.literal, found == e.literal
+        return int({"lt": less, "le": less or same, "gt": not (less or same), "ge": not less}[e.op])
 
     def binary(self, e: c.Binary) -> int:
         """Arithmetic in 64 bits."""
@@ -172,28 +188,33 @@ class Meaning:
         value = raw >> e.bit_offset & (1 << e.bit_size) - 1
         return value - (1 << e.bit_size) if t.signed(e.type) and value >> e.bit_size - 1 else value
 
-    def text(self, e: Any) -> tuple[bytes, bool]:
-        """A text and whether it was cut."""
+    def text(self, e: Any) -> tuple[bytes, bool, bool]:
+        """A text, whether it was cut, and whether it could be read."""
         if isinstance(e, c.Comm):
-            return self.comm[: e.type.limit], len(self.comm) > e.type.limit
+            return self.comm[: e.type.limit], len(self.comm) > e.type.limit, True
         at = self.address(e.place)
         found = b""
-        while at is not None and len(found) <= e.type.limit and not (e.fixed and len(found) == e.fixed):
-            byte = self.world.read(at + len(found), 1)
+        while len(found) <= e.type.limit and not (e.fixed and len(found) == e.fixed):
+            byte = None if at is None else self.world.read(at + len(found), 1)
             if byte is None:
-                found = b""
-                break
+                return b"", False, False
             if byte == b"\0":
                 break
             found += byte
-        return found[: e.type.limit], len(found) > e.type.limit
+        return found[: e.type.limit], len(found) > e.type.limit, True
+
+    def text_field(self, e: Any) -> tuple[bytes, bool]:
+        """A text in an event; the mark of being cut is on what could not be read too, but for a block."""
+        found, cut, there = self.text(e)
+        block = isinstance(e, c.ReadText) and 0 < e.fixed <= min(16, e.type.limit)
+        return found, cut or not (there or block)
 
     def data(self, e: c.ReadBytes) -> tuple[bytes, bool]:
-        """Bytes for the tail and whether there were more."""
+        """Bytes for the tail and whether there were more, or they could not be read."""
         wanted = max(self.signed(e.length), 0) if t.signed(e.length.type) else self.register(e.length)
         size = min(wanted, e.type.limit)
-        found = self.bytes_at(e.place, size)
-        return (b"", False) if found is None else (found, wanted > size)
+        found = self.bytes_at(e.place, size) if size else b""
+        return (b"", True) if found is None else (found, wanted > size)
 
     # statements
 
@@ -204,24 +225,43 @@ class Meaning:
             self.statements(program.body, events)
         return events
 
-    def statements(self, body: tuple[c.Stmt, ...], events: list[list[Any]]) -> bool:
-        """Run statements; whether the end was not reached."""
+    def statements(self, body: tuple[c.Stmt, ...], events: list[list[Any]]) -> str:
+        """Run statements; how they ended: "" at their end, else break, continue or return."""
         for one in body:
+            ended = ""
             if isinstance(one, c.LocalSet):
                 self.locals[one.local] = self.number(one.value)
             elif isinstance(one, c.If):
-                if self.statements(one.then if self.register(one.test) else one.otherwise, events):
-                    return True
-            elif isinstance(one, c.Return):
-                return True
-            else:
+                ended = self.statements(one.then if self.register(one.test) else one.otherwise, events)
+            elif isinstance(one, c.Loop):
+                ended = self.loop(one, events)
+            elif isinstance(one, c.Emit):
                 events.append([self.value(value) for value in one.values])
-        return False
+            else:
+                ended = type(one).__name__.lower()
+            if ended:
+                return ended
+        return ""
+
+    def loop(self, e: c.Loop, events: list[list[Any]]) -> str:
+        """Run a loop; "return" where the program ends in it."""
+        start = self.signed(e.start)
+        stop = None if e.stop is None else self.signed(e.stop)
+        before, ended = self.turn, ""
+        for turn in range(e.most):
+            self.turn = start + turn * e.step
+            if stop is not None and not (self.turn < stop if e.step > 0 else self.turn > stop):
+                break
+            ended = self.statements(e.body, events)
+            if ended in ("break", "return"):
+                break
+        self.turn = before
+        return "return" if ended == "return" else ""
 
     def value(self, e: Any) -> Any:
         """The value of a field."""
         if isinstance(e, c.ReadText | c.Comm):
-            return self.text(e)
+            return self.text_field(e)
         if isinstance(e, c.ReadBytes):
             return self.data(e)
         if isinstance(e, c.ReadBlock):
@@ -280,6 +320,7 @@ class Writer:
         self.dice = random.Random(seed)
         self.depth = depth
         self.names: tuple[t.Scalar, ...] = ()
+        self.inside = 0  # loops around
 
     def one(self, *choices: Any) -> Any:
         return self.dice.choice(choices)
@@ -354,17 +395,37 @@ class Writer:
     def block(self, depth: int, fields: tuple[c.Field, ...]) -> tuple[c.Stmt, ...]:
         body: list[c.Stmt] = []
         for _ in range(self.one(0, 1, 2, 3)):
-            kind = self.one("set", "if", "if", "emit", "return") if depth else self.one("set", "emit")
+            often = ("set", "if", "if", "emit", "loop", "return", *(("leave",) if self.inside else ()))
+            kind = self.one(*often) if depth else self.one("set", "emit")
             if kind == "set" and self.names:
                 body.append(self.assign(self.dice.randrange(len(self.names)), self.names))
             elif kind == "if":
                 test = self.expression()
                 body.append(c.If(test, self.block(depth - 1, fields), self.block(depth - 1, fields), SPAN))
+            elif kind == "loop":
+                body.append(self.loop(depth, fields))
+            elif kind == "leave":
+                body.append(self.one(c.Break(SPAN), c.Continue(SPAN)))
+                break
             elif kind == "emit":
                 body.append(self.emit(fields))
             elif kind == "return" and self.one(0, 1):
                 body.append(c.Return(SPAN))
         return tuple(body)
+
+    def loop(self, depth: int, fields: tuple[c.Field, ...]) -> c.Loop:
+        """A loop of a few turns over some numbers; its index goes to a local, if there is one."""
+        step, start = self.one(1, 2, -1, 3), c.Const(self.one(0, 5, -2), t.S64, SPAN)
+        small = c.Binary("and", self.expression(1), c.Const(3, t.S64, SPAN), t.S64, SPAN)
+        distance = small if step > 0 else c.Negate(small, t.S64, SPAN)
+        stop = self.one(None, c.Binary("add", start, distance, t.S64, SPAN))
+        self.inside += 1
+        body = self.block(depth - 1, fields)
+        self.inside -= 1
+        if self.names:
+            n = self.dice.randrange(len(self.names))
+            body = (c.LocalSet(n, c.Convert(c.Turn(t.S64, SPAN), self.names[n], SPAN), SPAN), *body)
+        return c.Loop(start, step, stop, 3 if stop is not None else self.one(0, 1, 2, 4), body, SPAN)
 
     def program(self) -> c.Program:
         """A whole program."""
@@ -446,6 +507,9 @@ KINDS: tuple[Callable[[Writer, int], Any], ...] = (
     lambda w, d: c.Invert(w.expression(d), t.U64, SPAN),
     lambda w, d: c.Bswap(w.expression(d), w.one(2, 4, 8), t.U64, SPAN),
     lambda w, d: text_equal(w.text(), w.one(b"", b"A", b"AA", b"random test", b"A" * 20)),
+    lambda w, d: c.TextOrder(
+        w.one("lt", "le", "gt", "ge"), w.text(), w.one(b"", b"A", b"AA", b"B" * 20, COMM), t.BOOL, SPAN
+    ),
     lambda w, d: text_match(w),
     block_equal,
     lambda w, d: c.AddressOf(w.place(1, d), POINTER, SPAN),
@@ -465,7 +529,6 @@ def world_of(seed: int) -> World:
 
 SEEDS = st.integers(0, (1 << 32) - 1)
 DEPTHS = st.integers(0, 4)
-COMM = b"random test"
 
 
 def built(program: c.Program, cpus: int = 8, task: TaskFields | None = None) -> Compiled:

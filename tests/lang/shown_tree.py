@@ -37,6 +37,14 @@ def _statements(body: tuple[c.Stmt, ...], checked: c.Program, indent: str) -> li
                 lines.append(f"{indent}{checked.locals[local].name} = {value(given, checked)}")
             case c.Emit(values=given):
                 lines.append(f"{indent}emit {', '.join(value(each, checked) for each in given)}")
+            case c.Loop(start=start, step=step, stop=stop, most=most, body=inner):
+                end = "" if stop is None else f", {value(stop, checked)}"
+                lines.append(f"{indent}loop {value(start, checked)}{end} by {step}, at most {most}")
+                lines += _statements(inner, checked, indent + "  ")
+            case c.Break():
+                lines.append(f"{indent}break")
+            case c.Continue():
+                lines.append(f"{indent}continue")
             case c.Return():
                 lines.append(f"{indent}return")
             case c.If(test=test, then=then, otherwise=otherwise):
@@ -85,6 +93,8 @@ def value(node: c.Expr | c.Wide, checked: c.Program | None = None) -> str:
             return f"{describe(type_)}{place(where, checked)}" + (f".{bit}:{bits}" if bits else "")
         case c.AddressOf(place=where):
             return f"&{place(where, checked)}"
+        case c.Turn():
+            return "turn"
         case c.LocalGet(local=local):
             return checked.locals[local].name if checked else f"local{local}"
         case c.Binary(op=op, left=left, right=right, type=type_):

@@ -172,7 +172,18 @@ def test_every_form_python_has_is_known_or_refused_by_name() -> None:
 
     from kwire.lang import pysyntax
 
-    statements = {"Pass", "Expr", "Assign", "AnnAssign", "AugAssign", "If", "Return"}
+    statements = {
+        "Pass",
+        "Expr",
+        "Assign",
+        "AnnAssign",
+        "AugAssign",
+        "If",
+        "For",
+        "Break",
+        "Continue",
+        "Return",
+    }
     # Parts of others, old names that only ast's users meet, and what this Python's parser does not make.
     parts = {"FormattedValue", "TryStar", "AsyncWith", "TypeAlias", "TemplateStr", "Interpolation"}
     kinds = {kind.__name__ for kind in (*ast.expr.__subclasses__(), *ast.stmt.__subclasses__())}

@@ -118,19 +118,24 @@ class _Made(NamedTuple):
 
 def _make(program: checked.Program, placed: Layout, options: Options, stack: bool, roomy: bool) -> _Made:
     lowered = lower(program, placed, options, stack)
-    left, room = STACK_SIZE, 0
-    for function in reversed(lowered.module.functions):  # those that are called come last
+    first, *others = lowered.module.functions
+    room = 0
+    for function in (first, *others):
         _checked(function, "lower")
         optimize(function)
         _checked(function, "optimize")
         join_reads(function, lowered.faults)
         _checked(function, "join_reads")
-        if roomy and function is lowered.module.functions[0]:
-            room = move_out(function, options.cpus)
-            _checked(function, "move_out")
+    if roomy:
+        room = move_out(first, options.cpus)
+        _checked(first, "move_out")
+    called = {ins.info for block in first.blocks for ins in block.body if ins.op == "invoke"}
+    module = Module([first, *(function for function in others if function in called)])
+    left = STACK_SIZE
+    for function in reversed(module.functions):  # those that are called come last
         size = allocate(function, program.name, left)
         left -= max(size + 31, 32) & ~31  # as the kernel counts what a chain of calls needs
-    return _Made(lowered.module, lowered.texts, room)
+    return _Made(module, lowered.texts, room)
 
 
 def _checked(function: Function, after: str) -> None:

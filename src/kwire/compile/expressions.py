@@ -88,6 +88,7 @@ class Expressions(Builder, ABC):
         "options",
         "reads",
         "site",
+        "turn",
     )
 
     def __init__(self, name: str, site: Site, options: Options, exit_value: int) -> None:
@@ -100,6 +101,7 @@ class Expressions(Builder, ABC):
         self.faults = self.function.slot("faults", 8, pinned=True)
         self.arguments: dict[int, Value] = {}
         self._comm: Slot | None = None
+        self.turn: Operand = 0  # the index of the innermost loop
         self.now: Value | None = None  # in an event: the reading of the clock that is its time
 
     @property
@@ -354,6 +356,10 @@ class Expressions(Builder, ABC):
     def local(self, e: checked.LocalGet) -> Operand:
         """A local's current value."""
         return self.locals[e.local]
+
+    def index(self, e: checked.Turn) -> Operand:
+        """Where the innermost loop is."""
+        return self.turn
 
     # arithmetic
 
@@ -651,6 +657,7 @@ _LOWER: dict[type, Callable[[Expressions, Any], Operand]] = {
     checked.Load: Expressions.load_place,
     checked.AddressOf: Expressions.address_of,
     checked.LocalGet: Expressions.local,
+    checked.Turn: Expressions.index,
     checked.Binary: Expressions.arithmetic,
     checked.Negate: Expressions.negate,
     checked.Invert: Expressions.invert,

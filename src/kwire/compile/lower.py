@@ -56,16 +56,28 @@ def scratch_stride(layout: Layout) -> int:
     return (layout.most + SLACK + 63) & ~63
 
 
+class Ends(NamedTuple):
+    """Where the innermost loop is left, and where a turn of it ends early: blocks, and the locals there."""
+
+    breaks: list[tuple[Block | None, dict[int, Operand]]]
+    turns: list[tuple[Block | None, dict[int, Operand]]]
+
+
+READING = (checked.Load, checked.ReadText, checked.ReadBytes, checked.ReadBlock)
+"""What may be read by a helper."""
+
+
 class Lower(Expressions):
     """One program on its way to IR."""
 
-    __slots__ = ("layout", "program", "record", "sender", "stack", "texts")
+    __slots__ = ("layout", "loops", "program", "record", "sender", "stack", "texts")
 
     def __init__(self, program: checked.Program, layout: Layout, options: Options, stack: bool) -> None:
         super().__init__(program.name, program.site, options, KINDS[program.site.kind].exit)
         self.program = program
         self.layout = layout
         self.stack = stack
+        self.loops: list[Ends] = []
         self.texts = Texts()
         self.sender = sender(options, program.span) if _emits(program.body) > 1 else None
         self.record: Slot | None = self.function.slot("record", pad(layout.most + SLACK)) if stack else None
@@ -142,7 +154,16 @@ class Lower(Expressions):
                 self._if(statement)
             elif isinstance(statement, checked.Emit):
                 self._emit(statement)
+            elif isinstance(statement, checked.Loop):
+                self._loop(statement)
+            elif isinstance(statement, checked.Break | checked.Continue):
+                ends = self.loops[-1]
+                (ends.breaks if isinstance(statement, checked.Break) else ends.turns).append(
+                    (self.block, self.locals)
+                )
+                self.block = None
             else:
+                assert isinstance(statement, checked.Return)
                 self.leave()
 
     def _if(self, statement: checked.If) -> None:
@@ -172,6 +193,41 @@ class Lower(Expressions):
         common = [name for name in open_ends[0][1] if all(name in values for _, values in open_ends)]
         joined = self.join_all([(block, [values[name] for name in common]) for block, values in open_ends])
         self.locals = dict(zip(common, joined, strict=True))
+
+    def _loop(self, loop: checked.Loop) -> None:
+        """A loop that the verifier walks: it counts its turns from 0 to a constant."""
+        start = self.expr(loop.start)
+        stop = None if loop.stop is None else self.expr(loop.stop)
+        nodes = [node for statement in loop.body for node in walk(statement)]
+        self.reads = self.reads or any(isinstance(node, READING) for node in nodes)
+        sets = dict.fromkeys(node.local for node in nodes if isinstance(node, checked.LocalSet))
+        changed = [local for local in sets if local in self.locals]
+        head, run, over = self.new_block("head"), self.new_block("turn"), self.new_block("over")
+        head.params = [self.function.value() for _ in (0, *changed)]
+        self.jump(head, [0, *(self.locals[local] for local in changed)])
+        self.start(head)
+        turn = head.params[0]
+        self.locals |= dict(zip(changed, head.params[1:], strict=True))
+        around = dict(self.locals)
+        self.branch("lt", turn, loop.most, run, over)
+        self.start(run)
+        before, self.turn = self.turn, self.emit("add", [start, self.emit("mul", [turn, loop.step])])
+        if stop is not None:
+            more = self.new_block("more")
+            self.branch("slt" if loop.step > 0 else "sgt", self.turn, stop, more, over)
+            self.start(more)
+        self.loops.append(Ends([], []))
+        self.statements(loop.body)
+        ends = self.loops.pop()
+        self.turn = before
+        turns = [one for one in (*ends.turns, (self.block, self.locals)) if one[0] is not None]
+        if turns:
+            joined = self.join_all([(block, [known[local] for local in changed]) for block, known in turns])
+            self.jump(head, [self.emit("add", [turn, 1]), *joined])
+        self.start(over)
+        arms = [(self.block, around), *ends.breaks]
+        joined = self.join_all([(block, [known[local] for local in changed]) for block, known in arms])
+        self.locals = around | dict(zip(changed, joined, strict=True))
 
     # an event
 
@@ -237,5 +293,11 @@ class Lower(Expressions):
 
 
 def _emits(statements: tuple[checked.Stmt, ...]) -> int:
-    """How many places in a program emit an event."""
-    return sum(isinstance(node, checked.Emit) for statement in statements for node in walk(statement))
+    """How many places in a program emit an event; one in a loop counts as several."""
+    found = 0
+    for statement in statements:
+        for node in walk(statement):
+            if isinstance(node, checked.Loop):
+                found += _emits(node.body)
+            found += isinstance(node, checked.Emit)
+    return found

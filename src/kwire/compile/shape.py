@@ -39,6 +39,7 @@ COUNTS: Final[dict[type[Form], tuple[str, ...]]] = {
     c.Load: ("place", "type", "bit_offset", "bit_size"),
     c.AddressOf: ("place",),
     c.LocalGet: ("local",),
+    c.Turn: (),
     c.Binary: ("op", "left", "right", "type"),
     c.Negate: ("operand",),
     c.Invert: ("operand",),
@@ -59,6 +60,9 @@ COUNTS: Final[dict[type[Form], tuple[str, ...]]] = {
     c.ReadBytes: ("place", "length", "type"),
     c.LocalSet: ("local", "value"),
     c.If: ("test", "then", "otherwise"),
+    c.Loop: ("start", "step", "stop", "most", "body"),
+    c.Break: (),
+    c.Continue: (),
     c.Emit: ("values",),
     c.Return: (),
 }

@@ -26,6 +26,8 @@ from kwire.lang.types import Scalar, Type
 from kwire.lang.values import Value
 
 MAX_ROUNDS = 8
+MAX_TURNS = 4096
+"""Of a loop: the verifier walks them all, and has room for twice as many ways out."""
 
 
 class Held(NamedTuple):
@@ -53,6 +55,8 @@ def check(
         if body.local_types == locals_ and body.field_types == fields:
             break
         locals_, fields = body.local_types, body.field_types
+    else:
+        body.fault(TextError(_head(probe), "the types of its names do not settle", "cast what is assigned"))
     if not body.faults and not body.broken and not body.emits:
         body.fault(TextError(_head(probe), "this probe emits nothing", "call emit(…)"))
     if body.faults:
@@ -272,6 +276,12 @@ class Body(Expressions):
                 return ([stored] if stored else []), False
             case tree.If():
                 return self._if(node)
+            case tree.For():
+                return self._for(node), False
+            case tree.Break():
+                return [c.Break(node.span)], True
+            case tree.Continue():
+                return [c.Continue(node.span)], True
             case tree.Return():
                 return [c.Return(node.span)], True
             case tree.Do(call=call) if call.function == "emit":
@@ -312,6 +322,35 @@ class Body(Expressions):
         for test, then, span in reversed(arms):
             otherwise = (c.If(test, then, otherwise, span),)
         return list(otherwise), not ways
+
+    def _for(self, node: tree.For) -> list[c.Stmt]:
+        """A loop. Behind it nothing is set that was not set before: it may not run at all."""
+        from kwire.lang.extent import extent
+
+        _own_name(node.name, node.name_span)
+        start, stop, step = (values.integer(self.check(one)) for one in (node.start, node.stop, node.step))
+        if not isinstance(step, c.Const) or not step.value:
+            raise TextError(
+                step.span, "the step of a range is a number that is not 0", "write it as a number"
+            )
+        low, high = extent(start), extent(stop)
+        distance = high[1] - low[0] if step.value > 0 else low[1] - high[0]
+        most = max(-(-distance // abs(step.value)), 0)
+        if most > MAX_TURNS:
+            message = f"this loop may run more than {MAX_TURNS} times"
+            cure = "bound the number: range(min(n, 100)), range(n & 63)"
+            raise TextError(node.range_span, message, cure)
+        known = isinstance(start, c.Const) and isinstance(stop, c.Const)
+        before, limits = set(self.set), dict(self.limits)
+        first = self._store(node.name, c.Turn(t.S64, node.name_span), node.name_span)
+        assert first is not None
+        body, _ = self._block(node.body)
+        for name in before & self.limits.keys() & limits.keys():
+            if self.limits[name] != limits[name]:
+                message = f"{name} is a text of one limit before the loop and of another in it"
+                self.fault(TextError(node.range_span, message, "use one limit, or two names"))
+        self.set, self.limits = before, limits
+        return [c.Loop(start, step.value, None if known else stop, most, (first, *body), node.span)]
 
     def _store(self, name: str, value: Value, span: Span, declared: bool = False) -> c.LocalSet | None:
         """Assign a value to a local; None where nothing has to be stored."""
@@ -414,6 +453,8 @@ def _assigned(statements: tuple[tree.Stmt, ...]) -> dict[str, None]:
     for statement in statements:
         if isinstance(statement, tree.Assign):
             found[statement.name] = None
+        elif isinstance(statement, tree.For):
+            found |= {statement.name: None} | _assigned(statement.body)
         elif isinstance(statement, tree.If):
             found |= _assigned(statement.then) | _assigned(statement.otherwise)
     return found

@@ -133,6 +133,13 @@ class LocalGet(Node):
     span: Span
 
 
+class Turn(Node):
+    """`start + turn * step` of the innermost loop: in the first statement of its body."""
+
+    type: Int
+    span: Span
+
+
 class Binary(Node):
     """`left op right`, op one of add sub mul div mod and or xor shl shr, in 64 bits."""
 
@@ -344,6 +351,7 @@ Expr: TypeAlias = (
     | Load
     | AddressOf
     | LocalGet
+    | Turn
     | Binary
     | Negate
     | Invert
@@ -378,6 +386,34 @@ class If(Node):
     span: Span
 
 
+class Loop(Node):
+    """Turns 0, 1, … as long as there are fewer than `most`, and (where `stop` is not None) `start + turn *
+    step` is below `stop`, or above it where `step` is negative. `start` and `stop` are taken once, before.
+
+    `most` is a bound that holds anyway, or without `stop` the number of turns: the verifier has to see it.
+    `LocalSet` in the body, of locals set before, changes what later turns and statements find.
+    """
+
+    start: Expr
+    step: int
+    stop: Expr | None
+    most: int
+    body: tuple["Stmt", ...]
+    span: Span
+
+
+class Break(Node):
+    """The end of the innermost loop."""
+
+    span: Span
+
+
+class Continue(Node):
+    """The end of this turn of the innermost loop."""
+
+    span: Span
+
+
 class Emit(Node):
     """One event: a value for each of `Program.fields`, in order, of exactly the field's type.
 
@@ -394,7 +430,7 @@ class Return(Node):
     span: Span
 
 
-Stmt: TypeAlias = LocalSet | If | Emit | Return
+Stmt: TypeAlias = LocalSet | If | Loop | Break | Continue | Emit | Return
 
 
 class Local(Node):

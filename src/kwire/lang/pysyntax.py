@@ -50,9 +50,8 @@ REFUSED = {
     "AsyncFunctionDef": ("a probe has no functions inside", "write the statements themselves"),
     "ClassDef": ("a probe has no classes", ""),
     "JoinedStr": ("a probe does not format text", "emit the values; text is made where they are shown"),
-    "For": ("loops are not supported", "write the steps one after another"),
     "AsyncFor": ("loops are not supported", ""),
-    "While": ("loops are not supported", "write the steps one after another"),
+    "While": ("while has no end that can be known", "write for i in range(100): and break"),
     "With": ("with has no meaning in a probe", ""),
     "Try": ("nothing raises in a probe", "what cannot be read is 0, or no text"),
     "Raise": ("a probe raises nothing", "use return"),
@@ -74,8 +73,6 @@ REFUSED = {
     "GeneratorExp": ("comprehensions are not supported", ""),
     "Starred": ("* has no meaning here", ""),
     "Slice": ("slices are not supported", "use bytes(pointer, n) or one index"),
-    "Break": ("there is no loop to break", ""),
-    "Continue": ("there is no loop to continue", "use return"),
 }
 """Python's forms that probes do not have: what is wrong, and what to do instead."""
 
@@ -95,6 +92,7 @@ class Converter:
         self.column = column
         self.kwire_names = kwire_names
         self.depth = 0
+        self.loops = 0  # that what is converted stands in
         self.globs = False  # whether `@` in the parsed text stands for the `~` of a condition
         self.values: dict[str, int | str] = {}  # dotted names with known values: "socket.AF_INET"
 
@@ -307,6 +305,14 @@ class Converter:
                 return [tree.Assign(target.id, self.expr(joined), span, at)]
             case ast.If():
                 return [self._if(node, faults)]
+            case ast.For():
+                return [self._for(node, faults)]
+            case ast.Break() | ast.Continue():
+                if not self.loops:
+                    if isinstance(node, ast.Break):
+                        raise TextError(span, "there is no loop to break")
+                    raise TextError(span, "there is no loop to continue", "use return")
+                return [tree.Break(span) if isinstance(node, ast.Break) else tree.Continue(span)]
             case ast.Return(value=None | ast.Constant(value=None)):
                 return [tree.Return(span)]
             case ast.Return():
@@ -337,6 +343,31 @@ class Converter:
         for test, then, span in reversed(arms):
             whole = tree.If(test, then, (whole,), span)
         return whole
+
+    def _for(self, node: ast.For, faults: list[TextError]) -> Stmt:
+        """A loop over numbers."""
+        span, cure = self.span(node.iter), "write for i in range(10):"
+        call = node.iter
+        if not isinstance(call, ast.Call) or dotted(call.func) != "range" or call.keywords:
+            raise TextError(span, "a probe's loop runs over numbers", cure)
+        if not 1 <= len(call.args) <= 3:
+            raise TextError(span, f"range was called with {len(call.args)} arguments", cure)
+        if not isinstance(node.target, ast.Name):
+            raise TextError(self.span(node.target), "a loop sets one name", cure)
+        if node.orelse:
+            raise TextError(
+                self.span(node.orelse[0]), "a loop has no else in a probe", "use a local variable"
+            )
+        given = [self.expr(one) for one in call.args]
+        start: Expr = given[0] if len(given) > 1 else tree.Number(0, span)
+        step: Expr = given[2] if len(given) > 2 else tree.Number(1, span)
+        self.loops += 1
+        with self._deeper(node):
+            body = self.body(node.body, faults)
+        self.loops -= 1
+        stop = given[min(len(given) - 1, 1)]
+        at = self.span(node.target)
+        return tree.For(node.target.id, start, stop, step, body, self.span(node), at, span)
 
     def annotation(self, node: ast.expr) -> str:
         """The C type in an annotation: a string, or a plain name such as u32."""

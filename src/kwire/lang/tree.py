@@ -207,6 +207,31 @@ class If(Node):
     span: Span
 
 
+class For(Node):
+    """`for name in range(start, stop, step): body…`."""
+
+    name: str
+    start: Expr
+    stop: Expr
+    step: Expr
+    body: tuple["Stmt", ...]
+    span: Span
+    name_span: Span
+    range_span: Span
+
+
+class Break(Node):
+    """The end of the innermost loop."""
+
+    span: Span
+
+
+class Continue(Node):
+    """The end of this turn of the innermost loop."""
+
+    span: Span
+
+
 class Do(Node):
     """A call for its effect: `emit(…)`."""
 
@@ -220,7 +245,7 @@ class Return(Node):
     span: Span
 
 
-Stmt: TypeAlias = Assign | If | Do | Return
+Stmt: TypeAlias = Assign | If | For | Break | Continue | Do | Return
 
 
 class Parameter(Node):
