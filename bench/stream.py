@@ -25,6 +25,7 @@ from common import HERE, KWIRE, build_load, have, mount_tracefs, table, workspac
 TICK = os.sysconf("SC_CLK_TCK")
 UDP_SHARE = 10  # datagrams hold one frame of 1,400 bytes: a tenth of the events is enough
 SPACE = f"kwire-bench-{os.getpid()}"
+EVENT = "tracepoint:syscalls:sys_enter_getppid"
 NEAR, FAR = "10.213.7.1", "10.213.7.2"
 
 
@@ -135,30 +136,110 @@ def transports(args: argparse.Namespace, folder: Path) -> None:
     print(f"### {args.events:,} events from a source to a collector\n\n{table([*head, 'verify'], rows)}\n")
 
 
+def descendants(pid: int) -> dict[int, str]:
+    """A process and what it has started, with the programs they run."""
+    found, waiting = {}, [pid]
+    while waiting:
+        one = waiting.pop()
+        with contextlib.suppress(OSError):
+            found[one] = os.readlink(f"/proc/{one}/exe")
+            for task in os.listdir(f"/proc/{one}/task"):
+                waiting += map(int, Path(f"/proc/{one}/task/{task}/children").read_text().split())
+    return found
+
+
+class Used:
+    """CPU seconds of a process and what it starts, but for the load, once that runs (below `where`)."""
+
+    def __init__(self, process: subprocess.Popen[str], load: str, where: int = 0) -> None:
+        self._process, self._load, self._where = process, load, where or process.pid
+        self._by: dict[int, float] = {}
+        self._before: float | None = None
+
+    def look(self) -> None:
+        for pid, program in descendants(self._process.pid).items():
+            if program != self._load:
+                with contextlib.suppress(OSError, IndexError):
+                    self._by[pid] = max(self._by.get(pid, 0.0), cpu(pid))
+        if self._before is None and self._load in descendants(self._where).values():
+            self._before = sum(self._by.values())
+
+    def until_the_end(self, look: Callable[[], None] = lambda: None) -> str:
+        """Look until it has ended; what it printed."""
+        while self._process.poll() is None:
+            self.look()
+            look()
+            time.sleep(0.02)
+        return self._process.communicate()[0]
+
+    @property
+    def seconds(self) -> float:
+        return sum(self._by.values()) - (self._before or 0.0)
+
+
 def agent(args: argparse.Namespace, folder: Path) -> None:
-    """Every getppid of a busy process, by a real agent."""
+    """Every getppid of a busy process, by a real agent: into memory, a spool too, and one that listens."""
     if os.geteuid():
         print("A real agent: left out, it needs root\n")
         return
-    load = build_load(folder)
-    address = f"unix:{folder}/socket"
-    collector = Collector(folder / "agent", address)
-    command = [KWIRE, "agent", "--to", address, "tracepoint:syscalls:sys_enter_getppid", "--json"]
-    start = time.monotonic()
+    load = str(build_load(folder))
+    rows = []
+    for name in ("--to", "--to, with a spool", "--listen"):
+        captures = folder / name.replace(" ", "")
+        captures.mkdir()
+        if name == "--listen":
+            told, used, theirs = _listening(args.events, load, captures)
+        else:
+            told, used, theirs = _sending(args.events, load, captures, "spool" in name)
+        each = 1e6 / max(told["events"], 1)
+        rows.append(
+            [name, f"{told['events']:,}", f"{told['lost']:,}", f"{told['seconds']:.2f} s",
+             f"{used * each:.2f} µs", f"{theirs * each:.2f} µs", proven(captures)]
+        )  # fmt: skip
+    head = ["agent", "events", "lost", "recorded for", "agent CPU, an event", "other side", "verify"]
+    print(f"### A real agent, a process that calls getppid {args.events:,} times\n\n{table(head, rows)}\n")
+
+
+def _sending(events: int, load: str, captures: Path, spool: bool) -> tuple[dict[str, Any], float, float]:
+    """What the agent says; seconds of CPU of the agent and of the collector."""
+    address = f"unix:{captures}.socket"
+    collector = Collector(captures, address)
+    kept = ["--spool", f"{captures}.spool"] if spool else []
+    command = [KWIRE, "agent", "--to", address, EVENT, "--json", *kept, "-c", f"{load} {events}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    used = Used(process, load)
+    out = used.until_the_end()
+    return json.loads(out), used.seconds, collector.stop()["cpu"]
+
+
+POLICY = """
+[[allow]]
+who = ["anyone"]
+probes = ["tracepoint:syscalls:*"]
+commands = ["*"]
+user = "root"
+"""
+
+
+def _listening(events: int, load: str, captures: Path) -> tuple[dict[str, Any], float, float]:
+    """The same of an agent that listens, and of `kwire record -H`."""
+    policy = captures.with_suffix(".toml")
+    policy.write_text(POLICY)
+    address = f"unix:{captures}.socket"
+    command = [KWIRE, "agent", "--listen", address, "--policy", str(policy)]
+    listening = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert listening.stderr is not None
+    listening.stderr.readline()
+    record = [KWIRE, "record", "-H", address, EVENT, "-c", f"{load} {events}", "--json"]
     process = subprocess.Popen(
-        [*command, "-c", f"{load} {args.events}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    out, err = process.communicate()
-    seconds = time.monotonic() - start
-    told, got = json.loads(out), collector.stop()
-    speed = next((line for line in err.splitlines() if line.startswith("load ")), "")
-    print(
-        f"### A real agent, a process that calls getppid {args.events:,} times\n\n"
-        f"{told['events']:,} events in {seconds:.1f} s (start included; {speed} M calls/s), "
-        f"{told['lost']:,} lost, collected {got['events']:,}; "
-        f"collector {got['cpu'] * 1e6 / max(got['events'], 1):.2f} µs CPU an event; "
-        f"verify: {proven(folder / 'agent')}\n"
-    )
+        [*record, "-w", str(captures / "all.pcapng")], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        text=True,
+    )  # fmt: skip
+    used, theirs = Used(listening, load), Used(process, load, listening.pid)
+    out = theirs.until_the_end(used.look)
+    listening.terminate()
+    listening.communicate()
+    return json.loads(out), used.seconds, theirs.seconds
 
 
 @contextlib.contextmanager

@@ -100,7 +100,9 @@ class Case(NamedTuple):
     moved: bool = False
     """Captures do not have the names any more that summaries tell."""
     unsure: bool = False
-    """A capture was moved and its collector killed: what the next one does not find counts as gone."""
+    """A capture was moved and its collector killed: what the next one does not find counts as gone, and what
+    was in it and not acknowledged comes again.
+    """
     grown: tuple[str, ...] = ()
     """What grew that should not: descriptors, memory."""
     doubtful: int = 0
@@ -151,7 +153,7 @@ def _stored(life: Life, found: Found) -> bool:
 
 def _once(case: Case, found: Found) -> list[str]:
     wrong = []
-    if len(set(found.numbers)) != len(found.numbers):
+    if len(set(found.numbers)) != len(found.numbers) and not case.unsure:
         wrong.append(f"{len(found.numbers) - len(set(found.numbers))} events are stored more than once")
     lives = {life.number: life.produced for life in case.lives}
     invented = [number for number in found.numbers if number & (1 << 40) - 1 >= lives.get(number >> 40, 0)]

@@ -144,7 +144,8 @@ class LoopDisk:
     def unplug(self, flushed: bool) -> None:
         """Let everything fail (EIO); `flushed`: what was written is there, else what was synced."""
         self.dead = True
-        self._control(EXT4_SHUTDOWN, FLUSHED if flushed else UNFLUSHED)
+        with contextlib.suppress(OSError):  # it was read-only before
+            self._control(EXT4_SHUTDOWN, FLUSHED if flushed else UNFLUSHED)
 
     def plug(self) -> None:
         """Check it and mount it anew, when nobody has files open there."""
