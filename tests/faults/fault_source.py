@@ -225,6 +225,7 @@ def agent(argv: Sequence[str], probes: int, rate: float, life: int, counter: Cou
     setattr(verb, "Tracer", Mine)  # noqa: B010  # the name is not exported, but it is what the verb calls
     verb.make_plan = make_plan
     hurry()
+    exec(os.environ.get("KWIRE_FAULT_AGENT_PATCH", ""), {})
     return main.main(["agent", *argv])
 
 

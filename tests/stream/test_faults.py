@@ -97,12 +97,17 @@ def test_the_judge_finds_what_is_wrong(what: str, world: str) -> None:
     assert "3 wrong" in done.stdout
 
 
-REFUSED = """
-import os, random, sys
+HEAD = """
+import json, os, random, sys
 from pathlib import Path
 import fault_world
 from kwire.stream import certs
 base = Path(sys.argv[1])
+"""
+
+REFUSED = (
+    HEAD
+    + """
 for name in ("ours", "theirs", "world"):
     (base / name).mkdir()
 certs.make_certs(str(base / "ours"))
@@ -117,18 +122,60 @@ world.stop_collector()
 print(world.collector.said)
 world.close()
 """
+)
+
+
+FAILING = (
+    HEAD
+    + """
+(base / "world").mkdir()
+os.environ["KWIRE_FAULT_AGENT_PATCH"] = '''
+from kwire.wire.session import Session
+receive, calls = Session.receive, [0]
+def fails(self, *arguments):
+    calls[0] += 1
+    if calls[0] == 9:
+        raise RuntimeError("a bug")
+    return receive(self, *arguments)
+Session.receive = fails
+'''
+world = fault_world.World(base / "world", random.Random(1))
+world.collect()
+agent = world.agent(seconds=0.4)
+agent.wait()
+world.stop_collector()
+told = agent.told.summary
+whole = told["events"] + told["lost"] == world.agents[0][1].total and told["acknowledged"] == told["events"]
+print(agent.status, whole, told["sessions"], agent.said)
+world.close()
+"""
+)
+
+
+def played(script: str, folder: Path) -> str:
+    """What a script prints in which the harness can be used."""
+    disk = folder / "disk.so"
+    compile = ["gcc", "-shared", "-fPIC", "-o", str(disk), str(FAULTS.parent / "disk.c"), "-ldl"]
+    subprocess.run(compile, check=True)
+    environment = {**os.environ, "PYTHONPATH": str(FAULTS.parent), "LD_PRELOAD": str(disk)}
+    command = [sys.executable, "-c", script, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.native
 def test_an_agent_whose_certificate_is_refused_ends_with_its_recording(tmp_path: Path) -> None:
-    disk = tmp_path / "disk.so"
-    compile = ["gcc", "-shared", "-fPIC", "-o", str(disk), str(FAULTS.parent / "disk.c"), "-ldl"]
-    subprocess.run(compile, check=True)
-    environment = {**os.environ, "PYTHONPATH": str(FAULTS.parent), "LD_PRELOAD": str(disk)}
-    command = [sys.executable, "-c", REFUSED, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("3 "), done.stdout
-    assert "certificate" in done.stdout
-    assert "are not acknowledged" in done.stdout
-    assert "gets no session: the other side does not know the CA" in done.stdout
+    said = played(REFUSED, tmp_path)
+    assert said.startswith("3 "), said
+    assert "certificate" in said
+    assert "are not acknowledged" in said
+    assert "gets no session: the other side does not know the CA" in said
+
+
+@pytest.mark.native
+def test_a_failure_at_an_agents_session_does_not_end_its_recording(tmp_path: Path) -> None:
+    said = played(FAILING, tmp_path)
+    assert "failed: RuntimeError: a bug" in said
+    assert "a new session begins" in said
+    assert said.startswith(("1 True 2", "3 True 2")), said

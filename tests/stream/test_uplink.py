@@ -1,11 +1,20 @@
 """Uplinks: sessions that end early, collectors that refuse or ask; nothing twice, nothing lost unseen."""
 
+import contextlib
+import functools
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytest
 
+from kwire.stream import uplink as uplinks
+from kwire.stream.connect import Connector
+from kwire.stream.loop import contained
+from kwire.stream.peer import Peer
+from kwire.stream.transport import StreamTransport
 from kwire.stream.uplink import Line, MemoryHold, Uplink
+from kwire.wire.control import Role
 from kwire.wire.session import Session, Settings
 
 
@@ -158,3 +167,84 @@ def test_an_agent_tells_the_time_and_nothing_else(net: Any, world: World) -> Non
     assert "command line" in trace["error"]["cause"]
     assert "error" in nothing
     link.leave()
+
+
+# ---------------------------------------------------------------------- failures within
+
+LAST = {"Peer": {"failed", "fail", "end", "_surely", "do"}, "Uplink": {"closed", "_again", "flush"}}
+"""What ends a session, begins the next one, or is the recording's: without them there is nothing to go on."""
+
+
+def ours(session: Any, link: Uplink) -> bool:
+    return isinstance(session, Session) and session.role is Role.SOURCE and session.token == link.hold.token
+
+
+PLACES: dict[type[Any], Callable[[Any, Uplink], bool]] = {
+    Uplink: lambda self, link: self is link,
+    Peer: lambda self, link: ours(self.session, link),
+    Session: lambda self, link: ours(self, link),
+    Connector: lambda self, link: self is link._connector,
+    StreamTransport: lambda self, link: ours(getattr(self.receiver, "session", None), link),
+}
+
+
+def methods() -> list[tuple[type[Any], str]]:
+    return [
+        (place, name)
+        for place in PLACES
+        for name, value in vars(place).items()
+        if inspect.isfunction(value)
+        and (not name.startswith("__"))
+        and name not in LAST.get(place.__name__, set())
+    ]
+
+
+@pytest.mark.parametrize(("place", "name"), methods(), ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize("when", [1, 4])
+def test_a_failure_in_any_call_ends_one_session_and_not_the_agent(
+    net: Any, monkeypatch: pytest.MonkeyPatch, place: type[Any], name: str, when: int
+) -> None:
+    monkeypatch.setattr(uplinks, "BETWEEN", 0.02)
+    monkeypatch.setattr("kwire.stream.connect.SHORTEST", 0.02)
+    monkeypatch.setattr("kwire.stream.connect.LONGEST", 0.02)
+    address = net.listen().address
+    failures: list[str] = []
+    net.loop.report = failures.append
+    worlds = World(net), World(net)
+    worlds[1].cargo.number = 100
+    unsure: set[bytes] = set()  # the call that takes them raised
+    links = [world.uplink(address) for world in worlds]
+    before, calls = getattr(place, name), 0
+    inner = getattr(before, "__wrapped__", before)
+
+    def call(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        nonlocal calls
+        if PLACES[place](self, links[0]):
+            calls += 1
+            if calls == when:
+                raise RuntimeError(f"a bug in {name}")
+        return inner(self, *arguments, **keywords)
+
+    functools.update_wrapper(call, inner)
+    monkeypatch.setattr(place, name, contained(call) if inner is not before else call)
+    for _ in range(5):
+        for world, link in zip(worlds, links, strict=True):
+            for _ in range(3):
+                try:
+                    world.cargo.put(1)
+                except RuntimeError:
+                    unsure.add(b"%d" % world.cargo.number)
+            link.flush()
+        net.run(0.01)
+    for link in links:
+        with contextlib.suppress(RuntimeError):
+            link.close("done")
+    net.until(lambda: links[1].finished)
+    with contextlib.suppress(RuntimeError):
+        links[0].close("done")
+    net.until(lambda: links[0].finished)
+    got = [payload for payload in received(net) if payload.isdigit()]
+    assert len(got) == len(set(got))
+    assert set(numbers(101, 115)) <= set(got)
+    assert set(numbers(1, 15)) - unsure <= set(got) | set(worlds[0].cargo.abandoned)
+    assert calls < when or failures or unsure or name in ("close", "leave")

@@ -218,6 +218,7 @@ def make_plan(args: argparse.Namespace, scope: Scope) -> Plan:
 
 def _line(args: argparse.Namespace, address: Address, settings: Settings) -> "Line":
     from kwire.stream.loop import Loop
+    from kwire.stream.news import News
     from kwire.stream.uplink import Line
 
     system = os.uname()
@@ -229,7 +230,9 @@ def _line(args: argparse.Namespace, address: Address, settings: Settings) -> "Li
     }
     settings = session_settings(args, settings)
     tls = tls_options(args) if address.kind == "tls" else None
-    return Line(Loop(), address, settings, about, say, tls, args.insecure, watch(args))
+    loop = Loop()
+    loop.report = News(loop.now, say).say
+    return Line(loop, address, settings, about, say, tls, args.insecure, watch(args))
 
 
 def _recover(args: argparse.Namespace, line: "Line") -> "tuple[list[Recovered], int]":

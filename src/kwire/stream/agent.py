@@ -3,7 +3,8 @@
 The laws: the recording goes on whatever the network does; an agent whose recording has ended leaves when
 everything is acknowledged, its own and what it found; asked to stop, it takes the probes away at once and
 waits `grace` seconds at most for the collector; what is not acknowledged by then stays in the spool, or is
-counted. What people should know is said through `say`; nothing is printed here.
+counted. What people should know is said through `say`; nothing is printed here. Where the loop has a
+`report`, a failure at one session ends that session alone, and what waits goes on in another.
 """
 
 import os
@@ -15,6 +16,7 @@ from kwire.live.recorder import Limits
 from kwire.live.tracer import Tracer
 from kwire.stream import manifest
 from kwire.stream import spool as spools
+from kwire.stream.loop import vital
 from kwire.stream.recording import Recording
 from kwire.stream.source import HOLD, SourceSink
 from kwire.stream.spool import Spool
@@ -106,6 +108,7 @@ class Courier:
 
     def __init__(self, line: Line, recovered: list[Recovered], grace: float) -> None:
         self.line = line
+        self.loop = line.loop
         self.recovered = recovered
         self.kept = 0
         """Events that are not acknowledged, and wait in a spool; known after `close`."""
@@ -202,6 +205,7 @@ class Courier:
 
     def _look_around(self) -> None:
         """Say it when a disk does not take what it should, and when it does again; every `LOOK` seconds."""
+        self.loop.at(self.loop.now() + LOOK, self._look_around)
         for uplink, spool in zip(self.uplinks, self.spools, strict=False):
             if not uplink.finished:
                 spool.look()
@@ -214,7 +218,6 @@ class Courier:
                 elif not uplink.finished:
                     self.line.say(f"spool {spool.path}: it is written again")
         self._say_harm()
-        self.line.loop.at(self.line.loop.now() + LOOK, self._look_around)
 
     def _say_harm(self) -> None:
         for spool in self.spools:
@@ -321,6 +324,7 @@ class Agent(Courier):
         self._waiting = True
         self.line.loop.soon(self._hand_over_end)
 
+    @vital
     def _hand_over_end(self) -> None:
         """Hand over the last of the recording, as soon as there is room for it."""
         self._waiting = False

@@ -4,10 +4,11 @@ The laws: one thread; nothing blocks but the wait in epoll(7); readiness is leve
 does bounded work each time, so ready descriptors take turns; callbacks may add and remove descriptors and
 timers, their own too; a callback that was removed is not called any more, even if its readiness was known.
 
-Failures are contained where `report` is set, as in every process that serves several peers: an exception
-ends what it concerns (`contained`: a session, a connection that nobody knows yet, an attempt to connect), is
-told in a line and counted in `failures`, and the loop goes on. A callback that nothing more is known of rests
-for a moment. Without `report` an exception ends `run` and comes out of it, as a library's caller expects.
+Failures are contained where `report` is set, as in every process that has something to go on with: an
+exception ends what it concerns (`contained`: a session, a connection that nobody knows yet, an attempt to
+connect), is told in a line and counted in `failures`, and the loop goes on. A callback that nothing more is
+known of rests for a moment. Without `report` an exception ends `run` and comes out of it, as a library's
+caller expects; so does one of what all the rest is for (`vital`: a recording), with `report` too.
 """
 
 from __future__ import annotations
@@ -81,6 +82,28 @@ def contained(method: Callable[Concatenate[_Self, _P], None]) -> Callable[Concat
     return call
 
 
+class Vital(Protocol):
+    """Something that nothing can go on without."""
+
+    loop: Loop
+
+
+_Needed = TypeVar("_Needed", bound=Vital)
+
+
+def vital(method: Callable[Concatenate[_Needed, _P], None]) -> Callable[Concatenate[_Needed, _P], None]:
+    """A method that is called by the loop: what it raises ends `Loop.run`, and comes out of it."""
+
+    def call(self: _Needed, /, *args: _P.args, **keywords: _P.kwargs) -> None:
+        try:
+            method(self, *args, **keywords)
+        except Exception as error:
+            self.loop.abort(error)
+
+    functools.update_wrapper(call, method)
+    return call
+
+
 def described(error: Exception) -> str:
     """An exception in one line: what a KwireError says; of a bug its kind, its text and its place."""
     if isinstance(error, KwireError):
@@ -116,6 +139,7 @@ class Loop:
     __slots__ = (
         "_cancelled",
         "_epoll",
+        "_fatal",
         "_handlers",
         "_order",
         "_running",
@@ -138,6 +162,7 @@ class Loop:
         self._soon: list[Callable[[], None]] = []
         self._order = 0
         self._running = False
+        self._fatal: Exception | None = None  # what ends `run`
         self._wake = -1  # an eventfd that a signal makes readable
         self._signals: dict[int, tuple[Any, Callable[[int], None]]] = {}  # → disposition before, callback
         self._signalled: list[int] = []
@@ -162,6 +187,13 @@ class Loop:
         self.failures += not known
         what = described(error) if known else f"failed: {described(error)}; the others go on"
         self.report(f"{who}: {what}" if who else what)
+
+    def abort(self, error: Exception) -> None:
+        """End `run` with this exception, when the present round is done; outside of it raise it at once."""
+        if not self._running:
+            raise error
+        self._fatal = self._fatal or error
+        self._running = False
 
     # ------------------------------------------------------------------ descriptors
 
@@ -239,6 +271,9 @@ class Loop:
         self._running = True
         while self._running:
             self.turn()
+        if self._fatal is not None:
+            fatal, self._fatal = self._fatal, None
+            raise fatal
 
     def stop(self) -> None:
         """Make `run` return when the present round is done."""

@@ -2,7 +2,8 @@
 
 The laws: rings are drained within a few milliseconds whatever the network does; between two rounds there is a
 pause (`PAUSE`), so a flood moves in large spans; when it ends, by a limit, the command's end or `end`, the
-probes are taken away and every event they produced is accounted for.
+probes are taken away and every event they produced is accounted for. A failure of it ends the loop (`vital`):
+an agent that cannot record has nothing to go on for.
 """
 
 import select
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 from kwire.live.processes import Processes
 from kwire.live.recorder import PAUSE, TICK, Limits, Recorder, Sink
 from kwire.live.tracer import Tracer
-from kwire.stream.loop import READ, Loop, Timer
+from kwire.stream.loop import READ, Loop, Timer, vital
 
 
 class Recording:
@@ -20,7 +21,6 @@ class Recording:
 
     __slots__ = (
         "_ended",
-        "_loop",
         "_processes",
         "_rings",
         "_round",
@@ -29,6 +29,7 @@ class Recording:
         "_timers",
         "_tracer",
         "limits",
+        "loop",
         "over",
         "produced",
         "progress",
@@ -45,7 +46,7 @@ class Recording:
         round: Callable[[], None],
         ended: Callable[[str], None],
     ) -> None:
-        self._loop = loop
+        self.loop = loop
         self._tracer = tracer
         self._processes = processes
         self._round = round
@@ -69,19 +70,20 @@ class Recording:
 
     def start(self) -> None:
         """Let the command go, and move events from now on."""
-        loop, now = self._loop, self._loop.now()
+        loop, now = self.loop, self.loop.now()
         for ring in self._tracer.rings:
             self._rings.register(ring.map.fd, select.EPOLLIN)
         loop.add(self._rings.fileno(), READ, self._ready)
         self._timers["tick"] = loop.at(now + TICK, self._tick)
         if self.limits.seconds is not None:
-            self._timers["end"] = loop.at(now + self.limits.seconds, lambda: self.end("the time is over"))
+            self._timers["end"] = loop.at(now + self.limits.seconds, self._time_is_over)
         self._started = time.monotonic()
         if self._processes:
             loop.add(self._processes.fd, READ, self._look_at_processes)
             if self._processes.command:
                 self._processes.command.go()
 
+    @vital
     def end(self, why: str) -> None:
         """Take the probes away and account for everything; harmless where it has ended."""
         if self.over:
@@ -102,18 +104,24 @@ class Recording:
     def _forget(self) -> None:
         if self._rings.closed:
             return
-        self._loop.remove(self._rings.fileno())
+        self.loop.remove(self._rings.fileno())
         self._rings.close()
         for timer in self._timers.values():
-            self._loop.cancel(timer)
+            self.loop.cancel(timer)
         if self._processes:
-            self._loop.remove(self._processes.fd)
+            self.loop.remove(self._processes.fd)
 
+    @vital
+    def _time_is_over(self) -> None:
+        self.end("the time is over")
+
+    @vital
     def _look_at_processes(self, mask: int) -> None:
         """One has ended."""
         if self._processes and self._processes.ended():
             self.end("the command has ended" if self._processes.command else "the processes have ended")
 
+    @vital
     def _ready(self, mask: int) -> None:
         """Events wait: a round, and then a pause."""
         self.recorder.move()
@@ -121,15 +129,17 @@ class Recording:
         if self.recorder.satisfied:
             self.end("the last event asked for has come")
         elif not self._rings.closed:
-            self._loop.modify(self._rings.fileno(), 0)
-            self._timers["pause"] = self._loop.at(self._loop.now() + PAUSE, self._resume)
+            self.loop.modify(self._rings.fileno(), 0)
+            self._timers["pause"] = self.loop.at(self.loop.now() + PAUSE, self._resume)
 
+    @vital
     def _resume(self) -> None:
-        self._loop.modify(self._rings.fileno(), READ)
+        self.loop.modify(self._rings.fileno(), READ)
 
+    @vital
     def _tick(self) -> None:
         self.recorder.look()
-        self._timers["tick"] = self._loop.at(self._loop.now() + TICK, self._tick)
+        self._timers["tick"] = self.loop.at(self.loop.now() + TICK, self._tick)
         self._round()
         if self.progress:
             self.progress()

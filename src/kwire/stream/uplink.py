@@ -16,7 +16,7 @@ from kwire.errors import KwireError
 from kwire.stream import clock
 from kwire.stream.address import Address
 from kwire.stream.connect import CertificateError, Connector, connect
-from kwire.stream.loop import Loop
+from kwire.stream.loop import Loop, vital
 from kwire.stream.peer import Ignore, Peer
 from kwire.stream.source import events_in
 from kwire.stream.spool import Spool
@@ -241,6 +241,7 @@ class Uplink(Ignore):
         """Connections after the first of each session."""
         self.refused = False
         """Certificates keep the collector and us apart, as far as is known now."""
+        self.loop = line.loop
         self._line = line
         self._cargo = cargo
         self._reason: str | None = None
@@ -339,16 +340,18 @@ class Uplink(Ignore):
         text = problem.sentence if isinstance(problem, Complained) else f"is in trouble: {problem}"
         self._say(f"{peer.address} {text}")
 
+    @vital
     def closed(self, peer: Peer, why: str) -> None:
         """The session is over: all is well, or a new one takes what is left."""
         self._cargo.receiving(False)
-        if self._reason is not None and not peer.abandoned:
+        whole = not (peer.abandoned or peer.broken_off)  # one that failed here may not know what it abandons
+        if self._reason is not None and whole:
             self.finished = True
             self._cargo.done()
             return
         self._say(f"{self._line.address}: a new session begins: {why}")
         outbox = self.hold.outbox
-        if not peer.abandoned and outbox.first != outbox.next:
+        if whole and outbox.first != outbox.next:
             outbox.release((outbox.next - 1) & MASK)  # the collector has more than we knew of
         token = _next(self.hold.token)
         if peer.session.superseded:
@@ -362,6 +365,7 @@ class Uplink(Ignore):
 
     # ------------------------------------------------------------------ within
 
+    @vital
     def _again(self) -> None:
         self._connector = self._dial()
         if self._reason is not None:
