@@ -100,7 +100,7 @@ class Case(NamedTuple):
     moved: bool = False
     """Captures do not have the names any more that summaries tell."""
     unsure: bool = False
-    """A capture was moved and its collector killed: what the next one does not find counts as gone, and what
+    """A capture was moved and its collector begun anew: what the next one does not find counts as gone, and what
     was in it and not acknowledged comes again.
     """
     grown: tuple[str, ...] = ()

@@ -424,7 +424,7 @@ class World:
             for number, (process, counter, spool) in enumerate(self.agents, 1)
         ]
         told = [process.told for process in self.collectors]
-        unsure = self.moved and any(process in self.killed for process in self.collectors)
+        unsure = self.moved and len(self.collectors) > 1
         return Case(
             self.captures, lives, told, verified, self.taken, self.moved, unsure, grown, self.doubtful
         )
