@@ -99,10 +99,6 @@ class Case(NamedTuple):
     """Events of captures that were finished, and that somebody took away: nobody counts them."""
     moved: bool = False
     """Captures do not have the names any more that summaries tell."""
-    unsure: bool = False
-    """A capture was moved and its collector begun anew: what the next one does not find counts as gone, and what
-    was in it and not acknowledged comes again.
-    """
     grown: tuple[str, ...] = ()
     """What grew that should not: descriptors, memory."""
     doubtful: int = 0
@@ -116,13 +112,13 @@ def judge(case: Case) -> list[str]:
     wrong += _once(case, found)
     produced = sum(life.produced for life in case.lives)
     accounted = len(found.numbers) + found.all_lost
-    whole = all(_ended(life) for life in case.lives) and not case.unsure
+    whole = all(_ended(life) for life in case.lives)
     if whole and not case.taken - case.doubtful <= produced - accounted <= case.taken:
         wrong.append(
             f"{produced} produced, {len(found.numbers)} stored, {found.all_lost} counted lost, "
             f"{case.taken} taken away"
         )
-    if accounted > produced and not case.unsure:
+    if accounted > produced:
         wrong.append(f"{accounted} stored or counted, but {produced} produced")
     if whole:
         wrong += _agents(case, found)
@@ -131,7 +127,7 @@ def judge(case: Case) -> list[str]:
     # killed when it had handed over all has done its work.
     done = [life for life in case.lives if _ended(life) or _stored(life, found)]
     delivered = sum(life.produced for life in done) == accounted and not case.taken
-    if not case.taken and not case.unsure:
+    if not case.taken:
         wrong += _verified(case, found, delivered and not found.all_lost and not found.open)
     for told in [*case.collectors, *(life.told for life in case.lives), case.verified]:
         if any(word in told.said for word in ("Traceback", "Error:", "a fault of kwire")):
@@ -153,7 +149,7 @@ def _stored(life: Life, found: Found) -> bool:
 
 def _once(case: Case, found: Found) -> list[str]:
     wrong = []
-    if len(set(found.numbers)) != len(found.numbers) and not case.unsure:
+    if len(set(found.numbers)) != len(found.numbers):
         wrong.append(f"{len(found.numbers) - len(set(found.numbers))} events are stored more than once")
     lives = {life.number: life.produced for life in case.lives}
     invented = [number for number in found.numbers if number & (1 << 40) - 1 >= lives.get(number >> 40, 0)]
@@ -188,7 +184,7 @@ def _collectors(case: Case) -> list[str]:
         names = {file for host in told.summary["hosts"] for file in host["files"]}
         here = look_into(path for path in case.folder.glob("*.pcapng") if str(path) in names)
         # Others went on with the files of collectors before.
-        if told is case.collectors[-1] and not (case.taken or case.moved or case.unsure):
+        if told is case.collectors[-1] and not (case.taken or case.moved):
             if told.summary["events"] != len(here.numbers):
                 wrong.append(f"{told.name} says {told.summary['events']} events of {len(here.numbers)}")
             if told.summary["lost"] != here.all_lost:

@@ -424,10 +424,7 @@ class World:
             for number, (process, counter, spool) in enumerate(self.agents, 1)
         ]
         told = [process.told for process in self.collectors]
-        unsure = self.moved and len(self.collectors) > 1
-        return Case(
-            self.captures, lives, told, verified, self.taken, self.moved, unsure, grown, self.doubtful
-        )
+        return Case(self.captures, lives, told, verified, self.taken, self.moved, grown, self.doubtful)
 
     def _all_live(self) -> None:
         if not self.collector.alive:
