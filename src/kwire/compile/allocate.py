@@ -48,7 +48,7 @@ class Live:
 class Allocator:
     """One function's registers and stack."""
 
-    __slots__ = ("active", "calls", "function", "last", "live", "order", "short", "slots")
+    __slots__ = ("active", "apart", "calls", "feeds", "function", "last", "live", "order", "short", "slots")
 
     def __init__(self, function: Function) -> None:
         self.function = function
@@ -56,6 +56,8 @@ class Allocator:
         self.live: dict[Value, Live] = {}
         self.order: list[Value] = []  # values by their definitions
         self.short: set[Value] = set()  # used by the next instruction and nothing else
+        self.feeds: dict[Value, Value] = {}  # a value → what an instruction makes of it in its place
+        self.apart: dict[Value, list[Value]] = {}  # a result → operands that it is not made in place of
         self.active: list[Value] = []
         self.slots: dict[Slot, Live] = {}
         self.last = 0
@@ -146,8 +148,12 @@ class Allocator:
         dst = ins.dst
         if dst is not None:
             live = self._define(dst, position, loops)
-            if not call and ins.args and ins.args[0].__class__ is Value:
-                live.prefer.append(ins.args[0])
+            first = ins.args[0] if ins.args and not call else None
+            if ins.op == "cmp":
+                self.apart[dst] = ins.uses()
+            elif first.__class__ is Value:
+                live.prefer.append(first)
+                self.feeds[first] = dst
         return last
 
     def scan(self) -> None:
@@ -180,8 +186,16 @@ class Allocator:
         if live.hint in allowed:
             first.append(live.hint)
         first += [other.reg for other in live.prefer if other.reg in allowed]
+        last = value
+        while last in self.short and last in self.feeds:
+            last = self.feeds[last]
+        if last is not value and last not in self.short:  # it becomes that, in that one's register
+            return [*first, *self._registers(last, self.live[last])]
         if value in self.short and value not in self.function.params:
             first.append(0)
+        apart = [other.reg for other in self.apart.get(value, ())]
+        if apart:
+            return sorted((*first, *allowed), key=apart.__contains__)
         return [*first, *allowed]
 
     def _spill(self, value: Value, wanted: list[int]) -> None:
