@@ -23,7 +23,7 @@ from kwire.errors import KwireError
 from kwire.stream.address import Address
 from kwire.stream.certs import make_certs
 from kwire.stream.connect import Connector, connect
-from kwire.stream.crowd import Limits
+from kwire.stream.crowd import Limits, Roster
 from kwire.stream.listen import Listener, listen
 from kwire.stream.loop import Loop
 from kwire.stream.peer import Ignore, Peer
@@ -138,6 +138,7 @@ class Net:
         stuck: bool = False,
         refuse: Callable[[Hello, str, str], str] = lambda *_: "",
         insecure: bool = False,
+        roster: Roster | None = None,
     ) -> Listener:
         """A collector that keeps what it gets; its sessions are resumed by their tokens."""
 
@@ -165,6 +166,7 @@ class Net:
             tls=tls,
             limits=limits,
             insecure=insecure,
+            roster=roster,
         )
         self.listeners.append(listener)
         return listener

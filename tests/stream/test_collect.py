@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 import time
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from kwire.errors import KwireError
 from kwire.stream import clock, storage
 from kwire.stream.address import Address
 from kwire.stream.connect import Connector, connect
+from kwire.stream.folder import Folder, FolderError
 from kwire.stream.ledger import Contents, Ledger, LedgerError
 from kwire.stream.listen import Listener, listen
 from kwire.stream.peer import Peer
@@ -626,3 +628,142 @@ def test_frames_that_are_not_sound_are_said_and_the_session_goes_on(site: Site) 
     summary = collector.summary()
     assert (summary["errors"], summary["events"]) == (1, 10)
     assert "LENGTH_BELOW_HEADER" in summary["problems"][0]
+
+
+# ---------------------------------------------------------------------- what others do to files and folders
+
+
+@pytest.mark.parametrize("kill", [True, False])
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_capture_that_is_moved_while_no_collector_runs(site: Site, kill: bool, merged: bool) -> None:
+    """It is found by its inode and its id, and ended; its session goes on in another one."""
+    target = str(site.path / "in" / "all.pcapng") if merged else ""
+    site.open(target)
+    source = Source("one")
+    peer = site.connect(source).peer
+    source.give(100, peer)
+    site.until(lambda: peer.session.unacknowledged == 0)
+    site.close(kill)
+    (capture,) = site.captures()
+    moved = site.path / "in" / "old" / "another-name"
+    moved.parent.mkdir()
+    capture.rename(moved)
+    source.give(100, peer)
+    site.open(target)
+    site.until(lambda: peer.session.unacknowledged == 0)
+    source.finish(peer)
+    site.until(lambda: source.ended is not None and not site.collector.feeds)
+    site.close()
+    assert numbers(moved) == list(range(100))
+    (new,) = site.captures()
+    assert numbers(new) == list(range(100, 200))
+    assert [verify_file(str(path)).problems for path in (moved, new)] == [[], []]
+    assert site.collector.summary()["lost"] == 0
+
+
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("back", [False, True])
+def test_what_goes_between_two_collectors_is_counted_at_once(site: Site, merged: bool, back: bool) -> None:
+    """The ledger knows how much it was; whether its agent comes back, or not, it counts once."""
+    target = str(site.path / "in" / "all.pcapng") if merged else ""
+    site.open(target)
+    source = Source("one")
+    connector = site.connect(source)
+    peer = connector.peer
+    source.give(100, peer)
+    site.until(lambda: peer.session.unacknowledged == 0)
+    site.close()
+    site.captures()[0].unlink()
+    if not back:
+        connector.close()
+        peer.detach("it never comes again")
+    site.open(target)
+    if back:
+        source.give(50, peer)
+        source.finish(peer)
+        site.until(lambda: source.ended is not None and not site.collector.feeds)
+    site.close()
+    summary = site.collector.summary()
+    assert (summary["lost"], summary["events"]) == (100, 50 if back else 0)
+    assert summary["unproven"] == (0 if back else 1)
+    (capture,) = site.captures()
+    report = verify_file(str(capture))
+    assert report.totals.lost == 100
+    site.open(target)
+    site.close()
+    assert site.collector.summary()["lost"] == (100 if merged else 0)  # said; of a merged one again
+
+
+def test_a_merged_capture_whose_sessions_had_ended_may_be_taken_away(site: Site) -> None:
+    target = str(site.path / "in" / "all.pcapng")
+    for name in ("one", "two"):
+        site.open(target)
+        source = Source(name)
+        peer = site.connect(source).peer
+        source.give(10, peer)
+        source.finish(peer)
+        site.until(lambda source=source: source.ended is not None and not site.collector.feeds)  # type: ignore[misc]
+        site.close()
+        assert site.collector.summary()["lost"] == 0
+        os.rename(target, site.path / f"{name}.pcapng")
+    assert any("begun anew" in line for line in site.said)
+    assert [complete(site.path / f"{name}.pcapng") for name in ("one", "two")] == [10, 10]
+
+
+@pytest.mark.parametrize("what", ["sessions", "all"])
+@pytest.mark.parametrize("kill", [False, True])
+def test_a_folder_that_is_removed_under_a_collector_is_made_again(site: Site, what: str, kill: bool) -> None:
+    collector = site.open()
+    source, idle = Source("one"), Source("idle")
+    peer, second = site.connect(source).peer, site.connect(idle).peer
+    source.give(100, peer)
+    idle.give(10, second)
+    site.until(lambda: peer.session.unacknowledged == second.session.unacknowledged == 0)
+    shutil.rmtree(site.path / "in" / (".sessions" if what == "sessions" else ""))
+    collector.look()
+    assert any("it is made again" in line for line in site.said)
+    with pytest.raises(FolderError, match="another collector"):
+        Folder(str(site.path / "in"))
+    source.give(100, peer)
+    site.until(lambda: peer.session.unacknowledged == 0)
+    if kill:  # the ledgers are there again, of sessions too that deliver nothing
+        site.close(kill=True)
+        collector = site.open()
+    idle.give(10, second)
+    source.finish(peer)
+    idle.finish(second)
+    site.until(lambda: not collector.feeds and source.ended is not None and idle.ended is not None)
+    site.close()
+    summary = collector.summary()
+    gone = 0 if what == "sessions" else 110
+    assert summary["events"] + summary["lost"] == 220
+    assert (summary["lost"], summary["unproven"]) == (gone, 0)
+
+
+def test_what_is_gone_is_told_by_probe(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Mapping[str, Any]] = []
+    requested = Source.requested
+
+    def hear(self: Source, peer: Peer, number: int, body: Mapping[str, Any]) -> None:
+        if body.get("op") == "gone":
+            told.append(body)
+        requested(self, peer, number, body)
+
+    monkeypatch.setattr(Source, "requested", hear)
+    site.open()
+    source = Source("one")
+    peer = site.connect(source).peer
+    for frame in schema("one", 2).frames():
+        peer.session.send(frame, site.loop.now())
+    other = bytearray(events(500, 7))
+    for at in range(0, len(other), 24):
+        other[at + 4 : at + 8] = (2).to_bytes(4, "big")
+    peer.session.send(bytes(other), site.loop.now())
+    source.give(30, peer)
+    site.until(lambda: peer.session.unacknowledged == 0)
+    site.captures()[0].unlink()
+    source.give(10, peer)
+    site.until(lambda: told)
+    assert told[0]["events"] == 37
+    assert told[0]["probes"] == {1: 30, 2: 7}
+    site.close()

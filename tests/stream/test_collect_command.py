@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from site_of_one import events, schema
 
 from kwire.capture.reader import Capture
 from kwire.capture.verify import verify_file, verify_set
-from kwire.wire.frame import Type
+from kwire.stream.address import parse
+from kwire.stream.connect import connect
+from kwire.stream.loop import Loop
+from kwire.stream.peer import Ignore, Peer
+from kwire.stream.spool import begin
+from kwire.wire import cbor
+from kwire.wire.control import Role, Welcome, bye_frame, error_frame, peek_hello
+from kwire.wire.frame import Type, build
+from kwire.wire.session import Session
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "kwire.cli.main"]
@@ -370,3 +380,111 @@ def test_who_is_refused_is_named_with_the_reason(
     assert "gets no session: " in line
     assert not line.rstrip().endswith(":")
     commands.summary(collector)
+
+
+HOSTILE = "\x1b[2J\x1b]0;x\x07\r\n\x9b31mkwire: all is well\u202e\u2028\t\0\ud800"
+"""What a terminal would obey, forged lines, and what is no text."""
+
+
+def harmless(text: str) -> None:
+    """Lines of text and nothing that a terminal would obey."""
+    assert all(char.isprintable() or char == "\n" for char in text), ascii(text)
+    assert not any(line.startswith("kwire: all is well") for line in text.splitlines())
+
+
+@pytest.mark.parametrize("verbose", [[], ["-v"]])
+def test_what_agents_say_reaches_a_terminal_escaped(commands: Commands, verbose: list[str]) -> None:
+    """Its names, its BYE, its errors, what it asks and answers: in lines as they come, and at the end."""
+    collector = commands.start(*COMMAND, "collect", "--listen", commands.address, *verbose)
+    assert collector.stderr is not None
+    first = collector.stderr.readline()
+    assert "collecting at" in first
+    hostile = HOSTILE.replace("\ud800", "")
+    about = {name: f"{name} {hostile}" for name in ("host", "kernel", "tool", "name")}
+    loop = Loop()
+    session = Session(Role.SOURCE, initiator=True, about=about)
+    ended: list[str] = []
+
+    class Hostile(Ignore):
+        def established(self, peer: Peer) -> None:
+            peer.session._put(error_frame(7, 9, f"error {hostile}"))
+            peer.session.request({"op": hostile}, loop.now())
+            for frame in schema(f"host {hostile}")._replace(probe=f"kprobe:{hostile}").frames():
+                peer.session.send(frame, loop.now())
+            peer.session.send(b"\x1f\0\0\x08\0\0\0\1", loop.now())  # no frame
+            peer.flush()
+            peer.close(f"bye {hostile}")
+
+        def requested(self, peer: Peer, number: int, body: Mapping[str, Any]) -> None:
+            peer.session.reply(number, {"error": {"text": hostile}}, loop.now())
+
+        def closed(self, peer: Peer, why: str) -> None:
+            ended.append(why)
+
+    once = [session]
+    connector = connect(loop, parse(commands.address), lambda: once.pop() if once else None, Hostile())
+    end = time.monotonic() + 20
+    while not ended:
+        assert time.monotonic() < end
+        loop.turn(0.05)
+    connector.close()
+    loop.close()
+    collector.send_signal(signal.SIGINT)
+    out, err = collector.communicate(timeout=30)
+    assert "Traceback" not in err
+    assert "\\e[2J" in err
+    harmless(out + err)
+
+
+@pytest.mark.parametrize("verbose", [[], ["-v"]])
+def test_what_collectors_say_reaches_a_terminal_escaped(commands: Commands, verbose: list[str]) -> None:
+    """A collector that refuses, supersedes, complains, tells of its disk, and leaves, in its own words."""
+    hostile = HOSTILE.replace("\ud800", "")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(commands.address.removeprefix("unix:"))
+    listener.listen()
+    listener.settimeout(20)
+    spool = str(commands.path / "spool")
+    made = begin(spool, b"t" * 16, list(schema("web1").frames()), 1 << 20, 1 << 20)
+    made.run()
+    made.put(made.next, events(0, 5))
+    made.close()
+    agent = commands.start(
+        *COMMAND, "agent", "--to", commands.address, "--spool", spool, "--grace", "0.1", *verbose
+    )
+    for answer in ("refused", "superseded", "established"):
+        connected, _ = listener.accept()
+        connected.settimeout(20)
+        hello = None
+        heard = b""
+        while hello is None:
+            heard += connected.recv(65536)
+            hello = peek_hello(heard)
+        said: dict[str, Any] = {"refused": hostile} if answer == "refused" else {}
+        said = {"superseded": hostile} if answer == "superseded" else said
+        connected.send(Welcome(hello.token, hello.nonce, Role.SINK, window=1 << 20, **said).frame())
+        if answer == "established":
+            connected.send(error_frame(0, 14, f"error {hostile}"))
+            told = {"op": "disk", "full": True, "text": hostile}
+            connected.send(build(Type.REQUEST, 1, cbor.dumps(told), 0))
+            connected.send(build(Type.REQUEST, 2, cbor.dumps({"op": hostile}), 0))
+            connected.send(bye_frame(0, f"bye {hostile}"))
+        connected.settimeout(5)
+        with contextlib.suppress(OSError):
+            while connected.recv(65536):
+                pass
+        connected.close()
+    listener.close()
+    agent.send_signal(signal.SIGINT)
+    out, err = agent.communicate(timeout=30)
+    assert "Traceback" not in err
+    assert "\\e[2J" in err
+    assert "error \\e[2J" in err
+    harmless(out + err)
+
+
+def test_who_has_proven_who_it_is_is_written_down(commands: Commands) -> None:
+    collector = commands.collect("-w", "in")
+    assert commands.sent(commands.replay(10))["lost"] == 0
+    Commands.summary(collector)
+    assert (commands.path / "in" / ".sessions" / "known").read_text().split() == [f"uid:{os.getuid()}"]

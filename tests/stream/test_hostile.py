@@ -8,13 +8,16 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kwire.stream import crowd
 from kwire.stream.address import Address, parse
 from kwire.stream.connect import Connector
 from kwire.stream.crowd import Crowd, Limits, Roster
+from kwire.stream.folder import Folder
 from kwire.stream.listen import Listener
 from kwire.stream.tls import TlsOptions
 from kwire.wire import cbor
@@ -614,7 +617,7 @@ def test_a_few_addresses_that_connect_as_fast_as_they_can_keep_nobody_out(
 
 def test_a_newcomer_takes_the_place_of_who_has_most() -> None:
     roster = Roster()
-    crowd = Crowd(Limits(half_open=10, half_open_per_address=10), roster)
+    waiting = Crowd(Limits(half_open=10, half_open_per_address=10), roster)
     dropped: list[str] = []
 
     class Waiting:
@@ -625,15 +628,68 @@ def test_a_newcomer_takes_the_place_of_who_has_most() -> None:
 
         def drop(self) -> None:
             dropped.append(self.host)
-            crowd.remove(self)  # type: ignore[arg-type]
+            waiting.remove(self)  # type: ignore[arg-type]
 
     for host in ["greedy"] * 8 + ["modest"] * 2:
-        assert crowd.make_room(host, 0.1)
-        crowd.add(Waiting(host))  # type: ignore[arg-type]
-    assert crowd.make_room("new", 0.1)
+        assert waiting.make_room(host, 0.1)
+        waiting.add(Waiting(host))  # type: ignore[arg-type]
+    assert waiting.make_room("new", 0.1)
     assert dropped == ["greedy"]
-    crowd.add(Waiting("new"))  # type: ignore[arg-type]
-    assert not crowd.make_room("greedy", 0.1)  # who has most does not get more
-    assert all(crowd.may_shake("greedy", 5.0) for _ in range(Limits().handshakes_per_address))
-    assert not crowd.may_shake("greedy", 5.0)
-    assert crowd.may_shake("greedy", 6.0)
+    waiting.add(Waiting("new"))  # type: ignore[arg-type]
+    assert not waiting.make_room("greedy", 0.1)  # who has most does not get more
+    assert all(waiting.may_shake("greedy", 5.0) for _ in range(Limits().handshakes_per_address))
+    assert not waiting.may_shake("greedy", 5.0)
+    assert waiting.may_shake("greedy", 6.0)
+
+
+def test_who_was_known_before_a_restart_comes_in_through_a_crowd_of_strangers(
+    net: Any, tls: Callable[[str], TlsOptions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Strangers hold all places for ever; an agent whose address is not known waits, one that is comes in."""
+    monkeypatch.setattr(crowd, "GRACE", 1e9)
+    limits = Limits(half_open=20, half_open_seconds=1e9)
+    folder = Folder(str(tmp_path))
+    agent: Connector | None = None
+    for restarted in (False, True):
+        roster = Roster(known=folder.known())
+        serving = net.listen(parse("tls:127.0.0.1:0"), tls("collector"), limits, QUICK, roster=roster)
+        place = ("127.0.0.1", serving.address.port)
+        strangers = []
+        for number in range(20 if restarted else 0):
+            end = socket.socket()
+            end.bind((f"127.0.2.{number + 1}", 0))
+            end.connect(place)
+            strangers.append(end)
+        net.until(lambda strangers=strangers, serving=serving: len(serving._crowd) == len(strangers))
+        agent = net.connect(serving.address, tls=tls("agent"), settings=QUICK)
+        net.until(lambda agent=agent: agent.peer.session.state is State.ESTABLISHED)
+        assert len(serving._crowd) == len(strangers)  # nobody had to go
+        agent.close()
+        agent.peer.detach("the collector goes")
+        folder.remember(roster.known)
+        if restarted:
+            roster._known.clear()  # as it was before: forgotten
+            late = net.connect(serving.address, tls=tls("agent"), settings=QUICK)
+            net.run(0.5)
+            assert late.peer.session.state is not State.ESTABLISHED
+        for end in strangers:
+            end.close()
+        serving.close()
+    folder.close()
+
+
+def test_what_is_remembered_of_addresses_is_bounded_and_harmless(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    assert folder.known() == []
+    roster = Roster(known=[f"192.0.2.{number}" for number in range(crowd.MOST_KNOWN + 10)])
+    assert len(roster.known) == crowd.MOST_KNOWN
+    assert not roster.news
+    roster.know("2001:db8::/64")
+    assert roster.news
+    assert len(roster.known) == crowd.MOST_KNOWN
+    folder.remember(roster.known)
+    assert folder.known() == roster.known
+    (tmp_path / ".sessions" / "known").write_bytes(os.urandom(3 << 20))
+    assert len(Roster(known=folder.known()).known) <= crowd.MOST_KNOWN
+    assert list(folder.ledgers()) == []
+    folder.close()

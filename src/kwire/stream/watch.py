@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kwire.stream.transport import Buffer
+from kwire.view.text import safe
 from kwire.wire.control import Role
 from kwire.wire.frame import HEADER_SIZE, TYPES, Header, Type, read_header
 from kwire.wire.happenings import Watched
@@ -94,7 +95,6 @@ def line(seen: dict[str, Any]) -> str:
         effect += f"; {seen['unacknowledged']} unacknowledged"
     if "expected" in seen:
         effect += f"; all before {seen['expected']} stored"
-    printable = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in effect)
     arrow = "<-" if seen["direction"] == "in" else "->"
     what = f"{seen['type']} id {seen['id']} length {seen['length']}"
-    return f"{clock}{fraction} {arrow} {seen['peer']} {what}: {printable}"
+    return safe(f"{clock}{fraction} {arrow} {seen['peer']} {what}: {effect}")
