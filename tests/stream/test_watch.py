@@ -107,7 +107,7 @@ def test_nothing_reaches_the_terminal_unescaped() -> None:
     problem = Problem(Code.BAD_PAYLOAD, 8, bad, "text")
     for one in (show(watched(bad, [problem])), show(watched(bad, [problem]), as_json=True)):
         assert not set(one) & set("\x1b\n\r\x07\u202e")
-    assert "\\x1b[2J\\nforged line" in show(watched(bad))
+    assert "\\e[2J\\nforged line" in show(watched(bad))
 
 
 @pytest.mark.parametrize("kind", [Type.DATA, Type.HELLO, Type.ACK])
