@@ -386,6 +386,8 @@ def test_what_does_not_add_up_is_not_proven(site: Site) -> None:
     site.close()
     summary = site.collector.summary()
     assert (summary["events"], summary["lost"], summary["unproven"]) == (100, 0, 1)
+    assert any("not here before it, though the source was told so" in text for text in summary["problems"])
+    assert not any("broke the protocol" in text for text in summary["problems"])
 
 
 @pytest.mark.parametrize("merged", [False, True])

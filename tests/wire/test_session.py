@@ -241,7 +241,7 @@ def test_a_sink_that_lost_what_it_acknowledged_goes_on_and_complains() -> None:
         session.connected(pair.now)
     pair.run()
     assert [one.sequence for one in pair.told(Delivered)] == [4]
-    assert "3 frames before it" in str(pair.told(Complained)[0].problem)
+    assert "3 frames are not here before it" in str(pair.told(Complained)[0].problem)
 
 
 def test_a_source_whose_memory_is_older_than_what_the_sink_has() -> None:

@@ -225,8 +225,8 @@ class Lane:
             key = self.token + _ID.pack(id)
             once[_PROBE + key] = _NUMBERS.pack(self.numbers.get(id, 0), base, len(raw), len(partial))
             first = 0 if whole else max(0, self._fresh[id] - base)
-            texts = enumerate([*raw, *partial][first:], base + first)
-            once |= {_TEXT + key + _ID.pack(index): payload for index, payload in texts}
+            for index, payload in enumerate((raw + partial)[first:], base + first):
+                once[_TEXT + key + _ID.pack(index)] = payload
         return Contents(often, once)
 
     def kept(self) -> None:

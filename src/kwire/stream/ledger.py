@@ -97,7 +97,7 @@ class Ledger:
     def renew(self, contents: Contents | None = None) -> None:
         """Write a new file with everything, or with `contents`, and put it in the place of the old one."""
         contents = self.whole() if contents is None else contents
-        record, check = _record([*_changes({}, contents.often), *_changes({}, contents.once)], 0)
+        record, check = _record([*_whole(contents.often), *_whole(contents.once)], 0)
         end = len(MAGIC) + len(record)
         room = _blocks(end + BLOCK)
         fd = self._replace(MAGIC + record + bytes(room - end))
@@ -114,7 +114,7 @@ class Ledger:
                 self.renew()
                 return
             self._limit = self._end + SLACK
-        changes = [*_changes(self._last, contents.often), *_changes({}, contents.once)]
+        changes = [*_changes(self._last, contents.often), *_whole(contents.once)]
         if not changes:
             return
         record, check = _record(changes, self._check)
@@ -234,13 +234,23 @@ def _sync(folder: str) -> None:
 # ---------------------------------------------------------------------- records
 
 
+def _whole(values: Values) -> list[bytes]:
+    """The changes that make these values of nothing; there can be a hundred thousand."""
+    parts: list[bytes] = []
+    change, part = _CHANGE.pack, _PART.pack
+    for key, value in values.items():
+        size = len(value)
+        parts += (change(len(key), size, 1), key, part(0, size), value)
+    return parts
+
+
 def _changes(before: Values, after: Values) -> Iterable[bytes]:
     """The changes that make `after` of `before`, as they stand in a record."""
     for key, value in after.items():
         old = before.get(key)
         if value == old:
             continue
-        parts = [(0, len(value))] if old is None else _parts(old, value)
+        parts = _parts(old, value) if old is not None else [(0, len(value))]
         yield _CHANGE.pack(len(key), len(value), len(parts)) + key
         yield from (_PART.pack(*part) for part in parts)
         yield from (value[at : at + size] for at, size in parts)

@@ -38,7 +38,9 @@ class Changed(NamedTuple):
 
 
 class Complained(NamedTuple):
-    """Something is wrong: `of` is "peer" where the peer said so in an ERROR, "frame" where its frame was."""
+    """Something is wrong: `of` is "peer" where the peer said so in an ERROR, "frame" where its frame was,
+    "here" where this side is not as it was.
+    """
 
     problem: Problem
     of: str
@@ -48,6 +50,8 @@ class Complained(NamedTuple):
         """What is wrong, for people; the peer is who is meant."""
         if self.of == "peer":
             return f"says: {self.problem.found or 'nothing'} ({self.problem.code.name})"
+        if self.of == "here":
+            return f"goes on with {self.problem.found}: {self.problem.expected}"
         return f"broke the protocol: {self.problem}"
 
 

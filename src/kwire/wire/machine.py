@@ -31,7 +31,7 @@ from kwire.wire.sender import FOREVER, Sender
 from kwire.wire.sequence import distance
 from kwire.wire.settings import Settings
 from kwire.wire.transitions import TABLE, Action, Input, State
-from kwire.words import plural
+from kwire.words import are
 
 LIVE = (State.ESTABLISHED, State.DRAINING)
 MAX_WAITING = 64  # answers waiting to be sent; what a peer asks for beyond is not answered
@@ -266,8 +266,8 @@ class Machine:
             missing = self._receiver.start(peer.next, self._known)
             if missing:
                 found = f"DATA from {peer.next} on"
-                expected = f"{plural(missing, 'frame')} before it, which the source no longer has"
-                self._happened.append(Complained(Problem(Code.BAD_PAYLOAD, 0, found, expected), "frame"))
+                expected = f"{are(missing, 'frame')} not here before it, though the source was told so"
+                self._happened.append(Complained(Problem(Code.BAD_PAYLOAD, 0, found, expected), "here"))
         self._known = True
         self._heard_at = self._sent_at = self._now
         self._hello_at = self._expire_at = FOREVER
