@@ -29,6 +29,7 @@ from kwire.wire.control import (
 from kwire.wire.frame import Code, Flag, FrameError, Type, build, pack_header, read_header, read_strict
 from kwire.wire.happenings import Abandoned, Changed, Complained, Delivered, Replied, Requested, Watched
 from kwire.wire.intake import Intake
+from kwire.wire.lineage import Lineage
 from kwire.wire.outbox import MemoryOutbox
 from kwire.wire.receiver import Receiver
 from kwire.wire.retransmit import Timeout
@@ -253,9 +254,14 @@ def test_a_source_whose_memory_is_older_than_what_the_sink_has() -> None:
         pair.sink.disconnected(pair.now, "cut")
         outbox = MemoryOutbox(1000)
         outbox.put(0, EVENT)
-        token = pair.source.token
+        token, lineage = pair.source.token, Lineage(pair.source._lineage.nonces)
         pair.source = Session(
-            Role.SOURCE, initiator=source_initiates, token=token, outbox=outbox, resume=True
+            Role.SOURCE,
+            initiator=source_initiates,
+            token=token,
+            outbox=outbox,
+            resume=True,
+            lineage=lineage,
         )
         for session in (pair.source, pair.sink):
             session.connected(pair.now)
