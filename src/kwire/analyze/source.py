@@ -19,6 +19,7 @@ from kwire.packets.open import NetworkCapture, open_capture
 from kwire.packets.several import Several, in_order, name_of
 
 COPY = 1 << 20  # bytes at a time
+DESCRIPTORS = "/proc/self/fd"
 KEPT = 64 << 20  # bytes of frames kept of a capture of a network
 
 
@@ -96,7 +97,8 @@ class Source:
     def _keep(self, fd: int) -> None:
         import tempfile
 
-        self._kept = tempfile.TemporaryFile()  # noqa: SIM115  # closed by close
+        unnamed = os.path.isdir(DESCRIPTORS)  # else it can be opened again by a name only
+        self._kept = tempfile.TemporaryFile() if unnamed else tempfile.NamedTemporaryFile()  # noqa: SIM115
         try:
             while part := os.read(fd, COPY):
                 self._kept.write(part)
@@ -104,7 +106,7 @@ class Source:
         finally:
             if fd:
                 os.close(fd)
-        self._path = f"/proc/self/fd/{self._kept.fileno()}"
+        self._path = f"{DESCRIPTORS}/{self._kept.fileno()}" if unnamed else self._kept.name
 
 
 def check_output(path: str, sources: Iterable[Source]) -> None:

@@ -1,0 +1,177 @@
+"""The first moments of the command, and what it finds missing: Ctrl-C, descriptors, /proc, /sys, a locale."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "bin" / "kwire"
+KWIRE = [sys.executable, "-m", "kwire"]
+CAPTURE = str(ROOT / "tests" / "data" / "0.1-capture-little.pcapng")
+EXEC = "tracepoint:sched:sched_process_exec"
+ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+
+
+def test_nothing_is_imported_before_ctrl_c_is_seen_to() -> None:
+    body = ast.parse(SCRIPT.read_text()).body[1:]
+    assert isinstance(body[0], ast.Import)
+    assert [name.name for name in body[0].names] == ["_signal"]
+    assert isinstance(body[1], ast.If)
+    assert "_signal" in sys.builtin_module_names, "it costs nothing"
+
+
+@pytest.mark.parametrize("words", [["--version"], ["show", CAPTURE], ["list", "tracepoint:sched:*"]])
+def test_ctrl_c_at_the_start_is_no_traceback_of_ours(words: list[str]) -> None:
+    statuses = set()
+    for turn in range(8):
+        run = subprocess.Popen(
+            [sys.executable, str(SCRIPT), *words],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        time.sleep(0.01 + 0.02 * turn)
+        run.send_signal(signal.SIGINT)
+        told = run.communicate(timeout=60)[1]
+        statuses.add(run.returncode)
+        ours = [line for line in told.splitlines() if re.search(r'File ".*kwire.*", line [1-9]', line)]
+        assert not ours, told
+    assert statuses <= {-signal.SIGINT, 130, 0, 3, 1}
+
+
+def with_descriptors(count: int, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*KWIRE, *words],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (count, count)),
+    )
+
+
+@pytest.mark.live
+@pytest.mark.native
+@pytest.mark.parametrize("count", [4, 5, 7, 10, 14, 20])
+def test_too_few_descriptors_have_their_cure(tmp_path: Path, count: int) -> None:
+    for words in (
+        ["record", EXEC, "-w", str(tmp_path / "r.pcapng"), "--", "true"],
+        ["trace", EXEC, "-p", str(os.getpid()), "-d", "0.1"],
+        ["export", CAPTURE, "-o", str(tmp_path / "x.csv")],
+        ["collect", "--listen", f"unix:{tmp_path}/socket", "-w", str(tmp_path / "c"), "-d", "0.1"],
+    ):
+        run = with_descriptors(count, *words)
+        assert "Traceback" not in run.stderr
+        if run.returncode not in (0, 3):
+            assert run.returncode == 1
+            assert "ulimit -n" in run.stderr.splitlines()[-1], (words, run.stderr)
+
+
+def hidden(place: str, command: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell's words where nothing is mounted at this place."""
+    script = f"mount -t tmpfs none {place} || exit 77; {command}"
+    run = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True)
+    if run.returncode == 77 or "unshare:" in run.stderr:
+        pytest.skip(f"nothing can be mounted here: {run.stderr}")
+    return run
+
+
+@ROOT_ONLY
+@pytest.mark.live
+@pytest.mark.native
+@pytest.mark.parametrize(("place", "kind"), [("/proc", "proc"), ("/sys", "sysfs")])
+def test_doctor_answers_the_rest(place: str, kind: str) -> None:
+    run = hidden(place, f"{' '.join(KWIRE)} doctor --json")
+    told = json.loads(run.stdout)
+    rows = {check["name"]: check for check in told["checks"]}
+    assert (run.returncode, told["ok"], run.stderr) == (0, True, "")
+    lacking = "kallsyms" if kind == "proc" else "btf"
+    assert rows[lacking]["answer"] == "unknown"
+    assert f"mount -t {kind} " in rows[lacking]["cure"]
+    assert rows["rawtracepoint"]["answer"] == "yes"
+
+
+@ROOT_ONLY
+@pytest.mark.live
+@pytest.mark.native
+@pytest.mark.parametrize("place", ["/proc", "/sys"])
+def test_without_it_each_verb_works_or_says_one_line(tmp_path: Path, place: str) -> None:
+    kwire, out = " ".join(KWIRE), tmp_path / "r.pcapng"
+    for command in (
+        f"{kwire} record {EXEC} -w {out} -- true",
+        f"{kwire} show {CAPTURE}",
+        f"{kwire} query - 'SELECT count(*) FROM events' < {CAPTURE}",
+        f"{kwire} cut - --from +0s -w {out} < {CAPTURE}",
+        f"{kwire} export {CAPTURE} -o {tmp_path}/x.csv",
+        f"{kwire} list 'tracepoint:sched:*exec'",
+    ):
+        run = hidden(place, command)
+        assert "Traceback" not in run.stderr
+        if run.returncode not in (0, 3):
+            [line] = run.stderr.splitlines()
+            assert place in line, (command, line)
+
+
+@pytest.fixture(scope="module")
+def latin(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment in a locale of ISO 8859-1, made here; else only what Python writes is in it."""
+    place = tmp_path_factory.mktemp("locales")
+    environment = {**os.environ, "PYTHONUTF8": "0"}
+    made = ["localedef", "-i", "de_DE", "-f", "ISO-8859-1", str(place / "de_DE")]
+    if shutil.which("localedef") and not subprocess.run(made, capture_output=True).returncode:
+        return {**environment, "LOCPATH": str(place), "LC_ALL": "de_DE"}
+    return {**environment, "PYTHONIOENCODING": "latin-1"}
+
+
+def test_a_locale_of_iso_8859_1(tmp_path: Path, latin: dict[str, str]) -> None:
+    name = tmp_path / "→ü.pcapng"
+    name.write_bytes(Path(CAPTURE).read_bytes())
+    for verb in ("verify", "show", "stats", "query"):
+        run = subprocess.run([*KWIRE, verb, name], capture_output=True, env=latin)
+        assert (run.returncode, b"Traceback" in run.stderr) == (3, False), run.stderr
+        assert run.stdout.decode("latin-1").replace("\n", "").isprintable()
+    run = subprocess.run([*KWIRE, "show", "/nowhere/ü→"], capture_output=True, env=latin)
+    assert (run.returncode, run.stderr.count(b"\n")) == (1, 1)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-16"])
+def test_what_an_encoding_lacks_is_an_escape(tmp_path: Path, encoding: str) -> None:
+    name = tmp_path / "→ü.pcapng"
+    name.write_bytes(Path(CAPTURE).read_bytes())
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    run = subprocess.run([*KWIRE, "verify", str(name)], capture_output=True, env=environment)
+    told = run.stdout.decode(encoding)
+    assert (run.returncode, b"Traceback" in run.stderr) == (3, False)
+    assert "\\u2192" in told or "→" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["show", "/nowhere/a\nb"], "/nowhere/a\\nb"),
+        (["show", "/nowhere/\x1b[31m"], "/nowhere/\\e[31m"),
+        (["show", b"/nowhere/\xff"], "/nowhere/\\xff"),
+        (["no\nverb"], "no\\nverb"),
+        (["show", CAPTURE, "--no\x1bsuch"], "--no\\esuch"),
+        (["show", CAPTURE, "--probe", "a\nb"], "a\\nb"),
+        (["record", "kprobe:a\nb", "-w", "/dev/null"], "a\\nb"),
+        (["merge", "/nowhere/\n", "-w", "/dev/null"], "/nowhere/\\n"),
+        (["split", CAPTURE, "--by", "x\ny", "-w", "/nowhere"], "x\\ny"),
+    ],
+)
+def test_whatever_is_quoted_a_message_is_one_line(words: list[str | bytes], shown: str) -> None:
+    run = subprocess.run([*KWIRE, *words], capture_output=True, text=True)
+    [line] = run.stderr.splitlines()
+    assert run.returncode in (1, 2)
+    assert shown in line
+    assert line.isprintable()
