@@ -158,17 +158,22 @@ def test_a_machine_that_moves_to_another_address_goes_on(
     assert net.sink(connector).payloads == [event(1), event(2)]
 
 
-@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize(("kind", "family"), [(kind, family) for kind in ("tcp", "udp") for family in (4, 6)])
 def test_a_machine_that_moves_before_it_is_answered_goes_on(
-    net: Any, begin: Begin, event: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch, family: int
+    net: Any,
+    begin: Begin,
+    event: Callable[..., bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    family: int,
 ) -> None:
-    """A socket of datagrams keeps the address it began with, and its HELLO is answered there."""
+    """A socket keeps the address it began with, and its HELLO is answered there."""
     monkeypatch.setattr("kwire.stream.connect.PATIENCE", 0.5)
     mask = "/24" if family == 4 else "/64"
     old, new = ADDRESSES[family][1] + mask, OTHER[family] + mask
     more = ["nodad"] if family == 6 else []
     with inside(FAR):
-        listener, unused = begin("udp", family)
+        listener, unused = begin(kind, family)
         unused.close()
         settings = QUICK._replace(rto_first=10.0, rto_max=10.0)  # HELLO again in vain takes long
         connector = net.connect(listener.address, settings=settings, insecure=True)

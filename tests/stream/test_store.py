@@ -191,8 +191,9 @@ def test_a_kill_between_rotation_and_ledger(tmp_path: Path) -> None:
     assert sound(*files) == (9000, 0)
 
 
+@pytest.mark.parametrize("moved", [False, True])
 @pytest.mark.parametrize("gone", [False, True])
-def test_files_that_the_ledger_has_not_heard_of_are_not_left(tmp_path: Path, gone: bool) -> None:
+def test_files_that_the_ledger_has_not_heard_of_are_not_left(tmp_path: Path, gone: bool, moved: bool) -> None:
     """What is in them comes again, wherever it is written then."""
     site = Site(tmp_path / "in", Options(rotate_bytes=1 << 18))
     site.feed(describe(1), events(0, 2000))
@@ -201,11 +202,15 @@ def test_files_that_the_ledger_has_not_heard_of_are_not_left(tmp_path: Path, gon
     first, *later = site.store.writer.files
     assert later
     other = site.path / "box-other-0009.pcapng"
-    shutil.copy(later[0], other)
+    other.write_bytes(Path(first).read_bytes())
+    if moved:
+        for number, path in enumerate(later):
+            Path(path).rename(site.path / f"archive-{number}.pcapng")
     if gone:
         os.truncate(first, 5000)
     site.killed(lambda: site.folder.capture("box"))
     assert not any(map(os.path.exists, later))
+    assert not list(site.path.glob("archive-*"))
     assert other.exists()
     site.feed(events(2000, 10), *totals_frames({1: 2010}))
     site.store.finish(site.lane)

@@ -10,16 +10,15 @@ that comes `after` it counts what is gone (CAPTURE_GONE).
 
 import contextlib
 import os
-import re
 import struct
 import time
 from array import array
-from collections.abc import Callable, Container, Mapping, MutableSequence, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, MutableSequence, Sequence
 from typing import Any, Final, TypeAlias
 
 from kwire.capture import identity, pcapng, walk
 from kwire.capture.output import CaptureError, FullError, GoneError, Output
-from kwire.capture.writer import BUFFER, LOST_BLOCK, STATISTICS_BLOCK, Totals, Writer, _File
+from kwire.capture.writer import BUFFER, FOLLOWED, LOST_BLOCK, STATISTICS_BLOCK, Totals, Writer, _File
 from kwire.wire.frame import FrameError, Header, Type, read_lenient
 from kwire.wire.frames import Frames
 from kwire.wire.messages import CPU_UNKNOWN, Cause, Hole, Lost
@@ -28,6 +27,7 @@ from kwire.wire.schema import Schema
 INTERFACE_BLOCK: Final = 512  # bytes kept in reserve, so that a probe's losses can be told of on a full disk
 MOST_LOST: Final = 1 << 48  # events; a LOST frame that tells of more is none, so that sums stay in 64 bits
 U64: Final = (1 << 64) - 1
+_ENDING: Final = 1 << 20  # bytes at the end of a file that statistics of thousands of probes take
 MOST_LOOKED_AT: Final = 100_000  # files among which one that was moved is looked for
 _DAMAGE: Final = (struct.error, ValueError, IndexError, KeyError)
 
@@ -233,9 +233,10 @@ class ResumableWriter(Writer):
     def _again(self, state: State) -> _File:
         number, position, tail, started, where = self._take_state(state)
         self.files = [str(self._path(each)) for each in [*range(1, number), number]]
-        _remove_later(str(self._base), number, self._id)
         if self._moved:
             self.files[-1] = find(self.files[-1], identity.Identity(self._id, max(1, number)), *where)
+        if number and (os.path.exists(self._path(number + 1)) or _followed(self.files[-1], position)):
+            _remove_later(str(self._base), number, self._id)
         output = Output.again(self.files[-1], position, 4096 + _reserve(len(self.schemas)), tail)
         self._mark = position, tail
         return _File(output, number, time.monotonic(), started)
@@ -266,7 +267,8 @@ class ResumableWriter(Writer):
         written, introduced = self._written, self._introduced
         number = self._take_state(state)[0]
         self._written, self._introduced, self._waiting = written, introduced, {}
-        _remove_later(target, number, name)
+        if number:
+            _remove_later(target, number, name)
         root, extension = os.path.splitext(target)
         table, told = self._remains(name, f"{root}-{number:04d}{extension}" if number else target)
         words, rows = walk.COUNT_WORDS, walk.ROW_WORDS
@@ -420,17 +422,47 @@ def find(path: str, own: identity.Identity, device: int, inode: int) -> str:
 
     Raises GoneError where it is in none of them.
     """
+    for entry in _around(path):
+        with contextlib.suppress(OSError, CaptureError):
+            there = entry.inode() == inode and entry.stat(follow_symlinks=False).st_dev == device
+            if there and identity.of_file(entry.path) == own:
+                return entry.path
+    raise GoneError("go on writing", path, "it is not there any more")
+
+
+def _around(path: str) -> Iterator["os.DirEntry[str]"]:
+    """What is in the folder of a capture and in those below it."""
     seen = 0
     for folder, _, names in os.walk(os.path.dirname(os.path.abspath(path))):
         seen += len(names)
         if seen > MOST_LOOKED_AT:
-            break
-        with contextlib.suppress(OSError, CaptureError), os.scandir(folder) as entries:
-            for entry in entries:
-                there = entry.inode() == inode and entry.stat(follow_symlinks=False).st_dev == device
-                if there and identity.of_file(entry.path) == own:
-                    return entry.path
-    raise GoneError("go on writing", path, "it is not there any more")
+            return
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            yield from entries
+
+
+def _followed(path: str, position: int) -> bool:
+    """Whether the file was ended after this position, and another one begun."""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(position, size - _ENDING))
+            return FOLLOWED.partition("{")[0].encode() in file.read()
+    except OSError:
+        return False  # whoever goes on with it is told
+
+
+def _remove_later(target: str, number: int, id: str) -> None:
+    """Remove files of this capture that were begun after file `number`, moved ones too: the state does not
+    know of them, so what is in them comes again.
+    """
+    extension = os.path.splitext(target)[1]
+    for entry in _around(target):
+        with contextlib.suppress(CaptureError, OSError):
+            if entry.name.endswith(extension) and entry.is_file(follow_symlinks=False):
+                found = identity.of_file(entry.path)
+                if found is not None and found.id == id and found.number > number:
+                    os.unlink(entry.path)
 
 
 def _array(kind: str, data: bytes, length: int) -> "array[int]":
@@ -444,29 +476,6 @@ def _array(kind: str, data: bytes, length: int) -> "array[int]":
 def _reserve(probes: int) -> int:
     """Bytes that the ending needs for so many probes."""
     return probes * (STATISTICS_BLOCK + 4 * LOST_BLOCK + INTERFACE_BLOCK)
-
-
-def _remove_later(target: str, number: int, id: str) -> None:
-    """Remove files of this capture that were begun after file `number`: the state does not know of them, so
-    what is in them comes again.
-    """
-    root, extension = os.path.splitext(os.path.basename(target))
-    folder = os.path.dirname(target) or "."
-    name = re.compile(rf"{re.escape(root)}-([0-9]{{4,}}){re.escape(extension)}")
-    try:
-        for entry in os.listdir(folder):
-            found = name.fullmatch(entry)
-            path = os.path.join(folder, entry)
-            if number and found and int(found[1]) > number and _holds(path, id):
-                os.unlink(path)
-    except OSError as error:
-        raise CaptureError("go on writing", target, error.strerror or "failed") from None
-
-
-def _holds(path: str, id: str) -> bool:
-    """Whether a file begins as one of the capture `id` does."""
-    with open(path, "rb") as file:
-        return id.encode() in file.read(4096)
 
 
 def _to_disk(path: str) -> None:

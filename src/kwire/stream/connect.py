@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from kwire.stream.tls import Handshake, TlsOptions
 
 PATIENCE = 10.0
-"""Seconds for one attempt: connecting, and the handshake of TLS; over datagrams, until HELLO is answered."""
+"""Seconds for each step of an attempt: connecting, and the handshake of TLS; until HELLO is answered."""
 
 SHORTEST = 0.25
 LONGEST = 15.0
@@ -290,12 +290,12 @@ class Connector:
         self._give_up_attempt()
         self.problem = None
         self.peer.attach(transport)
-        if transport.datagrams and self.peer.transport is transport:
+        if self.peer.transport is transport:
             self._timer = self.loop.at(self.loop.now() + PATIENCE, lambda: self._unanswered(transport))
 
     @contained
     def _unanswered(self, transport: Transport) -> None:
-        """The socket keeps the address that this machine had when it was made: another one may do better."""
+        """Its socket keeps the address that this machine had when it was made: another one may do better."""
         if self.peer.transport is transport and not self.peer.was_up:
             transport.close()
             self.peer.broken("no answer")
