@@ -376,7 +376,8 @@ def spool_harmed_between_agents(world: World) -> None:
 
 def _segment(world: World, what: str, harm: Callable[[Path], None]) -> None:
     """Harm a file of the spool, where there is one: it may have been delivered just now."""
-    files = sorted(world.spool.rglob("0*.*"))
+    folders = os.walk(world.spool)  # which does not mind those that vanish
+    files = sorted(Path(folder, name) for folder, _, names in folders for name in names if name[0] == "0")
     if files:
         path = world.rng.choice(files)
         world.note(f"{path.name} of the spool {what}")
