@@ -18,6 +18,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 # Room → the other rooms that it may use. `errors`, `native` and `words` may be used by all.
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
+    "arguments": set(),
     "native": set(),
     "kinds": set(),
     "words": set(),
@@ -35,7 +36,7 @@ ARROWS: dict[str, set[str]] = {
     "stream": {"wire", "capture", "kernel", "live", "view"},
     "live": {"lang", "compile", "kernel", "capture", "view", "wire", "bpf", "btf"},
 }
-FOR_ALL = {"errors", "kinds", "native", "words"}
+FOR_ALL = {"arguments", "errors", "kinds", "native", "words"}
 JOINS_ALL = {"cli", "__init__", "__main__"}
 
 # Costly to import, so absent on the way to the first event.

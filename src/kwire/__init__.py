@@ -9,6 +9,8 @@ from kwire.errors import KwireError
 from kwire.live.probes import Probe, fentry, fexit, kprobe, kretprobe, probe, rawtracepoint, tracepoint
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from kwire.analyze.opened import Opened
     from kwire.bpf.vm import Memory
     from kwire.live.events import Event
@@ -81,7 +83,7 @@ def trace(
     return Trace(probes, filter=filter, buffer=buffer, **limits)
 
 
-def open(path: str) -> "Opened[Event]":
+def open(path: "str | PathLike[str]") -> "Opened[Event]":
     """Open a capture: its events, its columns as numpy arrays, Arrow tables and data frames, SQL over it.
 
     `path`: a file, or `-` for standard input. Nothing is read before it is asked for. Raises KwireError.
@@ -91,9 +93,11 @@ def open(path: str) -> "Opened[Event]":
                 print(event.time_ns, event.filename)
     """
     from kwire.analyze.opened import Opened
+    from kwire.arguments import needed
     from kwire.live.events import Event
 
-    return Opened(path, Event)
+    [name] = needed("open", path=path)
+    return Opened(name, Event)
 
 
 def connect(host: str, *, cert: str = "", key: str = "", ca: str = "", insecure: bool = False) -> "Host":
@@ -107,8 +111,10 @@ def connect(host: str, *, cert: str = "", key: str = "", ca: str = "", insecure:
             for event in events:
                 print(event.comm, event.path)
     """
+    from kwire.arguments import needed
     from kwire.stream.host import Host
 
+    host, cert, key, ca, insecure = needed("connect", host=host, cert=cert, key=key, ca=ca, insecure=insecure)
     if not (cert or key or ca):
         return Host(host, None, insecure)
     from kwire.stream.tls import TlsOptions

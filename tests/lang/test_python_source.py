@@ -375,6 +375,45 @@ def test_a_name_of_a_running_script_means_one_thing() -> None:
             parse(other, ["kprobe:f"])
 
 
+BESIDE = """
+import os, kwire as kw
+PASSWORD = "hunter2"  # a secret beside the probes
+PORT = 443
+
+def helper():
+    return "another secret"
+
+@kw.kprobe("tcp_connect")
+@kw.fentry("tcp_close")
+def first(sk):
+    if sk.port == PORT:
+        kw.emit(kw.ksym(sk.call))
+
+TOKEN = os.environ["TOKEN"]
+
+@kw.probe("tracepoint:sched:sched_switch")
+def second(prev_comm):
+    kw.emit(prev_comm, x=nobody)
+"""
+
+
+def test_what_travels_of_a_file_is_its_probes_and_what_they_name() -> None:
+    here = python.parse_file(BESIDE, "probes.py")
+    travelled = python.written_file(BESIDE, "probes.py")
+    assert [one.name for one in travelled] == ["first", "second"]
+    assert travelled[0].attach == ("kprobe:tcp_connect", "fentry:tcp_close")
+    assert travelled[0].constants == {"PORT": 443}
+    assert not any(word in repr(travelled) for word in ("hunter2", "secret", "TOKEN", "environ", "helper"))
+    there = [python.parse_written(one) for one in travelled]
+    for one, other in zip(here, there, strict=True):
+        assert (one.body, one.parameters, one.constants) == (other.body, other.parameters, other.constants)
+        assert [(at.kind, at.target) for at in one.attach] == [(at.kind, at.target) for at in other.attach]
+        assert one.source.kept == other.source.kept
+        assert one.span == other.span, "errors name the same lines"
+    with pytest.raises(LanguageError, match=r"probes.py:2: invalid syntax"):
+        python.written_file("\nno python", "probes.py")
+
+
 # -- expressions
 
 

@@ -13,6 +13,7 @@ from kwire.analyze.choose import Selection
 from kwire.analyze.scan import Block, Scan
 from kwire.analyze.source import Source
 from kwire.analyze.survey import Seen, Survey
+from kwire.arguments import checked, needed
 from kwire.errors import KwireError
 from kwire.wire.messages import Lost
 from kwire.wire.schema import EARLIEST, LATEST, Schema, Value
@@ -180,6 +181,7 @@ class Opened(Generic[E]):
         from kwire.analyze import arrow
         from kwire.analyze.database import Database
 
+        [sql] = needed("query", sql=sql)
         with Database(self._source, self.survey) as database:
             result = database.query(sql)
             return arrow.load().Table.from_batches(list(result), result.schema)
@@ -200,12 +202,15 @@ class Opened(Generic[E]):
         return f"<kwire capture {self.name!r}>"
 
     def _selection(self, probe: str | None, where: str | None, first: int, last: int) -> Selection:
+        probe, where, first, last = checked("choose events", probe=probe, where=where, first=first, last=last)
         condition = None
         if where is not None:
             from kwire.view.where import Where
 
             condition = Where(where)
-        selection = Selection(probe, condition, first, last)
+        selection = Selection(
+            probe, condition, EARLIEST if first is None else first, LATEST if last is None else last
+        )
         if probe is not None or condition is not None:
             selection.check(self.survey.schemas, self.name)
         return selection
@@ -219,6 +224,7 @@ class Opened(Generic[E]):
 
     def _table(self, probe: str | None) -> "Table":
         """The one table of the probes that match."""
+        [probe] = checked("choose events", probe=probe)
         found = [
             table
             for table in self._tables()

@@ -46,17 +46,35 @@ def read(names: Sequence[str]) -> list[str | tree.Probe]:
 
         found = parse_file(_text(name), name)
         if not found:
-            cure = 'write functions under @kwire.kprobe("...")'
-            raise KwireError("trace", name, "there is no probe in it", cure)
+            raise _without(name)
         probes += found
     return probes
 
 
 def request(names: Sequence[str]) -> dict[str, Any]:
-    """The same as a request to another machine says it."""
-    files = [{"name": name, "text": _text(name)} for name in names if is_file(name)]
+    """The same as a request to another machine says it: of a file the probes, not what stands beside them.
+
+    Raises KwireError as `read`.
+    """
+    from kwire.stream.requests import numbered
+
     specs = [name for name in names if not is_file(name)]
-    return {key: value for key, value in (("probes", specs), ("files", files)) if value}
+    functions: list[dict[str, Any]] = []
+    for name in names:
+        if is_file(name):
+            from kwire.lang.python import written_file
+
+            found = written_file(_text(name), name)
+            if not found:
+                raise _without(name)
+            functions += [{**one._asdict(), "attach": list(one.attach)} for one in found]
+    given = {"probes": specs, "functions": numbered(functions) if functions else {}}
+    return {key: value for key, value in given.items() if value}
+
+
+def _without(name: str) -> KwireError:
+    """A file that has no probe."""
+    return KwireError("trace", name, "there is no probe in it", 'write functions under @kwire.kprobe("...")')
 
 
 def _text(name: str) -> str:

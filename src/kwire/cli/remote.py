@@ -19,7 +19,6 @@ from kwire.live.summary import summarize
 from kwire.stream.arguments import session_settings, tls_options, watch
 from kwire.stream.loop import Loop
 from kwire.stream.remote import Conversation, Link
-from kwire.stream.requests import numbered
 from kwire.wire.schema import Schema
 from kwire.wire.settings import Settings
 from kwire.words import are
@@ -36,10 +35,8 @@ def run(
 ) -> dict[str, Any]:
     """Trace there as the arguments say, to the file `write` and to other sinks; give the summary object.
 
-    `what`: `probes`, and `files` with `name` and `text`. Raises KwireError, when all is kept that came.
+    `what`: as `probes.request` gives it. Raises KwireError, when all is kept that came.
     """
-    if "files" in what:
-        what = {**what, "files": numbered(what["files"])}
     loop = Loop()
     link = Link(args.host, tls_options(args), args.insecure, watch(args))
     body = {"op": "trace", **what, **_limits(args)}

@@ -48,7 +48,7 @@ def parse_file(text: str, name: str) -> list[tree.Probe]:
     faults: list[TextError] = []
     probes = []
     for node in module.body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and any(_decorators(node, names)):
+        if isinstance(node, _FUNCTIONS) and _is_probe(node, names):
             converter = Converter(text, kwire_names=names)
             own, values = _taken(node, constants)
             faults += _clashes(converter, node, constants)
@@ -90,11 +90,39 @@ def written(function: Callable[..., Any], attach: Sequence[str]) -> Written:
     source, node, whole = _source_of(function)
     known = _surroundings(function)
     _raise(source, _clashes(Converter(whole), node, known))
+    return Written(source.name, _alone(source, node), node.name, tuple(attach), *_taken(node, known))
+
+
+def written_file(text: str, name: str) -> list[Written]:
+    """What of the probes in a Python text must travel: each by itself, and nothing that stands beside them.
+
+    Raises `LanguageError` as `parse_file`.
+    """
+    probes, source = parse_file(text, name), Source(name, text)
+    module = _parse(source, text)
+    names, constants = _kwire_names(module), _constants(module)
+    nodes = [node for node in module.body if _is_probe(node, names)]
+    found = []
+    for probe, node in zip(probes, nodes, strict=True):
+        assert isinstance(node, _FUNCTIONS)
+        attach = tuple(f"{one.kind}:{one.target}" for one in probe.attach)
+        found.append(Written(name, _alone(source, node), node.name, attach, *_taken(node, constants)))
+    return found
+
+
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def _is_probe(node: ast.stmt, names: frozenset[str]) -> bool:
+    return isinstance(node, _FUNCTIONS) and any(_decorators(node, names))
+
+
+def _alone(source: Source, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+    """The text of a function behind as many empty lines as stand before it."""
     first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
     lines = [line + "\n" for line in source.lines()[first - 1 : node.end_lineno]]
     inner = lines[0][:1].isspace()  # a function within something: that is made up
-    text = "\n" * (first - 2) + "if True:\n" if inner else "\n" * (first - 1)
-    return Written(source.name, text + "".join(lines), node.name, tuple(attach), *_taken(node, known))
+    return ("\n" * (first - 2) + "if True:\n" if inner else "\n" * (first - 1)) + "".join(lines)
 
 
 def parse_written(written: Written) -> tree.Probe:
@@ -102,7 +130,7 @@ def parse_written(written: Written) -> tree.Probe:
     source = Source(written.file, written.text)
     for node in ast.walk(_parse(source, written.text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == written.name:
-            names = frozenset({"kwire"})
+            names = frozenset({"kwire", *_decorating(node)})
             return _one(source, node, written.text, names, written.constants, written.values, written.attach)
     raise _sourceless(written.file, f"there is no function {written.name}", "send its text")
 
@@ -388,6 +416,16 @@ def _decorators(node: ast.FunctionDef | ast.AsyncFunctionDef, names: frozenset[s
         root, _, last = written.rpartition(".")
         if last in DECORATORS and (not root or root in names):
             yield last
+
+
+def _decorating(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
+    """The names by which the decorators of a probe know kwire."""
+    for decorator in node.decorator_list:
+        root, _, last = dotted(decorator.func if isinstance(decorator, ast.Call) else decorator).rpartition(
+            "."
+        )
+        if root and last in DECORATORS:
+            yield root
 
 
 def _kwire_names(module: ast.Module) -> frozenset[str]:

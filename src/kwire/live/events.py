@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from kwire.arguments import checked
 from kwire.errors import KwireError
 from kwire.wire.fields import CUT, UNREAD
 from kwire.wire.frames import Frames
@@ -103,9 +104,11 @@ class Choice:
     def __init__(
         self, probe: str | None = None, where: str | None = None, first: int = EARLIEST, last: int = LATEST
     ) -> None:
-        """Raises KwireError for a condition that is none."""
+        """Raises KwireError for a condition that is none, and for what is of the wrong type."""
+        probe, where, first, last = checked("choose events", probe=probe, where=where, first=first, last=last)
         self._probe = probe
-        self._first, self._last = first, last
+        self._first = EARLIEST if first is None else first
+        self._last = LATEST if last is None else last
         self._where: Where | None = None
         if where is not None:
             from kwire.view import where as conditions

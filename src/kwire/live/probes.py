@@ -7,6 +7,7 @@ kernel; calling it is an error that says so.
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeAlias
 
+from kwire.arguments import needed
 from kwire.errors import KwireError
 
 Function: TypeAlias = Callable[..., Any]
@@ -40,7 +41,16 @@ Decorator: TypeAlias = Callable[["Function | Probe"], Probe]
 
 def probe(spec: str) -> Decorator:
     """Attach a function to a whole probe spec, such as `kprobe:tcp_connect`; may be repeated."""
+    [spec] = needed("make probe", spec=spec)
+    return _attached(spec)
 
+
+def _at(kind: str, target: str) -> Decorator:
+    [target] = needed(f"make {kind}", target=target)
+    return _attached(f"{kind}:{target}")
+
+
+def _attached(spec: str) -> Decorator:
     def decorate(function: Function | Probe) -> Probe:
         if isinstance(function, Probe):
             return Probe(function.function, (spec, *function.attach))
@@ -51,29 +61,29 @@ def probe(spec: str) -> Decorator:
 
 def kprobe(target: str) -> Decorator:
     """Run at the entry of a kernel function: `function`, `module:function`, `function+offset`; wildcards."""
-    return probe(f"kprobe:{target}")
+    return _at("kprobe", target)
 
 
 def kretprobe(target: str) -> Decorator:
     """Run at the return of a kernel function; the built-in `retval` is what it returned."""
-    return probe(f"kretprobe:{target}")
+    return _at("kretprobe", target)
 
 
 def tracepoint(target: str) -> Decorator:
     """Run at a tracepoint, `category:name`; parameters are named after its fields."""
-    return probe(f"tracepoint:{target}")
+    return _at("tracepoint", target)
 
 
 def rawtracepoint(target: str) -> Decorator:
     """Run at a tracepoint with its own, unformatted arguments."""
-    return probe(f"rawtracepoint:{target}")
+    return _at("rawtracepoint", target)
 
 
 def fentry(target: str) -> Decorator:
     """Run at the entry of a kernel function through BTF: cheaper than a kprobe, where the kernel has it."""
-    return probe(f"fentry:{target}")
+    return _at("fentry", target)
 
 
 def fexit(target: str) -> Decorator:
     """Run at the return of a kernel function, its arguments and `retval` at hand."""
-    return probe(f"fexit:{target}")
+    return _at("fexit", target)

@@ -10,8 +10,9 @@ import errno
 import os
 import re
 import select
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from kwire.arguments import checked
 from kwire.bpf.task import TaskFields
 from kwire.errors import KwireError
 from kwire.kernel.identity import everybody, find, in_first_namespace
@@ -25,17 +26,15 @@ MAX_PID = 1 << 22
 """The kernel's PID_MAX_LIMIT; ids are smaller."""
 
 
-def choice(command: str | list[str] | None, pid: int | list[int] | None) -> tuple[list[str], list[int]]:
+def choice(
+    command: str | Sequence[str] | None, pid: int | Iterable[int] | None
+) -> tuple[list[str], list[int]]:
     """The words of the command and the process ids that a trace from Python is about; neither: all processes.
 
     Raises KwireError where one is given and empty: no process is not every process.
     """
-    if pid is not None and not isinstance(pid, int) and not pid:
-        raise KwireError("trace processes", "pid=[]", "it names none", "leave pid out for all processes")
-    words = split(command) if isinstance(command, str) else command
-    if words is not None and not words:
-        raise KwireError("start command", "command=[]", "it is empty", "give a program, as in ['ls', '-l']")
-    return words or [], [pid] if isinstance(pid, int) else list(pid or ())
+    words, pids = checked("trace", command=command, pid=pid)
+    return split(words) if isinstance(words, str) else words or [], pids or []
 
 
 class Processes:

@@ -13,8 +13,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from kwire.arguments import ArgumentError, checked, needed
 from kwire.bpf.arch import host
-from kwire.bpf.vm import Machine, Memory, arguments, registers
+from kwire.bpf.vm import Environment, Machine, Memory, arguments, registers
 from kwire.btf import types as b
 from kwire.btf.store import load_kernel
 from kwire.compile.build import compile_probe
@@ -29,6 +30,9 @@ from kwire.lang.types import USER, Pointer, Type, size_of
 from kwire.live.events import Batch, Event
 from kwire.live.probes import Probe
 from kwire.wire.frames import Frames
+
+ENVIRONMENT = tuple(name for name in Environment.__slots__ if name not in ("args", "retval"))
+"""What the surroundings of a simulated probe can be told to be."""
 
 CONTEXT_START = 8
 """Where the fields of a tracepoint begin, behind those that every event has."""
@@ -52,6 +56,15 @@ def simulate(
     types, likewise. Everything else is what helpers answer: pid, tid, comm, cpu, uid, monotonic_ns… (see
     `kwire.bpf.vm.Environment`). Raises KwireError where the probe does not compile.
     """
+    if not isinstance(probe, Probe):
+        cure = "give a function under @kwire.kprobe and its like"
+        raise ArgumentError("simulate", repr(probe)[:80], "it is no probe", cure)
+    unknown = sorted(environment.keys() - ENVIRONMENT)
+    if unknown:
+        raise ArgumentError(
+            "simulate", unknown[0], "there is no such argument", f"known: {', '.join(ENVIRONMENT)}"
+        )
+    retval, format, btf = checked("simulate", retval=retval, format=format, btf=btf)
     memory = Memory() if memory is None else memory
     types = KernelTypes(load_kernel(path=btf))
     parsed = python.parse_function(probe.function, probe.attach)
@@ -86,6 +99,7 @@ def fake(type: str, members: Mapping[str, int | bytes] | None = None, *, btf: st
     `type`: "struct sock"; `members`: paths such as "__sk_common.skc_dport", each a number, stored in the
     machine's byte order and the member's size, or bytes as they are. Raises KwireError for unknown names.
     """
+    type, btf = *needed("fake", type=type), *checked("fake", btf=btf)
     kernel = load_kernel(path=btf).vmlinux
     parsed = kernel.parse_type(type)
     if parsed.pointers or parsed.counts:

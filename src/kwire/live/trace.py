@@ -6,7 +6,7 @@ The laws: probes are attached when the `with` begins and gone when it ends; noth
 
 import time
 
-from kwire.errors import KwireError
+from kwire.arguments import checked
 from kwire.live.command import Command
 from kwire.live.environment import complete
 from kwire.live.events import Batch
@@ -49,9 +49,9 @@ class Trace(Reading):
         count: int | None = None,
         buffer: int | None = None,
     ) -> None:
-        for name, limit in (("seconds", seconds), ("count", count)):
-            if limit is not None and not limit >= 0:
-                raise KwireError("trace", f"{name}={limit!r}", "it is negative", "leave it out for no limit")
+        filter, seconds, count, buffer = checked(
+            "trace", filter=filter, seconds=seconds, count=count, buffer=buffer
+        )
         self._words, self._pids = choice(command, pid)
         follow = bool(self._words or self._pids)
         plan = make_plan(probes, filter, scope=Scope(follow))

@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from kwire.arguments import checked, needed
 from kwire.capture.writer import Writer
 from kwire.errors import KwireError
 from kwire.live.events import Batch
@@ -80,6 +81,7 @@ class Host:
         It ends with the command, after `seconds` or after `count` events, one of which must be given. Raises
         KwireError; what came until then is kept.
         """
+        [file] = needed("record", file=file)
         if command is None and seconds is None and count is None:
             cause = "nothing says when it ends"
             raise KwireError("record", file, cause, "give command, seconds or count")
@@ -110,6 +112,7 @@ class Host:
 
     def probes(self, pattern: str) -> list[str]:
         """What the agent lets us probe there of a pattern such as `tracepoint:sched:*`; 4,000 at most."""
+        [pattern] = needed("list probes", pattern=pattern)
         conversation = Conversation(self._link, {"op": "probes", "pattern": pattern})
         try:
             conversation.until(lambda: conversation.answer is not None)
@@ -203,7 +206,10 @@ def _body(
     count: int | None,
     buffer: int | None,
 ) -> dict[str, Any]:
-    """The request."""
+    """The request. Raises KwireError where something is of the wrong type."""
+    filter, seconds, count, buffer = checked(
+        "trace", filter=filter, seconds=seconds, count=count, buffer=buffer
+    )
     words, pids = choice(command, pid)
     functions = written([probe for probe in probes if not isinstance(probe, str)])
     given = {

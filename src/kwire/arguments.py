@@ -1,0 +1,154 @@
+"""Arguments of the Python API: each is what it should be, or a KwireError says which is not, and why.
+
+`ARGUMENTS` is one table for all functions: an argument means the same wherever it has the same name.
+Invariants: what is checked here never gives a TypeError further in; None is checked by who allows it; an
+integer is what Python takes for an index, so numpy's are, and a truth value is none.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple
+
+from kwire.errors import KwireError
+
+
+class ArgumentError(KwireError):
+    """An argument that is of the wrong type, or out of range."""
+
+
+class Kind(NamedTuple):
+    """One kind of argument: what it should be, in words, and the function that reads it.
+
+    `read` gives the value in its usual form and raises TypeError or ValueError, with the cause in words.
+    """
+
+    wanted: str
+    read: Callable[[Any], Any]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return str(value)
+
+
+def _path(value: Any) -> str:
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError
+    path = os.fspath(value)
+    if not isinstance(path, str):
+        raise TypeError
+    if "\0" in path:
+        raise ValueError("no name of a file has a NUL in it")
+    return path
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError
+    return int(value.__index__())
+
+
+def _least(value: Any) -> int:
+    number = _integer(value)
+    if number < 0:
+        raise ValueError("it is negative")
+    return number
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool | str | bytes):
+        raise TypeError
+    number = float(value)
+    if not number >= 0:
+        raise ValueError("it is negative" if number < 0 else "it is no number")
+    return number
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _each(value: Any, read: Callable[[Any], Any]) -> list[Any]:
+    if isinstance(value, str | bytes | dict) or not isinstance(value, Iterable):
+        raise TypeError
+    made = [read(one) for one in value]
+    if not made:
+        raise ValueError("it is empty")
+    return made
+
+
+def _command(value: Any) -> "str | list[str]":
+    return value if isinstance(value, str) else _each(value, _text)
+
+
+def _pids(value: Any) -> list[int]:
+    return _each(value, _integer) if isinstance(value, Iterable) else [_integer(value)]
+
+
+_TEXT: Final = Kind("a text", _text)
+_PATH: Final = Kind("a path: a text, or a pathlib.Path", _path)
+_WALL: Final = Kind("an integer: nanoseconds since 1970", _integer)
+
+ARGUMENTS: Final[dict[str, Kind]] = {
+    "filter": Kind('a text: an expression, as in "pid == 42"', _text),
+    "where": Kind('a text: a condition, as in "pid == 42"', _text),
+    "probe": Kind('a text: a glob over probe specs, as in "kprobe:tcp_*"', _text),
+    "pattern": Kind('a text: a probe spec, with wildcards or without, as in "kprobe:tcp_*"', _text),
+    "spec": Kind('a text: a probe spec, as in "kprobe:tcp_connect"', _text),
+    "target": Kind('a text: where to attach, as in "tcp_connect"', _text),
+    "command": Kind('a text, as in "ls -l", or a list of texts, as in ["ls", "-l"]', _command),
+    "pid": Kind("an integer, or a list of them; leave it out for all processes", _pids),
+    "seconds": Kind("a number of seconds; leave it out for no limit", _seconds),
+    "count": Kind("an integer; leave it out for no limit", _least),
+    "buffer": Kind("an integer: bytes", _least),
+    "first": _WALL,
+    "last": _WALL,
+    "sql": Kind("a text: an SQL query", _text),
+    "path": _PATH,
+    "file": _PATH,
+    "host": Kind('a text: a name or an address, as in "web1.example"', _text),
+    "cert": _PATH,
+    "key": _PATH,
+    "ca": _PATH,
+    "insecure": Kind("True or False", _flag),
+    "type": Kind('a text: a C type, as in "struct sock"', _text),
+    "btf": _PATH,
+    "format": Kind("a text: of a tracepoint's format file", _text),
+    "retval": Kind("an integer", _integer),
+}
+"""Name of an argument → its kind."""
+
+
+def checked(operation: str, **given: Any) -> tuple[Any, ...]:
+    """The arguments in their order, each in its usual form; None stays None. Raises ArgumentError."""
+    return tuple(None if value is None else _checked(operation, name, value) for name, value in given.items())
+
+
+def needed(operation: str, **given: Any) -> tuple[Any, ...]:
+    """The same of arguments that must be there."""
+    return tuple(_checked(operation, name, value) for name, value in given.items())
+
+
+def _checked(operation: str, name: str, value: Any) -> Any:
+    kind = ARGUMENTS[name]
+    try:
+        return kind.read(value)
+    except ValueError as error:
+        cause = str(error)
+    except (TypeError, AttributeError, OverflowError):
+        what = type(value).__name__
+        cause = f"it is {'an' if what[0] in 'aeiouAEIOU' else 'a'} {what}"
+    raise ArgumentError(operation, f"{name}={_short(value)}", cause, f"give {kind.wanted}")
+
+
+def _short(value: Any) -> str:
+    """What was given, on one line."""
+    try:
+        text = repr(value)
+    except Exception:  # its own, whatever that does
+        text = f"<{type(value).__name__}>"
+    text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    return text if len(text) <= 60 else f"{text[:59]}…"
