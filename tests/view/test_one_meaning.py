@@ -5,10 +5,12 @@ event that the probe emitted, event by event and by columns.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +21,7 @@ from kwire.compile.build import compile_probe
 from kwire.errors import KwireError
 from kwire.lang import record
 from kwire.lang import types as t
+from kwire.lang.check import check_filter
 from kwire.lang.context import CtxField, Param, Site
 from kwire.lang.kerneltypes import KernelTypes
 from kwire.lang.python import parse_expression
@@ -128,3 +131,41 @@ def test_a_probe_and_where_agree(text: str, numbers: tuple[int, ...], name: str,
     if fast is not None:
         events = Events(compiled.schema, Frames.walk(frame), np.zeros(1, np.int64))
         assert fast(events).tolist() == [bool(result)]
+
+
+SAME = """
+a == 4294967297 | few == 256 | few < 0 | name > "/etc" | name == 1 | 1 == name | name + 1
+name == "0123456789abcdefg" | str(name, 2) == "abc" | name.startswith("0123456789abcdefg") | str == 1
+emit == 1 | emit(a) | args == 1 | args.a == 1 | sign == "PLU" | sign == "PLUS" | sign > "PLUS" | a == "x"
+a ~ "x" | name ~ "[a" | name ~ a | name ~ "[z-a]" | a // 0 | a << 64 | a << 65 == 1 | a / 2 | a ** 2
+a and name | name and 1 | not name | a if name else 1 | name if a else "x" | min(a) | min(a, name)
+str(a) == "x" | u8(name) | be16(name) | name[0] == 97 | name[a] == 97 | long[100] == 1 | a[0] | a is None
+a is b | a in (1, 2) | a in () | name in ("a", 1) | "x" in a | "x" in name | name == "\\0"
+"\\0" in name | name in "x" | 99999999999999999999999 | a == 1.5 | a == None | [1] | lambda: 1 | f"x"
+a; b | a = 3 | | a == -ENOENT | a == "ENOENT" | ENOENT | glob(name) | glob(name, "x*") | name.upper()
+name.startswith() | str(name, 0) == "x" | str(name, 5000) == "x" | str(name, a) == "x" | sizeof(a) == 4
+cast("u8", a) == 1 | u8(a) == 300 | 1 < 2 | "a" < "b" | a < 5 < b | name != "0123456789abcdefg"
+name ~ "" | long > "a name that is longer than the forty bytes of it" | True | None
+"""
+
+
+@pytest.mark.parametrize(
+    "text", [text.strip() for line in SAME.strip().splitlines() for text in line.split(" | ")]
+)
+def test_what_is_refused_in_one_is_refused_in_the_other_in_the_same_words(text: str) -> None:
+    fields = tuple((one.name, parse_expression(one.name, "x")) for one in PARAMS)
+    program = record.program(SITE, kernel_types(), fields, Source("x", text))
+    schema = compile_probe(
+        program, id=1, spec="x", probes=1, cpus=1, tasks=False, arch=named("x86_64")
+    ).schema
+
+    def said(check: Callable[[], object]) -> str:
+        try:
+            check()
+        except KwireError as error:
+            return str(error)
+        return ""
+
+    source = Source("x", text)
+    in_filter = said(lambda: check_filter(parse_expression(text, "x"), source, SITE, kernel_types()))
+    assert said(lambda: Where(text, "x").check([schema])) == in_filter

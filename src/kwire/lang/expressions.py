@@ -78,7 +78,14 @@ class Expressions:
         """The checked value of a tree of which only matters whether it is 0."""
         if isinstance(node, tree.Logic):
             return _balanced(node.op, [self.condition(one) for one in node.operands], node.span)
-        return values.truth(self.check(node))
+        value = self.check(node)
+        if self.bare and isinstance(node, tree.Name) and isinstance(value.type, t.Pointer):
+            from kwire.lang.comparisons import text_of
+            from kwire.lang.shown import is_name
+
+            if is_name(self.site, node.id, value.type):  # in events it is the text
+                value = text_of(value, node.span)
+        return values.truth(value)
 
     # -- leaves
 

@@ -13,15 +13,11 @@ from kwire.lang.check import check_filter
 from kwire.lang.context import Argument, Param, Site
 from kwire.lang.errors import Diagnostic, LanguageError, TextError
 from kwire.lang.expressions import PREFIX, Expressions, Types
+from kwire.lang.shown import is_name
 from kwire.lang.tree import NOWHERE, Source
 from kwire.lang.values import Value
 
 CONTEXT = ("cpu", "pid", "tid", "comm")
-
-PATHS = frozenset(
-    ("filename", "pathname", "path", "name", "oldname", "newname", "old", "new", "dir_name", "dev_name")
-)
-"""Parameters of system calls of type `const char *` that are file names; others may be data without a NUL."""
 
 ADDRESSES = {(4, "saddr"): "ipv4", (4, "daddr"): "ipv4", (16, "saddr_v6"): "ipv6", (16, "daddr_v6"): "ipv6"}
 """Byte arrays that tracepoints hold network addresses in: (bytes, name) → how to show it."""
@@ -120,14 +116,7 @@ def _shown(value: Value, param: Param, site: Site) -> Value:
         if display and isinstance(value.type, t.Array):
             return value.replace(type=value.type.replace(display=display))
         return value
-    pointer = param.type
-    if (
-        site.target.startswith("syscalls:sys_enter")
-        and isinstance(pointer, t.Pointer)
-        and isinstance(pointer.target, t.Int)
-        and pointer.target.char
-        and (param.name in PATHS)
-    ):
+    if is_name(site, param.name, param.type):
         place = values.place_at(values.scalar(value), NOWHERE)
         return c.ReadText(place, t.Text(builtins.TEXT_LIMIT, t.USER), NOWHERE)
     return value

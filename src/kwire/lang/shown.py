@@ -59,6 +59,23 @@ OWN = {place: display for place, _, display in (word.partition("=") for word in 
 """Arguments by `call.argument`; an empty display: the name means something else here."""
 
 
+NAMES = frozenset(
+    ("filename", "pathname", "path", "name", "oldname", "newname", "old", "new", "dir_name", "dev_name")
+)
+"""Arguments of type `const char *` that are names of files; others may be data without a NUL."""
+
+
+def is_name(site: Site, name: str, type_: Type) -> bool:
+    """Whether an argument of a system call is the address of a file's name, which is shown as the name."""
+    pointed = type_.target if isinstance(type_, t.Pointer) else None
+    return (
+        isinstance(pointed, t.Int)
+        and pointed.char
+        and name in NAMES
+        and site.target.startswith("syscalls:sys_enter")
+    )
+
+
 def shown(site: Site, printed: Mapping[str, str] | None = None) -> Site:
     """The site with displays for its numbers. `printed`: what the tracepoint itself prints in its own way."""
     returned = site.retval

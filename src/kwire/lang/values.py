@@ -6,6 +6,7 @@ raises `TextError` with the span it is wrong at.
 
 from typing import TypeAlias
 
+from kwire.lang import builtins
 from kwire.lang import checked as c
 from kwire.lang import types as t
 from kwire.lang.errors import TextError
@@ -118,7 +119,7 @@ def scalar(value: Value) -> c.Expr:
     """The value when it fits a register. Raises `TextError` for texts, arrays and structures."""
     if isinstance(value, Literal):
         raise TextError(value.span, "a string is no number", "compare a text with it: ==, !=")
-    if isinstance(value, c.ReadText | c.Comm | c.ReadBytes):
+    if isinstance(value, c.ReadText | c.Comm | c.ReadBytes) or t.is_text_array(value.type):
         raise TextError(value.span, "a text is no number", "compare it with a string: == or !=")
     if isinstance(value, c.ReadBlock):
         if isinstance(value.type, t.Struct):
@@ -131,6 +132,8 @@ def scalar(value: Value) -> c.Expr:
 
 def truth(value: Value) -> c.Expr:
     """The value as a condition: not 0 is true."""
+    if t.is_text_array(value.type):
+        value = as_text(value, t.size_of(value.type) or builtins.TEXT_LIMIT, value.span) or value
     if isinstance(value, c.ReadText | c.Comm):
         return c.TextOrder("gt", value, b"", t.BOOL, value.span)  # there is one, and it is not empty
     return scalar(value)

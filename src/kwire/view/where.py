@@ -24,11 +24,11 @@ from kwire.lang.errors import (
     nearest,
     never_anywhere,
 )
-from kwire.lang.expressions import Expressions
+from kwire.lang.expressions import PREFIX, Expressions
 from kwire.lang.forms import Node
 from kwire.lang.matching import regex
 from kwire.lang.values import Literal, Value, wrap
-from kwire.view.render import Test, Values
+from kwire.view.render import CONTEXT, Test, Values
 from kwire.view.text import safe
 from kwire.wire.fields import DISPLAYS, TYPES, UNREAD, Field, text_bytes
 from kwire.wire.schema import Labels, Schema
@@ -37,8 +37,8 @@ Number: TypeAlias = Callable[[int, Values], int]
 Text: TypeAlias = Callable[[int, Values], "bytes | None"]
 
 SPECIAL = ("time_ns", "probe")
-FUNCTIONS = frozenset(("str", "min", "max", "be16", "be32", "be64", *t.INTEGERS))
-"""The functions that need no memory but the event's."""
+FUNCTIONS = frozenset(("str", "min", "max", "sizeof", "emit", "be16", "be32", "be64", *t.INTEGERS))
+"""The functions that need no memory but the event's (and `emit`, which is none)."""
 
 TIME = -1
 """In the place of a field's number: the wall-clock time."""
@@ -49,6 +49,7 @@ BY_NAME = 1 << 40
 LONGEST = 1 << 16
 ADDRESSES = ("ipv4", "ipv6", "mac")
 SYMBOLS = ("ksym", "usym")
+TEXTS = ("str", "text")
 SHOWN = frozenset(DISPLAYS)
 MASK = (1 << 64) - 1
 
@@ -204,7 +205,7 @@ class _Checker(Expressions):
         return None
 
     def _unknown(self, name: str, span: tree.Span) -> NameTextError:
-        if name in builtins.FUNCTION:
+        if name in builtins.FUNCTION or name == "args":
             return super()._unknown(name, span)
         return NameTextError(span, f"unknown name {name}", "", name)
 
@@ -212,10 +213,17 @@ class _Checker(Expressions):
         name = dotted(node)
         if name is None:
             raise TextError(node.span, "members of values cannot be taken here", "name a field")
-        found = self.binding(name.id, node.span)
+        found = self.binding(self._field_of(name.id), node.span)
         if found is None:
             raise self._unknown(name.id, node.span)
         return found
+
+    def _field_of(self, name: str) -> str:
+        """The field that a name with dots means: `args.x` is in events as `x`, or as `args_x`."""
+        own = name.removeprefix("args.")
+        if own == name or name in self._fields:
+            return name
+        return PREFIX + own if PREFIX + own in self._fields or own in CONTEXT else own
 
     def named_type(self, text: str, span: tree.Span) -> t.Type:
         """An integer type."""
@@ -228,6 +236,12 @@ class _Checker(Expressions):
             message = f"{node.function} reads memory, of which a capture keeps the fields"
             raise TextError(node.span, message, "name a field")
         return super()._call(node)
+
+    def element(self, value: Value, index: c.Expr, span: tree.Span) -> Value:
+        """One element of an array; of a text one of its bytes."""
+        if isinstance(value, c.ReadText) and TYPES[self._schema.fields[_index_of(value)].type].kind in TEXTS:
+            value = c.ReadBlock(value.place, value.fixed, t.Array(t.CHAR, value.fixed), value.span)
+        return super().element(value, index, span)
 
     def compare(self, op: str, left: Value, right: Value, span: tree.Span) -> c.Expr:
         """As everywhere; and what is finished text here with texts."""
@@ -401,12 +415,16 @@ class Evaluator:
         assert isinstance(place.base, c.Const)
         index = place.base.value
         field = self._schema.fields[index]
-        size = field.size // field.count
+        is_text = TYPES[field.type].kind in TEXTS
+        size = 1 if is_text else field.size // field.count
         first = (place.offset & ~BY_NAME) // size
         steps = [(self.number(one.value), one.stride // size) for one in place.indexes]
 
         def item(time: int, values: Values) -> Any:
             at = first + sum(step(time, values) * stride for step, stride in steps)
+            if is_text:
+                data = text_bytes(values[index])
+                return wrap(data[at], t.CHAR) if 0 <= at < len(data) else 0
             return values[index][at] if 0 <= at < field.count else None
 
         return item
