@@ -29,6 +29,7 @@ from kwire.stream.ledger import Ledger
 from kwire.stream.listen import Greeting, Listener
 from kwire.stream.loop import contained
 from kwire.stream.peer import Peer
+from kwire.stream.storage import Storage
 from kwire.stream.store import Store
 from kwire.stream.transport import StreamTransport
 from kwire.wire.control import Hello, Role
@@ -49,6 +50,14 @@ def sink(session: Any) -> bool:
 def of_collector(self: Collector, *arguments: Any) -> bool:
     """Whether any argument is, or has, the victim's session."""
     return any(sink(getattr(one, "session", one)) for one in arguments)
+
+
+def of_storage(self: Storage, *arguments: Any) -> bool:
+    """Whether any argument is the victim's token, lane or store."""
+    return any(
+        one == TOKEN or getattr(one, "token", b"") == TOKEN or TOKEN in getattr(one, "lanes", {})
+        for one in arguments
+    )
 
 
 def of_lane(self: Any, *arguments: Any) -> bool:
@@ -82,6 +91,7 @@ def of_listener(self: Listener, *arguments: Any) -> bool:
 
 PLACES: dict[type[Any], Concerns] = {
     Collector: of_collector,
+    Storage: of_storage,
     Peer: lambda self, *_: sink(self.session),
     Session: lambda self, *_: sink(self),
     Store: of_store,

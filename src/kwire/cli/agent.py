@@ -93,7 +93,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     keep.add_argument(
         "--adopt",
         action="store_true",
-        help="take spools that were copied to DIR, where no other copy is delivered",
+        help="take spools that were copied to DIR; where another copy goes on first, what they hold is lost",
     )
     keep.add_argument(
         "--grace",
