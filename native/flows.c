@@ -266,12 +266,22 @@ static int let_go(struct engine *e)
 	return 0;
 }
 
+/* What Python has to do before anything is taken; WHY_DONE: nothing. */
+static uint64_t in_the_way(const struct engine *e)
+{
+	if (full(e))
+		return WHY_FULL;
+	return e->conversation_count > e->max_conversations ? WHY_ROOM : WHY_DONE;
+}
+
 /*
  * Takes the packets of rows[at, count) as far as that goes without Python; says why it ended. What has no room in
  * the tables is let go of between packets.
  */
 uint64_t kw_packets(struct engine *e)
 {
+	uint64_t why;
+
 	for (;;) {
 		if (e->work.step != STEP_NONE) {
 			if (go_on(e))
@@ -287,10 +297,8 @@ uint64_t kw_packets(struct engine *e)
 		}
 		if (e->at >= e->count)
 			return WHY_DONE;
-		if (full(e))
-			return WHY_FULL;
-		if (e->conversation_count > e->max_conversations)
-			return WHY_ROOM;
+		if ((why = in_the_way(e)) != WHY_DONE)
+			return why;
 		if (make_room(e))
 			continue;
 		if (let_go(e))
@@ -315,15 +323,15 @@ uint64_t kw_packets(struct engine *e)
 /* No more packets come: ends flow after flow; says why it ended. */
 uint64_t kw_flows_end(struct engine *e)
 {
+	uint64_t why;
+
 	for (;;) {
 		if (e->work.step != STEP_NONE && go_on(e))
 			return WHY_CALL;
 		if (!e->flow_count)
 			return WHY_DONE;
-		if (full(e))
-			return WHY_FULL;
-		if (e->conversation_count > e->max_conversations)
-			return WHY_ROOM;
+		if ((why = in_the_way(e)) != WHY_DONE)
+			return why;
 		if (make_room(e))
 			continue;
 		end_oldest(e, 0);

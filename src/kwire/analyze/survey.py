@@ -10,8 +10,8 @@ from kwire.analyze.scan import Progress
 from kwire.analyze.source import Source
 from kwire.capture import identity
 from kwire.capture.pcapng import StatisticsOption
-from kwire.capture.reader import Mixed, Section
-from kwire.capture.tally import tally_of
+from kwire.capture.reader import Section
+from kwire.capture.tally import tallies
 from kwire.packets.open import NetworkCapture
 from kwire.wire.frame import Code, Type
 from kwire.wire.frames import Frames
@@ -101,26 +101,20 @@ class Survey:
 
     def add(self, capture: NetworkCapture, frames: Frames) -> None:
         """Count what the capture has just given."""
-        section, by_section = capture.section, self._by_section
-        assert section is not None  # frames lie in sections
-        for one in frames.sections if isinstance(frames, Mixed) else (section,):
-            if id(one) not in by_section:
-                by_section[id(one)] = {}
-                self._sections.append(one)
-        if isinstance(frames, Mixed):
-            self._mixed(frames, by_section)
-            return
-        known = by_section[id(section)]
-        found = tally_of(capture, frames)
-        for number, row in found.known.items():
-            schema = section.schemas[number]
-            seen = known.get(id(schema))
-            if seen is None:
-                seen = known[id(schema)] = Seen(section, schema)
-            seen.add(*row)
-        self.strangers += sum(found.strangers.values())
-        if found.others:
-            self._lost(frames, found.others, section, known)
+        for section, found in tallies(capture, frames):
+            known = self._by_section.get(id(section))
+            if known is None:
+                known = self._by_section[id(section)] = {}
+                self._sections.append(section)
+            for number, row in found.known.items():
+                schema = section.schemas[number]
+                seen = known.get(id(schema))
+                if seen is None:
+                    seen = known[id(schema)] = Seen(section, schema)
+                seen.add(*row)
+            self.strangers += sum(found.strangers.values())
+            if found.others:
+                self._lost(frames, found.others, section, known)
 
     def end(self, capture: NetworkCapture, source: Source | None = None) -> None:
         """Take over what the capture says of itself, once it was read as far as it is wanted."""
@@ -194,43 +188,6 @@ class Survey:
         if self._forgotten:
             return False
         return not self.problem and self._complaint(seen.section) == ""
-
-    def _mixed(self, frames: Mixed, by_section: dict[int, dict[int, Seen]]) -> None:
-        """Count frames of several sections."""
-        import numpy as np
-
-        data, offsets = np.frombuffer(frames.view, np.uint8), np.asarray(frames.offsets)
-        events = data[offsets] & 15 == Type.EVENT
-        for place in np.flatnonzero(~events).tolist():
-            section = frames.sections[int(frames.owners[place])]
-            self._lost(frames, [place], section, by_section[id(section)])
-        offsets = offsets[events]
-        if not len(offsets):
-            return
-        heads = np.ndarray((len(data) - 15,), "V16", data, 0, (1,))[offsets]
-        ids = heads.view(">u4").reshape(-1, 4)[:, 1].astype(np.uint64)
-        keys = frames.owners[events].astype(np.uint64) << np.uint64(32) | ids
-        order = np.argsort(keys, kind="stable")
-        keys = keys[order]
-        starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
-        counts = np.diff(np.append(starts, len(keys))).tolist()
-        raw = heads.view("<u8").reshape(-1, 2)[order, 1]
-        times: dict[str, tuple[list[int], list[int]]] = {}
-        for which in frames.sections[0].orders:
-            moments = raw if which == "little" else raw.byteswap()
-            first, last = np.minimum.reduceat(moments, starts), np.maximum.reduceat(moments, starts)
-            times[which] = (first.tolist(), last.tolist())
-        for place, key in enumerate(keys[starts].tolist()):
-            section = frames.sections[key >> 32]
-            schema = section.schemas.get(key & 0xFFFFFFFF)
-            if schema is None:
-                self.strangers += counts[place]
-                continue
-            known = by_section[id(section)]
-            seen = known.get(id(schema))
-            if seen is None:
-                seen = known[id(schema)] = Seen(section, schema)
-            seen.add(counts[place], times[schema.order][0][place], times[schema.order][1][place])
 
     def _lost(self, frames: Frames, places: list[int], section: Section, known: dict[int, Seen]) -> None:
         for index in places:

@@ -6,11 +6,12 @@ is counted as quickly in a section of a hundred thousand probes as in a section 
 
 import struct
 from array import array
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from kwire.capture import walk
 from kwire.capture.pcapng import HOST
-from kwire.capture.reader import EVENT_LEAST, Capture, Section
+from kwire.capture.reader import EVENT_LEAST, Capture, Mixed, Section
 from kwire.wire.frame import Type
 from kwire.wire.frames import Frames
 
@@ -38,6 +39,55 @@ def tally_of(capture: Capture, frames: Frames) -> Tally:
         return known[1]
     assert capture.section is not None  # frames lie in sections
     return tally(frames, capture.section)
+
+
+def tallies(capture: Capture, frames: Frames) -> Iterator[tuple[Section, Tally]]:
+    """The tally of a chunk that a capture gives, of each section that has frames in it."""
+    if isinstance(frames, Mixed):
+        yield from _mixed(frames)
+        return
+    assert capture.section is not None  # frames lie in sections
+    yield capture.section, tally_of(capture, frames)
+
+
+def _mixed(frames: Mixed) -> Iterator[tuple[Section, Tally]]:
+    """Those of frames of several sections, all counted together."""
+    import numpy as np
+
+    from kwire.wire.gather import event_heads
+
+    count = len(frames)
+    types, ids, ends = np.empty(count, np.uint8), np.empty(count, np.uint32), np.empty(count, np.uint32)
+    raw = np.empty(count, np.uint64)
+    done, _ = event_heads(frames.view, frames.offsets, count, types, ids, ends, raw)
+    assert done == count  # whoever made the frames has seen to it
+    made: dict[int, Tally] = {}
+    events = types == Type.EVENT
+    for place in np.flatnonzero(~events).tolist():
+        owner = int(frames.owners[place])
+        made.setdefault(owner, Tally({}, {}, [])).others.append(place)
+    keys = frames.owners[events].astype(np.uint64) << np.uint64(32) | ids[events]
+    if len(keys):
+        order = np.argsort(keys, kind="stable")
+        keys, raw = keys[order], raw[events][order]
+        starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+        counts = np.diff(np.append(starts, len(keys))).tolist()
+        times: dict[str, tuple[list[int], list[int]]] = {}
+        for which in frames.sections[0].orders:  # all have the same schemas
+            moments = raw if which == HOST else raw.byteswap()
+            first, last = np.minimum.reduceat(moments, starts), np.maximum.reduceat(moments, starts)
+            times[which] = (first.tolist(), last.tolist())
+        for place, key in enumerate(keys[starts].tolist()):
+            owner, number = key >> 32, key & 0xFFFFFFFF
+            found = made.setdefault(owner, Tally({}, {}, []))
+            schema = frames.sections[owner].schemas.get(number)
+            if schema is None:
+                found.strangers[number] = counts[place]
+            else:
+                low, high = times[schema.order]
+                found.known[number] = (counts[place], low[place], high[place])
+    for owner, found in made.items():
+        yield frames.sections[owner], found
 
 
 def tally(frames: Frames, section: Section) -> Tally:

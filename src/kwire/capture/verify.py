@@ -15,7 +15,7 @@ from kwire.capture import identity
 from kwire.capture.output import CaptureError
 from kwire.capture.pcapng import StatisticsOption
 from kwire.capture.reader import Capture, Section
-from kwire.capture.tally import tally
+from kwire.capture.tally import Tally, tallies
 from kwire.capture.writer import Totals
 from kwire.wire.frame import Type
 from kwire.wire.frames import Frames
@@ -155,12 +155,12 @@ def verify_capture(capture: Capture) -> FileReport:
     """The same for a capture that is open and not yet read."""
     counts: dict[int, _Count] = {}  # by section: those of a network capture take turns
     holes, problems = _Holes(), []
+    capture.mixed = True
     for frames in capture:
-        section = capture.section
-        assert section is not None  # frames lie in sections
-        if id(section) not in counts:
-            counts[id(section)] = _Count(section)
-        _add(counts[id(section)], holes, frames)
+        for section, counted in tallies(capture, frames):
+            if id(section) not in counts:
+                counts[id(section)] = _Count(section)
+            _add(counts[id(section)], holes, frames, counted)
     wrong = capture.wrong()
     described = any(section.schemas or capture.label(section) for section in capture.sections)
     if capture.problem:
@@ -205,8 +205,7 @@ def verify_set(reports: Iterable[FileReport]) -> list[str]:
     return problems
 
 
-def _add(count: _Count, holes: _Holes, frames: Frames) -> None:
-    found = tally(frames, count.section)
+def _add(count: _Count, holes: _Holes, frames: Frames, found: Tally) -> None:
     for number, (events, first, last) in found.known.items():
         count.stored[number] += events
         wall = count.section.schemas[number].wall

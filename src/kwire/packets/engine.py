@@ -207,14 +207,14 @@ class Engine:
 
     def _give(self) -> None:
         """Give what was found, that of each session together, and the schemas in their places."""
-        import numpy as np
-
         state, count = self._state, int(self._state.found)
         data, schemas, only = self._memory.out[: state.out_used], state.schemas, state.only
         stood = state.places[: state.place_count]
         state.found = state.out_used = state.schemas = state.only = state.place_count = 0
         if not count:
             return
+        import numpy as np
+
         owners = np.frombuffer(self._memory.owners, np.uint32, count)
         offsets = np.frombuffer(self._memory.offsets, np.uint64, count).copy()
         cuts: dict[int, list[tuple[int, Schema]]] = {}

@@ -9,13 +9,16 @@ events; who shows a capture says at its end what was lost.
 from collections.abc import Callable, Sequence
 from json.encoder import encode_basestring_ascii as quote
 from operator import itemgetter
-from typing import Any
+from typing import Any, Final
 
 from kwire.view.render import CONTEXT, Row, Values, context
 from kwire.view.values import json_converter
 from kwire.wire.fields import CUT, TYPES
 from kwire.wire.messages import Lost
 from kwire.wire.schema import Labels, Schema
+
+WHOLE: Final = (str, bytes)
+"""The classes of values of the tail that are all there; others say that they were cut, or not read."""
 
 
 class JsonLines:
@@ -32,23 +35,38 @@ class JsonLines:
         order = first + [index for index in range(len(names)) if index not in first]
         places = {name: f'"{name}":%s' if name in known else f'"{name}":null' for name in CONTEXT}
         fields = ",".join(f"{_percent(quote(names[index]))}:%s" for index in order[len(first) :])
-        template = (
+        head = (
             f'{{"time_ns":%d,"probe":{_percent(quote(schema.probe))},{places["cpu"]},{places["pid"]},'
-            f'{places["comm"]},%s"fields":{{{fields}}}}}'
+            f"{places['comm']},"
         )
-        at = 2 + len(first)  # of the place for what was cut, in a row of time, values and this
+        tail = f'"fields":{{{fields}}}}}'
+        template, marked = head + tail, f'{head}"cut":[%s],{tail}'
+        at = 1 + len(first)  # of the place for what was cut, in a row of time, values and this
         tails = [index for index, field in enumerate(schema.fields) if TYPES[field.type].tail]
         converters = [json_converter(schema, schema.fields[index], labels) for index in order]
-        special = [(place + 1, convert) for place, convert in enumerate(converters) if convert is not None]
+        every = [(place + 1, convert) for place, convert in enumerate(converters) if convert is not None]
+        texts = {place + 1 for place, index in enumerate(order) if schema.fields[index].type == "str"}
+        special = [(place, quote if place in texts else convert) for place, convert in every]
         pick = _picker(order)
 
         def line(time: int, values: Values) -> str:
             row = [time, *pick(values)]
+            for index in tails:
+                if values[index].__class__ not in WHOLE:
+                    return told(row, values)
             for place, convert in special:
                 row[place] = convert(row[place])
-            cut = [names[index] for index in tails if isinstance(values[index], CUT)]
-            row.insert(at - 1, f'"cut":[{",".join(map(quote, cut))}],' if cut else "")
             return template % tuple(row)
+
+        def told(row: list[Any], values: Values) -> str:
+            """The same where values of the tail were cut, or not read."""
+            for place, convert in every:
+                row[place] = convert(row[place])
+            cut = [quote(names[index]) for index in tails if isinstance(values[index], CUT)]
+            if not cut:
+                return template % tuple(row)
+            row.insert(at, ",".join(cut))
+            return marked % tuple(row)
 
         return line
 

@@ -7,6 +7,7 @@ column of its own shows a value whatever it is.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from kwire.view.render import CONTEXT, Row, Values, context
@@ -128,18 +129,23 @@ class Table:
         probe, result = self._name(schema), result_of_call(schema)
         fields = self._fields(schema, set(places.values()), converters)
 
-        def cell(name: str) -> Callable[[Values], str]:
+        def cell(name: str) -> tuple[int, Callable[[Any], str]]:
+            """What makes a cell, and of which value: -1 is all of them."""
             if name in places:
-                index, convert = places[name], converters[places[name]]
-                if result is not None and result[0] == index:
-                    return result[1]
-                return lambda values: convert(values[index])
+                if result is not None and result[0] == places[name]:
+                    return -1, result[1]
+                return places[name], converters[places[name]]
             if name == "probe":
-                return lambda values: probe
-            return fields if name == "fields" else lambda values: "-"
+                return -1, lambda _: probe
+            return (-1, fields) if name == "fields" else (-1, lambda _: "-")
 
         cells = [cell(name) for name in columns]
-        return lambda time, values: tuple([one(values) for one in cells])
+
+        def made(_: int, values: Values) -> Cells:
+            every = (*values, values)
+            return tuple([convert(every[place]) for place, convert in cells])
+
+        return made
 
     def bad(self, time: int | None, id: int, schema: Schema | None, why: str) -> Note:
         """A line that says what is wrong with the record."""
@@ -217,28 +223,29 @@ class Table:
         if columns != self._shown:
             self._shown = columns
             made.append(self._header(columns))
-        widths, last, paint = self._fitted(columns), columns[-1], self._style.paint
+        widths, color, paint = self._fitted(columns), COLORS.get(columns[-1], ""), self._style.paint
         room = self._room(widths, columns)
         note = self._style.width - widths.get("time", -1) - 1 if self._style.width else 1 << 30
+        # A line is one template; what may be too long for its column is looked at alone.
+        pick = itemgetter(*(0 if name == "time" else places[name] + 1 for name in columns), 0)
+        most = {name: widths[name] for name in columns[:-1] if widths[name] < self._widths[name]}
+        limits = [(columns.index(name), width) for name, width in most.items()]
+        template = " ".join(
+            paint(f"%{'' if name in RIGHT else '-'}{width}s", DIM if name == "time" else COLORS.get(name, ""))
+            for name, width in widths.items()
+        )
         for (time, cells, _), start in zip(rows, starts, strict=True):
-            date = self._before(time)
-            if date:
-                made.append(date)
+            if time not in self._day:
+                made += self._before(time)
             if isinstance(cells, Note):
                 when = [paint(start.ljust(widths["time"]), DIM)] if "time" in widths else []
                 made.append(" ".join([*when, paint(fit(cells.text, note), RED)]))
                 continue
-            parts = []
-            for name in columns:
-                text = start if name == "time" else cells[places[name]]
-                if name == last:
-                    parts.append(paint(fit(text, room) if room else text, COLORS.get(name, "")))
-                    continue
-                width = widths[name]
-                text = fit(text, width)
-                padded = text.rjust(width) if name in RIGHT else text.ljust(width)
-                parts.append(paint(padded, DIM if name == "time" else COLORS.get(name, "")))
-            made.append(" ".join(parts).rstrip())
+            *texts, end, _ = pick((start, *cells))
+            for at, width in limits:
+                texts[at] = fit(texts[at], width)
+            end = paint(fit(end, room) if room else end, color)
+            made.append(f"{template % tuple(texts)} {end}".rstrip() if texts else end.rstrip())
         return made
 
     def _order(self) -> tuple[str, ...]:
@@ -267,7 +274,7 @@ class Table:
                 if name == "probe" and not self._widths.get(name) and len(self._known) <= FEW:
                     least = max([least, *(len(self._name(one)) for one in self._known.values())])
                 place = places[name]
-                longest = max([len(cells[place]) for cells in events], default=0)
+                longest = max(map(len, map(itemgetter(place), events)), default=0)
             self._widths[name] = max(least, longest)
 
     def _fitted(self, columns: Sequence[str]) -> dict[str, int]:
@@ -294,32 +301,34 @@ class Table:
     def _starts(self, rows: Sequence[Row]) -> list[str]:
         """What TIME says in each row."""
         digits = 3 if 0 < self._style.width < NARROW else 0  # of a time, given to the fields
-        made = []
+        made, clock, since_what = [], self._clock.time, self._how != CLOCKS[0]
         for time, cells, _ in rows:
             if isinstance(cells, Note) and cells.time is None:
                 made.append("-")
                 continue
-            if self._origin is None:
-                self._origin = self._previous = time
-            since = {"relative": self._origin, "delta": self._previous}.get(self._how)
-            text = self._clock.time(time) if since is None else _seconds(time - since)
-            self._previous = time
+            if not since_what:
+                text = clock(time)
+            else:
+                if self._origin is None:
+                    self._origin = self._previous = time
+                text = _seconds(time - (self._origin if self._how == "relative" else self._previous))
+                self._previous = time
             made.append(text[:-digits] if digits else text)
         return made
 
-    def _before(self, time: int) -> str:
+    def _before(self, time: int) -> list[str]:
         """What stands once before the lines of a day: its date, and the probe where there is only one."""
-        if time in self._day or not time:
-            return ""
+        if not time:
+            return []
         self._day = self._clock.day(time)
         first = not self._date
         if self._clock.date == self._date or (self._how != CLOCKS[0] and not first):
-            return ""
+            return []
         self._date = self._clock.date
         said = self._date if self._how == CLOCKS[0] else f"from {self._clock.moment(time)}"
         if self._chosen is None and len(self._known) == 1:
             said += "".join(f", {safe(probe)}" for probe in self._known)
-        return self._style.paint(fit(f"-- {said} --", self._style.width or 1 << 30), DIM)
+        return [self._style.paint(fit(f"-- {said} --", self._style.width or 1 << 30), DIM)]
 
 
 _SAME: Final = {"tid": "pid", "args_pid": "tid", "args_tid": "tid", "args_cpu": "cpu", "args_comm": "comm"}

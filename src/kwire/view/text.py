@@ -67,7 +67,8 @@ def quoted(text: str) -> str:
     `UNREAD`.
     """
     text = safe(text)
-    if text and not any(char in text for char in ' "=,') and text != UNREAD:
+    special = " " in text or '"' in text or "=" in text or "," in text
+    if text and not special and text != UNREAD:
         return text
     if "\\" in text:
         import re

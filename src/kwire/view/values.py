@@ -167,6 +167,8 @@ def _text_scalar(schema: Schema, field: Field, labels: Labels) -> Convert:
 
 
 def _text(value: str) -> str:
+    if value.__class__ is str:  # as nearly all are
+        return quoted(value)
     if isinstance(value, UnreadStr):
         return UNREAD
     return quoted(value) + (ELLIPSIS if isinstance(value, CutStr) else "")
