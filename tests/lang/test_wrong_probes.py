@@ -314,6 +314,13 @@ WRONG = [
     ),
     (
         "kprobe:connect",
+        "def f(sk): emit(x=comm == cast('char *', sk))",
+        '2: the kernel compares a text with a constant one only; write == "…", or compare them in a where, '
+        "when they are recorded",
+        "comm == cast('char *', sk)",
+    ),
+    (
+        "kprobe:connect",
         "def f(sk): emit(x=comm == sk.name)",
         '2: the kernel compares a text with a constant one only; write == "…", or compare them in a where, '
         "when they are recorded",

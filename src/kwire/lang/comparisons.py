@@ -35,8 +35,8 @@ def compare(op: str, left: Value, right: Value, span: Span, constant: Named = li
     if isinstance(right, Literal):
         return _with_string(op, left, right, span, constant)
     texts = [one for one in (left, right) if _is_text(one)]
-    if len(texts) == 1:
-        other = right if texts[0] is left else left
+    other = right if texts and texts[0] is left else left
+    if len(texts) == 1 and not _points_to_text(other):
         wrong = f"a text does not compare with {t.article(other.type)}"
         raise TextError(span, wrong, 'compare it with a text: == "…"')
     if texts:
@@ -75,6 +75,11 @@ def _with_string(op: str, left: Value, literal: Literal, span: Span, constant: N
         return c.Const(1, t.BOOL, span)
     equal = c.TextEqual(text, wanted, t.BOOL, span)
     return equal if op == "eq" else c.Not(equal, t.BOOL, span)
+
+
+def _points_to_text(value: Value) -> bool:
+    target = value.type.target if isinstance(value.type, t.Pointer) else None
+    return isinstance(target, t.Int) and target.char
 
 
 def _is_text(value: Value) -> bool:
