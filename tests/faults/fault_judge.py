@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 EVENT, LOST = 1, 7
-CAPTURE_GONE = 9
+EXPIRED, CAPTURE_GONE = 7, 9
 SECTION, INTERFACE, STATISTICS, PACKET = 0x0A0D0D0A, 1, 5, 6
 
 
@@ -118,7 +118,7 @@ def judge(case: Case) -> list[str]:
             f"{produced} produced, {len(found.numbers)} stored, {found.all_lost} counted lost, "
             f"{case.taken} taken away"
         )
-    if accounted > produced:
+    if accounted - found.lost.get(EXPIRED, 0) > produced:  # what may have been stored counts as lost
         wrong.append(f"{accounted} stored or counted, but {produced} produced")
     if whole:
         wrong += _agents(case, found)

@@ -460,8 +460,9 @@ class World:
 
     def take_away(self, what: str, harm: Callable[[Path], object]) -> None:
         """Do harm to captures. Of those that are finished nobody will ever count what is gone: of a rotation
-        only where the ledger has heard that they are.
+        only where the ledger has heard that they are, and not where the collector was told to leave them.
         """
+        unsure = self.kinds.place == "rotate" or not self.collector.alive
         self.collector.suspend()
         for path in sorted(self.captures.glob("*.pcapng")):
             before, number = look_into([path]), path.stat().st_ino
@@ -474,7 +475,7 @@ class World:
                 after = look_into([path] if path.exists() else [])
                 taken = len(before.numbers) - len(after.numbers) + before.all_lost - after.all_lost
                 self.taken += taken
-                self.doubtful += taken if self.kinds.place == "rotate" else 0
+                self.doubtful += taken if unsure else 0
         self.collector.signal(signal.SIGCONT)
 
     def stored(self) -> int:

@@ -305,6 +305,15 @@ def capture_deleted(world: World) -> None:
 
 
 @fault()
+def captures_deleted_between_collectors(world: World) -> Steps:
+    world.note("SIGTERM to the collector")
+    world.stop_collector(signal.SIGTERM)
+    world.take_away("is deleted", lambda path: path.unlink())
+    yield world.some(0, 0.2)
+    world.collect()
+
+
+@fault()
 def capture_cut(world: World) -> None:
     size = world.rng.choice((0, 0, 100, 5000, 40_000))
     world.take_away(
@@ -316,9 +325,11 @@ def capture_cut(world: World) -> None:
 @fault()
 def capture_moved(world: World) -> None:
     """Only what the collector writes now, as the documents say: after a restart sessions must be back."""
-    sizes = {path: path.stat().st_size for path in world.captures.glob("*.pcapng")}
+    sizes = {path: path.stat().st_size for path in world.captures.glob("*.pcapng") if path.exists()}
     deadline = time.monotonic() + 2
-    while not (written := [path for path, size in sizes.items() if path.stat().st_size != size]):
+    while not (
+        written := [path for path, size in sizes.items() if path.exists() and path.stat().st_size != size]
+    ):
         if time.monotonic() > deadline:
             world.note("nobody writes a capture: none is moved")
             return
@@ -345,6 +356,24 @@ def spool_removed(world: World) -> None:
     """What is open stays readable; what comes waits in memory."""
     world.note("the spool is removed")
     shutil.rmtree(world.spool, ignore_errors=True)
+
+
+@fault("spool")
+def spool_put_back(world: World) -> Steps:
+    """A copy of what a killed agent has left is put in its place again when it has been delivered."""
+    world.kill_agent()
+    copy = world.folder / "copy"
+    world.note("the spool is copied")
+    shutil.copytree(
+        world.spool, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("lost+found", "filler*")
+    )
+    world.another_agent()
+    yield world.some(0.2, 0.5)
+    world.kill_agent()
+    world.note("the copy is put back")
+    with contextlib.suppress(OSError, shutil.Error):
+        shutil.copytree(copy, world.spool, dirs_exist_ok=True)
+    world.another_agent()
 
 
 @fault("spool")

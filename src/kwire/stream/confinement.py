@@ -76,7 +76,7 @@ def _libraries() -> list[str]:
 
 def _give(folder: str, user: privileges.User) -> None:
     """Make a spool the user's: its folders, and the one they are in where nothing else is there."""
-    names = os.listdir(folder)
+    names = [name for name in os.listdir(folder) if name != "lost+found"]  # of a file system of its own
     spools = [name for name in names if len(name) == 32 and set(name) <= set("0123456789abcdef")]
     if len(spools) == len(names) and not os.stat(folder).st_mode & 0o002:
         os.chown(folder, user.uid, user.gid)
