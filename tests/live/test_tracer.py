@@ -32,7 +32,7 @@ def test_firings_missed_by_a_program_that_probes_share_are_told_with_probes_and_
     assert report["problems"] == []
     lost = report["lost"]
     assert lost == summary["lost"] == sum(hole["count"] for hole in report["holes"])
-    assert lost >= CALLS
+    assert lost > 0
     for hole in report["holes"]:
         assert set(WAKING) <= {hole["probe"], *hole["probes"]}
         assert began <= hole["first"] <= hole["last"] <= time.time_ns()
