@@ -8,17 +8,23 @@ import os
 import re
 import stat
 import sys
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kwire.analyze.export import FORMATS, by_time, format_of, markdown
+from kwire.analyze import export, wide
+from kwire.analyze.export import FORMATS, format_of, markdown
+from kwire.analyze.order import ordered
+from kwire.analyze.scan import Block
 from kwire.analyze.source import Source
 from kwire.errors import KwireError
+from kwire.wire.frames import Frames
 
 Shown = Callable[..., list[dict[str, Any]]]
 
@@ -203,15 +209,47 @@ def test_what_was_there_stays_when_an_export_fails(rich: str, tmp_path: Path, kw
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "rich.pcapng"]
 
 
-def test_rows_come_in_order_of_time_as_far_as_the_window_reaches() -> None:
-    schema = pa.schema([("time_ns", pa.int64())])
-    times = [5, 1, 3, 2, 9, 4, 8, 7, 6, 0]
-    batches = [pa.record_batch([[time]], schema=schema) for time in times]
-    found = [row["time_ns"] for batch in by_time(batches, schema, 4) for row in batch.to_pylist()]
+def test_rows_come_in_order_of_time_as_far_as_the_window_reaches(kit: Any) -> None:
+    schema, frames = kit.schema(), Frames(bytes(16), array("Q", [0]))
+    blocks = [Block(schema, frames, np.array([time])) for time in (5, 1, 3, 2, 9, 4, 8, 7, 6, 0)]
+    found = [time for _, _, time in ordered(blocks, 4)]
     assert sorted(found) == list(range(10))
     assert found[:4] == [1, 2, 3, 4]
-    everything = [row["time_ns"] for batch in by_time(batches, schema, 10) for row in batch.to_pylist()]
-    assert everything == list(range(10))
+    assert [time for _, _, time in ordered(blocks, 10)] == list(range(10))
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_probes_with_many_columns_stand_side_by_side(
+    tmp_path: Path, kit: Any, kwire: Any, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    """Each event's values are in its row, whatever stands around it, and wherever a batch ends."""
+    monkeypatch.setattr(export, "CELLS", 90)
+    schemas = [
+        kit.schema(n, f"kprobe:f{n}", [("pid", "u32", 1, ""), (f"own{n % 4}", "u32", 1 + n % 2, "")])
+        for n in range(1, 9)
+    ]
+    items = [kit.event(schemas[n % 8], kit.monotonic + n, (n, n if n % 2 else [n, n])) for n in range(50)]
+    made, out = kit.write(tmp_path / "a.pcapng", schemas, items), str(tmp_path / f"out.{form}")
+    assert kwire("export", str(made), "-o", out)[0] == 0
+    rows = (pq.read_table(out) if form == "parquet" else pa.ipc.open_file(out).read_all()).to_pylist()
+    assert [row["time_ns"] for row in rows] == [kit.wall + n for n in range(50)]
+    for n, row in enumerate(rows):
+        own = {name: value for name, value in row.items() if name.startswith("own") and value is not None}
+        number = n % 8 + 1
+        assert (row["probe"], row["pid"]) == (f"kprobe:f{number}", n)
+        assert list(own.values()) == [[n, n] if number % 2 else n]
+
+
+def test_more_columns_than_a_file_has_are_refused(
+    tmp_path: Path, kit: Any, kwire: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wide, "MOST", 20)
+    schemas = [kit.schema(n, f"kprobe:f{n}", [(f"own{n}", "u32", 1, "")]) for n in range(1, 30)]
+    made = str(kit.write(tmp_path / "a.pcapng", schemas, []))
+    for form in ("parquet", "arrow", "csv"):
+        status, _, err = kwire("export", made, "-o", str(tmp_path / f"out.{form}"))
+        assert (status, "21 columns together, and one file has at most 20; give -o DIR/" in err) == (1, True)
+    assert kwire("export", made, "-o", f"{tmp_path}/many/", "--format", "csv")[0] == 0
 
 
 # --- traces
@@ -315,7 +353,7 @@ def test_csv_needs_no_library_and_the_others_say_what_they_need(
 ) -> None:
     assert kwire("export", rich, "-o", str(tmp_path / "with.csv"))[0] == 3
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert kwire("export", rich, "-o", str(tmp_path / "without.csv"))[0] == 0
+    assert kwire("export", rich, "-o", str(tmp_path / "without.csv"))[0] == 3  # events are lost in it
     assert (tmp_path / "without.csv").read_text() == (tmp_path / "with.csv").read_text()
     for name in ("out.parquet", "out.arrow", "out.arrows"):
         status, out, err = kwire("export", rich, "-o", str(tmp_path / name))
@@ -331,13 +369,13 @@ def test_an_export_is_written_to_what_is_there(rich: str, tmp_path: Path, kwire:
     assert link.is_symlink()
     text = file.read_text()
     with open("/dev/null", "rb") as null:
-        assert kwire("export", rich, "-o", "/dev/null", "--format", "csv")[0] == 0
+        assert kwire("export", rich, "-o", "/dev/null", "--format", "csv")[0] == 3
         assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
         assert os.path.samestat(os.fstat(null.fileno()), os.stat("/dev/null"))
     status, _, err = kwire("export", rich, "-o", "/dev/full", "--format", "csv")
     assert (status, "No space left" in err) == (1, True)
     with file.open("ab") as more:
-        assert kwire("export", rich, "-o", f"/dev/fd/{more.fileno()}", "--format", "csv")[0] == 0
+        assert kwire("export", rich, "-o", f"/dev/fd/{more.fileno()}", "--format", "csv")[0] == 3
     assert file.read_text() == text * 2
 
 

@@ -110,6 +110,58 @@ def probes_of_one_name(size: int) -> bytes:
     return filled(size, parts)
 
 
+def columns(size: int) -> bytes:
+    """Probes of fifty fields of names of their own: together they are as wide as the file is long."""
+
+    def parts(number: int) -> list[bytes]:
+        fields = [Field(f"f{number}_{place}", "u32", 16 + 4 * place, 4) for place in range(50)]
+        one = schema(number + 1, f"kprobe:f{number}", fields, 216)
+        return [*one.frames(), event(number + 1, number, bytes(200))]
+
+    return filled(size, parts)
+
+
+def columns_of_one_name(size: int) -> bytes:
+    """Probes and fields whose names are one, but for case, and whose types are not."""
+    kinds = ("u8", "u16", "u32", "u64", "s8", "s16", "s32", "s64", "text", "raw")
+
+    def parts(number: int) -> list[bytes]:
+        fields = []
+        for place in range(10):
+            name = "".join(
+                letter.upper() if (number * 10 + place) >> bit & 1 else letter
+                for bit, letter in enumerate("abcdefghijklmnop")
+            )
+            kind = kinds[(number + place) % 10]
+            width = int(kind[1:]) // 8 if kind[1:].isdigit() else 1
+            fields.append(Field(name, kind, 16, width))
+        one = schema(number + 1, "kprobe:f", fields, 24)
+        return [*one.frames(), event(number + 1, number, bytes(8))]
+
+    return filled(size, parts)
+
+
+def durations(size: int) -> bytes:
+    """Probes of fifty durations, with an event each."""
+
+    def parts(number: int) -> list[bytes]:
+        fields = [Field(f"d{place}", "u8", 16 + place, 1, "ns") for place in range(50)]
+        one = schema(number + 1, f"kretprobe:f{number}", fields, 72)
+        return [*one.frames(), event(number + 1, number, bytes(56))]
+
+    return filled(size, parts)
+
+
+def holes(size: int) -> bytes:
+    """Many probes, and a LOST frame of each."""
+
+    def parts(number: int) -> list[bytes]:
+        one = schema(number + 1, f"kprobe:f{number}")
+        return [*one.frames(), Lost(number + 1, number << 30, number << 30, 1, number % 999).frame()]
+
+    return filled(size, parts)
+
+
 def described_again(size: int) -> bytes:
     """One probe that is described otherwise before each event, of a great number."""
     return filled(
@@ -254,7 +306,8 @@ def zeros(size: int) -> bytes:
 
 CASES: Final[tuple[Callable[[int], bytes], ...]] = (
     *(interfaces, sections, statistics, comments, empty_packets, pending_schemas, pending_lists, probes),
-    *(probes_of_one_name, described_again, many_described_again, empty_records, overlapping_fields),
+    *(probes_of_one_name, columns, columns_of_one_name, durations, holes),
+    *(described_again, many_described_again, empty_records, overlapping_fields),
     *(overlapping_durations, overlapping_tails, overlapping_escapes, too_many_tails, long_names, lost),
     *(strangers, disorder, sessions, sessions_without_schemas, empty_records_of_pcap, zeros),
 )

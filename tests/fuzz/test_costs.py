@@ -32,6 +32,11 @@ WORK: Final = 3_000_000  # turns of a loop, to which processor time is compared 
 BYTES: Final = 2_000  # … so many bytes may cost as much: a kilobyte never costs a tenth of a second
 CEILING: Final = 3 << 30  # bytes of addresses: beyond it a verb ends, and says so
 VERBS: Final = (("show", "IN", "--json"), ("stats", "IN"), ("merge", "IN", "-w", "OUT.pcapng"))
+TABLES: Final = (
+    *(("query", "IN"), ("query", "IN", "SELECT count(*), max(cpu) FROM events")),
+    *(("export", "IN", "-o", f"OUT.{form}") for form in ("parquet", "arrow", "csv")),
+)
+WIDE: Final = ("probes", "probes_of_one_name", "columns", "columns_of_one_name", "overlapping_fields")
 
 
 class Used(NamedTuple):
@@ -80,7 +85,7 @@ def least(tmp_path_factory: pytest.TempPathFactory) -> dict[Sequence[str], Used]
     """What the verbs use for a capture of a few events."""
     where = tmp_path_factory.mktemp("least") / "in"
     where.write_bytes(costly.empty_records(400))
-    return {words: verb(words, where) for words in VERBS}
+    return {words: verb(words, where) for words in (*VERBS, *TABLES)}
 
 
 @pytest.mark.parametrize("case", costly.CASES, ids=lambda case: case.__name__)
@@ -90,7 +95,7 @@ def test_a_byte_costs_little(
     size = DENSE.get(case.__name__, SIZE)
     where = tmp_path / "in"
     where.write_bytes(case(size))
-    for words in VERBS:
+    for words in (*VERBS, *(TABLES if case.__name__ in WIDE else ())):
         found, small = verb(words, where), least[words]
         said = (tmp_path / "out2").read_text()
         assert found.status in (0, 1, 3), (words, said)

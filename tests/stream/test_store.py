@@ -761,7 +761,7 @@ def test_a_commit_costs_the_same_with_many_probes_and_sessions(tmp_path: Path) -
         costs.append(store._ledger.written - before)
         store.leave()
         again = Store.again(folder.ledger(TOKEN), Packing())
-        assert sum(again.writer.balance(number + 1).stored for number in range(probes * sessions)) == 14
+        assert sum(again.writer.balances([number + 1])[0].stored for number in range(probes * sessions)) == 14
         again.close()
         folder.close()
     assert max(costs) < 500

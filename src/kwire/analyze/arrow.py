@@ -86,14 +86,13 @@ def batch(table: Table, schema: Any, block: Block, wanted: Container[str] | None
     count = len(block.times)
     made = []
     values = Values(block)
-    for field in schema:
+    for place, field in enumerate(schema):
         if wanted is not None and field.name not in wanted:
             made.append(pa.nulls(count, field.type))
-        elif field.name in COMMON:
+        elif place < len(COMMON):
             made.append(common(field, block))
         else:
-            column = next(column for column in table.columns if column.name == field.name)
-            made.append(values.column(column))
+            made.append(values.column(table.columns[place - len(COMMON)]))
     return pa.record_batch(made, schema=schema)
 
 

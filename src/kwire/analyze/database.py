@@ -17,7 +17,7 @@ from kwire.analyze.scan import Progress, Scan
 from kwire.analyze.shared import Shared
 from kwire.analyze.source import Source
 from kwire.analyze.survey import Survey
-from kwire.analyze.tables import Table, Tables
+from kwire.analyze.tables import ADDED, Table, Tables
 from kwire.analyze.zone import local_time
 from kwire.errors import KwireError
 from kwire.view.table import cause_text
@@ -34,9 +34,11 @@ LOCKED: Final = {
     "lock_configuration": "true",
 }
 ROWS: Final = 1 << 14  # of a batch of a result
+REGISTERED: Final = 1024  # tables; of a capture with more, DuckDB knows those that the query names
 EXPLAIN: Final = "EXPLAIN (FORMAT JSON)\n"  # a line of its own: columns stay what they are
 
 _PLACE = re.compile(r"\n+LINE (\d+): ([^\n]*)\n( *)\^", re.S)
+_WORD = re.compile(r"\w+")  # what every name of a table is; see tables._identifier
 _KIND = re.compile(r"^[A-Z][A-Za-z ]*Error: ")
 _HINT = re.compile(r"\n(Did you mean [^\n]*|Candidate bindings: [^\n]*)")
 
@@ -112,6 +114,8 @@ class Database:
         "_connection",
         "_directory",
         "_needed",
+        "_registered",
+        "_relations",
         "_shared",
         "_source",
         "decoded",
@@ -143,16 +147,19 @@ class Database:
         self.decoded = self.undecodable = 0
         self.failures: list[BaseException] = []
         """What has broken off readings of the capture, Ctrl-C too."""
-        self.schemas: dict[str, Any] = {}
-        for table in self.tables:
-            self._register(table.name, _Relation(self, table, arrow.table_schema(table, local=True)))
-        self._register("events", _Relation(self, None, self._shared.schema))
-        self._register("probes", probe_rows(survey, self.tables, self.selection))
-        self._register("lost", lost_rows(survey, self.tables, self.selection))
+        self._relations: dict[str, Any] = {
+            table.name: _Relation(self, table, arrow.table_schema(table, local=True)) for table in self.tables
+        }
+        self._relations["events"] = _Relation(self, None, self._shared.schema)
+        self._relations["probes"] = probe_rows(survey, self.tables, self.selection)
+        self._relations["lost"] = lost_rows(survey, self.tables, self.selection)
+        self.schemas: dict[str, Any] = {name: one.schema for name, one in self._relations.items()}
+        self._registered: set[str] = set()
 
     def query(self, sql: str) -> "Result":
         """Run SQL; gives the rows of its last statement. QueryError."""
         duckdb = _duckdb()
+        self._register(sql)
         complaint, before = "", 0
         try:
             statements = [statement.query for statement in self._connection.extract_statements(sql)]
@@ -211,9 +218,14 @@ class Database:
     ) -> None:
         self.close()
 
-    def _register(self, name: str, relation: Any) -> None:
-        self._connection.register(name, relation)
-        self.schemas[name] = relation.schema
+    def _register(self, sql: str) -> None:
+        """Make the tables known to DuckDB: all, or where they are very many those that the query may name."""
+        words = set(_WORD.findall(sql.casefold()))
+        few = len(self._relations) <= REGISTERED
+        for name, relation in self._relations.items():
+            if name not in self._registered and (few or name in ADDED or name.casefold() in words):
+                self._connection.register(name, relation)
+                self._registered.add(name)
 
     def _plan(self, statement: str) -> str:
         """Find out which columns a statement uses (all where DuckDB does not tell); gives its complaint."""

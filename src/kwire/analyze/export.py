@@ -9,20 +9,28 @@ them, null where a probe has it not; fields of one name and different types get 
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kwire.analyze import arrow
 from kwire.analyze.losses import Missing
-from kwire.analyze.order import WINDOW
+from kwire.analyze.order import runs
 from kwire.analyze.scan import Block, Scan
 from kwire.analyze.survey import Seen, Survey
 from kwire.analyze.tables import COMMON, Table, Tables
 from kwire.analyze.wide import Layout
 from kwire.capture.destination import Destination, OutputError
 from kwire.errors import KwireError
+from kwire.wire.frames import Frames
 from kwire.wire.schema import Schema
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
 WRITTEN: Final = 1 << 20  # characters of lines written at a time
+ROWS: Final = 1 << 17  # of a record batch at most …
+CELLS: Final = 1 << 24  # … and values, null or not: a row has a place for every column
 
 Progress = Callable[[int], None]
 
@@ -90,9 +98,12 @@ class Format(NamedTuple):
 
 
 class Wide:
-    """The columns of an export as Arrow: `schema`, and the record batches of blocks."""
+    """The columns of an export as Arrow: `schema`, and the record batches of blocks.
 
-    __slots__ = ("_layout", "_tables", "schema")
+    What a column costs is its values: where no event of a batch has it, it shares its nulls with others.
+    """
+
+    __slots__ = ("_layout", "_nulls", "_tables", "schema")
 
     def __init__(self, export: Export) -> None:
         pa = arrow.load()
@@ -102,27 +113,71 @@ class Wide:
         fields.append(pa.field("probe", pa.string()))
         fields += [arrow.field_of(column).with_name(name) for name, column in layout.shown.items()]
         self.schema = pa.schema(fields, metadata={"kwire": json.dumps(about(export))})
+        self._nulls: dict[Any, Any] = {}  # by type, as many as a batch has rows
 
     def batches(self, blocks: Iterable[Block]) -> Iterator[Any]:
         """The blocks as record batches, in order of time."""
-        return by_time(map(self._batch, blocks), self.schema)
+        rows = max(1, min(ROWS, CELLS // len(self.schema)))
+        for run in runs(blocks):
+            for start in range(0, len(run.times), rows):
+                part = slice(start, start + rows)
+                yield self._batch(run.blocks, run.of[part], run.at[part], run.times[part])
 
-    def _batch(self, block: Block) -> Any:
-        pa = arrow.load()
-        table = self._tables.find(block.schema)
-        assert table is not None  # the tables are those of the capture
-        values, count, made = arrow.Values(block), len(block.times), []
+    def _batch(self, blocks: list[Block], of: "Array", at: "Array", times: "Array") -> Any:
+        """The events as one record batch; see order.Run."""
+        import numpy as np
+
+        pa, count = arrow.load(), len(times)
+        parts: dict[str, list[tuple[Array, Any]]] = {}  # name → where its values stand, and they themselves
+        hosts, probes = ([""] * len(blocks) for _ in range(2))
+        order = np.argsort(of, kind="stable")
+        present, starts = np.unique(of[order], return_index=True)
+        for which, places in zip(present.tolist(), np.split(order, starts[1:]), strict=True):
+            block = _some(blocks[which], at[places])
+            table, values = self._tables.find(block.schema), arrow.Values(block)
+            assert table is not None  # the tables are those of the capture
+            hosts[which], probes[which] = block.schema.host, table.probe
+            for name, column in self._layout.of(table):
+                parts.setdefault(name, []).append((places, values.column(column)))
+        made = []
         for field in self.schema:
-            column = self._layout.column(table, field.name)
-            if column is not None:
-                made.append(values.column(column))
-            elif field.name == "probe":
-                made.append(arrow.repeated(table.probe, count))
+            found = parts.get(field.name)
+            if found is not None:
+                made.append(_placed(found, count))
+            elif field.name in ("host", "probe"):
+                made.append(
+                    pa.array(hosts if field.name == "host" else probes, pa.string()).take(pa.array(of))
+                )
             elif field.name in COMMON:
-                made.append(arrow.common(field, block))
+                made.append(pa.array(times, pa.int64()).view(field.type))
             else:
-                made.append(pa.nulls(count, field.type))
+                known = self._nulls.get(field.type)
+                if known is None or len(known) < count:
+                    known = self._nulls[field.type] = pa.nulls(count, field.type)
+                made.append(known.slice(0, count))
         return pa.record_batch(made, schema=self.schema)
+
+
+def _some(block: Block, at: "Array") -> Block:
+    """These events of a block."""
+    import numpy as np
+
+    offsets = np.asarray(block.frames.offsets)[at]
+    return block._replace(frames=Frames(block.frames.data, offsets.data), times=block.times[at])
+
+
+def _placed(parts: "list[tuple[Array, Any]]", count: int) -> Any:
+    """Values in the rows where they stand; null in the others."""
+    import numpy as np
+
+    pa = arrow.load()
+    where = np.full(count, -1, np.int64)
+    first = 0
+    for places, values in parts:
+        where[places] = np.arange(first, first + len(values))
+        first += len(values)
+    values = pa.concat_arrays([values for _, values in parts]) if len(parts) > 1 else parts[0][1]
+    return values.take(pa.array(where, mask=where < 0))
 
 
 def about(export: Export) -> dict[str, Any]:
@@ -134,31 +189,6 @@ def about(export: Export) -> dict[str, Any]:
         name = table.name if table else ""
         probes.append(told | {"table": name, "events": seen.events, "lost": seen.lost})
     return {"probes": probes, "lost": export.lost}
-
-
-def by_time(batches: Iterable[Any], schema: Any, window: int = WINDOW) -> Iterator[Any]:
-    """The rows of record batches in order of `time_ns` as far as `window` rows reach."""
-    pa = arrow.load()
-    held: list[Any] = []
-    waiting = 0
-    for batch in batches:
-        held.append(batch)
-        waiting += batch.num_rows
-        if waiting > 2 * window:
-            table = _sorted(pa.Table.from_batches(held, schema))
-            yield from table.slice(0, waiting - window).to_batches()
-            held, waiting = table.slice(waiting - window).to_batches(), window
-    if held:
-        yield from _sorted(pa.Table.from_batches(held, schema)).to_batches()
-
-
-def _sorted(table: Any) -> Any:
-    import numpy as np
-
-    times = table.column("time_ns").to_numpy()
-    if len(times) < 2 or (times[1:] >= times[:-1]).all():
-        return table
-    return table.take(np.argsort(times, kind="stable"))
 
 
 def _parquet(export: Export, out: Any) -> None:

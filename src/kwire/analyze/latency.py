@@ -25,16 +25,14 @@ UNITS: Final = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 1_000_
 
 
 class Latency:
-    """Durations in ns: `durations`; once laid on a grid, `heat`: how many of each power of two by bin."""
+    """Durations in ns: `durations`; once laid on a grid, `heat`."""
 
-    __slots__ = ("durations", "heat", "stretches")
+    __slots__ = ("_grid", "durations", "stretches")
 
     def __init__(self) -> None:
-        import numpy as np
-
         self.durations = Log2()
         self.stretches = Stretches()
-        self.heat: Array = np.zeros((0, BITS + 1), np.int64)
+        self._grid = Grid(0, 1, 0)
 
     def add(self, times: "Array", durations: "Array") -> None:
         """Count durations (unsigned) of what ended, or began, at these times."""
@@ -51,7 +49,12 @@ class Latency:
 
     def lay(self, grid: Grid) -> None:
         """No more durations come: this is the grid of all."""
-        self.heat = self.stretches.laid(grid, BITS + 1)
+        self._grid = grid
+
+    @property
+    def heat(self) -> "Array":
+        """How many of each power of two there are in each bin of the grid; made anew when it is asked for."""
+        return self.stretches.laid(self._grid, BITS + 1)
 
 
 class Calls:

@@ -1,24 +1,46 @@
-"""Blocks into one order of time: events of several probes and CPUs lie in a capture in runs.
+"""Blocks into one order of time: events of several probes and CPUs lie in a capture in stretches.
 
 The law: every event comes exactly once; events are in order as far as WINDOW events reach, which is further
 than a ring buffer's worth of one CPU while the window holds all CPUs' runs, or as far as ROOM bytes of them.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kwire.analyze.scan import Block
 from kwire.capture.reader import gathered
 from kwire.wire.frames import Frames
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
 WINDOW: Final = 1 << 17
 ROOM: Final = 64 << 20  # bytes of the blocks that wait, about
+
+
+class Run(NamedTuple):
+    """Events in order of time: `of` is the place of each one's block in `blocks`, `at` its index there."""
+
+    blocks: list[Block]
+    of: "Array"
+    at: "Array"
+    times: "Array"
 
 
 def ordered(
     blocks: Iterable[Block], window: int = WINDOW, room: int = ROOM
 ) -> Iterator[tuple[Block, int, int]]:
     """Each event as (its block, its index there, its time), the oldest first."""
+    for run in runs(blocks, window, room):
+        columns = (run.of.tolist(), run.at.tolist(), run.times.tolist())
+        for which, index, time in zip(*columns, strict=True):
+            yield run.blocks[which], index, time
+
+
+def runs(blocks: Iterable[Block], window: int = WINDOW, room: int = ROOM) -> Iterator[Run]:
+    """The same, many events at once."""
     import numpy as np
 
     held: list[tuple[Block, Any]] = []  # block, indices of its events not yet given
@@ -47,7 +69,7 @@ def _alone(block: Block, rest: Any) -> tuple[Block, Any]:
     return block._replace(frames=Frames(data, offsets.data), times=block.times[rest]), np.arange(len(rest))
 
 
-def _oldest(held: "list[tuple[Block, Any]]", count: int) -> Iterator[tuple[Block, int, int]]:
+def _oldest(held: "list[tuple[Block, Any]]", count: int) -> Iterator[Run]:
     """Give the `count` oldest events, and leave the others in `held`."""
     import numpy as np
 
@@ -59,7 +81,7 @@ def _oldest(held: "list[tuple[Block, Any]]", count: int) -> Iterator[tuple[Block
     order = np.argsort(times, kind="stable")
     given, kept = order[:count], np.sort(order[count:])
     blocks = [block for block, _ in held]
-    left = [(block, at[kept][of[kept] == number]) for number, block in enumerate(blocks)]
+    ends = np.searchsorted(of[kept], np.arange(1, len(blocks)))
+    left = zip(blocks, np.split(at[kept], ends), strict=True)
     held[:] = [(block, rest) for block, rest in left if len(rest)]
-    for which, index, time in zip(of[given].tolist(), at[given].tolist(), times[given].tolist(), strict=True):
-        yield blocks[which], index, time
+    yield Run(blocks, of[given], at[given], times[given])

@@ -154,7 +154,7 @@ class _Pieces:
     def __init__(self, source: Source, survey: Survey, directory: str) -> None:
         self._source, self._survey, self._directory = source, survey, directory
         self._split = identity.new_split()
-        self._taken: set[str] = set()
+        self._taken: dict[str, int] = {}
         self._parts: dict[int, Part] = {}
         self.done: list[Piece] = []
 

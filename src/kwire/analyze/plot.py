@@ -118,7 +118,9 @@ def _heat(figure: Any, axes: Any, stats: Stats) -> None:
         axes.set_title("latency")
         _nothing(axes, "no calls with both ends, and no fields that are durations")
         return
-    heat = np.sum([latency.heat for _, latency in found], axis=0)
+    heat = np.zeros_like(found[0][1].heat)
+    for _, latency in found:
+        heat += latency.heat
     names = ", ".join(name for name, _ in sorted(found, key=lambda one: -one[1].durations.count))
     axes.set_title(fit(safe(f"latency: {names}"), 110))
     rows = np.flatnonzero(heat.sum(axis=0))

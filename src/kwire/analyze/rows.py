@@ -143,5 +143,5 @@ def _is_number(kind: Any) -> bool:
 def _distinct(names: list[str]) -> list[str]:
     from kwire.analyze.tables import unique
 
-    taken: set[str] = set()
+    taken: dict[str, int] = {}
     return [unique(name, taken) for name in names]

@@ -24,14 +24,18 @@ class Shared:
         fields = [pa.field(name, kind) for name, kind in arrow.common_types(local=True).items()]
         fields.append(pa.field("probe", pa.string()))
         fields += [pa.field(name, pa.string() if name == "comm" else pa.int64()) for name in CONTEXT]
-        taken = {field.name.casefold() for field in fields}
+        taken = {field.name.casefold(): 1 for field in fields}
         self._columns: dict[str, str] = {}  # name here → name of the column in each table
-        for column in tables.all[0].columns if len(tables) else ():
-            kind = arrow.array_type(column)
-            same = [_same(table, column, kind) for table in tables]
-            if all(same) and column.name.casefold() not in taken:
-                name = unique(column.name, taken)
-                self._columns[name] = column.name
+        same: dict[str, Any] = {}  # columns that all tables have: name → type
+        for place, table in enumerate(tables):
+            names = {one.name: one for one in table.columns if not place or one.name in same}
+            kinds = {name: arrow.array_type(one) for name, one in names.items()}
+            same = {name: kind for name, kind in kinds.items() if not place or same[name] == kind}
+            if not same:
+                break
+        for name, kind in same.items():
+            if name.casefold() not in taken:
+                self._columns[unique(name, taken)] = name
                 fields.append(pa.field(name, kind))
         self.schema = pa.schema(fields)
 
@@ -53,10 +57,6 @@ class Shared:
             else:
                 made.append(_context(block, by_name.get(field.name), field.type))
         return pa.record_batch(made, schema=self.schema)
-
-
-def _same(table: Table, column: Column, kind: Any) -> bool:
-    return any(other.name == column.name and arrow.array_type(other) == kind for other in table.columns)
 
 
 def _context(block: Block, column: Column | None, kind: Any) -> Any:

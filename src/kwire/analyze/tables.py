@@ -81,7 +81,7 @@ class Tables:
         grouped: dict[object, list[Schema]] = {}
         for schema in {id(schema): schema for schema in schemas}.values():  # sessions may share theirs
             grouped.setdefault(layout(schema), []).append(schema)
-        taken = {name.casefold() for name in (*ADDED, *reserved)}
+        taken = {name.casefold(): 1 for name in (*ADDED, *reserved)}
         short = [_name(group[0].probe) for group in grouped.values()]
         several = {name for name, count in Counter(map(str.casefold, short)).items() if count > 1}
         self._by: dict[object, Table] = {}
@@ -107,13 +107,18 @@ class Tables:
         return len(self.all)
 
 
-def unique(name: str, taken: set[str]) -> str:
-    """The name, with a number where it is taken; it is added to those taken (casefolded)."""
-    candidate, number = name, 1
+def unique(name: str, taken: dict[str, int]) -> str:
+    """The name, with a number where it is taken; it is added to those taken.
+
+    `taken`: names, casefolded → the number that was given to one of them last.
+    """
+    candidate, key = name, name.casefold()
+    number = taken.get(key, 0)
     while candidate.casefold() in taken:
         number += 1
         candidate = f"{name}_{number}"
-    taken.add(candidate.casefold())
+    taken[key] = number or 1
+    taken[candidate.casefold()] = 1
     return candidate
 
 
@@ -132,7 +137,7 @@ def layout(schema: Schema) -> object:
 
 def columns_of(schema: Schema) -> tuple[Column, ...]:
     """The columns of a table for the events of this schema, and of all with its layout."""
-    taken = set(COMMON)
+    taken = dict.fromkeys(COMMON, 1)
     named = {field.name: is_named(schema, field) for field in schema.fields}
     shown = [Column(unique(safe(field.name), taken), field, named[field.name]) for field in schema.fields]
     made = []

@@ -13,7 +13,7 @@ import os
 import struct
 import time
 from array import array
-from collections.abc import Callable, Container, Iterator, Mapping, MutableSequence, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from typing import Any, Final, TypeAlias
 
 from kwire.capture import identity, pcapng, walk
@@ -127,10 +127,13 @@ class ResumableWriter(Writer):
         self._rows[index * walk.ROW_WORDS + walk.ROW_SWAP] = schema.order != pcapng.HOST
         self._waiting[schema.id] = schema
 
-    def balance(self, number: int) -> Totals:
-        """What is stored and lost so far of a probe; produced is their sum."""
-        stored, lost = self._stored_of(number), self._lost_of(number)
-        return Totals(stored + lost, stored, lost)
+    def balances(self, numbers: Iterable[int]) -> list[Totals]:
+        """What is stored and lost so far of these probes (0: of none known); produced is their sum."""
+        lost, out = self._lost_by_probe(), []
+        for number in numbers:
+            stored = self._stored_of(number)
+            out.append(Totals(stored + lost[number], stored, lost[number]))
+        return out
 
     # --- going on
 

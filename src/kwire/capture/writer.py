@@ -227,8 +227,9 @@ class Writer:
             return totals
         try:
             self.flush()
-            for number in range(0 if self._lost_of(0) else 1, len(self.schemas) + 1):
-                stored, lost = self._stored_of(number), self._lost_of(number)
+            lost_of = self._lost_by_probe()
+            for number in range(0 if lost_of[0] else 1, len(self.schemas) + 1):
+                stored, lost = self._stored_of(number), lost_of[number]
                 known = produced.get(number) if produced is not None else None
                 totals[number] = Totals(stored + lost if known is None else known, stored, lost)
             self._end(totals, LAST_FILE, unproven)
@@ -405,14 +406,12 @@ class Writer:
         here = self._rows[(number - 1) * walk.ROW_WORDS + walk.ROW_STORED] if number else 0
         return self._earlier_stored[number] + here
 
-    def _lost_of(self, number: int) -> int:
-        """Events of this probe (0: of none known) counted lost so far, in the file or not yet."""
-        waiting = sum(
-            hole.count
-            for (probe, _, _), hole in self._holes.items()
-            if (probe if probe <= len(self.schemas) else 0) == number
-        )
-        return self._earlier_lost[number] + self._lost[number] + waiting
+    def _lost_by_probe(self) -> list[int]:
+        """Events of each probe (0: of none known) counted lost so far, in the file or not yet."""
+        lost = [earlier + here for earlier, here in zip(self._earlier_lost, self._lost, strict=True)]
+        for (probe, _, _), hole in self._holes.items():
+            lost[probe if probe <= len(self.schemas) else 0] += hole.count
+        return lost
 
     # --- what is not a plain event
 

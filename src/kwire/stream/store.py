@@ -457,7 +457,7 @@ class Store:
 
     def balance(self, lane: Lane) -> Totals:
         """Events of a session: stored and lost so far."""
-        totals = [self.writer.balance(number) for number in lane.own]
+        totals = self.writer.balances(lane.own)
         return Totals(*(sum(column) for column in zip(*totals, strict=True))) if totals else Totals(0, 0, 0)
 
     def losses(self, lane: Lane) -> dict[int, int]:

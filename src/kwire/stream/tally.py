@@ -43,7 +43,7 @@ class Tally:
         self._sums[lane.token] = (lane.errors, *own)
         self._change(self._sums[lane.token], 1)
         causes = store.losses(lane)
-        lost = balance.lost + (0 if store.merged else store.writer.balance(0).lost)
+        lost = balance.lost + (0 if store.merged else store.writer.balances([0])[0].lost)
         self.sessions[lane.token] = {
             "host": lane.host,
             "address": address,
