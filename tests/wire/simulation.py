@@ -21,6 +21,7 @@ from typing import Any
 
 from kwire.wire.frame import Flag
 from kwire.wire.happenings import Abandoned, Changed, Delivered, Replied, Requested, Watched
+from kwire.wire.lineage import Lineage
 from kwire.wire.machine import MAX_WAITING
 from kwire.wire.retransmit import DatagramSender
 from kwire.wire.session import Hello, MemoryOutbox, Role, Session, Settings, State, peek_hello, unknown
@@ -98,6 +99,7 @@ class Node:
         self.side = 0 if initiator else 1
         self.skew = world.random.uniform(0, 1000)  # of the clock
         self.sessions: dict[bytes, Session] = {}
+        self.lineages: dict[bytes, Lineage] = {}  # token → the HELLOs said, on disk
         self.current: Session | None = None
         self.pipe: Pipe | None = None  # of the current session
         self.due = float("inf")  # the deadline that is in the heap
@@ -113,6 +115,7 @@ class Node:
 
     def make(self, token: bytes = b"", resume: bool = False, **rest: Any) -> Session:
         world = self.world
+        lineage = self.lineages.get(token, Lineage())
         session = Session(
             self.role,
             initiator=self.initiator,
@@ -122,8 +125,10 @@ class Node:
             resume=resume,
             random=world.random.randbytes,
             about={"host": self.role.value},
+            lineage=lineage,
             **rest,
         )
+        self.lineages[session.token] = lineage
         session.stepped = world.stepped
         if world.trace:
             session.watcher = lambda watched: world.show(self, watched)
@@ -446,6 +451,7 @@ class Sink(Node):
         super().__init__(world, Role.SINK, initiator)
         self.waiting: list[tuple[bytes, int, int]] = []  # delivered, not stored
         self.kept: dict[bytes, int] = {}  # token → the next to be stored, on disk
+        self.taken: dict[bytes, int | None] = {}  # token → the HELLO that it was stored after, on disk
         self.files: dict[bytes, list[int]] = {}  # token → sequences, as stored
         self.storing = False
 
@@ -457,7 +463,8 @@ class Sink(Node):
 
     def find(self, hello: Hello) -> Session | None:
         if hello.token in self.kept and hello.resume:
-            return self.make(hello.token, resume=True, next_expected=self.kept[hello.token])
+            next, continued = self.kept[hello.token], self.taken.get(hello.token)
+            return self.make(hello.token, resume=True, next_expected=next, continued=continued)
         return None
 
     def happened(self, session: Session, happening: Any) -> None:
@@ -485,6 +492,8 @@ class Sink(Node):
         for token, sequence, payload in self.waiting:
             self.files.setdefault(token, []).append(sequence)
             self.kept[token] = (sequence + 1) & 0xFFFFFFFF
+            if token in self.sessions:
+                self.taken[token] = self.sessions[token].continued
             self.world.delivered[payload] += 1
         for token, sequence, _ in self.waiting:
             if token in self.sessions:
