@@ -246,7 +246,8 @@ class World:
         self.stopped: set[Process] = set()
         """Collectors that were told to end, or could not begin where disk or network failed."""
         self.taken = self.doubtful = 0
-        self._finished: set[int] = set()  # inodes of captures that had their ending once
+        self._finished: set[int] = set()  # inodes of captures that had their ending once, or were cut
+        self._cut: set[int] = set()  # of these, those whose rest the collector may not have counted yet
         self.moved = False
         self.log: list[str] = []
         self._began = time.monotonic()
@@ -465,17 +466,20 @@ class World:
         unsure = self.kinds.place == "rotate" or not self.collector.alive
         self.collector.suspend()
         for path in sorted(self.captures.glob("*.pcapng")):
-            before, number = look_into([path]), path.stat().st_ino
+            before, number, size = look_into([path]), path.stat().st_ino, path.stat().st_size
             if not before.open:
                 self._finished.add(number)
             self.note(f"{path.name} {what}, {'' if number in self._finished else 'not '}finished")
             with contextlib.suppress(OSError):  # the disk does not let us
                 harm(path)
+            if path.exists() and path.stat().st_size < size and number not in self._finished:
+                self._cut.add(number)  # another capture takes its place, and what is left of it is stored
             if number in self._finished:
                 after = look_into([path] if path.exists() else [])
                 taken = len(before.numbers) - len(after.numbers) + before.all_lost - after.all_lost
                 self.taken += taken
-                self.doubtful += taken if unsure else 0
+                self.doubtful += taken if unsure or number in self._cut else 0
+        self._finished |= self._cut
         self.collector.signal(signal.SIGCONT)
 
     def stored(self) -> int:
