@@ -234,3 +234,16 @@ def test_control_maps_are_explained_key_by_key() -> None:
     (bye,) = explain(build(Type.BYE, 5, bytes.fromhex("bf6474797065036672656173 6f6e 64646f6e65ff")))
     assert covered(bye) == set(range(bye.end))
     assert [row.meaning for row in bye.rows if row.name == "type"][1:] == ["not known to this version"]
+
+
+def test_fields_over_the_same_bytes_have_rows_as_far_as_the_record_is_long() -> None:
+    """A schema may lay a thousand fields over eight bytes; each event of it is shown in some lines."""
+    fields = tuple(Field(f"f{number}", "u64", 16, 8) for number in range(1000))
+    schema = Schema(1, "kprobe:f", "kprobe", "f", fields, 24)
+    event = build(Type.EVENT, 1, struct.pack("<QQ", 5, 7))
+    explained = list(Explainer().explain(b"".join([*schema.frames(), event])))[-1]
+    assert [row.name for row in explained.rows].count("f0") == 1
+    assert len(explained.rows) < 30
+    assert explained.notes == ["988 more fields over the same bytes"]
+    assert explained.decoded is not None
+    assert len(explained.decoded["fields"]) == 1000

@@ -7,9 +7,9 @@ the EVENT frames after it. This module gives rows; how they are printed is the c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from kwire.wire import cbor
 from kwire.wire.control import BYE_KEYS, ERROR_KEYS, HELLO_KEYS, WELCOME_KEYS, Key
@@ -87,16 +87,20 @@ def type_name(number: int) -> str:
     return Type(number).name if number in FRAME_TYPES else RESERVED
 
 
+OVERLAP: Final = 4  # so many times the bytes of a record its fields have rows, which may lie over each other
+
+
 class Explainer:
     """Explains the frames of one input, and remembers their schemas."""
 
-    __slots__ = ("_depth", "_labels", "_reader", "_schemas", "lenient")
+    __slots__ = ("_decoders", "_depth", "_labels", "_reader", "_schemas", "lenient")
 
     def __init__(self, lenient: bool = False) -> None:
         self.lenient = lenient
         self._reader = SchemaReader()
         self._schemas: dict[int, Schema] = {}
         self._labels: dict[int, Labels] = {}
+        self._decoders: dict[int, Callable[[bytes], Sequence[Value]]] = {}
         self._depth = 0
 
     def explain(self, data: bytes | memoryview, start: int = 0) -> Iterator[Explained]:
@@ -174,6 +178,7 @@ class Explainer:
             notes.append("more is true: the schema goes on in the next SCHEMA frame with this id")
         else:
             self._schemas[schema.id] = schema
+            self._decoders[schema.id] = schema.decoder()
             self._labels[schema.id] = Labels(schema)
         return value
 
@@ -191,13 +196,18 @@ class Explainer:
             return None
         record = raw[: record_end(raw)]
         try:
-            values = schema.decoder()(raw)
+            values = self._decoders[schema.id](raw)
         except FrameError as error:
             raise _moved(error, at, schema.probe) from None
         time = schema.timestamp(record)
         clock = f"ns of {schema.clock.name}" if schema.clock else "ns of an unknown clock"
         rows.append(Row(at + TIMESTAMP_AT, record[TIMESTAMP_AT:FIELDS_AT], "timestamp", str(time), clock))
-        for field, value in zip(schema.fields, values, strict=True):
+        left = OVERLAP * len(record)
+        for number, (field, value) in enumerate(zip(schema.fields, values, strict=True)):
+            left -= field.size if not TYPES[field.type].tail else field.size + len(value)  # type: ignore[arg-type]
+            if left < 0 and number:
+                notes.append(f"{plural(len(values) - number, 'more field')} over the same bytes")
+                break
             self._field(schema, field, value, record, at, rows)
         _fill_gaps(rows, record, at)
         fields = {field.name: value for field, value in zip(schema.fields, values, strict=True)}
