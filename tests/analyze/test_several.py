@@ -243,3 +243,22 @@ def test_a_file_without_an_id_is_known_by_its_beginning(kwire: Any, tmp_path: Pa
             kwire("cut", path, "--from", "+0s", "-w", part)
         status, _, err = kwire("merge", *parts, "-w", str(tmp_path / "out.pcapng"))
         assert (status, "may overlap" in err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "first", "last"),
+    [
+        (["--from", "+100ns", "--to", "+120ns"], 100, 120),
+        (["--from", "-9ns"], COUNT - 10, COUNT - 1),
+        (["--to", "+3ns", "--where", "number != 2"], 0, 3),
+    ],
+)
+def test_show_takes_times_as_the_others_do(
+    rotation: list[str], kwire: Any, words: list[str], first: int, last: int
+) -> None:
+    wanted = [number for number in range(first, last + 1) if "--where" not in words or number != 2]
+    assert numbers(kwire("show", "--json", *rotation, *words)[1]) == wanted
+    told = kwire("query", *rotation, "SELECT number FROM f ORDER BY number", "--json", *words)[1]
+    assert [json.loads(line)["number"] for line in told.splitlines()] == wanted
+    status, _, err = kwire("show", rotation[0], "-V", *words)
+    assert (status, "choose events, not packets" in err) == (1, True)

@@ -99,7 +99,11 @@ def test_nobody_gets_reasons_not_a_traceback() -> None:
     assert lines["privileges"] == "no"
     assert lines["map_array"] == lines["tracepoint"] == "?"
     assert text.splitlines()[-1].startswith(f"tracing does not work here: user {NOBODY} without CAP_BPF")
-    assert "run as root" in text
+    all_three = "run as root, or with CAP_BPF and CAP_PERFMON and CAP_DAC_READ_SEARCH"
+    told = {line.split()[1]: line for line in text.splitlines()[1:-1]}
+    for line in (told["tracefs"], told["tracepoint"], text.splitlines()[-1]):
+        assert line.endswith(all_three), "as record says"
+    assert told["rawtracepoint"].endswith("with CAP_BPF and CAP_PERFMON")
 
 
 @pytest.mark.live
