@@ -210,7 +210,8 @@ def test_files_that_the_ledger_has_not_heard_of_are_not_left(tmp_path: Path, gon
         os.truncate(first, 5000)
     site.killed(lambda: site.folder.capture("box"))
     assert not any(map(os.path.exists, later))
-    assert not list(site.path.glob("archive-*"))
+    aside = sorted(path.name for path in site.path.glob("archive-*"))
+    assert aside == [f"archive-{number}.pcapng.again" for number in range(len(later) if moved else 0)]
     assert other.exists()
     site.feed(events(2000, 10), *totals_frames({1: 2010}))
     site.store.finish(site.lane)

@@ -28,6 +28,7 @@ INTERFACE_BLOCK: Final = 512  # bytes kept in reserve, so that a probe's losses 
 MOST_LOST: Final = 1 << 48  # events; a LOST frame that tells of more is none, so that sums stay in 64 bits
 U64: Final = (1 << 64) - 1
 _ENDING: Final = 1 << 20  # bytes at the end of a file that statistics of thousands of probes take
+AGAIN: Final = ".again"  # what the name of a file gets whose events come again
 MOST_LOOKED_AT: Final = 100_000  # files among which one that was moved is looked for
 _DAMAGE: Final = (struct.error, ValueError, IndexError, KeyError)
 
@@ -239,7 +240,7 @@ class ResumableWriter(Writer):
         if self._moved:
             self.files[-1] = find(self.files[-1], identity.Identity(self._id, max(1, number)), *where)
         if number and (os.path.exists(self._path(number + 1)) or _followed(self.files[-1], position)):
-            _remove_later(str(self._base), number, self._id)
+            _set_aside_later(str(self._base), number, self._id)
         output = Output.again(self.files[-1], position, 4096 + _reserve(len(self.schemas)), tail)
         self._mark = position, tail
         return _File(output, number, time.monotonic(), started)
@@ -271,7 +272,7 @@ class ResumableWriter(Writer):
         number = self._take_state(state)[0]
         self._written, self._introduced, self._waiting = written, introduced, {}
         if number:
-            _remove_later(target, number, name)
+            _set_aside_later(target, number, name)
         root, extension = os.path.splitext(target)
         table, told = self._remains(name, f"{root}-{number:04d}{extension}" if number else target)
         words, rows = walk.COUNT_WORDS, walk.ROW_WORDS
@@ -455,17 +456,22 @@ def _followed(path: str, position: int) -> bool:
         return False  # whoever goes on with it is told
 
 
-def _remove_later(target: str, number: int, id: str) -> None:
-    """Remove files of this capture that were begun after file `number`, moved ones too: the state does not
-    know of them, so what is in them comes again.
+def _set_aside_later(target: str, number: int, id: str) -> None:
+    """Set files of this capture aside that were begun after file `number`: the state does not know of them,
+    so what is in them comes again. One that is where it was written is removed; one that somebody moved or
+    copied is somebody's: its name gets `AGAIN` at its end, so that it is taken for a capture no more.
     """
-    extension = os.path.splitext(target)[1]
+    root, extension = os.path.splitext(os.path.abspath(target))
     for entry in _around(target):
         with contextlib.suppress(CaptureError, OSError):
             if entry.name.endswith(extension) and entry.is_file(follow_symlinks=False):
                 found = identity.of_file(entry.path)
-                if found is not None and found.id == id and found.number > number:
+                if found is None or found.id != id or found.number <= number:
+                    continue
+                if entry.path == f"{root}-{found.number:04d}{extension}":
                     os.unlink(entry.path)
+                else:
+                    os.rename(entry.path, entry.path + AGAIN)
 
 
 def _array(kind: str, data: bytes, length: int) -> "array[int]":
