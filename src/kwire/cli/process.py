@@ -84,9 +84,11 @@ def signals() -> Iterator[None]:
     ]
     for number in numbers:
         signal.signal(number, _terminate)
+    hook, sys.unraisablehook = sys.unraisablehook, _unraisable
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number in numbers:
             signal.signal(number, signal.SIG_DFL)
         quick_end()
@@ -108,6 +110,20 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     _came = number
     signal.signal(number, signal.SIG_IGN)  # once: it must not break off the unwinding
     raise Terminated(number)
+
+
+def _unraisable(failed: "sys.UnraisableHookArgs") -> None:
+    """A signal that came while Python cleaned up, where nothing can be raised, comes again right after."""
+    if not isinstance(failed.exc_value, (KeyboardInterrupt, Terminated)):
+        sys.__unraisablehook__(failed)
+        return
+    from threading import Timer
+
+    if isinstance(failed.exc_value, Terminated):
+        signal.signal(_came, _terminate)
+    again = Timer(0.01, os.kill, (os.getpid(), _came))
+    again.daemon = True
+    again.start()
 
 
 @contextmanager
