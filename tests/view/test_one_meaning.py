@@ -104,6 +104,8 @@ def kernel_types() -> KernelTypes:
 @example("str(long, 3) == 'aba'", (0, 0, 0, 0, 0, 0), "", "abab")
 @example("long > 'ababababababababab'", (0, 0, 0, 0, 0, 0), "", "abababababababab")
 @example("str(long, 2) >= 'aba' or str(long, 2) < 'abb'", (0, 0, 0, 0, 0, 0), "", "abb")
+@example("a == min((a + PLUS), (-2))", (0, 0, 0, 0, 0, 0), "", "")
+@example("a <= (a + PLUS) < (-2)", (0, 0, 0, 0, 0, 0), "", "")
 @example("a % few == 0", (-7, 0, 0, 0, 0, 0), "", "")
 def test_a_probe_and_where_agree(text: str, numbers: tuple[int, ...], name: str, long: str) -> None:
     node = parse_expression(f"1 if {text} else 0", "x")

@@ -301,8 +301,12 @@ class _Compiler:
         field = self._schema.fields[text.place.base.value]
         kind = TYPES[field.type].kind
         begins = text.type.limit == len(wanted)  # the text may go on
-        if field.count != 1 or not wanted:  # what could not be read has no bytes, and is not empty
+        if field.count != 1:
             raise _NotVectorError
+        if not wanted:  # what could not be read has no bytes either, and is not empty
+            if kind != "str":
+                raise _NotVectorError
+            return lambda columns: (columns.made.located(field)[1] == 0) & ~columns.made.unread(field)
         if kind == "int":
             labels = Labels(self._schema)
             return lambda columns: _labelled(columns.column(field), lambda at: labels.name(field, at), wanted)

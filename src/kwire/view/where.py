@@ -174,11 +174,11 @@ class _Types:
         return []
 
     def enumerator(self, name: str) -> tuple[int, t.Type] | None:
-        """A name of one of the schema's tables."""
+        """A name of one of the schema's tables: a signed number, as in the kernel, if it fits."""
         for label, table in self._tables.items():
             for value, one in table.items():
                 if one == name:
-                    return value, t.Enum(label, 8, value < 0)
+                    return value, t.Enum(label, 8, value < 1 << 63)
         return None
 
 
