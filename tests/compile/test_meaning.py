@@ -151,6 +151,21 @@ def test_a_readable_byte_is_read_beside_an_unreadable_one() -> None:
     assert faults == 1
 
 
+@pytest.mark.parametrize("there", [1, 2, 3, 7, 8, 11, 12])
+def test_reads_of_one_address_in_several_sizes_fail_each_by_itself(there: int) -> None:
+    data = bytes(range(1, there + 1))
+    edge = Edge(data)
+    casts = "\n".join(f'p{bits} = cast("u{bits} *", a)' for bits in (8, 16, 32, 64))
+    body = f"{casts}\nemit(a=p8[0], b=p16[0], c=p32[0], d=p64[0], e=p8[1], f=p32[1], g=p8[7], h=p32[2])"
+    places = {"a": (0, 1), "b": (0, 2), "c": (0, 4), "d": (0, 8), "e": (1, 1)}
+    places |= {"f": (4, 4), "g": (7, 1), "h": (8, 4)}
+    expected = {
+        name: int.from_bytes(data[at : at + size], "little") if at + size <= there else 0
+        for name, (at, size) in places.items()
+    }
+    assert events(body, edge.address, memory=edge.memory) == ([expected], int(there < 12))
+
+
 def test_a_read_stays_behind_its_guard() -> None:
     edge = Edge(struct.pack("<I", 0))
     body = 'p = cast("u32 *", a)\nx = 5\nif p[0]:\n    x = p[1]\nemit(x, kind=p[0])'

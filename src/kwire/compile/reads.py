@@ -9,7 +9,8 @@ read nearby.
 Invariants: what was read is found on the stack at an address with the same remainder modulo 8 as its offset,
 so words that are aligned in the structure are aligned on the stack. What lies between two members of a
 window may be unreadable: when a joined read fails its members are read one by one. A member that cannot be
-read is zeros (the helpers see to that), and the slot of faults says so.
+read is zeros (the helpers see to that), and the slot of faults says so; members do not overlap, so that these
+zeros are nobody else's bytes.
 """
 
 from typing import NamedTuple
@@ -88,6 +89,10 @@ def _joined(
         low, high = min(window.low, offset), max(window.high, offset + size)
         if high - low > most or not dominates(window.block, block) or window.block.loop is not block.loop:
             continue
+        if (offset, size) not in window.members and any(
+            at < offset + size and offset < at + wide for at, wide in window.members
+        ):
+            continue  # where one of the two cannot be read, the other may be
         if region[window.block] == region[block] or (offset, size) in window.members:
             window.low, window.high = low, high
             window.members.add((offset, size))
