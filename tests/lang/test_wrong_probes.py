@@ -721,6 +721,13 @@ WRONG = [
         "comm",
     ),
     ("kprobe:connect", "x = pid @ 2", "3: @ is not an operation on integers", "pid @ 2"),
+    (
+        "kprobe:connect",
+        'emit(x=str(args.name) == "a\\ud800")',
+        "3: the character '\\ud800' has no bytes in UTF-8; "
+        "write the text without it, or a pattern with ? for a byte",
+        '"a\\ud800"',
+    ),
     ("kprobe:connect", "x = not", "3: invalid syntax", ""),
     ("kprobe:connect", "break", "3: there is no loop to break", "break"),
 ]

@@ -147,6 +147,7 @@ a is b | a in (1, 2) | a in () | name in ("a", 1) | "x" in a | "x" in name | nam
 a; b | a = 3 | | a == -ENOENT | a == "ENOENT" | ENOENT | glob(name) | glob(name, "x*") | name.upper()
 name.startswith() | str(name, 0) == "x" | str(name, 5000) == "x" | str(name, a) == "x" | sizeof(a) == 4
 cast("u8", a) == 1 | u8(a) == 300 | 1 < 2 | "a" < "b" | a < 5 < b | name != "0123456789abcdefg"
+name == "\\ud800" | name ~ "\\udcff*" | "\\ud800" in name | name < "\\ud800" | "\\ud800" == "\\ud800"
 name ~ "" | long > "a name that is longer than the forty bytes of it" | True | None
 """
 

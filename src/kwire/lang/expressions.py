@@ -95,7 +95,13 @@ class Expressions:
         return values.constant(node.value, node.span)
 
     def _string(self, node: tree.String) -> Value:
-        return Literal(node.value, t.Text(len(node.value.encode())), node.span)
+        try:
+            size = len(node.value.encode())
+        except UnicodeEncodeError as error:
+            wrong = f"the character {node.value[error.start]!a} has no bytes in UTF-8"
+            cure = "write the text without it, or a pattern with ? for a byte"
+            raise TextError(node.span, wrong, cure) from None
+        return Literal(node.value, t.Text(size), node.span)
 
     def _name(self, node: tree.Name) -> Value:
         name, span = node.id, node.span
