@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from kwire.analyze.distribution import Log2, Top, TopBytes
 from kwire.analyze.latency import Calls
 from kwire.analyze.report import duration, short, sparkline
 from kwire.analyze.rhythm import Rhythm
+from kwire.analyze.scan import Scan
 from kwire.analyze.source import Source
 from kwire.analyze.stats import Stats
 from kwire.analyze.survey import Survey
@@ -233,13 +235,19 @@ def test_fields_are_counted_as_show_prints_them(stats: Stats, rich: str, shown: 
                 assert (field.numbers.least, field.numbers.greatest) == (min(values), max(values))
 
 
-def test_many_different_numbers_are_counted_by_powers_of_two(tmp_path: Path, kit: Any) -> None:
+@pytest.mark.parametrize(("numbers", "events"), [(500, 1 << 14), (5000, 1 << 14), (500, 100)])
+def test_many_different_numbers_are_counted_by_powers_of_two(
+    tmp_path: Path, kit: Any, numbers: int, events: int
+) -> None:
+    """However many there are in a block, the first one too, and whether few are in each."""
     schema = kit.schema(1, "kprobe:f", (("n", "u64", 1, ""),))
     values = [number * 7919 for number in range(9000)]
     items = [kit.event(schema, kit.monotonic + at, (value,)) for at, value in enumerate(values)]
     source = Source(kit.write(tmp_path / "a", [schema], items))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kwire.analyze.stats.NUMBERS", 500)
+        patch.setattr("kwire.analyze.stats.NUMBERS", numbers)
+        patch.setattr("kwire.analyze.distribution.DISTINCT", 2 * numbers)
+        patch.setattr("kwire.analyze.stats.Scan", partial(Scan, events_held=events))
         [table] = Stats(source, Survey(source)).tables
     [field] = table.fields
     assert (field.distinct, field.top()) == (None, [])

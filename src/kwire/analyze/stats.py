@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kwire.analyze.calls import role
 from kwire.analyze.choose import Selection
-from kwire.analyze.distribution import Log2, Top, TopBytes
+from kwire.analyze.distribution import Log2, Top, TopBytes, counted
 from kwire.analyze.latency import UNITS, Calls, Latency
 from kwire.analyze.rhythm import Rhythm
 from kwire.analyze.scan import Block, Progress, Scan
@@ -96,12 +96,18 @@ class FieldStats:
             self._top.add(values)
             return
         if self._known:
-            self._top.add(values)
-            if self._top.distinct > NUMBERS or not self._top.exact:
-                self._known = False
+            keys, times = counted(values)
+            few = len(keys) <= NUMBERS
+            if few:  # so `_top` is exact, whatever else is in it
+                self._top.join(keys, times)
+                if self._top.distinct <= NUMBERS:
+                    return
+            self._known = False
+            if self._top.distinct:
                 self.numbers.add(*self._top.arrays())
-        else:
-            self.numbers.add(values)
+            if few:
+                return
+        self.numbers.add(values)
 
     @property
     def distinct(self) -> int | None:
