@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import shutil
@@ -727,6 +728,25 @@ def test_a_torn_record_is_not_there_and_a_changed_ledger_is_damaged(tmp_path: Pa
         path.write_bytes(data[:at] + bytes([data[at] ^ 0x55]) + data[at + 1 :])
         with pytest.raises(LedgerError, match="damaged"):
             loaded(path)
+
+
+def test_a_record_is_torn_whichever_of_its_blocks_are_missing(tmp_path: Path) -> None:
+    """A power cut before the end of fdatasync(2): a file system writes blocks in any order."""
+    path, old, new = tmp_path / "ledger", {b"n": b"0"}, {b"n": b"1", b"text": b"\xff" * 2 * BLOCK}
+    ledger = book(path, old)
+    ledger.renew()
+    begin = ledger._end
+    ledger.write(Contents(new))
+    end, data = ledger._end, path.read_bytes()
+    ledger.close()
+    blocks = range(begin // BLOCK * BLOCK, end, BLOCK)
+    assert len(blocks) == 3
+    for there in itertools.product((False, True), repeat=len(blocks)):
+        torn = bytearray(data[:begin] + bytes(len(data) - begin))
+        for block in itertools.compress(blocks, there):
+            torn[block : block + BLOCK] = data[block : block + BLOCK]
+        path.write_bytes(torn)
+        assert loaded(path) == (new if all(there) else old)
 
 
 def test_a_ledger_that_was_deleted_is_put_back(tmp_path: Path) -> None:

@@ -22,7 +22,9 @@ import contextlib
 import os
 import struct
 import zlib
+from array import array
 from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Final, NamedTuple, TypeAlias
 
@@ -302,11 +304,23 @@ def _read(data: bytes) -> tuple[dict[bytes, bytes], int, int] | None:
         except (struct.error, ValueError):
             return None  # its checksum is right: somebody wrote it so
         at, check = at + _RECORD.size + size, expected
-    # The end, or a record that was torn: only zeros are behind it.
-    behind = data[at + _RECORD.size + size :]
-    if not values or len(body) < size or behind.strip(b"\0"):
+    # The end, or a record that was torn: any of its blocks may be missing, the one with its head too, but no
+    # other record is behind it.
+    behind = data[at + (_RECORD.size + size if size else 1) :]
+    if not values or len(body) < size or _has_record(behind):
         return None
     return {key: bytes(value) for key, value in values.items()}, at, check
+
+
+def _has_record(data: bytes) -> bool:
+    """Whether the head of a record stands anywhere in it."""
+    end = min(len(data), len(data.rstrip(b"\0")) + _RECORD.size)
+    for first in range(min(4, end)):
+        words = array("I", data[first : end - (end - first) % 4])
+        for index, (size, complement) in enumerate(pairwise(words)):
+            if size ^ complement == 0xFFFFFFFF and 0 < size <= len(data) - first - 4 * index - _RECORD.size:
+                return True
+    return False
 
 
 def _apply(body: bytes, values: dict[bytes, bytearray]) -> None:
