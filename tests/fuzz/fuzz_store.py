@@ -22,6 +22,7 @@ from kwire.wire.frame import Type, build
 from kwire.wire.messages import Lost
 
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-store-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+(FOLDER / ".sessions").mkdir()
 TOKENS = (bytes(16), b"\1" * 16)
 STEPS = 24
 PACKING = Packing()
@@ -29,7 +30,7 @@ PACKING = Packing()
 
 def one_input(data: bytes) -> None:
     """Run the steps, close the capture, and read it."""
-    path, ledger = str(FOLDER / "it.pcapng"), str(FOLDER / "ledger")
+    path, ledger = str(FOLDER / "it.pcapng"), str(FOLDER / ".sessions" / "ledger")
     store = Store(path, ledger, PACKING)
     try:
         sequences = [0, 0]

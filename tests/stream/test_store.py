@@ -272,6 +272,38 @@ def test_a_file_that_is_gone_is_gone_on_with_elsewhere(site: Site, tmp_path: Pat
     assert numbers(elsewhere) == list(range(10, 20))
 
 
+def test_a_copy_of_a_folder_is_gone_on_with_apart(site: Site, tmp_path: Path) -> None:
+    """A backup that a collector is shown writes to itself, never to the folder that it is a copy of."""
+    site.feed(describe(1), *(events(first, 50) for first in range(0, 500, 50)))
+    shutil.copytree(site.path, tmp_path / "copy")
+    site.feed(events(500, 50))
+    copy = Folder(str(tmp_path / "copy"))
+    again = Store.again(copy.ledger(TOKEN), Packing(), site.options, lambda: copy.capture("box"))
+    lane = again.lanes[TOKEN]
+    again.take(lane, lane.next, events(500, 70))
+    again.commit()
+    site.feed(events(550, 50), *totals_frames({1: 600}))
+    site.store.finish(site.lane)
+    again.close()
+    assert numbers(*map(str, sorted(site.path.glob("*.pcapng")))) == list(range(600))
+    assert numbers(*map(str, sorted((tmp_path / "copy").glob("*.pcapng")))) == list(range(570))
+
+
+def test_a_folder_that_was_renamed_is_gone_on_with(site: Site, tmp_path: Path) -> None:
+    site.feed(describe(1), events(0, 10))
+    site.store.leave()
+    site.folder.close()
+    site.path.rename(tmp_path / "elsewhere")
+    folder = Folder(str(tmp_path / "elsewhere"))
+    store = Store.again(folder.ledger(TOKEN), Packing(), spare=lambda: folder.capture("box"))
+    lane = store.lanes[TOKEN]
+    for payload in (events(10, 10), *totals_frames({1: 20})):
+        store.take(lane, lane.next, payload)
+    store.finish(lane)
+    assert sound(store.writer.files[0]) == (20, 0)
+    assert store.path == str(tmp_path / "elsewhere" / os.path.basename(site.store.path))
+
+
 def test_losses_told_in_a_file_that_is_gone_are_told_again(site: Site, tmp_path: Path) -> None:
     lost = Lost(1, MONOTONIC, MONOTONIC + 9, 7, 0, Cause.RING_FULL).frame()
     site.feed(describe(1), events(0, 10) + lost, events(10, 5))
@@ -497,7 +529,7 @@ def test_events_of_nobody_are_counted_lost(site: Site) -> None:
 
 def test_two_sessions_in_one_capture_by_our_clock(tmp_path: Path) -> None:
     folder, packing = Folder(str(tmp_path / "in")), Packing()
-    path, ledger = str(tmp_path / "all.pcapng"), folder.ledger(TOKEN)
+    path, ledger = str(tmp_path / "in" / "all.pcapng"), folder.ledger(TOKEN)
     store = Store(path, ledger, packing, merged=True)
     first, second = store.join(b"a" * 16, {"host": "one"}), store.join(b"b" * 16, {"host": "two"})
     store.take(first, 0, describe(1, 2, host="one"))

@@ -7,7 +7,8 @@ finds no room is not taken (FullError); a capture that was moved away is ended a
 that was deleted or cut (GoneError) the successor counts what is gone. A payload is hostile until proven
 otherwise: what is not sound in it is counted as an error of its lane, an event without a description as LOST;
 nothing raises but a disk that fails. Events are moved in spans; Python looks at descriptions and
-losses only.
+losses only. A capture lies in the folder that has its ledger in `.sessions`: where that folder was moved or
+copied, the one that was there before is not touched.
 """
 
 import contextlib
@@ -176,7 +177,8 @@ class Store:
         self, front: dict[str, Any], lanes: dict[bytes, Lane], state: State, options: Options
     ) -> None:
         self.lanes = lanes
-        self.path, self.merged = str(front["path"]), bool(front["merged"])
+        assert self._ledger is not None  # `again` has one
+        self.path, self.merged = _beside(self._ledger.path, str(front["path"])), bool(front["merged"])
         self._front = {name: front[name] for name in _FRONT_KEYS}
         if front.get("begun") is False:  # killed between that promise and the file, or with an empty one
             _sweep(self.path, str(front["id"]))
@@ -214,12 +216,13 @@ class Store:
     def _move_on(self, path: str) -> None:
         """End the file, which was moved away, and begin another one."""
         self.writer.move_on(path)
-        self.path = self._front["path"] = self.writer.target
+        self.path = self.writer.target
+        self._front["path"] = os.path.basename(self.path)
         self._front["id"] = self.writer.id
 
     def _begin(self, path: str, options: Options, after: tuple[str, State, str] | None = None) -> None:
         """Open a new capture, and let the ledger know before anything is in it; `after`: one that is gone."""
-        self.path = self._front["path"] = path
+        self.path, self._front["path"] = path, os.path.basename(path)
         self._front["id"] = os.urandom(16).hex()
         if self._ledger is not None and after is None:
             lanes = self._lanes(whole=True)
@@ -535,6 +538,12 @@ def _lanes(ledger: str, values: Mapping[bytes, bytes], whole: bool = True) -> di
         return Lane.found(values, whole)
     except _DAMAGE:
         raise NoLedgerError("read", ledger, "it is damaged", CURE) from None
+
+
+def _beside(ledger: str, name: str) -> str:
+    """Where the capture of that name lies; ledgers from before 0.2 have the path that it had."""
+    folder = os.path.dirname(os.path.dirname(ledger))
+    return os.path.join(folder, os.path.basename(name)) if name else ""
 
 
 def _sweep(path: str, name: str) -> None:
