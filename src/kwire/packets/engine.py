@@ -113,7 +113,8 @@ class Engine:
         self._before = 0  # packets taken before those of the rows
         self._told: dict[int, int] = {}  # of the engine's counts: what `found` has of them
         self._texts: dict[int, tuple[tuple[int, int] | None, int, str]] = {}
-        self._order: dict[str, tuple[int, int]] = {}  # of what was found: the packet, and the frame in it
+        self._order: dict[str, tuple[int, ...]] = {}  # of what was found: the packet, and the frame in it
+        self._turn = 0  # at the end, where no packet is: what is given up
         self._known: dict[int, Session] = {}  # by their number in the engine
         self._tokens: dict[bytes, int] = {}
         self._schemas: dict[bytes, Schema] = {}
@@ -178,6 +179,7 @@ class Engine:
         state.rows, state.count, state.at = None, 0, 0
         self._run(library.kw_flows_end, b"", None)
         self._say(b"", None)
+        self._turn += 1
         missing = state.fragments_missing + self._fragments()
         if missing:
             self._trouble(Trouble.FRAGMENTS_MISSING, f"{missing} IP packets", missing)
@@ -191,6 +193,7 @@ class Engine:
     def _run(self, step: Any, data: Any, rows: "Rows | None") -> None:
         """Let the engine work until it is done."""
         while True:
+            self._turn += 1
             why = step(ctypes.byref(self._state))
             if why == Why.DONE:
                 return
@@ -465,10 +468,12 @@ class Engine:
         """No more frames of this session come."""
         row, state = self._memory.conversations[number], self._state
         while row.held.count:
+            self._turn += 1
             native.library.kw_conversation_finish(ctypes.byref(state), number)
             self._say(b"", None)
             if state.place_count or state.found >= memory.FOUND_FULL or state.out_used >= memory.OUT_FULL:
                 self._give()
+        self._turn += 1
         conversation = self._conversation(number)
         conversation.bye = row.bye if row.knows_bye else None
         conversation.next = row.next if row.knows_next else None
@@ -529,7 +534,7 @@ class Engine:
                 offset, _, sizes, kind = rows[4 * special.row : 4 * special.row + 4]
                 packet = (offset, sizes & 0xFFFFFFFF, sizes >> 32, kind & 0xFFFFFFFF)
             index = special.number if special.variant == Variant.FRAME else 0
-            place = self._place(special.row, rows)
+            place = self._place(special.row, rows) or (0, self._turn)
             self._texts[special.code] = (place, index, self._words(special, data, packet))
         state.special_count = 0
 
@@ -600,13 +605,16 @@ class Engine:
     def _count(
         self, name: str, text: str, count: int, place: tuple[int, int] | None = None, index: int = 0
     ) -> None:
-        """Count what is wrong: in the packet of this number and offset, None: in none, at the end.
+        """Count what is wrong: in the packet of this number and offset; in none, at the end: number 0 and the
+        turn, None: this one.
 
         What Python reads of a packet is told after what the engine has judged of later ones.
         """
-        key, old = (NOWHERE, len(self._order)), self.found.get(name)
-        if place is not None and place[0]:
-            key, text = (place[0], index), f"packet {place[0]} at byte {place[1]}: {text}"
+        number, at = place or (0, self._turn)
+        key: tuple[int, ...] = (NOWHERE, at, index, len(self._order))
+        if number:
+            key, text = (number, index), f"packet {number} at byte {at}: {text}"
+        old = self.found.get(name)
         if old is None or key < self._order[name]:
             self._order[name] = key
             self.found[name] = First(old.count if old else 0, text)
