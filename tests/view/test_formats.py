@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from kwire.errors import KwireError
 from kwire.view.jsonl import JsonLines
 from kwire.view.render import Head, Ordered, Renderer, Screen, Tail
 from kwire.view.table import Note, Table
@@ -202,6 +203,18 @@ def test_probes_and_events_are_chosen(samples: Any) -> None:
     tested = Renderer(JsonLines(), where=lambda schema: lambda time, values: values[0] == 2)
     assert [json.loads(line)["pid"] for _, line, _ in tested.rows(frames, schemas)] == [2]
     assert tested.events == 1
+
+
+def test_a_condition_need_not_fit_probes_that_are_not_chosen(samples: Any) -> None:
+    def fits(schema: Any) -> Any:
+        if schema.id != 1:
+            raise KwireError("read", "--where", "it does not fit")
+        return lambda time, values: True
+
+    schemas = {1: samples.schema(), 2: samples.schema(2, "kprobe:other")}
+    frames = samples.frames(samples.event(2, pid=2), samples.event(1, pid=1))
+    both = Renderer(JsonLines(), choose=lambda schema: schema.id == 1, where=fits)
+    assert [json.loads(line)["pid"] for _, line, _ in both.rows(frames, schemas)] == [1]
 
 
 def test_a_new_schema_of_the_same_number_is_noticed(samples: Any) -> None:

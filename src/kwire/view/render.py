@@ -188,14 +188,15 @@ class Renderer:
 
     def _prepare(self, schema: Schema) -> _Prepared:
         order = "<Q" if schema.order == "little" else ">Q"
+        wanted = self._choose is None or self._choose(schema)
         return _Prepared(
             schema,
-            self._choose is None or self._choose(schema),
+            wanted,
             schema.decoder(),
             struct.Struct(order).unpack_from,
             schema.wall(0),
             self.format.event(schema),
-            self._where(schema) if self._where else None,
+            self._where(schema) if self._where and wanted else None,  # it need not fit the others
         )
 
 
