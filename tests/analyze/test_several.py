@@ -104,6 +104,13 @@ def test_a_file_that_holds_a_capture_twice_is_told(rotation: list[str], kwire: A
     for verb in ("show", "stats"):
         assert "more than once" in kwire(verb, str(twice))[2]
     assert kwire("merge", str(twice), "-w", str(tmp_path / "x"))[0] == 1
+    part, pieces = str(tmp_path / "part.pcapng"), tmp_path / "pieces"
+    for made in (("cut", "--from", "+0", "-w", part), ("split", "--by", "probe", "-w", str(pieces))):
+        status, _, err = kwire(made[0], str(twice), *made[1:])
+        assert (status, "more than once" in err, "does not prove complete" in err) == (3, True, True)
+    for one in (part, *map(str, pieces.iterdir())):
+        status, out, _ = kwire("verify", one)
+        assert (status, "complete: " in out) == (3, False), "what is made of it proves nothing either"
 
 
 def test_pieces_of_one_capture_are_not_the_same(rotation: list[str], kwire: Any, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ class Part:
             number = self.numbers.find(seen.schema)
             if not number:
                 continue
-            if whole and seen.produced is not None and not survey.problem:
+            if whole and seen.produced is not None and not (survey.problem or survey.repeated):
                 self._produced[number] = self._produced.get(number, 0) + seen.produced + seen.shared
             elif not survey.proves(seen):
                 self._unproven.add(number)

@@ -182,7 +182,9 @@ class Survey:
         )
 
     def proves(self, seen: Seen) -> bool:
-        """Whether the capture proves that nothing of this probe is missing beyond what is counted lost."""
+        """Whether the capture proves that this probe's events are there once, but for those counted lost."""
+        if self.repeated:
+            return False
         if seen.produced is not None:
             return seen.balanced
         if self._forgotten:
