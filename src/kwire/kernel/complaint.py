@@ -66,13 +66,13 @@ SENTENCES: tuple[tuple[str, str], ...] = (
     (r"misaligned (\w+) access", "a {0} access is not aligned to its size"),
     (
         r"BPF program is too large\. Processed (\d+) insn",
-        "it is too complex: the verifier gave up after {0} instructions; give its loops fewer turns or it fewer "
-        "conditions",
+        "it is too complex: the verifier gave up after {0} instructions; give its loops fewer turns "
+        "or it fewer conditions",
     ),
     (
         r"sequence of (\d+) jumps is too complex",
-        "it is too complex: more than {0} branches were waiting to be checked; give its loops fewer turns or it "
-        "fewer conditions",
+        "it is too complex: more than {0} branches were waiting to be checked; give its loops fewer "
+        "turns or it fewer conditions",
     ),
     (r"infinite loop detected|back-edge from insn", "it has a loop whose end the verifier cannot see"),
     (r"unreachable insn (\d+)", "instruction {0} can never be reached"),
