@@ -26,7 +26,9 @@ def kwire(load: Path, calls: int, folder: Path) -> tuple[float, int, int]:
     """Every call recorded by kwire."""
     file = folder / "k.pcapng"
     command = [KWIRE, "record", f"tracepoint:{EVENT}", "-c", f"{load} {calls}", "-w", str(file), "--json"]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    if run.returncode not in (0, 3):  # 3: events were lost, as the table shows
+        raise SystemExit(run.stderr)
     summary = json.loads(run.stdout.strip().splitlines()[-1])
     return speed(run.stderr), summary["events"], file.stat().st_size
 
