@@ -274,6 +274,25 @@ def test_calls_and_durations_are_found(tmp_path: Path, kit: Any) -> None:
     assert [table.latencies["took"].durations.greatest for table in stats.tables] == [19_000, 18_000]
 
 
+@pytest.mark.parametrize("first", ["kprobe", "kretprobe"])
+def test_calls_are_paired_whichever_end_is_read_first(tmp_path: Path, kit: Any, first: str) -> None:
+    """A window gives one probe after the other, also where that is more than waits for earlier events."""
+    kinds = sorted(("kprobe", "kretprobe"), key=lambda kind: kind != first)
+    schemas = [kit.schema(at + 1, f"{kind}:f", (("tid", "u32", 1, ""),)) for at, kind in enumerate(kinds)]
+    items = [
+        kit.event(schemas[kinds.index(kind)], kit.monotonic + 1000 * at + 300 * end, (5,))
+        for at in range(200)
+        for end, kind in enumerate(("kprobe", "kretprobe"))
+    ]
+    source = Source(kit.write(tmp_path / "a", schemas, items))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kwire.analyze.stats.PAIRED", 100)
+        patch.setattr("kwire.analyze.latency.HELD", 8)
+        patch.setattr("kwire.analyze.stats.Scan", partial(Scan, events_held=80))
+        [call] = Stats(source, Survey(source)).calls.values()
+    assert (call.open, call.lonely, call.latency.durations.count) == (0, 0, 200)
+
+
 def test_the_object_has_what_was_counted(rich: str, kwire: Any, shown: Any) -> None:
     status, out, _ = kwire("stats", rich, "--json")
     told = json.loads(out)

@@ -130,7 +130,8 @@ class Scan:
 
     `chunks` were read and `decoded` of them looked into; `events` are given; `undecodable` events are not as
     their schema says, `first_undecodable` tells of the first; `strangers` are of probes not described.
-    `events_held`, `bytes_held`: about how much a window holds. `watch` is given each chunk as it is read.
+    `events_held`, `bytes_held`: about how much a window holds. `rounds`: how often all that was held
+    was given, each time one probe after the other. `watch` is given each chunk as it is read.
     """
 
     __slots__ = (
@@ -143,6 +144,7 @@ class Scan:
         "losses",
         "progress",
         "read",
+        "rounds",
         "selection",
         "strangers",
         "undecodable",
@@ -164,7 +166,7 @@ class Scan:
         self.progress = progress
         self.limits = (events_held, bytes_held)
         self.losses = Losses()
-        self.chunks = self.decoded = self.events = self.read = 0
+        self.chunks = self.decoded = self.events = self.read = self.rounds = 0
         self.undecodable = self.strangers = 0
         self.first_undecodable: str | None = None
 
@@ -204,8 +206,10 @@ class Scan:
             events, size = events + len(frames), size + window.size - before
             scale = min(max(BLOCK * len(section.schemas) / EVENTS, 1), MOST)
             if events >= self.limits[0] * scale or size >= self.limits[1] * scale:
+                self.rounds += 1
                 yield from held.values()
                 held, events, size = {}, 0, 0
+        self.rounds += 1
         yield from held.values()
 
     def _wanted(self, frames: Frames, section: Section) -> bool:

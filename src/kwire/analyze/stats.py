@@ -240,18 +240,19 @@ class Stats:
         self._by: dict[object, TableStats] = {}
         self._keys: dict[int, tuple[Schema, object]] = {}
         self.calls: dict[tuple[str, str], Calls] = {}
-        waiting = 0
+        waiting = paired = 0
         alone = not survey.read
         with source.open(once=alone) as capture:
             self.scan = Scan(capture, selection, progress, watch=survey.add if alone else None)
             for block in self.scan:
-                numbers = self._table(block.schema).add(block)
-                self._call(block, numbers)
-                waiting += len(block.times)
-                if waiting >= PAIRED:
+                if waiting >= PAIRED and self.scan.rounds > paired:  # both ends of what was held have come
                     waiting = 0
                     for call in self.calls.values():
                         call.pair()
+                paired = self.scan.rounds
+                numbers = self._table(block.schema).add(block)
+                self._call(block, numbers)
+                waiting += len(block.times)
             if alone:
                 survey.end(capture, source)
         self.first = max(survey.begins, selection.first) if survey.events else 0
