@@ -523,6 +523,18 @@ WRONG = [
     ),
     (
         "kprobe:connect",
+        "emit(time_ns=arg0)",
+        "3: a field cannot be called time_ns: every event has its time; rename it",
+        "arg0",
+    ),
+    (
+        "kprobe:connect",
+        "emit(probe=arg0)",
+        "3: a field cannot be called probe: every event has its probe; rename it",
+        "arg0",
+    ),
+    (
+        "kprobe:connect",
         "emit(pid)\nemit(tid)",
         "4: this emit differs from the first by pid, tid; emit the same fields everywhere, or use two probes",
         "emit(tid)",

@@ -16,7 +16,13 @@ from kwire.lang.types import Type
 from kwire.lang.values import Literal, Value
 
 Final = c.Expr | c.Wide
-RESERVED = {"time": "every event has its time"}
+RESERVED = {
+    "time": "every event has its time",
+    "time_ns": "every event has its time",
+    "probe": "every event has its probe",
+}
+"""Names that mean what every event has, in conditions on recorded events and in columns, and why."""
+
 TRANSPARENT = frozenset(
     ("str", "bytes", "user", "kernel", "deref", "be16", "be32", "be64", "ipv4", "ipv6", "mac", "ksym")
 ) | frozenset(t.INTEGERS)
