@@ -211,7 +211,7 @@ def test_what_was_there_stays_when_an_export_fails(rich: str, tmp_path: Path, kw
 
 def test_rows_come_in_order_of_time_as_far_as_the_window_reaches(kit: Any) -> None:
     schema, frames = kit.schema(), Frames(bytes(16), array("Q", [0]))
-    blocks = [Block(schema, frames, np.array([time])) for time in (5, 1, 3, 2, 9, 4, 8, 7, 6, 0)]
+    blocks = [Block(schema, frames, np.array([time]), object()) for time in (5, 1, 3, 2, 9, 4, 8, 7, 6, 0)]
     found = [time for _, _, time in ordered(blocks, 4)]
     assert sorted(found) == list(range(10))
     assert found[:4] == [1, 2, 3, 4]

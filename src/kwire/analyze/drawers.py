@@ -91,7 +91,7 @@ class Drawers:
             order = np.argsort(times, kind="stable")
             places = array("Q", np.asarray(frames.offsets)[: len(times)][order].tobytes())
             frames, times = Frames(frames.data, places), times[order]
-        return Block(entries[0].schema, frames, times)
+        return Block(entries[0].schema, frames, times, None)  # of several
 
     def __enter__(self) -> "Drawers":
         return self

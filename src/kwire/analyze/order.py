@@ -2,6 +2,7 @@
 
 The law: every event comes exactly once; events are in order as far as WINDOW events reach, which is further
 than a ring buffer's worth of one CPU while the window holds all CPUs' runs, or as far as ROOM bytes of them.
+Nothing is given while blocks that were read with it are to come.
 """
 
 from collections.abc import Iterable, Iterator
@@ -45,19 +46,20 @@ def runs(blocks: Iterable[Block], window: int = WINDOW, room: int = ROOM) -> Ite
 
     held: list[tuple[Block, Any]] = []  # block, indices of its events not yet given
     waiting = size = 0
-    last = None  # the bytes that the last block lies in: those of a window share them
+    last = together = None  # the bytes that the last block lies in: those of a window share them; its round
     for block in blocks:
-        held.append((block, np.arange(len(block.times))))
-        waiting += len(block.times)
-        size += 0 if block.frames.data is last else len(block.frames.view)
-        last = block.frames.data
-        if waiting > 2 * window or size > room:
+        if (waiting > 2 * window or size > room) and block.round is not together:  # none of it is to come
             yield from _oldest(held, max(waiting - window, waiting // 2))
             waiting = sum(len(rest) for _, rest in held)
             size = sum({id(one.frames.data): len(one.frames.view) for one, _ in held}.values())
             if size > room // 2:  # what is left may be little of much
                 held = [_alone(*one) for one in held]
                 size = sum(len(one.frames.view) for one, _ in held)
+                last = None
+        held.append((block, np.arange(len(block.times))))
+        waiting += len(block.times)
+        size += 0 if block.frames.data is last else len(block.frames.view)
+        last, together = block.frames.data, block.round
     yield from _oldest(held, waiting)
 
 

@@ -40,11 +40,15 @@ Progress = Callable[[int], None]  # told how many bytes of frames were read so f
 
 
 class Block(NamedTuple):
-    """Events of one probe, in order of time: `times` are wall-clock ns (int64), cut to what that can hold."""
+    """Events of one probe, in order of time: `times` are wall-clock ns (int64), cut to what that can hold.
+
+    `round`: the same in all blocks that were read together, which come one probe after the other.
+    """
 
     schema: Schema
     frames: Frames
     times: "Array"
+    round: object
 
 
 class Window:
@@ -130,11 +134,11 @@ class Scan:
 
     `chunks` were read and `decoded` of them looked into; `events` are given; `undecodable` events are not as
     their schema says, `first_undecodable` tells of the first; `strangers` are of probes not described.
-    `events_held`, `bytes_held`: about how much a window holds. `rounds`: how often all that was held
-    was given, each time one probe after the other. `watch` is given each chunk as it is read.
+    `events_held`, `bytes_held`: about how much a window holds. `watch` is given each chunk as it is read.
     """
 
     __slots__ = (
+        "_round",
         "capture",
         "chunks",
         "decoded",
@@ -144,7 +148,6 @@ class Scan:
         "losses",
         "progress",
         "read",
-        "rounds",
         "selection",
         "strangers",
         "undecodable",
@@ -166,7 +169,8 @@ class Scan:
         self.progress = progress
         self.limits = (events_held, bytes_held)
         self.losses = Losses()
-        self.chunks = self.decoded = self.events = self.read = self.rounds = 0
+        self.chunks = self.decoded = self.events = self.read = 0
+        self._round = object()
         self.undecodable = self.strangers = 0
         self.first_undecodable: str | None = None
 
@@ -206,10 +210,10 @@ class Scan:
             events, size = events + len(frames), size + window.size - before
             scale = min(max(BLOCK * len(section.schemas) / EVENTS, 1), MOST)
             if events >= self.limits[0] * scale or size >= self.limits[1] * scale:
-                self.rounds += 1
+                self._round = object()
                 yield from held.values()
                 held, events, size = {}, 0, 0
-        self.rounds += 1
+        self._round = object()
         yield from held.values()
 
     def _wanted(self, frames: Frames, section: Section) -> bool:
@@ -290,7 +294,7 @@ class Scan:
         if not len(times):
             return None
         self.events += len(times)
-        return Block(schema, frames, times)
+        return Block(schema, frames, times, self._round)
 
     def _refuse(self, schema: Schema, frames: Frames) -> None:
         self.undecodable += len(frames)

@@ -240,16 +240,16 @@ class Stats:
         self._by: dict[object, TableStats] = {}
         self._keys: dict[int, tuple[Schema, object]] = {}
         self.calls: dict[tuple[str, str], Calls] = {}
-        waiting = paired = 0
+        waiting, together = 0, None  # the last round
         alone = not survey.read
         with source.open(once=alone) as capture:
             self.scan = Scan(capture, selection, progress, watch=survey.add if alone else None)
             for block in self.scan:
-                if waiting >= PAIRED and self.scan.rounds > paired:  # both ends of what was held have come
+                if waiting >= PAIRED and block.round is not together:  # both ends of what was read have come
                     waiting = 0
                     for call in self.calls.values():
                         call.pair()
-                paired = self.scan.rounds
+                together = block.round
                 numbers = self._table(block.schema).add(block)
                 self._call(block, numbers)
                 waiting += len(block.times)
