@@ -19,7 +19,7 @@ from kwire.analyze.choose import Selection
 from kwire.analyze.merge import merge
 from kwire.analyze.pieces import cut, split
 from kwire.analyze.rewrite import Numbers, renumber
-from kwire.analyze.scan import Picked, Window
+from kwire.analyze.scan import Picked, Scan, Window
 from kwire.analyze.source import Source
 from kwire.analyze.survey import Survey
 from kwire.capture.reader import Capture
@@ -126,6 +126,22 @@ def test_merges_hold_everything_in_order(
     assert report.totals == sums
     if held > 1000:
         assert times(out) == sorted(times(out))
+
+
+def test_sections_that_take_turns_are_merged_in_order(tmp_path: Path, kit: Any) -> None:
+    """A window has the events of one section, more than wait; those of the next one are as old."""
+    parts = []
+    for host in (0, 1):
+        schema = kit.schema(1, "kprobe:f", (("n", "u32", 1, ""),), host=f"host{host}")
+        items = [kit.event(schema, kit.monotonic + at, (at,)) for at in range(host, 6000, 2)]
+        parts.append(Path(kit.write(tmp_path / f"{host}", [schema], items)).read_bytes())
+    (tmp_path / "both").write_bytes(b"".join(parts))
+    out = str(tmp_path / "out")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(merging, "HELD", 1 << 10)
+        patch.setattr(merging, "Scan", lambda capture, **_: Scan(capture, events_held=1 << 20))
+        merge(inputs(str(tmp_path / "both")), out)
+    assert times(out) == [kit.wall + at for at in range(6000)]
 
 
 @settings(max_examples=25, deadline=None)
@@ -402,7 +418,7 @@ def test_checksums_are_right_after_renumbering(kit: Any) -> None:
         window.own()
         frames = window.frames()
         assert isinstance(frames.data, bytearray)
-        picked = Picked(window, frames.data, np.asarray(frames.offsets), np.zeros(1, np.int64), [])
+        picked = Picked(window, frames.data, np.asarray(frames.offsets), np.zeros(1, np.int64), [], None)
         renumber(picked, Numbers([kit.schema(1, "kprobe:g", FIELDS), schema]))
         found, problems = inspect(bytes(picked.data))
         assert found is not None

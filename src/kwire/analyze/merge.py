@@ -34,7 +34,18 @@ LOSSES: Final = 1 << 16  # LOST frames of an input that wait
 class _Input:
     """One capture on its way: `data` holds frames at `offsets`, in order of `times`, and `losses` by time."""
 
-    __slots__ = ("_held", "_numbers", "_picks", "_room", "data", "ended", "losses", "offsets", "times")
+    __slots__ = (
+        "_held",
+        "_next",
+        "_numbers",
+        "_picks",
+        "_room",
+        "data",
+        "ended",
+        "losses",
+        "offsets",
+        "times",
+    )
 
     def __init__(self, picks: Iterator[Picked], numbers: Numbers, held: int, room: int) -> None:
         import numpy as np
@@ -44,21 +55,26 @@ class _Input:
         self.offsets: Array = np.zeros(0, np.uint64)
         self.times: Array = np.zeros(0, np.int64)
         self.losses: list[tuple[int, Lost]] = []
+        self._next = next(picks, None)
         self.ended = False
 
     def fill(self) -> None:
-        """Read until as many events wait as are held, or the end."""
+        """Read until as many events wait as are held, with all that was read together, or the end."""
         import numpy as np
 
         if self.ended or len(self.times) >= self._held:
             return
         data, offsets, times = self._rest(), [self.offsets], [self.times]
-        events = len(self.times)
-        while events < 2 * self._held and len(data) < self._room and len(self.losses) < LOSSES:
-            picked = next(self._picks, None)
+        events, together = len(self.times), None
+        while True:
+            picked = self._next
             if picked is None:
                 self.ended = True
                 break
+            enough = events >= 2 * self._held or len(data) >= self._room or len(self.losses) >= LOSSES
+            if enough and picked.round is not together:
+                break
+            together, self._next = picked.round, next(self._picks, None)
             renumber(picked, self._numbers)
             self.losses += self._timed(picked)
             if not len(picked.times):

@@ -119,7 +119,8 @@ class Picked(NamedTuple):
     """The frames that are wanted of a window, in the file's order: EVENTs at `offsets`, wall-clock `times`.
 
     `data`: the bytes, which are nobody else's and may be changed. `losses`: LOST frames: before which event
-    each stands, its probe's schema (None: not known), what it says.
+    each stands, its probe's schema (None: not known), what it says. `round`: the same in all that was read
+    together, which comes one set of schemas after the other.
     """
 
     window: Window
@@ -127,6 +128,7 @@ class Picked(NamedTuple):
     offsets: "Array"
     times: "Array"
     losses: list[tuple[int, Schema | None, Lost]]
+    round: object
 
 
 class Scan:
@@ -265,7 +267,7 @@ class Scan:
             if found is not None:
                 losses.append((int(before[at]), *found))
         self.events += int(before[-1]) if len(before) else 0
-        return Picked(window, data, every_offset[keep], times[keep], losses)
+        return Picked(window, data, every_offset[keep], times[keep], losses, self._round)
 
     def _described(self, window: Window, id: int, count: int) -> Schema | None:
         """The schema of a probe whose events are wanted."""
