@@ -202,6 +202,14 @@ def test_a_text_ends_at_its_limit(test: str, expected: bool) -> None:
     assert (found, faults) == ([{"same": expected}], 0)
 
 
+def test_an_empty_text_is_empty_and_one_that_cannot_be_read_is_not() -> None:
+    body = 'emit(x=str(a), empty=str(a) == "", there=str(a) > "")'
+    edge = Edge(b"\0")
+    assert events(body, edge.address, memory=edge.memory) == ([{"x": "", "empty": True, "there": False}], 0)
+    [event], _ = events('emit(empty=str(a) == "", there=str(a) > "")', 64)
+    assert event == {"empty": False, "there": False}
+
+
 def test_a_text_longer_than_its_limit_can_be_is_refused() -> None:
     with pytest.raises(LanguageError, match="at most 4 bytes, never these 5"):
         compiled('emit(same=str(a, 4) == "hello")')

@@ -515,8 +515,10 @@ class Expressions(Builder, ABC):
                 difference = self._differ(difference, word, wanted[at - start : at - start + piece])
         else:
             slot, result = self._fetch(text.place, len(wanted) + 1)
-            if not e.literal:  # unreadable memory, which gives zeros, holds no empty text
-                self.branch("eq", result, 1, yes, no)
+            if not e.literal:
+                # Unreadable memory, which gives zeros, holds no empty text. Of user memory an empty one is
+                # 1 byte with its NUL on Linux 6.18, and 0 on 6.1 and 6.12.
+                self.branch("lt", result, 2, yes, no)
                 return
             for at, piece in pieces(0, len(wanted)):
                 difference = self._differ(difference, self.load(slot, at, piece), wanted[at : at + piece])
@@ -591,7 +593,7 @@ class Expressions(Builder, ABC):
 
     def _fetch(self, place: checked.Place, size: int) -> tuple[Slot, Value]:
         """A text of unknown size on the stack, its first `size - 1` bytes, then zeros; and what the helper
-        says: how many bytes there are with the NUL, or an error.
+        says: how many bytes there are with the NUL (an empty text of user memory: 1 or 0), or an error.
 
         It is not read with its neighbours: what lies behind its NUL may not be readable.
         """
