@@ -30,6 +30,7 @@ MARKERS = (
     "needs(*features): live, and only where the running kernel has these features",
     "guest: live, and only in a throwaway machine: watches everything, loads modules, fills memory",
     "native: not in guests: too much work for an emulated machine",
+    "kernels(*names): of all guests only in those with these kernels",
     "last: after all others, whose outcomes it judges",
 )
 

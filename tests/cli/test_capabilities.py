@@ -13,6 +13,7 @@ import pytest
 
 pytestmark = [
     pytest.mark.live,
+    pytest.mark.kernels("6.12"),
     pytest.mark.usefixtures("readable"),
     pytest.mark.skipif(not shutil.which("setpriv"), reason="no setpriv"),
 ]

@@ -16,7 +16,7 @@ from kwire.errors import KwireError
 from kwire.live.planner import make_plan
 from kwire.live.tracer import Tracer
 
-pytestmark = [pytest.mark.guest, pytest.mark.needs("kprobe", "fentry", "module")]
+pytestmark = [pytest.mark.guest, pytest.mark.kernels("6.12"), pytest.mark.needs("kprobe", "fentry", "module")]
 
 KWIRE = (sys.executable, "-m", "kwire.cli.main")
 LINK = (

@@ -188,6 +188,7 @@ HOSTILE = {
 
 
 @pytest.mark.live
+@pytest.mark.kernels("6.12")
 @pytest.mark.parametrize("name", HOSTILE)
 def test_programs_are_read_and_never_run(name: str, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
@@ -203,6 +204,7 @@ def test_programs_are_read_and_never_run(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.live
+@pytest.mark.kernels("6.12")
 @pytest.mark.parametrize(
     "spec",
     [
@@ -226,6 +228,7 @@ def test_hostile_specs_are_errors(spec: str) -> None:
 
 
 @pytest.mark.live
+@pytest.mark.kernels("6.12")
 def test_what_takes_too_long_is_given_up() -> None:
     handler = signal.getsignal(signal.SIGALRM)
     with pytest.raises(KwireError, match="took more than"), requests.in_time(0.05):
@@ -235,6 +238,7 @@ def test_what_takes_too_long_is_given_up() -> None:
 
 
 @pytest.mark.live
+@pytest.mark.kernels("6.12")
 def test_a_job_is_what_was_asked_within_what_is_granted() -> None:
     body = {
         "op": "trace",
@@ -257,6 +261,7 @@ def test_a_job_is_what_was_asked_within_what_is_granted() -> None:
 
 
 @pytest.mark.live
+@pytest.mark.kernels("6.12")
 def test_without_probes_it_is_what_the_agent_lists() -> None:
     listed = Policy([GETPPID, "tracepoint:sched:sched_switch"]).grant("", "tcp:h:1")
     assert listed is not None
@@ -267,6 +272,7 @@ def test_without_probes_it_is_what_the_agent_lists() -> None:
 
 
 @pytest.mark.live
+@pytest.mark.kernels("6.12")
 def test_names_are_those_that_are_allowed() -> None:
     some = grant(probes=["tracepoint:sched:sched_process_*"])
     names = requests.names({"op": "probes", "pattern": "tracepoint:sched:*"}, some)["names"]
@@ -279,6 +285,7 @@ def test_names_are_those_that_are_allowed() -> None:
 
 
 @pytest.mark.live
+@pytest.mark.kernels("6.12")
 def test_a_refused_request_leaves_no_command() -> None:
     before = set(os.listdir("/proc"))
     for body in (

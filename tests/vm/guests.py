@@ -177,6 +177,9 @@ def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.It
     joined: list[pytest.Item] = []
     for guest in session.config.stash[GUESTS]:
         for test in tests:
+            chosen = test.get_closest_marker("kernels")
+            if chosen is not None and guest.kernel not in chosen.args:
+                continue
             assert test.parent is not None
             guest.tests.append(test.nodeid)
             name = f"{test.name}[on {guest.kernel}]"
