@@ -35,7 +35,7 @@ WRONG = {
         "def lossy(self, lane, sequence, payload):\n"
         "    if sequence % 5 == 4 and payload[0] & 15 == 1:\n"
         "        lane.next = (sequence + 1) % (1 << 32)\n"
-        "        self._dirty = True\n"
+        "        self._touched[lane] = None\n"
         "    else:\n"
         "        take(self, lane, sequence, payload)\n"
         "Store.take = lossy\n",

@@ -22,6 +22,9 @@ import pytest
 from kwire.stream import kept, manifest, segment, spoolwriter
 from kwire.stream import spool as spools
 from kwire.stream.spool import Spool, begin, recover
+from kwire.wire.frame import Type, read_lenient
+from kwire.wire.frames import Frames
+from kwire.wire.messages import Lost
 
 MB = 1 << 20
 REFUSABLE = ("open", "pwrite", "pwritev", "fsync", "fdatasync", "unlink", "rename", "ftruncate")
@@ -69,6 +72,20 @@ def payload(number: int, size: int) -> bytes:
     """Events of probe 1 whose times are `number`."""
     one = struct.pack(">BBHI", 0x11, 0, 40, 1) + struct.pack("<Q", number + 1) + bytes(24)
     return one * max(1, size // 40)
+
+
+def lost(payloads: list[bytes]) -> dict[int, int]:
+    """The events that payloads tell as lost, by probe."""
+    found: dict[int, int] = {}
+    for one in payloads:
+        if one == b"new":
+            continue
+        frames = Frames.walk(one)
+        for index in range(len(frames)):
+            if frames.header(index).type == Type.LOST:
+                loss = Lost.read(read_lenient(frames.frame_bytes(index)))
+                found[loss.probe] = found.get(loss.probe, 0) + loss.count
+    return found
 
 
 class World:
@@ -150,6 +167,7 @@ class World:
             self.spool = self._take(begin(self.path, bytes(16), [], 4 * MB, MB))
             return
         self.spool = spool = self._take(found[0])
+        told = lost([bytes(spool.get(spool.first + step)) for step in range(spool.count)])
         if spool.first < self.first:
             spool.release(min(self.first, spool.next) - 1)  # the sink says what it has
         there = [bytes(spool.get(spool.first + step)) for step in range(spool.count)]
@@ -158,9 +176,8 @@ class World:
         assert whole == self.model[: len(whole)], "what comes back is what was put, in order"
         if torn:  # the last record was being written, and what it held is known
             assert killed
-            assert spool.lost == {1: manifest.events(manifest.of(self.model[len(whole)], 1))}
-        else:
-            assert not spool.lost
+            assert lost(there[-1:]) == {1: manifest.events(manifest.of(self.model[len(whole)], 1))}
+        assert spool.lost == told, "what was torn before is lost as long as it waits"
         assert not spool.unknown
         self.model, self.first = there, spool.first
 
