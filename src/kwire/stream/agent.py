@@ -415,6 +415,7 @@ def summary(agent: Agent, schemas: tuple[Schema, ...]) -> dict[str, Any]:
         "sessions": agent.uplink.sessions,
         "reconnects": agent.uplink.reconnects,
         "recovered": [before.uplink.finished for before in agent.recovered],
+        "recovered_lost": sum(before.lost for before in agent.recovered),
         "probes": probes,
         "seconds": round(agent.recording.seconds, 3),
     }
