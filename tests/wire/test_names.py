@@ -58,4 +58,4 @@ def test_machines_differ_where_linux_differs() -> None:
     assert names.constant("O_DIRECTORY", "x86_64") == 0x10000
     assert names.constant("O_DIRECTORY", "aarch64") == 0x4000
     assert names.tables("x86_64")["syscall"].names[257] == "openat"
-    assert "syscall" not in names.tables("aarch64")
+    assert names.tables("aarch64")["syscall"].names[56] == "openat"

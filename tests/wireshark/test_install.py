@@ -136,7 +136,7 @@ def test_the_verb(home: dict[str, str], tmp_path: Path, capture_of: Callable[...
     assert (done.returncode, done.stderr) == (0, "")
     assert f"installed {tmp_path}/plugins/kwire.lua\n" in done.stdout
     assert kwire(home, "update", path).stderr == "1 filter name, 1 of them new\n"
-    assert kwire(home, "update", path).stderr == "1 filter names, 0 of them new\n"
+    assert kwire(home, "update", path).stderr == "1 filter name, 0 of them new\n"
     assert "kwire.tcp_connect.dport" in (tmp_path / "plugins/kwire.probes").read_text()
     done = kwire(home, "open", path)
     assert done.returncode == 1

@@ -143,6 +143,18 @@ do
     return n.hi == 0 and n.lo == 0 and not n.neg
   end
 
+  -- How many bits are set, of a number that is not negative.
+  function Numbers.bits(n)
+    local count = 0
+    for _, half in ipairs({ n.hi, n.lo }) do
+      while half > 0 do
+        count = count + half % 2
+        half = math.floor(half / 2)
+      end
+    end
+    return count
+  end
+
   -- The bits of both.
   function Numbers.both(a, b)
     return {

@@ -89,7 +89,6 @@ do
         end
       end
     end
-    table.sort(found, function(a, b) return Numbers.less(a.number, b.number) end)
     return found
   end
 
@@ -189,6 +188,7 @@ do
     schema.word = number(map, "", "word", base, 9007199254740992)
     local symbols = pick(map, "", "symbols", "map", base)
     schema.symbols = symbols and names(symbols, "symbols", base) or {}
+    table.sort(schema.symbols, function(a, b) return Numbers.less(a.number, b.number) end)
     schema.host, schema.kernel = text(map, "", "host", base), text(map, "", "kernel", base)
 
     if order ~= "little" and order ~= "big" then fail(base, "order " .. order, "a sound schema") end
@@ -260,7 +260,25 @@ do
     return distance == 0 and found.name or found.name .. string.format("+0x%x", distance)
   end
 
-  -- Names of the bits set, joined by |, those under the mask by one name; what has no name is a number.
+  -- The places of the numbers of a table that are sets of bits, those of more bits first.
+  local function widest(table_)
+    if table_.widest then return table_.widest end
+    local places, counts = {}, {}
+    for place, one in ipairs(table_.list) do
+      if not Numbers.zero(one.number) and not one.number.neg then
+        places[#places + 1] = place
+        counts[place] = Numbers.bits(one.number)
+      end
+    end
+    table.sort(places, function(a, b)
+      if counts[a] ~= counts[b] then return counts[a] > counts[b] end
+      return a < b
+    end)
+    table_.widest = places
+    return places
+  end
+
+  -- Names of the bits set, in the order of the table, joined by |, those under the mask by one name; what has no name is a number.
   local function flags(value, table_, mask)
     local whole = table_[Numbers.key(value)]
     if mask.hi == 4294967295 and mask.lo == 4294967295 then return whole end
@@ -268,14 +286,16 @@ do
     local masked = not Numbers.zero(mask)
     local zero = masked and table_[Numbers.key(NOTHING)]
     if whole and not (zero and not Numbers.zero(rest)) then return whole end
-    local found = {}
-    for place = #table_.list, 1, -1 do
+    local taken, found = {}, {}
+    for _, place in ipairs(widest(table_)) do
       local bits = table_.list[place].number
-      if not Numbers.zero(bits) and not bits.neg and Numbers.zero(Numbers.both(bits, mask))
-        and Numbers.equal(Numbers.both(rest, bits), bits) then
-        table.insert(found, 1, table_.list[place].name)
+      if Numbers.zero(Numbers.both(bits, mask)) and Numbers.equal(Numbers.both(rest, bits), bits) then
+        taken[place] = true
         rest = Numbers.without(rest, bits)
       end
+    end
+    for place, one in ipairs(table_.list) do
+      if taken[place] then found[#found + 1] = one.name end
     end
     local name = masked and table_[Numbers.key(choice)]
     if name or (not Numbers.zero(choice) and (#found > 0 or not Numbers.zero(rest))) then
