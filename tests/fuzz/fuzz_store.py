@@ -59,8 +59,9 @@ def one_input(data: bytes) -> None:
     finally:
         if not store.closed:
             store.leave()
-        for file in FOLDER.iterdir():
-            file.unlink()
+        for file in FOLDER.rglob("*"):
+            if file.is_file():
+                file.unlink()
 
 
 def read(path: str, stored: int) -> None:
