@@ -596,7 +596,7 @@ def in_kernel(compiled: Compiled, world: World, cpu: int) -> list[bytes]:
 
 
 @pytest.mark.live
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(SEEDS, DEPTHS)
 def test_the_kernel_gives_what_the_tree_means(seed: int, depth: int) -> None:
     program, world = Writer(seed, depth).program(), world_of(seed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,27 +18,13 @@ SCENARIOS = int(os.environ.get("KWIRE_FAULTS", "300"))
 @pytest.mark.native
 @pytest.mark.timeout(0)  # as long as it takes: a scenario that hangs is found by its own patience
 def test_scenarios() -> None:
-    """A scenario is a race by its nature: one that was wrong is played three times by itself, and
-    must be right in one of them: else it is no race.
-    """
-    done = play("--count", str(SCENARIOS), "--jobs", "8")
+    command = [sys.executable, str(FAULTS), "--first", "1", "--count", str(SCENARIOS), "--jobs", "8"]
+    done = subprocess.run(command, capture_output=True, text=True)
     print(done.stdout[-1000:])
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert f"{SCENARIOS} scenarios" in done.stdout
     for kind in KINDS:
         assert f" {kind}" in done.stdout  # played, or named with what keeps it from being played
-    wrong = [
-        int(seed) for seed in re.findall(r"\d+", done.stdout.rpartition("wrong: [")[2].partition("]")[0])
-    ]
-    assert bool(wrong) == bool(done.returncode), done.stdout[-8000:] + done.stderr[-2000:]
-    assert len(wrong) <= SCENARIOS // 100, done.stdout[-8000:]
-    for seed in wrong:
-        again = [play("--first", str(seed), "--count", "1") for _ in range(3)]
-        assert any(not one.returncode for one in again), done.stdout[-8000:] + again[-1].stdout[-4000:]
-
-
-def play(*words: str) -> subprocess.CompletedProcess[str]:
-    first = [] if "--first" in words else ["--first", "1"]
-    return subprocess.run([sys.executable, str(FAULTS), *first, *words], capture_output=True, text=True)
 
 
 # What a product may do wrong, as code put into its processes → what the judge says then.
