@@ -237,6 +237,32 @@ def test_a_collector_that_stops_leaves_whole_captures_and_goes_on_later(site: Si
     assert sound(path) == (20, 0)
 
 
+def test_the_ending_is_on_the_disk_before_the_ledger_forgets_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `sync`: else a disk that fails takes the ending, and nobody writes it again."""
+    site = Site(tmp_path / "in", Options(sync=True))
+    site.feed(describe(1), events(0, 10), *totals_frames({1: 10}))
+    [path] = site.store.writer.files
+    steps = []
+    fsync, renew = os.fsync, Ledger.renew
+
+    def synced(fd: int) -> None:
+        fsync(fd)
+        if os.path.samestat(os.fstat(fd), os.stat(path)):
+            steps.append(("synced", os.fstat(fd).st_size))
+
+    def renewed(ledger: Ledger) -> None:
+        steps.append(("renewed", os.stat(path).st_size))
+        renew(ledger)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Ledger, "renew", renewed)
+    site.store.finish(site.lane)
+    size = os.stat(path).st_size
+    assert steps == [("synced", size), ("renewed", size)]
+
+
 def test_a_session_that_is_over_is_remembered_without_its_file(site: Site) -> None:
     site.feed(describe(1), events(0, 10), *totals_frames({1: 10}))
     site.store.finish(site.lane)

@@ -349,6 +349,15 @@ class ResumableWriter(Writer):
         self._waiting, self._introduced = {}, len(self.schemas)
         return True
 
+    def close(
+        self, produced: Mapping[int, int] | None = None, unproven: Container[int] = ()
+    ) -> dict[int, Totals]:
+        """Write the ending and close, as `Writer.close`; with `sync`, the ending is on the disk then."""
+        totals = super().close(produced, unproven)
+        if self._sync:
+            _to_disk(self.files[-1])
+        return totals
+
     def _tell_holes(self) -> None:
         if self._introduced:  # their packets need an interface
             super()._tell_holes()
