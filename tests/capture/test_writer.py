@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -243,6 +245,29 @@ def test_files_rotate_by_time(kit: Any, tmp_path: Path, monkeypatch: pytest.Monk
         b"continued in file 4",
         b"end of capture",
     ]
+
+
+@pytest.fixture
+def few_files(tmp_path: Path) -> Iterator[Path]:
+    """A file system that has room for two files and no more."""
+    if os.geteuid():
+        pytest.skip("mounting takes root")
+    folder = tmp_path / "few"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=3", "kwire-test", folder], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_where_no_further_file_can_be_made_the_last_one_goes_on(kit: Any, few_files: Path) -> None:
+    frames = kit.frames(*(kit.event(1, kit.monotonic + n) for n in range(1000)))
+    out = Writer(str(few_files / "r.pcapng"), [kit.schema(1)], rotate_bytes=300_000)
+    for _ in range(20):
+        out.write(frames)
+        out.flush()
+    assert out.close({1: 20_000}) == {1: Totals(20_000, 20_000, 0)}
+    assert len(out.files) == 2
+    assert sum(map(events_of, out.files)) == 20_000
 
 
 @pytest.mark.parametrize("target", ["-", 1])

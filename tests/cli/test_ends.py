@@ -270,6 +270,10 @@ def test_a_command_has_the_signals_of_our_caller(trap: str, tmp_path: Path) -> N
             "'10' has no unit; write a size, as 10M, or a time, as 10s",
         ),
         (["record", EXEC, "-w", "x", "--rotate", "1000000"], "has no unit"),
+        (
+            ["record", EXEC, "-w", "x", "--rotate", "100k"],
+            "'100k' is too little for a file; write 256K or more",
+        ),
         (["record", EXEC, "-w", "x", "--buffer", "8"], "'8' has no unit; write 8K, 8M, or 8B for bytes"),
         (["agent", "--to", "tcp:x", "--memory", "64"], "'64' has no unit"),
         (["agent", "--to", "tcp:x", "--spool-size", "4"], "'4' has no unit"),

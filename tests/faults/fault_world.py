@@ -306,7 +306,7 @@ class World:
     def _place(self) -> list[str]:
         if self.kinds.place == "merge":
             return ["--merge", str(self.captures / "all.pcapng")]
-        rotate = ["--rotate", "100k"] if self.kinds.place == "rotate" else []
+        rotate = ["--rotate", "256k"] if self.kinds.place == "rotate" else []
         return ["-w", str(self.captures), *rotate]
 
     def kill_collector(self) -> None:

@@ -9,6 +9,7 @@ takes the place of a file has its mode and its owner, as far as we may give them
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -18,6 +19,9 @@ from typing import Final
 from kwire.errors import KwireError
 
 STANDARD: Final = {"-": 1, "/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""The errors of a file system, or a limit, that has no room."""
+
 ATTEMPTS: Final = 1000
 """Files of one name that can be written at a time."""
 
@@ -58,6 +62,16 @@ def is_standard_output(name: str) -> bool:
     return os.path.samestat(there, ours) and not stat.S_ISCHR(ours.st_mode)
 
 
+class NoRoomError(OutputError):
+    """The file system has no room for it, or no inode."""
+
+
+def _refused(operation: str, name: str, error: OSError) -> OutputError:
+    """The error of a system call that was refused."""
+    kind = NoRoomError if error.errno in FULL else OutputError
+    return kind(operation, name, error.strerror or "failed")
+
+
 class Destination:
     """A name opened for writing; `fd` is what is written to.
 
@@ -87,7 +101,7 @@ class Destination:
                 return
             self.fd = self._open()
         except OSError as error:
-            raise OutputError("open for writing", name, error.strerror or "failed") from None
+            raise _refused("open for writing", name, error) from None
 
     def publish(self) -> None:
         """Let a regular file take its place; once is enough. Raises OutputError."""
@@ -102,7 +116,7 @@ class Destination:
         except FileExistsError:
             raise self._exists() from None
         except OSError as error:
-            raise OutputError("write", self.name, error.strerror or "failed") from None
+            raise _refused("write", self.name, error) from None
         self._part = ""
         with contextlib.suppress(OSError):
             fcntl.flock(self.fd, fcntl.LOCK_UN)  # others may want to lock the file that is there now

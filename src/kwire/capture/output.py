@@ -14,13 +14,12 @@ import select
 import stat
 from typing import Final
 
-from kwire.capture.destination import Destination, OutputError
+from kwire.capture.destination import FULL, Destination, NoRoomError, OutputError
 from kwire.errors import KwireError
 from kwire.words import plural
 
 STEP: Final = 4 << 20  # bytes allocated at a time, at most; a file that is small as yet gets less
 FIRST_STEP: Final = 64 << 10
-FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _UNSUPPORTED: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM})
 _KEEP_SIZE: Final = 1  # FALLOC_FL_KEEP_SIZE
 
@@ -35,6 +34,12 @@ class FullError(CaptureError):
 
 class GoneError(CaptureError):
     """A file is not there any more as it was written."""
+
+
+def _as_ours(error: OutputError) -> CaptureError:
+    """The same error, of a capture."""
+    kind = FullError if isinstance(error, NoRoomError) else CaptureError
+    return kind(error.operation, error.subject, error.cause, error.cure)
 
 
 def _allocate(fd: int, offset: int, length: int) -> int:
@@ -82,7 +87,7 @@ class Output:
             self.fd = self._destination.fd if self._destination else int(target)
             status = os.fstat(self.fd)
         except OutputError as error:
-            raise CaptureError(error.operation, error.subject, error.cause, error.cure) from None
+            raise _as_ours(error) from None
         except OSError as error:
             raise CaptureError("open for writing", self.name, error.strerror or "failed") from None
         if os.isatty(self.fd):
@@ -214,7 +219,7 @@ class Output:
             try:
                 self._destination.publish()
             except OutputError as error:
-                raise CaptureError(error.operation, error.subject, error.cause, error.cure) from None
+                raise _as_ours(error) from None
 
     def close(self) -> None:
         """Cut the file to the position, give unused blocks back, close what was opened here.

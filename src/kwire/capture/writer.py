@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 
 from kwire.capture import identity, pcapng, walk
 from kwire.capture.destination import descriptor
-from kwire.capture.output import CaptureError, Output
+from kwire.capture.output import CaptureError, FullError, Output
 from kwire.wire.frame import Header, Type, read_lenient
 from kwire.wire.frames import Frames
 from kwire.wire.messages import CPU_UNKNOWN, U64_MAX, Cause, Hole, Lost
@@ -266,7 +266,10 @@ class Writer:
         """Open file `number` with its beginning; None where that has no room."""
         base = self._path(number)
         reserve = 4096 + len(self.schemas) * (STATISTICS_BLOCK + 4 * LOST_BLOCK)
-        output = Output(base, reserve, clobber=self._clobber, kept=self._KEPT)
+        try:
+            output = Output(base, reserve, clobber=self._clobber, kept=self._KEPT)
+        except FullError:  # no inode is left, or no room for its name
+            return None
         head = self._beginning(max(1, number))
         begun = False
         try:
@@ -274,6 +277,8 @@ class Writer:
                 begun = output.room(len(head)) and output.write(view) == len(head)
             if begun and not self._hold:
                 output.publish()
+        except FullError:
+            begun = False
         except BaseException:
             begun = False
             raise

@@ -16,6 +16,10 @@ LEAST = 4096
 """Bytes below which a size without a unit is taken for a mistake: nothing of ours is smaller than a page."""
 
 
+LEAST_ROTATION = 256 << 10
+"""Bytes below which files of a rotation would hold next to nothing: two of the largest packets fit."""
+
+
 def size(text: str) -> int:
     """Read `4096`, `64K`, `4M`, `1G`, `100B` as bytes; a small number needs its unit."""
     number, unit = _split(text.lower().removesuffix("ib").removesuffix("b"))
@@ -47,7 +51,10 @@ def rotation(text: str) -> tuple[int, float]:
         )
     if text[-1:] == "m" or text.lower().endswith(("s", "h", "d")):
         return 0, seconds(text)
-    return size(text), 0.0
+    number = size(text)
+    if number < LEAST_ROTATION:
+        raise argparse.ArgumentTypeError(f"{text!r} is too little for a file; write 256K or more")
+    return number, 0.0
 
 
 def add_clobber(parser: argparse.ArgumentParser) -> None:
