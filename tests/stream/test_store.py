@@ -223,6 +223,28 @@ def test_files_that_the_ledger_has_not_heard_of_are_not_left(tmp_path: Path, gon
     assert len(stored) + site.store.losses(site.lane).get(Cause.CAPTURE_GONE, 0) == 2010
 
 
+def test_what_is_left_of_captures_that_were_cut_is_named_as_long_as_it_counts(tmp_path: Path) -> None:
+    """Twice, and after a kill that follows: the files named hold the events told."""
+    site = Site(tmp_path / "in", Options())
+    site.feed(describe(1), events(0, 1000))
+    cut = []
+    for first in (1000, 2000):
+        [path] = site.store.writer.files[-1:]
+        site.store.leave()
+        os.truncate(path, 5000)
+        cut.append(path)
+        site.killed(lambda: site.folder.capture("box"))
+        site.feed(events(first, 1000))
+        site.killed()
+    files = site.store.writer.files
+    assert files[:-1] == cut
+    site.feed(events(3000, 10), *totals_frames({1: 3010}))
+    site.store.finish(site.lane)
+    stored = [number for path in files for _, number, _ in read(path, whole=path == files[-1])]
+    assert len(stored) == len(set(stored)) == site.store.balance(site.lane).stored
+    assert 0 < 3010 - len(stored) == site.store.losses(site.lane)[Cause.CAPTURE_GONE]
+
+
 def test_a_collector_that_stops_leaves_whole_captures_and_goes_on_later(site: Site) -> None:
     site.feed(describe(1), events(0, 10))
     site.store.close()

@@ -66,6 +66,7 @@ class ResumableWriter(Writer):
         "_mark",
         "_moved",
         "_name",
+        "_remainders",
         "_resume",
         "_stranger",
         "_sync",
@@ -90,6 +91,9 @@ class ResumableWriter(Writer):
     ) -> None:
         self._stranger, self._resume, self._after, self._sync = stranger, resume, after, sync
         self._name, self._moved = name, moved
+        self._remainders: list[
+            str
+        ] = []  # of files that were cut, and hold events still: paths from our folder
         self._mark = (0, 0)  # a position that was settled, and the bytes before it
         self._waiting: dict[int, Schema] = {}  # by number: not in the file yet, or described otherwise there
         self._introduced = len(schemas)  # probes that have an interface in the file
@@ -213,6 +217,7 @@ class ResumableWriter(Writer):
             "waiting": array("I", self._waiting).tobytes(),
             "holes": b"".join(holes),
             "causes": b"".join(causes),
+            "remainders": os.fsencode("\0".join(self._remainders)),
         }
 
     def _counts(self) -> dict[str, MutableSequence[int]]:
@@ -236,7 +241,8 @@ class ResumableWriter(Writer):
 
     def _again(self, state: State) -> _File:
         number, position, tail, started, where = self._take_state(state)
-        self.files = [str(self._path(each)) for each in [*range(1, number), number]]
+        own = [str(self._path(each)) for each in [*range(1, number), number]]
+        self.files = [*self._remaining(), *own]
         if self._moved:
             self.files[-1] = find(self.files[-1], identity.Identity(self._id, max(1, number)), *where)
         if number and (os.path.exists(self._path(number + 1)) or _followed(self.files[-1], position)):
@@ -260,6 +266,7 @@ class ResumableWriter(Writer):
             self._holes[probe, cpu, cause].add(first, last, count)
         for probe, cause, count in _CAUSE.iter_unpack(state["causes"]):
             self.causes[probe, cause] = count
+        self._remainders = [each for each in os.fsdecode(state["remainders"]).split("\0") if each]
         return number, position, tail, started, (device, inode)
 
     def _count_gone(self, name: str, state: State, target: str) -> None:
@@ -287,6 +294,12 @@ class ResumableWriter(Writer):
             self._earlier_lost[probe] += min(lost, told.get(probe, 0))
             self._tell_again(probe, lost - min(lost, told.get(probe, 0)))
             self._gone(probe, stored - rest)
+        self.files[:0] = self._remaining()
+
+    def _remaining(self) -> list[str]:
+        """The paths of files that were cut, and hold events still."""
+        folder = os.path.dirname(str(self._base))
+        return [os.path.normpath(os.path.join(folder, path)) for path in self._remainders]
 
     def _gone(self, probe: int, count: int) -> None:
         if count:
@@ -314,8 +327,9 @@ class ResumableWriter(Writer):
                     section = capture.section
                     if section is None or name not in " ".join(section.comments):
                         break  # another file at this path
-                    if not self.files or self.files[0] != path:
-                        self.files.insert(0, path)
+                    cut = os.path.relpath(path, os.path.dirname(os.path.abspath(str(self._base))))
+                    if cut not in self._remainders:
+                        self._remainders.append(cut)
                     walk.count_by_id(frames.data, frames.offsets, frames.count, table, False)
                     for index in range(frames.count):
                         if frames.header(index).type == Type.LOST:
