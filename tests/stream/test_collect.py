@@ -712,6 +712,37 @@ def test_a_merged_capture_whose_sessions_had_ended_may_be_taken_away(site: Site)
     assert [complete(site.path / f"{name}.pcapng") for name in ("one", "two")] == [10, 10]
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_merged_capture_without_its_ending_is_missed(site: Site, tmp_path: Path, again: bool) -> None:
+    """Its sessions have ended and its collector was killed: nobody could take it for finished. `again`: it
+    had an ending, and the collector that was killed had taken it up again.
+    """
+    folder, left = site.path / "in", tmp_path / "left"
+    target = str(folder / "all.pcapng")
+    site.open(target)
+    source = Source("one")
+    peer = site.connect(source).peer
+    source.give(10, peer)
+    source.finish(peer)
+    site.until(lambda: source.ended is not None and not site.collector.feeds)
+    soon = time.monotonic() + 0.3
+    site.until(lambda: time.monotonic() > soon)  # the ledger knows that the session has ended
+    if again:
+        site.close()
+        site.open(target)
+    shutil.copytree(folder, left)
+    site.close()
+    shutil.rmtree(folder)
+    left.rename(folder)
+    os.unlink(target)
+    site.open(target)
+    site.close()
+    summary = site.collector.summary()
+    assert (summary["events"], summary["lost"]) == (0, 10)
+    (capture,) = site.captures()
+    assert verify_file(str(capture)).totals.lost == 10
+
+
 @pytest.mark.parametrize("what", ["sessions", "all"])
 @pytest.mark.parametrize("kill", [False, True])
 def test_a_folder_that_is_removed_under_a_collector_is_made_again(site: Site, what: str, kill: bool) -> None:

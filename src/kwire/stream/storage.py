@@ -270,7 +270,8 @@ class Storage:
         ledger = self.place.folder.ledger_of(self.place.merged)
         lanes = self._lanes_of(ledger)
         with contextlib.suppress(CaptureError, LedgerError):
-            if lanes and all(lane.done for lane in lanes) and not self.place.folder.taken(self.place.merged):
+            away = lanes and not self.place.folder.taken(self.place.merged)
+            if away and all(lane.done for lane in lanes) and Store.has_ending(ledger):
                 os.unlink(ledger)
                 ended = plural(len(lanes), "session")
                 self._told.say(

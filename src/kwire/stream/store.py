@@ -162,6 +162,17 @@ class Store:
         finally:
             book.close()
 
+    @staticmethod
+    def has_ending(ledger: str) -> bool:
+        """Whether the capture of a ledger was given its ending, and nothing has come since. Raises as
+        `lanes_of`.
+        """
+        book = Ledger(ledger, lambda: Contents({}))
+        try:
+            return bool(_read(ledger, book.load())[0].get("ended"))
+        finally:
+            book.close()
+
     def _prepare(
         self, ledger: str | None, packing: Packing, options: Options, spare: Callable[[], str] | None
     ) -> None:
@@ -191,6 +202,8 @@ class Store:
             self._begin(self._spare(), options)
             return
         self._go_on(str(front["id"]), state, options)
+        if front.get("ended"):
+            self._ledger.write(Contents({_FRONT: cbor.dumps(self._front)}))
         if self._over:
             self.close()
 
@@ -425,8 +438,8 @@ class Store:
         }
         try:
             totals = self.writer.close(known, unproven)
-            if self._ledger is not None and self._over:
-                self._end_ledger(self._ledger)
+            if self._ledger is not None:
+                (self._end_ledger if self._over else self._note_ending)(self._ledger)
             return totals
         finally:
             if self._packing.user is self:
@@ -441,6 +454,13 @@ class Store:
             ledger.renew()
         except LedgerError:
             ledger.write(Contents({_FILE + b"head": b""}))
+
+    def _note_ending(self, ledger: Ledger) -> None:
+        """Let the ledger know that the capture has its ending, though more may come: then its owner may take
+        it away. On a full disk it stays unsaid.
+        """
+        with contextlib.suppress(LedgerError):
+            ledger.write(Contents({_FRONT: cbor.dumps({**self._front, "ended": True})}))
 
     def keep(self) -> None:
         """See that the ledger is at its place, as it was written last; others may have removed it."""
