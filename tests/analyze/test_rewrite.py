@@ -144,6 +144,19 @@ def test_sections_that_take_turns_are_merged_in_order(tmp_path: Path, kit: Any) 
     assert times(out) == [kit.wall + at for at in range(6000)]
 
 
+def test_pieces_of_several_readings_are_told_apart(
+    kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More pieces than are written at a time take another reading: their numbers go on."""
+    monkeypatch.setattr(pieces, "OPEN", 2)
+    path = make(kit, tmp_path / "a", ("a", "little", [("event", probe, 0, 0) for probe in (1, 2, 3)]))
+    [(source, survey)] = inputs(path)
+    paths = [piece.path for piece in split(source, survey, "probe", str(tmp_path / "out"))]
+    assert len(paths) == 3
+    merge(inputs(*paths), str(tmp_path / "back"))
+    assert contents([str(tmp_path / "back")]) == contents([path])
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     made=recipe,

@@ -207,7 +207,7 @@ def _by_schema(
         for start in range(0, len(names), OPEN):
             keys = dict(known)  # each reading makes schemas of its own, forgotten with it
             parts = []
-            for index, name in enumerate(names[start : start + OPEN]):
+            for index, name in enumerate(names[start : start + OPEN], start):
                 about = f"by {key}: {safe(name) or 'unknown'}"
                 parts.append(pieces.part(index, name, Numbers(by_name[name], keys), about, whole=True))
             _distribute(source, parts, progress, unknown=not start)
