@@ -84,7 +84,7 @@ struct fragmented {
 
 /* The first of its kind that is wrong, for Python to say. `offset`, `size`: of the frame's bytes in `out`. */
 struct special {
-	uint64_t code, row, offset, size, number, variant, first;
+	uint64_t code, row, offset, size, number, variant, first, found; /* `found`: frames found before it */
 	uint64_t key[5];
 };
 #define MAX_SPECIALS 64u
@@ -100,7 +100,7 @@ struct place {
 #define VARIANT_BYTES 2u    /* `number` bytes of it */
 #define VARIANT_ENDS 3u     /* it ends inside a frame */
 #define VARIANT_ANEW 4u     /* it begins anew inside a frame */
-#define VARIANT_FRAME 5u    /* the frame's bytes; `number` frames were found before it */
+#define VARIANT_FRAME 5u    /* the frame's bytes */
 #define VARIANT_HELD 6u     /* `number` bytes of a session waited in vain */
 
 #define SLAB 90112u  /* bytes of a frame that is not whole: one, the head of the next, and CHUNK */

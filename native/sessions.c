@@ -65,6 +65,7 @@ static struct special *first_of(struct engine *e, uint32_t code, uint32_t varian
 	one->code = code;
 	one->variant = variant;
 	one->row = e->at < e->count ? e->at : UINT64_MAX;
+	one->found = e->found;
 	return one;
 }
 
@@ -93,7 +94,6 @@ void kw_complain(struct engine *e, uint32_t code, const uint8_t *p, uint64_t siz
 		size = e->out_room - e->out_used;
 	one->offset = e->out_used;
 	one->size = size;
-	one->number = e->found;
 	memcpy(e->out + e->out_used, p, size);
 	e->out_used += size;
 }

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
 CACHED: Final = 4096  # schemas that are known by the bytes of their frame
 PENDING: Final = 16 << 20  # bytes of schemas that are not complete, of all sessions
-NOWHERE: Final = 1 << 64  # the number of a packet after all others
 _ROLES: Final = {Role.SOURCE: 1, Role.SINK: 2}
 _TROUBLES: Final = tuple(Trouble)
 _REMARKS: Final = tuple(Remark)
@@ -112,9 +111,9 @@ class Engine:
         self._state.any_port = any_port
         self._before = 0  # packets taken before those of the rows
         self._told: dict[int, int] = {}  # of the engine's counts: what `found` has of them
-        self._texts: dict[int, tuple[tuple[int, int] | None, int, str]] = {}
-        self._order: dict[str, tuple[int, ...]] = {}  # of what was found: the packet, and the frame in it
-        self._turn = 0  # at the end, where no packet is: what is given up
+        self._texts: dict[int, tuple[tuple[int, int, int], str]] = {}  # by code: when, and what is said
+        self._order: dict[str, tuple[int, ...]] = {}  # of what was found: when it was first
+        self._given = 0  # how often frames were given
         self._known: dict[int, Session] = {}  # by their number in the engine
         self._tokens: dict[bytes, int] = {}
         self._schemas: dict[bytes, Schema] = {}
@@ -179,7 +178,6 @@ class Engine:
         state.rows, state.count, state.at = None, 0, 0
         self._run(library.kw_flows_end, b"", None)
         self._say(b"", None)
-        self._turn += 1
         missing = state.fragments_missing + self._fragments()
         if missing:
             self._trouble(Trouble.FRAGMENTS_MISSING, f"{missing} IP packets", missing)
@@ -193,7 +191,6 @@ class Engine:
     def _run(self, step: Any, data: Any, rows: "Rows | None") -> None:
         """Let the engine work until it is done."""
         while True:
-            self._turn += 1
             why = step(ctypes.byref(self._state))
             if why == Why.DONE:
                 return
@@ -218,6 +215,7 @@ class Engine:
             return
         import numpy as np
 
+        given, self._given = self._given, self._given + 1
         owners = np.frombuffer(self._memory.owners, np.uint32, count)
         offsets = np.frombuffer(self._memory.offsets, np.uint64, count).copy()
         cuts: dict[int, list[tuple[int, Schema]]] = {}
@@ -225,17 +223,19 @@ class Engine:
         places = None
         if schemas:
             marked = np.flatnonzero(owners & np.uint32(memory.SCHEMA_MARK)).tolist()
-            for place, where in zip_longest(marked, stood):
+            # one packet may hold more SCHEMAs than places are noted
+            for place, where in zip_longest(marked, stood, fillvalue=stood[-1]):
                 owner = int(owners[place])
                 number = owner & ~(memory.SCHEMA_MARK | memory.ALONE_MARK)
                 try:
                     schema = self._schema(number, data, int(offsets[place]))
                 except FrameError as error:
                     schema = None
-                    self._complain(error, where and (where.number, where.offset), place)
+                    packet = (where.number, where.offset) if where.number else None
+                    self._complain(error, _placed(packet, str(error.problem)), (given, place, 1))
                     if owner & memory.ALONE_MARK:
                         state.frames -= 1  # no DATA wraps it, so that it is no frame if it is not sound
-                        if where is not None and where.frames:
+                        if where.frames:
                             left[where.number] = left.get(where.number, where.frames) - 1
                             state.skipped += not left[where.number]
                 if schema is not None:
@@ -392,7 +392,8 @@ class Engine:
             flow.roles[side], flow.roles[1 - side] = _ROLES[message.role], _ROLES[message.role.other]
             self._shake(flow, message)
         except FrameError as error:
-            self._complain(error, self._place(state.at, rows), int(state.found))
+            text = _placed(self._place(state.at, rows), str(error.problem))
+            self._complain(error, text, (self._given, state.found, 0))
             state.troubles += 1
             return
         state.frames += 1
@@ -468,12 +469,10 @@ class Engine:
         """No more frames of this session come."""
         row, state = self._memory.conversations[number], self._state
         while row.held.count:
-            self._turn += 1
             native.library.kw_conversation_finish(ctypes.byref(state), number)
             self._say(b"", None)
             if state.place_count or state.found >= memory.FOUND_FULL or state.out_used >= memory.OUT_FULL:
                 self._give()
-        self._turn += 1
         conversation = self._conversation(number)
         conversation.bye = row.bye if row.knows_bye else None
         conversation.next = row.next if row.knows_next else None
@@ -533,9 +532,8 @@ class Engine:
             if rows is not None and special.row < state.count:
                 offset, _, sizes, kind = rows[4 * special.row : 4 * special.row + 4]
                 packet = (offset, sizes & 0xFFFFFFFF, sizes >> 32, kind & 0xFFFFFFFF)
-            index = special.number if special.variant == Variant.FRAME else 0
-            place = self._place(special.row, rows) or (0, self._turn)
-            self._texts[special.code] = (place, index, self._words(special, data, packet))
+            text = _placed(self._place(special.row, rows), self._words(special, data, packet))
+            self._texts[special.code] = ((self._given, special.found, 0), text)
         state.special_count = 0
 
     def _place(self, row: int, rows: "Rows | None") -> tuple[int, int] | None:
@@ -587,33 +585,30 @@ class Engine:
             self._told[code] = count
             trouble = code >= memory.CODE_TROUBLE
             name = _TROUBLES[code - memory.CODE_TROUBLE].name if trouble else Code(code).name
-            self._count(name, self._texts[code][2], new, *self._texts[code][:2])
+            moment, text = self._texts[code]
+            self._count(name, text, new, moment)
         for place, remark in enumerate(_REMARKS):
             if state.remarks[place]:
                 self.remarks[remark.name] += state.remarks[place]
                 state.remarks[place] = 0
 
-    def _complain(self, error: FrameError, place: tuple[int, int] | None, index: int) -> None:
-        """Count an error of a frame that Python has read, where `index` others were found before it."""
+    def _complain(self, error: FrameError, text: str, moment: tuple[int, int, int]) -> None:
+        """Count an error of a frame that Python has read; `text` is said of the first."""
         self._tell()
-        self._count(error.problem.code.name, str(error.problem), 1, place, index)
+        self._count(error.problem.code.name, text, 1, moment)
 
     def _trouble(self, trouble: Trouble, detail: str, count: int) -> None:
         self._tell()
-        self._count(trouble.name, f"{trouble.name}: {trouble.value} ({detail})", count)
+        text = f"{trouble.name}: {trouble.value} ({detail})"
+        self._count(trouble.name, text, count, (self._given, self._state.found, 0))
 
-    def _count(
-        self, name: str, text: str, count: int, place: tuple[int, int] | None = None, index: int = 0
-    ) -> None:
-        """Count what is wrong: in the packet of this number and offset; in none, at the end: number 0 and the
-        turn, None: this one.
+    def _count(self, name: str, text: str, count: int, moment: tuple[int, int, int]) -> None:
+        """Count what is wrong, in the order in which the packets show it.
 
-        What Python reads of a packet is told after what the engine has judged of later ones.
+        `moment`: how often frames were given before, how many were found since, and whether it is the next of
+        them, as Python reads a SCHEMA after the engine has judged what comes behind it.
         """
-        number, at = place or (0, self._turn)
-        key: tuple[int, ...] = (NOWHERE, at, index, len(self._order))
-        if number:
-            key, text = (number, index), f"packet {number} at byte {at}: {text}"
+        key = (*moment, len(self._order))
         old = self.found.get(name)
         if old is None or key < self._order[name]:
             self._order[name] = key
@@ -650,6 +645,11 @@ class Engine:
             family, count = state.families[2 * place : 2 * place + 2]
             self.others[f"address family {family}"] += count
         state.family_count = 0
+
+
+def _placed(place: tuple[int, int] | None, text: str) -> str:
+    """What is said of a packet, by its number and where it stands in the file; None: of none, at the end."""
+    return text if place is None else f"packet {place[0]} at byte {place[1]}: {text}"
 
 
 def _other(number: int) -> str:

@@ -114,7 +114,7 @@ class Special(ctypes.Structure):
     """The first of its kind that is wrong."""
 
     _fields_ = (
-        *((name, U64) for name in ("code", "row", "offset", "size", "number", "variant", "first")),
+        *((name, U64) for name in ("code", "row", "offset", "size", "number", "variant", "first", "found")),
         ("key", U64 * 5),
     )
 

@@ -117,8 +117,10 @@ def forget_count(most: int) -> int:
 
 
 class Network:
-    """Takes packets one by one. `found`: troubles and frame errors by name; `remarks`; `others`: traffic that
-    carries no frames, by kind; `packets`, `frames`: counted, of frames those that stand in packets and
+    """Takes packets one by one. `found`: troubles and frame errors by name, in the order in which they were
+    first found: packet by packet; at the end flow by flow, the one that was silent for longest first, then
+    fragments, then sessions as they began. `remarks`; `others`: traffic that carries no frames, by kind;
+    `packets`, `frames`: counted, of frames those that stand in packets and
     streams and that nothing is wrong with (DATA is one, whatever it holds). `forgotten`: sessions beyond
     MAX_CONVERSATIONS, of which nothing is known any more.
     """
