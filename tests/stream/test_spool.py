@@ -1,5 +1,6 @@
 """The spool: what is put is there until it is released, in memory and on disk, killed or not, full or not."""
 
+import errno
 import os
 import shutil
 import signal
@@ -311,6 +312,56 @@ def test_a_live_spool_that_is_changed_gives_no_wrong_byte(tmp_path: Path) -> Non
     spool.remove()
 
 
+@pytest.mark.parametrize("name", ["session", "state"])
+@pytest.mark.parametrize(
+    "harm", [Path.unlink, lambda path: os.truncate(path, 0), lambda path: path.rename(f"{path}.old")]
+)
+def test_a_live_spool_writes_again_what_says_whose_it_is(
+    tmp_path: Path, name: str, harm: Callable[[Path], object]
+) -> None:
+    spool = begin(str(tmp_path), TOKEN, PREFIX, 64 * MB, 8 * MB)
+    payloads = [event(number) for number in range(6)]
+    for payload in payloads:
+        spool.put(spool.next, payload)
+    for sequence in range(4):
+        spool.get(sequence)
+    while not written(spool):
+        spool._writer.step(False)
+    assert not spool.unwritten
+    harm(Path(spool.path, name))
+    if name == "session":
+        assert spool.unwritten == spool.events == 6
+    spool.look()
+    assert not spool.unwritten
+    assert spool.harm() == [
+        f"{name} was removed or {'changed' if name == 'session' else 'cut'} by somebody else"
+    ]
+    spool.look()
+    assert spool.harm() == []
+    spool._free()  # killed
+    again, wrong = recovered(tmp_path)
+    assert not wrong
+    maybe, surely_not = again.split()
+    assert (list(maybe), list(surely_not)) == ([*PREFIX, *payloads[:2]], payloads[2:])
+    again.close()
+
+
+def test_a_live_spool_ends_as_one_that_is_found(tmp_path: Path) -> None:
+    """Nobody looked between the harm and the end."""
+    spool = begin(str(tmp_path), TOKEN, PREFIX, 64 * MB, 8 * MB)
+    spool.run()
+    spool.put(spool.next, event(1))
+    for name in ("session", "state"):
+        Path(spool.path, name).unlink()
+    spool.stop()
+    assert not spool.unwritten
+    spool.close()
+    again, wrong = recovered(tmp_path)
+    assert not wrong
+    assert all_of(again) == [*PREFIX, event(1)]
+    again.remove()
+
+
 @pytest.mark.parametrize("how", ["removed", "emptied", "cut"])
 def test_a_live_spool_that_vanishes_costs_what_was_in_it(tmp_path: Path, how: str) -> None:
     """What comes waits in memory, and what was removed is still readable while it is open."""
@@ -481,6 +532,38 @@ def test_before_anything_was_sent_all_is_carried_over(tmp_path: Path) -> None:
     spool.renew(OTHER, [b"new"])
     assert all_of(spool) == [b"new", b"one"]
     spool.remove()
+
+
+def test_a_session_that_could_not_be_written_down_nor_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk lets nothing be opened for writing; the state file is open. What the new session has sent may
+    not be sent again for the one before.
+    """
+    spool = begin(str(tmp_path), TOKEN, [], 64 * MB, 8 * MB)
+    payloads = [event(number) for number in range(4)]
+    for payload in payloads:
+        spool.put(spool.next, payload)
+    while not written(spool):
+        spool._writer.step(False)
+    real = os.open
+
+    def refuse(path: str, flags: int, *more: int, **named: int) -> int:
+        if flags & os.O_WRONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return real(path, flags, *more, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", refuse)
+        spool.renew(OTHER, [])
+        assert spool.trouble == "its session could not be written down"
+        assert all_of(spool) == payloads
+    spool._free()  # killed
+    again, wrong = recovered(tmp_path)
+    assert "may be counted lost" in wrong
+    maybe, surely_not = again.split()
+    assert (list(maybe), list(surely_not)) == (payloads, [])
+    again.remove()
 
 
 @pytest.mark.parametrize("harm", ["gone", "cut", "token", "number"])

@@ -143,24 +143,40 @@ class World:
         assert 0 <= self.spool.unwritten <= self.spool.events
 
     def vanish(self) -> None:
+        """All of the spool; the writer may make a segment meanwhile, as it may in the time of any `rm -r`."""
         if self.random.random() < 0.1:
-            shutil.rmtree(self.spool.path, ignore_errors=True)
+            while os.path.exists(self.spool.path):
+                shutil.rmtree(self.spool.path, ignore_errors=True)
+
+    def take_away(self) -> None:
+        """A file that says what the spool holds; it is written again, or nothing of it is found."""
+        for name in self.random.choice((("session",), ("state",), ("session", "state"))):
+            Path(self.spool.path, name).unlink(missing_ok=True)
+        self.look()
+
+    @property
+    def saved(self) -> bool:
+        """Whether it is to be found again."""
+        return not self.spool._void and Path(self.spool.path, "session").exists()
 
     def again(self) -> None:
         """The agent ends, or is killed, and the next one finds what is there."""
         self.disk.chance = 0.0
-        saved, killed = not self.spool._void, False
-        if self.threaded or self.random.random() < 0.5:
+        killed = False
+        sound = Path(self.spool.path, "state").exists()  # without it all may have been sent, or been there
+        if self.threaded or self.random.random() < 0.5 or not sound:
             if not self.threaded:
                 self.spool.run()
             self.spool.close()
+            assert self.saved or not os.path.exists(self.spool.path)
         else:
             killed = True
             self.spool._free()
+        saved = self.saved
         found = [one.spool for one in recover(self.path, 4 * MB, MB)]
         if not found or found[0] is None or not saved:
-            assert not saved or not os.path.exists(self.spool.path)
-            if found and found[0]:
+            assert not saved
+            if found and found[0]:  # the disk took neither the new session nor the end of the old one
                 found[0].close()
             shutil.rmtree(self.path, ignore_errors=True)
             self.tokens, self.first, self.model = 0, 0, []
@@ -188,7 +204,7 @@ class World:
 
     def run(self, steps: int) -> None:
         usual = [self.put] * 6 + [self.send] * 3 + [self.write] * 6 + [self.release] * 2
-        rare = [self.fill, self.renew, self.look, self.again, self.vanish]
+        rare = [self.fill, self.renew, self.look, self.again, self.vanish, self.take_away]
         for _ in range(steps):
             self.random.choice(usual if self.random.random() < 0.9 else rare)()
             self.check()

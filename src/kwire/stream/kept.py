@@ -9,9 +9,11 @@
 The laws: `session` is replaced as a whole, by rename(2), and synced; `state` is written in place, each number
 with its complement, and is right after kill -9; after a power loss it may be a second behind, but never
 behind what was deleted. Both have the `life` that was drawn when the spool was taken up last: a state of an
-earlier one says nothing. A spool knows its place: the machine, the file system and the inode of its folder.
+earlier one says nothing. A file that somebody has removed or changed is noticed, and can be written again. A
+spool knows its place: the machine, the file system and the inode of its folder.
 """
 
+import errno
 import os
 import struct
 import zlib
@@ -28,7 +30,6 @@ STATE: Final = "state"
 NOTHING: Final = (1 << 64) - 1
 
 _PAIR = struct.Struct("<QQ")
-_SENT = struct.Struct("<16sQQ")
 _LINEAGE = struct.Struct(f"<I{MOST}I")
 _RELEASED_AT, _END_AT, _SENT_AT, _LIFE_AT, _LINEAGE_AT = 0, 16, 32, 64, 72
 _SIZE = _LINEAGE_AT + _LINEAGE.size + 4  # less than a sector of a disk, which is written whole
@@ -70,6 +71,24 @@ class Kept(NamedTuple):
     probes: int
     place: Place
     life: bytes
+
+
+class Stamp(NamedTuple):
+    """Of a file at its place: it is another one where that differs. All zeros: there is none."""
+
+    inode: int = 0
+    size: int = 0
+    changed: int = 0
+    """st_mtime, ns."""
+
+
+def stamp(folder: int, name: str = SESSION) -> Stamp:
+    """What stands at the place of a file now. OSError where the disk does not tell."""
+    try:
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return Stamp()
+    return Stamp(found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def save(folder: int, kept: Kept) -> None:
@@ -118,11 +137,15 @@ def read(folder: int, path: str) -> Kept | None:
 
 
 class State:
-    """The open state file. `sent`, `released` and `end`: what it says. OSError where it cannot be written."""
+    """The open state file. `sent`, `released` and `end`: what it says. OSError where it cannot be written.
 
-    __slots__ = ("_fd", "_lineage", "end", "life", "released", "sent", "token")
+    `set_released` and `set_end` may be called by one thread and the rest by another.
+    """
+
+    __slots__ = ("_fd", "_folder", "_lineage", "end", "life", "released", "sent", "token")
 
     def __init__(self, folder: int) -> None:
+        self._folder = folder
         self._fd = os.open(STATE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=folder)
         data = os.pread(self._fd, _SIZE, 0)
         if not data:
@@ -138,13 +161,12 @@ class State:
     def set_sent(self, token: bytes, number: int) -> None:
         """Payloads up to `number` of the session `token` were sent, or are about to be."""
         self.token, self.sent = token, number
-        check = (~number & NOTHING) ^ zlib.crc32(token)
-        os.pwrite(self._fd, _SENT.pack(token, number, check), _SENT_AT)
+        os.pwrite(self._fd, token + _pair(number, zlib.crc32(token)), _SENT_AT)
 
     def set_life(self, life: bytes) -> None:
         """From now on it says what holds for this life of the spool."""
-        os.pwrite(self._fd, life, _LIFE_AT)
         self.life = life
+        os.pwrite(self._fd, life, _LIFE_AT)
 
     def lineage(self, token: bytes) -> tuple[int, ...]:
         """The nonces of the session's HELLOs; none where that cannot be told."""
@@ -163,14 +185,56 @@ class State:
 
     def set_released(self, number: int) -> None:
         """Records before `number` are needed no more; on the disk before anything is deleted."""
-        os.pwrite(self._fd, _PAIR.pack(number, ~number & NOTHING), _RELEASED_AT)
-        os.fdatasync(self._fd)
-        self.released = number
+        before, self.released = self.released, number
+        try:
+            os.pwrite(self._fd, _pair(number), _RELEASED_AT)
+            os.fdatasync(self._fd)
+        except OSError:
+            self.released = before
+            raise
 
     def set_end(self, number: int) -> None:
         """Records before `number` were written."""
-        os.pwrite(self._fd, _PAIR.pack(number, ~number & NOTHING), _END_AT)
-        self.end = number
+        before, self.end = self.end, number
+        try:
+            os.pwrite(self._fd, _pair(number), _END_AT)
+        except OSError:
+            self.end = before
+            raise
+
+    @property
+    def harmed(self) -> bool:
+        """Whether somebody has removed the file, put another in its place, or cut it."""
+        own = os.fstat(self._fd)
+        return stamp(self._folder, STATE).inode != own.st_ino or own.st_size < _SIZE
+
+    def restore(self) -> None:
+        """Write it anew, as it was. OSError where that cannot be.
+
+        A setter of the other thread that comes meanwhile is seen: each notes its number before it writes.
+        """
+        temporary = f"{STATE}.new"
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        fd = os.open(temporary, flags, 0o600, dir_fd=self._folder)
+        try:
+            written = self._bytes()
+            if os.pwrite(fd, written, 0) < _SIZE:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fdatasync(fd)
+            os.rename(temporary, STATE, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+            os.dup2(fd, self._fd, inheritable=False)
+            while written != (now := self._bytes()):
+                os.pwrite(self._fd, now, 0)
+                written = now
+        finally:
+            os.close(fd)
+
+    def _bytes(self) -> bytes:
+        """All that the file should say."""
+        sent = bytes(_PAIR.size) if self.sent is None else _pair(self.sent, zlib.crc32(self.token))
+        numbers = [bytes(_PAIR.size) if one is None else _pair(one) for one in (self.released, self.end)]
+        data = b"".join((*numbers, self.token.ljust(16, b"\0"), sent, self.life.ljust(8, b"\0")))
+        return (data + self._lineage).ljust(_SIZE, b"\0")
 
     def sync(self) -> None:
         """Put it on the disk."""
@@ -181,6 +245,11 @@ class State:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _pair(number: int, key: int = 0) -> bytes:
+    """A number and its complement, which `key` is put into."""
+    return _PAIR.pack(number, (~number & NOTHING) ^ key)
 
 
 def _number(data: bytes, at: int, key: int = 0) -> int | None:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from kwire.stream import manifest
-from kwire.stream.kept import NOTHING, SESSION, STATE, Kept, State, boot, place, read, save
+from kwire.stream.kept import NOTHING, SESSION, STATE, Kept, State, boot, place, read, save, stamp
 from kwire.stream.manifest import EVENTS, Manifest
 from kwire.stream.segment import HEAD, MAX_PAYLOAD, Segment, SpoolError, load
 from kwire.stream.spoolwriter import Began, Drop, Put, Refused, Sync, Tail, Writer, Wrote
@@ -119,6 +119,7 @@ class Spool:
         self._patched: dict[int, bytes] = {}  # records that are gone: what is told in their place
         self._last: tuple[int, bytes] = (-1, b"")  # read from the disk just now
         self._void = False  # the session file does not say what holds
+        self._stamp = stamp(folder)  # of the session file that we know
         self._harm: dict[str, bool] = {}  # what others did to it; whether that was told
         self._running = False
         self._writer = self._make_writer(Tail(0, 0, {}))
@@ -186,9 +187,8 @@ class Spool:
     @property
     def trouble(self) -> str:
         """Why the disk does not keep at present what it should; empty where it does."""
-        with contextlib.suppress(OSError):
-            if self._running and not os.fstat(self._folder).st_nlink:
-                return "its folder was removed"
+        if self._running and self._removed:
+            return "its folder was removed"
         return self._writer.trouble or ("its session could not be written down" if self._void else "")
 
     def harm(self) -> list[str]:
@@ -207,7 +207,7 @@ class Spool:
     def unwritten(self) -> int:
         """Events that wait here and are not on the disk, or not so that they would be found there."""
         self._settle()
-        if self._void or not os.fstat(self._folder).st_nlink:
+        if self._void or self._removed or self._changed:
             return self.events
         first = self._record(self._gone)
         removed = (one for one in self._segments if one.fd >= 0 and not os.fstat(one.fd).st_nlink)
@@ -242,8 +242,24 @@ class Spool:
         self._running = True
         self._writer.start()
 
+    @property
+    def _removed(self) -> bool:
+        """Whether its folder was."""
+        with contextlib.suppress(OSError):
+            return not os.fstat(self._folder).st_nlink
+        return False
+
+    @property
+    def _changed(self) -> bool:
+        """Whether somebody else has removed or changed the session file."""
+        with contextlib.suppress(OSError):
+            return not self._void and stamp(self._folder) != self._stamp
+        return False
+
     def stop(self) -> None:
         """Write and sync what is kept, as far as the disk takes it; then only `close` or `remove`."""
+        if self._running:
+            self.look()
         if not self._writer.stop(PATIENCE):
             self._harm.setdefault("the disk does not answer", False)
         self._settle()
@@ -265,7 +281,7 @@ class Spool:
         try:
             self._state.set_released(self._end)  # killed from here on, a successor deletes the rest
             names = [name for one in self._segments for name in one.names]
-            for name in (*names, f"{SESSION}.new", SESSION, STATE):
+            for name in (*names, f"{SESSION}.new", f"{STATE}.new", SESSION, STATE):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=self._folder)
             name = os.path.basename(self.path)
@@ -422,7 +438,7 @@ class Spool:
         unsent = self._payloads - self._middle
         start = self._end - min(unsent, self._end - self.kept.start)
         kept = self.kept._replace(token=token, prefix=tuple(prefix), start=start, boot=boot())
-        self._save(kept)
+        kept = self._save(kept)
         self._release(self._payloads - unsent)
         self.kept, self._gone = kept, 0
         self.lineage = Lineage((), self._set_lineage)
@@ -430,26 +446,44 @@ class Spool:
         self._clear()
 
     def look(self) -> None:
-        """Try again what the disk refused; to be called now and then."""
+        """Try again what the disk refused, write again what others took away; to be called now and then."""
         self._settle()
+        if self._removed:
+            return
+        if self._changed:
+            self._void = True
+            self._harm.setdefault(f"{SESSION} was removed or changed by somebody else", False)
         if self._void:
-            self._save(self.kept)
+            self.kept = self._save(self.kept)
+        with contextlib.suppress(OSError):
+            if self._state.harmed:
+                self._harm.setdefault(f"{STATE} was removed or cut by somebody else", False)
+                self._state.restore()
 
-    def _save(self, kept: Kept) -> None:
-        """Write the session file, or make it say nothing: what it says now would be sent again."""
+    def _save(self, kept: Kept) -> Kept:
+        """Write the session file, or make it say nothing: what it says now would be sent again. Gives what
+        is to be written.
+        """
         try:
             save(self._folder, kept)
         except OSError:
             self._void = True
         else:
             self._void = False
-            return
-        with contextlib.suppress(OSError):
+            self._stamp = stamp(self._folder)
+            return kept
+        try:
             fd = os.open(SESSION, os.O_WRONLY | os.O_CLOEXEC, dir_fd=self._folder)
             try:
                 os.ftruncate(fd, 0)
             finally:
                 os.close(fd)
+        except FileNotFoundError:
+            pass
+        except OSError:  # then let the state file belong to another life: all may have been sent
+            kept = kept._replace(life=os.urandom(LIFE))
+            self._say(self._state.set_life, kept.life)
+        return kept
 
     def _claim(self) -> None:
         """Make `sent` ours, and empty, where it belongs to a session before this one."""
@@ -462,8 +496,9 @@ class Spool:
         try:
             save(self._folder, kept)
         except OSError:
+            self._void = not self._stamp.inode
             return  # a full disk: it goes on with the life that it has
-        self.kept = kept
+        self.kept, self._stamp = kept, stamp(self._folder)
         self._say(self._state.set_life, kept.life)
 
     def _set_sent(self, number: int) -> None:
