@@ -67,6 +67,10 @@ def test_a_moment_from_the_end_is_written_as_help_says(rich: str, tmp_path: Any,
             assert status == 3, err
             texts.append(Path(path).read_text())
         assert texts[0] == texts[1]
+    for where in (["--where", "-5>cpu"], ["--where=-5>cpu"], ["--where", "-x(cpu)"]):
+        status, _, err = kwire("export", rich, *where, "-o", str(tmp_path / "where.csv"))
+        assert (status, err.count("\n")) == (1, 1)
+        assert err.startswith("kwire: --where:1: ")
     status, _, err = kwire("export", rich, "--utc", "-5s", "-o", str(tmp_path / "x.csv"))
     assert (status, err.count("\n")) == (2, 1)
 

@@ -7,6 +7,7 @@ pointers, runs in the kernel too (BPF_PROG_TEST_RUN of a raw tracepoint) and mus
 """
 
 import ctypes
+import operator
 import os
 import random
 import re
@@ -115,6 +116,8 @@ class Meaning:
                 return int(found == e.literal and (there or block))
             case c.TextOrder():
                 return self.order(e)
+            case c.TextCompare():
+                return self.texts(e)
             case c.TextMatch():
                 return int(matches(self.text(e.text)[0], e.pieces))
             case c.BlockEqual():
@@ -143,6 +146,15 @@ class Meaning:
             return 0
         less, same = found < e.literal, found == e.literal
         return int({"lt": less, "le": less or same, "gt": not (less or same), "ge": not less}[e.op])
+
+    def texts(self, e: c.TextCompare) -> int:
+        """How two texts stand to each other; one that cannot be read is unequal, but for a short block."""
+        left, right = self.text(e.left), self.text(e.right)
+        for side, (_, _, there) in ((e.left, left), (e.right, right)):
+            block = isinstance(side, c.ReadText) and 0 < side.fixed <= min(16, side.type.limit)
+            if not (there or block):
+                return int(e.op == "ne")
+        return int(getattr(operator, e.op)(left[0], right[0]))
 
     def binary(self, e: c.Binary) -> int:
         """Arithmetic in 64 bits."""
@@ -510,6 +522,7 @@ KINDS: tuple[Callable[[Writer, int], Any], ...] = (
     lambda w, d: c.TextOrder(
         w.one("lt", "le", "gt", "ge"), w.text(), w.one(b"", b"A", b"AA", b"B" * 20, COMM), t.BOOL, SPAN
     ),
+    lambda w, d: c.TextCompare(w.one("eq", "ne", "lt", "le", "gt", "ge"), w.text(), w.text(), t.BOOL, SPAN),
     lambda w, d: text_match(w),
     block_equal,
     lambda w, d: c.AddressOf(w.place(1, d), POINTER, SPAN),

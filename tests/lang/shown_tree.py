@@ -111,6 +111,8 @@ def value(node: c.Expr | c.Wide, checked: c.Program | None = None) -> str:
             return f"-{show(inner)}"
         case c.Invert(operand=inner):
             return f"~{show(inner)}"
+        case c.TextCompare(op=op, left=left, right=right):
+            return f"({show(left)} {SIGNS[op]} {show(right)})"
         case c.TextOrder(op=op, text=text, literal=literal):
             return f"({show(text)} {SIGNS[op]} {literal!r})"
         case c.TextEqual(text=text, literal=literal):

@@ -135,7 +135,7 @@ RECORDS = [
         ", s32[ctx+24], block(16)[ctx+8], text<=256[data_loc(52)]",
     ),
     (
-        "t:syscalls:sys_enter_openat(filename, raw=filename + 0)",
+        't:syscalls:sys_enter_openat(filename, raw=cast("char *", filename))',
         ", filename: text up to 256 bytes, raw: char __user *",
         None,
     ),

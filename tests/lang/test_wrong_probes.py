@@ -314,17 +314,21 @@ WRONG = [
     ),
     (
         "kprobe:connect",
-        "def f(sk): emit(x=comm == cast('char *', sk))",
-        '2: the kernel compares a text with a constant one only; write == "…", or compare them in a where, '
-        "when they are recorded",
-        "comm == cast('char *', sk)",
+        "def f(sk): emit(x=comm == cast('u8 *', sk))",
+        '2: a text does not compare with a u8 *; compare it with a text: == "…"',
+        "comm == cast('u8 *', sk)",
     ),
     (
         "kprobe:connect",
-        "def f(sk): emit(x=comm == sk.name)",
-        '2: the kernel compares a text with a constant one only; write == "…", or compare them in a where, '
-        "when they are recorded",
-        "comm == sk.name",
+        "def f(sk): emit(x=comm == bytes(sk, 4))",
+        "2: a value of up to 4 bytes is no text; make it one: str(x)",
+        "comm == bytes(sk, 4)",
+    ),
+    (
+        "kprobe:connect",
+        "def f(sk): emit(x=str(sk.name, 4)[4])",
+        "2: 4 is not an index of char[4]; its indexes are 0 to 3",
+        "4",
     ),
     (
         "kprobe:connect",

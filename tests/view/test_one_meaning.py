@@ -70,6 +70,9 @@ TESTS = st.one_of(
     st.builds("{} {} {}".format, NUMBERS, st.sampled_from(["==", "!=", "<", "<=", ">", ">="]), NUMBERS),
     st.builds("{} <= {} < {}".format, NUMBERS, NUMBERS, NUMBERS),
     st.builds("{} {} '{}'".format, TEXTS, st.sampled_from(["==", "!=", "<", "<=", ">", ">="]), WORDS),
+    st.builds("{} {} {}".format, TEXTS, st.sampled_from(["==", "!=", "<", "<=", ">", ">="]), TEXTS),
+    st.builds("{}[{}] == {}".format, TEXTS, st.sampled_from(["0", "1", "few"]), st.sampled_from(["97", "0"])),
+    st.builds("{} {} None".format, TEXTS, st.sampled_from(["is", "is not", "==", "!="])),
     st.builds("{}.{}('{}')".format, TEXTS, st.sampled_from(["startswith", "endswith"]), WORDS),
     st.builds("'{}' in {}".format, WORDS, TEXTS),
     st.builds("{} ~ '{}'".format, TEXTS, GLOBS),
@@ -148,6 +151,8 @@ a; b | a = 3 | | a == -ENOENT | a == "ENOENT" | ENOENT | glob(name) | glob(name,
 name.startswith() | str(name, 0) == "x" | str(name, 5000) == "x" | str(name, a) == "x" | sizeof(a) == 4
 cast("u8", a) == 1 | u8(a) == 300 | 1 < 2 | "a" < "b" | a < 5 < b | name != "0123456789abcdefg"
 name == "\\ud800" | name ~ "\\udcff*" | "\\ud800" in name | name < "\\ud800" | "\\ud800" == "\\ud800"
+name[16] == 1 | str(name, 2)[2] == 1 | name is None | name == None | name < None | name is 3 | name == long
+str(name, 3) < long | name == "a" < long | min(name, long) | name in (long, "a") | name.startswith(long)
 name ~ "" | long > "a name that is longer than the forty bytes of it" | True | None
 """
 

@@ -45,6 +45,10 @@ READING = frozenset({"show", "verify", "query", "export", "stats", "merge", "spl
 """Verbs that read what anybody may have written: they give up all privileges first."""
 
 
+CONDITIONS = ("--filter", "--where")
+"""Options whose values are expressions, which may begin with a minus."""
+
+
 class Verb(Protocol):
     """What every verb's module offers."""
 
@@ -186,10 +190,14 @@ def _parse(name: str, verb: Verb, words: list[str]) -> argparse.Namespace:
 
 
 def _joined(words: list[str]) -> list[str]:
-    """The words with each value such as -5s, which argparse takes for an option, joined to its option."""
+    """The words with each value such as -5s or -fd > 9, which argparse takes for an option, joined to its
+    option.
+    """
     joined: list[str] = []
     for word in words:
-        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and re.match(r"-\.?\d", word):
+        last = joined[-1] if joined else ""
+        value = r"-[^-]." if last in CONDITIONS else r"-\.?\d"
+        if last.startswith("--") and "=" not in last and re.match(value, word):
             joined[-1] += f"={word}"
         else:
             joined.append(word)

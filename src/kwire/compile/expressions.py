@@ -486,6 +486,8 @@ class Expressions(Builder, ABC):
             self._text_order(e, yes, no)
         elif isinstance(e, checked.TextMatch):
             self.match(e, yes, no)
+        elif isinstance(e, checked.TextCompare):
+            self.compare_texts(e, yes, no)
         elif isinstance(e, checked.BlockEqual):
             self._block_condition(e, yes, no)
         elif isinstance(e, checked.Compare):
@@ -581,6 +583,10 @@ class Expressions(Builder, ABC):
     def match(self, e: checked.TextMatch, yes: Block, no: Block) -> None:
         """Go to `yes` where a text matches a pattern, otherwise to `no`."""
 
+    @abstractmethod
+    def compare_texts(self, e: checked.TextCompare, yes: Block, no: Block) -> None:
+        """Go to `yes` where two texts stand to each other as asked, otherwise to `no`."""
+
     def _block_condition(self, e: checked.BlockEqual, yes: Block, no: Block) -> None:
         """Compare bytes word by word; one branch."""
         place, difference = e.block.place, None
@@ -665,6 +671,7 @@ _LOWER: dict[type, Callable[[Expressions, Any], Operand]] = {
     checked.Invert: Expressions.invert,
     checked.Compare: Expressions.compare,
     checked.TextEqual: Expressions.truth,
+    checked.TextCompare: Expressions.truth,
     checked.TextOrder: Expressions.truth,
     checked.TextMatch: Expressions.truth,
     checked.BlockEqual: Expressions.truth,

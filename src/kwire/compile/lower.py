@@ -6,8 +6,8 @@ when that refuses, count the refusal and note when it was first and last so.
 
 Maps: `rings` (array of ring buffers, one a CPU), `counts` (one mapped value, a slot of 64 bytes for each
 CPU and probe), `tasks` (hash of the processes traced), `scratch` (records that do not fit the stack, a
-stretch for each CPU), `texts` (texts that are matched with patterns, likewise). None but `tasks` needs more
-than an index, so none costs more than a few nanoseconds.
+stretch for each CPU), `texts` (texts that are matched with patterns or with each other, likewise). None but
+`tasks` needs more than an index, so none costs more than a few nanoseconds.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from kwire.compile.emission import cpu, send, sender
 from kwire.compile.expressions import Expressions, Options
 from kwire.compile.ir import At, Block, Function, Ins, Module, Operand, Slot, Value
 from kwire.compile.layout import SLACK, Layout, pad
-from kwire.compile.matching import Texts, match
+from kwire.compile.matching import Texts, compare, match
 from kwire.compile.tails import Record
 from kwire.kinds import KINDS
 from kwire.lang import checked
@@ -114,6 +114,10 @@ class Lower(Expressions):
     def match(self, e: checked.TextMatch, yes: Block, no: Block) -> None:
         """Go to `yes` where a text matches a pattern, otherwise to `no`."""
         match(self, self.texts, cpu(self, self.options), e, yes, no)
+
+    def compare_texts(self, e: checked.TextCompare, yes: Block, no: Block) -> None:
+        """Go to `yes` where two texts stand to each other as asked, otherwise to `no`."""
+        compare(self, self.texts, cpu(self, self.options), e, yes, no)
 
     def _traced_only(self) -> None:
         """Leave unless the current process is in `tasks`, by its number and the moment it was created. The

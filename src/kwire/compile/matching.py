@@ -1,4 +1,5 @@
-"""Texts matched with patterns → IR: the text is laid into memory of its own, its pieces are looked for there.
+"""Texts matched with patterns or with each other → IR: a text is laid into memory of its own, its pieces are
+looked for there.
 
 A piece is found by one operation (`ir.Find`), which the selector makes into a loop of the machine. Where the
 search begins and where a piece was found are numbers that the verifier must not know, or it would follow what
@@ -12,6 +13,8 @@ from kwire.lang import checked
 
 TEXTS = "texts"
 """The map that holds texts while they are looked at: a stretch for each CPU."""
+
+TEXT = (checked.ReadText, checked.Comm)
 
 SPARE = 16
 """Bytes behind the longest text: what reading it needs, and a word for a number on its way."""
@@ -81,6 +84,50 @@ def match(
         lower.branch("slt", place, 0, no, yes)
     else:
         lower.jump(yes)
+
+
+def compare(
+    lower: Expressions, texts: Texts, cpu: Operand, e: checked.TextCompare, yes: Block, no: Block
+) -> None:
+    """Go to `yes` where the texts stand to each other as asked, otherwise to `no`: both are laid down with
+    zeros behind them and compared word by word, each word as the number its bytes are from the left.
+    """
+    limits = [text.type.limit for text in (e.left, e.right) if isinstance(text, TEXT)]
+    size = (max(limits) + 2 + 7) & ~7
+    base = texts.place(lower, cpu, 2 * size)
+    for number, text in enumerate((e.left, e.right)):
+        assert isinstance(text, TEXT)
+        limit, start = limits[number], number * size
+        for at in range(0, size, 8):
+            lower.store(base, start + at, 8, 0)
+        length, cut = Record(lower, base, start).text(text, limit)
+        for at in (limit, limit + 1):  # where it went on
+            lower.store(base, start + at, 1, 0)
+        if cut != 0:  # with no length: it could not be read
+            there, maybe = lower.new_block("there"), lower.new_block("maybe")
+            lower.branch("ne", length, 0, there, maybe)
+            lower.start(maybe)
+            lower.branch("eq", cut, 0, there, yes if e.op == "ne" else no)
+            lower.start(there)
+    words = range(0, (max(limits) + 7) & ~7, 8)
+    if e.op in ("eq", "ne"):
+        difference: Operand = 0
+        for at in words:
+            here = lower.emit("xor", [lower.load(base, at, 8), lower.load(base, size + at, 8)])
+            difference = here if difference == 0 else lower.emit("or", [difference, here])
+        lower.branch(e.op, difference, 0, yes, no)
+        return
+    less, greater = (yes, no) if e.op in ("lt", "le") else (no, yes)
+    for at in words:
+        left, right = (lower.emit("be", [lower.load(base, side, 8)], 64, 64) for side in (at, size + at))
+        if at == words[-1]:
+            lower.branch(e.op, left, right, yes, no)
+            return
+        same, differs = lower.new_block("same"), lower.new_block("differs")
+        lower.branch("eq", left, right, same, differs)
+        lower.start(differs)
+        lower.branch("lt", left, right, less, greater)
+        lower.start(same)
 
 
 def _unknown(lower: Expressions, word: At, number: Operand) -> Value:

@@ -45,6 +45,7 @@ COUNTS: Final[dict[type[Form], tuple[str, ...]]] = {
     c.Invert: ("operand",),
     c.Compare: ("op", "left", "right", "signed"),
     c.TextEqual: ("text", "literal"),
+    c.TextCompare: ("op", "left", "right"),
     c.TextOrder: ("op", "text", "literal"),
     c.TextMatch: ("text", "pieces"),
     c.BlockEqual: ("block", "data"),

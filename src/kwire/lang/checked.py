@@ -190,6 +190,19 @@ class TextEqual(Node):
     span: Span
 
 
+class TextCompare(Node):
+    """Two texts compared by their bytes, each as far as its limit: op one of eq ne lt le gt ge.
+
+    One that cannot be read stands to nothing and equals nothing.
+    """
+
+    op: str
+    left: "Wide"
+    right: "Wide"
+    type: Bool
+    span: Span
+
+
 class TextOrder(Node):
     """How the value of a text stands to the literal by its bytes: op one of lt le gt ge.
 
@@ -357,6 +370,7 @@ Expr: TypeAlias = (
     | Invert
     | Compare
     | TextEqual
+    | TextCompare
     | TextOrder
     | TextMatch
     | BlockEqual

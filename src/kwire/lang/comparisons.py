@@ -19,6 +19,9 @@ from kwire.lang.errors import NameTextError, NeverTextError, TextError, did_you_
 from kwire.lang.tree import COMPARE, Span
 from kwire.lang.values import Literal, Value
 
+NETWORK = ("ipv4", "ipv6", "mac")
+"""Displays of addresses that are bytes in an order which is no order of numbers."""
+
 SWAPPED = {"eq": "eq", "ne": "ne", "lt": "gt", "le": "ge", "gt": "lt", "ge": "le"}
 
 
@@ -34,15 +37,23 @@ def compare(op: str, left: Value, right: Value, span: Span, constant: Named = li
         left, right, op = right, left, SWAPPED[op]
     if isinstance(right, Literal):
         return _with_string(op, left, right, span, constant)
-    texts = [one for one in (left, right) if _is_text(one)]
-    other = right if texts and texts[0] is left else left
-    if len(texts) == 1 and not _points_to_text(other):
-        wrong = f"a text does not compare with {t.article(other.type)}"
-        raise TextError(span, wrong, 'compare it with a text: == "…"')
-    if texts:
-        wrong = "the kernel compares a text with a constant one only"
-        raise TextError(span, wrong, 'write == "…", or compare them in a where, when they are recorded')
+    if _is_text(left) or _is_text(right):
+        for value in (left, right):
+            if not _is_text(value) and not _points_to_text(value):
+                wrong = f"a text does not compare with {t.article(value.type)}"
+                raise TextError(span, wrong, 'compare it with a text: == "…"')
+        return c.TextCompare(op, text_of(left, span), text_of(right, span), t.BOOL, span)
+    if any(isinstance(one.type, t.Int) and one.type.display in NETWORK for one in (left, right)):
+        unordered(op, span)
     return _numbers(op, values.scalar(left), values.scalar(right), span)
+
+
+def missing(op: str, value: Value, span: Span) -> c.Expr:
+    """`value is None` (eq), `value is not None` (ne): whether a text cannot be read, an address is 0."""
+    if not _is_text(value):
+        return _numbers(op, values.scalar(value), c.Const(0, t.S64, span), span)
+    there = c.TextOrder("ge", text_of(value, span), b"", t.BOOL, span)
+    return there if op == "ne" else c.Not(there, t.BOOL, span)
 
 
 def _with_string(op: str, left: Value, literal: Literal, span: Span, constant: Named) -> c.Expr:

@@ -78,14 +78,7 @@ class Expressions:
         """The checked value of a tree of which only matters whether it is 0."""
         if isinstance(node, tree.Logic):
             return _balanced(node.op, [self.condition(one) for one in node.operands], node.span)
-        value = self.check(node)
-        if self.bare and isinstance(node, tree.Name) and isinstance(value.type, t.Pointer):
-            from kwire.lang.comparisons import text_of
-            from kwire.lang.shown import is_name
-
-            if is_name(self.site, node.id, value.type):  # in events it is the text
-                value = text_of(value, node.span)
-        return values.truth(value)
+        return values.truth(self.check(node))
 
     # -- leaves
 
@@ -121,7 +114,7 @@ class Expressions:
         if self.bare:
             param = self._param_named(name) or self._param_named(name.removeprefix(PREFIX))
             if param is not None:
-                return self.param(param, span)
+                return self.own(param, span)
         printed = self._printed(name)
         if printed is not None:
             return c.Const(printed, t.S64, span)
@@ -196,6 +189,17 @@ class Expressions:
     def _param_named(self, name: str) -> Param | None:
         return next((param for param in self.site.params if param.name == name), None)
 
+    def own(self, param: Param, span: Span) -> Value:
+        """A value of the attach point as its name means it; where names stand alone, as in events."""
+        value = self.param(param, span)
+        if self.bare:
+            from kwire.lang.shown import is_name
+
+            if is_name(self.site, param.name, param.type):
+                place = values.place_at(values.scalar(value), span)
+                return c.ReadText(place, t.Text(builtins.TEXT_LIMIT, place.space), span)
+        return value
+
     def param(self, param: Param, span: Span, type_: Type | None = None) -> Value:
         """A value of the attach point; `type_` overrides the type it is known by."""
         own = param.type if type_ is None else type_
@@ -245,7 +249,7 @@ class Expressions:
     def _own(self, node: tree.Member) -> Value:
         param = self._param_named(node.name)
         if param is not None:
-            return self.param(param, node.span)
+            return self.own(param, node.span)
         if self.site.kind == "kretprobe":
             message, cure = "at the return of a function its arguments are gone", "use fexit, or retval"
             raise TextError(node.span, message, cure)
@@ -291,8 +295,13 @@ class Expressions:
         return self.element(value, index, node.span)
 
     def element(self, value: Value, index: c.Expr, span: Span) -> Value:
-        """One element of an array, or of what a pointer points to."""
+        """One element of an array, or of what a pointer points to; of a text one of its characters."""
         length = 0
+        if isinstance(value, c.Comm):
+            value = self._thread_name(value)
+        if isinstance(value, c.ReadText):
+            length = min(value.fixed, value.type.limit) if value.fixed else value.type.limit
+            value = c.ReadBlock(value.place, length, t.Array(t.CHAR, length), value.span)
         if isinstance(value, c.ReadBlock) and isinstance(value.type, t.Array):
             target, place, length = value.type.element, value.place, value.type.length
         elif isinstance(value.type, t.Pointer) and not isinstance(value, values.WIDE):
@@ -311,6 +320,16 @@ class Expressions:
         else:
             place = place.replace(indexes=(*place.indexes, c.Index(index, stride, length)), span=span)
         return values.load(place, target, span)
+
+    def _thread_name(self, comm: c.Comm) -> Value:
+        """The name of the current thread where it is in memory."""
+        from kwire.lang.python import parse_expression
+
+        name = values.as_text(
+            self.check(parse_expression("curtask.comm", "comm")), comm.type.limit, comm.span
+        )
+        assert isinstance(name, c.ReadText)
+        return name.replace(span=comm.span)
 
     # -- operations
 
@@ -365,7 +384,10 @@ class Expressions:
         for op, operand in node.rest:
             right = self.check(operand)
             span = node.span if len(node.rest) == 1 else _between(left.span, right.span)
-            tests.append(self.compare(op, left, right, span))
+            if isinstance(operand, tree.Number) and operand.none and op in ("eq", "ne"):
+                tests.append(self.missing(op, left, span))
+            else:
+                tests.append(self.compare(op, left, right, span))
             left = right
         # What is always true changes nothing: half of `0 <= fd < 10`, say.
         return _balanced("and", [test for test in tests if not _true(test)] or tests[:1], node.span)
@@ -378,6 +400,12 @@ class Expressions:
             return compare(op, left, right, span, self.constant)
         except NeverTextError as error:
             return self._never(error, op == "ne")
+
+    def missing(self, op: str, value: Value, span: Span) -> c.Expr:
+        """`value is None` (eq), `value is not None` (ne)."""
+        from kwire.lang.comparisons import missing
+
+        return missing(op, value, span)
 
     def constant(self, name: str) -> int | None:
         """The number of a name that numbers are shown by, None where it is none."""

@@ -61,7 +61,7 @@ def cast(value: Value, type_: Type, span: Span, type_span: Span) -> Value:
         raise TextError(type_span, f"this cannot become {t.describe(type_)}", "cast a pointer")
     if not isinstance(type_, t.SCALARS):
         raise TextError(type_span, f"a value cannot become {t.describe(type_)}")
-    if isinstance(value, c.ReadBlock) and isinstance(type_, t.Pointer):
+    if isinstance(value, c.ReadBlock | c.ReadText) and isinstance(type_, t.Pointer):
         value = values.address(value, span)
     number = values.scalar(value)
     if isinstance(type_, t.Pointer) and isinstance(number.type, t.Pointer) and number.type.space == t.USER:

@@ -199,13 +199,16 @@ class Converter:
             if isinstance(op, ast.Is | ast.IsNot):
                 if not none:
                     raise TextError(span, "`is` compares nothing in a probe", "use ==")
-                rest.append(("eq" if isinstance(op, ast.Is) else "ne", tree.Number(0, self.span(operand))))
+                rest.append(("eq" if isinstance(op, ast.Is) else "ne", self._none(operand)))
             elif isinstance(op, ast.In | ast.NotIn):
                 raise TextError(span, "`in` cannot stand in a chain of comparisons", "use `and`")
             else:
-                right = tree.Number(0, self.span(operand)) if none else self.expr(operand)
+                right = self._none(operand) if none else self.expr(operand)
                 rest.append((COMPARE[type(op)], right))
         return tree.Compare(self.expr(node.left), tuple(rest), span)
+
+    def _none(self, node: ast.expr) -> Expr:
+        return tree.Number(0, self.span(node), none=True)
 
     def _membership(self, node: ast.Compare, negated: bool) -> Expr:
         choices, span = node.comparators[0], self.span(node)

@@ -6,14 +6,13 @@ everything the attach point itself has. A name that the context has already gets
 
 from collections.abc import Sequence
 
-from kwire.lang import builtins, events, tree, values
+from kwire.lang import builtins, events, tree
 from kwire.lang import checked as c
 from kwire.lang import types as t
 from kwire.lang.check import check_filter
 from kwire.lang.context import Argument, Param, Site
 from kwire.lang.errors import Diagnostic, LanguageError, TextError
 from kwire.lang.expressions import PREFIX, Expressions, Types
-from kwire.lang.shown import is_name
 from kwire.lang.tree import NOWHERE, Source
 from kwire.lang.values import Value
 
@@ -89,7 +88,7 @@ def _plain(checker: Expressions, node: tree.Expr) -> Value:
     if isinstance(node, tree.Name):
         for param in checker.site.params:
             if param.name == node.id:
-                return _shown(value, param, checker.site)
+                return _shown(value, param)
     return value
 
 
@@ -101,24 +100,20 @@ def _own(checker: Expressions, fields: dict[str, events.Final]) -> None:
         params = [Param(f"arg{number}", t.U64, Argument(number)) for number in range(3)]
     for param in params:
         try:
-            value = events.final(_shown(checker.param(param, NOWHERE), param, site), NOWHERE)
+            value = events.final(_shown(checker.own(param, NOWHERE), param), NOWHERE)
         except TextError:
             continue  # of a type that no event can hold: whoever wants it names a part of it
         fields[_free(param.name, fields)] = value
 
 
-def _shown(value: Value, param: Param, site: Site) -> Value:
-    """A value as people want to see it: addresses as addresses, names of files as text."""
+def _shown(value: Value, param: Param) -> Value:
+    """A value as people want to see it: addresses as addresses."""
     if isinstance(value, c.ReadBlock):
         display = ADDRESSES.get((value.size, param.name), "")
         if display == "ipv4":
             return c.Load(value.place, t.Int(4, False, display), NOWHERE)
         if display and isinstance(value.type, t.Array):
             return value.replace(type=value.type.replace(display=display))
-        return value
-    if is_name(site, param.name, param.type):
-        place = values.place_at(values.scalar(value), NOWHERE)
-        return c.ReadText(place, t.Text(builtins.TEXT_LIMIT, t.USER), NOWHERE)
     return value
 
 

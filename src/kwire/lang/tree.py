@@ -69,11 +69,12 @@ class Name(Node):
 
 
 class Number(Node):
-    """An integer (a character literal and True/False are integers too)."""
+    """An integer (a character literal and True/False are integers too; None is a pointer's 0)."""
 
     value: int
     span: Span
     boolean: bool = False
+    none: bool = False
 
 
 class String(Node):

@@ -186,4 +186,6 @@ def describe(type_: Type) -> str:
 def article(type_: Type) -> str:
     """The type with its article: "a u32", "an s32"."""
     text = describe(type_)
+    if isinstance(type_, Bytes):
+        text = f"value of {text}"
     return f"{'an' if text[0] in 'aeis' and not text.startswith('struct') else 'a'} {text}"

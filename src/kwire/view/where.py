@@ -25,7 +25,6 @@ from kwire.lang.errors import (
     never_anywhere,
 )
 from kwire.lang.expressions import PREFIX, Expressions
-from kwire.lang.forms import Node
 from kwire.lang.matching import regex
 from kwire.lang.values import Literal, Value, wrap
 from kwire.view.render import CONTEXT, Test, Values
@@ -52,16 +51,6 @@ SYMBOLS = ("ksym", "usym")
 TEXTS = ("str", "text")
 SHOWN = frozenset(DISPLAYS)
 MASK = (1 << 64) - 1
-
-
-class Texts(Node):
-    """Two texts of an event compared by their bytes: op one of `tree.COMPARE`."""
-
-    op: str
-    left: c.ReadText
-    right: c.ReadText
-    type: t.Bool
-    span: tree.Span
 
 
 class Where:
@@ -239,8 +228,10 @@ class _Checker(Expressions):
 
     def element(self, value: Value, index: c.Expr, span: tree.Span) -> Value:
         """One element of an array; of a text one of its bytes."""
-        if isinstance(value, c.ReadText) and TYPES[self._schema.fields[_index_of(value)].type].kind in TEXTS:
-            value = c.ReadBlock(value.place, value.fixed, t.Array(t.CHAR, value.fixed), value.span)
+        if isinstance(value, c.ReadText):
+            field = self._schema.fields[_index_of(value)]
+            if TYPES[field.type].kind not in TEXTS:
+                raise TextError(span, f"{field.name} has no elements", "compare all of it")
         return super().element(value, index, span)
 
     def compare(self, op: str, left: Value, right: Value, span: tree.Span) -> c.Expr:
@@ -255,8 +246,9 @@ class _Checker(Expressions):
                 comparisons.unordered(op, span)
                 value = self._name_of(value)
             left, right = (value, other) if isinstance(right, Literal) else (other, value)
-        if isinstance(left, c.ReadText) and isinstance(right, c.ReadText):
-            return Texts(op, left, right, t.BOOL, span)  # type: ignore[return-value]
+        for value in (left, right):
+            if isinstance(value, c.ReadText) and self._is_address(value):
+                comparisons.unordered(op, span)
         return super().compare(op, left, right, span)
 
     def constant(self, name: str) -> int | None:
@@ -363,7 +355,7 @@ class Evaluator:
             case c.TextOrder(op=op, text=text, literal=literal):
                 test, of = getattr(operator, op), self.text(text)
                 return lambda time, values: (found := of(time, values)) is not None and test(found, literal)
-            case Texts(op=op, left=left, right=right):
+            case c.TextCompare(op=op, left=left, right=right):
                 test, one, two = getattr(operator, op), self.text(left), self.text(right)
 
                 def compared(time: int, values: Values) -> bool:
@@ -418,10 +410,15 @@ class Evaluator:
         is_text = TYPES[field.type].kind in TEXTS
         size = 1 if is_text else field.size // field.count
         first = (place.offset & ~BY_NAME) // size
-        steps = [(self.number(one.value), one.stride // size) for one in place.indexes]
+        steps = [(self.number(one.value), one.stride // size, one.length) for one in place.indexes]
 
         def item(time: int, values: Values) -> Any:
-            at = first + sum(step(time, values) * stride for step, stride in steps)
+            at = first
+            for step, stride, length in steps:
+                number = step(time, values)
+                if length and not 0 <= number < length:
+                    return None
+                at += number * stride
             if is_text:
                 data = text_bytes(values[index])
                 return wrap(data[at], t.CHAR) if 0 <= at < len(data) else 0
