@@ -60,7 +60,9 @@ def program(kind: str, *values: Any, wanted: Any = None, body: tuple[c.Stmt, ...
     where = Site(kind, "f", params if kind != "tracepoint" else ())
     fields = tuple(c.Field(f"f{n}", value.type) for n, value in enumerate(values))
     emit = c.Emit(tuple(values), SPAN)
-    return c.Program("load", where, Source("load.py", "emit()"), fields, (), wanted, (*body, emit), SPAN)
+    return c.Program(
+        "load", where, Source("load.py", "emit()"), (c.Shape(fields),), (), wanted, (*body, emit), SPAN
+    )
 
 
 def build(made: c.Program, **options: Any) -> Compiled:
@@ -92,7 +94,7 @@ def events(compiled: Compiled, context: bytes) -> list[dict[str, Any]]:
     with loaded(compiled) as (made, ring):
         made.test_run(context=context)
         frames = ring.read()
-        found = [decode(compiled.schema, frames.frame_bytes(n)) for n in range(len(frames))]
+        found = [decode(compiled.schemas[0], frames.frame_bytes(n)) for n in range(len(frames))]
         ring.release()
     return found
 

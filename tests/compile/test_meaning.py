@@ -92,7 +92,7 @@ def in_kernel(made: Compiled, context: bytes | None) -> tuple[list[dict[str, Any
                     return [], 0
                 loaded.test_run(context=context)  # here, where this process's memory is
                 frames = reader.read()
-                found = [decode(made.schema, frames.frame_bytes(n)) for n in range(len(frames))]
+                found = [decode(made.schemas[0], frames.frame_bytes(n)) for n in range(len(frames))]
                 reader.release()
             counts = maps["counts"].lookup(bytes(4))
             assert counts is not None
@@ -109,7 +109,7 @@ def events(
     made = compiled(body)
     context = vm.arguments([*arguments, *[0] * (4 - len(arguments))])
     machine = vm.Machine(made.image, memory=vm.Memory(memory or {}))
-    emitted = [decode(made.schema, one) for one in machine.run(context).emitted]
+    emitted = [decode(made.schemas[0], one) for one in machine.run(context).emitted]
     for _ in range(5):  # a page of this process can be on the move, and then it cannot be read
         for address, data in (memory or {}).items():
             ctypes.string_at(address, len(data))
@@ -270,7 +270,7 @@ def test_an_array_of_the_context_is_indexed(index: str) -> None:
         at = eval(index, {"which": which, "u32": lambda value: value & 0xFFFFFFFF})
         word = 10 + at if 0 <= at < 6 else 0
         letter = b"abcdefghijklmnop"[at] if 0 <= at < 16 else 0
-        assert decode(made.schema, frame) == {"x": word, "letter": letter}
+        assert decode(made.schemas[0], frame) == {"x": word, "letter": letter}
 
 
 # loops

@@ -42,7 +42,7 @@ def build(*values: Any, wanted: Any = None, body: tuple[c.Stmt, ...] = (), **opt
     fields = tuple(c.Field(f"f{n}", value.type) for n, value in enumerate(values))
     where = Site("rawtracepoint", "x", (Param("a", POINTER, Argument(0)),))
     emit = c.Emit(tuple(values), SPAN)
-    made = c.Program("x", where, Source("x", ""), fields, (), wanted, (*body, emit), SPAN)
+    made = c.Program("x", where, Source("x", ""), (c.Shape(fields),), (), wanted, (*body, emit), SPAN)
     arch = named("x86_64")
     return compile_probe(
         made, id=1, spec="x", probes=1, cpus=2, tasks=False, arch=arch, explain=True, **options
@@ -240,9 +240,10 @@ def test_a_whole_program() -> None:
     made = record.program(where, None)  # type: ignore[arg-type]  # no types are looked up
     emit = made.body[0]
     assert isinstance(emit, c.Emit)
-    wanted = [n for n, field in enumerate(made.fields) if field.name in ("pid", "tid", "__syscall_nr")]
+    fields = made.shapes[0].fields
+    wanted = [n for n, field in enumerate(fields) if field.name in ("pid", "tid", "__syscall_nr")]
     made = made.replace(
-        fields=tuple(made.fields[n] for n in wanted),
+        shapes=(c.Shape(tuple(fields[n] for n in wanted)),),
         body=(emit.replace(values=tuple(emit.values[n] for n in wanted)),),
     )
     options = {"main": 77, "task": TaskFields(8, 12, 16, 32, 40, 48)}

@@ -11,7 +11,7 @@ import pytest
 from kwire.bpf import vm
 from kwire.bpf.arch import named
 from kwire.bpf.task import TaskFields
-from kwire.compile.build import Compiled, CompileError, compile_probe, layout_key, probe_schema
+from kwire.compile.build import Compiled, CompileError, compile_probe, layout_key, probe_schemas
 from kwire.compile.layout import layout
 from kwire.lang import checked as c
 from kwire.lang import record
@@ -47,7 +47,9 @@ def program(site: Site, *values: Any, wanted: Any = None, body: Sequence[c.Stmt]
     """Emits these values as f0, f1, …"""
     fields = tuple(c.Field(f"f{n}", value.type) for n, value in enumerate(values))
     emit = c.Emit(tuple(values), SPAN)
-    return c.Program("probe", site, Source("probe.py", "emit()"), fields, (), wanted, (*body, emit), SPAN)
+    return c.Program(
+        "probe", site, Source("probe.py", "emit()"), (c.Shape(fields),), (), wanted, (*body, emit), SPAN
+    )
 
 
 def site(kind: str, count: int = 3, type_: t.Type = t.U64) -> Site:
@@ -63,7 +65,9 @@ def build(made: c.Program, **options: Any) -> Compiled:
 
 def run(compiled: Compiled, context: bytes, **env: Any) -> list[dict[str, Any]]:
     """The events of one firing, decoded."""
-    return [decode(compiled.schema, one) for one in vm.Machine(compiled.image, **env).run(context).emitted]
+    return [
+        decode(compiled.schemas[0], one) for one in vm.Machine(compiled.image, **env).run(context).emitted
+    ]
 
 
 def counters(machine: vm.Machine, probe: int, cpu: int, probes: int = 2) -> tuple[int, ...]:
@@ -86,8 +90,14 @@ def test_a_recorded_getppid_takes_no_byte_too_many(comm: str, size: int) -> None
     [frame] = machine.run(bytes(8) + struct.pack("<q", 110)).emitted
     assert len(frame) == size
     assert frame[:8] == struct.pack(">BBHI", 0x11, 0, size, 1)
-    assert compiled.schema.timestamp(frame) == 5
-    assert decode(compiled.schema, frame) == {"cpu": 2, "pid": 7, "tid": 8, "comm": comm, "__syscall_nr": 110}
+    assert compiled.schemas[0].timestamp(frame) == 5
+    assert decode(compiled.schemas[0], frame) == {
+        "cpu": 2,
+        "pid": 7,
+        "tid": 8,
+        "comm": comm,
+        "__syscall_nr": 110,
+    }
 
 
 def test_fields_lie_without_holes_and_in_their_order() -> None:
@@ -277,7 +287,7 @@ def test_only_the_processes_wanted() -> None:
     seen = []
     for pid in (10, 20, 30):
         machine.env.pid = pid
-        seen += [decode(compiled.schema, one)["f0"] for one in machine.run(vm.registers()).emitted]
+        seen += [decode(compiled.schemas[0], one)["f0"] for one in machine.run(vm.registers()).emitted]
     assert seen == [10, 20]
     assert counters(machine, 1, 0)[:2] == (2, 0)
 
@@ -303,7 +313,7 @@ def test_processes_that_are_left_out() -> None:
     seen = []
     for pid in (10, 20, 30):
         machine.env.pid = pid
-        seen += [decode(compiled.schema, one)["f0"] for one in machine.run(vm.registers()).emitted]
+        seen += [decode(compiled.schemas[0], one)["f0"] for one in machine.run(vm.registers()).emitted]
     assert seen == [20]
 
 
@@ -370,7 +380,7 @@ def test_the_task_itself_tells_the_same_as_the_helpers() -> None:
         data = struct.pack("<12xII20x16s", 71, 70, padded)
         machine.env.task = machine.space.add(bytearray(data), "task", writable=False).base
         [frame] = machine.run(vm.registers()).emitted
-        assert decode(fast.schema, frame) == {"f0": 70, "f1": 71, "f2": comm.decode()}
+        assert decode(fast.schemas[0], frame) == {"f0": 70, "f1": 71, "f2": comm.decode()}
         [slow] = run(build(made), vm.registers(), pid=70, tid=71, comm=comm.decode())
         assert slow == {"f0": 70, "f1": 71, "f2": comm.decode()}
 
@@ -380,16 +390,17 @@ def test_the_task_itself_tells_the_same_as_the_helpers() -> None:
 
 def test_probes_of_one_shape_share_their_code() -> None:
     one = program(site("kprobe"), argument(0, t.U32), c.Comm(t.Text(15), SPAN))
+    fields = one.shapes[0].fields
     two = one.replace(
         name="other",
         site=one.site.replace(target="g"),
-        fields=tuple(field.replace(name=f"g{n}") for n, field in enumerate(one.fields)),
+        shapes=(c.Shape(tuple(field.replace(name=f"g{n}") for n, field in enumerate(fields))),),
         span=Span(7, 1, 8, 2),
     )
     assert layout_key(one) == layout_key(two)
     first, second = (build(made, cookie=True, id=n) for n, made in ((1, one), (2, two)))
     assert first.image.code == second.image.code
-    assert probe_schema(two, id=2, spec="spec", arch=named("x86_64")) == second.schema
+    assert probe_schemas(two, id=2, spec="spec", arch=named("x86_64")) == second.schemas
     for other in (
         program(site("kprobe"), argument(0, t.S32), c.Comm(t.Text(15), SPAN)),
         program(site("kprobe"), argument(1, t.U32), c.Comm(t.Text(15), SPAN)),
@@ -405,7 +416,7 @@ def test_enumerations_reach_the_schema() -> None:
     colour = t.Enum("colour", 4, False, (("RED", 1), ("BLUE", 2), ("AZURE", 2)))
     nameless = t.Enum("", 4, True, (("MINUS", -1),))
     compiled = build(program(site("kprobe"), argument(0, colour), argument(1, nameless)))
-    assert compiled.schema.enums == {"colour": {1: "RED", 2: "BLUE"}, "f1": {-1: "MINUS"}}
-    assert not compiled.schema.problem()
-    assert [field.type for field in compiled.schema.fields] == ["enum", "senum"]
+    assert compiled.schemas[0].enums == {"colour": {1: "RED", 2: "BLUE"}, "f1": {-1: "MINUS"}}
+    assert not compiled.schemas[0].problem()
+    assert [field.type for field in compiled.schemas[0].fields] == ["enum", "senum"]
     assert run(compiled, vm.registers([2, 0xFFFFFFFF])) == [{"f0": 2, "f1": -1}]

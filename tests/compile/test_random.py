@@ -230,14 +230,14 @@ class Meaning:
 
     # statements
 
-    def run(self, program: c.Program) -> list[list[Any]]:
-        """The events' values: numbers, blocks of bytes, (bytes, cut) pairs."""
-        events: list[list[Any]] = []
+    def run(self, program: c.Program) -> list[tuple[int, list[Any]]]:
+        """The events' shapes and values: numbers, blocks of bytes, (bytes, cut) pairs."""
+        events: list[tuple[int, list[Any]]] = []
         if program.filter is None or self.register(program.filter):
             self.statements(program.body, events)
         return events
 
-    def statements(self, body: tuple[c.Stmt, ...], events: list[list[Any]]) -> str:
+    def statements(self, body: tuple[c.Stmt, ...], events: list[tuple[int, list[Any]]]) -> str:
         """Run statements; how they ended: "" at their end, else break, continue or return."""
         for one in body:
             ended = ""
@@ -248,14 +248,14 @@ class Meaning:
             elif isinstance(one, c.Loop):
                 ended = self.loop(one, events)
             elif isinstance(one, c.Emit):
-                events.append([self.value(value) for value in one.values])
+                events.append((one.shape, [self.value(value) for value in one.values]))
             else:
                 ended = type(one).__name__.lower()
             if ended:
                 return ended
         return ""
 
-    def loop(self, e: c.Loop, events: list[list[Any]]) -> str:
+    def loop(self, e: c.Loop, events: list[tuple[int, list[Any]]]) -> str:
         """Run a loop; "return" where the program ends in it."""
         start = self.signed(e.start)
         stop = None if e.stop is None else self.signed(e.stop)
@@ -290,9 +290,10 @@ def extend(value: int, type_: t.Scalar, boolean: bool = True) -> int:
     return value - (1 << bits) if t.signed(type_) and value >> bits - 1 else value
 
 
-def frame(program: c.Program, id: int, time: int, values: list[Any]) -> bytes:
-    """The expected frame, every byte of it."""
-    placed = layout("expected", program.fields)
+def frame(program: c.Program, id: int, time: int, event: tuple[int, list[Any]]) -> bytes:
+    """The expected frame, every byte of it; `id`: of the first shape."""
+    shape, values = event
+    placed = layout("expected", program.shapes[shape].fields)
     data = bytearray(placed.size)
     for item, value in zip(placed.fields, values, strict=True):
         if isinstance(value, tuple):
@@ -305,7 +306,7 @@ def frame(program: c.Program, id: int, time: int, values: list[Any]) -> bytes:
             fixed = (value & MASK).to_bytes(8, "little")[: item.size]
         data[item.offset : item.offset + item.size] = fixed
     data += bytes(-len(data) % 8)
-    data[:16] = struct.pack(">BBHI", 0x11, 0, len(data), id) + struct.pack("<Q", time)
+    data[:16] = struct.pack(">BBHI", 0x11, 0, len(data), id + shape) + struct.pack("<Q", time)
     return bytes(data)
 
 
@@ -332,6 +333,7 @@ class Writer:
         self.dice = random.Random(seed)
         self.depth = depth
         self.names: tuple[t.Scalar, ...] = ()
+        self.shapes: tuple[c.Shape, ...] = ()
         self.inside = 0  # loops around
 
     def one(self, *choices: Any) -> Any:
@@ -386,8 +388,14 @@ class Writer:
             return self.leaf()
         return self.one(*KINDS)(self, depth - 1)
 
-    def emit(self, fields: tuple[c.Field, ...]) -> c.Emit:
-        return c.Emit(tuple(self.value(field.type) for field in fields), SPAN)
+    def emit(self) -> c.Emit:
+        shape = self.dice.randrange(len(self.shapes))
+        return c.Emit(tuple(self.value(field.type) for field in self.shapes[shape].fields), SPAN, shape)
+
+    def shape(self, number: int) -> c.Shape:
+        """A shape of event."""
+        fields = tuple(c.Field(f"f{n}", self.one(*FIELD_TYPES)) for n in range(self.one(0, 1, 2, 3, 6)))
+        return c.Shape(fields, f"s{number}")
 
     def value(self, type_: t.Type) -> Any:
         """A value for a field."""
@@ -404,7 +412,7 @@ class Writer:
     def assign(self, n: int, types: tuple[t.Scalar, ...]) -> c.LocalSet:
         return c.LocalSet(n, c.Convert(self.expression(), types[n], SPAN), SPAN)
 
-    def block(self, depth: int, fields: tuple[c.Field, ...]) -> tuple[c.Stmt, ...]:
+    def block(self, depth: int) -> tuple[c.Stmt, ...]:
         body: list[c.Stmt] = []
         for _ in range(self.one(0, 1, 2, 3)):
             often = ("set", "if", "if", "emit", "loop", "return", *(("leave",) if self.inside else ()))
@@ -413,26 +421,26 @@ class Writer:
                 body.append(self.assign(self.dice.randrange(len(self.names)), self.names))
             elif kind == "if":
                 test = self.expression()
-                body.append(c.If(test, self.block(depth - 1, fields), self.block(depth - 1, fields), SPAN))
+                body.append(c.If(test, self.block(depth - 1), self.block(depth - 1), SPAN))
             elif kind == "loop":
-                body.append(self.loop(depth, fields))
+                body.append(self.loop(depth))
             elif kind == "leave":
                 body.append(self.one(c.Break(SPAN), c.Continue(SPAN)))
                 break
             elif kind == "emit":
-                body.append(self.emit(fields))
+                body.append(self.emit())
             elif kind == "return" and self.one(0, 1):
                 body.append(c.Return(SPAN))
         return tuple(body)
 
-    def loop(self, depth: int, fields: tuple[c.Field, ...]) -> c.Loop:
+    def loop(self, depth: int) -> c.Loop:
         """A loop of a few turns over some numbers; its index goes to a local, if there is one."""
         step, start = self.one(1, 2, -1, 3), c.Const(self.one(0, 5, -2), t.S64, SPAN)
         small = c.Binary("and", self.expression(1), c.Const(3, t.S64, SPAN), t.S64, SPAN)
         distance = small if step > 0 else c.Negate(small, t.S64, SPAN)
         stop = self.one(None, c.Binary("add", start, distance, t.S64, SPAN))
         self.inside += 1
-        body = self.block(depth - 1, fields)
+        body = self.block(depth - 1)
         self.inside -= 1
         if self.names:
             n = self.dice.randrange(len(self.names))
@@ -442,16 +450,16 @@ class Writer:
     def program(self) -> c.Program:
         """A whole program."""
         wanted = self.one(None, self.expression())
-        fields = tuple(c.Field(f"f{n}", self.one(*FIELD_TYPES)) for n in range(self.one(0, 1, 2, 3, 6)))
+        self.shapes = tuple(self.shape(n) for n in range(self.one(1, 1, 2, 3)))
         types: tuple[t.Scalar, ...] = tuple(self.one(*SCALARS) for _ in range(self.one(0, 1, 3)))
         start = []
         for n in range(len(types)):
             start.append(self.assign(n, types))
             self.names = types[: n + 1]
-        body = (*start, *self.block(2, fields), self.emit(fields))
+        body = (*start, *self.block(2), self.emit())
         names = tuple(c.Local(f"l{n}", type_) for n, type_ in enumerate(types))
         site = Site("rawtracepoint", "random", PARAMS)
-        return c.Program("random", site, Source("random", "x"), fields, names, wanted, body, SPAN)
+        return c.Program("random", site, Source("random", "x"), self.shapes, names, wanted, body, SPAN)
 
 
 def matches(text: bytes, pieces: tuple[c.Piece, ...]) -> bool:
@@ -540,13 +548,17 @@ def world_of(seed: int) -> World:
     return World(bytes(dice.choices(letters, k=2 * BLOCK)), (dice.getrandbits(64), dice.randint(0, 3)))
 
 
+ID = 3
+"""Of the first shape; two more may follow."""
 SEEDS = st.integers(0, (1 << 32) - 1)
 DEPTHS = st.integers(0, 4)
 
 
-def built(program: c.Program, cpus: int = 8, task: TaskFields | None = None) -> Compiled:
-    arch = named("x86_64")
-    return compile_probe(program, id=3, spec="x", probes=4, cpus=cpus, tasks=False, arch=arch, task=task)
+def built(
+    program: c.Program, cpus: int = 8, task: TaskFields | None = None, cookie: bool = False
+) -> Compiled:
+    options = {"arch": named("x86_64"), "task": task, "cookie": cookie}
+    return compile_probe(program, id=ID, spec="x", probes=ID + 2, cpus=cpus, tasks=False, **options)  # type: ignore[arg-type]
 
 
 @cache
@@ -566,6 +578,7 @@ def interpreted(compiled: Compiled, world: World, env: dict[str, int], comm: byt
         pid=env["pid"],
         tid=env["tid"],
         cpu=env["cpu"],
+        cookie=ID,
     )
     return machine.run(vm.arguments(world.arguments)).emitted
 
@@ -575,12 +588,12 @@ def interpreted(compiled: Compiled, world: World, env: dict[str, int], comm: byt
 def test_the_interpreter_gives_what_the_tree_means(seed: int, depth: int) -> None:
     program, world = Writer(seed, depth).program(), world_of(seed)
     env = {"pid": 4321, "tid": 99, "cpu": 5, "nsecs": 0x1122334455667788}
-    compiled = built(program)
-    expected = [frame(program, 3, env["nsecs"], values) for values in Meaning(world, env, COMM).run(program)]
+    compiled = built(program, cookie=seed % 3 == 0)
+    expected = [frame(program, ID, env["nsecs"], event) for event in Meaning(world, env, COMM).run(program)]
     emitted = interpreted(compiled, world, env, COMM)
     assert [x.hex() for x in emitted] == [x.hex() for x in expected]
     for one in emitted:
-        decode(compiled.schema, one)
+        decode(compiled.schemas[int.from_bytes(one[4:8], "big") - ID], one)
 
 
 def in_kernel(compiled: Compiled, world: World, cpu: int) -> list[bytes]:
@@ -629,7 +642,7 @@ def test_the_kernel_gives_what_the_tree_means(seed: int, depth: int) -> None:
             times = [struct.unpack_from("<Q", got, 8)[0] for got in frames]
             found = [got.hex() for got in frames]
             expected = [
-                frame(program, 3, time, values).hex() for time, values in zip(times, events, strict=False)
+                frame(program, ID, time, event).hex() for time, event in zip(times, events, strict=False)
             ]
             if found == expected:
                 break

@@ -21,7 +21,9 @@ def program(checked: c.Program) -> str:
     converts.
     """
     lines = [f"{checked.name} on {checked.site.kind}:{checked.site.target}"]
-    lines.append("event " + ", ".join(f"{one.name}: {describe(one.type)}" for one in checked.fields))
+    for shape in checked.shapes:
+        fields = ", ".join(f"{one.name}: {describe(one.type)}" for one in shape.fields)
+        lines.append(f"event {shape.name + ': ' if shape.name else ''}{fields}")
     lines += [f"local {one.name}: {describe(one.type)}" for one in checked.locals]
     if checked.filter is not None:
         lines.append(f"filter {value(checked.filter, checked)}")
@@ -35,8 +37,10 @@ def _statements(body: tuple[c.Stmt, ...], checked: c.Program, indent: str) -> li
         match one:
             case c.LocalSet(local=local, value=given):
                 lines.append(f"{indent}{checked.locals[local].name} = {value(given, checked)}")
-            case c.Emit(values=given):
-                lines.append(f"{indent}emit {', '.join(value(each, checked) for each in given)}")
+            case c.Emit(values=given, shape=number):
+                name = checked.shapes[number].name
+                values = ", ".join(value(each, checked) for each in given)
+                lines.append(f"{indent}emit {name + ': ' if name else ''}{values}")
             case c.Loop(start=start, step=step, stop=stop, most=most, body=inner):
                 end = "" if stop is None else f", {value(stop, checked)}"
                 lines.append(f"{indent}loop {value(start, checked)}{end} by {step}, at most {most}")

@@ -558,6 +558,29 @@ PROGRAMS = [
           emit text<=5[t]
         """,
     ),
+    (
+        "kprobe:connect",
+        """
+        def f(sk):
+            emit("opened", pid, x=1)
+            emit(tid, pid)
+            if sk: emit("opened", x=u64(sk), pid=tid)
+            emit(pid, tid)
+            emit(ended, x=comm)
+        ended = "ended"
+        """,
+        """
+        event opened: pid: u32, x: u64
+        event 2: tid: u32, pid: u32
+        event ended: x: text up to 15 bytes
+        emit opened: pid, 1
+        emit 2: tid, pid
+        if arg0
+          emit opened: tid, (arg0 as u64)
+        emit 2: tid, pid
+        emit ended: comm
+        """,
+    ),
 ]
 
 

@@ -107,8 +107,8 @@ def test_many_functions_make_sites_and_records(kernel: KernelTypes) -> None:
         for kind in ("kprobe", "kretprobe", "fentry", "fexit"):
             site = sites.function(kind, name, kernel)
             program = record.program(site, kernel)
-            assert [field.name for field in program.fields][:4] == list(record.CONTEXT)
-            assert all(describe(field.type) for field in program.fields)
+            assert [field.name for field in program.shapes[0].fields][:4] == list(record.CONTEXT)
+            assert all(describe(field.type) for field in program.shapes[0].fields)
 
 
 def test_many_raw_tracepoints_make_records(kernel: KernelTypes) -> None:
@@ -119,7 +119,7 @@ def test_many_raw_tracepoints_make_records(kernel: KernelTypes) -> None:
     for name in names[::5]:
         site = sites.raw_tracepoint(name, kernel)
         assert site.typed
-        assert record.program(site, kernel).fields
+        assert record.program(site, kernel).shapes[0].fields
 
 
 def test_structures_of_every_shape_can_be_looked_into(kernel: KernelTypes) -> None:

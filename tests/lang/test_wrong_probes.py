@@ -516,7 +516,7 @@ WRONG = [
     (
         "kprobe:connect",
         'emit(x="a")',
-        "3: a constant text is in no event; emit a number, or use two probes",
+        "3: a constant text is in no event; emit a number; or write the text first, as the event's name",
         '"a"',
     ),
     (
@@ -539,9 +539,28 @@ WRONG = [
     ),
     (
         "kprobe:connect",
-        "emit(pid)\nemit(tid)",
-        "4: this emit differs from the first by pid, tid; emit the same fields everywhere, or use two probes",
-        "emit(tid)",
+        'emit("on", pid)\nemit("on", tid)',
+        "4: this emit differs from the first on by pid, tid; emit the same fields under one name, "
+        "or use two names",
+        'emit("on", tid)',
+    ),
+    (
+        "kprobe:connect",
+        'emit("an event", pid)',
+        '3: this is no name of an event; use at most 64 letters, digits and _, as in emit("opened", pid)',
+        '"an event"',
+    ),
+    (
+        "kprobe:connect",
+        'emit("on")',
+        "3: this emits nothing; name what shall be seen: emit(pid, comm)",
+        'emit("on")',
+    ),
+    (
+        "kprobe:connect",
+        'emit(pid, "on")',
+        "3: this field has no name; write name=…",
+        '"on"',
     ),
     (
         "kprobe:connect",
@@ -787,10 +806,9 @@ def test_all_that_is_wrong_is_said_at_once(compiled: Callable[..., Program]) -> 
         "probe.py:5: this is a whole struct common; name its members, or bytes(x, 40)\n"
         "    5 |     emit(nid, comm, y=sk.common)\n"
         "      |                       ^~~~~~~~~\n"
-        "probe.py:6: this emit differs from the first by comm, y; "
-        "emit the same fields everywhere, or use two probes\n"
+        "probe.py:6: unknown name nid; did you mean uid, tid or pid?\n"
         "    6 |     emit(nid)\n"
-        "      |     ^~~~~~~~~"
+        "      |          ^~~"
     )
     assert str(caught.value) == caught.value.detail.split("\n")[0] + " (and 4 more)"
 
@@ -832,4 +850,4 @@ def test_endless_nesting_ends(compiled: Callable[..., Program], text: str) -> No
 def test_many_choices_are_no_deep_nesting(compiled: Callable[..., Program]) -> None:
     choices = ", ".join(str(number) for number in range(1, 3000))
     program = compiled(f"if pid in ({choices}): emit(pid)", "kprobe:connect")
-    assert program.fields[0].name == "pid"
+    assert program.shapes[0].fields[0].name == "pid"

@@ -90,6 +90,30 @@ def test_a_full_ring(tmp_path: Path) -> None:
     assert shown(file) == told["events"]
 
 
+def test_a_full_ring_and_events_of_several_shapes(tmp_path: Path) -> None:
+    source, file = tmp_path / "probes.py", tmp_path / "a.pcapng"
+    source.write_text(f"""import kwire
+@kwire.tracepoint("{PROBE.partition(":")[2]}")
+def several():
+    emit("asked", pid)
+    for i in range(2):
+        emit("turned", i, thread=tid)
+""")
+    asked = record(file, "--buffer", "4096")
+    asked[asked.index(PROBE)] = str(source)
+    run = subprocess.run(asked, capture_output=True, text=True)
+    assert run.returncode == 3
+    told = summary(run.stdout)
+    assert [(probe["probe"], probe["produced"]) for probe in told["probes"]] == [
+        (f"{PROBE}#asked", CALLS),
+        (f"{PROBE}#turned", 2 * CALLS),
+    ]
+    assert all(probe["lost"] > 0 for probe in told["probes"])
+    assert told["events"] + told["lost"] == 3 * CALLS
+    assert verify(file)[0] == 3
+    assert shown(file) == told["events"]
+
+
 def test_a_reader_that_is_stopped_and_continued(tmp_path: Path) -> None:
     file = tmp_path / "a.pcapng"
     with subprocess.Popen(record(file, "--buffer", "64K"), stdout=subprocess.PIPE, text=True) as recorder:

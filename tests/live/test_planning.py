@@ -1,7 +1,12 @@
-"""Plans: what wildcards leave out, and what schemas carry of the kernel's symbols."""
+"""Plans: what wildcards leave out, what schemas carry of the kernel's symbols, numbers of events."""
+
+# Names inside of probes are the probe language's, not Python's.
+# ruff: noqa: F821
+# mypy: ignore-errors
 
 import pytest
 
+import kwire
 from kwire.kernel.symbols import kernel_symbols
 from kwire.live.planner import make_plan
 from kwire.wire.schema import Labels
@@ -45,3 +50,31 @@ def test_a_wildcard_leaves_out_functions_without_types() -> None:
     assert all(list(schema.symbols.values()) == [schema.target] for schema in plan.schemas)
     assert plan.schemas
     assert not {target for target, _ in plan.skipped} & {schema.probe for schema in plan.schemas}
+
+
+def test_each_shape_of_event_has_a_number_and_a_schema() -> None:
+    @kwire.tracepoint("syscalls:sys_enter_getp?id")
+    def calls():
+        emit("opened", pid, comm)
+        emit(where=ksym(nsecs))
+        for _ in range(2):
+            emit(pid, again=1)
+
+    plan = make_plan(["tracepoint:sched:sched_switch(next_pid)", calls])
+    spec = "tracepoint:syscalls:sys_enter_getp"
+    names = [f"{spec}{which}id#{event}" for which in "gp" for event in ("opened", 2, 3)]
+    assert [schema.probe for schema in plan.schemas] == ["tracepoint:sched:sched_switch", *names]
+    assert [schema.id for schema in plan.schemas] == list(range(1, 8))
+    assert [[field.name for field in schema.fields] for schema in plan.schemas[1:4]] == [
+        ["pid", "comm"],
+        ["where"],
+        ["pid", "again"],
+    ]
+    assert [bool(schema.symbols) for schema in plan.schemas[1:4]] == [False, True, False]
+    one, *groups = plan.groups
+    assert (one.points[0].probe, one.shapes) == (1, 1)
+    assert sorted(point.probe for group in groups for point in group.points) == [2, 5]
+    assert {group.shapes for group in groups} == {3}
+    shares = [schema.shares for schema in plan.schemas]
+    together = names[1:] if len(groups) == 1 else names[1:3]
+    assert shares == [(), tuple(together), (), (), tuple(names[4:]), (), ()]

@@ -47,6 +47,20 @@ def test_a_structure_is_read_through_a_pointer() -> None:
     assert list(event.fields) == ["pid", "comm", "daddr", "dport"]
 
 
+@kwire.kprobe("tcp_connect")
+def both(sk: "struct sock *"):
+    emit("seen", dport=be16(sk.__sk_common.skc_dport))
+    if pid > 1:
+        emit("who", pid, comm)
+
+
+def test_events_of_several_shapes() -> None:
+    seen, who = kwire.simulate(both, pid=42, comm="curl")
+    assert (seen.probe, dict(seen.fields)) == ("kprobe:tcp_connect#seen", {"dport": 0})
+    assert (who.probe, who.pid, who.comm) == ("kprobe:tcp_connect#who", 42, "curl")
+    assert [event.probe for event in kwire.simulate(both, pid=1)] == ["kprobe:tcp_connect#seen"]
+
+
 @kwire.tracepoint("syscalls:sys_enter_openat")
 def named(filename):
     emit(

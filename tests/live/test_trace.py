@@ -53,6 +53,45 @@ def test_columns_hold_what_the_events_hold() -> None:
 
 
 @pytest.mark.live
+def test_a_probe_emits_events_of_several_shapes() -> None:
+    @kwire.tracepoint(GETPPID)
+    def several():
+        emit("asked", pid, comm)
+        for turn in range(3):
+            if turn:
+                emit(turn, thread=tid)
+            else:
+                emit(first=True)
+
+    with kwire.trace(several, pid=os.getpid()) as events:
+        for _ in range(100):
+            os.getppid()
+        time.sleep(0.05)
+    seen = list(events)
+    spec, wanted = f"tracepoint:{GETPPID}", ("asked", "3", "2", "2")
+    assert [event.probe for event in seen] == [f"{spec}#{name}" for name in wanted] * 100
+    assert [event.turn for event in seen if "turn" in event.fields] == [1, 2] * 100
+    assert {event.first for event in seen if event.probe.endswith("#3")} == {True}
+    assert {event.pid for event in events.events(f"{GETPPID}#asked")} == set()  # taken already
+    assert events.lost == 0
+
+
+@pytest.mark.live
+def test_each_shape_has_its_columns() -> None:
+    @kwire.tracepoint(GETPPID)
+    def several():
+        emit("asked", pid)
+        emit("answered", pid, thread=tid)
+
+    with kwire.trace(several, pid=os.getpid(), count=200) as events:
+        for _ in range(100):
+            os.getppid()
+        columns = events.columns("*#answered")
+    assert set(columns) == {"time", "time_ns", "pid", "thread"}
+    assert (columns["thread"] == threading.get_native_id()).all()
+
+
+@pytest.mark.live
 def test_a_command_and_what_it_starts_are_traced_from_their_first_instruction() -> None:
     @kwire.tracepoint("sched:sched_process_exec")
     def executed(filename):

@@ -67,7 +67,7 @@ def test_without_a_file_there_is_what_is_listed_and_nothing_else() -> None:
     grant = Policy([listed]).grant("", "tcp:127.0.0.1:9")
     assert grant is not None
     grant.check(wanted(listed))
-    grant.check_schemas([schema(SWITCH)], wanted(listed))
+    grant.check_schemas([schema(SWITCH), schema(f"{SWITCH}#off")], wanted(listed))
     for other in (
         wanted(SWITCH),
         wanted(f"{SWITCH}(next_pid)"),

@@ -127,14 +127,14 @@ def test_a_probe_and_where_agree(text: str, numbers: tuple[int, ...], name: str,
     data = (name.encode().ljust(16, b"\0"), long.encode().ljust(40, b"\0"))
     context = bytes(8) + struct.pack("<4s4s8s8s4s1s3x16s40s", *raw, *data)
     [frame] = vm.Machine(compiled.image).run(context).emitted
-    values = compiled.schema.decoder()(frame)
-    result = values[[field.name for field in compiled.schema.fields].index("result")]
+    values = compiled.schemas[0].decoder()(frame)
+    result = values[[field.name for field in compiled.schemas[0].fields].index("result")]
     where = Where(text)
-    where.check([compiled.schema])
-    assert where.test(compiled.schema)(0, values) is bool(result)
-    fast = vector(where, compiled.schema)
+    where.check([compiled.schemas[0]])
+    assert where.test(compiled.schemas[0])(0, values) is bool(result)
+    fast = vector(where, compiled.schemas[0])
     if fast is not None:
-        events = Events(compiled.schema, Frames.walk(frame), np.zeros(1, np.int64))
+        events = Events(compiled.schemas[0], Frames.walk(frame), np.zeros(1, np.int64))
         assert fast(events).tolist() == [bool(result)]
 
 
@@ -163,9 +163,8 @@ name ~ "" | long > "a name that is longer than the forty bytes of it" | True | N
 def test_what_is_refused_in_one_is_refused_in_the_other_in_the_same_words(text: str) -> None:
     fields = tuple((one.name, parse_expression(one.name, "x")) for one in PARAMS)
     program = record.program(SITE, kernel_types(), fields, Source("x", text))
-    schema = compile_probe(
-        program, id=1, spec="x", probes=1, cpus=1, tasks=False, arch=named("x86_64")
-    ).schema
+    made = compile_probe(program, id=1, spec="x", probes=1, cpus=1, tasks=False, arch=named("x86_64"))
+    [schema] = made.schemas
 
     def said(check: Callable[[], object]) -> str:
         try:

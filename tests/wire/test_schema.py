@@ -23,7 +23,18 @@ from kwire.wire.fields import (
     text_bytes,
 )
 from kwire.wire.frame import MAX_EVENT, Code, Flag, Frame, FrameError, Problem, Type, build, read_strict
-from kwire.wire.schema import MAX_FIELDS, MAX_PENDING, Clock, Labels, Schema, SchemaReader, decode
+from kwire.wire.messages import Cause
+from kwire.wire.schema import (
+    MAX_FIELDS,
+    MAX_PENDING,
+    Clock,
+    Labels,
+    Schema,
+    SchemaReader,
+    decode,
+    event_spec,
+    split_spec,
+)
 
 PLAIN: dict[str, Any] = {
     "probe": "kprobe:f",
@@ -378,6 +389,23 @@ def test_no_map_breaks_the_reader(data: st.DataObject) -> None:
     elif schema is not None:
         assert schema.problem() == ""
         schema.decoder()
+
+
+def test_events_of_one_probe_are_told_apart_by_their_names() -> None:
+    spec = "kprobe:tcp_connect"
+    for event, name in (("", spec), ("opened", f"{spec}#opened"), ("2", f"{spec}#2")):
+        assert event_spec(spec, event) == name
+        assert split_spec(name) == (spec, event)
+    assert split_spec("uprobe:/tmp/a#b:main") == ("uprobe:/tmp/a#b:main", "")
+    schema = EMPTY._replace(probe=f"{spec}#opened", target="tcp_connect")
+    assert schema.spec == spec
+    for glob in (spec, f"{spec}#opened", "tcp_connect", "tcp_connect#o*", "kprobe:*", "*#opened"):
+        assert schema.matches(glob)
+    assert not schema.matches("*#2")
+    assert not schema.matches("opened")
+    shared = schema._replace(shares=(f"{spec}#2",))
+    _, second = shared.others(Cause.MISSED_SHARED)
+    assert (second.probe, second.target) == (f"{spec}#2", "tcp_connect")
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
-"""Compiling one probe: from the checked program to an image and its schema. The room's front door.
+"""Compiling one probe: from the checked program to an image and its schemas. The room's front door.
 
 Laws: the same input gives the same bytes; the image names the maps it uses and gives their shapes, the
-shared ones (`rings`, `counts`, `tasks`) being the same for every program of a trace; the schema describes
-exactly the records that the image emits. Two programs with equal `layout_key` compile to the same
-instructions with `cookie=True`.
+shared ones (`rings`, `counts`, `tasks`) being the same for every program of a trace; the schemas, one for
+each shape of event, describe exactly the records that the image emits. Two programs with equal `layout_key`
+compile to the same instructions with `cookie=True`.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -31,7 +31,7 @@ from kwire.compile.shape import layout_key
 from kwire.kinds import KINDS
 from kwire.lang import checked
 from kwire.lang.tree import Span
-from kwire.wire.schema import Schema
+from kwire.wire.schema import Schema, event_spec
 
 if TYPE_CHECKING:
     from kwire.btf.blob import Btf
@@ -42,7 +42,7 @@ __all__ = [
     "compile_probe",
     "layout_key",
     "pid_fields",
-    "probe_schema",
+    "probe_schemas",
     "task_fields",
 ]
 
@@ -52,12 +52,12 @@ RING_SIZE = 1 << 20
 
 
 class Compiled(NamedTuple):
-    """A program ready to load and the schema of its records. `ir`: the optimised IR as text, when asked
-    for.
+    """A program ready to load and the schema of each shape of its records. `ir`: the optimised IR as text,
+    when asked for.
     """
 
     image: Image
-    schema: Schema
+    schemas: tuple[Schema, ...]
     ir: str = ""
 
 
@@ -80,20 +80,21 @@ def compile_probe(
 ) -> Compiled:
     """Compile a probe.
 
-    `id`: its number, from 1 (with `cookie` the number of each firing comes from the attach cookie, and `id`
-    is only the schema's); `spec`: its text; `probes`, `cpus`: how many `counts` has room for (possible
-    CPUs); `tasks`: only processes in the map `tasks` are traced, `main` being the number of one that is
-    surely in it and keeps its number, so it need not be looked up; `without`: processes that are left out;
-    `task`: the offsets from `task_fields`, which save a good part of an event's cost (without them pid and
-    comm come from helpers); `namespace`: the pid namespace in which `pid`, `tid` and `ppid` are told, not the
-    first one's (takes `task`); `ring_size`: of the rings, in bytes, for whoever
-    creates maps from the image; `explain`: fill `Compiled.ir`.
+    `id`: the number of its first shape, from 1, the others' follow (with `cookie` that number comes from
+    the attach cookie of each firing, and `id` is only the schema's); `spec`: its text; `probes`, `cpus`:
+    how many `counts` has room for (all shapes, possible CPUs); `tasks`: only processes in the map `tasks`
+    are traced, `main` being the number of one that is surely in it and keeps its number, so it need not
+    be looked up; `without`: processes that are left out; `task`: the offsets from `task_fields`, which
+    save a good part of an event's cost (without them pid and comm come from helpers); `namespace`: the
+    pid namespace in which `pid`, `tid` and `ppid` are told, not the first one's (takes `task`);
+    `ring_size`: of the rings, in bytes, for whoever creates maps from the image; `explain`: fill
+    `Compiled.ir`.
 
     Raises `CompileError` when the program does not fit: the record, the stack, the jumps.
     """
-    placed = layout(program.name, program.fields)
+    placed = _layouts(program)
     options = Options(arch, id, probes, cpus, tasks, main, without, cookie, task, namespace)
-    on_stack, roomy = fits_stack(placed), False
+    on_stack, roomy = any(map(fits_stack, placed)), False
     while True:
         try:
             made = _make(program, placed, options, on_stack, roomy)
@@ -104,7 +105,7 @@ def compile_probe(
             on_stack, roomy = False, not on_stack
     maps = _maps(placed, options, on_stack, made, ring_size)
     image = _image(program, select(made.module), maps, cookie)
-    described = schema(program, placed, id=id, spec=spec, machine=arch.machine)
+    described = probe_schemas(program, id=id, spec=spec, arch=arch)
     return Compiled(image, described, "".join(map(dump, made.module.functions)) if explain else "")
 
 
@@ -116,7 +117,13 @@ class _Made(NamedTuple):
     room: int
 
 
-def _make(program: checked.Program, placed: Layout, options: Options, stack: bool, roomy: bool) -> _Made:
+def _layouts(program: checked.Program) -> tuple[Layout, ...]:
+    return tuple(layout(program.name, one.fields) for one in program.shapes)
+
+
+def _make(
+    program: checked.Program, placed: tuple[Layout, ...], options: Options, stack: bool, roomy: bool
+) -> _Made:
     lowered = lower(program, placed, options, stack)
     first, *others = lowered.module.functions
     room = 0
@@ -144,7 +151,9 @@ def _checked(function: Function, after: str) -> None:
         verify.verify(function, after)
 
 
-def _maps(placed: Layout, options: Options, stack: bool, made: _Made, ring_size: int) -> tuple[MapSpec, ...]:
+def _maps(
+    placed: tuple[Layout, ...], options: Options, stack: bool, made: _Made, ring_size: int
+) -> tuple[MapSpec, ...]:
     ring = MapSpec("ring", "ringbuf", 0, 0, ring_size)
     maps = [
         MapSpec("rings", "array_of_maps", 4, 4, options.cpus, 0, ring),
@@ -152,8 +161,8 @@ def _maps(placed: Layout, options: Options, stack: bool, made: _Made, ring_size:
     ]
     if options.tasks:
         maps.append(MapSpec("tasks", "hash", 4, 8, TASKS_MOST))
-    if not stack:
-        maps.append(MapSpec("scratch", "array", 4, options.cpus * scratch_stride(placed), 1))
+    if in_scratch := [one for one in placed if not (stack and fits_stack(one))]:
+        maps.append(MapSpec("scratch", "array", 4, options.cpus * scratch_stride(in_scratch), 1))
     for name, stride in ((TEXTS, made.texts), (ROOM, made.room)):
         if stride:
             maps.append(MapSpec(name, "array", 4, options.cpus * stride, 1))
@@ -200,9 +209,12 @@ def _line(program: checked.Program, slot: int, span: Span) -> Line:
     return Line(slot, source.name, number, span.column + 1, source.line(number))
 
 
-def probe_schema(program: checked.Program, *, id: int, spec: str, arch: Arch) -> Schema:
-    """The schema alone, for a probe whose program was compiled for another one with the same `layout_key`."""
-    return schema(program, layout(program.name, program.fields), id=id, spec=spec, machine=arch.machine)
+def probe_schemas(program: checked.Program, *, id: int, spec: str, arch: Arch) -> tuple[Schema, ...]:
+    """The schemas alone, where the program was compiled for another probe with the same `layout_key`."""
+    return tuple(
+        schema(program, placed, id=number, spec=event_spec(spec, shape.name), machine=arch.machine)
+        for number, (placed, shape) in enumerate(zip(_layouts(program), program.shapes, strict=True), id)
+    )
 
 
 def task_fields(btf: "Btf") -> TaskFields | None:

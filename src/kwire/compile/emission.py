@@ -27,9 +27,11 @@ def cpu(b: Builder, options: Options) -> Operand:
     return b.emit("umin", [b.call("get_smp_processor_id"), options.cpus - 1])
 
 
-def sender(options: Options, span: Span) -> Function:
-    """`send` as a subprogram: of the record, its size, whether a read failed, and with cookies the probe."""
-    function = Function("send", 4 if options.cookie else 3)
+def sender(options: Options, several: bool, span: Span) -> Function:
+    """`send` as a subprogram: of the record, its size, whether a read failed, and the probe, where that is
+    not always the same (with cookies, or for `several` shapes).
+    """
+    function = Function("send", 4 if options.cookie or several else 3)
     b = Builder(0, function)
     b.span = span
     base, size, failed, *probe = function.params
@@ -45,8 +47,8 @@ def send(
     probe: Operand,
     failed: Callable[[], Operand],
 ) -> None:
-    """Give a record away that is complete but for its header. `probe`: its index, from 0; `failed`: makes
-    what is not 0 where a read for the record failed.
+    """Give a record away that is complete but for its header. `probe`: its shape's index, from 0; `failed`:
+    makes what is not 0 where a read for the record failed.
     """
     _header(b, base, size, probe)
     counts = _counters(b, options, probe)

@@ -94,8 +94,8 @@ def _size(name: str, field: checked.Field) -> tuple[int, int]:
 def schema(
     program: checked.Program, placed: Layout, *, id: int, spec: str, machine: str, little: bool = True
 ) -> wire.Schema:
-    """The schema of a program's records on a `machine` (`uname -m`), whose flags have its names. What only
-    the running system knows (clock, host, symbols) is left empty.
+    """The schema of records of one shape on a `machine` (`uname -m`), whose flags have its names; `spec`:
+    what the events are called. What only the running system knows (clock, host, symbols) is left empty.
     """
     enums: dict[str, Mapping[int, str]] = {}
     fields = tuple(_shown(item, _field(item, enums), enums, machine) for item in placed.fields)

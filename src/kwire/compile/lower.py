@@ -10,6 +10,7 @@ stretch for each CPU), `texts` (texts that are matched with patterns or with eac
 `tasks` needs more than an index, so none costs more than a few nanoseconds.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from kwire.compile.builder import OTHER_SOURCE
@@ -37,9 +38,9 @@ class Lowered(NamedTuple):
     texts: int
 
 
-def lower(program: checked.Program, layout: Layout, options: Options, stack: bool) -> Lowered:
-    """The program in IR. `stack`: the record is built in the stack frame."""
-    lowering = Lower(program, layout, options, stack)
+def lower(program: checked.Program, layouts: Sequence[Layout], options: Options, stack: bool) -> Lowered:
+    """The program in IR. `layouts`: of its shapes; `stack`: records that fit are built in the stack frame."""
+    lowering = Lower(program, layouts, options, stack)
     functions = [lowering.run()]
     if lowering.sender is not None:
         functions.append(lowering.sender)
@@ -51,9 +52,9 @@ def fits_stack(layout: Layout) -> bool:
     return layout.tails <= 1 and layout.most <= STACK_RECORD_MOST
 
 
-def scratch_stride(layout: Layout) -> int:
-    """Bytes of scratch memory for one CPU."""
-    return (layout.most + SLACK + 63) & ~63
+def scratch_stride(layouts: Sequence[Layout]) -> int:
+    """Bytes of scratch memory for one CPU, in which any of these records is built."""
+    return (max(one.most for one in layouts) + SLACK + 63) & ~63
 
 
 class Ends(NamedTuple):
@@ -70,17 +71,23 @@ READING = (checked.Load, checked.ReadText, checked.ReadBytes, checked.ReadBlock)
 class Lower(Expressions):
     """One program on its way to IR."""
 
-    __slots__ = ("layout", "loops", "program", "record", "sender", "stack", "texts")
+    __slots__ = ("layouts", "loops", "program", "record", "sender", "stride", "texts")
 
-    def __init__(self, program: checked.Program, layout: Layout, options: Options, stack: bool) -> None:
+    def __init__(
+        self, program: checked.Program, layouts: Sequence[Layout], options: Options, stack: bool
+    ) -> None:
         super().__init__(program.name, program.site, options, KINDS[program.site.kind].exit)
         self.program = program
-        self.layout = layout
-        self.stack = stack
+        self.layouts = layouts
         self.loops: list[Ends] = []
         self.texts = Texts()
-        self.sender = sender(options, program.span) if _emits(program.body) > 1 else None
-        self.record: Slot | None = self.function.slot("record", pad(layout.most + SLACK)) if stack else None
+        several = len(layouts) > 1
+        self.sender = sender(options, several, program.span) if _emits(program.body) > 1 else None
+        small = [one for one in layouts if stack and fits_stack(one)]
+        most = max((one.most for one in small), default=0)
+        self.record: Slot | None = self.function.slot("record", pad(most + SLACK)) if small else None
+        others = [one for one in layouts if one not in small]
+        self.stride = scratch_stride(others) if others else 0
 
     def run(self) -> Function:
         """Lower everything."""
@@ -236,22 +243,25 @@ class Lower(Expressions):
     # an event
 
     def _probe(self) -> Operand:
-        """With cookies: the probe's index from 0, from the attach cookie, which holds its number."""
+        """With cookies: the index from 0 of the probe's first shape, from the attach cookie: its number."""
         number = self.call("get_attach_cookie", self.function.context)
         index = self.emit("add", [number, -1])
-        known = self.new_block("known")
-        self.branch("lt", index, self.options.probes, known, self.done, rare=self.done)
+        known, most = self.new_block("known"), self.options.probes - len(self.layouts) + 1
+        self.branch("lt", index, most, known, self.done, rare=self.done)
         self.start(known)
         return index
 
     def _emit(self, statement: checked.Emit) -> None:
-        options, layout = self.options, self.layout
-        if self.record is not None:
+        options, layout = self.options, self.layouts[statement.shape]
+        if self.record is not None and (not self.stride or fits_stack(layout)):
             base: Value | Slot = self.record
         else:
-            own = self.emit("mul", [cpu(self, self.options), scratch_stride(layout)])
+            own = self.emit("mul", [cpu(self, self.options), self.stride])
             base = self.emit("add", [self.emit("mapval", [], ("scratch", 0)), own])
-        probe = self._probe() if options.cookie else options.id - 1
+        if options.cookie:
+            probe = self.binary("add", self._probe(), statement.shape)
+        else:
+            probe = options.id - 1 + statement.shape
         self.now = self.call("ktime_get_ns")
         self.store(base, 8, 8, self.now)
         record = Record(self, base, layout.size)
@@ -288,7 +298,7 @@ class Lower(Expressions):
             send(self, self.options, base, size, probe, self._failed)
             return
         given: list[Operand] = [At(base, 0), size, self._failed()]
-        self.do("invoke", [*given, probe] if self.options.cookie else given, self.sender)
+        self.do("invoke", [*given, probe][: len(self.sender.params)], self.sender)
         if self.reads:
             self.store(self.faults, 0, 8, 0)
 

@@ -64,7 +64,7 @@ COUNTS: Final[dict[type[Form], tuple[str, ...]]] = {
     c.Loop: ("start", "step", "stop", "most", "body"),
     c.Break: (),
     c.Continue: (),
-    c.Emit: ("values",),
+    c.Emit: ("values", "shape"),
     c.Return: (),
 }
 
@@ -75,7 +75,7 @@ def layout_key(program: c.Program) -> Hashable:
     own: Hashable = (site.kind, "+" in site.target)
     if not KINDS[site.kind].shared:  # bound to one function when loaded, or without a cookie on Linux 6.1
         own = site
-    fields = tuple(shape(field.type) for field in program.fields)
+    fields = tuple(tuple(shape(field.type) for field in one.fields) for one in program.shapes)
     return own, fields, *map(shape, (program.guard, program.filter, program.body))
 
 

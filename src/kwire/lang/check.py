@@ -6,7 +6,7 @@ only grow, so two or three rounds do. Diagnostics are those of the last round.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from kwire.lang import builtins, events, tree, values
 from kwire.lang import checked as c
@@ -30,6 +30,13 @@ MAX_TURNS = 4096
 """Of a loop: the verifier walks them all, and has room for twice as many ways out."""
 
 
+ShapeKey: TypeAlias = str | frozenset[str]
+"""What tells shapes apart while they are found: their name, or without one the names of their fields."""
+
+Fields: TypeAlias = dict[ShapeKey, dict[str, Type]]
+"""The types of the fields of each shape, in the order in which the shapes are first emitted."""
+
+
 class Held(NamedTuple):
     """How a local keeps its value: `type` of the register; of a text, array or structure it holds the address
     and `wide` is what is there (`fixed` as in `ReadText`).
@@ -48,7 +55,7 @@ def check(
 ) -> c.Program:
     """The program of a probe at one site. Raises `LanguageError` with everything that is wrong in it."""
     locals_: Mapping[str, Scalar] = {}
-    fields: Mapping[str, Type] = {}
+    fields: Fields = {}
     for _ in range(MAX_ROUNDS):
         body = Body(probe, site, types, locals_, fields)
         statements = body.run()
@@ -65,7 +72,10 @@ def check(
         probe.name,
         site,
         probe.source,
-        tuple(c.Field(name, type_) for name, type_ in fields.items()),
+        tuple(
+            c.Shape(tuple(c.Field(field, type_) for field, type_ in shape.items()), name)
+            for shape, name in zip(fields.values(), body.shape_names, strict=True)
+        ),
         tuple(c.Local(name, type_) for name, type_ in locals_.items()),
         None,
         statements,
@@ -112,7 +122,7 @@ class Body(Expressions):
         site: Site,
         types: Types,
         locals_: Mapping[str, Scalar],
-        fields: Mapping[str, Type],
+        fields: Fields,
     ) -> None:
         super().__init__(site, types, dict(probe.constants))
         self.probe = probe
@@ -121,7 +131,7 @@ class Body(Expressions):
         self.faults: list[Diagnostic] = []
         self.emits = 0
         self.held: dict[str, Held] = {}
-        self.shape: dict[str, events.Kind] | None = None
+        self.shapes: dict[ShapeKey, dict[str, events.Kind]] = {}
         self.assigned = _assigned(probe.body)
         self.set: set[str] = set()
         self.comm: set[str] = set()  # locals that are another name for comm
@@ -160,13 +170,17 @@ class Body(Expressions):
         return self.assumed_locals[name] if name in self.assumed_locals else self.local_types[name]
 
     @property
-    def field_types(self) -> dict[str, Type]:
-        """The types of the event's fields, as this round found them."""
-        found = {}
-        for name, kind in (self.shape or {}).items():
-            type_ = events.settle(kind, True)
-            found[name] = t.S64 if type_ is None else type_
-        return found
+    def field_types(self) -> Fields:
+        """The types of the events' fields, as this round found them."""
+        return {
+            key: {name: events.settle(kind, True) or t.S64 for name, kind in shape.items()}
+            for key, shape in self.shapes.items()
+        }
+
+    @property
+    def shape_names(self) -> list[str]:
+        """What the shapes are called, in their order."""
+        return events.shape_names([key if isinstance(key, str) else "" for key in self.shapes])
 
     # -- names
 
@@ -387,15 +401,18 @@ class Body(Expressions):
 
     def _emit(self, call: tree.Call) -> c.Emit:
         self.emits += 1
-        arguments = events.named([*(("", one) for one in call.arguments), *call.keywords])
+        event, fields = events.event_name([self._event_name(one) for one in call.arguments])
+        arguments = events.named([*(("", one) for one in fields), *call.keywords])
         if not arguments:
             raise TextError(call.span, "this emits nothing", "name what shall be seen: emit(pid, comm)")
         names = [name for name, _ in arguments]
-        if self.shape is not None and set(self.shape) != set(names):
-            missing = sorted(set(self.shape) ^ set(names))
-            message = f"this emit differs from the first by {', '.join(missing)}"
-            raise TextError(call.span, message, "emit the same fields everywhere, or use two probes")
-        shape = self.shape = self.shape or dict.fromkeys(names, events.Kind(None, ()))
+        key: ShapeKey = event or frozenset(names)
+        shape = self.shapes.setdefault(key, dict.fromkeys(names, events.Kind(None, ())))
+        if shape.keys() != set(names):
+            missing = sorted(shape.keys() ^ set(names))
+            message = f"this emit differs from the first {event} by {', '.join(missing)}"
+            raise TextError(call.span, message, "emit the same fields under one name, or use two names")
+        assumed = self.assumed_fields.get(key, {})
         given: dict[str, events.Final] = {}
         for name, node in arguments:
             try:
@@ -412,8 +429,16 @@ class Body(Expressions):
                 continue
             shape[name] = kind
             # The first round assumes nothing yet; its statements are thrown away.
-            given[name] = events.as_field(value, self.assumed_fields.get(name, value.type))
-        return c.Emit(tuple(given[name] for name in shape if name in given), call.span)
+            given[name] = events.as_field(value, assumed.get(name, value.type))
+        values_ = tuple(given[name] for name in shape if name in given)
+        return c.Emit(values_, call.span, list(self.shapes).index(key))
+
+    def _event_name(self, node: tree.Expr) -> tree.Expr:
+        """An argument of `emit`; a name of a constant text as that text."""
+        if isinstance(node, tree.Name) and node.id not in self.assigned:
+            text = self.constants.get(node.id)
+            return tree.String(text, node.span) if isinstance(text, str) else node
+        return node
 
 
 class UnknownError(TextError):

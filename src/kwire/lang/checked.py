@@ -16,7 +16,8 @@ Laws the compiler may rely on:
 - Wide expressions (`ReadText`, `ReadBytes`, `ReadBlock`, `Comm`) have no register value. They occur only as
   a value of `Emit` and as the operand of `TextEqual`, `TextOrder`, `TextMatch` and `BlockEqual`.
 - A local has one type in the whole program and is always set before it is read, on every path.
-- A program has one event shape: `Program.fields`. Every `Emit` gives one value for each, in that order.
+- A program emits events of one or several shapes (`Program.shapes`), each with its fields; every `Emit` gives
+  one value for each field of its shape, in that order.
 """
 
 from typing import TypeAlias
@@ -429,13 +430,15 @@ class Continue(Node):
 
 
 class Emit(Node):
-    """One event: a value for each of `Program.fields`, in order, of exactly the field's type.
+    """One event of shape number `shape` (an index of `Program.shapes`): a value for each of its fields, in
+    order, of exactly the field's type.
 
     Storing truncates nothing: a scalar of the field's type fits its size.
     """
 
     values: tuple["Expr | Wide", ...]
     span: Span
+    shape: int = 0
 
 
 class Return(Node):
@@ -468,6 +471,15 @@ class Field(Node):
     unit: str = ""
 
 
+class Shape(Node):
+    """A kind of event that a program emits: its fields, and its name among the program's events (empty where
+    there is only this one and nobody named it).
+    """
+
+    fields: tuple[Field, ...]
+    name: str = ""
+
+
 class Program(Node):
     """One probe, checked for one site. A firing for which `filter` is false is no event and is not counted;
     None: every firing runs the body. `guard` is the same but checked before all else, the choice of
@@ -477,7 +489,7 @@ class Program(Node):
     name: str
     site: Site
     source: Source
-    fields: tuple[Field, ...]
+    shapes: tuple[Shape, ...]
     locals: tuple[Local, ...]
     filter: Expr | None
     body: tuple[Stmt, ...]

@@ -1,7 +1,8 @@
-"""The shape of an event: what may be a field, under which name, and one type for each field of a probe.
+"""The shapes of events: what may be a field, under which name, and one type for each field of a shape.
 
-The law: one probe has one event shape. Every `emit` gives the same names; where types differ, the field has
-the type that holds all of them.
+Invariants: every `emit` of one shape gives the same names; where types differ, the field has the type that
+holds all of them. An `emit` belongs to the shape it names; without a name to that of all those that have no
+name and the same fields.
 """
 
 from collections.abc import Sequence
@@ -48,6 +49,32 @@ def field_name(node: tree.Expr) -> str:
     return ""
 
 
+NAME_MOST = 64
+"""Characters of an event's name."""
+
+
+def event_name(arguments: Sequence[tree.Expr]) -> tuple[str, Sequence[tree.Expr]]:
+    """The name that an `emit` gives its events, a text before all fields (empty: none), and the other
+    arguments. Raises `TextError` for a text that is no name.
+    """
+    match arguments:
+        case (tree.String(value=name, span=span), *rest):
+            if not (name.isascii() and name.isidentifier() and len(name) <= NAME_MOST):
+                cure = f'use at most {NAME_MOST} letters, digits and _, as in emit("opened", pid)'
+                raise TextError(span, "this is no name of an event", cure)
+            return name, rest
+    return "", arguments
+
+
+def shape_names(given: Sequence[str]) -> list[str]:
+    """What the shapes of a probe are called: by the name they were given, else by their number among all,
+    from 1; an only one needs no name.
+    """
+    if len(given) == 1:
+        return list(given)
+    return [name or str(number) for number, name in enumerate(given, 1)]
+
+
 def named(arguments: Sequence[tuple[str, tree.Expr]]) -> list[tuple[str, tree.Expr]]:
     """Every expression with its field's name. Raises `TextError` for a missing, wrong or second name."""
     found: dict[str, tree.Expr] = {}
@@ -66,7 +93,8 @@ def named(arguments: Sequence[tuple[str, tree.Expr]]) -> list[tuple[str, tree.Ex
 def final(value: Value, span: Span) -> Final:
     """The value as it can stand in an event. Raises `TextError` for what cannot."""
     if isinstance(value, Literal):
-        raise TextError(span, "a constant text is in no event", "emit a number, or use two probes")
+        cure = "emit a number; or write the text first, as the event's name"
+        raise TextError(span, "a constant text is in no event", cure)
     if not isinstance(value, c.ReadBlock):
         return value
     if isinstance(value.type, t.Array):

@@ -53,7 +53,7 @@ def program(
         "record",
         site,
         source,
-        tuple(c.Field(name, type_, _meaning(name)) for name, _, type_ in checked),
+        (c.Shape(tuple(c.Field(name, type_, _meaning(name)) for name, _, type_ in checked)),),
         (),
         None,
         body,

@@ -21,7 +21,7 @@ class Scope(NamedTuple):
 
 
 class Point(NamedTuple):
-    """An attach point and the number of the probe it is.
+    """An attach point and the number of the probe it is: that of the first shape of its events.
 
     `target`: as `kernel.attach` takes it; in a multi link a function's name or address.
     """
@@ -39,7 +39,8 @@ class Group(NamedTuple):
     """One program and the points it hangs on; more than one only where the program reads its cookie.
 
     `kind`: how it is attached; `multi`: all points by one kprobe.multi link; `btf_id`, `module`: of the
-    function of an fentry or fexit, in the kernel's ("") or a module's BTF.
+    function of an fentry or fexit, in the kernel's ("") or a module's BTF; `shapes`: how many kinds of events
+    each point has.
     """
 
     image: Image
@@ -48,10 +49,12 @@ class Group(NamedTuple):
     multi: bool = False
     btf_id: int = 0
     module: str = ""
+    shapes: int = 1
 
 
 class Plan(NamedTuple):
-    """Programs with their points, and the schema of each probe, by number from 1.
+    """Programs with their points, and the schema of each shape of event, by number from 1. Those of one probe
+    follow each other, and its number is that of its first.
 
     `skipped`: targets of wildcards that do not fit what was asked of them, and why; `unfiltered`: probes to
     which the filter does not apply, and why; `task`: the running kernel's tasks, None where it has no BTF;

@@ -1,18 +1,19 @@
 """Planning a trace: from what was asked for to programs, attach points and schemas.
 
-Each probe asked for is expanded to its targets; each target becomes a site, is checked and compiled; targets
-whose instructions would be the same share one program that tells its firings apart by the attach cookie. The
-laws: probes are numbered from 1 in the order asked for; what is asked for twice is one probe; a target named
-in full that cannot be traced is an error; of a wildcard's targets those that do not fit the expressions, or
-that the kernel refuses, are left out, and said (`Plan.skipped`). A name that several functions have stands
-for all of them: those of one module are one probe, attached to by address, and said (`Plan.notes`).
-A filter applies to the probes that have its names: one named in full that has not is traced without it, and
-that is said (`Plan.unfiltered`); of a wildcard's targets such are left out; where no probe has them, the name
-is a mistake. What only some plans need (the parser of expressions, the lists of functions) is imported when
-it is needed.
+Each probe asked for is expanded to its targets; each target becomes a site, is checked and compiled;
+targets whose instructions would be the same share one program that tells its firings apart by the attach
+cookie. The laws: probes are numbered from 1 in the order asked for, by the shapes of their events; what is
+asked for twice is one probe; a target named in full that cannot be traced is an error; of a wildcard's
+targets those that do not fit the expressions, or that the kernel refuses, are left out, and said
+(`Plan.skipped`). A name that several functions have stands for all of them: those of one module are one
+probe, attached to by address, and said (`Plan.notes`). A filter applies to the probes that have its names:
+one named in full that has not is traced without it, and that is said (`Plan.unfiltered`); of a wildcard's
+targets such are left out; where no probe has them, the name is a mistake. What only some plans need (the
+parser of expressions, the lists of functions) is imported when it is needed.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from kwire.bpf.arch import host
@@ -21,7 +22,7 @@ from kwire.btf.blob import Btf
 from kwire.btf.errors import BtfError, BtfLookupError
 from kwire.btf.store import Found, Function, Kernel, load_kernel
 from kwire.btf.types import Kind
-from kwire.compile.build import compile_probe, layout_key, pid_fields, probe_schema, task_fields
+from kwire.compile.build import compile_probe, layout_key, pid_fields, probe_schemas, task_fields
 from kwire.errors import KwireError
 from kwire.kernel import tracefs
 from kwire.kernel.identity import in_first_namespace
@@ -31,9 +32,10 @@ from kwire.kernel.tracefs import Tracefs
 from kwire.kinds import FUNCTIONS, KINDS
 from kwire.lang import record, sites, spec, tree
 from kwire.lang.check import check, filtered
-from kwire.lang.checked import Builtin, Emit, If, Program, Stmt
+from kwire.lang.checked import Builtin, Emit, Program
 from kwire.lang.context import Site
 from kwire.lang.errors import Diagnostic, LanguageError, UnknownNameError, never_anywhere
+from kwire.lang.forms import walk
 from kwire.lang.kerneltypes import KernelTypes
 from kwire.lang.shown import shown
 from kwire.lang.spec import ProbeSpec
@@ -194,17 +196,23 @@ class Planner:
                 "narrow the wildcards",
             )
         task = task_fields(self._kernel.vmlinux) if self._kernel else None
-        schemas: list[Schema | None] = [None] * count
-        groups = [self._group(wanted, members, task, schemas) for members in _grouped(wanted)]
+        first, *firsts = accumulate((len(one.program.shapes) for one in wanted), initial=1)
+        numbers = (first, *firsts[:-1])  # of each probe, that is of its first shape
+        shapes = firsts[-1] - 1
+        schemas: dict[int, tuple[Schema, ...]] = {}
+        groups = [
+            self._group(wanted, members, numbers, shapes, task, schemas) for members in _grouped(wanted)
+        ]
         complete = tuple(
-            _with_symbols(schema, one)
-            for schema, one in zip(schemas, wanted, strict=True)
-            if schema is not None
+            _with_symbols(schema, shape, one)
+            for at, one in enumerate(wanted)
+            for shape, schema in enumerate(schemas[at])
         )
 
         def without(causes: Mapping[int, str]) -> Plan:
-            left = tuple((wanted[probe - 1].spec, cause) for probe, cause in sorted(causes.items()))
-            rest = [one for at, one in enumerate(wanted, 1) if at not in causes]
+            numbered = list(zip(numbers, wanted, strict=True))
+            left = tuple((one.spec, causes[number]) for number, one in numbered if number in causes)
+            rest = [one for number, one in numbered if number not in causes]
             return self._planned(rest, refused + left)
 
         return Plan(
@@ -214,9 +222,9 @@ class Planner:
             task,
             tuple((text, error.cause) for text, _, error in self._unfiltered),
             tuple(self._notes()),
-            frozenset(at for at, one in enumerate(wanted, 1) if one.optional),
+            frozenset(number for number, one in zip(numbers, wanted, strict=True) if one.optional),
             without,
-            {at: one.site.module for at, one in enumerate(wanted, 1) if one.site.module},
+            {number: one.site.module for number, one in zip(numbers, wanted, strict=True) if one.site.module},
         )
 
     def _notes(self) -> Iterator[str]:
@@ -410,16 +418,21 @@ class Planner:
         self,
         wanted: list[_Wanted],
         members: list[int],
+        numbers: Sequence[int],
+        shapes: int,
         task: TaskFields | None,
-        schemas: list[Schema | None],
+        schemas: dict[int, tuple[Schema, ...]],
     ) -> Group:
+        """The program of these members, whose schemas are added. `numbers`: of all probes; `shapes`: how many
+        all have together.
+        """
         first = wanted[members[0]]
         shared = len(members) > 1
         compiled = compile_probe(
             first.program,
-            id=members[0] + 1,
+            id=numbers[members[0]],
             spec=first.spec,
-            probes=len(wanted),
+            probes=shapes,
             cpus=possible_cpus(),
             tasks=self._scope.follow,
             arch=host(),
@@ -430,20 +443,16 @@ class Planner:
             namespace=self._namespace,
         )
         for index in members:
-            one = wanted[index]
-            schemas[index] = one.schema(
-                compiled.schema
-                if index == members[0]
-                else probe_schema(one.program, id=index + 1, spec=one.spec, arch=host())
-            )
-        if shared:
-            others = tuple(wanted[index].spec for index in members[1:])
-            leader = schemas[members[0]]
-            assert leader is not None  # made above
-            schemas[members[0]] = leader._replace(shares=others)
+            one, made = wanted[index], compiled.schemas
+            if index != members[0]:
+                made = probe_schemas(one.program, id=numbers[index], spec=one.spec, arch=host())
+            schemas[index] = _shared(tuple(map(one.schema, made)))
+        schemas[members[0]] = _shared(tuple(schema for index in members for schema in schemas[index]))[
+            : len(first.program.shapes)
+        ]
         site = first.program.site
         points = [
-            Point(place, index + 1)
+            Point(place, numbers[index])
             for index in members
             for place in (wanted[index].addresses or (wanted[index].program.site.target,))
         ]
@@ -456,7 +465,14 @@ class Planner:
         if KINDS[site.kind].mechanism == "trampoline" and self._kernel:
             name = site.target.rpartition(":")[2]
             btf_id = self._kernel.module(site.module).find(name, Kind.FUNC)
-        return Group(compiled.image, site.kind, tuple(points), multi, btf_id, site.module)
+        each = len(first.program.shapes)
+        return Group(compiled.image, site.kind, tuple(points), multi, btf_id, site.module, each)
+
+
+def _shared(schemas: tuple[Schema, ...]) -> tuple[Schema, ...]:
+    """The schemas of events of one program: the first names the others."""
+    first, *others = schemas
+    return first._replace(shares=tuple(one.probe for one in others)), *others
 
 
 def _grouped(wanted: list[_Wanted]) -> list[list[int]]:
@@ -479,11 +495,12 @@ def _grouped(wanted: list[_Wanted]) -> list[list[int]]:
 
 def _alike(one: Program, other: Program) -> bool:
     """Whether two programs at one place give the same events, under the same names."""
-    return (
-        one.name == other.name
-        and [field.name for field in one.fields] == [field.name for field in other.fields]
-        and layout_key(one) == layout_key(other)
-    )
+    return one.name == other.name and _names(one) == _names(other) and layout_key(one) == layout_key(other)
+
+
+def _names(program: Program) -> list[tuple[str, list[str]]]:
+    """What its events and their fields are called."""
+    return [(shape.name, [field.name for field in shape.fields]) for shape in program.shapes]
 
 
 def _by_address(points: list[Point]) -> list[Point]:
@@ -506,7 +523,7 @@ def _by_address(points: list[Point]) -> list[Point]:
     return [Point(place(point.target), point.probe) for point in points]
 
 
-def _with_symbols(schema: Schema, wanted: _Wanted) -> Schema:
+def _with_symbols(schema: Schema, shape: int, wanted: _Wanted) -> Schema:
     """Add the names of kernel addresses where events hold any, so that they can be read anywhere.
 
     All functions', several megabytes; but where the only addresses are the probe's own (`func`), its own.
@@ -516,22 +533,14 @@ def _with_symbols(schema: Schema, wanted: _Wanted) -> Schema:
         return schema
     from kwire.kernel.symbols import kernel_symbols
 
-    values = [emit.values[index] for emit in _emits(wanted.program.body) for index in places]
+    emits = (one for statement in wanted.program.body for one in walk(statement) if isinstance(one, Emit))
+    values = [emit.values[index] for emit in emits if emit.shape == shape for index in places]
     if any(not isinstance(value, Builtin) or value.op != "func" for value in values):
         return schema._replace(symbols=kernel_symbols().by_address())
     site = wanted.program.site
     name = site.target.rpartition(":")[2].partition("+")[0]
     found = wanted.addresses or kernel_symbols().addresses(name, site.module)
     return schema._replace(symbols={address: name for address in found if address})
-
-
-def _emits(body: Sequence[Stmt]) -> Iterator[Emit]:
-    """Every place where an event is emitted."""
-    for statement in body:
-        if isinstance(statement, Emit):
-            yield statement
-        elif isinstance(statement, If):
-            yield from _emits((*statement.then, *statement.otherwise))
 
 
 def _condition(filter: tree.Source) -> tuple[tree.Expr, tree.Source]:

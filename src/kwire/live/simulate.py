@@ -83,11 +83,13 @@ def simulate(
         module = wanted.group or None
         site = sites.function(wanted.kind, wanted.name, types, module, wanted.offset, host().machine)
     program = check(parsed, site, types)
-    compiled = compile_probe(program, id=1, spec=str(wanted), probes=1, cpus=1, tasks=False, arch=host())
+    compiled = compile_probe(
+        program, id=1, spec=str(wanted), probes=len(program.shapes), cpus=1, tasks=False, arch=host()
+    )
     machine = Machine(compiled.image, memory=memory, **environment)
     context = _context(site, dict(values or {}), machine, retval)
     emitted = machine.run(context).emitted
-    batch = Batch([compiled.schema])
+    batch = Batch(compiled.schemas)
     if emitted:
         batch.write(Frames.walk(b"".join(emitted)))
     return batch.take()

@@ -88,9 +88,9 @@ def _missed(link: Link) -> int:
         raise
 
 
-def _cause(group: Group) -> Cause:
-    """Why firings are missing that the kernel counts by program."""
-    return Cause.MISSED if len(group.points) == 1 else Cause.MISSED_SHARED
+def _cause(group: Group, points: int) -> Cause:
+    """Why firings are missing that the kernel counts of so many points of a program together."""
+    return Cause.MISSED if points == group.shapes == 1 else Cause.MISSED_SHARED
 
 
 def default_buffer() -> int:
@@ -252,7 +252,7 @@ class Tracer:
                     except KwireError as error:
                         self._refuse(point, error)
                     else:
-                        self._links.append((link, point.probe, Cause.MISSED))
+                        self._links.append((link, point.probe, _cause(group, 1)))
         except BaseException:
             self.close()
             raise
@@ -274,7 +274,7 @@ class Tracer:
             for part in (points[:half], points[half:]):
                 self._attach_multi(group, program, part)
         else:
-            self._links.append((link, group.points[0].probe, _cause(group)))
+            self._links.append((link, group.points[0].probe, _cause(group, len(group.points))))
 
     def _refuse(self, point: Point, error: KwireError) -> None:
         """Note that the kernel did not take a point; raise where the trace cannot do without."""
@@ -292,11 +292,11 @@ class Tracer:
         places = Counter(point.probe for point in self._points())
         gone = {probe: found for probe, found in self._refusals.items() if len(found) == places[probe]}
         for probe, found in gone.items():
-            if probe not in self.plan.optional or len(gone) == len(self.plan.schemas):
+            if probe not in self.plan.optional or len(gone) == len(places):
                 self.close()
                 raise found[0][1]
         parts = tuple(
-            (f"{self.plan.schemas[probe - 1].probe} at {point.text}", error.cause)
+            (f"{self.plan.schemas[probe - 1].spec} at {point.text}", error.cause)
             for probe, found in self._refusals.items()
             if probe not in gone
             for point, error in found
@@ -329,7 +329,7 @@ class Tracer:
             skipped[probe, cause] = skipped.get((probe, cause), 0) + _missed(link)
         for group, program in zip(self.plan.groups, self._progs, strict=True):
             if program is not None:
-                key = (group.points[0].probe, _cause(group))
+                key = (group.points[0].probe, _cause(group, len(group.points)))
                 skipped[key] = skipped.get(key, 0) + program.recursion_misses
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         lost = []
@@ -384,7 +384,8 @@ class Tracer:
     def produced(self) -> dict[int, int]:
         """Events by probe: those its program counted, and the firings at which the kernel did not run it.
 
-        What was missed of a program that several probes share stands with the first of them, as in LOST.
+        What was missed of a program that several probes share, or that has events of several shapes, stands
+        with the first of them, as in LOST.
         """
         produced = {schema.id: self._read.count(schema.id).attempts for schema in self.plan.schemas}
         for (probe, _), count in self._missed.items():

@@ -155,8 +155,8 @@ class Grant(NamedTuple):
             raise PolicyError("trace", "", cause, "narrow the wildcards")
         listed = [asked.place for asked in wanted.asked if asked.spec and asked.spec in self.listed]
         for schema in schemas:
-            if not self._open(schema.probe) and not _any(schema.probe, listed):
-                raise _refusal(schema.probe, f"more than {', '.join(self.probes)}")
+            if not self._open(schema.spec) and not _any(schema.spec, listed):
+                raise _refusal(schema.spec, f"more than {', '.join(self.probes)}")
 
     def check_command(self, words: Sequence[str]) -> None:
         """Raise PolicyError unless this command may be run."""

@@ -84,11 +84,26 @@ class Clock(NamedTuple):
         return time - self.monotonic + self.wall
 
 
+EVENT_MARK = "#"
+"""Between a probe's spec and the name of one of its events."""
+
+
+def event_spec(spec: str, event: str) -> str:
+    """What events of one shape are called: `kprobe:tcp_connect#opened`; without a name, the probe's spec."""
+    return f"{spec}{EVENT_MARK}{event}" if event else spec
+
+
+def split_spec(text: str) -> tuple[str, str]:
+    """The probe's spec, and the name of its event; that is empty where there is none."""
+    spec, mark, event = text.rpartition(EVENT_MARK)
+    return (spec, event) if mark and (event.isidentifier() or event.isdecimal()) else (text, "")
+
+
 class Schema(NamedTuple):
     """What the EVENT frames with this id hold. `size`: where the fixed part ends and the tail begins."""
 
     id: int  # probe number, from 1
-    probe: str  # the probe spec
+    probe: str  # the probe spec, and the name of the event where the probe has several (`event_spec`)
     kind: str
     target: str
     fields: tuple[Field, ...]
@@ -149,12 +164,20 @@ class Schema(NamedTuple):
         time: int = struct.unpack_from("<Q" if self.order == "little" else ">Q", frame, TIMESTAMP_AT)[0]
         return time
 
+    @property
+    def spec(self) -> str:
+        """The spec of the probe, without the name of its event."""
+        return split_spec(self.probe)[0]
+
     def matches(self, glob: str) -> bool:
-        """Whether a glob names this probe: its spec, its spec without expressions, or its target."""
+        """Whether a glob names this probe: its spec or its target, with or without the name of its event, or
+        its spec without expressions.
+        """
         from fnmatch import fnmatchcase
 
-        spec = self.probe
-        return any(fnmatchcase(text, glob) for text in (spec, spec.split("(", 1)[0], self.target))
+        spec, event = split_spec(self.probe)
+        names = (self.probe, spec, spec.split("(", 1)[0], self.target, event_spec(self.target, event))
+        return any(fnmatchcase(text, glob) for text in names)
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{field.name}: {field.type}" for field in self.fields)
@@ -172,7 +195,7 @@ class Schema(NamedTuple):
         """The same as schemas: of the others nothing is known here but spec, kind and target."""
         made = [self]
         for spec in self.concerned(cause)[1:]:
-            kind, _, target = spec.partition(":")
+            kind, _, target = split_spec(spec)[0].partition(":")
             made.append(self._replace(probe=spec, kind=kind, target=target.split("(", 1)[0]))
         return tuple(made)
 
