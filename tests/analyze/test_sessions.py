@@ -13,6 +13,7 @@ import pytest
 
 from kwire.cli.main import main
 from kwire.packets import engine, network, open
+from kwire.wire.control import Hello, Role
 from kwire.wire.frame import Type, build
 
 PORT = 17800
@@ -36,12 +37,21 @@ def pcap(*packets: bytes) -> bytes:
     return data
 
 
-def session(kit: Any, count: int = 30, *, port: int = PORT, bye: bool = True) -> tuple[bytes, list[bytes]]:
+def hello(number: int = 0) -> bytes:
+    """What begins a session, the first DATA of which has number 0."""
+    return Hello(number.to_bytes(16, "big"), 1, Role.SOURCE).frame()
+
+
+def session(
+    kit: Any, count: int = 30, *, port: int = PORT, begin: bool = True, bye: bool = True
+) -> tuple[bytes, list[bytes]]:
     """A session's datagrams as a pcap file, and the EVENT frames in it."""
     schema = kit.schema(1, "kprobe:f", FIELDS)
     events = [kit.event(schema, kit.monotonic + at, (at, b"cat")) for at in range(count)]
     payloads = [b"".join(schema.frames()), *(b"".join(events[at : at + 4]) for at in range(0, count, 4))]
     frames = [build(Type.DATA, at, payload) for at, payload in enumerate(payloads)]
+    if begin:
+        frames.insert(0, hello())
     if bye:
         frames.append(build(Type.BYE, len(payloads), b"\xa1freasonddone"))
     return pcap(*(datagram(frame, port=port) for frame in frames)), events
@@ -54,7 +64,7 @@ def test_a_captured_session_is_asked_like_any_capture(tmp_path: Path, kit: Any, 
     assert (status, out.splitlines()[1], err) == (0, "30,435", "")
     status, out, _ = kwire("stats", str(path), "--json")
     told = json.loads(out)
-    assert (told["packets"], told["events"], told["errors"]) == (10, 30, {})
+    assert (told["packets"], told["events"], told["errors"]) == (11, 30, {})
     assert [(probe["probe"], probe["events"]) for probe in told["probes"]] == [("kprobe:f", 30)]
     out_file = tmp_path / "x.ndjson"
     assert kwire("export", str(path), "-o", str(out_file))[0] == 0
@@ -81,16 +91,27 @@ def test_hop_by_hop_the_accounts_balance(tmp_path: Path, kit: Any, kwire: Any) -
     assert kwire("verify", *parts)[0] == 0
 
 
-def test_a_session_without_an_end_proves_nothing(tmp_path: Path, kit: Any, kwire: Any) -> None:
+@pytest.mark.parametrize(
+    ("begin", "bye", "what"),
+    [
+        (True, False, "end (BYE)"),
+        (False, True, "beginning (HELLO)"),
+        (False, False, "beginning (HELLO) and end (BYE)"),
+    ],
+)
+def test_a_session_without_its_ends_proves_nothing(
+    tmp_path: Path, kit: Any, kwire: Any, begin: bool, bye: bool, what: str
+) -> None:
+    """Numbers begin anywhere, and SCHEMAs are repeated: without its HELLO it may have begun long before."""
     path, out = tmp_path / "net.pcap", str(tmp_path / "out.pcapng")
-    path.write_bytes(session(kit, bye=False)[0])
+    path.write_bytes(session(kit, begin=begin, bye=bye)[0])
     status, _, err = kwire("merge", str(path), "-w", out)
     assert status == 0
     assert "it does not prove complete" in err
     assert kwire("verify", out)[0] == 3
     status, printed, _ = kwire("verify", str(path))
     assert status == 3
-    assert "the capture does not hold the session's end (BYE)" in printed
+    assert f"the capture does not hold the session's {what}\n" in printed
 
 
 def test_a_session_with_a_hole_is_not_complete(tmp_path: Path, kit: Any, kwire: Any) -> None:
@@ -100,7 +121,7 @@ def test_a_session_with_a_hole_is_not_complete(tmp_path: Path, kit: Any, kwire: 
     while at < len(data):
         sizes.append((at, 16 + struct.unpack_from("<I", data, at + 8)[0]))
         at += sizes[-1][1]
-    start, size = sizes[3]
+    start, size = sizes[4]
     path.write_bytes(data[:start] + data[start + size :])
     status, printed, _ = kwire("verify", str(path))
     assert status == 3
@@ -121,7 +142,7 @@ def test_sessions_that_take_turns_are_told_apart(tmp_path: Path, kit: Any, kwire
     for source in (40000, 40001):
         schema = kit.schema(1, "kprobe:f", FIELDS, host=f"host{source}", wall=kit.wall + source)
         events = [kit.event(schema, kit.monotonic + at, (at, b"cat")) for at in range(20)]
-        frames = [build(Type.DATA, 0, b"".join(schema.frames()))]
+        frames = [hello(source), build(Type.DATA, 0, b"".join(schema.frames()))]
         frames += [build(Type.DATA, at + 1, event) for at, event in enumerate(events)]
         frames.append(build(Type.BYE, 21, b"\xa1freasonddone"))
         packets.append([datagram(frame, source) for frame in frames])
@@ -147,7 +168,8 @@ def many(kit: Any, count: int) -> bytes:
         build(Type.DATA, 1, b"".join(events)),
         build(Type.BYE, 2, b"\xa1freasonddone"),
     ]
-    return pcap(*(datagram(frame, 1024 + at) for at in range(count) for frame in frames))
+    sessions = ([hello(at), *frames] for at in range(count))
+    return pcap(*(datagram(frame, 1024 + at) for at, frames in enumerate(sessions) for frame in frames))
 
 
 def test_sessions_that_ended_are_let_go_of_and_all_proven(tmp_path: Path, kit: Any, kwire: Any) -> None:

@@ -242,7 +242,7 @@ def outcome(data: bytes, **options: Any) -> dict[str, Any]:
         "events": sorted((one.name, events.get(id(one.section), [])) for one in net.conversations),
         "sessions": sorted(
             f"{one.name} missing {one.missing} again {one.again} late {one.late} bye {one.bye} "
-            f"next {one.next} frames {one.frames} token {one.token.hex()}"
+            f"next {one.next} frames {one.frames} token {one.token.hex()} began {one.began}"
             for one in net.conversations
         ),
         "found": told(net),

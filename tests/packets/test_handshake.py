@@ -25,7 +25,9 @@ def walkers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 class Session:
-    """The datagrams of a session: `hello`, `welcome`, `data` (a schema, one with each of `events`), `bye`."""
+    """The datagrams of a session: `hello`, `welcome`, `data` (a schema, one with each of `events`), `bye`;
+    `late` has the number of `bye`.
+    """
 
     def __init__(
         self, net: Any, initiator: Role, token: bytes = TOKEN, first: int = 7, resume: bool = False
@@ -49,6 +51,7 @@ class Session:
 
         self.hello, self.welcome = sent(hello, True), sent(welcome, False)
         self.data, self.bye = [sent(one, source) for one in data], sent(bye, source)
+        self.late = sent(build(Type.DATA, numbers[-1] & 0xFFFFFFFF, self.events[0], Flag.CHECKSUM), source)
 
 
 @pytest.mark.parametrize("first", [0, 7, (1 << 32) - 1])
@@ -160,3 +163,22 @@ def test_in_a_stream_the_answer_to_a_hello_that_is_lost_names_the_session(net: A
     )
     assert (found, capture.network.found) == (net.expected(6, 1), {})
     assert [one.token for one in capture.network.conversations] == [TOKEN]
+
+
+@pytest.mark.parametrize("initiator", ROLES)
+def test_a_session_is_whole_where_its_beginning_is_there(net: Any, read: Any, initiator: Role) -> None:
+    """A source's choice where numbers begin: without its HELLO or WELCOME nobody knows what was before."""
+    one, other = Session(net, initiator, first=0), Session(net, initiator, first=0, resume=True)
+    beginning = "the capture does not hold the session's beginning (HELLO)"
+    for made, why in (
+        ([one.hello, one.welcome, *one.data, one.bye], ""),
+        ([*one.data, one.bye], beginning),
+        ([other.hello, other.welcome, *one.data, one.bye], beginning),
+        ([*one.data, other.hello, other.welcome, one.bye], beginning),
+        ([one.hello, one.welcome, *one.data], "the capture does not hold the session's end (BYE)"),
+        ([one.hello, one.welcome, *one.data[:3], one.bye, *one.data[3:]], ""),
+        ([one.hello, one.welcome, *one.data, one.late, one.bye], "DATA follows the session's end (BYE)"),
+    ):
+        _, capture = read(net.pcap(made))
+        (section,) = capture.sections
+        assert (capture.complaint(section) or "").rpartition(": ")[2] == why

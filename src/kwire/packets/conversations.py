@@ -8,7 +8,7 @@ are taken as they are. Schemas hold for what comes after them. Nothing that was 
 
 from array import array
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from kwire.capture.pcapng import HOST
 from kwire.capture.reader import EVENT_LEAST, Section
@@ -20,6 +20,7 @@ from kwire.wire.messages import Lost
 from kwire.wire.schema import Schema, SchemaReader
 from kwire.wire.sequence import MASK, distance
 from kwire.wire.walk import frame_strict
+from kwire.words import are
 
 MAX_PARTS: Final = 512  # DATA frames held until one before them comes
 MAX_HELD: Final = 8 << 20  # bytes of them
@@ -39,6 +40,30 @@ class Given(NamedTuple):
 def begins(message: Hello | Welcome) -> int | None:
     """The number of the first DATA to come, where this tells it: a new source's, a resuming sink's."""
     return message.next if message.resume is (message.role is Role.SINK) else None
+
+
+def opens(message: Hello | Welcome) -> bool:
+    """Whether this tells the number with which a session begins: its source's, not of one that goes on."""
+    return message.role is Role.SOURCE and not message.resume
+
+
+def whole(one: "Told") -> str:
+    """Why the DATA in a capture may not be all that a session had; empty where it is."""
+    if one.missing:
+        return f"{are(one.missing, 'DATA frame')} not in the capture"
+    if one.bye is not None and one.next != one.bye:
+        return "DATA follows the session's end (BYE)"
+    ends = [*["beginning (HELLO)"] * (not one.began), *["end (BYE)"] * (one.bye is None)]
+    return f"the capture does not hold the session's {' and '.join(ends)}" if ends else ""
+
+
+class Told(Protocol):
+    """What is known of a session when all was read: as attributes of `Conversation`."""
+
+    missing: int
+    next: int | None
+    bye: int | None
+    began: bool
 
 
 def guess(message: Hello | Welcome) -> bool:
@@ -77,6 +102,7 @@ class Conversation:
 
     `section`: what is known of its probes; `missing`, `again`, `late`: DATA frames that are not in the
     capture, that were there before, and that came out of order. `next`: the sequence number expected.
+    `began`: the number with which it began is known, so that what is before the first one seen is missing.
     `guessed`: its token is that of a sink, which tells no number, and came after DATA.
     `complain` is told of each problem in what DATA holds, and where its frame begins there.
     """
@@ -92,6 +118,7 @@ class Conversation:
         "_ready",
         "_size",
         "again",
+        "began",
         "bye",
         "frames",
         "give",
@@ -120,7 +147,7 @@ class Conversation:
         self._first: int | None = None  # the number seen first, where it may not be the first there was
         self._early = 0  # bit n: the number n before it is not awaited any more
         self._counted = False  # the others before it are counted as missing
-        self.guessed = False
+        self.guessed = self.began = False
         self.next: int | None = None
         self.bye: int | None = None  # sequence number of the source's BYE
         self.frames = self.missing = self.again = self.late = 0
@@ -154,12 +181,20 @@ class Conversation:
 
     def begin(self, message: Hello | Welcome) -> None:
         """Take what it says of the first number to come."""
+        first = begins(message)
         if self.next is None:
-            self.next = begins(message)
+            self.next = first
+        if not opens(message) or self.began:
+            return
+        if self._first is None:
+            self.began = self.next == first
+        else:
+            self.join(message)
 
     def anew(self) -> None:
         """What was said of a session that never began means nothing for the next one."""
         self.next = self.bye = None
+        self.began = False
 
     def join(self, message: Hello | Welcome) -> bool:
         """Take what comes late for what this session began with; False where it is of another session."""
@@ -168,8 +203,8 @@ class Conversation:
         missing = owed(message, self._first, self.next, self._early)
         if missing is None:
             return False
-        if message.role is Role.SOURCE and not message.resume:
-            self._early, self._counted = ~missing, True
+        if opens(message):
+            self._early, self._counted, self.began = ~missing, True, True
             self.missing += missing.bit_count()
         self.guessed = guess(message)
         return True

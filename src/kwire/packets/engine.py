@@ -17,7 +17,7 @@ from kwire import native
 from kwire.capture.pcapng import HOST
 from kwire.capture.reader import Mixed, Section, gathered
 from kwire.packets import memory
-from kwire.packets.conversations import Given, begins, guess, judge_inner, means_nothing, owed
+from kwire.packets.conversations import Given, begins, guess, judge_inner, means_nothing, opens, owed
 from kwire.packets.dissect import Dissector
 from kwire.packets.memory import Memory, Variant, Why
 from kwire.packets.network import (
@@ -58,8 +58,8 @@ class Session:
     """
 
     __slots__ = (
-        *("_key", "_name", "_reader", "again", "bye", "described", "frames", "guessed", "late", "missing"),
-        *("next", "section", "signature", "token"),
+        *("_key", "_name", "_reader", "again", "began", "bye", "described", "frames", "guessed", "late"),
+        *("missing", "next", "section", "signature", "token"),
     )
 
     def __init__(self, key: tuple[int, ...], first: int) -> None:
@@ -69,7 +69,7 @@ class Session:
         self.described: dict[int, Schema] = {}
         self.signature = 0
         self.token = b""
-        self.guessed = False
+        self.guessed = self.began = False
         self.bye: int | None = None
         self.next: int | None = None
         self.frames = self.missing = self.again = self.late = 0
@@ -421,9 +421,19 @@ class Engine:
             self._tokens[message.token] = known = mine
             session.token = message.token
         flow.conversation = known
-        row, first = self._memory.conversations[known], begins(message)
+        self._begin(known, message)
+
+    def _begin(self, number: int, message: Hello | Welcome) -> None:
+        """Take what it says of the first number to come."""
+        row, session, first = self._memory.conversations[number], self._conversation(number), begins(message)
         if first is not None and not row.knows_next:
             row.knows_next, row.next = 1, first
+        if not opens(message) or session.began:
+            return
+        if not row.knows_start:
+            session.began = bool(row.next == first)
+        else:
+            self._join(number, message)
 
     def _finished(self, number: int) -> bool:
         """Whether the source has said BYE and every DATA before that is there."""
@@ -436,6 +446,7 @@ class Engine:
         row = self._memory.conversations[flow.conversation]
         if flow.conversation and not (row.frames or row.knows_start or row.held.count):
             row.knows_next = row.knows_bye = 0
+            self._conversation(flow.conversation).began = False
             return int(flow.conversation)
         if self._state.conversation_count > self._state.max_conversations:
             self._forget()
@@ -450,8 +461,8 @@ class Engine:
         missing = owed(message, row.start, row.next, early)
         if missing is None:
             return False
-        if message.role is Role.SOURCE and not message.resume:
-            row.knows_start = memory.COUNTED
+        if opens(message):
+            session.began, row.knows_start = True, memory.COUNTED
             row.early[:] = [~missing >> 64 * place & (1 << 64) - 1 for place in range(len(row.early))]
             row.missing += missing.bit_count()
         session.guessed = guess(message)

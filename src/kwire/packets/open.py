@@ -19,14 +19,14 @@ from kwire.capture.pcapng import Order, Packet, Raw, Units
 from kwire.capture.reader import TOO_LONG, Capture, Large, Mixed, Section, StopReading
 from kwire.capture.tally import tally
 from kwire.packets import walk
-from kwire.packets.conversations import Conversation
+from kwire.packets.conversations import Conversation, whole
 from kwire.packets.dissect import Packet as Found
 from kwire.packets.network import MAX_CONVERSATIONS, First, Network, Place, Watcher
 from kwire.packets.tables import KWIRE_PORT
 from kwire.packets.waiting import Waiting
 from kwire.wire.frames import Frames
 from kwire.wire.schema import Schema
-from kwire.words import are, plural
+from kwire.words import plural
 
 if TYPE_CHECKING:
     from kwire.packets.engine import Engine, Session
@@ -147,13 +147,12 @@ class NetworkCapture(Capture):
         return one.name if one is not None else ""
 
     def complaint(self, section: Section) -> str | None:
-        """Why a session's DATA may not be all there was; empty where its BYE and every number before is."""
+        """Why a session's DATA may not be all there was; empty where every number from HELLO to BYE is there."""
         one = self._session(section)
         if one is None:
             return None
-        if one.missing:
-            return f"{one.name}: {are(one.missing, 'DATA frame')} not in the capture"
-        return "" if one.bye is not None else f"{one.name}: the capture does not hold the session's end (BYE)"
+        why = whole(one)
+        return why and f"{one.name}: {why}"
 
     @property
     def forgotten(self) -> int:
