@@ -20,7 +20,8 @@ HELP = "prove a capture complete, or name every hole"
 EPILOG = """\
 Complete means: for each probe, events produced = events stored, and the file's own closing statistics say so.
 Give all files of a rotation together; a missing one is found. A session captured on a network is complete
-where every DATA frame from its HELLO to its BYE is there. So each hop can be proven: source, network, collector.
+where every DATA frame from its HELLO to its BYE is there. So each hop can be proven: source, network,
+collector.
 
 The exit status is 0 where all are complete, 3 where something is missing or not proven to be there, all of it
 named; else 1 where a file is not readable as a capture.

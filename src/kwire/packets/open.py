@@ -147,7 +147,7 @@ class NetworkCapture(Capture):
         return one.name if one is not None else ""
 
     def complaint(self, section: Section) -> str | None:
-        """Why a session's DATA may not be all there was; empty where every number from HELLO to BYE is there."""
+        """Why a session's DATA may not be all there was; empty where all from HELLO to BYE is there."""
         one = self._session(section)
         if one is None:
             return None
