@@ -13,11 +13,12 @@ from kwire.analyze.choose import Selection, bounded
 from kwire.analyze.moments import duration
 from kwire.analyze.rewrite import Keys, Numbers, Part, made_of, numbered, renumber
 from kwire.analyze.rhythm import stretches
-from kwire.analyze.scan import Picked, Progress, Scan, groups, probe_numbers
+from kwire.analyze.scan import Picked, Progress, Scan, probe_numbers
 from kwire.analyze.source import Source, check_output
 from kwire.analyze.survey import Seen, Survey
 from kwire.analyze.tables import Tables, unique
 from kwire.capture import identity
+from kwire.capture.reader import groups
 from kwire.capture.walk import EPB_OVERHEAD
 from kwire.capture.writer import STATISTICS_BLOCK, Totals
 from kwire.errors import KwireError

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kwire.analyze.choose import Selection
 from kwire.analyze.losses import Losses
-from kwire.capture.reader import Section
+from kwire.capture.reader import Section, groups
 from kwire.capture.tally import tally_of
 from kwire.packets.open import NetworkCapture
 from kwire.wire.fields import TYPES
@@ -417,20 +417,3 @@ def probe_numbers(picked: Picked) -> "Array":
     each = 4 if sys.byteorder == "little" else 0
     event_values(picked.data, picked.offsets, len(numbers), NUMBER_AT, 4, each, numbers.view(np.uint8))
     return numbers
-
-
-def groups(ids: "Array") -> "Iterator[tuple[int, Any]]":
-    """Each id with the places where it stands, in their order."""
-    import numpy as np
-
-    if not len(ids):
-        return
-    if (ids == ids[0]).all():
-        yield int(ids[0]), slice(None)
-        return
-    small = ids.astype(np.uint16) if int(ids.max()) < 1 << 16 else ids  # sixteen bits sort much faster
-    order = np.argsort(small, kind="stable")
-    ordered = small[order]
-    cuts = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
-    for start, stop in zip([0, *cuts.tolist()], [*cuts.tolist(), len(ordered)], strict=True):
-        yield int(ordered[start]), order[start:stop]

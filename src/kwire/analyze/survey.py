@@ -11,7 +11,7 @@ from kwire.analyze.source import Source
 from kwire.capture import identity
 from kwire.capture.pcapng import StatisticsOption
 from kwire.capture.reader import Section
-from kwire.capture.tally import tallies
+from kwire.capture.tally import Sums
 from kwire.packets.open import NetworkCapture
 from kwire.wire.frame import Code, Type
 from kwire.wire.frames import Frames
@@ -61,7 +61,7 @@ class Survey:
         "_by_section",
         "_complaint",
         "_forgotten",
-        "_sections",
+        "_sums",
         "ended",
         "errors",
         "frames",
@@ -86,7 +86,7 @@ class Survey:
         self.unknown_lost = self.strangers = 0
         self.read = False
         self._by_section: dict[int, dict[int, Seen]] = {}  # by section and schema, by their identity
-        self._sections: list[Section] = []  # in which frames lay
+        self._sums = Sums()
         if source is None:
             return
         with source.open() as capture:
@@ -101,26 +101,20 @@ class Survey:
 
     def add(self, capture: NetworkCapture, frames: Frames) -> None:
         """Count what the capture has just given."""
-        for section, found in tallies(capture, frames):
-            known = self._by_section.get(id(section))
-            if known is None:
-                known = self._by_section[id(section)] = {}
-                self._sections.append(section)
-            for number, row in found.known.items():
-                schema = section.schemas[number]
-                seen = known.get(id(schema))
-                if seen is None:
-                    seen = known[id(schema)] = Seen(section, schema)
-                seen.add(*row)
-            self.strangers += sum(found.strangers.values())
-            if found.others:
-                self._lost(frames, found.others, section, known)
+        for section, others in self._sums.add(capture, frames):
+            self._lost(frames, others, section)
 
     def end(self, capture: NetworkCapture, source: Source | None = None) -> None:
         """Take over what the capture says of itself, once it was read as far as it is wanted."""
         self.read = True
+        for section, rows in self._sums.rows():
+            for schema, row in rows:
+                if schema is None:
+                    self.strangers += row[0]
+                else:
+                    self._seen(section, schema).add(*row)
         listed = set(map(id, capture.sections))
-        sections = [one for one in self._sections if id(one) not in listed] + capture.sections
+        sections = [one for one in self._sums.sections if id(one) not in listed] + capture.sections
         for section in sections:  # what had no events too
             known = self._by_section.get(id(section), {})
             self.probes += [known.get(id(one)) or Seen(section, one) for one in section.history]
@@ -191,7 +185,14 @@ class Survey:
             return False
         return not self.problem and self._complaint(seen.section) == ""
 
-    def _lost(self, frames: Frames, places: list[int], section: Section, known: dict[int, Seen]) -> None:
+    def _seen(self, section: Section, schema: Schema) -> Seen:
+        known = self._by_section.setdefault(id(section), {})
+        seen = known.get(id(schema))
+        if seen is None:
+            seen = known[id(schema)] = Seen(section, schema)
+        return seen
+
+    def _lost(self, frames: Frames, places: list[int], section: Section) -> None:
         for index in places:
             if frames.header(index).type != Type.LOST:
                 continue
@@ -201,9 +202,7 @@ class Survey:
             if schema is None:
                 self.unknown_lost += loss.count
                 continue
-            seen = known.get(id(schema))
-            if seen is None:
-                seen = known[id(schema)] = Seen(section, schema)
+            seen = self._seen(section, schema)
             if loss.cause == Cause.MISSED_SHARED:
                 seen.shared += loss.count
             else:

@@ -177,6 +177,23 @@ def gathered(frames: Frames, order: "Array | slice") -> tuple[bytearray, "Array"
     return data, ends - lengths
 
 
+def groups(numbers: "Array") -> "Iterator[tuple[int, Any]]":
+    """Each number with the places where it stands, in their order."""
+    import numpy as np
+
+    if not len(numbers):
+        return
+    if (numbers == numbers[0]).all():
+        yield int(numbers[0]), slice(None)
+        return
+    small = numbers.astype(np.uint16) if int(numbers.max()) < 1 << 16 else numbers  # these sort much faster
+    order = np.argsort(small, kind="stable")
+    ordered = small[order]
+    cuts = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
+    for start, stop in pairwise([0, *cuts.tolist(), len(ordered)]):
+        yield int(ordered[start]), order[start:stop]
+
+
 class StopReading(Exception):  # noqa: N818  # it ends a reading, it is no failure
     """Reading cannot go on; the text says why."""
 

@@ -7,16 +7,23 @@ is counted as quickly in a section of a hundred thousand probes as in a section 
 import struct
 from array import array
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kwire.capture import walk
 from kwire.capture.pcapng import HOST
-from kwire.capture.reader import EVENT_LEAST, Capture, Mixed, Section
+from kwire.capture.reader import EVENT_LEAST, Capture, Mixed, Section, groups
 from kwire.wire.frame import Type
 from kwire.wire.frames import Frames
+from kwire.wire.schema import Schema
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
 
 MAX_PROBES: Final = 1 << 17  # greatest probe number that has a place in a table
 ROWS: Final = 8  # of a table for each frame of a chunk, at most: else they are counted one by one
+WAITING: Final = 1 << 18  # rows of chunks of many sections that wait to be put together
 
 Row = tuple[int, int, int]  # count, first and last timestamp
 
@@ -41,53 +48,126 @@ def tally_of(capture: Capture, frames: Frames) -> Tally:
     return tally(frames, capture.section)
 
 
-def tallies(capture: Capture, frames: Frames) -> Iterator[tuple[Section, Tally]]:
-    """The tally of a chunk that a capture gives, of each section that has frames in it."""
-    if isinstance(frames, Mixed):
-        yield from _mixed(frames)
-        return
-    assert capture.section is not None  # frames lie in sections
-    yield capture.section, tally_of(capture, frames)
+class Sums:
+    """The tallies of all chunks of a capture together: `sections` in which frames lay, in their order.
+
+    The chunks of many sections are not taken apart: what they count waits as arrays, at most WAITING rows.
+    """
+
+    __slots__ = ("_known", "_numbers", "_rows", "_schemas", "_size", "_waiting", "sections")
+
+    def __init__(self) -> None:
+        self.sections: list[Section] = []
+        self._known: dict[int, int] = {}  # the id of a section → its place in `sections`
+        self._schemas: list[Schema | None] = [None]  # None: no schema describes the events
+        self._numbers: dict[int, int] = {}  # the id of a schema → its place in `_schemas`
+        self._rows: dict[int, Row] = {}  # place of the section << 32 | place of the schema → its sums
+        self._waiting: list[tuple[Array, Array, Array, Array]] = []  # such keys, counts, first and last
+        self._size = 0
+
+    def add(self, capture: Capture, frames: Frames) -> list[tuple[Section, list[int]]]:
+        """Count a chunk that the capture gives; the places of its frames that are no EVENTs, by section."""
+        if isinstance(frames, Mixed):
+            return self._mixed(frames)
+        section = capture.section
+        assert section is not None  # frames lie in sections
+        found, place = tally_of(capture, frames), self._place(section) << 32
+        for number, row in found.known.items():
+            self._sum(place | self._number(section.schemas[number]), row)
+        for events in found.strangers.values():
+            self._sum(place, (events, 0, 0))
+        return [(section, found.others)] if found.others else []
+
+    def rows(self) -> Iterator[tuple[Section, list[tuple[Schema | None, Row]]]]:
+        """The sums of each section, by schema."""
+        self._merge()
+        made: list[list[tuple[Schema | None, Row]]] = [[] for _ in self.sections]
+        for key, row in self._rows.items():
+            made[key >> 32].append((self._schemas[key & 0xFFFFFFFF], row))
+        yield from zip(self.sections, made, strict=True)
+
+    def _place(self, section: Section) -> int:
+        place = self._known.get(id(section))
+        if place is None:
+            place = self._known[id(section)] = len(self.sections)
+            self.sections.append(section)
+        return place
+
+    def _number(self, schema: Schema | None) -> int:
+        if schema is None:
+            return 0
+        number = self._numbers.get(id(schema))
+        if number is None:
+            number = self._numbers[id(schema)] = len(self._schemas)
+            self._schemas.append(schema)
+        return number
+
+    def _sum(self, key: int, row: Row) -> None:
+        old = self._rows.get(key)
+        if old is not None:
+            row = (old[0] + row[0], min(old[1], row[1]), max(old[2], row[2]))
+        self._rows[key] = row
+
+    def _mixed(self, frames: Mixed) -> list[tuple[Section, list[int]]]:
+        import numpy as np
+
+        from kwire.wire.gather import event_heads
+
+        count = len(frames)
+        types, ids, ends = np.empty(count, np.uint8), np.empty(count, np.uint32), np.empty(count, np.uint32)
+        raw = np.empty(count, np.uint64)
+        done, same = event_heads(frames.view, frames.offsets, count, types, ids, ends, raw)
+        assert done == count  # whoever made the frames has seen to it
+        owners = frames.owners
+        others: dict[int, list[int]] = {}  # by owner
+        if not same:
+            events = types == Type.EVENT
+            for at in np.flatnonzero(~events).tolist():
+                others.setdefault(int(owners[at]), []).append(at)
+            owners, ids, raw = owners[events], ids[events], raw[events]
+        places = np.array([self._place(section) for section in frames.sections], np.uint64)
+        schemas = frames.sections[0].schemas  # all have the same
+        for number, chosen in groups(ids):
+            schema = schemas.get(number)
+            clock = raw[chosen] if schema is None or schema.order == HOST else raw[chosen].byteswap()
+            low, counts, first, last = _summed(owners[chosen], clock)
+            keys = places[low] << np.uint64(32) | np.uint64(self._number(schema))
+            self._waiting.append((keys, counts, first, last))
+            self._size += len(keys)
+        if self._size > WAITING:
+            self._merge()
+        return [(frames.sections[owner], found) for owner, found in others.items()]
+
+    def _merge(self) -> None:
+        """Put together what waits."""
+        if not self._waiting:
+            return
+        import numpy as np
+
+        keys, counts, first, last = (np.concatenate(column) for column in zip(*self._waiting, strict=True))
+        self._waiting, self._size = [], 0
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+        sums = np.add.reduceat(counts[order], starts)
+        least, greatest = np.minimum.reduceat(first[order], starts), np.maximum.reduceat(last[order], starts)
+        for key, *row in zip(*(one.tolist() for one in (keys[starts], sums, least, greatest)), strict=True):
+            self._sum(key, (row[0], row[1], row[2]))
 
 
-def _mixed(frames: Mixed) -> Iterator[tuple[Section, Tally]]:
-    """Those of frames of several sections, all counted together."""
+def _summed(owners: "Array", times: "Array") -> "tuple[Array, Array, Array, Array]":
+    """Each owner that stands there, how often, and the least and the greatest time beside it."""
     import numpy as np
 
-    from kwire.wire.gather import event_heads
-
-    count = len(frames)
-    types, ids, ends = np.empty(count, np.uint8), np.empty(count, np.uint32), np.empty(count, np.uint32)
-    raw = np.empty(count, np.uint64)
-    done, _ = event_heads(frames.view, frames.offsets, count, types, ids, ends, raw)
-    assert done == count  # whoever made the frames has seen to it
-    made: dict[int, Tally] = {}
-    events = types == Type.EVENT
-    for place in np.flatnonzero(~events).tolist():
-        owner = int(frames.owners[place])
-        made.setdefault(owner, Tally({}, {}, [])).others.append(place)
-    keys = frames.owners[events].astype(np.uint64) << np.uint64(32) | ids[events]
-    if len(keys):
-        order = np.argsort(keys, kind="stable")
-        keys, raw = keys[order], raw[events][order]
-        starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
-        counts = np.diff(np.append(starts, len(keys))).tolist()
-        times: dict[str, tuple[list[int], list[int]]] = {}
-        for which in frames.sections[0].orders:  # all have the same schemas
-            moments = raw if which == HOST else raw.byteswap()
-            first, last = np.minimum.reduceat(moments, starts), np.maximum.reduceat(moments, starts)
-            times[which] = (first.tolist(), last.tolist())
-        for place, key in enumerate(keys[starts].tolist()):
-            owner, number = key >> 32, key & 0xFFFFFFFF
-            found = made.setdefault(owner, Tally({}, {}, []))
-            schema = frames.sections[owner].schemas.get(number)
-            if schema is None:
-                found.strangers[number] = counts[place]
-            else:
-                low, high = times[schema.order]
-                found.known[number] = (counts[place], low[place], high[place])
-    for owner, found in made.items():
-        yield frames.sections[owner], found
+    count = int(owners.max()) + 1
+    small = owners.astype(np.uint16) if count <= 1 << 16 else owners  # which numpy sorts by digits
+    order = np.argsort(small, kind="stable")
+    counts = np.bincount(owners, minlength=count)
+    present = np.flatnonzero(counts)
+    counts = counts[present]
+    starts = np.cumsum(counts) - counts
+    times = times[order]
+    return present, counts, np.minimum.reduceat(times, starts), np.maximum.reduceat(times, starts)
 
 
 def tally(frames: Frames, section: Section) -> Tally:

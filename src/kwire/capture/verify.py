@@ -15,11 +15,12 @@ from kwire.capture import identity
 from kwire.capture.output import CaptureError
 from kwire.capture.pcapng import StatisticsOption
 from kwire.capture.reader import Capture, Section
-from kwire.capture.tally import Tally, tallies
+from kwire.capture.tally import Row, Sums
 from kwire.capture.writer import Totals
 from kwire.wire.frame import Type
 from kwire.wire.frames import Frames
 from kwire.wire.messages import CAUSES, CPU_UNKNOWN, MERGE_GAP, Cause, Lost, cause_text
+from kwire.wire.schema import Schema
 from kwire.words import are, plural
 
 MAX_HOLES: Final = 10_000  # holes told apart in a file; more are joined
@@ -154,13 +155,17 @@ def verify_file(path: str) -> FileReport:
 def verify_capture(capture: Capture) -> FileReport:
     """The same for a capture that is open and not yet read."""
     counts: dict[int, _Count] = {}  # by section: those of a network capture take turns
-    holes, problems = _Holes(), []
+    holes, problems, sums = _Holes(), [], Sums()
     capture.mixed = True
     for frames in capture:
-        for section, counted in tallies(capture, frames):
+        for section, others in sums.add(capture, frames):
             if id(section) not in counts:
                 counts[id(section)] = _Count(section)
-            _add(counts[id(section)], holes, frames, counted)
+            _lost(counts[id(section)], holes, frames, others)
+    for section, rows in sums.rows():
+        if id(section) not in counts:
+            counts[id(section)] = _Count(section)
+        _add(counts[id(section)], rows)
     wrong = capture.wrong()
     described = any(section.schemas or capture.label(section) for section in capture.sections)
     if capture.problem:
@@ -205,14 +210,21 @@ def verify_set(reports: Iterable[FileReport]) -> list[str]:
     return problems
 
 
-def _add(count: _Count, holes: _Holes, frames: Frames, found: Tally) -> None:
-    for number, (events, first, last) in found.known.items():
-        count.stored[number] += events
-        wall = count.section.schemas[number].wall
-        count.first = wall(first) if count.first is None else min(count.first, wall(first))
-        count.last = wall(last) if count.last is None else max(count.last, wall(last))
-    count.strangers += sum(found.strangers.values())
-    for index in found.others:
+def _add(count: _Count, rows: list[tuple[Schema | None, Row]]) -> None:
+    """Count the events of a section."""
+    for schema, (events, first, last) in rows:
+        if schema is None:
+            count.strangers += events
+            continue
+        count.stored[schema.id] += events
+        low, high = schema.wall(first), schema.wall(last)
+        count.first = low if count.first is None else min(count.first, low)
+        count.last = high if count.last is None else max(count.last, high)
+
+
+def _lost(count: _Count, holes: _Holes, frames: Frames, others: list[int]) -> None:
+    """Count what the LOST frames of a chunk say, which are among those in these places."""
+    for index in others:
         if frames.header(index).type != Type.LOST:
             continue
         loss = Lost.read(frames.frame(index))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kwire import native
 from kwire.capture.pcapng import HOST
-from kwire.capture.reader import Mixed, Section, gathered
+from kwire.capture.reader import Mixed, Section, gathered, groups
 from kwire.packets import memory
 from kwire.packets.conversations import Given, begins, guess, judge_inner, means_nothing, opens, owed
 from kwire.packets.dissect import Dissector
@@ -53,13 +53,12 @@ _REMARKS: Final = tuple(Remark)
 class Session:
     """What Python keeps of a conversation of the engine: attributes as those of `Conversation`.
 
-    `described`: what SCHEMA frames said so far; `signature`: a number, equal where that is the same; -1: not
-    known.
+    `described`: what SCHEMA frames said so far.
     """
 
     __slots__ = (
         *("_key", "_name", "_reader", "again", "began", "bye", "described", "frames", "guessed", "late"),
-        *("missing", "next", "section", "signature", "token"),
+        *("missing", "next", "section", "token"),
     )
 
     def __init__(self, key: tuple[int, ...], first: int) -> None:
@@ -67,7 +66,6 @@ class Session:
         self._reader: SchemaReader | None = None
         self.section = Section(HOST, [])
         self.described: dict[int, Schema] = {}
-        self.signature = 0
         self.token = b""
         self.guessed = self.began = False
         self.bye: int | None = None
@@ -117,6 +115,8 @@ class Engine:
         self._known: dict[int, Session] = {}  # by their number in the engine
         self._tokens: dict[bytes, int] = {}
         self._schemas: dict[bytes, Schema] = {}
+        self._sections: list[Section | None] = []  # of the sessions known, by their number
+        self._kinds: Any = None  # so, a number: equal where what is described is; -1: not known
         self._signatures: dict[tuple[tuple[int, int], ...], int] = {}
         self._queue: deque[Given] = deque()
         self._pending = 0  # bytes of schemas that are not complete
@@ -275,17 +275,16 @@ class Engine:
             self._queue.extend(Given(section, schema) for _, schema in schemas)
         if not len(owners):
             return
-        present = np.flatnonzero(np.bincount(owners)).tolist()
+        present = np.flatnonzero(np.bincount(owners))
         if len(present) == 1:
-            section = self._conversation(present[0]).section
+            section = self._conversation(int(present[0])).section
             self._queue.append(Given(section, Frames(data, offsets.data)))
             return
-        signatures = np.zeros(present[-1] + 1, np.int64)
-        signatures[present] = [self._signature(number) for number in present]
-        kinds, frames = signatures[owners], Frames(data, offsets.data)
-        if (kinds != kinds[0]).any():
+        known = self._signed(present)
+        if (known[present] != known[present[0]]).any():
+            kinds = known[owners]
             order = np.argsort(kinds, kind="stable")
-            gathered_data, offsets = gathered(frames, order)
+            gathered_data, offsets = gathered(Frames(data, offsets.data), order)
             kinds, owners = kinds[order], owners[order]
             ends = [*(np.flatnonzero(np.diff(kinds)) + 1).tolist(), len(kinds)]
             for start, stop in pairwise([0, *ends]):
@@ -298,7 +297,8 @@ class Engine:
         import numpy as np
 
         present = np.flatnonzero(np.bincount(owners))
-        sections = [self._conversation(number).section for number in present.tolist()]
+        known = self._sections
+        sections: list[Any] = [known[number] for number in present.tolist()]  # `_signed` has seen to it
         if len(sections) == 1:
             self._queue.append(Given(sections[0], Frames(data, offsets.data)))
             return
@@ -315,7 +315,7 @@ class Engine:
         cuts: dict[int, list[tuple[int, Schema]]],
     ) -> None:
         """Give frames that come before a schema of their session, each with what was known of it by then."""
-        for number, chosen in _groups(owners):
+        for number, chosen in groups(owners):
             section = self._conversation(number).section
             mine, where, start = offsets[chosen], places[chosen], 0
             schemas = cuts.pop(number)
@@ -327,13 +327,21 @@ class Engine:
                 self._queue.append(Given(section, schema))
                 start = stop
 
-    def _signature(self, number: int) -> int:
-        """A number for the schemas of a session."""
-        conversation = self._conversation(number)
-        if conversation.signature < 0:
-            key = tuple(sorted((number, id(schema)) for number, schema in conversation.described.items()))
-            conversation.signature = self._signatures.setdefault(key, len(self._signatures) + 1)
-        return conversation.signature
+    def _signed(self, numbers: "Array") -> "Array":
+        """For each session a number, equal where what is described is; those of these sessions are known."""
+        import numpy as np
+
+        if self._kinds is None or len(self._kinds) <= int(numbers[-1]):
+            made = np.full(2 * int(numbers[-1]) + 1, -1, np.int64)
+            if self._kinds is not None:
+                made[: len(self._kinds)] = self._kinds
+            self._kinds = made
+        kinds: Array = self._kinds
+        for number in numbers[kinds[numbers] < 0].tolist():
+            described = self._conversation(number).described
+            key = tuple(sorted((number, id(schema)) for number, schema in described.items()))
+            kinds[number] = self._signatures.setdefault(key, len(self._signatures))
+        return kinds
 
     def _schema(self, number: int, data: bytes, at: int) -> Schema | None:
         """What the SCHEMA frame there describes; None where it says nothing new, or is not complete."""
@@ -356,7 +364,8 @@ class Engine:
         if conversation.described.get(known.id) is known:
             return None
         conversation.described[known.id] = known
-        conversation.signature = -1
+        if self._kinds is not None and number < len(self._kinds):
+            self._kinds[number] = -1
         return known
 
     def _let_go(self) -> None:
@@ -378,6 +387,9 @@ class Engine:
             row = self._memory.conversations[number]
             made = self._known[number] = Session(tuple(row.key), row.first)
             self.conversations.append(made)
+            if len(self._sections) <= number:
+                self._sections += [None] * (number + 1 - len(self._sections))
+            self._sections[number] = made.section
         return made
 
     def _call(self, data: Any, rows: "Rows | None") -> None:
@@ -520,6 +532,9 @@ class Engine:
             self._close(number)
             self._give()
             del self._known[number]
+            self._sections[number] = None
+            if self._kinds is not None and number < len(self._kinds):
+                self._kinds[number] = -1
             if self._tokens.get(conversation.token) == number:
                 del self._tokens[conversation.token]
             self._memory.conversations[number].next = state.conversation_free
@@ -685,19 +700,3 @@ def _name(key: tuple[int, ...], first: int) -> str:
     ]
     protocol = Protocol(head >> 32 & 0xFFFF).name.lower()
     return f"{protocol} {ends[first]} > {ends[1 - first]}"
-
-
-def _groups(owners: "Array") -> "Iterator[tuple[int, Any]]":
-    """Each owner with the places where it stands, in their order."""
-    import numpy as np
-
-    if len(owners) and (owners == owners[0]).all():
-        yield int(owners[0]), slice(None)
-        return
-    small = owners.astype(np.uint16) if len(owners) and int(owners.max()) < 1 << 16 else owners
-    order = np.argsort(small, kind="stable")
-    ordered = owners[order]
-    cuts = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
-    if len(owners):
-        for start, stop in zip([0, *cuts.tolist()], [*cuts.tolist(), len(ordered)], strict=True):
-            yield int(ordered[start]), order[start:stop]
