@@ -9,6 +9,7 @@ import pytest
 from kwire.view.table import Table
 from kwire.view.values import displayed, flags, json_converter, text_converter
 from kwire.view.where import Where
+from kwire.view.where import Where
 from kwire.wire.fields import DISPLAYS
 from kwire.wire.frames import Frames
 from kwire.wire.names import SYSCALLS, tables
@@ -113,6 +114,17 @@ def test_flags_stand_in_the_order_of_their_table_and_the_widest_is_taken_first()
     assert [gfp(value) for value in (0, 0xD00, 0xD01, 0x900, 0x500)] == [
         "none", "KERNEL", "KERNEL|0x1", "ZERO|KSWAPD", "USER"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [0, 0x100000, 0x11D00001, 0xC000001, 0x140000])
+def test_what_is_shown_of_flags_can_be_compared_with(value: int) -> None:
+    """Of a field that the kernel prints under a mask (timer_start), with bits that have no name."""
+    one = Field("x", "u32", 16, 4, display="flags", table="timer")
+    schema_ = Schema(1, "k:f", "k", "f", (one,), 24, enums={"timer": {0x40000: "M", 0x100000: "P"}})
+    show = displayed(schema_, one)
+    assert show is not None
+    assert Where(f"x == '{show(value)}'").test(schema_)(0, (value,))
+    assert not Where(f"x == '{show(value)}'").test(schema_)(0, (value + 2,))
 
 
 @pytest.mark.parametrize(

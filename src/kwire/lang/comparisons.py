@@ -7,6 +7,7 @@ it is shown, too: what that stands for is known before the first event.
 """
 
 import operator
+import re
 import sys
 from collections.abc import Callable
 from typing import TypeAlias
@@ -27,6 +28,9 @@ SWAPPED = {"eq": "eq", "ne": "ne", "lt": "gt", "le": "ge", "gt": "lt", "ge": "le
 
 Named: TypeAlias = Callable[[str], int | None]
 """The number of a name of Linux's, None where it is none."""
+
+
+_BITS = re.compile("0x[0-9a-f]{1,16}")
 
 
 def compare(op: str, left: Value, right: Value, span: Span, constant: Named = linux_constant) -> c.Expr:
@@ -145,12 +149,16 @@ def as_shown(display: str, literal: Literal, constant: Named) -> int:
 
 
 def _by_name(text: str, constant: Named) -> int | None:
-    """The number of names joined by `|`, of a negative one with its sign; None where one is unknown."""
+    """The number of names joined by `|`, with bits that have none in hexadecimal, of a negative one with its
+    sign; None where one is unknown.
+    """
     total, whole = 0, constant(text)
     if whole is not None:  # a name may have such signs itself
         return whole
     for name in text.removeprefix("-").split("|"):
         number = constant(name)
+        if number is None and _BITS.fullmatch(name):
+            number = int(name, 16)
         if number is None:
             return None
         total |= number

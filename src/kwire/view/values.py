@@ -27,7 +27,7 @@ _ENUMS = frozenset({"enum", "senum"})
 
 def flags(table: Mapping[int, str], mask: int = 0) -> Convert:
     """The function that gives the names of the bits set, joined by `|` in the order of the table, those under
-    `mask` by one name; what has none is a number. Of names that overlap, one of more bits is taken first.
+    `mask` by one name; bits without one in hexadecimal. Of names that overlap, one of more bits is taken first.
     """
     order = list(table)
     widest = sorted(
@@ -48,7 +48,7 @@ def flags(table: Mapping[int, str], mask: int = 0) -> Convert:
         if choice or (mask and choice in table):
             names.insert(0, table.get(choice) or (hex(choice) if names or rest else str(choice)))
         if rest or not names:
-            names.append(hex(rest) if names else str(rest))
+            names.append(hex(rest) if names or rest > 0 else str(rest))
         return "|".join(names)
 
     def name(value: int) -> str:

@@ -278,7 +278,7 @@ do
     return places
   end
 
-  -- Names of the bits set, in the order of the table, joined by |, those under the mask by one name; what has no name is a number.
+  -- Names of the bits set, in the order of the table, joined by |, those under the mask by one name; bits without one in hexadecimal.
   local function flags(value, table_, mask)
     local whole = table_[Numbers.key(value)]
     if mask.hi == 4294967295 and mask.lo == 4294967295 then return whole end
@@ -301,7 +301,7 @@ do
     if name or (not Numbers.zero(choice) and (#found > 0 or not Numbers.zero(rest))) then
       table.insert(found, 1, name or Numbers.hexadecimal(choice))
     end
-    if #found == 0 then return nil end
+    if #found == 0 and (rest.neg or Numbers.zero(rest)) then return nil end
     if not Numbers.zero(rest) then found[#found + 1] = Numbers.hexadecimal(rest) end
     return table.concat(found, "|")
   end
