@@ -12,6 +12,7 @@ from kwire.capture import identity
 from kwire.capture.identity import Identity, Limits
 from kwire.capture.writer import Writer
 from kwire.packets.several import in_order
+from kwire.wire.messages import Cause, Lost
 
 COUNT = 400
 
@@ -25,8 +26,6 @@ def rotation(tmp_path: Path, kit: Any) -> list[str]:
             out.write(kit.frames(kit.event(schema, kit.monotonic + number, (number % 3, number))))
             out.flush()
             if number == 5:
-                from kwire.wire.messages import Cause, Lost
-
                 out.lost([Lost(1, kit.monotonic + 5, kit.monotonic + 5, 3, 0, Cause.RING_FULL)])
         files = list(out.files)
     assert len(files) > 4
@@ -234,6 +233,32 @@ def test_cuts_that_are_apart_are_one_capture_again(cuts: list[str], kwire: Any, 
     assert "overlap" not in kwire("stats", cuts[0], cuts[2])[2]
     status, _, err = kwire("merge", out, cuts[1], "-w", str(tmp_path / "x"))
     assert (status, "may overlap" in err) == (1, True)
+
+
+@pytest.mark.parametrize("middle", [3, 7])
+def test_a_hole_at_the_border_of_two_cuts_is_told_once(
+    middle: int, tmp_path: Path, kit: Any, kwire: Any
+) -> None:
+    """Of one hole between two cuts, two equal ones of another CPU, and one in the first cut alone."""
+    schema = kit.schema(1, "kprobe:f", (("pid", "u32", 1, ""), ("number", "u64", 1, "")))
+    whole = str(tmp_path / "whole.pcapng")
+    with Writer(whole, [schema], host="box") as out:
+        for number in range(10):
+            out.write(kit.frames(kit.event(schema, kit.monotonic + number, (1, number))))
+            if number == 1:
+                out.lost([Lost(1, kit.monotonic, kit.monotonic + 1, 100, 0, Cause.RING_FULL)])
+            if number in (7, 8):
+                out.lost([Lost(1, kit.monotonic + 2, kit.monotonic + 8, 3, 1, Cause.RING_FULL)])
+        out.lost([Lost(1, kit.monotonic + 2, kit.monotonic + 8, 31, 0, Cause.RING_FULL)])
+        out.close({1: 147})
+    first, second, joined = (str(tmp_path / f"{name}.pcapng") for name in "abc")
+    kwire("cut", whole, "--to", f"+{middle}ns", "-w", first)
+    kwire("cut", whole, "--from", f"+{middle + 1}ns", "-w", second)
+    for words in ([first, second], [second, first]):
+        kwire("merge", *words, "-w", joined)
+        said = kwire("verify", joined)[1]
+        assert "147 events produced, 10 stored, 137 lost" in said
+        assert said == kwire("verify", whole)[1].replace(whole, joined)
 
 
 def test_a_file_without_an_id_is_known_by_its_beginning(kwire: Any, tmp_path: Path) -> None:

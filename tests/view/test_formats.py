@@ -264,7 +264,8 @@ def test_a_screen_shows_each_round_in_order_of_time(samples: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0, "0"), (1, "READ"), (5, "READ|WRITE"), (6, "ALL"), (20, "WRITE|0x10"), (16, "0x10")]
+    ("value", "text"),
+    [(0, "0"), (1, "READ"), (5, "READ|WRITE"), (6, "ALL"), (20, "WRITE|0x10"), (16, "0x10")],
 )
 def test_bits_are_named(value: int, text: str) -> None:
     """What has no name is hexadecimal, as the kernel's own trace_print_flags_seq prints it."""

@@ -1,11 +1,13 @@
 """Captures into one, in order of time: of several hosts, of the files of a rotation, of one session's hops.
 
-The laws: every event and every LOST frame of every input is in the outcome once; events are in order of wall
+The laws: every event and every LOST frame of every input is in the outcome once, a hole that several parts of
+one file tell too; events are in order of wall
 time as far as HELD events of each input reach, or ROOM bytes of all (a capture holds runs of each CPU's
 events); memory is bounded by the number of inputs, not by their sizes. Each probe keeps its own clock: hosts
 are put in order by theirs.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,6 +31,43 @@ HELD: Final = 1 << 17  # events of an input that wait for earlier ones
 HELD_ALL: Final = 1 << 20  # of all inputs together
 ROOM: Final = 128 << 20  # bytes of them
 LOSSES: Final = 1 << 16  # LOST frames of an input that wait
+
+
+class _Holes:
+    """Which losses are told for the first time: a hole at the border of two parts of a file is in both.
+
+    Of equal ones as many are told as the input has that has most of them.
+    """
+
+    __slots__ = ("_groups", "_most", "_own")
+
+    def __init__(self, surveys: Sequence[Survey]) -> None:
+        groups: list[int] = []  # of inputs that have a file in common, by the first of them
+        files: dict[tuple[str, int], int] = {}
+        for place, survey in enumerate(surveys):
+            keys = {(one.id, one.number) for one in survey.held if one.part is not None}
+            met = {files[key] for key in keys if key in files}
+            group = min(met, default=place)
+            if len(met) > 1:
+                groups = [group if one in met else one for one in groups]
+                files = {key: group if one in met else one for key, one in files.items()}
+            files.update(dict.fromkeys(keys, group))
+            groups.append(group)
+        counts = Counter(groups)
+        self._groups = [group if counts[group] > 1 else -1 for group in groups]
+        self._own: dict[tuple[int, Lost], int] = {}
+        self._most: dict[tuple[int, Lost], int] = {}
+
+    def first(self, place: int, loss: Lost) -> bool:
+        """Whether this loss of this input is one that no earlier one told."""
+        group = self._groups[place]
+        if group < 0:
+            return True
+        own = self._own[place, loss] = self._own.get((place, loss), 0) + 1
+        if own <= self._most.get((group, loss), 0):
+            return False
+        self._most[group, loss] = own
+        return True
 
 
 class _Input:
@@ -157,7 +196,8 @@ def merge(inputs: Sequence[tuple[Source, Survey]], path: str, progress: Progress
             scans.append(Scan(captures[-1], events_held=held, bytes_held=min(held << 7, BYTES)))
             part.account(survey, whole=True)
         room = max(1 << 20, ROOM // len(inputs))
-        _run([_Input(scan.picks(), numbers, held, room) for scan in scans], part, scans, progress)
+        readers = [_Input(scan.picks(), numbers, held, room) for scan in scans]
+        _run(readers, _Holes(surveys), part, scans, progress)
         return part.close()
     finally:
         for capture in captures:
@@ -182,7 +222,9 @@ def _check_once(inputs: Sequence[tuple[Source, Survey]]) -> None:
             raise KwireError("merge", source.name, survey.repeated, "merge the captures it was made of")
 
 
-def _run(inputs: list[_Input], part: Part, scans: list[Scan], progress: Progress | None) -> None:
+def _run(
+    inputs: list[_Input], holes: _Holes, part: Part, scans: list[Scan], progress: Progress | None
+) -> None:
     """Hand over what lies before the horizon of all inputs, until all is written."""
     import numpy as np
 
@@ -192,13 +234,17 @@ def _run(inputs: list[_Input], part: Part, scans: list[Scan], progress: Progress
         known = [one.horizon for one in inputs if not one.ended]
         horizon = min((time for time in known if time is not None), default=None)
         data, offsets, times, losses = bytearray(), [], [], []
-        for one in inputs:
+        for place, one in enumerate(inputs):
             from_data, some, moments, missing = one.take(horizon)
             if len(some):
                 offsets.append(some + np.uint64(len(data)))
                 times.append(moments)
                 data += from_data
-            losses += missing
+            for time, loss in missing:
+                if holes.first(place, loss):
+                    losses.append((time, loss))
+                else:
+                    part.told(loss)
         if offsets or losses:
             _write(part, data, offsets, times, losses)
         if progress is not None:

@@ -111,6 +111,11 @@ class Part:
                 counted = seen.events + seen.lost + seen.shared
                 self._produced[number] = self._produced.get(number, 0) + counted
 
+    def told(self, loss: Lost) -> None:
+        """A loss that was accounted for is no further one: another capture told it already."""
+        if loss.probe in self._produced:
+            self._produced[loss.probe] -= loss.count
+
     def write(self, data: bytearray, offsets: "Array", losses: "Iterable[tuple[int, Lost]]") -> None:
         """Write EVENTs (numbered already) in this order, each loss before the event at its index."""
         start = 0
