@@ -9,7 +9,6 @@ import pytest
 from kwire.view.table import Table
 from kwire.view.values import displayed, flags, json_converter, text_converter
 from kwire.view.where import Where
-from kwire.view.where import Where
 from kwire.wire.fields import DISPLAYS
 from kwire.wire.frames import Frames
 from kwire.wire.names import SYSCALLS, tables

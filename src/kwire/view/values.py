@@ -27,7 +27,7 @@ _ENUMS = frozenset({"enum", "senum"})
 
 def flags(table: Mapping[int, str], mask: int = 0) -> Convert:
     """The function that gives the names of the bits set, joined by `|` in the order of the table, those under
-    `mask` by one name; bits without one in hexadecimal. Of names that overlap, one of more bits is taken first.
+    `mask` by one name; bits without one in hexadecimal. Of names that overlap, that of more bits goes first.
     """
     order = list(table)
     widest = sorted(

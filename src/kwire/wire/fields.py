@@ -74,7 +74,7 @@ DISPLAYS: dict[str, str] = {
     "user_dev": "a device as system calls take it: minor in bits 0 to 7 and 20 to 31, major in bits 8 to 19",
     "signal": "a signal, by its name",
     "family": "an address family, by its name: AF_INET",
-    "flags": "names from `table`, in its order: of the bits under `mask` as one, of each other bit; rest in hex",
+    "flags": "names from `table`, in its order: of the bits under `mask` as one, of each other bit; hex",
 }
 """How an integer can be shown to people. What a reader does not know is shown as a plain number."""
 
