@@ -22,9 +22,18 @@ from typing import Any
 from kwire.wire.frame import Flag
 from kwire.wire.happenings import Abandoned, Changed, Delivered, Replied, Requested, Watched
 from kwire.wire.lineage import Lineage
-from kwire.wire.machine import MAX_WAITING
 from kwire.wire.retransmit import DatagramSender
-from kwire.wire.session import Hello, MemoryOutbox, Role, Session, Settings, State, peek_hello, unknown
+from kwire.wire.session import (
+    MAX_WAITING,
+    Hello,
+    MemoryOutbox,
+    Role,
+    Session,
+    Settings,
+    State,
+    peek_hello,
+    unknown,
+)
 from kwire.wire.transitions import Input
 
 LIMIT = 5000.0  # virtual seconds in which every scenario ends
