@@ -14,6 +14,7 @@ from kwire.bpf.arch import host
 from kwire.bpf.task import TaskFields
 from kwire.btf.store import load_kernel
 from kwire.btf.types import Kind
+from kwire.compile import loops
 from kwire.compile.build import Compiled, compile_probe, task_fields
 from kwire.compile.layout import CompileError
 from kwire.kernel import prog
@@ -125,6 +126,29 @@ def test_every_kind_with_every_option(kind: str, options: dict[str, Any]) -> Non
         pass
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_called_loops_of_every_kind(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loops in a loop, each with events of two shapes, one of which is built in scratch memory."""
+    monkeypatch.setattr(loops, "WEIGHT_MOST", -1)
+    base = first(kind)
+    made = program(kind, PID, COMM, base, load(base, 8))
+    large: tuple[Any, ...] = (COMM, text(base, 300), text(base, 40, 40))
+    shape = c.Shape(tuple(c.Field(f"f{n}", value.type) for n, value in enumerate(large)), "large")
+    turn = c.LocalSet(0, c.Turn(t.S64, SPAN), SPAN)
+    stop = c.If(c.Compare("eq", load(base, 0), PID, False, t.BOOL, SPAN), (c.Return(SPAN),), (), SPAN)
+    inner = c.Loop(
+        number(0), 2, load(base, 0, t.U8), 300, (turn, c.Emit(large, SPAN, 1), c.Break(SPAN)), SPAN
+    )
+    outer = c.Loop(number(3), 1, None, 5000, (turn, stop, inner, made.body[-1]), SPAN)
+    names = (c.Local("i", t.S64),)
+    made = made.replace(shapes=(*made.shapes, shape), body=(outer, *made.body), locals=names)
+    for options in ({"cookie": kind != "rawtracepoint"}, {"task": tasks_here(), "tasks": True}):
+        compiled = build(made, loops=True, **options)
+        assert len(compiled.image.func_info) == 4 * 8  # the program, two loops, what gives records away
+        with loaded(compiled):
+            pass
+
+
 def test_what_lies_in_the_record_of_a_tracepoint() -> None:
     context = c.Context(POINTER, SPAN)
     index = c.Index(load(context, 12, t.U32), 2, 9)
@@ -171,6 +195,9 @@ def test_fentry_and_fexit() -> None:
         where = Site(kind, "vfs_read", params, result if kind == "fexit" else None)
         compiled = build(made.replace(site=where), task=tasks_here())
         with loaded(compiled, target=target):
+            pass
+        loop = c.Loop(number(0), 1, count, 100_000, made.body, SPAN)
+        with loaded(build(made.replace(site=where, body=(loop,)), loops=True), target=target):
             pass
 
 

@@ -17,7 +17,7 @@ import pytest
 from kwire.bpf import asm, vm
 from kwire.bpf.arch import host
 from kwire.btf.store import load_kernel
-from kwire.compile import build
+from kwire.compile import build, loops
 from kwire.compile.build import Compiled, compile_probe
 from kwire.kernel import prog
 from kwire.kernel.maps import Map
@@ -32,6 +32,7 @@ from kwire.wire.schema import decode
 
 pytestmark = pytest.mark.live
 
+MASK = (1 << 64) - 1
 PAGE = mmap.PAGESIZE
 USER = t.Pointer(t.CHAR, t.USER)
 RAW = Site(
@@ -65,15 +66,15 @@ def _types() -> None:
     types()  # before any test: the kernel's types stay open
 
 
-def compiled(body: str, site: Site = RAW) -> Compiled:
-    """A probe function with this body, whose parameters are those of the site."""
+def compiled(body: str, site: Site = RAW, called: bool = True) -> Compiled:
+    """A probe function with this body, whose parameters are those of the site. `called`: long loops are."""
     lines = "".join(f"    {line}\n" for line in body.strip().split("\n"))
     names = ", ".join(param.name for param in site.params)
     text = f"import kwire\n@kwire.probe('{site.kind}:{site.target}')\ndef probe({names}):\n{lines}"
     (probe,) = python.parse_file(text, "probe.py")
     program = check(probe, site, types())
     cpus = os.cpu_count() or 1
-    return compile_probe(program, id=1, spec="x", probes=1, cpus=cpus, tasks=False, arch=host())
+    return compile_probe(program, id=1, spec="x", probes=1, cpus=cpus, tasks=False, arch=host(), loops=called)
 
 
 def in_kernel(made: Compiled, context: bytes | None) -> tuple[list[dict[str, Any]], int]:
@@ -298,13 +299,76 @@ def test_an_array_of_the_context_is_indexed(index: str) -> None:
     ],
 )
 @pytest.mark.parametrize("n", [3, 700])
-def test_a_loop_means_what_python_means(body: str, n: int) -> None:
+@pytest.mark.parametrize("most", [-1, 1 << 30], ids=["called", "walked"])
+def test_a_loop_means_what_python_means(
+    monkeypatch: pytest.MonkeyPatch, body: str, n: int, most: int
+) -> None:
+    monkeypatch.setattr(loops, "WEIGHT_MOST", most)
+    monkeypatch.setattr(loops, "CHOICES_MOST", most)
+    _like_python(body, n)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "x = 0\nfor i in range(64):\n    for j in range(64):\n        if i * j == n:\n            break\n"
+        "        x += 1\nemit(x)",
+        "x = 0\nfor i in range(1000):\n    if i == n:\n        break\n    if i & 7 == 3:\n        continue\n"
+        "    if i * 3 > n + 500:\n        return\n    x += i\nemit(x)",
+        "x = 0\ny = n\nfor i in range(11):\n    for j in range(5):\n        if x > y:\n            break\n"
+        "        x += i * j\n        if x & 3 == 0:\n            y -= 3\nemit(x=x + y)",
+        "x = 0\nfor i in range(100000):\n    x += i ^ n\nemit(x)",
+        "x = 0\nfor i in range(3, 1000, 3):\n    for j in range(1000):\n        if j == i:\n"
+        "            emit(x=j)\n            return\n        x += 1",
+        "for i in range(18446744073709551613, 18446744073709551615):\n    emit(x=i)",
+        "for i in range(n + 9223372036854775800, 9223372036854775807, 5):\n    emit(x=i)".replace(
+            "n + ", "(n & 3) + "
+        ),
+        "x = 0\nfor i in range(n & 15, 0, -7):\n    x = x * 100 + i\nemit(x)",
+    ],
+)
+@pytest.mark.parametrize("n", [3, 700])
+def test_long_loops_and_those_with_many_ways(body: str, n: int) -> None:
+    _like_python(body, n)
+
+
+def test_a_long_loop_reads_and_emits() -> None:
+    edge = Edge(b"A" * 3000 + b"\0")
+    body = """
+name = str(a, 4)
+for i in range(1 << 20):
+    if cast("u8 *", a)[i] == 0:
+        break
+    if name == "AAAA" and str(a, 5).startswith("AA"):
+        emit(i)
+emit(i=u)
+"""
+    found, faults = events(body, edge.address, 0, 99, memory=edge.memory)
+    assert [one["i"] for one in found] == [*range(3000), 99]
+    assert not faults
+
+
+def test_a_failed_read_in_a_long_loop_is_noted() -> None:
+    edge = Edge(bytes(8))
+    body = "for i in range(2000):\n    if cast('u8 *', a)[i] != 0:\n        return\n"
+    found, faults = events(f"{body}emit(x=1)\nemit(x=2)", edge.address, memory=edge.memory)
+    assert [one["x"] for one in found] == [1, 2]
+    assert faults == 1
+
+
+def test_a_loop_that_no_kernel_of_this_age_can_run_is_told_at_the_loop() -> None:
+    with pytest.raises(LanguageError) as caught:
+        compiled("x = 0\nfor i in range(5000):\n    x += 1\nemit(x)", called=False)
+    assert "5: this loop may run more than 4096 times, which this kernel cannot" in str(caught.value)
+
+
+def _like_python(body: str, n: int) -> None:
     emitted: list[int] = []
     names = {"n": n, "emit": lambda x: emitted.append(x)}
     lines = "".join(f"    {line}\n" for line in body.replace("emit(x)", "emit(x=x)").split("\n"))
     exec(f"def probe(n, emit):\n{lines}", names)
     names["probe"](n, names["emit"])  # type: ignore[operator]
-    assert [one["x"] for one in events(body, 0, n)[0]] == emitted
+    assert [one["x"] & MASK for one in events(body, 0, n)[0]] == [one & MASK for one in emitted]
 
 
 def test_a_loop_follows_a_list() -> None:

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from kwire.bpf import vm
 from kwire.bpf.arch import named
 from kwire.bpf.task import TaskFields
+from kwire.compile import loops
 from kwire.compile.build import Compiled, compile_probe, task_fields
 from kwire.compile.layout import layout
 from kwire.lang import checked as c
@@ -257,12 +258,15 @@ class Meaning:
 
     def loop(self, e: c.Loop, events: list[tuple[int, list[Any]]]) -> str:
         """Run a loop; "return" where the program ends in it."""
-        start = self.signed(e.start)
-        stop = None if e.stop is None else self.signed(e.stop)
+        start, *end = (
+            self.register(one) if e.unsigned else self.signed(one)
+            for one in (e.start, e.stop)
+            if one is not None
+        )
         before, ended = self.turn, ""
         for turn in range(e.most):
             self.turn = start + turn * e.step
-            if stop is not None and not (self.turn < stop if e.step > 0 else self.turn > stop):
+            if end and not (self.turn < end[0] if e.step > 0 else self.turn > end[0]):
                 break
             ended = self.statements(e.body, events)
             if ended in ("break", "return"):
@@ -434,18 +438,27 @@ class Writer:
         return tuple(body)
 
     def loop(self, depth: int) -> c.Loop:
-        """A loop of a few turns over some numbers; its index goes to a local, if there is one."""
-        step, start = self.one(1, 2, -1, 3), c.Const(self.one(0, 5, -2), t.S64, SPAN)
-        small = c.Binary("and", self.expression(1), c.Const(3, t.S64, SPAN), t.S64, SPAN)
-        distance = small if step > 0 else c.Negate(small, t.S64, SPAN)
-        stop = self.one(None, c.Binary("add", start, distance, t.S64, SPAN))
+        """A loop of a few turns over some numbers; its index goes to a local, if there is one. One in two is
+        unsigned or begins near the end of all numbers; some end where they should have begun.
+        """
+        step, unsigned = self.one(1, 2, -1, 3, -4), self.one(False, False, True)
+        type_ = t.U64 if unsigned else t.S64
+        end = (1 << 64 if unsigned else 1 << 63) - 8
+        first = self.one(0, 5, -2, end) if not unsigned else self.one(9, 5, end)
+        start = c.Const(first, type_, SPAN)
+        small = c.Binary("and", self.expression(1), c.Const(7, type_, SPAN), type_, SPAN)
+        back = step < 0 and (unsigned is False or first > 7)
+        stop = self.one(None, c.Binary("sub" if back else "add", start, small, type_, SPAN))
         self.inside += 1
         body = self.block(depth - 1)
         self.inside -= 1
         if self.names:
             n = self.dice.randrange(len(self.names))
-            body = (c.LocalSet(n, c.Convert(c.Turn(t.S64, SPAN), self.names[n], SPAN), SPAN), *body)
-        return c.Loop(start, step, stop, 3 if stop is not None else self.one(0, 1, 2, 4), body, SPAN)
+            body = (c.LocalSet(n, c.Convert(c.Turn(type_, SPAN), self.names[n], SPAN), SPAN), *body)
+        most = 8 if stop is not None else self.one(0, 1, 2, 4)
+        if stop is None and not -(1 << 63) <= first + step * most < end + 8:
+            most = 0
+        return c.Loop(start, step, stop, most, body, SPAN, unsigned)
 
     def program(self) -> c.Program:
         """A whole program."""
@@ -555,10 +568,16 @@ DEPTHS = st.integers(0, 4)
 
 
 def built(
-    program: c.Program, cpus: int = 8, task: TaskFields | None = None, cookie: bool = False
+    program: c.Program,
+    cpus: int = 8,
+    task: TaskFields | None = None,
+    cookie: bool = False,
+    called: bool = False,
 ) -> Compiled:
-    options = {"arch": named("x86_64"), "task": task, "cookie": cookie}
-    return compile_probe(program, id=ID, spec="x", probes=ID + 2, cpus=cpus, tasks=False, **options)  # type: ignore[arg-type]
+    options: Any = {"arch": named("x86_64"), "task": task, "cookie": cookie, "loops": called}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loops, "WEIGHT_MOST", -1)  # every loop that can be is called
+        return compile_probe(program, id=ID, spec="x", probes=ID + 2, cpus=cpus, tasks=False, **options)
 
 
 @cache
@@ -588,7 +607,7 @@ def interpreted(compiled: Compiled, world: World, env: dict[str, int], comm: byt
 def test_the_interpreter_gives_what_the_tree_means(seed: int, depth: int) -> None:
     program, world = Writer(seed, depth).program(), world_of(seed)
     env = {"pid": 4321, "tid": 99, "cpu": 5, "nsecs": 0x1122334455667788}
-    compiled = built(program, cookie=seed % 3 == 0)
+    compiled = built(program, cookie=seed % 3 == 0, called=seed % 4 > 1)
     expected = [frame(program, ID, env["nsecs"], event) for event in Meaning(world, env, COMM).run(program)]
     emitted = interpreted(compiled, world, env, COMM)
     assert [x.hex() for x in emitted] == [x.hex() for x in expected]
@@ -631,7 +650,7 @@ def test_the_kernel_gives_what_the_tree_means(seed: int, depth: int) -> None:
     with open(f"/proc/self/task/{thread}/comm", "rb") as file:
         comm = file.read().rstrip(b"\n")
     env = {"pid": os.getpid(), "tid": thread, "cpu": cpu, "nsecs": 0}
-    compiled = built(program, cpu + 1, here() if seed % 2 else None)
+    compiled = built(program, cpu + 1, here() if seed % 2 else None, called=seed % 4 > 1)
     events = Meaning(world, env, comm).run(program)
     found: list[str] = []
     expected: list[str] = []

@@ -617,8 +617,22 @@ WRONG = [
     (
         "kprobe:connect",
         "for i in range(pid): emit(i)",
-        "3: this loop may run more than 4096 times; bound the number: range(min(n, 100)), range(n & 63)",
+        "3: this loop may run more than 1,048,576 times; bound the number: range(min(n, 100)), range(n & 63)",
         "range(pid)",
+    ),
+    (
+        "kprobe:connect",
+        "for i in range(2000):\n    for j in range(1000): emit(i)",
+        "4: this loop may run more than 1,048,576 times, with those around it; "
+        "bound the number: range(min(n, 100)), range(n & 63)",
+        "range(1000)",
+    ),
+    (
+        "kprobe:connect",
+        "for i in range(nsecs, -1): emit(i)",
+        "3: one end of this range may be negative, the other too large for an s64; "
+        "cast it: s64(n), or bound it",
+        "range(nsecs, -1)",
     ),
     (
         "kprobe:connect",

@@ -21,7 +21,6 @@ from kwire.compile.expressions import Options
 from kwire.compile.ir import Function, Module, dump
 from kwire.compile.layout import CompileError, Layout, layout, schema
 from kwire.compile.lower import fits_stack, lower, scratch_stride
-from kwire.compile.matching import TEXTS
 from kwire.compile.optimize import optimize
 from kwire.compile.progbtf import identifier, program_btf
 from kwire.compile.reads import join_reads
@@ -75,6 +74,7 @@ def compile_probe(
     without: tuple[int, ...] = (),
     task: TaskFields | None = None,
     namespace: PidNamespace | None = None,
+    loops: bool = False,
     ring_size: int = RING_SIZE,
     explain: bool = False,
 ) -> Compiled:
@@ -86,14 +86,15 @@ def compile_probe(
     are traced, `main` being the number of one that is surely in it and keeps its number, so it need not
     be looked up; `without`: processes that are left out; `task`: the offsets from `task_fields`, which
     save a good part of an event's cost (without them pid and comm come from helpers); `namespace`: the
-    pid namespace in which `pid`, `tid` and `ppid` are told, not the first one's (takes `task`);
-    `ring_size`: of the rings, in bytes, for whoever creates maps from the image; `explain`: fill
-    `Compiled.ir`.
+    pid namespace in which `pid`, `tid` and `ppid` are told, not the first one's (takes `task`); `loops`:
+    whether long loops are called by `bpf_loop`; `ring_size`: of the rings, in bytes, for whoever creates
+    maps from the image; `explain`: fill `Compiled.ir`.
 
-    Raises `CompileError` when the program does not fit: the record, the stack, the jumps.
+    Raises `CompileError` when the program does not fit: the record, the stack, the jumps; `LanguageError` for
+    a loop of more turns than a program can walk, without `loops`.
     """
     placed = _layouts(program)
-    options = Options(arch, id, probes, cpus, tasks, main, without, cookie, task, namespace)
+    options = Options(arch, id, probes, cpus, tasks, main, without, cookie, task, namespace, loops)
     on_stack, roomy = any(map(fits_stack, placed)), False
     while True:
         try:
@@ -110,11 +111,10 @@ def compile_probe(
 
 
 class _Made(NamedTuple):
-    """Functions with registers; `texts`, `room`: bytes of each CPU's stretch in these maps."""
+    """Functions with registers; `maps`: bytes of each CPU's stretch in the maps of the program's own."""
 
     module: Module
-    texts: int
-    room: int
+    maps: dict[str, int]
 
 
 def _layouts(program: checked.Program) -> tuple[Layout, ...]:
@@ -125,24 +125,30 @@ def _make(
     program: checked.Program, placed: tuple[Layout, ...], options: Options, stack: bool, roomy: bool
 ) -> _Made:
     lowered = lower(program, placed, options, stack)
-    first, *others = lowered.module.functions
-    room = 0
-    for function in (first, *others):
+    maps = lowered.maps
+    for function in lowered.module.functions:
         _checked(function, "lower")
         optimize(function)
         _checked(function, "optimize")
-        join_reads(function, lowered.faults)
-        _checked(function, "join_reads")
+        if function in lowered.faults:
+            join_reads(function, lowered.faults[function])
+            _checked(function, "join_reads")
+    wanted = {lowered.module.functions[0]}
+    functions = []
+    for function in lowered.module.functions:  # those that are called come after those that call
+        if function in wanted:
+            functions.append(function)
+            wanted.update(function.callees())
     if roomy:
-        room = move_out(first, options.cpus)
-        _checked(first, "move_out")
-    called = {ins.info for block in first.blocks for ins in block.body if ins.op == "invoke"}
-    module = Module([first, *(function for function in others if function in called)])
-    left = STACK_SIZE
-    for function in reversed(module.functions):  # those that are called come last
-        size = allocate(function, program.name, left)
-        left -= max(size + 31, 32) & ~31  # as the kernel counts what a chain of calls needs
-    return _Made(module, lowered.texts, room)
+        maps[ROOM] = move_out(functions, options.cpus)
+        for function in functions:
+            _checked(function, "move_out")
+    needs: dict[Function, int] = {}
+    for function in reversed(functions):
+        below = max((needs[other] for other in function.callees()), default=0)
+        size = allocate(function, program.name, STACK_SIZE - below)
+        needs[function] = below + (max(size + 31, 32) & ~31)  # as the kernel counts a chain of calls
+    return _Made(Module(functions), maps)
 
 
 def _checked(function: Function, after: str) -> None:
@@ -163,7 +169,7 @@ def _maps(
         maps.append(MapSpec("tasks", "hash", 4, 8, TASKS_MOST))
     if in_scratch := [one for one in placed if not (stack and fits_stack(one))]:
         maps.append(MapSpec("scratch", "array", 4, options.cpus * scratch_stride(in_scratch), 1))
-    for name, stride in ((TEXTS, made.texts), (ROOM, made.room)):
+    for name, stride in made.maps.items():
         if stride:
             maps.append(MapSpec(name, "array", 4, options.cpus * stride, 1))
     return tuple(maps)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 from kwire.bpf.arch import Arch
 from kwire.bpf.task import PidNamespace, TaskFields
 from kwire.compile.builder import Builder
-from kwire.compile.ir import At, Block, Operand, Slot, Value
+from kwire.compile.ir import At, Block, Function, Operand, Slot, Value
 from kwire.compile.layout import CompileError
 from kwire.kinds import KINDS
 from kwire.lang import checked, types
@@ -66,6 +66,7 @@ class Options(NamedTuple):
     cookie: bool = False
     task: TaskFields | None = None
     namespace: PidNamespace | None = None
+    loops: bool = False
 
 
 def signed64(value: int) -> int:
@@ -91,8 +92,10 @@ class Expressions(Builder, ABC):
         "turn",
     )
 
-    def __init__(self, name: str, site: Site, options: Options, exit_value: int) -> None:
-        super().__init__(exit_value)
+    def __init__(
+        self, name: str, site: Site, options: Options, exit_value: int, function: Function | None = None
+    ) -> None:
+        super().__init__(exit_value, function)
         self.name = name
         self.site = site
         self.options = options

@@ -104,7 +104,25 @@ class MapRef:
         return f"map:{self.map}"
 
 
-Operand: TypeAlias = Value | int | At | MapRef
+class FunctionRef:
+    """The address of a function of this program, for a helper that calls it."""
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: "Function") -> None:
+        self.function = function
+
+    def __eq__(self, other: object) -> bool:
+        return other.__class__ is FunctionRef and self.function is other.function
+
+    def __hash__(self) -> int:
+        return hash(self.function)
+
+    def __repr__(self) -> str:
+        return self.function.name
+
+
+Operand: TypeAlias = Value | int | At | MapRef | FunctionRef
 
 
 class Find:
@@ -325,22 +343,31 @@ class Block(Ranked):
 
 
 class Function:
-    """A function: its parameters (of a program: the context), its blocks, the stack slots it names."""
+    """A function: its parameters, its blocks, the stack slots it names.
 
-    __slots__ = ("_values", "blocks", "entry", "name", "params", "slots")
+    `context`: the address of the program's context: of the program itself its first parameter.
+    """
+
+    __slots__ = ("_values", "blocks", "context", "entry", "name", "params", "slots")
 
     def __init__(self, name: str = "program", params: int = 1) -> None:
         self.name = name
         self._values = 0
         self.params = [self.value() for _ in range(params)]
+        self.context = self.params[0]
         self.entry = Block("entry")
         self.blocks = [self.entry]
         self.slots: list[Slot] = []
 
-    @property
-    def context(self) -> Value:
-        """The first parameter: of a program, the address of its context."""
-        return self.params[0]
+    def callees(self) -> "list[Function]":
+        """The functions that it calls, or has called."""
+        found: dict[Function, None] = {}
+        for block in self.blocks:
+            for ins in block.body:
+                if isinstance(ins.info, Function):
+                    found[ins.info] = None
+                found.update((arg.function, None) for arg in ins.args if isinstance(arg, FunctionRef))
+        return list(found)
 
     def value(self, bits: int = 64) -> Value:
         """A new virtual register."""

@@ -6,45 +6,74 @@ when that refuses, count the refusal and note when it was first and last so.
 
 Maps: `rings` (array of ring buffers, one a CPU), `counts` (one mapped value, a slot of 64 bytes for each
 CPU and probe), `tasks` (hash of the processes traced), `scratch` (records that do not fit the stack, a
-stretch for each CPU), `texts` (texts that are matched with patterns or with each other, likewise). None but
-`tasks` needs more than an index, so none costs more than a few nanoseconds.
+stretch for each CPU), `texts` (texts that are matched with patterns or with each other, likewise), `loops`
+(what the turns of called loops share, likewise). None but `tasks` needs more than an index, so none costs
+more than a few nanoseconds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from kwire.compile.builder import OTHER_SOURCE
 from kwire.compile.emission import cpu, send, sender
 from kwire.compile.expressions import Expressions, Options
-from kwire.compile.ir import At, Block, Function, Ins, Module, Operand, Slot, Value
+from kwire.compile.ir import At, Block, Exit, Function, FunctionRef, Ins, Module, Operand, Slot, Value
 from kwire.compile.layout import SLACK, Layout, pad
-from kwire.compile.matching import Texts, compare, match
+from kwire.compile.loops import WALKED_MOST, is_called
+from kwire.compile.matching import TEXTS, compare, match
+from kwire.compile.scratch import Stretch
 from kwire.compile.tails import Record
 from kwire.kinds import KINDS
 from kwire.lang import checked
-from kwire.lang.forms import walk
+from kwire.lang.errors import Diagnostic, LanguageError
+from kwire.lang.forms import Node, walk
 
 STACK_RECORD_MOST = 256
 """Longer records, and those with several tail values, are built in scratch memory."""
 
 
 class Lowered(NamedTuple):
-    """A program in IR. `faults`: the slot of the first function that notes failed reads; `texts`: bytes for
-    each CPU in the map of texts that are matched, 0 without such a map.
+    """A program in IR, those functions last that others call. `faults`: for each function that reads, the
+    slot that notes failed reads; `maps`: bytes for each CPU in the maps of the program's own.
     """
 
     module: Module
-    faults: Slot
-    texts: int
+    faults: dict[Function, Slot]
+    maps: dict[str, int]
+
+
+class Unit:
+    """What the functions of a program share while they are made. `loops`: those that call others first."""
+
+    __slots__ = ("faults", "layouts", "loops", "memory", "most", "program", "sender", "stride", "texts")
+
+    def __init__(
+        self, program: checked.Program, layouts: Sequence[Layout], options: Options, stack: bool
+    ) -> None:
+        self.program = program
+        self.layouts = layouts
+        self.faults: dict[Function, Slot] = {}
+        self.texts = Stretch(TEXTS)
+        self.memory = Stretch(LOOPS)
+        self.loops: list[Function] = []
+        several = len(layouts) > 1
+        self.sender = sender(options, several, program.span) if _emits(program.body) > 1 else None
+        small = [one for one in layouts if stack and fits_stack(one)]
+        self.most = max((one.most for one in small), default=0)  # of records in the stack frame
+        others = [one for one in layouts if one not in small]
+        self.stride = scratch_stride(others) if others else 0
 
 
 def lower(program: checked.Program, layouts: Sequence[Layout], options: Options, stack: bool) -> Lowered:
     """The program in IR. `layouts`: of its shapes; `stack`: records that fit are built in the stack frame."""
-    lowering = Lower(program, layouts, options, stack)
-    functions = [lowering.run()]
-    if lowering.sender is not None:
-        functions.append(lowering.sender)
-    return Lowered(Module(functions), lowering.faults, lowering.texts.stride)
+    unit = Unit(program, layouts, options, stack)
+    functions = [Lower(unit, options).run(), *unit.loops]
+    if unit.sender is not None:
+        functions.append(unit.sender)
+    stretches = (unit.texts, unit.memory)
+    for stretch in stretches:
+        stretch.settle()
+    return Lowered(Module(functions), unit.faults, {one.map: one.stride for one in stretches})
 
 
 def fits_stack(layout: Layout) -> bool:
@@ -64,6 +93,14 @@ class Ends(NamedTuple):
     turns: list[tuple[Block | None, dict[int, Operand]]]
 
 
+LOOPS = "loops"
+"""The map for what the turns of called loops share."""
+
+LEFT, FAULTS, COUNT, START, SHARED = range(0, 40, 8)
+"""In a loop's part of it: whether the program ends there, whether a read failed, the number of turns,
+`Loop.start`, the locals.
+"""
+
 READING = (checked.Load, checked.ReadText, checked.ReadBytes, checked.ReadBlock)
 """What may be read by a helper."""
 
@@ -71,27 +108,21 @@ READING = (checked.Load, checked.ReadText, checked.ReadBytes, checked.ReadBlock)
 class Lower(Expressions):
     """One program on its way to IR."""
 
-    __slots__ = ("layouts", "loops", "program", "record", "sender", "stride", "texts")
+    __slots__ = ("frame", "loops", "memory", "record", "unit")
 
-    def __init__(
-        self, program: checked.Program, layouts: Sequence[Layout], options: Options, stack: bool
-    ) -> None:
-        super().__init__(program.name, program.site, options, KINDS[program.site.kind].exit)
-        self.program = program
-        self.layouts = layouts
+    def __init__(self, unit: Unit, options: Options, function: Function | None = None) -> None:
+        site = unit.program.site
+        super().__init__(unit.program.name, site, options, KINDS[site.kind].exit, function)
+        self.unit = unit
         self.loops: list[Ends] = []
-        self.texts = Texts()
-        several = len(layouts) > 1
-        self.sender = sender(options, several, program.span) if _emits(program.body) > 1 else None
-        small = [one for one in layouts if stack and fits_stack(one)]
-        most = max((one.most for one in small), default=0)
-        self.record: Slot | None = self.function.slot("record", pad(most + SLACK)) if small else None
-        others = [one for one in layouts if one not in small]
-        self.stride = scratch_stride(others) if others else 0
+        self.record: Slot | None = self.function.slot("record", pad(unit.most + SLACK)) if unit.most else None
+        self.frame: Value | Slot | None = None  # the context and `memory`, for called loops
+        self.memory: Value | None = None  # where called loops have what their turns share
+        unit.faults[self.function] = self.faults
 
     def run(self) -> Function:
-        """Lower everything."""
-        program = self.program
+        """Lower the program itself."""
+        program = self.unit.program
         self.span = program.span
         body = self.new_block("body")
         if program.guard is not None:
@@ -115,16 +146,15 @@ class Lower(Expressions):
         self.statements(program.body)
         if self.reads:
             self.prologue.insert(0, Ins("store", None, [At(self.faults, 0), 0], 8, program.span))
-        self.texts.settle()
         return self.finish(body)
 
     def match(self, e: checked.TextMatch, yes: Block, no: Block) -> None:
         """Go to `yes` where a text matches a pattern, otherwise to `no`."""
-        match(self, self.texts, cpu(self, self.options), e, yes, no)
+        match(self, self.unit.texts, cpu(self, self.options), e, yes, no)
 
     def compare_texts(self, e: checked.TextCompare, yes: Block, no: Block) -> None:
         """Go to `yes` where two texts stand to each other as asked, otherwise to `no`."""
-        compare(self, self.texts, cpu(self, self.options), e, yes, no)
+        compare(self, self.unit.texts, cpu(self, self.options), e, yes, no)
 
     def _traced_only(self) -> None:
         """Leave unless the current process is in `tasks`, by its number and the moment it was created. The
@@ -206,13 +236,36 @@ class Lower(Expressions):
         self.locals = dict(zip(common, joined, strict=True))
 
     def _loop(self, loop: checked.Loop) -> None:
-        """A loop that the verifier walks: it counts its turns from 0 to a constant."""
+        """A loop: turns from 0 to their number, which is known before."""
+        if not loop.most:
+            return
         start = self.expr(loop.start)
-        stop = None if loop.stop is None else self.expr(loop.stop)
+        count = loop.most if loop.stop is None else self._turns(loop, start, self.expr(loop.stop))
         nodes = [node for statement in loop.body for node in walk(statement)]
         self.reads = self.reads or any(isinstance(node, READING) for node in nodes)
         sets = dict.fromkeys(node.local for node in nodes if isinstance(node, checked.LocalSet))
         changed = [local for local in sets if local in self.locals]
+        if self.options.loops and is_called(loop):
+            self._called(loop, start, count, nodes, changed)
+        elif loop.most > WALKED_MOST:
+            message = f"this loop may run more than {WALKED_MOST} times, which this kernel cannot"
+            cure = "bound the number, as in range(min(n, 100)); Linux 5.17 can"
+            raise LanguageError(self.unit.program.source, [Diagnostic(loop.span, message, cure)])
+        else:
+            self._walked(loop, start, count, changed)
+
+    def _turns(self, loop: checked.Loop, start: Operand, stop: Operand) -> Operand:
+        """How many turns there are from `start` to `stop`."""
+        step, below = abs(loop.step), "lt" if loop.unsigned else "slt"
+        low, high = (start, stop) if loop.step > 0 else (stop, start)
+        some = self.emit("cmp", [low, high], below, 1)
+        distance: Operand = self.emit("mul", [self.emit("sub", [high, low]), some])
+        if step > 1:
+            distance = self.emit("div", [self.emit("add", [distance, step - 1]), step])
+        return self.emit("umin", [distance, loop.most])
+
+    def _walked(self, loop: checked.Loop, start: Operand, count: Operand, changed: list[int]) -> None:
+        """A loop that the verifier walks."""
         head, run, over = self.new_block("head"), self.new_block("turn"), self.new_block("over")
         head.params = [self.function.value() for _ in (0, *changed)]
         self.jump(head, [0, *(self.locals[local] for local in changed)])
@@ -220,13 +273,9 @@ class Lower(Expressions):
         turn = head.params[0]
         self.locals |= dict(zip(changed, head.params[1:], strict=True))
         around = dict(self.locals)
-        self.branch("lt", turn, loop.most, run, over)
+        self.branch("lt", turn, count, run, over)
         self.start(run)
         before, self.turn = self.turn, self.emit("add", [start, self.emit("mul", [turn, loop.step])])
-        if stop is not None:
-            more = self.new_block("more")
-            self.branch("slt" if loop.step > 0 else "sgt", self.turn, stop, more, over)
-            self.start(more)
         self.loops.append(Ends([], []))
         self.statements(loop.body)
         ends = self.loops.pop()
@@ -240,23 +289,121 @@ class Lower(Expressions):
         joined = self.join_all([(block, [known[local] for local in changed]) for block, known in arms])
         self.locals = around | dict(zip(changed, joined, strict=True))
 
+    def _called(
+        self, loop: checked.Loop, start: Operand, count: Operand, nodes: list[Node], changed: list[int]
+    ) -> None:
+        """A loop whose body is a function. What its turns share lies in a map, whose contents the verifier
+        does not know: kernels before 6.7 believe that every turn leaves on the stack what the first one does,
+        later ones drop a function of which they know that it is never called, and then miss it.
+        """
+        unit, options = self.unit, self.options
+        used = dict.fromkeys(node.local for node in nodes if isinstance(node, checked.LocalGet))
+        own = [local for local in used if local in self.locals and local not in changed]
+        known = {local: self.locals[local] for local in own if isinstance(self.locals[local], int)}
+        at = unit.memory.size
+        held = [*changed, *(local for local in own if local not in known)]
+        places = {local: at + SHARED + 8 * number for number, local in enumerate(held)}
+        unit.memory.size += SHARED + 8 * len(held)
+        memory, frame = self._frame()
+        below = Lower(unit, options, Function(f"turn{at}", 2))
+        below.reads = self.reads
+        below.run_turn(loop, at, start, known, places, changed)
+        self.reads = below.reads
+        self.store(memory, at + LEFT, 8, 0)
+        self.store(memory, at + FAULTS, 8, self._failed())
+        if not isinstance(start, int):
+            self.store(memory, at + START, 8, start)
+        for local, place in places.items():
+            self.store(memory, place, 8, self.locals[local])
+        self.store(memory, at + COUNT, 8, count)
+        count = self.emit("umin", [self.load(memory, at + COUNT, 8), loop.most])
+        self.call("loop", count, FunctionRef(below.function), At(frame, 0), 0)
+        on = self.new_block("on")
+        self.branch("ne", self.load(memory, at + LEFT, 8), 0, self.done, on)
+        self.start(on)
+        if self.reads:
+            self.store(self.faults, 0, 8, self.load(memory, at + FAULTS, 8))
+        for local in changed:
+            self.locals[local] = self.load(memory, places[local], 8)
+
+    def _frame(self) -> tuple[Value, Value | Slot]:
+        """Where called loops have their memory, and what they are given: the context and that address."""
+        if self.memory is None or self.frame is None:
+            before, self.block = self.block, Block("prologue")
+            self.memory = self.unit.memory.here(self, cpu(self, self.options))
+            self.frame = self.function.slot("frame", 16)
+            self.store(self.frame, 0, 8, self.function.context)
+            self.store(self.frame, 8, 8, self.memory)
+            self.prologue += self.block.body
+            self.block = before
+        return self.memory, self.frame
+
+    def run_turn(
+        self,
+        loop: checked.Loop,
+        at: int,
+        start: Operand,
+        known: Mapping[int, Operand],
+        places: Mapping[int, int],
+        changed: Sequence[int],
+    ) -> None:
+        """Lower one turn of a called loop: a function of the turn's number and the frame. `at`: where in the
+        memory its own begins; `known`: the locals that are constants, `places`: where the others are;
+        `changed`: those that a turn leaves to the next.
+        """
+        number, self.frame = self.function.params
+        number.bits = 32
+        self.span = self.place_of(loop.span)
+        self.function.context = self.load(self.frame, 0, 8)
+        memory = self.memory = self.load(self.frame, 8, 8)
+        self.done.body.append(Ins("store", None, [At(memory, at + LEFT), 1], 8, self.span))
+        self.done.end = Exit(1)
+        body = self.new_block("body")
+        self.jump(body)
+        self.start(body)
+        first = start if isinstance(start, int) else self.load(memory, at + START, 8)
+        self.turn = self.emit("add", [first, self.emit("mul", [number, loop.step])])
+        self.locals = {**known, **{local: self.load(memory, place, 8) for local, place in places.items()}}
+        self.loops.append(Ends([], []))
+        self.statements(loop.body)
+        ends = self.loops.pop()
+        ends.turns.append((self.block, self.locals))
+        for arms, result in ((ends.breaks, 1), (ends.turns, 0)):
+            if all(block is None for block, _ in arms):
+                continue
+            left = self.join_all([(block, [own[local] for local in changed]) for block, own in arms])
+            for local, value in zip(changed, left, strict=True):
+                self.store(memory, places[local], 8, value)
+            if self.reads:
+                self.store(memory, at + FAULTS, 8, self._failed())
+            assert self.block is not None
+            self.block.end, self.block.span = Exit(result), self.span
+            self.block = None
+        if self.reads:
+            failed = self.function.value()
+            self.prologue[:0] = [
+                Ins("load", failed, [At(memory, at + FAULTS)], 8, self.span),
+                Ins("store", None, [At(self.faults, 0), failed], 8, self.span),
+            ]
+        self.unit.loops.insert(0, self.finish(body))
+
     # an event
 
     def _probe(self) -> Operand:
         """With cookies: the index from 0 of the probe's first shape, from the attach cookie: its number."""
         number = self.call("get_attach_cookie", self.function.context)
         index = self.emit("add", [number, -1])
-        known, most = self.new_block("known"), self.options.probes - len(self.layouts) + 1
+        known, most = self.new_block("known"), self.options.probes - len(self.unit.layouts) + 1
         self.branch("lt", index, most, known, self.done, rare=self.done)
         self.start(known)
         return index
 
     def _emit(self, statement: checked.Emit) -> None:
-        options, layout = self.options, self.layouts[statement.shape]
-        if self.record is not None and (not self.stride or fits_stack(layout)):
+        options, unit, layout = self.options, self.unit, self.unit.layouts[statement.shape]
+        if self.record is not None and (not unit.stride or fits_stack(layout)):
             base: Value | Slot = self.record
         else:
-            own = self.emit("mul", [cpu(self, self.options), self.stride])
+            own = self.emit("mul", [cpu(self, self.options), unit.stride])
             base = self.emit("add", [self.emit("mapval", [], ("scratch", 0)), own])
         if options.cookie:
             probe = self.binary("add", self._probe(), statement.shape)
@@ -294,11 +441,12 @@ class Lower(Expressions):
         """Give the record away. Whether a read failed is told of each event anew."""
         if self.block is None:
             return
-        if self.sender is None:
+        sender = self.unit.sender
+        if sender is None:
             send(self, self.options, base, size, probe, self._failed)
             return
         given: list[Operand] = [At(base, 0), size, self._failed()]
-        self.do("invoke", [*given, probe][: len(self.sender.params)], self.sender)
+        self.do("invoke", [*given, probe][: len(sender.params)], sender)
         if self.reads:
             self.store(self.faults, 0, 8, 0)
 

@@ -7,7 +7,8 @@ comes after once for each place: they go through memory.
 """
 
 from kwire.compile.expressions import Expressions
-from kwire.compile.ir import At, Block, Find, Ins, Operand, Value
+from kwire.compile.ir import At, Block, Find, Operand, Value
+from kwire.compile.scratch import Stretch
 from kwire.compile.tails import Record
 from kwire.lang import checked
 
@@ -20,42 +21,15 @@ SPARE = 16
 """Bytes behind the longest text: what reading it needs, and a word for a number on its way."""
 
 
-class Texts:
-    """The memory for texts of one program; its stretch is known when the last of them is."""
-
-    __slots__ = ("_longest", "_products")
-
-    def __init__(self) -> None:
-        self._longest = 0
-        self._products: list[Ins] = []
-
-    @property
-    def stride(self) -> int:
-        """Bytes for each CPU; 0 where no text is matched."""
-        return (self._longest + SPARE + 63) & ~63 if self._longest else 0
-
-    def place(self, lower: Expressions, cpu: Operand, longest: int) -> Value:
-        """The address of this CPU's stretch."""
-        own = lower.emit("mul", [cpu, 0])
-        if lower.block is not None:
-            self._products.append(lower.block.body[-1])
-        self._longest = max(self._longest, longest)
-        return lower.emit("add", [lower.emit("mapval", [], (TEXTS, 0)), own])
-
-    def settle(self) -> None:
-        """Tell the instructions how long a stretch is."""
-        for product in self._products:
-            product.args[1] = self.stride
-
-
 def match(
-    lower: Expressions, texts: Texts, cpu: Operand, e: checked.TextMatch, yes: Block, no: Block
+    lower: Expressions, texts: Stretch, cpu: Operand, e: checked.TextMatch, yes: Block, no: Block
 ) -> None:
-    """Go to `yes` where the text matches, otherwise to `no`."""
+    """Go to `yes` where the text matches, otherwise to `no`. `texts`: the memory for it."""
     text = e.text
     assert isinstance(text, checked.ReadText | checked.Comm)
     limit = text.type.limit
-    base = texts.place(lower, cpu, limit + 2)
+    texts.size = max(texts.size, limit + 2 + SPARE)
+    base = texts.here(lower, cpu)
     length, _ = Record(lower, base, 0).text(text, limit)
     word = At(base, limit + 2 + (-(limit + 2) % 8))
     *before, last = e.pieces
@@ -87,14 +61,15 @@ def match(
 
 
 def compare(
-    lower: Expressions, texts: Texts, cpu: Operand, e: checked.TextCompare, yes: Block, no: Block
+    lower: Expressions, texts: Stretch, cpu: Operand, e: checked.TextCompare, yes: Block, no: Block
 ) -> None:
     """Go to `yes` where the texts stand to each other as asked, otherwise to `no`: both are laid down with
     zeros behind them and compared word by word, each word as the number its bytes are from the left.
     """
     limits = [text.type.limit for text in (e.left, e.right) if isinstance(text, TEXT)]
     size = (max(limits) + 2 + 7) & ~7
-    base = texts.place(lower, cpu, 2 * size)
+    texts.size = max(texts.size, 2 * size + SPARE)
+    base = texts.here(lower, cpu)
     for number, text in enumerate((e.left, e.right)):
         assert isinstance(text, TEXT)
         limit, start = limits[number], number * size

@@ -1,9 +1,13 @@
-"""Memory beyond the stack: where 512 bytes do not do, what programs keep for a moment lies in a map.
+"""Memory beyond the stack: what programs keep for a moment in a map.
 
-Each CPU has a stretch of one array map; a program is not interrupted by itself on its CPU, so the stretch is
-its own while it runs. Values that are spilled and what notes failed reads stay on the stack.
+Each CPU has a stretch of an array map; a program is not interrupted by itself on its CPU, so the stretch is
+its own while it runs. Where 512 bytes of stack do not do, what is not a single word moves there; values that
+are spilled and what notes failed reads stay on the stack.
 """
 
+from collections.abc import Sequence
+
+from kwire.compile.builder import Builder
 from kwire.compile.ir import At, Function, Ins, Operand, Slot, Value
 from kwire.lang.tree import NOWHERE
 
@@ -13,21 +17,51 @@ ROOM = "room"
 WORD = 8
 
 
-def move_out(function: Function, cpus: int) -> int:
+class Stretch:
+    """A map in which each CPU has a stretch, whose length is known when the whole program is in IR."""
+
+    __slots__ = ("_products", "map", "size")
+
+    def __init__(self, map: str) -> None:
+        self.map = map
+        self.size = 0
+        self._products: list[Ins] = []
+
+    @property
+    def stride(self) -> int:
+        """Bytes for each CPU; 0 where none are needed."""
+        return (self.size + 63) & ~63
+
+    def here(self, b: Builder, cpu: Operand) -> Value:
+        """The address of this CPU's stretch."""
+        own = b.emit("mul", [cpu, 0])
+        if b.block is not None:
+            self._products.append(b.block.body[-1])
+        return b.emit("add", [b.emit("mapval", [], (self.map, 0)), own])
+
+    def settle(self) -> None:
+        """Tell the instructions how long a stretch is."""
+        for product in self._products:
+            product.args[1] = self.stride
+
+
+def move_out(functions: Sequence[Function], cpus: int) -> int:
     """Move all but single words from the stack to the map; the bytes of each CPU's stretch."""
     places: dict[Slot, int] = {}
     size = 0
-    for slot in function.slots:
-        if slot.size > WORD and not slot.pinned:
-            places[slot] = size
-            size += slot.size
-    if not places:
-        return 0
+    for function in functions:
+        for slot in function.slots:
+            if slot.size > WORD and not slot.pinned:
+                places[slot] = size
+                size += slot.size
     stride = (size + 63) & ~63
-    room = _room(function, cpus, stride)
-    for block in function.blocks:
-        for ins in block.body:
-            ins.args = [_moved(arg, places, room) for arg in ins.args]
+    for function in functions:
+        if not any(slot in places for slot in function.slots):
+            continue
+        room = _room(function, cpus, stride)
+        for block in function.blocks:
+            for ins in block.body:
+                ins.args = [_moved(arg, places, room) for arg in ins.args]
     return stride
 
 

@@ -24,6 +24,7 @@ from kwire.compile.ir import (
     Exit,
     Find,
     Function,
+    FunctionRef,
     Ins,
     Jump,
     MapRef,
@@ -125,6 +126,8 @@ class Selector:
                 self.items.append(asm.mov64(target, REGS[operand.reg]))
         elif isinstance(operand, MapRef):
             self.items.append(asm.map_fd(target, operand.map))
+        elif isinstance(operand, FunctionRef):
+            self.items.append(asm.func(target, self.entries[operand.function]))
         elif isinstance(operand, At):
             base, offset = self._base(operand, target)
             if base is not target:

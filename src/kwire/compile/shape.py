@@ -61,7 +61,7 @@ COUNTS: Final[dict[type[Form], tuple[str, ...]]] = {
     c.ReadBytes: ("place", "length", "type"),
     c.LocalSet: ("local", "value"),
     c.If: ("test", "then", "otherwise"),
-    c.Loop: ("start", "step", "stop", "most", "body"),
+    c.Loop: ("start", "step", "stop", "most", "body", "unsigned"),
     c.Break: (),
     c.Continue: (),
     c.Emit: ("values", "shape"),

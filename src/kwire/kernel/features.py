@@ -58,6 +58,7 @@ FEATURES: dict[str, Feature] = {
         Feature("isa_v4", "instruction set v4", "6.6", probes.isa_v4),
         Feature("atomic_fetch", "atomics that return the old value", "5.12", probes.atomic_fetch),
         Feature("bounded_loops", "loops with a bound", "5.3", probes.bounded_loop),
+        Feature("loop", "loops of many turns", "5.17", probes.called_loop),
         Feature("func_info", "programs carry types and source lines", "5.0", probes.func_info),
         Feature("log_true_size", "the verifier says how long its log is", "6.4", probes.log_true_size),
         Feature("tracefs", "the list and layout of events", "4.1", probes.tracing_files),

@@ -13,12 +13,14 @@ from kwire.bpf.asm import (
     R0,
     R1,
     R10,
+    REGS,
     Item,
     Label,
     alu64,
     atomic,
     call,
     exit_,
+    func,
     gotol,
     image,
     jmp,
@@ -148,8 +150,20 @@ def bounded_loop() -> Answer:
     return _code(mov64(R0, 0), again, alu64("add", R0, 1), jmp("lt", R0, 10, again), mov64(R0, 0), exit_())
 
 
+def called_loop() -> Answer:
+    """A loop whose turns the kernel calls."""
+    turn, again = Label("turn"), call(HELPERS["loop"].id)
+    items = [mov64(R1, 1), func(REGS[2], turn), mov64(REGS[3], 0), mov64(REGS[4], 0), again, *NOTHING]
+    return _with_types(image("kwire_probe", "tracepoint", [*items, turn, *NOTHING]), 0, 8)
+
+
 def func_info() -> Answer:
     """A program with type information of its own."""
+    return _with_types(image("kwire_probe", "tracepoint", NOTHING), 0)
+
+
+def _with_types(one: Image, *starts: int) -> Answer:
+    """Whether a program loads whose functions begin at these slots, with its types and lines."""
     strings = b"\0int\0f\0probe\0"
     types = struct.pack("=IIII", 1, 1 << 24, 4, 1 << 24 | 32)  # int
     types += struct.pack("=III", 0, 13 << 24, 1)  # int (void)
@@ -157,9 +171,10 @@ def func_info() -> Answer:
     btf = (
         struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(strings)) + types + strings
     )
-    one = image("kwire_probe", "tracepoint", NOTHING)
     one = one._replace(
-        btf=btf, func_info=struct.pack("=II", 0, 3), line_info=struct.pack("=IIII", 0, 7, 7, 1 << 10)
+        btf=btf,
+        func_info=b"".join(struct.pack("=II", start, 3) for start in starts),
+        line_info=b"".join(struct.pack("=IIII", start, 7, 7, 1 << 10) for start in starts),
     )
     fd, errno, _ = try_bpf("btf_load", btf=btf, btf_size=len(btf))
     if errno:

@@ -21,13 +21,14 @@ from kwire.lang.errors import (
     did_you_mean,
 )
 from kwire.lang.expressions import Expressions, Types
+from kwire.lang.extent import Extent, extent
 from kwire.lang.tree import Source, Span
 from kwire.lang.types import Scalar, Type
 from kwire.lang.values import Value
 
 MAX_ROUNDS = 8
-MAX_TURNS = 4096
-"""Of a loop: the verifier walks them all, and has room for twice as many ways out."""
+MAX_TURNS = 1 << 20
+"""Of loops in each other, multiplied: a few milliseconds of the traced process' time."""
 
 
 ShapeKey: TypeAlias = str | frozenset[str]
@@ -138,6 +139,7 @@ class Body(Expressions):
         self.limits: dict[str, int] = {}  # of the texts that locals are here; 0 where two paths give two
         self.parameters: dict[str, Value] = {}
         self.broken: set[str] = set()  # parameters that cannot be had
+        self.turns = 1  # of the loops around, multiplied
 
     def fault(self, error: TextError) -> None:
         """Keep a diagnostic and go on; not the mere consequence of one that is kept already."""
@@ -339,8 +341,6 @@ class Body(Expressions):
 
     def _for(self, node: tree.For) -> list[c.Stmt]:
         """A loop. Behind it nothing is set that was not set before: it may not run at all."""
-        from kwire.lang.extent import extent
-
         _own_name(node.name, node.name_span)
         start, stop, step = (values.integer(self.check(one)) for one in (node.start, node.stop, node.step))
         if not isinstance(step, c.Const) or not step.value:
@@ -348,23 +348,31 @@ class Body(Expressions):
                 step.span, "the step of a range is a number that is not 0", "write it as a number"
             )
         low, high = extent(start), extent(stop)
+        type_ = _turn_type(low, high)
+        if type_ is None:
+            message = "one end of this range may be negative, the other too large for an s64"
+            raise TextError(node.range_span, message, "cast it: s64(n), or bound it")
         distance = high[1] - low[0] if step.value > 0 else low[1] - high[0]
         most = max(-(-distance // abs(step.value)), 0)
-        if most > MAX_TURNS:
-            message = f"this loop may run more than {MAX_TURNS} times"
+        if most * self.turns > MAX_TURNS:
+            with_others = ", with those around it" if self.turns > 1 else ""
+            message = f"this loop may run more than {MAX_TURNS:,} times{with_others}"
             cure = "bound the number: range(min(n, 100)), range(n & 63)"
             raise TextError(node.range_span, message, cure)
         known = isinstance(start, c.Const) and isinstance(stop, c.Const)
         before, limits = set(self.set), dict(self.limits)
-        first = self._store(node.name, c.Turn(t.S64, node.name_span), node.name_span)
+        first = self._store(node.name, c.Turn(type_, node.name_span), node.name_span)
         assert first is not None
+        around, self.turns = self.turns, self.turns * max(most, 1)
         body, _ = self._block(node.body)
+        self.turns = around
         for name in before & self.limits.keys() & limits.keys():
             if self.limits[name] != limits[name]:
                 message = f"{name} is a text of one limit before the loop and of another in it"
                 self.fault(TextError(node.range_span, message, "use one limit, or two names"))
         self.set, self.limits = before, limits
-        return [c.Loop(start, step.value, None if known else stop, most, (first, *body), node.span)]
+        end = None if known else stop
+        return [c.Loop(start, step.value, end, most, (first, *body), node.span, type_ == t.U64)]
 
     def _store(self, name: str, value: Value, span: Span, declared: bool = False) -> c.LocalSet | None:
         """Assign a value to a local; None where nothing has to be stored."""
@@ -439,6 +447,14 @@ class Body(Expressions):
             text = self.constants.get(node.id)
             return tree.String(text, node.span) if isinstance(text, str) else node
         return node
+
+
+def _turn_type(start: Extent, stop: Extent) -> t.Int | None:
+    """The type of the numbers of a range between these ends: 64 bits, signed where that does."""
+    ends = (*start, *stop)
+    if min(ends) >= -(1 << 63) and max(ends) < 1 << 63:
+        return t.S64
+    return t.U64 if min(ends) >= 0 else None
 
 
 class UnknownError(TextError):

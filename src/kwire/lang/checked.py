@@ -135,7 +135,9 @@ class LocalGet(Node):
 
 
 class Turn(Node):
-    """`start + turn * step` of the innermost loop: in the first statement of its body."""
+    """`start + turn * step` of the innermost loop: in the first statement of its body. Its type is `S64`, or
+    `U64` where the loop is unsigned.
+    """
 
     type: Int
     span: Span
@@ -403,7 +405,8 @@ class If(Node):
 
 class Loop(Node):
     """Turns 0, 1, … as long as there are fewer than `most`, and (where `stop` is not None) `start + turn *
-    step` is below `stop`, or above it where `step` is negative. `start` and `stop` are taken once, before.
+    step` is below `stop`, or above it where `step` is negative, all as numbers without end. `start` and
+    `stop` are of 64 bits, `unsigned` or not, and taken once, before.
 
     `most` is a bound that holds anyway, or without `stop` the number of turns: the verifier has to see it.
     `LocalSet` in the body, of locals set before, changes what later turns and statements find.
@@ -415,6 +418,7 @@ class Loop(Node):
     most: int
     body: tuple["Stmt", ...]
     span: Span
+    unsigned: bool = False
 
 
 class Break(Node):

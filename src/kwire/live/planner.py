@@ -23,6 +23,7 @@ from kwire.btf.errors import BtfError, BtfLookupError
 from kwire.btf.store import Found, Function, Kernel, load_kernel
 from kwire.btf.types import Kind
 from kwire.compile.build import compile_probe, layout_key, pid_fields, probe_schemas, task_fields
+from kwire.compile.loops import any_called
 from kwire.errors import KwireError
 from kwire.kernel import tracefs
 from kwire.kernel.identity import in_first_namespace
@@ -441,6 +442,7 @@ class Planner:
             without=self._scope.without,
             task=task,
             namespace=self._namespace,
+            loops=any_called(first.program) and _loops(),
         )
         for index in members:
             one, made = wanted[index], compiled.schemas
@@ -496,6 +498,13 @@ def _grouped(wanted: list[_Wanted]) -> list[list[int]]:
 def _alike(one: Program, other: Program) -> bool:
     """Whether two programs at one place give the same events, under the same names."""
     return one.name == other.name and _names(one) == _names(other) and layout_key(one) == layout_key(other)
+
+
+def _loops() -> bool:
+    """Whether the kernel calls the turns of a loop; where that is not known it is tried."""
+    from kwire.kernel import features
+
+    return features.probe("loop").answer != "no"
 
 
 def _names(program: Program) -> list[tuple[str, list[str]]]:

@@ -84,7 +84,14 @@ def simulate(
         site = sites.function(wanted.kind, wanted.name, types, module, wanted.offset, host().machine)
     program = check(parsed, site, types)
     compiled = compile_probe(
-        program, id=1, spec=str(wanted), probes=len(program.shapes), cpus=1, tasks=False, arch=host()
+        program,
+        id=1,
+        spec=str(wanted),
+        probes=len(program.shapes),
+        cpus=1,
+        tasks=False,
+        arch=host(),
+        loops=True,
     )
     machine = Machine(compiled.image, memory=memory, **environment)
     context = _context(site, dict(values or {}), machine, retval)
