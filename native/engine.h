@@ -61,14 +61,14 @@ struct flow {
 	struct side sides[2];
 };
 
+/* `number`: they are counted as they begin. `answered`: its sink was heard, so that it was a session. */
 struct conversation {
 	uint64_t key[5];
 	uint64_t frames, missing, again, late;
 	uint64_t early[MAX_PARTS / 64];
 	struct chain held;
 	uint32_t next, start, bye, number;
-	uint8_t first, knows_next, knows_start, knows_bye;
-	uint32_t unused;
+	uint8_t first, knows_next, knows_start, knows_bye, answered, unused[3];
 };
 #define STARTS_COUNTED 2u /* `knows_start`: its HELLO came after DATA; those before `start` are counted as missing */
 
@@ -171,7 +171,7 @@ struct engine {
 	uint32_t *buckets;
 	uint64_t bucket_mask, flow_count, flow_free, flow_used, oldest, newest, raw_flow;
 	struct conversation *conversations; /* max_conversations + 4; 0 is none */
-	uint64_t conversation_count, conversation_free, conversation_used;
+	uint64_t conversation_count, conversation_free, conversation_used, conversation_number;
 	uint8_t *slabs;
 	uint32_t *slab_stack;
 	uint64_t slab_count, slab_free;

@@ -420,7 +420,7 @@ static uint32_t conversation_of(struct engine *e, struct flow *f)
 	memset(c, 0, sizeof *c);
 	memcpy(c->key, f->key, sizeof c->key);
 	c->first = f->first;
-	c->number = f->number;
+	c->number = (uint32_t)++e->conversation_number;
 	e->conversation_count++;
 	f->conversation = (uint32_t)number;
 	return (uint32_t)number;
@@ -455,6 +455,9 @@ int kw_top_frame(struct engine *e, uint32_t flow, uint32_t side, const uint8_t *
 		if (!f->roles[side])
 			f->roles[side] = ROLE_SOURCE;
 		take_inner(e, conversation_of(e, f), p, length, ALONE_MARK);
+		break;
+	case TYPE_ACK:
+		e->conversations[conversation_of(e, f)].answered = 1;
 		break;
 	case TYPE_HELLO:
 	case TYPE_WELCOME:

@@ -240,11 +240,12 @@ def outcome(data: bytes, **options: Any) -> dict[str, Any]:
     net = capture.network
     return {
         "events": sorted((one.name, events.get(id(one.section), [])) for one in net.conversations),
-        "sessions": sorted(
+        "sessions": [
             f"{one.name} missing {one.missing} again {one.again} late {one.late} bye {one.bye} "
-            f"next {one.next} frames {one.frames} token {one.token.hex()} began {one.began}"
+            f"next {one.next} frames {one.frames} token {one.token.hex()} began {one.began} "
+            f"answered {one.answered}"
             for one in net.conversations
-        ),
+        ],
         "found": told(net),
         "remarks": +net.remarks,
         "others": +net.others,

@@ -11,7 +11,7 @@ import pytest
 from kwire import native
 from kwire.cli.main import main
 from kwire.packets import walk
-from kwire.wire.control import Hello, Role
+from kwire.wire.control import Hello, Role, Welcome
 from kwire.wire.frame import Flag, Type, build
 
 BYE = b"\xa1freasonddone"
@@ -104,3 +104,26 @@ def test_what_lies_deeper_than_is_looked_is_said_by_every_verb(
         1 if verb == "verify" else 3,
         True,
     )
+
+
+def test_a_session_of_which_only_the_sink_was_heard_is_not_whole(
+    tmp_path: Path, kwire: Any, net: Any
+) -> None:
+    """Another one in the capture is; its own frames went another way."""
+
+    def sent(frame: bytes, port: int, back: bool = False) -> bytes:
+        ends, ports = (net.v4[::-1], (17800, port)) if back else (net.v4, (port, 17800))
+        return bytes(net.ethernet(net.ipv4(net.udp(frame, ends, ports), 17, ends)))
+
+    hello = Hello(b"t" * 16, 1, Role.SOURCE).frame(Flag.CHECKSUM)
+    whole = [hello, *net.session(flags=Flag.CHECKSUM), build(Type.BYE, 11, BYE, Flag.CHECKSUM)]
+    made = [sent(one, 40000) for one in whole]
+    assert verified(kwire, tmp_path / "a.pcap", net.pcap(made))[0] == 0
+    welcome = Welcome(b"u" * 16, 1, Role.SINK).frame(Flag.CHECKSUM)
+    refused = Welcome(b"u" * 16, 1, Role.SINK, refused="no").frame(Flag.CHECKSUM)
+    ack = build(Type.ACK, 9, bytes(4), Flag.CHECKSUM)
+    flow, ends = "udp 10.0.0.2:17800 > 10.0.0.1:40001", "beginning (HELLO) and end (BYE)"
+    said = f"{flow}: the capture does not hold the session's {ends}"
+    for answer, status, problems in ((welcome, 3, [said]), (ack, 3, [said]), (refused, 0, [])):
+        data = net.pcap([*made, sent(answer, 40001, back=True)])
+        assert verified(kwire, tmp_path / "a.pcap", data) == (status, problems, "")

@@ -77,8 +77,8 @@ def means_nothing(message: Hello | Welcome, token: bytes) -> bool:
     """
     if isinstance(message, Hello):
         return False
-    refused = bool(message.cookie or message.unknown or message.refused)
-    return refused or (token not in (b"", message.token))
+    refused = message.cookie or message.unknown or message.superseded or message.refused
+    return bool(refused) or (token not in (b"", message.token))
 
 
 def owed(message: Hello | Welcome, first: int, after: int, early: int) -> int | None:
@@ -103,6 +103,7 @@ class Conversation:
     `section`: what is known of its probes; `missing`, `again`, `late`: DATA frames that are not in the
     capture, that were there before, and that came out of order. `next`: the sequence number expected.
     `began`: the number with which it began is known, so that what is before the first one seen is missing.
+    `answered`: WELCOME or ACK was seen, so that it was a session, though nothing else of it may be there.
     `guessed`: its token is that of a sink, which tells no number, and came after DATA.
     `complain` is told of each problem in what DATA holds, and where its frame begins there.
     """
@@ -118,6 +119,7 @@ class Conversation:
         "_ready",
         "_size",
         "again",
+        "answered",
         "began",
         "bye",
         "frames",
@@ -147,7 +149,7 @@ class Conversation:
         self._first: int | None = None  # the number seen first, where it may not be the first there was
         self._early = 0  # bit n: the number n before it is not awaited any more
         self._counted = False  # the others before it are counted as missing
-        self.guessed = self.began = False
+        self.guessed = self.began = self.answered = False
         self.next: int | None = None
         self.bye: int | None = None  # sequence number of the source's BYE
         self.frames = self.missing = self.again = self.late = 0
@@ -177,11 +179,12 @@ class Conversation:
     @property
     def empty(self) -> bool:
         """Whether nothing of it has come."""
-        return not self.frames and self._first is None and not self._parts
+        return not (self.frames or self._parts or self.answered) and self._first is None
 
     def begin(self, message: Hello | Welcome) -> None:
         """Take what it says of the first number to come."""
         first = begins(message)
+        self.answered |= isinstance(message, Welcome)
         if self.next is None:
             self.next = first
         if not opens(message) or self.began:

@@ -57,8 +57,8 @@ class Session:
     """
 
     __slots__ = (
-        *("_key", "_name", "_reader", "again", "began", "bye", "described", "frames", "guessed", "late"),
-        *("missing", "next", "section", "token"),
+        *("_key", "_name", "_reader", "again", "answered", "began", "bye", "described", "frames", "guessed"),
+        *("late", "missing", "next", "section", "token"),
     )
 
     def __init__(self, key: tuple[int, ...], first: int) -> None:
@@ -67,7 +67,7 @@ class Session:
         self.section = Section(HOST, [])
         self.described: dict[int, Schema] = {}
         self.token = b""
-        self.guessed = self.began = False
+        self.guessed = self.began = self.answered = False
         self.bye: int | None = None
         self.next: int | None = None
         self.frames = self.missing = self.again = self.late = 0
@@ -183,6 +183,7 @@ class Engine:
             self._trouble(Trouble.FRAGMENTS_MISSING, f"{missing} IP packets", missing)
         for number in self._numbers():
             self._close(number)
+        self.conversations = [self._known[number] for number in self._numbers()]
         self._others()
         self._give()
         self._memory.close()
@@ -438,6 +439,7 @@ class Engine:
     def _begin(self, number: int, message: Hello | Welcome) -> None:
         """Take what it says of the first number to come."""
         row, session, first = self._memory.conversations[number], self._conversation(number), begins(message)
+        row.answered |= isinstance(message, Welcome)
         if first is not None and not row.knows_next:
             row.knows_next, row.next = 1, first
         if not opens(message) or session.began:
@@ -456,7 +458,8 @@ class Engine:
     def _new(self, flow: Any) -> int:
         """A conversation for the flow: the one that it has, if nothing of that has come."""
         row = self._memory.conversations[flow.conversation]
-        if flow.conversation and not (row.frames or row.knows_start or row.held.count):
+        known = row.frames or row.knows_start or row.held.count or row.answered
+        if flow.conversation and not known:
             row.knows_next = row.knows_bye = 0
             self._conversation(flow.conversation).began = False
             return int(flow.conversation)
@@ -481,12 +484,13 @@ class Engine:
         return True
 
     def _numbers(self) -> list[int]:
-        """The numbers of all conversations."""
+        """The numbers of all conversations, in the order in which they began."""
         free, number = set(), self._state.conversation_free
         while number:
             free.add(number)
             number = self._memory.conversations[number].next
-        return [one for one in range(1, self._state.conversation_used + 1) if one not in free]
+        used = (one for one in range(1, self._state.conversation_used + 1) if one not in free)
+        return sorted(used, key=lambda one: self._memory.conversations[one].number)
 
     def _close(self, number: int) -> None:
         """No more frames of this session come."""
@@ -499,7 +503,7 @@ class Engine:
         conversation = self._conversation(number)
         conversation.bye = row.bye if row.knows_bye else None
         conversation.next = row.next if row.knows_next else None
-        conversation.frames = row.frames
+        conversation.frames, conversation.answered = row.frames, bool(row.answered)
         conversation.missing, conversation.again, conversation.late = row.missing, row.again, row.late
         if conversation.bye is not None and conversation.next is not None:
             ahead = distance(conversation.next, conversation.bye)
@@ -516,8 +520,7 @@ class Engine:
         import numpy as np
 
         state = self._state
-        for number in self._numbers():
-            self._conversation(number)
+        self.conversations = [self._conversation(number) for number in self._numbers()]
         self._give()
         numbers = {id(one): number for number, one in self._known.items()}
         count = forget_count(state.max_conversations)

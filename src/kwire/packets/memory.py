@@ -97,7 +97,8 @@ class ConversationRow(ctypes.Structure):
     _fields_ = (
         *(("key", U64 * 5), ("frames", U64), ("missing", U64), ("again", U64), ("late", U64)),
         *(("early", U64 * 8), ("held", Chain), ("next", U32), ("start", U32), ("bye", U32), ("number", U32)),
-        *(("first", U8), ("knows_next", U8), ("knows_start", U8), ("knows_bye", U8), ("unused", U32)),
+        *((name, U8) for name in ("first", "knows_next", "knows_start", "knows_bye", "answered")),
+        ("unused", U8 * 3),
     )
 
 
@@ -170,7 +171,7 @@ class State(ctypes.Structure):
             )
         ),
         ("conversations", PTR),
-        *((name, U64) for name in ("conversation_count", "conversation_free", "conversation_used")),
+        *((f"conversation_{name}", U64) for name in ("count", "free", "used", "number")),
         *(("slabs", PTR), ("slab_stack", PTR), ("slab_count", U64), ("slab_free", U64)),
         *(("fragments", PTR), ("fragment_slabs", PTR), ("fragment_buckets", PTR)),
         *((f"fragment_{name}", U64) for name in ("count", "free", "used", "oldest", "newest", "bytes")),

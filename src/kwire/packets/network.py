@@ -441,6 +441,8 @@ class Network:
         elif kind in (Type.EVENT, Type.SCHEMA, Type.LOST, Type.TABLE):
             flow.roles[direction] = flow.roles[direction] or Role.SOURCE
             self._conversation(flow).inner(data[frame.offset : frame.offset + frame.header.length])
+        elif kind == Type.ACK:
+            self._conversation(flow).answered = True
         elif kind == Type.HELLO:
             self._shake(flow, direction, Hello.read(frame))
         elif kind == Type.WELCOME:

@@ -245,8 +245,10 @@ class NetworkCapture(Capture):
         self._count()
         if end:
             for session in self.network.conversations:
-                if session.missing and id(session.section) not in self._listed:
+                there = id(session.section) in self._listed
+                if not there and (session.missing or (session.answered and whole(session))):
                     self._list(session.section)  # nothing of it is there, and that is known
+            self._in_order()
         if end and self.network.forgotten:
             known = {id(one.section) for one in self.network.conversations}
             self.sections = [one for one in self.sections if id(one) in known or id(one) not in self._listed]
@@ -282,6 +284,12 @@ class NetworkCapture(Capture):
             self.sections.remove(oldest)
         self.sections.append(section)
         self._listed[id(section)] = section
+
+    def _in_order(self) -> None:
+        """Put the sessions' sections behind the file's own, as they began."""
+        began = [id(one.section) for one in self.network.conversations]
+        order = {one: place for place, one in enumerate(began)}
+        self.sections.sort(key=lambda one: order.get(id(one), -1))
 
     def _count(self) -> None:
         """Bring the counts up to date with the network's."""
