@@ -322,11 +322,12 @@ static inline uint64_t number(const uint8_t *values, uint64_t width, uint64_t wi
 }
 
 static inline __attribute__((always_inline)) uint64_t distinct(const uint8_t *values, uint64_t width,
-							       uint64_t with_sign, uint64_t count, uint32_t *table,
-							       uint64_t mask, uint64_t *keys, uint64_t *counts,
-							       uint64_t *first, uint64_t limit)
+							       uint64_t with_sign, uint64_t count, uint64_t factor,
+							       uint32_t *table, uint64_t mask, uint64_t *keys,
+							       uint64_t *counts, uint64_t *first, uint64_t limit)
 {
 	uint64_t found = 0, last = 0, run = 0, place = 0;
+	uint32_t rest = (uint32_t)(63 - __builtin_popcountll(mask));
 
 	for (uint64_t i = 0; i < count; i++) {
 		uint64_t key = number(values, width, with_sign, i);
@@ -336,7 +337,7 @@ static inline __attribute__((always_inline)) uint64_t distinct(const uint8_t *va
 		}
 		if (run)
 			counts[place] += run;
-		uint64_t at = (key * 0x9e3779b97f4a7c15u >> 32) & mask;
+		uint64_t at = key * factor >> 1 >> rest; /* its high bits */
 		while (table[at] && keys[table[at] - 1] != key)
 			at = (at + 1) & mask;
 		if (!table[at]) {
@@ -358,21 +359,23 @@ static inline __attribute__((always_inline)) uint64_t distinct(const uint8_t *va
 
 /*
  * The distinct integers of `width` bytes, widened to 64 bits, as they come: keys[], how often each stands there, and
- * where first. `table`: mask + 1 zeros, more than `limit`. Returns how many there are; limit + 1: more, counts are
- * not whole then.
+ * where first. `table`: mask + 1 zeros, more than `limit`. `factor`: odd, and chosen at random, or whoever makes the
+ * values can have them all in one place of the table. Returns how many there are; limit + 1: more, counts are not
+ * whole then.
  */
-uint64_t kw_count_distinct(const uint8_t *values, uint64_t width, uint64_t with_sign, uint64_t count, uint32_t *table,
-			   uint64_t mask, uint64_t *keys, uint64_t *counts, uint64_t *first, uint64_t limit)
+uint64_t kw_count_distinct(const uint8_t *values, uint64_t width, uint64_t with_sign, uint64_t count, uint64_t factor,
+			   uint32_t *table, uint64_t mask, uint64_t *keys, uint64_t *counts, uint64_t *first,
+			   uint64_t limit)
 {
 	switch (width) {
 	case 1:
-		return distinct(values, 1, with_sign, count, table, mask, keys, counts, first, limit);
+		return distinct(values, 1, with_sign, count, factor, table, mask, keys, counts, first, limit);
 	case 2:
-		return distinct(values, 2, with_sign, count, table, mask, keys, counts, first, limit);
+		return distinct(values, 2, with_sign, count, factor, table, mask, keys, counts, first, limit);
 	case 4:
-		return distinct(values, 4, with_sign, count, table, mask, keys, counts, first, limit);
+		return distinct(values, 4, with_sign, count, factor, table, mask, keys, counts, first, limit);
 	default:
-		return distinct(values, 8, with_sign, count, table, mask, keys, counts, first, limit);
+		return distinct(values, 8, with_sign, count, factor, table, mask, keys, counts, first, limit);
 	}
 }
 

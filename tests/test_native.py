@@ -234,8 +234,8 @@ def test_nothing_outside_a_buffer_is_touched() -> None:
                 native.pack_texts(data, spots, lengths, limit, octets[: 8 * 18], octets[8 * 18 : 8 * 18 + 8])
                 native.hash_texts(data, spots, lengths, limit, turn, octets[: 8 * 19])
             slots_of = array("I", [0] * 8)
-            native.count_distinct(octets[:64], source.choice([1, 2, 4, 8]), bool(turn & 1), slots_of,
-                                  memoryview(where)[:7], memoryview(starts)[:7], memoryview(ends)[:7])
+            native.count_distinct(octets[:64], source.choice([1, 2, 4, 8]), bool(turn & 1), turn | 1,
+                                  slots_of, *(memoryview(one)[:7] for one in (where, starts, ends)))
             assert out[19] == GUARD and starts[8] == ends[8] == where[8] == slots[8] == GUARD
             faces = array("Q", [1, 1000000, 0, 0] * 2)
             rows = memoryview(out).cast("B")[: 8 * 19]

@@ -117,7 +117,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "kw_event_texts": (_PTR, _U64, _PTR, _U64, _U64, _U64, _PTR, _PTR),
     "kw_pack_texts": (_PTR, _U64, _PTR, _PTR, _U64, _PTR, _U64, _PTR),
     "kw_hash_texts": (_PTR, _U64, _PTR, _PTR, _U64, _U64, _PTR),
-    "kw_count_distinct": (_PTR, _U64, _U64, _U64, _PTR, _U64, _PTR, _PTR, _PTR, _U64),
+    "kw_count_distinct": (_PTR, _U64, _U64, _U64, _U64, _PTR, _U64, _PTR, _PTR, _PTR, _U64),
     "kw_bit_counts": (_PTR, _U64, _U64, _U64, _PTR),
     "kw_gather_texts": (_PTR, _U64, _PTR, _PTR, _U64, _U64, _PTR),
     "kw_pcap_rows": (_PTR, _U64, _U64, _U64, _U64, _PTR, _U64, _PTR, _U64, _OUT),
@@ -163,7 +163,7 @@ class _Columns(NamedTuple):
     gather_texts: Callable[[Any, Any, Any, int, int, Any], int]
     pack_texts: Callable[[Any, Any, Any, int, Any, Any], int]
     hash_texts: Callable[[Any, Any, Any, int, int, Any], int]
-    count_distinct: Callable[[Any, int, bool, Any, Any, Any, Any], int]
+    count_distinct: Callable[[Any, int, bool, int, Any, Any, Any, Any], int]
     bit_counts: Callable[[Any, int, bool, Any], None]
 
 
@@ -480,7 +480,7 @@ def _columns(library: ctypes.CDLL) -> _Columns:
             )
 
     def count_distinct(
-        values: Any, width: int, signed: bool, table: Any, keys: Any, counts: Any, first: Any
+        values: Any, width: int, signed: bool, factor: int, table: Any, keys: Any, counts: Any, first: Any
     ) -> int:
         with (
             Pinned(values) as source,
@@ -493,7 +493,7 @@ def _columns(library: ctypes.CDLL) -> _Columns:
             if room & room - 1 or room <= limit or width not in (1, 2, 4, 8):
                 raise IndexError("count_distinct: the table is not a power of two, or too small")
             return c_distinct(
-                *(source.address, width, signed, source.size // width, slots.address, room - 1),
+                *(source.address, width, signed, source.size // width, factor, slots.address, room - 1),
                 *(found.address, times.address, where.address, limit),
             )
 

@@ -42,7 +42,7 @@ def test_the_walkers_count_as_their_twins() -> None:
             limit = source.choice([0, 1, 7, 300])
             table = np.zeros(1 << (2 * limit).bit_length(), np.uint32)
             found = np.zeros((3, limit), np.uint64)
-            got = distinct(octets, width, signed, table, *found)
+            got = distinct(octets, width, signed, source.getrandbits(64) | 1, table, *found)
             out = np.zeros(counts.BITS * 2 + counts.SUMS, np.uint64)
             bits(octets, width, signed, out)
             results.append((got, found[:, :got].tolist() if got <= limit else None, out.tolist()))
@@ -56,8 +56,32 @@ def test_a_table_that_is_too_small_is_refused() -> None:
         for size in (0, 3, 4):
             with pytest.raises(IndexError):
                 distinct(
-                    np.zeros(8, np.uint8), 1, False, np.zeros(size, np.uint32), *np.zeros((3, 4), np.uint64)
+                    *(np.zeros(8, np.uint8), 1, False, 1, np.zeros(size, np.uint32)),
+                    *np.zeros((3, 4), np.uint64),
                 )
+
+
+@needs_library
+@pytest.mark.parametrize("factor", [1, 0x9E3779B97F4A7C15, 1 << 52, (1 << 32) + 1])
+def test_nobody_can_choose_values_that_have_one_place(monkeypatch: pytest.MonkeyPatch, factor: int) -> None:
+    """Steps through the table are counted, of values made for one factor: there it would be millions."""
+    steps: list[int] = []
+
+    def watched(values: Any, width: int, signed: bool, factor: int, table: Any, *rest: Any) -> int:
+        assert native.count_distinct is not None
+        found = native.count_distinct(values, width, signed, factor, table, *rest)
+        slots, bits = len(table), len(table).bit_length() - 1
+        for at in np.flatnonzero(table).tolist():
+            home = (int(rest[0][table[at] - 1]) * factor & (1 << 64) - 1) >> (64 - bits)
+            steps.append((at - home) % slots)
+        return found
+
+    monkeypatch.setattr(counts, "count_distinct", watched)
+    spread = pow(factor, -1, 1 << 64) if factor & 1 else factor
+    made = np.array([number * spread & (1 << 64) - 1 for number in range(counts.FEW)], np.uint64)
+    assert counts.few(made) is not None
+    assert len(steps) == counts.FEW
+    assert sum(steps) < 100 * counts.FEW
 
 
 @pytest.mark.parametrize("kind", TYPES)

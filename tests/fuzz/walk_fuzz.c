@@ -152,7 +152,7 @@ static void columns(uint8_t *data, uint64_t size)
 	uint64_t each = (uint64_t)1 << parameters[3] % 4, most = minimum(limit, parameter(6, 20) & 63), bits[136];
 	uint32_t *table = room(64 * 4, 0);
 	if (most < 64)
-		kw_count_distinct(data, each, swap, size / each, table, 63, starts, ends, places, most);
+		kw_count_distinct(data, each, swap, size / each, parameters[6] | 1, table, 63, starts, ends, places, most);
 	kw_bit_counts(data, each, swap, size / each, bits);
 	free(table);
 	free(offsets);

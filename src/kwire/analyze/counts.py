@@ -4,6 +4,7 @@ The laws are the walkers' (native/columns.c): no byte outside the buffers is tou
 twins are the specification.
 """
 
+import os
 from typing import TYPE_CHECKING, Any, Final
 
 from kwire import native
@@ -31,10 +32,19 @@ def bit_lengths(values: "Array") -> "Array":
 
 
 def count_distinct_twin(
-    values: "Array", width: int, signed: bool, table: "Array", keys: "Array", counts: "Array", first: "Array"
+    values: "Array",
+    width: int,
+    signed: bool,
+    factor: int,
+    table: "Array",
+    keys: "Array",
+    counts: "Array",
+    first: "Array",
 ) -> int:
     """The distinct integers of `width` bytes, widened to 64 bits, as they come.
 
+    `factor` is odd and random: a key's place in the table is the high bits of its product with it, so that
+    nobody can make a capture whose values all have one place. (Here nothing is looked up in the table.)
     `keys`, `counts` and `first` (u64) get each, how often it stands there, and where first; `table` is zeros
     (u32), a power of two of them and more than there is room for keys. Gives how many there are; more than
     there is room for: they are not counted then.
@@ -92,7 +102,8 @@ def few(values: "Array") -> "tuple[Array, Array, Array] | None":
     keys, counts, first = np.empty((3, limit), np.uint64)
     contiguous = np.ascontiguousarray(values)
     signed, width = values.dtype.kind == "i", values.dtype.itemsize
-    found = count_distinct(contiguous.view(np.uint8), width, signed, table, keys, counts, first)
+    factor = int.from_bytes(os.urandom(8)) | 1
+    found = count_distinct(contiguous.view(np.uint8), width, signed, factor, table, keys, counts, first)
     if found > limit:
         return None
     distinct = keys[:found].astype(f"u{width}").view(values.dtype)
