@@ -130,12 +130,12 @@ def programs() -> dict[str, Any]:
         if not line:
             continue
         parsed = spec.parse(line)
-        site = site_of(parsed.kind, parsed.group, parsed.name, types)
+        site = site_of(parsed.point.kind, parsed.point.group, parsed.point.name, types)
         found[line] = record.program(site, types, parsed.expressions, parsed.source, parsed.condition)
     for probe in python.parse_file(FUNCTIONS, "probes.py"):
-        place = spec.parse(f"{probe.attach[0].kind}:{probe.attach[0].target}")
-        site = site_of(place.kind, place.group, place.name, types)
-        found[f"def {probe.name} on {place.kind}:{place.target}"] = check(probe, site, types)
+        point = probe.attach[0]
+        site = site_of(point.kind, point.group, point.name, types)
+        found[f"def {probe.name} on {point}"] = check(probe, site, types)
     return found
 
 

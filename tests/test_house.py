@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -90,6 +91,33 @@ def test_a_room_uses_only_what_it_may(name: str) -> None:
             if parts[0] == "kwire" and (len(parts) < 2 or parts[1] not in allowed):
                 wrong.append(f"{path.relative_to(ROOT)}:{line} uses {module}")
     assert not wrong, f"{name} may use {sorted(ARROWS[name]) or 'no other room'}; {'; '.join(wrong)}"
+
+
+def executed(tree: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a tree but for what is read by type checkers only."""
+    yield tree
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        yield from executed(node)
+
+
+def test_no_module_imports_one_that_imports_it() -> None:
+    """Nowhere, in functions neither; for types alone two parts of one thing may know each other."""
+    names = {".".join(["kwire", *path.relative_to(SOURCE).with_suffix("").parts]): path for path in MODULES}
+    uses: dict[str, set[str]] = {}
+    for name, path in names.items():
+        found: set[str] = set()
+        for node in executed(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                stems = {f"{node.module}.{one.name}" for one in node.names} | {node.module}
+                found |= stems & names.keys()
+        uses[name] = found
+    order = graphlib.TopologicalSorter(uses)
+    try:
+        order.prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
 def test_import_statements_of_all_forms_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

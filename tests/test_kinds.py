@@ -7,7 +7,7 @@ from kwire.kernel import attach
 from kwire.kernel.features import FEATURES
 from kwire.kernel.sys import ATTACH_TYPES, PROG_TYPES
 from kwire.kinds import FUNCTIONS, KINDS, ProbeKind
-from kwire.lang.spec import PARTS
+from kwire.lang.attach import PARTS
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)

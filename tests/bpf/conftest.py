@@ -69,6 +69,7 @@ class Kernel:
     def verifier_log(code: bytes, kind: str = "socket_filter", license: bytes = b"GPL") -> str:
         """Everything the verifier says at log level 2, whether or not it takes the program."""
         from kwire.kernel import sys
+        from kwire.kernel.syscall import Fd
 
         log = bytearray(4 << 20)
         fields: dict[str, sys.Value] = {
@@ -82,7 +83,7 @@ class Kernel:
         }
         fd, error, _ = sys.try_bpf("prog_load", **fields)
         if not error:
-            sys.Fd(fd).close()
+            Fd(fd).close()
         return log.split(b"\0", 1)[0].decode()
 
 

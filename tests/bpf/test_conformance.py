@@ -394,7 +394,7 @@ def test_interpreter(case: Case, simulator: Executor) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_kernel(family: str, kernel: Executor) -> None:
     """The same tables hold for the kernel: they state what eBPF is, not what the interpreter does."""
-    from kwire.kernel.sys import KernelError
+    from kwire.kernel.syscall import KernelError
 
     for case in FAMILIES[family]:
         if case.refused:

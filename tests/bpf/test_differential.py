@@ -259,7 +259,7 @@ class Writer:
 @pytest.mark.native
 @pytest.mark.parametrize("first", range(0, PROGRAMS, BATCH))
 def test_kernel_and_interpreter_agree(first: int, kernel: Executor, simulator: Executor) -> None:
-    from kwire.kernel.sys import KernelError
+    from kwire.kernel.syscall import KernelError
 
     refused = 0
     for seed in range(first, min(first + BATCH, PROGRAMS)):

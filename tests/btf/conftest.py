@@ -10,8 +10,9 @@ import pytest
 
 from kwire.btf.blob import Btf
 from kwire.btf.cformat import declare, spell
+from kwire.btf.ctext import parse_type
 from kwire.btf.errors import BtfError
-from kwire.btf.members import every_member
+from kwire.btf.members import every_member, locate
 
 INT, PTR, ARRAY, STRUCT, UNION, ENUM, FWD, TYPEDEF, VOLATILE, CONST = range(1, 11)
 RESTRICT, FUNC, FUNC_PROTO, VAR, DATASEC, FLOAT, DECL_TAG, TYPE_TAG, ENUM64 = range(11, 20)
@@ -172,8 +173,8 @@ def use(btf: Btf) -> int:
             btf.resolve,
             btf.sizeof,
             btf.proto,
-            lambda id: btf.member(id, "nothing.at.all"),
-            lambda id: btf.member(id, "x"),
+            lambda id: locate(btf, id, "nothing.at.all"),
+            lambda id: locate(btf, id, "x"),
             lambda id: sum(1 for _ in every_member(btf, id)),
             lambda id: declare(btf, id),
             lambda id: spell(btf, id, "name"),
@@ -185,7 +186,7 @@ def use(btf: Btf) -> int:
             done += 1
     for text in ("struct s *", "unsigned long", "alias", "enum e", "struct nothing"):
         with contextlib.suppress(BtfError):
-            btf.parse_type(text)
+            parse_type(btf, text)
         with contextlib.suppress(BtfError):
             btf.find_all(text)
     for kind in range(21):

@@ -10,6 +10,7 @@ import pytest
 from kwire.btf import types as t
 from kwire.btf.blob import Btf
 from kwire.btf.errors import BtfError, BtfLookupError
+from kwire.btf.members import locate
 
 
 def test_every_kind(builder: Any) -> None:
@@ -112,7 +113,7 @@ def test_split(new_btf: Callable[..., Any], order: str) -> None:
     assert btf.func("both").params[0].name == "own"
     assert btf.find_all("both") == [4, 7]
     assert kernel.func("both").params == ()
-    assert btf.member(5, "first.a") == t.MemberPath(32, 1, 0)
+    assert locate(btf, 5, "first.a") == t.MemberPath(32, 1, 0)
     assert btf.pointer_size == 8
     for unknown in (8, -1):
         with pytest.raises(BtfError, match="there is no type"):

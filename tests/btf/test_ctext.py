@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kwire.btf.blob import Btf
+from kwire.btf.ctext import parse_type
 from kwire.btf.errors import BtfLookupError
 from kwire.btf.types import CType
 
@@ -80,11 +81,11 @@ def btf(new_btf: Callable[..., Any]) -> Btf:
     ],
 )
 def test_names(btf: Btf, text: str, name: str, pointers: int, counts: tuple[int, ...]) -> None:
-    assert btf.parse_type(text) == CType(btf.find(name), pointers, counts)
+    assert parse_type(btf, text) == CType(btf.find(name), pointers, counts)
 
 
 def test_void(btf: Btf) -> None:
-    assert btf.parse_type("void *") == CType(0, 1)
+    assert parse_type(btf, "void *") == CType(0, 1)
 
 
 @pytest.mark.parametrize(
@@ -112,4 +113,4 @@ def test_void(btf: Btf) -> None:
 )
 def test_mistakes(btf: Btf, text: str, message: str) -> None:
     with pytest.raises(BtfLookupError, match=message):
-        btf.parse_type(text)
+        parse_type(btf, text)

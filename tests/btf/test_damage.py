@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from kwire.btf.blob import Btf
 from kwire.btf.cformat import declare, spell
 from kwire.btf.errors import BtfError, BtfLookupError
+from kwire.btf.members import locate
 
 SAME_FIXTURES = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
@@ -92,7 +93,7 @@ def test_chains_without_end(new_btf: Callable[..., Any]) -> None:
         with pytest.raises(BtfError, match="without end"):
             spell(btf, id, "name")
     with pytest.raises(BtfLookupError, match="has no member x"):
-        btf.member(struct_, "x")
+        locate(btf, struct_, "x")
     with pytest.raises(BtfError, match="without end"):
         declare(btf, struct_)
 
@@ -104,7 +105,7 @@ def test_structures_that_double_at_every_level(new_btf: Callable[..., Any]) -> N
         inner = b.struct("", 4, [("", inner, 0), ("", inner, 0)])
     btf = Btf(b.blob())
     with pytest.raises(BtfLookupError, match="has no member x"):
-        btf.member(inner, "x")
+        locate(btf, inner, "x")
     with pytest.raises(BtfError, match="without end"):
         declare(btf, inner)
 

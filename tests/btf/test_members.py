@@ -8,6 +8,7 @@ import pytest
 
 from kwire.btf.blob import Btf
 from kwire.btf.errors import BtfLookupError
+from kwire.btf.members import locate
 from kwire.btf.types import MemberPath
 
 
@@ -64,7 +65,7 @@ def made(builder: Any) -> tuple[Btf, dict[str, int]]:
 )
 def test_paths(made: tuple[Btf, dict[str, int]], path: str, offset: int, type_name: str, bits: int) -> None:
     btf, ids = made
-    assert btf.member(ids["s"], path) == MemberPath(offset, ids[type_name], bits)
+    assert locate(btf, ids["s"], path) == MemberPath(offset, ids[type_name], bits)
 
 
 @pytest.mark.parametrize(
@@ -86,4 +87,4 @@ def test_paths(made: tuple[Btf, dict[str, int]], path: str, offset: int, type_na
 def test_what_is_not_there(made: tuple[Btf, dict[str, int]], start: str, path: str, message: str) -> None:
     btf, ids = made
     with pytest.raises(BtfLookupError, match=message):
-        btf.member(ids[start], path)
+        locate(btf, ids[start], path)

@@ -13,6 +13,7 @@ import pytest
 from kwire.btf import cache, source, store
 from kwire.btf.blob import Btf
 from kwire.btf.errors import BtfError, BtfLookupError
+from kwire.btf.members import locate
 from kwire.btf.types import Kind
 
 
@@ -260,7 +261,7 @@ def test_the_running_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for _ in range(2):  # walked, then from the kept table
         btf = store.load_kernel(str(tmp_path)).vmlinux
         task = btf.find("task_struct", Kind.STRUCT)
-        assert btf.sizeof(btf.member(task, "comm").type_id) == 16
-        assert btf.member(task, "comm[3]").offset_bits == btf.member(task, "comm").offset_bits + 24
+        assert btf.sizeof(locate(btf, task, "comm").type_id) == 16
+        assert locate(btf, task, "comm[3]").offset_bits == locate(btf, task, "comm").offset_bits + 24
         assert btf.func("do_exit").params[0].name == "code"
         assert isinstance(btf, Btf)

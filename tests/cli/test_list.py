@@ -16,7 +16,7 @@ from kwire.kernel import catalog, features
 from kwire.kernel.answer import YES, Answer
 from kwire.kernel.catalog import Target
 from kwire.kernel.formats import parse_format
-from kwire.kernel.sys import KernelError
+from kwire.kernel.syscall import KernelError
 from kwire.kinds import FUNCTIONS
 
 Outcome = tuple[int, list[str], str]

@@ -22,15 +22,8 @@ from kwire.kernel.attach import AttachError, Link, attach, attach_multi
 from kwire.kernel.maps import Map
 from kwire.kernel.prog import load
 from kwire.kernel.symbols import kernel_symbols
-from kwire.kernel.sys import (
-    PERF_TYPE_TRACEPOINT,
-    KernelError,
-    bpf,
-    failure,
-    online_cpus,
-    try_bpf,
-    try_perf_event_open,
-)
+from kwire.kernel.sys import PERF_TYPE_TRACEPOINT, bpf, failure, online_cpus, try_bpf, try_perf_event_open
+from kwire.kernel.syscall import KernelError
 
 GETPPID = "syscalls:sys_enter_getppid"
 COOKIE = [mov64(R1, R6), call(HELPERS["get_attach_cookie"].id)]

@@ -12,14 +12,8 @@ import pytest
 from kwire.bpf.image import MapSpec
 from kwire.kernel import memlock
 from kwire.kernel.maps import EXIST, NOEXIST, PAGE, Map, object_name
-from kwire.kernel.sys import (
-    BPF_F_MMAPABLE,
-    BPF_F_RDONLY_PROG,
-    MAP_TYPES,
-    KernelError,
-    online_cpus,
-    possible_cpus,
-)
+from kwire.kernel.sys import BPF_F_MMAPABLE, BPF_F_RDONLY_PROG, MAP_TYPES, online_cpus, possible_cpus
+from kwire.kernel.syscall import KernelError
 
 pytestmark = pytest.mark.live
 

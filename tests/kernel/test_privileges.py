@@ -17,7 +17,7 @@ from kwire.kernel.attach import attach
 from kwire.kernel.maps import PAGE, Map
 from kwire.kernel.prog import load
 from kwire.kernel.ring import Ring
-from kwire.kernel.sys import KernelError
+from kwire.kernel.syscall import KernelError
 
 pytestmark = pytest.mark.live
 

@@ -31,7 +31,8 @@ from kwire.bpf.image import Image, Line, MapSpec
 from kwire.kernel import prog as programs
 from kwire.kernel.maps import Map
 from kwire.kernel.prog import KINDS, Prog, VerifierError, function_btf_id, link, load, source_line
-from kwire.kernel.sys import KernelError, info, try_bpf
+from kwire.kernel.sys import info, try_bpf
+from kwire.kernel.syscall import KernelError
 
 NOTHING = (mov64(R0, 0), exit_())
 VALUES = MapSpec("values", "array", 4, 16, 1)

@@ -43,7 +43,8 @@ from kwire.bpf.image import MapSpec
 from kwire.kernel.maps import PAGE, Map
 from kwire.kernel.prog import Prog, load
 from kwire.kernel.ring import BUSY, DISCARD, HEADER, Ring, create_rings, ring_walk
-from kwire.kernel.sys import BPF_F_MMAPABLE, KernelError, possible_cpus
+from kwire.kernel.sys import BPF_F_MMAPABLE, possible_cpus
+from kwire.kernel.syscall import KernelError
 from kwire.wire.frame import pack_header
 
 SIZE = 4096

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kwire.kernel.symbols import MAX_OFFSET, Symbol, Symbols
-from kwire.kernel.sys import KernelError
+from kwire.kernel.syscall import KernelError
 
 TABLE = b"""\
 0000000000000000 A fixed_percpu_data

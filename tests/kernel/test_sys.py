@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from kwire.kernel import sys as calls
-from kwire.kernel.sys import ATTRS, INFOS, PERF_ATTR, Fd, KernelError, Layout, Struct
+from kwire.kernel.sys import ATTRS, INFOS, PERF_ATTR, Layout, Struct
+from kwire.kernel.syscall import Fd, KernelError
 
 # Our name of a command's or structure's layout -> the C type, and the member that it is, where it has a name.
 C_TYPES = {
@@ -108,25 +109,6 @@ def test_errno_travels_in_the_error() -> None:
     assert "EBADF" in str(caught.value)
 
 
-def test_an_unknown_system_call_is_enosys() -> None:
-    assert calls.syscall("no_such_call")[1] == errno.ENOSYS
-
-
-def test_a_descriptor_is_closed_once() -> None:
-    read, write = os.pipe()
-    os.close(write)
-    owner = Fd(read)
-    with owner:
-        assert owner.fd == read
-    assert owner.closed
-    reused = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)  # takes the number that is free now
-    owner.close()
-    os.fstat(reused)
-    os.close(reused)
-    with pytest.raises(KernelError, match="closed"):
-        _ = owner.fd
-
-
 def test_a_forgotten_descriptor_is_closed() -> None:
     read, write = os.pipe()
     os.close(write)
@@ -141,8 +123,3 @@ def test_a_forgotten_descriptor_is_closed() -> None:
 )
 def test_cpu_lists(text: str, cpus: list[int]) -> None:
     assert calls.cpu_list(text) == cpus
-
-
-@pytest.mark.parametrize("number", [errno.EPERM, errno.EINVAL, 524, 9999])
-def test_every_errno_has_words(number: int) -> None:
-    assert "(" in calls.reason(number)

@@ -151,7 +151,7 @@ RECORDS = [
 
 def _record(types: KernelTypes, site: Callable[[str], Site], text: str, filter: str = "") -> str:
     parsed = spec.parse(text)
-    where = site(f"{parsed.kind}:{parsed.target}")
+    where = site(str(parsed.point))
     made = record.program(where, types, parsed.expressions, parsed.source, parsed.condition)
     if filter:
         made = filtered(made, parse_expression(filter, "--filter"), Source("--filter", filter), types)
@@ -164,7 +164,7 @@ def test_a_recorded_event_holds(
 ) -> None:
     first, event, emit = _record(types, site, text).splitlines()
     parsed = spec.parse(text)
-    assert first == f"record on {parsed}"
+    assert first == f"record on {parsed.point}"
     assert event.startswith(f"event {CONTEXT}")
     assert emit.startswith("emit cpu, pid, tid, comm")
     if fields is not None:

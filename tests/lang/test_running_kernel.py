@@ -7,6 +7,7 @@ import os
 import pytest
 import shown_tree
 
+from kwire.btf.members import locate
 from kwire.btf.store import load_kernel
 from kwire.lang import python, record, sites
 from kwire.lang.check import check
@@ -82,7 +83,7 @@ def test_offsets_are_those_of_the_kernel(kernel: KernelTypes) -> None:
     """Member paths of embedded structures are one load at the summed offset."""
     btf = load_kernel().vmlinux
     sock = btf.find("sock", 4)
-    wanted = btf.member(sock, "__sk_common.skc_dport").offset_bits // 8
+    wanted = locate(btf, sock, "__sk_common.skc_dport").offset_bits // 8
     (probe,) = python.parse_file(
         '@kprobe("tcp_connect")\ndef f(sk): emit(sk.__sk_common.skc_dport)', "probes.py"
     )

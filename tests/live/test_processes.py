@@ -19,7 +19,7 @@ import pytest
 import kwire
 from kwire.errors import KwireError
 from kwire.kernel import identity
-from kwire.kernel.sys import KernelError, address_of
+from kwire.kernel.syscall import KernelError, address_of
 from kwire.live import planner
 from kwire.live.plan import Scope
 from kwire.live.planner import make_plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from kwire.stream import connect, crowd, datagram, transport
+from kwire.stream import connect, crowd, datagram, lingering
 from kwire.stream.address import DEFAULT_PORT, KINDS
 from kwire.stream.certs import ROLES, Made, instructions
 from kwire.stream.crowd import Limits
@@ -35,7 +35,7 @@ def test_limits() -> None:
 
 def test_timers() -> None:
     assert [float(row[1]) for row in table("timer")] == [
-        *(connect.PATIENCE, connect.SHORTEST, connect.LONGEST, transport.LINGER, datagram.FAREWELL),
+        *(connect.PATIENCE, connect.SHORTEST, connect.LONGEST, lingering.LINGER, datagram.FAREWELL),
     ]
 
 

@@ -303,26 +303,7 @@ class Btf:
             id = found.type
         raise BtfLookupError(self.subject, "", f"type {id} is no function")
 
-    def parse_type(self, text: str) -> t.CType:
-        """Read a C type name: "struct sock *", "u32", "unsigned long", "enum foo", "char[16]".
-
-        Raises BtfLookupError.
-        """
-        from kwire.btf.ctext import parse_type
-
-        return parse_type(self, text)
-
     # --- members ---
-
-    def member(self, id: int, path: str) -> t.MemberPath:
-        """Where `path` ("a", "a.b[2].c") lies in a structure; pointers are not followed.
-
-        Members of anonymous structs and unions go by their own name. Raises BtfLookupError with the nearest
-        names.
-        """
-        from kwire.btf.members import locate
-
-        return locate(self, id, path)
 
     def placement(self, member: t.Member) -> tuple[int, int]:
         """(offset in bits, bits of a bit-field or 0) of a member, in whichever of two ways BTF has it."""

@@ -38,7 +38,10 @@ _BASIC: dict[str, tuple[str, ...]] = {
 
 
 def parse_type(btf: Btf, text: str) -> CType:
-    """What `Btf.parse_type` says; BtfLookupError for text that names no type of this BTF."""
+    """Read a C type name: "struct sock *", "u32", "unsigned long", "enum foo", "char[16]".
+
+    Raises BtfLookupError for text that names no type of this BTF.
+    """
     tokens: list[str] = []
     at = 0
     while text[at:].strip():

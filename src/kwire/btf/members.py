@@ -17,7 +17,11 @@ _INDEX = re.compile(r"\d+")
 
 
 def locate(btf: Btf, id: int, path: str) -> t.MemberPath:
-    """What `Btf.member` says."""
+    """Where `path` ("a", "a.b[2].c") lies in a structure; pointers are not followed.
+
+    Members of anonymous structs and unions go by their own name. Raises BtfLookupError with the nearest
+    names.
+    """
     offset, bits = 0, 0
     for step in path.split("."):
         match = _STEP.fullmatch(step)

@@ -16,9 +16,9 @@ from kwire.cli.tracing import add_remote_arguments
 from kwire.errors import KwireError
 from kwire.kernel import catalog, features
 from kwire.kernel.catalog import CatalogError, Target
-from kwire.kernel.sys import KernelError
+from kwire.kernel.syscall import KernelError
 from kwire.kinds import FUNCTIONS, KINDS
-from kwire.lang import spec, tree
+from kwire.lang import attach, tree
 from kwire.view.text import safe
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class _Listing:
             return
         kind, colon, rest = pattern.partition(":")
         if (colon and kind != "*") or kind in KINDS:
-            name = spec.kind_of(tree.Source("PATTERN", pattern), kind)
+            name = attach.kind_of(tree.Source("PATTERN", pattern), kind)
             self._probes(self._expand(name, rest or "*"))
             self._note(name)
             return

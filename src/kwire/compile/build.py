@@ -13,6 +13,7 @@ from kwire.bpf.arch import Arch
 from kwire.bpf.asm import bridged, link
 from kwire.bpf.image import Image, Line, MapSpec
 from kwire.bpf.task import PidFields, PidNamespace, TaskFields
+from kwire.btf.members import locate
 from kwire.compile import verify
 from kwire.compile.allocate import STACK_SIZE, StackError, allocate
 from kwire.compile.builder import OTHER_SOURCE
@@ -230,7 +231,7 @@ def task_fields(btf: "Btf") -> TaskFields | None:
     found = btf.find("task_struct", Kind.STRUCT)
     if not found:
         return None
-    return TaskFields(*(btf.member(found, name).offset_bits // 8 for name in TaskFields._fields))
+    return TaskFields(*(locate(btf, found, name).offset_bits // 8 for name in TaskFields._fields))
 
 
 def pid_fields(btf: "Btf") -> PidFields | None:
@@ -242,7 +243,7 @@ def pid_fields(btf: "Btf") -> PidFields | None:
         return None
 
     def at(structure: int, member: str) -> int:
-        return btf.member(structure, member).offset_bits // 8
+        return locate(btf, structure, member).offset_bits // 8
 
     return PidFields(
         at(task, "thread_pid"),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from kwire.kernel import cures
-from kwire.kernel.sys import KernelError, reason
+from kwire.kernel.syscall import KernelError, reason
 
 
 class Answer(NamedTuple):

@@ -23,18 +23,16 @@ from kwire.kernel.prog import Prog
 from kwire.kernel.sys import (
     ATTACH_TYPES,
     BPF_F_KPROBE_MULTI_RETURN,
-    ENOTSUPP,
     PERF_ATTR_DISABLED,
     PERF_EVENT_IOC_SET_BPF,
     PERF_TYPE_TRACEPOINT,
-    Fd,
-    KernelError,
     failure,
     info,
     online_cpus,
     try_bpf,
     try_perf_event_open,
 )
+from kwire.kernel.syscall import ENOTSUPP, Fd, KernelError
 from kwire.kinds import KINDS
 from kwire.words import plural
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from kwire.errors import KwireError
 from kwire.kernel import tracefs
 from kwire.kernel.symbols import kernel_symbols, loaded_modules
-from kwire.kernel.sys import KernelError
+from kwire.kernel.syscall import KernelError
 from kwire.kinds import FUNCTIONS, KINDS
 
 WILDCARD = re.compile(r"[*?\[]")

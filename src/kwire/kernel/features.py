@@ -16,7 +16,8 @@ from typing import NamedTuple
 from kwire.kernel import probes, surroundings
 from kwire.kernel.answer import Answer
 from kwire.kernel.attach import GET_KPROBES, NO_KPROBES, kprobe_pmu
-from kwire.kernel.sys import MAP_TYPES, KernelError
+from kwire.kernel.sys import MAP_TYPES
+from kwire.kernel.syscall import KernelError
 
 
 class Feature(NamedTuple):

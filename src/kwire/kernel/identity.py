@@ -37,7 +37,8 @@ from kwire.bpf.helpers import NAMES
 from kwire.bpf.image import Image
 from kwire.bpf.task import PidFields, PidNamespace, TaskFields
 from kwire.kernel.prog import function_btf_id, load
-from kwire.kernel.sys import ATTACH_TYPES, Fd, KernelError, bpf, failure
+from kwire.kernel.sys import ATTACH_TYPES, bpf, failure
+from kwire.kernel.syscall import Fd, KernelError
 from kwire.kernel.tasks import Identity, read_kernel
 
 FIRST_PID_NAMESPACE = 0xEFFFFFFC

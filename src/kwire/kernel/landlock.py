@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable
 from typing import Final
 
-from kwire.kernel.sys import address_of, reason, syscall
+from kwire.kernel.syscall import address_of, reason, syscall
 
 VERSION: Final = 1  # LANDLOCK_CREATE_RULESET_VERSION
 PATH_BENEATH: Final = 1

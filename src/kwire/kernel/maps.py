@@ -16,8 +16,6 @@ from kwire.kernel import memlock
 from kwire.kernel.sys import (
     BPF_F_MMAPABLE,
     MAP_TYPES,
-    Fd,
-    KernelError,
     Struct,
     Value,
     bpf,
@@ -26,6 +24,7 @@ from kwire.kernel.sys import (
     possible_cpus,
     try_bpf,
 )
+from kwire.kernel.syscall import Fd, KernelError
 
 NAME_LENGTH = 15  # BPF_OBJ_NAME_LEN without its NUL
 PAGE = mmap.PAGESIZE

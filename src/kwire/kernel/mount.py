@@ -6,7 +6,7 @@ The law: no other process sees it, no mount namespace changes, and it is gone wi
 
 import os
 
-from kwire.kernel.sys import Fd, address_of, syscall
+from kwire.kernel.syscall import Fd, address_of, syscall
 
 FSOPEN_CLOEXEC = 1
 FSCONFIG_CMD_CREATE = 6

@@ -14,7 +14,8 @@ import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from kwire.kernel.sys import KernelError, failure
+from kwire.kernel.sys import failure
+from kwire.kernel.syscall import KernelError
 
 SOL_PACKET: Final = 263
 PACKET_ADD_MEMBERSHIP, PACKET_RX_RING, PACKET_STATISTICS, PACKET_VERSION = 1, 5, 6, 10

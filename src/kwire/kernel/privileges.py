@@ -14,7 +14,7 @@ import signal
 from collections.abc import Collection
 from typing import NamedTuple
 
-from kwire.kernel.sys import address_of, failure, syscall
+from kwire.kernel.syscall import KernelError, address_of, reason, syscall
 
 # linux/capability.h, in order of their numbers
 _IN_ORDER = """
@@ -111,7 +111,7 @@ def drop(keep: Collection[str] = (), user: User | None = None) -> Dropped:
     header = _header()
     _, errno = syscall("capset", address_of(header), address_of(words))
     if errno:
-        raise failure("give up", "capabilities", errno)
+        raise KernelError("give up", "capabilities", reason(errno), errno=errno)
     try:
         others = len(os.listdir("/proc/self/task")) - 1
     except OSError:  # no /proc here
@@ -127,7 +127,9 @@ def _become(user: User) -> None:
         os.setresgid(user.gid, user.gid, user.gid)
         os.setresuid(user.uid, user.uid, user.uid)
     except OSError as error:
-        raise failure("become", f"user {user.uid}", error.errno or 0) from None
+        raise KernelError(
+            "become", f"user {user.uid}", reason(error.errno or 0), errno=error.errno or 0
+        ) from None
 
 
 def end_with_parent() -> None:
@@ -155,7 +157,7 @@ def _get() -> "ctypes.Array[ctypes.c_uint32]":
     words = (ctypes.c_uint32 * 6)()
     _, errno = syscall("capget", address_of(header), address_of(words))
     if errno:
-        raise failure("read", "capabilities", errno)
+        raise KernelError("read", "capabilities", reason(errno), errno=errno)
     return words
 
 

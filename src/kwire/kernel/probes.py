@@ -36,15 +36,8 @@ from kwire.kernel.answer import YES, Answer, refused, trying, without_sysfs
 from kwire.kernel.attach import GET_KPROBES, NO_KPROBES, Link, attach, attach_multi, kprobe_pmu
 from kwire.kernel.maps import PAGE, Map
 from kwire.kernel.prog import BTF_KIND_FUNC, KINDS, Prog, function_btf_id, load
-from kwire.kernel.sys import (
-    ATTACH_TYPES,
-    BPF_F_MMAPABLE,
-    PROG_TYPES,
-    Fd,
-    KernelError,
-    info,
-    try_bpf,
-)
+from kwire.kernel.sys import ATTACH_TYPES, BPF_F_MMAPABLE, PROG_TYPES, info, try_bpf
+from kwire.kernel.syscall import Fd, KernelError
 
 NOTHING: Sequence[Item] = (mov64(R0, 0), exit_())
 RARE_EVENT = ("oom", "mark_victim")

@@ -26,14 +26,13 @@ from kwire.kernel.sys import (
     BPF_PSEUDO_MAP_FD,
     BPF_PSEUDO_MAP_VALUE,
     PROG_TYPES,
-    Fd,
-    KernelError,
     Struct,
     Value,
     failure,
     info,
     try_bpf,
 )
+from kwire.kernel.syscall import Fd, KernelError
 
 # kind of image -> (program type, expected attach type)
 KINDS: dict[str, tuple[str, str]] = {

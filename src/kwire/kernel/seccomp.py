@@ -17,7 +17,7 @@ import struct
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from kwire.kernel.sys import address_of, reason, syscall
+from kwire.kernel.syscall import address_of, reason, syscall
 
 PR_SET_NO_NEW_PRIVS: Final = 38
 SECCOMP_SET_MODE_FILTER: Final = 1

@@ -15,7 +15,8 @@ from kwire.kernel.cures import CONFIDENTIALITY, READING, TRACING, lockdown_mode,
 from kwire.kernel.identity import in_first_namespace, try_iterator
 from kwire.kernel.maps import Map
 from kwire.kernel.symbols import KALLSYMS, how_to_see_addresses
-from kwire.kernel.sys import KernelError, possible_cpus, reason
+from kwire.kernel.sys import possible_cpus
+from kwire.kernel.syscall import KernelError, reason
 from kwire.words import plural
 
 RING = 8 << 20  # bytes a CPU that a trace takes when nothing else is said

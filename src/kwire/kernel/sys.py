@@ -1,37 +1,18 @@
-"""The system calls this room stands on: bpf(2), perf_event_open(2) and a few others, straight through
-ctypes.
+"""bpf(2) and perf_event_open(2): their numbers and argument structures, and what helps where they fail.
 
-The laws: every argument structure is laid out from one table (`ATTRS`, `INFOS`, `PERF_ATTR`: names and
-widths in the order of the kernel's headers, aligned naturally); errno is never lost, it travels in
-`KernelError`; a descriptor has one owner, an `Fd`, whose close may be called any number of times. Every
-descriptor is close-on-exec.
+Invariant: every argument structure is laid out from one table (`ATTRS`, `INFOS`, `PERF_ATTR`: names and
+widths in the order of the kernel's headers, aligned naturally).
 """
 
 import ctypes
 import errno as errnos
-import os
 import struct
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
-from kwire.errors import KwireError
+from kwire.kernel.syscall import KernelError, address_of, reason, syscall
 
 # ---------------------------------------------------------------------- numbers
-
-# From asm/unistd.h; calls added since Linux 5.1 have the same number everywhere.
-SYSCALLS: dict[str, dict[str, int]] = {
-    "x86_64": {"bpf": 321, "perf_event_open": 298, "capget": 125, "capset": 126, "seccomp": 317},
-    "aarch64": {"bpf": 280, "perf_event_open": 241, "capget": 90, "capset": 91, "seccomp": 277},
-}
-SYSCALLS_EVERYWHERE = {
-    "fsopen": 430,
-    "fsconfig": 431,
-    "fsmount": 432,
-    "landlock_create_ruleset": 444,
-    "landlock_add_rule": 445,
-    "landlock_restrict_self": 446,
-}
 
 MAP_TYPES = {
     "hash": 1,
@@ -163,7 +144,6 @@ PERF_ATTR = (
 )
 PERF_ATTR_DISABLED = 1
 
-ENOTSUPP = 524  # the kernel's own, in no header
 
 Pointer: TypeAlias = int | bytes | bytearray | ctypes.Array[Any] | None
 Value: TypeAlias = Pointer | str
@@ -201,15 +181,6 @@ def layout(text: str) -> Layout:
     if found is None:
         found = _layouts[text] = Layout(text)
     return found
-
-
-def address_of(buffer: bytes | bytearray | ctypes.Array[Any]) -> int:
-    """The address of a buffer's first byte; the caller keeps the buffer alive while the kernel uses it."""
-    if isinstance(buffer, bytes):
-        return ctypes.cast(ctypes.c_char_p(buffer), ctypes.c_void_p).value or 0
-    if isinstance(buffer, bytearray):
-        return ctypes.addressof((ctypes.c_char * len(buffer)).from_buffer(buffer)) if buffer else 0
-    return ctypes.addressof(buffer)
 
 
 class Struct:
@@ -257,27 +228,12 @@ class Struct:
 # ---------------------------------------------------------------------- errors
 
 
-class KernelError(KwireError):
-    """The kernel refused something; `errno` is its reason as a number."""
-
-    def __init__(self, operation: str, subject: str, cause: str, cure: str = "", errno: int = 0) -> None:
-        super().__init__(operation, subject, cause, cure)
-        self.errno = errno
-
-
 # What usually helps, by errno, where the caller has nothing better to say; for refusals see `cures`.
 CURES = {
     errnos.ENOSYS: "this kernel or its sandbox has no such system call (`kwire doctor` says what is there)",
     errnos.EMFILE: "raise the limit of open files (`ulimit -n`)",
     errnos.ENOMEM: "ask for smaller buffers or fewer maps",
 }
-
-
-def reason(errno: int) -> str:
-    """`Operation not permitted (EPERM)`."""
-    if errno == ENOTSUPP:
-        return "Operation not supported (ENOTSUPP)"
-    return f"{os.strerror(errno)} ({errnos.errorcode.get(errno, errno)})"
 
 
 def failure(operation: str, subject: str, errno: int, cure: str = "", note: str = "") -> KernelError:
@@ -296,22 +252,6 @@ def usual_cure(errno: int) -> str:
 
 
 # ---------------------------------------------------------------------- the calls
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
-
-
-def syscall(name: str, *arguments: int) -> tuple[int, int]:
-    """Make a system call by name; gives (result, errno), errno 0 when it succeeded."""
-    number = SYSCALLS_EVERYWHERE.get(name)
-    if number is None:
-        number = SYSCALLS.get(os.uname().machine, {}).get(name)
-        if number is None:
-            return -1, errnos.ENOSYS
-    result: int = _libc.syscall(
-        ctypes.c_long(number), *(ctypes.c_ulong(a & 0xFFFFFFFFFFFFFFFF) for a in arguments)
-    )
-    return (result, 0) if result >= 0 else (result, ctypes.get_errno())
 
 
 def try_bpf(command: str, **fields: Value) -> tuple[int, int, Struct]:
@@ -350,46 +290,7 @@ def try_perf_event_open(pid: int, cpu: int, **fields: Value) -> tuple[int, int]:
     return syscall("perf_event_open", address_of(attr.buffer), pid, cpu, -1, PERF_FLAG_FD_CLOEXEC)
 
 
-# ---------------------------------------------------------------------- descriptors
-
-
-class Fd:
-    """The one owner of a descriptor: closed by `close`, by `with`, or when forgotten."""
-
-    __slots__ = ("_fd",)
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    @property
-    def fd(self) -> int:
-        """The descriptor. Raises KernelError when it has been closed."""
-        if self._fd < 0:
-            raise KernelError("use", type(self).__name__.lower(), "it is closed", errno=errnos.EBADF)
-        return self._fd
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` has been called."""
-        return self._fd < 0
-
-    def close(self) -> None:
-        """Give the descriptor back to the kernel."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_fd", -1) >= 0:
-            self.close()
+# ---------------------------------------------------------------------- processors
 
 
 def possible_cpus() -> int:

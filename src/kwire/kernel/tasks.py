@@ -53,7 +53,8 @@ from kwire.kernel import tracefs
 from kwire.kernel.attach import Link, attach
 from kwire.kernel.maps import Map
 from kwire.kernel.prog import load
-from kwire.kernel.sys import BPF_F_MMAPABLE, KernelError
+from kwire.kernel.sys import BPF_F_MMAPABLE
+from kwire.kernel.syscall import KernelError
 
 TASKS = MapSpec("tasks", "hash", key_size=4, value_size=8, max_entries=65536)
 REFUSED = MapSpec("follow", "array", key_size=4, value_size=8, max_entries=1, flags=BPF_F_MMAPABLE)

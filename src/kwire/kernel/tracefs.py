@@ -14,7 +14,8 @@ from typing import Self
 from kwire.kernel import cures, privileges
 from kwire.kernel.formats import Format, FormatError, parse_format
 from kwire.kernel.mount import detached
-from kwire.kernel.sys import CURES, Fd, KernelError, reason
+from kwire.kernel.sys import CURES
+from kwire.kernel.syscall import Fd, KernelError, reason
 
 PLACES = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 NAME = re.compile(

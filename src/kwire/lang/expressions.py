@@ -437,7 +437,7 @@ class Expressions:
     def _conditional(self, node: tree.Conditional) -> Value:
         test = self.condition(node.test)
         then, otherwise = values.scalar(self.check(node.then)), values.scalar(self.check(node.otherwise))
-        return select(test, then, otherwise, node.span)
+        return values.select(test, then, otherwise, node.span)
 
     def _cast(self, node: tree.Cast) -> Value:
         from kwire.lang.functions import cast
@@ -456,21 +456,6 @@ class Expressions:
         from kwire.lang.functions import call
 
         return call(self, node)
-
-
-def select(test: c.Expr, then: c.Expr, otherwise: c.Expr, span: Span) -> c.Expr:
-    """One of two scalars, as the type that holds both."""
-    if isinstance(otherwise, c.Const) and values.fits(otherwise, then.type):
-        type_: Type | None = then.type
-    elif isinstance(then, c.Const) and values.fits(then, otherwise.type):
-        type_ = otherwise.type
-    else:
-        type_ = values.join(then.type, otherwise.type)
-    if not isinstance(type_, t.SCALARS):
-        message = f"one is {t.article(then.type)}, the other {t.article(otherwise.type)}"
-        raise TextError(span, message, "cast one of them")
-    then, otherwise = values.convert(then, type_, then.span), values.convert(otherwise, type_, otherwise.span)
-    return c.Select(test, then, otherwise, type_, span)
 
 
 def _fold(op: str, a: c.Const, b: c.Const, span: Span) -> c.Const:

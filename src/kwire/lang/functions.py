@@ -221,11 +221,10 @@ def _size(type_: Type, span: Span) -> Value:
 
 def _extreme(call: Arguments) -> Value:
     from kwire.lang.comparisons import compare
-    from kwire.lang.expressions import select
 
     a, b = values.integer(call.values[0]), values.integer(call.values[1])
     test = compare("le" if call.name == "min" else "ge", a, b, call.span)
-    return select(test, a, b, call.span)
+    return values.select(test, a, b, call.span)
 
 
 def _number(call: Arguments) -> Value:

@@ -10,8 +10,9 @@ from typing import NamedTuple, Protocol
 
 from kwire.btf import types as b
 from kwire.btf.blob import Btf
+from kwire.btf.ctext import parse_type
 from kwire.btf.errors import BtfLookupError
-from kwire.btf.members import every_member
+from kwire.btf.members import every_member, locate
 from kwire.btf.store import Found as FoundType
 from kwire.btf.store import Function
 from kwire.lang import types as t
@@ -80,11 +81,11 @@ class KernelTypes:
             return t.INTEGERS[text]
         btf = self._kernel.module(module)
         try:
-            parsed = btf.parse_type(text)
+            parsed = parse_type(btf, text)
         except BtfLookupError as error:
             if not error.cure.startswith("write "):
                 raise
-            parsed = btf.parse_type(f"{error.cure.removeprefix('write ')} {'*' * text.count('*')}")
+            parsed = parse_type(btf, f"{error.cure.removeprefix('write ')} {'*' * text.count('*')}")
         # Stars that stand behind `__user` are addresses in user space.
         space = t.USER if "__user" in text.split() else t.KERNEL
         found = self._convert(btf, module, parsed.id, 0)
@@ -100,7 +101,7 @@ class KernelTypes:
         if key not in self._members:
             btf = self._kernel.module(struct.module)
             try:
-                path = btf.member(struct.id, name)
+                path = locate(btf, struct.id, name)
             except BtfLookupError:
                 self._members[key] = None
             else:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from kwire.kinds import KINDS
+from kwire.lang import attach as attaching
 from kwire.lang import builtins, tree
 from kwire.lang.errors import Diagnostic, LanguageError, TextError
 from kwire.lang.pysyntax import Converter, dotted
@@ -105,7 +106,7 @@ def written_file(text: str, name: str) -> list[Written]:
     found = []
     for probe, node in zip(probes, nodes, strict=True):
         assert isinstance(node, _FUNCTIONS)
-        attach = tuple(f"{one.kind}:{one.target}" for one in probe.attach)
+        attach = tuple(map(str, probe.attach))
         found.append(Written(name, _alone(source, node), node.name, attach, *_taken(node, constants)))
     return found
 
@@ -357,7 +358,7 @@ def _probe(
             except TextError as fault:
                 faults.append(fault)
         parameters.append(tree.Parameter(argument.arg, type_, name_span, type_span))
-    where: list[tree.Attach | None] = []
+    where: list[tree.AttachPoint | None] = []
     if attach is None:
         for decorator in node.decorator_list:
             where.extend(_attach(converter, decorator, faults))
@@ -377,7 +378,7 @@ def _probe(
 
 def _attach(
     converter: Converter, decorator: ast.expr, faults: list[TextError]
-) -> Iterator[tree.Attach | None]:
+) -> Iterator[tree.AttachPoint | None]:
     call = decorator if isinstance(decorator, ast.Call) else None
     name = dotted(call.func if call else decorator).rpartition(".")
     if name[2] not in DECORATORS or (name[0] and name[0] not in converter.kwire_names):
@@ -396,18 +397,17 @@ def _attach(
         yield _checked_attach(f"{kind}:{argument.value}" if kind else argument.value, at, faults)
 
 
-def _checked_attach(text: str, span: Span, faults: list[TextError]) -> tree.Attach | None:
-    from kwire.lang import spec
-
+def _checked_attach(text: str, span: Span, faults: list[TextError]) -> tree.AttachPoint | None:
+    begins = attaching.TAIL.search(text)
+    if begins:
+        faults.append(TextError(span, "expressions belong into the function", "emit(…) them, or use if"))
     try:
-        parsed = spec.parse(text)
+        point = attaching.parse(Source("PROBE", text), begins.start() if begins else len(text))
     except LanguageError as error:
         first = error.diagnostics[0]
         faults.append(TextError(span, first.message, first.cure))
         return None
-    if parsed.expressions or parsed.condition:
-        faults.append(TextError(span, "expressions belong into the function", "emit(…) them, or use if"))
-    return tree.Attach(parsed.kind, parsed.target, span)
+    return point.replace(span=span)
 
 
 def _decorators(node: ast.FunctionDef | ast.AsyncFunctionDef, names: frozenset[str]) -> Iterator[str]:

@@ -258,19 +258,40 @@ class Parameter(Node):
     type_span: Span
 
 
-class Attach(Node):
-    """Where a probe wants to be: `kind` as in `kwire.kinds`, `target` the text after it."""
+WILDCARDS = frozenset("*?[")
+
+
+class AttachPoint(Node):
+    """Where a probe is to be, wildcards as written. `kind`: as in `kwire.kinds`. `group`: the tracepoint's
+    category, or the function's module (empty: any). `offset`: bytes after the function's start.
+    """
 
     kind: str
-    target: str
+    group: str
+    name: str
+    offset: int
     span: Span
+
+    @property
+    def target(self) -> str:
+        """The text after the kind: "sched:sched_switch", "tcp_connect+16"."""
+        offset = f"+{self.offset}" if self.offset else ""
+        return f"{self.group}:{self.name}{offset}" if self.group else f"{self.name}{offset}"
+
+    @property
+    def wildcard(self) -> bool:
+        """Whether it is a pattern that may stand for several places."""
+        return not WILDCARDS.isdisjoint(self.target)
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.target}"
 
 
 class Probe(Node):
     """One probe as written: where it attaches, what it takes, what it does."""
 
     name: str
-    attach: tuple[Attach, ...]
+    attach: tuple[AttachPoint, ...]
     parameters: tuple[Parameter, ...]
     body: tuple[Stmt, ...]
     source: Source

@@ -194,3 +194,18 @@ def fits(value: c.Const, type_: Type) -> bool:
         return False
     low, high = bounds(type_)
     return low <= value.value <= high
+
+
+def select(test: c.Expr, then: c.Expr, otherwise: c.Expr, span: Span) -> c.Expr:
+    """One of two scalars, as the type that holds both."""
+    if isinstance(otherwise, c.Const) and fits(otherwise, then.type):
+        type_: Type | None = then.type
+    elif isinstance(then, c.Const) and fits(then, otherwise.type):
+        type_ = otherwise.type
+    else:
+        type_ = join(then.type, otherwise.type)
+    if not isinstance(type_, t.SCALARS):
+        message = f"one is {t.article(then.type)}, the other {t.article(otherwise.type)}"
+        raise TextError(span, message, "cast one of them")
+    then, otherwise = convert(then, type_, then.span), convert(otherwise, type_, otherwise.span)
+    return c.Select(test, then, otherwise, type_, span)

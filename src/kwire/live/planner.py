@@ -40,6 +40,7 @@ from kwire.lang.forms import walk
 from kwire.lang.kerneltypes import KernelTypes
 from kwire.lang.shown import shown
 from kwire.lang.spec import ProbeSpec
+from kwire.lang.tree import AttachPoint
 from kwire.lang.types import Enum, Int
 from kwire.lang.values import wrap
 from kwire.live.plan import Group, Plan, Point, Scope
@@ -166,14 +167,14 @@ class Planner:
         def program(site: Site) -> Program:
             return record.program(site, self._types, parsed.expressions, parsed.source, parsed.condition)
 
-        self._add(parsed, program)
+        self._add(parsed.point, program)
 
     def _add_function(self, probe: tree.Probe) -> None:
         def program(site: Site) -> Program:
             return check(probe, site, self._types)
 
-        for place in probe.attach:
-            self._add(spec.parse(f"{place.kind}:{place.target}"), program)
+        for point in probe.attach:
+            self._add(point, program)
 
     def plan(self) -> Plan:
         """Compile what was added. Raises KwireError, with all that is needed to understand it."""
@@ -245,14 +246,14 @@ class Planner:
 
     # -- collecting
 
-    def _add(self, parsed: ProbeSpec, program: Callable[[Site], Program]) -> None:
-        text = f"{parsed.kind}:{parsed.target}"
-        targets = self._targets(parsed)
-        if not parsed.wildcard and len(targets) == 1:
+    def _add(self, point: AttachPoint, program: Callable[[Site], Program]) -> None:
+        text = str(point)
+        targets = self._targets(point)
+        if not point.wildcard and len(targets) == 1:
             [target] = targets
             if target.copies > 1:
                 self._locate(targets)
-            made = program(self._site(target, parsed.offset))
+            made = program(self._site(target, point.offset))
             addresses = self._addresses(target)
             try:
                 self._want(text, self._filtered(made), addresses)
@@ -266,7 +267,7 @@ class Planner:
         added = len(self._wanted)
         for target in targets:
             try:
-                made = program(self._site(target, parsed.offset, listed=True))
+                made = program(self._site(target, point.offset, listed=True))
                 try:
                     self._want(str(target), self._filtered(made), self._addresses(target), optional=True)
                 except UnknownNameError as error:
@@ -287,17 +288,15 @@ class Planner:
         elif first:
             raise first
         else:
-            raise KwireError(
-                "trace", str(parsed), f"none of {plural(len(self._skipped), 'target')} can be", ""
-            )
+            raise KwireError("trace", text, f"none of {plural(len(self._skipped), 'target')} can be", "")
 
-    def _targets(self, parsed: ProbeSpec) -> "list[Target]":
-        """What a spec names; a name without wildcards may still be several functions'."""
+    def _targets(self, point: AttachPoint) -> "list[Target]":
+        """What an attach point names; a name without wildcards may still be several functions'."""
         from kwire.kernel import catalog
 
-        if parsed.wildcard or (parsed.kind in FUNCTIONS and not parsed.offset):
-            return catalog.expand(parsed.kind, parsed.target)
-        return [catalog.Target(parsed.kind, parsed.group, parsed.name)]
+        if point.wildcard or (point.kind in FUNCTIONS and not point.offset):
+            return catalog.expand(point.kind, point.target)
+        return [catalog.Target(point.kind, point.group, point.name)]
 
     def _locate(self, targets: "Sequence[Target]") -> None:
         """Find the addresses of functions whose name several have."""

@@ -17,7 +17,7 @@ from kwire.bpf.task import TaskFields
 from kwire.errors import KwireError
 from kwire.kernel.identity import everybody, find, in_first_namespace
 from kwire.kernel.maps import Map
-from kwire.kernel.sys import reason
+from kwire.kernel.syscall import reason
 from kwire.kernel.tasks import Identity, add
 from kwire.live.command import Command, split
 from kwire.live.plan import Scope

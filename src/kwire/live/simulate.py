@@ -17,12 +17,14 @@ from kwire.arguments import ArgumentError, checked, needed
 from kwire.bpf.arch import host
 from kwire.bpf.vm import Environment, Machine, Memory, arguments, registers
 from kwire.btf import types as b
+from kwire.btf.ctext import parse_type
+from kwire.btf.members import locate
 from kwire.btf.store import load_kernel
 from kwire.compile.build import compile_probe
 from kwire.errors import KwireError
 from kwire.kernel import tracefs
 from kwire.kernel.formats import Format, parse_format
-from kwire.lang import python, sites, spec
+from kwire.lang import python, sites
 from kwire.lang.check import check
 from kwire.lang.context import Access, Argument, CtxField, DataLoc, Param, Site, Slots
 from kwire.lang.kerneltypes import KernelTypes
@@ -68,8 +70,7 @@ def simulate(
     memory = Memory() if memory is None else memory
     types = KernelTypes(load_kernel(path=btf))
     parsed = python.parse_function(probe.function, probe.attach)
-    place = parsed.attach[0]
-    wanted = spec.parse(f"{place.kind}:{place.target}")
+    wanted = parsed.attach[0]
     layout: Format | None = None
     if wanted.kind == "tracepoint":
         if format is not None:
@@ -110,12 +111,12 @@ def fake(type: str, members: Mapping[str, int | bytes] | None = None, *, btf: st
     """
     type, btf = *needed("fake", type=type), *checked("fake", btf=btf)
     kernel = load_kernel(path=btf).vmlinux
-    parsed = kernel.parse_type(type)
+    parsed = parse_type(kernel, type)
     if parsed.pointers or parsed.counts:
         raise KwireError("fake", type, "it is not a structure", 'name it without "*" or "[]"')
     memory = bytearray(kernel.sizeof(parsed.id))
     for path, value in (members or {}).items():
-        found = kernel.member(kernel.resolve(parsed.id), path)
+        found = locate(kernel, kernel.resolve(parsed.id), path)
         size = kernel.sizeof(found.type_id)
         if found.bitfield_size or found.offset_bits % 8:
             _set_bits(memory, found, int(value) if isinstance(value, int) else 0, f"{type}.{path}")

@@ -18,6 +18,7 @@ from typing import Final, TypeVar
 from kwire.bpf.arch import Arch
 from kwire.btf.blob import Btf
 from kwire.btf.errors import BtfLookupError
+from kwire.btf.members import locate
 from kwire.btf.types import Kind
 from kwire.lang import types as t
 from kwire.lang.checked import Binary, Compare, Const, Context, DataLocAddress, Expr, Logic, Param, Program
@@ -62,7 +63,7 @@ def by_raw_tracepoint(program: Program, btf: Btf, arch: Arch) -> Program | None:
         return None
     try:
         task = btf.find("task_struct", Kind.STRUCT)
-        status = btf.member(task, "thread_info.status").offset_bits // 8
+        status = locate(btf, task, "thread_info.status").offset_bits // 8
         access = _accesses(f"sys_{where}", arch)
         body = tuple(_rewritten(statement, number, access) for statement in program.body)
         filter = None if program.filter is None else _rewritten(program.filter, number, access)

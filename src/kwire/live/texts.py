@@ -63,8 +63,8 @@ def parse(texts: Texts) -> Wanted:
     asked = []
     for text in texts.specs:
         one = spec.parse(text)
-        asked.append(Asked(f"{one.kind}:{one.target}", text, bool(one.expressions or one.condition)))
-    asked += [Asked(f"{at.kind}:{at.target}", "", True) for probe in probes for at in probe.attach]
+        asked.append(Asked(str(one.point), text, bool(one.expressions or one.condition)))
+    asked += [Asked(str(at), "", True) for probe in probes for at in probe.attach]
     return Wanted(texts, tuple(probes), tuple(asked))
 
 

@@ -18,7 +18,8 @@ from kwire.kernel.attach import AttachError, Link
 from kwire.kernel.maps import Map
 from kwire.kernel.prog import Prog
 from kwire.kernel.ring import Ring
-from kwire.kernel.sys import BPF_F_MMAPABLE, KernelError, online_cpus, possible_cpus
+from kwire.kernel.sys import BPF_F_MMAPABLE, online_cpus, possible_cpus
+from kwire.kernel.syscall import KernelError
 from kwire.kernel.tasks import Follow, create_tasks
 from kwire.kinds import KINDS
 from kwire.live.counters import Counters, map_size

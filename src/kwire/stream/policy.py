@@ -22,7 +22,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kwire.errors import KwireError
-from kwire.kernel.sys import Fd
+from kwire.kernel.syscall import Fd
 from kwire.wire.schema import Schema
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from kwire.errors import KwireError
+from kwire.stream.lingering import Lingering
 from kwire.stream.loop import READ, WRITE, Loop
-from kwire.stream.transport import Lingering
 
 FILES = {"ca": "ca.pem", "cert": "cert.pem", "key": "key.pem"}
 """What a directory with certificates holds: the CA's certificate, ours, and our private key."""

@@ -15,7 +15,8 @@ import struct
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from kwire.stream.loop import READ, WRITE, Loop, Timer
+from kwire.stream.lingering import Lingering
+from kwire.stream.loop import READ, WRITE, Loop
 
 if TYPE_CHECKING:
     import ssl
@@ -34,11 +35,6 @@ TLS_CHUNK = 1 << 16
 LEAST_SHARE = 1 << 13
 LONG = 0.02
 """Seconds: a peer whose bytes take longer than that to be dealt with gets half as many read the next time."""
-
-LINGER = 2.0
-"""Seconds that a finished stream waits for the other side's end."""
-
-MAX_LINGERING = 256
 
 _UCRED = struct.Struct("iII")  # pid, uid, gid: unix(7)
 
@@ -253,48 +249,6 @@ class TlsTransport(StreamTransport):
                 raise
             self._look_again()
         return count
-
-
-class Lingering:
-    """A socket to be closed when the other side has closed, or after a while; what still comes is dropped.
-
-    Closing a socket that has unread bytes resets the connection, and takes what we said last from the other
-    side: a refusal, an alert, the last ACK. At most `MAX_LINGERING` linger in a loop; others close at once.
-    """
-
-    __slots__ = ("_loop", "_socket", "_timer")
-
-    def __init__(self, loop: Loop, connected: socket.socket) -> None:
-        self._loop = loop
-        self._socket = connected
-        self._timer: Timer | None = None
-        try:
-            connected.shutdown(socket.SHUT_WR)
-        except OSError:
-            connected.close()
-            return
-        if len(loop.lingering) >= MAX_LINGERING:
-            connected.close()
-            return
-        loop.lingering[connected.fileno()] = self._close
-        loop.add(connected.fileno(), READ, self._swallow)
-        self._timer = loop.at(loop.now() + LINGER, self._close)
-
-    def _swallow(self, mask: int) -> None:
-        try:
-            count = socket.socket.recv_into(self._socket, self._loop.buffer)  # beneath TLS, which is over
-        except BlockingIOError:
-            return
-        except OSError:
-            count = 0
-        if not count:
-            self._close()
-
-    def _close(self) -> None:
-        self._loop.lingering.pop(self._socket.fileno(), None)
-        self._loop.cancel(self._timer)
-        self._loop.remove(self._socket.fileno())
-        self._socket.close()
 
 
 def prepare(connected: socket.socket) -> None:
