@@ -18,7 +18,7 @@ demo: .venv/.tool
 	@.venv/bin/python scripts/demo.py
 
 test: check packages kernels
-	@.venv/bin/python -m pytest --guests
+	@.venv/bin/python -m pytest -n logical --maxprocesses 8 --guests
 
 check: .venv/.tests
 	@.venv/bin/ruff check

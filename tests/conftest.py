@@ -6,10 +6,12 @@ skipped only for what the table says, so a feature that stops being found there 
 
 from __future__ import annotations
 
+import compileall
 import functools
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,11 +21,13 @@ from traces import Traces, become_subreaper, bpf_refusal
 
 from kwire.compile import verify
 
-pytest_plugins = ["guests"]
+pytest_plugins = ["parallel", "taken", "guests"]
 
 settings.register_profile("kwire", deadline=None)  # machines are noisy: nothing here is timed
 settings.load_profile("kwire")
 verify.checking = True  # of every program that a test compiles
+
+ROOT = Path(__file__).parents[1]
 
 MARKERS = (
     "live: loads programs into the running kernel; needs root and bpf(2)",
@@ -31,6 +35,7 @@ MARKERS = (
     "guest: live, and only in a throwaway machine: watches everything, loads modules, fills memory",
     "native: not in guests: too much work for an emulated machine",
     "kernels(*names): of all guests only in those with these kernels",
+    "first: begun before others, because it takes minutes",
     "last: after all others, whose outcomes it judges",
 )
 
@@ -66,6 +71,19 @@ def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
     become_subreaper()
+    compile_once()
+
+
+def compile_once() -> None:
+    """Have all code compiled on the disk: tests start thousands of processes, and guests read the same files.
+
+    An environment that asks Python to write none would have each of them compile everything.
+    """
+    if IN_GUEST:
+        return  # they see what was compiled outside
+    sys.dont_write_bytecode = False  # the tests themselves, which pytest compiles
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    compileall.compile_dir(ROOT / "src", quiet=2)
 
 
 def needed(item: pytest.Item) -> list[str]:

@@ -15,6 +15,7 @@ FAULTS = Path(__file__).parents[1] / "faults" / "faults.py"
 SCENARIOS = int(os.environ.get("KWIRE_FAULTS", "300"))
 
 
+@pytest.mark.first
 @pytest.mark.native
 @pytest.mark.timeout(0)  # as long as it takes: a scenario that hangs is found by its own patience
 def test_scenarios() -> None:

@@ -312,6 +312,7 @@ def test_a_flood_of_hellos_over_udp_is_answered_by_no_more_than_it_sent_and_leav
         hello().frame(),
         hello().frame(Flag.CHECKSUM, 512)[:-1] + b"\0",
     ],
+    ids=["nothing", "short", "zeros", "keepalive", "data", "request", "bye", "hello", "wrong checksum"],
 )
 def test_strange_datagrams_are_not_answered(net: Any, stranger: Any, served: Any, data: bytes) -> None:
     listener = net.listen(parse("udp:127.0.0.1:0"), settings=QUICK)

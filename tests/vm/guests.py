@@ -3,17 +3,18 @@
 `tests/x.py::test_y` is joined by `tests/x.py::test_y[on 6.1]` and `[on 6.12]`. A guest runs pytest itself on
 the same tests; that pytest writes one JSON line a test to the shared folder (`write_result`), and the item on
 this side waits for its line. Guests start with the session, behind the host's own tests in priority, and
-their items come last. A test that ran nowhere is noticed by tests/vm/test_guest.py.
+their items come last. Where several processes run tests, the first one starts the guests, and each can wait
+for a guest's outcomes. A test that ran nowhere is noticed by tests/vm/test_guest.py.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from typing import Any
 import pytest
 from initramfs import GuestError
 from kernels import PACKAGES, fetch
+from parallel import is_first, shared
 from run import SHARE_NAME, ending_with_parent, tools
 from traces import SET_ASIDE
 
@@ -30,30 +32,37 @@ WANTED = "wanted-tests"
 REPORT = "report.jsonl"
 TIMEOUT = 3600
 TEST_TIMEOUT = 240
-RAN = pytest.StashKey[dict[str, set[str]]]()
+DONE = "done"
+RUNNING, REFUSAL = "running", "refusal"
 GUESTS = pytest.StashKey[list["Guest"]]()
 
 
 class Guest:
-    """One guest's run of pytest: started in the background, asked for one test's outcome at a time."""
+    """One guest's run of pytest: started in the background, asked for one test's outcome at a time.
 
-    def __init__(self, kernel: str) -> None:
+    `share`: the folder that the guest writes for us.
+    """
+
+    def __init__(self, kernel: str, share: Path) -> None:
         self.kernel = kernel
+        self.share = share
         self.tests: list[str] = []
         self.results: dict[str, dict[str, Any]] = {}
-        self.refusal = ""
+        self._process: subprocess.Popen[bytes] | None = None
         self._read = 0
         self._explained = False
 
     def start(self) -> None:
+        self.share.mkdir()
         try:
             tools()
             fetch(self.kernel)
         except GuestError as error:
-            self.refusal = str(error)
-            return
-        self._scratch = tempfile.TemporaryDirectory(prefix="kwire-guest-")
-        self.share = Path(self._scratch.name)
+            (self.share / REFUSAL).write_text(str(error))
+        else:
+            self._boot()
+
+    def _boot(self) -> None:
         (self.share / WANTED).write_text("\n".join(self.tests))
         files = dict.fromkeys(test.partition("::")[0] for test in self.tests)
         command = ["nice", sys.executable, str(HERE / "run.py"), "--kernel", self.kernel]
@@ -62,30 +71,47 @@ class Guest:
         command += ["--env", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1", "--"]
         command += [sys.executable, "-m", "pytest", "-q", "-p", "pytest_timeout", "-p", "no:cacheprovider"]
         command += [f"--timeout={TEST_TIMEOUT}", "--continue-on-collection-errors", *files]
-        with (self.share / "log").open("wb") as log:
+        with (self.share / "log").open("wb") as log, (self.share / RUNNING).open("wb") as running:
+            fcntl.flock(running, fcntl.LOCK_EX)  # its runner's, as long as it lives
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                pass_fds=[running.fileno()],
                 preexec_fn=ending_with_parent(signal.SIGTERM),
             )
         SET_ASIDE.add(self._process.pid)
 
+    @property
+    def refusal(self) -> str:
+        """Why no such guest can be started here; empty when it was."""
+        path = self.share / REFUSAL
+        return path.read_text() if path.exists() else ""
+
     def result(self, test: str) -> dict[str, Any]:
         """Waits for one test's outcome; a guest that ended without it is a failure with its log's end."""
         while True:
-            ended = self._process.poll() is not None
+            ended = self._ended()
             self._take_lines()
             if test in self.results:
                 return self.results[test]
             if ended:
-                text = f"guest {self.kernel} ended ({self._process.returncode}) without this test"
+                text = f"guest {self.kernel} ended without this test"
                 if not self._explained:
                     self._explained = True
                     text += ":\n" + (self.share / "log").read_text(errors="replace")[-6000:]
                 return {"outcome": "failed", "text": text, "brief": text.partition("\n")[0]}
             time.sleep(0.2)
+
+    def _ended(self) -> bool:
+        """Whether its runner, which another process may have started, is no more."""
+        try:
+            with (self.share / RUNNING).open("rb") as running:
+                fcntl.flock(running, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     def _take_lines(self) -> None:
         report = self.share / REPORT
@@ -97,10 +123,9 @@ class Guest:
             self.results[result["test"]] = result
 
     def stop(self) -> None:
-        if not self.refusal and hasattr(self, "_process"):
+        if self._process is not None:
             self._process.terminate()
             self._process.wait()
-            self._scratch.cleanup()
 
 
 class Failure:
@@ -122,11 +147,13 @@ class GuestItem(pytest.Item):
 
     def runtest(self) -> None:
         if self.guest.refusal:
+            note_done(self, ran=False)
             pytest.skip(f"guest {self.guest.kernel}: {self.guest.refusal}")
         result = self.guest.result(self.test)
         if result["outcome"] == "skipped":
+            note_done(self, ran=False)
             pytest.skip(result["text"])
-        self.config.stash[RAN].setdefault(self.test, set()).add(self.guest.kernel)
+        note_done(self, ran=True)
         if result["outcome"] != "passed":
             raise GuestError(result["text"], result["brief"])
 
@@ -155,8 +182,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in names:
         if name not in PACKAGES:
             raise pytest.UsageError(f"--guests: no kernel {name!r}: choose of {', '.join(PACKAGES)}")
-    config.stash[RAN] = {}
-    config.stash[GUESTS] = [Guest(name) for name in names]
+    config.stash[GUESTS] = [Guest(name, shared(config) / f"guest-{name}") for name in names]
 
 
 @pytest.hookimpl(trylast=True)
@@ -169,8 +195,8 @@ def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.It
         names = set(wanted.read_text().split("\n"))
         items[:] = [item for item in items if item.nodeid in names]
         return
-    last = [item for item in items if item.get_closest_marker("last")]
-    own = [item for item in items if not item.get_closest_marker("last")]
+    first, last = ([item for item in items if item.get_closest_marker(name)] for name in ("first", "last"))
+    own = [item for item in items if item not in first and item not in last]
     tests = [
         item for item in own if item.get_closest_marker("live") and not item.get_closest_marker("native")
     ]
@@ -186,12 +212,14 @@ def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.It
             item = GuestItem.from_parent(test.parent, name=name, nodeid=f"{test.nodeid}[on {guest.kernel}]")
             item.guest, item.test = guest, test.nodeid
             item.add_marker(pytest.mark.timeout(TIMEOUT))
+            item.add_marker(pytest.mark.xdist_group("guests"))
             joined.append(item)
-    items[:] = own + joined + last
+    items[:] = first + own + joined + last
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    if not session.config.getoption("collectonly"):
+    if is_first(session.config) and not session.config.getoption("collectonly"):
         for guest in session.config.stash[GUESTS]:
             if guest.tests:
                 guest.start()
@@ -208,13 +236,29 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = yield
     if isinstance(item, GuestItem):
         return report
-    if call.when == "call" and report.outcome != "skipped":
-        item.config.stash[RAN].setdefault(item.nodeid, set()).add("here")
     outcomes = item.stash.setdefault(OUTCOMES, [])
     outcomes.append(report)
-    if SHARE_NAME in os.environ and call.when == "teardown":
-        write_result(item.nodeid, outcomes)
+    if call.when == "teardown":
+        if SHARE_NAME in os.environ:
+            write_result(item.nodeid, outcomes)
+        elif item.get_closest_marker("live"):
+            note_done(item, ran=all(report.outcome != "skipped" for report in outcomes))
     return report
+
+
+def note_done(item: pytest.Item, *, ran: bool) -> None:
+    """One line for a live test that has ended, here or in a guest: the test, and whether it ran."""
+    test = item.test if isinstance(item, GuestItem) else item.nodeid
+    with (shared(item.config) / DONE).open("a") as done:
+        done.write(json.dumps([test, ran]) + "\n")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(crashitem: str, report: pytest.TestReport, sched: Any) -> None:
+    """A process that died at a test has left no line for it; it counts as run, for it has failed."""
+    if crashitem in (sched.units or {}):
+        with (shared(sched.config) / DONE).open("a") as done:
+            done.write(json.dumps([crashitem, True]) + "\n")
 
 
 OUTCOMES = pytest.StashKey[list[pytest.TestReport]]()

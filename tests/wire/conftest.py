@@ -6,7 +6,6 @@ import ipaddress
 import shutil
 import struct
 import subprocess
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -183,33 +182,3 @@ def made_schemas() -> st.SearchStrategy[Schema]:
 @pytest.fixture(scope="session")
 def made_samples() -> st.SearchStrategy[Sample]:
     return samples()
-
-
-TAKEN: Counter[str] = Counter()
-
-
-@pytest.fixture(scope="session")
-def transitions_taken() -> Counter[str]:
-    """How often each "STATE INPUT" was taken, by all tests together; shown as a table at their end."""
-    return TAKEN
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Show which transitions of sessions were taken, and how often."""
-    if len(TAKEN) < 100:
-        return  # only a few tests ran
-    from kwire.wire.transitions import TABLE, Action, Input, State
-
-    write = terminalreporter.write_line
-    terminalreporter.section("transitions of sessions taken (— cannot happen)")
-    write(f"{'':16}" + "".join(f"{state.name:>12}" for state in State))
-    missed = 0
-    for input in Input:
-        cells = []
-        for state in State:
-            times = TAKEN[f"{state.name} {input.name}"]
-            never = TABLE[state][input].action is Action.NEVER
-            missed += not never and not times
-            cells.append("—" if never else str(times))
-        write(f"{input.name:16}" + "".join(f"{cell:>12}" for cell in cells))
-    write(f"{missed} of those that can happen were not taken")

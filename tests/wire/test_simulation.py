@@ -29,6 +29,7 @@ AMPLE = {  # what so many scenarios must have seen, at least once in this many
 }
 
 
+@pytest.mark.first
 @pytest.mark.native
 @pytest.mark.timeout(1800)
 def test_scenarios(transitions_taken: Counter[str]) -> None:
