@@ -87,6 +87,31 @@ def test_no_signal_is_blocked_and_none_ignored_that_our_caller_did_not(tmp_path:
     assert ignored == callers | {signal.SIGUSR1}
 
 
+def test_a_command_has_what_our_caller_gave_for_it_and_its_keeper_keeps_nothing(tmp_path: Path) -> None:
+    """As a shell gives `cat <(ls)` a pipe; what is ours is not handed on."""
+    out, (given, writer), (other, ours) = tmp_path / "out", os.pipe(), os.pipe()
+    os.set_inheritable(given, True)
+    os.set_inheritable(ours, False)
+    os.write(writer, b"given")
+    os.close(writer)
+    os.set_inheritable(other, True)
+    script = (
+        f"cat /proc/self/fd/{given} > {out}; test -e /proc/self/fd/{other} && ! test -e /proc/self/fd/{ours}"
+    )
+    command = Command(["sh", "-c", script])
+    try:
+        command.go()
+        command.wait()
+        assert (out.read_text(), command.status) == ("given", 0)
+        os.close(other)
+        with pytest.raises(BrokenPipeError):  # nobody reads it any more
+            os.write(ours, b"x")
+    finally:
+        command.close()
+        os.close(given)
+        os.close(ours)
+
+
 def test_output_goes_aside(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for aside in (False, True):
         command = Command(["echo", "hello"], aside=aside)

@@ -29,25 +29,30 @@ ROUNDS: Final = 500
 
 STEP: Final = 0.01
 
+MANY: Final = 4096
+"""Descriptors that are looked at where /proc does not tell which are open."""
+
 
 def keep(become: Callable[[], None], orders: int, told: int, theirs: tuple[int, ...], whole: bool) -> None:
     """The keeper's life, in a process of its own. Never returns.
 
     `become`: makes a child the command, from descriptors `theirs`; `orders`: says END, or ends with our
     parent; `told`: is told the command's process id, then its wait status. `whole`: what the command has
-    started ends with the trace even where the command itself has ended before.
+    started ends with the trace even where the command itself has ended before, and it has nothing of ours;
+    otherwise it has the descriptors that our caller gave us for it, as by `cat <(ls)`.
     """
     status = 1
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        _close_all_but({0, 1, 2, orders, told, *theirs})
+        given = set() if whole else _inheritable()
+        _close_all_but({0, 1, 2, orders, told, *theirs, *given})
         privileges.adopt_orphans()
         pid = os.fork()
         if pid == 0:
             os.close(orders)
             os.close(told)
             become()
-        for fd in theirs:
+        for fd in {*theirs, *given}:
             os.close(fd)
         os.write(told, NUMBER.pack(pid))
         _serve(pid, orders, told, whole)
@@ -152,6 +157,20 @@ def descendants(of: int) -> list[int]:
             waiting.append(child)
             if child not in dead:
                 found.append(child)
+    return found
+
+
+def _inheritable() -> set[int]:
+    """The descriptors beside the standard ones that programs which we start are to have."""
+    try:
+        known = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        known = list(range(min(os.sysconf("SC_OPEN_MAX"), MANY)))
+    found = set()
+    for fd in known:
+        with suppress(OSError):
+            if fd > 2 and os.get_inheritable(fd):
+                found.add(fd)
     return found
 
 
