@@ -186,9 +186,9 @@ def test_a_signal_ends_a_recording_in_order(number: signal.Signals, tmp_path: Pa
                 assert recorder.poll() is None
                 time.sleep(0.05)
             time.sleep(0.2)
-            recorder.send_signal(number)
-            if number == signal.SIGHUP:
-                recorder.send_signal(number)  # a terminal that closes tells twice
+            for pause in (0.0, 0.02, 0.05):  # `timeout` tells a process and its group, a terminal all of them
+                time.sleep(pause)
+                recorder.send_signal(number)
             said = recorder.communicate(timeout=60)[1]
         finally:
             recorder.kill()

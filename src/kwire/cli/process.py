@@ -20,6 +20,7 @@ from types import FrameType
 from typing import Any, Final, TextIO, cast
 
 from kwire.capture.destination import OutputError
+from kwire.live import asked
 
 ESCAPE: Final = "kwire.escape"
 _WRONG_WAY: Final = (os.O_WRONLY, os.O_RDONLY, os.O_RDWR)
@@ -89,9 +90,12 @@ def signals() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = hook
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
-        quick_end()
+        for number in numbers:  # what ended us in order comes again, and ends nobody now
+            signal.signal(number, signal.SIG_IGN if asked.heard() else signal.SIG_DFL)
+        if asked.heard():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        else:
+            quick_end()
 
 
 def interrupted() -> bool:
@@ -101,12 +105,18 @@ def interrupted() -> bool:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     global _came
+    if asked.echo():  # it must not break off the unwinding
+        return
+    asked.hear()
     _came = number
     raise KeyboardInterrupt
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     global _came
+    if asked.echo():
+        return
+    asked.hear()
     _came = number
     signal.signal(number, signal.SIG_IGN)  # once: it must not break off the unwinding
     raise Terminated(number)
@@ -119,6 +129,7 @@ def _unraisable(failed: "sys.UnraisableHookArgs") -> None:
         return
     from threading import Timer
 
+    asked.forget()
     if isinstance(failed.exc_value, Terminated):
         signal.signal(_came, _terminate)
     again = Timer(0.01, os.kill, (os.getpid(), _came))

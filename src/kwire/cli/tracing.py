@@ -24,6 +24,7 @@ from kwire.cli.lines import say, tell
 from kwire.cli.process import ending_signals
 from kwire.cli.status import NOT_WHOLE, OK, of_command
 from kwire.kernel import privileges
+from kwire.live.asked import Asked
 from kwire.live.command import Command
 from kwire.live.environment import complete
 from kwire.live.plan import Plan, Scope
@@ -105,20 +106,22 @@ def add_remote_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class _Stop:
-    """The signals that end a recording as a readable descriptor; a second Ctrl-C interrupts at once."""
+    """The signals that end a recording as a readable descriptor; a Ctrl-C later on interrupts at once."""
 
-    __slots__ = ("_before", "asked", "fd")
+    __slots__ = ("_before", "_signals", "asked", "fd")
 
     def __init__(self) -> None:
+        self._signals = Asked()
         self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.asked = False
         """Whether somebody wanted the end before the recording came to it."""
         self._before = {number: signal.signal(number, self._note) for number in ending_signals()}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.now()
-        if number != signal.SIGHUP:  # it comes twice where a terminal closes
+        if self._signals.again() and number != signal.SIGHUP:  # it comes twice where a terminal closes
             self.restore()
+            os.kill(os.getpid(), number)
+        self.now()
 
     def now(self) -> None:
         """End the recording."""

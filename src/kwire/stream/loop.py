@@ -24,6 +24,7 @@ from types import FrameType
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from kwire.errors import KwireError
+from kwire.live.asked import Asked
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
@@ -137,6 +138,7 @@ class Loop:
     """Calls back when descriptors are ready, when times have come and when signals arrive."""
 
     __slots__ = (
+        "_asked",
         "_cancelled",
         "_epoll",
         "_fatal",
@@ -166,6 +168,7 @@ class Loop:
         self._wake = -1  # an eventfd that a signal makes readable
         self._signals: dict[int, tuple[Any, Callable[[int], None]]] = {}  # → disposition before, callback
         self._signalled: list[int] = []
+        self._asked: dict[int, Asked] = {}
         self.buffer = memoryview(bytearray(BUFFER_SIZE))
         """What is received lies here until the callback that received it returns."""
         self.lingering: dict[int, Callable[[], None]] = {}
@@ -240,7 +243,7 @@ class Loop:
     def signals(self, numbers: tuple[int, ...], callback: Callable[[int], None]) -> None:
         """Call `callback(number)` in the loop when one of these signals comes; `close` restores them.
 
-        A second signal of the same number has its old effect again: it interrupts a stop that hangs; but not
+        A second request by the same number has its old effect again: it interrupts a stop that hangs; but not
         SIGHUP, which comes twice where a terminal closes. Signals that come before `run` are told when it
         begins.
         """
@@ -253,9 +256,11 @@ class Loop:
             signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._signalled.append(number)
-        if number != signal.SIGHUP:
+        if self._asked.setdefault(number, Asked()).again() and number != signal.SIGHUP:
             signal.signal(number, self._signals[number][0])
+            os.kill(os.getpid(), number)
+            return
+        self._signalled.append(number)
         os.eventfd_write(self._wake, 1)
 
     def _tell(self, mask: int) -> None:
