@@ -32,6 +32,10 @@ from proxies import TcpProxy, UdpProxy
 
 import kwire
 from kwire.cli import main
+from kwire.errors import KwireError
+from kwire.stream.lane import Lane
+from kwire.stream.ledger import Contents, Ledger
+from kwire.wire import cbor
 
 PATIENCE = 20.0
 """Seconds after which something that should have happened has not."""
@@ -465,9 +469,10 @@ class World:
         """
         unsure = self.kinds.place == "rotate" or not self.collector.alive
         self.collector.suspend()
+        over = self._over()
         for path in sorted(self.captures.glob("*.pcapng")):
             before, number, size = look_into([path]), path.stat().st_ino, path.stat().st_size
-            if not before.open:
+            if not before.open or any(path.name.startswith((f"{stem}.pc", f"{stem}-0")) for stem in over):
                 self._finished.add(number)
             self.note(f"{path.name} {what}, {'' if number in self._finished else 'not '}finished")
             with contextlib.suppress(OSError):  # the disk does not let us
@@ -481,6 +486,20 @@ class World:
                 self.doubtful += taken if unsure or number in self._cut else 0
         self._finished |= self._cut
         self.collector.signal(signal.SIGCONT)
+
+    def _over(self) -> list[str]:
+        """The stems of captures whose sessions have ended, as ledgers say: of an agent that was killed nobody
+        knows what it produced, so its capture has no statistics, finished or not.
+        """
+        stems = []
+        for path in (self.captures / ".sessions").glob("?" * 32):
+            ledger = Ledger(str(path), lambda: Contents({}))
+            with contextlib.suppress(KwireError):
+                values = ledger.load()
+                if all(lane.done for lane in Lane.found(values, whole=False).values()):
+                    stems.append(str(cbor.loads_map(values[b"front"])["path"]).removesuffix(".pcapng"))
+            ledger.close()
+        return [stem for stem in stems if stem]
 
     def stored(self) -> int:
         """Events that lie in captures now."""
