@@ -103,6 +103,8 @@ class Case(NamedTuple):
     """What grew that should not: descriptors, memory."""
     doubtful: int = 0
     """How many of `taken` the collector may have counted."""
+    forgotten: bool = False
+    """What collectors knew of sessions was removed, and they ended before they could write it again."""
 
 
 def judge(case: Case) -> list[str]:
@@ -115,6 +117,7 @@ def judge(case: Case) -> list[str]:
     whole = all(_ended(life) for life in case.lives)
     # Of a spool without a sound state, all that waited may have been stored, and counts as lost.
     doubtful = case.doubtful + sum(_expired(life) for life in case.lives)
+    doubtful += found.lost.get(EXPIRED, 0) if case.forgotten else 0
     if whole and not case.taken - doubtful <= produced - accounted <= case.taken:
         wrong.append(
             f"{produced} produced, {len(found.numbers)} stored, {found.all_lost} counted lost, "

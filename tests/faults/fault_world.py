@@ -16,11 +16,12 @@ import mmap
 import os
 import pkgutil
 import random
+import shutil
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -250,9 +251,12 @@ class World:
         self.stopped: set[Process] = set()
         """Collectors that were told to end, or could not begin where disk or network failed."""
         self.taken = self.doubtful = 0
+        self._remembered = 0  # events taken away that the collector counts, if its ledgers stay
         self._finished: set[int] = set()  # inodes of captures that had their ending once, or were cut
         self._cut: set[int] = set()  # of these, those whose rest the collector may not have counted yet
-        self.moved = False
+        self.moved = self.forgotten = False
+        self.removed: set[str] = set()
+        """Ledgers of sessions that go on."""
         self.log: list[str] = []
         self._began = time.monotonic()
         kind = kinds.transport
@@ -318,12 +322,37 @@ class World:
         if self.collector.alive:
             self.killed.add(self.collector)
         self.collector.kill()
+        self._see_what_it_forgot()
 
     def stop_collector(self, number: int = signal.SIGINT) -> int:
         self.stopped.add(self.collector)
         self.collector.signal(signal.SIGCONT)
         self.collector.signal(number)
-        return self.collector.wait()
+        status = self.collector.wait()
+        self._see_what_it_forgot()
+        return status
+
+    def remove_sessions(self) -> None:
+        """What the collector knows of its sessions; what it has open it puts back, if it lives so long."""
+        self.removed |= {
+            path.name for path, lanes, _ in self._ledgers() if not all(one.done for one in lanes)
+        }
+        shutil.rmtree(self.captures / ".sessions", ignore_errors=True)
+        if not self.collector.alive:
+            self._see_what_it_forgot()
+
+    def _see_what_it_forgot(self) -> None:
+        self.forgotten |= not self.removed <= {path.name for path, _, _ in self._ledgers()}
+
+    def _ledgers(self) -> Iterator[tuple[Path, list[Lane], str]]:
+        """Each ledger, the sessions in it, and the stem of its capture."""
+        for path in (self.captures / ".sessions").glob("*"):
+            ledger = Ledger(str(path), lambda: Contents({}))
+            with contextlib.suppress(KwireError, KeyError):
+                values = ledger.load()
+                stem = str(cbor.loads_map(values[b"front"])["path"]).removesuffix(".pcapng")
+                yield path, list(Lane.found(values, whole=False).values()), stem
+            ledger.close()
 
     @property
     def _collector_died(self) -> bool:
@@ -429,7 +458,11 @@ class World:
             for number, (process, counter, spool) in enumerate(self.agents, 1)
         ]
         told = [process.told for process in self.collectors]
-        return Case(self.captures, lives, told, verified, self.taken, self.moved, grown, self.doubtful)
+        if self.forgotten:
+            self.taken, self.doubtful = self.taken + self._remembered, self.doubtful + self._remembered
+        return Case(
+            self.captures, lives, told, verified, self.taken, self.moved, grown, self.doubtful, self.forgotten
+        )
 
     def _all_live(self) -> None:
         if not self.collector.alive:
@@ -479,11 +512,13 @@ class World:
                 harm(path)
             if path.exists() and path.stat().st_size < size and number not in self._finished:
                 self._cut.add(number)  # another capture takes its place, and what is left of it is stored
+            after = look_into([path] if path.exists() else [])
+            taken = len(before.numbers) - len(after.numbers) + before.all_lost - after.all_lost
             if number in self._finished:
-                after = look_into([path] if path.exists() else [])
-                taken = len(before.numbers) - len(after.numbers) + before.all_lost - after.all_lost
                 self.taken += taken
                 self.doubtful += taken if unsure or number in self._cut else 0
+            else:
+                self._remembered += taken
         self._finished |= self._cut
         self.collector.signal(signal.SIGCONT)
 
@@ -491,15 +526,9 @@ class World:
         """The stems of captures whose sessions have ended, as ledgers say: of an agent that was killed nobody
         knows what it produced, so its capture has no statistics, finished or not.
         """
-        stems = []
-        for path in (self.captures / ".sessions").glob("?" * 32):
-            ledger = Ledger(str(path), lambda: Contents({}))
-            with contextlib.suppress(KwireError):
-                values = ledger.load()
-                if all(lane.done for lane in Lane.found(values, whole=False).values()):
-                    stems.append(str(cbor.loads_map(values[b"front"])["path"]).removesuffix(".pcapng"))
-            ledger.close()
-        return [stem for stem in stems if stem]
+        if self.kinds.place == "merge":
+            return []
+        return [stem for _, lanes, stem in self._ledgers() if stem and all(lane.done for lane in lanes)]
 
     def stored(self) -> int:
         """Events that lie in captures now."""

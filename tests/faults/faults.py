@@ -341,6 +341,12 @@ def capture_moved(world: World) -> None:
             path.rename(world.captures / f"archive-{number}-{time.monotonic_ns()}.pcapng")
 
 
+@fault()
+def sessions_removed(world: World) -> None:
+    world.note("the collector's .sessions is removed")
+    world.remove_sessions()
+
+
 @fault("spool")
 def spool_full(world: World) -> Steps:
     return _disk(world, "spool", lambda disk: disk.fill(), "full")
@@ -573,6 +579,8 @@ class Wanted(NamedTuple):
     """Without faults."""
     only: frozenset[str]
     """Kinds of worlds."""
+    faults: tuple[str, ...]
+    """These, and no others, where the world has what they need; empty: as drawn."""
 
 
 def play(seed: int, base: Path, here: set[str], wanted: Wanted) -> list[str]:
@@ -586,6 +594,8 @@ def play(seed: int, base: Path, here: set[str], wanted: Wanted) -> list[str]:
         fault_mounts.apart()
     drawn = [each for each in FAULTS if each.needs <= has]
     faults = [] if wanted.calm else rng.sample(drawn, rng.choice((1, 2, 2, 3)))
+    if wanted.faults:
+        faults = [each for name in wanted.faults for each in drawn if each.name == name]
     pair = len(faults) > 1 and rng.random() < 0.6
     memory = rng.choice(("1M", "64M"))
     rate = rng.choice((2_000, 20_000, 60_000)) if kinds.transport != "udp" else rng.choice((500, 3_000))
@@ -761,10 +771,15 @@ if __name__ == "__main__":
     parser.add_argument("-v", "--verbose", action="store_true")
     parser.add_argument("--calm", action="store_true", help="no faults at all")
     parser.add_argument("--only", nargs="*", default=[], choices=KINDS, help="worlds of these kinds")
+    parser.add_argument("--faults", nargs="*", default=[], help="these, in worlds that have what they need")
     parser.add_argument("--list", action="store_true", help="the faults there are")
     arguments = parser.parse_args()
     if arguments.list:
         print(*(f"{each.name}: {', '.join(sorted(each.needs)) or 'anywhere'}" for each in FAULTS), sep="\n")
         raise SystemExit(0)
     del arguments.list
-    raise SystemExit(run(Wanted(**vars(arguments) | {"only": frozenset(arguments.only)})))
+    raise SystemExit(
+        run(
+            Wanted(**vars(arguments) | {"only": frozenset(arguments.only), "faults": tuple(arguments.faults)})
+        )
+    )

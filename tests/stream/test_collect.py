@@ -15,6 +15,7 @@ from site_of_one import MONOTONIC, WALL, Site, Source, complete, events, numbers
 
 from kwire.capture.output import CaptureError
 from kwire.capture.reader import Capture
+from kwire.capture.resumable import ResumableWriter
 from kwire.capture.verify import verify_file
 from kwire.errors import KwireError
 from kwire.stream import clock, storage
@@ -771,6 +772,44 @@ def test_a_folder_that_is_removed_under_a_collector_is_made_again(site: Site, wh
     gone = 0 if what == "sessions" else 110
     assert summary["events"] + summary["lost"] == 220
     assert (summary["lost"], summary["unproven"]) == (gone, 0)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_ledger_that_cannot_be_put_back_is_kept_until_it_can(
+    site: Site, monkeypatch: pytest.MonkeyPatch, merged: bool, ends: bool
+) -> None:
+    """Somebody removes `.sessions`, and then the disk lets nothing be made, and fails the capture."""
+    collector = site.open(str(site.path / "in" / "all.pcapng") if merged else "")
+    source = Source("one")
+    peer = site.connect(source).peer
+    source.give(100, peer)
+    site.until(lambda: peer.session.unacknowledged == 0)
+    shutil.rmtree(site.path / "in" / ".sessions")
+
+    def fail(*_: object) -> None:
+        raise CaptureError("write", "it", "input/output error")
+
+    def refuse(*_: object) -> None:
+        raise FolderError("write to", "it", "input/output error")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(Folder, "mend", refuse)
+        disk.setattr(ResumableWriter, "settle", fail)
+        source.give(100, peer)
+        if ends:
+            source.finish(peer)
+        site.until(lambda: not collector.storage.stores)
+        soon = time.monotonic() + 0.3
+        site.until(lambda: time.monotonic() > soon)
+    if not ends:
+        source.finish(peer)
+    site.until(lambda: source.ended is not None and not collector.feeds)
+    site.close()
+    summary = collector.summary()
+    assert (summary["events"], summary["lost"], summary["unproven"]) == (200, 0, 0)
+    (capture,) = site.captures()
+    assert verify_file(str(capture)).totals.stored == 200
 
 
 def test_what_is_gone_is_told_by_probe(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from kwire.capture.output import CaptureError, GoneError
+from kwire.capture.output import CaptureError, GoneError, Output
 from kwire.capture.output import FullError as FullError
 from kwire.capture.reader import Capture
 from kwire.capture.verify import verify_file, verify_set
@@ -625,6 +625,74 @@ def test_stores_share_a_buffer(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------- a full disk
+
+
+def test_a_further_file_is_begun_only_where_what_was_promised_finds_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A payload of small events is several buffers of packets: none is taken by halves."""
+    real = Output.room
+    further = 3 << 16
+
+    def room(output: Output, size: int) -> bool:
+        return real(output, size) if "-0001" in output.name else output.position + size <= further
+
+    monkeypatch.setattr(Output, "room", room)
+    site = Site(tmp_path / "in", Options(rotate_bytes=1 << 18))
+    site.feed(describe(1))
+    for turn in range(5):
+        site.feed(events(2700 * turn, 2700))  # 64 KB, which make 190 KB of packets
+    assert len(site.store.writer.files) == 1
+    further = 1 << 30
+    site.feed(events(13500, 2700), *totals_frames({1: 16200}))
+    site.store.finish(site.lane)
+    files = site.store.writer.files
+    assert len(files) > 1
+    assert numbers(*files) == list(range(16200))
+    assert sound(*files) == (16200, 0)
+
+
+@pytest.mark.parametrize("commit", [True, False])
+@pytest.mark.parametrize("rotate", [0, 1 << 18])
+def test_a_file_system_that_promises_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rotate: int, commit: bool
+) -> None:
+    """What was written of a payload when the disk was found full is not there twice, nor is it promised."""
+    real, limit = Output._put, 1 << 30
+
+    def put(output: Output, data: memoryview) -> int:
+        return real(output, data[: max(0, limit - output.position)])
+
+    monkeypatch.setattr(Output, "room", lambda output, size: True)
+    monkeypatch.setattr(Output, "_put", put)
+    site = Site(tmp_path / "in", Options(rotate_bytes=rotate))
+    site.feed(describe(1))
+    limit, sent = 150_000, 0
+
+    def fill() -> None:
+        nonlocal sent
+        for _ in range(20):
+            site.feed(events(sent, 2700), commit=commit)
+            site.feed(events(sent + 2700, 10))
+            sent += 2710
+
+    with pytest.raises(CaptureError) as raised:
+        fill()
+    assert not isinstance(raised.value, FullError)  # after which the same would be tried again
+    stored = site.lane.stored
+    assert site.store.leave() is None
+    site.folder.close()
+    limit = 1 << 30
+    site.store = Store.again(site.folder.ledger(TOKEN), Packing(), site.options)
+    site.lane = site.store.lanes[TOKEN]
+    assert site.lane.next == stored
+    site.sequence = stored
+    done = site.store.balance(site.lane).stored
+    site.feed(events(done, 5000 - done if done < 5000 else 5), *totals_frames({1: max(5000, done + 5)}))
+    site.store.finish(site.lane)
+    files = site.store.writer.files
+    assert numbers(*files) == list(range(max(5000, done + 5)))
+
 
 ON_A_SMALL_DISK = """
 import ctypes, os, shutil, sys

@@ -3,9 +3,9 @@
 The laws: `state` after `settle`, given back as `resume`, goes on exactly there: what was written later is cut
 off, and the accounts are those of that moment. A probe may join or be described again at any time; its
 description stands in the file before its first packet, and in the beginning of each further file. Nothing is
-dropped for want of room: that is a FullError, after which a writer is left, and its successor goes on. What
-`settle` returned from is in the file that is there: one that was deleted or cut is a GoneError, and a writer
-that comes `after` it counts what is gone (CAPTURE_GONE).
+dropped for want of room: what `fits` said finds room, and what does not is a CaptureError, after which a
+writer is left, and its successor goes on. What `settle` returned from is in the file that is there: one that
+was deleted or cut is a GoneError, and a writer that comes `after` it counts what is gone (CAPTURE_GONE).
 """
 
 import contextlib
@@ -153,8 +153,11 @@ class ResumableWriter(Writer):
         return sum(count for (_, cause), count in self.causes.items() if cause == Cause.CAPTURE_GONE)
 
     def fits(self, size: int) -> bool:
-        """Whether packets of so many bytes find room: then `write` takes them, but for a new file's."""
-        return self._file.output.room(self._used + size + BUFFER)
+        """Whether packets of so many bytes find room: then `write` takes them, as far as the file system can
+        promise that. A further file of a rotation is begun only where they find room in it.
+        """
+        self._next = self._used + size + BUFFER
+        return self._file.output.room(self._next)
 
     @property
     def moved(self) -> bool:
@@ -438,10 +441,10 @@ class ResumableWriter(Writer):
         return loss
 
     def _drop(self, frames: Frames, start: int) -> None:
-        raise FullError("write", self._file.output.name, "the disk is full")
+        raise CaptureError("write", self._file.output.name, "the disk is full")
 
     def _take_back(self, done: int, used: int) -> None:
-        raise FullError("write", self._file.output.name, "the disk is full")
+        raise CaptureError("write", self._file.output.name, "the disk is full")
 
 
 def find(path: str, own: identity.Identity, device: int, inode: int) -> str:

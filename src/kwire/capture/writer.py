@@ -79,6 +79,7 @@ class Writer:
         "_holes",
         "_id",
         "_lost",
+        "_next",
         "_probes",
         "_rotate_bytes",
         "_rotate_seconds",
@@ -125,6 +126,7 @@ class Writer:
         self._rotate_bytes, self._rotate_seconds = rotate_bytes, rotate_seconds
         self._size = BUFFER if not rotate_bytes else max(2 * BIGGEST, min(BUFFER, rotate_bytes // 8))
         self._buffer, self._used = memoryview(buffer or bytearray(self._size))[: self._size], 0
+        self._next = self._size  # bytes of packets that a further file must have room for
         self._rows = array("Q", bytes(8 * walk.ROW_WORDS * probes))
         for index, schema in enumerate(self.schemas):
             pair = clock or schema.clock
@@ -262,8 +264,8 @@ class Writer:
             )
         return first
 
-    def _open(self, number: int) -> _File | None:
-        """Open file `number` with its beginning; None where that has no room."""
+    def _open(self, number: int, more: int = 0) -> _File | None:
+        """Open file `number` with its beginning; None where that, and so many bytes more, have no room."""
         base = self._path(number)
         reserve = 4096 + len(self.schemas) * (STATISTICS_BLOCK + 4 * LOST_BLOCK)
         try:
@@ -274,7 +276,7 @@ class Writer:
         begun = False
         try:
             with memoryview(head) as view:
-                begun = output.room(len(head)) and output.write(view) == len(head)
+                begun = output.room(len(head) + more) and output.write(view) == len(head)
             if begun and not self._hold:
                 output.publish()
         except FullError:
@@ -349,7 +351,7 @@ class Writer:
 
         With a `number` it belongs to another capture.
         """
-        old, new = self._file, self._open(self._file.number + 1 if number is None else number)
+        old, new = self._file, self._open(self._file.number + 1 if number is None else number, self._next)
         if new is None:
             return False
         try:

@@ -2,8 +2,10 @@
 
 The laws: what was taken is committed a few milliseconds, or a megabyte, later, many stores at once; only what
 a commit has made safe is told as `safe`; what the disk refuses is told as `refused` and tried again; a store
-that fails is told as `failed`, and no other hears of it. A folder that others removed is made again. Captures
-that a collector before this one left get their ending at once, and what is gone of them is counted then.
+that fails is told as `failed`, and no other hears of it. A folder that others removed is made again, and so
+are the ledgers of its stores: one that cannot be put back at present stays open until it can, and until then
+nothing is known of its sessions. Captures that a collector before this one left get their ending at once, and
+what is gone of them is counted then.
 """
 
 import contextlib
@@ -17,7 +19,7 @@ from kwire.errors import KwireError
 from kwire.stream.feed import Place
 from kwire.stream.folder import FolderError
 from kwire.stream.lane import Lane
-from kwire.stream.ledger import LedgerError, NoLedgerError
+from kwire.stream.ledger import Ledger, LedgerError, NoLedgerError
 from kwire.stream.loop import Loop, Timer
 from kwire.stream.store import Packing, Payload, Store
 from kwire.words import are, plural
@@ -61,6 +63,7 @@ class Storage:
         self._packing = Packing()
         self._merged: Store | None = None
         self._dirty: set[Store] = set()
+        self._adrift: dict[str, Ledger] = {}  # that were removed, of stores that were left; by their paths
         self._taken = 0  # bytes since the last commit
         self._commit: Timer | None = None
 
@@ -68,13 +71,13 @@ class Storage:
 
     def promise(self, lane: Lane) -> None:
         """Remember a session that has delivered nothing yet, where it is not remembered."""
-        ledger = self.place.folder.ledger(lane.token)
+        ledger = self._ledger(lane.token)
         if not os.path.exists(ledger):
             Store.promise(ledger, lane, self.place.options.sync)
 
     def remembered(self, token: bytes) -> Lane | None:
         """A session that a ledger remembers, though it is finished. LedgerError: that cannot be known."""
-        lanes = [*self._merged_lanes(), *self._lanes_of(self.place.folder.ledger(token))]
+        lanes = [*self._merged_lanes(), *self._lanes_of(self._ledger(token))]
         return next((lane for lane in lanes if lane.token == token), None)
 
     def unfinished(self) -> list[Lane]:
@@ -89,8 +92,26 @@ class Storage:
             self._merged.finish(self._merged.lanes[lane.token])
             self.soon(self._merged)
         else:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.place.folder.ledger(lane.token))
+            with contextlib.suppress(OSError, LedgerError):  # then it is remembered a while
+                os.unlink(self._ledger(lane.token))
+
+    def _ledger(self, token: bytes) -> str:
+        """The path of a session's ledger. LedgerError where it was removed, and cannot be put back yet."""
+        return self._at(self.place.folder.ledger(token))
+
+    def _ledger_of_all(self) -> str:
+        """That of a merged capture."""
+        return self._at(self.place.folder.ledger_of(self.place.merged))
+
+    def _at(self, path: str) -> str:
+        ledger = self._adrift.get(path)
+        if ledger is not None:
+            with contextlib.suppress(FolderError):
+                self.place.folder.mend()
+            ledger.keep()
+            ledger.close()
+            del self._adrift[path]
+        return path
 
     def _lanes_of(self, ledger: str) -> list[Lane]:
         try:
@@ -102,7 +123,7 @@ class Storage:
     def _merged_lanes(self) -> list[Lane]:
         if not self.place.merged:
             return []
-        ledger = self.place.folder.ledger_of(self.place.merged)
+        ledger = self._ledger_of_all()
         try:
             if self._merged is None and os.path.exists(ledger):
                 self.merged()
@@ -124,7 +145,7 @@ class Storage:
         """The store of all sessions, in a place with `merged`."""
         if self._merged is None:
             path, folder = self.place.merged, self.place.folder
-            ledger, spare = folder.ledger_of(path), partial(folder.beside, path)
+            ledger, spare = self._ledger_of_all(), partial(folder.beside, path)
             if os.path.exists(ledger):
                 self._merged = Store.again(ledger, self._packing, self.place.options, spare)
             else:
@@ -136,19 +157,26 @@ class Storage:
 
     def settle(self, token: bytes) -> Store | None:
         """Give the capture of a session that did not come back its ending; None where there is nothing."""
-        ledger = self.place.folder.ledger(token)
-        if self.place.merged or not os.path.exists(ledger):
+        if self.place.merged or not os.path.exists(self._ledger(token)):
             return None
         lane = self.remembered(token)
         store = self._again(token, lane.host if lane is not None else "")
         if store.closed:
             return None
-        store.close()
+        self._close(store)
         return store
+
+    def _close(self, store: Store) -> None:
+        """Give a capture its ending."""
+        try:
+            store.close()
+        except BaseException:
+            self.leave(store)
+            raise
 
     def close_merged(self) -> Store | None:
         """Give a merged capture its ending, and give it, if there is one."""
-        exists = self.place.merged and os.path.exists(self.place.folder.ledger_of(self.place.merged))
+        exists = self.place.merged and os.path.exists(self._ledger_of_all())
         store = self.merged() if exists else None
         if store is None or store.closed:
             return None
@@ -157,16 +185,16 @@ class Storage:
         except GoneError as error:
             self._told.failed(store, error)
             store = self.merged()  # one that counts what is gone
-            store.close()
+            self._close(store)
         return store
 
     def leave(self, store: Store) -> None:
         """Leave a store as its ledger knows it."""
-        with contextlib.suppress(CaptureError, LedgerError, FolderError, OSError):
+        with contextlib.suppress(FolderError):
             self.place.folder.mend()
-            store.keep()
-        with contextlib.suppress(CaptureError, OSError):
-            store.leave()
+        ledger = store.leave()
+        if ledger is not None:
+            self._adrift[ledger.path] = ledger
         self.forget(store)
 
     def forget(self, store: Store) -> None:
@@ -179,7 +207,7 @@ class Storage:
     def _again(self, token: bytes, host: str) -> Store:
         folder = self.place.folder
         return Store.again(
-            folder.ledger(token), self._packing, self.place.options, partial(folder.capture, host)
+            self._ledger(token), self._packing, self.place.options, partial(folder.capture, host)
         )
 
     # ------------------------------------------------------------------ commits
@@ -227,14 +255,18 @@ class Storage:
 
     def mend(self) -> bool:
         """Make the folder again where others have removed it, and the ledgers; whether that was so."""
+        mended = False
         with contextlib.suppress(FolderError):
-            if self.place.folder.mend():
-                self._told.say(f"{self.place.folder.path} was removed by somebody else: it is made again")
-                for store in self.stores:
-                    with contextlib.suppress(LedgerError):
-                        store.keep()
-                return True
-        return False
+            mended = self.place.folder.mend()
+        if mended:
+            self._told.say(f"{self.place.folder.path} was removed by somebody else: it is made again")
+            for store in self.stores:
+                with contextlib.suppress(LedgerError):
+                    store.keep()
+        for path in list(self._adrift):
+            with contextlib.suppress(LedgerError):
+                self._at(path)
+        return mended
 
     # ------------------------------------------------------------------ after a restart
 
@@ -256,12 +288,12 @@ class Storage:
 
     def _recover(self, ledger: str) -> list[Store]:
         try:
-            Store.again(ledger, self._packing, self.place.options).close()
+            self._close(Store.again(ledger, self._packing, self.place.options))
             return []
         except GoneError as error:
             lane = Store.lanes_of(ledger)[0]
             store = self._again(lane.token, lane.host)
-            store.close()
+            self._close(store)
             told = are(store.writer.gone, "event")
             self._told.say(f"{error}; {told} gone with it, counted as lost in {store.path_now}")
             return [store]

@@ -110,7 +110,12 @@ class Store:
         self._prepare(ledger, packing, options, spare)
         self.merged = merged
         self._front: dict[str, Any] = {"about": dict(about or {}), "merged": merged}
-        self._begin(path, options)
+        try:
+            self._begin(path, options)
+        except BaseException:
+            if self._ledger is not None:
+                self._ledger.close()
+            raise
 
     @classmethod
     def again(
@@ -418,7 +423,8 @@ class Store:
 
     def close(self) -> dict[int, Totals]:
         """Make all safe and give the capture its ending; each probe's balance. It proves nothing of sessions
-        that have not ended: their sources alone know what there was. A successor cuts it off again.
+        that have not ended: their sources alone know what there was. A successor cuts it off again. A store
+        at which this fails must be left.
         """
         if self.closed:
             return {}
@@ -440,12 +446,11 @@ class Store:
             totals = self.writer.close(known, unproven)
             if self._ledger is not None:
                 (self._end_ledger if self._over else self._note_ending)(self._ledger)
+                self._ledger.close()
             return totals
         finally:
             if self._packing.user is self:
                 self._packing.user = None
-            if self._ledger is not None:
-                self._ledger.close()
 
     def _end_ledger(self, ledger: Ledger) -> None:
         """Let a small ledger remember that the sessions have ended; on a full disk the large one does."""
@@ -467,14 +472,23 @@ class Store:
         if self._ledger is not None:
             self._ledger.keep()
 
-    def leave(self) -> None:
-        """Close the files as they are: the ledger's record is where a successor goes on."""
+    def leave(self) -> Ledger | None:
+        """Close the files as they are: the ledger's record is where a successor goes on. Gives a ledger that
+        is not at its place and cannot be put back there at present; it is open.
+        """
         self.closed = True
         if self._packing.user is self:
             self._packing.user = None
-        self.writer.leave()
-        if self._ledger is not None:
-            self._ledger.close()
+        ledger, self._ledger = self._ledger, None
+        with contextlib.suppress(CaptureError, OSError):
+            self.writer.leave()
+        if ledger is not None:
+            try:
+                ledger.keep()
+            except LedgerError:
+                return ledger
+            ledger.close()
+        return None
 
     # --- what came, for summaries
 
