@@ -180,7 +180,8 @@ def _agents(case: Case, found: Found) -> list[str]:
         if life.told.status != wanted:
             wrong.append(f"agent {life.number} ends with status {life.told.status}, not {wanted}: {summary}")
     late = found.lost.get(CAPTURE_GONE, 0)  # what was taken away after its last ACK, only the collector knows
-    if not found.all_lost - late <= lost <= found.all_lost and not case.taken:
+    again = found.lost.get(EXPIRED, 0) if case.forgotten else 0  # losses told to who forgot them, too
+    if not found.all_lost - late - again <= lost <= found.all_lost and not case.taken:
         wrong.append(f"agents say {lost} lost, the captures {found.lost}")
     return wrong
 

@@ -812,6 +812,19 @@ def test_a_ledger_that_cannot_be_put_back_is_kept_until_it_can(
     assert verify_file(str(capture)).totals.stored == 200
 
 
+def test_a_merged_capture_has_its_ending_though_its_ledger_was_removed(site: Site) -> None:
+    target = site.path / "in" / "all.pcapng"
+    site.open(str(target))
+    source = Source("one")
+    peer = site.connect(source).peer
+    source.give(100, peer)
+    source.finish(peer)
+    site.until(lambda: source.ended is not None)
+    shutil.rmtree(site.path / "in" / ".sessions")
+    site.close()
+    assert complete(target) == 100
+
+
 def test_what_is_gone_is_told_by_probe(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Mapping[str, Any]] = []
     requested = Source.requested

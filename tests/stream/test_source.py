@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kwire.stream import manifest
 from kwire.stream.manifest import LOST_SIZE
 from kwire.stream.source import REPEAT, SLACK, SourceSink, events_in
 from kwire.wire.frame import Type, build, read_lenient
@@ -260,14 +261,20 @@ def test_another_session_begins_where_the_old_one_was_lost() -> None:
     assert sink.finish(produced)
     before, after = Read(acknowledged), Read(new.payloads)
     assert after.lost[0].cause == Cause.EXPIRED
-    assert after.lost[0].count == sum(map(events_in, maybe))
+    told = sum(
+        loss.count for payload in maybe for loss in manifest.count(payload, array("Q", bytes(999 * 8)))
+    )
+    assert told
+    assert after.lost[0].count == sum(map(events_in, maybe)) + told
+    assert sink.losses[Cause.EXPIRED] == after.lost[0].count
+    assert sink.losses[Cause.RING_FULL] == 35 - told
     for probe, count in produced.items():
         assert before.balance(probe) + after.balance(probe) == count
         assert after.totals[probe] == after.balance(probe)
     numbers = [n for kind, n in after.order if kind == "event"]
     assert numbers == sorted(numbers)
     assert numbers[-10:] == list(range(500, 510))
-    assert sink.events == 510 - after.lost[0].count
+    assert sink.events == 510 - (after.lost[0].count - told)
 
 
 STEPS = st.lists(

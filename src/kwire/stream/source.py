@@ -215,8 +215,9 @@ class SourceSink:
     def restart(self, abandoned: Iterable[bytes], carried: Iterable[bytes] = ()) -> list[bytes]:
         """A new session takes the place of one that could not be resumed; the payloads it begins with.
 
-        `abandoned`: payloads that may have been delivered or not: their events are counted lost (EXPIRED) and
-        their losses told again. `carried`: payloads that surely were not sent: they come next.
+        `abandoned`: payloads that may have been delivered or not: their events, and the losses they told, are
+        counted lost (EXPIRED): so whatever a collector counts twice has that cause. `carried`: payloads that
+        surely were not sent: they come next.
         """
         for payload in abandoned:
             self._abandon(payload)
@@ -325,6 +326,8 @@ class SourceSink:
 
     def _lose(self, cause: int, count: int) -> None:
         self.losses[cause] = self.losses.get(cause, 0) + count
+        if not self.losses[cause]:
+            del self.losses[cause]
 
     def _send(self) -> bool:
         """Hand over what is in the buffer; False where there is no room for it."""
@@ -341,14 +344,17 @@ class SourceSink:
         self.bytes += len(payload)
 
     def _abandon(self, payload: bytes) -> None:
-        """Take back a payload: its events become a hole, its losses wait to be told again."""
+        """Take back a payload: its events become a hole, and so do its losses, which may have been told."""
         table, losses = self._account(payload, -1)
         for probe in range(1, len(table) // walk.COUNT_WORDS):
             count, first, last = table[probe * walk.COUNT_WORDS : (probe + 1) * walk.COUNT_WORDS]
             if count:
                 self.lost([Lost(probe, first, last, count, CPU_UNKNOWN, Cause.EXPIRED)])
         for loss in losses:
-            self._hole(loss)
+            self._hole(loss._replace(cause=Cause.EXPIRED))
+            ours = min(loss.count, self.losses.get(loss.cause, 0))  # none of a recording before this one
+            self._lose(loss.cause, -ours)
+            self._lose(Cause.EXPIRED, ours)
 
     def _account(self, payload: bytes, sign: int) -> tuple["array[int]", list[Lost]]:
         """Add a payload to what was accepted and told (-1: take it off); its events by probe, its losses."""

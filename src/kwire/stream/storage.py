@@ -176,8 +176,9 @@ class Storage:
 
     def close_merged(self) -> Store | None:
         """Give a merged capture its ending, and give it, if there is one."""
-        exists = self.place.merged and os.path.exists(self._ledger_of_all())
-        store = self.merged() if exists else None
+        store = self._merged  # whose ledger may have been removed just now
+        if store is None and self.place.merged and os.path.exists(self._ledger_of_all()):
+            store = self.merged()
         if store is None or store.closed:
             return None
         try:
