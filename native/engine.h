@@ -34,7 +34,7 @@ struct chain {
 };
 
 struct node {
-	uint32_t next, key, size, unused;
+	uint32_t next, before, key, size; /* `before`: 0 of the first, as `next` is of the last */
 };
 
 /* One direction of a TCP connection: streams.Stream, and streams.Splitter from `skipped` on. */
@@ -207,6 +207,7 @@ PART void kw_let_go(struct engine *e);
 PART int kw_hold(struct engine *e, struct chain *chain, uint32_t base, uint32_t key, const uint8_t *p, uint64_t size,
 		 const uint8_t *before, uint64_t before_size);
 PART void kw_unhold(struct engine *e, struct chain *chain);
+PART uint32_t kw_held_at(const struct engine *e, const struct chain *chain, uint32_t base, uint32_t key);
 PART void kw_collect(struct engine *e);
 
 /* streams.c */

@@ -105,28 +105,39 @@ void kw_remark(struct engine *e, uint32_t remark, uint64_t count) { e->remarks[r
 static inline uint64_t node_space(uint64_t size) { return (sizeof(struct node) + size + 7) & ~(uint64_t)7; }
 
 /*
+ * The last whose key is at no greater distance from `base` than `key` is; 0: there is none. Looked for from the end
+ * that is nearer, by the keys: what comes late comes soon after its place, and what is turned around before it.
+ */
+uint32_t kw_held_at(const struct engine *e, const struct chain *chain, uint32_t base, uint32_t key)
+{
+	uint32_t ahead = key - base, at = chain->tail;
+
+	if (!chain->count || NODE(e, at)->key - base <= ahead)
+		return chain->count ? at : 0;
+	uint32_t first = NODE(e, chain->head)->key - base;
+	if (first > ahead)
+		return 0;
+	if (ahead - first > NODE(e, at)->key - base - ahead) {
+		while (NODE(e, at)->key - base > ahead)
+			at = NODE(e, at)->before;
+		return at;
+	}
+	for (at = chain->head; NODE(e, NODE(e, at)->next)->key - base <= ahead;)
+		at = NODE(e, at)->next;
+	return at;
+}
+
+/*
  * Keeps before + p[before_size, size) under `key`, in the order of the distance from `base`. 1: done; 0: there is
- * one with this key already (chain->head … is left as it is); -1: there is no room.
+ * one with this key already; -1: there is no room.
  */
 int kw_hold(struct engine *e, struct chain *chain, uint32_t base, uint32_t key, const uint8_t *p, uint64_t size,
 	    const uint8_t *before, uint64_t before_size)
 {
-	uint32_t ahead = key - base, after = 0;
+	uint32_t after = kw_held_at(e, chain, base, key);
 
-	if (chain->count) {
-		if (NODE(e, chain->tail)->key - base < ahead) {
-			after = chain->tail;
-		} else {
-			for (uint32_t at = chain->head; at; at = NODE(e, at)->next) {
-				uint32_t there = NODE(e, at)->key - base;
-				if (there == ahead)
-					return 0;
-				if (there > ahead)
-					break;
-				after = at;
-			}
-		}
-	}
+	if (after && NODE(e, after)->key == key)
+		return 0;
 	uint64_t space = node_space(size);
 	if (space > e->hold_room - e->hold_used)
 		return -1;
@@ -138,14 +149,15 @@ int kw_hold(struct engine *e, struct chain *chain, uint32_t base, uint32_t key, 
 	node->size = (uint32_t)size;
 	memcpy(NODE_DATA(e, place), before, before_size);
 	memcpy(NODE_DATA(e, place) + before_size, p + before_size, size - before_size);
-	if (after) {
-		node->next = NODE(e, after)->next;
+	node->before = after;
+	node->next = after ? NODE(e, after)->next : chain->head;
+	if (after)
 		NODE(e, after)->next = place;
-	} else {
-		node->next = chain->count ? chain->head : 0;
+	else
 		chain->head = place;
-	}
-	if (!node->next)
+	if (node->next)
+		NODE(e, node->next)->before = place;
+	else
 		chain->tail = place;
 	chain->count++;
 	chain->bytes += (uint32_t)size;
@@ -161,8 +173,10 @@ void kw_unhold(struct engine *e, struct chain *chain)
 	chain->count--;
 	chain->bytes -= node->size;
 	e->hold_live -= node_space(node->size);
-	if (!chain->count)
-		chain->head = chain->tail = 0;
+	if (chain->head)
+		NODE(e, chain->head)->before = 0;
+	else
+		chain->tail = 0;
 }
 
 static void move_chain(struct engine *e, struct chain *chain, uint64_t *used)
@@ -173,7 +187,9 @@ static void move_chain(struct engine *e, struct chain *chain, uint64_t *used)
 		struct node *node = NODE(e, at);
 		uint64_t space = node_space(node->size);
 		uint32_t place = (uint32_t)(*used / 8), next = node->next;
-		memcpy(e->spare + *used, node, sizeof *node + node->size);
+		struct node *moved = (struct node *)(void *)(e->spare + *used);
+		memcpy(moved, node, sizeof *node + node->size);
+		moved->before = last;
 		if (last)
 			((struct node *)(void *)(e->spare + (uint64_t)last * 8))->next = place;
 		else

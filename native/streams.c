@@ -367,25 +367,20 @@ static void put(struct engine *e, struct side *s)
 
 	s->late++;
 	if (!done) {
-		uint32_t at = s->held.head, before = 0;
-		while (NODE(e, at)->key != w->seq)
-			before = at, at = NODE(e, at)->next;
-		uint32_t old = NODE(e, at)->size;
+		uint32_t at = kw_held_at(e, &s->held, s->next, w->seq), old = NODE(e, at)->size;
 		s->again++;
 		s->conflicts += memcmp(NODE_DATA(e, at), w->p, old < w->n ? old : w->n) != 0;
 		if (w->n <= old)
 			return;
 		/* the longer one takes its place, with the bytes that were there first */
-		uint32_t tail = s->held.tail, next = NODE(e, at)->next;
 		struct chain alone = { 0, 0, 0, 0 };
 		if (kw_hold(e, &alone, s->next, w->seq, w->p, w->n, NODE_DATA(e, at), old) < 0)
 			return;
-		NODE(e, alone.head)->next = next;
-		if (before)
-			NODE(e, before)->next = alone.head;
-		else
-			s->held.head = alone.head;
-		s->held.tail = tail == at ? alone.head : tail;
+		struct node *node = NODE(e, alone.head);
+		node->before = NODE(e, at)->before;
+		node->next = NODE(e, at)->next;
+		*(node->before ? &NODE(e, node->before)->next : &s->held.head) = alone.head;
+		*(node->next ? &NODE(e, node->next)->before : &s->held.tail) = alone.head;
 		s->held.bytes += (uint32_t)w->n - old;
 		e->hold_live -= (sizeof(struct node) + old + 7) & ~(uint64_t)7;
 		e->stream_held += w->n - old;
