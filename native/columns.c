@@ -270,35 +270,39 @@ static inline uint64_t mix(uint64_t word)
 	return word ^ word >> 31;
 }
 
-/*
- * A hash of each value with a secret; NULs at its end change nothing. Ends before one that is not inside the data;
- * returns how many there are.
- */
+/* A hash with a secret of a value that lies in the data; NULs at its end change nothing. */
+static inline uint64_t hash_of(const uint8_t *text, uint64_t length, uint64_t there, uint64_t secret)
+{
+	uint64_t hash = secret;
+
+	for (uint64_t at = 0, word = 0; at < length; at += 8, word++) {
+		uint64_t part = 0, left = length - at;
+		if (left >= 8)
+			part = host64(text + at);
+		else if (there - at >= 8)
+			part = host64(text + at) & low_bytes(left);
+		else
+			memcpy(&part, text + at, left);
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+		part = __builtin_bswap64(part);
+#endif
+		if (part)
+			hash = mix(hash ^ (part * 0x9e3779b97f4a7c15u + word));
+	}
+	return hash;
+}
+
+/* The hash of each value. Ends before one that is not inside the data; returns how many there are. */
 uint64_t kw_hash_texts(const uint8_t *data, uint64_t size, const uint64_t *places, const uint64_t *lengths,
 		       uint64_t count, uint64_t secret, uint64_t *out)
 {
 	uint64_t i;
 
 	for (i = 0; i < count; i++) {
-		uint64_t place = places[i], length = lengths[i], hash = secret;
+		uint64_t place = places[i], length = lengths[i];
 		if (place > size || length > size - place)
 			break;
-		const uint8_t *text = data + place;
-		for (uint64_t at = 0, word = 0; at < length; at += 8, word++) {
-			uint64_t part = 0, left = length - at;
-			if (left >= 8)
-				part = host64(text + at);
-			else if (size - place - at >= 8)
-				part = host64(text + at) & low_bytes(left);
-			else
-				memcpy(&part, text + at, left);
-#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-			part = __builtin_bswap64(part);
-#endif
-			if (part)
-				hash = mix(hash ^ (part * 0x9e3779b97f4a7c15u + word));
-		}
-		out[i] = hash;
+		out[i] = hash_of(data + place, length, size - place, secret);
 	}
 	return i;
 }
@@ -321,40 +325,64 @@ static inline uint64_t number(const uint8_t *values, uint64_t width, uint64_t wi
 	}
 }
 
-static inline __attribute__((always_inline)) uint64_t distinct(const uint8_t *values, uint64_t width,
-							       uint64_t with_sign, uint64_t count, uint64_t factor,
-							       uint32_t *table, uint64_t mask, uint64_t *keys,
-							       uint64_t *counts, uint64_t *first, uint64_t limit)
+/*
+ * Distinct keys as they come, in a table of mask + 1 slots; `last` of them was counted last, `run` times. `factor`:
+ * odd, and chosen at random, or whoever makes the keys can have them all in one place of the table.
+ */
+struct seen {
+	uint64_t factor;
+	uint32_t *table;
+	uint64_t mask, *keys, *counts, limit;
+	uint32_t rest; /* bits of a product that do not tell the place */
+	uint64_t found, last, place, run;
+};
+
+#define SEEN(factor, table, mask, keys, counts, limit)                                            \
+	{ factor, table, mask, keys, counts, limit, (uint32_t)(63 - __builtin_popcountll(mask)), 0, 0, 0, 0 }
+
+/* Counts the key again, which is not the one before. 0: there is no room for it. *fresh: it is a new one. */
+static inline int see(struct seen *s, uint64_t key, int *fresh)
 {
-	uint64_t found = 0, last = 0, run = 0, place = 0;
-	uint32_t rest = (uint32_t)(63 - __builtin_popcountll(mask));
+	if (s->run)
+		s->counts[s->place] += s->run;
+	s->run = 0;
+	uint64_t at = key * s->factor >> 1 >> s->rest; /* its high bits */
+	while (s->table[at] && s->keys[s->table[at] - 1] != key)
+		at = (at + 1) & s->mask;
+	*fresh = !s->table[at];
+	if (*fresh) {
+		if (s->found == s->limit)
+			return 0;
+		s->keys[s->found] = key;
+		s->counts[s->found++] = 0;
+		s->table[at] = (uint32_t)s->found;
+	}
+	s->place = s->table[at] - 1;
+	s->last = key;
+	s->run = 1;
+	return 1;
+}
+
+static inline __attribute__((always_inline)) uint64_t distinct(const uint8_t *values, uint64_t width,
+							       uint64_t with_sign, uint64_t count, struct seen *s,
+							       uint64_t *first)
+{
+	int fresh;
 
 	for (uint64_t i = 0; i < count; i++) {
 		uint64_t key = number(values, width, with_sign, i);
-		if (run && key == last) {
-			run++;
+		if (s->run && key == s->last) {
+			s->run++;
 			continue;
 		}
-		if (run)
-			counts[place] += run;
-		uint64_t at = key * factor >> 1 >> rest; /* its high bits */
-		while (table[at] && keys[table[at] - 1] != key)
-			at = (at + 1) & mask;
-		if (!table[at]) {
-			if (found == limit)
-				return limit + 1;
-			keys[found] = key;
-			counts[found] = 0;
-			first[found++] = i;
-			table[at] = (uint32_t)found;
-		}
-		place = table[at] - 1;
-		last = key;
-		run = 1;
+		if (!see(s, key, &fresh))
+			return s->limit + 1;
+		if (fresh)
+			first[s->place] = i;
 	}
-	if (run)
-		counts[place] += run;
-	return found;
+	if (s->run)
+		s->counts[s->place] += s->run;
+	return s->found;
 }
 
 /*
@@ -367,16 +395,148 @@ uint64_t kw_count_distinct(const uint8_t *values, uint64_t width, uint64_t with_
 			   uint32_t *table, uint64_t mask, uint64_t *keys, uint64_t *counts, uint64_t *first,
 			   uint64_t limit)
 {
+	struct seen s = SEEN(factor, table, mask, keys, counts, limit);
+
 	switch (width) {
 	case 1:
-		return distinct(values, 1, with_sign, count, factor, table, mask, keys, counts, first, limit);
+		return distinct(values, 1, with_sign, count, &s, first);
 	case 2:
-		return distinct(values, 2, with_sign, count, factor, table, mask, keys, counts, first, limit);
+		return distinct(values, 2, with_sign, count, &s, first);
 	case 4:
-		return distinct(values, 4, with_sign, count, factor, table, mask, keys, counts, first, limit);
+		return distinct(values, 4, with_sign, count, &s, first);
 	default:
-		return distinct(values, 8, with_sign, count, factor, table, mask, keys, counts, first, limit);
+		return distinct(values, 8, with_sign, count, &s, first);
 	}
+}
+
+#define FIELD_WORDS 4u /* of a field: where it stands, its width, whether it has a sign, whether its bytes are turned */
+
+#define COUNT(bits, turned)                                                                       \
+	for (i = 0; i < count && starts[i] <= last; i++) {                                        \
+		uint##bits##_t one;                                                               \
+		memcpy(&one, from + starts[i], bits / 8);                                         \
+		one = (turned);                                                                   \
+		uint64_t key = field[2] ? (uint64_t)(int##bits##_t)one : one;                     \
+		if (s->run && key == s->last)                                                     \
+			s->run++;                                                                 \
+		else if (!see(s, key, &fresh))                                                    \
+			return limit + 1;                                                         \
+	}                                                                                         \
+	break
+
+static uint64_t count_field(const uint8_t *data, uint64_t size, const uint64_t *starts, uint64_t count,
+			    const uint64_t *field, struct seen *s)
+{
+	uint64_t i = 0, width = field[1], limit = s->limit;
+	int fresh;
+
+	if (field[0] > size || width > size - field[0])
+		return count ? limit + 1 : 0;
+	uint64_t last = size - field[0] - width;
+	const uint8_t *from = data + field[0];
+	switch (width | field[3] << 4) {
+	case 1:
+	case 1 | 16:
+		COUNT(8, one);
+	case 2:
+		COUNT(16, one);
+	case 4:
+		COUNT(32, one);
+	case 8:
+		COUNT(64, one);
+	case 2 | 16:
+		COUNT(16, __builtin_bswap16(one));
+	case 4 | 16:
+		COUNT(32, __builtin_bswap32(one));
+	case 8 | 16:
+		COUNT(64, __builtin_bswap64(one));
+	default:
+		break;
+	}
+	if (i < count)
+		return limit + 1;
+	if (s->run)
+		s->counts[s->place] += s->run;
+	return s->found;
+}
+
+/*
+ * The distinct values of each of `fields` integers of events, widened to 64 bits, as they come, and how often each
+ * stands there: `limit` keys[] and counts[] for each field, found[] how many there are; limit + 1: more, or an event
+ * that is not inside the data, and they are not whole then. `table`: mask + 1 slots, more than `limit`.
+ */
+void kw_event_counts(const uint8_t *data, uint64_t size, const uint64_t *starts, uint64_t count,
+		     const uint64_t *fields, uint64_t field_count, uint64_t factor, uint32_t *table, uint64_t mask,
+		     uint64_t *keys, uint64_t *counts, uint64_t limit, uint64_t *found)
+{
+	for (uint64_t at = 0; at < field_count; at++) {
+		struct seen s = SEEN(factor, table, mask, keys + at * limit, counts + at * limit, limit);
+		memset(table, 0, (mask + 1) * sizeof *table);
+		found[at] = count_field(data, size, starts, count, fields + at * FIELD_WORDS, &s);
+	}
+}
+
+#define TEXT_TAIL 0u
+#define TEXT_FIXED 1u /* up to its first NUL */
+#define TEXT_RAW 2u
+
+/*
+ * The distinct values of a field of text at byte `at` of each event, as they come: the hash of each with a secret,
+ * how often it stands there, and where the first lies, with its length. `kind`: a reference to the tail, which begins
+ * at `fixed`, or `width` bytes there. Returns how many there are; limit + 1: more, or one that is not inside its
+ * event or the data, and they are not whole then. *unread: how many are marked as not read; they are left out.
+ */
+uint64_t kw_text_counts(const uint8_t *data, uint64_t size, const uint64_t *starts, const uint64_t *ends,
+			uint64_t count, uint64_t at, uint64_t kind, uint64_t width, uint64_t swap, uint64_t fixed,
+			uint64_t secret, uint32_t *table, uint64_t mask, uint64_t *keys, uint64_t *counts,
+			uint64_t *places, uint64_t *lengths, uint64_t limit, uint64_t *unread)
+{
+	struct seen s = SEEN(secret | 1, table, mask, keys, counts, limit);
+	uint64_t none = 0, taken = kind == TEXT_TAIL ? 4 : width;
+	int fresh;
+
+	*unread = 0;
+	if (at > size || taken > size - at)
+		return count ? limit + 1 : 0;
+	for (uint64_t i = 0; i < count; i++) {
+		if (starts[i] > size - at - taken)
+			return limit + 1;
+		uint64_t place = starts[i] + at, length = width;
+		if (kind == TEXT_TAIL) {
+			uint16_t pair[2];
+			memcpy(pair, data + place, 4);
+			uint64_t offset = swap ? __builtin_bswap16(pair[0]) : pair[0];
+			uint64_t told = swap ? __builtin_bswap16(pair[1]) : pair[1];
+			length = told & TAIL_MAX;
+			if (told == TAIL_CUT) {
+				none++;
+				continue;
+			}
+			if (length && (offset < fixed || offset + length > ends[i] || offset > size - starts[i] ||
+				       length > size - starts[i] - offset))
+				return limit + 1;
+			place = length ? starts[i] + offset : 0;
+		} else if (kind == TEXT_FIXED) {
+			length = 0;
+			while (length < width && data[place + length])
+				length++;
+		}
+		uint64_t key = hash_of(data + place, length, size - place, secret);
+		if (s.run && key == s.last) {
+			s.run++;
+			continue;
+		}
+		if (!see(&s, key, &fresh))
+			return limit + 1;
+		if (fresh) {
+			places[s.place] = place;
+			lengths[s.place] = length;
+		}
+	}
+	if (s.run)
+		counts[s.place] += s.run;
+	*unread = none;
+	return s.found;
 }
 
 #define BITS 65u /* bit lengths of 64-bit integers */

@@ -5,6 +5,7 @@
 #define FRAME_VERSION 1u
 #define EVENT_MAX 65480u
 #define TAIL_MAX 32767u
+#define TAIL_CUT 32768u
 #define MAX_FIELD_BYTES 261920u
 #define NO_EVENT 255u
 #define MAX_PACKET 16777216u

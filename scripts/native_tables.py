@@ -43,6 +43,7 @@ def text() -> str:
         "FRAME_VERSION": frame.VERSION,
         "EVENT_MAX": frame.MAX_EVENT,
         "TAIL_MAX": fields.TAIL_MAX,
+        "TAIL_CUT": fields.TAIL_CUT,
         "MAX_FIELD_BYTES": fields.MAX_FIELD_BYTES,
         "NO_EVENT": gather.NO_EVENT,
         "MAX_PACKET": tables.MAX_PACKET,

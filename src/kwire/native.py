@@ -21,6 +21,7 @@ _WRITABLE = 1  # PyBUF_WRITABLE
 _ROW = 4  # u64s a probe in epb_pack's table
 _COUNTER = 3  # u64s an id in count_by_id's table
 _BIT_COUNTS = 136  # u64s that bit_counts gives
+_FIELD = 4  # u64s a field in event_counts' table
 _ROWS, _FACE = 4, 4  # u64s of a packet's row, and of an interface
 
 
@@ -43,41 +44,66 @@ class _Buffer(ctypes.Structure):
 
 
 _get = ctypes.pythonapi.PyObject_GetBuffer
-_get.argtypes = (ctypes.py_object, ctypes.POINTER(_Buffer), ctypes.c_int)
+_get.argtypes = (ctypes.py_object, ctypes.c_void_p, ctypes.c_int)
 _get.restype = ctypes.c_int
 _release = ctypes.pythonapi.PyBuffer_Release
-_release.argtypes = (ctypes.POINTER(_Buffer),)
+_release.argtypes = (ctypes.c_void_p,)
 _release.restype = None
+_BUF, _LEN = _Buffer.buf.offset // 8, _Buffer.len.offset // 8  # words of a _Buffer
+_MADE = 64  # buffers made together
+
+#: Py_buffers that pin nothing: their address, and their words.
+_free: "list[tuple[int, memoryview[int]]]" = []
+
+
+def _make() -> "tuple[int, memoryview[int]]":
+    """One more; those that are made with it are free."""
+    size = ctypes.sizeof(_Buffer)
+    made = ctypes.create_string_buffer(size * _MADE)
+    words = memoryview(made).cast("B").cast("N")
+    start = ctypes.addressof(made)
+    each = size // 8
+    _free.extend((start + at * size, words[at * each : (at + 1) * each]) for at in range(1, _MADE))
+    return start, words[:each]
 
 
 class Pinned:
     """A buffer that stays where it is while this lives: `address` and `size` in bytes. A context manager."""
 
-    __slots__ = ("_view", "address", "size")
+    __slots__ = ("_held", "address", "size")
 
     def __init__(self, buffer: Any, *, writable: bool = False) -> None:
         """BufferError where `buffer` is not contiguous, or read-only although `writable` is asked."""
-        self._view: _Buffer | None = None
-        view = _Buffer()
-        _get(buffer, view, _WRITABLE if writable else 0)
-        self._view = view
-        self.address: int = view.buf or 0
-        self.size: int = view.len
+        self._held: tuple[int, memoryview[int]] | None = None
+        try:
+            held = _free.pop()
+        except IndexError:
+            held = _make()
+        try:
+            _get(buffer, held[0], _WRITABLE if writable else 0)
+        except BaseException:
+            _free.append(held)
+            raise
+        self._held = held
+        words = held[1]
+        self.address: int = words[_BUF]
+        self.size: int = words[_LEN]
 
     def __enter__(self) -> "Pinned":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.release()
+        held, self._held = self._held, None
+        if held is not None:
+            _release(held[0])
+            _free.append(held)
 
     def __del__(self) -> None:
-        self.release()
+        self.__exit__()
 
     def release(self) -> None:
         """Let the buffer go; twice is harmless."""
-        view, self._view = self._view, None
-        if view is not None:
-            _release(view)
+        self.__exit__()
 
 
 def address(buffer: Any) -> int:
@@ -118,6 +144,11 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "kw_pack_texts": (_PTR, _U64, _PTR, _PTR, _U64, _PTR, _U64, _PTR),
     "kw_hash_texts": (_PTR, _U64, _PTR, _PTR, _U64, _U64, _PTR),
     "kw_count_distinct": (_PTR, _U64, _U64, _U64, _U64, _PTR, _U64, _PTR, _PTR, _PTR, _U64),
+    "kw_event_counts": (_PTR, _U64, _PTR, _U64, _PTR, _U64, _U64, _PTR, _U64, _PTR, _PTR, _U64, _PTR),
+    "kw_text_counts": (
+        *(_PTR, _U64, _PTR, _PTR, _U64, _U64, _U64, _U64, _U64, _U64, _U64),
+        *(_PTR, _U64, _PTR, _PTR, _PTR, _PTR, _U64, _OUT),
+    ),
     "kw_bit_counts": (_PTR, _U64, _U64, _U64, _PTR),
     "kw_gather_texts": (_PTR, _U64, _PTR, _PTR, _U64, _U64, _PTR),
     "kw_pcap_rows": (_PTR, _U64, _U64, _U64, _U64, _PTR, _U64, _PTR, _U64, _OUT),
@@ -165,6 +196,8 @@ class _Columns(NamedTuple):
     hash_texts: Callable[[Any, Any, Any, int, int, Any], int]
     count_distinct: Callable[[Any, int, bool, int, Any, Any, Any, Any], int]
     bit_counts: Callable[[Any, int, bool, Any], None]
+    event_counts: Callable[..., None]
+    text_counts: Callable[..., tuple[int, int]]
 
 
 def _walkers(library: ctypes.CDLL) -> _Walkers:
@@ -336,8 +369,11 @@ def _columns(library: ctypes.CDLL) -> _Columns:
     c_heads, c_sound, c_spans, c_values, c_tails, c_texts = (
         _function(library, f"kw_event_{name}") for name in names
     )
-    others = ("gather_texts", "pack_texts", "hash_texts", "count_distinct", "bit_counts")
-    c_gather, c_pack, c_hash, c_distinct, c_bits = (_function(library, f"kw_{name}") for name in others)
+    others = ("gather_texts", "pack_texts", "hash_texts", "count_distinct", "bit_counts", "text_counts")
+    c_gather, c_pack, c_hash, c_distinct, c_bits, c_text_counts = (
+        _function(library, f"kw_{name}") for name in others
+    )
+    c_counts = _function(library, "kw_event_counts")
 
     def event_heads(
         data: Any, offsets: Any, count: int, types: Any, ids: Any, ends: Any, times: Any
@@ -503,9 +539,77 @@ def _columns(library: ctypes.CDLL) -> _Columns:
                 raise IndexError("bit_counts: there is no room for what is counted")
             c_bits(source.address, width, signed, source.size // width, target.address)
 
+    def event_counts(
+        data: Any,
+        starts: Any,
+        count: int,
+        fields: Any,
+        factor: int,
+        table: Any,
+        keys: Any,
+        counts: Any,
+        found: Any,
+    ) -> None:
+        with (
+            Pinned(data) as source,
+            Pinned(starts) as first,
+            Pinned(fields) as wanted,
+            Pinned(table, writable=True) as slots,
+            Pinned(keys, writable=True) as made,
+            Pinned(counts, writable=True) as times,
+            Pinned(found, writable=True) as sizes,
+        ):
+            many, room = wanted.size // (8 * _FIELD), slots.size // 4
+            limit = min(made.size, times.size) // (8 * max(many, 1))
+            if room & room - 1 or room <= limit or sizes.size < 8 * many:
+                raise IndexError("event_counts: the table is not a power of two, or too small")
+            c_counts(
+                *(source.address, source.size, first.address, min(count, first.size // 8), wanted.address),
+                *(many, factor, slots.address, room - 1, made.address, times.address, limit, sizes.address),
+            )
+
+    def text_counts(
+        data: Any,
+        starts: Any,
+        ends: Any,
+        count: int,
+        at: int,
+        kind: int,
+        width: int,
+        swap: bool,
+        fixed: int,
+        secret: int,
+        table: Any,
+        keys: Any,
+        counts: Any,
+        places: Any,
+        lengths: Any,
+    ) -> tuple[int, int]:
+        unread = _U64()
+        with (
+            Pinned(data) as source,
+            Pinned(starts) as first,
+            Pinned(ends) as last,
+            Pinned(table, writable=True) as slots,
+            Pinned(keys, writable=True) as made,
+            Pinned(counts, writable=True) as times,
+            Pinned(places, writable=True) as where,
+            Pinned(lengths, writable=True) as sizes,
+        ):
+            room, limit = slots.size // 4, min(one.size // 8 for one in (made, times, where, sizes))
+            if room & room - 1 or room <= limit:
+                raise IndexError("text_counts: the table is not a power of two, or too small")
+            found = c_text_counts(
+                *(source.address, source.size, first.address, last.address),
+                *(min(count, first.size // 8, last.size // 8), at, kind, width, swap, fixed, secret),
+                *(slots.address, room - 1, made.address, times.address, where.address, sizes.address),
+                *(limit, unread),
+            )
+        return found, unread.value
+
     return _Columns(
         *(event_heads, event_sound, event_spans, event_values, event_tails, event_texts),
-        *(gather_texts, pack_texts, hash_texts, count_distinct, bit_counts),
+        *(gather_texts, pack_texts, hash_texts, count_distinct, bit_counts, event_counts, text_counts),
     )
 
 
@@ -552,6 +656,8 @@ hash_texts = _made.hash_texts if _made else None
 #: see `analyze.counts`: how often values stand there.
 count_distinct = _made.count_distinct if _made else None
 bit_counts = _made.bit_counts if _made else None
+event_counts = _made.event_counts if _made else None
+text_counts = _made.text_counts if _made else None
 #: see `packets.walk`: the packets of pcap and pcapng files as rows.
 pcap_rows = _found.pcap_rows if _found else None
 pcapng_rows = _found.pcapng_rows if _found else None

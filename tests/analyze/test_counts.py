@@ -84,6 +84,111 @@ def test_nobody_can_choose_values_that_have_one_place(monkeypatch: pytest.Monkey
     assert sum(steps) < 100 * counts.FEW
 
 
+def event_like(source: random.Random, count: int) -> tuple[Any, Any, Any]:
+    """Bytes, and where events of at least 24 bytes start in them, most of them inside."""
+    data = np.frombuffer(source.randbytes(24 * count + 8), np.uint8).copy()
+    if source.random() < 0.7:
+        data &= source.choice([0, 1, 0x80])  # few different values
+    starts = np.arange(count, dtype=np.uint64) * np.uint64(24)
+    ends = np.array([source.choice([24, 24, 24, 30]) for _ in range(count)], np.uint64)
+    if count and source.random() < 0.2:
+        starts[source.randrange(count)] = source.choice([24 * count, 1 << 40, (1 << 64) - 1])
+    return data, starts, ends
+
+
+def room(limit: int, rows: int) -> tuple[Any, Any]:
+    return np.zeros(1 << (2 * limit).bit_length(), np.uint32), np.zeros((rows, limit), np.uint64)
+
+
+@needs_library
+def test_the_walkers_count_fields_of_events_as_their_twins() -> None:
+    reached = Counter[str]()
+    for seed in range(600):
+        results: list[Any] = []
+        for numbers in (native.event_counts, counts.event_counts_twin):
+            assert numbers is not None
+            source = random.Random(seed)
+            data, starts, _ = event_like(source, source.choice([0, 1, 5, 60]))
+            fields = [
+                (
+                    source.choice([0, 3, 8, 16, 23, 1 << 40]),
+                    source.choice([1, 2, 4, 8, 8, 3]),
+                    *source.choices([0, 1], k=2),
+                )
+                for _ in range(source.choice([0, 1, 3]))
+            ]
+            limit = source.choice([0, 1, 3, 60])
+            table, (keys, times) = (
+                room(limit * len(fields), 1)[0],
+                np.zeros((2, len(fields), limit), np.uint64),
+            )
+            found = np.zeros(len(fields), np.uint64)
+            numbers(
+                data, starts, len(starts), np.array(fields, np.uint64), seed | 1, table, keys, times, found
+            )
+            whole = [
+                (keys[at, :many].tolist(), times[at, :many].tolist())
+                for at, many in enumerate(found.tolist())
+                if many <= limit
+            ]
+            reached["whole"] += bool(whole)
+            reached["more"] += len(whole) < len(fields)
+            results.append((found.tolist(), whole))
+        assert results[0] == results[1], seed
+    assert min(reached["whole"], reached["more"]) > 50
+
+
+@needs_library
+@pytest.mark.parametrize("kind", [counts.TAIL, counts.FIXED, counts.RAW])
+def test_the_walkers_count_texts_of_events_as_their_twins(kind: int) -> None:
+    reached = Counter[str]()
+    for seed in range(600):
+        results: list[Any] = []
+        for texts in (native.text_counts, counts.text_counts_twin):
+            assert texts is not None
+            source = random.Random(seed)
+            data, starts, ends = event_like(source, source.choice([0, 1, 5, 60]))
+            swap, at, width = (
+                source.random() < 0.5,
+                source.choice([0, 8, 20, 21]),
+                source.choice([1, 2, 4, 16]),
+            )
+            order = ">" if swap else "<"
+            for start in starts.tolist():
+                if kind == counts.TAIL and start + at + 4 <= len(data):
+                    pair = (source.choice([16, 18, 20]), source.choice([0, 0x8000, 3, 0x8003, 4, 4, 4]))
+                    if source.random() < 0.01:
+                        pair = (source.choice([0, 15, 60, 0xFFFF]), source.randrange(1 << 16))
+                    data[start + at : start + at + 4] = np.array(pair, f"{order}u2").view(np.uint8)
+            limit = source.choice([0, 1, 3, 60])
+            table, made = room(limit, 4)
+            done = texts(data, starts, ends, len(starts), at, kind, width, swap, 16, seed, table, *made)
+            results.append((done, made[:, : done[0]].tolist() if done[0] <= limit else None))
+            reached["whole"] += 0 < done[0] <= limit
+            reached["more"] += done[0] > limit
+            reached["unread"] += done[1] > 0
+        assert results[0] == results[1], seed
+    assert min(reached["whole"], reached["more"]) > 50
+    assert reached["unread"] > 50 or kind != counts.TAIL
+
+
+@needs_library
+def test_a_table_that_is_too_small_for_events_is_refused() -> None:
+    data, places, field = np.zeros(64, np.uint8), np.zeros(1, np.uint64), np.array([0, 1, 0, 0], np.uint64)
+    for numbers, texts in (
+        (native.event_counts, native.text_counts),
+        (counts.event_counts_twin, counts.text_counts_twin),
+    ):
+        assert numbers is not None
+        assert texts is not None
+        for size in (0, 3, 4):
+            table, some = np.zeros(size, np.uint32), np.zeros((4, 4), np.uint64)
+            with pytest.raises(IndexError):
+                numbers(data, places, 1, field, 1, table, some[0], some[1], places)
+            with pytest.raises(IndexError):
+                texts(data, places, places, 1, 0, counts.RAW, 4, False, 0, 1, table, *some)
+
+
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("count", [1, 50, 30_000])
 def test_distributions_are_exact(kind: str, count: int) -> None:

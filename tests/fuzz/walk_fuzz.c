@@ -153,6 +153,15 @@ static void columns(uint8_t *data, uint64_t size)
 	uint32_t *table = room(64 * 4, 0);
 	if (most < 64)
 		kw_count_distinct(data, each, swap, size / each, parameters[6] | 1, table, 63, starts, ends, places, most);
+	uint64_t fields[8] = { at, width, swap, parameters[11] & 1, parameter(9, 40), each, 0, swap }, found[2];
+	uint64_t *some = room(limit * 8, 0), count_most = limit < 64 ? limit : 63;
+	count = some_offsets(data, size, some, limit);
+	kw_event_counts(data, size, some, count, fields, 2, parameters[6] | 1, table, 63, places, lengths,
+			count_most / 2, found);
+	memset(table, 0, 64 * sizeof *table);
+	kw_text_counts(data, size, some, ends, count, at, parameters[12] % 3, width, swap, fixed, parameters[6], table,
+		       63, starts, offsets, places, lengths, count_most, &next);
+	free(some);
 	kw_bit_counts(data, each, swap, size / each, bits);
 	free(table);
 	free(offsets);

@@ -5,9 +5,13 @@ twins are the specification.
 """
 
 import os
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from kwire import native
+from kwire.wire.columns import Columns
+from kwire.wire.fields import TAIL_CUT, TYPES, Field, letter
+from kwire.wire.gather import event_tails_twin, event_texts_twin, event_values_twin, hash_texts_twin
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,6 +21,8 @@ if TYPE_CHECKING:
 BITS: Final = 65  # bit lengths of 64-bit integers
 SUMS: Final = 6  # behind them: low and high word of two sums, the least and the greatest
 FEW: Final = 1 << 12  # distinct values that are counted through a table
+FIELD_WORDS: Final = 4  # of a field for event_counts
+TAIL, FIXED, RAW = range(3)  # how a text lies in an event, for text_counts
 _U64: Final = (1 << 64) - 1
 
 
@@ -89,8 +95,156 @@ def bit_counts_twin(values: "Array", width: int, signed: bool, out: "Array") -> 
     out[2 * BITS + 4], out[2 * BITS + 5] = least & _U64, greatest & _U64
 
 
+def event_counts_twin(
+    data: Any,
+    starts: "Array",
+    count: int,
+    fields: "Array",
+    factor: int,
+    table: "Array",
+    keys: "Array",
+    counts: "Array",
+    found: "Array",
+) -> None:
+    """`count_distinct` of several integer fields of the events that start there.
+
+    `fields` (u64) are rows: at which byte of an event, its width, whether it has a sign, whether its bytes
+    are turned. `keys` and `counts` have the same room for each; `found` gets how many there are, more than
+    there is room for where they are more, or one is not inside the data.
+    """
+    import numpy as np
+
+    rows = np.asarray(fields).reshape(-1, FIELD_WORDS).tolist()
+    limit = min(keys.size, counts.size) // max(len(rows), 1)
+    if len(table) & len(table) - 1 or len(table) <= limit or len(found) < len(rows):
+        raise IndexError("event_counts: the table is not a power of two, or too small")
+    count, first = min(count, len(starts)), np.empty(limit, np.uint64)
+    for place, (at, width, signed, swap) in enumerate(rows):
+        found[place] = limit + 1
+        out = np.empty(count * width, np.uint8)
+        if width not in (1, 2, 4, 8) or swap not in (0, 1):
+            found[place] = limit + 1 if count else 0
+        elif event_values_twin(data, starts, count, at, width, width * swap, out) == count:
+            room = slice(place * limit, (place + 1) * limit)
+            some = (keys.reshape(-1)[room], counts.reshape(-1)[room])
+            found[place] = count_distinct_twin(out, width, bool(signed), factor, table, *some, first)
+
+
+def text_counts_twin(
+    data: Any,
+    starts: "Array",
+    ends: "Array",
+    count: int,
+    at: int,
+    kind: int,
+    width: int,
+    swap: bool,
+    fixed: int,
+    secret: int,
+    table: "Array",
+    keys: "Array",
+    counts: "Array",
+    places: "Array",
+    lengths: "Array",
+) -> tuple[int, int]:
+    """The distinct values of a field of text, by `hash_texts`, as they come; those not read are left out.
+
+    `kind`: at byte `at` of each event stands a reference to the tail, which begins at `fixed` (TAIL), or a
+    text of `width` bytes that its first NUL ends (FIXED), or so many bytes (RAW). `keys` gets the hashes,
+    `counts` how often each stands there, `places` and `lengths` where the first is. Gives how many there are,
+    and how many were not read; more than there is room for where they are more, or one is not inside its
+    event or the data.
+    """
+    import numpy as np
+
+    limit = min(map(len, (keys, counts, places, lengths)))
+    if len(table) & len(table) - 1 or len(table) <= limit:
+        raise IndexError("text_counts: the table is not a power of two, or too small")
+    count = min(count, len(starts), len(ends))
+    where, sizes = np.zeros(count, np.uint64), np.full(count, width, np.uint64)
+    unread = np.zeros(count, bool)
+    if kind == TAIL:
+        pairs = np.empty(4 * count, np.uint8)
+        done = event_values_twin(data, starts, count, at, 4, 2 if swap else 0, pairs)
+        if done == count:
+            unread = pairs.view(np.uint16)[1::2] == TAIL_CUT
+            done = event_tails_twin(data, starts, ends, count, at, swap, fixed, where, sizes)
+    elif kind == FIXED:
+        done = event_texts_twin(data, starts, count, at, width, where, sizes)
+    else:
+        done = event_values_twin(data, starts, count, at, width, 0, np.empty(count * width, np.uint8))
+        where = np.asarray(starts)[:count] + np.uint64(at)
+    where, sizes = where[~unread], sizes[~unread]
+    hashes = np.empty(len(where), np.uint64)
+    if done < count or hash_texts_twin(data, where, sizes, len(where), secret, hashes) < len(where):
+        return limit + 1, 0
+    first = np.empty(limit, np.uint64)
+    found = count_distinct_twin(hashes.view(np.uint8), 8, False, secret | 1, table, keys, counts, first)
+    if found > limit:
+        return limit + 1, 0
+    chosen = first[:found].astype(np.int64)
+    places[:found], lengths[:found] = where[chosen], sizes[chosen]
+    return found, int(unread.sum())
+
+
 count_distinct = native.count_distinct or count_distinct_twin
 bit_counts = native.bit_counts or bit_counts_twin
+event_counts: Callable[..., None] = native.event_counts or event_counts_twin
+text_counts: Callable[..., tuple[int, int]] = native.text_counts or text_counts_twin
+
+
+def _factor() -> int:
+    """An odd number that nobody can foresee."""
+    return int.from_bytes(os.urandom(8)) | 1
+
+
+def of_numbers(columns: Columns, fields: Sequence[Field]) -> "list[tuple[Array, Array] | None]":
+    """Of each field, one integer in the fixed part: what `few` says of its column, but not where first."""
+    import numpy as np
+
+    if not fields or not len(columns):
+        return [(np.zeros(0, letter(field)), np.zeros(0, np.int64)) for field in fields]
+    limit, kinds = min(len(columns), FEW), [np.dtype(letter(field)) for field in fields]
+    table = np.empty(1 << (2 * limit).bit_length(), np.uint32)
+    rows = [
+        (field.offset, kind.itemsize, kind.kind == "i", columns.swap)
+        for field, kind in zip(fields, kinds, strict=True)
+    ]
+    keys, counts = np.empty((2, len(fields), limit), np.uint64)
+    found = np.empty(len(fields), np.uint64)
+    wanted = (columns.data, columns.starts, len(columns), np.array(rows, np.uint64))
+    event_counts(*wanted, _factor(), table, keys, counts, found)
+    made: list[tuple[Array, Array] | None] = []
+    for kind, some, times, many in zip(kinds, keys, counts, found.tolist(), strict=True):
+        if many > limit:
+            made.append(None)
+            continue
+        distinct = some[:many].astype(f"u{kind.itemsize}").view(kind)
+        order = np.argsort(distinct)
+        made.append((distinct[order], times[:many][order].view(np.int64)))
+    return made
+
+
+def of_texts(columns: Columns, field: Field, secret: int) -> "tuple[Array, Array, Array, Array, int] | None":
+    """The hashes of a field's texts in order, how often each stands there, where the first, and its length.
+
+    The last is how many were not read. None: there are more than FEW.
+    """
+    import numpy as np
+
+    limit, rule = min(len(columns), FEW), TYPES[field.type]
+    kind = TAIL if rule.tail else FIXED if rule.kind == "text" else RAW
+    table = np.zeros(1 << (2 * limit).bit_length(), np.uint32)
+    keys, counts, places, lengths = np.empty((4, limit), np.uint64)
+    found, unread = text_counts(
+        *(columns.data, columns.starts, columns.ends, len(columns), field.offset, kind, field.size),
+        *(columns.swap, columns.fixed_size, secret, table, keys, counts, places, lengths),
+    )
+    if found > limit:
+        return None
+    order = np.argsort(keys[:found])
+    times = counts[:found][order].view(np.int64)
+    return keys[:found][order], times, places[:found][order], lengths[:found][order], unread
 
 
 def few(values: "Array") -> "tuple[Array, Array, Array] | None":
@@ -102,8 +256,7 @@ def few(values: "Array") -> "tuple[Array, Array, Array] | None":
     keys, counts, first = np.empty((3, limit), np.uint64)
     contiguous = np.ascontiguousarray(values)
     signed, width = values.dtype.kind == "i", values.dtype.itemsize
-    factor = int.from_bytes(os.urandom(8)) | 1
-    found = count_distinct(contiguous.view(np.uint8), width, signed, factor, table, keys, counts, first)
+    found = count_distinct(contiguous.view(np.uint8), width, signed, _factor(), table, keys, counts, first)
     if found > limit:
         return None
     distinct = keys[:found].astype(f"u{width}").view(values.dtype)

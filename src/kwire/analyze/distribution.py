@@ -9,6 +9,8 @@ import os
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kwire.analyze import counts as counting
+from kwire.wire.columns import Columns
+from kwire.wire.fields import Field
 from kwire.wire.gather import hash_texts
 
 if TYPE_CHECKING:
@@ -203,6 +205,16 @@ def counted(values: "Array") -> "tuple[Array, Array]":
     return ordered[first], np.diff(np.concatenate([first, [len(ordered)]]))
 
 
+def counted_bools(keys: "Array", times: "Array") -> "tuple[Array, Array]":
+    """What is counted of integers, as of their truth: 0, 1."""
+    import numpy as np
+
+    true = keys != 0
+    counts = np.array([times[~true].sum(), times[true].sum()], np.int64)
+    there = np.flatnonzero(counts)
+    return there.astype(np.uint8), counts[there]
+
+
 class TopBytes:
     """How often each byte string stands there: counted by a 64-bit hash with a secret."""
 
@@ -225,10 +237,22 @@ class TopBytes:
             keys, first, counts = np.unique(hashes, return_index=True, return_counts=True)
         else:
             keys, counts, first = found
-        for key, at in zip(keys.tolist(), first.tolist(), strict=True):
+        self._join(data, keys, counts, places[first], lengths[first])
+
+    def count(self, columns: Columns, field: Field) -> int | None:
+        """Count the texts of a field; gives how many were not read. None: there are too many for this way."""
+        found = counting.of_texts(columns, field, self._secret)
+        if found is None:
+            return None
+        keys, counts, places, lengths, unread = found
+        self._join(columns.data, keys, counts, places, lengths)
+        return unread
+
+    def _join(self, data: "Array", keys: "Array", counts: "Array", places: "Array", lengths: "Array") -> None:
+        """Add counts of distinct hashes in order, whose first texts lie there."""
+        for key, place, length in zip(keys.tolist(), places.tolist(), lengths.tolist(), strict=True):
             if key not in self.texts:
-                place = int(places[at])
-                self.texts[key] = data[place : place + int(lengths[at])].tobytes().rstrip(b"\0")
+                self.texts[key] = data[place : place + length].tobytes().rstrip(b"\0")
         self._top.join(keys, counts)
         if len(self.texts) > 2 * DISTINCT:
             self.texts = {key: self.texts[key] for key, _ in self._top.items()}

@@ -5,12 +5,13 @@ but texts of very different lengths; memory is bounded by probes and fields, not
 where a field has more different values than are told apart, its list of frequent ones says how exact it is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from kwire.analyze.calls import role
 from kwire.analyze.choose import Selection
-from kwire.analyze.distribution import Log2, Top, TopBytes, counted
+from kwire.analyze.counts import of_numbers
+from kwire.analyze.distribution import Log2, Top, TopBytes, counted, counted_bools
 from kwire.analyze.latency import UNITS, Calls, Latency
 from kwire.analyze.rhythm import Rhythm
 from kwire.analyze.scan import Block, Progress, Scan
@@ -40,7 +41,7 @@ _WIDTHS: Final = {"ipv4": 4, "ipv6": 16, "mac": 6}
 class FieldStats:
     """One field of a table: `numbers` by powers of two (lengths, of byte strings), `top`: frequent values."""
 
-    __slots__ = ("_bytes", "_known", "_schema", "_top", "column", "kind", "numbers", "unread")
+    __slots__ = ("_bytes", "_known", "_schema", "_single", "_top", "column", "kind", "numbers", "unread")
 
     def __init__(self, schema: Schema, column: Column) -> None:
         field = column.field
@@ -52,15 +53,23 @@ class FieldStats:
         self._top = Top()
         self._bytes = TopBytes()
         self._known = True  # numbers are few enough to be counted one by one
+        self._single = self.kind in ("int", "name", "bool") and field.count == 1
 
-    def add(self, columns: Columns, known: dict[str, "Array"]) -> None:
-        """Count the field's values, of byte strings their lengths, but those that could not be read.
+    @property
+    def single(self) -> bool:
+        """Whether it is one integer, and those are counted one by one: `join` takes what was counted."""
+        return self._single and self._known
 
-        A column of numbers is left in `known`.
-        """
+    def add(self, columns: Columns) -> None:
+        """Count the field's values, of byte strings their lengths, but those that could not be read."""
         import numpy as np
 
         field = self.column.field
+        if self._is_text and field.count == 1:
+            unread = self._bytes.count(columns, field)
+            if unread is not None:
+                self.unread += unread
+                return
         if TYPES[field.type].tail:
             starts, lengths = columns.located(field)
             none = columns.unread(field)
@@ -72,8 +81,7 @@ class FieldStats:
             else:
                 self._bytes.add(columns.data, starts, lengths)
         elif not self._is_text:
-            values = known[field.name] = columns.column(field)
-            self._numbers(values.reshape(-1))
+            self._numbers(columns.column(field).reshape(-1))
         elif field.count == 1:
             self._bytes.add(columns.data, *columns.located(field))
         else:
@@ -81,6 +89,15 @@ class FieldStats:
             width, octets = values.dtype.itemsize, np.ascontiguousarray(values).view(np.uint8).reshape(-1)
             places = np.arange(0, len(octets), width, dtype=np.uint64)
             self._bytes.add(octets, places, np.full(len(places), width, np.uint64))
+
+    def join(self, keys: "Array", times: "Array") -> None:
+        """Count distinct integers in order, at most NUMBERS, each so many times."""
+        if self.kind == "bool":
+            keys, times = counted_bools(keys, times)
+        self._top.join(keys, times)
+        if self.kind == "int" and self._top.distinct > NUMBERS:  # so far `_top` is exact
+            self._known = False
+            self.numbers.add(*self._top.arrays())
 
     def finish(self) -> None:
         """No more values come: numbers that were counted one by one get their powers of two."""
@@ -97,16 +114,12 @@ class FieldStats:
             return
         if self._known:
             keys, times = counted(values)
-            few = len(keys) <= NUMBERS
-            if few:  # so `_top` is exact, whatever else is in it
-                self._top.join(keys, times)
-                if self._top.distinct <= NUMBERS:
-                    return
+            if len(keys) <= NUMBERS:
+                self.join(keys, times)
+                return
             self._known = False
             if self._top.distinct:
                 self.numbers.add(*self._top.arrays())
-            if few:
-                return
         self.numbers.add(values)
 
     @property
@@ -165,6 +178,7 @@ class TableStats:
 
     __slots__ = (
         "_units",
+        "_used",
         "events",
         "fields",
         "host",
@@ -187,19 +201,37 @@ class TableStats:
         self.fields = [FieldStats(schema, column) for column in shown]
         durations = [column.field for column in shown if is_duration(column.field)]
         self.latencies = {field.name: Latency() for field in durations}
+        self._used = durations  # those of which the values themselves are used
+        if role(schema) is not None:
+            self._used = durations + _thread(shown)
         self._units = {field.name: UNITS[field.unit] for field in durations}
 
     def add(self, block: Block) -> dict[str, "Array"]:
-        """Count a block; gives the columns that are numbers."""
+        """Count a block; gives the columns of durations, and of the thread where it is an end of a call."""
         self.events += len(block.times)
         self.rhythm.add(block.times)
         columns = Columns(block.schema, block.frames)
-        values: dict[str, Array] = {}
-        for one in self.fields:
-            one.add(columns, values)
+        single = [one for one in self.fields if one.single]
+        others = [one for one in self.fields if not one.single]
+        found = of_numbers(columns, [one.column.field for one in single])
+        for one, some in zip(single, found, strict=True):
+            if some is None:
+                others.append(one)
+            else:
+                one.join(*some)
+        for one in others:
+            one.add(columns)
+        values = {field.name: columns.column(field) for field in self._used}
         for name, latency in self.latencies.items():
             latency.add(block.times, _nanoseconds(values[name], self._units[name]))
         return values
+
+
+def _thread(columns: Sequence[Column]) -> list[Field]:
+    """The field that tells an event's thread; none where no number does."""
+    named = {column.field.name: column.field for column in columns}
+    fields = [named[name] for name in ("tid", "pid") if name in named]
+    return [one for one in fields if TYPES[one.type].kind in ("int", "bool")][:1]
 
 
 def is_duration(field: Field) -> bool:

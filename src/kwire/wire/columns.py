@@ -68,18 +68,19 @@ def marks(schema: Schema, frames: Frames) -> dict[str, Array]:
 class Columns:
     """The columns of the EVENT frames of this schema's probe among `frames`, each made when it is asked for.
 
-    What `columns` says of them and of its errors is true here. `data`: the bytes of the frames.
+    What `columns` says of them and of its errors is true here. `data`: the bytes of the frames; `starts` and
+    `ends` (u64): where each frame begins, and how many bytes it has without its trailer; `swap`: whether its
+    numbers are in another order than the machine's; `fixed_size`: how many of its bytes are no tail.
     """
 
-    __slots__ = ("_ends", "_np", "_order", "_size", "_starts", "_swap", "_view", "data")
+    __slots__ = ("_np", "_view", "data", "ends", "fixed_size", "starts", "swap")
 
     def __init__(self, schema: Schema, frames: Frames) -> None:
         import numpy as np
 
         self._np = np
-        self._size = schema.size
-        self._order = "<" if schema.order == "little" else ">"
-        self._swap = schema.order != sys.byteorder
+        self.fixed_size = schema.size
+        self.swap = schema.order != sys.byteorder
         self.data: Array = np.asarray(frames.view)
         self._view = frames.view
         count = len(frames)
@@ -92,13 +93,13 @@ class Columns:
             raise bad_payload(
                 at + end, f"a record that ends at {end}", f"its fixed part to end at {schema.size}"
             )
-        self._starts, self._ends = starts[:found], ends[:found]
+        self.starts, self.ends = starts[:found], ends[:found]
         tails = [field for field in schema.fields if TYPES[field.type].tail]
         if crowds(tails):
             self._check_room(tails)
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self.starts)
 
     def column(self, field: Field) -> Array:
         """The values of a field."""
@@ -125,7 +126,7 @@ class Columns:
         """An integer field, in the machine's byte order."""
         each = field.size // field.count
         code = self._np.dtype(letter(field)).newbyteorder("=")
-        values: Array = self._bytes_of(field, each if self._swap else 0).view(code)
+        values: Array = self._bytes_of(field, each if self.swap else 0).view(code)
         return values.reshape(-1, field.count) if field.count > 1 else values
 
     def located(self, field: Field) -> tuple[Array, Array]:
@@ -138,15 +139,15 @@ class Columns:
         rule = TYPES[field.type]
         if rule.tail:
             sound = event_tails(
-                *(self._view, self._starts, self._ends, count, field.offset, self._swap, self._size),
+                *(self._view, self.starts, self.ends, count, field.offset, self.swap, self.fixed_size),
                 *(starts, lengths),
             )
             if sound < count:
                 raise self._outside(field, sound)
         elif rule.kind == "text":
-            event_texts(self._view, self._starts, count, field.offset, field.size, starts, lengths)
+            event_texts(self._view, self.starts, count, field.offset, field.size, starts, lengths)
         else:
-            starts, lengths[:] = self._starts + np.uint64(field.offset), field.size
+            starts, lengths[:] = self.starts + np.uint64(field.offset), field.size
         return starts, lengths
 
     def cut(self, field: Field) -> Array:
@@ -167,14 +168,14 @@ class Columns:
         beyond = self._np.flatnonzero(total > MAX_FIELD_BYTES)
         if len(beyond):
             event = int(beyond[0])
-            start = int(self._starts[event])
+            start = int(self.starts[event])
             places = ((start + field.offset, int(self._reference(field)[1][event])) for field in tails)
             raise crowded(places)
 
     def _bytes_of(self, field: Field, each: int = 0) -> Array:
         """The bytes of a field of the fixed part; of numbers of `each` bytes, turned."""
         out = self._np.empty(len(self) * field.size, self._np.uint8)
-        event_values(self._view, self._starts, len(self), field.offset, field.size, each, out)
+        event_values(self._view, self.starts, len(self), field.offset, field.size, each, out)
         return out
 
     def _addresses(self, values: Array, text: Callable[[bytes], str]) -> Array:
@@ -193,7 +194,7 @@ class Columns:
 
     def _reference(self, field: Field) -> tuple[Array, Array]:
         """Offsets from the start of the frame and lengths (cut bit included) of a tail field."""
-        pairs = self._bytes_of(field, 2 if self._swap else 0).view(self._np.uint16)
+        pairs = self._bytes_of(field, 2 if self.swap else 0).view(self._np.uint16)
         return pairs[::2], pairs[1::2]
 
     def _tail(self, field: Field) -> Array:
@@ -219,7 +220,7 @@ class Columns:
         start = int(offsets[event])
         end = start + (int(lengths[event]) & TAIL_MAX)
         return bad_payload(
-            int(self._starts[event]) + field.offset,
+            int(self.starts[event]) + field.offset,
             f"tail bytes {start} to {end}",
-            f"bytes {self._size} to {int(self._ends[event])}",
+            f"bytes {self.fixed_size} to {int(self.ends[event])}",
         )
