@@ -153,7 +153,7 @@ def test_counts_over_time_lie_on_one_grid(lots: list[list[int]]) -> None:
         mine = [time for lot in lots[number::2] for time in lot]
         where = Counter((time - grid.begins) // grid.width for time in mine)
         assert one.counts.tolist() == [where[place] for place in range(grid.bins)]
-        assert len(one.stretches.cells) <= FINE
+        assert len(one.stretches) <= FINE
     if sum(map(len, lots)):
         times = [time for lot in lots for time in lot]
         assert grid.bins > BINS // 2 or grid.width == 1 or max(times) - min(times) < grid.width * grid.bins

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 BINS: Final = 240  # of a grid, at most
 FINE: Final = 1 << 10  # stretches while times come, at most
+WAITING: Final = 1 << 12  # counts that wait to be put together, beyond which they are
+STEP: Final = 32  # by how many powers of two stretches are made longer at a time
 
 
 class Grid(NamedTuple):
@@ -26,14 +28,21 @@ class Grid(NamedTuple):
 
 
 class Stretches:
-    """Counts by stretch and kind, a number below 128: `cells`. A stretch is 2**`shift` ns."""
+    """Counts by stretch and kind, a number below 128; its length: of so many. A stretch is 2**`shift` ns."""
 
-    __slots__ = ("_first", "_last", "cells", "shift")
+    __slots__ = ("_base", "_first", "_last", "_parts", "_size", "shift")
 
     def __init__(self) -> None:
         self.shift = 0
         self._first, self._last = 0, -1
-        self.cells: dict[int, int] = {}  # stretch << 7 | kind → count
+        self._base = 0  # the stretch from which those of the keys are counted: they are few
+        self._parts: list[
+            tuple[Array, Array]
+        ] = []  # (stretch - base) << 7 | kind, how many; to be put together
+        self._size = 0
+
+    def __len__(self) -> int:
+        return len(self._cells()[0])
 
     def reach(self, low: int, high: int) -> None:
         """Make stretches that reach these times too."""
@@ -42,19 +51,18 @@ class Stretches:
             first, last = min(first, self._first), max(last, self._last)
         while last - first >= FINE:
             first, last, shift = first >> 1, last >> 1, shift + 1
-        if shift > self.shift:
-            old, by = self.cells, shift - self.shift
-            self.cells = {}
-            for key, count in old.items():
-                key = key >> 7 >> by << 7 | key & 127
-                self.cells[key] = self.cells.get(key, 0) + count
-        self._first, self._last, self.shift = first, last, shift
+        while self.shift < shift:
+            self._widen(min(shift - self.shift, STEP))
+        if not self._parts:
+            self._base = first
+        self._first, self._last = first, last
 
     def add(self, first: int, keys: "Array", counts: "Array") -> None:
         """Count so many of each key, (stretch - `first`) << 7 | kind."""
-        cells, base = self.cells, first << 7
-        for key, count in zip(keys.tolist(), counts.tolist(), strict=True):
-            cells[base + key] = cells.get(base + key, 0) + count
+        self._parts.append((keys + (first - self._base << 7), counts))
+        self._size += len(keys)
+        if self._size > WAITING:
+            self._cells()
 
     def span(self, shift: int) -> tuple[int, int] | None:
         """The first and the last stretch, of 2**shift ns, that have times; None: there are none."""
@@ -65,10 +73,37 @@ class Stretches:
         """The counts by bin of the grid and kind."""
         import numpy as np
 
-        counts = np.zeros((grid.bins, kinds), np.int64)
-        for key, count in self.cells.items():
-            counts[((key >> 7 << self.shift) - grid.begins) // grid.width, key & 127] += count
-        return counts
+        keys, counts = self._cells()
+        ahead = np.uint64(self._base - (grid.begins >> self.shift) & (1 << 64) - 1)
+        bins = ((keys >> 7).view(np.uint64) + ahead) // np.uint64(grid.width >> self.shift)
+        laid = np.zeros(grid.bins * kinds, np.int64)
+        np.add.at(laid, bins.astype(np.int64) * kinds + (keys & 127), counts)
+        return laid.reshape(grid.bins, kinds)
+
+    def _widen(self, by: int) -> None:
+        """Make one of 2**by stretches."""
+        keys, counts = self._cells()
+        low = self._base & (1 << by) - 1
+        self._base >>= by
+        self.shift += by
+        if len(keys):
+            self._parts = [((keys >> 7) + low >> by << 7 | keys & 127, counts)]
+            self._cells(anew=True)
+
+    def _cells(self, *, anew: bool = False) -> "tuple[Array, Array]":
+        """The keys, each once and in order, and how many there are of each."""
+        import numpy as np
+
+        if not self._parts:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        if len(self._parts) > 1 or anew:
+            keys, counts = (np.concatenate(column) for column in zip(*self._parts, strict=True))
+            order = np.argsort(keys, kind="stable")
+            keys = keys[order]
+            starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+            self._parts = [(keys[starts], np.add.reduceat(counts[order], starts))]
+        self._size = len(self._parts[0][0])
+        return self._parts[0]
 
 
 class Timeline:
