@@ -49,7 +49,8 @@ _get.restype = ctypes.c_int
 _release = ctypes.pythonapi.PyBuffer_Release
 _release.argtypes = (ctypes.c_void_p,)
 _release.restype = None
-_BUF, _LEN = _Buffer.buf.offset // 8, _Buffer.len.offset // 8  # words of a _Buffer
+_WORD = ctypes.sizeof(ctypes.c_void_p)
+_BUF, _LEN = _Buffer.buf.offset // _WORD, _Buffer.len.offset // _WORD  # words of a _Buffer
 _MADE = 64  # buffers made together
 
 #: Py_buffers that pin nothing: their address, and their words.
@@ -60,9 +61,9 @@ def _make() -> "tuple[int, memoryview[int]]":
     """One more; those that are made with it are free."""
     size = ctypes.sizeof(_Buffer)
     made = ctypes.create_string_buffer(size * _MADE)
-    words = memoryview(made).cast("B").cast("N")
+    words = memoryview(made).cast("B").cast("P")
     start = ctypes.addressof(made)
-    each = size // 8
+    each = size // _WORD
     _free.extend((start + at * size, words[at * each : (at + 1) * each]) for at in range(1, _MADE))
     return start, words[:each]
 
@@ -609,7 +610,9 @@ def _columns(library: ctypes.CDLL) -> _Columns:
 
     return _Columns(
         *(event_heads, event_sound, event_spans, event_values, event_tails, event_texts),
-        *(gather_texts, pack_texts, hash_texts, count_distinct, bit_counts, event_counts, text_counts),
+        *(gather_texts, pack_texts, hash_texts, count_distinct, bit_counts),
+        event_counts=event_counts,
+        text_counts=text_counts,
     )
 
 
