@@ -22,14 +22,18 @@ static uint32_t *bucket_of(const struct engine *e, const uint64_t *key)
 	return &e->buckets[hash & e->bucket_mask];
 }
 
+static int same_key(const uint64_t *one, const uint64_t *two)
+{
+	return !((one[0] ^ two[0]) | (one[1] ^ two[1]) | (one[2] ^ two[2]) | (one[3] ^ two[3]) | (one[4] ^ two[4]));
+}
+
 static uint32_t find(const struct engine *e, const uint64_t *key)
 {
-	for (uint32_t at = *bucket_of(e, key); at; at = e->flows[at].bucket) {
-		const uint64_t *there = e->flows[at].key;
-		if (!((there[0] ^ key[0]) | (there[1] ^ key[1]) | (there[2] ^ key[2]) | (there[3] ^ key[3]) |
-		      (there[4] ^ key[4])))
+	if (e->newest && same_key(e->flows[e->newest].key, key))
+		return (uint32_t)e->newest; /* packets of a flow come in trains */
+	for (uint32_t at = *bucket_of(e, key); at; at = e->flows[at].bucket)
+		if (same_key(e->flows[at].key, key))
 			return at;
-	}
 	return 0;
 }
 

@@ -109,19 +109,20 @@ def common(field: Any, block: Block) -> Any:
 
 def repeated(value: str | None, count: int) -> Any:
     """A text column of one value."""
+    import numpy as np
+
     pa = load()
-    return pa.array([value], pa.string()).take(pa.array(_zeros(count)))
+    octets = (value or "").encode()
+    if value is None or len(octets) * count >= 1 << 31:  # more than offsets of 32 bits tell
+        return pa.array([value], pa.string()).take(pa.array(np.zeros(count, np.int32)))
+    offsets = np.arange(count + 1, dtype=np.int32) * np.int32(len(octets))
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(octets * count)]
+    return pa.Array.from_buffers(pa.string(), count, buffers)
 
 
 def column(block: Block, wanted: Column) -> Any:
     """One column of a block."""
     return Values(block).column(wanted)
-
-
-def _zeros(count: int) -> Array:
-    import numpy as np
-
-    return np.zeros(count, np.int32)
 
 
 class Values:

@@ -9,6 +9,7 @@ them, null where a probe has it not; fields of one name and different types get 
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kwire.analyze import arrow
@@ -19,6 +20,7 @@ from kwire.analyze.survey import Seen, Survey
 from kwire.analyze.tables import COMMON, Table, Tables
 from kwire.analyze.wide import Layout
 from kwire.capture.destination import Destination, OutputError
+from kwire.capture.reader import groups
 from kwire.errors import KwireError
 from kwire.wire.frames import Frames
 from kwire.wire.schema import Schema
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 WRITTEN: Final = 1 << 20  # characters of lines written at a time
+TEXTS: Final = 4  # columns of one text that are kept for the next batch
 ROWS: Final = 1 << 17  # of a record batch at most …
 CELLS: Final = 1 << 24  # … and values, null or not: a row has a place for every column
 
@@ -103,7 +106,7 @@ class Wide:
     What a column costs is its values: where no event of a batch has it, it shares its nulls with others.
     """
 
-    __slots__ = ("_layout", "_nulls", "_tables", "schema")
+    __slots__ = ("_layout", "_nulls", "_repeated", "_tables", "schema")
 
     def __init__(self, export: Export) -> None:
         pa = arrow.load()
@@ -114,6 +117,7 @@ class Wide:
         fields += [arrow.field_of(column).with_name(name) for name, column in layout.shown.items()]
         self.schema = pa.schema(fields, metadata={"kwire": json.dumps(about(export))})
         self._nulls: dict[Any, Any] = {}  # by type, as many as a batch has rows
+        self._repeated: dict[str, Any] = {}  # by text, as often
 
     def batches(self, blocks: Iterable[Block]) -> Iterator[Any]:
         """The blocks as record batches, in order of time."""
@@ -125,14 +129,11 @@ class Wide:
 
     def _batch(self, blocks: list[Block], of: "Array", at: "Array", times: "Array") -> Any:
         """The events as one record batch; see order.Run."""
-        import numpy as np
-
         pa, count = arrow.load(), len(times)
-        parts: dict[str, list[tuple[Array, Any]]] = {}  # name → where its values stand, and they themselves
+        parts: dict[str, list[tuple[Any, Any]]] = {}  # name → where its values stand, and they themselves
         hosts, probes = ([""] * len(blocks) for _ in range(2))
-        order = np.argsort(of, kind="stable")
-        present, starts = np.unique(of[order], return_index=True)
-        for which, places in zip(present.tolist(), np.split(order, starts[1:]), strict=True):
+        stood = list(_stood(of))
+        for which, places in stood:
             block = _some(blocks[which], at[places])
             table, values = self._tables.find(block.schema), arrow.Values(block)
             assert table is not None  # the tables are those of the capture
@@ -145,9 +146,12 @@ class Wide:
             if found is not None:
                 made.append(_placed(found, count))
             elif field.name in ("host", "probe"):
-                made.append(
-                    pa.array(hosts if field.name == "host" else probes, pa.string()).take(pa.array(of))
-                )
+                texts = hosts if field.name == "host" else probes
+                few = {texts[which] for which, _ in stood}
+                if len(few) > 1:
+                    made.append(pa.array(texts, pa.string()).take(pa.array(of)))
+                else:
+                    made.append(self._one(few.pop(), count))
             elif field.name in COMMON:
                 made.append(pa.array(times, pa.int64()).view(field.type))
             else:
@@ -157,26 +161,54 @@ class Wide:
                 made.append(known.slice(0, count))
         return pa.record_batch(made, schema=self.schema)
 
+    def _one(self, text: str, count: int) -> Any:
+        """A column of one text; that of the last batch where it does."""
+        known = self._repeated.get(text)
+        if known is None or len(known) < count:
+            if len(self._repeated) >= TEXTS:
+                self._repeated.clear()
+            known = self._repeated[text] = arrow.repeated(text, count)
+        return known.slice(0, count)
+
 
 def _some(block: Block, at: "Array") -> Block:
-    """These events of a block."""
+    """These events of a block, in this order."""
     import numpy as np
 
+    first, last = int(at[0]), int(at[-1])
+    if last - first + 1 == len(at) and (at[1:] > at[:-1]).all():
+        part = slice(first, last + 1)
+        offsets = np.asarray(block.frames.offsets)[part]
+        return block._replace(frames=Frames(block.frames.data, offsets.data), times=block.times[part])
     offsets = np.asarray(block.frames.offsets)[at]
     return block._replace(frames=Frames(block.frames.data, offsets.data), times=block.times[at])
 
 
-def _placed(parts: "list[tuple[Array, Any]]", count: int) -> Any:
+def _stood(of: "Array") -> "Iterator[tuple[int, Any]]":
+    """Each number with the places where it stands: slices, where they are in order."""
+    import numpy as np
+
+    if (of[1:] >= of[:-1]).all():
+        cuts = (np.flatnonzero(of[1:] != of[:-1]) + 1).tolist()
+        for start, stop in pairwise([0, *cuts, len(of)]):
+            yield int(of[start]), slice(start, stop)
+    else:
+        yield from groups(of)
+
+
+def _placed(parts: list[tuple[Any, Any]], count: int) -> Any:
     """Values in the rows where they stand; null in the others."""
     import numpy as np
 
     pa = arrow.load()
+    values = pa.concat_arrays([values for _, values in parts]) if len(parts) > 1 else parts[0][1]
+    if len(values) == count and all(isinstance(places, slice) for places, _ in parts):
+        return values
     where = np.full(count, -1, np.int64)
     first = 0
-    for places, values in parts:
-        where[places] = np.arange(first, first + len(values))
-        first += len(values)
-    values = pa.concat_arrays([values for _, values in parts]) if len(parts) > 1 else parts[0][1]
+    for places, some in parts:
+        where[places] = np.arange(first, first + len(some))
+        first += len(some)
     return values.take(pa.array(where, mask=where < 0))
 
 

@@ -75,13 +75,17 @@ def _oldest(held: "list[tuple[Block, Any]]", count: int) -> Iterator[Run]:
     """Give the `count` oldest events, and leave the others in `held`."""
     import numpy as np
 
+    given: Any
     if not count:
         return
     times = np.concatenate([block.times[rest] for block, rest in held])
     of = np.repeat(np.arange(len(held)), [len(rest) for _, rest in held])
     at = np.concatenate([rest for _, rest in held])
-    order = np.argsort(times, kind="stable")
-    given, kept = order[:count], np.sort(order[count:])
+    if (times[1:] >= times[:-1]).all():
+        given, kept = slice(0, count), np.arange(count, len(times))
+    else:
+        order = np.argsort(times, kind="stable")
+        given, kept = order[:count], np.sort(order[count:])
     blocks = [block for block, _ in held]
     ends = np.searchsorted(of[kept], np.arange(1, len(blocks)))
     left = zip(blocks, np.split(at[kept], ends), strict=True)

@@ -393,11 +393,11 @@ def wall_times(schema: Schema, raw: "Array") -> "Array":
 
     shift = schema.wall(0)
     low, high = max(0, EARLIEST - shift), min((1 << 64) - 1, LATEST - shift)
-    if low > 0 or high < (1 << 64) - 1:
-        if high < low:  # every timestamp lies outside
-            return np.full(len(raw), LATEST if shift > 0 else EARLIEST, np.int64)
+    if high < low:  # every timestamp lies outside
+        return np.full(len(raw), LATEST if shift > 0 else EARLIEST, np.int64)
+    if len(raw) and (int(raw.min()) < low or int(raw.max()) > high):
         raw = np.clip(raw, np.uint64(low), np.uint64(high))
-    return (raw.astype(np.uint64) + np.uint64(shift & (1 << 64) - 1)).view(np.int64)
+    return (raw.astype(np.uint64, copy=False) + np.uint64(shift & (1 << 64) - 1)).view(np.int64)
 
 
 def _key(schemas: dict[int, Schema]) -> object:
