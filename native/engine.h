@@ -61,10 +61,10 @@ struct flow {
 	struct side sides[2];
 };
 
-/* `number`: they are counted as they begin. `answered`: its sink was heard, so that it was a session. */
+/* `number`: they are counted as they begin. `unsound`: frames that DATA wraps, but SCHEMAs. `answered`: its sink was heard, so that it was a session. */
 struct conversation {
 	uint64_t key[5];
-	uint64_t frames, missing, again, late;
+	uint64_t frames, missing, again, late, unsound;
 	uint64_t early[MAX_PARTS / 64];
 	struct chain held;
 	uint32_t next, start, bye, number;

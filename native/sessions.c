@@ -270,6 +270,7 @@ static void take_inner(struct engine *e, uint32_t number, const uint8_t *p, uint
 			keep(e, p + mark, at - mark);
 			e->found = found;
 			kw_complain(e, v.code, frame, size - at);
+			c->unsound++;
 			if (!v.length) {
 				mark = at = size;
 				break;
@@ -285,12 +286,14 @@ static void take_inner(struct engine *e, uint32_t number, const uint8_t *p, uint
 			keep(e, p + mark, at - mark);
 			e->found = found;
 			kw_complain(e, CODE_BAD_PAYLOAD, frame, length);
+			c->unsound++;
 		} else if (type == TYPE_LOST) {
 			if (lost_sound(frame, length))
 				goto kept;
 			keep(e, p + mark, at - mark);
 			e->found = found;
 			kw_complain(e, CODE_BAD_PAYLOAD, frame, length);
+			c->unsound++;
 		} else if (type == TYPE_SCHEMA) {
 			owner |= SCHEMA_MARK | alone;
 			note_place(e);

@@ -14,7 +14,7 @@ import pytest
 from kwire.cli.main import main
 from kwire.packets import engine, network, open
 from kwire.wire.control import Hello, Role
-from kwire.wire.frame import Type, build
+from kwire.wire.frame import Flag, Type, build
 
 PORT = 17800
 FIELDS = (("n", "u32", 1, ""), ("comm", "str", 1, ""))
@@ -134,6 +134,32 @@ def test_a_session_with_a_hole_is_not_complete(tmp_path: Path, kit: Any, kwire: 
     )
     for verb in (["stats"], ["query", "select 1"], ["export", "-o", str(tmp_path / "x.csv")], ["show"]):
         assert said in kwire(verb[0], str(path), *verb[1:])[2]
+
+
+@pytest.mark.parametrize(
+    ("inside", "why"),
+    [
+        (build(Type.EVENT, 1, bytes(24), Flag.CHECKSUM)[:-1] + b"\x77", "1 frame is not sound"),
+        (build(Type.EVENT, 1, bytes(4)), "1 frame is not sound"),
+        (build(Type.LOST, 1, bytes(31)), "1 frame is not sound"),
+        (build(Type.SCHEMA, 2, b"\xff"), "1 frame is not sound"),
+        (build(Type.EVENT, 9, bytes(24)), "1 event is of probes that the file does not describe"),
+    ],
+)
+def test_what_cannot_be_read_in_a_session_is_proven_by_nothing_that_is_made_of_it(
+    tmp_path: Path, kit: Any, kwire: Any, inside: bytes, why: str
+) -> None:
+    """All of its DATA is there, but a frame in it is lost to every reader."""
+    schema = kit.schema(1, "kprobe:f", FIELDS)
+    payloads = [b"".join(schema.frames()), kit.event(schema, kit.monotonic, (1, b"cat")) + inside]
+    frames = [hello(), *(build(Type.DATA, at, payload) for at, payload in enumerate(payloads))]
+    path, out = tmp_path / "net.pcap", str(tmp_path / "out.pcapng")
+    path.write_bytes(pcap(*map(datagram, [*frames, build(Type.BYE, 2, b"\xa1freasonddone")])))
+    status, printed, _ = kwire("verify", str(path))
+    assert (status, f"udp 10.0.0.1:40000 > 10.0.0.2:17800: {why}" in printed) == (3, True)
+    status, _, err = kwire("merge", str(path), "-w", out)
+    assert (status, "it does not prove complete" in err) == (3, True)
+    assert kwire("verify", out)[0] == 3
 
 
 def test_sessions_that_take_turns_are_told_apart(tmp_path: Path, kit: Any, kwire: Any) -> None:

@@ -243,7 +243,7 @@ def outcome(data: bytes, **options: Any) -> dict[str, Any]:
         "sessions": [
             f"{one.name} missing {one.missing} again {one.again} late {one.late} bye {one.bye} "
             f"next {one.next} frames {one.frames} token {one.token.hex()} began {one.began} "
-            f"answered {one.answered}"
+            f"answered {one.answered} unsound {one.unsound}"
             for one in net.conversations
         ],
         "found": told(net),

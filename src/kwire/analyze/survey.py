@@ -61,6 +61,7 @@ class Survey:
         "_by_section",
         "_complaint",
         "_forgotten",
+        "_strange",
         "_sums",
         "ended",
         "errors",
@@ -84,6 +85,7 @@ class Survey:
         self.probes: list[Seen] = []
         self.losses = Losses()
         self.unknown_lost = self.strangers = 0
+        self._strange: set[int] = set()  # ids of the sections in which there are some
         self.read = False
         self._by_section: dict[int, dict[int, Seen]] = {}  # by section and schema, by their identity
         self._sums = Sums()
@@ -111,6 +113,7 @@ class Survey:
             for schema, row in rows:
                 if schema is None:
                     self.strangers += row[0]
+                    self._strange.add(id(section))
                 else:
                     self._seen(section, schema).add(*row)
         listed = set(map(id, capture.sections))
@@ -177,7 +180,7 @@ class Survey:
 
     def proves(self, seen: Seen) -> bool:
         """Whether the capture proves that this probe's events are there once, but for those counted lost."""
-        if self.repeated:
+        if self.repeated or id(seen.section) in self._strange:
             return False
         if seen.produced is not None:
             return seen.balanced

@@ -51,6 +51,8 @@ def whole(one: "Told") -> str:
     """Why the DATA in a capture may not be all that a session had; empty where it is."""
     if one.missing:
         return f"{are(one.missing, 'DATA frame')} not in the capture"
+    if one.unsound:
+        return f"{are(one.unsound, 'frame')} not sound"
     if one.bye is not None and one.next != one.bye:
         return "DATA follows the session's end (BYE)"
     ends = [*["beginning (HELLO)"] * (not one.began), *["end (BYE)"] * (one.bye is None)]
@@ -61,6 +63,7 @@ class Told(Protocol):
     """What is known of a session when all was read: as attributes of `Conversation`."""
 
     missing: int
+    unsound: int
     next: int | None
     bye: int | None
     began: bool
@@ -101,7 +104,8 @@ class Conversation:
     """One session, or the frames between two endpoints where no session is known.
 
     `section`: what is known of its probes; `missing`, `again`, `late`: DATA frames that are not in the
-    capture, that were there before, and that came out of order. `next`: the sequence number expected.
+    capture, that were there before, and that came out of order; `unsound`: frames in DATA with an error.
+    `next`: the sequence number expected.
     `began`: the number with which it began is known, so that what is before the first one seen is missing.
     `answered`: WELCOME or ACK was seen, so that it was a session, though nothing else of it may be there.
     `guessed`: its token is that of a sink, which tells no number, and came after DATA.
@@ -131,6 +135,7 @@ class Conversation:
         "next",
         "section",
         "token",
+        "unsound",
     )
 
     def __init__(
@@ -152,7 +157,7 @@ class Conversation:
         self.guessed = self.began = self.answered = False
         self.next: int | None = None
         self.bye: int | None = None  # sequence number of the source's BYE
-        self.frames = self.missing = self.again = self.late = 0
+        self.frames = self.missing = self.again = self.late = self.unsound = 0
 
     @property
     def waits(self) -> bool:
@@ -242,7 +247,7 @@ class Conversation:
             at = after
             if at < len(payload) and count < WALK_STEP:
                 frame, problems = inspect(payload, at)
-                self._complain(problems[0], at)
+                self._refuse(problems[0], at)
                 if frame is None:
                     return
                 at += frame.header.length
@@ -311,6 +316,10 @@ class Conversation:
             mark = after
         self._keep(data[mark:end])
 
+    def _refuse(self, problem: Problem, at: int) -> None:
+        self.unsound += 1
+        self._complain(problem, at)
+
     def _keep(self, data: bytes) -> None:
         if data:
             self._ready.append(data)
@@ -327,7 +336,7 @@ class Conversation:
             if frame.header.type == Type.EVENT:
                 check_timestamp(memoryview(data)[at : at + frame.header.length])
         except FrameError as error:
-            self._complain(error.problem, frame.offset if frame.header.type == Type.LOST else 0)
+            self._refuse(error.problem, frame.offset if frame.header.type == Type.LOST else 0)
             return False
         return True
 
@@ -335,7 +344,7 @@ class Conversation:
         try:
             schema = self._reader.add(_frame(data, at))
         except FrameError as error:
-            self._complain(error.problem, at)
+            self._refuse(error.problem, at)
             return
         if schema is not None:
             self.flush()

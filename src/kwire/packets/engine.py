@@ -58,7 +58,7 @@ class Session:
 
     __slots__ = (
         *("_key", "_name", "_reader", "again", "answered", "began", "bye", "described", "frames", "guessed"),
-        *("late", "missing", "next", "section", "token"),
+        *("late", "missing", "next", "section", "token", "unsound"),
     )
 
     def __init__(self, key: tuple[int, ...], first: int) -> None:
@@ -70,7 +70,7 @@ class Session:
         self.guessed = self.began = self.answered = False
         self.bye: int | None = None
         self.next: int | None = None
-        self.frames = self.missing = self.again = self.late = 0
+        self.frames = self.missing = self.again = self.late = self.unsound = 0
 
     @property
     def name(self) -> str:
@@ -232,6 +232,7 @@ class Engine:
                     schema = self._schema(number, data, int(offsets[place]))
                 except FrameError as error:
                     schema = None
+                    self._conversation(number).unsound += 1
                     packet = (where.number, where.offset) if where.number else None
                     self._complain(error, _placed(packet, str(error.problem)), (given, place, 1))
                     if owner & memory.ALONE_MARK:
@@ -504,6 +505,7 @@ class Engine:
         conversation.bye = row.bye if row.knows_bye else None
         conversation.next = row.next if row.knows_next else None
         conversation.frames, conversation.answered = row.frames, bool(row.answered)
+        conversation.unsound += row.unsound
         conversation.missing, conversation.again, conversation.late = row.missing, row.again, row.late
         if conversation.bye is not None and conversation.next is not None:
             ahead = distance(conversation.next, conversation.bye)

@@ -95,7 +95,8 @@ class ConversationRow(ctypes.Structure):
     """One session, or the frames between two endpoints where no session is known."""
 
     _fields_ = (
-        *(("key", U64 * 5), ("frames", U64), ("missing", U64), ("again", U64), ("late", U64)),
+        ("key", U64 * 5),
+        *((name, U64) for name in ("frames", "missing", "again", "late", "unsound")),
         *(("early", U64 * 8), ("held", Chain), ("next", U32), ("start", U32), ("bye", U32), ("number", U32)),
         *((name, U8) for name in ("first", "knows_next", "knows_start", "knows_bye", "answered")),
         ("unused", U8 * 3),
