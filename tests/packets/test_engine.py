@@ -341,6 +341,24 @@ def test_limits_are_the_same(net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert mine["counts"] == theirs["counts"]
 
 
+def test_what_has_ended_is_let_go_of_first(net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session that began first and goes on is read to its end, however many others came and went."""
+    for room in (network, engine, open):
+        monkeypatch.setattr(room, "MAX_CONVERSATIONS", 30)
+    hello, bye = Hello(bytes(16), 1, Role.SOURCE).frame(), b"\xa1freasonddone"
+    long = [hello, *net.session(100, 1)]
+    made = []
+    for port, frame in enumerate(long):
+        others = [net.data(0, *net.schema().frames()), net.data(1, net.event(1)), build(Type.BYE, 2, bye)]
+        made += [(frame, 40000), *((other, 1000 + port) for other in others)]
+    data = net.pcap([net.ethernet(net.ipv4(net.udp(frame, ports=(port, 17800)))) for frame, port in made])
+    mine, theirs = both(data, monkeypatch)
+    assert mine == theirs
+    (first,) = (events for name, events in mine["events"] if ":40000 " in name)
+    assert len(first) == 100
+    assert [name for name, *_ in mine["found"]] == ["TOO_MANY_FLOWS"]
+
+
 def test_a_bad_schema_that_no_data_wraps_is_judged_like_any_frame(
     net: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

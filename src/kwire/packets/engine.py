@@ -27,6 +27,7 @@ from kwire.packets.network import (
     Network,
     endpoint,
     forget_count,
+    forgotten,
 )
 from kwire.packets.tables import ETHERTYPES, PROTOCOLS, Protocol, Remark, Trouble
 from kwire.wire.control import Hello, Role, Welcome
@@ -107,6 +108,7 @@ class Engine:
         self._memory = Memory(bytes(bits), MAX_FLOWS, MAX_CONVERSATIONS)
         self._state = self._memory.state
         self._state.any_port = any_port
+        self._rows: Rows | None = None  # those being taken
         self._before = 0  # packets taken before those of the rows
         self._told: dict[int, int] = {}  # of the engine's counts: what `found` has of them
         self._texts: dict[int, tuple[tuple[int, int, int], str]] = {}  # by code: when, and what is said
@@ -155,13 +157,13 @@ class Engine:
     def rows(self, data: Any, rows: "Rows", count: int, base: int) -> None:
         """Take the packets of the first `count` rows, which lie in `data`, at byte `base` of a file."""
         state = self._state
-        state.base, self._before = base, state.packets
+        state.base, self._before, self._rows = base, state.packets, rows
         with native.Pinned(data) as pinned, native.Pinned(rows) as places:
             state.data, state.size = pinned.address, pinned.size
             state.rows, state.count, state.at = places.address, min(count, places.size // 32), 0
             self._run(native.library.kw_packets, data, rows)
             self._say(data, rows)
-            state.data, state.size, state.count = None, 0, 0
+            state.data, state.size, state.count, self._rows = None, 0, 0, None
 
     def take(self, *, all: bool = True) -> Iterator[Given]:
         """What was found since the last time; without `all`, if it is much."""
@@ -518,20 +520,20 @@ class Engine:
                 self.remarks[remark.name] += count
 
     def _forget(self) -> None:
-        """There are as many conversations as may be: let go of those that began first."""
+        """There are as many conversations as may be: let go of some."""
         import numpy as np
 
         state = self._state
-        self.conversations = [self._conversation(number) for number in self._numbers()]
+        old, kept = forgotten(self._numbers(), forget_count(state.max_conversations), self._finished)
+        for number in (*old, *kept):
+            self._conversation(number)
         self._give()
-        numbers = {id(one): number for number, one in self._known.items()}
-        count = forget_count(state.max_conversations)
-        old, self.conversations = self.conversations[:count], self.conversations[count:]
+        self.conversations = [self._known[number] for number in kept]
         self._trouble(Trouble.TOO_MANY_FLOWS, f"over {plural(state.max_conversations, 'session')}", len(old))
         self.forgotten += len(old)
         gone = []
-        for conversation in old:
-            number = numbers[id(conversation)]
+        for number in old:
+            conversation = self._known[number]
             self._pending -= conversation.reader.held
             gone.append(number)
             self._close(number)
@@ -631,6 +633,7 @@ class Engine:
     def _trouble(self, trouble: Trouble, detail: str, count: int) -> None:
         self._tell()
         text = f"{trouble.name}: {trouble.value} ({detail})"
+        text = _placed(self._place(self._state.at, self._rows), text)
         self._count(trouble.name, text, count, (self._given, self._state.found, 0))
 
     def _count(self, name: str, text: str, count: int, moment: tuple[int, int, int]) -> None:

@@ -7,8 +7,8 @@ order. `engine.Engine` does the same in C for batches of packets; this is its sp
 """
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Collection, Iterator
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from kwire.packets.conversations import Conversation, Given, means_nothing
 from kwire.packets.dissect import Dissector, Finding, Packet, Segment
@@ -20,6 +20,8 @@ from kwire.wire.control import Hello, Role, Welcome
 from kwire.wire.frame import TYPES, Frame, FrameError, Problem, Type, inspect
 from kwire.wire.frames import Frames
 from kwire.words import plural
+
+T = TypeVar("T")
 
 MAX_FLOWS: Final = 1 << 16
 MAX_CONVERSATIONS: Final = 1 << 16
@@ -116,6 +118,15 @@ def forget_count(most: int) -> int:
     return max(most // 64, 1)
 
 
+def forgotten(all: list[T], count: int, finished: Callable[[T], bool]) -> tuple[list[T], list[T]]:
+    """Which conversations are let go of, and which stay: those that have finished, or else began, first."""
+    done = [place for place, one in enumerate(all) if finished(one)][:count]
+    chosen = set(done)
+    chosen.update([place for place in range(len(all)) if place not in chosen][: count - len(done)])
+    stay = [one for place, one in enumerate(all) if place not in chosen]
+    return [all[place] for place in sorted(chosen)], stay
+
+
 class Network:
     """Takes packets one by one. `found`: troubles and frame errors by name, in the order in which they were
     first found: packet by packet; at the end flow by flow, the one that was silent for longest first, then
@@ -161,10 +172,13 @@ class Network:
         self.packets += 1
         self._place = place
         before = self._troubles
+        self._make_room()
         if self._held > HELD:
             self._let_go()
+            self._make_room()
         while len(self._flows) > MAX_FLOWS or (self._held > HELD and len(self._flows) > 1):
             self._evict()
+            self._make_room()
         frames = self.frames
         if link == Link.USER0:
             packet = Packet()
@@ -215,6 +229,7 @@ class Network:
         """No more packets come."""
         self._place = Place(0, 0)  # what is found now is of no packet
         while self._flows:
+            self._make_room()
             self._end(self._flows.popitem(last=False)[1])
         missing = self._dissector.fragments_missing
         if missing:
@@ -468,10 +483,15 @@ class Network:
         flow.conversation = known
         known.begin(message)
 
+    def _make_room(self) -> None:
+        while len(self.conversations) > MAX_CONVERSATIONS:
+            self._forget()
+
     def _forget(self) -> None:
-        """There are as many conversations as may be: let go of those that began first."""
-        count = forget_count(MAX_CONVERSATIONS)
-        old, self.conversations = self.conversations[:count], self.conversations[count:]
+        """There are as many conversations as may be: let go of some."""
+        old, self.conversations = forgotten(
+            self.conversations, forget_count(MAX_CONVERSATIONS), lambda one: one.finished
+        )
         self.trouble(Trouble.TOO_MANY_FLOWS, f"over {MAX_CONVERSATIONS} sessions", len(old))
         self.forgotten += len(old)
         for conversation in old:
@@ -484,8 +504,8 @@ class Network:
 
     def _conversation(self, flow: Flow, *, new: bool = False) -> Conversation:
         if flow.conversation is None or (new and not flow.conversation.empty):
-            if len(self.conversations) >= MAX_CONVERSATIONS:
-                self._forget()
+            if new:  # one packet may have very many
+                self._make_room()
             flow.conversation = Conversation(flow.name, self._queue.append, self.problem)
             self.conversations.append(flow.conversation)
         elif new:

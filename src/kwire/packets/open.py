@@ -250,8 +250,7 @@ class NetworkCapture(Capture):
                     self._list(session.section)  # nothing of it is there, and that is known
             self._in_order()
         if end and self.network.forgotten:
-            known = {id(one.section) for one in self.network.conversations}
-            self.sections = [one for one in self.sections if id(one) in known or id(one) not in self._listed]
+            self._unlist()
         self._done = end
         if not end and own is not None:
             self._current = own
@@ -278,12 +277,17 @@ class NetworkCapture(Capture):
             yield some
 
     def _list(self, section: Section) -> None:
-        """Put a session's section among the others; of very many the oldest is forgotten."""
-        if len(self._listed) >= MAX_CONVERSATIONS:
-            oldest = self._listed.pop(next(iter(self._listed)))
-            self.sections.remove(oldest)
+        """Put a session's section among the others; of very many, those that were let go of are left out."""
+        if len(self._listed) >= 2 * MAX_CONVERSATIONS:
+            self._unlist()
         self.sections.append(section)
         self._listed[id(section)] = section
+
+    def _unlist(self) -> None:
+        """Leave out the sections of sessions that were let go of."""
+        known = {id(one.section) for one in self.network.conversations}
+        self.sections = [one for one in self.sections if id(one) in known or id(one) not in self._listed]
+        self._listed = {at: one for at, one in self._listed.items() if at in known}
 
     def _in_order(self) -> None:
         """Put the sessions' sections behind the file's own, as they began."""
