@@ -26,10 +26,20 @@ class Odd:
         raise RuntimeError("no")
 
 
+class Lines:
+    """An index whose own error has two lines."""
+
+    def __repr__(self) -> str:
+        return "7"
+
+    def __index__(self) -> int:
+        raise ValueError("no number\nat all")
+
+
 WRONG: list[Any] = [object(), Odd(), b"bytes", 1.5, {"a": 1}, True]
 """What no argument takes, but those named below."""
 
-TAKES = {"seconds": (float,), "insecure": (bool,)}
+TAKES = {"seconds": (float,), "insecure": (bool,), "data": (bytes,)}
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
@@ -83,15 +93,17 @@ def test_numbers_of_numpy_are_numbers() -> None:
         (lambda: kwire.trace(SPEC, seconds=-1), "trace seconds=-1: it is negative; give a number of seconds"),
         (lambda: kwire.trace(SPEC, seconds=math.nan), "trace seconds=nan: it is no number"),
         (lambda: kwire.trace(SPEC, pid="1"), "trace pid='1': it is a str; give an integer, or a list"),
-        (lambda: kwire.trace(SPEC, pid=["1"]), "trace pid=['1']: it is a list; give an integer, or a list"),
+        (lambda: kwire.trace(SPEC, pid=["1"]), "trace pid=['1']: '1' in it is a str; give an integer, or"),
         (lambda: kwire.trace(SPEC, pid=[]), "trace pid=[]: it is empty"),
         (lambda: kwire.trace(SPEC, pid=True), "trace pid=True: it is a bool"),
         (lambda: kwire.trace(SPEC, filter=3), "trace filter=3: it is an int; give a text: an expression"),
         (lambda: kwire.trace(SPEC, filter=""), "filter:1: nothing is written here"),
         (lambda: kwire.trace(SPEC, filter="pidd == 1"), "filter:1: unknown name pidd"),
-        (lambda: kwire.trace(SPEC, command=[1]), "trace command=[1]: it is a list; give a text, as in"),
+        (lambda: kwire.trace(SPEC, command=[1]), "trace command=[1]: 1 in it is an int; give a text, as in"),
         (lambda: kwire.trace(SPEC, command=[]), "trace command=[]: it is empty"),
         (lambda: kwire.trace(SPEC, command=""), "read command '': it is empty"),
+        (lambda: kwire.trace(SPEC, command=["ls", "a\0b"]), "no word of a command has a NUL in it"),
+        (lambda: kwire.trace(SPEC, pid=Lines()), "trace pid=7: no number at all; give an integer"),
         (lambda: kwire.trace(SPEC, count=1.5), "trace count=1.5: it is a float; give an integer"),
         (lambda: kwire.trace(SPEC, buffer="1M"), "trace buffer='1M': it is a str; give an integer: bytes"),
         (lambda: kwire.trace(3), "trace 3: it is no probe"),
@@ -114,6 +126,10 @@ def test_numbers_of_numpy_are_numbers() -> None:
         (lambda: kwire.simulate(SPEC), f"simulate '{SPEC}': it is no probe"),
         (lambda: kwire.simulate(kwire.kprobe("f")(print), nobody=1), "simulate nobody: there is no such arg"),
         (lambda: kwire.simulate(kwire.kprobe("f")(print), retval="x"), "simulate retval='x': it is a str"),
+        (lambda: kwire.Memory().kernel("x"), "map memory data='x': it is a str; give bytes"),
+        (lambda: kwire.Memory().user(5), "map memory data=5: it is an int; give bytes"),
+        (lambda: kwire.Memory().put(-1, b"x"), "write memory address=-1: it is negative"),
+        (lambda: kwire.Memory().put(8, None), "write memory data=None: it is a NoneType"),
         (lambda: kwire.fake(3), "fake type=3: it is an int; give a text: a C type"),
     ],
 )
@@ -136,4 +152,6 @@ def test_captures_check_what_chooses_events(given: dict[str, Any]) -> None:
             assert next(iter(given)) in str(caught.value)
         with pytest.raises(KwireError, match="query sql=3: it is an int; give a text: an SQL query"):
             opened.query(3)
+        with pytest.raises(KwireError, match="has no bytes in UTF-8"):
+            opened.query("SELECT '\udcff'")
     assert list(kwire.open(Path(capture)).events(first=0, last=1)) == []

@@ -16,6 +16,10 @@ class ArgumentError(KwireError):
     """An argument that is of the wrong type, or out of range."""
 
 
+WRONG: Final = (TypeError, AttributeError, OverflowError)
+"""What reading a value of a wrong type raises."""
+
+
 class Kind(NamedTuple):
     """One kind of argument: what it should be, in words, and the function that reads it.
 
@@ -74,14 +78,46 @@ def _flag(value: Any) -> bool:
 def _each(value: Any, read: Callable[[Any], Any]) -> list[Any]:
     if isinstance(value, str | bytes | dict) or not isinstance(value, Iterable):
         raise TypeError
-    made = [read(one) for one in value]
+    made = []
+    for one in value:
+        try:
+            made.append(read(one))
+        except WRONG:
+            raise ValueError(f"{_short(one)} in it is {_a(one)}") from None
     if not made:
         raise ValueError("it is empty")
     return made
 
 
+def _word(value: Any) -> str:
+    if "\0" in _text(value):
+        raise ValueError("no word of a command has a NUL in it")
+    return str(value)
+
+
 def _command(value: Any) -> "str | list[str]":
-    return value if isinstance(value, str) else _each(value, _text)
+    return _word(value) if isinstance(value, str) else _each(value, _word)
+
+
+def _unicode(value: Any) -> str:
+    try:
+        _text(value).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the character {value[error.start]!a} has no bytes in UTF-8") from None
+    return str(value)
+
+
+def _data(value: Any) -> bytes:
+    if isinstance(value, int | str):
+        raise TypeError
+    return bytes(memoryview(value))
+
+
+def _address(value: Any) -> int:
+    number = _least(value)
+    if number >= 1 << 64:
+        raise ValueError("it does not fit into 64 bits")
+    return number
 
 
 def _pids(value: Any) -> list[int]:
@@ -106,7 +142,7 @@ ARGUMENTS: Final[dict[str, Kind]] = {
     "buffer": Kind("an integer: bytes", _least),
     "first": _WALL,
     "last": _WALL,
-    "sql": Kind("a text: an SQL query", _text),
+    "sql": Kind("a text: an SQL query", _unicode),
     "path": _PATH,
     "file": _PATH,
     "host": Kind('a text: a name or an address, as in "web1.example"', _text),
@@ -118,6 +154,8 @@ ARGUMENTS: Final[dict[str, Kind]] = {
     "btf": _PATH,
     "format": Kind("a text: of a tracepoint's format file", _text),
     "retval": Kind("an integer", _integer),
+    "data": Kind("bytes", _data),
+    "address": Kind("an integer", _address),
 }
 """Name of an argument → its kind."""
 
@@ -137,11 +175,16 @@ def _checked(operation: str, name: str, value: Any) -> Any:
     try:
         return kind.read(value)
     except ValueError as error:
-        cause = str(error)
-    except (TypeError, AttributeError, OverflowError):
-        what = type(value).__name__
-        cause = f"it is {'an' if what[0] in 'aeiouAEIOU' else 'a'} {what}"
+        cause = " ".join(str(error).split())  # it may be the value's own
+    except WRONG:
+        cause = f"it is {_a(value)}"
     raise ArgumentError(operation, f"{name}={_short(value)}", cause, f"give {kind.wanted}")
+
+
+def _a(value: Any) -> str:
+    """The type of what was given, with its article."""
+    what = type(value).__name__
+    return f"{'an' if what[0] in 'aeiouAEIOU' else 'a'} {what}"
 
 
 def _short(value: Any) -> str:

@@ -17,7 +17,8 @@ from functools import partial
 import pytest
 
 from kwire.cli import doctor
-from kwire.kernel import features
+from kwire.kernel import features, surroundings
+from kwire.kernel import sys as sys_
 from kwire.kernel.answer import Answer
 from kwire.kernel.features import FEATURES
 
@@ -123,6 +124,24 @@ def test_where_nothing_can_be_probed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert status == 1
     assert text.splitlines()[-1] == "tracing does not work here: not here; move"
     assert "→ move" in text
+
+
+def test_where_the_number_of_cpus_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without sysfs nothing can be recorded, whatever else works."""
+    for name, feature in FEATURES.items():
+        monkeypatch.setitem(FEATURES, name, feature._replace(probe=partial(Answer, "yes")))
+    features._known.clear()
+    monkeypatch.setitem(FEATURES, "cpus", FEATURES["cpus"]._replace(probe=surroundings.cpus))
+
+    def missing(path: str) -> None:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(sys_, "open", missing, raising=False)
+    status, text = doctor_run()
+    features._known.clear()
+    assert status == 1
+    assert text.splitlines()[-1].startswith("tracing does not work here: /sys/devices/system/cpu/possible: ")
+    assert "mount sysfs" in text.splitlines()[-1]
 
 
 @pytest.mark.live

@@ -103,6 +103,8 @@ def test_what_an_errno_means(monkeypatch: pytest.MonkeyPatch, number: int, may: 
     monkeypatch.setattr(privileges, "effective", lambda: held)
     found = refused(number)
     assert found.answer == kind
+    if number == errno.EMFILE:
+        assert "ulimit -n" in found.cure
     if number == errno.EPERM and not may:
         assert found.cure == "run as root, or with CAP_BPF and CAP_PERFMON"
 

@@ -9,6 +9,8 @@ are user space's, the highest the kernel's, and between them is nothing. All num
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from kwire.arguments import needed
+
 _FIRST_REGION: Final = 0xFFFF_C900_0000_0000
 _FIRST_KERNEL: Final = 0xFFFF_8880_0000_0000
 _FIRST_USER: Final = 0x0000_7F00_0000_0000
@@ -129,7 +131,7 @@ class Memory:
         self._user = _FIRST_USER
         if blocks is not None:
             for address, data in blocks.items():
-                self._blocks[address] = bytearray(data)
+                self.put(address, data)
 
     def items(self) -> Iterator[tuple[int, bytes]]:
         """The blocks: (address, bytes)."""
@@ -138,6 +140,7 @@ class Memory:
 
     def kernel(self, data: bytes) -> int:
         """Maps bytes somewhere in the kernel's half, with unmapped memory around; gives their address."""
+        [data] = needed("map memory", data=data)
         address = self._kernel
         self._kernel += (len(data) + 0x1FFF) & ~0xFFF
         self._blocks[address] = bytearray(data)
@@ -145,6 +148,7 @@ class Memory:
 
     def user(self, data: bytes) -> int:
         """Maps bytes somewhere in user space; gives their address."""
+        [data] = needed("map memory", data=data)
         address = self._user
         self._user += (len(data) + 0x1FFF) & ~0xFFF
         self._blocks[address] = bytearray(data)
@@ -152,6 +156,7 @@ class Memory:
 
     def put(self, address: int, data: bytes) -> None:
         """Writes bytes: into a block that covers them whole, otherwise as a new block."""
+        address, data = needed("write memory", address=address, data=data)
         for base, block in self._blocks.items():
             if base <= address and address + len(data) <= base + len(block):
                 block[address - base : address - base + len(data)] = data

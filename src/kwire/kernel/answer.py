@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from kwire.kernel import cures
+from kwire.kernel.sys import CURES
 from kwire.kernel.syscall import KernelError, reason
 
 
@@ -33,7 +34,7 @@ def refused(errno: int, note: str = "", cure: str = "", allowed: str = "") -> An
             return Answer("unknown", "this user may not try it", why)
         return Answer("no", f"refused even to this user: {reason(errno)}", cure or why)
     if errno in (errnos.ENOMEM, errnos.EMFILE, errnos.ENFILE, errnos.EAGAIN, errnos.EINTR, errnos.EBUSY):
-        return Answer("unknown", reason(errno), "try again")
+        return Answer("unknown", reason(errno), cure or CURES.get(errno, "try again"))
     return Answer("no", f"{note or 'the kernel does not know it'}: {reason(errno)}", cure)
 
 

@@ -86,6 +86,7 @@ FEATURES: dict[str, Feature] = {
             "",
             surroundings.pid_namespace,
         ),
+        Feature("cpus", "the kernel tells how many CPUs it has", "", surroundings.cpus),
         Feature("memory", "there is memory for the rings", "", surroundings.memory),
         Feature("open_files", "many probes can be open at once", "", surroundings.open_files),
         Feature("native", "frames are walked in C", "", surroundings.walkers),
@@ -93,7 +94,7 @@ FEATURES: dict[str, Feature] = {
 }
 
 # Tracing works when all of BASE and one of PROBES are there.
-BASE = ("bpf", "map_array", "map_hash", "map_array_of_maps", "map_ringbuf", "mmapable")
+BASE = ("bpf", "map_array", "map_hash", "map_array_of_maps", "map_ringbuf", "mmapable", "cpus")
 PROBES = ("tracepoint", "rawtracepoint", "kprobe", "fentry")
 
 _known: dict[str, Answer] = {}

@@ -144,6 +144,11 @@ def pid_namespace() -> Answer:
     )
 
 
+def cpus() -> Answer:
+    """Can the rings be one a CPU? Raises KernelError where that cannot be told."""
+    return Answer("yes", f"{possible_cpus()} possible")
+
+
 def memory() -> Answer:
     """Is there room for a ring on every CPU?"""
     need = RING * possible_cpus() + (32 << 20)
