@@ -76,6 +76,21 @@ def test_a_moment_from_the_end_is_written_as_help_says(rich: str, tmp_path: Any,
 
 
 @pytest.mark.parametrize(
+    "verb", [["show"], ["stats"], ["query"], ["export", "-o", "x.csv"], ["cut", "-w", "x"]]
+)
+def test_a_range_that_holds_nothing_is_said(
+    verb: list[str], rich: str, tmp_path: Any, kwire: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    status, out, err = kwire(verb[0], rich, *verb[1:], "--from", "+5s", "--to", "+1s")
+    assert (status, out, sorted(tmp_path.iterdir())) == (1, "", before)
+    assert err == "kwire: choose --from +5s --to +1s: it ends before it begins; turn the two around\n"
+    said = kwire(verb[0], rich, *verb[1:], "--from", "+5h")[2]
+    assert "no event is in this range of time; there are some from " in said
+
+
+@pytest.mark.parametrize(
     ("value", "table", "json", "csv"),
     [
         (None, "", "null", ""),

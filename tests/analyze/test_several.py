@@ -213,6 +213,13 @@ def cuts(rotation: list[str], kwire: Any, tmp_path: Path) -> list[str]:
     return files
 
 
+def test_what_split_finds_lost_is_said(rotation: list[str], kwire: Any, tmp_path: Path) -> None:
+    whole = str(tmp_path / "whole.pcapng")
+    kwire("merge", *rotation, "-w", whole)
+    status, _, err = kwire("split", whole, "--by", "probe", "-w", str(tmp_path / "parts"))
+    assert (status, "3 events are lost; 'kwire verify' names the holes" in err) == (3, True)
+
+
 def test_cuts_that_overlap_are_never_complete_together(cuts: list[str], kwire: Any, tmp_path: Path) -> None:
     out, both = tmp_path / "out.pcapng", cuts[:2]
     status, _, err = kwire("merge", *both, "-w", str(out))

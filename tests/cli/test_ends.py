@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -270,6 +271,7 @@ def test_a_command_has_the_signals_of_our_caller(trap: str, tmp_path: Path) -> N
             "'10' has no unit; write a size, as 10M, or a time, as 10s",
         ),
         (["record", EXEC, "-w", "x", "--rotate", "1000000"], "has no unit"),
+        (["record", EXEC, "-w", "x", "--rotate", "-5"], "'-5' is not more than 0"),
         (
             ["record", EXEC, "-w", "x", "--rotate", "100k"],
             "'100k' is too little for a file; write 256K or more",
@@ -284,6 +286,17 @@ def test_what_is_empty_or_lacks_its_unit_is_refused(words: list[str], says: str)
     assert run.returncode == 2
     [line] = run.stderr.splitlines()
     assert says in line
+
+
+def test_a_folder_that_is_gone_is_named(tmp_path: Path) -> None:
+    words = shlex.join([*KWIRE, "show", "a.pcapng"])
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    run = subprocess.run(["sh", "-c", f"rmdir {folder}; {words}"], cwd=folder, capture_output=True, text=True)
+    assert (
+        run.stderr
+        == "kwire: show: the folder that this was started in is gone; change to one that is there\n"
+    )
 
 
 def test_the_package_is_a_command() -> None:

@@ -16,7 +16,7 @@ from kwire.cli.status import NOT_WHOLE, OK
 from kwire.cli.zone import add_utc
 from kwire.errors import KwireError
 from kwire.packets.tables import KWIRE_PORT
-from kwire.view.text import line
+from kwire.view.text import WallClock, line
 from kwire.wire.frame import Code
 from kwire.wire.schema import EARLIEST, LATEST
 from kwire.words import are, plural
@@ -90,6 +90,13 @@ def wanted(args: argparse.Namespace, survey: Survey | None = None) -> Selection:
         first = moment(args.begin, survey.begins, survey.ends, "--from")
     if survey is not None and args.end is not None:
         last = moment(args.end, survey.begins, survey.ends, "--to")
+    if first > last:
+        cause = "it ends before it begins"
+        raise KwireError("choose", f"--from {args.begin} --to {args.end}", cause, "turn the two around")
+    if survey is not None and survey.events and (first > survey.ends or last < survey.begins):
+        clock = WallClock()
+        whole = f"from {clock.moment(survey.begins)} to {clock.moment(survey.ends)}"
+        say(f"no event is in this range of time; there are some {whole}")
     where = None
     if args.where is not None:
         from kwire.view.where import Where

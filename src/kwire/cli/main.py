@@ -5,6 +5,7 @@ no traceback reaches a user; the exit status says what happened (`kwire.cli.stat
 """
 
 import argparse
+import errno
 import importlib
 import os
 import re
@@ -206,6 +207,11 @@ def _joined(words: list[str]) -> list[str]:
 
 def _failed(name: str, error: OSError) -> str:
     """What an error of the operating system means, in one line."""
+    if error.errno == errno.ENOENT and not error.filename:
+        try:
+            os.getcwd()
+        except FileNotFoundError:
+            return f"{name}: the folder that this was started in is gone; change to one that is there"
     what = f" {error.filename}" if error.filename else ""
     return f"{name}{what}: {error.strerror or error}"
 

@@ -4,9 +4,11 @@ import argparse
 import sys
 
 from kwire.cli.choosing import Progress, add_ports, lossy, ports, survey, totals, warn
+from kwire.cli.lines import say
 from kwire.cli.status import worst
 from kwire.cli.zone import add_utc
 from kwire.view.text import line
+from kwire.words import are
 
 HELP = "write a capture as several: by probe, host, time, size or number of events"
 
@@ -46,6 +48,9 @@ def run(args: argparse.Namespace) -> int:
         finally:
             progress.done()
         status = worst(warn(source.name, found), lossy(*(piece.totals for piece in pieces)))
+    lost = sum(piece.totals.lost for piece in pieces)
+    if lost:
+        say(f"{source.name}: {are(lost, 'event')} lost; 'kwire verify' names the holes")
     for piece in pieces:
         sys.stdout.write(f"{line(piece.path)}: {totals(piece.totals)}\n")
     return status

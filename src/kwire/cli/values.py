@@ -45,7 +45,7 @@ def rotation(text: str) -> tuple[int, float]:
 
     `m` is minutes, `M` is megabytes; a number without a unit could be either.
     """
-    if text[-1:].isdigit():
+    if text[-1:].isdigit() and _split(text):
         raise argparse.ArgumentTypeError(
             f"{text!r} has no unit; write a size, as {text}M, or a time, as {text}s"
         )
