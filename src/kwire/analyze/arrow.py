@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
+TEXTS: Final = 4  # columns of one text that are kept for the next batch
 NEAR: Final = 1 << 16  # integers that lie in a range of so many are named through a table
 
 
@@ -80,23 +81,48 @@ def field_of(column: Column) -> Any:
     return load().field(column.name, array_type(column), metadata=known or None)
 
 
-def batch(table: Table, schema: Any, block: Block, wanted: Container[str] | None = None) -> Any:
+class Fill:
+    """Columns that are null, or of one text, in all rows: made once, a batch takes as many rows as it has."""
+
+    __slots__ = ("_nulls", "_texts")
+
+    def __init__(self) -> None:
+        self._nulls: dict[Any, Any] = {}  # by type
+        self._texts: dict[str, Any] = {}
+
+    def nulls(self, kind: Any, count: int) -> Any:
+        """So many nulls of this type."""
+        known = self._nulls.get(kind)
+        if known is None or len(known) < count:
+            known = self._nulls[kind] = load().nulls(count, kind)
+        return known.slice(0, count)
+
+    def text(self, value: str, count: int) -> Any:
+        """The text so many times."""
+        known = self._texts.get(value)
+        if known is None or len(known) < count:
+            if len(self._texts) >= TEXTS:
+                self._texts.clear()
+            known = self._texts[value] = repeated(value, count)
+        return known.slice(0, count)
+
+
+def batch(table: Table, schema: Any, block: Block, fill: Fill, wanted: Container[str] | None = None) -> Any:
     """The block as a record batch of `schema`; columns not in `wanted` are null (None: all are wanted)."""
     pa = load()
-    count = len(block.times)
     made = []
     values = Values(block)
     for place, field in enumerate(schema):
         if wanted is not None and field.name not in wanted:
-            made.append(pa.nulls(count, field.type))
+            made.append(fill.nulls(field.type, len(block.times)))
         elif place < len(COMMON):
-            made.append(common(field, block))
+            made.append(common(field, block, fill))
         else:
             made.append(values.column(table.columns[place - len(COMMON)]))
     return pa.record_batch(made, schema=schema)
 
 
-def common(field: Any, block: Block) -> Any:
+def common(field: Any, block: Block, fill: Fill) -> Any:
     """One of the columns that every table has, by its Arrow field."""
     pa = load()
     if field.name == "time":
@@ -104,38 +130,38 @@ def common(field: Any, block: Block) -> Any:
         return pa.array(times, pa.int64()).view(field.type)
     if field.name == "time_ns":
         return pa.array(block.times, pa.int64())
-    return repeated(block.schema.host, len(block.times))
+    return fill.text(block.schema.host, len(block.times))
 
 
-def repeated(value: str | None, count: int) -> Any:
+def repeated(value: str, count: int) -> Any:
     """A text column of one value."""
     import numpy as np
 
-    pa = load()
-    octets = (value or "").encode()
-    if value is None or len(octets) * count >= 1 << 31:  # more than offsets of 32 bits tell
+    pa, octets = load(), value.encode()
+    if len(octets) * count >= 1 << 31:  # more than offsets of 32 bits tell
         return pa.array([value], pa.string()).take(pa.array(np.zeros(count, np.int32)))
     offsets = np.arange(count + 1, dtype=np.int32) * np.int32(len(octets))
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(octets * count)]
     return pa.Array.from_buffers(pa.string(), count, buffers)
 
 
-def column(block: Block, wanted: Column) -> Any:
-    """One column of a block."""
-    return Values(block).column(wanted)
-
-
 class Values:
     """The columns of one block."""
 
-    __slots__ = ("_block", "_columns", "_labels", "_pa", "_raw")
+    __slots__ = ("_block", "_found", "_labels", "_pa", "_raw")
 
     def __init__(self, block: Block) -> None:
         self._block = block
-        self._columns = Columns(block.schema, block.frames)
+        self._found: Columns | None = None
         self._labels: Labels | None = None
         self._pa = load()
         self._raw: dict[str, Array] = {}
+
+    @property
+    def _columns(self) -> Columns:
+        if self._found is None:
+            self._found = Columns(self._block.schema, self._block.frames)
+        return self._found
 
     def column(self, column: Column) -> Any:
         """One column as an Arrow array."""

@@ -188,7 +188,7 @@ class Database:
             found = known.find(schema)
             return found is not None and (table is None or found is table)
 
-        schema = None if table is None else arrow.table_schema(table, local=True)
+        schema, fill = None if table is None else arrow.table_schema(table, local=True), arrow.Fill()
         with self._source.open() as capture:
             scan = Scan(capture, self.selection.only(wanted), self.progress)
             for block in scan:
@@ -197,7 +197,7 @@ class Database:
                 if schema is None:
                     yield self._shared.batch(of, block, needed)
                 else:
-                    yield arrow.batch(of, schema, block, needed)
+                    yield arrow.batch(of, schema, block, fill, needed)
             self.decoded += scan.decoded
             self.undecodable = max(self.undecodable, scan.undecodable)
 

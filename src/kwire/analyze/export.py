@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 WRITTEN: Final = 1 << 20  # characters of lines written at a time
-TEXTS: Final = 4  # columns of one text that are kept for the next batch
 ROWS: Final = 1 << 17  # of a record batch at most …
 CELLS: Final = 1 << 24  # … and values, null or not: a row has a place for every column
 
@@ -106,7 +105,7 @@ class Wide:
     What a column costs is its values: where no event of a batch has it, it shares its nulls with others.
     """
 
-    __slots__ = ("_layout", "_nulls", "_repeated", "_tables", "schema")
+    __slots__ = ("_fill", "_layout", "_tables", "schema")
 
     def __init__(self, export: Export) -> None:
         pa = arrow.load()
@@ -116,8 +115,7 @@ class Wide:
         fields.append(pa.field("probe", pa.string()))
         fields += [arrow.field_of(column).with_name(name) for name, column in layout.shown.items()]
         self.schema = pa.schema(fields, metadata={"kwire": json.dumps(about(export))})
-        self._nulls: dict[Any, Any] = {}  # by type, as many as a batch has rows
-        self._repeated: dict[str, Any] = {}  # by text, as often
+        self._fill = arrow.Fill()
 
     def batches(self, blocks: Iterable[Block]) -> Iterator[Any]:
         """The blocks as record batches, in order of time."""
@@ -151,24 +149,12 @@ class Wide:
                 if len(few) > 1:
                     made.append(pa.array(texts, pa.string()).take(pa.array(of)))
                 else:
-                    made.append(self._one(few.pop(), count))
+                    made.append(self._fill.text(few.pop(), count))
             elif field.name in COMMON:
                 made.append(pa.array(times, pa.int64()).view(field.type))
             else:
-                known = self._nulls.get(field.type)
-                if known is None or len(known) < count:
-                    known = self._nulls[field.type] = pa.nulls(count, field.type)
-                made.append(known.slice(0, count))
+                made.append(self._fill.nulls(field.type, count))
         return pa.record_batch(made, schema=self.schema)
-
-    def _one(self, text: str, count: int) -> Any:
-        """A column of one text; that of the last batch where it does."""
-        known = self._repeated.get(text)
-        if known is None or len(known) < count:
-            if len(self._repeated) >= TEXTS:
-                self._repeated.clear()
-            known = self._repeated[text] = arrow.repeated(text, count)
-        return known.slice(0, count)
 
 
 def _some(block: Block, at: "Array") -> Block:

@@ -148,9 +148,9 @@ class Opened(Generic[E]):
         from kwire.analyze import arrow
 
         table = self._table(probe)
-        schema, tables = arrow.table_schema(table), self._tables()
+        schema, tables, fill = arrow.table_schema(table), self._tables(), arrow.Fill()
         made = (
-            arrow.batch(table, schema, block)
+            arrow.batch(table, schema, block, fill)
             for block in self.blocks(probe, where, first, last)
             if tables.find(block.schema) is table
         )

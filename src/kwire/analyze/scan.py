@@ -140,6 +140,7 @@ class Scan:
     """
 
     __slots__ = (
+        "_asked",
         "_round",
         "capture",
         "chunks",
@@ -173,6 +174,7 @@ class Scan:
         self.losses = Losses()
         self.chunks = self.decoded = self.events = self.read = 0
         self._round = object()
+        self._asked: tuple[dict[int, Schema], int, bool] = ({}, -1, False)  # see _all_wanted
         self.undecodable = self.strangers = 0
         self.first_undecodable: str | None = None
 
@@ -220,7 +222,7 @@ class Scan:
 
     def _wanted(self, frames: Frames, section: Section) -> bool:
         """Whether anything of this chunk is wanted: counted by probe and time in C, nothing decoded."""
-        if self.selection.everything or not len(frames):
+        if not len(frames) or self.selection.everything or self._all_wanted(section):
             return bool(len(frames))
         found = tally_of(self.capture, frames)
         for number, (_, first, last) in found.known.items():
@@ -228,6 +230,15 @@ class Scan:
             if self.selection.wants(schema) and self.selection.reaches(schema.wall(first), schema.wall(last)):
                 return True
         return bool(found.others or found.strangers)
+
+    def _all_wanted(self, section: Section) -> bool:
+        """Whether all events of all probes of a section are; with more schemas that is another question."""
+        schemas, size, answer = self._asked
+        if schemas is not section.schemas or size != len(schemas):
+            schemas = section.schemas
+            answer = not self.selection.bounded and all(map(self.selection.wants, schemas.values()))
+            self._asked = (schemas, len(schemas), answer)
+        return answer
 
     def _blocks(self, window: Window) -> Iterator[Block]:
         heads = _Heads(window)

@@ -17,10 +17,11 @@ from kwire.analyze.tables import COMMON, CONTEXT, Column, Table, Tables, unique
 class Shared:
     """The columns of `events` for some tables: `schema` is their Arrow schema."""
 
-    __slots__ = ("_columns", "schema")
+    __slots__ = ("_columns", "_fill", "schema")
 
     def __init__(self, tables: Tables) -> None:
         pa = arrow.load()
+        self._fill = arrow.Fill()
         fields = [pa.field(name, kind) for name, kind in arrow.common_types(local=True).items()]
         fields.append(pa.field("probe", pa.string()))
         fields += [pa.field(name, pa.string() if name == "comm" else pa.int64()) for name in CONTEXT]
@@ -42,27 +43,27 @@ class Shared:
     def batch(self, table: Table, block: Block, wanted: Container[str] | None = None) -> Any:
         """The block as a record batch; columns not in `wanted` are null (None: all are wanted)."""
         pa = arrow.load()
-        count = len(block.times)
+        count, fill, values = len(block.times), self._fill, arrow.Values(block)
         by_name = {column.name: column for column in table.columns}
         made = []
         for field in self.schema:
             if wanted is not None and field.name not in wanted:
-                made.append(pa.nulls(count, field.type))
+                made.append(fill.nulls(field.type, count))
             elif field.name in COMMON:
-                made.append(arrow.common(field, block))
+                made.append(arrow.common(field, block, fill))
             elif field.name == "probe":
-                made.append(arrow.repeated(table.probe, count))
+                made.append(fill.text(table.probe, count))
             elif field.name in self._columns:
-                made.append(arrow.column(block, by_name[self._columns[field.name]]))
+                made.append(values.column(by_name[self._columns[field.name]]))
             else:
-                made.append(_context(block, by_name.get(field.name), field.type))
+                column = by_name.get(field.name)
+                if column is None or not _context(column, field.type):
+                    made.append(fill.nulls(field.type, count))
+                else:
+                    made.append(values.column(column).cast(field.type, safe=False))
         return pa.record_batch(made, schema=self.schema)
 
 
-def _context(block: Block, column: Column | None, kind: Any) -> Any:
-    """cpu, pid, tid or comm of a block; null where the record has none of that kind."""
-    pa = arrow.load()
-    wanted = "text" if kind == pa.string() else "int"
-    if column is None or column.kind != wanted or column.field.count > 1:
-        return pa.nulls(len(block.times), kind)
-    return arrow.column(block, column).cast(kind, safe=False)
+def _context(column: Column, kind: Any) -> bool:
+    """Whether the column has cpu, pid, tid or comm, as its name says."""
+    return column.kind == ("text" if kind == arrow.load().string() else "int") and column.field.count == 1

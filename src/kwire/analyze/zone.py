@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SECOND: Final = 1_000_000_000
 QUARTER: Final = 900  # seconds: no zone changes between two of these
+NEAR: Final = 100  # quarters that are looked at to see that all have one offset
 
 
 def local_times(times: "Array") -> "Array":
@@ -26,6 +27,12 @@ def local_times(times: "Array") -> "Array":
 
     if not len(times):
         return times
+    low, high = (int(end) // (QUARTER * SECOND) for end in (times.min(), times.max()))
+    if high - low < NEAR:
+        [offset, *others] = {utc_offset(quarter * QUARTER) for quarter in range(low, high + 1)}
+        inside = not others and -(1 << 62) < low * QUARTER * SECOND < 1 << 62  # so that the shifted are, too
+        if inside:
+            return times + np.int64(offset * SECOND) if offset else times
     quarters, where = np.unique(times // (QUARTER * SECOND), return_inverse=True)
     offsets = np.array([utc_offset(quarter * QUARTER) for quarter in quarters.tolist()], np.int64)
     shift: Array = offsets[where.ravel()] * SECOND
