@@ -66,11 +66,15 @@ def _types() -> None:
     types()  # before any test: the kernel's types stay open
 
 
-def compiled(body: str, site: Site = RAW, called: bool = True) -> Compiled:
-    """A probe function with this body, whose parameters are those of the site. `called`: long loops are."""
+def compiled(body: str, site: Site = RAW, called: bool = True, functions: str = "") -> Compiled:
+    """A probe function with this body, whose parameters are those of the site. `called`: long loops are;
+    `functions`: text before it.
+    """
     lines = "".join(f"    {line}\n" for line in body.strip().split("\n"))
     names = ", ".join(param.name for param in site.params)
-    text = f"import kwire\n@kwire.probe('{site.kind}:{site.target}')\ndef probe({names}):\n{lines}"
+    text = (
+        f"import kwire\n{functions}\n@kwire.probe('{site.kind}:{site.target}')\ndef probe({names}):\n{lines}"
+    )
     (probe,) = python.parse_file(text, "probe.py")
     program = check(probe, site, types())
     cpus = os.cpu_count() or 1
@@ -104,10 +108,10 @@ def in_kernel(made: Compiled, context: bytes | None) -> tuple[list[dict[str, Any
 
 
 def events(
-    body: str, *arguments: int, memory: dict[int, bytes] | None = None
+    body: str, *arguments: int, memory: dict[int, bytes] | None = None, functions: str = ""
 ) -> tuple[list[dict[str, Any]], int]:
     """What a body emits, the same in the interpreter and in the kernel; and how many reads failed."""
-    made = compiled(body)
+    made = compiled(body, functions=functions)
     context = vm.arguments([*arguments, *[0] * (4 - len(arguments))])
     machine = vm.Machine(made.image, memory=vm.Memory(memory or {}))
     emitted = [decode(made.schemas[0], one) for one in machine.run(context).emitted]
@@ -362,13 +366,127 @@ def test_a_loop_that_no_kernel_of_this_age_can_run_is_told_at_the_loop() -> None
     assert "5: this loop may run more than 4096 times, which this kernel cannot" in str(caught.value)
 
 
-def _like_python(body: str, n: int) -> None:
+def _like_python(body: str, n: int, functions: str = "") -> None:
     emitted: list[int] = []
     names = {"n": n, "emit": lambda x: emitted.append(x)}
     lines = "".join(f"    {line}\n" for line in body.replace("emit(x)", "emit(x=x)").split("\n"))
-    exec(f"def probe(n, emit):\n{lines}", names)
+    exec(f"{functions}\ndef probe(n, emit):\n{lines}", names)
     names["probe"](n, names["emit"])  # type: ignore[operator]
-    assert [one["x"] & MASK for one in events(body, 0, n)[0]] == [one & MASK for one in emitted]
+    found, _ = events(body, 0, n, functions=functions)
+    assert [one["x"] & MASK for one in found] == [one & MASK for one in emitted]
+
+
+FUNCTIONS = """
+FIVE = 5
+def half(n):
+    return n // 2
+
+def change(n, by):
+    n += by
+    by = n * FIVE
+    return by
+
+def sign(n):
+    if n > 4:
+        return 1
+    elif n < 3:
+        return -1
+    return 0
+
+def root(n):
+    for i in range(1000):
+        for j in range(2):
+            if i * i + j > n:
+                return i * 10 + j
+    return -1
+
+def last(n):
+    found = 0
+    for i in range(50):
+        if half(i) > n:
+            break
+        found = change(i, by=sign(i - n))
+    return found
+
+def tell(n):
+    for i in range(3):
+        if i > n:
+            return
+        emit(x=n + i)
+
+def both(n):
+    emit(x=n)
+    if n > 100:
+        return n - 100
+    return tell_more(n)
+
+def tell_more(n):
+    emit(x=n * 2)
+    return n + 1
+"""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "emit(x=half(n))\nemit(x=half(half(n) + 3) + half(n))",
+        "x = change(n, 3)\nn = change(x, by=n)\nemit(x=n)\nemit(x)",
+        "emit(x=sign(n))\nif sign(n) == 0:\n    emit(x=7)\nelif sign(n - 5) > 0:\n    emit(x=8)\nelse:\n"
+        "    emit(x=9)",
+        "x = 3 if sign(n) else root(n)\nemit(x)\nemit(x=root(n))\nemit(x=root(half(n)))",
+        "for i in range(half(6)):\n    x = root(i * 5 + n)\n    emit(x)",
+        "x = last(n) + last(2)\nemit(x)",
+        "tell(1)\ntell(n)\nx = both(n)\nemit(x)",
+        "k = 0\nfor i in range(3):\n    k = both(n + i)\n    if k & 1:\n        break\n    tell(i)\n"
+        "emit(x=k)",
+    ],
+)
+@pytest.mark.parametrize("n", [3, 700])
+@pytest.mark.parametrize("most", [-1, 1 << 30], ids=["called", "walked"])
+def test_a_function_means_what_python_means(
+    monkeypatch: pytest.MonkeyPatch, body: str, n: int, most: int
+) -> None:
+    monkeypatch.setattr(loops, "WEIGHT_MOST", most)
+    monkeypatch.setattr(loops, "CHOICES_MOST", most if most < 0 else 8)
+    _like_python(body, n, FUNCTIONS)
+
+
+def test_functions_take_and_give_what_locals_hold() -> None:
+    """Texts, pointers and structures; what a function is given is taken once."""
+    functions = """
+def start(p):
+    return str(p, 4)
+
+def either(p, q, which):
+    if which:
+        return start(q)
+    return start(p)
+
+def at(p: "u64 *", i):
+    return p[i]
+
+def matches(path, end):
+    return path.endswith(end)
+
+def name():
+    return comm
+"""
+    words = Edge(struct.pack("<3Q", 7, 8, 9))
+    edge, other = Edge(b"hello.c\0"), Edge(b"world.h\0")
+    pointers = Edge(struct.pack("<2Q", other.address, words.address))
+    body = """
+emit(x=either(a, user(many[0]), n), y=at(user(many[1]), n), end=matches(str(a), ".c"), same=name() == comm)
+t = either(a, user(many[0]), u)
+if t == "hell":
+    emit(x=t, y=matches(t, "l"), end=False, same=True)
+"""
+    memory = {**words.memory, **edge.memory, **other.memory, **pointers.memory}
+    found, faults = events(body, edge.address, 2, 0, pointers.address, memory=memory, functions=functions)
+    assert found == [
+        {"x": "worl", "y": 9, "end": True, "same": True},
+        {"x": "hell", "y": 1, "end": False, "same": True},
+    ]
+    assert not faults
 
 
 def test_a_loop_follows_a_list() -> None:

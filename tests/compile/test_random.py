@@ -239,7 +239,7 @@ class Meaning:
         return events
 
     def statements(self, body: tuple[c.Stmt, ...], events: list[tuple[int, list[Any]]]) -> str:
-        """Run statements; how they ended: "" at their end, else break, continue or return."""
+        """Run statements; how they ended: "" at their end, else break, continue, leave or return."""
         for one in body:
             ended = ""
             if isinstance(one, c.LocalSet):
@@ -248,6 +248,9 @@ class Meaning:
                 ended = self.statements(one.then if self.register(one.test) else one.otherwise, events)
             elif isinstance(one, c.Loop):
                 ended = self.loop(one, events)
+            elif isinstance(one, c.Block):
+                ended = self.statements(one.body, events)
+                ended = "" if ended == "leave" else ended
             elif isinstance(one, c.Emit):
                 events.append((one.shape, [self.value(value) for value in one.values]))
             else:
@@ -257,7 +260,7 @@ class Meaning:
         return ""
 
     def loop(self, e: c.Loop, events: list[tuple[int, list[Any]]]) -> str:
-        """Run a loop; "return" where the program ends in it."""
+        """Run a loop; "return" where the program ends in it, "leave" where the block around it does."""
         start, *end = (
             self.register(one) if e.unsigned else self.signed(one)
             for one in (e.start, e.stop)
@@ -269,10 +272,10 @@ class Meaning:
             if end and not (self.turn < end[0] if e.step > 0 else self.turn > end[0]):
                 break
             ended = self.statements(e.body, events)
-            if ended in ("break", "return"):
+            if ended in ("break", "leave", "return"):
                 break
         self.turn = before
-        return "return" if ended == "return" else ""
+        return ended if ended in ("leave", "return") else ""
 
     def value(self, e: Any) -> Any:
         """The value of a field."""
@@ -338,7 +341,10 @@ class Writer:
         self.depth = depth
         self.names: tuple[t.Scalar, ...] = ()
         self.shapes: tuple[c.Shape, ...] = ()
-        self.inside = 0  # loops around
+        self.inside = 0  # loops around, in the innermost block
+        self.blocks = 0  # blocks around
+        self.types: tuple[t.Scalar, ...] = ()  # of all locals
+        self.given = 0  # the local that holds what the innermost block gives
 
     def one(self, *choices: Any) -> Any:
         return self.dice.choice(choices)
@@ -416,10 +422,15 @@ class Writer:
     def assign(self, n: int, types: tuple[t.Scalar, ...]) -> c.LocalSet:
         return c.LocalSet(n, c.Convert(self.expression(), types[n], SPAN), SPAN)
 
+    def result(self) -> c.LocalSet:
+        """What the innermost block gives."""
+        return c.LocalSet(self.given, c.Convert(self.expression(), self.types[self.given], SPAN), SPAN)
+
     def block(self, depth: int) -> tuple[c.Stmt, ...]:
         body: list[c.Stmt] = []
         for _ in range(self.one(0, 1, 2, 3)):
-            often = ("set", "if", "if", "emit", "loop", "return", *(("leave",) if self.inside else ()))
+            often = ["set", "if", "if", "emit", "loop", "loop", "block", "return"]
+            often += ["break"] * bool(self.inside) + ["leave"] * bool(self.blocks)
             kind = self.one(*often) if depth else self.one("set", "emit")
             if kind == "set" and self.names:
                 body.append(self.assign(self.dice.randrange(len(self.names)), self.names))
@@ -428,9 +439,22 @@ class Writer:
                 body.append(c.If(test, self.block(depth - 1), self.block(depth - 1), SPAN))
             elif kind == "loop":
                 body.append(self.loop(depth))
-            elif kind == "leave":
+            elif kind == "break":
                 body.append(self.one(c.Break(SPAN), c.Continue(SPAN)))
                 break
+            elif kind == "leave":
+                body += [self.result(), c.Leave(SPAN)]
+                break
+            elif kind == "block":
+                inside, self.inside, self.blocks = self.inside, 0, self.blocks + 1
+                self.types = (*self.types, self.one(*SCALARS))  # what the block gives
+                given, self.given = self.given, len(self.types) - 1
+                body.append(c.Block((*self.block(depth - 1), self.result()), SPAN))
+                if self.names:
+                    n = self.dice.randrange(len(self.names))
+                    value = c.LocalGet(self.given, self.types[self.given], SPAN)
+                    body.append(c.LocalSet(n, c.Convert(value, self.names[n], SPAN), SPAN))
+                self.inside, self.blocks, self.given = inside, self.blocks - 1, given
             elif kind == "emit":
                 body.append(self.emit())
             elif kind == "return" and self.one(0, 1):
@@ -468,9 +492,9 @@ class Writer:
         start = []
         for n in range(len(types)):
             start.append(self.assign(n, types))
-            self.names = types[: n + 1]
+            self.names = self.types = types[: n + 1]
         body = (*start, *self.block(2), self.emit())
-        names = tuple(c.Local(f"l{n}", type_) for n, type_ in enumerate(types))
+        names = tuple(c.Local(f"l{n}", type_) for n, type_ in enumerate(self.types))
         site = Site("rawtracepoint", "random", PARAMS)
         return c.Program("random", site, Source("random", "x"), self.shapes, names, wanted, body, SPAN)
 

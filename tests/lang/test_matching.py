@@ -57,7 +57,7 @@ def test_every_spelling_becomes_a_pattern(shown: Callable[[str], str], text: str
         ("comm ~ path", "a text is searched for a constant text only", (7, 11)),
         ('pid ~ "a*"', "a u32 is no text; make it one: str(x)", (0, 10)),
         ('comm.startswith("a", 1)', "startswith takes one text", (0, 23)),
-        ('comm.upper() == "A"', "only kwire's functions can be called in a probe", (0, 10)),
+        ('comm.upper() == "A"', "this is no function of kwire, nor one in Python", (0, 10)),
         ('glob(comm) == "A"', "glob takes a text and a pattern", (0, 10)),
         ('state == "GON"', "an enum state has no name 'GON'; did you mean GONE?", (9, 14)),
         ('ipv6(saddr_v6) == "::g"', "'::g' is no IPv6 address", (18, 23)),

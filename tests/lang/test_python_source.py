@@ -16,6 +16,7 @@ import shown_tree
 
 from kwire.lang import python, tree
 from kwire.lang.errors import LanguageError
+from kwire.lang.tree import Source
 
 FILE = '''\
 """Two probes and other things."""
@@ -197,6 +198,95 @@ def test_null_bytes_are_refused() -> None:
         python.parse_file("a\0b", "x.py")
 
 
+# -- functions that probes call
+
+CALLING = """
+import kwire, shared.tools
+from helpers import double as twice, LIMIT
+
+def half(n): return n // 2
+
+@kwire.kprobe("f")
+def probe(a):
+    emit(x=twice(half(a)), y=shared.tools.third(a))
+
+def unused(): return nonsense
+"""
+MODULES = {
+    "helpers": """STEP = 2
+def double(n):
+    return scaled(n, STEP)
+def scaled(n, by):
+    return n * by
+""",
+    "shared.tools": "def third(n):\n    return n // 3\n",
+}
+
+
+def text_of(module: str) -> Source | None:
+    return Source(f"{module}.py", MODULES[module]) if module in MODULES else None
+
+
+def test_functions_of_the_file_and_of_modules_are_found() -> None:
+    (probe,) = python.parse_file(CALLING, "probes.py", text_of)
+    assert [function.name for function in probe.functions] == ["double", "half", "third", "scaled"]
+    assert dict(probe.functions[0].constants) == {"STEP": 2}
+    assert [source.name for source in probe.source.others] == ["helpers.py", "shared.tools.py"]
+    places = [probe.source.at(function.span.line) for function in probe.functions]
+    assert [(source.name, line) for source, line in places] == [
+        ("helpers.py", 2),
+        ("probes.py", 5),
+        ("shared.tools.py", 1),
+        ("helpers.py", 4),
+    ]
+    assert "unused" not in probe.source.kept
+    assert "def scaled(n, by):" in probe.source.kept
+    assert "STEP = 2" in probe.source.kept
+
+
+def test_what_is_wrong_in_a_function_is_told_where_it_stands() -> None:
+    broken = "\n\ndef double(n):\n    yield n\n"
+
+    def only_helpers(module: str) -> Source | None:
+        return Source("helpers.py", broken) if module == "helpers" else None
+
+    with pytest.raises(LanguageError) as caught:
+        python.parse_file(CALLING, "probes.py", only_helpers)
+    first, second = (line for line in caught.value.detail.split("\n") if ".py:" in line)
+    assert first.startswith("probes.py:9: this is no function of kwire")
+    assert second == "helpers.py:4: yield has no meaning in a probe; use emit(…)"
+
+
+def test_what_travels_holds_the_functions_of_its_file() -> None:
+    text = (
+        "X = 3\nimport kwire\ndef half(n):\n    return n // X\n\nsecret = 'x'\n"
+        "@kwire.kprobe('f')\ndef p(a):\n    emit(x=half(a))\n"
+    )
+    (one,) = python.written_file(text, "probes.py")
+    assert one.constants == {"X": 3}
+    assert "secret" not in one.text
+    probe = python.parse_written(one)
+    assert [function.name for function in probe.functions] == ["half"]
+    assert (probe.functions[0].span.line, probe.span.line) == (3, 8)
+    with pytest.raises(LanguageError, match=r"probes.py:8: double stands in helpers.py, which does not"):
+        python.written_file(CALLING, "probes.py", text_of)
+
+
+def test_a_function_of_a_live_probe_is_read_from_its_text() -> None:
+    def inner(a: Any) -> None:
+        emit(x=helper(a))  # type: ignore[name-defined]  # noqa: F821
+
+    probe = python.parse_function(inner, ["kprobe:f"])
+    assert [function.name for function in probe.functions] == ["helper"]
+    (function,) = probe.functions
+    assert dict(function.constants) == {"WIDE": 4}
+    assert function.span.line == helper.__code__.co_firstlineno
+
+
+def helper(n: Any) -> Any:
+    return n + WIDE
+
+
 # -- live functions
 
 WIDE = 4
@@ -342,7 +432,8 @@ def test_a_file_that_changed_meanwhile_is_noticed(tmp_path: Path) -> None:
         ("ENOENT = 2", "ENOENT", ""),
         ("from errno import ENOENT", "ENOENT", ""),
         ("pid = 7", "tid", ""),
-        ("def str(): pass", "str(arg0)", ""),
+        ("def str(): pass", "str(arg0)", "str is a function of the language, and one of the script"),
+        ("def other(): pass", "str(arg0)", ""),
         ("def other():\n    pid = 7", "pid", ""),
     ],
 )

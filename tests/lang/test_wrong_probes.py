@@ -493,7 +493,8 @@ WRONG = [
     (
         "kprobe:connect",
         "def f(sk): emit(x=sk.prio())",
-        "2: only kwire's functions can be called in a probe",
+        "2: this is no function of kwire, nor one in Python whose text can be found; "
+        "define it with def, in this file or one beside it",
         "sk.prio",
     ),
     (

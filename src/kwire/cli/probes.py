@@ -1,8 +1,9 @@
 """The probes named on a command line: specs, and files of probes written in Python, in any order."""
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from kwire.errors import KwireError
@@ -44,7 +45,7 @@ def read(names: Sequence[str]) -> list[str | tree.Probe]:
             continue
         from kwire.lang.python import parse_file
 
-        found = parse_file(_text(name), name)
+        found = parse_file(_text(name), name, beside(name))
         if not found:
             raise _without(name)
         probes += found
@@ -64,12 +65,25 @@ def request(names: Sequence[str]) -> dict[str, Any]:
         if is_file(name):
             from kwire.lang.python import written_file
 
-            found = written_file(_text(name), name)
+            found = written_file(_text(name), name, beside(name))
             if not found:
                 raise _without(name)
             functions += [{**one._asdict(), "attach": list(one.attach)} for one in found]
     given = {"probes": specs, "functions": numbered(functions) if functions else {}}
     return {key: value for key, value in given.items() if value}
+
+
+def beside(name: str) -> Callable[[str], tree.Source | None]:
+    """What gives the text of a module that stands beside a file; it is read, never run."""
+
+    def text_of(module: str) -> tree.Source | None:
+        path = os.path.join(os.path.dirname(name), *module.split("."))
+        for place in (f"{path}.py", os.path.join(path, "__init__.py")):
+            if name != "-" and os.path.isfile(place):
+                return tree.Source(place, _text(place))
+        return None
+
+    return text_of
 
 
 def _without(name: str) -> KwireError:

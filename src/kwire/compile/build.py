@@ -213,6 +213,7 @@ def _line(program: checked.Program, slot: int, span: Span) -> Line:
     source, number = program.source, span.line
     if number > OTHER_SOURCE and program.filter_source is not None:
         source, number = program.filter_source, number - OTHER_SOURCE
+    source, number = source.at(number)
     return Line(slot, source.name, number, span.column + 1, source.line(number))
 
 

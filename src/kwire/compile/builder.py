@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from kwire.compile.ir import At, Block, Branch, Exit, Find, Function, Ins, Jump, MapRef, Operand, Slot, Value
 from kwire.lang.tree import NOWHERE, Span
 
-OTHER_SOURCE = 1 << 21
+OTHER_SOURCE = 1 << 30
 """Added to the line of a span that belongs to the program's second text, its filter's."""
 
 

@@ -11,8 +11,8 @@ stretch for each CPU), `texts` (texts that are matched with patterns or with eac
 more than a few nanoseconds.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Container, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 from kwire.compile.builder import OTHER_SOURCE
 from kwire.compile.emission import cpu, send, sender
@@ -86,19 +86,23 @@ def scratch_stride(layouts: Sequence[Layout]) -> int:
     return (max(one.most for one in layouts) + SLACK + 63) & ~63
 
 
+Way: TypeAlias = tuple[Block | None, dict[int, Operand]]
+"""A block that goes on elsewhere (None: it does not), and the locals there."""
+
+
 class Ends(NamedTuple):
     """Where the innermost loop is left, and where a turn of it ends early: blocks, and the locals there."""
 
-    breaks: list[tuple[Block | None, dict[int, Operand]]]
-    turns: list[tuple[Block | None, dict[int, Operand]]]
+    breaks: list[Way]
+    turns: list[Way]
 
 
 LOOPS = "loops"
 """The map for what the turns of called loops share."""
 
 LEFT, FAULTS, COUNT, START, SHARED = range(0, 40, 8)
-"""In a loop's part of it: whether the program ends there, whether a read failed, the number of turns,
-`Loop.start`, the locals.
+"""In a loop's part of it: whether the program ends there (1) or the block around (2), whether a read failed,
+the number of turns, `Loop.start`, the locals.
 """
 
 READING = (checked.Load, checked.ReadText, checked.ReadBytes, checked.ReadBlock)
@@ -108,13 +112,14 @@ READING = (checked.Load, checked.ReadText, checked.ReadBytes, checked.ReadBlock)
 class Lower(Expressions):
     """One program on its way to IR."""
 
-    __slots__ = ("frame", "loops", "memory", "record", "unit")
+    __slots__ = ("blocks", "frame", "loops", "memory", "record", "unit")
 
     def __init__(self, unit: Unit, options: Options, function: Function | None = None) -> None:
         site = unit.program.site
         super().__init__(unit.program.name, site, options, KINDS[site.kind].exit, function)
         self.unit = unit
         self.loops: list[Ends] = []
+        self.blocks: list[list[Way]] = []  # the ways out of those around, the innermost last
         self.record: Slot | None = self.function.slot("record", pad(unit.most + SLACK)) if unit.most else None
         self.frame: Value | Slot | None = None  # the context and `memory`, for called loops
         self.memory: Value | None = None  # where called loops have what their turns share
@@ -197,6 +202,13 @@ class Lower(Expressions):
                 self._emit(statement)
             elif isinstance(statement, checked.Loop):
                 self._loop(statement)
+            elif isinstance(statement, checked.Block):
+                self.blocks.append([])
+                self.statements(statement.body)
+                self._meet([*self.blocks.pop(), (self.block, self.locals)])
+            elif isinstance(statement, checked.Leave):
+                self.blocks[-1].append((self.block, self.locals))
+                self.block = None
             elif isinstance(statement, checked.Break | checked.Continue):
                 ends = self.loops[-1]
                 (ends.breaks if isinstance(statement, checked.Break) else ends.turns).append(
@@ -210,7 +222,7 @@ class Lower(Expressions):
     def _if(self, statement: checked.If) -> None:
         """A choice, and those in its other arm: all meet at one place."""
         before = self.locals
-        ends: list[tuple[Block | None, dict[int, Operand]]] = []
+        ends: list[Way] = []
         while True:
             yes, no = self.new_block("then"), self.new_block("else")
             self.condition(statement.test, yes, no)
@@ -226,7 +238,10 @@ class Lower(Expressions):
             statement = rest[0]
             self.span = self.place_of(statement.span)
         self.statements(rest)
-        ends.append((self.block, self.locals))
+        self._meet([*ends, (self.block, self.locals)])
+
+    def _meet(self, ends: list[Way]) -> None:
+        """Go on where these ways meet, with the locals that are known on all of them."""
         open_ends = [(block, values) for block, values in ends if block is not None]
         if not open_ends:
             self.block = None
@@ -273,8 +288,12 @@ class Lower(Expressions):
         turn = head.params[0]
         self.locals |= dict(zip(changed, head.params[1:], strict=True))
         around = dict(self.locals)
-        self.branch("lt", turn, count, run, over)
+        self.branch("lt", turn, loop.most, run, over)  # by this the verifier counts, wherever the number lies
         self.start(run)
+        if not isinstance(count, int):
+            more = self.new_block("more")
+            self.branch("lt", turn, count, more, over)
+            self.start(more)
         before, self.turn = self.turn, self.emit("add", [start, self.emit("mul", [turn, loop.step])])
         self.loops.append(Ends([], []))
         self.statements(loop.body)
@@ -302,29 +321,43 @@ class Lower(Expressions):
         known = {local: self.locals[local] for local in own if isinstance(self.locals[local], int)}
         at = unit.memory.size
         held = [*changed, *(local for local in own if local not in known)]
+        if any(isinstance(node, checked.Leave) for node in nodes):  # what is set there is wanted behind
+            held += [
+                node.local for node in nodes if isinstance(node, checked.LocalSet) and node.local not in held
+            ]
+            held = list(dict.fromkeys(held))
         places = {local: at + SHARED + 8 * number for number, local in enumerate(held)}
         unit.memory.size += SHARED + 8 * len(held)
         memory, frame = self._frame()
         below = Lower(unit, options, Function(f"turn{at}", 2))
         below.reads = self.reads
-        below.run_turn(loop, at, start, known, places, changed)
+        leaves = below.run_turn(loop, at, start, known, places, changed, self.locals)
         self.reads = below.reads
         self.store(memory, at + LEFT, 8, 0)
         self.store(memory, at + FAULTS, 8, self._failed())
         if not isinstance(start, int):
             self.store(memory, at + START, 8, start)
         for local, place in places.items():
-            self.store(memory, place, 8, self.locals[local])
+            if local in self.locals:
+                self.store(memory, place, 8, self.locals[local])
         self.store(memory, at + COUNT, 8, count)
         count = self.emit("umin", [self.load(memory, at + COUNT, 8), loop.most])
         self.call("loop", count, FunctionRef(below.function), At(frame, 0), 0)
-        on = self.new_block("on")
-        self.branch("ne", self.load(memory, at + LEFT, 8), 0, self.done, on)
+        on, left = self.new_block("on"), self.load(memory, at + LEFT, 8)
+        self.branch("eq", left, 1, self.done, on)
         self.start(on)
         if self.reads:
             self.store(self.faults, 0, 8, self.load(memory, at + FAULTS, 8))
         for local in changed:
             self.locals[local] = self.load(memory, places[local], 8)
+        if leaves is not None:
+            out, stay = self.new_block("leave"), self.new_block("stay")
+            self.branch("ne", left, 0, out, stay)
+            self.start(out)
+            there = {local: self.load(memory, places[local], 8) for local in leaves}
+            self.blocks[-1].append((out, self.locals | there))
+            self.block = None
+            self.start(stay)
 
     def _frame(self) -> tuple[Value, Value | Slot]:
         """Where called loops have their memory, and what they are given: the context and that address."""
@@ -346,10 +379,12 @@ class Lower(Expressions):
         known: Mapping[int, Operand],
         places: Mapping[int, int],
         changed: Sequence[int],
-    ) -> None:
-        """Lower one turn of a called loop: a function of the turn's number and the frame. `at`: where in the
-        memory its own begins; `known`: the locals that are constants, `places`: where the others are;
-        `changed`: those that a turn leaves to the next.
+        before: Container[int],
+    ) -> list[int] | None:
+        """Lower one turn of a called loop: a function of the turn's number and the frame. `at`: where in
+        the memory its own begins; `known`: the locals that are constants, `places`: where the others are;
+        `changed`: those that a turn leaves to the next; `before`: those set before the loop. Where a turn
+        can leave the block around the loop: what it sets before.
         """
         number, self.frame = self.function.params
         number.bits = 32
@@ -363,19 +398,25 @@ class Lower(Expressions):
         self.start(body)
         first = start if isinstance(start, int) else self.load(memory, at + START, 8)
         self.turn = self.emit("add", [first, self.emit("mul", [number, loop.step])])
-        self.locals = {**known, **{local: self.load(memory, place, 8) for local, place in places.items()}}
+        held = {local: self.load(memory, place, 8) for local, place in places.items() if local in before}
+        self.locals = {**known, **held}
         self.loops.append(Ends([], []))
+        self.blocks.append([])
         self.statements(loop.body)
-        ends = self.loops.pop()
+        ends, leaves = self.loops.pop(), self.blocks.pop()
         ends.turns.append((self.block, self.locals))
-        for arms, result in ((ends.breaks, 1), (ends.turns, 0)):
+        set_ = [local for local in places if local not in before and all(local in own for _, own in leaves)]
+        for arms, result in ((ends.breaks, 1), (leaves, 1), (ends.turns, 0)):
             if all(block is None for block, _ in arms):
                 continue
-            left = self.join_all([(block, [own[local] for local in changed]) for block, own in arms])
-            for local, value in zip(changed, left, strict=True):
+            kept = [*changed, *set_] if arms is leaves else changed
+            left = self.join_all([(block, [own[local] for local in kept]) for block, own in arms])
+            for local, value in zip(kept, left, strict=True):
                 self.store(memory, places[local], 8, value)
             if self.reads:
                 self.store(memory, at + FAULTS, 8, self._failed())
+            if arms is leaves:
+                self.store(memory, at + LEFT, 8, 2)
             assert self.block is not None
             self.block.end, self.block.span = Exit(result), self.span
             self.block = None
@@ -386,6 +427,7 @@ class Lower(Expressions):
                 Ins("store", None, [At(self.faults, 0), failed], 8, self.span),
             ]
         self.unit.loops.insert(0, self.finish(body))
+        return set_ if leaves else None
 
     # an event
 

@@ -63,6 +63,8 @@ COUNTS: Final[dict[type[Form], tuple[str, ...]]] = {
     c.If: ("test", "then", "otherwise"),
     c.Loop: ("start", "step", "stop", "most", "body", "unsigned"),
     c.Break: (),
+    c.Block: ("body",),
+    c.Leave: (),
     c.Continue: (),
     c.Emit: ("values", "shape"),
     c.Return: (),

@@ -1,5 +1,9 @@
 """The checker: a probe's tree and a site become a checked program, or every reason why not.
 
+A function of one's own becomes part of the program at each place where it is called: its parameters and
+locals are locals of the program under names of their own, and what it does is done before the statement that
+calls it.
+
 A probe is looked at in rounds: the types of locals and fields follow from all the values they are given, so a
 round assumes types, gathers what is really given, and is repeated with that until nothing changes. Types
 only grow, so two or three rounds do. Diagnostics are those of the last round.
@@ -22,6 +26,7 @@ from kwire.lang.errors import (
 )
 from kwire.lang.expressions import Expressions, Types
 from kwire.lang.extent import Extent, extent
+from kwire.lang.forms import walk
 from kwire.lang.tree import Source, Span
 from kwire.lang.types import Scalar, Type
 from kwire.lang.values import Value
@@ -30,12 +35,31 @@ MAX_ROUNDS = 8
 MAX_TURNS = 1 << 20
 """Of loops in each other, multiplied: a few milliseconds of the traced process' time."""
 
+MAX_CALLS = 1000
+"""Of one's own functions in a probe, those in functions counted at each place."""
+
+RESULT = "return"
+"""The local that holds what a function gives; no name that could be written."""
+
 
 ShapeKey: TypeAlias = str | frozenset[str]
 """What tells shapes apart while they are found: their name, or without one the names of their fields."""
 
 Fields: TypeAlias = dict[ShapeKey, dict[str, Type]]
 """The types of the fields of each shape, in the order in which the shapes are first emitted."""
+
+
+class Scope(NamedTuple):
+    """What names mean in the probe, or in a function while it is part of the probe. `prefix`: of its locals'
+    names; `limits`: of the texts that it returns; None where nothing is returned.
+    """
+
+    prefix: str
+    assigned: dict[str, None]
+    parameters: dict[str, Value]
+    constants: Mapping[str, int | str]
+    broken: set[str]
+    limits: list[int] | None = None
 
 
 class Held(NamedTuple):
@@ -65,7 +89,7 @@ def check(
         locals_, fields = body.local_types, body.field_types
     else:
         body.fault(TextError(_head(probe), "the types of its names do not settle", "cast what is assigned"))
-    if not body.faults and not body.broken and not body.emits:
+    if not body.faults and not body.scope.broken and not body.emits:
         body.fault(TextError(_head(probe), "this probe emits nothing", "call emit(…)"))
     if body.faults:
         raise LanguageError(probe.source, body.faults)
@@ -125,7 +149,7 @@ class Body(Expressions):
         locals_: Mapping[str, Scalar],
         fields: Fields,
     ) -> None:
-        super().__init__(site, types, dict(probe.constants))
+        super().__init__(site, types)
         self.probe = probe
         self.assumed_locals = locals_
         self.assumed_fields = fields
@@ -133,12 +157,14 @@ class Body(Expressions):
         self.emits = 0
         self.held: dict[str, Held] = {}
         self.shapes: dict[ShapeKey, dict[str, events.Kind]] = {}
-        self.assigned = _assigned(probe.body)
+        self.scope = Scope("", _assigned(probe.body), {}, dict(probe.constants), set())
+        self.pending: list[c.Stmt] = []  # what is done before the statement that is looked at
+        self.calls = 0  # of one's own functions, so far
+        self.calling: list[int] = []  # those that are being looked at
+        self.alone: tree.Expr | None = None  # the call that is all of a statement
         self.set: set[str] = set()
         self.comm: set[str] = set()  # locals that are another name for comm
         self.limits: dict[str, int] = {}  # of the texts that locals are here; 0 where two paths give two
-        self.parameters: dict[str, Value] = {}
-        self.broken: set[str] = set()  # parameters that cannot be had
         self.turns = 1  # of the loops around, multiplied
 
     def fault(self, error: TextError) -> None:
@@ -150,9 +176,10 @@ class Body(Expressions):
         """Check everything; the statements of the program."""
         self._bind_parameters()
         start: list[c.Stmt] = []
-        for name in [name for name in self.parameters if name in self.assigned]:
+        parameters = self.scope.parameters
+        for name in [name for name in parameters if name in self.scope.assigned]:
             # A parameter that is assigned is a local that begins with the parameter's value.
-            value = self.parameters[name]
+            value = parameters[name]
             stored = self._store(name, value, self.probe.span)
             assert stored is not None
             start.append(stored)
@@ -188,17 +215,18 @@ class Body(Expressions):
 
     def bound_names(self) -> list[str]:
         """Locals and parameters."""
-        return [*self.assigned, *self.parameters]
+        return [*self.scope.assigned, *self.scope.parameters]
 
     def binding(self, name: str, span: Span) -> Value | None:
         """The value of a local or parameter."""
-        if name not in self.assigned:
-            if name in self.broken:
+        if name not in self.scope.assigned:
+            if name in self.scope.broken:
                 raise UnknownError(span)
-            value = self.parameters.get(name)
+            value = self.scope.parameters.get(name)
             return None if value is None else value.replace(span=span)
+        shown, name = name, self.scope.prefix + name
         if name not in self.set:
-            raise TextError(span, f"{name} may have no value here", "assign it on every path before")
+            raise TextError(span, f"{shown} may have no value here", "assign it on every path before")
         if name in self.comm:
             return c.Comm(t.Text(self._limit(name, span)), span)
         held, number = self.held.get(name), list(self.held).index(name) if name in self.held else -1
@@ -226,10 +254,10 @@ class Body(Expressions):
     def _bind_parameters(self) -> None:
         for number, parameter in enumerate(self.probe.parameters):
             try:
-                self.parameters[parameter.name] = self._parameter(number, parameter)
+                self.scope.parameters[parameter.name] = self._parameter(number, parameter)
             except TextError as error:
                 self.fault(error)
-                self.broken.add(parameter.name)
+                self.scope.broken.add(parameter.name)
 
     def _parameter(self, number: int, parameter: tree.Parameter) -> Value:
         site, span, own = self.site, parameter.span, self.site.params
@@ -267,13 +295,19 @@ class Body(Expressions):
         """The checked statements, and whether the probe always ends in them."""
         found: list[c.Stmt] = []
         for statement in statements:
+            before, self.pending = self.pending, []
             try:
                 one, ended = self._statement(statement)
             except TextError as error:
                 self.fault(error)
                 if isinstance(statement, tree.Assign):
-                    self.set.add(statement.name)  # one complaint is enough
+                    self.set.add(self.scope.prefix + statement.name)  # one complaint is enough
+                if isinstance(statement, tree.Return):
+                    return tuple(found), True
                 continue
+            finally:
+                found += self.pending
+                self.pending = before
             found.extend(one)
             if ended:
                 return tuple(found), True
@@ -283,6 +317,7 @@ class Body(Expressions):
         match node:
             case tree.Assign():
                 _own_name(node.name, node.name_span)
+                self.alone = node.value
                 value = self.check(node.value)
                 if node.type:
                     from kwire.lang.functions import cast
@@ -299,27 +334,34 @@ class Body(Expressions):
             case tree.Continue():
                 return [c.Continue(node.span)], True
             case tree.Return():
-                return [c.Return(node.span)], True
+                return self._return(node), True
+            case tree.Do(call=call) if call.own >= 0:
+                self.alone = call
+                self._own_call(call)
+                return [], False
             case tree.Do(call=call) if call.function == "emit":
                 return [self._emit(call)], False
         self.check(node.call)
         raise TextError(node.span, "the value of this call is not used", "emit(…) it or assign it to a name")
 
     def _if(self, node: tree.If) -> tuple[list[c.Stmt], bool]:
-        arms: list[tuple[c.Expr, tuple[c.Stmt, ...], Span]] = []
+        arms: list[tuple[list[c.Stmt], c.Expr, tuple[c.Stmt, ...], Span]] = []
         ways: list[
             tuple[set[str], dict[str, int]]
         ] = []  # what is known where an arm goes on behind the choice
         before, limits = self.set, self.limits
         while True:
+            done = len(self.pending) if arms else 0
             test: c.Expr = c.Const(1, t.BOOL, node.span)
             try:
                 test = self.condition(node.test)
             except TextError as error:
                 self.fault(error)
+            first = self.pending[done:] if arms else []  # what the test needs, where it comes to that
+            del self.pending[done if arms else len(self.pending) :]
             self.set, self.limits = set(before), dict(limits)
             then, ended = self._block(node.then)
-            arms.append((test, then, node.span))
+            arms.append((first, test, then, node.span))
             if not ended:
                 ways.append((self.set, self.limits))
             self.set, self.limits = set(before), dict(limits)
@@ -335,8 +377,8 @@ class Body(Expressions):
                 self.set = self.set & other
                 for name, limit in others.items():
                     self.limits[name] = limit if self.limits.get(name, limit) == limit else 0
-        for test, then, span in reversed(arms):
-            otherwise = (c.If(test, then, otherwise, span),)
+        for first, test, then, span in reversed(arms):
+            otherwise = (*first, c.If(test, then, otherwise, span))
         return list(otherwise), not ways
 
     def _for(self, node: tree.For) -> list[c.Stmt]:
@@ -376,20 +418,21 @@ class Body(Expressions):
 
     def _store(self, name: str, value: Value, span: Span, declared: bool = False) -> c.LocalSet | None:
         """Assign a value to a local; None where nothing has to be stored."""
+        shown, name = name, self.scope.prefix + name
         if isinstance(value, c.Comm | c.ReadText):
             self.limits[name] = value.type.limit
         if isinstance(value, c.Comm) and (name not in self.held):
             self.comm.add(name)
             self.set.add(name)
             return None
-        wide, fixed, register = _register_of(name, value, span)
+        wide, fixed, register = _register_of(shown, value, span)
         old = self.held.get(name)
         other = old is not None and ((old.wide is None) != (wide is None) or old.fixed != fixed)
         if old and old.wide is not None and wide is not None:
             wide = values.join(old.wide, wide)
             other = other or wide is None
         if other or name in self.comm:
-            message = f"{name} is set to two different things; this is {t.article(value.type)}"
+            message = f"{shown} is set to two different things; this is {t.article(value.type)}"
             raise TextError(span, message, "use two names")
         if old and old.declared:
             type_ = old.kind.type
@@ -400,7 +443,7 @@ class Body(Expressions):
             kind = events.Kind(register.type, ())
         if kind is None or events.settle(kind, False) is None:
             was = t.describe(old.kind.type) if old and old.kind.type is not None else "number"
-            message = f"{name} was a {was} and becomes {t.article(register.type)}"
+            message = f"{shown} was a {was} and becomes {t.article(register.type)}"
             raise TextError(span, message, "use two names, or cast one")
         self.held[name] = Held(kind, wide, fixed, declared or bool(old and old.declared))
         self.set.add(name)
@@ -443,10 +486,117 @@ class Body(Expressions):
 
     def _event_name(self, node: tree.Expr) -> tree.Expr:
         """An argument of `emit`; a name of a constant text as that text."""
-        if isinstance(node, tree.Name) and node.id not in self.assigned:
+        if isinstance(node, tree.Name) and node.id not in self.scope.assigned:
             text = self.constants.get(node.id)
             return tree.String(text, node.span) if isinstance(text, str) else node
         return node
+
+    # -- functions of one's own
+
+    @property
+    def constants(self) -> Mapping[str, int | str]:
+        """Names with known values."""
+        return self.scope.constants
+
+    def _call(self, node: tree.Call) -> Value:
+        if node.own < 0:
+            return super()._call(node)
+        value = self._own_call(node)
+        if value is None:
+            raise TextError(node.span, f"{node.function} gives no value", "let it return one")
+        return value
+
+    def _own_call(self, node: tree.Call) -> Value | None:
+        """Make a function part of the program here: what it does is pending then. What it gives, if any."""
+        function, alone = self.probe.functions[node.own], self.alone is node
+        if node.own in self.calling:
+            raise TextError(node.span, f"{node.function} calls itself", "use a loop: for i in range(…)")
+        self.calls += 1
+        if self.calls > MAX_CALLS:
+            raise TextError(node.span, f"these are more than {MAX_CALLS} calls of functions in a probe")
+        given, emits = self._given(function, node), self.emits
+        outer, prefix = self.scope, f"{function.name}#{self.calls}."
+        self.scope = Scope(prefix, _assigned(function.body), {}, dict(function.constants), set())
+        self.calling.append(node.own)
+        try:
+            for parameter, value in zip(function.parameters, given, strict=True):
+                self._pass(parameter, value)
+            value_ = self._inside(function, node)
+        finally:
+            self.scope = outer
+            self.calling.pop()
+        if self.emits > emits and not alone:
+            cure = f"call it in a statement of its own: x = {node.function}(…)"
+            raise TextError(node.span, f"{node.function} emits events", cure)
+        return value_
+
+    def _given(self, function: tree.Function, node: tree.Call) -> list[Value]:
+        """The values for a function's parameters, in their order."""
+        names = [parameter.name for parameter in function.parameters]
+        written = dict(zip(names, node.arguments, strict=False))
+        twice = [name for name, _ in node.keywords if name in written or name not in names]
+        written |= dict(node.keywords)
+        if twice or len(node.arguments) > len(names) or len(written) < len(names):
+            wrong = f"{node.function} does not take these arguments"
+            raise TextError(node.span, wrong, f"write {node.function}({', '.join(names)})")
+        return [self.check(written[name]) for name in names]
+
+    def _pass(self, parameter: tree.Parameter, value: Value) -> None:
+        """Give a parameter its value, which is taken once."""
+        _own_name(parameter.name, parameter.span)
+        if parameter.type:
+            from kwire.lang.functions import cast
+
+            type_ = self.named_type(parameter.type, parameter.type_span)
+            value = cast(value, type_, parameter.span, parameter.type_span)
+        assigned = parameter.name in self.scope.assigned
+        if not assigned and isinstance(value, c.Const | c.Param | c.ReadBytes | values.Literal):
+            self.scope.parameters[parameter.name] = value
+            return
+        self.scope.assigned[parameter.name] = None
+        stored = self._store(parameter.name, value, parameter.span)
+        self.pending += [stored] if stored else []
+
+    def _inside(self, function: tree.Function, node: tree.Call) -> Value | None:
+        """The body of a function; what it gives."""
+        *before, last = function.body or (tree.Return(node.span),)
+        if isinstance(last, tree.Return) and not _returns(tuple(before)):
+            statements, _ = self._block(tuple(before))
+            self.pending += statements
+            return None if last.value is None else self.check(last.value)
+        if not _returns(function.body):
+            statements, _ = self._block(function.body)
+            self.pending += statements
+            return None
+        self.scope = self.scope._replace(limits=[])
+        self.scope.assigned[RESULT] = None
+        statements, ended = self._block(function.body)
+        self.pending.append(c.Block(statements, node.span))
+        name, limits = self.scope.prefix + RESULT, self.scope.limits
+        if name not in self.held and name not in self.comm:
+            return None
+        if not ended:
+            raise TextError(
+                function.span, f"{function.name} may end without a value", "return one at its end"
+            )
+        self.set.add(name)
+        if limits and len(set(limits)) > 1:
+            self.limits[name] = 0
+        return self.binding(RESULT, node.span)
+
+    def _return(self, node: tree.Return) -> list[c.Stmt]:
+        """The end of the probe, or of a function that is part of it."""
+        limits = self.scope.limits
+        if limits is None:
+            return [c.Return(node.span)]
+        if node.value is None:
+            return [c.Leave(node.span)]
+        self.alone = node.value
+        value = self.check(node.value)
+        stored = self._store(RESULT, value, node.span)
+        if isinstance(value, c.Comm | c.ReadText):
+            limits.append(value.type.limit)
+        return [*([stored] if stored else []), c.Leave(node.span)]
 
 
 def _turn_type(start: Extent, stop: Extent) -> t.Int | None:
@@ -455,6 +605,11 @@ def _turn_type(start: Extent, stop: Extent) -> t.Int | None:
     if min(ends) >= -(1 << 63) and max(ends) < 1 << 63:
         return t.S64
     return t.U64 if min(ends) >= 0 else None
+
+
+def _returns(statements: tuple[tree.Stmt, ...]) -> bool:
+    """Whether any of these statements ends the function."""
+    return any(isinstance(one, tree.Return) for statement in statements for one in walk(statement))
 
 
 class UnknownError(TextError):

@@ -433,6 +433,19 @@ class Continue(Node):
     span: Span
 
 
+class Block(Node):
+    """Statements that `Leave` ends: the body of a function where it is called."""
+
+    body: tuple["Stmt", ...]
+    span: Span
+
+
+class Leave(Node):
+    """The end of the innermost block."""
+
+    span: Span
+
+
 class Emit(Node):
     """One event of shape number `shape` (an index of `Program.shapes`): a value for each of its fields, in
     order, of exactly the field's type.
@@ -451,7 +464,7 @@ class Return(Node):
     span: Span
 
 
-Stmt: TypeAlias = LocalSet | If | Loop | Break | Continue | Emit | Return
+Stmt: TypeAlias = LocalSet | If | Loop | Break | Continue | Block | Leave | Emit | Return
 
 
 class Local(Node):

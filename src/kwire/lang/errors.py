@@ -20,15 +20,17 @@ class Diagnostic(NamedTuple):
 
     def line(self, source: Source) -> str:
         """`file:line: message; cure`, or without the line where nobody wrote one."""
-        place = source.name if self.span == NOWHERE else f"{source.name}:{self.span.line}"
+        source, line = source.at(self.span.line)
+        place = source.name if self.span == NOWHERE else f"{source.name}:{line}"
         return f"{place}: {self.message}; {self.cure}" if self.cure else f"{place}: {self.message}"
 
     def picture(self, source: Source) -> str:
         """The line, then the source line with the span underlined."""
         if self.span == NOWHERE:
             return self.line(source)
-        text = source.line(self.span.line)
-        number = f"{self.span.line:5} | "
+        own, line = source.at(self.span.line)
+        text = own.line(line)
+        number = f"{line:5} | "
         end = self.span.end_column if self.span.end_line == self.span.line else len(text)
         width = max(1, min(end, len(text)) - self.span.column)
         before = "".join("\t" if char == "\t" else " " for char in text[: self.span.column])

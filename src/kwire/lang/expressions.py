@@ -55,10 +55,15 @@ class Expressions:
     ) -> None:
         self.site = site
         self.types = types
-        self.constants = constants or {}
+        self._constants = constants or {}
         self.bare = bare
         self.never: list[Diagnostic] | None = None
         """Where comparisons that are never true here are kept; None: each is a mistake at once."""
+
+    @property
+    def constants(self) -> Mapping[str, int | str]:
+        """Names with known values."""
+        return self._constants
 
     def binding(self, name: str, span: Span) -> Value | None:
         """The value of a local or parameter of this name, None when there is none."""

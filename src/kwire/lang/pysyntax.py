@@ -6,11 +6,11 @@ refused by name, with what to write instead. No code is run.
 """
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from kwire.lang import tree
+from kwire.lang import builtins, tree
 from kwire.lang.errors import TextError
 from kwire.lang.tree import Expr, Span, Stmt
 
@@ -94,6 +94,8 @@ class Converter:
         self.depth = 0
         self.loops = 0  # that what is converted stands in
         self.globs = False  # whether `@` in the parsed text stands for the `~` of a condition
+        self.returns = False  # whether it is a function, which gives a value
+        self.own: Callable[[str], int] = lambda name: -1  # the number of the function of one's own of a name
         self.values: dict[str, int | str] = {}  # dotted names with known values: "socket.AF_INET"
 
     def _position(self, line: int, offset: int) -> tuple[int, int]:
@@ -229,27 +231,33 @@ class Converter:
 
     def call(self, node: ast.Call) -> Expr:
         """A call; `cast("type", value)` and the tests of texts are tree forms of their own."""
-        function, span = node.func, self.span(node)
+        function, span, own = node.func, self.span(node), -1
         if isinstance(function, ast.Attribute) and dotted(function.value) in self.kwire_names:
             name = function.attr
+        elif (own := self.own(dotted(function))) >= 0:
+            name = dotted(function).rpartition(".")[2]
+            if isinstance(function, ast.Name) and name in builtins.FUNCTION:
+                message = f"{name} is a function of the language, and one of the script around this one"
+                raise TextError(self.span(function), message, "give the script's another name")
         elif isinstance(function, ast.Attribute) and function.attr in METHODS:
             return self._method(node, function)
         elif isinstance(function, ast.Name):
             name = function.id
         else:
-            raise TextError(self.span(function), "only kwire's functions can be called in a probe")
+            message = "this is no function of kwire, nor one in Python whose text can be found"
+            raise TextError(self.span(function), message, "define it with def, in this file or one beside it")
         for keyword in node.keywords:
             if keyword.arg is None:
                 raise TextError(self.span(keyword), "** has no meaning here", "write name=value")
-        if name == "cast":
+        if name == "cast" and own < 0:
             return self._cast(node)
-        if name == "glob":
+        if name == "glob" and own < 0:
             if len(node.args) != 2 or node.keywords:
                 raise TextError(span, "glob takes a text and a pattern", 'write glob(path, "*.so")')
             return tree.Match("glob", self.expr(node.args[0]), self.expr(node.args[1]), span)
         arguments = tuple(self.expr(one) for one in node.args)
         keywords = tuple((one.arg or "", self.expr(one.value)) for one in node.keywords)
-        return tree.Call(name, arguments, keywords, span, self.span(function))
+        return tree.Call(name, arguments, keywords, span, self.span(function), own)
 
     def _method(self, node: ast.Call, function: ast.Attribute) -> Expr:
         """`text.startswith("a")` or `text.endswith(("a", "b"))`."""
@@ -318,6 +326,8 @@ class Converter:
                 return [tree.Break(span) if isinstance(node, ast.Break) else tree.Continue(span)]
             case ast.Return(value=None | ast.Constant(value=None)):
                 return [tree.Return(span)]
+            case ast.Return(value=ast.expr() as value) if self.returns:
+                return [tree.Return(span, self.expr(value))]
             case ast.Return():
                 raise TextError(span, "a probe returns nothing", "use emit(…) for what shall be seen")
             case ast.Assign() | ast.AugAssign() | ast.AnnAssign():

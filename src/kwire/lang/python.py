@@ -10,14 +10,15 @@ import ast
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from types import FunctionType
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from kwire.kinds import KINDS
 from kwire.lang import attach as attaching
 from kwire.lang import builtins, tree
 from kwire.lang.errors import Diagnostic, LanguageError, TextError
 from kwire.lang.pysyntax import Converter, dotted
-from kwire.lang.tree import NOWHERE, Expr, Source, Span
+from kwire.lang.tree import LINES, NOWHERE, Expr, Source, Span
 
 _Converted = TypeVar("_Converted")
 
@@ -37,24 +38,22 @@ FOREIGN = {
 """Signs of other languages that people write, and Python's words for them."""
 
 
-def parse_file(text: str, name: str) -> list[tree.Probe]:
-    """The probes in a Python text: module-level functions under kwire's decorators, in their order.
+_Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
+
+Elsewhere: TypeAlias = Callable[[str], Source | None]
+"""Gives the text of a module by its name, where it can be had without running anything."""
+
+
+def parse_file(text: str, name: str, elsewhere: Elsewhere = lambda module: None) -> list[tree.Probe]:
+    """The probes in a Python text: module-level functions under kwire's decorators, in their order, with the
+    functions that they call, of this text or of modules that it imports and `elsewhere` knows.
 
     Raises `LanguageError` with everything that is wrong in any of them.
     """
-    source = Source(name, text)
-    module = _parse(source, text)
-    names = _kwire_names(module)
-    constants = _constants(module)
+    home = _File(Source(name, text), elsewhere)
     faults: list[TextError] = []
-    probes = []
-    for node in module.body:
-        if isinstance(node, _FUNCTIONS) and _is_probe(node, names):
-            converter = Converter(text, kwire_names=names)
-            own, values = _taken(node, constants)
-            faults += _clashes(converter, node, constants)
-            probes.append(_probe(converter, node, _kept(source, node, own, values), own, None, faults))
-    _raise(source, faults)
+    probes = [_probe(home, node, None, faults) for node in home.probes()]
+    _raise(home.whole, faults)
     return probes
 
 
@@ -64,11 +63,8 @@ def parse_function(function: Callable[..., Any], attach: Sequence[str] | None = 
     `attach`: where it attaches ("kprobe:tcp_connect"); None takes the decorators in the text. Raises
     `LanguageError` when there is no source text, or anything in it is wrong.
     """
-    source, node, text = _source_of(function)
-    known = _surroundings(function)
-    names = frozenset(name for name, value in known.items() if getattr(value, "__name__", "") == "kwire")
-    _raise(source, _clashes(Converter(text), node, known))
-    return _one(source, node, text, names | {"kwire"}, *_taken(node, known), attach)
+    home = _Live(function)
+    return _one(home, home.node, attach)
 
 
 class Written(NamedTuple):
@@ -87,28 +83,42 @@ class Written(NamedTuple):
 
 
 def written(function: Callable[..., Any], attach: Sequence[str]) -> Written:
-    """What of a function object must travel for `parse_written`. Raises `LanguageError` without a text."""
-    source, node, whole = _source_of(function)
-    known = _surroundings(function)
-    _raise(source, _clashes(Converter(whole), node, known))
-    return Written(source.name, _alone(source, node), node.name, tuple(attach), *_taken(node, known))
+    """What of a function object must travel for `parse_written`. Raises `LanguageError` without a text, or
+    where it calls functions of other files.
+    """
+    home = _Live(function)
+    return _travels(home, home.node, attach)
 
 
-def written_file(text: str, name: str) -> list[Written]:
+def written_file(text: str, name: str, elsewhere: Elsewhere = lambda module: None) -> list[Written]:
     """What of the probes in a Python text must travel: each by itself, and nothing that stands beside them.
 
     Raises `LanguageError` as `parse_file`.
     """
-    probes, source = parse_file(text, name), Source(name, text)
-    module = _parse(source, text)
-    names, constants = _kwire_names(module), _constants(module)
-    nodes = [node for node in module.body if _is_probe(node, names)]
+    home = _File(Source(name, text), elsewhere)
+    probes = parse_file(text, name, elsewhere)
     found = []
-    for probe, node in zip(probes, nodes, strict=True):
-        assert isinstance(node, _FUNCTIONS)
-        attach = tuple(map(str, probe.attach))
-        found.append(Written(name, _alone(source, node), node.name, attach, *_taken(node, constants)))
+    for probe, node in zip(probes, home.probes(), strict=True):
+        found.append(_travels(home, node, [str(one) for one in probe.attach]))
     return found
+
+
+def _travels(home: "_Home", node: _Function, attach: Sequence[str]) -> Written:
+    """A probe with the functions that it calls, all at their own lines."""
+    own = _Own(home)
+    _raise(home.source, _clashes(Converter(home.source.text), node, home.known))
+    own.functions_of(home, node)
+    constants, values = home.taken(node)
+    for other, function in own.found:
+        if other.source.name != home.source.name:
+            cause = f"{function.name} stands in {other.source.name}, which does not travel with the probe"
+            span = Converter(home.source.text).span(node)
+            span = span._replace(end_line=span.line, end_column=len(home.source.line(span.line)))
+            raise LanguageError(home.source, [Diagnostic(span, cause, "define it in this file")])
+        more = other.taken(function)
+        constants, values = {**more[0], **constants}, {**more[1], **values}
+    text = _alone(home.source, [node, *(function for _, function in own.found)])
+    return Written(home.source.name, text, node.name, tuple(attach), constants, values)
 
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -118,22 +128,32 @@ def _is_probe(node: ast.stmt, names: frozenset[str]) -> bool:
     return isinstance(node, _FUNCTIONS) and any(_decorators(node, names))
 
 
-def _alone(source: Source, node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
-    """The text of a function behind as many empty lines as stand before it."""
-    first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
-    lines = [line + "\n" for line in source.lines()[first - 1 : node.end_lineno]]
-    inner = lines[0][:1].isspace()  # a function within something: that is made up
-    return ("\n" * (first - 2) + "if True:\n" if inner else "\n" * (first - 1)) + "".join(lines)
+def _alone(source: Source, nodes: Sequence[_Function]) -> str:
+    """The text of functions, each at its own line, and nothing between them."""
+    lines = source.lines()
+    kept = [""] * len(lines)
+    for node in nodes:
+        first = _first(node)
+        kept[first - 1 : node.end_lineno] = lines[first - 1 : node.end_lineno]
+    for node in nodes:
+        above = _first(node) - 2
+        if above >= 0 and lines[above + 1][:1].isspace() and not kept[above]:
+            kept[above] = "if True:"  # it stands within something: that is made up
+    return "\n".join(kept).rstrip("\n") + "\n"
+
+
+def _first(node: _Function) -> int:
+    """The first line of a function, its decorators included."""
+    return min([node.lineno, *(one.lineno for one in node.decorator_list)])
 
 
 def parse_written(written: Written) -> tree.Probe:
     """The probe of a function that came as text; nothing of it is run. Raises `LanguageError`."""
-    source = Source(written.file, written.text)
-    for node in ast.walk(_parse(source, written.text)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == written.name:
-            names = frozenset({"kwire", *_decorating(node)})
-            return _one(source, node, written.text, names, written.constants, written.values, written.attach)
-    raise _sourceless(written.file, f"there is no function {written.name}", "send its text")
+    home = _Text(written)
+    node = home.functions.get(written.name)
+    if node is None:
+        raise _sourceless(written.file, f"there is no function {written.name}", "send its text")
+    return _one(home, node, written.attach)
 
 
 _TOKENS = re.compile(
@@ -291,51 +311,65 @@ def _clashes(
     return list(faults.values())
 
 
-def _kept(
-    source: Source,
-    node: ast.FunctionDef | ast.AsyncFunctionDef,
-    constants: dict[str, int | str],
-    values: dict[str, int | str],
-) -> Source:
-    """The source with what a capture keeps of it: the function, and the values of the names it uses."""
-    first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
-    lines = source.lines()[first - 1 : node.end_lineno]
-    indent = len(lines[0]) - len(lines[0].lstrip())
-    own = [line[indent:] if not line[:indent].strip() else line for line in lines]
-    named = [f"{name} = {value!r}" for name, value in sorted({**constants, **values}.items())]
-    return source._replace(kept="\n".join([*named, *own, ""]))
+def _kept(home: "_Home", node: _Function, own: "_Own") -> Source:
+    """The source with what a capture keeps of it: the probe, the functions that it calls, and the values of
+    the names they use; and with the other texts that these stand in.
+    """
+    named: dict[str, int | str] = {}
+    lines: list[str] = []
+    for place, function in [*own.found, (home, node)]:
+        for values in place.taken(function):
+            named |= values
+        text = place.source.lines()[_first(function) - 1 : function.end_lineno]
+        indent = len(text[0]) - len(text[0].lstrip())
+        lines += [line[indent:] if not line[:indent].strip() else line for line in text]
+    constants = [f"{name} = {value!r}" for name, value in sorted(named.items())]
+    return home.whole._replace(kept="\n".join([*constants, *lines, ""]))
 
 
-def _one(
-    source: Source,
-    node: ast.FunctionDef | ast.AsyncFunctionDef,
-    text: str,
-    names: frozenset[str],
-    constants: dict[str, int | str],
-    values: dict[str, int | str],
-    attach: Sequence[str] | None,
-) -> tree.Probe:
+def _one(home: "_Home", node: _Function, attach: Sequence[str] | None) -> tree.Probe:
     """The probe of one function node."""
     faults: list[TextError] = []
-    converter = Converter(text, kwire_names=names)
-    converter.values.update(values)
-    probe = _probe(converter, node, _kept(source, node, constants, values), constants, attach, faults)
-    _raise(source, faults)
+    probe = _probe(home, node, attach, faults)
+    _raise(home.whole, faults)
     return probe
 
 
 def _probe(
-    converter: Converter,
-    node: ast.FunctionDef | ast.AsyncFunctionDef,
-    source: Source,
-    constants: dict[str, int | str],
-    attach: Sequence[str] | None,
-    faults: list[TextError],
+    home: "_Home", node: _Function, attach: Sequence[str] | None, faults: list[TextError]
 ) -> tree.Probe:
+    own = _Own(home)
+    converter = own.converter(home, node)
+    faults += _clashes(converter, node, home.known)
     span = converter.span(node)
-    head = Span(span.line, span.column, span.line, len(source.line(span.line)))
+    head = Span(span.line, span.column, span.line, len(home.source.line(span.line)))
     if isinstance(node, ast.AsyncFunctionDef):
         faults.append(TextError(head, "a probe is not async", "write def"))
+    parameters = _parameters(converter, node, head, "a probe", faults)
+    where: list[tree.AttachPoint | None] = []
+    if attach is None:
+        for decorator in node.decorator_list:
+            where.extend(_attach(converter, decorator, faults))
+    else:
+        where = [_checked_attach(text, head, faults) for text in attach]
+    body = _deep(home.source, lambda: converter.body(node.body, faults))
+    functions = _deep(home.source, lambda: own.functions(faults))
+    return tree.Probe(
+        node.name,
+        tuple(one for one in where if one is not None),
+        parameters,
+        body,
+        _kept(home, node, own),
+        span,
+        tuple(home.taken(node)[0].items()),
+        functions,
+    )
+
+
+def _parameters(
+    converter: Converter, node: _Function, head: Span, what: str, faults: list[TextError]
+) -> tuple[tree.Parameter, ...]:
+    """The parameters of a function; `what` it is in messages."""
     arguments = node.args
     unusual = (
         arguments.vararg,
@@ -345,7 +379,8 @@ def _probe(
         arguments.defaults,
     )
     if any(unusual):
-        faults.append(TextError(head, "a probe takes plain parameters only", "write def probe(a, b):"))
+        cure = "write def probe(a, b):" if what == "a probe" else f"write def {node.name}(a, b):"
+        faults.append(TextError(head, f"{what} takes plain parameters only", cure))
     parameters = []
     for argument in arguments.args:
         at = converter.span(argument)
@@ -358,22 +393,176 @@ def _probe(
             except TextError as fault:
                 faults.append(fault)
         parameters.append(tree.Parameter(argument.arg, type_, name_span, type_span))
-    where: list[tree.AttachPoint | None] = []
-    if attach is None:
-        for decorator in node.decorator_list:
-            where.extend(_attach(converter, decorator, faults))
-    else:
-        where = [_checked_attach(text, head, faults) for text in attach]
-    body = _deep(source, lambda: converter.body(node.body, faults))
-    return tree.Probe(
-        node.name,
-        tuple(one for one in where if one is not None),
-        tuple(parameters),
-        body,
-        source,
-        span,
-        tuple(constants.items()),
-    )
+    return tuple(parameters)
+
+
+class _Home:
+    """Where functions stand: a text, and what names in it mean. `known`: values of names, as far as they can
+    be told; `names`: those of the module kwire.
+    """
+
+    source: Source
+    known: Mapping[str, Any]
+    names: frozenset[str]
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.others: list[Source] = []  # the texts besides this one that functions called from here stand in
+
+    @property
+    def whole(self) -> Source:
+        """The text, with the others."""
+        return self.source._replace(others=tuple(self.others))
+
+    def taken(self, node: _Function) -> tuple[dict[str, int | str], dict[str, int | str]]:
+        """What a function uses of the values around it: by plain and by dotted names."""
+        return _taken(node, self.known)
+
+    def find(self, name: str) -> "tuple[_Home, _Function] | None":
+        """The function that a plain or dotted name means here, and where that stands."""
+        raise NotImplementedError
+
+
+class _File(_Home):
+    """A text of a file."""
+
+    def __init__(self, source: Source, elsewhere: Elsewhere) -> None:
+        super().__init__(source)
+        self.elsewhere = elsewhere
+        self.module = _parse(source, source.text)
+        self.names = _kwire_names(self.module)
+        self.known = _constants(self.module)
+        functions = [node for node in self.module.body if isinstance(node, _FUNCTIONS)]
+        self.functions = {node.name: node for node in functions if not _is_probe(node, self.names)}
+        self.imported: dict[str, tuple[str, str]] = {}  # a name → a module, and what of it ("": itself)
+        for one in self.module.body:
+            if isinstance(one, ast.ImportFrom) and one.module and not one.level:
+                self.imported |= {at.asname or at.name: (one.module, at.name) for at in one.names}
+            elif isinstance(one, ast.Import):
+                self.imported |= {at.asname or at.name: (at.name, "") for at in one.names}
+
+    def probes(self) -> list[_Function]:
+        """The functions under kwire's decorators."""
+        nodes = [node for node in self.module.body if isinstance(node, _FUNCTIONS)]
+        return [node for node in nodes if _is_probe(node, self.names)]
+
+    def find(self, name: str) -> tuple[_Home, _Function] | None:
+        root, _, last = name.rpartition(".")
+        if not root and last in self.functions:
+            return self, self.functions[last]
+        module, what = self.imported.get(root or last, ("", ""))
+        if not module or bool(root) == bool(what) or module.partition(".")[0] == "kwire":
+            return None
+        found = self.elsewhere(module)
+        if found is None:
+            return None
+        home = _File(found, self.elsewhere)
+        node = home.functions.get(what or last)
+        return (home, node) if node is not None else home.find(what or last)
+
+
+class _Live(_Home):
+    """The file of a function object, and what names mean to that."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        source, self.node, _ = _source_of(function)
+        super().__init__(source)
+        self.known = _surroundings(function)
+        kwire = (name for name, value in self.known.items() if getattr(value, "__name__", "") == "kwire")
+        self.names = frozenset((*kwire, "kwire"))
+
+    def find(self, name: str) -> tuple[_Home, _Function] | None:
+        root, *path = name.split(".")
+        value = self.known.get(root)
+        for part in path:
+            value = getattr(value, part, None) if isinstance(value, type(ast)) else None
+        module = str(getattr(value, "__module__", None))
+        if not isinstance(value, FunctionType) or module.partition(".")[0] == "kwire":
+            return None
+        home = _Live(value)
+        return home, home.node
+
+
+class _Text(_Home):
+    """A text that came from elsewhere, with the values of the names it uses."""
+
+    def __init__(self, written: Written) -> None:
+        super().__init__(Source(written.file, written.text))
+        nodes = [node for node in ast.walk(_parse(self.source, written.text)) if isinstance(node, _FUNCTIONS)]
+        self.functions = {node.name: node for node in reversed(nodes)}
+        decorating = (name for node in nodes for name in _decorating(node))
+        self.names = frozenset(("kwire", *decorating))
+        self.written = written
+        self.known = {}
+
+    def taken(self, node: _Function) -> tuple[dict[str, int | str], dict[str, int | str]]:
+        return self.written.constants, self.written.values
+
+    def find(self, name: str) -> tuple[_Home, _Function] | None:
+        node = self.functions.get(name.rpartition(".")[2])
+        return None if node is None or node.name == self.written.name else (self, node)
+
+
+class _Own:
+    """The functions that a probe calls, found while its text is converted."""
+
+    def __init__(self, home: _Home) -> None:
+        self.home = home
+        self.found: list[tuple[_Home, _Function]] = []
+
+    def converter(self, home: _Home, node: _Function) -> Converter:
+        """What converts a function that stands there."""
+        converter = Converter(home.source.text, LINES * self._text(home), kwire_names=home.names)
+        converter.values.update(home.taken(node)[1])
+        converter.own = lambda name: self.number(home, name)
+        return converter
+
+    def number(self, home: _Home, name: str) -> int:
+        """The number of the function that a name means; -1 where it means none."""
+        found = home.find(name)
+        if found is None:
+            return -1
+        for number, (place, node) in enumerate(self.found):
+            if place.source.name == found[0].source.name and node.lineno == found[1].lineno:
+                return number
+        self.found.append(found)
+        return len(self.found) - 1
+
+    def functions(self, faults: list[TextError]) -> tuple[tree.Function, ...]:
+        """All of them, those included that they call themselves."""
+        made: list[tree.Function] = []
+        while len(made) < len(self.found):
+            home, node = self.found[len(made)]
+            converter = self.converter(home, node)
+            converter.returns = True
+            faults += _clashes(converter, node, home.known)
+            span = converter.span(node)
+            line = home.source.line(node.lineno)
+            head = Span(span.line, span.column, span.line, len(line))
+            if isinstance(node, ast.AsyncFunctionDef) or node.decorator_list:
+                message = "a function that probes call is plain: not async, not decorated"
+                faults.append(TextError(head, message, f"write def {node.name}(a, b):"))
+            parameters = _parameters(converter, node, head, "a function that probes call", faults)
+            body = converter.body(node.body, faults)
+            constants = tuple(home.taken(node)[0].items())
+            made.append(tree.Function(node.name, parameters, body, head, constants))
+        return tuple(made)
+
+    def functions_of(self, home: _Home, node: _Function) -> None:
+        """Find all that a probe calls; what is wrong in them is told elsewhere."""
+        self.converter(home, node).body(node.body, [])
+        self.functions([])
+
+    def _text(self, home: _Home) -> int:
+        """Which text that is: 0 the probe's, else one more than its index in the others."""
+        if home.source.name == self.home.source.name:
+            return 0
+        others = self.home.others
+        for number, source in enumerate(others, 1):
+            if source.name == home.source.name:
+                return number
+        others.append(home.source)
+        return len(others)
 
 
 def _attach(

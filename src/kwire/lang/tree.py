@@ -39,16 +39,27 @@ NOWHERE = Span(0, 0, 0, 0)
 """The span of what nobody wrote: default programs of `kwire record`."""
 
 
+LINES = 1 << 21
+"""More than any text has: a span whose line is n * LINES more is in another text, `Source.others[n - 1]`."""
+
+
 class Source(NamedTuple):
     """A text with a name; `first_line` is the number of its first line (a function inside a file).
 
     `kept`: what of it a capture keeps: the probe and what it names, not what stands beside it. Empty: all.
+    `others`: the texts of the functions that it calls and that stand elsewhere.
     """
 
     name: str
     text: str
     first_line: int = 1
     kept: str = ""
+    others: tuple["Source", ...] = ()
+
+    def at(self, line: int) -> tuple["Source", int]:
+        """The text that a span's line is of, and the number of the line in it."""
+        other, number = divmod(line, LINES)
+        return (self.others[other - 1] if 0 < other <= len(self.others) else self), number
 
     def lines(self) -> list[str]:
         """The lines without their ends, as Python counts them: a form feed ends none."""
@@ -162,13 +173,14 @@ class Cast(Node):
 
 
 class Call(Node):
-    """`function(arguments…, name=argument…)`."""
+    """`function(arguments…, name=argument…)`. `own`: which of the probe's own functions it is; -1: none."""
 
     function: str
     arguments: tuple["Expr", ...]
     keywords: tuple[tuple[str, "Expr"], ...]
     span: Span
     function_span: Span
+    own: int = -1
 
 
 Expr: TypeAlias = (
@@ -234,16 +246,17 @@ class Continue(Node):
 
 
 class Do(Node):
-    """A call for its effect: `emit(…)`."""
+    """A call for its effect: `emit(…)`, or a function of one's own."""
 
     call: Call
     span: Span
 
 
 class Return(Node):
-    """The end of the probe."""
+    """The end of the probe or function, and what that gives."""
 
     span: Span
+    value: Expr | None = None
 
 
 Stmt: TypeAlias = Assign | If | For | Break | Continue | Do | Return
@@ -256,6 +269,16 @@ class Parameter(Node):
     type: str
     span: Span
     type_span: Span
+
+
+class Function(Node):
+    """A function that probes call. `constants`: the names with known values around it."""
+
+    name: str
+    parameters: tuple[Parameter, ...]
+    body: tuple[Stmt, ...]
+    span: Span
+    constants: tuple[tuple[str, int | str], ...] = ()
 
 
 WILDCARDS = frozenset("*?[")
@@ -297,3 +320,4 @@ class Probe(Node):
     source: Source
     span: Span
     constants: tuple[tuple[str, int | str], ...] = ()  # names of the surrounding text with known values
+    functions: tuple[Function, ...] = ()  # those that are called, by `Call.own`
