@@ -7,6 +7,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from kwire.errors import KwireError
+from kwire.stream.loop import Loop
 from kwire.stream.remote import Conversation, Link
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
@@ -197,6 +199,23 @@ def test_a_client_traces_and_stops(agent: Agent, load: Load) -> None:
     agent.process.send_signal(signal.SIGINT)
     assert agent.process.wait(10) == 0
     assert '"traces": 1' in agent.process.communicate()[0]
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_client_that_leaves_while_events_come_ends_its_trace(
+    agent: Agent, load: Load, waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits until the agent has read its BYE; where it does not, the agent reads it all the same."""
+    if not waits:
+        monkeypatch.setattr(Loop, "linger", lambda loop: None)
+    for _ in range(10):
+        talk = agent.ask(trace(load))
+        calls = threading.Thread(target=load.call, args=(100_000,))
+        calls.start()
+        time.sleep(0.02)
+        talk.close()
+        calls.join()
+        until(lambda: not agent.workers)
 
 
 def test_nobody_who_talks_to_the_network_has_privileges(agent: Agent, load: Load) -> None:

@@ -20,6 +20,7 @@ from kwire.stream.crowd import Limits
 from kwire.stream.listen import Listener
 from kwire.stream.peer import Peer
 from kwire.stream.tls import TlsOptions
+from kwire.stream.transport import StreamTransport, prepare
 from kwire.wire.control import Role
 from kwire.wire.settings import Settings
 from kwire.wire.transitions import State
@@ -584,3 +585,36 @@ def test_limits_are_a_table() -> None:
     )
     assert addresses.DEFAULT_PORT == 17800
     assert Peer.__slots__
+
+
+class Heard:
+    """A receiver that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.why: str | None = None
+
+    def received(self, data: memoryview) -> None:
+        self.data += bytes(data)
+
+    def settled(self) -> None:
+        pass
+
+    def writable(self) -> None:
+        pass
+
+    def broken(self, why: str) -> None:
+        self.why = why
+
+
+def test_what_came_before_a_connection_broke_is_read(net: Any) -> None:
+    """Sending fails first: the other side has said something, and closed."""
+    ours, theirs = socket.socketpair()
+    prepare(ours)
+    transport, heard = StreamTransport(net.loop, ours, "unix:x"), Heard()
+    transport.open(heard)
+    theirs.sendall(b"said last")
+    theirs.close()
+    assert transport.send([b"too late"]) == []
+    net.until(lambda: heard.why is not None)
+    assert heard.data == b"said last"

@@ -300,6 +300,14 @@ class Loop:
             for callback in soon:
                 self._call(callback)
 
+    def linger(self) -> None:
+        """Turn until the streams that were ended are closed by the other side too, or waited long enough.
+
+        What was said last may be lost with a socket that is closed while there is something to read in it.
+        """
+        while self.lingering:
+            self.turn(0.1)
+
     def close(self) -> None:
         """Give back the signals and the loop's own descriptors; those that were added stay open.
 

@@ -153,6 +153,7 @@ class Conversation(Ignore):
     def close(self) -> None:
         """Leave at once; harmless where it is over."""
         self._end()
+        self.loop.linger()  # an agent that does not hear that we leave goes on until the session expires
         self.loop.close()
 
     def _end(self) -> None:

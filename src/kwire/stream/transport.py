@@ -33,6 +33,9 @@ TLS_CHUNK = 1 << 16
 """Bytes given to TLS at a time: small frames are joined, so records are full."""
 
 LEAST_SHARE = 1 << 13
+MAX_DRAINED = 64
+"""Reads of what had come before a connection broke."""
+
 LONG = 0.02
 """Seconds: a peer whose bytes take longer than that to be dealt with gets half as many read the next time."""
 
@@ -106,7 +109,7 @@ class StreamTransport:
             except BlockingIOError:
                 sent = 0
             except OSError as error:
-                self.loop.soon(partial(self._break, reason(error)))
+                self.loop.soon(partial(self._drain, reason(error)))
                 return []
             buffers = rest(buffers, sent)
             if not sent:
@@ -167,6 +170,22 @@ class StreamTransport:
             self._share = max(LEAST_SHARE, self._share >> 1)
         elif self._share < len(self.loop.buffer):
             self._share <<= 1
+
+    def _drain(self, why: str) -> None:
+        """Nothing can be sent any more: break once what had come is read: it may be a BYE."""
+        for _ in range(MAX_DRAINED):
+            if self.receiver is None:
+                return
+            try:
+                count = self._read()
+            except OSError:
+                break
+            if not count:
+                break
+            self.receiver.received(self.loop.buffer[:count])
+            if self.receiver is not None:
+                self.receiver.settled()
+        self._break(why)
 
     def _want(self, mask: int) -> None:
         if mask != self._mask and self._socket.fileno() >= 0:
