@@ -613,8 +613,12 @@ def test_what_came_before_a_connection_broke_is_read(net: Any) -> None:
     prepare(ours)
     transport, heard = StreamTransport(net.loop, ours, "unix:x"), Heard()
     transport.open(heard)
-    theirs.sendall(b"said last")
-    theirs.close()
-    assert transport.send([b"too late"]) == []
+
+    def send() -> None:
+        theirs.sendall(b"said last")
+        theirs.close()
+        assert transport.send([b"too late"]) == []
+
+    net.loop.at(net.loop.now(), send)
     net.until(lambda: heard.why is not None)
     assert heard.data == b"said last"
