@@ -820,9 +820,55 @@ def test_a_merged_capture_has_its_ending_though_its_ledger_was_removed(site: Sit
     source.give(100, peer)
     source.finish(peer)
     site.until(lambda: source.ended is not None)
+    soon = time.monotonic() + 0.3
+    site.until(lambda: time.monotonic() > soon)  # nothing is left to be committed
     shutil.rmtree(site.path / "in" / ".sessions")
     site.close()
     assert complete(target) == 100
+
+
+def test_ledgers_that_were_swapped_are_said_and_their_sessions_wait(site: Site) -> None:
+    """Nothing is taken for lost that their right names bring back."""
+    site.open()
+    sources = [Source("one"), Source("two")]
+    peers = [site.connect(source).peer for source in sources]
+    for source, peer in zip(sources, peers, strict=True):
+        source.give(100, peer)
+    site.until(lambda: not any(peer.session.unacknowledged for peer in peers))
+    site.close(kill=True)
+    first, second = (site.path / "in" / ".sessions" / peer.session.token.hex() for peer in peers)
+
+    def swap() -> None:
+        first.rename(first.with_suffix(".aside"))
+        second.rename(first)
+        first.with_suffix(".aside").rename(second)
+
+    swap()
+    collector = site.open()
+    for ledger, other in ((first, second), (second, first)):
+        assert any(
+            f"{ledger.name}: it is the ledger of another session, {other.name}" in one for one in site.said
+        )
+    soon = time.monotonic() + 0.5
+    site.until(lambda: time.monotonic() > soon)
+    assert not collector.feeds
+    swap()
+    for source, peer in zip(sources, peers, strict=True):
+        source.give(10, peer)
+        source.finish(peer)
+    site.until(lambda: all(source.ended is not None for source in sources) and not collector.feeds)
+    site.close()
+    assert sorted(complete(path) for path in site.captures()) == [110, 110]
+
+
+def test_what_is_no_file_in_the_folder_of_sessions_is_not_waited_for(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path / "in"))
+    for name in ("known", "known.new"):
+        os.mkfifo(tmp_path / "in" / ".sessions" / name)
+    assert folder.known() == []
+    with pytest.raises(OSError, match="No such device"):
+        folder.remember(["10.0.0.1"])
+    folder.close()
 
 
 def test_what_is_gone_is_told_by_probe(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -534,6 +534,17 @@ def test_before_anything_was_sent_all_is_carried_over(tmp_path: Path) -> None:
     spool.remove()
 
 
+def test_a_session_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    spool = begin(str(tmp_path), TOKEN, PREFIX, 64 * MB, 8 * MB)
+    spool.close()
+    session = Path(spool.path, "session")
+    session.unlink()
+    os.mkfifo(session)
+    [found] = recover(str(tmp_path), 64 * MB, 8 * MB)
+    assert found.spool is None
+    assert found.wrong == f"read spool file {session}: it is no regular file; move the spool away"
+
+
 def test_a_session_that_could_not_be_written_down_nor_taken_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -474,10 +474,12 @@ def _around(path: str) -> Iterator["os.DirEntry[str]"]:
 def _followed(path: str, position: int) -> bool:
     """Whether the file was ended after this position, and another one begun."""
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            file.seek(max(position, size - _ENDING))
-            return FOLLOWED.partition("{")[0].encode() in file.read()
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            at = max(position, os.fstat(fd).st_size - _ENDING)
+            return FOLLOWED.partition("{")[0].encode() in os.pread(fd, _ENDING, at)
+        finally:
+            os.close(fd)
     except OSError:
         return False  # whoever goes on with it is told
 

@@ -534,6 +534,7 @@ class Collector(Ignore):
     def stop(self) -> None:
         """Make all safe, acknowledge it, give every capture its ending; sessions can be resumed later."""
         self.stopped = True
+        self.look()
         self.storage.commit()
         for feed in list(self.feeds.values()):
             try:

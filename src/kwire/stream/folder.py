@@ -83,14 +83,20 @@ class Folder:
 
     def known(self) -> list[str]:
         """The addresses that `remember` wrote; none where they cannot be read."""
-        with contextlib.suppress(OSError), open(os.path.join(self._sessions, KNOWN), "rb") as file:
-            return file.read(MOST_KNOWN_BYTES).decode("ascii", "replace").split()
+        with contextlib.suppress(OSError):
+            # A FIFO that somebody put there is not waited for.
+            fd = os.open(os.path.join(self._sessions, KNOWN), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                return os.read(fd, MOST_KNOWN_BYTES).decode("ascii", "replace").split()
+            finally:
+                os.close(fd)
         return []
 
     def remember(self, known: Iterable[str]) -> None:
         """Write down the addresses of those who have proven who they are. OSError where that cannot be."""
         path = os.path.join(self._sessions, KNOWN)
-        fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(f"{path}.new", flags, 0o600)
         with open(fd, "w") as file:
             file.writelines(f"{host}\n" for host in known)
         os.rename(f"{path}.new", path)

@@ -15,6 +15,7 @@ spool knows its place: the machine, the file system and the inode of its folder.
 
 import errno
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Sequence
@@ -112,12 +113,14 @@ def read(folder: int, path: str) -> Kept | None:
     of kwire 0.1.
     """
     try:
-        fd = os.open(SESSION, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
+        fd = os.open(SESSION, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     except FileNotFoundError:
         return None
-    with open(fd, "rb") as file:
-        data = file.read()
     old, name = False, f"spool file {path}/{SESSION}"
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise SpoolError("read", name, "it is no regular file", "move the spool away")
+        data = file.read()
     try:
         if zlib.crc32(data[4:]) == int.from_bytes(data[:4], "little"):
             value: dict[Any, Any] = cbor.loads_map(data[4:])

@@ -77,8 +77,12 @@ class Storage:
 
     def remembered(self, token: bytes) -> Lane | None:
         """A session that a ledger remembers, though it is finished. LedgerError: that cannot be known."""
-        lanes = [*self._merged_lanes(), *self._lanes_of(self._ledger(token))]
-        return next((lane for lane in lanes if lane.token == token), None)
+        path = self._ledger(token)
+        own = self._lanes_of(path)
+        found = next((lane for lane in [*self._merged_lanes(), *own] if lane.token == token), None)
+        if own and found is None:
+            raise _mistaken(path, own)
+        return found
 
     def unfinished(self) -> list[Lane]:
         """The sessions that ledgers remember and that have not ended."""
@@ -288,6 +292,9 @@ class Storage:
         return gone
 
     def _recover(self, ledger: str) -> list[Store]:
+        lanes = Store.lanes_of(ledger)
+        if os.path.basename(ledger) not in [lane.token.hex() for lane in lanes]:
+            raise _mistaken(ledger, lanes)
         try:
             self._close(Store.again(ledger, self._packing, self.place.options))
             return []
@@ -313,3 +320,8 @@ class Storage:
             elif lanes:
                 self.merged()
         return []
+
+
+def _mistaken(path: str, lanes: list[Lane]) -> LedgerError:
+    names = ", ".join(lane.token.hex() for lane in lanes) or "none"
+    return LedgerError("read", path, f"it is the ledger of another session, {names}", "rename it to that")

@@ -585,7 +585,10 @@ def _sweep(path: str, name: str) -> None:
     root, extension = os.path.splitext(path)
     for each in (path, f"{root}-0001{extension}"):
         with contextlib.suppress(OSError):
-            with open(each, "rb") as file:
-                ours = name.encode() in file.read(4096)
+            fd = os.open(each, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                ours = name.encode() in os.pread(fd, 4096, 0)
+            finally:
+                os.close(fd)
             if ours:
                 os.unlink(each)
