@@ -827,6 +827,47 @@ def test_a_merged_capture_has_its_ending_though_its_ledger_was_removed(site: Sit
     assert complete(target) == 100
 
 
+@pytest.mark.parametrize("there", ["all.pcapng", "all-0002.pcapng"])
+def test_a_merged_capture_overwrites_nothing(site: Site, there: str) -> None:
+    """A file of another time, or one that the ledger was removed of."""
+    target = site.path / "in" / "all.pcapng"
+    site.open(str(target), rotate_bytes=1 << 18 if "-" in there else 0)
+    source = Source("one")
+    (site.path / "in" / there).write_bytes(b"precious")
+    peer = site.connect(source).peer
+    source.give(20000, peer)
+    source.finish(peer)
+    site.until(lambda: source.ended is not None)
+    site.close()
+    assert (site.path / "in" / there).read_bytes() == b"precious"
+    written = [path for path in site.captures() if path.name != there]
+    assert all(path.name.startswith("all.2") for path in written)
+    assert sum(len(numbers(path)) for path in written) == 20000
+    if "-" not in there:
+        assert any(f"{target} is there, and nothing is known of it here" in line for line in site.said)
+    site.open(str(target), rotate_bytes=1 << 18 if "-" in there else 0)  # the ledger knows where it lies
+    site.close()
+    assert site.collector.summary()["lost"] == 0
+
+
+def test_a_merged_capture_whose_ledger_was_removed_is_not_begun_anew_in_its_place(site: Site) -> None:
+    target = site.path / "in" / "all.pcapng"
+    site.open(str(target))
+    source = Source("one")
+    peer = site.connect(source).peer
+    source.give(100, peer)
+    site.until(lambda: peer.session.unacknowledged == 0)
+    site.close(kill=True)
+    shutil.rmtree(site.path / "in" / ".sessions")
+    site.open(str(target))
+    other = Source("two")
+    peer = site.connect(other).peer
+    other.give(10, peer)
+    site.until(lambda: peer.session.unacknowledged == 0)
+    site.close()
+    assert [len(numbers(path)) for path in site.captures()] == [10, 100]  # all.2.pcapng, all.pcapng
+
+
 def test_ledgers_that_were_swapped_are_said_and_their_sessions_wait(site: Site) -> None:
     """Nothing is taken for lost that their right names bring back."""
     site.open()

@@ -11,6 +11,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator
+from itertools import count
 from typing import Final
 
 from kwire.errors import KwireError
@@ -124,14 +125,16 @@ class Folder:
         return path
 
     def beside(self, path: str) -> str:
-        """This path where it is free, or one beside it: `all.2.pcapng`."""
-        if not self.taken(path):
-            return path
+        """This path where it is free, or one beside it: `all.2.pcapng`. No file of a rotation has it."""
         root, extension = os.path.splitext(path)
-        number = 2
-        while self.taken(f"{root}.{number}{extension}"):
-            number += 1
-        return f"{root}.{number}{extension}"
+        with contextlib.suppress(OSError):
+            names = os.listdir(os.path.dirname(os.path.abspath(path)))
+            for number in count(1):
+                stem = f"{root}.{number}" if number > 1 else root
+                name = re.compile(re.escape(os.path.basename(stem)) + r"(-\d{4,})?" + re.escape(extension))
+                if not any(map(name.fullmatch, names)):
+                    return stem + extension
+        return path
 
     def ledgers(self) -> Iterator[str]:
         """The paths of the ledgers of sessions; those that were not touched for KEEP seconds are deleted."""

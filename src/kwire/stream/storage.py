@@ -153,10 +153,12 @@ class Storage:
             if os.path.exists(ledger):
                 self._merged = Store.again(ledger, self._packing, self.place.options, spare)
             else:
-                system = os.uname()
+                system, free = os.uname(), folder.beside(path)
+                if free != path:
+                    self._told.say(f"{path} is there, and nothing is known of it here: {free} is written")
                 about = {"host": system.nodename, "kernel": system.release, "tool": "kwire collect"}
                 options = self.place.options
-                self._merged = Store(path, ledger, self._packing, options, about, merged=True, spare=spare)
+                self._merged = Store(free, ledger, self._packing, options, about, merged=True, spare=spare)
         return self._merged
 
     def settle(self, token: bytes) -> Store | None:
@@ -310,12 +312,12 @@ class Storage:
         ledger = self.place.folder.ledger_of(self.place.merged)
         lanes = self._lanes_of(ledger)
         with contextlib.suppress(CaptureError, LedgerError):
-            away = lanes and not self.place.folder.taken(self.place.merged)
-            if away and all(lane.done for lane in lanes) and Store.has_ending(ledger):
+            ended = Store.ended(ledger) if all(lane.done for lane in lanes) else ""
+            if lanes and ended and not self.place.folder.taken(ended):
                 os.unlink(ledger)
-                ended = plural(len(lanes), "session")
+                before = plural(len(lanes), "session")
                 self._told.say(
-                    f"{self.place.merged} is not there any more: it is begun anew, without the {ended} before"
+                    f"{ended} is not there any more: it is begun anew, without the {before} before"
                 )
             elif lanes:
                 self.merged()

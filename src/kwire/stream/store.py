@@ -168,13 +168,14 @@ class Store:
             book.close()
 
     @staticmethod
-    def has_ending(ledger: str) -> bool:
-        """Whether the capture of a ledger was given its ending, and nothing has come since. Raises as
-        `lanes_of`.
+    def ended(ledger: str) -> str:
+        """Where the capture of a ledger lies that was given its ending, if nothing has come since; else "".
+        Raises as `lanes_of`.
         """
         book = Ledger(ledger, lambda: Contents({}))
         try:
-            return bool(_read(ledger, book.load())[0].get("ended"))
+            front = _read(ledger, book.load())[0]
+            return _beside(ledger, str(front["path"])) if front.get("ended") else ""
         finally:
             book.close()
 
