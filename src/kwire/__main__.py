@@ -1,12 +1,15 @@
-"""The command line as a program: `kwire`, and `python -m kwire`."""
+"""The command line as a program: `kwire`, and `python -m kwire`.
 
-import signal
+The module `signal` imports much itself, so it is not used before Ctrl-C is seen to.
+"""
+
+import _signal
 
 
 def main() -> int:
     """Run the command line of this process; Ctrl-C before it has begun ends it at once, without a word."""
-    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     from kwire.cli.main import main as command
 
     return command()
