@@ -3,7 +3,7 @@
 The module `signal` imports much itself, so it is not used before Ctrl-C is seen to.
 """
 
-import _signal
+import _signal  # type: ignore[import-not-found]
 
 
 def main() -> int:
