@@ -16,7 +16,7 @@ from kwire.wire.frame import FrameError
 
 FUNCTION = {
     "file": "f.py",
-    "text": "x",
+    "text": ["x"],
     "name": "f",
     "attach": ["kprobe:f"],
     "constants": {"A": 1},
@@ -26,9 +26,7 @@ SEEDS = [
     cbor.dumps(
         {"op": "trace", "probes": ["kprobe:f"], "seconds": 5.0, "pids": [1, 2], "count": 7, "filter": "uid"}
     ),
-    cbor.dumps(
-        {"op": "trace", "files": [{"name": "a.py", "text": "pass"}], "functions": [FUNCTION], "buffer": 4096}
-    ),
+    cbor.dumps({"op": "trace", "functions": {0: FUNCTION}, "buffer": 4096}),
     cbor.dumps({"op": "trace", "command": ["ls", "-l"]}),
     cbor.dumps({"op": "probes", "pattern": "kprobe:*"}),
     cbor.dumps({"op": "ended", "why": "done", "status": 3}),

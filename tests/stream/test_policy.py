@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kwire.lang.python import Written
 from kwire.live.texts import Texts, Wanted, parse
 from kwire.stream import policy, requests
 from kwire.stream.policy import KEYS, Grant, Policy, PolicyError, load, rules
@@ -16,7 +17,7 @@ from kwire.wire.schema import Schema
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "policy.toml"
 SWITCH, EXEC = "tracepoint:sched:sched_switch", "tracepoint:sched:sched_process_exec"
-PROBE = '@tracepoint("sched:sched_switch")\ndef f(): emit(pid)\n'
+PROBE = Written("f.py", "def f(): emit(pid)\n", "f", (SWITCH,), {}, {})
 
 
 def made(*tables: dict[str, Any], listed: tuple[str, ...] = ()) -> Policy:
@@ -29,8 +30,8 @@ def granted(listed: tuple[str, ...] = (), **keys: Any) -> Grant:
     return grant
 
 
-def wanted(*specs: str, files: tuple[str, ...] = (), filter: str | None = None) -> Wanted:
-    return parse(Texts(specs, tuple(("f.py", text) for text in files), (), filter))
+def wanted(*specs: str, functions: tuple[Written, ...] = (), filter: str | None = None) -> Wanted:
+    return parse(Texts(specs, functions, filter))
 
 
 def schema(probe: str) -> Schema:
@@ -74,7 +75,7 @@ def test_without_a_file_there_is_what_is_listed_and_nothing_else() -> None:
         wanted(EXEC),
         wanted("tracepoint:sched:*"),
         wanted(listed, filter="pid == 1"),
-        wanted(listed, files=(PROBE,)),
+        wanted(listed, functions=(PROBE,)),
     ):
         with pytest.raises(PolicyError, match="policy does not allow"):
             grant.check(other)
@@ -93,11 +94,11 @@ def test_without_a_file_there_is_what_is_listed_and_nothing_else() -> None:
         ({"probes": ["tracepoint:sched:sched_p*"]}, wanted("tracepoint:sched:*"), False),
         ({"probes": ["tracepoint:*"]}, wanted(f"{SWITCH}(prev_pid)"), False),
         ({"probes": ["tracepoint:*"]}, wanted(SWITCH, filter="pid == 1"), False),
-        ({"probes": ["tracepoint:*"]}, wanted(files=(PROBE,)), False),
+        ({"probes": ["tracepoint:*"]}, wanted(functions=(PROBE,)), False),
         ({"probes": ["tracepoint:*"], "programs": True}, wanted(f"{SWITCH}(prev_pid)"), True),
         ({"probes": ["tracepoint:*"], "programs": True}, wanted(SWITCH, filter="pid == 1"), True),
-        ({"probes": ["tracepoint:*"], "programs": True}, wanted(files=(PROBE,)), True),
-        ({"probes": ["kprobe:*"], "programs": True}, wanted(files=(PROBE,)), False),
+        ({"probes": ["tracepoint:*"], "programs": True}, wanted(functions=(PROBE,)), True),
+        ({"probes": ["kprobe:*"], "programs": True}, wanted(functions=(PROBE,)), False),
         ({"programs": True}, wanted(SWITCH), False),
     ],
 )
@@ -216,7 +217,7 @@ def test_the_example_says_what_its_comments_say() -> None:
     ops.check(wanted("kprobe:tcp_connect(sk.__sk_common.skc_dport)", filter="uid == 0"))
     ops.check_command(["curl", "http://localhost/"])
     ci.check(wanted("tracepoint:sched:sched_process_*"))
-    for grant, asked in ((ci, wanted(SWITCH)), (user, wanted(EXEC)), (user, wanted(files=(PROBE,)))):
+    for grant, asked in ((ci, wanted(SWITCH)), (user, wanted(EXEC)), (user, wanted(functions=(PROBE,)))):
         with pytest.raises(PolicyError):
             grant.check(asked)
     assert example.grant("uid:1001", "unix:/run/kwire.sock") is None

@@ -495,6 +495,11 @@ def test_a_client_that_dies_harms_nobody(start: Start, tmp_path: Path) -> None:
 # -- whoever asks for what is not to be asked
 
 
+def function(*text: str, file: str = "x.py") -> dict[str, Any]:
+    """A probe function as it travels."""
+    return {"file": file, "text": list(text), "name": "f", "attach": [PROBE], "constants": {}, "values": {}}
+
+
 HOSTILE: list[dict[Any, Any]] = [
     {},
     {"op": None},
@@ -506,8 +511,10 @@ HOSTILE: list[dict[Any, Any]] = [
     {"op": "trace", "probes": [PROBE], "command": "sh -c id"},
     {"op": "trace", "probes": ["tracepoint:../../../etc:passwd"]},
     {"op": "trace", "probes": [f"{PROBE}(__import__('os').system('id'))"]},
-    {"op": "trace", "files": {0: {"name": "../../etc/shadow", "text": ["import os; os.system('id')"]}}},
-    {"op": "trace", "files": {0: {"name": "x", "text": ["(" * 8000] * 12}}},
+    {"op": "trace", "files": {0: {"name": "x.py", "text": ["pass"]}}},
+    {"op": "trace", "functions": {0: function("import os; os.system('id')", file="../../etc/shadow")}},
+    {"op": "trace", "functions": {0: function(*["(" * 8000] * 12)}},
+    {"op": "trace", "functions": {0: {"name": "f"}}},
     {"op": "trace", "probes": [PROBE], "filter": "-" * 8000 + "1"},
     {"op": "trace", "probes": [PROBE], "unknown": 1},
     {"op": "trace", "probes": [PROBE], "pids": [-1]},
@@ -534,7 +541,7 @@ def test_hostile_requests_are_refused_and_others_are_served(agent: Agent, tmp_pa
 
 
 def test_a_request_too_large_for_any_session(agent: Agent, tmp_path: Path) -> None:
-    body = {"op": "trace", "files": {0: {"name": "x", "text": ["# " + "x" * 8000] * 400}}}
+    body = {"op": "trace", "functions": {0: function(*["# " + "x" * 8000] * 400)}}
     conversation = Conversation(Link(agent.host), body)
     try:
         with pytest.raises(KwireError):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from kwire.errors import KwireError
 from kwire.lang.errors import LanguageError
+from kwire.lang.python import Written
 from kwire.live.texts import Texts, parse, written
 from kwire.stream import requests
 from kwire.stream.policy import Policy, rules
@@ -41,6 +42,12 @@ def freely() -> Any:
     return grant(probes=["*"], programs=True, commands=["*"])
 
 
+def travelling(file: str, *text: Any, **changes: Any) -> dict[str, Any]:
+    """A probe function as it travels."""
+    parts = {"file": file, "text": list(text), "name": "f", "attach": [GETPPID], "constants": {}}
+    return {**parts, "values": {}, **changes}
+
+
 GOOD = {
     "op": "trace",
     "probes": [GETPPID],
@@ -50,14 +57,15 @@ GOOD = {
     "seconds": 0.5,
     "count": 7,
     "buffer": 65536,
-    "files": {1: {"name": "b.py", "text": []}, 0: {"name": "a.py", "text": ["x", "y"]}},
+    "functions": {1: travelling("b.py"), 0: travelling("a.py", "x", "y")},
 }
 
 
 def test_a_request_of_everything_is_read() -> None:
-    files = [{"name": "a.py", "text": "xy"}, {"name": "b.py", "text": ""}]
-    assert read(GOOD, "trace") == {**{name: GOOD[name] for name in GOOD.keys() - {"op"}}, "files": files}
-    assert GOOD.keys() - {"op"} == TRACE.keys() - {"functions"}
+    functions = [{**travelling("a.py"), "text": "xy"}, {**travelling("b.py"), "text": ""}]
+    parts = {name: GOOD[name] for name in GOOD.keys() - {"op"}}
+    assert read(GOOD, "trace") == {**parts, "functions": functions}
+    assert parts.keys() == TRACE.keys()
 
 
 @pytest.mark.parametrize(
@@ -86,15 +94,17 @@ def test_a_request_of_everything_is_read() -> None:
         ("buffer", 1 << 40),
         ("command", "rm -rf /"),
         ("command", {"a": 1}),
-        ("files", {0: {"name": "a.py"}}),
-        ("files", {0: {"name": "a.py", "text": ["x"], "more": 1}}),
-        ("files", {0: {"name": "a.py", "text": [b"x"]}}),
-        ("files", {0: {"name": "a.py", "text": "x"}}),
-        ("files", {0: {"name": "a.py", "text": ["x" * 8192] * 33}}),
-        ("files", ["a.py"]),
-        ("files", {"name": "a"}),
-        ("files", [{"name": "a.py", "text": ["x"]}]),
-        ("files", {"0": {"name": "a.py", "text": ["x"]}}),
+        ("files", {0: {"name": "a.py", "text": ["x"]}}),
+        ("functions", {0: {"name": "f"}}),
+        ("functions", {0: travelling("a.py", "x", more=1)}),
+        ("functions", {0: travelling("a.py", b"x")}),
+        ("functions", {0: travelling("a.py", text="x")}),
+        ("functions", {0: travelling("a.py", *["x" * 8192] * 33)}),
+        ("functions", {0: travelling("a.py", constants={"A": 1.5})}),
+        ("functions", ["a.py"]),
+        ("functions", {"name": "a"}),
+        ("functions", [travelling("a.py", "x")]),
+        ("functions", {"0": travelling("a.py", "x")}),
         ("functions", {0: dict.fromkeys(FUNCTION, "x")}),
         ("functions", {0: {}}),
         ("user", "root"),
@@ -138,9 +148,9 @@ def test_whatever_is_answered_is_understood_or_an_error(body: dict[Any, Any]) ->
 
 
 def test_an_error_comes_back_as_it_was() -> None:
-    text = '@tracepoint("sched:sched_switch")\ndef f():\n    emit(pid, nonsense)\n'
+    text = "def f():\n    emit(pid, nonsense)\n    emit(pid,)\n    x = = 1\n"
     with pytest.raises(LanguageError) as here:
-        parse(Texts(files=(("my.py", text + "    emit(pid,)\n    x = = 1\n"),)))
+        parse(Texts(functions=(Written("my.py", text, "f", (GETPPID,), {}, {}),)))
     with pytest.raises(RemoteError) as there:
         answered(cbor.loads_map(cbor.dumps(failed(here.value))))
     for part in ("operation", "subject", "cause", "cure", "detail"):
@@ -195,7 +205,7 @@ def test_programs_are_read_and_never_run(name: str, tmp_path: Path) -> None:
     text = HOSTILE[name]
     if "{canary}" in text:
         text = text.format(canary=canary, probe=PLAIN)
-    body = {"op": "trace", "files": requests.numbered([{"name": "x.py", "text": text}])}
+    body = {"op": "trace", "functions": requests.numbered([travelling("x.py", text=text)])}
     start = time.monotonic()
     with contextlib.suppress(KwireError):
         assert requests.serve(body, freely()).processes.command is None

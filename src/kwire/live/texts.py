@@ -15,12 +15,11 @@ from kwire.live.planner import FILTER, make_plan
 
 
 class Texts(NamedTuple):
-    """What to trace, as text. `specs`: as `kwire record` takes them; `files`: (name, text) of files of Python
-    probes; `functions`: probe functions by themselves; `filter`: an expression, for all of them.
+    """What to trace, as text. `specs`: as `kwire record` takes them; `functions`: probe functions by
+    themselves; `filter`: an expression, for all of them.
     """
 
     specs: tuple[str, ...] = ()
-    files: tuple[tuple[str, str], ...] = ()
     functions: tuple[python.Written, ...] = ()
     filter: str | None = None
 
@@ -49,15 +48,7 @@ class Wanted(NamedTuple):
 
 def parse(texts: Texts) -> Wanted:
     """Read the texts. Raises LanguageError for what is wrong in them, KwireError where there is no probe."""
-    probes: list[tree.Probe] = []
-    for name, text in texts.files:
-        found = python.parse_file(text, name)
-        if not found:
-            raise KwireError(
-                "trace", name, "there is no probe in it", 'write functions under @kwire.kprobe("...")'
-            )
-        probes += found
-    probes += [python.parse_written(function) for function in texts.functions]
+    probes = [python.parse_written(function) for function in texts.functions]
     if texts.filter is not None:
         python.parse_expression(texts.filter, FILTER)
     asked = []

@@ -81,7 +81,6 @@ TRACE: Final[dict[str, Key]] = {
     "probes": Key(
         "texts", 4096, "probe specs as `kwire record` takes them; none at all: those the agent lists"
     ),
-    "files": Key("files", 64, "Python probes: number → map of `name` and `text` of a file"),
     "functions": Key("functions", 1024, "probe functions by themselves: number → map"),
     "filter": Key("text", PIECE, "an expression that must hold for every event"),
     "command": Key("texts", 1024, "the words of a command to run and trace"),
@@ -101,11 +100,6 @@ FUNCTION: Final[dict[str, Key]] = {
     "values": Key("constants", 4096, "the same by dotted names"),
 }
 """The keys of one of `functions`; all must be there."""
-
-FILE: Final[dict[str, Key]] = {
-    "name": Key("text", 4096, "its name, for messages"),
-    "text": Key("pieces", TEXT_MOST, "its text, in pieces"),
-}
 
 OPERATIONS: Final[dict[str, dict[str, Key]]] = {
     "trace": TRACE,
@@ -156,11 +150,10 @@ def _value(operation: str, name: str, key: Key, value: Any) -> Any:
     good = _KINDS[key.kind](value, key.most)
     if not good:
         raise RequestError("understand request", operation, f"{name} is not as it should be", key.meaning)
-    if key.kind in ("files", "functions"):
-        keys = FILE if key.kind == "files" else FUNCTION
-        values = [read(value[number], f"{operation} {name}", keys) for number in sorted(value)]
-        if any(len(one) < len(keys) for one in values):
-            raise RequestError("understand request", operation, f"{name} lack a key", ", ".join(keys))
+    if key.kind == "functions":
+        values = [read(value[number], f"{operation} {name}", FUNCTION) for number in sorted(value)]
+        if any(len(one) < len(FUNCTION) for one in values):
+            raise RequestError("understand request", operation, f"{name} lack a key", ", ".join(FUNCTION))
         return values
     return "".join(value) if key.kind == "pieces" else value
 
@@ -211,7 +204,6 @@ _KINDS: Final[dict[str, Callable[[Any, int], bool]]] = {
     ),
     "seconds": lambda value, most: type(value) in (int, float) and 0 < value <= most,
     "status": lambda value, most: type(value) is int and abs(value) <= most,
-    "files": _is_maps,
     "functions": _is_maps,
     "constants": _is_constants,
 }
@@ -228,7 +220,7 @@ def failed(error: KwireError) -> dict[str, Any]:
 
 
 def numbered(maps: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
-    """`files` or `functions` as they travel, each with its `text` in pieces, so that frames can be short."""
+    """`functions` as they travel, each with its `text` in pieces, so that frames can be short."""
     return {number: {**one, "text": pieces(one["text"])} for number, one in enumerate(maps)}
 
 
@@ -302,7 +294,7 @@ def serve(body: Mapping[Any, Any], grant: Grant, without: Sequence[int] = ()) ->
     words, pids = list(asked.get("command", ())), tuple(asked.get("pids", ()))
     with in_time(COMPILE_SECONDS):
         texts = _texts(asked)
-        if not (texts.specs or texts.files or texts.functions):
+        if not (texts.specs or texts.functions):
             texts = texts._replace(specs=grant.listed)
         wanted = parse(texts)
         grant.check(wanted)
@@ -342,9 +334,8 @@ def names(body: Mapping[Any, Any], grant: Grant) -> dict[str, Any]:
 def _texts(asked: Mapping[str, Any]) -> Texts:
     from kwire.live.texts import Texts, function_of
 
-    files = tuple((one["name"], one["text"]) for one in asked.get("files", ()))
     functions = tuple(function_of(**one) for one in asked.get("functions", ()))
-    return Texts(tuple(asked.get("probes", ())), files, functions, asked.get("filter"))
+    return Texts(tuple(asked.get("probes", ())), functions, asked.get("filter"))
 
 
 @contextmanager
@@ -370,7 +361,6 @@ def markdown() -> str:
     parts = ["\n".join(lines)]
     for title, keys in (
         ("`trace`", TRACE),
-        ("one of `files`", FILE),
         ("one of `functions`", FUNCTION),
         ("`probes`", OPERATIONS["probes"]),
         ("`ended`", OPERATIONS["ended"]),
@@ -388,7 +378,6 @@ _DESCRIBED: Final = {
     "numbers": "list of integers",
     "seconds": "number",
     "status": "integer",
-    "files": "map",
     "functions": "map",
     "constants": "map from names to integers and texts",
     "map": "map",
