@@ -1,8 +1,8 @@
 """Where a capture comes from: the one place where the questions open it, as often as they need to.
 
 The law: a file is read where it is; standard input, or a pipe, is copied to a file without a name first, so
-that whatever is asked can be read twice (what probes there are, then their events). Of a capture of a network
-that holds few frames they are kept, so that its packets are taken apart once.
+that whatever is asked can be read twice (what probes there are, then their events). The frames of a capture
+of a network are kept, so that its packets are taken apart once: KEPT bytes in memory, others in a file.
 """
 
 import os
@@ -20,14 +20,15 @@ from kwire.packets.several import Several, in_order, name_of
 
 COPY = 1 << 20  # bytes at a time
 DESCRIPTORS = "/proc/self/fd"
-KEPT = 64 << 20  # bytes of frames kept of a capture of a network
+KEPT = 64 << 20  # bytes of frames kept in memory of a capture of a network
 
 
 class Source:
     """A capture of any kind that can be opened several times; a context manager.
 
     `path`: a file, or `-` for standard input. `options` (`ports`, `any_port`) are those of open_capture.
-    `room`: bytes of frames that may be kept for the next reading. CaptureError where it cannot be read.
+    `room`: bytes of frames that may be kept in memory for the next reading. CaptureError where the file
+    cannot be read.
     """
 
     __slots__ = ("_inode", "_kept", "_options", "_path", "_read", "_room", "name")
@@ -81,7 +82,9 @@ class Source:
 
     def close(self) -> None:
         """Give up what is kept."""
-        self._read = None
+        if self._read is not None:
+            self._read.forget()
+            self._read = None
         if self._kept is not None:
             self._kept.close()
             self._kept = None

@@ -21,6 +21,7 @@ from kwire.capture.tally import tally
 from kwire.packets import walk
 from kwire.packets.conversations import Conversation, whole
 from kwire.packets.dissect import Packet as Found
+from kwire.packets.kept import Kept
 from kwire.packets.network import MAX_CONVERSATIONS, First, Network, Place, Watcher
 from kwire.packets.tables import KWIRE_PORT
 from kwire.packets.waiting import Waiting
@@ -58,7 +59,7 @@ class NetworkCapture(Capture):
     """A pcapng file with frames as they are, in packets of the network, or both."""
 
     __slots__ = (
-        *("_done", "_faces", "_given", "_kept", "_listed", "_of", "_patient", "_room", "_rows", "_seen"),
+        *("_done", "_faces", "_kept", "_listed", "_of", "_patient", "_rows", "_seen"),
         *("_sessions", "_told", "_waiting", "network"),
     )
 
@@ -73,16 +74,14 @@ class NetworkCapture(Capture):
         self._patient = self.regular  # nobody waits for what was found
         self._sessions: dict[int, Conversation | Session] = {}  # by the id of their section
         self._listed: dict[int, Section] = {}  # the sections of sessions among `sections`, by their id
-        self._room = 0  # bytes that may still be kept for another reading
-        self._kept: list[tuple[Section, Frames]] | None = None  # what was given, where it is kept
-        self._given: set[int] = set()  # ids of the sections of those
+        self._kept: Kept | None = None  # what was given, where it is kept for another reading
         self._seen = self._done = False  # this is another reading; the first one came to its end
         self._waiting = Waiting()
         self._told: dict[str, int] = {}  # of the network's troubles: those counted in `errors` already
 
     def keep(self, room: int) -> None:
-        """Keep what is given, if it is at most `room` bytes, so that `again` needs no second reading."""
-        self._room, self._kept = room, []
+        """Keep what is given, `room` bytes of it in memory, so that `again` needs no second reading."""
+        self._kept = Kept(room)
 
     def again(self) -> Self | None:
         """The same capture for another iteration, once this one came to its end; None: it was not kept."""
@@ -91,6 +90,12 @@ class NetworkCapture(Capture):
         other = copy.copy(self)
         other._seen, other.mixed = True, False
         return other
+
+    def forget(self) -> None:
+        """Let go of what was kept."""
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
 
     def __iter__(self) -> Iterator[Frames]:
         if not self._seen:
@@ -107,17 +112,8 @@ class NetworkCapture(Capture):
         return super().__iter__()
 
     def _note(self, section: Section, what: "Frames | Schema") -> None:
-        """Keep what is given, as long as a section's schemas come before its frames, and there is room."""
-        if self._kept is None:
-            return
-        if isinstance(what, Schema):
-            if id(section) in self._given:
-                self._kept = None
-            return
-        self._given.update(map(id, what.sections if isinstance(what, Mixed) else [section]))
-        self._room -= len(what.view) + 12 * len(what)
-        self._kept.append((section, what))
-        if self._room < 0:
+        """Keep what is given, where that is wanted and possible."""
+        if self._kept is not None and not self._kept.note(section, what):
             self._kept = None
 
     @property
