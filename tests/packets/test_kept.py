@@ -78,7 +78,7 @@ def test_where_there_is_no_room_nothing_is_kept(monkeypatch: pytest.MonkeyPatch,
         monkeypatch.setattr(kept, "FREE", 1 << 62)
     elif what == "writes fail":
         full = open("/dev/full", "wb", buffering=0)  # noqa: SIM115  # `close` closes it
-        monkeypatch.setattr(kept.tempfile, "TemporaryFile", lambda **_: full)
+        monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: full)
     else:
         monkeypatch.setattr(kept, "ENTRY", 1 << 25)
     keeping, kept_all = Kept(0), True
