@@ -22,6 +22,7 @@ ARROWS: dict[str, set[str]] = {
     "arguments": set(),
     "native": set(),
     "kinds": set(),
+    "late": set(),
     "words": set(),
     "wire": set(),
     "bpf": set(),
@@ -37,7 +38,7 @@ ARROWS: dict[str, set[str]] = {
     "stream": {"wire", "capture", "kernel", "live", "view"},
     "live": {"lang", "compile", "kernel", "capture", "view", "wire", "bpf", "btf"},
 }
-FOR_ALL = {"arguments", "errors", "kinds", "native", "words"}
+FOR_ALL = {"arguments", "errors", "kinds", "late", "native", "words"}
 JOINS_ALL = {"cli", "__init__", "__main__"}
 
 # Costly to import, so absent on the way to the first event.

@@ -7,9 +7,10 @@ integer is what Python takes for an index, so numpy's are, and a truth value is 
 
 import os
 from collections.abc import Callable, Iterable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from kwire.errors import KwireError
+from kwire.late import NamedTuple
 
 
 class ArgumentError(KwireError):

@@ -4,7 +4,9 @@ A new kind is a row here, and what the row names where that is new too: a way to
 way to list (`kernel.catalog`), a context (`lang.sites`, `compile.expressions`).
 """
 
-from typing import Final, NamedTuple
+from typing import Final
+
+from kwire.late import NamedTuple
 
 
 class ProbeKind(NamedTuple):

@@ -14,7 +14,9 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
+
+from kwire.late import NamedTuple
 
 _LIBRARY = "_walk.abi3.so"
 _WRITABLE = 1  # PyBUF_WRITABLE

@@ -7,9 +7,10 @@ of each.
 """
 
 import os
-from typing import Final, NamedTuple
+from typing import Final
 
 from kwire.errors import KwireError
+from kwire.late import NamedTuple
 
 
 class Arch(NamedTuple):

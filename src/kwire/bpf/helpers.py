@@ -5,7 +5,9 @@ call and an interpreter to carry it out. Versions are mainline's and serve messa
 be used is found out by trying.
 """
 
-from typing import Final, NamedTuple
+from typing import Final
+
+from kwire.late import NamedTuple
 
 # In order of their numbers, from 0, as include/uapi/linux/bpf.h counts them. No helper is added any more.
 _IN_ORDER = """

@@ -15,9 +15,10 @@ swaps, atomics) have several forms, told apart by the fields whose value is fixe
 
 import struct
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from kwire.errors import KwireError
+from kwire.late import NamedTuple
 
 # Instruction classes, the low three bits of an opcode.
 LD, LDX, ST, STX, ALU, JMP, JMP32, ALU64 = range(8)

@@ -9,8 +9,9 @@ from collections import Counter
 from kwire.btf.blob import Btf
 from kwire.btf.errors import BtfLookupError
 from kwire.btf.types import CType, Kind
+from kwire.late import pattern
 
-_TOKEN = re.compile(r"\s*([A-Za-z_]\w*|\*|\[\s*(?:0[xX][0-9a-fA-F]+|\d+)\s*\])", re.ASCII)
+_TOKEN = pattern(r"\s*([A-Za-z_]\w*|\*|\[\s*(?:0[xX][0-9a-fA-F]+|\d+)\s*\])", re.ASCII)
 _TAGGED = {"struct": Kind.STRUCT, "union": Kind.UNION, "enum": Kind.ENUM}
 _IGNORED = frozenset(
     ("const", "volatile", "restrict", "__restrict", "__user", "__rcu", "__percpu", "__iomem")

@@ -8,10 +8,11 @@ Source: linux/btf.h.
 
 import struct
 from mmap import mmap
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from kwire.btf.errors import BtfError
 from kwire.btf.types import Kind
+from kwire.late import NamedTuple
 
 Data: TypeAlias = bytes | mmap
 """What BTF is read from; an mmap is read-only and stays open."""

@@ -10,10 +10,11 @@ from kwire.btf import types as t
 from kwire.btf.blob import MAX_CHAIN, Btf
 from kwire.btf.errors import BtfLookupError
 from kwire.btf.suggest import did_you_mean, nearest
+from kwire.late import pattern
 from kwire.words import plural
 
-_STEP = re.compile(r"\s*(\w+)\s*((?:\[\s*\d+\s*\]\s*)*)", re.ASCII)
-_INDEX = re.compile(r"\d+")
+_STEP = pattern(r"\s*(\w+)\s*((?:\[\s*\d+\s*\]\s*)*)", re.ASCII)
+_INDEX = pattern(r"\d+")
 
 
 def locate(btf: Btf, id: int, path: str) -> t.MemberPath:

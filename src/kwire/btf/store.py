@@ -7,13 +7,13 @@ says where it was looked for.
 
 import os
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from kwire.btf.blob import Btf
 from kwire.btf.cache import WORTH, cache_directory, load_table, save_table
 from kwire.btf.errors import BtfError, BtfLookupError
 from kwire.btf.source import read_file
 from kwire.btf.types import FuncProto, Kind
+from kwire.late import NamedTuple
 
 SYSFS = "/sys/kernel/btf"
 

@@ -7,10 +7,10 @@ The law: a walk ends within the section or with a BtfError; its memory is bounde
 
 import sys
 from array import array
-from typing import NamedTuple
 
 from kwire.btf.errors import BtfError
 from kwire.btf.header import Data, Header, RecordSize
+from kwire.late import NamedTuple
 
 
 class Table(NamedTuple):

@@ -6,7 +6,9 @@ linux/btf.h.
 """
 
 from enum import IntEnum
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
+
+from kwire.late import NamedTuple
 
 
 class Kind(IntEnum):

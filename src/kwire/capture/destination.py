@@ -12,11 +12,11 @@ import contextlib
 import errno
 import fcntl
 import os
-import re
 import stat
 from typing import Final
 
 from kwire.errors import KwireError
+from kwire.late import pattern
 
 STANDARD: Final = {"-": 1, "/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -28,7 +28,7 @@ ATTEMPTS: Final = 1000
 LINKS: Final = 40
 """Symbolic links in a row that are followed, as by the kernel."""
 
-_DESCRIPTOR = re.compile(r"/(?:dev/fd|proc/(?:self|thread-self|(\d+))/fd)/(\d{1,9})")
+_DESCRIPTOR = pattern(r"/(?:dev/fd|proc/(?:self|thread-self|(\d+))/fd)/(\d{1,9})")
 
 
 class OutputError(KwireError):

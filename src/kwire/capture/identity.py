@@ -15,10 +15,11 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from itertools import combinations, pairwise
-from typing import Final, NamedTuple
+from typing import Final
 
 from kwire.capture import pcapng
 from kwire.capture.input import Input, Source
+from kwire.late import NamedTuple, pattern
 from kwire.wire.schema import EARLIEST, LATEST
 
 OWN: Final = "kwire capture {id} file {number}"
@@ -30,10 +31,10 @@ PROBES: Final = 200  # that a part tells by name; of more it says nothing
 PIECES: Final = 8  # splits of splits that a part tells
 COMPARED: Final = 100_000  # pairs of parts: more are taken to overlap
 
-_COMMENT = re.compile(r"kwire (capture|holds|part of) ([0-9a-f]{32}) file (\d{1,9})((?: .*)?)", re.DOTALL)
-_LIMIT = re.compile(r" (from|to|probes|piece) ([0-9a-f.,-]+)")
-_PIECE = re.compile(r"([0-9a-f]{16})\.(\d{1,9})")
-_TIME = re.compile(r"-?\d{1,19}")
+_COMMENT = pattern(r"kwire (capture|holds|part of) ([0-9a-f]{32}) file (\d{1,9})((?: .*)?)", re.DOTALL)
+_LIMIT = pattern(r" (from|to|probes|piece) ([0-9a-f.,-]+)")
+_PIECE = pattern(r"([0-9a-f]{16})\.(\d{1,9})")
+_TIME = pattern(r"-?\d{1,19}")
 
 
 class Limits(NamedTuple):

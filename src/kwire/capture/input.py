@@ -10,9 +10,10 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
-from typing import IO, Any, Final, NamedTuple, Protocol, TypeAlias
+from typing import IO, Any, Final, Protocol, TypeAlias
 
 from kwire.capture.output import CaptureError
+from kwire.late import NamedTuple
 from kwire.words import plural
 
 CHUNK: Final = 1 << 20  # bytes asked for at a time

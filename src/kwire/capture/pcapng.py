@@ -9,7 +9,9 @@ import struct
 import sys
 from collections.abc import Iterable
 from enum import IntEnum
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, TypeAlias
+
+from kwire.late import NamedTuple
 
 Order: TypeAlias = Literal["little", "big"]
 Options: TypeAlias = "list[tuple[int, bytes]]"

@@ -6,7 +6,7 @@ each shape of event, describe exactly the records that the image emits. Two prog
 compile to the same instructions with `cookie=True`.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from kwire.bpf import insn as isa
 from kwire.bpf.arch import Arch
@@ -31,6 +31,7 @@ from kwire.compile.shape import layout_key
 from kwire.kinds import KINDS
 from kwire.lang import checked
 from kwire.lang.tree import Span
+from kwire.late import NamedTuple
 from kwire.wire.schema import Schema, event_spec
 
 if TYPE_CHECKING:

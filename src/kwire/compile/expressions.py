@@ -8,7 +8,7 @@ where the right operand costs something.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from kwire.bpf.arch import Arch
 from kwire.bpf.task import PidNamespace, TaskFields
@@ -18,6 +18,7 @@ from kwire.compile.layout import CompileError
 from kwire.kinds import KINDS
 from kwire.lang import checked, types
 from kwire.lang.context import Argument, CtxField, Param, Result, Saved, Site, TaskMember
+from kwire.late import NamedTuple
 
 Reader: TypeAlias = Callable[[int, int], Value]
 """Reads the aligned unsigned integer at an offset, of a size."""

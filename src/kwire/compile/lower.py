@@ -12,7 +12,7 @@ more than a few nanoseconds.
 """
 
 from collections.abc import Container, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from kwire.compile.builder import OTHER_SOURCE
 from kwire.compile.emission import cpu, send, sender
@@ -27,6 +27,7 @@ from kwire.kinds import KINDS
 from kwire.lang import checked
 from kwire.lang.errors import Diagnostic, LanguageError
 from kwire.lang.forms import Node, walk
+from kwire.late import NamedTuple
 
 STACK_RECORD_MOST = 256
 """Longer records, and those with several tail values, are built in scratch memory."""

@@ -8,9 +8,9 @@ valid C identifiers, column at most 1023. All numbers are in the byte order of t
 import re
 import struct
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from kwire.bpf.image import Line
+from kwire.late import NamedTuple
 
 MAGIC, VERSION, HEADER = 0xEB9F, 1, 24
 INT, PTR, FUNC, FUNC_PROTO = 1, 2, 12, 13

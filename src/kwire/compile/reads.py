@@ -13,12 +13,11 @@ read is zeros (the helpers see to that), and the slot of faults says so; members
 zeros are nobody else's bytes.
 """
 
-from typing import NamedTuple
-
 from kwire.compile.expressions import pieces
 from kwire.compile.graph import dominates, regions
 from kwire.compile.ir import At, Block, Function, Ins, Operand, Slot, Value, hop_info
 from kwire.lang.tree import Span
+from kwire.late import NamedTuple
 
 WINDOW = 128
 """The most bytes one joined read spans."""

@@ -8,7 +8,6 @@ it; the other way round every clamp would double its work.
 
 from collections.abc import Callable
 from itertools import takewhile
-from typing import NamedTuple
 
 from kwire.bpf import asm
 from kwire.bpf import insn as isa
@@ -36,6 +35,7 @@ from kwire.compile.ir import (
 from kwire.compile.reads import Read
 from kwire.lang.checked import ByteSet, Piece
 from kwire.lang.tree import NOWHERE, Span
+from kwire.late import NamedTuple
 
 R0, R5, R10 = REGS[0], REGS[5], REGS[10]
 SCRATCH = (R5, R0)

@@ -14,7 +14,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import re
 from collections.abc import Sequence
 
 from kwire.kernel import tracefs
@@ -34,6 +33,7 @@ from kwire.kernel.sys import (
 )
 from kwire.kernel.syscall import ENOTSUPP, Fd, KernelError
 from kwire.kinds import KINDS
+from kwire.late import pattern
 from kwire.words import plural
 
 KPROBE_PMU = "/sys/bus/event_source/devices/kprobe"
@@ -144,7 +144,7 @@ def _rawtracepoint(prog: Prog, kind: str, target: str, cookie: int) -> Link:
     return Link(fd, kind, target)
 
 
-_FUNCTION = re.compile(r"(?:(?P<module>[\w.-]+):)?(?P<name>[\w.$]+)(?:\+(?P<offset>0[xX][0-9a-fA-F]+|\d+))?")
+_FUNCTION = pattern(r"(?:(?P<module>[\w.-]+):)?(?P<name>[\w.$]+)(?:\+(?P<offset>0[xX][0-9a-fA-F]+|\d+))?")
 
 
 def _kprobe(prog: Prog, kind: str, target: str, cookie: int) -> Link:

@@ -10,16 +10,16 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 from kwire.errors import KwireError
 from kwire.kernel import tracefs
 from kwire.kernel.symbols import kernel_symbols, loaded_modules
 from kwire.kernel.syscall import KernelError
 from kwire.kinds import FUNCTIONS, KINDS
+from kwire.late import NamedTuple, pattern
 
-WILDCARD = re.compile(r"[*?\[]")
-NO_PROBE = re.compile(r"__ftrace_invalid_address|__pfx_|__cfi_|__SC[KT]__|.*\.cold(?:\.\d+)?$")
+WILDCARD = pattern(r"[*?\[]")
+NO_PROBE = pattern(r"__ftrace_invalid_address|__pfx_|__cfi_|__SC[KT]__|.*\.cold(?:\.\d+)?$")
 
 
 class Target(NamedTuple):

@@ -8,9 +8,9 @@ an offset.
 """
 
 import re
-from typing import NamedTuple
 
 from kwire.errors import KwireError
+from kwire.late import NamedTuple, pattern
 
 MAX_FORMAT = 1 << 20  # bytes of a format file
 MAX_FIELD_END = 1 << 16  # an event's fixed part is at most a page or so; beyond this the file is damaged
@@ -77,15 +77,15 @@ class Format(NamedTuple):
         return next((field for field in self.fields if field.name == name), None)
 
 
-_FIELD = re.compile(
+_FIELD = pattern(
     r"\s*field(?: special)?:(?P<decl>[^;]+);"
     r"\s*offset:(?P<offset>\d{1,6});\s*size:(?P<size>\d{1,6});(?:\s*signed:(?P<signed>[01]);)?\s*"
 )
-_POINTER = re.compile(r"\*\s*(?:const|volatile|restrict|\s)*$")
-_ARRAY = re.compile(r"^(.*?)\s*\[([^\]]*)\]$")
-_NAME = re.compile(r"[A-Za-z_]\w*$", re.ASCII)
-_FUNCTION_POINTER = re.compile(r"^([A-Za-z_].*?)\(\s*\*\s*([A-Za-z_]\w*)\s*\)\s*\((.*)\)$", re.ASCII)
-_NUMBER = re.compile(r"0x[0-9a-fA-F]{1,8}$|\d{1,9}$")
+_POINTER = pattern(r"\*\s*(?:const|volatile|restrict|\s)*$")
+_ARRAY = pattern(r"^(.*?)\s*\[([^\]]*)\]$")
+_NAME = pattern(r"[A-Za-z_]\w*$", re.ASCII)
+_FUNCTION_POINTER = pattern(r"^([A-Za-z_].*?)\(\s*\*\s*([A-Za-z_]\w*)\s*\)\s*\((.*)\)$", re.ASCII)
+_NUMBER = pattern(r"0x[0-9a-fA-F]{1,8}$|\d{1,9}$")
 
 
 def parse_format(text: str, subject: str = "event") -> Format:

@@ -10,7 +10,6 @@ business (`bpf.task.PidNamespace`); here they learn which namespace ours is.
 import os
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from kwire.bpf.asm import (
     R0,
@@ -40,6 +39,7 @@ from kwire.kernel.prog import function_btf_id, load
 from kwire.kernel.sys import ATTACH_TYPES, bpf, failure
 from kwire.kernel.syscall import Fd, KernelError
 from kwire.kernel.tasks import Identity, read_kernel
+from kwire.late import NamedTuple
 
 FIRST_PID_NAMESPACE = 0xEFFFFFFC
 """Inode number of the pid namespace that the kernel starts with (linux/proc_ns.h)."""

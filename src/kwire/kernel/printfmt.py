@@ -10,7 +10,9 @@ enumerations are looked up; one that cannot be told leaves its entry out.
 import re
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
+
+from kwire.late import NamedTuple, pattern
 
 Resolve = Callable[[str], int | None]
 """The number of an enumeration's constant, None where there is none."""
@@ -23,13 +25,13 @@ class Names(NamedTuple):
     flags: bool
 
 
-_CALL = re.compile(r"__print_(symbolic|flags)(?:_u64)?\(")
-_NAME = re.compile(r'\s*"([^"\\]{0,128})"\s*$')
-_FORMAT = re.compile(r'\s*"((?:[^"\\]|\\.)*)"\s*,')
-_CONVERSION = re.compile(r"%[-+ #0]*\d*(?:\.\d+)?(?:hh|h|ll|l|z|t|j)?([a-zA-Z%*.])([a-zA-Z0-9]*)")
+_CALL = pattern(r"__print_(symbolic|flags)(?:_u64)?\(")
+_NAME = pattern(r'\s*"([^"\\]{0,128})"\s*$')
+_FORMAT = pattern(r'\s*"((?:[^"\\]|\\.)*)"\s*,')
+_CONVERSION = pattern(r"%[-+ #0]*\d*(?:\.\d+)?(?:hh|h|ll|l|z|t|j)?([a-zA-Z%*.])([a-zA-Z0-9]*)")
 _CAST = r"(?:\(\s*(?:const\s+)?[a-z_]\w*(?:\s+\w+)*(?:\s*\*)?\s*\)\s*)"
-_PLAIN = re.compile(rf"\(*\s*{_CAST}*\(*REC->(\w+)\)*\s*$")
-_MASKED = re.compile(rf"\(*\s*{_CAST}*\(*REC->(\w+)\)*\s*&\s*(.+)$", re.DOTALL)
+_PLAIN = pattern(rf"\(*\s*{_CAST}*\(*REC->(\w+)\)*\s*$")
+_MASKED = pattern(rf"\(*\s*{_CAST}*\(*REC->(\w+)\)*\s*&\s*(.+)$", re.DOTALL)
 _ADDRESSES = frozenset(("", "S", "s", "x", "K", "B"))
 """What may follow `%p` for a plain address; other letters print what it points to."""
 
@@ -149,7 +151,7 @@ def _split(text: str) -> list[str]:
 
 # -- constant expressions of C
 
-_TOKEN = re.compile(
+_TOKEN = pattern(
     r"\s*(?:(?P<number>0[xX][0-9a-fA-F]+|\d+)[uUlL]*|(?P<name>[A-Za-z_]\w*)|(?P<sign><<|>>|[()|&^+\-*~!]))"
 )
 _LEVELS: Final = (("|",), ("^",), ("&",), ("<<", ">>"), ("+", "-"), ("*",))

@@ -12,9 +12,9 @@ import ctypes
 import os
 import signal
 from collections.abc import Collection
-from typing import NamedTuple
 
 from kwire.kernel.syscall import KernelError, address_of, reason, syscall
+from kwire.late import NamedTuple
 
 # linux/capability.h, in order of their numbers
 _IN_ORDER = """

@@ -11,7 +11,6 @@ import os
 import re
 import struct
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from kwire import kinds
 from kwire.bpf.asm import R1, R2, R3, R4, R10, Item, alu64, call, exit_, image, lddw, mov64, stx
@@ -33,6 +32,7 @@ from kwire.kernel.sys import (
     try_bpf,
 )
 from kwire.kernel.syscall import Fd, KernelError
+from kwire.late import NamedTuple, pattern
 
 # kind of image -> (program type, expected attach type)
 KINDS: dict[str, tuple[str, str]] = {
@@ -50,7 +50,7 @@ LOG_SIZES = (64 << 10, 1 << 20, (16 << 20) - 1)  # older kernels take no log buf
 BPF_F_SLEEPABLE = 1 << 4
 BTF_KIND_FUNC = 12
 FIND_BY_NAME_KIND = NAMES.index("btf_find_by_name_kind")  # for programs of type syscall only
-READS_KERNEL = re.compile(r"\bbpf_probe_read_kernel")  # helpers that lockdown takes away
+READS_KERNEL = pattern(r"\bbpf_probe_read_kernel")  # helpers that lockdown takes away
 LICENSE = b"GPL"  # the read helpers are for GPL programs only
 
 

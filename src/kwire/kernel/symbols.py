@@ -10,14 +10,14 @@ import re
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator
-from typing import NamedTuple
 
 from kwire.kernel.sys import failure
+from kwire.late import NamedTuple, pattern
 
 KALLSYMS = "/proc/kallsyms"
 MODULES = "/proc/modules"
 KPTR_RESTRICT = "/proc/sys/kernel/kptr_restrict"
-_LINE = re.compile(rb"([0-9a-f]+) [A-Za-z] ([^\t\n]+)(?:\t\[(.*)\])?")
+_LINE = pattern(rb"([0-9a-f]+) [A-Za-z] ([^\t\n]+)(?:\t\[(.*)\])?")
 FEW = 4  # names that are looked for one by one
 MAX_OFFSET = 1 << 20  # an address further than this after the last symbol before it belongs to none
 

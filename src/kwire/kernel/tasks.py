@@ -19,7 +19,6 @@ Numbers are those of the kernel's first pid namespace, as `bpf_get_current_pid_t
 
 import struct
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from kwire.bpf.asm import (
     R0,
@@ -55,6 +54,7 @@ from kwire.kernel.maps import Map
 from kwire.kernel.prog import load
 from kwire.kernel.sys import BPF_F_MMAPABLE
 from kwire.kernel.syscall import KernelError
+from kwire.late import NamedTuple
 
 TASKS = MapSpec("tasks", "hash", key_size=4, value_size=8, max_entries=65536)
 REFUSED = MapSpec("follow", "array", key_size=4, value_size=8, max_entries=1, flags=BPF_F_MMAPABLE)

@@ -6,7 +6,6 @@ descriptor; nothing is read before somebody asks for it; nothing in it is writte
 """
 
 import os
-import re
 import weakref
 from errno import EACCES, ENOENT, EPERM
 from typing import Self
@@ -16,9 +15,10 @@ from kwire.kernel.formats import Format, FormatError, parse_format
 from kwire.kernel.mount import detached
 from kwire.kernel.sys import CURES
 from kwire.kernel.syscall import Fd, KernelError, reason
+from kwire.late import pattern
 
 PLACES = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
-NAME = re.compile(
+NAME = pattern(
     r"[A-Za-z0-9_.-]+"
 )  # of a category or an event; anything else would wander about in the file system
 

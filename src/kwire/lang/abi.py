@@ -11,10 +11,11 @@ btf_distill_func_proto of the kernel.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from kwire.btf import types as b
 from kwire.btf.blob import Btf
+from kwire.late import NamedTuple
 
 INTEGER, FLOAT = "i", "f"
 MAX_DEPTH = 16

@@ -8,14 +8,15 @@ import re
 from kwire.kinds import KINDS, SPELLINGS
 from kwire.lang.errors import Diagnostic, LanguageError, did_you_mean
 from kwire.lang.tree import AttachPoint, Source, Span
+from kwire.late import pattern
 
 PARTS = {"event": (2,), "raw event": (1,), "function": (1, 2)}
 """How many parts a target has between colons, by what it is."""
 
-TAIL = re.compile(r"[({]")
+TAIL = pattern(r"[({]")
 """Where the expressions or the condition of a probe spec begin."""
 
-_NAME = re.compile(r"[\w.$*?\[\]!^-]+", re.ASCII)  # of a function, wildcards included
+_NAME = pattern(r"[\w.$*?\[\]!^-]+", re.ASCII)  # of a function, wildcards included
 
 
 def kind_of(source: Source, word: str, column: int = 0) -> str:

@@ -4,11 +4,10 @@ The checker types by these tables, the compiler implements their operations, `ma
 from them: nothing else lists built-ins.
 """
 
-from typing import NamedTuple
-
 from kwire.kinds import FUNCTIONS as OF_FUNCTIONS
 from kwire.kinds import KINDS
 from kwire.lang.types import KSYM, U16, U32, U64, Text, Type
+from kwire.late import NamedTuple
 
 COMM = Text(15)
 """The kernel keeps 16 bytes of a thread's name, one of them the NUL."""

@@ -10,7 +10,7 @@ only grow, so two or three rounds do. Diagnostics are those of the last round.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from kwire.lang import builtins, events, tree, values
 from kwire.lang import checked as c
@@ -30,6 +30,7 @@ from kwire.lang.forms import walk
 from kwire.lang.tree import Source, Span
 from kwire.lang.types import Scalar, Type
 from kwire.lang.values import Value
+from kwire.late import NamedTuple
 
 MAX_ROUNDS = 8
 MAX_TURNS = 1 << 20

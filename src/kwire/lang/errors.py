@@ -5,10 +5,10 @@ source line underlined; a message names what was written and what is known, a cu
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from kwire.errors import KwireError
 from kwire.lang.tree import NOWHERE, Source, Span
+from kwire.late import NamedTuple
 
 
 class Diagnostic(NamedTuple):

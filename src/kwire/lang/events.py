@@ -6,7 +6,6 @@ name and the same fields.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from kwire.lang import builtins, tree, values
 from kwire.lang import checked as c
@@ -15,6 +14,7 @@ from kwire.lang.errors import TextError
 from kwire.lang.tree import Span
 from kwire.lang.types import Type
 from kwire.lang.values import Literal, Value
+from kwire.late import NamedTuple
 
 Final = c.Expr | c.Wide
 RESERVED = {

@@ -6,7 +6,7 @@ compiler has no use for (a function, a float) becomes `Void` or bytes, never an 
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from kwire.btf import types as b
 from kwire.btf.blob import Btf
@@ -19,6 +19,7 @@ from kwire.lang import types as t
 from kwire.lang.abi import Passing, passing
 from kwire.lang.shown import TYPEDEFS, displayed
 from kwire.lang.types import Type
+from kwire.late import NamedTuple
 
 MAX_DEPTH = 16  # pointers to pointers to arrays to …: more than people write
 

@@ -1,9 +1,8 @@
 """Probe specs: an attach point (`lang.attach`), or one with `(expr, name=expr…){condition}` behind it."""
 
-from typing import NamedTuple
-
 from kwire.lang import attach, tree
 from kwire.lang.errors import Diagnostic, LanguageError
+from kwire.late import NamedTuple
 
 
 class ProbeSpec(NamedTuple):

@@ -5,9 +5,10 @@ its own sugar (augmented assignment, `elif`, casts spelled as calls), so the che
 Operators are named by the words in `BINARY`, `COMPARE`, `MATCH`, `UNARY`, so no front end's spelling leaks.
 """
 
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from kwire.lang.forms import Node
+from kwire.late import NamedTuple
 
 BINARY = {
     "add": "+",

@@ -9,8 +9,8 @@ The law: a refusal is turned into a LOST frame exactly once. `take` remembers wh
 
 from collections.abc import Iterator
 from mmap import mmap
-from typing import NamedTuple
 
+from kwire.late import NamedTuple
 from kwire.wire.messages import Cause, Lost
 
 SLOT_SIZE = 64

@@ -1,10 +1,10 @@
 """A plan: everything a trace needs to start. Made by `planner`, carried out by `tracer`."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 from kwire.bpf.image import Image
 from kwire.bpf.task import TaskFields
+from kwire.late import NamedTuple
 from kwire.wire.schema import Schema
 
 

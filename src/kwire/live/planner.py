@@ -14,7 +14,7 @@ parser of expressions, the lists of functions) is imported when it is needed.
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from kwire.bpf.arch import host
 from kwire.bpf.task import PidNamespace, TaskFields
@@ -43,6 +43,7 @@ from kwire.lang.spec import ProbeSpec
 from kwire.lang.tree import AttachPoint
 from kwire.lang.types import Enum, Int
 from kwire.lang.values import wrap
+from kwire.late import NamedTuple
 from kwire.live.plan import Group, Plan, Point, Scope
 from kwire.live.probes import Probe
 from kwire.wire.schema import Schema

@@ -12,8 +12,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+from kwire.late import NamedTuple
 from kwire.live.processes import Processes
 from kwire.live.tracer import Tracer
 from kwire.wire.frame import HEADER_SIZE

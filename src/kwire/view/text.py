@@ -7,7 +7,9 @@ looks and NO_COLOR is not set; times are local wall-clock time with nanoseconds.
 import os
 import sys
 import time
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
+
+from kwire.late import NamedTuple
 
 SECOND = 1_000_000_000
 ELLIPSIS = "…"

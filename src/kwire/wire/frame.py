@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum, IntFlag
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from kwire.errors import KwireError
+from kwire.late import NamedTuple
 from kwire.words import plural
 
 VERSION = 1

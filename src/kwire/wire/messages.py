@@ -10,8 +10,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 from enum import IntEnum
-from typing import NamedTuple
 
+from kwire.late import NamedTuple
 from kwire.wire.frame import HEADER_SIZE, Frame, Type, bad_payload, build
 from kwire.words import plural
 

@@ -8,7 +8,9 @@ on (`SHARED`) are known to every reader and stay out of captures; the others tra
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Final, NamedTuple
+from typing import Final
+
+from kwire.late import NamedTuple
 
 
 class Table(NamedTuple):

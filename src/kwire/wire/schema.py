@@ -11,8 +11,9 @@ from __future__ import annotations
 import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
+from kwire.late import NamedTuple
 from kwire.wire import cbor
 from kwire.wire.fields import (
     FIELDS_AT,
