@@ -336,6 +336,17 @@ def test_long_loops_and_those_with_many_ways(body: str, n: int) -> None:
     _like_python(body, n)
 
 
+def test_loops_in_loops_in_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than the kernel has call frames for: the innermost ones are walked."""
+    monkeypatch.setattr(loops, "WEIGHT_MOST", -1)
+    lines = ["x = 0"]
+    for depth in range(9):
+        inner = "    " * depth
+        lines += [f"{inner}for i{depth} in range(2):", f"{inner}    x += i{depth}"]
+    lines += [f"{'    ' * 9}emit(x)", f"{'    ' * 9}if x > n:", f"{'    ' * 10}return"]
+    _like_python("\n".join(lines), 100)
+
+
 def test_a_long_loop_reads_and_emits() -> None:
     edge = Edge(b"A" * 3000 + b"\0")
     body = """

@@ -121,6 +121,8 @@ def test_wildcards_are_judged_by_what_they_come_to() -> None:
     few = granted(probes=["*"], targets=1)
     with pytest.raises(PolicyError, match="narrow the wildcards"):
         few.check_schemas([schema(SWITCH), schema(EXEC)], wanted("tracepoint:sched:*"))
+    with pytest.raises(PolicyError, match="these are 2, each shape of event counted"):
+        few.check_schemas([schema(f"{SWITCH}#on"), schema(f"{SWITCH}#off")], wanted(SWITCH))
 
 
 def test_commands_and_processes() -> None:

@@ -190,13 +190,16 @@ class Expressions(Builder, ABC):
                 base = self.call("task_pt_regs", base)
             size = types.size_of(e.type)
             return self.extend(self.load(base, access.offset, size, pure=True), size, e.type)
-        value = self.argument(access)
-        size = types.size_of(e.type)
-        if size == 8:
+        return self.narrow(self.argument(access), e.type)
+
+    def narrow(self, value: Operand, type_: types.Scalar) -> Operand:
+        """The low bytes of a register as a type."""
+        bits = 8 * types.size_of(type_)
+        if bits == 64:
             return value
-        if types.signed(e.type):
-            return self.emit("sext", [value], size * 8)
-        return self.emit("zext", [value], size * 8, size * 8)
+        if types.signed(type_):
+            return self.emit("sext", [value], bits)
+        return self.emit("zext", [value], bits, bits)
 
     def argument(self, access: Argument | Result) -> Operand:
         """All 64 bits of a function's argument or result."""
@@ -427,12 +430,7 @@ class Expressions(Builder, ABC):
         value = self.expr(e.operand)
         if isinstance(e.type, types.Bool):
             return self.emit("cmp", [value, 0], "ne", 1)
-        size = types.size_of(e.type)
-        if size == 8:
-            return value
-        if types.signed(e.type):
-            return self.emit("sext", [value], size * 8)
-        return self.emit("zext", [value], size * 8, size * 8)
+        return self.narrow(value, e.type)
 
     def retype(self, e: checked.Retype) -> Operand:
         """The same bits."""

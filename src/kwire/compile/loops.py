@@ -14,6 +14,9 @@ from kwire.lang.forms import Node, children, walk
 WALKED_MOST: Final = 4096
 """Turns of a loop that is walked: the verifier has room for twice as many ways out."""
 
+CALLED_DEEP: Final = 6
+"""Called loops in each other: the kernel has eight call frames for the program, these, and what they call."""
+
 WEIGHT_MOST: Final = 1024
 """Branches of all turns together, up to which a loop is walked where it could be called."""
 

@@ -19,7 +19,7 @@ from kwire.compile.emission import cpu, send, sender
 from kwire.compile.expressions import Expressions, Options
 from kwire.compile.ir import At, Block, Exit, Function, FunctionRef, Ins, Module, Operand, Slot, Value
 from kwire.compile.layout import SLACK, Layout, pad
-from kwire.compile.loops import WALKED_MOST, is_called
+from kwire.compile.loops import CALLED_DEEP, WALKED_MOST, is_called
 from kwire.compile.matching import TEXTS, compare, match
 from kwire.compile.scratch import Stretch
 from kwire.compile.tails import Record
@@ -113,12 +113,15 @@ READING = (checked.Load, checked.ReadText, checked.ReadBytes, checked.ReadBlock)
 class Lower(Expressions):
     """One program on its way to IR."""
 
-    __slots__ = ("blocks", "frame", "loops", "memory", "record", "unit")
+    __slots__ = ("blocks", "depth", "frame", "loops", "memory", "record", "unit")
 
-    def __init__(self, unit: Unit, options: Options, function: Function | None = None) -> None:
+    def __init__(
+        self, unit: Unit, options: Options, function: Function | None = None, depth: int = 0
+    ) -> None:
         site = unit.program.site
         super().__init__(unit.program.name, site, options, KINDS[site.kind].exit, function)
         self.unit = unit
+        self.depth = depth  # in how many called loops it is
         self.loops: list[Ends] = []
         self.blocks: list[list[Way]] = []  # the ways out of those around, the innermost last
         self.record: Slot | None = self.function.slot("record", pad(unit.most + SLACK)) if unit.most else None
@@ -261,7 +264,7 @@ class Lower(Expressions):
         self.reads = self.reads or any(isinstance(node, READING) for node in nodes)
         sets = dict.fromkeys(node.local for node in nodes if isinstance(node, checked.LocalSet))
         changed = [local for local in sets if local in self.locals]
-        if self.options.loops and is_called(loop):
+        if self.options.loops and self.depth < CALLED_DEEP and is_called(loop):
             self._called(loop, start, count, nodes, changed)
         elif loop.most > WALKED_MOST:
             message = f"this loop may run more than {WALKED_MOST} times, which this kernel cannot"
@@ -330,7 +333,7 @@ class Lower(Expressions):
         places = {local: at + SHARED + 8 * number for number, local in enumerate(held)}
         unit.memory.size += SHARED + 8 * len(held)
         memory, frame = self._frame()
-        below = Lower(unit, options, Function(f"turn{at}", 2))
+        below = Lower(unit, options, Function(f"turn{at}", 2), self.depth + 1)
         below.reads = self.reads
         leaves = below.run_turn(loop, at, start, known, places, changed, self.locals)
         self.reads = below.reads

@@ -509,6 +509,7 @@ class _Own:
     def __init__(self, home: _Home) -> None:
         self.home = home
         self.found: list[tuple[_Home, _Function]] = []
+        self.numbers: dict[tuple[_Home, str], int] = {}  # what was asked for already
 
     def converter(self, home: _Home, node: _Function) -> Converter:
         """What converts a function that stands there."""
@@ -519,7 +520,12 @@ class _Own:
 
     def number(self, home: _Home, name: str) -> int:
         """The number of the function that a name means; -1 where it means none."""
-        found = home.find(name)
+        number = self.numbers.get((home, name))
+        if number is None:
+            number = self.numbers[home, name] = self._number(home.find(name))
+        return number
+
+    def _number(self, found: tuple[_Home, _Function] | None) -> int:
         if found is None:
             return -1
         for number, (place, node) in enumerate(self.found):

@@ -151,7 +151,9 @@ class Grant(NamedTuple):
     def check_schemas(self, schemas: Sequence[Schema], wanted: Wanted) -> None:
         """Raise PolicyError unless what was asked for came to something allowed, wildcards expanded."""
         if len(schemas) > self.targets:
-            cause = f"the agent allows {self.targets} attach points, these are {len(schemas)}"
+            shapes = any(schema.probe != schema.spec for schema in schemas)
+            each = ", each shape of event counted" if shapes else ""
+            cause = f"the agent allows {self.targets} attach points, these are {len(schemas)}{each}"
             raise PolicyError("trace", "", cause, "narrow the wildcards")
         listed = [asked.place for asked in wanted.asked if asked.spec and asked.spec in self.listed]
         for schema in schemas:
