@@ -72,9 +72,7 @@ def compiled(body: str, site: Site = RAW, called: bool = True, functions: str = 
     """
     lines = "".join(f"    {line}\n" for line in body.strip().split("\n"))
     names = ", ".join(param.name for param in site.params)
-    text = (
-        f"import kwire\n{functions}\n@kwire.probe('{site.kind}:{site.target}')\ndef probe({names}):\n{lines}"
-    )
+    text = f"import kwire\n{functions}@kwire.probe('{site.kind}:{site.target}')\ndef probe({names}):\n{lines}"
     (probe,) = python.parse_file(text, "probe.py")
     program = check(probe, site, types())
     cpus = os.cpu_count() or 1
