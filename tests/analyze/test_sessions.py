@@ -162,6 +162,20 @@ def test_what_cannot_be_read_in_a_session_is_proven_by_nothing_that_is_made_of_i
     assert kwire("verify", out)[0] == 3
 
 
+@pytest.mark.parametrize(
+    "frame", [build(Type.DATA, 5, build(Type.EVENT, 1, bytes(24))), build(Type.ACK, 9, bytes(4))]
+)
+def test_a_session_of_which_no_probe_is_known_leaves_nothing_proven(
+    tmp_path: Path, kit: Any, kwire: Any, frame: bytes
+) -> None:
+    """What is missing of it may be of any probe, and is in nothing that is made of the capture."""
+    path, out = tmp_path / "net.pcap", str(tmp_path / "out.pcapng")
+    path.write_bytes(session(kit)[0] + pcap(datagram(frame, 40001))[24:])
+    assert kwire("verify", str(path))[0] == 3
+    assert "it does not prove complete" in kwire("merge", str(path), "-w", out)[2]
+    assert kwire("verify", out)[0] == 3
+
+
 def test_sessions_that_take_turns_are_told_apart(tmp_path: Path, kit: Any, kwire: Any) -> None:
     """Two agents at a time: each has its own probes, though both call them 1."""
     packets = []

@@ -60,6 +60,7 @@ class Survey:
     __slots__ = (
         "_by_section",
         "_complaint",
+        "_dark",
         "_forgotten",
         "_strange",
         "_sums",
@@ -135,6 +136,11 @@ class Survey:
         self.problem, self.skipped, self.ended = capture.problem, capture.skipped, capture.ended
         self.wrong, self._forgotten = capture.wrong(), capture.forgotten
         self._complaint = capture.complaint
+        self._dark = any(
+            capture.complaint(section) or id(section) in self._strange
+            for section in capture.sections
+            if not section.schemas
+        )
         self.errors, self.packets = dict(capture.errors), capture.packets
         self.sessions = bool(capture.network.conversations)
         network, troubles = capture.network, sum(first.count for first in capture.found.values())
@@ -180,8 +186,8 @@ class Survey:
 
     def proves(self, seen: Seen) -> bool:
         """Whether the capture proves that this probe's events are there once, but for those counted lost."""
-        if self.repeated or id(seen.section) in self._strange:
-            return False
+        if self._dark or self.repeated or id(seen.section) in self._strange:
+            return False  # `_dark`: something is missing of which nobody knows the probe
         if seen.produced is not None:
             return seen.balanced
         if self._forgotten:
