@@ -139,6 +139,8 @@ def plain(value: Any) -> Any:
 
 def verdict_of(one: Explained, row: Row) -> str:
     """The name of the first thing that is wrong in a row's bytes; ok where nothing is."""
+    if not one.problems:
+        return "ok"
     end = row.offset + max(len(row.data), 1)
     last = end if end == one.end else end - 1  # what is cut is wrong where the bytes end
     return next((bad.code.name for bad in one.problems if row.offset <= bad.offset <= last), "ok")
@@ -146,6 +148,9 @@ def verdict_of(one: Explained, row: Row) -> str:
 
 def judged(row: Row, verdict: str) -> Iterator[str]:
     """A row's lines, the verdict at the end."""
+    if not _dumped(row):
+        yield f"{_line(row)}  [{verdict}]"
+        return
     *others, last = row_of(row)
     yield from others
     yield f"{last}  [{verdict}]"
@@ -179,18 +184,26 @@ def _why(problem: Any) -> str:
 
 def row_of(row: Row) -> Iterator[str]:
     """Offset, bytes, name, value, meaning; a payload nobody explains is dumped with its characters."""
-    if row.name == "payload" and not row.value.startswith("CBOR"):
+    if _dumped(row):
         yield f"  {row.offset:>6}  {'':<23}  {row.name:<14}  {row.value}  {row.meaning}".rstrip()
         for at in range(0, len(row.data), 16):
             piece = row.data[at : at + 16]
             letters = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in piece)
             yield f"  {row.offset + at:>6}  {piece.hex(' '):<47}  {letters}"
-        return
+    else:
+        yield _line(row)
+
+
+def _dumped(row: Row) -> bool:
+    return row.name == "payload" and not row.value.startswith("CBOR")
+
+
+def _line(row: Row) -> str:
     shown = row.data[:_BYTES_SHOWN].hex(" ")
     if len(row.data) > _BYTES_SHOWN:
         shown = f"{row.data[: _BYTES_SHOWN - 4].hex(' ')} +{len(row.data) - _BYTES_SHOWN + 4} more"
     line = f"  {row.offset:>6}  {shown:<23}  {show(row.name):<14}  {show(row.value):<{_VALUE_WIDTH}}  "
-    yield (line + show(row.meaning)).rstrip()
+    return (line + show(row.meaning)).rstrip()
 
 
 def _cbor(value: dict[Any, Any], indent: str) -> Iterator[str]:

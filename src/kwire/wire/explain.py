@@ -8,7 +8,7 @@ the EVENT frames after it. This module gives rows; how they are printed is the c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final, NamedTuple
 
 from kwire.wire import cbor
@@ -38,6 +38,7 @@ from kwire.wire.frame import (
     Header,
     Problem,
     Type,
+    TypeRule,
     checksum,
     delimit,
     inspect,
@@ -288,19 +289,14 @@ def _broken(raw: bytes, at: int, header: Header | None, problems: list[Problem])
 
 
 def _header_rows(raw: bytes, at: int, header: Header) -> list[Row]:
-    known = header.type in FRAME_TYPES
-    rule = FRAME_TYPES[Type(header.type)] if known else None
-    flags = [flag.name or "" for flag in Flag if header.flags & flag]
-    reserved = header.flags & RESERVED_FLAGS
-    if reserved:
-        flags.append(f"reserved bits {reserved:#04x}")
+    rule = _rule(header.type)
     first = raw[:1]
     version = "this protocol" if header.version == VERSION else f"unknown: this is version {VERSION}"
     payload = f"payload: {rule.payload}" if rule else "reserved"
     return [
         Row(at, first, "version", str(header.version), f"{version} (high half of the byte)"),
         Row(at, first, "type", f"{header.type} {type_name(header.type)}", f"{payload} (low half)"),
-        Row(at + 1, raw[1:2], "flags", f"{header.flags:#04x}", ", ".join(flags) or "none set"),
+        Row(at + 1, raw[1:2], "flags", f"{header.flags:#04x}", _flags(header.flags)),
         Row(
             at + 2,
             raw[2:4],
@@ -310,6 +306,22 @@ def _header_rows(raw: bytes, at: int, header: Header) -> list[Row]:
         ),
         Row(at + 4, raw[4:8], "id", str(header.id), rule.id if rule else "of a reserved type"),
     ]
+
+
+@cache
+def _rule(type: int) -> TypeRule | None:
+    """What the table says of one of the sixteen types."""
+    return FRAME_TYPES[Type(type)] if type in FRAME_TYPES else None
+
+
+@cache
+def _flags(flags: int) -> str:
+    """The names of the flags in one byte."""
+    names = [flag.name or "" for flag in Flag if flags & flag]
+    reserved = flags & RESERVED_FLAGS
+    if reserved:
+        names.append(f"reserved bits {reserved:#04x}")
+    return ", ".join(names) or "none set"
 
 
 def _trailer_rows(raw: bytes, at: int, header: Header, payload: int) -> list[Row]:
@@ -449,6 +461,8 @@ def _moved(error: FrameError, by: int, subject: str = "") -> FrameError:
 
 def show(value: object) -> str:
     """A value on one line, safe for a terminal: text that a probe saw can hold anything."""
+    if type(value) is str and value.isprintable():
+        return value
     if isinstance(value, str):
         shown = (
             value if value.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in value)
