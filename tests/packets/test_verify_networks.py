@@ -13,6 +13,7 @@ from kwire.cli.main import main
 from kwire.packets import walk
 from kwire.wire.control import Hello, Role, Welcome
 from kwire.wire.frame import Flag, Type, build
+from kwire.wire.messages import Lost
 
 BYE = b"\xa1freasonddone"
 
@@ -127,3 +128,21 @@ def test_a_session_of_which_only_the_sink_was_heard_is_not_whole(
     for answer, status, problems in ((welcome, 3, [said]), (ack, 3, [said]), (refused, 0, [])):
         data = net.pcap([*made, sent(answer, 40001, back=True)])
         assert verified(kwire, tmp_path / "a.pcap", data) == (status, problems, "")
+
+
+@pytest.mark.parametrize("words", [("show",), ("show", "-V"), ("show", "--sessions"), ("stats",), ("query",)])
+@pytest.mark.parametrize(
+    ("inside", "said"),
+    [
+        (Lost(1, 1, 2, 3).frame(), "3 events are lost"),
+        (build(Type.EVENT, 9, bytes(16)), "1 event is of probes that no SCHEMA describes"),
+    ],
+)
+def test_a_status_says_the_same_whatever_is_shown(
+    tmp_path: Path, kwire: Any, net: Any, words: tuple[str, ...], inside: bytes, said: str
+) -> None:
+    where = tmp_path / "a.pcap"
+    made = [net.data(0, *net.schema().frames()), net.data(1, net.event(), inside)]
+    where.write_bytes(net.pcap([net.ethernet(net.ipv4(net.udp(one))) for one in made]))
+    status, _, err = kwire(words[0], str(where), *words[1:])
+    assert (status, said in err) == (3, True)

@@ -187,7 +187,8 @@ def _step_object(step: Step) -> dict[str, Any]:
 
 def sessions(capture: NetworkCapture, follower: Follower, *, json: bool) -> None:
     """Read a capture to its end, its steps being printed on the way, then the sum of each session."""
-    for _ in capture:
+    for frames in capture:
+        capture.passed(frames)
         if not capture.regular:
             sys.stdout.flush()
     for session in follower.sessions:

@@ -12,7 +12,6 @@ from kwire.analyze.survey import Survey
 from kwire.capture.input import Source
 from kwire.cli.choosing import CAPTURES, add_choice, notes, ports, survey, wanted
 from kwire.cli.lines import say
-from kwire.cli.status import NOT_WHOLE, OK
 from kwire.errors import KwireError
 from kwire.packets.open import NetworkCapture, open_capture
 from kwire.view.render import Format, Head, Ordered, Renderer, Tail
@@ -122,7 +121,9 @@ def show(args: argparse.Namespace, source: Source, *, follow: bool = False) -> i
         from kwire.packets.explain import Teller
 
         watcher = Teller()
+    seen = Survey()
     with open_capture(source, **ports(args), follow=follow, watcher=watcher) as capture:
+        capture.passed = lambda frames: seen.add(capture, frames)
         try:
             if args.layers:
                 layers.explain(capture, watcher, json=args.json, head=args.head)
@@ -134,11 +135,11 @@ def show(args: argparse.Namespace, source: Source, *, follow: bool = False) -> i
         if args.json:
             layers.summary(capture)
         sys.stdout.flush()
-        wrong = [f"{capture.problem}; everything before is shown"] if capture.problem else []
-        wrong += capture.wrong()
-        for what in (*wrong, *layers.remarks(capture)):
-            say(f"{capture.name}: {what}")
-    return NOT_WHOLE if wrong or capture.skipped else OK
+        seen.end(capture)
+        status = notes(capture.name, seen, shown=True, stopped=True)
+        for remark in layers.remarks(capture):
+            say(f"{capture.name}: {remark}")
+    return status
 
 
 def _events(args: argparse.Namespace, capture: NetworkCapture, selection: Selection) -> int:

@@ -7,7 +7,7 @@ counted by name in `errors`, those of the network in `found`. A file tells by it
 
 import copy
 from array import array
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
@@ -60,7 +60,7 @@ class NetworkCapture(Capture):
 
     __slots__ = (
         *("_done", "_faces", "_kept", "_listed", "_of", "_patient", "_rows", "_seen"),
-        *("_sessions", "_told", "_waiting", "network"),
+        *("_sessions", "_told", "_waiting", "network", "passed"),
     )
 
     def __init__(
@@ -77,6 +77,7 @@ class NetworkCapture(Capture):
         self._kept: Kept | None = None  # what was given, where it is kept for another reading
         self._seen = self._done = False  # this is another reading; the first one came to its end
         self._waiting = Waiting()
+        self.passed: Callable[[Frames], None] = _ignore  # is given the Frames that `records` passes over
         self._told: dict[str, int] = {}  # of the network's troubles: those counted in `errors` already
 
     def keep(self, room: int) -> None:
@@ -180,9 +181,8 @@ class NetworkCapture(Capture):
         self._pass(end=True)
 
     def _pass(self, *, end: bool = False) -> None:
-        """Let go of the Frames that nobody takes."""
-        for _ in self._others(end=end):
-            pass
+        for frames in self._others(end=end):
+            self.passed(frames)
 
     def _explain(self, block: Raw) -> Record:
         data = memoryview(self._data)[block.offset : block.offset + block.total]
@@ -447,6 +447,10 @@ class PcapCapture(NetworkCapture):
 
     def _cut(self, there: int) -> Exception:
         return self._input_ended(there, self._need, "packet")
+
+
+def _ignore(frames: Frames) -> None:
+    """What nobody wants to see."""
 
 
 def open_capture(
