@@ -282,6 +282,30 @@ def test_what_is_wrong_is_told_in_one_order(net: Any, seed: int, any_port: bool)
     assert mine == theirs
 
 
+@pytest.mark.parametrize("first", [0, 1, 1 << 62, (1 << 64) - 2])
+@pytest.mark.parametrize("step", [0, 5_000_000_000, 1 << 62, 1 << 63, (1 << 63) + 1, -5_000_000_000, -1])
+def test_segments_wait_as_long_by_any_clock(net: Any, first: int, step: int) -> None:
+    """Times in a capture are what they are: of any 64 bits, and they may go back."""
+    frames = b"".join(net.session(6))
+    rest = [net.tcp(frames[at : at + 100], 1 + at) for at in range(0, len(frames), 100)]
+    segments = [net.tcp(b"", 0, 2), rest[0], *rest[2:], rest[1]]
+    order, nanoseconds = "<", struct.pack("<HHB3xI", 9, 1, 9, 0)
+    body = struct.pack("<HHI", 1, 0, 0) + nanoseconds
+    data = net.pcapng([], 1, order)[:28]
+    data += struct.pack("<II", 1, len(body) + 12) + body + struct.pack("<I", len(body) + 12)
+    for number, segment in enumerate(segments):
+        packet = net.ethernet(net.ipv4(segment, 6))
+        time = (first + step * (number > 2)) % (1 << 64)
+        head = struct.pack("<IIIII", 0, time >> 32, time & 0xFFFFFFFF, len(packet), len(packet))
+        whole = head + packet + bytes(-len(packet) % 4)
+        size = struct.pack("<I", len(whole) + 12)
+        data += struct.pack("<I", 6) + size + whole + size
+    with pytest.MonkeyPatch.context() as patch:
+        mine, theirs = both(data, patch)
+    assert mine == theirs
+    assert mine["counts"][0] == len(segments)
+
+
 def test_structures_are_those_of_the_library() -> None:
     assert memory.agreed()
 

@@ -29,6 +29,7 @@ SPAN: Final = (
 )  # DATA frames; a number that is further from the one expected begins no frame found again
 MAX_CONTROL: Final = 4096  # bytes of a frame other than DATA by which a stream is taken up again
 _WRAP = 1 << 32
+_TIMES = 1 << 64
 
 #: Types that stand in a session outside of DATA; only at these is a stream taken up again.
 WRAPPED: Final = frozenset({Type.EVENT, Type.SCHEMA, Type.LOST, Type.TABLE})
@@ -89,7 +90,7 @@ class Stream:
         self._put(sequence, data, time)
         pieces += self._ready()
         while self._parts and (
-            self._held > MAX_HELD or len(self._parts) > MAX_SEGMENTS or time - self._since > MAX_WAIT
+            self._held > MAX_HELD or len(self._parts) > MAX_SEGMENTS or _elapsed(self._since, time) > MAX_WAIT
         ):
             pieces += self._pass(time)
         if flags & FIN and not self._parts and self._distance(sequence) <= 0:
@@ -163,6 +164,11 @@ class Stream:
     def _move(self, size: int) -> None:
         self._at += size
         self._next = ((self._next or 0) + size) % _WRAP
+
+
+def _elapsed(since: int, now: int) -> int:
+    """Nanoseconds between two times of a capture, which may be any of 64 bits, and go back."""
+    return ((now - since + _TIMES // 2) % _TIMES) - _TIMES // 2
 
 
 class Found(NamedTuple):
