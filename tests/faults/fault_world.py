@@ -524,7 +524,10 @@ class World:
         self.collector.suspend()
         over = self._over()
         for path in sorted(self.captures.glob("*.pcapng")):
-            before, number, size = look_into([path]), path.stat().st_ino, path.stat().st_size
+            try:
+                before, number, size = look_into([path]), path.stat().st_ino, path.stat().st_size
+            except OSError:  # the disk does not let us
+                continue
             if not before.open or any(path.name.startswith((f"{stem}.pc", f"{stem}-0")) for stem in over):
                 self._finished.add(number)
             self.note(f"{path.name} {what}, {'' if number in self._finished else 'not '}finished")

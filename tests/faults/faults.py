@@ -370,9 +370,9 @@ def spool_put_back(world: World) -> Steps:
     world.kill_agent()
     copy = world.folder / "copy"
     world.note("the spool is copied")
-    shutil.copytree(
-        world.spool, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("lost+found", "filler*")
-    )
+    with contextlib.suppress(OSError, shutil.Error):  # it was removed, or its disk fails
+        ours = shutil.ignore_patterns("lost+found", "filler*")
+        shutil.copytree(world.spool, copy, dirs_exist_ok=True, ignore=ours)
     world.another_agent()
     yield world.some(0.2, 0.5)
     world.kill_agent()

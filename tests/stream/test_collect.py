@@ -176,8 +176,11 @@ def test_a_killed_collectors_captures_are_cut_to_what_it_has_acknowledged(site: 
     site.close()
 
 
-def test_a_source_that_missed_the_last_acknowledgement(site: Site) -> None:
-    """The session was over for the collector; one started anew makes no second capture and no second copy."""
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_source_that_missed_the_last_acknowledgement(site: Site, removed: bool) -> None:
+    """The session was over for the collector; one started anew makes no second capture and no second copy.
+    Nor does one whose ledgers somebody has removed.
+    """
     collector = site.open()
     source = Source("one")
     connector = site.connect(source)
@@ -186,20 +189,32 @@ def test_a_source_that_missed_the_last_acknowledgement(site: Site) -> None:
     site.until(lambda: source.ended is not None and not collector.feeds)
     first = source.session
     assert first is not None
-    site.close()
-    collector = site.open()
+    if removed:
+        shutil.rmtree(site.path / "in" / ".sessions")
+    else:
+        site.close()
+        collector = site.open()
     again = Source("one")
     outbox = MemoryOutbox(1 << 20)
     payloads = [*schema("one").frames(), events(0, 50), events(50, 50), *totals_frames({1: 100})]
     for number, payload in enumerate(payloads):
         outbox.put(number, payload)
     about = {"host": "one"}
-    session = Session(Role.SOURCE, initiator=True, token=first.token, about=about, outbox=outbox, resume=True)
+    session = Session(
+        Role.SOURCE,
+        initiator=True,
+        token=first.token,
+        about=about,
+        outbox=outbox,
+        resume=True,
+        lineage=first._lineage,
+    )
     once = [session]
     connector = connect(site.loop, site.address, lambda: once.pop() if once else None, again)
     site.connectors.append(connector)
     connector.peer.close()
     site.until(lambda: again.ended is not None and not collector.feeds)
+    assert not connector.peer.abandoned
     assert complete(site.captures()[0]) == 100
     assert len(site.captures()) == 1
     site.close()

@@ -504,7 +504,7 @@ class Collector(Ignore):
             return
         if not store.closed:
             if over and not feed.held:
-                store.finish(lane)
+                self.storage.finish(store, lane)
             elif not store.merged:
                 store.close()
         self._tally(feed)

@@ -229,6 +229,10 @@ class Lane:
                 once[_TEXT + key + _ID.pack(index)] = payload
         return Contents(often, once)
 
+    def outline(self) -> "Lane":
+        """What there is to know of it when it is over."""
+        return self.found(self.contents(over=True).often, whole=False)[self.token]
+
     def kept(self) -> None:
         """What is new is in the ledger."""
         self._fresh.clear()

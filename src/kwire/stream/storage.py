@@ -34,6 +34,10 @@ AGAIN: Final = 1.0
 """Seconds until what the disk refused is tried again."""
 
 
+MOST_DONE: Final = 4096
+"""Sessions that have ended which are known though somebody has removed their ledgers."""
+
+
 class Told(NamedTuple):
     """Who hears of what happens to stores."""
 
@@ -63,6 +67,7 @@ class Storage:
         self._packing = Packing()
         self._merged: Store | None = None
         self._dirty: set[Store] = set()
+        self._done: dict[bytes, Lane] = {}  # sessions that ended here, by token: ledgers may be removed
         self._adrift: dict[str, Ledger] = {}  # that were removed, of stores that were left; by their paths
         self._taken = 0  # bytes since the last commit
         self._commit: Timer | None = None
@@ -82,7 +87,7 @@ class Storage:
         found = next((lane for lane in [*self._merged_lanes(), *own] if lane.token == token), None)
         if own and found is None:
             raise _mistaken(path, own)
-        return found
+        return found or self._done.get(token)
 
     def unfinished(self) -> list[Lane]:
         """The sessions that ledgers remember and that have not ended."""
@@ -93,7 +98,7 @@ class Storage:
     def disregard(self, lane: Lane) -> None:
         """A session that has ended and delivered nothing need not be remembered."""
         if self._merged is not None and lane.token in self._merged.lanes:
-            self._merged.finish(self._merged.lanes[lane.token])
+            self.finish(self._merged, self._merged.lanes[lane.token])
             self.soon(self._merged)
         else:
             with contextlib.suppress(OSError, LedgerError):  # then it is remembered a while
@@ -194,6 +199,14 @@ class Storage:
             store = self.merged()  # one that counts what is gone
             self._close(store)
         return store
+
+    def finish(self, store: Store, lane: Lane) -> None:
+        """A session has ended, and all of it was taken: with the last one its capture gets its ending."""
+        store.finish(lane)
+        for each in store.lanes.values() if store.closed else ():
+            while len(self._done) >= MOST_DONE:
+                del self._done[next(iter(self._done))]
+            self._done[each.token] = each.outline()
 
     def leave(self, store: Store) -> None:
         """Leave a store as its ledger knows it."""
