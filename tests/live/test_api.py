@@ -173,6 +173,8 @@ def test_events_and_columns_take_what_captures_take(tmp_path) -> None:
         assert repr(opened) == f"<kwire capture {str(capture)!r}>"
         assert [schema.probe for schema in opened.schemas] == [GETPPID]
         assert opened.lost == 0
+        assert repr(opened.probes[0]).startswith(f"<{GETPPID}: ")
+        assert repr(next(iter(opened.blocks())).frames).endswith(" frames>")
         assert repr(opened.schemas[0]).startswith(f"<schema 1 of {GETPPID}: cpu: u16, pid: u32")
 
 

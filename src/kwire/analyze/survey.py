@@ -17,6 +17,7 @@ from kwire.wire.frame import Code, Type
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Cause, Lost
 from kwire.wire.schema import Schema
+from kwire.words import plural
 
 
 class Seen:
@@ -34,6 +35,10 @@ class Seen:
         self.first: int | None = None
         self.last: int | None = None
         self.produced: int | None = None  # what its recorder counted; None: no closing statistics
+
+    def __repr__(self) -> str:
+        lost = f", {self.lost:,} lost" if self.lost else ""
+        return f"<{self.schema.probe}: {plural(self.events, 'event')}{lost}>"
 
     def add(self, count: int, first: int, last: int) -> None:
         """Count events; the times are the probe's clock."""

@@ -133,6 +133,10 @@ class Memory:
             for address, data in blocks.items():
                 self.put(address, data)
 
+    def __repr__(self) -> str:
+        blocks = ", ".join(f"{len(data)} at {at:#x}" for at, data in sorted(self._blocks.items())[:8])
+        return f"<memory: {blocks or 'empty'}{', …' if len(self._blocks) > 8 else ''}>"
+
     def items(self) -> Iterator[tuple[int, bytes]]:
         """The blocks: (address, bytes)."""
         for address, data in self._blocks.items():

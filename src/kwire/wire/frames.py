@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from kwire import native
 from kwire.wire.frame import HEADER_SIZE, Flag, Frame, FrameError, Header, Problem, delimit, read_header
+from kwire.words import plural
 
 Data: TypeAlias = bytes | bytearray | memoryview | mmap
 Offsets: TypeAlias = "memoryview | array[int]"
@@ -39,6 +40,9 @@ class Frames:
 
     def __len__(self) -> int:
         return self.count
+
+    def __repr__(self) -> str:
+        return f"<{plural(self.count, 'frame')}>"
 
     def __iter__(self) -> Iterator[Frame]:
         """Give each frame, copied out and its trailer taken off; nothing is judged."""
