@@ -8,7 +8,7 @@ column of its own shows a value whatever it is.
 
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 from kwire.view.render import CONTEXT, Row, Values, context
 from kwire.view.text import SECOND, Style, WallClock, fit, quoted, safe
@@ -129,23 +129,17 @@ class Table:
         probe, result = self._name(schema), result_of_call(schema)
         fields = self._fields(schema, set(places.values()), converters)
 
-        def cell(name: str) -> tuple[int, Callable[[Any], str]]:
-            """What makes a cell, and of which value: -1 is all of them."""
+        def cell(name: str) -> tuple[int, Callable[[Any], str] | str]:
+            """What makes a cell, or the cell, and of which value: -1 is all of them."""
             if name in places:
                 if result is not None and result[0] == places[name]:
                     return -1, result[1]
                 return places[name], converters[places[name]]
             if name == "probe":
-                return -1, lambda _: probe
-            return (-1, fields) if name == "fields" else (-1, lambda _: "-")
+                return -1, probe
+            return (-1, fields) if name == "fields" else (-1, "-")
 
-        cells = [cell(name) for name in columns]
-
-        def made(_: int, values: Values) -> Cells:
-            every = (*values, values)
-            return tuple([convert(every[place]) for place, convert in cells])
-
-        return made
+        return cast(Callable[[int, Values], Cells], _applied("_, values", map(cell, columns)))
 
     def bad(self, time: int | None, id: int, schema: Schema | None, why: str) -> Note:
         """A line that says what is wrong with the record."""
@@ -185,6 +179,12 @@ class Table:
                 )
 
             return text_of_call
+
+        if all(same < 0 for _, _, _, same in shown):
+            parts = [(index, "" if convert is str else convert) for _, index, convert, _ in shown]
+            form = " ".join(label.replace("%", "%%") + "%s" for label, _, _, _ in shown)
+            made = _applied("values", parts)
+            return lambda values: form % made(values)
 
         def text(values: Values) -> str:
             return " ".join(
@@ -227,13 +227,17 @@ class Table:
         room = self._room(widths, columns)
         note = self._style.width - widths.get("time", -1) - 1 if self._style.width else 1 << 30
         # A line is one template; what may be too long for its column is looked at alone.
-        pick = itemgetter(*(0 if name == "time" else places[name] + 1 for name in columns), 0)
+        order = [0 if name == "time" else places[name] + 1 for name in columns]
+        pick = itemgetter(*order) if len(order) > 1 else lambda cells: (cells[order[0]],)
         most = {name: widths[name] for name in columns[:-1] if widths[name] < self._widths[name]}
         limits = [(columns.index(name), width) for name, width in most.items()]
-        template = " ".join(
+        if room:
+            limits.append((len(order) - 1, room))
+        painted = [
             paint(f"%{'' if name in RIGHT else '-'}{width}s", DIM if name == "time" else COLORS.get(name, ""))
             for name, width in widths.items()
-        )
+        ]
+        template, without = (" ".join([*painted, end]) for end in (paint("%s", color), "%s"))
         for (time, cells, _), start in zip(rows, starts, strict=True):
             if time not in self._day:
                 made += self._before(time)
@@ -241,11 +245,13 @@ class Table:
                 when = [paint(start.ljust(widths["time"]), DIM)] if "time" in widths else []
                 made.append(" ".join([*when, paint(fit(cells.text, note), RED)]))
                 continue
-            *texts, end, _ = pick((start, *cells))
-            for at, width in limits:
-                texts[at] = fit(texts[at], width)
-            end = paint(fit(end, room) if room else end, color)
-            made.append(f"{template % tuple(texts)} {end}".rstrip() if texts else end.rstrip())
+            texts = pick((start, *cells))
+            if limits:
+                texts = list(texts)
+                for at, width in limits:
+                    texts[at] = fit(texts[at], width)
+                texts = tuple(texts)
+            made.append(((template if texts[-1] else without) % texts).rstrip())
         return made
 
     def _order(self) -> tuple[str, ...]:
@@ -329,6 +335,26 @@ class Table:
         if self._chosen is None and len(self._known) == 1:
             said += "".join(f", {safe(probe)}" for probe in self._known)
         return [self._style.paint(fit(f"-- {said} --", self._style.width or 1 << 30), DIM)]
+
+
+def _applied(
+    names: str, parts: Iterable[tuple[int, Callable[[Any], str] | str]]
+) -> Callable[..., tuple[Any, ...]]:
+    """A function that makes a tuple of `values`, compiled: each part of the value in a place, or of all (-1).
+
+    Where a part is a text it is that text, but for one of a value that is the empty text: it is the value.
+    """
+    scope: dict[str, Any] = {}
+    made = []
+    for number, (place, part) in enumerate(parts):
+        scope[f"part{number}"] = part
+        value = "values" if place < 0 else f"values[{place}]"
+        if isinstance(part, str):
+            made.append(f"part{number}" if place < 0 else value)
+        else:
+            made.append(f"part{number}({value})")
+    function = eval(f"lambda {names}: ({''.join(f'{one}, ' for one in made)})", scope)
+    return cast(Callable[..., tuple[Any, ...]], function)
 
 
 _SAME: Final = {"tid": "pid", "args_pid": "tid", "args_tid": "tid", "args_cpu": "cpu", "args_comm": "comm"}
