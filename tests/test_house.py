@@ -163,6 +163,11 @@ def test_importing_the_package_is_light() -> None:
     assert not loaded("-c", "import kwire") & HEAVY
 
 
+def test_the_version_is_told_with_nothing_imported() -> None:
+    program = "import sys; from kwire.__main__ import main; sys.exit(main())"
+    assert loaded("-c", program, "--version") == {"__future__", "kwire", "kwire.__main__"}
+
+
 @pytest.mark.live
 @pytest.mark.native
 def test_recording_is_light(tmp_path: Path) -> None:

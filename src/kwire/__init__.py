@@ -3,22 +3,41 @@
 The public API, and nothing else. Importing it costs next to nothing: what a call needs, the call imports.
 """
 
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
-from kwire.errors import KwireError
-from kwire.live.probes import Probe, fentry, fexit, kprobe, kretprobe, probe, rawtracepoint, tracepoint
-
+TYPE_CHECKING = (
+    False  # for type checkers; `typing` takes as long to import as all that `kwire --version` does
+)
 if TYPE_CHECKING:
     from os import PathLike
+    from typing import Any
 
     from kwire.analyze.opened import Opened
     from kwire.bpf.vm import Memory
+    from kwire.errors import KwireError
     from kwire.live.events import Event
+    from kwire.live.probes import (
+        Probe,
+        fentry,
+        fexit,
+        kprobe,
+        kretprobe,
+        probe,
+        rawtracepoint,
+        tracepoint,
+    )
     from kwire.live.simulate import fake, simulate
     from kwire.live.trace import Trace
     from kwire.stream.host import Host, RemoteTrace
 
+__version__ = "0.1.0"
+
 _LATER = {
+    "KwireError": "kwire.errors",
+    **dict.fromkeys(
+        ("Probe", "fentry", "fexit", "kprobe", "kretprobe", "probe", "rawtracepoint", "tracepoint"),
+        "kwire.live.probes",
+    ),
     "Opened": "kwire.analyze.opened",
     "Event": "kwire.live.events",
     "Host": "kwire.stream.host",
@@ -62,7 +81,7 @@ def trace(
     seconds: float | None = None,
     count: int | None = None,
     buffer: int | None = None,
-) -> "Trace":
+) -> Trace:
     """Compile and load probes; they fire inside the `with` that the result is used in.
 
     `probes`: functions under `kwire.kprobe` and its like, and probe specs as `kwire record` takes them:
@@ -83,7 +102,7 @@ def trace(
     return Trace(probes, filter=filter, buffer=buffer, **limits)
 
 
-def open(path: "str | PathLike[str]") -> "Opened[Event]":
+def open(path: str | PathLike[str]) -> Opened[Event]:
     """Open a capture: its events, its columns as numpy arrays, Arrow tables and data frames, SQL over it.
 
     `path`: a file, or `-` for standard input. Nothing is read before it is asked for. Raises KwireError.
@@ -100,7 +119,7 @@ def open(path: "str | PathLike[str]") -> "Opened[Event]":
     return Opened(name, Event)
 
 
-def connect(host: str, *, cert: str = "", key: str = "", ca: str = "", insecure: bool = False) -> "Host":
+def connect(host: str, *, cert: str = "", key: str = "", ca: str = "", insecure: bool = False) -> Host:
     """Another machine that `kwire agent --listen` runs on: its `trace`, `record` and `probes`.
 
     `host`: a name (TLS at port 17800; TCP on loopback) or an address: `tls:HOST:PORT`, `unix:PATH`, …;
@@ -124,17 +143,14 @@ def connect(host: str, *, cert: str = "", key: str = "", ca: str = "", insecure:
 
 def __dir__() -> list[str]:
     """Everything public, imported already or not."""
-    return sorted({*__all__, "__version__", *(name for name in globals() if name.startswith("__"))})
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
 
 
 def __getattr__(name: str) -> Any:
     """Names whose modules are imported only when somebody asks for them."""
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("kwire")
     if name in _LATER:
         import importlib
 
-        return getattr(importlib.import_module(_LATER[name]), name)
+        found = globals()[name] = getattr(importlib.import_module(_LATER[name]), name)
+        return found
     raise AttributeError(f"module 'kwire' has no attribute {name!r}")

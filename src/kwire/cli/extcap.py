@@ -63,10 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def interfaces() -> str:
     """What `--extcap-interfaces` is answered."""
-    from importlib.metadata import version
+    from kwire import __version__
 
     return (
-        f"extcap {{version={version('kwire')}}}{{display=kwire}}\n"
+        f"extcap {{version={__version__}}}{{display=kwire}}\n"
         f"interface {{value={INTERFACE}}}{{display=kwire: kernel events}}\n"
     )
 

@@ -100,9 +100,9 @@ def _unknown(verb: str) -> str:
 
 
 def _version() -> str:
-    from importlib.metadata import version
+    from kwire import __version__
 
-    return f"kwire {version('kwire')}"
+    return f"kwire {__version__}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -36,6 +36,9 @@ MAX_BUFFER = 1 << 30
 READS = 16
 """Reads of one ring in a round at most: a flood on one CPU must not hold up the others."""
 
+CLOSERS = 8
+"""Threads that take probes away: more do not make it faster, as the kernel does a part one by one."""
+
 SETTLE_SECONDS = 1.0
 """How long after detaching a program that was still running may take to hand over its last event."""
 
@@ -92,6 +95,29 @@ def _missed(link: Link) -> int:
 def _cause(group: Group, points: int) -> Cause:
     """Why firings are missing that the kernel counts of so many points of a program together."""
     return Cause.MISSED if points == group.shapes == 1 else Cause.MISSED_SHARED
+
+
+def close_all(links: list[Link]) -> None:
+    """Close links. Each waits for grace periods of the kernel, some of which are one for all that wait."""
+
+    def work() -> None:
+        while links:
+            try:
+                link = links.pop()
+            except IndexError:
+                return
+            link.close()
+
+    threads = []
+    if len(links) > 1:
+        from threading import Thread
+
+        threads = [Thread(target=work, daemon=True) for _ in range(min(len(links), CLOSERS) - 1)]
+    for thread in threads:
+        thread.start()
+    work()
+    for thread in threads:
+        thread.join()
 
 
 def default_buffer() -> int:
@@ -353,8 +379,7 @@ class Tracer:
 
     def detach(self) -> None:
         """Take the probes away; what they produced stays in the rings. Ask `missed` before."""
-        for link, _, _ in self._links:
-            link.close()
+        close_all([link for link, _, _ in self._links])
         self._links.clear()
 
     @property
