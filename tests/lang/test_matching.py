@@ -55,7 +55,7 @@ def test_every_spelling_becomes_a_pattern(shown: Callable[[str], str], text: str
         ('comm.endswith("0123456789abcdef")', "this text has at most 15 bytes, never these 16", (14, 32)),
         ('comm ~ "[é]*"', "[…] stands for one byte", (7, 13)),
         ("comm ~ path", "a text is searched for a constant text only", (7, 11)),
-        ('pid ~ "a*"', "a u32 is no text; make it one: str(x)", (0, 10)),
+        ('pid ~ "a*"', "a u32 is no text; compare it with a number", (0, 10)),
         ('comm.startswith("a", 1)', "startswith takes one text", (0, 23)),
         ('comm.upper() == "A"', "this is no function of kwire, nor one in Python", (0, 10)),
         ('glob(comm) == "A"', "glob takes a text and a pattern", (0, 10)),

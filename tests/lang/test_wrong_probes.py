@@ -309,7 +309,7 @@ WRONG = [
     (
         "kprobe:connect",
         'def f(sk): emit(x=sk.stamps == "a")',
-        "2: a u64 * is no text; make it one: str(x)",
+        '2: a u64 * is no text; cast it: str(cast("char *", x))',
         'sk.stamps == "a"',
     ),
     (
@@ -321,7 +321,7 @@ WRONG = [
     (
         "kprobe:connect",
         "def f(sk): emit(x=comm == bytes(sk, 4))",
-        "2: a value of up to 4 bytes is no text; make it one: str(x)",
+        "2: a value of up to 4 bytes is no text; read it as one: str(p)",
         "comm == bytes(sk, 4)",
     ),
     (
@@ -345,7 +345,7 @@ WRONG = [
     (
         "kprobe:connect",
         'def f(sk): emit(x=sk.prio == "a")',
-        "2: an s32 is no text; make it one: str(x)",
+        "2: an s32 is no text; compare it with a number",
         'sk.prio == "a"',
     ),
     (

@@ -118,7 +118,22 @@ def text_of(value: Value, span: Span) -> c.ReadText | c.Comm:
         text = values.as_text(value, builtins.TEXT_LIMIT, span)
         if text is not None:
             return text
-    raise TextError(span, f"{t.article(value.type)} is no text", "make it one: str(x)")
+    raise TextError(span, f"{t.article(value.type)} is no text", _as_text(value.type))
+
+
+def _as_text(type_: t.Type) -> str:
+    """What makes a text of a value of this type, or what to do with it instead."""
+    if t.is_integer(type_):
+        return "compare it with a number"
+    if isinstance(type_, t.Bytes):
+        return "read it as one: str(p)"
+    inner = type_.target if isinstance(type_, t.Pointer) else None
+    inner = type_.element if isinstance(type_, t.Array) else inner
+    if isinstance(inner, t.Void) or (inner is not None and t.is_integer(inner) and t.size_of(inner) == 1):
+        return "make it one: str(x)"
+    return (
+        'cast it: str(cast("char *", x))' if isinstance(type_, t.Pointer) else "name the member that is one"
+    )
 
 
 def reach(text: c.ReadText | c.Comm, size: int, span: Span) -> None:
