@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import operator
 import os
 import struct
 from functools import cache, partial
@@ -180,6 +181,41 @@ def test_a_read_stays_behind_its_guard() -> None:
 def test_nothing_is_readable() -> None:
     found, faults = events('p = cast("u64 *", a)\nemit(x=p[0], y=p[1], z=p[2])', 64)
     assert (found, faults) == ([{"x": 0, "y": 0, "z": 0}], 1)
+
+
+# texts compared with each other
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        (b"hello", b"hello"),
+        (b"hello", b"help"),
+        (b"", b""),
+        (b"", b"a"),
+        (b"a" * 40, b"a" * 40 + b"b"),
+        (b"\xff", b"\x7f"),
+        (b"a" * 300, b"a" * 256),
+        (None, b"a"),
+        (b"", None),
+        (None, None),
+    ],
+)
+def test_texts_compare_by_their_bytes(one: bytes | None, two: bytes | None) -> None:
+    """What cannot be read equals nothing, and has no order."""
+    edges = [None if text is None else Edge(text + b"\0") for text in (one, two)]
+    left, right = (8 if edge is None else edge.address for edge in edges)
+    memory = {edge.address: edge.memory[edge.address] for edge in edges if edge is not None}
+    tests = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
+    body = 'b = cast("char *", user(many))\n'
+    fields = [f"{name}=str(a) {sign} str(b)" for name, sign in tests.items()]
+    body += f"emit({', '.join(fields)}, few=str(a, 3) == str(b, 3), none=str(a) is None, comm=comm != str(b))"
+    [found], _ = events(body, left, 0, 0, right, memory=memory)
+    there = one is not None and two is not None
+    x, y = (one or b"")[:256], (two or b"")[:256]
+    expected = {name: there and bool(getattr(operator, name)(x, y)) for name in tests}
+    expected["ne"] = not expected["eq"]
+    assert found == {**expected, "few": there and x[:3] == y[:3], "none": one is None, "comm": True}
 
 
 # a text's limit belongs to its value
