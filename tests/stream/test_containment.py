@@ -20,7 +20,6 @@ from kwire.capture.output import Output
 from kwire.capture.resumable import ResumableWriter
 from kwire.capture.writer import Writer
 from kwire.errors import KwireError
-from kwire.stream import collector as collectors
 from kwire.stream import connect, storage
 from kwire.stream.address import Address
 from kwire.stream.collector import Collector
@@ -391,10 +390,3 @@ def test_a_session_is_resumed_only_by_the_transport_that_began_it(site: Site, tm
     site.close()
     tcp.close()
     assert complete(site.captures()[0]) == 20
-
-
-def test_a_name_in_a_certificate_is_no_user_of_a_socket() -> None:
-    about = {"identity": "uid:0", "transport": "unix"}
-    assert collectors._same(about, "uid:0", "unix:/run/x")
-    assert not collectors._same(about, "uid:0", "tls:127.0.0.1:5")
-    assert not collectors._same(about | {"origin": "unix:/run/x"}, "uid:0", "unix:/run/x")

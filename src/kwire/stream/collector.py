@@ -3,10 +3,10 @@
 The laws: DATA is acknowledged when the storage says that it is safe, never before; what a full disk has no
 room for is not acknowledged: it waits here, `MOST_HELD` bytes of all sessions at most, and its agents
 keep it; a store that fails takes its own sessions with it and no other, and a source that comes again finds
-what its ledger says; who resumes a session is who began it, and the copy of it that had it last; files are
-made for whoever has sent events, not for whoever has connected. In a merged capture a session's events wait
-until its clock is known, for `PATIENCE` at most. What people should know at once goes through `say`, to
-agents as REQUESTs: "disk" (full, or not any more) and "gone" (stored events whose capture was taken away).
+what its ledger says; who may come is for `kwire.stream.admission` to say; files are made for whoever has sent
+events, not for whoever has connected. In a merged capture a session's events wait until its clock is known,
+for `PATIENCE` at most. What people should know at once goes through `say`, to agents as REQUESTs: "disk"
+(full, or not any more) and "gone" (stored events whose capture was taken away).
 """
 
 import os
@@ -19,11 +19,11 @@ from kwire.capture.output import CaptureError, FullError, GoneError
 from kwire.errors import KwireError
 from kwire.stream import clock, storage
 from kwire.stream.address import Address
+from kwire.stream.admission import Admission
 from kwire.stream.feed import TEXT, Feed, Place
 from kwire.stream.hosts import Hosts
 from kwire.stream.lane import Lane
 from kwire.stream.ledger import LedgerError
-from kwire.stream.listen import SupersededError
 from kwire.stream.loop import Loop, Timer
 from kwire.stream.peer import Ignore, Peer
 from kwire.stream.storage import Storage, Told
@@ -31,17 +31,11 @@ from kwire.stream.store import SEQUENCES, Payload, Store
 from kwire.stream.tally import Tally, told
 from kwire.wire.control import Hello, Role
 from kwire.wire.happenings import Complained
-from kwire.wire.lineage import follows
 from kwire.wire.session import Session, Settings, State
 from kwire.words import are, plural
 
 MOST_HELD: Final = 64 << 20
 """Bytes that all sessions together may hold here while the disk takes nothing; then they come back later."""
-
-LONGEST_REST: Final = 60.0
-"""Seconds at most that a session at which we failed again and again waits until it may come back."""
-
-MOST_RESTING: Final = 4096
 
 PATIENCE: Final = 2.0
 """Seconds that events of a merged capture wait for the first samples of their clock."""
@@ -75,7 +69,7 @@ class Collector(Ignore):
         self.settings = settings
         self.finished = finished
         self.say = say
-        self.hosts = hosts
+        self.admission = Admission(loop.now, hosts)
         self.storage = Storage(
             loop, place, Told(self._acknowledge, self._refused, self._well, self._fail, self._say)
         )
@@ -90,8 +84,6 @@ class Collector(Ignore):
         """It takes nothing any more."""
         self._held = 0  # bytes that wait for the disk
         self._left: dict[bytes, str] = {}  # tokens of sessions that a failure ended → their address
-        self._outrun: dict[bytes, None] = {}  # tokens of sessions that had ended when more of them came
-        self._rests: dict[bytes, tuple[int, float]] = {}  # sessions at which we failed: how often, until when
         self._pair = (time.monotonic_ns(), time.time_ns())
         for store in self.storage.recover():
             for lane in store.lanes.values():
@@ -109,11 +101,10 @@ class Collector(Ignore):
         session = self.tokens.get(hello.token)
         if session is not None:
             feed = self.feeds[session]
-            if not _same(feed.about, identity, address, self.hosts):
-                raise KwireError("resume", address, "the session is another's")
-            _see_copy(session.continued, feed.since, hello, address)
+            self.admission.prove(feed.about, identity, address)
+            self.admission.prove_last((session.continued, feed.since), hello, address)
             return session
-        if self._rests.get(hello.token, (0, 0.0))[1] > self.loop.now():
+        if self.admission.rests(hello.token):
             raise KwireError("serve", address, "the collector failed at this session; it may come back soon")
         if self._held >= MOST_HELD:
             raise KwireError("serve", address, self.trouble or "the collector has no room at present")
@@ -121,12 +112,12 @@ class Collector(Ignore):
             lane = self.storage.remembered(hello.token)
         except LedgerError as error:  # that it cannot be read at present does not mean that it is not known
             raise KwireError("serve", address, f"the collector's disk fails: {error.cause}") from None
-        if lane is not None and not _same(lane.about, identity, address, self.hosts):
-            raise KwireError("resume", address, "the session is another's")
-        if lane is not None and lane.done and hello.token in self._outrun:
+        if lane is not None:
+            self.admission.prove(lane.about, identity, address)
+        if lane is not None and lane.done and self.admission.was_outrun(hello.token):
             lane = None  # then its source begins a new one with what it has not sent
         if lane is not None and lane.continued is not None:
-            _see_copy(*lane.continued, hello, address)
+            self.admission.prove_last(lane.continued, hello, address)
         return self._make(identity, address, "", hello.token, lane, address.startswith("udp:"))
 
     def handler_for(self, session: Session) -> "Collector":
@@ -202,11 +193,7 @@ class Collector(Ignore):
     def _refuse_more(self, feed: Feed, peer: Peer) -> None:
         """More of a session that has ended: its source was copied. From now on the session is not known."""
         why = "the session has ended, and there is more of it: is its spool a copy?"
-        token = feed.session.token
-        if token not in self._outrun:
-            if len(self._outrun) >= MOST_RESTING:
-                del self._outrun[next(iter(self._outrun))]
-            self._outrun[token] = None
+        if self.admission.outrun(feed.session.token):
             self._note(f"{feed.name}: {why}")
             self.loop.soon(partial(peer.fail, why))
 
@@ -294,11 +281,7 @@ class Collector(Ignore):
         """We failed at this session: what was not committed of it is not known to be sound. The next time it
         waits longer until it may come back.
         """
-        token = peer.session.token
-        often = min(self._rests.pop(token, (0, 0.0))[0] + 1, 30)
-        if len(self._rests) >= MOST_RESTING:
-            del self._rests[next(iter(self._rests))]
-        self._rests[token] = often, self.loop.now() + min(LONGEST_REST, 0.1 * 2 ** (often - 1))
+        self.admission.failed(peer.session.token)
         feed = self.feeds.get(peer.session)
         if feed is not None:
             self._break(feed.store, [feed], "it failed at this session")
@@ -436,7 +419,7 @@ class Collector(Ignore):
         feed = self.feeds.get(session) if session is not None else None
         if feed is None or feed.peer is None or feed.peer.ended:
             return
-        self._rests.pop(lane.token, None)
+        self.admission.went_well(lane.token)
         consumed = partial(feed.session.consumed, (lane.stored - 1) % SEQUENCES, self.loop.now())
         feed.peer.do(consumed)
         feed.peer.flush()
@@ -631,23 +614,3 @@ class Collector(Ignore):
     def summary(self) -> dict[str, Any]:
         """Everything collected, by host; call after `stop`."""
         return self.tally.summary() | {"problems": self.problems}
-
-
-def _see_copy(last: int | None, since: int, hello: Hello, address: str) -> None:
-    """Two copies of a source never go on with one session. Raises SupersededError."""
-    if not follows(last, hello.nonce, hello.after):
-        when = time.strftime(" at %Y-%m-%d %H:%M:%S UTC", time.gmtime(since)) if since else ""
-        why = f"another copy of its source went on with the session{when}"
-        raise SupersededError("resume", address, why)
-
-
-def _same(
-    about: Mapping[str, str],
-    identity: str,
-    address: str,
-    hosts: Hosts = Hosts(),  # noqa: B008
-) -> bool:
-    """Whether who comes from `address` is who began the session that a ledger tells `about`."""
-    kind, who = address.partition(":")[0], hosts.canonical
-    began = about.get("transport", kind)  # ledgers of 0.1 do not say
-    return not about.get("origin") and began == kind and who(about.get("identity", "")) == who(identity)
