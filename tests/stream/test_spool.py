@@ -534,6 +534,24 @@ def test_before_anything_was_sent_all_is_carried_over(tmp_path: Path) -> None:
     spool.remove()
 
 
+@pytest.mark.parametrize("harm", [os.mkdir, os.mkfifo])
+def test_a_spool_that_cannot_be_opened_keeps_no_other_from_being_delivered(
+    tmp_path: Path, harm: Callable[[Path], None]
+) -> None:
+    made = [begin(str(tmp_path), TOKEN, PREFIX, 64 * MB, 8 * MB) for _ in range(3)]
+    for spool in made:
+        spool.close()
+    broken = sorted(spool.path for spool in made)[0]
+    os.unlink(f"{broken}/state")
+    harm(Path(broken, "state"))
+    found = list(recover(str(tmp_path), 64 * MB, 8 * MB))
+    assert [one.spool is None for one in found] == [True, False, False]
+    assert found[0].wrong.startswith(f"use spool {broken}: ")
+    for one in found:
+        if one.spool is not None:
+            one.spool.close()
+
+
 def test_a_session_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     spool = begin(str(tmp_path), TOKEN, PREFIX, 64 * MB, 8 * MB)
     spool.close()

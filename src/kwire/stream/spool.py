@@ -96,14 +96,14 @@ class Spool:
         """Events by probe that were put here, or found here, and cannot be given back."""
         self.unknown = 0
         """Payloads gone of which nobody knows how many events they held."""
-        # Its path may be closed to who we are at the end; one of its own, so that no lock hangs on it.
-        self._parent = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._folder = folder
         self._id = id
         self._size = size
         self._most_unwritten, self._most_cached = memory - memory // 4, memory // 4
         self._segment_size = max(1 << 16, min(SEGMENT, size // 8), size // MOST_SEGMENTS)
         self._state = State(folder)
+        # Its path may be closed to who we are at the end; one of its own, so that no lock hangs on it.
+        self._parent = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.lineage = Lineage(self._state.lineage(kept.token), self._set_lineage)
         """The HELLOs of its session."""
         # Numbers are those of records.
@@ -651,7 +651,11 @@ def recover(path: str, size: int, memory: int, adopt: bool = False) -> Iterator[
             for name in sorted(os.listdir(path)):
                 own = os.path.join(path, name)
                 if _NAME.fullmatch(name) and os.path.isdir(own):
-                    yield from _recover(own, size, memory, adopt)
+                    try:
+                        yield from _recover(own, size, memory, adopt)
+                    except OSError as error:  # of this one alone
+                        cause = (error.strerror or "failed").lower()
+                        yield Found(None, str(SpoolError("use", f"spool {own}", cause)))
     except OSError as error:
         raise SpoolError("read", f"spool {path}", (error.strerror or "failed").lower()) from None
 
@@ -675,7 +679,11 @@ def _recover(own: str, size: int, memory: int, adopt: bool) -> Iterator[Found]:
         os.close(folder)
         os.rmdir(own)
         return
-    spool = Spool(own, folder, bytes.fromhex(os.path.basename(own)), kept, size, memory)
+    try:
+        spool = Spool(own, folder, bytes.fromhex(os.path.basename(own)), kept, size, memory)
+    except BaseException:
+        os.close(folder)
+        raise
     try:
         wrong = spool._load()
         spool._claim()
