@@ -917,6 +917,16 @@ def test_ledgers_that_were_swapped_are_said_and_their_sessions_wait(site: Site) 
     assert sorted(complete(path) for path in site.captures()) == [110, 110]
 
 
+def test_a_ledger_that_cannot_be_read_keeps_nobody_from_being_fetched(site: Site) -> None:
+    collector = site.open()
+    ledger = site.path / "in" / ".sessions" / ("0" * 32)
+    ledger.mkdir()
+    session = collector.fetch(Address("unix", path=str(site.path / "agent")))
+    assert session in collector.feeds
+    assert any(str(ledger) in line for line in site.said)
+    site.close()
+
+
 def test_what_is_no_file_in_the_folder_of_sessions_is_not_waited_for(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path / "in"))
     for name in ("known", "known.new"):

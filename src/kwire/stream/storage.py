@@ -90,9 +90,13 @@ class Storage:
         return found or self._done.get(token)
 
     def unfinished(self) -> list[Lane]:
-        """The sessions that ledgers remember and that have not ended."""
-        lanes = {lane.token: lane for path in self.place.folder.ledgers() for lane in self._lanes_of(path)}
-        lanes |= {lane.token: lane for lane in self._merged_lanes()}
+        """The sessions that ledgers remember and that have not ended, as far as ledgers can be read."""
+        lanes = {lane.token: lane for lane in self._merged_lanes()}
+        for path in self.place.folder.ledgers():
+            try:
+                lanes |= {lane.token: lane for lane in self._lanes_of(path)}
+            except LedgerError as error:  # its sessions may go on another time; others do now
+                self._told.say(str(error))
         return [lane for lane in lanes.values() if not lane.done]
 
     def disregard(self, lane: Lane) -> None:
