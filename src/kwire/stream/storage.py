@@ -91,12 +91,13 @@ class Storage:
 
     def unfinished(self) -> list[Lane]:
         """The sessions that ledgers remember and that have not ended, as far as ledgers can be read."""
-        lanes = {lane.token: lane for lane in self._merged_lanes()}
+        lanes: dict[bytes, Lane] = {}
         for path in self.place.folder.ledgers():
             try:
                 lanes |= {lane.token: lane for lane in self._lanes_of(path)}
             except LedgerError as error:  # its sessions may go on another time; others do now
                 self._told.say(str(error))
+        lanes |= {lane.token: lane for lane in self._merged_lanes()}
         return [lane for lane in lanes.values() if not lane.done]
 
     def disregard(self, lane: Lane) -> None:
