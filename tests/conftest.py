@@ -10,6 +10,7 @@ import compileall
 import functools
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -71,7 +72,17 @@ def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
     become_subreaper()
+    pass_signals_on()
     compile_once()
+
+
+def pass_signals_on() -> None:
+    """Give what tests start the signals that we ignore, as under nohup or behind `&`: one that is ignored is
+    so in all that are started, but one that is caught has its default effect there.
+    """
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 def compile_once() -> None:
