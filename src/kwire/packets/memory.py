@@ -6,6 +6,7 @@ used. Pages that nobody touches take no memory, so the tables are as large as th
 
 import ctypes
 import mmap
+from contextlib import suppress
 from typing import Any, Final
 
 from kwire import native
@@ -231,8 +232,11 @@ class Memory:
         state.fragments, _ = self._put(ctypes.sizeof(Fragmented) * FRAGMENTED)
         state.fragment_slabs, _ = self._put(FRAGMENT_SLAB * FRAGMENTED)
         state.fragment_buckets, _ = self._put(4 * FRAGMENT_BUCKETS)
-        state.hold, _ = self._put(HOLD)
-        state.spare, _ = self._put(HOLD)
+        state.hold, hold = self._put(HOLD)
+        state.spare, spare = self._put(HOLD)
+        for one in (hold, spare):  # megabytes of them are used as soon as a segment is missing
+            with suppress(OSError):  # a kernel without such pages
+                one.madvise(mmap.MADV_HUGEPAGE)
         state.hold_room, state.hold_used = HOLD, 8
 
     def close(self) -> None:
@@ -243,7 +247,7 @@ class Memory:
 
     def _put(self, size: int) -> tuple[int, mmap.mmap]:
         """Memory of zeros, and where it lies."""
-        made = mmap.mmap(-1, size)
+        made = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared pages take twice as long
         first = U8.from_buffer(made)
         self._kept += (made, first)
         return ctypes.addressof(first), made
