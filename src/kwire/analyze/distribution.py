@@ -6,6 +6,7 @@ looked at alone. What has more than DISTINCT different values keeps its most fre
 """
 
 import os
+from operator import mul
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kwire.analyze import counts as counting
@@ -67,12 +68,20 @@ class Log2:
         self._reaches(least, greatest)
 
     def _weighted(self, values: "Array", times: "Array") -> None:
-        """The same for a few values, each as often as it stands there."""
+        """The same for distinct values, each as often as it stands there."""
+        import numpy as np
+
         self._reaches(int(values.min()), int(values.max()))
-        for value, count in zip(values.tolist(), times.tolist(), strict=True):
-            (self._below if value < 0 else self._above)[abs(value).bit_length()] += count
-            self.total += value * count
-            self.count += count
+        negative = values < 0 if values.dtype.kind == "i" else np.zeros(len(values), bool)
+        wide = values.astype(np.int64 if values.dtype.kind == "i" else np.uint64).view(np.uint64)
+        lengths = counting.bit_lengths(np.where(negative, ~wide + np.uint64(1), wide))
+        for buckets, chosen in ((self._above, ~negative), (self._below, negative)):
+            counts = np.zeros(counting.BITS, np.int64)
+            np.add.at(counts, lengths[chosen], times[chosen])
+            for length in np.flatnonzero(counts).tolist():
+                buckets[length] += int(counts[length])
+        self.total += sum(map(mul, values.tolist(), times.tolist()))
+        self.count += int(times.sum())
 
     def _reaches(self, least: int, greatest: int) -> None:
         self.least = least if self.least is None else min(self.least, least)
@@ -149,10 +158,12 @@ class Top:
 
     def most(self, count: int) -> list[tuple[int, int]]:
         """The most frequent values with their counts, the most frequent first, the least value first."""
+        import numpy as np
+
         if self._keys is None:
             return []
-        pairs = sorted(self.items(), key=lambda pair: (-pair[1], pair[0]))
-        return pairs[:count]
+        first = np.argsort(-self._counts, kind="stable")[:count]  # the keys are in order
+        return list(zip(self._keys[first].tolist(), self._counts[first].tolist(), strict=True))
 
     def items(self) -> list[tuple[int, int]]:
         """All values with their counts, in order."""
