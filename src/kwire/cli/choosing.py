@@ -90,7 +90,7 @@ def wanted(args: argparse.Namespace, survey: Survey | None = None) -> Selection:
         first = moment(args.begin, survey.begins, survey.ends, "--from")
     if survey is not None and args.end is not None:
         last = moment(args.end, survey.begins, survey.ends, "--to")
-    if first > last:
+    if first > last and args.begin is not None and args.end is not None:
         cause = "it ends before it begins"
         raise KwireError("choose", f"--from {args.begin} --to {args.end}", cause, "turn the two around")
     if survey is not None and survey.events and (first > survey.ends or last < survey.begins):
