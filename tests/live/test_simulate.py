@@ -54,6 +54,22 @@ def both(sk: "struct sock *"):
         emit("who", pid, comm)
 
 
+@kwire.kprobe("tcp_connect")
+def long():
+    x = 0
+    for i in range(200_000):
+        x = x * 3 + i
+    emit(x)
+
+
+def test_a_long_loop_ends() -> None:
+    x = 0
+    for i in range(200_000):
+        x = x * 3 + i & (1 << 64) - 1
+    [event] = kwire.simulate(long)
+    assert event.x & (1 << 64) - 1 == x
+
+
 def test_events_of_several_shapes() -> None:
     seen, who = kwire.simulate(both, pid=42, comm="curl")
     assert (seen.probe, dict(seen.fields)) == ("kprobe:tcp_connect#seen", {"dport": 0})

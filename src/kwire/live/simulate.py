@@ -36,6 +36,9 @@ from kwire.wire.frames import Frames
 ENVIRONMENT = tuple(name for name in Environment.__slots__ if name not in ("args", "retval"))
 """What the surroundings of a simulated probe can be told to be."""
 
+INSTRUCTIONS = 1 << 26
+"""At most: enough for a loop of as many turns as a probe's may have."""
+
 CONTEXT_START = 8
 """Where the fields of a tracepoint begin, behind those that every event has."""
 
@@ -95,6 +98,7 @@ def simulate(
         loops=True,
     )
     machine = Machine(compiled.image, memory=memory, **environment)
+    machine.budget = INSTRUCTIONS
     context = _context(site, dict(values or {}), machine, retval)
     emitted = machine.run(context).emitted
     batch = Batch(compiled.schemas)
