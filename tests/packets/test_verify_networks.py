@@ -125,8 +125,14 @@ def test_a_session_of_which_only_the_sink_was_heard_is_not_whole(
     ack = build(Type.ACK, 9, bytes(4), Flag.CHECKSUM)
     flow, ends = "udp 10.0.0.2:17800 > 10.0.0.1:40001", "beginning (HELLO) and end (BYE)"
     said = f"{flow}: the capture does not hold the session's {ends}"
-    for answer, status, problems in ((welcome, 3, [said]), (ack, 3, [said]), (refused, 0, [])):
-        data = net.pcap([*made, sent(answer, 40001, back=True)])
+    bye = sent(build(Type.BYE, 9, BYE, Flag.CHECKSUM), 40001)
+    for answer, more, status, problems in (
+        (welcome, [], 3, [said]),
+        (ack, [], 3, [said]),
+        (ack, [bye], 3, [said.replace(" and end (BYE)", "")]),
+        (refused, [], 0, []),
+    ):
+        data = net.pcap([*made, sent(answer, 40001, back=True), *more])
         assert verified(kwire, tmp_path / "a.pcap", data) == (status, problems, "")
 
 

@@ -53,7 +53,7 @@ def whole(one: "Told") -> str:
         return f"{are(one.missing, 'DATA frame')} not in the capture"
     if one.unsound:
         return f"{are(one.unsound, 'frame')} not sound"
-    if one.bye is not None and one.next != one.bye:
+    if one.bye is not None and one.next not in (None, one.bye):
         return "DATA follows the session's end (BYE)"
     ends = [*["beginning (HELLO)"] * (not one.began), *["end (BYE)"] * (one.bye is None)]
     return f"the capture does not hold the session's {' and '.join(ends)}" if ends else ""
