@@ -26,6 +26,7 @@ import numpy as np
 from common import table
 
 from kwire.cli.main import main as command
+from kwire.cli.status import NOT_WHOLE, OK
 from kwire.packets.samples import TICK
 from kwire.wire import cbor
 from kwire.wire.frame import Flag, Type, build, checksum
@@ -426,18 +427,20 @@ def measure(verb: str, path: str, options: tuple[str, ...]) -> float:
         os.close(source)
         start = time.process_time()
         with contextlib.suppress(BaseException):
-            run(verb, path, options)
-        os.write(target, struct.pack("d", time.process_time() - start))
+            if run(verb, path, options) in (OK, NOT_WHOLE):
+                os.write(target, struct.pack("d", time.process_time() - start))
         os._exit(0)
     os.close(target)
     with open(source, "rb") as told_by:
         answer = told_by.read()
     os.waitpid(child, 0)
+    if not answer:
+        raise SystemExit(f"kwire {verb} {path} {' '.join(options)} has failed")
     return float(struct.unpack("d", answer)[0])
 
 
-def run(verb: str, path: str, options: tuple[str, ...]) -> None:
-    """The command as a user types it, its output thrown away."""
+def run(verb: str, path: str, options: tuple[str, ...]) -> int:
+    """The command as a user types it, its output thrown away; gives its exit status."""
     words = {
         "stats": ["stats", path],
         "query": ["query", path, "SELECT count(*) FROM events"],
@@ -447,7 +450,7 @@ def run(verb: str, path: str, options: tuple[str, ...]) -> None:
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)
     os.dup2(nothing, 2)
-    command([*words, *options])
+    return command([*words, *options])
 
 
 def main() -> None:
