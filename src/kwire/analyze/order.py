@@ -71,6 +71,11 @@ def _alone(block: Block, rest: Any) -> tuple[Block, Any]:
     return block._replace(frames=Frames(data, offsets.data), times=block.times[rest]), np.arange(len(rest))
 
 
+def _at(block: Block, rest: "Array") -> "Array":
+    """The times of these events, which are in order; all of them as they are."""
+    return block.times if len(rest) == len(block.times) else block.times[rest]
+
+
 def _oldest(held: "list[tuple[Block, Any]]", count: int) -> Iterator[Run]:
     """Give the `count` oldest events, and leave the others in `held`."""
     import numpy as np
@@ -78,7 +83,7 @@ def _oldest(held: "list[tuple[Block, Any]]", count: int) -> Iterator[Run]:
     given: Any
     if not count:
         return
-    times = np.concatenate([block.times[rest] for block, rest in held])
+    times = np.concatenate([_at(block, rest) for block, rest in held])
     of = np.repeat(np.arange(len(held)), [len(rest) for _, rest in held])
     at = np.concatenate([rest for _, rest in held])
     if (times[1:] >= times[:-1]).all():
