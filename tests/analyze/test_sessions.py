@@ -112,6 +112,8 @@ def test_a_session_without_its_ends_proves_nothing(
     status, printed, _ = kwire("verify", str(path))
     assert status == 3
     assert f"the capture does not hold the session's {what}\n" in printed
+    status, _, err = kwire("stats", str(path))
+    assert (status, "it does not hold every session from its beginning to its end" in err) == (0, True)
 
 
 def test_a_session_with_a_hole_is_not_complete(tmp_path: Path, kit: Any, kwire: Any) -> None:

@@ -193,8 +193,9 @@ def notes(
     for problem in wrong:
         say(f"{name}: {problem}")
     if not (found.problem or found.ended or stopped or made):
+        cut = "it does not hold every session from its beginning to its end"
         killed = "it has no closing statistics: its recorder was killed, or is still recording"
-        say(f"{name}: {'it does not hold the end of every session' if found.sessions else killed}")
+        say(f"{name}: {cut if found.sessions else killed}")
     return NOT_WHOLE if wrong else OK
 
 

@@ -119,9 +119,9 @@ class NetworkCapture(Capture):
 
     @property
     def ended(self) -> bool:
-        """Whether all that was read came to its end in order: closing statistics, or a session's BYE."""
+        """Whether what was read is there up to its end: closing statistics, or a session's HELLO and BYE."""
         return super().ended and all(
-            one.bye is not None for one in self.network.conversations if one.section.schemas
+            one.began and one.bye is not None for one in self.network.conversations if one.section.schemas
         )
 
     def wrong(self) -> list[str]:
