@@ -146,3 +146,25 @@ def test_the_last_frames_of_a_flight_are_probed_for() -> None:
     assert times[2] - times[1] >= times[1] - times[0]
     timeout = 0.1 + source._sender.timeout_value.value  # type: ignore[union-attr]  # a source has one
     assert times[0] < timeout
+
+
+def test_a_round_trip_measured_in_an_outage_does_not_leave_every_frame_to_a_probe() -> None:
+    """All that comes after the outage comes sooner than the shortest round trip known."""
+    source, sent, answer = established(10)
+    first = read_header(sent[0]).id
+    assert answer(Ack(1, 0), 0.65) == []  # the others are lost
+    stored, now, probes = 1, 0.65, 0
+    while stored < 10 and probes < 20:
+        deadline = source.deadline()
+        assert deadline is not None
+        now = deadline
+        source.tick(now)
+        probes += 1
+        headers = [read_header(frame) for frame in source.transmit(1 << 20, now)]
+        queue = [header.id - first for header in headers if header.type == Type.DATA]
+        while queue:
+            now += 0.001
+            stored = max(stored, queue.pop(0) + 1)
+            queue += answer(Ack(stored, 0), now)
+    assert stored == 10
+    assert probes <= 3

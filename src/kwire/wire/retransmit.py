@@ -3,8 +3,9 @@
 Invariants: a frame is lost when one that was sent later has come (RACK, RFC 8985), so what was sent again
 and lost again is found like the rest; the last frames of a flight are probed for, at doubling intervals,
 before the timeout of RFC 6298 expires; round trips are sampled from frames that were sent once (Karn); what
-the sink has got but not stored is kept, and not sent again; the amount under way follows RFC 5681 (slow
-start, halved at a loss, one frame after a timeout).
+comes quicker than any of them after it was sent again was only late, but not twice in succession: then the
+shortest one known was measured in an outage; what the sink has got but not stored is kept, and not sent
+again; the amount under way follows RFC 5681 (slow start, halved at a loss, one frame after a timeout).
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ class DatagramSender(Sender):
 
     __slots__ = (
         "_at_once",
+        "_doubts",
         "_expires",
         "_flights",
         "_grows",
@@ -111,6 +113,7 @@ class DatagramSender(Sender):
         self._trip = 0.0  # s, its round trip
         self._least = FOREVER  # s, the shortest round trip
         self._sample: float | None = None  # s, the round trip that the ACK at hand measured
+        self._doubts: float | None = None  # when an ACK came of what seemed to be an earlier transmission
         self._reordered = False  # frames have arrived out of order
         self._patience = 1  # how many quarters of the shortest round trip a frame may be overtaken by
         self._recover: int | None = None  # recovery lasts until everything before this number has come
@@ -133,7 +136,7 @@ class DatagramSender(Sender):
         self._ranges = ()
         self._newest, self._least, self._reordered, self._patience = self._serial, FOREVER, False, 1
         self._recover, self._grows, self._at_once, self._probes = None, True, False, 0
-        self._pipe = 0
+        self._pipe, self._doubts = 0, None
         self.stop()
 
     def stop(self) -> None:
@@ -298,9 +301,13 @@ class DatagramSender(Sender):
             self._least = min(self._least, trip)
             self._sample = trip
             self._reordered |= flight.serial < self._newest
-        elif trip < self._least:  # an earlier transmission of it has come: it was only late
-            self._patience += 1
-            return flight.size or 1
+            self._doubts = None
+        elif trip < self._least:
+            if self._doubts in (None, now):  # an earlier transmission of it has come: it was only late
+                self._patience += self._doubts is None
+                self._doubts = now
+                return flight.size or 1
+            self._least = trip  # another ACK says the same: it is not as long as that
         if flight.serial > self._newest:
             self._newest, self._trip = flight.serial, trip
         return flight.size or 1
