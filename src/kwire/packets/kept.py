@@ -7,7 +7,6 @@ after frames of its section ends the keeping.
 """
 
 import os
-import tempfile
 from array import array
 from collections.abc import Iterator
 from typing import IO, Final, NamedTuple
@@ -87,6 +86,8 @@ class Kept:
         import numpy as np
 
         if self._file is None:
+            import tempfile  # which imports much, for what most captures do not need
+
             folder = None if "TMPDIR" in os.environ or not os.access(FOLDER, os.W_OK) else FOLDER
             self._file = tempfile.TemporaryFile(buffering=0, dir=folder)  # noqa: SIM115  # `close` closes it
             self._room = max(self._room, 0) + ENTRY * (LOOKED // ENTRY)  # of the places
