@@ -53,7 +53,7 @@ HEAVY = {
         "tempfile",
         "subprocess",
     ),
-    *("logging", "json"),
+    *("logging", "json", "secrets", "random"),
 }
 
 # Words that only make sense on the machine or in the workshop where a line was written.
@@ -170,12 +170,13 @@ def test_the_version_is_told_with_nothing_imported() -> None:
 
 @pytest.mark.live
 @pytest.mark.native
-def test_recording_is_light(tmp_path: Path) -> None:
+def test_recording_and_showing_are_light(tmp_path: Path) -> None:
     program = "import sys; from kwire.cli.main import main; sys.exit(main(sys.argv[1:]))"
     capture = tmp_path / "x.pcapng"
     probe = "tracepoint:syscalls:sys_enter_getppid"
     assert not loaded("-c", program, "record", probe, "-c", "true", "-w", str(capture)) & HEAVY
     assert capture.stat().st_size > 0
+    assert not loaded("-c", program, "show", str(capture)) & (HEAVY - {"json"})
 
 
 def test_nothing_committed_names_where_it_was_written() -> None:

@@ -6,6 +6,8 @@ used. Pages that nobody touches take no memory, so the tables are as large as th
 
 import ctypes
 import mmap
+import os
+import sys
 from contextlib import suppress
 from typing import Any, Final
 
@@ -205,12 +207,10 @@ class Memory:
     __slots__ = ("_kept", "conversations", "flows", "offsets", "out", "owners", "state", "tally")
 
     def __init__(self, ports: bytes, max_flows: int, max_conversations: int) -> None:
-        import secrets
-
         self._kept: list[Any] = []
         state = self.state = State()
         state.max_flows, state.max_conversations = max_flows, max_conversations
-        state.seed = secrets.randbits(64)
+        state.seed = int.from_bytes(os.urandom(8), sys.byteorder)
         state.out_room, state.limit = OUT_FULL + RESERVE, FOUND_FULL + RESERVE // 8
         state.ports, _ = self._put(8192)
         ctypes.memmove(state.ports, ports, 8192)
