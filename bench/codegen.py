@@ -29,7 +29,7 @@ from kwire.compile.build import Compiled, compile_probe, task_fields
 from kwire.kernel import prog, tracefs
 from kwire.kernel.maps import Map
 from kwire.kernel.sys import bpf
-from kwire.lang import python, record, sites, spec
+from kwire.lang import attach_points, python, record, spec
 from kwire.lang.check import check
 from kwire.lang.context import Site
 from kwire.lang.kerneltypes import KernelTypes
@@ -116,10 +116,10 @@ BLOCK = 1 << 16
 def site_of(kind: str, group: str, name: str, types: KernelTypes) -> Site:
     """The attach point, on this kernel."""
     if kind == "tracepoint":
-        return sites.tracepoint(group, name, tracefs.shared().format(group, name).fields, types)
+        return attach_points.tracepoint(group, name, tracefs.shared().format(group, name).fields, types)
     if kind == "rawtracepoint":
-        return sites.raw_tracepoint(name, types)
-    return sites.function(kind, name, types, group or None, 0, host().machine)
+        return attach_points.raw_tracepoint(name, types)
+    return attach_points.function(kind, name, types, group or None, 0, host().machine)
 
 
 def programs() -> dict[str, Any]:

@@ -15,11 +15,11 @@ import time
 from array import array
 from collections.abc import Mapping
 
-from kwire.stream.address import parse
-from kwire.stream.loop import Loop
-from kwire.stream.source import SourceSink
-from kwire.stream.tls import TlsOptions
-from kwire.stream.uplink import Line, MemoryHold, SpoolHold, Uplink
+from kwire.agent.source import SourceSink
+from kwire.agent.uplink import Line, MemoryHold, SpoolHold, Uplink
+from kwire.transport.address import parse
+from kwire.transport.loop import Loop
+from kwire.transport.tls import TlsOptions
 from kwire.wire.fields import Field
 from kwire.wire.frames import Frames
 from kwire.wire.schema import Clock, Schema
@@ -83,7 +83,7 @@ class Replay:
         self.over = False
         Replay.busy += 1
         if spool:
-            from kwire.stream import spool as spools
+            from kwire.agent import spool as spools
 
             held = spools.begin(spool, os.urandom(16), self.sink.begin(), 8 << 30, line.settings.memory)
             self.uplink = Uplink(line, SpoolHold(held), self)

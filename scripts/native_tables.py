@@ -9,7 +9,7 @@ from enum import Enum
 from pathlib import Path
 
 from kwire.packets import conversations, fragments, network, streams, tables
-from kwire.wire import fields, frame, gather
+from kwire.wire import column_rows, fields, frame
 
 TARGET = Path(__file__).resolve().parent.parent / "native" / "tables.h"
 
@@ -45,7 +45,7 @@ def text() -> str:
         "TAIL_MAX": fields.TAIL_MAX,
         "TAIL_CUT": fields.TAIL_CUT,
         "MAX_FIELD_BYTES": fields.MAX_FIELD_BYTES,
-        "NO_EVENT": gather.NO_EVENT,
+        "NO_EVENT": column_rows.NO_EVENT,
         "MAX_PACKET": tables.MAX_PACKET,
         "MAX_TAGS": tables.MAX_TAGS,
         "MAX_EXTENSIONS": tables.MAX_EXTENSIONS,
@@ -69,7 +69,7 @@ def text() -> str:
     lines += [f"#define TYPES_OF_MAPS {mask(streams.MAPS)}"]
     lines += ["", *numbers("FLAG", frame.Flag), "", *numbers("CODE", frame.Code), "#define CODE_COUNT 16u"]
     lines += ["", *numbers("TROUBLE", tables.Trouble), "", *numbers("REMARK", tables.Remark)]
-    lines += ["", *numbers("LINK", tables.Link), "", *numbers("ETHERTYPE", tables.EtherType)]
+    lines += ["", *numbers("LINK", tables.LinkType), "", *numbers("ETHERTYPE", tables.EtherType)]
     lines += ["", *numbers("PROTOCOL", tables.Protocol), "", *numbers("EPB", Blocks), ""]
     families = " || ".join(
         f"(family) == {number}u" for number, kind in tables.FAMILIES.items() if kind == tables.EtherType.IPV6

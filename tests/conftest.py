@@ -22,7 +22,7 @@ from traces import Traces, become_subreaper, bpf_refusal
 
 from kwire.compile import verify
 
-pytest_plugins = ["parallel", "taken", "guests"]
+pytest_plugins = ["parallel", "taken", "guests", "peers"]
 
 settings.register_profile("kwire", deadline=None)  # machines are noisy: nothing here is timed
 settings.load_profile("kwire")

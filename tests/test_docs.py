@@ -29,9 +29,20 @@ def test_the_readme_names_every_verb() -> None:
 
 
 def test_links_between_documents_lead_somewhere() -> None:
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_what_a_contributor_is_told_to_touch_is_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    paths = re.findall(r"`((?:src|tests|docs)/[^`]*?)`", text)
+    assert len(paths) > 30
+    assert [path for path in paths if "VERB" not in path and not (ROOT / path).exists()] == []
+    sources = "\n".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    names = set(re.findall(r"`(_?[A-Z]{3,})`", text))
+    assert len(names) > 10
+    assert [name for name in names if not re.search(rf"^{name}\b.* = ", sources, re.M)] == []
 
 
 def test_the_public_names_are_documented() -> None:

@@ -21,6 +21,7 @@ ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "arguments": set(),
     "native": set(),
+    "interrupts": set(),
     "kinds": set(),
     "late": set(),
     "words": set(),
@@ -35,10 +36,12 @@ ARROWS: dict[str, set[str]] = {
     "packets": {"wire", "capture"},
     "analyze": {"wire", "capture", "packets", "view"},
     "wireshark": {"wire", "capture", "packets"},
-    "stream": {"wire", "capture", "kernel", "live", "view"},
+    "transport": {"wire", "capture", "view"},
+    "agent": {"wire", "capture", "kernel", "live", "view", "transport"},
+    "collector": {"wire", "capture", "transport"},
     "live": {"lang", "compile", "kernel", "capture", "view", "wire", "bpf", "btf"},
 }
-FOR_ALL = {"arguments", "errors", "kinds", "late", "native", "words"}
+FOR_ALL = {"arguments", "errors", "interrupts", "kinds", "late", "native", "words"}
 JOINS_ALL = {"cli", "__init__", "__main__"}
 
 # Costly to import, so absent on the way to the first event.

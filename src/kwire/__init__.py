@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from os import PathLike
     from typing import Any
 
+    from kwire.agent.host import Host, RemoteTrace
     from kwire.analyze.opened import Opened
     from kwire.bpf.vm import Memory
     from kwire.errors import KwireError
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     )
     from kwire.live.simulate import fake, simulate
     from kwire.live.trace import Trace
-    from kwire.stream.host import Host, RemoteTrace
 
 __version__ = "0.1.0"
 
@@ -40,9 +40,9 @@ _LATER = {
     ),
     "Opened": "kwire.analyze.opened",
     "Event": "kwire.live.events",
-    "Host": "kwire.stream.host",
+    "Host": "kwire.agent.host",
     "Memory": "kwire.bpf.vm",
-    "RemoteTrace": "kwire.stream.host",
+    "RemoteTrace": "kwire.agent.host",
     "Trace": "kwire.live.trace",
     "fake": "kwire.live.simulate",
     "simulate": "kwire.live.simulate",
@@ -130,13 +130,13 @@ def connect(host: str, *, cert: str = "", key: str = "", ca: str = "", insecure:
             for event in events:
                 print(event.comm, event.path)
     """
+    from kwire.agent.host import Host
     from kwire.arguments import needed
-    from kwire.stream.host import Host
 
     host, cert, key, ca, insecure = needed("connect", host=host, cert=cert, key=key, ca=ca, insecure=insecure)
     if not (cert or key or ca):
         return Host(host, None, insecure)
-    from kwire.stream.tls import TlsOptions
+    from kwire.transport.tls import TlsOptions
 
     return Host(host, TlsOptions(cert, key, ca), insecure)
 

@@ -21,7 +21,7 @@ WRONG: Final = (TypeError, AttributeError, OverflowError)
 """What reading a value of a wrong type raises."""
 
 
-class Kind(NamedTuple):
+class ArgumentType(NamedTuple):
     """One kind of argument: what it should be, in words, and the function that reads it.
 
     `read` gives the value in its usual form and raises TypeError or ValueError, with the cause in words.
@@ -125,38 +125,38 @@ def _pids(value: Any) -> list[int]:
     return _each(value, _integer) if isinstance(value, Iterable) else [_integer(value)]
 
 
-_TEXT: Final = Kind("a text", _text)
-_PATH: Final = Kind("a path: a text, or a pathlib.Path", _path)
-_WALL: Final = Kind("an integer: nanoseconds since 1970", _integer)
+_TEXT: Final = ArgumentType("a text", _text)
+_PATH: Final = ArgumentType("a path: a text, or a pathlib.Path", _path)
+_WALL: Final = ArgumentType("an integer: nanoseconds since 1970", _integer)
 
-ARGUMENTS: Final[dict[str, Kind]] = {
-    "filter": Kind('a text: an expression, as in "pid == 42"', _text),
-    "where": Kind('a text: a condition, as in "pid == 42"', _text),
-    "probe": Kind('a text: a glob over probe specs, as in "kprobe:tcp_*"', _text),
-    "pattern": Kind('a text: a probe spec, with wildcards or without, as in "kprobe:tcp_*"', _text),
-    "spec": Kind('a text: a probe spec, as in "kprobe:tcp_connect"', _text),
-    "target": Kind('a text: where to attach, as in "tcp_connect"', _text),
-    "command": Kind('a text, as in "ls -l", or a list of texts, as in ["ls", "-l"]', _command),
-    "pid": Kind("an integer, or a list of them; leave it out for all processes", _pids),
-    "seconds": Kind("a number of seconds; leave it out for no limit", _seconds),
-    "count": Kind("an integer; leave it out for no limit", _least),
-    "buffer": Kind("an integer: bytes", _least),
+ARGUMENTS: Final[dict[str, ArgumentType]] = {
+    "filter": ArgumentType('a text: an expression, as in "pid == 42"', _text),
+    "where": ArgumentType('a text: a condition, as in "pid == 42"', _text),
+    "probe": ArgumentType('a text: a glob over probe specs, as in "kprobe:tcp_*"', _text),
+    "pattern": ArgumentType('a text: a probe spec, with wildcards or without, as in "kprobe:tcp_*"', _text),
+    "spec": ArgumentType('a text: a probe spec, as in "kprobe:tcp_connect"', _text),
+    "target": ArgumentType('a text: where to attach, as in "tcp_connect"', _text),
+    "command": ArgumentType('a text, as in "ls -l", or a list of texts, as in ["ls", "-l"]', _command),
+    "pid": ArgumentType("an integer, or a list of them; leave it out for all processes", _pids),
+    "seconds": ArgumentType("a number of seconds; leave it out for no limit", _seconds),
+    "count": ArgumentType("an integer; leave it out for no limit", _least),
+    "buffer": ArgumentType("an integer: bytes", _least),
     "first": _WALL,
     "last": _WALL,
-    "sql": Kind("a text: an SQL query", _unicode),
+    "sql": ArgumentType("a text: an SQL query", _unicode),
     "path": _PATH,
     "file": _PATH,
-    "host": Kind('a text: a name or an address, as in "web1.example"', _text),
+    "host": ArgumentType('a text: a name or an address, as in "web1.example"', _text),
     "cert": _PATH,
     "key": _PATH,
     "ca": _PATH,
-    "insecure": Kind("True or False", _flag),
-    "type": Kind('a text: a C type, as in "struct sock"', _text),
+    "insecure": ArgumentType("True or False", _flag),
+    "type": ArgumentType('a text: a C type, as in "struct sock"', _text),
     "btf": _PATH,
-    "format": Kind("a text: of a tracepoint's format file", _text),
-    "retval": Kind("an integer", _integer),
-    "data": Kind("bytes", _data),
-    "address": Kind("an integer", _address),
+    "format": ArgumentType("a text: of a tracepoint's format file", _text),
+    "retval": ArgumentType("an integer", _integer),
+    "data": ArgumentType("bytes", _data),
+    "address": ArgumentType("an integer", _address),
 }
 """Name of an argument → its kind."""
 

@@ -1,6 +1,6 @@
 """The root of every error kwire raises.
 
-The law: an error says what was being done (operation), to what (subject), why it failed (cause) and what
+Invariant: an error says what was being done (operation), to what (subject), why it failed (cause) and what
 to do about it (cure), in one line, and carries these as data. Rooms derive their own classes from
 `KwireError` and add fields (an errno, a source span, a frame offset); the command line prints `str(error)`
 and nothing else.

@@ -1,7 +1,7 @@
 """Loader of the C walkers (native/): each name is a function, or None where the library is absent.
 
 The walkers find and move frames in chains of lengths. Each has a Python twin in the room that uses it; the
-twin is the specification, and a user picks `native.frame_walk or twin`. The laws: no copy of a buffer is
+twin is the specification, and a user picks `native.frame_walk or twin`. Invariants: no copy of a buffer is
 made, read-only ones included; a buffer is pinned during the call, so that it can neither move, be resized nor
 be unmapped; sizes passed to C come from the buffers themselves, never from the caller. Tables and `offsets`
 are writable contiguous buffers of u64: `array('Q')`, a bytearray, a memoryview cast to 'Q'; a `limit` beyond

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from kwire.analyze.choose import Selection
+from kwire.analyze.capture_summary import CaptureSummary
 from kwire.analyze.database import Database, QueryError, columns_used
+from kwire.analyze.selection import Selection
 from kwire.analyze.source import Source
-from kwire.analyze.survey import Survey
 from kwire.errors import KwireError
 from kwire.view.where import Where
 
@@ -25,7 +25,7 @@ Shown = Callable[..., list[dict[str, Any]]]
 def opened(path: str, **choice: Any) -> Database:
     source = Source(path)
     where = Where(choice.pop("where")) if "where" in choice else None
-    return Database(source, Survey(source), Selection(choice.pop("glob", None), where, **choice))
+    return Database(source, CaptureSummary(source), Selection(choice.pop("glob", None), where, **choice))
 
 
 def rows(database: Database, sql: str) -> list[dict[str, Any]]:

@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kwire.analyze import cut_split
 from kwire.analyze import merge as merging
-from kwire.analyze import pieces
-from kwire.analyze.choose import Selection
+from kwire.analyze.capture_summary import CaptureSummary
+from kwire.analyze.cut_split import cut, split
 from kwire.analyze.merge import merge
-from kwire.analyze.pieces import cut, split
 from kwire.analyze.rewrite import Numbers, renumber
 from kwire.analyze.scan import Picked, Scan, Window
+from kwire.analyze.selection import Selection
 from kwire.analyze.source import Source
-from kwire.analyze.survey import Survey
 from kwire.capture.reader import Capture
 from kwire.capture.verify import FileReport, verify_file
 from kwire.capture.writer import Writer
@@ -78,9 +78,9 @@ def balances(path: str) -> FileReport:
     return report
 
 
-def inputs(*paths: str) -> list[tuple[Source, Survey]]:
+def inputs(*paths: str) -> list[tuple[Source, CaptureSummary]]:
     sources = [Source(path) for path in paths]
-    return [(source, Survey(source)) for source in sources]
+    return [(source, CaptureSummary(source)) for source in sources]
 
 
 # A recipe of a capture: host, byte order, events (probe, time, value) and losses (probe, time, count) mixed.
@@ -148,10 +148,10 @@ def test_pieces_of_several_readings_are_told_apart(
     kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More pieces than are written at a time take another reading: their numbers go on."""
-    monkeypatch.setattr(pieces, "OPEN", 2)
+    monkeypatch.setattr(cut_split, "OPEN", 2)
     path = make(kit, tmp_path / "a", ("a", "little", [("event", probe, 0, 0) for probe in (1, 2, 3)]))
-    [(source, survey)] = inputs(path)
-    paths = [piece.path for piece in split(source, survey, "probe", str(tmp_path / "out"))]
+    [(source, capture_summary)] = inputs(path)
+    paths = [piece.path for piece in split(source, capture_summary, "probe", str(tmp_path / "out"))]
     assert len(paths) == 3
     merge(inputs(*paths), str(tmp_path / "back"))
     assert contents([str(tmp_path / "back")]) == contents([path])
@@ -170,11 +170,11 @@ def test_pieces_merge_to_the_whole(
 ) -> None:
     folder = tmp_path_factory.mktemp("split")
     path = make(kit, folder / "a", made)
-    [(source, survey)] = inputs(path)
+    [(source, capture_summary)] = inputs(path)
     with pytest.MonkeyPatch.context() as patch:
         if small:
-            patch.setattr(pieces, "OPEN", 2)
-        found = split(source, survey, by, str(folder / "out"))
+            patch.setattr(cut_split, "OPEN", 2)
+        found = split(source, capture_summary, by, str(folder / "out"))
     paths = [piece.path for piece in found]
     assert contents(paths) == contents([path])
     for piece in found:
@@ -200,9 +200,9 @@ def test_a_cut_is_the_events_of_its_range(
 ) -> None:
     folder = tmp_path_factory.mktemp("cut")
     path = make(kit, folder / "a", made)
-    [(source, survey)] = inputs(path)
+    [(source, capture_summary)] = inputs(path)
     begin, end = kit.wall + first, kit.wall + first + length
-    piece = cut(source, survey, Selection(probe, None, begin, end), str(folder / "out"))
+    piece = cut(source, capture_summary, Selection(probe, None, begin, end), str(folder / "out"))
     names = {None: {"1", "2", "3"}, "*p1": {"1"}, "*[23]": {"2", "3"}}[probe]
     events, losses = contents([path])
     kept, missing = contents([piece.path])
@@ -212,10 +212,10 @@ def test_a_cut_is_the_events_of_its_range(
     assert all(count <= losses[what] for what, count in missing.items())
     assert balances(piece.path).totals == piece.totals
     rest = [
-        cut(source, survey, Selection(probe, None, first, last), str(folder / name)).path
+        cut(source, capture_summary, Selection(probe, None, first, last), str(folder / name)).path
         for name, first, last in (("before", -(1 << 63), begin - 1), ("after", end + 1, (1 << 63) - 1))
     ]
-    whole = cut(source, survey, Selection(probe or "*"), str(folder / "whole")).path
+    whole = cut(source, capture_summary, Selection(probe or "*"), str(folder / "whole")).path
     assert contents([piece.path, *rest])[0] == contents([whole])[0]
 
 
@@ -323,8 +323,8 @@ def test_what_statistics_miss_is_missed_after_a_merge_too(tmp_path: Path, kit: A
     merge(inputs(path), out)
     assert verify_file(out).problems == verify_file(path).problems
     assert "4 are missing" in verify_file(out).problems[0]
-    [(source, survey)] = inputs(path)
-    piece = cut(source, survey, Selection(None, None, -5, 1 << 62), str(tmp_path / "cut"))
+    [(source, capture_summary)] = inputs(path)
+    piece = cut(source, capture_summary, Selection(None, None, -5, 1 << 62), str(tmp_path / "cut"))
     assert "no closing statistics" in verify_file(piece.path).problems[0]
 
 
@@ -474,6 +474,6 @@ def test_splitting_names_files_after_what_is_in_them(
 def test_too_many_pieces_are_refused(tmp_path: Path, kit: Any) -> None:
     schema = kit.schema(1, "kprobe:f", FIELDS)
     items = [kit.event(schema, time, (1, b"")) for time in (0, 1 << 50)]
-    [(source, survey)] = inputs(kit.write(tmp_path / "a", [schema], items))
+    [(source, capture_summary)] = inputs(kit.write(tmp_path / "a", [schema], items))
     with pytest.raises(KwireError, match="are too many"):
-        split(source, survey, "time=1ms", str(tmp_path / "out"))
+        split(source, capture_summary, "time=1ms", str(tmp_path / "out"))

@@ -14,17 +14,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kwire.analyze import distribution, latency, rhythm
+from kwire.analyze import distribution, latency, timing
+from kwire.analyze.capture_summary import CaptureSummary
 from kwire.analyze.counts import bit_lengths
 from kwire.analyze.distribution import Log2, Top, TopBytes
 from kwire.analyze.latency import Calls
 from kwire.analyze.report import duration, short, sparkline
-from kwire.analyze.rhythm import Rhythm
 from kwire.analyze.scan import Scan
 from kwire.analyze.source import Source
 from kwire.analyze.stats import Stats
-from kwire.analyze.survey import Survey
 from kwire.analyze.timeline import BINS, FINE, Timeline, grid_of
+from kwire.analyze.timing import Timing
 from kwire.wire.messages import Cause, Lost
 
 U64 = st.one_of(st.integers(0, (1 << 64) - 1), st.sampled_from([1 << n for n in range(64)]),
@@ -113,9 +113,9 @@ def test_frequent_texts_are_counted_exactly(parts: list[list[bytes]]) -> None:
 )
 def test_intervals_and_silences_are_those_between_neighbours(times: list[int], parts: int, held: int) -> None:
     ordered = sorted(times)
-    made = Rhythm()
+    made = Timing()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rhythm, "HELD", held)
+        patch.setattr(timing, "HELD", held)
         for at in range(parts):
             part = np.array(ordered[at * len(ordered) // parts : (at + 1) * len(ordered) // parts], np.int64)
             if len(part):
@@ -160,7 +160,7 @@ def test_counts_over_time_lie_on_one_grid(lots: list[list[int]]) -> None:
 
 
 def test_runs_of_two_cpus_are_put_in_order() -> None:
-    made = Rhythm()
+    made = Timing()
     for start in range(0, 1000, 100):
         made.add(np.arange(start, start + 100, 2, dtype=np.int64))
         made.add(np.arange(start + 1, start + 100, 2, dtype=np.int64))
@@ -211,7 +211,7 @@ def test_calls_are_paired_as_a_stack_would(plan: list[tuple[int, bool]], parts: 
 @pytest.fixture
 def stats(rich: str) -> Stats:
     source = Source(rich)
-    return Stats(source, Survey(source))
+    return Stats(source, CaptureSummary(source))
 
 
 def test_fields_are_counted_as_show_prints_them(stats: Stats, rich: str, shown: Any) -> None:
@@ -248,7 +248,7 @@ def test_many_different_numbers_are_counted_by_powers_of_two(
         patch.setattr("kwire.analyze.stats.NUMBERS", numbers)
         patch.setattr("kwire.analyze.distribution.DISTINCT", 2 * numbers)
         patch.setattr("kwire.analyze.stats.Scan", partial(Scan, events_held=events))
-        [table] = Stats(source, Survey(source)).tables
+        [table] = Stats(source, CaptureSummary(source)).tables
     [field] = table.fields
     assert (field.distinct, field.top()) == (None, [])
     assert (field.numbers.count, field.numbers.total) == (9000, sum(values))
@@ -267,7 +267,7 @@ def test_calls_and_durations_are_found(tmp_path: Path, kit: Any) -> None:
         for end in (0, 1)
     ]
     source = Source(kit.write(tmp_path / "a", schemas, items[:-1]))
-    stats = Stats(source, Survey(source))
+    stats = Stats(source, CaptureSummary(source))
     [((key, host), call)] = stats.calls.items()
     assert (key, host, call.name, call.open, call.lonely) == ("syscall read", "box", "read", 1, 0)
     assert (call.latency.durations.count, call.latency.durations.least) == (19, 300)
@@ -289,7 +289,7 @@ def test_calls_are_paired_whichever_end_is_read_first(tmp_path: Path, kit: Any, 
         patch.setattr("kwire.analyze.stats.PAIRED", 100)
         patch.setattr("kwire.analyze.latency.HELD", 8)
         patch.setattr("kwire.analyze.stats.Scan", partial(Scan, events_held=80))
-        [call] = Stats(source, Survey(source)).calls.values()
+        [call] = Stats(source, CaptureSummary(source)).calls.values()
     assert (call.open, call.lonely, call.latency.durations.count) == (0, 0, 200)
 
 

@@ -12,8 +12,8 @@ import pytest
 from kwire.analyze import arrow
 from kwire.analyze.distribution import DISTINCT, Log2, Top, counted
 from kwire.analyze.latency import Latency
-from kwire.analyze.rhythm import stretches
 from kwire.analyze.timeline import Timeline, grid_of
+from kwire.analyze.timing import stretches
 from kwire.view.text import WallClock
 from kwire.wire.schema import Clock
 

@@ -10,9 +10,9 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from kwire.capture import pcapng, tally
+from kwire.capture import event_counts, pcapng
+from kwire.capture.event_counts import Sums
 from kwire.capture.reader import Capture, Mixed, Section
-from kwire.capture.tally import Sums
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Cause, Lost
 
@@ -37,11 +37,11 @@ def summed(sums: Sums) -> dict[tuple[int, int | None, str], tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("order", ["little", "big"])
-@pytest.mark.parametrize("waiting", [0, tally.WAITING])
+@pytest.mark.parametrize("waiting", [0, event_counts.WAITING])
 def test_many_sections_together_count_as_each_alone(
     kit: Any, order: str, waiting: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tally, "WAITING", waiting)
+    monkeypatch.setattr(event_counts, "WAITING", waiting)
     source = random.Random(1)
     sections = [Section(pcapng.HOST, [(1, str(number).encode())]) for number in range(40)]
     schemas = [kit.schema(1, order=order), kit.schema(3, "kprobe:f", order=order)]

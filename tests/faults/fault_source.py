@@ -200,7 +200,9 @@ class Synthetic:
 
 def hurry() -> None:
     """Shorter pauses, so that a scenario takes a second and not a minute."""
-    from kwire.stream import connect, storage, uplink
+    from kwire.agent import uplink
+    from kwire.collector import storage
+    from kwire.transport import connect
 
     connect.SHORTEST, connect.LONGEST, connect.PATIENCE = 0.02, 0.1, 3.0
     uplink.BETWEEN = 0.05  # type: ignore[misc]

@@ -34,9 +34,9 @@ from proxies import TcpProxy, UdpProxy
 
 import kwire
 from kwire.cli import main
+from kwire.collector.checkpoint import Checkpoint, Contents
+from kwire.collector.stored_session import StoredSession
 from kwire.errors import KwireError
-from kwire.stream.lane import Lane
-from kwire.stream.ledger import Contents, Ledger
 from kwire.wire import cbor
 
 PATIENCE = 20.0
@@ -266,12 +266,12 @@ class World:
         self.taken = self.doubtful = 0
         self._own_memory = memory(os.getpid())
         self._options: dict[Process, tuple[str, ...]] = {}  # of agents
-        self._remembered = 0  # events taken away that the collector counts, if its ledgers stay
+        self._remembered = 0  # events taken away that the collector counts, if its checkpoints stay
         self._finished: set[int] = set()  # inodes of captures that had their ending once, or were cut
         self._cut: set[int] = set()  # of these, those whose rest the collector may not have counted yet
         self.moved = self.forgotten = False
         self.removed: set[str] = set()
-        """Ledgers of sessions that go on."""
+        """Checkpoints of sessions that go on."""
         self.log: list[str] = []
         self._began = time.monotonic()
         kind = kinds.transport
@@ -350,24 +350,26 @@ class World:
     def remove_sessions(self) -> None:
         """What the collector knows of its sessions; what it has open it puts back, if it lives so long."""
         self.removed |= {
-            path.name for path, lanes, _ in self._ledgers() if not all(one.done for one in lanes)
+            path.name
+            for path, stored_sessions, _ in self._checkpoints()
+            if not all(one.done for one in stored_sessions)
         }
         shutil.rmtree(self.captures / ".sessions", ignore_errors=True)
         if not self.collector.alive:
             self._see_what_it_forgot()
 
     def _see_what_it_forgot(self) -> None:
-        self.forgotten |= not self.removed <= {path.name for path, _, _ in self._ledgers()}
+        self.forgotten |= not self.removed <= {path.name for path, _, _ in self._checkpoints()}
 
-    def _ledgers(self) -> Iterator[tuple[Path, list[Lane], str]]:
-        """Each ledger, the sessions in it, and the stem of its capture."""
+    def _checkpoints(self) -> Iterator[tuple[Path, list[StoredSession], str]]:
+        """Each checkpoint, the sessions in it, and the stem of its capture."""
         for path in (self.captures / ".sessions").glob("*"):
-            ledger = Ledger(str(path), lambda: Contents({}))
+            checkpoint = Checkpoint(str(path), lambda: Contents({}))
             with contextlib.suppress(KwireError, KeyError):
-                values = ledger.load()
+                values = checkpoint.load()
                 stem = str(cbor.loads_map(values[b"front"])["path"]).removesuffix(".pcapng")
-                yield path, list(Lane.found(values, whole=False).values()), stem
-            ledger.close()
+                yield path, list(StoredSession.found(values, whole=False).values()), stem
+            checkpoint.close()
 
     @property
     def _collector_died(self) -> bool:
@@ -518,7 +520,7 @@ class World:
 
     def take_away(self, what: str, harm: Callable[[Path], object]) -> None:
         """Do harm to captures. Of those that are finished nobody will ever count what is gone: of a rotation
-        only where the ledger has heard that they are, and not where the collector was told to leave them.
+        only where the checkpoint has heard that they are, and not where the collector was told to leave them.
         """
         unsure = self.kinds.place == "rotate" or not self.collector.alive
         self.collector.suspend()
@@ -546,12 +548,16 @@ class World:
         self.collector.signal(signal.SIGCONT)
 
     def _over(self) -> list[str]:
-        """The stems of captures whose sessions have ended, as ledgers say: of an agent that was killed nobody
-        knows what it produced, so its capture has no statistics, finished or not.
+        """The stems of captures whose sessions have ended, as checkpoints say: of an agent that was killed
+        nobody knows what it produced, so its capture has no statistics, finished or not.
         """
         if self.kinds.place == "merge":
             return []
-        return [stem for _, lanes, stem in self._ledgers() if stem and all(lane.done for lane in lanes)]
+        return [
+            stem
+            for _, stored_sessions, stem in self._checkpoints()
+            if stem and all(stored_session.done for stored_session in stored_sessions)
+        ]
 
     def stored(self) -> int:
         """Events that lie in captures now."""

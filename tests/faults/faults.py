@@ -38,7 +38,7 @@ from fault_mounts import LoopDisk
 from fault_source import PROBES
 from fault_world import Disk, Kinds, StuckError, World, preload
 
-from kwire.stream import certs
+from kwire.transport import certs
 
 HERE = Path(__file__).parent
 

@@ -11,17 +11,17 @@ from typing import Any
 
 from kwire.capture.reader import Capture
 from kwire.capture.verify import verify_file
-from kwire.stream import clock
-from kwire.stream.address import Address
-from kwire.stream.collector import Collector
-from kwire.stream.connect import Connector, connect
-from kwire.stream.crowd import Roster
-from kwire.stream.feed import Place
-from kwire.stream.folder import Folder
-from kwire.stream.listen import Listener, listen
-from kwire.stream.loop import Loop
-from kwire.stream.peer import Ignore, Peer
-from kwire.stream.store import Options
+from kwire.collector.collected_session import CaptureTarget
+from kwire.collector.collector import Collector
+from kwire.collector.folder import Folder
+from kwire.collector.store import Options
+from kwire.transport import clock
+from kwire.transport.address import Address
+from kwire.transport.connect import Connector, connect
+from kwire.transport.half_open import Roster
+from kwire.transport.listen import Listener, listen
+from kwire.transport.loop import Loop
+from kwire.transport.peer import Ignore, Peer
 from kwire.wire.control import Role
 from kwire.wire.frame import Type
 from kwire.wire.schema import Clock, Field, Schema
@@ -104,7 +104,7 @@ class Site:
         self.listener: Listener
 
     def open(self, merged: str = "", settings: Settings = Settings(), **options: Any) -> Collector:  # noqa: B008
-        place = Place(Folder(str(self.path / "in")), merged, Options(**options))
+        place = CaptureTarget(Folder(str(self.path / "in")), merged, Options(**options))
         self.said: list[str] = []
         self.collector = Collector(self.loop, place, settings, say=self.said.append)
         self.roster = Roster()
@@ -129,10 +129,10 @@ class Site:
                     peer.transport = None
                 self.loop.cancel(peer._timer)
             self.loop.cancel(self.collector.storage._commit)
-            for feed in self.collector.feeds.values():
-                self.loop.cancel(feed.timer)
-                if feed.store is not None and not feed.store.closed:
-                    feed.store.leave()
+            for collected_session in self.collector.collected_sessions.values():
+                self.loop.cancel(collected_session.timer)
+                if collected_session.store is not None and not collected_session.store.closed:
+                    collected_session.store.leave()
         else:
             self.collector.stop()
         self.collector.place.folder.close()

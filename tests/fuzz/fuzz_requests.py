@@ -8,8 +8,8 @@ import tomllib
 import fuzzing
 import network
 
+from kwire.agent import policy, requests
 from kwire.errors import KwireError
-from kwire.stream import policy, requests
 from kwire.wire import cbor
 from kwire.wire.control import hello_problem, peek_hello
 from kwire.wire.frame import FrameError

@@ -48,12 +48,12 @@ class Pair:
         for number, end in enumerate(self.ends):
             buffers = [bytes(one) for one in end.transmit(1 << 14, self.now)]
             self.way[number] += buffers if self.datagrams else ([b"".join(buffers)] if buffers else [])
-            for happening in end.happenings():
-                if isinstance(happening, Delivered):
-                    self.got.append(bytes(happening.payload))
-                    end.consumed(happening.sequence, self.now)
-                elif isinstance(happening, Requested) and not end.over:
-                    end.reply(happening.number, {"ok": True}, self.now)
+            for session_event in end.session_events():
+                if isinstance(session_event, Delivered):
+                    self.got.append(bytes(session_event.payload))
+                    end.consumed(session_event.sequence, self.now)
+                elif isinstance(session_event, Requested) and not end.over:
+                    end.reply(session_event.number, {"ok": True}, self.now)
         for way in self.way:
             del way[64:]
 

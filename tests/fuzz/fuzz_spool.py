@@ -1,4 +1,4 @@
-"""Fuzz target: what an agent finds on its disk after it was killed: segments of a spool, and a ledger."""
+"""Fuzz target: what an agent finds on its disk after it was killed: segments of a spool, and a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import fuzzing
 
-from kwire.stream import segment
-from kwire.stream.ledger import Contents, Ledger, LedgerError
-from kwire.stream.manifest import EVENTS, Row
-from kwire.stream.segment import SpoolError
+from kwire.agent import segment
+from kwire.agent.manifest import EVENTS, Row
+from kwire.agent.segment import SpoolError
+from kwire.collector.checkpoint import Checkpoint, CheckpointError, Contents
 
 ID = bytes(16)
 NAME = "00000001.seg"
@@ -35,9 +35,9 @@ def _segment(*payloads: bytes) -> bytes:
         os.close(folder)
 
 
-def _ledger() -> bytes:
+def _checkpoint() -> bytes:
     path = FOLDER / "seed"
-    made = Ledger(str(path), lambda: Contents({b"one": ID}))
+    made = Checkpoint(str(path), lambda: Contents({b"one": ID}))
     made.renew()
     made.write(Contents({b"one": bytes(300), b"two": b"second"}))
     made.write(Contents({b"one": bytes(299) + b"!"}, {b"three": b""}))
@@ -45,11 +45,13 @@ def _ledger() -> bytes:
     return path.read_bytes()
 
 
-SEEDS = [_segment(b"a", b"bc", bytes(300)), _segment(), _ledger()]
+SEEDS = [_segment(b"a", b"bc", bytes(300)), _segment(), _checkpoint()]
 
 
 def one_input(data: bytes) -> None:
-    """Load it as both. What is read of a segment is whole records; what is read of a ledger is bounded."""
+    """Load it as both. What is read of a segment is whole records; what is read of a checkpoint is
+    bounded.
+    """  # fmt: skip
     path = FOLDER / NAME
     path.write_bytes(data)
     folder = os.open(FOLDER, os.O_RDONLY)
@@ -69,13 +71,13 @@ def one_input(data: bytes) -> None:
     finally:
         os.close(folder)
     path.write_bytes(data)
-    ledger = Ledger(str(path), lambda: Contents({}))
+    checkpoint = Checkpoint(str(path), lambda: Contents({}))
     try:
-        assert sum(map(len, ledger.load().values())) <= len(data)
-    except LedgerError as error:
+        assert sum(map(len, checkpoint.load().values())) <= len(data)
+    except CheckpointError as error:
         fuzzing.one_line(error)
     finally:
-        ledger.close()
+        checkpoint.close()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import fuzzing
 import network
 
 from kwire.capture.reader import Capture
-from kwire.stream.store import Packing, Store
+from kwire.collector.store import Packing, Store
 from kwire.wire.frame import Type, build
 from kwire.wire.messages import Lost
 
@@ -30,8 +30,8 @@ PACKING = Packing()
 
 def one_input(data: bytes) -> None:
     """Run the steps, close the capture, and read it."""
-    path, ledger = str(FOLDER / "it.pcapng"), str(FOLDER / ".sessions" / "ledger")
-    store = Store(path, ledger, PACKING)
+    path, checkpoint = str(FOLDER / "it.pcapng"), str(FOLDER / ".sessions" / "checkpoint")
+    store = Store(path, checkpoint, PACKING)
     try:
         sequences = [0, 0]
         at = 0
@@ -40,20 +40,26 @@ def one_input(data: bytes) -> None:
                 break
             what, size = struct.unpack_from(">BH", data, at)
             which = what & 1
-            lane = store.join(TOKENS[which], {"host": f"host{which}"})
-            store.take(lane, sequences[which], data[at + 3 : at + 3 + size])
+            stored_session = store.join(TOKENS[which], {"host": f"host{which}"})
+            store.take(stored_session, sequences[which], data[at + 3 : at + 3 + size])
             sequences[which] += 1
             at += 3 + size
             if what & 2:
                 store.commit()
                 for number, token in enumerate(TOKENS):
-                    assert token not in store.lanes or store.lanes[token].stored == sequences[number]
+                    assert (
+                        token not in store.stored_sessions
+                        or store.stored_sessions[token].stored == sequences[number]
+                    )
             if what & 4:
                 store.commit()
                 store.leave()
-                store = Store.again(ledger, PACKING)
+                store = Store.again(checkpoint, PACKING)
                 for number, token in enumerate(TOKENS):
-                    assert token not in store.lanes or store.lanes[token].next == sequences[number]
+                    assert (
+                        token not in store.stored_sessions
+                        or store.stored_sessions[token].next == sequences[number]
+                    )
         totals = store.close()
         read(path, sum(one.stored for one in totals.values()))
     finally:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from kwire.btf.store import load_kernel
-from kwire.lang import python, sites
+from kwire.lang import attach_points, python
 from kwire.lang.check import check
 from kwire.lang.checked import Program
 from kwire.lang.context import Site
@@ -169,11 +169,11 @@ def site(types: KernelTypes) -> Callable[[str], Site]:
         kind, _, target = text.partition(":")
         if kind == "tracepoint":
             category, _, name = target.partition(":")
-            return sites.tracepoint(category, name, FORMATS[target], types)
+            return attach_points.tracepoint(category, name, FORMATS[target], types)
         if kind == "rawtracepoint":
-            return sites.raw_tracepoint(target, types)
+            return attach_points.raw_tracepoint(target, types)
         name, _, offset = target.partition("+")
-        return sites.function(kind, name, types, offset=int(offset or 0))
+        return attach_points.function(kind, name, types, offset=int(offset or 0))
 
     return make
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from kwire.btf.blob import Btf
-from kwire.lang.abi import CONVENTIONS, NOWHERE, Passing, Place, context_places, passing, places
+from kwire.lang.abi import CONVENTIONS, NOWHERE, ArgumentLocation, Passing, context_places, passing, places
 
 FUNCTIONS = 400
 STACK = 64  # words copied from the stack
@@ -155,27 +155,36 @@ NOTHING = Passing(0, 1, "")
 @pytest.mark.parametrize(
     ("params", "wanted"),
     [
-        ([INT, PAIR, INT], [Place(0, 1), Place(1, 2), Place(3, 1)]),
-        ([INT, BIG, INT], [Place(0, 1), Place(2, 2), Place(4, 1)]),
-        ([LARGE, INT], [Place(0, 1, True), Place(1, 1)]),
-        ([REAL, INT], [NOWHERE, Place(0, 1)]),
-        ([LONG] * 7 + [PAIR, INT], [*(Place(n, 1) for n in range(7)), Place(8, 2), Place(10, 1)]),
-        ([LONG] * 9, [Place(n, 1) for n in range(9)]),
-        ([*[LONG] * 9, BIG], [*(Place(n, 1) for n in range(9)), Place(10, 2)]),
+        ([INT, PAIR, INT], [ArgumentLocation(0, 1), ArgumentLocation(1, 2), ArgumentLocation(3, 1)]),
+        ([INT, BIG, INT], [ArgumentLocation(0, 1), ArgumentLocation(2, 2), ArgumentLocation(4, 1)]),
+        ([LARGE, INT], [ArgumentLocation(0, 1, True), ArgumentLocation(1, 1)]),
+        ([REAL, INT], [NOWHERE, ArgumentLocation(0, 1)]),
+        (
+            [LONG] * 7 + [PAIR, INT],
+            [*(ArgumentLocation(n, 1) for n in range(7)), ArgumentLocation(8, 2), ArgumentLocation(10, 1)],
+        ),
+        ([LONG] * 9, [ArgumentLocation(n, 1) for n in range(9)]),
+        ([*[LONG] * 9, BIG], [*(ArgumentLocation(n, 1) for n in range(9)), ArgumentLocation(10, 2)]),
     ],
 )
-def test_aarch64(params: list[Passing], wanted: list[Place]) -> None:
+def test_aarch64(params: list[Passing], wanted: list[ArgumentLocation]) -> None:
     assert places(CONVENTIONS["aarch64"], params, NOTHING) == tuple(wanted)
     assert places(CONVENTIONS["aarch64"], params, LARGE) == tuple(wanted)  # x8 says where a large result goes
 
 
 def test_a_large_result_takes_the_first_register_of_x86_64() -> None:
-    assert places(CONVENTIONS["x86_64"], [INT], LARGE) == (Place(1, 1),)
-    assert places(CONVENTIONS["x86_64"], [INT], PAIR) == (Place(0, 1),)
+    assert places(CONVENTIONS["x86_64"], [INT], LARGE) == (ArgumentLocation(1, 1),)
+    assert places(CONVENTIONS["x86_64"], [INT], PAIR) == (ArgumentLocation(0, 1),)
 
 
 def test_the_context_has_all_one_after_another() -> None:
     assert context_places([INT, PAIR, LONG, BIG, NOTHING]) == (
-        (Place(0, 1), Place(1, 2), Place(3, 1), Place(4, 2), Place(6, 0)),
+        (
+            ArgumentLocation(0, 1),
+            ArgumentLocation(1, 2),
+            ArgumentLocation(3, 1),
+            ArgumentLocation(4, 2),
+            ArgumentLocation(6, 0),
+        ),
         6,
     )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kwire.lang import checked, python, record, tree, types, values
 from kwire.lang.context import Site
 from kwire.lang.errors import LanguageError, TextError
-from kwire.lang.expressions import Expressions
+from kwire.lang.expressions import ExpressionChecker
 from kwire.lang.forms import Form
 from kwire.lang.kerneltypes import KernelTypes
 from kwire.lang.tree import NOWHERE, Expr
@@ -113,12 +113,12 @@ def test_any_bytes_are_a_file_or_refused(data: bytes) -> None:
 
 
 @pytest.fixture(scope="module")
-def checker(types: KernelTypes, site: Callable[[str], Site]) -> Expressions:
-    return Expressions(site("kprobe:connect"), types, bare=True)
+def checker(types: KernelTypes, site: Callable[[str], Site]) -> ExpressionChecker:
+    return ExpressionChecker(site("kprobe:connect"), types, bare=True)
 
 
 @given(EXPRESSIONS)
-def test_checking_ends_with_a_typed_value_or_a_complaint(checker: Expressions, node: Expr) -> None:
+def test_checking_ends_with_a_typed_value_or_a_complaint(checker: ExpressionChecker, node: Expr) -> None:
     try:
         value = checker.check(node)
     except TextError as error:
@@ -131,7 +131,9 @@ SOME = st.integers(-(1 << 63), (1 << 64) - 1)
 
 
 @given(st.sampled_from(sorted(tree.BINARY)), SOME, SOME)
-def test_constants_are_calculated_as_registers_would(checker: Expressions, op: str, a: int, b: int) -> None:
+def test_constants_are_calculated_as_registers_would(
+    checker: ExpressionChecker, op: str, a: int, b: int
+) -> None:
     """Where the mathematical result fits 64 bits, it is what eBPF calculates; elsewhere it is refused."""
     node = tree.Binary(op, tree.Number(a, NOWHERE), tree.Number(b, NOWHERE), NOWHERE)
     try:

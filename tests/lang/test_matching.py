@@ -11,14 +11,14 @@ import shown_tree
 from kwire.lang import python
 from kwire.lang.context import Site
 from kwire.lang.errors import LanguageError, TextError
-from kwire.lang.expressions import Expressions
+from kwire.lang.expressions import ExpressionChecker
 from kwire.lang.kerneltypes import KernelTypes
 
 
 @pytest.fixture
 def shown(types: KernelTypes, site: Callable[[str], Site]) -> Callable[[str], str]:
     """A condition at a tracepoint, checked, as text."""
-    checker = Expressions(site("tracepoint:toy:all"), types, bare=True)
+    checker = ExpressionChecker(site("tracepoint:toy:all"), types, bare=True)
     return lambda text: shown_tree.value(checker.condition(python.parse_expression(text, "--filter")))
 
 

@@ -8,7 +8,7 @@ import pytest
 import shown_tree
 
 from kwire.btf.errors import BtfLookupError
-from kwire.lang import record, sites, spec
+from kwire.lang import attach_points, record, spec
 from kwire.lang.check import filtered
 from kwire.lang.context import Argument, CtxField, DataLoc, Result, Site, Slots
 from kwire.lang.errors import LanguageError, UnknownNameError
@@ -82,14 +82,14 @@ def test_a_site_offers(
 
 
 def test_a_function_without_prototype(types: KernelTypes) -> None:
-    assert not sites.function("kprobe", "hidden", types).typed
-    returned = sites.function("kretprobe", "hidden", types).retval
+    assert not attach_points.function("kprobe", "hidden", types).typed
+    returned = attach_points.function("kretprobe", "hidden", types).retval
     assert returned is not None
     assert describe(returned.type) == "u64"
     for kind in ("fentry", "fexit"):
         with pytest.raises(BtfLookupError, match="there is no function connec; did you mean connect"):
-            sites.function(kind, "connec", types)
-    assert sites.function("kprobe", "connect", types, offset=4).target == "connect+4"
+            attach_points.function(kind, "connec", types)
+    assert attach_points.function("kprobe", "connect", types, offset=4).target == "connect+4"
 
 
 CONTEXT = "cpu: u16, pid: u32, tid: u32, comm: text up to 15 bytes"

@@ -9,7 +9,7 @@ import shown_tree
 
 from kwire.btf.members import locate
 from kwire.btf.store import load_kernel
-from kwire.lang import python, record, sites
+from kwire.lang import attach_points, python, record
 from kwire.lang.check import check
 from kwire.lang.kerneltypes import KernelTypes
 from kwire.lang.types import Enum, describe
@@ -72,9 +72,9 @@ def test_a_real_probe_checks(kernel: KernelTypes, name: str) -> None:
     (probe,) = (probe for probe in python.parse_file(PROBES, "probes.py") if probe.name == name)
     (attach,) = probe.attach
     if attach.kind == "rawtracepoint":
-        site = sites.raw_tracepoint(attach.target, kernel)
+        site = attach_points.raw_tracepoint(attach.target, kernel)
     else:
-        site = sites.function(attach.kind, attach.target, kernel)
+        site = attach_points.function(attach.kind, attach.target, kernel)
     program = check(probe, site, kernel)
     assert shown_tree.program(program).splitlines()[1] == f"event {EVENTS[name]}"
 
@@ -87,7 +87,7 @@ def test_offsets_are_those_of_the_kernel(kernel: KernelTypes) -> None:
     (probe,) = python.parse_file(
         '@kprobe("tcp_connect")\ndef f(sk): emit(sk.__sk_common.skc_dport)', "probes.py"
     )
-    program = check(probe, sites.function("kprobe", "tcp_connect", kernel), kernel)
+    program = check(probe, attach_points.function("kprobe", "tcp_connect", kernel), kernel)
     assert shown_tree.program(program).splitlines()[-1] == f"emit u16[arg0+{wanted}]"
 
 
@@ -106,7 +106,7 @@ def test_many_functions_make_sites_and_records(kernel: KernelTypes) -> None:
     assert len(names) > 100
     for name in names:
         for kind in ("kprobe", "kretprobe", "fentry", "fexit"):
-            site = sites.function(kind, name, kernel)
+            site = attach_points.function(kind, name, kernel)
             program = record.program(site, kernel)
             assert [field.name for field in program.shapes[0].fields][:4] == list(record.CONTEXT)
             assert all(describe(field.type) for field in program.shapes[0].fields)
@@ -118,7 +118,7 @@ def test_many_raw_tracepoints_make_records(kernel: KernelTypes) -> None:
     ]
     assert len(names) > 50
     for name in names[::5]:
-        site = sites.raw_tracepoint(name, kernel)
+        site = attach_points.raw_tracepoint(name, kernel)
         assert site.typed
         assert record.program(site, kernel).shapes[0].fields
 
@@ -136,6 +136,6 @@ def test_structures_of_every_shape_can_be_looked_into(kernel: KernelTypes) -> No
             text = f'@kprobe("tcp_connect")\ndef f(sk):\n    {body}'
             (probe,) = python.parse_file(text, "probes.py")
             try:
-                check(probe, sites.function("kprobe", "tcp_connect", kernel), kernel)
+                check(probe, attach_points.function("kprobe", "tcp_connect", kernel), kernel)
             except LanguageError as error:
                 assert "; " in str(error), error  # noqa: PT017 (either is right)

@@ -251,7 +251,7 @@ def test_what_stays_an_ordinary_tracepoint(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_record_of_another_shape_is_left_alone() -> None:
     from kwire.kernel.formats import parse_format
-    from kwire.lang import record, sites
+    from kwire.lang import attach_points, record
     from kwire.lang.kerneltypes import KernelTypes
 
     kernel = load_kernel()
@@ -261,7 +261,7 @@ def test_a_record_of_another_shape_is_left_alone() -> None:
     odd = fields[1]._replace(name="odd", offset=12, size=4)
 
     def fits(*more: object) -> bool:
-        site = sites.tracepoint("syscalls", "sys_enter_openat", [*fields, *more], KernelTypes(kernel))  # type: ignore[list-item]
+        site = attach_points.tracepoint("syscalls", "sys_enter_openat", [*fields, *more], KernelTypes(kernel))  # type: ignore[list-item]
         program = record.program(site, KernelTypes(kernel))
         return syscalls.by_raw_tracepoint(program, kernel.vmlinux, host()) is not None
 

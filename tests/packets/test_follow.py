@@ -36,7 +36,7 @@ def talk(datagrams: bool, initiator: Role, payloads: list[bytes]) -> list[tuple[
                     sent.append((index == 0, data))
                     peers[1 - index].receive(data, now)
             for other in peers:
-                for happened in other.happenings():
+                for happened in other.session_events():
                     if isinstance(happened, Delivered):
                         sink.consumed(happened.sequence, now)
     assert source.over

@@ -17,7 +17,7 @@ from kwire.capture import pcapng
 from kwire.capture.output import CaptureError
 from kwire.capture.reader import Mixed, Section
 from kwire.packets import kept
-from kwire.packets.kept import Kept
+from kwire.packets.kept import SpoolSession
 from kwire.packets.samples import TICK, events, network
 from kwire.wire.frames import Frames
 
@@ -53,7 +53,7 @@ def told(pairs: Any) -> list[Any]:
 @pytest.mark.parametrize("room", [0, 20_000, 1 << 30])
 def test_what_comes_out_is_what_went_in_as_often_as_is_wanted(room: int) -> None:
     given = lots(40)
-    keeping = Kept(room)
+    keeping = SpoolSession(room)
     for section, frames in given:
         assert keeping.note(section, frames)
     assert told(keeping) == told(given)
@@ -64,7 +64,7 @@ def test_what_comes_out_is_what_went_in_as_often_as_is_wanted(room: int) -> None
 
 def test_a_schema_after_frames_of_its_section_ends_the_keeping() -> None:
     [(section, frames), *_] = lots(1)
-    keeping = Kept(0)
+    keeping = SpoolSession(0)
     assert keeping.note(section, TICK)
     assert keeping.note(section, frames)
     assert keeping.note(Section(pcapng.HOST, []), TICK)
@@ -81,7 +81,7 @@ def test_where_there_is_no_room_nothing_is_kept(monkeypatch: pytest.MonkeyPatch,
         monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: full)
     else:
         monkeypatch.setattr(kept, "ENTRY", 1 << 25)
-    keeping, kept_all = Kept(0), True
+    keeping, kept_all = SpoolSession(0), True
     for section, frames in lots(4):
         kept_all = kept_all and keeping.note(section, frames)
     assert not kept_all
@@ -89,7 +89,7 @@ def test_where_there_is_no_room_nothing_is_kept(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_a_file_that_has_become_shorter_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    keeping = Kept(0)
+    keeping = SpoolSession(0)
     for section, frames in lots(4):
         assert keeping.note(section, frames)
     assert keeping._file is not None
@@ -107,10 +107,10 @@ def test_a_capture_of_a_network_is_taken_apart_once(
     source = Source(str(path), room=room)
     opened = Opened(str(path), lambda schema, time, values: (schema.probe, time, tuple(values)))
     opened._source = source
-    assert opened.survey.events
+    assert opened.capture_summary.events
     monkeypatch.setattr("kwire.analyze.source.open_capture", None)  # it is not opened again
     events = list(opened)
-    assert len(events) == opened.survey.events
+    assert len(events) == opened.capture_summary.events
     assert opened.query("SELECT count(*) AS n, min(size) AS low FROM events")["n"].to_pylist() == [
         len(events)
     ]

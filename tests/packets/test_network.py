@@ -10,8 +10,8 @@ from typing import Any, Literal
 import pytest
 
 from kwire import native
+from kwire.analyze.capture_summary import CaptureSummary
 from kwire.analyze.source import Source
-from kwire.analyze.survey import Survey
 from kwire.capture.output import CaptureError
 from kwire.packets import engine, network, walk
 from kwire.packets.open import open_capture
@@ -542,10 +542,10 @@ def test_frames_are_counted_alike_on_every_path(net: Any, tmp_path: Any) -> None
         ):
             path = tmp_path / "capture"
             path.write_bytes(data)
-            survey = Survey(Source(str(path)))
-            assert survey.frames == expected
-            assert sum(survey.errors.values()) == made.count(bad)
-            assert survey.events == len(made) - made.count(bad) - made.count(lost)
+            capture_summary = CaptureSummary(Source(str(path)))
+            assert capture_summary.frames == expected
+            assert sum(capture_summary.errors.values()) == made.count(bad)
+            assert capture_summary.events == len(made) - made.count(bad) - made.count(lost)
 
 
 def _mixed(net: Any, frames: list[bytes]) -> bytes:

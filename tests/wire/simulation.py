@@ -20,13 +20,12 @@ from itertools import pairwise
 from typing import Any
 
 from kwire.wire.frame import Flag
-from kwire.wire.happenings import Abandoned, Changed, Delivered, Replied, Requested, Watched
 from kwire.wire.lineage import Lineage
 from kwire.wire.retransmit import DatagramSender
 from kwire.wire.session import (
     MAX_WAITING,
     Hello,
-    MemoryOutbox,
+    MemorySendQueue,
     Role,
     Session,
     Settings,
@@ -34,6 +33,7 @@ from kwire.wire.session import (
     peek_hello,
     unknown,
 )
+from kwire.wire.session_events import Abandoned, Changed, Delivered, Replied, Requested, Watched
 from kwire.wire.transitions import Input
 
 LIMIT = 5000.0  # virtual seconds in which every scenario ends
@@ -153,7 +153,7 @@ class Node:
         """True while an initiator has something to connect for."""
         raise NotImplementedError
 
-    def happened(self, session: Session, happening: Any) -> None:
+    def happened(self, session: Session, session_event: Any) -> None:
         raise NotImplementedError
 
     def work(self) -> None:
@@ -290,23 +290,23 @@ class Node:
         """Take what happened; True where something did."""
         taken = False
         for session in list(self.sessions.values()):
-            for happening in session.happenings():
+            for session_event in session.session_events():
                 taken = True
-                self.world.happened[type(happening).__name__] += 1
-                if isinstance(happening, Changed):
+                self.world.happened[type(session_event).__name__] += 1
+                if isinstance(session_event, Changed):
                     if self.world.trace:
-                        print(f"{self.world.now:9.3f} {self.role.value:6} {happening.old.name} → "
-                              f"{happening.new.name}: {happening.why}")  # fmt: skip
-                    if self.initiator and happening.new in (State.SUSPENDED, State.EXPIRED):
+                        print(f"{self.world.now:9.3f} {self.role.value:6} {session_event.old.name} → "
+                              f"{session_event.new.name}: {session_event.why}")  # fmt: skip
+                    if self.initiator and session_event.new in (State.SUSPENDED, State.EXPIRED):
                         self.drop_pipe()
                         self.world.at(self.world.now + 1, self.connect)
-                elif isinstance(happening, Requested):
-                    session.reply(happening.number, {"answer": happening.body["ask"]}, self.now())
-                elif isinstance(happening, Replied):
-                    expected = self.asked.pop((session.token, happening.number))
-                    assert happening.body == {"answer": expected}, "a reply to another request"
+                elif isinstance(session_event, Requested):
+                    session.reply(session_event.number, {"answer": session_event.body["ask"]}, self.now())
+                elif isinstance(session_event, Replied):
+                    expected = self.asked.pop((session.token, session_event.number))
+                    assert session_event.body == {"answer": expected}, "a reply to another request"
                 else:
-                    self.happened(session, happening)
+                    self.happened(session, session_event)
         return taken
 
     def arm(self) -> None:
@@ -372,17 +372,17 @@ class Source(Node):
         super().__init__(world, Role.SOURCE, initiator)
         self.backlog: list[int] = []  # payloads to be sent
         self.numbers: dict[tuple[bytes, int], int] = {}  # (token, sequence) → payload
-        self.spool: tuple[bytes, MemoryOutbox] | None = None
+        self.spool: tuple[bytes, MemorySendQueue] | None = None
         self.produced = 0
         self.acked: set[int] = set()
 
     def open(self, token: bytes) -> Session:
         world = self.world
-        outbox = MemoryOutbox(world.settings.memory, world.first)
+        send_queue = MemorySendQueue(world.settings.memory, world.first)
         if world.datagrams:  # DATA of an older session may still be under way: numbers never start alike
             world.first = world.random.randrange(1 << 32)
-        session = self.make(token, outbox=outbox)
-        self.spool = (session.token, outbox)
+        session = self.make(token, send_queue=send_queue)
+        self.spool = (session.token, send_queue)
         return session
 
     def wanted(self) -> bool:
@@ -416,9 +416,9 @@ class Source(Node):
     def closing(self, session: Session) -> bool:
         return session._closing is not None
 
-    def happened(self, session: Session, happening: Any) -> None:
-        if isinstance(happening, Abandoned):
-            payloads = [self.numbers[session.token, number] for number in happening.sequences]
+    def happened(self, session: Session, session_event: Any) -> None:
+        if isinstance(session_event, Abandoned):
+            payloads = [self.numbers[session.token, number] for number in session_event.sequences]
             self.world.abandoned.update(payloads)
             if self.world.resend:
                 self.backlog[:0] = payloads
@@ -428,7 +428,7 @@ class Source(Node):
     def die(self) -> None:
         for token, session in self.sessions.items():
             if self.spool is None or token != self.spool[0]:
-                waiting = session.outbox.first, session.outbox.next
+                waiting = session.send_queue.first, session.send_queue.next
                 self.world.died.update(self.held(token, *waiting))
         super().die()
         self.world.died.update(self.backlog)
@@ -437,14 +437,14 @@ class Source(Node):
     def restarted(self, remembers: bool) -> None:
         if self.spool is None:
             return
-        token, outbox = self.spool
+        token, send_queue = self.spool
         if remembers:
-            if outbox.first != outbox.next or not self.initiator:
-                session = self.make(token, resume=True, outbox=outbox)
+            if send_queue.first != send_queue.next or not self.initiator:
+                session = self.make(token, resume=True, send_queue=send_queue)
                 self.current = session if self.initiator else None
                 self.sessions[token] = session
             return
-        self.world.died.update(self.held(token, outbox.first, outbox.next))
+        self.world.died.update(self.held(token, send_queue.first, send_queue.next))
         self.spool = None
 
     def held(self, token: bytes, first: int, next: int) -> list[int]:
@@ -476,11 +476,13 @@ class Sink(Node):
             return self.make(hello.token, resume=True, next_expected=next, continued=continued)
         return None
 
-    def happened(self, session: Session, happening: Any) -> None:
-        if isinstance(happening, Delivered):
-            payload = int(bytes(happening.payload[:4]).hex(), 16)
-            assert bytes(happening.payload) == self.world.payloads[payload], "a payload that was never sent"
-            self.waiting.append((session.token, happening.sequence, payload))
+    def happened(self, session: Session, session_event: Any) -> None:
+        if isinstance(session_event, Delivered):
+            payload = int(bytes(session_event.payload[:4]).hex(), 16)
+            assert bytes(session_event.payload) == self.world.payloads[payload], (
+                "a payload that was never sent"
+            )
+            self.waiting.append((session.token, session_event.sequence, payload))
 
     def work(self) -> None:
         if self.waiting and not self.storing:
@@ -679,9 +681,9 @@ class Scenario:
             assert receiver.used <= max(settings.window, 40), "the window is overrun"
             assert len(receiver._held) + len(receiver._sizes) <= settings.reach, "too many frames held"
         if sender is not None:
-            assert sender.outbox.room >= 0
+            assert sender.send_queue.room >= 0
         assert len(session._out) <= MAX_WAITING + 8, "too many answers wait"
-        assert not session._happened, "happenings are left"
+        assert not session._happened, "session events are left"
 
     def run(self) -> None:
         while self.heap:

@@ -16,8 +16,8 @@ import pytest
 
 from kwire.wire.frame import Type, build
 from kwire.wire.frames import Frames
-from kwire.wire.happenings import Complained, Delivered
 from kwire.wire.session import Role, Session, Settings, State, peek_hello
+from kwire.wire.session_events import Complained, Delivered
 
 COUNT = 80
 SETTINGS = Settings(rto_first=0.2, rto_min=0.05, ack_delay=0.02, ack_every=500)
@@ -78,11 +78,11 @@ class Side:
 
     def send(self, end: socket.socket) -> None:
         session = self.session
-        for happening in session.happenings():
-            assert not isinstance(happening, Complained), happening
-            if isinstance(happening, Delivered):
-                self.got.append(bytes(happening.payload))
-                session.consumed(happening.sequence, time.monotonic())
+        for session_event in session.session_events():
+            assert not isinstance(session_event, Complained), session_event
+            if isinstance(session_event, Delivered):
+                self.got.append(bytes(session_event.payload))
+                session.consumed(session_event.sequence, time.monotonic())
         for buffer in session.transmit(1 << 16):
             end.sendall(buffer)
 

@@ -243,9 +243,9 @@ def session_example() -> str:
             title = f"{sender.role.value} to {receiver.role.value}: {Type(frame.header.type).name}"
             lines.append(f"{title}\n{dump(data)}\n")
         receiver.receive(stream, now)
-        for happening in receiver.happenings():
-            if isinstance(happening, Delivered):
-                receiver.consumed(happening.sequence, now)
+        for session_event in receiver.session_events():
+            if isinstance(session_event, Delivered):
+                receiver.consumed(session_event.sequence, now)
 
     carry(source, sink)
     carry(sink, source)

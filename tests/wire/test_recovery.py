@@ -11,9 +11,9 @@ import pytest
 
 from kwire.wire.control import Ack
 from kwire.wire.frame import Flag, Type, read_header
-from kwire.wire.happenings import Delivered
 from kwire.wire.retransmit import DatagramSender
 from kwire.wire.session import Role, Session
+from kwire.wire.session_events import Delivered
 
 PAYLOAD = bytes(1400)
 
@@ -39,11 +39,11 @@ class Path:
         other = self.sink if session is self.source else self.source
         while session is self.source and session.known and session.unacknowledged < 100:
             session.send(PAYLOAD, self.now)
-        for happening in session.happenings():
-            if isinstance(happening, Delivered):
+        for session_event in session.session_events():
+            if isinstance(session_event, Delivered):
                 self.stored += 1
                 self.began = min(self.began, self.now)
-                session.consumed(happening.sequence, self.now)
+                session.consumed(session_event.sequence, self.now)
         for frame in session.transmit(1 << 20, self.now):
             if self.random.random() >= self.loss:
                 data = bytes(frame)

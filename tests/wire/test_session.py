@@ -27,14 +27,14 @@ from kwire.wire.control import (
     unknown,
 )
 from kwire.wire.frame import Code, Flag, FrameError, Type, build, pack_header, read_header, read_strict
-from kwire.wire.happenings import Abandoned, Changed, Complained, Delivered, Replied, Requested, Watched
-from kwire.wire.intake import Intake
+from kwire.wire.frame_buffer import FrameBuffer
 from kwire.wire.lineage import Lineage
-from kwire.wire.outbox import MemoryOutbox
 from kwire.wire.receiver import Receiver
 from kwire.wire.retransmit import Timeout
+from kwire.wire.send_queue import MemorySendQueue
 from kwire.wire.sequence import MASK, before, distance, later
 from kwire.wire.session import Session, SessionError, Settings, State
+from kwire.wire.session_events import Abandoned, Changed, Complained, Delivered, Replied, Requested, Watched
 from kwire.wire.settings import LIMITS
 
 TOKEN = bytes(range(16))
@@ -67,12 +67,12 @@ class Pair:
         return len(buffers)
 
     def took(self, session: Session) -> None:
-        for happening in session.happenings():
-            if isinstance(happening, Delivered):
-                happening = Delivered(happening.sequence, bytes(happening.payload))
+        for session_event in session.session_events():
+            if isinstance(session_event, Delivered):
+                session_event = Delivered(session_event.sequence, bytes(session_event.payload))
                 if self.store:
-                    session.consumed(happening.sequence, self.now)
-            self.got.append(happening)
+                    session.consumed(session_event.sequence, self.now)
+            self.got.append(session_event)
 
     def run(self) -> None:
         """Until nothing is to be sent."""
@@ -172,12 +172,12 @@ def test_the_window_stops_the_source() -> None:
         assert len(pair.told(Delivered)) == 10
 
 
-def test_the_outbox_has_room() -> None:
+def test_the_send_queue_has_room() -> None:
     session = Session(Role.SOURCE, initiator=True, settings=Settings(memory=100))
     assert session.room == 100
     session.send(EVENT, 0)
     assert session.room == 100 - len(EVENT)
-    assert session.outbox.first == 0
+    assert session.send_queue.first == 0
     with pytest.raises(SessionError):
         session.send(bytes(65525), 0)
     with pytest.raises(SessionError):
@@ -252,14 +252,14 @@ def test_a_source_whose_memory_is_older_than_what_the_sink_has() -> None:
             pair.source.send(EVENT, pair.now)
         pair.run()
         pair.sink.disconnected(pair.now, "cut")
-        outbox = MemoryOutbox(1000)
-        outbox.put(0, EVENT)
+        send_queue = MemorySendQueue(1000)
+        send_queue.put(0, EVENT)
         token, lineage = pair.source.token, Lineage(pair.source._lineage.nonces)
         pair.source = Session(
             Role.SOURCE,
             initiator=source_initiates,
             token=token,
-            outbox=outbox,
+            send_queue=send_queue,
             resume=True,
             lineage=lineage,
         )
@@ -271,16 +271,16 @@ def test_a_source_whose_memory_is_older_than_what_the_sink_has() -> None:
 
 
 def test_a_restored_session_expires() -> None:
-    outbox = MemoryOutbox(1000, first=MASK)
-    outbox.put(MASK, EVENT)
-    session = Session(Role.SOURCE, initiator=False, token=TOKEN, outbox=outbox, resume=True)
+    send_queue = MemorySendQueue(1000, first=MASK)
+    send_queue.put(MASK, EVENT)
+    session = Session(Role.SOURCE, initiator=False, token=TOKEN, send_queue=send_queue, resume=True)
     assert session.state is State.SUSPENDED
     assert session.deadline() == 0  # it wants to know the time
     session.tick(5000)
     assert session.deadline() == 5120
     session.tick(5120)
     assert session.over
-    assert session.happenings()[0] == Abandoned([MASK])
+    assert session.session_events()[0] == Abandoned([MASK])
 
 
 # ---- timers
@@ -469,7 +469,7 @@ def test_a_flood_of_requests_is_bounded() -> None:
     pair = Pair()
     for number in range(1, 200):
         pair.source.receive(build(Type.REQUEST, number, cbor.dumps({"op": "x"})), pair.now)
-    assert len([one for one in pair.source.happenings() if isinstance(one, Requested)]) == 16
+    assert len([one for one in pair.source.session_events() if isinstance(one, Requested)]) == 16
     for number in range(300, 400):
         part = cbor.dumps({"more": True, "text": ["x" * 60000]})
         pair.source.receive(build(Type.REQUEST, number, part), pair.now)
@@ -539,9 +539,9 @@ def test_whatever_comes(
         deadline = session.deadline()
         if deadline is not None and deadline <= now:
             session.tick(now)
-        for happening in session.happenings():
-            if isinstance(happening, Requested):
-                session.reply(happening.number, {}, now)
+        for session_event in session.session_events():
+            if isinstance(session_event, Requested):
+                session.reply(session_event.number, {}, now)
         assert sum(map(len, session.transmit(1 << 16))) < 1 << 17
         receiver = session._receiver
         if receiver is not None:
@@ -556,7 +556,7 @@ def test_a_stream_in_any_slices(payloads: list[bytes], data: st.DataObject) -> N
     frames = [build(Type.EVENT, number, payload) for number, payload in enumerate(payloads)]
     stream = b"".join(frames)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=12)))
-    intake = Intake()
+    frame_buffer = FrameBuffer()
     got: list[bytes] = []
 
     def take(view: memoryview) -> bool:
@@ -564,10 +564,10 @@ def test_a_stream_in_any_slices(payloads: list[bytes], data: st.DataObject) -> N
         return True
 
     for start, end in itertools.pairwise([0, *cuts, len(stream)]):
-        assert intake.feed(memoryview(stream)[start:end], take) is None
+        assert frame_buffer.feed(memoryview(stream)[start:end], take) is None
     assert got == frames
-    assert not intake.cut
-    bad = intake.feed(memoryview(stream + b"\x10\0\0\7rest"), lambda view: True)
+    assert not frame_buffer.cut
+    bad = frame_buffer.feed(memoryview(stream + b"\x10\0\0\7rest"), lambda view: True)
     assert bad is not None
     assert bytes(bad) == b"\x10\0\0\7rest"
 
@@ -603,7 +603,7 @@ def test_the_rest_of_a_dropped_stream_is_not_read() -> None:
     pair.sink.tick(pair.now)
     assert pair.sink.state is State.SUSPENDED
     pair.sink.receive(frame[8:], pair.now)
-    assert len(pair.sink.happenings()) == 1
+    assert len(pair.sink.session_events()) == 1
     assert pair.sink.transmit(1 << 10) == []
 
 
@@ -614,7 +614,7 @@ def test_data_out_of_step_breaks_a_stream() -> None:
     (error,) = pair.sink.transmit(1 << 10)
     assert read_header(error).type == Type.ERROR
     pair.sink.receive(build(Type.DATA, 0, EVENT), pair.now)  # of the same stream: not looked at
-    assert not [one for one in pair.sink.happenings() if isinstance(one, Delivered)]
+    assert not [one for one in pair.sink.session_events() if isinstance(one, Delivered)]
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 60)), max_size=60), st.integers(0, 3))

@@ -17,8 +17,8 @@ import pytest
 from kwire.wire import cbor
 from kwire.wire.control import Ack, Hello, Role, Welcome, bye_frame, error_frame, read_error
 from kwire.wire.frame import Code, Flag, Frame, Type, build, read_strict
-from kwire.wire.happenings import Abandoned, Changed, Complained, Happening
 from kwire.wire.session import Session, SessionError, State
+from kwire.wire.session_events import Abandoned, Changed, Complained, SessionEvent
 from kwire.wire.transitions import TABLE, Action, Input
 
 TOKEN = bytes(range(16))
@@ -112,7 +112,7 @@ class Bench:
             session.abandon(self.now)
         assert session.state is state
         session.transmit(1 << 20)
-        session.happenings()
+        session.session_events()
         self.steps.clear()
 
 
@@ -157,7 +157,7 @@ def sent_something(bench: Bench) -> None:
 def nearly_silent(bench: Bench) -> None:
     bench.now += 9
     bench.receive(build(Type.KEEPALIVE, 0, b"", bench.flags))
-    bench.session.happenings()
+    bench.session.session_events()
 
 
 def unsent_and_closing(bench: Bench) -> None:
@@ -322,7 +322,7 @@ def snapshot(session: Session) -> tuple[Any, ...]:
         sender.cursor,
         sender.top,
         sender.bye,
-        sender.outbox.next,
+        sender.send_queue.next,
         sender.window,
     )
     receiving = receiver and (receiver.expected, receiver.received, receiver.end, receiver.used)
@@ -346,7 +346,7 @@ def test_pair(state: State, input: Input, transitions_taken: Counter[str]) -> No
             continue  # not this kind of session
         reached += 1
         transitions_taken.update(f"{old.name} {step.name}" for old, step in bench.steps)
-        happened = session.happenings()
+        happened = session.session_events()
         changes = [(one.old, one.new) for one in happened if isinstance(one, Changed)]
         if rule.next is not state:
             assert (state, rule.next) in changes
@@ -374,7 +374,7 @@ HARMLESS = (
 
 
 def judge_harmless(
-    action: Action, input: Input, bench: Bench, frames: list[Frame], happened: list[Happening]
+    action: Action, input: Input, bench: Bench, frames: list[Frame], happened: list[SessionEvent]
 ) -> None:
     """Nothing has changed; was the answer right?"""
     errors = [frame for frame in frames if frame.header.type == Type.ERROR]
@@ -421,7 +421,7 @@ def test_errors_are_limited() -> None:
     for _ in range(1000):
         bench.receive(build(Type.EVENT, 1, bytes(8)))
     assert len(bench.session.transmit(1 << 20)) == bench.session.settings.errors
-    assert len(bench.session.happenings()) == bench.session.settings.errors
+    assert len(bench.session.session_events()) == bench.session.settings.errors
     bench.now += 1
     bench.receive(build(Type.EVENT, 1, bytes(8)))
     assert len(bench.session.transmit(1 << 20)) == 1

@@ -1,7 +1,7 @@
 """Events as Arrow: one record batch a block, one array a column, without copies where that is possible.
 
-The laws: values are those of `Schema.decoder` and of `kwire show --json`: text as it decodes there, names as
-it shows them; what could not be read is null; integers keep their width and sign; nothing is ever a float.
+Invariants: values are those of `Schema.decoder` and of `kwire show --json`: text as it decodes there, names
+as it shows them; what could not be read is null; integers keep their width and sign; nothing is ever a float.
 Integers of the machine's width are not copied. pyarrow is an extra (`kwire[query]`), imported when Arrow is
 asked for.
 """
@@ -18,9 +18,9 @@ from kwire.analyze.zone import local_times
 from kwire.errors import KwireError
 from kwire.view.text import safe
 from kwire.view.values import scalar_name
+from kwire.wire.column_rows import pack_texts
 from kwire.wire.columns import Columns
 from kwire.wire.fields import TYPES, Field, letter, text
-from kwire.wire.gather import pack_texts
 from kwire.wire.schema import Labels, Schema
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from kwire import native
+from kwire.wire.column_rows import event_tails_twin, event_texts_twin, event_values_twin, hash_texts_twin
 from kwire.wire.columns import Columns
 from kwire.wire.fields import TAIL_CUT, TYPES, Field, letter
-from kwire.wire.gather import event_tails_twin, event_texts_twin, event_values_twin, hash_texts_twin
 
 if TYPE_CHECKING:
     import numpy as np

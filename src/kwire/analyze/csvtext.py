@@ -1,6 +1,6 @@
 """Events as comma-separated values, RFC 4180 with lines that end with a newline only. Needs no library.
 
-The laws: a row is an event, in order of time; columns and values are those of the other exports of tables:
+Invariants: a row is an event, in order of time; columns and values are those of the other exports of tables:
 times as local time with its offset from UTC, bytes in hexadecimal, lists as JSON. Nothing between two commas
 means that the probe has no such field, or could not read it; a text without a character is written as `""`.
 """

@@ -1,6 +1,6 @@
 """SQL over a capture: DuckDB reads each probe's events as a table, streamed from the file as it asks.
 
-The laws: neither the capture nor the query is trusted: SQL reaches no file, no network, no extension and no
+Invariants: neither the capture nor the query is trusted: SQL reaches no file, no network, no extension and no
 setting; names from the capture never stand in SQL text. Nothing is loaded before a query asks: each scan of
 a table is one reading of the file, decodes only the columns that the query uses, and is bounded in memory;
 what DuckDB itself must keep (sorts, joins) it spills beyond its limit into a directory that is removed.
@@ -12,11 +12,11 @@ from types import TracebackType
 from typing import Any, Final
 
 from kwire.analyze import arrow
-from kwire.analyze.choose import Selection, bounded
+from kwire.analyze.capture_summary import CaptureSummary
 from kwire.analyze.scan import Progress, Scan
+from kwire.analyze.selection import Selection, bounded
 from kwire.analyze.shared import Shared
 from kwire.analyze.source import Source
-from kwire.analyze.survey import Survey
 from kwire.analyze.tables import ADDED, Table, Tables
 from kwire.analyze.zone import local_time
 from kwire.errors import KwireError
@@ -127,7 +127,9 @@ class Database:
         "undecodable",
     )
 
-    def __init__(self, source: Source, survey: Survey, selection: Selection | None = None) -> None:
+    def __init__(
+        self, source: Source, capture_summary: CaptureSummary, selection: Selection | None = None
+    ) -> None:
         import tempfile
 
         arrow.load()
@@ -140,7 +142,7 @@ class Database:
         self._connection = duckdb.connect(":memory:", config=config)
         reserved = "select keyword_name from duckdb_keywords() where keyword_category = 'reserved'"
         words = [word for (word,) in self._connection.execute(reserved).fetchall()]
-        wanted = [seen.schema for seen in survey.probes if self.selection.wants(seen.schema)]
+        wanted = [seen.schema for seen in capture_summary.probes if self.selection.wants(seen.schema)]
         self.tables = Tables(wanted, words)
         self._shared = Shared(self.tables)
         self._needed: set[str] | None = None
@@ -151,8 +153,8 @@ class Database:
             table.name: _Relation(self, table, arrow.table_schema(table, local=True)) for table in self.tables
         }
         self._relations["events"] = _Relation(self, None, self._shared.schema)
-        self._relations["probes"] = probe_rows(survey, self.tables, self.selection)
-        self._relations["lost"] = lost_rows(survey, self.tables, self.selection)
+        self._relations["probes"] = probe_rows(capture_summary, self.tables, self.selection)
+        self._relations["lost"] = lost_rows(capture_summary, self.tables, self.selection)
         self.schemas: dict[str, Any] = {name: one.schema for name, one in self._relations.items()}
         self._registered: set[str] = set()
 
@@ -283,11 +285,11 @@ def query_error(message: str, sql: str = "", before: int = 0) -> QueryError:
     return QueryError(where, safe(cause).rstrip("!"), safe(cure), picture)
 
 
-def probe_rows(survey: Survey, tables: Tables, selection: Selection) -> Any:
+def probe_rows(capture_summary: CaptureSummary, tables: Tables, selection: Selection) -> Any:
     """The table `probes`: one row a probe and section."""
     pa = arrow.load()
     rows = []
-    for seen in survey.probes:
+    for seen in capture_summary.probes:
         table = tables.find(seen.schema)
         if table is None or not selection.wants(seen.schema):
             continue
@@ -317,11 +319,11 @@ def probe_rows(survey: Survey, tables: Tables, selection: Selection) -> Any:
     return pa.Table.from_pylist(rows, schema=pa.schema(list(zip(names, kinds, strict=True))))
 
 
-def lost_rows(survey: Survey, tables: Tables, selection: Selection) -> Any:
+def lost_rows(capture_summary: CaptureSummary, tables: Tables, selection: Selection) -> Any:
     """The table `lost`: one row a hole."""
     pa = arrow.load()
     rows = []
-    for hole in survey.losses.holes():
+    for hole in capture_summary.losses.holes():
         schema, loss = hole.schema, hole.loss
         if schema and not selection.wants_loss(schema, loss):
             continue

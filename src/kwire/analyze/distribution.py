@@ -1,6 +1,6 @@
 """How values are distributed: by powers of two, and by how often each stands there.
 
-The laws: counts are exact; memory is bounded whatever the values; numpy counts whole blocks, no value is
+Invariants: counts are exact; memory is bounded whatever the values; numpy counts whole blocks, no value is
 looked at alone. What has more than DISTINCT different values keeps its most frequent ones, each count at most
 `error` too small.
 """
@@ -10,9 +10,9 @@ from operator import mul
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kwire.analyze import counts as counting
+from kwire.wire.column_rows import hash_texts
 from kwire.wire.columns import Columns
 from kwire.wire.fields import Field
-from kwire.wire.gather import hash_texts
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,8 +1,8 @@
 """Blocks of many tables, put apart in one reading of a capture: a drawer a table, in one file without a name.
 
-The laws: each event is written and read once, however many tables there are; memory is that of one block, and
-of an entry for each that was put away; what comes out of a drawer is what came in, blocks that follow each
-other joined to larger ones, each in order of time.
+Invariants: each event is written and read once, however many tables there are; memory is that of one block,
+and of an entry for each that was put away; what comes out of a drawer is what came in, blocks that follow
+each other joined to larger ones, each in order of time.
 """
 
 import tempfile

@@ -1,6 +1,6 @@
 """Captures in other people's formats: Parquet, Arrow, CSV, NDJSON, Chrome and Perfetto traces.
 
-The laws: memory is bounded, events stream through; rows are in order of time as far as order.WINDOW events
+Invariants: memory is bounded, events stream through; rows are in order of time as far as order.WINDOW events
 reach; values are those of `kwire show --json`, times those of `kwire query`; what was lost is told in the
 file where its format has a place for it. An export of several probes has a column for every field of any of
 them, null where a probe has it not; fields of one name and different types get columns of their own.
@@ -13,10 +13,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kwire.analyze import arrow
+from kwire.analyze.capture_summary import CaptureSummary, Seen
 from kwire.analyze.losses import Missing
 from kwire.analyze.order import runs
 from kwire.analyze.scan import Block, Scan
-from kwire.analyze.survey import Seen, Survey
 from kwire.analyze.tables import COMMON, Table, Tables
 from kwire.analyze.wide import Layout
 from kwire.capture.destination import Destination, OutputError
@@ -64,13 +64,13 @@ class _Holes:
         return self._scan.losses.holes()
 
 
-def whole(scan: Scan, survey: Survey, tables: Tables) -> Export:
+def whole(scan: Scan, capture_summary: CaptureSummary, tables: Tables) -> Export:
     """All that a scan gives, in one file."""
-    seen = [one for one in survey.probes if tables.find(one.schema) is not None]
-    return Export(scan, tables, seen, survey.losses.total, survey.begins, _Holes(scan))
+    seen = [one for one in capture_summary.probes if tables.find(one.schema) is not None]
+    return Export(scan, tables, seen, capture_summary.losses.total, capture_summary.begins, _Holes(scan))
 
 
-def apart(scan: Scan, survey: Survey, tables: Tables) -> Iterator[tuple[Table, Export]]:
+def apart(scan: Scan, capture_summary: CaptureSummary, tables: Tables) -> Iterator[tuple[Table, Export]]:
     """A file for each table, from one reading of the capture."""
     from kwire.analyze.drawers import Drawers
 
@@ -78,7 +78,7 @@ def apart(scan: Scan, survey: Survey, tables: Tables) -> Iterator[tuple[Table, E
     holes: dict[int, list[Missing]] = {id(table): [] for table in tables}
     with Drawers(tables) as drawers:
         drawers.fill(scan)
-        for one in survey.probes:
+        for one in capture_summary.probes:
             table = tables.find(one.schema)
             if table is not None:
                 seen[id(table)].append(one)
@@ -87,7 +87,7 @@ def apart(scan: Scan, survey: Survey, tables: Tables) -> Iterator[tuple[Table, E
             if table is not None:
                 holes[id(table)].append(hole)
         for table in tables:
-            told = (seen[id(table)], survey.losses.total, survey.begins)
+            told = (seen[id(table)], capture_summary.losses.total, capture_summary.begins)
             yield table, Export(drawers.blocks(table), Tables(table.schemas), *told, holes[id(table)])
 
 

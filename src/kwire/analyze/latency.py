@@ -1,6 +1,6 @@
 """How long things take: calls whose two ends were seen, and fields that hold a time; over time.
 
-The laws: an end belongs to the latest beginning of the same call in the same thread that has no end yet, so
+Invariants: an end belongs to the latest beginning of the same call in the same thread that has no end yet, so
 nested calls are told apart; what has no partner is counted. Pairing is done by numpy for a window at a time;
 beginnings wait for their ends across windows, at most WAITING of a call.
 """

@@ -1,7 +1,7 @@
 """What LOST frames count, kept in bounded memory.
 
-The laws: the sum of the counts is never changed, by probe and cause; holes are joined only where they follow
-closely (`wire.messages.merge`), or where there are more than LIMIT of them.
+Invariants: the sum of the counts is never changed, by probe and cause; holes are joined only where they
+follow closely (`wire.messages.merge`), or where there are more than LIMIT of them.
 """
 
 from collections.abc import Iterator

@@ -1,21 +1,20 @@
 """Captures into one, in order of time: of several hosts, of the files of a rotation, of one session's hops.
 
-The laws: every event and every LOST frame of every input is in the outcome once, a hole that several parts of
-one file tell too; events are in order of wall
-time as far as HELD events of each input reach, or ROOM bytes of all (a capture holds runs of each CPU's
-events); memory is bounded by the number of inputs, not by their sizes. Each probe keeps its own clock: hosts
-are put in order by theirs.
+Invariants: every event and every LOST frame of every input is in the outcome once, a hole that several parts
+of one file tell too; events are in order of wall time as far as HELD events of each input reach, or ROOM
+bytes of all (a capture holds runs of each CPU's events); memory is bounded by the number of inputs, not by
+their sizes. Each probe keeps its own clock: hosts are put in order by theirs.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from kwire.analyze.choose import bounded
+from kwire.analyze.capture_summary import CaptureSummary
 from kwire.analyze.rewrite import Numbers, Part, made_of, numbered, renumber
 from kwire.analyze.scan import BYTES, Picked, Progress, Scan
+from kwire.analyze.selection import bounded
 from kwire.analyze.source import Source, check_output
-from kwire.analyze.survey import Survey
 from kwire.capture import identity
 from kwire.capture.writer import Totals
 from kwire.errors import KwireError
@@ -41,11 +40,11 @@ class _Holes:
 
     __slots__ = ("_groups", "_most", "_own")
 
-    def __init__(self, surveys: Sequence[Survey]) -> None:
+    def __init__(self, surveys: Sequence[CaptureSummary]) -> None:
         groups: list[int] = []  # of inputs that have a file in common, by the first of them
         files: dict[tuple[str, int], int] = {}
-        for place, survey in enumerate(surveys):
-            keys = {(one.id, one.number) for one in survey.held if one.part is not None}
+        for place, capture_summary in enumerate(surveys):
+            keys = {(one.id, one.number) for one in capture_summary.held if one.part is not None}
             met = {files[key] for key in keys if key in files}
             group = min(met, default=place)
             if len(met) > 1:
@@ -179,22 +178,24 @@ class _Input:
                 yield 0, loss
 
 
-def merge(inputs: Sequence[tuple[Source, Survey]], path: str, progress: Progress | None = None) -> Totals:
+def merge(
+    inputs: Sequence[tuple[Source, CaptureSummary]], path: str, progress: Progress | None = None
+) -> Totals:
     """Write the captures as one to `path`; gives its sums. Raises KwireError where that cannot be written."""
     check_output(path, [source for source, _ in inputs])
     _check_once(inputs)
-    numbers = Numbers(schema for _, survey in inputs for schema in survey.schemas)
+    numbers = Numbers(schema for _, capture_summary in inputs for schema in capture_summary.schemas)
     names = ", ".join(source.name.rsplit("/", 1)[-1] for source, _ in inputs)
-    surveys = [survey for _, survey in inputs]
+    surveys = [capture_summary for _, capture_summary in inputs]
     comments = [f"kwire merge of {names}", *made_of(surveys)]
     part = Part(path, numbers, "merge", comments)
     held = max(1 << 10, min(HELD, HELD_ALL // len(inputs)))
     captures, scans = [], []
     try:
-        for source, survey in inputs:
+        for source, capture_summary in inputs:
             captures.append(source.open())
             scans.append(Scan(captures[-1], events_held=held, bytes_held=min(held << 7, BYTES)))
-            part.account(survey, whole=True)
+            part.account(capture_summary, whole=True)
         room = max(1 << 20, ROOM // len(inputs))
         readers = [_Input(scan.picks(), numbers, held, room) for scan in scans]
         _run(readers, _Holes(surveys), part, scans, progress)
@@ -205,21 +206,25 @@ def merge(inputs: Sequence[tuple[Source, Survey]], path: str, progress: Progress
         part.leave()
 
 
-def _check_once(inputs: Sequence[tuple[Source, Survey]]) -> None:
+def _check_once(inputs: Sequence[tuple[Source, CaptureSummary]]) -> None:
     """KwireError where events would be in the outcome twice."""
-    for one in identity.repeated(survey.held for _, survey in inputs):
+    for one in identity.repeated(capture_summary.held for _, capture_summary in inputs):
         file = one.file
         first, second = [
-            source.name for source, survey in inputs if file[:2] in {held[:2] for held in survey.held}
+            source.name
+            for source, capture_summary in inputs
+            if file[:2] in {held[:2] for held in capture_summary.held}
         ][:2]
         if one.surely:
             cause = f"{first} and {second} hold the same events, of {identity.named(file)}"
             raise KwireError("merge", "", cause, "name each capture once")
         cause = f"{first} and {second} hold parts of {identity.named(file)} that may overlap"
         raise KwireError("merge", "", cause, "cut parts whose times or probes are apart")
-    for source, survey in inputs:
-        if survey.repeated:
-            raise KwireError("merge", source.name, survey.repeated, "merge the captures it was made of")
+    for source, capture_summary in inputs:
+        if capture_summary.repeated:
+            raise KwireError(
+                "merge", source.name, capture_summary.repeated, "merge the captures it was made of"
+            )
 
 
 def _run(

@@ -1,18 +1,18 @@
 """A capture for Python programs: `kwire.open`. Events, columns, Arrow tables, data frames, SQL.
 
-The laws: nothing is read before it is asked for; what a choice (`probe`, `where`, `first`, `last`) rules out
-is not decoded; integers reach numpy, Arrow, pandas and polars without a copy of their own. A capture is read
-once for each question.
+Invariants: nothing is read before it is asked for; what a choice (`probe`, `where`, `first`, `last`) rules
+out is not decoded; integers reach numpy, Arrow, pandas and polars without a copy of their own. A capture is
+read once for each question.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from kwire.analyze.choose import Selection
+from kwire.analyze.capture_summary import CaptureSummary, Seen
 from kwire.analyze.scan import Block, Scan
+from kwire.analyze.selection import Selection
 from kwire.analyze.source import Source
-from kwire.analyze.survey import Seen, Survey
 from kwire.arguments import checked, needed
 from kwire.errors import KwireError
 from kwire.wire.messages import Lost
@@ -33,12 +33,12 @@ class Opened(Generic[E]):
     both included). Raises KwireError where no probe matches or a condition is wrong.
     """
 
-    __slots__ = ("_grouped", "_make", "_source", "_survey")
+    __slots__ = ("_capture_summary", "_grouped", "_make", "_source")
 
     def __init__(self, path: str, make: Callable[[Schema, int, Sequence[Value]], E]) -> None:
         self._source = Source(path)
         self._make = make
-        self._survey: Survey | None = None
+        self._capture_summary: CaptureSummary | None = None
         self._grouped: Tables | None = None
 
     @property
@@ -47,21 +47,21 @@ class Opened(Generic[E]):
         return self._source.name
 
     @property
-    def survey(self) -> Survey:
+    def capture_summary(self) -> CaptureSummary:
         """What counting alone tells of the capture; read once."""
-        if self._survey is None:
-            self._survey = Survey(self._source)
-        return self._survey
+        if self._capture_summary is None:
+            self._capture_summary = CaptureSummary(self._source)
+        return self._capture_summary
 
     @property
     def probes(self) -> list[Seen]:
         """The probes: `.schema`, `.events`, `.lost`, `.produced`, `.first`, `.last`."""
-        return self.survey.probes
+        return self.capture_summary.probes
 
     @property
     def schemas(self) -> list[Schema]:
         """What the events of each probe hold."""
-        return list(self.survey.schemas)
+        return list(self.capture_summary.schemas)
 
     @property
     def lost(self) -> int:
@@ -71,7 +71,7 @@ class Opened(Generic[E]):
     @property
     def losses(self) -> list[tuple[Schema | None, Lost]]:
         """The holes: the probe's schema (None: unknown) and what its LOST frames say."""
-        return list(self.survey.losses)
+        return list(self.capture_summary.losses)
 
     def verify(self) -> "FileReport":
         """Whether the capture is complete, and every hole in it: `.complete`, `.holes`, `.problems`."""
@@ -182,7 +182,7 @@ class Opened(Generic[E]):
         from kwire.analyze.database import Database
 
         [sql] = needed("query", sql=sql)
-        with Database(self._source, self.survey) as database:
+        with Database(self._source, self.capture_summary) as database:
             result = database.query(sql)
             return arrow.load().Table.from_batches(list(result), result.schema)
 
@@ -212,14 +212,14 @@ class Opened(Generic[E]):
             probe, condition, EARLIEST if first is None else first, LATEST if last is None else last
         )
         if probe is not None or condition is not None:
-            selection.check(self.survey.schemas, self.name)
+            selection.check(self.capture_summary.schemas, self.name)
         return selection
 
     def _tables(self) -> "Tables":
         from kwire.analyze.tables import Tables
 
         if self._grouped is None:
-            self._grouped = Tables(self.survey.schemas)
+            self._grouped = Tables(self.capture_summary.schemas)
         return self._grouped
 
     def _table(self, probe: str | None) -> "Table":
@@ -234,7 +234,7 @@ class Opened(Generic[E]):
             return found[0]
         known = ", ".join(table.probe for table in (found or self._tables()))
         cause = f"{len(found)} probes match" if found else "no probe matches"
-        if not self.survey.probes:
+        if not self.capture_summary.probes:
             known, cause = "", "it describes no probe"
         raise KwireError("read", self.name, cause, f"name one of: {known}" if known else "")
 

@@ -1,6 +1,6 @@
 """Blocks into one order of time: events of several probes and CPUs lie in a capture in stretches.
 
-The law: every event comes exactly once; events are in order as far as WINDOW events reach, which is further
+Invariant: every event comes exactly once; events are in order as far as WINDOW events reach, which is further
 than a ring buffer's worth of one CPU while the window holds all CPUs' runs, or as far as ROOM bytes of them.
 Nothing is given while blocks that were read with it are to come.
 """

@@ -1,6 +1,6 @@
 """Chrome trace events, which Perfetto and chrome://tracing show: slices for calls, instants for the rest.
 
-Format: "Trace Event Format" (Google), the JSON object form. The laws: times are microseconds from the
+Format: "Trace Event Format" (Google), the JSON object form. Invariants: times are microseconds from the
 capture's first event with nanoseconds as fractions, because a double cannot hold those since 1970; a call
 whose end is missing is left open (`B` without `E`), an end without a beginning is an instant; every event is
 in exactly one entry, but for the beginning and the end of a call, which are one. Memory is bounded: at most
@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable
 from typing import IO, Any, Final
 
-from kwire.analyze.calls import role
+from kwire.analyze.call_pairs import role
 from kwire.analyze.losses import Missing
 from kwire.analyze.order import ordered
 from kwire.analyze.scan import Block

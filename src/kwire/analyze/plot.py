@@ -1,6 +1,6 @@
 """Statistics as a picture: rates over time, a heat map of how long things took, who talks most.
 
-The laws: PNG or SVG, as the file's extension says; nothing of a capture is taken for markup; no display, no
+Invariants: PNG or SVG, as the file's extension says; nothing of a capture is taken for markup; no display, no
 network and no configuration of the user is touched. matplotlib is an extra (`kwire[plot]`).
 """
 
@@ -83,12 +83,12 @@ def _rates(axes: Any, stats: Stats) -> None:
         return
     seconds = _seconds(stats)
     for table in busiest[:LINES]:
-        timeline = table.rhythm.timeline
+        timeline = table.timing.timeline
         host = f" on {table.host}" if table.host else ""
         label = fit(safe(table.table.probe.split("(", 1)[0] + host), 48)
         axes.plot(seconds, timeline.counts * (1e9 / stats.grid.width), label=label, linewidth=1.2)
     if len(busiest) > LINES:
-        rest = sum(table.rhythm.timeline.counts for table in busiest[LINES:])
+        rest = sum(table.timing.timeline.counts for table in busiest[LINES:])
         label = f"{len(busiest) - LINES} more"
         axes.plot(seconds, rest * (1e9 / stats.grid.width), label=label, linewidth=1, color="grey")
     for number, hole in enumerate(stats.scan.losses.holes()):

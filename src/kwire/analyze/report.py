@@ -1,6 +1,6 @@
 """Statistics as text for people and as one object for programs.
 
-The laws: every line is safe for a terminal and fits its width; bars and sparklines are drawn to scale; the
+Invariants: every line is safe for a terminal and fits its width; bars and sparklines are drawn to scale; the
 object has the same numbers, exactly. Rates are events a second; times are wall clock.
 """
 
@@ -59,16 +59,16 @@ def sparkline(counts: Sequence[int], width: int) -> str:
 def lines(stats: Stats, style: Style) -> Iterator[str]:
     """The report, line by line."""
     width = style.width or WIDTH
-    survey, clock = stats.survey, WallClock()
+    capture_summary, clock = stats.capture_summary, WallClock()
     yield style.paint(fit(safe(stats.name), width), BOLD)
     events, time = stats.scan.events, duration(stats.last - stats.first)
-    packets, frames = plural(survey.packets, "packet"), plural(survey.frames, "frame")
+    packets, frames = plural(capture_summary.packets, "packet"), plural(capture_summary.frames, "frame")
     yield f"  {packets}, {frames}, {plural(events, 'event')} in {time}"
     if events:
         first, last = clock.moment(stats.first), clock.moment(stats.last)
         yield f"  from {first} to {last}"
-    if survey.errors:
-        told = ", ".join(f"{name} {count:,}" for name, count in sorted(survey.errors.items()))
+    if capture_summary.errors:
+        told = ", ".join(f"{name} {count:,}" for name, count in sorted(capture_summary.errors.items()))
         yield style.paint(fit(f"  errors: {told}", width), RED)
     for table in stats.tables:
         yield ""
@@ -95,19 +95,19 @@ def _table(table: TableStats, stats: Stats, style: Style, width: int) -> Iterato
     yield style.paint(fit(f"{safe(table.table.probe.split('(', 1)[0])}{host}", width), CYAN)
     seconds = max(stats.last - stats.first, 1) / 1e9
     lost = f", {table.lost:,} lost" if table.lost else ""
-    rhythm = table.rhythm
-    rate = f"{short(table.events / seconds)}/s, at most {short(rhythm.timeline.peak)}/s"
+    timing = table.timing
+    rate = f"{short(table.events / seconds)}/s, at most {short(timing.timeline.peak)}/s"
     yield f"  {plural(table.events, 'event')}{lost}; {rate}"
     if not table.events:
         return
-    spark = sparkline(rhythm.timeline.counts.tolist(), min(width - 4, BINS // 2))
+    spark = sparkline(timing.timeline.counts.tolist(), min(width - 4, BINS // 2))
     yield f"  {style.paint(spark, CYAN)}"
-    gap = rhythm.gaps[0] if rhythm.gaps else None
-    if gap is not None and rhythm.intervals.count:
+    gap = timing.gaps[0] if timing.gaps else None
+    if gap is not None and timing.intervals.count:
         clock = WallClock()
         longest = f"longest silence {duration(gap.last - gap.first)} at {clock.time(gap.first)}"
-        yield f"  between events: {duration(rhythm.intervals.mean)} on average; {longest}"
-        yield from _histogram(rhythm.intervals, width, duration, "    ")
+        yield f"  between events: {duration(timing.intervals.mean)} on average; {longest}"
+        yield from _histogram(timing.intervals, width, duration, "    ")
     for field in table.fields:
         yield from _field(field, table.events, width)
 
@@ -182,13 +182,13 @@ def _call(key: str, host: str, call: Calls, style: Style, width: int) -> Iterato
 
 def as_object(stats: Stats) -> dict[str, Any]:
     """The same for programs."""
-    survey = stats.survey
+    capture_summary = stats.capture_summary
     return {
         "capture": stats.name,
-        "packets": survey.packets,
-        "frames": survey.frames,
-        "errors": dict(sorted(survey.errors.items())),
-        "problem": survey.problem,
+        "packets": capture_summary.packets,
+        "frames": capture_summary.frames,
+        "errors": dict(sorted(capture_summary.errors.items())),
+        "problem": capture_summary.problem,
         "events": stats.scan.events,
         "lost": stats.scan.losses.total,
         "undecodable": stats.scan.undecodable,
@@ -217,7 +217,7 @@ def as_object(stats: Stats) -> dict[str, Any]:
 
 
 def _table_object(table: TableStats, stats: Stats) -> dict[str, Any]:
-    rhythm, seconds = table.rhythm, max(stats.last - stats.first, 1) / 1e9
+    timing, seconds = table.timing, max(stats.last - stats.first, 1) / 1e9
     firsts = [seen.first for seen in table.seen if seen.first is not None]
     lasts = [seen.last for seen in table.seen if seen.last is not None]
     return {
@@ -229,14 +229,14 @@ def _table_object(table: TableStats, stats: Stats) -> dict[str, Any]:
         "produced": table.produced,
         "first": min(firsts, default=None),
         "last": max(lasts, default=None),
-        "rate": {"mean": table.events / seconds, "peak": rhythm.timeline.peak},
+        "rate": {"mean": table.events / seconds, "peak": timing.timeline.peak},
         "timeline": {
-            "begins": rhythm.timeline.grid.begins,
-            "width": rhythm.timeline.grid.width,
-            "counts": rhythm.timeline.counts.tolist(),
+            "begins": timing.timeline.grid.begins,
+            "width": timing.timeline.grid.width,
+            "counts": timing.timeline.counts.tolist(),
         },
-        "intervals": _numbers(rhythm.intervals),
-        "gaps": [{"first": gap.first, "last": gap.last} for gap in rhythm.gaps],
+        "intervals": _numbers(timing.intervals),
+        "gaps": [{"first": gap.first, "last": gap.last} for gap in timing.gaps],
         "fields": [_field_object(field) for field in table.fields],
     }
 

@@ -1,6 +1,6 @@
 """Captures made from captures: probes numbered anew, frames moved as they are, accounts that still balance.
 
-The laws: no event is decoded, its bytes change in nothing but the probe number; every event and every LOST
+Invariants: no event is decoded, its bytes change in nothing but the probe number; every event and every LOST
 frame that is wanted is written once; what a capture does not prove (a killed recorder, a damaged file) the
 captures made from it do not prove either: their probes get no closing statistics. What a choice leaves out
 is not lost: comments of the section say what was chosen.
@@ -11,8 +11,8 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from kwire.analyze.capture_summary import CaptureSummary
 from kwire.analyze.scan import Picked, probe_numbers
-from kwire.analyze.survey import Survey
 from kwire.capture.identity import Limits
 from kwire.capture.output import CaptureError
 from kwire.capture.writer import Totals, Writer
@@ -64,9 +64,13 @@ class Numbers:
         return known[1]
 
 
-def made_of(surveys: Iterable[Survey], limits: Limits | None = None) -> list[str]:
+def made_of(surveys: Iterable[CaptureSummary], limits: Limits | None = None) -> list[str]:
     """The comments that say which captures' events are in what is made of these: those that `limits` say."""
-    held = [one if limits is None else one.within(limits) for survey in surveys for one in survey.held]
+    held = [
+        one if limits is None else one.within(limits)
+        for capture_summary in surveys
+        for one in capture_summary.held
+    ]
     return [one.comment() for one in dict.fromkeys(held)]
 
 
@@ -97,15 +101,19 @@ class Part:
         self._produced: dict[int, int] = {}
         self._unproven: set[int] = set()
 
-    def account(self, survey: Survey, *, whole: bool) -> None:
+    def account(self, capture_summary: CaptureSummary, *, whole: bool) -> None:
         """Take over what a capture says of its probes; `whole`: all of their events come here."""
-        for seen in survey.probes:
+        for seen in capture_summary.probes:
             number = self.numbers.find(seen.schema)
             if not number:
                 continue
-            if whole and seen.produced is not None and not (survey.problem or survey.repeated):
+            if (
+                whole
+                and seen.produced is not None
+                and not (capture_summary.problem or capture_summary.repeated)
+            ):
                 self._produced[number] = self._produced.get(number, 0) + seen.produced + seen.shared
-            elif not survey.proves(seen):
+            elif not capture_summary.proves(seen):
                 self._unproven.add(number)
             elif whole:
                 counted = seen.events + seen.lost + seen.shared

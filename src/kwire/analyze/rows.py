@@ -1,6 +1,6 @@
 """Rows of a query's result as text: an aligned table, JSON lines, CSV.
 
-The laws: a row is one line, whatever its values hold; numbers are exact; times are local, with their offset
+Invariants: a row is one line, whatever its values hold; numbers are exact; times are local, with their offset
 from UTC; nothing of a value can move a terminal's cursor; what is null is empty in tables and CSV and null
 in JSON, and NaN is null in JSON. Results are written batch by batch: a table takes its widths from the first
 rows, later ones may be wider.

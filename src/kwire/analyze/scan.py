@@ -1,6 +1,6 @@
 """One reading of a capture, as blocks: many events of one probe, in order of time, ready for columns.
 
-The laws: memory is bounded by a window of the file (BYTES, EVENTS), whatever the file claims; nothing runs
+Invariants: memory is bounded by a window of the file (BYTES, EVENTS), whatever the file claims; nothing runs
 for a single event; every event that is wanted is in exactly one block, or counted in `undecodable`; what a
 selection rules out by time or probe is skipped chunk by chunk and never decoded (`chunks`, `decoded` count).
 """
@@ -9,15 +9,15 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from kwire.analyze.choose import Selection
 from kwire.analyze.losses import Losses
+from kwire.analyze.selection import Selection
+from kwire.capture.event_counts import tally_of
 from kwire.capture.reader import Section, groups
-from kwire.capture.tally import tally_of
 from kwire.packets.open import NetworkCapture
+from kwire.wire.column_rows import event_heads, event_sound, event_values
 from kwire.wire.fields import TYPES
 from kwire.wire.frame import FrameError, Type
 from kwire.wire.frames import Frames
-from kwire.wire.gather import event_heads, event_sound, event_values
 from kwire.wire.messages import Lost
 from kwire.wire.schema import EARLIEST, LATEST, Clock, Schema
 from kwire.wire.walk import frame_gather

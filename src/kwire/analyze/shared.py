@@ -1,6 +1,6 @@
 """What all probes share: the table `events`, each event's time, place and process, whatever its probe.
 
-The laws: every event has a row; a column that a probe has not got is null there; fields are shared where
+Invariants: every event has a row; a column that a probe has not got is null there; fields are shared where
 every table has one of that name and type.
 """
 

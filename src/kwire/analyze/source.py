@@ -1,6 +1,6 @@
 """Where a capture comes from: the one place where the questions open it, as often as they need to.
 
-The law: a file is read where it is; standard input, or a pipe, is copied to a file without a name first, so
+Invariant: a file is read where it is; standard input, or a pipe, is copied to a file without a name first, so
 that whatever is asked can be read twice (what probes there are, then their events). The frames of a capture
 of a network are kept, so that its packets are taken apart once: KEPT bytes in memory, others in a file.
 """

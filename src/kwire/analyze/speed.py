@@ -1,6 +1,6 @@
 """How fast readers are, beside the rate at which a network can deliver.
 
-The laws: what is measured is what verbs use, on captures whose contents are known and whose results are
+Invariants: what is measured is what verbs use, on captures whose contents are known and whose results are
 checked; the processor time of one core, system calls included; the best of some runs; files that lie in
 memory. Rates are those of Ethernet: a frame takes 20 bytes more on the wire (preamble, start, gap).
 """
@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
+from kwire.analyze.capture_summary import CaptureSummary
 from kwire.analyze.source import Source
 from kwire.analyze.stats import Stats
-from kwire.analyze.survey import Survey
 from kwire.capture.reader import Capture
 from kwire.packets import samples
 from kwire.packets.open import open_capture
@@ -83,7 +83,7 @@ def walked(capture: Capture) -> int:
 def counted(path: str) -> int:
     """The statistics of a capture; how many events they count."""
     with Source(path) as source:
-        return Stats(source, Survey()).scan.events
+        return Stats(source, CaptureSummary()).scan.events
 
 
 def measure(count: int, runs: int) -> Iterator[Speed]:

@@ -1,6 +1,6 @@
 """Statistics of a capture: each probe's rate, losses, silences, intervals and distributions of fields.
 
-The laws: one reading; C and numpy works on whole blocks, nothing runs for a single event
+Invariants: one reading; C and numpy works on whole blocks, nothing runs for a single event
 but texts of very different lengths; memory is bounded by probes and fields, not by events. Counts are exact;
 where a field has more different values than are told apart, its list of frequent ones says how exact it is.
 """
@@ -8,17 +8,17 @@ where a field has more different values than are told apart, its list of frequen
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from kwire.analyze.calls import role
-from kwire.analyze.choose import Selection
+from kwire.analyze.call_pairs import role
+from kwire.analyze.capture_summary import CaptureSummary, Seen
 from kwire.analyze.counts import of_numbers
 from kwire.analyze.distribution import Log2, Top, TopBytes, counted, counted_bools
 from kwire.analyze.latency import UNITS, Calls, Latency
-from kwire.analyze.rhythm import Rhythm
 from kwire.analyze.scan import Block, Progress, Scan
+from kwire.analyze.selection import Selection
 from kwire.analyze.source import Source
-from kwire.analyze.survey import Seen, Survey
 from kwire.analyze.tables import Column, Table, Tables, columns_of, layout
 from kwire.analyze.timeline import Timeline, grid_of
+from kwire.analyze.timing import Timing
 from kwire.view.values import scalar_name
 from kwire.wire.columns import Columns
 from kwire.wire.fields import TYPES, Field, ipv4_text, ipv6_text, mac_text, text
@@ -185,9 +185,9 @@ class TableStats:
         "latencies",
         "lost",
         "produced",
-        "rhythm",
         "seen",
         "table",
+        "timing",
     )
 
     def __init__(self, schema: Schema) -> None:
@@ -196,7 +196,7 @@ class TableStats:
         self.events = self.lost = 0
         self.produced: int | None = 0
         self.seen: list[Seen] = []
-        self.rhythm = Rhythm()
+        self.timing = Timing()
         shown = [column for column in columns_of(schema) if not column.beside]
         self.fields = [FieldStats(schema, column) for column in shown]
         durations = [column.field for column in shown if is_duration(column.field)]
@@ -209,7 +209,7 @@ class TableStats:
     def add(self, block: Block) -> dict[str, "Array"]:
         """Count a block; gives the columns of durations, and of the thread where it is an end of a call."""
         self.events += len(block.times)
-        self.rhythm.add(block.times)
+        self.timing.add(block.times)
         columns = Columns(block.schema, block.frames)
         single = [one for one in self.fields if one.single]
         others = [one for one in self.fields if not one.single]
@@ -252,30 +252,41 @@ def _nanoseconds(values: "Array", unit: int) -> "Array":
 
 
 class Stats:
-    """The statistics of what is chosen of a capture: `tables`, `calls`; the sums stand in `survey`.
+    """The statistics of what is chosen of a capture: `tables`, `calls`; the sums stand in `capture_summary`.
 
-    A survey that has not read the capture yet reads it along, so that there is one reading. `grid`: where all
-    counts over time lie.
+    A capture summary that has not read the capture yet reads it along, so that there is one reading. `grid`:
+    where all counts over time lie.
     """
 
-    __slots__ = ("_by", "_keys", "calls", "first", "grid", "last", "name", "scan", "survey", "tables")
+    __slots__ = (
+        "_by",
+        "_keys",
+        "calls",
+        "capture_summary",
+        "first",
+        "grid",
+        "last",
+        "name",
+        "scan",
+        "tables",
+    )
 
     def __init__(
         self,
         source: Source,
-        survey: Survey,
+        capture_summary: CaptureSummary,
         selection: Selection | None = None,
         progress: Progress | None = None,
     ) -> None:
         selection = selection or Selection()
-        self.name, self.survey = source.name, survey
+        self.name, self.capture_summary = source.name, capture_summary
         self._by: dict[object, TableStats] = {}
         self._keys: dict[int, tuple[Schema, object]] = {}
         self.calls: dict[tuple[str, str], Calls] = {}
         waiting, together = 0, None  # the last round
-        alone = not survey.read
+        alone = not capture_summary.read
         with source.open(once=alone) as capture:
-            self.scan = Scan(capture, selection, progress, watch=survey.add if alone else None)
+            self.scan = Scan(capture, selection, progress, watch=capture_summary.add if alone else None)
             for block in self.scan:
                 if waiting >= PAIRED and block.round is not together:  # both ends of what was read have come
                     waiting = 0
@@ -286,12 +297,12 @@ class Stats:
                 self._call(block, numbers)
                 waiting += len(block.times)
             if alone:
-                survey.end(capture, source)
-        self.first = max(survey.begins, selection.first) if survey.events else 0
-        self.last = max(min(survey.ends, selection.last), self.first)
-        known = Tables(seen.schema for seen in survey.probes if selection.wants(seen.schema))
+                capture_summary.end(capture, source)
+        self.first = max(capture_summary.begins, selection.first) if capture_summary.events else 0
+        self.last = max(min(capture_summary.ends, selection.last), self.first)
+        known = Tables(seen.schema for seen in capture_summary.probes if selection.wants(seen.schema))
         self.tables: list[TableStats] = []
-        for seen in survey.probes:
+        for seen in capture_summary.probes:
             table = known.find(seen.schema) if selection.wants(seen.schema) else None
             if table is None:
                 continue
@@ -329,7 +340,7 @@ class Stats:
         self.calls = {key: call for key, call in self.calls.items() if call.latency.durations.count}
         latencies = [call.latency for call in self.calls.values()]
         latencies += [latency for table in self.tables for latency in table.latencies.values()]
-        timelines = [table.rhythm.timeline for table in self.tables]
+        timelines = [table.timing.timeline for table in self.tables]
         laid: list[Timeline | Latency] = [*timelines, *latencies]
         self.grid = grid_of(one.stretches for one in laid)
         for one in laid:
@@ -340,7 +351,7 @@ class Stats:
                 key = (schema.probe, schema.host)
                 lost[key] = lost.get(key, 0) + loss.count
         for table in self.tables:
-            table.rhythm.finish()
+            table.timing.finish()
             for field in table.fields:
                 field.finish()
             table.lost = lost.get((table.table.probe, table.host), 0)

@@ -1,6 +1,6 @@
 """Probes as tables: a readable, unique name for each, and its columns.
 
-The laws: names of tables and columns are unique without regard to case, printable, never empty, never those
+Invariants: names of tables and columns are unique without regard to case, printable, never empty, never those
 of what kwire itself adds, whatever a capture calls its probes and fields; one table holds the events of one
 probe spec with one layout, of all hosts and sections. A column that shows names (enums, symbols, addresses)
 is text, and its number is beside it as `NAME_raw`; beside text and bytes of varying length stands `NAME_cut`:

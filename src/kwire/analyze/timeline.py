@@ -1,6 +1,6 @@
 """Counts over time, in stretches whose length is known only when all times were seen.
 
-The laws: counts are exact; one reading is enough: stretches are powers of two of ns and stand at the
+Invariants: counts are exact; one reading is enough: stretches are powers of two of ns and stand at the
 multiples of their length, so that two make one as more time is to be covered, and those of all timelines go
 together; memory is bounded by FINE stretches. At the end all lie on one grid of at most BINS bins.
 """

@@ -1,6 +1,6 @@
 """One table for the events of several probes: a column for every field of any of them.
 
-The laws: fields of one name and one type share a column; of one name and different types, they have columns
+Invariants: fields of one name and one type share a column; of one name and different types, they have columns
 of their own, named after their probes' tables too; no two names are equal but for case.
 """
 

@@ -1,7 +1,7 @@
 """Local time over many moments: what a column of wall-clock times shows in this process's time zone.
 
-The laws: each moment is shifted by the offset from UTC that holds at it (zones change at quarters of hours);
-what shows such a time again as text says which offset that is.
+Invariants: each moment is shifted by the offset from UTC that holds at it (zones change at quarters of
+hours); what shows such a time again as text says which offset that is.
 """
 
 from calendar import timegm

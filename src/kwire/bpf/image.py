@@ -1,6 +1,6 @@
 """A program ready to load: what the compiler produces, the kernel room loads and the interpreter runs.
 
-The law: an `Image` names its maps and never holds a file descriptor. `uses` says which `lddw` instructions
+Invariant: an `Image` names its maps and never holds a file descriptor. `uses` says which `lddw` instructions
 must get the address of which map; whoever loads or runs the image fills them in. Instruction indexes are
 slots (8 bytes each, an `lddw` takes two), as in the kernel's own interfaces.
 """

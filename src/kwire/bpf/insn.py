@@ -1,6 +1,6 @@
 """The eBPF instruction set of RFC 9669 (ISA v1 to v4) as one table; encoding, decoding and validation.
 
-The laws:
+Invariants:
 
 * `FORMS` is the only description of the instruction set. Encoding, decoding, validation, the disassembler,
   the text assembler, the interpreter and the tests are driven from it.

@@ -1,6 +1,6 @@
 """What the instructions compute, as functions of numbers: no registers, no memory.
 
-The laws: numbers are unsigned 64-bit Python ints going in and coming out; an operation of 32 bits uses the
+Invariants: numbers are unsigned 64-bit Python ints going in and coming out; an operation of 32 bits uses the
 lower half of its operands and zeroes the upper half of its result; division by zero gives 0, a remainder by
 zero the dividend; shift amounts are taken modulo the width; signed division truncates toward zero. The
 machine is little-endian. The interpreter runs on these, and the compiler may fold constants with them.

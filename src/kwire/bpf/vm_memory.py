@@ -1,6 +1,6 @@
 """Memory of the interpreter: regions a program touches directly, kernel and user memory that it probes.
 
-The laws: every access lies whole inside one region, or it is a `Violation`; a region that tracks its writes
+Invariants: every access lies whole inside one region, or it is a `Violation`; a region that tracks its writes
 refuses reads of bytes that were never written; probed memory (`Memory`) is reached by helpers only, and there
 an unmapped address is a fault with an error code, as in the kernel, never a violation. The lowest addresses
 are user space's, the highest the kernel's, and between them is nothing. All numbers are little-endian.

@@ -1,8 +1,8 @@
 """The engine of the interpreter: instructions made ready, registers, call frames, and the operations.
 
-The laws: registers hold unsigned 64-bit numbers; one that has no value may not be read; a call to a helper or
-a subprogram leaves r1 to r5 without values; each frame has a stack of its own. `OPERATIONS` has an entry for
-every operation of the instruction table, and a test holds it to that.
+Invariants: registers hold unsigned 64-bit numbers; one that has no value may not be read; a call to a helper
+or a subprogram leaves r1 to r5 without values; each frame has a stack of its own. `OPERATIONS` has an entry
+for every operation of the instruction table, and a test holds it to that.
 """
 
 from collections.abc import Callable, Sequence

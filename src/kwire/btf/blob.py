@@ -1,6 +1,6 @@
 """One BTF object: types by id and by name, sizes, and where members lie.
 
-The laws: lazy — offsets first, a type when it is asked for, no index of all names unless many are asked
+Invariants: lazy — offsets first, a type when it is asked for, no index of all names unless many are asked
 for; types decoded are values; whatever the bytes, a call returns or raises BtfError (BtfLookupError for what
 is not there), in bounded time and memory. Split BTF (a module's) goes on with the ids and the string offsets
 of its base.

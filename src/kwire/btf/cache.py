@@ -1,8 +1,8 @@
 """Keeps offset tables in files, so that each kernel's BTF is walked once on a machine.
 
-The laws: a file is keyed by the content of the BTF (its size and a CRC), written whole under another name and
-then renamed, and believed only when all its checks hold and it belongs to this user; whatever is wrong with
-it, or with the directory, the table is simply made again. Nothing here raises for a file's sake.
+Invariants: a file is keyed by the content of the BTF (its size and a CRC), written whole under another name
+and then renamed, and believed only when all its checks hold and it belongs to this user; whatever is wrong
+with it, or with the directory, the table is simply made again. Nothing here raises for a file's sake.
 """
 
 import contextlib

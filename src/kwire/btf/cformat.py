@@ -1,6 +1,6 @@
 """Writes types as C: declarations, and whole structures with the offset and size of every member.
 
-The law: what is written is bounded, whatever the BTF says: a type nested without end, or of more parts than
+Invariant: what is written is bounded, whatever the BTF says: a type nested without end, or of more parts than
 any kernel has, is a BtfError.
 """
 

@@ -1,6 +1,6 @@
 """Reads C type names, as people write them: "const struct sock *", "u32", "unsigned long", "char[16]".
 
-The law: only names are read, no declarations; the result refers to types that are in the BTF.
+Invariant: only names are read, no declarations; the result refers to types that are in the BTF.
 """
 
 import re

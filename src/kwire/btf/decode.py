@@ -1,6 +1,6 @@
 """One type record → one value of `kwire.btf.types`.
 
-The law: a decoder reads inside the record it is given (its caller has checked the length) and decodes no
+Invariant: a decoder reads inside the record it is given (its caller has checked the length) and decodes no
 other type.
 """
 

@@ -1,6 +1,6 @@
 """What can go wrong with BTF: it is damaged (`BtfError`) or it lacks what was asked for (`BtfLookupError`).
 
-The law: whatever bytes are read as BTF, no other exception leaves the room `btf`.
+Invariant: whatever bytes are read as BTF, no other exception leaves the room `btf`.
 """
 
 from kwire.errors import KwireError

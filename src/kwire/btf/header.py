@@ -1,6 +1,6 @@
 """The header of a BTF blob, and how many bytes each record of its type section takes.
 
-The laws: sections stand where the header says, never "right after it"; a longer header and a layout table
+Invariants: sections stand where the header says, never "right after it"; a longer header and a layout table
 (since Linux 7.1) are taken as they come; nothing is believed before it is checked against the size of the
 blob.
 Source: linux/btf.h.

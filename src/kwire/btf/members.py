@@ -1,6 +1,6 @@
 """Finds a member by its path in a structure.
 
-The law: a search looks at each structure once, so that it ends whatever the BTF says.
+Invariant: a search looks at each structure once, so that it ends whatever the BTF says.
 """
 
 import re

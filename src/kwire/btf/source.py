@@ -1,6 +1,7 @@
 """Gets the bytes of BTF out of a file: as they are, or from the `.BTF` section of an ELF file.
 
-The law: a file of sysfs is mapped where the kernel allows that (since Linux 6.16) and read where it does not.
+Invariant: a file of sysfs is mapped where the kernel allows that (since Linux 6.16) and read where it does
+not.
 """
 
 import mmap

@@ -1,6 +1,6 @@
 """The running kernel's BTF: its own and that of its modules.
 
-The laws: the BTF of a file is opened when it is first needed and kept; `KWIRE_BTF` (a file, or a directory
+Invariants: the BTF of a file is opened when it is first needed and kept; `KWIRE_BTF` (a file, or a directory
 with a `vmlinux` and one file a module) takes the place of /sys/kernel/btf; where there is none, the error
 says where it was looked for.
 """

@@ -2,7 +2,7 @@
 
 The records of the type section have different lengths, so the n-th is found only by walking past all before
 it: 60 ms for a kernel's 126,000 types. The table is made once and can be kept in a file (`kwire.btf.cache`).
-The law: a walk ends within the section or with a BtfError; its memory is bounded by the section's size.
+Invariant: a walk ends within the section or with a BtfError; its memory is bounded by the section's size.
 """
 
 import sys

@@ -1,11 +1,11 @@
 """Where output goes: the one way in which a file that a user names is opened for writing.
 
-The laws: what is no regular file (a device, a pipe) is written to, never replaced or removed; a symbolic link
-stays, what it points to is written. A regular file is written beside its place, under a hidden name of its
-own (`.NAME.part`), and takes its place in one step with `publish`; until then, and without it, what was there
-stays as it was; what a killed process left there goes with the next write of the same name. A name of one of
-our own descriptors (`-`, `/dev/stdout`, `/dev/fd/3`) is that descriptor, written from where it stands. What
-takes the place of a file has its mode and its owner, as far as we may give them.
+Invariants: what is no regular file (a device, a pipe) is written to, never replaced or removed; a symbolic
+link stays, what it points to is written. A regular file is written beside its place, under a hidden name of
+its own (`.NAME.part`), and takes its place in one step with `publish`; until then, and without it, what was
+there stays as it was; what a killed process left there goes with the next write of the same name. A name of
+one of our own descriptors (`-`, `/dev/stdout`, `/dev/fd/3`) is that descriptor, written from where it stands.
+What takes the place of a file has its mode and its owner, as far as we may give them.
 """
 
 import contextlib

@@ -1,10 +1,10 @@
 """Which capture a section is: the id its writer gave it, its file's number, and what it was made of.
 
-The laws: the same events twice are told wherever the ids can tell: the same file of the same capture, beside
-itself or inside of a capture made of it, and parts of one file that may overlap. A file without an id (one of
-a network, of another program) has one by its first bytes. Parts are known to be apart
-where their times, their probes or their numbers in one split are. What is chosen by a condition alone, or in
-a form that is not known here, may be any event of its file.
+Invariants: the same events twice are told wherever the ids can tell: the same file of the same capture,
+beside itself or inside of a capture made of it, and parts of one file that may overlap. A file without an id
+(one of a network, of another program) has one by its first bytes. Parts are known to be apart where their
+times, their probes or their numbers in one split are. What is chosen by a condition alone, or in a form that
+is not known here, may be any event of its file.
 
 Comments of a section header say it (docs/analysis.md): `kwire capture ID file N` is the section's own id;
 `kwire holds ID file N` names a file all of whose events were written here, `kwire part of ID file N …` one of

@@ -1,6 +1,6 @@
 """Where a capture's bytes come from: a file, a pipe, standard input, anything that reads; compressed or not.
 
-The laws: compression is known by its first bytes, never by a name; memory is bounded, however small a file
+Invariants: compression is known by its first bytes, never by a name; memory is bounded, however small a file
 unpacks to something large; what can be unpacked before the end of a cut file is given, and `problem` says
 that it was cut; a file that grows is read on and on where that is asked for (`follow`). gzip is Python's own;
 zstd and lz4 are imported only where such a file is read.

@@ -1,6 +1,6 @@
 """Where a capture's bytes go: a file with room kept for its ending, or a pipe.
 
-The laws: `reserve` bytes beyond the position stay writable whatever happens to the disk, so that an ending
+Invariants: `reserve` bytes beyond the position stay writable whatever happens to the disk, so that an ending
 always fits; what was written before `position` is whole; `close` cuts a file back to it, so half a block is
 never left. Room is kept by allocating blocks beyond the end of the file (they vanish at close), where the
 file system cannot do that by zeros written ahead. A pipe, or a file open for appending, has no reserve. A

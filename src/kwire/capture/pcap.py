@@ -1,6 +1,6 @@
 """The header of a classic pcap file, as tables, and what its records are (draft-ietf-opsawg-pcap).
 
-The laws: both byte orders, microseconds and nanoseconds; the variants that others have made of the format,
+Invariants: both byte orders, microseconds and nanoseconds; the variants that others have made of the format,
 whose records are laid out differently, are known by their first bytes and refused by name.
 """
 

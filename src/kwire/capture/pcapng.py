@@ -1,6 +1,6 @@
 """The blocks of a pcapng file, as tables, written and read (draft-ietf-opsawg-pcapng).
 
-The laws: what is written is in the machine's byte order; what is read may be in either; every length is
+Invariants: what is written is in the machine's byte order; what is read may be in either; every length is
 checked against the bytes there are before anything is taken by it; an unknown block or option is skipped.
 Offsets and lengths are bytes. One interface stands for one probe: interface = probe number - 1.
 """
@@ -114,7 +114,7 @@ class Raw(NamedTuple):
     body: memoryview
 
 
-class Packet(NamedTuple):
+class PacketBlock(NamedTuple):
     """A packet's place: `start` in the block's body, bytes `captured` there and `original` on the network.
 
     `ticks`: its time in the interface's unit, None where the block has none.
@@ -242,7 +242,7 @@ def unpack_units(options: Options, order: Order) -> Units:
     return Units(rate, int.from_bytes(first(options, InterfaceOption.TIME_OFFSET) or b"", order, signed=True))
 
 
-def unpack_packet(block: Raw, order: Order, snaplen: int = 0) -> Packet:
+def unpack_packet(block: Raw, order: Order, snaplen: int = 0) -> PacketBlock:
     """Where the packet of a block of PACKETS lies; `snaplen` (0: none) is that of the first interface.
 
     The lengths are as the block has them: `captured` may be more than the body holds.
@@ -255,6 +255,6 @@ def unpack_packet(block: Raw, order: Order, snaplen: int = 0) -> Packet:
     if block.type == Block.PACKET_SIMPLE:
         original = number(0)
         captured = min(original, snaplen or original, len(body) - 4)
-        return Packet(0, 4, captured, original, None)
+        return PacketBlock(0, 4, captured, original, None)
     interface = number(0, 2 if block.type == Block.PACKET_OLD else 4)
-    return Packet(interface, 20, number(12), number(16), number(4) << 32 | number(8))
+    return PacketBlock(interface, 20, number(12), number(16), number(4) << 32 | number(8))

@@ -1,6 +1,6 @@
 """Reading a capture: Frames chunk by chunk, schemas, statistics, from a file, a pipe or anything that reads.
 
-The laws: memory is bounded, whatever the file claims; both byte orders and several sections in a file are
+Invariants: memory is bounded, whatever the file claims; both byte orders and several sections in a file are
 read; everything up to the last whole packet is given, and `problem` then says in one line where reading
 stopped and why; hostile bytes never raise, loop or take long. What is no pcapng at all is a CaptureError.
 
@@ -29,7 +29,7 @@ from kwire.words import plural
 if TYPE_CHECKING:
     import numpy as np
 
-    from kwire.capture.tally import Tally
+    from kwire.capture.event_counts import EventCounts
 
     Array = np.ndarray[Any, Any]
 
@@ -256,7 +256,7 @@ class Capture:
         self._current: Section | None = None  # that of the frames given last
         self._own = Section(pcapng.HOST, [])  # that of the file's blocks being read
         self.mixed = False
-        self.tallied: tuple[Frames, Tally] | None = None
+        self.tallied: tuple[Frames, EventCounts] | None = None
         """The chunk given last and its tally, where somebody has counted it already: see `capture.tally`."""
         self.sections: list[Section] = []
         self.problem: str | None = None
@@ -578,7 +578,7 @@ class Capture:
             return self._skip(place, str(error.problem), error.problem.code.name)
         return block.offset + 8 + start
 
-    def _other(self, block: Raw, packet: pcapng.Packet) -> int:
+    def _other(self, block: Raw, packet: pcapng.PacketBlock) -> int:
         """A packet of another link type."""
         link_type = self._own.interfaces[packet.interface].link_type
         return self._skip(self._base + block.offset, f"link type {link_type} carries no frames")

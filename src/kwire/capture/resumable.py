@@ -1,7 +1,7 @@
 """A capture that grows while it is written, and that a successor goes on with after its recorder was killed.
 
-The laws: `state` after `settle`, given back as `resume`, goes on exactly there: what was written later is cut
-off, and the accounts are those of that moment. A probe may join or be described again at any time; its
+Invariants: `state` after `settle`, given back as `resume`, goes on exactly there: what was written later is
+cut off, and the accounts are those of that moment. A probe may join or be described again at any time; its
 description stands in the file before its first packet, and in the beginning of each further file. Nothing is
 dropped for want of room: what `fits` said finds room, and what does not is a CaptureError, after which a
 writer is left, and its successor goes on. What `settle` returned from is in the file that is there: one that

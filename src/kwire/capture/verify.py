@@ -1,6 +1,6 @@
 """Whether a capture is complete: produced = stored + lost for each probe, nothing lost, nothing missing.
 
-The laws: a capture is complete only where the file itself proves it. Events are counted in the file, losses
+Invariants: a capture is complete only where the file itself proves it. Events are counted in the file, losses
 by its LOST frames, and both are held against the statistics its recorder wrote at the end; a file without
 them (its recorder was killed, or still runs) proves nothing. Files of one rotation belong together: a missing
 one is a hole too.
@@ -12,10 +12,10 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from kwire.capture import identity
+from kwire.capture.event_counts import Row, Sums
 from kwire.capture.output import CaptureError
 from kwire.capture.pcapng import StatisticsOption
 from kwire.capture.reader import Capture, Section
-from kwire.capture.tally import Row, Sums
 from kwire.capture.writer import Totals
 from kwire.wire.frame import Type
 from kwire.wire.frames import Frames

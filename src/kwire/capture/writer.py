@@ -1,7 +1,7 @@
 """Writing a capture: frames into a pcapng file as they come, each loss at its place, an ending that balances.
 
 A file is: section header · one interface a probe · each probe's SCHEMA as packets · EVENT and LOST frames as
-packets, verbatim · interface statistics. The laws: at each moment `produced = stored + lost` for what the
+packets, verbatim · interface statistics. Invariants: at each moment `produced = stored + lost` for what the
 file holds; what cannot be written because the disk is full is counted, and its LOST frame (DISK_FULL) is
 written as soon as there is room, at the latest at the end, into a reserve kept for it; each file of a
 rotation stands alone. No Python runs for a single event: `walk.epb_pack` packs them into a buffer.

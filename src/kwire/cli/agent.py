@@ -5,8 +5,10 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from kwire.agent import confinement
 from kwire.cli import probes, tracing, values
 from kwire.cli.lines import say, tell
+from kwire.cli.network import add_transport_arguments, session_settings, tls_options, watch
 from kwire.cli.process import ending_signals
 from kwire.cli.status import FAILED, NOT_WHOLE, OK, of_command, worst
 from kwire.errors import KwireError
@@ -16,15 +18,13 @@ from kwire.live.plan import Plan, Scope
 from kwire.live.processes import Processes
 from kwire.live.recorder import Limits
 from kwire.live.tracer import Tracer
-from kwire.stream import confinement
-from kwire.stream.address import Address, check_secure, parse
-from kwire.stream.arguments import add_transport_arguments, session_settings, tls_options, watch
+from kwire.transport.address import Address, check_secure, parse
 from kwire.wire.settings import Settings
 from kwire.words import are, lost, plural
 
 if TYPE_CHECKING:
-    from kwire.stream.agent import Agent, Courier, Recovered
-    from kwire.stream.uplink import Line
+    from kwire.agent.agent import Agent, Courier, Recovered
+    from kwire.agent.uplink import Line
 
 HELP = "record here, for a collector elsewhere"
 
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _make_certs(args: argparse.Namespace) -> int:
-    from kwire.stream.certs import instructions, make_certs
+    from kwire.transport.certs import instructions, make_certs
 
     made = make_certs(args.make_certs, args.probes)
     sys.stdout.write("\n".join(instructions(args.make_certs, made)) + "\n")
@@ -125,12 +125,12 @@ def _make_certs(args: argparse.Namespace) -> int:
 
 def _listen(args: argparse.Namespace) -> int:
     """`--listen`: serve clients until we are stopped."""
-    from kwire.stream import policy
-    from kwire.stream.front import ENDING, Front
-    from kwire.stream.listen import listen
-    from kwire.stream.loop import READ
-    from kwire.stream.news import News
-    from kwire.stream.workers import Launcher
+    from kwire.agent import policy
+    from kwire.agent.server import ENDING, Server
+    from kwire.agent.trace_process import Launcher
+    from kwire.transport.listen import listen
+    from kwire.transport.loop import READ
+    from kwire.transport.rate_limited_log import RateLimitedLog
 
     address = parse(args.listen)
     check_secure(address, args.insecure)
@@ -148,14 +148,14 @@ def _listen(args: argparse.Namespace) -> int:
     try:
         line = _line(args, address, Settings(memory=args.memory))
         loop = line.loop
-        news = News(loop.now, say)
+        news = RateLimitedLog(loop.now, say)
         loop.report = news.say
-        front = Front(loop, launcher, rules, line.settings, line.about)
+        server = Server(loop, launcher, rules, line.settings, line.about)
         listener = listen(
             loop,
             address,
-            front.choose,
-            front.handler_for,
+            server.choose,
+            server.handler_for,
             tls=line.tls,
             insecure=args.insecure,
             watch=line.watch,
@@ -164,7 +164,7 @@ def _listen(args: argparse.Namespace) -> int:
         )
 
         def stop(number: int) -> None:
-            front.stop(loop.stop)
+            server.stop(loop.stop)
             loop.at(loop.now() + ENDING, loop.stop)
 
         status = left = lost = 0
@@ -183,13 +183,13 @@ def _listen(args: argparse.Namespace) -> int:
             loop.run()
         finally:
             loop.remove(launcher.fd)
-            left, lost = front.close()
+            left, lost = server.close()
             listener.close()
             loop.close()
     finally:
         launcher.close()
-    text = f"{plural(front.sessions, 'session')} served"
-    _print(args, {"sessions": front.sessions, "traces": front.traces, "lost": lost}, text)
+    text = f"{plural(server.sessions, 'session')} served"
+    _print(args, {"sessions": server.sessions, "traces": server.traces, "lost": lost}, text)
     if left:
         say(f"{plural(left, 'client')} did not come back in time: {plural(lost, 'event')} lost")
     return worst(NOT_WHOLE if lost else OK, FAILED if status or loop.failures else OK)
@@ -217,9 +217,9 @@ def make_plan(args: argparse.Namespace, scope: Scope) -> Plan:
 
 
 def _line(args: argparse.Namespace, address: Address, settings: Settings) -> "Line":
-    from kwire.stream.loop import Loop
-    from kwire.stream.news import News
-    from kwire.stream.uplink import Line
+    from kwire.agent.uplink import Line
+    from kwire.transport.loop import Loop
+    from kwire.transport.rate_limited_log import RateLimitedLog
 
     system = os.uname()
     about = {
@@ -231,7 +231,7 @@ def _line(args: argparse.Namespace, address: Address, settings: Settings) -> "Li
     settings = session_settings(args, settings)
     tls = tls_options(args) if address.kind == "tls" else None
     loop = Loop()
-    loop.report = News(loop.now, say).say
+    loop.report = RateLimitedLog(loop.now, say).say
     return Line(loop, address, settings, about, say, tls, args.insecure, watch(args))
 
 
@@ -239,8 +239,8 @@ def _recover(args: argparse.Namespace, line: "Line") -> "tuple[list[Recovered], 
     """What agents before us left in the spool, and how many folders in it cannot be used."""
     if not args.spool:
         return [], 0
-    from kwire.stream.agent import Recovered
-    from kwire.stream.spool import recover
+    from kwire.agent.agent import Recovered
+    from kwire.agent.spool import recover
 
     found, refused = [], 0
     for spool, wrong in recover(args.spool, args.spool_size, args.memory, args.adopt):
@@ -262,9 +262,9 @@ def _run(
     plan: Plan | None,
     processes: Processes,
 ) -> int:
-    from kwire.stream.agent import Agent, make_hold
-    from kwire.stream.source import SourceSink
-    from kwire.stream.uplink import EXPIRY
+    from kwire.agent.agent import Agent, make_hold
+    from kwire.agent.source import SourceSink
+    from kwire.agent.uplink import EXPIRY
 
     line = _line(args, address, Settings(memory=args.memory, expiry=EXPIRY))
     recovered, refused = _recover(args, line)
@@ -306,7 +306,7 @@ def _confine(args: argparse.Namespace, addresses: list[Address]) -> None:
 
 def _deliver(args: argparse.Namespace, line: "Line", recovered: "list[Recovered]", refused: int) -> int:
     """Without a probe: deliver what the spool holds, and end."""
-    from kwire.stream.agent import Courier
+    from kwire.agent.agent import Courier
 
     courier = Courier(line, recovered, args.grace)
     line.loop.signals(ending_signals(), lambda number: courier.stop())
@@ -341,7 +341,7 @@ def _status(courier: "Courier", spool: str) -> int:
 def _report(
     args: argparse.Namespace, agent: "Agent", plan: Plan, command: Command | None, refused: int
 ) -> int:
-    from kwire.stream.agent import summary
+    from kwire.agent.agent import summary
 
     told = summary(agent, plan.schemas)
     if command and command.ended() and command.status is not None:

@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator
 from typing import IO, Any
 
-from kwire.analyze.choose import Selection
-from kwire.analyze.moments import moment
+from kwire.analyze.capture_summary import CaptureSummary
+from kwire.analyze.selection import Selection
 from kwire.analyze.source import Source
-from kwire.analyze.survey import Survey
+from kwire.analyze.time_parsing import moment
 from kwire.capture.writer import Totals
 from kwire.cli.lines import say
 from kwire.cli.status import NOT_WHOLE, OK
@@ -56,46 +56,51 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def needs_survey(args: argparse.Namespace) -> bool:
+def needs_capture_summary(args: argparse.Namespace) -> bool:
     """Whether a capture has to be read before these arguments are understood: times, and conditions."""
     return bool(args.begin is not None or args.end is not None or getattr(args, "where", None) is not None)
 
 
-def selection(args: argparse.Namespace, survey: Survey, name: str) -> Selection:
+def selection(args: argparse.Namespace, capture_summary: CaptureSummary, name: str) -> Selection:
     """What the arguments choose; KwireError where they cannot be understood or no probe matches.
 
-    A survey that has not read the capture yet does for those that do not need one; `check` comes later then.
+    A capture summary that has not read the capture yet does for those that do not need one; `check` comes
+    later then.
     """
-    chosen = wanted(args, survey)
-    if survey.read:
-        check(chosen, survey, name)
+    chosen = wanted(args, capture_summary)
+    if capture_summary.read:
+        check(chosen, capture_summary, name)
     return chosen
 
 
-def check(chosen: Selection, survey: Survey, name: str) -> None:
+def check(chosen: Selection, capture_summary: CaptureSummary, name: str) -> None:
     """KwireError where no probe of the capture matches."""
     try:
-        chosen.check(survey.schemas, name)
+        chosen.check(capture_summary.schemas, name)
     except KwireError as error:
-        if not survey.strangers or survey.schemas:
+        if not capture_summary.strangers or capture_summary.schemas:
             raise
         cure = "a source repeats its SCHEMAs: capture for longer"
-        raise KwireError(error.operation, error.subject, strangers(survey.strangers), cure) from None
+        raise KwireError(error.operation, error.subject, strangers(capture_summary.strangers), cure) from None
 
 
-def wanted(args: argparse.Namespace, survey: Survey | None = None) -> Selection:
+def wanted(args: argparse.Namespace, capture_summary: CaptureSummary | None = None) -> Selection:
     """The same, not yet held against the probes; times are those of a capture that was looked at."""
     first, last = EARLIEST, LATEST
-    if survey is not None and args.begin is not None:
-        first = moment(args.begin, survey.begins, survey.ends, "--from")
-    if survey is not None and args.end is not None:
-        last = moment(args.end, survey.begins, survey.ends, "--to")
+    if capture_summary is not None and args.begin is not None:
+        first = moment(args.begin, capture_summary.begins, capture_summary.ends, "--from")
+    if capture_summary is not None and args.end is not None:
+        last = moment(args.end, capture_summary.begins, capture_summary.ends, "--to")
     if first > last and args.begin is not None and args.end is not None:
         cause = "it ends before it begins"
         raise KwireError("choose", f"--from {args.begin} --to {args.end}", cause, "turn the two around")
-    if survey is not None and survey.events and (first > survey.ends or last < survey.begins):
+    if (
+        capture_summary is not None
+        and capture_summary.events
+        and (first > capture_summary.ends or last < capture_summary.begins)
+    ):
         clock = WallClock()
-        whole = f"from {clock.moment(survey.begins)} to {clock.moment(survey.ends)}"
+        whole = f"from {clock.moment(capture_summary.begins)} to {clock.moment(capture_summary.ends)}"
         say(f"no event is in this range of time; there are some {whole}")
     where = None
     if args.where is not None:
@@ -139,11 +144,11 @@ class Progress:
             self._shown = False
 
 
-def survey(source: Source) -> Survey:
+def capture_summary(source: Source) -> CaptureSummary:
     """Count what is in a capture, with progress."""
     progress = Progress(f"{source.name}: looking", source.size)
     try:
-        return Survey(source, progress)
+        return CaptureSummary(source, progress)
     finally:
         progress.done()
 
@@ -159,7 +164,7 @@ def totals(sums: Totals) -> str:
     return plural(sums.stored, "event") + lost
 
 
-def warn(name: str, found: Survey) -> int:
+def warn(name: str, found: CaptureSummary) -> int:
     """What of a capture keeps one made of it from being whole, or proven, on standard error.
 
     Gives the exit status, but for the losses that were chosen: those are counted in what was made.
@@ -172,7 +177,7 @@ def warn(name: str, found: Survey) -> int:
 
 def notes(
     name: str,
-    found: Survey,
+    found: CaptureSummary,
     undecodable: int = 0,
     *,
     shown: bool = False,
@@ -199,7 +204,7 @@ def notes(
     return NOT_WHOLE if wrong else OK
 
 
-def _wrong(found: Survey, undecodable: int, left: str) -> Iterator[str]:
+def _wrong(found: CaptureSummary, undecodable: int, left: str) -> Iterator[str]:
     """Why what was read is not all there was, or has events twice."""
     if found.problem:
         yield f"{found.problem}; everything before is used"

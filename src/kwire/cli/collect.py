@@ -9,26 +9,26 @@ import time
 from functools import partial
 from typing import Any
 
+from kwire.agent import confinement
 from kwire.cli import values
 from kwire.cli.lines import say, tell
+from kwire.cli.network import add_transport_arguments, session_settings, tls_options, watch
 from kwire.cli.process import ending_signals
 from kwire.cli.status import FAILED, NOT_WHOLE, OK, worst
 from kwire.cli.tracing import CLEAR_LINE, allow_descriptors, human_size
+from kwire.collector.collected_session import CaptureTarget
+from kwire.collector.collector import Collector
+from kwire.collector.folder import Folder
+from kwire.collector.store import Options
 from kwire.errors import KwireError
-from kwire.stream import confinement
-from kwire.stream.address import parse
-from kwire.stream.arguments import add_transport_arguments, session_settings, tls_options, watch
-from kwire.stream.collector import Collector
-from kwire.stream.connect import Connector, connect
-from kwire.stream.crowd import Roster
-from kwire.stream.feed import Place
-from kwire.stream.folder import Folder
-from kwire.stream.hosts import Hosts
-from kwire.stream.hosts import load as load_hosts
-from kwire.stream.listen import Listener, listen
-from kwire.stream.loop import Loop
-from kwire.stream.news import News
-from kwire.stream.store import Options
+from kwire.transport.address import parse
+from kwire.transport.connect import Connector, connect
+from kwire.transport.half_open import Roster
+from kwire.transport.hosts import Hosts
+from kwire.transport.hosts import load as load_hosts
+from kwire.transport.listen import Listener, listen
+from kwire.transport.loop import Loop
+from kwire.transport.rate_limited_log import RateLimitedLog
 from kwire.wire.settings import Settings
 from kwire.words import lost, plural
 
@@ -106,7 +106,7 @@ class Run:
         self.args = args
         self.loop = Loop()
         self.start = time.monotonic()
-        self.news = News(self.loop.now, self._write)
+        self.news = RateLimitedLog(self.loop.now, self._write)
         self.loop.report = self.news.say
         self._shown = False
         hosts = load_hosts(args.hosts) if args.hosts else Hosts()
@@ -204,7 +204,9 @@ class Run:
         return self.collector.summary() | {"failures": self.loop.failures, "seconds": seconds}
 
     def _look(self) -> None:
-        if not any(feed.origin for feed in self.collector.feeds.values()):
+        if not any(
+            collected_session.origin for collected_session in self.collector.collected_sessions.values()
+        ):
             self.loop.stop()
 
     def _troubled(self, problem: KwireError) -> None:
@@ -241,7 +243,7 @@ class Run:
             self._shown = True
             rate = collector.events / max(time.monotonic() - self.start, 1e-3)
             sys.stderr.write(
-                f"{CLEAR_LINE}{plural(len(collector.feeds), 'session')}, "
+                f"{CLEAR_LINE}{plural(len(collector.collected_sessions), 'session')}, "
                 f"{plural(collector.events, 'event')}, {rate:,.0f}/s, "
                 f"{collector.lost:,} lost, {human_size(collector.size)}"
             )
@@ -286,11 +288,11 @@ def report(summary: dict[str, Any]) -> None:
         tell("no events")
 
 
-def _place(args: argparse.Namespace) -> Place:
+def _place(args: argparse.Namespace) -> CaptureTarget:
     if args.merge is not None and args.folder is not None:
         raise KwireError("collect", args.merge, "-w and --merge exclude each other", "give one of them")
     options = Options(args.rotate[0], args.rotate[1], args.sync)
     if args.merge is not None:
         path = os.path.abspath(args.merge)
-        return Place(Folder(os.path.dirname(path)), path, options)
-    return Place(Folder(args.folder or DEFAULT), "", options)
+        return CaptureTarget(Folder(os.path.dirname(path)), path, options)
+    return CaptureTarget(Folder(args.folder or DEFAULT), "", options)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from kwire.cli.choosing import Progress, add_choice, lossy, ports, selection, survey, totals, warn
+from kwire.cli.choosing import Progress, add_choice, capture_summary, lossy, ports, selection, totals, warn
 from kwire.cli.lines import tell
 from kwire.cli.status import worst
 from kwire.errors import KwireError
@@ -29,11 +29,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Cut, and say how much is kept."""
-    from kwire.analyze.pieces import cut
+    from kwire.analyze.cut_split import cut
     from kwire.analyze.source import Source
 
     with Source(args.file, **ports(args)) as source:
-        found = survey(source)
+        found = capture_summary(source)
         chosen = selection(args, found, source.name)
         if chosen.everything:
             raise KwireError(

@@ -1,6 +1,6 @@
 """`kwire decode`: explain the bytes of frames to a person, or as one JSON object a frame.
 
-The laws: every byte is shown with its offset and what it means; what is wrong is named with its code, its
+Invariants: every byte is shown with its offset and what it means; what is wrong is named with its code, its
 place, what was found and what was expected; the exit status is 1 where anything is wrong.
 """
 

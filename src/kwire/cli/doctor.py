@@ -1,6 +1,6 @@
 """`kwire doctor`: what this kernel, this user and this environment allow, tried out, one line each.
 
-The laws: every line is the result of a trial, never of a version; what is missing has a reason and, where
+Invariants: every line is the result of a trial, never of a version; what is missing has a reason and, where
 there is one, a cure; the exit status is 0 when tracing can work. It runs for any user and never ends in a
 traceback.
 """

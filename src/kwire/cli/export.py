@@ -4,7 +4,7 @@ import argparse
 import os
 
 from kwire.analyze.source import check_output, source_of
-from kwire.cli.choosing import CAPTURES, Progress, add_choice, notes, ports, selection, survey
+from kwire.cli.choosing import CAPTURES, Progress, add_choice, capture_summary, notes, ports, selection
 from kwire.cli.lines import tell
 from kwire.errors import KwireError
 from kwire.words import plural
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         raise KwireError("export", args.output, "a directory has no extension", "name a --format")
     form = format_of(args.output, args.format)
     with source_of(args.files, **ports(args)) as source:
-        found = survey(source)
+        found = capture_summary(source)
         chosen = selection(args, found, source.name)
         tables = Tables(seen.schema for seen in found.probes if chosen.wants(seen.schema))
         paths = [args.output]

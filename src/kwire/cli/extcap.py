@@ -1,8 +1,8 @@
 """kwire as an interface in Wireshark's list (extcap): Wireshark runs this, asks questions, lets it capture.
 
-The laws: the answers are those of Wireshark's extcap interface (man 4 extcap), on standard output; a capture
-is `kwire record` into the FIFO that Wireshark names; what is wrong goes to standard error in one line, which
-Wireshark shows.
+Invariants: the answers are those of Wireshark's extcap interface (man 4 extcap), on standard output; a
+capture is `kwire record` into the FIFO that Wireshark names; what is wrong goes to standard error in one
+line, which Wireshark shows.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Records, packets and sessions for people and as JSON lines: what `kwire show -V` and `--sessions` print.
 
-The laws: every byte that is shown has its offset, its value, what it means and a verdict; nothing that was
+Invariants: every byte that is shown has its offset, its value, what it means and a verdict; nothing that was
 captured reaches the terminal unescaped; the lines and the objects say the same.
 """
 

@@ -1,6 +1,6 @@
 """Lines for people on standard error: the one place where they are written.
 
-The laws: what is said is one line, whatever it quotes (a file's name, a probe, what a capture holds): what
+Invariants: what is said is one line, whatever it quotes (a file's name, a probe, what a capture holds): what
 cannot be printed is an escape, made here and nowhere before; a descriptor that could not be had has its cure.
 """
 

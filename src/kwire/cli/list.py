@@ -1,6 +1,6 @@
 """`kwire list`: what can be probed, with typed arguments, and kernel types as C with offsets.
 
-The laws: what is listed is what was asked for, one line (or object) each on standard output; that something
+Invariants: what is listed is what was asked for, one line (or object) each on standard output; that something
 could not be listed or cannot be attached here is one line on standard error; a name that does not exist is an
 error with the nearest names.
 """
@@ -22,7 +22,7 @@ from kwire.lang import attach, tree
 from kwire.view.text import safe
 
 if TYPE_CHECKING:
-    from kwire.stream.host import Host
+    from kwire.agent.host import Host
 
 HELP = "list probes with their arguments, and kernel types as C"
 
@@ -58,8 +58,8 @@ MOST = 4000
 
 def _remote(args: argparse.Namespace, patterns: list[str]) -> int:
     """List what the agent of another machine lets us probe there."""
-    from kwire.stream.arguments import tls_options
-    from kwire.stream.host import Host
+    from kwire.agent.host import Host
+    from kwire.cli.network import tls_options
 
     if patterns[0] in listtypes.KINDS or any(" " in pattern for pattern in patterns):
         raise KwireError("list", patterns[0], "types are those of this machine", "leave -H out")

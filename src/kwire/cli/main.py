@@ -1,7 +1,7 @@
 """The `kwire` command: finds the verb's module, parses its arguments, turns errors into one line.
 
-The laws: only the module of the verb asked for is imported, because start-up time is what a user sees first;
-no traceback reaches a user; the exit status says what happened (`kwire.cli.status`).
+Invariants: only the module of the verb asked for is imported, because start-up time is what a user sees
+first; no traceback reaches a user; the exit status says what happened (`kwire.cli.status`).
 """
 
 import argparse

@@ -3,7 +3,7 @@
 import argparse
 from contextlib import ExitStack
 
-from kwire.cli.choosing import Progress, add_ports, lossy, ports, survey, totals, warn
+from kwire.cli.choosing import Progress, add_ports, capture_summary, lossy, ports, totals, warn
 from kwire.cli.lines import tell
 from kwire.cli.status import worst
 from kwire.errors import KwireError
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         inputs = []
         for path in args.files:
             source = stack.enter_context(Source(path, **ports(args)))
-            inputs.append((source, survey(source)))
+            inputs.append((source, capture_summary(source)))
         progress = Progress(f"{args.write}: writing", sum(source.size for source, _ in inputs))
         try:
             sums = merge(inputs, args.write, progress)

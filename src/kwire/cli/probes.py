@@ -57,7 +57,7 @@ def request(names: Sequence[str]) -> dict[str, Any]:
 
     Raises KwireError as `read`.
     """
-    from kwire.stream.requests import numbered
+    from kwire.agent.requests import numbered
 
     specs = [name for name in names if not is_file(name)]
     functions: list[dict[str, Any]] = []

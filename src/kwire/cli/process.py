@@ -1,7 +1,7 @@
 """What the command line needs of its process: standard streams that are there, signals that end it in order.
 
-The laws: a standard stream that was closed is no accident waiting: nothing else gets its number, and using it
-is an error like any other; what goes to standard error never fails, as nobody could be told; text that the
+Invariants: a standard stream that was closed is no accident waiting: nothing else gets its number, and using
+it is an error like any other; what goes to standard error never fails, as nobody could be told; text that the
 locale's encoding lacks is written as `\\uXXXX`, which JSON reads back. SIGTERM and SIGHUP unwind what is
 being done, so that nothing half-made stays, and then end the process as they would have; who runs us under
 nohup keeps us from being ended by SIGHUP. Ctrl-C before the work has begun ends the process at once.
@@ -19,8 +19,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Final, TextIO, cast
 
+from kwire import interrupts
 from kwire.capture.destination import OutputError
-from kwire.live import asked
 
 ESCAPE: Final = "kwire.escape"
 _WRONG_WAY: Final = (os.O_WRONLY, os.O_RDONLY, os.O_RDWR)
@@ -91,8 +91,8 @@ def signals() -> Iterator[None]:
     finally:
         sys.unraisablehook = hook
         for number in numbers:  # what ended us in order comes again, and ends nobody now
-            signal.signal(number, signal.SIG_IGN if asked.heard() else signal.SIG_DFL)
-        if asked.heard():
+            signal.signal(number, signal.SIG_IGN if interrupts.heard() else signal.SIG_DFL)
+        if interrupts.heard():
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         else:
             quick_end()
@@ -105,18 +105,18 @@ def interrupted() -> bool:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     global _came
-    if asked.echo():  # it must not break off the unwinding
+    if interrupts.echo():  # it must not break off the unwinding
         return
-    asked.hear()
+    interrupts.hear()
     _came = number
     raise KeyboardInterrupt
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     global _came
-    if asked.echo():
+    if interrupts.echo():
         return
-    asked.hear()
+    interrupts.hear()
     _came = number
     signal.signal(number, signal.SIG_IGN)  # once: it must not break off the unwinding
     raise Terminated(number)
@@ -129,7 +129,7 @@ def _unraisable(failed: "sys.UnraisableHookArgs") -> None:
         return
     from threading import Timer
 
-    asked.forget()
+    interrupts.forget()
     if isinstance(failed.exc_value, Terminated):
         signal.signal(_came, _terminate)
     again = Timer(0.01, os.kill, (os.getpid(), _came))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kwire.analyze.source import source_of
 from kwire.analyze.tables import COMMON
-from kwire.cli.choosing import CAPTURES, Progress, add_choice, notes, ports, selection, survey
+from kwire.cli.choosing import CAPTURES, Progress, add_choice, capture_summary, notes, ports, selection
 from kwire.cli.process import on_signal
 from kwire.errors import KwireError
 from kwire.view.text import safe
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
     paths, sql = _split(args.files)
     with source_of(paths, **ports(args)) as source:
-        found = survey(source)
+        found = capture_summary(source)
         with Database(source, found, selection(args, found, source.name)) as database:
             if sql is None:
                 _list(database, json=args.json)

@@ -1,6 +1,6 @@
 """What the verbs that read captures share: they give up privileges before they look at untrusted bytes.
 
-The law: nothing in a file can make use of what root may do. All capabilities go; only where a file named on
+Invariant: nothing in a file can make use of what root may do. All capabilities go; only where a file named on
 the command line could not be read, or one could not be written, by this user without it, the one capability
 that is needed for that stays.
 """

@@ -1,7 +1,7 @@
 """`-H HOST` of `record` and `trace`: the same on another machine, by its agent; events come here.
 
-The laws: what is shown and kept, the summary, limits and Ctrl-C are those of a local trace; what had come is
-kept and accounted for when the agent is lost, and that is an error all the same.
+Invariants: what is shown and kept, the summary, limits and Ctrl-C are those of a local trace; what had come
+is kept and accounted for when the agent is lost, and that is an error all the same.
 """
 
 import argparse
@@ -9,16 +9,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from kwire.agent.remote import Endpoint, RemoteSession
 from kwire.capture.writer import Writer
 from kwire.cli import tracing
 from kwire.cli.lines import say
+from kwire.cli.network import session_settings, tls_options, watch
 from kwire.cli.process import ending_signals
 from kwire.errors import KwireError
 from kwire.live.recorder import Sink
 from kwire.live.summary import summarize
-from kwire.stream.arguments import session_settings, tls_options, watch
-from kwire.stream.loop import Loop
-from kwire.stream.remote import Conversation, Link
+from kwire.transport.loop import Loop
 from kwire.wire.schema import Schema
 from kwire.wire.settings import Settings
 from kwire.words import are
@@ -38,7 +38,7 @@ def run(
     `what`: as `probes.request` gives it. Raises KwireError, when all is kept that came.
     """
     loop = Loop()
-    link = Link(args.host, tls_options(args), args.insecure, watch(args))
+    link = Endpoint(args.host, tls_options(args), args.insecure, watch(args))
     body = {"op": "trace", **what, **_limits(args)}
     writers: list[Writer] = []
 
@@ -51,7 +51,7 @@ def run(
         return [*writers, *sinks(schemas)]
 
     settings = session_settings(args, Settings())
-    conversation = Conversation(link, body, start, loop=loop, settings=settings)
+    conversation = RemoteSession(link, body, start, loop=loop, settings=settings)
     loop.signals(ending_signals(), lambda number: conversation.stop())
     try:
         return _follow(conversation, writers)
@@ -74,7 +74,7 @@ def _limits(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _follow(conversation: Conversation, writers: list[Writer]) -> dict[str, Any]:
+def _follow(conversation: RemoteSession, writers: list[Writer]) -> dict[str, Any]:
     """Let events come until the end; the summary."""
     received = conversation.received
     problem: KwireError | None = None
@@ -108,7 +108,7 @@ def _follow(conversation: Conversation, writers: list[Writer]) -> dict[str, Any]
     return {**summary, "host": schemas[0].host if schemas else ""}
 
 
-def _say_skipped(conversation: Conversation) -> None:
+def _say_skipped(conversation: RemoteSession) -> None:
     answer = conversation.answer or {}
     number, skipped = answer.get("left_out"), answer.get("skipped")
     if isinstance(number, int) and number > 0 and isinstance(skipped, list) and skipped:

@@ -6,11 +6,11 @@ import sys
 from itertools import chain
 from typing import Any
 
-from kwire.analyze.choose import Selection
+from kwire.analyze.capture_summary import CaptureSummary
+from kwire.analyze.selection import Selection
 from kwire.analyze.source import source_of
-from kwire.analyze.survey import Survey
 from kwire.capture.input import Source
-from kwire.cli.choosing import CAPTURES, add_choice, notes, ports, survey, wanted
+from kwire.cli.choosing import CAPTURES, add_choice, capture_summary, notes, ports, wanted
 from kwire.cli.lines import say
 from kwire.errors import KwireError
 from kwire.packets.open import NetworkCapture, open_capture
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     if packets or (len(args.files) == 1 and not times):
         return show(args, args.files[0], follow=args.follow)
     with source_of(args.files, **ports(args)) as source:
-        selection = wanted(args, survey(source) if times else None)
+        selection = wanted(args, capture_summary(source) if times else None)
         if args.follow and os.path.isfile(args.files[0]):
             capture = open_capture(args.files[0], **ports(args), follow=True)
         else:
@@ -121,7 +121,7 @@ def show(args: argparse.Namespace, source: Source, *, follow: bool = False) -> i
         from kwire.packets.explain import Teller
 
         watcher = Teller()
-    seen = Survey()
+    seen = CaptureSummary()
     with open_capture(source, **ports(args), follow=follow, watcher=watcher) as capture:
         capture.passed = lambda frames: seen.add(capture, frames)
         try:
@@ -146,7 +146,7 @@ def _events(args: argparse.Namespace, capture: NetworkCapture, selection: Select
     """Show the events of a capture; its defects on standard error at the end."""
     from kwire.cli.layers import remarks
 
-    names, seen = _Names(selection), Survey()
+    names, seen = _Names(selection), CaptureSummary()
     chunks = iter(capture)
     first = next(chunks, None)  # now the first section's probes are known
     names.check(capture)

@@ -1,8 +1,8 @@
 """`kwire sniff`: what `kwire show` does with captures of networks, live.
 
-The laws: only interfaces that are named are listened to; privileges end before the first packet is looked at;
-what the kernel dropped is counted and said. Packets travel from the ring as the pcapng file that `-w` keeps,
-so that live traffic and a capture of it are read by the same code and show the same.
+Invariants: only interfaces that are named are listened to; privileges end before the first packet is looked
+at; what the kernel dropped is counted and said. Packets travel from the ring as the pcapng file that `-w`
+keeps, so that live traffic and a capture of it are read by the same code and show the same.
 """
 
 import argparse

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from kwire.cli.choosing import Progress, add_ports, lossy, ports, survey, totals, warn
+from kwire.cli.choosing import Progress, add_ports, capture_summary, lossy, ports, totals, warn
 from kwire.cli.lines import say
 from kwire.cli.status import worst
 from kwire.cli.zone import add_utc
@@ -24,7 +24,7 @@ Every event and every LOST frame is in one of the captures; each is whole in its
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    from kwire.analyze.pieces import KEYS
+    from kwire.analyze.cut_split import KEYS
 
     by = "; ".join(f"{key}: {meaning}" for key, meaning in KEYS.items())
     parser.epilog = EPILOG
@@ -37,11 +37,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Split, and say what was made."""
-    from kwire.analyze.pieces import split
+    from kwire.analyze.cut_split import split
     from kwire.analyze.source import Source
 
     with Source(args.file, **ports(args)) as source:
-        found = survey(source)
+        found = capture_summary(source)
         progress = Progress(f"{args.write}: writing", source.size)
         try:
             pieces = split(source, found, args.by, args.write, progress)

@@ -8,12 +8,12 @@ from kwire.cli.choosing import (
     CAPTURES,
     Progress,
     add_choice,
+    capture_summary,
     check,
-    needs_survey,
+    needs_capture_summary,
     notes,
     ports,
     selection,
-    survey,
 )
 from kwire.view.text import style
 
@@ -39,14 +39,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Count, and report."""
+    from kwire.analyze.capture_summary import CaptureSummary
     from kwire.analyze.report import as_object, lines
     from kwire.analyze.stats import Stats
-    from kwire.analyze.survey import Survey
 
     with source_of(args.files, **ports(args)) as source:
         if args.plot is not None:
             check_output(args.plot, [source])
-        found = survey(source) if needs_survey(args) else Survey()
+        found = capture_summary(source) if needs_capture_summary(args) else CaptureSummary()
         read, chosen = found.read, selection(args, found, source.name)
         progress = Progress(f"{source.name}: counting", source.size)
         try:

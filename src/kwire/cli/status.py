@@ -1,9 +1,9 @@
 """Exit statuses: one rule for all verbs.
 
-The laws: a status says the same of every verb (table `MEANINGS`, which README repeats); where several apply,
-`worst` decides. What is missing, or there twice, is said on standard error too: a status never tells alone.
-What is merely not proven (a recorder that was killed leaves no closing statistics) is told, and a status of
-the verbs that are asked for a proof.
+Invariants: a status says the same of every verb (table `MEANINGS`, which README repeats); where several
+apply, `worst` decides. What is missing, or there twice, is said on standard error too: a status never tells
+alone. What is merely not proven (a recorder that was killed leaves no closing statistics) is told, and a
+status of the verbs that are asked for a proof.
 """
 
 from typing import Final

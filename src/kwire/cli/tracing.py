@@ -1,6 +1,6 @@
 """What `record` and `trace` have in common: the choice of processes and limits, the run, the report.
 
-The laws: Ctrl-C, SIGTERM, SIGHUP and a limit end a trace the same clean way; before it has begun they break
+Invariants: Ctrl-C, SIGTERM, SIGHUP and a limit end a trace the same clean way; before it has begun they break
 it off, and a file that is there stays as it was. The order is: the command is looked up, forked and held
 back; everything is attached; the capture is begun beside its place; the command starts, the capture takes its
 place, capabilities are given up. From then on the file grows under its name, so that it can be followed, and
@@ -23,8 +23,8 @@ from kwire.cli import values
 from kwire.cli.lines import say, tell
 from kwire.cli.process import ending_signals
 from kwire.cli.status import NOT_WHOLE, OK, of_command
+from kwire.interrupts import Asked
 from kwire.kernel import privileges
-from kwire.live.asked import Asked
 from kwire.live.command import Command
 from kwire.live.environment import complete
 from kwire.live.plan import Plan, Scope
@@ -38,7 +38,7 @@ from kwire.wire.schema import Schema
 from kwire.words import are, lost, plural
 
 ROTATING = ("CAP_DAC_OVERRIDE",)
-"""Kept with --rotate: further files are opened later, in a folder that may be another user's."""
+"""SpoolSession with --rotate: further files are opened later, in a folder that may be another user's."""
 
 SPARE = 6
 """Descriptors that a recording may need after it has begun: for its next file, for what the kernel tells."""
@@ -94,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, rotate: bool = True) -> No
 
 def add_remote_arguments(parser: argparse.ArgumentParser) -> None:
     """`-H`, and how the agent there is reached."""
-    from kwire.stream.arguments import add_transport_arguments
+    from kwire.cli.network import add_transport_arguments
 
     parser.add_argument(
         "-H",

@@ -1,7 +1,7 @@
 """The time zone of a verb that reads captures: this machine's, or UTC with `--utc`.
 
-The law: whatever a verb prints or is told of times is in one zone; it is the C library's, so every room that
-asks for local time is in it. What was there before is there again afterwards.
+Invariant: whatever a verb prints or is told of times is in one zone; it is the C library's, so every room
+that asks for local time is in it. What was there before is there again afterwards.
 """
 
 import argparse

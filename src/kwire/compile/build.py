@@ -24,7 +24,7 @@ from kwire.compile.layout import CompileError, Layout, layout, schema
 from kwire.compile.lower import fits_stack, lower, scratch_stride
 from kwire.compile.optimize import optimize
 from kwire.compile.progbtf import identifier, program_btf
-from kwire.compile.reads import join_reads
+from kwire.compile.read_coalescing import join_reads
 from kwire.compile.scratch import ROOM, move_out
 from kwire.compile.select import Selected, select
 from kwire.compile.shape import layout_key

@@ -76,7 +76,7 @@ def signed64(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
-class Expressions(Builder, ABC):
+class ExpressionLowering(Builder, ABC):
     """Lowers expressions into the current block. `locals` holds the current operand of every local."""
 
     __slots__ = (
@@ -658,29 +658,29 @@ def pieces(offset: int, size: int) -> list[tuple[int, int]]:
     return found
 
 
-_LOWER: dict[type, Callable[[Expressions, Any], Operand]] = {
-    checked.Const: Expressions.const,
-    checked.Builtin: Expressions.builtin,
-    checked.Param: Expressions.param,
-    checked.Context: Expressions.context_address,
-    checked.DataLocAddress: Expressions.data_location,
-    checked.Load: Expressions.load_place,
-    checked.AddressOf: Expressions.address_of,
-    checked.LocalGet: Expressions.local,
-    checked.Turn: Expressions.index,
-    checked.Binary: Expressions.arithmetic,
-    checked.Negate: Expressions.negate,
-    checked.Invert: Expressions.invert,
-    checked.Compare: Expressions.compare,
-    checked.TextEqual: Expressions.truth,
-    checked.TextCompare: Expressions.truth,
-    checked.TextOrder: Expressions.truth,
-    checked.TextMatch: Expressions.truth,
-    checked.BlockEqual: Expressions.truth,
-    checked.Logic: Expressions.truth,
-    checked.Not: Expressions.negation,
-    checked.Select: Expressions.select,
-    checked.Convert: Expressions.convert,
-    checked.Retype: Expressions.retype,
-    checked.Bswap: Expressions.swap,
+_LOWER: dict[type, Callable[[ExpressionLowering, Any], Operand]] = {
+    checked.Const: ExpressionLowering.const,
+    checked.Builtin: ExpressionLowering.builtin,
+    checked.Param: ExpressionLowering.param,
+    checked.Context: ExpressionLowering.context_address,
+    checked.DataLocAddress: ExpressionLowering.data_location,
+    checked.Load: ExpressionLowering.load_place,
+    checked.AddressOf: ExpressionLowering.address_of,
+    checked.LocalGet: ExpressionLowering.local,
+    checked.Turn: ExpressionLowering.index,
+    checked.Binary: ExpressionLowering.arithmetic,
+    checked.Negate: ExpressionLowering.negate,
+    checked.Invert: ExpressionLowering.invert,
+    checked.Compare: ExpressionLowering.compare,
+    checked.TextEqual: ExpressionLowering.truth,
+    checked.TextCompare: ExpressionLowering.truth,
+    checked.TextOrder: ExpressionLowering.truth,
+    checked.TextMatch: ExpressionLowering.truth,
+    checked.BlockEqual: ExpressionLowering.truth,
+    checked.Logic: ExpressionLowering.truth,
+    checked.Not: ExpressionLowering.negation,
+    checked.Select: ExpressionLowering.select,
+    checked.Convert: ExpressionLowering.convert,
+    checked.Retype: ExpressionLowering.retype,
+    checked.Bswap: ExpressionLowering.swap,
 }

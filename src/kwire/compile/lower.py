@@ -16,13 +16,13 @@ from typing import TypeAlias
 
 from kwire.compile.builder import OTHER_SOURCE
 from kwire.compile.emission import cpu, send, sender
-from kwire.compile.expressions import Expressions, Options
+from kwire.compile.expressions import ExpressionLowering, Options
 from kwire.compile.ir import At, Block, Exit, Function, FunctionRef, Ins, Module, Operand, Slot, Value
 from kwire.compile.layout import SLACK, Layout, pad
 from kwire.compile.loops import CALLED_DEEP, WALKED_MOST, is_called
 from kwire.compile.matching import TEXTS, compare, match
 from kwire.compile.scratch import Stretch
-from kwire.compile.tails import Record
+from kwire.compile.variable_length import Record
 from kwire.kinds import KINDS
 from kwire.lang import checked
 from kwire.lang.errors import Diagnostic, LanguageError
@@ -110,7 +110,7 @@ READING = (checked.Load, checked.ReadText, checked.ReadBytes, checked.ReadBlock)
 """What may be read by a helper."""
 
 
-class Lower(Expressions):
+class Lower(ExpressionLowering):
     """One program on its way to IR."""
 
     __slots__ = ("blocks", "depth", "frame", "loops", "memory", "record", "unit")

@@ -6,10 +6,10 @@ search begins and where a piece was found are numbers that the verifier must not
 comes after once for each place: they go through memory.
 """
 
-from kwire.compile.expressions import Expressions
+from kwire.compile.expressions import ExpressionLowering
 from kwire.compile.ir import At, Block, Find, Operand, Value
 from kwire.compile.scratch import Stretch
-from kwire.compile.tails import Record
+from kwire.compile.variable_length import Record
 from kwire.lang import checked
 
 TEXTS = "texts"
@@ -22,7 +22,7 @@ SPARE = 16
 
 
 def match(
-    lower: Expressions, texts: Stretch, cpu: Operand, e: checked.TextMatch, yes: Block, no: Block
+    lower: ExpressionLowering, texts: Stretch, cpu: Operand, e: checked.TextMatch, yes: Block, no: Block
 ) -> None:
     """Go to `yes` where the text matches, otherwise to `no`. `texts`: the memory for it."""
     text = e.text
@@ -61,7 +61,7 @@ def match(
 
 
 def compare(
-    lower: Expressions, texts: Stretch, cpu: Operand, e: checked.TextCompare, yes: Block, no: Block
+    lower: ExpressionLowering, texts: Stretch, cpu: Operand, e: checked.TextCompare, yes: Block, no: Block
 ) -> None:
     """Go to `yes` where the texts stand to each other as asked, otherwise to `no`: both are laid down with
     zeros behind them and compared word by word, each word as the number its bytes are from the left.
@@ -105,14 +105,14 @@ def compare(
         lower.start(same)
 
 
-def _unknown(lower: Expressions, word: At, number: Operand) -> Value:
+def _unknown(lower: ExpressionLowering, word: At, number: Operand) -> Value:
     """The number as the verifier does not know it: it has gone through memory."""
     lower.do("store", [word, number], 8)
     assert isinstance(word.base, Value)
     return lower.load(word.base, word.offset, 8)
 
 
-def _found(lower: Expressions, place: Value, end: Operand, first: bool, no: Block) -> Operand:
+def _found(lower: ExpressionLowering, place: Value, end: Operand, first: bool, no: Block) -> Operand:
     """Go on where a piece was found: the first one must fit the text too."""
     there = lower.new_block("there")
     lower.branch("slt", place, 0, no, there)

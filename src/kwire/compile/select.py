@@ -32,7 +32,7 @@ from kwire.compile.ir import (
     Slot,
     Value,
 )
-from kwire.compile.reads import Read
+from kwire.compile.read_coalescing import Read
 from kwire.lang.checked import ByteSet, Piece
 from kwire.lang.tree import NOWHERE, Span
 from kwire.late import NamedTuple
@@ -456,33 +456,33 @@ class Selector:
 
         r5 carries what goes from one slot to another, r0 holds what two moves need in turn.
         """
-        pending: dict[int, int | Place] = {}
+        pending: dict[int, int | Location] = {}
         for param, arg in zip(jump.target.params, jump.args, strict=True):
             target = _place(param)
-            source = arg if isinstance(arg, int) else Place(_place(arg))
-            if source != Place(target):
+            source = arg if isinstance(arg, int) else Location(_place(arg))
+            if source != Location(target):
                 pending[target] = source
         while pending:
-            needed = {source.at for source in pending.values() if isinstance(source, Place)}
+            needed = {source.at for source in pending.values() if isinstance(source, Location)}
             ready = next((target for target in pending if target not in needed), None)
             if ready is None:
                 ready = next(iter(pending))
-                self._move(R0, Place(ready))
-                held = Place(ready)
-                pending = {t: (Place(R0) if s == held else s) for t, s in pending.items()}
+                self._move(R0, Location(ready))
+                held = Location(ready)
+                pending = {t: (Location(R0) if s == held else s) for t, s in pending.items()}
             source = pending.pop(ready)
             if ready >= 0:
                 self._move(REGS[ready], source)
             elif isinstance(source, int) and fits32(source):
                 self.items.append(asm.st("dw", R10, source, ready))
-            elif isinstance(source, Place) and source.at >= 0:
+            elif isinstance(source, Location) and source.at >= 0:
                 self.items.append(asm.stx("dw", R10, REGS[source.at], ready))
             else:
                 self._move(R5, source)
                 self.items.append(asm.stx("dw", R10, R5, ready))
 
-    def _move(self, target: Reg, source: "int | Place") -> None:
-        if not isinstance(source, Place):
+    def _move(self, target: Reg, source: "int | Location") -> None:
+        if not isinstance(source, Location):
             self.items.append(asm.constant(target, source))
         elif source.at >= 0:
             self.items.append(asm.mov64(target, REGS[source.at]))
@@ -524,7 +524,7 @@ WRITING = frozenset({isa.LD, isa.LDX, isa.ALU, isa.ALU64})
 """Classes of instructions that set their destination."""
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """A register's number, or (below 0) the offset of a stack slot."""
 
     at: int

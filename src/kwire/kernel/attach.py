@@ -1,7 +1,7 @@
 """Hanging programs on probes: `attach` gives a `Link`; closing it, or the end of the process, takes it
 away.
 
-The laws: nothing is left in the kernel when the descriptors are gone; an error says which probe, and what
+Invariants: nothing is left in the kernel when the descriptors are gone; an error says which probe, and what
 is missing and how to get it where that is known; a program that is attached many times tells its probes
 apart by the cookie.
 

@@ -2,7 +2,7 @@
 
 Functions come from ftrace's own list (available_filter_functions), else from the symbol table; tracepoints
 from tracefs; raw tracepoints from the same events and from the names of their stubs in the symbol table.
-The law: nothing is listed when the pattern has no wildcard; then the name is looked up alone (a tracepoint)
+Invariant: nothing is listed when the pattern has no wildcard; then the name is looked up alone (a tracepoint)
 or left for the kernel to judge (a function).
 """
 

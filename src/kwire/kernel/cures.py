@@ -1,7 +1,7 @@
 """What to do about a refusal: the cure that fits what this user has and what this kernel is, not the error's
 number alone.
 
-EPERM and EACCES have many causes. The law: nobody is told to get what he has.
+EPERM and EACCES have many causes. Invariant: nobody is told to get what he has.
 """
 
 import os

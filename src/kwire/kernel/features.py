@@ -1,7 +1,7 @@
 """What this kernel, this user and this environment allow: a table of features, each with a probe that
 tries the thing.
 
-The laws: nothing is read off a version (versions stand here for wording only); a probe leaves nothing
+Invariants: nothing is read off a version (versions stand here for wording only); a probe leaves nothing
 behind and runs no program that does anything; three answers, yes, no and unknown, and only yes and no are
 kept for the process, because what could not be told now may be told later. A user who may not try gets
 "unknown", not "no".

@@ -1,6 +1,6 @@
 """A file-system sandbox for a process that talks to the network: Landlock (Linux 5.13), rules by folders.
 
-The laws: a process that is confined reads what its user may read and executes nothing; it writes, makes and
+Invariants: a process that is confined reads what its user may read and executes nothing; it writes, makes and
 deletes nothing outside of the folders named, whatever its capabilities; it signals no process but those under
 the same rules (Linux 6.12). The rules are for the calling thread and what it starts later, for good. Numbers
 are those of linux/landlock.h; which of them a kernel knows follows from the version it answers.

@@ -1,7 +1,7 @@
 """Maps: the memory a program shares with us.
 
 `Map.create` makes one from a `MapSpec`; keys and values are bytes, a per-CPU value is a list of bytes, one
-for each possible CPU. The laws: a map has one owner and closing it twice is harmless; absent keys are
+for each possible CPU. Invariants: a map has one owner and closing it twice is harmless; absent keys are
 `None` or `KeyError`, never an errno; mapped memory (`mmap`) belongs to the caller, who closes it.
 """
 

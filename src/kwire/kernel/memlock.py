@@ -1,6 +1,6 @@
 """The locked-memory limit, which kernels before 5.11 charge maps and programs to.
 
-The law: it is touched only after the kernel refused something with EPERM, once, and failing to raise it is
+Invariant: it is touched only after the kernel refused something with EPERM, once, and failing to raise it is
 not an error: newer kernels do not need it, and a container often may not raise it.
 """
 

@@ -1,7 +1,7 @@
 """Kernel file systems that are mounted nowhere: fsopen(2) and fsmount(2) (Linux 5.2) give one by a
 descriptor alone.
 
-The law: no other process sees it, no mount namespace changes, and it is gone with its last descriptor.
+Invariant: no other process sees it, no mount namespace changes, and it is gone with its last descriptor.
 """
 
 import os

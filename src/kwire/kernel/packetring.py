@@ -1,7 +1,7 @@
 """A ring of packets shared with the kernel: AF_PACKET, TPACKET_V3 (packet(7), linux/if_packet.h).
 
-The laws: packets come in blocks that the kernel hands over and gets back, and are never copied one by one by
-a system call; only the interfaces named are listened to; what the ring had no room for is counted. Opening
+Invariants: packets come in blocks that the kernel hands over and gets back, and are never copied one by one
+by a system call; only the interfaces named are listened to; what the ring had no room for is counted. Opening
 needs CAP_NET_RAW, reading does not. A VLAN tag that the kernel took off a packet is put back.
 """
 

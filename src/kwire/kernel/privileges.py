@@ -1,6 +1,6 @@
 """Capabilities: which the calling thread has, and giving them up.
 
-The law: `drop` only ever takes away. Linux keeps capabilities and no_new_privs for each thread by itself:
+Invariant: `drop` only ever takes away. Linux keeps capabilities and no_new_privs for each thread by itself:
 `drop` is for the thread that calls it and for threads and processes it starts later, so it is called before
 threads are started, and after the traced command was started, which keeps what it had.
 

@@ -1,6 +1,6 @@
 """Programs: loading an `Image`, asking the kernel about it, running it on given bytes.
 
-The laws: the verifier's log is asked for only after a load failed, so a load that succeeds costs nothing
+Invariants: the verifier's log is asked for only after a load failed, so a load that succeeds costs nothing
 extra; what the verifier complains of reaches the caller as one sentence and the source line it is about
 (`VerifierError`); the program's type information is left out only when the kernel refuses the type
 information itself.
@@ -326,7 +326,7 @@ def _load_with_log(image: Image, attr: dict[str, Value], first: int) -> int:
         if error != errno.ENOSPC or not larger:
             break
         size = max(left["log_true_size"], 0) or larger
-    from kwire.kernel.complaint import summarize  # its table of patterns is wanted only here
+    from kwire.kernel.verifier_log import summarize  # its table of patterns is wanted only here
 
     complaint = summarize(log)
     if complaint is None:

@@ -6,7 +6,7 @@ rounded up to 8 bytes; here the payload is a frame. The kernel offers the data a
 record is split. We map it once, which halves the resident memory and the time to map it, and join the one
 record a turn that lies across the end.
 
-The laws: positions are read and written as one aligned 8-byte access, because the kernel reads ours at any
+Invariants: positions are read and written as one aligned 8-byte access, because the kernel reads ours at any
 moment; what `read` gave stays valid, and its room in the ring taken, until `release`; only one reader a
 ring.
 """

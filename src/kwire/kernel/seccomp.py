@@ -1,6 +1,6 @@
 """A system-call filter for who talks to the network: classic BPF made from a table, installed by seccomp(2).
 
-The laws: `CALLS` is all that a collector may do, `AGENT_CALLS` an agent, each with its reason; everything
+Invariants: `CALLS` is all that a collector may do, `AGENT_CALLS` an agent, each with its reason; everything
 else fails with EPERM, as if it were forbidden to this user, so that what nobody thought of is an error with a
 message and not a death in the dark; only a call of another architecture, which no honest code makes, kills
 the process. A filter is for good: it stays for all threads and for whatever they start, which is nothing,
@@ -88,7 +88,7 @@ CALLS: Final[dict[str, Call]] = {
     "epoll_wait": Call(232, None, "the loop"),
     "epoll_pwait": Call(281, 22, "the loop"),
     "recvfrom": Call(45, 207, "receiving"),
-    "pwrite64": Call(18, 68, "captures and ledgers"),
+    "pwrite64": Call(18, 68, "captures and checkpoints"),
     "sendmsg": Call(46, 211, "sending"),
     "sendto": Call(44, 206, "sending"),
     "recvmsg": Call(47, 212, "receiving; answers of name servers and of the kernel's list of addresses"),
@@ -103,7 +103,7 @@ CALLS: Final[dict[str, Call]] = {
     "fdatasync": Call(75, 83, "--sync"),
     "fsync": Call(74, 82, "--sync"),
     "lseek": Call(8, 62, "positions in files"),
-    "pread64": Call(17, 67, "ledgers"),
+    "pread64": Call(17, 67, "checkpoints"),
     "accept4": Call(288, 242, "agents that connect"),
     "accept": Call(43, 202, "agents that connect"),
     "epoll_ctl": Call(233, 21, "the loop"),
@@ -125,7 +125,7 @@ CALLS: Final[dict[str, Call]] = {
     "select": Call(23, None, "waiting"),
     "pselect6": Call(270, 72, "waiting"),
     "close": Call(3, 57, "descriptors"),
-    "openat": Call(257, 56, "captures, ledgers, modules that are imported late, files of the resolver"),
+    "openat": Call(257, 56, "captures, checkpoints, modules that are imported late, files of the resolver"),
     "open": Call(2, None, "the same, by old libraries"),
     "newfstatat": Call(262, 79, "which files are there"),
     "fstat": Call(5, 80, "what a descriptor is"),
@@ -138,12 +138,12 @@ CALLS: Final[dict[str, Call]] = {
     "readlink": Call(89, None, "paths"),
     "readlinkat": Call(267, 78, "paths"),
     "getcwd": Call(79, 17, "paths"),
-    "getdents64": Call(217, 61, "ledgers there are"),
-    "rename": Call(82, None, "a new ledger in the place of the old one"),
-    "renameat": Call(264, 38, "a new ledger in the place of the old one"),
-    "renameat2": Call(316, 276, "a new ledger in the place of the old one"),
-    "unlink": Call(87, None, "captures that found no room, old ledgers, our Unix socket"),
-    "unlinkat": Call(263, 35, "captures that found no room, old ledgers, our Unix socket"),
+    "getdents64": Call(217, 61, "checkpoints there are"),
+    "rename": Call(82, None, "a new checkpoint in the place of the old one"),
+    "renameat": Call(264, 38, "a new checkpoint in the place of the old one"),
+    "renameat2": Call(316, 276, "a new checkpoint in the place of the old one"),
+    "unlink": Call(87, None, "captures that found no room, old checkpoints, our Unix socket"),
+    "unlinkat": Call(263, 35, "captures that found no room, old checkpoints, our Unix socket"),
     "mkdir": Call(83, None, "folders"),
     "mkdirat": Call(258, 34, "folders"),
     "fchmod": Call(91, 52, "the mode of our Unix socket"),

@@ -1,6 +1,6 @@
 """The kernel's symbols: from a name to its addresses, from an address to `name+offset`.
 
-The laws: /proc/kallsyms is read once, as bytes, when first asked for; a look-up by name searches these
+Invariants: /proc/kallsyms is read once, as bytes, when first asked for; a look-up by name searches these
 bytes, and only a look-up by address builds an index, two flat arrays, never one object a symbol. Where the
 kernel hides addresses (kptr_restrict), every one of them is 0 and `readable` is false.
 """

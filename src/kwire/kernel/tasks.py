@@ -8,7 +8,7 @@ ourselves; and all that can be had where the kernel has no BTF.
 
 At every fork, a process whose parent is in `tasks` is added before it runs for the first time; when the
 kernel frees its first thread, it is removed, unless the entry is a later process's by then. Threads need no
-entry. The law: a child that found no room in the map is counted (`refused`).
+entry. Invariant: a child that found no room in the map is counted (`refused`).
 
 The programs hang on raw tracepoints: those of other kinds are skipped when any program runs on that CPU
 already, and the kernel frees tasks in interrupts. Even so, of a few tasks in a thousand we are not told that

@@ -1,6 +1,6 @@
 """The kernel's tracing file system: which events and functions there are, and the layout of each event.
 
-The laws: where tracefs is mounted it is used; where it is not, a detached mount is made with fsopen(2) and
+Invariants: where tracefs is mounted it is used; where it is not, a detached mount is made with fsopen(2) and
 fsmount(2), which no other process can see, which changes no mount namespace and which is gone with its
 descriptor; nothing is read before somebody asks for it; nothing in it is written.
 """

@@ -55,7 +55,7 @@ CONVENTIONS: Final = {
 IN_REGISTERS: Final = 16  # bytes of the largest value that travels in registers, everywhere
 
 
-class Place(NamedTuple):
+class ArgumentLocation(NamedTuple):
     """Slots `first` to `first + slots`; `reference`: the slot holds the value's address; none for
     what is in a floating-point register or has no size.
     """
@@ -65,7 +65,7 @@ class Place(NamedTuple):
     reference: bool = False
 
 
-NOWHERE: Final = Place(0, 0)
+NOWHERE: Final = ArgumentLocation(0, 0)
 
 
 def passing(btf: Btf, id: int) -> Passing:
@@ -114,7 +114,9 @@ def _members(btf: Btf, id: int, start: int, kinds: dict[int, str], depth: int) -
     return max(size, 1), False
 
 
-def places(convention: Convention, params: Sequence[Passing], result: Passing) -> tuple[Place, ...]:
+def places(
+    convention: Convention, params: Sequence[Passing], result: Passing
+) -> tuple[ArgumentLocation, ...]:
     """The slots of each parameter at the entry of a function."""
     used = 1 if convention.hidden and in_memory(convention, result) else 0
     floats = 0
@@ -134,7 +136,7 @@ def places(convention: Convention, params: Sequence[Passing], result: Passing) -
             and floats + wide <= convention.floats
         ):
             # Half in one kind of register, half in the other: only the integers can be had.
-            found.append(Place(used, wanted, reference) if wanted == len(one.parts) else NOWHERE)
+            found.append(ArgumentLocation(used, wanted, reference) if wanted == len(one.parts) else NOWHERE)
             used += wanted
             floats += wide
             continue
@@ -142,16 +144,16 @@ def places(convention: Convention, params: Sequence[Passing], result: Passing) -
             used = convention.registers
         if one.align >= 16:
             stack += (stack - convention.registers) % 2
-        found.append(Place(stack, len(one.parts), reference))
+        found.append(ArgumentLocation(stack, len(one.parts), reference))
         stack += len(one.parts)
     return tuple(found)
 
 
-def context_places(params: Iterable[Passing]) -> tuple[tuple[Place, ...], int]:
+def context_places(params: Iterable[Passing]) -> tuple[tuple[ArgumentLocation, ...], int]:
     """The slots of each parameter in the context of fentry and fexit, and how many all take."""
     at, found = 0, []
     for one in params:
-        found.append(Place(at, len(one.parts)))
+        found.append(ArgumentLocation(at, len(one.parts)))
         at += len(one.parts)
     return tuple(found), at
 

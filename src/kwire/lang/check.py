@@ -24,7 +24,7 @@ from kwire.lang.errors import (
     UnknownNameError,
     did_you_mean,
 )
-from kwire.lang.expressions import Expressions, Types
+from kwire.lang.expressions import ExpressionChecker, Types
 from kwire.lang.extent import Extent, extent
 from kwire.lang.forms import walk
 from kwire.lang.tree import Source, Span
@@ -68,7 +68,7 @@ class Held(NamedTuple):
     and `wide` is what is there (`fixed` as in `ReadText`).
     """
 
-    kind: events.Kind
+    kind: events.FieldType
     wide: Type | None = None
     fixed: int = 0
     declared: bool = False
@@ -125,7 +125,7 @@ def check_filter(
     `never` takes the comparisons that are never true at this site, of a condition for several. Raises
     `LanguageError`; `UnknownNameError` where the site has not all the names.
     """
-    checker = Expressions(site, types, bare=True)
+    checker = ExpressionChecker(site, types, bare=True)
     checker.never = never
     try:
         return checker.condition(node)
@@ -139,7 +139,7 @@ def _head(probe: tree.Probe) -> Span:
     return Span(probe.span.line, probe.span.column, probe.span.line, len(probe.source.line(probe.span.line)))
 
 
-class Body(Expressions):
+class Body(ExpressionChecker):
     """One round over a probe's statements."""
 
     def __init__(
@@ -157,7 +157,7 @@ class Body(Expressions):
         self.faults: list[Diagnostic] = []
         self.emits = 0
         self.held: dict[str, Held] = {}
-        self.shapes: dict[ShapeKey, dict[str, events.Kind]] = {}
+        self.shapes: dict[ShapeKey, dict[str, events.FieldType]] = {}
         self.scope = Scope("", _assigned(probe.body), {}, dict(probe.constants), set())
         self.pending: list[c.Stmt] = []  # what is done before the statement that is looked at
         self.calls = 0  # of one's own functions, so far
@@ -441,7 +441,7 @@ class Body(Expressions):
             register = values.convert(register, type_, span)
         kind = events.merge(old.kind if old else None, register)
         if declared and isinstance(register, c.Const):
-            kind = events.Kind(register.type, ())
+            kind = events.FieldType(register.type, ())
         if kind is None or events.settle(kind, False) is None:
             was = t.describe(old.kind.type) if old and old.kind.type is not None else "number"
             message = f"{shown} was a {was} and becomes {t.article(register.type)}"
@@ -459,7 +459,7 @@ class Body(Expressions):
             raise TextError(call.span, "this emits nothing", "name what shall be seen: emit(pid, comm)")
         names = [name for name, _ in arguments]
         key: ShapeKey = event or frozenset(names)
-        shape = self.shapes.setdefault(key, dict.fromkeys(names, events.Kind(None, ())))
+        shape = self.shapes.setdefault(key, dict.fromkeys(names, events.FieldType(None, ())))
         if shape.keys() != set(names):
             missing = sorted(shape.keys() ^ set(names))
             message = f"this emit differs from the first {event} by {', '.join(missing)}"

@@ -30,7 +30,7 @@ TRANSPARENT = frozenset(
 """Functions that show their argument: the field has the argument's name."""
 
 
-class Kind(NamedTuple):
+class FieldType(NamedTuple):
     """What is known so far of a field or local: the join of its values, constants apart."""
 
     type: Type | None
@@ -130,9 +130,9 @@ def _array(value: c.ReadBlock, type_: t.Array, span: Span) -> Final:
     return value
 
 
-def merge(kind: Kind | None, value: Final) -> Kind | None:
+def merge(kind: FieldType | None, value: Final) -> FieldType | None:
     """What is known after one more value; None when no type holds both."""
-    known = kind or Kind(None, ())
+    known = kind or FieldType(None, ())
     if isinstance(value, c.Const) and not isinstance(value.type, t.Enum):
         return known._replace(constants=(*known.constants, value))
     type_ = value.type
@@ -142,7 +142,7 @@ def merge(kind: Kind | None, value: Final) -> Kind | None:
     return None if joined is None else known._replace(type=joined)
 
 
-def settle(kind: Kind, narrow: bool) -> Type | None:
+def settle(kind: FieldType, narrow: bool) -> Type | None:
     """One type for all values of a field or local; None when the constants fit nowhere.
 
     Where there are only constants: bool when all are True or False, else s64 or u64; `narrow` prefers s32.

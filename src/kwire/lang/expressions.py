@@ -1,7 +1,7 @@
-"""Expressions: names resolved, members found, types given.
+"""ExpressionChecker: names resolved, members found, types given.
 
-`Expressions` turns one tree into one checked value at a time. It knows the attach point, the kernel's types,
-the constants and whatever names its owner binds; what it cannot make sense of raises `TextError`.
+`ExpressionChecker` turns one tree into one checked value at a time. It knows the attach point, the kernel's
+types, the constants and whatever names its owner binds; what it cannot make sense of raises `TextError`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ class Types(Protocol):
         """The value and type of an enumeration's constant."""
 
 
-class Expressions:
+class ExpressionChecker:
     """Checks expressions at one site.
 
     `constants` are names with known values; `bare` lets the site's own fields be named without `args.`

@@ -17,7 +17,7 @@ from kwire.lang.values import Literal, Value
 from kwire.words import plural
 
 if TYPE_CHECKING:
-    from kwire.lang.expressions import Expressions
+    from kwire.lang.expressions import ExpressionChecker
 
 
 class Arguments(NamedTuple):
@@ -26,10 +26,10 @@ class Arguments(NamedTuple):
     name: str
     values: tuple[Value, ...]
     span: Span
-    checker: "Expressions"
+    checker: "ExpressionChecker"
 
 
-def call(checker: "Expressions", node: tree.Call) -> Value:
+def call(checker: "ExpressionChecker", node: tree.Call) -> Value:
     """The value of a call. Raises `TextError`."""
     name = node.function
     function = builtins.FUNCTION.get(name)

@@ -12,7 +12,7 @@ from kwire.lang import types as t
 from kwire.lang.check import check_filter
 from kwire.lang.context import Argument, Param, Site
 from kwire.lang.errors import Diagnostic, LanguageError, TextError
-from kwire.lang.expressions import PREFIX, Expressions, Types
+from kwire.lang.expressions import PREFIX, ExpressionChecker, Types
 from kwire.lang.tree import NOWHERE, Source
 from kwire.lang.values import Value
 
@@ -34,7 +34,7 @@ def program(
     `LanguageError`.
     """
     source = source or Source(f"{site.kind}:{site.target}", "")
-    checker = Expressions(site, types, bare=True)
+    checker = ExpressionChecker(site, types, bare=True)
     fields: dict[str, events.Final] = {}
     for name in CONTEXT:
         fields[name] = events.final(checker.check(tree.Name(name, NOWHERE)), NOWHERE)
@@ -62,7 +62,7 @@ def program(
 
 
 def _asked(
-    checker: Expressions, expressions: Sequence[tuple[str, tree.Expr]], fields: dict[str, events.Final]
+    checker: ExpressionChecker, expressions: Sequence[tuple[str, tree.Expr]], fields: dict[str, events.Final]
 ) -> list[Diagnostic]:
     """Add the fields somebody asked for; what is wrong with them."""
     faults = []
@@ -82,7 +82,7 @@ def _asked(
     return faults
 
 
-def _plain(checker: Expressions, node: tree.Expr) -> Value:
+def _plain(checker: ExpressionChecker, node: tree.Expr) -> Value:
     """The value of an expression; a field of the attach point by its bare name is shown as ever."""
     value = checker.check(node)
     if isinstance(node, tree.Name):
@@ -92,7 +92,7 @@ def _plain(checker: Expressions, node: tree.Expr) -> Value:
     return value
 
 
-def _own(checker: Expressions, fields: dict[str, events.Final]) -> None:
+def _own(checker: ExpressionChecker, fields: dict[str, events.Final]) -> None:
     """Add everything that the attach point has and an event can hold."""
     site = checker.site
     params = [*site.params, *([site.retval] if site.retval is not None else [])]
@@ -126,7 +126,7 @@ def _free(name: str, fields: dict[str, events.Final]) -> str:
 
 
 def _type(value: events.Final) -> t.Type:
-    type_ = events.settle(events.merge(None, value) or events.Kind(None, ()), True)
+    type_ = events.settle(events.merge(None, value) or events.FieldType(None, ()), True)
     assert type_ is not None
     return type_
 

@@ -1,6 +1,6 @@
 """What the checker does with values: places, loads, conversions, constants and the join of two types.
 
-The law: functions here take and give checked expressions that already keep `checked`'s laws; what is wrong
+Invariant: functions here take and give checked expressions that already keep `checked`'s laws; what is wrong
 raises `TextError` with the span it is wrong at.
 """
 

@@ -1,6 +1,6 @@
 """The traced command of `-c`: started, held back until every probe is attached, then let go.
 
-The laws: the command keeps the user's own privileges (it is forked before kwire gives its own up), or is
+Invariants: the command keeps the user's own privileges (it is forked before kwire gives its own up), or is
 another user's and can gain none, when it is run for somebody else; it is never left waiting (when kwire fails
 or dies first, the closed pipe ends it without running the command); its process id is known before its first
 instruction, so nothing it does is missed; it ends with its trace, and what it has started too, through a

@@ -4,7 +4,7 @@ Each probe has one 64-byte slot on each CPU in the `counts` map (a mapped array:
 call). The program adds to `attempts` for every event it produced and to `refused` for every one the ring did
 not take, so that *attempts = delivered + refused* can be checked against what user space really received.
 
-The law: a refusal is turned into a LOST frame exactly once. `take` remembers what it has already reported.
+Invariant: a refusal is turned into a LOST frame exactly once. `take` remembers what it has already reported.
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """Events for Python programs: one typed object each, or whole columns.
 
-The law: bytes are decoded when somebody looks. A batch is copied out of the ring as one span; an `Event`
+Invariant: bytes are decoded when somebody looks. A batch is copied out of the ring as one span; an `Event`
 decodes itself when it is made; columns are gathered by numpy without a step for each event.
 """
 

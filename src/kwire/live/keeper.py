@@ -1,10 +1,10 @@
 """The keeper of a traced command: its parent, which ends what it started when its trace ends.
 
-The laws: whatever the command starts descends from the keeper, however it detaches itself, because orphans of
-the keeper's descendants become its children (PR_SET_CHILD_SUBREAPER); it hears of the end of its own parent,
-`kill -9` included, through a pipe; it hears one byte and says two numbers, so it may keep the privileges that
-ending processes of others takes; no signal but SIGKILL ends it before them. A command's process id stays its
-own until the keeper is gone: nobody else can wait for it.
+Invariants: whatever the command starts descends from the keeper, however it detaches itself, because orphans
+of the keeper's descendants become its children (PR_SET_CHILD_SUBREAPER); it hears of the end of its own
+parent, `kill -9` included, through a pipe; it hears one byte and says two numbers, so it may keep the
+privileges that ending processes of others takes; no signal but SIGKILL ends it before them. A command's
+process id stays its own until the keeper is gone: nobody else can wait for it.
 """
 
 import os

@@ -2,7 +2,7 @@
 
 Each probe asked for is expanded to its targets; each target becomes a site, is checked and compiled;
 targets whose instructions would be the same share one program that tells its firings apart by the attach
-cookie. The laws: probes are numbered from 1 in the order asked for, by the shapes of their events; what is
+cookie. Invariants: probes are numbered from 1 in the order asked for, by the shapes of their events; what is
 asked for twice is one probe; a target named in full that cannot be traced is an error; of a wildcard's
 targets those that do not fit the expressions, or that the kernel refuses, are left out, and said
 (`Plan.skipped`). A name that several functions have stands for all of them: those of one module are one
@@ -31,7 +31,7 @@ from kwire.kernel.printfmt import Names, hexadecimal, tables
 from kwire.kernel.sys import possible_cpus
 from kwire.kernel.tracefs import Tracefs
 from kwire.kinds import FUNCTIONS, KINDS
-from kwire.lang import record, sites, spec, tree
+from kwire.lang import attach_points, record, spec, tree
 from kwire.lang.check import check, filtered
 from kwire.lang.checked import Builtin, Emit, Program
 from kwire.lang.context import Site
@@ -357,7 +357,7 @@ class Planner:
 
         if KINDS[kind].place == "raw event":
             catalog.expand(kind, name)  # says what is near, should there be none
-            return sites.raw_tracepoint(name, self._types)
+            return attach_points.raw_tracepoint(name, self._types)
         if KINDS[kind].instead and features.mechanism(kind) == "fentry":
             kind = KINDS[kind].instead
         if copies > 1 and KINDS[kind].by_address:
@@ -370,7 +370,9 @@ class Planner:
                 "trace", f"kprobe:{name}+{offset}", "this kernel has no kprobes", "leave the offset out"
             )
         try:
-            return sites.function(kind, name, self._types, group or None, offset, host().machine, copies)
+            return attach_points.function(
+                kind, name, self._types, group or None, offset, host().machine, copies
+            )
         except BtfLookupError as error:
             raise error if listed or self._kernel is None else catalog.missing(kind, target.target) from None
 
@@ -384,7 +386,7 @@ class Planner:
 
             raise catalog.missing("tracepoint", f"{category}:{name}")
         format_ = events.format(category, name)
-        site = sites.tracepoint(category, name, format_.fields, self._types)
+        site = attach_points.tracepoint(category, name, format_.fields, self._types)
         return shown(
             _named(site, tables(format_.print_fmt, self._enumerator)),
             dict.fromkeys(hexadecimal(format_.print_fmt), "hex") if category != "syscalls" else {},

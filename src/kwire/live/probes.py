@@ -1,6 +1,6 @@
 """Probes as Python functions: what the decorators make of a function.
 
-The law: the function never runs in Python. It is read (its source text), compiled to eBPF and run by the
+Invariant: the function never runs in Python. It is read (its source text), compiled to eBPF and run by the
 kernel; calling it is an error that says so.
 """
 

@@ -1,6 +1,6 @@
 """Whose events a trace is about: the command of `-c`, the processes of `-p`, or the whole machine but kwire.
 
-The laws: a process named is held by a pidfd from the moment it is named, so its number cannot come to mean
+Invariants: a process named is held by a pidfd from the moment it is named, so its number cannot come to mean
 another one; a trace of chosen processes is over when the command, or else the last of those named, has ended;
 who cannot be followed is refused with the reason, never traced in vain. Numbers given to programs are the
 kernel's (of its first pid namespace), whatever namespace we are in.

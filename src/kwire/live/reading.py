@@ -1,7 +1,7 @@
 """What every trace in a Python program offers, wherever it runs: the `with`, events, columns, what is lost.
 
-The laws: a trace runs once; iterating one that has not begun begins it, and ends it with the iteration; what
-was produced before the `with` ended can be read after it; a trace that cannot be used says why.
+Invariants: a trace runs once; iterating one that has not begun begins it, and ends it with the iteration;
+what was produced before the `with` ended can be read after it; a trace that cannot be used says why.
 """
 
 from abc import ABC, abstractmethod

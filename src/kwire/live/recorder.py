@@ -1,10 +1,10 @@
 """The loop that moves events from the rings to whoever takes them, until it is time to stop.
 
-The laws: events of one ring keep their order, and a LOST frame follows the events before the hole; after the
-last event everything is accounted for; nothing here looks at a single event, but for the last one of a
-recording of so many: what is lost after its moment is no part of the recording. The loop sleeps in poll(2)
-on the rings: the kernel wakes it when an event lands in a ring that was empty. After each round it pauses a
-few milliseconds, so a flood of events is moved in large spans and the traced processes pay for few wake-ups.
+Invariants: events of one ring keep their order, and a LOST frame follows the events before the hole; after
+the last event everything is accounted for; nothing here looks at a single event, but for the last one of a
+recording of so many: what is lost after its moment is no part of the recording. The loop sleeps in poll(2) on
+the rings: the kernel wakes it when an event lands in a ring that was empty. After each round it pauses a few
+milliseconds, so a flood of events is moved in large spans and the traced processes pay for few wake-ups.
 """
 
 import select

@@ -5,7 +5,7 @@
     [event] = kwire.simulate(connect, {"sk": sock}, memory=memory, pid=42, comm="curl")
     assert event.dport == 443
 
-The law: what runs is the program that the kernel would be given; only its surroundings are made up.
+Invariant: what runs is the program that the kernel would be given; only its surroundings are made up.
 """
 
 import struct
@@ -24,7 +24,7 @@ from kwire.compile.build import compile_probe
 from kwire.errors import KwireError
 from kwire.kernel import tracefs
 from kwire.kernel.formats import Format, parse_format
-from kwire.lang import python, sites
+from kwire.lang import attach_points, python
 from kwire.lang.check import check
 from kwire.lang.context import Access, Argument, CtxField, DataLoc, Param, Site, Slots
 from kwire.lang.kerneltypes import KernelTypes
@@ -80,12 +80,12 @@ def simulate(
             layout = parse_format(format, wanted.target)
         else:
             layout = tracefs.shared().format(wanted.group, wanted.name)
-        site = sites.tracepoint(wanted.group, wanted.name, layout.fields, types)
+        site = attach_points.tracepoint(wanted.group, wanted.name, layout.fields, types)
     elif wanted.kind == "rawtracepoint":
-        site = sites.raw_tracepoint(wanted.name, types)
+        site = attach_points.raw_tracepoint(wanted.name, types)
     else:
         module = wanted.group or None
-        site = sites.function(wanted.kind, wanted.name, types, module, wanted.offset, host().machine)
+        site = attach_points.function(wanted.kind, wanted.name, types, module, wanted.offset, host().machine)
     program = check(parsed, site, types)
     compiled = compile_probe(
         program,

@@ -1,6 +1,6 @@
 """The summary of a trace that has ended: what `--json` prints, and what recording from Python gives.
 
-The law: whatever was traced, here or elsewhere, to a file or not, its summary has the same keys.
+Invariant: whatever was traced, here or elsewhere, to a file or not, its summary has the same keys.
 """
 
 from collections.abc import Mapping

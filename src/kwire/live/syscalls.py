@@ -5,7 +5,7 @@ raw tracepoints `sys_enter` and `sys_exit` skip that and save a fifth of an even
 system call of the machine: so the rewritten program compares the call's number before anything else, and
 only one probe of a trace is carried out so.
 
-The laws: the events are those of the ordinary tracepoint, byte for byte, and so are the firings that count
+Invariants: the events are those of the ordinary tracepoint, byte for byte, and so are the firings that count
 as events (calls made the 32-bit way, whose numbers mean other calls, are none); what is not known for certain
 (the name's number, the machine, a field of another shape) leaves the probe an ordinary tracepoint.
 

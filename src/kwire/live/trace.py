@@ -1,6 +1,6 @@
 """A trace in a Python program: `with kwire.trace(probe, …) as events`.
 
-The laws: probes are attached when the `with` begins and gone when it ends; nothing lost is silent
+Invariants: probes are attached when the `with` begins and gone when it ends; nothing lost is silent
 (`events.lost`, `events.losses`); the program's privileges and signals are its own and are not touched.
 """
 

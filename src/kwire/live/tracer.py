@@ -1,8 +1,8 @@
 """Probes in the kernel, from maps to links: created, loaded, attached, read, taken away.
 
-The laws: nothing of ours outlives the process, because everything hangs on descriptors; every event a program
-produced is accounted for (`Tracer.balanced`): delivered through a ring, refused by it, or too long; nothing
-attached is left attached when an error is raised half-way.
+Invariants: nothing of ours outlives the process, because everything hangs on descriptors; every event a
+program produced is accounted for (`Tracer.balanced`): delivered through a ring, refused by it, or too long;
+nothing attached is left attached when an error is raised half-way.
 """
 
 import errno

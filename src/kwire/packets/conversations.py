@@ -1,6 +1,6 @@
 """The frames of a session as they were captured, unwrapped: what the source sent, each event once, in order.
 
-The laws: DATA is taken in the order of its sequence numbers, whatever the network did; what is held until a
+Invariants: DATA is taken in the order of its sequence numbers, whatever the network did; what is held until a
 number comes is bounded, and numbers that never come are counted; a session that goes on over a new connection
 (same token) stays one, and so does one whose HELLO was seen after its first DATA; frames that no DATA wraps
 are taken as they are. Schemas hold for what comes after them. Nothing that was captured raises.

@@ -1,9 +1,9 @@
 """One packet taken apart, from its link header to the UDP datagram or TCP segment in it.
 
-The laws: every length is checked against the bytes there are before anything is read by it; what is wrong is
-named by its place; what offloading network cards leave undone in a capture is tolerated and said. Nothing is
-kept between packets but fragments. Offsets count from the packet's first byte, or from that of a packet put
-together from fragments.
+Invariants: every length is checked against the bytes there are before anything is read by it; what is wrong
+is named by its place; what offloading network cards leave undone in a capture is tolerated and said. Nothing
+is kept between packets but fragments. Offsets count from the packet's first byte, or from that of a packet
+put together from fragments.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from kwire.packets.tables import (
     PROTOCOLS,
     VLANS,
     EtherType,
-    Link,
+    LinkType,
     Protocol,
     Remark,
     Trouble,
@@ -138,28 +138,30 @@ class Dissector:
     # --- link layers
 
     def _link(self, data: memoryview, link: int) -> None:
-        if link == Link.ETHERNET:
+        if link == LinkType.ETHERNET:
             self._need(data, 0, 14, Trouble.BAD_LINK_HEADER)
             self._layer("ethernet", data, 0, 14)
             self._ethertype(data, 14, _u16(data, 12))
-        elif link == Link.LINUX_SLL:
+        elif link == LinkType.LINUX_SLL:
             self._need(data, 0, 16, Trouble.BAD_LINK_HEADER)
             self._layer("sll", data, 0, 16)
             self._ethertype(data, 16, _u16(data, 14))
-        elif link == Link.LINUX_SLL2:
+        elif link == LinkType.LINUX_SLL2:
             self._need(data, 0, 20, Trouble.BAD_LINK_HEADER)
             self._layer("sll2", data, 0, 20)
             self._ethertype(data, 20, _u16(data, 0))
-        elif link in (Link.NULL, Link.LOOP):
+        elif link in (LinkType.NULL, LinkType.LOOP):
             self._need(data, 0, 4, Trouble.BAD_LINK_HEADER)
-            self._layer("null" if link == Link.NULL else "loop", data, 0, 4)
+            self._layer("null" if link == LinkType.NULL else "loop", data, 0, 4)
             family = int.from_bytes(data[:4], "big")
-            if link == Link.NULL and family not in FAMILIES:  # in the byte order of the machine that captured
+            if (
+                link == LinkType.NULL and family not in FAMILIES
+            ):  # in the byte order of the machine that captured
                 family = int.from_bytes(data[:4], "little")
             if family not in FAMILIES:
                 raise self._leave(f"address family {family}")
             self._ethertype(data, 4, FAMILIES[family])
-        elif link in (Link.RAW, Link.RAW_BSD, Link.RAW_OPENBSD, Link.IPV4, Link.IPV6):
+        elif link in (LinkType.RAW, LinkType.RAW_BSD, LinkType.RAW_OPENBSD, LinkType.IPV4, LinkType.IPV6):
             self._need(data, 0, 1, Trouble.BAD_IP_HEADER)
             self._ethertype(data, 0, EtherType.IPV6 if data[0] >> 4 == 6 else EtherType.IPV4)
         else:

@@ -1,6 +1,6 @@
 """Packets in batches: the C engine (native/engine.h) takes all of them, and asks Python what is rare.
 
-The laws: what comes out is what `network.Network`, the specification, gives for the same packets, whatever
+Invariants: what comes out is what `network.Network`, the specification, gives for the same packets, whatever
 they are, in the same order within a session. The engine does dissection, fragments, flows, the order of
 streams and of DATA, and finds the frames; Python reads HELLO, WELCOME and SCHEMA, and says what was wrong
 the first time. What was found is given when it is much, or when nothing more is there.

@@ -1,6 +1,6 @@
 """Every record of a capture explained: the block, each header of the packet, each frame down to its fields.
 
-The laws: every byte is accounted for; each field has an offset, its bytes, its value, its meaning and a
+Invariants: every byte is accounted for; each field has an offset, its bytes, its value, its meaning and a
 verdict; what cannot be decoded says why. Offsets of a block count from its own first byte; those of headers
 and frames from the packet's, or where a frame was put together from pieces, from the frame's.
 """
@@ -13,9 +13,9 @@ from kwire.capture.pcapng import Block, Order
 from kwire.packets import headers
 from kwire.packets.dissect import Finding, Packet
 from kwire.packets.headers import Verdict
-from kwire.packets.network import Flow, Place
+from kwire.packets.network import Flow, PacketPosition
 from kwire.packets.open import NetworkCapture, Record
-from kwire.packets.tables import LINKS, Link, Protocol, Trouble
+from kwire.packets.tables import LINKS, LinkType, Protocol, Trouble
 from kwire.wire.explain import Explained, Explainer, Row
 from kwire.wire.frame import HEADER_SIZE, Problem
 from kwire.words import plural
@@ -59,11 +59,11 @@ class Teller:
         self._frames: list[_Frame] = []
         self._troubles: list[str] = []
 
-    def frame(self, flow: Flow, direction: int, data: bytes, at: int, place: Place) -> None:
+    def frame(self, flow: Flow, direction: int, data: bytes, at: int, place: PacketPosition) -> None:
         """Note a frame."""
         self._frames.append(_Frame(flow, data, at))
 
-    def trouble(self, name: str, text: str, place: Place) -> None:
+    def trouble(self, name: str, text: str, place: PacketPosition) -> None:
         """Note what is wrong."""
         self._troubles.append(text)
 
@@ -120,7 +120,7 @@ def _rest(record: Record, packet: Packet) -> list[Verdict]:
     """The bytes of a packet that are in no header: a payload that is no datagram of frames, a trailer."""
     data = record.data[record.start : record.start + record.captured]
     layers = [layer for layer in packet.layers or [] if layer.data.obj is record.data.obj]
-    if record.link == Link.USER0 or (not layers and packet.layers):
+    if record.link == LinkType.USER0 or (not layers and packet.layers):
         return []
     at = layers[-1].end if layers else 0
     rows = []

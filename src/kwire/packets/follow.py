@@ -1,6 +1,6 @@
 """Sessions followed from outside, by the table that the peers themselves use (`wire.transitions`).
 
-The laws: each end of a session has the state that the captured frames put it in; a frame is judged by the
+Invariants: each end of a session has the state that the captured frames put it in; a frame is judged by the
 rule of its receiver's state, and what is illegal there is reported, with the reason; nothing is judged that
 the capture cannot tell: a session that it joins in the middle is taken to be established.
 """
@@ -8,7 +8,7 @@ the capture cannot tell: a session that it joins in the middle is taken to be es
 from collections.abc import Callable
 from typing import NamedTuple
 
-from kwire.packets.network import Flow, Place
+from kwire.packets.network import Flow, PacketPosition
 from kwire.packets.tables import Protocol
 from kwire.wire.control import Ack, Hello, Role, Welcome, read_bye, read_error
 from kwire.wire.frame import TYPES, Code, Flag, Frame, FrameError, Problem, Type, inspect
@@ -23,7 +23,7 @@ class Step(NamedTuple):
     """One frame of a session and what it did. `sender`, `receiver`: states before and after."""
 
     session: int
-    place: Place
+    place: PacketPosition
     flow: str
     type: str
     id: int
@@ -70,8 +70,8 @@ class Followed:
         self.bye: int | None = None
         self.frames = self.data = self.illegal = 0
         self.errors: dict[str, int] = {}
-        self.first: Place | None = None
-        self.last: Place | None = None
+        self.first: PacketPosition | None = None
+        self.last: PacketPosition | None = None
 
 
 class Follower:
@@ -85,10 +85,10 @@ class Follower:
         self._by_token: dict[bytes, Followed] = {}
         self.sessions: list[Followed] = []
 
-    def trouble(self, name: str, text: str, place: Place) -> None:
+    def trouble(self, name: str, text: str, place: PacketPosition) -> None:
         """What is no frame is counted elsewhere."""
 
-    def frame(self, flow: Flow, direction: int, data: bytes, at: int, place: Place) -> None:
+    def frame(self, flow: Flow, direction: int, data: bytes, at: int, place: PacketPosition) -> None:
         """Follow one frame."""
         if not flow.protocol:
             return  # frames as they are make no session
@@ -254,7 +254,7 @@ class Follower:
             return "none that the table knows", f"{Code.ILLEGAL_TRANSITION.name}: {who}"
         return action.value, ""
 
-    def _count(self, session: Followed, frame: Frame, place: Place, illegal: str) -> None:
+    def _count(self, session: Followed, frame: Frame, place: PacketPosition, illegal: str) -> None:
         session.frames += 1
         session.data += frame.header.type == Type.DATA
         session.first = session.first or place

@@ -1,7 +1,7 @@
 """IP packets put together again from their fragments (RFC 791, RFC 8200), within bounds.
 
-The laws: memory is bounded, the oldest unfinished packets are given up and counted; fragments may come in any
-order and more than once; one that contradicts another (RFC 5722) spoils its packet. A packet has at most
+Invariants: memory is bounded, the oldest unfinished packets are given up and counted; fragments may come in
+any order and more than once; one that contradicts another (RFC 5722) spoils its packet. A packet has at most
 65,535 bytes.
 """
 

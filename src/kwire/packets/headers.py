@@ -1,7 +1,7 @@
 """The fields of every header as tables, and headers explained to a person by them.
 
-The laws: every byte of a header is accounted for; a table is all there is to know of a header, so that a new
-one is a new table. Numbers are big-endian; offsets count from the first byte of the header.
+Invariants: every byte of a header is accounted for; a table is all there is to know of a header, so that a
+new one is a new table. Numbers are big-endian; offsets count from the first byte of the header.
 """
 
 from collections.abc import Callable

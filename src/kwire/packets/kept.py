@@ -1,9 +1,9 @@
 """What one reading of a capture gave, kept for another: its packets are taken apart once.
 
-The laws: memory is bounded by `room`, whatever the capture; what is more goes to a file without a name, which
-never fills its disk; where neither has room, nothing is kept and the capture is read again. What comes out
-is what went in, in the same order. Schemas are not among it: the sections have them, so that one that comes
-after frames of its section ends the keeping.
+Invariants: memory is bounded by `room`, whatever the capture; what is more goes to a file without a name,
+which never fills its disk; where neither has room, nothing is kept and the capture is read again. What comes
+out is what went in, in the same order. Schemas are not among it: the sections have them, so that one that
+comes after frames of its section ends the keeping.
 """
 
 import os
@@ -34,7 +34,7 @@ class _Place(NamedTuple):
     sections: list[Section] | None
 
 
-class Kept:
+class SpoolSession:
     """Takes what a reading gives, and gives it again by iterating, as often as is wanted, until `close`.
 
     `room`: bytes that may be kept in memory.

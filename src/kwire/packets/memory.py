@@ -1,6 +1,6 @@
 """The memory of the engine (native/engine.h) as Python sees it: its structures, and the tables it works on.
 
-The law: the library is asked for the sizes of its structures, and an engine that would disagree is not
+Invariant: the library is asked for the sizes of its structures, and an engine that would disagree is not
 used. Pages that nobody touches take no memory, so the tables are as large as they may become.
 """
 

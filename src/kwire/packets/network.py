@@ -1,9 +1,9 @@
 """From captured packets to the frames in them: flows, streams, sessions, and what is in the way.
 
-The laws: every packet is taken, counted as other traffic, or its trouble is counted by name with the place of
-the first; nothing is skipped silently; memory is bounded, however many flows there are: what is finished is
-let go of first, and a limit that costs something is said. What is given comes out of `take` and `finish` in
-order. `engine.Engine` does the same in C for batches of packets; this is its specification.
+Invariants: every packet is taken, counted as other traffic, or its trouble is counted by name with the place
+of the first; nothing is skipped silently; memory is bounded, however many flows there are: what is finished
+is let go of first, and a limit that costs something is said. What is given comes out of `take` and `finish`
+in order. `engine.Engine` does the same in C for batches of packets; this is its specification.
 """
 
 from collections import Counter, OrderedDict, deque
@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 from kwire.packets.conversations import Conversation, Given, means_nothing
 from kwire.packets.dissect import Dissector, Finding, Packet, Segment
 from kwire.packets.streams import Found, Splitter, Stream
-from kwire.packets.tables import KWIRE_PORT, Link, Remark, Trouble
+from kwire.packets.tables import KWIRE_PORT, LinkType, Remark, Trouble
 from kwire.packets.tables import Protocol as Ip
 from kwire.packets.walk import NO_TIME, Rows
 from kwire.wire.control import Hello, Role, Welcome
@@ -28,7 +28,7 @@ MAX_CONVERSATIONS: Final = 1 << 16
 HELD: Final = 32 << 20  # bytes of all streams, and of all sessions, that wait for what is missing
 
 
-class Place(NamedTuple):
+class PacketPosition(NamedTuple):
     """Where a packet stands: its number from 1, its offset in the file, ns since 1970 (None: not known)."""
 
     number: int
@@ -46,10 +46,10 @@ class First(NamedTuple):
 class Watcher(Protocol):
     """Who wants to see every frame: `kwire show --sessions` and `-V`."""
 
-    def frame(self, flow: "Flow", direction: int, data: bytes, at: int, place: Place) -> None:
+    def frame(self, flow: "Flow", direction: int, data: bytes, at: int, place: PacketPosition) -> None:
         """A frame at `at`, sound or not, or not even whole, sent by end `direction` (0 or 1) of the flow."""
 
-    def trouble(self, name: str, text: str, place: Place) -> None:
+    def trouble(self, name: str, text: str, place: PacketPosition) -> None:
         """Something was counted as wrong."""
 
 
@@ -150,7 +150,7 @@ class Network:
         self._flows: OrderedDict[Any, Flow] = OrderedDict()
         self._tokens: dict[bytes, Conversation] = {}
         self._queue: deque[Given] = deque()
-        self._place = Place(0, 0)
+        self._place = PacketPosition(0, 0)
         self._held = 0  # bytes that all flows hold
         self._troubles = 0  # all that `found` counts
         self.forgotten = 0
@@ -166,7 +166,7 @@ class Network:
     # --- packets in
 
     def packet(
-        self, data: memoryview, original: int, link: int, place: Place, *, explain: bool = False
+        self, data: memoryview, original: int, link: int, place: PacketPosition, *, explain: bool = False
     ) -> Packet:
         """Take one packet: its captured bytes, its length on the network, its link type."""
         self.packets += 1
@@ -180,7 +180,7 @@ class Network:
             self._evict()
             self._make_room()
         frames = self.frames
-        if link == Link.USER0:
+        if link == LinkType.USER0:
             packet = Packet()
             packet.layers = []
             self._raw(bytes(data))
@@ -204,7 +204,9 @@ class Network:
             self.packet(
                 view[offset : offset + (sizes & 0xFFFFFFFF)],
                 *(sizes >> 32, kind & 0xFFFFFFFF),
-                Place(self.packets + 1, base + offset - (kind >> 32), None if time == NO_TIME else time),
+                PacketPosition(
+                    self.packets + 1, base + offset - (kind >> 32), None if time == NO_TIME else time
+                ),
             )
 
     def plain(self) -> "Network":
@@ -227,7 +229,7 @@ class Network:
 
     def finish(self) -> Iterator[Given]:
         """No more packets come."""
-        self._place = Place(0, 0)  # what is found now is of no packet
+        self._place = PacketPosition(0, 0)  # what is found now is of no packet
         while self._flows:
             self._make_room()
             self._end(self._flows.popitem(last=False)[1])

@@ -1,6 +1,6 @@
 """Captures of every kind, opened as one: our pcapng, and pcap or pcapng in which frames travel in packets.
 
-The laws: what is opened gives Frames as `capture.reader.Capture` does, whatever the file; memory is bounded
+Invariants: what is opened gives Frames as `capture.reader.Capture` does, whatever the file; memory is bounded
 by a window, not by the file; everything up to the last whole packet is given; what could not be decoded is
 counted by name in `errors`, those of the network in `found`. A file tells by its first bytes what it is.
 """
@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from kwire import native
 from kwire.capture import pcap, pcapng
+from kwire.capture.event_counts import tally
 from kwire.capture.input import Input, Source
 from kwire.capture.output import CaptureError
-from kwire.capture.pcapng import Order, Packet, Raw, Units
+from kwire.capture.pcapng import Order, PacketBlock, Raw, Units
 from kwire.capture.reader import TOO_LONG, Capture, Large, Mixed, Section, StopReading
-from kwire.capture.tally import tally
 from kwire.packets import walk
 from kwire.packets.conversations import Conversation, whole
 from kwire.packets.dissect import Packet as Found
-from kwire.packets.kept import Kept
-from kwire.packets.network import MAX_CONVERSATIONS, First, Network, Place, Watcher
+from kwire.packets.kept import SpoolSession
+from kwire.packets.network import MAX_CONVERSATIONS, First, Network, PacketPosition, Watcher
 from kwire.packets.tables import KWIRE_PORT
 from kwire.packets.waiting import Waiting
 from kwire.wire.frames import Frames
@@ -74,7 +74,7 @@ class NetworkCapture(Capture):
         self._patient = self.regular  # nobody waits for what was found
         self._sessions: dict[int, Conversation | Session] = {}  # by the id of their section
         self._listed: dict[int, Section] = {}  # the sections of sessions among `sections`, by their id
-        self._kept: Kept | None = None  # what was given, where it is kept for another reading
+        self._kept: SpoolSession | None = None  # what was given, where it is kept for another reading
         self._seen = self._done = False  # this is another reading; the first one came to its end
         self._waiting = Waiting()
         self.passed: Callable[[Frames], None] = _ignore  # is given the Frames that `records` passes over
@@ -82,7 +82,7 @@ class NetworkCapture(Capture):
 
     def keep(self, room: int) -> None:
         """Keep what is given, `room` bytes of it in memory, so that `again` needs no second reading."""
-        self._kept = Kept(room)
+        self._kept = SpoolSession(room)
 
     def again(self) -> Self | None:
         """The same capture for another iteration, once this one came to its end; None: it was not kept."""
@@ -201,10 +201,17 @@ class NetworkCapture(Capture):
         )
 
     def _explained(
-        self, kind: int, offset: int, data: memoryview, start: int, packet: Packet, link: int, units: Units
+        self,
+        kind: int,
+        offset: int,
+        data: memoryview,
+        start: int,
+        packet: PacketBlock,
+        link: int,
+        units: Units,
     ) -> Record:
         time = None if packet.ticks is None else units.nanoseconds(packet.ticks)
-        place = Place(self.network.packets + 1, offset, time)
+        place = PacketPosition(self.network.packets + 1, offset, time)
         inside = data[start : start + packet.captured]
         assert isinstance(self.network, Network)  # records have seen to it
         found = self.network.packet(inside, packet.original, link, place, explain=True)
@@ -302,7 +309,7 @@ class NetworkCapture(Capture):
                 self.errors[name] = self.errors.get(name, 0) + first.count - told.get(name, 0)
                 told[name] = first.count
 
-    def _other(self, block: Raw, packet: Packet) -> int:
+    def _other(self, block: Raw, packet: PacketBlock) -> int:
         """A packet of an obsolete kind of block, or one that the walkers leave."""
         interface = self._own.interfaces[packet.interface]
         start = block.offset + 8 + packet.start
@@ -413,7 +420,7 @@ class PcapCapture(NetworkCapture):
             if count:
                 self.network.rows(self._data, self._rows, count, self._base)
 
-    def _record(self) -> Packet | None:
+    def _record(self) -> PacketBlock | None:
         """The whole record that begins here; None where more bytes are needed."""
         left = len(self._data) - self._at
         self._need = pcap.RECORD_SIZE
@@ -434,7 +441,7 @@ class PcapCapture(NetworkCapture):
             return None
         if left < self._need:
             return None
-        return Packet(0, pcap.RECORD_SIZE, captured, original, seconds * self._header.rate + fraction)
+        return PacketBlock(0, pcap.RECORD_SIZE, captured, original, seconds * self._header.rate + fraction)
 
     def _pass_over(self, large: Large) -> None:
         start = self._base + self._at

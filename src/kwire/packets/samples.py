@@ -1,6 +1,6 @@
 """Captures made to measure readers with: many packets, quickly, the same at each run.
 
-The laws: nothing is random but by a number that is always the same. In `capture` and `network` everything
+Invariants: nothing is random but by a number that is always the same. In `capture` and `network` everything
 is sound, checksums included, and they are made with numpy, whole columns at a time; `realistic` has what
 networks and those who capture do to packets. `TICK` is the probe whose events they hold.
 """

@@ -1,6 +1,6 @@
 """Several captures read as one: the files of a rotation one after the other, others in order of time.
 
-The laws: every frame of every file is given once, under the section and the schemas it was written under; a
+Invariants: every frame of every file is given once, under the section and the schemas it was written under; a
 file is open only while it is read, those of a rotation in the order of their numbers, so memory does not grow
 with their number; what is wrong with a file is told with its name. The same file twice is a CaptureError.
 """

@@ -1,6 +1,6 @@
 """A TCP stream put in order from the segments in a capture, and the frames in it (RFC 9293).
 
-The laws: bytes are given once and in order, whatever was lost, repeated, reordered or overlaps; of bytes
+Invariants: bytes are given once and in order, whatever was lost, repeated, reordered or overlaps; of bytes
 that came twice the first are kept; what is held is bounded; a hole that is not filled is counted and
 passed over. After a hole inside a frame the next one begins where that frame's length says; after any
 other it is found by its shape: a type that stands in a session outside of DATA, DATA by the chain of

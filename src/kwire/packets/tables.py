@@ -1,6 +1,6 @@
 """Numbers of the network as tables: link types, ethertypes, protocols, and what can be in a decoder's way.
 
-The laws: names are those of IANA, tcpdump.org/linktypes and Wireshark; code, messages and tests are driven
+Invariants: names are those of IANA, tcpdump.org/linktypes and Wireshark; code, messages and tests are driven
 from these tables; a trouble's name never changes, because results are counted by it.
 """
 
@@ -11,8 +11,8 @@ KWIRE_PORT: Final = 17800
 MAX_PACKET: Final = 16 << 20  # bytes; a packet that claims more is damage
 
 
-class Link(IntEnum):
-    """Link types that are decoded (LINKTYPE_ of the pcap formats)."""
+class LinkType(IntEnum):
+    """LinkType types that are decoded (LINKTYPE_ of the pcap formats)."""
 
     NULL = 0
     ETHERNET = 1
@@ -28,20 +28,20 @@ class Link(IntEnum):
 
 
 LINKS: Final[dict[int, str]] = {
-    Link.NULL: "BSD loopback",
-    Link.ETHERNET: "Ethernet",
-    Link.RAW_BSD: "raw IP",
-    Link.RAW_OPENBSD: "raw IP",
-    Link.RAW: "raw IP",
-    Link.LOOP: "OpenBSD loopback",
-    Link.LINUX_SLL: "Linux cooked",
-    Link.USER0: "frames as they are",
-    Link.IPV4: "raw IPv4",
-    Link.IPV6: "raw IPv6",
-    Link.LINUX_SLL2: "Linux cooked v2",
+    LinkType.NULL: "BSD loopback",
+    LinkType.ETHERNET: "Ethernet",
+    LinkType.RAW_BSD: "raw IP",
+    LinkType.RAW_OPENBSD: "raw IP",
+    LinkType.RAW: "raw IP",
+    LinkType.LOOP: "OpenBSD loopback",
+    LinkType.LINUX_SLL: "Linux cooked",
+    LinkType.USER0: "frames as they are",
+    LinkType.IPV4: "raw IPv4",
+    LinkType.IPV6: "raw IPv6",
+    LinkType.LINUX_SLL2: "Linux cooked v2",
 }
 
-#: Link types that are known but carry nothing that is decoded here.
+#: LinkType types that are known but carry nothing that is decoded here.
 OTHER_LINKS: Final[dict[int, str]] = {
     9: "PPP",
     105: "IEEE 802.11",

@@ -1,7 +1,7 @@
 """Events that came before the SCHEMA of their probe: kept until it is repeated, in bounded memory.
 
-The laws: every event is given once, after its SCHEMA where that comes; at most ROOM bytes are kept, and what
-finds no room is given as it is, of a probe that nothing describes; a probe's events stay in their order.
+Invariants: every event is given once, after its SCHEMA where that comes; at most ROOM bytes are kept, and
+what finds no room is given as it is, of a probe that nothing describes; a probe's events stay in their order.
 """
 
 from array import array

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias
 from kwire import native
 from kwire.capture.pcapng import Block, Units
 from kwire.capture.walk import EPB_HEADER, EPB_OVERHEAD
-from kwire.packets.tables import MAX_PACKET, Link
+from kwire.packets.tables import MAX_PACKET, LinkType
 
 Rows: TypeAlias = Any  # a buffer of u64
 
@@ -106,13 +106,13 @@ def pcapng_rows_twin(
             if interface >= count or captured > total - EPB_OVERHEAD:
                 break
             link, rate, shift = known[FACE_WORDS * interface : FACE_WORDS * interface + 3]
-            if link == Link.USER0:
+            if link == LinkType.USER0:
                 break
             time = _nanoseconds(high << 32 | low, rate, shift)
             _row(rows, found, offset, EPB_HEADER, time, captured, original, link)
             found += 1
         elif kind == Block.PACKET_SIMPLE:
-            if total < 16 or not count or known[0] == Link.USER0:
+            if total < 16 or not count or known[0] == LinkType.USER0:
                 break
             (original,) = word(data, offset)
             captured = min(original, snaplen or original, total - 16)

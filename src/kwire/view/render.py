@@ -1,6 +1,6 @@
 """From Frames to lines: finds each frame's schema, decodes, filters, hands the values to a format.
 
-The laws: every EVENT frame that is wanted makes exactly one line, a record that cannot be decoded included;
+Invariants: every EVENT frame that is wanted makes exactly one line, a record that cannot be decoded included;
 LOST frames are never counted as events; what depends on a schema is prepared once, not for each event.
 """
 

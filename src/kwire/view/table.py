@@ -1,6 +1,6 @@
 """Events as a table for people: TIME, CPU, PID, COMM, PROBE, then the fields as name=value; or other columns.
 
-The laws: a line is one event, a LOST line one hole, at its place. A column is as wide as the values it has
+Invariants: a line is one event, a LOST line one hole, at its place. A column is as wide as the values it has
 held, and no wider than leaves room for the fields on a terminal. What all lines share stands once: the date,
 and the probe where there is only one, in a line before the first event; a field that repeats another. A
 column of its own shows a value whatever it is.

@@ -1,6 +1,6 @@
 """Text for people: safe characters, wall-clock times, colours, what a terminal can take.
 
-The laws: no byte of a record can move a cursor, change a colour or end a line; colour only where somebody
+Invariants: no byte of a record can move a cursor, change a colour or end a line; colour only where somebody
 looks and NO_COLOR is not set; times are local wall-clock time with nanoseconds.
 """
 

@@ -1,6 +1,6 @@
 """Values of fields as text for people and as JSON for programs: one converter a field, made once a schema.
 
-The laws: an address is hexadecimal, or a symbol where the schema names it; an enum is its name, a number
+Invariants: an address is hexadecimal, or a symbol where the schema names it; an enum is its name, a number
 where it has none; bits with an enum table are their names joined by `|`. What a field's `display` says is for
 people only: such values are numbers in JSON. JSON numbers are integers only, addresses are strings (they do
 not fit a double); what could not be read is null.

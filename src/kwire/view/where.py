@@ -24,7 +24,7 @@ from kwire.lang.errors import (
     nearest,
     never_anywhere,
 )
-from kwire.lang.expressions import PREFIX, Expressions
+from kwire.lang.expressions import PREFIX, ExpressionChecker
 from kwire.lang.matching import regex
 from kwire.lang.values import Literal, Value, wrap
 from kwire.view.render import CONTEXT, Test, Values
@@ -171,8 +171,8 @@ class _Types:
         return None
 
 
-class _Checker(Expressions):
-    """Expressions over the fields of one schema; what a field is at stands in its place's base."""
+class _Checker(ExpressionChecker):
+    """ExpressionChecker over the fields of one schema; what a field is at stands in its place's base."""
 
     def __init__(self, schema: Schema) -> None:
         super().__init__(Site("event", schema.target, ()), _Types(schema))

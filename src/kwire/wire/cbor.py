@@ -1,6 +1,6 @@
 """Control payloads: CBOR maps (RFC 8949), guarded before they are decoded.
 
-The laws: what is read holds maps, lists, text, byte strings, integers of 64 bits, floats, true, false and
+Invariants: what is read holds maps, lists, text, byte strings, integers of 64 bits, floats, true, false and
 null; map keys are text or integers, each once; there are no tags, and at most 16 levels. So a decoded payload
 stays within a small multiple of its bytes, and every other input is a FrameError BAD_PAYLOAD that says where.
 """

@@ -1,6 +1,6 @@
 """Columns: the EVENT frames of one probe as numpy arrays, one array a field.
 
-The laws: the values are those of `Schema.decoder`, and what it refuses is refused here; no loop over events
+Invariants: the values are those of `Schema.decoder`, and what it refuses is refused here; no loop over events
 runs in Python, except where texts of very different lengths would waste memory as a fixed-width array.
 numpy is imported when columns are asked for, never before.
 """
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from kwire.wire.column_rows import event_spans, event_tails, event_texts, event_values, gather_texts
 from kwire.wire.fields import (
     MAX_FIELD_BYTES,
     TAIL_CUT,
@@ -28,7 +29,6 @@ from kwire.wire.fields import (
 )
 from kwire.wire.frame import HEADER_SIZE, FrameError, bad_payload
 from kwire.wire.frames import Frames
-from kwire.wire.gather import event_spans, event_tails, event_texts, event_values, gather_texts
 from kwire.wire.schema import Schema
 
 if TYPE_CHECKING:

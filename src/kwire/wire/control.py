@@ -1,8 +1,8 @@
 """What the control frames of a session say: HELLO, WELCOME, ACK, BYE and ERROR, built and read.
 
-The laws: `HELLO_KEYS` and `WELCOME_KEYS` are the reference of the maps; what a peer sends is checked here, in
-full, before a session looks at it; keys that are not known are ignored. Reading raises FrameError BAD_PAYLOAD
-and nothing else.
+Invariants: `HELLO_KEYS` and `WELCOME_KEYS` are the reference of the maps; what a peer sends is checked here,
+in full, before a session looks at it; keys that are not known are ignored. Reading raises FrameError
+BAD_PAYLOAD and nothing else.
 """
 
 from __future__ import annotations

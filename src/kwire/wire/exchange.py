@@ -1,8 +1,8 @@
 """REQUEST and REPLY: asked until answered, told once, answered again where the answer was lost.
 
-The laws: a request is known by its number, so that a repeated one is the same one; at most `requests` of them
-are open in each direction; the last answers are kept, as many, for requests that come again. What is too long
-for one frame is continued over byte streams; over datagrams it must fit one.
+Invariants: a request is known by its number, so that a repeated one is the same one; at most `requests` of
+them are open in each direction; the last answers are kept, as many, for requests that come again. What is too
+long for one frame is continued over byte streams; over datagrams it must fit one.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 from kwire.errors import KwireError
 from kwire.wire import cbor
 from kwire.wire.frame import HEADER_SIZE, MAX_FRAME, Frame, Type, bad_payload, build
-from kwire.wire.happenings import Happening, Replied, Requested
 from kwire.wire.schema import merge_map, pack_map
 from kwire.wire.sequence import MASK
+from kwire.wire.session_events import Replied, Requested, SessionEvent
 from kwire.wire.settings import Settings
 
 FOREVER = float("inf")
@@ -99,7 +99,7 @@ class Exchange:
                 out += self._send(asked, now)
         return out
 
-    def request(self, frame: Frame, out: list[Happening]) -> list[bytes]:
+    def request(self, frame: Frame, out: list[SessionEvent]) -> list[bytes]:
         """A REQUEST came: tell it into `out`, or give the frames of the reply that it had before."""
         number = frame.header.id
         if number in self._replies:
@@ -116,7 +116,7 @@ class Exchange:
             out.append(Requested(number, body))
         return []
 
-    def reply(self, frame: Frame, out: list[Happening]) -> list[bytes]:
+    def reply(self, frame: Frame, out: list[SessionEvent]) -> list[bytes]:
         """A REPLY came: tell it into `out` where it answers something; there is nothing to send."""
         number = frame.header.id
         if number in self._asked:

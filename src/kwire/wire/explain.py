@@ -1,8 +1,8 @@
 """Frames explained to a person: every field with its place, its bytes, its value and what it means.
 
-The laws: every byte given is accounted for; strict explaining names everything `inspect` names, and what the
-payload's own reader refuses; lenient explaining complains of nothing the reference accepts. A SCHEMA explains
-the EVENT frames after it. This module gives rows; how they are printed is the caller's.
+Invariants: every byte given is accounted for; strict explaining names everything `inspect` names, and what
+the payload's own reader refuses; lenient explaining complains of nothing the reference accepts. A SCHEMA
+explains the EVENT frames after it. This module gives rows; how they are printed is the caller's.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Fields: the types a record's fields can have, and the decoder that reads a record into Python values.
 
-The laws: a field's offset counts from the start of the frame; fixed fields lie in the fixed part, in the
+Invariants: a field's offset counts from the start of the frame; fixed fields lie in the fixed part, in the
 byte order of the schema; a tail field's fixed part is (offset u16, length u16), this offset too counted from
 the start of the frame, bit 15 of the length set where the value was cut at the field's limit, and with no
 bytes where it could not be read. A record that is shorter than its schema, or points outside itself, is a

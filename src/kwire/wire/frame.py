@@ -1,6 +1,6 @@
 """One frame: header, flags, checksum, and the errors that name what is wrong with one.
 
-The laws: header fields are big-endian; `length` counts the whole frame, 8 to 65535; the lenient reading
+Invariants: header fields are big-endian; `length` counts the whole frame, 8 to 65535; the lenient reading
 equals the reference implementation wherever that is sound; the strict reading names everything that is wrong,
 each thing by a code whose number never changes. Every offset counts from the start of the bytes given.
 """

@@ -1,6 +1,6 @@
 """Frames, the one currency: bytes, plus where in them the frames start.
 
-The laws: nothing is copied and nothing is decoded until somebody asks; the bytes may hold other things
+Invariants: nothing is copied and nothing is decoded until somebody asks; the bytes may hold other things
 between the frames (ring headers, pcapng blocks); the offsets are the truth about where frames are. Whoever
 makes a Frames has checked that each offset starts a frame whose length stays inside the bytes.
 """

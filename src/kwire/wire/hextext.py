@@ -2,7 +2,7 @@
 
 The dresses: plain digits with any blanks, colons or commas between; 0x-prefixed numbers and C arrays; \\x
 escapes; the dumps of xxd, hexdump -C, tshark -x, tcpdump -x and -X, with their offsets, ASCII columns,
-repeated-line stars and summary lines. The laws: a character that does not belong is named with its place, a
+repeated-line stars and summary lines. Invariants: a character that does not belong is named with its place, a
 dump whose offsets do not follow each other is refused, and nothing is guessed about byte order.
 """
 

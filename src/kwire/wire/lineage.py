@@ -1,8 +1,8 @@
 """The lineage of a source's session: which HELLOs came before, so that a second copy of the source is seen.
 
-The laws: each HELLO on a new transport has a new nonce, and says `after` which ones it may come: every HELLO
-that the sink may have taken last. A sink remembers the last one that it took, and gives the session to no
-HELLO that does not come after that: it is one of a copy (a machine cloned or rolled back, a spool copied),
+Invariants: each HELLO on a new transport has a new nonce, and says `after` which ones it may come: every
+HELLO that the sink may have taken last. A sink remembers the last one that it took, and gives the session to
+no HELLO that does not come after that: it is one of a copy (a machine cloned or rolled back, a spool copied),
 and two copies never go on with one session. What a lineage is, is saved before the HELLO is sent.
 """
 

@@ -1,8 +1,8 @@
 """LOST: how many events are missing, of which probe, when, where and why.
 
-The laws: a LOST frame stands where the hole is; its payload is 32 bytes, big-endian; its count is never lost,
-so a cause this version does not know is kept as its number; merging changes neither the sum of the counts nor
-the time they span.
+Invariants: a LOST frame stands where the hole is; its payload is 32 bytes, big-endian; its count is never
+lost, so a cause this version does not know is kept as its number; merging changes neither the sum of the
+counts nor the time they span.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Names for numbers, as Linux itself calls them: errors, signals, flags of system calls, their numbers.
 
 Everything here is data of the kernel's user-space interface, which never changes; what differs between
-machines says so. The laws: a name stands for one number on one machine; a table says which numbers of a value
-it names, and what it does not name stays a number. Tables that are the same on every machine that kwire runs
-on (`SHARED`) are known to every reader and stay out of captures; the others travel in the SCHEMA.
+machines says so. Invariants: a name stands for one number on one machine; a table says which numbers of a
+value it names, and what it does not name stays a number. Tables that are the same on every machine that kwire
+runs on (`SHARED`) are known to every reader and stay out of captures; the others travel in the SCHEMA.
 """
 
 from collections.abc import Mapping

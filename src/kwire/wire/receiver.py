@@ -1,6 +1,6 @@
 """The sink's half of a session: what has come, what is delivered, what is stored.
 
-The laws: each DATA is delivered once and in order; what comes early is held within the window, so memory is
+Invariants: each DATA is delivered once and in order; what comes early is held within the window, so memory is
 bounded; only what the owner has stored is acknowledged for good.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import deque
 
 from kwire.wire.control import MAX_RANGES, Ack
-from kwire.wire.happenings import Delivered, Happening
 from kwire.wire.sequence import HALF, MASK, distance
+from kwire.wire.session_events import Delivered, SessionEvent
 from kwire.wire.settings import Settings
 
 TAKEN, HELD, OLD, BEYOND = range(4)  # what became of a DATA frame
@@ -73,7 +73,7 @@ class Receiver:
         """True for DATA that a stream in order cannot bring: neither had before nor what fits now."""
         return distance(self.received, sequence) >= 0 and not self.fits(sequence, size)
 
-    def take(self, sequence: int, payload: memoryview, out: list[Happening]) -> int:
+    def take(self, sequence: int, payload: memoryview, out: list[SessionEvent]) -> int:
         """Deliver DATA into `out`, hold it, or ignore it; gives which."""
         ahead = (sequence - self.received) & MASK
         if ahead >= HALF:
@@ -117,7 +117,7 @@ class Receiver:
         next = self.expected if not self.finished else (self.expected + 1) & MASK
         return Ack(next, self.window, tuple(ranges[:MAX_RANGES]))
 
-    def _deliver_held(self, out: list[Happening]) -> None:
+    def _deliver_held(self, out: list[SessionEvent]) -> None:
         first, last = self._ranges.pop(0)
         for step in range(distance(first, last) + 1):
             number = (first + step) & MASK

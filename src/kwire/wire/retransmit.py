@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 
 from kwire.wire.control import Ack, bye_frame
 from kwire.wire.frame import Flag, Type, build
-from kwire.wire.outbox import Buffer, Outbox
+from kwire.wire.send_queue import Buffer, SendQueue
 from kwire.wire.sender import FOREVER, Sender
 from kwire.wire.sequence import MASK, before, distance
 from kwire.wire.settings import Settings
@@ -100,8 +100,8 @@ class DatagramSender(Sender):
         "timeout_value",
     )
 
-    def __init__(self, outbox: Outbox, settings: Settings, known: bool) -> None:
-        super().__init__(outbox, settings, known)
+    def __init__(self, send_queue: SendQueue, settings: Settings, known: bool) -> None:
+        super().__init__(send_queue, settings, known)
         self.timeout_value = Timeout(settings)
         self._settle = settings.ack_delay  # s, how long the sink may wait with an ACK
         self._flights: dict[int, Flight] = {}  # by number, in order
@@ -186,7 +186,7 @@ class DatagramSender(Sender):
         end = self.end
         while limit > 0 and self.cursor != end:
             number = self.cursor
-            size = 0 if number == self.outbox.next else len(self.outbox.get(number))
+            size = 0 if number == self.send_queue.next else len(self.send_queue.get(number))
             if not self._fits(size) or (self._pipe and self._pipe + size > self._room):
                 break
             flight = self._flights[number] = Flight(size)
@@ -258,9 +258,9 @@ class DatagramSender(Sender):
         flight.tries += 1
         self._under_way[number] = flight
         self._pipe += flight.size
-        if number == self.outbox.next:
+        if number == self.send_queue.next:
             return bye_frame(number, self.bye or "", CHECKSUM)
-        return build(Type.DATA, number, self.outbox.get(number), CHECKSUM)
+        return build(Type.DATA, number, self.send_queue.get(number), CHECKSUM)
 
     def _take_off(self, number: int) -> None:
         """The frame is under way no longer: it counts as lost."""

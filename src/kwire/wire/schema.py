@@ -1,9 +1,9 @@
 """Schemas: what a probe's records hold, as a value, as SCHEMA frames, and as a decoder of EVENT frames.
 
-The laws: a SCHEMA frame carries one CBOR map; what is too large for a frame goes on in frames of the same id,
-`more` true in all but the last, each adding to the maps and lists before it; a reader ignores keys it does
-not know. A schema that was read has been checked, so that decoding with it stays inside the frame. Hostile
-bytes give FrameError BAD_PAYLOAD and nothing else, within bounded memory.
+Invariants: a SCHEMA frame carries one CBOR map; what is too large for a frame goes on in frames of the same
+id, `more` true in all but the last, each adding to the maps and lists before it; a reader ignores keys it
+does not know. A schema that was read has been checked, so that decoding with it stays inside the frame.
+Hostile bytes give FrameError BAD_PAYLOAD and nothing else, within bounded memory.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The source's half of a session over a byte stream: what is sent, what is acknowledged.
 
-The laws: DATA goes out in order, at most the sink's window of bytes (and `reach` frames) beyond what it has
+Invariants: DATA goes out in order, at most the sink's window of bytes (and `reach` frames) beyond what it has
 stored; the stream is reliable, so nothing is sent twice except after a resumption, which starts again at what
 the sink has. BYE takes the sequence number after the last DATA.
 """
@@ -11,7 +11,7 @@ from collections import deque
 
 from kwire.wire.control import Ack, bye_frame
 from kwire.wire.frame import HEADER, HEADER_SIZE, VERSION, Type
-from kwire.wire.outbox import Buffer, Outbox
+from kwire.wire.send_queue import Buffer, SendQueue
 from kwire.wire.sequence import MASK, distance
 from kwire.wire.settings import Settings
 
@@ -20,7 +20,7 @@ FOREVER = float("inf")
 
 
 class Sender:
-    """Sends what is in the outbox. `known` is true where some of it may have been sent before.
+    """Sends what is in the send queue. `known` is true where some of it may have been sent before.
 
     `base`: the oldest number not acknowledged; `cursor`: the next to be sent; `top`: the first that was never
     sent; `deadline`: when `timeout` is to be called.
@@ -34,16 +34,16 @@ class Sender:
         "bye",
         "cursor",
         "deadline",
-        "outbox",
         "reach",
+        "send_queue",
         "top",
         "window",
     )
 
-    def __init__(self, outbox: Outbox, settings: Settings, known: bool) -> None:
-        self.outbox = outbox
-        self.base = self.cursor = outbox.first
-        self.top = outbox.next if known else outbox.first
+    def __init__(self, send_queue: SendQueue, settings: Settings, known: bool) -> None:
+        self.send_queue = send_queue
+        self.base = self.cursor = send_queue.first
+        self.top = send_queue.next if known else send_queue.first
         self.window = 0
         self.reach = settings.reach
         self.bye: str | None = None  # the reason, once BYE is to be sent
@@ -55,12 +55,12 @@ class Sender:
     @property
     def end(self) -> int:
         """The number after the last that is to be sent: BYE's is the last where there is one."""
-        return self.outbox.next if self.bye is None else (self.outbox.next + 1) & MASK
+        return self.send_queue.next if self.bye is None else (self.send_queue.next + 1) & MASK
 
     @property
     def position(self) -> int:
         """The first number of DATA that can still be sent: what HELLO and WELCOME say as `next`."""
-        return self.outbox.next if self._ended else self.base
+        return self.send_queue.next if self._ended else self.base
 
     @property
     def finished(self) -> bool:
@@ -69,7 +69,7 @@ class Sender:
 
     def unacknowledged(self) -> list[int]:
         """The numbers of all DATA that the sink has not stored, as far as we know."""
-        count = distance(self.base, self.outbox.next)
+        count = distance(self.base, self.send_queue.next)
         return [(self.base + step) & MASK for step in range(max(count, 0))]
 
     def may_acknowledge(self, next: int) -> bool:
@@ -100,9 +100,9 @@ class Sender:
 
     def pull(self, out: list[Buffer], limit: int, now: float) -> None:
         """Append to `out` the frames that may go now, about `limit` bytes."""
-        outbox, end = self.outbox, self.outbox.next
+        send_queue, end = self.send_queue, self.send_queue.next
         while limit > 0 and distance(self.cursor, end) > 0:
-            payload = outbox.get(self.cursor)
+            payload = send_queue.get(self.cursor)
             size = len(payload)
             if not self._fits(size):
                 return
@@ -136,9 +136,9 @@ class Sender:
         """Everything before `next` is stored by the sink."""
         if distance(self.base, next) <= 0:
             return
-        if self.bye is not None and distance(self.outbox.next, next) > 0:
+        if self.bye is not None and distance(self.send_queue.next, next) > 0:
             self._ended = True
         self.base = next
         if distance(self.cursor, next) > 0:
             self.cursor = next
-        self.outbox.release((next - 1) & MASK)
+        self.send_queue.release((next - 1) & MASK)

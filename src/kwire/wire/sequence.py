@@ -1,6 +1,6 @@
 """Sequence numbers: 32 bits that wrap, compared as RFC 1982 says.
 
-The laws: a number is before another where going forward reaches it in fewer than 2**31 steps; nothing else
+Invariants: a number is before another where going forward reaches it in fewer than 2**31 steps; nothing else
 compares sequence numbers. Two numbers exactly 2**31 apart are in no order: neither is before the other.
 """
 

@@ -1,9 +1,9 @@
 """A session: source and sink joined over anything that carries bytes. No input, no output, no clock.
 
-The laws: it is handed bytes and the time, and gives frames to send, happenings, and the next deadline; what
-each input does in each state stands in `transitions.TABLE` and nowhere else; nothing a peer sends raises;
-memory is bounded on both sides by `Settings`. Call `transmit` after every input. Times are seconds of a
-monotonic clock; one that goes back is taken to stand still. The state changes in `_step` alone; every
+Invariants: it is handed bytes and the time, and gives frames to send, session events, and the next deadline;
+what each input does in each state stands in `transitions.TABLE` and nowhere else; nothing a peer sends
+raises; memory is bounded on both sides by `Settings`. Call `transmit` after every input. Times are seconds of
+a monotonic clock; one that goes back is taken to stand still. The state changes in `_step` alone; every
 `Action` has one method, `_do_…`, which neither changes the state nor takes a second step.
 """
 
@@ -52,23 +52,23 @@ from kwire.wire.frame import (
     inspect,
     read_header,
 )
-from kwire.wire.happenings import (
+from kwire.wire.frame_buffer import FrameBuffer
+from kwire.wire.lineage import Lineage, follows
+from kwire.wire.receiver import HELD, TAKEN, Receiver
+from kwire.wire.retransmit import DatagramSender
+from kwire.wire.send_queue import Buffer, MemorySendQueue, SendQueue
+from kwire.wire.sender import DATA_HEAD, FOREVER, Sender
+from kwire.wire.sequence import distance
+from kwire.wire.session_events import (
     Abandoned,
     Changed,
     Complained,
     Delivered,
-    Happening,
     Replied,
     Requested,
+    SessionEvent,
     Watched,
 )
-from kwire.wire.intake import Intake
-from kwire.wire.lineage import Lineage, follows
-from kwire.wire.outbox import Buffer, MemoryOutbox, Outbox
-from kwire.wire.receiver import HELD, TAKEN, Receiver
-from kwire.wire.retransmit import DatagramSender
-from kwire.wire.sender import DATA_HEAD, FOREVER, Sender
-from kwire.wire.sequence import distance
 from kwire.wire.settings import DEFAULTS, Settings
 from kwire.wire.transitions import TABLE, Action, Input, State
 from kwire.words import are
@@ -78,15 +78,15 @@ __all__ = [
     "Changed",
     "Complained",
     "Delivered",
-    "Happening",
     "Hello",
-    "MemoryOutbox",
-    "Outbox",
+    "MemorySendQueue",
     "Replied",
     "Requested",
     "Role",
+    "SendQueue",
     "Session",
     "SessionError",
+    "SessionEvent",
     "Settings",
     "State",
     "Watched",
@@ -128,18 +128,60 @@ class Session:
 
     `initiator`: this side connects and says HELLO. `token`: 16 bytes; an initiator that gives none makes one,
     a responder that gives none takes that of the first HELLO. `resume`: this side knows the session already,
-    with `next_expected` (sink) or the payloads in `outbox` (source). `about`: for people, given to the peer.
-    `lineage`: of a source that outlives its process; `continued`: the nonce of the HELLO that a responder
-    took last. `superseded` says why the session is over where another copy of the source goes on with it.
+    with `next_expected` (sink) or the payloads in `send_queue` (source). `about`: for people, given to the
+    peer. `lineage`: of a source that outlives its process; `continued`: the nonce of the HELLO that a
+    responder took last. `superseded` says why the session is over where another copy of the source goes on
+    with it.
     """
 
     __slots__ = (
-        "_ack_at", "_ack_bytes", "_ack_frames", "_ack_now", "_after", "_broken", "_closing", "_cookie",
-        "_cookies", "_error_at", "_error_credit", "_exchange", "_expire_at", "_final", "_flags", "_happened",
-        "_heard_at", "_hello_at", "_hello_timeout", "_intake", "_known", "_lineage", "_nonce", "_now", "_out",
-        "_over", "_random", "_receiver", "_restored", "_rules", "_sender", "_sent_at", "_settled", "_shift",
-        "_tries", "about", "continued", "datagrams", "initiator", "peer_about", "role", "settings", "state",
-        "stepped", "superseded", "token", "watcher",
+        "_ack_at",
+        "_ack_bytes",
+        "_ack_frames",
+        "_ack_now",
+        "_after",
+        "_broken",
+        "_closing",
+        "_cookie",
+        "_cookies",
+        "_error_at",
+        "_error_credit",
+        "_exchange",
+        "_expire_at",
+        "_final",
+        "_flags",
+        "_frame_buffer",
+        "_happened",
+        "_heard_at",
+        "_hello_at",
+        "_hello_timeout",
+        "_known",
+        "_lineage",
+        "_nonce",
+        "_now",
+        "_out",
+        "_over",
+        "_random",
+        "_receiver",
+        "_restored",
+        "_rules",
+        "_sender",
+        "_sent_at",
+        "_settled",
+        "_shift",
+        "_tries",
+        "about",
+        "continued",
+        "datagrams",
+        "initiator",
+        "peer_about",
+        "role",
+        "settings",
+        "state",
+        "stepped",
+        "superseded",
+        "token",
+        "watcher",
     )  # fmt: skip
 
     def __init__(
@@ -151,7 +193,7 @@ class Session:
         settings: Settings = DEFAULTS,
         token: bytes = b"",
         about: Mapping[str, Any] = {},
-        outbox: Outbox | None = None,
+        send_queue: SendQueue | None = None,
         next_expected: int = 0,
         resume: bool = False,
         lineage: Lineage | None = None,
@@ -181,10 +223,10 @@ class Session:
         self._sender: Sender | None = None
         self._receiver: Receiver | None = None
         if role is Role.SOURCE:
-            if outbox is None:
+            if send_queue is None:
                 first = int.from_bytes(random(4), "big") if datagrams else 0
-                outbox = MemoryOutbox(settings.memory, first)
-            self._sender = (DatagramSender if datagrams else Sender)(outbox, settings, resume)
+                send_queue = MemorySendQueue(settings.memory, first)
+            self._sender = (DatagramSender if datagrams else Sender)(send_queue, settings, resume)
         else:
             self._receiver = Receiver(next_expected, settings)
         first = int.from_bytes(random(4), "big") if resume else 1
@@ -208,8 +250,8 @@ class Session:
         self._over = False
         self._closing: str | None = None  # the reason given to close()
         self._out: list[bytes] = []
-        self._happened: list[Happening] = []
-        self._intake = Intake()
+        self._happened: list[SessionEvent] = []
+        self._frame_buffer = FrameBuffer()
 
     # ---- what may be asked at any time
 
@@ -226,7 +268,7 @@ class Session:
     @property
     def next_sequence(self) -> int:
         """Source: the number that the next payload gets."""
-        return self._source("ask the next number of").outbox.next
+        return self._source("ask the next number of").send_queue.next
 
     @property
     def next_expected(self) -> int:
@@ -235,19 +277,19 @@ class Session:
 
     @property
     def room(self) -> int:
-        """Source: bytes that the outbox can still take."""
-        return self._source("ask the room of").outbox.room
+        """Source: bytes that the send queue can still take."""
+        return self._source("ask the room of").send_queue.room
 
     @property
-    def outbox(self) -> Outbox:
+    def send_queue(self) -> SendQueue:
         """Source: what is not acknowledged."""
-        return self._source("take the outbox of").outbox
+        return self._source("take the send queue of").send_queue
 
     @property
     def unacknowledged(self) -> int:
         """Source: how many DATA frames are not acknowledged."""
         sender = self._source("ask")
-        return max(distance(sender.base, sender.outbox.next), 0)
+        return max(distance(sender.base, sender.send_queue.next), 0)
 
     # ---- inputs
 
@@ -271,7 +313,7 @@ class Session:
         if self.datagrams:
             self._datagram(view)
         elif not self._broken:
-            unsound = self._intake.feed(view, self._whole)
+            unsound = self._frame_buffer.feed(view, self._whole)
             if unsound is not None and not self._broken:
                 self._unsound(unsound, delimit(unsound)[1])
 
@@ -299,14 +341,14 @@ class Session:
     def send(self, payload: Buffer, now: float) -> int:
         """Source: send whole frames back to back, at most `settings.data_size` bytes unless it is one frame.
 
-        Kept until it is acknowledged; look at `room` first. Gives its sequence number.
+        SpoolSession until it is acknowledged; look at `room` first. Gives its sequence number.
         """
         sender = self._source("send DATA over")
         self._clock(now)
         limit = MAX_DATAGRAM_DATA if self.datagrams else MAX_DATA
         if len(payload) > limit:
             raise SessionError("send DATA", f"of {len(payload)} bytes", "too long", f"at most {limit}")
-        number = sender.outbox.next
+        number = sender.send_queue.next
         if self._over or self._closing is not None:
             self._step(Input.OVER, "send DATA over")
         self._step(Input.SEND, payload)
@@ -388,7 +430,7 @@ class Session:
                 self._watch_sent(out)
         return out
 
-    def happenings(self) -> list[Happening]:
+    def session_events(self) -> list[SessionEvent]:
         """Take what happened, in order."""
         happened = self._happened
         self._happened = []
@@ -622,7 +664,7 @@ class Session:
             return None
         if state is State.ESTABLISHED:
             return Input.CLOSE
-        return Input.FINISHED if sender.base == sender.outbox.next else None
+        return Input.FINISHED if sender.base == sender.send_queue.next else None
 
     # ---- actions: each gives why the state changes, where it has more to say than the input
 
@@ -662,7 +704,7 @@ class Session:
         return ""
 
     def _do_detach(self, value: Any) -> str:
-        self._intake.clear()
+        self._frame_buffer.clear()
         self._out.clear()
         self._broken = not self.datagrams  # what is left of this stream is not read
         return ""
@@ -819,7 +861,7 @@ class Session:
 
     def _do_keep(self, payload: Any) -> str:
         assert self._sender is not None
-        self._sender.outbox.put(self._sender.outbox.next, payload)
+        self._sender.send_queue.put(self._sender.send_queue.next, payload)
         return ""
 
     def _do_store(self, upto: int) -> str:
@@ -863,7 +905,7 @@ class Session:
         self._leave()
         reason = str(value or self._closing or "")
         if self._sender is not None:
-            self._final = bye_frame(self._sender.outbox.next, reason, self._flags)
+            self._final = bye_frame(self._sender.send_queue.next, reason, self._flags)
         elif self._receiver is not None and self._receiver.finished:
             self._final = self._ack().frame(self._flags)
             self._put(self._final)

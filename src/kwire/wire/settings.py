@@ -1,7 +1,7 @@
 """Every timer and limit of a session: default, range, unit and meaning, in one table.
 
-The laws: `LIMITS` is the truth; `Settings` has one field for each, with its default; code, documentation and
-checks are driven from it. Times are seconds.
+Invariants: `LIMITS` is the truth; `Settings` has one field for each, with its default; code, documentation
+and checks are driven from it. Times are seconds.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Totals: how many events each probe produced, told by a source when its recording has ended.
 
 They travel as TABLE frames with id 0, after the last EVENT and LOST frame: a CBOR map whose `produced` maps
-probe number to events (0: of no known probe), with `more` where another such frame follows. The law: each
+probe number to events (0: of no known probe), with `more` where another such frame follows. Invariant: each
 frame can be taken by itself; together they name every probe once. A sink holds them against what it stored
 and what was counted lost.
 """

@@ -1,6 +1,6 @@
 """The session's state machine as a table: what each input does in each state.
 
-The laws: every (state, input) pair has one rule; a rule is an action and the next state, and the action's
+Invariants: every (state, input) pair has one rule; a rule is an action and the next state, and the action's
 meaning says everything it does; the code, docs/protocol.md with its diagram, and the tests are driven from
 `TABLE`. Inputs are named so that rules need no conditions: what a frame says decides which input it is.
 """

@@ -1,7 +1,7 @@
 """The dissector: one Lua file, put together from the parts in `lua/` and the protocol's own tables.
 
-The law: what the protocol's tables say is not written down a second time; the Lua file carries it as a table
-made here from them. The same kwire always makes the same file.
+Invariant: what the protocol's tables say is not written down a second time; the Lua file carries it as a
+table made here from them. The same kwire always makes the same file.
 """
 
 from __future__ import annotations

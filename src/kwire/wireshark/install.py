@@ -1,6 +1,6 @@
 """Putting the dissector, the profile and the extcap in place, and taking exactly that away again.
 
-The laws: a file that is not ours is never overwritten or removed, and what we put in place and somebody
+Invariants: a file that is not ours is never overwritten or removed, and what we put in place and somebody
 changed since counts as theirs; a list beside the configuration (`kwire.installed`) says what was installed. A
 file is ours where it is as the list says, or says so itself in its first lines (`dissector.MARK`).
 """

@@ -1,6 +1,6 @@
 """The table of probes: filter names for the fields of all probes seen, in a file beside the dissector.
 
-The laws: a field of a probe has the filter name `kwire.TARGET.FIELD`; a name stands for one class of values
+Invariants: a field of a probe has the filter name `kwire.TARGET.FIELD`; a name stands for one class of values
 in the whole table (unsigned, address, text, …), so where captures disagree the class is added to the newer
 name; within a class the widest number any capture had counts. Nothing that was in the table leaves it. A line
 is: probe, field, class, bytes, filter name, 1 where values have names; tabs between.

@@ -1,0 +1,1 @@
+"""Agents: a recording and its uplink with a spool, tracing for clients, and those clients."""

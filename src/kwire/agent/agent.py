@@ -1,0 +1,443 @@
+"""An agent: a recording and its uplink to a collector, and what agents before it left in the spool.
+
+Invariants: the recording goes on whatever the network does; an agent whose recording has ended leaves when
+everything is acknowledged, its own and what it found; asked to stop, it takes the probes away at once and
+waits `grace` seconds at most for the collector; what is not acknowledged by then stays in the spool, or is
+counted. What people should know is said through `say`; nothing is printed here. Where the loop has a
+`report`, a failure at one session ends that session alone, and what waits goes on in another.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from kwire.agent import manifest
+from kwire.agent import spool as spools
+from kwire.agent.recording import Recording
+from kwire.agent.source import HOLD, SourceSink
+from kwire.agent.spool import Spool
+from kwire.agent.uplink import Hold, Line, MemoryHold, SpoolHold, Uplink
+from kwire.live.processes import Processes
+from kwire.live.recorder import Limits
+from kwire.live.tracer import Tracer
+from kwire.transport.loop import vital
+from kwire.wire.frame import HEADER_SIZE, Type, read_lenient
+from kwire.wire.frames import Frames
+from kwire.wire.messages import CAUSES, Cause
+from kwire.wire.schema import Schema, SchemaReader
+from kwire.wire.session import Session
+from kwire.wire.totals import TOTALS, totals_frames
+
+LOOK: Final = 1.0
+"""Seconds between two looks at the disks of spools."""
+
+RETRY: Final = 0.05
+"""Seconds between two tries to hand over the end of a recording, where there is no room."""
+
+
+class Recovered:
+    """The cargo of an uplink whose agent was killed: what its spool holds."""
+
+    def __init__(self, line: Line, spool: Spool) -> None:
+        self.spool = spool
+        self.finished: Callable[[], None] = lambda: None
+        """Called when it is delivered."""
+        self.at_refusal: Callable[[], None] = lambda: None
+        """Called when certificates keep the collector and us apart."""
+        self._line = line
+        self._totals: list[bytes] = []
+        self._expired = 0
+        self._taken: dict[bytes, int] = {}  # events that were stored and are gone, by session
+        self.uplink = Uplink(line, SpoolHold(spool), self)
+        self.uplink.close("the agent was killed")
+
+    def begun(self, session: Session) -> bool:
+        """What was produced comes last, where it is known."""
+        for frame in self._totals:
+            session.send(frame, self._line.loop.now())
+        return True
+
+    def receiving(self, up: bool) -> None:
+        """Nothing waits here."""
+
+    def refused(self) -> None:
+        """The courier decides."""
+        self.at_refusal()
+
+    def taken(self, events: int, probes: Mapping[int, int]) -> None:
+        """What was stored is lost after all."""
+        self._taken[self.uplink.hold.token] = events
+
+    @property
+    def lost(self) -> int:
+        """Events that waited in the spool and were counted lost on their way, or after they were stored."""
+        return self._expired + sum(self._taken.values())
+
+    def room(self) -> None:
+        """Nothing waits here."""
+
+    def restarted(self, abandoned: Iterable[bytes], carried: Iterable[bytes]) -> list[bytes]:
+        """Tell the schemas again, and what may have been delivered or not as lost."""
+        schemas = _schemas(self.spool.kept.prefix)
+        sink = SourceSink(schemas, self._line.settings.data_size)
+        totals = dict.fromkeys((schema.id for schema in schemas), 0)
+        ended = False
+
+        def counted(payloads: Iterable[bytes]) -> Iterable[bytes]:
+            nonlocal ended
+            for payload in payloads:
+                for row in manifest.of(payload, self.spool.kept.probes).values():
+                    totals[row.probe] = totals.get(row.probe, 0) + row.number
+                ended = ended or _has_totals(payload)
+                sink.adopt(payload)
+                yield payload
+
+        prefix = sink.restart(counted(abandoned), counted(carried))
+        self._expired += sink.lost_events
+        self._totals = totals_frames(totals, self._line.settings.data_size) if ended else []
+        return prefix
+
+    def done(self) -> None:
+        """It is delivered: the spool is not needed any more."""
+        self.spool.remove()
+        self.finished()
+
+
+class Courier:
+    """Uplinks until they are finished, or left. `run` returns then; `close` afterwards."""
+
+    def __init__(self, line: Line, recovered: list[Recovered], grace: float) -> None:
+        self.line = line
+        self.loop = line.loop
+        self.recovered = recovered
+        self.kept = 0
+        """Events that are not acknowledged, and wait in a spool; known after `close`."""
+        self.missing = 0
+        """Events that are not acknowledged, and wait nowhere; known after `close`."""
+        self._grace = grace
+        self._troubles: dict[str, str] = {}  # of disks, that were told
+        self._leaving = False
+
+    @property
+    def uplinks(self) -> list[Uplink]:
+        """All of them."""
+        return [before.uplink for before in self.recovered]
+
+    @property
+    def holds(self) -> list[Hold]:
+        """Where their payloads wait, in the same order."""
+        return [before.uplink.hold for before in self.recovered]
+
+    @property
+    def finished(self) -> bool:
+        """Whether everything is acknowledged."""
+        return all(uplink.finished for uplink in self.uplinks)
+
+    @property
+    def spools(self) -> list[Spool]:
+        """All that are, or were, on disk."""
+        return [hold.spool for hold in self.holds if isinstance(hold, SpoolHold)]
+
+    @property
+    def gone(self) -> int:
+        """Events that were in a spool and cannot be given back, or of agents before us and are lost."""
+        damaged = sum(sum(spool.lost.values()) for spool in self.spools)
+        return damaged + sum(before.lost for before in self.recovered)
+
+    @property
+    def unknown(self) -> int:
+        """Payloads gone of which nobody knows how many events they held."""
+        return sum(spool.unknown for spool in self.spools)
+
+    def run(self) -> None:
+        """Deliver."""
+        for spool in self.spools:
+            spool.run()
+        self._look_around()
+        for before in self.recovered:
+            before.finished = self.look
+            before.at_refusal = self.refused
+        if not self.finished:
+            self.line.loop.run()
+
+    def stop(self) -> None:
+        """Leave when all is acknowledged, or when patience has ended."""
+        loop = self.line.loop
+        loop.at(loop.now() + self._grace, loop.stop)
+        self.look()
+
+    def look(self) -> None:
+        """Leave if nothing is left to be done."""
+        if self.finished:
+            self.line.loop.soon(self.line.loop.stop)
+
+    @property
+    def recording_over(self) -> bool:
+        """Whether nothing more will come."""
+        return True
+
+    def refused(self) -> None:
+        """The certificates do not fit: who has nothing more to record does not wait for others for ever."""
+        if self.recording_over and not self._leaving:
+            self._leaving = True
+            self.line.loop.at(self.line.loop.now() + self._grace, self._give_up)
+
+    def _give_up(self) -> None:
+        self._leaving = False
+        if all(uplink.refused for uplink in self.uplinks if not uplink.finished):
+            self.line.loop.stop()
+
+    def close(self) -> None:
+        """Break off what is not finished, and free everything; what a spool holds stays in it."""
+        for uplink, hold in zip(self.uplinks, self.holds, strict=True):
+            if uplink.finished:
+                continue
+            uplink.leave()
+            if isinstance(hold, SpoolHold):
+                hold.spool.stop()
+                missing = hold.spool.unwritten
+                self.kept += hold.events - missing
+                self.missing += missing
+                hold.spool.close()
+            else:
+                self.missing += hold.events
+        self._say_harm()
+
+    def _look_around(self) -> None:
+        """Say it when a disk does not take what it should, and when it does again; every `LOOK` seconds."""
+        self.loop.at(self.loop.now() + LOOK, self._look_around)
+        for uplink, spool in zip(self.uplinks, self.spools, strict=False):
+            if not uplink.finished:
+                spool.look()
+            trouble = "" if uplink.finished else spool.trouble
+            if self._troubles.get(spool.path, "") != trouble:
+                self._troubles[spool.path] = trouble
+                if trouble:
+                    rest = "what comes waits in memory, what finds no room is lost"
+                    self.line.say(f"spool {spool.path}: {trouble}; {rest}")
+                elif not uplink.finished:
+                    self.line.say(f"spool {spool.path}: it is written again")
+        self._say_harm()
+
+    def _say_harm(self) -> None:
+        for spool in self.spools:
+            for harm in spool.harm():
+                self.line.say(f"spool {spool.path}: {harm}")
+
+
+class Agent(Courier):
+    """A recording, its uplink, and the uplinks of agents before.
+
+    `hold` is where the recording's payloads wait (`make_hold`); `tracer` has its probes attached.
+    """
+
+    def __init__(
+        self,
+        line: Line,
+        tracer: Tracer,
+        sink: SourceSink,
+        hold: Hold,
+        recovered: list[Recovered],
+        *,
+        limits: Limits = Limits(),  # noqa: B008  # immutable
+        processes: Processes | None = None,
+        grace: float = 10.0,
+    ) -> None:
+        super().__init__(line, recovered, grace)
+        self.sink = sink
+        self.hold = hold
+        self.recording = Recording(line.loop, tracer, [sink], limits, processes, self._round, self._recorded)
+        self._waiting = False  # the end of the recording is being handed over
+        self._warned = False
+        self.waiting = 0
+        """Events of the recording that are not acknowledged; known after `close`."""
+        self._taken: dict[bytes, tuple[int, Mapping[int, int]]] = {}  # stored and gone: events, by probe
+        self.uplink = Uplink(line, hold, self)
+
+    @property
+    def uplinks(self) -> list[Uplink]:
+        """All of them."""
+        return [self.uplink, *super().uplinks]
+
+    @property
+    def holds(self) -> list[Hold]:
+        """Where their payloads wait, in the same order."""
+        return [self.hold, *super().holds]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the recording has ended and everything is acknowledged."""
+        return self.recording.over and super().finished
+
+    @property
+    def recording_over(self) -> bool:
+        """Whether nothing more will come."""
+        return self.recording.over
+
+    def run(self) -> None:
+        """Record and deliver."""
+        self.recording.start()
+        super().run()
+
+    def stop(self) -> None:
+        """End the recording; then leave when all is acknowledged, or when patience has ended."""
+        self.recording.end("asked to stop")
+        super().stop()
+
+    def close(self) -> None:
+        """Break off what is not finished, and free everything."""
+        self.recording.close()
+        self.waiting = 0 if self.uplink.finished else self.hold.events
+        super().close()
+
+    def _look_around(self) -> None:
+        """Say it when events find no room for the first time, and what disks have."""
+        self._warn()
+        super()._look_around()
+
+    def _warn(self) -> None:
+        if Cause.SENDER_FULL in self.sink.losses and not self._warned:
+            self._warned = True
+            self.line.say(
+                f"{self.line.address} is too slow, or away: events find no room and are counted lost"
+            )
+
+    @property
+    def taken_away(self) -> int:
+        """Events that the collector had stored, and whose capture was taken away."""
+        return sum(events for events, _ in self._taken.values())
+
+    def taken_of(self, probe: int) -> int:
+        """Those of one probe, as far as the collector tells."""
+        return sum(probes.get(probe, 0) for _, probes in self._taken.values())
+
+    # ------------------------------------------------------------------ the recording
+
+    def _round(self) -> None:
+        self.sink.flush()
+        self.uplink.flush()
+
+    def _recorded(self, why: str) -> None:
+        self._warn()  # a short recording has ended before anybody looked around
+        if self.uplink.refused:
+            self.refused()
+        self._waiting = True
+        self.line.loop.soon(self._hand_over_end)
+
+    @vital
+    def _hand_over_end(self) -> None:
+        """Hand over the last of the recording, as soon as there is room for it."""
+        self._waiting = False
+        if self.sink.finish(self.recording.produced):
+            self.uplink.flush()
+            self.uplink.close("done")
+        else:
+            self.uplink.flush()
+            self._waiting = True
+            self.line.loop.at(self.line.loop.now() + RETRY, self._hand_over_end)
+
+    # ------------------------------------------------------------------ what the uplink asks
+
+    def begun(self, session: Session) -> bool:
+        """CollectedSession this session."""
+        self.sink.outlet = session
+        if self.recording.over and not self._waiting:
+            self._recorded("a new session")
+        return False
+
+    def receiving(self, up: bool) -> None:
+        """Payloads are sent as soon as a round has ended while somebody receives them."""
+        self.sink.waits = 0.0 if up else HOLD
+
+    def taken(self, events: int, probes: Mapping[int, int]) -> None:
+        """What was stored is lost after all."""
+        self._taken[self.uplink.hold.token] = events, probes
+
+    def room(self) -> None:
+        """What has waited may go."""
+        self.sink.flush()
+
+    def restarted(self, abandoned: Iterable[bytes], carried: Iterable[bytes]) -> list[bytes]:
+        """The next session begins with the schemas and what is lost."""
+        return self.sink.restart(abandoned, carried)
+
+    def done(self) -> None:
+        """Everything of the recording is acknowledged."""
+        if isinstance(self.hold, SpoolHold):
+            self.hold.spool.remove()
+        self.look()
+
+
+def make_hold(folder: str, sink: SourceSink, memory: int, size: int) -> Hold:
+    """Where a recording's payloads wait: in memory, or on disk where a folder is named. Raises SpoolError."""
+    if not folder:
+        return MemoryHold(memory, sink.begin())
+    return SpoolHold(spools.begin(folder, os.urandom(16), sink.begin(), size, memory, sink.probes))
+
+
+def causes(losses: dict[int, int]) -> dict[str, int]:
+    """Losses by the name of their cause, for summaries."""
+    return {
+        Cause(cause).name.lower().replace("_", " ") if cause in CAUSES else f"cause {cause}": count
+        for cause, count in sorted(losses.items())
+    }
+
+
+def summary(agent: Agent, schemas: tuple[Schema, ...]) -> dict[str, Any]:
+    """What `--json` prints at the end, after `close`."""
+    produced, sink = agent.recording.produced, agent.sink
+    gone = agent.hold.spool.lost if isinstance(agent.hold, SpoolHold) else {}
+    damaged = sum(gone.values())
+    losses = dict(sink.losses)
+    if damaged:
+        losses[Cause.SPOOL] = losses.get(Cause.SPOOL, 0) + damaged
+    probes = [
+        {
+            "id": schema.id,
+            "probe": schema.probe,
+            "produced": produced.get(schema.id, 0),
+            "lost": produced.get(schema.id, 0)
+            - sink.sent(schema.id)
+            + gone.get(schema.id, 0)
+            + agent.taken_of(schema.id),
+        }
+        for schema in schemas
+    ]
+    away = agent.taken_away
+    if away:
+        losses[Cause.CAPTURE_GONE] = away
+    return {
+        "events": sink.events - damaged - away,
+        "lost": sink.lost_events + damaged + away,
+        "causes": causes(losses),
+        "acknowledged": sink.events - damaged - away - agent.waiting,
+        "bytes": sink.bytes,
+        "sessions": agent.uplink.sessions,
+        "reconnects": agent.uplink.reconnects,
+        "recovered": [before.uplink.finished for before in agent.recovered],
+        "recovered_lost": sum(before.lost for before in agent.recovered),
+        "probes": probes,
+        "seconds": round(agent.recording.seconds, 3),
+    }
+
+
+def _schemas(payloads: Iterable[bytes]) -> list[Schema]:
+    """The schemas told in payloads."""
+    reader, schemas = SchemaReader(), {}
+    for payload in payloads:
+        frames = Frames.walk(payload)
+        for index in range(frames.count):
+            if frames.header(index).type == Type.SCHEMA:
+                schema = reader.add(read_lenient(frames.frame_bytes(index)))
+                if schema is not None:
+                    schemas[schema.id] = schema
+    return [schemas[number] for number in sorted(schemas)]
+
+
+def _has_totals(payload: bytes) -> bool:
+    """Whether a payload tells what was produced: then it is one frame."""
+    return (
+        len(payload) > HEADER_SIZE
+        and payload[0] & 15 == Type.TABLE
+        and int.from_bytes(payload[4:8], "big") == TOTALS
+    )

@@ -1,0 +1,332 @@
+"""What the clients of an agent may do: a policy file in TOML, or nothing but the probes the agent lists.
+
+    [[allow]]
+    who = ["ops-*", "uid:1000"]
+    probes = ["tracepoint:syscalls:*", "kprobe:tcp_*"]
+    programs = true
+    rate = 100_000
+
+Invariants: the table `KEYS` is what a rule may say; what is not allowed is forbidden; the first rule that
+names a client counts, and the probes on the agent's command line are for all; a key that is not known, or of
+another type, is an error when the file is read, so that a slip of the pen opens nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from kwire.errors import KwireError
+from kwire.kernel.syscall import Fd
+from kwire.wire.schema import Schema
+
+if TYPE_CHECKING:
+    from kwire.live.program_sources import Wanted
+
+ANYONE: Final = "anyone"
+UID: Final = "uid:"
+UNIX: Final = "unix:"
+
+MOST: Final = 1 << 62
+"""No limit."""
+
+MEMORY_LEAST: Final = 1 << 20
+
+PLACES: Final = 1 << 20
+"""The most traces at a time."""
+
+
+class PolicyError(KwireError):
+    """The policy does not allow it, or the policy file cannot be used."""
+
+
+class Key(NamedTuple):
+    """One key of a rule: the type of its value, the value where it is not written (None: it must be), what it
+    means.
+    """
+
+    kind: str
+    default: Any
+    meaning: str
+
+
+KEYS: Final[dict[str, Key]] = {
+    "who": Key("texts", None, 'names in certificates (`*` allowed), `uid:N` of a Unix socket, or `"anyone"`'),
+    "probes": Key("texts", (), "what may be probed: `kind:target`, `*` allowed"),
+    "programs": Key("flag", False, "expressions, filters and Python probes of the client's own"),
+    "commands": Key("texts", (), "what `-c` may run, as typed, `*` allowed"),
+    "user": Key("text", "nobody", "the user that these commands run as"),
+    "pids": Key("flag", True, "processes may be chosen (`-p`)"),
+    "seconds": Key("number", MOST, "the longest a trace may take"),
+    "rate": Key("number", MOST, "events a second; what goes beyond is counted LOST (RATE_LIMIT)"),
+    "memory": Key("number", 128 << 20, "bytes: half for ring buffers, half for what is not acknowledged"),
+    "traces": Key(
+        "number", 4, "traces at a time of all clients that the rule names; of each client that no rule names"
+    ),
+    "targets": Key("number", 1000, "attach points of one trace"),
+}
+"""What a rule may say."""
+
+
+class Slots(Fd):
+    """So many places for traces, whichever process takes one; a process gives its own back when it ends.
+
+    Each client has them to itself where `each` is set, all that a rule names share them where it is not. A
+    place is one byte of a file that has none, locked.
+    """
+
+    __slots__ = ("_count", "_each")
+
+    def __init__(self, count: int, each: bool = False) -> None:
+        super().__init__(os.memfd_create("kwire-traces"))
+        self._count = min(count, PLACES)
+        self._each = each
+
+    def take(self, client: str) -> bool:
+        """Take a place for the calling process; False where all are taken. One a process."""
+        base = zlib.crc32(client.encode("utf-8", "surrogatepass")) * PLACES if self._each else 0
+        for place in range(base, base + self._count):
+            try:
+                fcntl.lockf(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    raise
+            else:
+                return True
+        return False
+
+
+class Grant(NamedTuple):
+    """What one client may do. `listed`: the specs on the agent's command line; `client`: who it is, where
+    each has places of its own; the rest as in `KEYS`.
+    """
+
+    listed: tuple[str, ...]
+    probes: tuple[str, ...]
+    programs: bool
+    commands: tuple[str, ...]
+    user: str
+    pids: bool
+    seconds: int
+    rate: int
+    memory: int
+    traces: int
+    targets: int
+    slots: Slots | None = None
+    client: str = ""
+
+    @property
+    def send_queue(self) -> int:
+        """Bytes for what was sent and is not acknowledged."""
+        return self.memory // 2
+
+    def buffer(self, wanted: int | None, cpus: int) -> int | None:
+        """Bytes of each CPU's ring: what is wanted, or (None) the default, where that is not too much."""
+        from kwire.live.tracer import MIN_BUFFER, default_buffer, ring_size
+
+        most = max(MIN_BUFFER, 1 << (self.memory // 2 // cpus).bit_length() - 1)
+        if wanted is None:
+            return min(default_buffer(), most)
+        return min(ring_size(wanted), most)
+
+    def check(self, wanted: Wanted) -> None:
+        """Raise PolicyError unless this may be traced, as far as is known before wildcards are expanded."""
+        for asked in wanted.asked:
+            if asked.spec and asked.spec in self.listed:
+                continue
+            if not self._open(asked.place):
+                raise _refusal(
+                    asked.place, f"probes such as {self.probes[0]}" if self.probes else self._list()
+                )
+            if asked.program and not self.programs:
+                raise _refusal(asked.spec or "a probe function", "programs")
+        if wanted.texts.filter is not None and not self.programs:
+            raise _refusal("a filter", "programs")
+
+    def check_schemas(self, schemas: Sequence[Schema], wanted: Wanted) -> None:
+        """Raise PolicyError unless what was asked for came to something allowed, wildcards expanded."""
+        if len(schemas) > self.targets:
+            shapes = any(schema.probe != schema.spec for schema in schemas)
+            each = ", each shape of event counted" if shapes else ""
+            cause = f"the agent allows {self.targets} attach points, these are {len(schemas)}{each}"
+            raise PolicyError("trace", "", cause, "narrow the wildcards")
+        listed = [asked.place for asked in wanted.asked if asked.spec and asked.spec in self.listed]
+        for schema in schemas:
+            if not self._open(schema.spec) and not _any(schema.spec, listed):
+                raise _refusal(schema.spec, f"more than {', '.join(self.probes)}")
+
+    def check_command(self, words: Sequence[str]) -> None:
+        """Raise PolicyError unless this command may be run."""
+        from shlex import join
+
+        if not _any(join(words), self.commands):
+            raise _refusal(f"command {words[0]!r}", "commands")
+
+    def check_pids(self) -> None:
+        """Raise PolicyError unless processes may be chosen."""
+        if not self.pids:
+            raise _refusal("processes", "choosing processes")
+
+    def take(self) -> None:
+        """Count one more trace, until the calling process ends; PolicyError where that is too many."""
+        if self.slots is not None and not self.slots.take(self.client):
+            cause = f"as many traces as the agent allows, {self.traces}, are running"
+            raise PolicyError("trace", "", cause, "wait for one to end")
+
+    def shows(self, place: str) -> bool:
+        """Whether this `kind:target` is told to one who asks what there is."""
+        return self._open(place) or place in self.listed
+
+    def _open(self, place: str) -> bool:
+        """Whether this `kind:target` may be probed."""
+        return _any(place, self.probes)
+
+    def _list(self) -> str:
+        return f"probes; it has {', '.join(self.listed)}" if self.listed else "probes"
+
+
+def _any(text: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(text, pattern) for pattern in patterns)
+
+
+def _refusal(subject: str, what: str) -> PolicyError:
+    return PolicyError(
+        "trace", subject, "the agent's policy does not allow it", f"it would have to allow {what}"
+    )
+
+
+class _Rule(NamedTuple):
+    who: tuple[str, ...]
+    grant: Grant
+
+    def names(self, identity: str, local: bool) -> bool:
+        return any(_matches(pattern, identity, local) for pattern in self.who)
+
+
+def _matches(pattern: str, identity: str, local: bool) -> bool:
+    if pattern == ANYONE:
+        return True
+    if pattern.startswith(UID):  # only the kernel says who is at the other end of a Unix socket
+        return local and identity == pattern
+    return not local and bool(identity) and fnmatchcase(identity, pattern)
+
+
+class Policy:
+    """The rules of an agent. `listed`: the probes on its command line."""
+
+    __slots__ = ("_default", "_rules", "listed")
+
+    def __init__(self, listed: Sequence[str] = (), rules: Sequence[_Rule] = ()) -> None:
+        self.listed = tuple(listed)
+        self._rules = tuple(rules)
+        values = {name: key.default for name, key in KEYS.items() if name != "who"}
+        self._default = Grant(listed=self.listed, **values, slots=Slots(values["traces"], each=True))
+
+    def grant(self, identity: str, address: str) -> Grant | None:
+        """What the client of this identity at this address may do; None: nothing at all.
+
+        `identity`: the name in its certificate, `uid:N` on a Unix socket, or nothing.
+        """
+        local = address.startswith(UNIX)
+        for rule in self._rules:
+            if rule.names(identity, local):
+                return rule.grant
+        return self._default if self.listed else None
+
+
+def load(path: str, listed: Sequence[str] = ()) -> Policy:
+    """Read a policy file. Raises PolicyError, with what is wrong and where."""
+    import tomllib
+
+    try:
+        with open(path, "rb") as file:
+            top = tomllib.load(file)
+    except OSError as error:
+        raise PolicyError("read policy", path, (error.strerror or str(error)).lower()) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise PolicyError("read policy", path, f"it is no TOML: {error}") from None
+    return rules(top, path, listed)
+
+
+def rules(top: Mapping[str, Any], path: str, listed: Sequence[str] = ()) -> Policy:
+    """The policy that the content of a file means. Raises PolicyError."""
+    for name in top:
+        if name != "allow":
+            raise PolicyError("read policy", path, f"there is no {name!r}", "write [[allow]] rules")
+    tables = top.get("allow", [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise PolicyError("read policy", path, "allow is no list of rules", "write [[allow]]")
+    return Policy(listed, [_rule(table, number, path, listed) for number, table in enumerate(tables, 1)])
+
+
+def _rule(table: Mapping[str, Any], number: int, path: str, listed: Sequence[str]) -> _Rule:
+    where = f"rule {number}"
+    for name in table:
+        if name not in KEYS:
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, KEYS, 1)
+            cure = f"did you mean {near[0]}?" if near else f"there are {', '.join(KEYS)}"
+            raise PolicyError("read policy", path, f"{where} has a key {name!r}", cure)
+    values = {name: _value(name, key, table, where, path) for name, key in KEYS.items()}
+    who = values.pop("who")
+    for one in who:
+        if one.startswith(UID) and not one.removeprefix(UID).isdecimal():
+            raise PolicyError("read policy", path, f"{where}: {one!r} is no user", "write uid:NUMBER")
+    if values["memory"] < MEMORY_LEAST:
+        raise PolicyError("read policy", path, f"{where}: memory is too little", f"at least {MEMORY_LEAST}")
+    slots = Slots(values["traces"])
+    return _Rule(who, Grant(listed=tuple(listed), **values, slots=slots))
+
+
+_KINDS: Final = {
+    "texts": 'a list of texts, ["…", "…"]',
+    "text": "a text",
+    "flag": "true or false",
+    "number": "a whole number, more than 0",
+}
+
+
+def _value(name: str, key: Key, table: Mapping[str, Any], where: str, path: str) -> Any:
+    if name not in table:
+        if key.default is None:
+            raise PolicyError(
+                "read policy", path, f"{where} has no {name}", f"write {name} = …: {key.meaning}"
+            )
+        return key.default
+    value = table[name]
+    good = {
+        "texts": isinstance(value, list) and all(isinstance(one, str) and one for one in value),
+        "text": isinstance(value, str) and bool(value),
+        "flag": isinstance(value, bool),
+        "number": type(value) is int and 0 < value <= MOST,
+    }[key.kind]
+    if not good:
+        raise PolicyError(
+            "read policy", path, f"{where}: {name} is not as it should be", f"write {_KINDS[key.kind]}"
+        )
+    return tuple(value) if key.kind == "texts" else value
+
+
+def markdown() -> str:
+    """The table of keys for the documentation."""
+    lines = ["| key | value | where not written | meaning |", "|---|---|---|---|"]
+    for name, key in KEYS.items():
+        default = "must be written" if key.default is None else _shown(key.default)
+        lines.append(f"| `{name}` | {_KINDS[key.kind]} | {default} | {key.meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(value: Any) -> str:
+    if value == ():
+        return "none"
+    if value == MOST:
+        return "no limit"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:,}" if isinstance(value, int) else str(value)

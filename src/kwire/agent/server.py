@@ -1,0 +1,316 @@
+"""The server of an agent that listens: sessions with clients on one side, trace processes that trace on the
+other.
+
+Invariants: a client has one trace at most, and what the policy grants it; its session may be taken up again
+while its trace process goes on, whose events wait here meanwhile, in bounded memory; when the session ends so
+does the trace process, and the other way round; whatever one client does, the others are served.
+"""
+
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from kwire.agent import requests
+from kwire.agent.policy import Policy
+from kwire.agent.source import events_in
+from kwire.agent.trace_process import HEAD, MAX_MESSAGE, Launcher, Message, Pipe
+from kwire.errors import KwireError
+from kwire.transport import clock
+from kwire.transport.loop import READ, WRITE, Loop
+from kwire.transport.peer import Ignore, Peer
+from kwire.wire import cbor
+from kwire.wire.control import Hello
+from kwire.wire.sequence import MASK
+from kwire.wire.session import Role, Session, Settings
+
+CHUNK: Final = 1 << 18
+"""Bytes read from a trace process at a time."""
+
+ENDING: Final = 10.0
+"""Seconds that the traces have to end when the agent is stopped."""
+
+
+class Client(Ignore):
+    """One session and its trace process, if it has one."""
+
+    def __init__(self, server: "Server", identity: str, address: str) -> None:
+        self.peer: Peer | None = None
+        self.trace_process: socket.socket | None = None
+        self.lost = 0
+        """Events that it will not get; known when the server is closed."""
+        self._server = server
+        self._orders: Pipe | None = None  # to the trace process
+        self._who = {"identity": identity, "address": address}
+        self._number = 0  # of the REQUEST that the trace process answers
+        self._traces = False
+        self._heard = bytearray()
+        self._held: list[bytes] = []  # payloads that found no room
+        self._paused = False
+        self._ended: dict[str, Any] | None = None
+
+    # ------------------------------------------------------------------ the session
+
+    def established(self, peer: Peer) -> None:
+        """The client is there, or there again."""
+        self.peer = peer
+
+    def requested(self, peer: Peer, number: int, body: Mapping[str, Any]) -> None:
+        """What the trace process must do is its matter; the rest is answered at once."""
+        self.peer = peer
+        now = self._server.loop.now()
+        try:
+            operation = requests.operation_of(body)
+            if operation == "clock":
+                peer.session.reply(number, clock.answer(), now)
+            elif operation == "stop":
+                self.stop()
+                peer.session.reply(number, {"ok": True}, now)
+            elif operation in ("trace", "probes"):
+                self._begin(number, operation, body, peer.session.settings.data_size)
+            else:
+                cause = "this is an agent"
+                raise requests.RequestError("answer request", operation, cause, "a collector is told of it")
+        except KwireError as error:
+            peer.session.reply(number, requests.failed(error), now)
+
+    def writable(self, peer: Peer) -> None:
+        """There is room again."""
+        self._go_on()
+
+    def closed(self, peer: Peer, why: str) -> None:
+        """The client has gone: so goes the trace process."""
+        self._drop()
+        self._server.forget(self)
+
+    # ------------------------------------------------------------------ the trace process
+
+    def stop(self) -> None:
+        """Ask the trace process for the end of its trace."""
+        if self._orders is not None and self._traces:
+            self._orders.put(Message.STOP, b"")
+            self._watch()
+
+    def finish(self) -> None:
+        """End its trace, and then the session, in order: a client that is away may come back for the rest."""
+        if self.trace_process is not None and self._traces:
+            self.stop()
+        elif self.peer is not None:
+            self._drop()
+            self.peer.close("the agent stops")
+        else:
+            self._server.forget(self)
+
+    def leave(self) -> None:
+        """Break off; what it has not got is lost."""
+        self._drop()
+        peer = self.peer
+        if peer is None:
+            return
+        if not peer.ended:
+            send_queue = peer.session.send_queue
+            waiting = (send_queue.first + step for step in range(peer.session.unacknowledged))
+            payloads = (bytes(send_queue.get(sequence & MASK)) for sequence in waiting)
+            self.lost = sum(map(events_in, payloads)) + sum(map(events_in, self._held))
+        peer.detach("the agent stops")
+
+    def _begin(self, number: int, operation: str, body: Mapping[str, Any], size: int) -> None:
+        if self.trace_process is not None or self._traces:
+            cause = "this session has its trace" if self._traces else "the request before is being answered"
+            raise requests.RequestError("begin", operation, cause, "use another session")
+        assert self.peer is not None
+        told = cbor.dumps({**self._who, "host": self.peer.host, "body": body, "size": size})
+        trace_process = self.trace_process = self._server.launcher.start()
+        self._number, self._traces = number, operation == "trace"
+        self._orders = Pipe(trace_process)
+        self._orders.put(Message.REQUEST, told)
+        self._server.loop.add(trace_process.fileno(), READ, self._ready)
+        self._watch()
+
+    def _watch(self) -> None:
+        """Send what the trace process takes, and wait for what is to be waited for."""
+        if self.trace_process is None or self._orders is None:
+            return
+        try:
+            done = self._orders.flush()
+        except OSError:
+            done = True  # it has gone: that is read
+        mask = (0 if self._paused else READ) | (0 if done else WRITE)
+        self._server.loop.modify(self.trace_process.fileno(), mask)
+
+    def _ready(self, mask: int) -> None:
+        """Something came from the trace process, or it takes more."""
+        assert self.trace_process is not None
+        if mask & WRITE:
+            self._watch()
+        if not mask & ~WRITE:
+            return
+        try:
+            data = self.trace_process.recv(CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._gone()
+            return
+        self._heard += data
+        at = 0
+        while len(self._heard) - at >= HEAD.size:
+            size, kind = HEAD.unpack_from(self._heard, at)
+            if size > MAX_MESSAGE:
+                self._gone()
+                return
+            end = at + HEAD.size + size
+            if end > len(self._heard):
+                break
+            self._take(kind, bytes(memoryview(self._heard)[at + HEAD.size : end]))
+            at = end
+        del self._heard[:at]
+        self._go_on()
+
+    def _take(self, kind: int, payload: bytes) -> None:
+        """One message of the trace process."""
+        assert self.peer is not None
+        if kind == Message.DATA:
+            self._held.append(payload)
+        elif kind == Message.REPLY:
+            body = cbor.loads_map(payload)
+            self._traces = self._traces and "error" not in body
+            self._server.traces += self._traces
+            self.peer.session.reply(self._number, body, self._server.loop.now())
+            if not self._traces:
+                self._drop()
+        elif kind == Message.END:
+            self._ended = cbor.loads_map(payload)
+
+    def _go_on(self) -> None:
+        """Hand on what is held, as far as there is room; read the trace process only then; end when it has
+        ended.
+        """  # fmt: skip
+        peer = self.peer
+        if peer is None or peer.ended:
+            return
+        session, now, sent = peer.session, self._server.loop.now(), 0
+        for payload in self._held:
+            if session.room < len(payload) or session.over:
+                break
+            session.send(payload, now)
+            sent += 1
+        del self._held[:sent]
+        if self._ended is not None and not self._held:
+            ended, self._ended = self._ended, None
+            self._drop()
+            session.request(ended, now)
+            peer.close(str(ended.get("why", "")))
+            return
+        self._pause(bool(self._held))  # the peer says when there is room again
+        peer.flush()
+
+    def _pause(self, pause: bool) -> None:
+        if self.trace_process is not None and pause != self._paused:
+            self._paused = pause
+            self._watch()
+
+    def _gone(self) -> None:
+        """The trace process has gone without a word."""
+        self._drop()
+        if self.peer is None or self.peer.ended or self._ended is not None:
+            return
+        now = self._server.loop.now()
+        if self._traces:
+            self.peer.close("the tracer has ended unexpectedly")
+        else:
+            error = KwireError("trace", "", "the tracer has ended unexpectedly")
+            self.peer.session.reply(self._number, requests.failed(error), now)
+            self.peer.flush()
+
+    def _drop(self) -> None:
+        trace_process, self.trace_process, self._orders = self.trace_process, None, None
+        if trace_process is not None:
+            self._server.loop.remove(trace_process.fileno())
+            trace_process.close()
+
+
+class Server:
+    """Chooses the sessions of clients and joins them to trace processes; for `listen`."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        launcher: Launcher,
+        policy: Policy,
+        settings: Settings,
+        about: Mapping[str, Any],
+    ) -> None:
+        self.loop = loop
+        self.launcher = launcher
+        self.policy = policy
+        self.sessions = 0
+        """Sessions begun."""
+        self.traces = 0
+        """Traces begun."""
+        self.stopping = False
+        """Who has a session may take it up again, nobody else gets one."""
+        self._settings = settings
+        self._about = about
+        self._idle: Callable[[], None] = lambda: None  # called when the last client has gone
+        self._clients: dict[Session, Client] = {}
+        self._tokens: dict[bytes, Session] = {}
+
+    def choose(self, hello: Hello, identity: str, address: str) -> Session:
+        """The session of a HELLO: the one there is, or a new one. Raises KwireError where there is none."""
+        if hello.role is not Role.SINK:
+            raise KwireError("serve", address, "this is an agent: it gives events and takes none")
+        known = self._tokens.get(hello.token)
+        if known is not None and not known.over:
+            return known
+        if self.stopping:
+            raise KwireError("serve", address, "the agent stops")
+        grant = self.policy.grant(identity, address)
+        if grant is None:
+            raise KwireError("serve", address, f"the policy does not name {identity or 'it'}")
+        session = Session(
+            Role.SOURCE,
+            initiator=False,
+            datagrams=address.startswith("udp:"),
+            settings=self._settings._replace(memory=min(self._settings.memory, grant.send_queue)),
+            token=hello.token,
+            about=self._about,
+        )
+        self._tokens[hello.token] = session
+        self._clients[session] = Client(self, identity, address)
+        self.sessions += 1
+        return session
+
+    def handler_for(self, session: Session) -> Client:
+        """The client of a session that `choose` gave."""
+        return self._clients[session]
+
+    def forget(self, client: Client) -> None:
+        """Its session has ended."""
+        for session in [session for session, one in self._clients.items() if one is client]:
+            del self._clients[session]
+            self._tokens.pop(session.token, None)
+        if not self._clients:
+            self._idle()
+
+    @property
+    def clients(self) -> int:
+        """How many sessions there are."""
+        return len(self._clients)
+
+    def stop(self, idle: Callable[[], None]) -> None:
+        """End every trace, in order; `idle` is called when the last client has gone."""
+        self._idle = idle
+        self.stopping = True
+        for client in list(self._clients.values()):
+            client.finish()
+        if not self._clients:
+            idle()
+
+    def close(self) -> tuple[int, int]:
+        """Break off what is left: how many clients, and events that they have not got."""
+        left = list(self._clients.values())
+        for client in left:
+            client.leave()
+        return len(left), sum(client.lost for client in left)

@@ -1,0 +1,83 @@
+"""Arguments that every verb with a network has: certificates, `--insecure`, `-v` to watch, `--json`.
+
+Invariants: one definition for all verbs; `-v` is the command's own (it explains errors too).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from kwire.errors import KwireError
+
+if TYPE_CHECKING:
+    from kwire.transport.tls import TlsOptions
+    from kwire.transport.watch import Watch
+    from kwire.wire.settings import Settings
+
+WATCHING = "-v shows every frame, in and out, with its effect on the session"
+"""For the help of a verb."""
+
+
+def add_transport_arguments(parser: argparse.ArgumentParser, json: bool = True) -> None:
+    """Add them; `json` off where the verb has a `--json` of its own."""
+    group = parser.add_argument_group(
+        "how to reach the other side", f"Certificates: $KWIRE_TLS, ~/.config/kwire or /etc/kwire. {WATCHING}."
+    )
+    group.add_argument("--tls-cert", metavar="FILE", default="", help="our certificate (cert.pem)")
+    group.add_argument("--tls-key", metavar="FILE", default="", help="our private key (key.pem)")
+    group.add_argument("--tls-ca", metavar="FILE", default="", help="the CA of both sides (ca.pem)")
+    group.add_argument(
+        "--insecure", action="store_true", help="speak in the clear with other machines: tcp: and udp:"
+    )
+    group.add_argument(
+        "--set",
+        dest="settings",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="a timer or limit of our side, as in keepalive=5 (docs/protocol.md lists them)",
+    )
+    if json:
+        group.add_argument(
+            "--json", action="store_true", help="summaries, and what -v shows, as JSON objects"
+        )
+
+
+def tls_options(args: argparse.Namespace) -> TlsOptions:
+    """The certificates that the arguments name; what they do not name is looked for when it is needed."""
+    from kwire.transport.tls import TlsOptions  # here, so that others do without ssl
+
+    return TlsOptions(args.tls_cert, args.tls_key, args.tls_ca)
+
+
+def session_settings(args: argparse.Namespace, settings: Settings) -> Settings:
+    """`settings` with what `--set` changes; KwireError where that is no setting, or out of its range."""
+    from kwire.wire.settings import LIMITS
+
+    values: dict[str, Any] = settings._asdict()
+    for text in args.settings:
+        name, _, value = text.partition("=")
+        if name not in LIMITS:
+            known = ", ".join(LIMITS)
+            raise KwireError("set", text, f"there is no setting {name!r}", f"there are {known}")
+        whole = isinstance(values[name], int)
+        try:
+            values[name] = int(value) if whole else float(value)
+        except ValueError:
+            kind = "a whole number" if whole else "a number"
+            raise KwireError("set", text, f"{value!r} is not {kind}", f"give {LIMITS[name].unit}") from None
+    return type(settings)(**values).check()
+
+
+def watch(args: argparse.Namespace) -> Watch | None:
+    """What shows the frames on standard error, where `-v` asks for it."""
+    if not args.verbose:
+        return None
+    from kwire.transport.watch import Watch  # here: `kwire record` is not to be slowed by it
+
+    def write(line: str) -> None:
+        sys.stderr.write(line + "\n")
+
+    return Watch(write, json=args.json)

@@ -1,0 +1,1 @@
+"""The collector: sessions of many agents, stored in captures."""

@@ -1,0 +1,112 @@
+"""The tally of a collector: what there is to say of sessions that have ended, by host.
+
+Invariants: numbers are those of the captures, so after a restart they are of the whole session; a session
+that ended here more than once, because it came back, counts once.
+"""
+
+from typing import Any
+
+from kwire.collector.store import Store
+from kwire.collector.stored_session import StoredSession
+from kwire.transport.clock import Offset
+from kwire.wire.messages import cause_text
+
+
+class SessionStatistics:
+    """Sums over sessions; `add` each when it ends, or the collector does; `forget` it when it comes back."""
+
+    __slots__ = ("_sums", "errors", "events", "lost", "sessions", "size")
+
+    def __init__(self) -> None:
+        self.sessions: dict[bytes, dict[str, Any]] = {}
+        """What there is of each, by its token."""
+        self._sums: dict[bytes, tuple[int, int, int, int]] = {}  # what each added to the sums
+        self.errors = 0
+        """Frames refused, and breaches of the protocol."""
+        self.events = self.lost = self.size = 0
+        """Events and bytes of captures that are closed."""
+
+    def add(
+        self,
+        address: str,
+        store: Store,
+        stored_session: StoredSession,
+        offset: Offset | None,
+        clock: dict[str, int] | None = None,
+    ) -> None:
+        """Add a session; the capture's own numbers too, unless others go on in it. `clock`: what was said of
+        it before, where there is no `offset`.
+        """
+        self.forget(stored_session.token)
+        balance, writer = store.balance(stored_session), store.writer
+        own = (0, 0, 0) if store.merged else (writer.events, writer.lost_events, writer.size)
+        self._sums[stored_session.token] = (stored_session.errors, *own)
+        self._change(self._sums[stored_session.token], 1)
+        causes = store.losses(stored_session)
+        lost = balance.lost + (0 if store.merged else store.writer.balances([0])[0].lost)
+        self.sessions[stored_session.token] = {
+            "host": stored_session.host,
+            "address": address,
+            "session": stored_session.token.hex(),
+            "proven": stored_session.proven
+            and sum(stored_session.produced.values()) == balance.stored + lost,
+            "events": balance.stored,
+            "lost": lost,
+            "causes": {cause_text(cause): count for cause, count in causes.items()},
+            "files": list(store.writer.files),
+            "frames": stored_session.frames,
+            "errors": stored_session.errors,
+            "clock": _clock(offset) or clock,
+        }
+
+    def forget(self, token: bytes) -> None:
+        """A session goes on: what was said of it is not the end."""
+        self.sessions.pop(token, None)
+        self._change(self._sums.pop(token, (0, 0, 0, 0)), -1)
+
+    def _change(self, sums: tuple[int, int, int, int], sign: int) -> None:
+        errors, events, lost, size = sums
+        self.errors += sign * errors
+        self.events += sign * events
+        self.lost += sign * lost
+        self.size += sign * size
+
+    def summary(self) -> dict[str, Any]:
+        """The object that `--json` prints."""
+        hosts: dict[str, dict[str, Any]] = {}
+        for session in self.sessions.values():
+            host = hosts.setdefault(session["host"], _host(session["host"]))
+            host["sessions"] += 1
+            for name in ("events", "lost", "frames", "errors"):
+                host[name] += session[name]
+            host["unproven"] += not session["proven"]
+            for cause, count in session["causes"].items():
+                host["causes"][cause] = host["causes"].get(cause, 0) + count
+            host["files"] += [file for file in session["files"] if file not in host["files"]]
+            host["clock"] = session["clock"] or host["clock"]
+        return {
+            "hosts": sorted(hosts.values(), key=lambda host: str(host["host"])),
+            "sessions": len(self.sessions),
+            "events": sum(session["events"] for session in self.sessions.values()),
+            "lost": sum(session["lost"] for session in self.sessions.values()),
+            "unproven": sum(not session["proven"] for session in self.sessions.values()),
+            "errors": self.errors,
+        }
+
+
+def told(offset: Offset) -> str:
+    """An offset of wall clocks for a person: `12.345 ms behind, ± 0.080 ms`."""
+    direction = "behind" if offset.wall > 0 else "ahead"
+    return f"{abs(offset.wall) / 1e6:.3f} ms {direction}, ± {offset.error / 1e6:.3f} ms"
+
+
+def _host(name: str) -> dict[str, Any]:
+    counts = dict.fromkeys(("sessions", "unproven", "events", "lost", "frames", "errors"), 0)
+    return {"host": name, **counts, "causes": {}, "files": [], "clock": None}
+
+
+def _clock(offset: Offset | None) -> dict[str, int] | None:
+    """Nanoseconds: our clocks less the agent's, the wall clocks first, and how wrong both may be."""
+    if offset is None:
+        return None
+    return {"wall_ns": offset.wall, "monotonic_ns": offset.monotonic, "error_ns": offset.error}

@@ -1,0 +1,378 @@
+"""The storage of a collector: the stores of its sessions, what checkpoints remember, and commits.
+
+Invariants: what was taken is committed a few milliseconds, or a megabyte, later, many stores at once; only
+what a commit has made safe is told as `safe`; what the disk refuses is told as `refused` and tried again; a
+store that fails is told as `failed`, and no other hears of it. A folder that others removed is made again,
+and so are the checkpoints of its stores: one that cannot be put back at present stays open until it can, and
+until then nothing is known of its sessions. Captures that a collector before this one left get their ending
+at once, and what is gone of them is counted then.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final, NamedTuple
+
+from kwire.capture.output import CaptureError, FullError, GoneError
+from kwire.collector.checkpoint import Checkpoint, CheckpointError, NoCheckpointError
+from kwire.collector.collected_session import CaptureTarget
+from kwire.collector.folder import FolderError
+from kwire.collector.store import Packing, Payload, Store
+from kwire.collector.stored_session import StoredSession
+from kwire.errors import KwireError
+from kwire.transport.loop import Loop, Timer
+from kwire.words import are, plural
+
+PAUSE: Final = 0.005
+"""Seconds from the first DATA taken to its commit: many are made safe, and acknowledged, at once."""
+
+AT_ONCE: Final = 1 << 20
+"""Bytes after which a commit does not wait: a quarter of a session's receive window."""
+
+AGAIN: Final = 1.0
+"""Seconds until what the disk refused is tried again."""
+
+
+MOST_DONE: Final = 4096
+"""Sessions that have ended which are known though somebody has removed their checkpoints."""
+
+
+class Told(NamedTuple):
+    """Who hears of what happens to stores."""
+
+    safe: Callable[[StoredSession], None]
+    """More of a session is safe: up to before `stored`."""
+    refused: Callable[[Store, KwireError], None]
+    """The disk does not take a commit; it is tried again."""
+    taken: Callable[[], None]
+    """The disk took a commit."""
+    failed: Callable[[Store, Exception], None]
+    """A store cannot go on."""
+    say: Callable[[str], None]
+    """People should know."""
+
+
+class Storage:
+    """The stores in a place. CaptureError or CheckpointError where the disk refuses what is asked."""
+
+    def __init__(self, loop: Loop, place: CaptureTarget, told: Told) -> None:
+        self.loop = loop
+        self.place = place
+        self.stores: set[Store] = set()
+        """Those that are open for sessions."""
+        self.refused: set[Store] = set()
+        """Those of which the disk did not take the last commit."""
+        self._told = told
+        self._packing = Packing()
+        self._merged: Store | None = None
+        self._dirty: set[Store] = set()
+        self._done: dict[
+            bytes, StoredSession
+        ] = {}  # sessions that ended here, by token: checkpoints may be removed
+        self._adrift: dict[
+            str, Checkpoint
+        ] = {}  # that were removed, of stores that were left; by their paths
+        self._taken = 0  # bytes since the last commit
+        self._commit: Timer | None = None
+
+    # ------------------------------------------------------------------ what checkpoints remember
+
+    def promise(self, stored_session: StoredSession) -> None:
+        """Remember a session that has delivered nothing yet, where it is not remembered."""
+        checkpoint = self._checkpoint(stored_session.token)
+        if not os.path.exists(checkpoint):
+            Store.promise(checkpoint, stored_session, self.place.options.sync)
+
+    def remembered(self, token: bytes) -> StoredSession | None:
+        """A session that a checkpoint remembers, though it is finished. CheckpointError: that cannot be
+        known.
+        """  # fmt: skip
+        path = self._checkpoint(token)
+        own = self._stored_sessions_of(path)
+        found = next(
+            (
+                stored_session
+                for stored_session in [*self._merged_stored_sessions(), *own]
+                if stored_session.token == token
+            ),
+            None,
+        )
+        if own and found is None:
+            raise _mistaken(path, own)
+        return found or self._done.get(token)
+
+    def unfinished(self) -> list[StoredSession]:
+        """The sessions that checkpoints remember and that have not ended, as far as checkpoints can be
+        read.
+        """  # fmt: skip
+        stored_sessions: dict[bytes, StoredSession] = {}
+        for path in self.place.folder.checkpoints():
+            try:
+                stored_sessions |= {
+                    stored_session.token: stored_session for stored_session in self._stored_sessions_of(path)
+                }
+            except CheckpointError as error:  # its sessions may go on another time; others do now
+                self._told.say(str(error))
+        stored_sessions |= {
+            stored_session.token: stored_session for stored_session in self._merged_stored_sessions()
+        }
+        return [stored_session for stored_session in stored_sessions.values() if not stored_session.done]
+
+    def disregard(self, stored_session: StoredSession) -> None:
+        """A session that has ended and delivered nothing need not be remembered."""
+        if self._merged is not None and stored_session.token in self._merged.stored_sessions:
+            self.finish(self._merged, self._merged.stored_sessions[stored_session.token])
+            self.soon(self._merged)
+        else:
+            with contextlib.suppress(OSError, CheckpointError):  # then it is remembered a while
+                os.unlink(self._checkpoint(stored_session.token))
+
+    def _checkpoint(self, token: bytes) -> str:
+        """The path of a session's checkpoint. CheckpointError where it was removed, and cannot be put back
+        yet.
+        """  # fmt: skip
+        return self._at(self.place.folder.checkpoint(token))
+
+    def _checkpoint_of_all(self) -> str:
+        """That of a merged capture."""
+        return self._at(self.place.folder.checkpoint_of(self.place.merged))
+
+    def _at(self, path: str) -> str:
+        checkpoint = self._adrift.get(path)
+        if checkpoint is not None:
+            with contextlib.suppress(FolderError):
+                self.place.folder.mend()
+            checkpoint.keep()
+            checkpoint.close()
+            del self._adrift[path]
+        return path
+
+    def _stored_sessions_of(self, checkpoint: str) -> list[StoredSession]:
+        try:
+            return Store.stored_sessions_of(checkpoint)
+        except NoCheckpointError as error:
+            self._told.say(str(error))
+            return []
+
+    def _merged_stored_sessions(self) -> list[StoredSession]:
+        if not self.place.merged:
+            return []
+        checkpoint = self._checkpoint_of_all()
+        try:
+            if self._merged is None and os.path.exists(checkpoint):
+                self.merged()
+        except CaptureError:  # its sessions are known, whether it can be written or not
+            return self._stored_sessions_of(checkpoint)
+        return list(self._merged.stored_sessions.values()) if self._merged else []
+
+    # ------------------------------------------------------------------ stores
+
+    def open(self, token: bytes, about: Mapping[str, str]) -> tuple[Store, StoredSession]:
+        """The store of a session, which may be closed: then the session has ended."""
+        store = self.merged() if self.place.merged else self._again(token, about["name"] or about["host"])
+        stored_session = store.join(token, about)
+        if not store.closed:
+            self.stores.add(store)
+        return store, stored_session
+
+    def merged(self) -> Store:
+        """The store of all sessions, in a place with `merged`."""
+        if self._merged is None:
+            path, folder = self.place.merged, self.place.folder
+            checkpoint, spare = self._checkpoint_of_all(), partial(folder.beside, path)
+            if os.path.exists(checkpoint):
+                self._merged = Store.again(checkpoint, self._packing, self.place.options, spare)
+            else:
+                system, free = os.uname(), folder.beside(path)
+                if free != path:
+                    self._told.say(f"{path} is there, and nothing is known of it here: {free} is written")
+                about = {"host": system.nodename, "kernel": system.release, "tool": "kwire collect"}
+                options = self.place.options
+                self._merged = Store(
+                    free, checkpoint, self._packing, options, about, merged=True, spare=spare
+                )
+        return self._merged
+
+    def settle(self, token: bytes) -> Store | None:
+        """Give the capture of a session that did not come back its ending; None where there is nothing."""
+        if self.place.merged or not os.path.exists(self._checkpoint(token)):
+            return None
+        stored_session = self.remembered(token)
+        store = self._again(token, stored_session.host if stored_session is not None else "")
+        if store.closed:
+            return None
+        self._close(store)
+        return store
+
+    def _close(self, store: Store) -> None:
+        """Give a capture its ending."""
+        try:
+            store.close()
+        except BaseException:
+            self.leave(store)
+            raise
+
+    def close_merged(self) -> Store | None:
+        """Give a merged capture its ending, and give it, if there is one."""
+        store = self._merged  # whose checkpoint may have been removed just now
+        if store is None and self.place.merged and os.path.exists(self._checkpoint_of_all()):
+            store = self.merged()
+        if store is None or store.closed:
+            return None
+        try:
+            store.close()
+        except GoneError as error:
+            self._told.failed(store, error)
+            store = self.merged()  # one that counts what is gone
+            self._close(store)
+        return store
+
+    def finish(self, store: Store, stored_session: StoredSession) -> None:
+        """A session has ended, and all of it was taken: with the last one its capture gets its ending."""
+        store.finish(stored_session)
+        for each in store.stored_sessions.values() if store.closed else ():
+            while len(self._done) >= MOST_DONE:
+                del self._done[next(iter(self._done))]
+            self._done[each.token] = each.outline()
+
+    def leave(self, store: Store) -> None:
+        """Leave a store as its checkpoint knows it."""
+        with contextlib.suppress(FolderError):
+            self.place.folder.mend()
+        checkpoint = store.leave()
+        if checkpoint is not None:
+            self._adrift[checkpoint.path] = checkpoint
+        self.forget(store)
+
+    def forget(self, store: Store) -> None:
+        """A store is closed."""
+        for stores in (self.stores, self._dirty, self.refused):
+            stores.discard(store)
+        if self._merged is store:
+            self._merged = None
+
+    def _again(self, token: bytes, host: str) -> Store:
+        folder = self.place.folder
+        return Store.again(
+            self._checkpoint(token), self._packing, self.place.options, partial(folder.capture, host)
+        )
+
+    # ------------------------------------------------------------------ commits
+
+    def take(self, store: Store, stored_session: StoredSession, sequence: int, payload: Payload) -> None:
+        """Take a payload of a session, to be made safe with others."""
+        store.take(stored_session, sequence, payload)
+        self.soon(store)
+        self._taken += len(payload)
+        if self._taken >= AT_ONCE:
+            self.commit()
+
+    def soon(self, store: Store, seconds: float = PAUSE) -> None:
+        """Commit this store, and others that wait, in a moment."""
+        self._dirty.add(store)
+        when = self.loop.now() + seconds
+        if self._commit is None or self._commit.when > when:
+            self.loop.cancel(self._commit)
+            self._commit = self.loop.at(when, self.commit)
+
+    def commit(self) -> None:
+        """Make safe what was taken, and tell it."""
+        self.loop.cancel(self._commit)
+        self._commit = None
+        self._taken = 0
+        dirty, self._dirty = self._dirty, set()
+        for store in dirty:
+            try:
+                stored_sessions = store.commit()
+            except (CheckpointError, FullError) as error:
+                if self.mend():
+                    self.soon(store)
+                    continue
+                self.refused.add(store)
+                self._told.refused(store, error)
+                self.soon(store, AGAIN)
+                continue
+            except Exception as error:
+                self._told.failed(store, error)
+                continue
+            self.refused.discard(store)
+            self._told.taken()
+            for stored_session in stored_sessions:
+                self._told.safe(stored_session)
+
+    def mend(self) -> bool:
+        """Make the folder again where others have removed it, and the checkpoints; whether that was so."""
+        mended = False
+        with contextlib.suppress(FolderError):
+            mended = self.place.folder.mend()
+        if mended:
+            self._told.say(f"{self.place.folder.path} was removed by somebody else: it is made again")
+            for store in self.stores:
+                with contextlib.suppress(CheckpointError):
+                    store.keep()
+        for path in list(self._adrift):
+            with contextlib.suppress(CheckpointError):
+                self._at(path)
+        return mended
+
+    # ------------------------------------------------------------------ after a restart
+
+    def recover(self) -> list[Store]:
+        """Captures that a killed collector left get their ending; what comes later goes on with them. Gives
+        those of which something is gone: it is counted.
+        """
+        if self.place.merged:
+            return self._recover_merged()
+        gone: list[Store] = []
+        for checkpoint in self.place.folder.checkpoints():
+            try:
+                gone += self._recover(checkpoint)
+            except (CaptureError, CheckpointError) as error:
+                self._told.say(str(error))
+            except Exception as error:
+                self.loop.contain(error)
+        return gone
+
+    def _recover(self, checkpoint: str) -> list[Store]:
+        stored_sessions = Store.stored_sessions_of(checkpoint)
+        if os.path.basename(checkpoint) not in [
+            stored_session.token.hex() for stored_session in stored_sessions
+        ]:
+            raise _mistaken(checkpoint, stored_sessions)
+        try:
+            self._close(Store.again(checkpoint, self._packing, self.place.options))
+            return []
+        except GoneError as error:
+            stored_session = Store.stored_sessions_of(checkpoint)[0]
+            store = self._again(stored_session.token, stored_session.host)
+            self._close(store)
+            told = are(store.writer.gone, "event")
+            self._told.say(f"{error}; {told} gone with it, counted as lost in {store.path_now}")
+            return [store]
+
+    def _recover_merged(self) -> list[Store]:
+        checkpoint = self.place.folder.checkpoint_of(self.place.merged)
+        stored_sessions = self._stored_sessions_of(checkpoint)
+        with contextlib.suppress(CaptureError, CheckpointError):
+            ended = (
+                Store.ended(checkpoint)
+                if all(stored_session.done for stored_session in stored_sessions)
+                else ""
+            )
+            if stored_sessions and ended and not self.place.folder.taken(ended):
+                os.unlink(checkpoint)
+                before = plural(len(stored_sessions), "session")
+                self._told.say(
+                    f"{ended} is not there any more: it is begun anew, without the {before} before"
+                )
+            elif stored_sessions:
+                self.merged()
+        return []
+
+
+def _mistaken(path: str, stored_sessions: list[StoredSession]) -> CheckpointError:
+    names = ", ".join(stored_session.token.hex() for stored_session in stored_sessions) or "none"
+    return CheckpointError(
+        "read", path, f"it is the checkpoint of another session, {names}", "rename it to that"
+    )

@@ -1,0 +1,224 @@
+"""Values of varying length: texts and bytes in the tail of a record → IR.
+
+Laws: a value is written straight to where it will lie, its (offset, length) pair into the fixed part;
+nothing of an earlier record or of the stack follows it. Short arrays of characters (a thread's name, an
+interface's) travel in registers and their length is found without a loop or a helper; everything else is
+read by the helper for strings or for bytes. Each length is clamped by an instruction the verifier
+understands on 6.1 (`umin`, `within`). What the helper could not read has no bytes and the cut bit, which no
+other value has together.
+
+A record on the stack has at most one tail value, at a constant offset, with the bytes behind it zeroed first;
+a record in scratch memory is padded once, after the last value (`Record.finish`).
+"""
+
+from kwire.compile.expressions import ExpressionLowering, pieces, signed64
+from kwire.compile.fold import bits_of
+from kwire.compile.ir import At, Operand, Slot, Value
+from kwire.compile.layout import Item
+from kwire.lang import checked, types
+from kwire.wire.fields import TAIL_CUT
+
+ONES = 0x0101010101010101
+HIGHS = signed64(ONES << 7)
+WORDS_MOST = 16
+"""Arrays of characters up to this size travel in registers."""
+
+
+class Record:
+    """A record under construction: where it lies and where its next tail value goes."""
+
+    __slots__ = ("base", "end", "lower")
+
+    def __init__(self, lower: ExpressionLowering, base: Value | Slot, size: int) -> None:
+        self.lower = lower
+        self.base = base
+        self.end: Operand = size  # bytes so far, header included
+
+    def tail(self, item: Item, value: checked.ReadText | checked.ReadBytes | checked.Comm) -> None:
+        """Append one tail value and store the pair that points to it."""
+        lower = self.lower
+        before, lower.span = lower.span, value.span
+        limit = min(item.limit, value.type.limit)
+        if isinstance(value, checked.ReadBytes):
+            length, cut = self._bytes(value, limit)
+        else:
+            length, cut = self.text(value, limit)
+        lower.store(self.base, item.offset, 2, self.end)
+        told = length if cut == 0 else lower.emit("or", [length, lower.emit("mul", [cut, TAIL_CUT])])
+        lower.store(self.base, item.offset + 2, 2, told)
+        self.end = lower.emit("add", [length, self.end])
+        lower.span = before
+
+    def text(self, value: checked.ReadText | checked.Comm, limit: int) -> tuple[Operand, Operand]:
+        """Write a text where the next tail value goes: (length, 1 when it was cut)."""
+        lower = self.lower
+        if isinstance(value, checked.Comm):
+            return self._words([*lower.comm()], limit)
+        if 0 < value.fixed <= min(WORDS_MOST, limit):
+            sizes = [min(8, value.fixed - at) for at in range(0, value.fixed, 8)]
+            words = [lower.read_int(value.place, size, 8 * n) for n, size in enumerate(sizes)]
+            return self._words(words, limit)
+        return self._string(value, limit)
+
+    def finish(self) -> Operand:
+        """Zero the padding; the size of the whole record."""
+        lower = self.lower
+        if isinstance(self.end, int):
+            size = (self.end + 7) & ~7
+            for at, piece in pieces(self.end, size - self.end):
+                lower.store(self.base, at, piece, 0)
+            return size
+        if isinstance(self.base, Value):
+            lower.store(lower.emit("add", [self.base, self.end]), 0, 8, 0)
+        return lower.emit("and", [lower.emit("add", [self.end, 7]), 0x1FFF8])
+
+    def _here(self) -> At:
+        """Where the next tail value goes."""
+        if isinstance(self.end, int):
+            return At(self.base, self.end)
+        assert isinstance(self.base, Value)
+        return At(self.lower.emit("add", [self.base, self.end]), 0)
+
+    def _clear(self, size: int) -> None:
+        """On the stack: zero the next bytes up to the end of a word, before a helper writes there."""
+        if isinstance(self.base, Slot):
+            assert isinstance(self.end, int)
+            size = ((self.end + size + 7) & ~7) - self.end
+            for at, piece in pieces(self.end, size):
+                self.lower.store(self.base, at, piece, 0)
+
+    # short texts, in registers
+
+    def _words(self, words: list[Value], limit: int) -> tuple[Operand, Operand]:
+        """A text in one or two words: masked behind its NUL, stored, measured."""
+        lower = self.lower
+        beyond: Operand = 0
+        if limit < 8 * len(words) - 1:  # a name of which less is wanted than there is
+            part, shift = words[limit // 8], 8 * (limit % 8)
+            beyond = lower.emit("and", [lower.binary("rsh", part, shift), 0xFF], None, 8)
+            if shift:
+                words = [*words[: limit // 8], lower.emit("and", [part, (1 << shift) - 1], None, shift)]
+            else:
+                words = words[: limit // 8]
+        first, length, full = self._measure(words[0])
+        kept: list[Operand] = [first]
+        if len(words) == 2:
+            more, done = lower.new_block("long"), lower.block
+            assert done is not None
+            after = lower.new_block("short")
+            lower.branch("eq", full, -1, more, after)
+            lower.start(after)
+            short = lower.block
+            lower.start(more)
+            second, extra, _ = self._measure(words[1])
+            total = lower.emit("add", [extra, 8])
+            length, second = lower.join_all([(short, [length, 0]), (lower.block, [total, second])])
+            kept.append(second)
+        self._store_words(kept)
+        most = min(limit, 8 * len(words))
+        told = lower.emit("umin", [length, most])
+        if beyond == 0:
+            return told, 0
+        full = lower.emit("cmp", [length, most], "eq", 1)
+        return told, lower.emit("and", [full, lower.emit("cmp", [beyond, 0], "ne", 1)], None, 1)
+
+    def _measure(self, word: Value) -> tuple[Operand, Operand, Operand]:
+        """The word without what follows its first zero byte, the bytes before that, and their mask.
+
+        (word - ONES) & ~word & HIGHS has as its lowest set bit the top bit of the first zero byte; the mask
+        of all bits below that byte, its bytes counted by a multiplication, tells the length.
+        """
+        emit = self.lower.emit
+        zeros = emit("and", [emit("sub", [word, ONES]), emit("xor", [word, -1])])
+        zeros = emit("and", [zeros, HIGHS])
+        lowest = emit("and", [zeros, emit("neg", [zeros])])
+        mask = emit("add", [emit("rsh", [lowest, 7]), -1])
+        kept = emit("and", [word, mask])
+        length = emit("rsh", [emit("mul", [emit("and", [mask, ONES]), ONES]), 56])
+        return kept, length, mask
+
+    def _store_words(self, words: list[Operand]) -> None:
+        """Store the words; on the stack shifted into aligned words, the last one zero-filled to its end."""
+        lower = self.lower
+        if isinstance(self.base, Value):
+            here = self._here()
+            for number, word in enumerate(words):
+                lower.store(here.base, here.offset + 8 * number, 8, word)
+            return
+        assert isinstance(self.end, int)
+        before = -self.end % 8  # bytes that still fit the word the tail begins in
+        for at, piece in pieces(self.end, before):
+            lower.store(self.base, at, piece, lower.binary("rsh", words[0], 8 * (at - self.end)))
+        at = self.end + before
+        for number, word in enumerate(words):
+            part = lower.binary("rsh", word, 8 * before)
+            if before and number + 1 < len(words):
+                part = lower.emit("or", [part, lower.emit("lsh", [words[number + 1], 64 - 8 * before])])
+            lower.store(self.base, at + 8 * number, 8, part)
+
+    # texts and bytes read by a helper
+
+    def _string(self, value: checked.ReadText, limit: int) -> tuple[Operand, Operand]:
+        """A text up to its NUL: (length, 1 when it was cut, or could not be read and has no length).
+
+        Two bytes more than the limit are asked for, one for the NUL and one that tells a text of just the
+        limit from a longer one. The helper never gives the last byte of what was asked for, so the last
+        character of an array that has no NUL is fetched by itself.
+        """
+        lower = self.lower
+        most = min(limit + 2, value.fixed) if value.fixed else limit + 2
+        size: Operand = most
+        base, offset = lower.place(value.place)
+        source = lower.binary("add", base, offset)
+        if isinstance(value.place.base, checked.DataLocAddress) and not (offset or value.place.indexes):
+            word = lower.context_int(value.place.base.offset, 4)
+            size = lower.emit("umin", [lower.emit("rsh", [word, 16]), most])
+        self._clear(most)
+        here = self._here()
+        result = lower.call(f"probe_read_{value.place.space}_str", here, size, source)
+        lower.fault(result)
+        length: Operand = lower.emit("add", [result, -1])
+        length = lower.emit("within", [length, length, most])
+        if 0 < value.fixed <= limit + 1:
+            length = self._last_character(value, length, base, offset, here)
+        kept = lower.emit("umin", [length, limit])
+        own = isinstance(value.place.base, checked.DataLocAddress | checked.Context)
+        unread: Operand = 0 if own else lower.emit("rsh", [result, 63], None, 1)
+        if 0 < value.fixed <= limit:
+            return kept, unread
+        if isinstance(self.base, Slot):
+            lower.store(here.base, here.offset + limit, 1, 0)
+        cut = lower.emit("sub", [length, kept])
+        return kept, cut if own else lower.emit("or", [cut, unread])
+
+    def _last_character(
+        self, value: checked.ReadText, length: Operand, base: Operand, offset: int, here: At
+    ) -> Operand:
+        """The length of a text in an array that the helper filled to the last byte but one."""
+        lower = self.lower
+        last = value.fixed - 1
+        more, short = lower.new_block("last"), lower.new_block("short")
+        lower.branch("eq", length, last, more, short)
+        lower.start(short)
+        lower.start(more)
+        character = lower.hop(base, offset + last, 1, value.place.space)
+        lower.store(here.base, here.offset + last, 1, character)
+        whole = lower.emit("add", [lower.emit("cmp", [character, 0], "ne", 1), last])
+        return lower.join([(short, length), (lower.block, whole)])
+
+    def _bytes(self, value: checked.ReadBytes, limit: int) -> tuple[Operand, Operand]:
+        """A number of bytes: (length, 1 when there were more, or they could not be read)."""
+        lower = self.lower
+        wanted = lower.expr(value.length)
+        if types.signed(value.length.type) and bits_of(wanted) == 64:  # a negative number of bytes is none
+            sign = lower.emit("arsh", [wanted, 63])
+            wanted = lower.emit("and", [wanted, lower.emit("xor", [sign, -1])])
+        base, offset = lower.place(value.place)
+        self._clear(limit)
+        size = lower.emit("umin", [wanted, limit])
+        source = lower.binary("add", base, offset)
+        result = lower.call(f"probe_read_{value.place.space}", self._here(), size, source)
+        lower.fault(result)
+        length = lower.emit("within", [size, result, 1])
+        more = lower.emit("cmp", [wanted, limit], "gt", 1)
+        return length, lower.emit("or", [more, lower.emit("rsh", [result, 63], None, 1)])
