@@ -106,7 +106,7 @@ HEAD = """
 import json, os, random, sys
 from pathlib import Path
 import fault_world
-from kwire.stream import certs
+from kwire.transport import certs
 base = Path(sys.argv[1])
 """
 
