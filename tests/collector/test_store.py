@@ -434,6 +434,43 @@ def test_a_file_that_is_moved_is_ended_and_another_one_begun(tmp_path: Path) -> 
     folder.close()
 
 
+@pytest.mark.parametrize("where", ["archive.pcapng", "old/archive.pcapng"])
+def test_a_file_that_is_moved_while_the_disk_fails_holds_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Another file was begun in its place, and the checkpoint could not be told so."""
+    home = tmp_path / "in"
+    folder, packing = Folder(str(home)), Packing()
+    spare = lambda: folder.capture("box", 0)  # noqa: E731
+    Store.promise(folder.checkpoint(TOKEN), StoredSession(TOKEN, {"host": "box"}), False)
+    store = Store.again(folder.checkpoint(TOKEN), packing, Options(), spare)
+    stored_session = store.join(TOKEN, {"host": "box"})
+    store.take(stored_session, stored_session.next, describe(1))
+    store.commit()
+    (home / where).parent.mkdir(exist_ok=True)
+    os.rename(store.path_now, home / where)
+
+    def write(*_: object) -> None:
+        raise CheckpointError("write", "x", "Input/output error")
+
+    store.take(stored_session, stored_session.next, events(0, 1000))
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "write", write)
+        with pytest.raises(CheckpointError):
+            store.commit()
+        store.take(stored_session, stored_session.next, events(1000, 1000))
+        store.leave()
+    store = Store.again(folder.checkpoint(TOKEN), packing, Options(), spare)
+    stored_session = store.stored_sessions[TOKEN]
+    for payload in (events(0, 1000), events(1000, 1000), *totals_frames({1: 2000})):
+        store.take(stored_session, stored_session.next, payload)
+    store.commit()
+    store.finish(stored_session)
+    assert sorted(numbers(*map(str, tmp_path.rglob("*.pcapng")))) == list(range(2000))
+    assert store.losses(stored_session) == {}
+    folder.close()
+
+
 def test_probes_join_are_described_again_and_have_any_number(site: Site) -> None:
     site.collected_session(
         describe(7), events(0, 5, id=7) + describe(3) + events(5, 5, id=3) + events(10, 5, id=7)

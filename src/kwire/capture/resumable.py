@@ -246,8 +246,11 @@ class ResumableWriter(Writer):
         number, position, tail, started, where = self._take_state(state)
         own = [str(self._path(each)) for each in [*range(1, number), number]]
         self.files = [*self._remaining(), *own]
+        own_id = identity.Identity(self._id, max(1, number))
         if self._moved:
-            self.files[-1] = find(self.files[-1], identity.Identity(self._id, max(1, number)), *where)
+            self.files[-1] = find(self.files[-1], own_id, *where)
+        elif _another(self.files[-1], own_id):
+            raise GoneError("go on writing", self.files[-1], "another capture is there now")
         if number and (os.path.exists(self._path(number + 1)) or _followed(self.files[-1], position)):
             _set_aside_later(str(self._base), number, self._id)
         output = Output.again(self.files[-1], position, 4096 + _reserve(len(self.schemas)), tail)
@@ -458,6 +461,14 @@ def find(path: str, own: identity.Identity, device: int, inode: int) -> str:
             if there and identity.of_file(entry.path) == own:
                 return entry.path
     raise GoneError("go on writing", path, "it is not there any more")
+
+
+def _another(path: str, own: identity.Identity) -> bool:
+    """Whether a file is there that says that it is another one."""
+    with contextlib.suppress(CaptureError, OSError):
+        found = identity.of_file(path)
+        return found is not None and found != own
+    return False  # whoever goes on with it is told
 
 
 def _around(path: str) -> Iterator["os.DirEntry[str]"]:

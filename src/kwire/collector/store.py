@@ -89,6 +89,7 @@ class Store:
         "_spare",
         "_stored_session",
         "_touched",
+        "_unpromised",
         "closed",
         "merged",
         "path",
@@ -187,6 +188,7 @@ class Store:
         self._packing = packing
         self.stored_sessions: dict[bytes, StoredSession] = {}
         self.closed = self._ended = False
+        self._unpromised = ""  # the id of a capture that is written and of which the checkpoint knows nothing
         self._stored_session: StoredSession | None = None  # whose payload is being taken
         self._touched: dict[
             StoredSession, None
@@ -242,6 +244,7 @@ class Store:
         """End the file, which was moved away, and begin another one."""
         self.writer.move_on(path)
         self.path = self.writer.target
+        self._unpromised = self.writer.id
         self._front["path"] = os.path.basename(self.path)
         self._front["id"] = self.writer.id
 
@@ -414,6 +417,7 @@ class Store:
         if self._checkpoint is not None:
             stored_sessions = self._stored_sessions()
             self._checkpoint.write(Contents({**stored_sessions.often, **self._file()}, stored_sessions.once))
+        self._unpromised = ""
         for stored_session in self._touched:
             stored_session.kept()
         self._touched.clear()
@@ -503,6 +507,8 @@ class Store:
         checkpoint, self._checkpoint = self._checkpoint, None
         with contextlib.suppress(CaptureError, OSError):
             self.writer.leave()
+        if self._unpromised:
+            _sweep(self.path, self._unpromised)  # what is in it comes again
         if checkpoint is not None:
             try:
                 checkpoint.keep()
