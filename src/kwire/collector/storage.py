@@ -67,12 +67,8 @@ class Storage:
         self._packing = Packing()
         self._merged: Store | None = None
         self._dirty: set[Store] = set()
-        self._done: dict[
-            bytes, StoredSession
-        ] = {}  # sessions that ended here, by token: checkpoints may be removed
-        self._adrift: dict[
-            str, Checkpoint
-        ] = {}  # that were removed, of stores that were left; by their paths
+        self._done: dict[bytes, StoredSession] = {}  # ended here, by token: checkpoints may be removed
+        self._adrift: dict[str, Checkpoint] = {}  # removed ones, by path, of stores that were left
         self._taken = 0  # bytes since the last commit
         self._commit: Timer | None = None
 
@@ -90,14 +86,8 @@ class Storage:
         """  # fmt: skip
         path = self._checkpoint(token)
         own = self._stored_sessions_of(path)
-        found = next(
-            (
-                stored_session
-                for stored_session in [*self._merged_stored_sessions(), *own]
-                if stored_session.token == token
-            ),
-            None,
-        )
+        all = [*self._merged_stored_sessions(), *own]
+        found = next((one for one in all if one.token == token), None)
         if own and found is None:
             raise _mistaken(path, own)
         return found or self._done.get(token)
@@ -109,15 +99,11 @@ class Storage:
         stored_sessions: dict[bytes, StoredSession] = {}
         for path in self.place.folder.checkpoints():
             try:
-                stored_sessions |= {
-                    stored_session.token: stored_session for stored_session in self._stored_sessions_of(path)
-                }
+                stored_sessions |= {one.token: one for one in self._stored_sessions_of(path)}
             except CheckpointError as error:  # its sessions may go on another time; others do now
                 self._told.say(str(error))
-        stored_sessions |= {
-            stored_session.token: stored_session for stored_session in self._merged_stored_sessions()
-        }
-        return [stored_session for stored_session in stored_sessions.values() if not stored_session.done]
+        stored_sessions |= {one.token: one for one in self._merged_stored_sessions()}
+        return [one for one in stored_sessions.values() if not one.done]
 
     def disregard(self, stored_session: StoredSession) -> None:
         """A session that has ended and delivered nothing need not be remembered."""
@@ -336,9 +322,7 @@ class Storage:
 
     def _recover(self, checkpoint: str) -> list[Store]:
         stored_sessions = Store.stored_sessions_of(checkpoint)
-        if os.path.basename(checkpoint) not in [
-            stored_session.token.hex() for stored_session in stored_sessions
-        ]:
+        if os.path.basename(checkpoint) not in [one.token.hex() for one in stored_sessions]:
             raise _mistaken(checkpoint, stored_sessions)
         try:
             self._close(Store.again(checkpoint, self._packing, self.place.options))
@@ -355,11 +339,7 @@ class Storage:
         checkpoint = self.place.folder.checkpoint_of(self.place.merged)
         stored_sessions = self._stored_sessions_of(checkpoint)
         with contextlib.suppress(CaptureError, CheckpointError):
-            ended = (
-                Store.ended(checkpoint)
-                if all(stored_session.done for stored_session in stored_sessions)
-                else ""
-            )
+            ended = Store.ended(checkpoint) if all(one.done for one in stored_sessions) else ""
             if stored_sessions and ended and not self.place.folder.taken(ended):
                 os.unlink(checkpoint)
                 before = plural(len(stored_sessions), "session")
@@ -372,7 +352,7 @@ class Storage:
 
 
 def _mistaken(path: str, stored_sessions: list[StoredSession]) -> CheckpointError:
-    names = ", ".join(stored_session.token.hex() for stored_session in stored_sessions) or "none"
+    names = ", ".join(one.token.hex() for one in stored_sessions) or "none"
     return CheckpointError(
         "read", path, f"it is the checkpoint of another session, {names}", "rename it to that"
     )

@@ -190,9 +190,7 @@ class Store:
         self.closed = self._ended = False
         self._unpromised = ""  # the id of a capture that is written and of which the checkpoint knows nothing
         self._stored_session: StoredSession | None = None  # whose payload is being taken
-        self._touched: dict[
-            StoredSession, None
-        ] = {}  # stored sessions that changed since they were made safe
+        self._touched: dict[StoredSession, None] = {}  # those that changed since they were made safe
 
     def _restore(
         self,
@@ -396,9 +394,7 @@ class Store:
         """
         if not self._touched:
             return []
-        safer = [
-            stored_session for stored_session in self._touched if stored_session.stored != stored_session.next
-        ]
+        safer = [one for one in self._touched if one.stored != one.next]
         self._put_down()
         return safer
 
