@@ -599,7 +599,7 @@ class Engine:
                 memoryview(data)[offset : offset + captured], original, link
             )
             for finding in found.found:
-                if finding.what is trouble:
+                if finding.what is trouble and not finding.apart:
                     return str(finding)
         return f"{trouble.name}: {trouble.value}" + (f" ({detail})" if detail else "")
 
