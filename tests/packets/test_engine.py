@@ -273,7 +273,8 @@ def test_the_same_comes_out(net: Any, seed: int, any_port: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seed", "any_port"), [(9, True), (369, True), (1017, True), (528810, False), (431759, False), (28592744, False)]
+    ("seed", "any_port"),
+    [(9, True), (369, True), (1017, True), (528810, False), (431759, False), (28592744, False)],
 )
 def test_what_is_wrong_is_told_in_one_order(net: Any, seed: int, any_port: bool) -> None:
     """Captures in which much is first found when flows and sessions are given up, at the end."""
