@@ -28,7 +28,7 @@ from kwire.wire.schema import Schema, SchemaReader
 from kwire.wire.session import Session
 from kwire.wire.totals import TOTALS, totals_frames
 
-LOOK: Final = 1.0
+LOOK: Final = 0.2
 """Seconds between two looks at the disks of spools."""
 
 RETRY: Final = 0.05
