@@ -2,7 +2,7 @@
  * The engine that takes packets of the network apart in batches: its memory, all of it handed in by the caller and
  * kept between calls, and what its parts ask of each other. `packets.network.Network` is the specification.
  *
- * The laws are the walkers', and: a call ends between two packets, or where a HELLO or WELCOME has to be read by
+ * Invariants: those of the walkers, and: a call ends between two packets, or where a HELLO or WELCOME has to be read by
  * Python (`call`), and goes on there; what is kept between packets lies in the engine's tables, never in the data.
  */
 #ifndef KWIRE_ENGINE_H

@@ -2,7 +2,7 @@
  * Walkers of length-prefixed chains: the one loop that vectorized Python cannot do.
  *
  * A plain shared library, reached through ctypes (kwire/native.py); it knows nothing of Python. Each function
- * has a Python twin in the room that uses it; the twin is the specification. The laws:
+ * has a Python twin in the room that uses it; the twin is the specification. Invariants:
  *   - no byte outside [data, data + size) is read and no slot beyond `limit` or `room` is written, whatever
  *     the lengths in the data claim;
  *   - a walker stops before the first thing it does not understand and says where; it never guesses;

@@ -1,7 +1,7 @@
 """What a test may ask of the machine (markers), and what it must leave as it found it (`leaves_nothing`).
 
-Laws: a test that cannot run is skipped by name with what is lacking; on the kernels of `KERNELS` a test is
-skipped only for what the table says, so a feature that stops being found there fails instead of skipping.
+Invariants: a test that cannot run is skipped by name with what is lacking; on the kernels of `KERNELS` a test
+is skipped only for what the table says, so a feature that stops being found there fails instead of skipping.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""The server of an agent that listens: sessions with clients on one side, trace processes that trace on the
-other.
+"""The server of an agent that listens: sessions with clients on one side, trace processes on the other.
 
 Invariants: a client has one trace at most, and what the policy grants it; its session may be taken up again
 while its trace process goes on, whose events wait here meanwhile, in bounded memory; when the session ends so

@@ -1,9 +1,8 @@
-"""Tracing for others: a launcher that may load programs, and a trace process for each trace, which may
-nothing.
+"""Tracing for others: a launcher that may load programs, and a process for each trace, which may nothing.
 
-    server      talks to the network, without privileges (`kwire.agent.server`)
-    launcher   never reads a byte of the network; forks a trace process whenever the server asks
-    trace process     reads one request, compiles, loads and attaches, becomes nobody, and then moves events
+    server          talks to the network, without privileges (`kwire.agent.server`)
+    launcher        never reads a byte of the network; forks a trace process whenever the server asks
+    trace process   reads one request, compiles, loads and attaches, becomes nobody, and then moves events
 
 Invariants: server and launcher share a socket over which only descriptors travel; server and trace process
 share one that carries messages (`Message`); whoever sees the other end closed ends, so nothing outlives the

@@ -1,7 +1,7 @@
 """How often integers stand there: their distinct values, their powers of two; in C, and the twins in numpy.
 
-The laws are the walkers' (native/columns.c): no byte outside the buffers is touched, no state is kept. The
-twins are the specification.
+Invariants, as of all walkers (native/columns.c): no byte outside the buffers is touched, no state is kept.
+The twins are the specification.
 """
 
 import os

@@ -1,7 +1,8 @@
 """The Python twins of the C walkers that captures use; they are the specification of `native/walk.c`.
 
-The laws are the walkers': no byte outside the buffers, a stop before the first thing that is not understood,
-no state kept. `epb_pack`, `pcapng_walk` and `count_by_id` are the C functions where the library is there.
+Invariants, as of all walkers: no byte outside the buffers, a stop before the first thing that is not
+understood, no state kept. `epb_pack`, `pcapng_walk` and `count_by_id` are the C functions where the library
+is there.
 """
 
 import struct

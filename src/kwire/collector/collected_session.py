@@ -1,5 +1,4 @@
-"""A collected session: a session being collected, with what the collector knows of it; and the place where
-captures go.
+"""A session being collected, with what the collector knows of it; and the place where captures go.
 
 Invariant: what an agent says of itself is text, and short.
 """

@@ -86,8 +86,8 @@ class Storage:
         """  # fmt: skip
         path = self._checkpoint(token)
         own = self._stored_sessions_of(path)
-        all = [*self._merged_stored_sessions(), *own]
-        found = next((one for one in all if one.token == token), None)
+        known = [*self._merged_stored_sessions(), *own]
+        found = next((one for one in known if one.token == token), None)
         if own and found is None:
             raise _mistaken(path, own)
         return found or self._done.get(token)

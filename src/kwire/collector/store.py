@@ -585,7 +585,7 @@ class Store:
 def _read(
     checkpoint: str, values: Mapping[bytes, bytes]
 ) -> tuple[dict[str, Any], dict[bytes, StoredSession], State]:
-    """What a checkpoint says: the front, the stored sessions, the state of the writer. Raises
+    """What a checkpoint says: of the capture, the stored sessions, the state of the writer. Raises
     NoCheckpointError.
     """  # fmt: skip
     try:

@@ -1,5 +1,4 @@
-"""A stored session: one session's part of a store: which frames describe its probes, what their numbers are
-there.
+"""One session's part of a store: which frames describe its probes, what their numbers are there.
 
 Invariants: a peer's claims are bounded before anything grows by them; what is refused is counted and named,
 and the stored session goes on; SCHEMA payloads are kept as they came, so that a successor reads the same

@@ -1,6 +1,6 @@
 """Compiling one probe: from the checked program to an image and its schemas. The room's front door.
 
-Laws: the same input gives the same bytes; the image names the maps it uses and gives their shapes, the
+Invariants: the same input gives the same bytes; the image names the maps it uses and gives their shapes, the
 shared ones (`rings`, `counts`, `tasks`) being the same for every program of a trace; the schemas, one for
 each shape of event, describe exactly the records that the image emits. Two programs with equal `layout_key`
 compile to the same instructions with `cookie=True`.

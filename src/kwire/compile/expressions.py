@@ -1,6 +1,6 @@
 """Scalar expressions of the checked program → IR.
 
-Laws: `expr` gives an operand that holds the mathematical value of the expression's type in 64 bits,
+Invariants: `expr` gives an operand that holds the mathematical value of the expression's type in 64 bits,
 constants as Python integers in signed 64-bit form. Reading through an address becomes `hop` or `block`,
 never a helper call: that is decided later, when it is known what else is read nearby. Logic branches only
 where the right operand costs something.

@@ -1,9 +1,9 @@
 """The record: where each field of an event lies in its frame, and the schema that says so.
 
-Laws: header at 0, timestamp at 8, fixed fields from 16 on by falling alignment (so there are no holes), each
-aligned to the largest power of two, at most 8, that divides its size; then the tail, its values one after
-another in the fields' order, unaligned; the whole padded with zeros to a multiple of 8. No record is longer
-than `MAX_EVENT`. `Layout.fields` and the schema keep the order in which the probe declares its fields.
+Invariants: header at 0, timestamp at 8, fixed fields from 16 on by falling alignment (so there are no holes),
+each aligned to the largest power of two, at most 8, that divides its size; then the tail, its values one
+after another in the fields' order, unaligned; the whole padded with zeros to a multiple of 8. No record is
+longer than `MAX_EVENT`. `Layout.fields` and the schema keep the order in which the probe declares its fields.
 """
 
 from collections.abc import Mapping

@@ -1,9 +1,9 @@
 """Allocated IR → eBPF instructions, legal for ISA v3 without fetching atomics (kernel 5.10 and later).
 
-Laws: r5 and r0 are scratch within one instruction and hold nothing across two, but for r0's short values
-(`allocate`). Clamping (`umin`, `within`) and fault notes leave their rare case to a stub behind the
-program, so that the verifier walks the general case first and finds the rare one to be a special case of
-it; the other way round every clamp would double its work.
+Invariants: r5 and r0 are scratch within one instruction and hold nothing across two, but for r0's short
+values (`allocate`). Clamping (`umin`, `within`) and fault notes leave their rare case to a stub behind the
+program, so that the verifier walks the general case first and finds the rare one to be a special case of it;
+the other way round every clamp would double its work.
 """
 
 from collections.abc import Callable

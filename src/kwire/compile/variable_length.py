@@ -1,6 +1,6 @@
 """Values of varying length: texts and bytes in the tail of a record → IR.
 
-Laws: a value is written straight to where it will lie, its (offset, length) pair into the fixed part;
+Invariants: a value is written straight to where it will lie, its (offset, length) pair into the fixed part;
 nothing of an earlier record or of the stack follows it. Short arrays of characters (a thread's name, an
 interface's) travel in registers and their length is found without a loop or a helper; everything else is
 read by the helper for strings or for bytes. Each length is clamped by an instruction the verifier

@@ -1,7 +1,7 @@
 """Sites: what each kind of attach point offers, from BTF or from a tracepoint's format.
 
-Laws: an attach point whose types are not known still gives a site, with plain numbers for arguments, where
-the kernel can attach without them; a field's width is what its format says, whatever its C type says.
+Invariants: an attach point whose types are not known still gives a site, with plain numbers for arguments,
+where the kernel can attach without them; a field's width is what its format says, whatever its C type says.
 """
 
 from collections.abc import Iterable, Sequence

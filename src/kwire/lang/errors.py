@@ -1,7 +1,7 @@
 """Diagnostics about probe text: collected, located, shown with the source line and the span.
 
-Laws: `str(error)` is one line, `file:line: message; cure`; `error.detail` shows every diagnostic with its
-source line underlined; a message names what was written and what is known, a cure says what to write.
+Invariants: `str(error)` is one line, `file:line: message; cure`; `error.detail` shows every diagnostic with
+its source line underlined; a message names what was written and what is known, a cure says what to write.
 """
 
 from collections.abc import Iterable

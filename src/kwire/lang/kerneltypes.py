@@ -1,8 +1,8 @@
 """The kernel's types as the checker wants them: the one place where this room reads BTF.
 
-Laws: a type is converted when it is asked for, never what it points to beyond names and sizes; a structure is
-known by its module and id, those of the kernel proper by "vmlinux" whoever refers to them; a type this
-compiler has no use for (a function, a float) becomes `Void` or bytes, never an error.
+Invariants: a type is converted when it is asked for, never what it points to beyond names and sizes; a
+structure is known by its module and id, those of the kernel proper by "vmlinux" whoever refers to them; a
+type this compiler has no use for (a function, a float) becomes `Void` or bytes, never an error.
 """
 
 from collections.abc import Iterable

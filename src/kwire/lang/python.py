@@ -1,9 +1,9 @@
 """The Python front end: probe functions, of a file or of a running program, and single expressions.
 
-Laws: text is parsed, never run (`parse_file` is safe on text from elsewhere); a live function is read from
-its source text, never from its byte code. Integers and strings with constant values around a probe can be
-used in it: those assigned at module level in a file, and for a live function also those of its closure and of
-modules (`socket.AF_INET`), with the value they have when the probe is parsed.
+Invariants: text is parsed, never run (`parse_file` is safe on text from elsewhere); a live function is read
+from its source text, never from its byte code. Integers and strings with constant values around a probe can
+be used in it: those assigned at module level in a file, and for a live function also those of its closure and
+of modules (`socket.AF_INET`), with the value they have when the probe is parsed.
 """
 
 import ast

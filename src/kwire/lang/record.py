@@ -1,7 +1,7 @@
 """The programs of `kwire record`: nobody writes them, they follow from the attach point.
 
-Laws: an event begins with the context (cpu, pid, tid, comm); then come the expressions asked for, or else
-everything the attach point itself has. A name that the context has already gets the prefix `args_`.
+Invariants: an event begins with the context (cpu, pid, tid, comm); then come the expressions asked for, or
+else everything the attach point itself has. A name that the context has already gets the prefix `args_`.
 """
 
 from collections.abc import Sequence

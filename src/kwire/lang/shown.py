@@ -1,8 +1,8 @@
 """How people read the numbers of an attach point: flags of system calls, errors, devices, addresses.
 
-Laws: only integers that say nothing of themselves get a display, and it changes nothing but how they are
-shown; what is not known for certain stays a plain number. Displays are those of `wire.fields.DISPLAYS` and
-`wire.names.tables`.
+Invariants: only integers that say nothing of themselves get a display, and it changes nothing but how they
+are shown; what is not known for certain stays a plain number. Displays are those of `wire.fields.DISPLAYS`
+and `wire.names.tables`.
 """
 
 from collections.abc import Mapping

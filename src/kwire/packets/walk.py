@@ -1,6 +1,6 @@
 """The packets of pcap and pcapng files as rows: the Python twins of the C walkers in `native/records.c`.
 
-The laws are the walkers': no byte outside the buffers, a stop before the first thing that is not
+Invariants, as of all walkers: no byte outside the buffers, a stop before the first thing that is not
 understood, no state but what is handed in. A row has four u64: where the packet's bytes lie; its time in
 ns since 1970 (NO_TIME: none); how many bytes there are, and above 32 bits how many there were on the
 network; its link type, and above 32 bits how many bytes of its record stand before it. An interface has

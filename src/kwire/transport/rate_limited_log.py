@@ -1,5 +1,4 @@
-"""RateLimitedLog: what a process that serves others tells people as it happens, a line each, at a bounded
-rate.
+"""What a process that serves others tells people as it happens, a line each, at a bounded rate.
 
 Invariants: at most `BURST` lines at once and `RATE` a second in the long run; the same line, but for the port
 of an address, is not said twice within `AGAIN` seconds; what was left out is counted, and said as soon as

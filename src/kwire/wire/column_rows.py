@@ -1,8 +1,8 @@
 """The raw material of columns: heads of frames, fixed fields of events, places of their texts, texts moved.
 
-The laws are the walkers' (native/columns.c): no byte outside the buffers is touched, whatever lengths claim;
-a walker stops before the first thing that is not sound and says where; no state is kept. The twins, in numpy,
-are the specification. Arrays of numbers are u64.
+Invariants, as of all walkers (native/columns.c): no byte outside the buffers is touched, whatever lengths
+claim; a walker stops before the first thing that is not sound and says where; no state is kept. The twins, in
+numpy, are the specification. Arrays of numbers are u64.
 """
 
 from typing import TYPE_CHECKING, Any, Final, TypeAlias

@@ -1,8 +1,7 @@
-"""What a source has sent, or is to send, and the sink has not acknowledged: an SendQueue, and the one in
-memory.
+"""What a source has sent, or is to send, and the sink has not acknowledged; and the queue in memory.
 
 Invariants: payloads are put in the order of their sequence numbers, without holes; they are kept until they
-are released; an SendQueue holds a bounded number of bytes. One payload always fits an empty SendQueue.
+are released; a queue holds a bounded number of bytes. One payload always fits an empty one.
 """
 
 from __future__ import annotations
