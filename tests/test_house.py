@@ -23,7 +23,7 @@ ARROWS: dict[str, set[str]] = {
     "native": set(),
     "interrupts": set(),
     "kinds": set(),
-    "late": set(),
+    "lazy": set(),
     "words": set(),
     "wire": set(),
     "bpf": set(),
@@ -41,7 +41,7 @@ ARROWS: dict[str, set[str]] = {
     "collector": {"wire", "capture", "transport"},
     "live": {"lang", "compile", "kernel", "capture", "view", "wire", "bpf", "btf"},
 }
-FOR_ALL = {"arguments", "errors", "interrupts", "kinds", "late", "native", "words"}
+FOR_ALL = {"arguments", "errors", "interrupts", "kinds", "lazy", "native", "words"}
 JOINS_ALL = {"cli", "__init__", "__main__"}
 
 # Costly to import, so absent on the way to the first event.

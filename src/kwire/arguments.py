@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from kwire.errors import KwireError
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 
 
 class ArgumentError(KwireError):

@@ -6,7 +6,7 @@ way to list (`kernel.catalog`), a context (`lang.sites`, `compile.expressions`).
 
 from typing import Final
 
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 
 
 class ProbeKind(NamedTuple):

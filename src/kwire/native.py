@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Literal
 
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 
 _LIBRARY = "_walk.abi3.so"
 _WRITABLE = 1  # PyBUF_WRITABLE

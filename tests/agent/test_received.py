@@ -41,7 +41,7 @@ def event(id: int, number: int) -> bytes:
     return build(Type.EVENT, id, number.to_bytes(8, "little") * 2)
 
 
-class SpoolSession:
+class Kept:
     """A sink that keeps what it is given, in order: the numbers of events, losses, and ends of rounds."""
 
     def __init__(self) -> None:
@@ -57,8 +57,8 @@ class SpoolSession:
         self.got.append("round")
 
 
-def received(probes: int) -> tuple[Received, SpoolSession, list[tuple[Schema, ...]]]:
-    kept, begun = SpoolSession(), []
+def received(probes: int) -> tuple[Received, Kept, list[tuple[Schema, ...]]]:
+    kept, begun = Kept(), []
 
     def start(described: tuple[Schema, ...]) -> Sequence[Sink]:
         begun.append(described)
@@ -161,8 +161,8 @@ def frames_of(ids: list[int], start: int) -> Frames:
     return Frames(b"".join(parts), array("Q", range(0, 24 * len(parts), 24)))
 
 
-def throttled(rate: int) -> tuple[Throttle, SpoolSession, Clocked]:
-    kept, clock = SpoolSession(), Clocked()
+def throttled(rate: int) -> tuple[Throttle, Kept, Clocked]:
+    kept, clock = Kept(), Clocked()
     return Throttle(kept, rate, 2, clock), kept, clock
 
 

@@ -10,7 +10,7 @@ import os
 from typing import Final
 
 from kwire.errors import KwireError
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 
 
 class Arch(NamedTuple):

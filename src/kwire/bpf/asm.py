@@ -24,7 +24,7 @@ from kwire.bpf import insn as isa
 from kwire.bpf.image import Image, Line, MapSpec, MapUse
 from kwire.bpf.insn import Insn
 from kwire.errors import KwireError
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 
 
 class Reg(IntEnum):

@@ -7,7 +7,7 @@ be used is found out by trying.
 
 from typing import Final
 
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 
 # In order of their numbers, from 0, as include/uapi/linux/bpf.h counts them. No helper is added any more.
 _IN_ORDER = """

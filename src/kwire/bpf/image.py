@@ -5,7 +5,7 @@ must get the address of which map; whoever loads or runs the image fills them in
 slots (8 bytes each, an `lddw` takes two), as in the kernel's own interfaces.
 """
 
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 
 
 class MapSpec(NamedTuple):

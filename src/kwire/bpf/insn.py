@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from kwire.errors import KwireError
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 
 # Instruction classes, the low three bits of an opcode.
 LD, LDX, ST, STX, ALU, JMP, JMP32, ALU64 = range(8)

@@ -3,7 +3,7 @@
 The offsets come from the kernel's own BTF (`compile.build.task_fields` and `pid_fields`).
 """
 
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 
 
 class TaskFields(NamedTuple):

@@ -9,7 +9,7 @@ from collections import Counter
 from kwire.btf.blob import Btf
 from kwire.btf.errors import BtfLookupError
 from kwire.btf.types import CType, Kind
-from kwire.late import pattern
+from kwire.lazy import pattern
 
 _TOKEN = pattern(r"\s*([A-Za-z_]\w*|\*|\[\s*(?:0[xX][0-9a-fA-F]+|\d+)\s*\])", re.ASCII)
 _TAGGED = {"struct": Kind.STRUCT, "union": Kind.UNION, "enum": Kind.ENUM}

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from kwire.btf.errors import BtfError
 from kwire.btf.types import Kind
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 
 Data: TypeAlias = bytes | mmap
 """What BTF is read from; an mmap is read-only and stays open."""

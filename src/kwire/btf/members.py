@@ -10,7 +10,7 @@ from kwire.btf import types as t
 from kwire.btf.blob import MAX_CHAIN, Btf
 from kwire.btf.errors import BtfLookupError
 from kwire.btf.suggest import did_you_mean, nearest
-from kwire.late import pattern
+from kwire.lazy import pattern
 from kwire.words import plural
 
 _STEP = pattern(r"\s*(\w+)\s*((?:\[\s*\d+\s*\]\s*)*)", re.ASCII)

@@ -13,7 +13,7 @@ from kwire.btf.cache import WORTH, cache_directory, load_table, save_table
 from kwire.btf.errors import BtfError, BtfLookupError
 from kwire.btf.source import read_file
 from kwire.btf.types import FuncProto, Kind
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 
 SYSFS = "/sys/kernel/btf"
 

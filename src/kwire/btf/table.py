@@ -10,7 +10,7 @@ from array import array
 
 from kwire.btf.errors import BtfError
 from kwire.btf.header import Data, Header, RecordSize
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 
 
 class Table(NamedTuple):

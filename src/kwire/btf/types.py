@@ -8,7 +8,7 @@ linux/btf.h.
 from enum import IntEnum
 from typing import TypeAlias
 
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 
 
 class Kind(IntEnum):

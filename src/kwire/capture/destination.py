@@ -16,7 +16,7 @@ import stat
 from typing import Final
 
 from kwire.errors import KwireError
-from kwire.late import pattern
+from kwire.lazy import pattern
 
 STANDARD: Final = {"-": 1, "/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

@@ -19,7 +19,7 @@ from typing import Final
 
 from kwire.capture import pcapng
 from kwire.capture.input import Input, Source
-from kwire.late import NamedTuple, pattern
+from kwire.lazy import NamedTuple, pattern
 from kwire.wire.schema import EARLIEST, LATEST
 
 OWN: Final = "kwire capture {id} file {number}"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any, Final, Protocol, TypeAlias
 
 from kwire.capture.output import CaptureError
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 from kwire.words import plural
 
 CHUNK: Final = 1 << 20  # bytes asked for at a time

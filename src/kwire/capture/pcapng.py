@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import Final, Literal, TypeAlias
 
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 
 Order: TypeAlias = Literal["little", "big"]
 Options: TypeAlias = "list[tuple[int, bytes]]"

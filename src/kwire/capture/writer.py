@@ -21,7 +21,7 @@ from typing import Final
 from kwire.capture import identity, pcapng, walk
 from kwire.capture.destination import descriptor
 from kwire.capture.output import CaptureError, FullError, Output
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 from kwire.wire.frame import Header, Type, read_lenient
 from kwire.wire.frames import Frames
 from kwire.wire.messages import CPU_UNKNOWN, U64_MAX, Cause, Hole, Lost

@@ -31,7 +31,7 @@ from kwire.compile.shape import layout_key
 from kwire.kinds import KINDS
 from kwire.lang import checked
 from kwire.lang.tree import Span
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 from kwire.wire.schema import Schema, event_spec
 
 if TYPE_CHECKING:

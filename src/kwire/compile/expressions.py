@@ -18,7 +18,7 @@ from kwire.compile.layout import CompileError
 from kwire.kinds import KINDS
 from kwire.lang import checked, types
 from kwire.lang.context import Argument, CtxField, Param, Result, Saved, Site, TaskMember
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 
 Reader: TypeAlias = Callable[[int, int], Value]
 """Reads the aligned unsigned integer at an offset, of a size."""

@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 
 from kwire.lang.checked import Piece
 from kwire.lang.tree import NOWHERE, Span
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 
 
 class Effect:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from kwire.errors import KwireError
 from kwire.lang import checked, types
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 from kwire.wire import schema as wire
 from kwire.wire.fields import DISPLAYS, FIELDS_AT, TAIL_MAX
 from kwire.wire.frame import MAX_EVENT

@@ -27,7 +27,7 @@ from kwire.kinds import KINDS
 from kwire.lang import checked
 from kwire.lang.errors import Diagnostic, LanguageError
 from kwire.lang.forms import Node, walk
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 
 STACK_RECORD_MOST = 256
 """Longer records, and those with several tail values, are built in scratch memory."""

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Mapping
 
 from kwire.bpf.image import Line
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 
 MAGIC, VERSION, HEADER = 0xEB9F, 1, 24
 INT, PTR, FUNC, FUNC_PROTO = 1, 2, 12, 13

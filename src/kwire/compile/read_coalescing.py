@@ -17,7 +17,7 @@ from kwire.compile.expressions import pieces
 from kwire.compile.graph import dominates, regions
 from kwire.compile.ir import At, Block, Function, Ins, Operand, Slot, Value, hop_info
 from kwire.lang.tree import Span
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 
 WINDOW = 128
 """The most bytes one joined read spans."""

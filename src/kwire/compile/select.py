@@ -35,7 +35,7 @@ from kwire.compile.ir import (
 from kwire.compile.read_coalescing import Read
 from kwire.lang.checked import ByteSet, Piece
 from kwire.lang.tree import NOWHERE, Span
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 
 R0, R5, R10 = REGS[0], REGS[5], REGS[10]
 SCRATCH = (R5, R0)

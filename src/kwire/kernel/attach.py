@@ -33,7 +33,7 @@ from kwire.kernel.sys import (
 )
 from kwire.kernel.syscall import ENOTSUPP, Fd, KernelError
 from kwire.kinds import KINDS
-from kwire.late import pattern
+from kwire.lazy import pattern
 from kwire.words import plural
 
 KPROBE_PMU = "/sys/bus/event_source/devices/kprobe"

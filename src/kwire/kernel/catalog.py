@@ -16,7 +16,7 @@ from kwire.kernel import tracefs
 from kwire.kernel.symbols import kernel_symbols, loaded_modules
 from kwire.kernel.syscall import KernelError
 from kwire.kinds import FUNCTIONS, KINDS
-from kwire.late import NamedTuple, pattern
+from kwire.lazy import NamedTuple, pattern
 
 WILDCARD = pattern(r"[*?\[]")
 NO_PROBE = pattern(r"__ftrace_invalid_address|__pfx_|__cfi_|__SC[KT]__|.*\.cold(?:\.\d+)?$")

@@ -10,7 +10,7 @@ an offset.
 import re
 
 from kwire.errors import KwireError
-from kwire.late import NamedTuple, pattern
+from kwire.lazy import NamedTuple, pattern
 
 MAX_FORMAT = 1 << 20  # bytes of a format file
 MAX_FIELD_END = 1 << 16  # an event's fixed part is at most a page or so; beyond this the file is damaged

@@ -39,7 +39,7 @@ from kwire.kernel.prog import function_btf_id, load
 from kwire.kernel.sys import ATTACH_TYPES, bpf, failure
 from kwire.kernel.syscall import Fd, KernelError
 from kwire.kernel.tasks import Identity, read_kernel
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 
 FIRST_PID_NAMESPACE = 0xEFFFFFFC
 """Inode number of the pid namespace that the kernel starts with (linux/proc_ns.h)."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Final
 
-from kwire.late import NamedTuple, pattern
+from kwire.lazy import NamedTuple, pattern
 
 Resolve = Callable[[str], int | None]
 """The number of an enumeration's constant, None where there is none."""

@@ -14,7 +14,7 @@ import signal
 from collections.abc import Collection
 
 from kwire.kernel.syscall import KernelError, address_of, reason, syscall
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 
 # linux/capability.h, in order of their numbers
 _IN_ORDER = """

@@ -32,7 +32,7 @@ from kwire.kernel.sys import (
     try_bpf,
 )
 from kwire.kernel.syscall import Fd, KernelError
-from kwire.late import NamedTuple, pattern
+from kwire.lazy import NamedTuple, pattern
 
 # kind of image -> (program type, expected attach type)
 KINDS: dict[str, tuple[str, str]] = {

@@ -12,7 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator
 
 from kwire.kernel.sys import failure
-from kwire.late import NamedTuple, pattern
+from kwire.lazy import NamedTuple, pattern
 
 KALLSYMS = "/proc/kallsyms"
 MODULES = "/proc/modules"

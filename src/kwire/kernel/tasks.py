@@ -54,7 +54,7 @@ from kwire.kernel.maps import Map
 from kwire.kernel.prog import load
 from kwire.kernel.sys import BPF_F_MMAPABLE
 from kwire.kernel.syscall import KernelError
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 
 TASKS = MapSpec("tasks", "hash", key_size=4, value_size=8, max_entries=65536)
 REFUSED = MapSpec("follow", "array", key_size=4, value_size=8, max_entries=1, flags=BPF_F_MMAPABLE)

@@ -15,7 +15,7 @@ from kwire.kernel.formats import Format, FormatError, parse_format
 from kwire.kernel.mount import detached
 from kwire.kernel.sys import CURES
 from kwire.kernel.syscall import Fd, KernelError, reason
-from kwire.late import pattern
+from kwire.lazy import pattern
 
 PLACES = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 NAME = pattern(

@@ -15,7 +15,7 @@ from typing import Final
 
 from kwire.btf import types as b
 from kwire.btf.blob import Btf
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 
 INTEGER, FLOAT = "i", "f"
 MAX_DEPTH = 16

@@ -8,7 +8,7 @@ import re
 from kwire.kinds import KINDS, SPELLINGS
 from kwire.lang.errors import Diagnostic, LanguageError, did_you_mean
 from kwire.lang.tree import AttachPoint, Source, Span
-from kwire.late import pattern
+from kwire.lazy import pattern
 
 PARTS = {"event": (2,), "raw event": (1,), "function": (1, 2)}
 """How many parts a target has between colons, by what it is."""

@@ -7,7 +7,7 @@ from them: nothing else lists built-ins.
 from kwire.kinds import FUNCTIONS as OF_FUNCTIONS
 from kwire.kinds import KINDS
 from kwire.lang.types import KSYM, U16, U32, U64, Text, Type
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 
 COMM = Text(15)
 """The kernel keeps 16 bytes of a thread's name, one of them the NUL."""

@@ -30,7 +30,7 @@ from kwire.lang.forms import walk
 from kwire.lang.tree import Source, Span
 from kwire.lang.types import Scalar, Type
 from kwire.lang.values import Value
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 
 MAX_ROUNDS = 8
 MAX_TURNS = 1 << 20

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from kwire.errors import KwireError
 from kwire.lang.tree import NOWHERE, Source, Span
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 
 
 class Diagnostic(NamedTuple):

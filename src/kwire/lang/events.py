@@ -14,7 +14,7 @@ from kwire.lang.errors import TextError
 from kwire.lang.tree import Span
 from kwire.lang.types import Type
 from kwire.lang.values import Literal, Value
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 
 Final = c.Expr | c.Wide
 RESERVED = {

@@ -19,7 +19,7 @@ from kwire.lang import types as t
 from kwire.lang.abi import Passing, passing
 from kwire.lang.shown import TYPEDEFS, displayed
 from kwire.lang.types import Type
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 
 MAX_DEPTH = 16  # pointers to pointers to arrays to …: more than people write
 

@@ -2,7 +2,7 @@
 
 from kwire.lang import attach, tree
 from kwire.lang.errors import Diagnostic, LanguageError
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 
 
 class ProbeSpec(NamedTuple):

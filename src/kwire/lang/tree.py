@@ -8,7 +8,7 @@ Operators are named by the words in `BINARY`, `COMPARE`, `MATCH`, `UNARY`, so no
 from typing import TypeAlias
 
 from kwire.lang.forms import Node
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 
 BINARY = {
     "add": "+",

@@ -10,7 +10,7 @@ Invariant: a refusal is turned into a LOST frame exactly once. `take` remembers 
 from collections.abc import Iterator
 from mmap import mmap
 
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 from kwire.wire.messages import Cause, Lost
 
 SLOT_SIZE = 64

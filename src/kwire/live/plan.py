@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from kwire.bpf.image import Image
 from kwire.bpf.task import TaskFields
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 from kwire.wire.schema import Schema
 
 

@@ -43,7 +43,7 @@ from kwire.lang.spec import ProbeSpec
 from kwire.lang.tree import AttachPoint
 from kwire.lang.types import Enum, Int
 from kwire.lang.values import wrap
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 from kwire.live.plan import Group, Plan, Point, Scope
 from kwire.live.probes import Probe
 from kwire.wire.schema import Schema

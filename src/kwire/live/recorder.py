@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 from kwire.live.processes import Processes
 from kwire.live.tracer import Tracer
 from kwire.wire.frame import HEADER_SIZE

@@ -21,8 +21,8 @@ from kwire.capture.reader import TOO_LONG, Capture, Large, Mixed, Section, StopR
 from kwire.packets import walk
 from kwire.packets.conversations import Conversation, whole
 from kwire.packets.dissect import Packet as Found
-from kwire.packets.kept import SpoolSession
 from kwire.packets.network import MAX_CONVERSATIONS, First, Network, PacketPosition, Watcher
+from kwire.packets.spill import Spill
 from kwire.packets.tables import KWIRE_PORT
 from kwire.packets.waiting import Waiting
 from kwire.wire.frames import Frames
@@ -74,7 +74,7 @@ class NetworkCapture(Capture):
         self._patient = self.regular  # nobody waits for what was found
         self._sessions: dict[int, Conversation | Session] = {}  # by the id of their section
         self._listed: dict[int, Section] = {}  # the sections of sessions among `sections`, by their id
-        self._kept: SpoolSession | None = None  # what was given, where it is kept for another reading
+        self._kept: Spill | None = None  # what was given, where it is kept for another reading
         self._seen = self._done = False  # this is another reading; the first one came to its end
         self._waiting = Waiting()
         self.passed: Callable[[Frames], None] = _ignore  # is given the Frames that `records` passes over
@@ -82,7 +82,7 @@ class NetworkCapture(Capture):
 
     def keep(self, room: int) -> None:
         """Keep what is given, `room` bytes of it in memory, so that `again` needs no second reading."""
-        self._kept = SpoolSession(room)
+        self._kept = Spill(room)
 
     def again(self) -> Self | None:
         """The same capture for another iteration, once this one came to its end; None: it was not kept."""

@@ -9,7 +9,7 @@ import sys
 import time
 from typing import IO, Any
 
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 
 SECOND = 1_000_000_000
 ELLIPSIS = "…"

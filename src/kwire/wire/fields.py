@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 from kwire.wire.frame import HEADER_SIZE, MAX_EVENT, Bytes, Flag, FrameError, bad_payload
 
 TIMESTAMP_AT = 8  # of an EVENT frame: u64, nanoseconds of the schema's clock

@@ -12,7 +12,7 @@ from enum import IntEnum, IntFlag
 from typing import TypeAlias
 
 from kwire.errors import KwireError
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 from kwire.words import plural
 
 VERSION = 1

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable
 from enum import IntEnum
 
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 from kwire.wire.frame import HEADER_SIZE, Frame, Type, bad_payload, build
 from kwire.words import plural
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Final
 
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 
 
 class Table(NamedTuple):

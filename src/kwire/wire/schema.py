@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
-from kwire.late import NamedTuple
+from kwire.lazy import NamedTuple
 from kwire.wire import cbor
 from kwire.wire.fields import (
     FIELDS_AT,

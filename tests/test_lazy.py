@@ -9,10 +9,10 @@ import typing
 
 import pytest
 
-from kwire import late
+from kwire import lazy
 
 
-class Own(late.NamedTuple):
+class Own(lazy.NamedTuple):
     """A place."""
 
     x: int
@@ -51,7 +51,7 @@ class Heir(Own):
 
 
 def test_the_first_and_all_others_are_made_alike() -> None:
-    class Fresh(late.NamedTuple):
+    class Fresh(lazy.NamedTuple):
         x: int
         y: str = "north"
 
@@ -64,7 +64,7 @@ def test_the_first_and_all_others_are_made_alike() -> None:
     "call", [lambda c: c(), lambda c: c(1, 2, 3, 4), lambda c: c(1, q=2), lambda c: c(1, x=2)]
 )
 def test_wrong_arguments_are_refused_alike(call: typing.Callable[[typing.Any], object]) -> None:
-    class Fresh(late.NamedTuple):
+    class Fresh(lazy.NamedTuple):
         x: int
         y: int = 1
         z: int = 2
@@ -120,7 +120,7 @@ def test_a_pattern_is_compiled_when_it_is_used(monkeypatch: pytest.MonkeyPatch) 
         return compile(text, flags)
 
     monkeypatch.setattr(re, "compile", noted)
-    word = late.pattern(r"(?P<first>[a-z])[a-z]*", re.IGNORECASE)
+    word = lazy.pattern(r"(?P<first>[a-z])[a-z]*", re.IGNORECASE)
     assert compiled == []
     for _ in range(3):
         found = word.fullmatch("Word")

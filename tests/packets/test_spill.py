@@ -16,9 +16,9 @@ from kwire.analyze.source import Source
 from kwire.capture import pcapng
 from kwire.capture.output import CaptureError
 from kwire.capture.reader import Mixed, Section
-from kwire.packets import kept
-from kwire.packets.kept import SpoolSession
+from kwire.packets import spill
 from kwire.packets.samples import TICK, events, network
+from kwire.packets.spill import Spill
 from kwire.wire.frames import Frames
 
 
@@ -53,7 +53,7 @@ def told(pairs: Any) -> list[Any]:
 @pytest.mark.parametrize("room", [0, 20_000, 1 << 30])
 def test_what_comes_out_is_what_went_in_as_often_as_is_wanted(room: int) -> None:
     given = lots(40)
-    keeping = SpoolSession(room)
+    keeping = Spill(room)
     for section, frames in given:
         assert keeping.note(section, frames)
     assert told(keeping) == told(given)
@@ -64,7 +64,7 @@ def test_what_comes_out_is_what_went_in_as_often_as_is_wanted(room: int) -> None
 
 def test_a_schema_after_frames_of_its_section_ends_the_keeping() -> None:
     [(section, frames), *_] = lots(1)
-    keeping = SpoolSession(0)
+    keeping = Spill(0)
     assert keeping.note(section, TICK)
     assert keeping.note(section, frames)
     assert keeping.note(Section(pcapng.HOST, []), TICK)
@@ -75,13 +75,13 @@ def test_a_schema_after_frames_of_its_section_ends_the_keeping() -> None:
 @pytest.mark.parametrize("what", ["disk is full", "writes fail", "too many places"])
 def test_where_there_is_no_room_nothing_is_kept(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     if what == "disk is full":
-        monkeypatch.setattr(kept, "FREE", 1 << 62)
+        monkeypatch.setattr(spill, "FREE", 1 << 62)
     elif what == "writes fail":
         full = open("/dev/full", "wb", buffering=0)  # noqa: SIM115  # `close` closes it
         monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: full)
     else:
-        monkeypatch.setattr(kept, "ENTRY", 1 << 25)
-    keeping, kept_all = SpoolSession(0), True
+        monkeypatch.setattr(spill, "ENTRY", 1 << 25)
+    keeping, kept_all = Spill(0), True
     for section, frames in lots(4):
         kept_all = kept_all and keeping.note(section, frames)
     assert not kept_all
@@ -89,7 +89,7 @@ def test_where_there_is_no_room_nothing_is_kept(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_a_file_that_has_become_shorter_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    keeping = SpoolSession(0)
+    keeping = Spill(0)
     for section, frames in lots(4):
         assert keeping.note(section, frames)
     assert keeping._file is not None

@@ -34,7 +34,7 @@ class _Place(NamedTuple):
     sections: list[Section] | None
 
 
-class SpoolSession:
+class Spill:
     """Takes what a reading gives, and gives it again by iterating, as often as is wanted, until `close`.
 
     `room`: bytes that may be kept in memory.
