@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kwire.analyze import cut_split
@@ -158,6 +158,7 @@ def test_pieces_of_several_readings_are_told_apart(
 
 
 @settings(max_examples=25, deadline=None)
+@example(made=("a", "little", [("event", 1, 0, 0), ("lost", 1, 0, 1)] * 2), by="size=1k", small=False)
 @given(
     made=recipe,
     by=st.sampled_from(
@@ -217,6 +218,29 @@ def test_a_cut_is_the_events_of_its_range(
     ]
     whole = cut(source, capture_summary, Selection(probe or "*"), str(folder / "whole")).path
     assert contents([piece.path, *rest])[0] == contents([whole])[0]
+
+
+@settings(max_examples=25, deadline=None)
+@given(made=recipe, by=st.sampled_from(["probe", "time=1us", "events=1"]), at=st.integers(0, 5000))
+def test_pieces_of_cuts_merge_to_the_whole(
+    kit: Any, tmp_path_factory: pytest.TempPathFactory, made: Any, by: str, at: int
+) -> None:
+    """A hole over the border is in both cuts, equal losses in two pieces are two."""
+    folder = tmp_path_factory.mktemp("cuts")
+    path = make(kit, folder / "a", made)
+    [(source, capture_summary)] = inputs(path)
+    paths = []
+    for name, first, last in (
+        ("before", -(1 << 63), kit.wall + at - 1),
+        ("after", kit.wall + at, (1 << 63) - 1),
+    ):
+        some = cut(source, capture_summary, Selection(None, None, first, last), str(folder / name)).path
+        [(whole, its)] = inputs(some)
+        paths += [piece.path for piece in split(whole, its, by, str(folder / f"{name}-pieces"))]
+    if paths:
+        out = str(folder / "back")
+        merge(inputs(*paths), out)
+        assert contents([out]) == contents([path])
 
 
 @pytest.fixture

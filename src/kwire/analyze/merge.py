@@ -7,7 +7,7 @@ their sizes. Each probe keeps its own clock: hosts are put in order by theirs.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from kwire.analyze.capture_summary import CaptureSummary
@@ -32,40 +32,59 @@ ROOM: Final = 128 << 20  # bytes of them
 LOSSES: Final = 1 << 16  # LOST frames of an input that wait
 
 
-class _Holes:
-    """Which losses are told for the first time: a hole at the border of two parts of a file is in both.
+def _joined(keys: Iterable[set[Any]]) -> list[int]:
+    """For each of these sets the place of the first one that it is joined to, by keys in common."""
+    groups: list[int] = []
+    owners: dict[Any, int] = {}
+    for place, some in enumerate(keys):
+        met = {owners[key] for key in some if key in owners}
+        group = min(met, default=place)
+        if len(met) > 1:
+            groups = [group if one in met else one for one in groups]
+            owners = {key: group if one in met else one for key, one in owners.items()}
+        owners.update(dict.fromkeys(some, group))
+        groups.append(group)
+    return groups
 
-    Of equal ones as many are told as the input has that has most of them.
+
+class _Holes:
+    """Which losses are told for the first time: a hole at the border of two cuts of a file is in both.
+
+    Equal losses of the pieces of one split are several losses, for a split writes each once; of those that
+    cuts tell, as many are told as the cut has that has most of them.
     """
 
-    __slots__ = ("_groups", "_most", "_own")
+    __slots__ = ("_by_pieces", "_by_split", "_groups", "_most", "_own", "_pieces", "_splits")
 
     def __init__(self, surveys: Sequence[CaptureSummary]) -> None:
-        groups: list[int] = []  # of inputs that have a file in common, by the first of them
-        files: dict[tuple[str, int], int] = {}
-        for place, capture_summary in enumerate(surveys):
-            keys = {(one.id, one.number) for one in capture_summary.held if one.part is not None}
-            met = {files[key] for key in keys if key in files}
-            group = min(met, default=place)
-            if len(met) > 1:
-                groups = [group if one in met else one for one in groups]
-                files = {key: group if one in met else one for key, one in files.items()}
-            files.update(dict.fromkeys(keys, group))
-            groups.append(group)
+        parts = [[one for one in summary.held if one.part is not None] for summary in surveys]
+        groups = _joined({(one.id, one.number) for one in some} for some in parts)
         counts = Counter(groups)
         self._groups = [group if counts[group] > 1 else -1 for group in groups]
-        self._own: dict[tuple[int, Lost], int] = {}
-        self._most: dict[tuple[int, Lost], int] = {}
+        self._pieces = [frozenset().union(*(one.part.pieces for one in some if one.part)) for some in parts]
+        self._splits = _joined({split for split, _ in pieces} for pieces in self._pieces)
+        # Each is a number of equal losses: of an input, of the inputs that are cuts of the same piece (the
+        # most that one of them has), of the pieces of a split (their sum), of all parts of a file.
+        self._own: Counter[tuple[int, Lost]] = Counter()
+        self._by_pieces: Counter[tuple[int, frozenset[tuple[str, int]], Lost]] = Counter()
+        self._by_split: Counter[tuple[int, int, Lost]] = Counter()
+        self._most: Counter[tuple[int, Lost]] = Counter()
 
     def first(self, place: int, loss: Lost) -> bool:
         """Whether this loss of this input is one that no earlier one told."""
         group = self._groups[place]
         if group < 0:
             return True
-        own = self._own[place, loss] = self._own.get((place, loss), 0) + 1
-        if own <= self._most.get((group, loss), 0):
+        self._own[place, loss] += 1
+        pieces = (self._splits[place], self._pieces[place], loss)
+        if self._own[place, loss] <= self._by_pieces[pieces]:
             return False
-        self._most[group, loss] = own
+        self._by_pieces[pieces] += 1
+        split = (group, self._splits[place], loss)
+        self._by_split[split] += 1
+        if self._by_split[split] <= self._most[group, loss]:
+            return False
+        self._most[group, loss] += 1
         return True
 
 
