@@ -27,6 +27,7 @@ from kwire.errors import KwireError
 from kwire.lang.errors import LanguageError
 from kwire.lang.python import Written
 from kwire.live.program_sources import ProgramSources, parse, written
+from kwire.live.recorder import Limits
 from kwire.wire import cbor
 
 GETPPID = "tracepoint:syscalls:sys_enter_getppid"
@@ -259,15 +260,17 @@ def test_a_job_is_what_was_asked_within_what_is_granted() -> None:
         "pids": [os.getpid()],
     }
     job = requests.serve(body, grant(probes=["*"], seconds=10, rate=50, memory=2 << 20))
-    assert (job.seconds, job.events, job.rate) == (10.0, 5, 50)
+    assert (job.limits, job.rate) == (Limits(10.0, 5), 50)
     assert job.buffer is not None
     assert job.buffer <= 1 << 20
     assert job.processes.chosen
     job.processes.close()
-    assert job.answer()["probes"] == len(job.plan.schemas) == 1
+    assert requests.begun(job.plan)["probes"] == len(job.plan.schemas) == 1
     free = requests.serve({"op": "trace", "probes": [GETPPID], "seconds": 3}, grant(probes=["*"], seconds=10))
-    assert (free.seconds, free.events, free.processes.chosen) == (3, None, False)
-    assert requests.serve({"op": "trace"}, Policy([GETPPID]).grant("", "tcp:h:1") or grant()).seconds is None
+    assert (free.limits, free.processes.chosen) == (Limits(3), False)
+    assert (
+        requests.serve({"op": "trace"}, Policy([GETPPID]).grant("", "tcp:h:1") or grant()).limits == Limits()
+    )
 
 
 @pytest.mark.live

@@ -113,7 +113,7 @@ class _Always:
 
 
 class Synthetic:
-    """What `Recording` and `Recorder` need of a tracer: `rate` events a second, taken in turns by its probes.
+    """What a `Recorder` needs of a tracer: `rate` events a second, taken in turns by its probes.
 
     `life`: tells this process of the scenario from others. A reader that comes too late finds the ring full,
     as in the kernel: what it refuses is counted.
@@ -122,6 +122,7 @@ class Synthetic:
     rate = 20_000.0
     life = 0
     counter: Counter
+    unfollowed = 0
 
     def __init__(self, plan: Plan, *, buffer: int | None = None, follow: bool = False) -> None:
         self.plan = plan
@@ -131,10 +132,7 @@ class Synthetic:
         self._refused = [0] * (len(plan.schemas) + 1)
         self._over = False
 
-    def __enter__(self) -> Synthetic:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         os.close(self.rings[0].map.fd)
 
     def attach(self) -> None:
@@ -143,8 +141,9 @@ class Synthetic:
     def follow(self, processes: object) -> None:
         """Nobody is chosen."""
 
-    def sweep(self) -> None:
-        """No process to forget."""
+    def unloaded(self) -> list[str]:
+        """No module is traced."""
+        return []
 
     def missed(self) -> list[Lost]:
         return []
@@ -211,8 +210,8 @@ def hurry() -> None:
 
 def agent(argv: Sequence[str], probes: int, rate: float, life: int, counter: Counter) -> int:
     """`kwire agent` with these arguments, in this process; its exit status."""
-    from kwire.cli import agent as verb
     from kwire.cli import main
+    from kwire.live import planner, recorder
 
     plan = Plan((), schemas(probes))
 
@@ -224,8 +223,8 @@ def agent(argv: Sequence[str], probes: int, rate: float, life: int, counter: Cou
     def make_plan(*_: Any, **__: Any) -> Plan:
         return plan
 
-    setattr(verb, "Tracer", Mine)  # noqa: B010  # the name is not exported, but it is what the verb calls
-    verb.make_plan = make_plan
+    setattr(recorder, "Tracer", Mine)  # noqa: B010  # the name is not exported, but it is what it calls
+    planner.make_plan = make_plan
     hurry()
     exec(os.environ.get("KWIRE_FAULT_AGENT_PATCH", ""), {})
     return main.main(["agent", *argv])

@@ -25,7 +25,6 @@ from kwire.live.plan import Scope
 from kwire.live.planner import make_plan
 from kwire.live.processes import MAX_PID, Processes
 from kwire.live.recorder import Recorder
-from kwire.live.tracer import Tracer
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
 from kwire.wire.schema import Schema
@@ -61,11 +60,11 @@ def seen(processes: Processes, work: Callable[[], object]) -> list[int]:
     """The processes of the calls of getppid that a trace of `processes` sees during `work`."""
     plan = make_plan([GETPPID], scope=processes.scope)
     sink = Keep(plan.schemas[0])
-    with Tracer(plan, follow=processes.chosen) as tracer:
-        tracer.follow(processes)
-        tracer.attach()
+    with Recorder(plan, follow=processes.chosen) as recorder:
+        recorder.attach(processes)
+        recorder.start([sink])
         work()
-        Recorder(tracer, [sink]).finish()
+        recorder.end("the work is done")
     return sink.pids
 
 

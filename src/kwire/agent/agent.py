@@ -17,9 +17,7 @@ from kwire.agent.recording import Recording
 from kwire.agent.source import HOLD, SourceSink
 from kwire.agent.spool import Spool
 from kwire.agent.uplink import Hold, Line, MemoryHold, SpoolHold, Uplink
-from kwire.live.processes import Processes
-from kwire.live.recorder import Limits
-from kwire.live.tracer import Tracer
+from kwire.live.recorder import Recorder
 from kwire.transport.loop import vital
 from kwire.wire.frame import HEADER_SIZE, Type, read_lenient
 from kwire.wire.frames import Frames
@@ -228,25 +226,23 @@ class Courier:
 class Agent(Courier):
     """A recording, its uplink, and the uplinks of agents before.
 
-    `hold` is where the recording's payloads wait (`make_hold`); `tracer` has its probes attached.
+    `hold` is where the recording's payloads wait (`make_hold`); `recorder` has its probes attached.
     """
 
     def __init__(
         self,
         line: Line,
-        tracer: Tracer,
+        recorder: Recorder,
         sink: SourceSink,
         hold: Hold,
         recovered: list[Recovered],
-        *,
-        limits: Limits = Limits(),  # noqa: B008  # immutable
-        processes: Processes | None = None,
         grace: float = 10.0,
     ) -> None:
         super().__init__(line, recovered, grace)
         self.sink = sink
         self.hold = hold
-        self.recording = Recording(line.loop, tracer, [sink], limits, processes, self._round, self._recorded)
+        self.recorder = recorder
+        self.recording = Recording(line.loop, recorder, self._round, self._recorded)
         self._waiting = False  # the end of the recording is being handed over
         self._warned = False
         self.waiting = 0
@@ -267,16 +263,16 @@ class Agent(Courier):
     @property
     def finished(self) -> bool:
         """Whether the recording has ended and everything is acknowledged."""
-        return self.recording.over and super().finished
+        return self.recorder.over and super().finished
 
     @property
     def recording_over(self) -> bool:
         """Whether nothing more will come."""
-        return self.recording.over
+        return self.recorder.over
 
     def run(self) -> None:
         """Record and deliver."""
-        self.recording.start()
+        self.recording.start([self.sink])
         super().run()
 
     def stop(self) -> None:
@@ -328,7 +324,7 @@ class Agent(Courier):
     def _hand_over_end(self) -> None:
         """Hand over the last of the recording, as soon as there is room for it."""
         self._waiting = False
-        if self.sink.finish(self.recording.produced):
+        if self.sink.finish(self.recorder.produced):
             self.uplink.flush()
             self.uplink.close("done")
         else:
@@ -339,9 +335,9 @@ class Agent(Courier):
     # ------------------------------------------------------------------ what the uplink asks
 
     def begun(self, session: Session) -> bool:
-        """CollectedSession this session."""
+        """Payloads go into this session from now on."""
         self.sink.outlet = session
-        if self.recording.over and not self._waiting:
+        if self.recorder.over and not self._waiting:
             self._recorded("a new session")
         return False
 
@@ -383,9 +379,10 @@ def causes(losses: dict[int, int]) -> dict[str, int]:
     }
 
 
-def summary(agent: Agent, schemas: tuple[Schema, ...]) -> dict[str, Any]:
+def summary(agent: Agent) -> dict[str, Any]:
     """What `--json` prints at the end, after `close`."""
-    produced, sink = agent.recording.produced, agent.sink
+    recorder, sink = agent.recorder, agent.sink
+    produced = recorder.produced
     gone = agent.hold.spool.lost if isinstance(agent.hold, SpoolHold) else {}
     damaged = sum(gone.values())
     losses = dict(sink.losses)
@@ -401,7 +398,7 @@ def summary(agent: Agent, schemas: tuple[Schema, ...]) -> dict[str, Any]:
             + gone.get(schema.id, 0)
             + agent.taken_of(schema.id),
         }
-        for schema in schemas
+        for schema in recorder.plan.schemas
     ]
     away = agent.taken_away
     if away:
@@ -417,7 +414,7 @@ def summary(agent: Agent, schemas: tuple[Schema, ...]) -> dict[str, Any]:
         "recovered": [before.uplink.finished for before in agent.recovered],
         "recovered_lost": sum(before.lost for before in agent.recovered),
         "probes": probes,
-        "seconds": round(agent.recording.seconds, 3),
+        "seconds": round(recorder.seconds, 3),
     }
 
 

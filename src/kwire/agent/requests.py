@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kwire.live.plan import Plan
     from kwire.live.processes import Processes
     from kwire.live.program_sources import ProgramSources
+    from kwire.live.recorder import Limits
 
 TEXT_MOST: Final = 256 << 10
 """Characters of program text in one request."""
@@ -252,29 +253,28 @@ def _harmless(text: str) -> str:
 class Job(NamedTuple):
     """A trace that a client is to have. `plan` is compiled, nothing is loaded; its command waits.
 
-    `seconds`, `events`: when it ends by itself; `buffer`: bytes of each CPU's ring; `rate`: events a second.
+    `buffer`: bytes of each CPU's ring; `rate`: events a second.
     """
 
     plan: Plan
     processes: Processes
-    seconds: float | None
-    events: int | None
+    limits: Limits
     buffer: int | None
     rate: int
 
-    def answer(self) -> dict[str, Any]:
-        """The REPLY, once the probes are attached."""
-        system = os.uname()
-        skipped = [[place[:200], why[:200]] for place, why in self.plan.skipped[:SAID_MOST]]
-        return {
-            "ok": True,
-            "probes": len(self.plan.schemas),
-            "skipped": skipped,
-            "left_out": len(self.plan.skipped),
-            "unfiltered": [[place[:200], why[:200]] for place, why in self.plan.unfiltered[:SAID_MOST]],
-            "host": system.nodename,
-            "kernel": system.release,
-        }
+
+def begun(plan: Plan) -> dict[str, Any]:
+    """The REPLY to `trace`, once the probes are attached."""
+    system = os.uname()
+    return {
+        "ok": True,
+        "probes": len(plan.schemas),
+        "skipped": [[place[:200], why[:200]] for place, why in plan.skipped[:SAID_MOST]],
+        "left_out": len(plan.skipped),
+        "unfiltered": [[place[:200], why[:200]] for place, why in plan.unfiltered[:SAID_MOST]],
+        "host": system.nodename,
+        "kernel": system.release,
+    }
 
 
 def serve(body: Mapping[Any, Any], grant: Grant, without: Sequence[int] = ()) -> Job:
@@ -285,9 +285,9 @@ def serve(body: Mapping[Any, Any], grant: Grant, without: Sequence[int] = ()) ->
     """
     from kwire.kernel.sys import possible_cpus
     from kwire.live.command import Command
-    from kwire.live.environment import complete
     from kwire.live.processes import Processes
     from kwire.live.program_sources import parse
+    from kwire.live.recorder import Limits
 
     grant.take()
     asked = read(body, "trace")
@@ -307,7 +307,6 @@ def serve(body: Mapping[Any, Any], grant: Grant, without: Sequence[int] = ()) ->
             processes = Processes(pids, command, without=without)
             plan = wanted.plan(processes.scope)
             grant.check_schemas(plan.schemas, wanted)
-            plan = plan._replace(schemas=complete(plan.schemas))
         except BaseException:
             if command:
                 command.end()
@@ -316,7 +315,7 @@ def serve(body: Mapping[Any, Any], grant: Grant, without: Sequence[int] = ()) ->
     if grant.seconds < (seconds or float("inf")):
         seconds = float(grant.seconds) if grant.seconds < 1 << 40 else seconds
     buffer = grant.buffer(asked.get("buffer"), possible_cpus())
-    return Job(plan, processes, seconds, asked.get("count"), buffer, grant.rate)
+    return Job(plan, processes, Limits(seconds, asked.get("count")), buffer, grant.rate)
 
 
 def names(body: Mapping[Any, Any], grant: Grant) -> dict[str, Any]:

@@ -27,9 +27,7 @@ from kwire.agent.recording import Recording
 from kwire.agent.source import SourceSink
 from kwire.agent.throttle import Throttle
 from kwire.errors import KwireError
-from kwire.live.command import Command
-from kwire.live.recorder import Limits, Sink
-from kwire.live.tracer import Tracer
+from kwire.live.recorder import Recorder
 from kwire.transport.bind import remove_stale
 from kwire.transport.loop import READ, WRITE, Loop
 from kwire.transport.tcp import Buffer, rest
@@ -209,8 +207,6 @@ class _TraceProcess:
         self.pipe = Pipe(channel)
         self.recording: Recording | None = None
         self.sink: SourceSink | None = None
-        self.command: Command | None = None
-        self.reason = ""
         self.ended = False
 
     def run(self, policy: Policy) -> None:
@@ -251,28 +247,21 @@ class _TraceProcess:
     def trace(self, job: requests.Job, size: int) -> None:
         """Attach, give up privileges, move events until it is over."""
         processes = job.processes
-        with Tracer(job.plan, buffer=job.buffer, follow=processes.chosen) as tracer:
-            tracer.follow(processes)
-            tracer.attach()
-            job = job._replace(plan=tracer.plan)
-            schemas = job.plan.schemas
+        with Recorder(job.plan, job.limits, buffer=job.buffer, follow=processes.chosen) as recorder:
+            recorder.attach(processes)
+            schemas = recorder.plan.schemas
             confinement.agent()
-            self.command = processes.command
             sink = self.sink = SourceSink(schemas, size)
-            _tell(self.channel, Message.REPLY, job.answer())
+            _tell(self.channel, Message.REPLY, requests.begun(recorder.plan))
             for payload in sink.begin():
                 _send(self.channel, Message.DATA, payload)
             self.channel.setblocking(False)
             sink.outlet = self.pipe
             sink.waits = 0.0
             self.loop.add(self.channel.fileno(), READ, self._ready)
-            sinks: list[Sink] = [Throttle(sink, job.rate, len(schemas)) if job.rate < MOST else sink]
-            limits = Limits(job.seconds, job.events)
-            recording = self.recording = Recording(
-                self.loop, tracer, sinks, limits, processes, self._round, self._recorded
-            )
+            recording = self.recording = Recording(self.loop, recorder, self._round, self._end)
             try:
-                recording.start()
+                recording.start([Throttle(sink, job.rate, len(schemas)) if job.rate < MOST else sink])
                 self.loop.run()
             finally:
                 recording.close()
@@ -282,19 +271,16 @@ class _TraceProcess:
         self.sink.flush()
         self._flush()
 
-    def _recorded(self, why: str) -> None:
-        self.reason = why
-        self._end()
-
-    def _end(self) -> None:
+    def _end(self, why: str) -> None:
         """Hand over the last of it."""
         assert self.sink is not None
         assert self.recording is not None
-        if not self.ended and self.sink.finish(self.recording.produced):
+        recorder = self.recording.recorder
+        if not self.ended and self.sink.finish(recorder.produced):
             self.ended = True
-            told: dict[str, Any] = {"op": "ended", "why": self.reason}
-            if self.command and self.command.status is not None:
-                told["status"] = os.waitstatus_to_exitcode(self.command.status)
+            told: dict[str, Any] = {"op": "ended", "why": why}
+            if recorder.command_status is not None:
+                told["status"] = recorder.command_status
             self.pipe.put(Message.END, cbor.dumps(told))
         self._flush()
 
@@ -323,8 +309,8 @@ class _TraceProcess:
             if data[HEAD.size - 1 : HEAD.size] == bytes([Message.STOP]):
                 self.recording.end("asked to stop")
                 return
-        if self.recording.over:
-            self._end()
+        if self.recording.recorder.over:
+            self._end(self.recording.recorder.why)
         else:
             self._round()
 

@@ -12,12 +12,8 @@ from kwire.cli.network import add_transport_arguments, session_settings, tls_opt
 from kwire.cli.process import ending_signals
 from kwire.cli.status import FAILED, NOT_WHOLE, OK, of_command, worst
 from kwire.errors import KwireError
-from kwire.live.command import Command
-from kwire.live.environment import complete
-from kwire.live.plan import Plan, Scope
 from kwire.live.processes import Processes
-from kwire.live.recorder import Limits
-from kwire.live.tracer import Tracer
+from kwire.live.recorder import Recorder
 from kwire.transport.address import Address, check_secure, parse
 from kwire.wire.settings import Settings
 from kwire.words import are, lost, plural
@@ -203,17 +199,14 @@ def _connect(args: argparse.Namespace) -> int:
         raise KwireError("set memory", str(args.memory), "it is too little", "give at least 1M")
     if not args.probes and not args.spool:
         raise KwireError("record", "", "no PROBE is named", "name one, as in tracepoint:sched:sched_switch")
-    with tracing.chosen(args, aside=args.json) as processes:
-        plan = make_plan(args, processes.scope) if args.probes else None
-        return _run(args, address, plan, processes)
-
-
-def make_plan(args: argparse.Namespace, scope: Scope) -> Plan:
-    """The plan of the probes named: specs, or files of Python probes."""
-    from kwire.live import planner
-
-    plan = planner.make_plan(probes.read(args.probes), args.filter, scope=scope, origin="--filter")
-    return plan._replace(schemas=complete(plan.schemas))
+    if not args.probes:
+        return _deliver(args, address)
+    wanted = probes.read(args.probes)
+    with (
+        tracing.chosen(args, aside=args.json) as processes,
+        tracing.recorder(args, wanted, processes) as recorder,
+    ):
+        return _record(args, address, recorder, processes)
 
 
 def _line(args: argparse.Namespace, address: Address, settings: Settings) -> "Line":
@@ -235,10 +228,15 @@ def _line(args: argparse.Namespace, address: Address, settings: Settings) -> "Li
     return Line(loop, address, settings, about, say, tls, args.insecure, watch(args))
 
 
-def _recover(args: argparse.Namespace, line: "Line") -> "tuple[list[Recovered], int]":
-    """What agents before us left in the spool, and how many folders in it cannot be used."""
+def _reach(args: argparse.Namespace, address: Address) -> "tuple[Line, list[Recovered], int]":
+    """The way to the collector, what agents before us left in the spool for it, and how many folders in it
+    cannot be used.
+    """
+    from kwire.agent.uplink import EXPIRY
+
+    line = _line(args, address, Settings(memory=args.memory, expiry=EXPIRY))
     if not args.spool:
-        return [], 0
+        return line, [], 0
     from kwire.agent.agent import Recovered
     from kwire.agent.spool import recover
 
@@ -253,47 +251,32 @@ def _recover(args: argparse.Namespace, line: "Line") -> "tuple[list[Recovered], 
         payloads, go = plural(spool.count, "payload"), "goes" if spool.count == 1 else "go"
         say(f"spool {spool.path}: {payloads} of an agent before this one {go} to {line.address}")
         found.append(Recovered(line, spool))
-    return found, refused
+    return line, found, refused
 
 
-def _run(
-    args: argparse.Namespace,
-    address: Address,
-    plan: Plan | None,
-    processes: Processes,
-) -> int:
+def _record(args: argparse.Namespace, address: Address, recorder: Recorder, processes: Processes) -> int:
     from kwire.agent.agent import Agent, make_hold
     from kwire.agent.source import SourceSink
-    from kwire.agent.uplink import EXPIRY
 
-    line = _line(args, address, Settings(memory=args.memory, expiry=EXPIRY))
-    recovered, refused = _recover(args, line)
-    if plan is None:
-        return _deliver(args, line, recovered, refused)
+    line, recovered, refused = _reach(args, address)
     size = line.settings.datagram_size if address.datagrams else line.settings.data_size
-    with Tracer(plan, buffer=args.buffer, follow=processes.chosen) as tracer:
-        tracer.follow(processes)
-        tracer.attach()
-        plan = tracer.plan
-        tracing.say_skipped(plan)
-        sink = SourceSink(plan.schemas, size)
-        hold = make_hold(args.spool, sink, args.memory, args.spool_size)
-        limits = Limits(args.seconds, args.count)
-        agent = Agent(
-            line, tracer, sink, hold, recovered, limits=limits, processes=processes, grace=args.grace
-        )
-        line.loop.signals(ending_signals(), lambda number: agent.stop())
-        _confine(args, [address])
-        progress = tracing.Progress(agent.recording.recorder, None, tracer)
-        if not args.verbose:  # then the frames tell
-            agent.recording.progress = progress
-        try:
-            agent.run()
-            progress.clear()
-        finally:
-            agent.close()
-            line.loop.close()
-    return _report(args, agent, plan, processes.command, refused)
+    recorder.attach(processes)
+    tracing.say_skipped(recorder.plan)
+    sink = SourceSink(recorder.plan.schemas, size)
+    hold = make_hold(args.spool, sink, args.memory, args.spool_size)
+    agent = Agent(line, recorder, sink, hold, recovered, args.grace)
+    line.loop.signals(ending_signals(), lambda number: agent.stop())
+    _confine(args, [address])
+    progress = tracing.Progress(recorder, None, recorder.tracer)
+    if not args.verbose:  # then the frames tell
+        recorder.progress = progress
+    try:
+        agent.run()
+        progress.finish()
+    finally:
+        agent.close()
+        line.loop.close()
+    return _report(args, agent, refused)
 
 
 def _confine(args: argparse.Namespace, addresses: list[Address]) -> None:
@@ -304,10 +287,11 @@ def _confine(args: argparse.Namespace, addresses: list[Address]) -> None:
             say(problem)
 
 
-def _deliver(args: argparse.Namespace, line: "Line", recovered: "list[Recovered]", refused: int) -> int:
+def _deliver(args: argparse.Namespace, address: Address) -> int:
     """Without a probe: deliver what the spool holds, and end."""
     from kwire.agent.agent import Courier
 
+    line, recovered, refused = _reach(args, address)
     courier = Courier(line, recovered, args.grace)
     line.loop.signals(ending_signals(), lambda number: courier.stop())
     _confine(args, [line.address])
@@ -338,14 +322,13 @@ def _status(courier: "Courier", spool: str) -> int:
     return OK if courier.finished else FAILED
 
 
-def _report(
-    args: argparse.Namespace, agent: "Agent", plan: Plan, command: Command | None, refused: int
-) -> int:
+def _report(args: argparse.Namespace, agent: "Agent", refused: int) -> int:
     from kwire.agent.agent import summary
 
-    told = summary(agent, plan.schemas)
-    if command and command.ended() and command.status is not None:
-        told["command_status"] = os.waitstatus_to_exitcode(command.status)
+    told = summary(agent)
+    status = agent.recorder.command_status
+    if status is not None:
+        told["command_status"] = status
     gone = lost(told["lost"], told["causes"])
     acknowledged = f"{told['acknowledged']:,} acknowledged by {agent.line.address}"
     _print(args, told, f"{plural(told['events'], 'event')}, {gone}, {acknowledged}")

@@ -5,7 +5,6 @@ import sys
 
 from kwire.capture.destination import is_standard_output
 from kwire.cli import probes, tracing
-from kwire.live.plan import Plan, Scope
 
 HELP = "capture events to a file"
 
@@ -51,14 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
         summary = remote.run(probes.request(args.probes), args, args.write)
     else:
-        from kwire.live import planner
-
-        wanted = probes.read(args.probes)
-
-        def make_plan(scope: Scope) -> Plan:
-            return planner.make_plan(wanted, args.filter, scope=scope, origin="--filter")
-
-        summary = tracing.run(make_plan, args, args.write, aside=args.json)
+        summary = tracing.run(args, args.write, aside=args.json)
     out = sys.stderr if is_standard_output(args.write) else sys.stdout
     if args.json:
         import json

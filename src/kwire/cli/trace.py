@@ -7,7 +7,6 @@ from typing import Any
 from kwire.capture.destination import is_standard_output
 from kwire.cli import probes, tracing
 from kwire.errors import KwireError
-from kwire.live.plan import Plan, Scope
 from kwire.live.recorder import Sink
 from kwire.view.render import Format, Renderer, Screen
 from kwire.wire.schema import Schema
@@ -60,14 +59,7 @@ def run(args: argparse.Namespace) -> int:
         from kwire.cli import remote
 
         return _told(remote.run(probes.request(args.probes), args, args.write, sinks), args)
-    from kwire.live import planner
-
-    wanted = probes.read(args.probes)
-
-    def make_plan(scope: Scope) -> Plan:
-        return planner.make_plan(wanted, args.filter, scope=scope, origin="--filter")
-
-    return _told(tracing.run(make_plan, args, args.write, sinks, aside=True), args)
+    return _told(tracing.run(args, args.write, sinks, aside=True), args)
 
 
 def _told(summary: dict[str, Any], args: argparse.Namespace) -> int:

@@ -13,21 +13,21 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
 from kwire.capture.destination import OutputError, is_standard_output
 from kwire.capture.writer import Writer
-from kwire.cli import values
+from kwire.cli import probes, values
 from kwire.cli.lines import say, tell
 from kwire.cli.process import ending_signals
 from kwire.cli.status import NOT_WHOLE, OK, of_command
 from kwire.interrupts import Asked
 from kwire.kernel import privileges
+from kwire.lang.tree import Probe
 from kwire.live.command import Command
-from kwire.live.environment import complete
-from kwire.live.plan import Plan, Scope
+from kwire.live.plan import Plan
 from kwire.live.processes import Processes
 from kwire.live.recorder import Limits, Recorder, Sink
 from kwire.live.summary import Counts, summarize
@@ -38,7 +38,7 @@ from kwire.wire.schema import Schema
 from kwire.words import are, lost, plural
 
 ROTATING = ("CAP_DAC_OVERRIDE",)
-"""SpoolSession with --rotate: further files are opened later, in a folder that may be another user's."""
+"""Capabilities kept with --rotate: further files are opened later, in a folder that may be another user's."""
 
 SPARE = 6
 """Descriptors that a recording may need after it has begun: for its next file, for what the kernel tells."""
@@ -202,6 +202,15 @@ class Progress:
             self.clear()
             say(f"{self._writer.files[-1]}: {FULL}")
 
+    def finish(self) -> None:
+        """Take the line away; say what has ended of the trace, and who was not traced."""
+        self.clear()
+        if self._tracer:
+            say_unloaded(self._tracer)
+            if self._tracer.unfollowed:
+                untraced = plural(self._tracer.unfollowed, "process", "processes")
+                say(f"{untraced} could not be followed: there are too many")
+
     def clear(self) -> None:
         """Take the line away."""
         if self._shown:
@@ -234,7 +243,6 @@ def exit_status(summary: dict[str, Any], args: argparse.Namespace) -> int:
 
 
 def run(
-    make_plan: Callable[[Scope], Plan],
     args: argparse.Namespace,
     write: str | None,
     sinks: Callable[[tuple[Schema, ...]], list[Sink]] = lambda schemas: [],
@@ -243,14 +251,21 @@ def run(
 ) -> dict[str, Any]:
     """Trace as the arguments say, to the file `write` and to other sinks; give the summary object.
 
-    `make_plan` is given whose events are wanted. `aside`: standard output is ours, so that of the command
-    goes to standard error.
+    `aside`: standard output is ours, so that of the command goes to standard error.
     """
     aside = aside or (write is not None and is_standard_output(write))
-    with chosen(args, aside=aside) as processes:
-        plan = make_plan(processes.scope)
-        plan = plan._replace(schemas=complete(plan.schemas))
-        return _trace(plan, args, write, sinks, processes)
+    wanted = probes.read(args.probes)
+    with chosen(args, aside=aside) as processes, recorder(args, wanted, processes) as running:
+        return _record(running, args, write, sinks, processes)
+
+
+def recorder(args: argparse.Namespace, wanted: Sequence[str | Probe], processes: Processes) -> Recorder:
+    """The recorder of the arguments, with its programs loaded."""
+    from kwire.live.planner import make_plan
+
+    plan = make_plan(wanted, args.filter, scope=processes.scope, origin="--filter")
+    limits = Limits(args.seconds, args.count)
+    return Recorder(plan, limits, buffer=args.buffer, follow=processes.chosen)
 
 
 @contextlib.contextmanager
@@ -313,50 +328,37 @@ def say_unfiltered(probe: str, why: str) -> None:
     say(f"--filter does not apply to {probe}, whose events all are taken: {why}")
 
 
-def _trace(
-    plan: Plan,
+def _record(
+    recorder: Recorder,
     args: argparse.Namespace,
     write: str | None,
     sinks: Callable[[tuple[Schema, ...]], list[Sink]],
     processes: Processes,
 ) -> dict[str, Any]:
-    command = processes.command
     with contextlib.ExitStack() as stack:
         # Whatever can fail is tried before a file that is there is replaced, while Ctrl-C ends it at once.
-        tracer = stack.enter_context(Tracer(plan, buffer=args.buffer, follow=processes.chosen))
-        tracer.follow(processes)
-        tracer.attach()
-        plan = tracer.plan
-        say_skipped(plan)
-        writer = open_writer(write, plan.schemas, os.uname().nodename, os.uname().release, args)
+        recorder.attach(processes)
+        schemas = recorder.plan.schemas
+        say_skipped(recorder.plan)
+        writer = open_writer(write, schemas, os.uname().nodename, os.uname().release, args)
         if writer:
             stack.callback(writer.leave)
         stop = _Stop()
         check_descriptors()
         stack.callback(os.close, stop.fd)
         stack.callback(stop.restore)
-        shown = [_Shown(sink, stop) for sink in sinks(plan.schemas)]
-        recorder = Recorder(tracer, [*([writer] if writer else []), *shown], Limits(args.seconds, args.count))
-        progress = Progress(recorder, writer, tracer)
-        if command:
-            command.go()
+        shown = [_Shown(sink, stop) for sink in sinks(schemas)]
+        progress = recorder.progress = Progress(recorder, writer, recorder.tracer)
+        recorder.start([*([writer] if writer else []), *shown])
         if writer:
             writer.publish()
         privileges.drop(keep=ROTATING if args.rotate != (0, 0.0) else ())
-        start = time.monotonic()
-        recorder.run(processes, stop.fd, progress)
-        progress.clear()
-        seconds = time.monotonic() - start
-        say_unloaded(tracer)
-        if tracer.unfollowed:
-            untraced = plural(tracer.unfollowed, "process", "processes")
-            say(f"{untraced} could not be followed: there are too many")
-        produced = recorder.produced()
-        totals = writer.close(produced) if writer else {}
+        recorder.run(stop.fd)
+        progress.finish()
+        totals = writer.close(recorder.produced) if writer else {}
         progress.tell()
-        status = command.status if command and command.ended() and not stop.asked else None
-        status = None if status is None else os.waitstatus_to_exitcode(status)
-        summary = summarize(plan.schemas, recorder, writer, produced, totals, seconds, status)
+        status = None if stop.asked else recorder.command_status
+        summary = summarize(schemas, recorder, writer, recorder.produced, totals, recorder.seconds, status)
         problem = next((one.problem for one in shown if one.problem), None)
         if problem is not None:
             if writer:

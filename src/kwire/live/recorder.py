@@ -1,20 +1,29 @@
-"""The loop that moves events from the rings to whoever takes them, until it is time to stop.
+"""A recording: a trace from its plan to its accounts, in steps that any loop can take.
+
+    with Recorder(plan, limits) as recorder:      # programs are loaded
+        recorder.attach(processes)                # probes fire
+        recorder.start([sink])                    # the command goes, the time runs
+        recorder.run()                            # or `turn`, whenever `fd` is readable or `due` has come
 
 Invariants: events of one ring keep their order, and a LOST frame follows the events before the hole; after
 the last event everything is accounted for; nothing here looks at a single event, but for the last one of a
-recording of so many: what is lost after its moment is no part of the recording. The loop sleeps in poll(2) on
-the rings: the kernel wakes it when an event lands in a ring that was empty. After each round it pauses a few
-milliseconds, so a flood of events is moved in large spans and the traced processes pay for few wake-ups.
+recording of so many: what is lost after its moment is no part of the recording. A turn never waits. The
+kernel makes `fd` readable when an event lands in a ring that was empty. After a round of the rings they rest
+for a few milliseconds, so a flood of events is moved in large spans and the traced processes pay for few
+wake-ups.
 """
 
+import os
 import select
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from kwire.lazy import NamedTuple
+from kwire.live.environment import complete
+from kwire.live.plan import Plan
 from kwire.live.processes import Processes
 from kwire.live.tracer import Tracer
 from kwire.wire.frame import HEADER_SIZE
@@ -26,6 +35,8 @@ PAUSE = 0.004
 
 TICK = 0.25
 """Seconds between two looks at the counters, and between two reports of progress."""
+
+NEVER = float("inf")
 
 
 class Sink(Protocol):
@@ -49,97 +60,207 @@ class Limits(NamedTuple):
 
 
 class Recorder:
-    """Moves events from a tracer to sinks. `stop` is an eventfd or any descriptor that becomes readable."""
+    """One trace: its programs, its processes, its sinks and its limits."""
 
-    __slots__ = ("_last", "_limits", "_remaining", "_sinks", "_tracer", "causes", "cut", "events", "lost")
+    __slots__ = (
+        "_last",
+        "_limits",
+        "_processes",
+        "_remaining",
+        "_resume",
+        "_rings",
+        "_sinks",
+        "_started",
+        "_stopped",
+        "_tick",
+        "_until",
+        "_watch",
+        "causes",
+        "cut",
+        "events",
+        "lost",
+        "over",
+        "produced",
+        "progress",
+        "tracer",
+        "why",
+    )
 
-    def __init__(self, tracer: Tracer, sinks: list[Sink], limits: Limits = Limits()) -> None:  # noqa: B008
-        self._tracer = tracer
-        self._sinks = sinks
+    def __init__(
+        self,
+        plan: Plan,
+        limits: Limits = Limits(),  # noqa: B008  # immutable
+        *,
+        buffer: int | None = None,
+        follow: bool = False,
+    ) -> None:
+        """Create maps and load the plan's programs.
+
+        `buffer`: bytes of each CPU's ring; `follow`: only chosen processes are traced, those of `attach`.
+        """
+        self.tracer = Tracer(plan._replace(schemas=complete(plan.schemas)), buffer=buffer, follow=follow)
         self._limits = limits
+        self._sinks: Sequence[Sink] = ()
+        self._processes: Processes | None = None
+        self._watch = select.epoll()  # the processes, and
+        self._rings = select.epoll()  # the rings: one descriptor, so that they rest with one system call
         self._remaining = limits.events
         self._last: int | None = None  # timestamp of the last event asked for, ns, once it has come
+        self._started = self._stopped = time.monotonic()
+        self._tick = self._until = self._resume = NEVER
         self.events = 0
         self.lost = 0
         self.causes: Counter[int] = Counter()
         """The same by cause."""
         self.cut: dict[int, int] = {}
         """Events by probe after the last one asked for, lost ones too: no part of the recording."""
+        self.progress: Callable[[], None] | None = None
+        """Called with each look at the counters."""
+        self.over = False
+        """It has ended; `why` and `produced` are known, and every event is accounted for."""
+        self.why = ""
+        self.produced: dict[int, int] = {}
+        """Events by probe that belong to the recording: all but those beyond the last one asked for."""
 
-    def run(
-        self,
-        processes: Processes | None = None,
-        stop: int = -1,
-        progress: Callable[[], None] | None = None,
-    ) -> None:
-        """Move events until a limit, the end of the chosen processes or `stop` is readable; then account for
-        all.
-        """
+    # ------------------------------------------------------------------ from its beginning to its end
+
+    @property
+    def plan(self) -> Plan:
+        """What is traced; after `attach` without the optional probes that the kernel refused."""
+        return self.tracer.plan
+
+    def attach(self, processes: Processes) -> None:
+        """Let the probes fire, for these processes. Raises KwireError; then nothing is attached."""
+        self._processes = processes
+        self.tracer.follow(processes)
+        self.tracer.attach()
+
+    def start(self, sinks: Sequence[Sink]) -> None:
+        """Let the command go; events are for `sinks` from now on. Raises CommandError."""
+        self._sinks = sinks
+        for ring in self.tracer.rings:
+            self._rings.register(ring.map.fd, select.EPOLLIN)
+        self._watch.register(self._rings.fileno(), select.EPOLLIN)
+        if self._processes:
+            self._watch.register(self._processes.fd, select.EPOLLIN)
+            if self._processes.command:
+                self._processes.command.go()
+        now = self._started = time.monotonic()
+        self._tick = now + TICK
+        if self._limits.seconds is not None:
+            self._until = now + self._limits.seconds
+
+    @property
+    def fd(self) -> int:
+        """A descriptor that is readable when there is something to do for `turn`."""
+        return self._watch.fileno()
+
+    @property
+    def due(self) -> float:
+        """When `turn` is to be called though `fd` is not readable, in seconds of the monotonic clock."""
+        return min(self._tick, self._until, self._resume)
+
+    def turn(self) -> None:
+        """Do what is to be done now: a round of the rings, a look at the counters, the end."""
+        if self.over:
+            return
+        now = time.monotonic()
+        if now >= self._resume:
+            self._resume = NEVER
+            self._watch.modify(self._rings.fileno(), select.EPOLLIN)
+        ready = {fd for fd, _ in self._watch.poll(0)}
+        if now >= self._tick:
+            self._tick = now + TICK
+            self._look()
+        if self._processes and self._processes.fd in ready and self._processes.ended():
+            self.end("the command has ended" if self._processes.command else "the processes have ended")
+        elif now >= self._until:
+            self.end("the time is over")
+        elif self._rings.fileno() in ready:
+            self._round(self.tracer.drain())
+            if self._remaining == 0:
+                self.end("the last event asked for has come")
+            else:
+                self._resume = time.monotonic() + PAUSE
+                self._watch.modify(self._rings.fileno(), 0)
+
+    def catch_up(self) -> None:
+        """Move what is in the rings and the counters now."""
+        self._round(self.tracer.drain())
+        self._look()
+
+    def wait(self, stop: int = -1, longest: float = NEVER) -> bool:
+        """Wait until there is something for `turn`, at most so many seconds; whether `stop` is readable."""
         poll = select.poll()
-        for ring in self._tracer.rings:
-            poll.register(ring.map.fd, select.POLLIN)
-        if processes:
-            poll.register(processes.fd, select.POLLIN)
-        if stop >= 0:
-            poll.register(stop, select.POLLIN)
-        end = None if self._limits.seconds is None else time.monotonic() + self._limits.seconds
-        next_tick = time.monotonic() + TICK
-        ended = False
-        while not ended and self._remaining != 0:
-            now = time.monotonic()
-            if now >= next_tick:
-                self._lose(self._tracer.lost())
-                next_tick = now + TICK
-                if progress:
-                    progress()
-            if end is not None and now >= end:
-                break
-            until = next_tick if end is None else min(end, next_tick)
-            ready = {fd for fd, _ in poll.poll(max(0.0, until - now) * 1000)}
-            ended = stop in ready or (processes is not None and processes.ended())
-            if ready and not ended:
-                self._round(self._tracer.drain())
-                time.sleep(PAUSE)
-        self.finish()
+        for fd in (self.fd, stop):
+            if fd >= 0:
+                poll.register(fd, select.POLLIN)
+        patience = max(0.0, min(self.due - time.monotonic(), longest))
+        return any(fd == stop for fd, _ in poll.poll(patience * 1000))
 
-    @property
-    def limited(self) -> bool:
-        """Whether it stops by itself after a number of events."""
-        return self._limits.events is not None
+    def run(self, stop: int = -1) -> None:
+        """Record until it is over, or the descriptor `stop` is readable."""
+        while not self.over:
+            if self.wait(stop):
+                self.end("asked to stop")
+            else:
+                self.turn()
 
-    @property
-    def satisfied(self) -> bool:
-        """Whether the last event asked for has come."""
-        return self._remaining == 0
-
-    def step(self) -> int:
-        """One round and a look at the counters, for a caller with a loop of its own; events moved."""
-        moved = self.move()
-        self.look()
-        return moved
-
-    def move(self) -> int:
-        """One round without a look at the counters, which costs more the more probes there are."""
-        before = self.events
-        self._round(self._tracer.drain())
-        return self.events - before
-
-    def look(self) -> None:
-        """Tell the sinks what the kernel lost since the last look; worth doing every `TICK`."""
-        self._lose(self._tracer.lost())
-
-    def finish(self) -> None:
-        """Take the probes away and account for every event they produced."""
-        tracer = self._tracer
+    def end(self, why: str) -> None:
+        """Take the probes away and account for every event they produced; harmless where it is over."""
+        if self.over:
+            return
+        tracer = self.tracer
         missed = tracer.missed()
         tracer.detach()
         self._round(tracer.settle())
         self._lose([*tracer.lost(), *missed])
+        self._stopped = time.monotonic()
+        self.over, self.why = True, why
+        self.produced = {probe: count - self.cut.get(probe, 0) for probe, count in tracer.produced().items()}
+        if self._processes and self._processes.command:
+            self._processes.command.ended()
 
-    def produced(self) -> dict[int, int]:
-        """Events by probe that belong to the recording: all but those beyond the last one asked for."""
-        produced = self._tracer.produced()
-        return {probe: count - self.cut.get(probe, 0) for probe, count in produced.items()}
+    def close(self) -> None:
+        """Take the probes away and free everything but the processes; twice is harmless."""
+        self.tracer.close()
+        self._rings.close()
+        self._watch.close()
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------ what is known of it
+
+    @property
+    def seconds(self) -> float:
+        """How long it has taken, or took."""
+        return (self._stopped if self.over else time.monotonic()) - self._started
+
+    @property
+    def limited(self) -> bool:
+        """Whether it ends by itself, and not only with processes that may be its owner's."""
+        return self._limits != Limits()
+
+    @property
+    def command_status(self) -> int | None:
+        """The exit status of the command once it has ended (negative: the signal that ended it)."""
+        command = self._processes.command if self._processes else None
+        if command is None or command.status is None:
+            return None
+        return os.waitstatus_to_exitcode(command.status)
+
+    # ------------------------------------------------------------------ within
+
+    def _look(self) -> None:
+        """Tell the sinks what the kernel has lost since the last look; takes the longer the more probes."""
+        self._lose(self.tracer.lost())
+        self._flush()
+        if self.progress:
+            self.progress()
 
     def _round(self, batches: Iterator[Frames]) -> None:
         for frames in batches:
@@ -149,6 +270,9 @@ class Recorder:
                 self.events += frames.count
                 for sink in self._sinks:
                     sink.write(frames)
+        self._flush()
+
+    def _flush(self) -> None:
         for sink in self._sinks:
             sink.flush()
 
