@@ -23,7 +23,9 @@ from hypothesis import strategies as st
 
 from kwire.bpf import vm
 from kwire.bpf.arch import named
+from kwire.bpf.image import MapSpec
 from kwire.bpf.task import TaskFields
+from kwire.bpf.vm_maps import ArrayMap, HashMap
 from kwire.compile import loops
 from kwire.compile.build import Compiled, compile_probe, task_fields
 from kwire.compile.layout import layout
@@ -75,6 +77,8 @@ class Meaning:
         self.comm = comm
         self.locals: dict[int, int] = {}
         self.turn = 0
+        self.maps: Maps = {}
+        self.full: dict[str, int] = {}  # updates that found no room
 
     def register(self, e: Any) -> int:
         """The 64-bit register of a scalar expression."""
@@ -135,6 +139,10 @@ class Meaning:
                 return extend(self.register(e.operand), e.type)
             case c.Retype():
                 return self.register(e.operand)
+            case c.MapGet():
+                return signed_as(self.entries(e.map).get(self.key(e), [0])[0], e.type)
+            case c.MapHas():
+                return int(self.key(e) in self.entries(e.map))
             case c.Bswap():
                 low = self.register(e.operand) & (1 << 8 * e.size) - 1
                 return int.from_bytes(low.to_bytes(e.size, "little"), "big")
@@ -203,6 +211,8 @@ class Meaning:
 
     def text(self, e: Any) -> tuple[bytes, bool, bool]:
         """A text, whether it was cut, and whether it could be read."""
+        if isinstance(e, c.TextConst):
+            return e.value, False, True
         if isinstance(e, c.Comm):
             return self.comm[: e.type.limit], len(self.comm) > e.type.limit, True
         at = self.address(e.place)
@@ -229,6 +239,66 @@ class Meaning:
         found = self.bytes_at(e.place, size) if size else b""
         return (b"", True) if found is None else (found, wanted > size)
 
+    # maps
+
+    def entries(self, map: c.Map) -> dict[bytes, list[int]]:
+        """What a map holds: words by key."""
+        return self.maps.setdefault(map.name, {})
+
+    def key(self, e: Any) -> bytes:
+        """The bytes of a key, laid out as C does."""
+        made = b""
+        for type_, part in zip(e.map.key, e.key, strict=True):
+            if isinstance(type_, t.Text):
+                size, step = type_.limit + 8 & ~7, 8
+                data = self.text(part)[0][: type_.limit].ljust(size, b"\0")
+            else:
+                size = step = t.size_of(type_)
+                data = self.register(part).to_bytes(8, "little")[:size]
+            made += bytes(-len(made) % step) + data
+        widest = max((8 if isinstance(one, t.Text) else t.size_of(one) for one in e.map.key), default=1)
+        return made + bytes(-len(made) % widest)
+
+    def update(self, e: Any) -> list[int] | None:
+        """The words at a key, which is there from now on if there is room."""
+        entries, key = self.entries(e.map), self.key(e)
+        if key not in entries and e.map.key and len(entries) >= e.map.size:
+            self.full[e.map.name] = self.full.get(e.map.name, 0) + 1
+            return None
+        return entries.setdefault(key, [0] * words(e.map))
+
+    def aggregate(self, e: c.Aggregate) -> None:
+        """Add a value to what a map keeps."""
+        value, kind = self.register(e.value), e.map.kind
+        number = signed_as(value, e.map.value)
+        kept = self.update(e)
+        if kept is None:
+            return
+        if kind in ("min", "max"):
+            old = signed_as(kept[0], e.map.value)
+            better = number < old if kind == "min" else number > old
+            kept[:] = [value, 1] if better or not kept[1] else kept
+        elif kind == "hist":
+            kept[0 if number < 0 else 1 if not number else 1 + number.bit_length()] += 1
+        elif kind == "lhist":
+            low, high, step = e.map.bounds
+            inside = (number - low) // step + 1
+            kept[0 if number < low else len(kept) - 1 if number >= high else inside] += 1
+        else:
+            kept[0] = kept[0] + value & MASK
+            if len(kept) > 1:
+                kept[1] = 1 if kind in ("hash", "lru") else kept[1] + 1
+
+    def map_statement(self, e: Any) -> None:
+        if isinstance(e, c.MapDelete):
+            self.entries(e.map).pop(self.key(e), None)
+        elif isinstance(e, c.Aggregate):
+            self.aggregate(e)
+        else:
+            value, kept = self.register(e.value), self.update(e)
+            if kept is not None:
+                kept[:] = [value, 1][: len(kept)]
+
     # statements
 
     def run(self, program: c.Program) -> list[tuple[int, list[Any]]]:
@@ -251,6 +321,8 @@ class Meaning:
             elif isinstance(one, c.Block):
                 ended = self.statements(one.body, events)
                 ended = "" if ended == "leave" else ended
+            elif isinstance(one, c.MapSet | c.MapDelete | c.Aggregate):
+                self.map_statement(one)
             elif isinstance(one, c.Emit):
                 events.append((one.shape, [self.value(value) for value in one.values]))
             else:
@@ -286,6 +358,35 @@ class Meaning:
         if isinstance(e, c.ReadBlock):
             return self.bytes_at(e.place, e.size) or bytes(e.size)
         return self.number(e)
+
+
+Maps = dict[str, dict[bytes, list[int]]]
+"""What the maps of a program hold: by name and key the words of the value, all CPUs together."""
+
+
+def words(map: c.Map) -> int:
+    """How many words the value at a key has."""
+    low, high, step = map.bounds
+    if map.kind == "lhist":
+        return 2 + -(-(high - low) // step)
+    if map.kind in ("hash", "lru"):
+        return 1 if map.key else 2
+    return {"count": 1, "sum": 1, "hist": 66}.get(map.kind, 2)
+
+
+def signed_as(value: int, type_: t.Scalar) -> int:
+    """A register as the number that it is."""
+    return value - (1 << 64) if t.signed(type_) and value >> 63 else value
+
+
+def together(map: c.Map, values: list[bytes]) -> list[int]:
+    """The words of a value of which each CPU has a part."""
+    parts = [list(struct.unpack(f"<{len(one) // 8}Q", one)) for one in values]
+    if map.kind in ("min", "max"):
+        kept = [part for part in parts if part[1]]
+        choose = min if map.kind == "min" else max
+        return choose(kept, key=lambda part: signed_as(part[0], map.value)) if kept else [0, 0]
+    return [sum(column) & MASK for column in zip(*parts, strict=True)]
 
 
 def extend(value: int, type_: t.Scalar, boolean: bool = True) -> int:
@@ -345,6 +446,56 @@ class Writer:
         self.blocks = 0  # blocks around
         self.types: tuple[t.Scalar, ...] = ()  # of all locals
         self.given = 0  # the local that holds what the innermost block gives
+        self.maps = tuple(self.map(n) for n in range(self.one(0, 1, 2, 3)))
+
+    def map(self, number: int) -> c.Map:
+        """A map with few keys, now and then with room for one only."""
+        kind = self.one("hash", "hash", "hash", *c.MAPS)
+        parts = [
+            self.one(t.U32, t.U8, t.S64, t.BOOL, t.Text(15), t.Text(LIMIT))
+            for _ in range(self.one(0, 1, 1, 3))
+        ]
+        value = self.one(*SCALARS) if kind in ("hash", "lru") else self.one(t.U64, t.S64)
+        bounds = self.one((0, 100, 10), (-7, 100, 3)) if kind == "lhist" else (0, 0, 0)
+        if bounds[0] < 0:
+            value = t.S64
+        size = 1000 if kind == "lru" else self.one(1, 2, 50)
+        return c.Map(f"m{number}", kind, tuple(parts), value, size, bounds)
+
+    def key(self, map: c.Map) -> c.Key:
+        """One of few keys."""
+        parts: list[Any] = []
+        for type_ in map.key:
+            if isinstance(type_, t.Text):
+                known = self.one(b"", b"AA", COMM, b"known text")
+                parts.append(self.one(self.text(), self.text(), c.TextConst(known, t.Text(len(known)), SPAN)))
+            else:
+                number = self.one(
+                    c.Const(extend(1, type_), type_, SPAN), self.expression(0), self.expression()
+                )
+                parts.append(c.Convert(number, type_, SPAN))
+        return tuple(parts)
+
+    def map_statement(self) -> Any:
+        """A statement that changes a map."""
+        map = self.one(*self.maps)
+        key = self.key(map)
+        value = c.Convert(self.expression(), map.value, SPAN)
+        plain = map.kind in ("hash", "lru")
+        if plain and (t.size_of(map.value) < 8 or self.one(0, 1, 2)):
+            return self.one(
+                c.MapSet(map, key, value, SPAN), c.MapSet(map, key, value, SPAN), c.MapDelete(map, key, SPAN)
+            )
+        return c.Aggregate(map, key, value, SPAN)
+
+    def map_value(self) -> Any:
+        """What a map holds, where there is one that can be asked."""
+        plain = [map for map in self.maps if map.kind in ("hash", "lru")]
+        if not plain:
+            return self.leaf()
+        map = self.one(*plain)
+        key = self.key(map)
+        return self.one(c.MapGet(map, key, map.value, SPAN), c.MapHas(map, key, t.BOOL, SPAN))
 
     def one(self, *choices: Any) -> Any:
         return self.dice.choice(choices)
@@ -430,9 +581,13 @@ class Writer:
         body: list[c.Stmt] = []
         for _ in range(self.one(0, 1, 2, 3)):
             often = ["set", "if", "if", "emit", "loop", "loop", "block", "return"]
-            often += ["break"] * bool(self.inside) + ["leave"] * bool(self.blocks)
-            kind = self.one(*often) if depth else self.one("set", "emit")
-            if kind == "set" and self.names:
+            often += (
+                ["break"] * bool(self.inside) + ["leave"] * bool(self.blocks) + ["map"] * 4 * bool(self.maps)
+            )
+            kind = self.one(*often) if depth else self.one("set", "emit", *["map"] * bool(self.maps))
+            if kind == "map":
+                body.append(self.map_statement())
+            elif kind == "set" and self.names:
                 body.append(self.assign(self.dice.randrange(len(self.names)), self.names))
             elif kind == "if":
                 test = self.expression()
@@ -571,6 +726,8 @@ KINDS: tuple[Callable[[Writer, int], Any], ...] = (
     lambda w, d: text_match(w),
     block_equal,
     lambda w, d: c.AddressOf(w.place(1, d), POINTER, SPAN),
+    lambda w, d: w.map_value(),
+    lambda w, d: w.map_value(),
 )
 
 
@@ -585,6 +742,7 @@ def world_of(seed: int) -> World:
     return World(bytes(dice.choices(letters, k=2 * BLOCK)), (dice.getrandbits(64), dice.randint(0, 3)))
 
 
+RING = MapSpec("ring", "ringbuf", 0, 0, 1 << 20)
 ID = 3
 """Of the first shape; two more may follow."""
 SEEDS = st.integers(0, (1 << 32) - 1)
@@ -612,7 +770,9 @@ def here() -> TaskFields | None:
     return task_fields(load_kernel().vmlinux)
 
 
-def interpreted(compiled: Compiled, world: World, env: dict[str, int], comm: bytes) -> list[bytes]:
+def interpreted(
+    compiled: Compiled, world: World, env: dict[str, int], comm: bytes
+) -> tuple[list[bytes], vm.Machine]:
     machine = vm.Machine(
         compiled.image,
         memory=vm.Memory(world.memory),
@@ -623,49 +783,109 @@ def interpreted(compiled: Compiled, world: World, env: dict[str, int], comm: byt
         cpu=env["cpu"],
         cookie=ID,
     )
-    return machine.run(vm.arguments(world.arguments)).emitted
+    return machine.run(vm.arguments(world.arguments)).emitted, machine
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+def held(
+    program: c.Program, contents: Callable[[str], dict[bytes, list[bytes]]]
+) -> tuple[Maps, dict[str, int]]:
+    """What the maps hold, and how many updates found no room. `contents`: the values of a map, by key."""
+    found: Maps = {}
+    full: dict[str, int] = {}
+    for name, map in program.maps().items():
+        count = map.replace(kind="count")
+        full[name] = together(count, contents(f"@{name} lost").get(bytes(4), [bytes(8)]))[0]
+        entries = contents(f"@{name}")
+        if not map.key and entries:  # one value; of what each CPU keeps a stretch in cache lines of its own
+            [data] = entries.pop(bytes(4))
+            size = 8 * words(map)
+            parts = [data[at : at + size] for at in range(0, len(data), size + 63 & ~63)]
+            entries = {b"": parts if map.kind not in ("hash", "lru") else [data]}
+        found[name] = {key: together(map, values) for key, values in entries.items()}
+        if not map.key and not any(found[name].get(b"", ())):
+            found[name] = {}
+    return {name: one for name, one in found.items() if one}, {name: one for name, one in full.items() if one}
+
+
+def meant(meaning: Meaning) -> tuple[Maps, dict[str, int]]:
+    """What the maps should hold."""
+    maps = {
+        name: {key: kept for key, kept in entries.items() if key or any(kept)}
+        for name, entries in meaning.maps.items()
+    }
+    return {name: one for name, one in maps.items() if one}, meaning.full
+
+
+def of_machine(machine: vm.Machine) -> Callable[[str], dict[bytes, list[bytes]]]:
+    """The contents of an interpreter's maps."""
+
+    def contents(name: str) -> dict[bytes, list[bytes]]:
+        map = machine.maps.get(name)
+        if map is None:
+            return {}
+        assert isinstance(map, ArrayMap | HashMap)
+        return {bytes(4): [bytes(map.value())]} if isinstance(map, ArrayMap) else map.entries()
+
+    return contents
+
+
+EXAMPLES = int(os.environ.get("KWIRE_EXAMPLES", "0"))
+"""Of a campaign, which are others each time; 0: the gate's, which are always the same."""
+
+always = settings(
+    deadline=None, suppress_health_check=list(HealthCheck), derandomize=not EXAMPLES, database=None
+)
+
+
+@settings(always, max_examples=EXAMPLES or 400)
 @given(SEEDS, DEPTHS)
 def test_the_interpreter_gives_what_the_tree_means(seed: int, depth: int) -> None:
     program, world = Writer(seed, depth).program(), world_of(seed)
     env = {"pid": 4321, "tid": 99, "cpu": 5, "nsecs": 0x1122334455667788}
     compiled = built(program, cookie=seed % 3 == 0, called=seed % 4 > 1)
-    expected = [frame(program, ID, env["nsecs"], event) for event in Meaning(world, env, COMM).run(program)]
-    emitted = interpreted(compiled, world, env, COMM)
+    meaning = Meaning(world, env, COMM)
+    expected = [frame(program, ID, env["nsecs"], event) for event in meaning.run(program)]
+    emitted, machine = interpreted(compiled, world, env, COMM)
     assert [x.hex() for x in emitted] == [x.hex() for x in expected]
+    assert held(program, of_machine(machine)) == meant(meaning)
     for one in emitted:
         decode(compiled.schemas[int.from_bytes(one[4:8], "big") - ID], one)
 
 
-def in_kernel(compiled: Compiled, world: World, cpu: int) -> list[bytes]:
-    """What the program emits when the kernel runs it in this thread."""
+def in_kernel(
+    program: c.Program, compiled: Compiled, world: World, cpu: int
+) -> tuple[list[bytes], tuple[Maps, dict[str, int]]]:
+    """What the program emits when the kernel runs it in this thread, and what its maps hold then."""
     from kwire.kernel import prog
     from kwire.kernel.maps import Map
     from kwire.kernel.ring import Ring
 
+    def contents(name: str) -> dict[bytes, list[bytes]]:
+        map = maps.get(name)
+        if map is None:
+            return {}
+        if map.spec.kind == "percpu_hash":
+            return {key: map.lookup_cpus(key) or [] for key in list(map.keys())}
+        return {key: [value] for key, value in map.items()}
+
     maps = {spec.name: Map.create(spec) for spec in compiled.image.maps}
-    ring_spec = next((spec.inner for spec in compiled.image.maps if spec.name == "rings"), None)
     try:
-        if ring_spec is None:
-            prog.load(compiled.image, maps).close()
-            return []
-        ring_map = maps["ring"] = Map.create(ring_spec)
-        maps["rings"].update(struct.pack("<I", cpu), ring_map.fd)
+        ring_map = maps["ring"] = Map.create(RING)
+        if "rings" in maps:
+            maps["rings"].update(struct.pack("<I", cpu), ring_map.fd)
         with prog.load(compiled.image, maps) as loaded, Ring(ring_map) as ring:
             loaded.test_run(context=vm.arguments(world.arguments), cpu=cpu)
             frames = ring.read()
             found = [bytes(frames.frame_bytes(n)) for n in range(len(frames))]
             ring.release()
-            return found
+            return found, held(program, contents)
     finally:
         for one in maps.values():
             one.close()
 
 
 @pytest.mark.live
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(always, max_examples=EXAMPLES or 200)
 @given(SEEDS, DEPTHS)
 def test_the_kernel_gives_what_the_tree_means(seed: int, depth: int) -> None:
     program, world = Writer(seed, depth).program(), world_of(seed)
@@ -675,21 +895,24 @@ def test_the_kernel_gives_what_the_tree_means(seed: int, depth: int) -> None:
         comm = file.read().rstrip(b"\n")
     env = {"pid": os.getpid(), "tid": thread, "cpu": cpu, "nsecs": 0}
     compiled = built(program, cpu + 1, here() if seed % 2 else None, called=seed % 4 > 1)
-    events = Meaning(world, env, comm).run(program)
+    meaning = Meaning(world, env, comm)
+    events = meaning.run(program)
     found: list[str] = []
+    maps: Any = None
     expected: list[str] = []
     os.sched_setaffinity(0, {cpu})
     try:
         for _ in range(3):  # a page of this process can be on the move, and then it cannot be read
-            frames = in_kernel(compiled, world, cpu)
+            frames, maps = in_kernel(program, compiled, world, cpu)
             times = [struct.unpack_from("<Q", got, 8)[0] for got in frames]
             found = [got.hex() for got in frames]
             expected = [
                 frame(program, ID, time, event).hex() for time, event in zip(times, events, strict=False)
             ]
-            if found == expected:
+            if found == expected and maps == meant(meaning):
                 break
     finally:
         os.sched_setaffinity(0, allowed)
     assert len(found) == len(events)
     assert found == expected
+    assert maps == meant(meaning)

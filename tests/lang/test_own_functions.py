@@ -30,7 +30,7 @@ WRONG = [
     (
         "def f(n):\n    emit(n)\n    return n",
         "emit(x=f(pid) + 1)",
-        "f emits events; call it in a statement of its own: x = f(…)",
+        "f emits events or changes maps; call it in a statement of its own: x = f(…)",
     ),
     ("def f(n): return m", "emit(x=f(pid))", "unknown name m"),
     ("def f(n): return sk", "emit(x=f(pid))", "unknown name sk"),

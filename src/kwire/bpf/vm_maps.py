@@ -118,6 +118,10 @@ class HashMap(Map):
         self._entries[key] = self.space.add(bytearray(value), f"map {self.spec.name} value")
         return 0
 
+    def entries(self) -> dict[bytes, list[bytes]]:
+        """All keys and their values, as a mapping of bytes: one value, or one for each CPU that has any."""
+        return {key: [bytes(region.data)] for key, region in self._entries.items()}
+
     def delete(self, key: bytes) -> int:
         """-ENOENT for a key that is not there."""
         # The region stays mapped: in the kernel, too, a pointer to the value lives on for the rest of the
@@ -143,6 +147,64 @@ class HashMap(Map):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+class PerCpuHashMap(HashMap):
+    """A hash map with a value for each CPU; a new key's are zeros but for that of the CPU that made it."""
+
+    __slots__ = ("_others",)
+
+    def __init__(self, spec: MapSpec, space: AddressSpace) -> None:
+        super().__init__(spec, space)
+        self._others: dict[bytes, dict[int, Region]] = {}  # of CPUs but the first
+
+    def _region(self, key: bytes, cpu: int) -> Region:
+        if not cpu:
+            return self._entries[key]
+        regions = self._others.setdefault(key, {})
+        if cpu not in regions:
+            regions[cpu] = self.space.add(bytearray(self.spec.value_size), f"map {self.spec.name} value")
+        return regions[cpu]
+
+    def lookup(self, key: bytes, cpu: int) -> int:
+        """The address of this CPU's value, 0 for a key that is not there."""
+        return self._region(key, cpu).base if key in self._entries else 0
+
+    def update(self, key: bytes, value: bytes, flags: int, cpu: int) -> int:
+        """Adds a key, or replaces this CPU's value; -E2BIG when the map is full."""
+        known = key in self._entries
+        if not cpu or (known and flags == NOEXIST):
+            return super().update(key, value, flags, cpu)
+        if not known:
+            result = super().update(key, bytes(len(value)), flags, 0)
+            if result:
+                return result
+        self._region(key, cpu).data[:] = value
+        return 0
+
+    def delete(self, key: bytes) -> int:
+        """-ENOENT for a key that is not there."""
+        self._others.pop(key, None)
+        return super().delete(key)
+
+    def entries(self) -> dict[bytes, list[bytes]]:
+        """All keys, and the values of the CPUs that have any."""
+        found = super().entries()
+        for key, regions in self._others.items():
+            found[key] += [bytes(region.data) for region in regions.values()]
+        return found
+
+
+class LruHashMap(HashMap):
+    """A hash map that forgets the key that was made first, where it is full."""
+
+    __slots__ = ()
+
+    def update(self, key: bytes, value: bytes, flags: int, cpu: int) -> int:
+        """Adds or replaces; never full."""
+        if key not in self._entries and len(self._entries) >= self.spec.max_entries and flags != EXIST:
+            del self._entries[next(iter(self._entries))]
+        return super().update(key, value, flags, cpu)
 
 
 class RingMap(Map):
@@ -240,6 +302,8 @@ KINDS: Final[dict[str, type[Map]]] = {
     "array": ArrayMap,
     "percpu_array": ArrayMap,
     "hash": HashMap,
+    "lru_hash": LruHashMap,
+    "percpu_hash": PerCpuHashMap,
     "ringbuf": RingMap,
     "array_of_maps": MapArray,
 }

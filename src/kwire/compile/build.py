@@ -106,7 +106,7 @@ def compile_probe(
             if roomy:
                 raise
             on_stack, roomy = False, not on_stack
-    maps = _maps(placed, options, on_stack, made, ring_size)
+    maps = _maps(program, placed, options, on_stack, made, ring_size)
     image = _image(program, select(made.module), maps, cookie)
     described = probe_schemas(program, id=id, spec=spec, arch=arch)
     return Compiled(image, described, "".join(map(dump, made.module.functions)) if explain else "")
@@ -160,7 +160,12 @@ def _checked(function: Function, after: str) -> None:
 
 
 def _maps(
-    placed: tuple[Layout, ...], options: Options, stack: bool, made: _Made, ring_size: int
+    program: checked.Program,
+    placed: tuple[Layout, ...],
+    options: Options,
+    stack: bool,
+    made: _Made,
+    ring_size: int,
 ) -> tuple[MapSpec, ...]:
     ring = MapSpec("ring", "ringbuf", 0, 0, ring_size)
     maps = [
@@ -174,6 +179,11 @@ def _maps(
     for name, stride in made.maps.items():
         if stride:
             maps.append(MapSpec(name, "array", 4, options.cpus * stride, 1))
+    own = program.maps().values()
+    if own:
+        from kwire.compile.maps import specs  # most programs do without
+
+        maps += dict.fromkeys(spec for one in own for spec in specs(one, options.cpus))
     return tuple(maps)
 
 

@@ -582,6 +582,14 @@ class ExpressionLowering(Builder, ABC):
         return word if size == 8 else self.emit("and", [word, (1 << 8 * size) - 1], None, 8 * size)
 
     @abstractmethod
+    def map_get(self, e: checked.MapGet) -> Operand:
+        """The value at a key of a map."""
+
+    @abstractmethod
+    def map_has(self, e: checked.MapHas) -> Operand:
+        """Whether a map has a key."""
+
+    @abstractmethod
     def match(self, e: checked.TextMatch, yes: Block, no: Block) -> None:
         """Go to `yes` where a text matches a pattern, otherwise to `no`."""
 
@@ -683,4 +691,6 @@ _LOWER: dict[type, Callable[[ExpressionLowering, Any], Operand]] = {
     checked.Convert: ExpressionLowering.convert,
     checked.Retype: ExpressionLowering.retype,
     checked.Bswap: ExpressionLowering.swap,
+    checked.MapGet: lambda lower, e: lower.map_get(e),
+    checked.MapHas: lambda lower, e: lower.map_has(e),
 }

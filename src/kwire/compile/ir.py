@@ -169,6 +169,7 @@ OPS: Final[dict[str, Op]] = {
     "hop": Op(Effect.READS, 1, "(space, offset, size): an integer at args[0] + offset, zero-extended"),
     "load": Op(Effect.LOADS, 1, "size"),
     "store": Op(Effect.WRITES, 2, "size"),  # args: At, value
+    "atomic": Op(Effect.WRITES, 2),  # add a value to the 8 bytes at At, whole
     "block": Op(Effect.WRITES, 2, "(space, offset, size): copy bytes at args[1] + offset to args[0]"),
     "read": Op(Effect.WRITES, 3, "(space, parts): args[1], an address, to args[0], as `Parts` says"),
     "fault": Op(Effect.WRITES, 2, "set the slot args[1] to 1 when args[0], a helper's result, is negative"),

@@ -36,6 +36,10 @@ BRANCHING: Final = {
     c.TextOrder: 4,
     c.TextMatch: 64,
     c.Emit: 8,
+    c.MapGet: 2,
+    c.MapHas: 1,
+    c.MapSet: 2,
+    c.Aggregate: 6,
 }
 """About how many branches the instructions of a node have."""
 

@@ -8,11 +8,11 @@ Maps: `rings` (array of ring buffers, one a CPU), `counts` (one mapped value, a 
 CPU and probe), `tasks` (hash of the processes traced), `scratch` (records that do not fit the stack, a
 stretch for each CPU), `texts` (texts that are matched with patterns or with each other, likewise), `loops`
 (what the turns of called loops share, likewise). None but `tasks` needs more than an index, so none costs
-more than a few nanoseconds.
+more than a few nanoseconds. The maps of the unit are called `@name` (`compile.maps`).
 """
 
 from collections.abc import Container, Mapping, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from kwire.compile.builder import OTHER_SOURCE
 from kwire.compile.emission import cpu, send, sender
@@ -28,6 +28,9 @@ from kwire.lang import checked
 from kwire.lang.errors import Diagnostic, LanguageError
 from kwire.lang.forms import Node, walk
 from kwire.lazy import NamedTuple
+
+if TYPE_CHECKING:
+    from kwire.compile.maps import MapLowering
 
 STACK_RECORD_MOST = 256
 """Longer records, and those with several tail values, are built in scratch memory."""
@@ -165,6 +168,20 @@ class Lower(ExpressionLowering):
         """Go to `yes` where two texts stand to each other as asked, otherwise to `no`."""
         compare(self, self.unit.texts, cpu(self, self.options), e, yes, no)
 
+    def map_get(self, e: checked.MapGet) -> Operand:
+        """The value at a key of a map."""
+        return self._maps.get(e)
+
+    def map_has(self, e: checked.MapHas) -> Operand:
+        """Whether a map has a key."""
+        return self._maps.has(e)
+
+    @property
+    def _maps(self) -> "MapLowering":
+        from kwire.compile.maps import MapLowering  # most programs do without
+
+        return MapLowering(self)
+
     def _traced_only(self) -> None:
         """Leave unless the current process is in `tasks`, by its number and the moment it was created. The
         main process is known without looking there.
@@ -206,6 +223,12 @@ class Lower(ExpressionLowering):
                 self._emit(statement)
             elif isinstance(statement, checked.Loop):
                 self._loop(statement)
+            elif isinstance(statement, checked.MapSet):
+                self._maps.set(statement)
+            elif isinstance(statement, checked.MapDelete):
+                self._maps.delete(statement)
+            elif isinstance(statement, checked.Aggregate):
+                self._maps.aggregate(statement)
             elif isinstance(statement, checked.Block):
                 self.blocks.append([])
                 self.statements(statement.body)

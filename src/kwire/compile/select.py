@@ -315,6 +315,13 @@ class Selector:
         else:
             self.items.append(asm.stx(size, base, self._register(value, base), offset))
 
+    def atomic(self, ins: Ins) -> None:
+        """Memory += value, whole."""
+        at, value = ins.args
+        assert isinstance(at, At)
+        base, offset = self._base(at, R5)
+        self.items.append(asm.atomic("add", "dw", base, self._register(value, base), offset))
+
     def fault(self, ins: Ins) -> None:
         """Note a negative result."""
         result, at = ins.args
@@ -597,6 +604,7 @@ OPERATIONS: dict[str, Callable[[Selector, Ins], None]] = {
     "peek": Selector.load,
     "load": Selector.load,
     "store": Selector.store,
+    "atomic": Selector.atomic,
     "fault": Selector.fault,
     "read": Selector.read,
     "call": Selector.call,

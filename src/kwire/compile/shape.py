@@ -67,6 +67,13 @@ COUNTS: Final[dict[type[Form], tuple[str, ...]]] = {
     c.Leave: (),
     c.Continue: (),
     c.Emit: ("values", "shape"),
+    c.Map: ("name", "kind", "key", "value", "size", "bounds"),
+    c.TextConst: ("value", "type"),
+    c.MapGet: ("map", "key"),
+    c.MapHas: ("map", "key"),
+    c.MapSet: ("map", "key", "value"),
+    c.MapDelete: ("map", "key"),
+    c.Aggregate: ("map", "key", "value"),
     c.Return: (),
 }
 

@@ -90,18 +90,19 @@ def check(
         locals_, fields = body.local_types, body.field_types
     else:
         body.fault(TextError(_head(probe), "the types of its names do not settle", "cast what is assigned"))
-    if not body.faults and not body.scope.broken and not body.emits:
+    if not body.faults and not body.scope.broken and not body.effects:
         body.fault(TextError(_head(probe), "this probe emits nothing", "call emit(…)"))
     if body.faults:
         raise LanguageError(probe.source, body.faults)
+    shapes = tuple(
+        c.Shape(tuple(c.Field(field, type_) for field, type_ in shape.items()), name)
+        for shape, name in zip(fields.values(), body.shape_names, strict=True)
+    )
     return c.Program(
         probe.name,
         site,
         probe.source,
-        tuple(
-            c.Shape(tuple(c.Field(field, type_) for field, type_ in shape.items()), name)
-            for shape, name in zip(fields.values(), body.shape_names, strict=True)
-        ),
+        shapes or (c.Shape(()),),
         tuple(c.Local(name, type_) for name, type_ in locals_.items()),
         None,
         statements,
@@ -155,7 +156,7 @@ class Body(ExpressionChecker):
         self.assumed_locals = locals_
         self.assumed_fields = fields
         self.faults: list[Diagnostic] = []
-        self.emits = 0
+        self.effects = 0  # statements that emit events or change maps
         self.held: dict[str, Held] = {}
         self.shapes: dict[ShapeKey, dict[str, events.FieldType]] = {}
         self.scope = Scope("", _assigned(probe.body), {}, dict(probe.constants), set())
@@ -336,6 +337,11 @@ class Body(ExpressionChecker):
                 return [c.Continue(node.span)], True
             case tree.Return():
                 return self._return(node), True
+            case tree.SetElement() | tree.DeleteElement() | tree.Aggregate():
+                from kwire.lang import maps
+
+                self.effects += 1
+                return [maps.statement(self, node)], False
             case tree.Do(call=call) if call.own >= 0:
                 self.alone = call
                 self._own_call(call)
@@ -452,7 +458,7 @@ class Body(ExpressionChecker):
         return c.LocalSet(list(self.held).index(name), values.convert(register, type_, span), span)
 
     def _emit(self, call: tree.Call) -> c.Emit:
-        self.emits += 1
+        self.effects += 1
         event, fields = events.event_name([self._event_name(one) for one in call.arguments])
         arguments = events.named([*(("", one) for one in fields), *call.keywords])
         if not arguments:
@@ -492,6 +498,18 @@ class Body(ExpressionChecker):
             return tree.String(text, node.span) if isinstance(text, str) else node
         return node
 
+    # -- maps
+
+    def _element(self, node: tree.Element) -> Value:
+        from kwire.lang import maps
+
+        return maps.element(self, node)
+
+    def _haskey(self, node: tree.HasKey) -> Value:
+        from kwire.lang import maps
+
+        return maps.has_key(self, node)
+
     # -- functions of one's own
 
     @property
@@ -515,7 +533,7 @@ class Body(ExpressionChecker):
         self.calls += 1
         if self.calls > MAX_CALLS:
             raise TextError(node.span, f"these are more than {MAX_CALLS} calls of functions in a probe")
-        given, emits = self._given(function, node), self.emits
+        given, effects = self._given(function, node), self.effects
         outer, prefix = self.scope, f"{function.name}#{self.calls}."
         self.scope = Scope(prefix, _assigned(function.body), {}, dict(function.constants), set())
         self.calling.append(node.own)
@@ -526,9 +544,9 @@ class Body(ExpressionChecker):
         finally:
             self.scope = outer
             self.calling.pop()
-        if self.emits > emits and not alone:
+        if self.effects > effects and not alone:
             cure = f"call it in a statement of its own: x = {node.function}(…)"
-            raise TextError(node.span, f"{node.function} emits events", cure)
+            raise TextError(node.span, f"{node.function} emits events or changes maps", cure)
         return value_
 
     def _given(self, function: tree.Function, node: tree.Call) -> list[Value]:

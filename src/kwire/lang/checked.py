@@ -12,18 +12,22 @@ Laws the compiler may rely on:
   A failed read in the middle of a chain makes the following address small, so the chain gives 0.
 - Operands are evaluated left to right. No expression has an effect, so an implementation may reorder and
   share everything but reads after a condition that guards them: `Logic` and `Select` evaluate an operand
-  only when it is needed (reading is safe anyway; it is a matter of cost, not of faults).
+  only when it is needed (reading is safe anyway; it is a matter of cost, not of faults). What is read of a
+  map (`MapGet`, `MapHas`) is what the statements before have left there.
 - Wide expressions (`ReadText`, `ReadBytes`, `ReadBlock`, `Comm`) have no register value. They occur only as
   a value of `Emit` and as the operand of `TextEqual`, `TextOrder`, `TextMatch` and `BlockEqual`.
 - A local has one type in the whole program and is always set before it is read, on every path.
 - A program emits events of one or several shapes (`Program.shapes`), each with its fields; every `Emit` gives
-  one value for each field of its shape, in that order.
+  one value for each field of its shape, in that order. One that only changes maps has one shape without
+  fields: firings that the kernel does not run are told as missing from it.
+- Maps are shared by all programs of a unit; two with one name are one. An update that finds no room is
+  counted beside the map, and changes nothing.
 """
 
 from typing import TypeAlias
 
 from kwire.lang.context import Argument, CtxField, Result, Saved, Site, TaskMember
-from kwire.lang.forms import Node
+from kwire.lang.forms import Node, walk
 from kwire.lang.tree import Source, Span
 from kwire.lang.types import Bool, Bytes, Int, Pointer, Scalar, Text, Type
 
@@ -357,6 +361,64 @@ class ReadBytes(Node):
     span: Span
 
 
+class Map(Node):
+    """A map of the unit, by its name there. `kind`: one of `MAPS`.
+
+    `key`: the types of the parts of its keys, scalars and texts; without any the map holds one value.
+    `value`: the type of the values given to it (of a count: U64). `size`: keys at most; `bounds` of a
+    "lhist": the first number, the one behind the last, and the width of a bucket.
+    """
+
+    name: str
+    kind: str
+    key: tuple[Scalar | Text, ...]
+    value: Scalar
+    size: int
+    bounds: tuple[int, int, int] = (0, 0, 0)
+
+
+MAPS = ("hash", "lru", "count", "sum", "min", "max", "avg", "stats", "hist", "lhist")
+"""Kinds of maps: "hash" and "lru" (which forgets what was not used for long, where it is full) hold the
+values that were set; the others take values and keep, on each CPU by itself, how many there were, their sum,
+the smallest, the greatest, sum and number of them ("avg" and "stats"), or how many fell into each bucket.
+
+The buckets of "hist" are the powers of two: negative numbers, 0, 1, 2 to 3, 4 to 7, and so on; those of
+"lhist" what lies below `bounds`, each width of it, and what lies above.
+"""
+
+
+class TextConst(Node):
+    """A text that is known, without its NUL, at most `type.limit` bytes."""
+
+    value: bytes
+    type: Text
+    span: Span
+
+
+Key: TypeAlias = "tuple[Expr | Wide | TextConst, ...]"
+"""The parts of a key, each of its part's type: scalars, `ReadText`, `Comm` and `TextConst`. A text is cut at
+the limit of its part; one that cannot be read is the empty one there.
+"""
+
+
+class MapGet(Node):
+    """The value at a key of a "hash" or "lru", 0 where there is none."""
+
+    map: Map
+    key: Key
+    type: Scalar
+    span: Span
+
+
+class MapHas(Node):
+    """Whether a "hash" or "lru" has a key."""
+
+    map: Map
+    key: Key
+    type: Bool
+    span: Span
+
+
 Wide: TypeAlias = ReadText | ReadBytes | ReadBlock | Comm
 Expr: TypeAlias = (
     Const
@@ -383,6 +445,8 @@ Expr: TypeAlias = (
     | Convert
     | Retype
     | Bswap
+    | MapGet
+    | MapHas
 )
 
 
@@ -458,13 +522,43 @@ class Emit(Node):
     shape: int = 0
 
 
+class MapSet(Node):
+    """The value at a key of a "hash" or "lru" is this one from now on, of exactly `Map.value`."""
+
+    map: Map
+    key: Key
+    value: Expr
+    span: Span
+
+
+class MapDelete(Node):
+    """A key of a "hash" or "lru", and its value, are there no more."""
+
+    map: Map
+    key: Key
+    span: Span
+
+
+class Aggregate(Node):
+    """A value, of exactly `Map.value`, is added to what a map keeps at a key, as the kind of the map says; to
+    the number that a "hash" or "lru" holds there. For "count" the value is how much is counted.
+    """
+
+    map: Map
+    key: Key
+    value: Expr
+    span: Span
+
+
 class Return(Node):
     """The end of the program."""
 
     span: Span
 
 
-Stmt: TypeAlias = LocalSet | If | Loop | Break | Continue | Block | Leave | Emit | Return
+Stmt: TypeAlias = (
+    LocalSet | If | Loop | Break | Continue | Block | Leave | Emit | MapSet | MapDelete | Aggregate | Return
+)
 
 
 class Local(Node):
@@ -513,3 +607,19 @@ class Program(Node):
     span: Span
     filter_source: Source | None = None  # the text that the spans in `filter` belong to, when it is another
     guard: Expr | None = None
+
+    def maps(self) -> dict[str, Map]:
+        """The maps that it uses, by name."""
+        parts = [one for one in (self.guard, self.filter, *self.body) if one is not None]
+        nodes = (node for part in parts for node in walk(part))
+        return {node.name: node for node in nodes if isinstance(node, Map)}
+
+
+class Unit(Node):
+    """What is loaded together: the programs of all probes, and the maps that they share."""
+
+    programs: tuple[Program, ...]
+
+    def maps(self) -> dict[str, Map]:
+        """The maps of its programs, by name."""
+        return {name: map for program in self.programs for name, map in program.maps().items()}

@@ -184,6 +184,36 @@ class Call(Node):
     own: int = -1
 
 
+class MapDeclaration(Node):
+    """A map as it was declared. `kind`, `size`, `bounds`: as in `checked.Map`; `key`, `value`: C types, a
+    text of n bytes with its NUL being `char[n]`; no key: the map holds one value. `owner` tells it from
+    others: the object that shows it, or where it is declared; `title`: its name in the unit.
+    """
+
+    title: str
+    kind: str
+    key: tuple[str, ...]
+    value: str
+    size: int
+    bounds: tuple[int, int, int]
+    owner: object
+
+
+class Element(Node):
+    """The value of a map at a key, or of a map without keys; as an expression or where a value goes."""
+
+    map: MapDeclaration
+    key: tuple["Expr", ...]
+    span: Span
+
+
+class HasKey(Node):
+    """Whether a map has a value at a key."""
+
+    element: Element
+    span: Span
+
+
 Expr: TypeAlias = (
     Name
     | Number
@@ -198,6 +228,8 @@ Expr: TypeAlias = (
     | Conditional
     | Cast
     | Call
+    | Element
+    | HasKey
 )
 
 
@@ -253,6 +285,31 @@ class Do(Node):
     span: Span
 
 
+class SetElement(Node):
+    """`map[key] = value`."""
+
+    target: Element
+    value: Expr
+    span: Span
+
+
+class DeleteElement(Node):
+    """`del map[key]`."""
+
+    target: Element
+    span: Span
+
+
+class Aggregate(Node):
+    """`map[key].add(value)`, `map[key] += value`: a value is added to what the map keeps. None: there is none
+    to give, as for a count.
+    """
+
+    target: Element
+    value: Expr | None
+    span: Span
+
+
 class Return(Node):
     """The end of the probe or function, and what that gives."""
 
@@ -260,7 +317,7 @@ class Return(Node):
     value: Expr | None = None
 
 
-Stmt: TypeAlias = Assign | If | For | Break | Continue | Do | Return
+Stmt: TypeAlias = Assign | If | For | Break | Continue | Do | SetElement | DeleteElement | Aggregate | Return
 
 
 class Parameter(Node):

@@ -1,0 +1,319 @@
+"""Maps of a unit → IR, and how their keys and values lie in memory.
+
+Invariants: a key is built on the stack, its parts one after another as C lays out a structure, zeros in
+between and behind a text. A value is made of 8-byte words, and what was never set is all zeros, so a new key
+begins as a copy of nothing. A map without a key is one stretch of an array that user space maps (`MMAPABLE`):
+of a "hash" or "lru" the value and whether it was set, of others what each CPU keeps, in cache lines of its
+own. What each CPU keeps is added to by atomic instructions, because programs of a unit may interrupt each
+other; only the smallest and the greatest number are compared first, so of two programs of which one
+interrupts the other between the comparison and the store one may not be seen. An update that finds no room is
+counted in a map beside it (`lost_of`).
+"""
+
+from typing import TYPE_CHECKING
+
+from kwire.bpf.image import MapSpec
+from kwire.compile.emission import cpu
+from kwire.compile.ir import At, Operand, Value
+from kwire.compile.layout import SLACK, alignment, pad
+from kwire.compile.variable_length import Record
+from kwire.lang import checked, types
+from kwire.lazy import NamedTuple
+
+if TYPE_CHECKING:
+    from kwire.compile.lower import Lower
+
+MMAPABLE = 1 << 10  # BPF_F_MMAPABLE
+LINE = 64
+"""Bytes of a cache line: what one CPU keeps shares none with another's."""
+
+ZEROS = "zeros"
+"""The map from which new keys get their first value."""
+
+ZEROS_SIZE = 8192
+LOG2_BUCKETS = 66
+"""Of a histogram of powers of two: negative numbers, 0, and one for each of 64 highest bits."""
+
+NAME_SIZE = 16
+"""Bytes of a thread's name with its NUL."""
+
+PER_CPU = ("count", "sum", "min", "max", "avg", "stats", "hist", "lhist")
+"""Kinds of which each CPU keeps its part by itself."""
+
+_WORDS = {"hash": 1, "lru": 1, "count": 1, "sum": 1, "min": 2, "max": 2, "avg": 2, "stats": 2}
+
+
+def words(map: checked.Map) -> int:
+    """How many 8-byte words a value of the map has (on each CPU)."""
+    if map.kind == "hist":
+        return LOG2_BUCKETS
+    if map.kind == "lhist":
+        low, high, step = map.bounds
+        return (high - low + step - 1) // step + 2
+    return 2 if not map.key and map.kind not in PER_CPU else _WORDS[map.kind]
+
+
+def stride(map: checked.Map) -> int:
+    """Bytes from one CPU's part of a map without a key to the next one's."""
+    return (8 * words(map) + LINE - 1) & -LINE
+
+
+class Part(NamedTuple):
+    """A part of a key: where it lies, and how many bytes it has."""
+
+    type: types.Scalar | types.Text
+    offset: int
+    size: int
+
+
+def key_parts(map: checked.Map) -> tuple[Part, ...]:
+    """How the parts of a map's keys lie."""
+    found, at = [], 0
+    for type_ in map.key:
+        if isinstance(type_, types.Text):
+            size, step = pad(type_.limit + 1), 8
+        else:
+            size = types.size_of(type_)
+            step = alignment(size)
+        at = (at + step - 1) & -step
+        found.append(Part(type_, at, size))
+        at += size
+    return tuple(found)
+
+
+def key_size(map: checked.Map) -> int:
+    """Bytes of a key."""
+    parts = key_parts(map)
+    size = parts[-1].offset + parts[-1].size if parts else 0
+    step = max((8 if isinstance(one.type, types.Text) else one.size for one in parts), default=1)
+    return (size + step - 1) & -step
+
+
+def name_of(map: checked.Map) -> str:
+    """The map's name in images; those of the unit are told from our own by the sign."""
+    return f"@{map.name}"
+
+
+def lost_of(map: checked.Map) -> str:
+    """The name of the map that holds how many updates found no room, one number."""
+    return f"@{map.name} lost"
+
+
+def specs(map: checked.Map, cpus: int) -> tuple[MapSpec, ...]:
+    """The maps to create for one map of the unit."""
+    name = name_of(map)
+    if not map.key:
+        size = cpus * stride(map) if map.kind in PER_CPU else 8 * words(map)
+        return (MapSpec(name, "array", 4, size, 1, MMAPABLE),)
+    kind = {"hash": "hash", "lru": "lru_hash"}.get(map.kind, "percpu_hash")
+    lost = MapSpec(lost_of(map), "array", 4, 8, 1, MMAPABLE)
+    zeros = MapSpec(ZEROS, "array", 4, ZEROS_SIZE, 1)
+    return MapSpec(name, kind, key_size(map), 8 * words(map), map.size), lost, zeros
+
+
+class MapLowering:
+    """What statements and expressions do with maps, in the current block of a program."""
+
+    __slots__ = ("b",)
+
+    def __init__(self, lower: "Lower") -> None:
+        self.b = lower
+
+    def get(self, e: checked.MapGet) -> Operand:
+        """The value at a key, or 0."""
+        b = self.b
+        if not e.map.key:
+            return b.load(self._own(e.map), 0, 8)
+        found = self._lookup(e.map, self._key(e.map, e.key))
+        there, absent = b.new_block("there"), b.new_block("absent")
+        b.branch("eq", found, 0, absent, there)
+        b.start(there)
+        value = b.load(found, 0, 8)
+        b.start(absent)
+        return b.join([(there, value), (absent, 0)])
+
+    def has(self, e: checked.MapHas) -> Operand:
+        """Whether there is a value at a key."""
+        b = self.b
+        if not e.map.key:
+            return b.load(self._own(e.map), 8, 8)
+        return b.emit("cmp", [self._lookup(e.map, self._key(e.map, e.key)), 0], "ne", 1)
+
+    def set(self, s: checked.MapSet) -> None:
+        """Set the value at a key."""
+        b = self.b
+        if not s.map.key:
+            value = b.expr(s.value)
+            b.store(self._own(s.map), 0, 8, value)
+            b.store(self._own(s.map), 8, 8, 1)
+            return
+        key = self._key(s.map, s.key)
+        slot = b.function.slot("value", 8)
+        b.store(slot, 0, 8, b.expr(s.value))
+        result = b.call("map_update_elem", b.map(name_of(s.map)), key, At(slot, 0), 0)
+        full, done = b.new_block("full"), b.new_block("set")
+        b.branch("slt", result, 0, full, done)
+        b.start(full)
+        self._lost(s.map)
+        b.jump(done)
+        b.start(done)
+
+    def delete(self, s: checked.MapDelete) -> None:
+        """Take a key away."""
+        b = self.b
+        if not s.map.key:
+            for word in (8, 0):
+                b.store(self._own(s.map), word, 8, 0)
+            return
+        b.call("map_delete_elem", b.map(name_of(s.map)), self._key(s.map, s.key))
+
+    def aggregate(self, s: checked.Aggregate) -> None:
+        """Add a value to what is kept at a key."""
+        b = self.b
+        key = self._key(s.map, s.key) if s.map.key else None
+        value = b.expr(s.value)
+        if key is None:
+            self._add(s.map, self._own(s.map), value)
+            if s.map.kind not in PER_CPU:
+                b.store(self._own(s.map), 8, 8, 1)
+            return
+        first = self._lookup(s.map, key)
+        hit, miss, end = b.new_block("hit"), b.new_block("miss"), b.new_block("added")
+        b.branch("eq", first, 0, miss, hit)
+        b.start(miss)
+        zeros = b.emit("mapval", [], (ZEROS, 0))
+        b.call("map_update_elem", b.map(name_of(s.map)), key, At(zeros, 0), NOEXIST)
+        second = self._lookup(s.map, key)  # of whoever was first to make it
+        full, made = b.new_block("full"), b.new_block("made")
+        b.branch("eq", second, 0, full, made)
+        b.start(full)
+        self._lost(s.map)
+        b.jump(end)
+        b.start(hit)
+        b.start(made)
+        place = b.join([(hit, first), (made, second)])
+        assert isinstance(place, Value)
+        self._add(s.map, place, value)
+        b.jump(end)
+        b.start(end)
+
+    # parts of these
+
+    def _key(self, map: checked.Map, given: checked.Key) -> At:
+        """The key on the stack."""
+        b, parts = self.b, key_parts(map)
+        size = key_size(map)
+        slot = b.function.slot("key", pad(size + SLACK) if size > 8 else 8)
+        if len(parts) > 1 or not (
+            types.is_scalar(parts[0].type) or (size == NAME_SIZE and _is_name(given[0]))
+        ):
+            for at in range(0, pad(size), 8):
+                b.store(slot, at, 8, 0)
+        for part, value in zip(parts, given, strict=True):
+            if isinstance(value, checked.TextConst):
+                text = value.value.ljust(part.size, b"\0")[: part.size - 1] + b"\0"
+                for at in range(0, part.size, 8):
+                    number = int.from_bytes(text[at : at + 8], "little", signed=True)
+                    b.store(slot, part.offset + at, 8, number)
+            elif isinstance(part.type, types.Text):
+                assert isinstance(value, checked.ReadText | checked.Comm)
+                limit = min(part.type.limit, value.type.limit)
+                if _is_name(value) and limit == NAME_SIZE - 1:
+                    b.call("get_current_comm", At(slot, part.offset), NAME_SIZE)  # it fills up with zeros
+                else:
+                    Record(b, slot, part.offset).text(value, limit)
+            else:
+                assert not isinstance(value, checked.ReadText | checked.ReadBytes | checked.ReadBlock)
+                assert not isinstance(value, checked.Comm)
+                b.store(slot, part.offset, part.size, b.expr(value))
+        return At(slot, 0)
+
+    def _lookup(self, map: checked.Map, key: At) -> Value:
+        return self.b.call("map_lookup_elem", self.b.map(name_of(map)), key)
+
+    def _own(self, map: checked.Map) -> Value:
+        """Where a map without a key lies; of what each CPU keeps: this one's part."""
+        b = self.b
+        place = b.emit("mapval", [], (name_of(map), 0))
+        if map.kind not in PER_CPU:
+            return place
+        return b.emit("add", [place, b.emit("mul", [cpu(b, b.options), stride(map)])])
+
+    def _lost(self, map: checked.Map) -> None:
+        """Count an update that found no room."""
+        self._atomic(self.b.emit("mapval", [], (lost_of(map), 0)), 0, 1)
+
+    def _atomic(self, place: Value, offset: int, value: Operand) -> None:
+        self.b.do("atomic", [At(place, offset), value])
+
+    def _add(self, map: checked.Map, place: Value, value: Operand) -> None:
+        """Add a value to what a map keeps at a place."""
+        if map.kind in ("min", "max"):
+            self._extreme(map, place, value)
+        elif map.kind == "hist":
+            self._atomic(self.b.emit("add", [place, self._scaled(self._log2(map, value))]), 0, 1)
+        elif map.kind == "lhist":
+            self._atomic(self.b.emit("add", [place, self._scaled(self._linear(map, value))]), 0, 1)
+        else:
+            self._atomic(place, 0, value)
+            if map.kind in ("avg", "stats"):
+                self._atomic(place, 8, 1)
+
+    def _scaled(self, bucket: Operand) -> Operand:
+        return self.b.emit("lsh", [bucket, 3])
+
+    def _extreme(self, map: checked.Map, place: Value, value: Operand) -> None:
+        """Keep the value where it is beyond the one that is kept, or the first."""
+        b = self.b
+        condition = ("s" if types.signed(map.value) else "") + ("lt" if map.kind == "min" else "gt")
+        compare, keep, end = b.new_block("compare"), b.new_block("keep"), b.new_block("kept")
+        b.branch("eq", b.load(place, 8, 8), 0, keep, compare)
+        b.start(compare)
+        b.branch(condition, value, b.load(place, 0, 8), keep, end)
+        b.start(keep)
+        b.store(place, 0, 8, value)
+        b.store(place, 8, 8, 1)
+        b.jump(end)
+        b.start(end)
+
+    def _log2(self, map: checked.Map, value: Operand) -> Operand:
+        """The bucket of a number: 0 for negative ones, 1 for 0, else 2 and the number of its highest bit.
+
+        Without branches, of which the verifier would have to follow all ways together: each step asks whether
+        the number has more bits than a half, and shifts it down by that.
+        """
+        emit = self.b.emit
+        some = emit("rsh", [emit("or", [value, emit("neg", [value])]), 63])
+        high = emit("rsh", [value, 32])
+        shift: Operand = emit("lsh", [emit("rsh", [emit("neg", [high]), 63]), 5])
+        log: Operand = shift
+        rest: Operand = emit("rsh", [value, shift])
+        for bits in (16, 8, 4, 2, 1):
+            above = emit("rsh", [emit("sub", [(1 << bits) - 1, rest]), 63])
+            shift = above if bits == 1 else emit("lsh", [above, bits.bit_length() - 1])
+            log = emit("or", [log, shift])
+            if bits > 1:
+                rest = emit("rsh", [rest, shift])
+        bucket: Operand = emit("add", [emit("add", [log, some]), 1])
+        if types.signed(map.value):
+            bucket = emit("and", [bucket, emit("xor", [emit("arsh", [value, 63]), -1])])
+        return self.b.emit("umin", [bucket, LOG2_BUCKETS - 1])
+
+    def _linear(self, map: checked.Map, value: Operand) -> Operand:
+        """The bucket of a number: 0 below the first one's start, the last one from the last one's end on."""
+        emit, last = self.b.emit, words(map) - 1
+        low, high, step = map.bounds
+        above = emit("cmp", [value, high], "sge" if types.signed(map.value) else "ge", 1)
+        beyond = emit("sub", [value, low])
+        inside = emit("add", [emit("div", [beyond, step]), 1])
+        bucket = emit("within", [inside, beyond, high - low])
+        return emit("umin", [emit("or", [bucket, emit("mul", [above, last])]), last])
+
+
+NOEXIST = 1
+"""Flag of an update: only where the key is not there yet."""
+
+
+def _is_name(value: checked.Expr | checked.Wide | checked.TextConst) -> bool:
+    """Whether it is the whole name of the current thread."""
+    return isinstance(value, checked.Comm) and value.type.limit >= NAME_SIZE - 1
