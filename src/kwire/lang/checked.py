@@ -613,13 +613,3 @@ class Program(Node):
         parts = [one for one in (self.guard, self.filter, *self.body) if one is not None]
         nodes = (node for part in parts for node in walk(part))
         return {node.name: node for node in nodes if isinstance(node, Map)}
-
-
-class Unit(Node):
-    """What is loaded together: the programs of all probes, and the maps that they share."""
-
-    programs: tuple[Program, ...]
-
-    def maps(self) -> dict[str, Map]:
-        """The maps of its programs, by name."""
-        return {name: map for program in self.programs for name, map in program.maps().items()}
