@@ -51,6 +51,12 @@ def _statements(body: tuple[c.Stmt, ...], checked: c.Program, indent: str) -> li
                 lines.append(f"{indent}continue")
             case c.Return():
                 lines.append(f"{indent}return")
+            case c.MapSet(map=held, key=key, value=given):
+                lines.append(f"{indent}{held.name}[{keys(key, checked)}] = {value(given, checked)}")
+            case c.MapDelete(map=held, key=key):
+                lines.append(f"{indent}del {held.name}[{keys(key, checked)}]")
+            case c.Aggregate(map=held, key=key, value=given):
+                lines.append(f"{indent}{held.name}[{keys(key, checked)}].add({value(given, checked)})")
             case c.If(test=test, then=then, otherwise=otherwise):
                 lines.append(f"{indent}if {value(test, checked)}")
                 lines += _statements(then, checked, indent + "  ")
@@ -141,6 +147,15 @@ def value(node: c.Expr | c.Wide, checked: c.Program | None = None) -> str:
             return f"block({size}){place(where, checked)}"
         case c.Comm():
             return "comm"
+        case c.MapGet(map=held, key=key):
+            return f"{held.name}[{keys(key, checked)}]"
+        case c.MapHas(map=held, key=key):
+            return f"({keys(key, checked)} in {held.name})"
+
+
+def keys(key: c.Key, checked: c.Program | None = None) -> str:
+    """The parts of a key."""
+    return ", ".join(repr(one.value) if isinstance(one, c.TextConst) else value(one, checked) for one in key)
 
 
 def _piece(piece: c.Piece) -> str:
@@ -162,6 +177,10 @@ def expression(node: tree.Expr) -> str:
     match node:
         case tree.Name(id=name):
             return name
+        case tree.Element(map=where, key=parts):
+            return f"{where.title}[{', '.join(map(expression, parts))}]"
+        case tree.HasKey(element=inner):
+            return f"({', '.join(map(expression, inner.key))} in {inner.map.title})"
         case tree.Number(value=number, boolean=boolean):
             return str(bool(number)) if boolean else f"({number})" if number < 0 else str(number)
         case tree.String(value=text):
