@@ -690,6 +690,33 @@ def test_a_capture_that_is_moved_while_no_collector_runs(site: Site, kill: bool,
     assert site.collector.summary()["lost"] == 0
 
 
+@pytest.mark.parametrize("how", ["deleted", "cut"])
+def test_a_capture_that_goes_before_its_ending_is_counted_at_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """The checkpoint knows that the session has ended, and the file has no ending yet."""
+    end = ResumableWriter.close
+
+    def harmed(self: ResumableWriter, *arguments: Any) -> Any:
+        monkeypatch.setattr(ResumableWriter, "close", end)
+        os.unlink(self.files[0]) if how == "deleted" else os.truncate(self.files[0], 0)
+        return self.close(*arguments)
+
+    collector = site.open()
+    source = Source("one")
+    peer = site.connect(source).peer
+    source.give(100, peer)
+    site.until(lambda: peer.session.unacknowledged == 0)
+    monkeypatch.setattr(ResumableWriter, "close", harmed)
+    source.finish(peer)
+    site.until(lambda: source.ended is not None and not collector.collected_sessions)
+    assert (collector.events, collector.lost) == (0, 100)
+    assert sum(verify_file(str(path)).totals.lost for path in site.captures()) == 100
+    site.close()
+    summary = collector.summary()
+    assert (summary["events"], summary["lost"], summary["unproven"]) == (0, 100, 0)
+
+
 @pytest.mark.parametrize("merged", [False, True])
 @pytest.mark.parametrize("back", [False, True])
 def test_what_goes_between_two_collectors_is_counted_at_once(site: Site, merged: bool, back: bool) -> None:

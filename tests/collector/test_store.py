@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -413,6 +414,45 @@ def test_a_file_that_goes_while_it_is_written_is_noticed_before_more_is_promised
     assert site.stored_session.stored == stored
 
 
+@pytest.mark.parametrize("size", [0, 700])
+@pytest.mark.parametrize("what", ["events", "ending"])
+def test_a_file_that_is_cut_between_the_look_and_the_writing(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, what: str
+) -> None:
+    """What was written behind the hole is taken back; what is gone is counted, and the rest is there."""
+    last = [events(90, 10), *totals_frames({1: 100})]
+    site.collected_session(describe(1), *(events(first, 10) for first in range(0, 90, 10)))
+    if what == "ending":
+        site.collected_session(*last)
+    path, write = site.store.writer.files[0], os.pwrite
+
+    def cut(fd: int, data: Any, at: int) -> int:
+        if os.path.samestat(os.fstat(fd), os.stat(path)):
+            os.truncate(path, size)
+        return write(fd, data, at)
+
+    more: Callable[[], object] = partial(site.store.finish, site.stored_session)
+    if what == "events":
+        more = partial(site.collected_session, events(90, 10))
+    with monkeypatch.context() as others:
+        others.setattr(os, "pwrite", cut)
+        with pytest.raises(GoneError):
+            more()
+    site.store.leave()
+    assert os.stat(path).st_size <= size
+    another = str(tmp_path / "else.pcapng")
+    store = Store.again(site.folder.checkpoint(TOKEN), Packing(), Options(), lambda: another)
+    stored_session = store.stored_sessions[TOKEN]
+    if what == "events":
+        for payload in last:
+            store.take(stored_session, stored_session.next, payload)
+        store.finish(stored_session)
+    assert store.closed
+    left = [number for file in store.writer.files for number in numbers_of_cut(file)]
+    assert len(left) == len(set(left))
+    assert store.losses(stored_session) == {Cause.CAPTURE_GONE: 100 - len(left)}
+
+
 def test_a_file_that_is_moved_is_ended_and_another_one_begun(tmp_path: Path) -> None:
     folder, packing = Folder(str(tmp_path / "in")), Packing()
     spare = lambda: folder.capture("box", 0)  # noqa: E731
@@ -744,6 +784,7 @@ def test_a_file_system_that_promises_nothing(
 
 ON_A_SMALL_DISK = """
 import ctypes, os, shutil, sys
+from functools import partial
 from pathlib import Path
 from importlib.util import module_from_spec, spec_from_file_location
 target, here, work = sys.argv[1:4]

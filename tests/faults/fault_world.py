@@ -67,6 +67,26 @@ class StuckError(Exception):
     """Something did not happen in time."""
 
 
+class Remembered(NamedTuple):
+    """What a checkpoint says."""
+
+    name: str
+    stem: str
+    """Of the path of its capture; empty where there is none yet."""
+    done: bool
+    """All its sessions have ended."""
+    proven: bool
+    """Their sources said what they produced, so its capture has statistics when it has its ending."""
+    ended: bool
+    """Its capture has its ending, and no collector looks at it any more."""
+    inode: int
+    """Of the file that is looked at; 0 where none is."""
+
+    def has(self, name: str) -> bool:
+        """Whether a file of this name belongs to its capture."""
+        return bool(self.stem) and name.startswith((f"{self.stem}.pc", f"{self.stem}-0"))
+
+
 class Kinds(NamedTuple):
     """What a world is made of."""
 
@@ -349,26 +369,28 @@ class World:
 
     def remove_sessions(self) -> None:
         """What the collector knows of its sessions; what it has open it puts back, if it lives so long."""
-        self.removed |= {
-            path.name
-            for path, stored_sessions, _ in self._checkpoints()
-            if not all(one.done for one in stored_sessions)
-        }
+        self.removed |= {each.name for each in self._checkpoints() if not each.done}
         shutil.rmtree(self.captures / ".sessions", ignore_errors=True)
         if not self.collector.alive:
             self._see_what_it_forgot()
 
     def _see_what_it_forgot(self) -> None:
-        self.forgotten |= not self.removed <= {path.name for path, _, _ in self._checkpoints()}
+        self.forgotten |= not self.removed <= {each.name for each in self._checkpoints()}
 
-    def _checkpoints(self) -> Iterator[tuple[Path, list[StoredSession], str]]:
-        """Each checkpoint, the sessions in it, and the stem of its capture."""
-        for path in (self.captures / ".sessions").glob("*"):
+    def _checkpoints(self) -> Iterator[Remembered]:
+        """What each checkpoint says."""
+        for path in (self.captures / ".sessions").glob("*[!w]"):  # .new is none yet
             checkpoint = Checkpoint(str(path), lambda: Contents({}))
             with contextlib.suppress(KwireError, KeyError):
                 values = checkpoint.load()
-                stem = str(cbor.loads_map(values[b"front"])["path"]).removesuffix(".pcapng")
-                yield path, list(StoredSession.found(values, whole=False).values()), stem
+                front = cbor.loads_map(values[b"front"])
+                stem = str(front["path"]).removesuffix(".pcapng")
+                its = StoredSession.found(values, whole=False).values()
+                done, proven = all(one.done for one in its), all(one.produced for one in its)
+                head = values.get(b"file head", b"")
+                ended = bool(stem) and not head and front.get("begun") is not False
+                inode = int.from_bytes(head[-8:], sys.byteorder)
+                yield Remembered(path.name, stem, done, proven, ended, inode)
             checkpoint.close()
 
     @property
@@ -519,19 +541,26 @@ class World:
         return process.told
 
     def take_away(self, what: str, harm: Callable[[Path], object]) -> None:
-        """Do harm to captures. Of those that are finished nobody will ever count what is gone: of a rotation
-        only where the checkpoint has heard that they are, and not where the collector was told to leave them.
+        """Do harm to captures. What is gone of one that is finished nobody will ever count.
+
+        One is finished where its checkpoint says so. One that has its ending, though the checkpoint has not
+        heard of it, may have been looked at for the last time, or not yet, or is by the next collector: then
+        nobody outside can tell. One without an ending is looked at again, even if its sessions have ended.
         """
-        unsure = self.kinds.place == "rotate" or not self.collector.alive
         self.collector.suspend()
-        over = self._over()
+        remembered = list(self._checkpoints())
+        unsure = self.kinds.place == "rotate" or not self.collector.alive or bool(self.removed)
         for path in sorted(self.captures.glob("*.pcapng")):
             try:
                 before, number, size = look_into([path]), path.stat().st_ino, path.stat().st_size
             except OSError:  # the disk does not let us
                 continue
-            if not before.open or any(path.name.startswith((f"{stem}.pc", f"{stem}-0")) for stem in over):
+            ended = any(each.ended and each.has(path.name) for each in remembered)
+            looked_at = [each for each in remembered if each.inode == number]
+            unseen = any(each.done and not each.proven for each in looked_at)  # an ending without statistics
+            if ended or unseen or not (before.open or before.bare):
                 self._finished.add(number)
+            doubtful = number in self._cut or bool(looked_at) or (unsure and not ended)
             self.note(f"{path.name} {what}, {'' if number in self._finished else 'not '}finished")
             with contextlib.suppress(OSError):  # the disk does not let us
                 harm(path)
@@ -541,23 +570,11 @@ class World:
             taken = len(before.numbers) - len(after.numbers) + before.all_lost - after.all_lost
             if number in self._finished:
                 self.taken += taken
-                self.doubtful += taken if unsure or number in self._cut else 0
+                self.doubtful += taken if doubtful else 0
             else:
                 self._remembered += taken
         self._finished |= self._cut
         self.collector.signal(signal.SIGCONT)
-
-    def _over(self) -> list[str]:
-        """The stems of captures whose sessions have ended, as checkpoints say: of an agent that was killed
-        nobody knows what it produced, so its capture has no statistics, finished or not.
-        """
-        if self.kinds.place == "merge":
-            return []
-        return [
-            stem
-            for _, stored_sessions, stem in self._checkpoints()
-            if stem and all(stored_session.done for stored_session in stored_sessions)
-        ]
 
     def stored(self) -> int:
         """Events that lie in captures now."""

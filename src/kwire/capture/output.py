@@ -4,7 +4,8 @@ Invariants: `reserve` bytes beyond the position stay writable whatever happens t
 always fits; what was written before `position` is whole; `close` cuts a file back to it, so half a block is
 never left. Room is kept by allocating blocks beyond the end of the file (they vanish at close), where the
 file system cannot do that by zeros written ahead. A pipe, or a file open for appending, has no reserve. A
-file that is `kept` is looked at before each write: what was deleted, or cut by others, is a GoneError.
+file that is `kept` is looked at before and after each write: what was deleted, or cut by others, is a
+GoneError, and one that was cut while it was written to is left as they cut it.
 """
 
 import ctypes
@@ -20,6 +21,7 @@ from kwire.words import plural
 
 STEP: Final = 4 << 20  # bytes allocated at a time, at most; a file that is small as yet gets less
 FIRST_STEP: Final = 64 << 10
+_PIECE: Final = 1 << 20  # bytes read at once
 _UNSUPPORTED: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM})
 _KEEP_SIZE: Final = 1  # FALLOC_FL_KEEP_SIZE
 
@@ -68,6 +70,7 @@ class Output:
         "_destination",
         "_limit",
         "_owned",
+        "_tail",
         "fd",
         "kept",
         "name",
@@ -104,6 +107,7 @@ class Output:
             self.position = os.lseek(self.fd, 0, os.SEEK_CUR)
         self.kept = kept and self.seekable
         self.reserve = reserve if self.seekable else 0
+        self._tail = 0  # of a file that is kept, the last four bytes before the position; 0: not known
         self._allocated = self.position
         self._can_allocate = self.seekable
         self._limit = _size_limit() if regular else None
@@ -123,11 +127,13 @@ class Output:
                     raise GoneError(
                         "go on writing", path, f"it has {plural(size, 'byte')}, {position} were written"
                     )
-                if tail and cls.word(fd, position) != tail:
+                if tail and _word(fd, position) != tail:
                     raise GoneError("go on writing", path, "it is not what was written")
                 os.ftruncate(fd, position)
                 os.lseek(fd, position, os.SEEK_SET)
                 output = cls(fd, reserve, kept=True)
+                output.name, output._tail = path, tail
+                output.check()  # it may have been cut just now
             except BaseException:
                 os.close(fd)
                 raise
@@ -135,17 +141,12 @@ class Output:
             raise GoneError("go on writing", path, "it is not there any more") from None
         except OSError as error:
             raise CaptureError("open for writing", path, error.strerror or "failed") from None
-        output._owned, output.name = True, path
+        output._owned = True
         return output
 
     def tail(self) -> int:
         """The last four bytes before the position, as a number: the length of a block, never 0."""
-        return self.word(self.fd, self.position)
-
-    @staticmethod
-    def word(fd: int, position: int) -> int:
-        """The four bytes before a position, as a number."""
-        return int.from_bytes(os.pread(fd, 4, max(0, position - 4)), "little")
+        return _word(self.fd, self.position)
 
     def moved(self) -> bool:
         """Whether the file still exists, but not at its path."""
@@ -157,7 +158,7 @@ class Output:
         return (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino) and there.st_nlink > 0
 
     def check(self) -> None:
-        """GoneError where a file that is kept was deleted, or is shorter than what was written to it."""
+        """GoneError where a file that is kept was deleted, or has not got what was written to it."""
         if not self.kept:
             return
         status = os.fstat(self.fd)
@@ -165,6 +166,17 @@ class Output:
             raise GoneError("write", self.name, "it was deleted")
         if status.st_size < self.position:
             raise GoneError("write", self.name, f"it was cut to {plural(status.st_size, 'byte')}")
+        self._see_tail(self.position)
+
+    def _see_tail(self, position: int) -> None:
+        """GoneError where the bytes before `position`, the last ones known, are others. Where they are zeros
+        the file was cut, and we made it long again since: that is undone.
+        """
+        if not self._tail or (word := _word(self.fd, position)) == self._tail:
+            return
+        if not word:
+            os.ftruncate(self.fd, _without_zeros(self.fd, position))
+        raise GoneError("write", self.name, "it was cut")
 
     def room(self, size: int) -> bool:
         """Make sure that `size` bytes and the reserve fit; False means the disk, or a size limit, is full.
@@ -198,20 +210,29 @@ class Output:
         if self.seekable and not self._can_allocate and not (done == len(data) and self._zeros_ahead(done)):
             # What lies on the disk beyond the position now is all there is for the ending.
             done = max(0, done - self.reserve)
-        self.position += done
+        self._moved(done, data)
         return done
 
     def finish(self, data: memoryview) -> int:
         """Write the ending into the reserve; gives how many bytes went in."""
         done = self._put(data)
-        self.position += done
+        self._moved(done, data)
         return done
 
     def back(self, size: int) -> None:
         """Take the last `size` bytes back: they were part of something that is not whole."""
         self.position -= size
+        if self.kept:
+            self._tail = self.tail()
+            if self.position and not self._tail:
+                raise GoneError("write", self.name, "it was cut")
         if self._appends:
             os.ftruncate(self.fd, self.position)
+
+    def _moved(self, done: int, data: memoryview) -> None:
+        self.position += done
+        if self.kept and done:
+            self._tail = int.from_bytes(data[max(0, done - 4) : done], "little")
 
     def publish(self) -> None:
         """Let a regular file take its place. Raises CaptureError."""
@@ -232,6 +253,7 @@ class Output:
             if self.seekable and not (self.kept and os.fstat(self.fd).st_size < self.position):
                 os.ftruncate(self.fd, self.position)
                 os.lseek(self.fd, self.position, os.SEEK_SET)
+                self._see_tail(self.position)  # it may have been cut just now
         except OSError as error:
             raise CaptureError("close", self.name, error.strerror or "failed") from None
         finally:
@@ -263,6 +285,7 @@ class Output:
                 if error.errno in FULL:
                     break
                 raise CaptureError("write", self.name, error.strerror or "failed") from None
+        self._see_tail(self.position)  # it may have been cut between the look and the writing
         return done
 
     def _zeros_ahead(self, done: int) -> bool:
@@ -276,6 +299,20 @@ class Output:
                     return False
                 raise CaptureError("write", self.name, error.strerror or "failed") from None
         return True
+
+
+def _word(fd: int, position: int) -> int:
+    """The four bytes before a position, as a number."""
+    return int.from_bytes(os.pread(fd, 4, max(0, position - 4)), "little")
+
+
+def _without_zeros(fd: int, end: int) -> int:
+    """Where the zeros begin that a file has before `end`."""
+    while end and (piece := os.pread(fd, min(end, _PIECE), max(0, end - _PIECE))):
+        if rest := piece.rstrip(b"\0"):
+            return end - len(piece) + len(rest)
+        end -= len(piece)
+    return end
 
 
 def _appends(fd: int) -> bool:

@@ -63,7 +63,6 @@ class ResumableWriter(Writer):
     __slots__ = (
         "_after",
         "_introduced",
-        "_mark",
         "_moved",
         "_name",
         "_remainders",
@@ -94,7 +93,6 @@ class ResumableWriter(Writer):
         self._remainders: list[
             str
         ] = []  # of files that were cut, and hold events still: paths from our folder
-        self._mark = (0, 0)  # a position that was settled, and the bytes before it
         self._waiting: dict[int, Schema] = {}  # by number: not in the file yet, or described otherwise there
         self._introduced = len(schemas)  # probes that have an interface in the file
         self.notes: dict[int, str] = {}
@@ -188,10 +186,6 @@ class ResumableWriter(Writer):
             if self._sync:
                 os.fdatasync(output.fd)
             output.check()
-            position, tail = self._mark
-            if position and Output.word(output.fd, position) != tail:
-                raise GoneError("write", output.name, "it was cut")
-            self._mark = output.position, output.tail()
         except OSError as error:
             raise CaptureError("write", output.name, error.strerror or "failed") from None
 
@@ -254,7 +248,6 @@ class ResumableWriter(Writer):
         if number and (os.path.exists(self._path(number + 1)) or _followed(self.files[-1], position)):
             _set_aside_later(str(self._base), number, self._id)
         output = Output.again(self.files[-1], position, 4096 + _reserve(len(self.schemas)), tail)
-        self._mark = position, tail
         return _File(output, number, time.monotonic(), started)
 
     def _take_state(self, state: State) -> tuple[int, int, int, int, tuple[int, int]]:
@@ -399,7 +392,6 @@ class ResumableWriter(Writer):
         self._probes = b""
         if rotated:
             self._waiting, self._introduced = {}, len(self.schemas)
-            self._mark = (0, 0)
         if self._sync and self._file is not old:
             for path in (old.output.name, os.path.dirname(os.path.abspath(old.output.name))):
                 _to_disk(path)
@@ -414,6 +406,7 @@ class ResumableWriter(Writer):
             if done < len(text):
                 self._file.output.back(done)
         super()._end(totals, comment, unproven)
+        self._file.output.check()  # the last look: what goes from now on goes from a finished file
 
     # --- frames
 

@@ -358,8 +358,8 @@ class Writer:
         try:
             self._end({}, LAST_FILE if number is not None else FOLLOWED.format(number=new.number))
         finally:
-            old.output.close()
             self._file = new
+            old.output.close()
         self._written += old.output.position
         for probe in range(len(self.schemas) + 1):
             self._earlier_lost[probe] += self._lost[probe]

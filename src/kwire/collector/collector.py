@@ -295,6 +295,8 @@ class Collector(Ignore):
         except Exception as error:
             self._fail(collected_session.store, error)
             self._forget(collected_session)
+            if over and isinstance(error, GoneError):  # its source does not come back: it is counted now
+                self._settle(peer.session.token, collected_session.address)
         else:
             if over:
                 self.say(f"{collected_session.name} has ended: {self._what(collected_session)}")

@@ -181,15 +181,13 @@ class Storage:
         return self._merged
 
     def settle(self, token: bytes) -> Store | None:
-        """Give the capture of a session that did not come back its ending; None where there is nothing."""
+        """Give the capture of a session that does not come back its ending; None where it has it."""
         if self.place.merged or not os.path.exists(self._checkpoint(token)):
             return None
         stored_session = self.remembered(token)
         store = self._again(token, stored_session.host if stored_session is not None else "")
-        if store.closed:
-            return None
         self._close(store)
-        return store
+        return store if store.opened else None
 
     def _close(self, store: Store) -> None:
         """Give a capture its ending."""

@@ -92,6 +92,7 @@ class Store:
         "_unpromised",
         "closed",
         "merged",
+        "opened",
         "path",
         "stored_sessions",
         "writer",
@@ -188,6 +189,8 @@ class Store:
         self._packing = packing
         self.stored_sessions: dict[bytes, StoredSession] = {}
         self.closed = self._ended = False
+        self.opened = False
+        """Whether this one wrote the capture; a closed one that did not has found it ended."""
         self._unpromised = ""  # the id of a capture that is written and of which the checkpoint knows nothing
         self._stored_session: StoredSession | None = None  # whose payload is being taken
         self._touched: dict[StoredSession, None] = {}  # those that changed since they were made safe
@@ -299,6 +302,7 @@ class Store:
             kernel=about.get("kernel", ""),
             tool=about.get("tool", "") or "kwire",
         )
+        self.opened = True
 
     # --- sessions
 
