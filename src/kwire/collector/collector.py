@@ -591,6 +591,8 @@ class Collector(Ignore):
             self._close_merged()
         except (CaptureError, CheckpointError) as error:
             self._note(str(error))
+        except Exception as error:
+            self.loop.contain(error)
         for token, address in self._left.items():
             self._settle(token, address)
         if self.trouble:
@@ -614,6 +616,8 @@ class Collector(Ignore):
                     self.tally.add(address, store, stored_session, None)
         except (CaptureError, CheckpointError) as error:
             self._note(str(error))
+        except Exception as error:
+            self.loop.contain(error)
 
     def look(self) -> None:
         """See what others did to the folder; to be called now and then."""
