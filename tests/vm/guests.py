@@ -5,6 +5,8 @@ the same tests; that pytest writes one JSON line a test to the shared folder (`w
 this side waits for its line. Guests start with the session, behind the host's own tests in priority, and
 their items come last. Where several processes run tests, the first one starts the guests, and each can wait
 for a guest's outcomes. A test that ran nowhere is noticed by tests/vm/test_guest.py.
+
+The tests of a guest whose kernel dies go on in another one (guest_tests.py), and the summary says so.
 """
 
 from __future__ import annotations
@@ -21,17 +23,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from guest_tests import TIMEOUT, WANTED, lines_of, write_line
 from initramfs import GuestError
 from kernels import PACKAGES, fetch
-from parallel import is_first, shared
+from parallel import is_first, is_worker, shared
 from run import SHARE_NAME, ending_with_parent, tools
 from traces import SET_ASIDE
 
 HERE = Path(__file__).parent
-WANTED = "wanted-tests"
-REPORT = "report.jsonl"
-TIMEOUT = 3600
-TEST_TIMEOUT = 240
 DONE = "done"
 RUNNING, REFUSAL = "running", "refusal"
 GUESTS = pytest.StashKey[list["Guest"]]()
@@ -64,13 +63,7 @@ class Guest:
 
     def _boot(self) -> None:
         (self.share / WANTED).write_text("\n".join(self.tests))
-        files = dict.fromkeys(test.partition("::")[0] for test in self.tests)
-        command = ["nice", sys.executable, str(HERE / "run.py"), "--kernel", self.kernel]
-        command += ["--share", str(self.share), "--timeout", str(TIMEOUT)]
-        # Looking for plugins makes pytest's start three times as long.
-        command += ["--env", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1", "--"]
-        command += [sys.executable, "-m", "pytest", "-q", "-p", "pytest_timeout", "-p", "no:cacheprovider"]
-        command += [f"--timeout={TEST_TIMEOUT}", "--continue-on-collection-errors", *files]
+        command = ["nice", sys.executable, str(HERE / "guest_tests.py"), self.kernel, str(self.share)]
         with (self.share / "log").open("wb") as log, (self.share / RUNNING).open("wb") as running:
             fcntl.flock(running, fcntl.LOCK_EX)  # its runner's, as long as it lives
             self._process = subprocess.Popen(
@@ -114,13 +107,18 @@ class Guest:
         return True
 
     def _take_lines(self) -> None:
-        report = self.share / REPORT
-        data = report.read_bytes()[self._read :] if report.exists() else b""
-        whole = data[: data.rfind(b"\n") + 1]
-        self._read += len(whole)
-        for line in whole.splitlines():
-            result = json.loads(line)
-            self.results[result["test"]] = result
+        self._read, lines = lines_of(self.share, self._read)
+        self.results.update((line["test"], line) for line in lines if "outcome" in line)
+
+    def summary(self, durations: int) -> list[str]:
+        """What people should know of the whole run: deaths of its kernel, and its slowest tests."""
+        _, lines = lines_of(self.share)
+        said = [
+            f"its kernel died at {line['test']}, and it was booted again" for line in lines if "died" in line
+        ]
+        slowest = sorted((line for line in lines if "outcome" in line), key=lambda line: -line["seconds"])
+        said += [f"{line['seconds']:8.2f} s  {line['test']}" for line in slowest[:durations]]
+        return [f"guest {self.kernel}: {text}" for text in said]
 
     def stop(self) -> None:
         if self._process is not None:
@@ -273,6 +271,26 @@ def write_result(test: str, reports: list[pytest.TestReport]) -> None:
         text = reason[2].removeprefix("Skipped: ") if isinstance(reason, tuple) else worst.longreprtext
         text += "".join(f"\n--- {name} ---\n{content}" for name, content in worst.sections)
         brief = getattr(getattr(reason, "reprcrash", None), "message", text).partition("\n")[0]
-    line = {"test": test, "outcome": worst.outcome if worst else "passed", "text": text, "brief": brief}
-    with Path(os.environ[SHARE_NAME], REPORT).open("a") as report:
-        report.write(json.dumps(line) + "\n")
+    line = {
+        "test": test,
+        "outcome": worst.outcome if worst else "passed",
+        "text": text,
+        "brief": brief,
+        "seconds": round(sum(report.duration for report in reports), 2),
+    }
+    write_line(Path(os.environ[SHARE_NAME]), line)
+
+
+def pytest_runtest_logstart(nodeid: str) -> None:
+    """In a guest, tells the other side what is running when its kernel dies."""
+    if SHARE_NAME in os.environ:
+        write_line(Path(os.environ[SHARE_NAME]), {"test": nodeid, "begun": True})
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if is_worker(config) or SHARE_NAME in os.environ:
+        return
+    durations = int(config.getoption("durations") or 0)
+    for guest in config.stash[GUESTS]:
+        for line in guest.summary(durations):
+            terminalreporter.write_line(line)

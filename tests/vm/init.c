@@ -1,9 +1,10 @@
 /*
  * The first process of a test guest: makes the host's root file system the guest's, runs one command, powers off.
  *
- * Laws: the host's files are never written (read-only virtiofs under an overlay on tmpfs); the one folder that both
+ * Invariants: the host's files are never written (read-only virtiofs under an overlay on tmpfs); the one folder that both
  * sides write is the share. The share holds what run.py asks for (command, environment: NUL-separated) and
- * what comes back (status: "exit N" or "signal N"; no such file: the guest died). tracefs and debugfs stay unmounted.
+ * what comes back (began: empty, once the command does; status: "exit N" or "signal N"; no such file: the guest
+ * died). tracefs and debugfs stay unmounted.
  * The kernel hands parameters it does not know to its first process as environment: share, modules, cwd.
  */
 #define _GNU_SOURCE
@@ -236,17 +237,25 @@ static int run(void)
 	return status;
 }
 
-static void report(int status)
+/* A file of the share: it is there, whole, when this returns. */
+static void write_file(const char *name, const char *text, int length)
 {
-	char path[4096], text[32];
+	char path[4096];
 
-	snprintf(path, sizeof path, "%s/status", share);
-	int length = WIFSIGNALED(status) ? snprintf(text, sizeof text, "signal %d\n", WTERMSIG(status))
-					 : snprintf(text, sizeof text, "exit %d\n", WEXITSTATUS(status));
+	snprintf(path, sizeof path, "%s/%s", share, name);
 	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
 	if (fd < 0 || write(fd, text, length) != length || fsync(fd))
 		fail("write %s", path);
 	close(fd);
+}
+
+static void report(int status)
+{
+	char text[32];
+
+	int length = WIFSIGNALED(status) ? snprintf(text, sizeof text, "signal %d\n", WTERMSIG(status))
+					 : snprintf(text, sizeof text, "exit %d\n", WEXITSTATUS(status));
+	write_file("status", text, length);
 }
 
 int main(void)
@@ -267,6 +276,7 @@ int main(void)
 	loopback_up();
 	sethostname("guest", 5);
 	setrlimit(RLIMIT_NOFILE, &files);
+	write_file("began", "", 0);
 	report(run());
 	power_off();
 }

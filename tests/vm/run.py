@@ -10,6 +10,9 @@ anywhere, and nothing of it stays, but for what it writes to the shared folder (
 Emulation is in software, about 30 times slower than the machine, so it works inside virtual machines too.
 Any number of guests may run at once, and none outlives the process that started it.
 
+A kernel that dies while it boots is booted again, and stderr says so: emulation lets one processor run an
+instruction (int3) that another one has just replaced, which the kernel's jump labels take for impossible.
+
 Exit status: the command's; 128 + N when signal N ended it; 124 after --timeout; 125 when the guest could
 not be started or ended without a status.
 """
@@ -36,6 +39,7 @@ from kernels import PACKAGES, Kernel, fetch
 
 TIMED_OUT = 124
 FAILED = 125
+BOOTS = 3  # of a kernel that dies before the command begins
 SHARE_NAME = "VM_SHARE"
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ")
 VIRTIOFSD = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd", "/usr/lib/virtiofsd")
@@ -46,6 +50,10 @@ PARAMETERS = (
     "console=ttyS0 quiet loglevel=4 panic=-1 rdinit=/init tsc=reliable clocksource=tsc "
     "rcupdate.rcu_expedited=1 mitigations=off random.trust_cpu=on audit=0 cryptomgr.notests 8250.nr_uarts=4"
 )
+
+
+class GuestDeathError(GuestError):
+    """The guest ended without a status, as one whose kernel panics; the text holds the end of its log."""
 
 
 def run(
@@ -64,33 +72,50 @@ def run(
     """Runs `command` in a guest of `kernel`, copying what it prints to `output` (stdout) as it comes.
 
     `parameters`: more of the kernel's command line; `memory` is in MiB, `timeout` in seconds from the start
-    of the boot. Raises GuestError when no guest can be started or it ends without a status; the text holds
-    the end of the kernel's log.
+    of the first boot. Raises GuestError when no guest can be started, GuestDeathError when it ends without a
+    status.
     """
+    deadline = time.monotonic() + timeout
+    for boots in range(1, BOOTS + 1):
+        with contextlib.ExitStack() as stack:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kwire-vm-")))
+            place = share.resolve() if share else scratch / "share"
+            place.mkdir(exist_ok=True)
+            requests = {"command": command, "environment": guest_environment(place, environment or {})}
+            for name, items in requests.items():
+                (place / name).write_bytes(b"".join(os.fsencode(item) + b"\0" for item in items))
+            for name in ("status", "began"):
+                (place / name).unlink(missing_ok=True)
+            append = f"{PARAMETERS} share={place} cwd={cwd or os.getcwd()} {parameters}"
+            process = boot(stack, kernel, scratch, place, append, machine(memory, cpus))
+            try:
+                copy_output(process, output or sys.stdout.buffer, deadline)
+            except TimeoutError:
+                return TIMED_OUT
+            try:
+                return status(place / "status", scratch / "console")
+            except GuestDeathError as error:
+                if boots == BOOTS or (place / "began").exists() or process.returncode:
+                    raise
+                print(f"run.py: {error}\nrun.py: the guest is booted again", file=sys.stderr, flush=True)
+    raise AssertionError("the last boot returns or raises")
+
+
+def boot(
+    stack: contextlib.ExitStack, kernel: Kernel, scratch: Path, share: Path, append: str, computer: list[str]
+) -> subprocess.Popen[bytes]:
+    """QEMU with the file servers it needs; the command's output is its stdout, the kernel's log a file."""
     qemu, virtiofsd = tools()
-    with contextlib.ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kwire-vm-")))
-        share = share.resolve() if share else scratch / "share"
-        share.mkdir(exist_ok=True)
-        requests = {"command": command, "environment": guest_environment(share, environment or {})}
-        for name, items in requests.items():
-            (share / name).write_bytes(b"".join(os.fsencode(item) + b"\0" for item in items))
-        (share / "status").unlink(missing_ok=True)
-        (scratch / "initramfs").write_bytes(build(kernel.modules, scratch))
-        for tag, source in (("host", Path("/")), ("share", share)):
-            serve(stack, virtiofsd, scratch / f"{tag}.socket", source)
-        modules = f" modules={kernel.modules.resolve()}" if kernel.modules else ""
-        guest = [qemu, *machine(memory, cpus), *folder("host", scratch), *folder("share", scratch)]
-        guest += ["-kernel", str(kernel.image), "-initrd", str(scratch / "initramfs")]
-        guest += ["-append", f"{PARAMETERS} share={share} cwd={cwd or os.getcwd()}{modules} {parameters}"]
-        guest += ["-serial", f"file:{scratch}/console", "-chardev", "stdio,id=output,signal=off"]
-        guest += ["-serial", "chardev:output"]
-        process = spawn(stack, guest, stdout=subprocess.PIPE)
-        try:
-            copy_output(process, output or sys.stdout.buffer, time.monotonic() + timeout)
-        except TimeoutError:
-            return TIMED_OUT
-        return status(share / "status", scratch / "console")
+    (scratch / "initramfs").write_bytes(build(kernel.modules, scratch))
+    for tag, source in (("host", Path("/")), ("share", share)):
+        serve(stack, virtiofsd, scratch / f"{tag}.socket", source)
+    modules = f" modules={kernel.modules.resolve()}" if kernel.modules else ""
+    guest = [qemu, *computer, *folder("host", scratch), *folder("share", scratch)]
+    guest += ["-kernel", str(kernel.image), "-initrd", str(scratch / "initramfs")]
+    guest += ["-append", append + modules]
+    guest += ["-serial", f"file:{scratch}/console", "-chardev", "stdio,id=output,signal=off"]
+    guest += ["-serial", "chardev:output"]
+    return spawn(stack, guest, stdout=subprocess.PIPE)
 
 
 def tools() -> tuple[str, str]:
@@ -190,7 +215,7 @@ def status(report: Path, console: Path) -> int:
     words = report.read_text().split() if report.exists() else []
     if len(words) != 2:
         tail = console.read_bytes()[-4000:].decode(errors="replace") if console.exists() else ""
-        raise GuestError(f"the guest ended without a status; the end of its log:\n{tail}")
+        raise GuestDeathError(f"the guest ended without a status; the end of its log:\n{tail}")
     return int(words[1]) + (128 if words[0] == "signal" else 0)
 
 

@@ -6,7 +6,8 @@ import json
 import time
 
 import pytest
-from guests import DONE, GUESTS, TIMEOUT, GuestItem
+from guest_tests import TIMEOUT
+from guests import DONE, GUESTS, GuestItem
 from parallel import shared
 from traces import bpf_refusal
 
