@@ -24,7 +24,10 @@ from kwire.compile import verify
 
 pytest_plugins = ["parallel", "taken", "guests", "peers"]
 
-settings.register_profile("kwire", deadline=None)  # machines are noisy: nothing here is timed
+# Machines are noisy: nothing here is timed. The examples of a test are the same in each run, so that a change
+# is judged by what it changed; `--hypothesis-profile=search` looks for new ones.
+settings.register_profile("kwire", deadline=None, derandomize=True)
+settings.register_profile("search", deadline=None)
 settings.load_profile("kwire")
 verify.checking = True  # of every program that a test compiles
 
