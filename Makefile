@@ -31,7 +31,7 @@ vm:
 
 bench: .venv/.tool
 	@scripts/packages linux-perf bpftrace time nftables
-	@set -e; for script in $(filter-out bench/common.py bench/replay.py,$(wildcard bench/*.py)); do .venv/bin/python $$script; done
+	@set -e; for script in $(filter-out bench/common.py bench/replay.py bench/stages.py,$(wildcard bench/*.py)); do .venv/bin/python $$script; done
 
 clean:
 	rm -rf .venv .vm build dist src/*.egg-info src/kwire/*.so .*_cache .hypothesis demo*.pcapng

@@ -4,7 +4,9 @@ overrun.
 
 from __future__ import annotations
 
+import _thread
 import os
+import re
 import struct
 from array import array
 from collections.abc import Iterator
@@ -42,8 +44,8 @@ from kwire.bpf.helpers import HELPERS
 from kwire.bpf.image import MapSpec
 from kwire.kernel.maps import PAGE, Map
 from kwire.kernel.prog import Prog, load
-from kwire.kernel.ring import BUSY, DISCARD, HEADER, Ring, create_rings, ring_walk
-from kwire.kernel.sys import BPF_F_MMAPABLE, possible_cpus
+from kwire.kernel.ring import BUSY, DISCARD, HEADER, WINDOW, Ring, Rings, ring_walk
+from kwire.kernel.sys import BPF_F_MMAPABLE, online_cpus, possible_cpus
 from kwire.kernel.syscall import KernelError
 from kwire.wire.frame import pack_header
 
@@ -283,16 +285,56 @@ def test_both_walkers_read_the_same_ring(monkeypatch: pytest.MonkeyPatch, writte
 
 @pytest.mark.live
 def test_one_ring_a_cpu() -> None:
-    outer, rings = create_rings(MapSpec("rings", "array_of_maps", 4, 4, possible_cpus(), inner=RING))
-    assert len(rings) == possible_cpus()
-    assert len({one.info()["id"] for one in rings}) == len(rings)
-    for one in [outer, *rings]:
-        one.close()
     before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(KernelError):
-        create_rings(
-            MapSpec("rings", "array_of_maps", 4, 4, possible_cpus(), inner=RING._replace(max_entries=5))
-        )
-    with pytest.raises(KernelError):
-        create_rings(MapSpec("rings", "array_of_maps", 4, 8, possible_cpus(), inner=RING))
+    with Rings(SIZE) as rings:
+        array = rings.wait()
+        assert len(rings.readers) == len(online_cpus())
+        ids = {ring.map.info()["id"] for ring in rings.readers}
+        assert len(ids) == len(rings.readers)
+        found = [array.lookup(struct.pack("=I", cpu)) for cpu in range(possible_cpus())]
+        assert {int.from_bytes(value or b"", "little") for value in found} == ids
+    rings.close()
+    with Rings(5) as refused, pytest.raises(KernelError, match="create map ring"):
+        refused.wait()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.live
+def test_where_no_thread_can_be_started_rings_are_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(_thread, "start_new_thread", refuse)
+    with Rings(SIZE) as rings:
+        assert rings.wait() is rings.array
+
+
+def mapped() -> int:
+    """Bytes of rings' memory that is mapped here."""
+    with open("/proc/self/smaps") as file:
+        parts = re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", file.read(), flags=re.M)
+    sizes = [re.search(r"^Rss: +(\d+) kB", part, re.M) for part in parts if "bpf-map" in part.split("\n")[0]]
+    return sum(int(size[1]) << 10 for size in sizes if size)
+
+
+@pytest.mark.live
+def test_memory_is_mapped_where_records_come_to_lie() -> None:
+    """Window by window: all of a ring after its first turn, one window of a ring that is hardly used."""
+    none = mapped()
+    written = Written(4 * WINDOW)
+    try:
+        positions = 3 * PAGE  # of consumer and producer, and the counters, which nobody has mapped
+        assert WINDOW <= mapped() - none <= WINDOW + positions
+        room = WINDOW // (FRAME + HEADER)
+        written.write(room + 1)  # the last lies in the second window
+        assert numbers(written.ring) == list(range(room + 1))
+        assert 2 * WINDOW <= mapped() - none <= 2 * WINDOW + positions
+        seen = []
+        for _ in range(40):  # turns of three quarters: windows are met at the end before those at the start
+            written.write(3 * room)
+            seen += numbers(written.ring)
+        assert seen == list(range(room + 1, room + 1 + 40 * 3 * room))
+        assert 4 * WINDOW <= mapped() - none <= 4 * WINDOW + positions
+    finally:
+        written.close()
+    assert mapped() == none

@@ -28,6 +28,7 @@ from kwire.agent.source import SourceSink
 from kwire.agent.throttle import Throttle
 from kwire.errors import KwireError
 from kwire.live.recorder import Recorder
+from kwire.live.tracer import make_rings
 from kwire.transport.bind import remove_stale
 from kwire.transport.loop import READ, WRITE, Loop
 from kwire.transport.tcp import Buffer, rest
@@ -247,7 +248,8 @@ class _TraceProcess:
     def trace(self, job: requests.Job, size: int) -> None:
         """Attach, give up privileges, move events until it is over."""
         processes = job.processes
-        with Recorder(job.plan, job.limits, buffer=job.buffer, follow=processes.chosen) as recorder:
+        rings = make_rings(job.buffer)
+        with Recorder(job.plan, job.limits, rings=rings, follow=processes.chosen) as recorder:
             recorder.attach(processes)
             schemas = recorder.plan.schemas
             confinement.agent()

@@ -167,6 +167,23 @@ def end_by(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
+def leave(status: int) -> None:
+    """End this process, without what Python does at its end where nobody has asked for that: taking all
+    modules and objects apart takes 15 ms. Returns where something is left to be done.
+    """
+    import atexit
+
+    threading = sys.modules.get("threading")
+    if atexit._ncallbacks() or sys.getprofile() or (threading and threading.active_count() > 1):
+        return
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, OutputError):
+            return  # as it is said by Python
+    os._exit(status & 0xFF)
+
+
 # --- streams
 
 

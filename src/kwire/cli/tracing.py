@@ -261,11 +261,14 @@ def run(
 
 def recorder(args: argparse.Namespace, wanted: Sequence[str | Probe], processes: Processes) -> Recorder:
     """The recorder of the arguments, with its programs loaded."""
-    from kwire.live.planner import make_plan
 
-    plan = make_plan(wanted, args.filter, scope=processes.scope, origin="--filter")
+    def plan() -> Plan:
+        from kwire.live.planner import make_plan
+
+        return make_plan(wanted, args.filter, scope=processes.scope, origin="--filter")
+
     limits = Limits(args.seconds, args.count)
-    return Recorder(plan, limits, buffer=args.buffer, follow=processes.chosen)
+    return Recorder.begin(plan, limits, buffer=args.buffer, follow=processes.chosen)
 
 
 @contextlib.contextmanager

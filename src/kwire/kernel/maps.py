@@ -24,12 +24,14 @@ from kwire.kernel.sys import (
     possible_cpus,
     try_bpf,
 )
-from kwire.kernel.syscall import Fd, KernelError
+from kwire.kernel.syscall import Fd, KernelError, syscall
+from kwire.native import address
 
 NAME_LENGTH = 15  # BPF_OBJ_NAME_LEN without its NUL
 PAGE = mmap.PAGESIZE
 PER_CPU = ("percpu_array", "percpu_hash")
 ANY, NOEXIST, EXIST = 0, 1, 2  # update flags
+MAP_FIXED, MAP_NORESERVE = 0x10, 0x4000  # the same number on x86_64 and aarch64; `mmap` has neither
 
 
 def object_name(name: str) -> str:
@@ -198,6 +200,21 @@ def map_memory(fd: int, size: int, prot: int, offset: int, name: str) -> mmap.mm
         return mmap.mmap(fd, size, flags=mmap.MAP_SHARED, prot=prot, offset=offset)
     except OSError as error:
         raise failure("map into memory", name, error.errno or 0) from None
+
+
+def reserve(size: int) -> mmap.mmap:
+    """Room for memory that `map_over` maps part by part; it takes none itself."""
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | MAP_NORESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+
+
+def map_over(room: mmap.mmap, at: int, fd: int, size: int, offset: int, name: str) -> None:
+    """Map a descriptor's memory, shared and to be read only, in the place of a part of `room`; it goes with
+    `room`.
+    """
+    place = address(room) + at
+    _, error = syscall("mmap", place, size, mmap.PROT_READ, mmap.MAP_SHARED | MAP_FIXED, fd, offset)
+    if error:
+        raise failure("map into memory", name, error)
 
 
 def _why_refused(spec: MapSpec, error: int) -> tuple[str, str]:

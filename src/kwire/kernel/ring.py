@@ -3,27 +3,31 @@
 The kernel's ring is two positions that only grow (the consumer's, ours to write; the producer's) and a data
 area. A record is a header (length u32 with the busy and discard bits, page offset u32) and its payload,
 rounded up to 8 bytes; here the payload is a frame. The kernel offers the data area twice in a row, so that no
-record is split. We map it once, which halves the resident memory and the time to map it, and join the one
-record a turn that lies across the end.
+record is split. We map it once and join the one record a turn that lies across the end. All pages of a
+mapping of it count as ours at once, so it is mapped window by window, each when the producer has first come
+there: a ring that is hardly used takes little memory.
 
 Invariants: positions are read and written as one aligned 8-byte access, because the kernel reads ours at any
 moment; what `read` gave stays valid, and its room in the ring taken, until `release`; only one reader a
 ring.
 """
 
+import _thread
 import mmap
 import struct
 from array import array
+from contextlib import ExitStack
 
 from kwire import native
 from kwire.bpf.image import MapSpec
-from kwire.kernel.maps import PAGE, Map, map_memory
-from kwire.kernel.sys import possible_cpus
+from kwire.kernel.maps import PAGE, Map, map_memory, map_over, reserve
+from kwire.kernel.sys import online_cpus, possible_cpus
 from kwire.wire.frames import Frames
 
 BUSY = 1 << 31  # the record is being written
 DISCARD = 1 << 30  # the program gave the record up
 HEADER = 8
+WINDOW = 256 << 10  # bytes of data that are mapped together
 WALK_LIMIT = 16384  # records given by one read: the size of the array of offsets, 8 bytes each
 
 
@@ -65,6 +69,8 @@ class Ring:
         "_next",
         "_offsets",
         "_producer",
+        "_producer_map",
+        "_unmapped",
         "map",
         "size",
     )
@@ -73,15 +79,19 @@ class Ring:
         self.map = ring
         self.size = ring.spec.max_entries
         name = ring.spec.name
-        self._consumer_map = map_memory(ring.fd, PAGE, mmap.PROT_READ | mmap.PROT_WRITE, 0, name)
-        try:
-            self._data_map = map_memory(ring.fd, PAGE + self.size, mmap.PROT_READ, PAGE, name)
-        except BaseException:
-            self._consumer_map.close()
-            raise
+        with ExitStack() as undo:
+            self._consumer_map = map_memory(ring.fd, PAGE, mmap.PROT_READ | mmap.PROT_WRITE, 0, name)
+            undo.push(self._consumer_map)
+            self._producer_map = map_memory(ring.fd, PAGE, mmap.PROT_READ, PAGE, name)
+            undo.push(self._producer_map)
+            self._data_map = reserve(self.size)
+            undo.push(self._data_map)
+            self._unmapped = set(range(-(-self.size // WINDOW)))
+            self._map(0, 1)  # if it cannot be mapped, this is when to say so
+            undo.pop_all()
         self._consumer = memoryview(self._consumer_map).cast("Q")
-        self._producer = memoryview(self._data_map)[:8].cast("Q")
-        self._data = memoryview(self._data_map)[PAGE:]
+        self._producer = memoryview(self._producer_map)[:8].cast("Q")
+        self._data = memoryview(self._data_map).toreadonly()
         self._offsets = array("Q", bytes(8 * limit))
         self._next = self._consumer[0]
         self._frames: Frames | None = None
@@ -99,6 +109,8 @@ class Ring:
         self._let_go()
         walk = native.ring_walk or ring_walk
         producer, start = self._producer[0], self._next
+        if self._unmapped and producer > start:
+            self._map(start, producer)
         count, self._next = walk(
             self._data, self.size - 1, start, producer, self._offsets, min(limit, len(self._offsets))
         )
@@ -107,6 +119,17 @@ class Ring:
         else:
             self._frames = Frames(self._data, self._offsets, count)
         return self._frames
+
+    def _map(self, start: int, end: int) -> None:
+        """Map the windows between two positions that are not mapped yet. Raises KernelError."""
+        windows = -(-self.size // WINDOW)
+        for number in range(start // WINDOW, min((end - 1) // WINDOW + 1, start // WINDOW + windows + 1)):
+            window = number % windows
+            if window in self._unmapped:
+                at = window * WINDOW
+                size = min(WINDOW, self.size - at)
+                map_over(self._data_map, at, self.map.fd, size, 2 * PAGE + at, self.map.spec.name)
+                self._unmapped.discard(window)
 
     def _joined(self, producer: int) -> Frames:
         """The record at `_next` that no walk got past: copied together when it lies across the ring's end."""
@@ -134,8 +157,8 @@ class Ring:
         self._let_go()
         for view in (self._consumer, self._producer, self._data):
             view.release()
-        self._consumer_map.close()
-        self._data_map.close()
+        for memory in (self._consumer_map, self._producer_map, self._data_map):
+            memory.close()
 
     def _let_go(self) -> None:
         if self._frames is not None:
@@ -149,22 +172,69 @@ class Ring:
         self.close()
 
 
-def create_rings(spec: MapSpec) -> tuple[Map, list[Map]]:
-    """Create an array_of_maps with one ring buffer for each possible CPU in it, as `spec.inner` says."""
-    if spec.inner is None:
-        raise ValueError(f"{spec.name}: an array_of_maps of rings needs an inner map")
-    rings: list[Map] = []
-    outer = None
-    try:
-        for _ in range(possible_cpus()):
-            rings.append(Map.create(spec.inner))
-        outer = Map.create(spec, rings[0].fd)
-        outer.update_all([ring.fd for ring in rings])
-    except BaseException:
-        for ring in [*rings, *([outer] if outer else [])]:
-            ring.close()
-        raise
-    return outer, rings
+class Rings:
+    """One ring a CPU, all of `size` bytes, in the array of maps that programs look them up in.
+
+    The kernel clears the rings' memory, and lets whoever fills an array of maps wait until every running
+    program has ended: 10 to 20 ms together. So a thread does that, from the moment this is made, while
+    programs are compiled; `wait` gives its end.
+    """
+
+    __slots__ = ("_done", "_problem", "array", "readers", "size")
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.array: Map | None = None
+        self.readers: list[Ring] = []
+        """Those of the CPUs that are online."""
+        self._problem: BaseException | None = None
+        self._done = _thread.allocate_lock()
+        self._done.acquire()
+        try:
+            _thread.start_new_thread(self._make, ())
+        except RuntimeError:  # no more threads are allowed
+            self._make()
+
+    def wait(self) -> Map:
+        """The array of the rings, once everything is there. Raises KernelError."""
+        with self._done:
+            if self._problem is not None:
+                raise self._problem
+        assert self.array is not None
+        return self.array
+
+    def close(self) -> None:
+        """Unmap and close all; twice is harmless."""
+        with self._done:
+            for ring in self.readers:
+                ring.close()
+                ring.map.close()
+            if self.array is not None:
+                self.array.close()
+
+    def _make(self) -> None:
+        try:
+            cpus = possible_cpus()
+            spec = MapSpec("ring", "ringbuf", 0, 0, self.size)
+            self.array = Map.create(MapSpec("rings", "array_of_maps", 4, 4, cpus, 0, spec))
+            online = set(online_cpus())
+            of_cpu = []
+            for cpu in range(cpus):
+                if cpu in online or not self.readers:
+                    self.readers.append(Ring(Map.create(spec)))
+                # A CPU that is not there yet shares the last ring: should it come up, nothing is missed.
+                of_cpu.append(self.readers[-1].map.fd)
+            self.array.update_all(of_cpu)
+        except BaseException as error:
+            self._problem = error
+        finally:
+            self._done.release()
+
+    def __enter__(self) -> "Rings":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 _U32 = struct.Struct("=I")

@@ -14,8 +14,22 @@ from kwire.errors import KwireError
 
 # From asm/unistd.h; calls added since Linux 5.1 have the same number everywhere.
 SYSCALLS: dict[str, dict[str, int]] = {
-    "x86_64": {"bpf": 321, "perf_event_open": 298, "capget": 125, "capset": 126, "seccomp": 317},
-    "aarch64": {"bpf": 280, "perf_event_open": 241, "capget": 90, "capset": 91, "seccomp": 277},
+    "x86_64": {
+        "bpf": 321,
+        "perf_event_open": 298,
+        "capget": 125,
+        "capset": 126,
+        "mmap": 9,
+        "seccomp": 317,
+    },
+    "aarch64": {
+        "bpf": 280,
+        "perf_event_open": 241,
+        "capget": 90,
+        "capset": 91,
+        "mmap": 222,
+        "seccomp": 277,
+    },
 }
 SYSCALLS_EVERYWHERE = {
     "fsopen": 430,

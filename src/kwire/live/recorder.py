@@ -21,11 +21,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+from kwire.kernel.ring import Rings
 from kwire.lazy import NamedTuple
 from kwire.live.environment import complete
 from kwire.live.plan import Plan
 from kwire.live.processes import Processes
-from kwire.live.tracer import Tracer
+from kwire.live.tracer import Tracer, make_rings
 from kwire.wire.frame import HEADER_SIZE
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
@@ -91,14 +92,15 @@ class Recorder:
         plan: Plan,
         limits: Limits = Limits(),  # noqa: B008  # immutable
         *,
-        buffer: int | None = None,
+        rings: Rings | None = None,
         follow: bool = False,
     ) -> None:
         """Create maps and load the plan's programs.
 
-        `buffer`: bytes of each CPU's ring; `follow`: only chosen processes are traced, those of `attach`.
+        `rings`: those of `make_rings`, which end with it (None: of the default size); `follow`: only chosen
+        processes are traced, those of `attach`.
         """
-        self.tracer = Tracer(plan._replace(schemas=complete(plan.schemas)), buffer=buffer, follow=follow)
+        self.tracer = Tracer(plan._replace(schemas=complete(plan.schemas)), rings=rings, follow=follow)
         self._limits = limits
         self._sinks: Sequence[Sink] = ()
         self._processes: Processes | None = None
@@ -121,6 +123,19 @@ class Recorder:
         self.why = ""
         self.produced: dict[int, int] = {}
         """Events by probe that belong to the recording: all but those beyond the last one asked for."""
+
+    @classmethod
+    def begin(
+        cls, make_plan: Callable[[], Plan], limits: Limits, *, buffer: int | None, follow: bool
+    ) -> "Recorder":
+        """A recorder whose plan is made while the kernel makes the rings. `buffer`: bytes of each ring."""
+        rings = make_rings(buffer)
+        try:
+            plan = make_plan()
+        except BaseException:
+            rings.close()
+            raise
+        return cls(plan, limits, rings=rings, follow=follow)
 
     # ------------------------------------------------------------------ from its beginning to its end
 

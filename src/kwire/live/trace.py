@@ -40,11 +40,15 @@ class Trace(Reading):
         )
         self._words, self._pids = choice(command, pid)
         follow = bool(self._words or self._pids)
-        plan = make_plan(probes, filter, scope=Scope(follow))
         super().__init__(Batch([]))
         self._command: Command | None = None
         self._processes: Processes | None = None
-        self._recorder = Recorder(plan, Limits(seconds, count), buffer=buffer, follow=follow)
+        self._recorder = Recorder.begin(
+            lambda: make_plan(probes, filter, scope=Scope(follow)),
+            Limits(seconds, count),
+            buffer=buffer,
+            follow=follow,
+        )
 
     @property
     def schemas(self) -> tuple[Schema, ...]:

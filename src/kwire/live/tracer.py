@@ -17,7 +17,7 @@ from kwire.kernel import attach, prog, tracefs
 from kwire.kernel.attach import AttachError, Link
 from kwire.kernel.maps import Map
 from kwire.kernel.prog import Prog
-from kwire.kernel.ring import Ring
+from kwire.kernel.ring import Ring, Rings
 from kwire.kernel.sys import BPF_F_MMAPABLE, online_cpus, possible_cpus
 from kwire.kernel.syscall import KernelError
 from kwire.kernel.tasks import Follow, create_tasks
@@ -135,11 +135,18 @@ def ring_size(wanted: int) -> int:
     return 1 << (wanted - 1).bit_length()
 
 
+def make_rings(buffer: int | None = None) -> Rings:
+    """The rings of a trace, begun. `buffer`: bytes of each CPU's (None: by `default_buffer`).
+
+    Raises KwireError where no ring has so many.
+    """
+    return Rings(ring_size(default_buffer() if buffer is None else buffer))
+
+
 class Tracer:
     """A running trace: the plan's probes attached, their events waiting in one ring a CPU."""
 
     __slots__ = (
-        "_buffer",
         "_counters",
         "_follow",
         "_follows",
@@ -150,21 +157,20 @@ class Tracer:
         "_processes",
         "_progs",
         "_refusals",
+        "_rings",
         "delivered",
         "maps",
         "plan",
-        "ring_maps",
-        "rings",
     )
 
-    def __init__(self, plan: Plan, *, buffer: int | None = None, follow: bool = False) -> None:
+    def __init__(self, plan: Plan, *, rings: Rings | None = None, follow: bool = False) -> None:
         """Create maps and load every program; nothing fires before `attach`.
 
-        `buffer`: bytes of each CPU's ring (None: `default_buffer`); `follow`: only chosen processes (method
-        `follow`) and what they start are traced.
+        `rings`: those begun for it, before the plan was made (None: of the default size), which it closes;
+        `follow`: only chosen processes (method `follow`) and what they start are traced.
         """
         self.plan = plan
-        self._buffer = ring_size(default_buffer() if buffer is None else buffer)
+        self._rings = rings or make_rings()
         self._follows = follow
         self._processes: Processes | None = None
         self._missed: dict[tuple[int, Cause], int] = {}
@@ -176,34 +182,26 @@ class Tracer:
     def _open(self) -> None:
         """Create the maps and load the programs of the plan."""
         self.maps: dict[str, Map] = {}
-        self.ring_maps: list[Map] = []
-        self.rings: list[Ring] = []
         self._progs: list[Prog | None] = []  # None: refused
         self._links: list[tuple[Link, int, Cause]] = []  # whose firing it is that a link misses, and why
         self._follow: Follow | None = None
         self._counters: Counters | None = None
         self._refusals: dict[int, list[tuple[Point, KwireError]]] = {}  # by probe
         try:
-            self._create_maps(self._buffer, self._follows)
+            self._create_maps(self._follows)
             for group in self.plan.groups:
                 self._progs.append(self._load(group))
         except BaseException:
             self.close()
             raise
 
-    def _create_maps(self, size: int, follow: bool) -> None:
+    @property
+    def rings(self) -> list[Ring]:
+        """The rings of all CPUs."""
+        return self._rings.readers
+
+    def _create_maps(self, follow: bool) -> None:
         cpus = possible_cpus()
-        ring = MapSpec("ring", "ringbuf", 0, 0, size)
-        rings = self.maps["rings"] = Map.create(MapSpec("rings", "array_of_maps", 4, 4, cpus, 0, ring))
-        online = set(online_cpus())
-        of_cpu = []
-        for cpu in range(cpus):
-            if cpu in online or not self.ring_maps:
-                self.ring_maps.append(Map.create(ring))
-                self.rings.append(Ring(self.ring_maps[-1]))
-            # A CPU that is not there yet shares the last ring: should it come up, nothing is missed.
-            of_cpu.append(self.ring_maps[-1].fd)
-        rings.update_all(of_cpu)
         probes = len(self.plan.schemas)
         counts = MapSpec("counts", "array", 4, map_size(probes, cpus), 1, BPF_F_MMAPABLE)
         self.maps["counts"] = Map.create(counts)
@@ -211,6 +209,7 @@ class Tracer:
         if follow:
             self.maps["tasks"] = create_tasks()
             self._follow = Follow(self.maps["tasks"], self.plan.task)
+        self.maps["rings"] = self._rings.wait()
 
     def follow(self, processes: Processes) -> None:
         """Trace these processes and what they start; nothing to do where the whole machine is traced."""
@@ -256,6 +255,7 @@ class Tracer:
                 return
             self.close()
             self.plan = self.plan.without(refused)
+            self._rings = Rings(self._rings.size)
             self._open()
             if self._processes:
                 self.follow(self._processes)
@@ -424,13 +424,12 @@ class Tracer:
         for program in self._progs:
             if program is not None:
                 program.close()
-        for ring in self.rings:
-            ring.close()
+        self._rings.close()
         if self._follow:
             self._follow.close()
         if self._counters is not None:
             self._counters.close()
-        for map_ in [*self.ring_maps, *self.maps.values()]:
+        for map_ in self.maps.values():
             map_.close()
 
     def __enter__(self) -> "Tracer":
