@@ -5,7 +5,6 @@ Python has loaded anyway, until it is known that there is more to do than to tel
 """
 
 import _signal  # type: ignore[import-not-found]  # `signal` makes enumerations of all its numbers
-import gc
 import sys
 
 TYPE_CHECKING = False
@@ -20,11 +19,13 @@ looks 100 times while a command starts, which makes 30,000 that stay: 6 ms.
 
 def main() -> int:
     """Run the command line of this process; Ctrl-C before it has begun ends it at once, without a word."""
-    gc.set_threshold(GARBAGE)
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     if sys.argv[1:] in (["--version"], ["-V"]) and _tell_version():
         return 0
+    import gc
+
+    gc.set_threshold(GARBAGE)
     from kwire.cli.main import main as command
 
     return command()
