@@ -42,37 +42,83 @@ uint64_t kw_event_heads(const uint8_t *data, uint64_t size, const uint64_t *offs
 	return i;
 }
 
-/*
- * Which events are as their schema says: `fixed` bytes at least, and the values of the tail fields, whose references
- * stand at the bytes `tails` of each, inside what follows. sound[] gets 1 or 0; returns how many are. What leaves the
- * data is not sound.
- */
-uint64_t kw_event_sound(const uint8_t *data, uint64_t size, const uint64_t *offsets, const uint32_t *ends,
-			uint64_t count, const uint64_t *tails, uint64_t fields, uint64_t fixed, uint64_t swap,
-			uint8_t *sound)
+/* What a row says of the events of a probe. */
+struct shape {
+	uint64_t id, fixed, swap, first, tails;
+};
+
+/* The row of a probe number, of `count` in their order; `near`: one that it is likely to be. */
+static const struct shape *shape_of(const struct shape *rows, uint64_t count, uint64_t id, const struct shape *near)
 {
-	uint64_t good = 0;
+	uint64_t low = 0, high = count;
+
+	if (near && near->id == id)
+		return near;
+	if (count && id - rows->id < count && rows[id - rows->id].id == id)
+		return rows + (id - rows->id); /* numbers mostly follow each other */
+	while (low < high) {
+		uint64_t middle = low + (high - low) / 2;
+		if (rows[middle].id < id)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low < count && rows[low].id == id ? rows + low : NULL;
+}
+
+/* Whether an event of `end` bytes without its trailer has those of its row, and tail values in what follows. */
+static int event_sound(const uint8_t *frame, uint64_t end, const struct shape *row, const uint64_t *tails,
+		       uint64_t room)
+{
+	uint64_t total = 0;
+
+	if (end < row->fixed || row->first > room || row->tails > room - row->first)
+		return 0;
+	for (uint64_t i = 0; i < row->tails; i++) {
+		uint64_t at = tails[row->first + i];
+		uint16_t pair[2];
+		if (at > end || end - at < 4)
+			return 0;
+		memcpy(pair, frame + at, 4);
+		uint64_t start = row->swap ? __builtin_bswap16(pair[0]) : pair[0];
+		uint64_t length = (row->swap ? __builtin_bswap16(pair[1]) : pair[1]) & TAIL_MAX;
+		total += length;
+		if (length && (start < row->fixed || start + length > end))
+			return 0;
+	}
+	return total <= MAX_FIELD_BYTES;
+}
+
+/*
+ * Which EVENTs are not as their schema says: `rows`, in the order of their probe numbers, tell how many fixed bytes
+ * each has and where the references of its tail fields stand (`tails`). out[] gets their places, `limit` at most;
+ * returns how many there are. Frames of no row, other frames, and what is no whole frame, are passed over.
+ */
+uint64_t kw_events_unsound(const uint8_t *data, uint64_t size, const uint64_t *offsets, uint64_t count,
+			   const struct shape *rows, uint64_t row_count, const uint64_t *tails, uint64_t tail_count,
+			   uint64_t *out, uint64_t limit)
+{
+	const struct shape *row = NULL;
+	uint64_t found = 0;
 
 	for (uint64_t i = 0; i < count; i++) {
-		uint64_t offset = offsets[i], end = ends[i], total = 0;
-		uint32_t bad = end < fixed || offset > size || end > size - offset;
-		for (uint64_t at = 0; !bad && at < fields; at++) {
-			uint16_t pair[2];
-			if (tails[at] > end || end - tails[at] < 4) {
-				bad = 1;
-				break;
-			}
-			memcpy(pair, data + offset + tails[at], 4);
-			uint32_t start = swap ? __builtin_bswap16(pair[0]) : pair[0];
-			uint32_t length = (swap ? __builtin_bswap16(pair[1]) : pair[1]) & TAIL_MAX;
-			total += length;
-			bad = length && (start < fixed || start + length > end);
-		}
-		bad |= total > MAX_FIELD_BYTES;
-		sound[i] = (uint8_t)!bad;
-		good += !bad;
+		uint32_t length = frame_length(data, size, offsets[i]);
+		if (length < EVENT_HEADER)
+			continue;
+		const uint8_t *frame = data + offsets[i];
+		if ((frame[0] & 15) != TYPE_EVENT)
+			continue;
+		const struct shape *other = shape_of(rows, row_count, big32(frame + 4), row);
+		if (!other)
+			continue;
+		row = other;
+		if (event_sound(frame, without_trailer(frame, length), row, tails, tail_count))
+			continue;
+		if (found < limit)
+			out[found] = i;
+		found++;
 	}
-	return good;
+	return found;
 }
 
 /*

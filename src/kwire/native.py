@@ -139,7 +139,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "kw_frame_strict": (_PTR, _U64, _U64, _U64, _PTR, _U64, _OUT),
     "kw_frame_headers": (_PTR, _U64, _PTR, _U64, _PTR),
     "kw_event_heads": (_PTR, _U64, _PTR, _U64, _PTR, _PTR, _PTR, _PTR, _OUT),
-    "kw_event_sound": (_PTR, _U64, _PTR, _PTR, _U64, _PTR, _U64, _U64, _U64, _PTR),
+    "kw_events_unsound": (_PTR, _U64, _PTR, _U64, _PTR, _U64, _PTR, _U64, _PTR, _U64),
     "kw_event_spans": (_PTR, _U64, _PTR, _U64, _U64, _U64, _PTR, _PTR, _U64, _OUT),
     "kw_event_values": (_PTR, _U64, _PTR, _U64, _U64, _U64, _U64, _PTR),
     "kw_event_tails": (_PTR, _U64, _PTR, _PTR, _U64, _U64, _U64, _U64, _PTR, _PTR),
@@ -180,6 +180,7 @@ class _Walkers(NamedTuple):
     count_by_id: Callable[[Any, Any, int, Any, bool], int]
     frame_renumber: Callable[[Any, Any, int, int, Any], int]
     frame_gather: Callable[[Any, Any, int, int, Any, int], tuple[int, int]]
+    events_unsound: Callable[[Any, Any, int, Any, Any, Any], int]
     frame_strict: Callable[[Any, int, int, Any, int], tuple[int, int]]
     frame_headers: Callable[[Any, Any, int, Any], int]
     frame_checksums: Callable[[Any, Any, int, Any], int]
@@ -189,7 +190,6 @@ class _Walkers(NamedTuple):
 
 class _Columns(NamedTuple):
     event_heads: Callable[[Any, Any, int, Any, Any, Any, Any], tuple[int, bool]]
-    event_sound: Callable[[Any, Any, Any, Any, int, bool, Any], int]
     event_spans: Callable[[Any, Any, int, int, int, Any, Any], tuple[int, int]]
     event_values: Callable[[Any, Any, int, int, int, int, Any], int]
     event_tails: Callable[[Any, Any, Any, int, int, bool, int, Any, Any], int]
@@ -209,6 +209,7 @@ def _walkers(library: ctypes.CDLL) -> _Walkers:
     c_count_by_id = _function(library, "kw_count_by_id")
     c_frame_renumber = _function(library, "kw_frame_renumber")
     c_frame_gather = _function(library, "kw_frame_gather")
+    c_events_unsound = _function(library, "kw_events_unsound")
 
     def ring_walk(
         data: Any, mask: int, consumer: int, producer: int, offsets: Any, limit: int
@@ -329,6 +330,20 @@ def _walkers(library: ctypes.CDLL) -> _Walkers:
             )
         return start + done, position + used.value
 
+    def events_unsound(data: Any, offsets: Any, count: int, rows: Any, tails: Any, out: Any) -> int:
+        with (
+            Pinned(data) as source,
+            Pinned(offsets) as places,
+            Pinned(rows) as shapes,
+            Pinned(tails) as references,
+            Pinned(out, writable=True) as found,
+        ):
+            return c_events_unsound(
+                *(source.address, source.size, places.address, min(count, places.size // 8)),
+                *(shapes.address, shapes.size // 40, references.address, references.size // 8),
+                *(found.address, found.size // 8),
+            )
+
     def packets(name: str) -> Callable[..., tuple[int, int]]:
         """A walker of a file's packets; what it takes beyond the interfaces comes before the rows."""
         function = _function(library, name)
@@ -358,6 +373,7 @@ def _walkers(library: ctypes.CDLL) -> _Walkers:
         count_by_id,
         frame_renumber,
         frame_gather,
+        events_unsound,
         chain("kw_frame_strict"),
         each("kw_frame_headers"),
         each("kw_frame_checksums"),
@@ -368,10 +384,8 @@ def _walkers(library: ctypes.CDLL) -> _Walkers:
 
 def _columns(library: ctypes.CDLL) -> _Columns:
     """Those of columns: each buffer is held against what the function will touch."""
-    names = ("heads", "sound", "spans", "values", "tails", "texts")
-    c_heads, c_sound, c_spans, c_values, c_tails, c_texts = (
-        _function(library, f"kw_event_{name}") for name in names
-    )
+    names = ("heads", "spans", "values", "tails", "texts")
+    c_heads, c_spans, c_values, c_tails, c_texts = (_function(library, f"kw_event_{name}") for name in names)
     others = ("gather_texts", "pack_texts", "hash_texts", "count_distinct", "bit_counts", "text_counts")
     c_gather, c_pack, c_hash, c_distinct, c_bits, c_text_counts = (
         _function(library, f"kw_{name}") for name in others
@@ -398,22 +412,6 @@ def _columns(library: ctypes.CDLL) -> _Columns:
                 *(sizes.address, clock.address, same),
             )
         return done, bool(same.value)
-
-    def event_sound(
-        data: Any, offsets: Any, ends: Any, tails: Any, fixed: int, swap: bool, sound: Any
-    ) -> int:
-        with (
-            Pinned(data) as source,
-            Pinned(offsets) as places,
-            Pinned(ends) as sizes,
-            Pinned(tails) as fields,
-            Pinned(sound, writable=True) as target,
-        ):
-            count = min(places.size // 8, sizes.size // 4, target.size)
-            return c_sound(
-                *(source.address, source.size, places.address, sizes.address, count, fields.address),
-                *(fields.size // 8, fixed, swap, target.address),
-            )
 
     def event_spans(
         data: Any, offsets: Any, count: int, id: int, fixed: int, starts: Any, ends: Any
@@ -611,7 +609,7 @@ def _columns(library: ctypes.CDLL) -> _Columns:
         return found, unread.value
 
     return _Columns(
-        *(event_heads, event_sound, event_spans, event_values, event_tails, event_texts),
+        *(event_heads, event_spans, event_values, event_tails, event_texts),
         *(gather_texts, pack_texts, hash_texts, count_distinct, bit_counts),
         event_counts=event_counts,
         text_counts=text_counts,
@@ -648,9 +646,10 @@ frame_strict = _found.frame_strict if _found else None
 frame_headers = _found.frame_headers if _found else None
 #: (data, offsets, count, out) -> done: checksums of whole frames.
 frame_checksums = _found.frame_checksums if _found else None
-#: see `wire.gather`: columns of events.
+#: (data, offsets, count, rows, tails, out) -> found: EVENTs that are not as their schema says.
+events_unsound = _found.events_unsound if _found else None
+#: see `wire.column_rows`: columns of events.
 event_heads = _made.event_heads if _made else None
-event_sound = _made.event_sound if _made else None
 event_spans = _made.event_spans if _made else None
 event_values = _made.event_values if _made else None
 event_tails = _made.event_tails if _made else None

@@ -287,3 +287,21 @@ def test_a_real_recording_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture
     again = [json.loads(line) for line in kwire("show", back, "--json")[1].splitlines()]
     assert sorted(map(json.dumps, again)) == sorted(map(json.dumps, shown))
     assert main(["verify", path]) == 0
+
+
+@pytest.mark.parametrize("key", ["probe", "host"])
+def test_a_split_keeps_what_tells_a_hole(key: str, tmp_path: Path, kit: Any, kwire: Any) -> None:
+    """Of a session without any event, whose DATA is missing, a piece tells that."""
+    schema = kit.schema(1, "kprobe:other", FIELDS, host="elsewhere")
+    lacks = [
+        hello(7),
+        build(Type.DATA, 0, b"".join(schema.frames())),
+        build(Type.BYE, 9, b"\xa1freasonddone"),
+    ]
+    path, pieces = tmp_path / "net.pcap", tmp_path / "pieces"
+    path.write_bytes(session(kit)[0] + pcap(*(datagram(frame, source=50000) for frame in lacks))[24:])
+    status, _, err = kwire("split", str(path), "--by", key, "-w", str(pieces))
+    assert status == 3 and "DATA_MISSING 8 times" in err
+    told = {piece.name: kwire("verify", str(piece))[0] for piece in pieces.iterdir()}
+    names = ("f", "other") if key == "probe" else ("box", "elsewhere")
+    assert told == {f"{names[0]}.pcapng": 0, f"{names[1]}.pcapng": 3}

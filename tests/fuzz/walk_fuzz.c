@@ -130,7 +130,9 @@ static void columns(uint8_t *data, uint64_t size)
 	uint8_t *types = room(limit, 0), *out = room(limit * width, 0);
 
 	taken = kw_event_heads(data, size, offsets, count, types, ids, sizes, places, &same);
-	kw_event_sound(data, size, offsets, sizes, taken, tails, parameters[9] % 3, fixed, swap, types);
+	const struct shape shapes[2] = { { parameter(5, 2), fixed, swap, parameter(3, 3), parameters[9] % 3 },
+					 { parameter(5, 2) + 1 + parameter(6, 9), fixed + at, !swap, 0, 2 } };
+	kw_events_unsound(data, size, offsets, count, shapes, 2, tails, 2, places, limit);
 	taken = kw_event_spans(data, size, offsets, count, parameter(5, 2), fixed, starts, ends, limit, &next);
 	kw_event_values(data, size, starts, taken, at, width, parameters[10] & 15, out);
 	kw_event_texts(data, size, starts, taken, at, width, places, lengths);

@@ -54,7 +54,8 @@ class Seen:
 
 
 class CaptureSummary:
-    """The outcome: `probes` in order, `losses`, `problem` with the file, `strangers`: events without SCHEMA.
+    """The outcome: `probes` in order, `losses`, `problem` with the file, `strangers`: events without SCHEMA,
+    `undecodable`: events that are not as theirs says.
 
     `packets` were read and `frames` found in them, `skipped` packets hold no sound frame; `errors` counts
     what was wrong by its name, and `wrong` says it, a line each. `read`: whether it has read the capture;
@@ -82,6 +83,7 @@ class CaptureSummary:
         "sessions",
         "skipped",
         "strangers",
+        "undecodable",
         "unknown_lost",
         "wrong",
     )
@@ -90,7 +92,7 @@ class CaptureSummary:
         """Read the whole capture once; CaptureError where it is none. Without a source: `add`, then `end`."""
         self.probes: list[Seen] = []
         self.losses = Losses()
-        self.unknown_lost = self.strangers = 0
+        self.unknown_lost = self.strangers = self.undecodable = 0
         self._strange: set[int] = set()  # ids of the sections in which there are some
         self.read = False
         self._by_section: dict[int, dict[int, Seen]] = {}  # by section and schema, by their identity
@@ -151,9 +153,10 @@ class CaptureSummary:
         network, troubles = capture.network, sum(first.count for first in capture.found.values())
         unsound = sum(self.errors.values()) - troubles  # packets that should be a frame and are not
         self.frames = capture.packets - network.packets - unsound + network.frames
-        if self.strangers:
-            name = Code.UNKNOWN_SCHEMA.name
-            self.errors[name] = self.errors.get(name, 0) + self.strangers
+        self.undecodable = capture.undecodable
+        for code, count in ((Code.UNKNOWN_SCHEMA, self.strangers), (Code.BAD_PAYLOAD, self.undecodable)):
+            if count:
+                self.errors[code.name] = self.errors.get(code.name, 0) + count
 
     def _holder(self, section: Section) -> list[identity.Identity]:
         """The files whose events a section holds, no more of each than from its first event to its last."""
@@ -193,6 +196,8 @@ class CaptureSummary:
         """Whether the capture proves that this probe's events are there once, but for those counted lost."""
         if self._dark or self.repeated or id(seen.section) in self._strange:
             return False  # `_dark`: something is missing of which nobody knows the probe
+        if seen.section.undecodable:
+            return False
         if seen.produced is not None:
             return seen.balanced
         if self._forgotten:

@@ -197,7 +197,10 @@ class _Pieces:
 def _by_schema(
     source: Source, capture_summary: CaptureSummary, key: str, directory: str, progress: Progress | None
 ) -> list[Piece]:
-    """A capture a probe, or a host; those without events and losses are left out."""
+    """A capture a probe, or a host; those without events and losses are left out.
+
+    Of a section without any, one that is not proven to have had none stays, so that a piece tells it.
+    """
     tables = Tables(capture_summary.schemas)
     by_name: dict[str, list[Schema]] = {}
     full = [
@@ -205,6 +208,11 @@ def _by_schema(
     ]
     if capture_summary.unknown_lost and not full:
         full = capture_summary.probes[:1]  # losses of no known probe have to be somewhere
+    there = {id(seen.section) for seen in full}
+    for seen in capture_summary.probes:
+        if id(seen.section) not in there and not capture_summary.proves(seen):
+            there.add(id(seen.section))
+            full.append(seen)
     for seen in full:
         table = tables.find(seen.schema)
         if table is not None:

@@ -124,7 +124,6 @@ class Database:
         "schemas",
         "selection",
         "tables",
-        "undecodable",
     )
 
     def __init__(
@@ -146,7 +145,7 @@ class Database:
         self.tables = Tables(wanted, words)
         self._shared = Shared(self.tables)
         self._needed: set[str] | None = None
-        self.decoded = self.undecodable = 0
+        self.decoded = 0
         self.failures: list[BaseException] = []
         """What has broken off readings of the capture, Ctrl-C too."""
         self._relations: dict[str, Any] = {
@@ -201,7 +200,6 @@ class Database:
                 else:
                     yield arrow.batch(of, schema, block, fill, needed)
             self.decoded += scan.decoded
-            self.undecodable = max(self.undecodable, scan.undecodable)
 
     def interrupt(self) -> None:
         """Break off a query that runs, from another thread: it raises QueryError."""

@@ -191,7 +191,7 @@ def as_object(stats: Stats) -> dict[str, Any]:
         "problem": capture_summary.problem,
         "events": stats.scan.events,
         "lost": stats.scan.losses.total,
-        "undecodable": stats.scan.undecodable,
+        "undecodable": capture_summary.undecodable,
         "begins": stats.first,
         "ends": stats.last,
         "probes": [_table_object(table, stats) for table in stats.tables],

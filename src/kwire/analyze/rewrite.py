@@ -107,13 +107,11 @@ class Part:
             number = self.numbers.find(seen.schema)
             if not number:
                 continue
-            if (
-                whole
-                and seen.produced is not None
-                and not (capture_summary.problem or capture_summary.repeated)
-            ):
-                self._produced[number] = self._produced.get(number, 0) + seen.produced + seen.shared
-            elif not capture_summary.proves(seen):
+            proven = capture_summary.proves(seen)
+            told = seen.produced is not None and (proven or not seen.balanced)  # so it shows what is missing
+            if whole and told and not (capture_summary.problem or capture_summary.repeated):
+                self._produced[number] = self._produced.get(number, 0) + (seen.produced or 0) + seen.shared
+            elif not proven:
                 self._unproven.add(number)
             elif whole:
                 counted = seen.events + seen.lost + seen.shared

@@ -1,7 +1,7 @@
 """One reading of a capture, as blocks: many events of one probe, in order of time, ready for columns.
 
 Invariants: memory is bounded by a window of the file (BYTES, EVENTS), whatever the file claims; nothing runs
-for a single event; every event that is wanted is in exactly one block, or counted in `undecodable`; what a
+for a single event; every event that is wanted is in exactly one block; what a
 selection rules out by time or probe is skipped chunk by chunk and never decoded (`chunks`, `decoded` count).
 """
 
@@ -14,9 +14,8 @@ from kwire.analyze.selection import Selection
 from kwire.capture.event_counts import tally_of
 from kwire.capture.reader import Section, groups
 from kwire.packets.open import NetworkCapture
-from kwire.wire.column_rows import event_heads, event_sound, event_values
-from kwire.wire.fields import TYPES
-from kwire.wire.frame import FrameError, Type
+from kwire.wire.column_rows import event_heads, event_values
+from kwire.wire.frame import Type
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
 from kwire.wire.schema import EARLIEST, LATEST, Clock, Schema
@@ -134,8 +133,8 @@ class Picked(NamedTuple):
 class Scan:
     """Blocks of a capture, by iterating once; or `picks`. `losses`: what its LOST frames count, if wanted.
 
-    `chunks` were read and `decoded` of them looked into; `events` are given; `undecodable` events are not as
-    their schema says, `first_undecodable` tells of the first; `strangers` are of probes not described.
+    `chunks` were read and `decoded` of them looked into; `events` are given; `strangers` are of probes not
+    described.
     `events_held`, `bytes_held`: about how much a window holds. `watch` is given each chunk as it is read.
     """
 
@@ -146,14 +145,12 @@ class Scan:
         "chunks",
         "decoded",
         "events",
-        "first_undecodable",
         "limits",
         "losses",
         "progress",
         "read",
         "selection",
         "strangers",
-        "undecodable",
         "watch",
     )
 
@@ -175,15 +172,14 @@ class Scan:
         self.chunks = self.decoded = self.events = self.read = 0
         self._round = object()
         self._asked: tuple[dict[int, Schema], int, bool] = ({}, -1, False)  # see _all_wanted
-        self.undecodable = self.strangers = 0
-        self.first_undecodable: str | None = None
+        self.strangers = 0
 
     def __iter__(self) -> Iterator[Block]:
         for window in self._windows():
             yield from self._blocks(window)
 
     def picks(self) -> Iterator[Picked]:
-        """The frames as they are, sound or not, a window at a time: for captures made from captures."""
+        """The frames as they are, a window at a time: for captures made from captures."""
         for window in self._windows():
             yield self._pick(window)
 
@@ -267,8 +263,6 @@ class Scan:
             if schema is None:
                 continue
             times[at] = heads.times(schema, at)
-            if self.selection.conditional:
-                at = at[heads.sound(schema, at)]
             mask = self.selection.mask(schema, Frames(data, every_offset[at].data), times[at])
             keep[at if mask is None else at[mask]] = True
         before = np.cumsum(keep)
@@ -292,10 +286,6 @@ class Scan:
         import numpy as np
 
         data, offsets, times = heads.frames.data, heads.offsets[chosen], heads.times(schema, chosen)
-        sound = heads.sound(schema, chosen)
-        if not sound.all():
-            self._refuse(schema, Frames(data, offsets[~sound].data))
-            offsets, times = offsets[sound], times[sound]
         if len(times) > 1 and (times[1:] < times[:-1]).any():
             by_time = np.argsort(times, kind="stable")
             times, offsets = times[by_time], offsets[by_time]
@@ -308,16 +298,6 @@ class Scan:
             return None
         self.events += len(times)
         return Block(schema, frames, times, self._round)
-
-    def _refuse(self, schema: Schema, frames: Frames) -> None:
-        self.undecodable += len(frames)
-        if self.first_undecodable is None:
-            try:
-                schema.decoder()(frames.frame_bytes(0))
-                why = "its record is not as its schema says"
-            except FrameError as error:
-                why = str(error.problem)
-            self.first_undecodable = f"event of {schema.probe}: {why}"
 
     def _lost(self, heads: "_Heads", at: int) -> tuple[Schema | None, Lost] | None:
         """Take the LOST frame at this place, if it is wanted."""
@@ -337,7 +317,7 @@ class Scan:
 class _Heads:
     """The headers of a window's frames: their `types`, `ids` and `offsets`, fetched once."""
 
-    __slots__ = ("_ends", "_raw", "_same", "_types", "frames", "ids", "offsets", "window")
+    __slots__ = ("_raw", "_same", "_types", "frames", "ids", "offsets", "window")
 
     def __init__(self, window: Window) -> None:
         import numpy as np
@@ -346,9 +326,9 @@ class _Heads:
         count = len(self.frames)
         self.offsets: Array = np.asarray(self.frames.offsets)[:count]
         self._types, self.ids = np.empty(count, np.uint8), np.empty(count, np.uint32)
-        self._ends, self._raw = np.empty(count, np.uint32), np.empty(count, np.uint64)
+        ends, self._raw = np.empty(count, np.uint32), np.empty(count, np.uint64)
         done, self._same = event_heads(
-            self.frames.view, self.offsets, count, self._types, self.ids, self._ends, self._raw
+            self.frames.view, self.offsets, count, self._types, self.ids, ends, self._raw
         )
         assert done == count  # whoever made the frames has seen to it
 
@@ -374,17 +354,6 @@ class _Heads:
         """The wall-clock times of the chosen events, which are of this schema."""
         raw = self._raw[chosen]
         return wall_times(schema, raw if schema.order == sys.byteorder else raw.byteswap())
-
-    def sound(self, schema: Schema, chosen: Any) -> "Array":
-        """Which of the chosen events are as the schema says: long enough, every tail inside the payload."""
-        import numpy as np
-
-        offsets, ends = self.offsets[chosen], self._ends[chosen]
-        tails = np.array([field.offset for field in schema.fields if TYPES[field.type].tail], np.uint64)
-        sound = np.empty(len(offsets), bool)
-        swap = schema.order != sys.byteorder
-        event_sound(self.frames.view, offsets, ends, tails, schema.size, swap, sound.view(np.uint8))
-        return sound
 
 
 def _parts(block: Block) -> Iterator[Block]:

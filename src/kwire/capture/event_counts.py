@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kwire.capture import walk
 from kwire.capture.pcapng import HOST
-from kwire.capture.reader import EVENT_LEAST, Capture, Mixed, Section, groups
+from kwire.capture.reader import Capture, Mixed, Section, groups
+from kwire.wire.fields import EVENT_LEAST
 from kwire.wire.frame import Type
 from kwire.wire.frames import Frames
 from kwire.wire.schema import Schema

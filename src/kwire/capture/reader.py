@@ -9,7 +9,7 @@ travelled in other packets, and other kinds of files.
 """
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
@@ -23,8 +23,9 @@ from kwire.wire.frame import FrameError, Type, inspect
 from kwire.wire.frames import Data, Frames, Offsets
 from kwire.wire.messages import Lost
 from kwire.wire.schema import Clock, Schema, SchemaReader
+from kwire.wire.soundness import Soundness, why_unsound
 from kwire.wire.walk import frame_gather
-from kwire.words import plural
+from kwire.words import are, plural
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +39,6 @@ MAX_SECTIONS: Final = 1 << 12
 MAX_INTERFACES: Final = 1 << 17  # of all sections
 START: Final = 16  # bytes by which a file that is no capture is known
 TEXT: Final = 4096  # characters kept of a name
-EVENT_LEAST: Final = 16  # bytes: header and timestamp
 TOO_LONG: Final = "PACKET_TOO_LONG"  # the error of a packet that is not looked into
 TIMES: Final = (pcapng.StatisticsOption.START, pcapng.StatisticsOption.END)
 
@@ -93,7 +93,8 @@ class Section:
 
     `schemas`: those that hold now, by probe number; `history`: all that ever held, in the order in which they
     came; `greatest`: the greatest probe number of them; `orders`: the byte orders of their events; `clock`:
-    that of frames whose own schema is not there, as `wire.schema.clock_of` has it.
+    that of frames whose own schema is not there, as `wire.schema.clock_of` has it; `undecodable`: EVENTs that
+    are not as their SCHEMA says.
     """
 
     __slots__ = (
@@ -108,6 +109,7 @@ class Section:
         "orders",
         "os",
         "schemas",
+        "undecodable",
     )
 
     def __init__(self, order: pcapng.Order, options: pcapng.Options) -> None:
@@ -125,6 +127,7 @@ class Section:
         self.greatest = 0
         self.orders: set[str] = set()
         self.clock: Clock | None = None
+        self.undecodable = 0
 
     def define(self, schema: Schema) -> None:
         """From here on this schema holds. One that is repeated changes nothing.
@@ -205,11 +208,16 @@ class Large(NamedTuple):
     total: int
 
 
+Refused = Callable[[Frames, dict[int, Schema]], object]
+
+
 class Capture:
     """A capture open for one reading, a context manager.
 
     Iterate to get Frames: EVENT and LOST frames (and others that are no SCHEMA) in file order, all of one
-    section, `section`, whose `schemas` describe them. `problem` says, once the iteration has ended, where the
+    section, `section`, whose `schemas` describe them. An EVENT that is not as its SCHEMA says is left out:
+    `undecodable` counts them, `first_undecodable` says what is wrong with the first, and `refused` is given
+    them, with the schemas they were held against. `problem` says, once the iteration has ended, where the
     file is cut or damaged, None where it is whole; `skipped` counts packets that hold no sound frame, and
     `first_skipped` says where the first of them is and why; `errors` counts them by the name of the error.
     `packets` were read that hold frames as they are, or should. `mixed`, where it is set before the
@@ -230,15 +238,19 @@ class Capture:
         "_own",
         "_plain",
         "_reader",
+        "_soundness",
         "errors",
         "first_skipped",
+        "first_undecodable",
         "mixed",
         "name",
         "packets",
         "problem",
+        "refused",
         "sections",
         "skipped",
         "tallied",
+        "undecodable",
     )
 
     def __init__(self, source: "Source | Input", *, follow: bool = False) -> None:
@@ -255,6 +267,7 @@ class Capture:
         self._plain = False  # there is a section, and every interface of it holds frames
         self._current: Section | None = None  # that of the frames given last
         self._own = Section(pcapng.HOST, [])  # that of the file's blocks being read
+        self._soundness = Soundness()
         self.mixed = False
         self.tallied: tuple[Frames, EventCounts] | None = None
         """The chunk given last and its tally, where somebody has counted it already: see `capture.tally`."""
@@ -264,6 +277,9 @@ class Capture:
         self.errors: dict[str, int] = {}
         self.skipped = 0
         self.first_skipped: str | None = None
+        self.undecodable = 0
+        self.first_undecodable = ""
+        self.refused: Refused = ignore
 
     @property
     def regular(self) -> bool:
@@ -287,9 +303,15 @@ class Capture:
 
     def wrong(self) -> list[str]:
         """What was wrong in packets, a line each; to be asked when all was read."""
-        if not self.skipped:
-            return []
-        return [f"{plural(self.skipped, 'packet')} without a sound frame; {self.first_skipped}"]
+        return self._wrong(self.skipped)
+
+    def _wrong(self, skipped: int) -> list[str]:
+        lines = []
+        if skipped:
+            lines.append(f"{plural(skipped, 'packet')} without a sound frame; {self.first_skipped}")
+        if self.undecodable:
+            lines.append(f"{misfit(self.undecodable)}; first: {self.first_undecodable}")
+        return lines
 
     def label(self, section: Section) -> str:
         """Where a section's frames travelled: the ends of its session; empty for those of the file itself."""
@@ -342,7 +364,7 @@ class Capture:
                 block = self._block() if count < LIMIT else None
                 if count and (block is None or self._turns(block)):
                     full = count == LIMIT
-                    yield Frames(self._data, offsets[:count])
+                    yield self._sound(Frames(self._data, offsets[:count]))
                     count = 0
                     if full:
                         continue
@@ -358,8 +380,27 @@ class Capture:
         except StopReading as stop:
             self.problem = str(stop)
         if count:
-            yield Frames(self._data, offsets[:count])
+            yield self._sound(Frames(self._data, offsets[:count]))
         yield from self._others(end=True)
+
+    def _sound(self, frames: Frames) -> Frames:
+        """Frames of the current section without the EVENTs that are not as their SCHEMA says."""
+        assert self._current is not None  # frames lie in sections
+        bad = self._soundness.unsound(frames, self._current.schemas)
+        if not bad:
+            return frames
+        left_out = set(bad)
+        self._refuse(frames.select(bad), self._current)
+        return frames.select(place for place in range(len(frames)) if place not in left_out)
+
+    def _refuse(self, frames: Frames, section: Section) -> None:
+        """Count EVENTs of this section that are not as their SCHEMA says."""
+        if not self.undecodable:
+            schema = section.schemas[frames.header(0).id]
+            self.first_undecodable = why_unsound(schema, frames.frame_bytes(0))
+        self.undecodable += len(frames)
+        section.undecodable += len(frames)
+        self.refused(frames, section.schemas)
 
     def _bulk(self) -> None:
         """Take packets of other link types, many at once, as far as that goes."""
@@ -590,6 +631,15 @@ class Capture:
         if self.first_skipped is None:
             self.first_skipped = f"packet at byte {place}: {why}"
         return 0
+
+
+def misfit(count: int) -> str:
+    """What is said of so many EVENTs that are not as their SCHEMA says."""
+    return f"{are(count, 'event')} not as the SCHEMA says"
+
+
+def ignore(frames: Frames, *_: object) -> None:
+    """What nobody wants to see."""
 
 
 def _first(one: Clock, two: Clock | None) -> Clock:

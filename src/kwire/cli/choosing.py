@@ -178,7 +178,6 @@ def warn(name: str, found: CaptureSummary) -> int:
 def notes(
     name: str,
     found: CaptureSummary,
-    undecodable: int = 0,
     *,
     shown: bool = False,
     stopped: bool = False,
@@ -189,7 +188,7 @@ def notes(
     `shown`: what cannot be decoded is shown as such. `stopped`: it was not read to its end. `made`: it was
     read to make another capture of it.
     """
-    wrong = list(_wrong(found, undecodable, "" if shown else ", and left out"))
+    wrong = list(_wrong(found, "" if shown else ", and left out"))
     if found.losses.total and not made:
         wrong.append(f"{are(found.losses.total, 'event')} lost; 'kwire verify' names the holes")
     if found.absent and not (stopped or found.problem):
@@ -204,7 +203,7 @@ def notes(
     return NOT_WHOLE if wrong else OK
 
 
-def _wrong(found: CaptureSummary, undecodable: int, left: str) -> Iterator[str]:
+def _wrong(found: CaptureSummary, left: str) -> Iterator[str]:
     """Why what was read is not all there was, or has events twice."""
     if found.problem:
         yield f"{found.problem}; everything before is used"
@@ -213,8 +212,6 @@ def _wrong(found: CaptureSummary, undecodable: int, left: str) -> Iterator[str]:
     yield from found.wrong
     if found.strangers:
         yield f"{strangers(found.strangers)}{left}"
-    if undecodable:
-        yield f"{are(undecodable, 'event')} not as the schemas say{left}"
 
 
 def strangers(count: int) -> str:

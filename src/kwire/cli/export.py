@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
                     export_file(whole(scan, found, tables), args.output, form)
         finally:
             progress.done()
-        status = notes(source.name, found, scan.undecodable)
+        status = notes(source.name, found)
         where = "standard output" if args.output == "-" else args.output
         tell(f"{plural(scan.events, 'event')} written to {where}")
     return status

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
                     write(database.query(sql), sys.stdout)
             finally:
                 progress.done()
-            return notes(source.name, found, database.undecodable)
+            return notes(source.name, found)
 
 
 def _split(words: list[str]) -> tuple[list[str], str | None]:

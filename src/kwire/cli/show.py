@@ -147,6 +147,8 @@ def _events(args: argparse.Namespace, capture: NetworkCapture, selection: Select
     from kwire.cli.layers import remarks
 
     names, seen = _Names(selection), CaptureSummary()
+    refused: list[tuple[Frames, dict[int, Schema]]] = []
+    capture.refused = lambda *told: refused.append(told)
     chunks = iter(capture)
     first = next(chunks, None)  # now the first section's probes are known
     names.check(capture)
@@ -160,6 +162,10 @@ def _events(args: argparse.Namespace, capture: NetworkCapture, selection: Select
     )
     out = _out(args, format, capture)
     done = False
+    # Events that are not as their SCHEMA says are shown as what they are.
+    capture.refused = lambda *told: out.add(renderer.rows(*told))
+    for told in refused:  # with the first chunk
+        capture.refused(*told)
     try:
         for frames in chain(() if first is None else (first,), chunks):
             names.check(capture)
@@ -175,7 +181,7 @@ def _events(args: argparse.Namespace, capture: NetworkCapture, selection: Select
         done = True
     out.flush()
     seen.end(capture)
-    status = notes(capture.name, seen, renderer.undecodable, shown=True, stopped=done)
+    status = notes(capture.name, seen, shown=True, stopped=done)
     for remark in remarks(capture):
         say(f"{capture.name}: {remark}")
     return status

@@ -65,4 +65,4 @@ def run(args: argparse.Namespace) -> int:
             sys.stdout.write(json.dumps(as_object(stats)) + "\n")
         else:
             sys.stdout.writelines(f"{line}\n" for line in lines(stats, style(sys.stdout)))
-        return notes(source.name, found, stats.scan.undecodable)
+        return notes(source.name, found)

@@ -22,7 +22,7 @@ Complete means: for each probe, events produced = events stored, and the file's 
 Give all files of a rotation together; a missing one is found. A session captured on a network is complete
 where every DATA frame from its HELLO to its BYE is there. So each hop can be proven: source, network,
 collector.
-Events are counted here, not decoded: stats, query and export tell which are not as their SCHEMA says.
+An event that is not as its SCHEMA says is no event: it is counted apart, and such a file is not complete.
 
 The exit status is 0 where all are complete, 3 where something is missing or not proven to be there, all of it
 named; else 1 where a file is not readable as a capture.

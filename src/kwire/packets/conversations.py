@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
 from kwire.capture.pcapng import HOST
-from kwire.capture.reader import EVENT_LEAST, Section
+from kwire.capture.reader import Section
 from kwire.wire.control import Hello, Role, Welcome
-from kwire.wire.fields import check_timestamp
+from kwire.wire.fields import EVENT_LEAST, check_timestamp
 from kwire.wire.frame import Frame, FrameError, Problem, Type, inspect
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost

@@ -17,7 +17,7 @@ from kwire.capture.event_counts import tally
 from kwire.capture.input import Input, Source
 from kwire.capture.output import CaptureError
 from kwire.capture.pcapng import Order, PacketBlock, Raw, Units
-from kwire.capture.reader import TOO_LONG, Capture, Large, Mixed, Section, StopReading
+from kwire.capture.reader import TOO_LONG, Capture, Large, Mixed, Section, StopReading, ignore, misfit
 from kwire.packets import walk
 from kwire.packets.conversations import Conversation, whole
 from kwire.packets.dissect import Packet as Found
@@ -77,7 +77,7 @@ class NetworkCapture(Capture):
         self._kept: Spill | None = None  # what was given, where it is kept for another reading
         self._seen = self._done = False  # this is another reading; the first one came to its end
         self._waiting = Waiting()
-        self.passed: Callable[[Frames], None] = _ignore  # is given the Frames that `records` passes over
+        self.passed: Callable[[Frames], object] = ignore  # is given the Frames that `records` passes over
         self._told: dict[str, int] = {}  # of the network's troubles: those counted in `errors` already
 
     def keep(self, room: int) -> None:
@@ -126,8 +126,7 @@ class NetworkCapture(Capture):
 
     def wrong(self) -> list[str]:
         """What was wrong in packets, a line each: those of the network by its kind, with count and first."""
-        own = self.skipped - self.network.skipped
-        lines = [f"{plural(own, 'packet')} without a sound frame; {self.first_skipped}"] if own else []
+        lines = self._wrong(self.skipped - self.network.skipped)
         for name, first in self.found.items():
             times = "once" if first.count == 1 else f"{first.count:,} times, first"
             lines.append(f"{name} {times}: {first.text}")
@@ -148,7 +147,7 @@ class NetworkCapture(Capture):
         one = self._session(section)
         if one is None:
             return None
-        why = whole(one)
+        why = whole(one) or (misfit(section.undecodable) if section.undecodable else "")
         return why and f"{one.name}: {why}"
 
     @property
@@ -231,8 +230,16 @@ class NetworkCapture(Capture):
             if isinstance(what, Schema):
                 self._note(section, what)
                 section.define(what)
-                yield from self._give(section, self._waiting.described(section, what.id))
+                waited = self._waiting.described(section, what.id)
+                if waited is not None:
+                    self._current = section
+                    yield from self._give(section, self._sound(waited))
                 continue
+            if isinstance(what, Mixed):
+                what = self._sound_mixed(what)
+            else:
+                self._current = section
+                what = self._sound(what)
             found = tally(what, section)  # sections of one Mixed have the same schemas
             if not found.strangers:
                 self.tallied = (what, found)
@@ -258,7 +265,21 @@ class NetworkCapture(Capture):
         if not end and own is not None:
             self._current = own
 
-    def _give(self, section: Section, frames: Frames | None) -> Iterator[Frames]:
+    def _sound_mixed(self, frames: Mixed) -> Mixed:
+        """Frames of several sections without the EVENTs that are not as their SCHEMA says."""
+        bad = self._soundness.unsound(frames, frames.sections[0].schemas)
+        if not bad:
+            return frames
+        import numpy as np
+
+        places = np.asarray(bad)
+        for place in bad:
+            self._current = frames.sections[frames.owners[place]]
+            self._refuse(frames.select([place]), self._current)
+        offsets = np.delete(np.asarray(frames.offsets)[: len(frames)], places)
+        return Mixed(frames.data, offsets.data, frames.sections, np.delete(frames.owners, places))
+
+    def _give(self, section: Section, frames: Frames) -> Iterator[Frames]:
         """Give frames of a section, or of several."""
         if not frames:
             return
@@ -454,10 +475,6 @@ class PcapCapture(NetworkCapture):
 
     def _cut(self, there: int) -> Exception:
         return self._input_ended(there, self._need, "packet")
-
-
-def _ignore(frames: Frames) -> None:
-    """What nobody wants to see."""
 
 
 def open_capture(

@@ -10,7 +10,7 @@ from typing import Final, cast
 
 from kwire.capture import identity
 from kwire.capture.output import CaptureError
-from kwire.capture.reader import Section
+from kwire.capture.reader import Refused, Section, ignore
 from kwire.packets.conversations import Conversation
 from kwire.packets.network import Network
 from kwire.packets.open import NetworkCapture
@@ -27,10 +27,10 @@ Opener = Callable[[], NetworkCapture]
 class _Chain:
     """Files that follow each other; `frames` are the next ones of `capture`, which belong to `time`."""
 
-    __slots__ = ("_chunks", "_openers", "capture", "frames", "time")
+    __slots__ = ("_chunks", "_openers", "_refused", "capture", "frames", "time")
 
-    def __init__(self, openers: list[Opener]) -> None:
-        self._openers = openers
+    def __init__(self, openers: list[Opener], refused: Refused) -> None:
+        self._openers, self._refused = openers, refused
         self._chunks: Iterator[Frames] = iter(())
         self.capture: NetworkCapture | None = None
         self.frames: Frames | None = None
@@ -50,6 +50,7 @@ class _Chain:
             if not self._openers:
                 return False
             self.capture = self._openers.pop(0)()
+            self.capture.refused = self._refused
             self._chunks = iter(self.capture)
 
     def close(self) -> None:
@@ -71,8 +72,11 @@ class Several(NetworkCapture):
         self.packets = self.skipped = 0
         self.errors: dict[str, int] = {}
         self.first_skipped: str | None = None
+        self.undecodable = 0
+        self.first_undecodable = ""
+        self.refused = ignore
         self.tallied = None
-        self._chains = [_Chain(group) for group in openers]
+        self._chains = [_Chain(group, lambda *told: self.refused(*told)) for group in openers]
         self._now: NetworkCapture | None = None
         self._all: list[NetworkCapture] = []  # those that were read
         self._shared = (0, 0)  # the section whose schemas were looked at last, and how many it had
@@ -156,6 +160,7 @@ class Several(NetworkCapture):
         self.sections += capture.sections
         self.packets += capture.packets
         self.skipped += capture.skipped
+        self.undecodable += capture.undecodable
         self._complete = self._complete and capture.ended
         for name, count in capture.errors.items():
             self.errors[name] = self.errors.get(name, 0) + count

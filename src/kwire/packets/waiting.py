@@ -8,7 +8,8 @@ from array import array
 from collections.abc import Iterator
 from typing import Final
 
-from kwire.capture.reader import EVENT_LEAST, Section
+from kwire.capture.reader import Section
+from kwire.wire.fields import EVENT_LEAST
 from kwire.wire.frame import Type
 from kwire.wire.frames import Frames
 

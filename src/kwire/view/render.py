@@ -71,7 +71,7 @@ class Renderer:
     `first`, `last`: events are of these times, wall-clock ns, both included; losses touch them.
 
     `events` counts the events that made a line, `lost` those that LOST frames count, `strangers` those of no
-    known schema, `undecodable` those that are not as theirs says.
+    known schema.
     """
 
     __slots__ = (
@@ -86,7 +86,6 @@ class Renderer:
         "holes",
         "lost",
         "strangers",
-        "undecodable",
     )
 
     def __init__(
@@ -107,7 +106,7 @@ class Renderer:
         self.events = 0
         self.holes = 0
         self.lost = 0
-        self.strangers = self.undecodable = 0
+        self.strangers = 0
 
     def rows(self, frames: Frames, schemas: Mapping[int, Schema]) -> list[Row]:
         """The rows of these frames, in their order; `schemas` by probe number."""
@@ -143,7 +142,6 @@ class Renderer:
                     continue
                 rows.append((time, probe.write(time, values), True))
             except FrameError as error:
-                self.undecodable += 1
                 rows.append((time, self.format.bad(time, id, probe.schema, str(error.problem)), True))
             self.events += 1
         return rows

@@ -8,7 +8,7 @@ numpy, are the specification. Arrays of numbers are u64.
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from kwire import native
-from kwire.wire.fields import MAX_FIELD_BYTES, TAIL_MAX
+from kwire.wire.fields import EVENT_LEAST, TAIL_MAX
 from kwire.wire.frame import HEADER_SIZE, Flag, Type
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     Array: TypeAlias = np.ndarray[Any, Any]
 
-EVENT_LEAST: Final = 16  # bytes of an EVENT with a timestamp
 NO_EVENT: Final = 255  # the type of an EVENT that is shorter
 _U64: Final = (1 << 64) - 1
 
@@ -65,35 +64,6 @@ def _ends(flags: "Array", length: "Array") -> "Array":
     trailer = np.where(flags & Flag.CHECKSUM != 0, np.where(flags & Flag.PADDED != 0, 3, 2), 0)
     result: Array = np.maximum(length - trailer, np.minimum(length, HEADER_SIZE))
     return result
-
-
-def event_sound_twin(
-    data: Any, offsets: Any, ends: "Array", tails: "Array", fixed: int, swap: bool, sound: "Array"
-) -> int:
-    """Which events have `fixed` bytes, and the values of their tail fields inside what follows; how many.
-
-    `tails`: where the references of these fields stand in an event. What leaves the data is not sound.
-    """
-    import numpy as np
-
-    view = np.frombuffer(data, np.uint8)
-    places = np.asarray(offsets)
-    count = min(map(len, (places, ends, sound)))
-    places, end = places[:count], ends[:count].astype(np.uint64)
-    size = np.uint64(len(view))
-    good = (end >= fixed) & (places <= size) & (end <= size - np.minimum(places, size))
-    total = np.zeros(count, np.uint64)
-    for shift in tails.tolist():
-        good &= (end >= shift) & (end - np.minimum(end, np.uint64(shift)) >= 4)
-        at = np.flatnonzero(good)
-        pairs = windows(view, 4)[places[at].astype(np.int64) + shift].view(np.uint16).reshape(-1, 2)
-        pairs = pairs.byteswap() if swap else pairs
-        start, length = pairs[:, 0].astype(np.uint64), (pairs[:, 1] & TAIL_MAX).astype(np.uint64)
-        total[at] += length
-        good[at[(length > 0) & ((start < fixed) | (start + length > end[at]))]] = False
-    good &= total <= MAX_FIELD_BYTES
-    sound[:count] = good
-    return int(good.sum())
 
 
 def event_spans_twin(
@@ -281,7 +251,6 @@ def _mix(word: int) -> int:
 
 
 event_heads = native.event_heads or event_heads_twin
-event_sound = native.event_sound or event_sound_twin
 event_spans = native.event_spans or event_spans_twin
 event_values = native.event_values or event_values_twin
 event_tails = native.event_tails or event_tails_twin

@@ -18,6 +18,7 @@ from kwire.wire.frame import HEADER_SIZE, MAX_EVENT, Bytes, Flag, FrameError, ba
 
 TIMESTAMP_AT = 8  # of an EVENT frame: u64, nanoseconds of the schema's clock
 FIELDS_AT = 16  # the first byte that fields may use
+EVENT_LEAST = FIELDS_AT  # bytes of an EVENT with a timestamp
 COMM_MOST = 15  # bytes of a thread's name as the kernel keeps it
 TAIL_CUT = 0x8000  # bit of a tail reference's length; alone: the value could not be read
 TAIL_MAX = 0x7FFF  # longest value a tail reference can tell
