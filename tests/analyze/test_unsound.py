@@ -6,6 +6,8 @@ import json
 import random
 import struct
 from array import array
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +71,12 @@ def session(path: Path, kit: Any, *, tcp: bool = False, twice: bool = False) -> 
     return str(path)
 
 
-MAKERS = {
+MAKERS: dict[str, Callable[[Path, Any], str]] = {
     "own": own,
     "plain": plain,
     "udp": session,
-    "tcp": lambda path, kit: session(path, kit, tcp=True),
-    "two": lambda path, kit: session(path, kit, twice=True),
+    "tcp": partial(session, tcp=True),
+    "two": partial(session, twice=True),
 }
 
 
