@@ -644,3 +644,33 @@ def test_what_is_read_needs_no_more_stack_than_there_is() -> None:
     assert [event[f"x{number}"] for number in range(12)] == list(range(12))
     assert [event[f"y{number}"] for number in range(12)] == list(range(15, 27))
     assert not faults
+
+
+# `while`, tuples, records
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        ("i = k = 0\nwhile i < min(n, 20):\n    i += 3\n    k += i\nemit(i, k)", {"i": 9, "k": 18}),
+        ("i = 0\nwhile turns(5) and i < n:\n    i += 1\nemit(i)", {"i": 5}),
+        ("i = 0\nwhile turns(n & 15):\n    i += 1\nemit(i)", {"i": 7}),
+        ("k = 0\nwhile u:\n    u &= u - 1\n    k += 1\nemit(k)", {"k": 3}),
+        (
+            "i = k = 0\nwhile True:\n    i += 1\n    if i & 1: k += i\n    if i == 9: break\nemit(i, k)",
+            {"i": 9, "k": 25},
+        ),
+        ("i = 9\nwhile i > max(n, 0):\n    i -= 1\n    if i == 7: break\nemit(i)", {"i": 7}),
+        ("x, y = n, 13\nx, y = y, x - y\nx, y = y, x\nemit(x, y)", {"x": -6, "y": 13}),
+        ("t = (1, n)\nfor i in range(5):\n    t = (t[1], t[0] + t[1])\nemit(t)", {"t_0": 38, "t_1": 61}),
+        ('r = {"a": n, "b": (u, 2)}\nemit(r, x=r.b[0])', {"r_a": 7, "r_b_0": 13, "r_b_1": 2, "x": 13}),
+        (
+            "emit(a=(n, 2) < (n, 3), b=(7, u) == (n, 13), c=(n, 1) in ((6, 1), (7, 1)))",
+            dict.fromkeys("abc", 1),
+        ),
+        ("p, q = (n, 1) if u > 20 else (2, n)\nemit(p, q)", {"p": 2, "q": 7}),
+    ],
+)
+def test_while_and_tuples_mean_what_they_mean_in_python(body: str, wanted: dict[str, int]) -> None:
+    found, _ = events(body, 0, 7, 13)
+    assert found == [wanted]

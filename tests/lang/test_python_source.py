@@ -181,6 +181,7 @@ def test_every_form_python_has_is_known_or_refused_by_name() -> None:
         "AugAssign",
         "If",
         "For",
+        "While",
         "Break",
         "Continue",
         "Return",

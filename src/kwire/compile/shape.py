@@ -24,6 +24,7 @@ COUNTS: Final[dict[type[Form], tuple[str, ...]]] = {
     t.Array: ("element", "length"),
     t.Text: ("limit", "space"),
     t.Bytes: ("limit", "space"),
+    t.Tuple: ("items",),
     context.CtxField: ("offset", "size"),
     context.Argument: ("number",),
     context.Result: ("slots",),

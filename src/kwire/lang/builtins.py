@@ -118,6 +118,7 @@ FUNCTIONS = (
         for sign, word in (("u", "unsigned"), ("s", "signed"))
         for bits in (8, 16, 32, 64)
     ),
+    Function("turns", "turns(n)", 1, 1, "of a `while` and its `and`: true in the first n turns"),
     Function("emit", "emit(x, name=y, …)", 1, 64, "one event with these fields; a statement"),
 )
 FUNCTION = {one.name: one for one in FUNCTIONS}

@@ -4,12 +4,11 @@ A function of one's own becomes part of the program at each place where it is ca
 locals are locals of the program under names of their own, and what it does is done before the statement that
 calls it.
 
-A probe is looked at in rounds: the types of locals and fields follow from all the values they are given, so a
-round assumes types, gathers what is really given, and is repeated with that until nothing changes. Types
-only grow, so two or three rounds do. Diagnostics are those of the last round.
+The types of locals and fields are variables (`variables`), which the values they are given decide. A body is
+looked at once; a loop again where its end tells more of a local than was known when it was read above.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from kwire.lang import builtins, events, tree, values
@@ -28,16 +27,23 @@ from kwire.lang.expressions import ExpressionChecker, Types
 from kwire.lang.extent import Extent, extent
 from kwire.lang.forms import walk
 from kwire.lang.tree import Source, Span
+from kwire.lang.turns import most_turns
 from kwire.lang.types import Scalar, Type
 from kwire.lang.values import Value
+from kwire.lang.variables import OPEN, Known, State, Variable, either, meet, settled, union
 from kwire.lazy import NamedTuple
+from kwire.words import plural
 
-MAX_ROUNDS = 8
 MAX_TURNS = 1 << 20
 """Of loops in each other, multiplied: a few milliseconds of the traced process' time."""
 
 MAX_CALLS = 1000
 """Of one's own functions in a probe, those in functions counted at each place."""
+
+TURNS = "turns"
+"""The function that says how often a `while` runs at most."""
+
+WHILE_CURE = f"say how often it runs at most: while {TURNS}(100) and …:"
 
 RESULT = "return"
 """The local that holds what a function gives; no name that could be written."""
@@ -46,13 +52,10 @@ RESULT = "return"
 ShapeKey: TypeAlias = str | frozenset[str]
 """What tells shapes apart while they are found: their name, or without one the names of their fields."""
 
-Fields: TypeAlias = dict[ShapeKey, dict[str, Type]]
-"""The types of the fields of each shape, in the order in which the shapes are first emitted."""
-
 
 class Scope(NamedTuple):
     """What names mean in the probe, or in a function while it is part of the probe. `prefix`: of its locals'
-    names; `limits`: of the texts that it returns; None where nothing is returned.
+    names; `returns`: what is known where it ends; None where it ends nowhere but at its end.
     """
 
     prefix: str
@@ -60,18 +63,20 @@ class Scope(NamedTuple):
     parameters: dict[str, Value]
     constants: Mapping[str, int | str]
     broken: set[str]
-    limits: list[int] | None = None
+    returns: list[State] | None = None
 
 
-class Held(NamedTuple):
-    """How a local keeps its value: `type` of the register; of a text, array or structure it holds the address
-    and `wide` is what is there (`fixed` as in `ReadText`).
-    """
+class Mark(NamedTuple):
+    """What is to be as it was when a loop is looked at again."""
 
-    kind: events.FieldType
-    wide: Type | None = None
-    fixed: int = 0
-    declared: bool = False
+    variables: dict[str, Variable]
+    shapes: dict[ShapeKey, dict[str, events.FieldType]]
+    comm: set[str]
+    faults: int
+    pending: int
+    returns: int
+    effects: int
+    calls: int
 
 
 def check(
@@ -80,32 +85,25 @@ def check(
     types: Types,
 ) -> c.Program:
     """The program of a probe at one site. Raises `LanguageError` with everything that is wrong in it."""
-    locals_: Mapping[str, Scalar] = {}
-    fields: Fields = {}
-    for _ in range(MAX_ROUNDS):
-        body = Body(probe, site, types, locals_, fields)
-        statements = body.run()
-        if body.local_types == locals_ and body.field_types == fields:
-            break
-        locals_, fields = body.local_types, body.field_types
-    else:
-        body.fault(TextError(_head(probe), "the types of its names do not settle", "cast what is assigned"))
+    body = Body(probe, site, types)
+    statements = body.run()
     if not body.faults and not body.scope.broken and not body.effects:
         body.fault(TextError(_head(probe), "this probe emits nothing", "call emit(…)"))
     if body.faults:
         raise LanguageError(probe.source, body.faults)
+    locals_, fields = [one.type for one in body.variables.values()], body.field_types
     shapes = tuple(
         c.Shape(tuple(c.Field(field, type_) for field, type_ in shape.items()), name)
-        for shape, name in zip(fields.values(), body.shape_names, strict=True)
+        for shape, name in zip(fields, body.shape_names, strict=True)
     )
     return c.Program(
         probe.name,
         site,
         probe.source,
         shapes or (c.Shape(()),),
-        tuple(c.Local(name, type_) for name, type_ in locals_.items()),
+        tuple(c.Local(name, type_) for name, type_ in zip(body.variables, locals_, strict=True)),
         None,
-        statements,
+        settled(statements, locals_, [tuple(shape.values()) for shape in fields]),
         probe.span,
     )
 
@@ -141,33 +139,26 @@ def _head(probe: tree.Probe) -> Span:
 
 
 class Body(ExpressionChecker):
-    """One round over a probe's statements."""
+    """The statements of a probe, while they are checked."""
 
-    def __init__(
-        self,
-        probe: tree.Probe,
-        site: Site,
-        types: Types,
-        locals_: Mapping[str, Scalar],
-        fields: Fields,
-    ) -> None:
+    def __init__(self, probe: tree.Probe, site: Site, types: Types) -> None:
         super().__init__(site, types)
         self.probe = probe
-        self.assumed_locals = locals_
-        self.assumed_fields = fields
         self.faults: list[Diagnostic] = []
         self.effects = 0  # statements that emit events or change maps
-        self.held: dict[str, Held] = {}
+        self.variables: dict[str, Variable] = {}
         self.shapes: dict[ShapeKey, dict[str, events.FieldType]] = {}
         self.scope = Scope("", _assigned(probe.body), {}, dict(probe.constants), set())
         self.pending: list[c.Stmt] = []  # what is done before the statement that is looked at
         self.calls = 0  # of one's own functions, so far
         self.calling: list[int] = []  # those that are being looked at
         self.alone: tree.Expr | None = None  # the call that is all of a statement
-        self.set: set[str] = set()
+        self.now: State = {}  # what the locals are here
+        self.stored: State = {}  # what was given to them in the innermost loop
+        self.read: set[str] = set()  # those that were read there
         self.comm: set[str] = set()  # locals that are another name for comm
-        self.limits: dict[str, int] = {}  # of the texts that locals are here; 0 where two paths give two
         self.turns = 1  # of the loops around, multiplied
+        self.copies = 0  # of values that are assigned together, so far
 
     def fault(self, error: TextError) -> None:
         """Keep a diagnostic and go on; not the mere consequence of one that is kept already."""
@@ -181,32 +172,17 @@ class Body(ExpressionChecker):
         parameters = self.scope.parameters
         for name in [name for name in parameters if name in self.scope.assigned]:
             # A parameter that is assigned is a local that begins with the parameter's value.
-            value = parameters[name]
-            stored = self._store(name, value, self.probe.span)
-            assert stored is not None
-            start.append(stored)
+            start += self._store(name, parameters[name], self.probe.span)
         body, _ = self._block(self.probe.body)
         return (*start, *body)
 
     @property
-    def local_types(self) -> dict[str, Scalar]:
-        """The register types of the locals, as this round found them."""
-        found: dict[str, Scalar] = {}
-        for name, held in self.held.items():
-            type_ = events.settle(held.kind, False)
-            found[name] = type_ if isinstance(type_, t.SCALARS) else t.S64
-        return found
-
-    def _local_type(self, name: str) -> Scalar:
-        return self.assumed_locals[name] if name in self.assumed_locals else self.local_types[name]
-
-    @property
-    def field_types(self) -> Fields:
-        """The types of the events' fields, as this round found them."""
-        return {
-            key: {name: events.settle(kind, True) or t.S64 for name, kind in shape.items()}
-            for key, shape in self.shapes.items()
-        }
+    def field_types(self) -> list[dict[str, Type]]:
+        """The types of the fields of each shape, in the order in which the shapes are first emitted."""
+        return [
+            {name: events.settle(kind, True) or t.S64 for name, kind in shape.items()}
+            for shape in self.shapes.values()
+        ]
 
     @property
     def shape_names(self) -> list[str]:
@@ -226,32 +202,51 @@ class Body(ExpressionChecker):
                 raise UnknownError(span)
             value = self.scope.parameters.get(name)
             return None if value is None else value.replace(span=span)
-        shown, name = name, self.scope.prefix + name
-        if name not in self.set:
+        return self._local(self.scope.prefix + name, name, span)
+
+    def _local(self, name: str, shown: str, span: Span) -> Value:
+        """The value of a local."""
+        if name not in self.now:
             raise TextError(span, f"{shown} may have no value here", "assign it on every path before")
+        self.read.add(name)
         if name in self.comm:
-            return c.Comm(t.Text(self._limit(name, span)), span)
-        held, number = self.held.get(name), list(self.held).index(name) if name in self.held else -1
+            return c.Comm(t.Text(self._limit(name, shown, span)), span)
+        held, known = self.variables.get(name), self.now[name]
         if held is None:
             raise UnknownError(span)
-        type_ = self._local_type(name)
-        value = c.LocalGet(number, type_, span)
+        if held.parts is not None:
+            parts = _parts(name, shown, held.parts)
+            if any(part not in self.now for part, _ in parts):  # what was to be in it is wrong
+                raise UnknownError(span)
+            items = (self._local(*one, span) for one in parts)
+            return values.Tuple(tuple(items), held.parts, span)
+        type_ = known.type if known.kind != OPEN else held.type
+        value = c.LocalGet(held.number, type_, span)
         if held.wide is None:
             return value
         space = type_.space if isinstance(type_, t.Pointer) else t.KERNEL
         place = c.Place(value, 0, (), space, span)
         if isinstance(held.wide, t.Text):
-            limit = self._limit(name, span)
+            limit = self._limit(name, shown, span)
             return c.ReadText(place, held.wide.replace(limit=limit), span, held.fixed)
         return c.ReadBlock(place, t.size_of(held.wide), held.wide, span)
 
-    def _limit(self, name: str, span: Span) -> int:
+    def _limit(self, name: str, shown: str, span: Span) -> int:
         """The limit of the text that a local is here."""
-        limit = self.limits[name]
+        limit = self.now[name].limit
         if not limit:
-            message = f"{name} is a text of one limit on one path and of another on the other"
+            message = f"{shown} is a text of one limit on one path and of another on the other"
             raise TextError(span, message, "use one limit, or two names")
         return limit
+
+    def _extent(self, value: c.Expr) -> Extent:
+        """The least and the greatest number that a value can be here."""
+        return extent(value, lambda number: self.now[self._names[number]].extent)
+
+    @property
+    def _names(self) -> list[str]:
+        """The locals by their numbers."""
+        return list(self.variables)
 
     def _bind_parameters(self) -> None:
         for number, parameter in enumerate(self.probe.parameters):
@@ -302,8 +297,8 @@ class Body(ExpressionChecker):
                 one, ended = self._statement(statement)
             except TextError as error:
                 self.fault(error)
-                if isinstance(statement, tree.Assign):
-                    self.set.add(self.scope.prefix + statement.name)  # one complaint is enough
+                for name in _assigned((statement,)):  # one complaint is enough
+                    self.now.setdefault(self.scope.prefix + name, Known(OPEN))
                 if isinstance(statement, tree.Return):
                     return tuple(found), True
                 continue
@@ -325,12 +320,15 @@ class Body(ExpressionChecker):
                     from kwire.lang.functions import cast
 
                     value = cast(value, self.named_type(node.type, node.type_span), node.span, node.type_span)
-                stored = self._store(node.name, value, node.span, bool(node.type))
-                return ([stored] if stored else []), False
+                return self._store(node.name, value, node.span, bool(node.type)), False
+            case tree.Unpack():
+                return self._unpack(node), False
             case tree.If():
                 return self._if(node)
             case tree.For():
                 return self._for(node), False
+            case tree.While():
+                return self._while(node), False
             case tree.Break():
                 return [c.Break(node.span)], True
             case tree.Continue():
@@ -353,10 +351,7 @@ class Body(ExpressionChecker):
 
     def _if(self, node: tree.If) -> tuple[list[c.Stmt], bool]:
         arms: list[tuple[list[c.Stmt], c.Expr, tuple[c.Stmt, ...], Span]] = []
-        ways: list[
-            tuple[set[str], dict[str, int]]
-        ] = []  # what is known where an arm goes on behind the choice
-        before, limits = self.set, self.limits
+        ways: list[State] = []  # what is known where an arm goes on behind the choice
         while True:
             done = len(self.pending) if arms else 0
             test: c.Expr = c.Const(1, t.BOOL, node.span)
@@ -366,24 +361,21 @@ class Body(ExpressionChecker):
                 self.fault(error)
             first = self.pending[done:] if arms else []  # what the test needs, where it comes to that
             del self.pending[done if arms else len(self.pending) :]
-            self.set, self.limits = set(before), dict(limits)
+            before = self.now  # with what the test sets, where it calls functions
+            self.now = dict(before)
             then, ended = self._block(node.then)
             arms.append((first, test, then, node.span))
             if not ended:
-                ways.append((self.set, self.limits))
-            self.set, self.limits = set(before), dict(limits)
+                ways.append(self.now)
+            self.now = dict(before)
             if len(node.otherwise) != 1 or not isinstance(node.otherwise[0], tree.If):
                 break
             node = node.otherwise[0]
         otherwise, ended = self._block(node.otherwise)
         if not ended:
-            ways.append((self.set, self.limits))
+            ways.append(self.now)
         if ways:
-            self.set, self.limits = ways[0]
-            for other, others in ways[1:]:
-                self.set = self.set & other
-                for name, limit in others.items():
-                    self.limits[name] = limit if self.limits.get(name, limit) == limit else 0
+            self.now = meet(ways)
         for first, test, then, span in reversed(arms):
             otherwise = (*first, c.If(test, then, otherwise, span))
         return list(otherwise), not ways
@@ -396,66 +388,240 @@ class Body(ExpressionChecker):
             raise TextError(
                 step.span, "the step of a range is a number that is not 0", "write it as a number"
             )
-        low, high = extent(start), extent(stop)
+        low, high = self._extent(start), self._extent(stop)
         type_ = _turn_type(low, high)
         if type_ is None:
             message = "one end of this range may be negative, the other too large for an s64"
             raise TextError(node.range_span, message, "cast it: s64(n), or bound it")
         distance = high[1] - low[0] if step.value > 0 else low[1] - high[0]
         most = max(-(-distance // abs(step.value)), 0)
+        self._bounded(most, node.range_span, "bound the number: range(min(n, 100)), range(n & 63)")
+        known = isinstance(start, c.Const) and isinstance(stop, c.Const)
+        numbers = (low[0], high[1] - 1) if step.value > 0 else (high[0] + 1, low[1])
+
+        def body() -> tuple[c.Stmt, ...]:
+            first = self._store(node.name, c.Turn(type_, node.name_span), node.name_span)
+            if most:
+                name = self.scope.prefix + node.name
+                self.now[name] = self.now[name]._replace(extent=numbers)
+            return (*first, *self._block(node.body)[0])
+
+        around, self.turns = self.turns, self.turns * max(most, 1)
+        turn = self._looped(body, node.body, node.range_span)
+        self.turns = around
+        end = None if known else stop
+        return [c.Loop(start, step.value, end, most, turn, node.span, type_ == t.U64)]
+
+    def _while(self, node: tree.While) -> list[c.Stmt]:
+        """A loop that runs while a condition holds, as often as can be told before, or is said."""
+        tests = (
+            node.test.operands
+            if isinstance(node.test, tree.Logic) and node.test.op == "and"
+            else (node.test,)
+        )
+        said = [one for one in tests if isinstance(one, tree.Call) and one.function == TURNS and one.own < 0]
+        for one in said[1:]:
+            raise TextError(one.span, "how often a loop runs at most is said once")
+        count = self._said(said[0]) if said else None
+        most = None if count is None else max(self._extent(count)[1], 0)
+        if most is not None:
+            self._bounded(most, said[0].span, f"say a smaller number: {TURNS}(100)")
+        rest = [one for one in tests if one not in said]
+        entry, around = self.now, self.turns
+        holds: list[c.Expr] = []
+        self.turns *= max(most or 1, 1)
+
+        def body() -> tuple[c.Stmt, ...]:
+            outer, self.pending = self.pending, []
+            try:
+                holds[:] = [self.condition(one) for one in rest]
+                first = self.pending
+            finally:
+                self.pending = outer
+            stop = [c.If(one, (), (c.Break(one.span),), one.span) for one in holds]
+            return (*first, *stop, *self._block(node.body)[0])
+
+        turn = self._looped(body, node.body, node.test.span)
+        self.turns = around
+        if most is None and not self.faults:
+            most = most_turns(holds, turn, lambda local: self._entry(entry, local))
+            if most is None:
+                raise TextError(node.test.span, "this loop has no end that can be known", WHILE_CURE)
+            self._bounded(most, node.test.span, f"say how often at most: while {TURNS}(100) and …:")
+        stop = None if count is None or isinstance(count, c.Const) else count
+        zero = c.Const(0, t.S64, node.test.span)
+        return [c.Loop(zero, 1, stop, most or 0, turn, node.span)]
+
+    def _said(self, call: tree.Call) -> c.Expr:
+        """The number in `turns(n)`."""
+        if len(call.arguments) != 1 or call.keywords:
+            raise TextError(call.span, f"{TURNS} takes one number", f"write {TURNS}(100)")
+        return values.integer(self.check(call.arguments[0]))
+
+    def _entry(self, entry: State, local: int) -> Extent:
+        """Between which numbers a local lies before a loop that is looked at."""
+        known = entry.get(self._names[local])
+        return values.POINTER_BITS if known is None else known.extent or values.bounds(known.type)
+
+    def _bounded(self, most: int, span: Span, cure: str) -> None:
+        """Refuse a loop that may run too often."""
         if most * self.turns > MAX_TURNS:
             with_others = ", with those around it" if self.turns > 1 else ""
             message = f"this loop may run more than {MAX_TURNS:,} times{with_others}"
-            cure = "bound the number: range(min(n, 100)), range(n & 63)"
-            raise TextError(node.range_span, message, cure)
-        known = isinstance(start, c.Const) and isinstance(stop, c.Const)
-        before, limits = set(self.set), dict(self.limits)
-        first = self._store(node.name, c.Turn(type_, node.name_span), node.name_span)
-        assert first is not None
-        around, self.turns = self.turns, self.turns * max(most, 1)
-        body, _ = self._block(node.body)
-        self.turns = around
-        for name in before & self.limits.keys() & limits.keys():
-            if self.limits[name] != limits[name]:
-                message = f"{name} is a text of one limit before the loop and of another in it"
-                self.fault(TextError(node.range_span, message, "use one limit, or two names"))
-        self.set, self.limits = before, limits
-        end = None if known else stop
-        return [c.Loop(start, step.value, end, most, (first, *body), node.span, type_ == t.U64)]
+            raise TextError(span, message, cure)
 
-    def _store(self, name: str, value: Value, span: Span, declared: bool = False) -> c.LocalSet | None:
-        """Assign a value to a local; None where nothing has to be stored."""
-        shown, name = name, self.scope.prefix + name
-        if isinstance(value, c.Comm | c.ReadText):
-            self.limits[name] = value.type.limit
-        if isinstance(value, c.Comm) and (name not in self.held):
+    def _looped(
+        self, check: Callable[[], tuple[c.Stmt, ...]], body: tuple[tree.Stmt, ...], span: Span
+    ) -> tuple[c.Stmt, ...]:
+        """The body of a loop, checked with what its locals are in any turn. Behind it nothing is set that was
+        not set before: it may not run at all.
+        """
+        assigned = tuple(self.scope.prefix + name for name in _assigned(body))
+        others = tuple(name + sign for name in assigned for sign in "[.")  # parts of these
+        before = {
+            name: known._replace(extent=None) if name in assigned or name.startswith(others) else known
+            for name, known in self.now.items()
+        }
+        stored, read = self.stored, self.read
+        while True:
+            mark = self._mark()
+            self.now, self.stored, self.read = dict(before), {}, set()
+            found = check()
+            behind = {
+                name: either(known, self.stored[name]) if name in self.stored else known
+                for name, known in before.items()
+            }
+            stale = [name for name in behind if name in self.read and behind[name].type != before[name].type]
+            if not stale:
+                break
+            before |= {name: behind[name] for name in stale}
+            self._back_to(mark)
+        for name in behind:
+            if before[name].limit and not behind[name].limit:
+                message = f"{name} is a text of one limit before the loop and of another in it"
+                self.fault(TextError(span, message, "use one limit, or two names"))
+        self.now = behind
+        for name, known in self.stored.items():
+            stored[name] = either(stored[name], known) if name in stored else known
+        self.stored, self.read = stored, read | self.read
+        return found
+
+    def _mark(self) -> Mark:
+        shapes = {key: dict(shape) for key, shape in self.shapes.items()}
+        returns = self.scope.returns
+        return Mark(
+            dict(self.variables),
+            shapes,
+            set(self.comm),
+            len(self.faults),
+            len(self.pending),
+            len(returns) if returns else 0,
+            self.effects,
+            self.calls,
+        )
+
+    def _back_to(self, mark: Mark) -> None:
+        self.variables, self.shapes, self.comm = mark.variables, mark.shapes, mark.comm
+        self.effects, self.calls = mark.effects, mark.calls
+        del self.faults[mark.faults :]
+        del self.pending[mark.pending :]
+        if self.scope.returns:
+            del self.scope.returns[mark.returns :]
+
+    def _store(self, name: str, value: Value, span: Span, declared: bool = False) -> list[c.Stmt]:
+        """Assign a value to a local."""
+        return self._set(self.scope.prefix + name, name, value, span, declared)
+
+    def _set(self, name: str, shown: str, value: Value, span: Span, declared: bool = False) -> list[c.Stmt]:
+        """Assign a value to a local by its full name."""
+        old = self.variables.get(name)
+        parts = value.names if isinstance(value, values.Tuple) else None
+        if (old is not None and old.parts != parts) or (name in self.comm and not isinstance(value, c.Comm)):
+            raise _two_things(shown, value, span)
+        if isinstance(value, values.Tuple):
+            self.variables.setdefault(name, Variable(len(self.variables), parts=parts))
+            self._now(name, Known(OPEN))
+            targets = _parts(name, shown, value.names)
+            return self._set_all([(*one, item) for one, item in zip(targets, value.items, strict=True)], span)
+        limit = value.type.limit if isinstance(value, c.Comm | c.ReadText) else 0
+        if isinstance(value, c.Comm) and old is None:
             self.comm.add(name)
-            self.set.add(name)
-            return None
+            self._now(name, Known(OPEN, None, limit))
+            return []
         wide, fixed, register = _register_of(shown, value, span)
-        old = self.held.get(name)
-        other = old is not None and ((old.wide is None) != (wide is None) or old.fixed != fixed)
-        if old and old.wide is not None and wide is not None:
-            wide = values.join(old.wide, wide)
-            other = other or wide is None
-        if other or name in self.comm:
-            message = f"{shown} is set to two different things; this is {t.article(value.type)}"
-            raise TextError(span, message, "use two names")
-        if old and old.declared:
-            type_ = old.kind.type
-            assert isinstance(type_, t.SCALARS)
-            register = values.convert(register, type_, span)
-        kind = events.merge(old.kind if old else None, register)
-        if declared and isinstance(register, c.Const):
-            kind = events.FieldType(register.type, ())
-        if kind is None or events.settle(kind, False) is None:
+        if old is not None:
+            other = (old.wide is None) != (wide is None) or old.fixed != fixed
+            if old.wide is not None and wide is not None:
+                wide = values.join(old.wide, wide)
+                other = other or wide is None
+            if other:
+                raise _two_things(shown, value, span)
+        declared = declared or bool(old and old.declared)
+        if old and declared:
+            register = values.convert(register, old.type, span)
+        own = self._kind(register, declared)
+        kind = union(old.kind, own) if old else own
+        if kind is None:
             was = t.describe(old.kind.type) if old and old.kind.type is not None else "number"
             message = f"{shown} was a {was} and becomes {t.article(register.type)}"
             raise TextError(span, message, "use two names, or cast one")
-        self.held[name] = Held(kind, wide, fixed, declared or bool(old and old.declared))
-        self.set.add(name)
-        type_ = self._local_type(name)
-        return c.LocalSet(list(self.held).index(name), values.convert(register, type_, span), span)
+        known = Known(
+            own, self._extent(register) if own.type is None or t.is_integer(own.type) else None, limit
+        )
+        number = old.number if old else len(self.variables)
+        self.variables[name] = Variable(number, kind, wide, fixed, declared)
+        self._now(name, known)
+        return [c.LocalSet(number, register, span)]
+
+    def _now(self, name: str, known: Known) -> None:
+        """Know what a local is from here on."""
+        self.now[name] = known
+        self.stored[name] = either(self.stored[name], known) if name in self.stored else known
+
+    def _kind(self, value: c.Expr, declared: bool) -> events.FieldType:
+        """What is known of a value: of constants that they are such, and of locals that hold only those."""
+        if isinstance(value, c.LocalGet):
+            name = self._names[value.local]
+            if self.now[name].kind.type is None:
+                return self.now[name].kind
+        if isinstance(value, c.Const) and not declared and not isinstance(value.type, t.Enum):
+            return events.FieldType(None, (value,))
+        return events.FieldType(value.type, ())
+
+    def _set_all(self, targets: list[tuple[str, str, Value]], span: Span) -> list[c.Stmt]:
+        """Assign several values at once: none of them sees what the others become."""
+        numbers = [self.variables[name].number for name, _, _ in targets if name in self.variables]
+        made: list[c.Stmt] = []
+        if any(_uses(value, numbers) for _, _, value in targets[1:]):
+            self.copies += 1
+            for number, (name, shown, value) in enumerate(targets):
+                copy = f"{name}#{self.copies}.{number}"
+                made += self._set(copy, shown, value, span)
+                targets[number] = name, shown, self._local(copy, shown, span)
+        for name, shown, value in targets:
+            made += self._set(name, shown, value, span)
+        return made
+
+    def _unpack(self, node: tree.Unpack) -> list[c.Stmt]:
+        """`a, (b, c) = value`."""
+        self.alone = node.value
+        found: list[tuple[str, str, Value]] = []
+        self._split(node.targets, self.check(node.value), found)
+        return self._set_all(found, node.span)
+
+    def _split(self, targets: tree.Targets, value: Value, found: list[tuple[str, str, Value]]) -> None:
+        """Which target gets which part of a value."""
+        if not isinstance(value, values.Tuple):
+            raise TextError(value.span, f"{t.article(value.type)} is no tuple to unpack")
+        if len(value.items) != len(targets.items):
+            message = f"{plural(len(value.items), 'value')} for {plural(len(targets.items), 'name')}"
+            raise TextError(targets.span, message)
+        for target, item in zip(targets.items, value.items, strict=True):
+            if isinstance(target, tree.Targets):
+                self._split(target, item, found)
+            else:
+                _own_name(target.id, target.span)
+                found.append((self.scope.prefix + target.id, target.id, item))
 
     def _emit(self, call: tree.Call) -> c.Emit:
         self.effects += 1
@@ -463,33 +629,38 @@ class Body(ExpressionChecker):
         arguments = events.named([*(("", one) for one in fields), *call.keywords])
         if not arguments:
             raise TextError(call.span, "this emits nothing", "name what shall be seen: emit(pid, comm)")
-        names = [name for name, _ in arguments]
+        given: list[tuple[str, events.Final]] = []
+        wrong = False
+        for name, node in arguments:
+            try:
+                parts = values.parts(name, self.check(node))
+                given += [(part, events.final(value, node.span)) for part, value in parts]
+            except TextError as error:
+                self.fault(error)
+                wrong = True
+        names = [name for name, _ in given]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise TextError(call.span, f"there are two fields {twice[0]}", "write name=… for one of them")
+        if wrong:
+            return c.Emit((), call.span)
         key: ShapeKey = event or frozenset(names)
-        shape = self.shapes.setdefault(key, dict.fromkeys(names, events.FieldType(None, ())))
+        shape = self.shapes.setdefault(key, dict.fromkeys(names, OPEN))
         if shape.keys() != set(names):
             missing = sorted(shape.keys() ^ set(names))
             message = f"this emit differs from the first {event} by {', '.join(missing)}"
             raise TextError(call.span, message, "emit the same fields under one name, or use two names")
-        assumed = self.assumed_fields.get(key, {})
-        given: dict[str, events.Final] = {}
-        for name, node in arguments:
-            try:
-                value = events.final(self.check(node), node.span)
-            except TextError as error:
-                self.fault(error)
-                continue
+        for name, value in given:
             kind = events.merge(shape[name], value)
             if kind is None or events.settle(kind, True) is None:
                 known = shape[name].type
                 was = "number" if known is None else t.describe(known)
                 message = f"{name} was a {was} and is {t.article(value.type)} here"
-                self.fault(TextError(node.span, message, "give it another name, or cast it"))
+                self.fault(TextError(value.span, message, "give it another name, or cast it"))
                 continue
             shape[name] = kind
-            # The first round assumes nothing yet; its statements are thrown away.
-            given[name] = events.as_field(value, assumed.get(name, value.type))
-        values_ = tuple(given[name] for name in shape if name in given)
-        return c.Emit(values_, call.span, list(self.shapes).index(key))
+        found = dict(given)
+        return c.Emit(tuple(found[name] for name in shape), call.span, list(self.shapes).index(key))
 
     def _event_name(self, node: tree.Expr) -> tree.Expr:
         """An argument of `emit`; a name of a constant text as that text."""
@@ -573,8 +744,7 @@ class Body(ExpressionChecker):
             self.scope.parameters[parameter.name] = value
             return
         self.scope.assigned[parameter.name] = None
-        stored = self._store(parameter.name, value, parameter.span)
-        self.pending += [stored] if stored else []
+        self.pending += self._store(parameter.name, value, parameter.span)
 
     def _inside(self, function: tree.Function, node: tree.Call) -> Value | None:
         """The body of a function; what it gives."""
@@ -587,35 +757,51 @@ class Body(ExpressionChecker):
             statements, _ = self._block(function.body)
             self.pending += statements
             return None
-        self.scope = self.scope._replace(limits=[])
+        returns: list[State] = []
+        self.scope = self.scope._replace(returns=returns)
         self.scope.assigned[RESULT] = None
         statements, ended = self._block(function.body)
         self.pending.append(c.Block(statements, node.span))
-        name, limits = self.scope.prefix + RESULT, self.scope.limits
-        if name not in self.held and name not in self.comm:
+        name = self.scope.prefix + RESULT
+        if name not in self.variables and name not in self.comm:
             return None
-        if not ended:
+        if not ended or any(name not in one for one in returns):
             raise TextError(
                 function.span, f"{function.name} may end without a value", "return one at its end"
             )
-        self.set.add(name)
-        if limits and len(set(limits)) > 1:
-            self.limits[name] = 0
+        self.now = meet(returns)
         return self.binding(RESULT, node.span)
 
     def _return(self, node: tree.Return) -> list[c.Stmt]:
         """The end of the probe, or of a function that is part of it."""
-        limits = self.scope.limits
-        if limits is None:
+        returns = self.scope.returns
+        if returns is None:
             return [c.Return(node.span)]
-        if node.value is None:
-            return [c.Leave(node.span)]
-        self.alone = node.value
-        value = self.check(node.value)
-        stored = self._store(RESULT, value, node.span)
-        if isinstance(value, c.Comm | c.ReadText):
-            limits.append(value.type.limit)
-        return [*([stored] if stored else []), c.Leave(node.span)]
+        made: list[c.Stmt] = []
+        if node.value is not None:
+            self.alone = node.value
+            made = self._store(RESULT, self.check(node.value), node.span)
+        returns.append(dict(self.now))
+        return [*made, c.Leave(node.span)]
+
+
+def _parts(name: str, shown: str, names: tuple[str, ...]) -> list[tuple[str, str]]:
+    """The locals that hold the parts of a tuple, and what they are called in messages."""
+    made = []
+    for number, part in enumerate(names):
+        at = f".{part}" if part else f"[{number}]"
+        made.append((name + at, shown + at))
+    return made
+
+
+def _uses(value: Value, numbers: list[int]) -> bool:
+    """Whether a value depends on one of these locals."""
+    return any(isinstance(one, c.LocalGet) and one.local in numbers for one in walk(value))
+
+
+def _two_things(shown: str, value: Value, span: Span) -> TextError:
+    message = f"{shown} is set to two different things; this is {t.article(value.type)}"
+    return TextError(span, message, "use two names")
 
 
 def _turn_type(start: Extent, stop: Extent) -> t.Int | None:
@@ -651,7 +837,7 @@ def _register_of(name: str, value: Value, span: Span) -> tuple[Type | None, int,
         return value.type, value.fixed, values.address(value, span)
     if isinstance(value, c.ReadBlock):
         return value.type, 0, values.address(value, span)
-    if isinstance(value, c.ReadBytes | values.Literal | c.Comm):
+    if isinstance(value, c.ReadBytes | values.Literal | values.Tuple | c.Comm):
         raise TextError(span, f"{name} cannot hold this", "use it where it is needed")
     return None, 0, value
 
@@ -668,8 +854,12 @@ def _assigned(statements: tuple[tree.Stmt, ...]) -> dict[str, None]:
     for statement in statements:
         if isinstance(statement, tree.Assign):
             found[statement.name] = None
+        elif isinstance(statement, tree.Unpack):
+            found |= dict.fromkeys(one.id for one in walk(statement.targets) if isinstance(one, tree.Name))
         elif isinstance(statement, tree.For):
             found |= {statement.name: None} | _assigned(statement.body)
+        elif isinstance(statement, tree.While):
+            found |= _assigned(statement.body)
         elif isinstance(statement, tree.If):
             found |= _assigned(statement.then) | _assigned(statement.otherwise)
     return found

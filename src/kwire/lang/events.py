@@ -95,6 +95,8 @@ def final(value: Value, span: Span) -> Final:
     if isinstance(value, Literal):
         cure = "emit a number; or write the text first, as the event's name"
         raise TextError(span, "a constant text is in no event", cure)
+    if isinstance(value, values.Tuple):
+        raise TextError(span, f"this is {t.article(value.type)}", "name its parts")
     if not isinstance(value, c.ReadBlock):
         return value
     if isinstance(value.type, t.Array):

@@ -242,6 +242,8 @@ class ExpressionChecker:
         if isinstance(head, tree.Name) and head.id == "args" and self.binding("args", head.span) is None:
             return self._own(node)
         value = self.check(node.value)
+        if isinstance(value, values.Tuple):
+            return self._part(value, node.name, node.name_span)
         struct, place = self._struct(value, node)
         found = self.types.member(struct, node.name)
         if found is None:
@@ -296,8 +298,36 @@ class ExpressionChecker:
 
     def _index(self, node: tree.Index) -> Value:
         value = self.check(node.value)
+        if isinstance(value, values.Tuple) and isinstance(node.subscript, tree.String):
+            return self._part(value, node.subscript.value, node.subscript.span)
         index = values.integer(self.check(node.subscript))
-        return self.element(value, index, node.span)
+        if not isinstance(value, values.Tuple):
+            return self.element(value, index, node.span)
+        if not isinstance(index, c.Const):
+            message, cure = "which part of a tuple is known when the probe is compiled", "write its number"
+            raise TextError(index.span, message, cure)
+        size = len(value.items)
+        if not -size <= index.value < size:
+            message = f"{index.value} is not an index of {t.article(value.type)}"
+            raise TextError(index.span, message, f"its indexes are 0 to {size - 1}")
+        return _moved(value.items[index.value], node.span)
+
+    def _part(self, value: values.Tuple, name: str, span: Span) -> Value:
+        """A part of a record by its name."""
+        if name and name in value.names:
+            return _moved(value.items[value.names.index(name)], span)
+        known = [one for one in value.names if one]
+        cure = did_you_mean(name, known) or (f"it has {', '.join(known)}" if known else "use its number: [0]")
+        raise TextError(span, f"{t.article(value.type)} has no {name}", cure)
+
+    def _tuple(self, node: tree.Tuple) -> Value:
+        if not node.items:
+            raise TextError(node.span, "an empty tuple holds nothing")
+        names = node.names or ("",) * len(node.items)
+        twice = next((name for name in names if name and names.count(name) > 1), "")
+        if twice:
+            raise TextError(node.span, f"there are two parts {twice}")
+        return values.Tuple(tuple(self.check(one) for one in node.items), names, node.span)
 
     def element(self, value: Value, index: c.Expr, span: Span) -> Value:
         """One element of an array, or of what a pointer points to; of a text one of its characters."""
@@ -399,12 +429,34 @@ class ExpressionChecker:
 
     def compare(self, op: str, left: Value, right: Value, span: Span) -> c.Expr:
         """`left op right` as 0 or 1."""
+        if isinstance(left, values.Tuple) or isinstance(right, values.Tuple):
+            return self._compare_tuples(op, left, right, span)
         from kwire.lang.comparisons import compare
 
         try:
             return compare(op, left, right, span, self.constant)
         except NeverTextError as error:
             return self._never(error, op == "ne")
+
+    def _compare_tuples(self, op: str, left: Value, right: Value, span: Span) -> c.Expr:
+        """Two tuples part by part: by the first that differs."""
+        if not (isinstance(left, values.Tuple) and isinstance(right, values.Tuple)):
+            wrong = f"{t.article(left.type)} does not compare with {t.article(right.type)}"
+            raise TextError(span, wrong, "compare its parts")
+        pairs = list(zip(left.items, right.items, strict=False))
+        if len(left.items) != len(right.items):
+            message = f"{t.article(left.type)} and {t.article(right.type)} have different numbers of parts"
+            raise TextError(span, message)
+        if op in ("eq", "ne"):
+            same = _balanced("and", [self.compare("eq", a, b, span) for a, b in pairs], span)
+            return same if op == "eq" else c.Not(same, t.BOOL, span)
+        *before, (a, b) = pairs
+        found = self.compare(op, a, b, span)
+        for a, b in reversed(before):
+            less = self.compare({"le": "lt", "ge": "gt"}.get(op, op), a, b, span)
+            same = c.Logic("and", self.compare("eq", a, b, span), found, t.BOOL, span)
+            found = c.Logic("or", less, same, t.BOOL, span)
+        return found
 
     def missing(self, op: str, value: Value, span: Span) -> c.Expr:
         """`value is None` (eq), `value is not None` (ne)."""
@@ -441,8 +493,17 @@ class ExpressionChecker:
 
     def _conditional(self, node: tree.Conditional) -> Value:
         test = self.condition(node.test)
-        then, otherwise = values.scalar(self.check(node.then)), values.scalar(self.check(node.otherwise))
-        return values.select(test, then, otherwise, node.span)
+        return self._select(test, self.check(node.then), self.check(node.otherwise), node.span)
+
+    def _select(self, test: c.Expr, then: Value, otherwise: Value, span: Span) -> Value:
+        """One of two values, of tuples each part."""
+        if isinstance(then, values.Tuple) and isinstance(otherwise, values.Tuple):
+            if then.names == otherwise.names:
+                pairs = zip(then.items, otherwise.items, strict=True)
+                return then.replace(items=tuple(self._select(test, *pair, span) for pair in pairs), span=span)
+            message = f"one is {t.article(then.type)}, the other {t.article(otherwise.type)}"
+            raise TextError(span, message)
+        return values.select(test, values.scalar(then), values.scalar(otherwise), span)
 
     def _cast(self, node: tree.Cast) -> Value:
         from kwire.lang.functions import cast
@@ -499,6 +560,11 @@ def _true(test: c.Expr) -> bool:
 
 def _between(left: Span, right: Span) -> Span:
     return Span(left.line, left.column, right.end_line, right.end_column)
+
+
+def _moved(value: Value, span: Span) -> Value:
+    """A part of a tuple, as if written where it is taken."""
+    return value.replace(span=span)
 
 
 def _at(value: Value, span: Span) -> Value:

@@ -1,5 +1,8 @@
 """Between which numbers the value of an expression certainly lies: how often a loop runs at most."""
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 from kwire.lang import checked as c
 from kwire.lang import types as t
 from kwire.lang.values import bounds
@@ -7,27 +10,37 @@ from kwire.lang.values import bounds
 Extent = tuple[int, int]
 
 
-def extent(e: c.Expr) -> Extent:
+Locals: TypeAlias = Callable[[int], Extent | None]
+"""What is known of the local of a number."""
+
+
+def extent(e: c.Expr, known: Locals = lambda local: None) -> Extent:
     """The least and the greatest number that a scalar expression can be, as far as its form tells."""
     match e:
         case c.Const(value=value):
             return value, value
+        case c.LocalGet(local=local):
+            return _within(known(local), bounds(e.type))
         case c.Convert() | c.Retype():
-            inner, own = extent(e.operand), bounds(e.type)
-            return inner if own[0] <= inner[0] and inner[1] <= own[1] else own
+            return _within(extent(e.operand, known), bounds(e.type))
         case c.Load(bit_size=bits) if bits and not t.signed(e.type):
             return 0, (1 << bits) - 1
         case c.Binary():
-            return _binary(e)
+            return _binary(e, known)
         case c.Select():
-            return _select(e)
+            return _select(e, known)
         case c.Bswap(size=size):
             return 0, (1 << 8 * size) - 1
     return bounds(e.type)
 
 
-def _binary(e: c.Binary) -> Extent:
-    own, left, right = bounds(e.type), extent(e.left), extent(e.right)
+def _within(made: Extent | None, own: Extent) -> Extent:
+    """What was found, where all of it is in a type's own."""
+    return made if made and own[0] <= made[0] and made[1] <= own[1] else own
+
+
+def _binary(e: c.Binary, known: Locals) -> Extent:
+    own, left, right = bounds(e.type), extent(e.left, known), extent(e.right, known)
     made = own
     if e.op == "and":
         masks = [one[1] for one in (left, right) if one[0] >= 0]
@@ -44,11 +57,11 @@ def _binary(e: c.Binary) -> Extent:
         made = left[0] - right[1], left[1] - right[0]
     elif e.op == "mul" and left[0] >= 0 and right[0] >= 0:
         made = left[0] * right[0], left[1] * right[1]
-    return made if own[0] <= made[0] and made[1] <= own[1] else own
+    return _within(made, own)
 
 
-def _select(e: c.Select) -> Extent:
-    one, two = extent(e.then), extent(e.otherwise)
+def _select(e: c.Select, known: Locals) -> Extent:
+    one, two = extent(e.then, known), extent(e.otherwise, known)
     if isinstance(e.test, c.Compare):
         left, right = _plain(e.test.left), _plain(e.test.right)
         if (left, right) == (_plain(e.then), _plain(e.otherwise)):

@@ -227,6 +227,11 @@ def _extreme(call: Arguments) -> Value:
     return values.select(test, a, b, call.span)
 
 
+def _turns(call: Arguments) -> Value:
+    cure = "write while turns(100) and …:"
+    raise TextError(call.span, "turns says how often a `while` runs, among what its `and` joins", cure)
+
+
 def _number(call: Arguments) -> Value:
     return cast(call.values[0], t.INTEGERS[call.name], call.span, call.span)
 
@@ -247,5 +252,6 @@ HANDLERS: dict[str, Callable[[Arguments], Value]] = {
     "sizeof": _sizeof,
     "min": _extreme,
     "max": _extreme,
+    "turns": _turns,
     **dict.fromkeys(t.INTEGERS, _number),
 }

@@ -51,7 +51,6 @@ REFUSED = {
     "ClassDef": ("a probe has no classes", ""),
     "JoinedStr": ("a probe does not format text", "emit the values; text is made where they are shown"),
     "AsyncFor": ("loops are not supported", ""),
-    "While": ("while has no end that can be known", "write for i in range(100): and break"),
     "With": ("with has no meaning in a probe", ""),
     "Try": ("nothing raises in a probe", "what cannot be read is 0, or no text"),
     "Raise": ("a probe raises nothing", "use return"),
@@ -64,9 +63,7 @@ REFUSED = {
     "Match": ("match is not supported", "use if … elif"),
     "NamedExpr": (":= is not supported", "assign in a statement of its own"),
     "List": ("lists are not supported", ""),
-    "Tuple": ("tuples are not supported", "use one value; x in (a, b) is possible"),
     "Set": ("sets are not supported", ""),
-    "Dict": ("dictionaries are not supported", ""),
     "ListComp": ("comprehensions are not supported", ""),
     "SetComp": ("comprehensions are not supported", ""),
     "DictComp": ("comprehensions are not supported", ""),
@@ -167,6 +164,17 @@ class Converter:
 
     def _Subscript(self, node: ast.Subscript) -> Expr:  # noqa: N802
         return tree.Index(self.expr(node.value), self.expr(node.slice), self.span(node))
+
+    def _Tuple(self, node: ast.Tuple) -> Expr:  # noqa: N802
+        return tree.Tuple(tuple(self.expr(one) for one in node.elts), self.span(node))
+
+    def _Dict(self, node: ast.Dict) -> Expr:  # noqa: N802
+        names = [one.value if isinstance(one, ast.Constant) else None for one in node.keys]
+        texts = [one for one in names if isinstance(one, str) and one]
+        if not texts or len(texts) < len(names):
+            cure = 'write {"pid": pid, "comm": comm}'
+            raise TextError(self.span(node), "the keys of a dictionary in a probe are constant texts", cure)
+        return tree.Tuple(tuple(self.expr(one) for one in node.values), self.span(node), tuple(texts))
 
     def _UnaryOp(self, node: ast.UnaryOp) -> Expr:  # noqa: N802
         operand, span = self.expr(node.operand), self.span(node)
@@ -302,8 +310,8 @@ class Converter:
                 if isinstance(call, tree.Call):
                     return [tree.Do(call, span)]
                 raise TextError(span, "this expression has no effect", "emit(…) it or assign it to a name")
-            case ast.Assign(targets=[ast.Name() as target], value=value):
-                return [tree.Assign(target.id, self.expr(value), span, self.span(target))]
+            case ast.Assign(targets=[first, *more], value=value):
+                return self._assign(first, more, value, span)
             case ast.AnnAssign(target=ast.Name() as target, value=ast.expr() as value):
                 type_ = self.annotation(node.annotation)
                 at = self.span(target)
@@ -318,6 +326,8 @@ class Converter:
                 return [self._if(node, faults)]
             case ast.For():
                 return [self._for(node, faults)]
+            case ast.While():
+                return [self._while(node, faults)]
             case ast.Break() | ast.Continue():
                 if not self.loops:
                     if isinstance(node, ast.Break):
@@ -330,12 +340,57 @@ class Converter:
                 return [tree.Return(span, self.expr(value))]
             case ast.Return():
                 raise TextError(span, "a probe returns nothing", "use emit(…) for what shall be seen")
-            case ast.Assign() | ast.AugAssign() | ast.AnnAssign():
-                raise TextError(span, "only a local variable can be assigned", "write name = value")
+            case ast.AugAssign() | ast.AnnAssign():
+                raise self._no_target(node.target)
             case ast.Expr():
                 self.expr(node.value)
                 raise TextError(span, "this expression has no effect", "emit(…) it or assign it to a name")
         self._refuse(node)
+
+    def _assign(self, first: ast.expr, more: list[ast.expr], value: ast.expr, span: Span) -> list[Stmt]:
+        """`a = value`, `a, b = value`, `a = b = value`: the value is taken once."""
+        if more and not isinstance(first, ast.Name):
+            first, *more = sorted((first, *more), key=lambda one: not isinstance(one, ast.Name))
+        converted = self.expr(value)
+        made: list[Stmt] = []
+        for target in (first, *more):
+            at = self.span(target)
+            if isinstance(target, ast.Name):
+                made.append(tree.Assign(target.id, converted, span, at))
+                converted = tree.Name(target.id, at)
+            else:
+                made.append(tree.Unpack(self._targets(target), converted, span))
+        return made
+
+    def _targets(self, node: ast.expr) -> tree.Targets:
+        """Names that the parts of a tuple are given to."""
+        if not isinstance(node, ast.Tuple | ast.List):
+            raise self._no_target(node)
+        items = (
+            tree.Name(one.id, self.span(one)) if isinstance(one, ast.Name) else self._targets(one)
+            for one in node.elts
+        )
+        return tree.Targets(tuple(items), self.span(node))
+
+    def _no_target(self, node: ast.expr) -> TextError:
+        return TextError(self.span(node), "only a local variable can be assigned", "write name = value")
+
+    def _while(self, node: ast.While, faults: list[TextError]) -> Stmt:
+        """A loop that ends by its condition."""
+        test = self.expr(node.test)
+        return tree.While(test, self._turn(node, faults), self.span(node))
+
+    def _turn(self, node: ast.For | ast.While, faults: list[TextError]) -> tuple[Stmt, ...]:
+        """The body of a loop."""
+        if node.orelse:
+            wrong = "a loop has no else in a probe"
+            faults.append(TextError(self.span(node.orelse[0]), wrong, "use a local variable"))
+        self.loops += 1
+        try:
+            with self._deeper(node):
+                return self.body(node.body, faults)
+        finally:
+            self.loops -= 1
 
     def _if(self, node: ast.If, faults: list[TextError]) -> Stmt:
         """A choice; every `elif` is one in the other arm of the one before."""
@@ -367,17 +422,10 @@ class Converter:
             raise TextError(span, f"range was called with {len(call.args)} arguments", cure)
         if not isinstance(node.target, ast.Name):
             raise TextError(self.span(node.target), "a loop sets one name", cure)
-        if node.orelse:
-            raise TextError(
-                self.span(node.orelse[0]), "a loop has no else in a probe", "use a local variable"
-            )
         given = [self.expr(one) for one in call.args]
         start: Expr = given[0] if len(given) > 1 else tree.Number(0, span)
         step: Expr = given[2] if len(given) > 2 else tree.Number(1, span)
-        self.loops += 1
-        with self._deeper(node):
-            body = self.body(node.body, faults)
-        self.loops -= 1
+        body = self._turn(node, faults)
         stop = given[min(len(given) - 1, 1)]
         at = self.span(node.target)
         return tree.For(node.target.id, start, stop, step, body, self.span(node), at, span)

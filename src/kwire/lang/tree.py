@@ -214,6 +214,14 @@ class HasKey(Node):
     span: Span
 
 
+class Tuple(Node):
+    """`(a, b, …)`, or with names (as many as items; else none) a record, `(x=a, y=b)`."""
+
+    items: tuple["Expr", ...]
+    span: Span
+    names: tuple[str, ...] = ()
+
+
 Expr: TypeAlias = (
     Name
     | Number
@@ -230,6 +238,7 @@ Expr: TypeAlias = (
     | Call
     | Element
     | HasKey
+    | Tuple
 )
 
 
@@ -242,6 +251,21 @@ class Assign(Node):
     name_span: Span
     type: str = ""
     type_span: Span = NOWHERE
+
+
+class Targets(Node):
+    """The names that the parts of a tuple are given to, in their order."""
+
+    items: tuple["Name | Targets", ...]
+    span: Span
+
+
+class Unpack(Node):
+    """`a, (b, c) = value`."""
+
+    targets: Targets
+    value: Expr
+    span: Span
 
 
 class If(Node):
@@ -264,6 +288,16 @@ class For(Node):
     span: Span
     name_span: Span
     range_span: Span
+
+
+class While(Node):
+    """`while test: body…`. How often it runs at most is found, or said by `turns(n)` among what `test` joins
+    with `and`.
+    """
+
+    test: Expr
+    body: tuple["Stmt", ...]
+    span: Span
 
 
 class Break(Node):
@@ -317,7 +351,20 @@ class Return(Node):
     value: Expr | None = None
 
 
-Stmt: TypeAlias = Assign | If | For | Break | Continue | Do | SetElement | DeleteElement | Aggregate | Return
+Stmt: TypeAlias = (
+    Assign
+    | Unpack
+    | If
+    | For
+    | While
+    | Break
+    | Continue
+    | Do
+    | SetElement
+    | DeleteElement
+    | Aggregate
+    | Return
+)
 
 
 class Parameter(Node):

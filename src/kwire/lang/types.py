@@ -93,7 +93,16 @@ class Bytes(Form):
     space: str = KERNEL
 
 
-Type: TypeAlias = Void | Int | Bool | Enum | Pointer | Struct | Array | Text | Bytes
+class Tuple(Form):
+    """Several values together; with names (as many as items; else none) a record. In the checker only: each
+    of them is a value of its own in a program.
+    """
+
+    items: tuple["Type", ...]
+    names: tuple[str, ...] = ()
+
+
+Type: TypeAlias = Void | Int | Bool | Enum | Pointer | Struct | Array | Text | Bytes | Tuple
 Scalar: TypeAlias = Int | Bool | Enum | Pointer
 
 SCALARS: Final = (Int, Bool, Enum, Pointer)
@@ -180,6 +189,8 @@ def describe(type_: Type) -> str:
         return f"text up to {type_.limit} bytes"
     if isinstance(type_, Bytes):
         return f"up to {type_.limit} bytes"
+    if isinstance(type_, Tuple):
+        return f"record of {', '.join(type_.names)}" if type_.names else f"tuple of {len(type_.items)}"
     return "bool" if isinstance(type_, Bool) else "void"
 
 

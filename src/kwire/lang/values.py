@@ -26,8 +26,24 @@ class Literal(Node):
     span: Span
 
 
-Value: TypeAlias = c.Expr | c.Wide | Literal
-WIDE = (c.ReadText, c.ReadBytes, c.ReadBlock, c.Comm, Literal)
+class Tuple(Node):
+    """Several values; `names`: of each ("" in a tuple). Never in a program: what is done with it is done with
+    each of them.
+    """
+
+    items: tuple["Value", ...]
+    names: tuple[str, ...]
+    span: Span
+
+    @property
+    def type(self) -> t.Tuple:
+        """The types of the values."""
+        return t.Tuple(tuple(one.type for one in self.items), self.names if any(self.names) else ())
+
+
+One: TypeAlias = c.Expr | c.Wide | Literal
+Value: TypeAlias = One | Tuple
+WIDE = (c.ReadText, c.ReadBytes, c.ReadBlock, c.Comm, Literal, Tuple)
 POINTER_BITS = (0, (1 << 64) - 1)
 
 
@@ -119,6 +135,8 @@ def scalar(value: Value) -> c.Expr:
     """The value when it fits a register. Raises `TextError` for texts, arrays and structures."""
     if isinstance(value, Literal):
         raise TextError(value.span, "a string is no number", "compare a text with it: ==, !=")
+    if isinstance(value, Tuple):
+        raise TextError(value.span, f"{t.article(value.type)} is no number", f"use one part: {_part(value)}")
     if isinstance(value, c.ReadText | c.Comm | c.ReadBytes) or t.is_text_array(value.type):
         raise TextError(value.span, "a text is no number", "compare it with a string: == or !=")
     if isinstance(value, c.ReadBlock):
@@ -130,8 +148,25 @@ def scalar(value: Value) -> c.Expr:
     return value
 
 
+def _part(value: Tuple) -> str:
+    """How the first part of a tuple is named."""
+    return f".{value.names[0]}" if value.names[0] else "[0]"
+
+
+def parts(name: str, value: Value) -> list[tuple[str, One]]:
+    """A value under a name, or the parts of a tuple under names made of that one."""
+    if not isinstance(value, Tuple):
+        return [(name, value)]
+    found = []
+    for number, (part, item) in enumerate(zip(value.names, value.items, strict=True)):
+        found += parts(f"{name}_{part or number}", item)
+    return found
+
+
 def truth(value: Value) -> c.Expr:
     """The value as a condition: not 0 is true."""
+    if isinstance(value, Tuple):
+        raise TextError(value.span, "a tuple is always true", f"use one part: {_part(value)}")
     if t.is_text_array(value.type):
         value = as_text(value, t.size_of(value.type) or builtins.TEXT_LIMIT, value.span) or value
     if isinstance(value, c.ReadText | c.Comm):
