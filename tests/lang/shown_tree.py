@@ -208,6 +208,11 @@ def expression(node: tree.Expr) -> str:
             return f"({expression(then)} if {expression(test)} else {expression(otherwise)})"
         case tree.Cast(type=type_, value=inner):
             return f"cast({type_!r}, {expression(inner)})"
+        case tree.Tuple(items=items, names=()):
+            return f"({', '.join(map(expression, items))},)"
+        case tree.Tuple(items=items, names=names):
+            pairs = zip(names, items, strict=True)
+            return "{" + ", ".join(f"{name!r}: {expression(one)}" for name, one in pairs) + "}"
         case tree.Call(function=function, arguments=arguments, keywords=keywords):
             given = [expression(one) for one in arguments]
             given += [f"{name}={expression(one)}" for name, one in keywords]

@@ -44,6 +44,8 @@ def _extend(inner: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
         ),
         st.builds(lambda a, b, c: tree.Conditional(a, b, c, NOWHERE), inner, inner, inner),
         st.builds(lambda value: tree.Cast("struct sock *", value, NOWHERE, NOWHERE), inner),
+        st.builds(lambda *items: tree.Tuple(items, NOWHERE), inner, inner),
+        st.builds(lambda *items: tree.Tuple(items, NOWHERE, ("a", "b")), inner, inner),
         st.builds(
             lambda f, given, named: tree.Call(f, given, named, NOWHERE, NOWHERE), calls, some, keywords
         ),

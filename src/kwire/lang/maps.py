@@ -86,13 +86,13 @@ def _how(map: c.Map) -> str:
 
 def _place(checker: "ExpressionChecker", node: tree.Element) -> tuple[c.Map, c.Key]:
     map = declared(checker, node)
-    if len(node.key) != len(map.key):
+    given = [part for one in node.key for _, part in values.parts("", checker.check(one))]
+    if len(given) != len(map.key):
         what = plural(len(map.key), "part") if map.key else "no part"
-        given = f"keys of {map.name} have {what}, this has {len(node.key)}"
+        wrong = f"keys of {map.name} have {what}, this has {len(given)}"
         cure = f"write {map.name}[{', '.join(t.describe(one) for one in map.key)}]" if map.key else ""
-        raise TextError(node.span, given, cure)
-    parts = zip(node.key, map.key, strict=True)
-    return map, tuple(_part(map, checker.check(one), type_) for one, type_ in parts)
+        raise TextError(node.span, wrong, cure)
+    return map, tuple(_part(map, one, type_) for one, type_ in zip(given, map.key, strict=True))
 
 
 def _part(map: c.Map, value: Value, type_: t.Scalar | t.Text) -> c.Expr | c.Wide | c.TextConst:
