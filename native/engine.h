@@ -106,8 +106,8 @@ struct place {
 #define SLAB 90112u  /* bytes of a frame that is not whole: one, the head of the next, and CHUNK */
 #define CHUNK 16384u /* bytes of a stream looked at together with them */
 
-#define OUT_FULL (1u << 20) /* bytes of frames, and frames, after which they are to be taken … */
-#define FOUND_FULL 16384u
+#define OUT_FULL (1u << 22) /* bytes of frames, and frames, after which they are to be taken … */
+#define FOUND_FULL 65536u
 #define RESERVE (48u << 20) /* … and what one packet may give beyond that, and have held, at most */
 
 #define SCHEMA_MARK 0x80000000u /* in `owners`: a SCHEMA … */

@@ -20,7 +20,7 @@ import pytest
 
 from kwire.analyze import export, wide
 from kwire.analyze.export import FORMATS, format_of, markdown
-from kwire.analyze.order import ordered
+from kwire.analyze.order import ordered, runs
 from kwire.analyze.scan import Block
 from kwire.analyze.source import Source
 from kwire.errors import KwireError
@@ -216,6 +216,38 @@ def test_rows_come_in_order_of_time_as_far_as_the_window_reaches(kit: Any) -> No
     assert sorted(found) == list(range(10))
     assert found[:4] == [1, 2, 3, 4]
     assert [time for _, _, time in ordered(blocks, 10)] == list(range(10))
+
+
+@pytest.mark.parametrize("mixed", [0, 2, 8], ids=["in_turn", "overlapping", "mixed"])
+def test_parts_of_what_is_in_order_are_in_order(kit: Any, mixed: int) -> None:
+    """Each event once, the oldest first, however blocks lie to each other and wherever a part ends."""
+    source = np.random.default_rng(mixed)
+    schema, frames = kit.schema(), Frames(bytes(16), array("Q", [0] * 8))
+    blocks = [
+        Block(schema, frames, np.sort(10 * place + source.integers(0, 10 * mixed + 9, 8)), object())
+        for place in range(40)
+    ]
+    found = []
+    for run in runs(blocks, 100, 1 << 20):
+        for start in range(0, len(run.times), 30):
+            part = run.part(start, start + 30)
+            of, at = part.located()
+            located = [part.stretches[which][0].times[place] for which, place in zip(of, at, strict=True)]
+            assert part.times.tolist() == located
+            found += located
+    assert len(found) == 320
+    assert found == sorted(np.concatenate([block.times for block in blocks]))
+
+
+def test_host_and_probe_are_numbers_of_one_dictionary(rich: str, tmp_path: Path, kwire: Any) -> None:
+    out = str(tmp_path / "out.arrow")
+    kwire("export", rich, "-o", out)
+    with pa.memory_map(out) as file:
+        opened = pa.ipc.open_file(file)
+        for name in ("host", "probe"):
+            assert opened.schema.field(name).type == pa.dictionary(pa.int32(), pa.string())
+        found = opened.read_all().column("probe").chunk(0).dictionary.to_pylist()
+    assert sorted(found) == ["kprobe:vfs_open(path)", "tracepoint:syscalls:sys_enter_openat"]
 
 
 @pytest.mark.parametrize("form", ["parquet", "arrow"])

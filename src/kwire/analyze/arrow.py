@@ -160,7 +160,7 @@ class Values:
     @property
     def _columns(self) -> Columns:
         if self._found is None:
-            self._found = Columns(self._block.schema, self._block.frames)
+            self._found = self._block.columns()
         return self._found
 
     def column(self, column: Column) -> Any:

@@ -9,20 +9,18 @@ them, null where a probe has it not; fields of one name and different types get 
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kwire.analyze import arrow
 from kwire.analyze.capture_summary import CaptureSummary, Seen
 from kwire.analyze.losses import Missing
-from kwire.analyze.order import runs
+from kwire.analyze.order import Run, runs
 from kwire.analyze.scan import Block, Scan
 from kwire.analyze.tables import COMMON, Table, Tables
 from kwire.analyze.wide import Layout
 from kwire.capture.destination import Destination, OutputError
 from kwire.capture.reader import groups
 from kwire.errors import KwireError
-from kwire.wire.frames import Frames
 from kwire.wire.schema import Schema
 
 if TYPE_CHECKING:
@@ -33,6 +31,7 @@ if TYPE_CHECKING:
 WRITTEN: Final = 1 << 20  # characters of lines written at a time
 ROWS: Final = 1 << 17  # of a record batch at most …
 CELLS: Final = 1 << 24  # … and values, null or not: a row has a place for every column
+BESIDE: Final = 256  # bytes that a column of a block takes beside its values, about
 
 Progress = Callable[[int], None]
 
@@ -99,87 +98,128 @@ class Format(NamedTuple):
     write: Callable[[Export, Any], None]
 
 
+class Decoded(NamedTuple):
+    """A block as Arrow: `values` by the names of their columns, `size` bytes; its frames can go."""
+
+    table: Table
+    host: str
+    times: "Array"
+    round: object
+    values: dict[str, Any]
+    size: int
+
+    def kept(self) -> tuple[object, int]:
+        """What it keeps in memory, and how many bytes that is."""
+        return self.values, self.size
+
+    def taken(self, which: "slice | Array") -> dict[str, Any]:
+        """The values of these events."""
+        if isinstance(which, slice):
+            count = which.stop - which.start
+            return {name: one.slice(which.start, count) for name, one in self.values.items()}
+        places = arrow.load().array(which)
+        return {name: one.take(places) for name, one in self.values.items()}
+
+    def alone(self, which: "slice | Array") -> "Decoded":
+        """These events, in memory of their own."""
+        import numpy as np
+
+        if isinstance(which, slice):
+            which = np.arange(which.start, which.stop)
+        values, times = self.taken(which), self.times[which]
+        return self._replace(times=times, values=values, size=_bytes(values, len(times)))
+
+
+def _bytes(values: dict[str, Any], count: int) -> int:
+    """How many bytes columns of so many events take, about; each costs something beside its values."""
+    columns: int = sum(one.nbytes + BESIDE for one in values.values())
+    return 8 * count + columns
+
+
 class Wide:
     """The columns of an export as Arrow: `schema`, and the record batches of blocks.
 
     What a column costs is its values: where no event of a batch has it, it shares its nulls with others.
+    Host and probe are numbers of a dictionary that all batches share.
     """
 
-    __slots__ = ("_fill", "_layout", "_tables", "schema")
+    __slots__ = ("_fill", "_layout", "_numbers", "_tables", "schema")
 
     def __init__(self, export: Export) -> None:
         pa = arrow.load()
         self._tables = export.tables
         self._layout = layout = Layout(export.tables)
-        fields = [pa.field(name, kind) for name, kind in arrow.common_types().items()]
-        fields.append(pa.field("probe", pa.string()))
+        one_of = pa.dictionary(pa.int32(), pa.string())
+        common = arrow.common_types() | {"host": one_of, "probe": one_of}
+        fields = [pa.field(name, kind) for name, kind in common.items()]
         fields += [arrow.field_of(column).with_name(name) for name, column in layout.shown.items()]
         self.schema = pa.schema(fields, metadata={"kwire": json.dumps(about(export))})
         self._fill = arrow.Fill()
+        hosts = dict.fromkeys(schema.host for table in export.tables for schema in table.schemas)
+        probes = dict.fromkeys(table.probe for table in export.tables)
+        self._numbers = {"host": _numbered(hosts), "probe": _numbered(probes)}
 
     def batches(self, blocks: Iterable[Block]) -> Iterator[Any]:
         """The blocks as record batches, in order of time."""
         rows = max(1, min(ROWS, CELLS // len(self.schema)))
-        for run in runs(blocks):
+        for run in runs(map(self._decoded, blocks)):
             for start in range(0, len(run.times), rows):
-                part = slice(start, start + rows)
-                yield self._batch(run.blocks, run.of[part], run.at[part], run.times[part])
+                yield self._batch(run.part(start, start + rows))
 
-    def _batch(self, blocks: list[Block], of: "Array", at: "Array", times: "Array") -> Any:
-        """The events as one record batch; see order.Run."""
-        pa, count = arrow.load(), len(times)
+    def _decoded(self, block: Block) -> Decoded:
+        """A block, while its frames are at hand."""
+        table, made = self._tables.find(block.schema), arrow.Values(block)
+        assert table is not None  # the tables are those of the capture
+        values = {name: made.column(column) for name, column in self._layout.of(table)}
+        size = _bytes(values, len(block.times))
+        return Decoded(table, block.schema.host, block.times, block.round, values, size)
+
+    def _batch(self, run: Run[Decoded]) -> Any:
+        """The events as one record batch."""
+        import numpy as np
+
+        pa, count = arrow.load(), len(run.times)
         parts: dict[str, list[tuple[Any, Any]]] = {}  # name → where its values stand, and they themselves
-        hosts, probes = ([""] * len(blocks) for _ in range(2))
-        stood = list(_stood(of))
-        for which, places in stood:
-            block = _some(blocks[which], at[places])
-            table, values = self._tables.find(block.schema), arrow.Values(block)
-            assert table is not None  # the tables are those of the capture
-            hosts[which], probes[which] = block.schema.host, table.probe
-            for name, column in self._layout.of(table):
-                parts.setdefault(name, []).append((places, values.column(column)))
+        stood = list(_stood(run))
+        for block, which, places in stood:
+            for name, values in block.taken(which).items():
+                parts.setdefault(name, []).append((places, values))
         made = []
         for field in self.schema:
             found = parts.get(field.name)
             if found is not None:
                 made.append(_placed(found, count))
-            elif field.name in ("host", "probe"):
-                texts = hosts if field.name == "host" else probes
-                few = {texts[which] for which, _ in stood}
-                if len(few) > 1:
-                    made.append(pa.array(texts, pa.string()).take(pa.array(of)))
-                else:
-                    made.append(self._fill.text(few.pop(), count))
+            elif field.name in self._numbers:
+                numbers, texts = self._numbers[field.name]
+                column = np.empty(count, np.int32)
+                for block, _, places in stood:
+                    column[places] = numbers[block.host if field.name == "host" else block.table.probe]
+                made.append(pa.DictionaryArray.from_arrays(column, texts))
             elif field.name in COMMON:
-                made.append(pa.array(times, pa.int64()).view(field.type))
+                made.append(pa.array(run.times, pa.int64()).view(field.type))
             else:
                 made.append(self._fill.nulls(field.type, count))
         return pa.record_batch(made, schema=self.schema)
 
 
-def _some(block: Block, at: "Array") -> Block:
-    """These events of a block, in this order."""
-    import numpy as np
-
-    first, last = int(at[0]), int(at[-1])
-    if last - first + 1 == len(at) and (at[1:] > at[:-1]).all():
-        part = slice(first, last + 1)
-        offsets = np.asarray(block.frames.offsets)[part]
-        return block._replace(frames=Frames(block.frames.data, offsets.data), times=block.times[part])
-    offsets = np.asarray(block.frames.offsets)[at]
-    return block._replace(frames=Frames(block.frames.data, offsets.data), times=block.times[at])
+def _numbered(texts: Iterable[str]) -> tuple[dict[str, int], Any]:
+    """Texts by their number, and as an Arrow array."""
+    numbers = {text: place for place, text in enumerate(texts)}
+    return numbers, arrow.load().array(list(numbers), arrow.load().string())
 
 
-def _stood(of: "Array") -> "Iterator[tuple[int, Any]]":
-    """Each number with the places where it stands: slices, where they are in order."""
-    import numpy as np
-
-    if (of[1:] >= of[:-1]).all():
-        cuts = (np.flatnonzero(of[1:] != of[:-1]) + 1).tolist()
-        for start, stop in pairwise([0, *cuts, len(of)]):
-            yield int(of[start]), slice(start, stop)
-    else:
-        yield from groups(of)
+def _stood(run: Run[Decoded]) -> Iterator[tuple[Decoded, Any, Any]]:
+    """Each block with those of its events that are in the run, and where these stand there."""
+    if run.order is None:
+        first = 0
+        for block, which in run.stretches:
+            last = first + (which.stop - which.start if isinstance(which, slice) else len(which))
+            yield block, which, slice(first, last)
+            first = last
+        return
+    of, at = run.located()
+    for which, places in groups(of):
+        yield run.stretches[which][0], at[places], places
 
 
 def _placed(parts: list[tuple[Any, Any]], count: int) -> Any:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from kwire.analyze.losses import Losses
 from kwire.analyze.selection import Selection
 from kwire.capture.event_counts import tally_of
-from kwire.capture.reader import Section, groups
+from kwire.capture.reader import Section, gathered, groups
 from kwire.packets.open import NetworkCapture
 from kwire.wire.column_rows import event_heads, event_values
+from kwire.wire.columns import Columns
 from kwire.wire.frame import Type
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
@@ -41,13 +42,39 @@ Progress = Callable[[int], None]  # told how many bytes of frames were read so f
 class Block(NamedTuple):
     """Events of one probe, in order of time: `times` are wall-clock ns (int64), cut to what that can hold.
 
-    `round`: the same in all blocks that were read together, which come one probe after the other.
+    `round`: the same in all blocks that were read together, which come one probe after the other. `ends`:
+    bytes of each frame without its trailer, where that is known; the events are as their schema says then.
     """
 
     schema: Schema
     frames: Frames
     times: "Array"
     round: object
+    ends: "Array | None" = None
+
+    def columns(self) -> Columns:
+        """Its columns."""
+        return Columns(self.schema, self.frames, self.ends)
+
+    def some(self, which: "slice | Array") -> "Block":
+        """These events of it, in this order."""
+        import numpy as np
+
+        offsets = np.asarray(self.frames.offsets)[: len(self.times)][which]
+        ends = None if self.ends is None else self.ends[which]
+        return self._replace(
+            frames=Frames(self.frames.data, offsets.data), times=self.times[which], ends=ends
+        )
+
+    def kept(self) -> tuple[object, int]:
+        """What it keeps in memory, which it may share with others, and how many bytes that is."""
+        return self.frames.data, len(self.frames.view)
+
+    def alone(self, which: "Array") -> "Block":
+        """These events of it, in bytes of their own."""
+        some = self.some(which)
+        data, offsets = gathered(some.frames, slice(None))
+        return some._replace(frames=Frames(data, offsets.data))
 
 
 class Window:
@@ -285,19 +312,17 @@ class Scan:
     def _block(self, heads: "_Heads", schema: Schema, chosen: Any) -> Block | None:
         import numpy as np
 
-        data, offsets, times = heads.frames.data, heads.offsets[chosen], heads.times(schema, chosen)
-        if len(times) > 1 and (times[1:] < times[:-1]).any():
-            by_time = np.argsort(times, kind="stable")
-            times, offsets = times[by_time], offsets[by_time]
-        frames = Frames(data, offsets.data)
-        mask = self.selection.mask(schema, frames, times)
+        frames = Frames(heads.frames.data, heads.offsets[chosen].data)
+        block = Block(schema, frames, heads.times(schema, chosen), self._round, heads.ends[chosen])
+        if len(block.times) > 1 and (block.times[1:] < block.times[:-1]).any():
+            block = block.some(np.argsort(block.times, kind="stable"))
+        mask = self.selection.mask(schema, block.frames, block.times)
         if mask is not None and not mask.all():
-            times, offsets = times[mask], offsets[mask]
-            frames = Frames(data, offsets.data)
-        if not len(times):
+            block = block.some(mask)
+        if not len(block.times):
             return None
-        self.events += len(times)
-        return Block(schema, frames, times, self._round)
+        self.events += len(block.times)
+        return block
 
     def _lost(self, heads: "_Heads", at: int) -> tuple[Schema | None, Lost] | None:
         """Take the LOST frame at this place, if it is wanted."""
@@ -315,9 +340,9 @@ class Scan:
 
 
 class _Heads:
-    """The headers of a window's frames: their `types`, `ids` and `offsets`, fetched once."""
+    """The headers of a window's frames: their `ids`, `ends` and `offsets`, fetched once."""
 
-    __slots__ = ("_raw", "_same", "_types", "frames", "ids", "offsets", "window")
+    __slots__ = ("_raw", "_same", "_types", "ends", "frames", "ids", "offsets", "window")
 
     def __init__(self, window: Window) -> None:
         import numpy as np
@@ -326,9 +351,9 @@ class _Heads:
         count = len(self.frames)
         self.offsets: Array = np.asarray(self.frames.offsets)[:count]
         self._types, self.ids = np.empty(count, np.uint8), np.empty(count, np.uint32)
-        ends, self._raw = np.empty(count, np.uint32), np.empty(count, np.uint64)
+        self.ends, self._raw = np.empty(count, np.uint32), np.empty(count, np.uint64)
         done, self._same = event_heads(
-            self.frames.view, self.offsets, count, self._types, self.ids, ends, self._raw
+            self.frames.view, self.offsets, count, self._types, self.ids, self.ends, self._raw
         )
         assert done == count  # whoever made the frames has seen to it
 
@@ -363,8 +388,7 @@ def _parts(block: Block) -> Iterator[Block]:
         yield block
         return
     for start in range(0, len(block.times), step):
-        some = block.frames.offsets[start : start + step]
-        yield block._replace(frames=Frames(block.frames.data, some), times=block.times[start : start + step])
+        yield block.some(slice(start, start + step))
 
 
 def wall_times(schema: Schema, raw: "Array") -> "Array":

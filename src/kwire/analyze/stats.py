@@ -210,7 +210,7 @@ class TableStats:
         """Count a block; gives the columns of durations, and of the thread where it is an end of a call."""
         self.events += len(block.times)
         self.timing.add(block.times)
-        columns = Columns(block.schema, block.frames)
+        columns = block.columns()
         single = [one for one in self.fields if one.single]
         others = [one for one in self.fields if not one.single]
         found = of_numbers(columns, [one.column.field for one in single])

@@ -75,7 +75,8 @@ class Columns:
 
     __slots__ = ("_np", "_view", "data", "ends", "fixed_size", "starts", "swap")
 
-    def __init__(self, schema: Schema, frames: Frames) -> None:
+    def __init__(self, schema: Schema, frames: Frames, ends: Array | None = None) -> None:
+        """`ends`: of frames that are known to be EVENTs as the schema says: their bytes without trailer."""
         import numpy as np
 
         self._np = np
@@ -84,8 +85,11 @@ class Columns:
         self.data: Array = np.asarray(frames.view)
         self._view = frames.view
         count = len(frames)
-        starts, ends = np.empty(count, np.uint64), np.empty(count, np.uint64)
-        found, after = event_spans(frames.view, frames.offsets, count, schema.id, schema.size, starts, ends)
+        if ends is not None:
+            self.starts, self.ends = np.asarray(frames.offsets)[:count], ends.astype(np.uint64)
+            return
+        starts, stops = np.empty(count, np.uint64), np.empty(count, np.uint64)
+        found, after = event_spans(frames.view, frames.offsets, count, schema.id, schema.size, starts, stops)
         if after < count:
             at = frames.offsets[after]
             frame = frames.frame(after)
@@ -93,7 +97,7 @@ class Columns:
             raise bad_payload(
                 at + end, f"a record that ends at {end}", f"its fixed part to end at {schema.size}"
             )
-        self.starts, self.ends = starts[:found], ends[:found]
+        self.starts, self.ends = starts[:found], stops[:found]
         tails = [field for field in schema.fields if TYPES[field.type].tail]
         if crowds(tails):
             self._check_room(tails)
