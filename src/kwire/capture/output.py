@@ -307,7 +307,8 @@ def _word(fd: int, position: int) -> int:
 
 
 def _without_zeros(fd: int, end: int) -> int:
-    """Where the zeros begin that a file has before `end`."""
+    """Where the zeros begin that a file has before `end`, or before its own end."""
+    end = min(end, os.fstat(fd).st_size)
     while end and (piece := os.pread(fd, min(end, _PIECE), max(0, end - _PIECE))):
         if rest := piece.rstrip(b"\0"):
             return end - len(piece) + len(rest)
