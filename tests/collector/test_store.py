@@ -417,8 +417,7 @@ def test_a_file_that_goes_while_it_is_written_is_noticed_before_more_is_promised
 @pytest.mark.parametrize("size", [0, 700])
 @pytest.mark.parametrize(
     ("what", "call"),
-    [("events", "pwrite"), ("events", "pread")]
-    + [("ending", "pwrite"), ("ending", "pread"), ("ending", "ftruncate")],
+    [*itertools.product(("events", "ending"), ("pwrite", "pread")), ("ending", "ftruncate")],
 )
 def test_a_file_that_is_cut_between_two_looks(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, what: str, call: str
