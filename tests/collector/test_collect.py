@@ -20,6 +20,7 @@ from kwire.capture.verify import verify_file
 from kwire.collector import storage
 from kwire.collector.checkpoint import Checkpoint, CheckpointError, Contents
 from kwire.collector.folder import Folder, FolderError
+from kwire.collector.storage import Storage
 from kwire.collector.store import Store
 from kwire.errors import KwireError
 from kwire.transport import clock
@@ -827,6 +828,49 @@ def test_a_folder_that_is_removed_under_a_collector_is_made_again(site: Site, wh
     gone = 0 if what == "sessions" else 110
     assert summary["events"] + summary["lost"] == 220
     assert (summary["lost"], summary["unproven"]) == (gone, 0)
+
+
+@pytest.mark.parametrize("when", ["before it is back", "as it comes back", "when it is back"])
+def test_sessions_are_removed_under_a_collector_that_came_back(
+    site: Site, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """What it has taken up it puts back; what it has not it does not know: never half of either."""
+
+    def remove() -> None:
+        shutil.rmtree(site.path / "in" / ".sessions")
+        site.collector.look()
+
+    site.open()
+    source = Source("one")
+    peer = site.connect(source).peer
+    source.give(100, peer)
+    site.until(lambda: peer.session.unacknowledged == 0)
+    site.close(kill=True)
+    collector = site.open()
+    if when == "before it is back":
+        remove()
+    elif when == "as it comes back":
+        known = Storage.remembered
+
+        def remembered(self: Storage, token: bytes) -> Any:
+            monkeypatch.setattr(Storage, "remembered", known)
+            found = known(self, token)
+            remove()
+            return found
+
+        monkeypatch.setattr(Storage, "remembered", remembered)
+    if when == "when it is back":
+        site.until(lambda: [one for one in collector.collected_sessions.values() if one.ready])
+        remove()
+        source.give(50, peer)
+        source.finish(peer)
+        site.until(lambda: source.ended is not None and not collector.collected_sessions)
+        assert [complete(path) for path in site.captures()] == [150]
+    else:
+        site.until(lambda: peer.session.state is State.EXPIRED)
+    site.close()
+    assert [numbers(path) for path in site.captures()] == [list(range(source.sent))]
+    assert collector.summary()["errors"] == 0
 
 
 @pytest.mark.parametrize("merged", [False, True])

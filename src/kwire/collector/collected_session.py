@@ -33,6 +33,7 @@ class CollectedSession:
         "anchored",
         "asked",
         "asking",
+        "begun",
         "estimator",
         "held",
         "identity",
@@ -56,6 +57,7 @@ class CollectedSession:
         self.address = address
         self.origin = origin  # the address that we connect to; empty where the agent connects
         self.resumed = session.known  # a checkpoint remembers it
+        self.begun = False  # and some of it is stored
         self.asked = 0  # the number of the REQUEST that began its trace, where we connect
         self.asking = 0  # the number of the question for its clock that is not answered yet
         self.over = False  # it has ended before: there can be nothing more to take

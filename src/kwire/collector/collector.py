@@ -18,7 +18,7 @@ from typing import Any, Final
 from kwire.capture.output import CaptureError, FullError, GoneError
 from kwire.collector import storage
 from kwire.collector.admission import Admission
-from kwire.collector.checkpoint import CheckpointError
+from kwire.collector.checkpoint import CheckpointError, NoCheckpointError
 from kwire.collector.collected_session import TEXT, CaptureTarget, CollectedSession
 from kwire.collector.session_statistics import SessionStatistics, told
 from kwire.collector.storage import Storage, Told
@@ -163,6 +163,7 @@ class Collector(Ignore):
             session, identity, address, origin
         )
         collected_session.over = stored_session is not None and stored_session.done
+        collected_session.begun = stored_session is not None and stored_session.frames > 0
         collected_session.since = (
             stored_session.continued[1] if stored_session is not None and stored_session.continued else 0
         )
@@ -172,7 +173,9 @@ class Collector(Ignore):
     # ------------------------------------------------------------------ what a peer tells
 
     def established(self, peer: Peer) -> None:
-        """Ask for its clock: eight times at first, then now and then."""
+        """Take a session up: that of which some is stored at once, with its capture. Ask for its clock: eight
+        times at first, then now and then.
+        """
         collected_session = self.collected_sessions[peer.session]
         back = collected_session.peer is not None
         collected_session.peer, collected_session.address, collected_session.since = (
@@ -183,9 +186,14 @@ class Collector(Ignore):
         collected_session.identity = collected_session.identity or peer.identity
         try:
             self._promise(collected_session)
+        except NoCheckpointError as error:
+            self._disown(collected_session, error)
+            return
         except (CaptureError, CheckpointError) as error:
             self._ail(error)
         self._continue(collected_session)
+        if collected_session.begun and collected_session.store is None and not collected_session.over:
+            self._prepare(collected_session)
         if not back:
             known = collected_session.resumed or peer.session.token in self._left
             self.say(f"{collected_session.name} {'is back' if known else 'has come'}, from {peer.address}")
@@ -338,6 +346,9 @@ class Collector(Ignore):
             if collected_session.store is None:
                 self._promise(collected_session)
                 self._open(collected_session)
+        except NoCheckpointError as error:
+            self._disown(collected_session, error)
+            return
         except (CaptureError, CheckpointError) as error:
             if not self.storage.mend():
                 self._ail(error, collected_session)
@@ -363,11 +374,16 @@ class Collector(Ignore):
         """Remember the session before the source hears that it is established: it may always be resumed."""
         session = collected_session.session
         self.tokens[session.token] = session
-        if not (self.place.merged and collected_session.resumed):
+        if not collected_session.over and not (self.place.merged and collected_session.resumed):
             stored_session = StoredSession(session.token, collected_session.about)
             stored_session.next = session.next_expected
             self._take_over(collected_session, stored_session)
-            self.storage.promise(stored_session)
+            self.storage.promise(stored_session, collected_session.begun)
+
+    def _disown(self, collected_session: CollectedSession, error: NoCheckpointError) -> None:
+        """What was known of a session is gone: it is not known to us any more, and its source begins anew."""
+        self._note(str(error))
+        self._break(None, [collected_session], error.cause)
 
     def _take_over(self, collected_session: CollectedSession, stored_session: StoredSession) -> None:
         """Note whose the session is: from now on it belongs to those that come after this HELLO."""

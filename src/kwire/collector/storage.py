@@ -74,11 +74,16 @@ class Storage:
 
     # ------------------------------------------------------------------ what checkpoints remember
 
-    def promise(self, stored_session: StoredSession) -> None:
-        """Remember a session that has delivered nothing yet, where it is not remembered."""
+    def promise(self, stored_session: StoredSession, begun: bool) -> None:
+        """Remember a session, where it is not remembered. NoCheckpointError where some of it is stored: then
+        its checkpoint was removed, and nobody knows what a capture has of it.
+        """
         checkpoint = self._checkpoint(stored_session.token)
-        if not os.path.exists(checkpoint):
-            Store.promise(checkpoint, stored_session, self.place.options.sync)
+        if os.path.exists(checkpoint):
+            return
+        if begun:
+            raise NoCheckpointError("read", checkpoint, "it was removed", "its session begins anew")
+        Store.promise(checkpoint, stored_session, self.place.options.sync)
 
     def remembered(self, token: bytes) -> StoredSession | None:
         """A session that a checkpoint remembers, though it is finished. CheckpointError: that cannot be
