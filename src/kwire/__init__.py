@@ -17,6 +17,18 @@ if TYPE_CHECKING:
     from kwire.bpf.vm import Memory
     from kwire.errors import KwireError
     from kwire.live.events import Event
+    from kwire.live.maps import (
+        Average,
+        Count,
+        Hash,
+        Histogram,
+        LinearHistogram,
+        Max,
+        Min,
+        Stats,
+        Sum,
+        Variable,
+    )
     from kwire.live.probes import (
         Probe,
         fentry,
@@ -38,6 +50,21 @@ _LATER = {
         ("Probe", "fentry", "fexit", "kprobe", "kretprobe", "probe", "rawtracepoint", "tracepoint"),
         "kwire.live.probes",
     ),
+    **dict.fromkeys(
+        (
+            "Average",
+            "Count",
+            "Hash",
+            "Histogram",
+            "LinearHistogram",
+            "Max",
+            "Min",
+            "Stats",
+            "Sum",
+            "Variable",
+        ),
+        "kwire.live.maps",
+    ),
     "Opened": "kwire.analyze.opened",
     "Event": "kwire.live.events",
     "Host": "kwire.agent.host",
@@ -50,14 +77,24 @@ _LATER = {
 """Public name → the module that has it."""
 
 __all__ = [
+    "Average",
+    "Count",
     "Event",
+    "Hash",
+    "Histogram",
     "Host",
     "KwireError",
+    "LinearHistogram",
+    "Max",
     "Memory",
+    "Min",
     "Opened",
     "Probe",
     "RemoteTrace",
+    "Stats",
+    "Sum",
     "Trace",
+    "Variable",
     "connect",
     "fake",
     "fentry",

@@ -57,5 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
         print(json.dumps(summary), file=out)
     else:
+        if "maps" in summary:
+            tracing.show_maps(summary, out)
         tracing.report(summary)
     return tracing.exit_status(summary, args)

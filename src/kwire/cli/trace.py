@@ -64,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _told(summary: dict[str, Any], args: argparse.Namespace) -> int:
     """Say what was seen; the exit status."""
+    if "maps" in summary:
+        tracing.show_maps(summary, sys.stdout, args.json)
     tracing.report(summary)
     return tracing.exit_status(summary, args)
 

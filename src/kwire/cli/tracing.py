@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 from kwire.capture.destination import OutputError, is_standard_output
 from kwire.capture.writer import Writer
@@ -236,9 +236,28 @@ def report(summary: dict[str, Any]) -> None:
     tell(f"{plural(summary['events'], 'event')}, {gone}{place}")
 
 
+def show_maps(summary: dict[str, Any], out: IO[str], as_json: bool = False) -> None:
+    """Show what the maps of probes held at the end, and say where updates found no room."""
+    from kwire.view.maps import lines
+
+    for one in summary.get("maps", ()):
+        if as_json:
+            import json
+
+            print(json.dumps(one), file=out)
+            continue
+        keys = f" by {', '.join(one['key'])}" if one["key"] else ""
+        print(f"\n{one['map']} ({one['kind']}{keys}):", *(lines(one) or ["(nothing)"]), sep="\n", file=out)
+    for one in summary.get("maps", ()):
+        if one["lost"]:
+            updates = plural(one["lost"], "update")
+            say(f"{one['map']}: {updates} found no room; declare it with a greater size=")
+
+
 def exit_status(summary: dict[str, Any], args: argparse.Namespace) -> int:
     """The command's where that is not 0 and is wanted, else whether all was recorded."""
-    own = NOT_WHOLE if summary["lost"] else OK
+    full = any(one["lost"] for one in summary.get("maps", ()))
+    own = NOT_WHOLE if summary["lost"] or full else OK
     return of_command(summary.get("command_status"), own, wanted=not args.no_command_status)
 
 
@@ -362,6 +381,10 @@ def _record(
         progress.tell()
         status = None if stop.asked else recorder.command_status
         summary = summarize(schemas, recorder, writer, recorder.produced, totals, recorder.seconds, status)
+        if recorder.maps:
+            from kwire.live.contents import described
+
+            summary["maps"] = [described(one) for one in recorder.maps]
         problem = next((one.problem for one in shown if one.problem), None)
         if problem is not None:
             if writer:

@@ -4,13 +4,13 @@ Invariants: the parts of a key and the values are converted to the types that th
 a cast; a text that may be longer than its part of the key is refused, so no two keys become one in silence.
 """
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kwire.lang import checked as c
 from kwire.lang import tree, values
 from kwire.lang import types as t
 from kwire.lang.errors import TextError
+from kwire.lang.forms import walk
 from kwire.lang.tree import Span
 from kwire.lang.values import Literal, Value
 from kwire.words import plural
@@ -139,9 +139,6 @@ def _key_type(checker: "ExpressionChecker", text: str, span: Span) -> t.Scalar |
     )
 
 
-def elements(statements: Sequence[tree.Stmt]) -> dict[object, tree.MapDeclaration]:
-    """The maps that statements use, by their owners."""
-    from kwire.lang.forms import walk
-
-    nodes = (node for statement in statements for node in walk(statement))
-    return {node.owner: node for node in nodes if isinstance(node, tree.MapDeclaration)}
+def elements(probe: tree.Probe) -> list[tree.MapDeclaration]:
+    """The maps that a probe and the functions it calls use."""
+    return list(dict.fromkeys(node for node in walk(probe) if isinstance(node, tree.MapDeclaration)))

@@ -55,7 +55,7 @@ REFUSED = {
     "Try": ("nothing raises in a probe", "what cannot be read is 0, or no text"),
     "Raise": ("a probe raises nothing", "use return"),
     "Assert": ("a probe raises nothing", "use if … return"),
-    "Delete": ("del has no meaning in a probe", ""),
+    "Delete": ("del takes keys out of maps", "write del starts[pid]"),
     "Global": ("a probe changes no globals", ""),
     "Nonlocal": ("a probe changes no outer variables", ""),
     "Import": ("a probe imports nothing", ""),
@@ -93,6 +93,7 @@ class Converter:
         self.globs = False  # whether `@` in the parsed text stands for the `~` of a condition
         self.returns = False  # whether it is a function, which gives a value
         self.own: Callable[[str], int] = lambda name: -1  # the number of the function of one's own of a name
+        self.maps: Callable[[str], tree.MapDeclaration | None] = lambda name: None  # the map of a name
         self.values: dict[str, int | str] = {}  # dotted names with known values: "socket.AF_INET"
 
     def _position(self, line: int, offset: int) -> tuple[int, int]:
@@ -136,6 +137,8 @@ class Converter:
             self.depth -= 1
 
     def _Name(self, node: ast.Name) -> Expr:  # noqa: N802 (named after the node)
+        if self.map(node) is not None:
+            raise TextError(self.span(node), f"{node.id} is a map, and no value", f"write {node.id}[key]")
         return tree.Name(node.id, self.span(node))
 
     def _Constant(self, node: ast.Constant) -> Expr:  # noqa: N802
@@ -156,6 +159,9 @@ class Converter:
 
     def _Attribute(self, node: ast.Attribute) -> Expr:  # noqa: N802
         span = self.span(node)
+        element = self.element(node)
+        if element is not None:
+            return element
         known = self.values.get(dotted(node))
         if known is not None:
             return tree.Number(int(known), span) if isinstance(known, int) else tree.String(known, span)
@@ -163,6 +169,9 @@ class Converter:
         return tree.Member(self.expr(node.value), node.attr, span, name_span)
 
     def _Subscript(self, node: ast.Subscript) -> Expr:  # noqa: N802
+        element = self.element(node)
+        if element is not None:
+            return element
         return tree.Index(self.expr(node.value), self.expr(node.slice), self.span(node))
 
     def _Tuple(self, node: ast.Tuple) -> Expr:  # noqa: N802
@@ -222,6 +231,10 @@ class Converter:
 
     def _membership(self, node: ast.Compare, negated: bool) -> Expr:
         choices, span = node.comparators[0], self.span(node)
+        map_ = self.map(choices)
+        if map_ is not None:
+            key = tree.HasKey(tree.Element(map_, self._parts(node.left), span), span)
+            return tree.Unary("not", key, span) if negated else key
         several = isinstance(choices, ast.Tuple | ast.List | ast.Set)
         if not several and isinstance(node.left, ast.Constant) and isinstance(node.left.value, str):
             held: Expr = tree.Match("contains", self.expr(choices), self.expr(node.left), span)
@@ -288,6 +301,74 @@ class Converter:
             raise TextError(self.span(written), "the type of a cast is a string", cure)
         return tree.Cast(type_, self.expr(value), self.span(node), self.span(written))
 
+    # -- maps
+
+    def map(self, node: ast.expr) -> tree.MapDeclaration | None:
+        """The map that a plain or dotted name means; None where it means none."""
+        name = dotted(node)
+        try:
+            return self.maps(name) if name else None
+        except ValueError as error:
+            raise TextError(self.span(node), f"{name} is no map: {error}") from None
+
+    def element(self, node: ast.expr) -> tree.Element | None:
+        """`map[key]`, or `variable.value`; None for anything else."""
+        if isinstance(node, ast.Subscript):
+            map_ = self.map(node.value)
+            return None if map_ is None else tree.Element(map_, self._parts(node.slice), self.span(node))
+        if isinstance(node, ast.Attribute) and node.attr == "value":
+            map_ = self.map(node.value)
+            return None if map_ is None else tree.Element(map_, (), self.span(node))
+        return None
+
+    def _parts(self, node: ast.expr) -> tuple[Expr, ...]:
+        """The parts of a key."""
+        return tuple(self.expr(one) for one in (node.elts if isinstance(node, ast.Tuple) else [node]))
+
+    def _added(self, call: ast.Call) -> tree.Aggregate | None:
+        """`map.add(…)`, `map[key].add(…)`; None for any other call. What is given to a count is its key."""
+        function = call.func
+        if not isinstance(function, ast.Attribute):
+            return None
+        map_, span = self.map(function.value), self.span(call)
+        element = self.element(function.value)
+        if map_ is None and element is None:
+            return None
+        if function.attr != "add" or call.keywords:
+            raise TextError(span, "what a probe does with a map is add(…)", "write counts.add(…)")
+        given = [part for one in call.args for part in self._parts(one)]
+        if element is None:
+            assert map_ is not None
+            if map_.kind == "count":
+                return tree.Aggregate(tree.Element(map_, tuple(given), span), None, span)
+            if map_.key:
+                name = dotted(function.value)
+                raise TextError(span, f"{name} has keys", f"write {name}[key].add(value)")
+            element = tree.Element(map_, (), span)
+        if len(given) > 1:
+            raise TextError(span, "one value is added at a time")
+        return tree.Aggregate(element, given[0] if given else None, span)
+
+    def _changed(self, node: ast.Assign | ast.AugAssign) -> Stmt | None:
+        """`map[key] = value`, `map[key] += value`; None for other assignments."""
+        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+        if isinstance(node, ast.Assign) and len(node.targets) > 1:
+            return None
+        element = self.element(target)
+        if element is None:
+            return None
+        value, span = self.expr(node.value), self.span(node)
+        if isinstance(node, ast.Assign):
+            return tree.SetElement(element, value, span)
+        if isinstance(node.op, ast.Add):
+            return tree.Aggregate(element, value, span)
+        if isinstance(node.op, ast.Sub):
+            return tree.Aggregate(element, tree.Unary("neg", value, value.span), span)
+        if type(node.op) not in BINARY:
+            sign, cure = NO_INTEGER_OPERATION.get(type(node.op), ("@", ""))
+            raise TextError(span, f"{sign} is not an operation on integers", cure)
+        return tree.SetElement(element, tree.Binary(BINARY[type(node.op)], element, value, span), span)
+
     # -- statements
 
     def body(self, statements: list[ast.stmt], faults: list[TextError]) -> tuple[Stmt, ...]:
@@ -306,10 +387,15 @@ class Converter:
             case ast.Pass() | ast.Expr(value=ast.Constant()):  # a docstring, or ...
                 return []
             case ast.Expr(value=ast.Call() as written):
+                added = self._added(written)
+                if added is not None:
+                    return [added]
                 call = self.call(written)
                 if isinstance(call, tree.Call):
                     return [tree.Do(call, span)]
                 raise TextError(span, "this expression has no effect", "emit(…) it or assign it to a name")
+            case ast.Assign() | ast.AugAssign() if (changed := self._changed(node)) is not None:
+                return [changed]
             case ast.Assign(targets=[first, *more], value=value):
                 return self._assign(first, more, value, span)
             case ast.AnnAssign(target=ast.Name() as target, value=ast.expr() as value):
@@ -342,6 +428,11 @@ class Converter:
                 raise TextError(span, "a probe returns nothing", "use emit(…) for what shall be seen")
             case ast.AugAssign() | ast.AnnAssign():
                 raise self._no_target(node.target)
+            case ast.Delete(targets=targets):
+                deleted = [self.element(one) for one in targets]
+                if None in deleted:
+                    self._refuse(node)
+                return [tree.DeleteElement(one, span) for one in deleted if one is not None]
             case ast.Expr():
                 self.expr(node.value)
                 raise TextError(span, "this expression has no effect", "emit(…) it or assign it to a name")

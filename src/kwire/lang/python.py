@@ -108,6 +108,11 @@ def _travels(home: "_Home", node: _Function, attach: Sequence[str]) -> Written:
     own = _Own(home)
     _raise(home.source, _clashes(Converter(home.source.text), node, home.known))
     own.functions_of(home, node)
+    if own.maps:
+        span = Converter(home.source.text).span(node)
+        span = span._replace(end_line=span.line, end_column=len(home.source.line(span.line)))
+        cause = f"it uses the map {next(iter(own.maps))}, and maps do not travel to other machines"
+        raise LanguageError(home.source, [Diagnostic(span, cause, "run kwire on that machine")])
     constants, values = home.taken(node)
     for other, function in own.found:
         if other.source.name != home.source.name:
@@ -295,9 +300,7 @@ def _clashes(
     script are not known to probes.
     """
     faults: dict[str, TextError] = {}
-    own = {argument.arg for argument in node.args.args} | {
-        one.id for one in ast.walk(node) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)
-    }
+    own = _bound(node)
     for one in (one for statement in node.body for one in ast.walk(statement)):
         if not isinstance(one, ast.Name) or one.id in own or one.id not in known:
             continue
@@ -422,6 +425,10 @@ class _Home:
         """The function that a plain or dotted name means here, and where that stands."""
         raise NotImplementedError
 
+    def map(self, name: str) -> tree.MapDeclaration | None:
+        """The map that a plain or dotted name means here. Raises ValueError for what is declared wrongly."""
+        return None
+
 
 class _File(_Home):
     """A text of a file."""
@@ -434,12 +441,47 @@ class _File(_Home):
         self.known = _constants(self.module)
         functions = [node for node in self.module.body if isinstance(node, _FUNCTIONS)]
         self.functions = {node.name: node for node in functions if not _is_probe(node, self.names)}
+        self._declarations: dict[str, tuple[str, ast.Call]] | None = None
         self.imported: dict[str, tuple[str, str]] = {}  # a name → a module, and what of it ("": itself)
         for one in self.module.body:
             if isinstance(one, ast.ImportFrom) and one.module and not one.level:
                 self.imported |= {at.asname or at.name: (one.module, at.name) for at in one.names}
             elif isinstance(one, ast.Import):
                 self.imported |= {at.asname or at.name: (at.name, "") for at in one.names}
+
+    def map(self, name: str) -> tree.MapDeclaration | None:
+        root, _, last = name.rpartition(".")
+        if not root and last in self.declarations:
+            return _declared(*self.declarations[last], last, f"{self.source.name}:{last}")
+        module, what = self.imported.get(root or last, ("", ""))
+        if not module or bool(root) == bool(what) or module.partition(".")[0] == "kwire":
+            return None
+        found = self.elsewhere(module)
+        return None if found is None else _File(found, self.elsewhere).map(what or last)
+
+    @property
+    def declarations(self) -> dict[str, tuple[str, ast.Call]]:
+        """The calls that make maps, with the maker's name, by the name that is given to each."""
+        if self._declarations is None:
+            from kwire.lang.declarations import MAKERS
+
+            self._declarations = {}
+            for node in self.module.body:
+                match node:
+                    case ast.Assign(targets=[ast.Name(id=name)], value=ast.Call() as call):
+                        pass
+                    case ast.AnnAssign(target=ast.Name(id=name), value=ast.Call() as call):
+                        pass
+                    case _:
+                        continue
+                root, _, maker = dotted(call.func).rpartition(".")
+                if not root and self.imported.get(maker, ("", ""))[0] == "kwire":
+                    maker = self.imported[maker][1]
+                elif root not in self.names:
+                    continue
+                if maker in MAKERS:
+                    self._declarations[name] = maker, call
+        return self._declarations
 
     def probes(self) -> list[_Function]:
         """The functions under kwire's decorators."""
@@ -482,6 +524,14 @@ class _Live(_Home):
         home = _Live(value)
         return home, home.node
 
+    def map(self, name: str) -> tree.MapDeclaration | None:
+        root, *path = name.split(".")
+        value = self.known.get(root)
+        for part in path:
+            value = getattr(value, part, None) if isinstance(value, type(ast)) else None
+        made = getattr(value, "declaration", None) if value is not None else None
+        return made.replace(title=name.rpartition(".")[2]) if isinstance(made, tree.MapDeclaration) else None
+
 
 class _Text(_Home):
     """A text that came from elsewhere, with the values of the names it uses."""
@@ -510,13 +560,23 @@ class _Own:
         self.home = home
         self.found: list[tuple[_Home, _Function]] = []
         self.numbers: dict[tuple[_Home, str], int] = {}  # what was asked for already
+        self.maps: dict[str, tree.MapDeclaration] = {}  # those that are used, by name
 
     def converter(self, home: _Home, node: _Function) -> Converter:
         """What converts a function that stands there."""
         converter = Converter(home.source.text, LINES * self._text(home), kwire_names=home.names)
         converter.values.update(home.taken(node)[1])
         converter.own = lambda name: self.number(home, name)
+        bound = _bound(node)
+        converter.maps = lambda name: None if name.partition(".")[0] in bound else self.map(home, name)
         return converter
+
+    def map(self, home: _Home, name: str) -> tree.MapDeclaration | None:
+        """The map that a name means there."""
+        found = home.map(name)
+        if found is not None:
+            self.maps[name] = found
+        return found
 
     def number(self, home: _Home, name: str) -> int:
         """The number of the function that a name means; -1 where it means none."""
@@ -569,6 +629,40 @@ class _Own:
                 return number
         others.append(home.source)
         return len(others)
+
+
+def _declared(name: str, call: ast.Call, title: str, owner: str) -> tree.MapDeclaration:
+    """The map that a call in a text declares, which is not run. Raises ValueError."""
+    from kwire.lang.declarations import declare
+
+    for keyword in call.keywords:
+        if keyword.arg is None:
+            raise ValueError("** has no meaning where nothing is run")
+    named = {one.arg: _argument(one.value) for one in call.keywords if one.arg is not None}
+    return declare(name, [_argument(one) for one in call.args], named, title, owner)
+
+
+def _argument(node: ast.expr) -> object:
+    """The value of an argument of a declaration, which is known without running anything."""
+    types = {"int": int, "bool": bool, "str": str}
+    match node:
+        case ast.Constant(value=int() | str() as value):
+            return value
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() as value)):
+            return -value
+        case ast.Name(id=name) if name in types:
+            return types[name]
+        case ast.Tuple(elts=parts) | ast.List(elts=parts):
+            return tuple(_argument(one) for one in parts)
+    raise ValueError(f"{ast.unparse(node)} is not known without running it")
+
+
+def _bound(node: _Function) -> frozenset[str]:
+    """The names that are a function's own."""
+    stored = (
+        one.id for one in ast.walk(node) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)
+    )
+    return frozenset((*stored, *(argument.arg for argument in node.args.args)))
 
 
 def _attach(

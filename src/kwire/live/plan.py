@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from kwire.bpf.image import Image
 from kwire.bpf.task import TaskFields
+from kwire.lang.checked import Map
 from kwire.lazy import NamedTuple
 from kwire.wire.schema import Schema
 
@@ -52,6 +53,13 @@ class Group(NamedTuple):
     shapes: int = 1
 
 
+class UnitMap(NamedTuple):
+    """A map that the programs of a plan share. `owner`: as in `tree.MapDeclaration`."""
+
+    map: Map
+    owner: object
+
+
 class Plan(NamedTuple):
     """Programs with their points, and the schema of each shape of event, by number from 1. Those of one probe
     follow each other, and its number is that of its first.
@@ -60,7 +68,7 @@ class Plan(NamedTuple):
     which the filter does not apply, and why; `task`: the running kernel's tasks, None where it has no BTF;
     `notes`: what people should know of how their probes were understood; `optional`: the numbers of probes
     that the trace can do without; `again`: the plan without some probes, told why (see `without`); `modules`:
-    the module of each probe on a module's function, by number.
+    the module of each probe on a module's function, by number; `maps`: those of the unit.
     """
 
     groups: tuple[Group, ...]
@@ -72,6 +80,7 @@ class Plan(NamedTuple):
     optional: frozenset[int] = frozenset()
     again: Callable[[Mapping[int, str]], "Plan"] | None = None
     modules: Mapping[int, str] = {}
+    maps: tuple[UnitMap, ...] = ()
 
     def without(self, causes: Mapping[int, str]) -> "Plan":
         """The plan without the probes of these numbers, which the kernel did not take, and why."""

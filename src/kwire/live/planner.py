@@ -33,10 +33,10 @@ from kwire.kernel.tracefs import Tracefs
 from kwire.kinds import FUNCTIONS, KINDS
 from kwire.lang import attach_points, record, spec, tree
 from kwire.lang.check import check, filtered
-from kwire.lang.checked import Builtin, Emit, Program
+from kwire.lang.checked import Builtin, Emit, Map, Program
 from kwire.lang.context import Site
 from kwire.lang.errors import Diagnostic, LanguageError, UnknownNameError, never_anywhere
-from kwire.lang.forms import walk
+from kwire.lang.forms import Node, rewrite, walk
 from kwire.lang.kerneltypes import KernelTypes
 from kwire.lang.shown import shown
 from kwire.lang.spec import ProbeSpec
@@ -44,7 +44,7 @@ from kwire.lang.tree import AttachPoint
 from kwire.lang.types import Enum, Int
 from kwire.lang.values import wrap
 from kwire.lazy import NamedTuple
-from kwire.live.plan import Group, Plan, Point, Scope
+from kwire.live.plan import Group, Plan, Point, Scope, UnitMap
 from kwire.live.probes import Probe
 from kwire.wire.schema import Schema
 from kwire.words import plural
@@ -122,6 +122,7 @@ class Planner:
         self._places: dict[str, dict[str, list[int]]] = {}  # by name and module
         self._at: dict[tuple[str, str], list[int]] = {}  # what is wanted at a place
         self._events: Tracefs | None = None  # open as long as it is used, for all probes once
+        self._titles: dict[str, object] = {}  # of the unit's maps, and whose they are
         self._kernel: Kernel | None = None
         self._namespace: PidNamespace | None = None
         self._foreign_ids = ""
@@ -171,11 +172,23 @@ class Planner:
         self._add(parsed.point, program)
 
     def _add_function(self, probe: tree.Probe) -> None:
+        probe = rewrite(probe, self._titled)
+
         def program(site: Site) -> Program:
             return check(probe, site, self._types)
 
         for point in probe.attach:
             self._add(point, program)
+
+    def _titled(self, node: Node) -> Node | None:
+        """A map's declaration under the name that it has in the unit."""
+        if not isinstance(node, tree.MapDeclaration):
+            return None
+        title, number = node.title, 1
+        while self._titles.setdefault(title, node.owner) != node.owner:
+            number += 1
+            title = f"{node.title}_{number}"
+        return node.replace(title=title)
 
     def plan(self) -> Plan:
         """Compile what was added. Raises KwireError, with all that is needed to understand it."""
@@ -228,7 +241,15 @@ class Planner:
             frozenset(number for number, one in zip(numbers, wanted, strict=True) if one.optional),
             without,
             {number: one.site.module for number, one in zip(numbers, wanted, strict=True) if one.site.module},
+            self._maps(wanted),
         )
+
+    def _maps(self, wanted: list[_Wanted]) -> tuple[UnitMap, ...]:
+        """The maps that programs share."""
+        found: dict[str, Map] = {}
+        for one in wanted if self._titles else ():
+            found |= one.program.maps()
+        return tuple(UnitMap(map, self._titles[name]) for name, map in found.items())
 
     def _notes(self) -> Iterator[str]:
         """What people should know of how their probes were understood."""

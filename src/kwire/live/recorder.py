@@ -19,7 +19,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from kwire.kernel.ring import Rings
 from kwire.lazy import NamedTuple
@@ -30,6 +30,9 @@ from kwire.live.tracer import Tracer, make_rings
 from kwire.wire.frame import HEADER_SIZE
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
+
+if TYPE_CHECKING:
+    from kwire.live.contents import Contents
 
 PAUSE = 0.004
 """Seconds between two rounds while events come: at 200 MB/s less than a megabyte waits in a ring."""
@@ -80,6 +83,7 @@ class Recorder:
         "cut",
         "events",
         "lost",
+        "maps",
         "over",
         "produced",
         "progress",
@@ -123,6 +127,8 @@ class Recorder:
         self.why = ""
         self.produced: dict[int, int] = {}
         """Events by probe that belong to the recording: all but those beyond the last one asked for."""
+        self.maps: list[Contents] = []
+        """What the maps of the unit held at the end."""
 
     @classmethod
     def begin(
@@ -230,6 +236,10 @@ class Recorder:
         tracer.detach()
         self._round(tracer.settle())
         self._lose([*tracer.lost(), *missed])
+        if self.plan.maps:
+            from kwire.live.maps import read
+
+            self.maps = [read(one.map, tracer.maps) for one in self.plan.maps]
         self._stopped = time.monotonic()
         self.over, self.why = True, why
         self.produced = {probe: count - self.cut.get(probe, 0) for probe, count in tracer.produced().items()}

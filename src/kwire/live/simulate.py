@@ -15,21 +15,25 @@ from typing import Any
 
 from kwire.arguments import ArgumentError, checked, needed
 from kwire.bpf.arch import host
-from kwire.bpf.vm import Environment, Machine, Memory, arguments, registers
+from kwire.bpf.vm import ArrayMap, Environment, HashMap, Machine, Memory, arguments, registers
 from kwire.btf import types as b
 from kwire.btf.ctext import parse_type
 from kwire.btf.members import locate
 from kwire.btf.store import load_kernel
 from kwire.compile.build import compile_probe
+from kwire.compile.maps import lost_of, name_of
 from kwire.errors import KwireError
 from kwire.kernel import tracefs
 from kwire.kernel.formats import Format, parse_format
-from kwire.lang import attach_points, python
+from kwire.lang import attach_points, python, tree
 from kwire.lang.check import check
+from kwire.lang.checked import Map, Program
 from kwire.lang.context import Access, Argument, CtxField, DataLoc, Param, Site, Slots
 from kwire.lang.kerneltypes import KernelTypes
 from kwire.lang.types import USER, Pointer, Type, size_of
+from kwire.live.contents import Raw, split
 from kwire.live.events import Batch, Event
+from kwire.live.maps import SharedMap
 from kwire.live.probes import Probe
 from kwire.wire.frames import Frames
 
@@ -100,11 +104,47 @@ def simulate(
     machine = Machine(compiled.image, memory=memory, **environment)
     machine.budget = INSTRUCTIONS
     context = _context(site, dict(values or {}), machine, retval)
+    shared = _shared(parsed, program)
+    for map, one in shared:
+        _fill(machine, map, one.preset(map))
     emitted = machine.run(context).emitted
+    for map, one in shared:
+        one.keep(*_left(machine, map))
     batch = Batch(compiled.schemas)
     if emitted:
         batch.write(Frames.walk(b"".join(emitted)))
     return batch.take()
+
+
+def _shared(parsed: tree.Probe, program: Program) -> list[tuple[Map, SharedMap]]:
+    """The maps of a program that Python sees."""
+    from kwire.lang.maps import elements
+
+    found, known = elements(parsed), program.maps()
+    owners = {made.title: made.owner for made in found}
+    return [(map, owner) for name, map in known.items() if isinstance(owner := owners[name], SharedMap)]
+
+
+def _fill(machine: Machine, map: Map, raw: Raw) -> None:
+    """Put into the machine's map what an earlier run, or Python, has left."""
+    held = machine.maps.get(name_of(map))
+    if isinstance(held, ArrayMap):
+        for [data] in raw.values():  # there is one CPU
+            held.value()[: len(data)] = data
+    elif isinstance(held, HashMap):
+        for key, values in raw.items():
+            for cpu, value in enumerate(values):
+                held.update(key, value, 0, cpu)
+
+
+def _left(machine: Machine, map: Map) -> tuple[Raw, int]:
+    """What a run has left in a map, and how many updates found no room."""
+    held, lost = machine.maps.get(name_of(map)), machine.maps.get(lost_of(map))
+    full = int.from_bytes(lost.value(), sys.byteorder) if isinstance(lost, ArrayMap) else 0
+    if isinstance(held, ArrayMap):
+        values = split(map, bytes(held.value()))
+        return ({b"": values} if values else {}), full
+    return held.entries() if isinstance(held, HashMap) else {}, full
 
 
 def fake(type: str, members: Mapping[str, int | bytes] | None = None, *, btf: str | None = None) -> bytes:

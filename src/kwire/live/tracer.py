@@ -206,6 +206,11 @@ class Tracer:
         counts = MapSpec("counts", "array", 4, map_size(probes, cpus), 1, BPF_F_MMAPABLE)
         self.maps["counts"] = Map.create(counts)
         self._counters = Counters(self.maps["counts"].mmap(writable=True), probes, cpus)
+        if self.plan.maps:
+            from kwire.live import maps
+
+            self.maps |= maps.create(self.plan.maps, cpus)
+            maps.bind(self.plan.maps, self.maps)
         if follow:
             self.maps["tasks"] = create_tasks()
             self._follow = Follow(self.maps["tasks"], self.plan.task)
@@ -429,6 +434,10 @@ class Tracer:
             self._follow.close()
         if self._counters is not None:
             self._counters.close()
+        if self.plan.maps and self.maps:
+            from kwire.live import maps
+
+            maps.unbind(self.plan.maps, self.maps)
         for map_ in self.maps.values():
             map_.close()
 

@@ -1,0 +1,217 @@
+"""What maps hold, as Python values: keys and values of the kernel's bytes and back.
+
+Invariants: what each CPU keeps is put together as the kind of the map says; numbers are exact (sums wrap at
+64 bits, as in the kernel); a text is what stands before its NUL.
+"""
+
+import struct
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from kwire.compile.maps import PER_CPU, key_parts, key_size, stride, words
+from kwire.errors import KwireError
+from kwire.lang import types as t
+from kwire.lang.checked import Map
+from kwire.lazy import NamedTuple
+from kwire.wire.fields import text, text_bytes
+
+MASK = (1 << 64) - 1
+
+KeyPart: TypeAlias = int | bool | str
+Key: TypeAlias = tuple[KeyPart, ...]
+
+
+class Total(NamedTuple):
+    """How many numbers there were (`number`), and their sum."""
+
+    number: int
+    total: int
+
+    @property
+    def average(self) -> float:
+        """The sum divided by how many there were; 0 where there were none."""
+        return self.total / self.number if self.number else 0.0
+
+
+class Bucket(NamedTuple):
+    """How many numbers were at least `low` and less than `high`; None: there is no such end."""
+
+    low: int | None
+    high: int | None
+    number: int
+
+
+class Distribution(tuple[Bucket, ...]):
+    """The buckets of a histogram, from the first to the last that is not empty; as text they are drawn."""
+
+    __slots__ = ()
+
+    @property
+    def number(self) -> int:
+        """How many numbers there were."""
+        return sum(one.number for one in self)
+
+    def __str__(self) -> str:
+        from kwire.view.maps import histogram
+
+        return "\n".join(histogram(self))
+
+
+Value: TypeAlias = int | bool | float | Total | Distribution | None
+Raw: TypeAlias = dict[bytes, list[bytes]]
+"""Keys and values as the kernel has them: one value, or one for each CPU; a map without keys has the key
+b""."""
+
+
+def key_of(map: Map, data: bytes) -> Key:
+    """The parts of a key."""
+    return tuple(_part(one.type, data[one.offset : one.offset + one.size]) for one in key_parts(map))
+
+
+def _part(type_: t.Scalar | t.Text, data: bytes) -> KeyPart:
+    if isinstance(type_, t.Text):
+        return text(data.split(b"\0")[0])
+    if isinstance(type_, t.Bool):
+        return data != bytes(1)
+    return int.from_bytes(data, sys.byteorder, signed=t.signed(type_))
+
+
+def bytes_of(map: Map, key: Sequence[object]) -> bytes:
+    """The bytes of a key. Raises KwireError for one that the map cannot have."""
+    parts = key_parts(map)
+    if len(key) != len(parts):
+        raise KwireError("use map", map.name, f"its keys have {len(parts)} parts, not {len(key)}")
+    made = bytearray(key_size(map))
+    for part, given in zip(parts, key, strict=True):
+        if isinstance(part.type, t.Text):
+            if not isinstance(given, str | bytes):
+                raise KwireError("use map", map.name, f"{given!r} is no text")
+            data = given if isinstance(given, bytes) else text_bytes(given)
+            if len(data) >= part.size or b"\0" in data:
+                raise KwireError(
+                    "use map", map.name, f"{given!r} is no text of at most {part.size - 1} bytes"
+                )
+        else:
+            data = _integer(map, given, part.size)
+        made[part.offset : part.offset + len(data)] = data
+    return bytes(made)
+
+
+def word_of(map: Map, value: object) -> bytes:
+    """The bytes of a value, as wide as a register. Raises KwireError for one that does not fit."""
+    data = _integer(map, value, t.size_of(map.value))
+    number = int.from_bytes(data, sys.byteorder, signed=t.signed(map.value))
+    return (number & MASK).to_bytes(8, sys.byteorder)
+
+
+def _integer(map: Map, value: object, size: int) -> bytes:
+    if not isinstance(value, int) or not -(1 << 8 * size - 1) <= value < 1 << 8 * size:
+        raise KwireError("use map", map.name, f"{value!r} is no integer of {size} bytes")
+    return (value & (1 << 8 * size) - 1).to_bytes(size, sys.byteorder)
+
+
+def split(map: Map, data: bytes) -> list[bytes]:
+    """The values in the memory of a map without keys: one, or one for each CPU; none where it was never
+    set."""
+    size = 8 * words(map)
+    if map.kind not in PER_CPU:
+        return [data[:size]] if any(data[8:size]) else []
+    step = stride(map)
+    return [data[at : at + size] for at in range(0, len(data), step)]
+
+
+def value_of(map: Map, values: Iterable[bytes]) -> Value:
+    """What the values of a key mean together. None: there was nothing that has a smallest or greatest."""
+    parts = [struct.unpack(f"={len(one) // 8}Q", one) for one in values]
+    if map.kind in ("min", "max"):
+        kept = [_number(map, part[0]) for part in parts if part[1]]
+        if not kept:
+            return None
+        return min(kept) if map.kind == "min" else max(kept)
+    together: list[int] = [sum(column) & MASK for column in zip(*parts, strict=True)] or [0] * words(map)
+    if map.kind == "hist":
+        return _trimmed(log2_buckets(), together)
+    if map.kind == "lhist":
+        return _trimmed(linear_buckets(map.bounds), together)
+    if map.kind in ("avg", "stats"):
+        total = Total(together[1], _number(map, together[0]))
+        return total if map.kind == "stats" else total.average
+    number = together[0] if map.kind == "count" else _number(map, together[0])
+    return bool(number) if isinstance(map.value, t.Bool) else number
+
+
+def _number(map: Map, word: int) -> int:
+    return word - (1 << 64) if t.signed(map.value) and word >> 63 else word
+
+
+def log2_buckets() -> list[tuple[int | None, int | None]]:
+    """The ends of the buckets of a histogram of powers of two."""
+    return [(None, 0), (0, 1), *((1 << bit, 1 << bit + 1) for bit in range(64))]
+
+
+def linear_buckets(bounds: tuple[int, int, int]) -> list[tuple[int | None, int | None]]:
+    """The ends of the buckets of a linear histogram."""
+    low, high, step = bounds
+    inside = [(at, min(at + step, high)) for at in range(low, high, step)]
+    return [(None, low), *inside, (high, None)]
+
+
+def _trimmed(ends: list[tuple[int | None, int | None]], counts: Sequence[int]) -> Distribution:
+    filled = [number for number, count in enumerate(counts) if count]
+    if not filled:
+        return Distribution()
+    return Distribution(Bucket(*ends[at], counts[at]) for at in range(filled[0], filled[-1] + 1))
+
+
+class Contents(NamedTuple):
+    """A map at one moment: its values by key, and how many updates found no room so far."""
+
+    map: Map
+    entries: Mapping[Key, Value]
+    lost: int
+
+
+def contents(map: Map, raw: Raw, lost: int) -> Contents:
+    """The contents of a map."""
+    made = {key_of(map, key): value_of(map, values) for key, values in raw.items()}
+    return Contents(map, made, lost)
+
+
+def in_order(entries: Mapping[Key, Value]) -> list[tuple[Key, Value]]:
+    """Entries, the greatest first; equal ones, and those that have no order, by their keys."""
+
+    def rank(entry: tuple[Key, Value]) -> tuple[float, list[tuple[str, KeyPart]]]:
+        key, value = entry
+        return -_magnitude(value), [(type(part).__name__, part) for part in key]
+
+    return sorted(entries.items(), key=rank)
+
+
+def _magnitude(value: Value) -> float:
+    """What values are sorted by."""
+    if isinstance(value, Total | Distribution):
+        return value.number
+    return value or 0
+
+
+def described(held: Contents) -> dict[str, Any]:
+    """The contents as an object for JSON: `map`, `kind`, `key` (the types of its parts), `lost`, and
+    `entries` in order, each with the parts of its `key` and its `value`.
+    """
+    entries = [{"key": list(key), "value": _plain(value)} for key, value in in_order(held.entries)]
+    return {
+        "map": held.map.name,
+        "kind": held.map.kind,
+        "key": ["text" if isinstance(one, t.Text) else t.describe(one) for one in held.map.key],
+        "lost": held.lost,
+        "entries": entries,
+    }
+
+
+def _plain(value: Value) -> Any:
+    if isinstance(value, Total):
+        return {"number": value.number, "sum": value.total, "average": value.average}
+    if isinstance(value, Distribution):
+        return [one._asdict() for one in value]
+    return value

@@ -1,0 +1,324 @@
+"""Maps that probes and Python share: what probes add is what Python reads, in the kernel and simulated."""
+
+# Names and annotations inside of probes are the probe language's, not Python's.
+# ruff: noqa: F821
+# mypy: ignore-errors
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import kwire
+from kwire.errors import KwireError
+from kwire.lang import python
+from kwire.lang.errors import LanguageError
+from kwire.live.contents import Bucket
+from kwire.live.maps import SharedMap
+
+ENTER, LEAVE = "syscalls:sys_enter_getpriority", "syscalls:sys_exit_getpriority"
+ME = os.getpid()
+
+starts = kwire.Hash(key="u32", value="u64")
+last = kwire.Variable("s64")
+calls = kwire.Count()
+by_which = kwire.Count(by=("u32", "char[16]"))
+numbers = kwire.Histogram(by="u32")
+linear = kwire.LinearHistogram(-10, 50, 20)
+total = kwire.Sum()
+least = kwire.Min(by=int)
+most = kwire.Max()
+average = kwire.Average()
+stats = kwire.Stats(by=bool)
+allowed = kwire.Hash(key="u32", value="bool")
+narrow = kwire.Hash(key="u8", value="u8")
+few = kwire.Count(by="u64", size=2)
+
+
+@kwire.tracepoint(ENTER)
+def enter(which: "u32", who: "s32") -> None:
+    calls.add()
+    starts[tid] = nsecs
+    last.value = who
+    by_which.add(which, comm)
+    numbers[which].add(who)
+    linear.add(who)
+    total.add(who)
+    least[which].add(who)
+    most.add(who)
+    average.add(who)
+    stats[who > 0].add(who)
+    narrow[which] += 200
+
+
+@kwire.tracepoint(LEAVE)
+def leave() -> None:
+    if tid in starts:
+        if allowed[tid]:
+            last.value += 1000
+        if nsecs >= starts[tid]:
+            emit(took=nsecs - starts[tid])
+        del starts[tid]
+
+
+NUMBERS = (0, 1, 5, 4096, -1, 5)
+
+
+def ask(*numbers: int) -> None:
+    """System calls that nothing else makes, with these numbers, of processes or not."""
+    for number in numbers:
+        with contextlib.suppress(OSError):
+            os.getpriority(os.PRIO_PROCESS, number)
+
+
+def expected() -> None:
+    """What the maps hold after `ask(*NUMBERS)`."""
+    signed = [one for one in NUMBERS if one >= 0]
+    assert calls.value == len(NUMBERS)
+    assert last.value == NUMBERS[-1]
+    assert sum(by_which.values()) == len(NUMBERS)
+    [((which, comm), count)] = by_which.items()
+    assert (which, count) == (os.PRIO_PROCESS, len(NUMBERS))
+    assert by_which[os.PRIO_PROCESS, comm] == count
+    buckets = {(one.low, one.high): one.number for one in numbers[os.PRIO_PROCESS] if one.number}
+    assert buckets == {(None, 0): 1, (0, 1): 1, (1, 2): 1, (4, 8): 2, (4096, 8192): 1}
+    assert numbers[os.PRIO_PROCESS].number == len(NUMBERS)
+    assert linear.value == (Bucket(-10, 10, 5), Bucket(10, 30, 0), Bucket(30, 50, 0), Bucket(50, None, 1))
+    assert total.value == sum(NUMBERS)
+    assert dict(least) == {0: -1}
+    assert most.value == 4096
+    assert average.value == pytest.approx(sum(NUMBERS) / len(NUMBERS))
+    assert stats[True] == (4, sum(one for one in signed if one > 0))
+    assert stats[True].average == sum(signed) / 4
+    assert stats[False] == (2, -1)
+    assert narrow[0] == 200 * len(NUMBERS) % 256
+    assert len(starts) == 0
+    assert all(one.lost == 0 for one in (by_which, numbers, least, stats, starts, narrow))
+
+
+@pytest.mark.live
+def test_what_probes_add_is_what_python_reads() -> None:
+    with kwire.trace(enter, leave, pid=ME) as trace:
+        ask(*NUMBERS)
+        assert calls.value == len(NUMBERS)  # while it runs
+        expected()
+        assert 7 not in starts
+        starts[7] = 1
+        assert starts[7] == 1
+        del starts[7]
+        with pytest.raises(KeyError):
+            del starts[7]
+    expected()
+    assert len(list(trace)) == len(NUMBERS)
+    with kwire.trace(enter, leave, pid=ME):
+        assert calls.value == 0  # a new trace begins with nothing
+        ask(*NUMBERS)
+    expected()
+
+
+@pytest.mark.live
+def test_what_python_sets_is_what_probes_read() -> None:
+    allowed[ME] = True
+    try:
+        with kwire.trace(enter, leave, pid=ME):
+            ask(*NUMBERS)
+            assert dict(allowed) == {ME: True}
+    finally:
+        allowed.__init__(key="u32", value="bool")  # as it was, for other tests
+    assert last.value == NUMBERS[-1] + 1000
+
+
+@kwire.tracepoint(ENTER)
+def crowd(who: "u64") -> None:
+    few.add(who)
+
+
+@pytest.mark.live
+def test_updates_that_find_no_room_are_counted() -> None:
+    with kwire.trace(crowd, pid=ME):
+        ask(1, 2, 3, 1, 4, 2)
+    assert dict(few) == {1: 2, 2: 2}
+    assert few.lost == 2
+
+
+def run(number: int, **surroundings: object) -> list[kwire.Event]:
+    return kwire.simulate(enter, {"who": number, "which": 0}, format=FORMAT, **surroundings)
+
+
+FORMAT = """name: sys_enter_getpriority
+ID: 700
+format:
+	field:unsigned short common_type;	offset:0;	size:2;	signed:0;
+	field:unsigned char common_flags;	offset:2;	size:1;	signed:0;
+	field:unsigned char common_preempt_count;	offset:3;	size:1;	signed:0;
+	field:int common_pid;	offset:4;	size:4;	signed:1;
+
+	field:int __syscall_nr;	offset:8;	size:4;	signed:1;
+	field:int which;	offset:16;	size:8;	signed:0;
+	field:int who;	offset:24;	size:8;	signed:0;
+
+print fmt: "which: 0x%08lx"
+"""
+
+
+def test_simulated_runs_share_maps_too() -> None:
+    for number in NUMBERS:
+        assert run(number, cpu=number % 3) == []
+        starts._raw.clear()  # as if it had returned
+    expected()
+
+
+def test_a_full_map_in_a_simulated_run() -> None:
+    small = few
+    for number in (1, 2, 3, 1):
+        kwire.simulate(crowd, {"who": number}, format=FORMAT)
+    assert dict(small) == {1: 2, 2: 1}
+    assert small.lost == 1
+
+
+# declarations
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: kwire.Hash(), "Hash needs key=…"),
+        (lambda: kwire.Hash(key=()), "Hash needs the type of its keys"),
+        (lambda: kwire.Hash(key=3.5), "3.5 is no type"),
+        (lambda: kwire.Count(by="u32", size=0), "size=0: choose from 1"),
+        (lambda: kwire.Count(by="u32", size="1"), "size='1': it is no integer"),
+        (lambda: kwire.Count(high=3), "Count has no argument high; it has by, size"),
+        (lambda: kwire.Count("u32", 4, 5), "Count takes at most 2 arguments"),
+        (lambda: kwire.LinearHistogram(0, 10, 0), "0 to 10 by 0 makes no buckets"),
+        (lambda: kwire.LinearHistogram(0, 100000, 1), "makes more than 1000 buckets"),
+        (lambda: kwire.LinearHistogram(0, 10), "LinearHistogram needs step=…"),
+    ],
+)
+def test_wrong_declarations(make: object, says: str) -> None:
+    with pytest.raises(KwireError, match=says.replace("(", r"\(")):
+        make()
+
+
+def test_use_outside_of_probes() -> None:
+    with pytest.raises(KwireError, match="add is for probes; call it in a probe"):
+        kwire.Count().add(3)
+    with pytest.raises(KwireError, match="probes add to it, nobody sets it"):
+        kwire.Count(by=int)[3] = 4
+    with pytest.raises(KwireError, match="it has keys"):
+        kwire.Count(by=int).value  # noqa: B018
+    fresh = kwire.Histogram(by=int)
+    assert (len(fresh), dict(fresh), fresh.get(3), 3 in fresh, fresh.lost) == (0, {}, None, False, 0)
+    assert kwire.Variable().value == 0
+    assert kwire.Min().value is None
+    assert isinstance(fresh, SharedMap)
+    with pytest.raises(KeyError):
+        fresh[3]
+
+
+HEAD = """import kwire
+from kwire import Count as Counter
+starts = kwire.Hash(key="u32", value="u64")
+counts = Counter(by=str)
+both = kwire.Count(by=("u32", str))
+plain = kwire.Variable()
+hist = kwire.Histogram(by="u32")
+alone = kwire.Histogram()
+bad = kwire.Hash(key=WHAT)
+odd = kwire.Hash(key="struct nothing")
+
+@kwire.rawtracepoint("sys_enter")
+def probe(regs, id):
+"""
+
+
+def wrong(line: str) -> str:
+    from kwire.live.planner import make_plan
+
+    with pytest.raises(LanguageError) as caught:
+        make_plan(python.parse_file(f"{HEAD}    {line}\n", "p.py"))
+    return caught.value.cause + ("; " + caught.value.cure if caught.value.cure else "")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("x = starts", "starts is a map, and no value"),
+        ("starts[1, 2] = 3", "keys of starts have 1 part, this has 2"),
+        ("starts.value = 3", "keys of starts have 1 part, this has 0"),
+        ("plain[3] = 3", "keys of plain have no part, this has 1"),
+        ('starts["a"] = 3', "this part of the keys of starts is a u32"),
+        ("starts[comm] = 3", "a text is no number"),
+        ("counts.add(id)", "this part of the keys of counts is a text, and this is"),
+        ("counts.add(str(user(id)))", "this text may have 256 bytes, keys of counts have 63"),
+        ("counts[comm] = 3", "what a count holds is added to, not set"),
+        ("del counts[comm]", "what a count holds is added to, not deleted"),
+        ("emit(x=counts[comm])", "what a count holds cannot be read in a probe"),
+        ("emit(x=comm in counts)", "what a count holds cannot be read in a probe"),
+        ("hist.add(3)", "hist has keys"),
+        ("hist[3].add()", "this adds nothing to the hist"),
+        ("alone.add(3, 4)", "one value is added at a time"),
+        ("alone.clear()", "what a probe does with a map is add(…)"),
+        ("bad[3] = 4", "bad is no map: WHAT is not known without running it"),
+        ("odd[3] = 4", "nothing"),
+        ("del id", "del takes keys out of maps"),
+        ("starts[3] /= 4", "/ is not an operation on integers"),
+    ],
+)
+def test_wrong_uses(line: str, says: str) -> None:
+    assert says in wrong(line)
+
+
+def test_a_probe_with_maps_does_not_travel() -> None:
+    from kwire.live import program_sources
+
+    with pytest.raises(LanguageError, match="maps do not travel to other machines"):
+        program_sources.written([crowd])
+
+
+def test_a_parameter_or_local_hides_a_map() -> None:
+    text = HEAD.replace("(regs, id)", "(starts)") + "    counts = 3\n    emit(counts, starts=u64(starts))\n"
+    [probe] = python.parse_file(text, "p.py")
+    assert "MapDeclaration" not in repr(probe)
+
+
+SCRIPT = """import kwire
+files = kwire.Count(by=("u32", "char[16]"))
+took = kwire.Histogram()
+begun = kwire.Hash(key="u32", value="u64", size=1)
+flags = kwire.Stats(by="u32")
+
+@kwire.tracepoint("syscalls:sys_enter_getpriority")
+def enter(which):
+    files.add(which, comm)
+    begun[which] = nsecs
+    flags[7].add(which)
+
+@kwire.tracepoint("syscalls:sys_exit_getpriority")
+def leave():
+    took.add(1000)
+"""
+
+
+@pytest.mark.live
+def test_the_command_line_shows_maps_at_the_end(tmp_path: Path) -> None:
+    (tmp_path / "p.py").write_text(SCRIPT)
+    (tmp_path / "c.py").write_text(
+        "import os\nfor which in (0, 1, 2, 0):\n    os.getpriority(which, 0)\nos._exit(0)"
+    )
+    words = [sys.executable, "-m", "kwire.cli.main", "trace", "p.py", "--", sys.executable, "-IS", "c.py"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 3, done.stderr  # `begun` has room for one key
+    assert "begun: " in done.stderr
+    assert "found no room; declare it with a greater size=" in done.stderr
+    assert "files (count by u32, text):" in done.stdout
+    assert "took (hist):\n[512, 1K)  " in done.stdout
+    assert "number " in done.stdout.partition("flags (stats by u32):\n7")[2]
+    words.insert(4, "--json")
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert (
+        '{"map": "took", "kind": "hist", "key": [], "lost": 0, "entries": [{"key": [], "value": [{"low": 512'
+        in (done.stdout)
+    )
