@@ -127,9 +127,8 @@ def test_every_kind_with_every_option(kind: str, options: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_called_loops_of_every_kind(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_called_loops_of_every_kind(kind: str) -> None:
     """Loops in a loop, each with events of two shapes, one of which is built in scratch memory."""
-    monkeypatch.setattr(loops, "WEIGHT_MOST", -1)
     base = first(kind)
     made = program(kind, PID, COMM, base, load(base, 8))
     large: tuple[Any, ...] = (COMM, text(base, 300), text(base, 40, 40))
@@ -143,7 +142,7 @@ def test_called_loops_of_every_kind(kind: str, monkeypatch: pytest.MonkeyPatch) 
     names = (c.Local("i", t.S64),)
     made = made.replace(shapes=(*made.shapes, shape), body=(outer, *made.body), locals=names)
     for options in ({"cookie": kind != "rawtracepoint"}, {"task": tasks_here(), "tasks": True}):
-        compiled = build(made, loops=True, **options)
+        compiled = build(made, loops=loops.ALL, **options)
         assert len(compiled.image.func_info) == 4 * 8  # the program, two loops, what gives records away
         with loaded(compiled):
             pass
@@ -197,7 +196,7 @@ def test_fentry_and_fexit() -> None:
         with loaded(compiled, target=target):
             pass
         loop = c.Loop(number(0), 1, count, 100_000, made.body, SPAN)
-        with loaded(build(made.replace(site=where, body=(loop,)), loops=True), target=target):
+        with loaded(build(made.replace(site=where, body=(loop,)), loops=loops.ALL), target=target):
             pass
 
 

@@ -67,8 +67,8 @@ def _types() -> None:
     types()  # before any test: the kernel's types stay open
 
 
-def compiled(body: str, site: Site = RAW, called: bool = True, functions: str = "") -> Compiled:
-    """A probe function with this body, whose parameters are those of the site. `called`: long loops are;
+def compiled(body: str, site: Site = RAW, called: int = loops.LONG, functions: str = "") -> Compiled:
+    """A probe function with this body, whose parameters are those of the site. `called`: which loops are;
     `functions`: text before it.
     """
     lines = "".join(f"    {line}\n" for line in body.strip().split("\n"))
@@ -407,7 +407,7 @@ def test_a_failed_read_in_a_long_loop_is_noted() -> None:
 
 def test_a_loop_that_no_kernel_of_this_age_can_run_is_told_at_the_loop() -> None:
     with pytest.raises(LanguageError) as caught:
-        compiled("x = 0\nfor i in range(5000):\n    x += 1\nemit(x)", called=False)
+        compiled("x = 0\nfor i in range(5000):\n    x += 1\nemit(x)", called=loops.NONE)
     assert "5: this loop may run more than 4096 times, which this kernel cannot" in str(caught.value)
 
 

@@ -756,10 +756,9 @@ def built(
     cookie: bool = False,
     called: bool = False,
 ) -> Compiled:
-    options: Any = {"arch": named("x86_64"), "task": task, "cookie": cookie, "loops": called}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loops, "WEIGHT_MOST", -1)  # every loop that can be is called
-        return compile_probe(program, id=ID, spec="x", probes=ID + 2, cpus=cpus, tasks=False, **options)
+    which = loops.ALL if called else loops.NONE
+    options: Any = {"arch": named("x86_64"), "task": task, "cookie": cookie, "loops": which}
+    return compile_probe(program, id=ID, spec="x", probes=ID + 2, cpus=cpus, tasks=False, **options)
 
 
 @cache

@@ -12,6 +12,7 @@ import time
 import pytest
 
 import kwire
+from kwire.compile import loops
 from kwire.errors import KwireError
 
 GETPPID = "syscalls:sys_enter_getppid"
@@ -288,3 +289,31 @@ def test_a_typo_suggests_the_nearest_functions() -> None:
 
     with pytest.raises(KwireError, match="tcp_connect"), kwire.trace(connecting, pid=os.getpid()):
         pass
+
+
+@pytest.mark.live
+def test_walked_loops_that_the_verifier_gives_up_on_are_called(monkeypatch) -> None:
+    for limit in ("WEIGHT_MOST", "CHOICES_MOST"):  # as if it were thought to be easy
+        monkeypatch.setattr(loops, limit, 1 << 40)
+
+    @kwire.tracepoint(GETPPID)
+    def asked():
+        x, n = 0, tid
+        for i in range(64):
+            for j in range(64):
+                if i * j == n:
+                    break
+                if i + j == n - 3:
+                    x += 2
+                x += 1
+        emit(x)
+
+    with kwire.trace(asked, pid=os.getpid()) as events:
+        os.getppid()
+    wanted = 0
+    for i in range(64):
+        for j in range(64):
+            if i * j == threading.get_native_id():
+                break
+            wanted += 3 if i + j == threading.get_native_id() - 3 else 1
+    assert [event.x for event in events] == [wanted]

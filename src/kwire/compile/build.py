@@ -21,6 +21,7 @@ from kwire.compile.emission import SLOT_SIZE
 from kwire.compile.expressions import Options
 from kwire.compile.ir import Function, Module, dump
 from kwire.compile.layout import CompileError, Layout, layout, schema
+from kwire.compile.loops import NONE
 from kwire.compile.lower import fits_stack, lower, scratch_stride
 from kwire.compile.optimize import optimize
 from kwire.compile.progbtf import identifier, program_btf
@@ -76,7 +77,7 @@ def compile_probe(
     without: tuple[int, ...] = (),
     task: TaskFields | None = None,
     namespace: PidNamespace | None = None,
-    loops: bool = False,
+    loops: int = NONE,
     ring_size: int = RING_SIZE,
     explain: bool = False,
 ) -> Compiled:
@@ -89,8 +90,8 @@ def compile_probe(
     be looked up; `without`: processes that are left out; `task`: the offsets from `task_fields`, which
     save a good part of an event's cost (without them pid and comm come from helpers); `namespace`: the
     pid namespace in which `pid`, `tid` and `ppid` are told, not the first one's (takes `task`); `loops`:
-    whether long loops are called by `bpf_loop`; `ring_size`: of the rings, in bytes, for whoever creates
-    maps from the image; `explain`: fill `Compiled.ir`.
+    which loops are called by `bpf_loop` (`compile.loops`); `ring_size`: of the rings, in bytes, for whoever
+    creates maps from the image; `explain`: fill `Compiled.ir`.
 
     Raises `CompileError` when the program does not fit: the record, the stack, the jumps; `LanguageError` for
     a loop of more turns than a program can walk, without `loops`.

@@ -67,7 +67,7 @@ class Options(NamedTuple):
     cookie: bool = False
     task: TaskFields | None = None
     namespace: PidNamespace | None = None
-    loops: bool = False
+    loops: int = 0
 
 
 def signed64(value: int) -> int:

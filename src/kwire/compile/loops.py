@@ -3,13 +3,17 @@
 A walked loop is a loop of the program's own: the verifier follows every turn, with each way its conditions
 may go, and gives up after a million instructions or 8192 branches that wait. A called one is a function of
 its own, which `bpf_loop` (Linux 5.17) calls for each turn: the verifier looks at it about once, however often
-it runs.
+it runs. `weight` and `_choices` guess which loops are too much for the verifier; where it refuses a program
+for its size all the same, the loader takes one in which every loop is called (`ALL`).
 """
 
 from typing import Final
 
 from kwire.lang import checked as c
 from kwire.lang.forms import Node, children, walk
+
+NONE, LONG, ALL = 0, 1, 2
+"""Which loops are called: none, those that are too much to walk, all (as deep as calls may go)."""
 
 WALKED_MOST: Final = 4096
 """Turns of a loop that is walked: the verifier has room for twice as many ways out."""
@@ -51,15 +55,26 @@ def weight(node: Node) -> int:
     return node.most * (1 + below) if isinstance(node, c.Loop) else own + below
 
 
-def is_called(loop: c.Loop) -> bool:
-    """Whether a loop is called turn by turn, where the kernel can."""
+def is_called(loop: c.Loop, which: int) -> bool:
+    """Whether a loop is called turn by turn."""
+    if which != LONG:
+        return which == ALL
     return weight(loop) > WEIGHT_MOST or loop.most * _choices(loop) > CHOICES_MOST
 
 
 def any_called(program: c.Program) -> bool:
     """Whether a program has a loop that is better called."""
+    return any(is_called(one, LONG) for one in _loops(program))
+
+
+def any_walked(program: c.Program) -> bool:
+    """Whether a program has a loop that could be called and is not."""
+    return not all(is_called(one, LONG) for one in _loops(program))
+
+
+def _loops(program: c.Program) -> list[c.Loop]:
     nodes = (one for statement in program.body for one in walk(statement))
-    return any(isinstance(one, c.Loop) and is_called(one) for one in nodes)
+    return [one for one in nodes if isinstance(one, c.Loop)]
 
 
 def _choices(loop: c.Loop) -> int:

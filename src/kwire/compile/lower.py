@@ -287,7 +287,7 @@ class Lower(ExpressionLowering):
         self.reads = self.reads or any(isinstance(node, READING) for node in nodes)
         sets = dict.fromkeys(node.local for node in nodes if isinstance(node, checked.LocalSet))
         changed = [local for local in sets if local in self.locals]
-        if self.options.loops and self.depth < CALLED_DEEP and is_called(loop):
+        if self.depth < CALLED_DEEP and is_called(loop, self.options.loops):
             self._called(loop, start, count, nodes, changed)
         elif loop.most > WALKED_MOST:
             message = f"this loop may run more than {WALKED_MOST} times, which this kernel cannot"

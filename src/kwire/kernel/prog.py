@@ -54,6 +54,10 @@ READS_KERNEL = pattern(r"\bbpf_probe_read_kernel")  # helpers that lockdown take
 LICENSE = b"GPL"  # the read helpers are for GPL programs only
 
 
+class TooComplexError(KernelError):
+    """The verifier gave up looking at a program."""
+
+
 class VerifierError(KernelError):
     """The verifier refused a program. `reason`: its complaint as a sentence; `log`: everything it said;
     `insn`: the slot index it is about, -1 when unknown; `line`: where in the source, None when unknown."""
@@ -178,11 +182,13 @@ def load(
     attach_btf_id: int = 0,
     module: str = "",
     flags: int = 0,
+    explain: bool = True,
 ) -> Prog:
     """Load a program; `maps` gives each map it names, as a `Map` or a descriptor.
 
     `multi`: for kprobe.multi; `attach_btf_id`: for fentry and fexit, the BTF id of the function, in the BTF
-    of `module` where it is a module's. Raises VerifierError, or KernelError for anything else.
+    of `module` where it is a module's. Raises VerifierError, or KernelError for anything else; without
+    `explain` TooComplexError as soon as the verifier has given up.
     """
     prog_type, attach_type = KINDS.get(image.kind, ("", ""))
     if not prog_type:
@@ -218,6 +224,8 @@ def load(
         fd, error, _ = _prog_load(attr)
         if error == errno.EPERM and memlock.raise_limit():
             fd, error, _ = _prog_load(attr)
+        if error in (errno.E2BIG, errno.EFAULT) and not explain:
+            raise TooComplexError("load program", image.name, "the verifier gave up", errno=error)
         if error:
             fd = _load_with_log(image, attr, error)
     finally:

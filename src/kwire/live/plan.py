@@ -41,7 +41,8 @@ class Group(NamedTuple):
 
     `kind`: how it is attached; `multi`: all points by one kprobe.multi link; `btf_id`, `module`: of the
     function of an fentry or fexit, in the kernel's ("") or a module's BTF; `shapes`: how many kinds of events
-    each point has.
+    each point has; `otherwise`: gives another image of the same, for when the verifier finds this one too
+    complex; None where there is none.
     """
 
     image: Image
@@ -51,6 +52,7 @@ class Group(NamedTuple):
     btf_id: int = 0
     module: str = ""
     shapes: int = 1
+    otherwise: "Callable[[], Image | None] | None" = None
 
 
 class UnitMap(NamedTuple):

@@ -13,17 +13,26 @@ parser of expressions, the lists of functions) is imported when it is needed.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, NoReturn
 
 from kwire.bpf.arch import host
+from kwire.bpf.image import Image
 from kwire.bpf.task import PidNamespace, TaskFields
 from kwire.btf.blob import Btf
 from kwire.btf.errors import BtfError, BtfLookupError
 from kwire.btf.store import Found, Function, Kernel, load_kernel
 from kwire.btf.types import Kind
-from kwire.compile.build import compile_probe, layout_key, pid_fields, probe_schemas, task_fields
-from kwire.compile.loops import any_called
+from kwire.compile.build import (
+    CompileError,
+    compile_probe,
+    layout_key,
+    pid_fields,
+    probe_schemas,
+    task_fields,
+)
+from kwire.compile.loops import ALL, LONG, NONE, any_called, any_walked
 from kwire.errors import KwireError
 from kwire.kernel import tracefs
 from kwire.kernel.identity import in_first_namespace
@@ -452,7 +461,8 @@ class Planner:
         """
         first = wanted[members[0]]
         shared = len(members) > 1
-        compiled = compile_probe(
+        compile_ = partial(
+            compile_probe,
             first.program,
             id=numbers[members[0]],
             spec=first.spec,
@@ -465,8 +475,15 @@ class Planner:
             without=self._scope.without,
             task=task,
             namespace=self._namespace,
-            loops=any_called(first.program) and _loops(),
         )
+        compiled = compile_(loops=LONG if any_called(first.program) and _loops() else NONE)
+
+        def otherwise() -> Image | None:
+            try:
+                return compile_(loops=ALL).image if _loops() else None
+            except CompileError:  # of two complaints the verifier's is the one about the program as it is
+                return None
+
         for index in members:
             one, made = wanted[index], compiled.schemas
             if index != members[0]:
@@ -491,7 +508,16 @@ class Planner:
             name = site.target.rpartition(":")[2]
             btf_id = self._kernel.module(site.module).find(name, Kind.FUNC)
         each = len(first.program.shapes)
-        return Group(compiled.image, site.kind, tuple(points), multi, btf_id, site.module, each)
+        return Group(
+            compiled.image,
+            site.kind,
+            tuple(points),
+            multi,
+            btf_id,
+            site.module,
+            each,
+            otherwise if any_walked(first.program) else None,
+        )
 
 
 def _shared(schemas: tuple[Schema, ...]) -> tuple[Schema, ...]:

@@ -21,6 +21,7 @@ from kwire.btf.ctext import parse_type
 from kwire.btf.members import locate
 from kwire.btf.store import load_kernel
 from kwire.compile.build import compile_probe
+from kwire.compile.loops import LONG
 from kwire.compile.maps import lost_of, name_of
 from kwire.errors import KwireError
 from kwire.kernel import tracefs
@@ -99,7 +100,7 @@ def simulate(
         cpus=1,
         tasks=False,
         arch=host(),
-        loops=True,
+        loops=LONG,
     )
     machine = Machine(compiled.image, memory=memory, **environment)
     machine.budget = INSTRUCTIONS

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from kwire.bpf.image import MapSpec
+from kwire.bpf.image import Image, MapSpec
 from kwire.errors import KwireError
 from kwire.kernel import attach, prog, tracefs
 from kwire.kernel.attach import AttachError, Link
@@ -228,22 +228,32 @@ class Tracer:
         return self._follow.refused if self._follow else 0
 
     def _load(self, group: Group) -> Prog | None:
-        own = {
-            spec.name: Map.create(spec) for spec in group.image.maps if spec.name not in self.maps
-        }  # scratch memory: one for each program
         try:
-            return prog.load(
-                group.image,
-                {**self.maps, **own},
-                multi=group.multi,
-                attach_btf_id=group.btf_id,
-                module=group.module if group.btf_id else "",
-            )
+            if group.otherwise is None:
+                return self._load_image(group, group.image)
+            try:
+                return self._load_image(group, group.image, explain=False)
+            except prog.TooComplexError:
+                return self._load_image(group, group.otherwise() or group.image)
         except KernelError as error:
             if len(group.points) > 1:
                 raise
             self._refuse(group.points[0], error)
             return None
+
+    def _load_image(self, group: Group, image: Image, explain: bool = True) -> Prog:
+        own = {
+            spec.name: Map.create(spec) for spec in image.maps if spec.name not in self.maps
+        }  # scratch memory: one for each program
+        try:
+            return prog.load(
+                image,
+                {**self.maps, **own},
+                multi=group.multi,
+                attach_btf_id=group.btf_id,
+                module=group.module if group.btf_id else "",
+                explain=explain,
+            )
         finally:
             for scratch in own.values():
                 scratch.close()  # the program holds it now
