@@ -112,6 +112,13 @@ class _Always:
         self.map.fd = os.eventfd(1, os.EFD_CLOEXEC)
 
 
+class NoRings:
+    """In the place of the kernel's."""
+
+    def close(self) -> None:
+        """Nothing is kept."""
+
+
 class Synthetic:
     """What a `Recorder` needs of a tracer: `rate` events a second, taken in turns by its probes.
 
@@ -124,7 +131,7 @@ class Synthetic:
     counter: Counter
     unfollowed = 0
 
-    def __init__(self, plan: Plan, *, buffer: int | None = None, follow: bool = False) -> None:
+    def __init__(self, plan: Plan, *, rings: object = None, follow: bool = False) -> None:
         self.plan = plan
         self.rings = [_Always()]
         self._began = 0.0
@@ -223,7 +230,8 @@ def agent(argv: Sequence[str], probes: int, rate: float, life: int, counter: Cou
     def make_plan(*_: Any, **__: Any) -> Plan:
         return plan
 
-    setattr(recorder, "Tracer", Mine)  # noqa: B010  # the name is not exported, but it is what it calls
+    setattr(recorder, "Tracer", Mine)  # noqa: B010  # the names are not exported, but it calls them
+    setattr(recorder, "make_rings", lambda buffer: NoRings())  # noqa: B010
     planner.make_plan = make_plan
     hurry()
     exec(os.environ.get("KWIRE_FAULT_AGENT_PATCH", ""), {})
