@@ -19,9 +19,10 @@ from kwire.agent.spool import Spool
 from kwire.agent.uplink import Hold, Line, MemoryHold, SpoolHold, Uplink
 from kwire.live.recorder import Recorder
 from kwire.transport.loop import vital
-from kwire.wire.frame import HEADER_SIZE, Type, read_lenient
+from kwire.wire.frame import HEADER_SIZE, Type, read_header
 from kwire.wire.frames import Frames
 from kwire.wire.messages import CAUSES, Cause
+from kwire.wire.payload import said
 from kwire.wire.schema import Schema, SchemaReader
 from kwire.wire.session import Session
 from kwire.wire.totals import TOTALS, totals_frames
@@ -422,12 +423,10 @@ def _schemas(payloads: Iterable[bytes]) -> list[Schema]:
     """The schemas told in payloads."""
     reader, schemas = SchemaReader(), {}
     for payload in payloads:
-        frames = Frames.walk(payload)
-        for index in range(frames.count):
-            if frames.header(index).type == Type.SCHEMA:
-                schema = reader.add(read_lenient(frames.frame_bytes(index)))
-                if schema is not None:
-                    schemas[schema.id] = schema
+        for frame in Frames.walk(payload):
+            schema = said(frame, reader)
+            if isinstance(schema, Schema):
+                schemas[schema.id] = schema
     return [schemas[number] for number in sorted(schemas)]
 
 
@@ -435,6 +434,6 @@ def _has_totals(payload: bytes) -> bool:
     """Whether a payload tells what was produced: then it is one frame."""
     return (
         len(payload) > HEADER_SIZE
-        and payload[0] & 15 == Type.TABLE
-        and int.from_bytes(payload[4:8], "big") == TOTALS
+        and (header := read_header(payload)).type == Type.TABLE
+        and header.id == TOTALS
     )

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple, TypeAlias
 
 from kwire.capture import walk
-from kwire.wire.frame import FrameError, Type
+from kwire.wire.frame import FrameError
 from kwire.wire.frames import Frames
-from kwire.wire.messages import CPU_UNKNOWN, PAYLOAD, Cause, Lost
+from kwire.wire.messages import CPU_UNKNOWN, PAYLOAD, Cause, Lost, losses_in
 
 EVENTS: Final = 0xFFFF
 """In the place of a cause: events that are there."""
@@ -59,8 +59,7 @@ def count(payload: bytes, table: "array[int]") -> list[Lost]:
     frames = Frames.walk(payload)
     if walk.count_by_id(frames.data, frames.offsets, frames.count, table, False) == frames.count:
         return []
-    others = (index for index in range(frames.count) if frames.header(index).type == Type.LOST)
-    return [Lost.read(frames.frame(index)) for index in others]
+    return list(losses_in(frames))
 
 
 def add(manifest: Manifest, rows: Iterable[Row]) -> None:

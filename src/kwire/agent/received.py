@@ -13,11 +13,11 @@ from typing import Final
 from kwire.capture import walk
 from kwire.capture.writer import Totals, Writer
 from kwire.live.recorder import Sink
-from kwire.wire.frame import FrameError, Type, inspect
+from kwire.wire.frame import Frame, FrameError, Problem, Type
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
+from kwire.wire.payload import said, strict_runs
 from kwire.wire.schema import Schema, SchemaReader
-from kwire.wire.totals import TOTALS, read_totals
 
 MOST_PROBES: Final = 1 << 16
 
@@ -62,14 +62,13 @@ class Received:
 
     def take(self, payload: bytes) -> None:
         """Take one DATA payload."""
-        frames, problem = Frames.walk_prefix(payload)
-        self.problems += problem is not None
-        start, count = 0, frames.count
-        while start < count:
-            stop = self._events(frames, start)
-            if stop < count:
-                self._other(frames, stop)
-            start = stop + 1
+        for frames in strict_runs(payload, self._refuse):
+            start, count = 0, frames.count
+            while start < count:
+                stop = self._events(frames, start)
+                if stop < count:
+                    self._other(frames.frame(stop))
+                start = stop + 1
 
     def flush(self) -> None:
         """The end of a round."""
@@ -102,27 +101,26 @@ class Received:
         counted = walk.count_by_id(frames.data, some, stop - start, self._table, False)
         return counted - self._table[0] == stop - start
 
-    def _other(self, frames: Frames, index: int) -> None:
+    def _refuse(self, problem: Problem, at: int) -> None:
+        self.problems += 1
+
+    def _other(self, frame: Frame) -> None:
         """A frame that is no event of a described probe."""
-        frame, problems = inspect(frames.frame_bytes(index))
-        if frame is None or problems:
-            self.problems += 1
-            return
         try:
-            if frame.header.type == Type.SCHEMA:
-                self._describe(self._reader.add(frame))
-            elif frame.header.type == Type.LOST and frame.header.id <= self.probes:
-                self._lose(Lost.read(frame))
-            elif frame.header.type == Type.TABLE and frame.header.id == TOTALS:
-                self.produced = {**(self.produced or {}), **self._known(read_totals(frame))}
-            else:
-                self.problems += 1
+            what = said(frame, self._reader)
         except FrameError:
             self.problems += 1
-
-    def _describe(self, schema: Schema | None) -> None:
-        if schema is None:
             return
+        if isinstance(what, Schema):
+            self._describe(what)
+        elif isinstance(what, Lost) and what.probe <= self.probes:
+            self._lose(what)
+        elif isinstance(what, dict):
+            self.produced = {**(self.produced or {}), **self._known(what)}
+        elif frame.header.type != Type.SCHEMA:
+            self.problems += 1
+
+    def _describe(self, schema: Schema) -> None:
         if not 0 < schema.id <= self.probes:
             self.problems += 1
             return

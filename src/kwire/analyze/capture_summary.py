@@ -13,9 +13,9 @@ from kwire.capture.event_counts import Sums
 from kwire.capture.pcapng import StatisticsOption
 from kwire.capture.reader import Section
 from kwire.packets.open import NetworkCapture
-from kwire.wire.frame import Code, Type
+from kwire.wire.frame import Code
 from kwire.wire.frames import Frames
-from kwire.wire.messages import Cause, Lost
+from kwire.wire.messages import Cause, losses_in
 from kwire.wire.schema import Schema
 from kwire.words import plural
 
@@ -212,10 +212,7 @@ class CaptureSummary:
         return seen
 
     def _lost(self, frames: Frames, places: list[int], section: Section) -> None:
-        for index in places:
-            if frames.header(index).type != Type.LOST:
-                continue
-            loss = Lost.read(frames.frame(index))
+        for loss in losses_in(frames, places):
             schema = section.schemas.get(loss.probe)
             self.losses.add(schema, loss, section.clock)
             if schema is None:

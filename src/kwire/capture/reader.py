@@ -18,10 +18,9 @@ from kwire.capture import pcapng, walk
 from kwire.capture.input import Bytes, Input, Source
 from kwire.capture.output import CaptureError
 from kwire.capture.pcapng import Block, Raw
-from kwire.wire.fields import check_timestamp
 from kwire.wire.frame import FrameError, Type, inspect
 from kwire.wire.frames import Data, Frames, Offsets
-from kwire.wire.messages import Lost
+from kwire.wire.payload import said
 from kwire.wire.schema import Clock, Schema, SchemaReader
 from kwire.wire.soundness import Soundness, why_unsound
 from kwire.wire.walk import frame_gather
@@ -605,19 +604,13 @@ class Capture:
         if frame.header.length != captured:
             return self._skip(place, f"{plural(captured - frame.header.length, 'byte')} after the frame")
         try:
-            if frame.header.type == Type.SCHEMA:
-                schema = self._reader.add(frame)
-                if schema is not None:
-                    self._own.define(schema)
-                    interfaces[number].probe = schema.id
-                return 0
-            if frame.header.type == Type.LOST:
-                Lost.read(frame)
-            if frame.header.type == Type.EVENT:
-                check_timestamp(body[start : start + captured])
+            schema = said(frame, self._reader)
         except FrameError as error:
             return self._skip(place, str(error.problem), error.problem.code.name)
-        return block.offset + 8 + start
+        if isinstance(schema, Schema):
+            self._own.define(schema)
+            interfaces[number].probe = schema.id
+        return 0 if frame.header.type == Type.SCHEMA else block.offset + 8 + start
 
     def _other(self, block: Raw, packet: pcapng.PacketBlock) -> int:
         """A packet of another link type."""

@@ -19,9 +19,9 @@ from typing import Any, Final, TypeAlias
 from kwire.capture import identity, pcapng, walk
 from kwire.capture.output import CaptureError, FullError, GoneError, Output
 from kwire.capture.writer import BUFFER, FOLLOWED, LOST_BLOCK, STATISTICS_BLOCK, Totals, Writer, _File
-from kwire.wire.frame import FrameError, Header, Type, read_lenient
+from kwire.wire.frame import Frame, FrameError
 from kwire.wire.frames import Frames
-from kwire.wire.messages import CPU_UNKNOWN, Cause, Hole, Lost
+from kwire.wire.messages import CPU_UNKNOWN, Cause, Hole, Lost, losses_in
 from kwire.wire.schema import Schema
 
 INTERFACE_BLOCK: Final = 512  # bytes kept in reserve, so that a probe's losses can be told of on a full disk
@@ -41,7 +41,7 @@ _CAUSE = struct.Struct("=IBxxxQ")  # probe, cause, count
 State: TypeAlias = Mapping[str, bytes]
 """What a successor must know, in parts: those that grow with the number of probes seldom change much."""
 
-Stranger: TypeAlias = Callable[[Header, memoryview], None]
+Stranger: TypeAlias = Callable[[Frame], None]
 
 
 class StateError(CaptureError):
@@ -54,7 +54,7 @@ class ResumableWriter(Writer):
     `resume`: the `id` and `state` of a writer that was left at that point, with `schemas`, its probes;
     `moved`: its file is looked for in the folder of the target, and below, by its inode;
     `after`: the same of one whose file is gone, and its target: what is gone is counted in a new file.
-    `name`: the `id` that it is to have. `stranger` is given every frame that is neither a sound LOST nor an
+    `name`: the `id` that it is to have. `stranger` is given every frame that is not an
     EVENT of a probe described. `sync`: each file of a rotation is on the disk, as fsync(2) promises, before
     the next one is written. Raises CaptureError where the target cannot be opened, GoneError where it is not
     as the state says, StateError where that is none.
@@ -330,10 +330,8 @@ class ResumableWriter(Writer):
                     if cut not in self._remainders:
                         self._remainders.append(cut)
                     walk.count_by_id(frames.data, frames.offsets, frames.count, table, False)
-                    for index in range(frames.count):
-                        if frames.header(index).type == Type.LOST:
-                            loss = Lost.read(read_lenient(frames.frame_bytes(index)))
-                            told[loss.probe] = told.get(loss.probe, 0) + loss.count
+                    for loss in losses_in(frames):
+                        told[loss.probe] = told.get(loss.probe, 0) + loss.count
         except (CaptureError, FrameError, OSError):
             pass  # nothing that can be read
         return table, told
@@ -410,31 +408,22 @@ class ResumableWriter(Writer):
 
     # --- frames
 
-    def _other(self, header: Header, frame: memoryview) -> None:
-        loss = self.told(header, frame)
-        if loss is None:
-            self._stranger(header, frame)
-        else:
-            self.lost([loss])
+    def _other(self, frames: Frames, index: int) -> None:
+        self._stranger(frames.frame(index))
 
-    def told(self, header: Header, frame: memoryview) -> Lost | None:
-        """Read a LOST frame and count it among the `causes`; None where it is none, or claims what cannot be.
+    def tell(self, loss: Lost) -> bool:
+        """Put a loss that came here and count it among the `causes`; False where it claims what cannot be.
 
         A probe that is not known becomes 0.
         """
-        if header.type != Type.LOST:
-            return None
-        try:
-            loss = Lost.read(read_lenient(frame))
-        except FrameError:
-            return None
         if loss.count > MOST_LOST:
-            return None
+            return False
         if loss.probe > len(self.schemas):
             loss = loss._replace(probe=0)
         key = (loss.probe, int(loss.cause))
         self.causes[key] = self.causes.get(key, 0) + loss.count
-        return loss
+        self.lost([loss])
+        return True
 
     def _drop(self, frames: Frames, start: int) -> None:
         raise CaptureError("write", self._file.output.name, "the disk is full")

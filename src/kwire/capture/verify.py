@@ -17,9 +17,8 @@ from kwire.capture.output import CaptureError
 from kwire.capture.pcapng import StatisticsOption
 from kwire.capture.reader import Capture, Section
 from kwire.capture.writer import Totals
-from kwire.wire.frame import Type
 from kwire.wire.frames import Frames
-from kwire.wire.messages import CAUSES, CPU_UNKNOWN, MERGE_GAP, Cause, Lost, cause_text
+from kwire.wire.messages import CAUSES, CPU_UNKNOWN, MERGE_GAP, Cause, Lost, cause_text, losses_in
 from kwire.wire.schema import Schema
 from kwire.words import are, plural
 
@@ -224,10 +223,7 @@ def _add(count: _Count, rows: list[tuple[Schema | None, Row]]) -> None:
 
 def _lost(count: _Count, holes: _Holes, frames: Frames, others: list[int]) -> None:
     """Count what the LOST frames of a chunk say, which are among those in these places."""
-    for index in others:
-        if frames.header(index).type != Type.LOST:
-            continue
-        loss = Lost.read(frames.frame(index))
+    for loss in losses_in(frames, others):
         count.lost[loss.probe] += loss.count
         if loss.cause == Cause.MISSED_SHARED:
             count.shared[loss.probe] += loss.count

@@ -22,9 +22,9 @@ from kwire.capture import identity, pcapng, walk
 from kwire.capture.destination import descriptor
 from kwire.capture.output import CaptureError, FullError, Output
 from kwire.lazy import NamedTuple
-from kwire.wire.frame import Header, Type, read_lenient
+from kwire.wire.frame import Type, read_lenient
 from kwire.wire.frames import Frames
-from kwire.wire.messages import CPU_UNKNOWN, U64_MAX, Cause, Hole, Lost
+from kwire.wire.messages import CPU_UNKNOWN, U64_MAX, Cause, Hole, Lost, losses_in
 from kwire.wire.schema import Clock, Schema
 
 BUFFER: Final = 256 << 10  # bytes packed before they are written: fits a second-level cache
@@ -182,7 +182,7 @@ class Writer:
             if self._size - self._used < BIGGEST:
                 self.flush()
             else:
-                self._other(frames.header(start), frames.frame_bytes(start))
+                self._other(frames, start)
                 start += 1
 
     def lost(self, losses: Iterable[Lost]) -> None:
@@ -423,12 +423,13 @@ class Writer:
 
     # --- what is not a plain event
 
-    def _other(self, header: Header, frame: memoryview) -> None:
+    def _other(self, frames: Frames, index: int) -> None:
         """A frame that epb_pack does not take: LOST and SCHEMA of known probes."""
+        header = frames.header(index)
         if header.type == Type.LOST:
-            self.lost([Lost.read(read_lenient(frame))])
+            self.lost([Lost.read(frames.frame(index))])
         elif header.type == Type.SCHEMA and 1 <= header.id <= len(self.schemas):
-            self._append(pcapng.packet(header.id - 1, time.time_ns(), frame))
+            self._append(pcapng.packet(header.id - 1, time.time_ns(), frames.frame_bytes(index)))
         else:
             kind = Type(header.type).name if header.type <= max(Type) else f"type {header.type}"
             raise CaptureError(
@@ -485,9 +486,8 @@ class Writer:
                     count, first, last = table[number * walk.COUNT_WORDS : (number + 1) * walk.COUNT_WORDS]
                     self._hole(number, CPU_UNKNOWN, Cause.DISK_FULL, first, last, count)
         if counted < len(rest):
-            for index in range(start, frames.count):
-                if frames.header(index).type == Type.LOST:
-                    self._add(Lost.read(frames.frame(index)))
+            for loss in losses_in(frames, range(start, frames.count)):
+                self._add(loss)
 
     def _add(self, loss: Lost) -> None:
         self._hole(loss.probe, loss.cpu, loss.cause, loss.first, loss.last, loss.count)

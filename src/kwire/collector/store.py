@@ -15,29 +15,25 @@ import contextlib
 import os
 import struct
 import sys
-from array import array
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from kwire.capture.output import CaptureError, FullError, GoneError
-from kwire.capture.resumable import ResumableWriter, State, StateError
+from kwire.capture.resumable import MOST_LOST, ResumableWriter, State, StateError
 from kwire.capture.writer import BUFFER, Totals
 from kwire.collector.checkpoint import Checkpoint, CheckpointError, Contents, NoCheckpointError
 from kwire.collector.stored_session import StoredSession
 from kwire.wire import cbor
-from kwire.wire.frame import HEADER_SIZE, MAX_FRAME, Code, FrameError, Header, Problem, Type, inspect
-from kwire.wire.frames import Frames
+from kwire.wire.frame import Code, Frame, FrameError, Type
 from kwire.wire.messages import Cause, Lost
-from kwire.wire.totals import TOTALS
-from kwire.wire.walk import frame_renumber, frame_strict
+from kwire.wire.payload import said, strict_runs
+from kwire.wire.schema import SchemaReader
+from kwire.wire.walk import frame_renumber
 
 Payload: TypeAlias = bytes | bytearray | memoryview
 
 SEQUENCES: Final = 1 << 32
-EVENT_LEAST: Final = 16  # bytes: header and timestamp
-MOST_FRAMES: Final = MAX_FRAME // HEADER_SIZE  # in a payload
 SWELLS: Final = 6  # times that a payload of the smallest events grows as packets of a capture
-_TOO_MANY: Final = Problem(Code.PAYLOAD_TOO_LONG, 0, "more", f"{MOST_FRAMES} frames at most")
 
 CURE: Final = "its session begins anew; remove the file"
 
@@ -59,11 +55,10 @@ class Options(NamedTuple):
 class Packing:
     """The buffers in which packets are put together, shared by all stores of a collector."""
 
-    __slots__ = ("buffer", "offsets", "user")
+    __slots__ = ("buffer", "user")
 
     def __init__(self) -> None:
         self.buffer = bytearray(BUFFER)
-        self.offsets = array("Q", bytes(8 * MOST_FRAMES))
         self.user: Store | None = None
 
     def use(self, store: "Store | None") -> None:
@@ -326,37 +321,22 @@ class Store:
         if not self.writer.fits(SWELLS * len(payload)):
             raise FullError("write", self.path, "the disk is full")
         data = bytearray(payload)  # the numbers in it are changed
-        offsets, count = self._packing.offsets, self._sound(data, stored_session)
-        frames = Frames(data, offsets, count)
         self._stored_session = stored_session
-        start = 0
-        while start < count:
-            stop = frame_renumber(data, frames.offsets, start, count, stored_session.table)
-            if stop > start:
-                whole = not start and stop == count
-                self.writer.write(frames if whole else frames.select(range(start, stop)))
-            if stop < count:
-                header = frames.header(stop)
-                self._outsider(stored_session, header, frames.frame_bytes(stop), header.id)
-            start = stop + 1
+        for frames in strict_runs(data, lambda problem, at: stored_session.complain(problem)):
+            start, count = 0, frames.count
+            while start < count:
+                stop = frame_renumber(data, frames.offsets, start, count, stored_session.table)
+                if stop > start:
+                    whole = not start and stop == count
+                    self.writer.write(frames if whole else frames.select(range(start, stop)))
+                if stop < count:
+                    frame = frames.frame(stop)
+                    self._outsider(stored_session, frame, frame.header.id)
+                start = stop + 1
         self._stored_session = None
         stored_session.frames += 1
         stored_session.next = (sequence + 1) % SEQUENCES
         self._touched[stored_session] = None
-
-    def _sound(self, data: bytearray, stored_session: StoredSession) -> int:
-        """Find the frames that nothing is wrong with, give how many; complain of the others."""
-        slots, count, at = memoryview(self._packing.offsets), 0, 0
-        while True:
-            found, at = frame_strict(data, at, len(data), slots[count:], MOST_FRAMES - count)
-            count += found
-            if at == len(data):
-                return count
-            frame, problems = inspect(data, at)
-            stored_session.complain(problems[0 if frame else -1] if problems else _TOO_MANY)
-            if frame is None or count == MOST_FRAMES:
-                return count
-            at += frame.header.length
 
     def anchor(self, stored_session: StoredSession, monotonic: int, wall: int, note: str) -> None:
         """Put the stored session's times on our clock: at its monotonic ns ours showed `wall`. Said in the
@@ -543,40 +523,35 @@ class Store:
 
     # --- what is no plain event
 
-    def _stranger(self, header: Header, frame: memoryview) -> None:
+    def _stranger(self, frame: Frame) -> None:
         """A frame that the writer does not take; its number is the capture's."""
         stored_session = self._stored_session
         assert stored_session is not None  # take says whose it is
-        self._outsider(stored_session, header, frame, stored_session.own.get(header.id, 0))
+        self._outsider(stored_session, frame, stored_session.own.get(frame.header.id, 0))
 
-    def _outsider(self, stored_session: StoredSession, header: Header, frame: memoryview, id: int) -> None:
+    def _outsider(self, stored_session: StoredSession, frame: Frame, id: int) -> None:
         """A frame that is no EVENT of a probe described, `id` by the stored session's own numbers."""
-        if header.type == Type.SCHEMA:
-            self._describe(stored_session, id, frame)
-        elif header.type == Type.EVENT and header.length >= EVENT_LEAST:
+        if frame.header.type == Type.SCHEMA:
+            self._describe(stored_session, id, frame.payload)
+            return
+        try:
+            what = said(frame, SchemaReader())
+        except FrameError as error:
+            stored_session.complain(error.problem)
+            return
+        if frame.header.type == Type.EVENT:
             stored_session.refuse(Code.UNKNOWN_SCHEMA, id, "a SCHEMA before the first EVENT")
-            stored_session.stray(int.from_bytes(frame[8:16], sys.byteorder))
-        elif header.type == Type.TABLE and header.id == TOTALS:
-            stored_session.totals(frame)
-        elif (
-            header.type == Type.LOST
-            and id not in stored_session.numbers
-            and (loss := self._unknown(header, frame))
-        ):
-            self.writer.lost([loss])
-        else:
-            stored_session.refuse(
-                Code.BAD_PAYLOAD, f"type {header.type}", "EVENT, LOST, SCHEMA or totals, sound"
-            )
+            stored_session.stray(int.from_bytes(frame.payload[:8], sys.byteorder))
+        elif isinstance(what, dict):
+            stored_session.totals(what)
+        elif not isinstance(what, Lost):
+            kind = f"type {frame.header.type}"
+            stored_session.refuse(Code.BAD_PAYLOAD, kind, "EVENT, LOST, SCHEMA or totals")
+        elif not self.writer.tell(what if id in stored_session.numbers else what._replace(probe=0)):
+            stored_session.refuse(Code.BAD_PAYLOAD, f"{what.count} events lost", f"at most {MOST_LOST}")
 
-    def _unknown(self, header: Header, frame: memoryview) -> Lost | None:
-        """A loss of a probe that was never described."""
-        copy = bytearray(frame)
-        copy[4:8] = bytes(4)
-        return self.writer.told(header._replace(id=0), memoryview(copy))
-
-    def _describe(self, stored_session: StoredSession, id: int, frame: memoryview) -> None:
-        schema = stored_session.schema(id, frame)
+    def _describe(self, stored_session: StoredSession, id: int, payload: bytes) -> None:
+        schema = stored_session.schema(id, payload)
         if schema is None:
             return
         if id not in stored_session.numbers:

@@ -13,9 +13,8 @@ from typing import Final
 from kwire.collector.checkpoint import Contents
 from kwire.wire import cbor
 from kwire.wire.control import TOKEN_SIZE
-from kwire.wire.frame import VERSION, Code, Frame, FrameError, Header, Problem, Type, inspect
+from kwire.wire.frame import VERSION, Code, Frame, FrameError, Header, Problem, Type
 from kwire.wire.schema import Clock, Schema, SchemaReader
-from kwire.wire.totals import read_totals
 
 MOST_PROBES: Final = 1 << 16  # probes of one session
 LARGEST_ID: Final = 1 << 17  # probe numbers are below this: tables grow with them
@@ -121,31 +120,18 @@ class StoredSession:
         count, first, last = self.unknown
         self.unknown = (count + 1, min(first, time) if count else time, max(last, time))
 
-    def schema(self, id: int, frame: memoryview) -> Schema | None:
-        """Take a SCHEMA frame whose own number is `id`; give the schema once its last frame is there."""
-        parsed, problems = inspect(frame)
-        if parsed is None or problems:
-            self.complain(problems[0])
-            return None
+    def schema(self, id: int, payload: bytes) -> Schema | None:
+        """Take a SCHEMA whose own number is `id`; give the schema once its last frame is there."""
         if not 0 < id < LARGEST_ID or (id not in self.numbers and len(self.numbers) >= MOST_PROBES):
             self.refuse(Code.BAD_ID, id, f"a probe number below {LARGEST_ID}, {MOST_PROBES} at most")
             return None
-        if self._described + len(parsed.payload) > MOST_DESCRIBED:
+        if self._described + len(payload) > MOST_DESCRIBED:
             self.refuse(Code.BAD_PAYLOAD, "more descriptions", f"{MOST_DESCRIBED} bytes of them at most")
             return None
-        return self._read(id, parsed.payload)
+        return self._read(id, payload)
 
-    def totals(self, frame: memoryview) -> None:
+    def totals(self, produced: Mapping[int, int]) -> None:
         """Take what its source says that its probes produced."""
-        parsed, problems = inspect(frame)
-        if parsed is None or problems:
-            self.complain(problems[0])
-            return
-        try:
-            produced = read_totals(parsed)
-        except FrameError as error:
-            self.complain(error.problem)
-            return
         if any(count > MOST_PRODUCED for count in produced.values()):
             self.refuse(Code.BAD_PAYLOAD, "more events than can be", f"at most {MOST_PRODUCED}")
             return

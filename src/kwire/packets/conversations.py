@@ -6,28 +6,26 @@ number comes is bounded, and numbers that never come are counted; a session that
 are taken as they are. Schemas hold for what comes after them. Nothing that was captured raises.
 """
 
-from array import array
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
 from kwire.capture.pcapng import HOST
 from kwire.capture.reader import Section
 from kwire.wire.control import Hello, Role, Welcome
-from kwire.wire.fields import EVENT_LEAST, check_timestamp
-from kwire.wire.frame import Frame, FrameError, Problem, Type, inspect
+from kwire.wire.fields import EVENT_LEAST
+from kwire.wire.frame import FrameError, Problem, Type
 from kwire.wire.frames import Frames
-from kwire.wire.messages import Lost
+from kwire.wire.payload import said, strict_runs
 from kwire.wire.schema import Schema, SchemaReader
 from kwire.wire.sequence import MASK, distance
-from kwire.wire.walk import frame_strict
 from kwire.words import are
 
 MAX_PARTS: Final = 512  # DATA frames held until one before them comes
 MAX_HELD: Final = 8 << 20  # bytes of them
 SPAN: Final = 1 << 16  # DATA frames; what is further from the number expected is of another session
 BATCH: Final = 256 << 10  # bytes of frames given at once
-WALK_STEP: Final = 1 << 14
 KEPT: Final = frozenset({Type.EVENT, Type.LOST, Type.TABLE})  # what a capture holds besides schemas
+READ: Final = frozenset({Type.EVENT, Type.LOST, Type.SCHEMA})  # what is looked into
 
 
 class Given(NamedTuple):
@@ -240,17 +238,8 @@ class Conversation:
 
     def inner(self, payload: bytes) -> None:
         """Take frames that stand back to back."""
-        at, step = 0, array("Q", bytes(8 * WALK_STEP))
-        while at < len(payload):
-            count, after = frame_strict(payload, at, len(payload), step, WALK_STEP)
-            self._sort(payload, at, after, step, count)
-            at = after
-            if at < len(payload) and count < WALK_STEP:
-                frame, problems = inspect(payload, at)
-                self._refuse(problems[0], at)
-                if frame is None:
-                    return
-                at += frame.header.length
+        for frames in strict_runs(payload, self._refuse):
+            self._sort(payload, frames)
 
     def flush(self) -> None:
         """Give the frames that wait to be many."""
@@ -298,23 +287,30 @@ class Conversation:
         self._held -= len(payload)
         self._take(first, payload)
 
-    def _sort(self, data: bytes, start: int, end: int, offsets: "array[int]", count: int) -> None:
+    def _sort(self, data: bytes, frames: Frames) -> None:
         """Keep EVENT, LOST and TABLE frames, read schemas."""
-        self.frames += count
-        mark = start
-        for index in range(count):
-            at = offsets[index]
-            kind = data[at] & 15
-            if kind == Type.EVENT and (data[at + 2] or data[at + 3] >= EVENT_LEAST):
+        self.frames += frames.count
+        at = mark = frames.offsets[0]
+        for index in range(frames.count):
+            at = frames.offsets[index]
+            kind, length = data[at] & 15, data[at + 2] << 8 | data[at + 3]
+            if kind == Type.TABLE or (kind == Type.EVENT and length >= EVENT_LEAST):
                 continue
-            after = offsets[index + 1] if index + 1 < count else end
-            if kind in KEPT and self._sound(data, at):
-                continue
-            self._keep(data[mark:at])
-            if kind == Type.SCHEMA:
-                self._schema(data, at)
-            mark = after
-        self._keep(data[mark:end])
+            schema = None
+            if kind in READ:
+                try:
+                    schema = said(frames.frame(index), self._reader)
+                except FrameError as error:
+                    kind = -1
+                    self._refuse(error.problem, at)
+            if kind not in KEPT:
+                self._keep(data[mark:at])
+                mark = at + length
+            if isinstance(schema, Schema):
+                self.flush()
+                self.give(Given(self.section, schema))
+        at += data[at + 2] << 8 | data[at + 3]
+        self._keep(data[mark:at])
 
     def _refuse(self, problem: Problem, at: int) -> None:
         self.unsound += 1
@@ -326,45 +322,3 @@ class Conversation:
             self._size += len(data)
             if self._size > BATCH:
                 self.flush()
-
-    def _sound(self, data: bytes, at: int) -> bool:
-        """Whether a LOST frame, or an EVENT that is short, is what its type says."""
-        frame = _frame(data, at)
-        try:
-            if frame.header.type == Type.LOST:
-                Lost.read(frame)
-            if frame.header.type == Type.EVENT:
-                check_timestamp(memoryview(data)[at : at + frame.header.length])
-        except FrameError as error:
-            self._refuse(error.problem, frame.offset if frame.header.type == Type.LOST else 0)
-            return False
-        return True
-
-    def _schema(self, data: bytes, at: int) -> None:
-        try:
-            schema = self._reader.add(_frame(data, at))
-        except FrameError as error:
-            self._refuse(error.problem, at)
-            return
-        if schema is not None:
-            self.flush()
-            self.give(Given(self.section, schema))
-
-
-def judge_inner(data: bytes) -> Problem | None:
-    """What is wrong with the frame at the start of `data`, that DATA wraps."""
-    frame, problems = inspect(data)
-    if problems or frame is None:
-        return problems[0]
-    try:
-        if frame.header.type == Type.LOST:
-            Lost.read(frame)
-        if frame.header.type == Type.EVENT:
-            check_timestamp(memoryview(data)[: frame.header.length])
-    except FrameError as error:
-        return error.problem
-    return None
-
-
-def _frame(data: bytes, at: int) -> Frame:
-    return Frames(data, array("Q", [at])).frame(0)

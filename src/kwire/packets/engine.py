@@ -17,7 +17,7 @@ from kwire import native
 from kwire.capture.pcapng import HOST
 from kwire.capture.reader import Mixed, Section, gathered, groups
 from kwire.packets import memory
-from kwire.packets.conversations import Given, begins, guess, judge_inner, means_nothing, opens, owed
+from kwire.packets.conversations import Given, begins, guess, means_nothing, opens, owed
 from kwire.packets.dissect import Dissector
 from kwire.packets.memory import Memory, Variant, Why
 from kwire.packets.network import (
@@ -33,6 +33,7 @@ from kwire.packets.tables import ETHERTYPES, PROTOCOLS, Protocol, Remark, Troubl
 from kwire.wire.control import Hello, Role, Welcome
 from kwire.wire.frame import ERRORS, Code, FrameError, Type, inspect
 from kwire.wire.frames import Frames
+from kwire.wire.payload import judge
 from kwire.wire.schema import Schema, SchemaReader
 from kwire.wire.sequence import distance
 from kwire.words import plural
@@ -580,7 +581,7 @@ class Engine:
         if special.code < memory.CODE_TROUBLE:
             code = Code(special.code)
             raw = self._memory.out[special.offset : special.offset + special.size]
-            problem = judge_inner(raw)
+            problem = judge(raw)
             if problem is not None and problem.code == code:
                 return str(problem)
             return f"{code.name} ({code:d}): {ERRORS[code]}"

@@ -189,10 +189,7 @@ class Explainer:
         at, schema = frame.offset, self._schemas.get(frame.header.id)
         if schema is None:
             if not unsound:
-                try:
-                    check_timestamp(raw)
-                except FrameError as error:
-                    raise _moved(error, at) from None
+                check_timestamp(record_end(raw), at)
             notes.append(f"no SCHEMA of probe {frame.header.id} came before: the record cannot be explained")
             return None
         record = raw[: record_end(raw)]

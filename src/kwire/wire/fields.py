@@ -163,12 +163,17 @@ def payload_end(frame: Bytes) -> int:
     return max(len(frame) - (3 if flags & Flag.PADDED else 2), HEADER_SIZE)
 
 
-def check_timestamp(frame: Bytes) -> None:
-    """FrameError BAD_PAYLOAD where the record of this one EVENT frame ends before its timestamp does."""
-    end = payload_end(frame)
+def check_timestamp(end: int, base: int = 0) -> None:
+    """FrameError BAD_PAYLOAD where the record of an EVENT frame at `base` ends before its timestamp does.
+
+    `end`: where it ends, counted in the frame.
+    """
     if end < FIELDS_AT:
         raise bad_payload(
-            end, f"a record that ends at {end}", f"a timestamp at {TIMESTAMP_AT} to {FIELDS_AT}", "EVENT"
+            base + end,
+            f"a record that ends at {end}",
+            f"a timestamp at {TIMESTAMP_AT} to {FIELDS_AT}",
+            "EVENT",
         )
 
 

@@ -8,11 +8,12 @@ counts nor the time they span.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 
 from kwire.lazy import NamedTuple
 from kwire.wire.frame import HEADER_SIZE, Frame, Type, bad_payload, build
+from kwire.wire.frames import Frames
 from kwire.words import plural
 
 CPU_UNKNOWN = 0xFFFF
@@ -86,6 +87,13 @@ class Lost(NamedTuple):
         if any(zero):
             raise bad_payload(base + 27, zero.hex(), "five zero bytes", "LOST")
         return cls(frame.header.id, first, last, count, cpu, Cause(cause) if cause in CAUSES else cause)
+
+
+def losses_in(frames: Frames, places: Iterable[int] | None = None) -> Iterator[Lost]:
+    """The losses among frames whose LOST frames are sound, or among those in these places."""
+    for index in range(frames.count) if places is None else places:
+        if frames.header(index).type == Type.LOST:
+            yield Lost.read(frames.frame(index))
 
 
 def cause_text(cause: int) -> str:

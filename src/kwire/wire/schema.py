@@ -28,6 +28,7 @@ from kwire.wire.fields import (
     check_timestamp,
     field_problem,
     make_decoder,
+    payload_end,
 )
 from kwire.wire.frame import (
     HEADER_SIZE,
@@ -161,7 +162,7 @@ class Schema(NamedTuple):
 
     def timestamp(self, frame: Bytes) -> int:
         """The time of an EVENT frame, in ns of `clock`."""
-        check_timestamp(frame)
+        check_timestamp(payload_end(frame))
         time: int = struct.unpack_from("<Q" if self.order == "little" else ">Q", frame, TIMESTAMP_AT)[0]
         return time
 
