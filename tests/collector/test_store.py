@@ -26,7 +26,7 @@ from kwire.collector.store import Options, Packing, Store
 from kwire.collector.stored_session import StoredSession
 from kwire.transport import clock
 from kwire.wire import cbor
-from kwire.wire.frame import Type, build
+from kwire.wire.frame import Flag, Type, build
 from kwire.wire.messages import Cause, Lost
 from kwire.wire.schema import Clock, Field, Schema
 from kwire.wire.totals import totals_frames
@@ -654,6 +654,16 @@ def test_what_is_not_sound_is_counted_and_harms_nothing(site: Site, name: str) -
     found = numbers(path)
     assert [number for number in found if number != 1 or "half" not in name][-10:] == list(range(20, 30))
     assert set(range(10)) <= set(found)
+
+
+def test_losses_and_totals_are_read_with_a_checksum_too(site: Site) -> None:
+    loss = Lost(1, MONOTONIC, MONOTONIC, 2, 0, Cause.RING_FULL).frame(Flag.CHECKSUM)
+    of_nobody = Lost(7, MONOTONIC, MONOTONIC, 3, 0, Cause.RING_FULL).frame(Flag.CHECKSUM)
+    totals = build(Type.TABLE, 0, cbor.dumps({"produced": {1: 7}}), Flag.CHECKSUM)
+    site.collected_session(describe(1), events(0, 5) + loss + of_nobody + totals)
+    assert not site.stored_session.complaints
+    assert site.stored_session.produced == {1: 7}
+    assert site.store.losses(site.stored_session) == {Cause.RING_FULL: 5}
 
 
 def test_events_of_nobody_are_counted_lost(site: Site) -> None:

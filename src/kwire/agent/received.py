@@ -101,7 +101,7 @@ class Received:
         counted = walk.count_by_id(frames.data, some, stop - start, self._table, False)
         return counted - self._table[0] == stop - start
 
-    def _refuse(self, problem: Problem, at: int) -> None:
+    def _refuse(self, problems: list[Problem], at: int) -> None:
         self.problems += 1
 
     def _other(self, frame: Frame) -> None:

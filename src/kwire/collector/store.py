@@ -322,7 +322,7 @@ class Store:
             raise FullError("write", self.path, "the disk is full")
         data = bytearray(payload)  # the numbers in it are changed
         self._stored_session = stored_session
-        for frames in strict_runs(data, lambda problem, at: stored_session.complain(problem)):
+        for frames in strict_runs(data, stored_session.unsound):
             start, count = 0, frames.count
             while start < count:
                 stop = frame_renumber(data, frames.offsets, start, count, stored_session.table)

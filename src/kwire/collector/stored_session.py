@@ -14,6 +14,7 @@ from kwire.collector.checkpoint import Contents
 from kwire.wire import cbor
 from kwire.wire.control import TOKEN_SIZE
 from kwire.wire.frame import VERSION, Code, Frame, FrameError, Header, Problem, Type
+from kwire.wire.payload import ENDS
 from kwire.wire.schema import Clock, Schema, SchemaReader
 
 MOST_PROBES: Final = 1 << 16  # probes of one session
@@ -114,6 +115,10 @@ class StoredSession:
         self.errors += 1
         if len(self.complaints) < MOST_COMPLAINTS:
             self.complaints.append(problem)
+
+    def unsound(self, problems: list[Problem], at: int) -> None:
+        """Count a frame with which something is wrong; named is what takes the next frames with it."""
+        self.complain(next((one for one in problems if one.code in ENDS), problems[0]))
 
     def stray(self, time: int) -> None:
         """Count an event that nothing describes."""

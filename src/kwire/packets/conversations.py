@@ -238,7 +238,7 @@ class Conversation:
 
     def inner(self, payload: bytes) -> None:
         """Take frames that stand back to back."""
-        for frames in strict_runs(payload, self._refuse):
+        for frames in strict_runs(payload, lambda problems, at: self._refuse(problems[0], at)):
             self._sort(payload, frames)
 
     def flush(self) -> None:

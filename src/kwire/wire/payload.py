@@ -12,12 +12,15 @@ from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
 
 from kwire.wire.fields import check_timestamp
-from kwire.wire.frame import HEADER_SIZE, Bytes, Frame, FrameError, Problem, Type, inspect
+from kwire.wire.frame import HEADER_SIZE, Bytes, Code, Frame, FrameError, Problem, Type, inspect
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
 from kwire.wire.schema import Schema, SchemaReader
 from kwire.wire.totals import TOTALS, read_totals
 from kwire.wire.walk import frame_strict
+
+ENDS: Final = frozenset({Code.TRUNCATED_HEADER, Code.TRUNCATED_PAYLOAD, Code.LENGTH_BELOW_HEADER})
+"""What is wrong with a frame after which no other one can be found."""
 
 STEP: Final = 1 << 14
 """Frames that are looked at together."""
@@ -26,10 +29,10 @@ Said: TypeAlias = "Schema | Lost | dict[int, int] | None"
 """What a frame says of a probe, or that events are missing, or how many each probe produced."""
 
 
-def strict_runs(payload: bytes | bytearray, refuse: Callable[[Problem, int], None]) -> Iterator[Frames]:
+def strict_runs(payload: bytes | bytearray, refuse: Callable[[list[Problem], int], None]) -> Iterator[Frames]:
     """The frames of a payload with which nothing is wrong, in runs that stand back to back.
 
-    `refuse` is told the first problem of each other frame, and where that begins. Each run is valid until the
+    `refuse` is told what is wrong with each other frame, and where that begins. Each run is valid until the
     next is asked for.
     """
     at, offsets = 0, array("Q", bytes(8 * min(STEP, len(payload) // HEADER_SIZE + 1)))
@@ -39,7 +42,7 @@ def strict_runs(payload: bytes | bytearray, refuse: Callable[[Problem, int], Non
             yield Frames(payload, offsets, count)
         if at < len(payload) and count < len(offsets):
             frame, problems = inspect(payload, at)
-            refuse(problems[0], at)
+            refuse(problems, at)
             if frame is None:
                 return
             at += frame.header.length
