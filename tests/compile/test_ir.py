@@ -177,7 +177,7 @@ def test_a_reading_of_the_clock_is_not_shared_and_a_read_not_across_a_loop() -> 
         body = blocks[name].body
         body.append(ins("call", clock, info="ktime_get_ns"))
         body.append(ins("call", number, info="get_smp_processor_id"))
-        body.append(ins("hop", read, function.context, info=("kernel", 0, 8)))
+        body.append(ins("hop", read, function.context, info=("kernel", 0, 8, 0)))
         for value in (clock, number, read):
             body.append(ins("call", None, value, info="trace_printk"))
     optimize(function)

@@ -405,6 +405,33 @@ def test_a_failed_read_in_a_long_loop_is_noted() -> None:
     assert faults == 1
 
 
+@pytest.mark.parametrize(
+    ("body", "faulty"),
+    [
+        ("emit(x=p[0])\nemit(x=p[0])", 2),
+        ("emit(x=p[0])\nemit(x=p[0])\nemit(x=p[0] + 1)", 3),
+        ("emit(x=p[0])\nemit(x=1)\nemit(x=p[0])", 2),
+        ("v = p[0]\nemit(x=v)\nemit(x=v)", 1),  # it is read once
+        ("if p[0]: emit(x=1)\nelif n: emit(x=p[0])\nemit(x=2)", 1),
+        ("if p[0] == n: emit(x=1)\nelif p[0] == 0: emit(x=p[0])\nelse: emit(x=5)\nemit(x=2)", 1),
+        ("for i in range(3): emit(x=p[0])", 3),
+        ("emit(x=p[0])\nfor i in range(3): emit(x=p[0])\nemit(x=p[0])", 5),
+        ("emit(x=p[0])\nif n: emit(x=p[0])\nelse: emit(x=2)\nemit(x=p[0])", 3),
+        ("emit(x=p[0], y=p[1])\nemit(x=p[1], y=p[0])", 2),
+        ("emit(x=good[0])\nemit(x=p[0])\nemit(x=good[0])", 1),
+    ],
+)
+@pytest.mark.parametrize("called", [loops.NONE, loops.ALL])
+def test_each_event_with_a_failed_read_is_counted(body: str, faulty: int, called: int) -> None:
+    held = Edge(struct.pack("<Q", 7))
+    program = compiled(f"p = cast('u64 *', a)\ngood = user(many)\n{body}", called=called)
+    context = vm.arguments([64, 9, 0, held.address])
+    machine = vm.Machine(program.image, memory=vm.Memory(held.memory))
+    machine.run(context)
+    assert machine_faults(machine) == faulty
+    assert in_kernel(program, context)[1] == faulty
+
+
 def test_a_loop_that_no_kernel_of_this_age_can_run_is_told_at_the_loop() -> None:
     with pytest.raises(LanguageError) as caught:
         compiled("x = 0\nfor i in range(5000):\n    x += 1\nemit(x)", called=loops.NONE)

@@ -77,3 +77,17 @@ def test_too_many_calls_are_refused(compiled: Callable[..., Program]) -> None:
     text = "\n".join(names) + '\n@kprobe("connect")\ndef probe(sk):\n    emit(x=f0(pid))\n'
     with pytest.raises(LanguageError, match="more than 1000 calls of functions"):
         compiled(text)
+
+
+def test_a_constant_text_reaches_emit_through_parameters(compiled: Callable[..., Program]) -> None:
+    """As the name of the events, whatever functions it goes through; as a field it is refused where it is."""
+    functions = "def tell(name, n):\n    emit(name, n)\ndef both(name, n):\n    tell(name, n)\n"
+    probe = '@kprobe("connect")\ndef probe(sk):\n    both("opened", 1)\n    tell("closed", 2)\n'
+    assert [shape.name for shape in compiled(functions + probe).shapes] == ["opened", "closed"]
+    with pytest.raises(LanguageError) as caught:
+        compiled(functions + probe.replace("opened", "no name"))
+    (only,) = caught.value.diagnostics
+    assert only.message == "this is no name of an event"
+    with pytest.raises(LanguageError) as caught:
+        compiled(functions.replace("name, n)\ndef", "pid, x=name)\ndef") + probe)
+    assert {one.message for one in caught.value.diagnostics} == {"a constant text is in no event"}

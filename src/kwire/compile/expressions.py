@@ -83,6 +83,7 @@ class ExpressionLowering(Builder, ABC):
         "_comm",
         "arguments",
         "current_task",
+        "epoch",
         "faults",
         "locals",
         "name",
@@ -101,6 +102,7 @@ class ExpressionLowering(Builder, ABC):
         self.site = site
         self.options = options
         self.locals: dict[int, Operand] = {}
+        self.epoch = 0  # another one behind each event
         self.reads = False  # whether anything is read through an address
         self.faults = self.function.slot("faults", 8, pinned=True)
         self.arguments: dict[int, Value] = {}
@@ -291,7 +293,7 @@ class ExpressionLowering(Builder, ABC):
     def hop(self, base: Operand, offset: int, size: int, space: str) -> Value:
         """An aligned unsigned integer at an address."""
         self.reads = True
-        return self.emit("hop", [base], (space, offset, size), size * 8)
+        return self.emit("hop", [base], (space, offset, size, self.epoch), size * 8)
 
     def fault(self, result: Value) -> None:
         """Note it when a helper that reads says so."""

@@ -166,12 +166,12 @@ OPS: Final[dict[str, Op]] = {
     "cmp": Op(Effect.PURE, 2, "condition"),  # 1 or 0
     "mapval": Op(Effect.PURE, 0, "(map, offset): address of a byte of a one-entry array map's value"),
     "peek": Op(Effect.PURE, 1, "size: a read of At that never changes (context, task)"),
-    "hop": Op(Effect.READS, 1, "(space, offset, size): an integer at args[0] + offset, zero-extended"),
+    "hop": Op(Effect.READS, 1, "(space, offset, size, epoch): an integer at args[0] + offset, zero-extended"),
     "load": Op(Effect.LOADS, 1, "size"),
     "store": Op(Effect.WRITES, 2, "size"),  # args: At, value
     "atomic": Op(Effect.WRITES, 2),  # add a value to the 8 bytes at At, whole
-    "block": Op(Effect.WRITES, 2, "(space, offset, size): copy bytes at args[1] + offset to args[0]"),
-    "read": Op(Effect.WRITES, 3, "(space, parts): args[1], an address, to args[0], as `Parts` says"),
+    "block": Op(Effect.WRITES, 2, "(space, offset, size, epoch): copy bytes at args[1] + offset to args[0]"),
+    "read": Op(Effect.WRITES, -1, "`Read`: from args[1], an address, to args[0]; failures are noted at the others"),
     "fault": Op(Effect.WRITES, 2, "set the slot args[1] to 1 when args[0], a helper's result, is negative"),
     "call": Op(Effect.WRITES, -1, "name of the helper, or what to find; its effect is in CALLS"),
     "invoke": Op(Effect.WRITES, -1, "the function called"),
@@ -401,8 +401,8 @@ def values_of(args: "list[Operand] | tuple[Operand, ...]") -> list[Value]:
     return found
 
 
-def hop_info(ins: Ins) -> tuple[str, int, int]:
-    """Space, offset and size of a `hop` or `block`."""
+def hop_info(ins: Ins) -> tuple[str, int, int, int]:
+    """Space, offset, size and epoch of a `hop` or `block`: reads of one epoch have no event between them."""
     info = ins.info
     assert isinstance(info, tuple)
     return info

@@ -49,7 +49,18 @@ class Lowered(NamedTuple):
 class Unit:
     """What the functions of a program share while they are made. `loops`: those that call others first."""
 
-    __slots__ = ("faults", "layouts", "loops", "memory", "most", "program", "sender", "stride", "texts")
+    __slots__ = (
+        "epochs",
+        "faults",
+        "layouts",
+        "loops",
+        "memory",
+        "most",
+        "program",
+        "sender",
+        "stride",
+        "texts",
+    )
 
     def __init__(
         self, program: checked.Program, layouts: Sequence[Layout], options: Options, stack: bool
@@ -57,6 +68,7 @@ class Unit:
         self.program = program
         self.layouts = layouts
         self.faults: dict[Function, Slot] = {}
+        self.epochs = 0
         self.texts = Stretch(TEXTS)
         self.memory = Stretch(LOOPS)
         self.loops: list[Function] = []
@@ -214,7 +226,7 @@ class Lower(ExpressionLowering):
         for statement in body:
             if self.block is None:
                 return
-            self.span = statement.span
+            self.span, epochs = statement.span, self.unit.epochs
             if isinstance(statement, checked.LocalSet):
                 self.locals[statement.local] = self.expr(statement.value)
             elif isinstance(statement, checked.If):
@@ -245,20 +257,22 @@ class Lower(ExpressionLowering):
             else:
                 assert isinstance(statement, checked.Return)
                 self.leave()
+            if self.unit.epochs != epochs:  # on one of the ways to here is an event
+                self._next_epoch()
 
     def _if(self, statement: checked.If) -> None:
         """A choice, and those in its other arm: all meet at one place."""
-        before = self.locals
+        before, epoch = self.locals, self.epoch
         ends: list[Way] = []
         while True:
             yes, no = self.new_block("then"), self.new_block("else")
             self.condition(statement.test, yes, no)
             self.start(yes)
-            self.locals = dict(before)
+            self.locals, self.epoch = dict(before), epoch
             self.statements(statement.then)
             ends.append((self.block, self.locals))
             self.start(no)
-            self.locals = dict(before)
+            self.locals, self.epoch = dict(before), epoch
             rest = statement.otherwise
             if len(rest) != 1 or not isinstance(rest[0], checked.If):
                 break
@@ -504,7 +518,7 @@ class Lower(ExpressionLowering):
             return
         source, start = self.place(place)
         self.reads = True
-        self.do("block", [At(base, offset), source], (place.space, start, value.size))
+        self.do("block", [At(base, offset), source], (place.space, start, value.size, self.epoch))
 
     def _send(self, base: Value | Slot, size: Operand, probe: Operand) -> None:
         """Give the record away. Whether a read failed is told of each event anew."""
@@ -518,6 +532,12 @@ class Lower(ExpressionLowering):
         self.do("invoke", [*given, probe][: len(sender.params)], sender)
         if self.reads:
             self.store(self.faults, 0, 8, 0)
+        self._next_epoch()
+
+    def _next_epoch(self) -> None:
+        """Reads from here on are for other events than those before."""
+        self.unit.epochs += 1
+        self.epoch = self.unit.epochs
 
     def _failed(self) -> Operand:
         return self.load(self.faults, 0, 8) if self.reads else 0

@@ -160,11 +160,11 @@ class Simplifier:
         """
         made = self.made.get(ins.args[0])  # type: ignore[arg-type]
         if made is not None and made.op == "add" and made.args[1].__class__ is int:
-            space, offset, size = hop_info(ins)
+            space, offset, size, epoch = hop_info(ins)
             total = offset + made.args[1]
             if -0x80000000 <= total < 0x80000000 and total % size == 0:
                 ins.args[0] = made.args[0]
-                ins.info = (space, total, size)
+                ins.info = (space, total, size, epoch)
 
     def _end(self, end: End) -> End:
         if isinstance(end, Jump):

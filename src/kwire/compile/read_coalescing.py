@@ -10,7 +10,8 @@ Invariants: what was read is found on the stack at an address with the same rema
 so words that are aligned in the structure are aligned on the stack. What lies between two members of a
 window may be unreadable: when a joined read fails its members are read one by one. A member that cannot be
 read is zeros (the helpers see to that), and the slot of faults says so; members do not overlap, so that these
-zeros are nobody else's bytes.
+zeros are nobody else's bytes. Where events share a read, which is one window then, its failure is noted for
+each of them: a slot of its own keeps it.
 """
 
 from kwire.compile.expressions import pieces
@@ -49,10 +50,13 @@ class Read(NamedTuple):
 class Window:
     """One helper call: the bytes from `low` to `high` after a base."""
 
-    __slots__ = ("block", "high", "low", "members", "slot")
+    __slots__ = ("block", "epoch", "failed", "high", "low", "members", "shared", "slot")
 
-    def __init__(self, block: Block, low: int, high: int) -> None:
+    def __init__(self, block: Block, low: int, high: int, epoch: int) -> None:
         self.block = block  # where the first read is
+        self.epoch = epoch  # of the first read
+        self.shared = False  # whether other events have it too
+        self.failed: Slot | None = None  # where a shared one notes that it failed
         self.low = low
         self.high = high
         self.members: set[tuple[int, int]] = {(low, high - low)}
@@ -68,12 +72,12 @@ def join_reads(function: Function, faults: Slot, most: int = WINDOW) -> None:
     chosen: dict[Ins, Window] = {}
     region = regions(function)
     for ins, block in wanted:
-        space, offset, size = hop_info(ins)
+        space, offset, size, epoch = hop_info(ins)
         known = windows.setdefault((ins.args[-1], space), [])
         short = ins.op == "hop" or _is_short(ins)
-        window = _joined(block, offset, size, known, region, most) if short else None
+        window = _joined(block, (offset, size, epoch), known, region, most) if short else None
         if window is None:
-            window = Window(block, offset, offset + size)
+            window = Window(block, offset, offset + size, epoch)
             if short:
                 known.append(window)
         chosen[ins] = window
@@ -81,13 +85,19 @@ def join_reads(function: Function, faults: Slot, most: int = WINDOW) -> None:
 
 
 def _joined(
-    block: Block, offset: int, size: int, known: list[Window], region: dict[Block, int], most: int
+    block: Block, read: tuple[int, int, int], known: list[Window], region: dict[Block, int], most: int
 ) -> Window | None:
-    """The window that a read is joined to."""
+    """The window that a read (its offset, size and epoch) is joined to."""
+    offset, size, epoch = read
     for window in known[: -OPEN_MOST - 1 : -1]:
         low, high = min(window.low, offset), max(window.high, offset + size)
         if high - low > most or not dominates(window.block, block) or window.block.loop is not block.loop:
             continue
+        if window.shared or window.epoch != epoch:
+            if window.members != {(offset, size)}:
+                continue
+            window.shared = window.shared or window.epoch != epoch
+            return window
         if (offset, size) not in window.members and any(
             at < offset + size and offset < at + wide for at, wide in window.members
         ):
@@ -101,7 +111,7 @@ def _joined(
 
 def _is_short(ins: Ins) -> bool:
     """Whether a block is cheap to copy from a window."""
-    _, offset, size = hop_info(ins)
+    _, offset, size, _ = hop_info(ins)
     target = ins.args[0]
     return isinstance(target, At) and len(_shared_pieces(offset, target.offset, size)) <= WORDS_MOST
 
@@ -135,15 +145,24 @@ class _Rewriter:
             block.body = self.out
 
     def _replace(self, ins: Ins, window: Window) -> None:
-        space, offset, size = hop_info(ins)
+        space, offset, size, epoch = hop_info(ins)
         if window.slot is None:
+            if window.shared:
+                window.failed = self.function.slot("failed", 8)
+                self._add("store", None, [At(window.failed, 0), 0], 8)
             if ins.op == "block" and self.users[window] == 1:
                 self._read(Read(space, offset, size), ins.args[0], ins.args[1])
                 return
             low, length = window.low, window.high - window.low
             window.slot = self.function.slot("window", low % 8 + length)
             parts = tuple(sorted(window.members)) if len(window.members) > 1 else ()
-            self._read(Read(space, low, length, parts), At(window.slot, low % 8), ins.args[-1])
+            self._read(Read(space, low, length, parts), At(window.slot, low % 8), ins.args[-1], window.failed)
+        elif window.failed is not None and epoch != window.epoch:
+            notes = [self.function.value() for _ in range(3)]
+            for value, slot in zip(notes, (self.faults, window.failed), strict=False):
+                self._add("load", value, [At(slot, 0)], 8)
+            self._add("or", notes[2], [*notes[:2]], None)
+            self._add("store", None, [At(self.faults, 0), notes[2]], 8)
         start = offset - window.low + window.low % 8
         if ins.op == "hop":
             self._add("load", ins.dst, [At(window.slot, start)], size)
@@ -155,8 +174,9 @@ class _Rewriter:
             self._add("load", value, [At(window.slot, start + at)], piece)
             self._add("store", None, [At(target.base, target.offset + at), value], piece)
 
-    def _read(self, read: Read, target: Operand, base: Operand) -> None:
-        self._add("read", None, [target, base, At(self.faults, 0)], read)
+    def _read(self, read: Read, target: Operand, base: Operand, failed: Slot | None = None) -> None:
+        notes = [At(slot, 0) for slot in (self.faults, failed) if slot is not None]
+        self._add("read", None, [target, base, *notes], read)
 
     def _add(self, op: str, dst: Value | None, args: list[Operand], info: object) -> None:
         self.out.append(Ins(op, dst, args, info, self.span))

@@ -364,21 +364,21 @@ class Selector:
 
     def read(self, ins: Ins) -> None:
         """Read memory by a helper; when that fails note it, or read the parts one by one."""
-        target, base, faults = ins.args
+        target, base, *faults = ins.args
         read = ins.info
         assert isinstance(read, Read)
         assert isinstance(target, At)
         self._read_part(read, target, base, 0, read.size)
         back = Label("read")
-        note = self._note(faults)
+        notes = [self._note(one) for one in faults]
         if not read.parts:
-            stub = self._stub(ins.span, note, asm.ja(back))
+            stub = self._stub(ins.span, *notes, asm.ja(back))
         else:
             before, self.items = self.items, []
             for offset, size in read.parts:
                 self._read_part(read, target, base, offset - read.offset, size)
                 next_ = Label("part")
-                self.items += [asm.jmp("sge", R0, 0, next_), note, next_]
+                self.items += [asm.jmp("sge", R0, 0, next_), *notes, next_]
             parts, self.items = self.items, before
             stub = self._stub(ins.span, *parts, asm.ja(back))
         self.items += [asm.jmp("slt", R0, 0, stub), back]

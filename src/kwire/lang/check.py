@@ -663,9 +663,10 @@ class Body(ExpressionChecker):
         return c.Emit(tuple(found[name] for name in shape), call.span, list(self.shapes).index(key))
 
     def _event_name(self, node: tree.Expr) -> tree.Expr:
-        """An argument of `emit`; a name of a constant text as that text."""
+        """An argument of `emit`; a name of a constant text as that text, a parameter that is one too."""
         if isinstance(node, tree.Name) and node.id not in self.scope.assigned:
-            text = self.constants.get(node.id)
+            given = self.scope.parameters.get(node.id)
+            text = given.value if isinstance(given, values.Literal) else self.constants.get(node.id)
             return tree.String(text, node.span) if isinstance(text, str) else node
         return node
 

@@ -9,6 +9,7 @@ of modules (`socket.AF_INET`), with the value they have when the probe is parsed
 import ast
 import re
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FunctionType
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -399,7 +400,7 @@ def _parameters(
     return tuple(parameters)
 
 
-class _Home:
+class _Home(ABC):
     """Where functions stand: a text, and what names in it mean. `known`: values of names, as far as they can
     be told; `names`: those of the module kwire.
     """
@@ -421,9 +422,9 @@ class _Home:
         """What a function uses of the values around it: by plain and by dotted names."""
         return _taken(node, self.known)
 
+    @abstractmethod
     def find(self, name: str) -> "tuple[_Home, _Function] | None":
         """The function that a plain or dotted name means here, and where that stands."""
-        raise NotImplementedError
 
     def map(self, name: str) -> tree.MapDeclaration | None:
         """The map that a plain or dotted name means here. Raises ValueError for what is declared wrongly."""
