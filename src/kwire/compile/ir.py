@@ -171,7 +171,7 @@ OPS: Final[dict[str, Op]] = {
     "store": Op(Effect.WRITES, 2, "size"),  # args: At, value
     "atomic": Op(Effect.WRITES, 2),  # add a value to the 8 bytes at At, whole
     "block": Op(Effect.WRITES, 2, "(space, offset, size, epoch): copy bytes at args[1] + offset to args[0]"),
-    "read": Op(Effect.WRITES, -1, "`Read`: from args[1], an address, to args[0]; failures are noted at the others"),
+    "read": Op(Effect.WRITES, -1, "`Read`: from args[1] to args[0]; failures are noted at the others"),
     "fault": Op(Effect.WRITES, 2, "set the slot args[1] to 1 when args[0], a helper's result, is negative"),
     "call": Op(Effect.WRITES, -1, "name of the helper, or what to find; its effect is in CALLS"),
     "invoke": Op(Effect.WRITES, -1, "the function called"),
