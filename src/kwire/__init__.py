@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     )
     from kwire.live.probes import (
         Probe,
+        begin,
+        end,
         fentry,
         fexit,
         kprobe,
@@ -47,7 +49,18 @@ __version__ = "0.1.0"
 _LATER = {
     "KwireError": "kwire.errors",
     **dict.fromkeys(
-        ("Probe", "fentry", "fexit", "kprobe", "kretprobe", "probe", "rawtracepoint", "tracepoint"),
+        (
+            "Probe",
+            "begin",
+            "end",
+            "fentry",
+            "fexit",
+            "kprobe",
+            "kretprobe",
+            "probe",
+            "rawtracepoint",
+            "tracepoint",
+        ),
         "kwire.live.probes",
     ),
     **dict.fromkeys(
@@ -95,7 +108,9 @@ __all__ = [
     "Sum",
     "Trace",
     "Variable",
+    "begin",
     "connect",
+    "end",
     "fake",
     "fentry",
     "fexit",

@@ -15,8 +15,9 @@ class ProbeKind(NamedTuple):
     For people: `name`, `aliases` (other spellings), `form` of the target, `meaning` in one sentence, an
     `example`.
 
-    `place`: what the target is, which decides how it is parsed and listed: "event" (`category:name`),
-    "raw event" (`name`) or "function" (`[module:]name`); `offset`: whether it may be inside of a function.
+    `place`: what the target is, which decides how it is parsed and listed: "event" (`category:name`), "raw
+    event" (`name`), "function" (`[module:]name`) or "trace" (a moment of the trace: there is no target);
+    `offset`: whether it may be inside of a function.
 
     `program`, `attach_type`: of bpf(2), as `kernel.sys` names them; `mechanism`: how the program is attached,
     a key of `kernel.attach`; `feature`: the one of `kernel.features` that says whether that works; `shared`:
@@ -140,7 +141,34 @@ _ROWS: Final = (
         result=True,
         by_address="kretprobe",
     ),
+    ProbeKind(
+        name="begin",
+        aliases=(),
+        form="",
+        meaning="before any other probe of the trace fires",
+        example="begin",
+        place="trace",
+        program="raw_tracepoint",
+        mechanism="run",
+        feature="rawtracepoint",
+        context="slots",
+    ),
+    ProbeKind(
+        name="end",
+        aliases=(),
+        form="",
+        meaning="after the last of the other probes",
+        example="end",
+        place="trace",
+        program="raw_tracepoint",
+        mechanism="run",
+        feature="rawtracepoint",
+        context="slots",
+    ),
 )
+
+TRACE: Final = ("begin", "end")
+"""Kinds without a target: moments of the trace, at which it runs their programs itself."""
 
 KINDS: Final = {kind.name: kind for kind in _ROWS}
 """The table, by name, in the order in which people are told of them."""

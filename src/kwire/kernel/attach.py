@@ -121,6 +121,12 @@ def attach_multi(prog: Prog, targets: Sequence[tuple[str | int, int]], *, on_ret
     return Link(fd, "kprobe.multi", subject)
 
 
+def _run(prog: Prog, kind: str, target: str, cookie: int) -> Link:
+    """Run a program of a moment of the trace, which is now. Nothing hangs anywhere."""
+    prog.test_run()
+    return Link(-1, kind, target, is_link=False)
+
+
 def _tracepoint(prog: Prog, kind: str, target: str, cookie: int) -> Link:
     category, _, name = target.partition(":")
     event_id = tracefs.shared().event_id(category, name)
@@ -217,6 +223,7 @@ MECHANISMS = {
     "raw tracepoint": _rawtracepoint,
     "perf kprobe": _kprobe,
     "trampoline": _tracing,
+    "run": _run,
 }
 """How programs are attached, as `kinds` names it. A kprobe of many functions is `attach_multi`'s."""
 

@@ -40,7 +40,7 @@ class Target(NamedTuple):
         return f"{self.group}:{self.name}" if self.group else self.name
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.target}"
+        return f"{self.kind}:{self.target}" if self.target else self.kind
 
 
 class CatalogError(KwireError):
@@ -59,6 +59,10 @@ def expand(kind: str, pattern: str) -> list[Target]:
     """
     if kind not in KINDS:
         raise CatalogError(kind, pattern, "there is no such kind of probe", _nearest(kind, KINDS, 1))
+    if KINDS[kind].place == "trace":
+        raise CatalogError(
+            kind, pattern, "it is a moment of the trace, without a target", cure=f"write {kind}"
+        )
     if not WILDCARD.search(pattern):
         return _named(kind, pattern) or _raise(kind, pattern)
     try:

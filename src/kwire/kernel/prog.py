@@ -159,7 +159,7 @@ class Prog(Fd):
         fields: dict[str, Value] = {"prog_fd": self.fd, "data_in": data or None, "data_size_in": len(data)}
         fields |= {"ctx_in": context or None, "ctx_size_in": len(context)}
         fields |= {"data_out": out, "data_size_out": len(out or b"")}
-        if self.image.kind == "rawtracepoint":
+        if KINDS[self.image.kind][0] == "raw_tracepoint":
             fields |= {"flags": BPF_F_TEST_RUN_ON_CPU, "cpu": cpu} if cpu >= 0 else {}
         elif repeat > 1:
             fields["repeat"] = repeat

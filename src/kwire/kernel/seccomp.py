@@ -74,8 +74,9 @@ LIMITS: Final[dict[str, Limit]] = {
     "network": Limit(0, values=(1, 2, 10, 16), errno=errno.EAFNOSUPPORT),  # unix, inet, inet6, netlink
     # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIOCLEX
     "harmless": Limit(1, values=(0x5401, 0x5413, 0x541B, 0x5421, 0x5451), errno=errno.ENOTTY),
-    # of bpf(2): MAP_LOOKUP_ELEM, _UPDATE_ELEM, _DELETE_ELEM, _GET_NEXT_KEY, OBJ_GET_INFO_BY_FD, _LOOKUP_BATCH
-    "own maps": Limit(0, values=(1, 2, 3, 4, 15, 24)),
+    # of bpf(2): MAP_LOOKUP_ELEM, _UPDATE_ELEM, _DELETE_ELEM, _GET_NEXT_KEY, PROG_TEST_RUN,
+    # OBJ_GET_INFO_BY_FD, MAP_LOOKUP_BATCH
+    "own maps": Limit(0, values=(1, 2, 3, 4, 10, 15, 24)),
     "reading": Limit(2, lacks=O_WRITES, errno=errno.EACCES),
     "reading, old": Limit(1, lacks=O_WRITES, errno=errno.EACCES),
     "never": Limit(0, values=(), errno=errno.ENOSYS),

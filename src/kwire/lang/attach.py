@@ -10,7 +10,7 @@ from kwire.lang.errors import Diagnostic, LanguageError, did_you_mean
 from kwire.lang.tree import AttachPoint, Source, Span
 from kwire.lazy import pattern
 
-PARTS = {"event": (2,), "raw event": (1,), "function": (1, 2)}
+PARTS = {"event": (2,), "raw event": (1,), "function": (1, 2), "trace": ()}
 """How many parts a target has between colons, by what it is."""
 
 TAIL = pattern(r"[({]")
@@ -38,12 +38,16 @@ def parse(source: Source, end: int) -> AttachPoint:
     if not colon:
         if word.lower() in SPELLINGS:
             kind = SPELLINGS[word.lower()]
+            if kind.place == "trace":
+                return AttachPoint(kind.name, "", "", 0, span)
             raise _error(source, 0, len(head), f"{word!r} says no target", f"write {kind.name}:{kind.form}")
         raise _error(source, 0, len(head), f"{head!r} has no kind", f"write kprobe:{head} or tracepoint:…")
     kind = KINDS[kind_of(source, word)]
     start = len(word) + 1
     parts = rest.split(":")
-    wrong = f"write {kind.name}:{kind.form}, for example {kind.example}"
+    wrong = (
+        f"write {kind.name}:{kind.form}, for example {kind.example}" if kind.form else f"write {kind.name}"
+    )
     if not all(parts) or any(part != part.strip() or " " in part for part in parts):
         raise _error(source, start, len(head), f"{rest!r} is not a target of a {kind.name}", wrong)
     if len(parts) not in PARTS[kind.place]:

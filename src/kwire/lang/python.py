@@ -675,6 +675,11 @@ def _attach(
         return
     span = converter.span(decorator)
     kind = DECORATORS[name[2]]
+    if kind and KINDS[kind].place == "trace":
+        if call is not None:
+            faults.append(TextError(span, f"{kind} has no target", f"write @kwire.{kind}"))
+        yield tree.AttachPoint(kind, "", "", 0, span)
+        return
     example = '@kwire.probe("kprobe:tcp_connect")' if not kind else f'@kwire.{name[2]}("…")'
     if call is None or not call.args or call.keywords:
         faults.append(TextError(span, "the decorator does not say where to attach", f"write {example}"))

@@ -412,7 +412,7 @@ class AttachPoint(Node):
         return not WILDCARDS.isdisjoint(self.target)
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.target}"
+        return f"{self.kind}:{self.target}" if self.target else self.kind
 
 
 class Probe(Node):

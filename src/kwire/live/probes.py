@@ -84,6 +84,16 @@ def fentry(target: str) -> Decorator:
     return _at("fentry", target)
 
 
+def begin(function: "Function | Probe") -> Probe:
+    """Run when the trace begins, before any other probe of it fires: `@kwire.begin`, without arguments."""
+    return _attached("begin")(function)
+
+
+def end(function: "Function | Probe") -> Probe:
+    """Run when the trace ends, after the last of the other probes."""
+    return _attached("end")(function)
+
+
 def fexit(target: str) -> Decorator:
     """Run at the return of a kernel function, its arguments and `retval` at hand."""
     return _at("fexit", target)

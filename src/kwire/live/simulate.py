@@ -26,6 +26,7 @@ from kwire.compile.maps import lost_of, name_of
 from kwire.errors import KwireError
 from kwire.kernel import tracefs
 from kwire.kernel.formats import Format, parse_format
+from kwire.kinds import KINDS
 from kwire.lang import attach_points, python, tree
 from kwire.lang.check import check
 from kwire.lang.checked import Map, Program
@@ -86,6 +87,8 @@ def simulate(
         else:
             layout = tracefs.shared().format(wanted.group, wanted.name)
         site = attach_points.tracepoint(wanted.group, wanted.name, layout.fields, types)
+    elif KINDS[wanted.kind].place == "trace":
+        site = Site(wanted.kind, "", ())
     elif wanted.kind == "rawtracepoint":
         site = attach_points.raw_tracepoint(wanted.name, types)
     else:

@@ -148,6 +148,7 @@ class Tracer:
 
     __slots__ = (
         "_counters",
+        "_ending",
         "_follow",
         "_follows",
         "_links",
@@ -183,6 +184,7 @@ class Tracer:
         """Create the maps and load the programs of the plan."""
         self.maps: dict[str, Map] = {}
         self._progs: list[Prog | None] = []  # None: refused
+        self._ending: list[Prog] = []  # those that run when all others are gone
         self._links: list[tuple[Link, int, Cause]] = []  # whose firing it is that a link misses, and why
         self._follow: Follow | None = None
         self._counters: Counters | None = None
@@ -267,6 +269,7 @@ class Tracer:
             self._attach()
             refused = self._lost_probes() if self._refusals else {}
             if not refused:
+                self._ending = [program for group, program in self._programs() if group.kind == "end"]
                 return
             self.close()
             self.plan = self.plan.without(refused)
@@ -280,9 +283,9 @@ class Tracer:
         by_files = any(KINDS[kind].place == "event" for kind in kinds)
         events = tracefs.shared() if by_files else None  # opened once for all of them
         try:
-            for group, program in zip(self.plan.groups, self._progs, strict=True):
-                if program is None:
-                    continue
+            for group, program in sorted(self._programs(), key=lambda one: one[0].kind != "begin"):
+                if group.kind == "end":
+                    continue  # that is not yet
                 if group.multi:
                     for points in _batches(group.points):
                         self._attach_multi(group, program, points)
@@ -300,6 +303,11 @@ class Tracer:
             raise
         finally:
             del events
+
+    def _programs(self) -> list[tuple[Group, Prog]]:
+        """The programs that the kernel has taken."""
+        both = zip(self.plan.groups, self._progs, strict=True)
+        return [(group, program) for group, program in both if program is not None]
 
     def _attach_multi(self, group: Group, program: Prog, points: Sequence[Point]) -> None:
         """Attach to all at once, or to those that the kernel takes: halves of what it refuses are tried."""
@@ -396,6 +404,9 @@ class Tracer:
         """Take the probes away; what they produced stays in the rings. Ask `missed` before."""
         close_all([link for link, _, _ in self._links])
         self._links.clear()
+        ending, self._ending = self._ending, []
+        for program in ending:
+            attach.attach(program, "end", "")
 
     @property
     def _read(self) -> Counters:

@@ -1,0 +1,87 @@
+"""Probes at the beginning and at the end of a trace."""
+
+# Names and annotations inside of probes are the probe language's, not Python's.
+# ruff: noqa: F821
+# mypy: ignore-errors
+
+import os
+
+import pytest
+
+import kwire
+from kwire.errors import KwireError
+from kwire.kernel.catalog import CatalogError, expand
+from kwire.lang import python, spec
+from kwire.lang.errors import LanguageError
+
+ASKED = "syscalls:sys_enter_getppid"
+ME = os.getpid()
+seen = kwire.Variable()
+
+
+@kwire.begin
+def first() -> None:
+    seen.value = 100
+    emit("first", pid, comm, seen=seen.value)
+
+
+@kwire.tracepoint(ASKED)
+def asked() -> None:
+    seen.value += 1
+    emit(number=seen.value)
+
+
+@kwire.end
+def last() -> None:
+    emit("last", pid, seen=seen.value)
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("process", [None, ME, 1])
+def test_they_run_once_whoever_is_traced(process: int | None) -> None:
+    with kwire.trace(last, asked, first, pid=process) as trace:
+        os.getppid()
+        os.getppid()
+    events = list(trace)
+    own = [event for event in events if event.probe == f"tracepoint:{ASKED}"]
+    begun, ended = events[0], events[-1]
+    assert (begun.probe, begun.pid, begun.seen) == ("begin#first", ME, 100)
+    assert (ended.probe, ended.pid) == ("end#last", ME)
+    assert ended.seen == 100 + len(own)
+    assert len(own) == 2 if process == ME else True
+    assert trace.lost == 0
+
+
+@pytest.mark.live
+def test_specs_and_filters() -> None:
+    with kwire.trace("begin", "end(seen=cpu * 0 + 7){pid != 0}", filter="uid == uid", pid=1) as trace:
+        pass
+    one, two = trace
+    assert (one.probe, one.pid, two.seen, two.pid) == ("begin", ME, 7, ME)
+
+
+@pytest.mark.live
+def test_a_trace_that_cannot_begin_does_not_end() -> None:
+    seen.value = 5
+    with pytest.raises(KwireError), kwire.trace(last, "rawtracepoint:no_such_thing"):
+        pass
+
+
+def test_simulated() -> None:
+    [event] = kwire.simulate(first, pid=3, comm="me")
+    assert (event.pid, event.comm, event.seen) == (3, "me", 100)
+    assert seen.value == 100
+
+
+def test_how_they_are_written() -> None:
+    assert str(spec.parse("begin").point) == "begin"
+    assert str(spec.parse("END(pid)").point) == "end"
+    for text, says in (("begin:x", "'x' is not a target of a begin; write begin"), ("begin:", "write begin")):
+        with pytest.raises(LanguageError, match=says):
+            spec.parse(text)
+    with pytest.raises(LanguageError, match="begin has no target; write @kwire.begin"):
+        python.parse_file("import kwire\n@kwire.begin('x')\ndef f():\n    emit(pid)\n", "f.py")
+    [probe] = python.parse_file("from kwire import end\n@end\ndef f():\n    emit(pid)\n", "f.py")
+    assert [str(at) for at in probe.attach] == ["end"]
+    with pytest.raises(CatalogError, match="it is a moment of the trace, without a target; write end"):
+        expand("end", "*")
