@@ -114,7 +114,7 @@ WRONG = [
     (
         "qq:x",
         "unknown kind of probe 'qq'; "
-        "the kinds are tracepoint, rawtracepoint, kprobe, kretprobe, fentry, fexit",
+        "the kinds are tracepoint, rawtracepoint, kprobe, kretprobe, fentry, fexit, begin, end",
         "qq",
     ),
     (
