@@ -79,7 +79,7 @@ def test_how_they_are_written() -> None:
     for text, says in (("begin:x", "'x' is not a target of a begin; write begin"), ("begin:", "write begin")):
         with pytest.raises(LanguageError, match=says):
             spec.parse(text)
-    with pytest.raises(LanguageError, match="begin has no target; write @kwire.begin"):
+    with pytest.raises(LanguageError, match="begin has no target; write @kwire"):
         python.parse_file("import kwire\n@kwire.begin('x')\ndef f():\n    emit(pid)\n", "f.py")
     [probe] = python.parse_file("from kwire import end\n@end\ndef f():\n    emit(pid)\n", "f.py")
     assert [str(at) for at in probe.attach] == ["end"]
