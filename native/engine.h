@@ -45,7 +45,7 @@ struct side {
 	uint64_t skipped, searched;
 	uint32_t slab, partial, skip; /* slab + 1 */
 	uint8_t known, ended, begun, synced, raw, found, lost, encrypted;
-	uint32_t unused;
+	uint8_t joining, unused[3]; /* all is held until it is known which segment is the lowest */
 };
 
 #define ROLE_NONE 0u
@@ -140,6 +140,7 @@ struct work {
 #define STEP_WHOLE 5u /* of a datagram */
 #define STEP_END 6u   /* of a flow */
 #define STEP_LET_GO 7u
+#define STEP_JOIN 8u /* a SYN that came late */
 
 struct engine {
 	/* in */
@@ -184,6 +185,7 @@ struct engine {
 	/* the packet being taken */
 	uint64_t troubles, before_frames, before_troubles, busy, cut;
 	uint64_t letting_go; /* the flow whose streams are next to give up what they wait for, 0: none */
+	uint64_t evicting;   /* the flow that was silent for longest is being let go of */
 	struct work work;
 };
 

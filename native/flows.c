@@ -307,9 +307,15 @@ uint64_t kw_packets(struct engine *e)
 			continue;
 		if (let_go(e))
 			continue;
+		if (e->evicting) { /* what it held was given: now it shows what is lost with it */
+			e->evicting = 0;
+			end_oldest(e, 1);
+			continue;
+		}
 		if (e->flow_count > e->max_flows || e->slab_free < 4 ||
 		    (e->stream_held > HELD && e->flow_count > 1)) {
-			end_oldest(e, 1);
+			e->evicting = 1;
+			e->work = (struct work){ .flow = (uint32_t)e->oldest, .step = STEP_LET_GO };
 			continue;
 		}
 		const struct row *row = &e->rows[e->at];

@@ -314,6 +314,12 @@ static void lose(struct engine *e, struct flow *f, const struct side *s)
 
 /* --- segments in order */
 
+/* Whether enough of a stream that was joined in the middle is there to know which segment is the lowest. */
+static int joined(const struct work *w, const struct side *s)
+{
+	return w->flags & FIN || s->held.count > JOINED || (int64_t)(w->time - s->since) > (int64_t)JOIN_WAIT;
+}
+
 /* Gives what is in order, and with `finish` all that is held; 1 where Python has to read a frame first. */
 static int deliver(struct engine *e)
 {
@@ -332,6 +338,13 @@ static int deliver(struct engine *e)
 		}
 		if (!s->held.count)
 			return 0;
+		if (s->joining) {
+			if (!w->finish && !joined(w, s))
+				return 0;
+			s->joining = 0;
+			if ((int32_t)(NODE(e, s->held.head)->key - s->next) < 0)
+				s->next = NODE(e, s->held.head)->key;
+		}
 		const struct node *node = NODE(e, s->held.head);
 		int32_t ahead = (int32_t)(node->key - s->next);
 		if (ahead <= 0) {
@@ -362,19 +375,21 @@ static int deliver(struct engine *e)
 static void put(struct engine *e, struct side *s)
 {
 	struct work *w = &e->work;
+	uint32_t base = s->joining ? s->next - MAX_STREAM_HELD : s->next;
 	int first = !s->held.count;
-	int done = kw_hold(e, &s->held, s->next, w->seq, w->p, w->n, w->p, 0);
+	int late = !s->joining || (!first && NODE(e, s->held.tail)->key - base > w->seq - base);
+	int done = kw_hold(e, &s->held, base, w->seq, w->p, w->n, w->p, 0);
 
-	s->late++;
+	s->late += (uint32_t)late;
 	if (!done) {
-		uint32_t at = kw_held_at(e, &s->held, s->next, w->seq), old = NODE(e, at)->size;
+		uint32_t at = kw_held_at(e, &s->held, base, w->seq), old = NODE(e, at)->size;
 		s->again++;
 		s->conflicts += memcmp(NODE_DATA(e, at), w->p, old < w->n ? old : w->n) != 0;
 		if (w->n <= old)
 			return;
 		/* the longer one takes its place, with the bytes that were there first */
 		struct chain alone = { 0, 0, 0, 0 };
-		if (kw_hold(e, &alone, s->next, w->seq, w->p, w->n, NODE_DATA(e, at), old) < 0)
+		if (kw_hold(e, &alone, base, w->seq, w->p, w->n, NODE_DATA(e, at), old) < 0)
 			return;
 		struct node *node = NODE(e, alone.head);
 		node->before = NODE(e, at)->before;
@@ -400,7 +415,7 @@ static void begin(struct engine *e, struct flow *f, struct side *s, uint32_t fir
 	drop_partial(e, s);
 	s->next = first;
 	s->known = 1;
-	s->ended = 0;
+	s->ended = s->joining = 0;
 	s->skipped = s->searched = 0;
 	s->skip = 0;
 	s->begun = s->synced = s->raw = 1;
@@ -449,6 +464,10 @@ int kw_stream_go(struct engine *e)
 			w->finish = !s->known || s->ended || ahead > (int32_t)MAX_STREAM_HELD ||
 				    ahead < -(int32_t)MAX_STREAM_HELD;
 			w->seq++;
+			if (!w->finish && s->joining) { /* with what is held */
+				begin(e, f, s, w->seq);
+				w->step = STEP_JOIN;
+			}
 		}
 		if (w->finish) {
 			if (deliver(e))
@@ -456,6 +475,10 @@ int kw_stream_go(struct engine *e)
 			begin(e, f, s, w->seq);
 			w->finish = 0;
 		}
+		/* fall through */
+	case STEP_JOIN:
+		if (w->step == STEP_JOIN && deliver(e))
+			return 1;
 		w->step = STEP_RST;
 		/* fall through */
 	case STEP_RST:
@@ -467,13 +490,15 @@ int kw_stream_go(struct engine *e)
 			break;
 		}
 		if (!s->known) {
-			s->known = 1;
+			s->known = s->joining = 1;
 			s->next = w->seq;
 		}
 		w->step = STEP_PUT;
 		if (w->n) {
 			int32_t ahead = (int32_t)(w->seq - s->next);
-			if (ahead < 0) {
+			if (s->joining && ahead >= -(int32_t)MAX_STREAM_HELD) {
+				put(e, s);
+			} else if (ahead < 0) {
 				uint64_t passed = (uint64_t)-(int64_t)ahead;
 				s->again++;
 				w->part = w->p + passed;

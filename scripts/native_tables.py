@@ -54,6 +54,8 @@ def text() -> str:
         "MAX_STREAM_HELD": streams.MAX_HELD,
         "MAX_SEGMENTS": streams.MAX_SEGMENTS,
         "MAX_WAIT": streams.MAX_WAIT,
+        "JOINED": streams.JOINED,
+        "JOIN_WAIT": streams.JOIN_WAIT,
         "LOOKED_AT": streams.LOOKED_AT,
         "SPAN": streams.SPAN,
         "MAX_CONTROL": streams.MAX_CONTROL,

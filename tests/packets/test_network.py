@@ -15,6 +15,7 @@ from kwire.analyze.source import Source
 from kwire.capture.output import CaptureError
 from kwire.packets import engine, network, walk
 from kwire.packets.open import open_capture
+from kwire.packets.streams import Piece, Stream
 from kwire.wire.frame import Flag, Type, build
 from kwire.wire.messages import Lost
 
@@ -333,6 +334,54 @@ def test_a_stream_that_begins_in_the_middle_is_taken_up(net: Any, read: Any, sta
         at += len(frames[first])
         first += 1
     assert found == net.expected(20, 3)[3 * (first - 1) :]
+
+
+@pytest.mark.parametrize("base", [1000, (1 << 32) - 300])
+@pytest.mark.parametrize("seed", range(12))
+def test_a_stream_is_joined_at_the_lowest_of_its_first_segments(
+    net: Any, read: Any, seed: int, base: int
+) -> None:
+    """A capture that begins in the middle, among segments that are out of order or sent again."""
+    source = random.Random(seed)
+    frames = net.session(30, 3)
+    stream, cut = b"".join(frames), len(frames[0]) + source.randrange(200)
+    segments = [(at, stream[at : at + 70]) for at in range(cut, len(stream), 70)]
+    early = segments[: source.randrange(2, 16)]
+    source.shuffle(early)
+    early.insert(source.randrange(1, len(early) + 1), early[0])
+    made = [net.tcp(b"", base + cut + 140, 16)] * (seed % 2)  # one that holds nothing tells no beginning
+    made += [net.tcp(data, base + at) for at, data in early + segments[len(early) - 1 :]]
+    found, capture = read(net.pcap([net.ethernet(net.ipv4(segment, 6)) for segment in made]))
+    at = first = 0
+    while at < cut:
+        at += len(frames[first])
+        first += 1
+    assert found == net.expected(30, 3)[3 * (first - 1) :]
+    assert capture.network.found == {}
+    assert capture.network.remarks["RETRANSMISSION"] == 1
+
+
+def test_a_syn_that_comes_late_begins_the_stream(net: Any, read: Any) -> None:
+    stream = b"".join(net.session(4, 3))
+    parts = [(at, stream[at : at + 80]) for at in range(0, len(stream), 80)]
+    order = [parts[2], parts[1], None, parts[0], *parts[3:]]
+    made = [net.tcp(b"", 6, 2) if one is None else net.tcp(one[1], 7 + one[0]) for one in order]
+    found, capture = read(net.pcap([net.ethernet(net.ipv4(segment, 6)) for segment in made]))
+    assert found == net.expected(4, 3)
+    assert capture.network.found == {}
+    assert capture.network.frames == 5
+
+
+def test_what_waits_to_be_joined_does_not_wait_long() -> None:
+    """200 ms of the capture, sixteen segments, or the end: whatever comes first."""
+    slow, many, ending = Stream(), Stream(), Stream()
+    assert slow.add(100, 0, b"b", 0) == slow.add(101, 0, b"c", 200_000_000) == []
+    assert slow.add(99, 0, b"a", 200_000_001) == [Piece(b"a"), Piece(b"b"), Piece(b"c")]
+    pieces = [many.add(number, 0, b"x", 0) for number in range(18)]
+    assert [len(one) for one in pieces] == [0] * 16 + [17, 1]
+    assert ending.add(6, 0, b"b", 0) == []
+    assert ending.add(7, 1, b"", 0) == [Piece(b"b")]
+    assert ending.ended
 
 
 def test_data_is_unwrapped_once_and_in_order(net: Any, read: Any) -> None:

@@ -81,7 +81,7 @@ class Side(ctypes.Structure):
         *(("held", Chain), ("since", U64), ("next", U32), ("again", U32), ("late", U32), ("conflicts", U32)),
         *(("skipped", U64), ("searched", U64), ("slab", U32), ("partial", U32), ("skip", U32)),
         *((name, U8) for name in ("known", "ended", "begun", "synced", "raw", "found", "lost", "encrypted")),
-        ("unused", U32),
+        *(("joining", U8), ("unused", U8 * 3)),
     )
 
 
@@ -183,7 +183,15 @@ class State(ctypes.Structure):
         *((name, U64) for name in ("hold_room", "hold_used", "hold_live", "stream_held", "data_held")),
         *(
             (name, U64)
-            for name in ("troubles", "before_frames", "before_troubles", "busy", "cut", "letting_go")
+            for name in (
+                "troubles",
+                "before_frames",
+                "before_troubles",
+                "busy",
+                "cut",
+                "letting_go",
+                "evicting",
+            )
         ),
         ("work", Work),
     )

@@ -331,9 +331,11 @@ class Network:
     def _evict(self) -> None:
         """Let go of the flow that was silent for longest; where it was not finished, that is said."""
         old = self._flows.popitem(last=False)[1]
+        self._held -= old.held
+        for direction, stream in enumerate(old.streams):
+            self._pieces(old, direction, stream.finish())
         if not old.finished:
             self.trouble(Trouble.TOO_MANY_FLOWS, old.name)
-        self._held -= old.held
         self._end(old)
 
     def _end(self, flow: Flow) -> None:

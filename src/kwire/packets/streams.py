@@ -2,9 +2,10 @@
 
 Invariants: bytes are given once and in order, whatever was lost, repeated, reordered or overlaps; of bytes
 that came twice the first are kept; what is held is bounded; a hole that is not filled is counted and
-passed over. After a hole inside a frame the next one begins where that frame's length says; after any
-other it is found by its shape: a type that stands in a session outside of DATA, DATA by the chain of
-frames in it and a number near the one expected. Hostile segments never raise and never take long.
+passed over. A stream whose beginning was not captured is read from the lowest of its first segments on.
+After a hole inside a frame the next one begins where that frame's length says; after any other it is found
+by its shape: a type that stands in a session outside of DATA, DATA by the chain of frames in it and a
+number near the one expected. Hostile segments never raise and never take long.
 """
 
 import re
@@ -23,6 +24,10 @@ RST: Final = 0x04
 MAX_HELD: Final = 8 << 20  # bytes of one stream that wait for a hole to be filled
 MAX_SEGMENTS: Final = 8192  # segments of them
 MAX_WAIT: Final = 3_000_000_000  # ns of capture time that they wait at most
+JOINED: Final = (
+    16  # segments of a stream that was joined in the middle, among which the lowest is looked for …
+)
+JOIN_WAIT: Final = 200_000_000  # … ns of capture time at most: TCP sends again what was lost by then
 LOOKED_AT: Final = 256 << 10  # bytes in which a stream on no port of frames must hold one, else it is another
 SPAN: Final = (
     1 << 16
@@ -54,7 +59,20 @@ class Stream:
     of order, and that repeat bytes with other contents.
     """
 
-    __slots__ = ("_at", "_heap", "_held", "_next", "_parts", "_since", "again", "conflicts", "ended", "late")
+    __slots__ = (
+        "_at",
+        "_heap",
+        "_held",
+        "_joining",
+        "_last",
+        "_next",
+        "_parts",
+        "_since",
+        "again",
+        "conflicts",
+        "ended",
+        "late",
+    )
 
     def __init__(self) -> None:
         self._next: int | None = None  # sequence number of the next byte
@@ -63,6 +81,8 @@ class Stream:
         self._heap: list[int] = []
         self._held = 0
         self._since = 0  # when the oldest hole was seen
+        self._joining = False  # all is held until it is known which segment is the lowest
+        self._last = 0  # place of the highest segment, meanwhile
         self.ended = False
         self.again = self.late = self.conflicts = 0
 
@@ -78,21 +98,24 @@ class Stream:
             first = (sequence + 1) % _WRAP
             if self._next is None or self.ended or abs(self._distance(first)) > MAX_HELD:
                 pieces += self.finish()
-                self._begin(first)
+                self._begin(first, 0)
                 pieces.append(Piece(b"", start=True))
+            elif self._joining:
+                self._begin(first, self._at + self._distance(first))
+                pieces += [Piece(b"", start=True), *self._give(time)]
             sequence = first
         if flags & RST:
             pieces += self.finish()
             self.ended = True
             return pieces
         if self._next is None:
-            self._next = sequence
+            self._next, self._at, self._joining = sequence, MAX_HELD, True
         self._put(sequence, data, time)
-        pieces += self._ready()
-        while self._parts and (
-            self._held > MAX_HELD or len(self._parts) > MAX_SEGMENTS or _elapsed(self._since, time) > MAX_WAIT
-        ):
-            pieces += self._pass(time)
+        if self._joining and self._parts:
+            if not (flags & FIN or len(self._parts) > JOINED or _elapsed(self._since, time) > JOIN_WAIT):
+                return pieces
+            self._join()
+        pieces += self._give(time)
         if flags & FIN and not self._parts and self._distance(sequence) <= 0:
             self.ended = True
         return pieces
@@ -100,12 +123,21 @@ class Stream:
     def finish(self) -> list[Piece]:
         """No more segments come: all that is held, holes and all."""
         pieces = []
+        if self._joining and self._parts:
+            self._join()
         while self._parts:
             pieces += self._pass(0)
         return pieces
 
-    def _begin(self, sequence: int) -> None:
-        self._next, self._at, self.ended = sequence, 0, False
+    def _begin(self, sequence: int, place: int) -> None:
+        self._next, self._at, self.ended, self._joining = sequence, place, False, False
+
+    def _join(self) -> None:
+        """Begin with the lowest of what is held, or what comes behind the first segment if that is lower."""
+        self._joining = False
+        back = self._at - self._heap[0]
+        if back > 0:
+            self._move(-back)
 
     def _distance(self, sequence: int) -> int:
         """Bytes from the next one expected to this sequence number; less than 0: it was passed already."""
@@ -115,14 +147,15 @@ class Stream:
         ahead = self._distance(sequence)
         if not data:
             return
-        if ahead < 0:
+        if ahead < (-MAX_HELD if self._joining else 0):
             self.again += 1
             data, ahead = data[-ahead:], 0
             if not data:
                 return
-        if ahead:
-            self.late += 1
         place = self._at + ahead
+        highest = max(self._last, place) if self._parts else place
+        self.late += place < highest if self._joining else ahead > 0
+        self._last = highest
         old = self._parts.get(place)
         if old is not None:
             self.again += 1
@@ -137,6 +170,15 @@ class Stream:
                 self._since = time
         self._parts[place] = data
         self._held += len(data)
+
+    def _give(self, time: int) -> list[Piece]:
+        """What is in order, and what is behind holes for which nothing waits any more."""
+        pieces = self._ready()
+        while self._parts and (
+            self._held > MAX_HELD or len(self._parts) > MAX_SEGMENTS or _elapsed(self._since, time) > MAX_WAIT
+        ):
+            pieces += self._pass(time)
+        return pieces
 
     def _ready(self) -> list[Piece]:
         """What follows without a hole."""
