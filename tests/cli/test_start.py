@@ -5,13 +5,11 @@ from __future__ import annotations
 import ast
 import json
 import os
-import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
