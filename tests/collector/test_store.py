@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import random
@@ -455,6 +456,21 @@ def test_a_file_that_is_cut_between_two_looks(
     left = [number for file in store.writer.files for number in numbers_of_cut(file)]
     assert len(left) == len(set(left))
     assert store.losses(stored_session) == {Cause.CAPTURE_GONE: 100 - len(left)}
+
+
+def test_a_file_whose_last_bytes_cannot_be_read_is_on_a_disk_that_fails(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.collected_session(describe(1), events(0, 10))
+
+    def fail(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "pread", fail)
+        with pytest.raises(CaptureError, match="Input/output error"):
+            site.collected_session(events(10, 10))
+    assert site.stored_session.stored == 2
 
 
 def test_a_file_that_is_moved_is_ended_and_another_one_begun(tmp_path: Path) -> None:

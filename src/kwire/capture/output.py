@@ -146,7 +146,10 @@ class Output:
 
     def tail(self) -> int:
         """The last four bytes before the position, as a number: the length of a block, never 0."""
-        return _word(self.fd, self.position)
+        try:
+            return _word(self.fd, self.position)
+        except OSError as error:
+            raise CaptureError("read", self.name, error.strerror or "failed") from None
 
     def moved(self) -> bool:
         """Whether the file still exists, but not at its path."""
@@ -172,10 +175,16 @@ class Output:
         """GoneError where the bytes before `position`, the last ones known, are others. Where they are zeros
         the file was cut, and we made it long again since: that is undone.
         """
-        if not self._tail or (word := _word(self.fd, position)) == self._tail:
+        if not self._tail:
             return
-        if not word:
-            os.ftruncate(self.fd, _without_zeros(self.fd, position))
+        try:
+            word = _word(self.fd, position)
+            if word == self._tail:
+                return
+            if not word:
+                os.ftruncate(self.fd, _without_zeros(self.fd, position))
+        except OSError as error:
+            raise CaptureError("write", self.name, error.strerror or "failed") from None
         raise GoneError("write", self.name, "it was cut")
 
     def room(self, size: int) -> bool:
