@@ -202,7 +202,8 @@ def _behind(
                 turns.append(done)
                 return None
             case c.Leave():
-                leaves[-1].append(done)
+                if leaves:  # else it leaves the loop
+                    leaves[-1].append(done)
                 return None
             case c.Break() | c.Return():
                 return None
