@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from verified import verify_file
 
 from kwire.analyze import cut_split
 from kwire.analyze import merge as merging
@@ -23,7 +24,7 @@ from kwire.analyze.scan import Picked, Scan, Window
 from kwire.analyze.selection import Selection
 from kwire.analyze.source import Source
 from kwire.capture.reader import Capture
-from kwire.capture.verify import FileReport, verify_file
+from kwire.capture.verify import FileReport
 from kwire.capture.writer import Writer
 from kwire.errors import KwireError
 from kwire.wire.frame import Flag, Type, build, inspect

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from verified import verify_file
 
 from kwire.capture.output import CaptureError
-from kwire.capture.verify import FileReport, Hole, verify_file, verify_set
+from kwire.capture.verify import FileReport, Hole, verify_set
 from kwire.capture.writer import Totals, Writer
 from kwire.wire.messages import Cause, Lost
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from verified import verify_file
 
 from kwire.capture.output import CaptureError
 from kwire.capture.reader import Capture
-from kwire.capture.verify import verify_file, verify_set
+from kwire.capture.verify import verify_set
 from kwire.capture.writer import Totals, Writer
 from kwire.wire.messages import Cause, Lost
 

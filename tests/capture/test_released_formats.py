@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from kwire.capture.verify import verify_file
+from verified import verify_file
 
 DATA = Path(__file__).parents[1] / "data"
 FILES = sorted([*DATA.glob("*.pcapng"), *DATA.glob("*.pcap")])

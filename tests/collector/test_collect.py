@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 from site_of_one import MONOTONIC, WALL, Site, Source, complete, events, numbers, schema
+from verified import verify_file
 
 from kwire.capture.output import CaptureError
 from kwire.capture.reader import Capture
 from kwire.capture.resumable import ResumableWriter
-from kwire.capture.verify import verify_file
 from kwire.collector import storage
 from kwire.collector.checkpoint import Checkpoint, CheckpointError, Contents
 from kwire.collector.folder import Folder, FolderError

@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 from site_of_one import events, schema
+from verified import verify_file
 
 from kwire.agent.spool import begin
 from kwire.capture.reader import Capture
-from kwire.capture.verify import verify_file, verify_set
+from kwire.capture.verify import verify_set
 from kwire.transport.address import parse
 from kwire.transport.connect import connect
 from kwire.transport.loop import Loop

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from verified import verify_file
 
 from kwire.capture.output import CaptureError, GoneError, Output
 from kwire.capture.output import FullError as FullError
 from kwire.capture.reader import Capture
-from kwire.capture.verify import verify_file, verify_set
+from kwire.capture.verify import verify_set
 from kwire.collector.checkpoint import BLOCK, SLACK, Checkpoint, CheckpointError, Contents
 from kwire.collector.folder import Folder, FolderError, harmless
 from kwire.collector.store import Options, Packing, Store

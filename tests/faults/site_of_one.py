@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from verified import verify_file
+
 from kwire.capture.reader import Capture
-from kwire.capture.verify import verify_file
 from kwire.collector.collected_session import CaptureTarget
 from kwire.collector.collector import Collector
 from kwire.collector.folder import Folder

@@ -154,7 +154,7 @@ import sys
 from kwire.cli import main, show
 from kwire.kernel import privileges
 def run(args):
-    print(sorted(privileges.effective()), privileges.no_new_privs())
+    print(sorted(privileges.effective()), "NoNewPrivs:\\t1" in open("/proc/self/status").read())
     return 0
 show.run = run
 sys.argv = ["kwire", "show", sys.argv[1]]

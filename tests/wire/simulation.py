@@ -19,6 +19,8 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
+from stepped import Stepped
+
 from kwire.wire.frame import Flag
 from kwire.wire.lineage import Lineage
 from kwire.wire.retransmit import DatagramSender
@@ -125,7 +127,8 @@ class Node:
     def make(self, token: bytes = b"", resume: bool = False, **rest: Any) -> Session:
         world = self.world
         lineage = self.lineages.get(token, Lineage())
-        session = Session(
+        session = Stepped(
+            world.stepped,
             self.role,
             initiator=self.initiator,
             datagrams=world.datagrams,
@@ -138,7 +141,6 @@ class Node:
             **rest,
         )
         self.lineages[session.token] = lineage
-        session.stepped = world.stepped
         if world.trace:
             session.watcher = lambda watched: world.show(self, watched)
         self.current = session
@@ -340,7 +342,7 @@ class Node:
                 self.world.closed = True
                 self.current.close(self.now(), "enough")
             else:
-                self.current.abandon(self.now(), "enough")
+                self.current.fail(self.now(), "enough")
             self.poke()
 
     def die(self) -> None:

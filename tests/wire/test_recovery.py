@@ -105,7 +105,7 @@ def established(frames: int) -> tuple[Session, list[bytes], Callable[[Ack, float
             for frame in session.transmit(1 << 16, 0.0):
                 other.receive(bytes(frame), 0.0)
     source = path.source
-    first = source.next_sequence
+    first = source.send_queue.next
     for _ in range(frames):
         source.send(PAYLOAD, 0.0)
     sent = [bytes(frame) for frame in source.transmit(1 << 20, 0.0)]

@@ -116,7 +116,7 @@ def test_from_hello_to_bye(datagrams: bool, source_initiates: bool) -> None:
     pair = Pair(datagrams, source_initiates)
     assert pair.source.peer_about == {"host": "b"}
     assert pair.sink.peer_about == {"host": "a"}
-    first = pair.source.next_sequence
+    first = pair.source.send_queue.next
     assert (first == 0) or datagrams  # random over datagrams
     payloads = [EVENT * count for count in range(1, 40)]
     numbers = [pair.source.send(payload, pair.now) for payload in payloads]
@@ -325,7 +325,7 @@ def test_the_third_frame_after_a_hole_sends_it_again() -> None:
     pair = Pair(datagrams=True)
     for _ in range(12):
         pair.source.send(EVENT, pair.now)
-    first = pair.source.next_sequence - 12 & MASK
+    first = pair.source.send_queue.next - 12 & MASK
     frames = pair.source.transmit(1 << 20)
     pair.now += 0.1
     again: list[int] = []
@@ -403,7 +403,7 @@ def test_a_clock_that_goes_back_stands_still() -> None:
 
 def test_a_closed_window_is_probed() -> None:
     pair = Pair(datagrams=True)
-    pair.source.receive(Ack(pair.source.next_sequence, 0).frame(Flag.CHECKSUM), pair.now)
+    pair.source.receive(Ack(pair.source.send_queue.next, 0).frame(Flag.CHECKSUM), pair.now)
     pair.source.send(EVENT, pair.now)
     assert pair.source.transmit(1 << 10) == []
     pair.pass_time(1.5)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
+from stepped import Stepped
 
 from kwire.wire import cbor
 from kwire.wire.control import Ack, Hello, Role, Welcome, bye_frame, error_frame, read_error
@@ -36,15 +37,15 @@ class Bench:
         self.now = 1000.0
         self.flags = Flag.CHECKSUM if datagrams else 0
         self.nonces = itertools.count(1)
-        self.session = Session(
+        self.session = Stepped(
+            lambda state, input: self.steps.append((state, input)),
             role,
             initiator=initiator,
             datagrams=datagrams,
             token=TOKEN,
             random=lambda size: next(self.nonces).to_bytes(size, "big"),
         )
-        self.session.stepped = lambda state, input: self.steps.append((state, input))
-        self.first = self.session.next_sequence if role is Role.SOURCE else 7
+        self.first = self.session.send_queue.next if role is Role.SOURCE else 7
         self.sent: list[Any] = []
 
     # ---- the peer's frames
@@ -109,7 +110,7 @@ class Bench:
                 self.receive(build(Type.DATA, self.first + 1, PAYLOAD, self.flags))
                 self.receive(bye_frame(self.first + 2, "done", self.flags))
         elif state is State.EXPIRED:
-            session.abandon(self.now)
+            session.fail(self.now, "enough")
         assert session.state is state
         session.transmit(1 << 20)
         session.session_events()
@@ -189,7 +190,7 @@ def spent(bench: Bench) -> None:
 def finished(bench: Bench) -> None:
     session = bench.session
     if session.state is State.DRAINING and session.role is Role.SOURCE:
-        bench.receive(Ack(session.next_sequence + 1, 0).frame(bench.flags))
+        bench.receive(Ack(session.send_queue.next + 1, 0).frame(bench.flags))
     elif session.state is State.DRAINING:
         session.consumed(bench.first + 1, bench.now)
     else:
@@ -411,7 +412,7 @@ def test_a_session_that_is_over_refuses_calls() -> None:
                     call(bench.now)
                 assert "\n" not in str(caught.value)
             bench.session.close(bench.now)  # once more is no error
-            bench.session.abandon(bench.now)
+            bench.session.fail(bench.now, "enough")
             assert bench.session.state is state
 
 

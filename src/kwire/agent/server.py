@@ -293,11 +293,6 @@ class Server:
         if not self._clients:
             self._idle()
 
-    @property
-    def clients(self) -> int:
-        """How many sessions there are."""
-        return len(self._clients)
-
     def stop(self, idle: Callable[[], None]) -> None:
         """End every trace, in order; `idle` is called when the last client has gone."""
         self._idle = idle

@@ -11,7 +11,6 @@ from typing import Final
 from kwire.errors import KwireError
 
 SECOND: Final = 1_000_000_000
-DAY: Final = 86_400
 
 #: Unit → nanoseconds, for offsets and durations.
 UNITS: Final = {

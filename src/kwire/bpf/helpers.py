@@ -125,4 +125,3 @@ loop                         5.17  any  int     any func any any
 strncmp                      5.17  any  int     mem fixed str
 """
 )
-HELPER_OF: Final = {helper.id: name for name, helper in HELPERS.items()}

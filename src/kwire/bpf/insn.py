@@ -39,8 +39,6 @@ CALL_HELPER, CALL_LOCAL, CALL_BTF = range(3)
 
 SIZES: Final = {"b": (B, 1), "h": (H, 2), "w": (W, 4), "dw": (DW, 8)}
 
-MAX_SLOTS: Final = 1_000_000  # the kernel's limit for one program
-
 
 class Insn(NamedTuple):
     """One instruction. `offset` is signed 16 bits, `imm` signed 32 bits (64 bits for `lddw`)."""

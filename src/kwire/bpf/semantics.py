@@ -83,12 +83,6 @@ ATOMICS: Final[dict[str, Callable[[int, int, int], int]]] = {
 }
 
 
-def alu(op: str, width: int, a: int, b: int) -> int:
-    """`a op b` in 32 or 64 bits."""
-    mask = (1 << width) - 1
-    return ALU[op](a & mask, b & mask, width) & mask
-
-
 def holds(op: str, width: int, a: int, b: int) -> bool:
     """Whether the comparison `a op b` is true in 32 or 64 bits."""
     mask = (1 << width) - 1

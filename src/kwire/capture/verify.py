@@ -145,14 +145,8 @@ class _Holes:
         self.found.append(Hole(probe, first, last, cpu, loss.count, cause, probes))
 
 
-def verify_file(path: str) -> FileReport:
-    """Read one file and hold it against what it says of itself; CaptureError where it is no capture."""
-    with Capture(path) as capture:
-        return verify_capture(capture)
-
-
 def verify_capture(capture: Capture) -> FileReport:
-    """The same for a capture that is open and not yet read."""
+    """Read a capture and hold it against what it says of itself. It must not have been read yet."""
     counts: dict[int, _Count] = {}  # by section: those of a network capture take turns
     holes, problems, sums = _Holes(), [], Sums()
     capture.mixed = True

@@ -142,11 +142,6 @@ def adopt_orphans() -> None:
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
-def no_new_privs() -> bool:
-    """Whether the calling thread, and what it executes, can gain no privileges any more."""
-    return _prctl(PR_GET_NO_NEW_PRIVS, 0) == 1
-
-
 def _header() -> "ctypes.Array[ctypes.c_uint32]":
     return (ctypes.c_uint32 * 2)(_VERSION_3, 0)
 

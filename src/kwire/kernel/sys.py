@@ -37,7 +37,6 @@ PROG_TYPES = {
 }
 ATTACH_TYPES = {"raw_tp": 23, "fentry": 24, "fexit": 25, "iter": 28, "perf_event": 41, "kprobe_multi": 42}
 
-BPF_F_NO_PREALLOC = 1
 BPF_F_RDONLY_PROG = 1 << 7
 BPF_F_MMAPABLE = 1 << 10
 BPF_F_KPROBE_MULTI_RETURN = 1
@@ -47,7 +46,6 @@ BPF_PSEUDO_MAP_VALUE = 2
 
 PERF_TYPE_TRACEPOINT = 2
 PERF_FLAG_FD_CLOEXEC = 8
-PERF_EVENT_IOC_ENABLE = 0x2400
 PERF_EVENT_IOC_SET_BPF = 0x40042408
 
 # ---------------------------------------------------------------------- layouts

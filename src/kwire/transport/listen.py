@@ -26,7 +26,8 @@ from kwire.transport.peer import Handler, Peer, proven
 from kwire.transport.tcp import Buffer, StreamTransport, TlsTransport, Transport, prepare, unix_identity
 from kwire.transport.udp import Cookies, DatagramServer, ServedTransport
 from kwire.transport.watch import Watch
-from kwire.wire.control import Hello, datagram_flags, hello_problem, peek_hello, refusal, superseded
+from kwire.wire.control import Hello, hello_problem, peek_hello, refusal, superseded
+from kwire.wire.frame import Flag
 from kwire.wire.session import Session, State
 
 if TYPE_CHECKING:
@@ -268,7 +269,7 @@ class Listener:
             why = why or "not wanted here"
             self.note(transport.name, heard, f"it gets no session: {why}")
             self.say(transport.name, why)
-            return refuse(hello, why, datagram_flags(transport.datagrams))
+            return refuse(hello, why, Flag.CHECKSUM if transport.datagrams else 0)
         peer = self.peers.get(session)
         if peer is None:
             peer = Peer(self.loop, session, self._handler_for(session))

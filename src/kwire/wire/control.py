@@ -16,7 +16,6 @@ from kwire.wire import cbor
 from kwire.wire.frame import (
     HEADER_SIZE,
     Bytes,
-    Flag,
     Frame,
     FrameError,
     Problem,
@@ -374,8 +373,3 @@ class _Pick:
             "window": self.word("window", 0),
             "about": self.item("about", dict, {}),
         }
-
-
-def datagram_flags(datagrams: bool) -> int:
-    """The flags of frames over this carrier: datagrams carry their own checksum, streams have one."""
-    return Flag.CHECKSUM if datagrams else 0

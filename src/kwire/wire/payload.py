@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
 
 from kwire.wire.fields import check_timestamp
-from kwire.wire.frame import HEADER_SIZE, Bytes, Code, Frame, FrameError, Problem, Type, inspect
+from kwire.wire.frame import HEADER_SIZE, Bytes, Code, Frame, FrameError, Problem, Type, inspect, read_strict
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
 from kwire.wire.schema import Schema, SchemaReader
@@ -68,11 +68,8 @@ def said(frame: Frame, schemas: SchemaReader) -> Said:
 
 def judge(data: Bytes) -> Problem | None:
     """The first thing that is wrong with the frame at the start of `data`, as far as it says so by itself."""
-    frame, problems = inspect(data)
-    if problems or frame is None:
-        return problems[0]
     try:
-        said(frame, SchemaReader())
+        said(read_strict(data), SchemaReader())
     except FrameError as error:
         return error.problem
     return None

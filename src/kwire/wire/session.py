@@ -178,7 +178,6 @@ class Session:
         "role",
         "settings",
         "state",
-        "stepped",
         "superseded",
         "token",
         "watcher",
@@ -216,7 +215,6 @@ class Session:
         self.about: Mapping[str, Any] = about
         self.peer_about: Mapping[str, Any] = {}
         self.watcher: Callable[[Watched], None] | None = None
-        self.stepped: Callable[[State, Input], None] | None = None
         self._random = random
         self._known = self._restored = resume
         self._flags = int(Flag.CHECKSUM) if datagrams else 0
@@ -264,11 +262,6 @@ class Session:
     def known(self) -> bool:
         """True once the session was established, here or before a restart: it can resume."""
         return self._known
-
-    @property
-    def next_sequence(self) -> int:
-        """Source: the number that the next payload gets."""
-        return self._source("ask the next number of").send_queue.next
 
     @property
     def next_expected(self) -> int:
@@ -389,18 +382,16 @@ class Session:
         if not self._over:
             self._step(Input.CLOSE if self._sender is not None else Input.LEAVE, reason)
 
-    def abandon(self, now: float, reason: str = "abandoned") -> None:
-        """End now, without waiting: what is not acknowledged is told in Abandoned."""
-        self._clock(now)
-        if not self._over:
-            self._step(Input.ABANDON, reason)
-
     def fail(self, now: float, message: str) -> None:
-        """We cannot go on with it: ERROR says so, and the session is over here. The peer may resume it."""
+        """We cannot go on with it: ERROR says so, and the session is over here. The peer may resume it.
+
+        What is not acknowledged is told in Abandoned.
+        """
         self._clock(now)
         live = self.state in LIVE
         self._out.clear()  # a WELCOME too that was not sent yet: then the session has not begun
-        self.abandon(now, message)
+        if not self._over:
+            self._step(Input.ABANDON, message)
         if live:
             self._put(error_frame(0, Code.FAILED, message[:MAX_MESSAGE], self._flags))
 
@@ -527,8 +518,7 @@ class Session:
     @property
     def _short_way(self) -> bool:
         """True where DATA may skip the table: it is legal, and nobody watches."""
-        unseen = self.watcher is None and self.stepped is None
-        return unseen and self._receiver is not None and self.state in LIVE
+        return self.watcher is None and self._receiver is not None and self.state in LIVE
 
     def _unsound(self, view: memoryview, problem: Problem | None) -> None:
         self._broken = True
@@ -638,8 +628,6 @@ class Session:
 
     def _step(self, input: Input, value: Any = None) -> Action:
         """Apply the rule of the table, and then those of the inputs that follow from where we are now."""
-        if self.stepped is not None:
-            self.stepped(self.state, input)
         rule = self._rules[input]
         why = ACTIONS[rule.action](self, value)
         if rule.next is not self.state:
