@@ -173,6 +173,9 @@ class Meaning:
             if not b:
                 return 0 if e.op == "div" else a
             return a // b if e.op == "div" else a % b
+        if e.op in ("quo", "rem"):
+            quotient = abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1) if b else 0
+            return quotient if e.op == "quo" else a - quotient * b
         shift = b & 63
         return {
             "add": a + b,
@@ -696,13 +699,15 @@ def block_equal(w: Writer, depth: int) -> c.BlockEqual:
 
 
 BUILTINS = (("pid", t.U32), ("tid", t.U32), ("cpu", t.U16))
-BINARY = ["add", "sub", "mul", "div", "mod", "and", "or", "xor", "shl", "shr"]
+BINARY = ["add", "sub", "mul", "div", "mod", "quo", "rem", "and", "or", "xor", "shl", "shr"]
 KINDS: tuple[Callable[[Writer, int], Any], ...] = (
     Writer.load,
     Writer.load,
     lambda w, d: c.Binary(w.one(*BINARY), w.expression(d), w.expression(d), w.one(t.S64, t.U64), SPAN),
     lambda w, d: c.Binary(w.one(*BINARY), w.expression(d), w.expression(d), w.one(t.S64, t.U64), SPAN),
-    lambda w, d: c.Binary(w.one("div", "mod"), w.expression(d), w.leaf(), w.one(t.S64, t.U64), SPAN),
+    lambda w, d: c.Binary(
+        w.one("div", "mod", "quo", "rem"), w.expression(d), w.leaf(), w.one(t.S64, t.U64), SPAN
+    ),
     lambda w, d: c.Compare(
         w.one("eq", "ne", "lt", "le", "gt", "ge"),
         w.expression(d),

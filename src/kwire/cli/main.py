@@ -46,6 +46,9 @@ READING = frozenset({"show", "verify", "query", "export", "stats", "merge", "spl
 """Verbs that read what anybody may have written: they give up all privileges first."""
 
 
+SCRIPT = "script"
+"""The module of what begins with no verb: a script, or the options of one."""
+
 CONDITIONS = ("--filter", "--where")
 """Options whose values are expressions, which may begin with a minus."""
 
@@ -99,6 +102,11 @@ def _unknown(verb: str) -> str:
     return f"there is no verb '{verb}'; {hint}"
 
 
+def _is_script(word: str) -> bool:
+    """Whether a first word that is no verb is an option, or the file, of a script."""
+    return word.startswith("-") or word.endswith(".bt") or os.path.isfile(word)
+
+
 def _version() -> str:
     from kwire import __version__
 
@@ -125,11 +133,14 @@ def _run(args: list[str], *, ours: bool) -> int:
         if name in ("-V", "--version"):
             sys.stdout.write(_version() + "\n")
             return 0
+        rest = args[1:]
         if name not in VERBS:
-            say(_unknown(name))
-            return 2
+            if not _is_script(name):
+                say(_unknown(name))
+                return 2
+            name, rest = SCRIPT, args
         verb = cast(Verb, importlib.import_module(f"kwire.cli.{name}"))
-        parsed = _parse(name, verb, args[1:])
+        parsed = _parse(name, verb, rest)
         verbose = bool(parsed.verbose)
         if name in READING and ours:  # a library's caller keeps what it may do
             from kwire.cli.reading import confine

@@ -220,6 +220,10 @@ def _format(args: argparse.Namespace, schemas: list[Schema]) -> Format:
         from kwire.view.jsonl import JsonLines
 
         return JsonLines()
+    from kwire.view.printed import Printed, are_printed
+
+    if are_printed(schemas) and not (args.columns or args.relative or args.delta):
+        return Printed(terminal=sys.stdout.isatty())
     from kwire.view.table import COLUMNS, Table
 
     known = [*COLUMNS, *sorted({field.name for schema in schemas for field in schema.fields} - {*COLUMNS})]

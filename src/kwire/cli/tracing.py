@@ -275,7 +275,7 @@ def run(
     aside = aside or (write is not None and is_standard_output(write))
     wanted = probes.read(args.probes)
     with chosen(args, aside=aside) as processes, recorder(args, wanted, processes) as running:
-        return _record(running, args, write, sinks, processes)
+        return record(running, args, write, sinks, processes)
 
 
 def recorder(args: argparse.Namespace, wanted: Sequence[str | Probe], processes: Processes) -> Recorder:
@@ -291,15 +291,15 @@ def recorder(args: argparse.Namespace, wanted: Sequence[str | Probe], processes:
 
 
 @contextlib.contextmanager
-def chosen(args: argparse.Namespace, *, aside: bool) -> Iterator[Processes]:
+def chosen(args: argparse.Namespace, *, aside: bool, everyone: bool = False) -> Iterator[Processes]:
     """The processes that the arguments choose; the command is ended at the end.
 
-    `aside`: what the command prints goes to standard error.
+    `aside`: what the command prints goes to standard error; `everyone`: beside a command, all are traced.
     """
     command = Command(args.command, aside=aside) if args.command is not None else None
     try:
         allow_descriptors()  # after the command was forked: its limit is its own
-        with Processes(args.pids or (), command, without=(os.getpid(),)) as processes:
+        with Processes(args.pids or (), command, without=(os.getpid(),), everyone=everyone) as processes:
             yield processes
     finally:
         if command:
@@ -350,13 +350,14 @@ def say_unfiltered(probe: str, why: str) -> None:
     say(f"--filter does not apply to {probe}, whose events all are taken: {why}")
 
 
-def _record(
+def record(
     recorder: Recorder,
     args: argparse.Namespace,
     write: str | None,
     sinks: Callable[[tuple[Schema, ...]], list[Sink]],
     processes: Processes,
 ) -> dict[str, Any]:
+    """Attach the probes, record until the end, close the capture; give the summary object."""
     with contextlib.ExitStack() as stack:
         # Whatever can fail is tried before a file that is there is replaced, while Ctrl-C ends it at once.
         recorder.attach(processes)

@@ -232,7 +232,7 @@ def _line(program: checked.Program, slot: int, span: Span) -> Line:
 def probe_schemas(program: checked.Program, *, id: int, spec: str, arch: Arch) -> tuple[Schema, ...]:
     """The schemas alone, where the program was compiled for another probe with the same `layout_key`."""
     return tuple(
-        schema(program, placed, id=number, spec=event_spec(spec, shape.name), machine=arch.machine)
+        schema(program, shape, placed, id=number, spec=event_spec(spec, shape.name), machine=arch.machine)
         for number, (placed, shape) in enumerate(zip(_layouts(program), program.shapes, strict=True), id)
     )
 

@@ -27,7 +27,7 @@ MASK64 = (1 << 64) - 1
 
 ALU = {
     "add": "add", "sub": "sub", "mul": "mul", "and": "and", "or": "or", "xor": "xor", "shl": "lsh",
-    "div": "div", "mod": "mod", "shr": "rsh",
+    "div": "div", "mod": "mod", "quo": "div", "rem": "mod", "shr": "rsh",
 }  # fmt: skip
 """The checker's operators and the unsigned IR operations."""
 
@@ -380,6 +380,8 @@ class ExpressionLowering(Builder, ABC):
                 return self.emit("arsh", [left, right])
             if e.op in ("div", "mod"):
                 return self._signed_division(e.op, left, right)
+            if e.op in ("quo", "rem"):
+                return self._truncating_division(e.op, left, right)
         return self.emit(ALU[e.op], [left, right])
 
     def _signed_division(self, op: str, left: Operand, right: Operand) -> Operand:
@@ -398,6 +400,20 @@ class ExpressionLowering(Builder, ABC):
             return result if op == "div" else self.emit("add", [result, self.emit("and", [sign, right])])
         quotient = self._floor(left, right)
         return quotient if op == "div" else self.emit("sub", [left, self.emit("mul", [quotient, right])])
+
+    def _truncating_division(self, op: str, left: Operand, right: Operand) -> Operand:
+        """Division as in C: of the magnitudes, with the sign of both; the remainder has the dividend's."""
+        sign = self.emit("arsh", [left, 63])
+        one = self._flip(left, sign)
+        if isinstance(right, int):
+            two: Operand = abs(right)
+            both = sign if right > 0 else self.emit("xor", [sign, -1])
+        else:
+            right_sign = self.emit("arsh", [right, 63])
+            two, both = self._flip(right, right_sign), self.emit("xor", [sign, right_sign])
+        if op == "quo":
+            return self._flip(self.emit("div", [one, two]), both)
+        return self._flip(self.emit("mod", [one, two]), sign)
 
     def _floor(self, left: Operand, right: Operand) -> Operand:
         """The quotient by any divisor: that of the magnitudes, its sign, and one less where a negative one

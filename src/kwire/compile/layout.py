@@ -92,9 +92,16 @@ def _size(name: str, field: checked.Field) -> tuple[int, int]:
 
 
 def schema(
-    program: checked.Program, placed: Layout, *, id: int, spec: str, machine: str, little: bool = True
+    program: checked.Program,
+    shape: checked.Shape,
+    placed: Layout,
+    *,
+    id: int,
+    spec: str,
+    machine: str,
+    little: bool = True,
 ) -> wire.Schema:
-    """The schema of records of one shape on a `machine` (`uname -m`), whose flags have its names; `spec`:
+    """The schema of records of a shape on a `machine` (`uname -m`), whose flags have its names; `spec`:
     what the events are called. What only the running system knows (clock, host, symbols) is left empty.
     """
     enums: dict[str, Mapping[int, str]] = {}
@@ -110,6 +117,8 @@ def schema(
         word=8,
         program=program.source.kept or program.source.text,
         enums=enums,
+        prints=shape.prints,
+        format=shape.format,
     )
 
 

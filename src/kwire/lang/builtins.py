@@ -98,6 +98,8 @@ FUNCTIONS = (
     Function("be16", "be16(x)", 1, 1, "a big-endian (network order) u16 as a number"),
     Function("be32", "be32(x)", 1, 1, "a big-endian u32 as a number"),
     Function("be64", "be64(x)", 1, 1, "a big-endian u64 as a number"),
+    Function("be", "be(x)", 1, 1, "a big-endian number of its own width"),
+    Function("ip", "ip(x)", 1, 1, "an IPv4 or IPv6 address, by its size: 4 or 16 bytes"),
     Function("ipv4", "ipv4(x)", 1, 1, "a 4-byte network-order field, array or pointer, shown as 192.0.2.1"),
     Function("ipv6", "ipv6(x)", 1, 1, "a 16-byte array, structure or pointer to one, shown as 2001:db8::1"),
     Function("mac", "mac(x)", 1, 1, "a 6-byte array or pointer to one, shown as 00:00:5e:00:53:01"),

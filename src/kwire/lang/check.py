@@ -79,15 +79,33 @@ class Mark(NamedTuple):
     calls: int
 
 
+class Dialect(NamedTuple):
+    """What a front end's language says otherwise than Python.
+
+    `idle`: whether a probe may do nothing that can be seen, and an event have no fields; `never`: whether a
+    comparison may never be true; `space`: the memory that a number is an address in, where it is used as
+    one (empty: that has to be said).
+    """
+
+    idle: bool = False
+    never: bool = False
+    space: str = ""
+
+
+PYTHON = Dialect()
+C = Dialect(idle=True, never=True, space=t.KERNEL)
+
+
 def check(
     probe: tree.Probe,
     site: Site,
     types: Types,
+    dialect: Dialect = PYTHON,
 ) -> c.Program:
     """The program of a probe at one site. Raises `LanguageError` with everything that is wrong in it."""
-    body = Body(probe, site, types)
+    body = Body(probe, site, types, dialect)
     statements = body.run()
-    if not body.faults and not body.scope.broken and not body.effects:
+    if not body.faults and not body.scope.broken and not body.effects and not dialect.idle:
         body.fault(TextError(_head(probe), "this probe emits nothing", "call emit(…)"))
     if body.faults:
         raise LanguageError(probe.source, body.faults)
@@ -141,8 +159,11 @@ def _head(probe: tree.Probe) -> Span:
 class Body(ExpressionChecker):
     """The statements of a probe, while they are checked."""
 
-    def __init__(self, probe: tree.Probe, site: Site, types: Types) -> None:
+    def __init__(self, probe: tree.Probe, site: Site, types: Types, dialect: Dialect) -> None:
         super().__init__(site, types)
+        self.never = [] if dialect.never else None
+        self.space = dialect.space
+        self.idle = dialect.idle
         self.probe = probe
         self.faults: list[Diagnostic] = []
         self.effects = 0  # statements that emit events or change maps
@@ -627,7 +648,7 @@ class Body(ExpressionChecker):
         self.effects += 1
         event, fields = events.event_name([self._event_name(one) for one in call.arguments])
         arguments = events.named([*(("", one) for one in fields), *call.keywords])
-        if not arguments:
+        if not arguments and not (event and self.idle):
             raise TextError(call.span, "this emits nothing", "name what shall be seen: emit(pid, comm)")
         given: list[tuple[str, events.Final]] = []
         wrong = False

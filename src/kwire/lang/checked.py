@@ -6,8 +6,9 @@ Laws the compiler may rely on:
   mathematical value of their type (sign- or zero-extended, see `types`).
 - Arithmetic is done in 64 bits and wraps. `Binary.type` is `S64` or `U64` (or a `Pointer`, computed as u64)
   and decides between signed and unsigned division, remainder and right shift. Division by zero gives 0, the
-  remainder of zero the dividend, as eBPF has it; division floors and the remainder has the divisor's sign, as
-  in Python. Shift counts are taken modulo 64.
+  remainder of zero the dividend, as eBPF has it. "div" floors and the remainder "mod" has the divisor's sign,
+  as in Python; "quo" truncates and the remainder "rem" has the dividend's sign, as in C. Shift counts are
+  taken modulo 64.
 - Reading memory cannot fault: a read that fails gives 0 (integers, each byte of a block) or no text.
   A failed read in the middle of a chain makes the following address small, so the chain gives 0.
 - Operands are evaluated left to right. No expression has an effect, so an implementation may reorder and
@@ -148,7 +149,7 @@ class Turn(Node):
 
 
 class Binary(Node):
-    """`left op right`, op one of add sub mul div mod and or xor shl shr, in 64 bits."""
+    """`left op right`, op one of add sub mul div mod quo rem and or xor shl shr, in 64 bits."""
 
     op: str
     left: "Expr"
@@ -584,11 +585,14 @@ class Field(Node):
 
 class Shape(Node):
     """A kind of event that a program emits: its fields, and its name among the program's events (empty where
-    there is only this one and nobody named it).
+    there is only this one and nobody named it). `prints`, `format`: how it is printed (`wire.printf`), where
+    it is.
     """
 
     fields: tuple[Field, ...]
     name: str = ""
+    prints: str = ""
+    format: str = ""
 
 
 class Program(Node):

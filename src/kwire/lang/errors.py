@@ -36,6 +36,22 @@ class Diagnostic(NamedTuple):
         before = "".join("\t" if char == "\t" else " " for char in text[: self.span.column])
         return f"{self.line(source)}\n{number}{text}\n{' ' * 5} | {before}^{'~' * (width - 1)}"
 
+    def report(self, source: Source, kind: str = "ERROR") -> list[str]:
+        """The lines in the form of compilers: place with columns from 1, the source line, the span under it,
+        and a hint.
+        """
+        span = self.span
+        own, line = source.at(span.line)
+        text = own.line(line)
+        same = span.end_line == span.line
+        end = max(span.end_column if same else len(text), span.column + 1)
+        where = f"{line}:{span.column + 1}-{end + 1}" if same else f"{line}-{span.end_line}"
+        before = "".join("\t" if char == "\t" else " " for char in text[: span.column])
+        found = [f"{own.name}:{where}: {kind}: {self.message}"]
+        if text.strip():
+            found += [text, f"{before}{'~' * (end - span.column)}"]
+        return [*found, f"HINT: {self.cure}"] if self.cure else found
+
 
 class LanguageError(KwireError):
     """Probe text that cannot become a program. `diagnostics` are in the order of the text, at least one."""

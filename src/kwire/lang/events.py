@@ -25,7 +25,22 @@ RESERVED = {
 """Names that mean what every event has, in conditions on recorded events and in columns, and why."""
 
 TRANSPARENT = frozenset(
-    ("str", "bytes", "user", "kernel", "deref", "be16", "be32", "be64", "ipv4", "ipv6", "mac", "ksym")
+    (
+        "str",
+        "bytes",
+        "user",
+        "kernel",
+        "deref",
+        "be",
+        "be16",
+        "be32",
+        "be64",
+        "ip",
+        "ipv4",
+        "ipv6",
+        "mac",
+        "ksym",
+    )
 ) | frozenset(t.INTEGERS)
 """Functions that show their argument: the field has the argument's name."""
 

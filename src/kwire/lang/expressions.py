@@ -21,6 +21,7 @@ from kwire.lang.types import Type
 from kwire.lang.values import Literal, Value
 
 PREFIX = "args_"
+DIVISIONS = ("div", "mod", "quo", "rem")
 
 
 class Types(Protocol):
@@ -59,6 +60,8 @@ class ExpressionChecker:
         self.bare = bare
         self.never: list[Diagnostic] | None = None
         """Where comparisons that are never true here are kept; None: each is a mistake at once."""
+        self.space = ""
+        """Whose memory a plain number is an address of; empty: that has to be said."""
 
     @property
     def constants(self) -> Mapping[str, int | str]:
@@ -393,7 +396,7 @@ class ExpressionChecker:
         a, b = values.integer(left), values.integer(right)
         if isinstance(a, c.Const) and isinstance(b, c.Const):
             return _fold(node.op, a, b, node.span)
-        if node.op in ("div", "mod") and isinstance(b, c.Const) and not b.value:
+        if node.op in DIVISIONS and isinstance(b, c.Const) and not b.value:
             raise TextError(node.span, "this divides by zero")
         if node.op in ("shl", "shr"):
             if isinstance(b, c.Const) and not 0 <= b.value < 64:
@@ -526,9 +529,12 @@ class ExpressionChecker:
 
 def _fold(op: str, a: c.Const, b: c.Const, span: Span) -> c.Const:
     x, y = a.value, b.value
-    if op in ("div", "mod"):
+    if op in DIVISIONS:
         if not y:
             raise TextError(span, "this divides by zero")
+        if op in ("quo", "rem"):
+            quotient = abs(x) // abs(y) * (1 if (x < 0) == (y < 0) else -1)
+            return values.constant(quotient if op == "quo" else x - quotient * y, span)
         return values.constant(x // y if op == "div" else x % y, span)
     if op in ("shl", "shr") and not 0 <= y < 64:
         raise TextError(b.span, f"a number has 64 bits, it cannot be shifted by {y}")

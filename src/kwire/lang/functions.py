@@ -80,12 +80,14 @@ def limit_of(value: Value, name: str) -> int:
     return value.value
 
 
-def _pointed(value: Value, span: Span, name: str) -> c.Place:
-    """The place an argument points to, or is."""
+def _pointed(value: Value, span: Span, name: str, space: str = "") -> c.Place:
+    """The place an argument points to, or is; a number points into this memory, where there is one."""
     if isinstance(value, c.ReadBlock | c.ReadText):
         return value.place
     if isinstance(value, values.WIDE):
         raise TextError(span, f"{name} needs a pointer", "")
+    if space and t.is_integer(value.type):
+        value = values.convert(value, t.Pointer(t.VOID, space), span)
     if not isinstance(value.type, t.Pointer):
         cure = f"say whose memory: {name}(user(x)) or {name}(kernel(x))"
         raise TextError(value.span, f"{t.article(value.type)} is not known to be an address", cure)
@@ -113,12 +115,12 @@ def _str(call: Arguments) -> Value:
             raise TextError(value.span, message, 'cast it: str(cast("char *", p))')
     elif isinstance(value, c.ReadBlock):
         raise TextError(value.span, f"{t.article(value.type)} is no text", "name the member that is")
-    place = _pointed(value, call.span, "str")
+    place = _pointed(value, call.span, "str", call.checker.space)
     return c.ReadText(place, t.Text(limit, place.space), call.span)
 
 
 def _bytes(call: Arguments) -> Value:
-    place = _pointed(call.values[0], call.span, "bytes")
+    place = _pointed(call.values[0], call.span, "bytes", call.checker.space)
     length = values.integer(call.values[1])
     limit = builtins.BYTES_LIMIT
     if isinstance(length, c.Const):
@@ -156,6 +158,26 @@ def _big_endian(call: Arguments) -> Value:
         cure = f"use be{t.size_of(number.type) * 8}"
         raise TextError(number.span, f"{call.name} would cut this {t.describe(number.type)}", cure)
     return c.Bswap(number, size, type_, call.span)
+
+
+def _own_width(call: Arguments) -> Value:
+    """A big-endian number as wide as it is."""
+    number = values.integer(call.values[0])
+    size = t.size_of(number.type)
+    return number if size == 1 else c.Bswap(number, size, t.Int(size, False), call.span)
+
+
+def _ip(call: Arguments) -> Value:
+    """A network address of either kind, by its size."""
+    value = call.values[0]
+    target = value.type.target if isinstance(value.type, t.Pointer) else value.type
+    if t.size_of(target) == 16:
+        return _ipv6(call._replace(name="ipv6"))
+    if isinstance(value, c.Const):
+        return values.convert(value, t.Int(4, False, "ipv4"), call.span)
+    if t.is_integer(value.type) and not isinstance(value, values.WIDE) and t.size_of(value.type) == 8:
+        return values.convert(values.integer(value), t.Int(4, False, "ipv4"), call.span)
+    return _ipv4(call._replace(name="ipv4"))
 
 
 def _ipv4(call: Arguments) -> Value:
@@ -245,6 +267,8 @@ HANDLERS: dict[str, Callable[[Arguments], Value]] = {
     "be16": _big_endian,
     "be32": _big_endian,
     "be64": _big_endian,
+    "be": _own_width,
+    "ip": _ip,
     "ipv4": _ipv4,
     "ipv6": _ipv6,
     "mac": _mac,

@@ -10,12 +10,15 @@ from typing import TypeAlias
 from kwire.lang.forms import Node
 from kwire.lazy import NamedTuple
 
+# "div" and "mod" floor, as in Python; "quo" and "rem" truncate, as in C.
 BINARY = {
     "add": "+",
     "sub": "-",
     "mul": "*",
     "div": "//",
     "mod": "%",
+    "quo": "/",
+    "rem": "% of C",
     "and": "&",
     "or": "|",
     "xor": "^",

@@ -15,7 +15,7 @@ parser of expressions, the lists of functions) is imported when it is needed.
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from kwire.bpf.arch import host
 from kwire.bpf.image import Image
@@ -84,6 +84,17 @@ class _Wanted(NamedTuple):
     def schema(self, schema: Schema) -> Schema:
         """The schema of its program as that of the place asked for."""
         return schema._replace(kind=self.site.kind, target=self.site.target)
+
+
+class Scripted(Protocol):
+    """A probe of a script: where it attaches, and its program at each place."""
+
+    @property
+    def attach(self) -> tuple[AttachPoint, ...]:
+        """The places, as they were written."""
+
+    def program(self, site: Site, types: KernelTypes) -> Program:
+        """The program at one place. Raises `LanguageError`."""
 
 
 class _UnreachableError(KwireError):
@@ -173,6 +184,10 @@ class Planner:
             cure = "give a probe spec, or a function under @kwire.kprobe and its like"
             raise KwireError("trace", repr(probe)[:80], "it is no probe", cure)
         self._add_function(probe)
+
+    def add_scripted(self, probe: Scripted, point: AttachPoint) -> None:
+        """Add a probe of a script at one of its places."""
+        self._add(point, lambda site: probe.program(site, self._types))
 
     def _add_spec(self, parsed: ProbeSpec) -> None:
         def program(site: Site) -> Program:

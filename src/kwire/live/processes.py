@@ -44,13 +44,22 @@ class Processes:
     would trace his own doing so for ever.
     """
 
-    __slots__ = ("_alive", "_fields", "_held", "_watch", "_without", "command")
+    __slots__ = ("_alive", "_everyone", "_fields", "_held", "_watch", "_without", "command")
 
     def __init__(
-        self, pids: Sequence[int] = (), command: Command | None = None, *, without: Sequence[int] = ()
+        self,
+        pids: Sequence[int] = (),
+        command: Command | None = None,
+        *,
+        without: Sequence[int] = (),
+        everyone: bool = False,
     ) -> None:
-        """Hold the processes. Raises KwireError where one is not there, or is a thread."""
+        """Hold the processes. `everyone`: beside the command all are traced, as long as it runs.
+
+        Raises KwireError where one is not there, or is a thread.
+        """
         self.command = command
+        self._everyone = everyone and not pids
         self._without = without
         self._held: dict[int, int] = {}
         self._watch = select.epoll()
@@ -69,12 +78,12 @@ class Processes:
     @property
     def chosen(self) -> bool:
         """Whether only chosen processes are traced."""
-        return bool(self.command or self._held)
+        return bool(self.command or self._held) and not self._everyone
 
     @property
     def scope(self) -> Scope:
         """What the programs are told when they are compiled. Raises KernelError."""
-        if self.command:
+        if self.command and not self._everyone:
             return Scope(True, self._number(self.command.pid))
         if self._held:
             return Scope(True)
@@ -90,7 +99,7 @@ class Processes:
         for fd, _ in self._watch.poll(0):
             self._watch.unregister(fd)
             self._alive.discard(fd)
-        return self.chosen and not self._alive
+        return bool(self.command or self._held) and not self._alive
 
     def enter(self, tasks: Map, fields: TaskFields | None) -> None:
         """Put the processes into the map of those traced, and the children they have already.

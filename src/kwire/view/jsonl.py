@@ -24,6 +24,7 @@ WHOLE: Final = (str, bytes)
 class JsonLines:
     """The format; see `view.render.Format`."""
 
+    END: Final = "\n"
     __slots__ = ()
 
     def event(self, schema: Schema) -> Callable[[int, Values], str]:

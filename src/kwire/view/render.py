@@ -38,7 +38,14 @@ def context(schema: Schema) -> dict[str, int]:
 
 
 class Format(Protocol):
-    """A way to write events. What it makes of each is its own business until `lines` makes text of it."""
+    """A way to write events. What it makes of each is its own business until `lines` makes text of it.
+
+    `END`: what stands behind each line.
+    """
+
+    @property
+    def END(self) -> str:  # noqa: N802  # a constant of the class
+        """What stands behind each line."""
 
     def event(self, schema: Schema) -> Callable[[int, Values], Any]:
         """The function from (wall-clock ns, values in the fields' order) to what a row holds of an event."""
@@ -240,7 +247,7 @@ class Ordered:
     def _write(self, rows: list[Row]) -> None:
         if not rows:
             return
-        self._stream.write("\n".join([*self._format.lines(rows), ""]))
+        self._stream.write(self._format.END.join([*self._format.lines(rows), ""]))
 
 
 class Head:
@@ -273,7 +280,7 @@ class Head:
         self._rows.sort(key=_time)
         end = self._end()
         if end:
-            self._stream.write("\n".join([*self._format.lines(self._rows[:end]), ""]))
+            self._stream.write(self._format.END.join([*self._format.lines(self._rows[:end]), ""]))
         self._stream.flush()
 
     def _end(self) -> int:
@@ -313,7 +320,7 @@ class Tail:
         self._rows.sort(key=_time)
         self._forget(self._count)
         if self._rows:
-            self._stream.write("\n".join([*self._format.lines(self._rows), ""]))
+            self._stream.write(self._format.END.join([*self._format.lines(self._rows), ""]))
         self._rows = []
         self._stream.flush()
 

@@ -76,6 +76,7 @@ class Table:
     `clock`: one of CLOCKS.
     """
 
+    END: Final = "\n"
     __slots__ = (
         "_chosen",
         "_clock",

@@ -459,12 +459,18 @@ def _registers(e: c.Compare) -> Callable[[int], int]:
     return lambda value: value
 
 
+def _sign(left: int, right: int) -> int:
+    return -1 if (left < 0) != (right < 0) else 1
+
+
 BINARY: dict[str, Callable[[int, int], int]] = {
     "add": operator.add,
     "sub": operator.sub,
     "mul": operator.mul,
     "div": lambda left, right: left // right if right else 0,
     "mod": lambda left, right: left % right if right else left,
+    "quo": lambda left, right: abs(left) // abs(right) * _sign(left, right) if right else 0,
+    "rem": lambda left, right: abs(left) % abs(right) * _sign(left, 1) if right else left,
     "and": operator.and_,
     "or": operator.or_,
     "xor": operator.xor,

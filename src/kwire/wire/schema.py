@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from kwire.lazy import NamedTuple
-from kwire.wire import cbor
+from kwire.wire import cbor, printf
 from kwire.wire.fields import (
     FIELDS_AT,
     MAX_FIELD_BYTES,
@@ -119,6 +119,8 @@ class Schema(NamedTuple):
     host: str = ""
     kernel: str = ""
     shares: tuple[str, ...] = ()  # specs of the other probes that this one's program serves
+    prints: str = ""  # how the event is printed, where a script prints it: one of `printf.PRINTED`
+    format: str = ""  # in which format
 
     def frames(self, limit: int = MAX_EVENT) -> list[bytes]:
         """The SCHEMA frames, as few as hold it. FrameError where the schema is not sound.
@@ -151,7 +153,7 @@ class Schema(NamedTuple):
             if field.name in names:
                 return f"field {field.name!r} is there twice"
             names.add(field.name)
-        return ""
+        return printf.problem(self.prints, self.format, self.fields) if self.prints else ""
 
     def decoder(self) -> Decoder:
         """A function from the bytes of one EVENT frame of this probe to its values, in the fields' order.
@@ -216,6 +218,7 @@ class Schema(NamedTuple):
         value["program"] = [self.program[at : at + piece] for at in range(0, len(self.program), piece)]
         value["enums"] = {name: dict(table) for name, table in self.enums.items()}
         value["shares"] = list(self.shares)
+        value["prints"], value["format"] = self.prints, self.format
         value["symbols"] = dict(self.symbols)
         if self.clock is not None:
             value["clock"] = self.clock._asdict()
@@ -465,6 +468,8 @@ def _schema(id: int, value: Map, base: int) -> Schema:
         host=pick.text("host", ""),
         kernel=pick.text("kernel", ""),
         shares=tuple(shares),
+        prints=pick.text("prints", ""),
+        format=pick.text("format", ""),
     )
     problem = schema.problem()
     if problem:

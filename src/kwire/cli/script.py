@@ -1,0 +1,198 @@
+"""`kwire -e PROGRAM`, `kwire FILE.bt`: run a script in the bpftrace language.
+
+Invariants: what a script prints goes to standard output, or to the file of -o, and what is said about it to
+standard error; all that is wrong in a script is told at once, each at its place, before anything is attached.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import IO, Any
+
+from kwire.capture.destination import is_standard_output
+from kwire.cli import tracing, values
+from kwire.cli.lines import say, tell
+from kwire.cli.status import FAILED, OK
+from kwire.errors import KwireError
+from kwire.lang.bpftrace.reader import read
+from kwire.lang.bpftrace.syntax import Script
+from kwire.lang.errors import Diagnostic, LanguageError
+from kwire.live.processes import Processes
+from kwire.live.recorder import Limits, Recorder, Sink
+from kwire.view.printed import Printed, PrintedJson
+from kwire.view.render import Renderer, Screen
+from kwire.wire.schema import Schema
+from kwire.words import plural
+
+HELP = "run a script in the bpftrace language"
+
+USAGE = "kwire [OPTIONS] -e PROGRAM [ARGUMENT ...]\n       kwire [OPTIONS] FILE.bt [ARGUMENT ...]"
+
+EXAMPLES = """\
+examples:
+  kwire -e 'tracepoint:syscalls:sys_enter_openat { printf("%s %s\\n", comm, str(args.filename)); }'
+  kwire -e 'kprobe:tcp_connect /uid == $1/ { printf("%d\\n", pid); }' 1000
+  kwire -w opens.pcapng opensnoop.bt
+
+docs/language.md says what of the language there is. FILE may be - for standard input. What a script prints is
+kept with -w, and `kwire show FILE` prints it again.
+
+"""
+
+INTERMIXED = True
+MAX_SCRIPT = 1 << 20
+STDIN = "stdin"
+"""What a program that stands in no file is called in messages."""
+
+STAGES = ("ast",)
+"""What -d can show."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.usage = USAGE
+    parser.prog = "kwire"
+    parser.epilog = EXAMPLES
+    parser.add_argument("words", metavar="FILE|ARGUMENT", nargs="*", help="a script, and what it is given")
+    parser.add_argument("-e", dest="program", metavar="PROGRAM", help="the text of a script")
+    parser.add_argument(
+        "-c", dest="command", metavar="COMMAND", type=values.command, help="run this, and end with it"
+    )
+    parser.add_argument(
+        "-p",
+        dest="pids",
+        metavar="PID",
+        type=values.process_ids,
+        action="extend",
+        help="these processes only",
+    )
+    parser.add_argument("-o", dest="output", metavar="FILE", help="print to a file")
+    parser.add_argument("-w", dest="write", metavar="FILE", help="keep what is printed in a capture, pcapng")
+    parser.add_argument("-f", dest="format", choices=("text", "json"), default="text", help="how to print")
+    parser.add_argument(
+        "-B", dest="buffering", choices=("line", "full", "none"), default="line", help=argparse.SUPPRESS
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but what is wrong")
+    parser.add_argument(
+        "-d", dest="stage", metavar="STAGE", choices=STAGES, help=f"show a stage: {', '.join(STAGES)}"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="check and compile only")
+    parser.add_argument("--unsafe", action="store_true", help="allow what can change the system")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the script; the exit status."""
+    name, text, arguments = _script(args)
+    with _faults():
+        script = read(name, text)
+        if args.stage:
+            sys.stdout.write(_shown(script))
+            return OK
+        return _run(args, script, arguments)
+    return FAILED
+
+
+def _script(args: argparse.Namespace) -> tuple[str, str, list[str]]:
+    """The name and the text of the script, and what it is given."""
+    words = list(args.words)
+    if args.program is not None:
+        return STDIN, args.program, words
+    if not words:
+        raise KwireError("run", "script", "there is none", "write kwire -e 'PROGRAM', or kwire FILE.bt")
+    name = words.pop(0)
+    try:
+        with open(sys.stdin.fileno() if name == "-" else name, "rb", closefd=name != "-") as file:
+            data = file.read(MAX_SCRIPT + 1)
+    except OSError as error:
+        raise KwireError("read", name, (error.strerror or str(error)).lower()) from None
+    if len(data) > MAX_SCRIPT:
+        raise KwireError("read", name, f"a script has at most {MAX_SCRIPT >> 20} MiB")
+    return STDIN if name == "-" else name, data.decode("utf-8", "surrogateescape"), words
+
+
+@contextlib.contextmanager
+def _faults() -> Iterator[None]:
+    """What is wrong in a script is told here, all of it."""
+    try:
+        yield
+    except LanguageError as error:
+        for one in error.diagnostics:
+            for line in one.report(error.source):
+                tell(line)
+
+
+def _run(args: argparse.Namespace, script: Script, arguments: list[str]) -> int:
+    from kwire.live.scripts import plan_script
+
+    missing: tuple[Diagnostic, ...] = ()
+    with tracing.chosen(args, aside=False, everyone=True) as processes:
+
+        def plan() -> Any:
+            nonlocal missing
+            command = processes.command.pid if processes.command else 0
+            made = plan_script(script, arguments, scope=processes.scope, command=command)
+            missing = made.missing
+            return made.plan
+
+        if args.dry_run:
+            plan()
+            return OK
+        with Recorder.begin(plan, Limits(), buffer=None, follow=processes.chosen) as running:
+            for one in missing:
+                for line in one.report(script.source, "WARNING"):
+                    tell(line)
+            return _record(args, running, processes)
+
+
+def _record(args: argparse.Namespace, running: Recorder, processes: Processes) -> int:
+    if args.write is not None and is_standard_output(args.write):
+        raise KwireError(
+            "write capture to", args.write, "standard output is for what is printed", "name a file"
+        )
+    args.rotate, args.no_clobber, args.no_command_status = (0, 0.0), False, False
+    with _output(args) as stream:
+
+        def sinks(schemas: tuple[Schema, ...]) -> list[Sink]:
+            by_number = {schema.id: schema for schema in schemas}
+            count = sum(len(group.points) for group in running.plan.groups)
+            if args.format == "json":
+                stream.write(
+                    f'{{"type": "attached_probes", "count": {count}, "data": {{"probes": {count}}}}}\n'
+                )
+            elif not args.quiet:
+                tell(f"Attached {plural(count, 'probe')}")
+            if os.environ.get("__BPFTRACE_NOTIFY_PROBES_ATTACHED"):
+                stream.write("__BPFTRACE_NOTIFY_PROBES_ATTACHED\n")
+            stream.flush()
+            format = PrintedJson() if args.format == "json" else Printed(terminal=stream.isatty())
+            return [Screen(Renderer(format), by_number, stream)]
+
+        summary = tracing.record(running, args, args.write, sinks, processes)
+        if args.format == "text":
+            stream.write("\n\n")
+    if summary["lost"]:
+        say(f"{plural(summary['lost'], 'event')} lost")
+    return tracing.exit_status(summary, args)
+
+
+@contextlib.contextmanager
+def _output(args: argparse.Namespace) -> Iterator[IO[str]]:
+    """Where what is printed goes."""
+    if args.output is None:
+        yield sys.stdout
+        return
+    try:
+        file = open(args.output, "w", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+    except OSError as error:
+        raise KwireError("write", args.output, (error.strerror or str(error)).lower()) from None
+    with file as stream:
+        yield stream
+
+
+def _shown(script: Script) -> str:
+    """The tree of a script, a node a line."""
+    from kwire.lang.bpftrace.shown import shown
+
+    return shown(script)

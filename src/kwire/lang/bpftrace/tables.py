@@ -1,0 +1,272 @@
+"""What the language has by name: one row each, with what it is and whether it can be used yet.
+
+The code looks names up here, so what docs/language.md says is what holds. A row that is not `ready` is known
+and refused where it is used.
+"""
+
+from typing import Final
+
+from kwire.lazy import NamedTuple
+
+
+class Provider(NamedTuple):
+    """A kind of probe: its name, its other names, how it is written, and what it is. `kind`: as in
+    `kwire.kinds`; empty: it is not supported yet.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    form: str
+    doc: str
+    kind: str = ""
+
+
+PROVIDERS: Final = (
+    Provider("begin", (), "BEGIN", "before all other probes"),
+    Provider("end", (), "END", "after all other probes"),
+    Provider("tracepoint", ("t",), "tracepoint:category:event", "an event of the kernel", "tracepoint"),
+    Provider(
+        "kprobe", ("k",), "kprobe:[module:]function[+offset]", "the entry of a kernel function", "kprobe"
+    ),
+    Provider(
+        "kretprobe", ("kr",), "kretprobe:[module:]function", "the return of a kernel function", "kretprobe"
+    ),
+    Provider(
+        "fentry", ("f", "kfunc"), "fentry:[module:]function", "the same as kprobe, through BTF", "fentry"
+    ),
+    Provider(
+        "fexit", ("fr", "kretfunc"), "fexit:[module:]function", "the same as kretprobe, through BTF", "fexit"
+    ),
+    Provider(
+        "rawtracepoint", ("rt",), "rawtracepoint:event", "a tracepoint's own arguments", "rawtracepoint"
+    ),
+    Provider("interval", ("i",), "interval:s:1", "every so often, on one CPU"),
+    Provider("profile", ("p",), "profile:hz:99", "every so often, on each CPU"),
+    Provider("uprobe", ("u",), "uprobe:file:function", "the entry of a function of a program"),
+    Provider("uretprobe", ("ur",), "uretprobe:file:function", "the return of a function of a program"),
+    Provider("usdt", (), "usdt:file:provider:name", "a place that a program marks"),
+    Provider("software", ("s",), "software:event:count", "an event of the kernel's counters"),
+    Provider("hardware", ("h",), "hardware:event:count", "an event of the CPU's counters"),
+    Provider("watchpoint", ("w",), "watchpoint:address:length:mode", "an access to memory"),
+    Provider("iter", ("it",), "iter:task", "each object of a kind"),
+    Provider("self", (), "self:signal:SIGUSR1", "a signal to the tracer"),
+    Provider("test", (), "test:name", "a test of the language"),
+    Provider("bench", (), "bench:name", "a measurement of the language"),
+)
+PROVIDER: Final = {name: one for one in PROVIDERS for name in (one.name, *one.aliases)}
+"""Each by its name and its other names, in lower case."""
+
+
+class Word(NamedTuple):
+    """A built-in or a function: how it is written and what it is; `least`, `most`: arguments (a function)."""
+
+    name: str
+    form: str
+    doc: str
+    ready: bool = True
+    least: int = 0
+    most: int = 0
+
+
+BUILTINS: Final = (
+    Word("pid", "pid", "process id, in the pid namespace of kwire"),
+    Word("tid", "tid", "thread id, likewise"),
+    Word("ppid", "ppid", "process id of the parent, likewise"),
+    Word("uid", "uid", "user id"),
+    Word("gid", "gid", "group id"),
+    Word("comm", "comm", "name of the current thread"),
+    Word("pcomm", "pcomm", "name of the parent"),
+    Word("nsecs", "nsecs", "nanoseconds of the monotonic clock"),
+    Word("elapsed", "elapsed", "nanoseconds since the script began"),
+    Word("cpu", "cpu", "number of the CPU"),
+    Word("ncpus", "ncpus", "how many CPUs the machine can have"),
+    Word("cgroup", "cgroup", "id of the cgroup of the current process"),
+    Word("curtask", "curtask", "the current thread, a struct task_struct *"),
+    Word("func", "func", "the function that the probe is on"),
+    Word("probe", "probe", "the full name of the probe"),
+    Word("probetype", "probetype", "the kind of the probe"),
+    Word("args", "args.name", "the fields of a tracepoint, the parameters of a function"),
+    Word("arg0", "arg0, arg1, …", "the arguments as numbers"),
+    Word("retval", "retval", "what the function returned"),
+    Word("cpid", "cpid", "process id of the command of -c"),
+    Word("has_cpid", "has_cpid", "whether there is a command"),
+    Word("ctx", "ctx", "the context of the probe", False),
+    Word("kstack", "kstack", "the kernel's stack", False),
+    Word("ustack", "ustack", "the program's stack", False),
+    Word("rand", "rand", "a random number", False),
+    Word("username", "username", "name of the user", False),
+    Word("jiffies", "jiffies", "the kernel's ticks", False),
+    Word("numaid", "numaid", "number of the NUMA node", False),
+    Word("usermode", "usermode", "whether the CPU was in user mode", False),
+    Word("leader_tid", "leader_tid", "thread id of the process' first thread"),
+    Word("leader_comm", "leader_comm", "name of the process' first thread"),
+    Word("config", "config", "the settings", False),
+)
+BUILTIN: Final = {one.name: one for one in BUILTINS}
+
+STATEMENTS: Final = (
+    Word("printf", 'printf("format", …)', "print a line: formats are C's, and %r of a buffer", True, 1, 64),
+    Word(
+        "time", 'time("format")', "print the time, in a format of strftime and %f, microseconds", True, 0, 1
+    ),
+    Word("print", "print(@map), print(value)", "print a map or a value", False, 1, 3),
+    Word("clear", "clear(@map)", "empty a map", False, 1, 1),
+    Word("zero", "zero(@map)", "set all values of a map to 0", False, 1, 1),
+    Word("delete", "delete(@map, key)", "remove a key", False, 1, 64),
+    Word("exit", "exit(), exit(code)", "end the script", False, 0, 1),
+    Word("join", "join(array)", "print an array of strings", False, 1, 2),
+    Word("cat", 'cat("file")', "print a file", False, 1, 64),
+    Word("system", 'system("command")', "run a command of the shell", False, 1, 64),
+    Word("signal", 'signal("SIGTERM")', "send a signal to the current process", False, 1, 1),
+    Word("override", "override(value)", "return at once", False, 1, 1),
+    Word("errorf", 'errorf("format", …)', "print an error", False, 1, 64),
+    Word("warnf", 'warnf("format", …)', "print a warning", False, 1, 64),
+    Word(
+        "assert", 'assert(condition, "text")', "end the script where a condition does not hold", False, 2, 2
+    ),
+    Word("static_assert", 'static_assert(condition, "text")', "refuse the script likewise", False, 2, 2),
+    Word("fail", 'fail("text")', "refuse the script", False, 1, 64),
+    Word("unwatch", "unwatch(address)", "end a watchpoint", False, 1, 1),
+    Word("skboutput", "skboutput(…)", "write a packet", False, 4, 4),
+    Word("write_user", "write_user(address, value)", "write memory", False, 2, 3),
+)
+
+FUNCTIONS: Final = (
+    Word("str", "str(p), str(p, n)", "the text at p", True, 1, 2),
+    Word("buf", "buf(p, n)", "n bytes at p", True, 1, 2),
+    Word("ntop", "ntop(address), ntop(family, address)", "a network address", True, 1, 2),
+    Word("macaddr", "macaddr(address)", "an Ethernet address", True, 1, 1),
+    Word("bswap", "bswap(x)", "x with its bytes in the opposite order", True, 1, 1),
+    Word("ksym", "ksym(address)", "a kernel address, shown by name", True, 1, 1),
+    Word("kptr", "kptr(p)", "p as an address of the kernel", True, 1, 1),
+    Word("uptr", "uptr(p)", "p as an address of the current process", True, 1, 1),
+    Word("strncmp", "strncmp(a, b, n)", "0 where the first n bytes of two texts are the same", True, 3, 3),
+    Word("strcontains", "strcontains(text, part)", "whether a text contains another", True, 2, 2),
+    *(
+        Word(name, f"{name}(…)", "", False, 0, 64)
+        for name in (
+            *("usym", "kaddr", "uaddr", "reg", "cgroupid", "cgroup_path", "path", "pton", "strlen", "strstr"),
+            *(
+                "find",
+                "is_err",
+                "percpu_kaddr",
+                "socket_cookie",
+                "strftime",
+                "strerror",
+                "syscall_name",
+                "len",
+            ),
+            *("getopt", "kstack", "ustack", "dw_ustack", "nsecs", "typeof", "container_of", "str_concat"),
+            *(
+                "memcmp",
+                "signal_name",
+                "signal_thread",
+                "is_literal",
+                "is_ptr",
+                "is_str",
+                "is_integer",
+                "is_array",
+            ),
+            *(
+                "strcap",
+                "kfunc_exist",
+                "kfunc_allowed",
+                "username",
+                "has_key",
+                "sizeof",
+                "offsetof",
+                "usdt_arg",
+            ),
+            *("count", "sum", "avg", "min", "max", "stats", "hist", "lhist", "tseries", "is_unsigned"),
+        )
+    ),
+)
+FUNCTION: Final = {one.name: one for one in (*STATEMENTS, *FUNCTIONS)}
+
+
+class Setting(NamedTuple):
+    """A setting of the config block: its name, its value at first, and what it does. `values`: the words that
+    it can be; empty: a number.
+    """
+
+    name: str
+    default: int | str | bool
+    doc: str
+    values: tuple[str, ...] = ()
+    ready: bool = True
+
+
+_SWITCH: Final = ("true", "false")
+SETTINGS: Final = (
+    Setting(
+        "missing_probes", "error", "what is done where a probe is not there", ("error", "warn", "ignore")
+    ),
+    Setting("max_strlen", 1024, "bytes of a text that str() reads"),
+    Setting("max_map_keys", 4096, "keys of a map"),
+    Setting("print_maps_on_exit", True, "whether maps are printed at the end", _SWITCH),
+    Setting("str_trunc_trailer", "..", "what stands behind a text that was cut", (), False),
+    Setting("stack_mode", "bpftrace", "how stacks are shown", ("bpftrace", "perf", "raw", "build_id"), False),
+    Setting("license", "GPL", "the licence of the programs", (), False),
+    *(
+        Setting(name, 0, "accepted; there is nothing here that it changes", ())
+        for name in (
+            *(
+                "cache_user_symbols",
+                "cpp_demangle",
+                "lazy_symbolication",
+                "log_size",
+                "max_bpf_progs",
+                "max_cat_bytes",
+            ),
+            *(
+                "max_probes",
+                "on_stack_limit",
+                "perf_rb_pages",
+                "show_debug_info",
+                "use_blazesym",
+                "debug_output",
+            ),
+            *("unstable_tseries", "unstable_typeinfo", "unstable_dw_ustack", "unstable_import_statement"),
+            *(
+                "unstable_import",
+                "unstable_map_decl",
+                "unstable_macro",
+                "max_type_res_iterations",
+                "max_ast_nodes",
+            ),
+        )
+    ),
+)
+SETTING: Final = {one.name: one for one in SETTINGS}
+RENAMED: Final = {"strlen": "max_strlen", "map_keys_max": "max_map_keys", "cat_bytes_max": "max_cat_bytes"}
+"""Settings by names that they had once."""
+
+CONSTANTS: Final = {
+    "TASK_RUNNING": 0,
+    "TASK_INTERRUPTIBLE": 1,
+    "TASK_UNINTERRUPTIBLE": 2,
+    "NULL": 0,
+}
+"""Numbers that scripts know from headers, and that are neither Linux's interface nor in an enumeration."""
+
+
+def markdown() -> str:
+    """The reference of what the language has by name, as tables in Markdown."""
+    yes = {True: "", False: "not yet"}
+    lines = ["| probe | other names | what it is | |", "|---|---|---|---|"]
+    for provider in PROVIDERS:
+        others = ", ".join(f"`{one}`" for one in provider.aliases)
+        lines.append(f"| `{provider.form}` | {others} | {provider.doc} | {yes[bool(provider.kind)]} |")
+    for title, words in (("built-in", BUILTINS), ("statement", STATEMENTS), ("function", FUNCTIONS)):
+        lines += ["", f"| {title} | what it is | |", "|---|---|---|"]
+        lines += [f"| `{one.form}` | {one.doc} | {yes[one.ready]} |" for one in words if one.doc]
+    rest = ", ".join(f"`{one.name}`" for one in FUNCTIONS if not one.doc)
+    lines += ["", f"Functions that are not there yet: {rest}.", ""]
+    lines += ["| setting | at first | what it is | |", "|---|---|---|---|"]
+    for setting in SETTINGS:
+        if setting.default != 0:
+            first = str(setting.default).lower() if isinstance(setting.default, bool) else setting.default
+            lines.append(f"| `{setting.name}` | `{first}` | {setting.doc} | {yes[setting.ready]} |")
+    rest = ", ".join(f"`{one.name}`" for one in SETTINGS if one.default == 0)
+    lines += ["", f"Settings that are accepted and change nothing here: {rest}."]
+    return "\n".join(lines) + "\n"

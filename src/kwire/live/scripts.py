@@ -1,0 +1,59 @@
+"""The plan of a script in the bpftrace language.
+
+Invariants: what is wrong in any of its probes is told at once, each at its place; a place that the kernel has
+not is an error, a remark, or nothing, as the script's setting `missing_probes` says, but a script of which
+no place is there is an error anyway.
+"""
+
+import time
+from collections.abc import Sequence
+
+from kwire.btf.errors import BtfLookupError
+from kwire.kernel.catalog import CatalogError
+from kwire.kernel.sys import possible_cpus
+from kwire.lang.bpftrace.lower import Surroundings, probes, settings
+from kwire.lang.bpftrace.syntax import Script
+from kwire.lang.errors import Diagnostic, LanguageError
+from kwire.lazy import NamedTuple
+from kwire.live.plan import Plan, Scope
+from kwire.live.planner import Planner
+
+
+class Planned(NamedTuple):
+    """A script that is ready to run. `missing`: its probes that are left out, and why."""
+
+    plan: Plan
+    missing: tuple[Diagnostic, ...]
+
+
+def plan_script(
+    script: Script,
+    arguments: Sequence[str] = (),
+    *,
+    scope: Scope = Scope(),  # noqa: B008
+    command: int = 0,
+) -> Planned:
+    """The plan of a script. Raises `LanguageError` with everything that is wrong in it; KwireError."""
+    began = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    surroundings = Surroundings(tuple(arguments), command, began, possible_cpus())
+    made = probes(script, surroundings)
+    wrong = [fault for probe in made for fault in probe.faults()]
+    if wrong:
+        raise LanguageError(script.source, wrong)
+    tolerated = settings(script)["missing_probes"]
+    planner = Planner(None, scope)
+    faults: list[Diagnostic] = []
+    missing: list[Diagnostic] = []
+    added = 0
+    for probe in made:
+        for point in probe.attach:
+            try:
+                planner.add_scripted(probe, point)
+                added += 1
+            except LanguageError as error:
+                faults += error.diagnostics
+            except (CatalogError, BtfLookupError) as error:
+                missing.append(Diagnostic(point.span, f"{point}: {error.cause}", error.cure))
+    if faults or (missing and (tolerated == "error" or not added)):
+        raise LanguageError(script.source, [*faults, *missing])
+    return Planned(planner.plan(), tuple(missing if tolerated == "warn" else ()))

@@ -1,0 +1,220 @@
+"""Events as the lines that a script printed: each in the format of its schema.
+
+Invariants: the text is the same live and from a capture, anywhere: formats, names and clock are the schema's.
+On a terminal no value can move a cursor or change a colour; elsewhere it is written as it is. Numbers, texts
+and names are as bpftrace prints them, and formats mean what they mean in C.
+"""
+
+import time as clock
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+from kwire.view.render import Row, Values
+from kwire.view.text import safe
+from kwire.view.values import scalar_name
+from kwire.wire.fields import TYPES, CutStr, Field, UnreadBytes, UnreadStr, text_bytes
+from kwire.wire.messages import Lost
+from kwire.wire.printf import BITS, PRINTED, Conversion, split
+from kwire.wire.schema import Labels, Schema
+
+TRAILER: Final = ".."
+"""What stands behind a text that was cut."""
+
+SECOND: Final = 1_000_000_000
+
+Shown = Callable[[Any], str]
+
+
+def are_printed(schemas: Iterable[Schema]) -> bool:
+    """Whether all of these are of events that a script printed; not where there are none."""
+    known = [schema.prints in PRINTED for schema in schemas]
+    return bool(known) and all(known)
+
+
+class Printed:
+    """The format; see `view.render.Format`. `terminal`: whether what is written is for one."""
+
+    END: str = ""
+    __slots__ = ("_terminal",)
+
+    def __init__(self, *, terminal: bool) -> None:
+        self._terminal = terminal
+
+    def event(self, schema: Schema) -> Callable[[int, Values], str]:
+        """The function from (wall-clock ns, values) to the text."""
+        if schema.prints == "time":
+            format = schema.format
+            return lambda time, values: strftime(format, time)
+        texts, conversions = split(schema.format)
+        if not conversions:
+            return lambda time, values: texts[0]
+        labels = Labels(schema)
+        template = "".join(f"{text.replace('%', '%%')}%s" for text in texts[:-1]) + texts[-1].replace(
+            "%", "%%"
+        )
+        shown = [
+            self._shown(conversion, schema, field, labels)
+            for conversion, field in zip(conversions, schema.fields, strict=True)
+        ]
+        if len(shown) == 1:
+            [one] = shown
+            return lambda time, values: template % one(values[0])
+        return lambda time, values: (
+            template % tuple([show(value) for show, value in zip(shown, values, strict=True)])
+        )
+
+    def _shown(self, conversion: Conversion, schema: Schema, field: Field, labels: Labels) -> Shown:
+        if conversion.letters == "s":
+            show = as_text(schema, field, labels)
+        elif conversion.letters in ("r", "rx", "rh"):
+            show = _buffer(conversion.letters)
+        else:
+            return _integer(conversion)
+        width, precision = conversion.width, conversion.precision
+        if "-" in conversion.flags:
+            width = -width
+        terminal = self._terminal
+
+        def text(value: Any) -> str:
+            made = show(value)
+            if terminal:
+                made = safe(made)
+            if precision >= 0:
+                made = made[:precision]
+            return made.rjust(width) if width > 0 else made.ljust(-width)
+
+        return text
+
+    def bad(self, time: int | None, id: int, schema: Schema | None, why: str) -> str:
+        """A line that says so."""
+        return f"<event of probe {id} that cannot be decoded: {safe(why)}>\n"
+
+    def lost(self, time: int | None, schema: Schema | None, loss: Lost) -> None:
+        """Nothing: who shows events says at the end what was lost."""
+
+    def lines(self, rows: Sequence[Row]) -> list[str]:
+        """What was made of each."""
+        return [line for _, line, _ in rows]
+
+
+class PrintedJson(Printed):
+    """The same as JSON: an object with the text a line."""
+
+    END: str = "\n"
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(terminal=False)
+
+    def event(self, schema: Schema) -> Callable[[int, Values], str]:
+        """The function from (wall-clock ns, values) to the object."""
+        from json.encoder import encode_basestring as quote
+
+        text, kind = super().event(schema), schema.prints
+        return lambda time, values: f'{{"type": "{kind}", "data": {quote(text(time, values))}}}'
+
+
+def strftime(format: str, time: int) -> str:
+    """A wall-clock time in ns in a format of strftime, local time; `%f` is its microseconds."""
+    second, rest = divmod(time, SECOND)
+    if "%f" in format:
+        parts = format.split("%%")
+        format = "%%".join(part.replace("%f", f"{rest // 1000:06d}") for part in parts)
+    try:
+        return clock.strftime(format, clock.localtime(second))
+    except (OverflowError, ValueError, OSError):
+        return str(second)
+
+
+def _integer(conversion: Conversion) -> Shown:
+    """The function that shows integers as C does."""
+    letters, flags, width, precision, length = conversion
+    if letters == "p":
+        return lambda value: _padded(hex(value & 0xFFFFFFFFFFFFFFFF), width, flags, "")
+    if letters == "c":
+        return lambda value: _padded(chr(value & 0xFF), width, flags, "")
+    bits = BITS.get(length, 64)
+    mask, half = (1 << bits) - 1, 1 << (bits - 1)
+    if letters in ("d", "i", "u") and precision < 0 and not set(flags) - {"-"}:
+        signed = letters != "u"
+        pad = -width if "-" in flags else width
+
+        def plain(value: int) -> str:
+            value &= mask
+            made = str(value - mask - 1 if signed and value >= half else value)
+            return made.rjust(pad) if pad > 0 else made.ljust(-pad)
+
+        return plain
+    base = {"o": "o", "x": "x", "X": "X", "gr": "x"}.get(letters, "d")
+
+    def shown(value: int) -> str:
+        value, sign = value & mask, ""
+        if letters in ("d", "i"):
+            value -= (value & half) << 1
+            sign = "-" if value < 0 else "+" if "+" in flags else " " if " " in flags else ""
+        digits = format(abs(value), base)
+        if precision >= 0:
+            digits = digits.rjust(precision, "0") if value or precision else ""
+        if ("#" in flags and value and base in "xX") or letters == "gr":
+            sign += f"0{base}"
+        elif "#" in flags and base == "o" and digits[:1] != "0":
+            digits = f"0{digits}"
+        return _padded(digits, width, flags if precision < 0 else flags.replace("0", ""), sign)
+
+    return shown
+
+
+def _padded(digits: str, width: int, flags: str, sign: str) -> str:
+    if "-" in flags:
+        return (sign + digits).ljust(width)
+    if "0" in flags:
+        return sign + digits.rjust(width - len(sign), "0")
+    return (sign + digits).rjust(width)
+
+
+def _buffer(letters: str) -> Shown:
+    """The function that shows bytes: printable ones as they are, as \\x07, or as a dump."""
+
+    def shown(value: Any) -> str:
+        if isinstance(value, list):
+            value = bytes(one & 0xFF for one in value)
+        elif isinstance(value, str):
+            value = text_bytes(value)
+        if letters == "rh":
+            return str(value.hex(" "))
+        if letters == "rx":
+            return "".join(f"\\x{one:02x}" for one in value)
+        return "".join(chr(one) if 32 <= one <= 126 else f"\\x{one:02x}" for one in value)
+
+    return shown
+
+
+def as_text(schema: Schema, field: Field, labels: Labels) -> Shown:
+    """The function that shows a value as `%s` and `print` do."""
+    one = _scalar_text(schema, field, labels)
+    if field.count == 1:
+        return one
+    return lambda values: f"[{','.join(map(one, values))}]"
+
+
+def _scalar_text(schema: Schema, field: Field, labels: Labels) -> Shown:
+    kind = TYPES[field.type].kind
+    if kind == "str":
+        return _string
+    if kind in ("bytes", "raw"):
+        show = _buffer("r")
+        return lambda value: "" if isinstance(value, UnreadBytes) else show(value)
+    if kind == "bool":
+        return lambda value: "true" if value else "false"
+    name = scalar_name(schema, field, labels)
+    if name is not None:
+        return lambda value: name(value) or str(value)
+    return str
+
+
+def _string(value: str) -> str:
+    if value.__class__ is str:
+        return value
+    if isinstance(value, UnreadStr):
+        return ""
+    return value + TRAILER if isinstance(value, CutStr) else value

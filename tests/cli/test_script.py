@@ -1,0 +1,122 @@
+"""Scripts from the command line: what they print, what is kept of it, what is said of wrong ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+KWIRE = [sys.executable, "-m", "kwire.cli.main"]
+OPENS = "tracepoint:syscalls:sys_enter_openat /pid == cpid/"
+
+
+def kwire(*words: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command line."""
+    return subprocess.run([*KWIRE, *words], capture_output=True, text=True, timeout=120, input=text)
+
+
+@pytest.fixture
+def touched(tmp_path: Path) -> Path:
+    path = tmp_path / "some file.conf"
+    path.write_text("")
+    return path
+
+
+@pytest.mark.live
+def test_a_script_prints_and_show_prints_the_same(touched: Path, tmp_path: Path) -> None:
+    program = (
+        OPENS + ' { printf("%-8s|%6d|%x ", comm, $1, args.flags); printf("%s\\n", str(args.filename)); }'
+    )
+    capture = tmp_path / "opens.pcapng"
+    run = kwire("-w", str(capture), "-c", f"cat '{touched}'", "-e", program, "42")
+    assert run.returncode == 0, run.stderr
+    assert run.stderr == "Attached 1 probe\n"
+    flags = f"{os.O_RDONLY | os.O_LARGEFILE:x}"
+    assert f"cat     |    42|{flags} {touched}\n" in run.stdout
+    assert run.stdout.endswith("\n\n\n")
+    shown = kwire("show", str(capture))
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout == run.stdout.removesuffix("\n\n")
+    events = [json.loads(line) for line in kwire("show", "--json", str(capture)).stdout.splitlines()]
+    assert events[-1]["fields"] == {"filename": str(touched)}
+    assert kwire("verify", str(capture)).returncode == 0
+
+
+@pytest.mark.live
+def test_a_file_with_the_time_to_a_file_as_json(touched: Path, tmp_path: Path) -> None:
+    script = tmp_path / "x.bt"
+    script.write_text("#!/usr/bin/env kwire\n" + OPENS + ' { time("%Y\\n"); printf("\\"%s\\"\\n", comm); }')
+    out = tmp_path / "out"
+    run = kwire(str(script), "-f", "json", "-o", str(out), "-c", f"cat '{touched}'")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == ""
+    attached, *printed = [json.loads(line) for line in out.read_text().splitlines()]
+    assert attached == {"type": "attached_probes", "count": 1, "data": {"probes": 1}}
+    assert [one["type"] for one in printed] == ["time", "printf"] * (len(printed) // 2)
+    assert printed[0]["data"].strip().isdecimal()
+    assert printed[1]["data"] == '"cat"\n'
+
+
+@pytest.mark.live
+def test_the_command_decides_the_exit_status() -> None:
+    assert kwire("-q", "-c", "sh -c 'exit 7'", "-e", OPENS + " { }").returncode == 7
+
+
+@pytest.mark.live
+def test_two_probes_at_one_place_are_two() -> None:
+    probe = "tracepoint:syscalls:sys_enter_getppid /pid == cpid/"
+    program = f'{probe} {{ printf("a\\n"); }} {probe} {{ printf("b\\n"); }}'
+    run = kwire("-c", f"{sys.executable} -c 'import os; os.getppid()'", "-e", program)
+    assert sorted(run.stdout.split()) == ["a", "b"]
+    assert run.stderr == "Attached 2 probes\n"
+
+
+@pytest.mark.live
+def test_a_missing_probe_is_what_the_setting_says() -> None:
+    program = 'tracepoint:sched:nope, tracepoint:syscalls:sys_enter_getppid { printf("%s", probe); }'
+    run = kwire("--dry-run", "-e", program)
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[0] == (
+        "stdin:1:1-22: ERROR: tracepoint:sched:nope: this kernel has no such tracepoint"
+    )
+    run = kwire("--dry-run", "-e", f"config = {{ missing_probes = ignore }} {program}")
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_all_that_is_wrong_is_said() -> None:
+    run = kwire("-e", "kprobe:f { $x = ; }\nkprobe:g { foo bar }")
+    assert run.returncode == 1
+    assert run.stderr == (
+        "stdin:1:17-18: ERROR: ';' stands where a value has to\n"
+        "kprobe:f { $x = ; }\n"
+        "                ~\n"
+        "stdin:2:14-15: ERROR: behind this ';' has to follow, not 'bar'\n"
+        "kprobe:g { foo bar }\n"
+        "             ~\n"
+        "HINT: write ;\n"
+    )
+
+
+def test_the_tree_is_shown() -> None:
+    run = kwire("-d", "ast", "-e", "kprobe:f { exit() }")
+    assert run.returncode == 0
+    assert run.stdout == "probe\n  attachpoint text='kprobe:f'\n  block\n    call function='exit'\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["/nowhere/x.bt"], "kwire: read /nowhere/x.bt: no such file or directory\n"),
+        (["-q"], "kwire: run script: there is none; write kwire -e 'PROGRAM', or kwire FILE.bt\n"),
+        (["-", "-q"], "stdin:1:1-2: ERROR: there is no probe in this script\nHINT: write BEGIN { … }\n"),
+        (["nope"], "kwire: there is no verb 'nope'; see 'kwire --help'\n"),
+    ],
+)
+def test_what_is_no_script_is_said_in_one_line(words: list[str], said: str) -> None:
+    run = kwire(*words, text="")
+    assert run.returncode in (1, 2)
+    assert run.stderr == said

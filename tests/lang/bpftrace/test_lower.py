@@ -1,0 +1,184 @@
+"""Scripts against a toy kernel: what they become, and what is wrong with them that only their types tell."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import shown_tree
+
+from kwire.lang.bpftrace import tables
+from kwire.lang.bpftrace.lower import Surroundings, attach_point, probes
+from kwire.lang.bpftrace.reader import read
+from kwire.lang.bpftrace.syntax import AttachPoint
+from kwire.lang.checked import Program
+from kwire.lang.context import Site
+from kwire.lang.errors import LanguageError, TextError
+from kwire.lang.kerneltypes import KernelTypes
+from kwire.lang.tree import NOWHERE
+
+Lowered = Callable[..., Program]
+
+
+@pytest.fixture
+def lowered(types: KernelTypes, site: Callable[[str], Site]) -> Lowered:
+    """The program of the only probe of a script, at its place."""
+
+    def lower(text: str, *arguments: str, command: int = 0) -> Program:
+        script = read("stdin", text)
+        [probe] = probes(script, Surroundings(arguments, command, 1000, 4))
+        faults = probe.faults()
+        if faults:
+            raise LanguageError(script.source, faults)
+        return probe.program(site(str(probe.attach[0])), types)
+
+    return lower
+
+
+@pytest.mark.parametrize(
+    ("body", "formats"),
+    [
+        ('printf("%d %s\\n", pid, comm)', ["%d %s\n"]),
+        ('printf("%s is %s%%\\n", probe, "x")', ["kprobe:connect is x%%\n"]),
+        ('printf("%-4s|%4s|%.1s|", "a", "b", "cd")', ["a   |   b|c|"]),
+        ('time("%H"); time(); printf("%d", cpu)', ["%H", "%H:%M:%S\n", "%d"]),
+        ('if pid == 1 { printf("a\\n") } else { printf("b\\n") }', ["a\n", "b\n"]),
+        ('macro_is_none("x")', None),
+    ],
+)
+def test_prints_are_shapes_with_formats(lowered: Lowered, body: str, formats: list[str] | None) -> None:
+    text = f"kprobe:connect {{ {body} }}"
+    if formats is None:
+        with pytest.raises(LanguageError):
+            lowered(text)
+        return
+    shapes = lowered(text).shapes
+    assert [shape.format for shape in shapes] == formats
+    assert {shape.prints for shape in shapes} <= {"printf", "time"}
+
+
+def test_fields_are_called_as_what_they_are(lowered: Lowered) -> None:
+    values = "pid, pid, $y, args.sk.prio, str(args.name), 1 + cpu"
+    text = f'kprobe:connect {{ $y = 5; printf("%d%d%d%d%s%d", {values}) }}'
+    [shape] = lowered(text).shapes
+    assert [field.name for field in shape.fields] == ["pid", "pid_2", "y", "prio", "name", "arg6"]
+
+
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        ("$x = -7 / 2", -3),
+        ("$x = -7 % 2", -1),
+        ("$x = 7 / -2", -3),
+        ("$x = 1 << 4 | 2", 18),
+        ("$x = $1 + $2", 12),
+        ("$x = $#", 2),
+        ("$x = ncpus", 4),
+        ("$x = twice(3) + LIMIT", 16),
+        ("$x = BLUE", 5),
+        ("$x = true + 0", 1),
+        ("$x = AF_INET6", 10),
+        ("$x = sizeof(uint16)", 2),
+        ("$x = 1ms", 1_000_000),
+        ("$x = { let $a = 2; $a * 3 }", None),
+    ],
+)
+def test_values(lowered: Lowered, body: str, value: int | None) -> None:
+    head = "#define LIMIT 10\nenum color { RED, GREEN = 4, BLUE };\nmacro twice(x) { x * 2 }\n"
+    program = lowered(head + f'kprobe:connect {{ {body}; printf("%d", $x) }}', "5", "7")
+    if value is not None:
+        assert f"x = {value}" in shown_tree.program(program).replace("$x := ", "x = "), shown_tree.program(
+            program
+        )
+
+
+def test_variables_of_blocks_are_their_own(lowered: Lowered) -> None:
+    text = """kprobe:connect {
+        if pid { $a = 1; printf("%d", $a) } else { $a = args.sk; printf("%p", $a) }
+    }"""
+    assert [one.name for one in lowered(text).locals] == ["$a", "$a.2"]
+
+
+# (body of kprobe:connect, "line:column-end: message; hint" of what is wrong first)
+WRONG = [
+    ('printf("%d", comm)', "1:31-35: %d does not take a text up to 15 bytes; use %s"),
+    ('printf("%r", pid)', "1:31-34: %r does not take a u32; use %s"),
+    ('printf("%d\\n")', "1:18-32: the format has 1 conversion for 0 values; give one value for each %"),
+    ('printf("%k", 1)', "1:25-29: %k is no conversion; write %% for a percent sign"),
+    ("printf(pid)", '1:25-28: the format is not a string; write printf("…", …)'),
+    ("prinf(1)", "1:18-23: there is no function prinf; did you mean printf, print or warnf?"),
+    ('printf("%d", $x)', "1:31-33: $x has no value here; assign it before, in this block or around it"),
+    ('if pid { $x = 1 } printf("%d", $x)',
+     "1:49-51: $x has no value here; assign it before, in this block or around it"),
+    ('printf("%d", args.sk.foo)', "1:39-42: struct sock has no member foo"),
+    ('printf("%d", pidd)', "1:31-35: unknown name pidd; did you mean pid or ppid?"),
+    ('printf("%d", retval)', "1:31-37: a kprobe has no retval; it exists in kretprobe, fexit"),
+    ("@x = 1", "1:18-20: a map is not supported yet"),
+    ("print(1)", "1:18-23: print() is not supported yet"),
+    ('printf("%s", ustack)', "1:31-37: ustack is not supported yet"),
+    ('printf("%d", kstack(3))', "1:31-37: kstack() is not supported yet"),
+    ('printf("%d", str(1, 2, 3))', "1:31-43: str was called with 3 arguments; write str(p), str(p, n)"),
+    ("$x = printf", '1:23-29: printf is a function; call it: printf("format", …)'),
+    ('$x = printf("a")', "1:23-34: printf gives no value; write it as a statement"),
+    ("unroll (200) { }", "1:26-29: unroll takes a constant number from 1 to 100"),
+    ("$x = 1 / 0", "1:23-28: this divides by zero"),
+    ("args.sk", None),
+    ("pid.x", "1:18-23: a u32 has no member x; cast it: ((struct … *)x).x"),
+    ("cpid", "1:18-22: there is no command; give one: -c COMMAND"),
+    ("again(1)", "2:18-23: the macro again uses itself"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "expected"), WRONG, ids=[body for body, _ in WRONG])
+def test_what_is_wrong_is_said_at_its_place(lowered: Lowered, body: str, expected: str | None) -> None:
+    text = f"kprobe:connect {{ {body} }}\nmacro again(x) {{ again(x) }}"
+    if expected is None:
+        assert lowered(text)
+        return
+    with pytest.raises(LanguageError) as caught:
+        lowered(text)
+    first, *rest = caught.value.diagnostics[0].report(caught.value.source)
+    hint = rest[-1].removeprefix("HINT: ") if rest and rest[-1].startswith("HINT: ") else ""
+    said = first.removeprefix("stdin:").replace(" ERROR:", "", 1)
+    assert (f"{said}; {hint}" if hint else said) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("kprobe:tcp_connect", "kprobe:tcp_connect"),
+        ("k:tcp_*", "kprobe:tcp_*"),
+        ("kfunc:vmlinux:tcp_connect", "fentry:vmlinux:tcp_connect"),
+        ("kprobe:f+16", "kprobe:f+16"),
+        ('tracepoint:"sched":$1', "tracepoint:sched:x"),
+        ("rt:x", "rawtracepoint:x"),
+        ("kprob:x", "there is no kind of probe 'kprob'; did you mean kprobe, uprobe or kretprobe?"),
+        ("BEGIN", "begin is not supported yet; "),
+        ("kprobe", "'kprobe' says no target; write kprobe:[module:]function[+offset]"),
+        ("kprobe:$2", "there is no argument $2; give it behind the script"),
+        ("tracepoint:x", "'x' is not a target of a tracepoint; "
+         "write tracepoint:category:name, for example tracepoint:sched:sched_switch"),
+    ],
+)  # fmt: skip
+def test_attach_points(text: str, expected: str) -> None:
+    try:
+        made = str(attach_point(AttachPoint(text, NOWHERE), ("x",)))
+    except TextError as error:
+        made = f"{error.diagnostic.message}; {error.diagnostic.cure}"
+    assert made == expected
+
+
+def test_the_reference_is_the_tables() -> None:
+    text = (Path(__file__).resolve().parents[3] / "docs" / "language.md").read_text()
+    found = re.search(r"tables\.markdown\(\) -->\n(.*?)<!-- end", text, re.S)
+    assert found is not None
+    assert found[1].strip() == tables.markdown().strip()
+
+
+def test_each_row_that_is_ready_can_be_used() -> None:
+    from kwire.lang.bpftrace.lower import Lowering
+
+    ready = [one.name for one in tables.FUNCTIONS if one.ready]
+    assert [name for name in ready if not hasattr(Lowering, f"call_{name}")] == []
