@@ -372,114 +372,133 @@ static inline uint64_t number(const uint8_t *values, uint64_t width, uint64_t wi
 }
 
 /*
- * Distinct keys as they come, in a table of mask + 1 slots; `last` of them was counted last, `run` times. `factor`:
- * odd, and chosen at random, or whoever makes the keys can have them all in one place of the table.
+ * Where distinct keys go, as they come: keys[], how often each stands there, and where the first lies and how long it
+ * is, `limit` of each. `table`: mask + 1 zeros, more than `limit`. `factor`: odd, and chosen at random, or whoever
+ * makes the keys can have them all in one place of the table.
  */
-struct seen {
-	uint64_t factor;
+struct distinct {
 	uint32_t *table;
-	uint64_t mask, *keys, *counts, limit;
-	uint32_t rest; /* bits of a product that do not tell the place */
+	uint64_t mask, factor, limit;
+	uint64_t *keys, *counts, *places, *lengths;
+};
+
+/* What was counted: `last` of the keys was counted last, `run` times, and `place` is its own. */
+struct seen {
+	struct distinct to;
+	uint64_t rest; /* bits of a product that do not tell the place in the table */
 	uint64_t found, last, place, run;
 };
 
-#define SEEN(factor, table, mask, keys, counts, limit)                                            \
-	{ factor, table, mask, keys, counts, limit, (uint32_t)(63 - __builtin_popcountll(mask)), 0, 0, 0, 0 }
+static inline struct seen nothing_seen(const struct distinct *to)
+{
+	struct seen s = { .to = *to, .rest = (uint64_t)(63 - __builtin_popcountll(to->mask)) };
+
+	return s;
+}
 
 /* Counts the key again, which is not the one before. 0: there is no room for it. *fresh: it is a new one. */
-static inline int see(struct seen *s, uint64_t key, int *fresh)
+static inline __attribute__((always_inline)) int see(struct seen *s, uint64_t key, int *fresh)
 {
 	if (s->run)
-		s->counts[s->place] += s->run;
+		s->to.counts[s->place] += s->run;
 	s->run = 0;
-	uint64_t at = key * s->factor >> 1 >> s->rest; /* its high bits */
-	while (s->table[at] && s->keys[s->table[at] - 1] != key)
-		at = (at + 1) & s->mask;
-	*fresh = !s->table[at];
+	uint64_t at = key * s->to.factor >> 1 >> s->rest; /* its high bits */
+	while (s->to.table[at] && s->to.keys[s->to.table[at] - 1] != key)
+		at = (at + 1) & s->to.mask;
+	*fresh = !s->to.table[at];
 	if (*fresh) {
-		if (s->found == s->limit)
+		if (s->found == s->to.limit)
 			return 0;
-		s->keys[s->found] = key;
-		s->counts[s->found++] = 0;
-		s->table[at] = (uint32_t)s->found;
+		s->to.keys[s->found] = key;
+		s->to.counts[s->found++] = 0;
+		s->to.table[at] = (uint32_t)s->found;
 	}
-	s->place = s->table[at] - 1;
+	s->place = s->to.table[at] - 1;
 	s->last = key;
 	s->run = 1;
 	return 1;
 }
 
-static inline __attribute__((always_inline)) uint64_t distinct(const uint8_t *values, uint64_t width,
-							       uint64_t with_sign, uint64_t count, struct seen *s,
-							       uint64_t *first)
+/* No more keys come: how many there are. */
+static inline uint64_t all_seen(struct seen *s)
 {
+	if (s->run)
+		s->to.counts[s->place] += s->run;
+	return s->found;
+}
+
+static inline __attribute__((always_inline)) uint64_t distinct(const uint8_t *values, uint64_t width,
+							       uint64_t with_sign, uint64_t count,
+							       const struct distinct *to)
+{
+	struct seen s = nothing_seen(to);
 	int fresh;
 
 	for (uint64_t i = 0; i < count; i++) {
 		uint64_t key = number(values, width, with_sign, i);
-		if (s->run && key == s->last) {
-			s->run++;
+		if (s.run && key == s.last) {
+			s.run++;
 			continue;
 		}
-		if (!see(s, key, &fresh))
-			return s->limit + 1;
+		if (!see(&s, key, &fresh))
+			return to->limit + 1;
 		if (fresh)
-			first[s->place] = i;
+			to->places[s.place] = i;
 	}
-	if (s->run)
-		s->counts[s->place] += s->run;
-	return s->found;
+	return all_seen(&s);
 }
 
 /*
- * The distinct integers of `width` bytes, widened to 64 bits, as they come: keys[], how often each stands there, and
- * where first. `table`: mask + 1 zeros, more than `limit`. `factor`: odd, and chosen at random, or whoever makes the
- * values can have them all in one place of the table. Returns how many there are; limit + 1: more, counts are not
- * whole then.
+ * The distinct integers of `width` bytes, widened to 64 bits, each with the number of the first of them. Returns how
+ * many there are; limit + 1: more, and they are not whole then.
  */
-uint64_t kw_count_distinct(const uint8_t *values, uint64_t width, uint64_t with_sign, uint64_t count, uint64_t factor,
-			   uint32_t *table, uint64_t mask, uint64_t *keys, uint64_t *counts, uint64_t *first,
-			   uint64_t limit)
+uint64_t kw_count_distinct(const uint8_t *values, uint64_t width, uint64_t with_sign, uint64_t count,
+			   const struct distinct *to)
 {
-	struct seen s = SEEN(factor, table, mask, keys, counts, limit);
-
 	switch (width) {
 	case 1:
-		return distinct(values, 1, with_sign, count, &s, first);
+		return distinct(values, 1, with_sign, count, to);
 	case 2:
-		return distinct(values, 2, with_sign, count, &s, first);
+		return distinct(values, 2, with_sign, count, to);
 	case 4:
-		return distinct(values, 4, with_sign, count, &s, first);
+		return distinct(values, 4, with_sign, count, to);
 	default:
-		return distinct(values, 8, with_sign, count, &s, first);
+		return distinct(values, 8, with_sign, count, to);
 	}
 }
 
-#define FIELD_WORDS 4u /* of a field: where it stands, its width, whether it has a sign, whether its bytes are turned */
+/* Events in `data`: where each begins, and how many bytes it has without its trailer. */
+struct events {
+	const uint8_t *data;
+	uint64_t size, count;
+	const uint64_t *starts, *ends;
+};
 
+/* A field, FIELD_WORDS: where it stands, its width, whether it has a sign, whether its bytes are turned. */
 #define COUNT(bits, turned)                                                                       \
 	for (i = 0; i < count && starts[i] <= last; i++) {                                        \
 		uint##bits##_t one;                                                               \
 		memcpy(&one, from + starts[i], bits / 8);                                         \
 		one = (turned);                                                                   \
 		uint64_t key = field[2] ? (uint64_t)(int##bits##_t)one : one;                     \
-		if (s->run && key == s->last)                                                     \
-			s->run++;                                                                 \
-		else if (!see(s, key, &fresh))                                                    \
-			return limit + 1;                                                         \
+		if (s.run && key == s.last)                                                       \
+			s.run++;                                                                  \
+		else if (!see(&s, key, &fresh))                                                   \
+			return to->limit + 1;                                                     \
 	}                                                                                         \
 	break
 
-static uint64_t count_field(const uint8_t *data, uint64_t size, const uint64_t *starts, uint64_t count,
-			    const uint64_t *field, struct seen *s)
+static uint64_t count_field(const struct events *events, const uint64_t *field, const struct distinct *to)
 {
-	uint64_t i = 0, width = field[1], limit = s->limit;
+	const uint64_t *starts = events->starts, count = events->count, width = field[1];
+	struct seen s = nothing_seen(to);
+	uint64_t i = 0;
 	int fresh;
 
-	if (field[0] > size || width > size - field[0])
-		return count ? limit + 1 : 0;
-	uint64_t last = size - field[0] - width;
-	const uint8_t *from = data + field[0];
+	if (field[0] > events->size || width > events->size - field[0])
+		return count ? to->limit + 1 : 0;
+	uint64_t last = events->size - field[0] - width;
+	const uint8_t *from = events->data + field[0];
 	switch (width | field[3] << 4) {
 	case 1:
 	case 1 | 16:
@@ -499,94 +518,106 @@ static uint64_t count_field(const uint8_t *data, uint64_t size, const uint64_t *
 	default:
 		break;
 	}
-	if (i < count)
-		return limit + 1;
-	if (s->run)
-		s->counts[s->place] += s->run;
-	return s->found;
+	return i < count ? to->limit + 1 : all_seen(&s);
 }
 
 /*
  * The distinct values of each of `fields` integers of events, widened to 64 bits, as they come, and how often each
  * stands there: `limit` keys[] and counts[] for each field, found[] how many there are; limit + 1: more, or an event
- * that is not inside the data, and they are not whole then. `table`: mask + 1 slots, more than `limit`.
+ * that is not inside the data, and they are not whole then.
  */
-void kw_event_counts(const uint8_t *data, uint64_t size, const uint64_t *starts, uint64_t count,
-		     const uint64_t *fields, uint64_t field_count, uint64_t factor, uint32_t *table, uint64_t mask,
-		     uint64_t *keys, uint64_t *counts, uint64_t limit, uint64_t *found)
+void kw_event_counts(const struct events *events, const uint64_t *fields, uint64_t field_count,
+		     const struct distinct *to, uint64_t *found)
 {
+	struct distinct one = *to;
+
 	for (uint64_t at = 0; at < field_count; at++) {
-		struct seen s = SEEN(factor, table, mask, keys + at * limit, counts + at * limit, limit);
-		memset(table, 0, (mask + 1) * sizeof *table);
-		found[at] = count_field(data, size, starts, count, fields + at * FIELD_WORDS, &s);
+		memset(one.table, 0, (one.mask + 1) * sizeof *one.table);
+		found[at] = count_field(events, fields + at * FIELD_WORDS, &one);
+		one.keys += one.limit;
+		one.counts += one.limit;
 	}
 }
 
-#define TEXT_TAIL 0u
-#define TEXT_FIXED 1u /* up to its first NUL */
-#define TEXT_RAW 2u
+/*
+ * A field of text. `kind`: at byte `at` of each event stands a reference to its tail, which begins at `fixed`; or
+ * `width` bytes, of which the text ends at the first NUL, or all are taken.
+ */
+struct text_field {
+	uint64_t at, kind, width, swap, fixed, secret;
+};
+
+/* Whether the bytes are those of the value before, `size` and `old` bytes of which are there from them on. */
+static inline int as_before(const uint8_t *p, uint64_t size, const uint8_t *before, uint64_t old, uint64_t length)
+{
+	if (length <= 8 && size >= 8 && old >= 8)
+		return length == 8 ? host64(p) == host64(before) : !((host64(p) ^ host64(before)) & low_bytes(length));
+	return !memcmp(p, before, length);
+}
 
 /*
- * The distinct values of a field of text at byte `at` of each event, as they come: the hash of each with a secret,
- * how often it stands there, and where the first lies, with its length. `kind`: a reference to the tail, which begins
- * at `fixed`, or `width` bytes there. Returns how many there are; limit + 1: more, or one that is not inside its
- * event or the data, and they are not whole then. *unread: how many are marked as not read; they are left out.
+ * The distinct values of a field of text, as they come: the hash of each with a secret. Returns how many there are;
+ * limit + 1: more, or one that is not inside its event or the data, and they are not whole then. *unread: how many are
+ * marked as not read; they are left out.
  */
-uint64_t kw_text_counts(const uint8_t *data, uint64_t size, const uint64_t *starts, const uint64_t *ends,
-			uint64_t count, uint64_t at, uint64_t kind, uint64_t width, uint64_t swap, uint64_t fixed,
-			uint64_t secret, uint32_t *table, uint64_t mask, uint64_t *keys, uint64_t *counts,
-			uint64_t *places, uint64_t *lengths, uint64_t limit, uint64_t *unread)
+uint64_t kw_text_counts(const struct events *events, const struct text_field *field, const struct distinct *to,
+			uint64_t *unread)
 {
-	struct seen s = SEEN(secret | 1, table, mask, keys, counts, limit);
-	uint64_t none = 0, taken = kind == TEXT_TAIL ? 4 : width;
+	const uint8_t *data = events->data;
+	const uint64_t *starts = events->starts, *ends = events->ends, size = events->size, count = events->count;
+	const struct text_field f = *field;
+	struct seen s = nothing_seen(to);
+	uint64_t none = 0, taken = f.kind == TEXT_TAIL ? 4 : f.width, before = 0, before_length = 0;
 	int fresh;
 
 	*unread = 0;
-	if (at > size || taken > size - at)
-		return count ? limit + 1 : 0;
+	if (f.at > size || taken > size - f.at)
+		return count ? to->limit + 1 : 0;
 	for (uint64_t i = 0; i < count; i++) {
-		if (starts[i] > size - at - taken)
-			return limit + 1;
-		uint64_t place = starts[i] + at, length = width;
-		if (kind == TEXT_TAIL) {
+		if (starts[i] > size - f.at - taken)
+			return to->limit + 1;
+		uint64_t place = starts[i] + f.at, length = f.width;
+		if (f.kind == TEXT_TAIL) {
 			uint16_t pair[2];
 			memcpy(pair, data + place, 4);
-			uint64_t offset = swap ? __builtin_bswap16(pair[0]) : pair[0];
-			uint64_t told = swap ? __builtin_bswap16(pair[1]) : pair[1];
+			uint64_t offset = f.swap ? __builtin_bswap16(pair[0]) : pair[0];
+			uint64_t told = f.swap ? __builtin_bswap16(pair[1]) : pair[1];
 			length = told & TAIL_MAX;
 			if (told == TAIL_CUT) {
 				none++;
 				continue;
 			}
-			if (length && (offset < fixed || offset + length > ends[i] || offset > size - starts[i] ||
+			if (length && (offset < f.fixed || offset + length > ends[i] || offset > size - starts[i] ||
 				       length > size - starts[i] - offset))
-				return limit + 1;
+				return to->limit + 1;
 			place = length ? starts[i] + offset : 0;
-		} else if (kind == TEXT_FIXED) {
+		} else if (f.kind == TEXT_FIXED) {
 			length = 0;
-			while (length < width && data[place + length])
+			while (length < f.width && data[place + length])
 				length++;
 		}
-		uint64_t key = hash_of(data + place, length, size - place, secret);
+		if (s.run && length == before_length &&
+		    as_before(data + place, size - place, data + before, size - before, length)) {
+			s.run++;
+			continue;
+		}
+		before = place;
+		before_length = length;
+		uint64_t key = hash_of(data + place, length, size - place, f.secret);
 		if (s.run && key == s.last) {
 			s.run++;
 			continue;
 		}
 		if (!see(&s, key, &fresh))
-			return limit + 1;
+			return to->limit + 1;
 		if (fresh) {
-			places[s.place] = place;
-			lengths[s.place] = length;
+			to->places[s.place] = place;
+			to->lengths[s.place] = length;
 		}
 	}
-	if (s.run)
-		counts[s.place] += s.run;
 	*unread = none;
-	return s.found;
+	return all_seen(&s);
 }
-
-#define BITS 65u /* bit lengths of 64-bit integers */
-#define SUMS 6u  /* behind them: low and high word of two sums, the least and the greatest */
 
 static inline __attribute__((always_inline)) void powers(const uint8_t *values, uint64_t width, uint64_t with_sign,
 							 uint64_t count, uint64_t *above, uint64_t *below,

@@ -10,12 +10,6 @@
 
 #include "tables.h"
 
-#define FRAME_HEADER 8u
-#define EVENT_HEADER 16u /* frame header and timestamp */
-
-#define EPB_HEADER 28u   /* type, length, interface, time high, time low, captured, original */
-#define EPB_OVERHEAD 32u /* header and trailing length */
-
 static inline uint32_t big16(const uint8_t *p) { return (uint32_t)p[0] << 8 | p[1]; }
 
 static inline uint32_t big32(const uint8_t *p)

@@ -1,6 +1,7 @@
 /*
  * The engine that takes packets of the network apart in batches: its memory, all of it handed in by the caller and
- * kept between calls, and what its parts ask of each other. `packets.network.Network` is the specification.
+ * kept between calls, and what its parts ask of each other. `packets.network.Network` is the specification. Its
+ * numbers are those of packets/memory.py, which says what they mean.
  *
  * Invariants: those of the walkers, and: a call ends between two packets, or where a HELLO or WELCOME has to be read by
  * Python (`call`), and goes on there; what is kept between packets lies in the engine's tables, never in the data.
@@ -21,7 +22,6 @@ struct row {
 	uint32_t original, captured, head, link;
 #endif
 };
-#define NO_TIME UINT64_MAX
 
 /* An interface of a pcapng section; `told`: where its last statistics lie in the data, and 1, or 0. */
 struct interface {
@@ -48,10 +48,6 @@ struct side {
 	uint8_t joining, unused[3]; /* all is held until it is known which segment is the lowest */
 };
 
-#define ROLE_NONE 0u
-#define ROLE_SOURCE 1u
-#define ROLE_SINK 2u
-
 struct flow {
 	uint64_t key[5]; /* IP version, protocol, lower and higher port; lower and higher address, zeros behind */
 	uint32_t bucket, older, newer, conversation;
@@ -70,7 +66,6 @@ struct conversation {
 	uint32_t next, start, bye, number;
 	uint8_t first, knows_next, knows_start, knows_bye, answered, unused[3];
 };
-#define STARTS_COUNTED 2u /* `knows_start`: its HELLO came after DATA; those before `start` are counted as missing */
 
 /* An IP packet that is not whole. */
 struct fragmented {
@@ -78,53 +73,16 @@ struct fragmented {
 	uint32_t bucket, older, newer, bytes;
 	uint32_t length, known, bad, reach; /* `reach`: where what is there ends */
 };
-#define FRAGMENT_DATA 65536u
-#define FRAGMENT_UNITS 8192u
-#define FRAGMENT_SLAB (FRAGMENT_DATA + 2 * FRAGMENT_UNITS / 8) /* bytes, where fragments start, what is there */
 
 /* The first of its kind that is wrong, for Python to say. `offset`, `size`: of the frame's bytes in `out`. */
 struct special {
 	uint64_t code, row, offset, size, number, variant, first, found; /* `found`: frames found before it */
 	uint64_t key[5];
 };
-#define MAX_SPECIALS 64u
 /* A packet in which a SCHEMA stands: its number, where it is in the file, and the frames counted in it. */
 struct place {
 	uint64_t number, offset, frames;
 };
-#define MAX_PLACES 512u
-#define CODES 64u           /* what is counted: a frame's code, or a trouble from here on: */
-#define CODE_TROUBLE 16u
-#define VARIANT_PLAIN 0u    /* by the packet alone */
-#define VARIANT_FLOW 1u     /* the flow's name */
-#define VARIANT_BYTES 2u    /* `number` bytes of it */
-#define VARIANT_ENDS 3u     /* it ends inside a frame */
-#define VARIANT_ANEW 4u     /* it begins anew inside a frame */
-#define VARIANT_FRAME 5u    /* the frame's bytes */
-#define VARIANT_HELD 6u     /* `number` bytes of a session waited in vain */
-
-#define SLAB 90112u  /* bytes of a frame that is not whole: one, the head of the next, and CHUNK */
-#define CHUNK 16384u /* bytes of a stream looked at together with them */
-
-#define OUT_FULL (1u << 22) /* bytes of frames, and frames, after which they are to be taken … */
-#define FOUND_FULL 65536u
-#define RESERVE (48u << 20) /* … and what one packet may give beyond that, and have held, at most */
-
-#define SCHEMA_MARK 0x80000000u /* in `owners`: a SCHEMA … */
-#define ALONE_MARK 0x40000000u  /* … that no DATA wraps */
-
-#define SEVERAL UINT64_MAX
-
-#define TALLY_PROTOCOL 0x10000u /* in `tally`: packets by ethertype, from here on by IP protocol */
-#define TALLY_FRAGMENT 0x10100u
-#define TALLY_WORDS 0x10101u
-#define FAMILIES 64u
-
-#define WHY_DONE 0u
-#define WHY_FULL 1u  /* what was found is to be taken first */
-#define WHY_CALL 2u  /* a HELLO or WELCOME */
-#define WHY_ROOM 3u  /* there are as many conversations as there may be */
-
 /* What is being done where a call ended inside a packet. */
 struct work {
 	const uint8_t *p, *part;

@@ -1,8 +1,6 @@
 /* IP packets put together again: fragments.Fragments. */
 #include "engine.h"
 
-#define BUCKETS 2048u
-
 static uint8_t *bytes_of(struct engine *e, uint64_t at) { return e->fragment_slabs + at * FRAGMENT_SLAB; }
 static uint8_t *starts_of(struct engine *e, uint64_t at) { return bytes_of(e, at) + FRAGMENT_DATA; }
 static uint8_t *there_of(struct engine *e, uint64_t at) { return starts_of(e, at) + FRAGMENT_UNITS / 8; }
@@ -15,7 +13,7 @@ static uint32_t bucket_of(const struct engine *e, const uint64_t *key)
 
 	for (int i = 0; i < 5; i++)
 		hash = (hash ^ key[i]) * 0x9e3779b97f4a7c15u, hash ^= hash >> 32;
-	return (uint32_t)(hash % BUCKETS);
+	return (uint32_t)(hash % FRAGMENT_BUCKETS);
 }
 
 /* Forgets the packet; its bytes stay until another takes its place. */

@@ -1,11 +1,6 @@
 /* The packets of pcap and pcapng files as rows. */
 #include "engine.h"
 
-#define RECORD_HEADER 16u /* of a pcap file: seconds, fraction, captured, original */
-#define LENGTHS_SWAPPED 1u /* `told`, for a pcap file: the lengths stand the other way round … */
-#define LENGTHS_EITHER 2u  /* … or either way: the captured one is not greater */
-#define SIMPLE_HEADER 12u /* of a simple packet block: type, length, original */
-
 static inline uint32_t read32(const uint8_t *p, uint64_t swap)
 {
 	uint32_t value = host32(p);

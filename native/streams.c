@@ -1,10 +1,6 @@
 /* TCP streams put in order, and the frames in them: streams.Stream and streams.Splitter. */
 #include "engine.h"
 
-#define FIN 1u
-#define SYN 2u
-#define RST 4u
-
 static void trouble_of(struct engine *e, const struct flow *f, uint32_t code, uint32_t variant, uint64_t number)
 {
 	kw_trouble(e, code, variant, f->key, f->first, number);

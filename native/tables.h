@@ -3,6 +3,8 @@
 #define KWIRE_TABLES_H
 
 #define FRAME_VERSION 1u
+#define FRAME_HEADER 8u
+#define EVENT_HEADER 16u
 #define EVENT_MAX 65480u
 #define TAIL_MAX 32767u
 #define TAIL_CUT 32768u
@@ -25,6 +27,76 @@
 #define MAX_PARTS 512u
 #define MAX_DATA_HELD 8388608u
 #define HELD 33554432u
+#define RING_HEADER 8u
+#define RING_BUSY 2147483648u
+#define RING_DISCARD 1073741824u
+#define RING_LENGTH 1073741823u
+#define EPB_HEADER 28u
+#define EPB_OVERHEAD 32u
+#define EPB_DROPCOUNT 4u
+#define DROPCOUNT_SPACE 16u
+#define ROW_WALL 0u
+#define ROW_SWAP 1u
+#define ROW_STORED 2u
+#define ROW_DROPS 3u
+#define ROW_WORDS 4u
+#define COUNT_EVENTS 0u
+#define COUNT_FIRST 1u
+#define COUNT_LAST 2u
+#define COUNT_WORDS 3u
+#define FIELD_WORDS 4u
+#define BITS 65u
+#define SUMS 6u
+#define TEXT_TAIL 0u
+#define TEXT_FIXED 1u
+#define TEXT_RAW 2u
+#define RECORD_HEADER 16u
+#define SIMPLE_HEADER 12u
+#define LENGTHS_SWAPPED 1u
+#define LENGTHS_EITHER 2u
+#define NO_TIME 18446744073709551615llu
+#define FIN 1u
+#define SYN 2u
+#define RST 4u
+
+#define CODES 64u
+#define CODE_TROUBLE 16u
+#define MAX_SPECIALS 64u
+#define MAX_PLACES 512u
+#define FAMILIES 64u
+#define TALLY_PROTOCOL 65536u
+#define TALLY_FRAGMENT 65792u
+#define TALLY_WORDS 65793u
+#define SCHEMA_MARK 2147483648u
+#define ALONE_MARK 1073741824u
+#define SEVERAL 18446744073709551615llu
+#define OUT_FULL 4194304u
+#define FOUND_FULL 65536u
+#define RESERVE 50331648u
+#define FRAGMENT_DATA 65536u
+#define FRAGMENT_UNITS 8192u
+#define FRAGMENT_SLAB 67584u
+#define FRAGMENT_BUCKETS 2048u
+#define SLAB 90112u
+#define CHUNK 16384u
+#define STARTS_COUNTED 2u
+
+#define VARIANT_PLAIN 0u
+#define VARIANT_FLOW 1u
+#define VARIANT_BYTES 2u
+#define VARIANT_ENDS 3u
+#define VARIANT_ANEW 4u
+#define VARIANT_FRAME 5u
+#define VARIANT_HELD 6u
+
+#define WHY_DONE 0u
+#define WHY_FULL 1u
+#define WHY_CALL 2u
+#define WHY_ROOM 3u
+
+#define ROLE_NONE 0u
+#define ROLE_SOURCE 1u
+#define ROLE_SINK 2u
 
 #define TYPE_KEEPALIVE 0u
 #define TYPE_EVENT 1u

@@ -10,21 +10,6 @@
  */
 #include "common.h"
 
-#define RING_HEADER 8u
-#define RING_BUSY 0x80000000u
-#define RING_DISCARD 0x40000000u
-#define RING_LENGTH 0x3fffffffu
-
-#define EPB_DROPCOUNT 4u
-#define DROPCOUNT_SPACE 16u /* option header, u64, end of options */
-
-/* Columns of a probe's row in epb_pack's table, u64 each. */
-#define ROW_WALL 0 /* what is added to a timestamp to make it wall-clock nanoseconds */
-#define ROW_SWAP 1 /* the record's byte order is not the machine's */
-#define ROW_STORED 2
-#define ROW_DROPS 3 /* events lost before the next one, for epb_dropcount */
-#define ROW_WORDS 4
-
 /*
  * The committed records of a BPF ring buffer between two positions. `data` is its data area of mask + 1 bytes,
  * mapped once or twice in a row. offsets[] gets where each record's payload lies in it; returns how many.
@@ -169,16 +154,16 @@ static inline void count_run(uint64_t *row, uint64_t run, uint64_t least, uint64
 {
 	if (!run)
 		return;
-	if (!row[0] || least < row[1])
-		row[1] = least;
-	if (!row[0] || most > row[2])
-		row[2] = most;
-	row[0] += run;
+	if (!row[COUNT_EVENTS] || least < row[COUNT_FIRST])
+		row[COUNT_FIRST] = least;
+	if (!row[COUNT_EVENTS] || most > row[COUNT_LAST])
+		row[COUNT_LAST] = most;
+	row[COUNT_EVENTS] += run;
 }
 
 /*
- * EVENT frames by probe: table[3 * id] is the count, then the smallest and the largest timestamp as the record
- * holds it (swap: in the other byte order). ids beyond the table and frames that are no whole EVENT are left
+ * EVENT frames by probe: a row of `table` has the count, the smallest and the largest timestamp as the record holds
+ * it (swap: in the other byte order). ids beyond the table and frames that are no whole EVENT are left
  * out; returns how many were counted. A row with count 0 is taken as empty.
  */
 uint64_t kw_count_by_id(const uint8_t *data, uint64_t size, const uint64_t *offsets, uint64_t count,
@@ -199,7 +184,7 @@ uint64_t kw_count_by_id(const uint8_t *data, uint64_t size, const uint64_t *offs
 			time = __builtin_bswap64(time);
 		if (!row || id != current) { /* the row of a run of events stays in registers */
 			count_run(row, run, least, most);
-			row = table + (uint64_t)id * 3;
+			row = table + (uint64_t)id * COUNT_WORDS;
 			current = id;
 			run = 0;
 			least = most = time;

@@ -8,7 +8,12 @@ from __future__ import annotations
 from enum import Enum
 from pathlib import Path
 
-from kwire.packets import conversations, fragments, network, streams, tables
+from kwire import native
+from kwire.analyze import counts
+from kwire.capture import walk
+from kwire.kernel import ring
+from kwire.packets import conversations, fragments, memory, network, streams, tables
+from kwire.packets import walk as records
 from kwire.wire import column_rows, fields, frame
 
 TARGET = Path(__file__).resolve().parent.parent / "native" / "tables.h"
@@ -31,6 +36,11 @@ def numbers(prefix: str, values: type[Enum]) -> list[str]:
     return made
 
 
+def defined(values: dict[str, int]) -> list[str]:
+    """Single numbers."""
+    return [f"#define {name} {value}{'u' if value < 1 << 32 else 'llu'}" for name, value in values.items()]
+
+
 def mask(values: frozenset[frame.Type]) -> str:
     """A bit for each of these frame types."""
     return f"0x{sum(1 << one for one in values):x}u"
@@ -41,6 +51,8 @@ def text() -> str:
     without = frozenset(kind for kind, rule in frame.TYPES.items() if rule.id_zero)
     single = {
         "FRAME_VERSION": frame.VERSION,
+        "FRAME_HEADER": frame.HEADER_SIZE,
+        "EVENT_HEADER": fields.EVENT_LEAST,
         "EVENT_MAX": frame.MAX_EVENT,
         "TAIL_MAX": fields.TAIL_MAX,
         "TAIL_CUT": fields.TAIL_CUT,
@@ -63,9 +75,51 @@ def text() -> str:
         "MAX_PARTS": conversations.MAX_PARTS,
         "MAX_DATA_HELD": conversations.MAX_HELD,
         "HELD": network.HELD,
+        "RING_HEADER": ring.HEADER,
+        "RING_BUSY": ring.BUSY,
+        "RING_DISCARD": ring.DISCARD,
+        "RING_LENGTH": ring.LENGTH,
+        "EPB_HEADER": walk.EPB_HEADER,
+        "EPB_OVERHEAD": walk.EPB_OVERHEAD,
+        "EPB_DROPCOUNT": walk.EPB_DROPCOUNT,
+        "DROPCOUNT_SPACE": walk.DROPCOUNT_SPACE,
+        "ROW_WALL": walk.ROW_WALL,
+        "ROW_SWAP": walk.ROW_SWAP,
+        "ROW_STORED": walk.ROW_STORED,
+        "ROW_DROPS": walk.ROW_DROPS,
+        "ROW_WORDS": native.ROW_WORDS,
+        "COUNT_EVENTS": walk.COUNT,
+        "COUNT_FIRST": walk.FIRST,
+        "COUNT_LAST": walk.LAST,
+        "COUNT_WORDS": native.COUNT_WORDS,
+        "FIELD_WORDS": native.FIELD_WORDS,
+        "BITS": native.BITS,
+        "SUMS": native.SUMS,
+        "TEXT_TAIL": counts.TAIL,
+        "TEXT_FIXED": counts.FIXED,
+        "TEXT_RAW": counts.RAW,
+        "RECORD_HEADER": records.RECORD_HEADER,
+        "SIMPLE_HEADER": records.SIMPLE_HEADER,
+        "LENGTHS_SWAPPED": records.SWAPPED,
+        "LENGTHS_EITHER": records.EITHER,
+        "NO_TIME": records.NO_TIME,
+        "FIN": streams.FIN,
+        "SYN": streams.SYN,
+        "RST": streams.RST,
+    }
+    engine = {
+        name: getattr(memory, name)
+        for name in (
+            *("CODES", "CODE_TROUBLE", "MAX_SPECIALS", "MAX_PLACES", "FAMILIES", "TALLY_PROTOCOL"),
+            *("TALLY_FRAGMENT", "TALLY_WORDS", "SCHEMA_MARK", "ALONE_MARK", "SEVERAL", "OUT_FULL"),
+            *("FOUND_FULL", "RESERVE", "FRAGMENT_DATA", "FRAGMENT_UNITS", "FRAGMENT_SLAB"),
+            *("FRAGMENT_BUCKETS", "SLAB", "CHUNK", "STARTS_COUNTED"),
+        )
     }
     lines = [HEAD]
-    lines += [f"#define {name} {value}{'u' if value < 1 << 32 else 'llu'}" for name, value in single.items()]
+    lines += [*defined(single), "", *defined(engine)]
+    lines += ["", *numbers("VARIANT", memory.Variant), "", *numbers("WHY", memory.Why)]
+    lines += ["", *numbers("ROLE", memory.Role)]
     lines += ["", *numbers("TYPE", frame.Type), f"#define TYPE_MAX {max(frame.TYPES):d}u"]
     lines += [f"#define TYPES_WITHOUT_ID {mask(without)}", f"#define TYPES_WRAPPED {mask(streams.WRAPPED)}"]
     lines += [f"#define TYPES_OF_MAPS {mask(streams.MAPS)}"]

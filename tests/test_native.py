@@ -235,15 +235,16 @@ def test_nothing_outside_a_buffer_is_touched() -> None:
                 native.pack_texts(data, spots, lengths, limit, octets[: 8 * 18], octets[8 * 18 : 8 * 18 + 8])
                 native.hash_texts(data, spots, lengths, limit, turn, octets[: 8 * 19])
             slots_of = array("I", [0] * 8)
-            native.count_distinct(octets[:64], source.choice([1, 2, 4, 8]), bool(turn & 1), turn | 1,
-                                  slots_of, *(memoryview(one)[:7] for one in (where, starts, ends)))
+            to = native.Distinct(turn | 1, slots_of, *(memoryview(one)[:7] for one in (where, starts, ends)))
+            native.count_distinct(octets[:64], source.choice([1, 2, 4, 8]), bool(turn & 1), to)
             assert out[19] == GUARD and starts[8] == ends[8] == where[8] == slots[8] == GUARD
             fields = array("Q", [at, width, turn & 1, turn >> 1 & 1, turn, 8, 0, 0])
-            native.event_counts(data, some, limit, fields, turn | 1, array("I", [0] * 8),
-                                memoryview(where)[:7], memoryview(slots)[:7], memoryview(table)[:2])
+            to = native.Distinct(turn | 1, array("I", [0] * 8), memoryview(where)[:7], memoryview(slots)[:7])
+            native.event_counts(native.Events(data, some, None, limit), fields, to, memoryview(table)[:2])
             kept = (memoryview(one)[:7] for one in (where, starts, ends, slots))
-            native.text_counts(data, array("Q", some), array("Q", ends), limit, at, turn % 3, width,
-                               bool(turn & 1), fixed, turn, array("I", [0] * 8), *kept)
+            events = native.Events(data, array("Q", some), array("Q", ends), limit)
+            field = native.TextField(at, turn % 3, width, bool(turn & 1), fixed, turn)
+            native.text_counts(events, field, native.Distinct(turn | 1, array("I", [0] * 8), *kept))
             assert starts[8] == ends[8] == where[8] == slots[8] == table[6] == GUARD
             faces = array("Q", [1, 1000000, 0, 0] * 2)
             rows = memoryview(out).cast("B")[: 8 * 19]

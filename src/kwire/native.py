@@ -14,17 +14,22 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from kwire.lazy import NamedTuple
 
 _LIBRARY = "_walk.abi3.so"
 _WRITABLE = 1  # PyBUF_WRITABLE
-_ROW = 4  # u64s a probe in epb_pack's table
-_COUNTER = 3  # u64s an id in count_by_id's table
-_BIT_COUNTS = 136  # u64s that bit_counts gives
-_FIELD = 4  # u64s a field in event_counts' table
-_ROWS, _FACE = 4, 4  # u64s of a packet's row, and of an interface
+
+# u64s that C and Python share; native/tables.h is made of these, and of the rooms' tables.
+ROW_WORDS: Final = 4  # a probe for epb_pack
+COUNT_WORDS: Final = 3  # an id for count_by_id
+FIELD_WORDS: Final = 4  # a field for event_counts
+SHAPE_WORDS: Final = 5  # a schema for events_unsound
+PACKET_WORDS: Final = 4  # a packet of a file
+FACE_WORDS: Final = 4  # an interface of a file
+BITS: Final = 65  # bit lengths of 64-bit integers, which bit_counts gives twice …
+SUMS: Final = 6  # … and behind them: low and high word of two sums, the least and the greatest
 
 
 class _Buffer(ctypes.Structure):
@@ -115,6 +120,86 @@ def address(buffer: Any) -> int:
         return pinned.address
 
 
+class Events(NamedTuple):
+    """So `many` events in `data`: where each begins, and how many bytes it has without its trailer (u64)."""
+
+    data: Any
+    starts: Any
+    ends: Any
+    many: int
+
+
+class TextField(NamedTuple):
+    """A field of text; `kind`: how it lies in an event, at byte `at` or in the tail, which begins at `fixed`.
+
+    `swap`: whether numbers are turned; `secret`: what its texts are hashed with.
+    """
+
+    at: int
+    kind: int
+    width: int
+    swap: bool
+    fixed: int
+    secret: int
+
+
+class Distinct(NamedTuple):
+    """Where distinct values go, as they come: `keys`, `counts`, `places` of the first, `lengths` (u64).
+
+    `table` (u32): zeros, a power of two of them and more than values have room. `factor`: odd and random.
+    """
+
+    factor: int
+    table: Any
+    keys: Any
+    counts: Any
+    places: Any = None
+    lengths: Any = None
+
+
+class _Events(ctypes.Structure):
+    _fields_ = (
+        *(("data", ctypes.c_void_p), ("size", ctypes.c_uint64), ("count", ctypes.c_uint64)),
+        *(("starts", ctypes.c_void_p), ("ends", ctypes.c_void_p)),
+    )
+
+
+class _TextField(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_uint64) for name in TextField._fields)
+
+
+class _Distinct(ctypes.Structure):
+    _fields_ = (
+        ("table", ctypes.c_void_p),
+        *((name, ctypes.c_uint64) for name in ("mask", "factor", "limit")),
+        *((name, ctypes.c_void_p) for name in ("keys", "counts", "places", "lengths")),
+    )
+
+
+class _Room:
+    """A Distinct whose buffers stay where they are: `address` of the structure. A context manager."""
+
+    __slots__ = ("_made", "_pinned", "address")
+
+    def __init__(self, to: Distinct, parts: int = 1, *, places: bool = False, lengths: bool = False) -> None:
+        wanted = (to.table, to.keys, to.counts, *(to.places,) * places, *(to.lengths,) * lengths)
+        self._pinned = [Pinned(one, writable=True) for one in wanted]
+        table, *rooms = self._pinned
+        room = table.size // 4
+        limit = min(one.size for one in rooms) // (8 * max(parts, 1))
+        if room & room - 1 or room <= limit:
+            raise IndexError("the table of distinct values is not a power of two, or too small")
+        self._made = _Distinct(table.address, room - 1, to.factor, limit, *(one.address for one in rooms))
+        self.address = ctypes.addressof(self._made)
+
+    def __enter__(self) -> "_Room":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in self._pinned:
+            one.release()
+
+
 def _load() -> ctypes.CDLL | None:
     if os.environ.get("KWIRE_NATIVE") == "0":
         return None
@@ -146,12 +231,9 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "kw_event_texts": (_PTR, _U64, _PTR, _U64, _U64, _U64, _PTR, _PTR),
     "kw_pack_texts": (_PTR, _U64, _PTR, _PTR, _U64, _PTR, _U64, _PTR),
     "kw_hash_texts": (_PTR, _U64, _PTR, _PTR, _U64, _U64, _PTR),
-    "kw_count_distinct": (_PTR, _U64, _U64, _U64, _U64, _PTR, _U64, _PTR, _PTR, _PTR, _U64),
-    "kw_event_counts": (_PTR, _U64, _PTR, _U64, _PTR, _U64, _U64, _PTR, _U64, _PTR, _PTR, _U64, _PTR),
-    "kw_text_counts": (
-        *(_PTR, _U64, _PTR, _PTR, _U64, _U64, _U64, _U64, _U64, _U64, _U64),
-        *(_PTR, _U64, _PTR, _PTR, _PTR, _PTR, _U64, _OUT),
-    ),
+    "kw_count_distinct": (_PTR, _U64, _U64, _U64, _PTR),
+    "kw_event_counts": (_PTR, _PTR, _U64, _PTR, _PTR),
+    "kw_text_counts": (_PTR, _PTR, _PTR, _OUT),
     "kw_bit_counts": (_PTR, _U64, _U64, _U64, _PTR),
     "kw_gather_texts": (_PTR, _U64, _PTR, _PTR, _U64, _U64, _PTR),
     "kw_pcap_rows": (_PTR, _U64, _U64, _U64, _U64, _PTR, _U64, _PTR, _U64, _OUT),
@@ -197,10 +279,10 @@ class _Columns(NamedTuple):
     gather_texts: Callable[[Any, Any, Any, int, int, Any], int]
     pack_texts: Callable[[Any, Any, Any, int, Any, Any], int]
     hash_texts: Callable[[Any, Any, Any, int, int, Any], int]
-    count_distinct: Callable[[Any, int, bool, int, Any, Any, Any, Any], int]
+    count_distinct: Callable[[Any, int, bool, Distinct], int]
     bit_counts: Callable[[Any, int, bool, Any], None]
-    event_counts: Callable[..., None]
-    text_counts: Callable[..., tuple[int, int]]
+    event_counts: Callable[[Events, Any, Distinct, Any], None]
+    text_counts: Callable[[Events, TextField, Distinct], tuple[int, int]]
 
 
 def _walkers(library: ctypes.CDLL) -> _Walkers:
@@ -271,7 +353,7 @@ def _walkers(library: ctypes.CDLL) -> _Walkers:
                 places.address + start * 8,
                 count - start,
                 table.address,
-                table.size // (8 * _ROW),
+                table.size // (8 * ROW_WORDS),
                 target.address + position,
                 target.size - position,
                 used,
@@ -298,7 +380,7 @@ def _walkers(library: ctypes.CDLL) -> _Walkers:
     def count_by_id(data: Any, offsets: Any, count: int, table: Any, swap: bool = False) -> int:
         with Pinned(data) as source, Pinned(offsets) as places, Pinned(table, writable=True) as rows:
             count = min(count, places.size // 8)
-            ids = rows.size // (8 * _COUNTER)
+            ids = rows.size // (8 * COUNT_WORDS)
             return c_count_by_id(source.address, source.size, places.address, count, rows.address, ids, swap)
 
     def frame_renumber(data: Any, offsets: Any, start: int, count: int, table: Any) -> int:
@@ -340,7 +422,7 @@ def _walkers(library: ctypes.CDLL) -> _Walkers:
         ):
             return c_events_unsound(
                 *(source.address, source.size, places.address, min(count, places.size // 8)),
-                *(shapes.address, shapes.size // 40, references.address, references.size // 8),
+                *(shapes.address, shapes.size // (8 * SHAPE_WORDS), references.address, references.size // 8),
                 *(found.address, found.size // 8),
             )
 
@@ -358,8 +440,8 @@ def _walkers(library: ctypes.CDLL) -> _Walkers:
             ):
                 count = function(
                     *(source.address, source.size, offset, end, swap),
-                    *(known.address, known.size // (8 * _FACE), *more),
-                    *(slots.address, min(limit, slots.size // (8 * _ROWS)), after),
+                    *(known.address, known.size // (8 * FACE_WORDS), *more),
+                    *(slots.address, min(limit, slots.size // (8 * PACKET_WORDS)), after),
                 )
             return count, after.value
 
@@ -516,96 +598,47 @@ def _columns(library: ctypes.CDLL) -> _Columns:
                 *(source.address, source.size, where.address, sizes.address, count, secret, target.address)
             )
 
-    def count_distinct(
-        values: Any, width: int, signed: bool, factor: int, table: Any, keys: Any, counts: Any, first: Any
-    ) -> int:
-        with (
-            Pinned(values) as source,
-            Pinned(table, writable=True) as slots,
-            Pinned(keys, writable=True) as found,
-            Pinned(counts, writable=True) as times,
-            Pinned(first, writable=True) as where,
-        ):
-            limit, room = min(found.size, times.size, where.size) // 8, slots.size // 4
-            if room & room - 1 or room <= limit or width not in (1, 2, 4, 8):
-                raise IndexError("count_distinct: the table is not a power of two, or too small")
-            return c_distinct(
-                *(source.address, width, signed, source.size // width, factor, slots.address, room - 1),
-                *(found.address, times.address, where.address, limit),
-            )
+    def count_distinct(values: Any, width: int, signed: bool, to: Distinct) -> int:
+        with Pinned(values) as source, _Room(to, places=True) as room:
+            if width not in (1, 2, 4, 8):
+                raise IndexError("count_distinct: there are no integers of this width")
+            return c_distinct(source.address, width, signed, source.size // width, room.address)
 
     def bit_counts(values: Any, width: int, signed: bool, out: Any) -> None:
         with Pinned(values) as source, Pinned(out, writable=True) as target:
-            if target.size < 8 * _BIT_COUNTS or width not in (1, 2, 4, 8):
+            if target.size < 8 * (2 * BITS + SUMS) or width not in (1, 2, 4, 8):
                 raise IndexError("bit_counts: there is no room for what is counted")
             c_bits(source.address, width, signed, source.size // width, target.address)
 
-    def event_counts(
-        data: Any,
-        starts: Any,
-        count: int,
-        fields: Any,
-        factor: int,
-        table: Any,
-        keys: Any,
-        counts: Any,
-        found: Any,
-    ) -> None:
+    def event_counts(events: Events, fields: Any, to: Distinct, found: Any) -> None:
         with (
-            Pinned(data) as source,
-            Pinned(starts) as first,
+            Pinned(events.data) as source,
+            Pinned(events.starts) as first,
             Pinned(fields) as wanted,
-            Pinned(table, writable=True) as slots,
-            Pinned(keys, writable=True) as made,
-            Pinned(counts, writable=True) as times,
             Pinned(found, writable=True) as sizes,
         ):
-            many, room = wanted.size // (8 * _FIELD), slots.size // 4
-            limit = min(made.size, times.size) // (8 * max(many, 1))
-            if room & room - 1 or room <= limit or sizes.size < 8 * many:
-                raise IndexError("event_counts: the table is not a power of two, or too small")
-            c_counts(
-                *(source.address, source.size, first.address, min(count, first.size // 8), wanted.address),
-                *(many, factor, slots.address, room - 1, made.address, times.address, limit, sizes.address),
-            )
+            many = wanted.size // (8 * FIELD_WORDS)
+            if sizes.size < 8 * many:
+                raise IndexError("event_counts: there is no room for what is counted")
+            with _Room(to, many) as room:
+                count = min(events.many, first.size // 8)
+                given = _Events(source.address, source.size, count, first.address, None)
+                c_counts(ctypes.addressof(given), wanted.address, many, room.address, sizes.address)
 
-    def text_counts(
-        data: Any,
-        starts: Any,
-        ends: Any,
-        count: int,
-        at: int,
-        kind: int,
-        width: int,
-        swap: bool,
-        fixed: int,
-        secret: int,
-        table: Any,
-        keys: Any,
-        counts: Any,
-        places: Any,
-        lengths: Any,
-    ) -> tuple[int, int]:
+    def text_counts(events: Events, field: TextField, to: Distinct) -> tuple[int, int]:
         unread = _U64()
         with (
-            Pinned(data) as source,
-            Pinned(starts) as first,
-            Pinned(ends) as last,
-            Pinned(table, writable=True) as slots,
-            Pinned(keys, writable=True) as made,
-            Pinned(counts, writable=True) as times,
-            Pinned(places, writable=True) as where,
-            Pinned(lengths, writable=True) as sizes,
+            Pinned(events.data) as source,
+            Pinned(events.starts) as first,
+            Pinned(events.ends) as last,
+            _Room(to, places=True, lengths=True) as room,
         ):
-            room, limit = slots.size // 4, min(one.size // 8 for one in (made, times, where, sizes))
-            if room & room - 1 or room <= limit:
-                raise IndexError("text_counts: the table is not a power of two, or too small")
-            found = c_text_counts(
-                *(source.address, source.size, first.address, last.address),
-                *(min(count, first.size // 8, last.size // 8), at, kind, width, swap, fixed, secret),
-                *(slots.address, room - 1, made.address, times.address, where.address, sizes.address),
-                *(limit, unread),
+            count = min(events.many, first.size // 8, last.size // 8)
+            given, wanted = (
+                _Events(source.address, source.size, count, first.address, last.address),
+                _TextField(*field),
             )
+            found = c_text_counts(ctypes.addressof(given), ctypes.addressof(wanted), room.address, unread)
         return found, unread.value
 
     return _Columns(

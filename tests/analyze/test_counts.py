@@ -12,6 +12,7 @@ import pytest
 from kwire import native
 from kwire.analyze import counts
 from kwire.analyze.distribution import Log2, TopBytes, counted
+from kwire.native import Distinct, Events, TextField
 
 needs_library = pytest.mark.skipif(native.count_distinct is None, reason="the C walkers were not built")
 TYPES = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8")
@@ -42,8 +43,8 @@ def test_the_walkers_count_as_their_twins() -> None:
             limit = source.choice([0, 1, 7, 300])
             table = np.zeros(1 << (2 * limit).bit_length(), np.uint32)
             found = np.zeros((3, limit), np.uint64)
-            got = distinct(octets, width, signed, source.getrandbits(64) | 1, table, *found)
-            out = np.zeros(counts.BITS * 2 + counts.SUMS, np.uint64)
+            got = distinct(octets, width, signed, Distinct(source.getrandbits(64) | 1, table, *found))
+            out = np.zeros(native.BITS * 2 + native.SUMS, np.uint64)
             bits(octets, width, signed, out)
             results.append((got, found[:, :got].tolist() if got <= limit else None, out.tolist()))
         assert results[0] == results[1], seed
@@ -54,11 +55,9 @@ def test_a_table_that_is_too_small_is_refused() -> None:
     for distinct in (native.count_distinct, counts.count_distinct_twin):
         assert distinct is not None
         for size in (0, 3, 4):
+            to = Distinct(1, np.zeros(size, np.uint32), *np.zeros((3, 4), np.uint64))
             with pytest.raises(IndexError):
-                distinct(
-                    *(np.zeros(8, np.uint8), 1, False, 1, np.zeros(size, np.uint32)),
-                    *np.zeros((3, 4), np.uint64),
-                )
+                distinct(np.zeros(8, np.uint8), 1, False, to)
 
 
 @needs_library
@@ -67,12 +66,12 @@ def test_nobody_can_choose_values_that_have_one_place(monkeypatch: pytest.Monkey
     """Steps through the table are counted, of values made for one factor: there it would be millions."""
     steps: list[int] = []
 
-    def watched(values: Any, width: int, signed: bool, factor: int, table: Any, *rest: Any) -> int:
+    def watched(values: Any, width: int, signed: bool, to: Distinct) -> int:
         assert native.count_distinct is not None
-        found = native.count_distinct(values, width, signed, factor, table, *rest)
-        slots, bits = len(table), len(table).bit_length() - 1
-        for at in np.flatnonzero(table).tolist():
-            home = (int(rest[0][table[at] - 1]) * factor & (1 << 64) - 1) >> (64 - bits)
+        found = native.count_distinct(values, width, signed, to)
+        slots, bits = len(to.table), len(to.table).bit_length() - 1
+        for at in np.flatnonzero(to.table).tolist():
+            home = (int(to.keys[to.table[at] - 1]) * to.factor & (1 << 64) - 1) >> (64 - bits)
             steps.append((at - home) % slots)
         return found
 
@@ -123,9 +122,8 @@ def test_the_walkers_count_fields_of_events_as_their_twins() -> None:
                 np.zeros((2, len(fields), limit), np.uint64),
             )
             found = np.zeros(len(fields), np.uint64)
-            numbers(
-                data, starts, len(starts), np.array(fields, np.uint64), seed | 1, table, keys, times, found
-            )
+            events = Events(data, starts, None, len(starts))
+            numbers(events, np.array(fields, np.uint64), Distinct(seed | 1, table, keys, times), found)
             whole = [
                 (keys[at, :many].tolist(), times[at, :many].tolist())
                 for at, many in enumerate(found.tolist())
@@ -162,7 +160,8 @@ def test_the_walkers_count_texts_of_events_as_their_twins(kind: int) -> None:
                     data[start + at : start + at + 4] = np.array(pair, f"{order}u2").view(np.uint8)
             limit = source.choice([0, 1, 3, 60])
             table, made = room(limit, 4)
-            done = texts(data, starts, ends, len(starts), at, kind, width, swap, 16, seed, table, *made)
+            field = TextField(at, kind, width, swap, 16, seed)
+            done = texts(Events(data, starts, ends, len(starts)), field, Distinct(seed | 1, table, *made))
             results.append((done, made[:, : done[0]].tolist() if done[0] <= limit else None))
             reached["whole"] += 0 < done[0] <= limit
             reached["more"] += done[0] > limit
@@ -183,10 +182,11 @@ def test_a_table_that_is_too_small_for_events_is_refused() -> None:
         assert texts is not None
         for size in (0, 3, 4):
             table, some = np.zeros(size, np.uint32), np.zeros((4, 4), np.uint64)
+            events = Events(data, places, places, 1)
             with pytest.raises(IndexError):
-                numbers(data, places, 1, field, 1, table, some[0], some[1], places)
+                numbers(events, field, Distinct(1, table, some[0], some[1]), places)
             with pytest.raises(IndexError):
-                texts(data, places, places, 1, 0, counts.RAW, 4, False, 0, 1, table, *some)
+                texts(events, TextField(0, counts.RAW, 4, False, 0, 1), Distinct(1, table, *some))
 
 
 @pytest.mark.parametrize("kind", TYPES)

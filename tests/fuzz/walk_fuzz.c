@@ -153,16 +153,19 @@ static void columns(uint8_t *data, uint64_t size)
 	kw_event_texts(data, size, places, limit, at, width, starts, ends);
 	uint64_t each = (uint64_t)1 << parameters[3] % 4, most = minimum(limit, parameter(6, 20) & 63), bits[136];
 	uint32_t *table = room(64 * 4, 0);
+	struct distinct to = { table, 63, parameters[6] | 1, most, starts, ends, places, lengths };
 	if (most < 64)
-		kw_count_distinct(data, each, swap, size / each, parameters[6] | 1, table, 63, starts, ends, places, most);
+		kw_count_distinct(data, each, swap, size / each, &to);
 	uint64_t fields[8] = { at, width, swap, parameters[11] & 1, parameter(9, 40), each, 0, swap }, found[2];
 	uint64_t *some = room(limit * 8, 0), count_most = limit < 64 ? limit : 63;
 	count = some_offsets(data, size, some, limit);
-	kw_event_counts(data, size, some, count, fields, 2, parameters[6] | 1, table, 63, places, lengths,
-			count_most / 2, found);
+	const struct events events = { data, size, count, some, ends };
+	const struct text_field text = { at, parameters[12] % 3, width, swap, fixed, parameters[6] };
+	to = (struct distinct){ table, 63, parameters[6] | 1, count_most / 2, places, lengths, 0, 0 };
+	kw_event_counts(&events, fields, 2, &to, found);
 	memset(table, 0, 64 * sizeof *table);
-	kw_text_counts(data, size, some, ends, count, at, parameters[12] % 3, width, swap, fixed, parameters[6], table,
-		       63, starts, offsets, places, lengths, count_most, &next);
+	to = (struct distinct){ table, 63, parameters[6] | 1, count_most, starts, offsets, places, lengths };
+	kw_text_counts(&events, &text, &to, &next);
 	free(some);
 	kw_bit_counts(data, each, swap, size / each, bits);
 	free(table);

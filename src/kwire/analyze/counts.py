@@ -5,10 +5,11 @@ The twins are the specification.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from kwire import native
+from kwire.native import BITS, FIELD_WORDS, SUMS, Distinct, Events, TextField
 from kwire.wire.column_rows import event_tails_twin, event_texts_twin, event_values_twin, hash_texts_twin
 from kwire.wire.columns import Columns
 from kwire.wire.fields import TAIL_CUT, TYPES, Field, letter
@@ -18,10 +19,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-BITS: Final = 65  # bit lengths of 64-bit integers
-SUMS: Final = 6  # behind them: low and high word of two sums, the least and the greatest
 FEW: Final = 1 << 12  # distinct values that are counted through a table
-FIELD_WORDS: Final = 4  # of a field for event_counts
 TAIL, FIXED, RAW = range(3)  # how a text lies in an event, for text_counts
 _U64: Final = (1 << 64) - 1
 
@@ -37,36 +35,35 @@ def bit_lengths(values: "Array") -> "Array":
     return lengths
 
 
-def count_distinct_twin(
-    values: "Array",
-    width: int,
-    signed: bool,
-    factor: int,
-    table: "Array",
-    keys: "Array",
-    counts: "Array",
-    first: "Array",
-) -> int:
+def _limit(to: Distinct, *rooms: "Array", parts: int = 1) -> int:
+    """How many values there is room for; IndexError where the table is too small."""
+    limit: int = min(one.size for one in (to.keys, to.counts, *rooms)) // max(parts, 1)
+    if len(to.table) & len(to.table) - 1 or len(to.table) <= limit:
+        raise IndexError("the table of distinct values is not a power of two, or too small")
+    return limit
+
+
+def count_distinct_twin(values: "Array", width: int, signed: bool, to: Distinct) -> int:
     """The distinct integers of `width` bytes, widened to 64 bits, as they come.
 
-    `factor` is odd and random: a key's place in the table is the high bits of its product with it, so that
-    nobody can make a capture whose values all have one place. (Here nothing is looked up in the table.)
-    `keys`, `counts` and `first` (u64) get each, how often it stands there, and where first; `table` is zeros
-    (u32), a power of two of them and more than there is room for keys. Gives how many there are; more than
-    there is room for: they are not counted then.
+    A key's place in the table is the high bits of its product with the factor, which is odd and random, so
+    that nobody can make a capture whose values all have one place. (Here nothing is looked up in the table.)
+    `places` get the number of the first of each. Gives how many there are; more than there is room for: they
+    are not counted then.
     """
     import numpy as np
 
-    limit = min(map(len, (keys, counts, first)))
-    if len(table) & len(table) - 1 or len(table) <= limit or width not in (1, 2, 4, 8):
-        raise IndexError("count_distinct: the table is not a power of two, or too small")
+    limit = _limit(to, to.places)
+    if width not in (1, 2, 4, 8):
+        raise IndexError("count_distinct: there are no integers of this width")
     numbers = values.view(f"{'i' if signed else 'u'}{width}")
     found, places, times = np.unique(numbers, return_index=True, return_counts=True)
     if len(found) > limit:
         return limit + 1
     order = np.argsort(places)
     wide = found[order].astype(np.int64 if signed else np.uint64).view(np.uint64)
-    keys[: len(order)], counts[: len(order)], first[: len(order)] = wide, times[order], places[order]
+    for room, made in ((to.keys, wide), (to.counts, times[order]), (to.places, places[order])):
+        room[: len(order)] = made
     return len(found)
 
 
@@ -95,18 +92,8 @@ def bit_counts_twin(values: "Array", width: int, signed: bool, out: "Array") -> 
     out[2 * BITS + 4], out[2 * BITS + 5] = least & _U64, greatest & _U64
 
 
-def event_counts_twin(
-    data: Any,
-    starts: "Array",
-    count: int,
-    fields: "Array",
-    factor: int,
-    table: "Array",
-    keys: "Array",
-    counts: "Array",
-    found: "Array",
-) -> None:
-    """`count_distinct` of several integer fields of the events that start there.
+def event_counts_twin(events: Events, fields: "Array", to: Distinct, found: "Array") -> None:
+    """`count_distinct` of several integer fields of events.
 
     `fields` (u64) are rows: at which byte of an event, its width, whether it has a sign, whether its bytes
     are turned. `keys` and `counts` have the same room for each; `found` gets how many there are, more than
@@ -115,51 +102,34 @@ def event_counts_twin(
     import numpy as np
 
     rows = np.asarray(fields).reshape(-1, FIELD_WORDS).tolist()
-    limit = min(keys.size, counts.size) // max(len(rows), 1)
-    if len(table) & len(table) - 1 or len(table) <= limit or len(found) < len(rows):
-        raise IndexError("event_counts: the table is not a power of two, or too small")
-    count, first = min(count, len(starts)), np.empty(limit, np.uint64)
+    if len(found) < len(rows):
+        raise IndexError("event_counts: there is no room for what is counted")
+    limit = _limit(to, parts=len(rows))
+    count, first = min(events.many, len(events.starts)), np.empty(limit, np.uint64)
     for place, (at, width, signed, swap) in enumerate(rows):
         found[place] = limit + 1
         out = np.empty(count * width, np.uint8)
         if width not in (1, 2, 4, 8) or swap not in (0, 1):
             found[place] = limit + 1 if count else 0
-        elif event_values_twin(data, starts, count, at, width, width * swap, out) == count:
+        elif event_values_twin(events.data, events.starts, count, at, width, width * swap, out) == count:
             room = slice(place * limit, (place + 1) * limit)
-            some = (keys.reshape(-1)[room], counts.reshape(-1)[room])
-            found[place] = count_distinct_twin(out, width, bool(signed), factor, table, *some, first)
+            some = (to.keys.reshape(-1)[room], to.counts.reshape(-1)[room], first)
+            found[place] = count_distinct_twin(out, width, bool(signed), Distinct(to.factor, to.table, *some))
 
 
-def text_counts_twin(
-    data: Any,
-    starts: "Array",
-    ends: "Array",
-    count: int,
-    at: int,
-    kind: int,
-    width: int,
-    swap: bool,
-    fixed: int,
-    secret: int,
-    table: "Array",
-    keys: "Array",
-    counts: "Array",
-    places: "Array",
-    lengths: "Array",
-) -> tuple[int, int]:
+def text_counts_twin(events: Events, field: TextField, to: Distinct) -> tuple[int, int]:
     """The distinct values of a field of text, by `hash_texts`, as they come; those not read are left out.
 
     `kind`: at byte `at` of each event stands a reference to the tail, which begins at `fixed` (TAIL), or a
-    text of `width` bytes that its first NUL ends (FIXED), or so many bytes (RAW). `keys` gets the hashes,
-    `counts` how often each stands there, `places` and `lengths` where the first is. Gives how many there are,
-    and how many were not read; more than there is room for where they are more, or one is not inside its
-    event or the data.
+    text of `width` bytes up to its first NUL (FIXED), or `width` bytes (RAW). `places` and `lengths` tell of
+    the first of each value. Gives how many there are, more than there is room for where they are more, or one
+    is not sound; and how many were not read.
     """
     import numpy as np
 
-    limit = min(map(len, (keys, counts, places, lengths)))
-    if len(table) & len(table) - 1 or len(table) <= limit:
-        raise IndexError("text_counts: the table is not a power of two, or too small")
+    limit = _limit(to, to.places, to.lengths)
+    data, starts, ends, count = events
+    at, kind, width, swap, fixed, secret = field
     count = min(count, len(starts), len(ends))
     where, sizes = np.zeros(count, np.uint64), np.full(count, width, np.uint64)
     unread = np.zeros(count, bool)
@@ -179,18 +149,18 @@ def text_counts_twin(
     if done < count or hash_texts_twin(data, where, sizes, len(where), secret, hashes) < len(where):
         return limit + 1, 0
     first = np.empty(limit, np.uint64)
-    found = count_distinct_twin(hashes.view(np.uint8), 8, False, secret | 1, table, keys, counts, first)
+    found = count_distinct_twin(hashes.view(np.uint8), 8, False, to._replace(places=first))
     if found > limit:
         return limit + 1, 0
     chosen = first[:found].astype(np.int64)
-    places[:found], lengths[:found] = where[chosen], sizes[chosen]
+    to.places[:found], to.lengths[:found] = where[chosen], sizes[chosen]
     return found, int(unread.sum())
 
 
 count_distinct = native.count_distinct or count_distinct_twin
 bit_counts = native.bit_counts or bit_counts_twin
-event_counts: Callable[..., None] = native.event_counts or event_counts_twin
-text_counts: Callable[..., tuple[int, int]] = native.text_counts or text_counts_twin
+event_counts = native.event_counts or event_counts_twin
+text_counts = native.text_counts or text_counts_twin
 
 
 def _factor() -> int:
@@ -212,8 +182,8 @@ def of_numbers(columns: Columns, fields: Sequence[Field]) -> "list[tuple[Array, 
     ]
     keys, counts = np.empty((2, len(fields), limit), np.uint64)
     found = np.empty(len(fields), np.uint64)
-    wanted = (columns.data, columns.starts, len(columns), np.array(rows, np.uint64))
-    event_counts(*wanted, _factor(), table, keys, counts, found)
+    events = Events(columns.data, columns.starts, columns.ends, len(columns))
+    event_counts(events, np.array(rows, np.uint64), Distinct(_factor(), table, keys, counts), found)
     made: list[tuple[Array, Array] | None] = []
     for kind, some, times, many in zip(kinds, keys, counts, found.tolist(), strict=True):
         if many > limit:
@@ -237,8 +207,9 @@ def of_texts(columns: Columns, field: Field, secret: int) -> "tuple[Array, Array
     table = np.zeros(1 << (2 * limit).bit_length(), np.uint32)
     keys, counts, places, lengths = np.empty((4, limit), np.uint64)
     found, unread = text_counts(
-        *(columns.data, columns.starts, columns.ends, len(columns), field.offset, kind, field.size),
-        *(columns.swap, columns.fixed_size, secret, table, keys, counts, places, lengths),
+        Events(columns.data, columns.starts, columns.ends, len(columns)),
+        TextField(field.offset, kind, field.size, columns.swap, columns.fixed_size, secret),
+        Distinct(secret | 1, table, keys, counts, places, lengths),
     )
     if found > limit:
         return None
@@ -256,7 +227,8 @@ def few(values: "Array") -> "tuple[Array, Array, Array] | None":
     keys, counts, first = np.empty((3, limit), np.uint64)
     contiguous = np.ascontiguousarray(values)
     signed, width = values.dtype.kind == "i", values.dtype.itemsize
-    found = count_distinct(contiguous.view(np.uint8), width, signed, _factor(), table, keys, counts, first)
+    to = Distinct(_factor(), table, keys, counts, first)
+    found = count_distinct(contiguous.view(np.uint8), width, signed, to)
     if found > limit:
         return None
     distinct = keys[:found].astype(f"u{width}").view(values.dtype)

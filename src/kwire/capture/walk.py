@@ -20,19 +20,20 @@ EPB: Final = 6
 EPB_HEADER: Final = 28  # type, total, interface, time high, time low, captured, original: u32 each
 EPB_OVERHEAD: Final = 32
 EPB_DROPCOUNT: Final = 4
+DROPCOUNT_SPACE: Final = 16  # option header, u64, end of options
 
 # A probe's row in the table of epb_pack: u64 each.
 ROW_WALL: Final = 0  # added to a timestamp, modulo 2**64, to make it wall-clock nanoseconds
 ROW_SWAP: Final = 1  # 1: the record's byte order is not the machine's
 ROW_STORED: Final = 2  # events packed so far
 ROW_DROPS: Final = 3  # events lost before the next one: it gets an epb_dropcount
-ROW_WORDS: Final = 4
+ROW_WORDS: Final = native.ROW_WORDS
 
 # An id's row in the table of count_by_id: u64 each.
 COUNT: Final = 0
 FIRST: Final = 1
 LAST: Final = 2
-COUNT_WORDS: Final = 3
+COUNT_WORDS: Final = native.COUNT_WORDS
 
 _EVENT = VERSION << 4 | Type.EVENT
 _EVENT_HEADER = 16  # frame header and timestamp

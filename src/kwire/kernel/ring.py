@@ -26,6 +26,7 @@ from kwire.wire.frames import Frames
 
 BUSY = 1 << 31  # the record is being written
 DISCARD = 1 << 30  # the program gave the record up
+LENGTH = DISCARD - 1
 HEADER = 8
 WINDOW = 256 << 10  # bytes of data that are mapped together
 WALK_LIMIT = 16384  # records given by one read: the size of the array of offsets, 8 bytes each
@@ -46,7 +47,7 @@ def ring_walk(
     while count < limit and producer - consumer >= HEADER:
         at = consumer & mask
         (head,) = _U32.unpack_from(data, at)
-        length = head & (DISCARD - 1)
+        length = head & LENGTH
         stride = (length + HEADER + 7) & -8
         if head & BUSY or stride > producer - consumer or at + HEADER + length > len(data):
             break
@@ -135,7 +136,7 @@ class Ring:
         """The record at `_next` that no walk got past: copied together when it lies across the ring's end."""
         at = self._next & (self.size - 1)
         (head,) = _U32.unpack_from(self._data, at)
-        length = head & (DISCARD - 1)
+        length = head & LENGTH
         end, stride = at + HEADER + length, (length + HEADER + 7) & -8
         if head & BUSY or end <= self.size or stride > producer - self._next:
             return Frames(self._data, self._offsets, 0)

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 CACHED: Final = 4096  # schemas that are known by the bytes of their frame
 PENDING: Final = 16 << 20  # bytes of schemas that are not complete, of all sessions
-_ROLES: Final = {Role.SOURCE: 1, Role.SINK: 2}
+_ROLES: Final = {Role.SOURCE: memory.Role.SOURCE, Role.SINK: memory.Role.SINK}
 _TROUBLES: Final = tuple(Trouble)
 _REMARKS: Final = tuple(Remark)
 
@@ -481,7 +481,7 @@ class Engine:
         if missing is None:
             return False
         if opens(message):
-            session.began, row.knows_start = True, memory.COUNTED
+            session.began, row.knows_start = True, memory.STARTS_COUNTED
             row.early[:] = [~missing >> 64 * place & (1 << 64) - 1 for place in range(len(row.early))]
             row.missing += missing.bit_count()
         session.guessed = guess(message)

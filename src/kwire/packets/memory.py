@@ -9,9 +9,11 @@ import mmap
 import os
 import sys
 from contextlib import suppress
+from enum import IntEnum
 from typing import Any, Final
 
 from kwire import native
+from kwire.packets.fragments import MAX_PACKETS
 
 U8, U32, U64, PTR = ctypes.c_uint8, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_void_p
 CODES: Final = 64
@@ -27,27 +29,47 @@ TALLY_WORDS: Final = 0x10101
 SCHEMA_MARK: Final = 1 << 31  # of an owner: the frame is a SCHEMA …
 ALONE_MARK: Final = 1 << 30  # … that no DATA wraps
 SEVERAL: Final = (1 << 64) - 1  # conversations of what was found
-OUT_FULL: Final = 1 << 22
-FOUND_FULL: Final = 65536
-RESERVE: Final = 48 << 20
-FRAGMENT_SLAB: Final = (64 << 10) + 2048
-SLAB: Final = 90112
+OUT_FULL: Final = 1 << 22  # bytes of frames, and frames, after which they are to be taken …
+FOUND_FULL: Final = 1 << 16
+RESERVE: Final = 48 << 20  # … and what one packet may give beyond that, and have held, at most
+FRAGMENT_DATA: Final = 64 << 10  # bytes of an IP packet at most …
+FRAGMENT_UNITS: Final = FRAGMENT_DATA // 8  # … in units in which fragments stand
+FRAGMENT_SLAB: Final = FRAGMENT_DATA + 2 * FRAGMENT_UNITS // 8  # bytes, where fragments start, what is there
+CHUNK: Final = 16384  # bytes of a stream that are looked at together with those of a frame that is not whole
+SLAB: Final = 90112  # bytes of a frame that is not whole: one, the head of the next, and CHUNK
 SLABS: Final = 4096  # frames of streams that are not whole, at a time
-FRAGMENTED: Final = 1026
+FRAGMENTED: Final = MAX_PACKETS + 2
 FRAGMENT_BUCKETS: Final = 2048
 HOLD: Final = 144 << 20  # twice what may wait, and what one packet may add
 
 
-class Variant:
+class Variant(IntEnum):
     """How a trouble is said."""
 
-    PLAIN, FLOW, BYTES, ENDS, ANEW, FRAME, HELD = range(7)
+    PLAIN = 0  # by the packet alone
+    FLOW = 1  # the flow's name
+    BYTES = 2  # so many bytes of it
+    ENDS = 3  # it ends inside a frame
+    ANEW = 4  # it begins anew inside a frame
+    FRAME = 5  # the frame's bytes
+    HELD = 6  # so many bytes of a session waited in vain
 
 
-class Why:
+class Why(IntEnum):
     """Why the engine stopped."""
 
-    DONE, FULL, CALL, ROOM = range(4)
+    DONE = 0
+    FULL = 1  # what was found is to be taken first
+    CALL = 2  # a HELLO or WELCOME
+    ROOM = 3  # there are as many conversations as there may be
+
+
+class Role(IntEnum):
+    """What an end of a flow is."""
+
+    NONE = 0
+    SOURCE = 1
+    SINK = 2
 
 
 class Row(ctypes.Structure):
@@ -65,7 +87,9 @@ class Face(ctypes.Structure):
     _fields_ = (("link", U64), ("rate", U64), ("offset", U64), ("told", U64))
 
 
-COUNTED: Final = 2  # `knows_start` of a session whose HELLO came after its DATA: those before are counted
+STARTS_COUNTED: Final = (
+    2  # `knows_start` of a session whose HELLO came after its DATA: those before are counted
+)
 
 
 class Chain(ctypes.Structure):

@@ -22,8 +22,8 @@ from kwire.packets.tables import MAX_PACKET, LinkType
 Rows: TypeAlias = Any  # a buffer of u64
 
 RECORD_HEADER: Final = 16
-ROW_WORDS: Final = 4
-FACE_WORDS: Final = 4
+ROW_WORDS: Final = native.PACKET_WORDS
+FACE_WORDS: Final = native.FACE_WORDS
 FACE_TOLD: Final = 3
 SWAPPED: Final = 1  # there, for a pcap file: the lengths of a record stand the other way round …
 EITHER: Final = 2  # … or either way: the captured one is not greater

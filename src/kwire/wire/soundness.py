@@ -14,7 +14,9 @@ from kwire.wire.frame import Flag, FrameError, Type, read_header
 from kwire.wire.frames import Frames
 from kwire.wire.schema import Schema
 
-ROW: Final = 5  # numbers of a row: probe number, fixed bytes, other byte order, first tail, tails
+ROW: Final = (
+    native.SHAPE_WORDS
+)  # numbers of a row: probe number, fixed bytes, other byte order, first tail, tails
 SPARSE: Final = 8  # schemas for each frame; where there are more, each frame is looked at by itself
 
 KEPT: Final = 4096
