@@ -649,12 +649,12 @@ static inline __attribute__((always_inline)) void powers(const uint8_t *values, 
 
 /*
  * Integers of `width` bytes by their bit lengths, negative ones by those of their magnitudes: out[] has how many are
- * not negative, then how many are, BITS each, then SUMS.
+ * not negative, then how many are, BIT_LENGTHS each, then SUMS.
  */
 void kw_bit_counts(const uint8_t *values, uint64_t width, uint64_t with_sign, uint64_t count, uint64_t *out)
 {
-	memset(out, 0, (2 * BITS + SUMS) * sizeof *out);
-	uint64_t *below = out + BITS, *sums = out + 2 * BITS;
+	memset(out, 0, (2 * BIT_LENGTHS + SUMS) * sizeof *out);
+	uint64_t *below = out + BIT_LENGTHS, *sums = out + 2 * BIT_LENGTHS;
 	if (width == 1)
 		powers(values, 1, with_sign, count, out, below, sums);
 	else if (width == 2)

@@ -45,7 +45,7 @@
 #define COUNT_LAST 2u
 #define COUNT_WORDS 3u
 #define FIELD_WORDS 4u
-#define BITS 65u
+#define BIT_LENGTHS 65u
 #define SUMS 6u
 #define TEXT_TAIL 0u
 #define TEXT_FIXED 1u

@@ -93,7 +93,7 @@ def text() -> str:
         "COUNT_LAST": walk.LAST,
         "COUNT_WORDS": native.COUNT_WORDS,
         "FIELD_WORDS": native.FIELD_WORDS,
-        "BITS": native.BITS,
+        "BIT_LENGTHS": native.BIT_LENGTHS,
         "SUMS": native.SUMS,
         "TEXT_TAIL": counts.TAIL,
         "TEXT_FIXED": counts.FIXED,

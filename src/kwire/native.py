@@ -28,7 +28,7 @@ FIELD_WORDS: Final = 4  # a field for event_counts
 SHAPE_WORDS: Final = 5  # a schema for events_unsound
 PACKET_WORDS: Final = 4  # a packet of a file
 FACE_WORDS: Final = 4  # an interface of a file
-BITS: Final = 65  # bit lengths of 64-bit integers, which bit_counts gives twice …
+BIT_LENGTHS: Final = 65  # bit lengths of 64-bit integers, which bit_counts gives twice …
 SUMS: Final = 6  # … and behind them: low and high word of two sums, the least and the greatest
 
 
@@ -606,7 +606,7 @@ def _columns(library: ctypes.CDLL) -> _Columns:
 
     def bit_counts(values: Any, width: int, signed: bool, out: Any) -> None:
         with Pinned(values) as source, Pinned(out, writable=True) as target:
-            if target.size < 8 * (2 * BITS + SUMS) or width not in (1, 2, 4, 8):
+            if target.size < 8 * (2 * BIT_LENGTHS + SUMS) or width not in (1, 2, 4, 8):
                 raise IndexError("bit_counts: there is no room for what is counted")
             c_bits(source.address, width, signed, source.size // width, target.address)
 

@@ -44,7 +44,7 @@ def test_the_walkers_count_as_their_twins() -> None:
             table = np.zeros(1 << (2 * limit).bit_length(), np.uint32)
             found = np.zeros((3, limit), np.uint64)
             got = distinct(octets, width, signed, Distinct(source.getrandbits(64) | 1, table, *found))
-            out = np.zeros(native.BITS * 2 + native.SUMS, np.uint64)
+            out = np.zeros(native.BIT_LENGTHS * 2 + native.SUMS, np.uint64)
             bits(octets, width, signed, out)
             results.append((got, found[:, :got].tolist() if got <= limit else None, out.tolist()))
         assert results[0] == results[1], seed

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from kwire import native
-from kwire.native import BITS, FIELD_WORDS, SUMS, Distinct, Events, TextField
+from kwire.native import BIT_LENGTHS, FIELD_WORDS, SUMS, Distinct, Events, TextField
 from kwire.wire.column_rows import event_tails_twin, event_texts_twin, event_values_twin, hash_texts_twin
 from kwire.wire.columns import Columns
 from kwire.wire.fields import TAIL_CUT, TYPES, Field, letter
@@ -70,26 +70,28 @@ def count_distinct_twin(values: "Array", width: int, signed: bool, to: Distinct)
 def bit_counts_twin(values: "Array", width: int, signed: bool, out: "Array") -> None:
     """Integers of `width` bytes by their bit lengths, negative ones by those of their magnitudes.
 
-    `out` (u64) gets how many are not negative, then how many are, BITS each; then the sum of the former and
-    of the latter's magnitudes, two words each, the low one first; then the least and the greatest.
+    `out` (u64) gets how many are not negative, then how many are, BIT_LENGTHS each; then the sum of the
+    former and of the latter's magnitudes, two words each, the low one first; then the least and the greatest.
     """
     import numpy as np
 
-    if len(out) < 2 * BITS + SUMS or width not in (1, 2, 4, 8):
+    if len(out) < 2 * BIT_LENGTHS + SUMS or width not in (1, 2, 4, 8):
         raise IndexError("bit_counts: there is no room for what is counted")
     numbers = values.view(f"{'i' if signed else 'u'}{width}")
     below = numbers < 0 if signed else np.zeros(len(numbers), bool)
     wide = numbers.astype(np.int64 if signed else np.uint64).view(np.uint64)
     parts = (wide[~below], ~wide[below] + np.uint64(1))
-    out[: 2 * BITS + SUMS] = 0
+    out[: 2 * BIT_LENGTHS + SUMS] = 0
     for place, part in enumerate(parts):
-        out[place * BITS : place * BITS + BITS] = np.bincount(bit_lengths(part), minlength=BITS)
+        out[place * BIT_LENGTHS : place * BIT_LENGTHS + BIT_LENGTHS] = np.bincount(
+            bit_lengths(part), minlength=BIT_LENGTHS
+        )
         total = (int((part >> np.uint64(32)).sum()) << 32) + int((part & np.uint64(0xFFFFFFFF)).sum())
-        out[2 * BITS + 2 * place], out[2 * BITS + 2 * place + 1] = total & _U64, total >> 64
+        out[2 * BIT_LENGTHS + 2 * place], out[2 * BIT_LENGTHS + 2 * place + 1] = total & _U64, total >> 64
     least, greatest = (int(numbers.min()), int(numbers.max())) if len(numbers) else (_U64, 0)
     if not len(numbers) and signed:
         least, greatest = (1 << 63) - 1, 1 << 63
-    out[2 * BITS + 4], out[2 * BITS + 5] = least & _U64, greatest & _U64
+    out[2 * BIT_LENGTHS + 4], out[2 * BIT_LENGTHS + 5] = least & _U64, greatest & _U64
 
 
 def event_counts_twin(events: Events, fields: "Array", to: Distinct, found: "Array") -> None:

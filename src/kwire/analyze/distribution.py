@@ -10,6 +10,7 @@ from operator import mul
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kwire.analyze import counts as counting
+from kwire.native import BIT_LENGTHS, SUMS
 from kwire.wire.column_rows import hash_texts
 from kwire.wire.columns import Columns
 from kwire.wire.fields import Field
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 DISTINCT: Final = 1 << 14  # values told apart
 NEAR: Final = 1 << 20  # integers in so small a range are counted by their place in it
-BITS: Final = counting.BITS - 1
+BITS: Final = BIT_LENGTHS - 1
 
 
 class Bucket(NamedTuple):
@@ -53,15 +54,15 @@ class Log2:
         if times is not None:
             self._weighted(values, times)
             return
-        counts = np.empty(2 * counting.BITS + counting.SUMS, np.uint64)
+        counts = np.empty(2 * BIT_LENGTHS + SUMS, np.uint64)
         signed = values.dtype.kind == "i"
         octets = np.ascontiguousarray(values).view(np.uint8)
         counting.bit_counts(octets, values.dtype.itemsize, signed, counts)
-        above, below = counts[: counting.BITS], counts[counting.BITS : 2 * counting.BITS]
+        above, below = counts[:BIT_LENGTHS], counts[BIT_LENGTHS : 2 * BIT_LENGTHS]
         for buckets, found in ((self._above, above), (self._below, below)):
             for length in np.flatnonzero(found).tolist():
                 buckets[length] += int(found[length])
-        low, high, down, far, *ends = counts[2 * counting.BITS :].tolist()
+        low, high, down, far, *ends = counts[2 * BIT_LENGTHS :].tolist()
         self.total += (high << 64 | low) - (far << 64 | down)
         self.count += len(values)
         least, greatest = (end - (1 << 64) if signed and end >> 63 else end for end in ends)
@@ -76,7 +77,7 @@ class Log2:
         wide = values.astype(np.int64 if values.dtype.kind == "i" else np.uint64).view(np.uint64)
         lengths = counting.bit_lengths(np.where(negative, ~wide + np.uint64(1), wide))
         for buckets, chosen in ((self._above, ~negative), (self._below, negative)):
-            counts = np.zeros(counting.BITS, np.int64)
+            counts = np.zeros(BIT_LENGTHS, np.int64)
             np.add.at(counts, lengths[chosen], times[chosen])
             for length in np.flatnonzero(counts).tolist():
                 buckets[length] += int(counts[length])
