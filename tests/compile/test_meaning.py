@@ -673,6 +673,23 @@ def test_what_is_read_needs_no_more_stack_than_there_is() -> None:
     assert not faults
 
 
+def test_a_shift_by_many_bits_leaves_the_sign() -> None:
+    body = "emit(a=1 << n, b=n >> n, c=-9 >> n, d=u >> n)"
+    for n in (0, 1, 63, 64, 65, 1 << 40):
+        found, _ = events(body, 0, n, MASK)
+        wanted = {"a": 1 << min(n, 64), "b": n >> n, "c": -9 >> n, "d": MASK >> n}
+        assert [one & MASK for one in found[0].values()] == [one & MASK for one in wanted.values()]
+
+
+def test_an_element_that_is_far_away() -> None:
+    edge = Edge(struct.pack("<Q", 77))
+    far = [1 << 20, 1 << 28, 1 << 30, 1 << 40, (1 << 60) + 5]
+    for at in far:
+        body = f"p = cast('u64 *', a)\nemit(x=p[{at}], y=(p + {at})[0])"
+        found, _ = events(body, (edge.address - 8 * at) & MASK, memory=edge.memory)
+        assert found == [{"x": 77, "y": 77}]
+
+
 # `while`, tuples, records
 
 

@@ -44,6 +44,7 @@ BOUNDS = [
     ("i = 0", "while True", "i += 1\nif i == 9 or sk.prio: break", 10),
     ("i = 0", "while True", "i += 1\nif i > 9: return", 11),
     ("", "while sk.prio", "break", 1),
+    ("", "while False", "pass", 0),
     ("t = (1, 2)", "while t[0] < sk.common.dport", "t = (t[0] + 1, 2)", 65534),
     ("", "while turns(7)", "pass", 7),
     ("", "while sk.prio and turns(7)", "pass", 7),

@@ -372,6 +372,7 @@ WRONG = [
         "3: this is a whole struct common; name one of its members",
         "sk.common",
     ),
+    ("kprobe:connect", "emit(x=print(1))", "3: unknown function print; emit(…) what shall be seen", "print"),
     ("kprobe:connect", "emit(x=strr(1))", "3: unknown function strr; did you mean str?", "strr"),
     ("kprobe:connect", "emit(x=str())", "3: str was called with 0 arguments; write str(p[, limit])", "str()"),
     (
@@ -860,3 +861,16 @@ def test_many_choices_are_no_deep_nesting(compiled: Callable[..., Program]) -> N
     choices = ", ".join(str(number) for number in range(1, 3000))
     program = compiled(f"if pid in ({choices}): emit(pid)", "kprobe:connect")
     assert program.shapes[0].fields[0].name == "pid"
+
+
+def test_all_that_is_wrong_in_the_arguments_of_a_call_is_told(compiled: Callable[..., Program]) -> None:
+    with pytest.raises(LanguageError) as caught:
+        compiled("emit(x=pid / 2, y=min(1.5, [1]), z=lambda: 1)\nx = pid ** 2", "kprobe:connect")
+    wrong = [one.message for one in caught.value.diagnostics]
+    assert wrong == [
+        "/ is not an operation on integers",
+        "the kernel has no floating point",
+        "lists are not supported",
+        "a probe has no functions inside",
+        "** is not an operation on integers",
+    ]

@@ -26,7 +26,7 @@ from kwire.view.where import Where
         ("pid // (pid - 42) == 0 and pid % (pid - 42) == 42", True),
         ("pid & 2 and pid | 1 == 43 and (pid ^ 1) == 43", True),
         ("pid << 1 == 84 and pid >> 1 == 21 and -pid < 0 and ~pid == -43", True),
-        ("pid << (pid + 22) == 42", True),
+        ("pid << (pid + 22) == 0", True),
         ("(1 if ok else 2) == 1", True),
         ("comm == 'cat'", True),
         ('comm != "cat"', False),

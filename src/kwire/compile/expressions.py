@@ -48,6 +48,9 @@ BREAKPOINT = {"x86_64": -1}
 DATA_MOST = 1 << 16
 """Bytes of a tracepoint's variable-length data."""
 
+FAR = 1 << 30
+"""An offset that may be too large for an instruction, with what else is added to it."""
+
 COMM_MOST = 15
 """Bytes of a thread's name, its NUL apart."""
 
@@ -305,8 +308,9 @@ class ExpressionLowering(Builder, ABC):
 
         To a pointer that the verifier knows it lets nobody add what it does not know to be small.
         """
-        base = self.expr(place.base)
-        offset = place.offset
+        base, offset = self.expr(place.base), place.offset
+        if abs(offset) >= FAR:
+            base, offset = self.emit("add", [base, signed64(offset)]), 0
         data = place.base if isinstance(place.base, checked.DataLocAddress) else None
         known = data is not None or isinstance(place.base, checked.Context)
         bounded = any(index.length or data is not None for index in place.indexes)

@@ -260,7 +260,7 @@ class Body(ExpressionChecker):
             raise TextError(span, message, "use one limit, or two names")
         return limit
 
-    def _extent(self, value: c.Expr) -> Extent:
+    def extent(self, value: c.Expr) -> Extent:
         """The least and the greatest number that a value can be here."""
         return extent(value, lambda number: self.now[self._names[number]].extent)
 
@@ -409,7 +409,7 @@ class Body(ExpressionChecker):
             raise TextError(
                 step.span, "the step of a range is a number that is not 0", "write it as a number"
             )
-        low, high = self._extent(start), self._extent(stop)
+        low, high = self.extent(start), self.extent(stop)
         type_ = _turn_type(low, high)
         if type_ is None:
             message = "one end of this range may be negative, the other too large for an s64"
@@ -444,7 +444,7 @@ class Body(ExpressionChecker):
         for one in said[1:]:
             raise TextError(one.span, "how often a loop runs at most is said once")
         count = self._said(said[0]) if said else None
-        most = None if count is None else max(self._extent(count)[1], 0)
+        most = None if count is None else max(self.extent(count)[1], 0)
         if most is not None:
             self._bounded(most, said[0].span, f"say a smaller number: {TURNS}(100)")
         rest = [one for one in tests if one not in said]
@@ -587,7 +587,7 @@ class Body(ExpressionChecker):
             message = f"{shown} was a {was} and becomes {t.article(register.type)}"
             raise TextError(span, message, "use two names, or cast one")
         known = Known(
-            own, self._extent(register) if own.type is None or t.is_integer(own.type) else None, limit
+            own, self.extent(register) if own.type is None or t.is_integer(own.type) else None, limit
         )
         number = old.number if old else len(self.variables)
         self.variables[name] = Variable(number, kind, wide, fixed, declared)

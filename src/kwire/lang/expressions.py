@@ -15,6 +15,7 @@ from kwire.lang import types as t
 from kwire.lang.builtins import NUMBERED, linux_constant
 from kwire.lang.context import Argument, CtxField, DataLoc, Param, Result, Site, Slots
 from kwire.lang.errors import Diagnostic, NameTextError, NeverTextError, TextError, did_you_mean
+from kwire.lang.extent import Extent, extent
 from kwire.lang.kerneltypes import Found
 from kwire.lang.tree import Span
 from kwire.lang.types import Type
@@ -22,6 +23,9 @@ from kwire.lang.values import Literal, Value
 
 PREFIX = "args_"
 DIVISIONS = ("div", "mod", "quo", "rem")
+
+WORD = 64
+"""Bits of a number."""
 
 
 class Types(Protocol):
@@ -399,10 +403,26 @@ class ExpressionChecker:
         if node.op in DIVISIONS and isinstance(b, c.Const) and not b.value:
             raise TextError(node.span, "this divides by zero")
         if node.op in ("shl", "shr"):
-            if isinstance(b, c.Const) and not 0 <= b.value < 64:
-                raise TextError(b.span, f"a number has 64 bits, it cannot be shifted by {b.value}")
-            return c.Binary(node.op, a, b, t.arithmetic(a.type, a.type), node.span)
+            return self._shift(node.op, a, b, node.span)
         return c.Binary(node.op, a, b, t.arithmetic(a.type, b.type), node.span)
+
+    def _shift(self, op: str, a: c.Expr, b: c.Expr, span: Span) -> Value:
+        """A shift; by 64 bits and more nothing is left but the sign."""
+        if isinstance(b, c.Const) and not 0 <= b.value < WORD:
+            raise TextError(b.span, f"a number has {WORD} bits, it cannot be shifted by {b.value}")
+        type_ = t.arithmetic(a.type, a.type)
+        shifted = c.Binary(op, a, b, type_, span)
+        low, high = self.extent(b)
+        if low >= 0 and high < WORD:
+            return shifted
+        few = c.Compare("lt", b, c.Const(WORD, t.U64, span), False, t.BOOL, span)
+        sign = c.Binary("shr", a, c.Const(WORD - 1, t.S64, span), type_, span)
+        left = sign if op == "shr" and type_.signed else c.Const(0, type_, span)
+        return c.Select(few, shifted, left, type_, span)
+
+    def extent(self, value: c.Expr) -> Extent:
+        """The least and the greatest number that a value can be here."""
+        return extent(value)
 
     def _pointer_arithmetic(self, node: tree.Binary, pointer: c.Expr, number: c.Expr) -> Value:
         assert isinstance(pointer.type, t.Pointer)
@@ -536,8 +556,8 @@ def _fold(op: str, a: c.Const, b: c.Const, span: Span) -> c.Const:
             quotient = abs(x) // abs(y) * (1 if (x < 0) == (y < 0) else -1)
             return values.constant(quotient if op == "quo" else x - quotient * y, span)
         return values.constant(x // y if op == "div" else x % y, span)
-    if op in ("shl", "shr") and not 0 <= y < 64:
-        raise TextError(b.span, f"a number has 64 bits, it cannot be shifted by {y}")
+    if op in ("shl", "shr") and not 0 <= y < WORD:
+        raise TextError(b.span, f"a number has {WORD} bits, it cannot be shifted by {y}")
     results = {
         "add": lambda: x + y,
         "sub": lambda: x - y,

@@ -20,6 +20,24 @@ if TYPE_CHECKING:
     from kwire.lang.expressions import ExpressionChecker
 
 
+PYTHON = {
+    "abs": "write x if x >= 0 else -x",
+    "bool": "write x != 0",
+    "chr": "emit the number",
+    "divmod": "write x // y and x % y",
+    "format": "emit the values; text is made where they are shown",
+    "hex": "emit the number",
+    "int": "write s64(x)",
+    "len": "a text ends at its NUL; bytes(p, n) has the length that you give",
+    "ord": "write its number, or compare with a text",
+    "pow": "multiply, or use 1 << n",
+    "print": "emit(…) what shall be seen",
+    "range": "write for i in range(10):",
+    "repr": "emit the value",
+}
+"""Functions of Python's own that a probe has not, and what to write instead."""
+
+
 class Arguments(NamedTuple):
     """One call: its checked arguments, where it stands, and who checks."""
 
@@ -34,7 +52,7 @@ def call(checker: "ExpressionChecker", node: tree.Call) -> Value:
     name = node.function
     function = builtins.FUNCTION.get(name)
     if function is None:
-        cure = did_you_mean(name, builtins.FUNCTION)
+        cure = PYTHON.get(name) or did_you_mean(name, builtins.FUNCTION)
         raise TextError(node.function_span, f"unknown function {name}", cure)
     if name == "emit":
         raise TextError(node.span, "emit is a statement and gives no value", "write it on a line of its own")

@@ -89,6 +89,7 @@ class Converter:
         self.column = column
         self.kwire_names = kwire_names
         self.depth = 0
+        self.more: list[TextError] = []  # what is wrong in a statement besides what is raised
         self.loops = 0  # that what is converted stands in
         self.globs = False  # whether `@` in the parsed text stands for the `~` of a condition
         self.returns = False  # whether it is a function, which gives a value
@@ -124,6 +125,19 @@ class Converter:
         with self._deeper(node):
             converted: Expr = method(node)
         return converted
+
+    def _all(self, nodes: list[ast.expr]) -> list[Expr]:
+        """The trees of several expressions; what is wrong in any of them is told."""
+        made, wrong = [], []
+        for node in nodes:
+            try:
+                made.append(self.expr(node))
+            except TextError as fault:
+                wrong.append(fault)
+        if wrong:
+            self.more += wrong[1:]
+            raise wrong[0]
+        return made
 
     @contextmanager
     def _deeper(self, node: ast.expr | ast.stmt) -> Iterator[None]:
@@ -276,8 +290,10 @@ class Converter:
             if len(node.args) != 2 or node.keywords:
                 raise TextError(span, "glob takes a text and a pattern", 'write glob(path, "*.so")')
             return tree.Match("glob", self.expr(node.args[0]), self.expr(node.args[1]), span)
-        arguments = tuple(self.expr(one) for one in node.args)
-        keywords = tuple((one.arg or "", self.expr(one.value)) for one in node.keywords)
+        given = self._all([*node.args, *(one.value for one in node.keywords)])
+        arguments = tuple(given[: len(node.args)])
+        names = (one.arg or "" for one in node.keywords)
+        keywords = tuple(zip(names, given[len(node.args) :], strict=True))
         return tree.Call(name, arguments, keywords, span, self.span(function), own)
 
     def _method(self, node: ast.Call, function: ast.Attribute) -> Expr:
@@ -378,7 +394,8 @@ class Converter:
             try:
                 converted.extend(self._statement(statement, faults))
             except TextError as fault:
-                faults.append(fault)
+                faults += [fault, *self.more]
+                self.more.clear()
         return tuple(converted)
 
     def _statement(self, node: ast.stmt, faults: list[TextError]) -> list[Stmt]:  # noqa: RET503 (_refuse raises)

@@ -35,6 +35,8 @@ class Step(NamedTuple):
 
 def most_turns(tests: Sequence[c.Expr], body: tuple[c.Stmt, ...], entry: Entry) -> int | None:
     """How often a body runs at most that runs while all tests hold; None where that cannot be told."""
+    if any(isinstance(test, c.Const) and not test.value for test in tests):
+        return 0
     if not _reach_next(body, -1):
         return 1
     nodes = [node for statement in body for node in walk(statement)]
