@@ -825,6 +825,7 @@ if libc.unshare(0x20000):
 libc.mount(None, b"/", None, 0x44000, None)  # private, recursive
 if libc.mount(b"tmpfs", work.encode(), b"tmpfs", 0, b"size=3m"):
     sys.exit(77)
+sys.path.insert(0, str(Path(here).parents[1] / "session"))
 spec = spec_from_file_location("test_store", here)
 t = module_from_spec(spec)
 spec.loader.exec_module(t)

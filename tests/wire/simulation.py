@@ -19,8 +19,6 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
-from stepped import Stepped
-
 from kwire.wire.frame import Flag
 from kwire.wire.lineage import Lineage
 from kwire.wire.retransmit import DatagramSender
@@ -36,7 +34,7 @@ from kwire.wire.session import (
     unknown,
 )
 from kwire.wire.session_events import Abandoned, Changed, Delivered, Replied, Requested, Watched
-from kwire.wire.transitions import Input
+from kwire.wire.transitions import Action, Input
 
 LIMIT = 5000.0  # virtual seconds in which every scenario ends
 MAX_FRAMES = 20000  # frames that no scenario needs
@@ -98,6 +96,21 @@ class Pipe:
         self.last = [0.0, 0.0]  # when the last bytes arrive, by direction
         self.first = b""  # bytes that the responder has, until they are a HELLO
         self.greeted = False
+
+
+class Stepped(Session):
+    """A session that tells of every step, those of DATA too."""
+
+    __slots__ = ("_stepped",)
+    _short_way = False
+
+    def __init__(self, stepped: Callable[[State, Input], None], *args: Any, **rest: Any) -> None:
+        self._stepped = stepped
+        super().__init__(*args, **rest)
+
+    def _step(self, input: Input, value: Any = None) -> Action:
+        self._stepped(self.state, input)
+        return super()._step(input, value)
 
 
 class Node:

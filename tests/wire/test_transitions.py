@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
-from stepped import Stepped
 
 from kwire.wire import cbor
 from kwire.wire.control import Ack, Hello, Role, Welcome, bye_frame, error_frame, read_error
@@ -29,6 +28,18 @@ NEVER = [(state, input) for state, input in PAIRS if TABLE[state][input].action 
 POSSIBLE = [pair for pair in PAIRS if pair not in NEVER]
 
 
+class Counting(Session):
+    """A session that remembers its steps, those of DATA too."""
+
+    __slots__ = ("steps",)
+    steps: list[tuple[State, Input]]
+    _short_way = False
+
+    def _step(self, input: Input, value: Any = None) -> Action:
+        self.steps.append((self.state, input))
+        return super()._step(input, value)
+
+
 class Bench:
     """A session in some state, and the frames its peer would send."""
 
@@ -37,14 +48,14 @@ class Bench:
         self.now = 1000.0
         self.flags = Flag.CHECKSUM if datagrams else 0
         self.nonces = itertools.count(1)
-        self.session = Stepped(
-            lambda state, input: self.steps.append((state, input)),
+        self.session = Counting(
             role,
             initiator=initiator,
             datagrams=datagrams,
             token=TOKEN,
             random=lambda size: next(self.nonces).to_bytes(size, "big"),
         )
+        self.session.steps = self.steps
         self.first = self.session.send_queue.next if role is Role.SOURCE else 7
         self.sent: list[Any] = []
 
