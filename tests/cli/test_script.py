@@ -120,3 +120,62 @@ def test_what_is_no_script_is_said_in_one_line(words: list[str], said: str) -> N
     run = kwire(*words, text="")
     assert run.returncode in (1, 2)
     assert run.stderr == said
+
+
+MAPS = """
+BEGIN { @a = 1; @b["x", 2] = 5; @b["yyy", 3] = 4; @h = hist(5); @h = hist(-1); @l = lhist(5, 0, 10, 5);
+  @s = stats(4); @s = stats(-7); @c[1] = count(); @d["n"] += 3; @d["n"]--; @e = avg(3); @z = 7; delete(@z);
+  @p[0] = (struct task_struct *)16; @m = max(2); @m = max(9); }
+END { printf("%d %d %d\\n", @a, @b["x", 2], has_key(@b, ("q", 1))); }
+"""
+
+PRINTED = """1 5 0
+
+
+@a: 1
+@b[yyy, 3]: 4
+@b[x, 2]: 5
+@c[1]: 1
+@d[n]: 2
+@e: 3
+@h:
+(..., 0)               1 |@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@|
+[0]                    0 |                                                    |
+[1]                    0 |                                                    |
+[2, 4)                 0 |                                                    |
+[4, 8)                 1 |@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@|
+
+@l:
+[5, 10)                1 |@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@|
+
+@m: 9
+@p[0]: 0x10
+@s: { .count = 2, .average = -1, .total = -3 }
+"""
+
+
+@pytest.mark.live
+def test_maps_are_printed_at_the_end() -> None:
+    """A script of BEGIN and END only ends by itself."""
+    run = kwire("-q", "-e", MAPS)
+    assert run.stderr == ""
+    assert run.stdout == PRINTED
+    run = kwire("-q", "-f", "json", "-e", "config = { print_maps_on_exit = false } BEGIN { @x = 1; }")
+    assert '"@x"' not in run.stdout
+
+
+@pytest.mark.live
+def test_maps_join_two_probes() -> None:
+    program = (
+        "tracepoint:syscalls:sys_exit_getppid /@start[tid]/ "
+        "{ @ns = sum(nsecs - @start[tid] > 0); delete(@start[tid]); } "
+        "tracepoint:syscalls:sys_enter_getppid /pid == cpid/ "
+        "{ @start[tid] = nsecs; @calls[comm, probe] = count(); }"
+    )
+    name = os.path.basename(sys.executable)
+    code = "import os; [os.getppid() for _ in range(7)]"
+    run = kwire("-q", "-c", f"{sys.executable} -c '{code}'", "-e", program)
+    assert run.stdout.split("\n\n")[-1].strip().splitlines() == [
+        f"@calls[{name}, tracepoint:syscalls:sys_enter_getppid]: 7",
+        "@ns: 7",
+    ], run.stderr

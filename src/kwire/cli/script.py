@@ -9,22 +9,26 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from kwire.capture.destination import is_standard_output
 from kwire.cli import tracing, values
 from kwire.cli.lines import say, tell
 from kwire.cli.status import FAILED, OK
 from kwire.errors import KwireError
+from kwire.kinds import TRACE
 from kwire.lang.bpftrace.reader import read
 from kwire.lang.bpftrace.syntax import Script
-from kwire.lang.errors import Diagnostic, LanguageError
+from kwire.lang.errors import LanguageError
 from kwire.live.processes import Processes
 from kwire.live.recorder import Limits, Recorder, Sink
 from kwire.view.printed import Printed, PrintedJson
 from kwire.view.render import Renderer, Screen
 from kwire.wire.schema import Schema
 from kwire.words import plural
+
+if TYPE_CHECKING:
+    from kwire.live.scripts import Planned
 
 HELP = "run a script in the bpftrace language"
 
@@ -124,29 +128,34 @@ def _faults() -> Iterator[None]:
 
 
 def _run(args: argparse.Namespace, script: Script, arguments: list[str]) -> int:
-    from kwire.live.scripts import plan_script
+    from kwire.live.scripts import Planned, plan_script
 
-    missing: tuple[Diagnostic, ...] = ()
+    made: Planned | None = None
     with tracing.chosen(args, aside=False, everyone=True) as processes:
 
         def plan() -> Any:
-            nonlocal missing
+            nonlocal made
             command = processes.command.pid if processes.command else 0
             made = plan_script(script, arguments, scope=processes.scope, command=command)
-            missing = made.missing
             return made.plan
 
         if args.dry_run:
             plan()
             return OK
-        with Recorder.begin(plan, Limits(), buffer=None, follow=processes.chosen) as running:
-            for one in missing:
+        # A script of BEGIN and END only is over when these have run.
+        kinds = {point.text.partition(":")[0].lower() for probe in script.probes for point in probe.points}
+        limits = Limits(seconds=0.0) if kinds <= set(TRACE) and args.command is None else Limits()
+        with Recorder.begin(plan, limits, buffer=None, follow=processes.chosen) as running:
+            assert made is not None
+            for one in made.missing:
                 for line in one.report(script.source, "WARNING"):
                     tell(line)
-            return _record(args, running, processes)
+            if args.write is not None and made.maps:
+                say("what maps hold at the end is printed, but not kept in the capture yet")
+            return _record(args, made, running, processes)
 
 
-def _record(args: argparse.Namespace, running: Recorder, processes: Processes) -> int:
+def _record(args: argparse.Namespace, made: "Planned", running: Recorder, processes: Processes) -> int:
     if args.write is not None and is_standard_output(args.write):
         raise KwireError(
             "write capture to", args.write, "standard output is for what is printed", "name a file"
@@ -172,6 +181,16 @@ def _record(args: argparse.Namespace, running: Recorder, processes: Processes) -
         summary = tracing.record(running, args, args.write, sinks, processes)
         if args.format == "text":
             stream.write("\n\n")
+        if made.maps:
+            from kwire.live.scriptmaps import all_printed
+
+            for line in all_printed(running.maps, made.maps, json=args.format == "json"):
+                stream.write(f"{line}\n")
+            stream.flush()
+            for held in running.maps:
+                if held.lost:
+                    updates = plural(held.lost, "update")
+                    say(f"{held.map.name}: {updates} found no room; raise the setting max_map_keys")
     if summary["lost"]:
         say(f"{plural(summary['lost'], 'event')} lost")
     return tracing.exit_status(summary, args)

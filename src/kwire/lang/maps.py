@@ -11,6 +11,7 @@ from kwire.lang import tree, values
 from kwire.lang import types as t
 from kwire.lang.errors import TextError
 from kwire.lang.forms import walk
+from kwire.lang.inferred import Inferred
 from kwire.lang.tree import Span
 from kwire.lang.values import Literal, Value
 from kwire.words import plural
@@ -48,11 +49,14 @@ def statement(
     checker: "ExpressionChecker", node: tree.SetElement | tree.DeleteElement | tree.Aggregate
 ) -> c.Stmt:
     """A statement that changes a map. Raises `TextError`."""
+    span, owner = node.span, node.target.map.owner
+    if isinstance(owner, Inferred) and not isinstance(node, tree.DeleteElement) and node.value is not None:
+        owner.give(values.scalar(checker.check(node.value)))
     map, key = _place(checker, node.target)
-    span = node.span
     if isinstance(node, tree.Aggregate):
         return _aggregate(checker, node, map, key)
-    if map.kind not in PLAIN:
+    erasable = bool(map.key) and isinstance(owner, Inferred)
+    if map.kind not in PLAIN and not (erasable and isinstance(node, tree.DeleteElement)):
         what = "set" if isinstance(node, tree.SetElement) else "deleted"
         raise TextError(span, f"what a {map.kind} holds is added to, not {what}", _how(map))
     if isinstance(node, tree.DeleteElement):
@@ -85,8 +89,11 @@ def _how(map: c.Map) -> str:
 
 
 def _place(checker: "ExpressionChecker", node: tree.Element) -> tuple[c.Map, c.Key]:
-    map = declared(checker, node)
-    given = [part for one in node.key for _, part in values.parts("", checker.check(one))]
+    given: list[Value] = [part for one in node.key for _, part in values.parts("", checker.check(one))]
+    if isinstance(node.map.owner, Inferred):
+        map, given = node.map.owner.place(given, node.span)
+    else:
+        map = declared(checker, node)
     if len(given) != len(map.key):
         what = plural(len(map.key), "part") if map.key else "no part"
         wrong = f"keys of {map.name} have {what}, this has {len(given)}"

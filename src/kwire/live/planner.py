@@ -46,6 +46,7 @@ from kwire.lang.checked import Builtin, Emit, Map, Program
 from kwire.lang.context import Site
 from kwire.lang.errors import Diagnostic, LanguageError, UnknownNameError, never_anywhere
 from kwire.lang.forms import Node, rewrite, walk
+from kwire.lang.inferred import Inferred
 from kwire.lang.kerneltypes import KernelTypes
 from kwire.lang.shown import shown
 from kwire.lang.spec import ProbeSpec
@@ -92,6 +93,10 @@ class Scripted(Protocol):
     @property
     def attach(self) -> tuple[AttachPoint, ...]:
         """The places, as they were written."""
+
+    @property
+    def maps(self) -> Mapping[str, Inferred]:
+        """The maps that the probes of the script share."""
 
     def program(self, site: Site, types: KernelTypes) -> Program:
         """The program at one place. Raises `LanguageError`."""
@@ -187,7 +192,13 @@ class Planner:
 
     def add_scripted(self, probe: Scripted, point: AttachPoint) -> None:
         """Add a probe of a script at one of its places."""
+        self._titles.update({one.title: one for one in probe.maps.values()})
         self._add(point, lambda site: probe.program(site, self._types))
+
+    def look(self, probe: Scripted, point: AttachPoint) -> None:
+        """Check a probe of a script at the first target of one of its places, and forget it. KwireError."""
+        for target in self._targets(point)[:1]:
+            probe.program(self._site(target, point.offset, listed=True), self._types)
 
     def _add_spec(self, parsed: ProbeSpec) -> None:
         def program(site: Site) -> Program:

@@ -7,23 +7,33 @@ no place is there is an error anyway.
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
 
 from kwire.btf.errors import BtfLookupError
+from kwire.errors import KwireError
 from kwire.kernel.catalog import CatalogError
 from kwire.kernel.sys import possible_cpus
-from kwire.lang.bpftrace.lower import Surroundings, probes, settings
+from kwire.lang.bpftrace.lower import ScriptProbe, Surroundings, probes, settings
 from kwire.lang.bpftrace.syntax import Script
 from kwire.lang.errors import Diagnostic, LanguageError
+from kwire.lang.inferred import Inferred
 from kwire.lazy import NamedTuple
 from kwire.live.plan import Plan, Scope
 from kwire.live.planner import Planner
 
+ROUNDS: Final = 8
+"""More than types of maps that follow from each other need."""
+
 
 class Planned(NamedTuple):
-    """A script that is ready to run. `missing`: its probes that are left out, and why."""
+    """A script that is ready to run. `missing`: its probes that are left out, and why; `maps`: those that are
+    printed at the end.
+    """
 
     plan: Plan
-    missing: tuple[Diagnostic, ...]
+    missing: tuple[Diagnostic, ...] = ()
+    maps: tuple[Inferred, ...] = ()
 
 
 def plan_script(
@@ -42,6 +52,9 @@ def plan_script(
         raise LanguageError(script.source, wrong)
     tolerated = settings(script)["missing_probes"]
     planner = Planner(None, scope)
+    maps = tuple(made[0].maps.values())
+    if maps:
+        _infer(planner, made, maps)
     faults: list[Diagnostic] = []
     missing: list[Diagnostic] = []
     added = 0
@@ -56,4 +69,20 @@ def plan_script(
                 missing.append(Diagnostic(point.span, f"{point}: {error.cause}", error.cure))
     if faults or (missing and (tolerated == "error" or not added)):
         raise LanguageError(script.source, [*faults, *missing])
-    return Planned(planner.plan(), tuple(missing if tolerated == "warn" else ()))
+    kept = maps if settings(script)["print_maps_on_exit"] else ()
+    return Planned(planner.plan(), tuple(missing if tolerated == "warn" else ()), kept)
+
+
+def _infer(planner: Planner, made: Sequence[ScriptProbe], maps: Sequence[Inferred]) -> None:
+    """Look at all probes until it is known what keys and values maps have; what is wrong is told later."""
+    for _ in range(ROUNDS):
+        for one in maps:
+            one.changed = False
+        for probe in made:
+            for point in probe.attach:
+                with suppress(KwireError):
+                    planner.look(probe, point)
+        if not any(one.changed for one in maps):
+            break
+    for one in maps:
+        one.open = False

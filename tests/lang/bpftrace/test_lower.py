@@ -18,6 +18,7 @@ from kwire.lang.context import Site
 from kwire.lang.errors import LanguageError, TextError
 from kwire.lang.kerneltypes import KernelTypes
 from kwire.lang.tree import NOWHERE
+from kwire.lang.types import describe
 
 Lowered = Callable[..., Program]
 
@@ -32,7 +33,14 @@ def lowered(types: KernelTypes, site: Callable[[str], Site]) -> Lowered:
         faults = probe.faults()
         if faults:
             raise LanguageError(script.source, faults)
-        return probe.program(site(str(probe.attach[0])), types)
+        place = site(str(probe.attach[0]))
+        changed = True
+        while changed:
+            for one in probe.maps.values():
+                one.changed = False
+            made = probe.program(place, types)
+            changed = any(one.changed for one in probe.maps.values())
+        return made
 
     return lower
 
@@ -94,6 +102,32 @@ def test_values(lowered: Lowered, body: str, value: int | None) -> None:
         )
 
 
+def test_maps_are_what_is_put_into_them(lowered: Lowered) -> None:
+    text = """kprobe:connect {
+        @a = args.sk; @b[pid, comm] = nsecs; @c["ab"] = count(); @d = lhist(pid, 0, 10, 2);
+        @e[arg0] = min(-1); @f[probe]++;
+        if (@b[1, "x"] > 3 && @a.prio) { delete(@b[1, comm]); } @g = avg(pid); @h = -@b[2, comm];
+    }"""
+    script = read("stdin", text)
+    [probe] = probes(script, Surroundings())
+    assert probe.faults() == []
+    program = lowered(text)
+    shown = {
+        name: (one.kind, [describe(part) for part in one.key], describe(one.value), one.bounds)
+        for name, one in program.maps().items()
+    }
+    assert shown == {
+        "@a": ("hash", [], "struct sock *", (0, 0, 0)),
+        "@b": ("hash", ["u64", "text up to 15 bytes"], "u64", (0, 0, 0)),
+        "@c": ("count", ["text up to 2 bytes"], "u64", (0, 0, 0)),
+        "@d": ("lhist", [], "u64", (0, 10, 2)),
+        "@e": ("min", ["u64"], "s64", (0, 0, 0)),
+        "@f": ("hash", ["text up to 14 bytes"], "s64", (0, 0, 0)),
+        "@g": ("stats", [], "u64", (0, 0, 0)),
+        "@h": ("hash", [], "s64", (0, 0, 0)),
+    }
+
+
 def test_variables_of_blocks_are_their_own(lowered: Lowered) -> None:
     text = """kprobe:connect {
         if pid { $a = 1; printf("%d", $a) } else { $a = args.sk; printf("%p", $a) }
@@ -115,7 +149,18 @@ WRONG = [
     ('printf("%d", args.sk.foo)', "1:39-42: struct sock has no member foo"),
     ('printf("%d", pidd)', "1:31-35: unknown name pidd; did you mean pid or ppid?"),
     ('printf("%d", retval)', "1:31-37: a kprobe has no retval; it exists in kretprobe, fexit"),
-    ("@x = 1", "1:18-20: a map is not supported yet"),
+    ("@x = 1; @x[1] = 2", "1:26-31: keys of @x have 0 parts, this has 1; use another map"),
+    ("@x[1] = 2; @x[comm] = 3",
+     "1:32-36: this part of the keys of @x was an s64 and is a text here; use another map"),
+    ("@x = 1; @x = count()",
+     "1:18-24: @x is a count, to which nothing else is assigned; write @x = count(…)"),
+    ("@x = sum(1); @x = max(1)", "1:36-42: @x is a sum, and this is another; use another map"),
+    ("@x = lhist(1, 5, 1, 1)", "1:23-40: this histogram has no buckets; "
+     "min, max and step are numbers; there are at most 1000 buckets"),
+    ("@x = count(); $y = @x", "1:37-39: reading @x, which is a count, is not supported yet"),
+    ('@x = "a"', "1:23-26: a string is no number; compare a text with it: ==, !="),
+    ("$x = count()", "1:23-30: count is for maps; write @map = count()"),
+    ("delete($x)", "1:25-27: this is no map; write delete(@map, key), or delete(@map)"),
     ("print(1)", "1:18-23: print() is not supported yet"),
     ('printf("%s", ustack)', "1:31-37: ustack is not supported yet"),
     ('printf("%d", kstack(3))', "1:31-37: kstack() is not supported yet"),
@@ -155,7 +200,8 @@ def test_what_is_wrong_is_said_at_its_place(lowered: Lowered, body: str, expecte
         ('tracepoint:"sched":$1', "tracepoint:sched:x"),
         ("rt:x", "rawtracepoint:x"),
         ("kprob:x", "there is no kind of probe 'kprob'; did you mean kprobe, uprobe or kretprobe?"),
-        ("BEGIN", "begin is not supported yet; "),
+        ("BEGIN", "begin"),
+        ("interval:s:1", "interval is not supported yet; "),
         ("kprobe", "'kprobe' says no target; write kprobe:[module:]function[+offset]"),
         ("kprobe:$2", "there is no argument $2; give it behind the script"),
         ("tracepoint:x", "'x' is not a target of a tracepoint; "
@@ -178,7 +224,7 @@ def test_the_reference_is_the_tables() -> None:
 
 
 def test_each_row_that_is_ready_can_be_used() -> None:
-    from kwire.lang.bpftrace.lower import Lowering
+    from kwire.lang.bpftrace.lower import AGGREGATES, Lowering
 
-    ready = [one.name for one in tables.FUNCTIONS if one.ready]
+    ready = [one.name for one in tables.FUNCTIONS if one.ready and one.name not in AGGREGATES]
     assert [name for name in ready if not hasattr(Lowering, f"call_{name}")] == []

@@ -8,6 +8,7 @@ place where it is used. Division truncates, as in C.
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from kwire.kinds import TRACE
 from kwire.lang import attach, check, tree
 from kwire.lang import checked as c
 from kwire.lang import types as t
@@ -18,6 +19,8 @@ from kwire.lang.context import Site
 from kwire.lang.errors import Diagnostic, LanguageError, TextError, did_you_mean
 from kwire.lang.events import RESERVED
 from kwire.lang.expressions import Types
+from kwire.lang.forms import walk
+from kwire.lang.inferred import Inferred
 from kwire.lang.tree import AttachPoint, Source, Span
 from kwire.lazy import NamedTuple
 from kwire.wire.printf import INTEGERS as INTEGER_CONVERSIONS
@@ -36,6 +39,21 @@ OPERATORS: Final = {
     "<<": "shl",
     ">>": "shr",
 }
+AGGREGATES: Final = {
+    "count": "count",
+    "sum": "sum",
+    "min": "min",
+    "max": "max",
+    "avg": "stats",
+    "stats": "stats",
+    "hist": "hist",
+    "lhist": "lhist",
+}
+"""The functions that are assigned to maps → the kinds of maps."""
+
+BUCKETS_MOST: Final = 1000
+"""Of a linear histogram."""
+
 COMPARISONS: Final = {"==": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
 UNROLLED_MOST: Final = 100
 FORMAT_MOST: Final = 16_384
@@ -59,7 +77,7 @@ class Surroundings(NamedTuple):
 class ScriptProbe:
     """A probe of a script: where it attaches, and its program at each place."""
 
-    __slots__ = ("_name", "_script", "_settings", "_source", "_surroundings", "attach", "probe")
+    __slots__ = ("_name", "_script", "_settings", "_source", "_surroundings", "attach", "maps", "probe")
 
     def __init__(
         self,
@@ -68,9 +86,11 @@ class ScriptProbe:
         attach: tuple[AttachPoint, ...],
         settings: Mapping[str, int | str | bool],
         surroundings: Surroundings,
+        maps: Mapping[str, Inferred],
     ) -> None:
         self.probe = script.probes[number]
         self.attach = attach
+        self.maps = maps
         self._script = script
         self._settings = settings
         self._surroundings = surroundings
@@ -81,7 +101,7 @@ class ScriptProbe:
         """What is wrong in it whatever the places have: of the words of the language."""
         point = self.attach[0]
         site = Site(point.kind, point.target, ())
-        lowering = Lowering(self._script, self.probe, site, self._settings, self._surroundings)
+        lowering = Lowering(self._script, self.probe, site, self._settings, self._surroundings, self.maps)
         try:
             lowering.body()
         except RecursionError:
@@ -94,7 +114,7 @@ class ScriptProbe:
     def program(self, site: Site, types: Types) -> c.Program:
         """The program at one place. Raises `LanguageError` with everything that is wrong in it."""
         source = self._source
-        lowering = Lowering(self._script, self.probe, site, self._settings, self._surroundings)
+        lowering = Lowering(self._script, self.probe, site, self._settings, self._surroundings, self.maps)
         try:
             body = lowering.body()
             if lowering.faults:
@@ -161,7 +181,6 @@ def probes(script: s.Script, surroundings: Surroundings) -> list[ScriptProbe]:
             Diagnostic(one.span, "functions are not supported yet", "write a macro")
             for one in script.functions
         ),
-        *(Diagnostic(one.span, "maps are not supported yet") for one in script.maps),
         *_unready_types(script),
     ]
     names: dict[str, s.Macro] = {}
@@ -174,6 +193,7 @@ def probes(script: s.Script, surroundings: Surroundings) -> list[ScriptProbe]:
     except LanguageError as error:
         faults += error.diagnostics
         chosen = {}
+    maps = _maps(script, chosen, faults)
     found: list[ScriptProbe] = []
     for number, probe in enumerate(script.probes):
         points: list[AttachPoint] = []
@@ -182,10 +202,72 @@ def probes(script: s.Script, surroundings: Surroundings) -> list[ScriptProbe]:
                 points.append(attach_point(point, surroundings.arguments))
             except TextError as error:
                 faults.append(error.diagnostic)
-        found.append(ScriptProbe(script, number, tuple(points), chosen, surroundings))
+        found.append(ScriptProbe(script, number, tuple(points), chosen, surroundings, maps))
     if faults:
         raise LanguageError(script.source, faults)
     return found
+
+
+KINDS: Final = {"hash": "hash", "lruhash": "lru"}
+"""The kinds of maps that can be declared."""
+
+
+def _maps(
+    script: s.Script, settings: Mapping[str, int | str | bool], faults: list[Diagnostic]
+) -> dict[str, Inferred]:
+    """The maps of a script by name: their kinds follow from what is assigned to them. `faults` takes what is
+    wrong.
+    """
+    most = settings.get("max_map_keys", 4096)
+    declared = {one.id: one for one in script.maps}
+    for one in script.maps:
+        if one.kind not in KINDS:
+            cure = f"there are {', '.join(KINDS)}"
+            faults.append(Diagnostic(one.kind_span, f"a map of kind {one.kind} is not supported yet", cure))
+    found: dict[str, Inferred] = {}
+    nodes = [node for part in (*script.probes, *script.macros) for node in walk(part)]
+    for node in nodes:
+        if isinstance(node, s.Assign) and isinstance(node.target, s.Map):
+            value = node.value
+            if isinstance(value, s.Call) and value.function in AGGREGATES:
+                _aggregate(found, node.target.id, value, int(most), faults)
+    for node in nodes:
+        if isinstance(node, s.Map) and node.id not in found:
+            row = declared.get(node.id)
+            kind = KINDS.get(row.kind, "hash") if row else "hash"
+            size = row.entries if row else int(most)
+            found[node.id] = Inferred(f"@{node.id}", kind, max(size, 1), (0, 0, 0), kind)
+    return found
+
+
+def _aggregate(
+    found: dict[str, Inferred], name: str, call: s.Call, size: int, faults: list[Diagnostic]
+) -> None:
+    """A map to which an aggregating function is assigned."""
+    bounds, shows = (0, 0, 0), call.function
+    if shows == "lhist" and len(call.arguments) == 4:
+        numbers = [_literal(one) for one in call.arguments[1:]]
+        low, high, step = (0 if one is None else one for one in numbers)
+        if None in numbers or step <= 0 or high <= low or (high - low) // step > BUCKETS_MOST:
+            cure = f"min, max and step are numbers; there are at most {BUCKETS_MOST} buckets"
+            faults.append(Diagnostic(call.span, "this histogram has no buckets", cure))
+        bounds = low, high, max(step, 1)
+    if shows == "hist" and len(call.arguments) == 2 and _literal(call.arguments[1]) != 0:
+        faults.append(Diagnostic(call.arguments[1].span, "the second argument of hist is not supported yet"))
+    known = found.get(name)
+    if known is None:
+        found[name] = Inferred(f"@{name}", AGGREGATES[shows], size, bounds, shows)
+    elif (known.shows, known.bounds) != (shows, bounds):
+        message = f"@{name} is a {known.shows}, and this is another"
+        faults.append(Diagnostic(call.span, message, "use another map"))
+
+
+def _literal(node: s.Expr) -> int | None:
+    """A number as it is written; None where it is none."""
+    if isinstance(node, s.Unary) and node.op == "-":
+        value = _literal(node.operand)
+        return None if value is None else -value
+    return node.value if isinstance(node, s.Int) else None
 
 
 def _unready_types(script: s.Script) -> list[Diagnostic]:
@@ -203,6 +285,8 @@ def attach_point(point: s.AttachPoint, arguments: tuple[str, ...]) -> AttachPoin
         raise TextError(point.span, f"there is no kind of probe {word!r}", cure)
     if not provider.kind:
         raise TextError(point.span, f"{provider.name} is not supported yet")
+    if provider.kind in TRACE and not rest:
+        return AttachPoint(provider.kind, "", "", 0, point.span)
     if not rest:
         raise TextError(point.span, f"{word!r} says no target", f"write {provider.form}")
     try:
@@ -254,8 +338,10 @@ class Lowering:
         site: Site,
         settings: Mapping[str, int | str | bool],
         surroundings: Surroundings,
+        maps: Mapping[str, Inferred],
     ) -> None:
         self.probe = probe
+        self.maps = maps
         self.site = site
         self.settings = settings
         self.surroundings = surroundings
@@ -270,6 +356,12 @@ class Lowering:
         self.hoisting = True  # whether that is so for all of it
         self.expanding: list[str] = []
         self.expanded = 0
+
+    @property
+    def full_name(self) -> str:
+        """The name of the probe at this place."""
+        site = self.site
+        return f"{site.kind}:{site.target}" if site.target else site.kind
 
     def body(self) -> tuple[tree.Stmt, ...]:
         """The statements of the probe."""
@@ -395,16 +487,55 @@ class Lowering:
         return [tree.If(test, then, otherwise, node.span)]
 
     def assign(self, node: s.Assign) -> list[tree.Stmt]:
-        """An assignment to a variable."""
+        """An assignment to a variable or a map."""
         target = node.target
         if isinstance(target, s.Map):
-            raise _unready("a map", target.span)
+            return self.assign_map(target, node)
         assert isinstance(target, s.Var)
         if node.op:
             value: tree.Expr = self.binary(s.Binary(node.op, target, node.value, node.span))
         else:
             value = self.expression(node.value)
         return [tree.Assign(self.set(target), value, node.span, target.span)]
+
+    def assign_map(self, target: s.Map, node: s.Assign) -> list[tree.Stmt]:
+        """An assignment to a map, or a value that is added to what it keeps."""
+        value, element, span = node.value, self.element(target), node.span
+        shows = self.maps[target.id].shows
+        if not node.op and isinstance(value, s.Call) and value.function in AGGREGATES:
+            self.known(value)
+            if shows not in AGGREGATES:
+                raise TextError(target.span, f"@{target.id} holds values; {value.function} needs another map")
+            added = self.expression(value.arguments[0]) if value.arguments else None
+            return [tree.Aggregate(element, added, span)]
+        if shows in AGGREGATES:
+            cure = f"write @{target.id} = {shows}(…)"
+            raise TextError(node.span, f"@{target.id} is a {shows}, to which nothing else is assigned", cure)
+        if node.op in ("+", "-"):
+            added = self.expression(value)
+            if node.op == "-":
+                if isinstance(added, tree.Number):
+                    added = tree.Number(-added.value, span)
+                else:
+                    added = tree.Unary("neg", added, span)
+            return [tree.Aggregate(element, added, span)]
+        if node.op:
+            return [tree.SetElement(element, self.binary(s.Binary(node.op, target, value, span)), span)]
+        return [tree.SetElement(element, self.expression(value), span)]
+
+    def element(self, node: s.Map) -> tree.Element:
+        """A map at a key."""
+        known = self.maps[node.id]
+        items: tuple[s.Expr, ...] = ()
+        if node.key is not None:
+            items = node.key.items if isinstance(node.key, s.Tuple) else (node.key,)
+        key = tuple(self.key_part(one) for one in items)
+        made = tree.MapDeclaration(known.title, known.kind, (), "", known.size, known.bounds, known)
+        return tree.Element(made, key, node.span)
+
+    def key_part(self, node: s.Expr) -> tree.Expr:
+        """A part of a key."""
+        return self.expression(node)
 
     def set(self, target: s.Var) -> str:
         """The local that an assignment to a variable sets, which may be a new one of this block."""
@@ -465,6 +596,8 @@ class Lowering:
             return [self.printf(node)]
         if word.name == "time":
             return [self.time(node)]
+        if word.name == "delete":
+            return [self.delete(node)]
         return [tree.Assign(self.declare(""), self.expression(node), node.span, node.span)]
 
     def known(self, node: s.Call) -> tables.Word:
@@ -519,6 +652,22 @@ class Lowering:
             format += text.replace("%", "%%")
         return self.emit("printf", format, fields, places, node.span)
 
+    def delete(self, node: s.Call) -> tree.Stmt:
+        """A key of a map is taken away; or all that a map without keys holds."""
+        target, *rest = node.arguments
+        if not isinstance(target, s.Map) or (rest and target.key is not None):
+            raise TextError(target.span, "this is no map", "write delete(@map, key), or delete(@map)")
+        if rest:
+            target = target.replace(key=rest[0])
+        return tree.DeleteElement(self.element(target), node.span)
+
+    def call_has_key(self, node: s.Call) -> tree.Expr:
+        """Whether a map has a key."""
+        target, key = node.arguments
+        if not isinstance(target, s.Map) or target.key is not None:
+            raise TextError(target.span, "this is no map", "write has_key(@map, key)")
+        return tree.HasKey(self.element(target.replace(key=key)), node.span)
+
     def time(self, node: s.Call) -> tree.Stmt:
         """The time of the event."""
         format = "%H:%M:%S\n"
@@ -554,7 +703,7 @@ class Lowering:
         if isinstance(node, s.Str):
             return node.value
         if isinstance(node, s.Name) and node.id == "probe":
-            return f"{self.site.kind}:{self.site.target}"
+            return self.full_name
         if isinstance(node, s.Name) and node.id == "probetype":
             return self.site.kind
         if isinstance(node, s.Call) and node.function == "str" and len(node.arguments) == 1:
@@ -622,7 +771,10 @@ class Lowering:
         raise TextError(node.span, f"${node.id} has no value here", cure)
 
     def _map(self, node: s.Map) -> tree.Expr:
-        raise _unready("a map", node.span)
+        shows = self.maps[node.id].shows
+        if shows in AGGREGATES:
+            raise _unready(f"reading @{node.id}, which is a {shows},", node.span)
+        return self.element(node)
 
     def _positional(self, node: s.Positional) -> tree.Expr:
         if not node.number:
@@ -653,13 +805,13 @@ class Lowering:
             return made
         if name in tables.CONSTANTS:
             return tree.Number(tables.CONSTANTS[name], span)
-        if name in tables.FUNCTION:
+        if name in tables.FUNCTION and word is None:
             raise TextError(span, f"{name} is a function", f"call it: {tables.FUNCTION[name].form}")
         return tree.Name(name, span)
 
     def builtin_probe(self, span: Span) -> tree.Expr:
         """The name of the probe."""
-        return tree.String(f"{self.site.kind}:{self.site.target}", span)
+        return tree.String(self.full_name, span)
 
     def builtin_probetype(self, span: Span) -> tree.Expr:
         """The kind of the probe."""
@@ -755,7 +907,7 @@ class Lowering:
 
     def _step(self, node: s.Step) -> tree.Expr:
         if isinstance(node.operand, s.Map):
-            raise _unready("a map", node.operand.span)
+            raise _unready("++ or -- of a map within an expression", node.span, "do it in a statement before")
         assert isinstance(node.operand, s.Var)
         self.hoist(node.span)
         old = self.expression(node.operand)
@@ -850,6 +1002,8 @@ class Lowering:
             return self._name(s.Name(name, node.span))
         if any(one.name == name for one in tables.STATEMENTS):
             raise TextError(node.span, f"{name} gives no value", "write it as a statement")
+        if name in AGGREGATES:
+            raise TextError(node.span, f"{name} is for maps", f"write {word.form}")
         method: Callable[[s.Call], tree.Expr] = getattr(self, f"call_{name}")
         return method(node)
 
@@ -958,7 +1112,7 @@ class Lowering:
             if isinstance(parameter, s.Name):
                 values[parameter.id] = self.expression(argument)
             elif isinstance(parameter, s.Map):
-                raise _unready("a map", argument.span)
+                raise _unready("a map as an argument of a macro", argument.span)
             elif isinstance(argument, s.Var):
                 found = self._var(argument)
                 assert isinstance(found, tree.Name)

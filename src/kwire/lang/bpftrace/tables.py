@@ -22,8 +22,8 @@ class Provider(NamedTuple):
 
 
 PROVIDERS: Final = (
-    Provider("begin", (), "BEGIN", "before all other probes"),
-    Provider("end", (), "END", "after all other probes"),
+    Provider("begin", (), "BEGIN", "before all other probes", "begin"),
+    Provider("end", (), "END", "after all other probes", "end"),
     Provider("tracepoint", ("t",), "tracepoint:category:event", "an event of the kernel", "tracepoint"),
     Provider(
         "kprobe", ("k",), "kprobe:[module:]function[+offset]", "the entry of a kernel function", "kprobe"
@@ -112,7 +112,7 @@ STATEMENTS: Final = (
     Word("print", "print(@map), print(value)", "print a map or a value", False, 1, 3),
     Word("clear", "clear(@map)", "empty a map", False, 1, 1),
     Word("zero", "zero(@map)", "set all values of a map to 0", False, 1, 1),
-    Word("delete", "delete(@map, key)", "remove a key", False, 1, 64),
+    Word("delete", "delete(@map, key)", "remove a key", True, 1, 2),
     Word("exit", "exit(), exit(code)", "end the script", False, 0, 1),
     Word("join", "join(array)", "print an array of strings", False, 1, 2),
     Word("cat", 'cat("file")', "print a file", False, 1, 64),
@@ -140,6 +140,15 @@ FUNCTIONS: Final = (
     Word("ksym", "ksym(address)", "a kernel address, shown by name", True, 1, 1),
     Word("kptr", "kptr(p)", "p as an address of the kernel", True, 1, 1),
     Word("uptr", "uptr(p)", "p as an address of the current process", True, 1, 1),
+    Word("has_key", "has_key(@map, key)", "whether a map has a key", True, 2, 2),
+    Word("count", "@map = count()", "how many there were", True, 0, 0),
+    Word("sum", "@map = sum(n)", "the sum of numbers", True, 1, 1),
+    Word("min", "@map = min(n)", "the smallest number", True, 1, 1),
+    Word("max", "@map = max(n)", "the greatest number", True, 1, 1),
+    Word("avg", "@map = avg(n)", "the average of numbers", True, 1, 1),
+    Word("stats", "@map = stats(n)", "how many numbers there were, their sum and average", True, 1, 1),
+    Word("hist", "@map = hist(n)", "a histogram of powers of two", True, 1, 2),
+    Word("lhist", "@map = lhist(n, min, max, step)", "a histogram of equal steps", True, 4, 4),
     Word("strncmp", "strncmp(a, b, n)", "0 where the first n bytes of two texts are the same", True, 3, 3),
     Word("strcontains", "strcontains(text, part)", "whether a text contains another", True, 2, 2),
     *(
@@ -172,12 +181,11 @@ FUNCTIONS: Final = (
                 "kfunc_exist",
                 "kfunc_allowed",
                 "username",
-                "has_key",
                 "sizeof",
                 "offsetof",
                 "usdt_arg",
             ),
-            *("count", "sum", "avg", "min", "max", "stats", "hist", "lhist", "tseries", "is_unsigned"),
+            *("tseries", "is_unsigned"),
         )
     ),
 )

@@ -1,0 +1,131 @@
+"""Maps that nobody declared: what their keys and values are follows from all their uses.
+
+The programs of a script are checked more than once: while an `Inferred` is open, each use tells it more and
+takes what is known so far; when nothing changes any more it is closed, and a use that does not fit is a
+mistake at its place. Invariants: numbers in keys and values have 64 bits; a text in a key is cut at
+`TEXT_MOST` bytes.
+"""
+
+from collections.abc import Sequence
+from typing import Final, TypeAlias
+
+from kwire.lang import checked as c
+from kwire.lang import types as t
+from kwire.lang import values
+from kwire.lang.errors import TextError
+from kwire.lang.tree import Span
+from kwire.lang.values import Literal, Value
+from kwire.words import plural
+
+TEXT_MOST: Final = 127
+"""Bytes of a text in a key."""
+
+Part: TypeAlias = t.Scalar | t.Text
+
+
+class Inferred:
+    """What is known of a map. `kind`, `size`, `bounds`: as in `checked.Map`; `shows`: the kind that people
+    know it by.
+    """
+
+    __slots__ = ("bounds", "changed", "key", "kind", "open", "shows", "size", "title", "value")
+
+    def __init__(self, title: str, kind: str, size: int, bounds: tuple[int, int, int], shows: str) -> None:
+        self.title, self.kind, self.size, self.bounds, self.shows = title, kind, size, bounds, shows
+        self.key: tuple[Part, ...] | None = None
+        self.value: t.Scalar | None = t.U64 if kind == "count" else None
+        self.open = True
+        self.changed = False
+        """Whether something was learned since this was last set to False."""
+
+    def place(self, given: Sequence[Value], span: Span) -> tuple[c.Map, list[Value]]:
+        """The map as it is known, and the parts of a key as they can stand in it. Raises `TextError`."""
+        cut = [_cut(one) for one in given]
+        found = tuple(_part(self.title, one) for one in cut)
+        if self.key is None:
+            self._learn(found, self.value, span)
+        assert self.key is not None
+        if len(found) != len(self.key):
+            message = f"keys of {self.title} have {plural(len(self.key), 'part')}, this has {len(found)}"
+            raise TextError(span, message, "use another map")
+        joined = []
+        for own, other, value in zip(self.key, found, cut, strict=True):
+            both = own if isinstance(value, c.Const) and values.fits(value, own) else _joined(own, other)
+            if both is None:
+                message = f"this part of the keys of {self.title} was {_word(own)} and is {_word(other)} here"
+                raise TextError(value.span, message, "use another map")
+            joined.append(both)
+        self._learn(tuple(joined), self.value, span)
+        return c.Map(self.title, self.kind, self.key, self.value or t.S64, self.size, self.bounds), cut
+
+    def give(self, value: c.Expr) -> None:
+        """A value is set, or added. Raises `TextError`."""
+        type_ = _plain(value.type)
+        if self.kind not in ("hash", "lru"):
+            type_ = t.S64 if t.signed(type_) or isinstance(value, c.Const) else t.U64
+        both = type_ if self.value is None else _joined(self.value, type_)
+        if isinstance(value, c.Const) and self.value is not None and values.fits(value, self.value):
+            both = self.value
+        if isinstance(self.value, t.Int) and self.value == t.S64 and isinstance(type_, t.Pointer):
+            both = type_  # it was 0 before
+        if both is None or isinstance(both, t.Text):
+            assert self.value is not None
+            message = f"values of {self.title} were {_word(self.value)}, and this is {_word(type_)}"
+            raise TextError(value.span, message, "use another map, or cast one of them")
+        if self.kind == "count":
+            return
+        self._learn(self.key, both, value.span)
+
+    def _learn(self, key: "tuple[Part, ...] | None", value: t.Scalar | None, span: Span) -> None:
+        if (key, value) == (self.key, self.value):
+            return
+        if not self.open:
+            message = f"the types of {self.title} are others here than elsewhere"
+            raise TextError(span, message, "cast what is kept in it, or use another map")
+        self.key, self.value, self.changed = key, value, True
+
+
+def _cut(value: Value) -> Value:
+    """A value as it can be a part of a key."""
+    text = None if isinstance(value, Literal) else values.as_text(value, TEXT_MOST, value.span)
+    if text is None:
+        return value
+    return text.replace(type=t.Text(min(text.type.limit, TEXT_MOST), text.type.space))
+
+
+def _part(title: str, value: Value) -> Part:
+    """The type of a part of a key."""
+    if isinstance(value, Literal):
+        return t.Text(max(len(value.value.encode()), 1))
+    if isinstance(value, c.ReadText | c.Comm):
+        return t.Text(max(value.type.limit, 1))
+    if isinstance(value, values.WIDE) or not isinstance(value.type, t.SCALARS):
+        message = f"{t.article(value.type)} as a key of {title} is not supported yet"
+        raise TextError(value.span, message)
+    return _plain(value.type)
+
+
+def _plain(type_: t.Scalar) -> t.Scalar:
+    """A scalar's type as it is kept: numbers with 64 bits, but what is shown otherwise as it is."""
+    if isinstance(type_, t.Int) and type_.display not in t.ADDRESSES:
+        return t.S64 if type_.signed else t.U64
+    return type_
+
+
+def _joined(a: Part, b: Part) -> "Part | None":
+    """The type that holds both; None where there is none."""
+    if a == b:
+        return a
+    if isinstance(a, t.Text) and isinstance(b, t.Text):
+        return t.Text(max(a.limit, b.limit))
+    if isinstance(a, t.Text) or isinstance(b, t.Text):
+        return None
+    if isinstance(a, t.Pointer) and isinstance(b, t.Pointer):
+        return t.Pointer(t.VOID, a.space)
+    if t.is_integer(a) and t.is_integer(b):
+        return t.S64 if t.signed(a) or t.signed(b) else t.U64
+    return t.U64
+
+
+def _word(type_: Part) -> str:
+    return "a text" if isinstance(type_, t.Text) else t.article(type_)

@@ -1,0 +1,75 @@
+"""What the maps of a script hold, ready to be shown: names for what has some."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from kwire.lang import types as t
+from kwire.lang.inferred import Inferred
+from kwire.live.contents import Contents
+from kwire.view import scriptmaps
+from kwire.view.scriptmaps import Show
+
+
+def printed(held: Contents, known: Inferred, *, json: bool, top: int = 0, div: int = 1) -> list[str]:
+    """The lines of a map as bpftrace prints it; none where it is empty."""
+    entries: dict[tuple[Any, ...], Any] = dict(held.entries)
+    if not held.map.key and _nothing(known.shows, entries.get(())):
+        return []
+    if not entries:
+        return []
+    key = [_shown(one) for one in held.map.key]
+    if json:
+        return [scriptmaps.as_json(known.title, known.shows, entries, key)]
+    step = known.bounds[2] if known.shows == "lhist" else 0
+    return scriptmaps.lines(known.title, known.shows, entries, key, _shown(held.map.value), top, div, step)
+
+
+def _nothing(shows: str, value: Any) -> bool:
+    """Whether a map without keys was never given anything."""
+    if value is None:
+        return True
+    if shows in ("avg", "stats"):
+        return not value[0]
+    return not value if shows in ("count", "hist", "lhist") else False
+
+
+def _shown(type_: t.Scalar | t.Text) -> Show:
+    """How values of a type are shown."""
+    if isinstance(type_, t.Text):
+        return str
+    if isinstance(type_, t.Bool):
+        return lambda value: "true" if value else "false"
+    if isinstance(type_, t.Enum):
+        names = {number: name for name, number in reversed(type_.values)}
+        return lambda value: names.get(value, str(value))
+    if isinstance(type_, t.Pointer) and not type_.display:
+        return lambda value: hex(value)
+    display = type_.display
+    if display == "ksym":
+        return _symbol
+    if display == "ipv4":
+        from kwire.wire.fields import ipv4_text
+
+        return lambda value: ipv4_text(value.to_bytes(4, "little"))
+    return str
+
+
+def _symbol(address: int) -> str:
+    """The name of a kernel address."""
+    from kwire.kernel.symbols import kernel_symbols
+    from kwire.wire.schema import Labels, Schema
+
+    names = kernel_symbols().by_address()
+    named = Labels(Schema(0, "", "", "", (), 16, symbols=names)).symbol(address)
+    return named or hex(address)
+
+
+def all_printed(maps: Sequence[Contents], known: Sequence[Inferred], *, json: bool = False) -> list[str]:
+    """The lines of all maps that are left at the end, in the order of their names."""
+    by_title = {one.title: one for one in known}
+    found: list[str] = []
+    for held in sorted(maps, key=lambda one: one.map.name):
+        one = by_title.get(held.map.name)
+        if one is not None:
+            found += printed(held, one, json=json)
+    return found
