@@ -120,8 +120,9 @@ def test_labels_are_told_apart_by_identity() -> None:
     ],
 )
 def test_labels_that_cannot_be_reached(items: list[Item], message: str) -> None:
-    with pytest.raises(AsmError, match=message):
+    with pytest.raises(AsmError, match=message) as caught:
         asm.assemble(items)
+    assert str(caught.value).startswith("assemble eBPF program there: ")  # the name, not how Python shows it
 
 
 def test_the_longest_jumps() -> None:

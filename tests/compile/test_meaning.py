@@ -704,6 +704,10 @@ def test_an_element_that_is_far_away() -> None:
             "i = k = 0\nwhile True:\n    i += 1\n    if i & 1: k += i\n    if i == 9: break\nemit(i, k)",
             {"i": 9, "k": 25},
         ),
+        (
+            "i = 0\nwhile True:\n    i += 1\n    if i > n or i > 50:\n        emit(i)\n        return",
+            {"i": 8},
+        ),
         ("i = 9\nwhile i > max(n, 0):\n    i -= 1\n    if i == 7: break\nemit(i)", {"i": 7}),
         ("x, y = n, 13\nx, y = y, x - y\nx, y = y, x\nemit(x, y)", {"x": -6, "y": 13}),
         ("t = (1, n)\nfor i in range(5):\n    t = (t[1], t[0] + t[1])\nemit(t)", {"t_0": 38, "t_1": 61}),

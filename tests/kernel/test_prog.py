@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
@@ -22,6 +23,7 @@ from kwire.bpf.asm import (
     image,
     jmp,
     ldx,
+    map_fd,
     map_value,
     mov64,
     st,
@@ -112,6 +114,22 @@ def test_the_line_of_an_instruction() -> None:
         11,
         11,
     ]
+
+
+@pytest.mark.live
+def test_a_refusal_names_the_limit_that_was_met() -> None:
+    names = [f"m{number}" for number in range(65)]
+    specs = [VALUES._replace(name=name) for name in names]
+    many = image("many", "socket_filter", [*(map_fd(R1, name) for name in names), *NOTHING], maps=specs)
+    with contextlib.ExitStack() as stack:
+        maps = {spec.name: stack.enter_context(Map.create(spec)) for spec in specs}
+        with pytest.raises(KernelError, match="it uses 65 maps, a program may use 64"):
+            load(many, maps)
+    short = image("long", "socket_filter", NOTHING)
+    with pytest.raises(KernelError, match="it has 1000002 instructions, a program may have 1000000"):
+        load(short._replace(code=short.code[:8] * 1_000_001 + short.code[8:]), {})
+    with load(short._replace(code=short.code[:8] * 999 + short.code[8:]), {}):
+        pass
 
 
 @pytest.mark.live

@@ -577,7 +577,12 @@ WRONG = [
         "return 1",
     ),
     ("kprobe:connect", "a.b = 1", "3: only a local variable can be assigned; write name = value", "a.b"),
-    ("kprobe:connect", 'x = "a"\nemit(x)', "3: x cannot hold this; use it where it is needed", 'x = "a"'),
+    (
+        "kprobe:connect",
+        'x = "a"\nemit(x)',
+        "3: x cannot hold a constant text; write it where it is needed, or name it before the probe",
+        'x = "a"',
+    ),
     (
         "kprobe:connect",
         "x = 1\nx = comm\nemit(x)",

@@ -324,6 +324,9 @@ def _load_with_log(image: Image, attr: dict[str, Value], first: int) -> int:
     """Load again with the log on; the descriptor, should it succeed now, else the error explained."""
     if first in (errno.EMFILE, errno.ENFILE):  # no complaint of the verifier; and nothing can be imported
         raise failure("load program", image.name, first)
+    too_large = _too_large(image)
+    if too_large:
+        raise failure("load program", image.name, first, "", too_large)
     size, log = LOG_SIZES[0], ""
     for larger in (*LOG_SIZES[1:], 0):
         buffer = bytearray(size)
@@ -345,13 +348,16 @@ def _load_with_log(image: Image, attr: dict[str, Value], first: int) -> int:
     raise VerifierError(image.name, first, sentence, log, complaint.insn, line, cure)
 
 
+def _too_large(image: Image) -> str:
+    """What of a program is more than the kernel takes; empty where nothing is."""
+    maps, insns = len({use.map for use in image.uses}), len(image.code) // 8
+    if maps > MAPS_MOST:
+        return f"it uses {maps} maps, a program may use {MAPS_MOST}"
+    return f"it has {insns} instructions, a program may have {INSNS_MOST}" if insns > INSNS_MOST else ""
+
+
 def _without_log(image: Image, error: int) -> tuple[str, str]:
     """(cure, note) for a load that failed before the verifier had anything to say."""
-    if error == errno.E2BIG:
-        maps = len({use.map for use in image.uses})
-        if maps > MAPS_MOST:
-            return "", f"it uses {maps} maps, a program may use {MAPS_MOST}"
-        return "", f"it has {len(image.code) // 8} instructions, a program may have {INSNS_MOST}"
     if error in (errno.EPERM, errno.EACCES) and image.kind in TRAMPOLINED and may_trace():
         return "use a kprobe or a tracepoint", "this kernel lets no program at the entry of functions"
     if error == errno.EINVAL:

@@ -349,7 +349,7 @@ class Body(ExpressionChecker):
             case tree.For():
                 return self._for(node), False
             case tree.While():
-                return self._while(node), False
+                return self._while(node)
             case tree.Break():
                 return [c.Break(node.span)], True
             case tree.Continue():
@@ -433,7 +433,7 @@ class Body(ExpressionChecker):
         end = None if known else stop
         return [c.Loop(start, step.value, end, most, turn, node.span, type_ == t.U64)]
 
-    def _while(self, node: tree.While) -> list[c.Stmt]:
+    def _while(self, node: tree.While) -> tuple[list[c.Stmt], bool]:
         """A loop that runs while a condition holds, as often as can be told before, or is said."""
         tests = (
             node.test.operands
@@ -459,7 +459,7 @@ class Body(ExpressionChecker):
                 first = self.pending
             finally:
                 self.pending = outer
-            stop = [c.If(one, (), (c.Break(one.span),), one.span) for one in holds]
+            stop = [c.If(one, (), (c.Break(one.span),), one.span) for one in holds if not _true(one)]
             return (*first, *stop, *self._block(node.body)[0])
 
         turn = self._looped(body, node.body, node.test.span)
@@ -471,7 +471,10 @@ class Body(ExpressionChecker):
             self._bounded(most, node.test.span, f"say how often at most: while {TURNS}(100) and …:")
         stop = None if count is None or isinstance(count, c.Const) else count
         zero = c.Const(0, t.S64, node.test.span)
-        return [c.Loop(zero, 1, stop, most or 0, turn, node.span)]
+        loop = c.Loop(zero, 1, stop, most or 0, turn, node.span)
+        if count is None and not _breaks(turn) and all(map(_true, holds)):
+            return [loop, c.Return(node.span)], True  # nothing is behind it: it ends by a return
+        return [loop], False
 
     def _said(self, call: tree.Call) -> c.Expr:
         """The number in `turns(n)`."""
@@ -834,6 +837,25 @@ def _turn_type(start: Extent, stop: Extent) -> t.Int | None:
     return t.U64 if min(ends) >= 0 else None
 
 
+def _breaks(statements: tuple[c.Stmt, ...]) -> bool:
+    """Whether any of these statements ends the loop that they are in."""
+    for one in statements:
+        inside = (
+            [one.then, one.otherwise]
+            if isinstance(one, c.If)
+            else [one.body]
+            if isinstance(one, c.Block)
+            else []
+        )
+        if isinstance(one, c.Break) or any(map(_breaks, inside)):
+            return True
+    return False
+
+
+def _true(test: c.Expr) -> bool:
+    return isinstance(test, c.Const) and test.value != 0
+
+
 def _returns(statements: tuple[tree.Stmt, ...]) -> bool:
     """Whether any of these statements ends the function."""
     return any(isinstance(one, tree.Return) for statement in statements for one in walk(statement))
@@ -859,7 +881,10 @@ def _register_of(name: str, value: Value, span: Span) -> tuple[Type | None, int,
         return value.type, value.fixed, values.address(value, span)
     if isinstance(value, c.ReadBlock):
         return value.type, 0, values.address(value, span)
-    if isinstance(value, c.ReadBytes | values.Literal | values.Tuple | c.Comm):
+    if isinstance(value, values.Literal):
+        cure = "write it where it is needed, or name it before the probe"
+        raise TextError(span, f"{name} cannot hold a constant text", cure)
+    if isinstance(value, c.ReadBytes | values.Tuple | c.Comm):
         raise TextError(span, f"{name} cannot hold this", "use it where it is needed")
     return None, 0, value
 

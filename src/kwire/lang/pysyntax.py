@@ -193,10 +193,10 @@ class Converter:
 
     def _Dict(self, node: ast.Dict) -> Expr:  # noqa: N802
         names = [one.value if isinstance(one, ast.Constant) else None for one in node.keys]
-        texts = [one for one in names if isinstance(one, str) and one]
+        texts = [one for one in names if isinstance(one, str) and one.isidentifier()]
         if not texts or len(texts) < len(names):
             cure = 'write {"pid": pid, "comm": comm}'
-            raise TextError(self.span(node), "the keys of a dictionary in a probe are constant texts", cure)
+            raise TextError(self.span(node), "the keys of a dictionary in a probe are names, as texts", cure)
         return tree.Tuple(tuple(self.expr(one) for one in node.values), self.span(node), tuple(texts))
 
     def _UnaryOp(self, node: ast.UnaryOp) -> Expr:  # noqa: N802
