@@ -79,6 +79,7 @@ class Meaning:
         self.turn = 0
         self.maps: Maps = {}
         self.full: dict[str, int] = {}  # updates that found no room
+        self.asked = 0  # for the end, with which status
 
     def register(self, e: Any) -> int:
         """The 64-bit register of a scalar expression."""
@@ -326,6 +327,9 @@ class Meaning:
                 ended = "" if ended == "leave" else ended
             elif isinstance(one, c.MapSet | c.MapDelete | c.Aggregate):
                 self.map_statement(one)
+            elif isinstance(one, c.Exit):
+                self.asked = 0x100 | self.register(one.status) & 0xFF
+                ended = "return"
             elif isinstance(one, c.Emit):
                 events.append((one.shape, [self.value(value) for value in one.values]))
             else:
@@ -616,7 +620,7 @@ class Writer:
             elif kind == "emit":
                 body.append(self.emit())
             elif kind == "return" and self.one(0, 1):
-                body.append(c.Return(SPAN))
+                body.append(self.one(c.Return(SPAN), c.Exit(self.expression(), SPAN)))
         return tuple(body)
 
     def loop(self, depth: int) -> c.Loop:
@@ -792,8 +796,10 @@ def interpreted(
 
 def held(
     program: c.Program, contents: Callable[[str], dict[bytes, list[bytes]]]
-) -> tuple[Maps, dict[str, int]]:
-    """What the maps hold, and how many updates found no room. `contents`: the values of a map, by key."""
+) -> tuple[Maps, dict[str, int], int]:
+    """What the maps hold, how many updates found no room, and the end that was asked for. `contents`: the
+    values of a map, by key.
+    """
     found: Maps = {}
     full: dict[str, int] = {}
     for name, map in program.maps().items():
@@ -808,16 +814,18 @@ def held(
         found[name] = {key: together(map, values) for key, values in entries.items()}
         if not map.key and not any(found[name].get(b"", ())):
             found[name] = {}
-    return {name: one for name, one in found.items() if one}, {name: one for name, one in full.items() if one}
+    asked = contents("asked").get(bytes(4), [bytes(8)])
+    full = {name: one for name, one in full.items() if one}
+    return {name: one for name, one in found.items() if one}, full, int.from_bytes(asked[0], "little")
 
 
-def meant(meaning: Meaning) -> tuple[Maps, dict[str, int]]:
-    """What the maps should hold."""
+def meant(meaning: Meaning) -> tuple[Maps, dict[str, int], int]:
+    """What the maps should hold, how many updates find no room, and whether the end is asked for."""
     maps = {
         name: {key: kept for key, kept in entries.items() if key or any(kept)}
         for name, entries in meaning.maps.items()
     }
-    return {name: one for name, one in maps.items() if one}, meaning.full
+    return {name: one for name, one in maps.items() if one}, meaning.full, meaning.asked
 
 
 def of_machine(machine: vm.Machine) -> Callable[[str], dict[bytes, list[bytes]]]:
@@ -858,7 +866,7 @@ def test_the_interpreter_gives_what_the_tree_means(seed: int, depth: int) -> Non
 
 def in_kernel(
     program: c.Program, compiled: Compiled, world: World, cpu: int
-) -> tuple[list[bytes], tuple[Maps, dict[str, int]]]:
+) -> tuple[list[bytes], tuple[Maps, dict[str, int], int]]:
     """What the program emits when the kernel runs it in this thread, and what its maps hold then."""
     from kwire.kernel import prog
     from kwire.kernel.maps import Map

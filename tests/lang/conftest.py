@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from kwire.btf.store import load_kernel
+from kwire.kinds import TRACE
 from kwire.lang import attach_points, python
 from kwire.lang.check import check
 from kwire.lang.checked import Program
@@ -167,6 +168,8 @@ def site(types: KernelTypes) -> Callable[[str], Site]:
 
     def make(text: str) -> Site:
         kind, _, target = text.partition(":")
+        if kind in TRACE:
+            return Site(kind, "", ())
         if kind == "tracepoint":
             category, _, name = target.partition(":")
             return attach_points.tracepoint(category, name, FORMATS[target], types)
@@ -189,7 +192,7 @@ def compiled(types: KernelTypes, site: Callable[[str], Site]) -> Callable[..., P
             if "def " not in text:
                 text = "def probe():\n" + textwrap.indent(text, "    ")
             before, _, after = text.partition("def ")
-            text = f"{before}@{kind}({target!r})\ndef {after}"
+            text = f"{before}@{kind}{f'({target!r})' if target else ''}\ndef {after}"
         (probe,) = python.parse_file(text, "probe.py")
         (attach,) = probe.attach
         return check(probe, site(f"{attach.kind}:{attach.target}"), types)

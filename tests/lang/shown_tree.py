@@ -53,6 +53,8 @@ def _statements(body: tuple[c.Stmt, ...], checked: c.Program, indent: str) -> li
                 lines.append(f"{indent}return")
             case c.MapSet(map=held, key=key, value=given):
                 lines.append(f"{indent}{held.name}[{keys(key, checked)}] = {value(given, checked)}")
+            case c.Exit(status=given):
+                lines.append(f"{indent}exit {value(given, checked)}")
             case c.MapDelete(map=held, key=key):
                 lines.append(f"{indent}del {held.name}[{keys(key, checked)}]")
             case c.Aggregate(map=held, key=key, value=given):

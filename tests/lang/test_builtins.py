@@ -13,7 +13,7 @@ from kwire.lang.functions import HANDLERS
 
 
 def test_every_function_has_a_handler_and_every_handler_a_function() -> None:
-    assert HANDLERS.keys() | {"cast", "emit", "glob"} == builtins.FUNCTION.keys()
+    assert HANDLERS.keys() | {"cast", "emit", "exit", "glob"} == builtins.FUNCTION.keys()
     assert len(builtins.FUNCTION) == len(builtins.FUNCTIONS)
 
 
@@ -44,6 +44,8 @@ def test_every_builtin_compiles_where_it_exists(compiled: Callable[..., Program]
         "fexit": "fexit:read",
         "tracepoint": "tracepoint:toy:all",
         "rawtracepoint": "rawtracepoint:switch",
+        "begin": "begin",
+        "end": "end",
     }
     assert places.keys() == set(KINDS)
     for kind in builtins.BY_NAME[name].kinds:

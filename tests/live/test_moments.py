@@ -5,6 +5,9 @@
 # mypy: ignore-errors
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +68,42 @@ def test_a_trace_that_cannot_begin_does_not_end() -> None:
     seen.value = 5
     with pytest.raises(KwireError), kwire.trace(last, "rawtracepoint:no_such_thing"):
         pass
+
+
+@kwire.tracepoint(ASKED)
+def stops() -> None:
+    seen.value += 1
+    if seen.value == 3:
+        exit(259 + seen.value * 0)
+    emit(number=seen.value)
+
+
+@kwire.begin
+def at_once() -> None:
+    exit()
+
+
+@pytest.mark.live
+def test_a_probe_ends_the_trace() -> None:
+    seen.value = 0
+    with kwire.trace(stops, last, pid=ME) as trace:
+        for _ in range(3):
+            os.getppid()
+        events = list(trace)  # ends by itself
+    assert [event.number for event in events if "getppid" in event.probe] == [1, 2]
+    assert events[-1].probe == "end#last"
+    assert trace.lost == 0
+    assert list(kwire.trace(at_once)) == []
+
+
+@pytest.mark.live
+def test_the_status_is_that_of_exit(tmp_path: Path) -> None:
+    text = "import kwire\n@kwire.begin\ndef first():\n    exit(4)\n"
+    (tmp_path / "p.py").write_text(text)
+    words = [sys.executable, "-m", "kwire.cli.main", "trace", str(tmp_path / "p.py")]
+    assert subprocess.run(words, capture_output=True, timeout=60).returncode == 4
+    (tmp_path / "p.py").write_text(text.replace("4", ""))
+    assert subprocess.run(words, capture_output=True, timeout=60).returncode == 0
 
 
 def test_simulated() -> None:

@@ -256,6 +256,8 @@ def show_maps(summary: dict[str, Any], out: IO[str], as_json: bool = False) -> N
 
 def exit_status(summary: dict[str, Any], args: argparse.Namespace) -> int:
     """The command's where that is not 0 and is wanted, else whether all was recorded."""
+    if summary.get("status"):
+        return int(summary["status"])
     full = any(one["lost"] for one in summary.get("maps", ()))
     own = NOT_WHOLE if summary["lost"] or full else OK
     return of_command(summary.get("command_status"), own, wanted=not args.no_command_status)
@@ -382,6 +384,8 @@ def record(
         progress.tell()
         status = None if stop.asked else recorder.command_status
         summary = summarize(schemas, recorder, writer, recorder.produced, totals, recorder.seconds, status)
+        if recorder.status is not None:
+            summary["status"] = recorder.status
         if recorder.maps:
             from kwire.live.contents import described
 

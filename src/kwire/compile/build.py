@@ -17,7 +17,7 @@ from kwire.btf.members import locate
 from kwire.compile import verify
 from kwire.compile.allocate import STACK_SIZE, StackError, allocate
 from kwire.compile.builder import OTHER_SOURCE
-from kwire.compile.emission import SLOT_SIZE
+from kwire.compile.emission import ASKED, SLOT_SIZE
 from kwire.compile.expressions import Options
 from kwire.compile.ir import Function, Module, dump
 from kwire.compile.layout import CompileError, Layout, layout, schema
@@ -173,6 +173,7 @@ def _maps(
         MapSpec("rings", "array_of_maps", 4, 4, options.cpus, 0, ring),
         MapSpec("counts", "array", 4, options.cpus * options.probes * SLOT_SIZE, 1, MMAPABLE),
     ]
+    maps.append(MapSpec(ASKED, "array", 4, 8, 1, MMAPABLE))
     if options.tasks:
         maps.append(MapSpec("tasks", "hash", 4, 8, TASKS_MOST))
     if in_scratch := [one for one in placed if not (stack and fits_stack(one))]:

@@ -22,6 +22,35 @@ ADAPTIVE_WAKEUP = 0
 """The reader is woken by the event that finds it waiting at the end of the ring, and by no other."""
 
 
+ASKED = "asked"
+"""The map with the number that says whether a program has asked for the end of the trace."""
+
+ASKED_BIT = 1 << 8
+"""Set in it then; below is the status that was asked for."""
+
+FORCE_WAKEUP = 2
+"""Of a record, which need not be one: the reader is woken whatever it has read."""
+
+
+def ask_for_end(b: Builder, options: Options, status: Operand) -> None:
+    """Note that the trace is to end, and wake its reader; where the ring is full it is not asleep."""
+    word = b.emit("or", [b.emit("and", [status, 0xFF], None, 8), ASKED_BIT], None, 9)
+    b.store(b.emit("mapval", [], (ASKED, 0)), 0, 8, word)
+    key = b.function.slot("key", 8)
+    b.store(key, 0, 4, cpu(b, options))
+    ring = b.call("map_lookup_elem", b.map("rings"), At(key, 0))
+    there, noted = b.new_block("there"), b.new_block("noted")
+    b.branch("eq", ring, 0, noted, there)
+    b.start(there)
+    record = b.call("ringbuf_reserve", ring, 8, 0)
+    room = b.new_block("room")
+    b.branch("eq", record, 0, noted, room)
+    b.start(room)
+    b.call("ringbuf_discard", record, FORCE_WAKEUP)
+    b.jump(noted)
+    b.start(noted)
+
+
 def cpu(b: Builder, options: Options) -> Operand:
     """The current CPU's number, within what the maps have room for."""
     return b.emit("umin", [b.call("get_smp_processor_id"), options.cpus - 1])

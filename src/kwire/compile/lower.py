@@ -7,7 +7,8 @@ when that refuses, count the refusal and note when it was first and last so.
 Maps: `rings` (array of ring buffers, one a CPU), `counts` (one mapped value, a slot of 64 bytes for each
 CPU and probe), `tasks` (hash of the processes traced), `scratch` (records that do not fit the stack, a
 stretch for each CPU), `texts` (texts that are matched with patterns or with each other, likewise), `loops`
-(what the turns of called loops share, likewise). None but `tasks` needs more than an index, so none costs
+(what the turns of called loops share, likewise), `asked` (one mapped number: whether the trace is asked to
+end, and how). None but `tasks` needs more than an index, so none costs
 more than a few nanoseconds. The maps of the unit are called `@name` (`compile.maps`).
 """
 
@@ -15,7 +16,7 @@ from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from kwire.compile.builder import OTHER_SOURCE
-from kwire.compile.emission import cpu, send, sender
+from kwire.compile.emission import ask_for_end, cpu, send, sender
 from kwire.compile.expressions import ExpressionLowering, Options
 from kwire.compile.ir import At, Block, Exit, Function, FunctionRef, Ins, Module, Operand, Slot, Value
 from kwire.compile.layout import SLACK, Layout, pad
@@ -254,6 +255,9 @@ class Lower(ExpressionLowering):
                     (self.block, self.locals)
                 )
                 self.block = None
+            elif isinstance(statement, checked.Exit):
+                ask_for_end(self, self.options, self.expr(statement.status))
+                self.leave()
             else:
                 assert isinstance(statement, checked.Return)
                 self.leave()

@@ -75,6 +75,7 @@ COUNTS: Final[dict[type[Form], tuple[str, ...]]] = {
     c.MapSet: ("map", "key", "value"),
     c.MapDelete: ("map", "key"),
     c.Aggregate: ("map", "key", "value"),
+    c.Exit: ("status",),
     c.Return: (),
 }
 

@@ -121,6 +121,9 @@ FUNCTIONS = (
         for bits in (8, 16, 32, 64)
     ),
     Function("turns", "turns(n)", 1, 1, "of a `while` and its `and`: true in the first n turns"),
+    Function(
+        "exit", "exit([status])", 0, 1, "the trace ends, and kwire with this status (or 0); a statement"
+    ),
     Function("emit", "emit(x, name=y, …)", 1, 64, "one event with these fields; a statement"),
 )
 FUNCTION = {one.name: one for one in FUNCTIONS}

@@ -365,6 +365,9 @@ class Body(ExpressionChecker):
                 self.alone = call
                 self._own_call(call)
                 return [], False
+            case tree.Do(call=call) if call.function == "exit":
+                self.effects += 1
+                return [self._exit(call)], True
             case tree.Do(call=call) if call.function == "emit":
                 return [self._emit(call)], False
         self.check(node.call)
@@ -693,6 +696,12 @@ class Body(ExpressionChecker):
             text = given.value if isinstance(given, values.Literal) else self.constants.get(node.id)
             return tree.String(text, node.span) if isinstance(text, str) else node
         return node
+
+    def _exit(self, call: tree.Call) -> c.Exit:
+        if call.keywords or len(call.arguments) > 1:
+            raise TextError(call.span, "exit takes a status", "write exit() or exit(1)")
+        given = [values.integer(self.check(one)) for one in call.arguments]
+        return c.Exit(given[0] if given else c.Const(0, t.S64, call.span), call.span)
 
     # -- maps
 

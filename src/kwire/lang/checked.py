@@ -551,6 +551,15 @@ class Aggregate(Node):
     span: Span
 
 
+class Exit(Node):
+    """The end of the program, and of the trace, which is asked to end with a status (its low byte); the last
+    status that was given counts.
+    """
+
+    status: Expr
+    span: Span
+
+
 class Return(Node):
     """The end of the program."""
 
@@ -558,7 +567,19 @@ class Return(Node):
 
 
 Stmt: TypeAlias = (
-    LocalSet | If | Loop | Break | Continue | Block | Leave | Emit | MapSet | MapDelete | Aggregate | Return
+    LocalSet
+    | If
+    | Loop
+    | Break
+    | Continue
+    | Block
+    | Leave
+    | Emit
+    | MapSet
+    | MapDelete
+    | Aggregate
+    | Exit
+    | Return
 )
 
 

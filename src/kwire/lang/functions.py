@@ -54,8 +54,9 @@ def call(checker: "ExpressionChecker", node: tree.Call) -> Value:
     if function is None:
         cure = PYTHON.get(name) or did_you_mean(name, builtins.FUNCTION)
         raise TextError(node.function_span, f"unknown function {name}", cure)
-    if name == "emit":
-        raise TextError(node.span, "emit is a statement and gives no value", "write it on a line of its own")
+    if name in ("emit", "exit"):
+        cure = "write it on a line of its own"
+        raise TextError(node.span, f"{name} is a statement and gives no value", cure)
     if node.keywords:
         raise TextError(node.span, f"{name} takes no named arguments", f"write {function.form}")
     if not function.least <= len(node.arguments) <= function.most:

@@ -87,6 +87,7 @@ class Recorder:
         "over",
         "produced",
         "progress",
+        "status",
         "tracer",
         "why",
     )
@@ -127,6 +128,8 @@ class Recorder:
         self.why = ""
         self.produced: dict[int, int] = {}
         """Events by probe that belong to the recording: all but those beyond the last one asked for."""
+        self.status: int | None = None
+        """The status that a probe asked the trace to end with."""
         self.maps: list[Contents] = []
         """What the maps of the unit held at the end."""
 
@@ -201,6 +204,8 @@ class Recorder:
             self._round(self.tracer.drain())
             if self._remaining == 0:
                 self.end("the last event asked for has come")
+            elif self.tracer.asked is not None:
+                self.end("a probe asked for the end")
             else:
                 self._resume = time.monotonic() + PAUSE
                 self._watch.modify(self._rings.fileno(), 0)
@@ -241,7 +246,7 @@ class Recorder:
 
             self.maps = [read(one.map, tracer.maps) for one in self.plan.maps]
         self._stopped = time.monotonic()
-        self.over, self.why = True, why
+        self.over, self.why, self.status = True, why, tracer.asked
         self.produced = {probe: count - self.cut.get(probe, 0) for probe, count in tracer.produced().items()}
         if self._processes and self._processes.command:
             self._processes.command.ended()

@@ -7,11 +7,14 @@ nothing attached is left attached when an error is raised half-way.
 
 import errno
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from mmap import mmap
 
 from kwire.bpf.image import Image, MapSpec
+from kwire.compile.emission import ASKED, ASKED_BIT
 from kwire.errors import KwireError
 from kwire.kernel import attach, prog, tracefs
 from kwire.kernel.attach import AttachError, Link
@@ -147,6 +150,7 @@ class Tracer:
     """A running trace: the plan's probes attached, their events waiting in one ring a CPU."""
 
     __slots__ = (
+        "_asked",
         "_counters",
         "_ending",
         "_follow",
@@ -184,6 +188,7 @@ class Tracer:
         """Create the maps and load the programs of the plan."""
         self.maps: dict[str, Map] = {}
         self._progs: list[Prog | None] = []  # None: refused
+        self._asked: mmap | None = None  # whether a program has asked for the end
         self._ending: list[Prog] = []  # those that run when all others are gone
         self._links: list[tuple[Link, int, Cause]] = []  # whose firing it is that a link misses, and why
         self._follow: Follow | None = None
@@ -213,6 +218,11 @@ class Tracer:
 
             self.maps |= maps.create(self.plan.maps, cpus)
             maps.bind(self.plan.maps, self.maps)
+        specs = (spec for group in self.plan.groups for spec in group.image.maps if spec.name == ASKED)
+        spec = next(specs, None)
+        if spec is not None:
+            self.maps[ASKED] = Map.create(spec)
+            self._asked = self.maps[ASKED].mmap()
         if follow:
             self.maps["tasks"] = create_tasks()
             self._follow = Follow(self.maps["tasks"], self.plan.task)
@@ -413,6 +423,12 @@ class Tracer:
         assert self._counters is not None, "the tracer is closed"
         return self._counters
 
+    @property
+    def asked(self) -> int | None:
+        """The status with which a program has asked the trace to end; None: none has."""
+        word = int.from_bytes(self._asked[:8], sys.byteorder) if self._asked is not None else 0
+        return word & (ASKED_BIT - 1) if word & ASKED_BIT else None
+
     def balanced(self) -> bool:
         """Whether every event produced so far was delivered, refused or too long: none is under way."""
         attempts = refused = 0
@@ -455,6 +471,9 @@ class Tracer:
             self._follow.close()
         if self._counters is not None:
             self._counters.close()
+        if self._asked is not None:
+            self._asked.close()
+            self._asked = None
         if self.plan.maps and self.maps:
             from kwire.live import maps
 
