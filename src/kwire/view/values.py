@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from kwire.view.text import ELLIPSIS, UNREAD, quoted, safe
-from kwire.wire.fields import TYPES, CutBytes, CutStr, Field, UnreadBytes, UnreadStr
+from kwire.wire.fields import REMEMBERED, SHORT, TYPES, CutBytes, CutStr, Field, UnreadBytes, UnreadStr
 from kwire.wire.names import AT_FDCWD, ERRORS, FAMILIES, MAX_ERRNO, RETURN_ADDRESSES, SIGNALS, WHOLE
 from kwire.wire.schema import Labels, Schema
 from kwire.words import plural
@@ -151,10 +151,8 @@ def _text_scalar(schema: Schema, field: Field, labels: Labels) -> Convert:
     display = displayed(schema, field) if name is None else None
     if display is not None:
         return lambda value: safe(display(value))
-    if kind == "str":
+    if kind in ("str", "text"):
         return _text
-    if kind == "text":
-        return quoted
     if kind in ("bytes", "raw"):
         return _bytes_text
     if kind == "bool":
@@ -166,12 +164,24 @@ def _text_scalar(schema: Schema, field: Field, labels: Labels) -> Convert:
     return str
 
 
+_QUOTED: dict[str, str] = {}  # short texts and how they are shown: names come again and again
+
+
 def _text(value: str) -> str:
     if value.__class__ is str:  # as nearly all are
-        return quoted(value)
+        return _QUOTED.get(value) or _quoted(value)
     if isinstance(value, UnreadStr):
         return UNREAD
     return quoted(value) + (ELLIPSIS if isinstance(value, CutStr) else "")
+
+
+def _quoted(value: str) -> str:
+    shown = quoted(value)
+    if len(value) <= SHORT:
+        if len(_QUOTED) >= REMEMBERED:
+            _QUOTED.clear()
+        _QUOTED[value] = shown
+    return shown
 
 
 def _bytes_text(value: bytes) -> str:

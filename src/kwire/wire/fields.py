@@ -23,6 +23,8 @@ COMM_MOST = 15  # bytes of a thread's name as the kernel keeps it
 TAIL_CUT = 0x8000  # bit of a tail reference's length; alone: the value could not be read
 TAIL_MAX = 0x7FFF  # longest value a tail reference can tell
 MAX_FIELD_BYTES = 4 * MAX_EVENT  # bytes of all fields of a record together, and of all values of its tail
+SHORT = 64  # bytes, or characters, of a text that is remembered with what it becomes …
+REMEMBERED = 1024  # … and how many of them
 
 Scalar: TypeAlias = "int | bool | str | bytes"
 Value: TypeAlias = "Scalar | list[Scalar]"
@@ -323,8 +325,23 @@ def _escaped(data: bytes) -> str:
     return value.translate(_BYTES)
 
 
+_TEXTS: dict[bytes, str] = {}  # short values and their texts: names come again and again
+
+
+def _known(data: bytes) -> str:
+    """`text` of these bytes."""
+    value = _TEXTS.get(data)
+    if value is None:
+        value = text(data)
+        if len(data) <= SHORT:
+            if len(_TEXTS) >= REMEMBERED:
+                _TEXTS.clear()
+            _TEXTS[data] = value
+    return value
+
+
 def _fixed_text(data: bytes) -> str:
-    return text(data.split(b"\0", 1)[0])
+    return _known(data.split(b"\0", 1)[0])
 
 
 def ipv4_text(data: bytes) -> str:
@@ -355,7 +372,7 @@ def _tail(frame: Bytes, offset: int, length: int, start: int, at: int) -> bytes:
 
 
 def _tail_str(frame: Bytes, offset: int, length: int, start: int, at: int) -> str:
-    value = text(_tail(frame, offset, length, start, at))
+    value = _known(_tail(frame, offset, length, start, at))
     if length & TAIL_CUT:
         return CutStr(value) if length & TAIL_MAX else UnreadStr()
     return value
