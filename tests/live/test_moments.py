@@ -40,7 +40,7 @@ def last() -> None:
 
 
 @pytest.mark.live
-@pytest.mark.parametrize("process", [None, ME, 1])
+@pytest.mark.parametrize("process", [None, ME, 1], ids=["any", "mine", "first"])
 def test_they_run_once_whoever_is_traced(process: int | None) -> None:
     with kwire.trace(last, asked, first, pid=process) as trace:
         os.getppid()
