@@ -19,7 +19,9 @@ from typing import Any
 
 import pytest
 
+from kwire.agent import confinement
 from kwire.agent.remote import Endpoint, RemoteSession
+from kwire.agent.spool import begin, recover
 from kwire.kernel import landlock
 from kwire.kernel.privileges import STRANGER
 
@@ -232,3 +234,54 @@ def test_an_agent_that_listens(attacked: Any, tmp_path: Path, port: int, kind: s
     agent.process.terminate()
     assert agent.process.wait(100) == 0
     assert not (tmp_path / "agent").exists()
+
+
+def test_what_an_agent_before_us_puts_into_the_folder_of_spools_leads_nowhere(tmp_path: Path) -> None:
+    """It is nobody, whose folder that is; the next agent comes as root, and owns and empties nothing else."""
+    treasure, folder, names = tmp_path / "treasure", tmp_path / "spools", [digit * 32 for digit in "01234"]
+    treasure.mkdir()
+    for name in ("one", "two", "three"):
+        (treasure / name).write_text(name)
+    folder.mkdir()
+    link, file, fifo, own, sound = (folder / name for name in names)
+    link.symlink_to(treasure)
+    file.write_text("nobody's")
+    os.mkfifo(fifo)
+    own.mkdir()
+    (own / "session").symlink_to(treasure / "one")
+    os.link(treasure / "two", own / "00000001.seg")
+    (own / "state").write_text("its own")
+    spool = begin(str(folder), b"t" * 16, [], 1 << 20, 1 << 20)
+    spool.run()
+    spool.stop()
+    spool.close()
+    os.rename(spool.path, sound)
+    (sound / "session.new").symlink_to(treasure / "three")
+    confinement._give(str(folder), STRANGER)
+    assert {path.stat().st_uid for path in (treasure, *treasure.iterdir())} == {0}
+    assert {(path / "state").stat().st_uid for path in (own, sound)} == {STRANGER.uid}
+    assert folder.stat().st_uid == 0, "there is more in it than spools"
+    found = list(recover(str(folder), 1 << 20, 1 << 20))
+    assert [one.spool is not None for one in found] == [False, False, True]
+    for one in found:
+        if one.spool is not None:
+            one.spool.close()
+    assert "not a directory" in found[0].wrong
+    assert "session: it is no regular file" in found[1].wrong
+    assert {path.name: path.read_text() for path in treasure.iterdir()} == dict(
+        zip(*[("one", "two", "three")] * 2, strict=True)
+    )
+    assert not (sound / "session.new").exists()
+    assert file.read_text() == "nobody's"
+
+
+def test_a_file_with_the_name_of_a_spool_is_none(attacked: Any, tmp_path: Path, port: int) -> None:
+    """An agent goes on beside it."""
+    folder = tmp_path / "spool"
+    folder.mkdir()
+    (folder / ("a" * 32)).write_text("nobody's")
+    agent = attacked("--to", f"tcp:127.0.0.1:{port}", PROBE, "-p", str(os.getpid()), "--spool", str(folder))
+    [told] = agent.told(1)
+    is_nobody(told, agent)
+    agent.process.kill()
+    assert (folder / ("a" * 32)).read_text() == "nobody's"

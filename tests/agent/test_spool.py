@@ -578,7 +578,7 @@ def test_a_session_that_could_not_be_written_down_nor_taken_back(
     real = os.open
 
     def refuse(path: str, flags: int, *more: int, **named: int) -> int:
-        if flags & os.O_WRONLY:
+        if flags & (os.O_WRONLY | os.O_RDWR):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         return real(path, flags, *more, **named)
 

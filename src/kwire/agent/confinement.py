@@ -8,10 +8,12 @@ no code comes in afterwards.
 """
 
 import os
+import stat
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
+from kwire.agent.spool_state import NAME, open_folder
 from kwire.errors import KwireError
 from kwire.kernel import landlock, privileges, seccomp
 from kwire.transport.address import Address, is_numeric, resolve
@@ -75,13 +77,33 @@ def _libraries() -> list[str]:
 
 
 def _give(folder: str, user: privileges.User) -> None:
-    """Make a spool the user's: its folders, and the one they are in where nothing else is there."""
+    """Make the spools in a folder the user's, and the folder where nothing else is in it. What lies there may
+    have been put there by that user: no link is followed, and nothing of others is given.
+    """
     names = [name for name in os.listdir(folder) if name != "lost+found"]  # of a file system of its own
-    spools = [name for name in names if len(name) == 32 and set(name) <= set("0123456789abcdef")]
-    if len(spools) == len(names) and not os.stat(folder).st_mode & 0o002:
+    spools = 0
+    for name in names:
+        if not NAME.fullmatch(name):
+            continue
+        with suppress(FileNotFoundError, NotADirectoryError):
+            own = open_folder(os.path.join(folder, name))
+            try:
+                os.fchown(own, user.uid, user.gid)
+                for part in os.listdir(own):
+                    _give_file(own, part, user)
+            finally:
+                os.close(own)
+            spools += 1
+    if spools == len(names) and not os.stat(folder).st_mode & 0o002:
         os.chown(folder, user.uid, user.gid)
-    for name in spools:
-        own = os.path.join(folder, name)
-        with suppress(FileNotFoundError):
-            for part in ("", *os.listdir(own)):
-                os.chown(os.path.join(own, part), user.uid, user.gid, follow_symlinks=False)
+
+
+def _give_file(folder: int, name: str, user: privileges.User) -> None:
+    with suppress(OSError):  # a link, a device: whoever opens it is told
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            found = os.fstat(fd)
+            if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:  # not another's, by another name
+                os.fchown(fd, user.uid, user.gid)
+        finally:
+            os.close(fd)

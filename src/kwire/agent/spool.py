@@ -28,12 +28,14 @@ from kwire.agent import manifest
 from kwire.agent.manifest import EVENTS, Manifest
 from kwire.agent.segment import HEAD, MAX_PAYLOAD, Segment, SpoolError, load
 from kwire.agent.spool_state import (
+    NAME,
     NOTHING,
     SESSION,
     STATE,
     SpoolSession,
     SpoolState,
     boot,
+    open_folder,
     place,
     read,
     save,
@@ -62,7 +64,7 @@ LIFE: Final = 8
 PATIENCE: Final = 10.0
 """Seconds that the disk has, at the end, to take what is there."""
 
-_NAME = re.compile(r"[0-9a-f]{32}")
+_UNFINISHED: Final = frozenset({f"{SESSION}.new", STATE, f"{STATE}.new"})  # what one has that is not begun
 _FILE = re.compile(r"([0-9]{8})\.(?:seg|idx)")
 
 
@@ -485,7 +487,7 @@ class Spool:
             self._stamp = stamp(self._folder)
             return kept
         try:
-            fd = os.open(SESSION, os.O_WRONLY | os.O_CLOEXEC, dir_fd=self._folder)
+            fd = os.open(SESSION, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._folder)
             try:
                 os.ftruncate(fd, 0)
             finally:
@@ -639,7 +641,7 @@ def begin(path: str, token: bytes, prefix: Sequence[bytes], size: int, memory: i
         with _Locked(path):
             own = os.path.join(path, id.hex())
             os.mkdir(own, 0o700)
-            folder = os.open(own, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            folder = open_folder(own)
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             kept = SpoolSession(token, tuple(prefix), 0, boot(), probes, place(folder), b"")
             spool = Spool(own, folder, id, kept, size, memory)
@@ -662,7 +664,7 @@ def recover(path: str, size: int, memory: int, adopt: bool = False) -> Iterator[
         with _Locked(path):
             for name in sorted(os.listdir(path)):
                 own = os.path.join(path, name)
-                if _NAME.fullmatch(name) and os.path.isdir(own):
+                if NAME.fullmatch(name) and os.path.isdir(own):
                     try:
                         yield from _recover(own, size, memory, adopt)
                     except OSError as error:  # of this one alone
@@ -673,7 +675,7 @@ def recover(path: str, size: int, memory: int, adopt: bool = False) -> Iterator[
 
 
 def _recover(own: str, size: int, memory: int, adopt: bool) -> Iterator[Found]:
-    folder = os.open(own, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    folder = open_folder(own)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         kept = _kept(own, folder, adopt)
@@ -720,6 +722,8 @@ def _kept(own: str, folder: int, adopt: bool) -> SpoolSession | None:
         if any(map(_FILE.fullmatch, names)):
             cause = "its session file is gone, so nobody knows whose records these are"
             raise SpoolError("use", f"spool {own}", cause, "put it back, or move the folder away")
+        if not _UNFINISHED.issuperset(names):
+            raise SpoolError("use", f"spool {own}", "what is in it is no spool's", _MIXED)
         for part in names:
             os.unlink(part, dir_fd=folder)
         return None

@@ -10,11 +10,14 @@ Invariants: `session` is replaced as a whole, by rename(2), and synced; `state` 
 number with its complement, and is right after kill -9; after a power loss it may be a second behind, but
 never behind what was deleted. Both have the `life` that was drawn when the spool was taken up last: a state
 of an earlier one says nothing. A file that somebody has removed or changed is noticed, and can be written
-again. A spool knows its place: the machine, the file system and the inode of its folder.
+again. A spool knows its place: the machine, the file system and the inode of its folder. The folder belongs
+to the user that agents become, and the next agent comes to it as root: it follows no link there.
 """
 
+import contextlib
 import errno
 import os
+import re
 import stat
 import struct
 import zlib
@@ -25,6 +28,9 @@ from kwire.agent.segment import SpoolError
 from kwire.wire import cbor
 from kwire.wire.frame import FrameError
 from kwire.wire.lineage import MOST
+
+NAME: Final = re.compile(r"[0-9a-f]{32}")
+"""The name of a spool's folder."""
 
 SESSION: Final = "session"
 STATE: Final = "state"
@@ -97,7 +103,7 @@ def save(folder: int, kept: SpoolSession) -> None:
     data = cbor.dumps({**kept._asdict(), "prefix": list(kept.prefix), "place": list(kept.place)})
     data = zlib.crc32(data).to_bytes(4, "little") + data
     temporary = f"{SESSION}.new"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=folder)
+    fd = _fresh(temporary, folder)
     try:
         with open(fd, "wb", closefd=False) as file:
             file.write(data)
@@ -108,18 +114,37 @@ def save(folder: int, kept: SpoolSession) -> None:
     os.fsync(folder)
 
 
+def open_folder(path: str) -> int:
+    """Open a spool's folder, a descriptor. OSError where that is none."""
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def _fresh(name: str, folder: int) -> int:
+    """A new file. What stood under its name is taken away: a link that the user of an agent before us has put
+    there leads to no file of another.
+    """  # fmt: skip
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=folder)
+    return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
+
+
 def read(folder: int, path: str) -> SpoolSession | None:
     """What the session file of the folder, at `path`, says; None where there is none. SpoolError: damaged, or
     of kwire 0.1.
     """
+    old, name = False, f"spool file {path}/{SESSION}"
+    other = SpoolError("read", name, "it is no regular file", "move the spool away")
     try:
-        fd = os.open(SESSION, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        fd = os.open(SESSION, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     except FileNotFoundError:
         return None
-    old, name = False, f"spool file {path}/{SESSION}"
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise other from None
+        raise
     with open(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise SpoolError("read", name, "it is no regular file", "move the spool away")
+            raise other
         data = file.read()
     try:
         if zlib.crc32(data[4:]) == int.from_bytes(data[:4], "little"):
@@ -219,8 +244,7 @@ class SpoolState:
         A setter of the other thread that comes meanwhile is seen: each notes its number before it writes.
         """
         temporary = f"{STATE}.new"
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        fd = os.open(temporary, flags, 0o600, dir_fd=self._folder)
+        fd = _fresh(temporary, self._folder)
         try:
             written = self._bytes()
             if os.pwrite(fd, written, 0) < _SIZE:
