@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from kwire.cli import decode
-from kwire.wire.control import BYE_KEYS, ERROR_KEYS, HELLO_KEYS, WELCOME_KEYS, Key
+from kwire.wire.control import BYE_KEYS, ERROR_KEYS, HELLO_KEYS, WELCOME_KEYS
 from kwire.wire.fields import DISPLAYS, Field
 from kwire.wire.fields import TYPES as FIELD_TYPES
 from kwire.wire.frame import ERRORS, MAX_EVENT, TYPES, Code, Type, build, checksum
 from kwire.wire.frames import Frames
 from kwire.wire.hextext import parse
+from kwire.wire.keyed import NEEDED, Key
 from kwire.wire.messages import CAUSES, PAYLOAD, Cause, Lost
 from kwire.wire.schema import MAX_FIELD_BYTES, MAX_FIELDS, Clock, Schema
 from kwire.wire.session import Delivered, Role, Session
@@ -175,7 +176,7 @@ def test_timers_and_limits() -> None:
 
 def keys_table(keys: dict[str, Key]) -> Rows:
     return [
-        [name, key.type, "required" if key.required else "", key.meaning.strip("`")]
+        [name, key.kind.words, "required" if key.default is NEEDED else "", key.meaning.strip("`")]
         for name, key in keys.items()
     ]
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kwire.errors import KwireError
 from kwire.kernel.syscall import Fd
+from kwire.wire.keyed import FLAG, MISSING, NEEDED, Key, Misfit, integer, listing, read, text
 from kwire.wire.schema import Schema
 
 if TYPE_CHECKING:
@@ -45,30 +46,27 @@ class PolicyError(KwireError):
     """The policy does not allow it, or the policy file cannot be used."""
 
 
-class Key(NamedTuple):
-    """One key of a rule: the type of its value, the value where it is not written (None: it must be), what it
-    means.
-    """
-
-    kind: str
-    default: Any
-    meaning: str
-
+_TEXTS: Final = listing(text(1 << 20, least=1), 'a list of texts, ["…", "…"]')
+_NUMBER: Final = integer(MOST, "a whole number, more than 0", 1)
 
 KEYS: Final[dict[str, Key]] = {
-    "who": Key("texts", None, 'names in certificates (`*` allowed), `uid:N` of a Unix socket, or `"anyone"`'),
-    "probes": Key("texts", (), "what may be probed: `kind:target`, `*` allowed"),
-    "programs": Key("flag", False, "expressions, filters and Python probes of the client's own"),
-    "commands": Key("texts", (), "what `-c` may run, as typed, `*` allowed"),
-    "user": Key("text", "nobody", "the user that these commands run as"),
-    "pids": Key("flag", True, "processes may be chosen (`-p`)"),
-    "seconds": Key("number", MOST, "the longest a trace may take"),
-    "rate": Key("number", MOST, "events a second; what goes beyond is counted LOST (RATE_LIMIT)"),
-    "memory": Key("number", 128 << 20, "bytes: half for ring buffers, half for what is not acknowledged"),
-    "traces": Key(
-        "number", 4, "traces at a time of all clients that the rule names; of each client that no rule names"
+    "who": Key(_TEXTS, 'names in certificates (`*` allowed), `uid:N` of a Unix socket, or `"anyone"`'),
+    "probes": Key(_TEXTS, "what may be probed: `kind:target`, `*` allowed", ()),
+    "programs": Key(FLAG, "expressions, filters and Python probes of the client's own", False),
+    "commands": Key(_TEXTS, "what `-c` may run, as typed, `*` allowed", ()),
+    "user": Key(
+        text(1 << 20, "a text", 1),
+        "the user that these commands run as",
+        "nobody",
     ),
-    "targets": Key("number", 1000, "attach points of one trace"),
+    "pids": Key(FLAG, "processes may be chosen (`-p`)", True),
+    "seconds": Key(_NUMBER, "the longest a trace may take", MOST),
+    "rate": Key(_NUMBER, "events a second; what goes beyond is counted LOST (RATE_LIMIT)", MOST),
+    "memory": Key(_NUMBER, "bytes: half for ring buffers, half for what is not acknowledged", 128 << 20),
+    "traces": Key(
+        _NUMBER, "traces at a time of all clients that the rule names; of each client that no rule names", 4
+    ),
+    "targets": Key(_NUMBER, "attach points of one trace", 1000),
 }
 """What a rule may say."""
 
@@ -266,14 +264,24 @@ def rules(top: Mapping[str, Any], path: str, listed: Sequence[str] = ()) -> Poli
 
 def _rule(table: Mapping[str, Any], number: int, path: str, listed: Sequence[str]) -> _Rule:
     where = f"rule {number}"
-    for name in table:
-        if name not in KEYS:
+
+    def wrong(one: Misfit) -> PolicyError:
+        if one.key is None:
             from difflib import get_close_matches
 
-            near = get_close_matches(name, KEYS, 1)
+            near = get_close_matches(one.name.strip("'"), KEYS, 1)
             cure = f"did you mean {near[0]}?" if near else f"there are {', '.join(KEYS)}"
-            raise PolicyError("read policy", path, f"{where} has a key {name!r}", cure)
-    values = {name: _value(name, key, table, where, path) for name, key in KEYS.items()}
+            return PolicyError("read policy", path, f"{where} has a key {one.name}", cure)
+        if one.found == MISSING:
+            cure = f"write {one.name} = …: {one.key.meaning}"
+            return PolicyError("read policy", path, f"{where} has no {one.name}", cure)
+        cause = f"{where}: {one.name} is not as it should be"
+        return PolicyError("read policy", path, cause, f"write {one.key.kind.words}")
+
+    taken = read(table, KEYS, wrong, strict=True)
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in taken.items()
+    }
     who = values.pop("who")
     for one in who:
         if one.startswith(UID) and not one.removeprefix(UID).isdecimal():
@@ -284,41 +292,12 @@ def _rule(table: Mapping[str, Any], number: int, path: str, listed: Sequence[str
     return _Rule(who, Grant(listed=tuple(listed), **values, slots=slots))
 
 
-_KINDS: Final = {
-    "texts": 'a list of texts, ["…", "…"]',
-    "text": "a text",
-    "flag": "true or false",
-    "number": "a whole number, more than 0",
-}
-
-
-def _value(name: str, key: Key, table: Mapping[str, Any], where: str, path: str) -> Any:
-    if name not in table:
-        if key.default is None:
-            raise PolicyError(
-                "read policy", path, f"{where} has no {name}", f"write {name} = …: {key.meaning}"
-            )
-        return key.default
-    value = table[name]
-    good = {
-        "texts": isinstance(value, list) and all(isinstance(one, str) and one for one in value),
-        "text": isinstance(value, str) and bool(value),
-        "flag": isinstance(value, bool),
-        "number": type(value) is int and 0 < value <= MOST,
-    }[key.kind]
-    if not good:
-        raise PolicyError(
-            "read policy", path, f"{where}: {name} is not as it should be", f"write {_KINDS[key.kind]}"
-        )
-    return tuple(value) if key.kind == "texts" else value
-
-
 def markdown() -> str:
     """The table of keys for the documentation."""
     lines = ["| key | value | where not written | meaning |", "|---|---|---|---|"]
     for name, key in KEYS.items():
-        default = "must be written" if key.default is None else _shown(key.default)
-        lines.append(f"| `{name}` | {_KINDS[key.kind]} | {default} | {key.meaning} |")
+        default = "must be written" if key.default is NEEDED else _shown(key.default)
+        lines.append(f"| `{name}` | {key.kind.words} | {default} | {key.meaning} |")
     return "\n".join(lines) + "\n"
 
 

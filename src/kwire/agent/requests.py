@@ -13,11 +13,26 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kwire.errors import KwireError
+from kwire.wire import keyed
+from kwire.wire.keyed import (
+    INTEGER,
+    LEFT_OUT,
+    MAP,
+    MISSING,
+    Key,
+    Kind,
+    Misfit,
+    integer,
+    listing,
+    plain,
+    table,
+    text,
+)
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -68,49 +83,79 @@ class RemoteError(KwireError):
         return self._detail
 
 
-class Key(NamedTuple):
-    """One key of a request: the type of its value, how large it may be (elements, characters, or the number
-    itself), what it means.
-    """
+def _texts_of(most: int) -> Kind:
+    return listing(text(PIECE), "a list of texts", most)
 
-    kind: str
-    most: int
-    meaning: str
 
+def _pieces_wrong(value: Any) -> str | None:
+    wrong = _texts_of(TEXT_MOST).wrong(value)
+    size = 0 if wrong else sum(map(len, value))
+    return f": {size} characters" if size > TEXT_MOST else wrong
+
+
+def _is_constant(value: Any) -> bool:
+    return len(value) <= 1 << 16 if isinstance(value, str) else abs(value) < 1 << 64
+
+
+_CONSTANTS: Final = table(
+    text(256),
+    plain("an integer or text", str, int, bool, fits=_is_constant, shown=lambda value: "a large one"),
+    "a map from names to integers and texts",
+    4096,
+)
 
 TRACE: Final[dict[str, Key]] = {
     "probes": Key(
-        "texts", 4096, "probe specs as `kwire record` takes them; none at all: those the agent lists"
+        _texts_of(4096),
+        "probe specs as `kwire record` takes them; none at all: those the agent lists",
+        LEFT_OUT,
     ),
-    "functions": Key("functions", 1024, "probe functions by themselves: number → map"),
-    "filter": Key("text", PIECE, "an expression that must hold for every event"),
-    "command": Key("texts", 1024, "the words of a command to run and trace"),
-    "pids": Key("numbers", 1024, "processes to trace, with what they start"),
-    "seconds": Key("seconds", 1 << 40, "end after so long"),
-    "count": Key("number", 1 << 63, "end after so many events"),
-    "buffer": Key("number", 1 << 30, "bytes of each CPU's ring buffer"),
+    "functions": Key(
+        table(INTEGER, MAP, "a map", 1024), "probe functions by themselves: number → map", LEFT_OUT
+    ),
+    "filter": Key(text(PIECE), "an expression that must hold for every event", LEFT_OUT),
+    "command": Key(_texts_of(1024), "the words of a command to run and trace", LEFT_OUT),
+    "pids": Key(
+        listing(integer(1 << 31, least=1), "a list of integers", 1024),
+        "processes to trace, with what they start",
+        LEFT_OUT,
+    ),
+    "seconds": Key(
+        plain("a number", int, float, fits=lambda value: 0 < value <= 1 << 40),
+        "end after so long",
+        LEFT_OUT,
+    ),
+    "count": Key(integer(1 << 63, "an integer", 1), "end after so many events", LEFT_OUT),
+    "buffer": Key(integer(1 << 30, "an integer", 1), "bytes of each CPU's ring buffer", LEFT_OUT),
 }
 """The keys of `trace`, the operation apart. Neither `command` nor `pids`: the whole machine is traced."""
 
 FUNCTION: Final[dict[str, Key]] = {
-    "file": Key("text", 4096, "the file it stands in, for messages"),
-    "text": Key("pieces", TEXT_MOST, "its text, at its own line of the file, in pieces"),
-    "name": Key("text", 256, "its name"),
-    "attach": Key("texts", 64, "where it attaches: probe specs"),
-    "constants": Key("constants", 4096, "the numbers and texts that it uses of what is around it, by name"),
-    "values": Key("constants", 4096, "the same by dotted names"),
+    "file": Key(text(4096), "the file it stands in, for messages"),
+    "text": Key(
+        Kind(f"a list of texts of at most {PIECE} characters, to be joined", _pieces_wrong),
+        "its text, at its own line of the file, in pieces",
+    ),
+    "name": Key(text(256), "its name"),
+    "attach": Key(_texts_of(64), "where it attaches: probe specs"),
+    "constants": Key(_CONSTANTS, "the numbers and texts that it uses of what is around it, by name"),
+    "values": Key(_CONSTANTS, "the same by dotted names"),
 }
 """The keys of one of `functions`; all must be there."""
 
 OPERATIONS: Final[dict[str, dict[str, Key]]] = {
     "trace": TRACE,
     "stop": {},
-    "probes": {"pattern": Key("text", 4096, "a probe spec, with wildcards or without")},
+    "probes": {"pattern": Key(text(4096), "a probe spec, with wildcards or without", LEFT_OUT)},
     "clock": {},
     "ended": {
-        "why": Key("text", 4096, "why the trace ended"),
-        "status": Key("status", 1 << 31, "exit status of its command; where it had one"),
-        "error": Key("map", 16, "as in a REPLY: it did not end in order"),
+        "why": Key(text(4096), "why the trace ended", LEFT_OUT),
+        "status": Key(
+            integer(1 << 31, "an integer", -(1 << 31)),
+            "exit status of its command; where it had one",
+            LEFT_OUT,
+        ),
+        "error": Key(MAP, "as in a REPLY: it did not end in order", LEFT_OUT),
     },
 }
 """Operation → its keys. A session has one `trace` at most; `ended` is asked by the agent, before its BYE."""
@@ -129,11 +174,22 @@ MEANINGS: Final = {
 
 def read(body: Mapping[Any, Any], operation: str, keys: Mapping[str, Key] | None = None) -> dict[str, Any]:
     """The values of a request, each as its key says. Raises RequestError."""
-    keys = OPERATIONS[operation] if keys is None else keys
-    for name in body:
-        if name != "op" and name not in keys:
-            raise RequestError("understand request", operation, f"there is no {ascii(name)[:40]} in it", "")
-    return {name: _value(operation, name, keys[name], body[name]) for name in body if name != "op"}
+
+    def wrong(one: Misfit) -> RequestError:
+        if one.key is None:
+            return RequestError("understand request", operation, f"there is no {one.name} in it", "")
+        cause = f"{one.name} is {'missing' if one.found == MISSING else 'not as it should be'}"
+        return RequestError("understand request", operation, cause, one.key.meaning)
+
+    given = {name: value for name, value in body.items() if name != "op"}
+    taken = keyed.read(given, OPERATIONS[operation] if keys is None else keys, wrong, strict=True)
+    functions = taken.get("functions")
+    if functions is not None:
+        read_each = (
+            read(functions[number], f"{operation} functions", FUNCTION) for number in sorted(functions)
+        )
+        taken["functions"] = [{**one, "text": "".join(one["text"])} for one in read_each]
+    return taken
 
 
 def operation_of(body: Mapping[Any, Any]) -> str:
@@ -145,69 +201,6 @@ def operation_of(body: Mapping[Any, Any]) -> str:
             "understand request", ascii(name)[:40], "there is no such operation", f"known: {known}"
         )
     return name
-
-
-def _value(operation: str, name: str, key: Key, value: Any) -> Any:
-    good = _KINDS[key.kind](value, key.most)
-    if not good:
-        raise RequestError("understand request", operation, f"{name} is not as it should be", key.meaning)
-    if key.kind == "functions":
-        values = [read(value[number], f"{operation} {name}", FUNCTION) for number in sorted(value)]
-        if any(len(one) < len(FUNCTION) for one in values):
-            raise RequestError("understand request", operation, f"{name} lack a key", ", ".join(FUNCTION))
-        return values
-    return "".join(value) if key.kind == "pieces" else value
-
-
-def _is_number(value: Any, most: int) -> bool:
-    return type(value) is int and 0 < value <= most
-
-
-def _is_text(value: Any, most: int) -> bool:
-    return isinstance(value, str) and len(value) <= most
-
-
-def _is_texts(value: Any, most: int) -> bool:
-    return isinstance(value, list) and len(value) <= most and all(_is_text(one, PIECE) for one in value)
-
-
-def _is_pieces(value: Any, most: int) -> bool:
-    return _is_texts(value, most) and sum(map(len, value)) <= most
-
-
-def _is_maps(value: Any, most: int) -> bool:
-    if not isinstance(value, dict) or len(value) > most:
-        return False
-    return all(type(number) is int and isinstance(one, dict) for number, one in value.items())
-
-
-def _is_constants(value: Any, most: int) -> bool:
-    def good(item: Any) -> bool:
-        if isinstance(item, str):
-            return len(item) <= 1 << 16
-        return isinstance(item, int) and abs(item) < 1 << 64
-
-    return (
-        isinstance(value, dict)
-        and len(value) <= most
-        and all(_is_text(name, 256) and good(item) for name, item in value.items())
-    )
-
-
-_KINDS: Final[dict[str, Callable[[Any, int], bool]]] = {
-    "text": _is_text,
-    "texts": _is_texts,
-    "pieces": _is_pieces,
-    "map": lambda value, most: isinstance(value, dict) and len(value) <= most,
-    "number": _is_number,
-    "numbers": lambda value, most: (
-        isinstance(value, list) and len(value) <= most and all(_is_number(one, 1 << 31) for one in value)
-    ),
-    "seconds": lambda value, most: type(value) in (int, float) and 0 < value <= most,
-    "status": lambda value, most: type(value) is int and abs(value) <= most,
-    "functions": _is_maps,
-    "constants": _is_constants,
-}
 
 
 # -- answering
@@ -364,20 +357,6 @@ def markdown() -> str:
         ("`probes`", OPERATIONS["probes"]),
         ("`ended`", OPERATIONS["ended"]),
     ):
-        rows = [f"| `{name}` | {_DESCRIBED[key.kind]} | {key.meaning} |" for name, key in keys.items()]
+        rows = [f"| `{name}` | {key.kind.words} | {key.meaning} |" for name, key in keys.items()]
         parts.append("\n".join([f"| key of {title} | type | meaning |", "|---|---|---|", *rows]))
     return "\n\n".join(parts) + "\n"
-
-
-_DESCRIBED: Final = {
-    "text": "text",
-    "texts": "list of texts",
-    "pieces": f"list of texts of at most {PIECE} characters, to be joined",
-    "number": "integer",
-    "numbers": "list of integers",
-    "seconds": "number",
-    "status": "integer",
-    "functions": "map",
-    "constants": "map from names to integers and texts",
-    "map": "map",
-}

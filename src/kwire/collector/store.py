@@ -25,6 +25,7 @@ from kwire.collector.checkpoint import Checkpoint, CheckpointError, Contents, No
 from kwire.collector.stored_session import StoredSession
 from kwire.wire import cbor
 from kwire.wire.frame import Code, Frame, FrameError, Type
+from kwire.wire.keyed import FLAG, MAP, TEXT, Key, read_payload
 from kwire.wire.messages import Cause, Lost
 from kwire.wire.payload import said, strict_runs
 from kwire.wire.schema import SchemaReader
@@ -41,7 +42,12 @@ _DAMAGE: Final = (KeyError, ValueError, struct.error, FrameError)
 
 
 _FRONT, _FILE = b"front", b"file "  # keys in a checkpoint: of the capture, and of where its writer stands
-_FRONT_KEYS: Final = {"path", "about", "merged", "id"}
+_FRONT_KEYS: Final = {
+    "path": Key(TEXT, "the file's name, empty before there is one"),
+    "about": Key(MAP, "host, kernel and tool of its section"),
+    "merged": Key(FLAG, "sessions may always join"),
+    "id": Key(TEXT, "of the capture"),
+}
 
 
 class Options(NamedTuple):
@@ -569,8 +575,7 @@ def _read(
     """  # fmt: skip
     try:
         front = cbor.loads_map(values[_FRONT])
-        if not front.keys() >= _FRONT_KEYS or not isinstance(front["about"], dict):
-            raise ValueError
+        read_payload(front, _FRONT_KEYS, 0)
         size = len(_FILE)
         state = {key[size:].decode(): value for key, value in values.items() if key.startswith(_FILE)}
     except _DAMAGE:

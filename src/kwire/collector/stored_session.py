@@ -14,6 +14,7 @@ from kwire.collector.checkpoint import Contents
 from kwire.wire import cbor
 from kwire.wire.control import TOKEN_SIZE
 from kwire.wire.frame import VERSION, Code, Frame, FrameError, Header, Problem, Type
+from kwire.wire.keyed import INTEGER, MAP, Key, listing, read_payload
 from kwire.wire.payload import ENDS
 from kwire.wire.schema import Clock, Schema, SchemaReader
 
@@ -41,6 +42,10 @@ _ABOUT, _SESSION, _TOLD, _PROBE, _TEXT = (
     b"text ",
 )  # own number; and index
 _KIND: Final = 5
+_ABOUT_KEYS: Final = {
+    "about": Key(MAP, "who the source says it is"),
+    "anchor": Key(listing(INTEGER, "a list of integers"), "its clock and ours at one moment, or nothing"),
+}
 
 
 class StoredSession:
@@ -240,9 +245,7 @@ class StoredSession:
         for key, value in values.items():
             kind, token = key[:_KIND], key[_KIND : _KIND + TOKEN_SIZE]
             if kind == _ABOUT:
-                record = cbor.loads_map(value)
-                if not isinstance(record["about"], dict) or not isinstance(record["anchor"], list):
-                    raise ValueError
+                record = read_payload(cbor.loads_map(value), _ABOUT_KEYS, 0)
                 stored_session = stored_sessions[token] = cls(token, record["about"])
                 if record["anchor"]:
                     stored_session.anchor = (int(record["anchor"][0]), int(record["anchor"][1]))

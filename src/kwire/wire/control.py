@@ -26,6 +26,19 @@ from kwire.wire.frame import (
     inspect,
 )
 from kwire.wire.frame import VERSION as PROTOCOL
+from kwire.wire.keyed import (
+    FLAG,
+    INTEGER,
+    LEFT_OUT,
+    MAP,
+    TEXT,
+    Key,
+    choice,
+    data,
+    integer,
+    listing,
+    read_payload,
+)
 from kwire.wire.sequence import MASK, distance
 from kwire.words import plural
 
@@ -55,59 +68,63 @@ class Role(Enum):
         return Role.SINK if self is Role.SOURCE else Role.SOURCE
 
 
-class Key(NamedTuple):
-    """One key of a HELLO or WELCOME."""
-
-    type: str
-    required: bool
-    meaning: str
-
+_WORD = integer(MASK, "an integer, 32 bits")
 
 _COMMON = {
     "token": Key(
-        "16 bytes", True, "names the session: chosen at random by the initiator, kept when it resumes"
+        data(TOKEN_SIZE, f"{TOKEN_SIZE} bytes", TOKEN_SIZE),
+        "names the session: chosen at random by the initiator, kept when it resumes",
     ),
-    "nonce": Key("integer, 32 bits", True, "of one HELLO and its repetitions; WELCOME says it back"),
-    "role": Key("text", True, "`source` or `sink`: what the sender of this frame is"),
-    "resume": Key("true or false", False, "the sender knows this session from before"),
+    "nonce": Key(_WORD, "of one HELLO and its repetitions; WELCOME says it back"),
+    "role": Key(choice("source", "sink"), "what the sender of this frame is"),
+    "resume": Key(FLAG, "the sender knows this session from before", False),
     "next": Key(
-        "integer, 32 bits",
-        False,
+        _WORD,
         "a sink: the sequence number it expects next; a source: the first that it can still send",
+        0,
     ),
-    "window": Key("integer, 32 bits", False, "a sink: its receive window in bytes"),
-    "about": Key("map", False, "for people: `host`, `kernel`, `tool`, `name`, … (texts and integers)"),
+    "window": Key(_WORD, "a sink: its receive window in bytes", 0),
+    "about": Key(MAP, "for people: `host`, `kernel`, `tool`, `name`, … (texts and integers)", {}),
 }
+_COOKIE = data(MAX_COOKIE, f"bytes, at most {MAX_COOKIE}")
 HELLO_KEYS: dict[str, Key] = {
     **_COMMON,
-    "versions": Key("list of integers", True, "protocol versions that the initiator speaks, at most 16"),
-    "cookie": Key("bytes, at most 64", False, "what the responder asked to be given back"),
-    "after": Key(
-        "list of integers, 32 bits",
-        False,
-        "a source: the nonces of this session's HELLOs that may have been taken last, at most 48",
+    "versions": Key(
+        listing(INTEGER, f"a list of at most {MAX_VERSIONS} integers", MAX_VERSIONS),
+        "protocol versions that the initiator speaks",
     ),
-    "pad": Key("bytes", False, "zeros, so that no answer is longer than the HELLO"),
+    "cookie": Key(_COOKIE, "what the responder asked to be given back", b""),
+    "after": Key(
+        listing(_WORD, f"a list of at most {MAX_AFTER} integers, 32 bits", MAX_AFTER),
+        "a source: the nonces of this session's HELLOs that may have been taken last",
+        None,
+    ),
+    "pad": Key(data(MAX_HELLO, "bytes"), "zeros, so that no answer is longer than the HELLO", LEFT_OUT),
 }
 WELCOME_KEYS: dict[str, Key] = {
     **_COMMON,
-    "version": Key("integer", False, "the protocol version chosen, 1 where it is missing"),
-    "cookie": Key("bytes, at most 64", False, "a challenge: send HELLO again with it; nothing else counts"),
-    "unknown": Key(
-        "true or false", False, "the session cannot be resumed: it is not known here, or not whole"
-    ),
+    "version": Key(INTEGER, "the protocol version chosen, 1 where it is missing", PROTOCOL),
+    "cookie": Key(_COOKIE, "a challenge: send HELLO again with it; nothing else counts", b""),
+    "unknown": Key(FLAG, "the session cannot be resumed: it is not known here, or not whole", False),
     "superseded": Key(
-        "text",
-        False,
-        "another copy of the source has gone on with the session: when; it is over for this one",
+        TEXT, "another copy of the source has gone on with the session: when; it is over for this one", ""
     ),
-    "refused": Key("text", False, "why the session is refused"),
+    "refused": Key(TEXT, "why the session is refused", ""),
 }
 ERROR_KEYS: dict[str, Key] = {
-    "code": Key("integer", True, "a number of section 2"),
-    "message": Key("text", False, "for people: what was found, where, and what was expected"),
+    "code": Key(INTEGER, "a number of section 2"),
+    "message": Key(TEXT, "for people: what was found, where, and what was expected", ""),
 }
-BYE_KEYS: dict[str, Key] = {"reason": Key("text", False, "for people: why the session ends")}
+BYE_KEYS: dict[str, Key] = {"reason": Key(TEXT, "for people: why the session ends", "")}
+
+
+def _read(frame: Frame, keys: Mapping[str, Key]) -> dict[str, Any]:
+    """What a control map says. Raises FrameError BAD_PAYLOAD."""
+    base = frame.offset + HEADER_SIZE
+    taken = read_payload(cbor.loads_map(frame.payload, base), keys, base)
+    if "role" in taken:
+        taken["role"] = Role(taken["role"])
+    return taken
 
 
 class Hello(NamedTuple):
@@ -140,21 +157,11 @@ class Hello(NamedTuple):
     @classmethod
     def read(cls, frame: Frame) -> Hello:
         """Read a HELLO; FrameError BAD_PAYLOAD where it is not one."""
-        pick = _Pick(frame)
-        versions = pick.item("versions", list, None)
-        if len(versions) > MAX_VERSIONS or not all(type(version) is int for version in versions):
-            raise pick.error(
-                "versions", "a list of other things", f"a list of at most {MAX_VERSIONS} integers"
-            )
-        after = pick.item("after", list, None) if "after" in pick.value else None
-        if after is not None and not (len(after) <= MAX_AFTER and all(map(_is_word, after))):
-            raise pick.error("after", "other things", f"a list of at most {MAX_AFTER} integers of 32 bits")
-        return cls(
-            **pick.common(),
-            versions=tuple(versions),
-            cookie=pick.data("cookie", MAX_COOKIE),
-            after=None if after is None else tuple(after),
-        )
+        taken = _read(frame, HELLO_KEYS)
+        taken.pop("pad", None)
+        after = taken["after"]
+        taken["after"] = None if after is None else tuple(after)
+        return cls(**{**taken, "versions": tuple(taken["versions"])})
 
 
 class Welcome(NamedTuple):
@@ -183,15 +190,7 @@ class Welcome(NamedTuple):
     @classmethod
     def read(cls, frame: Frame) -> Welcome:
         """Read a WELCOME; FrameError BAD_PAYLOAD where it is not one."""
-        pick = _Pick(frame)
-        return cls(
-            **pick.common(),
-            version=pick.item("version", int, PROTOCOL),
-            cookie=pick.data("cookie", MAX_COOKIE),
-            unknown=pick.item("unknown", bool, False),
-            superseded=pick.item("superseded", str, ""),
-            refused=pick.item("refused", str, ""),
-        )
+        return cls(**_read(frame, WELCOME_KEYS))
 
 
 class Ack(NamedTuple):
@@ -233,8 +232,8 @@ def error_frame(id: int, code: int, message: str, flags: int = 0) -> bytes:
 
 def read_error(frame: Frame) -> tuple[int, str]:
     """Code and message of an ERROR; FrameError BAD_PAYLOAD where it is not one."""
-    pick = _Pick(frame)
-    return pick.item("code", int, None), pick.item("message", str, "")
+    taken = _read(frame, ERROR_KEYS)
+    return taken["code"], taken["message"]
 
 
 def bye_frame(id: int, reason: str, flags: int = 0) -> bytes:
@@ -244,7 +243,7 @@ def bye_frame(id: int, reason: str, flags: int = 0) -> bytes:
 
 def read_bye(frame: Frame) -> str:
     """The reason that a BYE gives; FrameError BAD_PAYLOAD where it is not one."""
-    return str(_Pick(frame).item("reason", str, ""))
+    return str(_read(frame, BYE_KEYS)["reason"])
 
 
 def refusal(hello: Hello, why: str, flags: int = 0) -> bytes:
@@ -308,68 +307,3 @@ def _common(value: Hello | Welcome) -> dict[str, Any]:
         "window": value.window,
         "about": dict(value.about),
     }
-
-
-_KINDS = {
-    int: "an integer",
-    str: "text",
-    bytes: "bytes",
-    bool: "true or false",
-    dict: "a map",
-    list: "a list",
-}
-
-
-def _is_word(value: object) -> bool:
-    return type(value) is int and 0 <= value <= MASK
-
-
-class _Pick:
-    """Takes typed items out of a control map."""
-
-    __slots__ = ("base", "value")
-
-    def __init__(self, frame: Frame) -> None:
-        self.base = frame.offset + HEADER_SIZE
-        self.value = cbor.loads_map(frame.payload, self.base)
-
-    def error(self, key: str, found: str, expected: str) -> FrameError:
-        return bad_payload(self.base, f"{key}: {found}", expected)
-
-    def item(self, key: str, kind: type, default: Any) -> Any:
-        """The item `key`, which must be of `kind`; required where `default` is None."""
-        value = self.value.get(key, default)
-        if type(value) is not kind:
-            found = "nothing" if value is None else _KINDS.get(type(value), "something else")
-            raise self.error(key, found, _KINDS[kind])
-        return value
-
-    def word(self, key: str, default: int | None) -> int:
-        value: int = self.item(key, int, default)
-        if not 0 <= value <= MASK:
-            raise self.error(key, str(value), f"0 to {MASK}")
-        return value
-
-    def data(self, key: str, limit: int) -> bytes:
-        value: bytes = self.item(key, bytes, b"")
-        if len(value) > limit:
-            raise self.error(key, plural(len(value), "byte"), f"at most {limit}")
-        return value
-
-    def common(self) -> dict[str, Any]:
-        """What HELLO and WELCOME have in common."""
-        token = self.item("token", bytes, None)
-        if len(token) != TOKEN_SIZE:
-            raise self.error("token", plural(len(token), "byte"), f"{TOKEN_SIZE} bytes")
-        role = self.item("role", str, None)
-        if role not in ("source", "sink"):
-            raise self.error("role", repr(role)[:40], "source or sink")
-        return {
-            "token": token,
-            "nonce": self.word("nonce", None),
-            "role": Role(role),
-            "resume": self.item("resume", bool, False),
-            "next": self.word("next", 0),
-            "window": self.word("window", 0),
-            "about": self.item("about", dict, {}),
-        }

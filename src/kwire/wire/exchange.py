@@ -13,7 +13,7 @@ from typing import Any
 from kwire.errors import KwireError
 from kwire.wire import cbor
 from kwire.wire.frame import HEADER_SIZE, MAX_FRAME, Frame, Type, bad_payload, build
-from kwire.wire.schema import merge_map, pack_map
+from kwire.wire.schema import merge_map, pack_map, pop_more
 from kwire.wire.sequence import MASK
 from kwire.wire.session_events import Replied, Requested, SessionEvent
 from kwire.wire.settings import Settings
@@ -146,9 +146,7 @@ class Exchange:
         """The body that this frame completes; None while `more` is to come. FrameError if too large."""
         base = frame.offset + HEADER_SIZE
         part = cbor.loads_map(frame.payload, base)
-        more = part.pop("more", False)
-        if more is not True and more is not False:
-            raise bad_payload(base, f"more: {more!r:.20}", "true or false")
+        more = pop_more(part, base)
         key = (frame.header.type, frame.header.id)
         whole, size = self._parts.pop(key, ({}, 0))
         size += len(frame.payload)

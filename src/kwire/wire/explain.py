@@ -12,7 +12,7 @@ from functools import cache, partial
 from typing import Any, Final, NamedTuple
 
 from kwire.wire import cbor
-from kwire.wire.control import BYE_KEYS, ERROR_KEYS, HELLO_KEYS, WELCOME_KEYS, Key
+from kwire.wire.control import BYE_KEYS, ERROR_KEYS, HELLO_KEYS, WELCOME_KEYS
 from kwire.wire.fields import (
     FIELDS_AT,
     TAIL_CUT,
@@ -44,6 +44,7 @@ from kwire.wire.frame import (
     inspect,
 )
 from kwire.wire.frame import TYPES as FRAME_TYPES
+from kwire.wire.keyed import Key
 from kwire.wire.messages import CAUSES, CPU_UNKNOWN, Cause, Lost
 from kwire.wire.schema import Labels, Schema, SchemaReader
 from kwire.words import plural

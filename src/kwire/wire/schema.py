@@ -42,7 +42,8 @@ from kwire.wire.frame import (
     bad_payload,
     build,
 )
-from kwire.wire.messages import Cause
+from kwire.wire.keyed import FLAG, INTEGER, MAP, TEXT, Key, integer, listing, named, read_payload, table
+from kwire.wire.messages import U64_MAX, Cause
 
 __all__ = [
     "MAX_FIELD_BYTES",
@@ -265,9 +266,7 @@ class SchemaReader:
         if held + self.held > MAX_PENDING:
             raise bad_payload(base, f"{held} bytes and no end", f"at most {MAX_PENDING} bytes of schema")
         part = cbor.loads_map(frame.payload, base)
-        more = part.pop("more", False)
-        if not isinstance(more, bool):
-            raise bad_payload(base, f"more: {_kind(more)}", "more: true or false")
+        more = pop_more(part, base)
         merge_map(whole, part, base)
         if more:
             self._maps[id], self._held[id] = whole, held
@@ -362,12 +361,21 @@ def _put(part: Map, path: tuple[Any, ...], atom: Any) -> None:
         part[path[-1]] = atom
 
 
+def pop_more(part: Map, base: int) -> bool:
+    """Take `more` out of a part: whether another one follows. Raises FrameError BAD_PAYLOAD."""
+    more: bool = read_payload(
+        part, {"more": Key(FLAG, "it goes on in the next frame of this id", False)}, base
+    )["more"]
+    part.pop("more", None)
+    return more
+
+
 def merge_map(whole: Map, part: Map, base: int) -> None:
     """Add `part` to `whole`: maps by key, lists at the end; anything else takes the newer value."""
     for key, item in part.items():
         old = whole.get(key)
         if isinstance(old, dict | list) and type(old) is not type(item):
-            raise bad_payload(base, f"{key}: {_kind(item)}", f"{_kind(old)}, as in the frame before")
+            raise bad_payload(base, f"{key}: {named(item)}", f"{named(old)}, as in the frame before")
         if isinstance(old, dict):
             merge_map(old, item, base)
         elif isinstance(old, list):
@@ -379,116 +387,61 @@ def merge_map(whole: Map, part: Map, base: int) -> None:
 # ---- reading: a decoded map into a Schema
 
 
-def _kind(value: object) -> str:
-    names = {
-        bool: "true or false",
-        int: "an integer",
-        str: "text",
-        bytes: "bytes",
-        list: "a list",
-        dict: "a map",
-    }
-    return names.get(type(value), "a number" if isinstance(value, float) else "null")
-
-
-class _Picker:
-    """Takes typed items out of a decoded map; a wrong one is BAD_PAYLOAD that names its path."""
-
-    __slots__ = ("base", "path", "value")
-
-    def __init__(self, value: object, path: str, base: int) -> None:
-        if not isinstance(value, dict):
-            raise bad_payload(base, f"{path.rstrip('.')}: {_kind(value)}", "a map")
-        self.value: Map = value
-        self.path = path
-        self.base = base
-
-    def error(self, key: str, found: str, expected: str) -> FrameError:
-        return bad_payload(self.base, f"{self.path}{key}: {found}", expected)
-
-    def item(self, key: str, kind: type, default: Any = None) -> Any:
-        value = self.value.get(key, default)
-        if key not in self.value and default is None:
-            raise self.error(key, "nothing", _kind(kind()))
-        if type(value) is not kind:
-            raise self.error(key, _kind(value), _kind(kind()))
-        return value
-
-    def text(self, key: str, default: str | None = None) -> str:
-        return str(self.item(key, str, default))
-
-    def number(self, key: str, default: int | None = None, low: int = 0, high: int = 1 << 64) -> int:
-        value = int(self.item(key, int, default))
-        if not low <= value < high:
-            raise self.error(key, str(value), f"{low} to {high - 1}")
-        return value
-
-    def names(self, key: str) -> dict[int, str]:
-        """A map from integers to text, empty where it is missing."""
-        table: dict[Any, Any] = self.item(key, dict, {})
-        for number, name in table.items():
-            if type(number) is not int or type(name) is not str:
-                raise self.error(key, f"{_kind(number)} → {_kind(name)}", "an integer → text")
-        return table
+_SIZE = integer(MAX_EVENT - 1)
+_TEXTS = listing(TEXT, "a list of texts")
+_LABELS = table(INTEGER, TEXT, "a map from integers to texts")
+_FIELD_KEYS = {
+    "name": Key(TEXT, "the field's name"),
+    "type": Key(TEXT, "one of the field types"),
+    "offset": Key(_SIZE, "where it is in the frame"),
+    "size": Key(_SIZE, "bytes"),
+    "unit": Key(TEXT, "of the number", ""),
+    "meaning": Key(TEXT, "for people", ""),
+    "count": Key(_SIZE, "elements of an array", 1),
+    "enum": Key(TEXT, "the table of its names", ""),
+    "limit": Key(_SIZE, "bytes of a text at most", 0),
+    "display": Key(TEXT, "how it is shown", ""),
+    "table": Key(TEXT, "the shared table of its names", ""),
+    "mask": Key(integer(U64_MAX), "which bits the table names", 0),
+}
+_CLOCK_KEYS = {
+    "name": Key(TEXT, "of the clock"),
+    "monotonic": Key(integer(U64_MAX), "its time, ns"),
+    "wall": Key(integer(U64_MAX), "the wall clock's at that moment, ns"),
+}
+_KEYS = {
+    "probe": Key(TEXT, "the probe's spec"),
+    "kind": Key(TEXT, "its kind"),
+    "target": Key(TEXT, "where it attaches", ""),
+    "fields": Key(listing(MAP, "a list of maps"), "in the order of the probe"),
+    "size": Key(integer(U64_MAX), "bytes of a frame without its tail"),
+    "order": Key(TEXT, "the byte order"),
+    "word": Key(integer(U64_MAX), "bytes of a pointer"),
+    "program": Key(_TEXTS, "the source, in pieces", []),
+    "enums": Key(
+        table(TEXT, _LABELS, "a map from names to maps from integers to texts"), "names of values", {}
+    ),
+    "symbols": Key(_LABELS, "names of addresses", {}),
+    "clock": Key(MAP, "the clock of its timestamps", None),
+    "host": Key(TEXT, "the machine", ""),
+    "kernel": Key(TEXT, "its kernel's release", ""),
+    "shares": Key(_TEXTS, "the specs of probes that share its program", []),
+    "prints": Key(TEXT, "how a script prints the event: one of `printf.PRINTED`", ""),
+    "format": Key(TEXT, "in which format", ""),
+}
 
 
 def _schema(id: int, value: Map, base: int) -> Schema:
-    pick = _Picker(value, "", base)
-    fields = tuple(
-        _field(_Picker(item, f"fields[{number}].", base))
-        for number, item in enumerate(pick.item("fields", list))
-    )
-    tables = _Picker(pick.item("enums", dict, {}), "enums.", base)
-    for name in tables.value:
-        if type(name) is not str:
-            raise tables.error(str(name), _kind(name), "text as a name")
-    program = pick.item("program", list, [])
-    if not all(type(piece) is str for piece in program):
-        raise pick.error("program", "a list of other things", "a list of texts")
-    shares = pick.item("shares", list, [])
-    if not all(type(spec) is str for spec in shares):
-        raise pick.error("shares", "a list of other things", "a list of texts")
-    clock = None
-    if "clock" in value:
-        pair = _Picker(value["clock"], "clock.", base)
-        clock = Clock(pair.text("name"), pair.number("monotonic"), pair.number("wall"))
-    schema = Schema(
-        id=id,
-        probe=pick.text("probe"),
-        kind=pick.text("kind"),
-        target=pick.text("target", ""),
-        fields=fields,
-        size=pick.number("size"),
-        order=pick.text("order"),
-        word=pick.number("word"),
-        program="".join(program),
-        enums={name: tables.names(name) for name in tables.value},
-        symbols=pick.names("symbols"),
-        clock=clock,
-        host=pick.text("host", ""),
-        kernel=pick.text("kernel", ""),
-        shares=tuple(shares),
-        prints=pick.text("prints", ""),
-        format=pick.text("format", ""),
-    )
+    taken = read_payload(value, _KEYS, base)
+    fields = []
+    for number, item in enumerate(taken["fields"]):
+        fields.append(Field(**read_payload(item, _FIELD_KEYS, base, f"fields[{number}].")))
+    clock = taken["clock"]
+    if clock is not None:
+        clock = Clock(**read_payload(clock, _CLOCK_KEYS, base, "clock."))
+    given = {"fields": tuple(fields), "clock": clock, "shares": tuple(taken["shares"])}
+    schema = Schema(**{**taken, **given, "id": id, "program": "".join(taken["program"])})
     problem = schema.problem()
     if problem:
         raise bad_payload(base, problem, "a sound schema")
     return schema
-
-
-def _field(pick: _Picker) -> Field:
-    return Field(
-        name=pick.text("name"),
-        type=pick.text("type"),
-        offset=pick.number("offset", high=MAX_EVENT),
-        size=pick.number("size", high=MAX_EVENT),
-        unit=pick.text("unit", ""),
-        meaning=pick.text("meaning", ""),
-        count=pick.number("count", 1, high=MAX_EVENT),
-        enum=pick.text("enum", ""),
-        limit=pick.number("limit", 0, high=MAX_EVENT),
-        display=pick.text("display", ""),
-        table=pick.text("table", ""),
-        mask=pick.number("mask", 0),
-    )

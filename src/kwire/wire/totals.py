@@ -11,9 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kwire.wire import cbor
-from kwire.wire.frame import HEADER_SIZE, MAX_EVENT, Frame, Type, bad_payload, build
+from kwire.wire.frame import HEADER_SIZE, MAX_EVENT, Frame, Type, build
+from kwire.wire.keyed import Key, integer, read_payload, table
+from kwire.wire.messages import U64_MAX
 
 TOTALS = 0  # the map number of the TABLE
+_COUNT = integer(U64_MAX)
+_KEYS = {
+    "produced": Key(table(_COUNT, _COUNT, "a map from probe numbers to numbers of events"), "by probe", {}),
+}
 _ENTRY = 14  # bytes of one entry at most: two CBOR integers, of 32 and 64 bits
 
 
@@ -33,11 +39,4 @@ def totals_frames(produced: Mapping[int, int], limit: int = MAX_EVENT) -> list[b
 def read_totals(frame: Frame) -> dict[int, int]:
     """What one such frame says; FrameError BAD_PAYLOAD where it is not sound."""
     base = frame.offset + HEADER_SIZE
-    produced = cbor.loads_map(frame.payload, base).get("produced", {})
-    sound = isinstance(produced, dict) and all(
-        type(number) is int and type(count) is int and number >= 0 and count >= 0
-        for number, count in produced.items()
-    )
-    if not sound:
-        raise bad_payload(base, "produced: something else", "a map from probe numbers to numbers of events")
-    return dict(produced)
+    return dict(read_payload(cbor.loads_map(frame.payload, base), _KEYS, base)["produced"])

@@ -14,6 +14,7 @@ from kwire.wire import cbor, control, fields, messages, names, schema
 from kwire.wire import frame as frames
 from kwire.wire.explain import MAX_NESTING
 from kwire.wire.fields import FieldType
+from kwire.wire.keyed import Key
 
 MARK: Final = "made by kwire wireshark install"
 """What says, in its first lines, that a file is ours."""
@@ -111,8 +112,8 @@ def tables() -> dict[str, Any]:
     }
 
 
-def _meanings(keys: Mapping[str, control.Key]) -> dict[str, str]:
-    return {key: f"{rule.type}: {rule.meaning}" for key, rule in keys.items()}
+def _meanings(keys: Mapping[str, Key]) -> dict[str, str]:
+    return {key: f"{rule.kind.words}: {rule.meaning}" for key, rule in keys.items()}
 
 
 def _field_type(name: str, rule: FieldType) -> dict[str, Any]:
