@@ -163,7 +163,7 @@ def test_spans_point_at_the_text() -> None:
 )
 def test_a_wrong_file_is_refused(text: str, complaint: str) -> None:
     with pytest.raises(LanguageError) as caught:
-        python.parse_file(text, "x.py")
+        python.written_file(text, "x.py")
     assert str(caught.value) == complaint
 
 
@@ -252,7 +252,7 @@ def test_what_is_wrong_in_a_function_is_told_where_it_stands() -> None:
         return Source("helpers.py", broken) if module == "helpers" else None
 
     with pytest.raises(LanguageError) as caught:
-        python.parse_file(CALLING, "probes.py", only_helpers)
+        python.written_file(CALLING, "probes.py", only_helpers)
     first, second = (line for line in caught.value.detail.split("\n") if ".py:" in line)
     assert first.startswith("probes.py:9: this is no function of kwire")
     assert second == "helpers.py:4: yield has no meaning in a probe; use emit(…)"
@@ -444,7 +444,7 @@ def test_a_name_means_one_thing(around: str, used: str, says: str) -> None:
         assert python.parse_file(text, "probes.py")
         return
     with pytest.raises(LanguageError) as caught:
-        python.parse_file(text, "probes.py")
+        python.written_file(text, "probes.py")
     assert says in str(caught.value)
     assert str(caught.value).endswith("; give the script's another name")
     assert "^" in caught.value.detail

@@ -879,3 +879,36 @@ def test_all_that_is_wrong_in_the_arguments_of_a_call_is_told(compiled: Callable
         "a probe has no functions inside",
         "** is not an operation on integers",
     ]
+
+
+def test_what_is_wrong_as_written_and_what_it_means_are_told_together(
+    compiled: Callable[..., Program],
+) -> None:
+    """And nothing that only follows from what is told."""
+    text = """
+    def f(n):
+        return n / 2
+
+    @kprobe("connect")
+    def probe(sk):
+        x = [1]
+        y, z = sk.nothing, x
+        if x and 1.5:
+            w = 1
+        for i in range(3):
+            v = f"{i}"
+            emit(v, i, other)
+        emit(x, y, z, w=f(sk.prio))
+        emit(u=unknown)
+    """
+    with pytest.raises(LanguageError) as caught:
+        compiled(text)
+    assert [(one.span.line, one.message) for one in caught.value.diagnostics] == [
+        (2, "/ is not an operation on integers"),
+        (6, "lists are not supported"),
+        (7, "struct sock has no member nothing"),
+        (8, "the kernel has no floating point"),
+        (11, "a probe does not format text"),
+        (12, "unknown name other"),
+        (14, "unknown name unknown"),
+    ]

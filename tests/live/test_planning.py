@@ -8,6 +8,8 @@ import pytest
 
 import kwire
 from kwire.kernel.symbols import kernel_symbols
+from kwire.lang import python
+from kwire.lang.errors import LanguageError
 from kwire.live.planner import make_plan
 from kwire.wire.schema import Labels
 
@@ -78,3 +80,24 @@ def test_each_shape_of_event_has_a_number_and_a_schema() -> None:
     shares = [schema.shares for schema in plan.schemas]
     together = names[1:] if len(groups) == 1 else names[1:3]
     assert shares == [(), tuple(together), (), (), tuple(names[4:]), (), ()]
+
+
+def test_all_that_is_wrong_in_the_probes_of_a_file_is_told_at_once() -> None:
+    text = "\n".join(
+        [
+            "import kwire",
+            "@kwire.tracepoint('syscalls:sys_enter_getp?id')",
+            "def one(): emit(x=1.5, y=nothing)",
+            "@kwire.tracepoint('syscalls:sys_enter_getuid')",
+            "def two():",
+            "    emit(x=unknown)",
+        ]
+    )
+    with pytest.raises(LanguageError) as caught:
+        make_plan(python.parse_file(text, "probes.py"))
+    told = [(one.span.line, one.message) for one in caught.value.diagnostics]
+    assert told == [(3, "the kernel has no floating point"), (6, "unknown name unknown")]
+    with pytest.raises(LanguageError) as caught:
+        make_plan(python.parse_file(text.replace("x=1.5, ", "") + "\n    y = [2]", "probes.py"))
+    told = [(one.span.line, one.message) for one in caught.value.diagnostics]
+    assert told == [(3, "unknown name nothing"), (6, "unknown name unknown"), (7, "lists are not supported")]

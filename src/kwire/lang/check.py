@@ -105,6 +105,7 @@ def check(
     """The program of a probe at one site. Raises `LanguageError` with everything that is wrong in it."""
     body = Body(probe, site, types, dialect)
     statements = body.run()
+    body.faults += [Diagnostic(*fault) for fault in probe.faults]
     if not body.faults and not body.scope.broken and not body.effects and not dialect.idle:
         body.fault(TextError(_head(probe), "this probe emits nothing", "call emit(…)"))
     if body.faults:
@@ -350,6 +351,10 @@ class Body(ExpressionChecker):
                 return self._for(node), False
             case tree.While():
                 return self._while(node)
+            case tree.Broken():
+                for name in node.names:
+                    self.now.setdefault(self.scope.prefix + name, Known(OPEN))
+                return [], node.ends
             case tree.Break():
                 return [c.Break(node.span)], True
             case tree.Continue():
@@ -726,6 +731,10 @@ class Body(ExpressionChecker):
         if node.own < 0:
             return super()._call(node)
         value = self._own_call(node)
+        if value is None and any(
+            isinstance(one, tree.Broken) for one in walk(self.probe.functions[node.own])
+        ):
+            raise UnknownError(node.span)
         if value is None:
             raise TextError(node.span, f"{node.function} gives no value", "let it return one")
         return value
@@ -916,6 +925,8 @@ def _assigned(statements: tuple[tree.Stmt, ...]) -> dict[str, None]:
             found |= {statement.name: None} | _assigned(statement.body)
         elif isinstance(statement, tree.While):
             found |= _assigned(statement.body)
+        elif isinstance(statement, tree.Broken):
+            found |= dict.fromkeys(statement.names)
         elif isinstance(statement, tree.If):
             found |= _assigned(statement.then) | _assigned(statement.otherwise)
     return found

@@ -4,7 +4,7 @@ Invariants: `str(error)` is one line, `file:line: message; cure`; `error.detail`
 its source line underlined; a message names what was written and what is known, a cure says what to write.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from kwire.errors import KwireError
 from kwire.lang.tree import NOWHERE, Source, Span
@@ -74,6 +74,16 @@ class LanguageError(KwireError):
     def detail(self) -> str:
         """Every diagnostic with its source line and the span underlined."""
         return "\n".join(one.picture(self.source) for one in self.diagnostics)
+
+
+def together(errors: Sequence[LanguageError]) -> LanguageError:
+    """The first of several errors, with all that is wrong in the same text."""
+    first = errors[0]
+    same = [one for one in errors if one.source.name == first.source.name]
+    if len(same) == 1:
+        return first
+    most = max((one.source for one in same), key=lambda source: len(source.others))
+    return LanguageError(most, [diagnostic for one in same for diagnostic in one.diagnostics])
 
 
 class UnknownNameError(LanguageError):

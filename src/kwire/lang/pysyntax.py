@@ -396,7 +396,16 @@ class Converter:
             except TextError as fault:
                 faults += [fault, *self.more]
                 self.more.clear()
+                converted.append(self._broken(statement))
         return tuple(converted)
+
+    def _broken(self, node: ast.stmt) -> Stmt:
+        """What stands for a statement that is wrong."""
+        stored = [
+            one for one in ast.walk(node) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)
+        ]
+        names = tuple(dict.fromkeys(one.id for one in stored))
+        return tree.Broken(names, isinstance(node, ast.Return), self.span(node))
 
     def _statement(self, node: ast.stmt, faults: list[TextError]) -> list[Stmt]:  # noqa: RET503 (_refuse raises)
         span = self.span(node)

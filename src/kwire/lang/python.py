@@ -49,7 +49,8 @@ def parse_file(text: str, name: str, elsewhere: Elsewhere = lambda module: None)
     """The probes in a Python text: module-level functions under kwire's decorators, in their order, with the
     functions that they call, of this text or of modules that it imports and `elsewhere` knows.
 
-    Raises `LanguageError` with everything that is wrong in any of them.
+    Raises `LanguageError` with all that is wrong with the heads of any of them; what is wrong in their bodies
+    is in `tree.Probe.faults`, for the checker to tell with what it finds.
     """
     home = _File(Source(name, text), elsewhere)
     faults: list[TextError] = []
@@ -62,7 +63,7 @@ def parse_function(function: Callable[..., Any], attach: Sequence[str] | None = 
     """The probe of a function object, from its source text.
 
     `attach`: where it attaches ("kprobe:tcp_connect"); None takes the decorators in the text. Raises
-    `LanguageError` when there is no source text, or anything in it is wrong.
+    `LanguageError` when there is no source text, or as `parse_file`.
     """
     home = _Live(function)
     return _one(home, home.node, attach)
@@ -94,10 +95,13 @@ def written(function: Callable[..., Any], attach: Sequence[str]) -> Written:
 def written_file(text: str, name: str, elsewhere: Elsewhere = lambda module: None) -> list[Written]:
     """What of the probes in a Python text must travel: each by itself, and nothing that stands beside them.
 
-    Raises `LanguageError` as `parse_file`.
+    Raises `LanguageError` with everything that is wrong as it is written.
     """
     home = _File(Source(name, text), elsewhere)
     probes = parse_file(text, name, elsewhere)
+    wrong = [Diagnostic(*fault) for probe in probes for fault in probe.faults]
+    if wrong:
+        raise LanguageError(max((one.source for one in probes), key=lambda source: len(source.others)), wrong)
     found = []
     for probe, node in zip(probes, home.probes(), strict=True):
         found.append(_travels(home, node, [str(one) for one in probe.attach]))
@@ -356,8 +360,11 @@ def _probe(
             where.extend(_attach(converter, decorator, faults))
     else:
         where = [_checked_attach(text, head, faults) for text in attach]
-    body = _deep(home.source, lambda: converter.body(node.body, faults))
-    functions = _deep(home.source, lambda: own.functions(faults))
+    inside: list[TextError] = []
+    body = _deep(home.source, lambda: converter.body(node.body, inside))
+    functions = _deep(home.source, lambda: own.functions(inside))
+    if faults:
+        faults += inside
     return tree.Probe(
         node.name,
         tuple(one for one in where if one is not None),
@@ -367,6 +374,7 @@ def _probe(
         span,
         tuple(home.taken(node)[0].items()),
         functions,
+        tuple((one.diagnostic.span, one.diagnostic.message, one.diagnostic.cure) for one in inside),
     )
 
 

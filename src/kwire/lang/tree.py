@@ -354,6 +354,16 @@ class Return(Node):
     value: Expr | None = None
 
 
+class Broken(Node):
+    """A statement that is wrong as it is written, which `Probe.faults` tells. `names`: what it would assign;
+    `ends`: whether it would end the function.
+    """
+
+    names: tuple[str, ...]
+    ends: bool
+    span: Span
+
+
 Stmt: TypeAlias = (
     Assign
     | Unpack
@@ -367,6 +377,7 @@ Stmt: TypeAlias = (
     | DeleteElement
     | Aggregate
     | Return
+    | Broken
 )
 
 
@@ -429,3 +440,4 @@ class Probe(Node):
     span: Span
     constants: tuple[tuple[str, int | str], ...] = ()  # names of the surrounding text with known values
     functions: tuple[Function, ...] = ()  # those that are called, by `Call.own`
+    faults: tuple[tuple[Span, str, str], ...] = ()  # what is wrong as it is written: where, what, the cure

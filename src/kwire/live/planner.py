@@ -44,7 +44,7 @@ from kwire.lang import attach_points, record, spec, tree
 from kwire.lang.check import check, filtered
 from kwire.lang.checked import Builtin, Emit, Map, Program
 from kwire.lang.context import Site
-from kwire.lang.errors import Diagnostic, LanguageError, UnknownNameError, never_anywhere
+from kwire.lang.errors import Diagnostic, LanguageError, UnknownNameError, never_anywhere, together
 from kwire.lang.forms import Node, rewrite, walk
 from kwire.lang.inferred import Inferred
 from kwire.lang.kerneltypes import KernelTypes
@@ -668,6 +668,12 @@ def make_plan(
     `origin`: what errors call the text of the filter.
     """
     planner = Planner(None if filter is None else tree.Source(origin, filter), scope)
+    wrong: list[LanguageError] = []
     for probe in probes:
-        planner.add(probe)
+        try:
+            planner.add(probe)
+        except LanguageError as error:
+            wrong.append(error)
+    if wrong:
+        raise together(wrong)
     return planner.plan()
