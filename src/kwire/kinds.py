@@ -16,8 +16,8 @@ class ProbeKind(NamedTuple):
     `example`.
 
     `place`: what the target is, which decides how it is parsed and listed: "event" (`category:name`), "raw
-    event" (`name`), "function" (`[module:]name`) or "trace" (a moment of the trace: there is no target);
-    `offset`: whether it may be inside of a function.
+    event" (`name`), "function" (`[module:]name`), "timer" (`unit:number`) or "trace" (a moment of the
+    trace: there is no target); `offset`: whether it may be inside of a function.
 
     `program`, `attach_type`: of bpf(2), as `kernel.sys` names them; `mechanism`: how the program is attached,
     a key of `kernel.attach`; `feature`: the one of `kernel.features` that says whether that works; `shared`:
@@ -29,6 +29,8 @@ class ProbeKind(NamedTuple):
 
     `instead`: the kind that takes its place on a kernel that has only that; `by_address`: the one that does
     where several functions have the target's name.
+
+    `own`: whether it is the trace's own, and fires whichever processes are traced.
     """
 
     name: str
@@ -49,6 +51,7 @@ class ProbeKind(NamedTuple):
     exit: int = 0
     instead: str = ""
     by_address: str = ""
+    own: bool = False
 
 
 _ROWS: Final = (
@@ -142,11 +145,37 @@ _ROWS: Final = (
         by_address="kretprobe",
     ),
     ProbeKind(
+        name="interval",
+        aliases=("i",),
+        form="unit:number",
+        meaning="again and again, on one CPU; units are s, ms, us, ns and hz",
+        example="interval:s:1",
+        own=True,
+        place="timer",
+        program="perf_event",
+        mechanism="clock",
+        feature="clock",
+        context="slots",
+    ),
+    ProbeKind(
+        name="profile",
+        aliases=("p",),
+        form="unit:number",
+        meaning="again and again, on every CPU, whatever runs there: a sample",
+        example="profile:hz:99",
+        place="timer",
+        program="perf_event",
+        mechanism="clocks",
+        feature="clock",
+        context="slots",
+    ),
+    ProbeKind(
         name="begin",
         aliases=(),
         form="",
         meaning="before any other probe of the trace fires",
         example="begin",
+        own=True,
         place="trace",
         program="raw_tracepoint",
         mechanism="run",
@@ -159,6 +188,7 @@ _ROWS: Final = (
         form="",
         meaning="after the last of the other probes",
         example="end",
+        own=True,
         place="trace",
         program="raw_tracepoint",
         mechanism="run",
@@ -178,3 +208,22 @@ SPELLINGS: Final = {word: kind for kind in _ROWS for word in (kind.name, *kind.a
 
 FUNCTIONS: Final = tuple(kind.name for kind in _ROWS if kind.place == "function")
 """Kinds whose target is a function of the kernel."""
+
+NANOSECONDS: Final = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1000, "ns": 1}
+"""Units of timers; the other one is hz."""
+
+
+def period(target: str) -> tuple[int, bool] | None:
+    """What a timer's target means: nanoseconds, or times a second and True. None where it means nothing.
+
+    `s:5` and `5s`, `hz:99` and `99hz`.
+    """
+    unit, colon, number = target.partition(":")
+    if not colon:
+        number = unit.rstrip("smunhz")
+        unit = unit[len(number) :]
+    if not (number.isascii() and number.isdigit()) or not 0 < int(number) < 1 << 32:
+        return None
+    if unit == "hz":
+        return int(number), True
+    return (int(number) * NANOSECONDS[unit], False) if unit in NANOSECONDS else None

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from kwire.btf.store import load_kernel
-from kwire.kinds import TRACE
+from kwire.kinds import KINDS
 from kwire.lang import attach_points, python
 from kwire.lang.check import check
 from kwire.lang.checked import Program
@@ -168,8 +168,8 @@ def site(types: KernelTypes) -> Callable[[str], Site]:
 
     def make(text: str) -> Site:
         kind, _, target = text.partition(":")
-        if kind in TRACE:
-            return Site(kind, "", ())
+        if KINDS[kind].place in ("trace", "timer"):
+            return Site(kind, target, ())
         if kind == "tracepoint":
             category, _, name = target.partition(":")
             return attach_points.tracepoint(category, name, FORMATS[target], types)

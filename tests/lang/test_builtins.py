@@ -44,6 +44,8 @@ def test_every_builtin_compiles_where_it_exists(compiled: Callable[..., Program]
         "fexit": "fexit:read",
         "tracepoint": "tracepoint:toy:all",
         "rawtracepoint": "rawtracepoint:switch",
+        "interval": "interval:s:1",
+        "profile": "profile:hz:99",
         "begin": "begin",
         "end": "end",
     }

@@ -108,13 +108,14 @@ WRONG = [
     ("kprob:x", "unknown kind of probe 'kprob'; did you mean kprobe or kretprobe?", "kprob"),
     (
         "uprobe:x",
-        "unknown kind of probe 'uprobe'; did you mean kprobe or kretprobe?",
+        "unknown kind of probe 'uprobe'; did you mean kprobe, kretprobe or profile?",
         "uprobe",
     ),
     (
         "qq:x",
         "unknown kind of probe 'qq'; "
-        "the kinds are tracepoint, rawtracepoint, kprobe, kretprobe, fentry, fexit, begin, end",
+        "the kinds are tracepoint, rawtracepoint, kprobe, kretprobe, fentry, fexit, interval, profile, begin, "
+        "end",
         "qq",
     ),
     (

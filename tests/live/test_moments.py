@@ -1,4 +1,4 @@
-"""Probes at the beginning and at the end of a trace."""
+"""Probes at the beginning and at the end of a trace, and by the clock."""
 
 # Names and annotations inside of probes are the probe language's, not Python's.
 # ruff: noqa: F821
@@ -14,6 +14,7 @@ import pytest
 import kwire
 from kwire.errors import KwireError
 from kwire.kernel.catalog import CatalogError, expand
+from kwire.kinds import period
 from kwire.lang import python, spec
 from kwire.lang.errors import LanguageError
 
@@ -104,6 +105,58 @@ def test_the_status_is_that_of_exit(tmp_path: Path) -> None:
     assert subprocess.run(words, capture_output=True, timeout=60).returncode == 4
     (tmp_path / "p.py").write_text(text.replace("4", ""))
     assert subprocess.run(words, capture_output=True, timeout=60).returncode == 0
+
+
+ticks = kwire.Variable()
+samples = kwire.Count(by="u32")
+
+
+@kwire.interval("ms:20")
+def tick() -> None:
+    ticks.value += 1
+    emit(number=ticks.value)
+    if ticks.value == 3:
+        exit()
+
+
+@kwire.profile("hz:1000")
+def sample() -> None:
+    samples.add(cpu)
+
+
+@pytest.mark.live
+def test_timers() -> None:
+    with kwire.trace(tick, sample, pid=ME) as trace:
+        events = list(trace)
+    assert [event.number for event in events] == [1, 2, 3]
+    assert {event.probe for event in events} == {"interval:ms:20"}
+    times = [event.time_ns for event in events]
+    assert times[2] - times[0] >= 30_000_000
+    assert set(samples) <= set(os.sched_getaffinity(0)) | set(range(os.cpu_count()))
+    with (
+        pytest.raises(KwireError, match="the kernel allows no such rate"),
+        kwire.trace("profile:hz:99999999"),
+    ):
+        pass
+
+
+def test_periods() -> None:
+    assert [period(one) for one in ("s:5", "5s", "ms:2", "us:1", "7ns", "hz:99", "99hz")] == [
+        (5_000_000_000, False),
+        (5_000_000_000, False),
+        (2_000_000, False),
+        (1000, False),
+        (7, False),
+        (99, True),
+        (99, True),
+    ]
+    assert {period(one) for one in ("5", "s", "s:", ":5", "h:5", "s:-1", "s:0", "s:1.5", "hzs:3", "5 s")} == {
+        None
+    }
+    with pytest.raises(LanguageError, match="'s:x' is no period; write interval:unit:number, for example"):
+        spec.parse("interval:s:x")
+    with pytest.raises(CatalogError, match="it is a timer"):
+        expand("profile", "*")
 
 
 def test_simulated() -> None:

@@ -23,7 +23,10 @@ from kwire.kernel.sys import (
     ATTACH_TYPES,
     BPF_F_KPROBE_MULTI_RETURN,
     PERF_ATTR_DISABLED,
+    PERF_ATTR_FREQ,
+    PERF_COUNT_SW_CPU_CLOCK,
     PERF_EVENT_IOC_SET_BPF,
+    PERF_TYPE_SOFTWARE,
     PERF_TYPE_TRACEPOINT,
     failure,
     info,
@@ -32,7 +35,7 @@ from kwire.kernel.sys import (
     try_perf_event_open,
 )
 from kwire.kernel.syscall import ENOTSUPP, Fd, KernelError
-from kwire.kinds import KINDS
+from kwire.kinds import KINDS, period
 from kwire.lazy import pattern
 from kwire.words import plural
 
@@ -70,6 +73,23 @@ class Link(Fd):
         if kind is None or not self.is_link:
             return 0
         return info(kind, self.fd)[0]["missed"]
+
+
+class SeveralLinks(Link):
+    """A program that hangs on several events at once, which are taken away together."""
+
+    __slots__ = ("others",)
+
+    def __init__(self, first: Link, others: Sequence[Link]) -> None:
+        super().__init__(os.dup(first.fd), first.mechanism, first.target, first.is_link)
+        first.close()
+        self.others = others
+
+    def close(self) -> None:
+        """Take it away from all."""
+        for one in self.others:
+            one.close()
+        super().close()
 
 
 def attach(prog: Prog, kind: str, target: str, cookie: int = 0) -> Link:
@@ -125,6 +145,44 @@ def _run(prog: Prog, kind: str, target: str, cookie: int) -> Link:
     """Run a program of a moment of the trace, which is now. Nothing hangs anywhere."""
     prog.test_run()
     return Link(-1, kind, target, is_link=False)
+
+
+def _clock(prog: Prog, kind: str, target: str, cookie: int) -> Link:
+    """Run a program again and again on one CPU."""
+    return _ticking(prog, kind, target, cookie, online_cpus()[0])
+
+
+def _clocks(prog: Prog, kind: str, target: str, cookie: int) -> Link:
+    """The same on every CPU."""
+    links: list[Link] = []
+    try:
+        for cpu in online_cpus():
+            links.append(_ticking(prog, kind, target, cookie, cpu))
+    except BaseException:
+        for link in links:
+            link.close()
+        raise
+    return SeveralLinks(links[0], links[1:])
+
+
+def _ticking(prog: Prog, kind: str, target: str, cookie: int, cpu: int) -> Link:
+    found = period(target)
+    if found is None:
+        raise AttachError("attach to", f"{kind}:{target}", "that is no period")
+    number, often = found
+    perf, error = try_perf_event_open(
+        -1,
+        cpu,
+        type=PERF_TYPE_SOFTWARE,
+        config=PERF_COUNT_SW_CPU_CLOCK,
+        sample_period=number,
+        flags=PERF_ATTR_FREQ if often else 0,
+    )
+    if error:
+        note = "the kernel allows no such rate" if error == errno.EINVAL else ""
+        cure = perf_refused() if error in (errno.EPERM, errno.EACCES) else ""
+        raise _refused(kind, target, error, note, cure)
+    return _on_perf_event(prog, perf, kind, target, cookie)
 
 
 def _tracepoint(prog: Prog, kind: str, target: str, cookie: int) -> Link:
@@ -224,6 +282,8 @@ MECHANISMS = {
     "perf kprobe": _kprobe,
     "trampoline": _tracing,
     "run": _run,
+    "clock": _clock,
+    "clocks": _clocks,
 }
 """How programs are attached, as `kinds` names it. A kprobe of many functions is `attach_multi`'s."""
 

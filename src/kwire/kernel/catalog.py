@@ -59,6 +59,9 @@ def expand(kind: str, pattern: str) -> list[Target]:
     """
     if kind not in KINDS:
         raise CatalogError(kind, pattern, "there is no such kind of probe", _nearest(kind, KINDS, 1))
+    if KINDS[kind].place == "timer":
+        cure = f"write {KINDS[kind].example}"
+        raise CatalogError(kind, pattern, "it is a timer, of which there are any number", cure=cure)
     if KINDS[kind].place == "trace":
         raise CatalogError(
             kind, pattern, "it is a moment of the trace, without a target", cure=f"write {kind}"

@@ -64,6 +64,7 @@ FEATURES: dict[str, Feature] = {
         Feature("log_true_size", "the verifier says how long its log is", "6.4", probes.log_true_size),
         Feature("tracefs", "the list and layout of events", "4.1", probes.tracing_files),
         Feature("tracepoint", "programs on tracepoints", "4.7", probes.tracepoint),
+        Feature("clock", "programs that run again and again", "4.9", probes.clock),
         Feature("rawtracepoint", "programs on raw tracepoints", "4.17", probes.rawtracepoint),
         Feature("kprobe", "programs on any kernel function", "4.17", probes.kprobe),
         Feature("kprobe_multi", "one program on thousands of functions at once", "5.18", probes.kprobe_multi),

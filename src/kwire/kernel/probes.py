@@ -221,6 +221,11 @@ def rawtracepoint() -> Answer:
     return trying(lambda: _attach("rawtracepoint", RARE_EVENT[1]).close())
 
 
+def clock() -> Answer:
+    """Let a program run again and again."""
+    return trying(lambda: _attach("interval", "s:1").close())
+
+
 def kprobe() -> Answer:
     """Attach a kprobe."""
     if not kprobe_pmu():

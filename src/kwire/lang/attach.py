@@ -5,12 +5,12 @@ The kinds, their spellings and the form of their targets are those of `kwire.kin
 
 import re
 
-from kwire.kinds import KINDS, SPELLINGS
+from kwire.kinds import KINDS, SPELLINGS, period
 from kwire.lang.errors import Diagnostic, LanguageError, did_you_mean
 from kwire.lang.tree import AttachPoint, Source, Span
 from kwire.lazy import pattern
 
-PARTS = {"event": (2,), "raw event": (1,), "function": (1, 2), "trace": ()}
+PARTS = {"event": (2,), "raw event": (1,), "function": (1, 2), "timer": (1, 2), "trace": ()}
 """How many parts a target has between colons, by what it is."""
 
 TAIL = pattern(r"[({]")
@@ -52,6 +52,8 @@ def parse(source: Source, end: int) -> AttachPoint:
         raise _error(source, start, len(head), f"{rest!r} is not a target of a {kind.name}", wrong)
     if len(parts) not in PARTS[kind.place]:
         raise _error(source, start, len(head), f"{rest!r} is not a target of a {kind.name}", wrong)
+    if kind.place == "timer" and period(rest) is None:
+        raise _error(source, start, len(head), f"{rest!r} is no period", wrong)
     group = parts[0] if len(parts) == 2 else ""
     name, plus, offset_text = parts[-1].partition("+")
     if kind.place == "function" and not _NAME.fullmatch(name):

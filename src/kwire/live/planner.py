@@ -407,8 +407,8 @@ class Planner:
     def _site(self, target: "Target", offset: int = 0, listed: bool = False) -> Site:
         """The site of one target; `listed`: the kernel has named it, so it is no misspelling."""
         kind, group, name, copies = target
-        if KINDS[kind].place == "trace":
-            return Site(kind, "", ())
+        if KINDS[kind].place in ("trace", "timer"):
+            return Site(kind, target.target, ())
         if KINDS[kind].place == "event":
             return self._tracepoint(group, name)
         from kwire.kernel import attach, catalog, features
@@ -489,7 +489,7 @@ class Planner:
         """
         first = wanted[members[0]]
         shared = len(members) > 1
-        of_trace = KINDS[first.program.site.kind].place == "trace"  # which this process runs
+        own = KINDS[first.program.site.kind].own  # whichever processes are traced
         compile_ = partial(
             compile_probe,
             first.program,
@@ -497,11 +497,11 @@ class Planner:
             spec=first.spec,
             probes=shapes,
             cpus=possible_cpus(),
-            tasks=self._scope.follow and not of_trace,
+            tasks=self._scope.follow and not own,
             arch=host(),
             cookie=shared,
             main=self._scope.main,
-            without=() if of_trace else self._scope.without,
+            without=() if own else self._scope.without,
             task=task,
             namespace=self._namespace,
         )

@@ -84,6 +84,16 @@ def fentry(target: str) -> Decorator:
     return _at("fentry", target)
 
 
+def interval(period: str) -> Decorator:
+    """Run again and again on one CPU: `s:1`, `ms:100`, `hz:10`, whichever processes are traced."""
+    return _at("interval", period)
+
+
+def profile(period: str) -> Decorator:
+    """Run again and again on every CPU, whatever runs there: `hz:99`."""
+    return _at("profile", period)
+
+
 def begin(function: "Function | Probe") -> Probe:
     """Run when the trace begins, before any other probe of it fires: `@kwire.begin`, without arguments."""
     return _attached("begin")(function)

@@ -87,8 +87,8 @@ def simulate(
         else:
             layout = tracefs.shared().format(wanted.group, wanted.name)
         site = attach_points.tracepoint(wanted.group, wanted.name, layout.fields, types)
-    elif KINDS[wanted.kind].place == "trace":
-        site = Site(wanted.kind, "", ())
+    elif KINDS[wanted.kind].place in ("trace", "timer"):
+        site = Site(wanted.kind, wanted.target, ())
     elif wanted.kind == "rawtracepoint":
         site = attach_points.raw_tracepoint(wanted.name, types)
     else:

@@ -204,11 +204,13 @@ class Table:
         self._known.setdefault(short(schema.probe), schema)
 
     def _name(self, schema: Schema) -> str:
-        """What PROBE says: the last part of the target where only one probe has it, else the whole spec."""
+        """What PROBE says: the last part of the target where only one probe has it and it is a name, else the
+        whole spec.
+        """
         probe = short(schema.probe)
         last = probe.rsplit(":", 1)[-1]
         several = [one for one in self._known if one.rsplit(":", 1)[-1] == last]
-        name = last if last and several == [probe] else probe
+        name = last if last and several == [probe] and not last[0].isdigit() else probe
         return safe(probe if self._names.setdefault(name, probe) != probe else name)
 
     # --- lines
