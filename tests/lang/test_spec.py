@@ -114,8 +114,8 @@ WRONG = [
     (
         "qq:x",
         "unknown kind of probe 'qq'; "
-        "the kinds are tracepoint, rawtracepoint, kprobe, kretprobe, fentry, fexit, interval, profile, begin, "
-        "end",
+        "the kinds are tracepoint, rawtracepoint, kprobe, kretprobe, fentry, fexit, interval, profile, "
+        "begin, end",
         "qq",
     ),
     (
