@@ -307,3 +307,36 @@ def test_a_split_keeps_what_tells_a_hole(key: str, tmp_path: Path, kit: Any, kwi
     told = {piece.name: kwire("verify", str(piece))[0] for piece in pieces.iterdir()}
     names = ("f", "other") if key == "probe" else ("box", "elsewhere")
     assert told == {f"{names[0]}.pcapng": 0, f"{names[1]}.pcapng": 3}
+
+
+def test_what_could_not_be_read_is_no_part_of_a_proof(tmp_path: Path, kit: Any, kwire: Any) -> None:
+    """A session that is whole, beside packets that may be all of another one: their checksums are wrong."""
+    schema = kit.schema(1, "kprobe:other", FIELDS)
+    frames = [
+        hello(7),
+        build(Type.DATA, 0, b"".join(schema.frames())),
+        build(Type.BYE, 1, b"\xa1freasonddone"),
+    ]
+    packets = [bytearray(datagram(frame, source=50000)) for frame in frames]
+    for packet in packets:
+        packet[26:28] = b"\x12\x34"
+    path, out = tmp_path / "net.pcap", str(tmp_path / "out.pcapng")
+    path.write_bytes(session(kit)[0] + pcap(*map(bytes, packets))[24:])
+    for step in (("verify", str(path)), ("merge", str(path), "-w", out), ("verify", out)):
+        status, said, err = kwire(*step)
+        assert status == 3, step
+        assert step[-1] == out or "BAD_UDP_CHECKSUM 3 times" in said + err
+
+
+def test_a_capture_without_a_frame_says_what_it_holds(tmp_path: Path, kit: Any, kwire: Any) -> None:
+    path, said = tmp_path / "net.pcap", "no frame is in its 11 packets (11 UDP); look elsewhere with --port N"
+    path.write_bytes(session(kit, port=4000)[0])
+    for verb in (("stats",), ("show",), ("query", "select 1"), ("export",), ("merge",)):
+        arguments = [verb[0], str(path), *verb[1:]]
+        arguments += ["-w", str(tmp_path / "merged")] * (verb == ("merge",))
+        arguments += ["-o", str(tmp_path / "out.csv")] * (verb == ("export",))
+        status, _, err = kwire(*arguments)
+        assert (status, said in err) == (0, True), (verb, err)
+    status, _, err = kwire("verify", str(path))
+    assert (status, said in err) == (1, True)
+    assert said not in kwire("stats", str(path), "--port", "4000")[2]

@@ -4,6 +4,8 @@ Invariants: no event is decoded; counts are exact; memory is bounded by the prob
 again in the middle of a section is told apart from before.
 """
 
+from typing import Final
+
 from kwire.analyze.losses import Losses
 from kwire.analyze.scan import Progress
 from kwire.analyze.selection import bounded
@@ -13,11 +15,17 @@ from kwire.capture.event_counts import Sums
 from kwire.capture.pcapng import StatisticsOption
 from kwire.capture.reader import Section
 from kwire.packets.open import NetworkCapture
+from kwire.packets.tables import Trouble
 from kwire.wire.frame import Code
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Cause, losses_in
 from kwire.wire.schema import Schema
 from kwire.words import plural
+
+#: Troubles that the session tells in which they are.
+OF_SESSIONS: Final = frozenset(
+    one.name for one in (Trouble.DATA_MISSING, Trouble.TCP_GAP, Trouble.TCP_CONFLICT)
+)
 
 
 class Seen:
@@ -60,7 +68,8 @@ class CaptureSummary:
     `packets` were read and `frames` found in them, `skipped` packets hold no sound frame; `errors` counts
     what was wrong by its name, and `wrong` says it, a line each. `read`: whether it has read the capture;
     `sessions`: whether it holds some of a network. `held`: the files of captures whose events are in it;
-    `repeated` says which of them more than once, empty for none.
+    `repeated` says which of them more than once, empty for none. `barren`: why a capture of a network holds
+    nothing, empty where it does.
     """
 
     __slots__ = (
@@ -70,6 +79,8 @@ class CaptureSummary:
         "_forgotten",
         "_strange",
         "_sums",
+        "_unread",
+        "barren",
         "ended",
         "errors",
         "frames",
@@ -94,7 +105,7 @@ class CaptureSummary:
         self.losses = Losses()
         self.unknown_lost = self.strangers = self.undecodable = 0
         self._strange: set[int] = set()  # ids of the sections in which there are some
-        self.read = False
+        self.read, self.barren = False, ""
         self._by_section: dict[int, dict[int, Seen]] = {}  # by section and schema, by their identity
         self._sums = Sums()
         if source is None:
@@ -152,8 +163,9 @@ class CaptureSummary:
         self.sessions = bool(capture.network.conversations)
         network, troubles = capture.network, sum(first.count for first in capture.found.values())
         unsound = sum(self.errors.values()) - troubles  # packets that should be a frame and are not
+        self._unread = capture.skipped > network.skipped or not OF_SESSIONS >= capture.found.keys()
         self.frames = capture.packets - network.packets - unsound + network.frames
-        self.undecodable = capture.undecodable
+        self.undecodable, self.barren = capture.undecodable, capture.barren()
         for code, count in ((Code.UNKNOWN_SCHEMA, self.strangers), (Code.BAD_PAYLOAD, self.undecodable)):
             if count:
                 self.errors[code.name] = self.errors.get(code.name, 0) + count
@@ -200,8 +212,8 @@ class CaptureSummary:
             return False
         if seen.produced is not None:
             return seen.balanced
-        if self._forgotten:
-            return False
+        if self._forgotten or self._unread:
+            return False  # what was not read may have been of a session of which nothing else is there
         return not self.problem and self._complaint(seen.section) == ""
 
     def _seen(self, section: Section, schema: Schema) -> Seen:

@@ -38,6 +38,7 @@ MAX_SECTIONS: Final = 1 << 12
 MAX_INTERFACES: Final = 1 << 17  # of all sections
 START: Final = 16  # bytes by which a file that is no capture is known
 TEXT: Final = 4096  # characters kept of a name
+PORTS: Final = "look elsewhere with --port N or --any-port"  # the cure where no frame was found
 TOO_LONG: Final = "PACKET_TOO_LONG"  # the error of a packet that is not looked into
 TIMES: Final = (pcapng.StatisticsOption.START, pcapng.StatisticsOption.END)
 
@@ -311,6 +312,10 @@ class Capture:
         if self.undecodable:
             lines.append(f"{misfit(self.undecodable)}; first: {self.first_undecodable}")
         return lines
+
+    def barren(self) -> str:
+        """Why a capture of a network holds nothing of ours; empty for others. To be asked when all was read."""
+        return ""
 
     def label(self, section: Section) -> str:
         """Where a section's frames travelled: the ends of its session; empty for those of the file itself."""

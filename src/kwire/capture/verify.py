@@ -15,7 +15,7 @@ from kwire.capture import identity
 from kwire.capture.event_counts import Row, Sums
 from kwire.capture.output import CaptureError
 from kwire.capture.pcapng import StatisticsOption
-from kwire.capture.reader import Capture, Section
+from kwire.capture.reader import PORTS, Capture, Section
 from kwire.capture.writer import Totals
 from kwire.wire.frames import Frames
 from kwire.wire.messages import CAUSES, CPU_UNKNOWN, MERGE_GAP, Cause, Lost, cause_text, losses_in
@@ -165,8 +165,9 @@ def verify_capture(capture: Capture) -> FileReport:
         problems.append(capture.problem)
     elif not counts and not described:
         if not any(identity.own(section.comments) for section in capture.sections):
-            cause = "; ".join(["it describes no probe", *wrong])
-            cure = "" if wrong else "kwire record -w writes captures"
+            barren = capture.barren()
+            cause = "; ".join([barren or "it describes no probe", *wrong])
+            cure = "" if wrong else PORTS if barren else "kwire record -w writes captures"
             raise CaptureError("verify", capture.name, cause, cure)
         problems.append("it describes no probe: its recorder was killed before it did")
     problems += wrong

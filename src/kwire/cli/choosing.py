@@ -10,6 +10,7 @@ from kwire.analyze.capture_summary import CaptureSummary
 from kwire.analyze.selection import Selection
 from kwire.analyze.source import Source
 from kwire.analyze.time_parsing import moment
+from kwire.capture.reader import PORTS
 from kwire.capture.writer import Totals
 from kwire.cli.lines import say
 from kwire.cli.status import NOT_WHOLE, OK
@@ -196,6 +197,8 @@ def notes(
         wrong.append(f"{events} {here} by its own statistics; 'kwire verify' names the probes")
     for problem in wrong:
         say(f"{name}: {problem}")
+    if found.barren and not stopped:
+        say(f"{name}: {found.barren}; {PORTS}")
     if not (found.problem or found.ended or stopped or made):
         cut = "it does not hold every session from its beginning to its end"
         killed = "it has no closing statistics: its recorder was killed, or is still recording"

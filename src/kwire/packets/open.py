@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 MAGIC_SIZE: Final = 4
 LIMIT: Final = 1 << 14  # packets in a batch
+OTHERS: Final = 12  # kinds of other traffic that are named
 
 
 class Record(NamedTuple):
@@ -131,6 +132,15 @@ class NetworkCapture(Capture):
             times = "once" if first.count == 1 else f"{first.count:,} times, first"
             lines.append(f"{name} {times}: {first.text}")
         return lines
+
+    def barren(self) -> str:
+        """That none of the packets holds a frame, and what they are; empty where one does."""
+        network = self.network
+        if network.frames or self.found or not network.packets or self.packets > network.packets:
+            return ""
+        kinds = ", ".join(f"{count:,} {name}" for name, count in network.others.most_common(OTHERS))
+        what = f" ({kinds})" if kinds else ""
+        return f"no frame is in its {plural(network.packets, 'packet')}{what}"
 
     def _session(self, section: Section) -> "Conversation | Session | None":
         if len(self._sessions) != len(self.network.conversations):
