@@ -163,7 +163,7 @@ class CaptureSummary:
         self.sessions = bool(capture.network.conversations)
         network, troubles = capture.network, sum(first.count for first in capture.found.values())
         unsound = sum(self.errors.values()) - troubles  # packets that should be a frame and are not
-        self._unread = capture.skipped > network.skipped or not OF_SESSIONS >= capture.found.keys()
+        self._unread = capture.skipped > network.skipped or bool(capture.found.keys() - OF_SESSIONS)
         self.frames = capture.packets - network.packets - unsound + network.frames
         self.undecodable, self.barren = capture.undecodable, capture.barren()
         for code, count in ((Code.UNKNOWN_SCHEMA, self.strangers), (Code.BAD_PAYLOAD, self.undecodable)):

@@ -314,7 +314,7 @@ class Capture:
         return lines
 
     def barren(self) -> str:
-        """Why a capture of a network holds nothing of ours; empty for others. To be asked when all was read."""
+        """Why a capture of a network, all of which was read, holds nothing of ours; empty for others."""
         return ""
 
     def label(self, section: Section) -> str:
