@@ -175,7 +175,13 @@ def _record(args: argparse.Namespace, made: "Planned", running: Recorder, proces
             if os.environ.get("__BPFTRACE_NOTIFY_PROBES_ATTACHED"):
                 stream.write("__BPFTRACE_NOTIFY_PROBES_ATTACHED\n")
             stream.flush()
-            format = PrintedJson() if args.format == "json" else Printed(terminal=stream.isatty())
+            act = None
+            if running.plan.maps:
+                from kwire.live.scriptmaps import ScriptMaps
+
+                act = ScriptMaps(running.plan.maps, running.tracer.maps, json=args.format == "json").act
+            json = args.format == "json"
+            format = PrintedJson(act) if json else Printed(terminal=stream.isatty(), act=act)
             return [Screen(Renderer(format), by_number, stream)]
 
         summary = tracing.record(running, args, args.write, sinks, processes)

@@ -1,13 +1,60 @@
-"""What the maps of a script hold, ready to be shown: names for what has some."""
+"""The maps of a script while it runs and at its end: shown, emptied, set to 0.
 
-from collections.abc import Sequence
+What a script asks of whole maps (`print(@x)`, `clear(@x)`, `zero(@x)`) comes as events and is done when they
+are shown, in their order; what probes add between a print and a clear is gone with the clear, as in bpftrace.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+from kwire.compile.maps import name_of
+from kwire.kernel.maps import Map as KernelMap
 from kwire.lang import types as t
 from kwire.lang.inferred import Inferred
 from kwire.live.contents import Contents
+from kwire.live.maps import NUMBER, read
+from kwire.live.plan import UnitMap
 from kwire.view import scriptmaps
 from kwire.view.scriptmaps import Show
+
+
+class ScriptMaps:
+    """The maps of a running script. `maps`: the kernel's, by their names in images."""
+
+    __slots__ = ("_json", "_known", "_maps")
+
+    def __init__(self, units: Sequence[UnitMap], maps: Mapping[str, KernelMap], *, json: bool) -> None:
+        self._known = {one.map.name: one for one in units}
+        self._maps = maps
+        self._json = json
+
+    def act(self, what: str, format: str) -> str:
+        """Do what an event says: what is printed of it. `format`: a map's name, and the limits of a print."""
+        title, *numbers = format.split(" ")
+        unit = self._known.get(title)
+        if unit is None or not isinstance(unit.owner, Inferred):  # nothing was ever put into it
+            return ""
+        if what == "print":
+            top, div = int(numbers[0]) if numbers else 0, int(numbers[1]) if len(numbers) > 1 else 1
+            held = read(unit.map, self._maps)
+            lines = printed(held, unit.owner, json=self._json, top=top, div=div)
+            return "".join(f"{line}\n" for line in lines)
+        own = self._maps[name_of(unit.map)]
+        empty = bytes(own.spec.value_size)
+        if not unit.map.key:
+            if what == "zero" and unit.map.kind in ("hash", "lru"):
+                before = own.lookup(NUMBER) or empty
+                empty = bytes(8) + before[8:]
+            own.update(NUMBER, empty)
+            return ""
+        for key in list(own.keys()):
+            if what == "zero":
+                own.update(key, empty)
+            else:
+                with suppress(KeyError):
+                    own.delete(key)
+        return ""
 
 
 def printed(held: Contents, known: Inferred, *, json: bool, top: int = 0, div: int = 1) -> list[str]:

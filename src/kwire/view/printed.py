@@ -23,6 +23,7 @@ TRAILER: Final = ".."
 SECOND: Final = 1_000_000_000
 
 Shown = Callable[[Any], str]
+Act = Callable[[str, str], str]
 
 
 def are_printed(schemas: Iterable[Schema]) -> bool:
@@ -32,19 +33,27 @@ def are_printed(schemas: Iterable[Schema]) -> bool:
 
 
 class Printed:
-    """The format; see `view.render.Format`. `terminal`: whether what is written is for one."""
+    """The format; see `view.render.Format`. `terminal`: whether what is written is for one; `act`: what
+    prints, empties or zeroes a map while the script runs (of how, and the schema's format), else None.
+    """
 
     END: str = ""
-    __slots__ = ("_terminal",)
+    __slots__ = ("_act", "_terminal")
 
-    def __init__(self, *, terminal: bool) -> None:
+    def __init__(self, *, terminal: bool, act: Act | None = None) -> None:
         self._terminal = terminal
+        self._act = act
 
     def event(self, schema: Schema) -> Callable[[int, Values], str]:
         """The function from (wall-clock ns, values) to the text."""
-        if schema.prints == "time":
-            format = schema.format
+        prints, format, act = schema.prints, schema.format, self._act
+        if prints == "time":
             return lambda time, values: strftime(format, time)
+        if prints != "printf":
+            if act is not None:
+                return lambda time, values: act(prints, format)
+            told = f"<{prints} of {safe(format)}: what maps hold is not in captures yet>\n"
+            return lambda time, values: told if prints == "print" else ""
         texts, conversions = split(schema.format)
         if not conversions:
             return lambda time, values: texts[0]
@@ -103,14 +112,16 @@ class PrintedJson(Printed):
     END: str = "\n"
     __slots__ = ()
 
-    def __init__(self) -> None:
-        super().__init__(terminal=False)
+    def __init__(self, act: Act | None = None) -> None:
+        super().__init__(terminal=False, act=act)
 
     def event(self, schema: Schema) -> Callable[[int, Values], str]:
         """The function from (wall-clock ns, values) to the object."""
         from json.encoder import encode_basestring as quote
 
         text, kind = super().event(schema), schema.prints
+        if kind not in ("printf", "time"):
+            return text
         return lambda time, values: f'{{"type": "{kind}", "data": {quote(text(time, values))}}}'
 
 

@@ -16,6 +16,9 @@ from kwire.wire.fields import TYPES, Field
 PRINTED: Final = {
     "printf": "the format's text, with each field in the place of its conversion",
     "time": "the event's wall-clock time, local, in the format of strftime; %f: microseconds",
+    "print": "what a map held: the format is its name, and perhaps of how many entries and divided by what",
+    "clear": "nothing: a map was emptied then, which the format names",
+    "zero": "nothing: all values of a map became 0 then, which the format names",
 }
 """The ways to print an event."""
 
@@ -117,8 +120,8 @@ def accepts(conversion: Conversion, field: Field) -> bool:
 
 def problem(prints: str, format: str, fields: Sequence[Field]) -> str:
     """What is wrong with how events of these fields are printed; empty where nothing is."""
-    if prints not in PRINTED or prints == "time":
-        return ""  # a way that came later: such events are shown as others are
+    if prints != "printf":  # of a way that came later events are shown as others are
+        return ""
     try:
         conversions = split(format)[1]
     except FormatError as error:

@@ -5,7 +5,7 @@ a block is a local of its own, whatever others have its name; a macro's text is 
 place where it is used. Division truncates, as in C.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Final
 
 from kwire.kinds import TRACE
@@ -99,14 +99,26 @@ class ScriptProbe:
 
     def faults(self) -> list[Diagnostic]:
         """What is wrong in it whatever the places have: of the words of the language."""
-        point = self.attach[0]
-        site = Site(point.kind, point.target, ())
-        lowering = Lowering(self._script, self.probe, site, self._settings, self._surroundings, self.maps)
+        site = Site(self.attach[0].kind, self.attach[0].target, ()) if self.attach else Site("begin", "", ())
         try:
-            lowering.body()
+            lowering = self._lowered(site)[0]
         except RecursionError:
             return [self._deep()]
         return lowering.faults
+
+    def _lowered(self, site: Site) -> "tuple[Lowering, tuple[tree.Stmt, ...]]":
+        """The probe at a place as statements. A variable that is used behind the block it was first assigned
+        in is one of the whole probe, as all once were.
+        """
+        wide: set[str] = set()
+        while True:
+            lowering = Lowering(
+                self._script, self.probe, site, self._settings, self._surroundings, self.maps, wide
+            )
+            body = lowering.body()
+            if lowering.wide <= wide:
+                return lowering, body
+            wide |= lowering.wide
 
     def _deep(self) -> Diagnostic:
         return Diagnostic(self.probe.span, "this probe is nested too deeply", "use variables")
@@ -114,9 +126,8 @@ class ScriptProbe:
     def program(self, site: Site, types: Types) -> c.Program:
         """The program at one place. Raises `LanguageError` with everything that is wrong in it."""
         source = self._source
-        lowering = Lowering(self._script, self.probe, site, self._settings, self._surroundings, self.maps)
         try:
-            body = lowering.body()
+            lowering, body = self._lowered(site)
             if lowering.faults:
                 raise LanguageError(source, lowering.faults)
             span = self.probe.span
@@ -174,7 +185,7 @@ def settings(script: s.Script) -> dict[str, int | str | bool]:
 
 
 def probes(script: s.Script, surroundings: Surroundings) -> list[ScriptProbe]:
-    """The probes of a script. Raises `LanguageError` with what is wrong outside of their bodies."""
+    """The probes of a script. Raises `LanguageError` with what is wrong in it whatever the kernel has."""
     faults = [
         *(Diagnostic(one.span, "import is not supported yet") for one in script.imports),
         *(
@@ -203,6 +214,7 @@ def probes(script: s.Script, surroundings: Surroundings) -> list[ScriptProbe]:
             except TextError as error:
                 faults.append(error.diagnostic)
         found.append(ScriptProbe(script, number, tuple(points), chosen, surroundings, maps))
+    faults += [fault for probe in found for fault in probe.faults()]
     if faults:
         raise LanguageError(script.source, faults)
     return found
@@ -339,9 +351,12 @@ class Lowering:
         settings: Mapping[str, int | str | bool],
         surroundings: Surroundings,
         maps: Mapping[str, Inferred],
+        wide: Set[str],
     ) -> None:
         self.probe = probe
         self.maps = maps
+        self.known_wide = wide
+        self.wide: set[str] = set()  # variables that are used behind their blocks
         self.site = site
         self.settings = settings
         self.surroundings = surroundings
@@ -546,6 +561,9 @@ class Lowering:
 
     def declare(self, name: str) -> str:
         """A new local of this block."""
+        if name in self.known_wide and not self.expanding:
+            self.scopes[0][name] = f"${name}"
+            return f"${name}"
         number = self.names[name] = self.names.get(name, 0) + 1
         local = f"${name}" if number == 1 else f"${name}.{number}"
         self.scopes[-1][name] = local
@@ -598,6 +616,12 @@ class Lowering:
             return [self.time(node)]
         if word.name == "delete":
             return [self.delete(node)]
+        if word.name == "print":
+            return [self.print(node)]
+        if word.name in ("clear", "zero"):
+            return [self.emit(word.name, self.whole_map(node.arguments[0]), {}, [], node.span)]
+        if word.name == "exit":
+            return [self.exit(node)]
         return [tree.Assign(self.declare(""), self.expression(node), node.span, node.span)]
 
     def known(self, node: s.Call) -> tables.Word:
@@ -651,6 +675,37 @@ class Lowering:
                 format += conversion.text
             format += text.replace("%", "%%")
         return self.emit("printf", format, fields, places, node.span)
+
+    def whole_map(self, node: s.Expr) -> str:
+        """The name of a map that is meant as a whole."""
+        if not isinstance(node, s.Map) or node.key is not None:
+            raise TextError(node.span, "this is no map", "write @name")
+        return self.maps[node.id].title
+
+    def print(self, node: s.Call) -> tree.Stmt:
+        """A map, an element of one, or a value."""
+        target, *limits = node.arguments
+        if isinstance(target, s.Map) and target.key is None:
+            title = self.whole_map(target)
+            numbers = [self.constant(one) for one in limits]
+            if any(number is None or number < 0 for number in numbers):
+                raise TextError(node.span, "top and div are constant numbers", "write print(@map, 5, 1000)")
+            return self.emit("print", " ".join([title, *map(str, numbers)]), {}, [], node.span)
+        if limits:
+            raise TextError(node.span, "top and div are for maps", "write print(@map, 5)")
+        if isinstance(target, s.Map):
+            items = target.key.items if isinstance(target.key, s.Tuple) else (target.key,)
+            parts = [one for one in items if one is not None]
+            format = f"@{target.id}[{', '.join(['%s'] * len(parts))}]: %s\n"
+            values = (s.Str(format, node.span), *parts, target)
+            return self.printf(s.Call("printf", values, node.span, node.function_span))
+        values = (s.Str("%s\n", node.span), target)
+        return self.printf(s.Call("printf", values, node.span, node.function_span))
+
+    def exit(self, node: s.Call) -> tree.Stmt:
+        """The end of the script."""
+        arguments = tuple(self.expression(one) for one in node.arguments)
+        return tree.Do(tree.Call("exit", arguments, (), node.span, node.function_span), node.span)
 
     def delete(self, node: s.Call) -> tree.Stmt:
         """A key of a map is taken away; or all that a map without keys holds."""
@@ -766,6 +821,8 @@ class Lowering:
         for scope in reversed(self.scopes):
             if node.id in scope:
                 return tree.Name(scope[node.id], node.span)
+        if node.id in self.names and not self.expanding:
+            self.wide.add(node.id)
         known = {name for scope in self.scopes for name in scope if name}
         cure = did_you_mean(node.id, known) or "assign it before, in this block or around it"
         raise TextError(node.span, f"${node.id} has no value here", cure)

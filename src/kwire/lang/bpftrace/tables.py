@@ -109,9 +109,9 @@ STATEMENTS: Final = (
     Word(
         "time", 'time("format")', "print the time, in a format of strftime and %f, microseconds", True, 0, 1
     ),
-    Word("print", "print(@map), print(value)", "print a map or a value", False, 1, 3),
-    Word("clear", "clear(@map)", "empty a map", False, 1, 1),
-    Word("zero", "zero(@map)", "set all values of a map to 0", False, 1, 1),
+    Word("print", "print(@map[, top[, div]]), print(value)", "print a map or a value", True, 1, 3),
+    Word("clear", "clear(@map)", "empty a map", True, 1, 1),
+    Word("zero", "zero(@map)", "set all values of a map to 0", True, 1, 1),
     Word("delete", "delete(@map, key)", "remove a key", True, 1, 2),
     Word("exit", "exit(), exit(code)", "end the script", False, 0, 1),
     Word("join", "join(array)", "print an array of strings", False, 1, 2),
