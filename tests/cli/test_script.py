@@ -164,6 +164,25 @@ def test_maps_are_printed_at_the_end() -> None:
     assert '"@x"' not in run.stdout
 
 
+ACTS = """
+BEGIN { @a[1] = count(); @a[2] = count(); @a[2] = count(); print(@a); print(@a, 1); clear(@a);
+  print(@a); @b = 5; print(@b); zero(@b); print(@b); @c["x"] = 7; print(@c["x"]); zero(@c);
+  print(comm == "x"); print(-5); @d = sum(100); print(@d, 0, 7); clear(@d); exit(4); print(1); }
+END { printf("end\\n"); clear(@c); }
+"""
+
+
+@pytest.mark.live
+def test_maps_are_printed_and_emptied_in_order_and_exit_gives_the_status() -> None:
+    run = kwire("-q", "-e", ACTS)
+    assert run.stderr == ""
+    assert (
+        run.stdout
+        == "@a[1]: 1\n@a[2]: 2\n@a[2]: 2\n@b: 5\n@b: 0\n@c[x]: 7\nfalse\n-5\n@d: 14\nend\n\n\n@b: 0\n"
+    )
+    assert run.returncode == 4
+
+
 @pytest.mark.live
 def test_maps_join_two_probes() -> None:
     program = (

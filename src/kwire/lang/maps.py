@@ -51,7 +51,7 @@ def statement(
     """A statement that changes a map. Raises `TextError`."""
     span, owner = node.span, node.target.map.owner
     if isinstance(owner, Inferred) and not isinstance(node, tree.DeleteElement) and node.value is not None:
-        owner.give(values.scalar(checker.check(node.value)))
+        owner.give(_given(checker, node))
     map, key = _place(checker, node.target)
     if isinstance(node, tree.Aggregate):
         return _aggregate(checker, node, map, key)
@@ -61,8 +61,23 @@ def statement(
         raise TextError(span, f"what a {map.kind} holds is added to, not {what}", _how(map))
     if isinstance(node, tree.DeleteElement):
         return c.MapDelete(map, key, span)
-    value = values.scalar(checker.check(node.value))
+    value = _given(checker, node)
     return c.MapSet(map, key, values.convert(value, map.value, value.span), span)
+
+
+def _given(checker: "ExpressionChecker", node: tree.SetElement | tree.Aggregate) -> c.Expr:
+    """The value that is set or added; a constant text as what an inferred map keeps of it."""
+    assert node.value is not None
+    value = checker.check(node.value)
+    owner = node.target.map.owner
+    if isinstance(node, tree.SetElement) and isinstance(owner, Inferred):
+        if isinstance(value, Literal):
+            return owner.text(value)
+        if isinstance(value, values.WIDE) and not isinstance(value, c.ReadBlock):
+            raise TextError(
+                value.span, "a text that is not constant, as a value of a map, is not supported yet"
+            )
+    return values.scalar(value)
 
 
 def _aggregate(

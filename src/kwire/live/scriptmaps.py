@@ -77,7 +77,7 @@ def _nothing(shows: str, value: Any) -> bool:
         return True
     if shows in ("avg", "stats"):
         return not value[0]
-    return not value if shows in ("count", "hist", "lhist") else False
+    return not value if shows in ("count", "sum", "hist", "lhist") else False
 
 
 def _shown(type_: t.Scalar | t.Text) -> Show:

@@ -217,6 +217,9 @@ def _scalar_text(schema: Schema, field: Field, labels: Labels) -> Shown:
         return lambda value: "" if isinstance(value, UnreadBytes) else show(value)
     if kind == "bool":
         return lambda value: "true" if value else "false"
+    table = schema.enums.get(field.enum, {}) if field.type in ("enum", "senum") else {}
+    if table:
+        return lambda value: table[value] if value in table else str(value)
     name = scalar_name(schema, field, labels)
     if name is not None:
         return lambda value: name(value) or str(value)

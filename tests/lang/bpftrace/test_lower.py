@@ -18,7 +18,7 @@ from kwire.lang.context import Site
 from kwire.lang.errors import LanguageError, TextError
 from kwire.lang.kerneltypes import KernelTypes
 from kwire.lang.tree import NOWHERE
-from kwire.lang.types import describe
+from kwire.lang.types import Enum, describe
 
 Lowered = Callable[..., Program]
 
@@ -128,6 +128,19 @@ def test_maps_are_what_is_put_into_them(lowered: Lowered) -> None:
     }
 
 
+def test_constant_texts_are_values_of_maps(lowered: Lowered) -> None:
+    text = 'kprobe:connect { @s[1] = "one"; @s[2] = "two"; printf("%s %d", @s[pid], @s[1] == "two"); }'
+    program = lowered(text)
+    [map] = program.maps().values()
+    assert map.value == Enum("@s", 8, False, (("", 0), ("one", 1), ("two", 2)))
+    assert program.shapes[0].fields[0].type == map.value
+
+
+def test_a_variable_that_is_used_behind_its_block_is_of_the_whole_probe(lowered: Lowered) -> None:
+    text = 'kprobe:connect { if pid { $a = 1; $b = 2 } else { $a = 3; $b = args.sk } printf("%d", $a) }'
+    assert [one.name for one in lowered(text).locals] == ["$a", "$b", "$b.2"]
+
+
 def test_variables_of_blocks_are_their_own(lowered: Lowered) -> None:
     text = """kprobe:connect {
         if pid { $a = 1; printf("%d", $a) } else { $a = args.sk; printf("%p", $a) }
@@ -145,7 +158,7 @@ WRONG = [
     ("prinf(1)", "1:18-23: there is no function prinf; did you mean printf, print or warnf?"),
     ('printf("%d", $x)', "1:31-33: $x has no value here; assign it before, in this block or around it"),
     ('if pid { $x = 1 } printf("%d", $x)',
-     "1:49-51: $x has no value here; assign it before, in this block or around it"),
+     "1:49-51: $x may have no value here; assign it on every path before"),
     ('printf("%d", args.sk.foo)', "1:39-42: struct sock has no member foo"),
     ('printf("%d", pidd)', "1:31-35: unknown name pidd; did you mean pid or ppid?"),
     ('printf("%d", retval)', "1:31-37: a kprobe has no retval; it exists in kretprobe, fexit"),
@@ -158,10 +171,13 @@ WRONG = [
     ("@x = lhist(1, 5, 1, 1)", "1:23-40: this histogram has no buckets; "
      "min, max and step are numbers; there are at most 1000 buckets"),
     ("@x = count(); $y = @x", "1:37-39: reading @x, which is a count, is not supported yet"),
-    ('@x = "a"', "1:23-26: a string is no number; compare a text with it: ==, !="),
+    ("@x = comm", "1:23-27: a text that is not constant, as a value of a map, is not supported yet"),
+    ('@x = 1; @x = "a"', "1:31-34: values of @x were an s64, and this is a text; use another map"),
     ("$x = count()", "1:23-30: count is for maps; write @map = count()"),
     ("delete($x)", "1:25-27: this is no map; write delete(@map, key), or delete(@map)"),
-    ("print(1)", "1:18-23: print() is not supported yet"),
+    ("print(@m[1], 5)", "1:18-33: top and div are for maps; write print(@map, 5)"),
+    ("clear(5)", "1:24-25: this is no map; write @name"),
+    ("join(arg0)", "1:18-22: join() is not supported yet"),
     ('printf("%s", ustack)', "1:31-37: ustack is not supported yet"),
     ('printf("%d", kstack(3))', "1:31-37: kstack() is not supported yet"),
     ('printf("%d", str(1, 2, 3))', "1:31-43: str was called with 3 arguments; write str(p), str(p, n)"),

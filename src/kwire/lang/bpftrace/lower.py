@@ -429,6 +429,8 @@ class Lowering:
             except TextError as error:
                 self.faults.append(error.diagnostic)
                 made = []
+                if isinstance(one, s.Assign | s.Let) and isinstance(one.target, s.Var):
+                    self.set(one.target)  # one complaint is enough
             found += self.pending
             found += made
             self.pending = before

@@ -113,7 +113,7 @@ STATEMENTS: Final = (
     Word("clear", "clear(@map)", "empty a map", True, 1, 1),
     Word("zero", "zero(@map)", "set all values of a map to 0", True, 1, 1),
     Word("delete", "delete(@map, key)", "remove a key", True, 1, 2),
-    Word("exit", "exit(), exit(code)", "end the script", False, 0, 1),
+    Word("exit", "exit(), exit(code)", "end the script", True, 0, 1),
     Word("join", "join(array)", "print an array of strings", False, 1, 2),
     Word("cat", 'cat("file")', "print a file", False, 1, 64),
     Word("system", 'system("command")', "run a command of the shell", False, 1, 64),
