@@ -1,11 +1,13 @@
 """Runs kwire with a clock at the borders of its stages: `stages.py FILE START VERB …`, for `start.py`.
 
 START: the moment at which the process was started, ns of the monotonic clock. FILE is given what each stage
-took: a line each of name, ns until the command of `-c` ran, ns in all; then the moment of the end. A moment
-belongs to the innermost stage that has begun and not ended; modules that are imported are stages of their
-own, by room. Nothing is imported here that Python has not loaded by itself: kwire's account would miss it.
+took: a line each of name, ns until the command of `-c` ran, ns in all; then the moment of the end. FILE.child
+is given the same of the process that plans beside kwire, from its fork to its answer. A moment belongs to the
+innermost stage that has begun and not ended; modules that are imported are stages of their own, by room.
+Nothing is imported here that Python has not loaded by itself: kwire's account would miss it.
 """
 
+import os
 import sys
 import time
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 STAGES = (
     ("arguments", "kwire.cli.main", "_parse"),
     ("fork of the command", "kwire.live.command", "Command.__init__"),
+    ("waiting for the plan", "kwire.live.plan_process", "PlanProcess.plan"),
+    ("the other process's end", "kwire.live.plan_process", "PlanProcess.close"),
+    ("waiting for the question", "kwire.live.plan_process", "_read"),
     ("types of the kernel", "kwire.live.planner", "load_kernel"),
     ("names and types", "kwire.live.planner", "Planner.add"),
     ("plan", "kwire.live.planner", "Planner.plan"),
@@ -75,7 +80,7 @@ class Clock:
         return timed
 
 
-def watch(clock: Clock) -> None:
+def watch(clock: Clock, file: str) -> None:
     """Put the clock around imports, and around each stage once its module is there."""
     importer: Any = sys.modules["_frozen_importlib"]
     import_module = importer._find_and_load
@@ -94,25 +99,52 @@ def watch(clock: Clock) -> None:
             holder, _, function = stage[2].rpartition(".")
             owner = getattr(module, holder) if holder else module
             setattr(owner, function, clock.watched(stage[0], getattr(owner, function)))
+        if name == "kwire.live.plan_process":
+            watch_child(clock, module, file)
         return module
 
     importer._find_and_load = load
+
+
+def watch_child(clock: Clock, module: "Any", file: str) -> None:
+    """Have the process that plans tell its stages, from the fork to its end, in FILE.child."""
+    work = module._work
+
+    def forked(*args: "Any") -> None:
+        clock.begin(REST)
+        clock.spent.clear()
+        leave: Any = os._exit
+
+        def left(status: int) -> None:
+            clock.begin(END)
+            write(clock, f"{file}.child")
+            leave(status)
+
+        os._exit = left  # type: ignore[assignment]
+        work(*args)
+
+    module._work = forked
+
+
+def write(clock: Clock, file: str) -> None:
+    """Write the account of a process."""
+    with open(file, "w") as out:
+        for stage, spent in clock.spent.items():
+            out.write(f"{stage}\t{clock.until_command.get(stage, 0)}\t{spent}\n")
+        out.write(f"{END}\t0\t{time.monotonic_ns()}\n")
 
 
 def main() -> int:
     """Be kwire with the arguments behind FILE and START."""
     file, start, *arguments = sys.argv[1:]
     clock = Clock(int(start))
-    watch(clock)
+    watch(clock, file)
     sys.argv = ["kwire", *arguments]
     from kwire.__main__ import main as kwire
 
     status = kwire()
     clock.begin(END)
-    with open(file, "w") as out:
-        for stage, spent in clock.spent.items():
-            out.write(f"{stage}\t{clock.until_command.get(stage, 0)}\t{spent}\n")
-        out.write(f"{END}\t0\t{time.monotonic_ns()}\n")
+    write(clock, file)
     return status
 
 

@@ -74,29 +74,31 @@ def version(rounds: int) -> str:
 
 
 def stages(arguments: list[str], folder: Path, rounds: int) -> list[list[str]]:
-    """The lines of kwire's stages: the least of each, ms, until the command ran and in all."""
+    """The lines of kwire's stages, and of the process that plans for it: the least of each, ms, until the
+    command ran and after that.
+    """
     account = folder / "account"
-    before: dict[str, list[int]] = {}
-    whole: dict[str, list[int]] = {}
+    child = folder / "account.child"
+    before: dict[str, list[float]] = {}
+    after: dict[str, list[float]] = {}
+    planning: dict[str, list[float]] = {}
     for _ in range(rounds):
         start = time.monotonic_ns()
         command = [sys.executable, str(HERE / "stages.py"), str(account), str(start), *arguments]
         subprocess.run(command, capture_output=True, env=ENVIRONMENT, check=True)
         gone = time.monotonic_ns()
         *lines, end = [line.split("\t") for line in account.read_text().splitlines()]
-        for name, first, second in [*lines, [end[0], "0", str(gone - int(end[2]))]]:
-            before.setdefault(name, []).append(int(first))
-            whole.setdefault(name, []).append(int(second))
-    rows = [
-        (
-            name,
-            min(before[name]) / 1e6,
-            min(ns - first for first, ns in zip(before[name], whole[name], strict=True)) / 1e6,
-        )
-        for name in whole
-    ]
-    total = ("together", sum(ms for _, ms, _ in rows), sum(ms for _, _, ms in rows))
-    return [[name, f"{first:.2f}", f"{then:.2f}"] for name, first, then in [*rows, total]]
+        for name, first, whole in [*lines, [end[0], "0", str(gone - int(end[2]))]]:
+            before.setdefault(name, []).append(int(first) / 1e6)
+            after.setdefault(name, []).append((int(whole) - int(first)) / 1e6)
+        if child.exists():
+            for line in child.read_text().splitlines()[:-1]:
+                planning.setdefault(line.split("\t")[0], []).append(int(line.split("\t")[2]) / 1e6)
+    rows = [[name, min(before[name]), min(after[name])] for name in before]
+    rows.append(["together", sum(min(ms) for ms in before.values()), sum(min(ms) for ms in after.values())])
+    rows += [[f"planning: {name}", min(ms), 0.0] for name, ms in planning.items()]
+    rows.append(["planning together", sum(min(ms) for ms in planning.values()), 0.0])
+    return [[str(name), f"{first:.2f}", f"{then:.2f}"] for name, first, then in rows]
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "arguments": set(),
     "native": set(),
+    "hints": set(),
     "interrupts": set(),
     "kinds": set(),
     "lazy": set(),
@@ -41,7 +42,7 @@ ARROWS: dict[str, set[str]] = {
     "collector": {"wire", "capture", "transport"},
     "live": {"lang", "compile", "kernel", "capture", "view", "wire", "bpf", "btf"},
 }
-FOR_ALL = {"arguments", "errors", "interrupts", "kinds", "lazy", "native", "words"}
+FOR_ALL = {"arguments", "errors", "hints", "interrupts", "kinds", "lazy", "native", "words"}
 JOINS_ALL = {"cli", "__init__", "__main__"}
 
 # Costly to import, so absent on the way to the first event.
@@ -180,6 +181,13 @@ def test_recording_and_showing_are_light(tmp_path: Path) -> None:
     assert not loaded("-c", program, "record", probe, "-c", "true", "-w", str(capture)) & HEAVY
     assert capture.stat().st_size > 0
     assert not loaded("-c", program, "show", str(capture)) & (HEAVY - {"json"})
+
+
+def test_planning_is_lighter_still() -> None:
+    """Whoever records waits for it. What annotations name is in `kwire.hints`, and in `typing` elsewhere."""
+    unwanted = {"typing", "weakref", "shlex", "string", "threading", "traceback", "ast", "cbor2", "pickle"}
+    found = loaded("-c", "import kwire.live.planner") & (HEAVY | unwanted)
+    assert not found
 
 
 def test_nothing_committed_names_where_it_was_written() -> None:

@@ -7,9 +7,9 @@ integer is what Python takes for an index, so numpy's are, and a truth value is 
 
 import os
 from collections.abc import Callable, Iterable
-from typing import Any, Final
 
 from kwire.errors import KwireError
+from kwire.hints import Any, Final
 from kwire.lazy import NamedTuple
 
 

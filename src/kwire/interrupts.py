@@ -5,7 +5,8 @@ terminal to all of its processes, of which one may pass it on. People who ask ag
 """
 
 import time
-from typing import Final
+
+from kwire.hints import Final
 
 ECHO: Final = 0.5
 """Seconds in which a signal that comes again is the one that came."""

@@ -4,8 +4,7 @@ A new kind is a row here, and what the row names where that is new too: a way to
 way to list (`kernel.catalog`), a context (`lang.sites`, `compile.expressions`).
 """
 
-from typing import Final
-
+from kwire.hints import Final
 from kwire.lazy import NamedTuple
 
 

@@ -7,7 +7,8 @@ pay in modules that a command loads at its start, and harm in none.
 
 import re
 import sys
-from typing import TYPE_CHECKING, Any, cast, overload
+
+from kwire.hints import TYPE_CHECKING, Any, cast, overload
 
 if TYPE_CHECKING or sys.version_info >= (3, 14):  # where annotations are made only when asked for
     from typing import NamedTuple as NamedTuple

@@ -14,8 +14,8 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, Final, Literal
 
+from kwire.hints import Any, Final, Literal
 from kwire.lazy import NamedTuple
 
 _LIBRARY = "_walk.abi3.so"

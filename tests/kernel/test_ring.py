@@ -4,7 +4,6 @@ overrun.
 
 from __future__ import annotations
 
-import _thread
 import os
 import re
 import struct
@@ -287,26 +286,15 @@ def test_both_walkers_read_the_same_ring(monkeypatch: pytest.MonkeyPatch, writte
 def test_one_ring_a_cpu() -> None:
     before = len(os.listdir("/proc/self/fd"))
     with Rings(SIZE) as rings:
-        array = rings.wait()
         assert len(rings.readers) == len(online_cpus())
         ids = {ring.map.info()["id"] for ring in rings.readers}
         assert len(ids) == len(rings.readers)
-        found = [array.lookup(struct.pack("=I", cpu)) for cpu in range(possible_cpus())]
+        found = [rings.array.lookup(struct.pack("=I", cpu)) for cpu in range(possible_cpus())]
         assert {int.from_bytes(value or b"", "little") for value in found} == ids
     rings.close()
-    with Rings(5) as refused, pytest.raises(KernelError, match="create map ring"):
-        refused.wait()
+    with pytest.raises(KernelError, match="create map ring"):
+        Rings(5)
     assert len(os.listdir("/proc/self/fd")) == before
-
-
-@pytest.mark.live
-def test_where_no_thread_can_be_started_rings_are_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(_thread, "start_new_thread", refuse)
-    with Rings(SIZE) as rings:
-        assert rings.wait() is rings.array
 
 
 def mapped() -> int:

@@ -125,7 +125,7 @@ class Grant(NamedTuple):
 
     def buffer(self, wanted: int | None, cpus: int) -> int | None:
         """Bytes of each CPU's ring: what is wanted, or (None) the default, where that is not too much."""
-        from kwire.live.tracer import MIN_BUFFER, default_buffer, ring_size
+        from kwire.live.ground import MIN_BUFFER, default_buffer, ring_size
 
         most = max(MIN_BUFFER, 1 << (self.memory // 2 // cpus).bit_length() - 1)
         if wanted is None:

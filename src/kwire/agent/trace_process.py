@@ -27,8 +27,8 @@ from kwire.agent.recording import Recording
 from kwire.agent.source import SourceSink
 from kwire.agent.throttle import Throttle
 from kwire.errors import KwireError
+from kwire.live.ground import Ground
 from kwire.live.recorder import Recorder
-from kwire.live.tracer import make_rings
 from kwire.transport.bind import remove_stale
 from kwire.transport.loop import READ, WRITE, Loop
 from kwire.transport.tcp import Buffer, rest
@@ -248,8 +248,8 @@ class _TraceProcess:
     def trace(self, job: requests.Job, size: int) -> None:
         """Attach, give up privileges, move events until it is over."""
         processes = job.processes
-        rings = make_rings(job.buffer)
-        with Recorder(job.plan, job.limits, rings=rings, follow=processes.chosen) as recorder:
+        ground = Ground(job.buffer, follow=processes.chosen)
+        with Recorder(job.plan, job.limits, ground=ground) as recorder:
             recorder.attach(processes)
             schemas = recorder.plan.schemas
             confinement.agent()

@@ -7,9 +7,9 @@ of each.
 """
 
 import os
-from typing import Final
 
 from kwire.errors import KwireError
+from kwire.hints import Final
 from kwire.lazy import NamedTuple
 
 

@@ -5,8 +5,7 @@ call and an interpreter to carry it out. Versions are mainline's and serve messa
 be used is found out by trying.
 """
 
-from typing import Final
-
+from kwire.hints import Final
 from kwire.lazy import NamedTuple
 
 # In order of their numbers, from 0, as include/uapi/linux/bpf.h counts them. No helper is added any more.

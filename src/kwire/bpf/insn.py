@@ -15,9 +15,9 @@ swaps, atomics) have several forms, told apart by the fields whose value is fixe
 
 import struct
 from collections.abc import Iterable, Sequence
-from typing import Final
 
 from kwire.errors import KwireError
+from kwire.hints import Final
 from kwire.lazy import NamedTuple
 
 # Instruction classes, the low three bits of an opcode.

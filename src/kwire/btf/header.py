@@ -8,10 +8,10 @@ Source: linux/btf.h.
 
 import struct
 from mmap import mmap
-from typing import TypeAlias
 
 from kwire.btf.errors import BtfError
 from kwire.btf.types import Kind
+from kwire.hints import TypeAlias
 from kwire.lazy import NamedTuple
 
 Data: TypeAlias = bytes | mmap

@@ -25,18 +25,22 @@ def locate(btf: Btf, id: int, path: str) -> t.MemberPath:
     """
     offset, bits = 0, 0
     for step in path.split("."):
-        match = _STEP.fullmatch(step)
-        if match is None:
-            raise BtfLookupError(btf.subject, path, f"{path!r} is not a member path", "write it as a.b[2].c")
-        found = _find(btf, btf.resolve(id), match[1])
+        name, indexes = step, ""
+        if not (step.isidentifier() and step.isascii()):  # which most are
+            match = _STEP.fullmatch(step)
+            if match is None:
+                cure = "write it as a.b[2].c"
+                raise BtfLookupError(btf.subject, path, f"{path!r} is not a member path", cure)
+            name, indexes = match[1], match[2]
+        found = _find(btf, btf.resolve(id), name)
         offset, bits, id = offset + found.offset_bits, found.bitfield_size, found.type_id
-        for index in _INDEX.findall(match[2]):
+        for index in _INDEX.findall(indexes) if indexes else ():
             array = btf.type(btf.resolve(id))
             if not isinstance(array, t.Array):
                 raise BtfLookupError(btf.subject, path, f"{step.strip()!r} in {path!r} is not an array")
             # A count of 0 is a flexible array.
             if len(index) > 9 or int(index) >= array.length > 0:
-                cause = f"{match[1]} has {plural(array.length, 'element')}, {index} is not one"
+                cause = f"{name} has {plural(array.length, 'element')}, {index} is not one"
                 raise BtfLookupError(btf.subject, path, cause)
             id = array.type
             offset += int(index) * btf.sizeof(id) * 8

@@ -6,8 +6,8 @@ linux/btf.h.
 """
 
 from enum import IntEnum
-from typing import TypeAlias
 
+from kwire.hints import TypeAlias
 from kwire.lazy import NamedTuple
 
 

@@ -13,9 +13,9 @@ import errno
 import fcntl
 import os
 import stat
-from typing import Final
 
 from kwire.errors import KwireError
+from kwire.hints import Final
 from kwire.lazy import pattern
 
 STANDARD: Final = {"-": 1, "/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
@@ -41,7 +41,7 @@ def descriptor(name: str) -> int | None:
         if name in STANDARD:
             return STANDARD[name]
         name = os.path.abspath(name)
-        found = _DESCRIPTOR.fullmatch(name)
+        found = _DESCRIPTOR.fullmatch(name) if name.startswith(("/dev/", "/proc/")) else None
         if found and int(found[1] or os.getpid()) == os.getpid():
             return int(found[2])
         try:

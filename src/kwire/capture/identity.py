@@ -15,10 +15,10 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from itertools import combinations, pairwise
-from typing import Final
 
 from kwire.capture import pcapng
 from kwire.capture.input import Input, Source
+from kwire.hints import Final
 from kwire.lazy import NamedTuple, pattern
 from kwire.wire.schema import EARLIEST, LATEST
 

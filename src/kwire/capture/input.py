@@ -10,9 +10,9 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
-from typing import IO, Any, Final, Protocol, TypeAlias
 
 from kwire.capture.output import CaptureError
+from kwire.hints import IO, Any, Final, Protocol, TypeAlias
 from kwire.lazy import NamedTuple
 from kwire.words import plural
 

@@ -13,10 +13,10 @@ import errno
 import os
 import select
 import stat
-from typing import Final
 
 from kwire.capture.destination import FULL, Destination, NoRoomError, OutputError
 from kwire.errors import KwireError
+from kwire.hints import Final
 from kwire.words import plural
 
 STEP: Final = 4 << 20  # bytes allocated at a time, at most; a file that is small as yet gets less

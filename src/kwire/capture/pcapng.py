@@ -9,8 +9,8 @@ import struct
 import sys
 from collections.abc import Iterable
 from enum import IntEnum
-from typing import Final, Literal, TypeAlias
 
+from kwire.hints import Final, Literal, TypeAlias
 from kwire.lazy import NamedTuple
 
 Order: TypeAlias = Literal["little", "big"]

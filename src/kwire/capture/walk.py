@@ -8,10 +8,10 @@ is there.
 import struct
 import sys
 from array import array
-from typing import Any, Final, TypeAlias
 
 from kwire import native
 from kwire.capture.pcapng import MAX_BLOCK
+from kwire.hints import Any, Final, TypeAlias
 from kwire.wire.frame import MAX_EVENT, VERSION, Type
 
 Slots: TypeAlias = "array[int] | memoryview"

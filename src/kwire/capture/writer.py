@@ -16,11 +16,11 @@ import struct
 import time
 from array import array
 from collections.abc import Container, Iterable, Mapping, MutableSequence, Sequence
-from typing import Final
 
 from kwire.capture import identity, pcapng, walk
 from kwire.capture.destination import descriptor
 from kwire.capture.output import CaptureError, FullError, Output
+from kwire.hints import Final
 from kwire.lazy import NamedTuple
 from kwire.wire.frame import Type, read_lenient
 from kwire.wire.frames import Frames

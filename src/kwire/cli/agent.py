@@ -201,11 +201,7 @@ def _connect(args: argparse.Namespace) -> int:
         raise KwireError("record", "", "no PROBE is named", "name one, as in tracepoint:sched:sched_switch")
     if not args.probes:
         return _deliver(args, address)
-    wanted = probes.read(args.probes)
-    with (
-        tracing.chosen(args, aside=args.json) as processes,
-        tracing.recorder(args, wanted, processes) as recorder,
-    ):
+    with tracing.prepared(args, aside=args.json) as (recorder, processes):
         return _record(args, address, recorder, processes)
 
 

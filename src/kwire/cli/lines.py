@@ -7,8 +7,8 @@ cannot be printed is an escape, made here and nowhere before; a descriptor that 
 import errno
 import os
 import sys
-from typing import Final
 
+from kwire.hints import Final
 from kwire.view.text import line
 
 NO_DESCRIPTORS: Final = (os.strerror(errno.EMFILE), os.strerror(errno.ENFILE))

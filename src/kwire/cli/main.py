@@ -13,12 +13,12 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NoReturn, Protocol, cast
 
 from kwire.cli import process, status
 from kwire.cli.lines import say, tell
 from kwire.cli.zone import zone
 from kwire.errors import KwireError
+from kwire.hints import NoReturn, Protocol, cast
 
 VERBS: dict[str, str] = {
     "record": "capture events to a file",
@@ -74,6 +74,10 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         except OSError:
             width = 98
         super().__init__(prog, max_help_position=28, width=max(width, 40))
+
+
+# argparse asks for translations, of which there are none here: finding that out imports `locale`.
+vars(argparse)["_"] = str
 
 
 class _Parser(argparse.ArgumentParser):

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
 
 from kwire.errors import KwireError
+from kwire.hints import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kwire.transport.tls import TlsOptions

@@ -1,13 +1,17 @@
 """The probes named on a command line: specs, and files of probes written in Python, in any order."""
 
+from __future__ import annotations
+
 import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from kwire.errors import KwireError
-from kwire.lang import tree
+from kwire.hints import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kwire.lang import tree
 
 PROBES = """\
 PROBE is kind:target; a target may have wildcards (*, ?, [..]). Kinds: tracepoint, rawtracepoint, kprobe,
@@ -77,11 +81,13 @@ def request(names: Sequence[str]) -> dict[str, Any]:
 def beside(name: str) -> Callable[[str], tree.Source | None]:
     """What gives the text of a module that stands beside a file; it is read, never run."""
 
+    from kwire.lang.tree import Source
+
     def text_of(module: str) -> tree.Source | None:
         path = os.path.join(os.path.dirname(name), *module.split("."))
         for place in (f"{path}.py", os.path.join(path, "__init__.py")):
             if name != "-" and os.path.isfile(place):
-                return tree.Source(place, _text(place))
+                return Source(place, _text(place))
         return None
 
     return text_of

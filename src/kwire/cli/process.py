@@ -17,10 +17,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any, Final, TextIO, cast
 
 from kwire import interrupts
 from kwire.capture.destination import OutputError
+from kwire.hints import Any, Final, TextIO, cast
 
 ESCAPE: Final = "kwire.escape"
 _WRONG_WAY: Final = (os.O_WRONLY, os.O_RDONLY, os.O_RDWR)

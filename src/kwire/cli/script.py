@@ -9,7 +9,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from kwire.capture.destination import is_standard_output
 from kwire.cli import tracing, values
@@ -128,25 +128,17 @@ def _faults() -> Iterator[None]:
 
 
 def _run(args: argparse.Namespace, script: Script, arguments: list[str]) -> int:
-    from kwire.live.scripts import Planned, plan_script
+    from kwire.live.scripts import plan_script
 
-    made: Planned | None = None
-    with tracing.chosen(args, aside=False, everyone=True) as processes:
-
-        def plan() -> Any:
-            nonlocal made
-            command = processes.command.pid if processes.command else 0
-            made = plan_script(script, arguments, scope=processes.scope, command=command)
-            return made.plan
-
+    with tracing.chosen(args, None, aside=False, everyone=True) as (processes, ground):
+        command = processes.command.pid if processes.command else 0
+        made = plan_script(script, arguments, scope=processes.scope, command=command)
         if args.dry_run:
-            plan()
             return OK
         # A script of BEGIN and END only is over when these have run.
         kinds = {point.text.partition(":")[0].lower() for probe in script.probes for point in probe.points}
         limits = Limits(seconds=0.0) if kinds <= set(TRACE) and args.command is None else Limits()
-        with Recorder.begin(plan, limits, buffer=None, follow=processes.chosen) as running:
-            assert made is not None
+        with Recorder(made.plan, limits, ground=ground) as running:
             for one in made.missing:
                 for line in one.report(script.source, "WARNING"):
                     tell(line)

@@ -6,7 +6,7 @@ alone. What is merely not proven (a recorder that was killed leaves no closing s
 status of the verbs that are asked for a proof.
 """
 
-from typing import Final
+from kwire.hints import Final
 
 OK: Final = 0
 FAILED: Final = 1

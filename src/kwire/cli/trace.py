@@ -2,11 +2,11 @@
 
 import argparse
 import sys
-from typing import Any
 
 from kwire.capture.destination import is_standard_output
 from kwire.cli import probes, tracing
 from kwire.errors import KwireError
+from kwire.hints import Any
 from kwire.live.recorder import Sink
 from kwire.view.render import Format, Renderer, Screen
 from kwire.wire.schema import Schema

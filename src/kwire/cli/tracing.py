@@ -7,35 +7,37 @@ place, capabilities are given up. From then on the file grows under its name, so
 is there after kill -9.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import IO, Any
 
 from kwire.capture.destination import OutputError, is_standard_output
-from kwire.capture.writer import Writer
 from kwire.cli import probes, values
 from kwire.cli.lines import say, tell
 from kwire.cli.process import ending_signals
 from kwire.cli.status import NOT_WHOLE, OK, of_command
+from kwire.hints import IO, TYPE_CHECKING, Any
 from kwire.interrupts import Asked
-from kwire.kernel import privileges
-from kwire.lang.tree import Probe
-from kwire.live.command import Command
-from kwire.live.plan import Plan
-from kwire.live.processes import Processes
-from kwire.live.recorder import Limits, Recorder, Sink
-from kwire.live.summary import Counts, summarize
-from kwire.live.tracer import Tracer
-from kwire.wire.frames import Frames
-from kwire.wire.messages import Lost
-from kwire.wire.schema import Schema
 from kwire.words import are, lost, plural
+
+if TYPE_CHECKING:
+    from kwire.capture.writer import Writer
+    from kwire.live.ground import Ground
+    from kwire.live.plan import Plan, Scope
+    from kwire.live.processes import Processes
+    from kwire.live.recorder import Recorder, Sink
+    from kwire.live.summary import Counts
+    from kwire.live.tracer import Tracer
+    from kwire.wire.frames import Frames
+    from kwire.wire.messages import Lost
+    from kwire.wire.schema import Schema
 
 ROTATING = ("CAP_DAC_OVERRIDE",)
 """Capabilities kept with --rotate: further files are opened later, in a folder that may be another user's."""
@@ -275,37 +277,66 @@ def run(
     `aside`: standard output is ours, so that of the command goes to standard error.
     """
     aside = aside or (write is not None and is_standard_output(write))
-    wanted = probes.read(args.probes)
-    with chosen(args, aside=aside) as processes, recorder(args, wanted, processes) as running:
-        return record(running, args, write, sinks, processes)
-
-
-def recorder(args: argparse.Namespace, wanted: Sequence[str | Probe], processes: Processes) -> Recorder:
-    """The recorder of the arguments, with its programs loaded."""
-
-    def plan() -> Plan:
-        from kwire.live.planner import make_plan
-
-        return make_plan(wanted, args.filter, scope=processes.scope, origin="--filter")
-
-    limits = Limits(args.seconds, args.count)
-    return Recorder.begin(plan, limits, buffer=args.buffer, follow=processes.chosen)
+    with prepared(args, aside=aside) as (recorder, processes):
+        return record(recorder, args, write, sinks, processes)
 
 
 @contextlib.contextmanager
-def chosen(args: argparse.Namespace, *, aside: bool, everyone: bool = False) -> Iterator[Processes]:
-    """The processes that the arguments choose; the command is ended at the end.
+def prepared(args: argparse.Namespace, *, aside: bool) -> Iterator[tuple[Recorder, Processes]]:
+    """The recorder of the arguments, its programs loaded, and the processes that they choose.
 
-    `aside`: what the command prints goes to standard error; `everyone`: beside a command, all are traced.
+    What takes long is done side by side, so the order counts: a process makes the plan, the command is
+    forked, a thread makes the ground; then what the recording itself needs is imported.
     """
-    command = Command(args.command, aside=aside) if args.command is not None else None
-    try:
-        allow_descriptors()  # after the command was forked: its limit is its own
-        with Processes(args.pids or (), command, without=(os.getpid(),), everyone=everyone) as processes:
-            yield processes
-    finally:
+    from kwire.live.plan_process import PlanProcess
+
+    wanted = probes.read(args.probes)
+
+    def make(scope: Scope) -> Plan:
+        from kwire.live.planner import make_plan
+
+        return make_plan(wanted, args.filter, scope=scope, origin="--filter")
+
+    with PlanProcess(make) as planning, chosen(args, args.buffer, aside=aside) as (processes, ground):
+        planning.ask(processes.scope)
+        import kwire.capture.writer
+        import kwire.kernel.privileges
+        import kwire.live.summary  # noqa: F401
+        from kwire.live.recorder import Limits, Recorder
+
+        limits = Limits(args.seconds, args.count)
+        with Recorder(planning.plan(), limits, ground=ground) as recorder:
+            planning.close()
+            yield recorder, processes
+
+
+@contextlib.contextmanager
+def chosen(
+    args: argparse.Namespace, buffer: int | None, *, aside: bool, everyone: bool = False
+) -> Iterator[tuple[Processes, Ground]]:
+    """The processes that the arguments choose, and the ground of their trace; the command ends with it.
+
+    `buffer`: bytes of each CPU's ring (None: the default); `aside`: what the command prints goes to standard
+    error; `everyone`: beside a command, all are traced.
+    """
+    from kwire.live.command import Command
+
+    with contextlib.ExitStack() as stack:
+        command = Command(args.command, aside=aside) if args.command is not None else None
         if command:
-            command.end()
+            stack.callback(command.end)
+        allow_descriptors()  # after the command was forked: its limit is its own
+        from kwire.live.ground import Ground
+
+        ground = Ground(buffer, follow=bool(args.pids or (command and not everyone)))
+        stack.callback(ground.close)
+        from kwire.live.processes import Processes
+
+        without = (os.getpid(),)
+        yield (
+            stack.enter_context(Processes(args.pids or (), command, without=without, everyone=everyone)),
+            ground,
+        )
 
 
 def allow_descriptors() -> None:
@@ -360,6 +391,9 @@ def record(
     processes: Processes,
 ) -> dict[str, Any]:
     """Attach the probes, record until the end, close the capture; give the summary object."""
+    from kwire.kernel import privileges
+    from kwire.live.summary import summarize
+
     with contextlib.ExitStack() as stack:
         # Whatever can fail is tried before a file that is there is replaced, while Ctrl-C ends it at once.
         recorder.attach(processes)
@@ -404,6 +438,8 @@ def open_writer(
     """The capture of a recording, held: it takes its place with `publish`. None where none is wanted."""
     if write is None:
         return None
+    from kwire.capture.writer import Writer
+
     return Writer(
         write,
         schemas,

@@ -6,8 +6,6 @@ each shape of event, describe exactly the records that the image emits. Two prog
 compile to the same instructions with `cookie=True`.
 """
 
-from typing import TYPE_CHECKING
-
 from kwire.bpf import insn as isa
 from kwire.bpf.arch import Arch
 from kwire.bpf.asm import bridged, link
@@ -29,6 +27,7 @@ from kwire.compile.read_coalescing import join_reads
 from kwire.compile.scratch import ROOM, move_out
 from kwire.compile.select import Selected, select
 from kwire.compile.shape import layout_key
+from kwire.hints import TYPE_CHECKING
 from kwire.kinds import KINDS
 from kwire.lang import checked
 from kwire.lang.tree import Span

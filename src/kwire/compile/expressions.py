@@ -8,13 +8,13 @@ where the right operand costs something.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, TypeAlias
 
 from kwire.bpf.arch import Arch
 from kwire.bpf.task import PidNamespace, TaskFields
 from kwire.compile.builder import Builder
 from kwire.compile.ir import At, Block, Function, Operand, Slot, Value
 from kwire.compile.layout import CompileError
+from kwire.hints import Any, TypeAlias
 from kwire.kinds import KINDS
 from kwire.lang import checked, types
 from kwire.lang.context import Argument, CtxField, Param, Result, Saved, Site, TaskMember

@@ -7,10 +7,10 @@ change: the verifier needs to see it.
 """
 
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
 
 from kwire.compile.expressions import MASK64, signed64
 from kwire.compile.ir import CONDITIONS, SWAPPED, Ins, Operand, Value
+from kwire.hints import TypeAlias
 
 COMMUTATIVE = frozenset({"add", "mul", "and", "or", "xor"})
 

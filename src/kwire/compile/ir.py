@@ -13,8 +13,7 @@ Invariants (`verify` checks them):
 - `OPS` and `CALLS` say of each operation what its effect is, and so what may be done with it: see `Effect`.
 """
 
-from typing import Final, TypeAlias
-
+from kwire.hints import Final, TypeAlias
 from kwire.lang.checked import Piece
 from kwire.lang.tree import NOWHERE, Span
 from kwire.lazy import NamedTuple

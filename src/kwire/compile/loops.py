@@ -7,8 +7,7 @@ it runs. `weight` and `_choices` guess which loops are too much for the verifier
 for its size all the same, the loader takes one in which every loop is called (`ALL`).
 """
 
-from typing import Final
-
+from kwire.hints import Final
 from kwire.lang import checked as c
 from kwire.lang.forms import Node, children, walk
 

@@ -13,7 +13,6 @@ more than a few nanoseconds. The maps of the unit are called `@name` (`compile.m
 """
 
 from collections.abc import Container, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias
 
 from kwire.compile.builder import OTHER_SOURCE
 from kwire.compile.emission import ask_for_end, cpu, send, sender
@@ -24,6 +23,7 @@ from kwire.compile.loops import CALLED_DEEP, WALKED_MOST, is_called
 from kwire.compile.matching import TEXTS, compare, match
 from kwire.compile.scratch import Stretch
 from kwire.compile.variable_length import Record
+from kwire.hints import TYPE_CHECKING, TypeAlias
 from kwire.kinds import KINDS
 from kwire.lang import checked
 from kwire.lang.errors import Diagnostic, LanguageError

@@ -46,6 +46,8 @@ class _Strings:
 
 def identifier(name: str) -> str:
     """The name as a C identifier."""
+    if name.isidentifier() and name.isascii():
+        return name
     text = re.sub(r"[^A-Za-z0-9_]", "_", name) or "probe"
     return f"_{text}" if text[0].isdigit() else text
 

@@ -6,8 +6,8 @@ is an error.
 """
 
 from collections.abc import Hashable
-from typing import Any, Final
 
+from kwire.hints import Any, Final
 from kwire.kinds import KINDS
 from kwire.lang import checked as c
 from kwire.lang import context

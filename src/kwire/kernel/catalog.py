@@ -139,7 +139,7 @@ def _event(kind: str, name: str) -> Target | None:
     if KINDS[kind].place == "event":
         there = group and last and tracefs.shared().has_event(group, last)
         return Target(kind, group, last) if there else None
-    if group or not tracefs.NAME.fullmatch(name):
+    if group or not tracefs.is_name(name):
         return None
     if name in _stubs(re.escape(name)):  # which needs no privilege
         return Target(kind, "", name)

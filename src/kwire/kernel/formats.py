@@ -45,7 +45,7 @@ class EventField(NamedTuple):
     @property
     def pointer(self) -> bool:
         """Whether the field, or each element, is an address."""
-        return bool(_POINTER.search(self.type))
+        return "*" in self.type and bool(_POINTER.search(self.type))
 
     @property
     def common(self) -> bool:
@@ -77,13 +77,10 @@ class Format(NamedTuple):
         return next((field for field in self.fields if field.name == name), None)
 
 
-_FIELD = pattern(
-    r"\s*field(?: special)?:(?P<decl>[^;]+);"
-    r"\s*offset:(?P<offset>\d{1,6});\s*size:(?P<size>\d{1,6});(?:\s*signed:(?P<signed>[01]);)?\s*"
-)
 _POINTER = pattern(r"\*\s*(?:const|volatile|restrict|\s)*$")
 _ARRAY = pattern(r"^(.*?)\s*\[([^\]]*)\]$")
-_NAME = pattern(r"[A-Za-z_]\w*$", re.ASCII)
+_DIGITS = "0123456789"
+_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_"
 _FUNCTION_POINTER = pattern(r"^([A-Za-z_].*?)\(\s*\*\s*([A-Za-z_]\w*)\s*\)\s*\((.*)\)$", re.ASCII)
 _NUMBER = pattern(r"0x[0-9a-fA-F]{1,8}$|\d{1,9}$")
 
@@ -125,18 +122,30 @@ def parse_format(text: str, subject: str = "event") -> Format:
 
 
 def _field(line: str, number: int, subject: str) -> EventField:
-    found = _FIELD.fullmatch(line)
-    if not found:
+    parts = [part.lstrip() for part in line.split(";")]
+    words = ("field", "offset", "size", "signed")[: len(parts) - 1]
+    named = [part.partition(":") for part in parts[:-1]]
+    values = [value for _, _, value in named]
+    if (
+        len(words) < 3
+        or parts[-1]
+        or len(parts) > 5
+        or [name.removesuffix(" special") if not at else name for at, (name, _, _) in enumerate(named)]
+        != list(words)
+        or not values[0]
+        or not all(value.isascii() and value.isdecimal() and len(value) <= 6 for value in values[1:])
+        or values[3:] not in ([], ["0"], ["1"])
+    ):
         raise FormatError(subject, number, f"not a field: {line.strip()[:80]!r}")
-    offset, size = int(found["offset"]), int(found["size"])
+    offset, size = int(values[1]), int(values[2])
     if offset + size > MAX_FIELD_END:
         raise FormatError(subject, number, f"a field of {size} bytes at offset {offset} cannot be")
-    name, ctype, count, location = declarator(found["decl"], size)
+    name, ctype, count, location = declarator(values[0], size)
     if not name:
-        raise FormatError(subject, number, f"cannot read the declaration {found['decl'].strip()[:80]!r}")
+        raise FormatError(subject, number, f"cannot read the declaration {values[0].strip()[:80]!r}")
     if location != "inline" and size != 4:
         raise FormatError(subject, number, f"{name} is __{location} but has {size} bytes, not 4")
-    return EventField(name, ctype, offset, size, found["signed"] == "1", count, location)
+    return EventField(name, ctype, offset, size, values[3:] == ["1"], count, location)
 
 
 def declarator(text: str, size: int) -> tuple[str, str, int | None, str]:
@@ -147,21 +156,21 @@ def declarator(text: str, size: int) -> tuple[str, str, int | None, str]:
     for word in ("data_loc", "rel_loc"):
         if text.startswith(f"__{word} "):
             text, location = text[len(word) + 3 :], word
-    function = _FUNCTION_POINTER.match(text)
+    function = _FUNCTION_POINTER.match(text) if "(" in text else None
     if function:
         return function[2], f"{function[1].strip()} (*)({function[3]}) *", None, location
     count: int | None = None
-    array = _ARRAY.match(text)
+    array = _ARRAY.match(text) if text.endswith("]") else None
     if array:  # `char comm[16]`
         text, count = array[1], _count(array[2])
-    split = _NAME.search(text)
-    if not split:
+    name = text[len(text.rstrip(_LETTERS + _DIGITS)) :].lstrip(_DIGITS)
+    if not name:
         return "", "", None, location
-    name, ctype = split[0], text[: split.start()].rstrip()
-    array = _ARRAY.match(ctype)
+    ctype = text[: -len(name)].rstrip()
+    array = _ARRAY.match(ctype) if ctype.endswith("]") else None
     if array:  # `char[] name` of a dynamic array, or `u8[16] name`
         ctype, count = array[1].rstrip(), _count(array[2])
-    if not re.match(r"[A-Za-z_]", ctype):
+    if not ctype or ctype[0] not in _LETTERS:
         return "", "", None, location
     if count is not None and location == "inline" and count < 0:
         count = _fitting(ctype, size)

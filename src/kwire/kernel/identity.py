@@ -41,9 +41,6 @@ from kwire.kernel.syscall import Fd, KernelError
 from kwire.kernel.tasks import Identity, read_kernel
 from kwire.lazy import NamedTuple
 
-FIRST_PID_NAMESPACE = 0xEFFFFFFC
-"""Inode number of the pid namespace that the kernel starts with (linux/proc_ns.h)."""
-
 RECORD = struct.Struct("=QII")
 OWN = struct.Struct("=QQ")
 ITERATOR = "bpf_iter_task"
@@ -55,14 +52,6 @@ class Process(NamedTuple):
 
     identity: Identity
     parent: int
-
-
-def in_first_namespace() -> bool | None:
-    """Whether process ids here are those that the kernel's programs see; None where /proc does not tell."""
-    try:
-        return os.stat("/proc/self/ns/pid").st_ino == FIRST_PID_NAMESPACE
-    except OSError:
-        return None
 
 
 def find(pid: int, fields: TaskFields) -> Process | None:

@@ -25,7 +25,6 @@ from kwire.kernel.sys import (
     try_bpf,
 )
 from kwire.kernel.syscall import Fd, KernelError, syscall
-from kwire.native import address
 
 NAME_LENGTH = 15  # BPF_OBJ_NAME_LEN without its NUL
 PAGE = mmap.PAGESIZE
@@ -36,7 +35,9 @@ MAP_FIXED, MAP_NORESERVE = 0x10, 0x4000  # the same number on x86_64 and aarch64
 
 def object_name(name: str) -> str:
     """The part of a name that the kernel accepts: letters, digits, `_` and `.`, at most 15 of them."""
-    return re.sub(r"[^A-Za-z0-9_.]", "_", name)[:NAME_LENGTH]
+    if not (name.isidentifier() and name.isascii()):
+        name = re.sub(r"[^A-Za-z0-9_.]", "_", name)
+    return name[:NAME_LENGTH]
 
 
 class Map(Fd):
@@ -211,6 +212,8 @@ def map_over(room: mmap.mmap, at: int, fd: int, size: int, offset: int, name: st
     """Map a descriptor's memory, shared and to be read only, in the place of a part of `room`; it goes with
     `room`.
     """
+    from kwire.native import address
+
     place = address(room) + at
     _, error = syscall("mmap", place, size, mmap.PROT_READ, mmap.MAP_SHARED | MAP_FIXED, fd, offset)
     if error:

@@ -10,8 +10,8 @@ enumerations are looked up; one that cannot be told leaves its entry out.
 import re
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Final
 
+from kwire.hints import Final
 from kwire.lazy import NamedTuple, pattern
 
 Resolve = Callable[[str], int | None]

@@ -12,7 +12,6 @@ moment; what `read` gave stays valid, and its room in the ring taken, until `rel
 ring.
 """
 
-import _thread
 import mmap
 import struct
 from array import array
@@ -174,50 +173,18 @@ class Ring:
 
 
 class Rings:
-    """One ring a CPU, all of `size` bytes, in the array of maps that programs look them up in.
+    """One ring a CPU, all of `size` bytes, in the array of maps that programs look them up in."""
 
-    The kernel clears the rings' memory, and lets whoever fills an array of maps wait until every running
-    program has ended: 10 to 20 ms together. So a thread does that, from the moment this is made, while
-    programs are compiled; `wait` gives its end.
-    """
-
-    __slots__ = ("_done", "_problem", "array", "readers", "size")
+    __slots__ = ("array", "readers")
 
     def __init__(self, size: int) -> None:
-        self.size = size
-        self.array: Map | None = None
+        """Make them; waits until every program that runs now has ended. Raises KernelError."""
+        cpus = possible_cpus()
+        spec = MapSpec("ring", "ringbuf", 0, 0, size)
+        self.array = Map.create(MapSpec("rings", "array_of_maps", 4, 4, cpus, 0, spec))
         self.readers: list[Ring] = []
         """Those of the CPUs that are online."""
-        self._problem: BaseException | None = None
-        self._done = _thread.allocate_lock()
-        self._done.acquire()
         try:
-            _thread.start_new_thread(self._make, ())
-        except RuntimeError:  # no more threads are allowed
-            self._make()
-
-    def wait(self) -> Map:
-        """The array of the rings, once everything is there. Raises KernelError."""
-        with self._done:
-            if self._problem is not None:
-                raise self._problem
-        assert self.array is not None
-        return self.array
-
-    def close(self) -> None:
-        """Unmap and close all; twice is harmless."""
-        with self._done:
-            for ring in self.readers:
-                ring.close()
-                ring.map.close()
-            if self.array is not None:
-                self.array.close()
-
-    def _make(self) -> None:
-        try:
-            cpus = possible_cpus()
-            spec = MapSpec("ring", "ringbuf", 0, 0, self.size)
-            self.array = Map.create(MapSpec("rings", "array_of_maps", 4, 4, cpus, 0, spec))
             online = set(online_cpus())
             of_cpu = []
             for cpu in range(cpus):
@@ -226,10 +193,16 @@ class Rings:
                 # A CPU that is not there yet shares the last ring: should it come up, nothing is missed.
                 of_cpu.append(self.readers[-1].map.fd)
             self.array.update_all(of_cpu)
-        except BaseException as error:
-            self._problem = error
-        finally:
-            self._done.release()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Unmap and close all; twice is harmless."""
+        for ring in self.readers:
+            ring.close()
+            ring.map.close()
+        self.array.close()
 
     def __enter__(self) -> "Rings":
         return self

@@ -6,10 +6,11 @@ widths in the order of the kernel's headers, aligned naturally).
 
 import ctypes
 import errno as errnos
+import os
 import struct
 from collections.abc import Sequence
-from typing import Any, TypeAlias
 
+from kwire.hints import Any, TypeAlias
 from kwire.kernel.syscall import KernelError, address_of, reason, syscall
 
 # ---------------------------------------------------------------------- numbers
@@ -289,6 +290,20 @@ def try_perf_event_open(pid: int, cpu: int, **fields: Value) -> tuple[int, int]:
     attr = Struct(PERF_ATTR, fields)
     attr["size"] = len(attr.buffer)
     return syscall("perf_event_open", address_of(attr.buffer), pid, cpu, -1, PERF_FLAG_FD_CLOEXEC)
+
+
+# ---------------------------------------------------------------------- namespaces
+
+FIRST_PID_NAMESPACE = 0xEFFFFFFC
+"""Inode number of the pid namespace that the kernel starts with (linux/proc_ns.h)."""
+
+
+def in_first_namespace() -> bool | None:
+    """Whether process ids here are those that the kernel's programs see; None where /proc does not tell."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino == FIRST_PID_NAMESPACE
+    except OSError:
+        return None
 
 
 # ---------------------------------------------------------------------- processors

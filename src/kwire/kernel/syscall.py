@@ -8,9 +8,9 @@ import ctypes
 import errno as errnos
 import os
 from types import TracebackType
-from typing import Any, Self
 
 from kwire.errors import KwireError
+from kwire.hints import Any, Self
 
 # From asm/unistd.h; calls added since Linux 5.1 have the same number everywhere.
 SYSCALLS: dict[str, dict[str, int]] = {

@@ -6,21 +6,19 @@ descriptor; nothing is read before somebody asks for it; nothing in it is writte
 """
 
 import os
-import weakref
+from _weakref import ref  # `weakref` has much more, and takes long to import
 from errno import EACCES, ENOENT, EPERM
-from typing import Self
 
+from kwire.hints import Self
 from kwire.kernel import cures, privileges
 from kwire.kernel.formats import Format, FormatError, parse_format
 from kwire.kernel.mount import detached
 from kwire.kernel.sys import CURES
 from kwire.kernel.syscall import Fd, KernelError, reason
-from kwire.lazy import pattern
 
 PLACES = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
-NAME = pattern(
-    r"[A-Za-z0-9_.-]+"
-)  # of a category or an event; anything else would wander about in the file system
+NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
+"""What stands in the name of a category or an event; anything else would wander about in the file system."""
 
 MOUNT_TRACEFS = "mount it (`mount -t tracefs tracefs /sys/kernel/tracing`)"
 GET_TRACEFS = f"{MOUNT_TRACEFS} or boot a kernel with CONFIG_FTRACE"
@@ -137,7 +135,7 @@ class Tracefs(Fd):
             os.close(fd)
 
 
-_shared: "weakref.ref[Tracefs] | None" = None
+_shared: "ref[Tracefs] | None" = None
 
 
 def shared() -> Tracefs:
@@ -148,7 +146,7 @@ def shared() -> Tracefs:
     found = _shared() if _shared else None
     if found is None or found.closed:
         found = Tracefs.open()
-        _shared = weakref.ref(found)
+        _shared = ref(found)
     return found
 
 
@@ -171,8 +169,13 @@ def _empty() -> tuple[str, str, int]:
     return "it is empty: this kernel has no events", "boot a kernel with CONFIG_FTRACE", ENOENT
 
 
+def is_name(name: str) -> bool:
+    """Whether a category or an event may be called so."""
+    return bool(name) and NAME.issuperset(name)
+
+
 def _checked(name: str) -> str:
-    if not NAME.fullmatch(name) or name in (".", ".."):
+    if not is_name(name) or name in (".", ".."):
         raise TracefsError("look up", f"event {name!r}", "that is no name of an event")
     return name
 

@@ -11,10 +11,10 @@ btf_distill_func_proto of the kernel.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Final
 
 from kwire.btf import types as b
 from kwire.btf.blob import Btf
+from kwire.hints import Final
 from kwire.lazy import NamedTuple
 
 INTEGER, FLOAT = "i", "f"

@@ -5,9 +5,9 @@ where the kernel can attach without them; a field's width is what its format say
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 from kwire.btf.errors import BtfLookupError
+from kwire.hints import Protocol
 from kwire.kinds import KINDS
 from kwire.lang import types as t
 from kwire.lang.abi import CONVENTIONS, FLOAT, ArgumentLocation, Convention, context_places, in_memory, places

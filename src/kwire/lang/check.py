@@ -9,8 +9,8 @@ looked at once; a loop again where its end tells more of a local than was known 
 """
 
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
 
+from kwire.hints import TypeAlias
 from kwire.lang import builtins, events, tree, values
 from kwire.lang import checked as c
 from kwire.lang import types as t

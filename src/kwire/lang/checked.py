@@ -25,8 +25,7 @@ Laws the compiler may rely on:
   counted beside the map, and changes nothing.
 """
 
-from typing import TypeAlias
-
+from kwire.hints import TypeAlias
 from kwire.lang.context import Argument, CtxField, Result, Saved, Site, TaskMember
 from kwire.lang.forms import Node, walk
 from kwire.lang.tree import Source, Span

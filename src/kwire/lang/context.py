@@ -4,8 +4,7 @@ A `Site` is one concrete place (no wildcards). The checker resolves names agains
 access into instructions. How a site is found out (BTF, tracefs) is the business of `sites`.
 """
 
-from typing import TypeAlias
-
+from kwire.hints import TypeAlias
 from kwire.lang.forms import Form
 from kwire.lang.types import Type
 

@@ -5,9 +5,9 @@ types, the constants and whatever names its owner binds; what it cannot make sen
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 from kwire.btf.errors import BtfLookupError
+from kwire.hints import Protocol
 from kwire.kinds import KINDS
 from kwire.lang import builtins, tree, values
 from kwire.lang import checked as c

@@ -1,8 +1,8 @@
 """Between which numbers the value of an expression certainly lies: how often a loop runs at most."""
 
 from collections.abc import Callable
-from typing import TypeAlias
 
+from kwire.hints import TypeAlias
 from kwire.lang import checked as c
 from kwire.lang import types as t
 from kwire.lang.values import bounds

@@ -13,7 +13,8 @@ trees: whoever handles nodes by their class looks the class up and fails on one 
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
+
+from kwire.hints import Any, ClassVar, Self, TypeVar, dataclass_transform
 
 
 class _Meta(type):

@@ -7,8 +7,8 @@ mistake at its place. Invariants: numbers in keys and values have 64 bits; a tex
 """
 
 from collections.abc import Sequence
-from typing import Final, TypeAlias
 
+from kwire.hints import Final, TypeAlias
 from kwire.lang import checked as c
 from kwire.lang import types as t
 from kwire.lang import values

@@ -6,7 +6,6 @@ type this compiler has no use for (a function, a float) becomes `Void` or bytes,
 """
 
 from collections.abc import Iterable
-from typing import Protocol
 
 from kwire.btf import types as b
 from kwire.btf.blob import Btf
@@ -15,6 +14,7 @@ from kwire.btf.errors import BtfLookupError
 from kwire.btf.members import every_member, locate
 from kwire.btf.store import Found as FoundType
 from kwire.btf.store import Function
+from kwire.hints import Protocol
 from kwire.lang import types as t
 from kwire.lang.abi import Passing, passing
 from kwire.lang.shown import TYPEDEFS, displayed

@@ -5,8 +5,7 @@ its own sugar (augmented assignment, `elif`, casts spelled as calls), so the che
 Operators are named by the words in `BINARY`, `COMPARE`, `MATCH`, `UNARY`, so no front end's spelling leaks.
 """
 
-from typing import TypeAlias
-
+from kwire.hints import TypeAlias
 from kwire.lang.forms import Node
 from kwire.lazy import NamedTuple
 

@@ -11,8 +11,7 @@ Laws:
 Types are values (`forms`): they compare by class and fields, how they are shown included.
 """
 
-from typing import Final, TypeAlias
-
+from kwire.hints import Final, TypeAlias
 from kwire.lang.forms import Form
 
 ADDRESSES = ("ipv4", "ipv6", "mac", "ksym", "usym")

@@ -4,8 +4,7 @@ Invariant: functions here take and give checked expressions that already keep `c
 raises `TextError` with the span it is wrong at.
 """
 
-from typing import TypeAlias
-
+from kwire.hints import TypeAlias
 from kwire.lang import builtins
 from kwire.lang import checked as c
 from kwire.lang import types as t

@@ -10,8 +10,7 @@ have not been looked at; the checker looks at a loop again where that made a loc
 when it was read. Types have few others above them, so that comes to an end by itself.
 """
 
-from typing import TypeAlias
-
+from kwire.hints import TypeAlias
 from kwire.lang import checked as c
 from kwire.lang import events, values
 from kwire.lang import types as t

@@ -12,11 +12,10 @@ import contextlib
 import errno
 import os
 import select
-import shlex
 import signal
-from typing import TYPE_CHECKING
 
 from kwire.errors import KwireError
+from kwire.hints import TYPE_CHECKING
 from kwire.live.keeper import END, NUMBER, keep
 
 if TYPE_CHECKING:
@@ -36,6 +35,8 @@ class CommandError(KwireError):
 
 def split(text: str) -> list[str]:
     """Split a command line into its words as a shell does; no other part of the shell's language applies."""
+    import shlex
+
     try:
         words = shlex.split(text)
     except ValueError as error:
@@ -112,7 +113,7 @@ class Command:
     `user`: run as that user, from the root directory, in an environment of its own, without input and output;
     then all that it has started ends with the trace, whatever has become of the command. `aside`: its
     standard output is our standard error, because ours is taken. Raises CommandError where there is no such
-    program or user.
+    program or user; `pid` does where there was no more process for it.
     """
 
     __slots__ = (
@@ -120,11 +121,10 @@ class Command:
         "_failure",
         "_gate",
         "_keeper",
+        "_known",
         "_orders",
         "_program",
         "_told",
-        "pid",
-        "pidfd",
         "status",
         "words",
     )
@@ -142,7 +142,7 @@ class Command:
         orders_read, self._orders = os.pipe2(os.O_CLOEXEC)
         self._told, told_write = os.pipe2(os.O_CLOEXEC)
         theirs = (gate_read, failure_write)
-        self.pidfd = -1
+        self._known: tuple[int, int] | None = None
         try:
             self._keeper = os.fork()
             if self._keeper == 0:
@@ -154,13 +154,33 @@ class Command:
         finally:
             for fd in (*theirs, orders_read, told_write):
                 os.close(fd)
-        told = os.read(self._told, NUMBER.size)
-        if not told:  # there was no more process for the command itself
-            self.pid, self.status = 0, signal.SIGKILL
+
+    @property
+    def pid(self) -> int:
+        """Its process id. Raises CommandError where there was no more process for it."""
+        return self._identity()[0]
+
+    @property
+    def pidfd(self) -> int:
+        """A descriptor that is readable when it has ended. Raises as `pid`."""
+        return self._identity()[1]
+
+    def _identity(self) -> tuple[int, int]:
+        self._learn()
+        if self._known is None:
             self.close()
-            raise _unstartable(words[0], errno.EAGAIN)
-        [self.pid] = NUMBER.unpack(told)
-        self.pidfd = os.pidfd_open(self.pid)
+            raise _unstartable(self.words[0], errno.EAGAIN)
+        return self._known
+
+    def _learn(self) -> None:
+        """Hear from the keeper which process it is; waits for that, so it is put off until somebody asks."""
+        if self._known is None and self.status is None:
+            told = os.read(self._told, NUMBER.size)
+            if told:
+                [pid] = NUMBER.unpack(told)
+                self._known = pid, os.pidfd_open(pid)
+            else:
+                self.status = signal.SIGKILL
 
     def _become(self, gate: int, failure: int, account: "struct_passwd | None") -> None:
         """In the child: wait for the gate, then exec. Never returns."""
@@ -199,12 +219,14 @@ class Command:
 
     def ended(self) -> bool:
         """Whether the command has ended; then `status` is its wait status."""
-        if self.status is None and self.pidfd >= 0 and select.select([self.pidfd], [], [], 0)[0]:
+        self._learn()
+        if self.status is None and self._known and select.select([self._known[1]], [], [], 0)[0]:
             self.wait()
         return self.status is not None
 
     def wait(self) -> None:
         """Wait until the command has ended."""
+        self._learn()
         if self.status is None:
             told = os.read(self._told, NUMBER.size)
             self.status = NUMBER.unpack(told)[0] if told else int(signal.SIGKILL)  # with its keeper
@@ -230,7 +252,10 @@ class Command:
             self._orders = -1
             self.wait()
             os.waitpid(self._keeper, 0)
-        for fd in (self._failure, self.pidfd, self._told):
+        if self._known and self._known[1] >= 0:
+            os.close(self._known[1])
+            self._known = self._known[0], -1
+        for fd in (self._failure, self._told):
             if fd >= 0:
                 os.close(fd)
-        self._failure = self.pidfd = self._told = -1
+        self._failure = self._told = -1

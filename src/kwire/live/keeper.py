@@ -14,8 +14,8 @@ import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
 
+from kwire.hints import Final
 from kwire.kernel import privileges
 
 END: Final = b"e"

@@ -15,7 +15,6 @@ parser of expressions, the lists of functions) is imported when it is needed.
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
-from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from kwire.bpf.arch import host
 from kwire.bpf.image import Image
@@ -34,10 +33,10 @@ from kwire.compile.build import (
 )
 from kwire.compile.loops import ALL, LONG, NONE, any_called, any_walked
 from kwire.errors import KwireError
+from kwire.hints import TYPE_CHECKING, NoReturn, Protocol
 from kwire.kernel import tracefs
-from kwire.kernel.identity import in_first_namespace
 from kwire.kernel.printfmt import Names, hexadecimal, tables
-from kwire.kernel.sys import possible_cpus
+from kwire.kernel.sys import in_first_namespace, possible_cpus
 from kwire.kernel.tracefs import Tracefs
 from kwire.kinds import FUNCTIONS, KINDS
 from kwire.lang import attach_points, record, spec, tree

@@ -5,10 +5,10 @@ kernel; calling it is an error that says so.
 """
 
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeAlias
 
 from kwire.arguments import needed
 from kwire.errors import KwireError
+from kwire.hints import Any, NoReturn, TypeAlias
 
 Function: TypeAlias = Callable[..., Any]
 

@@ -15,8 +15,9 @@ from collections.abc import Iterable, Sequence
 from kwire.arguments import checked
 from kwire.bpf.task import TaskFields
 from kwire.errors import KwireError
-from kwire.kernel.identity import everybody, find, in_first_namespace
+from kwire.kernel.identity import everybody, find
 from kwire.kernel.maps import Map
+from kwire.kernel.sys import in_first_namespace
 from kwire.kernel.syscall import reason
 from kwire.kernel.tasks import Identity, add
 from kwire.live.command import Command, split

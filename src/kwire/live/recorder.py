@@ -19,14 +19,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
 
-from kwire.kernel.ring import Rings
+from kwire.hints import TYPE_CHECKING, Protocol
 from kwire.lazy import NamedTuple
 from kwire.live.environment import complete
+from kwire.live.ground import Ground
 from kwire.live.plan import Plan
 from kwire.live.processes import Processes
-from kwire.live.tracer import Tracer, make_rings
+from kwire.live.tracer import Tracer
 from kwire.wire.frame import HEADER_SIZE
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
@@ -97,15 +97,15 @@ class Recorder:
         plan: Plan,
         limits: Limits = Limits(),  # noqa: B008  # immutable
         *,
-        rings: Rings | None = None,
+        ground: Ground | None = None,
         follow: bool = False,
     ) -> None:
         """Create maps and load the plan's programs.
 
-        `rings`: those of `make_rings`, which end with it (None: of the default size); `follow`: only chosen
+        `ground`: what was begun for it before the plan was made; without, `follow` says whether only chosen
         processes are traced, those of `attach`.
         """
-        self.tracer = Tracer(plan._replace(schemas=complete(plan.schemas)), rings=rings, follow=follow)
+        self.tracer = Tracer(plan._replace(schemas=complete(plan.schemas)), ground=ground, follow=follow)
         self._limits = limits
         self._sinks: Sequence[Sink] = ()
         self._processes: Processes | None = None
@@ -137,14 +137,14 @@ class Recorder:
     def begin(
         cls, make_plan: Callable[[], Plan], limits: Limits, *, buffer: int | None, follow: bool
     ) -> "Recorder":
-        """A recorder whose plan is made while the kernel makes the rings. `buffer`: bytes of each ring."""
-        rings = make_rings(buffer)
+        """A recorder whose plan is made while its ground is. `buffer`: bytes of each CPU's ring."""
+        ground = Ground(buffer, follow=follow)
         try:
             plan = make_plan()
         except BaseException:
-            rings.close()
+            ground.close()
             raise
-        return cls(plan, limits, rings=rings, follow=follow)
+        return cls(plan, limits, ground=ground)
 
     # ------------------------------------------------------------------ from its beginning to its end
 

@@ -4,9 +4,9 @@ Invariant: whatever was traced, here or elsewhere, to a file or not, its summary
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
 
 from kwire.capture.writer import Writer
+from kwire.hints import Any, Protocol
 from kwire.wire.messages import Cause, cause_text
 from kwire.wire.schema import Schema
 

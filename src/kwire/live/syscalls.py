@@ -13,13 +13,12 @@ The numbers are part of the kernel's ABI and never change; a test compares them 
 says of itself (`struct syscall_metadata`).
 """
 
-from typing import Final, TypeVar
-
 from kwire.bpf.arch import Arch
 from kwire.btf.blob import Btf
 from kwire.btf.errors import BtfLookupError
 from kwire.btf.members import locate
 from kwire.btf.types import Kind
+from kwire.hints import Final, TypeVar
 from kwire.lang import types as t
 from kwire.lang.checked import Binary, Compare, Const, Context, DataLocAddress, Expr, Logic, Param, Program
 from kwire.lang.context import Argument, CtxField, Saved, Site, TaskMember

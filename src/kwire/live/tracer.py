@@ -20,22 +20,18 @@ from kwire.kernel import attach, prog, tracefs
 from kwire.kernel.attach import AttachError, Link
 from kwire.kernel.maps import Map
 from kwire.kernel.prog import Prog
-from kwire.kernel.ring import Ring, Rings
-from kwire.kernel.sys import BPF_F_MMAPABLE, online_cpus, possible_cpus
+from kwire.kernel.ring import Ring
+from kwire.kernel.sys import BPF_F_MMAPABLE, possible_cpus
 from kwire.kernel.syscall import KernelError
-from kwire.kernel.tasks import Follow, create_tasks
+from kwire.kernel.tasks import Follow
 from kwire.kinds import KINDS
 from kwire.live.counters import Counters, map_size
+from kwire.live.ground import Ground
 from kwire.live.plan import Group, Plan, Point
 from kwire.live.processes import Processes
 from kwire.wire.frames import Frames
 from kwire.wire.messages import CPU_UNKNOWN, Cause, Lost
 
-RING_MOST, RING_LEAST, RINGS_TOGETHER = 8 << 20, 512 << 10, 64 << 20
-"""Bytes of a CPU's ring by default: 8 MB, or less where all CPUs together would take over 64 MB."""
-
-MIN_BUFFER = 4096
-MAX_BUFFER = 1 << 30
 READS = 16
 """Reads of one ring in a round at most: a flood on one CPU must not hold up the others."""
 
@@ -123,29 +119,6 @@ def close_all(links: list[Link]) -> None:
         thread.join()
 
 
-def default_buffer() -> int:
-    """The size of each CPU's ring when nobody chose one, in bytes."""
-    share = RINGS_TOGETHER // len(online_cpus())
-    return max(RING_LEAST, min(RING_MOST, 1 << share.bit_length() - 1))
-
-
-def ring_size(wanted: int) -> int:
-    """The ring size the kernel takes, at least `wanted` bytes: a power of two of whole pages."""
-    if not MIN_BUFFER <= wanted <= MAX_BUFFER:
-        raise KwireError(
-            "set buffer size", str(wanted), "it is out of range", f"choose from {MIN_BUFFER} bytes to 1G"
-        )
-    return 1 << (wanted - 1).bit_length()
-
-
-def make_rings(buffer: int | None = None) -> Rings:
-    """The rings of a trace, begun. `buffer`: bytes of each CPU's (None: by `default_buffer`).
-
-    Raises KwireError where no ring has so many.
-    """
-    return Rings(ring_size(default_buffer() if buffer is None else buffer))
-
-
 class Tracer:
     """A running trace: the plan's probes attached, their events waiting in one ring a CPU."""
 
@@ -154,7 +127,7 @@ class Tracer:
         "_counters",
         "_ending",
         "_follow",
-        "_follows",
+        "_ground",
         "_links",
         "_missed",
         "_missed_at",
@@ -162,21 +135,20 @@ class Tracer:
         "_processes",
         "_progs",
         "_refusals",
-        "_rings",
         "delivered",
         "maps",
         "plan",
     )
 
-    def __init__(self, plan: Plan, *, rings: Rings | None = None, follow: bool = False) -> None:
+    def __init__(self, plan: Plan, *, ground: Ground | None = None, follow: bool = False) -> None:
         """Create maps and load every program; nothing fires before `attach`.
 
-        `rings`: those begun for it, before the plan was made (None: of the default size), which it closes;
-        `follow`: only chosen processes (method `follow`) and what they start are traced.
+        `ground`: what was begun for it, before the plan was made, which it closes; without, with rings of the
+        default size, `follow` says whether only chosen processes (method `follow`) and what they start are
+        traced.
         """
         self.plan = plan
-        self._rings = rings or make_rings()
-        self._follows = follow
+        self._ground = ground or Ground(follow=follow)
         self._processes: Processes | None = None
         self._missed: dict[tuple[int, Cause], int] = {}
         self._modules: dict[str, int] = {}  # those that are traced, as they were then
@@ -195,7 +167,7 @@ class Tracer:
         self._counters: Counters | None = None
         self._refusals: dict[int, list[tuple[Point, KwireError]]] = {}  # by probe
         try:
-            self._create_maps(self._follows)
+            self._create_maps()
             for group in self.plan.groups:
                 self._progs.append(self._load(group))
         except BaseException:
@@ -205,9 +177,9 @@ class Tracer:
     @property
     def rings(self) -> list[Ring]:
         """The rings of all CPUs."""
-        return self._rings.readers
+        return self._ground.rings.readers
 
-    def _create_maps(self, follow: bool) -> None:
+    def _create_maps(self) -> None:
         cpus = possible_cpus()
         probes = len(self.plan.schemas)
         counts = MapSpec("counts", "array", 4, map_size(probes, cpus), 1, BPF_F_MMAPABLE)
@@ -223,10 +195,11 @@ class Tracer:
         if spec is not None:
             self.maps[ASKED] = Map.create(spec)
             self._asked = self.maps[ASKED].mmap()
-        if follow:
-            self.maps["tasks"] = create_tasks()
-            self._follow = Follow(self.maps["tasks"], self.plan.task)
-        self.maps["rings"] = self._rings.wait()
+        tasks = self._ground.tasks
+        if tasks is not None:
+            self.maps["tasks"] = tasks
+            self._follow = Follow(tasks, self.plan.task)
+        self.maps["rings"] = self._ground.rings.array
 
     def follow(self, processes: Processes) -> None:
         """Trace these processes and what they start; nothing to do where the whole machine is traced."""
@@ -283,7 +256,7 @@ class Tracer:
                 return
             self.close()
             self.plan = self.plan.without(refused)
-            self._rings = Rings(self._rings.size)
+            self._ground = self._ground.anew()
             self._open()
             if self._processes:
                 self.follow(self._processes)
@@ -466,7 +439,7 @@ class Tracer:
         for program in self._progs:
             if program is not None:
                 program.close()
-        self._rings.close()
+        self._ground.close()
         if self._follow:
             self._follow.close()
         if self._counters is not None:

@@ -6,8 +6,9 @@ LOST frames are never counted as events; what depends on a schema is prepared on
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from typing import IO, Any, Literal, NamedTuple, Protocol, TypeAlias
 
+from kwire.hints import IO, Any, Literal, Protocol, TypeAlias
+from kwire.lazy import NamedTuple
 from kwire.wire.fields import TYPES
 from kwire.wire.frame import FrameError, Type
 from kwire.wire.frames import Frames

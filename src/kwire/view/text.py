@@ -7,8 +7,8 @@ looks and NO_COLOR is not set; times are local wall-clock time with nanoseconds.
 import os
 import sys
 import time
-from typing import IO, Any
 
+from kwire.hints import IO, Any
 from kwire.lazy import NamedTuple
 
 SECOND = 1_000_000_000

@@ -8,8 +8,8 @@ stays within a small multiple of its bytes, and every other input is a FrameErro
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
+from kwire.hints import Any
 from kwire.wire.frame import bad_payload
 from kwire.words import plural
 

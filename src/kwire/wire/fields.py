@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeAlias
 
+from kwire.hints import TypeAlias
 from kwire.lazy import NamedTuple
 from kwire.wire.frame import HEADER_SIZE, MAX_EVENT, Bytes, Flag, FrameError, bad_payload
 

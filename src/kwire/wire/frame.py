@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum, IntFlag
-from typing import TypeAlias
 
 from kwire.errors import KwireError
+from kwire.hints import TypeAlias
 from kwire.lazy import NamedTuple
 from kwire.words import plural
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, MutableSequence
 from mmap import mmap
-from typing import TypeAlias
 
 from kwire import native
+from kwire.hints import TypeAlias
 from kwire.wire.frame import HEADER_SIZE, Flag, Frame, FrameError, Header, Problem, delimit, read_header
 from kwire.words import plural
 

@@ -8,8 +8,8 @@ keys that are not known are passed over or refused, and makes the error.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
 
+from kwire.hints import Any, Final
 from kwire.lazy import NamedTuple
 from kwire.wire.frame import bad_payload
 from kwire.words import plural

@@ -8,8 +8,8 @@ runs on (`SHARED`) are known to every reader and stay out of captures; the other
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Final
 
+from kwire.hints import Final
 from kwire.lazy import NamedTuple
 
 

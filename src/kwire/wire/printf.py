@@ -8,8 +8,8 @@ printing never fails.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
+from kwire.hints import Final
 from kwire.lazy import NamedTuple
 from kwire.wire.fields import TYPES, Field
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeAlias
 
+from kwire.hints import Any, TypeAlias
 from kwire.lazy import NamedTuple
 from kwire.wire import cbor, printf
 from kwire.wire.fields import (
