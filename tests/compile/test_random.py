@@ -141,7 +141,7 @@ class Meaning:
             case c.Retype():
                 return self.register(e.operand)
             case c.MapGet():
-                return signed_as(self.entries(e.map).get(self.key(e), [0])[0], e.type)
+                return self.held(e)
             case c.MapHas():
                 return int(self.key(e) in self.entries(e.map))
             case c.Bswap():
@@ -262,6 +262,14 @@ class Meaning:
             made += bytes(-len(made) % step) + data
         widest = max((8 if isinstance(one, t.Text) else t.size_of(one) for one in e.map.key), default=1)
         return made + bytes(-len(made) % widest)
+
+    def held(self, e: c.MapGet) -> int:
+        """The number at a key."""
+        kept = self.entries(e.map).get(self.key(e), [0, 0])
+        number = signed_as(kept[0], e.map.value)
+        if e.map.kind in ("avg", "stats"):
+            return number // kept[1] if kept[1] else 0
+        return number
 
     def update(self, e: Any) -> list[int] | None:
         """The words at a key, which is there from now on if there is room."""
@@ -489,6 +497,8 @@ class Writer:
         key = self.key(map)
         value = c.Convert(self.expression(), map.value, SPAN)
         plain = map.kind in ("hash", "lru")
+        if map.key and self.one(*range(6)) == 0:
+            return c.MapDelete(map, key, SPAN)
         if plain and (t.size_of(map.value) < 8 or self.one(0, 1, 2)):
             return self.one(
                 c.MapSet(map, key, value, SPAN), c.MapSet(map, key, value, SPAN), c.MapDelete(map, key, SPAN)
@@ -497,12 +507,15 @@ class Writer:
 
     def map_value(self) -> Any:
         """What a map holds, where there is one that can be asked."""
-        plain = [map for map in self.maps if map.kind in ("hash", "lru")]
-        if not plain:
+        readable = [map for map in self.maps if map.kind not in ("hist", "lhist")]
+        if not readable:
             return self.leaf()
-        map = self.one(*plain)
+        map = self.one(*readable)
         key = self.key(map)
-        return self.one(c.MapGet(map, key, map.value, SPAN), c.MapHas(map, key, t.BOOL, SPAN))
+        known = map.key or map.kind in ("hash", "lru")
+        return self.one(
+            c.MapGet(map, key, map.value, SPAN), *[c.MapHas(map, key, t.BOOL, SPAN)] * bool(known)
+        )
 
     def one(self, *choices: Any) -> Any:
         return self.dice.choice(choices)

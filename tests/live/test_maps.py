@@ -144,6 +144,35 @@ def test_updates_that_find_no_room_are_counted() -> None:
     assert few.lost == 2
 
 
+loud = kwire.Count(by="u32")
+tall = kwire.Max()
+
+
+@kwire.tracepoint(ENTER)
+def loudest(who: "u32") -> None:
+    loud.add(who)
+    tall.add(who)
+    if loud[who] == 3:
+        emit(who, count=loud[who], tall=tall.value, other=9 in loud)
+        del loud[who]
+
+
+@pytest.mark.live
+def test_probes_read_what_all_cpus_keep() -> None:
+    cpus = sorted(os.sched_getaffinity(0))
+    with kwire.trace(loudest, pid=ME) as trace:
+        try:
+            for number in (5, 6, 5, 6, 5):  # on any CPU there is
+                os.sched_setaffinity(0, {cpus[0]})
+                cpus.append(cpus.pop(0))
+                ask(number)
+        finally:
+            os.sched_setaffinity(0, cpus)
+    [event] = list(trace)
+    assert (event.who, event.count, event.tall, event.other) == (5, 3, 6, False)
+    assert dict(loud) == {6: 2}
+
+
 def run(number: int, **surroundings: object) -> list[kwire.Event]:
     return kwire.simulate(enter, {"who": number, "which": 0}, format=FORMAT, **surroundings)
 
@@ -254,9 +283,8 @@ def wrong(line: str) -> str:
         ("counts.add(id)", "this part of the keys of counts is a text, and this is"),
         ("counts.add(str(user(id)))", "this text may have 256 bytes, keys of counts have 63"),
         ("counts[comm] = 3", "what a count holds is added to, not set"),
-        ("del counts[comm]", "what a count holds is added to, not deleted"),
-        ("emit(x=counts[comm])", "what a count holds cannot be read in a probe"),
-        ("emit(x=comm in counts)", "what a count holds cannot be read in a probe"),
+        ("del alone.value", "what a hist holds is added to, not deleted"),
+        ("emit(x=hist[3])", "what a hist holds cannot be read in a probe"),
         ("hist.add(3)", "hist has keys"),
         ("hist[3].add()", "this adds nothing to the hist"),
         ("alone.add(3, 4)", "one value is added at a time"),

@@ -122,6 +122,8 @@ class MapLowering:
     def get(self, e: checked.MapGet) -> Operand:
         """The value at a key, or 0."""
         b = self.b
+        if e.map.kind in PER_CPU:
+            return self._together(e)
         if not e.map.key:
             return b.load(self._own(e.map), 0, 8)
         found = self._lookup(e.map, self._key(e.map, e.key))
@@ -196,6 +198,43 @@ class MapLowering:
         self._add(s.map, place, value)
         b.jump(end)
         b.start(end)
+
+    def _together(self, e: checked.MapGet) -> Operand:
+        """What all CPUs keep at a key, put together, by a loop over them."""
+        b, map = self.b, e.map
+        extreme, number = map.kind in ("min", "max"), map.kind in ("avg", "stats")
+        key = self._key(map, e.key) if map.key else None
+        head, run, over = b.new_block("cpus"), b.new_block("cpu"), b.new_block("all")
+        head.params = [b.function.value() for _ in range(3)]
+        at, value, others = head.params
+        b.jump(head, [0, 0, 0])
+        b.start(head)
+        b.branch("lt", at, b.options.cpus, run, over)
+        b.start(run)
+        if key is None:
+            place = b.emit("mapval", [], (name_of(map), 0))
+            place = b.emit("add", [place, b.emit("mul", [at, stride(map)])])
+        else:
+            place = b.call("map_lookup_percpu_elem", b.map(name_of(map)), key, at)
+            there, gone = b.new_block("there"), b.new_block("gone")
+            b.branch("eq", place, 0, gone, there)
+            b.start(gone)
+            b.jump(head, [b.emit("add", [at, 1]), value, others])
+            b.start(there)
+        own = b.load(place, 0, 8)
+        second = b.load(place, 8, 8) if extreme or number else 0
+        if extreme:
+            condition = ("s" if types.signed(map.value) else "") + ("lt" if map.kind == "min" else "gt")
+            better = b.emit("cmp", [own, value], condition, 1)
+            first = b.emit("cmp", [others, 0], "eq", 1)
+            taken = b.emit("neg", [b.emit("and", [b.emit("or", [better, first]), second])])
+            kept = b.emit("xor", [value, b.emit("and", [b.emit("xor", [value, own]), taken])])
+            b.jump(head, [b.emit("add", [at, 1]), kept, b.emit("or", [others, second])])
+        else:
+            sums = [b.emit("add", [value, own]), b.binary("add", others, second)]
+            b.jump(head, [b.emit("add", [at, 1]), *sums])
+        b.start(over)
+        return b.quotient(value, others, types.signed(map.value)) if number else value
 
     # parts of these
 

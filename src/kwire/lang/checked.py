@@ -402,7 +402,9 @@ the limit of its part; one that cannot be read is the empty one there.
 
 
 class MapGet(Node):
-    """The value at a key of a "hash" or "lru", 0 where there is none."""
+    """The value at a key, 0 where there is none; of what each CPU keeps: of all CPUs together. Of "avg" and
+    "stats" the average, as division floors; no "hist" or "lhist" is read.
+    """
 
     map: Map
     key: Key
@@ -411,7 +413,7 @@ class MapGet(Node):
 
 
 class MapHas(Node):
-    """Whether a "hash" or "lru" has a key."""
+    """Whether a map has a key; without keys, of a "hash" or "lru": whether it was set."""
 
     map: Map
     key: Key
@@ -532,7 +534,7 @@ class MapSet(Node):
 
 
 class MapDelete(Node):
-    """A key of a "hash" or "lru", and its value, are there no more."""
+    """A key and its value are there no more; without keys, of a "hash" or "lru": it is not set."""
 
     map: Map
     key: Key

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 PLAIN = ("hash", "lru")
 """Kinds of maps that hold what was set."""
 
+DRAWN = ("hist", "lhist")
+"""Kinds of maps that hold more than one number at a key."""
+
 KEY_MOST = 512
 """Bytes of a key."""
 
@@ -31,7 +34,7 @@ TEXT_LEAST = 1
 def element(checker: "ExpressionChecker", node: tree.Element) -> Value:
     """The value at a key. Raises `TextError`."""
     map, key = _place(checker, node)
-    if map.kind not in PLAIN:
+    if map.kind in DRAWN:
         cure = "it is read in Python, when the trace has ended or while it runs"
         raise TextError(node.span, f"what a {map.kind} holds cannot be read in a probe", cure)
     return c.MapGet(map, key, map.value, node.span)
@@ -40,8 +43,8 @@ def element(checker: "ExpressionChecker", node: tree.Element) -> Value:
 def has_key(checker: "ExpressionChecker", node: tree.HasKey) -> Value:
     """Whether there is a value at a key. Raises `TextError`."""
     map, key = _place(checker, node.element)
-    if map.kind not in PLAIN:
-        raise TextError(node.span, f"what a {map.kind} holds cannot be read in a probe")
+    if map.kind not in PLAIN and not map.key:
+        raise TextError(node.span, f"a {map.kind} without keys is always there", "compare its value")
     return c.MapHas(map, key, t.BOOL, node.span)
 
 
@@ -55,8 +58,7 @@ def statement(
     map, key = _place(checker, node.target)
     if isinstance(node, tree.Aggregate):
         return _aggregate(checker, node, map, key)
-    erasable = bool(map.key) and isinstance(owner, Inferred)
-    if map.kind not in PLAIN and not (erasable and isinstance(node, tree.DeleteElement)):
+    if map.kind not in PLAIN and not (map.key and isinstance(node, tree.DeleteElement)):
         what = "set" if isinstance(node, tree.SetElement) else "deleted"
         raise TextError(span, f"what a {map.kind} holds is added to, not {what}", _how(map))
     if isinstance(node, tree.DeleteElement):
