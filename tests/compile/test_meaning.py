@@ -450,8 +450,8 @@ def _like_python(body: str, n: int, functions: str = "") -> None:
 
 FUNCTIONS = """
 FIVE = 5
-def half(n):
-    return n // 2
+def half(n, by=2, more=-FIVE + 5):
+    return n // by + more
 
 def change(n, by):
     n += by
@@ -502,6 +502,7 @@ def tell_more(n):
     "body",
     [
         "emit(x=half(n))\nemit(x=half(half(n) + 3) + half(n))",
+        "emit(x=half(n, 3))\nemit(x=half(n, more=n))\nemit(x=half(more=1, n=half(n)))",
         "x = change(n, 3)\nn = change(x, by=n)\nemit(x=n)\nemit(x)",
         "emit(x=sign(n))\nif sign(n) == 0:\n    emit(x=7)\nelif sign(n - 5) > 0:\n    emit(x=8)\nelse:\n"
         "    emit(x=9)",
@@ -716,9 +717,15 @@ def test_an_element_that_is_far_away() -> None:
             "emit(a=(n, 2) < (n, 3), b=(7, u) == (n, 13), c=(n, 1) in ((6, 1), (7, 1)))",
             dict.fromkeys("abc", 1),
         ),
+        (
+            "t = str(a, 4) if n > 9 else str(a + 1, 4)\n"
+            "emit(p=t == 'ello', q=(t if u else str(a, 4)) == 'hell')",
+            {"p": 1, "q": 0},
+        ),
         ("p, q = (n, 1) if u > 20 else (2, n)\nemit(p, q)", {"p": 2, "q": 7}),
     ],
 )
 def test_while_and_tuples_mean_what_they_mean_in_python(body: str, wanted: dict[str, int]) -> None:
-    found, _ = events(body, 0, 7, 13)
+    edge = Edge(b"hello\0")
+    found, _ = events(body, edge.address, 7, 13, memory=edge.memory)
     assert found == [wanted]

@@ -35,7 +35,14 @@ WRONG = [
     ("def f(n): return m", "emit(x=f(pid))", "unknown name m"),
     ("def f(n): return sk", "emit(x=f(pid))", "unknown name sk"),
     ("def f(n, *m): return n", "emit(x=f(pid))", "a function that probes call takes plain parameters only"),
-    ("def f(n=1): return n", "emit(x=f(pid))", "a function that probes call takes plain parameters only"),
+    (
+        "def f(n, *, m=1): return n",
+        "emit(x=f(pid))",
+        "a function that probes call takes plain parameters only",
+    ),
+    ("def f(n, m=1): return n", "emit(x=f())", "f does not take these arguments; write f(n, m)"),
+    ("def f(n=pid): return n", "emit(x=f())", "a default is a number or a text that is known before"),
+    ("def f(n=[1]): return n", "emit(x=f(1))", "lists are not supported"),
     ("async def f(n): return n", "emit(x=f(pid))", "a function that probes call is plain"),
     ("@other\ndef f(n): return n", "emit(x=f(pid))", "a function that probes call is plain"),
     (

@@ -27,7 +27,6 @@ from kwire.lang.expressions import ExpressionChecker, Types
 from kwire.lang.extent import Extent, extent
 from kwire.lang.forms import walk
 from kwire.lang.tree import Source, Span
-from kwire.lang.turns import most_turns
 from kwire.lang.types import Scalar, Type
 from kwire.lang.values import Value
 from kwire.lang.variables import OPEN, Known, State, Variable, either, meet, settled, union
@@ -473,6 +472,8 @@ class Body(ExpressionChecker):
         turn = self._looped(body, node.body, node.test.span)
         self.turns = around
         if most is None and not self.faults:
+            from kwire.lang.turns import most_turns
+
             most = most_turns(holds, turn, lambda local: self._entry(entry, local))
             if most is None:
                 raise TextError(node.test.span, "this loop has no end that can be known", WHILE_CURE)
@@ -753,7 +754,7 @@ class Body(ExpressionChecker):
         self.calling.append(node.own)
         try:
             for parameter, value in zip(function.parameters, given, strict=True):
-                self._pass(parameter, value)
+                self._pass(parameter, self._default(parameter) if value is None else value)
             value_ = self._inside(function, node)
         finally:
             self.scope = outer
@@ -763,16 +764,25 @@ class Body(ExpressionChecker):
             raise TextError(node.span, f"{node.function} emits events or changes maps", cure)
         return value_
 
-    def _given(self, function: tree.Function, node: tree.Call) -> list[Value]:
-        """The values for a function's parameters, in their order."""
+    def _given(self, function: tree.Function, node: tree.Call) -> list[Value | None]:
+        """The values for a function's parameters, in their order; None for those with a default."""
         names = [parameter.name for parameter in function.parameters]
         written = dict(zip(names, node.arguments, strict=False))
         twice = [name for name, _ in node.keywords if name in written or name not in names]
         written |= dict(node.keywords)
-        if twice or len(node.arguments) > len(names) or len(written) < len(names):
+        missing = [one for one in function.parameters if one.name not in written and one.default is None]
+        if twice or missing or len(node.arguments) > len(names):
             wrong = f"{node.function} does not take these arguments"
             raise TextError(node.span, wrong, f"write {node.function}({', '.join(names)})")
-        return [self.check(written[name]) for name in names]
+        return [self.check(written[name]) if name in written else None for name in names]
+
+    def _default(self, parameter: tree.Parameter) -> Value:
+        """What a parameter is that is not given: a constant, as Python takes it when it sees the function."""
+        assert parameter.default is not None
+        value = self.check(parameter.default)
+        if not isinstance(value, c.Const | values.Literal):
+            raise TextError(value.span, "a default is a number or a text that is known before the probe runs")
+        return value
 
     def _pass(self, parameter: tree.Parameter, value: Value) -> None:
         """Give a parameter its value, which is taken once."""

@@ -17,7 +17,8 @@ Laws the compiler may rely on:
   map (`MapGet`, `MapHas`) is what the statements before have left there.
 - Wide expressions (`ReadText`, `ReadBytes`, `ReadBlock`, `Comm`) have no register value. They occur only as
   a value of `Emit` and as the operand of `TextEqual`, `TextOrder`, `TextMatch` and `BlockEqual`.
-- A local has one type in the whole program and is always set before it is read, on every path.
+- A local has one type in the whole program, that of its register, and is always set before it is read, on
+  every path. `LocalGet.type` is what its value is there: a type that the local's holds, or of its 64 bits.
 - A program emits events of one or several shapes (`Program.shapes`), each with its fields; every `Emit` gives
   one value for each field of its shape, in that order. One that only changes maps has one shape without
   fields: firings that the kernel does not run are told as missing from it.

@@ -388,13 +388,14 @@ def _parameters(
         arguments.kwarg,
         arguments.kwonlyargs,
         arguments.posonlyargs,
-        arguments.defaults,
     )
-    if any(unusual):
-        cure = "write def probe(a, b):" if what == "a probe" else f"write def {node.name}(a, b):"
+    probe = what == "a probe"
+    if any(unusual) or (probe and arguments.defaults):
+        cure = "write def probe(a, b):" if probe else f"write def {node.name}(a, b):"
         faults.append(TextError(head, f"{what} takes plain parameters only", cure))
     parameters = []
-    for argument in arguments.args:
+    defaults = [None] * (len(arguments.args) - len(arguments.defaults)) + arguments.defaults
+    for argument, written in zip(arguments.args, defaults, strict=True):
         at = converter.span(argument)
         name_span = Span(at.line, at.column, at.line, at.column + len(argument.arg))
         type_, type_span = "", name_span
@@ -404,7 +405,13 @@ def _parameters(
                 type_ = converter.annotation(argument.annotation)
             except TextError as fault:
                 faults.append(fault)
-        parameters.append(tree.Parameter(argument.arg, type_, name_span, type_span))
+        default = None
+        if written is not None and not probe:
+            try:
+                default = converter.expr(written)
+            except TextError as fault:
+                faults.append(fault)
+        parameters.append(tree.Parameter(argument.arg, type_, name_span, type_span, default))
     return tuple(parameters)
 
 

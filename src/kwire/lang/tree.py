@@ -381,12 +381,15 @@ Stmt: TypeAlias = (
 
 
 class Parameter(Node):
-    """A parameter of a probe function; `type` is the C type written beside it, empty when none is."""
+    """A parameter of a function; `type` is the C type written beside it, empty when none is; `default`: what
+    it is where a call does not give it (of probes: none).
+    """
 
     name: str
     type: str
     span: Span
     type_span: Span
+    default: Expr | None = None
 
 
 class Function(Node):
