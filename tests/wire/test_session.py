@@ -473,7 +473,7 @@ def test_a_flood_of_requests_is_bounded() -> None:
     for number in range(300, 400):
         part = cbor.dumps({"more": True, "text": ["x" * 60000]})
         pair.source.receive(build(Type.REQUEST, number, part), pair.now)
-    assert len(pair.source._exchange._parts) <= 16
+    assert len(pair.source._exchange._bodies._waiting) <= 16
 
 
 # ---- what a peer may send

@@ -5,25 +5,22 @@ while its trace process goes on, whose events wait here meanwhile, in bounded me
 does the trace process, and the other way round; whatever one client does, the others are served.
 """
 
-import socket
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from kwire.agent import requests
+from kwire.agent.channel import Channel
 from kwire.agent.policy import Policy
 from kwire.agent.source import events_in
-from kwire.agent.trace_process import HEAD, MAX_MESSAGE, Launcher, Message, Pipe
+from kwire.agent.trace_process import Launcher
 from kwire.errors import KwireError
 from kwire.transport import clock
 from kwire.transport.loop import READ, WRITE, Loop
 from kwire.transport.peer import Ignore, Peer
-from kwire.wire import cbor
 from kwire.wire.control import Hello
+from kwire.wire.frame import Type
 from kwire.wire.sequence import MASK
 from kwire.wire.session import Role, Session, Settings
-
-CHUNK: Final = 1 << 18
-"""Bytes read from a trace process at a time."""
 
 ENDING: Final = 10.0
 """Seconds that the traces have to end when the agent is stopped."""
@@ -34,15 +31,13 @@ class Client(Ignore):
 
     def __init__(self, server: "Server", identity: str, address: str) -> None:
         self.peer: Peer | None = None
-        self.trace_process: socket.socket | None = None
+        self.trace_process: Channel | None = None
         self.lost = 0
         """Events that it will not get; known when the server is closed."""
         self._server = server
-        self._orders: Pipe | None = None  # to the trace process
         self._who = {"identity": identity, "address": address}
         self._number = 0  # of the REQUEST that the trace process answers
         self._traces = False
-        self._heard = bytearray()
         self._held: list[bytes] = []  # payloads that found no room
         self._paused = False
         self._ended: dict[str, Any] | None = None
@@ -85,8 +80,8 @@ class Client(Ignore):
 
     def stop(self) -> None:
         """Ask the trace process for the end of its trace."""
-        if self._orders is not None and self._traces:
-            self._orders.put(Message.STOP, b"")
+        if self.trace_process is not None and self._traces:
+            self.trace_process.tell(Type.REQUEST, {"op": "stop"})
             self._watch()
 
     def finish(self) -> None:
@@ -117,24 +112,22 @@ class Client(Ignore):
             cause = "this session has its trace" if self._traces else "the request before is being answered"
             raise requests.RequestError("begin", operation, cause, "use another session")
         assert self.peer is not None
-        told = cbor.dumps({**self._who, "host": self.peer.host, "body": body, "size": size})
-        trace_process = self.trace_process = self._server.launcher.start()
+        trace_process = self.trace_process = Channel(self._server.launcher.start())
         self._number, self._traces = number, operation == "trace"
-        self._orders = Pipe(trace_process)
-        self._orders.put(Message.REQUEST, told)
-        self._server.loop.add(trace_process.fileno(), READ, self._ready)
+        trace_process.tell(Type.REQUEST, {**self._who, "host": self.peer.host, "body": body, "size": size})
+        self._server.loop.add(trace_process.fd, READ, self._ready)
         self._watch()
 
     def _watch(self) -> None:
         """Send what the trace process takes, and wait for what is to be waited for."""
-        if self.trace_process is None or self._orders is None:
+        if self.trace_process is None:
             return
         try:
-            done = self._orders.flush()
+            done = self.trace_process.flush()
         except OSError:
             done = True  # it has gone: that is read
         mask = (0 if self._paused else READ) | (0 if done else WRITE)
-        self._server.loop.modify(self.trace_process.fileno(), mask)
+        self._server.loop.modify(self.trace_process.fd, mask)
 
     def _ready(self, mask: int) -> None:
         """Something came from the trace process, or it takes more."""
@@ -143,44 +136,27 @@ class Client(Ignore):
             self._watch()
         if not mask & ~WRITE:
             return
-        try:
-            data = self.trace_process.recv(CHUNK)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
+        came = self.trace_process.receive()
+        if came is None:
             self._gone()
             return
-        self._heard += data
-        at = 0
-        while len(self._heard) - at >= HEAD.size:
-            size, kind = HEAD.unpack_from(self._heard, at)
-            if size > MAX_MESSAGE:
-                self._gone()
-                return
-            end = at + HEAD.size + size
-            if end > len(self._heard):
-                break
-            self._take(kind, bytes(memoryview(self._heard)[at + HEAD.size : end]))
-            at = end
-        del self._heard[:at]
+        for type, what in came:
+            self._take(type, what)
         self._go_on()
 
-    def _take(self, kind: int, payload: bytes) -> None:
+    def _take(self, type: Type, what: Any) -> None:
         """One message of the trace process."""
         assert self.peer is not None
-        if kind == Message.DATA:
-            self._held.append(payload)
-        elif kind == Message.REPLY:
-            body = cbor.loads_map(payload)
-            self._traces = self._traces and "error" not in body
+        if type == Type.DATA:
+            self._held.append(what)
+        elif type == Type.REPLY:
+            self._traces = self._traces and "error" not in what
             self._server.traces += self._traces
-            self.peer.session.reply(self._number, body, self._server.loop.now())
+            self.peer.session.reply(self._number, what, self._server.loop.now())
             if not self._traces:
                 self._drop()
-        elif kind == Message.END:
-            self._ended = cbor.loads_map(payload)
+        elif type == Type.REQUEST:
+            self._ended = what
 
     def _go_on(self) -> None:
         """Hand on what is held, as far as there is room; read the trace process only then; end when it has
@@ -224,9 +200,9 @@ class Client(Ignore):
             self.peer.flush()
 
     def _drop(self) -> None:
-        trace_process, self.trace_process, self._orders = self.trace_process, None, None
+        trace_process, self.trace_process = self.trace_process, None
         if trace_process is not None:
-            self._server.loop.remove(trace_process.fileno())
+            self._server.loop.remove(trace_process.fd)
             trace_process.close()
 
 

@@ -5,23 +5,21 @@
     trace process   reads one request, compiles, loads and attaches, becomes nobody, and then moves events
 
 Invariants: server and launcher share a socket over which only descriptors travel; server and trace process
-share one that carries messages (`Message`); whoever sees the other end closed ends, so nothing outlives the
-server; the policy is asked in the trace process too; a trace process never waits for the server: what finds
-no room is counted LOST.
+share one that carries frames (`kwire.agent.channel`); whoever sees the other end closed ends, so nothing
+outlives the server; the policy is asked in the trace process too; a trace process never waits for the server
+once it traces: what finds no room is counted LOST.
 """
 
 import contextlib
 import os
 import signal
 import socket
-import struct
 import sys
-from collections import deque
 from collections.abc import Mapping
-from enum import IntEnum
-from typing import Any, Final
+from typing import Any
 
 from kwire.agent import confinement, requests
+from kwire.agent.channel import Channel
 from kwire.agent.policy import MOST, Policy
 from kwire.agent.recording import Recording
 from kwire.agent.source import SourceSink
@@ -31,26 +29,8 @@ from kwire.live.ground import Ground
 from kwire.live.recorder import Recorder
 from kwire.transport.bind import remove_stale
 from kwire.transport.loop import READ, WRITE, Loop
-from kwire.transport.tcp import Buffer, rest
 from kwire.view.text import safe
-from kwire.wire import cbor
-
-HEAD: Final = struct.Struct(">IB")  # bytes of the message after this head, its kind
-MAX_MESSAGE: Final = 4 << 20
-QUEUE: Final = 2 << 20
-"""Bytes that wait in a trace process for the server; more wait in the server's session."""
-
-
-class Message(IntEnum):
-    """What travels between server and trace process."""
-
-    REQUEST = (
-        1  # to the trace process, first: a CBOR map: body; identity, address and host of the client; size
-    )
-    STOP = 2  # to the trace process: end the trace
-    REPLY = 3  # to the server, first: the body of the REPLY
-    DATA = 4  # to the server: a DATA payload
-    END = 5  # to the server, last: the body of the REQUEST `ended`
+from kwire.wire.frame import Type
 
 
 class Launcher:
@@ -132,8 +112,10 @@ def _fork(control: socket.socket, channel: socket.socket, policy: Policy, server
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 work(channel, policy, server)
         except OSError as error:
+            told = Channel(channel)
+            told.tell(Type.REPLY, requests.failed(_unstartable(error)))
             with contextlib.suppress(OSError):
-                _tell(channel, Message.REPLY, requests.failed(_unstartable(error)))
+                told.flush()
 
 
 def _unstartable(error: OSError) -> KwireError:
@@ -156,70 +138,27 @@ def work(channel: socket.socket, policy: Policy, server: int) -> None:
         os._exit(status)
 
 
-class Pipe:
-    """Messages to the other side of a channel that does not block; an outlet, which takes `QUEUE` bytes."""
-
-    __slots__ = ("_channel", "_waiting", "size")
-
-    def __init__(self, channel: socket.socket) -> None:
-        self._channel = channel
-        self._waiting: deque[Buffer] = deque()
-        self.size = 0
-        """Bytes that wait."""
-
-    @property
-    def room(self) -> int:
-        """Bytes that it can take."""
-        return max(0, QUEUE - self.size)
-
-    def send(self, payload: bytes, now: float) -> int:
-        """Take a DATA payload."""
-        self.put(Message.DATA, payload)
-        return 0
-
-    def put(self, kind: Message, payload: bytes) -> None:
-        """Take a message, whether there is room or not."""
-        self._waiting.extend((HEAD.pack(len(payload), kind), payload))
-        self.size += HEAD.size + len(payload)
-
-    def flush(self) -> bool:
-        """Send what the socket takes; whether nothing waits any more. OSError: the other side has gone."""
-        while self._waiting:
-            buffers = [self._waiting.popleft() for _ in range(min(len(self._waiting), 64))]
-            try:
-                sent = self._channel.sendmsg(buffers)
-            except BlockingIOError:
-                sent = 0
-            self.size -= sent
-            left = rest(buffers, sent)
-            if left:
-                self._waiting.extendleft(reversed(left))
-                return False
-        return True
-
-
 class _TraceProcess:
     """One trace."""
 
     def __init__(self, channel: socket.socket, server: int) -> None:
-        self.channel = channel
+        self.channel = Channel(channel)
         self.server = server
         self.loop = Loop()
-        self.pipe = Pipe(channel)
         self.recording: Recording | None = None
         self.sink: SourceSink | None = None
         self.ended = False
 
     def run(self, policy: Policy) -> None:
         """Do what the request asks for."""
-        request = cbor.loads_map(_receive(self.channel, Message.REQUEST))
+        request = self.channel.wait()[1]
         try:
             grant = policy.grant(request["identity"], request["address"])
             if grant is None:
                 raise KwireError("serve", request["address"], "the agent's policy does not know it")
             grant = grant._replace(client=request["identity"] or request["host"])
             if requests.operation_of(request["body"]) == "probes":
-                _tell(self.channel, Message.REPLY, requests.names(request["body"], grant))
+                self._tell(Type.REPLY, requests.names(request["body"], grant))
                 return
             without = (self.server, os.getpid())
             processes = (job := requests.serve(request["body"], grant, without)).processes
@@ -240,10 +179,13 @@ class _TraceProcess:
     def _fail(self, error: KwireError) -> None:
         """Say why there is no trace, or no more of it."""
         if self.recording is None:  # it has not begun: this is the answer
-            _tell(self.channel, Message.REPLY, requests.failed(error))
+            self._tell(Type.REPLY, requests.failed(error))
         else:
-            told = {"op": "ended", "why": error.cause, **requests.failed(error)}
-            _tell(self.channel, Message.END, told)
+            self._tell(Type.REQUEST, {"op": "ended", "why": error.cause, **requests.failed(error)})
+
+    def _tell(self, type: Type, body: Mapping[str, Any]) -> None:
+        self.channel.tell(type, body)
+        self.channel.drain()
 
     def trace(self, job: requests.Job, size: int) -> None:
         """Attach, give up privileges, move events until it is over."""
@@ -254,13 +196,13 @@ class _TraceProcess:
             schemas = recorder.plan.schemas
             confinement.agent()
             sink = self.sink = SourceSink(schemas, size)
-            _tell(self.channel, Message.REPLY, requests.begun(recorder.plan))
+            self.channel.tell(Type.REPLY, requests.begun(recorder.plan))
             for payload in sink.begin():
-                _send(self.channel, Message.DATA, payload)
-            self.channel.setblocking(False)
-            sink.outlet = self.pipe
+                self.channel.send(payload)
+            self.channel.drain()
+            sink.outlet = self.channel
             sink.waits = 0.0
-            self.loop.add(self.channel.fileno(), READ, self._ready)
+            self.loop.add(self.channel.fd, READ, self._ready)
             recording = self.recording = Recording(self.loop, recorder, self._round, self._end)
             try:
                 recording.start([Throttle(sink, job.rate, len(schemas)) if job.rate < MOST else sink])
@@ -283,63 +225,29 @@ class _TraceProcess:
             told: dict[str, Any] = {"op": "ended", "why": why}
             if recorder.command_status is not None:
                 told["status"] = recorder.command_status
-            self.pipe.put(Message.END, cbor.dumps(told))
+            self.channel.tell(Type.REQUEST, told)
         self._flush()
 
     def _flush(self) -> None:
         try:
-            done = self.pipe.flush()
+            done = self.channel.flush()
         except OSError:
             self.loop.stop()
             return
-        self.loop.modify(self.channel.fileno(), READ if done else READ | WRITE)
+        self.loop.modify(self.channel.fd, READ if done else READ | WRITE)
         if done and self.ended:
             self.loop.stop()
 
     def _ready(self, mask: int) -> None:
         assert self.recording is not None
-        if mask & ~WRITE:
-            try:
-                data = self.channel.recv(4096)
-            except BlockingIOError:
-                data = b"?"
-            except OSError:
-                data = b""
-            if not data:
-                self.loop.stop()  # the server has gone: the probes go with us
-                return
-            if data[HEAD.size - 1 : HEAD.size] == bytes([Message.STOP]):
-                self.recording.end("asked to stop")
-                return
+        came = self.channel.receive() if mask & ~WRITE else []
+        if came is None:
+            self.loop.stop()  # the server has gone: the probes go with us
+            return
+        if came:  # all that it asks now is `stop`
+            self.recording.end("asked to stop")
+            return
         if self.recording.recorder.over:
             self._end(self.recording.recorder.why)
         else:
             self._round()
-
-
-def _tell(channel: socket.socket, kind: Message, value: Mapping[str, Any]) -> None:
-    _send(channel, kind, cbor.dumps(value))
-
-
-def _send(channel: socket.socket, kind: Message, payload: bytes) -> None:
-    """Send a message and wait until it is gone."""
-    channel.setblocking(True)
-    channel.sendall(HEAD.pack(len(payload), kind) + payload)
-
-
-def _receive(channel: socket.socket, kind: Message) -> bytes:
-    """Wait for the message that has to come now."""
-    size, found = HEAD.unpack(_exactly(channel, HEAD.size))
-    if found != kind or size > MAX_MESSAGE:
-        raise ConnectionResetError("not what was to come")
-    return _exactly(channel, size)
-
-
-def _exactly(channel: socket.socket, size: int) -> bytes:
-    data = bytearray()
-    while len(data) < size:
-        part = channel.recv(size - len(data))
-        if not part:
-            raise ConnectionResetError("the server has gone")
-        data += part
-    return bytes(data)

@@ -20,7 +20,43 @@ from kwire.wire.settings import Settings
 
 FOREVER = float("inf")
 MAX_DATAGRAM = 65507  # the longest payload of UDP over IPv4
-MAX_BODY = {False: MAX_FRAME - HEADER_SIZE - 3, True: MAX_DATAGRAM - HEADER_SIZE - 3}  # by datagrams
+MAX_BODY = MAX_FRAME - HEADER_SIZE - 3
+
+
+def body_frames(type: Type, number: int, body: Mapping[Any, Any]) -> list[bytes]:
+    """The frames of a body over a byte stream."""
+    return [build(type, number, payload) for payload in pack_map(dict(body), MAX_BODY)]
+
+
+class Bodies:
+    """Puts bodies together that go on over several frames: each of `size` bytes, `parts` at once."""
+
+    __slots__ = ("_parts", "_size", "_waiting")
+
+    def __init__(self, size: int, parts: int) -> None:
+        self._size, self._parts = size, parts
+        self._waiting: dict[tuple[int, int], tuple[dict[Any, Any], int]] = {}
+
+    def add(self, frame: Frame) -> dict[Any, Any] | None:
+        """The body that this frame completes; None while `more` is to come. FrameError if too large."""
+        base = frame.offset + HEADER_SIZE
+        part = cbor.loads_map(frame.payload, base)
+        more = pop_more(part, base)
+        key = (frame.header.type, frame.header.id)
+        whole, size = self._waiting.pop(key, ({}, 0))
+        size += len(frame.payload)
+        if size > self._size:
+            raise bad_payload(base, f"{size} bytes", f"at most {self._size}")
+        if more and len(self._waiting) >= self._parts:
+            raise bad_payload(base, "one more payload in parts", f"at most {self._parts}")
+        merge_map(whole, part, base)
+        if more:
+            self._waiting[key] = (whole, size)
+        return None if more else whole
+
+    def clear(self) -> None:
+        """Forget what is not whole."""
+        self._waiting.clear()
 
 
 class _Asked:
@@ -37,7 +73,7 @@ class _Asked:
 class Exchange:
     """Both directions of requests and replies of one session."""
 
-    __slots__ = ("_asked", "_datagrams", "_flags", "_next", "_parts", "_replies", "_settings", "_told")
+    __slots__ = ("_asked", "_bodies", "_datagrams", "_flags", "_next", "_replies", "_settings", "_told")
 
     def __init__(self, settings: Settings, datagrams: bool, flags: int, first: int) -> None:
         self._settings = settings
@@ -47,7 +83,7 @@ class Exchange:
         self._asked: dict[int, _Asked] = {}
         self._told: set[int] = set()  # their requests that our owner has not answered
         self._replies: dict[int, list[bytes]] = {}  # our last answers, oldest first
-        self._parts: dict[tuple[int, int], tuple[dict[Any, Any], int]] = {}  # what goes on in a next frame
+        self._bodies = Bodies(settings.request_size, 0 if datagrams else settings.requests)
 
     def ask(self, body: Mapping[Any, Any]) -> tuple[int, list[bytes]]:
         """A new request: its number and its frames."""
@@ -70,7 +106,7 @@ class Exchange:
 
     def start(self, now: float) -> list[bytes]:
         """The session is established (again): every frame of what is not answered."""
-        self._parts.clear()
+        self._bodies.clear()
         out: list[bytes] = []
         for asked in self._asked.values():
             out += self._send(asked, now)
@@ -110,7 +146,7 @@ class Exchange:
             raise bad_payload(
                 frame.offset, "one more REQUEST", f"at most {self._settings.requests} unanswered"
             )
-        body = self._whole(frame)
+        body = self._bodies.add(frame)
         if body is not None:
             self._told.add(number)
             out.append(Requested(number, body))
@@ -120,7 +156,7 @@ class Exchange:
         """A REPLY came: tell it into `out` where it answers something; there is nothing to send."""
         number = frame.header.id
         if number in self._asked:
-            body = self._whole(frame)
+            body = self._bodies.add(frame)
             if body is not None:
                 del self._asked[number]
                 out.append(Replied(number, body))
@@ -131,33 +167,12 @@ class Exchange:
         return asked.frames
 
     def _frames(self, type: Type, number: int, body: Mapping[Any, Any]) -> list[bytes]:
-        limit = MAX_BODY[self._datagrams]
         if self._datagrams:
             size = len(cbor.dumps(body))
-            if size > limit:
+            if size > MAX_DATAGRAM - HEADER_SIZE - 3:
                 cause = f"{size} bytes do not fit a datagram"
                 raise KwireError(
                     f"send {type.name.lower()}", str(number), cause, "use a stream: tcp, tls or unix"
                 )
             return [build(type, number, cbor.dumps(body), self._flags)]
-        return [build(type, number, payload) for payload in pack_map(dict(body), limit)]
-
-    def _whole(self, frame: Frame) -> dict[Any, Any] | None:
-        """The body that this frame completes; None while `more` is to come. FrameError if too large."""
-        base = frame.offset + HEADER_SIZE
-        part = cbor.loads_map(frame.payload, base)
-        more = pop_more(part, base)
-        key = (frame.header.type, frame.header.id)
-        whole, size = self._parts.pop(key, ({}, 0))
-        size += len(frame.payload)
-        if size > self._settings.request_size:
-            raise bad_payload(base, f"{size} bytes", f"at most {self._settings.request_size}")
-        if self._datagrams and (more or whole):
-            raise bad_payload(base, "more: true", "one frame over datagrams")
-        merge_map(whole, part, base)
-        if not more:
-            return whole
-        if len(self._parts) >= self._settings.requests:
-            raise bad_payload(base, "one more payload in parts", f"at most {self._settings.requests}")
-        self._parts[key] = (whole, size)
-        return None
+        return body_frames(type, number, body)
