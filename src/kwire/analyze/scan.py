@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from kwire.analyze.losses import Losses
 from kwire.analyze.selection import Selection
 from kwire.capture.event_counts import tally_of
-from kwire.capture.reader import Section, gathered, groups
+from kwire.capture.reader import Section, gathered, groups, sorted_groups
 from kwire.packets.open import NetworkCapture
 from kwire.wire.column_rows import event_heads, event_values
 from kwire.wire.columns import Columns
@@ -267,7 +267,7 @@ class Scan:
         heads = _Heads(window)
         for at in heads.losses():
             self._lost(heads, at)
-        for id, chosen in heads.probes():
+        for id, chosen in heads.by_probe():
             schema = self._described(window, id, len(heads.ids[chosen]))
             if schema is not None:
                 block = self._block(heads, schema, chosen)
@@ -374,6 +374,22 @@ class _Heads:
         places = np.flatnonzero(self._types == Type.EVENT)
         for id, chosen in groups(self.ids[places]):
             yield id, places[chosen]
+
+    def by_probe(self) -> "Iterator[tuple[int, slice]]":
+        """The same once all is sorted by probe: its events lie together, and other frames are left out."""
+        import numpy as np
+
+        if self._same:
+            yield int(self.ids[0]), slice(None)
+            return
+        places = np.flatnonzero(self._types == Type.EVENT)
+        all_events = len(places) == len(self._types)
+        order, parts = sorted_groups(self.ids if all_events else self.ids[places])
+        if not all_events:
+            order = places.take(order)
+        self.ids, self.offsets = self.ids.take(order), self.offsets.take(order)
+        self.ends, self._raw = self.ends.take(order), self._raw.take(order)
+        yield from parts
 
     def times(self, schema: Schema, chosen: Any) -> "Array":
         """The wall-clock times of the chosen events, which are of this schema."""

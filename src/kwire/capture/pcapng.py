@@ -58,7 +58,7 @@ NAMES: Final = {
 }
 
 # Least whole length of a block whose body has a fixed part.
-LEAST: Final = {
+LEAST: Final[dict[int, int]] = {
     Block.SECTION: 28,
     Block.INTERFACE: 20,
     Block.PACKET_OLD: 32,

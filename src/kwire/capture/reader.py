@@ -8,6 +8,7 @@ A capture here holds frames as they are (link type USER0). `kwire.packets.open` 
 travelled in other packets, and other kinds of files.
 """
 
+import struct
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
@@ -39,6 +40,7 @@ MAX_INTERFACES: Final = 1 << 17  # of all sections
 START: Final = 16  # bytes by which a file that is no capture is known
 TEXT: Final = 4096  # characters kept of a name
 PORTS: Final = "look elsewhere with --port N or --any-port"  # the cure where no frame was found
+ALIKE: Final = 256  # bytes of an interface block that is held against the next
 TOO_LONG: Final = "PACKET_TOO_LONG"  # the error of a packet that is not looked into
 TIMES: Final = (pcapng.StatisticsOption.START, pcapng.StatisticsOption.END)
 
@@ -182,19 +184,26 @@ def gathered(frames: Frames, order: "Array | slice") -> tuple[bytearray, "Array"
 
 def groups(numbers: "Array") -> "Iterator[tuple[int, Any]]":
     """Each number with the places where it stands, in their order."""
+    if len(numbers) and (numbers == numbers[0]).all():
+        yield int(numbers[0]), slice(None)
+        return
+    order, parts = sorted_groups(numbers)
+    for number, part in parts:
+        yield number, order[part]
+
+
+def sorted_groups(numbers: "Array") -> "tuple[Array, list[tuple[int, slice]]]":
+    """The places of numbers in the order of these, stable; each number with its part of them."""
     import numpy as np
 
     if not len(numbers):
-        return
-    if (numbers == numbers[0]).all():
-        yield int(numbers[0]), slice(None)
-        return
+        return np.zeros(0, np.int64), []
     small = numbers.astype(np.uint16) if int(numbers.max()) < 1 << 16 else numbers  # these sort much faster
     order = np.argsort(small, kind="stable")
     ordered = small[order]
     cuts = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
-    for start, stop in pairwise([0, *cuts.tolist(), len(ordered)]):
-        yield int(ordered[start]), order[start:stop]
+    ends = pairwise([0, *cuts.tolist(), len(ordered)])
+    return order, [(int(ordered[start]), slice(start, stop)) for start, stop in ends]
 
 
 class StopReading(Exception):  # noqa: N818  # it ends a reading, it is no failure
@@ -227,6 +236,7 @@ class Capture:
     __slots__ = (
         "_at",
         "_base",
+        "_body_before",
         "_current",
         "_data",
         "_input",
@@ -239,6 +249,7 @@ class Capture:
         "_plain",
         "_reader",
         "_soundness",
+        "_told_before",
         "errors",
         "first_skipped",
         "first_undecodable",
@@ -260,6 +271,8 @@ class Capture:
         self._data: Bytes = b""
         self._base, self._at, self._need = 0, 0, 0  # _base: where _data begins in the file
         self._interfaces = 0  # of all sections
+        self._body_before: object = None  # of an interface, and what it says: others mostly say the same
+        self._told_before: tuple[str, str, int, int, pcapng.Units] | None = None
         self._links = array("Q")  # link types of the interfaces of this section
         self._large: Large | None = None  # the block that comes next is not looked into
         self._order = pcapng.HOST
@@ -354,7 +367,7 @@ class Capture:
         offsets, count = array("Q", bytes(8 * LIMIT)), 0
         try:
             while True:
-                if self._plain:
+                if self._plain and self._own.interfaces:
                     data, swap = self._data, self._order != pcapng.HOST
                     known = len(self._own.interfaces)
                     with memoryview(offsets)[count:] as slots:
@@ -363,7 +376,7 @@ class Capture:
                         )
                     count += taken
                     self.packets += taken
-                elif not count:
+                elif not self._plain and not count:
                     self._bulk()
                 block = self._block() if count < LIMIT else None
                 if count and (block is None or self._turns(block)):
@@ -422,10 +435,10 @@ class Capture:
         self._need = pcapng.MIN_BLOCK
         if left < self._need:
             return None
-        start = self._base + at
-        order = pcapng.section_order(data[at + 8 : at + 12])
+        start, order = self._base + at, self._order
         if data[at : at + 4] == pcapng.SECTION_START:
-            if order is None:
+            found = pcapng.section_order(data[at + 8 : at + 12])
+            if found is None:
                 raise StopReading(f"damaged at byte {start}: a section header without its byte-order magic")
             if left < pcapng.LEAST[Block.SECTION]:
                 self._need = pcapng.LEAST[Block.SECTION]
@@ -433,15 +446,12 @@ class Capture:
             other = pcapng.other_version(data[at : at + pcapng.VERSION_END])
             if other:
                 raise StopReading(f"not read from byte {start} on: a section of {other} begins there")
+            order = found
         elif not self.sections:
             raise foreign(self.name, bytes(self._data[:START]))
-        else:
-            order = self._order
-        kind = int.from_bytes(data[at : at + 4], order)
-        total = int.from_bytes(data[at + 4 : at + 8], order)
-        what = pcapng.describe(kind)
-        least = pcapng.LEAST[Block(kind)] if kind in pcapng.LEAST else pcapng.MIN_BLOCK
-        if total < least or total % 4 or total > pcapng.MAX_PASSED:
+        kind, total = (_little if order == "little" else _big)(data, at)
+        if total < pcapng.LEAST.get(kind, pcapng.MIN_BLOCK) or total % 4 or total > pcapng.MAX_PASSED:
+            what = pcapng.describe(kind)
             raise StopReading(f"damaged at byte {start}: {what} cannot be {plural(total, 'byte')} long")
         self._need = total
         if total > pcapng.MAX_BLOCK:
@@ -451,6 +461,7 @@ class Capture:
             return None
         again = int.from_bytes(data[at + total - 4 : at + total], order)
         if again != total:
+            what = pcapng.describe(kind)
             raise StopReading(
                 f"damaged at byte {start}: {what} begins with length {total} and ends with {again}"
             )
@@ -561,19 +572,23 @@ class Capture:
         return 0
 
     def _interface(self, body: memoryview) -> None:
-        options = pcapng.unpack_options(body[8:], self._order)
-        link_type, snaplen = (int.from_bytes(body[at : at + 2 + at // 2], self._order) for at in (0, 4))
-        name = " ".join(pcapng.strings(options, pcapng.InterfaceOption.NAME))
-        description = " ".join(pcapng.strings(options, pcapng.InterfaceOption.DESCRIPTION))
         self._interfaces += 1
         if self._interfaces > MAX_INTERFACES:
             raise StopReading(
                 f"damaged before byte {self._base + self._at}: more than {MAX_INTERFACES} interfaces"
             )
-        units = pcapng.unpack_units(options, self._order)
-        self._own.interfaces.append(Interface(name[:TEXT], description[:TEXT], link_type, snaplen, units))
-        self._links.append(link_type)
-        self._plain = self._plain and link_type == pcapng.LINKTYPE_USER0
+        key = (bytes(body), self._order) if len(body) <= ALIKE else None
+        told = self._told_before if key is not None and key == self._body_before else None
+        if told is None:
+            options = pcapng.unpack_options(body[8:], self._order)
+            link_type, snaplen = (int.from_bytes(body[at : at + 2 + at // 2], self._order) for at in (0, 4))
+            name = " ".join(pcapng.strings(options, pcapng.InterfaceOption.NAME))[:TEXT]
+            description = " ".join(pcapng.strings(options, pcapng.InterfaceOption.DESCRIPTION))[:TEXT]
+            told = (name, description, link_type, snaplen, pcapng.unpack_units(options, self._order))
+            self._body_before, self._told_before = key, told
+        self._own.interfaces.append(Interface(*told))
+        self._links.append(told[2])
+        self._plain = self._plain and told[2] == pcapng.LINKTYPE_USER0
 
     def _statistics(self, body: memoryview) -> None:
         number = int.from_bytes(body[:4], self._order)
@@ -629,6 +644,9 @@ class Capture:
         if self.first_skipped is None:
             self.first_skipped = f"packet at byte {place}: {why}"
         return 0
+
+
+_little, _big = struct.Struct("<II").unpack_from, struct.Struct(">II").unpack_from
 
 
 def misfit(count: int) -> str:

@@ -61,7 +61,7 @@ class NetworkCapture(Capture):
 
     __slots__ = (
         *("_done", "_faces", "_kept", "_listed", "_of", "_patient", "_rows", "_seen"),
-        *("_sessions", "_told", "_waiting", "network", "passed"),
+        *("_sessions", "_told", "_waiting", "_waits", "network", "passed"),
     )
 
     def __init__(
@@ -72,6 +72,7 @@ class NetworkCapture(Capture):
         self._rows = array("Q", bytes(8 * walk.ROW_WORDS * LIMIT))
         self._faces = array("Q")  # the interfaces of the section being read, as the walkers want them
         self._of: Section | None = None  # which that is
+        self._waits = 0  # rows that the network has not taken yet
         self._patient = self.regular  # nobody waits for what was found
         self._sessions: dict[int, Conversation | Session] = {}  # by the id of their section
         self._listed: dict[int, Section] = {}  # the sections of sessions among `sections`, by their id
@@ -230,6 +231,7 @@ class NetworkCapture(Capture):
         )
 
     def _others(self, *, end: bool = False) -> Iterator[Frames]:
+        self._hand_over()
         own = self._own if self.sections else None
         queue = self.network.finish() if end else self.network.take(all=not self._patient)
         self._count()
@@ -346,6 +348,7 @@ class NetworkCapture(Capture):
         start = block.offset + 8 + packet.start
         time = walk.NO_TIME if packet.ticks is None else interface.units.nanoseconds(packet.ticks)
         sizes, link = packet.original << 32 | packet.captured, interface.link_type
+        self._hand_over()
         row = array("Q", [start, time & walk.NO_TIME, sizes, 8 + packet.start << 32 | link])
         self.network.rows(self._data, row, 1, self._base)
         return 0
@@ -360,17 +363,26 @@ class NetworkCapture(Capture):
         if len(known) < walk.FACE_WORDS * len(interfaces):
             new = interfaces[len(known) // walk.FACE_WORDS :]
             known += walk.faces((one.link_type, one.units) for one in new)
-        swap, count = self._order != pcapng.HOST, LIMIT
-        while count == LIMIT:
-            count, self._at = walk.pcapng_rows(
-                *(self._data, self._at, len(self._data), swap, known, interfaces[0].snaplen),
-                *(self._rows, LIMIT),
-            )
-            if count:
-                self.network.rows(self._data, self._rows, count, self._base)
+        swap, full = self._order != pcapng.HOST, True
+        while full:
+            with memoryview(self._rows)[walk.ROW_WORDS * self._waits :] as slots:
+                count, self._at = walk.pcapng_rows(
+                    *(self._data, self._at, len(self._data), swap, known, interfaces[0].snaplen),
+                    *(slots, LIMIT - self._waits),
+                )
+            self._waits += count
+            full = self._waits == LIMIT
+            if full:
+                self._hand_over()
         told = known[walk.FACE_TOLD :: walk.FACE_WORDS]
         if any(told):
             self._last_statistics(told)
+
+    def _hand_over(self) -> None:
+        """Let the network take the packets that wait; those of several sections in one window do together."""
+        count, self._waits = self._waits, 0
+        if count:
+            self.network.rows(self._data, self._rows, count, self._base)
 
     def _last_statistics(self, told: "array[int]") -> None:
         """Take the last statistics that the walker saw of each interface."""
