@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import inspect
 import re
 import subprocess
 import sys
@@ -188,6 +189,15 @@ def test_planning_is_lighter_still() -> None:
     unwanted = {"typing", "weakref", "shlex", "string", "threading", "traceback", "ast", "cbor2", "pickle"}
     found = loaded("-c", "import kwire.live.planner") & (HEAVY | unwanted)
     assert not found
+
+
+def test_the_tracer_of_made_events_has_what_a_recorder_asks_for() -> None:
+    """Scenarios of faults give it to `kwire agent` in the place of the kernel's."""
+    from fault_source import Synthetic
+
+    asked = re.findall(r"\btracer\.(\w+)", (SOURCE / "live" / "recorder.py").read_text())
+    has = {*vars(Synthetic), *re.findall(r"self\.(\w+) =", Path(inspect.getfile(Synthetic)).read_text())}
+    assert set(asked) <= has
 
 
 def test_nothing_committed_names_where_it_was_written() -> None:

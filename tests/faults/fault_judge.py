@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 import struct
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 EVENT, LOST = 1, 7
+NAMES = ("unknown", "ring full", "map full", "missed", "too long", "sender full", "disk full", "expired")
+NAMES += ("rate limit", "capture gone", "missed shared", "spool")
 EXPIRED, CAPTURE_GONE = 7, 9
 SECTION, INTERFACE, STATISTICS, PACKET = 0x0A0D0D0A, 1, 5, 6
 
@@ -183,6 +186,13 @@ def _agents(case: Case, found: Found) -> list[str]:
     again = found.lost.get(EXPIRED, 0) if case.forgotten else 0  # losses told to who forgot them, too
     if not found.all_lost - late - again <= lost <= found.all_lost and not case.taken:
         wrong.append(f"agents say {lost} lost, the captures {found.lost}")
+    elif lost == found.all_lost and not any(_expired(life) for life in case.lives):  # which name no causes
+        causes = Counter[str]()
+        for life in case.lives:
+            causes.update((life.told.summary or {}).get("causes", {}))
+        there = Counter({NAMES[cause]: count for cause, count in found.lost.items()})
+        if +causes != +there:
+            wrong.append(f"agents name {dict(causes)} as causes, the captures {dict(there)}")
     return wrong
 
 

@@ -130,6 +130,9 @@ class Synthetic:
     life = 0
     counter: Counter
     unfollowed = 0
+    asked = None
+    """No program asks for the end."""
+    maps: Sequence[object] = ()
 
     def __init__(self, plan: Plan, *, rings: object = None, follow: bool = False) -> None:
         self.plan = plan

@@ -8,6 +8,7 @@ counted. What people should know is said through `say`; nothing is printed here.
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -372,11 +373,12 @@ def make_hold(folder: str, sink: SourceSink, memory: int, size: int) -> Hold:
     return SpoolHold(spools.begin(folder, os.urandom(16), sink.begin(), size, memory, sink.probes))
 
 
-def causes(losses: dict[int, int]) -> dict[str, int]:
+def causes(losses: Mapping[int, int]) -> dict[str, int]:
     """Losses by the name of their cause, for summaries."""
     return {
         Cause(cause).name.lower().replace("_", " ") if cause in CAUSES else f"cause {cause}": count
         for cause, count in sorted(losses.items())
+        if count
     }
 
 
@@ -386,9 +388,9 @@ def summary(agent: Agent) -> dict[str, Any]:
     produced = recorder.produced
     gone = agent.hold.spool.lost if isinstance(agent.hold, SpoolHold) else {}
     damaged = sum(gone.values())
-    losses = dict(sink.losses)
-    if damaged:
-        losses[Cause.SPOOL] = losses.get(Cause.SPOOL, 0) + damaged
+    losses = Counter(sink.losses)
+    losses[Cause.SPOOL] += damaged - sink.spool_expired
+    losses[Cause.EXPIRED] += sink.spool_expired
     probes = [
         {
             "id": schema.id,
@@ -402,8 +404,7 @@ def summary(agent: Agent) -> dict[str, Any]:
         for schema in recorder.plan.schemas
     ]
     away = agent.taken_away
-    if away:
-        losses[Cause.CAPTURE_GONE] = away
+    losses[Cause.CAPTURE_GONE] += away
     return {
         "events": sink.events - damaged - away,
         "lost": sink.lost_events + damaged + away,

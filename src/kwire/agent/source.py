@@ -90,6 +90,7 @@ class SourceSink:
         "_used",
         "bytes",
         "losses",
+        "spool_expired",
         "waits",
     )
 
@@ -117,7 +118,9 @@ class SourceSink:
         self.bytes = 0
         """Bytes of the payloads handed over."""
         self.losses: dict[int, int] = {}
-        """Events lost so far by cause, told or not."""
+        """Events lost so far by cause, told or not; without those that went with a spool."""
+        self.spool_expired = 0
+        """Events that went with a spool, and were told again as EXPIRED."""
         self.waits = HOLD
         """Seconds that a payload not yet full waits for more: 0 while a peer receives."""
 
@@ -354,6 +357,8 @@ class SourceSink:
             ours = min(loss.count, self.losses.get(loss.cause, 0))  # none of a recording before this one
             self._lose(loss.cause, -ours)
             self._lose(Cause.EXPIRED, ours)
+            if loss.cause == Cause.SPOOL:  # which the spool counts
+                self.spool_expired += loss.count - ours
 
     def _account(self, payload: bytes, sign: int) -> tuple["array[int]", list[Lost]]:
         """Add a payload to what was accepted and told (-1: take it off); its events by probe, its losses."""
