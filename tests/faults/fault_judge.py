@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 EVENT, LOST = 1, 7
-NAMES = ("unknown", "ring full", "map full", "missed", "too long", "sender full", "disk full", "expired")
-NAMES += ("rate limit", "capture gone", "missed shared", "spool")
+NAMES = [
+    *("unknown", "ring full", "map full", "missed", "too long", "sender full", "disk full", "expired"),
+    *("rate limit", "capture gone", "missed shared", "spool"),
+]
 EXPIRED, CAPTURE_GONE = 7, 9
 SECTION, INTERFACE, STATISTICS, PACKET = 0x0A0D0D0A, 1, 5, 6
 
