@@ -45,7 +45,8 @@ struct side {
 	uint64_t skipped, searched;
 	uint32_t slab, partial, skip; /* slab + 1 */
 	uint8_t known, ended, begun, synced, raw, found, lost, encrypted;
-	uint8_t joining, unused[3]; /* all is held until it is known which segment is the lowest */
+	uint8_t joining, begun_by_syn, unused[2]; /* all is held until it is known which segment is the lowest */
+	uint32_t origin;                          /* sequence number of the first byte, by a SYN */
 };
 
 struct flow {

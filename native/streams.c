@@ -409,8 +409,8 @@ static void begin(struct engine *e, struct flow *f, struct side *s, uint32_t fir
 	if (s->begun && s->partial && s->found)
 		trouble_of(e, f, TROUBLE_TCP_GAP, VARIANT_ANEW, 0);
 	drop_partial(e, s);
-	s->next = first;
-	s->known = 1;
+	s->next = s->origin = first;
+	s->known = s->begun_by_syn = 1;
 	s->ended = s->joining = 0;
 	s->skipped = s->searched = 0;
 	s->skip = 0;
@@ -457,9 +457,10 @@ int kw_stream_go(struct engine *e)
 	case STEP_SYN:
 		if (!w->feeding && !w->finish && w->flags & SYN) {
 			int32_t ahead = (int32_t)(w->seq + 1 - s->next);
-			w->finish = !s->known || s->ended || ahead > (int32_t)MAX_STREAM_HELD ||
-				    ahead < -(int32_t)MAX_STREAM_HELD;
 			w->seq++;
+			w->finish = !s->known || s->ended ||
+				    (s->begun_by_syn ? w->seq != s->origin /* neither its own again nor late */
+						     : ahead > 0 || ahead < -(int32_t)MAX_STREAM_HELD);
 			if (!w->finish && s->joining) { /* with what is held */
 				begin(e, f, s, w->seq);
 				w->step = STEP_JOIN;

@@ -16,6 +16,7 @@ from kwire.capture.output import CaptureError
 from kwire.packets import engine, network, walk
 from kwire.packets.open import open_capture
 from kwire.packets.streams import Piece, Stream
+from kwire.wire.control import Hello, Role
 from kwire.wire.frame import Flag, Type, build
 from kwire.wire.messages import Lost
 
@@ -370,6 +371,23 @@ def test_a_syn_that_comes_late_begins_the_stream(net: Any, read: Any) -> None:
     assert found == net.expected(4, 3)
     assert capture.network.found == {}
     assert capture.network.frames == 5
+
+
+@pytest.mark.parametrize("after", [200, 100_000, -700, 1 << 31])
+def test_ports_that_are_used_again_carry_another_stream(net: Any, read: Any, after: int) -> None:
+    """The first connection has no end in the capture; the SYN of each is there twice, as on a mirrored port."""
+    made = []
+    for start, number in ((1000, 0), (1000 + after, 100)):
+        events = [net.event(number + at) for at in range(12)]
+        frames = [Hello(bytes([number]) * 16, 1, Role.SOURCE).frame(), net.data(0, *net.schema().frames())]
+        stream = b"".join([*frames, net.data(1, *events), build(Type.BYE, 2, b"\xa1freasonddone")])
+        made += [net.tcp(b"", start - 1, 2)] * 2
+        made += [net.tcp(stream[at : at + 90], start + at) for at in range(0, len(stream), 90)]
+        made.append(net.tcp(b"", start - 1, 2))
+    found, capture = read(net.pcap([net.ethernet(net.ipv4(segment, 6)) for segment in made]))
+    assert found == [net.event(at) for at in [*range(12), *range(100, 112)]]
+    assert capture.network.found == {}
+    assert len(capture.network.conversations) == 2
 
 
 def test_what_waits_to_be_joined_does_not_wait_long() -> None:

@@ -105,7 +105,7 @@ class Side(ctypes.Structure):
         *(("held", Chain), ("since", U64), ("next", U32), ("again", U32), ("late", U32), ("conflicts", U32)),
         *(("skipped", U64), ("searched", U64), ("slab", U32), ("partial", U32), ("skip", U32)),
         *((name, U8) for name in ("known", "ended", "begun", "synced", "raw", "found", "lost", "encrypted")),
-        *(("joining", U8), ("unused", U8 * 3)),
+        *(("joining", U8), ("begun_by_syn", U8), ("unused", U8 * 2), ("origin", U32)),
     )
 
 

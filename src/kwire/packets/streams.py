@@ -66,6 +66,7 @@ class Stream:
         "_joining",
         "_last",
         "_next",
+        "_origin",
         "_parts",
         "_since",
         "again",
@@ -81,6 +82,7 @@ class Stream:
         self._heap: list[int] = []
         self._held = 0
         self._since = 0  # when the oldest hole was seen
+        self._origin: int | None = None  # sequence number of the first byte, by a SYN
         self._joining = False  # all is held until it is known which segment is the lowest
         self._last = 0  # place of the highest segment, meanwhile
         self.ended = False
@@ -96,7 +98,7 @@ class Stream:
         pieces: list[Piece] = []
         if flags & SYN:
             first = (sequence + 1) % _WRAP
-            if self._next is None or self.ended or abs(self._distance(first)) > MAX_HELD:
+            if self._next is None or self.ended or self._anew(first):
                 pieces += self.finish()
                 self._begin(first, 0)
                 pieces.append(Piece(b"", start=True))
@@ -129,7 +131,14 @@ class Stream:
             pieces += self._pass(0)
         return pieces
 
+    def _anew(self, first: int) -> bool:
+        """Whether a SYN begins another connection: it is neither that of this one again nor late."""
+        if self._origin is not None:
+            return first != self._origin
+        return not -MAX_HELD <= self._distance(first) <= 0
+
     def _begin(self, sequence: int, place: int) -> None:
+        self._origin = sequence
         self._next, self._at, self.ended, self._joining = sequence, place, False, False
 
     def _join(self) -> None:
