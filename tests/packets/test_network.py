@@ -375,7 +375,7 @@ def test_a_syn_that_comes_late_begins_the_stream(net: Any, read: Any) -> None:
 
 @pytest.mark.parametrize("after", [200, 100_000, -700, 1 << 31])
 def test_ports_that_are_used_again_carry_another_stream(net: Any, read: Any, after: int) -> None:
-    """The first connection has no end in the capture; the SYN of each is there twice, as on a mirrored port."""
+    """The first connection has no end in the capture; the SYN of each is there twice and once more."""
     made = []
     for start, number in ((1000, 0), (1000 + after, 100)):
         events = [net.event(number + at) for at in range(12)]
