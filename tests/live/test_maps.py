@@ -173,6 +173,48 @@ def test_probes_read_what_all_cpus_keep() -> None:
     assert dict(loud) == {6: 2}
 
 
+taken = kwire.Count(by="u32")
+sizes = kwire.Stats()
+shapes = kwire.Histogram(by="u32")
+
+
+@kwire.tracepoint(ENTER)
+def takes(which: "u32", who: "u32") -> None:
+    taken.add(who)
+    sizes.add(who)
+    shapes[which].add(who)
+
+
+@pytest.mark.live
+def test_what_is_taken_is_taken_once() -> None:
+    with kwire.trace(takes, pid=ME):
+        assert (taken.take(), sizes.take(), shapes.take()) == ({}, (0, 0), {})
+        ask(1, 1, 2)
+        assert taken.take() == {1: 2, 2: 1}
+        assert sizes.take() == (3, 4)
+        ask(2)
+        assert taken.take() == {2: 1}
+        assert taken.take() == {}
+        assert dict(taken) == {1: 2, 2: 2}
+        assert shapes.take()[0].number == 4
+        ask(8)
+    assert taken.take() == {8: 1}
+    assert sizes.take() == (2, 10)
+    assert shapes.take() == {0: (Bucket(8, 16, 1),)}
+    with pytest.raises(KwireError, match="only what is added up can be taken"):
+        least.take()
+
+
+@pytest.mark.live
+def test_nothing_is_taken_twice_while_a_map_fills() -> None:
+    code = "import os\nfor n in range(20000):\n    os.getpriority(0, 0)"
+    given = 0
+    with kwire.trace(takes, command=[sys.executable, "-IS", "-c", code]) as trace:
+        while not trace._round():
+            given += taken.take().get(0, 0)
+    assert given + taken.take().get(0, 0) == 20000
+
+
 def run(number: int, **surroundings: object) -> list[kwire.Event]:
     return kwire.simulate(enter, {"who": number, "which": 0}, format=FORMAT, **surroundings)
 

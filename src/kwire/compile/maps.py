@@ -154,7 +154,7 @@ class MapLowering:
         b.store(slot, 0, 8, b.expr(s.value))
         result = b.call("map_update_elem", b.map(name_of(s.map)), key, At(slot, 0), 0)
         full, done = b.new_block("full"), b.new_block("set")
-        b.branch("slt", result, 0, full, done)
+        b.branch("ne", result, 0, full, done)  # before Linux 6.4 an error has 32 bits, and is not negative
         b.start(full)
         self._lost(s.map)
         b.jump(done)

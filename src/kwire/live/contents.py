@@ -123,13 +123,23 @@ def split(map: Map, data: bytes) -> list[bytes]:
 
 def value_of(map: Map, values: Iterable[bytes]) -> Value:
     """What the values of a key mean together. None: there was nothing that has a smallest or greatest."""
-    parts = [struct.unpack(f"={len(one) // 8}Q", one) for one in values]
     if map.kind in ("min", "max"):
-        kept = [_number(map, part[0]) for part in parts if part[1]]
+        parts = (struct.unpack("=QQ", one) for one in values)
+        kept = [_number(map, number) for number, there in parts if there]
         if not kept:
             return None
         return min(kept) if map.kind == "min" else max(kept)
-    together: list[int] = [sum(column) & MASK for column in zip(*parts, strict=True)] or [0] * words(map)
+    return meaning(map, together(map, values))
+
+
+def together(map: Map, values: Iterable[bytes]) -> list[int]:
+    """The words of a value that is added up, all CPUs' together."""
+    parts = [struct.unpack(f"={len(one) // 8}Q", one) for one in values]
+    return [sum(column) & MASK for column in zip(*parts, strict=True)] or [0] * words(map)
+
+
+def meaning(map: Map, together: Sequence[int]) -> Value:
+    """What the words of a value mean, which all CPUs have together."""
     if map.kind == "hist":
         return _trimmed(log2_buckets(), together)
     if map.kind == "lhist":

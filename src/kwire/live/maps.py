@@ -19,22 +19,21 @@
 
 Invariants: an object is what the map of the trace that was made last holds while that runs, and what it held
 at the end afterwards; a new trace begins with it empty, but for what Python has set outside of traces.
-Reading takes one moment after another: what probes add meanwhile is in it or not, each addition wholly or not
-at all.
+Reading takes one number after another: what probes add meanwhile is in it or not, and at the end all is.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 from kwire.arguments import ArgumentError
-from kwire.compile.maps import lost_of, name_of, specs
+from kwire.compile.maps import lost_of, name_of, specs, words
 from kwire.errors import KwireError
 from kwire.kernel.maps import Map as KernelMap
 from kwire.lang import checked, tree
 from kwire.lang.declarations import declare
 from kwire.lang.types import U64
 from kwire.live import contents
-from kwire.live.contents import Bucket, Contents, Distribution, Raw, Total, Value
+from kwire.live.contents import MASK, Bucket, Contents, Distribution, Raw, Total, Value
 from kwire.live.plan import UnitMap
 
 __all__ = [
@@ -113,7 +112,7 @@ class SharedMap:
     several parts is a tuple. Without keys `m.value` is what it holds.
     """
 
-    __slots__ = ("_before", "_lost", "_map", "_raw", "_reader", "_simulated", "declaration")
+    __slots__ = ("_before", "_lost", "_map", "_raw", "_reader", "_simulated", "_taken", "declaration")
 
     def __init__(self, *given: Any, **named: Any) -> None:
         name = type(self).__name__
@@ -126,13 +125,14 @@ class SharedMap:
         self._raw: Raw = {}
         self._lost = 0
         self._simulated = False
+        self._taken: dict[bytes, list[int]] = {}  # what `take` has given away already
         self._before: dict[object, object] = {}  # what Python has set before the trace
 
     # -- the trace's side
 
     def bind(self, map: checked.Map, maps: Mapping[str, KernelMap]) -> None:
         """Be the map of a trace from now on, with what Python has set before."""
-        self._map, self._reader, self._raw, self._lost = map, maps, {}, 0
+        self._map, self._reader, self._raw, self._lost, self._taken = map, maps, {}, 0, {}
         self._simulated = False
         for key, value in self._before.items():
             self._store(key, value)
@@ -146,7 +146,7 @@ class SharedMap:
     def preset(self, map: checked.Map) -> Raw:
         """What a simulated run begins with: what the last one has left, and what Python has set."""
         if not self._simulated:
-            self._raw, self._lost = {}, 0
+            self._raw, self._lost, self._taken = {}, 0, {}
         self._map, self._simulated = map, True
         for key, value in self._before.items():
             self._raw[contents.bytes_of(map, _parts(key, map))] = [_stored(map, value)]
@@ -180,6 +180,34 @@ class SharedMap:
         """Keys and values, the greatest values first where they have an order."""
         entries = self._snapshot().entries
         return [(key[0] if len(key) == 1 else key, value) for key, value in contents.in_order(entries)]
+
+    def take(self) -> Any:
+        """What was added since the last time, or since the beginning: values by key, or of a map without keys
+        the value. Nothing that probes add meanwhile is in two of these, or in none.
+
+        The keys stay in the map, so its size bounds those of the whole trace; what was added to a key before
+        it was deleted is lost. What is set, and the smallest and greatest numbers, cannot be taken.
+        """
+        if self.declaration.kind in ("hash", "lru", "min", "max"):
+            self._refuse("only what is added up can be taken", "use a Count, a Sum, a Histogram …")
+        map, before = self._map, self._taken
+        if map is None:
+            return {} if self.declaration.key else self._nothing()
+        now = {key: contents.together(map, values) for key, values in self._now()[0].items()}
+        self._taken = now
+        zeros = [0] * words(map)
+        growing = {"sum": (), "avg": (1,), "stats": (1,)}.get(map.kind, range(words(map)))
+        more: dict[contents.Key, Value] = {}
+        for key, numbers in now.items():
+            old = before.get(key, zeros)
+            if any(numbers[at] < old[at] for at in growing):
+                old = zeros  # it was deleted, and is another one
+            added = [one - two & MASK for one, two in zip(numbers, old, strict=True)]
+            if any(added):
+                more[contents.key_of(map, key)] = contents.meaning(map, added)
+        if not map.key:
+            return more.get((), self._nothing())
+        return {key[0] if len(key) == 1 else key: value for key, value in contents.in_order(more)}
 
     def keys(self) -> list[Any]:
         """The keys, in the order of `items`."""
@@ -252,10 +280,13 @@ class SharedMap:
     def _snapshot(self) -> Contents:
         if self._map is None:
             return Contents(NEVER, {}, 0)
-        raw, lost = (self._raw, self._lost)
-        if self._reader is not None:
-            raw, lost = raw_of(self._map, self._reader)
-        return contents.contents(self._map, raw, lost)
+        return contents.contents(self._map, *self._now())
+
+    def _now(self) -> tuple[Raw, int]:
+        """What the map holds, and how many updates found no room."""
+        if self._reader is None or self._map is None:
+            return self._raw, self._lost
+        return raw_of(self._map, self._reader)
 
     def _nothing(self) -> Value:
         """What it holds before there is anything."""
