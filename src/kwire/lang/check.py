@@ -816,6 +816,8 @@ class Body(ExpressionChecker):
         statements, ended = self._block(function.body)
         self.pending.append(c.Block(statements, node.span))
         name = self.scope.prefix + RESULT
+        if not returns and self.faults:  # what it would give is wrong
+            raise UnknownError(node.span)
         if name not in self.variables and name not in self.comm:
             return None
         if not ended or any(name not in one for one in returns):
