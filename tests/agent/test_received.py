@@ -14,9 +14,8 @@ from kwire.agent.throttle import Throttle
 from kwire.live.recorder import Sink
 from kwire.wire.frame import Type, build
 from kwire.wire.frames import Frames
-from kwire.wire.messages import Cause, Lost
+from kwire.wire.messages import Cause, Lost, totals_frames
 from kwire.wire.schema import Clock, Field, Schema
-from kwire.wire.totals import totals_frames
 
 
 def schemas(count: int) -> tuple[Schema, ...]:

@@ -14,9 +14,8 @@ from kwire.agent.manifest import LOST_SIZE
 from kwire.agent.source import REPEAT, SLACK, SourceSink, events_in
 from kwire.wire.frame import Type, build, read_lenient
 from kwire.wire.frames import Frames
-from kwire.wire.messages import CPU_UNKNOWN, Cause, Lost
+from kwire.wire.messages import CPU_UNKNOWN, Cause, Lost, read_totals
 from kwire.wire.schema import Field, Schema, SchemaReader
-from kwire.wire.totals import read_totals
 
 SIZE = 2000
 

@@ -19,8 +19,8 @@ import pytest
 from kwire.cli import doctor
 from kwire.kernel import features, surroundings
 from kwire.kernel import sys as sys_
-from kwire.kernel.answer import Answer
 from kwire.kernel.features import FEATURES
+from kwire.kernel.probes import Answer
 
 NOBODY = 65534
 

@@ -13,9 +13,9 @@ import pytest
 
 from kwire.cli.main import main
 from kwire.kernel import catalog, features
-from kwire.kernel.answer import YES, Answer
 from kwire.kernel.catalog import Target
 from kwire.kernel.formats import parse_format
+from kwire.kernel.probes import YES, Answer
 from kwire.kernel.syscall import KernelError
 from kwire.kinds import FUNCTIONS
 

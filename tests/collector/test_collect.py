@@ -30,10 +30,10 @@ from kwire.transport.listen import Listener, listen
 from kwire.transport.peer import Peer
 from kwire.wire.control import Role
 from kwire.wire.frame import Type
+from kwire.wire.messages import totals_frames
 from kwire.wire.schema import Clock
 from kwire.wire.send_queue import MemorySendQueue
 from kwire.wire.session import Session, Settings
-from kwire.wire.totals import totals_frames
 from kwire.wire.transitions import State
 
 QUICK = Settings(expiry=0.4)

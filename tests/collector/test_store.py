@@ -29,9 +29,8 @@ from kwire.collector.stored_session import StoredSession
 from kwire.transport import clock
 from kwire.wire import cbor
 from kwire.wire.frame import Flag, Type, build
-from kwire.wire.messages import Cause, Lost
+from kwire.wire.messages import Cause, Lost, totals_frames
 from kwire.wire.schema import Clock, Field, Schema
-from kwire.wire.totals import totals_frames
 
 MONOTONIC, WALL = 5_000_000_000, 1_700_000_000_000_000_000
 TOKEN = bytes(range(16))

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from kwire.live.environment import complete
 from kwire.live.plan import Plan
+from kwire.live.recorder import complete
 from kwire.wire.fields import Field
 from kwire.wire.frames import Frames
 from kwire.wire.messages import CPU_UNKNOWN, Cause, Lost

@@ -25,9 +25,9 @@ from kwire.transport.loop import Loop
 from kwire.transport.peer import Ignore, Peer
 from kwire.wire.control import Role
 from kwire.wire.frame import Type
+from kwire.wire.messages import totals_frames
 from kwire.wire.schema import Clock, Field, Schema
 from kwire.wire.session import Session, Settings
-from kwire.wire.totals import totals_frames
 
 MONOTONIC, WALL = 5_000_000_000, 1_700_000_000_000_000_000
 

@@ -14,8 +14,8 @@ from kwire import native
 from kwire.bpf.asm import image
 from kwire.bpf.helpers import HELPERS
 from kwire.kernel import features, maps, privileges, probes, prog, surroundings
-from kwire.kernel.answer import Answer, refused
 from kwire.kernel.features import BASE, FEATURES, PROBES, mechanism, probe
+from kwire.kernel.probes import Answer, refused
 from kwire.kernel.sys import ATTRS, Struct, bpf, try_bpf
 from kwire.kernel.syscall import KernelError
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from kwire.bpf.image import MapSpec
-from kwire.kernel import memlock
+from kwire.kernel import maps
 from kwire.kernel.maps import EXIST, NOEXIST, PAGE, Map, object_name
 from kwire.kernel.sys import BPF_F_MMAPABLE, BPF_F_RDONLY_PROG, MAP_TYPES, online_cpus, possible_cpus
 from kwire.kernel.syscall import KernelError
@@ -166,8 +166,8 @@ def test_names_are_what_the_kernel_takes(name: str, kernel_name: str) -> None:
 
 
 def test_raising_the_memory_limit_is_never_fatal() -> None:
-    memlock.raise_limit()
-    assert memlock.raise_limit() is False  # tried once
+    maps.raise_limit()
+    assert maps.raise_limit() is False  # tried once
     assert set(online_cpus()) <= set(range(possible_cpus()))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kwire.kernel import mount, privileges, tracefs
+from kwire.kernel import cures, privileges, tracefs
 from kwire.kernel.tracefs import Tracefs, TracefsError
 
 pytestmark = pytest.mark.live
@@ -77,7 +77,7 @@ def test_only_events_are_listed() -> None:
 
 
 def test_a_file_system_that_is_not_there() -> None:
-    assert mount.detached("no such file system") == (-1, errno.ENODEV)
+    assert cures.detached("no such file system") == (-1, errno.ENODEV)
 
 
 def test_an_unprivileged_user_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

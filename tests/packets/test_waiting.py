@@ -10,7 +10,7 @@ from typing import Any
 import fuzz_verbs
 import pytest
 
-from kwire.packets import waiting
+from kwire.packets import open as reading
 from kwire.wire.messages import Lost
 
 Put = Callable[..., str]
@@ -52,11 +52,11 @@ def test_the_schema_may_be_the_last_thing_there_is(net: Any, put: Put) -> None:
     assert [line.split()[-1] for line in out.splitlines()[2:]] == ["size=1", "size=2"]
 
 
-@pytest.mark.parametrize("room", [waiting.ROOM, 100])
+@pytest.mark.parametrize("room", [reading.ROOM, 100])
 def test_events_that_nothing_describes_are_counted_and_said(
     net: Any, put: Put, tmp_path: Path, room: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "ROOM", room)
+    monkeypatch.setattr(reading, "ROOM", room)
     known = [net.event(number) for number in range(4)]
     path = put(
         [net.event(5, id=2), *net.schema().frames(), *known], [net.event(number, 2) for number in range(9)]

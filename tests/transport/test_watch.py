@@ -18,8 +18,7 @@ from kwire.transport.watch import Watch, line
 from kwire.wire.control import Role
 from kwire.wire.frame import Code, Header, Problem, Type, bad_payload
 from kwire.wire.session import Session
-from kwire.wire.session_events import Watched
-from kwire.wire.transitions import State
+from kwire.wire.transitions import State, Watched
 
 
 def test_every_frame_of_both_sides_is_shown_once(net: Any, event: Callable[..., bytes]) -> None:

@@ -33,8 +33,7 @@ from kwire.wire.session import (
     peek_hello,
     unknown,
 )
-from kwire.wire.session_events import Abandoned, Changed, Delivered, Replied, Requested, Watched
-from kwire.wire.transitions import Action, Input
+from kwire.wire.transitions import Abandoned, Action, Changed, Delivered, Input, Replied, Requested, Watched
 
 LIMIT = 5000.0  # virtual seconds in which every scenario ends
 MAX_FRAMES = 20000  # frames that no scenario needs

@@ -17,7 +17,7 @@ import pytest
 from kwire.wire.frame import Type, build
 from kwire.wire.frames import Frames
 from kwire.wire.session import Role, Session, Settings, State, peek_hello
-from kwire.wire.session_events import Complained, Delivered
+from kwire.wire.transitions import Complained, Delivered
 
 COUNT = 80
 SETTINGS = Settings(rto_first=0.2, rto_min=0.05, ack_delay=0.02, ack_every=500)

@@ -13,7 +13,7 @@ from kwire.wire.control import Ack
 from kwire.wire.frame import Flag, Type, read_header
 from kwire.wire.retransmit import DatagramSender
 from kwire.wire.session import Role, Session
-from kwire.wire.session_events import Delivered
+from kwire.wire.transitions import Delivered
 
 PAYLOAD = bytes(1400)
 

@@ -26,16 +26,28 @@ from kwire.wire.control import (
     refusal,
     unknown,
 )
-from kwire.wire.frame import Code, Flag, FrameError, Type, build, pack_header, read_header, read_strict
-from kwire.wire.frame_buffer import FrameBuffer
+from kwire.wire.frame import (
+    MASK,
+    Code,
+    Flag,
+    FrameError,
+    Type,
+    before,
+    build,
+    distance,
+    later,
+    pack_header,
+    read_header,
+    read_strict,
+)
+from kwire.wire.frames import FrameBuffer
 from kwire.wire.lineage import Lineage
 from kwire.wire.receiver import Receiver
 from kwire.wire.retransmit import Timeout
 from kwire.wire.send_queue import MemorySendQueue
-from kwire.wire.sequence import MASK, before, distance, later
 from kwire.wire.session import Session, SessionError, Settings, State
-from kwire.wire.session_events import Abandoned, Changed, Complained, Delivered, Replied, Requested, Watched
 from kwire.wire.settings import LIMITS
+from kwire.wire.transitions import Abandoned, Changed, Complained, Delivered, Replied, Requested, Watched
 
 TOKEN = bytes(range(16))
 EVENT = build(Type.EVENT, 1, bytes(24))

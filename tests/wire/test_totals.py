@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from kwire.wire import cbor
 from kwire.wire.frame import FrameError, Type, build, inspect
-from kwire.wire.totals import read_totals, totals_frames
+from kwire.wire.messages import read_totals, totals_frames
 
 PROBES = st.dictionaries(st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1), max_size=200)
 

@@ -18,8 +18,7 @@ from kwire.wire import cbor
 from kwire.wire.control import Ack, Hello, Role, Welcome, bye_frame, error_frame, read_error
 from kwire.wire.frame import Code, Flag, Frame, Type, build, read_strict
 from kwire.wire.session import Session, SessionError, State
-from kwire.wire.session_events import Abandoned, Changed, Complained, SessionEvent
-from kwire.wire.transitions import TABLE, Action, Input
+from kwire.wire.transitions import TABLE, Abandoned, Action, Changed, Complained, Input, SessionEvent
 
 TOKEN = bytes(range(16))
 PAYLOAD = build(Type.EVENT, 1, bytes(8))

@@ -22,11 +22,10 @@ from kwire.live.recorder import Recorder
 from kwire.transport.loop import vital
 from kwire.wire.frame import HEADER_SIZE, Type, read_header
 from kwire.wire.frames import Frames
-from kwire.wire.messages import CAUSES, Cause
+from kwire.wire.messages import CAUSES, TOTALS, Cause, totals_frames
 from kwire.wire.payload import said
 from kwire.wire.schema import Schema, SchemaReader
 from kwire.wire.session import Session
-from kwire.wire.totals import TOTALS, totals_frames
 
 LOOK: Final = 0.2
 """Seconds between two looks at the disks of spools."""

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias
 from kwire.transport.tcp import Buffer, rest
 from kwire.wire.exchange import Bodies, body_frames
 from kwire.wire.frame import HEADER_SIZE, Frame, FrameError, Type, pack_header, read_header
-from kwire.wire.frame_buffer import FrameBuffer
+from kwire.wire.frames import FrameBuffer
 
 QUEUE: Final = 2 << 20
 """Bytes that wait in a trace process for the server; more wait in the server's session."""

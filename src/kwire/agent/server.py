@@ -18,8 +18,7 @@ from kwire.transport import clock
 from kwire.transport.loop import READ, WRITE, Loop
 from kwire.transport.peer import Ignore, Peer
 from kwire.wire.control import Hello
-from kwire.wire.frame import Type
-from kwire.wire.sequence import MASK
+from kwire.wire.frame import MASK, Type
 from kwire.wire.session import Role, Session, Settings
 
 ENDING: Final = 10.0

@@ -16,9 +16,8 @@ from kwire.agent.manifest import LOST_SIZE
 from kwire.capture import walk
 from kwire.wire.frame import Type
 from kwire.wire.frames import Frames
-from kwire.wire.messages import CPU_UNKNOWN, MERGE_GAP, Cause, Hole, Lost
+from kwire.wire.messages import CPU_UNKNOWN, MERGE_GAP, Cause, Hole, Lost, totals_frames
 from kwire.wire.schema import Schema
-from kwire.wire.totals import totals_frames
 from kwire.wire.walk import frame_gather
 
 TELL: Final = MERGE_GAP / 1e9

@@ -42,8 +42,8 @@ from kwire.agent.spool_state import (
     stamp,
 )
 from kwire.agent.spool_writer import Began, Drop, Put, Refused, Sync, Tail, Writer, Wrote
+from kwire.wire.frame import MASK
 from kwire.wire.lineage import Lineage
-from kwire.wire.sequence import MASK
 from kwire.words import are
 
 SEGMENT: Final = 16 << 20

@@ -21,9 +21,9 @@ from kwire.transport.connect import CertificateError, Connector, connect
 from kwire.transport.loop import Loop, vital
 from kwire.transport.peer import Ignore, Peer
 from kwire.transport.watch import Watch
+from kwire.wire.frame import MASK
 from kwire.wire.lineage import Lineage
 from kwire.wire.send_queue import MemorySendQueue, SendQueue
-from kwire.wire.sequence import MASK
 from kwire.wire.session import Complained, Role, Session, Settings, State
 from kwire.words import plural
 

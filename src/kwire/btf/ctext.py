@@ -104,7 +104,7 @@ def _tag_id(btf: Btf, tag: str, name: str) -> int:
 
 
 def _nearest(btf: Btf, tag: str, name: str) -> str:
-    from kwire.btf.suggest import did_you_mean, nearest
+    from kwire.btf.errors import did_you_mean, nearest
 
     return did_you_mean(f"{tag} {near}" for near in nearest(name, btf.names(_TAGGED[tag])))
 

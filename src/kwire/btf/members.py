@@ -8,8 +8,7 @@ from collections.abc import Iterator
 
 from kwire.btf import types as t
 from kwire.btf.blob import MAX_CHAIN, Btf
-from kwire.btf.errors import BtfLookupError
-from kwire.btf.suggest import did_you_mean, nearest
+from kwire.btf.errors import BtfLookupError, did_you_mean, nearest
 from kwire.lazy import pattern
 from kwire.words import plural
 

@@ -104,7 +104,7 @@ class Kernel:
         found = self.find(name, (Kind.FUNC,), module)
         if found:
             return Function(name, found.module, found.btf.proto(found.id), found.btf)
-        from kwire.btf.suggest import did_you_mean, nearest
+        from kwire.btf.errors import did_you_mean, nearest
 
         btf = self.module(module or "")
         place = f" in module {module}" if module else ""

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from kwire.btf import types as t
 from kwire.btf.blob import Btf
 from kwire.btf.cformat import declare, spell
-from kwire.btf.errors import BtfLookupError
+from kwire.btf.errors import BtfLookupError, did_you_mean, nearest
 from kwire.btf.members import every_member
 from kwire.btf.store import Found, Kernel
-from kwire.btf.suggest import did_you_mean, nearest
 from kwire.kernel import catalog
 from kwire.kernel.catalog import CatalogError, Target
 

@@ -32,7 +32,7 @@ from kwire.transport.loop import Loop, Timer
 from kwire.transport.peer import Ignore, Peer
 from kwire.wire.control import Hello, Role
 from kwire.wire.session import Session, Settings, State
-from kwire.wire.session_events import Complained
+from kwire.wire.transitions import Complained
 from kwire.words import are, plural
 
 MOST_HELD: Final = 64 << 20

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from kwire.kernel import probes, surroundings
-from kwire.kernel.answer import Answer
 from kwire.kernel.attach import GET_KPROBES, NO_KPROBES, kprobe_pmu
+from kwire.kernel.probes import Answer
 from kwire.kernel.sys import MAP_TYPES
 from kwire.kernel.syscall import KernelError
 

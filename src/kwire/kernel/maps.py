@@ -8,11 +8,11 @@ for each possible CPU. Invariants: a map has one owner and closing it twice is h
 import errno
 import mmap
 import re
+import resource
 import sys
 from collections.abc import Iterator, Sequence
 
 from kwire.bpf.image import MapSpec
-from kwire.kernel import memlock
 from kwire.kernel.sys import (
     BPF_F_MMAPABLE,
     MAP_TYPES,
@@ -25,6 +25,35 @@ from kwire.kernel.sys import (
     try_bpf,
 )
 from kwire.kernel.syscall import Fd, KernelError, syscall
+
+# ---- The locked-memory limit, which kernels before 5.11 charge maps and programs to
+#
+# Invariant: it is touched only after the kernel refused something with EPERM, once, and failing to raise it
+# is not an error: newer kernels do not need it, and a container often may not raise it.
+
+
+_tried = False
+
+
+def raise_limit() -> bool:
+    """Try once to lift RLIMIT_MEMLOCK; true when the limit changed, so that the refused call is worth
+    repeating.
+    """
+    global _tried
+    if _tried:
+        return False
+    _tried = True
+    before = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    for wanted in ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), (before[1], before[1])):
+        if wanted == before:
+            continue
+        try:
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, wanted)
+        except (ValueError, OSError):
+            continue
+        return True
+    return False
+
 
 NAME_LENGTH = 15  # BPF_OBJ_NAME_LEN without its NUL
 PAGE = mmap.PAGESIZE
@@ -73,7 +102,7 @@ class Map(Fd):
             "map_name": object_name(spec.name),
         }
         fd, error, _ = try_bpf("map_create", **fields)
-        if error == errno.EPERM and memlock.raise_limit():
+        if error == errno.EPERM and raise_limit():
             fd, error, _ = try_bpf("map_create", **fields)
         if error:
             raise failure("create map", spec.name, error, *_why_refused(spec, error))

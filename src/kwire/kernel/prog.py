@@ -16,9 +16,9 @@ from kwire import kinds
 from kwire.bpf.asm import R1, R2, R3, R4, R10, Item, alu64, call, exit_, image, lddw, mov64, stx
 from kwire.bpf.helpers import NAMES
 from kwire.bpf.image import Image, Line
-from kwire.kernel import cures, memlock, privileges
+from kwire.kernel import cures, privileges
 from kwire.kernel.cures import may_trace
-from kwire.kernel.maps import Map, object_name
+from kwire.kernel.maps import Map, object_name, raise_limit
 from kwire.kernel.sys import (
     ATTACH_TYPES,
     BPF_F_TEST_RUN_ON_CPU,
@@ -222,7 +222,7 @@ def load(
                 "line_info_cnt": len(image.line_info) // LINE_INFO_SIZE,
             }
         fd, error, _ = _prog_load(attr)
-        if error == errno.EPERM and memlock.raise_limit():
+        if error == errno.EPERM and raise_limit():
             fd, error, _ = _prog_load(attr)
         if error in (errno.E2BIG, errno.EFAULT) and not explain:
             raise TooComplexError("load program", image.name, "the verifier gave up", errno=error)

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from kwire import native
 from kwire.bpf.image import MapSpec
 from kwire.kernel import cures, privileges, tracefs
-from kwire.kernel.answer import YES, Answer, refused, trying, without_procfs, without_sysfs
 from kwire.kernel.cures import CONFIDENTIALITY, READING, TRACING, lockdown_mode, may_trace
 from kwire.kernel.identity import try_iterator
 from kwire.kernel.maps import Map
+from kwire.kernel.probes import YES, Answer, refused, trying, without_procfs, without_sysfs
 from kwire.kernel.symbols import KALLSYMS, how_to_see_addresses
 from kwire.kernel.sys import in_first_namespace, possible_cpus
 from kwire.kernel.syscall import KernelError, reason

@@ -11,8 +11,8 @@ from errno import EACCES, ENOENT, EPERM
 
 from kwire.hints import Self
 from kwire.kernel import cures, privileges
+from kwire.kernel.cures import detached
 from kwire.kernel.formats import Format, FormatError, parse_format
-from kwire.kernel.mount import detached
 from kwire.kernel.sys import CURES
 from kwire.kernel.syscall import Fd, KernelError, reason
 

@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 from kwire.hints import TYPE_CHECKING, Protocol
 from kwire.lazy import NamedTuple
-from kwire.live.environment import complete
 from kwire.live.ground import Ground
 from kwire.live.plan import Plan
 from kwire.live.processes import Processes
@@ -30,6 +29,39 @@ from kwire.live.tracer import Tracer
 from kwire.wire.frame import HEADER_SIZE
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
+from kwire.wire.schema import Clock, Schema
+
+# ---- What a capture says of the machine it was made on, asked once when a trace starts
+
+
+CLOCK_ROUNDS = 5
+
+
+def clock_pair() -> Clock:
+    """The time of the events' clock and the wall clock at one moment.
+
+    The two cannot be read at once: of several readings between two of the monotonic clock, the one with the
+    smallest gap is taken, so the pair is right to well under a microsecond.
+    """
+    best = None
+    for _ in range(CLOCK_ROUNDS):
+        before = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        wall = time.time_ns()
+        after = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        if best is None or after - before < best[0]:
+            best = (after - before, (before + after) // 2, wall)
+    assert best is not None
+    return Clock("monotonic", best[1], best[2])
+
+
+def complete(schemas: tuple[Schema, ...]) -> tuple[Schema, ...]:
+    """Add to each schema what only the running system knows: clock, host and kernel."""
+    clock = clock_pair()
+    system = os.uname()
+    return tuple(
+        schema._replace(clock=clock, host=system.nodename, kernel=system.release) for schema in schemas
+    )
+
 
 if TYPE_CHECKING:
     from kwire.live.contents import Contents

@@ -13,11 +13,10 @@ from kwire.capture.pcapng import HOST
 from kwire.capture.reader import Section
 from kwire.wire.control import Hello, Role, Welcome
 from kwire.wire.fields import EVENT_LEAST
-from kwire.wire.frame import FrameError, Problem, Type
+from kwire.wire.frame import MASK, FrameError, Problem, Type, distance
 from kwire.wire.frames import Frames
 from kwire.wire.payload import said, strict_runs
 from kwire.wire.schema import Schema, SchemaReader
-from kwire.wire.sequence import MASK, distance
 from kwire.words import are
 
 MAX_PARTS: Final = 512  # DATA frames held until one before them comes

@@ -31,11 +31,10 @@ from kwire.packets.network import (
 )
 from kwire.packets.tables import ETHERTYPES, PROTOCOLS, Protocol, Remark, Trouble
 from kwire.wire.control import Hello, Role, Welcome
-from kwire.wire.frame import ERRORS, Code, FrameError, Type, inspect
+from kwire.wire.frame import ERRORS, Code, FrameError, Type, distance, inspect
 from kwire.wire.frames import Frames
 from kwire.wire.payload import judge
 from kwire.wire.schema import Schema, SchemaReader
-from kwire.wire.sequence import distance
 from kwire.words import plural
 
 if TYPE_CHECKING:

@@ -11,8 +11,7 @@ from typing import NamedTuple
 from kwire.packets.network import Flow, PacketPosition
 from kwire.packets.tables import Protocol
 from kwire.wire.control import Ack, Hello, Role, Welcome, read_bye, read_error
-from kwire.wire.frame import TYPES, Code, Flag, Frame, FrameError, Problem, Type, inspect
-from kwire.wire.sequence import MASK, distance
+from kwire.wire.frame import MASK, TYPES, Code, Flag, Frame, FrameError, Problem, Type, distance, inspect
 from kwire.wire.transitions import TABLE, Action, Input, State
 
 MAX_SESSIONS = 4096

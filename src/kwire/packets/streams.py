@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterator
 from heapq import heappop, heappush
 from typing import Final, NamedTuple
 
-from kwire.wire.frame import HEADER_SIZE, TYPES, VERSION, Code, Flag, Problem, Type, inspect
-from kwire.wire.sequence import distance
+from kwire.wire.frame import HEADER_SIZE, TYPES, VERSION, Code, Flag, Problem, Type, distance, inspect
 from kwire.wire.walk import frame_strict
 
 FIN: Final = 0x01

@@ -15,8 +15,7 @@ from kwire.transport.tcp import Buffer
 from kwire.view.text import safe
 from kwire.wire.control import Role
 from kwire.wire.frame import HEADER_SIZE, TYPES, Header, Type, read_header
-from kwire.wire.session_events import Watched
-from kwire.wire.transitions import State
+from kwire.wire.transitions import State, Watched
 
 if TYPE_CHECKING:
     from kwire.transport.peer import Peer

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from kwire.wire import cbor
 from kwire.wire.frame import (
     HEADER_SIZE,
+    MASK,
     Bytes,
     Frame,
     FrameError,
@@ -23,6 +24,7 @@ from kwire.wire.frame import (
     bad_payload,
     build,
     delimit,
+    distance,
     inspect,
 )
 from kwire.wire.frame import VERSION as PROTOCOL
@@ -39,7 +41,6 @@ from kwire.wire.keyed import (
     listing,
     read_payload,
 )
-from kwire.wire.sequence import MASK, distance
 from kwire.words import plural
 
 TOKEN_SIZE = 16

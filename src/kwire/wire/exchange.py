@@ -12,11 +12,10 @@ from typing import Any
 
 from kwire.errors import KwireError
 from kwire.wire import cbor
-from kwire.wire.frame import HEADER_SIZE, MAX_FRAME, Frame, Type, bad_payload, build
+from kwire.wire.frame import HEADER_SIZE, MASK, MAX_FRAME, Frame, Type, bad_payload, build
 from kwire.wire.schema import merge_map, pack_map, pop_more
-from kwire.wire.sequence import MASK
-from kwire.wire.session_events import Replied, Requested, SessionEvent
 from kwire.wire.settings import Settings
+from kwire.wire.transitions import Replied, Requested, SessionEvent
 
 FOREVER = float("inf")
 MAX_DATAGRAM = 65507  # the longest payload of UDP over IPv4

@@ -14,9 +14,8 @@ from typing import Final, TypeAlias
 from kwire.wire.fields import check_timestamp
 from kwire.wire.frame import HEADER_SIZE, Bytes, Code, Frame, FrameError, Problem, Type, inspect, read_strict
 from kwire.wire.frames import Frames
-from kwire.wire.messages import Lost
+from kwire.wire.messages import TOTALS, Lost, read_totals
 from kwire.wire.schema import Schema, SchemaReader
-from kwire.wire.totals import TOTALS, read_totals
 from kwire.wire.walk import frame_strict
 
 ENDS: Final = frozenset({Code.TRUNCATED_HEADER, Code.TRUNCATED_PAYLOAD, Code.LENGTH_BELOW_HEADER})

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections import deque
 
 from kwire.wire.control import MAX_RANGES, Ack
-from kwire.wire.sequence import HALF, MASK, distance
-from kwire.wire.session_events import Delivered, SessionEvent
+from kwire.wire.frame import HALF, MASK, distance
 from kwire.wire.settings import Settings
+from kwire.wire.transitions import Delivered, SessionEvent
 
 TAKEN, HELD, OLD, BEYOND = range(4)  # what became of a DATA frame
 

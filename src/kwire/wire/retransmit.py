@@ -14,10 +14,9 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 from kwire.wire.control import Ack, bye_frame
-from kwire.wire.frame import Flag, Type, build
+from kwire.wire.frame import MASK, Flag, Type, before, build, distance
 from kwire.wire.send_queue import Buffer, SendQueue
 from kwire.wire.sender import FOREVER, Sender
-from kwire.wire.sequence import MASK, before, distance
 from kwire.wire.settings import Settings
 
 GRANULARITY = 0.001  # s, RFC 6298's G

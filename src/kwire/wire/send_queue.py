@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Protocol, TypeAlias
 
-from kwire.wire.sequence import MASK, distance
+from kwire.wire.frame import MASK, distance
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 

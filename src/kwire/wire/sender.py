@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections import deque
 
 from kwire.wire.control import Ack, bye_frame
-from kwire.wire.frame import HEADER, HEADER_SIZE, VERSION, Type
+from kwire.wire.frame import HEADER, HEADER_SIZE, MASK, VERSION, Type, distance
 from kwire.wire.send_queue import Buffer, SendQueue
-from kwire.wire.sequence import MASK, distance
 from kwire.wire.settings import Settings
 
 DATA_HEAD = VERSION << 4 | Type.DATA

@@ -49,28 +49,31 @@ from kwire.wire.frame import (
     build,
     checksum,
     delimit,
+    distance,
     inspect,
     read_header,
 )
-from kwire.wire.frame_buffer import FrameBuffer
+from kwire.wire.frames import FrameBuffer
 from kwire.wire.lineage import Lineage, follows
 from kwire.wire.receiver import HELD, TAKEN, Receiver
 from kwire.wire.retransmit import DatagramSender
 from kwire.wire.send_queue import Buffer, MemorySendQueue, SendQueue
 from kwire.wire.sender import DATA_HEAD, FOREVER, Sender
-from kwire.wire.sequence import distance
-from kwire.wire.session_events import (
+from kwire.wire.settings import DEFAULTS, Settings
+from kwire.wire.transitions import (
+    TABLE,
     Abandoned,
+    Action,
     Changed,
     Complained,
     Delivered,
+    Input,
     Replied,
     Requested,
     SessionEvent,
+    State,
     Watched,
 )
-from kwire.wire.settings import DEFAULTS, Settings
-from kwire.wire.transitions import TABLE, Action, Input, State
 from kwire.words import are
 
 __all__ = [
