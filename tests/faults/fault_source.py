@@ -112,8 +112,11 @@ class _Always:
         self.map.fd = os.eventfd(1, os.EFD_CLOEXEC)
 
 
-class NoRings:
-    """In the place of the kernel's."""
+class NoGround:
+    """In the place of the kernel's rings."""
+
+    def __init__(self, buffer: int | None = None, *, follow: bool = False) -> None:
+        pass
 
     def close(self) -> None:
         """Nothing is kept."""
@@ -134,7 +137,7 @@ class Synthetic:
     """No program asks for the end."""
     maps: Sequence[object] = ()
 
-    def __init__(self, plan: Plan, *, rings: object = None, follow: bool = False) -> None:
+    def __init__(self, plan: Plan, *, ground: object = None, follow: bool = False) -> None:
         self.plan = plan
         self.rings = [_Always()]
         self._began = 0.0
@@ -221,7 +224,7 @@ def hurry() -> None:
 def agent(argv: Sequence[str], probes: int, rate: float, life: int, counter: Counter) -> int:
     """`kwire agent` with these arguments, in this process; its exit status."""
     from kwire.cli import main
-    from kwire.live import planner, recorder
+    from kwire.live import ground, planner, recorder
 
     plan = Plan((), schemas(probes))
 
@@ -234,7 +237,7 @@ def agent(argv: Sequence[str], probes: int, rate: float, life: int, counter: Cou
         return plan
 
     setattr(recorder, "Tracer", Mine)  # noqa: B010  # the names are not exported, but it calls them
-    setattr(recorder, "make_rings", lambda buffer: NoRings())  # noqa: B010
+    setattr(ground, "Ground", NoGround)  # noqa: B010
     planner.make_plan = make_plan
     hurry()
     exec(os.environ.get("KWIRE_FAULT_AGENT_PATCH", ""), {})

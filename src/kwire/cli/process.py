@@ -13,6 +13,7 @@ import io
 import os
 import signal
 import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -127,14 +128,25 @@ def _unraisable(failed: "sys.UnraisableHookArgs") -> None:
     if not isinstance(failed.exc_value, (KeyboardInterrupt, Terminated)):
         sys.__unraisablehook__(failed)
         return
-    from threading import Timer
+    from threading import Thread, get_ident
 
     interrupts.forget()
     if isinstance(failed.exc_value, Terminated):
         signal.signal(_came, _terminate)
-    again = Timer(0.01, os.kill, (os.getpid(), _came))
-    again.daemon = True
-    again.start()
+    Thread(target=_repeat, args=(_came, get_ident()), daemon=True).start()
+
+
+def _repeat(number: int, thread: int) -> None:
+    """Send ourselves a signal again once `thread` is out of `_unraisable`, where it would be lost once more;
+    and until it is heard: one that comes just before a system call begins does not end that.
+    """
+    while not interrupts.heard():
+        time.sleep(0.01)
+        frame = sys._current_frames().get(thread)
+        while frame is not None and frame.f_code is not _unraisable.__code__:
+            frame = frame.f_back
+        if frame is None:
+            os.kill(os.getpid(), number)
 
 
 @contextmanager
