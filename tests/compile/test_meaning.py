@@ -712,6 +712,11 @@ def test_an_element_that_is_far_away() -> None:
         ("i = 9\nwhile i > max(n, 0):\n    i -= 1\n    if i == 7: break\nemit(i)", {"i": 7}),
         ("x, y = n, 13\nx, y = y, x - y\nx, y = y, x\nemit(x, y)", {"x": -6, "y": 13}),
         ("t = (1, n)\nfor i in range(5):\n    t = (t[1], t[0] + t[1])\nemit(t)", {"t_0": 38, "t_1": 61}),
+        (
+            "t = ((n, 1), u)\nt = ((t[1], 1), t[0][0])\n"
+            "(x, y), z = t\n(x, y), z = (z, x), y\nemit(t, x, y, z)",
+            {"t_0_0": 13, "t_0_1": 1, "t_1": 7, "x": 7, "y": 13, "z": 1},
+        ),
         ('r = {"a": n, "b": (u, 2)}\nemit(r, x=r.b[0])', {"r_a": 7, "r_b_0": 13, "r_b_1": 2, "x": 13}),
         (
             "emit(a=(n, 2) < (n, 3), b=(7, u) == (n, 13), c=(n, 1) in ((6, 1), (7, 1)))",

@@ -623,7 +623,11 @@ class Body(ExpressionChecker):
 
     def _set_all(self, targets: list[tuple[str, str, Value]], span: Span) -> list[c.Stmt]:
         """Assign several values at once: none of them sees what the others become."""
-        numbers = [self.variables[name].number for name, _, _ in targets if name in self.variables]
+        names = [name for name, _, _ in targets]
+        parts = tuple(name + sign for name in names for sign in "[.")
+        numbers = [
+            one.number for name, one in self.variables.items() if name in names or name.startswith(parts)
+        ]
         made: list[c.Stmt] = []
         if any(_uses(value, numbers) for _, _, value in targets[1:]):
             self.copies += 1

@@ -116,4 +116,9 @@ def _settled(one: c.Stmt, locals_: list[Scalar], fields: list[tuple[Type, ...]])
             return one.replace(then=then, otherwise=otherwise)
         case c.Loop(body=body) | c.Block(body=body):
             return one.replace(body=settled(body, locals_, fields))
+    assert isinstance(one, _PLAIN), one
     return one
+
+
+_PLAIN = (c.Break, c.Continue, c.Leave, c.MapSet, c.MapDelete, c.Aggregate, c.Exit, c.Return)
+"""Statements that give nothing to locals or fields."""
