@@ -71,15 +71,18 @@ class World:
 class Meaning:
     """Evaluates checked expressions; registers are unsigned 64-bit numbers."""
 
-    def __init__(self, world: World, env: dict[str, int], comm: bytes) -> None:
+    def __init__(
+        self, world: World, env: dict[str, int], comm: bytes, before: "Meaning | None" = None
+    ) -> None:
+        """`before`: of the program that ran before, whose maps it finds."""
         self.world = world
         self.env = env
         self.comm = comm
         self.locals: dict[int, int] = {}
         self.turn = 0
-        self.maps: Maps = {}
-        self.full: dict[str, int] = {}  # updates that found no room
-        self.asked = 0  # for the end, with which status
+        self.maps: Maps = before.maps if before else {}
+        self.full: dict[str, int] = before.full if before else {}  # updates that found no room
+        self.asked: int = before.asked if before else 0  # for the end, with which status
 
     def register(self, e: Any) -> int:
         """The 64-bit register of a scalar expression."""
@@ -792,11 +795,12 @@ def here() -> TaskFields | None:
 
 
 def interpreted(
-    compiled: Compiled, world: World, env: dict[str, int], comm: bytes
+    compiled: Compiled, world: World, env: dict[str, int], comm: bytes, beside: vm.Machine | None = None
 ) -> tuple[list[bytes], vm.Machine]:
     machine = vm.Machine(
         compiled.image,
         memory=vm.Memory(world.memory),
+        beside=beside,
         comm=comm.decode(),
         monotonic_ns=env["nsecs"],
         pid=env["pid"],
@@ -807,15 +811,27 @@ def interpreted(
     return machine.run(vm.arguments(world.arguments)).emitted, machine
 
 
+def unit(seed: int, depth: int) -> list[c.Program]:
+    """Programs that share maps, and run one after the other."""
+    first = Writer(seed, depth)
+    programs = [first.program()]
+    for number in range(seed % 3):
+        other = Writer(seed + number + 1, depth)
+        other.maps = first.maps
+        programs.append(other.program())
+    return programs
+
+
 def held(
-    program: c.Program, contents: Callable[[str], dict[bytes, list[bytes]]]
+    programs: list[c.Program], contents: Callable[[str], dict[bytes, list[bytes]]]
 ) -> tuple[Maps, dict[str, int], int]:
     """What the maps hold, how many updates found no room, and the end that was asked for. `contents`: the
     values of a map, by key.
     """
     found: Maps = {}
     full: dict[str, int] = {}
-    for name, map in program.maps().items():
+    maps = {name: map for program in programs for name, map in program.maps().items()}
+    for name, map in maps.items():
         count = map.replace(kind="count")
         full[name] = together(count, contents(f"@{name} lost").get(bytes(4), [bytes(8)]))[0]
         entries = contents(f"@{name}")
@@ -832,20 +848,23 @@ def held(
     return {name: one for name, one in found.items() if one}, full, int.from_bytes(asked[0], "little")
 
 
-def meant(meaning: Meaning) -> tuple[Maps, dict[str, int], int]:
-    """What the maps should hold, how many updates find no room, and whether the end is asked for."""
+def meant(meaning: Meaning, *programs: c.Program) -> tuple[Maps, dict[str, int], int]:
+    """What the maps of programs should hold, how many updates find no room, and the end that is asked for."""
+    names = {name for program in programs for name in program.maps()}
     maps = {
         name: {key: kept for key, kept in entries.items() if key or any(kept)}
         for name, entries in meaning.maps.items()
+        if name in names
     }
-    return {name: one for name, one in maps.items() if one}, meaning.full, meaning.asked
+    full = {name: number for name, number in meaning.full.items() if name in names}
+    return {name: one for name, one in maps.items() if one}, full, meaning.asked
 
 
 def of_machine(machine: vm.Machine) -> Callable[[str], dict[bytes, list[bytes]]]:
     """The contents of an interpreter's maps."""
 
     def contents(name: str) -> dict[bytes, list[bytes]]:
-        map = machine.maps.get(name)
+        map = machine.shared.get(name)
         if map is None:
             return {}
         assert isinstance(map, ArrayMap | HashMap)
@@ -862,82 +881,105 @@ always = settings(
 )
 
 
-@settings(always, max_examples=EXAMPLES or 400)
+@settings(always, max_examples=EXAMPLES or 150)
 @given(SEEDS, DEPTHS)
 def test_the_interpreter_gives_what_the_tree_means(seed: int, depth: int) -> None:
-    program, world = Writer(seed, depth).program(), world_of(seed)
+    programs, world = unit(seed, depth), world_of(seed)
     env = {"pid": 4321, "tid": 99, "cpu": 5, "nsecs": 0x1122334455667788}
-    compiled = built(program, cookie=seed % 3 == 0, called=seed % 4 > 1)
-    meaning = Meaning(world, env, COMM)
-    expected = [frame(program, ID, env["nsecs"], event) for event in meaning.run(program)]
-    emitted, machine = interpreted(compiled, world, env, COMM)
-    assert [x.hex() for x in emitted] == [x.hex() for x in expected]
-    assert held(program, of_machine(machine)) == meant(meaning)
-    for one in emitted:
-        decode(compiled.schemas[int.from_bytes(one[4:8], "big") - ID], one)
+    meaning: Meaning | None = None
+    machine: vm.Machine | None = None
+    for program in programs:
+        compiled = built(program, cookie=seed % 3 == 0, called=seed % 4 > 1)
+        meaning = Meaning(world, env, COMM, meaning)
+        expected = [frame(program, ID, env["nsecs"], event) for event in meaning.run(program)]
+        emitted, machine = interpreted(compiled, world, env, COMM, machine)
+        assert [x.hex() for x in emitted] == [x.hex() for x in expected]
+        for one in emitted:
+            decode(compiled.schemas[int.from_bytes(one[4:8], "big") - ID], one)
+        assert held([program], of_machine(machine)) == meant(meaning, program)
+        env["cpu"] = (env["cpu"] + 3) % 8
 
 
 def in_kernel(
-    program: c.Program, compiled: Compiled, world: World, cpu: int
-) -> tuple[list[bytes], tuple[Maps, dict[str, int], int]]:
-    """What the program emits when the kernel runs it in this thread, and what its maps hold then."""
+    programs: list[c.Program], images: list[Compiled], world: World, cpu: int
+) -> tuple[list[list[bytes]], tuple[Maps, dict[str, int], int]]:
+    """What each program emits when the kernel runs it in this thread, and what their maps hold then."""
     from kwire.kernel import prog
     from kwire.kernel.maps import Map
     from kwire.kernel.ring import Ring
 
     def contents(name: str) -> dict[bytes, list[bytes]]:
-        map = maps.get(name)
+        map = shared.get(name)
         if map is None:
             return {}
         if map.spec.kind == "percpu_hash":
             return {key: map.lookup_cpus(key) or [] for key in list(map.keys())}
         return {key: [value] for key, value in map.items()}
 
-    maps = {spec.name: Map.create(spec) for spec in compiled.image.maps}
+    shared: dict[str, Map] = {}
+    own: list[Map] = []
+    found = []
     try:
-        ring_map = maps["ring"] = Map.create(RING)
-        if "rings" in maps:
-            maps["rings"].update(struct.pack("<I", cpu), ring_map.fd)
-        with prog.load(compiled.image, maps) as loaded, Ring(ring_map) as ring:
-            loaded.test_run(context=vm.arguments(world.arguments), cpu=cpu)
-            frames = ring.read()
-            found = [bytes(frames.frame_bytes(n)) for n in range(len(frames))]
-            ring.release()
-            return found, held(program, contents)
+        for compiled in images:
+            maps = dict(shared)
+            for spec in compiled.image.maps:
+                if spec.name not in ("asked", "rings", "zeros") and not spec.name.startswith("@"):
+                    own.append(Map.create(spec))
+                    maps[spec.name] = own[-1]
+                elif spec.name not in shared:
+                    maps[spec.name] = shared[spec.name] = Map.create(spec)
+            with Map.create(RING) as ring_map, Ring(ring_map) as ring:
+                if "rings" in shared:
+                    shared["rings"].update(struct.pack("<I", cpu), ring_map.fd)
+                with prog.load(compiled.image, maps) as loaded:
+                    loaded.test_run(context=vm.arguments(world.arguments), cpu=cpu)
+                frames = ring.read()
+                found.append([bytes(frames.frame_bytes(n)) for n in range(len(frames))])
+                ring.release()
+        return found, held(programs, contents)
     finally:
-        for one in maps.values():
+        for one in (*own, *shared.values()):
             one.close()
 
 
 @pytest.mark.live
-@settings(always, max_examples=EXAMPLES or 200)
+@settings(always, max_examples=EXAMPLES or 80)
 @given(SEEDS, DEPTHS)
 def test_the_kernel_gives_what_the_tree_means(seed: int, depth: int) -> None:
-    program, world = Writer(seed, depth).program(), world_of(seed)
+    programs, world = unit(seed, depth), world_of(seed)
     allowed = os.sched_getaffinity(0)
     cpu, thread = max(allowed), threading.get_native_id()
     with open(f"/proc/self/task/{thread}/comm", "rb") as file:
         comm = file.read().rstrip(b"\n")
     env = {"pid": os.getpid(), "tid": thread, "cpu": cpu, "nsecs": 0}
-    compiled = built(program, cpu + 1, here() if seed % 2 else None, called=seed % 4 > 1)
-    meaning = Meaning(world, env, comm)
-    events = meaning.run(program)
-    found: list[str] = []
+    task, called = here() if seed % 2 else None, seed % 4 > 1
+    images = [built(program, cpu + 1, task, called=called) for program in programs]
+    meaning: Meaning | None = None
+    events = []
+    for program in programs:
+        meaning = Meaning(world, env, comm, meaning)
+        events.append(meaning.run(program))
+    assert meaning is not None
+    wanted = meant(meaning, *programs)
+    got: list[list[str]] = []
+    expected: list[list[str]] = []
     maps: Any = None
-    expected: list[str] = []
     os.sched_setaffinity(0, {cpu})
     try:
         for _ in range(3):  # a page of this process can be on the move, and then it cannot be read
-            frames, maps = in_kernel(program, compiled, world, cpu)
-            times = [struct.unpack_from("<Q", got, 8)[0] for got in frames]
-            found = [got.hex() for got in frames]
+            emitted, maps = in_kernel(programs, images, world, cpu)
+            got = [[one.hex() for one in frames] for frames in emitted]
             expected = [
-                frame(program, ID, time, event).hex() for time, event in zip(times, events, strict=False)
+                [
+                    frame(program, ID, struct.unpack_from("<Q", one, 8)[0], event).hex()
+                    for one, event in zip(frames, given, strict=False)
+                ]
+                for program, frames, given in zip(programs, emitted, events, strict=True)
             ]
-            if found == expected and maps == meant(meaning):
+            if got == expected and maps == wanted:
                 break
     finally:
         os.sched_setaffinity(0, allowed)
-    assert len(found) == len(events)
-    assert found == expected
-    assert maps == meant(meaning)
+    assert [len(frames) for frames in got] == [len(one) for one in events]
+    assert got == expected
+    assert maps == wanted

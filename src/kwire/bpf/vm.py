@@ -150,9 +150,11 @@ class Result(NamedTuple):
 class Machine:
     """A program with its maps and surroundings, to be run as often as wanted.
 
-    `program`: an `Image`, code bytes, or instructions; `memory`: what probe_read finds, a `Memory` or
-    {address: bytes}; `kind`: of bare code, "" for none in particular; `budget`: instructions a run may take;
-    everything else goes to the `Environment`. Raises `InsnError` for a program that is not valid.
+    `program`: an `Image`, code bytes, or instructions; `beside`: another machine, whose maps it has where
+    their specs are equal, as programs that are loaded together share them; `memory`: what probe_read finds, a
+    `Memory` or {address: bytes}; `kind`: of bare code, "" for none in particular; `budget`: instructions a
+    run may take; everything else goes to the `Environment`. Raises `InsnError` for a program that is not
+    valid.
     """
 
     def __init__(
@@ -162,20 +164,27 @@ class Machine:
         memory: Memory | Mapping[int, bytes] | None = None,
         kind: str = "",
         budget: int = BUDGET,
+        beside: "Machine | None" = None,
         **environment: Any,
     ) -> None:
         self.memory = memory if isinstance(memory, Memory) else Memory(memory)
         self.env = Environment(**environment)
         self.budget = budget
         self.keep_reading = True  # False: records stay in the rings, which fill up
-        self.space = AddressSpace()
+        self.space: AddressSpace = beside.space if beside else AddressSpace()
+        self.shared: dict[str, Map] = dict(beside.shared) if beside else {}
+        """The maps of the program, and those of the machines beside it."""
         self.maps: dict[str, Map] = {}
         self.lines: tuple[Line, ...] = ()
         self.kind = kind
         if isinstance(program, Image):
             self.kind = program.kind
             self.lines = program.lines
-            self.maps = {spec.name: create(spec, self.space) for spec in program.maps}
+            for spec in program.maps:
+                other = self.shared.get(spec.name)
+                known = other is not None and other.spec == spec
+                self.maps[spec.name] = other if known and other else create(spec, self.space)
+            self.shared |= self.maps
             insns = isa.decode(program.code)
         elif isinstance(program, (bytes, bytearray, memoryview)):
             insns = isa.decode(program)
