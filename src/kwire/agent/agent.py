@@ -64,7 +64,7 @@ class Recovered:
         self.at_refusal()
 
     def taken(self, events: int, probes: Mapping[int, int]) -> None:
-        """What was stored is lost after all."""
+        """The collector tells that events it had stored are gone, with their capture."""
         self._taken[self.uplink.hold.token] = events
 
     @property
@@ -119,12 +119,12 @@ class Courier:
 
     @property
     def uplinks(self) -> list[Uplink]:
-        """All of them."""
+        """The uplinks of the recordings before this one."""
         return [before.uplink for before in self.recovered]
 
     @property
     def holds(self) -> list[Hold]:
-        """Where their payloads wait, in the same order."""
+        """The hold of each uplink, in the same order."""
         return [before.uplink.hold for before in self.recovered]
 
     @property
@@ -134,22 +134,22 @@ class Courier:
 
     @property
     def spools(self) -> list[Spool]:
-        """All that are, or were, on disk."""
+        """The spools among the holds."""
         return [hold.spool for hold in self.holds if isinstance(hold, SpoolHold)]
 
     @property
     def gone(self) -> int:
-        """Events that were in a spool and cannot be given back, or of agents before us and are lost."""
+        """Events that damaged spools do not give back, and those of earlier agents that are lost."""
         damaged = sum(sum(spool.lost.values()) for spool in self.spools)
         return damaged + sum(before.lost for before in self.recovered)
 
     @property
     def unknown(self) -> int:
-        """Payloads gone of which nobody knows how many events they held."""
+        """Payloads that are gone; nobody knows how many events were in them."""
         return sum(spool.unknown for spool in self.spools)
 
     def run(self) -> None:
-        """Deliver."""
+        """Run the loop until everything is delivered, or patience has ended."""
         for spool in self.spools:
             spool.run()
         self._look_around()
@@ -176,7 +176,9 @@ class Courier:
         return True
 
     def refused(self) -> None:
-        """The certificates do not fit: who has nothing more to record does not wait for others for ever."""
+        """The collector and we refuse each other's certificates. An agent whose recording has ended gives up
+        after `grace` seconds, unless new certificates come.
+        """
         if self.recording_over and not self._leaving:
             self._leaving = True
             self.line.loop.at(self.line.loop.now() + self._grace, self._give_up)
@@ -203,7 +205,7 @@ class Courier:
         self._say_harm()
 
     def _look_around(self) -> None:
-        """Say it when a disk does not take what it should, and when it does again; every `LOOK` seconds."""
+        """Say when a disk refuses what is written, and when it takes it again; every `LOOK` seconds."""
         self.loop.at(self.loop.now() + LOOK, self._look_around)
         for uplink, spool in zip(self.uplinks, self.spools, strict=False):
             if not uplink.finished:
@@ -253,12 +255,12 @@ class Agent(Courier):
 
     @property
     def uplinks(self) -> list[Uplink]:
-        """All of them."""
+        """The uplink of the recording, and those of the recordings before it."""
         return [self.uplink, *super().uplinks]
 
     @property
     def holds(self) -> list[Hold]:
-        """Where their payloads wait, in the same order."""
+        """The hold of each uplink, in the same order."""
         return [self.hold, *super().holds]
 
     @property
@@ -288,7 +290,7 @@ class Agent(Courier):
         super().close()
 
     def _look_around(self) -> None:
-        """Say it when events find no room for the first time, and what disks have."""
+        """Say when events find no room for the first time, and what the disks refuse."""
         self._warn()
         super()._look_around()
 
@@ -347,11 +349,11 @@ class Agent(Courier):
         self.sink.waits = 0.0 if up else HOLD
 
     def taken(self, events: int, probes: Mapping[int, int]) -> None:
-        """What was stored is lost after all."""
+        """The collector tells that events it had stored are gone, with their capture."""
         self._taken[self.uplink.hold.token] = events, probes
 
     def room(self) -> None:
-        """What has waited may go."""
+        """The session has room again: send what has waited."""
         self.sink.flush()
 
     def restarted(self, abandoned: Iterable[bytes], carried: Iterable[bytes]) -> list[bytes]:

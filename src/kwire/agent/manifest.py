@@ -91,12 +91,12 @@ def events(manifest: Manifest) -> int:
 
 
 def pack(manifest: Manifest) -> bytes:
-    """As it is written."""
+    """The bytes of a manifest, as segments hold them."""
     return b"".join(_ROW.pack(*row) for row in manifest.values())
 
 
 def unpack(data: "bytes | memoryview") -> Manifest:
-    """What `pack` gave. struct.error where the length is none."""
+    """The manifest of bytes that `pack` gave. struct.error where they are not whole rows."""
     return {(row[0], row[1]): Row(*row) for row in _ROW.iter_unpack(data)}
 
 

@@ -72,10 +72,10 @@ KEYS: Final[dict[str, Key]] = {
 
 
 class Slots(Fd):
-    """So many places for traces, whichever process takes one; a process gives its own back when it ends.
+    """A number of places for traces. A process takes one, and the kernel frees it when the process ends.
 
-    Each client has them to itself where `each` is set, all that a rule names share them where it is not. A
-    place is one byte of a file that has none, locked.
+    Where `each` is set, every client has that many places; otherwise all clients that a rule names share
+    them. A place is a lock on one byte of an empty file.
     """
 
     __slots__ = ("_count", "_each")

@@ -228,7 +228,7 @@ class RemoteSession(Ignore):
         self.why = str(getattr(problem, "problem", problem))
 
     def changed(self, peer: Peer, old: State, new: State, why: str) -> None:
-        """A refusal at the beginning does not get better by waiting."""
+        """Give up where the first connection is refused: trying again would not help."""
         if new is State.SUSPENDED and old is State.HELLO_SENT and self._number is None:
             self._fail(why or "it does not answer", "")
 

@@ -219,12 +219,12 @@ def numbered(maps: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
 
 
 def pieces(text: str) -> list[str]:
-    """A long text as it travels."""
+    """A long text as a list of texts, each of at most PIECE characters."""
     return [text[at : at + PIECE] for at in range(0, len(text), PIECE)]
 
 
 def answered(body: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    """A REPLY that went well. Raises RemoteError where it says that it did not."""
+    """The body of a REPLY. Raises RemoteError where it tells of a failure."""
     error = body.get("error")
     if error is None and body.get("ok") is True:
         return body
@@ -271,7 +271,7 @@ def begun(plan: Plan) -> dict[str, Any]:
 
 
 def serve(body: Mapping[Any, Any], grant: Grant, without: Sequence[int] = ()) -> Job:
-    """Do what a `trace` request asks for, as far as to what must be loaded; `without`: our own processes.
+    """Compile what a `trace` request asks for; nothing is loaded yet. `without`: our own processes.
 
     For a process of its own: it takes one of the grant's places until the process ends. Raises KwireError;
     then no command is left.
@@ -332,7 +332,7 @@ def _texts(asked: Mapping[str, Any]) -> ProgramSources:
 
 @contextmanager
 def in_time(seconds: float) -> Iterator[None]:
-    """Raise KwireError in what takes longer, in the main thread of a process."""
+    """Raise KwireError in the body of the `with` once it has taken so long. For a main thread (SIGALRM)."""
 
     def late(number: int, frame: FrameType | None) -> None:
         raise KwireError("compile", "request", f"it took more than {seconds:g} s", "ask for less at once")

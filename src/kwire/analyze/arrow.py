@@ -223,7 +223,7 @@ def namer(schema: Schema, field: Field, labels: Labels) -> Callable[[int], str]:
 
 
 def factorize(values: Array) -> tuple[Sequence[int], Array]:
-    """The distinct integers, and where in them each value stands."""
+    """The distinct integers, and for each value its index among them."""
     import numpy as np
 
     if not len(values):

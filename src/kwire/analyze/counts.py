@@ -1,4 +1,4 @@
-"""How often integers stand there: their distinct values, their powers of two; in C, and the twins in numpy.
+"""Counting integers: distinct values and powers of two, in C, and the twins in numpy.
 
 Invariants, as of all walkers (native/columns.c): no byte outside the buffers is touched, no state is kept.
 The twins are the specification.
@@ -171,7 +171,7 @@ def _factor() -> int:
 
 
 def of_numbers(columns: Columns, fields: Sequence[Field]) -> "list[tuple[Array, Array] | None]":
-    """Of each field, one integer in the fixed part: what `few` says of its column, but not where first."""
+    """For each field (an integer in the fixed part) what `few` gives for its column, without the places."""
     import numpy as np
 
     if not fields or not len(columns):
@@ -221,7 +221,7 @@ def of_texts(columns: Columns, field: Field, secret: int) -> "tuple[Array, Array
 
 
 def few(values: "Array") -> "tuple[Array, Array, Array] | None":
-    """The distinct integers in order, how often each stands there, and where first; None: more than FEW."""
+    """The distinct integers in order, how often each occurs, and where first; None: more than FEW."""
     import numpy as np
 
     limit = min(len(values), FEW)

@@ -69,7 +69,7 @@ class Log2:
         self._reaches(least, greatest)
 
     def _weighted(self, values: "Array", times: "Array") -> None:
-        """The same for distinct values, each as often as it stands there."""
+        """The same for distinct values and how often each occurs."""
         import numpy as np
 
         self._reaches(int(values.min()), int(values.max()))
@@ -103,7 +103,7 @@ class Log2:
         return found[full[0] : full[-1] + 1] if full else []
 
     def quantile(self, part: float) -> int:
-        """About the value below which this part of all lies: the middle of its bucket's part."""
+        """An estimate of a quantile (`part` of 1): interpolated within its bucket."""
         rest = part * self.count
         for bucket in self.buckets:
             if bucket.count and rest <= bucket.count:
@@ -114,7 +114,7 @@ class Log2:
 
 
 class Top:
-    """How often each integer stands there; `exact` unless there are more than DISTINCT of them."""
+    """How often each integer occurs; `exact` unless there are more than DISTINCT different ones."""
 
     __slots__ = ("_counts", "_keys", "error", "exact")
 
@@ -190,7 +190,7 @@ class Top:
 
 
 def above(values: "Array", least: int) -> "Array":
-    """By how much each integer is greater than the least: unsigned, of the same width, so it fits."""
+    """The integers less `least`, the least of them: unsigned, of the same width."""
     import numpy as np
 
     unsigned = np.dtype(f"u{values.dtype.itemsize}")
@@ -199,7 +199,7 @@ def above(values: "Array", least: int) -> "Array":
 
 
 def counted(values: "Array") -> "tuple[Array, Array]":
-    """The distinct integers in order, and how often each stands there."""
+    """The distinct integers in order, and how often each occurs."""
     import numpy as np
 
     if not len(values):
@@ -218,7 +218,7 @@ def counted(values: "Array") -> "tuple[Array, Array]":
 
 
 def counted_bools(keys: "Array", times: "Array") -> "tuple[Array, Array]":
-    """What is counted of integers, as of their truth: 0, 1."""
+    """The counts of integers, counted as truth values: 0 and 1."""
     import numpy as np
 
     true = keys != 0
@@ -228,7 +228,7 @@ def counted_bools(keys: "Array", times: "Array") -> "tuple[Array, Array]":
 
 
 class TopBytes:
-    """How often each byte string stands there: counted by a 64-bit hash with a secret."""
+    """How often each byte string occurs, counted by a 64-bit hash with a secret key."""
 
     __slots__ = ("_secret", "_top", "texts")
 

@@ -48,7 +48,7 @@ class Latency:
         made.add(first, *counted(places << np.int64(7) | bit_lengths(durations)))
 
     def lay(self, grid: Grid) -> None:
-        """No more durations come: this is the grid of all."""
+        """Set the grid, once no more durations come."""
         self._grid = grid
 
     @property

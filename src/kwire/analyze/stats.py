@@ -132,7 +132,7 @@ class FieldStats:
 
     @property
     def error(self) -> int:
-        """By how much the counts of `top` may be too small."""
+        """The most that a count of `top` can be too small."""
         return (self._bytes if self._is_text else self._top).error
 
     @property

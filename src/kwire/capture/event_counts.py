@@ -157,7 +157,7 @@ class Sums:
 
 
 def _summed(owners: "Array", times: "Array") -> "tuple[Array, Array, Array, Array]":
-    """Each owner that stands there, how often, and the least and the greatest time beside it."""
+    """Each distinct owner, how often it occurs, and the least and the greatest of its times."""
     import numpy as np
 
     count = int(owners.max()) + 1

@@ -140,7 +140,7 @@ def repeated(holders: Iterable[Iterable[Identity]]) -> list[Repeated]:
 
 
 def _apart(holders: list[list[Limits]]) -> bool:
-    """Whether nothing is in two of these. Takes time in proportion to them, or to COMPARED."""
+    """Whether no event can be in two of these parts; compares at most COMPARED pairs."""
     for split, _ in holders[0][0].pieces:
         numbers = [{dict(one.pieces).get(split, -1) for one in some} for some in holders]
         if -1 not in set().union(*numbers) and len(set().union(*numbers)) == sum(map(len, numbers)):
@@ -157,7 +157,7 @@ def _apart(holders: list[list[Limits]]) -> bool:
 
 
 def named(one: Identity) -> str:
-    """What a file of a capture is called for people: its id is long."""
+    """A short name for a file of a capture, whose id is long."""
     return f"capture {one.id[:8]}… file {one.number}"
 
 

@@ -34,13 +34,13 @@ class Admission:
         self._rests: dict[bytes, tuple[int, float]] = {}  # sessions at which we failed: how often, until when
 
     def prove(self, about: Mapping[str, str], identity: str, address: str) -> None:
-        """Refuse who is not the one that began the session that a checkpoint, or a feed, tells `about`."""
+        """Raise KwireError where a client did not begin the session that `about` describes."""
         if not same(about, identity, address, self._hosts):
             raise KwireError("resume", address, "the session is another's")
 
     def prove_last(self, continued: tuple[int | None, int], hello: Hello, address: str) -> None:
-        """Refuse a copy of a source that another copy has gone on with the session of: `continued` is the
-        nonce of the HELLO that had it last, and when, in seconds since 1970. Raises SupersededError.
+        """Raise SupersededError where another copy of the source has gone on with its session. `continued`:
+        the nonce of the HELLO that had the session last, and when that came, in seconds since 1970.
         """
         last, since = continued
         if not follows(last, hello.nonce, hello.after):
@@ -85,7 +85,7 @@ def same(
     address: str,
     hosts: Hosts = Hosts(),  # noqa: B008
 ) -> bool:
-    """Whether who comes from `address` is who began the session that a checkpoint tells `about`."""
+    """Whether the client at `address` began the session that `about` describes."""
     kind, who = address.partition(":")[0], hosts.canonical
     began = about.get("transport", kind)  # checkpoints of 0.1 do not say
     return not about.get("origin") and began == kind and who(about.get("identity", "")) == who(identity)

@@ -49,7 +49,7 @@ Values: TypeAlias = Mapping[bytes, bytes]
 
 
 class Contents(NamedTuple):
-    """Values by key: of those that change `often`, the differences are written; others are, `once`."""
+    """Values by key. Of those that change `often` only differences are written; the others are written `once`."""
 
     often: Values
     once: Values = MappingProxyType({})
@@ -173,7 +173,7 @@ class Checkpoint:
             os.close(fd)
 
     def _make_room(self, end: int) -> None:
-        """Have the file reach to `end`, and a block further where the disk has room for that."""
+        """Reserve disk space up to `end`, and for one block more where the disk has room."""
         room = _blocks(end + BLOCK)
         if room <= self._room:
             return
@@ -186,7 +186,7 @@ class Checkpoint:
             self._room = room
 
     def _open(self, fd: int, end: int, room: int, check: int, whole: int) -> None:
-        """Go on behind `end` in this file; what is in it now takes `whole` bytes."""
+        """Append to this file from `end` on; a new file with the same contents would have `whole` bytes."""
         if fd != self._fd:
             self.close()
         self._fd, self._end, self._room, self._check, self._soiled = fd, end, room, check, 0
@@ -237,7 +237,7 @@ def _sync(folder: str) -> None:
 
 
 def _whole(values: Values) -> list[bytes]:
-    """The changes that make these values of nothing; there can be a hundred thousand."""
+    """The changes that make these values out of none; there can be a hundred thousand."""
     parts: list[bytes] = []
     change, part = _CHANGE.pack, _PART.pack
     for key, value in values.items():

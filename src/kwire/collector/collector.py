@@ -124,7 +124,7 @@ class Collector(Ignore):
         return self._make(identity, address, "", hello.token, stored_session, address.startswith("udp:"))
 
     def handler_for(self, session: Session) -> "Collector":
-        """One handler serves all."""
+        """The handler of a session: the collector itself, for all."""
         return self
 
     def fetch(self, address: Address) -> Session:
@@ -236,7 +236,7 @@ class Collector(Ignore):
                 self.loop.soon(lambda: peer.fail(why))
 
     def requested(self, peer: Peer, number: int, body: Mapping[str, Any]) -> None:
-        """A collector does nothing for others but tell the time."""
+        """Answer `clock`; refuse every other request."""
         operation = body.get("op")
         if operation == clock.OP:
             reply = clock.answer()
@@ -283,7 +283,7 @@ class Collector(Ignore):
         self._note(f"{self._name(peer)} {text}")
 
     def changed(self, peer: Peer, old: State, new: State, why: str) -> None:
-        """Say who is lost."""
+        """Say when a connection is lost."""
         collected_session = self.collected_sessions.get(peer.session)
         if new is State.SUSPENDED and collected_session is not None and not self.stopped:
             self.say(f"{collected_session.name} is gone for now: {why}")
@@ -386,12 +386,12 @@ class Collector(Ignore):
         self._break(None, [collected_session], error.cause)
 
     def _take_over(self, collected_session: CollectedSession, stored_session: StoredSession) -> None:
-        """Note whose the session is: from now on it belongs to those that come after this HELLO."""
+        """Note to whom the session belongs: to the sources whose HELLOs come after this one."""
         if collected_session.session.continued is not None:
             stored_session.continued = collected_session.session.continued, collected_session.since
 
     def _continue(self, collected_session: CollectedSession) -> None:
-        """Have it remembered whose the session is. Before more of it is stored that does not matter."""
+        """Write down to whom the session belongs, before more of it is stored."""
         if (
             collected_session.store is not None
             and collected_session.stored_session is not None
@@ -636,7 +636,7 @@ class Collector(Ignore):
             self.loop.contain(error)
 
     def look(self) -> None:
-        """See what others did to the folder; to be called now and then."""
+        """Look for what others did to the folder and its captures; called now and then."""
         self.storage.mend()
 
     # ------------------------------------------------------------------ clocks

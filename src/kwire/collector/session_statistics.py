@@ -1,4 +1,4 @@
-"""The tally of a collector: what there is to say of sessions that have ended, by host.
+"""Session statistics of a collector: what there is to say of sessions that have ended, by host.
 
 Invariants: numbers are those of the captures, so after a restart they are of the whole session; a session
 that ended here more than once, because it came back, counts once.

@@ -35,7 +35,7 @@ class Asked(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """ProgramSources that were parsed, and all they ask for."""
+    """Program sources that were parsed, and all they ask for."""
 
     texts: ProgramSources
     probes: tuple[tree.Probe, ...]

@@ -35,12 +35,12 @@ class Given(NamedTuple):
 
 
 def begins(message: Hello | Welcome) -> int | None:
-    """The number of the first DATA to come, where this tells it: a new source's, a resuming sink's."""
+    """The number of the next DATA, where this names it: in a new source's message, or a resuming sink's."""
     return message.next if message.resume is (message.role is Role.SINK) else None
 
 
 def opens(message: Hello | Welcome) -> bool:
-    """Whether this tells the number with which a session begins: its source's, not of one that goes on."""
+    """Whether this names the first number of a session: in a source's message that resumes nothing."""
     return message.role is Role.SOURCE and not message.resume
 
 
@@ -67,7 +67,7 @@ class Told(Protocol):
 
 
 def guess(message: Hello | Welcome) -> bool:
-    """Whether this tells no number, so that the peer's answer has to show which session it is of."""
+    """Whether this names no sequence number: then only the peer's answer shows which session it belongs to."""
     return message.role is Role.SINK and not message.resume
 
 
@@ -184,7 +184,7 @@ class Conversation:
         return not (self.frames or self._parts or self.answered) and self._first is None
 
     def begin(self, message: Hello | Welcome) -> None:
-        """Take what it says of the first number to come."""
+        """Note which number comes next, and whether the session begins here."""
         first = begins(message)
         self.answered |= isinstance(message, Welcome)
         if self.next is None:
@@ -197,7 +197,7 @@ class Conversation:
             self.join(message)
 
     def anew(self) -> None:
-        """What was said of a session that never began means nothing for the next one."""
+        """Forget what was said of a session that never began."""
         self.next = self.bye = None
         self.began = False
 

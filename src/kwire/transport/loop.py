@@ -42,7 +42,7 @@ REST = 0.5
 
 
 class Containing(Protocol):
-    """Something that fails by itself, and takes nothing else with it."""
+    """An object whose failures end itself alone: a session, a connection, an attempt to connect."""
 
     loop: Loop
     inside: bool  # one of its contained methods is running
@@ -84,7 +84,7 @@ def contained(method: Callable[Concatenate[_Self, _P], None]) -> Callable[Concat
 
 
 class Vital(Protocol):
-    """Something that nothing can go on without."""
+    """An object whose failures end the loop: a recording."""
 
     loop: Loop
 
@@ -206,7 +206,7 @@ class Loop:
         self._handlers[fd] = callback
 
     def modify(self, fd: int, mask: int) -> None:
-        """Wait for something else of `fd`."""
+        """Change what is waited for on `fd`."""
         self._epoll.modify(fd, mask)
 
     def remove(self, fd: int) -> None:
@@ -325,7 +325,7 @@ class Loop:
         self._epoll.close()
 
     def _patience(self, longest: float | None) -> float | None:
-        """Seconds until something is to be done anyhow."""
+        """Seconds until the next timer, at most `longest`."""
         if self._soon:
             return 0.0
         while self._timers and self._timers[0].callback is None:

@@ -36,7 +36,7 @@ TURN = 1 << 20
 
 
 class Handler(Protocol):
-    """What is done with what happens to a session."""
+    """The owner of a session, who is told what happens to it."""
 
     def established(self, peer: Peer) -> None:
         """The session is up: for the first time, or again."""
@@ -380,7 +380,7 @@ class Peer:
         return True
 
     def _schedule(self) -> None:
-        """See to it that the session hears of the time when it wants to; a timer that is early stays."""
+        """Set a timer for the session's next deadline, unless an earlier one is set."""
         when = self.session.deadline()
         if when is None or (self._timer is not None and self._timer.callback and self._timer.when <= when):
             return
@@ -424,4 +424,4 @@ class _Farewell:
         """Nothing waits."""
 
     def broken(self, why: str) -> None:
-        """Nothing is left to break."""
+        """The transport is gone already."""

@@ -43,13 +43,13 @@ _UCRED = struct.Struct("iII")  # pid, uid, gid: unix(7)
 
 
 class Receiver(Protocol):
-    """Who gets what a transport receives."""
+    """The owner of a transport, who is told what it receives."""
 
     def received(self, data: memoryview) -> None:
         """Take bytes that came, valid during the call only: any part of a stream, or one datagram."""
 
     def settled(self) -> None:
-        """The end of what came at once."""
+        """Called after `received` was given everything that came in one read."""
 
     def writable(self) -> None:
         """After `send` left something: it is worth trying again."""

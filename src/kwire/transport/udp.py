@@ -285,7 +285,7 @@ def _same(one: bytes, other: bytes) -> bool:
 
 
 def enlarge(bound: socket.socket) -> None:
-    """Ask for room for datagrams that wait; not blocking."""
+    """Enlarge the socket's buffers, and make it non-blocking."""
     bound.setblocking(False)
     for forced, option in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
         try:

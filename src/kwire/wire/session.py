@@ -337,7 +337,7 @@ class Session:
     def send(self, payload: Buffer, now: float) -> int:
         """Source: send whole frames back to back, at most `settings.data_size` bytes unless it is one frame.
 
-        SpoolSession until it is acknowledged; look at `room` first. Gives its sequence number.
+        It is kept until it is acknowledged; look at `room` first. Gives its sequence number.
         """
         sender = self._source("send DATA over")
         self._clock(now)
