@@ -49,7 +49,7 @@ Values: TypeAlias = Mapping[bytes, bytes]
 
 
 class Contents(NamedTuple):
-    """Values by key. Of those that change `often` only differences are written; the others are written `once`."""
+    """Values by key. Of those that change `often` only differences are written, others are written `once`."""
 
     often: Values
     once: Values = MappingProxyType({})

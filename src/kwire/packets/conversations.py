@@ -67,7 +67,7 @@ class Told(Protocol):
 
 
 def guess(message: Hello | Welcome) -> bool:
-    """Whether this names no sequence number: then only the peer's answer shows which session it belongs to."""
+    """Whether this names no sequence number: then only the peer's answer shows which session it is of."""
     return message.role is Role.SINK and not message.resume
 
 
