@@ -476,7 +476,7 @@ struct events {
 
 /* A field, FIELD_WORDS: where it stands, its width, whether it has a sign, whether its bytes are turned. */
 #define COUNT(bits, turned)                                                                       \
-	for (i = 0; i < count && starts[i] <= last; i++) {                                        \
+	for (; i < end && starts[i] <= last; i++) {                                               \
 		uint##bits##_t one;                                                               \
 		memcpy(&one, from + starts[i], bits / 8);                                         \
 		one = (turned);                                                                   \
@@ -484,19 +484,23 @@ struct events {
 		if (s.run && key == s.last)                                                       \
 			s.run++;                                                                  \
 		else if (!see(&s, key, &fresh))                                                   \
-			return to->limit + 1;                                                     \
+			return 0;                                                                 \
 	}                                                                                         \
 	break
 
-static uint64_t count_field(const struct events *events, const uint64_t *field, const struct distinct *to)
+#define TILE 512u /* events whose fields are looked at one after the other: what the nearest cache holds of them */
+
+/* Counts the field of events first..end; 0: there is no room, or one is not inside the data. */
+static int count_field(const struct events *events, uint64_t first, uint64_t end, const uint64_t *field,
+		       struct seen *to)
 {
-	const uint64_t *starts = events->starts, count = events->count, width = field[1];
-	struct seen s = nothing_seen(to);
-	uint64_t i = 0;
+	const uint64_t *starts = events->starts, width = field[1];
+	struct seen s = *to;
+	uint64_t i = first;
 	int fresh;
 
 	if (field[0] > events->size || width > events->size - field[0])
-		return count ? to->limit + 1 : 0;
+		return 0;
 	uint64_t last = events->size - field[0] - width;
 	const uint8_t *from = events->data + field[0];
 	switch (width | field[3] << 4) {
@@ -518,24 +522,41 @@ static uint64_t count_field(const struct events *events, const uint64_t *field, 
 	default:
 		break;
 	}
-	return i < count ? to->limit + 1 : all_seen(&s);
+	*to = s;
+	return i == end;
 }
 
 /*
  * The distinct values of each of `fields` integers of events, widened to 64 bits, as they come, and how often each
  * stands there: `limit` keys[] and counts[] for each field, found[] how many there are; limit + 1: more, or an event
- * that is not inside the data, and they are not whole then.
+ * that is not inside the data, and they are not whole then. `table`: mask + 1 slots for each field, of as many as are
+ * counted together.
  */
 void kw_event_counts(const struct events *events, const uint64_t *fields, uint64_t field_count,
 		     const struct distinct *to, uint64_t *found)
 {
-	struct distinct one = *to;
+	struct seen seen[TOGETHER];
 
-	for (uint64_t at = 0; at < field_count; at++) {
-		memset(one.table, 0, (one.mask + 1) * sizeof *one.table);
-		found[at] = count_field(events, fields + at * FIELD_WORDS, &one);
-		one.keys += one.limit;
-		one.counts += one.limit;
+	for (uint64_t group = 0; group < field_count; group += TOGETHER) {
+		uint64_t many = field_count - group < TOGETHER ? field_count - group : TOGETHER;
+		memset(to->table, 0, many * (to->mask + 1) * sizeof *to->table);
+		for (uint64_t at = 0; at < many; at++) {
+			struct distinct own = *to;
+			own.table += at * (to->mask + 1);
+			own.keys += (group + at) * to->limit;
+			own.counts += (group + at) * to->limit;
+			seen[at] = nothing_seen(&own);
+			found[group + at] = 0;
+		}
+		for (uint64_t i = 0; i < events->count; i += TILE) {
+			uint64_t end = events->count - i < TILE ? events->count : i + TILE;
+			for (uint64_t at = 0; at < many; at++)
+				if (!found[group + at] && !count_field(events, i, end, fields + (group + at) * FIELD_WORDS, &seen[at]))
+					found[group + at] = to->limit + 1;
+		}
+		for (uint64_t at = 0; at < many; at++)
+			if (!found[group + at])
+				found[group + at] = all_seen(&seen[at]);
 	}
 }
 

@@ -45,6 +45,7 @@
 #define COUNT_LAST 2u
 #define COUNT_WORDS 3u
 #define FIELD_WORDS 4u
+#define TOGETHER 16u
 #define BIT_LENGTHS 65u
 #define SUMS 6u
 #define TEXT_TAIL 0u

@@ -93,6 +93,7 @@ def text() -> str:
         "COUNT_LAST": walk.LAST,
         "COUNT_WORDS": native.COUNT_WORDS,
         "FIELD_WORDS": native.FIELD_WORDS,
+        "TOGETHER": native.TOGETHER,
         "BIT_LENGTHS": native.BIT_LENGTHS,
         "SUMS": native.SUMS,
         "TEXT_TAIL": counts.TAIL,

@@ -25,6 +25,7 @@ _WRITABLE = 1  # PyBUF_WRITABLE
 ROW_WORDS: Final = 4  # a probe for epb_pack
 COUNT_WORDS: Final = 3  # an id for count_by_id
 FIELD_WORDS: Final = 4  # a field for event_counts
+TOGETHER: Final = 16  # fields that event_counts counts together, each in a table of its own
 SHAPE_WORDS: Final = 5  # a schema for events_unsound
 PACKET_WORDS: Final = 4  # a packet of a file
 FACE_WORDS: Final = 4  # an interface of a file
@@ -146,7 +147,8 @@ class TextField(NamedTuple):
 class Distinct(NamedTuple):
     """Where distinct values go, as they come: `keys`, `counts`, `places` of the first, `lengths` (u64).
 
-    `table` (u32): zeros, a power of two of them and more than values have room. `factor`: odd and random.
+    `table` (u32): zeros, a power of two of them and more than values have room; so many for each field that
+    is counted together with others, TOGETHER at most. `factor`: odd and random.
     """
 
     factor: int
@@ -181,11 +183,13 @@ class _Room:
 
     __slots__ = ("_made", "_pinned", "address")
 
-    def __init__(self, to: Distinct, parts: int = 1, *, places: bool = False, lengths: bool = False) -> None:
+    def __init__(
+        self, to: Distinct, parts: int = 1, tables: int = 1, *, places: bool = False, lengths: bool = False
+    ) -> None:
         wanted = (to.table, to.keys, to.counts, *(to.places,) * places, *(to.lengths,) * lengths)
         self._pinned = [Pinned(one, writable=True) for one in wanted]
         table, *rooms = self._pinned
-        room = table.size // 4
+        room = table.size // (4 * max(tables, 1))
         limit = min(one.size for one in rooms) // (8 * max(parts, 1))
         if room & room - 1 or room <= limit:
             raise IndexError("the table of distinct values is not a power of two, or too small")
@@ -620,7 +624,7 @@ def _columns(library: ctypes.CDLL) -> _Columns:
             many = wanted.size // (8 * FIELD_WORDS)
             if sizes.size < 8 * many:
                 raise IndexError("event_counts: there is no room for what is counted")
-            with _Room(to, many) as room:
+            with _Room(to, many, min(many, TOGETHER)) as room:
                 count = min(events.many, first.size // 8)
                 given = _Events(source.address, source.size, count, first.address, None)
                 c_counts(ctypes.addressof(given), wanted.address, many, room.address, sizes.address)

@@ -114,13 +114,11 @@ def test_the_walkers_count_fields_of_events_as_their_twins() -> None:
                     source.choice([1, 2, 4, 8, 8, 3]),
                     *source.choices([0, 1], k=2),
                 )
-                for _ in range(source.choice([0, 1, 3]))
+                for _ in range(source.choice([0, 1, 3, 20]))
             ]
             limit = source.choice([0, 1, 3, 60])
-            table, (keys, times) = (
-                room(limit * len(fields), 1)[0],
-                np.zeros((2, len(fields), limit), np.uint64),
-            )
+            table = np.tile(room(limit, 1)[0], min(len(fields), native.TOGETHER) or 1)
+            keys, times = np.zeros((2, len(fields), limit), np.uint64)
             found = np.zeros(len(fields), np.uint64)
             events = Events(data, starts, None, len(starts))
             numbers(events, np.array(fields, np.uint64), Distinct(seed | 1, table, keys, times), found)

@@ -152,7 +152,7 @@ static void columns(uint8_t *data, uint64_t size)
 	kw_event_tails(data, size, places, lengths, limit, at, swap, fixed, starts, ends);
 	kw_event_texts(data, size, places, limit, at, width, starts, ends);
 	uint64_t each = (uint64_t)1 << parameters[3] % 4, most = minimum(limit, parameter(6, 20) & 63), bits[136];
-	uint32_t *table = room(64 * 4, 0);
+	uint32_t *table = room(2 * 64 * 4, 0);
 	struct distinct to = { table, 63, parameters[6] | 1, most, starts, ends, places, lengths };
 	if (most < 64)
 		kw_count_distinct(data, each, swap, size / each, &to);

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from kwire import native
-from kwire.native import BIT_LENGTHS, FIELD_WORDS, SUMS, Distinct, Events, TextField
+from kwire.native import BIT_LENGTHS, FIELD_WORDS, SUMS, TOGETHER, Distinct, Events, TextField
 from kwire.wire.column_rows import event_tails_twin, event_texts_twin, event_values_twin, hash_texts_twin
 from kwire.wire.columns import Columns
 from kwire.wire.fields import TAIL_CUT, TYPES, Field, letter
@@ -35,10 +35,11 @@ def bit_lengths(values: "Array") -> "Array":
     return lengths
 
 
-def _limit(to: Distinct, *rooms: "Array", parts: int = 1) -> int:
+def _limit(to: Distinct, *rooms: "Array", parts: int = 1, tables: int = 1) -> int:
     """How many values there is room for; IndexError where the table is too small."""
     limit: int = min(one.size for one in (to.keys, to.counts, *rooms)) // max(parts, 1)
-    if len(to.table) & len(to.table) - 1 or len(to.table) <= limit:
+    size = len(to.table) // max(tables, 1)
+    if size & size - 1 or size <= limit:
         raise IndexError("the table of distinct values is not a power of two, or too small")
     return limit
 
@@ -106,7 +107,7 @@ def event_counts_twin(events: Events, fields: "Array", to: Distinct, found: "Arr
     rows = np.asarray(fields).reshape(-1, FIELD_WORDS).tolist()
     if len(found) < len(rows):
         raise IndexError("event_counts: there is no room for what is counted")
-    limit = _limit(to, parts=len(rows))
+    limit = _limit(to, parts=len(rows), tables=min(len(rows), TOGETHER))
     count, first = min(events.many, len(events.starts)), np.empty(limit, np.uint64)
     for place, (at, width, signed, swap) in enumerate(rows):
         found[place] = limit + 1
@@ -116,7 +117,8 @@ def event_counts_twin(events: Events, fields: "Array", to: Distinct, found: "Arr
         elif event_values_twin(events.data, events.starts, count, at, width, width * swap, out) == count:
             room = slice(place * limit, (place + 1) * limit)
             some = (to.keys.reshape(-1)[room], to.counts.reshape(-1)[room], first)
-            found[place] = count_distinct_twin(out, width, bool(signed), Distinct(to.factor, to.table, *some))
+            alone = Distinct(to.factor, to.table[: len(to.table) // min(len(rows), TOGETHER)], *some)
+            found[place] = count_distinct_twin(out, width, bool(signed), alone)
 
 
 def text_counts_twin(events: Events, field: TextField, to: Distinct) -> tuple[int, int]:
@@ -177,7 +179,7 @@ def of_numbers(columns: Columns, fields: Sequence[Field]) -> "list[tuple[Array, 
     if not fields or not len(columns):
         return [(np.zeros(0, letter(field)), np.zeros(0, np.int64)) for field in fields]
     limit, kinds = min(len(columns), FEW), [np.dtype(letter(field)) for field in fields]
-    table = np.empty(1 << (2 * limit).bit_length(), np.uint32)
+    table = np.empty((1 << (2 * limit).bit_length()) * min(len(fields), TOGETHER), np.uint32)
     rows = [
         (field.offset, kind.itemsize, kind.kind == "i", columns.swap)
         for field, kind in zip(fields, kinds, strict=True)
