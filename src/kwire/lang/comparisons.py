@@ -49,6 +49,9 @@ def compare(op: str, left: Value, right: Value, span: Span, constant: Named = li
         return c.TextCompare(op, text_of(left, span), text_of(right, span), t.BOOL, span)
     if any(isinstance(one.type, t.Int) and one.type.display in NETWORK for one in (left, right)):
         unordered(op, span)
+    texts = t.is_constant_text(left.type) or t.is_constant_text(right.type)
+    if texts and (op not in ("eq", "ne") or left.type != right.type):
+        raise TextError(span, "a constant text is only equal to another or not", "use == or !=")
     return _numbers(op, values.scalar(left), values.scalar(right), span)
 
 

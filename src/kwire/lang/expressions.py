@@ -100,6 +100,9 @@ class ExpressionChecker:
         return values.constant(node.value, node.span)
 
     def _string(self, node: tree.String) -> Value:
+        if node.table:
+            names = (("", 0), *((text, number) for number, text in enumerate(node.table, 1)))
+            return c.Const(node.table.index(node.value) + 1, t.Enum(t.TEXTS, 4, False, names), node.span)
         try:
             size = len(node.value.encode())
         except UnicodeEncodeError as error:

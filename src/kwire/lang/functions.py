@@ -192,8 +192,8 @@ def _ip(call: Arguments) -> Value:
     target = value.type.target if isinstance(value.type, t.Pointer) else value.type
     if t.size_of(target) == 16:
         return _ipv6(call._replace(name="ipv6"))
-    if isinstance(value, c.Const):
-        return values.convert(value, t.Int(4, False, "ipv4"), call.span)
+    if isinstance(value, c.Const):  # retyped, so that it stays an address
+        return c.Retype(values.convert(value, t.U32, call.span), t.Int(4, False, "ipv4"), call.span)
     if t.is_integer(value.type) and not isinstance(value, values.WIDE) and t.size_of(value.type) == 8:
         return values.convert(values.integer(value), t.Int(4, False, "ipv4"), call.span)
     return _ipv4(call._replace(name="ipv4"))

@@ -28,14 +28,12 @@ class Inferred:
     know it by.
     """
 
-    __slots__ = ("bounds", "changed", "key", "kind", "open", "shows", "size", "texts", "title", "value")
+    __slots__ = ("bounds", "changed", "key", "kind", "open", "shows", "size", "title", "value")
 
     def __init__(self, title: str, kind: str, size: int, bounds: tuple[int, int, int], shows: str) -> None:
         self.title, self.kind, self.size, self.bounds, self.shows = title, kind, size, bounds, shows
         self.key: tuple[Part, ...] | None = None
         self.value: t.Scalar | None = t.U64 if kind == "count" else None
-        self.texts: dict[str, int] = {}
-        """The constant texts that are set as values: each is kept as its number, and shown by its text."""
         self.open = True
         self.changed = False
         """Whether something was learned since this was last set to False."""
@@ -60,17 +58,6 @@ class Inferred:
         self._learn(tuple(joined), self.value, span)
         return c.Map(self.title, self.kind, self.key, self.value or t.S64, self.size, self.bounds), cut
 
-    def text(self, literal: Literal) -> c.Expr:
-        """A constant text as the number that stands for it here. Raises `TextError`."""
-        if self.value is not None and not isinstance(self.value, t.Enum):
-            message = f"values of {self.title} were {_word(self.value)}, and this is a text"
-            raise TextError(literal.span, message, "use another map")
-        number = self.texts.setdefault(literal.value, len(self.texts) + 1)
-        table = (("", 0), *self.texts.items())
-        type_ = t.Enum(self.title, 8, False, table)
-        self._learn(self.key, type_, literal.span)
-        return c.Const(number, type_, literal.span)
-
     def give(self, value: c.Expr) -> None:
         """A value is set, or added. Raises `TextError`."""
         if (
@@ -82,11 +69,9 @@ class Inferred:
         type_ = _plain(value.type)
         if self.kind not in ("hash", "lru"):
             type_ = t.S64 if t.signed(type_) or isinstance(value, c.Const) else t.U64
-        both = type_ if self.value is None else _joined(self.value, type_)
+        both: Part | None = type_ if self.value is None else _joined(self.value, type_)
         if isinstance(value, c.Const) and self.value is not None and values.fits(value, self.value):
             both = self.value
-        if isinstance(self.value, t.Int) and self.value == t.S64 and isinstance(type_, t.Pointer):
-            both = type_  # it was 0 before
         if both is None or isinstance(both, t.Text):
             assert self.value is not None
             message = f"values of {self.title} were {_word(self.value)}, and this is {_word(type_)}"
@@ -137,7 +122,7 @@ def _joined(a: Part, b: Part) -> "Part | None":
         return a
     if isinstance(a, t.Text) and isinstance(b, t.Text):
         return t.Text(max(a.limit, b.limit))
-    if isinstance(a, t.Text) or isinstance(b, t.Text):
+    if isinstance(a, t.Text) or isinstance(b, t.Text) or t.is_constant_text(a) or t.is_constant_text(b):
         return None
     if isinstance(a, t.Pointer) and isinstance(b, t.Pointer):
         return t.Pointer(t.VOID, a.space)

@@ -68,13 +68,13 @@ def statement(
 
 
 def _given(checker: "ExpressionChecker", node: tree.SetElement | tree.Aggregate) -> c.Expr:
-    """The value that is set or added; a constant text as what an inferred map keeps of it."""
+    """The value that is set or added."""
     assert node.value is not None
     value = checker.check(node.value)
     owner = node.target.map.owner
     if isinstance(node, tree.SetElement) and isinstance(owner, Inferred):
-        if isinstance(value, Literal):
-            return owner.text(value)
+        if isinstance(value, values.Tuple):
+            raise TextError(value.span, "a tuple as a value of a map is not supported yet")
         if isinstance(value, values.WIDE) and not isinstance(value, c.ReadBlock):
             raise TextError(
                 value.span, "a text that is not constant, as a value of a map, is not supported yet"

@@ -92,10 +92,13 @@ class Number(Node):
 
 
 class String(Node):
-    """A string literal."""
+    """A string literal. `table`: the texts that it is one of, where it is a value to be kept: then it is the
+    number of it in the table, from 1, shown by its name.
+    """
 
     value: str
     span: Span
+    table: tuple[str, ...] = ()
 
 
 class Member(Node):

@@ -109,6 +109,9 @@ INTEGRAL: Final = (Int, Bool, Enum)
 """For isinstance, which takes a tuple ten times as fast as a union made on the spot."""
 
 S8, S16, S32, S64 = (Int(size, True) for size in (1, 2, 4, 8))
+TEXTS: Final = "text"
+"""The name of the enumeration of constant texts: a number of it is no number to people."""
+
 U8, U16, U32, U64 = (Int(size, False) for size in (1, 2, 4, 8))
 CHAR = Int(1, True, "", True)
 BOOL = Bool()
@@ -117,6 +120,11 @@ KSYM = Int(8, False, "ksym")
 
 INTEGERS = {"s8": S8, "s16": S16, "s32": S32, "s64": S64, "u8": U8, "u16": U16, "u32": U32, "u64": U64}
 """The integer types by the names people write."""
+
+
+def is_constant_text(type_: Type) -> bool:
+    """Whether a value is one of several constant texts, kept as a number."""
+    return isinstance(type_, Enum) and type_.name == TEXTS
 
 
 def is_scalar(type_: Type) -> bool:
@@ -169,6 +177,8 @@ def describe(type_: Type) -> str:
             return "char"
         address = type_.display if type_.display in ADDRESSES else ""
         return address or f"{'s' if type_.signed else 'u'}{type_.size * 8}"
+    if is_constant_text(type_):
+        return "constant text"
     if isinstance(type_, Enum):
         return f"enum {type_.name}" if type_.name else "enum"
     if isinstance(type_, Pointer):

@@ -200,6 +200,8 @@ def join(a: Type, b: Type) -> Type | None:
     """The smallest type that holds the values of both; None when there is none."""
     if a == b:
         return a
+    if t.is_constant_text(a) or t.is_constant_text(b):
+        return None
     if isinstance(a, t.Text) and isinstance(b, t.Text) and a.space == b.space:
         return a if a.limit >= b.limit else b
     if isinstance(a, t.Bytes) and isinstance(b, t.Bytes) and a.space == b.space:
@@ -224,6 +226,8 @@ def fits(value: c.Const, type_: Type) -> bool:
     """Whether a constant lies within a scalar type (a pointer takes only 0)."""
     if isinstance(type_, t.Pointer):
         return value.value == 0
+    if t.is_constant_text(type_) or t.is_constant_text(value.type):
+        return value.type == type_ or (value.value == 0 and not t.is_constant_text(value.type))
     if not t.is_integer(type_):
         return False
     low, high = bounds(type_)

@@ -132,7 +132,8 @@ def test_constant_texts_are_values_of_maps(lowered: Lowered) -> None:
     text = 'kprobe:connect { @s[1] = "one"; @s[2] = "two"; printf("%s %d", @s[pid], @s[1] == "two"); }'
     program = lowered(text)
     [map] = program.maps().values()
-    assert map.value == Enum("@s", 8, False, (("", 0), ("one", 1), ("two", 2)))
+    table = (("", 0), ("one", 1), ("two", 2), ("%s %d", 3))  # all strings of the script
+    assert map.value == Enum("text", 4, False, table)
     assert program.shapes[0].fields[0].type == map.value
 
 
@@ -170,9 +171,10 @@ WRONG = [
     ("@x = sum(1); @x = max(1)", "1:36-42: @x is a sum, and this is another; use another map"),
     ("@x = lhist(1, 5, 1, 1)", "1:23-40: this histogram has no buckets; "
      "min, max and step are numbers; there are at most 1000 buckets"),
-    ("@x = count(); $y = @x", "1:37-39: reading @x, which is a count, is not supported yet"),
+    ("@x = hist(1); $y = @x", "1:37-39: reading @x, which is a hist, is not supported yet"),
     ("@x = comm", "1:23-27: a text that is not constant, as a value of a map, is not supported yet"),
-    ('@x = 1; @x = "a"', "1:31-34: values of @x were an s64, and this is a text; use another map"),
+    ('@x = 1; @x = "a"',
+     "1:31-34: values of @x were an s64, and this is a constant text; use another map, or cast one of them"),
     ("$x = count()", "1:23-30: count is for maps; write @map = count()"),
     ("delete($x)", "1:25-27: this is no map; write delete(@map, key), or delete(@map)"),
     ("print(@m[1], 5)", "1:18-33: top and div are for maps; write print(@map, 5)"),
@@ -185,6 +187,11 @@ WRONG = [
     ('$x = printf("a")', "1:23-34: printf gives no value; write it as a statement"),
     ("unroll (200) { }", "1:26-29: unroll takes a constant number from 1 to 100"),
     ("$x = 1 / 0", "1:23-28: this divides by zero"),
+    ('$x = pid ? "a" : 5', "1:23-36: one is a constant text, the other an s64; cast one of them"),
+    ('$x = "a"; printf("%d", $x)', "1:41-43: %d does not take a constant text; use %s"),
+    ('$x = "a"; $y = $x > 3', "1:33-39: a constant text is only equal to another or not; use == or !="),
+    ('$t = (1, 2); printf("%s", $t)', "1:31-47: a tuple to be printed is not supported yet; print its items"),
+    ("@t = (1, 2)", "1:23-29: a tuple as a value of a map is not supported yet"),
     ("args.sk", None),
     ("pid.x", "1:18-23: a u32 has no member x; cast it: ((struct … *)x).x"),
     ("cpid", "1:18-22: there is no command; give one: -c COMMAND"),
@@ -217,7 +224,8 @@ def test_what_is_wrong_is_said_at_its_place(lowered: Lowered, body: str, expecte
         ("rt:x", "rawtracepoint:x"),
         ("kprob:x", "there is no kind of probe 'kprob'; did you mean kprobe, uprobe or kretprobe?"),
         ("BEGIN", "begin"),
-        ("interval:s:1", "interval is not supported yet; "),
+        ("interval:s:1", "interval:s:1"),
+        ("usdt:x:y", "usdt is not supported yet; "),
         ("kprobe", "'kprobe' says no target; write kprobe:[module:]function[+offset]"),
         ("kprobe:$2", "there is no argument $2; give it behind the script"),
         ("tracepoint:x", "'x' is not a target of a tracepoint; "

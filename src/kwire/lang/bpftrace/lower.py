@@ -56,6 +56,10 @@ BUCKETS_MOST: Final = 1000
 
 COMPARISONS: Final = {"==": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
 UNROLLED_MOST: Final = 100
+TURNS: Final = 1 << 20
+NESTED_TURNS: Final = 1 << 10
+"""How often a `while` runs at most, and one inside of another loop."""
+
 FORMAT_MOST: Final = 16_384
 """Characters of a format."""
 
@@ -337,6 +341,7 @@ class Print(NamedTuple):
 
     prints: str
     format: str
+    span: Span
     arguments: tuple[tuple[Conversion, Span], ...] = ()
 
 
@@ -361,6 +366,10 @@ class Lowering:
         self.settings = settings
         self.surroundings = surroundings
         self.macros = {one.name: one for one in script.macros}
+        texts = (node for part in (*script.probes, *script.macros) for node in walk(part))
+        self.texts = tuple(
+            dict.fromkeys(node.value for node in texts if isinstance(node, s.Str) and node.value)
+        )
         self.enums = {name: value for one in script.enums for name, value in one.values}
         self.faults: list[Diagnostic] = []
         self.prints: dict[str, Print] = {}
@@ -369,6 +378,7 @@ class Lowering:
         self.substitutes: list[dict[str, tree.Expr]] = [{}]
         self.pending: list[tree.Stmt] = []  # what is done before the statement that is made
         self.hoisting = True  # whether that is so for all of it
+        self.loops = 0  # around what is made
         self.expanding: list[str] = []
         self.expanded = 0
 
@@ -403,6 +413,11 @@ class Lowering:
             known = self.prints.get(shape.name)
             if known is None:
                 shapes.append(shape)
+                continue
+            if len(known.arguments) != len(shape.fields):
+                faults.append(
+                    Diagnostic(known.span, "a tuple to be printed is not supported yet", "print its items")
+                )
                 continue
             for (conversion, span), field in zip(known.arguments, shape.fields, strict=True):
                 if not _takes(conversion, field.type):
@@ -461,7 +476,7 @@ class Lowering:
             case s.Discard(value=value):
                 return self.do(value, node.span) if isinstance(value, s.Call) else []
             case s.While():
-                raise _unready("while", node.test.span, "use for $i : 0..100 { … }")
+                return self.while_(node)
             case s.ForMap():
                 raise _unready("a loop over a map", node.map.span)
         raise _unready("import", node.span)
@@ -512,8 +527,16 @@ class Lowering:
         if node.op:
             value: tree.Expr = self.binary(s.Binary(node.op, target, node.value, node.span))
         else:
-            value = self.expression(node.value)
+            value = self.kept(node.value)
         return [tree.Assign(self.set(target), value, node.span, target.span)]
+
+    def kept(self, node: s.Expr) -> tree.Expr:
+        """A value that is kept, or one of two: a constant text is one of all those of the script."""
+        text = self.text_constant(node)
+        if not text:
+            return self.expression(node) if text is None else tree.Number(0, node.span)
+        known = self.texts if text in self.texts else (*self.texts, text)
+        return tree.String(text, node.span, known)
 
     def assign_map(self, target: s.Map, node: s.Assign) -> list[tree.Stmt]:
         """An assignment to a map, or a value that is added to what it keeps."""
@@ -538,7 +561,7 @@ class Lowering:
             return [tree.Aggregate(element, added, span)]
         if node.op:
             return [tree.SetElement(element, self.binary(s.Binary(node.op, target, value, span)), span)]
-        return [tree.SetElement(element, self.expression(value), span)]
+        return [tree.SetElement(element, self.kept(value), span)]
 
     def element(self, node: s.Map) -> tree.Element:
         """A map at a key."""
@@ -574,7 +597,7 @@ class Lowering:
     def let(self, node: s.Let) -> list[tree.Stmt]:
         """A declaration: without a value it is 0."""
         span = node.target.span
-        value = tree.Number(0, span) if node.value is None else self.expression(node.value)
+        value = tree.Number(0, span) if node.value is None else self.kept(node.value)
         type_, type_span = "", span
         if node.type is not None:
             type_, type_span = self.type_name(node.type), node.type.span
@@ -586,6 +609,20 @@ class Lowering:
         """A loop over a range."""
         start, end = self.expression(node.start), self.expression(node.end)
         return self.loop(node.target, start, end, node.body, node.span)
+
+    def while_(self, node: s.While) -> list[tree.Stmt]:
+        """A loop as long as a condition holds, at most so often."""
+        span = node.test.span
+        most = tree.Number(NESTED_TURNS if self.loops else TURNS, span)
+        said = tree.Call("turns", (most,), (), span, span)
+        before, self.hoisting = self.hoisting, False
+        test = self.condition(node.test)
+        self.hoisting = before
+        tests = test.operands if isinstance(test, tree.Logic) and test.op == "and" else (test,)
+        self.loops += 1
+        body = self.block(node.body)
+        self.loops -= 1
+        return [tree.While(tree.Logic("and", (said, *tests), span), body, node.span)]
 
     def unroll(self, node: s.Unroll) -> list[tree.Stmt]:
         """A loop of a constant number of turns."""
@@ -602,7 +639,9 @@ class Lowering:
         """A loop whose variable is its own."""
         self.scopes.append({})
         name = self.declare(target.id)
+        self.loops += 1
         made = self.block(body)
+        self.loops -= 1
         self.scopes.pop()
         step = tree.Number(1, span)
         return [tree.For(name, start, end, step, made, span, target.span, _over(start.span, end.span))]
@@ -749,7 +788,7 @@ class Lowering:
         if "\0" in format:
             format = format[: format.index("\0")]
         name = f"{prints}{len(self.prints) + 1}"
-        self.prints[name] = Print(prints, format, tuple(places))
+        self.prints[name] = Print(prints, format, span, tuple(places))
         event = tree.String(name, span)
         return tree.Do(tree.Call("emit", (event,), tuple(fields.items()), span, span), span)
 
@@ -831,7 +870,7 @@ class Lowering:
 
     def _map(self, node: s.Map) -> tree.Expr:
         shows = self.maps[node.id].shows
-        if shows in AGGREGATES:
+        if shows in ("hist", "lhist", "stats"):
             raise _unready(f"reading @{node.id}, which is a {shows},", node.span)
         return self.element(node)
 
@@ -921,7 +960,7 @@ class Lowering:
         return tree.Member(head, node.name, node.span, node.name_span)
 
     def _item(self, node: s.Item) -> tree.Expr:
-        raise _unready("a tuple", node.span)
+        return tree.Index(self.expression(node.value), tree.Number(node.number, node.span), node.span)
 
     def _index(self, node: s.Index) -> tree.Expr:
         return tree.Index(self.expression(node.value), self.expression(node.subscript), node.span)
@@ -1007,14 +1046,14 @@ class Lowering:
         test = self.condition(node.test)
         before, self.hoisting = self.hoisting, False
         try:
-            then = self.expression(node.test if node.then is None else node.then)
-            otherwise = self.expression(node.otherwise)
+            then = self.kept(node.test if node.then is None else node.then)
+            otherwise = self.kept(node.otherwise)
         finally:
             self.hoisting = before
         return tree.Conditional(test, then, otherwise, node.span)
 
     def _tuple(self, node: s.Tuple) -> tree.Expr:
-        raise _unready("a tuple", node.span)
+        return tree.Tuple(tuple(self.kept(one) for one in node.items), node.span)
 
     def _record(self, node: s.Record) -> tree.Expr:
         raise _unready("a record", node.span)
@@ -1286,5 +1325,5 @@ def _takes(conversion: Conversion, type_: t.Type) -> bool:
         return True
     if conversion.letters in INTEGER_CONVERSIONS:
         shown = isinstance(type_, t.Int) and type_.display in ("ipv4", "ipv6", "mac")
-        return isinstance(type_, t.SCALARS) and not shown
+        return isinstance(type_, t.SCALARS) and not shown and not t.is_constant_text(type_)
     return isinstance(type_, t.Bytes | t.Text | t.Array)

@@ -40,8 +40,8 @@ PROVIDERS: Final = (
     Provider(
         "rawtracepoint", ("rt",), "rawtracepoint:event", "a tracepoint's own arguments", "rawtracepoint"
     ),
-    Provider("interval", ("i",), "interval:s:1", "every so often, on one CPU"),
-    Provider("profile", ("p",), "profile:hz:99", "every so often, on each CPU"),
+    Provider("interval", ("i",), "interval:s:1", "every so often, on one CPU", "interval"),
+    Provider("profile", ("p",), "profile:hz:99", "every so often, on each CPU", "profile"),
     Provider("uprobe", ("u",), "uprobe:file:function", "the entry of a function of a program"),
     Provider("uretprobe", ("ur",), "uretprobe:file:function", "the return of a function of a program"),
     Provider("usdt", (), "usdt:file:provider:name", "a place that a program marks"),
