@@ -20,8 +20,10 @@ from kwire.wire import soundness
 from kwire.wire.control import Hello, Role
 from kwire.wire.frame import FrameError, Type, build
 from kwire.wire.frames import Frames
+from kwire.wire.messages import Lost
 
 GOOD = 5
+NAMES = "'kwire verify' names the probes"
 
 
 def bad_events(kit: Any, schema: Any) -> list[bytes]:
@@ -197,3 +199,31 @@ def test_events_that_waited_for_their_schema_are_judged(tmp_path: Path, kit: Any
     with open_capture(str(path)) as capture:
         assert sum(len(frames) for frames in capture) == 1
         assert capture.undecodable == 3
+
+
+@pytest.mark.parametrize("time", [(1 << 64) - 1, 1 << 63, 0])
+def test_an_event_of_any_time_is_shown(time: int, tmp_path: Path, kit: Any, kwire: Any) -> None:
+    """The time of an event and the clock's distance may be more than 64 bits together."""
+    schema = kit.schema(wall=1 << 63)
+    items = [kit.event(schema, kit.monotonic, kit.rich()), kit.event(schema, time, kit.rich())]
+    lost = [Lost(1, time, time, 4)] if time else []
+    file = kit.write(tmp_path / "a.pcapng", [schema], [*items, *lost])
+    status, out, err = kwire("show", "--json", file)
+    assert (status, len(out.splitlines())) == (3 if lost else 0, 2), err
+    assert ("4 events are lost" in err) == bool(lost)
+    assert json.loads(kwire("stats", "--json", file)[1])["events"] == 2
+    kwire("export", file, "-o", str(tmp_path / "out.ndjson"))
+    assert (tmp_path / "out.ndjson").read_text().splitlines() == out.splitlines()
+
+
+@pytest.mark.parametrize("produced", [1, 3])
+def test_the_layers_too_are_held_against_the_statistics(
+    produced: int, tmp_path: Path, kit: Any, kwire: Any
+) -> None:
+    schema = kit.schema()
+    items = [kit.event(schema, kit.monotonic + at, kit.rich()) for at in range(2)]
+    file = kit.write(tmp_path / "a.pcapng", [schema], items, {1: produced})
+    said = {kwire("show", file, *arguments)[::2] for arguments in ((), ("-V",), ("--sessions",))}
+    told = "too many" if produced == 1 else "missing"
+    assert said == {(3, f"kwire: {file}: 1 event is {told} by its own statistics; {NAMES}\n")}
+    assert kwire("show", file, "-V", "--head", "9")[0] == 0  # it need not have been read to its end

@@ -8,7 +8,6 @@ from typing import Final
 
 from kwire.analyze.losses import Losses
 from kwire.analyze.scan import Progress
-from kwire.analyze.selection import bounded
 from kwire.analyze.source import Source
 from kwire.capture import identity
 from kwire.capture.event_counts import Sums
@@ -19,7 +18,7 @@ from kwire.packets.tables import Trouble
 from kwire.wire.frame import Code
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Cause, losses_in
-from kwire.wire.schema import Schema
+from kwire.wire.schema import Schema, bounded
 from kwire.words import plural
 
 #: Troubles that the session tells in which they are.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from kwire.analyze.capture_summary import CaptureSummary, Seen
 from kwire.analyze.rewrite import Keys, Numbers, Part, made_of, numbered, renumber
 from kwire.analyze.scan import Picked, Progress, Scan, probe_numbers
-from kwire.analyze.selection import Selection, bounded
+from kwire.analyze.selection import Selection
 from kwire.analyze.source import Source, check_output
 from kwire.analyze.tables import Tables, unique
 from kwire.analyze.time_parsing import duration
@@ -24,7 +24,7 @@ from kwire.capture.writer import STATISTICS_BLOCK, Totals
 from kwire.errors import KwireError
 from kwire.view.text import WallClock, safe
 from kwire.wire.messages import Cause, Lost
-from kwire.wire.schema import EARLIEST, LATEST, Schema
+from kwire.wire.schema import EARLIEST, LATEST, Schema, bounded
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,7 +14,7 @@ from typing import Any, Final
 from kwire.analyze import arrow
 from kwire.analyze.capture_summary import CaptureSummary
 from kwire.analyze.scan import Progress, Scan
-from kwire.analyze.selection import Selection, bounded
+from kwire.analyze.selection import Selection
 from kwire.analyze.shared import Shared
 from kwire.analyze.source import Source
 from kwire.analyze.tables import ADDED, Table, Tables
@@ -22,7 +22,7 @@ from kwire.analyze.zone import local_time
 from kwire.errors import KwireError
 from kwire.view.table import cause_text
 from kwire.view.text import safe
-from kwire.wire.schema import Schema
+from kwire.wire.schema import Schema, bounded
 
 #: What keeps a query inside: option of DuckDB → value.
 LOCKED: Final = {

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 from kwire.analyze.capture_summary import CaptureSummary
 from kwire.analyze.rewrite import Numbers, Part, made_of, numbered, renumber
 from kwire.analyze.scan import BYTES, Picked, Progress, Scan
-from kwire.analyze.selection import bounded
 from kwire.analyze.source import Source, check_output
 from kwire.capture import identity
 from kwire.capture.writer import Totals
 from kwire.errors import KwireError
 from kwire.wire.messages import Lost
+from kwire.wire.schema import bounded
 from kwire.wire.walk import frame_gather
 
 if TYPE_CHECKING:

@@ -18,11 +18,6 @@ if TYPE_CHECKING:
     from kwire.view.where import Where
 
 
-def bounded(time: int) -> int:
-    """The wall-clock time nearest to this one that 64 bits hold."""
-    return max(EARLIEST, min(LATEST, time))
-
-
 class Selection:
     """What is wanted of a capture. `first`, `last`: wall-clock ns, both included."""
 

@@ -7,8 +7,8 @@ is looked at alone. What comes later than that is counted in `late` and makes no
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kwire.analyze.distribution import Log2
-from kwire.analyze.selection import bounded
 from kwire.analyze.timeline import Timeline
+from kwire.wire.schema import bounded
 
 if TYPE_CHECKING:
     import numpy as np

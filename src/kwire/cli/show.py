@@ -135,8 +135,12 @@ def show(args: argparse.Namespace, source: Source, *, follow: bool = False) -> i
         if args.json:
             layers.summary(capture)
         sys.stdout.flush()
-        seen.end(capture)
-        status = notes(capture.name, seen, shown=True, stopped=True)
+        if isinstance(source, str) and capture.regular and args.head is None:
+            with source_of([source], **ports(args)) as again:  # as any other verb reads it: the same is said
+                status = notes(capture.name, CaptureSummary(again), shown=True)
+        else:
+            seen.end(capture)
+            status = notes(capture.name, seen, shown=True, stopped=True)
         for remark in layers.remarks(capture):
             say(f"{capture.name}: {remark}")
     return status

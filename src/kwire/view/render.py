@@ -13,7 +13,7 @@ from kwire.wire.fields import TYPES
 from kwire.wire.frame import FrameError, Type
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
-from kwire.wire.schema import EARLIEST, LATEST, Clock, Schema, clock_of
+from kwire.wire.schema import EARLIEST, LATEST, Clock, Schema, bounded, clock_of
 
 Values: TypeAlias = "tuple[Any, ...]"
 Row: TypeAlias = "tuple[int, Any, bool]"  # wall-clock ns, what the format makes of it, whether it is an event
@@ -142,7 +142,9 @@ class Renderer:
                 continue
             time = probe.timestamp(view, offset + 8)[0] + probe.wall
             if not first <= time <= last:
-                continue
+                time = bounded(time)  # of two numbers of 64 bits it can be more than can be told
+                if not first <= time <= last:
+                    continue
             self._last = time
             try:
                 values = probe.decode(view[offset : offset + length])
@@ -164,9 +166,9 @@ class Renderer:
                 continue
             near = schema or self._near(schemas)
             clock = near.clock if near else None
-            time = clock.at(loss.last) if clock and loss.last else None
+            time = bounded(clock.at(loss.last)) if clock and loss.last else None
             first, last = self._between
-            if clock and time is not None and (time < first or clock.at(loss.first) > last):
+            if clock and time is not None and (time < first or bounded(clock.at(loss.first)) > last):
                 continue
             self.lost += loss.count
             self.holes += 1

@@ -75,6 +75,11 @@ EARLIEST, LATEST = -(1 << 63), (1 << 63) - 1
 """The first and the last moment that can be told, wall-clock ns."""
 
 
+def bounded(time: int) -> int:
+    """The moment nearest to this one that can be told, wall-clock ns."""
+    return max(EARLIEST, min(LATEST, time))
+
+
 class Clock(NamedTuple):
     """The clock of the timestamps: its name, and its time and the wall clock's at one moment, in ns."""
 
