@@ -183,11 +183,12 @@ def notes(
     shown: bool = False,
     stopped: bool = False,
     made: bool = False,
+    packets: bool = False,
 ) -> int:
     """What a reader must know of the capture, on standard error; gives the exit status.
 
     `shown`: what cannot be decoded is shown as such. `stopped`: it was not read to its end. `made`: it was
-    read to make another capture of it.
+    read to make another capture of it. `packets`: each of them is shown, so that one sees how it ends.
     """
     wrong = list(_wrong(found, "" if shown else ", and left out"))
     if found.losses.total and not made:
@@ -197,9 +198,9 @@ def notes(
         wrong.append(f"{events} {here} by its own statistics; 'kwire verify' names the probes")
     for problem in wrong:
         say(f"{name}: {problem}")
-    if found.barren and not stopped:
+    if found.barren and not (stopped or packets):
         say(f"{name}: {found.barren}; {PORTS}")
-    if not (found.problem or found.ended or stopped or made):
+    if not (found.problem or found.ended or stopped or made or packets):
         cut = "it does not hold every session from its beginning to its end"
         killed = "it has no closing statistics: its recorder was killed, or is still recording"
         say(f"{name}: {cut if found.sessions else killed}")

@@ -137,7 +137,7 @@ def show(args: argparse.Namespace, source: Source, *, follow: bool = False) -> i
         sys.stdout.flush()
         if isinstance(source, str) and capture.regular and args.head is None:
             with source_of([source], **ports(args)) as again:  # as any other verb reads it: the same is said
-                status = notes(capture.name, CaptureSummary(again), shown=True)
+                status = notes(capture.name, CaptureSummary(again), shown=True, packets=True)
         else:
             seen.end(capture)
             status = notes(capture.name, seen, shown=True, stopped=True)
