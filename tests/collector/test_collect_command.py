@@ -25,7 +25,7 @@ from kwire.capture.verify import verify_set
 from kwire.transport.address import parse
 from kwire.transport.connect import connect
 from kwire.transport.loop import Loop
-from kwire.transport.peer import Ignore, Peer
+from kwire.transport.peer import Handler, Peer
 from kwire.wire import cbor
 from kwire.wire.control import Role, Welcome, bye_frame, error_frame, peek_hello
 from kwire.wire.frame import Type, build
@@ -408,7 +408,7 @@ def test_what_agents_say_reaches_a_terminal_escaped(commands: Commands, verbose:
     session = Session(Role.SOURCE, initiator=True, about=about)
     ended: list[str] = []
 
-    class Hostile(Ignore):
+    class Hostile(Handler):
         def established(self, peer: Peer) -> None:
             peer.session._put(error_frame(7, 9, f"error {hostile}"))
             peer.session.request({"op": hostile}, loop.now())

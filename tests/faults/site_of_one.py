@@ -22,7 +22,7 @@ from kwire.transport.connect import Connector, connect
 from kwire.transport.half_open import Roster
 from kwire.transport.listen import Listener, listen
 from kwire.transport.loop import Loop
-from kwire.transport.peer import Ignore, Peer
+from kwire.transport.peer import Handler, Peer
 from kwire.wire.control import Role
 from kwire.wire.frame import Type
 from kwire.wire.messages import totals_frames
@@ -46,7 +46,7 @@ def events(first: int, count: int) -> bytes:
     )
 
 
-class Source(Ignore):
+class Source(Handler):
     """An agent without a kernel. `skew`: ns by which its clock is ahead of ours; None: it tells none."""
 
     def __init__(self, host: str, skew: int | None = 0) -> None:

@@ -26,7 +26,7 @@ from kwire.transport.connect import Connector, connect
 from kwire.transport.half_open import Limits, Roster
 from kwire.transport.listen import Listener, listen
 from kwire.transport.loop import Loop
-from kwire.transport.peer import Ignore, Peer
+from kwire.transport.peer import Handler, Peer
 from kwire.transport.tcp import Buffer
 from kwire.transport.tls import TlsOptions
 from kwire.wire.control import Hello, Role
@@ -58,7 +58,7 @@ def tls(certs: Path) -> Callable[[str], TlsOptions]:
 # ---------------------------------------------------------------------- both ends in one loop
 
 
-class Notes(Ignore):
+class Notes(Handler):
     """A handler that keeps all it is told; a sink's stores at once, unless `stuck`."""
 
     def __init__(self, stuck: bool = False) -> None:

@@ -554,11 +554,11 @@ def test_a_busy_peer_does_not_starve_the_others(net: Any, event: Callable[..., b
 def test_a_source_that_fills_its_send_queue_whenever_it_is_told_gets_everything_through(
     net: Any, event: Callable[..., bytes]
 ) -> None:
-    from kwire.transport.peer import Ignore
+    from kwire.transport.peer import Handler
 
     payload = event(1) * 900
 
-    class Filler(Ignore):
+    class Filler(Handler):
         left = 200
 
         def established(self, peer: Peer) -> None:

@@ -18,7 +18,7 @@ from kwire.errors import KwireError
 from kwire.transport.address import Address, parse
 from kwire.transport.connect import connect
 from kwire.transport.loop import Loop
-from kwire.transport.peer import Ignore, Peer
+from kwire.transport.peer import Handler, Peer
 from kwire.transport.tcp import Buffer
 from kwire.transport.watch import Watch
 from kwire.wire.session import Role, Session, Settings, State
@@ -61,7 +61,7 @@ class Endpoint:
         self.watch = watch
 
 
-class RemoteSession(Ignore):
+class RemoteSession(Handler):
     """One session with an agent: a request, its answer, and for a trace what follows.
 
     `start` is given the schemas and gives the sinks, before the first event. `turn` does the work; it raises

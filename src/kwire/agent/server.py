@@ -16,7 +16,7 @@ from kwire.agent.trace_process import Launcher
 from kwire.errors import KwireError
 from kwire.transport import clock
 from kwire.transport.loop import READ, WRITE, Loop
-from kwire.transport.peer import Ignore, Peer
+from kwire.transport.peer import Handler, Peer
 from kwire.wire.control import Hello
 from kwire.wire.frame import MASK, Type
 from kwire.wire.session import Role, Session, Settings
@@ -25,7 +25,7 @@ ENDING: Final = 10.0
 """Seconds that the traces have to end when the agent is stopped."""
 
 
-class Client(Ignore):
+class Client(Handler):
     """One session and its trace process, if it has one."""
 
     def __init__(self, server: "Server", identity: str, address: str) -> None:

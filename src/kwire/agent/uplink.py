@@ -19,7 +19,7 @@ from kwire.transport import clock
 from kwire.transport.address import Address
 from kwire.transport.connect import CertificateError, Connector, connect
 from kwire.transport.loop import Loop, vital
-from kwire.transport.peer import Ignore, Peer
+from kwire.transport.peer import Handler, Peer
 from kwire.transport.watch import Watch
 from kwire.wire.frame import MASK
 from kwire.wire.lineage import Lineage
@@ -228,7 +228,7 @@ class Cargo(Protocol):
         """Everything is acknowledged, after `close`."""
 
 
-class Uplink(Ignore):
+class Uplink(Handler):
     """One hold on its way to the collector. `close` once nothing more is put into it."""
 
     def __init__(self, line: Line, hold: Hold, cargo: Cargo) -> None:

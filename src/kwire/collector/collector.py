@@ -29,7 +29,7 @@ from kwire.transport import clock
 from kwire.transport.address import Address
 from kwire.transport.hosts import Hosts
 from kwire.transport.loop import Loop, Timer
-from kwire.transport.peer import Ignore, Peer
+from kwire.transport.peer import Handler, Peer
 from kwire.wire.control import Hello, Role
 from kwire.wire.session import Session, Settings, State
 from kwire.wire.transitions import Complained
@@ -53,7 +53,7 @@ MOST_TOLD: Final = 64
 """Probes of which one REQUEST over datagrams tells what is gone: it must fit one."""
 
 
-class Collector(Ignore):
+class Collector(Handler):
     """The handler of all peers, and who chooses their sessions. `finished` is called when a session ends."""
 
     def __init__(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from kwire.errors import KwireError
 from kwire.transport.loop import Loop, Timer, contained
@@ -35,8 +35,8 @@ TURN = 1 << 20
 """Bytes sent to one peer before the others have their turn."""
 
 
-class Handler(Protocol):
-    """The owner of a session, who is told what happens to it."""
+class Handler:
+    """The owner of a session, who is told what happens to it; of what it does not define, nothing is done."""
 
     def established(self, peer: Peer) -> None:
         """The session is up: for the first time, or again."""
@@ -64,37 +64,6 @@ class Handler(Protocol):
 
     def closed(self, peer: Peer, why: str) -> None:
         """The session has ended, for good."""
-
-
-class Ignore:
-    """A handler that does nothing: derive from it and write only what matters."""
-
-    def established(self, peer: Peer) -> None:
-        """The session is up."""
-
-    def delivered(self, peer: Peer, sequence: int, payload: Buffer) -> None:
-        """DATA in order."""
-
-    def requested(self, peer: Peer, number: int, body: Mapping[str, Any]) -> None:
-        """A REQUEST."""
-
-    def replied(self, peer: Peer, number: int, body: Mapping[str, Any]) -> None:
-        """A REPLY."""
-
-    def writable(self, peer: Peer) -> None:
-        """The send queue has room."""
-
-    def changed(self, peer: Peer, old: State, new: State, why: str) -> None:
-        """The state changed."""
-
-    def complained(self, peer: Peer, problem: object) -> None:
-        """Something is wrong."""
-
-    def failed(self, peer: Peer) -> None:
-        """It failed here."""
-
-    def closed(self, peer: Peer, why: str) -> None:
-        """The end."""
 
 
 class Peer:
