@@ -722,15 +722,9 @@ def test_an_element_that_is_far_away() -> None:
             "emit(a=(n, 2) < (n, 3), b=(7, u) == (n, 13), c=(n, 1) in ((6, 1), (7, 1)))",
             dict.fromkeys("abc", 1),
         ),
-        (
-            "t = str(a, 4) if n > 9 else str(a + 1, 4)\n"
-            "emit(p=t == 'ello', q=(t if u else str(a, 4)) == 'hell')",
-            {"p": 1, "q": 0},
-        ),
         ("p, q = (n, 1) if u > 20 else (2, n)\nemit(p, q)", {"p": 2, "q": 7}),
     ],
 )
 def test_while_and_tuples_mean_what_they_mean_in_python(body: str, wanted: dict[str, int]) -> None:
-    edge = Edge(b"hello\0")
-    found, _ = events(body, edge.address, 7, 13, memory=edge.memory)
+    found, _ = events(body, 0, 7, 13)
     assert found == [wanted]

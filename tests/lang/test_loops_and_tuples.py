@@ -151,16 +151,6 @@ WRONG = [
         "how often a loop runs at most is said once",
         "turns(3)",
     ),
-    (
-        "emit(x=str(sk.label, 4) if pid else str(sk.label, 5))",
-        "one is a text up to 4 bytes, the other a text up to 5 bytes; give both one limit",
-        "str(sk.label, 4) if pid else str(sk.label, 5)",
-    ),
-    (
-        "emit(x=sk.common if pid else sk.file)",
-        "this is a whole struct common; name one of its members",
-        "sk.common",
-    ),
     ("x = turns(2)\nemit(pid)", "turns says how often a `while` runs", "turns(2)"),
     ("if pid:\n    x = sk\nelse:\n    x = 1\nemit(x)", "x was a struct sock * and becomes an s64", "x = 1"),
     ("emit(x)\nx = 1", "x may have no value here; assign it on every path before", "x"),

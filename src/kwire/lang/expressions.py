@@ -529,8 +529,6 @@ class ExpressionChecker:
                 return then.replace(items=tuple(self._select(test, *pair, span) for pair in pairs), span=span)
             message = f"one is {t.article(then.type)}, the other {t.article(otherwise.type)}"
             raise TextError(span, message)
-        if isinstance(then, c.ReadText | c.ReadBlock | c.Comm) and type(then) is type(otherwise):
-            return values.select_place(test, then, otherwise, span)
         return values.select(test, values.scalar(then), values.scalar(otherwise), span)
 
     def _cast(self, node: tree.Cast) -> Value:

@@ -234,27 +234,6 @@ def fits(value: c.Const, type_: Type) -> bool:
     return low <= value.value <= high
 
 
-def select_place(test: c.Expr, then: Value, otherwise: Value, span: Span) -> Value:
-    """One of two texts, arrays or structures: the one of them that is chosen is read."""
-    if isinstance(then, c.ReadText) and isinstance(otherwise, c.ReadText):
-        same = then.fixed == otherwise.fixed and then.type == otherwise.type
-    else:
-        same = then.type == otherwise.type
-    if not same:
-        message = f"one is {t.article(then.type)}, the other {t.article(otherwise.type)}"
-        raise TextError(span, message, "give both one limit: str(x, 64)" if is_text(then) else "cast one")
-    if isinstance(then, c.Comm):
-        return then.replace(span=span)
-    assert isinstance(then, c.ReadText | c.ReadBlock)
-    chosen = select(test, address(then, then.span), address(otherwise, otherwise.span), span)
-    return then.replace(place=place_at(chosen, span), span=span)
-
-
-def is_text(value: Value) -> bool:
-    """Whether it is a text, or an array of characters."""
-    return isinstance(value, c.ReadText | c.Comm) or t.is_text_array(value.type)
-
-
 def select(test: c.Expr, then: c.Expr, otherwise: c.Expr, span: Span) -> c.Expr:
     """One of two scalars, as the type that holds both."""
     if isinstance(otherwise, c.Const) and fits(otherwise, then.type):
