@@ -36,8 +36,8 @@ Number: TypeAlias = Callable[[int, Values], int]
 Text: TypeAlias = Callable[[int, Values], "bytes | None"]
 
 SPECIAL = ("time_ns", "probe")
-FUNCTIONS = frozenset(("str", "min", "max", "sizeof", "emit", "be16", "be32", "be64", *t.INTEGERS))
-"""The functions that need no memory but the event's (and `emit`, which is none)."""
+FUNCTIONS = frozenset(("str", "min", "max", "sizeof", "emit", "turns", "be16", "be32", "be64", *t.INTEGERS))
+"""The functions that need no memory but the event's (and `emit` and `turns`, which are none)."""
 
 TIME = -1
 """In the place of a field's number: the wall-clock time."""
