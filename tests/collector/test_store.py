@@ -227,6 +227,21 @@ def test_files_that_the_checkpoint_has_not_heard_of_are_not_left(
     assert len(stored) + site.store.losses(site.stored_session).get(Cause.CAPTURE_GONE, 0) == 2010
 
 
+def test_files_that_were_moved_elsewhere_hold_what_is_promised_and_no_more(tmp_path: Path) -> None:
+    """What is not promised comes again, and no successor finds them."""
+    site = Site(tmp_path / "in", Options(rotate_bytes=1 << 18))
+    site.collected_session(describe(1), events(0, 2000))
+    site.collected_session(events(2000, 4000), events(6000, 4000), commit=False)
+    site.store.flush()
+    assert len(site.store.writer.files) > 2
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for path in site.store.writer.files:
+        os.rename(path, elsewhere / os.path.basename(path))
+    site.store.leave()
+    assert numbers(*map(str, sorted(elsewhere.iterdir()))) == list(range(2000))
+
+
 def test_what_is_left_of_captures_that_were_cut_is_named_as_long_as_it_counts(tmp_path: Path) -> None:
     """Twice, and after a kill that follows: the files named hold the events told."""
     site = Site(tmp_path / "in", Options())
@@ -494,7 +509,7 @@ def test_a_file_that_is_moved_is_ended_and_another_one_begun(tmp_path: Path) -> 
     folder.close()
 
 
-@pytest.mark.parametrize("where", ["archive.pcapng", "old/archive.pcapng"])
+@pytest.mark.parametrize("where", ["archive.pcapng", "old/archive.pcapng", "../archive.pcapng"])
 def test_a_file_that_is_moved_while_the_disk_fails_holds_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:

@@ -238,6 +238,10 @@ class Output:
         if self._appends:
             os.ftruncate(self.fd, self.position)
 
+    def cut(self, position: int) -> None:
+        """Take back what was written after a position; it is done at `close`."""
+        self.position, self._tail = min(position, self.position), 0
+
     def _moved(self, done: int, data: memoryview) -> None:
         self.position += done
         if self.kept and done:

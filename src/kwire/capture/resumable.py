@@ -28,6 +28,7 @@ INTERFACE_BLOCK: Final = 512  # bytes kept in reserve, so that a probe's losses 
 MOST_LOST: Final = 1 << 48  # events; a LOST frame that tells of more is none, so that sums stay in 64 bits
 U64: Final = (1 << 64) - 1
 _ENDING: Final = 1 << 20  # bytes at the end of a file that statistics of thousands of probes take
+MOST_ENDED: Final = 64  # files ended since the last promise that are held open
 AGAIN: Final = ".again"  # what the name of a file gets whose events come again
 MOST_LOOKED_AT: Final = 100_000  # files among which one that was moved is looked for
 _DAMAGE: Final = (struct.error, ValueError, IndexError, KeyError)
@@ -62,9 +63,11 @@ class ResumableWriter(Writer):
 
     __slots__ = (
         "_after",
+        "_ended",
         "_introduced",
         "_moved",
         "_name",
+        "_promised",
         "_remainders",
         "_resume",
         "_stranger",
@@ -93,6 +96,8 @@ class ResumableWriter(Writer):
         self._remainders: list[
             str
         ] = []  # of files that were cut, and hold events still: paths from our folder
+        self._promised = 0  # the position up to which the file is promised, its beginning at least
+        self._ended: list[tuple[int, int]] = []  # the same of files ended since, each with a descriptor
         self._waiting: dict[int, Schema] = {}  # by number: not in the file yet, or described otherwise there
         self._introduced = len(schemas)  # probes that have an interface in the file
         self.notes: dict[int, str] = {}
@@ -101,6 +106,7 @@ class ResumableWriter(Writer):
         """Events by probe and cause that came as LOST frames."""
         super().__init__(target, schemas, **options)
         self._probes = b""
+        self._promised = self._file.output.position
         if self._after is not None:
             try:
                 self._count_gone(*self._after)
@@ -216,6 +222,28 @@ class ResumableWriter(Writer):
             "causes": b"".join(causes),
             "remainders": os.fsencode("\0".join(self._remainders)),
         }
+
+    def promise(self) -> None:
+        """What `state` gave last is written down: a successor goes on there."""
+        self._promised = self._file.output.position
+        self._let_go()
+
+    def leave(self) -> None:
+        """Close the file as it is promised: what is not comes again. Wherever it was moved to meanwhile, and
+        where it was ended since, that is taken back, as far as the disk lets us.
+        """
+        for fd, position in self._ended:
+            with contextlib.suppress(OSError):
+                if os.fstat(fd).st_size > position:
+                    os.ftruncate(fd, position)
+        self._let_go()
+        self._file.output.cut(self._promised)
+        super().leave()
+
+    def _let_go(self) -> None:
+        for fd, _ in self._ended:
+            os.close(fd)
+        self._ended.clear()
 
     def _counts(self) -> dict[str, MutableSequence[int]]:
         lost, stored = self._earlier_lost, self._earlier_stored
@@ -365,6 +393,7 @@ class ResumableWriter(Writer):
     ) -> dict[int, Totals]:
         """Write the ending and close, as `Writer.close`; with `sync`, the ending is on the disk then."""
         totals = super().close(produced, unproven)
+        self._let_go()
         if self._sync:
             _to_disk(self.files[-1])
         return totals
@@ -386,8 +415,19 @@ class ResumableWriter(Writer):
             except OSError as error:
                 raise CaptureError("write", old.output.name, error.strerror or "failed") from None
         self._probes = self._describe(self.schemas)
-        rotated = super()._rotate(number)
-        self._probes = b""
+        before = len(self._ended)
+        with contextlib.suppress(OSError):  # as many are open as may be
+            self._ended.append((os.dup(old.output.fd), self._promised))
+        try:
+            rotated = super()._rotate(number)
+        finally:
+            self._probes = b""
+            if self._file is not old:
+                self._promised = self._file.output.position
+            elif self._ended[before:]:
+                os.close(self._ended.pop()[0])
+        if len(self._ended) > MOST_ENDED:
+            os.close(self._ended.pop(0)[0])
         if rotated:
             self._waiting, self._introduced = {}, len(self.schemas)
         if self._sync and self._file is not old:

@@ -403,6 +403,7 @@ class Store:
         if self._checkpoint is not None:
             stored_sessions = self._stored_sessions()
             self._checkpoint.write(Contents({**stored_sessions.often, **self._file()}, stored_sessions.once))
+        self.writer.promise()
         self._unpromised = ""
         for stored_session in self._touched:
             stored_session.kept()
