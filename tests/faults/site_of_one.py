@@ -133,6 +133,7 @@ class Site:
             for collected_session in self.collector.collected_sessions.values():
                 self.loop.cancel(collected_session.timer)
                 if collected_session.store is not None and not collected_session.store.closed:
+                    collected_session.store.writer.promise()  # nothing is taken back
                     collected_session.store.leave()
         else:
             self.collector.stop()
