@@ -326,6 +326,20 @@ def test_without_its_launcher_an_agent_ends(agent: Agent, load: Load) -> None:
     assert "start the agent again" in agent.said.read_text()
 
 
+def test_who_tells_all_its_processes_to_end_means_the_front(agent: Agent, load: Load) -> None:
+    """As `timeout` does it, and a terminal."""
+    sink = Counted()
+    talk = agent.ask(trace(load), sink)
+    load.call(1000)
+    for process in (agent.launcher, *agent.workers):
+        os.kill(process, signal.SIGTERM)
+    load.call(1000)
+    agent.process.terminate()
+    talk.until(lambda: talk.over)
+    assert (sink.events, agent.process.wait(15)) == (2000, 0)
+    assert "has ended" not in agent.said.read_text()
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_nothing_outlives_the_front(agent: Agent, load: Load, number: signal.Signals) -> None:
     """What is left in the kernel is looked at after every test."""

@@ -87,8 +87,8 @@ def _launch(control: socket.socket, policy: Policy, path: str) -> None:
     status = 1
     server = os.getppid()
     try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's: it closes our socket
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in (signal.SIGINT, signal.SIGTERM):  # whoever tells all of us means the server: it closes
+            signal.signal(number, signal.SIG_IGN)  # our socket when it has ended the traces in order
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries the trace processes
         while True:
             data, descriptors, _, _ = socket.recv_fds(control, 1, 1)
