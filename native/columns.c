@@ -4,8 +4,8 @@
 /* Bytes of a frame without its trailer, of those `length` that it says. */
 static inline uint64_t without_trailer(const uint8_t *frame, uint64_t length)
 {
-	if (frame[1] & FLAG_CHECKSUM) {
-		uint64_t trailer = frame[1] & FLAG_PADDED ? 3 : 2;
+	if (frame_flags(frame) & FLAG_CHECKSUM) {
+		uint64_t trailer = frame_flags(frame) & FLAG_PADDED ? 3 : 2;
 		length = length >= FRAME_HEADER + trailer ? length - trailer : FRAME_HEADER;
 	}
 	return length;
@@ -27,7 +27,7 @@ uint64_t kw_event_heads(const uint8_t *data, uint64_t size, const uint64_t *offs
 		if (!length)
 			break;
 		const uint8_t *frame = data + offsets[i];
-		uint32_t type = frame[0] & 15, id = big32(frame + 4);
+		uint32_t type = frame_type(frame), id = frame_id(frame);
 		if (type == TYPE_EVENT && length < EVENT_HEADER)
 			type = NO_EVENT;
 		if (!i)
@@ -36,7 +36,7 @@ uint64_t kw_event_heads(const uint8_t *data, uint64_t size, const uint64_t *offs
 		types[i] = (uint8_t)type;
 		ids[i] = id;
 		ends[i] = (uint32_t)without_trailer(frame, length);
-		times[i] = length < EVENT_HEADER ? 0 : host64(frame + 8);
+		times[i] = length < EVENT_HEADER ? 0 : event_time(frame);
 	}
 	*same = !differs;
 	return i;
@@ -106,9 +106,9 @@ uint64_t kw_events_unsound(const uint8_t *data, uint64_t size, const uint64_t *o
 		if (length < EVENT_HEADER)
 			continue;
 		const uint8_t *frame = data + offsets[i];
-		if ((frame[0] & 15) != TYPE_EVENT)
+		if (frame_type(frame) != TYPE_EVENT)
 			continue;
-		const struct shape *other = shape_of(rows, row_count, big32(frame + 4), row);
+		const struct shape *other = shape_of(rows, row_count, frame_id(frame), row);
 		if (!other)
 			continue;
 		row = other;
@@ -135,7 +135,7 @@ uint64_t kw_event_spans(const uint8_t *data, uint64_t size, const uint64_t *offs
 		if (!length)
 			continue;
 		const uint8_t *frame = data + offsets[i];
-		if ((frame[0] & 15) != TYPE_EVENT || big32(frame + 4) != id)
+		if (frame_type(frame) != TYPE_EVENT || frame_id(frame) != id)
 			continue;
 		length = without_trailer(frame, length);
 		if (length < fixed)

@@ -37,13 +37,23 @@ static inline uint8_t *put32(uint8_t *p, uint32_t value)
 	return p + 4;
 }
 
+/* What stands in the header of a frame. */
+static inline uint32_t frame_version(const uint8_t *frame) { return frame[0] >> 4; }
+static inline uint32_t frame_type(const uint8_t *frame) { return frame[0] & 15; }
+static inline uint32_t frame_flags(const uint8_t *frame) { return frame[FRAME_FLAGS_AT]; }
+static inline uint32_t frame_says(const uint8_t *frame) { return big16(frame + FRAME_LENGTH_AT); } /* its length */
+static inline uint32_t frame_id(const uint8_t *frame) { return big32(frame + FRAME_ID_AT); }
+
+/* The timestamp of an EVENT as the record holds it. */
+static inline uint64_t event_time(const uint8_t *frame) { return host64(frame + EVENT_TIME_AT); }
+
 /* The EVENT at data[offset]: its length, or 0 where it is no whole EVENT. */
 static inline uint32_t event_length(const uint8_t *data, uint64_t size, uint64_t offset)
 {
 	if (offset > size || size - offset < EVENT_HEADER)
 		return 0;
 	const uint8_t *frame = data + offset;
-	uint32_t length = big16(frame + 2);
+	uint32_t length = frame_says(frame);
 	if (frame[0] != (FRAME_VERSION << 4 | TYPE_EVENT) || length < EVENT_HEADER || length > size - offset)
 		return 0;
 	return length;
@@ -54,7 +64,7 @@ static inline uint32_t frame_length(const uint8_t *data, uint64_t size, uint64_t
 {
 	if (offset > size || size - offset < FRAME_HEADER)
 		return 0;
-	uint32_t length = big16(data + offset + 2);
+	uint32_t length = frame_says(data + offset);
 	return length < FRAME_HEADER || length > size - offset ? 0 : length;
 }
 
@@ -141,11 +151,11 @@ static inline int header_sound(const uint8_t *ip, uint64_t size)
 static inline uint32_t strict_length(const uint8_t *data, uint64_t offset, uint64_t end)
 {
 	const uint8_t *frame = data + offset;
-	uint32_t length = big16(frame + 2), type = frame[0] & 15, flags = frame[1];
+	uint32_t length = frame_says(frame), type = frame_type(frame), flags = frame_flags(frame);
 
-	if (length < FRAME_HEADER || length > end - offset || frame[0] >> 4 != FRAME_VERSION || type > TYPE_MAX)
+	if (length < FRAME_HEADER || length > end - offset || frame_version(frame) != FRAME_VERSION || type > TYPE_MAX)
 		return 0;
-	if ((TYPES_WITHOUT_ID >> type & 1) && big32(frame + 4))
+	if ((TYPES_WITHOUT_ID >> type & 1) && frame_id(frame))
 		return 0;
 	if (type == TYPE_EVENT && length > EVENT_MAX)
 		return 0;

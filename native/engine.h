@@ -115,7 +115,7 @@ struct engine {
 	uint32_t *owners;
 	uint64_t out_room, limit, out_used, found;
 	uint64_t schemas, only; /* SCHEMAs among them; the one conversation of all, 0: none yet, SEVERAL */
-	uint64_t counts[CODES], remarks[16];
+	uint64_t counts[CODES], remarks[REMARK_COUNT];
 	struct special specials[MAX_SPECIALS];
 	uint64_t special_count;
 	struct place places[MAX_PLACES]; /* of the SCHEMAs found, as many as there is room for */

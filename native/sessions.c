@@ -7,10 +7,10 @@ struct verdict kw_judge(const uint8_t *frame, uint64_t there)
 
 	if (there < FRAME_HEADER)
 		return (struct verdict){ CODE_TRUNCATED_HEADER, 0, 1, 0 };
-	uint32_t type = frame[0] & 15, flags = frame[1], length = big16(frame + 2), id = big32(frame + 4);
+	uint32_t type = frame_type(frame), flags = frame_flags(frame), length = frame_says(frame), id = frame_id(frame);
 	uint32_t pad = flags & FLAG_PADDED ? 1 : 0;
 	v.length = length < FRAME_HEADER || length > there ? 0 : length;
-	if (frame[0] >> 4 != FRAME_VERSION)
+	if (frame_version(frame) != FRAME_VERSION)
 		v.code = CODE_BAD_VERSION;
 	else if (type > TYPE_MAX)
 		v.code = CODE_BAD_TYPE;
@@ -245,8 +245,8 @@ static int lost_sound(const uint8_t *frame, uint32_t length)
 	uint32_t size = length - FRAME_HEADER;
 	static const uint8_t zero[5];
 
-	if (frame[1] & FLAG_CHECKSUM)
-		size -= frame[1] & FLAG_PADDED ? 3 : 2;
+	if (frame_flags(frame) & FLAG_CHECKSUM)
+		size -= frame_flags(frame) & FLAG_PADDED ? 3 : 2;
 	if (size != 32)
 		return 0;
 	uint64_t first = (uint64_t)big32(frame + 8) << 32 | big32(frame + 12);
@@ -279,7 +279,7 @@ static void take_inner(struct engine *e, uint32_t number, const uint8_t *p, uint
 			continue;
 		}
 		frames++;
-		uint32_t type = frame[0] & 15, owner = number;
+		uint32_t type = frame_type(frame), owner = number;
 		if (type == TYPE_EVENT) {
 			if (length >= EVENT_HEADER)
 				goto kept;
@@ -459,13 +459,13 @@ int kw_top_frame(struct engine *e, uint32_t flow, uint32_t side, const uint8_t *
 	uint32_t size = length - FRAME_HEADER;
 	uint64_t before = e->troubles;
 
-	if (p[1] & FLAG_CHECKSUM)
-		size -= p[1] & FLAG_PADDED ? 3 : 2;
-	switch (p[0] & 15) {
+	if (frame_flags(p) & FLAG_CHECKSUM)
+		size -= frame_flags(p) & FLAG_PADDED ? 3 : 2;
+	switch (frame_type(p)) {
 	case TYPE_DATA:
 		f->roles[side] = ROLE_SOURCE;
 		f->roles[1 - side] = ROLE_SINK;
-		take_data(e, conversation_of(e, f), big32(p + 4), p + FRAME_HEADER, size);
+		take_data(e, conversation_of(e, f), frame_id(p), p + FRAME_HEADER, size);
 		break;
 	case TYPE_EVENT:
 	case TYPE_SCHEMA:
@@ -487,7 +487,7 @@ int kw_top_frame(struct engine *e, uint32_t flow, uint32_t side, const uint8_t *
 		return 1;
 	case TYPE_BYE:
 		if (f->roles[side] != ROLE_SINK && f->conversation) {
-			e->conversations[f->conversation].bye = big32(p + 4);
+			e->conversations[f->conversation].bye = frame_id(p);
 			e->conversations[f->conversation].knows_bye = 1;
 		}
 		break;
@@ -495,6 +495,6 @@ int kw_top_frame(struct engine *e, uint32_t flow, uint32_t side, const uint8_t *
 		break;
 	}
 	/* those that nothing is wrong with are counted, and DATA, whatever it holds */
-	e->frames += (p[0] & 15) == TYPE_DATA || e->troubles == before;
+	e->frames += frame_type(p) == TYPE_DATA || e->troubles == before;
 	return 0;
 }

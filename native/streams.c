@@ -33,13 +33,13 @@ static void keep_partial(struct engine *e, struct side *s, const uint8_t *p, uin
 /* Whether the first bytes there, as far as there are any, could be those of a strict header. */
 static int likely(const uint8_t *p, uint64_t left)
 {
-	uint32_t type = p[0] & 15;
+	uint32_t type = frame_type(p);
 
-	if (p[0] >> 4 != FRAME_VERSION || type > TYPE_MAX)
+	if (frame_version(p) != FRAME_VERSION || type > TYPE_MAX)
 		return 0;
 	if (left > 1 && p[1] != 0 && p[1] != FLAG_CHECKSUM && p[1] != (FLAG_CHECKSUM | FLAG_PADDED))
 		return 0;
-	if (left > 3 && big16(p + 2) < FRAME_HEADER)
+	if (left > 3 && frame_says(p) < FRAME_HEADER)
 		return 0;
 	if (TYPES_WITHOUT_ID >> type & 1)
 		for (uint64_t at = 4; at < left && at < 8; at++)
@@ -63,14 +63,14 @@ static int tls(const uint8_t *p, uint64_t left)
 /* Whether frames that DATA wraps begin in it. */
 static int chain(const uint8_t *p, uint64_t left, uint32_t length)
 {
-	uint64_t end = length - (p[1] ? p[1] & FLAG_PADDED ? 3 : 2 : 0), at = FRAME_HEADER;
+	uint64_t end = length - (p[1] ? frame_flags(p) & FLAG_PADDED ? 3 : 2 : 0), at = FRAME_HEADER;
 
 	for (uint32_t seen = 1; at < left && at < end; seen++) {
-		if (!likely(p + at, left - at) || !(TYPES_WRAPPED >> (p[at] & 15) & 1))
+		if (!likely(p + at, left - at) || !(TYPES_WRAPPED >> frame_type(p + at) & 1))
 			return NO;
 		if (left - at < FRAME_HEADER)
 			return MORE;
-		at += big16(p + at + 2);
+		at += frame_says(p + at);
 		if (seen >= CHAIN && at >= MAX_CONTROL && at <= end)
 			return YES;
 	}
@@ -80,7 +80,7 @@ static int chain(const uint8_t *p, uint64_t left, uint32_t length)
 /* Whether the payload of a frame that no DATA wraps can be what its type says. */
 static int says(const uint8_t *p, uint32_t length)
 {
-	uint32_t size = length - FRAME_HEADER - (p[1] ? p[1] & FLAG_PADDED ? 3 : 2 : 0), type = p[0] & 15;
+	uint32_t size = length - FRAME_HEADER - (p[1] ? frame_flags(p) & FLAG_PADDED ? 3 : 2 : 0), type = frame_type(p);
 
 	if (type == TYPE_ACK)
 		return size % 8 == 4;
@@ -95,14 +95,14 @@ static int looks(const struct engine *e, const struct flow *f, const struct side
 		return NO;
 	if (left < FRAME_HEADER)
 		return MORE;
-	uint32_t type = p[0] & 15, length = big16(p + 2);
+	uint32_t type = frame_type(p), length = frame_says(p);
 	int wrapped = TYPES_WRAPPED >> type & 1;
 	if (wrapped && !s->raw)
 		return NO;
 	if (type == TYPE_DATA) {
 		const struct conversation *c = e->conversations + f->conversation;
 		if (f->conversation && c->knows_next) {
-			int32_t ahead = (int32_t)(big32(p + 4) - c->next);
+			int32_t ahead = (int32_t)(frame_id(p) - c->next);
 			if (ahead <= -(int32_t)SPAN || ahead >= (int32_t)SPAN)
 				return NO;
 		}
@@ -118,7 +118,7 @@ static int looks(const struct engine *e, const struct flow *f, const struct side
 		return NO;
 	if (left == length)
 		return YES;
-	return likely(p + length, left - length) && (s->raw || !(TYPES_WRAPPED >> (p[length] & 15) & 1));
+	return likely(p + length, left - length) && (s->raw || !(TYPES_WRAPPED >> frame_type(p + length) & 1));
 }
 
 /* How many bytes are passed to the next that look like a frame of a session; it is in step then. */
@@ -201,7 +201,7 @@ static uint64_t split(struct engine *e, uint32_t flow, uint32_t side, const uint
 		while (size - at >= FRAME_HEADER && (length = strict_length(p, at, size))) {
 			s->found = 1;
 			s->searched = 0;
-			if (!(TYPES_WRAPPED >> (p[at] & 15) & 1))
+			if (!(TYPES_WRAPPED >> frame_type(p + at) & 1))
 				s->raw = 0;
 			at += length;
 			if (kw_top_frame(e, flow, side, p + at - length, length)) {
@@ -289,7 +289,7 @@ static void hole(struct engine *e, struct flow *f, struct side *s, uint32_t size
 	uint32_t left = s->skip;
 
 	if (!left && s->synced && s->partial >= FRAME_HEADER && likely(slab_of(e, s), s->partial))
-		left = big16(slab_of(e, s) + 2) - s->partial;
+		left = frame_says(slab_of(e, s)) - s->partial;
 	s->skipped += s->partial;
 	drop_partial(e, s);
 	s->synced = size <= left;

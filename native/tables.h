@@ -4,7 +4,11 @@
 
 #define FRAME_VERSION 1u
 #define FRAME_HEADER 8u
+#define FRAME_FLAGS_AT 1u
+#define FRAME_LENGTH_AT 2u
+#define FRAME_ID_AT 4u
 #define EVENT_HEADER 16u
+#define EVENT_TIME_AT 8u
 #define EVENT_MAX 65480u
 #define TAIL_MAX 32767u
 #define TAIL_CUT 32768u

@@ -52,7 +52,7 @@ uint64_t kw_frame_walk(const uint8_t *data, uint64_t size, uint64_t offset, uint
 	if (end > size)
 		end = size;
 	while (found < limit && offset <= end && end - offset >= FRAME_HEADER) {
-		uint32_t length = big16(data + offset + 2);
+		uint32_t length = frame_says(data + offset);
 		if (length < FRAME_HEADER || length > end - offset)
 			break;
 		offsets[found++] = offset;
@@ -61,6 +61,11 @@ uint64_t kw_frame_walk(const uint8_t *data, uint64_t size, uint64_t offset, uint
 	*next = offset;
 	return found;
 }
+
+/* What an Enhanced Packet Block begins with; its packet and options follow, then `total` again. */
+struct packet_block {
+	uint32_t type, total, interface, time_high, time_low, captured, original;
+};
 
 /*
  * EVENT frames to Enhanced Packet Blocks in the machine's byte order. Takes frames until one is no EVENT of
@@ -77,7 +82,7 @@ uint64_t kw_epb_pack(const uint8_t *data, uint64_t size, const uint64_t *offsets
 		if (!length)
 			break;
 		const uint8_t *frame = data + offsets[done];
-		uint64_t interface = (uint64_t)big32(frame + 4) - 1;
+		uint64_t interface = (uint64_t)frame_id(frame) - 1;
 		if (interface >= probes)
 			break;
 		uint64_t *row = rows + interface * ROW_WORDS;
@@ -86,22 +91,22 @@ uint64_t kw_epb_pack(const uint8_t *data, uint64_t size, const uint64_t *offsets
 		uint32_t total = EPB_OVERHEAD + padded + (drops ? DROPCOUNT_SPACE : 0);
 		if (total > room - (uint64_t)(p - out))
 			break;
-		uint64_t time = host64(frame + 8);
+		uint64_t time = event_time(frame);
 		if (row[ROW_SWAP])
 			time = __builtin_bswap64(time);
 		time += row[ROW_WALL];
-		uint32_t head[7] = { EPB_TYPE, total, (uint32_t)interface, (uint32_t)(time >> 32),
-				     (uint32_t)time,  length, length };
-		memcpy(p, head, EPB_HEADER);
+		const struct packet_block head = { EPB_TYPE,       total,  (uint32_t)interface, (uint32_t)(time >> 32),
+						   (uint32_t)time, length, length };
+		memcpy(p, &head, EPB_HEADER);
 		p += EPB_HEADER;
-		put32(p + padded - 4, 0); /* the padding; the frame's own bytes are laid over it next */
+		put32(p + padded - sizeof(uint32_t), 0); /* the padding; the frame's own bytes are laid over it next */
 		memcpy(p, frame, length);
 		p += padded;
 		if (drops) {
-			uint16_t option[2] = { EPB_DROPCOUNT, 8 };
-			memcpy(p, option, 4);
-			memcpy(p + 4, &drops, 8);
-			put32(p + 12, 0);
+			const uint16_t option[2] = { EPB_DROPCOUNT, sizeof drops };
+			memcpy(p, option, sizeof option);
+			memcpy(p + sizeof option, &drops, sizeof drops);
+			put32(p + sizeof option + sizeof drops, 0); /* no more options */
 			p += DROPCOUNT_SPACE;
 			row[ROW_DROPS] = 0;
 		}
@@ -126,8 +131,9 @@ uint64_t kw_pcapng_walk(const uint8_t *data, uint64_t size, uint64_t offset, uin
 		end = size;
 	while (found < limit && offset <= end && end - offset >= EPB_OVERHEAD) {
 		const uint8_t *block = data + offset;
-		uint32_t type = host32(block), total = host32(block + 4);
-		uint32_t interface = host32(block + 8), captured = host32(block + 20);
+		struct packet_block head;
+		memcpy(&head, block, EPB_HEADER);
+		uint32_t type = head.type, total = head.total, interface = head.interface, captured = head.captured;
 		if (swap) {
 			type = __builtin_bswap32(type);
 			total = __builtin_bswap32(total);
@@ -136,7 +142,7 @@ uint64_t kw_pcapng_walk(const uint8_t *data, uint64_t size, uint64_t offset, uin
 		}
 		if (type != EPB_TYPE || total < EPB_OVERHEAD || (total & 3) || total > end - offset)
 			break;
-		if (memcmp(block + 4, block + total - 4, 4) || captured > total - EPB_OVERHEAD)
+		if (memcmp(&head.total, block + total - sizeof head.total, sizeof head.total) || captured > total - EPB_OVERHEAD)
 			break;
 		/* One that is not plain, exact and short enough is for the strict reading, in Python. */
 		if (interface >= interfaces || !captured || captured > EVENT_MAX || block[EPB_HEADER + 1] ||
@@ -176,10 +182,10 @@ uint64_t kw_count_by_id(const uint8_t *data, uint64_t size, const uint64_t *offs
 		if (!event_length(data, size, offsets[i]))
 			continue;
 		const uint8_t *frame = data + offsets[i];
-		uint32_t id = big32(frame + 4);
+		uint32_t id = frame_id(frame);
 		if (id >= ids)
 			continue;
-		uint64_t time = host64(frame + 8);
+		uint64_t time = event_time(frame);
 		if (swap)
 			time = __builtin_bswap64(time);
 		if (!row || id != current) { /* the row of a run of events stays in registers */
@@ -207,6 +213,12 @@ static inline uint32_t patch_sum(uint32_t sum, uint32_t old, uint32_t new)
 	return ~sum & 0xffff;
 }
 
+static inline void put_id(uint8_t *frame, uint32_t id)
+{
+	for (uint32_t at = 0; at < sizeof id; at++)
+		frame[FRAME_ID_AT + at] = (uint8_t)(id >> 8 * (sizeof id - 1 - at));
+}
+
 /*
  * New probe numbers, in place: the id of each EVENT, SCHEMA and LOST among the frames becomes table[id]; a
  * checksum is brought up to date. Other types stay as they are. Stops at a frame that is not whole or of
@@ -223,19 +235,16 @@ uint64_t kw_frame_renumber(uint8_t *data, uint64_t size, const uint64_t *offsets
 		if (!length)
 			break;
 		uint8_t *frame = data + offsets[done];
-		uint32_t type = frame[0] & 15, id = big32(frame + 4);
-		if (frame[0] >> 4 != FRAME_VERSION)
+		uint32_t type = frame_type(frame), id = frame_id(frame);
+		if (frame_version(frame) != FRAME_VERSION)
 			break;
 		if ((type != TYPE_EVENT && type != TYPE_SCHEMA && type != TYPE_LOST) || !id)
 			continue;
 		uint32_t new = id < ids ? (uint32_t)table[id] : 0;
 		if (!new)
 			break;
-		frame[4] = (uint8_t)(new >> 24);
-		frame[5] = (uint8_t)(new >> 16);
-		frame[6] = (uint8_t)(new >> 8);
-		frame[7] = (uint8_t)new;
-		if (frame[1] & FLAG_CHECKSUM && length >= FRAME_HEADER + 2) {
+		put_id(frame, new);
+		if (frame_flags(frame) & FLAG_CHECKSUM && length >= FRAME_HEADER + 2) {
 			uint32_t sum = big16(frame + length - 2);
 			sum = patch_sum(sum, id >> 16, new >> 16);
 			sum = patch_sum(sum, id & 0xffff, new & 0xffff);
@@ -301,7 +310,7 @@ uint64_t kw_frame_headers(const uint8_t *data, uint64_t size, const uint64_t *of
 		if (!frame_length(data, size, offsets[done]))
 			break;
 		const uint8_t *frame = data + offsets[done];
-		out[done] = (uint64_t)big32(frame) << 32 | big32(frame + 4);
+		out[done] = (uint64_t)big32(frame) << 32 | frame_id(frame);
 	}
 	return done;
 }

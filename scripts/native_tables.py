@@ -14,7 +14,7 @@ from kwire.capture import walk
 from kwire.kernel import ring
 from kwire.packets import conversations, fragments, memory, network, streams, tables
 from kwire.packets import walk as records
-from kwire.wire import column_rows, fields, frame
+from kwire.wire import column_rows, fields, frame, frames
 
 TARGET = Path(__file__).resolve().parent.parent / "native" / "tables.h"
 
@@ -52,7 +52,11 @@ def text() -> str:
     single = {
         "FRAME_VERSION": frame.VERSION,
         "FRAME_HEADER": frame.HEADER_SIZE,
+        "FRAME_FLAGS_AT": frames.FLAGS_AT,
+        "FRAME_LENGTH_AT": frames.LENGTH_AT,
+        "FRAME_ID_AT": frames.ID_AT,
         "EVENT_HEADER": fields.EVENT_LEAST,
+        "EVENT_TIME_AT": fields.TIMESTAMP_AT,
         "EVENT_MAX": frame.MAX_EVENT,
         "TAIL_MAX": fields.TAIL_MAX,
         "TAIL_CUT": fields.TAIL_CUT,

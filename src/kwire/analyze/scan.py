@@ -17,7 +17,7 @@ from kwire.packets.open import NetworkCapture
 from kwire.wire.column_rows import event_heads, event_values
 from kwire.wire.columns import Columns
 from kwire.wire.frame import Type
-from kwire.wire.frames import Frames
+from kwire.wire.frames import ID_AT, Frames
 from kwire.wire.messages import Lost
 from kwire.wire.schema import EARLIEST, LATEST, Clock, Schema
 from kwire.wire.walk import frame_gather
@@ -34,7 +34,6 @@ MOST: Final = 32  # … but at most so many times EVENTS and BYTES
 FEW: Final = 8  # schemas by which sections are looked for that have the same
 VALUES: Final = 64 << 20  # bytes of the fixed fields of a block, about
 SPREAD: Final = 3  # so many times the bytes of frames are copied at most to have them in one piece
-NUMBER_AT: Final = 4  # in a frame: the probe number of an EVENT
 
 Progress = Callable[[int], None]  # told how many bytes of frames were read so far
 
@@ -435,5 +434,5 @@ def probe_numbers(picked: Picked) -> "Array":
 
     numbers = np.empty(len(picked.offsets), np.uint32)
     each = 4 if sys.byteorder == "little" else 0
-    event_values(picked.data, picked.offsets, len(numbers), NUMBER_AT, 4, each, numbers.view(np.uint8))
+    event_values(picked.data, picked.offsets, len(numbers), ID_AT, 4, each, numbers.view(np.uint8))
     return numbers

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
+WORDS: Final = native.PACKET_WORDS
 CACHED: Final = 4096  # schemas that are known by the bytes of their frame
 PENDING: Final = 16 << 20  # bytes of schemas that are not complete, of all sessions
 _ROLES: Final = {Role.SOURCE: memory.Role.SOURCE, Role.SINK: memory.Role.SINK}
@@ -160,7 +161,7 @@ class Engine:
         state.base, self._before, self._rows = base, state.packets, rows
         with native.Pinned(data) as pinned, native.Pinned(rows) as places:
             state.data, state.size = pinned.address, pinned.size
-            state.rows, state.count, state.at = places.address, min(count, places.size // 32), 0
+            state.rows, state.count, state.at = places.address, min(count, places.size // (8 * WORDS)), 0
             self._run(native.library.kw_packets, data, rows)
             self._say(data, rows)
             state.data, state.size, state.count, self._rows = None, 0, 0, None
@@ -563,7 +564,7 @@ class Engine:
         for special in state.specials[: state.special_count]:
             packet = None
             if rows is not None and special.row < state.count:
-                offset, _, sizes, kind = rows[4 * special.row : 4 * special.row + 4]
+                offset, _, sizes, kind = rows[WORDS * special.row : WORDS * special.row + WORDS]
                 packet = (offset, sizes & 0xFFFFFFFF, sizes >> 32, kind & 0xFFFFFFFF)
             text = _placed(self._place(special.row, rows), self._words(special, data, packet))
             self._texts[special.code] = ((self._given, special.found, 0), text)
@@ -573,7 +574,7 @@ class Engine:
         """The number of the packet of a row, and where it stands in the file."""
         if rows is None or row >= self._state.count:
             return None
-        at = self._state.base + rows[4 * row] - (rows[4 * row + 3] >> 32)
+        at = self._state.base + rows[WORDS * row] - (rows[WORDS * row + 3] >> 32)
         return self._before + row + 1, at
 
     def _words(self, special: Any, data: Any, packet: tuple[int, int, int, int] | None) -> str:

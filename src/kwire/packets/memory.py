@@ -13,7 +13,9 @@ from enum import IntEnum
 from typing import Any, Final
 
 from kwire import native
+from kwire.packets.conversations import MAX_PARTS
 from kwire.packets.fragments import MAX_PACKETS
+from kwire.packets.tables import Remark
 
 U8, U32, U64, PTR = ctypes.c_uint8, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_void_p
 CODES: Final = 64
@@ -124,7 +126,14 @@ class ConversationRow(ctypes.Structure):
     _fields_ = (
         ("key", U64 * 5),
         *((name, U64) for name in ("frames", "missing", "again", "late", "unsound")),
-        *(("early", U64 * 8), ("held", Chain), ("next", U32), ("start", U32), ("bye", U32), ("number", U32)),
+        *(
+            ("early", U64 * (MAX_PARTS // 64)),
+            ("held", Chain),
+            ("next", U32),
+            ("start", U32),
+            ("bye", U32),
+            ("number", U32),
+        ),
         *((name, U8) for name in ("first", "knows_next", "knows_start", "knows_bye", "answered")),
         ("unused", U8 * 3),
     )
@@ -179,7 +188,7 @@ class State(ctypes.Structure):
         *((name, U64) for name in ("any_port", "max_flows", "max_conversations", "seed")),
         *(("out", PTR), ("offsets", PTR), ("owners", PTR)),
         *((name, U64) for name in ("out_room", "limit", "out_used", "found", "schemas", "only")),
-        *(("counts", U64 * CODES), ("remarks", U64 * 16), ("specials", Special * MAX_SPECIALS)),
+        *(("counts", U64 * CODES), ("remarks", U64 * len(Remark)), ("specials", Special * MAX_SPECIALS)),
         *(("special_count", U64), ("places", FoundIn * MAX_PLACES), ("place_count", U64)),
         ("before_places", U64),
         *(("tally", PTR), ("families", U64 * (2 * FAMILIES)), ("family_count", U64)),

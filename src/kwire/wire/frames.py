@@ -19,7 +19,7 @@ from kwire.words import plural
 Data: TypeAlias = bytes | bytearray | memoryview | mmap
 Offsets: TypeAlias = "memoryview | array[int]"
 
-LENGTH_AT = 2  # of a frame: its length field
+FLAGS_AT, LENGTH_AT, ID_AT = 1, 2, 4  # of a frame: where these stand
 WALK_STEP = 16384  # offsets found by one call of a walker
 
 
