@@ -1,6 +1,7 @@
 # make demo    sets up and shows kwire at work on real kernel events (as root)
 # make test    sets up and runs all tests, in guests with other kernels too (as root; else what can run)
 # make check   style and types
+# make quick   the same, and the tests that need neither the kernel nor minutes
 # make vm KERNEL=6.12 CMD='uname -r'    one command as root in a guest (IMAGE=vmlinuz MODULES=DIR: any kernel)
 # make bench   every figure that the README quotes
 # make clean   removes what the others made, downloads included
@@ -11,7 +12,7 @@ SOURCES := pyproject.toml setup.py $(wildcard native/*.c native/*.h)
 PACKAGES := gcc libc6-dev kmod qemu-system-x86 qemu-system-common tshark tcpdump bpftool xxd bsdextrautils iproute2 openssl lua5.2 lua5.3 lua5.4
 PIP := .venv/bin/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test check vm bench clean packages kernels
+.PHONY: demo test check quick vm bench clean packages kernels
 .DELETE_ON_ERROR:
 
 demo: .venv/.tool
@@ -24,6 +25,9 @@ check: .venv/.tests
 	@.venv/bin/ruff check
 	@.venv/bin/ruff format --check
 	@.venv/bin/mypy
+
+quick: check
+	@.venv/bin/python -m pytest -q -n 2 -m 'not live and not first' $(addprefix tests/,bpf btf lang compile wire view)
 
 vm:
 	@$(PYTHON) tests/vm/run.py $(if $(IMAGE),--image $(IMAGE) $(if $(MODULES),--modules $(MODULES)),--kernel $(KERNEL)) \

@@ -54,12 +54,12 @@ from kwire.lang.types import Enum, Int
 from kwire.lang.values import wrap
 from kwire.lazy import NamedTuple
 from kwire.live.plan import Group, Plan, Point, Scope, UnitMap
-from kwire.live.probes import Probe
 from kwire.wire.schema import Schema
 from kwire.words import plural
 
 if TYPE_CHECKING:
     from kwire.kernel.catalog import Target
+    from kwire.live.probes import Probe
 
 MAX_PROBES = 50_000
 """More than any kernel has functions worth tracing at once."""
@@ -180,6 +180,8 @@ class Planner:
         if isinstance(probe, str):
             self._add_spec(spec.parse(probe))
             return
+        from kwire.live.probes import Probe
+
         if isinstance(probe, Probe):
             from kwire.lang import python
 
@@ -656,7 +658,7 @@ def _named(site: Site, tables: Mapping[str, Names]) -> Site:
 
 
 def make_plan(
-    probes: Sequence[str | Probe | tree.Probe],
+    probes: "Sequence[str | Probe | tree.Probe]",
     filter: str | None = None,
     *,
     scope: Scope = Scope(),  # noqa: B008

@@ -11,12 +11,15 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum
 
+from kwire.hints import TYPE_CHECKING
 from kwire.lazy import NamedTuple
 from kwire.wire import cbor
 from kwire.wire.frame import HEADER_SIZE, MAX_EVENT, Frame, Type, bad_payload, build
-from kwire.wire.frames import Frames
 from kwire.wire.keyed import Key, integer, read_payload, table
 from kwire.words import plural
+
+if TYPE_CHECKING:
+    from kwire.wire.frames import Frames
 
 CPU_UNKNOWN = 0xFFFF
 MERGE_GAP = 100_000_000  # ns between two losses that still become one: at most ten LOST a second and cause
