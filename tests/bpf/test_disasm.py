@@ -19,6 +19,13 @@ class Kernel(Protocol):
     def verifier_log(self, code: bytes, kind: str = ...) -> str: ...
 
 
+def listed(program: Image | bytes) -> list[str]:
+    """The listing of an image or of bare code."""
+    if isinstance(program, Image):
+        return disasm.listing(decode(program.code), program.uses)
+    return disasm.listing(decode(program))
+
+
 def example(form: Form, offset: int, imm: int) -> Insn:
     fields = (
         use if isinstance(use, int) else value
@@ -100,16 +107,14 @@ def test_text_that_is_no_instruction(source: str) -> None:
 def test_listing_names_maps_and_never_fails() -> None:
     items: list[Item] = [asm.map_value(R1, "hits", 8), asm.map_fd(R2, "rings"), asm.call(1), asm.exit_()]
     maps = [MapSpec("hits", "array", 4, 16, 1), MapSpec("rings", "ringbuf", 0, 0, 4096)]
-    assert disasm.disassemble(asm.image("p", "kprobe", items, maps)) == [
+    assert listed(asm.image("p", "kprobe", items, maps)) == [
         "   0: (18) r1 = map[hits][0]+8",
         "   2: (18) r2 = map[rings]",
         "   4: (85) call bpf_map_lookup_elem#1",
         "   5: (95) exit",
     ]
-    assert disasm.disassemble(bytes.fromhex("0701000001000000")) == ["   0: (07) r1 += 1"]
-    assert disasm.disassemble(bytes.fromhex("0721000001000000")) == [
-        "   0: (07) .insn 0x07 dst=1 src=2 off=0 imm=1"
-    ]
+    assert listed(bytes.fromhex("0701000001000000")) == ["   0: (07) r1 += 1"]
+    assert listed(bytes.fromhex("0721000001000000")) == ["   0: (07) .insn 0x07 dst=1 src=2 off=0 imm=1"]
     assert disasm.listing([Insn(0xFF)], [MapUse(0, "m")]) == ["   0: (ff) .insn 0xff dst=0 src=0 off=0 imm=0"]
 
 
@@ -167,7 +172,7 @@ def kernel_lines(log: str) -> dict[int, str]:
 
 
 def our_lines(program: Image | bytes) -> dict[int, str]:
-    lines = (line.split(": ", 1) for line in disasm.disassemble(program))
+    lines = (line.split(": ", 1) for line in listed(program))
     return {int(pc): line for pc, line in lines}
 
 
@@ -243,5 +248,5 @@ def test_listing_is_what_bpftool_prints() -> None:
     with loaded(items, [MapSpec("box", "array", 4, 8, 1)]) as (ident, (box,)):
         theirs = bpftool(ident)
     image = asm.image("listing", "socket_filter", items, [MapSpec("box", "array", 4, 8, 1)])
-    ours = [line.replace("map[box]", f"map[id:{box}]") for line in disasm.disassemble(image)]
+    ours = [line.replace("map[box]", f"map[id:{box}]") for line in listed(image)]
     assert ours == theirs

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from kwire.bpf.arch import named
-from kwire.bpf.disasm import disassemble
+from kwire.bpf.disasm import listing
+from kwire.bpf.insn import decode
 from kwire.bpf.task import TaskFields
 from kwire.compile.build import Compiled, compile_probe
 from kwire.compile.fold import compute, decide
@@ -125,7 +126,7 @@ def test_constants_are_folded_and_branches_on_them_decided() -> None:
 
 def test_code_that_nothing_reaches_is_not_there() -> None:
     after = build(PID, body=(c.Return(SPAN),))
-    assert disassemble(after.image) == ["   0: (b7) r0 = 0", "   1: (95) exit"]
+    assert listing(decode(after.image.code)) == ["   0: (b7) r0 = 0", "   1: (95) exit"]
     assert not after.image.maps
 
 

@@ -12,7 +12,7 @@ import pytest
 from kwire.bpf.image import MapSpec
 from kwire.kernel import maps
 from kwire.kernel.maps import EXIST, NOEXIST, PAGE, Map, object_name
-from kwire.kernel.sys import BPF_F_MMAPABLE, BPF_F_RDONLY_PROG, MAP_TYPES, online_cpus, possible_cpus
+from kwire.kernel.sys import BPF_F_MMAPABLE, MAP_TYPES, online_cpus, possible_cpus
 from kwire.kernel.syscall import KernelError
 
 pytestmark = pytest.mark.live
@@ -109,14 +109,6 @@ def test_an_array_of_maps_gives_its_maps() -> None:
             rings.update(key(0), other.fd)
     with pytest.raises(KernelError, match="inner"):
         Map.create(outer._replace(inner=None))
-
-
-def test_a_frozen_map_cannot_be_changed() -> None:
-    with Map.create(ARRAY._replace(flags=BPF_F_RDONLY_PROG)) as one:
-        one.freeze()
-        with pytest.raises(KernelError) as caught:
-            one.update(key(0), value(1))
-        assert caught.value.errno == errno.EPERM
 
 
 @pytest.mark.parametrize(

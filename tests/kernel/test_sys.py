@@ -104,7 +104,7 @@ def test_an_unknown_member_is_an_error() -> None:
 @pytest.mark.live
 def test_errno_travels_in_the_error() -> None:
     with pytest.raises(KernelError) as caught:
-        calls.bpf("map_freeze", map_fd=-1)
+        calls.bpf("iter_create", link_fd=-1)
     assert caught.value.errno == errno.EBADF
     assert "EBADF" in str(caught.value)
 

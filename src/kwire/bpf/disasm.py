@@ -1,14 +1,14 @@
 """Instructions as text, in the syntax the kernel's verifier and `bpftool prog dump xlated` print.
 
-`text` gives one instruction, `disassemble` a program line by line with slot numbers and opcodes. Where the
+`text` gives one instruction, `listing` a program line by line with slot numbers and opcodes. Where the
 kernel would print a map's identity (`map[id:7]`), this prints its name when the map uses are given.
 """
 
 from collections.abc import Iterable, Sequence
 
 from kwire.bpf.helpers import NAMES
-from kwire.bpf.image import Image, MapUse
-from kwire.bpf.insn import Form, Insn, InsnError, decode, form_of
+from kwire.bpf.image import MapUse
+from kwire.bpf.insn import Form, Insn, InsnError, form_of
 
 
 def text(insn: Insn, form: Form | None = None, map_name: str = "") -> str:
@@ -46,10 +46,3 @@ def listing(insns: Iterable[Insn], uses: Sequence[MapUse] = ()) -> list[str]:
         lines.append(f"{pc:4}: ({insn.opcode:02x}) {text(insn, map_name=maps.get(pc, ''))}")
         pc += insn.slots
     return lines
-
-
-def disassemble(program: Image | bytes) -> list[str]:
-    """The listing of an image or of bare code. Raises `InsnError` for bytes that are not whole."""
-    if isinstance(program, Image):
-        return listing(decode(program.code), program.uses)
-    return listing(decode(program))

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Final
 
 MASK64: Final = (1 << 64) - 1
-MASK32: Final = (1 << 32) - 1
 
 
 def signed(value: int, width: int) -> int:

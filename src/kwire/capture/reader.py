@@ -117,12 +117,11 @@ class Section:
     def __init__(self, order: pcapng.Order, options: pcapng.Options) -> None:
         self.order = order
         self.comments: list[str] = []
-        self.hardware = self.os = self.application = ""
+        self.hardware = self.os = ""
         if options:
             self.comments = pcapng.strings(options, pcapng.Option.COMMENT)
             self.hardware = " ".join(pcapng.strings(options, pcapng.SectionOption.HARDWARE))
             self.os = " ".join(pcapng.strings(options, pcapng.SectionOption.OS))
-            self.application = " ".join(pcapng.strings(options, pcapng.SectionOption.APPLICATION))
         self.interfaces: list[Interface] = []
         self.schemas: dict[int, Schema] = {}
         self.history: list[Schema] = []

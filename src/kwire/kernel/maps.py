@@ -18,7 +18,6 @@ from kwire.kernel.sys import (
     MAP_TYPES,
     Struct,
     Value,
-    bpf,
     failure,
     info,
     possible_cpus,
@@ -200,13 +199,6 @@ class Map(Fd):
         size = -(-size // PAGE) * PAGE
         prot = mmap.PROT_READ | mmap.PROT_WRITE if writable else mmap.PROT_READ
         return map_memory(self.fd, size, prot, 0, self.spec.name)
-
-    def freeze(self) -> None:
-        """Let nobody in user space change it any more; the verifier may then read constants from it."""
-        try:
-            bpf("map_freeze", map_fd=self.fd)
-        except KernelError as error:
-            raise failure("freeze map", self.spec.name, error.errno) from None
 
     def info(self) -> Struct:
         """The kernel's own description of it (`INFOS["map"]`)."""

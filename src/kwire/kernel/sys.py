@@ -38,7 +38,6 @@ PROG_TYPES = {
 }
 ATTACH_TYPES = {"raw_tp": 23, "fentry": 24, "fexit": 25, "iter": 28, "perf_event": 41, "kprobe_multi": 42}
 
-BPF_F_RDONLY_PROG = 1 << 7
 BPF_F_MMAPABLE = 1 << 10
 BPF_F_KPROBE_MULTI_RETURN = 1
 BPF_F_TEST_RUN_ON_CPU = 1
@@ -94,7 +93,6 @@ ATTRS: dict[str, tuple[int, str]] = {
         "btf:ptr btf_log_buf:ptr btf_size:u32 btf_log_size:u32 btf_log_level:u32 btf_log_true_size:u32",
     ),
     "btf_get_fd_by_id": (19, _GET_ID),
-    "map_freeze": (22, "map_fd:u32"),
     "btf_get_next_id": (23, _GET_ID),
     "map_update_batch": (
         26,
