@@ -97,7 +97,7 @@ class Agent:
     def close(self) -> None:
         self.process.terminate()
         try:
-            self.process.wait(20)
+            self.process.wait(60)  # it waits 10 s for a client that was killed
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -487,7 +487,10 @@ def test_a_client_that_dies_harms_nobody(start: Start, tmp_path: Path) -> None:
         str(tmp_path / "a.pcapng"),
     ]
     with subprocess.Popen(command) as there:
-        time.sleep(1.5)
+        end = time.monotonic() + 20
+        while not (tmp_path / "a.pcapng").exists():  # its trace has begun
+            assert time.monotonic() < end
+            time.sleep(0.01)
         there.kill()
     assert record(agent, tmp_path / "b.pcapng", "-c", COMMAND)["events"] == CALLS
 
