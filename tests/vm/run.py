@@ -174,9 +174,13 @@ def serve(stack: contextlib.ExitStack, virtiofsd: str, socket: Path, source: Pat
 def spawn(stack: contextlib.ExitStack, command: list[str], **streams: object) -> subprocess.Popen[bytes]:
     """A process that ends with this one, however this one ends, and at the latest when `stack` is left."""
     settings: dict[str, object] = {"stdin": subprocess.DEVNULL, "start_new_session": True, **streams}
-    process: subprocess.Popen[bytes] = subprocess.Popen(
-        command, preexec_fn=ending_with_parent(signal.SIGKILL), **settings
-    )  # type: ignore[call-overload]  # one overload a keyword
+    ends = ending_with_parent(signal.SIGKILL)
+
+    def prepare() -> None:
+        ends()
+        keep_nice()
+
+    process: subprocess.Popen[bytes] = subprocess.Popen(command, preexec_fn=prepare, **settings)  # type: ignore[call-overload]  # one overload a keyword
 
     def end() -> None:
         process.kill()
@@ -192,6 +196,12 @@ def ending_with_parent(number: signal.Signals) -> Callable[[], None]:
     """For Popen's preexec_fn: the process gets this signal when the thread that started it ends."""
     libc = ctypes.CDLL(None)
     return lambda: libc.prctl(PR_SET_PDEATHSIG, number)
+
+
+def keep_nice() -> None:
+    """Make a new session as nice as its first process: the scheduler weighs sessions as wholes (sched(7))."""
+    with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as autogroup:
+        autogroup.write(str(os.nice(0)))
 
 
 def copy_output(process: subprocess.Popen[bytes], output: BinaryIO, deadline: float) -> None:
