@@ -199,7 +199,7 @@ HOSTILE = {
 
 
 @pytest.mark.live
-@pytest.mark.kernels("6.12")
+@pytest.mark.native
 @pytest.mark.parametrize("name", HOSTILE)
 def test_programs_are_read_and_never_run(name: str, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
@@ -215,7 +215,7 @@ def test_programs_are_read_and_never_run(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.live
-@pytest.mark.kernels("6.12")
+@pytest.mark.native
 @pytest.mark.parametrize(
     "spec",
     [
