@@ -13,6 +13,7 @@ import socket
 import struct
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -91,6 +92,7 @@ class TcpProxy(Proxy):
         self.target = target
         self.pairs: list[tuple[socket.socket, socket.socket]] = []
         self._latest: dict[socket.socket, float] = {}  # when what was delayed last is passed on
+        self._waiting: Counter[socket.socket] = Counter()  # how much of it has not been
         self._server = socket.create_server((LOCAL, 0))
         self._server.setblocking(False)
         self.port: int = self._server.getsockname()[1]
@@ -167,13 +169,18 @@ class TcpProxy(Proxy):
         self.passed += len(data)
         now = time.monotonic()
         when = max(now + self.delay, self._latest.get(there, 0.0))  # a stream keeps its order
-        if when > now:
+        if when > now or self._waiting[there]:
             self._latest[there] = when
-            self._at(when, lambda: self._give(there, data))
+            self._waiting[there] += 1
+            self._at(when, lambda: self._give_late(there, data))
             if not data:
                 self.selector.unregister(here)
         else:
             self._give(there, data)
+
+    def _give_late(self, there: socket.socket, data: bytes) -> None:
+        self._waiting[there] -= 1
+        self._give(there, data)
 
     def _give(self, there: socket.socket, data: bytes) -> None:
         try:
@@ -204,6 +211,7 @@ class TcpProxy(Proxy):
             if end in self.selector.get_map():
                 self.selector.unregister(end)
             self._latest.pop(end, None)
+            self._waiting.pop(end, None)
             end.close()
 
 
