@@ -14,7 +14,9 @@ from kwire.btf.errors import BtfLookupError
 from kwire.errors import KwireError
 from kwire.kernel.catalog import CatalogError
 from kwire.kernel.sys import possible_cpus
-from kwire.lang.bpftrace.lower import ScriptProbe, Surroundings, probes, settings
+from kwire.lang.bpftrace.lower import Surroundings
+from kwire.lang.bpftrace.script import ScriptProbe, probes
+from kwire.lang.bpftrace.settings import settings
 from kwire.lang.bpftrace.syntax import Script
 from kwire.lang.errors import Diagnostic, LanguageError
 from kwire.lang.inferred import Inferred

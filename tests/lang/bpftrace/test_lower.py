@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import re
+import typing
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import shown_tree
 
-from kwire.lang.bpftrace import tables
-from kwire.lang.bpftrace.lower import Surroundings, attach_point, probes
+from kwire.lang.bpftrace import syntax, tables
+from kwire.lang.bpftrace.builtins import BUILTINS
+from kwire.lang.bpftrace.expressions import EXPRESSIONS
+from kwire.lang.bpftrace.functions import FUNCTIONS
+from kwire.lang.bpftrace.lower import Surroundings
+from kwire.lang.bpftrace.maps import AGGREGATES
+from kwire.lang.bpftrace.points import attach_point
 from kwire.lang.bpftrace.reader import read
+from kwire.lang.bpftrace.script import probes
+from kwire.lang.bpftrace.statements import STATEMENTS
 from kwire.lang.bpftrace.syntax import AttachPoint
 from kwire.lang.checked import Program
 from kwire.lang.context import Site
@@ -248,7 +256,13 @@ def test_the_reference_is_the_tables() -> None:
 
 
 def test_each_row_that_is_ready_can_be_used() -> None:
-    from kwire.lang.bpftrace.lower import AGGREGATES, Lowering
+    ready = {one.name for one in tables.FUNCTIONS if one.ready} - AGGREGATES.keys()
+    assert ready == FUNCTIONS.keys()
+    assert {one.name for one in tables.STATEMENTS if one.ready} == STATEMENTS.keys()
+    assert BUILTINS.keys() <= {one.name for one in tables.BUILTINS if one.ready}
 
-    ready = [one.name for one in tables.FUNCTIONS if one.ready and one.name not in AGGREGATES]
-    assert [name for name in ready if not hasattr(Lowering, f"call_{name}")] == []
+
+def test_each_kind_of_expression_has_a_value_or_is_refused() -> None:
+    kinds = set(typing.get_args(syntax.Expr))
+    assert kinds
+    assert kinds == set(EXPRESSIONS)

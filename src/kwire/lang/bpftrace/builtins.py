@@ -1,0 +1,73 @@
+"""The built-in variables that the tree of all front ends does not have by the same name."""
+
+from collections.abc import Callable, Mapping
+
+from kwire.hints import TYPE_CHECKING, Final
+from kwire.lang import tree
+from kwire.lang.errors import TextError
+from kwire.lang.tree import Span
+
+if TYPE_CHECKING:
+    from kwire.lang.bpftrace.lower import Lowering
+
+
+def probe(low: "Lowering", span: Span) -> tree.Expr:
+    """The name of the probe."""
+    return tree.String(low.full_name, span)
+
+
+def probetype(low: "Lowering", span: Span) -> tree.Expr:
+    """The kind of the probe."""
+    return tree.String(low.site.kind, span)
+
+
+def ncpus(low: "Lowering", span: Span) -> tree.Expr:
+    """How many CPUs there can be."""
+    return tree.Number(low.surroundings.cpus, span)
+
+
+def cpid(low: "Lowering", span: Span) -> tree.Expr:
+    """The command's process id."""
+    if not low.surroundings.command:
+        raise TextError(span, "there is no command", "give one: -c COMMAND")
+    return tree.Number(low.surroundings.command, span)
+
+
+def has_cpid(low: "Lowering", span: Span) -> tree.Expr:
+    """Whether there is a command."""
+    return tree.Number(int(low.surroundings.command > 0), span, True)
+
+
+def elapsed(low: "Lowering", span: Span) -> tree.Expr:
+    """Time since the script began."""
+    began = tree.Number(low.surroundings.began, span)
+    return tree.Binary("sub", tree.Name("nsecs", span), began, span)
+
+
+def pcomm(low: "Lowering", span: Span) -> tree.Expr:
+    """The name of the parent."""
+    return _of_task(low, ("real_parent", "comm"), span)
+
+
+def leader_comm(low: "Lowering", span: Span) -> tree.Expr:
+    """The name of the process' first thread."""
+    return _of_task(low, ("group_leader", "comm"), span)
+
+
+def leader_tid(low: "Lowering", span: Span) -> tree.Expr:
+    """The id of the process' first thread: the process' own."""
+    return tree.Name("pid", span)
+
+
+def _of_task(low: "Lowering", members: tuple[str, ...], span: Span) -> tree.Expr:
+    value: tree.Expr = tree.Name("curtask", span)
+    for member in members:
+        value = tree.Member(value, member, span, span)
+    return value
+
+
+BUILTINS: Final["Mapping[str, Callable[[Lowering, Span], tree.Expr]]"] = {
+    one.__name__: one
+    for one in (probe, probetype, ncpus, cpid, has_cpid, elapsed, pcomm, leader_comm, leader_tid)
+}
+"""By name; each takes the place where the name is written."""

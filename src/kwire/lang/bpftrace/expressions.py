@@ -1,0 +1,329 @@
+"""Expressions: the value of each kind of node.
+
+Invariant: what an expression changes is done before its statement (`Lowering.pending`), and refused where it
+would not always be done.
+"""
+
+from collections.abc import Callable, Mapping
+
+from kwire.hints import TYPE_CHECKING, Any, Final
+from kwire.lang import tree
+from kwire.lang.bpftrace import syntax as s
+from kwire.lang.bpftrace import tables
+from kwire.lang.bpftrace.builtins import BUILTINS
+from kwire.lang.bpftrace.calls import known, unready
+from kwire.lang.bpftrace.constants import argument, kept, number
+from kwire.lang.bpftrace.functions import FUNCTIONS
+from kwire.lang.bpftrace.macros import expand
+from kwire.lang.bpftrace.maps import AGGREGATES, element
+from kwire.lang.bpftrace.types import INTEGERS
+from kwire.lang.errors import TextError, did_you_mean
+
+if TYPE_CHECKING:
+    from kwire.lang.bpftrace.lower import Lowering
+
+OPERATORS: Final = {
+    "+": "add",
+    "-": "sub",
+    "*": "mul",
+    "/": "quo",
+    "%": "rem",
+    "&": "and",
+    "|": "or",
+    "^": "xor",
+    "<<": "shl",
+    ">>": "shr",
+}
+
+
+COMPARISONS: Final = {"==": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
+
+
+def condition(low: "Lowering", node: s.Expr) -> tree.Expr:
+    """An expression of which matters only whether it is 0."""
+    if isinstance(node, s.Binary) and node.op in ("&&", "||"):
+        op = "and" if node.op == "&&" else "or"
+        operands: list[tree.Expr] = []
+        pending: list[s.Expr] = [node]
+        while pending:  # a && b && c as one
+            one = pending.pop()
+            if isinstance(one, s.Binary) and one.op == node.op:
+                pending += [one.right, one.left]
+            else:
+                operands.append(guarded(low, one) if operands else condition(low, one))
+        return tree.Logic(op, tuple(operands), node.span)
+    if isinstance(node, s.Unary) and node.op == "!":
+        return tree.Unary("not", condition(low, node.operand), node.span)
+    return low.expression(node)
+
+
+def guarded(low: "Lowering", node: s.Expr) -> tree.Expr:
+    """A condition that is looked at only where the one before it says so."""
+    before, low.hoisting = low.hoisting, False
+    try:
+        return condition(low, node)
+    finally:
+        low.hoisting = before
+
+
+def _int(low: "Lowering", node: s.Int) -> tree.Expr:
+    return tree.Number(node.value, node.span)
+
+
+def _bool(low: "Lowering", node: s.Bool) -> tree.Expr:
+    return tree.Number(int(node.value), node.span, True)
+
+
+def _str(low: "Lowering", node: s.Str) -> tree.Expr:
+    return tree.String(node.value, node.span)
+
+
+def _var(low: "Lowering", node: s.Var) -> tree.Expr:
+    for scope in reversed(low.scopes):
+        if node.id in scope:
+            return tree.Name(scope[node.id], node.span)
+    if node.id in low.names and not low.expanding:
+        low.wide.add(node.id)
+    known = {name for scope in low.scopes for name in scope if name}
+    cure = did_you_mean(node.id, known) or "assign it before, in this block or around it"
+    raise TextError(node.span, f"${node.id} has no value here", cure)
+
+
+def _map(low: "Lowering", node: s.Map) -> tree.Expr:
+    shows = low.maps[node.id].shows
+    if shows in ("hist", "lhist", "stats"):
+        raise unready(f"reading @{node.id}, which is a {shows},", node.span)
+    return element(low, node)
+
+
+def _positional(low: "Lowering", node: s.Positional) -> tree.Expr:
+    if not node.number:
+        return tree.Number(len(low.surroundings.arguments), node.span)
+    text = argument(low, node)
+    if not text:
+        return tree.Number(0, node.span)
+    try:
+        return tree.Number(number(text), node.span)
+    except ValueError:
+        return tree.String(text, node.span)
+
+
+def _name(low: "Lowering", node: s.Name) -> tree.Expr:
+    name, span = node.id, node.span
+    substitute = low.substitutes[-1].get(name)
+    if substitute is not None:
+        return substitute
+    if name in low.enums:
+        return tree.Number(low.enums[name], span)
+    word = tables.BUILTIN.get(name)
+    if word is not None and not word.ready:
+        raise unready(name, span)
+    if name in low.macros:
+        return _call(low, s.Call(name, (), span, span))
+    if name in BUILTINS:
+        return BUILTINS[name](low, span)
+    if name in tables.CONSTANTS:
+        return tree.Number(tables.CONSTANTS[name], span)
+    if name in tables.FUNCTION and word is None:
+        raise TextError(span, f"{name} is a function", f"call it: {tables.FUNCTION[name].form}")
+    return tree.Name(name, span)
+
+
+def _field(low: "Lowering", node: s.Field) -> tree.Expr:
+    if isinstance(node.value, s.Name) and node.value.id == "args":
+        head: tree.Expr = tree.Name("args", node.value.span)
+    else:
+        head = low.expression(node.value)
+    return tree.Member(head, node.name, node.span, node.name_span)
+
+
+def _item(low: "Lowering", node: s.Item) -> tree.Expr:
+    return tree.Index(low.expression(node.value), tree.Number(node.number, node.span), node.span)
+
+
+def _index(low: "Lowering", node: s.Index) -> tree.Expr:
+    return tree.Index(low.expression(node.value), low.expression(node.subscript), node.span)
+
+
+def type_name(low: "Lowering", node: s.Type) -> str:
+    """A type as the checker knows it."""
+    if node.value is not None:
+        raise unready("typeof", node.span)
+    word, blank, rest = node.name.partition(" ")
+    base, bracket, length = word.partition("[")
+    return INTEGERS.get(base, base) + bracket + length + blank + rest
+
+
+def _cast(low: "Lowering", node: s.Cast) -> tree.Expr:
+    return tree.Cast(type_name(low, node.type), low.expression(node.value), node.span, node.type.span)
+
+
+def _sizeof(low: "Lowering", node: s.Sizeof) -> tree.Expr:
+    of: tree.Expr = (
+        tree.String(type_name(low, node.of), node.of.span)
+        if isinstance(node.of, s.Type)
+        else low.expression(node.of)
+    )
+    return tree.Call("sizeof", (of,), (), node.span, node.span)
+
+
+def _offsetof(low: "Lowering", node: s.Offsetof) -> tree.Expr:
+    raise unready("offsetof", node.span)
+
+
+def _typeinfo(low: "Lowering", node: s.Typeinfo) -> tree.Expr:
+    raise unready("typeinfo", node.span)
+
+
+def _comptime(low: "Lowering", node: s.Comptime) -> tree.Expr:
+    return low.expression(node.value)
+
+
+def _unary(low: "Lowering", node: s.Unary) -> tree.Expr:
+    if node.op == "!":
+        return tree.Unary("not", condition(low, node.operand), node.span)
+    operand = low.expression(node.operand)
+    if node.op == "*":
+        return tree.Call("deref", (operand,), (), node.span, node.span)
+    if node.op == "-" and isinstance(operand, tree.Number):
+        return tree.Number(-operand.value, node.span)
+    return tree.Unary("neg" if node.op == "-" else "inv", operand, node.span)
+
+
+def _step(low: "Lowering", node: s.Step) -> tree.Expr:
+    if isinstance(node.operand, s.Map):
+        raise unready("++ or -- of a map within an expression", node.span, "do it in a statement before")
+    assert isinstance(node.operand, s.Var)
+    low.hoist(node.span)
+    old = low.expression(node.operand)
+    local = old.id if isinstance(old, tree.Name) else ""
+    changed = s.Assign(node.operand, node.op[0], s.Int(1, node.span), node.span)
+    if node.before:
+        low.pending += low.statement(changed)
+        return tree.Name(local, node.span)
+    kept = low.declare("")
+    low.pending.append(tree.Assign(kept, old, node.span, node.span))
+    low.pending += low.statement(changed)
+    return tree.Name(kept, node.span)
+
+
+def _addressof(low: "Lowering", node: s.AddressOf) -> tree.Expr:
+    raise unready("the address of a variable", node.span)
+
+
+def _binary(low: "Lowering", node: s.Binary) -> tree.Expr:
+    """Two operands and an operator."""
+    if node.op in ("&&", "||"):
+        made = condition(low, node)
+        assert isinstance(made, tree.Logic)
+        operands = tuple(_truth(one) for one in made.operands)
+        return made.replace(operands=operands)
+    left, right = low.expression(node.left), low.expression(node.right)
+    if node.op in COMPARISONS:
+        return tree.Compare(left, ((COMPARISONS[node.op], right),), node.span)
+    return tree.Binary(OPERATORS[node.op], left, right, node.span)
+
+
+def _ternary(low: "Lowering", node: s.Ternary) -> tree.Expr:
+    test = condition(low, node.test)
+    before, low.hoisting = low.hoisting, False
+    try:
+        then = kept(low, node.test if node.then is None else node.then)
+        otherwise = kept(low, node.otherwise)
+    finally:
+        low.hoisting = before
+    return tree.Conditional(test, then, otherwise, node.span)
+
+
+def _tuple(low: "Lowering", node: s.Tuple) -> tree.Expr:
+    return tree.Tuple(tuple(kept(low, one) for one in node.items), node.span)
+
+
+def _record(low: "Lowering", node: s.Record) -> tree.Expr:
+    raise unready("a record", node.span)
+
+
+def _block(low: "Lowering", node: s.Block) -> tree.Expr:
+    """A block as a value: what it does is done before."""
+    if node.value is None:
+        raise TextError(node.span, "this block has no value", "end it with an expression without ;")
+    low.hoist(node.span)
+    low.scopes.append({})
+    try:
+        for one in node.body:
+            before, low.pending = low.pending, []
+            made = low.statement(one)
+            before += low.pending
+            before += made
+            low.pending = before
+        return low.expression(node.value)
+    finally:
+        low.scopes.pop()
+
+
+def _if(low: "Lowering", node: s.If) -> tree.Expr:
+    """A choice as a value."""
+    then, otherwise = node.then, node.otherwise
+    if otherwise is None or then.body or then.value is None:
+        raise unready("a choice with statements as a value", node.span)
+    other: s.Expr = otherwise
+    if isinstance(otherwise, s.Block):
+        if otherwise.body or otherwise.value is None:
+            raise unready("a choice with statements as a value", node.span)
+        other = otherwise.value
+    return _ternary(low, s.Ternary(node.test, then.value, other, node.span))
+
+
+def _call(low: "Lowering", node: s.Call) -> tree.Expr:
+    name = node.function
+    if name in low.macros:
+        value = expand(low, node, wanted=True)
+        assert value is not None
+        return value
+    word = known(low, node)
+    if word.name in tables.BUILTIN and not node.arguments:
+        return _name(low, s.Name(name, node.span))
+    if any(one.name == name for one in tables.STATEMENTS):
+        raise TextError(node.span, f"{name} gives no value", "write it as a statement")
+    if name in AGGREGATES:
+        raise TextError(node.span, f"{name} is for maps", f"write {word.form}")
+    return FUNCTIONS[name](low, node)
+
+
+def _truth(node: tree.Expr) -> tree.Expr:
+    """A condition as a number, 0 or 1."""
+    if isinstance(node, tree.Compare | tree.Match | tree.Logic) or (
+        isinstance(node, tree.Unary) and node.op == "not"
+    ):
+        return node
+    return tree.Unary("not", tree.Unary("not", node, node.span), node.span)
+
+
+EXPRESSIONS: Final["Mapping[type, Callable[[Lowering, Any], tree.Expr]]"] = {
+    s.Int: _int,
+    s.Bool: _bool,
+    s.Str: _str,
+    s.Var: _var,
+    s.Map: _map,
+    s.Positional: _positional,
+    s.Name: _name,
+    s.Field: _field,
+    s.Item: _item,
+    s.Index: _index,
+    s.Cast: _cast,
+    s.Sizeof: _sizeof,
+    s.Offsetof: _offsetof,
+    s.Typeinfo: _typeinfo,
+    s.Comptime: _comptime,
+    s.Unary: _unary,
+    s.Step: _step,
+    s.AddressOf: _addressof,
+    s.Binary: _binary,
+    s.Ternary: _ternary,
+    s.Tuple: _tuple,
+    s.Record: _record,
+    s.Block: _block,
+    s.If: _if,
+    s.Call: _call,
+}
+"""By the class of the node."""

@@ -1,0 +1,120 @@
+"""The functions that give a value, each from its call to the tree of all front ends."""
+
+from collections.abc import Callable, Mapping
+
+from kwire.hints import TYPE_CHECKING, Final
+from kwire.lang import tree
+from kwire.lang.bpftrace import syntax as s
+from kwire.lang.bpftrace.calls import unready
+from kwire.lang.bpftrace.constants import constant, text_constant
+from kwire.lang.bpftrace.maps import has_key
+from kwire.lang.errors import TextError
+
+if TYPE_CHECKING:
+    from kwire.lang.bpftrace.lower import Lowering
+
+
+def _plain(low: "Lowering", function: str, node: s.Call) -> tree.Expr:
+    arguments = tuple(low.expression(one) for one in node.arguments)
+    return tree.Call(function, arguments, (), node.span, node.function_span)
+
+
+def str_(low: "Lowering", node: s.Call) -> tree.Expr:
+    """Text at an address."""
+    text = text_constant(low, node)
+    if text is not None:
+        return tree.String(text, node.span)
+    most = low.settings.get("max_strlen", 1024)
+    limit = most if isinstance(most, int) else 1024
+    if len(node.arguments) == 2:
+        given = constant(low, node.arguments[1])
+        if given is None:
+            raise unready("a length that is not constant", node.arguments[1].span)
+        limit = min(limit, given)
+    place = low.expression(node.arguments[0])
+    return tree.Call("str", (place, tree.Number(limit, node.span)), (), node.span, node.function_span)
+
+
+def buf(low: "Lowering", node: s.Call) -> tree.Expr:
+    """Bytes at an address."""
+    if len(node.arguments) == 1:
+        of = low.expression(node.arguments[0])
+        size: tree.Expr = tree.Call("sizeof", (of,), (), node.span, node.span)
+        return tree.Call("bytes", (of, size), (), node.span, node.function_span)
+    place, length = (low.expression(one) for one in node.arguments)
+    most = low.settings.get("max_strlen", 1024)
+    arguments: tuple[tree.Expr, ...] = (place, length)
+    if not isinstance(length, tree.Number):
+        arguments += (tree.Number(int(most), node.span),)
+    return tree.Call("bytes", arguments, (), node.span, node.function_span)
+
+
+def ntop(low: "Lowering", node: s.Call) -> tree.Expr:
+    """A network address."""
+    address = low.expression(node.arguments[-1])
+    return tree.Call("ip", (address,), (), node.span, node.function_span)
+
+
+def macaddr(low: "Lowering", node: s.Call) -> tree.Expr:
+    """An Ethernet address."""
+    return _plain(low, "mac", node)
+
+
+def bswap(low: "Lowering", node: s.Call) -> tree.Expr:
+    """Bytes in the opposite order."""
+    return _plain(low, "be", node)
+
+
+def ksym(low: "Lowering", node: s.Call) -> tree.Expr:
+    """A kernel address."""
+    return _plain(low, "ksym", node)
+
+
+def kptr(low: "Lowering", node: s.Call) -> tree.Expr:
+    """An address of the kernel."""
+    return _plain(low, "kernel", node)
+
+
+def uptr(low: "Lowering", node: s.Call) -> tree.Expr:
+    """An address of the current process."""
+    return _plain(low, "user", node)
+
+
+def strncmp(low: "Lowering", node: s.Call) -> tree.Expr:
+    """0 where the beginnings of two texts are the same."""
+    left, right, count = node.arguments
+    number = constant(low, count)
+    if number is None or number < 0:
+        raise TextError(count.span, "the number of bytes has to be a constant")
+    if isinstance(left, s.Str):
+        left, right = right, left
+    text = text_constant(low, right)
+    if text is None:
+        raise unready("strncmp of two texts that are not constant", node.span)
+    data = text.encode("utf-8", "surrogateescape")
+    value = low.expression(left)
+    if isinstance(value, tree.String):
+        own = value.value.encode("utf-8", "surrogateescape")
+        return tree.Number(int(own[:number] != data[:number]), node.span)
+    if number > len(data):
+        same: tree.Expr = tree.Compare(value, (("eq", tree.String(text, right.span)),), node.span)
+    else:
+        pattern = tree.String(data[:number].decode("utf-8", "surrogateescape"), right.span)
+        same = tree.Match("startswith", value, pattern, node.span)
+    return tree.Unary("not", same, node.span)
+
+
+def strcontains(low: "Lowering", node: s.Call) -> tree.Expr:
+    """Whether a text contains another."""
+    text, part = (low.expression(one) for one in node.arguments)
+    return tree.Match("contains", text, part, node.span)
+
+
+FUNCTIONS: Final["Mapping[str, Callable[[Lowering, s.Call], tree.Expr]]"] = {
+    "str": str_,
+    **{
+        one.__name__: one
+        for one in (buf, ntop, macaddr, bswap, ksym, kptr, uptr, strncmp, strcontains, has_key)
+    },
+}
+"""By the name that a script calls it by."""

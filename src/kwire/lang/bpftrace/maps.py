@@ -1,0 +1,160 @@
+"""Maps: those of a script, whose kinds follow from what is assigned to them, and their elements."""
+
+from collections.abc import Mapping
+
+from kwire.hints import TYPE_CHECKING, Final
+from kwire.lang import tree
+from kwire.lang.bpftrace import syntax as s
+from kwire.lang.bpftrace.calls import known
+from kwire.lang.bpftrace.constants import kept
+from kwire.lang.errors import Diagnostic, TextError
+from kwire.lang.forms import walk
+from kwire.lang.inferred import Inferred
+
+if TYPE_CHECKING:
+    from kwire.lang.bpftrace.lower import Lowering
+
+AGGREGATES: Final = {
+    "count": "count",
+    "sum": "sum",
+    "min": "min",
+    "max": "max",
+    "avg": "stats",
+    "stats": "stats",
+    "hist": "hist",
+    "lhist": "lhist",
+}
+"""The functions that are assigned to maps → the kinds of maps."""
+
+
+BUCKETS_MOST: Final = 1000
+"""Of a linear histogram."""
+
+
+KINDS: Final = {"hash": "hash", "lruhash": "lru"}
+"""The kinds of maps that can be declared."""
+
+
+def declared_maps(
+    script: s.Script, settings: Mapping[str, int | str | bool], faults: list[Diagnostic]
+) -> dict[str, Inferred]:
+    """The maps of a script by name: their kinds follow from what is assigned to them. `faults` takes what is
+    wrong.
+    """
+    most = settings.get("max_map_keys", 4096)
+    declared = {one.id: one for one in script.maps}
+    for one in script.maps:
+        if one.kind not in KINDS:
+            cure = f"there are {', '.join(KINDS)}"
+            faults.append(Diagnostic(one.kind_span, f"a map of kind {one.kind} is not supported yet", cure))
+    found: dict[str, Inferred] = {}
+    nodes = [node for part in (*script.probes, *script.macros) for node in walk(part)]
+    for node in nodes:
+        if isinstance(node, s.Assign) and isinstance(node.target, s.Map):
+            value = node.value
+            if isinstance(value, s.Call) and value.function in AGGREGATES:
+                _aggregate(found, node.target.id, value, int(most), faults)
+    for node in nodes:
+        if isinstance(node, s.Map) and node.id not in found:
+            row = declared.get(node.id)
+            kind = KINDS.get(row.kind, "hash") if row else "hash"
+            size = row.entries if row else int(most)
+            found[node.id] = Inferred(f"@{node.id}", kind, max(size, 1), (0, 0, 0), kind)
+    return found
+
+
+def _aggregate(
+    found: dict[str, Inferred], name: str, call: s.Call, size: int, faults: list[Diagnostic]
+) -> None:
+    """A map to which an aggregating function is assigned."""
+    bounds, shows = (0, 0, 0), call.function
+    if shows == "lhist" and len(call.arguments) == 4:
+        numbers = [_literal(one) for one in call.arguments[1:]]
+        low, high, step = (0 if one is None else one for one in numbers)
+        if None in numbers or step <= 0 or high <= low or (high - low) // step > BUCKETS_MOST:
+            cure = f"min, max and step are numbers; there are at most {BUCKETS_MOST} buckets"
+            faults.append(Diagnostic(call.span, "this histogram has no buckets", cure))
+        bounds = low, high, max(step, 1)
+    if shows == "hist" and len(call.arguments) == 2 and _literal(call.arguments[1]) != 0:
+        faults.append(Diagnostic(call.arguments[1].span, "the second argument of hist is not supported yet"))
+    known = found.get(name)
+    if known is None:
+        found[name] = Inferred(f"@{name}", AGGREGATES[shows], size, bounds, shows)
+    elif (known.shows, known.bounds) != (shows, bounds):
+        message = f"@{name} is a {known.shows}, and this is another"
+        faults.append(Diagnostic(call.span, message, "use another map"))
+
+
+def _literal(node: s.Expr) -> int | None:
+    """A number as it is written; None where it is none."""
+    if isinstance(node, s.Unary) and node.op == "-":
+        value = _literal(node.operand)
+        return None if value is None else -value
+    return node.value if isinstance(node, s.Int) else None
+
+
+def assign_map(low: "Lowering", target: s.Map, node: s.Assign) -> list[tree.Stmt]:
+    """An assignment to a map, or a value that is added to what it keeps."""
+    value, place, span = node.value, element(low, target), node.span
+    shows = low.maps[target.id].shows
+    if not node.op and isinstance(value, s.Call) and value.function in AGGREGATES:
+        known(low, value)
+        if shows not in AGGREGATES:
+            raise TextError(target.span, f"@{target.id} holds values; {value.function} needs another map")
+        added = low.expression(value.arguments[0]) if value.arguments else None
+        return [tree.Aggregate(place, added, span)]
+    if shows in AGGREGATES:
+        cure = f"write @{target.id} = {shows}(…)"
+        raise TextError(node.span, f"@{target.id} is a {shows}, to which nothing else is assigned", cure)
+    if node.op in ("+", "-"):
+        added = low.expression(value)
+        if node.op == "-":
+            if isinstance(added, tree.Number):
+                added = tree.Number(-added.value, span)
+            else:
+                added = tree.Unary("neg", added, span)
+        return [tree.Aggregate(place, added, span)]
+    if node.op:
+        return [tree.SetElement(place, low.expression(s.Binary(node.op, target, value, span)), span)]
+    return [tree.SetElement(place, kept(low, value), span)]
+
+
+def element(low: "Lowering", node: s.Map) -> tree.Element:
+    """A map at a key."""
+    row = low.maps[node.id]
+    items: tuple[s.Expr, ...] = ()
+    if node.key is not None:
+        items = node.key.items if isinstance(node.key, s.Tuple) else (node.key,)
+    key = tuple(key_part(low, one) for one in items)
+    made = tree.MapDeclaration(row.title, row.kind, (), "", row.size, row.bounds, row)
+    return tree.Element(made, key, node.span)
+
+
+def key_part(low: "Lowering", node: s.Expr) -> tree.Expr:
+    """A part of a key."""
+    return low.expression(node)
+
+
+def whole_map(low: "Lowering", node: s.Expr) -> str:
+    """The name of a map that is meant as a whole."""
+    if not isinstance(node, s.Map) or node.key is not None:
+        raise TextError(node.span, "this is no map", "write @name")
+    return low.maps[node.id].title
+
+
+def delete(low: "Lowering", node: s.Call) -> tree.Stmt:
+    """A key of a map is taken away; or all that a map without keys holds."""
+    target, *rest = node.arguments
+    if not isinstance(target, s.Map) or (rest and target.key is not None):
+        raise TextError(target.span, "this is no map", "write delete(@map, key), or delete(@map)")
+    if rest:
+        target = target.replace(key=rest[0])
+    return tree.DeleteElement(element(low, target), node.span)
+
+
+def has_key(low: "Lowering", node: s.Call) -> tree.Expr:
+    """Whether a map has a key."""
+    target, key = node.arguments
+    if not isinstance(target, s.Map) or target.key is not None:
+        raise TextError(target.span, "this is no map", "write has_key(@map, key)")
+    return tree.HasKey(element(low, target.replace(key=key)), node.span)

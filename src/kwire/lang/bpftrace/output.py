@@ -1,0 +1,196 @@
+"""What a script prints: statements that become events of shapes of their own, each with its format."""
+
+from collections.abc import Mapping
+
+from kwire.hints import TYPE_CHECKING, Final
+from kwire.lang import checked as c
+from kwire.lang import tree
+from kwire.lang import types as t
+from kwire.lang.bpftrace import syntax as s
+from kwire.lang.bpftrace.constants import constant, text_constant
+from kwire.lang.bpftrace.maps import whole_map
+from kwire.lang.errors import Diagnostic, LanguageError, TextError
+from kwire.lang.events import RESERVED
+from kwire.lang.tree import Span
+from kwire.lazy import NamedTuple
+from kwire.wire.printf import INTEGERS as INTEGER_CONVERSIONS
+from kwire.wire.printf import Conversion, FormatError, split
+from kwire.words import plural
+
+if TYPE_CHECKING:
+    from kwire.lang.bpftrace.lower import Lowering
+
+FORMAT_MOST: Final = 16_384
+"""Characters of a format."""
+
+
+class Print(NamedTuple):
+    """A statement that prints: how, in which format, and of each value its conversion and its place."""
+
+    prints: str
+    format: str
+    span: Span
+    arguments: tuple[tuple[Conversion, Span], ...] = ()
+
+
+def printed(prints: Mapping[str, Print], program: c.Program) -> c.Program:
+    """The checked program with how its events are printed. Raises `LanguageError` where formats do not
+    fit their values.
+    """
+    faults: list[Diagnostic] = []
+    shapes = []
+    for shape in program.shapes:
+        known = prints.get(shape.name)
+        if known is None:
+            shapes.append(shape)
+            continue
+        if len(known.arguments) != len(shape.fields):
+            faults.append(
+                Diagnostic(known.span, "a tuple to be printed is not supported yet", "print its items")
+            )
+            continue
+        for (conversion, span), field in zip(known.arguments, shape.fields, strict=True):
+            if not _takes(conversion, field.type):
+                message = f"{conversion.text} does not take {t.article(field.type)}"
+                faults.append(Diagnostic(span, message, "use %s" if conversion.letters != "s" else ""))
+        shapes.append(shape.replace(prints=known.prints, format=known.format))
+    if faults:
+        raise LanguageError(program.source, faults)
+    return program.replace(shapes=tuple(shapes))
+
+
+def printf(low: "Lowering", node: s.Call) -> tree.Stmt:
+    """A line, which is an event of its own shape."""
+    head, *arguments = node.arguments
+    if not isinstance(head, s.Str):
+        raise TextError(head.span, "the format is not a string", 'write printf("…", …)')
+    try:
+        texts, conversions = split(head.value)
+    except FormatError as error:
+        raise TextError(head.span, str(error), "write %% for a percent sign") from None
+    if len(conversions) != len(arguments):
+        wanted = plural(len(conversions), "conversion")
+        message = f"the format has {wanted} for {plural(len(arguments), 'value')}"
+        raise TextError(node.span, message, "give one value for each %")
+    if len(head.value) > FORMAT_MOST:
+        raise TextError(head.span, f"the format is longer than {FORMAT_MOST} characters", "print it in parts")
+    format = texts[0].replace("%", "%%")
+    fields: dict[str, tree.Expr] = {}
+    places: list[tuple[Conversion, Span]] = []
+    for conversion, argument, text in zip(conversions, arguments, texts[1:], strict=True):
+        fixed = text_constant(low, argument)
+        if fixed is not None:
+            format += _folded(conversion, fixed, argument.span).replace("%", "%%")
+        else:
+            name = _free(_field_name(argument) or f"arg{len(fields) + 1}", fields)
+            fields[name] = low.expression(argument)
+            places.append((conversion, argument.span))
+            format += conversion.text
+        format += text.replace("%", "%%")
+    return emit(low, "printf", format, fields, places, node.span)
+
+
+def print_(low: "Lowering", node: s.Call) -> tree.Stmt:
+    """A map, an element of one, or a value."""
+    target, *limits = node.arguments
+    if isinstance(target, s.Map) and target.key is None:
+        title = whole_map(low, target)
+        numbers = [constant(low, one) for one in limits]
+        if any(number is None or number < 0 for number in numbers):
+            raise TextError(node.span, "top and div are constant numbers", "write print(@map, 5, 1000)")
+        return emit(low, "print", " ".join([title, *map(str, numbers)]), {}, [], node.span)
+    if limits:
+        raise TextError(node.span, "top and div are for maps", "write print(@map, 5)")
+    if isinstance(target, s.Map):
+        items = target.key.items if isinstance(target.key, s.Tuple) else (target.key,)
+        parts = [one for one in items if one is not None]
+        format = f"@{target.id}[{', '.join(['%s'] * len(parts))}]: %s\n"
+        values = (s.Str(format, node.span), *parts, target)
+        return printf(low, s.Call("printf", values, node.span, node.function_span))
+    values = (s.Str("%s\n", node.span), target)
+    return printf(low, s.Call("printf", values, node.span, node.function_span))
+
+
+def time_(low: "Lowering", node: s.Call) -> tree.Stmt:
+    """The time of the event."""
+    format = "%H:%M:%S\n"
+    if node.arguments:
+        given = node.arguments[0]
+        if not isinstance(given, s.Str):
+            raise TextError(given.span, "the format is not a string", 'write time("%H:%M:%S\\n")')
+        format = given.value
+    return emit(low, "time", format, {}, [], node.span)
+
+
+def empty(low: "Lowering", node: s.Call) -> tree.Stmt:
+    """A map is emptied (clear), or its values become 0 (zero)."""
+    return emit(low, node.function, whole_map(low, node.arguments[0]), {}, [], node.span)
+
+
+def emit(
+    low: "Lowering",
+    prints: str,
+    format: str,
+    fields: Mapping[str, tree.Expr],
+    places: list[tuple[Conversion, Span]],
+    span: Span,
+) -> tree.Stmt:
+    """An event that is printed."""
+    if any("\ud800" <= char <= "\udfff" for char in format):
+        raise TextError(span, "bytes that are no UTF-8 cannot be printed yet")
+    if "\0" in format:
+        format = format[: format.index("\0")]
+    name = f"{prints}{len(low.prints) + 1}"
+    low.prints[name] = Print(prints, format, span, tuple(places))
+    event = tree.String(name, span)
+    return tree.Do(tree.Call("emit", (event,), tuple(fields.items()), span, span), span)
+
+
+def _field_name(node: s.Expr) -> str:
+    """What a value is called among the fields of its event; empty where it has no name."""
+    match node:
+        case s.Name(id=name) | s.Var(id=name) | s.Field(name=name):
+            return name
+        case s.Cast(value=value) | s.Index(value=value):
+            return _field_name(value)
+        case s.Call(function=function, arguments=(*_, last)) if function in (
+            "ntop",
+            "ksym",
+            "usym",
+            "macaddr",
+            "bswap",
+        ):
+            return _field_name(last)
+        case s.Call(function="str" | "buf", arguments=(first, *_)):
+            return _field_name(first)
+    return ""
+
+
+def _free(name: str, fields: Mapping[str, tree.Expr]) -> str:
+    """A name for a field that none has yet."""
+    if name in RESERVED:
+        name += "_"
+    number, free = 1, name
+    while free in fields:
+        number += 1
+        free = f"{name}_{number}"
+    return free
+
+
+def _folded(conversion: Conversion, text: str, span: Span) -> str:
+    """A text that is known, as its conversion prints it."""
+    if conversion.letters != "s":
+        raise TextError(span, f"{conversion.text} does not take a string", "use %s")
+    if conversion.precision >= 0:
+        text = text[: conversion.precision]
+    return text.ljust(conversion.width) if "-" in conversion.flags else text.rjust(conversion.width)
+
+
+def _takes(conversion: Conversion, type_: t.Type) -> bool:
+    """Whether a conversion takes values of a type."""
+    if conversion.letters == "s":
+        return True
+    if conversion.letters in INTEGER_CONVERSIONS:
+        shown = isinstance(type_, t.Int) and type_.display in ("ipv4", "ipv6", "mac")
+        return isinstance(type_, t.SCALARS) and not shown and not t.is_constant_text(type_)
+    return isinstance(type_, t.Bytes | t.Text | t.Array)

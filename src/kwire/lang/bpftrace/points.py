@@ -1,0 +1,50 @@
+"""What the attach points of a script mean, with quotes taken away and parameters replaced."""
+
+from kwire.kinds import TRACE
+from kwire.lang import attach
+from kwire.lang.bpftrace import syntax as s
+from kwire.lang.bpftrace import tables
+from kwire.lang.errors import LanguageError, TextError, did_you_mean
+from kwire.lang.tree import AttachPoint, Source
+
+
+def attach_point(point: s.AttachPoint, arguments: tuple[str, ...]) -> AttachPoint:
+    """What an attach point means. Raises `TextError`."""
+    text = _unquoted(point, arguments)
+    word, _, rest = text.partition(":")
+    provider = tables.PROVIDER.get(word.lower())
+    if provider is None:
+        cure = did_you_mean(word.lower(), tables.PROVIDER) or "as in kprobe:tcp_connect { … }"
+        raise TextError(point.span, f"there is no kind of probe {word!r}", cure)
+    if not provider.kind:
+        raise TextError(point.span, f"{provider.name} is not supported yet")
+    if provider.kind in TRACE and not rest:
+        return AttachPoint(provider.kind, "", "", 0, point.span)
+    if not rest:
+        raise TextError(point.span, f"{word!r} says no target", f"write {provider.form}")
+    try:
+        made = attach.parse(Source("", f"{provider.kind}:{rest}"), len(provider.kind) + 1 + len(rest))
+    except LanguageError as error:
+        raise TextError(point.span, error.cause, error.cure) from None
+    return made.replace(span=point.span)
+
+
+def _unquoted(point: s.AttachPoint, arguments: tuple[str, ...]) -> str:
+    """The text of an attach point without quotes, its parameters replaced."""
+    text = point.text.replace('"', "")
+    at = text.find("$")
+    while at >= 0:
+        end = at + 1
+        while text[end : end + 1].isdecimal() and text[end : end + 1].isascii():
+            end += 1
+        number = int(text[at + 1 : end] or 0)
+        if not 0 < number <= len(arguments):
+            message = (
+                f"there is no argument {text[at:end]}"
+                if number
+                else "$ stands before the number of an argument"
+            )
+            raise TextError(point.span, message, "give it behind the script")
+        text = text[:at] + arguments[number - 1] + text[end:]
+        at = text.find("$", at + len(arguments[number - 1]))
+    return text

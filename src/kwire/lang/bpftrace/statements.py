@@ -1,0 +1,196 @@
+"""Statements: assignments, choices, loops, and calls for their effect."""
+
+from collections.abc import Callable, Mapping
+
+from kwire.hints import TYPE_CHECKING, Final
+from kwire.lang import tree
+from kwire.lang.bpftrace import maps, output
+from kwire.lang.bpftrace import syntax as s
+from kwire.lang.bpftrace.calls import known, unready
+from kwire.lang.bpftrace.constants import constant, kept
+from kwire.lang.bpftrace.expressions import condition, type_name
+from kwire.lang.bpftrace.macros import expand
+from kwire.lang.errors import TextError
+from kwire.lang.tree import Span
+
+if TYPE_CHECKING:
+    from kwire.lang.bpftrace.lower import Lowering
+
+UNROLLED_MOST: Final = 100
+
+
+TURNS: Final = 1 << 20
+
+
+NESTED_TURNS: Final = 1 << 10
+"""How often a `while` runs at most, and one inside of another loop."""
+
+
+def statement(low: "Lowering", node: s.Stmt) -> list[tree.Stmt]:
+    """A statement. Raises `TextError`."""
+    match node:
+        case s.Do(value=value):
+            return perform(low, value, node.span)
+        case s.Assign():
+            return assign(low, node)
+        case s.Let():
+            return let(low, node)
+        case s.Jump(word="return"):
+            if node.value is not None and not isinstance(node.value, s.Int):
+                low.expression(node.value)
+            return [tree.Return(node.span)]
+        case s.Jump(word="break"):
+            return [tree.Break(node.span)]
+        case s.Jump():
+            return [tree.Continue(node.span)]
+        case s.ForRange():
+            return for_range(low, node)
+        case s.Unroll():
+            return unroll(low, node)
+        case s.Discard(value=value):
+            return perform(low, value, node.span) if isinstance(value, s.Call) else []
+        case s.While():
+            return while_(low, node)
+        case s.ForMap():
+            raise unready("a loop over a map", node.map.span)
+    raise unready("import", node.span)
+
+
+def perform(low: "Lowering", node: s.Expr, span: Span) -> list[tree.Stmt]:
+    """An expression for its effect."""
+    match node:
+        case s.If():
+            return choose(low, node)
+        case s.Block():
+            return list(low.block(node))
+        case s.Step(operand=operand, op=op):
+            one = s.Int(1, node.span)
+            return assign(low, s.Assign(operand, op[0], one, span))
+        case s.Call(function=function) if function not in low.macros:
+            return call_statement(low, node)
+        case s.Call():
+            value = expand(low, node, wanted=False)
+            assert value is None
+            return []
+        case s.Ternary(test=test, then=then, otherwise=otherwise) if then is not None:
+            chosen = condition(low, test)
+            return [tree.If(chosen, alone(low, then), alone(low, otherwise), span)]
+    return [tree.Assign(low.declare(""), low.expression(node), span, node.span)]
+
+
+def alone(low: "Lowering", node: s.Expr) -> tuple[tree.Stmt, ...]:
+    """An expression as a block of its own."""
+    return low.block(s.Block((s.Do(node, node.span),), None, node.span))
+
+
+def choose(low: "Lowering", node: s.If) -> list[tree.Stmt]:
+    """A choice."""
+    test = condition(low, node.test)
+    then = low.block(node.then)
+    otherwise: tuple[tree.Stmt, ...] = ()
+    if isinstance(node.otherwise, s.If):
+        inner = s.Block((s.Do(node.otherwise, node.otherwise.span),), None, node.otherwise.span)
+        otherwise = low.block(inner)
+    elif node.otherwise is not None:
+        otherwise = low.block(node.otherwise)
+    return [tree.If(test, then, otherwise, node.span)]
+
+
+def assign(low: "Lowering", node: s.Assign) -> list[tree.Stmt]:
+    """An assignment to a variable or a map."""
+    target = node.target
+    if isinstance(target, s.Map):
+        return maps.assign_map(low, target, node)
+    assert isinstance(target, s.Var)
+    if node.op:
+        value: tree.Expr = low.expression(s.Binary(node.op, target, node.value, node.span))
+    else:
+        value = kept(low, node.value)
+    return [tree.Assign(low.set(target), value, node.span, target.span)]
+
+
+def let(low: "Lowering", node: s.Let) -> list[tree.Stmt]:
+    """A declaration: without a value it is 0."""
+    span = node.target.span
+    value = tree.Number(0, span) if node.value is None else kept(low, node.value)
+    type_, type_span = "", span
+    if node.type is not None:
+        type_, type_span = type_name(low, node.type), node.type.span
+    if node.target.id in low.scopes[-1]:
+        raise TextError(span, f"${node.target.id} is declared already in this block", "leave out let")
+    return [tree.Assign(low.declare(node.target.id), value, node.span, span, type_, type_span)]
+
+
+def for_range(low: "Lowering", node: s.ForRange) -> list[tree.Stmt]:
+    """A loop over a range."""
+    start, end = low.expression(node.start), low.expression(node.end)
+    return loop(low, node.target, start, end, node.body, node.span)
+
+
+def while_(low: "Lowering", node: s.While) -> list[tree.Stmt]:
+    """A loop as long as a condition holds, at most so often."""
+    span = node.test.span
+    most = tree.Number(NESTED_TURNS if low.loops else TURNS, span)
+    said = tree.Call("turns", (most,), (), span, span)
+    before, low.hoisting = low.hoisting, False
+    test = condition(low, node.test)
+    low.hoisting = before
+    tests = test.operands if isinstance(test, tree.Logic) and test.op == "and" else (test,)
+    low.loops += 1
+    body = low.block(node.body)
+    low.loops -= 1
+    return [tree.While(tree.Logic("and", (said, *tests), span), body, node.span)]
+
+
+def unroll(low: "Lowering", node: s.Unroll) -> list[tree.Stmt]:
+    """A loop of a constant number of turns."""
+    count = constant(low, node.count)
+    if count is None or not 0 < count <= UNROLLED_MOST:
+        raise TextError(node.count.span, f"unroll takes a constant number from 1 to {UNROLLED_MOST}")
+    span = node.count.span
+    start, end = tree.Number(0, span), tree.Number(count, span)
+    return loop(low, s.Var("", span), start, end, node.body, node.span)
+
+
+def loop(
+    low: "Lowering", target: s.Var, start: tree.Expr, end: tree.Expr, body: s.Block, span: Span
+) -> list[tree.Stmt]:
+    """A loop whose variable is its own."""
+    low.scopes.append({})
+    name = low.declare(target.id)
+    low.loops += 1
+    made = low.block(body)
+    low.loops -= 1
+    low.scopes.pop()
+    step = tree.Number(1, span)
+    return [tree.For(name, start, end, step, made, span, target.span, _over(start.span, end.span))]
+
+
+def call_statement(low: "Lowering", node: s.Call) -> list[tree.Stmt]:
+    """A call for its effect."""
+    word = known(low, node)
+    if word.name in STATEMENTS:
+        return [STATEMENTS[word.name](low, node)]
+    return [tree.Assign(low.declare(""), low.expression(node), node.span, node.span)]
+
+
+def exit_(low: "Lowering", node: s.Call) -> tree.Stmt:
+    """The end of the script."""
+    arguments = tuple(low.expression(one) for one in node.arguments)
+    return tree.Do(tree.Call("exit", arguments, (), node.span, node.function_span), node.span)
+
+
+def _over(left: Span, right: Span) -> Span:
+    return Span(left.line, left.column, right.end_line, right.end_column)
+
+
+STATEMENTS: Final["Mapping[str, Callable[[Lowering, s.Call], tree.Stmt]]"] = {
+    "printf": output.printf,
+    "print": output.print_,
+    "time": output.time_,
+    "clear": output.empty,
+    "zero": output.empty,
+    "delete": maps.delete,
+    "exit": exit_,
+}
+"""The functions that are called for their effect, by name."""
