@@ -42,14 +42,23 @@ def test_line_rates_are_those_of_ethernet() -> None:
     assert speed.SIZES["IMIX"] == pytest.approx(361.83, abs=0.01)
 
 
+def test_a_share_is_of_the_line_in_packets_of_that_size() -> None:
+    one = speed.Speed("", "packets", speed.line_rate(10, 512) / 2, 1e9, 512.0)
+    assert one.share == pytest.approx(0.5)
+    assert speed.Speed("", "frames", 1e6, 1e9).share == 0
+
+
 def test_every_reader_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "parse", "--packets", "2000", "--runs", "1"]) == 0
     text = capsys.readouterr().out
     for part in (
         "frame headers, strict",
         "checksums",
-        "walk",
+        "pcapng of ours, walk",
         "pcapng of ours to columns",
+        "ideal network pcap, verify",
+        "ideal network pcap, stats",
+        "realistic mix, verify",
         "realistic mix, stats",
         "14.88",
         "IMIX",
@@ -61,5 +70,8 @@ def test_every_reader_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run.returncode == 0, run.stderr
     value = json.loads(run.stdout)
     assert len(value["readers"]) == 8
+    sizes = {one["name"]: one["size"] for one in value["readers"]}
+    assert sizes["pcapng of ours, walk"] == 0  # these travel on no line
+    assert 64 < sizes["ideal network pcap, stats"] < 90 < 500 < sizes["realistic mix, verify"] < 650
     assert value["long"]["bytes"] >= 30 << 20
     assert value["long"]["resident"] < 1 << 30

@@ -15,13 +15,16 @@ from typing import Any, Final, NamedTuple
 from kwire.analyze.capture_summary import CaptureSummary
 from kwire.analyze.source import Source
 from kwire.analyze.stats import Stats
+from kwire.capture import pcap
 from kwire.capture.reader import Capture
+from kwire.capture.verify import verify_capture
 from kwire.packets import samples
 from kwire.packets.open import open_capture
 from kwire.wire import walk
 from kwire.wire.columns import columns
 
 OVERHEAD: Final = 20  # bytes on the wire besides the frame
+CHECKSUM: Final = 4  # bytes of a frame that captures leave out
 RATES: Final = (10, 25, 40, 100)  # Gbit/s
 IMIX: Final = ((64, 7), (594, 4), (1518, 1))  # frame size, share
 MIXED: Final = 200_000  # packets of the realistic mix at most: it is made one by one
@@ -29,12 +32,21 @@ SIZES: Final = {"64": 64.0, "512": 512.0, "1518": 1518.0, "IMIX": sum(a * n for 
 
 
 class Speed(NamedTuple):
-    """What was measured: `items` a second, of which there were so many, and bytes a second."""
+    """What was measured: `items` and bytes a second.
+
+    `size`: of a packet on its line, in bytes on average, checksum included; 0: these travel on none.
+    """
 
     name: str
     unit: str
     items: float
     bytes: float
+    size: float = 0.0
+
+    @property
+    def share(self) -> float:
+        """Of what a 10 GbE line delivers at most in such packets; 0: these travel on none."""
+        return self.items / line_rate(10, self.size) if self.size else 0.0
 
 
 def line_rate(gigabits: float, size: float) -> float:
@@ -80,8 +92,14 @@ def walked(capture: Capture) -> int:
         return sum(map(len, capture))
 
 
+def proven(path: str) -> int:
+    """What `kwire verify` does with a capture; how many events are stored in it."""
+    with open_capture(path) as capture:
+        return verify_capture(capture).totals.stored
+
+
 def counted(path: str) -> int:
-    """The statistics of a capture; how many events they count."""
+    """What `kwire stats` does with a capture; how many events are counted."""
     with Source(path) as source:
         return Stats(source, CaptureSummary()).scan.events
 
@@ -101,12 +119,13 @@ def measure(count: int, runs: int) -> Iterator[Speed]:
 
 
 def _network(name: str, data: bytes, packets: int, expected: int, runs: int) -> Iterator[Speed]:
-    """A capture of a network as `verify` and as `stats` read it."""
+    """A capture of a network as two verbs read it."""
+    size = (len(data) - pcap.HEADER_SIZE) / packets - pcap.RECORD_SIZE + CHECKSUM
     with file_of(data) as path:
-        for how, read in (("walk", lambda: walked(open_capture(path))), ("stats", lambda: counted(path))):
-            seconds, events = best(read, runs)
+        for verb, read in (("verify", proven), ("stats", counted)):
+            seconds, events = best(lambda read=read: read(path), runs)  # type: ignore[misc]
             assert events == expected
-            yield Speed(f"{name}, {how}", "packets", packets / seconds, len(data) / seconds)
+            yield Speed(f"{name}, {verb}", "packets", packets / seconds, len(data) / seconds, size)
 
 
 def _frames(count: int, runs: int) -> Iterator[Speed]:

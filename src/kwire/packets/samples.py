@@ -102,8 +102,9 @@ class Mix(NamedTuple):
     events: int
 
 
-SOURCES: Final = 200  # agents on UDP …
-STREAMS: Final = 20  # … and on TCP
+SOURCES: Final = 1000  # agents on UDP …
+STREAMS: Final = 100  # … and on TCP
+APART: Final = 50  # µs between two packets of a mix
 SEGMENT: Final = 1448
 TCP_DATA: Final = 250  # events of a DATA frame on TCP
 
@@ -111,10 +112,10 @@ TCP_DATA: Final = 250  # events of a DATA frame on TCP
 def realistic(count: int) -> Mix:
     """About `count` packets as a tap sees them.
 
-    Two of five are UDP datagrams of 200 agents with one to four events each; one of five is a segment of 20
-    TCP connections; the others are no business of ours: streams, datagrams, name servers, ARP, IPv6. Of ours
-    1 in 200 is missing and 1 in 100 late; every other flow has its checksums left to the card, every tenth a
-    VLAN.
+    Two of five are UDP datagrams of 1,000 agents with one to four events each; one of five is a segment of
+    100 TCP connections; the others are no business of ours: streams, datagrams, name servers, ARP, IPv6. Of
+    ours 1 in 200 is missing and 1 in 100 late; every other flow has its checksums left to the card, every
+    tenth a VLAN.
     """
     from random import Random
 
@@ -124,6 +125,12 @@ def realistic(count: int) -> Mix:
     others = [_record(packet) for packet in (*_others(), *_large())]
     late: list[tuple[int, bytes]] = []
     packets = 0
+
+    def captured(record: bytes) -> None:
+        nonlocal packets
+        out.append(_at(packets * APART) + record[8:])
+        packets += 1
+
     while packets < count:
         choice, record = source.random(), b""
         if choice < 0.4:
@@ -136,14 +143,13 @@ def realistic(count: int) -> Mix:
             late.append((packets + source.randrange(1, 40), record))
             record = b""
         while late and late[0][0] <= packets:
-            out.append(late.pop(0)[1])
-            packets += 1
+            captured(late.pop(0)[1])
         if record:
-            out.append(record)
-            packets += 1
-    out += [record for _, record in late]
+            captured(record)
+    for _, record in late:
+        captured(record)
     found = sum(one.found() for one in (*agents, *streams))
-    return Mix(b"".join(out), packets + len(late), found)
+    return Mix(b"".join(out), packets, found)
 
 
 class _Flow(ABC):
@@ -313,7 +319,13 @@ def _udp(payload: bytes) -> bytes:
 
 
 def _record(packet: bytes) -> bytes:
-    return struct.pack("=IIII", WALL // 1_000_000_000, 0, len(packet), len(packet)) + packet
+    return _at(0) + struct.pack("=II", len(packet), len(packet)) + packet
+
+
+def _at(microseconds: int) -> bytes:
+    """The time of a record, so long after WALL."""
+    seconds, rest = divmod(microseconds, 1_000_000)
+    return struct.pack("=II", WALL // 1_000_000_000 + seconds, rest)
 
 
 def _put(rows: "Bytes", at: int, values: "Bytes") -> None:
