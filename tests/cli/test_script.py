@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +111,84 @@ def test_the_tree_is_shown() -> None:
     run = kwire("-d", "ast", "-e", "kprobe:f { exit() }")
     assert run.returncode == 0
     assert run.stdout == "probe\n  attachpoint text='kprobe:f'\n  block\n    call function='exit'\n"
+
+
+def test_a_stage_is_shown() -> None:
+    program = 'BEGIN {\n $x = pid;\n if ($x > 7) { printf("%d\\n", $x); }\n}'
+    run = kwire("-d", "all", "-e", program)
+    assert (run.returncode, run.stderr) == (0, "")
+    lines = run.stdout.splitlines()
+    assert lines[0] == "probe"
+    assert "; begin" in lines
+    assert "entry:" in lines
+    at = lines.index('; stdin:3: if ($x > 7) { printf("%d\\n", $x); }')
+    assert re.match(r" +\d+: \(..\) ", lines[at + 1])
+    only = kwire("-d", "ir", "-e", program).stdout.splitlines()
+    assert only[:2] == ["; begin", "entry:"]
+    assert only[:-1] == lines[lines.index("; begin") :][: len(only) - 1]
+    assert kwire("-d", "nope", "-e", program).returncode == 2
+
+
+def test_probes_are_listed() -> None:
+    assert kwire("-l", "interval:*", "begin").stdout.split() == [
+        *(f"interval:{unit}:" for unit in ("hz", "ms", "ns", "s", "us")),
+        "begin",
+    ]
+    run = kwire("-lv", "tracepoint:sched:sched_process_ex*,struct list_head", "profile:hz")
+    lines = run.stdout.splitlines()
+    assert lines[0] == "tracepoint:sched:sched_process_exec"
+    assert "    pid_t pid" in lines
+    assert "tracepoint:sched:sched_process_exit" in lines
+    assert "struct list_head {" in lines
+    assert lines[-1] == "profile:hz:"
+    program = "interval:s:1 { } tracepoint:sched:sched_process_exi[t], BEGIN { }"
+    assert kwire("-l", "-e", program).stdout.split() == [
+        "interval:s:",
+        "tracepoint:sched:sched_process_exit",
+        "begin",
+    ]
+    run = kwire("-l", "-e", "kprope:f { }")
+    assert run.returncode == 1
+    assert "did you mean kprobe" in run.stderr
+    run = kwire("-l", "nowhere.bt")
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr == "kwire: read nowhere.bt: no such file or directory\n"
+
+
+def test_what_scripts_find_here_is_told() -> None:
+    lines = kwire("--info").stdout.splitlines()
+    rows = dict(line.strip().split(": ", 1) for line in lines if line.startswith("  "))
+    assert rows["Arch"] == os.uname().machine
+    assert {"btf", "kprobe_multi", "Loop support", "libdw (DWARF support)", "fentry"} < rows.keys()
+    answers = [value for name, value in rows.items() if name not in ("OS", "Arch", "version", "Python")]
+    assert set(answers) == {"yes", "no"}
+
+
+@pytest.mark.live
+@pytest.mark.native
+def test_options_of_bpftrace() -> None:
+    quiet = [
+        "-k",
+        "-I",
+        "/nowhere",
+        "--include",
+        "x.h",
+        "--no-feature",
+        "kprobe_multi",
+        "--unsafe",
+        "-B",
+        "full",
+    ]
+    run = kwire(*quiet, "-v", "-e", 'BEGIN { printf("%d %d\\n", $1, $2); exit(4); }', "5", "--", "7")
+    assert run.returncode == 4
+    assert run.stdout == "5 7\n\n\n"
+    said, attached = run.stderr.splitlines()
+    assert re.fullmatch(r"begin: \d+ instructions, attached as begin", said)
+    assert attached == "Attached 1 probe"
+    program = "config = { missing_probes = warn } BEGIN, tracepoint:no:no { }"
+    assert "WARNING" in kwire("--dry-run", "-e", program).stderr
+    run = kwire("--dry-run", "--no-warnings", "-e", program)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ error with the nearest names.
 """
 
 import argparse
+import fnmatch
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from kwire.btf.store import Kernel, load_kernel
@@ -17,7 +19,7 @@ from kwire.errors import KwireError
 from kwire.kernel import catalog, features
 from kwire.kernel.catalog import CatalogError, Target
 from kwire.kernel.syscall import KernelError
-from kwire.kinds import FUNCTIONS, KINDS
+from kwire.kinds import FUNCTIONS, KINDS, NANOSECONDS
 from kwire.lang import attach, tree
 from kwire.view.text import safe
 
@@ -46,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         return _remote(args, patterns)
     if patterns[0] in listtypes.KINDS and len(patterns) == 2:
         patterns = [" ".join(patterns)]  # struct tcp_sock, without the quotes
-    listing = _Listing(bool(args.json), bool(args.verbose))
+    listing = Listing(bool(args.json), bool(args.verbose))
     for pattern in patterns:
         listing.write(" ".join(pattern.split()))
     return 0
@@ -98,7 +100,7 @@ def _named_there(host: "Host", pattern: str) -> list[str]:
     return found
 
 
-class _Listing:
+class Listing:
     """One run of the verb: how it writes, and the kernel's types, opened when first needed."""
 
     __slots__ = ("_json", "_kernel", "_noted", "_verbose")
@@ -110,21 +112,36 @@ class _Listing:
         self._noted: set[str] = set()
 
     def write(self, pattern: str) -> None:
-        """List what one pattern names. Raises KwireError where that is nothing."""
+        """List what one pattern names, or several with commas between. Raises KwireError where one names
+        nothing.
+        """
+        for one in pattern.split(","):
+            self._write(one.strip())
+
+    def _write(self, pattern: str) -> None:
         if pattern.partition(" ")[0] in listtypes.KINDS:
             self._types(pattern)
             return
         kind, colon, rest = pattern.partition(":")
+        if colon and kind != "*" and catalog.WILDCARD.search(kind):
+            self._everywhere(rest or "*", [one for one in KINDS if fnmatch.fnmatchcase(one, kind.lower())])
+            return
         if (colon and kind != "*") or kind in KINDS:
             name = attach.kind_of(tree.Source("PATTERN", pattern), kind)
             self._probes(self._expand(name, rest or "*"))
             self._note(name)
             return
-        self._everywhere((rest if colon else pattern) or "*")
+        self._everywhere((rest if colon else pattern) or "*", KINDS)
 
     # --- probes ---
 
     def _expand(self, kind: str, pattern: str) -> list[Target]:
+        if KINDS[kind].place == "timer":  # of each unit there are any number
+            units = (*NANOSECONDS, "hz")
+            chosen = [one for one in units if fnmatch.fnmatchcase(one, pattern.partition(":")[0])]
+            return [Target(kind, one, "") for one in sorted(chosen)] or catalog.expand(kind, pattern)
+        if KINDS[kind].place == "trace":
+            return [Target(kind, "", "")]
         if kind not in FUNCTIONS:
             return catalog.expand(kind, pattern)
         try:
@@ -139,11 +156,14 @@ class _Listing:
             self._say(f"{error}; listing the functions in BTF")
             return listtypes.functions(self._types_of_kernel(), kind, pattern)
 
-    def _everywhere(self, pattern: str) -> None:
-        """All kinds of probes, and a type that has just this name."""
+    def _everywhere(self, pattern: str, kinds: Iterable[str]) -> None:
+        """Probes of all these kinds, and a type that has just this name."""
         written = 0
         refused: list[KwireError] = []
-        for kind in KINDS:
+        for kind in kinds:
+            place = KINDS[kind].place
+            if place == "trace" or (place == "timer" and pattern.strip("*:")):
+                continue
             answer = features.probe(KINDS[kind].feature)
             if answer.answer == "no":
                 self._note(kind)

@@ -186,9 +186,13 @@ def _parse(name: str, verb: Verb, words: list[str]) -> argparse.Namespace:
     verb.configure(parser)
     parser.epilog = f"{(parser.epilog or '').rstrip()}\n\n{status.EPILOG}".lstrip()
     command: list[str] | None = None
-    if getattr(verb, "COMMAND", False) and "--" in words:  # ends our arguments and begins the command
+    rest: list[str] = []
+    if "--" in words and getattr(verb, "COMMAND", False):  # ends our arguments and begins the command
         at = words.index("--")
         command, words = words[at + 1 :], words[:at]
+    elif "--" in words and getattr(verb, "REST", False):  # what follows is for the script
+        at = words.index("--")
+        rest, words = words[at + 1 :], words[:at]
     for before, word in zip(["", *words], words, strict=False):
         if not word or (word.startswith("--") and word.endswith("=")):
             what = word[:-1] or (f"what follows {before}" if before.startswith("-") else "an argument")
@@ -196,6 +200,7 @@ def _parse(name: str, verb: Verb, words: list[str]) -> argparse.Namespace:
     words = _joined(words)
     mixed = getattr(verb, "INTERMIXED", False)  # an optional argument may stand after options
     parsed = parser.parse_intermixed_args(words) if mixed else parser.parse_args(words)
+    parsed.rest = rest
     if command is not None:
         if parsed.command is not None:
             parser.error("-c and -- both give a command")

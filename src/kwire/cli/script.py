@@ -17,6 +17,7 @@ from kwire.cli.lines import say, tell
 from kwire.cli.status import FAILED, OK
 from kwire.errors import KwireError
 from kwire.kinds import TRACE
+from kwire.lang.bpftrace.points import places
 from kwire.lang.bpftrace.reader import read
 from kwire.lang.bpftrace.syntax import Script
 from kwire.lang.errors import LanguageError
@@ -46,12 +47,27 @@ kept with -w, and `kwire show FILE` prints it again.
 """
 
 INTERMIXED = True
+REST = True
 MAX_SCRIPT = 1 << 20
 STDIN = "stdin"
 """What a program that stands in no file is called in messages."""
 
-STAGES = ("ast",)
-"""What -d can show."""
+STAGES = ("ast", "ir", "asm", "all")
+"""What -d shows: how the script was read; what is compiled of it; the instructions, under their source lines.
+"""
+
+UNCHANGED = (
+    ("-k", 0),
+    ("-b", 0),
+    ("-I", 1),
+    ("--include", 1),
+    ("--debuginfo", 1),
+    ("--no-feature", 1),
+    ("--usdt-file-activation", 0),
+)
+"""Options of bpftrace that change nothing here, and how many values each has: types come from the kernel's
+BTF, and how probes attach is found out.
+"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -59,48 +75,96 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = USAGE
     parser.prog = "kwire"
     parser.epilog = EXAMPLES
-    parser.add_argument("words", metavar="FILE|ARGUMENT", nargs="*", help="a script, and what it is given")
+    parser.add_argument(
+        "words", metavar="FILE|ARGUMENT", nargs="*", help="a script, and what it is given; more behind --"
+    )
     parser.add_argument("-e", dest="program", metavar="PROGRAM", help="the text of a script")
     parser.add_argument(
-        "-c", dest="command", metavar="COMMAND", type=values.command, help="run this, and end with it"
+        "-l",
+        "--list",
+        action="store_true",
+        help="list probes: those of a pattern or script, or all; -lv: their arguments",
+    )
+    parser.add_argument("--info", action="store_true", help="say what scripts find here, and end")
+    parser.add_argument(
+        "-c",
+        "--cmd",
+        dest="command",
+        metavar="COMMAND",
+        type=values.command,
+        help="run this, and end with it",
     )
     parser.add_argument(
         "-p",
+        "--pid",
         dest="pids",
         metavar="PID",
         type=values.process_ids,
         action="extend",
         help="these processes only",
     )
-    parser.add_argument("-o", dest="output", metavar="FILE", help="print to a file")
+    parser.add_argument("-o", "--output", dest="output", metavar="FILE", help="print to a file")
     parser.add_argument("-w", dest="write", metavar="FILE", help="keep what is printed in a capture, pcapng")
     parser.add_argument("-f", dest="format", choices=("text", "json"), default="text", help="how to print")
     parser.add_argument(
-        "-B", dest="buffering", choices=("line", "full", "none"), default="line", help=argparse.SUPPRESS
+        "-B",
+        dest="buffering",
+        choices=("line", "full", "none"),
+        default="line",
+        help="write what is printed as it comes, or (full) in large pieces",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but what is wrong")
+    parser.add_argument("--no-warnings", action="store_true", help="leave warnings out")
     parser.add_argument(
         "-d", dest="stage", metavar="STAGE", choices=STAGES, help=f"show a stage: {', '.join(STAGES)}"
     )
-    parser.add_argument("--dry-run", action="store_true", help="check and compile only")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="compile, have the kernel verify it, attach nothing"
+    )
     parser.add_argument("--unsafe", action="store_true", help="allow what can change the system")
+    for option, count in UNCHANGED:
+        action = "append" if count else "append_const"
+        parser.add_argument(option, dest="unchanged", help=argparse.SUPPRESS, action=action)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the script; the exit status."""
-    name, text, arguments = _script(args)
+    if args.info:
+        from kwire.cli.info import lines
+
+        sys.stdout.writelines(f"{line}\n" for line in lines())
+        return OK
     with _faults():
+        if args.list:
+            return _list(args)
+        name, text, arguments = _script(args)
         script = read(name, text)
-        if args.stage:
+        if args.stage == "ast":
             sys.stdout.write(_shown(script))
             return OK
         return _run(args, script, arguments)
     return FAILED
 
 
+def _list(args: argparse.Namespace) -> int:
+    """List the probes of the patterns, or of a script."""
+    from kwire.cli.list import Listing
+
+    patterns: list[str] = args.words or ["*"]
+    if args.program is not None or (len(patterns) == 1 and patterns[0].endswith(".bt")):
+        if args.program is None and not os.path.exists(patterns[0]):
+            raise KwireError("read", patterns[0], "no such file or directory")
+        name, text, arguments = _script(args)
+        patterns = [str(one) for one in places(read(name, text), tuple(arguments))]
+    listing = Listing(json=args.format == "json", verbose=bool(args.verbose))
+    for pattern in patterns:
+        listing.write(" ".join(pattern.split()))
+    return OK
+
+
 def _script(args: argparse.Namespace) -> tuple[str, str, list[str]]:
     """The name and the text of the script, and what it is given."""
-    words = list(args.words)
+    words = [*args.words, *args.rest]
     if args.program is not None:
         return STDIN, args.program, words
     if not words:
@@ -133,15 +197,27 @@ def _run(args: argparse.Namespace, script: Script, arguments: list[str]) -> int:
     with tracing.chosen(args, None, aside=False, everyone=True) as (processes, ground):
         command = processes.command.pid if processes.command else 0
         made = plan_script(script, arguments, scope=processes.scope, command=command)
-        if args.dry_run:
+        if args.stage:
+            from kwire.cli.stages import shown
+
+            if args.stage == "all":
+                sys.stdout.write(_shown(script))
+            sys.stdout.writelines(f"{line}\n" for line in shown(made.plan, args.stage))
             return OK
+        if args.verbose:
+            from kwire.cli.stages import programs
+
+            for text in programs(made.plan):
+                tell(text)
         # A script of BEGIN and END only is over when these have run.
         kinds = {point.text.partition(":")[0].lower() for probe in script.probes for point in probe.points}
         limits = Limits(seconds=0.0) if kinds <= set(TRACE) and args.command is None else Limits()
         with Recorder(made.plan, limits, ground=ground) as running:
-            for one in made.missing:
+            for one in () if args.no_warnings else made.missing:
                 for line in one.report(script.source, "WARNING"):
                     tell(line)
+            if args.dry_run:
+                return OK
             if args.write is not None and made.maps:
                 say("what maps hold at the end is printed, but not kept in the capture yet")
             return _record(args, made, running, processes)
@@ -174,7 +250,7 @@ def _record(args: argparse.Namespace, made: "Planned", running: Recorder, proces
                 act = ScriptMaps(running.plan.maps, running.tracer.maps, json=args.format == "json").act
             json = args.format == "json"
             format = PrintedJson(act) if json else Printed(terminal=stream.isatty(), act=act)
-            return [Screen(Renderer(format), by_number, stream)]
+            return [Screen(Renderer(format), by_number, stream, keep=args.buffering == "full")]
 
         summary = tracing.record(running, args, args.write, sinks, processes)
         if args.format == "text":

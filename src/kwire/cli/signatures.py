@@ -11,6 +11,7 @@ from kwire.btf.types import FuncProto, Kind, Param
 from kwire.kernel import tracefs
 from kwire.kernel.catalog import Target
 from kwire.kernel.formats import EventField
+from kwire.kinds import KINDS
 
 
 class Argument(NamedTuple):
@@ -34,6 +35,8 @@ def signature(target: Target, kernel: Callable[[], Kernel]) -> tuple[list[Argume
             Argument(field.name, _type(field), field.declaration, field.offset, field.size)
             for field in fields
         ], None
+    if KINDS[target.kind].place in ("timer", "trace"):
+        return [], None
     if target.kind == "rawtracepoint":
         return _raw(kernel(), target.name), None
     function = kernel().func(target.name, target.group or None)

@@ -31,7 +31,7 @@ from kwire.bpf.asm import (
     movsx,
     st,
 )
-from kwire.bpf.helpers import HELPERS
+from kwire.bpf.helpers import HELPERS, NAMES
 from kwire.bpf.image import Image, MapSpec
 from kwire.kernel import cures, tracefs
 from kwire.kernel.attach import GET_KPROBES, NO_KPROBES, Link, attach, attach_multi, kprobe_pmu
@@ -162,7 +162,7 @@ def helpers(kind: str) -> Callable[[], Answer]:
         with_nothing = trying(lambda: _load_nothing(kind).close())
         if with_nothing.answer != "yes":
             return with_nothing
-        lacking = [name for name in HELPERS_OF[kind] if not _has_helper(kind, HELPERS[name].id)]
+        lacking = [name for name in HELPERS_OF[kind] if not has_helper(kind, name)]
         if lacking and cures.locked():
             return Answer("no", f"without {', '.join(lacking)}: {cures.LOCKED}", cures.UNLOCK)
         if lacking:
@@ -360,11 +360,11 @@ def _code(*items: Item) -> Answer:
     return trying(lambda: load(image("kwire_probe", "tracepoint", items), {}).close())
 
 
-def _has_helper(kind: str, number: int) -> bool:
+def has_helper(kind: str, name: str) -> bool:
     """Whether the verifier knows the helper; it looks at the arguments, which are missing here, only after
     that.
     """
-    one: Image = image("kwire_probe", kind, [call(number), mov64(R0, 0), exit_()])
+    one: Image = image("kwire_probe", kind, [call(NAMES.index(name)), mov64(R0, 0), exit_()])
     try:
         load(one, {}).close()
     except KernelError as error:

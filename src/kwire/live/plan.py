@@ -42,7 +42,7 @@ class Group(NamedTuple):
     `kind`: how it is attached; `multi`: all points by one kprobe.multi link; `btf_id`, `module`: of the
     function of an fentry or fexit, in the kernel's ("") or a module's BTF; `shapes`: how many kinds of events
     each point has; `otherwise`: gives another image of the same, for when the verifier finds this one too
-    complex; None where there is none.
+    complex; None where there is none; `explain`: gives the program between checker and instructions, as text.
     """
 
     image: Image
@@ -53,6 +53,7 @@ class Group(NamedTuple):
     module: str = ""
     shapes: int = 1
     otherwise: "Callable[[], Image | None] | None" = None
+    explain: Callable[[], str] | None = None
 
 
 class UnitMap(NamedTuple):

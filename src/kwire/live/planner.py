@@ -506,7 +506,8 @@ class Planner:
             task=task,
             namespace=self._namespace,
         )
-        compiled = compile_(loops=LONG if any_called(first.program) and _loops() else NONE)
+        loops = LONG if any_called(first.program) and _loops() else NONE
+        compiled = compile_(loops=loops)
 
         def otherwise() -> Image | None:
             try:
@@ -547,6 +548,7 @@ class Planner:
             site.module,
             each,
             otherwise if any_walked(first.program) else None,
+            lambda: compile_(loops=loops, explain=True).ir,
         )
 
 

@@ -215,15 +215,17 @@ def characters(rows: list[Row]) -> int:
 
 class Ordered:
     """Rows on their way to a text stream, in order of time as far as `window` rows reach; 0: each `flush`.
+    `keep`: the stream is left to write when it is full.
 
     Events of several CPUs lie in a capture in runs, so their order of time is found by sorting. At most ROOM
     characters wait, or what comes at once.
     """
 
-    __slots__ = ("_format", "_rows", "_size", "_stream", "_window")
+    __slots__ = ("_format", "_keep", "_rows", "_size", "_stream", "_window")
 
-    def __init__(self, format: Format, stream: IO[str], window: int = 0) -> None:
+    def __init__(self, format: Format, stream: IO[str], window: int = 0, *, keep: bool = False) -> None:
         self._format = format
+        self._keep = keep
         self._stream = stream
         self._window = window
         self._rows: list[Row] = []
@@ -245,7 +247,8 @@ class Ordered:
         rows, self._rows, self._size = self._rows, [], 0
         rows.sort(key=_time)
         self._write(rows)
-        self._stream.flush()
+        if not self._keep:
+            self._stream.flush()
 
     def _write(self, rows: list[Row]) -> None:
         if not rows:
@@ -341,10 +344,13 @@ class Screen:
 
     __slots__ = ("_out", "_renderer", "_schemas")
 
-    def __init__(self, renderer: Renderer, schemas: Mapping[int, Schema], stream: IO[str]) -> None:
+    def __init__(
+        self, renderer: Renderer, schemas: Mapping[int, Schema], stream: IO[str], *, keep: bool = False
+    ) -> None:
+        """`keep`: the stream writes when it is full, not after each round."""
         self._renderer = renderer
         self._schemas = schemas
-        self._out = Ordered(renderer.format, stream)
+        self._out = Ordered(renderer.format, stream, keep=keep)
 
     def write(self, frames: Frames) -> None:
         """Take frames; nothing of them is kept but their lines."""

@@ -29,6 +29,20 @@ def attach_point(point: s.AttachPoint, arguments: tuple[str, ...]) -> AttachPoin
     return made.replace(span=point.span)
 
 
+def places(script: s.Script, arguments: tuple[str, ...]) -> list[AttachPoint]:
+    """The attach points of all probes of a script. Raises `LanguageError` with what is wrong in them."""
+    found: list[AttachPoint] = []
+    faults = []
+    for point in (point for probe in script.probes for point in probe.points):
+        try:
+            found.append(attach_point(point, arguments))
+        except TextError as error:
+            faults.append(error.diagnostic)
+    if faults:
+        raise LanguageError(script.source, faults)
+    return found
+
+
 def _unquoted(point: s.AttachPoint, arguments: tuple[str, ...]) -> str:
     """The text of an attach point without quotes, its parameters replaced."""
     text = point.text.replace('"', "")
