@@ -137,7 +137,9 @@ class Synthetic:
     """No program asks for the end."""
     maps: Sequence[object] = ()
 
-    def __init__(self, plan: Plan, *, ground: object = None, follow: bool = False) -> None:
+    def __init__(
+        self, plan: Plan, *, ground: object = None, follow: bool = False, leaving: bool = False
+    ) -> None:
         self.plan = plan
         self.rings = [_Always()]
         self._began = 0.0

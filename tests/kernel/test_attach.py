@@ -53,6 +53,21 @@ SYS_GETSID = f"{PREFIX}sys_getsid"
 
 
 @pytest.mark.needs("tracepoint")
+def test_a_program_is_taken_away_before_its_event(hits: Any, counting: Counting) -> None:
+    with load(counting("tracepoint", result=1), {"hits": hits.map}) as prog:
+        link = attach(prog, "tracepoint", GETPPID)
+    assert hits.since(getppid(3)) == 3
+    left = link.detach()
+    assert hits.since(getppid(3)) == 0
+    assert [event.closed for event in left] == [False] * len(left)
+    assert len(left) == link.is_link
+    for event in left:
+        event.close()
+    assert link.closed
+    assert link.detach() == ()
+
+
+@pytest.mark.needs("tracepoint")
 @pytest.mark.parametrize("result", [0, 1])
 def test_a_tracepoint_runs_its_program_each_time(hits: Any, counting: Counting, result: int) -> None:
     with load(counting("tracepoint", result=result), {"hits": hits.map}) as prog:
@@ -376,7 +391,9 @@ def test_descriptors_do_not_leak_where_attaching_fails(counting: Counting, hits:
             with pytest.raises(KernelError):
                 attach(prog, kind, target)
         with attach(prog, "tracepoint", GETPPID):
-            assert len(os.listdir("/proc/self/fd")) == before + 1
+            assert len(os.listdir("/proc/self/fd")) == before + 1 + link.is_link, (
+                "its event is closed after it"
+            )
         assert len(os.listdir("/proc/self/fd")) == before
         assert Link.__slots__
         assert Map.__slots__

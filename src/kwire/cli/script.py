@@ -212,7 +212,7 @@ def _run(args: argparse.Namespace, script: Script, arguments: list[str]) -> int:
         # A script of BEGIN and END only is over when these have run.
         kinds = {point.text.partition(":")[0].lower() for probe in script.probes for point in probe.points}
         limits = Limits(seconds=0.0) if kinds <= set(TRACE) and args.command is None else Limits()
-        with Recorder(made.plan, limits, ground=ground) as running:
+        with Recorder(made.plan, limits, ground=ground, leaving=True) as running:
             for one in () if args.no_warnings else made.missing:
                 for line in one.report(script.source, "WARNING"):
                     tell(line)

@@ -305,7 +305,7 @@ def prepared(args: argparse.Namespace, *, aside: bool) -> Iterator[tuple[Recorde
         from kwire.live.recorder import Limits, Recorder
 
         limits = Limits(args.seconds, args.count)
-        with Recorder(planning.plan(), limits, ground=ground) as recorder:
+        with Recorder(planning.plan(), limits, ground=ground, leaving=True) as recorder:
             planning.close()
             yield recorder, processes
 
@@ -340,7 +340,7 @@ def chosen(
 
 
 def allow_descriptors() -> None:
-    """Allow as many open files as the hard limit does: a probe takes two or three, a session three."""
+    """Allow as many open files as the hard limit does: a probe takes three or four, a session three."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

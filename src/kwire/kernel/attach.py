@@ -3,7 +3,8 @@ away.
 
 Invariants: nothing is left in the kernel when the descriptors are gone; an error says which probe, and what
 is missing and how to get it where that is known; a program that is attached many times tells its probes
-apart by the cookie.
+apart by the cookie; taking a program away (`Link.detach`) waits for its last run only. The perf event that it
+leaves is closed by whoever has time: the kernel takes some 40 ms for each, one after the other.
 
 A tracepoint's perf event is opened disabled and stays so. The programs of a tracepoint hang on the
 tracepoint, not on the event, and run whether or not the event counts (a test watches that). A disabled
@@ -52,15 +53,31 @@ class AttachError(KernelError):
 
 
 class Link(Fd):
-    """A program on a probe. `mechanism`: how it hangs there, `kprobe.multi`, `fentry`, …"""
+    """A program on a probe. `mechanism`: how it hangs there, `kprobe.multi`, `fentry`, …; `events`: the perf
+    events on which it hangs.
+    """
 
-    __slots__ = ("is_link", "mechanism", "target")
+    __slots__ = ("events", "is_link", "mechanism", "target")
 
-    def __init__(self, fd: int, mechanism: str, target: str, is_link: bool = True) -> None:
+    def __init__(
+        self, fd: int, mechanism: str, target: str, is_link: bool = True, events: Sequence[Fd] = ()
+    ) -> None:
         super().__init__(fd)
+        self.events = events
         self.mechanism = mechanism
         self.target = target
         self.is_link = is_link  # false where the kernel has no links for this and `fd` is the perf event
+
+    def detach(self) -> Sequence[Fd]:
+        """Take the program away: it runs no more. Gives what is left to be closed."""
+        super().close()
+        events, self.events = self.events, ()
+        return events
+
+    def close(self) -> None:
+        """Take the program away and free all that it hung on."""
+        for event in self.detach():
+            event.close()
 
     @property
     def missed(self) -> int:
@@ -78,18 +95,15 @@ class Link(Fd):
 class SeveralLinks(Link):
     """A program that hangs on several events at once, which are taken away together."""
 
-    __slots__ = ("others",)
+    __slots__ = ("all",)
 
     def __init__(self, first: Link, others: Sequence[Link]) -> None:
-        super().__init__(os.dup(first.fd), first.mechanism, first.target, first.is_link)
-        first.close()
-        self.others = others
+        super().__init__(-1, first.mechanism, first.target, first.is_link)
+        self.all = (first, *others)
 
-    def close(self) -> None:
+    def detach(self) -> Sequence[Fd]:
         """Take it away from all."""
-        for one in self.others:
-            one.close()
-        super().close()
+        return [event for one in self.all for event in one.detach()]
 
 
 def attach(prog: Prog, kind: str, target: str, cookie: int = 0) -> Link:
@@ -289,8 +303,9 @@ MECHANISMS = {
 
 
 def _on_perf_event(prog: Prog, perf: int, kind: str, target: str, cookie: int) -> Link:
-    """Put a program on a perf event, by a link where there are links; it then keeps the event alive."""
+    """Put a program on a perf event, by a link where there are links."""
     event = Fd(perf)
+    links = False
     try:
         fd, error, _ = try_bpf(
             "link_create_perf",
@@ -300,8 +315,8 @@ def _on_perf_event(prog: Prog, perf: int, kind: str, target: str, cookie: int) -
             bpf_cookie=cookie,
         )
         if not error:
-            event.close()
-            return Link(fd, kind, target)
+            links = True
+            return Link(fd, kind, target, events=(event,))
         if error == errno.EINVAL and not cookie:
             try:
                 fcntl.ioctl(event.fd, PERF_EVENT_IOC_SET_BPF, prog.fd)
@@ -317,7 +332,8 @@ def _on_perf_event(prog: Prog, perf: int, kind: str, target: str, cookie: int) -
         }.get(error, "")
         raise _refused(kind, target, error, note)
     finally:
-        event.close()
+        if not links:
+            event.close()
 
 
 def kprobe_pmu() -> tuple[int, int] | None:

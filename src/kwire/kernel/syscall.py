@@ -7,6 +7,7 @@ may be called any number of times. Every descriptor is close-on-exec.
 import ctypes
 import errno as errnos
 import os
+from collections.abc import Set
 from types import TracebackType
 
 from kwire.errors import KwireError
@@ -121,3 +122,13 @@ class Fd:
     def __del__(self) -> None:
         if getattr(self, "_fd", -1) >= 0:
             self.close()
+
+
+def close_all_but(kept: Set[int]) -> None:
+    """Close every descriptor of this process but these: those that a child has of its parent's."""
+    start = 0
+    for fd in sorted(kept):
+        if start < fd:  # an empty range at 0 would be everything
+            os.closerange(start, fd)
+        start = fd + 1
+    os.closerange(start, os.sysconf("SC_OPEN_MAX"))

@@ -17,6 +17,7 @@ from contextlib import suppress
 
 from kwire.hints import Final
 from kwire.kernel import privileges
+from kwire.kernel.syscall import close_all_but
 
 END: Final = b"e"
 NUMBER: Final = struct.Struct("=i")
@@ -45,7 +46,7 @@ def keep(become: Callable[[], None], orders: int, told: int, theirs: tuple[int, 
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         given = set() if whole else _inheritable()
-        _close_all_but({0, 1, 2, orders, told, *theirs, *given})
+        close_all_but({0, 1, 2, orders, told, *theirs, *given})
         privileges.adopt_orphans()
         pid = os.fork()
         if pid == 0:
@@ -172,13 +173,3 @@ def _inheritable() -> set[int]:
             if fd > 2 and os.get_inheritable(fd):
                 found.add(fd)
     return found
-
-
-def _close_all_but(kept: set[int]) -> None:
-    """What our parent has open is not ours: it would stay open as long as we live."""
-    start = 0
-    for fd in sorted(kept):
-        if start < fd:  # an empty range at 0 would be everything
-            os.closerange(start, fd)
-        start = fd + 1
-    os.closerange(start, os.sysconf("SC_OPEN_MAX"))

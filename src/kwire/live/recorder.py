@@ -131,13 +131,15 @@ class Recorder:
         *,
         ground: Ground | None = None,
         follow: bool = False,
+        leaving: bool = False,
     ) -> None:
         """Create maps and load the plan's programs.
 
         `ground`: what was begun for it before the plan was made; without, `follow` says whether only chosen
-        processes are traced, those of `attach`.
+        processes are traced, those of `attach`. `leaving`: this process ends with the trace (`Tracer`).
         """
-        self.tracer = Tracer(plan._replace(schemas=complete(plan.schemas)), ground=ground, follow=follow)
+        plan = plan._replace(schemas=complete(plan.schemas))
+        self.tracer = Tracer(plan, ground=ground, follow=follow, leaving=leaving)
         self._limits = limits
         self._sinks: Sequence[Sink] = ()
         self._processes: Processes | None = None

@@ -22,9 +22,10 @@ from kwire.kernel.maps import Map
 from kwire.kernel.prog import Prog
 from kwire.kernel.ring import Ring
 from kwire.kernel.sys import BPF_F_MMAPABLE, possible_cpus
-from kwire.kernel.syscall import KernelError
+from kwire.kernel.syscall import Fd, KernelError
 from kwire.kernel.tasks import Follow
 from kwire.kinds import KINDS
+from kwire.live.closing import close_all, detach_all, hand_over
 from kwire.live.counters import Counters, map_size
 from kwire.live.ground import Ground
 from kwire.live.plan import Group, Plan, Point
@@ -34,9 +35,6 @@ from kwire.wire.messages import CPU_UNKNOWN, Cause, Lost
 
 READS = 16
 """Reads of one ring in a round at most: a flood on one CPU must not hold up the others."""
-
-CLOSERS = 8
-"""Threads that take probes away: more do not make it faster, as the kernel does a part one by one."""
 
 SETTLE_SECONDS = 1.0
 """How long after detaching a program that was still running may take to hand over its last event."""
@@ -96,29 +94,6 @@ def _cause(group: Group, points: int) -> Cause:
     return Cause.MISSED if points == group.shapes == 1 else Cause.MISSED_SHARED
 
 
-def close_all(links: list[Link]) -> None:
-    """Close links. Each waits for grace periods of the kernel, some of which are one for all that wait."""
-
-    def work() -> None:
-        while links:
-            try:
-                link = links.pop()
-            except IndexError:
-                return
-            link.close()
-
-    threads = []
-    if len(links) > 1:
-        from threading import Thread
-
-        threads = [Thread(target=work, daemon=True) for _ in range(min(len(links), CLOSERS) - 1)]
-    for thread in threads:
-        thread.start()
-    work()
-    for thread in threads:
-        thread.join()
-
-
 class Tracer:
     """A running trace: the plan's probes attached, their events waiting in one ring a CPU."""
 
@@ -126,8 +101,10 @@ class Tracer:
         "_asked",
         "_counters",
         "_ending",
+        "_events",
         "_follow",
         "_ground",
+        "_leaving",
         "_links",
         "_missed",
         "_missed_at",
@@ -140,14 +117,18 @@ class Tracer:
         "plan",
     )
 
-    def __init__(self, plan: Plan, *, ground: Ground | None = None, follow: bool = False) -> None:
+    def __init__(
+        self, plan: Plan, *, ground: Ground | None = None, follow: bool = False, leaving: bool = False
+    ) -> None:
         """Create maps and load every program; nothing fires before `attach`.
 
         `ground`: what was begun for it, before the plan was made, which it closes; without, with rings of the
         default size, `follow` says whether only chosen processes (method `follow`) and what they start are
-        traced.
+        traced. `leaving`: this process ends with the trace, so `close` leaves what the kernel frees slowly to
+        a child.
         """
         self.plan = plan
+        self._leaving = leaving
         self._ground = ground or Ground(follow=follow)
         self._processes: Processes | None = None
         self._missed: dict[tuple[int, Cause], int] = {}
@@ -163,6 +144,7 @@ class Tracer:
         self._asked: mmap | None = None  # whether a program has asked for the end
         self._ending: list[Prog] = []  # those that run when all others are gone
         self._links: list[tuple[Link, int, Cause]] = []  # whose firing it is that a link misses, and why
+        self._events: list[Fd] = []  # those from which links were taken away
         self._follow: Follow | None = None
         self._counters: Counters | None = None
         self._refusals: dict[int, list[tuple[Point, KwireError]]] = {}  # by probe
@@ -385,7 +367,7 @@ class Tracer:
 
     def detach(self) -> None:
         """Take the probes away; what they produced stays in the rings. Ask `missed` before."""
-        close_all([link for link, _, _ in self._links])
+        self._events += detach_all([link for link, _, _ in self._links])
         self._links.clear()
         ending, self._ending = self._ending, []
         for program in ending:
@@ -436,6 +418,9 @@ class Tracer:
     def close(self) -> None:
         """Take everything away and free it; twice is harmless."""
         self.detach()
+        events, self._events = self._events, []
+        if not (self._leaving and hand_over(events)):
+            close_all(events)
         for program in self._progs:
             if program is not None:
                 program.close()

@@ -1,0 +1,42 @@
+"""Taking probes away: what is waited for, and who waits."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from kwire.kernel.syscall import Fd
+from kwire.live.closing import close_all, hand_over
+
+
+def pipe() -> tuple[int, Fd]:
+    reading, writing = os.pipe()
+    return reading, Fd(writing)
+
+
+def test_a_child_closes_what_it_is_given_and_has_nothing_else() -> None:
+    given, writing = pipe()
+    other, kept = pipe()
+    assert hand_over([writing])
+    assert writing.closed
+    kept.close()
+    assert os.read(other, 1) == b"", "the child would have it open"
+    assert os.read(given, 1) == b""
+    assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
+    for fd in (given, other):
+        os.close(fd)
+
+
+def test_where_there_can_be_no_child_nothing_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> int:
+        raise BlockingIOError
+
+    monkeypatch.setattr("kwire.live.closing.os.fork", refused)
+    reading, writing = pipe()
+    assert not hand_over([writing])
+    assert not writing.closed
+    close_all([writing])
+    assert os.read(reading, 1) == b""
+    os.close(reading)
+    assert not hand_over([])
