@@ -390,7 +390,7 @@ def test_descriptors_do_not_leak_where_attaching_fails(counting: Counting, hits:
         ):
             with pytest.raises(KernelError):
                 attach(prog, kind, target)
-        with attach(prog, "tracepoint", GETPPID):
+        with attach(prog, "tracepoint", GETPPID) as link:
             assert len(os.listdir("/proc/self/fd")) == before + 1 + link.is_link, (
                 "its event is closed after it"
             )
