@@ -46,9 +46,24 @@ MARKERS = (
 # The kernels that the tests run on, by release, with the features (of kwire.kernel.features) that each lacks.
 # Every other feature it must have.
 KERNELS = {
-    r"6\.1\.0-\d+-cloud-amd64": {"kprobe_multi", "isa_v4", "log_true_size", "missed"},
-    r"6\.12\.\d+\+deb\d+-cloud-amd64": set(),
-    r"6\.18\.\d+-fc-.*": {"kprobe", "kprobe_multi", "fentry", "prog_fentry", "prog_fexit", "module"},
+    r"6\.1\.0-\d+-cloud-amd64": {
+        "hardware",
+        "kprobe_multi",
+        "uprobe_multi",
+        "isa_v4",
+        "log_true_size",
+        "missed",
+    },
+    r"6\.12\.\d+\+deb\d+-cloud-amd64": {"hardware"},
+    r"6\.18\.\d+-fc-.*": {
+        "hardware",
+        "kprobe",
+        "kprobe_multi",
+        "fentry",
+        "prog_fentry",
+        "prog_fexit",
+        "module",
+    },
 }
 IN_GUEST = "VM_SHARE" in os.environ
 

@@ -26,6 +26,7 @@ ARROWS: dict[str, set[str]] = {
     "interrupts": set(),
     "kinds": set(),
     "lazy": set(),
+    "perfevents": set(),
     "words": set(),
     "wire": set(),
     "bpf": set(),
@@ -43,7 +44,7 @@ ARROWS: dict[str, set[str]] = {
     "collector": {"wire", "capture", "transport"},
     "live": {"lang", "compile", "kernel", "capture", "view", "wire", "bpf", "btf"},
 }
-FOR_ALL = {"arguments", "errors", "hints", "interrupts", "kinds", "lazy", "native", "words"}
+FOR_ALL = {"arguments", "errors", "hints", "interrupts", "kinds", "lazy", "native", "perfevents", "words"}
 JOINS_ALL = {"cli", "__init__", "__main__"}
 
 # Costly to import, so absent on the way to the first event.

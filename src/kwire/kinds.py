@@ -15,8 +15,10 @@ class ProbeKind(NamedTuple):
     `example`.
 
     `place`: what the target is, which decides how it is parsed and listed: "event" (`category:name`), "raw
-    event" (`name`), "function" (`[module:]name`), "timer" (`unit:number`) or "trace" (a moment of the
-    trace: there is no target); `offset`: whether it may be inside of a function.
+    event" (`name`), "function" (`[module:]name`), "timer" (`unit:number`), "trace" (a moment of the
+    trace: there is no target), "user function" (`file:name`), "user mark" (`file:[provider:]name`),
+    "counter" (`event[:number]`), "memory" (`address:length:mode`) or "objects" (`kind`); `offset`: whether
+    it may be inside of a function.
 
     `program`, `attach_type`: of bpf(2), as `kernel.sys` names them; `mechanism`: how the program is attached,
     a key of `kernel.attach`; `feature`: the one of `kernel.features` that says whether that works; `shared`:
@@ -29,7 +31,8 @@ class ProbeKind(NamedTuple):
     `instead`: the kind that takes its place on a kernel that has only that; `by_address`: the one that does
     where several functions have the target's name.
 
-    `own`: whether it is the trace's own, and fires whichever processes are traced.
+    `own`: whether it is the trace's own, and fires whichever processes are traced; `preempted`: whether a
+    program of it may be preempted, so that another one may run on its CPU before it goes on.
     """
 
     name: str
@@ -51,7 +54,15 @@ class ProbeKind(NamedTuple):
     instead: str = ""
     by_address: str = ""
     own: bool = False
+    preempted: bool = False
 
+    @property
+    def user(self) -> bool:
+        """Whether it is in a program, so that numbers are addresses in that program's memory."""
+        return self.place in USER_PLACES
+
+
+USER_PLACES: Final = ("user function", "user mark")
 
 _ROWS: Final = (
     ProbeKind(
@@ -144,6 +155,52 @@ _ROWS: Final = (
         by_address="kretprobe",
     ),
     ProbeKind(
+        name="uprobe",
+        aliases=("u",),
+        form="file:function[+offset]",
+        meaning="the entry of a function of a program or a library, or an address in it",
+        example="uprobe:/bin/bash:readline",
+        place="user function",
+        program="kprobe",
+        mechanism="uprobe",
+        feature="uprobe",
+        context="registers",
+        offset=True,
+        shared=True,
+        arguments=True,
+        preempted=True,
+    ),
+    ProbeKind(
+        name="uretprobe",
+        aliases=("ur",),
+        form="file:function",
+        meaning="the return of a function of a program or a library",
+        example="uretprobe:/bin/bash:readline",
+        place="user function",
+        program="kprobe",
+        mechanism="uprobe",
+        feature="uprobe",
+        context="registers",
+        shared=True,
+        result=True,
+        preempted=True,
+    ),
+    ProbeKind(
+        name="usdt",
+        aliases=("U",),
+        form="file:[provider:]name",
+        meaning="a place that a program marks (USDT), with the arguments it says",
+        example="usdt:libc:setjmp",
+        place="user mark",
+        program="kprobe",
+        mechanism="uprobe",
+        feature="uprobe",
+        context="registers",
+        shared=True,
+        arguments=True,
+        preempted=True,
+    ),
+    ProbeKind(
         name="interval",
         aliases=("i",),
         form="unit:number",
@@ -167,6 +224,42 @@ _ROWS: Final = (
         mechanism="clocks",
         feature="clock",
         context="slots",
+    ),
+    ProbeKind(
+        name="software",
+        aliases=("s",),
+        form="event[:number]",
+        meaning="each so many events that the kernel counts: page faults, context switches and others",
+        example="software:page-faults:100",
+        place="counter",
+        program="perf_event",
+        mechanism="counter",
+        feature="clock",
+        context="registers",
+    ),
+    ProbeKind(
+        name="hardware",
+        aliases=("h",),
+        form="event[:number]",
+        meaning="each so many events that the CPU counts: cycles, cache misses and others",
+        example="hardware:cache-misses:1000000",
+        place="counter",
+        program="perf_event",
+        mechanism="counter",
+        feature="hardware",
+        context="registers",
+    ),
+    ProbeKind(
+        name="watchpoint",
+        aliases=("w",),
+        form="address:length:mode",
+        meaning="an access to 1, 2, 4 or 8 bytes of memory: mode is r, w, rw or x",
+        example="watchpoint:0x4000f0:8:w",
+        place="memory",
+        program="perf_event",
+        mechanism="watchpoint",
+        feature="watchpoint",
+        context="registers",
     ),
     ProbeKind(
         name="begin",
@@ -207,6 +300,14 @@ SPELLINGS: Final = {word: kind for kind in _ROWS for word in (kind.name, *kind.a
 
 FUNCTIONS: Final = tuple(kind.name for kind in _ROWS if kind.place == "function")
 """Kinds whose target is a function of the kernel."""
+
+LISTED: Final = tuple(
+    kind.name for kind in _ROWS if kind.place in ("event", "raw event", "function", "counter", "objects")
+)
+"""Kinds whose targets the kernel can name, all of them."""
+
+USER: Final = tuple(kind.name for kind in _ROWS if kind.user)
+"""Kinds whose target is in a file that programs are made of."""
 
 NANOSECONDS: Final = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1000, "ns": 1}
 """Units of timers; the other one is hz."""

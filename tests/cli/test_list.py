@@ -13,10 +13,10 @@ import pytest
 
 from kwire.cli.main import main
 from kwire.kernel import catalog, features
-from kwire.kernel.catalog import Target
 from kwire.kernel.formats import parse_format
 from kwire.kernel.probes import YES, Answer
 from kwire.kernel.syscall import KernelError
+from kwire.kernel.targets import Target
 from kwire.kinds import FUNCTIONS
 
 Outcome = tuple[int, list[str], str]
@@ -144,9 +144,11 @@ def test_everything(run: Run) -> None:
     for arguments in ((), ("*",)):
         status, lines, err = run(*arguments)
         assert (status, err) == (0, "")
-        assert len(lines) == 3 + 3 + 4 * 5 + 2 * 5  # events, functions, timers
+        # events, functions, timers, counters
+        assert len(lines) == 3 + 3 + 4 * 5 + 2 * 5 + 11 + 10
         assert lines[0] == "tracepoint:sched:sched_switch"
-        assert lines[-11] == "fexit:nf:nf_hook"
+        assert lines[3 + 3 + 4 * 5 - 1] == "fexit:nf:nf_hook"
+        assert lines[-1] == "hardware:ref-cycles"
 
 
 def test_several_patterns(run: Run) -> None:
@@ -293,7 +295,7 @@ def test_what_cannot_be_attached_is_said_once(run: Run, monkeypatch: pytest.Monk
         notes[0] + "\n",
     )
     _, lines, err = run()
-    assert len(lines) == 6 + 2 * 5
+    assert len(lines) == 6 + 2 * 5 + 11 + 10
     assert err.splitlines() == notes
     assert run("vfs_read")[1] == ["kprobe:vfs_read"]
 

@@ -233,7 +233,7 @@ def test_reading_past_a_tracepoint_is_explained(counting: Counting, hits: Any) -
 def test_kprobes_that_are_not_there_are_explained(
     counting: Counting, hits: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attaching, "KPROBE_PMU", "/nowhere")
+    monkeypatch.setattr(attaching, "PMU", "/nowhere")
     with (
         load(counting("kprobe"), {"hits": hits.map}) as prog,
         pytest.raises(AttachError, match=r"no kprobes.*CONFIG_KPROBES"),

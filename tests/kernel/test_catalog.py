@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from kwire.kernel import catalog
-from kwire.kernel.catalog import CatalogError, Target, expand, missing, suggestions
+from kwire.kernel.catalog import expand, missing, suggestions
 from kwire.kernel.symbols import kernel_symbols
+from kwire.kernel.targets import CatalogError, Target
 
 LISTED = """tcp_connect
 tcp_conn_request

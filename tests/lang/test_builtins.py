@@ -46,6 +46,12 @@ def test_every_builtin_compiles_where_it_exists(compiled: Callable[..., Program]
         "rawtracepoint": "rawtracepoint:switch",
         "interval": "interval:s:1",
         "profile": "profile:hz:99",
+        "uprobe": "uprobe:/bin/toy:work",
+        "uretprobe": "uretprobe:/bin/toy:work",
+        "usdt": "usdt:/bin/toy:shop:sold",
+        "software": "software:page-faults:1",
+        "hardware": "hardware:cycles",
+        "watchpoint": "watchpoint:0x1000:8:w",
         "begin": "begin",
         "end": "end",
     }

@@ -105,17 +105,18 @@ def test_spans_of_expressions_are_columns_of_the_spec() -> None:
 WRONG = [
     ("tcp_connect", "'tcp_connect' has no kind; write kprobe:tcp_connect or tracepoint:…", "tcp_connect"),
     ("kprobe", "'kprobe' says no target; write kprobe:[module:]function[+offset]", "kprobe"),
-    ("kprob:x", "unknown kind of probe 'kprob'; did you mean kprobe or kretprobe?", "kprob"),
+    ("kprob:x", "unknown kind of probe 'kprob'; did you mean kprobe, uprobe or kretprobe?", "kprob"),
     (
         "uprobe:x",
-        "unknown kind of probe 'uprobe'; did you mean kprobe, kretprobe or profile?",
-        "uprobe",
+        "'x' is not a target of a uprobe; write uprobe:file:function[+offset], "
+        "for example uprobe:/bin/bash:readline",
+        "x",
     ),
     (
         "qq:x",
         "unknown kind of probe 'qq'; "
-        "the kinds are tracepoint, rawtracepoint, kprobe, kretprobe, fentry, fexit, interval, profile, "
-        "begin, end",
+        "the kinds are tracepoint, rawtracepoint, kprobe, kretprobe, fentry, fexit, uprobe, uretprobe, usdt, "
+        "interval, profile, software, hardware, watchpoint, begin, end",
         "qq",
     ),
     (

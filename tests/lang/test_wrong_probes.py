@@ -35,7 +35,12 @@ WRONG = [
     ("kprobe:connect", "emit(args)", "3: args alone is no value; name one of them: args.name", "args"),
     ("kprobe:connect", "emit(str)", "3: str is a function; call it: str(p[, limit])", "str"),
     ("kprobe:connect", "emit(args.skk)", "3: connect has no skk; did you mean sk?", "skk"),
-    ("kprobe:connect", "emit(retval)", "3: a kprobe has no retval; it exists in kretprobe, fexit", "retval"),
+    (
+        "kprobe:connect",
+        "emit(retval)",
+        "3: a kprobe has no retval; it exists in kretprobe, fexit, uretprobe",
+        "retval",
+    ),
     (
         "kretprobe:read",
         "emit(args.file)",

@@ -13,7 +13,8 @@ import pytest
 
 import kwire
 from kwire.errors import KwireError
-from kwire.kernel.catalog import CatalogError, expand
+from kwire.kernel.catalog import expand
+from kwire.kernel.targets import CatalogError
 from kwire.kinds import period
 from kwire.lang import python, spec
 from kwire.lang.errors import LanguageError

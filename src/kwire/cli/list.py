@@ -17,9 +17,9 @@ from kwire.cli.lines import say
 from kwire.cli.tracing import add_remote_arguments
 from kwire.errors import KwireError
 from kwire.kernel import catalog, features
-from kwire.kernel.catalog import CatalogError, Target
 from kwire.kernel.syscall import KernelError
-from kwire.kinds import FUNCTIONS, KINDS, NANOSECONDS
+from kwire.kernel.targets import WILDCARD, CatalogError, Target
+from kwire.kinds import FUNCTIONS, KINDS, LISTED, NANOSECONDS, USER
 from kwire.lang import attach, tree
 from kwire.view.text import safe
 
@@ -32,9 +32,9 @@ HELP = "list probes with their arguments, and kernel types as C"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.description = (
-        "List what can be probed: 'kprobe:tcp_*', 'tracepoint:sched:*', 'rawtracepoint:*', 'tcp_*' (of all "
-        "kinds), nothing (everything). Or a kernel type as C with offsets: 'struct tcp_sock', 'union x', "
-        "'enum y', 'typedef z'. With -v, probes come with their typed arguments."
+        "List what can be probed: 'kprobe:tcp_*', 'tracepoint:sched:*', 'uprobe:/bin/bash:*', 'tcp_*' (of all "
+        "kinds), nothing (all that the kernel has). Or a kernel type as C with offsets: 'struct tcp_sock', "
+        "'union x', 'enum y', 'typedef z'. With -v, probes come with their typed arguments."
     )
     parser.add_argument("pattern", nargs="*", help="a probe or a type, with the wildcards * ? [...]")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
@@ -90,7 +90,7 @@ def _named_there(host: "Host", pattern: str) -> list[str]:
     name = pattern.removeprefix("*:")
     found: list[str] = []
     reason: KwireError | None = None
-    for kind in KINDS:
+    for kind in LISTED:
         try:
             found += host.probes(f"{kind}:*:{name}" if kind == "tracepoint" else f"{kind}:{name}")
         except KwireError as error:
@@ -123,7 +123,7 @@ class Listing:
             self._types(pattern)
             return
         kind, colon, rest = pattern.partition(":")
-        if colon and kind != "*" and catalog.WILDCARD.search(kind):
+        if colon and kind != "*" and WILDCARD.search(kind):
             self._everywhere(rest or "*", [one for one in KINDS if fnmatch.fnmatchcase(one, kind.lower())])
             return
         if (colon and kind != "*") or kind in KINDS:
@@ -145,7 +145,7 @@ class Listing:
         if kind not in FUNCTIONS:
             return catalog.expand(kind, pattern)
         try:
-            if catalog.WILDCARD.search(pattern):
+            if WILDCARD.search(pattern):
                 return catalog.expand(kind, pattern)
             try:
                 return catalog.expand(kind, _looked_up(pattern))
@@ -162,10 +162,14 @@ class Listing:
         refused: list[KwireError] = []
         for kind in kinds:
             place = KINDS[kind].place
-            if place == "trace" or (place == "timer" and pattern.strip("*:")):
+            if place in ("trace", "memory") or (place == "timer" and pattern.strip("*:")):
+                continue
+            if kind in USER and ":" not in pattern:  # which file?
                 continue
             answer = features.probe(KINDS[kind].feature)
             if answer.answer == "no":
+                if kind not in FUNCTIONS:  # which people miss here
+                    continue
                 self._note(kind)
                 # Everything is everything that works here; a name is to be found even if nothing does.
                 if kind != "kprobe" or not pattern.strip("*"):
@@ -181,7 +185,7 @@ class Listing:
                 continue
             written += len(targets)
             self._probes(targets)
-        if not catalog.WILDCARD.search(pattern) and ":" not in pattern:
+        if not WILDCARD.search(pattern) and ":" not in pattern:
             for text in listtypes.named(self._types_of_kernel(), pattern):
                 self._print({"type": text}, text)
                 written += 1
@@ -190,11 +194,11 @@ class Listing:
         for each in refused:
             self._say(str(each))
         if not written:
-            near = [str(each) for kind in KINDS for each in self._near(kind, pattern)]
+            near = [str(each) for kind in LISTED for each in self._near(kind, pattern)]
             raise CatalogError("*", pattern, "no probe and no type of that name", near[:3])
 
     def _near(self, kind: str, pattern: str) -> list[str]:
-        if catalog.WILDCARD.search(pattern) or kind not in ("tracepoint", "kprobe"):
+        if WILDCARD.search(pattern) or kind not in ("tracepoint", "kprobe"):
             return []
         return [f"{kind}:{name}" for name in catalog.suggestions(kind, pattern)]
 

@@ -9,8 +9,7 @@ from kwire.btf.cformat import declare, spell
 from kwire.btf.errors import BtfLookupError, did_you_mean, nearest
 from kwire.btf.members import every_member
 from kwire.btf.store import Found, Kernel
-from kwire.kernel import catalog
-from kwire.kernel.catalog import CatalogError, Target
+from kwire.kernel.targets import WILDCARD, CatalogError, Target
 
 KINDS: dict[str, tuple[t.Kind, ...]] = {
     "struct": (t.Kind.STRUCT,),
@@ -34,7 +33,7 @@ def types(
         raise BtfLookupError(
             "the kernel", pattern, f"{word} of what name?", f"write {word} NAME or {word} '*'"
         )
-    if not catalog.WILDCARD.search(name):
+    if not WILDCARD.search(name):
         found = kernel.find(name, KINDS[word])
         if found is None:
             raise _missing(kernel, word, name)

@@ -9,8 +9,8 @@ from kwire.btf.errors import BtfLookupError
 from kwire.btf.store import Found, Kernel
 from kwire.btf.types import FuncProto, Kind, Param
 from kwire.kernel import tracefs
-from kwire.kernel.catalog import Target
 from kwire.kernel.formats import EventField
+from kwire.kernel.targets import Target
 from kwire.kinds import KINDS
 
 

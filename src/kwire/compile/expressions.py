@@ -17,7 +17,7 @@ from kwire.compile.layout import CompileError
 from kwire.hints import Any, TypeAlias
 from kwire.kinds import KINDS
 from kwire.lang import checked, types
-from kwire.lang.context import Argument, CtxField, Param, Result, Saved, Site, TaskMember
+from kwire.lang.context import Argument, CtxField, Located, Param, Result, Saved, Site, TaskMember
 from kwire.lazy import NamedTuple
 
 Reader: TypeAlias = Callable[[int, int], Value]
@@ -118,6 +118,11 @@ class ExpressionLowering(Builder, ABC):
         """Whether the context is the machine's registers."""
         return KINDS[self.site.kind].context == "registers"
 
+    @property
+    def space(self) -> str:
+        """Whose memory the stack is in that arguments are passed on."""
+        return types.USER if KINDS[self.site.kind].user else types.KERNEL
+
     # values
 
     def expr(self, e: checked.Expr) -> Operand:
@@ -195,7 +200,23 @@ class ExpressionLowering(Builder, ABC):
                 base = self.call("task_pt_regs", base)
             size = types.size_of(e.type)
             return self.extend(self.load(base, access.offset, size, pure=True), size, e.type)
+        if isinstance(access, Located):
+            return self.located(access, e.type)
         return self.narrow(self.argument(access), e.type)
+
+    def located(self, where: Located, type_: types.Scalar) -> Operand:
+        """What a static probe says that its argument is."""
+        registers, context = self.options.arch.registers, self.function.context
+        at: Operand = signed64(where.constant)
+        if where.index:
+            index = self.load(context, registers[where.index], 8, pure=True)
+            at = self.binary("add", self.emit("mul", [index, where.scale]), at)
+        if where.register:
+            at = self.binary("add", self.load(context, registers[where.register], 8, pure=True), at)
+        size = types.size_of(type_)
+        if not where.memory:
+            return at if isinstance(at, int) else self.narrow(at, type_)
+        return self.extend(self.hop(at, 0, size, types.USER), size, type_)
 
     def narrow(self, value: Operand, type_: types.Scalar) -> Operand:
         """The low bytes of a register as a type."""
@@ -215,7 +236,7 @@ class ExpressionLowering(Builder, ABC):
             if access.number < len(arch.args):
                 return self.load(context, arch.args[access.number], 8, pure=True)
             stack = self.load(context, arch.sp, 8, pure=True)
-            return self.hop(stack, arch.stack_args + 8 * (access.number - len(arch.args)), 8, types.KERNEL)
+            return self.hop(stack, arch.stack_args + 8 * (access.number - len(arch.args)), 8, self.space)
         number = access.slots if isinstance(access, Result) else access.number
         if KINDS[kind].context == "typed slots" and self._typed_pointer(access):
             return self._function_argument(number, isinstance(access, Result))

@@ -28,6 +28,7 @@ COUNTS: Final[dict[type[Form], tuple[str, ...]]] = {
     context.CtxField: ("offset", "size"),
     context.Argument: ("number",),
     context.Result: ("slots",),
+    context.Located: ("constant", "register", "index", "scale", "memory"),
     context.Saved: ("offset",),
     context.TaskMember: ("offset",),
     c.Const: ("value",),

@@ -15,18 +15,21 @@ import ctypes
 import errno
 import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from kwire.hints import Any, TypeAlias
 from kwire.kernel import tracefs
 from kwire.kernel.cures import perf_refused
 from kwire.kernel.prog import Prog
 from kwire.kernel.sys import (
     ATTACH_TYPES,
     BPF_F_KPROBE_MULTI_RETURN,
+    BPF_F_UPROBE_MULTI_RETURN,
     PERF_ATTR_DISABLED,
     PERF_ATTR_FREQ,
     PERF_COUNT_SW_CPU_CLOCK,
     PERF_EVENT_IOC_SET_BPF,
+    PERF_TYPE_BREAKPOINT,
     PERF_TYPE_SOFTWARE,
     PERF_TYPE_TRACEPOINT,
     failure,
@@ -37,10 +40,12 @@ from kwire.kernel.sys import (
 )
 from kwire.kernel.syscall import ENOTSUPP, Fd, KernelError
 from kwire.kinds import KINDS, period
-from kwire.lazy import pattern
+from kwire.lazy import NamedTuple, pattern
 from kwire.words import plural
 
-KPROBE_PMU = "/sys/bus/event_source/devices/kprobe"
+PMU = "/sys/bus/event_source/devices"
+NO_UPROBES = "this kernel has no uprobes"
+GET_UPROBES = "boot a kernel with CONFIG_UPROBES and CONFIG_UPROBE_EVENTS"
 NO_KPROBES = "this kernel has no kprobes"
 GET_KPROBES = "boot a kernel with CONFIG_KPROBES and CONFIG_KPROBE_EVENTS, or use tracepoints"
 
@@ -50,6 +55,23 @@ _MISSED = {"kprobe": "link_perf_kprobe", "kretprobe": "link_perf_kprobe", "kprob
 
 class AttachError(KernelError):
     """A program could not be attached to a probe."""
+
+
+class FilePlace(NamedTuple):
+    """A place in a program or a library: `offset` in its file; `semaphore`: the offset of a counter that the
+    kernel raises as long as there is a probe, 0 for none.
+    """
+
+    path: str
+    offset: int
+    semaphore: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.offset:#x}"
+
+
+Place: TypeAlias = str | FilePlace
+"""What a program is attached to: a target by its name, or a place in a file."""
 
 
 class Link(Fd):
@@ -106,13 +128,13 @@ class SeveralLinks(Link):
         return [event for one in self.all for event in one.detach()]
 
 
-def attach(prog: Prog, kind: str, target: str, cookie: int = 0) -> Link:
+def attach(prog: Prog, kind: str, target: Place, cookie: int = 0) -> Link:
     """Attach a program to one probe.
 
     `kind` and `target`: tracepoint `category:name`; rawtracepoint `name`; kprobe `function`,
     `module:function`, `function+offset` or an address `0x…`; kretprobe `function` or `module:function`;
-    fentry and fexit: the function was given when the program was loaded, `target` only names it. Raises
-    AttachError.
+    fentry and fexit: the function was given when the program was loaded, `target` only names it; uprobe,
+    uretprobe and usdt: a `FilePlace`. Raises AttachError.
     """
     if kind not in KINDS:
         raise AttachError("attach to", f"{kind}:{target}", "there is no such kind of probe")
@@ -155,6 +177,41 @@ def attach_multi(prog: Prog, targets: Sequence[tuple[str | int, int]], *, on_ret
     return Link(fd, "kprobe.multi", subject)
 
 
+def attach_files(prog: Prog, targets: Sequence[tuple[FilePlace, int]], *, on_return: bool = False) -> Link:
+    """Attach a program, loaded with `multi`, to many places of one file at once: (place, cookie) of each.
+    Nothing is attached when one of them cannot be. Raises AttachError.
+    """
+    count = len(targets)
+    if not count:
+        raise AttachError("attach to", "places", "none was given")
+    path = targets[0][0].path
+    subject = f"{plural(count, 'place')} of {path}"
+    numbers = ctypes.c_uint64 * count
+    semaphores = [place.semaphore for place, _ in targets]
+    fd, error, _ = try_bpf(
+        "link_create_uprobes",
+        prog_fd=prog.fd,
+        attach_type=ATTACH_TYPES["uprobe_multi"],
+        path=os.fsencode(path) + b"\0",
+        offsets=numbers(*(place.offset for place, _ in targets)),
+        ref_ctr_offsets=numbers(*semaphores) if any(semaphores) else None,
+        cookies=numbers(*(cookie for _, cookie in targets)),
+        cnt=count,
+        uprobe_flags=BPF_F_UPROBE_MULTI_RETURN if on_return else 0,
+    )
+    if error:
+        raise _refused("uprobe.multi", subject, error, _NO_PLACE.get(error, ""))
+    return Link(fd, "uprobe.multi", subject)
+
+
+_NO_PLACE = {
+    errno.ENOENT: "the file is not there",
+    errno.EINVAL: "the kernel allows no probe there",
+    ENOTSUPP: "the kernel allows no probe there",
+    errno.EIO: "the file cannot be read",
+}
+
+
 def _run(prog: Prog, kind: str, target: str, cookie: int) -> Link:
     """Run a program of a moment of the trace, which is now. Nothing hangs anywhere."""
     prog.test_run()
@@ -168,10 +225,15 @@ def _clock(prog: Prog, kind: str, target: str, cookie: int) -> Link:
 
 def _clocks(prog: Prog, kind: str, target: str, cookie: int) -> Link:
     """The same on every CPU."""
+    return _everywhere(lambda cpu: _ticking(prog, kind, target, cookie, cpu))
+
+
+def _everywhere(attached: Callable[[int], Link]) -> Link:
+    """Attach on every CPU."""
     links: list[Link] = []
     try:
         for cpu in online_cpus():
-            links.append(_ticking(prog, kind, target, cookie, cpu))
+            links.append(attached(cpu))
     except BaseException:
         for link in links:
             link.close()
@@ -197,6 +259,62 @@ def _ticking(prog: Prog, kind: str, target: str, cookie: int, cpu: int) -> Link:
         cure = perf_refused() if error in (errno.EPERM, errno.EACCES) else ""
         raise _refused(kind, target, error, note, cure)
     return _on_perf_event(prog, perf, kind, target, cookie)
+
+
+def _counter(prog: Prog, kind: str, target: str, cookie: int) -> Link:
+    """Run a program at each so many events of a counter, on every CPU."""
+    from kwire.perfevents import counter
+
+    found = counter(kind, target)
+    if found is None:
+        raise AttachError("attach to", f"{kind}:{target}", "there is no such counter")
+
+    def attached(cpu: int) -> Link:
+        perf, error = try_perf_event_open(
+            -1, cpu, type=found.type, config=found.config, sample_period=found.number
+        )
+        if error:
+            note, cure = "", perf_refused() if error in (errno.EPERM, errno.EACCES) else ""
+            if error in (errno.ENOENT, errno.EOPNOTSUPP, errno.ENODEV):
+                note = "this machine has no counter of that"
+                cure = "virtual machines often have none: use a software event or profile:hz:99"
+            raise _refused(kind, target, error, note, cure)
+        return _on_perf_event(prog, perf, kind, target, cookie)
+
+    return _everywhere(attached)
+
+
+def _watchpoint(prog: Prog, kind: str, target: str, cookie: int) -> Link:
+    """Run a program at each access to a stretch of memory, on every CPU."""
+    from kwire.perfevents import watch
+
+    found = watch(target)
+    if found is None:
+        raise AttachError("attach to", f"{kind}:{target}", "that is no stretch of memory")
+
+    def attached(cpu: int) -> Link:
+        perf, error = try_perf_event_open(
+            -1,
+            cpu,
+            type=PERF_TYPE_BREAKPOINT,
+            sample_period=1,
+            bp_type=found.access,
+            config1=found.address,
+            config2=found.length,
+        )
+        if error:
+            note = {
+                errno.EINVAL: "the CPU watches no such stretch: it is to be aligned to its length, "
+                "mode r goes with w, and x alone with length 8",
+                errno.ENOSPC: "the CPU watches as many places as it can",
+                errno.ENOENT: "this kernel or machine watches no memory",
+                errno.EOPNOTSUPP: "this machine does not watch memory so",
+            }.get(error, "")
+            cure = perf_refused() if error in (errno.EPERM, errno.EACCES) else ""
+            raise _refused(kind, target, error, note, cure)
+        return _on_perf_event(prog, perf, kind, target, cookie)
+
+    return _everywhere(attached)
 
 
 def _tracepoint(prog: Prog, kind: str, target: str, cookie: int) -> Link:
@@ -267,6 +385,30 @@ def _kprobe(prog: Prog, kind: str, target: str, cookie: int) -> Link:
     return _on_perf_event(prog, perf, kind, target, cookie)
 
 
+def _uprobe(prog: Prog, kind: str, place: Place, cookie: int) -> Link:
+    if not isinstance(place, FilePlace):
+        raise AttachError("attach to", f"{kind}:{place}", "that is no place in a file")
+    found = pmu("uprobe")
+    if found is None:
+        raise AttachError("attach to", f"{kind}:{place}", NO_UPROBES, GET_UPROBES, errno.ENODEV)
+    pmu_type, return_bit = found
+    path = os.fsencode(place.path)
+    config = 1 << return_bit if KINDS[kind].result else 0
+    perf, error = try_perf_event_open(
+        -1,
+        online_cpus()[0],
+        type=pmu_type,
+        config=config | place.semaphore << SEMAPHORE_BIT,
+        config1=_pointer(path),
+        config2=place.offset,
+        flags=PERF_ATTR_DISABLED,
+    )
+    if error:
+        cure = perf_refused() if error in (errno.EPERM, errno.EACCES) else ""
+        raise _refused(kind, str(place), error, _NO_PLACE.get(error, ""), cure)
+    return _on_perf_event(prog, perf, kind, str(place), cookie)
+
+
 def _pointer(text: bytes | None) -> int:
     """The address of a NUL-terminated string that lives as long as `text` does."""
     return ctypes.cast(ctypes.c_char_p(text), ctypes.c_void_p).value or 0 if text else 0
@@ -290,7 +432,7 @@ def _tracing(prog: Prog, kind: str, target: str, cookie: int) -> Link:
     return Link(fd, kind, target)
 
 
-MECHANISMS = {
+MECHANISMS: dict[str, Callable[[Prog, str, Any, int], Link]] = {
     "perf tracepoint": _tracepoint,
     "raw tracepoint": _rawtracepoint,
     "perf kprobe": _kprobe,
@@ -298,6 +440,9 @@ MECHANISMS = {
     "run": _run,
     "clock": _clock,
     "clocks": _clocks,
+    "uprobe": _uprobe,
+    "counter": _counter,
+    "watchpoint": _watchpoint,
 }
 """How programs are attached, as `kinds` names it. A kprobe of many functions is `attach_multi`'s."""
 
@@ -336,13 +481,24 @@ def _on_perf_event(prog: Prog, perf: int, kind: str, target: str, cookie: int) -
             event.close()
 
 
+SEMAPHORE_BIT = 32
+"""Where in the config of a uprobe the offset of its semaphore begins (format/ref_ctr_offset)."""
+
+
 def kprobe_pmu() -> tuple[int, int] | None:
-    """(perf type, number of the config bit that asks for returns) of kprobes, None where there are none."""
+    """The same of kprobes."""
+    return pmu("kprobe")
+
+
+def pmu(name: str) -> tuple[int, int] | None:
+    """(perf type, number of the config bit that asks for returns) of kprobes or uprobes; None where there are
+    none.
+    """
     try:
-        with open(f"{KPROBE_PMU}/type") as file:
-            pmu = int(file.read())
-        with open(f"{KPROBE_PMU}/format/retprobe") as file:
-            return pmu, int(file.read().strip().removeprefix("config:"))
+        with open(f"{PMU}/{name}/type") as file:
+            number = int(file.read())
+        with open(f"{PMU}/{name}/format/retprobe") as file:
+            return number, int(file.read().strip().removeprefix("config:"))
     except (OSError, ValueError):
         return None
 

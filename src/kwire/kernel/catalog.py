@@ -1,7 +1,8 @@
 """What there is to probe: `expand` turns a pattern into targets, `suggestions` finds what a typo meant.
 
 Functions come from ftrace's own list (available_filter_functions), else from the symbol table; tracepoints
-from tracefs; raw tracepoints from the same events and from the names of their stubs in the symbol table.
+from tracefs; raw tracepoints from the same events and from the names of their stubs in the symbol table;
+what is in programs from their files (`binaries`).
 Invariant: nothing is listed when the pattern has no wildcard; then the name is looked up alone (a tracepoint)
 or left for the kernel to judge (a function).
 """
@@ -11,45 +12,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from kwire.errors import KwireError
 from kwire.kernel import tracefs
 from kwire.kernel.symbols import kernel_symbols, loaded_modules
 from kwire.kernel.syscall import KernelError
-from kwire.kinds import FUNCTIONS, KINDS
-from kwire.lazy import NamedTuple, pattern
+from kwire.kernel.targets import WILDCARD, CatalogError, Target, as_regex, nearest
+from kwire.kinds import FUNCTIONS, KINDS, USER
+from kwire.lazy import pattern
 
-WILDCARD = pattern(r"[*?\[]")
 NO_PROBE = pattern(r"__ftrace_invalid_address|__pfx_|__cfi_|__SC[KT]__|.*\.cold(?:\.\d+)?$")
-
-
-class Target(NamedTuple):
-    """One thing to probe. `group`: category of a tracepoint, module of a function, "" for the kernel
-    proper; `copies`: how many functions of that module have this name.
-    """
-
-    kind: str
-    group: str
-    name: str
-    copies: int = 1
-
-    @property
-    def target(self) -> str:
-        """What stands after the kind in a probe spec: `sched:sched_switch`, `tcp_connect`,
-        `nf_nat:nf_nat_init`.
-        """
-        return f"{self.group}:{self.name}" if self.group else self.name
-
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.target}" if self.target else self.kind
-
-
-class CatalogError(KwireError):
-    """Nothing matches. `near`: the names that may have been meant."""
-
-    def __init__(self, kind: str, pattern: str, cause: str, near: Sequence[str] = (), cure: str = "") -> None:
-        cure = f"did you mean {' or '.join(near)}?" if near else cure
-        super().__init__("find", f"{kind}:{pattern}", cause, cure)
-        self.near = tuple(near)
 
 
 def expand(kind: str, pattern: str) -> list[Target]:
@@ -58,7 +28,18 @@ def expand(kind: str, pattern: str) -> list[Target]:
     Raises CatalogError where there are none, with the nearest names; KernelError where nothing can be listed.
     """
     if kind not in KINDS:
-        raise CatalogError(kind, pattern, "there is no such kind of probe", _nearest(kind, KINDS, 1))
+        raise CatalogError(kind, pattern, "there is no such kind of probe", nearest(kind, KINDS, 1))
+    if kind in USER:
+        from kwire.kernel import binaries
+
+        return binaries.expand(kind, pattern)
+    if KINDS[kind].place == "memory":
+        cure = f"write {KINDS[kind].example}"
+        raise CatalogError(kind, pattern, "it is on memory, of which there is much", cure=cure)
+    if KINDS[kind].place == "counter":
+        from kwire.perfevents import COUNTERS
+
+        return [Target(kind, "", name) for name in _like(kind, pattern, COUNTERS[kind])]
     if KINDS[kind].place == "timer":
         cure = f"write {KINDS[kind].example}"
         raise CatalogError(kind, pattern, "it is a timer, of which there are any number", cure=cure)
@@ -79,6 +60,15 @@ def expand(kind: str, pattern: str) -> list[Target]:
             else CatalogError(kind, pattern, f"no {_noun(kind)} matches")
         )
     return [Target(kind, *pair, copies) for pair, copies in sorted(Counter(chosen).items())]
+
+
+def _like(kind: str, pattern: str, names: Iterable[str]) -> list[str]:
+    """Those of some names that a pattern stands for. Raises CatalogError where there are none."""
+    matches = re.compile(as_regex(pattern) + "$").match
+    found = [name for name in names if matches(name)]
+    if not found:
+        raise CatalogError(kind, pattern, f"there is no such {_noun(kind)}", nearest(pattern, names, 3))
+    return found
 
 
 def missing(kind: str, target: str) -> CatalogError:
@@ -107,7 +97,7 @@ def suggestions(kind: str, target: str, limit: int = 3) -> list[str]:
         names = [f"{group}:{name}" if group else name for group, name in _every(kind)]
     except KernelError:
         return []
-    return _nearest(target, names, limit)
+    return nearest(target, names, limit)
 
 
 def _raise(kind: str, pattern: str) -> list[Target]:
@@ -115,7 +105,7 @@ def _raise(kind: str, pattern: str) -> list[Target]:
 
 
 def _noun(kind: str) -> str:
-    return "function" if kind in FUNCTIONS else "tracepoint"
+    return "function" if kind in FUNCTIONS else "counter" if KINDS[kind].place == "counter" else "tracepoint"
 
 
 def _named(kind: str, name: str) -> list[Target]:
@@ -178,7 +168,8 @@ def functions() -> list[tuple[str, str]]:
 
 def _functions_like(pattern: str) -> list[tuple[str, str]]:
     module, colon, name = pattern.rpartition(":")
-    line = rf"^({_glob(name)})(?: \[({_glob(module) if colon else '.*'})\]){'' if colon and module else '?'}$"
+    where = as_regex(module) if colon else ".*"
+    line = rf"^({as_regex(name)})(?: \[({where})\]){'' if colon and module else '?'}$"
     found = (
         (each[2] or "", each[1])
         for each in re.finditer(line, _function_lines(loaded_modules()), re.MULTILINE)
@@ -188,7 +179,7 @@ def _functions_like(pattern: str) -> list[tuple[str, str]]:
 
 def _events_like(kind: str, pattern: str) -> list[tuple[str, str]]:
     group, colon, name = pattern.rpartition(":")
-    matches = re.compile(f"{_glob(group) if colon else '[^:]*'}:{_glob(name)}$").match
+    matches = re.compile(f"{as_regex(group) if colon else '[^:]*'}:{as_regex(name)}$").match
     return [pair for pair in _every(kind) if matches(":".join(pair))]
 
 
@@ -203,46 +194,3 @@ def _function_lines(modules: tuple[str, ...]) -> str:
     return "\n".join(
         f"{name} [{module}]" if module else name for name, module in kernel_symbols().functions()
     )
-
-
-def _glob(pattern: str) -> str:
-    """A shell pattern as a regular expression over one name."""
-    parts = re.split(r"(\*|\?|\[[!^]?\]?[^\]]*\])", re.sub(r"\*+", "*", pattern))
-    return "".join(
-        {"*": r"[^\s:]*", "?": r"[^\s:]"}.get(part)
-        or (f"[{'^' if part[1] in '!^' else ''}{_class(part)}]" if index % 2 else re.escape(part))
-        for index, part in enumerate(parts)
-    )
-
-
-def _class(part: str) -> str:
-    return part[1:-1].lstrip("!^").replace("\\", "\\\\").replace("[", "\\[").replace("]", "\\]")
-
-
-def _nearest(wanted: str, names: Iterable[str], limit: int) -> list[str]:
-    """The names nearest to a misspelt one. A cheap look first: of a word with two mistakes, one third is
-    whole.
-    """
-    from difflib import SequenceMatcher
-
-    low = wanted.lower()
-    third = max(len(low) // 3, 1)
-    first, second, last = low[:third], low[third : 2 * third], low[2 * third :]
-    slack = max(4, len(low) // 3)
-    size = len(low)
-    candidates = [
-        name
-        for name in names
-        if (first in name or second in name or last in name)
-        and (abs(len(name) - size) <= slack or low in name)
-    ]
-    candidates.sort(key=lambda name: abs(len(name) - size))
-    scored = []
-    matcher = SequenceMatcher(b=low, autojunk=False)
-    for name in candidates[:3000]:
-        matcher.set_seq1(name.lower())
-        bonus = 0.35 if name.endswith(f"_{low}") else 0.3 if low in name else 0.0
-        if matcher.real_quick_ratio() + bonus >= 0.7 and matcher.quick_ratio() + bonus >= 0.7:
-            scored.append((-(matcher.ratio() + bonus), name))
-    scored.sort()
-    return [name for score, name in scored[:limit] if score <= min(-0.7, scored[0][0] + 0.15)]

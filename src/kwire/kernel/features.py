@@ -18,6 +18,7 @@ from kwire.kernel.attach import GET_KPROBES, NO_KPROBES, kprobe_pmu
 from kwire.kernel.probes import Answer
 from kwire.kernel.sys import MAP_TYPES
 from kwire.kernel.syscall import KernelError
+from kwire.kinds import USER
 
 
 class Feature(NamedTuple):
@@ -66,6 +67,12 @@ FEATURES: dict[str, Feature] = {
         Feature("tracepoint", "programs on tracepoints", "4.7", probes.tracepoint),
         Feature("clock", "programs that run again and again", "4.9", probes.clock),
         Feature("rawtracepoint", "programs on raw tracepoints", "4.17", probes.rawtracepoint),
+        Feature("uprobe", "programs on functions of programs", "4.17", probes.uprobe),
+        Feature(
+            "uprobe_multi", "one program on many functions of a file at once", "6.6", probes.uprobe_multi
+        ),
+        Feature("hardware", "programs on counters of the CPU", "", probes.hardware),
+        Feature("watchpoint", "programs on accesses to memory", "4.17", probes.watchpoint),
         Feature("kprobe", "programs on any kernel function", "4.17", probes.kprobe),
         Feature("kprobe_multi", "one program on thousands of functions at once", "5.18", probes.kprobe_multi),
         Feature("fentry", "programs on functions with typed arguments", "5.5", probes.fentry),
@@ -96,7 +103,7 @@ FEATURES: dict[str, Feature] = {
 
 # Tracing works when all of BASE and one of PROBES are there.
 BASE = ("bpf", "map_array", "map_hash", "map_array_of_maps", "map_ringbuf", "mmapable", "cpus")
-PROBES = ("tracepoint", "rawtracepoint", "kprobe", "fentry")
+PROBES = ("tracepoint", "rawtracepoint", "kprobe", "fentry", "uprobe")
 
 _known: dict[str, Answer] = {}
 
@@ -128,8 +135,11 @@ def can_trace() -> bool:
 def mechanism(kind: str, count: int = 1) -> str:
     """The best way this kernel has to probe `count` functions: "kprobe.multi", "kprobe" or "fentry".
 
-    `kind`: kprobe or kretprobe, for which fentry means fexit. Raises KernelError where there is none.
+    `kind`: kprobe or kretprobe, for which fentry means fexit; or one whose target is in a file, which is
+    "uprobe.multi" or "uprobe". Raises KernelError where there is none.
     """
+    if kind in USER:
+        return "uprobe.multi" if count > 1 and probe("uprobe_multi").answer == "yes" else "uprobe"
     if count > 1 and probe("kprobe_multi").answer == "yes":
         return "kprobe.multi"
     if kprobe_pmu():  # attaching will tell the rest; trying it here would delay every start

@@ -34,7 +34,20 @@ from kwire.bpf.asm import (
 from kwire.bpf.helpers import HELPERS, NAMES
 from kwire.bpf.image import Image, MapSpec
 from kwire.kernel import cures, tracefs
-from kwire.kernel.attach import GET_KPROBES, NO_KPROBES, Link, attach, attach_multi, kprobe_pmu
+from kwire.kernel.attach import (
+    GET_KPROBES,
+    GET_UPROBES,
+    NO_KPROBES,
+    NO_UPROBES,
+    FilePlace,
+    Link,
+    attach,
+    attach_files,
+    attach_multi,
+    kprobe_pmu,
+    pmu,
+)
+from kwire.kernel.elf import EXECUTE, Elf
 from kwire.kernel.maps import PAGE, Map
 from kwire.kernel.prog import BTF_KIND_FUNC, KINDS, Prog, function_btf_id, load
 from kwire.kernel.sys import ATTACH_TYPES, BPF_F_MMAPABLE, CURES, PROG_TYPES, info, try_bpf
@@ -283,6 +296,42 @@ def rawtracepoint() -> Answer:
 def clock() -> Answer:
     """Let a program run again and again."""
     return trying(lambda: _attach("interval", "s:1").close())
+
+
+def uprobe() -> Answer:
+    """Attach a uprobe where this program begins."""
+    if not pmu("uprobe"):
+        return without_sysfs() or Answer("no", NO_UPROBES, GET_UPROBES)
+
+    def make() -> None:
+        with Elf.open("/proc/self/exe") as file, _load_nothing("uprobe") as prog:
+            begins = next(one.offset for one in file.segments if one.flags & EXECUTE)
+            attach(prog, "uprobe", FilePlace(os.path.realpath("/proc/self/exe"), begins)).close()
+
+    return trying(make)
+
+
+def uprobe_multi() -> Answer:
+    """Ask for a uprobe.multi link to a file that is not there, which is looked for only where there is such
+    a link.
+    """
+    cure = "each place gets a uprobe of its own; Linux 6.6 has it"
+    try:
+        with load(image("kwire_probe", "uprobe", NOTHING), {}, multi=True) as prog:
+            attach_files(prog, [(FilePlace("/proc/kwire-no-such-file", 1), 1)]).close()
+    except KernelError as error:
+        return YES if error.errno == errnos.ENOENT else refused(error.errno, cure=cure)
+    return YES
+
+
+def hardware() -> Answer:
+    """Let a program run at each so many cycles."""
+    return trying(lambda: _attach("hardware", "cpu-cycles:1000000000").close())
+
+
+def watchpoint() -> Answer:
+    """Watch memory that no program has."""
+    return trying(lambda: _attach("watchpoint", "0x8:8:w").close())
 
 
 def kprobe() -> Answer:

@@ -186,15 +186,16 @@ def load(
 ) -> Prog:
     """Load a program; `maps` gives each map it names, as a `Map` or a descriptor.
 
-    `multi`: for kprobe.multi; `attach_btf_id`: for fentry and fexit, the BTF id of the function, in the BTF
-    of `module` where it is a module's. Raises VerifierError, or KernelError for anything else; without
-    `explain` TooComplexError as soon as the verifier has given up.
+    `multi`: for kprobe.multi, or for uprobe.multi where it is a program of uprobes; `attach_btf_id`: for
+    fentry and fexit, the BTF id of the function, in the BTF of `module` where it is a module's. Raises
+    VerifierError, or KernelError for anything else; without `explain` TooComplexError as soon as the verifier
+    has given up.
     """
     prog_type, attach_type = KINDS.get(image.kind, ("", ""))
     if not prog_type:
         raise KernelError("load program", image.name, f"there is no kind of program called {image.kind!r}")
     if multi:
-        attach_type = "kprobe_multi"
+        attach_type = "uprobe_multi" if image.kind in kinds.USER else "kprobe_multi"
     code = link(image, maps)
     attr: dict[str, Value] = {
         "prog_type": PROG_TYPES[prog_type],

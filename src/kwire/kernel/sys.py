@@ -36,16 +36,26 @@ PROG_TYPES = {
     "tracing": 26,
     "syscall": 31,
 }
-ATTACH_TYPES = {"raw_tp": 23, "fentry": 24, "fexit": 25, "iter": 28, "perf_event": 41, "kprobe_multi": 42}
+ATTACH_TYPES = {
+    "raw_tp": 23,
+    "fentry": 24,
+    "fexit": 25,
+    "iter": 28,
+    "perf_event": 41,
+    "kprobe_multi": 42,
+    "uprobe_multi": 48,
+}
 
 BPF_F_MMAPABLE = 1 << 10
 BPF_F_KPROBE_MULTI_RETURN = 1
+BPF_F_UPROBE_MULTI_RETURN = 1
 BPF_F_TEST_RUN_ON_CPU = 1
 BPF_PSEUDO_MAP_FD = 1
 BPF_PSEUDO_MAP_VALUE = 2
 
 PERF_TYPE_SOFTWARE = 1
 PERF_TYPE_TRACEPOINT = 2
+PERF_TYPE_BREAKPOINT = 5
 PERF_COUNT_SW_CPU_CLOCK = 0
 PERF_FLAG_FD_CLOEXEC = 8
 PERF_EVENT_IOC_SET_BPF = 0x40042408
@@ -101,6 +111,10 @@ ATTRS: dict[str, tuple[int, str]] = {
     "link_create_perf": (28, _LINK + "bpf_cookie:u64"),
     "link_create_tracing": (28, _LINK + "target_btf_id:u32 cookie:u64"),
     "link_create_multi": (28, _LINK + "multi_flags:u32 cnt:u32 syms:ptr addrs:ptr cookies:ptr"),
+    "link_create_uprobes": (
+        28,
+        _LINK + "path:ptr offsets:ptr ref_ctr_offsets:ptr cookies:ptr cnt:u32 uprobe_flags:u32 pid:u32",
+    ),
     "link_create_iter": (28, _LINK + "iter_info:ptr iter_info_len:u32"),
     "link_get_fd_by_id": (30, _GET_ID),
     "link_get_next_id": (31, _GET_ID),

@@ -5,13 +5,25 @@ The kinds, their spellings and the form of their targets are those of `kwire.kin
 
 import re
 
-from kwire.kinds import KINDS, SPELLINGS, period
+from kwire.kinds import KINDS, SPELLINGS, ProbeKind, period
 from kwire.lang.errors import Diagnostic, LanguageError, did_you_mean
 from kwire.lang.tree import AttachPoint, Source, Span
 from kwire.lazy import pattern
 
-PARTS = {"event": (2,), "raw event": (1,), "function": (1, 2), "timer": (1, 2), "trace": ()}
+PARTS = {
+    "event": (2,),
+    "raw event": (1,),
+    "function": (1, 2),
+    "timer": (1, 2),
+    "trace": (),
+    "user function": (2,),
+    "user mark": (2, 3),
+    "counter": (1, 2),
+    "memory": (3,),
+}
 """How many parts a target has between colons, by what it is."""
+
+_OFFSET = pattern(r"(.+)\+(0[xX][0-9a-fA-F]+|[0-9]+)")
 
 TAIL = pattern(r"[({]")
 """Where the expressions or the condition of a probe spec begin."""
@@ -21,7 +33,7 @@ _NAME = pattern(r"[\w.$*?\[\]!^-]+", re.ASCII)  # of a function, wildcards inclu
 
 def kind_of(source: Source, word: str, column: int = 0) -> str:
     """The full name of a kind from any of its spellings."""
-    found = SPELLINGS.get(word.lower())
+    found = SPELLINGS.get(word) or SPELLINGS.get(word.lower())
     if found is None:
         cure = did_you_mean(word, SPELLINGS) or f"the kinds are {', '.join(KINDS)}"
         raise _error(source, column, column + len(word), f"unknown kind of probe {word!r}", cure)
@@ -36,8 +48,8 @@ def parse(source: Source, end: int) -> AttachPoint:
     span = Span(1, 0, 1, max(len(head), 1))
     word, colon, rest = head.partition(":")
     if not colon:
-        if word.lower() in SPELLINGS:
-            kind = SPELLINGS[word.lower()]
+        if word in SPELLINGS or word.lower() in SPELLINGS:
+            kind = SPELLINGS.get(word) or SPELLINGS[word.lower()]
             if kind.place == "trace":
                 return AttachPoint(kind.name, "", "", 0, span)
             raise _error(source, 0, len(head), f"{word!r} says no target", f"write {kind.name}:{kind.form}")
@@ -48,12 +60,17 @@ def parse(source: Source, end: int) -> AttachPoint:
     wrong = (
         f"write {kind.name}:{kind.form}, for example {kind.example}" if kind.form else f"write {kind.name}"
     )
+    if kind.user:
+        return _in_file(source, kind, head, start, wrong, span)
     if not all(parts) or any(part != part.strip() or " " in part for part in parts):
         raise _error(source, start, len(head), f"{rest!r} is not a target of a {kind.name}", wrong)
     if len(parts) not in PARTS[kind.place]:
         raise _error(source, start, len(head), f"{rest!r} is not a target of a {kind.name}", wrong)
-    if kind.place == "timer" and period(rest) is None:
-        raise _error(source, start, len(head), f"{rest!r} is no period", wrong)
+    if kind.place in ("timer", "counter", "memory"):
+        fault = _meaningless(kind, rest)
+        if fault:
+            raise _error(source, start, len(head), f"{rest!r} is no {fault[0]}", fault[1] or wrong)
+        return AttachPoint(kind.name, "", rest, 0, span)
     group = parts[0] if len(parts) == 2 else ""
     name, plus, offset_text = parts[-1].partition("+")
     if kind.place == "function" and not _NAME.fullmatch(name):
@@ -74,6 +91,33 @@ def parse(source: Source, end: int) -> AttachPoint:
     if offset < 0 or not name:
         raise _error(source, start, len(head), f"{rest!r} is not a target of a kprobe", wrong)
     return AttachPoint(kind.name, group, name, offset, span)
+
+
+def _meaningless(kind: ProbeKind, target: str) -> tuple[str, str] | None:
+    """What a target that is no name is not, where it is not, and what there is (empty: any number)."""
+    if kind.place == "timer":
+        return None if period(target) else ("period", "")
+    from kwire import perfevents
+
+    if kind.place == "memory":
+        return None if perfevents.watch(target) else ("stretch of memory", "")
+    if perfevents.counter(kind.name, target):
+        return None
+    return "counter", f"it is one of {', '.join(perfevents.COUNTERS[kind.name])}, perhaps with :number"
+
+
+def _in_file(source: Source, kind: ProbeKind, head: str, start: int, wrong: str, span: Span) -> AttachPoint:
+    """The attach point of a kind whose target is in a file; names in C++ may have blanks and colons."""
+    file, colon, name = head[start:].partition(":")
+    offset = 0
+    if kind.place == "user function":
+        if kind.offset and (found := _OFFSET.fullmatch(name)):
+            name, offset = found[1], int(found[2], 0)
+    elif name.count(":") > 1:
+        colon = ""
+    if not colon or not file.strip() or not name.strip():
+        raise _error(source, start, len(head), f"{head[start:]!r} is not a target of a {kind.name}", wrong)
+    return AttachPoint(kind.name, file, name, offset, span)
 
 
 def _error(source: Source, start: int, end: int, message: str, cure: str) -> LanguageError:

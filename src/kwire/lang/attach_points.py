@@ -93,6 +93,18 @@ def function(
     return shown(Site(kind, target, _arguments(found, given), retval, found.module, True, slots))
 
 
+def in_file(kind: str, target: str, offset: int = 0, form: str = "", machine: str = "x86_64") -> Site:
+    """The site of what is in a program's file, whose types are not known: `file:function`, or a static probe
+    whose arguments lie where `form` says, in the words of `machine`'s assembler.
+    """
+    if KINDS[kind].place == "user mark":
+        from kwire.lang.usdt import arguments
+
+        return Site(kind, target, arguments(form, machine), None, "", False)
+    retval = Param("retval", t.U64, Result(0)) if KINDS[kind].result else None
+    return Site(kind, f"{target}+{offset}" if offset else target, (), retval, "", False)
+
+
 def raw_tracepoint(name: str, types: KernelTypes) -> Site:
     """The site of a raw tracepoint; without a prototype its arguments are plain numbers."""
     found = types.raw_tracepoint(name)

@@ -11,10 +11,11 @@ looked at once; a loop again where its end tells more of a local than was known 
 from collections.abc import Callable, Mapping
 
 from kwire.hints import TypeAlias
+from kwire.kinds import KINDS
 from kwire.lang import builtins, events, tree, values
 from kwire.lang import checked as c
 from kwire.lang import types as t
-from kwire.lang.context import Argument, Site
+from kwire.lang.context import Site
 from kwire.lang.errors import (
     Diagnostic,
     LanguageError,
@@ -162,7 +163,7 @@ class Body(ExpressionChecker):
     def __init__(self, probe: tree.Probe, site: Site, types: Types, dialect: Dialect) -> None:
         super().__init__(site, types)
         self.never = [] if dialect.never else None
-        self.space = dialect.space
+        self.space = self.space or dialect.space
         self.idle = dialect.idle
         self.probe = probe
         self.faults: list[Diagnostic] = []
@@ -282,7 +283,7 @@ class Body(ExpressionChecker):
         field = site.kind == "tracepoint" and self._param_named(parameter.name)
         _own_name(parameter.name, span, f"write args.{parameter.name}" if field else "")
         type_ = self.named_type(parameter.type, parameter.type_span) if parameter.type else None
-        if site.kind == "kretprobe":
+        if KINDS[site.kind].context == "registers" and KINDS[site.kind].result:
             message = "at the return of a function its arguments are gone"
             raise TextError(span, message, "use retval, or fexit")
         position = next((at for at, param in enumerate(own) if param.name == parameter.name), None)
@@ -295,8 +296,14 @@ class Body(ExpressionChecker):
         if not site.typed:
             if "+" in site.target:
                 raise TextError(span, "inside a function there are no arguments", "probe its entry")
-            untyped = c.Param(parameter.name, Argument(number), t.U64, span)
-            return untyped if type_ is None else values.convert(untyped, _register(type_, parameter), span)
+            if site.kind not in builtins.ARGUMENTS:
+                raise TextError(span, f"a {site.kind} has no arguments", "leave the parameters out")
+            untyped = values.scalar(self.numbered(number, span))
+            if type_ is None:
+                return untyped
+            from kwire.lang.functions import cast
+
+            return cast(untyped, _register(type_, parameter), span, parameter.type_span, self.space)
         if number >= len(own):
             names = ", ".join(param.name for param in own)
             cure = f"its parameters are {names}" if names else "it takes none"
@@ -340,7 +347,13 @@ class Body(ExpressionChecker):
                 if node.type:
                     from kwire.lang.functions import cast
 
-                    value = cast(value, self.named_type(node.type, node.type_span), node.span, node.type_span)
+                    value = cast(
+                        value,
+                        self.named_type(node.type, node.type_span),
+                        node.span,
+                        node.type_span,
+                        self.space,
+                    )
                 return self._store(node.name, value, node.span, bool(node.type)), False
             case tree.Unpack():
                 return self._unpack(node), False
@@ -795,7 +808,7 @@ class Body(ExpressionChecker):
             from kwire.lang.functions import cast
 
             type_ = self.named_type(parameter.type, parameter.type_span)
-            value = cast(value, type_, parameter.span, parameter.type_span)
+            value = cast(value, type_, parameter.span, parameter.type_span, self.space)
         assigned = parameter.name in self.scope.assigned
         if not assigned and isinstance(value, c.Const | c.Param | c.ReadBytes | values.Literal):
             self.scope.parameters[parameter.name] = value

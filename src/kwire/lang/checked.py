@@ -27,7 +27,7 @@ Laws the compiler may rely on:
 """
 
 from kwire.hints import TypeAlias
-from kwire.lang.context import Argument, CtxField, Result, Saved, Site, TaskMember
+from kwire.lang.context import Argument, CtxField, Located, Result, Saved, Site, TaskMember
 from kwire.lang.forms import Node, walk
 from kwire.lang.tree import Source, Span
 from kwire.lang.types import Bool, Bytes, Int, Pointer, Scalar, Text, Type
@@ -55,7 +55,7 @@ class Param(Node):
     """
 
     name: str
-    access: CtxField | Argument | Result | Saved | TaskMember
+    access: CtxField | Argument | Result | Saved | TaskMember | Located
     type: Scalar
     span: Span
 

@@ -51,6 +51,19 @@ class DataLoc(Form):
     relative: bool = False
 
 
+class Located(Form):
+    """A value as a static probe says where it is: the number `constant`, or the register `register` (a name
+    of `bpf.arch`; empty: none) plus `index` times `scale` (empty: none) plus `constant`; `memory`: it is in
+    the program's memory there.
+    """
+
+    constant: int
+    register: str = ""
+    index: str = ""
+    scale: int = 1
+    memory: bool = False
+
+
 class Saved(Form):
     """A register as the current thread had it when it entered the kernel, at `offset` of its `pt_regs`."""
 
@@ -63,7 +76,7 @@ class TaskMember(Form):
     offset: int
 
 
-Access: TypeAlias = CtxField | Argument | Slots | Result | DataLoc
+Access: TypeAlias = CtxField | Argument | Slots | Result | DataLoc | Located
 
 
 class Param(Form):
@@ -84,3 +97,8 @@ class Site(Form):
     module: str = ""  # the module that holds the function, empty for the kernel itself
     typed: bool = True  # False when no prototype was found: arg0… are there, untyped
     slots: int = 0  # how many slots the arguments take, where they are typed and in the context
+
+    @property
+    def function(self) -> str:
+        """The name of the function that it is at or in, of a program's file; of a static probe its name."""
+        return self.target.partition(":")[2].partition("+")[0]

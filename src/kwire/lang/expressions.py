@@ -20,6 +20,7 @@ from kwire.lang.kerneltypes import Found
 from kwire.lang.tree import Span
 from kwire.lang.types import Type
 from kwire.lang.values import Literal, Value
+from kwire.words import plural
 
 PREFIX = "args_"
 DIVISIONS = ("div", "mod", "quo", "rem")
@@ -64,7 +65,7 @@ class ExpressionChecker:
         self.bare = bare
         self.never: list[Diagnostic] | None = None
         """Where comparisons that are never true here are kept; None: each is a mistake at once."""
-        self.space = ""
+        self.space = t.USER if KINDS[site.kind].user else ""
         """Whose memory a plain number is an address of; empty: that has to be said."""
 
     @property
@@ -122,7 +123,7 @@ class ExpressionChecker:
                 return self._string(tree.String(known, span))
             return values.constant(known, span)
         if name in NUMBERED:
-            return self._numbered(name, span)
+            return self.numbered(NUMBERED[name], span)
         builtin = builtins.BY_NAME.get(name)
         if builtin is not None:
             return self._builtin(builtin, span)
@@ -192,11 +193,18 @@ class ExpressionChecker:
         assert isinstance(type_, t.Int | t.Pointer)
         return c.Builtin(builtin.operation, type_, span)
 
-    def _numbered(self, name: str, span: Span) -> Value:
-        kind, number = self.site.kind, NUMBERED[name]
+    def numbered(self, number: int, span: Span) -> Value:
+        """An argument by its number, from 0."""
+        kind, name = self.site.kind, f"arg{number}"
         if kind not in builtins.ARGUMENTS:
             cure = "use args.name" if KINDS[kind].context == "record" else "probe the entry, or use fexit"
             raise NameTextError(span, f"a {kind} has no {name}", cure)
+        if KINDS[kind].place == "user mark":
+            param = self._param_named(name)
+            if param is None:
+                has = f"{self.site.target} has {plural(len(self.site.params), 'argument')}"
+                raise TextError(span, has, "they are arg0, arg1, …")
+            return self.param(param, span)
         if self.site.typed and kind != "kprobe" and number >= self.site.slots:
             raise TextError(span, f"the arguments of {self.site.target} are arg0 to arg{self.site.slots - 1}")
         return c.Param(name, Argument(number), t.U64, span)
@@ -535,7 +543,7 @@ class ExpressionChecker:
         from kwire.lang.functions import cast
 
         type_ = self.named_type(node.type, node.type_span)
-        return cast(self.check(node.value), type_, node.span, node.type_span)
+        return cast(self.check(node.value), type_, node.span, node.type_span, self.space)
 
     def named_type(self, text: str, span: Span) -> Type:
         """The type of a C type name written in the probe."""

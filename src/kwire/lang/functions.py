@@ -69,8 +69,8 @@ def call(checker: "ExpressionChecker", node: tree.Call) -> Value:
     return HANDLERS[name](Arguments(name, arguments, node.span, checker))
 
 
-def cast(value: Value, type_: Type, span: Span, type_span: Span) -> Value:
-    """The value seen as another type."""
+def cast(value: Value, type_: Type, span: Span, type_span: Span, space: str = "") -> Value:
+    """The value seen as another type. `space`: whose memory a plain number is an address of."""
     if isinstance(type_, t.Struct):
         cure = f'add a star: "{t.describe(type_)} *"'
         raise TextError(type_span, "a value cannot become a structure, a pointer can point to one", cure)
@@ -85,6 +85,8 @@ def cast(value: Value, type_: Type, span: Span, type_span: Span) -> Value:
     number = values.scalar(value)
     if isinstance(type_, t.Pointer) and isinstance(number.type, t.Pointer) and number.type.space == t.USER:
         type_ = type_.replace(space=t.USER)  # a cast does not move memory
+    elif isinstance(type_, t.Pointer) and space == t.USER and not isinstance(number.type, t.Pointer):
+        type_ = type_.replace(space=t.USER)
     if isinstance(type_, t.Int) and type_.size not in (1, 2, 4, 8):
         raise TextError(type_span, f"a number of {plural(type_.size, 'byte')} does not fit a register")
     return values.convert(number, type_, span)

@@ -6,6 +6,7 @@ else everything the attach point itself has. A name that the context has already
 
 from collections.abc import Sequence
 
+from kwire.kinds import KINDS
 from kwire.lang import builtins, events, tree
 from kwire.lang import checked as c
 from kwire.lang import types as t
@@ -96,7 +97,8 @@ def _own(checker: ExpressionChecker, fields: dict[str, events.Final]) -> None:
     """Add everything that the attach point has and an event can hold."""
     site = checker.site
     params = [*site.params, *([site.retval] if site.retval is not None else [])]
-    if not site.typed and site.kind in builtins.ARGUMENTS and not site.params and "+" not in site.target:
+    numbered = site.kind in builtins.ARGUMENTS and KINDS[site.kind].place != "user mark"
+    if not site.typed and numbered and not site.params and "+" not in site.target:
         params = [Param(f"arg{number}", t.U64, Argument(number)) for number in range(3)]
     for param in params:
         try:

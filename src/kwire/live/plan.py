@@ -4,9 +4,13 @@ from collections.abc import Callable, Mapping
 
 from kwire.bpf.image import Image
 from kwire.bpf.task import TaskFields
+from kwire.hints import TYPE_CHECKING
 from kwire.lang.checked import Map
 from kwire.lazy import NamedTuple
 from kwire.wire.schema import Schema
+
+if TYPE_CHECKING:
+    from kwire.kernel.attach import FilePlace, Place
 
 
 class Scope(NamedTuple):
@@ -24,22 +28,28 @@ class Scope(NamedTuple):
 class Point(NamedTuple):
     """An attach point and the number of the probe it is: that of the first shape of its events.
 
-    `target`: as `kernel.attach` takes it; in a multi link a function's name or address.
+    `target`: as `kernel.attach` takes it; a function's address, too.
     """
 
-    target: str | int
+    target: "str | int | FilePlace"
     probe: int
+
+    @property
+    def place(self) -> "Place":
+        """The target, an address as text."""
+        return f"{self.target:#x}" if isinstance(self.target, int) else self.target
 
     @property
     def text(self) -> str:
         """The target as text."""
-        return self.target if isinstance(self.target, str) else f"{self.target:#x}"
+        return str(self.place)
 
 
 class Group(NamedTuple):
     """One program and the points it hangs on; more than one only where the program reads its cookie.
 
-    `kind`: how it is attached; `multi`: all points by one kprobe.multi link; `btf_id`, `module`: of the
+    `kind`: how it is attached; `multi`: all points by one kprobe.multi link, or by one uprobe.multi link a
+    file; `btf_id`, `module`: of the
     function of an fentry or fexit, in the kernel's ("") or a module's BTF; `shapes`: how many kinds of events
     each point has; `otherwise`: gives another image of the same, for when the verifier finds this one too
     complex; None where there is none; `explain`: gives the program between checker and instructions, as text.

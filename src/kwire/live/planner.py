@@ -38,7 +38,7 @@ from kwire.kernel import tracefs
 from kwire.kernel.printfmt import Names, hexadecimal, tables
 from kwire.kernel.sys import in_first_namespace, possible_cpus
 from kwire.kernel.tracefs import Tracefs
-from kwire.kinds import FUNCTIONS, KINDS
+from kwire.kinds import FUNCTIONS, KINDS, USER
 from kwire.lang import attach_points, record, spec, tree
 from kwire.lang.check import check, filtered
 from kwire.lang.checked import Builtin, Emit, Map, Program
@@ -58,7 +58,8 @@ from kwire.wire.schema import Schema
 from kwire.words import plural
 
 if TYPE_CHECKING:
-    from kwire.kernel.catalog import Target
+    from kwire.kernel.attach import FilePlace
+    from kwire.kernel.targets import Target
     from kwire.live.probes import Probe
 
 MAX_PROBES = 50_000
@@ -72,13 +73,14 @@ class _Wanted(NamedTuple):
     """One probe, checked: its spec for people, its program, and the place it was asked for.
 
     `program.site` is where it attaches, which may be another place that sees the same events; `addresses`: of
-    the functions, where several have the name; `optional`: one of many that were asked for together.
+    the functions, where several have the name, or places in a file; `optional`: one of many that were asked
+    for together.
     """
 
     spec: str
     program: Program
     site: Site
-    addresses: tuple[int, ...] = ()
+    addresses: "tuple[int | FilePlace, ...]" = ()
     optional: bool = False
 
     def schema(self, schema: Schema) -> Schema:
@@ -312,7 +314,7 @@ class Planner:
             if target.copies > 1:
                 self._locate(targets)
             made = program(self._site(target, point.offset))
-            addresses = self._addresses(target)
+            addresses = self._addresses(target, point.offset)
             try:
                 self._want(text, self._filtered(made), addresses)
             except UnknownNameError as error:
@@ -327,7 +329,12 @@ class Planner:
             try:
                 made = program(self._site(target, point.offset, listed=True))
                 try:
-                    self._want(str(target), self._filtered(made), self._addresses(target), optional=True)
+                    self._want(
+                        str(target),
+                        self._filtered(made),
+                        self._addresses(target, point.offset),
+                        optional=True,
+                    )
                 except UnknownNameError as error:
                     without.append((target, made, error))
             except (LanguageError, BtfLookupError, _UnreachableError) as error:
@@ -337,7 +344,8 @@ class Planner:
             self._skipped += [(str(one), error.cause) for one, _, error in without]
         elif without:  # the filter is about other probes
             added = sum(
-                self._want(str(one), made, self._addresses(one), optional=True) for one, made, _ in without
+                self._want(str(one), made, self._addresses(one, point.offset), optional=True)
+                for one, made, _ in without
             )
             if added:
                 self._unfiltered.append((text, added, without[0][2]))
@@ -351,21 +359,33 @@ class Planner:
     def _targets(self, point: AttachPoint) -> "list[Target]":
         """What an attach point names; a name without wildcards may still be several functions'."""
         from kwire.kernel import catalog
+        from kwire.kernel.targets import Target
 
+        if point.kind in USER:
+            return catalog.expand(point.kind, f"{point.group}:{point.name}")
         if point.wildcard or (point.kind in FUNCTIONS and not point.offset):
             return catalog.expand(point.kind, point.target)
-        return [catalog.Target(point.kind, point.group, point.name)]
+        return [Target(point.kind, point.group, point.name)]
 
     def _locate(self, targets: "Sequence[Target]") -> None:
         """Find the addresses of functions whose name several have."""
-        names = {target.name for target in targets if target.copies > 1}
+        names = {target.name for target in targets if target.copies > 1 and target.kind not in USER}
         if names:
             from kwire.kernel.symbols import kernel_symbols
 
             self._places.update(kernel_symbols().functions_named(names))
 
-    def _addresses(self, target: "Target") -> tuple[int, ...]:
-        """The addresses of all functions of a name that several have. Raises _UnreachableError."""
+    def _addresses(self, target: "Target", offset: int) -> "tuple[int | FilePlace, ...]":
+        """The addresses of all functions of a name that several have; the places of what is in a file. Raises
+        _UnreachableError.
+        """
+        if target.kind in USER:
+            from kwire.kernel import binaries
+
+            places = binaries.places(target, offset)
+            if len(places) > 1:
+                self._copies.append((str(target), len(places)))
+            return places
         if target.copies < 2:
             return ()
         found = self._places.get(target.name, {}).get(target.group, ())
@@ -389,17 +409,25 @@ class Planner:
         return made
 
     def _want(
-        self, text: str, program: Program, addresses: tuple[int, ...] = (), *, optional: bool = False
+        self,
+        text: str,
+        program: Program,
+        addresses: "tuple[int | FilePlace, ...]" = (),
+        *,
+        optional: bool = False,
     ) -> bool:
         """Add a probe, unless it is there already; whether it was added."""
         site = program.site
         same = self._at.setdefault((site.kind, site.target), [])
         for index in same:
-            if _alike(self._wanted[index].program, program):
-                self._wanted[index] = self._wanted[index]._replace(
-                    optional=optional and self._wanted[index].optional
+            known = self._wanted[index]
+            if _alike(known.program, program):
+                more = tuple(place for place in addresses if place not in known.addresses)
+                self._wanted[index] = known._replace(
+                    optional=optional and known.optional, addresses=known.addresses + more
                 )
-                self._repeated[text] = None
+                if not more:
+                    self._repeated[text] = None
                 return False
         same.append(len(self._wanted))
         self._wanted.append(_Wanted(text, program, site, addresses, optional))
@@ -407,8 +435,10 @@ class Planner:
 
     def _site(self, target: "Target", offset: int = 0, listed: bool = False) -> Site:
         """The site of one target; `listed`: the kernel has named it, so it is no misspelling."""
-        kind, group, name, copies = target
-        if KINDS[kind].place in ("trace", "timer"):
+        kind, group, name, copies, form = target
+        if kind in USER:
+            return attach_points.in_file(kind, target.target, offset, form, host().machine)
+        if KINDS[kind].place in ("trace", "timer", "counter", "memory"):
             return Site(kind, target.target, ())
         if KINDS[kind].place == "event":
             return self._tracepoint(group, name)
@@ -530,9 +560,11 @@ class Planner:
             for place in (wanted[index].addresses or (wanted[index].program.site.target,))
         ]
         multi = (
-            len(points) > 1 and KINDS[site.kind].mechanism == "perf kprobe" and _multi(site.kind, len(points))
+            len(points) > 1
+            and KINDS[site.kind].mechanism in ("perf kprobe", "uprobe")
+            and _multi(site.kind, len(points))
         )
-        if multi:
+        if multi and site.kind not in USER:
             points = _by_address(points)
         btf_id = 0
         if KINDS[site.kind].mechanism == "trampoline" and self._kernel:
@@ -602,7 +634,7 @@ def _by_address(points: list[Point]) -> list[Point]:
 
     found = kernel_symbols().functions_named({name.rpartition(":")[2] for name in names})
 
-    def place(target: str | int) -> str | int:
+    def place(target: "str | int | FilePlace") -> "str | int | FilePlace":
         module, _, name = str(target).rpartition(":")
         at = found.get(name, {}).get(module) if module else None
         if module and not (at and at[0]):
@@ -629,7 +661,8 @@ def _with_symbols(schema: Schema, shape: int, wanted: _Wanted) -> Schema:
         return schema._replace(symbols=kernel_symbols().by_address())
     site = wanted.program.site
     name = site.target.rpartition(":")[2].partition("+")[0]
-    found = wanted.addresses or kernel_symbols().addresses(name, site.module)
+    own = [address for address in wanted.addresses if isinstance(address, int)]
+    found = own or kernel_symbols().addresses(name, site.module)
     return schema._replace(symbols={address: name for address in found if address})
 
 
@@ -641,10 +674,10 @@ def _condition(filter: tree.Source) -> tuple[tree.Expr, tree.Source]:
 
 
 def _multi(kind: str, count: int) -> bool:
-    """Whether so many functions are attached by one kprobe.multi link."""
+    """Whether so many functions are attached by one link, kprobe.multi or uprobe.multi."""
     from kwire.kernel import features
 
-    return features.mechanism(kind, count) == "kprobe.multi"
+    return features.mechanism(kind, count).endswith(".multi")
 
 
 def _named(site: Site, tables: Mapping[str, Names]) -> Site:

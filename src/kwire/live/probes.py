@@ -107,3 +107,35 @@ def end(function: "Function | Probe") -> Probe:
 def fexit(target: str) -> Decorator:
     """Run at the return of a kernel function, its arguments and `retval` at hand."""
     return _at("fexit", target)
+
+
+def uprobe(target: str) -> Decorator:
+    """Run at the entry of a function of a program or a library: `file:function`, `file:function+offset`,
+    `file:0xADDRESS`; a library may be named as `libc`.
+    """
+    return _at("uprobe", target)
+
+
+def uretprobe(target: str) -> Decorator:
+    """Run at the return of a function of a program; the built-in `retval` is what it returned."""
+    return _at("uretprobe", target)
+
+
+def usdt(target: str) -> Decorator:
+    """Run at a static probe that a program marks: `file:provider:name`; `arg0`, … are what it gives."""
+    return _at("usdt", target)
+
+
+def software(target: str) -> Decorator:
+    """Run at each so many events that the kernel counts: `page-faults:100`."""
+    return _at("software", target)
+
+
+def hardware(target: str) -> Decorator:
+    """Run at each so many events that the CPU counts: `cache-misses:1000000`."""
+    return _at("hardware", target)
+
+
+def watchpoint(target: str) -> Decorator:
+    """Run at each access to memory: `address:length:mode`, mode r, w, rw or x."""
+    return _at("watchpoint", target)

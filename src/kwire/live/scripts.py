@@ -12,8 +12,8 @@ from typing import Final
 
 from kwire.btf.errors import BtfLookupError
 from kwire.errors import KwireError
-from kwire.kernel.catalog import CatalogError
 from kwire.kernel.sys import possible_cpus
+from kwire.kernel.targets import CatalogError
 from kwire.lang.bpftrace.lower import Surroundings
 from kwire.lang.bpftrace.script import ScriptProbe, probes
 from kwire.lang.bpftrace.settings import settings

@@ -17,7 +17,7 @@ from kwire.bpf.image import Image, MapSpec
 from kwire.compile.emission import ASKED, ASKED_BIT
 from kwire.errors import KwireError
 from kwire.kernel import attach, prog, tracefs
-from kwire.kernel.attach import AttachError, Link
+from kwire.kernel.attach import AttachError, FilePlace, Link, Place
 from kwire.kernel.maps import Map
 from kwire.kernel.prog import Prog
 from kwire.kernel.ring import Ring
@@ -45,13 +45,15 @@ NOT_THE_TARGETS = (errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.
 
 
 def _batches(points: Sequence[Point]) -> list[list[Point]]:
-    """The points of a multi link in as few as take them: names and addresses apart, each address once."""
+    """The points of a multi link in as few as take them: names, addresses and each file apart, each place
+    once.
+    """
     batches: list[list[Point]] = []
-    seen: Counter[str | int] = Counter()
-    for kind in (str, int):
+    seen: Counter[str | int | FilePlace] = Counter()
+    for group in dict.fromkeys(map(_whose, points)):
         start = len(batches)
         for point in points:
-            if isinstance(point.target, kind):
+            if _whose(point) == group:
                 at = start + seen[point.target]
                 seen[point.target] += 1
                 batches.extend([] for _ in range(at + 1 - len(batches)))
@@ -59,12 +61,18 @@ def _batches(points: Sequence[Point]) -> list[list[Point]]:
     return batches
 
 
-def _attach(program: Prog, kind: str, target: str, cookie: int) -> Link:
+def _whose(point: Point) -> str | type:
+    """What the targets of one link have in common."""
+    target = point.target
+    return target.path if isinstance(target, FilePlace) else type(target)
+
+
+def _attach(program: Prog, kind: str, target: Place, cookie: int) -> Link:
     """Attach to one target; a function that is not there becomes an error that names the nearest."""
     try:
         return attach.attach(program, kind, target, cookie)
     except AttachError as error:
-        if error.errno == errno.ENOENT and KINDS[kind].mechanism == "perf kprobe":
+        if isinstance(target, str) and error.errno == errno.ENOENT and KINDS[kind].mechanism == "perf kprobe":
             from kwire.kernel import catalog
 
             raise catalog.missing(kind, target) from None
@@ -258,7 +266,7 @@ class Tracer:
                 for point in group.points:
                     cookie = point.probe if group.image.cookies else 0
                     try:
-                        link = _attach(program, group.kind, point.text, cookie)
+                        link = _attach(program, group.kind, point.place, cookie)
                     except KwireError as error:
                         self._refuse(point, error)
                     else:
@@ -276,9 +284,14 @@ class Tracer:
 
     def _attach_multi(self, group: Group, program: Prog, points: Sequence[Point]) -> None:
         """Attach to all at once, or to those that the kernel takes: halves of what it refuses are tried."""
-        targets = [(point.target, point.probe) for point in points]
+        on_return = KINDS[group.kind].result
+        in_file = [(one.target, one.probe) for one in points if isinstance(one.target, FilePlace)]
+        targets = [(one.target, one.probe) for one in points if not isinstance(one.target, FilePlace)]
         try:
-            link = attach.attach_multi(program, targets, on_return=KINDS[group.kind].result)
+            if in_file:
+                link = attach.attach_files(program, in_file, on_return=on_return)
+            else:
+                link = attach.attach_multi(program, targets, on_return=on_return)
         except AttachError as error:
             if len(points) == 1:
                 self._refuse(points[0], error)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from kwire.hints import TYPE_CHECKING, Final
+from kwire.kinds import KINDS
 from kwire.lang import tree
 from kwire.lang.errors import TextError
 from kwire.lang.tree import Span
@@ -19,6 +20,12 @@ def probe(low: "Lowering", span: Span) -> tree.Expr:
 def probetype(low: "Lowering", span: Span) -> tree.Expr:
     """The kind of the probe."""
     return tree.String(low.site.kind, span)
+
+
+def func(low: "Lowering", span: Span) -> tree.Expr:
+    """The function that the probe is on; that of a program by its name, which is known."""
+    user = KINDS[low.site.kind].user
+    return tree.String(low.site.function, span) if user else tree.Name("func", span)
 
 
 def ncpus(low: "Lowering", span: Span) -> tree.Expr:
@@ -68,6 +75,6 @@ def _of_task(low: "Lowering", members: tuple[str, ...], span: Span) -> tree.Expr
 
 BUILTINS: Final["Mapping[str, Callable[[Lowering, Span], tree.Expr]]"] = {
     one.__name__: one
-    for one in (probe, probetype, ncpus, cpid, has_cpid, elapsed, pcomm, leader_comm, leader_tid)
+    for one in (probe, probetype, func, ncpus, cpid, has_cpid, elapsed, pcomm, leader_comm, leader_tid)
 }
 """By name; each takes the place where the name is written."""

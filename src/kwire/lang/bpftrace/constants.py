@@ -1,6 +1,7 @@
 """Values that are known while a probe is lowered: texts, numbers, arguments of the script."""
 
 from kwire.hints import TYPE_CHECKING
+from kwire.kinds import KINDS
 from kwire.lang import tree
 from kwire.lang.bpftrace import syntax as s
 
@@ -25,6 +26,8 @@ def text_constant(low: "Lowering", node: s.Expr) -> str | None:
         return low.full_name
     if isinstance(node, s.Name) and node.id == "probetype":
         return low.site.kind
+    if isinstance(node, s.Name) and node.id == "func" and KINDS[low.site.kind].user:
+        return low.site.function
     if isinstance(node, s.Call) and node.function == "str" and len(node.arguments) == 1:
         inner = node.arguments[0]
         if isinstance(inner, s.Positional) and inner.number:

@@ -12,7 +12,7 @@ def attach_point(point: s.AttachPoint, arguments: tuple[str, ...]) -> AttachPoin
     """What an attach point means. Raises `TextError`."""
     text = _unquoted(point, arguments)
     word, _, rest = text.partition(":")
-    provider = tables.PROVIDER.get(word.lower())
+    provider = tables.PROVIDER.get(word) or tables.PROVIDER.get(word.lower())
     if provider is None:
         cure = did_you_mean(word.lower(), tables.PROVIDER) or "as in kprobe:tcp_connect { … }"
         raise TextError(point.span, f"there is no kind of probe {word!r}", cure)

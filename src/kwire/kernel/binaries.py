@@ -1,0 +1,228 @@
+"""Programs and libraries that probes are in: which file a name means, and which places of it a probe is at.
+
+Invariants: a library's name means the file that the dynamic loader would take; a place is a file and an
+offset in it, as the kernel wants it, so a file that is replaced is another one; a function that several
+symbols name is all of their places; what is not there is an error with the nearest names.
+"""
+
+import os
+import re
+import struct
+from functools import lru_cache
+
+from kwire.errors import KwireError
+from kwire.hints import Final
+from kwire.kernel.attach import FilePlace
+from kwire.kernel.elf import Elf, ElfError, Symbol, Usdt
+from kwire.kernel.targets import WILDCARD, CatalogError, Target, as_regex, nearest
+from kwire.kinds import KINDS
+from kwire.lazy import NamedTuple
+
+CACHE: Final = "/etc/ld.so.cache"
+MAGIC: Final = b"glibc-ld.so.cache1.1"
+FLAGS: Final = {"x86_64": 0x0303, "aarch64": 0x0A03}
+"""What the loader's cache says of libraries of 64 bits."""
+
+FOLDERS: Final = ("/lib64", "/usr/lib64", "/lib", "/usr/lib", "/usr/local/lib")
+"""Where libraries are on machines without a cache."""
+
+PROBED: Final = ("func", "none")
+"""Kinds of symbols that code begins at."""
+
+
+# ---- Files
+
+
+def files(name: str) -> list[str]:
+    """The files that a name stands for: a path, perhaps with wildcards; the name of a library, without its
+    version if need be; that of a program. Raises KwireError.
+    """
+    if WILDCARD.search(name):
+        from glob import glob
+
+        found = [one for one in sorted(glob(name)) if os.path.isfile(one) and _begins_as_elf(one)]
+        if not found:
+            raise KwireError("find file", name, "no program and no library matches")
+        return found
+    path = os.path.abspath(name) if "/" in name else _library(name) or _program(name)
+    if not path:
+        raise KwireError(
+            "find file",
+            name,
+            "there is no library and no program of this name",
+            "write its path, or compare `ldconfig -p`",
+        )
+    return [path]
+
+
+def _begins_as_elf(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(4) == b"\x7fELF"
+    except OSError:
+        return False
+
+
+def _program(name: str) -> str:
+    for folder in os.get_exec_path():
+        path = os.path.join(folder, name)
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            return os.path.abspath(path)
+    return ""
+
+
+def _library(name: str) -> str:
+    """The file of a library: `libc` is the libc.so.6 that the loader takes."""
+    wanted = re.compile(re.escape(name) + r"(\.so(\.[0-9.]+)?)?")
+    found = [path for soname, path in _cached() if wanted.fullmatch(soname)]
+    if found:
+        return found[0]
+    for folder in FOLDERS:
+        try:
+            here = sorted(os.listdir(folder), reverse=True)
+        except OSError:
+            continue
+        for soname in here:
+            if wanted.fullmatch(soname) and ".so" in soname:
+                return os.path.join(folder, soname)
+    return ""
+
+
+def _cached() -> list[tuple[str, str]]:
+    """(name, path) of the libraries that the loader of this machine's programs knows, in its order."""
+    try:
+        with open(CACHE, "rb") as file:
+            data = file.read()
+    except OSError:
+        return []
+    start = data.find(MAGIC)
+    if start < 0 or len(data) < start + 48:
+        return []
+    (count,) = struct.unpack_from("<I", data, start + 20)
+    wanted, found = FLAGS.get(os.uname().machine), []
+    for at in range(start + 48, min(start + 48 + 24 * count, len(data) - 23), 24):
+        flags, name, path = struct.unpack_from("<iII", data, at)
+        if flags == wanted:
+            found.append((_text(data, start + name), _text(data, start + path)))
+    return found
+
+
+def _text(data: bytes, at: int) -> str:
+    return os.fsdecode(data[at : data.find(b"\0", at)])
+
+
+# ---- What is in them
+
+
+class Binary(NamedTuple):
+    """A file, read: the symbols that code begins at, by name; its static probes; what it can be asked."""
+
+    file: Elf
+    functions: dict[str, list[Symbol]]
+    marks: tuple[Usdt, ...]
+
+    def place(self, path: str, address: int, semaphore: int = 0) -> FilePlace:
+        """The place of an address of the file. Raises KwireError."""
+        offset = self.file.file_offset(address)
+        if offset is None:
+            cause = f"address {address:#x} is not in it"
+            raise KwireError("probe", path, cause, "give an address as nm and objdump show it")
+        return FilePlace(path, offset, self.file.file_offset(semaphore) or 0 if semaphore else 0)
+
+
+def binary(path: str) -> Binary:
+    """A file, read once as long as it stays as it is. Raises ElfError."""
+    try:
+        told = os.stat(path)
+    except OSError as error:
+        raise ElfError("read", path, (error.strerror or str(error)).lower()) from None
+    return _binary(path, told.st_dev, told.st_ino, told.st_size, told.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _binary(path: str, *_: int) -> Binary:
+    with Elf.open(path) as file:
+        if file.kind not in ("exec", "dyn"):
+            raise ElfError("probe", path, "it is no program and no shared library")
+        functions: dict[str, list[Symbol]] = {}
+        for symbol in file.symbols():
+            if symbol.kind in (*PROBED, "ifunc"):
+                functions.setdefault(symbol.name, []).append(symbol)
+        return Binary(file, functions, tuple(file.usdt()))
+
+
+def expand(kind: str, pattern: str) -> list[Target]:
+    """The targets that `file:name` names, sorted; of a static probe one for each form of its arguments.
+    Raises KwireError.
+    """
+    name, _, what = pattern.partition(":")
+    paths = files(name)
+    find = _functions if KINDS[kind].place == "user function" else _marks
+    found: list[Target] = []
+    for path in paths:
+        found += find(kind, path, binary(path), what, len(paths) > 1)
+    if not found:
+        noun = "function" if KINDS[kind].place == "user function" else "static probe"
+        where = f"in {paths[0]}" if len(paths) == 1 else f"in any of {len(paths)} files"
+        raise CatalogError(kind, pattern, f"no {noun} {where} matches")
+    return found
+
+
+def _functions(kind: str, path: str, file: Binary, name: str, several: bool) -> list[Target]:
+    if WILDCARD.search(name) and name not in file.functions:
+        matches = re.compile(as_regex(name) + "$").match
+        names = sorted(one for one in file.functions if matches(one))
+        chosen = {one: [symbol for symbol in file.functions[one] if symbol.kind == "func"] for one in names}
+        return [Target(kind, path, one, len(symbols)) for one, symbols in chosen.items() if symbols]
+    if name[:2] in ("0x", "0X") or name.isdecimal():
+        return [Target(kind, path, name)]
+    symbols = [symbol for symbol in file.functions.get(name, ()) if symbol.kind in PROBED]
+    if symbols:
+        return [Target(kind, path, name, len(symbols))]
+    if several:
+        return []
+    if name in file.functions:
+        cause = "the loader chooses among several functions for it when a program starts (IFUNC)"
+        near = nearest(name, (one for one in file.functions if one != name and name in one), 3)
+        raise CatalogError(kind, f"{path}:{name}", cause, near, "probe the one that is chosen")
+    cause = "it has no such function" if file.functions else "it has no symbols"
+    cure = "" if file.functions else "give an address, 0x…"
+    raise CatalogError(kind, f"{path}:{name}", cause, nearest(name, file.functions, 3), cure)
+
+
+def _marks(kind: str, path: str, file: Binary, name: str, several: bool) -> list[Target]:
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    for one in file.marks:
+        forms = found.setdefault((one.provider, one.name), {})
+        forms[one.arguments] = forms.get(one.arguments, 0) + 1
+    provider, _, last = name.rpartition(":")
+    matches = re.compile(f"{as_regex(provider or '*')}:{as_regex(last)}$").match
+    chosen = [pair for pair in sorted(found) if matches(":".join(pair))]
+    if not chosen and not several and not WILDCARD.search(name):
+        cause = "it has no such static probe" if found else "it has no static probes"
+        raise CatalogError(kind, f"{path}:{name}", cause, nearest(name, map(":".join, found), 3))
+    return [
+        Target(kind, path, ":".join(pair), copies, form)
+        for pair in chosen
+        for form, copies in sorted(found[pair].items())
+    ]
+
+
+def places(target: Target, offset: int = 0) -> tuple[FilePlace, ...]:
+    """Where a target is. Raises KwireError."""
+    file, name = binary(target.group), target.name
+    if KINDS[target.kind].place == "user mark":
+        provider, _, last = name.partition(":")
+        return tuple(
+            file.place(target.group, one.address, one.semaphore)
+            for one in file.marks
+            if (one.provider, one.name, one.arguments) == (provider, last, target.form)
+        )
+    symbols = [one for one in file.functions.get(name, ()) if one.kind in PROBED]
+    if not symbols:
+        return (file.place(target.group, int(name, 0) + offset),)
+    for one in symbols:
+        if one.size and offset >= one.size:
+            cause = f"{name} has {one.size} bytes"
+            raise KwireError("probe", f"{target.group}:{name}+{offset}", cause, "give an offset within it")
+    return tuple(dict.fromkeys(file.place(target.group, one.address + offset) for one in symbols))

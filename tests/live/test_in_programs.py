@@ -1,0 +1,286 @@
+"""Probes in programs: functions, their returns, static probes, by each way there is to name them."""
+
+# Names and annotations inside of probes are the probe language's, not Python's.
+# ruff: noqa: F722, F821
+# mypy: ignore-errors
+
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import kwire
+from kwire.cli.main import main
+from kwire.errors import KwireError
+from kwire.kernel import binaries
+from kwire.kernel.catalog import expand
+from kwire.lang.errors import LanguageError
+
+SOURCE = r"""
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#define MARK(provider, name, semaphore, forms, ...) asm volatile( \
+    "990: nop\n" \
+    ".pushsection .note.stapsdt,\"\",\"note\"\n" \
+    ".balign 4\n" \
+    ".4byte 992f-991f, 994f-993f, 3\n" \
+    "991: .asciz \"stapsdt\"\n" \
+    "992: .balign 4\n" \
+    "993: .8byte 990b, 0, " semaphore "\n" \
+    ".asciz \"" provider "\"\n.asciz \"" name "\"\n.asciz \"" forms "\"\n" \
+    "994: .balign 4\n" \
+    ".popsection\n" : : __VA_ARGS__)
+
+unsigned short shop_sold_semaphore __attribute__((section(".probes"), used, visibility("hidden")));
+volatile uint64_t watched = 7;  // not among what the kernel sets to 0
+struct item { int64_t price; const char *name; };
+
+__attribute__((noipa)) int64_t price(struct item *item, int count)
+{
+    asm volatile("");
+    return item->price * count;
+}
+static __attribute__((noipa)) int step_up(int n) { asm volatile(""); return n + 1; }
+static __attribute__((noipa)) int step_down(int n) { asm volatile(""); return n - 1; }
+__attribute__((noipa)) int many(int a, int b, int c, int d, int e, int f, int g, int h, int i, int j)
+{
+    asm volatile("");
+    return a + b + c + d + e + f + g + h + i + j;
+}
+
+int main(int argc, char **argv)
+{
+    char name[16];
+    struct item item = {-7, strcpy(name, "apple")};
+    int n = 0;
+    for (int round = 0; round < 3; round++) {
+        int64_t total = price(&item, round + 1);
+        n = step_down(step_up(step_up(n)));
+        watched = round;
+        if (shop_sold_semaphore)
+            MARK("shop", "sold", "shop_sold_semaphore", "-4@%[a] -8@%[b] 8@%[c]",
+                 [a] "nor"(-round), [b] "nor"(total), [c] "r"(item.name));
+        MARK("shop", "closed", "0", "-4@%[a]", [a] "n"(-1));
+        MARK("shop", "closed", "0", "4@%[a]", [a] "r"(round));
+    }
+    many(1, 2, 3, 4, 5, 6, 7, 8, 9, 10);
+    printf("%d\n", shop_sold_semaphore);
+    return 0;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A program that is at a fixed address, with functions and static probes."""
+    if not shutil.which("gcc"):
+        pytest.skip("there is no compiler")
+    home = tmp_path_factory.mktemp("shop")
+    (home / "shop.c").write_text(SOURCE)
+    subprocess.run(["gcc", "-O1", "-g0", "-no-pie", "-o", home / "shop", home / "shop.c"], check=True)
+    return str(home / "shop")
+
+
+def _symbol(shop: str, name: str) -> int:
+    [found] = binaries.binary(shop).functions[name]
+    return found.address
+
+
+@pytest.mark.needs("uprobe")
+def test_every_kind_of_place(shop: str) -> None:
+    """One trace: what each probe gives is what the program did."""
+
+    @kwire.uprobe(f"{shop}:price")
+    def entered(item: "s64 *", count: "int"):
+        emit("entered", pid, price=item[0], count=count, name=str(user(cast("u64 *", item)[1])))
+
+    @kwire.uretprobe(f"{shop}:price")
+    def left():
+        emit("left", value=cast("s64", retval))
+
+    @kwire.uprobe(f"{shop}:step_*")
+    def stepped(n: "int"):
+        emit("stepped", n=n)
+
+    @kwire.probe(f"uprobe:{shop}:many")
+    def several():
+        emit("several", first=cast("int", arg0), last=cast("int", arg9))
+
+    @kwire.uprobe(f"{shop}:{_symbol(shop, 'many'):#x}")
+    def by_address():
+        emit("address", a=cast("int", arg1))
+
+    @kwire.usdt(f"{shop}:shop:sold")
+    def sold(round, total, name: "char *"):
+        emit("sold", round=round, total=total, name=str(name))
+
+    @kwire.usdt(f"{shop}:clos*")
+    def closed():
+        emit("closed", n=arg0)
+
+    with kwire.trace(
+        entered, left, stepped, several, by_address, sold, closed, command=[shop], seconds=60
+    ) as trace:
+        events = list(trace)
+    by_name = {}
+    for event in events:
+        by_name.setdefault(event.probe.partition("#")[2], []).append(event)
+    assert [(one.price, one.count, one.name) for one in by_name["entered"]] == [
+        (-7, number, "apple") for number in (1, 2, 3)
+    ]
+    assert [one.value for one in by_name["left"]] == [-7, -14, -21]
+    assert Counter(one.probe.partition("#")[0].rpartition(":")[2] for one in by_name["stepped"]) == {
+        "step_up": 6,
+        "step_down": 3,
+    }
+    assert [one.n for one in by_name["stepped"]] == [0, 1, 2, 1, 2, 3, 2, 3, 4]
+    assert [(one.first, one.last) for one in by_name["several"]] == [(1, 10)]
+    assert [one.a for one in by_name["address"]] == [2]
+    assert [(one.round, one.total, one.name) for one in by_name["sold"]] == [
+        (-number, -7 * (number + 1), "apple") for number in range(3)
+    ]
+    assert [one.n for one in by_name["closed"]] == [-1, 0, -1, 1, -1, 2]
+    assert trace.lost == 0
+
+
+@pytest.mark.needs("uprobe")
+def test_counters_and_watchpoints_of_a_process(shop: str) -> None:
+    watch = f"watchpoint:{_symbol_of_data(shop):#x}:8:w"
+    mine = watch + '(pid){comm == "shop"}'  # before that it is another program at the same addresses
+    with kwire.trace("software:page-faults:1(comm)", mine, command=[shop], seconds=60) as trace:
+        events = list(trace)
+    kinds = Counter(event.probe.partition(":")[0] for event in events)
+    assert kinds["watchpoint"] == 3
+    assert kinds["software"] > 3
+
+
+def _symbol_of_data(shop: str) -> int:
+    from kwire.kernel.elf import Elf
+
+    with Elf.open(shop) as file:
+        return next(one.address for one in file.symbols() if one.name == "watched")
+
+
+SCRIPT = """
+uprobe:SHOP:price { printf("price %d\\n", arg1);}
+uretprobe:SHOP:price { printf("is %d\\n", retval); }
+uprobe:SHOP:step_up { @steps = sum(arg0); }
+usdt:SHOP:shop:sold { printf("sold %s\\n", str(arg2)); }
+"""
+
+
+@pytest.mark.native
+@pytest.mark.needs("uprobe")
+def test_scripts_print_what_bpftrace_prints(
+    shop: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not shutil.which("bpftrace"):
+        pytest.skip("there is no bpftrace")
+    script = SCRIPT.replace("SHOP", shop)
+    theirs = subprocess.run(
+        ["bpftrace", "-q", "-c", shop, "-e", script], capture_output=True, text=True, check=False
+    ).stdout
+    ours = subprocess.run(
+        [sys.executable, "-m", "kwire", "-q", "-c", shop, "-e", script],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    own = [line for line in theirs.splitlines() if line and not line.startswith("Attaching") and line != "1"]
+    assert sorted(line for line in ours.splitlines() if line and line != "1") == sorted(own)
+    assert "sold apple" in ours
+
+
+@pytest.mark.needs("uprobe_multi")
+def test_a_wildcard_is_one_link_a_file(shop: str) -> None:
+    from kwire.live.planner import make_plan
+
+    plan = make_plan([f"uprobe:{shop}:step_*", f"uprobe:{shop}:many"])
+    [group] = plan.groups
+    assert group.multi
+    assert sorted(point.text.partition(":")[0] for point in group.points) == [shop] * 3
+
+
+def test_what_can_be_probed_is_listed(shop: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert [str(one) for one in expand("uprobe", f"{shop}:step_*")] == [
+        f"uprobe:{shop}:step_down",
+        f"uprobe:{shop}:step_up",
+    ]
+    marks = [(one.name, one.form, one.copies) for one in expand("usdt", f"{shop}:*")]
+    assert [(name, copies) for name, _, copies in marks] == [
+        ("shop:closed", 1),
+        ("shop:closed", 1),
+        ("shop:sold", 1),
+    ]
+    assert main(["list", f"uprobe:{shop}:step_*", f"usdt:{shop}:sold", "software:cpu-*"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"uprobe:{shop}:step_down",
+        f"uprobe:{shop}:step_up",
+        f"usdt:{shop}:shop:sold",
+        "software:cpu-clock",
+        "software:cpu-migrations",
+    ]
+
+
+def test_a_library_is_found_as_the_loader_finds_it() -> None:
+    maps = Path("/proc/self/maps").read_text()
+    loaded = {os.path.realpath(line.split()[-1]) for line in maps.splitlines() if "/libc.so" in line}
+    if not loaded:
+        pytest.skip("Python here is not linked with libc.so")
+    for name in ("libc", "libc.so.6"):
+        assert {os.path.realpath(one) for one in binaries.files(name)} == loaded
+    assert binaries.files("sh") == [shutil.which("sh")]
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("uprobe:SHOP:step_upp", "did you mean step_up?"),
+        ("uprobe:SHOP:nothing_*", "no function in SHOP matches"),
+        ("uprobe:SHOP:many+4096", "many has"),
+        ("uprobe:SHOP:0x10", "address 0x10 is not in it"),
+        ("uprobe:/no/such/file:f", "/no/such/file: no such file"),
+        ("uprobe:libnothing:f", "there is no library and no program of this name"),
+        ("uprobe:/etc/passwd:f", "it is no ELF file"),
+        ("uprobe:libc:strlen", "IFUNC"),
+        ("usdt:SHOP:shop:solde", "did you mean shop:sold?"),
+        ("usdt:SHOP:shop:sold(arg3)", "shop:sold has 3 arguments"),
+        ("uretprobe:SHOP:many(arg0)", "a uretprobe has no arg0"),
+        ("uprobe:SHOP", "write uprobe:file:function[+offset]"),
+        ("software:faulty", "it is one of cpu-clock, "),
+        ("hardware:cycles:0", "'cycles:0' is no counter"),
+        ("watchpoint:4000:3:w", "'4000:3:w' is no stretch of memory"),
+        ("watchpoint:0x4000:8:", "is not a target of a watchpoint"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(shop: str, spec: str, says: str) -> None:
+    from kwire.live.planner import make_plan
+
+    with pytest.raises(KwireError) as caught:
+        make_plan([spec.replace("SHOP", shop)])
+    error = caught.value
+    said = (
+        "\n".join(one.message + one.cure for one in error.diagnostics)
+        if isinstance(error, LanguageError)
+        else str(error)
+    )
+    assert says.replace("SHOP", shop) in said.replace("No such", "no such")
+    assert "\n" not in said
+
+
+@pytest.mark.native
+def test_a_counter_that_the_machine_has_not_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    from kwire.kernel import features
+
+    if features.probe("hardware").answer != "no":
+        pytest.skip("the CPU counts here")
+    assert main(["trace", "-p", str(os.getpid()), "hardware:cycles"]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "this machine has no counter of that" in said
