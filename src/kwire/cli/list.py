@@ -32,7 +32,7 @@ HELP = "list probes with their arguments, and kernel types as C"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.description = (
-        "List what can be probed: 'kprobe:tcp_*', 'tracepoint:sched:*', 'uprobe:/bin/bash:*', 'tcp_*' (of all "
+        "List what can be probed: 'kprobe:tcp_*', 'tracepoint:sched:*', 'uprobe:/bin/bash:*', 'tcp_*' (all "
         "kinds), nothing (all that the kernel has). Or a kernel type as C with offsets: 'struct tcp_sock', "
         "'union x', 'enum y', 'typedef z'. With -v, probes come with their typed arguments."
     )
