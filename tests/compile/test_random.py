@@ -80,6 +80,9 @@ class Meaning:
         self.comm = comm
         self.locals: dict[int, int] = {}
         self.turn = 0
+        self.own: dict[int, bytes] = {}  # memory of the program's own that it reads, as it was then
+        self.held_texts: dict[int, bytes] = {}  # of the locals that hold texts
+        self.each: tuple[c.Map, bytes] | None = None  # where the innermost loop over a map is
         self.maps: Maps = before.maps if before else {}
         self.full: dict[str, int] = before.full if before else {}  # updates that found no room
         self.asked: int = before.asked if before else 0  # for the end, with which status
@@ -147,6 +150,19 @@ class Meaning:
                 return self.held(e)
             case c.MapHas():
                 return int(self.key(e) in self.entries(e.map))
+            case c.MapPlace():
+                return self.address_of(data_of(self.entries(e.map).get(self.key(e), [0] * words(e.map))))
+            case c.TextPlace():
+                return self.address_of(self.held_texts[e.local] + b"\0")
+            case c.EachKey():
+                assert self.each is not None
+                return self.address_of(self.each[1])
+            case c.EachValue():
+                assert self.each is not None
+                return self.address_of(data_of(self.entries(self.each[0])[self.each[1]]))
+            case c.EachGet():
+                assert self.each is not None
+                return self.number_of(e.map, self.each[1])
             case c.Bswap():
                 low = self.register(e.operand) & (1 << 8 * e.size) - 1
                 return int.from_bytes(low.to_bytes(e.size, "little"), "big")
@@ -202,10 +218,23 @@ class Meaning:
             at += value * index.stride
         return at & MASK
 
+    def address_of(self, data: bytes) -> int:
+        """Where a copy of what the program keeps itself is from now on."""
+        at = (1 << 62) + len(self.own) * (1 << 20)
+        self.own[at] = data
+        return at
+
+    def read(self, at: int, size: int) -> bytes | None:
+        """Memory of the process, or of the program itself."""
+        for base, data in self.own.items():
+            if base <= at and at + size <= base + len(data):
+                return data[at - base : at - base + size]
+        return self.world.read(at, size)
+
     def bytes_at(self, place: c.Place, size: int) -> bytes | None:
         """Memory at a place; None when it cannot be read."""
         at = self.address(place)
-        return None if at is None else self.world.read(at, size)
+        return None if at is None else self.read(at, size)
 
     def load(self, e: c.Load) -> int:
         """A scalar in memory."""
@@ -225,7 +254,7 @@ class Meaning:
         at = self.address(e.place)
         found = b""
         while len(found) <= e.type.limit and not (e.fixed and len(found) == e.fixed):
-            byte = None if at is None else self.world.read(at + len(found), 1)
+            byte = None if at is None else self.read(at + len(found), 1)
             if byte is None:
                 return b"", False, False
             if byte == b"\0":
@@ -256,21 +285,41 @@ class Meaning:
         """The bytes of a key, laid out as C does."""
         made = b""
         for type_, part in zip(e.map.key, e.key, strict=True):
-            if isinstance(type_, t.Text):
-                size, step = type_.limit + 8 & ~7, 8
-                data = self.text(part)[0][: type_.limit].ljust(size, b"\0")
+            if isinstance(type_, t.Text | t.Array):
+                step, data = 8, self.wide(type_, part)
             else:
                 size = step = t.size_of(type_)
                 data = self.register(part).to_bytes(8, "little")[:size]
             made += bytes(-len(made) % step) + data
-        widest = max((8 if isinstance(one, t.Text) else t.size_of(one) for one in e.map.key), default=1)
-        return made + bytes(-len(made) % widest)
+        sizes = (8 if isinstance(one, t.Text | t.Array) else t.size_of(one) for one in e.map.key)
+        return made + bytes(-len(made) % max(sizes, default=1))
+
+    def wide(self, type_: t.Text | t.Array, part: Any) -> bytes:
+        """A text or an array as a map has it, whole words."""
+        if isinstance(type_, t.Text):
+            return self.text(part)[0][: type_.limit].ljust(type_.limit + 8 & ~7, b"\0")
+        size = t.size_of(type_)
+        return (self.bytes_at(part.place, size) or bytes(size)).ljust(size + 7 & ~7, b"\0")
+
+    def given(self, e: c.MapSet) -> list[int]:
+        """The words of a value that is set."""
+        made = b""
+        for type_, part in zip(t.leaves(e.map.value), e.value, strict=True):
+            if isinstance(type_, t.Text | t.Array):
+                made += self.wide(type_, part)
+            else:
+                made += self.register(part).to_bytes(8, "little")
+        return [*struct.unpack(f"<{len(made) // 8}Q", made), *[1] * (not e.map.key)]
 
     def held(self, e: c.MapGet) -> int:
         """The number at a key."""
-        kept = self.entries(e.map).get(self.key(e), [0, 0])
-        number = signed_as(kept[0], e.map.value)
-        if e.map.kind in ("avg", "stats"):
+        return self.number_of(e.map, self.key(e))
+
+    def number_of(self, map: c.Map, key: bytes) -> int:
+        """The number at the bytes of a key."""
+        kept = self.entries(map).get(key, [0, 0])
+        number = signed_as(kept[0], map.number)
+        if map.kind in ("avg", "stats"):
             return number // kept[1] if kept[1] else 0
         return number
 
@@ -285,12 +334,12 @@ class Meaning:
     def aggregate(self, e: c.Aggregate) -> None:
         """Add a value to what a map keeps."""
         value, kind = self.register(e.value), e.map.kind
-        number = signed_as(value, e.map.value)
+        number = signed_as(value, e.map.number)
         kept = self.update(e)
         if kept is None:
             return
         if kind in ("min", "max"):
-            old = signed_as(kept[0], e.map.value)
+            old = signed_as(kept[0], e.map.number)
             better = number < old if kind == "min" else number > old
             kept[:] = [value, 1] if better or not kept[1] else kept
         elif kind == "hist":
@@ -310,9 +359,9 @@ class Meaning:
         elif isinstance(e, c.Aggregate):
             self.aggregate(e)
         else:
-            value, kept = self.register(e.value), self.update(e)
+            value, kept = self.given(e), self.update(e)
             if kept is not None:
-                kept[:] = [value, 1][: len(kept)]
+                kept[:] = value
 
     # statements
 
@@ -329,6 +378,10 @@ class Meaning:
             ended = ""
             if isinstance(one, c.LocalSet):
                 self.locals[one.local] = self.number(one.value)
+            elif isinstance(one, c.TextSet):
+                self.held_texts[one.local] = self.text(one.value)[0][: one.type.limit]
+            elif isinstance(one, c.Each):
+                ended = self.over(one, events)
             elif isinstance(one, c.If):
                 ended = self.statements(one.then if self.register(one.test) else one.otherwise, events)
             elif isinstance(one, c.Loop):
@@ -367,6 +420,17 @@ class Meaning:
         self.turn = before
         return ended if ended in ("leave", "return") else ""
 
+    def over(self, e: c.Each, events: list[tuple[int, list[Any]]]) -> str:
+        """Run a loop over a map; as `loop`."""
+        before, ended, entries = self.each, "", self.entries(e.map)
+        for key in list(entries):
+            self.each = e.map, key
+            ended = self.statements(e.body, events) if key in entries else ""
+            if ended in ("break", "leave", "return"):
+                break
+        self.each = before
+        return ended if ended in ("leave", "return") else ""
+
     def value(self, e: Any) -> Any:
         """The value of a field."""
         if isinstance(e, c.ReadText | c.Comm):
@@ -388,8 +452,27 @@ def words(map: c.Map) -> int:
     if map.kind == "lhist":
         return 2 + -(-(high - low) // step)
     if map.kind in ("hash", "lru"):
-        return 1 if map.key else 2
+        sizes = [
+            one.limit + 8 & ~7 if isinstance(one, t.Text) else max(t.size_of(one) + 7 & ~7, 8)
+            for one in t.leaves(map.value)
+        ]
+        return sum(sizes) // 8 + (not map.key)
     return {"count": 1, "sum": 1, "hist": 66}.get(map.kind, 2)
+
+
+def data_of(words: list[int]) -> bytes:
+    """The bytes of the words of a value."""
+    return struct.pack(f"<{len(words)}Q", *words)
+
+
+def normal(map: c.Map, data: bytes) -> bytes:
+    """A value without what is behind the NULs of its texts."""
+    made = b""
+    for one in t.leaves(map.value):
+        size = one.limit + 8 & ~7 if isinstance(one, t.Text) else max(t.size_of(one) + 7 & ~7, 8)
+        part = data[len(made) : len(made) + size]
+        made += part.split(b"\0")[0].ljust(size, b"\0") if isinstance(one, t.Text) else part
+    return made + data[len(made) :]
 
 
 def signed_as(value: int, type_: t.Scalar) -> int:
@@ -403,7 +486,7 @@ def together(map: c.Map, values: list[bytes]) -> list[int]:
     if map.kind in ("min", "max"):
         kept = [part for part in parts if part[1]]
         choose = min if map.kind == "min" else max
-        return choose(kept, key=lambda part: signed_as(part[0], map.value)) if kept else [0, 0]
+        return choose(kept, key=lambda part: signed_as(part[0], map.number)) if kept else [0, 0]
     return [sum(column) & MASK for column in zip(*parts, strict=True)]
 
 
@@ -439,13 +522,14 @@ def frame(program: c.Program, id: int, time: int, event: tuple[int, list[Any]]) 
 # random trees
 
 POINTER = t.Pointer(t.VOID, t.USER)
+ADDRESS = t.Array(t.U8, 16, "ipv6")
 NUMBERS = (1 << 31, (1 << 31) - 1, -(1 << 31), 0xFFFFFFFF, 1 << 63, MASK, 0xFF, 0xFFFF, 1 << 32)
 FIELD_TYPES: tuple[t.Type, ...] = (
     *SCALARS,
     t.Text(15),
     t.Text(LIMIT, t.USER),
     t.Bytes(24, t.USER),
-    t.Array(t.U8, 16, "ipv6"),
+    ADDRESS,
     t.Array(t.U16, 3),
     t.Array(t.U64, 9),
 )
@@ -455,14 +539,17 @@ PARAMS = (Param("a", POINTER, Argument(0)), Param("b", t.U64, Argument(1)), Para
 class Writer:
     """Writes programs by dice. `depth` bounds expressions; hypothesis chooses both, and shrinks the depth."""
 
-    def __init__(self, seed: int, depth: int) -> None:
+    def __init__(self, seed: int, depth: int, alone: bool) -> None:
         self.dice = random.Random(seed)
         self.depth = depth
         self.names: tuple[t.Scalar, ...] = ()
         self.shapes: tuple[c.Shape, ...] = ()
         self.inside = 0  # loops around, in the innermost block
         self.blocks = 0  # blocks around
-        self.types: tuple[t.Scalar, ...] = ()  # of all locals
+        self.types: tuple[t.Scalar | t.Text, ...] = ()  # of all locals
+        self.alone = alone  # loops are over maps with one key only: more have no order that could be known
+        self.held: list[tuple[int, int]] = []  # locals that hold texts, and the limits of these
+        self.nested = 0  # texts in keys of texts
         self.given = 0  # the local that holds what the innermost block gives
         self.maps = tuple(self.map(n) for n in range(self.one(0, 1, 2, 3)))
 
@@ -470,10 +557,13 @@ class Writer:
         """A map with few keys, now and then with room for one only."""
         kind = self.one("hash", "hash", "hash", *c.MAPS)
         parts = [
-            self.one(t.U32, t.U8, t.S64, t.BOOL, t.Text(15), t.Text(LIMIT))
+            self.one(t.U32, t.U8, t.S64, t.BOOL, t.Text(15), t.Text(LIMIT), ADDRESS)
             for _ in range(self.one(0, 1, 1, 3))
         ]
-        value = self.one(*SCALARS) if kind in ("hash", "lru") else self.one(t.U64, t.S64)
+        value: Any = self.one(t.U64, t.S64)
+        if kind in ("hash", "lru"):
+            wide = (t.Text(9), t.Text(LIMIT), ADDRESS, t.Tuple((t.U32, t.Tuple((t.Text(20), t.S8)))))
+            value = self.one(*SCALARS, *wide, *wide)
         bounds = self.one((0, 100, 10), (-7, 100, 3)) if kind == "lhist" else (0, 0, 0)
         if bounds[0] < 0:
             value = t.S64
@@ -487,6 +577,8 @@ class Writer:
             if isinstance(type_, t.Text):
                 known = self.one(b"", b"AA", COMM, b"known text")
                 parts.append(self.one(self.text(), self.text(), c.TextConst(known, t.Text(len(known)), SPAN)))
+            elif isinstance(type_, t.Array):
+                parts.append(self.block_at(type_))
             else:
                 number = self.one(
                     c.Const(extend(1, type_), type_, SPAN), self.expression(0), self.expression()
@@ -498,13 +590,18 @@ class Writer:
         """A statement that changes a map."""
         map = self.one(*self.maps)
         key = self.key(map)
-        value = c.Convert(self.expression(), map.value, SPAN)
         plain = map.kind in ("hash", "lru")
+        if not isinstance(map.value, t.SCALARS):
+            given = [self.value(one) for one in t.leaves(map.value)]
+            return self.one(*[c.MapSet(map, key, tuple(given), SPAN)] * 3, c.MapDelete(map, key, SPAN))
+        value = c.Convert(self.expression(), map.number, SPAN)
         if map.key and self.one(*range(6)) == 0:
             return c.MapDelete(map, key, SPAN)
         if plain and (t.size_of(map.value) < 8 or self.one(0, 1, 2)):
             return self.one(
-                c.MapSet(map, key, value, SPAN), c.MapSet(map, key, value, SPAN), c.MapDelete(map, key, SPAN)
+                c.MapSet(map, key, (value,), SPAN),
+                c.MapSet(map, key, (value,), SPAN),
+                c.MapDelete(map, key, SPAN),
             )
         return c.Aggregate(map, key, value, SPAN)
 
@@ -516,9 +613,60 @@ class Writer:
         map = self.one(*readable)
         key = self.key(map)
         known = map.key or map.kind in ("hash", "lru")
-        return self.one(
-            c.MapGet(map, key, map.value, SPAN), *[c.MapHas(map, key, t.BOOL, SPAN)] * bool(known)
-        )
+        has = c.MapHas(map, key, t.BOOL, SPAN)
+        if not isinstance(map.value, t.SCALARS):
+            places = [(at, type_) for at, type_ in self.parts(map) if isinstance(type_, t.SCALARS)]
+            address = c.MapPlace(map, key, t.Pointer(t.VOID), SPAN)
+            loads = [c.Load(c.Place(address, at, (), t.KERNEL, SPAN), type_, SPAN) for at, type_ in places]
+            return self.one(has, *loads)
+        return self.one(c.MapGet(map, key, map.number, SPAN), *[has] * bool(known))
+
+    def parts(self, map: c.Map) -> list[tuple[int, Any]]:
+        """The parts of a map's values, and where they lie."""
+        found, at = [], 0
+        for one in t.leaves(map.value):
+            found.append((at, one))
+            at += one.limit + 8 & ~7 if isinstance(one, t.Text) else max(t.size_of(one) + 7 & ~7, 8)
+        return found
+
+    def kept_text(self) -> Any:
+        """A text that the program keeps itself, where there is one."""
+        held = [
+            (map, at, type_)
+            for map in self.maps
+            if not isinstance(map.value, t.SCALARS)
+            for at, type_ in self.parts(map)
+            if isinstance(type_, t.Text)
+        ]
+        if self.held and (not held or self.one(0, 1)):
+            number, limit = self.one(*self.held)
+            place = c.Place(c.TextPlace(number, t.Pointer(t.CHAR), SPAN), 0, (), t.KERNEL, SPAN)
+        elif held:
+            map, at, type_ = self.one(*held)
+            limit = type_.limit
+            address = c.MapPlace(map, self.key(map), t.Pointer(t.VOID), SPAN)
+            place = c.Place(address, at, (), t.KERNEL, SPAN)
+        else:
+            return c.Comm(t.Text(15), SPAN)
+        return c.ReadText(place, t.Text(limit), SPAN, limit + 1 if limit < 16 else 0)
+
+    def block_at(self, type_: t.Array) -> c.ReadBlock:
+        """An array in memory, or in a map."""
+        size = t.size_of(type_)
+        held = [
+            (map, at)
+            for map in self.maps
+            if not isinstance(map.value, t.SCALARS)
+            for at, one in self.parts(map)
+            if one == type_
+        ]
+        if held and self.depth and self.one(0, 1):
+            map, at = self.one(*held)
+            before, self.depth = self.depth, 0
+            address = c.MapPlace(map, self.key(map), t.Pointer(t.VOID), SPAN)
+            self.depth = before
+            return c.ReadBlock(c.Place(address, at, (), t.KERNEL, SPAN), size, type_, SPAN)
+        return c.ReadBlock(self.place(size, 0), size, type_, SPAN)
 
     def one(self, *choices: Any) -> Any:
         return self.dice.choice(choices)
@@ -550,6 +698,12 @@ class Writer:
         return c.Load(self.place(8, depth), type_, SPAN, at, self.dice.randint(1, min(8 * size, 64 - at)))
 
     def text(self) -> Any:
+        self.nested += 1
+        try:
+            if self.nested < 3 and self.one(*range(4)) == 0:
+                return self.kept_text()
+        finally:
+            self.nested -= 1
         if self.one(0, 1, 2) == 0:
             return c.Comm(t.Text(self.one(15, 15, self.dice.randint(1, 15))), SPAN)
         limit, fixed = self.dice.randint(1, LIMIT), self.one(0, self.dice.randint(1, 48))
@@ -585,10 +739,13 @@ class Writer:
         """A value for a field."""
         if isinstance(type_, t.Text):
             text = self.text()
-            return text.replace(type=text.type.replace(limit=min(text.type.limit, type_.limit)))
+            limit = min(text.type.limit, type_.limit)
+            return text.replace(type=text.type.replace(limit=limit))
         if isinstance(type_, t.Bytes):
             return c.ReadBytes(self.place(type_.limit, self.depth), self.expression(), type_, SPAN)
         if isinstance(type_, t.Array):
+            if type_ == ADDRESS:
+                return self.block_at(type_)
             size = t.size_of(type_)
             return c.ReadBlock(self.place(size, self.depth), size, type_, SPAN)
         return c.Convert(self.expression(), type_, SPAN)  # type: ignore[arg-type]  # a scalar
@@ -598,7 +755,9 @@ class Writer:
 
     def result(self) -> c.LocalSet:
         """What the innermost block gives."""
-        return c.LocalSet(self.given, c.Convert(self.expression(), self.types[self.given], SPAN), SPAN)
+        type_ = self.types[self.given]
+        assert not isinstance(type_, t.Text)
+        return c.LocalSet(self.given, c.Convert(self.expression(), type_, SPAN), SPAN)
 
     def block(self, depth: int) -> tuple[c.Stmt, ...]:
         body: list[c.Stmt] = []
@@ -607,9 +766,14 @@ class Writer:
             often += (
                 ["break"] * bool(self.inside) + ["leave"] * bool(self.blocks) + ["map"] * 4 * bool(self.maps)
             )
+            often += ["each"] * 2 * bool(self.maps) + ["text"] * 2 * bool(self.held)
             kind = self.one(*often) if depth else self.one("set", "emit", *["map"] * bool(self.maps))
             if kind == "map":
                 body.append(self.map_statement())
+            elif kind == "text":
+                body.append(self.set_text(*self.one(*self.held)))
+            elif kind == "each":
+                body += self.each(depth)
             elif kind == "set" and self.names:
                 body.append(self.assign(self.dice.randrange(len(self.names)), self.names))
             elif kind == "if":
@@ -630,7 +794,7 @@ class Writer:
                 body.append(c.Block((*self.block(depth - 1), self.result()), SPAN))
                 if self.names:
                     n = self.dice.randrange(len(self.names))
-                    value = c.LocalGet(self.given, self.types[self.given], SPAN)
+                    value = c.LocalGet(self.given, self.result().value.type, SPAN)
                     body.append(c.LocalSet(n, c.Convert(value, self.names[n], SPAN), SPAN))
                 self.inside, self.blocks, self.given = inside, self.blocks - 1, given
             elif kind == "emit":
@@ -638,6 +802,47 @@ class Writer:
             elif kind == "return" and self.one(0, 1):
                 body.append(self.one(c.Return(SPAN), c.Exit(self.expression(), SPAN)))
         return tuple(body)
+
+    def set_text(self, number: int, limit: int) -> c.TextSet:
+        """A text for a local that holds one."""
+        known = c.TextConst(b"known text"[:limit], t.Text(10), SPAN)
+        text = self.one(self.text(), self.text(), known)
+        base = text.place.base if isinstance(text, c.ReadText) else None
+        if isinstance(base, c.TextPlace) and base.local == number:
+            text = known
+        return c.TextSet(number, text, t.Text(limit), SPAN)
+
+    def each(self, depth: int) -> list[c.Stmt]:
+        """A loop over a map, which the body leaves alone; what it finds there goes to locals and events."""
+        maps = [one for one in self.maps if one.key and one.kind not in ("hist", "lhist")]
+        maps = [one for one in maps if one.size == 1 or not self.alone]
+        if not maps:
+            return []
+        map = self.one(*maps)
+        pointer = t.Pointer(t.VOID)
+        key, value = (c.Place(one(pointer, SPAN), 0, (), t.KERNEL, SPAN) for one in (c.EachKey, c.EachValue))
+        first: list[c.Stmt] = []
+        if self.names:
+            n = self.dice.randrange(len(self.names))
+            read: Any = c.Const(1, t.U64, SPAN)
+            if isinstance(map.value, t.SCALARS):
+                read = c.EachGet(map, map.number, SPAN)
+            elif isinstance(self.parts(map)[0][1], t.SCALARS):
+                read = c.Load(value, self.parts(map)[0][1], SPAN)
+            if isinstance(map.key[0], t.SCALARS) and self.one(0, 1):
+                read = c.Load(key, map.key[0], SPAN)
+            first.append(c.LocalSet(n, c.Convert(read, self.names[n], SPAN), SPAN))
+        if self.held and isinstance(map.key[0], t.Text):
+            number, limit = self.one(*self.held)
+            text = c.ReadText(key, map.key[0], SPAN)
+            first.append(c.TextSet(number, text, t.Text(limit), SPAN))
+        before = self.maps
+        self.maps = tuple(one for one in before if one is not map)
+        self.inside += 1
+        body = self.block(depth - 1)
+        self.inside -= 1
+        self.maps = before
+        return [c.Each(map, (*first, *body), SPAN)]
 
     def loop(self, depth: int) -> c.Loop:
         """A loop of a few turns over some numbers; its index goes to a local, if there is one. One in two is
@@ -667,10 +872,15 @@ class Writer:
         wanted = self.one(None, self.expression())
         self.shapes = tuple(self.shape(n) for n in range(self.one(1, 1, 2, 3)))
         types: tuple[t.Scalar, ...] = tuple(self.one(*SCALARS) for _ in range(self.one(0, 1, 3)))
-        start = []
+        start: list[c.Stmt] = []
         for n in range(len(types)):
             start.append(self.assign(n, types))
             self.names = self.types = types[: n + 1]
+        for _ in range(self.one(0, 0, 1, 2)):
+            number, limit = len(self.types), self.one(6, 15, LIMIT)
+            start.append(self.set_text(number, limit))
+            self.types = (*self.types, t.Text(limit))
+            self.held.append((number, limit))
         body = (*start, *self.block(2), self.emit())
         names = tuple(c.Local(f"l{n}", type_) for n, type_ in enumerate(self.types))
         site = Site("rawtracepoint", "random", PARAMS)
@@ -811,12 +1021,12 @@ def interpreted(
     return machine.run(vm.arguments(world.arguments)).emitted, machine
 
 
-def unit(seed: int, depth: int) -> list[c.Program]:
+def unit(seed: int, depth: int, alone: bool = False) -> list[c.Program]:
     """Programs that share maps, and run one after the other."""
-    first = Writer(seed, depth)
+    first = Writer(seed, depth, alone)
     programs = [first.program()]
     for number in range(seed % 3):
-        other = Writer(seed + number + 1, depth)
+        other = Writer(seed + number + 1, depth, alone)
         other.maps = first.maps
         programs.append(other.program())
     return programs
@@ -840,6 +1050,8 @@ def held(
             size = 8 * words(map)
             parts = [data[at : at + size] for at in range(0, len(data), size + 63 & ~63)]
             entries = {b"": parts if map.kind not in ("hash", "lru") else [data]}
+        if map.kind in ("hash", "lru"):
+            entries = {key: [normal(map, one) for one in values] for key, values in entries.items()}
         found[name] = {key: together(map, values) for key, values in entries.items()}
         if not map.key and not any(found[name].get(b"", ())):
             found[name] = {}
@@ -946,7 +1158,7 @@ def in_kernel(
 @settings(always, max_examples=EXAMPLES or 80)
 @given(SEEDS, DEPTHS)
 def test_the_kernel_gives_what_the_tree_means(seed: int, depth: int) -> None:
-    programs, world = unit(seed, depth), world_of(seed)
+    programs, world = unit(seed, depth, alone=True), world_of(seed)
     allowed = os.sched_getaffinity(0)
     cpu, thread = max(allowed), threading.get_native_id()
     with open(f"/proc/self/task/{thread}/comm", "rb") as file:

@@ -45,6 +45,11 @@ def _statements(body: tuple[c.Stmt, ...], checked: c.Program, indent: str) -> li
                 end = "" if stop is None else f", {value(stop, checked)}"
                 lines.append(f"{indent}loop {value(start, checked)}{end} by {step}, at most {most}")
                 lines += _statements(inner, checked, indent + "  ")
+            case c.Each(map=held, body=inner):
+                lines.append(f"{indent}each {held.name}")
+                lines += _statements(inner, checked, indent + "  ")
+            case c.TextSet(local=local, value=given):
+                lines.append(f"{indent}{checked.locals[local].name} := {keys((given,), checked)}")
             case c.Break():
                 lines.append(f"{indent}break")
             case c.Continue():
@@ -52,7 +57,7 @@ def _statements(body: tuple[c.Stmt, ...], checked: c.Program, indent: str) -> li
             case c.Return():
                 lines.append(f"{indent}return")
             case c.MapSet(map=held, key=key, value=given):
-                lines.append(f"{indent}{held.name}[{keys(key, checked)}] = {value(given, checked)}")
+                lines.append(f"{indent}{held.name}[{keys(key, checked)}] = {keys(given, checked)}")
             case c.Exit(status=given):
                 lines.append(f"{indent}exit {value(given, checked)}")
             case c.MapDelete(map=held, key=key):
@@ -153,6 +158,12 @@ def value(node: c.Expr | c.Wide, checked: c.Program | None = None) -> str:
             return f"{held.name}[{keys(key, checked)}]"
         case c.MapHas(map=held, key=key):
             return f"({keys(key, checked)} in {held.name})"
+        case c.MapPlace(map=held, key=key):
+            return f"&{held.name}[{keys(key, checked)}]"
+        case c.TextPlace(local=local):
+            return f"&{checked.locals[local].name if checked else local}"
+        case c.EachKey() | c.EachValue() | c.EachGet():
+            return type(node).__name__.lower()
 
 
 def keys(key: c.Key, checked: c.Program | None = None) -> str:

@@ -56,11 +56,6 @@ WRONG = [
         'emit(x=f(sk.label) == "a")',
         "return is a text of one limit on one path",
     ),
-    (
-        "def f(n):\n    if n: return n, 'a'\n    return n, 'b'",
-        "emit(x=f(pid)[0])",
-        "return[1] cannot hold a constant text",
-    ),
     ("def f(n):\n    if n: return nothing\n    return 1 + other", "emit(x=f(pid))", "unknown name nothing"),
     ("def f(n):\n    if n: return n\n    return comm", "emit(x=f(sk))", "return cannot hold this"),
     ("def f(n):\n    if n: return n\n    return sk", "emit(x=f(sk))", "unknown name sk"),

@@ -584,9 +584,9 @@ WRONG = [
     ("kprobe:connect", "a.b = 1", "3: only a local variable can be assigned; write name = value", "a.b"),
     (
         "kprobe:connect",
-        'x = "a"\nemit(x)',
-        "3: x cannot hold a constant text; write it where it is needed, or name it before the probe",
-        'x = "a"',
+        'x = "a"\nx = pid\nemit(x)',
+        "4: x is set to two different things; this is a u32; use two names",
+        "x = pid",
     ),
     (
         "kprobe:connect",

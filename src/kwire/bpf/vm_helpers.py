@@ -7,7 +7,7 @@ Each function gets the running machine and the values of r1 to r5, and returns r
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from kwire.bpf.vm_maps import EINVAL, Map, MapArray, RingMap
+from kwire.bpf.vm_maps import EINVAL, HashMap, Map, MapArray, RingMap
 from kwire.bpf.vm_memory import Violation, is_kernel, is_user
 
 if TYPE_CHECKING:
@@ -195,6 +195,24 @@ def _loop(run: "Run", count: int, callback: int, context: int, flags: int, *_: i
     return count
 
 
+def _for_each(run: "Run", map_: int, callback: int, context: int, flags: int, *_: int) -> int:
+    found = _map(run, map_)
+    if flags or not isinstance(found, HashMap):
+        return -EINVAL
+    count = 0
+    for key in list(found):
+        value = found.lookup(key, run.env.cpu)
+        if not value:
+            continue
+        place = run.space.add(bytearray(key), f"key of map {found.spec.name}")
+        count += 1
+        stop = run.call_function(callback, map_, place.base, value, context)
+        run.space.remove(place)
+        if stop:
+            break
+    return count
+
+
 def _strncmp(run: "Run", s1: int, size: int, s2: int, *_: int) -> int:
     for offset in range(size & _MASK32):
         a, b = run.read(s1 + offset, 1)[0], run.read(s2 + offset, 1)[0]
@@ -275,5 +293,6 @@ SIMULATED: Final[dict[str, Simulation]] = {
     "ringbuf_query": _ringbuf_query,
     "send_signal": lambda run, signal, *_: run.signals.append(signal) or 0,
     "loop": _loop,
+    "for_each_map_elem": _for_each,
     "strncmp": _strncmp,
 }

@@ -57,6 +57,10 @@ COMM_MOST = 15
 WITH_CONTEXT = frozenset({"get_func_ip", "get_attach_cookie"})
 
 
+CHANGING = (checked.MapPlace, checked.TextPlace)
+"""Bases of places that the program itself may change: what is there is loaded anew each time."""
+
+
 class Options(NamedTuple):
     """What a compilation depends on besides the checked program (see `build.compile_probe`)."""
 
@@ -86,6 +90,7 @@ class ExpressionLowering(Builder, ABC):
         "_comm",
         "arguments",
         "current_task",
+        "each",
         "epoch",
         "faults",
         "locals",
@@ -111,6 +116,8 @@ class ExpressionLowering(Builder, ABC):
         self.arguments: dict[int, Value] = {}
         self._comm: Slot | None = None
         self.turn: Operand = 0  # the index of the innermost loop
+        self.each: tuple[Value, Value] = (self.function.context, self.function.context)
+        """Key and value where the innermost loop over a map is."""
         self.now: Value | None = None  # in an event: the reading of the clock that is its time
 
     @property
@@ -333,7 +340,7 @@ class ExpressionLowering(Builder, ABC):
         if abs(offset) >= FAR:
             base, offset = self.emit("add", [base, signed64(offset)]), 0
         data = place.base if isinstance(place.base, checked.DataLocAddress) else None
-        known = data is not None or isinstance(place.base, checked.Context)
+        known = data is not None or isinstance(place.base, (checked.Context, *CHANGING))
         bounded = any(index.length or data is not None for index in place.indexes)
         address = self.binary("add", base, offset) if bounded else base
         checks: list[tuple[Operand, Operand]] = []
@@ -374,6 +381,12 @@ class ExpressionLowering(Builder, ABC):
         if isinstance(place.base, checked.Context) and not place.indexes:
             return self.context_int(place.offset + at, size)
         base, offset = self.place(place)
+        if isinstance(place.base, CHANGING):
+            if not place.indexes:
+                return self.gather(offset + at, size, lambda o, n: self.load(base, o, n))  # type: ignore[arg-type]
+            slot = self.function.slot("part", 8)
+            self.call("probe_read_kernel", At(slot, 0), size, self.binary("add", base, offset + at))
+            return self.load(slot, 0, size)
         return self.gather(offset + at, size, lambda o, n: self.hop(base, o, n, place.space))
 
     def extend(self, raw: Value, size: int, type_: types.Scalar) -> Value:
@@ -637,6 +650,18 @@ class ExpressionLowering(Builder, ABC):
         """Whether a map has a key."""
 
     @abstractmethod
+    def map_place(self, e: checked.MapPlace) -> Operand:
+        """The address of the value at a key of a map."""
+
+    @abstractmethod
+    def each_get(self, e: checked.EachGet) -> Operand:
+        """What a map holds where the loop over it is."""
+
+    @abstractmethod
+    def text_place(self, e: checked.TextPlace) -> Operand:
+        """The address of the text that a local holds."""
+
+    @abstractmethod
     def match(self, e: checked.TextMatch, yes: Block, no: Block) -> None:
         """Go to `yes` where a text matches a pattern, otherwise to `no`."""
 
@@ -740,4 +765,9 @@ _LOWER: dict[type, Callable[[ExpressionLowering, Any], Operand]] = {
     checked.Bswap: ExpressionLowering.swap,
     checked.MapGet: lambda lower, e: lower.map_get(e),
     checked.MapHas: lambda lower, e: lower.map_has(e),
+    checked.MapPlace: lambda lower, e: lower.map_place(e),
+    checked.TextPlace: lambda lower, e: lower.text_place(e),
+    checked.EachKey: lambda lower, e: lower.each[0],
+    checked.EachValue: lambda lower, e: lower.each[1],
+    checked.EachGet: lambda lower, e: lower.each_get(e),
 }

@@ -16,7 +16,7 @@ from collections.abc import Container, Mapping, Sequence
 
 from kwire.compile.builder import OTHER_SOURCE
 from kwire.compile.emission import ask_for_end, cpu, send, sender
-from kwire.compile.expressions import ExpressionLowering, Options
+from kwire.compile.expressions import CHANGING, ExpressionLowering, Options, pieces
 from kwire.compile.ir import At, Block, Exit, Function, FunctionRef, Ins, Module, Operand, Slot, Value
 from kwire.compile.layout import SLACK, Layout, pad
 from kwire.compile.loops import CALLED_DEEP, WALKED_MOST, is_called
@@ -53,11 +53,13 @@ class Unit:
     __slots__ = (
         "epochs",
         "faults",
+        "held",
         "layouts",
         "loops",
         "memory",
         "most",
         "program",
+        "room",
         "sender",
         "stride",
         "texts",
@@ -72,6 +74,8 @@ class Unit:
         self.epochs = 0
         self.texts = Stretch(TEXTS)
         self.memory = Stretch(LOOPS)
+        self.held: dict[int, int] = {}  # where locals have their texts in `memory`
+        self.room = (0, 0)  # what of it is for values on their way to a map: where, how much
         self.loops: list[Function] = []
         several = len(layouts) > 1
         self.sender = sender(options, several, program.span) if _emits(program.body) > 1 else None
@@ -189,6 +193,38 @@ class Lower(ExpressionLowering):
         """Whether a map has a key."""
         return self._maps.has(e)
 
+    def map_place(self, e: checked.MapPlace) -> Operand:
+        """The address of the value at a key of a map."""
+        return self._maps.place(e)
+
+    def each_get(self, e: checked.EachGet) -> Operand:
+        """What a map holds where the loop over it is."""
+        return self._maps.each(e, *self.each)
+
+    def text_place(self, e: checked.TextPlace) -> Operand:
+        """The address of the text that a local holds."""
+        return self.emit("add", [self._frame()[0], self.unit.held[e.local]])
+
+    def room(self, size: int) -> tuple[Value, int]:
+        """Memory for a moment: its base, and where it begins."""
+        unit = self.unit
+        if size > unit.room[1]:
+            unit.room = unit.memory.size, pad(size)
+            unit.memory.size += pad(size)
+        return self._frame()[0], unit.room[0]
+
+    def _hold(self, s: checked.TextSet) -> None:
+        """Give a local its text."""
+        from kwire.compile.maps import put_text
+
+        unit, limit = self.unit, s.type.limit
+        if s.local not in unit.held:
+            unit.held[s.local] = unit.memory.size
+            unit.memory.size += pad(limit + 2 + SLACK)
+        value = s.value
+        assert isinstance(value, checked.ReadText | checked.Comm | checked.TextConst)
+        put_text(self, value, limit, self._frame()[0], unit.held[s.local])
+
     @property
     def _maps(self) -> "MapLowering":
         from kwire.compile.maps import MapLowering  # most programs do without
@@ -236,6 +272,10 @@ class Lower(ExpressionLowering):
                 self._emit(statement)
             elif isinstance(statement, checked.Loop):
                 self._loop(statement)
+            elif isinstance(statement, checked.Each):
+                self._each(statement)
+            elif isinstance(statement, checked.TextSet):
+                self._hold(statement)
             elif isinstance(statement, checked.MapSet):
                 self._maps.set(statement)
             elif isinstance(statement, checked.MapDelete):
@@ -301,10 +341,7 @@ class Lower(ExpressionLowering):
             return
         start = self.expr(loop.start)
         count = loop.most if loop.stop is None else self._turns(loop, start, self.expr(loop.stop))
-        nodes = [node for statement in loop.body for node in walk(statement)]
-        self.reads = self.reads or any(isinstance(node, READING) for node in nodes)
-        sets = dict.fromkeys(node.local for node in nodes if isinstance(node, checked.LocalSet))
-        changed = [local for local in sets if local in self.locals]
+        nodes, changed = self._body(loop.body)
         if self.depth < CALLED_DEEP and is_called(loop, self.options.loops):
             self._called(loop, start, count, nodes, changed)
         elif loop.most > WALKED_MOST:
@@ -313,6 +350,21 @@ class Lower(ExpressionLowering):
             raise LanguageError(self.unit.program.source, [Diagnostic(loop.span, message, cure)])
         else:
             self._walked(loop, start, count, changed)
+
+    def _each(self, each: checked.Each) -> None:
+        """A loop over a map, which the kernel calls for each key."""
+        if self.depth >= CALLED_DEEP:
+            message = f"more than {CALLED_DEEP} loops in each other, of which one is over a map"
+            raise LanguageError(self.unit.program.source, [Diagnostic(each.span, message)])
+        nodes, changed = self._body(each.body)
+        self._called(each, 0, None, nodes, changed)
+
+    def _body(self, body: tuple[checked.Stmt, ...]) -> tuple[list[Node], list[int]]:
+        """The nodes of a loop's body, and which locals that were set before it changes."""
+        nodes = [node for statement in body for node in walk(statement)]
+        self.reads = self.reads or any(isinstance(node, READING) for node in nodes)
+        sets = dict.fromkeys(node.local for node in nodes if isinstance(node, checked.LocalSet))
+        return nodes, [local for local in sets if local in self.locals]
 
     def _turns(self, loop: checked.Loop, start: Operand, stop: Operand) -> Operand:
         """How many turns there are from `start` to `stop`."""
@@ -354,11 +406,18 @@ class Lower(ExpressionLowering):
         self.locals = around | dict(zip(changed, joined, strict=True))
 
     def _called(
-        self, loop: checked.Loop, start: Operand, count: Operand, nodes: list[Node], changed: list[int]
+        self,
+        loop: checked.Loop | checked.Each,
+        start: Operand,
+        count: Operand | None,
+        nodes: list[Node],
+        changed: list[int],
     ) -> None:
-        """A loop whose body is a function. What its turns share lies in a map, whose contents the verifier
-        does not know: kernels before 6.7 believe that every turn leaves on the stack what the first one does,
-        later ones drop a function of which they know that it is never called, and then miss it.
+        """A loop whose body is a function; `count`: None for one over a map.
+
+        What its turns share lies in a map, whose contents the verifier does not know: kernels before 6.7
+        believe that every turn leaves on the stack what the first one does, later ones drop a function of
+        which they know that it is never called, and then miss it.
         """
         unit, options = self.unit, self.options
         used = dict.fromkeys(node.local for node in nodes if isinstance(node, checked.LocalGet))
@@ -374,7 +433,8 @@ class Lower(ExpressionLowering):
         places = {local: at + SHARED + 8 * number for number, local in enumerate(held)}
         unit.memory.size += SHARED + 8 * len(held)
         memory, frame = self._frame()
-        below = Lower(unit, options, Function(f"turn{at}", 2), self.depth + 1)
+        function = Function(f"turn{at}", 2) if count is not None else Function(f"each{at}", 4)
+        below = Lower(unit, options, function, self.depth + 1)
         below.reads = self.reads
         leaves = below.run_turn(loop, at, start, known, places, changed, self.locals)
         self.reads = below.reads
@@ -385,9 +445,16 @@ class Lower(ExpressionLowering):
         for local, place in places.items():
             if local in self.locals:
                 self.store(memory, place, 8, self.locals[local])
-        self.store(memory, at + COUNT, 8, count)
-        count = self.emit("umin", [self.load(memory, at + COUNT, 8), loop.most])
-        self.call("loop", count, FunctionRef(below.function), At(frame, 0), 0)
+        if isinstance(loop, checked.Each):
+            from kwire.compile.maps import name_of
+
+            map = self.map(name_of(loop.map))
+            self.call("for_each_map_elem", map, FunctionRef(below.function), At(frame, 0), 0)
+        else:
+            assert count is not None
+            self.store(memory, at + COUNT, 8, count)
+            count = self.emit("umin", [self.load(memory, at + COUNT, 8), loop.most])
+            self.call("loop", count, FunctionRef(below.function), At(frame, 0), 0)
         on, left = self.new_block("on"), self.load(memory, at + LEFT, 8)
         self.branch("eq", left, 1, self.done, on)
         self.start(on)
@@ -409,7 +476,7 @@ class Lower(ExpressionLowering):
         if self.memory is None or self.frame is None:
             before, self.block = self.block, Block("prologue")
             self.memory = self.unit.memory.here(self, cpu(self, self.options))
-            self.frame = self.function.slot("frame", 16)
+            self.frame = self.function.slot("frame", 16, pinned=True)  # callbacks take the stack only
             self.store(self.frame, 0, 8, self.function.context)
             self.store(self.frame, 8, 8, self.memory)
             self.prologue += self.block.body
@@ -418,7 +485,7 @@ class Lower(ExpressionLowering):
 
     def run_turn(
         self,
-        loop: checked.Loop,
+        loop: checked.Loop | checked.Each,
         at: int,
         start: Operand,
         known: Mapping[int, Operand],
@@ -426,13 +493,17 @@ class Lower(ExpressionLowering):
         changed: Sequence[int],
         before: Container[int],
     ) -> list[int] | None:
-        """Lower one turn of a called loop: a function of the turn's number and the frame. `at`: where in
+        """Lower one turn of a called loop: a function of the turn's number, or of a map, a key and its value,
+        and the frame. `at`: where in
         the memory its own begins; `known`: the locals that are constants, `places`: where the others are;
         `changed`: those that a turn leaves to the next; `before`: those set before the loop. Where a turn
         can leave the block around the loop: what it sets before.
         """
-        number, self.frame = self.function.params
-        number.bits = 32
+        number, *place, self.frame = self.function.params
+        if isinstance(loop, checked.Each):
+            self.each = place[0], place[1]
+        else:
+            number.bits = 32
         self.span = self.place_of(loop.span)
         self.function.context = self.load(self.frame, 0, 8)
         memory = self.memory = self.load(self.frame, 8, 8)
@@ -441,8 +512,9 @@ class Lower(ExpressionLowering):
         body = self.new_block("body")
         self.jump(body)
         self.start(body)
-        first = start if isinstance(start, int) else self.load(memory, at + START, 8)
-        self.turn = self.emit("add", [first, self.emit("mul", [number, loop.step])])
+        if isinstance(loop, checked.Loop):
+            first = start if isinstance(start, int) else self.load(memory, at + START, 8)
+            self.turn = self.emit("add", [first, self.emit("mul", [number, loop.step])])
         held = {local: self.load(memory, place, 8) for local, place in places.items() if local in before}
         self.locals = {**known, **held}
         self.loops.append(Ends([], []))
@@ -504,15 +576,20 @@ class Lower(ExpressionLowering):
             if isinstance(value, checked.ReadText | checked.ReadBytes | checked.Comm):
                 record.tail(item, value)
             elif isinstance(value, checked.ReadBlock):
-                self._block(base, item.offset, value)
+                self.copy(base, item.offset, value)
             else:
                 self.store(base, item.offset, item.size, self.expr(value))
         self.now = None
         self.span = statement.span
         self._send(base, record.finish(), probe)
 
-    def _block(self, base: Value | Slot, offset: int, value: checked.ReadBlock) -> None:
+    def copy(self, base: Value | Slot, offset: int, value: checked.ReadBlock) -> None:
+        """Write the bytes at a place."""
         place, start = value.place, value.place.offset
+        if isinstance(place.base, CHANGING) and not place.indexes:
+            for at, piece in pieces(0, value.size):
+                self.store(base, offset + at, piece, self.read_int(place, piece, at))
+            return
         if isinstance(place.base, checked.Context) and not place.indexes:
             step = 8
             while (offset | start | value.size) % step:

@@ -1,8 +1,9 @@
 """Maps of a unit → IR, and how their keys and values lie in memory.
 
 Invariants: a key is built on the stack, its parts one after another as C lays out a structure, zeros in
-between and behind a text. A value is made of 8-byte words, and what was never set is all zeros, so a new key
-begins as a copy of nothing. A map without a key is one stretch of an array that user space maps (`MMAPABLE`):
+between and behind a text. A value is made of 8-byte words, a number having one, a text or an array as many as
+it needs, and what was never set is all zeros, so a new key begins as a copy of nothing; behind the NUL of a
+text may be anything. A map without a key is one stretch of an array that user space maps (`MMAPABLE`):
 of a "hash" or "lru" the value and whether it was set, of others what each CPU keeps, in cache lines of its
 own. What each CPU keeps is added to by atomic instructions, because programs of a unit may interrupt each
 other; only the smallest and the greatest number are compared first, so of two programs of which one
@@ -14,11 +15,11 @@ from typing import TYPE_CHECKING
 
 from kwire.bpf.image import MapSpec
 from kwire.compile.emission import cpu
-from kwire.compile.ir import At, Operand, Value
-from kwire.compile.layout import SLACK, alignment, pad
+from kwire.compile.ir import At, Operand, Slot, Value
+from kwire.compile.layout import SLACK, pad
 from kwire.compile.variable_length import Record
 from kwire.lang import checked, types
-from kwire.lazy import NamedTuple
+from kwire.lang.entries import VALUE_MOST, Part, key_parts, key_size, value_parts, value_size
 
 if TYPE_CHECKING:
     from kwire.compile.lower import Lower
@@ -30,7 +31,7 @@ LINE = 64
 ZEROS = "zeros"
 """The map from which new keys get their first value."""
 
-ZEROS_SIZE = 8192
+ZEROS_SIZE = VALUE_MOST
 LOG2_BUCKETS = 66
 """Of a histogram of powers of two: negative numbers, 0, and one for each of 64 highest bits."""
 
@@ -40,7 +41,10 @@ NAME_SIZE = 16
 PER_CPU = ("count", "sum", "min", "max", "avg", "stats", "hist", "lhist")
 """Kinds of which each CPU keeps its part by itself."""
 
-_WORDS = {"hash": 1, "lru": 1, "count": 1, "sum": 1, "min": 2, "max": 2, "avg": 2, "stats": 2}
+STACK_VALUE_MOST = 64
+"""Bytes of a value that is built on the stack."""
+
+_WORDS = {"count": 1, "sum": 1, "min": 2, "max": 2, "avg": 2, "stats": 2}
 
 
 def words(map: checked.Map) -> int:
@@ -50,43 +54,14 @@ def words(map: checked.Map) -> int:
     if map.kind == "lhist":
         low, high, step = map.bounds
         return (high - low + step - 1) // step + 2
-    return 2 if not map.key and map.kind not in PER_CPU else _WORDS[map.kind]
+    if map.kind in PER_CPU:
+        return _WORDS[map.kind]
+    return value_size(map) // 8 + (not map.key)
 
 
 def stride(map: checked.Map) -> int:
     """Bytes from one CPU's part of a map without a key to the next one's."""
     return (8 * words(map) + LINE - 1) & -LINE
-
-
-class Part(NamedTuple):
-    """A part of a key: where it lies, and how many bytes it has."""
-
-    type: types.Scalar | types.Text
-    offset: int
-    size: int
-
-
-def key_parts(map: checked.Map) -> tuple[Part, ...]:
-    """How the parts of a map's keys lie."""
-    found, at = [], 0
-    for type_ in map.key:
-        if isinstance(type_, types.Text):
-            size, step = pad(type_.limit + 1), 8
-        else:
-            size = types.size_of(type_)
-            step = alignment(size)
-        at = (at + step - 1) & -step
-        found.append(Part(type_, at, size))
-        at += size
-    return tuple(found)
-
-
-def key_size(map: checked.Map) -> int:
-    """Bytes of a key."""
-    parts = key_parts(map)
-    size = parts[-1].offset + parts[-1].size if parts else 0
-    step = max((8 if isinstance(one.type, types.Text) else one.size for one in parts), default=1)
-    return (size + step - 1) & -step
 
 
 def name_of(map: checked.Map) -> str:
@@ -123,7 +98,7 @@ class MapLowering:
         """The value at a key, or 0."""
         b = self.b
         if e.map.kind in PER_CPU:
-            return self._together(e)
+            return self._together(e.map, self._key(e.map, e.key) if e.map.key else None)
         if not e.map.key:
             return b.load(self._own(e.map), 0, 8)
         found = self._lookup(e.map, self._key(e.map, e.key))
@@ -134,25 +109,55 @@ class MapLowering:
         b.start(absent)
         return b.join([(there, value), (absent, 0)])
 
+    def place(self, e: checked.MapPlace) -> Value:
+        """The address of the value at a key, of zeros where there is none."""
+        b = self.b
+        if not e.map.key:
+            return self._own(e.map)
+        found = self._lookup(e.map, self._key(e.map, e.key))
+        there, absent = b.new_block("there"), b.new_block("absent")
+        b.branch("eq", found, 0, absent, there)
+        b.start(there)
+        b.start(absent)
+        zeros = b.emit("mapval", [], (ZEROS, 0))
+        place = b.join([(there, found), (absent, zeros)])
+        assert isinstance(place, Value)
+        return place
+
     def has(self, e: checked.MapHas) -> Operand:
         """Whether there is a value at a key."""
         b = self.b
         if not e.map.key:
-            return b.load(self._own(e.map), 8, 8)
+            return b.load(self._own(e.map), value_size(e.map), 8)
         return b.emit("cmp", [self._lookup(e.map, self._key(e.map, e.key)), 0], "ne", 1)
 
     def set(self, s: checked.MapSet) -> None:
         """Set the value at a key."""
-        b = self.b
-        if not s.map.key:
-            value = b.expr(s.value)
+        b, size = self.b, value_size(s.map)
+        if not s.map.key and len(s.value) == 1 and types.is_scalar(s.map.value):
+            value = b.expr(_scalar(s.value[0]))
             b.store(self._own(s.map), 0, 8, value)
             b.store(self._own(s.map), 8, 8, 1)
             return
-        key = self._key(s.map, s.key)
-        slot = b.function.slot("value", 8)
-        b.store(slot, 0, 8, b.expr(s.value))
-        result = b.call("map_update_elem", b.map(name_of(s.map)), key, At(slot, 0), 0)
+        key = self._key(s.map, s.key) if s.map.key else None
+        if size <= STACK_VALUE_MOST:
+            wide = not types.is_scalar(s.map.value)
+            base: Value | Slot = b.function.slot("value", pad(size + SLACK) if wide else 8)
+            start = 0
+            if wide:
+                for at in range(0, size, 8):
+                    b.store(base, at, 8, 0)
+        else:
+            base, start = b.room(size + SLACK)
+        for part, given in zip(value_parts(s.map), s.value, strict=True):
+            self._put(part, given, base, start + part.offset, 8)
+        if key is None:
+            own = self._own(s.map)
+            for at in range(0, size, 8):
+                b.store(own, at, 8, b.load(base, start + at, 8))
+            b.store(own, size, 8, 1)
+            return
+        result = b.call("map_update_elem", b.map(name_of(s.map)), key, At(base, start), 0)
         full, done = b.new_block("full"), b.new_block("set")
         b.branch("ne", result, 0, full, done)  # before Linux 6.4 an error has 32 bits, and is not negative
         b.start(full)
@@ -164,8 +169,8 @@ class MapLowering:
         """Take a key away."""
         b = self.b
         if not s.map.key:
-            for word in (8, 0):
-                b.store(self._own(s.map), word, 8, 0)
+            for at in range(value_size(s.map), -1, -8):
+                b.store(self._own(s.map), at, 8, 0)
             return
         b.call("map_delete_elem", b.map(name_of(s.map)), self._key(s.map, s.key))
 
@@ -199,11 +204,16 @@ class MapLowering:
         b.jump(end)
         b.start(end)
 
-    def _together(self, e: checked.MapGet) -> Operand:
+    def each(self, e: checked.EachGet, key: Value, value: Value) -> Operand:
+        """The number at the key that a loop over the map is at."""
+        if e.map.kind in PER_CPU:
+            return self._together(e.map, At(key, 0))
+        return self.b.load(value, 0, 8)
+
+    def _together(self, map: checked.Map, key: At | None) -> Operand:
         """What all CPUs keep at a key, put together, by a loop over them."""
-        b, map = self.b, e.map
+        b = self.b
         extreme, number = map.kind in ("min", "max"), map.kind in ("avg", "stats")
-        key = self._key(map, e.key) if map.key else None
         head, run, over = b.new_block("cpus"), b.new_block("cpu"), b.new_block("all")
         head.params = [b.function.value() for _ in range(3)]
         at, value, others = head.params
@@ -224,7 +234,7 @@ class MapLowering:
         own = b.load(place, 0, 8)
         second = b.load(place, 8, 8) if extreme or number else 0
         if extreme:
-            condition = ("s" if types.signed(map.value) else "") + ("lt" if map.kind == "min" else "gt")
+            condition = ("s" if types.signed(map.number) else "") + ("lt" if map.kind == "min" else "gt")
             better = b.emit("cmp", [own, value], condition, 1)
             first = b.emit("cmp", [others, 0], "eq", 1)
             taken = b.emit("neg", [b.emit("and", [b.emit("or", [better, first]), second])])
@@ -234,7 +244,7 @@ class MapLowering:
             sums = [b.emit("add", [value, own]), b.binary("add", others, second)]
             b.jump(head, [b.emit("add", [at, 1]), *sums])
         b.start(over)
-        return b.quotient(value, others, types.signed(map.value)) if number else value
+        return b.quotient(value, others, types.signed(map.number)) if number else value
 
     # parts of these
 
@@ -249,23 +259,26 @@ class MapLowering:
             for at in range(0, pad(size), 8):
                 b.store(slot, at, 8, 0)
         for part, value in zip(parts, given, strict=True):
-            if isinstance(value, checked.TextConst):
-                text = value.value.ljust(part.size, b"\0")[: part.size - 1] + b"\0"
-                for at in range(0, part.size, 8):
-                    number = int.from_bytes(text[at : at + 8], "little", signed=True)
-                    b.store(slot, part.offset + at, 8, number)
-            elif isinstance(part.type, types.Text):
-                assert isinstance(value, checked.ReadText | checked.Comm)
-                limit = min(part.type.limit, value.type.limit)
-                if _is_name(value) and limit == NAME_SIZE - 1:
-                    b.call("get_current_comm", At(slot, part.offset), NAME_SIZE)  # it fills up with zeros
-                else:
-                    Record(b, slot, part.offset).text(value, limit)
-            else:
-                assert not isinstance(value, checked.ReadText | checked.ReadBytes | checked.ReadBlock)
-                assert not isinstance(value, checked.Comm)
-                b.store(slot, part.offset, part.size, b.expr(value))
+            self._put(part, value, slot, part.offset, part.size)
         return At(slot, 0)
+
+    def _put(
+        self,
+        part: Part,
+        value: checked.Expr | checked.Wide | checked.TextConst,
+        base: Value | Slot,
+        offset: int,
+        width: int,
+    ) -> None:
+        """Store a part of a key or of a value; `width`: the bytes of a number."""
+        b = self.b
+        if isinstance(value, checked.TextConst | checked.ReadText | checked.Comm):
+            assert isinstance(part.type, types.Text)
+            put_text(b, value, part.type.limit, base, offset)
+        elif isinstance(value, checked.ReadBlock):
+            b.copy(base, offset, value)
+        else:
+            b.store(base, offset, width, b.expr(_scalar(value)))
 
     def _lookup(self, map: checked.Map, key: At) -> Value:
         return self.b.call("map_lookup_elem", self.b.map(name_of(map)), key)
@@ -304,7 +317,7 @@ class MapLowering:
     def _extreme(self, map: checked.Map, place: Value, value: Operand) -> None:
         """Keep the value where it is beyond the one that is kept, or the first."""
         b = self.b
-        condition = ("s" if types.signed(map.value) else "") + ("lt" if map.kind == "min" else "gt")
+        condition = ("s" if types.signed(map.number) else "") + ("lt" if map.kind == "min" else "gt")
         compare, keep, end = b.new_block("compare"), b.new_block("keep"), b.new_block("kept")
         b.branch("eq", b.load(place, 8, 8), 0, keep, compare)
         b.start(compare)
@@ -334,7 +347,7 @@ class MapLowering:
             if bits > 1:
                 rest = emit("rsh", [rest, shift])
         bucket: Operand = emit("add", [emit("add", [log, some]), 1])
-        if types.signed(map.value):
+        if types.signed(map.number):
             bucket = emit("and", [bucket, emit("xor", [emit("arsh", [value, 63]), -1])])
         return self.b.emit("umin", [bucket, LOG2_BUCKETS - 1])
 
@@ -342,7 +355,7 @@ class MapLowering:
         """The bucket of a number: 0 below the first one's start, the last one from the last one's end on."""
         emit, last = self.b.emit, words(map) - 1
         low, high, step = map.bounds
-        above = emit("cmp", [value, high], "sge" if types.signed(map.value) else "ge", 1)
+        above = emit("cmp", [value, high], "sge" if types.signed(map.number) else "ge", 1)
         beyond = emit("sub", [value, low])
         inside = emit("add", [emit("div", [beyond, step]), 1])
         bucket = emit("within", [inside, beyond, high - low])
@@ -351,6 +364,35 @@ class MapLowering:
 
 NOEXIST = 1
 """Flag of an update: only where the key is not there yet."""
+
+
+def put_text(
+    b: "Lower",
+    value: checked.ReadText | checked.Comm | checked.TextConst,
+    most: int,
+    base: Value | Slot,
+    offset: int,
+) -> None:
+    """Write a text with its NUL, cut at so many bytes. On the stack there are zeros already."""
+    if isinstance(value, checked.TextConst):
+        text = value.value[:most] + b"\0"
+        for at in range(0, len(text), 8):
+            number = int.from_bytes(text[at : at + 8].ljust(8, b"\0"), "little", signed=True)
+            b.store(base, offset + at, 8, number)
+        return
+    limit = min(most, value.type.limit)
+    if _is_name(value) and limit == NAME_SIZE - 1:
+        b.call("get_current_comm", At(base, offset), NAME_SIZE)  # it fills up with zeros
+        return
+    length, _ = Record(b, base, offset).text(value, limit)
+    if isinstance(base, Value):
+        b.store(b.emit("add", [base, length]), offset, 1, 0)
+
+
+def _scalar(value: checked.Expr | checked.Wide | checked.TextConst) -> checked.Expr:
+    assert not isinstance(value, checked.ReadText | checked.ReadBytes | checked.ReadBlock)
+    assert not isinstance(value, checked.Comm | checked.TextConst)
+    return value
 
 
 def _is_name(value: checked.Expr | checked.Wide | checked.TextConst) -> bool:

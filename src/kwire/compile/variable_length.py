@@ -11,7 +11,7 @@ A record on the stack has at most one tail value, at a constant offset, with the
 a record in scratch memory is padded once, after the last value (`Record.finish`).
 """
 
-from kwire.compile.expressions import ExpressionLowering, pieces, signed64
+from kwire.compile.expressions import CHANGING, ExpressionLowering, pieces, signed64
 from kwire.compile.fold import bits_of
 from kwire.compile.ir import At, Operand, Slot, Value
 from kwire.compile.layout import Item
@@ -182,7 +182,7 @@ class Record:
         if 0 < value.fixed <= limit + 1:
             length = self._last_character(value, length, base, offset, here)
         kept = lower.emit("umin", [length, limit])
-        own = isinstance(value.place.base, checked.DataLocAddress | checked.Context)
+        own = isinstance(value.place.base, (checked.DataLocAddress, checked.Context, *CHANGING))
         unread: Operand = 0 if own else lower.emit("rsh", [result, 63], None, 1)
         if 0 < value.fixed <= limit:
             return kept, unread

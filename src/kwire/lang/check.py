@@ -29,7 +29,7 @@ from kwire.lang.extent import Extent, extent
 from kwire.lang.forms import walk
 from kwire.lang.tree import Source, Span
 from kwire.lang.types import Scalar, Type
-from kwire.lang.values import Value
+from kwire.lang.values import Literal, Value
 from kwire.lang.variables import OPEN, Known, State, Variable, either, meet, settled, union
 from kwire.lazy import NamedTuple
 from kwire.words import plural
@@ -39,6 +39,9 @@ MAX_TURNS = 1 << 20
 
 MAX_CALLS = 1000
 """Of one's own functions in a probe, those in functions counted at each place."""
+
+TEXT_WORDS = 16
+"""Bytes of a text with its NUL that are read as numbers."""
 
 TURNS = "turns"
 """The function that says how often a `while` runs at most."""
@@ -96,21 +99,34 @@ PYTHON = Dialect()
 C = Dialect(idle=True, never=True, space=t.KERNEL)
 
 
+Tuples: TypeAlias = dict[str, dict[str, t.Tuple]]
+"""The fields that are given as tuples, by the names of their events and of the fields."""
+
+
 def check(
-    probe: tree.Probe,
-    site: Site,
-    types: Types,
-    dialect: Dialect = PYTHON,
+    probe: tree.Probe, site: Site, types: Types, dialect: Dialect = PYTHON, tuples: Tuples | None = None
 ) -> c.Program:
-    """The program of a probe at one site. Raises `LanguageError` with everything that is wrong in it."""
-    body = Body(probe, site, types, dialect)
-    statements = body.run()
+    """The program of a probe at one site. Raises `LanguageError` with everything that is wrong in it.
+
+    `tuples`: takes what fields were tuples, of which only the parts are fields.
+    """
+    texts: dict[str, int] = {}
+    while True:
+        body = Body(probe, site, types, dialect, texts)
+        try:
+            statements = body.run()
+            break
+        except AgainError:  # with more known of `texts`
+            continue
     body.faults += [Diagnostic(*fault) for fault in probe.faults]
     if not body.faults and not body.scope.broken and not body.effects and not dialect.idle:
         body.fault(TextError(_head(probe), "this probe emits nothing", "call emit(…)"))
     if body.faults:
         raise LanguageError(probe.source, body.faults)
-    locals_, fields = [one.type for one in body.variables.values()], body.field_types
+    if tuples is not None:
+        tuples |= body.tuples
+    held, fields = list(body.variables.values()), body.field_types
+    locals_ = [one.type for one in held]
     shapes = tuple(
         c.Shape(tuple(c.Field(field, type_) for field, type_ in shape.items()), name)
         for shape, name in zip(fields, body.shape_names, strict=True)
@@ -120,7 +136,7 @@ def check(
         site,
         probe.source,
         shapes or (c.Shape(()),),
-        tuple(c.Local(name, type_) for name, type_ in zip(body.variables, locals_, strict=True)),
+        tuple(c.Local(name, one.whole) for name, one in zip(body.variables, held, strict=True)),
         None,
         settled(statements, locals_, [tuple(shape.values()) for shape in fields]),
         probe.span,
@@ -160,8 +176,12 @@ def _head(probe: tree.Probe) -> Span:
 class Body(ExpressionChecker):
     """The statements of a probe, while they are checked."""
 
-    def __init__(self, probe: tree.Probe, site: Site, types: Types, dialect: Dialect) -> None:
+    def __init__(
+        self, probe: tree.Probe, site: Site, types: Types, dialect: Dialect, texts: dict[str, int]
+    ) -> None:
+        """`texts`: the locals that have a text in memory of their own, and its limit."""
         super().__init__(site, types)
+        self.texts = texts
         self.never = [] if dialect.never else None
         self.space = self.space or dialect.space
         self.idle = dialect.idle
@@ -170,6 +190,7 @@ class Body(ExpressionChecker):
         self.effects = 0  # statements that emit events or change maps
         self.variables: dict[str, Variable] = {}
         self.shapes: dict[ShapeKey, dict[str, events.FieldType]] = {}
+        self.tuples: Tuples = {}
         self.scope = Scope("", _assigned(probe.body), {}, dict(probe.constants), set())
         self.pending: list[c.Stmt] = []  # what is done before the statement that is looked at
         self.calls = 0  # of one's own functions, so far
@@ -180,7 +201,8 @@ class Body(ExpressionChecker):
         self.read: set[str] = set()  # those that were read there
         self.comm: set[str] = set()  # locals that are another name for comm
         self.turns = 1  # of the loops around, multiplied
-        self.copies = 0  # of values that are assigned together, so far
+        self.copies = 0  # of values that are kept for themselves, so far
+        self.places: set[int] = set()  # locals that are addresses in maps
 
     def fault(self, error: TextError) -> None:
         """Keep a diagnostic and go on; not the mere consequence of one that is kept already."""
@@ -243,6 +265,10 @@ class Body(ExpressionChecker):
             items = (self._local(*one, span) for one in parts)
             return values.Tuple(tuple(items), held.parts, span)
         type_ = known.type if known.kind != OPEN else held.type
+        if held.text:
+            address = c.TextPlace(held.number, t.Pointer(t.CHAR), span)
+            fixed = held.text + 1 if held.text < TEXT_WORDS else 0
+            return c.ReadText(c.Place(address, 0, (), t.KERNEL, span), t.Text(held.text), span, fixed)
         value = c.LocalGet(held.number, type_, span)
         if held.wide is None:
             return value
@@ -361,6 +387,8 @@ class Body(ExpressionChecker):
                 return self._if(node)
             case tree.For():
                 return self._for(node), False
+            case tree.ForMap():
+                return self._for_map(node), False
             case tree.While():
                 return self._while(node)
             case tree.Broken():
@@ -452,6 +480,25 @@ class Body(ExpressionChecker):
         self.turns = around
         end = None if known else stop
         return [c.Loop(start, step.value, end, most, turn, node.span, type_ == t.U64)]
+
+    def _for_map(self, node: tree.ForMap) -> list[c.Stmt]:
+        """A loop over a map."""
+        from kwire.lang import maps
+
+        _own_name(node.name, node.name_span)
+        map = maps.known(self, node.map, node.map_span)
+
+        def body() -> tuple[c.Stmt, ...]:
+            outer, self.pending = self.pending, []
+            try:
+                pair = maps.turn(self, map, node.map_span)
+                first = [*self.pending, *self._store(node.name, pair, node.name_span)]
+            finally:
+                self.pending = outer
+            return (*first, *self._block(node.body)[0])
+
+        turn = self._looped(body, node.body, node.map_span)
+        return [c.Each(map, turn, node.span)]
 
     def _while(self, node: tree.While) -> tuple[list[c.Stmt], bool]:
         """A loop that runs while a condition holds, as often as can be told before, or is said."""
@@ -582,13 +629,17 @@ class Body(ExpressionChecker):
         """Assign a value to a local by its full name."""
         old = self.variables.get(name)
         parts = value.names if isinstance(value, values.Tuple) else None
-        if (old is not None and old.parts != parts) or (name in self.comm and not isinstance(value, c.Comm)):
+        if old is not None and old.parts != parts:
             raise _two_things(shown, value, span)
         if isinstance(value, values.Tuple):
             self.variables.setdefault(name, Variable(len(self.variables), parts=parts))
             self._now(name, Known(OPEN))
             targets = _parts(name, shown, value.names)
             return self._set_all([(*one, item) for one, item in zip(targets, value.items, strict=True)], span)
+        if self._is_text(name, old, value):
+            return self._set_text(name, shown, value, span)
+        if name in self.comm and not isinstance(value, c.Comm):
+            raise _two_things(shown, value, span)
         limit = value.type.limit if isinstance(value, c.Comm | c.ReadText) else 0
         if isinstance(value, c.Comm) and old is None:
             self.comm.add(name)
@@ -618,6 +669,75 @@ class Body(ExpressionChecker):
         self.variables[name] = Variable(number, kind, wide, fixed, declared)
         self._now(name, known)
         return [c.LocalSet(number, register, span)]
+
+    def _is_text(self, name: str, old: Variable | None, value: Value) -> bool:
+        """Whether a local has its text in memory of its own: one that is constant, or may change where it is,
+        or comes from places of several kinds. Raises `AgainError` where that was not known.
+        """
+        if name in self.texts:
+            return True
+        if isinstance(value, Literal):
+            own = True
+        elif isinstance(value, c.ReadText):
+            base = value.place.base
+            own = isinstance(base, c.MapPlace | c.TextPlace) or (
+                isinstance(base, c.LocalGet) and base.local in self.places
+            )
+            own = own or name in self.comm or (old is not None and _other_text(old, value))
+        elif isinstance(value, c.Comm):
+            own = old is not None and (isinstance(old.wide, t.Text) or t.is_constant_text(old.type))
+        else:
+            own = values.named_text(value) is not None and (
+                name in self.comm or (old is not None and isinstance(old.wide, t.Text))
+            )
+        if own:
+            self.texts[name] = 1
+            raise AgainError
+        return False
+
+    def _set_text(self, name: str, shown: str, value: Value, span: Span) -> list[c.Stmt]:
+        """Give a text to a local that has memory for it."""
+        text = value if isinstance(value, c.ReadText | c.Comm) else values.named_text(value)
+        if isinstance(value, Literal):
+            text = values.text_constant(value)
+        elif isinstance(value, c.ReadBlock):
+            text = values.as_text(value, builtins.TEXT_LIMIT, span)
+        elif isinstance(value, c.Const) and value.value == 0:
+            text = values.text_constant(Literal("", t.Text(1), span))
+        if text is None:
+            raise _two_things(shown, value, span)
+        limit = self.texts[name]
+        if text.type.limit > limit:
+            self.texts[name] = text.type.limit
+            raise AgainError
+        old = self.variables.setdefault(name, Variable(len(self.variables), text=limit))
+        self._now(name, Known(OPEN, None, limit))
+        base = text.place.base if isinstance(text, c.ReadText) else None
+        if isinstance(base, c.TextPlace) and base.local == old.number:
+            return []
+        return [c.TextSet(old.number, text, t.Text(limit), span)]
+
+    def once(self, value: c.Expr) -> c.Expr:
+        """A value that is taken here, and used several times."""
+        self.copies += 1
+        name = f"{self.scope.prefix}once#{self.copies}"
+        self.pending += self._set(name, name, value, value.span)
+        number = self.variables[name].number
+        if isinstance(value, c.MapPlace | c.EachKey | c.EachValue):
+            self.places.add(number)
+        return c.LocalGet(number, self.variables[name].type, value.span)
+
+    def _select(self, test: c.Expr, then: Value, otherwise: Value, span: Span) -> Value:
+        """One of two values; of texts in memory of its own."""
+        texts = [_text_of(one) for one in (then, otherwise)]
+        if None in texts or (t.is_scalar(then.type) and t.is_scalar(otherwise.type)):
+            return super()._select(test, then, otherwise, span)
+        self.copies += 1
+        name = f"{self.scope.prefix}text#{self.copies}"
+        self.texts.setdefault(name, 1)
+        one, other = (tuple(self._set_text(name, name, value, span)) for value in (then, otherwise))
+        self.pending.append(c.If(test, one, other, span))
+        return self._local(name, name, span)
 
     def _now(self, name: str, known: Known) -> None:
         """Know what a local is from here on."""
@@ -683,7 +803,10 @@ class Body(ExpressionChecker):
         wrong = False
         for name, node in arguments:
             try:
-                parts = values.parts(name, self.check(node))
+                value = self.check(node)
+                if event and isinstance(value, values.Tuple):
+                    self.tuples.setdefault(event, {})[name] = value.type
+                parts = values.parts(name, value)
                 given += [(part, events.final(value, node.span)) for part, value in parts]
             except TextError as error:
                 self.fault(error)
@@ -716,7 +839,7 @@ class Body(ExpressionChecker):
         """An argument of `emit`; a name of a constant text as that text, a parameter that is one too."""
         if isinstance(node, tree.Name) and node.id not in self.scope.assigned:
             given = self.scope.parameters.get(node.id)
-            text = given.value if isinstance(given, values.Literal) else self.constants.get(node.id)
+            text = given.value if isinstance(given, Literal) else self.constants.get(node.id)
             return tree.String(text, node.span) if isinstance(text, str) else node
         return node
 
@@ -797,7 +920,7 @@ class Body(ExpressionChecker):
         """What a parameter is that is not given: a constant, as Python takes it when it sees the function."""
         assert parameter.default is not None
         value = self.check(parameter.default)
-        if not isinstance(value, c.Const | values.Literal):
+        if not isinstance(value, c.Const | Literal):
             raise TextError(value.span, "a default is a number or a text that is known before the probe runs")
         return value
 
@@ -810,7 +933,7 @@ class Body(ExpressionChecker):
             type_ = self.named_type(parameter.type, parameter.type_span)
             value = cast(value, type_, parameter.span, parameter.type_span, self.space)
         assigned = parameter.name in self.scope.assigned
-        if not assigned and isinstance(value, c.Const | c.Param | c.ReadBytes | values.Literal):
+        if not assigned and isinstance(value, c.Const | c.Param | c.ReadBytes | Literal):
             self.scope.parameters[parameter.name] = value
             return
         self.scope.assigned[parameter.name] = None
@@ -855,6 +978,20 @@ class Body(ExpressionChecker):
             made = self._store(RESULT, self.check(node.value), node.span)
         returns.append(dict(self.now))
         return [*made, c.Leave(node.span)]
+
+
+def _text_of(value: Value) -> Value | None:
+    """A value that is a text, as it is; None for others."""
+    if isinstance(value, Literal):
+        return value
+    return (values.named_text(value) and value) or values.as_text(value, builtins.TEXT_LIMIT, value.span)
+
+
+def _other_text(old: Variable, value: c.ReadText) -> bool:
+    """Whether a local that was given texts elsewhere cannot hold this one's address as well."""
+    if t.is_constant_text(old.type) and old.wide is None:
+        return True
+    return isinstance(old.wide, t.Text) and (old.fixed != value.fixed or old.wide.space != value.type.space)
 
 
 def _parts(name: str, shown: str, names: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -908,6 +1045,10 @@ def _returns(statements: tuple[tree.Stmt, ...]) -> bool:
     return any(isinstance(one, tree.Return) for statement in statements for one in walk(statement))
 
 
+class AgainError(Exception):
+    """More is known of the texts of a probe: it is looked at once more from its beginning."""
+
+
 class UnknownError(TextError):
     """A name whose own assignment is wrong already: nothing more to say about it."""
 
@@ -928,10 +1069,7 @@ def _register_of(name: str, value: Value, span: Span) -> tuple[Type | None, int,
         return value.type, value.fixed, values.address(value, span)
     if isinstance(value, c.ReadBlock):
         return value.type, 0, values.address(value, span)
-    if isinstance(value, values.Literal):
-        cure = "write it where it is needed, or name it before the probe"
-        raise TextError(span, f"{name} cannot hold a constant text", cure)
-    if isinstance(value, c.ReadBytes | values.Tuple | c.Comm):
+    if isinstance(value, c.ReadBytes | values.Tuple | c.Comm | Literal):
         raise TextError(span, f"{name} cannot hold this", "use it where it is needed")
     return None, 0, value
 
@@ -950,7 +1088,7 @@ def _assigned(statements: tuple[tree.Stmt, ...]) -> dict[str, None]:
             found[statement.name] = None
         elif isinstance(statement, tree.Unpack):
             found |= dict.fromkeys(one.id for one in walk(statement.targets) if isinstance(one, tree.Name))
-        elif isinstance(statement, tree.For):
+        elif isinstance(statement, tree.For | tree.ForMap):
             found |= {statement.name: None} | _assigned(statement.body)
         elif isinstance(statement, tree.While):
             found |= _assigned(statement.body)

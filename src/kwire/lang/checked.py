@@ -19,18 +19,20 @@ Laws the compiler may rely on:
   a value of `Emit` and as the operand of `TextEqual`, `TextOrder`, `TextMatch` and `BlockEqual`.
 - A local has one type in the whole program, that of its register, and is always set before it is read, on
   every path. `LocalGet.type` is what its value is there: a type that the local's holds, or of its 64 bits.
+  A local whose type is a `Text` is memory that holds one (`TextSet`, `TextPlace`).
 - A program emits events of one or several shapes (`Program.shapes`), each with its fields; every `Emit` gives
   one value for each field of its shape, in that order. One that only changes maps has one shape without
   fields: firings that the kernel does not run are told as missing from it.
 - Maps are shared by all programs of a unit; two with one name are one. An update that finds no room is
-  counted beside the map, and changes nothing.
+  counted beside the map, and changes nothing. At `MapPlace`, `EachKey` and `EachValue` the parts of keys and
+  values lie as `compile.maps` says (`key_parts`, `value_parts`).
 """
 
 from kwire.hints import TypeAlias
 from kwire.lang.context import Argument, CtxField, Located, Result, Saved, Site, TaskMember
 from kwire.lang.forms import Node, walk
 from kwire.lang.tree import Source, Span
-from kwire.lang.types import Bool, Bytes, Int, Pointer, Scalar, Text, Type
+from kwire.lang.types import Bool, Bytes, Enum, Int, Part, Pointer, Scalar, Text, Tuple, Type
 
 
 class Const(Node):
@@ -145,6 +147,36 @@ class Turn(Node):
     """
 
     type: Int
+    span: Span
+
+
+class TextPlace(Node):
+    """The address of the text that local number `local` holds, a NUL behind it; as the base of a place."""
+
+    local: int
+    type: Pointer
+    span: Span
+
+
+class EachKey(Node):
+    """The address of the key that the innermost `Each` is at; in the first statements of its body."""
+
+    type: Pointer
+    span: Span
+
+
+class EachValue(Node):
+    """The address of the value there, likewise; not of what each CPU keeps."""
+
+    type: Pointer
+    span: Span
+
+
+class EachGet(Node):
+    """The number that the map holds there, as `MapGet`; likewise."""
+
+    map: "Map"
+    type: Scalar
     span: Span
 
 
@@ -365,17 +397,24 @@ class ReadBytes(Node):
 class Map(Node):
     """A map of the unit, by its name there. `kind`: one of `MAPS`.
 
-    `key`: the types of the parts of its keys, scalars and texts; without any the map holds one value.
-    `value`: the type of the values given to it (of a count: U64). `size`: keys at most; `bounds` of a
-    "lhist": the first number, the one behind the last, and the width of a bucket.
+    `key`: the types of the parts of its keys, scalars, texts and arrays; without any the map holds one value.
+    `value`: the type of the values given to it (of a count: U64); of a "hash" or "lru" perhaps a text, an
+    array, or a tuple of such. `size`: keys at most; `bounds` of a "lhist": the first number, the one behind
+    the last, and the width of a bucket.
     """
 
     name: str
     kind: str
-    key: tuple[Scalar | Text, ...]
-    value: Scalar
+    key: tuple[Part, ...]
+    value: Part | Tuple
     size: int
     bounds: tuple[int, int, int] = (0, 0, 0)
+
+    @property
+    def number(self) -> Scalar:
+        """The type of its values, which are scalars."""
+        assert isinstance(self.value, Int | Bool | Enum | Pointer)
+        return self.value
 
 
 MAPS = ("hash", "lru", "count", "sum", "min", "max", "avg", "stats", "hist", "lhist")
@@ -396,10 +435,12 @@ class TextConst(Node):
     span: Span
 
 
-Key: TypeAlias = "tuple[Expr | Wide | TextConst, ...]"
-"""The parts of a key, each of its part's type: scalars, `ReadText`, `Comm` and `TextConst`. A text is cut at
-the limit of its part; one that cannot be read is the empty one there.
+Parts: TypeAlias = "tuple[Expr | Wide | TextConst, ...]"
+"""The parts of a key or of a value, each of its part's type: scalars, `ReadText`, `Comm`, `TextConst` and,
+for an array, `ReadBlock`. A text is cut at the limit of its part; one that cannot be read is the empty one
+there.
 """
+Key: TypeAlias = Parts
 
 
 class MapGet(Node):
@@ -410,6 +451,17 @@ class MapGet(Node):
     map: Map
     key: Key
     type: Scalar
+    span: Span
+
+
+class MapPlace(Node):
+    """The address of the value at a key, of zeros where there is none, for as long as nothing changes the
+    map; as the base of a place, or given to a local. Not of what each CPU keeps.
+    """
+
+    map: Map
+    key: Key
+    type: Pointer
     span: Span
 
 
@@ -449,7 +501,12 @@ Expr: TypeAlias = (
     | Retype
     | Bswap
     | MapGet
+    | MapPlace
     | MapHas
+    | TextPlace
+    | EachKey
+    | EachValue
+    | EachGet
 )
 
 
@@ -458,6 +515,17 @@ class LocalSet(Node):
 
     local: int
     value: Expr
+    span: Span
+
+
+class TextSet(Node):
+    """The memory of local number `local`, a `Text`, holds this text, cut at its limit; the empty one where it
+    cannot be read. The text is not that of the local itself.
+    """
+
+    local: int
+    value: "Wide | TextConst"
+    type: Text
     span: Span
 
 
@@ -486,6 +554,16 @@ class Loop(Node):
     body: tuple["Stmt", ...]
     span: Span
     unsigned: bool = False
+
+
+class Each(Node):
+    """A turn for each key of a map, which has keys, in an order that is the map's. What the body adds to the
+    map or takes away may be met or not.
+    """
+
+    map: Map
+    body: tuple["Stmt", ...]
+    span: Span
 
 
 class Break(Node):
@@ -526,11 +604,11 @@ class Emit(Node):
 
 
 class MapSet(Node):
-    """The value at a key of a "hash" or "lru" is this one from now on, of exactly `Map.value`."""
+    """The value at a key of a "hash" or "lru" is this one from now on, its parts those of `Map.value`."""
 
     map: Map
     key: Key
-    value: Expr
+    value: Parts
     span: Span
 
 
@@ -570,8 +648,10 @@ class Return(Node):
 
 Stmt: TypeAlias = (
     LocalSet
+    | TextSet
     | If
     | Loop
+    | Each
     | Break
     | Continue
     | Block
@@ -586,10 +666,10 @@ Stmt: TypeAlias = (
 
 
 class Local(Node):
-    """A local variable: its name (for diagnostics) and its scalar type."""
+    """A local variable: its name (for diagnostics) and its type, a scalar or that of the text it holds."""
 
     name: str
-    type: Scalar
+    type: Scalar | Text
 
 
 class Field(Node):

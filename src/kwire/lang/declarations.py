@@ -49,7 +49,8 @@ MAKERS: Final[dict[str, Maker]] = {
     ),
 }
 """The public names and what they make. `by`, `key`: the type of the keys, several for keys of several parts;
-`of`, `value`, `type`: that of the values; `size`: how many keys at most.
+`of`, `value`, `type`: that of the values, of a Hash or Variable perhaps several, for tuples; `size`: how many
+keys at most.
 """
 
 
@@ -77,8 +78,10 @@ def declare(
     if name == "Hash" and not key:
         raise ValueError("Hash needs the type of its keys; Variable has none")
     value = _types(values.get("value", values.get("of", values.get("type", "u64"))))
-    if len(value) != 1:
+    if len(value) != 1 and kind not in ("hash", "lru"):
         raise ValueError(f"the values of {name} have one type")
+    if not value:
+        raise ValueError(f"the values of {name} have no type")
     size = _number(values.get("size", 1), "size")
     if not 0 < size <= SIZE_MOST:
         raise ValueError(f"size={size}: choose from 1 to {SIZE_MOST}")
@@ -92,7 +95,7 @@ def declare(
             raise ValueError(f"{low} to {high} by {step} makes more than {BUCKETS_MOST} buckets")
         if low < -(1 << 31) or high >= 1 << 31:
             raise ValueError("bounds of a linear histogram have 32 bits")
-    return MapDeclaration(title, kind, key, value[0], size, bounds, owner)
+    return MapDeclaration(title, kind, key, value, size, bounds, owner)
 
 
 def _number(value: object, name: str) -> int:

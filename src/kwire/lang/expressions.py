@@ -103,7 +103,8 @@ class ExpressionChecker:
     def _string(self, node: tree.String) -> Value:
         if node.table:
             names = (("", 0), *((text, number) for number, text in enumerate(node.table, 1)))
-            return c.Const(node.table.index(node.value) + 1, t.Enum(t.TEXTS, 4, False, names), node.span)
+            number = node.table.index(node.value) + 1 if node.value else 0
+            return c.Const(number, t.Enum(t.TEXTS, 4, False, names), node.span)
         try:
             size = len(node.value.encode())
         except UnicodeEncodeError as error:
@@ -491,6 +492,10 @@ class ExpressionChecker:
             same = c.Logic("and", self.compare("eq", a, b, span), found, t.BOOL, span)
             found = c.Logic("or", less, same, t.BOOL, span)
         return found
+
+    def once(self, value: c.Expr) -> c.Expr:
+        """A value that is taken here, and used several times. Raises `TextError` where there is no place."""
+        raise TextError(value.span, "this is too much for a condition", "use one part of it")
 
     def missing(self, op: str, value: Value, span: Span) -> c.Expr:
         """`value is None` (eq), `value is not None` (ne)."""

@@ -9,9 +9,10 @@ mistake at its place. Invariants: numbers in keys and values have 64 bits; a tex
 from collections.abc import Sequence
 
 from kwire.hints import Final, TypeAlias
+from kwire.lang import builtins, values
 from kwire.lang import checked as c
 from kwire.lang import types as t
-from kwire.lang import values
+from kwire.lang.entries import bounded
 from kwire.lang.errors import TextError
 from kwire.lang.tree import Span
 from kwire.lang.values import Literal, Value
@@ -20,7 +21,9 @@ from kwire.words import plural
 TEXT_MOST: Final = 127
 """Bytes of a text in a key."""
 
-Part: TypeAlias = t.Scalar | t.Text
+Part: TypeAlias = t.Part
+Held: TypeAlias = t.Part | t.Tuple
+"""What a value is."""
 
 
 class Inferred:
@@ -33,7 +36,7 @@ class Inferred:
     def __init__(self, title: str, kind: str, size: int, bounds: tuple[int, int, int], shows: str) -> None:
         self.title, self.kind, self.size, self.bounds, self.shows = title, kind, size, bounds, shows
         self.key: tuple[Part, ...] | None = None
-        self.value: t.Scalar | None = t.U64 if kind == "count" else None
+        self.value: Held | None = t.U64 if kind == "count" else None
         self.open = True
         self.changed = False
         """Whether something was learned since this was last set to False."""
@@ -56,10 +59,25 @@ class Inferred:
                 raise TextError(value.span, message, "use another map")
             joined.append(both)
         self._learn(tuple(joined), self.value, span)
-        return c.Map(self.title, self.kind, self.key, self.value or t.S64, self.size, self.bounds), cut
+        return self.known(span), cut
 
-    def give(self, value: c.Expr) -> None:
+    def known(self, span: Span) -> c.Map:
+        """The map as it is known. Raises `TextError` where nothing is ever put into it."""
+        if self.key is None:
+            raise TextError(span, f"nothing is ever put into {self.title}")
+        return c.Map(self.title, self.kind, self.key, self.value or t.S64, self.size, self.bounds)
+
+    def give(self, value: Value) -> None:
         """A value is set, or added. Raises `TextError`."""
+        if isinstance(value, values.Tuple) or not isinstance(_held(self.title, value), t.SCALARS):
+            self._wide(value)
+            return
+        if isinstance(self.value, t.Text) and values.named_text(value) is not None:
+            self._wide(value)
+            return
+        assert not isinstance(value, values.WIDE)
+        if isinstance(self.value, t.Text | t.Tuple | t.Array):
+            raise self._other(value, value.type)
         if (
             isinstance(self.value, t.Enum)
             and isinstance(value.type, t.Enum)
@@ -69,18 +87,32 @@ class Inferred:
         type_ = _plain(value.type)
         if self.kind not in ("hash", "lru"):
             type_ = t.S64 if t.signed(type_) or isinstance(value, c.Const) else t.U64
-        both: Part | None = type_ if self.value is None else _joined(self.value, type_)
+        both: Part | t.Tuple | None = type_ if self.value is None else _joined(self.value, type_)
         if isinstance(value, c.Const) and self.value is not None and values.fits(value, self.value):
             both = self.value
-        if both is None or isinstance(both, t.Text):
-            assert self.value is not None
-            message = f"values of {self.title} were {_word(self.value)}, and this is {_word(type_)}"
-            raise TextError(value.span, message, "use another map, or cast one of them")
+        if both is None or not isinstance(both, t.SCALARS):
+            raise self._other(value, type_)
         if self.kind == "count":
             return
         self._learn(self.key, both, value.span)
 
-    def _learn(self, key: "tuple[Part, ...] | None", value: t.Scalar | None, span: Span) -> None:
+    def _wide(self, value: Value) -> None:
+        """A text, an array or a tuple is set."""
+        found = _held(self.title, value)
+        if self.kind not in ("hash", "lru"):
+            raise TextError(value.span, f"{self.title} takes numbers, and this is {_word(found)}")
+        both = found if self.value is None else _together(self.value, found)
+        if both is None:
+            raise self._other(value, found)
+        bounded(self.title, both, value.span)
+        self._learn(self.key, both, value.span)
+
+    def _other(self, value: Value, type_: t.Type) -> TextError:
+        assert self.value is not None
+        message = f"values of {self.title} were {_word(self.value)}, and this is {_word(type_)}"
+        return TextError(value.span, message, "use another map, or cast one of them")
+
+    def _learn(self, key: "tuple[Part, ...] | None", value: Held | None, span: Span) -> None:
         if (key, value) == (self.key, self.value):
             return
         if not self.open:
@@ -99,14 +131,43 @@ def _cut(value: Value) -> Value:
 
 def _part(title: str, value: Value) -> Part:
     """The type of a part of a key."""
+    type_ = _held(title, value)
+    assert not isinstance(type_, t.Tuple)
+    return type_
+
+
+def _held(title: str, value: Value) -> Held:
+    """The type of a value as a map keeps it. Raises `TextError` for what none keeps."""
+    if isinstance(value, values.Tuple):
+        return t.Tuple(tuple(_held(title, one) for one in value.items), value.type.names)
     if isinstance(value, Literal):
         return t.Text(max(len(value.value.encode()), 1))
-    if isinstance(value, c.ReadText | c.Comm):
-        return t.Text(max(value.type.limit, 1))
+    if isinstance(value, c.ReadBlock) and not t.is_text_array(value.type):
+        array = value.type
+        if isinstance(array, t.Array) and array.length and t.is_scalar(array.element):
+            return array
+    text = values.as_text(value, builtins.TEXT_LIMIT, value.span)
+    if text is not None:
+        return t.Text(max(text.type.limit, 1))
     if isinstance(value, values.WIDE) or not isinstance(value.type, t.SCALARS):
-        message = f"{t.article(value.type)} as a key of {title} is not supported yet"
+        message = f"{t.article(value.type)} in {title} is not supported yet"
         raise TextError(value.span, message)
     return _plain(value.type)
+
+
+def _together(a: Held, b: Held) -> Held | None:
+    """The type that holds both values; None where there is none."""
+    if isinstance(a, t.Tuple) and isinstance(b, t.Tuple):
+        if len(a.items) != len(b.items) or a.names != b.names:
+            return None
+        items = [_together(*pair) for pair in zip(a.items, b.items, strict=True)]  # type: ignore[arg-type]
+        return None if None in items else a.replace(items=tuple(items))
+    if isinstance(a, t.Tuple) or isinstance(b, t.Tuple):
+        return None
+    for text, other in ((a, b), (b, a)):
+        if isinstance(text, t.Text) and isinstance(other, t.Enum) and t.is_constant_text(other):
+            return t.Text(max(text.limit, *(len(name.encode()) for name, _ in other.values)))
+    return _joined(a, b)
 
 
 def _plain(type_: t.Scalar) -> t.Scalar:
@@ -122,7 +183,9 @@ def _joined(a: Part, b: Part) -> "Part | None":
         return a
     if isinstance(a, t.Text) and isinstance(b, t.Text):
         return t.Text(max(a.limit, b.limit))
-    if isinstance(a, t.Text) or isinstance(b, t.Text) or t.is_constant_text(a) or t.is_constant_text(b):
+    if isinstance(a, t.Text | t.Array) or isinstance(b, t.Text | t.Array):
+        return None
+    if t.is_constant_text(a) or t.is_constant_text(b):
         return None
     if isinstance(a, t.Pointer) and isinstance(b, t.Pointer):
         return t.Pointer(t.VOID, a.space)
@@ -131,5 +194,5 @@ def _joined(a: Part, b: Part) -> "Part | None":
     return t.U64
 
 
-def _word(type_: Part) -> str:
+def _word(type_: t.Type) -> str:
     return "a text" if isinstance(type_, t.Text) else t.article(type_)

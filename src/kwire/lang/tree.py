@@ -190,15 +190,15 @@ class Call(Node):
 
 
 class MapDeclaration(Node):
-    """A map as it was declared. `kind`, `size`, `bounds`: as in `checked.Map`; `key`, `value`: C types, a
-    text of n bytes with its NUL being `char[n]`; no key: the map holds one value. `owner` tells it from
-    others: the object that shows it, or where it is declared; `title`: its name in the unit.
+    """A map as it was declared. `kind`, `size`, `bounds`: as in `checked.Map`; `key`, `value`: the C types of
+    their parts, a text of n bytes with its NUL being `char[n]`; no key: the map holds one value. `owner`
+    tells it from others: the object that shows it, or where it is declared; `title`: its name in the unit.
     """
 
     title: str
     kind: str
     key: tuple[str, ...]
-    value: str
+    value: tuple[str, ...]
     size: int
     bounds: tuple[int, int, int]
     owner: object
@@ -295,6 +295,17 @@ class For(Node):
     range_span: Span
 
 
+class ForMap(Node):
+    """`for name in map: body…`: the name is a pair of a key and the value there."""
+
+    name: str
+    map: MapDeclaration
+    body: tuple["Stmt", ...]
+    span: Span
+    name_span: Span
+    map_span: Span
+
+
 class While(Node):
     """`while test: body…`. How often it runs at most is found, or said by `turns(n)` among what `test` joins
     with `and`.
@@ -371,6 +382,7 @@ Stmt: TypeAlias = (
     | Unpack
     | If
     | For
+    | ForMap
     | While
     | Break
     | Continue

@@ -104,6 +104,9 @@ class Tuple(Form):
 Type: TypeAlias = Void | Int | Bool | Enum | Pointer | Struct | Array | Text | Bytes | Tuple
 Scalar: TypeAlias = Int | Bool | Enum | Pointer
 
+Part: TypeAlias = Int | Bool | Enum | Pointer | Text | Array
+"""What a part of a key or of a value of a map can be."""
+
 SCALARS: Final = (Int, Bool, Enum, Pointer)
 INTEGRAL: Final = (Int, Bool, Enum)
 """For isinstance, which takes a tuple ten times as fast as a union made on the spot."""
@@ -125,6 +128,13 @@ INTEGERS = {"s8": S8, "s16": S16, "s32": S32, "s64": S64, "u8": U8, "u16": U16, 
 def is_constant_text(type_: Type) -> bool:
     """Whether a value is one of several constant texts, kept as a number."""
     return isinstance(type_, Enum) and type_.name == TEXTS
+
+
+def leaves(type_: "Part | Tuple") -> tuple[Part, ...]:
+    """The parts of a value: of a tuple those of each of its items."""
+    if not isinstance(type_, Tuple):
+        return (type_,)
+    return tuple(leaf for one in type_.items for leaf in leaves(one))  # type: ignore[arg-type]  # of such
 
 
 def is_scalar(type_: Type) -> bool:

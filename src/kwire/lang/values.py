@@ -196,6 +196,22 @@ def as_text(value: Value, limit: int, span: Span) -> c.ReadText | c.Comm | None:
     return None
 
 
+def text_constant(value: Literal) -> c.TextConst:
+    """A literal as the bytes of a text. Raises `TextError`."""
+    data = value.value.encode()
+    if b"\0" in data:
+        raise TextError(value.span, "a text ends at a NUL", "leave it out")
+    return c.TextConst(data, Text(max(len(data), 1)), value.span)
+
+
+def named_text(value: Value) -> c.TextConst | None:
+    """One of several constant texts as its bytes; None for other values."""
+    if isinstance(value, c.Const) and isinstance(value.type, t.Enum) and t.is_constant_text(value.type):
+        name = next(name for name, number in value.type.values if number == value.value)
+        return text_constant(Literal(name, Text(len(name.encode())), value.span))
+    return None
+
+
 def join(a: Type, b: Type) -> Type | None:
     """The smallest type that holds the values of both; None when there is none."""
     if a == b:

@@ -26,7 +26,8 @@ OPEN = FieldType(None, ())
 class Variable(NamedTuple):
     """A local in the whole probe. `kind`: of all its values together; `wide`: what is at the address that it
     holds, of a text, array or structure (`fixed` as in `ReadText`); `declared`: by an annotation; `parts`: of
-    a tuple, their names ("" where they have none), which are locals of their own.
+    a tuple, their names ("" where they have none), which are locals of their own; `text`: the limit of the
+    text that it has in memory of its own, else 0.
     """
 
     number: int
@@ -35,11 +36,17 @@ class Variable(NamedTuple):
     fixed: int = 0
     declared: bool = False
     parts: tuple[str, ...] | None = None
+    text: int = 0
 
     @property
     def type(self) -> Scalar:
         """Of its register."""
         return scalar(self.kind)
+
+    @property
+    def whole(self) -> Scalar | t.Text:
+        """Of all that it holds."""
+        return t.Text(self.text) if self.text else self.type
 
 
 class Known(NamedTuple):
@@ -114,11 +121,11 @@ def _settled(one: c.Stmt, locals_: list[Scalar], fields: list[tuple[Type, ...]])
         case c.If(then=then, otherwise=otherwise):
             then, otherwise = settled(then, locals_, fields), settled(otherwise, locals_, fields)
             return one.replace(then=then, otherwise=otherwise)
-        case c.Loop(body=body) | c.Block(body=body):
+        case c.Loop(body=body) | c.Block(body=body) | c.Each(body=body):
             return one.replace(body=settled(body, locals_, fields))
     assert isinstance(one, _PLAIN), one
     return one
 
 
-_PLAIN = (c.Break, c.Continue, c.Leave, c.MapSet, c.MapDelete, c.Aggregate, c.Exit, c.Return)
+_PLAIN = (c.TextSet, c.Break, c.Continue, c.Leave, c.MapSet, c.MapDelete, c.Aggregate, c.Exit, c.Return)
 """Statements that give nothing to locals or fields."""

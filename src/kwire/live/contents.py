@@ -9,16 +9,18 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from kwire.compile.maps import PER_CPU, key_parts, key_size, stride, words
+from kwire.compile.maps import PER_CPU, stride, words
 from kwire.errors import KwireError
 from kwire.lang import types as t
 from kwire.lang.checked import Map
+from kwire.lang.entries import Part, key_parts, key_size, value_parts, value_size
 from kwire.lazy import NamedTuple
 from kwire.wire.fields import text, text_bytes
 
 MASK = (1 << 64) - 1
 
-KeyPart: TypeAlias = int | bool | str
+KeyPart: TypeAlias = int | bool | str | bytes
+"""A number, a text, or an array as its bytes."""
 Key: TypeAlias = tuple[KeyPart, ...]
 
 
@@ -32,6 +34,12 @@ class Total(NamedTuple):
     def average(self) -> float:
         """The sum divided by how many there were; 0 where there were none."""
         return self.total / self.number if self.number else 0.0
+
+
+class Items(tuple["KeyPart | Items", ...]):
+    """The parts of a tuple that was kept."""
+
+    __slots__ = ()
 
 
 class Bucket(NamedTuple):
@@ -58,7 +66,7 @@ class Distribution(tuple[Bucket, ...]):
         return "\n".join(histogram(self))
 
 
-Value: TypeAlias = int | bool | float | Total | Distribution | None
+Value: TypeAlias = "KeyPart | float | Total | Distribution | Items | None"
 Raw: TypeAlias = dict[bytes, list[bytes]]
 """Keys and values as the kernel has them: one value, or one for each CPU; a map without keys has the key
 b""."""
@@ -69,9 +77,11 @@ def key_of(map: Map, data: bytes) -> Key:
     return tuple(_part(one.type, data[one.offset : one.offset + one.size]) for one in key_parts(map))
 
 
-def _part(type_: t.Scalar | t.Text, data: bytes) -> KeyPart:
+def _part(type_: t.Part, data: bytes) -> KeyPart:
     if isinstance(type_, t.Text):
         return text(data.split(b"\0")[0])
+    if isinstance(type_, t.Array):
+        return data[: t.size_of(type_)]
     if isinstance(type_, t.Bool):
         return data != bytes(1)
     return int.from_bytes(data, sys.byteorder, signed=t.signed(type_))
@@ -84,25 +94,53 @@ def bytes_of(map: Map, key: Sequence[object]) -> bytes:
         raise KwireError("use map", map.name, f"its keys have {len(parts)} parts, not {len(key)}")
     made = bytearray(key_size(map))
     for part, given in zip(parts, key, strict=True):
-        if isinstance(part.type, t.Text):
-            if not isinstance(given, str | bytes):
-                raise KwireError("use map", map.name, f"{given!r} is no text")
-            data = given if isinstance(given, bytes) else text_bytes(given)
-            if len(data) >= part.size or b"\0" in data:
-                raise KwireError(
-                    "use map", map.name, f"{given!r} is no text of at most {part.size - 1} bytes"
-                )
-        else:
+        data = _wide(map, part, given)
+        if data is None:
             data = _integer(map, given, part.size)
         made[part.offset : part.offset + len(data)] = data
     return bytes(made)
 
 
+def _wide(map: Map, part: Part, given: object) -> bytes | None:
+    """The bytes of a text or an array; None for a part that is a number."""
+    if isinstance(part.type, t.Array):
+        size = t.size_of(part.type)
+        if not isinstance(given, bytes) or len(given) != size:
+            raise KwireError("use map", map.name, f"{given!r} is no {size} bytes")
+        return given
+    if not isinstance(part.type, t.Text):
+        return None
+    if not isinstance(given, str | bytes):
+        raise KwireError("use map", map.name, f"{given!r} is no text")
+    data = given if isinstance(given, bytes) else text_bytes(given)
+    if len(data) > part.type.limit or b"\0" in data:
+        raise KwireError("use map", map.name, f"{given!r} is no text of at most {part.type.limit} bytes")
+    return data
+
+
 def word_of(map: Map, value: object) -> bytes:
-    """The bytes of a value, as wide as a register. Raises KwireError for one that does not fit."""
-    data = _integer(map, value, t.size_of(map.value))
-    number = int.from_bytes(data, sys.byteorder, signed=t.signed(map.value))
-    return (number & MASK).to_bytes(8, sys.byteorder)
+    """The bytes of a value of a "hash" or "lru". Raises KwireError for one that does not fit."""
+    given = _flat(value) if isinstance(map.value, t.Tuple) else [value]
+    parts = value_parts(map)
+    if len(given) != len(parts):
+        raise KwireError("use map", map.name, f"{value!r} has not {len(parts)} parts")
+    made = bytearray(value_size(map))
+    for part, one in zip(parts, given, strict=True):
+        data = _wide(map, part, one)
+        if data is None:
+            assert isinstance(part.type, t.SCALARS)
+            data = _integer(map, one, t.size_of(part.type))
+            number = int.from_bytes(data, sys.byteorder, signed=t.signed(part.type))
+            data = (number & MASK).to_bytes(8, sys.byteorder)
+        made[part.offset : part.offset + len(data)] = data
+    return bytes(made)
+
+
+def _flat(value: object) -> list[object]:
+    """The parts of a tuple, those of tuples in it among them."""
+    if not isinstance(value, tuple | list):
+        return [value]
+    return [part for one in value for part in _flat(one)]
 
 
 def _integer(map: Map, value: object, size: int) -> bytes:
@@ -116,7 +154,7 @@ def split(map: Map, data: bytes) -> list[bytes]:
     set."""
     size = 8 * words(map)
     if map.kind not in PER_CPU:
-        return [data[:size]] if any(data[8:size]) else []
+        return [data[:size]] if any(data[size - 8 : size]) else []
     step = stride(map)
     return [data[at : at + size] for at in range(0, len(data), step)]
 
@@ -129,7 +167,17 @@ def value_of(map: Map, values: Iterable[bytes]) -> Value:
         if not kept:
             return None
         return min(kept) if map.kind == "min" else max(kept)
+    if not isinstance(map.value, t.SCALARS):
+        return _items(map.value, list(value_parts(map)), next(iter(values)))
     return meaning(map, together(map, values))
+
+
+def _items(type_: t.Part | t.Tuple, parts: list[Part], data: bytes) -> "KeyPart | Items":
+    """A text, an array or a tuple out of the bytes of a value; `parts`: those that are left."""
+    if isinstance(type_, t.Tuple):
+        return Items(_items(one, parts, data) for one in type_.items)  # type: ignore[arg-type]  # a part
+    part = parts.pop(0)
+    return _part(part.type, data[part.offset : part.offset + part.size])
 
 
 def together(map: Map, values: Iterable[bytes]) -> list[int]:
@@ -202,7 +250,7 @@ def _magnitude(value: Value) -> float:
     """What values are sorted by."""
     if isinstance(value, Total | Distribution):
         return value.number
-    return value or 0
+    return value if isinstance(value, int | float) else 0
 
 
 def described(held: Contents) -> dict[str, Any]:

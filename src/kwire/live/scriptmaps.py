@@ -45,7 +45,7 @@ class ScriptMaps:
         if not unit.map.key:
             if what == "zero" and unit.map.kind in ("hash", "lru"):
                 before = own.lookup(NUMBER) or empty
-                empty = bytes(8) + before[8:]
+                empty = empty[:-8] + before[-8:]
             own.update(NUMBER, empty)
             return ""
         for key in list(own.keys()):
@@ -80,8 +80,20 @@ def _nothing(shows: str, value: Any) -> bool:
     return not value if shows in ("count", "sum", "hist", "lhist") else False
 
 
-def _shown(type_: t.Scalar | t.Text) -> Show:
+def _shown(type_: t.Part | t.Tuple) -> Show:
     """How values of a type are shown."""
+    if isinstance(type_, t.Tuple):
+        items = [_shown(one) for one in type_.items]  # type: ignore[arg-type]  # a part or a tuple of such
+        labels = [f".{name} = " for name in type_.names] or [""] * len(items)
+        before, behind = ("{ ", " }") if type_.names else ("(", ")")
+
+        def together(value: Any) -> str:
+            pairs = zip(labels, items, value, strict=True)
+            return before + ", ".join(name + show(part) for name, show, part in pairs) + behind
+
+        return together
+    if isinstance(type_, t.Array):
+        return _array(type_)
     if isinstance(type_, t.Text):
         return str
     if isinstance(type_, t.Bool):
@@ -99,6 +111,21 @@ def _shown(type_: t.Scalar | t.Text) -> Show:
 
         return lambda value: ipv4_text(value.to_bytes(4, "little"))
     return str
+
+
+def _array(type_: t.Array) -> Show:
+    """How an array is shown, of its bytes."""
+    from kwire.wire.fields import ipv6_text, mac_text
+
+    if type_.display in ("ipv6", "mac"):
+        return ipv6_text if type_.display == "ipv6" else mac_text
+    size, signed = t.size_of(type_.element), t.signed(type_.element)
+
+    def numbers(data: Any) -> str:
+        cells = (data[at : at + size] for at in range(0, len(data), size))
+        return f"[{','.join(str(int.from_bytes(one, 'little', signed=signed)) for one in cells)}]"
+
+    return numbers
 
 
 def _symbol(address: int) -> str:

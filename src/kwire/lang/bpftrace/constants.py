@@ -12,9 +12,11 @@ if TYPE_CHECKING:
 def kept(low: "Lowering", node: s.Expr) -> tree.Expr:
     """A value that is kept, or one of two: a constant text is one of all those of the script."""
     text = text_constant(low, node)
-    if not text:
-        return low.expression(node) if text is None else tree.Number(0, node.span)
-    known = low.texts if text in low.texts else (*low.texts, text)
+    if text is None:
+        return low.expression(node)
+    known = low.texts if not text or text in low.texts else (*low.texts, text)
+    if not known:  # the script has no other: any will do
+        known = (" ",)
     return tree.String(text, node.span, known)
 
 

@@ -240,7 +240,7 @@ def _tuple(low: "Lowering", node: s.Tuple) -> tree.Expr:
 
 
 def _record(low: "Lowering", node: s.Record) -> tree.Expr:
-    raise unready("a record", node.span)
+    return tree.Tuple(tuple(kept(low, one) for one in node.items), node.span, node.names)
 
 
 def _block(low: "Lowering", node: s.Block) -> tree.Expr:

@@ -121,13 +121,17 @@ def assign_map(low: "Lowering", target: s.Map, node: s.Assign) -> list[tree.Stmt
 
 def element(low: "Lowering", node: s.Map) -> tree.Element:
     """A map at a key."""
-    row = low.maps[node.id]
     items: tuple[s.Expr, ...] = ()
     if node.key is not None:
         items = node.key.items if isinstance(node.key, s.Tuple) else (node.key,)
     key = tuple(key_part(low, one) for one in items)
-    made = tree.MapDeclaration(row.title, row.kind, (), "", row.size, row.bounds, row)
-    return tree.Element(made, key, node.span)
+    return tree.Element(declaration(low, node), key, node.span)
+
+
+def declaration(low: "Lowering", node: s.Map) -> tree.MapDeclaration:
+    """A map as a whole."""
+    row = low.maps[node.id]
+    return tree.MapDeclaration(row.title, row.kind, (), (), row.size, row.bounds, row)
 
 
 def key_part(low: "Lowering", node: s.Expr) -> tree.Expr:

@@ -9,6 +9,7 @@ from kwire.lang import types as t
 from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace.constants import constant, text_constant
 from kwire.lang.bpftrace.maps import whole_map
+from kwire.lang.check import Tuples
 from kwire.lang.errors import Diagnostic, LanguageError, TextError
 from kwire.lang.events import RESERVED
 from kwire.lang.tree import Span
@@ -25,15 +26,15 @@ FORMAT_MOST: Final = 16_384
 
 
 class Print(NamedTuple):
-    """A statement that prints: how, in which format, and of each value its conversion and its place."""
+    """A statement that prints: how, in which format, and of each value its name and its place."""
 
     prints: str
     format: str
     span: Span
-    arguments: tuple[tuple[Conversion, Span], ...] = ()
+    arguments: tuple[tuple[str, Span], ...] = ()
 
 
-def printed(prints: Mapping[str, Print], program: c.Program) -> c.Program:
+def printed(prints: Mapping[str, Print], program: c.Program, tuples: Tuples) -> c.Program:
     """The checked program with how its events are printed. Raises `LanguageError` where formats do not
     fit their values.
     """
@@ -44,19 +45,43 @@ def printed(prints: Mapping[str, Print], program: c.Program) -> c.Program:
         if known is None:
             shapes.append(shape)
             continue
-        if len(known.arguments) != len(shape.fields):
-            faults.append(
-                Diagnostic(known.span, "a tuple to be printed is not supported yet", "print its items")
-            )
-            continue
-        for (conversion, span), field in zip(known.arguments, shape.fields, strict=True):
-            if not _takes(conversion, field.type):
-                message = f"{conversion.text} does not take {t.article(field.type)}"
-                faults.append(Diagnostic(span, message, "use %s" if conversion.letters != "s" else ""))
-        shapes.append(shape.replace(prints=known.prints, format=known.format))
+        format = known.format
+        if known.arguments:
+            format = _fitted(known, shape, tuples.get(shape.name, {}), faults)
+        shapes.append(shape.replace(prints=known.prints, format=format))
     if faults:
         raise LanguageError(program.source, faults)
     return program.replace(shapes=tuple(shapes))
+
+
+def _fitted(known: Print, shape: c.Shape, tuples: Mapping[str, t.Tuple], faults: list[Diagnostic]) -> str:
+    """The format for the fields of a shape, with a conversion for each part of a tuple. `faults` takes what
+    does not fit.
+    """
+    texts, conversions = split(known.format)
+    format, fields = texts[0].replace("%", "%%"), iter(shape.fields)
+    for (name, span), conversion, text in zip(known.arguments, conversions, texts[1:], strict=True):
+        whole = tuples.get(name)
+        type_: t.Type = whole if whole is not None else next(fields).type
+        if not _takes(conversion, type_):
+            message = f"{conversion.text} does not take {t.article(type_)}"
+            faults.append(Diagnostic(span, message, "use %s" if conversion.letters != "s" else ""))
+        if whole is not None:
+            form = in_parts(whole)
+            for _ in range(form.count("%s")):
+                next(fields)
+        format += (conversion.text if whole is None else form) + text.replace("%", "%%")
+    return format
+
+
+def in_parts(type_: t.Type) -> str:
+    """How a value is printed: the format of a tuple or record, with a conversion for each part."""
+    if not isinstance(type_, t.Tuple):
+        return "%s"
+    parts = [in_parts(one) for one in type_.items]
+    if not type_.names:
+        return f"({', '.join(parts)})"
+    return f"{{ {', '.join(f'.{name} = {part}' for name, part in zip(type_.names, parts, strict=True))} }}"
 
 
 def printf(low: "Lowering", node: s.Call) -> tree.Stmt:
@@ -76,7 +101,7 @@ def printf(low: "Lowering", node: s.Call) -> tree.Stmt:
         raise TextError(head.span, f"the format is longer than {FORMAT_MOST} characters", "print it in parts")
     format = texts[0].replace("%", "%%")
     fields: dict[str, tree.Expr] = {}
-    places: list[tuple[Conversion, Span]] = []
+    places: list[tuple[str, Span]] = []
     for conversion, argument, text in zip(conversions, arguments, texts[1:], strict=True):
         fixed = text_constant(low, argument)
         if fixed is not None:
@@ -84,7 +109,7 @@ def printf(low: "Lowering", node: s.Call) -> tree.Stmt:
         else:
             name = _free(_field_name(argument) or f"arg{len(fields) + 1}", fields)
             fields[name] = low.expression(argument)
-            places.append((conversion, argument.span))
+            places.append((name, argument.span))
             format += conversion.text
         format += text.replace("%", "%%")
     return emit(low, "printf", format, fields, places, node.span)
@@ -132,7 +157,7 @@ def emit(
     prints: str,
     format: str,
     fields: Mapping[str, tree.Expr],
-    places: list[tuple[Conversion, Span]],
+    places: list[tuple[str, Span]],
     span: Span,
 ) -> tree.Stmt:
     """An event that is printed."""

@@ -79,8 +79,9 @@ class ScriptProbe:
                 raise LanguageError(source, lowering.faults)
             span = self.probe.span
             made = tree.Probe(self._name, (), (), body, source, span)
-            program = check.check(made, site, types, dialect=check.C)
-            return printed(lowering.prints, program)
+            tuples: check.Tuples = {}
+            program = check.check(made, site, types, dialect=check.C, tuples=tuples)
+            return printed(lowering.prints, program, tuples)
         except LanguageError as error:
             raise LanguageError(source, map(_in_own_words, error.diagnostics)) from None
         except RecursionError:

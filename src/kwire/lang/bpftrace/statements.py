@@ -52,7 +52,7 @@ def statement(low: "Lowering", node: s.Stmt) -> list[tree.Stmt]:
         case s.While():
             return while_(low, node)
         case s.ForMap():
-            raise unready("a loop over a map", node.map.span)
+            return for_map(low, node)
     raise unready("import", node.span)
 
 
@@ -125,6 +125,18 @@ def for_range(low: "Lowering", node: s.ForRange) -> list[tree.Stmt]:
     """A loop over a range."""
     start, end = low.expression(node.start), low.expression(node.end)
     return loop(low, node.target, start, end, node.body, node.span)
+
+
+def for_map(low: "Lowering", node: s.ForMap) -> list[tree.Stmt]:
+    """A loop over a map."""
+    map = maps.declaration(low, node.map)
+    low.scopes.append({})
+    name = low.declare(node.target.id)
+    low.loops += 1
+    made = low.block(node.body)
+    low.loops -= 1
+    low.scopes.pop()
+    return [tree.ForMap(name, map, made, node.span, node.target.span, node.map.span)]
 
 
 def while_(low: "Lowering", node: s.While) -> list[tree.Stmt]:
