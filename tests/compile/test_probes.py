@@ -339,6 +339,36 @@ def test_refusals_are_counted_with_their_times() -> None:
     assert counters(machine, 1, 1) == (0,) * 8
 
 
+def test_memory_in_maps_that_a_preempted_program_uses_is_claimed() -> None:
+    """What another thread may interrupt finds its memory in use, counts that, and leaves; so no record holds
+    what is another's.
+    """
+    text = c.ReadText(place(argument(0), space=t.USER), t.Text(300, t.USER), SPAN)
+    compiled = build(program(site("uprobe"), text, text, text), id=2)
+    memory = vm.Memory()
+    address = memory.user(b"abc\0")
+    machine = vm.Machine(compiled.image, memory=memory, cpu=1)
+    users = machine.maps["users"]
+    assert isinstance(users, vm.ArrayMap)
+    region = users.region(0)
+    for _ in range(2):
+        assert len(machine.run(vm.registers([address])).emitted) == 1
+        assert not any(region.data)
+    struct.pack_into("<Q", region.data, 64, 1)  # on CPU 1 somebody is in the middle of it
+    assert machine.run(vm.registers([address])).emitted == []
+    assert struct.unpack_from("<Q", region.data, 64) == (1,)
+    assert counters(machine, 2, 1) == (2, 0, 0, 0, 0, 0, 1, 0)
+    machine.env.cpu = 2
+    assert len(machine.run(vm.registers([address])).emitted) == 1
+
+
+def test_only_programs_that_may_be_preempted_and_use_memory_in_maps_claim_it() -> None:
+    text = c.ReadText(place(argument(0)), t.Text(300), SPAN)
+    small, large = program(site("uprobe"), argument(0)), program(site("kprobe"), text, text, text)
+    for made in (small, large):
+        assert "users" not in vm.Machine(build(made).image).maps
+
+
 def test_failed_reads_are_counted_once_an_event() -> None:
     compiled = build(
         program(site("kprobe"), load(argument(0), 0), load(argument(1), 0), load(argument(2), 0))

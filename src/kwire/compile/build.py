@@ -15,7 +15,7 @@ from kwire.btf.members import locate
 from kwire.compile import verify
 from kwire.compile.allocate import STACK_SIZE, StackError, allocate
 from kwire.compile.builder import OTHER_SOURCE
-from kwire.compile.emission import ASKED, SLOT_SIZE
+from kwire.compile.emission import ASKED, SLOT_SIZE, USERS
 from kwire.compile.expressions import Options
 from kwire.compile.ir import Function, Module, dump
 from kwire.compile.layout import CompileError, Layout, layout, schema
@@ -96,12 +96,16 @@ def compile_probe(
     a loop of more turns than a program can walk, without `loops`.
     """
     placed = _layouts(program)
-    options = Options(arch, id, probes, cpus, tasks, main, without, cookie, task, namespace, loops)
+    preempted = KINDS[program.site.kind].preempted
+    options = Options(arch, id, probes, cpus, tasks, main, without, cookie, task, namespace, loops, preempted)
     on_stack, roomy = any(map(fits_stack, placed)), False
     while True:
         try:
             made = _make(program, placed, options, on_stack, roomy)
-            break
+            outside = any(made.maps.values()) or not (on_stack and all(map(fits_stack, placed)))
+            if options.claims or not (preempted and outside):
+                break
+            options = options._replace(claims=True)
         except StackError:  # a call for less on the stack: first the record goes, then what is read
             if roomy:
                 raise
@@ -181,6 +185,8 @@ def _maps(
         if stride:
             maps.append(MapSpec(name, "array", 4, options.cpus * stride, 1))
     own = program.maps().values()
+    if options.claims:
+        maps.append(MapSpec(USERS, "array", 4, options.cpus * SLOT_SIZE, 1))
     if own:
         from kwire.compile.maps import specs  # most programs do without
 

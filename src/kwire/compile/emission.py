@@ -14,7 +14,7 @@ from kwire.compile.ir import At, Function, Operand, Slot, Value
 from kwire.lang.tree import Span
 from kwire.wire.frame import VERSION, Type
 
-ATTEMPTS, REFUSED, FIRST, LAST, TOO_LONG, FAULTS = range(0, 48, 8)
+ATTEMPTS, REFUSED, FIRST, LAST, TOO_LONG, FAULTS, SKIPPED = range(0, 56, 8)
 SLOT_SIZE = 64
 """Of a probe's counters on one CPU; the offsets above are those of its u64 counters."""
 
@@ -81,11 +81,11 @@ def send(
     """
     _header(b, base, size, probe)
     counts = _counters(b, options, probe)
-    _count(b, counts, ATTEMPTS)
+    _count(b, options, counts, ATTEMPTS)
     note, whole = b.new_block("failed"), b.new_block("whole")
     b.branch("ne", failed(), 0, note, whole)
     b.start(note)
-    _count(b, counts, FAULTS)
+    _count(b, options, counts, FAULTS)
     b.jump(whole)
     b.start(whole)
     key = b.function.slot("key", 8)
@@ -97,7 +97,7 @@ def send(
     result = b.call("ringbuf_output", ring, At(base, 0), size, ADAPTIVE_WAKEUP)
     b.branch("eq", result, 0, sent, refused)
     b.start(refused)
-    _count(b, counts, REFUSED)
+    _count(b, options, counts, REFUSED)
     now = b.load(base, 8, 8)
     first, later = b.new_block("first"), b.new_block("later")
     b.branch("eq", b.load(counts, FIRST, 8), 0, first, later)
@@ -134,6 +134,39 @@ def _counters(b: Builder, options: Options, probe: Operand) -> Value:
     return b.emit("add", [b.emit("mapval", [], ("counts", 0)), own])
 
 
-def _count(b: Builder, counts: Value, offset: int) -> None:
-    """Add one. Not atomic: the slot belongs to this CPU and program, which does not run within itself."""
-    b.store(counts, offset, 8, b.emit("add", [b.load(counts, offset, 8), 1]))
+def _count(b: Builder, options: Options, counts: Value, offset: int) -> None:
+    """Add one. The slot belongs to this CPU and program, which does not run within itself but where it may be
+    preempted.
+    """
+    if options.preempted:
+        b.do("atomic", [At(counts, offset), 1])
+    else:
+        b.store(counts, offset, 8, b.emit("add", [b.load(counts, offset, 8), 1]))
+
+
+def claim(b: Builder, options: Options, probe: Callable[[], Operand]) -> Value:
+    """Claim this CPU's memory in the program's maps; where another thread is using it, that this firing was
+    skipped is counted (of `probe`), and the program ends. What is given is for `release`.
+
+    Threads that share the memory run on one CPU, one in the middle of the other, so whoever finds himself
+    alone behind his addition is; two that meet in it may both leave.
+    """
+    users = b.emit("add", [b.emit("mapval", [], (USERS, 0)), b.emit("mul", [cpu(b, options), SLOT_SIZE])])
+    b.do("atomic", [At(users, 0), 1])
+    taken, mine = b.new_block("taken"), b.new_block("mine")
+    b.branch("eq", b.load(users, 0, 8), 1, mine, taken)
+    b.start(taken)
+    release(b, users)
+    _count(b, options, _counters(b, options, probe()), SKIPPED)
+    b.leave()
+    b.start(mine)
+    return users
+
+
+def release(b: Builder, users: Value) -> None:
+    """Let others have the memory."""
+    b.do("atomic", [At(users, 0), -1])
+
+
+USERS = "users"
+"""The map that counts, for each CPU, who uses its memory."""

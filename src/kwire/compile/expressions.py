@@ -75,6 +75,8 @@ class Options(NamedTuple):
     task: TaskFields | None = None
     namespace: PidNamespace | None = None
     loops: int = 0
+    preempted: bool = False  # another thread may run the program on the same CPU before this one goes on
+    claims: bool = False  # so its memory in maps is claimed before it is used
 
 
 def signed64(value: int) -> int:

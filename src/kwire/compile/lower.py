@@ -15,7 +15,7 @@ more than a few nanoseconds. The maps of the unit are called `@name` (`compile.m
 from collections.abc import Container, Mapping, Sequence
 
 from kwire.compile.builder import OTHER_SOURCE
-from kwire.compile.emission import ask_for_end, cpu, send, sender
+from kwire.compile.emission import ask_for_end, claim, cpu, release, send, sender
 from kwire.compile.expressions import CHANGING, ExpressionLowering, Options, pieces
 from kwire.compile.ir import At, Block, Exit, Function, FunctionRef, Ins, Module, Operand, Slot, Value
 from kwire.compile.layout import SLACK, Layout, pad
@@ -164,6 +164,10 @@ class Lower(ExpressionLowering):
             others = self.new_block("others")
             self.branch("ne", self.process("pid"), other, others, self.done)
             self.start(others)
+        users, done = None, self.done
+        if self.options.claims:
+            users = claim(self, self.options, self._first)
+            self.done = self.new_block("release")
         self.jump(body)
         self.start(body)
         if program.filter is not None:
@@ -175,7 +179,16 @@ class Lower(ExpressionLowering):
         self.statements(program.body)
         if self.reads:
             self.prologue.insert(0, Ins("store", None, [At(self.faults, 0), 0], 8, program.span))
+        if users is not None:
+            self.leave()
+            self.start(self.done)
+            release(self, users)
+            self.done = done
         return self.finish(body)
+
+    def _first(self) -> Operand:
+        """The index of the probe's first shape."""
+        return self._probe() if self.options.cookie else self.options.id - 1
 
     def match(self, e: checked.TextMatch, yes: Block, no: Block) -> None:
         """Go to `yes` where a text matches a pattern, otherwise to `no`."""

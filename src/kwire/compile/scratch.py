@@ -1,8 +1,9 @@
 """Memory beyond the stack: what programs keep for a moment in a map.
 
 Each CPU has a stretch of an array map; a program is not interrupted by itself on its CPU, so the stretch is
-its own while it runs. Where 512 bytes of stack do not do, what is not a single word moves there; values that
-are spilled and what notes failed reads stay on the stack.
+its own while it runs. (One that may be preempted claims it first, `emission.claim`.) Where 512 bytes of stack
+do not do, what is not a single word moves there; values that are spilled and what notes failed reads stay on
+the stack.
 """
 
 from collections.abc import Sequence

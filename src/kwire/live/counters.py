@@ -16,20 +16,29 @@ from kwire.wire.messages import Cause, Lost
 SLOT_SIZE = 64
 """Bytes of one probe's counters on one CPU: a cache line, so that CPUs do not disturb each other."""
 
-FIELDS = ("attempts", "refused", "first_refused_ns", "last_refused_ns", "too_long", "read_faults")
+FIELDS = (
+    "attempts",
+    "refused",
+    "first_refused_ns",
+    "last_refused_ns",
+    "too_long",
+    "read_faults",
+    "skipped",
+)
 """The u64 counters of a slot in order; the rest of the slot is reserved."""
 
-ATTEMPTS, REFUSED, FIRST, LAST, TOO_LONG, FAULTS = range(len(FIELDS))
+ATTEMPTS, REFUSED, FIRST, LAST, TOO_LONG, FAULTS, SKIPPED = range(len(FIELDS))
 _WORDS = SLOT_SIZE // 8
 
 
 class Count(NamedTuple):
-    """One probe's counters, summed over the CPUs."""
+    """One probe's counters, summed over the CPUs. `skipped`: firings at which its memory was in use."""
 
     attempts: int
     refused: int
     too_long: int
     read_faults: int
+    skipped: int = 0
 
 
 def map_size(probes: int, cpus: int) -> int:
@@ -61,9 +70,9 @@ class Counters:
         """Sum the counters of `probe` (from 1) over all CPUs."""
         sums = [0] * len(FIELDS)
         for base in self._slots(probe):
-            for index in (ATTEMPTS, REFUSED, TOO_LONG, FAULTS):
+            for index in (ATTEMPTS, REFUSED, TOO_LONG, FAULTS, SKIPPED):
                 sums[index] += self._words[base + index]
-        return Count(sums[ATTEMPTS], sums[REFUSED], sums[TOO_LONG], sums[FAULTS])
+        return Count(sums[ATTEMPTS], sums[REFUSED], sums[TOO_LONG], sums[FAULTS], sums[SKIPPED])
 
     def attempts(self) -> int:
         """Events produced so far by all probes together."""

@@ -359,6 +359,9 @@ class Tracer:
             if program is not None:
                 key = (group.points[0].probe, _cause(group, len(group.points)))
                 skipped[key] = skipped.get(key, 0) + program.recursion_misses
+                for point in group.points if KINDS[group.kind].preempted else ():
+                    key = (point.probe, _cause(group, 1))
+                    skipped[key] = skipped.get(key, 0) + self._read.count(point.probe).skipped
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         lost = []
         for (probe, cause), total in skipped.items():
