@@ -11,37 +11,6 @@ static inline uint64_t without_trailer(const uint8_t *frame, uint64_t length)
 	return length;
 }
 
-/*
- * Of each frame: its type, its id, its bytes without the trailer, and, of an EVENT, its timestamp as the record holds
- * it. An EVENT too short for one has the type NO_EVENT. Stops at a frame that is not whole; returns how many there
- * are. *same: whether all are EVENTs of one id.
- */
-uint64_t kw_event_heads(const uint8_t *data, uint64_t size, const uint64_t *offsets, uint64_t count, uint8_t *types,
-			uint32_t *ids, uint32_t *ends, uint64_t *times, uint64_t *same)
-{
-	uint32_t differs = 0, first = 0;
-	uint64_t i;
-
-	for (i = 0; i < count; i++) {
-		uint32_t length = frame_length(data, size, offsets[i]);
-		if (!length)
-			break;
-		const uint8_t *frame = data + offsets[i];
-		uint32_t type = frame_type(frame), id = frame_id(frame);
-		if (type == TYPE_EVENT && length < EVENT_HEADER)
-			type = NO_EVENT;
-		if (!i)
-			first = id;
-		differs |= (id ^ first) | (type ^ TYPE_EVENT);
-		types[i] = (uint8_t)type;
-		ids[i] = id;
-		ends[i] = (uint32_t)without_trailer(frame, length);
-		times[i] = length < EVENT_HEADER ? 0 : event_time(frame);
-	}
-	*same = !differs;
-	return i;
-}
-
 /* What a row says of the events of a probe. */
 struct shape {
 	uint64_t id, fixed, swap, first, tails;
@@ -87,6 +56,75 @@ static int event_sound(const uint8_t *frame, uint64_t end, const struct shape *r
 			return 0;
 	}
 	return total <= MAX_FIELD_BYTES;
+}
+
+/* Whether an event with the head of one that is sound refers to its tail as that one does, and so is sound too. */
+static inline int as_sound(const uint8_t *frame, const uint8_t *sound, const struct shape *row, const uint64_t *tails)
+{
+	for (uint64_t i = 0; i < row->tails; i++)
+		if (host32(frame + tails[row->first + i]) != host32(sound + tails[row->first + i]))
+			return 0;
+	return 1;
+}
+
+/* What heads tell together. `first`, `last`: the least and the greatest timestamp of EVENTs, as the records hold them. */
+struct survey {
+	uint64_t same, ordered, first, last, unsound;
+};
+
+/*
+ * Of each frame: its type, its id, its bytes without the trailer, and, of an EVENT, its timestamp as the record holds
+ * it. An EVENT too short for one has the type NO_EVENT. Stops at a frame that is not whole; returns how many there
+ * are. The survey: whether all are EVENTs of one id; whether no EVENT's timestamp is less than that before it; how many
+ * EVENTs are not as their schema says, by `rows` and `tails` as kw_events_unsound takes them.
+ */
+uint64_t kw_event_heads(const uint8_t *data, uint64_t size, const uint64_t *offsets, uint64_t count,
+			const struct shape *rows, uint64_t row_count, const uint64_t *tails, uint64_t tail_count,
+			uint8_t *types, uint32_t *ids, uint32_t *ends, uint64_t *times, struct survey *survey)
+{
+	const struct shape *row = NULL, *near = NULL;
+	const uint8_t *sound = NULL; /* an EVENT that is, with this head */
+	uint64_t i, head = 0, length = 0, end = 0, least = ~(uint64_t)0, most = 0, before = 0, late = 0, unsound = 0;
+	uint32_t differs = 0, first = 0, type = 0, id = 0;
+
+	for (i = 0; i < count; i++) {
+		uint64_t at = offsets[i];
+		if (!length || at > size || size - at < length || host64(data + at) != head) { /* not as the one before */
+			length = frame_length(data, size, at);
+			if (!length)
+				break;
+			head = host64(data + at);
+			type = frame_type(data + at);
+			id = frame_id(data + at);
+			end = without_trailer(data + at, length);
+			if (type == TYPE_EVENT && length < EVENT_HEADER)
+				type = NO_EVENT;
+			if (!i)
+				first = id;
+			differs |= (id ^ first) | (type ^ TYPE_EVENT);
+			row = type == TYPE_EVENT ? shape_of(rows, row_count, id, near) : NULL;
+			near = row ? row : near;
+			sound = NULL;
+		}
+		const uint8_t *frame = data + at;
+		if (row && !(sound && as_sound(frame, sound, row, tails))) {
+			sound = event_sound(frame, end, row, tails, tail_count) ? frame : NULL;
+			unsound += !sound;
+		}
+		uint64_t time = length < EVENT_HEADER ? 0 : event_time(frame);
+		if (type == TYPE_EVENT) {
+			least = time < least ? time : least;
+			most = time > most ? time : most;
+			late |= time < before;
+			before = time;
+		}
+		types[i] = (uint8_t)type;
+		ids[i] = id;
+		ends[i] = (uint32_t)end;
+		times[i] = time;
+	}
+	*survey = (struct survey){ !differs, !late, least, most, unsound };
+	return i;
 }
 
 /*
@@ -589,6 +627,8 @@ uint64_t kw_text_counts(const struct events *events, const struct text_field *fi
 	const struct text_field f = *field;
 	struct seen s = nothing_seen(to);
 	uint64_t none = 0, taken = f.kind == TEXT_TAIL ? 4 : f.width, before = 0, before_length = 0;
+	uint64_t offset = 0, tail = 0, reach = 0; /* of the last that was read: where it lies in its event, and ends */
+	uint64_t told = ~(uint64_t)0;             /* the word that says so; none has this one */
 	int fresh;
 
 	*unread = 0;
@@ -599,18 +639,24 @@ uint64_t kw_text_counts(const struct events *events, const struct text_field *fi
 			return to->limit + 1;
 		uint64_t place = starts[i] + f.at, length = f.width;
 		if (f.kind == TEXT_TAIL) {
-			uint16_t pair[2];
-			memcpy(pair, data + place, 4);
-			uint64_t offset = f.swap ? __builtin_bswap16(pair[0]) : pair[0];
-			uint64_t told = f.swap ? __builtin_bswap16(pair[1]) : pair[1];
-			length = told & TAIL_MAX;
-			if (told == TAIL_CUT) {
-				none++;
-				continue;
+			uint32_t word = host32(data + place);
+			if (word != told || starts[i] > size - reach || ends[i] < reach) { /* it lies elsewhere than the one before */
+				uint16_t pair[2];
+				memcpy(pair, &word, sizeof pair);
+				uint64_t cut = f.swap ? __builtin_bswap16(pair[1]) : pair[1];
+				if (cut == TAIL_CUT) {
+					none++;
+					continue;
+				}
+				offset = f.swap ? __builtin_bswap16(pair[0]) : pair[0];
+				tail = cut & TAIL_MAX;
+				if (tail && (offset < f.fixed || offset + tail > ends[i] || offset > size - starts[i] ||
+					     tail > size - starts[i] - offset))
+					return to->limit + 1;
+				told = word;
+				reach = tail ? offset + tail : 0;
 			}
-			if (length && (offset < f.fixed || offset + length > ends[i] || offset > size - starts[i] ||
-				       length > size - starts[i] - offset))
-				return to->limit + 1;
+			length = tail;
 			place = length ? starts[i] + offset : 0;
 		} else if (f.kind == TEXT_FIXED) {
 			length = 0;

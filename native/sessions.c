@@ -259,6 +259,7 @@ static void take_inner(struct engine *e, uint32_t number, const uint8_t *p, uint
 {
 	struct conversation *c = &e->conversations[number];
 	uint64_t at = 0, mark = 0, frames = 0, before = e->found, found = before;
+	uint64_t head = 0, step = 0; /* of the last EVENT that was kept, if no flag is set in it */
 
 	if (size > e->out_room - e->out_used || size / 8 > e->limit - found)
 		return; /* cannot be: RESERVE is there */
@@ -281,6 +282,10 @@ static void take_inner(struct engine *e, uint32_t number, const uint8_t *p, uint
 		frames++;
 		uint32_t type = frame_type(frame), owner = number;
 		if (type == TYPE_EVENT) {
+			if (length >= EVENT_HEADER && !frame_flags(frame)) {
+				head = host64(frame);
+				step = length;
+			}
 			if (length >= EVENT_HEADER)
 				goto kept;
 			keep(e, p + mark, at - mark);
@@ -310,6 +315,12 @@ kept:
 		e->offsets[found] = e->out_used + (at - mark);
 		e->owners[found++] = owner;
 		at += length;
+		/* those that follow with the same head are sound and kept as well: nothing in it can tell them apart */
+		for (; step && size - at >= step && host64(p + at) == head; at += step) {
+			e->offsets[found] = e->out_used + (at - mark);
+			e->owners[found++] = number;
+			frames++;
+		}
 	}
 	keep(e, p + mark, at - mark);
 	if (found != before)

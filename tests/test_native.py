@@ -225,11 +225,11 @@ def test_nothing_outside_a_buffer_is_touched() -> None:
             sound = native.event_tails(data, some, ends, limit, at, bool(turn & 1), fixed,
                                        memoryview(where)[:8], room)
             native.event_texts(data, some, limit, at, width, memoryview(where)[:8], room)
-            native.event_heads(data, places, limit, octets[:9], octets[12 : 12 + 36], octets[48 : 48 + 36],
-                               octets[88 : 88 + 64])
             wild = (source.choice([0, 1, 1 << 63]), source.choice([0, 2, 1 << 63]))
             shapes = array("Q", [number for id in (0, 1, 1 << 31) for number in (id, fixed, turn & 1, *wild)])
             native.events_unsound(data, places, limit, shapes, memoryview(table)[:2], memoryview(where)[:3])
+            native.event_heads(data, places, limit, shapes, memoryview(table)[:2], octets[:9],
+                               octets[12 : 12 + 36], octets[48 : 48 + 36], octets[88 : 88 + 64])
             for spots, lengths in ((places, slots), (where, room)):
                 native.gather_texts(data, spots, lengths, limit, width, octets[: 8 * 19])
                 native.pack_texts(data, spots, lengths, limit, octets[: 8 * 18], octets[8 * 18 : 8 * 18 + 8])

@@ -159,6 +159,25 @@ class Distinct(NamedTuple):
     lengths: Any = None
 
 
+class Survey(NamedTuple):
+    """What the heads of frames tell together.
+
+    `same`: all are EVENTs of one id; `ordered`: no EVENT's timestamp is less than that before it; `first`,
+    `last`: the least and the greatest of these, as the records hold them (2**64 - 1 and 0 without any);
+    `unsound`: EVENTs that are not as their schema says.
+    """
+
+    same: bool
+    ordered: bool
+    first: int
+    last: int
+    unsound: int
+
+
+class _Survey(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_uint64) for name in Survey._fields)
+
+
 class _Events(ctypes.Structure):
     _fields_ = (
         *(("data", ctypes.c_void_p), ("size", ctypes.c_uint64), ("count", ctypes.c_uint64)),
@@ -227,7 +246,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "kw_frame_gather": (_PTR, _U64, _PTR, _U64, _PTR, _U64, _OUT),
     "kw_frame_strict": (_PTR, _U64, _U64, _U64, _PTR, _U64, _OUT),
     "kw_frame_headers": (_PTR, _U64, _PTR, _U64, _PTR),
-    "kw_event_heads": (_PTR, _U64, _PTR, _U64, _PTR, _PTR, _PTR, _PTR, _OUT),
+    "kw_event_heads": (_PTR, _U64, _PTR, _U64, _PTR, _U64, _PTR, _U64, _PTR, _PTR, _PTR, _PTR, _PTR),
     "kw_events_unsound": (_PTR, _U64, _PTR, _U64, _PTR, _U64, _PTR, _U64, _PTR, _U64),
     "kw_event_spans": (_PTR, _U64, _PTR, _U64, _U64, _U64, _PTR, _PTR, _U64, _OUT),
     "kw_event_values": (_PTR, _U64, _PTR, _U64, _U64, _U64, _U64, _PTR),
@@ -275,7 +294,7 @@ class _Walkers(NamedTuple):
 
 
 class _Columns(NamedTuple):
-    event_heads: Callable[[Any, Any, int, Any, Any, Any, Any], tuple[int, bool]]
+    event_heads: Callable[[Any, Any, int, Any, Any, Any, Any, Any, Any], tuple[int, Survey]]
     event_spans: Callable[[Any, Any, int, int, int, Any, Any], tuple[int, int]]
     event_values: Callable[[Any, Any, int, int, int, int, Any], int]
     event_tails: Callable[[Any, Any, Any, int, int, bool, int, Any, Any], int]
@@ -479,12 +498,22 @@ def _columns(library: ctypes.CDLL) -> _Columns:
     c_counts = _function(library, "kw_event_counts")
 
     def event_heads(
-        data: Any, offsets: Any, count: int, types: Any, ids: Any, ends: Any, times: Any
-    ) -> tuple[int, bool]:
-        same = _U64()
+        data: Any,
+        offsets: Any,
+        count: int,
+        rows: Any,
+        tails: Any,
+        types: Any,
+        ids: Any,
+        ends: Any,
+        times: Any,
+    ) -> tuple[int, Survey]:
+        told = _Survey()
         with (
             Pinned(data) as source,
             Pinned(offsets) as places,
+            Pinned(rows) as shapes,
+            Pinned(tails) as references,
             Pinned(types, writable=True) as kinds,
             Pinned(ids, writable=True) as numbers,
             Pinned(ends, writable=True) as sizes,
@@ -494,10 +523,11 @@ def _columns(library: ctypes.CDLL) -> _Columns:
                 count, places.size // 8, kinds.size, numbers.size // 4, sizes.size // 4, clock.size // 8
             )
             done = c_heads(
-                *(source.address, source.size, places.address, count, kinds.address, numbers.address),
-                *(sizes.address, clock.address, same),
+                *(source.address, source.size, places.address, count),
+                *(shapes.address, shapes.size // (8 * SHAPE_WORDS), references.address, references.size // 8),
+                *(kinds.address, numbers.address, sizes.address, clock.address, ctypes.addressof(told)),
             )
-        return done, bool(same.value)
+        return done, Survey(bool(told.same), bool(told.ordered), told.first, told.last, told.unsound)
 
     def event_spans(
         data: Any, offsets: Any, count: int, id: int, fixed: int, starts: Any, ends: Any

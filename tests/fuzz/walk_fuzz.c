@@ -121,7 +121,8 @@ static void on_offsets(uint8_t *data, uint64_t size, unsigned which)
 /* Columns of events: heads, fixed fields, then the texts that a field points to; and counts of what was found. */
 static void columns(uint8_t *data, uint64_t size)
 {
-	uint64_t limit = 1 + parameter(1, 64) % 64, *offsets = room(limit * 8, 0), next, same;
+	uint64_t limit = 1 + parameter(1, 64) % 64, *offsets = room(limit * 8, 0), next;
+	struct survey survey;
 	uint64_t count = some_offsets(data, size, offsets, limit), fixed = 16 + parameter(2, 100) % 128;
 	uint64_t width = parameter(4, 20) % 64, at = parameter(7, 64), taken, swap = parameters[8] & 1;
 	uint64_t *starts = room(limit * 8, 0), *ends = room(limit * 8, 0), *places = room(limit * 8, 0);
@@ -129,9 +130,9 @@ static void columns(uint8_t *data, uint64_t size)
 	uint32_t *ids = room(limit * 4, 0), *sizes = room(limit * 4, 0), *stops = room(limit * 4 + 4, 0);
 	uint8_t *types = room(limit, 0), *out = room(limit * width, 0);
 
-	taken = kw_event_heads(data, size, offsets, count, types, ids, sizes, places, &same);
 	const struct shape shapes[2] = { { parameter(5, 2), fixed, swap, parameter(3, 3), parameters[9] % 3 },
 					 { parameter(5, 2) + 1 + parameter(6, 9), fixed + at, !swap, 0, 2 } };
+	kw_event_heads(data, size, offsets, count, shapes, 2, tails, 2, types, ids, sizes, places, &survey);
 	kw_events_unsound(data, size, offsets, count, shapes, 2, tails, 2, places, limit);
 	taken = kw_event_spans(data, size, offsets, count, parameter(5, 2), fixed, starts, ends, limit, &next);
 	kw_event_values(data, size, starts, taken, at, width, parameters[10] & 15, out);

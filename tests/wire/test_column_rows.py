@@ -46,6 +46,15 @@ BOTH = [
 ]
 
 
+#: What schemas say of probes 1 and 2, as `soundness.Soundness.rows` gives it.
+SHAPES = [
+    (b"", b""),
+    (array("Q", [1, FIXED, 0, 0, 1]), array("Q", [24])),
+    (array("Q", [1, 20, 1, 1, 1, 2, FIXED, 0, 0, 2]), array("Q", [16, 24])),
+    (array("Q", [2, 16, 0, 0, 0]), b""),
+]
+
+
 def numbers(count: int) -> Any:
     return np.zeros(count, np.uint64)
 
@@ -61,9 +70,10 @@ def test_heads_spans_values_and_texts_agree() -> None:
             swap = bool(seed & 2)
             types, ids, times = np.zeros(room, np.uint8), np.zeros(room, np.uint32), numbers(room)
             sizes = np.zeros(room, np.uint32)
-            done, same = of["heads"](data, offsets, count, types, ids, sizes, times)
+            rows, tails = source.choice(SHAPES)
+            done, survey = of["heads"](data, offsets, count, rows, tails, types, ids, sizes, times)
             times[:done][types[:done] != Type.EVENT] = 0
-            found = [(done, same), *(one[:done].tolist() for one in (types, ids, sizes, times))]
+            found = [(done, survey), *(one[:done].tolist() for one in (types, ids, sizes, times))]
             starts, ends = numbers(room), numbers(room)
             taken, after = of["spans"](data, offsets, count, 1, FIXED, starts, ends)
             found += [(taken, after), starts[:taken].tolist(), ends[:taken].tolist()]
@@ -150,3 +160,31 @@ def test_texts_of_all_lengths_are_gathered(width: int) -> None:
         assert gather_texts(data, places, lengths, 60, width, out) == 60
         for row, place, size in zip(out, places.tolist(), lengths.tolist(), strict=True):
             assert row.tobytes() == data[place : place + size].ljust(width, b"\0")
+
+
+def test_a_survey_tells_what_all_heads_say() -> None:
+    """Events that are alike are looked at once; one that differs in anything is looked at by itself."""
+
+    def event(time: int, *, id: int = 1, place: int = FIXED, size: int = 4) -> bytes:
+        return build(Type.EVENT, id, struct.pack("=QQHH", time, 0, place, size) + b"tail")
+
+    alike = [event(time) for time in (5, 6, 6, 9)]
+    cases = {
+        (): native.Survey(True, True, 5, 9, 0),
+        (event(7),): native.Survey(True, False, 5, 9, 0),
+        (event(9), event(3)): native.Survey(True, False, 3, 9, 0),
+        (event(10, id=2),): native.Survey(False, True, 5, 10, 0),
+        (build(Type.LOST, 1, bytes(32)),): native.Survey(False, True, 5, 9, 0),
+        (event(9, place=FIXED + 1), event(9)): native.Survey(True, True, 5, 9, 1),
+        (event(9, size=0, place=7), event(9, size=5)): native.Survey(True, True, 5, 9, 1),
+    }
+    walkers = [column_rows.event_heads_twin, *filter(None, [native.event_heads])]
+    for more, expected in cases.items():
+        data, offsets = bytearray(), array("Q")
+        for frame in (*alike, *more):
+            offsets.append(len(data))
+            data += frame
+        for walker in walkers:
+            count = len(offsets)
+            room = (np.zeros(count, kind) for kind in (np.uint8, np.uint32, np.uint32, np.uint64))
+            assert walker(bytes(data), offsets, count, *SHAPES[1], *room) == (count, expected), more

@@ -14,10 +14,11 @@ from kwire.analyze.selection import Selection
 from kwire.capture.event_counts import tally_of
 from kwire.capture.reader import Section, gathered, groups, sorted_groups
 from kwire.packets.open import NetworkCapture
-from kwire.wire.column_rows import event_heads, event_values
+from kwire.wire.column_rows import event_values
 from kwire.wire.columns import Columns
 from kwire.wire.frame import Type
 from kwire.wire.frames import ID_AT, Frames
+from kwire.wire.heads import heads_of
 from kwire.wire.messages import Lost
 from kwire.wire.schema import EARLIEST, LATEST, Clock, Schema
 from kwire.wire.walk import frame_gather
@@ -313,7 +314,7 @@ class Scan:
 
         frames = Frames(heads.frames.data, heads.offsets[chosen].data)
         block = Block(schema, frames, heads.times(schema, chosen), self._round, heads.ends[chosen])
-        if len(block.times) > 1 and (block.times[1:] < block.times[:-1]).any():
+        if not heads.ordered(schema) and (block.times[1:] < block.times[:-1]).any():
             block = block.some(np.argsort(block.times, kind="stable"))
         mask = self.selection.mask(schema, block.frames, block.times)
         if mask is not None and not mask.all():
@@ -339,22 +340,18 @@ class Scan:
 
 
 class _Heads:
-    """The headers of a window's frames: their `ids`, `ends` and `offsets`, fetched once."""
+    """The heads of a window's frames: their `ids`, `ends` and `offsets`."""
 
-    __slots__ = ("_raw", "_same", "_types", "ends", "frames", "ids", "offsets", "window")
+    __slots__ = ("_raw", "_same", "_survey", "_types", "ends", "frames", "ids", "offsets", "window")
 
     def __init__(self, window: Window) -> None:
         import numpy as np
 
         self.window, self.frames = window, window.frames()
-        count = len(self.frames)
-        self.offsets: Array = np.asarray(self.frames.offsets)[:count]
-        self._types, self.ids = np.empty(count, np.uint8), np.empty(count, np.uint32)
-        self.ends, self._raw = np.empty(count, np.uint32), np.empty(count, np.uint64)
-        done, self._same = event_heads(
-            self.frames.view, self.offsets, count, self._types, self.ids, self.ends, self._raw
-        )
-        assert done == count  # whoever made the frames has seen to it
+        heads = heads_of(self.frames)
+        self.offsets: Array = np.asarray(self.frames.offsets)[: len(self.frames)]
+        self._types, self.ids, self.ends, self._raw = heads.types, heads.ids, heads.ends, heads.times
+        self._survey, self._same = heads.survey, heads.survey.same
 
     def losses(self) -> list[int]:
         """The places of LOST frames."""
@@ -393,7 +390,13 @@ class _Heads:
     def times(self, schema: Schema, chosen: Any) -> "Array":
         """The wall-clock times of the chosen events, which are of this schema."""
         raw = self._raw[chosen]
-        return wall_times(schema, raw if schema.order == sys.byteorder else raw.byteswap())
+        if schema.order != sys.byteorder:
+            return wall_times(schema, raw.byteswap())
+        return wall_times(schema, raw, (self._survey.first, self._survey.last))
+
+    def ordered(self, schema: Schema) -> bool:
+        """Whether the events are known to be in order of time."""
+        return self._same and self._survey.ordered and schema.order == sys.byteorder
 
 
 def _parts(block: Block) -> Iterator[Block]:
@@ -406,16 +409,21 @@ def _parts(block: Block) -> Iterator[Block]:
         yield block.some(slice(start, start + step))
 
 
-def wall_times(schema: Schema, raw: "Array") -> "Array":
-    """Timestamps (uint64) as wall-clock ns (int64); beyond what that holds, its least or greatest."""
+def wall_times(schema: Schema, raw: "Array", bounds: tuple[int, int] | None = None) -> "Array":
+    """Timestamps (uint64) as wall-clock ns (int64); beyond what that holds, its least or greatest.
+
+    `bounds`: what none is below and none beyond, where that is known.
+    """
     import numpy as np
 
     shift = schema.wall(0)
     low, high = max(0, EARLIEST - shift), min((1 << 64) - 1, LATEST - shift)
     if high < low:  # every timestamp lies outside
         return np.full(len(raw), LATEST if shift > 0 else EARLIEST, np.int64)
-    if len(raw) and (int(raw.min()) < low or int(raw.max()) > high):
-        raw = np.clip(raw, np.uint64(low), np.uint64(high))
+    if len(raw):
+        least, most = bounds or (int(raw.min()), int(raw.max()))
+        if least < low or most > high:
+            raw = np.clip(raw, np.uint64(low), np.uint64(high))
     return (raw.astype(np.uint64, copy=False) + np.uint64(shift & (1 << 64) - 1)).view(np.int64)
 
 

@@ -112,16 +112,13 @@ class Sums:
     def _mixed(self, frames: Mixed) -> list[tuple[Section, list[int]]]:
         import numpy as np
 
-        from kwire.wire.column_rows import event_heads
+        from kwire.wire.heads import heads_of
 
-        count = len(frames)
-        types, ids, ends = np.empty(count, np.uint8), np.empty(count, np.uint32), np.empty(count, np.uint32)
-        raw = np.empty(count, np.uint64)
-        done, same = event_heads(frames.view, frames.offsets, count, types, ids, ends, raw)
-        assert done == count  # whoever made the frames has seen to it
+        heads = heads_of(frames)
+        types, ids, raw = heads.types, heads.ids, heads.times
         owners = frames.owners
         others: dict[int, list[int]] = {}  # by owner
-        if not same:
+        if not heads.survey.same:
             events = types == Type.EVENT
             for at in np.flatnonzero(~events).tolist():
                 others.setdefault(int(owners[at]), []).append(at)
@@ -176,6 +173,13 @@ def tally(frames: Frames, section: Section) -> EventCounts:
     count, greatest = len(frames), section.greatest
     if not count:
         return EventCounts({}, {}, [])
+    if frames.heads is not None and frames.heads.survey.same:
+        number, survey = int(frames.heads.ids[0]), frames.heads.survey
+        schema = section.schemas.get(number)
+        if schema is None:
+            return EventCounts({}, {number: count}, [])
+        if schema.order == HOST:
+            return EventCounts({number: (count, survey.first, survey.last)}, {}, [])
     if greatest > MAX_PROBES or greatest + 1 > ROWS * count:
         return _one_by_one(frames, section)
     known: dict[int, Row] = {}

@@ -402,12 +402,16 @@ class Capture:
     def _sound(self, frames: Frames) -> Frames:
         """Frames of the current section without the EVENTs that are not as their SCHEMA says."""
         assert self._current is not None  # frames lie in sections
-        bad = self._soundness.unsound(frames, self._current.schemas)
+        bad = self._unsound(frames, self._current)
         if not bad:
             return frames
         left_out = set(bad)
         self._refuse(frames.select(bad), self._current)
         return frames.select(place for place in range(len(frames)) if place not in left_out)
+
+    def _unsound(self, frames: Frames, section: Section) -> "array[int]":
+        """The places of the EVENTs that are not as their SCHEMA says."""
+        return self._soundness.unsound(frames, section.schemas)
 
     def _refuse(self, frames: Frames, section: Section) -> None:
         """Count EVENTs of this section that are not as their SCHEMA says."""

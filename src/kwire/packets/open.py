@@ -88,6 +88,7 @@ if TYPE_CHECKING:
 
 MAGIC_SIZE: Final = 4
 LIMIT: Final = 1 << 14  # packets in a batch
+MANY: Final = 1 << 10  # frames, of as many schemas at most, whose heads are read together
 OTHERS: Final = 12  # kinds of other traffic that are named
 
 
@@ -331,9 +332,21 @@ class NetworkCapture(Capture):
         if not end and own is not None:
             self._current = own
 
+    def _unsound(self, frames: Frames, section: Section) -> "array[int]":
+        """As for all captures; the heads of many frames of sessions are read on the way, and kept."""
+        if len(frames) < MANY or len(section.schemas) > MANY or id(section) not in self._listed:
+            return super()._unsound(frames, section)
+        from kwire.wire.heads import Heads
+
+        heads = Heads(frames, *self._soundness.rows(section.schemas))
+        if heads.survey.unsound:
+            return super()._unsound(frames, section)
+        frames.heads = heads
+        return array("Q")
+
     def _sound_mixed(self, frames: Mixed) -> Mixed:
         """Frames of several sections without the EVENTs that are not as their SCHEMA says."""
-        bad = self._soundness.unsound(frames, frames.sections[0].schemas)
+        bad = self._unsound(frames, frames.sections[0])
         if not bad:
             return frames
         import numpy as np

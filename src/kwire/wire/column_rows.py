@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from kwire import native
 from kwire.wire.fields import EVENT_LEAST, TAIL_MAX
 from kwire.wire.frame import HEADER_SIZE, Flag, Type
+from kwire.wire.soundness import events_unsound_twin
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,12 +30,21 @@ def windows(data: "Array", width: int) -> "Array":
 
 
 def event_heads_twin(
-    data: Any, offsets: Any, count: int, types: "Array", ids: "Array", ends: "Array", times: "Array"
-) -> tuple[int, bool]:
+    data: Any,
+    offsets: Any,
+    count: int,
+    rows: Any,
+    tails: Any,
+    types: "Array",
+    ids: "Array",
+    ends: "Array",
+    times: "Array",
+) -> tuple[int, native.Survey]:
     """Of each frame: its type, its id, its bytes without the trailer, and an EVENT's timestamp as it stands.
 
     An EVENT too short for a timestamp has the type NO_EVENT; what is no EVENT may have any time. Stops at a
-    frame that is not whole; gives how many there are, and whether all are EVENTs of one id.
+    frame that is not whole; gives how many there are, and what they tell together: `unsound` by `rows` and
+    `tails`, as `soundness.events_unsound` takes them.
     """
     import numpy as np
 
@@ -54,7 +64,16 @@ def event_heads_twin(
     types[:done], ids[:done], ends[:done], times[:done] = kind, numbers, _ends(head[:, 1], length), 0
     full = length >= EVENT_LEAST
     times[:done][full] = windows(view, 8)[at[full] + HEADER_SIZE].view(np.uint64)
-    return done, bool((kind == Type.EVENT).all() and (numbers == numbers[:1]).all())
+    events = kind == Type.EVENT
+    clock = times[:done][events]
+    survey = native.Survey(
+        bool(events.all() and (numbers == numbers[:1]).all()),
+        bool((clock[1:] >= clock[:-1]).all()),
+        int(clock.min(initial=_U64)),
+        int(clock.max(initial=0)),
+        events_unsound_twin(data, places, done, rows, tails, ()),
+    )
+    return done, survey
 
 
 def _ends(flags: "Array", length: "Array") -> "Array":

@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, MutableSequence
 from mmap import mmap
 
 from kwire import native
-from kwire.hints import TypeAlias
+from kwire.hints import TYPE_CHECKING, TypeAlias
 from kwire.wire.frame import HEADER_SIZE, Flag, Frame, FrameError, Header, Problem, delimit, read_header
 from kwire.words import plural
+
+if TYPE_CHECKING:
+    from kwire.wire.heads import Heads
 
 Data: TypeAlias = bytes | bytearray | memoryview | mmap
 Offsets: TypeAlias = "memoryview | array[int]"
@@ -27,13 +30,15 @@ class Frames:
     """Frames lying in `data` at `offsets` (typecode 'Q', byte offsets of their headers); `count` of them.
 
     `view` is `data` as bytes; while it lives, a mapping under it cannot be closed: call `release` first.
-    `offsets` may be longer than `count`, so that a walker can reuse one array.
+    `offsets` may be longer than `count`, so that a walker can reuse one array. `heads`: what their heads say,
+    where somebody has read all of them already (`wire.heads`).
     """
 
-    __slots__ = ("count", "data", "offsets", "view")
+    __slots__ = ("count", "data", "heads", "offsets", "view")
 
     def __init__(self, data: Data, offsets: Offsets, count: int | None = None) -> None:
         self.data = data
+        self.heads: Heads | None = None
         self.view = memoryview(data).cast("B")
         self.offsets = offsets
         self.count = len(offsets) if count is None else count

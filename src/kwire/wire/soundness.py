@@ -52,17 +52,22 @@ class Soundness:
                     bad.append(place)
         return bad
 
-    def _find(self, data: Any, offsets: Any, count: int, schemas: Mapping[int, Schema]) -> "array[int]":
+    def rows(self, schemas: Mapping[int, Schema]) -> "tuple[array[int], array[int]]":
+        """What the schemas say, as the walkers take it: a row for each; where references to tails stand."""
         if self._schemas is not schemas or self._count != len(schemas):
             self._schemas, self._count = schemas, len(schemas)
             self._rows, self._tails = array("Q"), array("Q")
             for _, schema in sorted(schemas.items()):
                 self._row(schema, self._rows, self._tails)
+        return self._rows, self._tails
+
+    def _find(self, data: Any, offsets: Any, count: int, schemas: Mapping[int, Schema]) -> "array[int]":
+        rows, tails = self.rows(schemas)
         few = array("Q", bytes(64))
-        found = events_unsound(data, offsets, count, self._rows, self._tails, few)
+        found = events_unsound(data, offsets, count, rows, tails, few)
         if found > len(few):
             few = array("Q", bytes(8 * found))
-            events_unsound(data, offsets, count, self._rows, self._tails, few)
+            events_unsound(data, offsets, count, rows, tails, few)
         return few[:found]
 
     def _row(self, schema: Schema, rows: "array[int]", tails: "array[int]") -> None:
