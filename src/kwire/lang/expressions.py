@@ -65,7 +65,7 @@ class ExpressionChecker:
         self.bare = bare
         self.never: list[Diagnostic] | None = None
         """Where comparisons that are never true here are kept; None: each is a mistake at once."""
-        self.space = t.USER if KINDS[site.kind].user else ""
+        self.space = t.USER if site.kind in KINDS and KINDS[site.kind].user else ""
         """Whose memory a plain number is an address of; empty: that has to be said."""
 
     @property
