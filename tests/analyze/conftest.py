@@ -190,11 +190,11 @@ def kwire(capsys: pytest.CaptureFixture[str]) -> Run:
 
 @pytest.fixture
 def shown(kwire: Run) -> Callable[..., list[dict[str, Any]]]:
-    """The objects of `kwire show --json`."""
+    """The objects of `kwire show --json`; `status`: how it ends, 3 where something is lost or damaged."""
 
-    def run(path: str, *arguments: str) -> list[dict[str, Any]]:
-        status, out, err = kwire("show", path, "--json", *arguments)
-        assert status in (0, 3), err
+    def run(path: str, *arguments: str, status: int = 0) -> list[dict[str, Any]]:
+        ended, out, err = kwire("show", path, "--json", *arguments)
+        assert ended == status, err
         return [json.loads(line) for line in out.splitlines()]
 
     return run

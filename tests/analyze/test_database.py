@@ -44,7 +44,7 @@ def test_each_probe_is_a_table(database: Database) -> None:
 
 
 def test_columns_hold_what_show_prints(database: Database, rich: str, shown: Shown) -> None:
-    expected = shown(rich)
+    expected = shown(rich, status=3)
     for table in database.tables:
         mine = [event for event in expected if event["probe"] == table.probe]
         found = rows(database, f'select * exclude (time) from "{table.name}" order by time_ns')
@@ -73,7 +73,7 @@ def test_raw_values_are_beside_names(database: Database) -> None:
 
 
 def test_sums_are_those_of_python(database: Database, rich: str, shown: Shown) -> None:
-    events = shown(rich)
+    events = shown(rich, status=3)
     found = rows(database, "select comm, count(*) as n, sum(pid) as pids from events group by comm")
     counts = Counter(event["comm"] for event in events)
     assert {row["comm"]: row["n"] for row in found} == dict(counts)

@@ -112,7 +112,7 @@ def test_what_others_read_is_what_show_prints(
     status, printed, err = kwire("export", rich, "-o", out)
     assert (status, printed) == (3, "")
     assert err.endswith(f"60 events written to {out}\n")
-    rows, events = read(out), shown(rich)
+    rows, events = read(out), shown(rich, status=3)
     assert len(rows) == len(events) == 60
     for row, event in zip(rows, events, strict=True):
         same(row, event)
@@ -134,7 +134,7 @@ def test_csv_is_read_back(rich: str, tmp_path: Path, kwire: Any, shown: Shown) -
     assert kwire("export", rich, "-o", str(out))[0] == 3
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    for row, event in zip(rows, shown(rich), strict=True):
+    for row, event in zip(rows, shown(rich, status=3), strict=True):
         for name, value in flat(event).items():
             expected = json.dumps(value) if isinstance(value, (list, bool)) else str(value)
             assert row[name] == expected, name

@@ -18,7 +18,7 @@ Shown = Callable[..., list[dict[str, Any]]]
 def test_events_are_objects_in_order_of_time(rich: str, shown: Shown) -> None:
     with kwire.open(rich) as capture:
         events = list(capture)
-    expected = shown(rich)
+    expected = shown(rich, status=3)
     assert [event.time_ns for event in events] == [event["time_ns"] for event in expected]
     assert [(event.probe, event.pid, event.comm, event.big) for event in events] == [
         (event["probe"], event["pid"], event["comm"], event["fields"]["big"]) for event in expected
@@ -39,7 +39,9 @@ def test_choices_are_those_of_show(
     rich: str, shown: Shown, choice: dict[str, Any], arguments: list[str]
 ) -> None:
     events = kwire.open(rich).events(**choice)
-    assert [event.time_ns for event in events] == [event["time_ns"] for event in shown(rich, *arguments)]
+    assert [event.time_ns for event in events] == [
+        event["time_ns"] for event in shown(rich, *arguments, status=3)
+    ]
 
 
 def test_a_range_of_time_has_both_ends(rich: str) -> None:

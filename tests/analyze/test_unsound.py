@@ -227,3 +227,18 @@ def test_the_layers_too_are_held_against_the_statistics(
     told = "too many" if produced == 1 else "missing"
     assert said == {(3, f"kwire: {file}: 1 event is {told} by its own statistics; {NAMES}\n")}
     assert kwire("show", file, "-V", "--head", "9")[0] == 0  # it need not have been read to its end
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_events_of_probe_0_are_described_by_nothing(
+    number: int, tmp_path: Path, kit: Any, kwire: Any
+) -> None:
+    """`merge` could not write what all others took for events."""
+    schema, capture = kit.schema(1), tmp_path / "in.pcap"
+    frames = [*schema.frames(), kit.event(schema, 2, kit.rich())]
+    numbered = [frame[:4] + number.to_bytes(4, "big") + frame[8:] for frame in frames]
+    capture.write_bytes(Net.pcap(numbered, link=147))
+    out = tmp_path / "out.pcapng"
+    for words in (["show", "--json"], ["stats"], ["query"], ["merge", "-w", str(out)]):
+        status, _, err = kwire(words[0], str(capture), *words[1:])
+        assert (status, "UNKNOWN_SCHEMA" in err) == ((3, True) if not number else (0, False)), (words, err)

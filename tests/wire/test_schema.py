@@ -254,6 +254,15 @@ def test_keys_not_known_are_ignored() -> None:
     assert (schema.enums, schema.symbols, schema.clock, schema.program) == ({}, {}, None, "")
 
 
+def test_probe_0_is_no_probe() -> None:
+    """In EVENT and LOST it stands for one that nobody knows."""
+    reader = SchemaReader()
+    with pytest.raises(FrameError) as caught:
+        reader.add(read_strict(build(Type.SCHEMA, 0, cbor.dumps(PLAIN))))
+    assert (caught.value.problem.code, caught.value.problem.offset) == (Code.BAD_ID, 4)
+    assert reader.pending == []
+
+
 WRONG: list[tuple[str, Any, str]] = [  # key, value, a part of the complaint
     ("probe", None, "probe: nothing"),
     ("probe", 5, "probe: an integer"),
@@ -348,7 +357,7 @@ def test_a_schema_without_end_is_refused() -> None:
     with pytest.raises(FrameError, match="no end"):
         add_all(reader, [part] * number)
     assert reader.pending == []
-    many = [part._replace(header=part.header._replace(id=id)) for id in range(number)]
+    many = [part._replace(header=part.header._replace(id=id)) for id in range(1, number + 1)]
     with pytest.raises(FrameError, match="no end"):  # nor may many together
         add_all(reader, many)
 

@@ -85,7 +85,7 @@ ERRORS: dict[Code, str] = {
     Code.BAD_PAYLOAD: "the payload is not what the type, or the probe's SCHEMA, says",
     Code.UNKNOWN_SCHEMA: "no SCHEMA of this probe came before its EVENT",
     Code.ILLEGAL_TRANSITION: "the frame is not allowed in the session's state",
-    Code.BAD_ID: "the id of a type that has none is not 0",
+    Code.BAD_ID: "the id of a type that has none is not 0, or a SCHEMA's is 0",
     Code.BAD_PADDING: "the padding byte is not 0, or puts the checksum at an odd offset",
     Code.FAILED: "whoever says so cannot go on with the session at present; no frame is to blame",
 }

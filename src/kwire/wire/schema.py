@@ -260,10 +260,14 @@ class SchemaReader:
     def add(self, frame: Frame) -> Schema | None:
         """Take a SCHEMA frame; give the schema once its last frame is there.
 
-        Raises FrameError BAD_PAYLOAD; what was there of that probe's schema is then forgotten.
+        Raises FrameError: BAD_ID where it is no probe's; BAD_PAYLOAD, and what was there of that probe's
+        schema is then forgotten.
         """
         id = frame.header.id
         base = frame.offset + HEADER_SIZE
+        if not id:
+            problem = Problem(Code.BAD_ID, frame.offset + 4, 0, "the number of a probe, from 1 on")
+            raise FrameError(problem, "read payload", "")
         whole = self._maps.pop(id, {})
         before = self._held.pop(id, 0)
         self.held -= before
