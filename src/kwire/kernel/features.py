@@ -13,11 +13,11 @@ memory).
 from collections.abc import Callable
 from typing import NamedTuple
 
+from kwire.errors import KwireError
 from kwire.kernel import probes, surroundings
 from kwire.kernel.attach import GET_KPROBES, NO_KPROBES, kprobe_pmu
 from kwire.kernel.probes import Answer
 from kwire.kernel.sys import MAP_TYPES
-from kwire.kernel.syscall import KernelError
 from kwire.kinds import USER
 
 
@@ -115,8 +115,8 @@ def probe(name: str) -> Answer:
         feature = FEATURES[name]
         try:
             answer = feature.probe()
-        except (KernelError, OSError) as error:  # what every probe needs is not there: the others may answer
-            cause = f"{error.subject}: {error.cause}" if isinstance(error, KernelError) else str(error)
+        except (KwireError, OSError) as error:  # what every probe needs is not there: the others may answer
+            cause = f"{error.subject}: {error.cause}" if isinstance(error, KwireError) else str(error)
             answer = Answer("unknown", cause, getattr(error, "cure", ""))
         if answer.answer == "no" and feature.since and not answer.cure:
             answer = answer._replace(cure=f"Linux {feature.since} brought it")

@@ -308,7 +308,7 @@ def uprobe() -> Answer:
             begins = next(one.offset for one in file.segments if one.flags & EXECUTE)
             attach(prog, "uprobe", FilePlace(os.path.realpath("/proc/self/exe"), begins)).close()
 
-    return trying(make)
+    return without_procfs() or trying(make)
 
 
 def uprobe_multi() -> Answer:
