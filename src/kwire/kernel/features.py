@@ -18,6 +18,7 @@ from kwire.kernel import probes, surroundings
 from kwire.kernel.attach import GET_KPROBES, NO_KPROBES, kprobe_pmu
 from kwire.kernel.probes import Answer
 from kwire.kernel.sys import MAP_TYPES
+from kwire.kernel.syscall import KernelError
 from kwire.kinds import USER
 
 

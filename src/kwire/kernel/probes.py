@@ -413,7 +413,8 @@ def has_helper(kind: str, name: str) -> bool:
     """Whether the verifier knows the helper; it looks at the arguments, which are missing here, only after
     that.
     """
-    one: Image = image("kwire_probe", kind, [call(NAMES.index(name)), mov64(R0, 0), exit_()])
+    number = HELPERS[name].id if name in HELPERS else NAMES.index(name)
+    one: Image = image("kwire_probe", kind, [call(number), mov64(R0, 0), exit_()])
     try:
         load(one, {}).close()
     except KernelError as error:
