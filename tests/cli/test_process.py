@@ -1,10 +1,14 @@
 """What a process of ours does with its signals."""
 
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from kwire.packets import samples
 
 CLEANING = """
 import os, sys, time
@@ -35,3 +39,14 @@ def test_a_signal_while_python_cleans_up_ends_us_without_a_word(number: signal.S
     run = subprocess.run(command, capture_output=True, text=True, timeout=50)
     assert run.stderr == ""
     assert run.returncode == (130 if number == signal.SIGINT else -number)
+
+
+def test_who_reads_a_capture_is_one_thread(tmp_path: Path) -> None:
+    """numpy comes with a library that starts a thread for each CPU, which spins before it sleeps."""
+    path = tmp_path / "a.pcapng"
+    path.write_bytes(samples.capture(100))
+    code = "import os; from kwire.cli.main import main; main(); print(len(os.listdir('/proc/self/task')))"
+    environment = {name: value for name, value in os.environ.items() if "NUM_THREADS" not in name}
+    words = [sys.executable, "-c", code, "stats", "--json", str(path)]
+    run = subprocess.run(words, capture_output=True, text=True, env=environment)
+    assert run.stdout.splitlines()[-1] == "1", run.stderr

@@ -147,8 +147,9 @@ def _run(args: list[str], *, ours: bool) -> int:
         parsed = _parse(name, verb, rest)
         verbose = bool(parsed.verbose)
         if name in READING and ours:  # a library's caller keeps what it may do
-            from kwire.cli.reading import confine
+            from kwire.cli.reading import confine, one_thread
 
+            one_thread()
             confine(parsed)
         with zone(parsed):
             outcome = verb.run(parsed)

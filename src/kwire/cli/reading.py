@@ -1,4 +1,4 @@
-"""What the verbs that read captures share: they give up privileges before they look at untrusted bytes.
+"""What the verbs that read captures share, before they look at untrusted bytes: one thread, no privileges.
 
 Invariant: nothing in a file can make use of what root may do. All capabilities go; only where a file named on
 the command line could not be read, or one could not be written, by this user without it, the one capability
@@ -15,6 +15,11 @@ from kwire.kernel import privileges
 READ_ANY: Final = "CAP_DAC_READ_SEARCH"
 WRITE_ANY: Final = "CAP_DAC_OVERRIDE"
 OUTPUTS: Final = ("output", "write", "plot")  # arguments that name what is written
+
+
+def one_thread() -> None:
+    """Keep numpy's linear algebra from starting a thread for each CPU: nobody here asks it anything."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def confine(args: argparse.Namespace) -> None:
