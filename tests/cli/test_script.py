@@ -7,9 +7,12 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from kwire.wire.names import SYSCALLS
 
 KWIRE = [sys.executable, "-m", "kwire.cli.main"]
 OPENS = "tracepoint:syscalls:sys_enter_openat /pid == cpid/"
@@ -191,6 +194,98 @@ def test_options_of_bpftrace() -> None:
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 
 
+SAYING = r"""
+macro inc(@m, $x, k) { @m[k] += $x; @m[k] }
+macro two(@q) { inc(@q, 1, "a") }
+BEGIN {
+  $y = 5;
+  printf("%d %d %d %d\n", inc(@z, $y, "a"), two(@z), $y, $y++);
+  if (delete(@z, "a")) { printf("gone\n"); }
+  $again = delete(@z, "a");
+  printf("%d %s %d %d %d\n", $again, getopt("s", "x"), getopt("n", -5), getopt("b"), getopt("c", true));
+  printf("%s|%s|%s\n", strerror(7), signal_name(2), syscall_name(getopt("call", 0)));
+  printf("%s\n", strftime("%Y.%f", nsecs));
+  @["at", strftime("%Y", nsecs)] = 1;
+  @e[strerror(1)] = count();
+  cat("/proc/sys/kernel/%s", "ostype");
+  system("echo said %d", 3);
+  errorf("bad %d", 4);
+  warnf("odd %d", 5);
+  print(6);
+  print(@e[strerror(1)]);
+  print(__builtin_pid == pid());
+  exit(7);
+}
+"""
+
+
+@pytest.mark.live
+@pytest.mark.native
+def test_what_scripts_of_others_say(tmp_path: Path) -> None:
+    script, capture, year = tmp_path / "x.bt", tmp_path / "x.pcapng", time.strftime("%Y")
+    script.write_text(SAYING)
+    given = ["--", "--n=7", "--s=hello", "--b", "--call=0"]
+    run = kwire("--unsafe", "-w", str(capture), str(script), *given)
+    assert run.returncode == 7, run.stderr
+    lines = run.stdout.splitlines()
+    call = SYSCALLS[os.uname().machine]
+    name = next(word for word, number in call.items() if number == 0)
+    expected = ["5 6 5 5", "gone", "0 hello 7 1 1", f"Argument list too long|Interrupt|{name}"]
+    assert lines[:4] == expected
+    assert re.fullmatch(rf"{year}\.\d{{6}}", lines[4])
+    assert lines[5:10] == ["Linux", "said 3", "6", "1", "true"]
+    assert lines[-2:] == [f"@[at, {year}]: 1", "@e[Operation not permitted]: 1"]
+    assert run.stderr.splitlines()[-2:] == [
+        f"{script}:16:3-22: ERROR: bad 4",
+        f"{script}:17:3-21: WARNING: odd 5",
+    ]
+    shown = kwire("show", str(capture)).stdout.splitlines()
+    assert shown[:5] == lines[:5]
+    assert "<cat of /proc/sys/kernel/ostype" in shown[5]
+    run = kwire("-f", "json", "--unsafe", "--no-warnings", str(script), *given)
+    printed = [json.loads(line) for line in run.stdout.splitlines()]
+    told = [(one["type"], one["data"]) for one in printed[6:13]]
+    assert told[:2] == [("cat", "Linux\n"), ("syscall", "said 3\n")]
+    assert [kind for kind, _ in told[2:4]] == ["errorf", "warnf"]
+    assert told[4:] == [("value", 6), ("value", 1), ("value", True)]
+    assert run.stderr == "", run.stderr
+
+
+@pytest.mark.parametrize(
+    ("program", "given", "said"),
+    [
+        ('print(getopt("a", 1, "how many"))', ["--a=x"], "kwire: run --a: 'x' is no number"),
+        ('print(getopt("a", 1))', ["--a"], "kwire: run --a: it has no value; write --a=…"),
+        ('print(getopt("a"))', ["--a=maybe"], "kwire: run --a: 'maybe' is neither true nor false"),
+        (
+            'print(getopt("a", 1, "how many"))',
+            ["--help"],
+            "kwire: run --help: the script has no such option; it has --a: how many",
+        ),
+        ("getopt(1)", [], "stdin:1:9-18: ERROR: this is no option"),
+        ('system("x")', [], "stdin:1:9-20: ERROR: system() can change the system"),
+    ],
+)
+def test_what_a_script_is_given_wrongly(program: str, given: list[str], said: str) -> None:
+    run = kwire("--dry-run", "-e", f"BEGIN {{ {program} }}", "--", *given)
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[0] == said
+
+
+@pytest.mark.live
+@pytest.mark.kernels("6.12")
+def test_arguments_are_joined() -> None:
+    command = "env A=5 sh -c 'exit 0' x '' y"
+    run = kwire(
+        "-q",
+        "-c",
+        command,
+        "-e",
+        'tracepoint:syscalls:sys_enter_execve /pid == cpid/ { join(args.argv, ",") }',
+    )
+    assert "env,A=5,sh,-c,exit 0,x,,y" in run.stdout.splitlines()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -262,10 +357,7 @@ END { printf("end\\n"); clear(@c); }
 def test_maps_are_printed_and_emptied_in_order_and_exit_gives_the_status() -> None:
     run = kwire("-q", "-e", ACTS)
     assert run.stderr == ""
-    assert (
-        run.stdout
-        == "@a[1]: 1\n@a[2]: 2\n@a[2]: 2\n@b: 5\n@b: 0\n@c[x]: 7\nfalse\n-5\n@d: 14\nend\n\n\n@b: 0\n"
-    )
+    assert run.stdout == "@a[1]: 1\n@a[2]: 2\n@a[2]: 2\n@b: 5\n@b: 0\n7\nfalse\n-5\n@d: 14\nend\n\n\n@b: 0\n"
     assert run.returncode == 4
 
 

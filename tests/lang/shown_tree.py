@@ -192,6 +192,8 @@ def expression(node: tree.Expr) -> str:
             return name
         case tree.Element(map=where, key=parts):
             return f"{where.title}[{', '.join(map(expression, parts))}]"
+        case tree.Shown(value=inner):
+            return f"shown({expression(inner)})"
         case tree.HasKey(element=inner):
             return f"({', '.join(map(expression, inner.key))} in {inner.map.title})"
         case tree.Number(value=number, boolean=boolean):

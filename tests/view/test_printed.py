@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kwire.view.printed import Printed, PrintedJson, are_printed, strftime
+from kwire.view.printed import Printed, PrintedJson, are_printed
+from kwire.view.values import strftime
 from kwire.wire.fields import CutStr, Field, UnreadStr
 from kwire.wire.schema import Schema
 

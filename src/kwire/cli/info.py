@@ -43,8 +43,9 @@ def _feature(name: str) -> Answer:
     return lambda: features.probe(name).answer == "yes"
 
 
-def _helper(name: str, kind: str = "kprobe") -> Answer:
-    return lambda: features.probe(f"prog_{kind}").answer == "yes" and probes.has_helper(kind, name)
+def _helper(name: str) -> Answer:
+    loads = _feature("prog_kprobe")
+    return lambda: loads() and probes.has_helper("kprobe", name)
 
 
 def _function(name: str, *needs: str) -> Answer:

@@ -56,6 +56,9 @@ STAGES = ("ast", "ir", "asm", "all")
 """What -d shows: how the script was read; what is compiled of it; the instructions, under their source lines.
 """
 
+KEPT = frozenset({"printf", "value", "join", "time"})
+"""What is printed of events alone; of the other ways to print something is done then."""
+
 UNCHANGED = (
     ("-k", 0),
     ("-b", 0),
@@ -146,6 +149,16 @@ def run(args: argparse.Namespace) -> int:
     return FAILED
 
 
+def _options(words: list[str]) -> dict[str, str | None]:
+    """The options of the script by name, with their values; None where there is none."""
+    found: dict[str, str | None] = {}
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            found[name] = value if equals else None
+    return found
+
+
 def _list(args: argparse.Namespace) -> int:
     """List the probes of the patterns, or of a script."""
     from kwire.cli.list import Listing
@@ -164,7 +177,7 @@ def _list(args: argparse.Namespace) -> int:
 
 def _script(args: argparse.Namespace) -> tuple[str, str, list[str]]:
     """The name and the text of the script, and what it is given."""
-    words = [*args.words, *args.rest]
+    words = [*args.words, *(word for word in args.rest if not word.startswith("--"))]
     if args.program is not None:
         return STDIN, args.program, words
     if not words:
@@ -196,7 +209,9 @@ def _run(args: argparse.Namespace, script: Script, arguments: list[str]) -> int:
 
     with tracing.chosen(args, None, aside=False, everyone=True) as (processes, ground):
         command = processes.command.pid if processes.command else 0
-        made = plan_script(script, arguments, scope=processes.scope, command=command)
+        made = plan_script(
+            script, arguments, _options(args.rest), scope=processes.scope, command=command, unsafe=args.unsafe
+        )
         if args.stage:
             from kwire.cli.stages import shown
 
@@ -243,11 +258,15 @@ def _record(args: argparse.Namespace, made: "Planned", running: Recorder, proces
             if os.environ.get("__BPFTRACE_NOTIFY_PROBES_ATTACHED"):
                 stream.write("__BPFTRACE_NOTIFY_PROBES_ATTACHED\n")
             stream.flush()
-            act = None
+            act = maps = None
             if running.plan.maps:
                 from kwire.live.scriptmaps import ScriptMaps
 
-                act = ScriptMaps(running.plan.maps, running.tracer.maps, json=args.format == "json").act
+                maps = ScriptMaps(running.plan.maps, running.tracer.maps, json=args.format == "json").act
+            if any(schema.prints not in KEPT for schema in schemas):
+                from kwire.live.acts import Acts
+
+                act = Acts(maps, made.cat_most, warnings=not args.no_warnings).act
             json = args.format == "json"
             format = PrintedJson(act) if json else Printed(terminal=stream.isatty(), act=act)
             return [Screen(Renderer(format), by_number, stream, keep=args.buffering == "full")]

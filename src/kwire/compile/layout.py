@@ -12,7 +12,7 @@ from kwire.errors import KwireError
 from kwire.lang import checked, types
 from kwire.lazy import NamedTuple
 from kwire.wire import schema as wire
-from kwire.wire.fields import DISPLAYS, FIELDS_AT, TAIL_MAX
+from kwire.wire.fields import DISPLAYS, FIELDS_AT, TAIL_MAX, TIMES
 from kwire.wire.frame import MAX_EVENT
 
 REF_SIZE = 4
@@ -154,7 +154,7 @@ def _shown(item: Item, field: wire.Field, enums: dict[str, Mapping[int, str]], m
     display = element.display if isinstance(element, types.Int) else ""
     if not display or display in types.ADDRESSES:
         return field
-    if display in DISPLAYS:
+    if display in DISPLAYS or display.startswith(TIMES):
         return field._replace(display=display)
     from kwire.wire.names import tables
 

@@ -550,6 +550,10 @@ class ExpressionChecker:
         type_ = self.named_type(node.type, node.type_span)
         return cast(self.check(node.value), type_, node.span, node.type_span, self.space)
 
+    def _shown(self, node: tree.Shown) -> Value:
+        assert isinstance(node.type, t.SCALARS)
+        return values.convert(values.scalar(self.check(node.value)), node.type, node.span)
+
     def named_type(self, text: str, span: Span) -> Type:
         """The type of a C type name written in the probe."""
         try:

@@ -16,6 +16,7 @@ from kwire.lang.entries import bounded
 from kwire.lang.errors import TextError
 from kwire.lang.tree import Span
 from kwire.lang.values import Literal, Value
+from kwire.wire.fields import TIMES
 from kwire.words import plural
 
 TEXT_MOST: Final = 127
@@ -172,7 +173,8 @@ def _together(a: Held, b: Held) -> Held | None:
 
 def _plain(type_: t.Scalar) -> t.Scalar:
     """A scalar's type as it is kept: numbers with 64 bits, but what is shown otherwise as it is."""
-    if isinstance(type_, t.Int) and type_.display not in t.ADDRESSES:
+    shown = isinstance(type_, t.Int) and type_.display.startswith((*t.ADDRESSES, TIMES))
+    if isinstance(type_, t.Int) and not shown:
         return t.S64 if type_.signed else t.U64
     return type_
 

@@ -6,7 +6,7 @@ Operators are named by the words in `BINARY`, `COMPARE`, `MATCH`, `UNARY`, so no
 """
 
 from kwire.hints import TypeAlias
-from kwire.lang.forms import Node
+from kwire.lang.forms import Form, Node
 from kwire.lazy import NamedTuple
 
 # "div" and "mod" floor, as in Python; "quo" and "rem" truncate, as in C.
@@ -219,6 +219,14 @@ class HasKey(Node):
     span: Span
 
 
+class Shown(Node):
+    """A number of this type, which says how people read it: a `types.Int` with a display, a `types.Enum`."""
+
+    value: "Expr"
+    type: Form
+    span: Span
+
+
 class Tuple(Node):
     """`(a, b, …)`, or with names (as many as items; else none) a record, `(x=a, y=b)`."""
 
@@ -243,6 +251,7 @@ Expr: TypeAlias = (
     | Call
     | Element
     | HasKey
+    | Shown
     | Tuple
 )
 

@@ -17,6 +17,7 @@ from kwire.live.maps import NUMBER, read
 from kwire.live.plan import UnitMap
 from kwire.view import scriptmaps
 from kwire.view.scriptmaps import Show
+from kwire.wire.fields import TIMES
 
 
 class ScriptMaps:
@@ -106,6 +107,11 @@ def _shown(type_: t.Part | t.Tuple) -> Show:
     display = type_.display
     if display == "ksym":
         return _symbol
+    if display.startswith(TIMES):
+        from kwire.live.recorder import clock_pair
+        from kwire.view.values import moment
+
+        return moment(display, clock_pair())
     if display == "ipv4":
         from kwire.wire.fields import ipv4_text
 

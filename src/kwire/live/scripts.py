@@ -6,12 +6,13 @@ no place is there is an error anyway.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
 from kwire.btf.errors import BtfLookupError
 from kwire.errors import KwireError
+from kwire.kernel import cgroups
 from kwire.kernel.sys import possible_cpus
 from kwire.kernel.targets import CatalogError
 from kwire.lang.bpftrace.lower import Surroundings
@@ -30,26 +31,31 @@ ROUNDS: Final = 8
 
 class Planned(NamedTuple):
     """A script that is ready to run. `missing`: its probes that are left out, and why; `maps`: those that are
-    printed at the end.
+    printed at the end; `cat_most`: bytes of a file that are shown.
     """
 
     plan: Plan
     missing: tuple[Diagnostic, ...] = ()
     maps: tuple[Inferred, ...] = ()
+    cat_most: int = 0
 
 
 def plan_script(
     script: Script,
     arguments: Sequence[str] = (),
+    options: Mapping[str, str | None] = {},
     *,
     scope: Scope = Scope(),  # noqa: B008
     command: int = 0,
+    unsafe: bool = False,
 ) -> Planned:
     """The plan of a script. Raises `LanguageError` with everything that is wrong in it; KwireError."""
     began = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-    surroundings = Surroundings(tuple(arguments), command, began, possible_cpus())
+    surroundings = Surroundings(
+        tuple(arguments), command, began, possible_cpus(), options, _address, cgroups.paths, unsafe
+    )
     made = probes(script, surroundings)
-    tolerated = settings(script)["missing_probes"]
+    chosen = settings(script)
     planner = Planner(None, scope)
     maps = tuple(made[0].maps.values())
     if maps:
@@ -66,10 +72,19 @@ def plan_script(
                 faults += error.diagnostics
             except (CatalogError, BtfLookupError) as error:
                 missing.append(Diagnostic(point.span, f"{point}: {error.cause}", error.cure))
-    if faults or (missing and (tolerated == "error" or not added)):
+    if faults or (missing and (chosen["missing_probes"] == "error" or not added)):
         raise LanguageError(script.source, [*faults, *missing])
-    kept = maps if settings(script)["print_maps_on_exit"] else ()
-    return Planned(planner.plan(), tuple(missing if tolerated == "warn" else ()), kept)
+    kept = maps if chosen["print_maps_on_exit"] else ()
+    told = tuple(missing) if chosen["missing_probes"] == "warn" else ()
+    return Planned(planner.plan(), told, kept, int(chosen["max_cat_bytes"]))
+
+
+def _address(name: str) -> int | None:
+    """The address of a kernel symbol. KernelError where those cannot be read."""
+    from kwire.kernel.symbols import kernel_symbols
+
+    found = kernel_symbols().addresses(name)
+    return found[0] if found else None
 
 
 def _infer(planner: Planner, made: Sequence[ScriptProbe], maps: Sequence[Inferred]) -> None:

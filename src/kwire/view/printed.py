@@ -5,22 +5,28 @@ On a terminal no value can move a cursor or change a colour; elsewhere it is wri
 and names are as bpftrace prints them, and formats mean what they mean in C.
 """
 
-import time as clock
 from collections.abc import Callable, Iterable, Sequence
+from itertools import takewhile
 from typing import Any, Final
 
+from kwire.hints import TYPE_CHECKING
+from kwire.lazy import pattern
 from kwire.view.render import Row, Values
 from kwire.view.text import safe
-from kwire.view.values import scalar_name
-from kwire.wire.fields import TYPES, CutStr, Field, UnreadBytes, UnreadStr, text_bytes
+from kwire.view.values import moment, scalar_name, strftime
+from kwire.wire.fields import TIMES, TYPES, CutStr, Field, UnreadBytes, UnreadStr, text_bytes
 from kwire.wire.messages import Lost
-from kwire.wire.printf import BITS, PRINTED, Conversion, split
+from kwire.wire.printf import BITS, FORMATTED, PRINTED, Conversion, split
 from kwire.wire.schema import Labels, Schema
+
+if TYPE_CHECKING:
+    import re
+
+TEXTS: Final = frozenset({"printf", "time", "join", "cat", "system", "errorf", "warnf"})
+"""What is a text in JSON."""
 
 TRAILER: Final = ".."
 """What stands behind a text that was cut."""
-
-SECOND: Final = 1_000_000_000
 
 Shown = Callable[[Any], str]
 Act = Callable[[str, str], str]
@@ -49,11 +55,26 @@ class Printed:
         prints, format, act = schema.prints, schema.format, self._act
         if prints == "time":
             return lambda time, values: strftime(format, time)
-        if prints != "printf":
+        if prints == "join":
+            return lambda time, values: f"{format.join(takewhile(_was_read, values))}\n"
+        if prints in FORMATTED:
+            made = self._formatted(schema)
+            if prints in ("printf", "value"):
+                return made
             if act is not None:
-                return lambda time, values: act(prints, format)
-            told = f"<{prints} of {safe(format)}: what maps hold is not in captures yet>\n"
-            return lambda time, values: told if prints == "print" else ""
+                return lambda time, values: act(prints, made(time, values))
+            if prints in ("errorf", "warnf"):
+                return made
+            return lambda time, values: (
+                f"<{prints} of {safe(made(time, values))}: it is not kept in captures>\n"
+            )
+        if act is not None:
+            return lambda time, values: act(prints, format)
+        told = f"<{prints} of {safe(format)}: what maps hold is not in captures yet>\n"
+        return lambda time, values: told if prints == "print" else ""
+
+    def _formatted(self, schema: Schema) -> Callable[[int, Values], str]:
+        """The function that puts values into the format."""
         texts, conversions = split(schema.format)
         if not conversions:
             return lambda time, values: texts[0]
@@ -119,22 +140,55 @@ class PrintedJson(Printed):
         """The function from (wall-clock ns, values) to the object."""
         from json.encoder import encode_basestring as quote
 
-        text, kind = super().event(schema), schema.prints
-        if kind not in ("printf", "time"):
+        kind = schema.prints
+        text = self._formatted(schema) if kind in ("errorf", "warnf") else super().event(schema)
+        if kind == "value":
+            labels, template = Labels(schema), f'{{"type": "value", "data": {in_json(schema.format)}}}'
+            shown = [as_json(schema, field, labels) for field in schema.fields]
+            return lambda time, values: (
+                template % tuple([show(value) for show, value in zip(shown, values, strict=True)])
+            )
+        if kind not in TEXTS:
             return text
+        kind = "syscall" if kind == "system" else kind
         return lambda time, values: f'{{"type": "{kind}", "data": {quote(text(time, values))}}}'
 
 
-def strftime(format: str, time: int) -> str:
-    """A wall-clock time in ns in a format of strftime, local time; `%f` is its microseconds."""
-    second, rest = divmod(time, SECOND)
-    if "%f" in format:
-        parts = format.split("%%")
-        format = "%%".join(part.replace("%f", f"{rest // 1000:06d}") for part in parts)
-    try:
-        return clock.strftime(format, clock.localtime(second))
-    except (OverflowError, ValueError, OSError):
-        return str(second)
+def as_json(schema: Schema, field: Field, labels: Labels) -> Shown:
+    """The function that gives a value as JSON: a number that has no name, a truth value, or its text."""
+    from json.encoder import encode_basestring as quote
+
+    one, kind = _scalar_text(schema, field, labels), TYPES[field.type].kind
+    plain = one is str or kind == "bool"
+    item: Shown = one if plain else lambda value: quote(one(value))
+    if field.count == 1:
+        return item
+    return lambda values: f"[{','.join(map(item, values))}]"
+
+
+_JSON: Final = pattern(r"%s|\(|\)|\{ | \}|, |\.(\w+) = |\n")
+
+
+def in_json(format: str) -> str:
+    """The format of a value, of a tuple or record with one for each part, as that of JSON."""
+    inside: list[str] = []
+
+    def part(found: "re.Match[str]") -> str:
+        word = found[0].strip()
+        if found[1]:
+            return f'"{found[1]}": '
+        if word in ("(", "{"):
+            inside.append("[" if word == "(" else "{")
+            return inside[-1]
+        if word in (")", "}"):
+            return "]" if inside.pop() == "[" else "}"
+        return word + " " * (word == "," and inside[-1:] == ["{"])
+
+    return _JSON.sub(part, format)
+
+
+def _was_read(value: Any) -> bool:
+    return not isinstance(value, UnreadStr)
 
 
 def _integer(conversion: Conversion) -> Shown:
@@ -220,6 +274,8 @@ def _scalar_text(schema: Schema, field: Field, labels: Labels) -> Shown:
     table = schema.enums.get(field.enum, {}) if field.type in ("enum", "senum") else {}
     if table:
         return lambda value: table[value] if value in table else str(value)
+    if field.display.startswith(TIMES):
+        return moment(field.display, schema.clock)
     name = scalar_name(schema, field, labels)
     if name is not None:
         return lambda value: name(value) or str(value)

@@ -6,13 +6,14 @@ people only: such values are numbers in JSON. JSON numbers are integers only, ad
 not fit a double); what could not be read is null.
 """
 
+import time as system_time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from kwire.view.text import ELLIPSIS, UNREAD, quoted, safe
-from kwire.wire.fields import REMEMBERED, SHORT, TYPES, CutBytes, CutStr, Field, UnreadBytes, UnreadStr
+from kwire.wire.fields import REMEMBERED, SHORT, TIMES, TYPES, CutBytes, CutStr, Field, UnreadBytes, UnreadStr
 from kwire.wire.names import AT_FDCWD, ERRORS, FAMILIES, MAX_ERRNO, RETURN_ADDRESSES, SIGNALS, WHOLE
-from kwire.wire.schema import Labels, Schema
+from kwire.wire.schema import Clock, Labels, Schema
 from kwire.words import plural
 
 Convert: TypeAlias = Callable[[Any], str]
@@ -112,7 +113,29 @@ def displayed(schema: Schema, field: Field) -> Convert | None:
         return None
     if field.display == "flags":
         return flags(schema.enums.get(field.table, {}), field.mask)
+    if field.display.startswith(TIMES):
+        return moment(field.display, schema.clock)
     return _DISPLAYS.get(field.display)
+
+
+def moment(display: str, clock: Clock | None) -> Convert:
+    """The function that shows a time of a clock as a display says; as a number without a clock."""
+    if clock is None:
+        return str
+    format = display.removeprefix(TIMES)
+    return lambda value: strftime(format, clock.at(value))
+
+
+def strftime(format: str, time: int) -> str:
+    """A wall-clock time in ns in a format of strftime, local time; `%f` is its microseconds."""
+    second, rest = divmod(time, 1_000_000_000)
+    if "%f" in format:
+        parts = format.split("%%")
+        format = "%%".join(part.replace("%f", f"{rest // 1000:06d}") for part in parts)
+    try:
+        return system_time.strftime(format, system_time.localtime(second))
+    except (OverflowError, ValueError, OSError):
+        return str(second)
 
 
 def result_of_call(schema: Schema) -> tuple[int, Callable[[Sequence[Any]], str]] | None:

@@ -78,9 +78,13 @@ DISPLAYS: dict[str, str] = {
     "user_dev": "a device as system calls take it: minor in bits 0 to 7 and 20 to 31, major in bits 8 to 19",
     "signal": "a signal, by its name",
     "family": "an address family, by its name: AF_INET",
+    "strftime FORMAT": "ns of the events' clock as local wall-clock time, in a format of strftime, and %f",
     "flags": "names from `table`, in its order: of the bits under `mask` as one, of each other bit; hex",
 }
 """How an integer can be shown to people. What a reader does not know is shown as a plain number."""
+
+TIMES = "strftime "
+"""What the display of a time begins with; its format follows."""
 
 _LETTERS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 

@@ -15,12 +15,21 @@ from kwire.wire.fields import TYPES, Field
 
 PRINTED: Final = {
     "printf": "the format's text, with each field in the place of its conversion",
+    "value": "the same, of one value; as JSON it is that value",
+    "join": "the fields, which are texts, up to one that could not be read, the format between; a line",
+    "cat": "a file that was read then; its name is as with printf",
+    "system": "what a command of the shell printed that was run then; it is as with printf",
+    "errorf": "an error, as with printf",
+    "warnf": "a warning, as with printf",
     "time": "the event's wall-clock time, local, in the format of strftime; %f: microseconds",
     "print": "what a map held: the format is its name, and perhaps of how many entries and divided by what",
     "clear": "nothing: a map was emptied then, which the format names",
     "zero": "nothing: all values of a map became 0 then, which the format names",
 }
 """The ways to print an event."""
+
+FORMATTED: Final = frozenset({"printf", "value", "cat", "system", "errorf", "warnf"})
+"""Those with a conversion a field in their format."""
 
 WIDTH_MOST: Final = 4096
 """Characters that a conversion may be made wide, and digits that it may be made precise."""
@@ -120,7 +129,7 @@ def accepts(conversion: Conversion, field: Field) -> bool:
 
 def problem(prints: str, format: str, fields: Sequence[Field]) -> str:
     """What is wrong with how events of these fields are printed; empty where nothing is."""
-    if prints != "printf":  # of a way that came later events are shown as others are
+    if prints not in FORMATTED:  # of a way that came later events are shown as others are
         return ""
     try:
         conversions = split(format)[1]

@@ -168,7 +168,7 @@ def test_maps_hold_texts_and_tuples(lowered: Lowered) -> None:
         ("print((a=1, b=(c=comm,)))", "{ .a = %s, .b = (%s) }\n", 2) if False else
         ("print((a=1, b=(c=comm)))", "{ .a = %s, .b = { .c = %s } }\n", 2),
         ('$t = (pid, "x"); printf("%d %s %s|", cpu, $t, $t.1)', "%d (%s, %s) %s|", 4),
-        ("@m[1, 2] = (3, comm); print(@m[1, 2])", "@m[%s, %s]: (%s, %s)\n", 4),
+        ("@m[1, 2] = (3, comm); print(@m[1, 2])", "(%s, %s)\n", 2),
         ('printf("%s %d%%", pid ? comm : "no", 5)', "%s %d%%", 2),
     ],
 )  # fmt: skip
@@ -248,7 +248,7 @@ WRONG = [
     ("delete($x)", "1:25-27: this is no map; write delete(@map, key), or delete(@map)"),
     ("print(@m[1], 5)", "1:18-33: top and div are for maps; write print(@map, 5)"),
     ("clear(5)", "1:24-25: this is no map; write @name"),
-    ("join(arg0)", "1:18-22: join() is not supported yet"),
+    ("override(1)", "1:18-26: override() is not supported yet"),
     ('printf("%s", ustack)', "1:31-37: ustack is not supported yet"),
     ('printf("%d", kstack(3))', "1:31-37: kstack() is not supported yet"),
     ('printf("%d", str(1, 2, 3))', "1:31-43: str was called with 3 arguments; write str(p), str(p, n)"),
@@ -320,7 +320,7 @@ def test_the_reference_is_the_tables() -> None:
 
 def test_each_row_that_is_ready_can_be_used() -> None:
     ready = {one.name for one in tables.FUNCTIONS if one.ready} - AGGREGATES.keys()
-    assert ready == FUNCTIONS.keys()
+    assert ready - {"getopt"} == FUNCTIONS.keys() - {"delete"}  # an option is known before; a statement, too
     assert {one.name for one in tables.STATEMENTS if one.ready} == STATEMENTS.keys()
     assert BUILTINS.keys() <= {one.name for one in tables.BUILTINS if one.ready}
 

@@ -36,6 +36,9 @@ OPERATORS: Final = {
 }
 
 
+OWN: Final = "__builtin_"
+"""What a built-in is written with where a macro may have its name."""
+
 COMPARISONS: Final = {"==": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
 
 
@@ -115,11 +118,14 @@ def _name(low: "Lowering", node: s.Name) -> tree.Expr:
         return substitute
     if name in low.enums:
         return tree.Number(low.enums[name], span)
+    if name in low.macros:
+        return _call(low, s.Call(name, (), span, span))
+    bare = name.removeprefix(OWN)
+    if bare in tables.BUILTIN:
+        name = bare
     word = tables.BUILTIN.get(name)
     if word is not None and not word.ready:
         raise unready(name, span)
-    if name in low.macros:
-        return _call(low, s.Call(name, (), span, span))
     if name in BUILTINS:
         return BUILTINS[name](low, span)
     if name in tables.CONSTANTS:
@@ -283,7 +289,7 @@ def _call(low: "Lowering", node: s.Call) -> tree.Expr:
     word = known(low, node)
     if word.name in tables.BUILTIN and not node.arguments:
         return _name(low, s.Name(name, node.span))
-    if any(one.name == name for one in tables.STATEMENTS):
+    if any(one.name == name for one in tables.STATEMENTS) and name not in FUNCTIONS:
         raise TextError(node.span, f"{name} gives no value", "write it as a statement")
     if name in AGGREGATES:
         raise TextError(node.span, f"{name} is for maps", f"write {word.form}")

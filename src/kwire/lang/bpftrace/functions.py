@@ -1,14 +1,19 @@
 """The functions that give a value, each from its call to the tree of all front ends."""
 
+import os
+import signal
 from collections.abc import Callable, Mapping
 
 from kwire.hints import TYPE_CHECKING, Final
 from kwire.lang import tree
+from kwire.lang import types as t
 from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace.calls import unready
 from kwire.lang.bpftrace.constants import constant, text_constant
-from kwire.lang.bpftrace.maps import has_key
+from kwire.lang.bpftrace.maps import deleted, has_key
 from kwire.lang.errors import TextError
+from kwire.wire.fields import TIMES
+from kwire.wire.names import ERRORS, SIGNALS, SYSCALLS
 
 if TYPE_CHECKING:
     from kwire.lang.bpftrace.lower import Lowering
@@ -110,11 +115,67 @@ def strcontains(low: "Lowering", node: s.Call) -> tree.Expr:
     return tree.Match("contains", text, part, node.span)
 
 
+def strftime(low: "Lowering", node: s.Call) -> tree.Expr:
+    """A time, shown in a format."""
+    format, time = node.arguments
+    text = text_constant(low, format)
+    if text is None:
+        raise TextError(format.span, "the format is not a string", 'write strftime("%H:%M:%S", nsecs)')
+    return tree.Shown(low.expression(time), t.Int(8, False, f"{TIMES}{text}"), node.span)
+
+
+def strerror(low: "Lowering", node: s.Call) -> tree.Expr:
+    """A number of an error, shown as what it means."""
+    return _named(
+        low, node, "errors", {number: os.strerror(number) for number in ERRORS if number < KERNEL_ONLY}
+    )
+
+
+def signal_name(low: "Lowering", node: s.Call) -> tree.Expr:
+    """A number of a signal, shown as what it means."""
+    return _named(low, node, "signals", {number: signal.strsignal(number) or "" for number in SIGNALS})
+
+
+def syscall_name(low: "Lowering", node: s.Call) -> tree.Expr:
+    """A number of a system call, shown by its name."""
+    calls = SYSCALLS.get(os.uname().machine, {})
+    return _named(low, node, "system calls", {number: name for name, number in calls.items()})
+
+
+def cgroup_path(low: "Lowering", node: s.Call) -> tree.Expr:
+    """An id of a control group, shown as its path."""
+    return _named(low, node, "control groups", low.surroundings.cgroups(), 8)
+
+
+def _named(low: "Lowering", node: s.Call, title: str, names: Mapping[int, str], size: int = 4) -> tree.Expr:
+    """A number that is shown by its name."""
+    values = tuple((name, number) for number, name in names.items())
+    return tree.Shown(low.expression(node.arguments[0]), t.Enum(title, size, size == 4, values), node.span)
+
+
+def kaddr(low: "Lowering", node: s.Call) -> tree.Expr:
+    """The address of a kernel symbol."""
+    name = text_constant(low, node.arguments[0])
+    if name is None:
+        raise TextError(node.arguments[0].span, "the name is not a string", 'write kaddr("jiffies")')
+    address = low.surroundings.symbol(name)
+    if address is None:
+        raise TextError(node.span, f"the kernel has no symbol {name}")
+    return tree.Number(address, node.span)
+
+
+KERNEL_ONLY: Final = 512
+"""Errors from here on are the kernel's own."""
+
 FUNCTIONS: Final["Mapping[str, Callable[[Lowering, s.Call], tree.Expr]]"] = {
     "str": str_,
+    "delete": deleted,
     **{
         one.__name__: one
-        for one in (buf, ntop, macaddr, bswap, ksym, kptr, uptr, strncmp, strcontains, has_key)
+        for one in (
+            *(buf, ntop, macaddr, bswap, ksym, kptr, uptr, strncmp, strcontains, has_key, strftime, strerror),
+            *(signal_name, syscall_name, cgroup_path, kaddr),
+        )
     },
 }
 """By the name that a script calls it by."""

@@ -7,7 +7,7 @@ place where it is used. Division truncates, as in C. Each concept of the languag
 that take this state: `statements`, `expressions`, `functions`, `builtins`, `macros`, `maps`, `output`.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 
 from kwire.lang import tree
 from kwire.lang.bpftrace import syntax as s
@@ -24,13 +24,19 @@ from kwire.lazy import NamedTuple
 
 class Surroundings(NamedTuple):
     """What a script is run with: its arguments, the process id of the command (0: none), when it began in ns
-    of the monotonic clock, how many CPUs there can be.
+    of the monotonic clock, how many CPUs there can be; its options, by name; the
+    address of a kernel symbol (None: there is none); the control groups by their ids;
+    whether what can change the system is allowed.
     """
 
     arguments: tuple[str, ...] = ()
     command: int = 0
     began: int = 0
     cpus: int = 1
+    options: Mapping[str, str | None] = {}
+    symbol: Callable[[str], int | None] = lambda name: None
+    cgroups: Callable[[], Mapping[int, str]] = dict
+    unsafe: bool = False
 
 
 class Lowering:
@@ -53,6 +59,7 @@ class Lowering:
         self.site = site
         self.settings = settings
         self.surroundings = surroundings
+        self.file = script.source.name
         self.macros = {one.name: one for one in script.macros}
         texts = (node for part in (*script.probes, *script.macros) for node in walk(part))
         self.texts = tuple(
@@ -134,6 +141,18 @@ class Lowering:
         """Refuse what has to be done before the statement where it would not always be done."""
         if not self.hoisting:
             raise TextError(span, "this changes something, behind a condition", "do it in a statement before")
+
+    def frozen(self, value: tree.Expr, at: int) -> tree.Expr:
+        """A value as it is before what is done (`pending`) from `at` on; `value` as it is where nothing of
+        that can change it.
+        """
+        if not any(isinstance(one, tree.Element | tree.Name) for one in walk(value)) or any(
+            isinstance(one, tree.Call) for one in walk(value)
+        ):
+            return value
+        kept = self.declare("")
+        self.pending.insert(at, tree.Assign(kept, value, value.span, value.span))
+        return tree.Name(kept, value.span)
 
     def statement(self, node: s.Stmt) -> list[tree.Stmt]:
         """A statement, but for what is done before it (`pending`). Raises `TextError`."""

@@ -3,7 +3,6 @@
 from kwire.hints import TYPE_CHECKING, Final
 from kwire.lang import tree
 from kwire.lang.bpftrace import syntax as s
-from kwire.lang.bpftrace.calls import unready
 from kwire.lang.errors import TextError
 from kwire.words import plural
 
@@ -31,9 +30,7 @@ def expand(low: "Lowering", node: s.Call, *, wanted: bool) -> tree.Expr | None:
     for parameter, argument in zip(macro.parameters, node.arguments, strict=True):
         if isinstance(parameter, s.Name):
             values[parameter.id] = low.expression(argument)
-        elif isinstance(parameter, s.Map):
-            raise unready("a map as an argument of a macro", argument.span)
-        elif isinstance(argument, s.Var):
+        elif isinstance(parameter, s.Var) and isinstance(argument, s.Var):
             found = low.expression(argument)
             assert isinstance(found, tree.Name)
             scope[parameter.id] = found.id

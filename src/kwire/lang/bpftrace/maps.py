@@ -156,6 +156,17 @@ def delete(low: "Lowering", node: s.Call) -> tree.Stmt:
     return tree.DeleteElement(element(low, target), node.span)
 
 
+def deleted(low: "Lowering", node: s.Call) -> tree.Expr:
+    """Whether there was a key, which is taken away before the statement."""
+    low.hoist(node.span)
+    made = delete(low, node)
+    assert isinstance(made, tree.DeleteElement)
+    there = low.declare("")
+    low.pending.append(tree.Assign(there, tree.HasKey(made.target, node.span), node.span, node.span))
+    low.pending.append(made)
+    return tree.Name(there, node.span)
+
+
 def has_key(low: "Lowering", node: s.Call) -> tree.Expr:
     """Whether a map has a key."""
     target, key = node.arguments

@@ -21,6 +21,12 @@ from kwire.words import plural
 if TYPE_CHECKING:
     from kwire.lang.bpftrace.lower import Lowering
 
+JOINED_MOST: Final = 16
+"""Texts that are joined."""
+
+JOINED_TEXT: Final = 256
+"""Bytes of each of them."""
+
 FORMAT_MOST: Final = 16_384
 """Characters of a format."""
 
@@ -84,11 +90,13 @@ def in_parts(type_: t.Type) -> str:
     return f"{{ {', '.join(f'.{name} = {part}' for name, part in zip(type_.names, parts, strict=True))} }}"
 
 
-def printf(low: "Lowering", node: s.Call) -> tree.Stmt:
-    """A line, which is an event of its own shape."""
+def printf(low: "Lowering", node: s.Call, prints: str = "printf", head_text: str = "") -> tree.Stmt:
+    """A line, which is an event of its own shape. `prints`: how it is printed; `head_text`: what stands
+    before.
+    """
     head, *arguments = node.arguments
     if not isinstance(head, s.Str):
-        raise TextError(head.span, "the format is not a string", 'write printf("…", …)')
+        raise TextError(head.span, "the format is not a string", f'write {node.function}("…", …)')
     try:
         texts, conversions = split(head.value)
     except FormatError as error:
@@ -99,7 +107,7 @@ def printf(low: "Lowering", node: s.Call) -> tree.Stmt:
         raise TextError(node.span, message, "give one value for each %")
     if len(head.value) > FORMAT_MOST:
         raise TextError(head.span, f"the format is longer than {FORMAT_MOST} characters", "print it in parts")
-    format = texts[0].replace("%", "%%")
+    format = (head_text + texts[0]).replace("%", "%%")
     fields: dict[str, tree.Expr] = {}
     places: list[tuple[str, Span]] = []
     for conversion, argument, text in zip(conversions, arguments, texts[1:], strict=True):
@@ -108,11 +116,16 @@ def printf(low: "Lowering", node: s.Call) -> tree.Stmt:
             format += _folded(conversion, fixed, argument.span).replace("%", "%%")
         else:
             name = _free(_field_name(argument) or f"arg{len(fields) + 1}", fields)
-            fields[name] = low.expression(argument)
+            done = len(low.pending)
+            value = low.expression(argument)
+            if len(low.pending) > done:  # what this changes is not seen by the values before it
+                for earlier, known in fields.items():
+                    fields[earlier] = low.frozen(known, done)
+            fields[name] = value
             places.append((name, argument.span))
             format += conversion.text
         format += text.replace("%", "%%")
-    return emit(low, "printf", format, fields, places, node.span)
+    return emit(low, prints, format, fields, places, node.span)
 
 
 def print_(low: "Lowering", node: s.Call) -> tree.Stmt:
@@ -126,14 +139,57 @@ def print_(low: "Lowering", node: s.Call) -> tree.Stmt:
         return emit(low, "print", " ".join([title, *map(str, numbers)]), {}, [], node.span)
     if limits:
         raise TextError(node.span, "top and div are for maps", "write print(@map, 5)")
-    if isinstance(target, s.Map):
-        items = target.key.items if isinstance(target.key, s.Tuple) else (target.key,)
-        parts = [one for one in items if one is not None]
-        format = f"@{target.id}[{', '.join(['%s'] * len(parts))}]: %s\n"
-        values = (s.Str(format, node.span), *parts, target)
-        return printf(low, s.Call("printf", values, node.span, node.function_span))
     values = (s.Str("%s\n", node.span), target)
-    return printf(low, s.Call("printf", values, node.span, node.function_span))
+    return printf(low, s.Call("printf", values, node.span, node.function_span), "value")
+
+
+def cat(low: "Lowering", node: s.Call) -> tree.Stmt:
+    """A file, which is read when this is shown."""
+    return printf(low, node, "cat")
+
+
+def system(low: "Lowering", node: s.Call) -> tree.Stmt:
+    """A command of the shell, which is run when this is shown."""
+    if not low.surroundings.unsafe:
+        raise TextError(node.span, "system() can change the system", "allow it: --unsafe")
+    return printf(low, node, "system")
+
+
+def told(low: "Lowering", node: s.Call) -> tree.Stmt:
+    """An error (errorf) or a warning (warnf), with its place before it."""
+    word = "ERROR" if node.function == "errorf" else "WARNING"
+    span = node.span
+    last = span.end_column if span.end_line == span.line else span.column
+    place = f"{low.file}:{span.line}:{span.column + 1}-{last + 1}: {word}: "
+    head, *rest = node.arguments
+    if isinstance(head, s.Str) and not head.value.endswith("\n"):
+        head = head.replace(value=f"{head.value}\n")
+    return printf(low, node.replace(arguments=(head, *rest)), node.function, place)
+
+
+def join(low: "Lowering", node: s.Call) -> tree.Stmt:
+    """The texts that an array of pointers points to, up to the first that is none."""
+    between = " "
+    if len(node.arguments) == 2:
+        given = node.arguments[1]
+        if not isinstance(given, s.Str):
+            raise TextError(given.span, "what stands between is not a string", 'write join(args.argv, " ")')
+        between = given.value
+    span, fields = node.span, {}
+    array = low.declare("")
+    low.pending.append(tree.Assign(array, low.expression(node.arguments[0]), span, span))
+    there: tree.Expr = tree.Number(1, span)
+    limit = tree.Number(min(int(low.settings.get("max_strlen", 1024)), JOINED_TEXT), span)
+    for number in range(JOINED_MOST):
+        item = low.declare("")
+        one: tree.Expr = tree.Index(tree.Name(array, span), tree.Number(number, span), span)
+        zero = tree.Number(0, span)
+        if number:
+            one = tree.Conditional(there, one, tree.Cast("char *", zero, span, span), span)
+        low.pending.append(tree.Assign(item, one, span, span))
+        there = tree.Compare(tree.Name(item, span), (("ne", zero),), span)
+        fields[f"arg{number}"] = tree.Call("str", (tree.Name(item, span), limit), (), span, span)
+    return emit(low, "join", between, fields, [], span)
 
 
 def time_(low: "Lowering", node: s.Call) -> tree.Stmt:

@@ -11,9 +11,11 @@ from kwire.lang import checked as c
 from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace.lower import Lowering, Surroundings
 from kwire.lang.bpftrace.maps import declared_maps
+from kwire.lang.bpftrace.options import with_options
 from kwire.lang.bpftrace.output import printed
 from kwire.lang.bpftrace.points import attach_point
 from kwire.lang.bpftrace.settings import settings
+from kwire.lang.bpftrace.specialize import without_map_parameters
 from kwire.lang.context import Site
 from kwire.lang.errors import Diagnostic, LanguageError, TextError
 from kwire.lang.expressions import Types
@@ -98,11 +100,13 @@ def probes(script: s.Script, surroundings: Surroundings) -> list[ScriptProbe]:
         ),
         *_unready_types(script),
     ]
+    script = with_options(script, surroundings.options, faults)
     names: dict[str, s.Macro] = {}
     for macro in script.macros:
         if macro.name in names:
             faults.append(Diagnostic(macro.span, f"there are two macros {macro.name}"))
         names[macro.name] = macro
+    script = without_map_parameters(script, faults)
     try:
         chosen: Mapping[str, int | str | bool] = settings(script)
     except LanguageError as error:

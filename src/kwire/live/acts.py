@@ -1,0 +1,67 @@
+"""What a script asks to be done when what it printed is shown: files shown, commands run, errors told,
+whole maps.
+
+These come as events, and are done in their order. Commands and files are this machine's at that moment,
+with the rights that tracing has left us; what they gave is part of what is printed, but not of a capture.
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+from kwire.hints import Final
+
+SECONDS: Final = 60.0
+"""How long a command may take; nothing else is shown meanwhile."""
+
+
+class Acts:
+    """What is done in one run. `maps`: does what is asked of whole maps; `most`: bytes of a file that are
+    shown; `warnings`: whether they are told.
+    """
+
+    __slots__ = ("_maps", "_most", "_warnings")
+
+    def __init__(self, maps: Callable[[str, str], str] | None, most: int, *, warnings: bool = True) -> None:
+        self._maps = maps
+        self._most = most
+        self._warnings = warnings
+
+    def act(self, what: str, text: str) -> str:
+        """Do it; what is printed of it. `what`: one of `wire.printf.PRINTED`; `text`: what it was told."""
+        if what == "cat":
+            return self._cat(text)
+        if what == "system":
+            return _system(text)
+        if what in ("errorf", "warnf"):
+            if what == "errorf" or self._warnings:
+                sys.stdout.flush()
+                sys.stderr.write(text)
+                sys.stderr.flush()
+            return ""
+        return self._maps(what, text) if self._maps is not None else ""
+
+    def _cat(self, path: str) -> str:
+        try:
+            with open(path, "rb") as file:
+                return file.read(self._most).decode("utf-8", "backslashreplace")
+        except OSError as error:
+            return f"<{path}: {(error.strerror or str(error)).lower()}>\n"
+
+
+def _system(command: str) -> str:
+    """What a command of the shell prints, errors too."""
+    try:
+        run = subprocess.run(
+            ["/bin/sh", "-c", command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        text = (error.output or b"").decode("utf-8", "backslashreplace")
+        return f"{text}<{command}: ended after {SECONDS:.0f} s>\n"
+    except OSError as error:
+        return f"<{command}: {(error.strerror or str(error)).lower()}>\n"
+    return run.stdout.decode("utf-8", "backslashreplace")
