@@ -76,15 +76,23 @@ class PlanProcess:
         except (EOFError, _pickle.UnpicklingError):  # it died while it wrote
             return self._make(self._scope)
         groups = tuple(
-            group._replace(otherwise=partial(self._otherwise, at)) if at in having else group
+            group._replace(
+                otherwise=partial(self._otherwise, at) if at in having else None,
+                explain=partial(self._explanation, at),
+            )
             for at, group in enumerate(plan.groups)
         )
         return plan._replace(groups=groups, again=lambda causes: self._make(self._scope).without(causes))
 
+    # What is rarely asked of a group of programs is asked of the plan made once more here.
+
     def _otherwise(self, at: int) -> Image | None:
-        """Another image of a group's program; its plan is made once more here, which is rarely needed."""
         other = self._make(self._scope).groups[at].otherwise
         return other() if other is not None else None
+
+    def _explanation(self, at: int) -> str:
+        explain = self._make(self._scope).groups[at].explain
+        return explain() if explain is not None else ""
 
     def close(self) -> None:
         """End the process; twice is harmless."""
@@ -126,7 +134,7 @@ def _work(make: Callable[[Scope], Plan], asked: int, told: int, others: tuple[in
 def _light(plan: Plan) -> tuple[Plan, frozenset[int]]:
     """The plan without what cannot be sent: functions; and which groups had one."""
     having = frozenset(at for at, group in enumerate(plan.groups) if group.otherwise is not None)
-    groups = tuple(group._replace(otherwise=None) for group in plan.groups)
+    groups = tuple(group._replace(otherwise=None, explain=None) for group in plan.groups)
     return plan._replace(again=None, groups=groups), having
 
 
