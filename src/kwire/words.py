@@ -13,6 +13,11 @@ def are(count: int, noun: str) -> str:
     return f"{plural(count, noun)} {'is' if count == 1 else 'are'}"
 
 
+def article(noun: str) -> str:
+    """The noun of a kind of probe with its article: `an interval`, `a uprobe`."""
+    return f"{'an' if noun[:1] in 'aei' else 'a'} {noun}"
+
+
 def lost(count: int, causes: Mapping[str, int]) -> str:
     """How many events were lost, and why: `none lost`, `7 lost (the disk was full)`, `7 lost (5: …, 2: …)`.
 

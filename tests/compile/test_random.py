@@ -320,7 +320,8 @@ class Meaning:
         kept = self.entries(map).get(key, [0, 0])
         number = signed_as(kept[0], map.number)
         if map.kind in ("avg", "stats"):
-            return number // kept[1] if kept[1] else 0
+            size = abs(number) // kept[1] if kept[1] else 0
+            return size if number > 0 else -size
         return number
 
     def update(self, e: Any) -> list[int] | None:

@@ -243,6 +243,21 @@ def test_simulated_runs_share_maps_too() -> None:
     expected()
 
 
+mean = kwire.Average()
+
+
+@kwire.tracepoint(ENTER)
+def averaged(who: "s32") -> None:
+    mean.add(who)
+    emit(mean=mean.value)
+
+
+def test_an_average_is_truncated_where_a_probe_reads_it() -> None:
+    for number, is_now in ((-7, -7), (2, -2), (-1, -2), (9, 0), (9, 2)):
+        [event] = kwire.simulate(averaged, {"who": number}, format=FORMAT)
+        assert event["mean"] == is_now == int(mean.value)
+
+
 def test_a_full_map_in_a_simulated_run() -> None:
     small = few
     for number in (1, 2, 3, 1):
@@ -288,6 +303,24 @@ def test_use_outside_of_probes() -> None:
     assert isinstance(fresh, SharedMap)
     with pytest.raises(KeyError):
         fresh[3]
+
+
+def test_what_python_set_before_a_trace_can_be_deleted() -> None:
+    wanted = kwire.Hash(key="u8", value="u8")
+    wanted["no number"] = 3
+    wanted[3] = 4
+    del wanted["no number"]
+    with pytest.raises(KeyError):
+        del wanted["no number"]
+
+    @kwire.tracepoint(ENTER)
+    def ask(who: "u8") -> None:
+        emit(found=wanted[who])
+
+    [event] = kwire.simulate(ask, {"who": 3}, format=FORMAT)
+    assert event["found"] == 4
+    with pytest.raises(KwireError, match="keys are deleted while a trace runs"):
+        del kwire.Count(by=int)[3]
 
 
 HEAD = """import kwire

@@ -235,10 +235,12 @@ def _run(args: argparse.Namespace, script: Script, arguments: list[str]) -> int:
                 return OK
             if args.write is not None and made.maps:
                 say("what maps hold at the end is printed, but not kept in the capture yet")
-            return _record(args, made, running, processes)
+            return _record(args, script, made, running, processes)
 
 
-def _record(args: argparse.Namespace, made: "Planned", running: Recorder, processes: Processes) -> int:
+def _record(
+    args: argparse.Namespace, script: Script, made: "Planned", running: Recorder, processes: Processes
+) -> int:
     if args.write is not None and is_standard_output(args.write):
         raise KwireError(
             "write capture to", args.write, "standard output is for what is printed", "name a file"
@@ -283,7 +285,10 @@ def _record(args: argparse.Namespace, made: "Planned", running: Recorder, proces
             for held in running.maps:
                 if held.lost:
                     updates = plural(held.lost, "update")
-                    say(f"{held.map.name}: {updates} found no room; raise the setting max_map_keys")
+                    name = held.map.name.removeprefix("@")
+                    declared = any(one.id == name for one in script.maps)
+                    cure = "declare it with more entries" if declared else "raise the setting max_map_keys"
+                    say(f"@{name}: {updates} found no room; {cure}")
     if summary["lost"]:
         say(f"{plural(summary['lost'], 'event')} lost")
     return tracing.exit_status(summary, args)

@@ -425,8 +425,8 @@ class ExpressionLowering(Builder, ABC):
         return self.emit(ALU[e.op], [left, right])
 
     def quotient(self, left: Operand, right: Operand, signed: bool) -> Operand:
-        """Division that floors; 0 by 0."""
-        return self._signed_division("div", left, right) if signed else self.emit("div", [left, right])
+        """Division that truncates, as an average is shown; 0 by 0."""
+        return self._truncating_division("quo", left, right) if signed else self.emit("div", [left, right])
 
     def _signed_division(self, op: str, left: Operand, right: Operand) -> Operand:
         """Division that floors, by unsigned instructions: signed ones came only with ISA v4.

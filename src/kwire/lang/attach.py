@@ -9,6 +9,7 @@ from kwire.kinds import KINDS, SPELLINGS, ProbeKind, period
 from kwire.lang.errors import Diagnostic, LanguageError, did_you_mean
 from kwire.lang.tree import AttachPoint, Source, Span
 from kwire.lazy import pattern
+from kwire.words import article
 
 PARTS = {
     "event": (2,),
@@ -63,9 +64,9 @@ def parse(source: Source, end: int) -> AttachPoint:
     if kind.user:
         return _in_file(source, kind, head, start, wrong, span)
     if not all(parts) or any(part != part.strip() or " " in part for part in parts):
-        raise _error(source, start, len(head), f"{rest!r} is not a target of a {kind.name}", wrong)
+        raise _error(source, start, len(head), f"{rest!r} is not a target of {article(kind.name)}", wrong)
     if len(parts) not in PARTS[kind.place]:
-        raise _error(source, start, len(head), f"{rest!r} is not a target of a {kind.name}", wrong)
+        raise _error(source, start, len(head), f"{rest!r} is not a target of {article(kind.name)}", wrong)
     if kind.place in ("timer", "counter", "memory"):
         fault = _meaningless(kind, rest)
         if fault:
@@ -80,7 +81,11 @@ def parse(source: Source, end: int) -> AttachPoint:
     column = len(head) - len(offset_text)
     if not kind.offset:
         raise _error(
-            source, column - 1, len(head), f"a {kind.name} takes no offset", "use kprobe:function+offset"
+            source,
+            column - 1,
+            len(head),
+            f"{article(kind.name)} takes no offset",
+            "use kprobe:function+offset",
         )
     try:
         offset = int(offset_text, 0)
@@ -116,7 +121,9 @@ def _in_file(source: Source, kind: ProbeKind, head: str, start: int, wrong: str,
     elif name.count(":") > 1:
         colon = ""
     if not colon or not file.strip() or not name.strip():
-        raise _error(source, start, len(head), f"{head[start:]!r} is not a target of a {kind.name}", wrong)
+        raise _error(
+            source, start, len(head), f"{head[start:]!r} is not a target of {article(kind.name)}", wrong
+        )
     return AttachPoint(kind.name, file, name, offset, span)
 
 

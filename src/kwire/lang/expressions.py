@@ -20,7 +20,7 @@ from kwire.lang.kerneltypes import Found
 from kwire.lang.tree import Span
 from kwire.lang.types import Type
 from kwire.lang.values import Literal, Value
-from kwire.words import plural
+from kwire.words import article, plural
 
 PREFIX = "args_"
 DIVISIONS = ("div", "mod", "quo", "rem")
@@ -177,7 +177,9 @@ class ExpressionChecker:
     def _builtin(self, builtin: builtins.Builtin, span: Span) -> Value:
         name, kind = builtin.name, self.site.kind
         if kind not in builtin.kinds:
-            raise NameTextError(span, f"a {kind} has no {name}", f"it exists in {', '.join(builtin.kinds)}")
+            raise NameTextError(
+                span, f"{article(kind)} has no {name}", f"it exists in {', '.join(builtin.kinds)}"
+            )
         if builtin.macro and not (builtin.operation and self.types.namespaced):
             from kwire.lang.python import parse_expression
 
@@ -199,7 +201,7 @@ class ExpressionChecker:
         kind, name = self.site.kind, f"arg{number}"
         if kind not in builtins.ARGUMENTS:
             cure = "use args.name" if KINDS[kind].context == "record" else "probe the entry, or use fexit"
-            raise NameTextError(span, f"a {kind} has no {name}", cure)
+            raise NameTextError(span, f"{article(kind)} has no {name}", cure)
         if KINDS[kind].place == "user mark":
             param = self._param_named(name)
             if param is None:
@@ -281,7 +283,9 @@ class ExpressionChecker:
             raise TextError(node.span, message, cure)
         known = [one.name for one in self.site.params]
         cure = did_you_mean(node.name, known) or (f"it has {', '.join(known)}" if known else "")
-        raise NameTextError(node.name_span, f"{self.site.target} has no {node.name}", cure)
+        site = self.site
+        of = article(site.kind) if KINDS[site.kind].place in ("trace", "timer") else site.target
+        raise NameTextError(node.name_span, f"{of} has no {node.name}", cure)
 
     def _struct(self, value: Value, node: tree.Member) -> tuple[t.Struct, c.Place]:
         """The structure whose member is wanted, and where it is; pointers are followed."""

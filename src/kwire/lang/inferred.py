@@ -32,12 +32,14 @@ class Inferred:
     know it by.
     """
 
-    __slots__ = ("bounds", "changed", "key", "kind", "open", "shows", "size", "title", "value")
+    __slots__ = ("bounds", "changed", "constants", "key", "kind", "open", "shows", "size", "title", "value")
 
     def __init__(self, title: str, kind: str, size: int, bounds: tuple[int, int, int], shows: str) -> None:
         self.title, self.kind, self.size, self.bounds, self.shows = title, kind, size, bounds, shows
         self.key: tuple[Part, ...] | None = None
         self.value: Held | None = t.U64 if kind == "count" else None
+        self.constants: int | None = None
+        """The greatest, while all values that are known are constants that either sign holds."""
         self.open = True
         self.changed = False
         """Whether something was learned since this was last set to False."""
@@ -86,9 +88,16 @@ class Inferred:
         ):
             return
         type_ = _plain(value.type)
+        either = isinstance(value, c.Const) and values.fits(value, t.S64) and values.fits(value, t.U64)
         if self.kind not in ("hash", "lru"):
-            type_ = t.S64 if t.signed(type_) or isinstance(value, c.Const) else t.U64
+            type_ = t.S64 if t.signed(type_) or either else t.U64
         both: Part | t.Tuple | None = type_ if self.value is None else _joined(self.value, type_)
+        if isinstance(value, c.Const) and either and (self.value is None or self.constants is not None):
+            self.constants = max(value.value, self.constants or 0)
+        elif self.constants is not None:
+            if values.fits(c.Const(self.constants, t.S64, value.span), type_):
+                both = type_
+            self.constants = None
         if isinstance(value, c.Const) and self.value is not None and values.fits(value, self.value):
             both = self.value
         if both is None or not isinstance(both, t.SCALARS):

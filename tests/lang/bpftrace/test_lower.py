@@ -19,6 +19,7 @@ from kwire.lang.bpftrace.maps import AGGREGATES
 from kwire.lang.bpftrace.points import attach_point
 from kwire.lang.bpftrace.reader import read
 from kwire.lang.bpftrace.script import probes
+from kwire.lang.bpftrace.settings import settings
 from kwire.lang.bpftrace.statements import STATEMENTS
 from kwire.lang.bpftrace.syntax import AttachPoint
 from kwire.lang.checked import Program
@@ -226,8 +227,23 @@ WRONG = [
     ("@x = 1; @x = count()",
      "1:18-24: @x is a count, to which nothing else is assigned; write @x = count(…)"),
     ("@x = sum(1); @x = max(1)", "1:36-42: @x is a sum, and this is another; use another map"),
-    ("@x = lhist(1, 5, 1, 1)", "1:23-40: this histogram has no buckets; "
-     "min, max and step are numbers; there are at most 1000 buckets"),
+    ("@x = lhist(1, 5, 1, 1)",
+     "1:23-40: the max of a histogram is above its min, and 1 is not above 5"),
+    ("@x = lhist(1, 1, 5, 0)", "1:23-40: the step of a histogram is at least 1, and this is 0"),
+    ("@x = lhist(1, 0, 5000, 1)",
+     "1:23-43: this histogram has 5,000 buckets; there are at most 1,000: take a greater step"),
+    ("@x = lhist(1, 0, pid, 1)", "1:32-33: min, max and step of a histogram are written as numbers; "
+     "lhist(n, 0, 100, 10)"),
+    ("break", "1:18-23: break stands outside of a loop; return ends a probe"),
+    ("if pid { continue }", "1:27-35: continue stands outside of a loop; return ends a probe"),
+    ("@sum = sum(1); print(@sun)", "1:39-43: nothing is ever put into @sun; did you mean @sum?"),
+    ("clear(@x)", "1:24-26: nothing is ever put into @x; assign to it: @x = …"),
+    ('printf("%d", @x[1])', "1:31-36: nothing is ever put into @x; assign to it: @x = …"),
+    ('printf("%d", MISSING)', "1:31-38: unknown name MISSING; write its number: #define MISSING …"),
+    ("for $i : 0..pid { }", "1:27-33: this loop may run more than 1,048,576 times; "
+     "bound its end, as in 0..($n & 63)"),
+    ('printf("%9999s", comm)', "1:25-33: a width or precision is at most 4096"),
+    ("@x = 'a'", "1:23-26: there are no characters in quotes; write a text as \"x\""),
     ("@x = hist(1); $y = @x", "1:37-39: reading @x, which is a hist, is not supported yet"),
     ("@x = comm; @x = 5", "1:34-35: values of @x were a text, and this is an s64; "
      "use another map, or cast one of them"),
@@ -236,7 +252,7 @@ WRONG = [
     ("@x = comm; @x = sum(1)", "1:18-27: @x is a sum, to which nothing else is assigned; write @x = sum(…)"),
     ("@x = comm; @x += 1", "1:35-36: "
      "values of @x were a text, and this is an s64; use another map, or cast one of them"),
-    ("for ($k : @x) { }", "1:28-30: nothing is ever put into @x"),
+    ("for ($k : @x) { }", "1:28-30: nothing is ever put into @x; assign to it: @x = …"),
     ("@x = 1; for ($k : @x) { }", "1:36-38: @x has no keys; a loop is over a map with keys"),
     ("@x[1] = hist(1); for ($k : @x) { }", "1:45-47: what a hist holds cannot be read in a probe"),
     ("@x[1] = 1; for ($k : @x[1]) { }",
@@ -265,6 +281,73 @@ WRONG = [
     ("cpid", "1:18-22: there is no command; give one: -c COMMAND"),
     ("again(1)", "2:18-23: the macro again uses itself"),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("let @m = hash(0); BEGIN { @m[1] = 1 }", "1:1-17: a map has 1 to 16,777,216 entries"),
+        ("let @m = hash(99999999999); BEGIN { @m[1] = 1 }", "1:1-27: a map has 1 to 16,777,216 entries"),
+        ("let @m = hash(1); let @m = hash(2); BEGIN { @m[1] = 1 }", "1:19-35: @m is declared twice"),
+        ("config = { max_map_keys = 0 } BEGIN { }", "1:12-28: max_map_keys is from 1 to 16,777,216"),
+        ("config = { max_strlen = 5000 } BEGIN { }", "1:12-29: max_strlen is from 1 to 4,096"),
+        ("config = { print_maps_on_exit = 2 } BEGIN { }", "1:12-34: print_maps_on_exit cannot be 2"),
+        ("BEGIN { $x = args.x }", "1:19-20: a begin has no x"),
+        ("interval:s:1 { $x = args.x }", "1:26-27: an interval has no x"),
+    ],
+)
+def test_what_is_wrong_around_probes_is_said_at_its_place(
+    site: Callable[[str], Site], types: KernelTypes, text: str, expected: str
+) -> None:
+    script = read("stdin", text)
+
+    def check() -> None:
+        [probe] = probes(script, Surroundings())
+        probe.program(site(str(probe.attach[0])), types)
+
+    with pytest.raises(LanguageError) as caught:
+        check()
+    first = caught.value.diagnostics[0].report(caught.value.source)[0]
+    assert first.removeprefix("stdin:").replace(" ERROR:", "", 1) == expected
+
+
+def test_a_size_that_is_declared_is_that_of_an_aggregate_too() -> None:
+    [probe] = probes(read("stdin", "let @c = hash(2); BEGIN { @c[1] = count() }"), Surroundings())
+    assert probe.maps["c"].size == 2
+
+
+@pytest.mark.parametrize("value", ["0", "false"])
+def test_a_setting_that_is_yes_or_no_may_be_a_number(value: str) -> None:
+    assert (
+        settings(read("stdin", f"config = {{ print_maps_on_exit = {value} }} BEGIN {{ }}"))[
+            "print_maps_on_exit"
+        ]
+        is False
+    )
+
+
+def test_a_byte_order_mark_means_nothing() -> None:
+    assert read("x.bt", "\ufeff#!/usr/bin/env kwire\nBEGIN { }").probes
+
+
+@pytest.mark.parametrize(
+    ("body", "type_"),
+    [
+        ("@x = 1; @x = arg0", "u64"),
+        ("@x = arg0; @x = 1", "u64"),
+        ("@x = 1; @x = -1", "s64"),
+        ("@x = -1; @x = arg0", "s64"),
+        ("@x = max(0); @x = max(arg0)", "u64"),
+        ("@x = sum(18446744073709551615)", "u64"),
+        ("@x = min(5); @x = min(18446744073709551615)", "u64"),
+        ("@x = avg(1)", "s64"),
+        ("@x = 0; @x = curtask", "struct task_struct *"),
+        ("@x = 1; @x = curtask", "u64"),
+    ],
+)
+def test_constants_take_the_sign_of_what_else_is_kept(lowered: Lowered, body: str, type_: str) -> None:
+    [map] = lowered(f"kprobe:connect {{ {body} }}").maps().values()
+    assert describe(map.value) == type_
 
 
 @pytest.mark.parametrize(("body", "expected"), WRONG, ids=[body for body, _ in WRONG])

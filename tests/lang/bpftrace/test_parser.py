@@ -100,7 +100,7 @@ WRONG = [
      "1:14-34: 18446744073709551616 is no number; a number has 64 bits"),
     ("BEGIN { $x = 5q; }",
      "1:14-16: 5q is no number; what may follow a number is u, l, ul, ull, or ns, us, ms, s, m, h, d"),
-    ("BEGIN { $x = 'a'; }", "1:14-15: there are no characters in quotes"),
+    ("BEGIN { $x = 'a'; }", "1:14-17: there are no characters in quotes; write a text as \"x\""),
     ("BEGIN { $ = 1; }", "1:9-10: a name has to follow $; write $name, or $1 for an argument of the script"),
     ("BEGIN { 5 = 1; }", "1:9-11: to this nothing can be assigned; assign to $name or @name"),
     ("BEGIN { $a.b = 1; }", "1:9-14: a part of a value cannot be changed; make a new value and assign that"),

@@ -134,12 +134,15 @@ class Lexer:
         for sign in SIGNS:
             if text.startswith(sign, start):
                 return Token(SIGN, sign, start, start + len(sign))
-        self.fault(
-            start,
-            start + 1,
-            f"{char!a} means nothing here" if char != "'" else "there are no characters in quotes",
-        )
-        return Token(BAD, char, start, start + 1)
+        end = start + 1
+        if char == "'":
+            line = text.find("\n", end)
+            close = text.find("'", end, line if line >= 0 else len(text))
+            end = max(end, close + 1)
+            self.fault(start, end, "there are no characters in quotes", 'write a text as "x"')
+        else:
+            self.fault(start, end, f"{char!a} means nothing here")
+        return Token(BAD, text[start:end], start, end)
 
     def _word(self, at: int) -> int:
         text, end = self.text, len(self.text)

@@ -7,8 +7,9 @@ from kwire.lang import tree
 from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace.calls import known
 from kwire.lang.bpftrace.constants import kept
-from kwire.lang.errors import Diagnostic, TextError
-from kwire.lang.forms import walk
+from kwire.lang.declarations import SIZE_MOST
+from kwire.lang.errors import Diagnostic, TextError, did_you_mean
+from kwire.lang.forms import Node, walk
 from kwire.lang.inferred import Inferred
 
 if TYPE_CHECKING:
@@ -41,26 +42,46 @@ def declared_maps(
     """The maps of a script by name: their kinds follow from what is assigned to them. `faults` takes what is
     wrong.
     """
-    most = settings.get("max_map_keys", 4096)
-    declared = {one.id: one for one in script.maps}
+    most = int(settings.get("max_map_keys", 4096))
+    declared: dict[str, s.MapDeclaration] = {}
     for one in script.maps:
         if one.kind not in KINDS:
             cure = f"there are {', '.join(KINDS)}"
             faults.append(Diagnostic(one.kind_span, f"a map of kind {one.kind} is not supported yet", cure))
+        if not 0 < one.entries <= SIZE_MOST:
+            message = f"a map has 1 to {SIZE_MOST:,} entries"
+            faults.append(Diagnostic(one.span, message))
+        if one.id in declared:
+            faults.append(Diagnostic(one.span, f"@{one.id} is declared twice"))
+        declared[one.id] = one
     found: dict[str, Inferred] = {}
     nodes = [node for part in (*script.probes, *script.macros) for node in walk(part)]
     for node in nodes:
         if isinstance(node, s.Assign) and isinstance(node.target, s.Map):
             value = node.value
             if isinstance(value, s.Call) and value.function in AGGREGATES:
-                _aggregate(found, node.target.id, value, int(most), faults)
+                name = node.target.id
+                size = declared[name].entries if name in declared else most
+                _aggregate(found, name, value, size, faults)
+    filled = {target.id for node in nodes if isinstance(target := _filled(node), s.Map)}
     for node in nodes:
         if isinstance(node, s.Map) and node.id not in found:
             row = declared.get(node.id)
             kind = KINDS.get(row.kind, "hash") if row else "hash"
-            size = row.entries if row else int(most)
-            found[node.id] = Inferred(f"@{node.id}", kind, max(size, 1), (0, 0, 0), kind)
+            size = row.entries if row else most
+            found[node.id] = Inferred(f"@{node.id}", kind, size, (0, 0, 0), kind)
+            if node.id not in filled:
+                cure = did_you_mean(f"@{node.id}", [f"@{one}" for one in filled])
+                cure = cure or f"assign to it: @{node.id} = …"
+                faults.append(Diagnostic(node.span, f"nothing is ever put into @{node.id}", cure))
     return found
+
+
+def _filled(node: Node) -> Node | None:
+    """What a statement puts something into; None where it is no such statement."""
+    if isinstance(node, s.Assign):
+        return node.target
+    return node.operand if isinstance(node, s.Step) else None
 
 
 def _aggregate(
@@ -71,9 +92,18 @@ def _aggregate(
     if shows == "lhist" and len(call.arguments) == 4:
         numbers = [_literal(one) for one in call.arguments[1:]]
         low, high, step = (0 if one is None else one for one in numbers)
-        if None in numbers or step <= 0 or high <= low or (high - low) // step > BUCKETS_MOST:
-            cure = f"min, max and step are numbers; there are at most {BUCKETS_MOST} buckets"
-            faults.append(Diagnostic(call.span, "this histogram has no buckets", cure))
+        wrong = cure = ""
+        if None in numbers:
+            wrong, cure = "min, max and step of a histogram are written as numbers", "lhist(n, 0, 100, 10)"
+        elif step <= 0:
+            wrong = f"the step of a histogram is at least 1, and this is {step}"
+        elif high <= low:
+            wrong = f"the max of a histogram is above its min, and {high} is not above {low}"
+        elif (high - low) // step > BUCKETS_MOST:
+            wrong = f"this histogram has {(high - low) // step:,} buckets"
+            cure = f"there are at most {BUCKETS_MOST:,}: take a greater step"
+        if wrong:
+            faults.append(Diagnostic(call.arguments[1].span if None in numbers else call.span, wrong, cure))
         bounds = low, high, max(step, 1)
     if shows == "hist" and len(call.arguments) == 2 and _literal(call.arguments[1]) != 0:
         faults.append(Diagnostic(call.arguments[1].span, "the second argument of hist is not supported yet"))

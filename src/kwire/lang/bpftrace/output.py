@@ -100,7 +100,8 @@ def printf(low: "Lowering", node: s.Call, prints: str = "printf", head_text: str
     try:
         texts, conversions = split(head.value)
     except FormatError as error:
-        raise TextError(head.span, str(error), "write %% for a percent sign") from None
+        cure = "write %% for a percent sign" if "conversion" in str(error) else ""
+        raise TextError(head.span, str(error), cure) from None
     if len(conversions) != len(arguments):
         wanted = plural(len(conversions), "conversion")
         message = f"the format has {wanted} for {plural(len(arguments), 'value')}"

@@ -9,7 +9,7 @@ from kwire.lang.tree import Source, Span
 
 def read(name: str, text: str) -> syntax.Script:
     """The tree of a script. Raises `LanguageError` with all that is wrong with its syntax."""
-    source = Source(name, text.replace("\r\n", "\n").replace("\r", "\n"))
+    source = Source(name, text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n"))
     faults: list[Diagnostic] = []
     try:
         ready = preprocess(source, faults)

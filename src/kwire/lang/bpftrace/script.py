@@ -151,11 +151,22 @@ def _in_own_words(one: Diagnostic) -> Diagnostic:
         type_, _, rest = cure[at + len('cast("') :].partition('", ')
         value, _, behind = rest.partition(")")
         cure = f"{cure[:at]}(({type_}){value}){behind}"
+    elif cure.startswith("macros are not"):
+        cure = f"write its number: #define {one.message.rpartition(' ')[2]} …"
     elif "emit" in cure or " if " in cure:
         cure = ""
+    for theirs, own in _OWN_CURES:
+        if cure.startswith(theirs):
+            cure = own
     for name in ("u64", "s64", "u32"):
         cure = cure.replace(f"{name}(x)", f"({_C_NAMES[name]})x")
     return one._replace(cure=cure)
 
+
+_OWN_CURES: Final = (
+    ("bound the number: range(", "bound its end, as in 0..($n & 63)"),
+    ("say a smaller number: turns(", "put fewer loops into each other"),
+)
+"""How a hint that is written in Python begins → the hint of this language."""
 
 _C_NAMES: Final = {"u64": "uint64", "s64": "int64", "u32": "uint32"}

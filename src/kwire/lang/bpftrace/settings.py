@@ -17,6 +17,8 @@ def settings(script: s.Script) -> dict[str, int | str | bool]:
             faults.append(Diagnostic(one.span, f"there is no setting {one.name}", cure))
         elif not known.ready and one.value != known.default:
             faults.append(Diagnostic(one.span, f"the setting {one.name} is not supported yet"))
+        elif known.values == tables.SWITCH and one.value in (0, 1):  # and False, True
+            found[name] = bool(one.value)
         elif known.values and str(one.value).lower() not in known.values:
             cure = f"it is one of {', '.join(known.values)}"
             faults.append(Diagnostic(one.span, f"{one.name} cannot be {one.value}", cure))
@@ -27,9 +29,11 @@ def settings(script: s.Script) -> dict[str, int | str | bool]:
             and known.default
         ):
             faults.append(Diagnostic(one.span, f"{one.name} is a number"))
+        elif known.most and not 0 < int(one.value) <= known.most:
+            faults.append(Diagnostic(one.span, f"{one.name} is from 1 to {known.most:,}"))
         else:
             value = one.value
-            found[name] = str(value).lower() == "true" if known.values == ("true", "false") else value
+            found[name] = str(value).lower() == "true" if known.values == tables.SWITCH else value
     if faults:
         raise LanguageError(script.source, faults)
     return found

@@ -39,10 +39,10 @@ def statement(low: "Lowering", node: s.Stmt) -> list[tree.Stmt]:
             if node.value is not None and not isinstance(node.value, s.Int):
                 low.expression(node.value)
             return [tree.Return(node.span)]
-        case s.Jump(word="break"):
-            return [tree.Break(node.span)]
-        case s.Jump():
-            return [tree.Continue(node.span)]
+        case s.Jump(word=word):
+            if not low.loops:
+                raise TextError(node.span, f"{word} stands outside of a loop", "return ends a probe")
+            return [tree.Break(node.span) if word == "break" else tree.Continue(node.span)]
         case s.ForRange():
             return for_range(low, node)
         case s.Unroll():

@@ -6,6 +6,7 @@ and refused where it is used.
 
 from typing import Final
 
+from kwire.lang.declarations import SIZE_MOST
 from kwire.lazy import NamedTuple
 
 
@@ -213,7 +214,7 @@ FUNCTION: Final = {one.name: one for one in (*STATEMENTS, *FUNCTIONS)}
 
 class Setting(NamedTuple):
     """A setting of the config block: its name, its value at first, and what it does. `values`: the words that
-    it can be; empty: a number.
+    it can be; empty: a number, from 1 to `most`.
     """
 
     name: str
@@ -221,16 +222,17 @@ class Setting(NamedTuple):
     doc: str
     values: tuple[str, ...] = ()
     ready: bool = True
+    most: int = 0
 
 
-_SWITCH: Final = ("true", "false")
+SWITCH: Final = ("true", "false")
 SETTINGS: Final = (
     Setting(
         "missing_probes", "error", "what is done where a probe is not there", ("error", "warn", "ignore")
     ),
-    Setting("max_strlen", 1024, "bytes of a text that str() reads"),
-    Setting("max_map_keys", 4096, "keys of a map"),
-    Setting("print_maps_on_exit", True, "whether maps are printed at the end", _SWITCH),
+    Setting("max_strlen", 1024, "bytes of a text that str() reads", most=4096),
+    Setting("max_map_keys", 4096, "keys of a map", most=SIZE_MOST),
+    Setting("print_maps_on_exit", True, "whether maps are printed at the end", SWITCH),
     Setting("max_cat_bytes", 10240, "bytes of a file that cat() shows"),
     Setting("str_trunc_trailer", "..", "what stands behind a text that was cut", (), False),
     Setting("stack_mode", "bpftrace", "how stacks are shown", ("bpftrace", "perf", "raw", "build_id"), False),
