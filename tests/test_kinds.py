@@ -17,7 +17,7 @@ def test_what_a_row_names_is_there(kind: ProbeKind) -> None:
     assert kind.mechanism in attach.MECHANISMS
     assert kind.feature in FEATURES
     assert kind.place in PARTS
-    assert kind.context in ("record", "registers", "slots", "typed slots")
+    assert kind.context in ("record", "registers", "slots", "typed slots", "objects")
     assert (kind.place == "function") == (kind.name in FUNCTIONS)
     for other in (kind.instead, kind.by_address):
         assert not other or KINDS[other].result == kind.result  # an entry for an entry, a return for a return

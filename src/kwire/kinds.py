@@ -25,7 +25,8 @@ class ProbeKind(NamedTuple):
     whether one program may serve many probes, which tell themselves apart by the attach cookie.
 
     `context`: what the program is given: "record" (fields), "registers" (of the machine), "slots" (8 bytes
-    each) or "typed slots" (the same, with types that the verifier knows); `arguments`, `result`: whether
+    each), "typed slots" (the same, with types that the verifier knows) or "objects" (the same, of which the
+    second is what an iterator is at); `arguments`, `result`: whether
     there are `arg0`, `arg1` … and `retval`; `exit`: what the program returns.
 
     `instead`: the kind that takes its place on a kernel that has only that; `by_address`: the one that does
@@ -262,6 +263,20 @@ _ROWS: Final = (
         context="registers",
     ),
     ProbeKind(
+        name="iter",
+        aliases=("it",),
+        form="objects",
+        meaning="each object that the kernel has now, once: task, task_file, task_vma, bpf_map, tcp, …",
+        example="iter:task",
+        own=True,
+        place="objects",
+        program="tracing",
+        attach_type="iter",
+        mechanism="iterator",
+        feature="iter",
+        context="objects",
+    ),
+    ProbeKind(
         name="begin",
         aliases=(),
         form="",
@@ -308,6 +323,15 @@ LISTED: Final = tuple(
 
 USER: Final = tuple(kind.name for kind in _ROWS if kind.user)
 """Kinds whose target is in a file that programs are made of."""
+
+OVER: Final = ("begin", "end", "iter")
+"""Kinds that fire so often and no more: a trace of them alone, an `iter` among them, ends by itself."""
+
+OBJECTS: Final = (
+    *("task", "task_file", "task_vma", "cgroup", "css", "bpf_map", "bpf_prog", "bpf_link", "ksym"),
+    *("tcp", "udp", "unix", "netlink", "ipv6_route", "kmem_cache", "dmabuf"),
+)
+"""What iterators are known to walk; a kernel may have more, which are found by name."""
 
 NANOSECONDS: Final = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1000, "ns": 1}
 """Units of timers; the other one is hz."""

@@ -97,6 +97,7 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events = Events()
     monkeypatch.setattr("kwire.kernel.tracefs.shared", lambda: events)
     monkeypatch.setattr(catalog, "_stubs", lambda pattern: [])
+    monkeypatch.setattr(catalog, "_iterated", lambda name: name in ("task", "tcp"))
     monkeypatch.setattr(features, "probe", lambda name: YES)
     catalog._function_lines.cache_clear()
 
@@ -144,11 +145,11 @@ def test_everything(run: Run) -> None:
     for arguments in ((), ("*",)):
         status, lines, err = run(*arguments)
         assert (status, err) == (0, "")
-        # events, functions, timers, counters
-        assert len(lines) == 3 + 3 + 4 * 5 + 2 * 5 + 11 + 10
+        # events, functions, timers, counters, iterators
+        assert len(lines) == 3 + 3 + 4 * 5 + 2 * 5 + 11 + 10 + 2
         assert lines[0] == "tracepoint:sched:sched_switch"
         assert lines[3 + 3 + 4 * 5 - 1] == "fexit:nf:nf_hook"
-        assert lines[-1] == "hardware:ref-cycles"
+        assert lines[-2:] == ["iter:task", "iter:tcp"]
 
 
 def test_several_patterns(run: Run) -> None:
@@ -295,7 +296,7 @@ def test_what_cannot_be_attached_is_said_once(run: Run, monkeypatch: pytest.Monk
         notes[0] + "\n",
     )
     _, lines, err = run()
-    assert len(lines) == 6 + 2 * 5 + 11 + 10
+    assert len(lines) == 6 + 2 * 5 + 11 + 10 + 2
     assert err.splitlines() == notes
     assert run("vfs_read")[1] == ["kprobe:vfs_read"]
 

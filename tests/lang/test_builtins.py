@@ -52,6 +52,7 @@ def test_every_builtin_compiles_where_it_exists(compiled: Callable[..., Program]
         "software": "software:page-faults:1",
         "hardware": "hardware:cycles",
         "watchpoint": "watchpoint:0x1000:8:w",
+        "iter": "iter:task",
         "begin": "begin",
         "end": "end",
     }

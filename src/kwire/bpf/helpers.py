@@ -119,6 +119,7 @@ ringbuf_reserve              5.8   any  record  map fixed any
 ringbuf_submit               5.8   any  void    record any
 ringbuf_discard              5.8   any  void    record any
 ringbuf_query                5.8   any  int     map any
+seq_write                    5.7   gpl  int     addr mem size
 send_signal                  5.3   any  int     any
 loop                         5.17  any  int     any func any any
 strncmp                      5.17  any  int     mem fixed str

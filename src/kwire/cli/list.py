@@ -167,6 +167,8 @@ class Listing:
             if kind in USER and ":" not in pattern:  # which file?
                 continue
             answer = features.probe(KINDS[kind].feature)
+            if answer.answer != "yes" and place == "objects":
+                continue
             if answer.answer == "no":
                 if kind not in FUNCTIONS:  # which people miss here
                     continue

@@ -247,6 +247,8 @@ class ExpressionLowering(Builder, ABC):
             stack = self.load(context, arch.sp, 8, pure=True)
             return self.hop(stack, arch.stack_args + 8 * (access.number - len(arch.args)), 8, self.space)
         number = access.slots if isinstance(access, Result) else access.number
+        if KINDS[kind].context == "objects":  # read as memory it is a number, with which anything may be done
+            return self.hop(context, 8 * number, 8, types.KERNEL)
         if KINDS[kind].context == "typed slots" and self._typed_pointer(access):
             return self._function_argument(number, isinstance(access, Result))
         return self.load(context, 8 * number, 8, pure=True)

@@ -154,6 +154,8 @@ class Lower(ExpressionLowering):
         program = self.unit.program
         self.span = program.span
         body = self.new_block("body")
+        if KINDS[self.site.kind].context == "objects":
+            self._at_object()
         if program.guard is not None:
             meant = self.new_block("meant")
             self.condition(program.guard, meant, self.done)
@@ -243,6 +245,16 @@ class Lower(ExpressionLowering):
         from kwire.compile.maps import MapLowering  # most programs do without
 
         return MapLowering(self)
+
+    def _at_object(self) -> None:
+        """Leave behind the last object; write a byte for each, so that who reads them can rest between."""
+        context, there = self.function.context, self.new_block("there")
+        self.branch("eq", self.load(context, 8, 8, pure=True), 0, self.done, there)
+        self.start(there)
+        file = self.load(self.load(context, 0, 8, pure=True), 0, 8, pure=True)
+        byte = self.function.slot("byte", 8)
+        self.store(byte, 0, 8, 0)
+        self.call("seq_write", file, At(byte, 0), 1)
 
     def _traced_only(self) -> None:
         """Leave unless the current process is in `tasks`, by its number and the moment it was created. The

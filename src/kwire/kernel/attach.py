@@ -114,6 +114,31 @@ class Link(Fd):
         return info(kind, self.fd)[0]["missed"]
 
 
+STEP = 64
+"""Objects that an iteration goes on by: their events are to find room in a ring."""
+
+
+class Iteration(Link):
+    """A program that is to run for each object of a kind: `step` lets it."""
+
+    __slots__ = ("over",)
+
+    def __init__(self, fd: int, mechanism: str, target: str) -> None:
+        super().__init__(fd, mechanism, target, is_link=False)
+        self.over = False
+
+    def step(self) -> None:
+        """Go on by some objects; `over` is true behind the last. The program writes a byte for each, so a
+        read of so many bytes ends behind so many objects. Raises AttachError.
+        """
+        try:
+            self.over = not os.read(self.fd, STEP)
+        except OSError as error:
+            if error.errno != errno.EAGAIN:  # it looked at a million without anything for us
+                self.over = True
+                raise _refused(self.mechanism, self.target, error.errno or 0, "") from None
+
+
 class SeveralLinks(Link):
     """A program that hangs on several events at once, which are taken away together."""
 
@@ -317,6 +342,19 @@ def _watchpoint(prog: Prog, kind: str, target: str, cookie: int) -> Link:
     return _everywhere(attached)
 
 
+def _iterator(prog: Prog, kind: str, target: str, cookie: int) -> Link:
+    """Make ready to run a program for each object."""
+    link, error, _ = try_bpf("link_create_iter", prog_fd=prog.fd, attach_type=ATTACH_TYPES["iter"])
+    if error:
+        note = "the kernel walks these only with something that is named" if error == errno.EBADF else ""
+        raise _refused(kind, target, error, note)
+    with Fd(link):
+        fd, error, _ = try_bpf("iter_create", link_fd=link)
+    if error:
+        raise _refused(kind, target, error, "")
+    return Iteration(fd, kind, target)
+
+
 def _tracepoint(prog: Prog, kind: str, target: str, cookie: int) -> Link:
     category, _, name = target.partition(":")
     event_id = tracefs.shared().event_id(category, name)
@@ -441,6 +479,7 @@ MECHANISMS: dict[str, Callable[[Prog, str, Any, int], Link]] = {
     "clock": _clock,
     "clocks": _clocks,
     "uprobe": _uprobe,
+    "iterator": _iterator,
     "counter": _counter,
     "watchpoint": _watchpoint,
 }

@@ -10,13 +10,14 @@ or left for the kernel to judge (a function).
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from errno import ENOENT
 from functools import lru_cache
 
 from kwire.kernel import tracefs
 from kwire.kernel.symbols import kernel_symbols, loaded_modules
 from kwire.kernel.syscall import KernelError
 from kwire.kernel.targets import WILDCARD, CatalogError, Target, as_regex, nearest
-from kwire.kinds import FUNCTIONS, KINDS, USER
+from kwire.kinds import FUNCTIONS, KINDS, OBJECTS, USER
 from kwire.lazy import pattern
 
 NO_PROBE = pattern(r"__ftrace_invalid_address|__pfx_|__cfi_|__SC[KT]__|.*\.cold(?:\.\d+)?$")
@@ -36,6 +37,11 @@ def expand(kind: str, pattern: str) -> list[Target]:
     if KINDS[kind].place == "memory":
         cure = f"write {KINDS[kind].example}"
         raise CatalogError(kind, pattern, "it is on memory, of which there is much", cure=cure)
+    if KINDS[kind].place == "objects":
+        if not WILDCARD.search(pattern) and _iterated(pattern):
+            return [Target(kind, "", pattern)]
+        known = [name for name in OBJECTS if _iterated(name)]
+        return [Target(kind, "", name) for name in _like(kind, pattern, known)]
     if KINDS[kind].place == "counter":
         from kwire.perfevents import COUNTERS
 
@@ -60,6 +66,19 @@ def expand(kind: str, pattern: str) -> list[Target]:
             else CatalogError(kind, pattern, f"no {_noun(kind)} matches")
         )
     return [Target(kind, *pair, copies) for pair, copies in sorted(Counter(chosen).items())]
+
+
+def _iterated(name: str) -> bool:
+    """Whether the kernel has an iterator of this name."""
+    from kwire.kernel.prog import function_btf_id
+
+    try:
+        function_btf_id(f"bpf_iter_{name}")
+    except KernelError as error:
+        if error.errno != ENOENT:
+            raise
+        return False
+    return True
 
 
 def _like(kind: str, pattern: str, names: Iterable[str]) -> list[str]:
@@ -105,7 +124,9 @@ def _raise(kind: str, pattern: str) -> list[Target]:
 
 
 def _noun(kind: str) -> str:
-    return "function" if kind in FUNCTIONS else "counter" if KINDS[kind].place == "counter" else "tracepoint"
+    return {"function": "function", "counter": "counter", "objects": "iterator"}.get(
+        KINDS[kind].place, "tracepoint"
+    )
 
 
 def _named(kind: str, name: str) -> list[Target]:

@@ -74,6 +74,7 @@ FEATURES: dict[str, Feature] = {
         ),
         Feature("hardware", "programs on counters of the CPU", "", probes.hardware),
         Feature("watchpoint", "programs on accesses to memory", "4.17", probes.watchpoint),
+        Feature("iter", "programs that walk what the kernel has", "5.8", probes.iterator),
         Feature("kprobe", "programs on any kernel function", "4.17", probes.kprobe),
         Feature("kprobe_multi", "one program on thousands of functions at once", "5.18", probes.kprobe_multi),
         Feature("fentry", "programs on functions with typed arguments", "5.5", probes.fentry),

@@ -334,6 +334,17 @@ def watchpoint() -> Answer:
     return trying(lambda: _attach("watchpoint", "0x8:8:w").close())
 
 
+def iterator() -> Answer:
+    """Make ready to walk the tasks, and do not."""
+
+    def make() -> None:
+        nothing = image("kwire_probe", "iter", NOTHING)
+        with load(nothing, {}, attach_btf_id=function_btf_id("bpf_iter_task")) as prog:
+            attach(prog, "iter", "task").close()
+
+    return trying(make)
+
+
 def kprobe() -> Answer:
     """Attach a kprobe."""
     if not kprobe_pmu():

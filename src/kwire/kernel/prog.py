@@ -37,7 +37,6 @@ from kwire.lazy import NamedTuple, pattern
 # kind of image -> (program type, expected attach type)
 KINDS: dict[str, tuple[str, str]] = {
     **{kind.name: (kind.program, kind.attach_type) for kind in kinds.KINDS.values()},
-    "iter": ("tracing", "iter"),
     "socket_filter": ("socket_filter", ""),
     "sched_cls": ("sched_cls", ""),
     "xdp": ("xdp", ""),

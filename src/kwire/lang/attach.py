@@ -21,6 +21,7 @@ PARTS = {
     "user mark": (2, 3),
     "counter": (1, 2),
     "memory": (3,),
+    "objects": (1,),
 }
 """How many parts a target has between colons, by what it is."""
 

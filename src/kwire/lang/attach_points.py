@@ -105,6 +105,15 @@ def in_file(kind: str, target: str, offset: int = 0, form: str = "", machine: st
     return Site(kind, f"{target}+{offset}" if offset else target, (), retval, "", False)
 
 
+def iterator(name: str, types: KernelTypes) -> Site:
+    """The site of an iterator: what it is at, by the names that the kernel has for it. Raises
+    `BtfLookupError`.
+    """
+    found = types.function(f"bpf_iter_{name}", "")
+    given = [ArgumentLocation(number, 1) for number in range(len(found.params))]
+    return Site("iter", name, _arguments(found, given), None, "", True, len(given))
+
+
 def raw_tracepoint(name: str, types: KernelTypes) -> Site:
     """The site of a raw tracepoint; without a prototype its arguments are plain numbers."""
     found = types.raw_tracepoint(name)

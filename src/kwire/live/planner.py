@@ -444,6 +444,9 @@ class Planner:
             return self._tracepoint(group, name)
         from kwire.kernel import attach, catalog, features
 
+        if KINDS[kind].place == "objects":
+            catalog.expand(kind, name)
+            return attach_points.iterator(name, self._types)
         if KINDS[kind].place == "raw event":
             catalog.expand(kind, name)  # says what is near, should there be none
             return attach_points.raw_tracepoint(name, self._types)
@@ -567,8 +570,10 @@ class Planner:
         if multi and site.kind not in USER:
             points = _by_address(points)
         btf_id = 0
-        if KINDS[site.kind].mechanism == "trampoline" and self._kernel:
+        if KINDS[site.kind].mechanism in ("trampoline", "iterator") and self._kernel:
             name = site.target.rpartition(":")[2]
+            if KINDS[site.kind].mechanism == "iterator":
+                name = f"bpf_iter_{name}"
             btf_id = self._kernel.module(site.module).find(name, Kind.FUNC)
         each = len(first.program.shapes)
         return Group(

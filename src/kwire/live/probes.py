@@ -139,3 +139,10 @@ def hardware(target: str) -> Decorator:
 def watchpoint(target: str) -> Decorator:
     """Run at each access to memory: `address:length:mode`, mode r, w, rw or x."""
     return _at("watchpoint", target)
+
+
+def iter(objects: str) -> Decorator:
+    """Run once for each object that the kernel has when the trace begins: `task`, `task_file`, `bpf_map`, …;
+    parameters are what the kernel calls it. A trace of nothing else ends by itself.
+    """
+    return _at("iter", objects)

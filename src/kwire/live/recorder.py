@@ -216,7 +216,7 @@ class Recorder:
     @property
     def due(self) -> float:
         """When `turn` is to be called though `fd` is not readable, in seconds of the monotonic clock."""
-        return min(self._tick, self._until, self._resume)
+        return 0.0 if self.tracer.iterating else min(self._tick, self._until, self._resume)
 
     def turn(self) -> None:
         """Do what is to be done now: a round of the rings, a look at the counters, the end."""
@@ -234,13 +234,15 @@ class Recorder:
             self.end("the command has ended" if self._processes.command else "the processes have ended")
         elif now >= self._until:
             self.end("the time is over")
-        elif self._rings.fileno() in ready:
+        elif self._rings.fileno() in ready or self.tracer.iterating:
             self._round(self.tracer.drain())
             if self._remaining == 0:
                 self.end("the last event asked for has come")
             elif self.tracer.asked is not None:
                 self.end("a probe asked for the end")
-            else:
+            elif self.tracer.finite and not self.tracer.iterating:
+                self.end("all objects have been walked")
+            elif not self.tracer.iterating:
                 self._resume = time.monotonic() + PAUSE
                 self._watch.modify(self._rings.fileno(), 0)
 

@@ -17,14 +17,14 @@ from kwire.bpf.image import Image, MapSpec
 from kwire.compile.emission import ASKED, ASKED_BIT
 from kwire.errors import KwireError
 from kwire.kernel import attach, prog, tracefs
-from kwire.kernel.attach import AttachError, FilePlace, Link, Place
+from kwire.kernel.attach import AttachError, FilePlace, Iteration, Link, Place
 from kwire.kernel.maps import Map
 from kwire.kernel.prog import Prog
 from kwire.kernel.ring import Ring
 from kwire.kernel.sys import BPF_F_MMAPABLE, possible_cpus
 from kwire.kernel.syscall import Fd, KernelError
 from kwire.kernel.tasks import Follow
-from kwire.kinds import KINDS
+from kwire.kinds import KINDS, OVER
 from kwire.live.closing import close_all, detach_all, hand_over
 from kwire.live.counters import Counters, map_size
 from kwire.live.ground import Ground
@@ -112,6 +112,7 @@ class Tracer:
         "_events",
         "_follow",
         "_ground",
+        "_iterations",
         "_leaving",
         "_links",
         "_missed",
@@ -153,6 +154,7 @@ class Tracer:
         self._ending: list[Prog] = []  # those that run when all others are gone
         self._links: list[tuple[Link, int, Cause]] = []  # whose firing it is that a link misses, and why
         self._events: list[Fd] = []  # those from which links were taken away
+        self._iterations: list[Iteration] = []
         self._follow: Follow | None = None
         self._counters: Counters | None = None
         self._refusals: dict[int, list[tuple[Point, KwireError]]] = {}  # by probe
@@ -271,6 +273,8 @@ class Tracer:
                         self._refuse(point, error)
                     else:
                         self._links.append((link, point.probe, _cause(group, 1)))
+                        if isinstance(link, Iteration):
+                            self._iterations.append(link)
         except BaseException:
             self.close()
             raise
@@ -333,8 +337,25 @@ class Tracer:
             self.plan = self.plan._replace(skipped=(*self.plan.skipped, *parts))
         return {probe: found[0][1].cause for probe, found in gone.items()}
 
+    @property
+    def iterating(self) -> bool:
+        """Whether there are objects that an iterator has not come to."""
+        return any(not one.over for one in self._iterations)
+
+    @property
+    def finite(self) -> bool:
+        """Whether its probes fire so often and no more, by an iterator."""
+        kinds = {group.kind for group in self.plan.groups}
+        return "iter" in kinds and kinds <= set(OVER)
+
     def drain(self) -> Iterator[Frames]:
-        """Give what waits in each ring, once around; each is valid until the next is asked for."""
+        """Give what waits in each ring, once around; each is valid until the next is asked for. Iterators go
+        on before, one after the other, by as much as a ring has room for.
+        """
+        for one in self._iterations:
+            if not one.over:
+                one.step()
+                break
         for ring in self.rings:
             for _ in range(READS):
                 frames = ring.read()
@@ -385,6 +406,7 @@ class Tracer:
         """Take the probes away; what they produced stays in the rings. Ask `missed` before."""
         self._events += detach_all([link for link, _, _ in self._links])
         self._links.clear()
+        self._iterations.clear()
         ending, self._ending = self._ending, []
         for program in ending:
             attach.attach(program, "end", "")

@@ -28,6 +28,11 @@ def func(low: "Lowering", span: Span) -> tree.Expr:
     return tree.String(low.site.function, span) if user else tree.Name("func", span)
 
 
+def ctx(low: "Lowering", span: Span) -> tree.Expr:
+    """Refuse: what an iterator is at is named by a member."""
+    raise TextError(span, "ctx alone is no value", "in an iter probe name what it is at, as in ctx.task")
+
+
 def ncpus(low: "Lowering", span: Span) -> tree.Expr:
     """How many CPUs there can be."""
     return tree.Number(low.surroundings.cpus, span)
@@ -75,6 +80,6 @@ def _of_task(low: "Lowering", members: tuple[str, ...], span: Span) -> tree.Expr
 
 BUILTINS: Final["Mapping[str, Callable[[Lowering, Span], tree.Expr]]"] = {
     one.__name__: one
-    for one in (probe, probetype, func, ncpus, cpid, has_cpid, elapsed, pcomm, leader_comm, leader_tid)
+    for one in (probe, probetype, func, ctx, ncpus, cpid, has_cpid, elapsed, pcomm, leader_comm, leader_tid)
 }
 """By name; each takes the place where the name is written."""

@@ -136,7 +136,8 @@ def _name(low: "Lowering", node: s.Name) -> tree.Expr:
 
 
 def _field(low: "Lowering", node: s.Field) -> tree.Expr:
-    if isinstance(node.value, s.Name) and node.value.id == "args":
+    context = low.site.kind == "iter" and isinstance(node.value, s.Name) and node.value.id == "ctx"
+    if context or (isinstance(node.value, s.Name) and node.value.id == "args"):
         head: tree.Expr = tree.Name("args", node.value.span)
     else:
         head = low.expression(node.value)
