@@ -135,6 +135,8 @@ class Synthetic:
     unfollowed = 0
     asked = None
     """No program asks for the end."""
+    iterating = finite = False
+    """Nothing is walked."""
     maps: Sequence[object] = ()
 
     def __init__(
