@@ -3,8 +3,8 @@
     python tests/vm/guest_tests.py 6.12 SHARE
 
 The shared folder names the wanted tests, one a line, and gets the report, one JSON line for each event of a
-test (`lines_of`). A guest whose kernel dies is booted again for the tests that have not ended, for emulation
-has deaths of its own (run.py). A test at which it dies twice has failed.
+test (`lines_of`). A guest whose kernel dies or hangs is booted again for the tests that have not ended, for
+emulation has deaths of its own (run.py). A test at which it dies twice has failed.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from initramfs import GuestError
 from kernels import fetch
-from run import GuestDeathError, run
+from run import TIMED_OUT, GuestDeathError, Progress, run
 
 WANTED = "wanted-tests"
 REPORT = "report.jsonl"
 TIMEOUT = 3600
 TEST_TIMEOUT = 900  # of one that hangs: a quiet guest needs 45 s for the longest, a busy one ten times that
+STUCK = 400  # seconds of processor time that a test may take, before the guest counts as hanging
 DEATHS = 5  # of a guest's kernel, after which the rest of the tests is given up
 
 
@@ -52,13 +54,22 @@ def run_tests(name: str, share: Path) -> None:
     environment = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "pytest_timeout", "-p", "no:cacheprovider"]
     command += [f"--timeout={TEST_TIMEOUT}", "--continue-on-collection-errors"]
+    progress = Progress(share / REPORT, busy=STUCK, idle=TEST_TIMEOUT + 100)
     deaths: set[str] = set()
+    deadline = time.monotonic() + TIMEOUT
     while True:
         _, lines = lines_of(share)
         ended = {line["test"] for line in lines if "outcome" in line}
         (share / WANTED).write_text("\n".join(test for test in wanted if test not in ended))
         try:
-            run(fetch(name), [*command, *files], share=share, environment=environment, timeout=TIMEOUT)
+            status = run(
+                fetch(name),
+                [*command, *files],
+                share=share,
+                environment=environment,
+                timeout=deadline - time.monotonic(),
+                progress=progress,
+            )
         except GuestDeathError as error:
             size, lines = lines_of(share)
             if not lines or len(deaths) == DEATHS or "begun" not in lines[-1]:
@@ -73,6 +84,8 @@ def run_tests(name: str, share: Path) -> None:
             deaths.add(test)
             write_line(share, line)
         else:
+            if status == TIMED_OUT:
+                raise GuestError(f"guest {name} has not ended after {TIMEOUT} s")
             return
 
 

@@ -93,7 +93,7 @@ class Guest:
                 text = f"guest {self.kernel} ended without this test"
                 if not self._explained:
                     self._explained = True
-                    text += ":\n" + (self.share / "log").read_text(errors="replace")[-6000:]
+                    text += ":\n" + (self.share / "log").read_text(errors="replace")[-10_000:]
                 return {"outcome": "failed", "text": text, "brief": text.partition("\n")[0]}
             time.sleep(0.2)
 

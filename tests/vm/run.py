@@ -10,8 +10,8 @@ anywhere, and nothing of it stays, but for what it writes to the shared folder (
 Emulation is in software, about 30 times slower than the machine, so it works inside virtual machines too.
 Any number of guests may run at once, and none outlives the process that started it.
 
-A kernel that dies while it boots is booted again, and stderr says so: emulation lets one processor run an
-instruction (int3) that another one has just replaced, which the kernel's jump labels take for impossible.
+A kernel that dies while it boots is booted again, and stderr says so, for emulation has deaths of its own.
+A guest that hangs is made to panic (NMI), so that its log says where each of its processors is.
 
 Exit status: the command's; 128 + N when signal N ended it; 124 after --timeout; 125 when the guest could
 not be started or ended without a status.
@@ -26,11 +26,13 @@ import os
 import selectors
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -40,6 +42,8 @@ from kernels import PACKAGES, Kernel, fetch
 TIMED_OUT = 124
 FAILED = 125
 BOOTS = 3  # of a kernel that dies before the command begins
+LAST_WORDS = 30  # seconds for a kernel that hangs to say where
+LOG_END = 8000  # bytes of the kernel's log that an error quotes
 SHARE_NAME = "VM_SHARE"
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ")
 VIRTIOFSD = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd", "/usr/lib/virtiofsd")
@@ -48,12 +52,30 @@ PR_SET_PDEATHSIG = 1
 # rcu_expedited: attaching and detaching wait for grace periods, which an emulated machine makes long.
 PARAMETERS = (
     "console=ttyS0 quiet loglevel=4 panic=-1 rdinit=/init tsc=reliable clocksource=tsc "
-    "rcupdate.rcu_expedited=1 mitigations=off random.trust_cpu=on audit=0 cryptomgr.notests 8250.nr_uarts=4"
+    "rcupdate.rcu_expedited=1 mitigations=off random.trust_cpu=on audit=0 cryptomgr.notests 8250.nr_uarts=4 "
+    "unknown_nmi_panic panic_print=0x40"  # all processors' stacks (0x40)
 )
 
 
 class GuestDeathError(GuestError):
     """The guest ended without a status, as one whose kernel panics; the text holds the end of its log."""
+
+
+class HangError(Exception):
+    """A guest makes no progress."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What tells that a guest goes on: a file in the shared folder that grows.
+
+    A guest hangs when `file` has not grown while QEMU used `busy` seconds of processor time or `idle` seconds
+    went by. A machine with other work makes a guest slow, and not dead, so only the second is of the clock.
+    """
+
+    file: Path
+    busy: float
+    idle: float
 
 
 def run(
@@ -68,12 +90,13 @@ def run(
     memory: int = 2048,
     cpus: int = 2,
     output: BinaryIO | None = None,
+    progress: Progress | None = None,
 ) -> int:
     """Runs `command` in a guest of `kernel`, copying what it prints to `output` (stdout) as it comes.
 
     `parameters`: more of the kernel's command line; `memory` is in MiB, `timeout` in seconds from the start
     of the first boot. Raises GuestError when no guest can be started, GuestDeathError when it ends without a
-    status.
+    status or makes no progress.
     """
     deadline = time.monotonic() + timeout
     for boots in range(1, BOOTS + 1):
@@ -88,10 +111,14 @@ def run(
                 (place / name).unlink(missing_ok=True)
             append = f"{PARAMETERS} share={place} cwd={cwd or os.getcwd()} {parameters}"
             process = boot(stack, kernel, scratch, place, append, machine(memory, cpus))
+            watch = Watch(process.pid, progress) if progress else None
             try:
-                copy_output(process, output or sys.stdout.buffer, deadline)
+                copy_output(process, output or sys.stdout.buffer, deadline, watch)
             except TimeoutError:
                 return TIMED_OUT
+            except HangError as error:
+                make_panic(process, scratch / "monitor")
+                raise GuestDeathError(f"{error}; {log_end(scratch / 'console')}") from None
             try:
                 return status(place / "status", scratch / "console")
             except GuestDeathError as error:
@@ -114,7 +141,7 @@ def boot(
     guest += ["-kernel", str(kernel.image), "-initrd", str(scratch / "initramfs")]
     guest += ["-append", append + modules]
     guest += ["-serial", f"file:{scratch}/console", "-chardev", "stdio,id=output,signal=off"]
-    guest += ["-serial", "chardev:output"]
+    guest += ["-serial", "chardev:output", "-monitor", f"unix:{scratch}/monitor,server=on,wait=off"]
     return spawn(stack, guest, stdout=subprocess.PIPE)
 
 
@@ -141,12 +168,14 @@ def guest_environment(share: Path, extra: dict[str, str]) -> list[str]:
 def machine(memory: int, cpus: int) -> list[str]:
     """QEMU's arguments for the machine itself; its memory is shared with the file servers.
 
+    One thread emulates all processors in turn: with a thread each, a processor runs instructions that another
+    one is just replacing, and kernels died and hung of it, now and then. It takes as much processor time.
     The processor says nothing of fast `rep movsb` (erms, fsrm): emulation copies byte by byte, and everything
     takes a quarter longer where kernel and libc prefer it.
     """
     return [
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
-        *("-accel", "tcg,thread=multi", "-cpu", "max,-erms,-fsrm", "-smp", str(cpus), "-m", f"{memory}M"),
+        *("-accel", "tcg,thread=single", "-cpu", "max,-erms,-fsrm", "-smp", str(cpus), "-m", f"{memory}M"),
         *("-machine", "q35,memory-backend=memory"),
         *("-object", f"memory-backend-memfd,id=memory,size={memory}M,share=on"),
     ]
@@ -157,19 +186,19 @@ def folder(tag: str, scratch: Path) -> list[str]:
     return ["-chardev", chardev, "-device", f"vhost-user-fs-pci,chardev={tag},tag={tag},queue-size=1024"]
 
 
-def serve(stack: contextlib.ExitStack, virtiofsd: str, socket: Path, source: Path) -> None:
+def serve(stack: contextlib.ExitStack, virtiofsd: str, place: Path, source: Path) -> None:
     """Starts a file server for one folder; it ends when the guest does."""
-    log = Path(f"{socket}.log")
+    log = Path(f"{place}.log")
     command = [
         virtiofsd,
-        f"--socket-path={socket}",
+        f"--socket-path={place}",
         "-o",
         f"source={source},sandbox=chroot,cache=auto,log_level=err",
     ]
     with log.open("wb") as stderr:
         process = spawn(stack, command, stderr=stderr)
     deadline = time.monotonic() + 10
-    while not socket.exists():
+    while not place.exists():
         if process.poll() is not None or time.monotonic() > deadline:
             raise GuestError(f"virtiofsd does not start: {log.read_text(errors='replace').strip()}")
         time.sleep(0.01)
@@ -208,29 +237,74 @@ def keep_nice() -> None:
         autogroup.write(str(os.nice(0)))
 
 
-def copy_output(process: subprocess.Popen[bytes], output: BinaryIO, deadline: float) -> None:
-    """Copies the guest's output until QEMU ends; TimeoutError at the deadline."""
+class Watch:
+    """Whether one guest goes on; asked from time to time."""
+
+    def __init__(self, pid: int, progress: Progress) -> None:
+        self._pid, self._progress = pid, progress
+        self._size = -1
+        self._busy = self._since = 0.0
+
+    def check(self) -> None:
+        """Raises HangError when there was no progress for too long."""
+        file = self._progress.file
+        size = file.stat().st_size if file.exists() else 0
+        busy, now = processor_time(self._pid), time.monotonic()
+        if size != self._size:
+            self._size, self._busy, self._since = size, busy, now
+        elif busy - self._busy > self._progress.busy:
+            raise HangError(f"the guest made no progress in {busy - self._busy:.0f} s of processor time")
+        elif now - self._since > self._progress.idle:
+            raise HangError(f"the guest made no progress in {now - self._since:.0f} s")
+
+
+def processor_time(pid: int) -> float:
+    """Seconds that a process has used, user and system (proc_pid_stat(5), fields 14 and 15)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def copy_output(
+    process: subprocess.Popen[bytes], output: BinaryIO, deadline: float, watch: Watch | None
+) -> None:
+    """Copies the guest's output until QEMU ends; TimeoutError at the deadline, HangError from `watch`."""
     assert process.stdout is not None
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         while True:
-            if not selector.select(max(0, deadline - time.monotonic())):
+            left = max(0, deadline - time.monotonic())
+            if selector.select(min(left, 1) if watch else left):
+                chunk = os.read(process.stdout.fileno(), 65536)
+                if not chunk:
+                    break
+                output.write(chunk)
+                output.flush()
+            elif left == 0:
                 raise TimeoutError
-            chunk = os.read(process.stdout.fileno(), 65536)
-            if not chunk:
-                break
-            output.write(chunk)
-            output.flush()
+            if watch:
+                watch.check()
     process.wait()
+
+
+def make_panic(process: subprocess.Popen[bytes], monitor: Path) -> None:
+    """Let a kernel that hangs say where it is; what does not heed an NMI says nothing."""
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired), socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(str(monitor))
+        peer.sendall(b"nmi\n")
+        process.wait(LAST_WORDS)
 
 
 def status(report: Path, console: Path) -> int:
     """The command's exit status as the guest's first process wrote it."""
     words = report.read_text().split() if report.exists() else []
     if len(words) != 2:
-        tail = console.read_bytes()[-4000:].decode(errors="replace") if console.exists() else ""
-        raise GuestDeathError(f"the guest ended without a status; the end of its log:\n{tail}")
+        raise GuestDeathError(f"the guest ended without a status; {log_end(console)}")
     return int(words[1]) + (128 if words[0] == "signal" else 0)
+
+
+def log_end(console: Path) -> str:
+    tail = console.read_bytes()[-LOG_END:].decode(errors="replace") if console.exists() else ""
+    return f"the end of its log:\n{tail}"
 
 
 def main(arguments: list[str]) -> int:

@@ -9,7 +9,7 @@ import guest_tests
 import pytest
 from guest_tests import DEATHS, REPORT, WANTED, lines_of, run_tests, write_line
 from initramfs import GuestError
-from run import GuestDeathError
+from run import TIMED_OUT, GuestDeathError
 
 WORDS = {"text": "", "brief": "", "seconds": 0.5}
 
@@ -69,3 +69,10 @@ def test_a_kernel_that_dies_everywhere_is_given_up(guests: Any, tmp_path: Path) 
     with pytest.raises(GuestError, match="panic"):
         run_tests("6.12", tmp_path)
     assert playing.boots == DEATHS + 1
+
+
+def test_a_guest_that_takes_too_long_is_told(guests: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    guests(["a::1"], {})
+    monkeypatch.setattr(guest_tests, "run", lambda *_, **__: TIMED_OUT)
+    with pytest.raises(GuestError, match=r"guest 6.12 has not ended"):
+        run_tests("6.12", tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import lzma
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from initramfs import GuestError, cpio, depends, loading_order, module_name
 from kernels import Kernel, fetch
-from run import FAILED, TIMED_OUT, GuestDeathError, run, tools
+from run import FAILED, TIMED_OUT, GuestDeathError, HangError, Progress, Watch, run, tools
 from traces import descendants
 
 RUNNER = Path(__file__).with_name("run.py")
@@ -63,6 +64,30 @@ def test_a_kernel_that_dies_is_an_error_with_its_log(kernel: Kernel, tmp_path: P
     with pytest.raises(GuestDeathError, match="sysrq triggered crash"):
         run(kernel, ["sh", "-c", "echo c >/proc/sysrq-trigger"], share=tmp_path, output=io.BytesIO())
     assert (tmp_path / "began").exists()
+
+
+def test_a_guest_that_hangs_is_given_up_and_its_log_says_where(kernel: Kernel, tmp_path: Path) -> None:
+    progress = Progress(tmp_path / "began", busy=5, idle=1000)
+    with pytest.raises(GuestDeathError, match=r"no progress in [5-9] s of processor time") as caught:
+        run(
+            kernel,
+            ["sh", "-c", "while :; do :; done"],
+            share=tmp_path,
+            output=io.BytesIO(),
+            progress=progress,
+        )
+    assert "Comm: sh" in str(caught.value)  # what hung
+    assert "cpu 1" in str(caught.value)  # and where the other processor was
+
+
+def test_a_guest_that_does_nothing_is_given_up_too(tmp_path: Path) -> None:
+    file = tmp_path / "report"
+    watch = Watch(os.getpid(), Progress(file, busy=1000, idle=0))
+    watch.check()
+    file.write_text("a line")
+    watch.check()
+    with pytest.raises(HangError, match="no progress in 0 s"):
+        watch.check()
 
 
 def test_a_kernel_that_dies_while_it_boots_is_booted_again(
