@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from kwire.btf import types as t
 from kwire.btf.decode import decode
 from kwire.btf.errors import BtfError, BtfLookupError
-from kwire.btf.header import Data, RecordSize, kind_of, read_header
+from kwire.btf.header import KIND_BYTE, KIND_MASK, Data, RecordSize, kind_of, read_header
 from kwire.btf.table import Table, build_table
 
 MAX_CHAIN = 128
@@ -265,9 +265,22 @@ class Btf:
 
     def ids(self, kind: int) -> Iterator[int]:
         """The ids of our own types of one kind, in order (not the base's)."""
-        for id in range(self.first_id, self.end_id):
-            if self.kind(id) == kind:
-                yield id
+        for id, _ in self._records_of(kind):
+            yield id
+
+    def _records_of(self, kind: int) -> Iterator[tuple[int, int]]:
+        """Of each of our own types of one kind, in order: its id, and the byte where its record starts.
+
+        Only the one byte that has the kind is looked at, for there are 150,000 types.
+        """
+        types, data, offsets = self._header.types, self._data, self.table.offsets
+        last = types + max(offsets, default=0)
+        if offsets and last + 12 > self._header.types_end:
+            raise BtfError(self.subject, "a type is not where the offset table says", last)
+        of_kind = types + (KIND_BYTE if self.order == "little" else KIND_BYTE ^ 3)
+        for index, offset in enumerate(offsets):
+            if data[of_kind + offset] & KIND_MASK == kind:
+                yield self.first_id + index, types + offset
 
     def names(self, kind: int) -> dict[str, int]:
         """name → id of all our own types of one kind that have a name; of several with one name, the first.
@@ -277,8 +290,8 @@ class Btf:
         index = self._indexes.get(kind)
         if index is None:
             index, repeated = {}, set()
-            for id in self.ids(kind):
-                name = self.name(self._name_offset(id - self.first_id))
+            for id, at in self._records_of(kind):
+                name = self.name(self._at.unpack_from(self._data, at)[0])
                 if index.setdefault(name, id) != id:
                     repeated.add(name)
             index.pop("", None)

@@ -21,6 +21,9 @@ MAGIC = 0xEB9F
 MAX_SIZE = 1 << 30
 """Bytes; the largest blob that is read at all (the kernel's own is 5 to 10 MB)."""
 
+KIND_MASK, KIND_BYTE = 0x7F, 7
+"""Of a type record: the bits of a kind, and which of its bytes has them (little-endian)."""
+
 _FIXED = 12
 """Bytes every type record starts with: name offset, info, size or type."""
 
@@ -124,7 +127,7 @@ class RecordSize(dict[int, int]):
 
 def kind_of(info: int) -> int:
     """The kind of the type with this info word (7 bits since Linux 7.1, 5 before and zeros above)."""
-    return info >> 24 & 0x7F
+    return info >> 24 & KIND_MASK
 
 
 def vlen_of(info: int) -> int:

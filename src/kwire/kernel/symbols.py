@@ -9,7 +9,7 @@ import io
 import re
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from kwire.kernel.sys import failure
 from kwire.lazy import NamedTuple, pattern
@@ -17,8 +17,8 @@ from kwire.lazy import NamedTuple, pattern
 KALLSYMS = "/proc/kallsyms"
 MODULES = "/proc/modules"
 KPTR_RESTRICT = "/proc/sys/kernel/kptr_restrict"
-_LINE = pattern(rb"([0-9a-f]+) [A-Za-z] ([^\t\n]+)(?:\t\[(.*)\])?")
-FEW = 4  # names that are looked for one by one
+_LINE = pattern(rb"\n([0-9a-f]+) ([A-Za-z]) ([^\t\n]+)(?:\t\[(.*)\])?")
+FEW = 12  # names that are looked for one by one
 MAX_OFFSET = 1 << 20  # an address further than this after the last symbol before it belongs to none
 
 
@@ -37,11 +37,12 @@ class Symbol(NamedTuple):
 class Symbols:
     """One reading of the kernel's symbol table. Modules loaded later are not in it; make a new one."""
 
-    __slots__ = ("_addresses", "_data", "_lines", "_order")
+    __slots__ = ("_addresses", "_by_address", "_data", "_lines", "_order")
 
     def __init__(self, data: bytes) -> None:
         self._data = b"\n" + data
         self._addresses: array[int] | None = None  # sorted
+        self._by_address: dict[int, str] | None = None
         self._lines = array("I")  # for each address, where its line starts in the data
 
     @classmethod
@@ -60,16 +61,8 @@ class Symbols:
 
     def addresses(self, name: str, module: str | None = None) -> list[int]:
         """All addresses of a name, in `module` only where one is given ("" is the kernel proper)."""
-        data, wanted, found = self._data, b" " + name.encode(), []
-        at = data.find(wanted)
-        while at >= 0:
-            start, end = data.rfind(b"\n", 0, at) + 1, at + len(wanted)
-            if data[end : end + 1] in (b"\n", b"\t", b""):
-                line = _LINE.match(data, start)
-                if line and line.end(1) == at - 2 and module in (None, (line[3] or b"").decode()):
-                    found.append(int(line[1], 16))
-            at = data.find(wanted, end)
-        return found
+        lines = self._lines_of(name.encode())
+        return [int(line[1], 16) for line in lines if module in (None, (line[4] or b"").decode())]
 
     def functions_named(self, names: Collection[str]) -> dict[str, dict[str, list[int]]]:
         """The addresses of functions by name and module, each address once, sorted; 0 for each hidden one.
@@ -80,19 +73,29 @@ class Symbols:
         start, end = (self.addresses(name, "")[:1] or [0] for name in ("_sinittext", "_einittext"))
         forgotten = range(start[0], end[0])
         if len(wanted) > FEW:
-            lines = re.finditer(rb"([0-9a-f]+) [tTwW] ([^\t\n]+)(?:\t\[(.*)\])?\n", self._data)
+            lines: Iterable[re.Match[bytes]] = _LINE.finditer(self._data)
         else:
-            either = b"|".join(map(re.escape, wanted))
-            lines = re.finditer(rb"([0-9a-f]+) [tTwW] (" + either + rb")(?:\t\[(.*)\])?\n", self._data)
+            lines = (line for name in wanted for line in self._lines_of(name))
         found: dict[str, dict[str, list[int]]] = {}
         for line in lines:
-            address = int(line[1], 16)
-            if line[2] in wanted and address not in forgotten:
-                of_name = found.setdefault(line[2].decode("utf-8", "replace"), {})
-                places = of_name.setdefault((line[3] or b"").decode("utf-8", "replace"), [])
+            if line[3] in wanted and line[2] in b"tTwW" and (address := int(line[1], 16)) not in forgotten:
+                of_name = found.setdefault(line[3].decode("utf-8", "replace"), {})
+                places = of_name.setdefault((line[4] or b"").decode("utf-8", "replace"), [])
                 if not address or address not in places:
                     places.append(address)
         return {name: {module: sorted(all_) for module, all_ in by.items()} for name, by in found.items()}
+
+    def _lines_of(self, name: bytes) -> Iterator[re.Match[bytes]]:
+        """The lines of one name. A search for the bytes is a hundred times faster than one for the line."""
+        data, wanted = self._data, b" " + name
+        at = data.find(wanted)
+        while at >= 0:
+            end = at + len(wanted)
+            if data[end : end + 1] in (b"\n", b"\t", b""):
+                line = _LINE.match(data, data.rfind(b"\n", 0, at))
+                if line and line.start(3) == at + 1:
+                    yield line
+            at = data.find(wanted, end)
 
     def at(self, address: int) -> Symbol | None:
         """The symbol that an address lies in, the first of several names for the same place, as the kernel
@@ -115,12 +118,15 @@ class Symbols:
         for line in re.finditer(rb"\n[0-9a-f]+ [tTwW] ([^\t\n]+)(?:\t\[(.*)\])?", self._data):
             yield line[1].decode("utf-8", "replace"), (line[2] or b"").decode("utf-8", "replace")
 
-    def by_address(self) -> dict[int, str]:
-        """Each function by its address, of several the first; empty where addresses are hidden."""
+    def by_address(self) -> Mapping[int, str]:
+        """Each function by its address, of several the first; empty where addresses are hidden. Made once."""
+        if self._by_address is not None:
+            return self._by_address
         names: dict[int, str] = {}
         for line in re.finditer(rb"\n([0-9a-f]+) [tTwW] ([^\t\n]+)", self._data):
             names.setdefault(int(line[1], 16), line[2].decode("utf-8", "replace"))
         names.pop(0, None)
+        self._by_address = names
         return names
 
     def search(self, pattern: bytes) -> Iterator[str]:
