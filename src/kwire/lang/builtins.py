@@ -104,7 +104,8 @@ FUNCTIONS = (
     Function("ipv6", "ipv6(x)", 1, 1, "a 16-byte array, structure or pointer to one, shown as 2001:db8::1"),
     Function("mac", "mac(x)", 1, 1, "a 6-byte array or pointer to one, shown as 00:00:5e:00:53:01"),
     Function("ksym", "ksym(x)", 1, 1, "a kernel address, shown as the name of what is there"),
-    Function("sizeof", 'sizeof("struct x") or sizeof(x)', 1, 1, "bytes of a type, or of a value in memory"),
+    Function("sizeof", 'sizeof("struct x") or sizeof(x)', 1, 1, "bytes of a type, or of a value"),
+    Function("offsetof", 'offsetof("struct x", "a.b")', 2, 2, "where a member lies, in bytes"),
     Function("cast", 'cast("struct x *", p)', 2, 2, "p as another type"),
     Function(
         "glob",

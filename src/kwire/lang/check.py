@@ -37,6 +37,9 @@ from kwire.words import plural
 MAX_TURNS = 1 << 20
 """Of loops in each other, multiplied: a few milliseconds of the traced process' time."""
 
+MAX_NESTED = 1 << 10
+"""Of a loop in another, where a language has loops without an end that is known."""
+
 MAX_CALLS = 1000
 """Of one's own functions in a probe, those in functions counted at each place."""
 
@@ -85,7 +88,8 @@ class Mark(NamedTuple):
 class Dialect(NamedTuple):
     """What a front end's language says otherwise than Python.
 
-    `idle`: whether a probe may do nothing that can be seen, and an event have no fields; `never`: whether a
+    `idle`: whether a probe may do nothing that can be seen, an event have no fields, and a loop no end that
+    is known (then it runs `MAX_TURNS` times at most); `never`: whether a
     comparison may never be true; `space`: the memory that a number is an address in, where it is used as
     one (empty: that has to be said).
     """
@@ -465,7 +469,10 @@ class Body(ExpressionChecker):
             raise TextError(node.range_span, message, "cast it: s64(n), or bound it")
         distance = high[1] - low[0] if step.value > 0 else low[1] - high[0]
         most = max(-(-distance // abs(step.value)), 0)
-        self._bounded(most, node.range_span, "bound the number: range(min(n, 100)), range(n & 63)")
+        if self.idle:
+            most = min(most, self._most_turns())
+        else:
+            self._bounded(most, node.range_span, "bound the number: range(min(n, 100)), range(n & 63)")
         known = isinstance(start, c.Const) and isinstance(stop, c.Const)
         numbers = (low[0], high[1] - 1) if step.value > 0 else (high[0] + 1, low[1])
 
@@ -513,7 +520,9 @@ class Body(ExpressionChecker):
             raise TextError(one.span, "how often a loop runs at most is said once")
         count = self._said(said[0]) if said else None
         most = None if count is None else max(self.extent(count)[1], 0)
-        if most is not None:
+        if most is not None and self.idle:
+            most = min(most, self._most_turns())
+        elif most is not None:
             self._bounded(most, said[0].span, f"say a smaller number: {TURNS}(100)")
         rest = [one for one in tests if one not in said]
         entry, around = self.now, self.turns
@@ -545,6 +554,10 @@ class Body(ExpressionChecker):
         if count is None and not _breaks(turn) and all(map(_true, holds)):
             return [loop, c.Return(node.span)], True  # nothing is behind it: it ends by a return
         return [loop], False
+
+    def _most_turns(self) -> int:
+        """How often a loop runs that need not have an end that is known."""
+        return MAX_NESTED if self.turns > 1 else MAX_TURNS
 
     def _said(self, call: tree.Call) -> c.Expr:
         """The number in `turns(n)`."""
@@ -718,6 +731,16 @@ class Body(ExpressionChecker):
             return []
         return [c.TextSet(old.number, text, t.Text(limit), span)]
 
+    def text(self, value: Value) -> Value:
+        """A value; one of several constant texts as a text. A local that is one has memory then: raises
+        `AgainError`.
+        """
+        found = super().text(value)
+        if found is value and isinstance(value, c.LocalGet) and t.is_constant_text(value.type):
+            self.texts[self._names[value.local]] = 1
+            raise AgainError
+        return found
+
     def once(self, value: c.Expr) -> c.Expr:
         """A value that is taken here, and used several times."""
         self.copies += 1
@@ -751,7 +774,10 @@ class Body(ExpressionChecker):
             name = self._names[value.local]
             if self.now[name].kind.type is None:
                 return self.now[name].kind
-        if isinstance(value, c.Const) and not declared and not isinstance(value.type, t.Enum):
+        cast = self.idle and value.type not in (t.S64, t.U64, t.BOOL)  # it was written with a type
+        if isinstance(value, c.Const) and not (
+            declared or cast or isinstance(value.type, t.Enum | t.Pointer)
+        ):
             return events.FieldType(None, (value,))
         return events.FieldType(value.type, ())
 

@@ -355,6 +355,12 @@ class ExpressionChecker:
     def element(self, value: Value, index: c.Expr, span: Span) -> Value:
         """One element of an array, or of what a pointer points to; of a text one of its characters."""
         length = 0
+        value = self.text(value)
+        if isinstance(value, Literal) and isinstance(index, c.Const):
+            data = (*value.value.encode(), 0)
+            if not 0 <= index.value < len(data):
+                raise TextError(index.span, f"this text has {plural(len(data) - 1, 'byte')}")
+            return c.Const(values.wrap(data[index.value], t.CHAR), t.CHAR, span)
         if isinstance(value, c.Comm):
             value = self._thread_name(value)
         if isinstance(value, c.ReadText):
@@ -472,6 +478,9 @@ class ExpressionChecker:
             return self._compare_tuples(op, left, right, span)
         from kwire.lang.comparisons import compare
 
+        kept = t.is_constant_text(left.type), t.is_constant_text(right.type)
+        if any(kept) and not (op in ("eq", "ne") and (all(kept) or Literal in (type(left), type(right)))):
+            left, right = self.text(left), self.text(right)
         try:
             return compare(op, left, right, span, self.constant)
         except NeverTextError as error:
@@ -497,6 +506,17 @@ class ExpressionChecker:
             found = c.Logic("or", less, same, t.BOOL, span)
         return found
 
+    def text(self, value: Value) -> Value:
+        """A value; where it is one of several constant texts, and known, that text."""
+        if not t.is_constant_text(value.type) or isinstance(value, values.WIDE):
+            return value
+        assert isinstance(value.type, t.Enum)
+        low, high = self.extent(value)
+        if low != high:
+            return value
+        name = next(name for name, number in value.type.values if number == low)
+        return Literal(name, t.Text(len(name.encode())), value.span)
+
     def once(self, value: c.Expr) -> c.Expr:
         """A value that is taken here, and used several times. Raises `TextError` where there is no place."""
         raise TextError(value.span, "this is too much for a condition", "use one part of it")
@@ -515,7 +535,8 @@ class ExpressionChecker:
         from kwire.lang.matching import match
 
         try:
-            return match(node.op, self.check(node.text), self.check(node.pattern), node.span)
+            text, pattern = self.text(self.check(node.text)), self.text(self.check(node.pattern))
+            return match(node.op, text, pattern, node.span)
         except NeverTextError as error:
             return self._never(error, False)
 

@@ -65,6 +65,8 @@ def call(checker: "ExpressionChecker", node: tree.Call) -> Value:
     if name == "sizeof" and isinstance(node.arguments[0], tree.String):
         written = node.arguments[0]
         return _size(checker.named_type(written.value, written.span), node.span)
+    if name == "offsetof":  # of whose member the name is no value
+        return _offsetof(checker, node)
     arguments = tuple(checker.check(one) for one in node.arguments)
     return HANDLERS[name](Arguments(name, arguments, node.span, checker))
 
@@ -252,11 +254,52 @@ def _ksym(call: Arguments) -> Value:
 
 
 def _sizeof(call: Arguments) -> Value:
-    return _size(call.values[0].type, call.span)
+    value = call.values[0]
+    return _size(call.checker.text(value).type, call.span)
+
+
+def _offsetof(checker: "ExpressionChecker", node: tree.Call) -> Value:
+    """Where a member lies in its structure, or in that of a value."""
+    of, member = node.arguments
+    if not isinstance(member, tree.String):
+        raise TextError(member.span, "the member is a text", 'write offsetof("struct x", "a.b")')
+    if isinstance(of, tree.String):
+        struct = checker.named_type(of.value, of.span)
+    else:
+        struct = checker.check(of).type
+        struct = struct.target if isinstance(struct, t.Pointer) else struct
+    bits = 0
+    for name in member.value.split("."):
+        found = checker.types.member(struct, name) if isinstance(struct, t.Struct) else None
+        if found is None:
+            cure = did_you_mean(name, checker.types.members(struct)) if isinstance(struct, t.Struct) else ""
+            raise TextError(member.span, f"{t.article(struct)} has no member {name}", cure)
+        bits += found.offset_bits
+        struct = found.type
+    return c.Const(bits // 8, t.S64, node.span)
+
+
+def _laid_out(type_: Type) -> int:
+    """Bytes of a value: of a tuple as C lays out a structure of its parts, of a text those with its NUL."""
+    if isinstance(type_, t.Tuple):
+        at, widest = 0, 1
+        for one in type_.items:
+            step = _alignment(one)
+            at, widest = -(-at // step) * step + _laid_out(one), max(widest, step)
+        return -(-at // widest) * widest
+    if isinstance(type_, t.Text):
+        return type_.limit + 1
+    return t.size_of(type_)
+
+
+def _alignment(type_: Type) -> int:
+    if isinstance(type_, t.Tuple):
+        return max(map(_alignment, type_.items), default=1)
+    return min(t.size_of(type_), 8) or 1 if isinstance(type_, t.SCALARS) else 1
 
 
 def _size(type_: Type, span: Span) -> Value:
-    size = t.size_of(type_)
+    size = _laid_out(type_)
     if not size:
         raise TextError(span, f"{t.describe(type_)} has no fixed size")
     return c.Const(size, t.S64, span)

@@ -64,6 +64,10 @@ class Inferred:
         self._learn(tuple(joined), self.value, span)
         return self.known(span), cut
 
+    def steps(self, value: Value) -> bool:
+        """Whether it holds addresses, to which a number is added."""
+        return isinstance(self.value, t.Pointer) and isinstance(value.type, t.INTEGRAL)
+
     def known(self, span: Span) -> c.Map:
         """The map as it is known. Raises `TextError` where nothing is ever put into it."""
         if self.key is None:

@@ -84,7 +84,7 @@ class KernelTypes:
         try:
             parsed = parse_type(btf, text)
         except BtfLookupError as error:
-            if not error.cure.startswith("write "):
+            if not error.cure.startswith(("write struct ", "write union ", "write enum ")):
                 raise
             parsed = parse_type(btf, f"{error.cure.removeprefix('write ')} {'*' * text.count('*')}")
         # Stars that stand behind `__user` are addresses in user space.

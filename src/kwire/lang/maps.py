@@ -110,7 +110,7 @@ def statement(
     given = None
     if not isinstance(node, tree.DeleteElement) and node.value is not None:
         given = checker.check(node.value)
-        if isinstance(owner, Inferred):
+        if isinstance(owner, Inferred) and not (isinstance(node, tree.Aggregate) and owner.steps(given)):
             owner.give(values.scalar(given) if isinstance(node, tree.Aggregate) else given)
     map, key = _place(checker, node.target)
     if isinstance(node, tree.Aggregate):
@@ -146,6 +146,9 @@ def _aggregate(node: tree.Aggregate, given: Value | None, map: c.Map, key: c.Key
     value = values.integer(given)
     if not isinstance(map.value, t.SCALARS):
         raise TextError(span, f"a value of {map.name} is {t.article(map.value)}, to which nothing is added")
+    if isinstance(map.value, t.Pointer):  # so many of what it points to
+        stride = c.Const(t.size_of(map.value.target) or 1, t.S64, span)
+        value = c.Binary("mul", value, stride, t.S64, span)
     if map.kind in PLAIN and t.size_of(map.value) < 8:
         sum_ = c.Binary("add", c.MapGet(map, key, map.number, span), value, t.S64, span)
         return c.MapSet(map, key, (values.convert(sum_, map.number, span),), span)
@@ -163,6 +166,7 @@ def _how(map: c.Map) -> str:
 def _place(checker: "ExpressionChecker", node: tree.Element) -> tuple[c.Map, c.Key]:
     given: list[Value] = [part for one in node.key for _, part in values.parts("", checker.check(one))]
     if isinstance(node.map.owner, Inferred):
+        given = [checker.text(one) for one in given]
         map, given = node.map.owner.place(given, node.span)
     else:
         map = declared(checker, node.map, node.span)

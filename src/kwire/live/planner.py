@@ -199,8 +199,11 @@ class Planner:
         self._add(point, lambda site: probe.program(site, self._types))
 
     def look(self, probe: Scripted, point: AttachPoint) -> None:
-        """Check a probe of a script at the first target of one of its places, and forget it. KwireError."""
-        for target in self._targets(point)[:1]:
+        """Check a probe of a script at some targets of one of its places, and forget it: at the first, and at
+        that with the longest name, which `probe` is as a text. KwireError.
+        """
+        targets = self._targets(point)
+        for target in dict.fromkeys([*targets[:1], *sorted(targets, key=len)[-1:]]):
             probe.program(self._site(target, point.offset, listed=True), self._types)
 
     def _add_spec(self, parsed: ProbeSpec) -> None:

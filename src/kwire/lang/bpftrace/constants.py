@@ -23,7 +23,7 @@ def kept(low: "Lowering", node: s.Expr) -> tree.Expr:
 def text_constant(low: "Lowering", node: s.Expr) -> str | None:
     """The text that an expression is, where that is known; None where it is not."""
     if isinstance(node, s.Str):
-        return node.value
+        return node.value.partition("\0")[0]
     if isinstance(node, s.Name) and node.id == "probe":
         return low.full_name
     if isinstance(node, s.Name) and node.id == "probetype":
@@ -46,6 +46,8 @@ def argument(low: "Lowering", node: s.Positional) -> str:
 
 def constant(low: "Lowering", node: s.Expr) -> int | None:
     """The number that an expression is, where that is known."""
+    if isinstance(node, s.Name) and node.id in low.enums:
+        return low.enums[node.id]
     made = low.expression(node)
     return made.value if isinstance(made, tree.Number) else None
 

@@ -16,7 +16,7 @@ from kwire.lang.bpftrace.constants import argument, kept, number
 from kwire.lang.bpftrace.functions import FUNCTIONS
 from kwire.lang.bpftrace.macros import expand
 from kwire.lang.bpftrace.maps import AGGREGATES, element
-from kwire.lang.bpftrace.types import INTEGERS
+from kwire.lang.bpftrace.types import plain
 from kwire.lang.errors import TextError, did_you_mean
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _bool(low: "Lowering", node: s.Bool) -> tree.Expr:
 
 
 def _str(low: "Lowering", node: s.Str) -> tree.Expr:
-    return tree.String(node.value, node.span)
+    return tree.String(node.value.partition("\0")[0], node.span)
 
 
 def _var(low: "Lowering", node: s.Var) -> tree.Expr:
@@ -117,7 +117,7 @@ def _name(low: "Lowering", node: s.Name) -> tree.Expr:
     if substitute is not None:
         return substitute
     if name in low.enums:
-        return tree.Number(low.enums[name], span)
+        return tree.Name(name, span)
     if name in low.macros:
         return _call(low, s.Call(name, (), span, span))
     bare = name.removeprefix(OWN)
@@ -156,9 +156,7 @@ def type_name(low: "Lowering", node: s.Type) -> str:
     """A type as the checker knows it."""
     if node.value is not None:
         raise unready("typeof", node.span)
-    word, blank, rest = node.name.partition(" ")
-    base, bracket, length = word.partition("[")
-    return INTEGERS.get(base, base) + bracket + length + blank + rest
+    return plain(node.name)
 
 
 def _cast(low: "Lowering", node: s.Cast) -> tree.Expr:
@@ -166,6 +164,8 @@ def _cast(low: "Lowering", node: s.Cast) -> tree.Expr:
 
 
 def _sizeof(low: "Lowering", node: s.Sizeof) -> tree.Expr:
+    if isinstance(node.of, s.Str):  # a text here is the name of a type in the tree
+        return tree.Number(len(node.of.value.encode("utf-8", "surrogateescape")) + 1, node.span)
     of: tree.Expr = (
         tree.String(type_name(low, node.of), node.of.span)
         if isinstance(node.of, s.Type)
@@ -175,7 +175,13 @@ def _sizeof(low: "Lowering", node: s.Sizeof) -> tree.Expr:
 
 
 def _offsetof(low: "Lowering", node: s.Offsetof) -> tree.Expr:
-    raise unready("offsetof", node.span)
+    of: tree.Expr = (
+        tree.String(type_name(low, node.of), node.of.span)
+        if isinstance(node.of, s.Type)
+        else low.expression(node.of)
+    )
+    member = tree.String(".".join(node.members), node.span)
+    return tree.Call("offsetof", (of, member), (), node.span, node.span)
 
 
 def _typeinfo(low: "Lowering", node: s.Typeinfo) -> tree.Expr:
@@ -252,33 +258,44 @@ def _record(low: "Lowering", node: s.Record) -> tree.Expr:
 
 def _block(low: "Lowering", node: s.Block) -> tree.Expr:
     """A block as a value: what it does is done before."""
-    if node.value is None:
+    body, value = node.body, node.value
+    last = body[-1] if body else None
+    if value is None and isinstance(last, s.Do) and isinstance(last.value, s.If):
+        body, value = body[:-1], last.value  # a choice ends without ;
+    if value is None:
         raise TextError(node.span, "this block has no value", "end it with an expression without ;")
     low.hoist(node.span)
     low.scopes.append({})
     try:
-        for one in node.body:
+        for one in body:
             before, low.pending = low.pending, []
             made = low.statement(one)
             before += low.pending
             before += made
             low.pending = before
-        return low.expression(node.value)
+        return kept(low, value)
     finally:
         low.scopes.pop()
 
 
 def _if(low: "Lowering", node: s.If) -> tree.Expr:
     """A choice as a value."""
-    then, otherwise = node.then, node.otherwise
-    if otherwise is None or then.body or then.value is None:
-        raise unready("a choice with statements as a value", node.span)
-    other: s.Expr = otherwise
-    if isinstance(otherwise, s.Block):
-        if otherwise.body or otherwise.value is None:
-            raise unready("a choice with statements as a value", node.span)
-        other = otherwise.value
-    return _ternary(low, s.Ternary(node.test, then.value, other, node.span))
+    if node.otherwise is None:
+        raise TextError(node.span, "this choice has no value where the condition does not hold", "write else")
+    low.hoist(node.span)
+    test = condition(low, node.test)
+    name = low.declare("")
+    arms = []
+    for arm in (node.then, node.otherwise):
+        before, low.pending = low.pending, []
+        try:
+            value = kept(low, arm)
+            low.pending.append(tree.Assign(name, value, arm.span, arm.span))
+            arms.append(tuple(low.pending))
+        finally:
+            low.pending = before
+    low.pending.append(tree.If(test, arms[0], arms[1], node.span))
+    return tree.Name(name, node.span)
 
 
 def _call(low: "Lowering", node: s.Call) -> tree.Expr:

@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from kwire.hints import Final
 from kwire.lang import check, tree
 from kwire.lang import checked as c
+from kwire.lang.bpftrace import owntypes
 from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace.lower import Lowering, Surroundings
 from kwire.lang.bpftrace.maps import declared_maps
 from kwire.lang.bpftrace.options import with_options
 from kwire.lang.bpftrace.output import printed
+from kwire.lang.bpftrace.owntypes import OwnTypes
 from kwire.lang.bpftrace.points import attach_point
 from kwire.lang.bpftrace.settings import settings
 from kwire.lang.bpftrace.specialize import without_map_parameters
@@ -80,6 +82,8 @@ class ScriptProbe:
             if lowering.faults:
                 raise LanguageError(source, lowering.faults)
             span = self.probe.span
+            if self._script.structs or self._script.enums:
+                types = OwnTypes(types, self._script)
             made = tree.Probe(self._name, (), (), body, source, span)
             tuples: check.Tuples = {}
             program = check.check(made, site, types, dialect=check.C, tuples=tuples)
@@ -98,7 +102,7 @@ def probes(script: s.Script, surroundings: Surroundings) -> list[ScriptProbe]:
             Diagnostic(one.span, "functions are not supported yet", "write a macro")
             for one in script.functions
         ),
-        *_unready_types(script),
+        *owntypes.faults(script),
     ]
     script = with_options(script, surroundings.options, faults)
     names: dict[str, s.Macro] = {}
@@ -126,11 +130,6 @@ def probes(script: s.Script, surroundings: Surroundings) -> list[ScriptProbe]:
     if faults:
         raise LanguageError(script.source, faults)
     return found
-
-
-def _unready_types(script: s.Script) -> list[Diagnostic]:
-    cure = "the kernel's own types need no definition"
-    return [Diagnostic(one.span, "types of one's own are not supported yet", cure) for one in script.structs]
 
 
 def _text(source: Source, probe: s.Probe) -> str:

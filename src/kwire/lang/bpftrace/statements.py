@@ -10,6 +10,7 @@ from kwire.lang.bpftrace.calls import known, unready
 from kwire.lang.bpftrace.constants import constant, kept
 from kwire.lang.bpftrace.expressions import condition, type_name
 from kwire.lang.bpftrace.macros import expand
+from kwire.lang.check import MAX_TURNS
 from kwire.lang.errors import TextError
 from kwire.lang.tree import Span
 
@@ -17,13 +18,6 @@ if TYPE_CHECKING:
     from kwire.lang.bpftrace.lower import Lowering
 
 UNROLLED_MOST: Final = 100
-
-
-TURNS: Final = 1 << 20
-
-
-NESTED_TURNS: Final = 1 << 10
-"""How often a `while` runs at most, and one inside of another loop."""
 
 
 def statement(low: "Lowering", node: s.Stmt) -> list[tree.Stmt]:
@@ -48,7 +42,7 @@ def statement(low: "Lowering", node: s.Stmt) -> list[tree.Stmt]:
         case s.Unroll():
             return unroll(low, node)
         case s.Discard(value=value):
-            return perform(low, value, node.span) if isinstance(value, s.Call) else []
+            return perform(low, value, node.span) if isinstance(value, s.Call | s.Block | s.If) else []
         case s.While():
             return while_(low, node)
         case s.ForMap():
@@ -142,7 +136,7 @@ def for_map(low: "Lowering", node: s.ForMap) -> list[tree.Stmt]:
 def while_(low: "Lowering", node: s.While) -> list[tree.Stmt]:
     """A loop as long as a condition holds, at most so often."""
     span = node.test.span
-    most = tree.Number(NESTED_TURNS if low.loops else TURNS, span)
+    most = tree.Number(MAX_TURNS, span)
     said = tree.Call("turns", (most,), (), span, span)
     before, low.hoisting = low.hoisting, False
     test = condition(low, node.test)

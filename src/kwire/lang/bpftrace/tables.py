@@ -201,8 +201,6 @@ FUNCTIONS: Final = (
                 "kfunc_exist",
                 "kfunc_allowed",
                 "username",
-                "sizeof",
-                "offsetof",
                 "usdt_arg",
             ),
             *("tseries", "is_unsigned"),

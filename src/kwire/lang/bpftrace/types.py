@@ -43,6 +43,15 @@ OTHERS: Final = frozenset(
 """Other words that begin a type."""
 
 
+def plain(name: str) -> str:
+    """A type's name as the checker knows it: "uint8 *" is "u8 *"."""
+    word, blank, rest = name.partition(" ")
+    base, bracket, length = word.partition("[")
+    stars = base[len(base.rstrip("*")) :]
+    base = base.rstrip("*")
+    return INTEGERS.get(base, base) + stars + bracket + length + blank + rest
+
+
 def is_type(word: str) -> bool:
     """Whether a word begins a type whatever the kernel's types are."""
     return word in INTEGERS or word in OTHERS
