@@ -16,7 +16,8 @@ from kwire.capture.reader import Mixed, Section
 from kwire.wire.frames import Frames
 from kwire.wire.schema import Schema
 
-ENTRY: Final = 512  # bytes that one Frames costs beside its frames, about
+ENTRY: Final = 512  # bytes that one Frames costs beside its frames, about …
+EACH: Final = 12 + 17  # … and each frame: its place, its owner, and its head once somebody has read it
 FREE: Final = 1 << 30  # bytes that stay free on the disk
 LOOKED: Final = 64 << 20  # bytes after which that is looked at again
 FOLDER: Final = "/var/tmp"  # a disk, where /tmp may be memory; nothing there has a name
@@ -55,7 +56,7 @@ class Spill:
                 return True
         else:
             self._given.update(map(id, what.sections if isinstance(what, Mixed) else [section]))
-            size = len(what.view) + 12 * len(what) + ENTRY
+            size = len(what.view) + EACH * len(what) + ENTRY
             try:
                 if self._file is None and size <= self._room:
                     self._room -= size
