@@ -220,7 +220,7 @@ static inline void put_id(uint8_t *frame, uint32_t id)
 }
 
 /*
- * New probe numbers, in place: the id of each EVENT, SCHEMA and LOST among the frames becomes table[id]; a
+ * New probe numbers, in place: the id of each EVENT, SCHEMA, LOST and TABLE among the frames becomes table[id]; a
  * checksum is brought up to date. Other types stay as they are. Stops at a frame that is not whole or of
  * another version, or whose id has no entry: is beyond the table, or has 0 there (0 itself stays 0). Returns
  * how many frames were taken.
@@ -238,7 +238,7 @@ uint64_t kw_frame_renumber(uint8_t *data, uint64_t size, const uint64_t *offsets
 		uint32_t type = frame_type(frame), id = frame_id(frame);
 		if (frame_version(frame) != FRAME_VERSION)
 			break;
-		if ((type != TYPE_EVENT && type != TYPE_SCHEMA && type != TYPE_LOST) || !id)
+		if ((type != TYPE_EVENT && type != TYPE_SCHEMA && type != TYPE_LOST && type != TYPE_TABLE) || !id)
 			continue;
 		uint32_t new = id < ids ? (uint32_t)table[id] : 0;
 		if (!new)

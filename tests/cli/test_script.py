@@ -45,7 +45,7 @@ def test_a_script_prints_and_show_prints_the_same(touched: Path, tmp_path: Path)
     assert run.stdout.endswith("\n\n\n")
     shown = kwire("show", str(capture))
     assert shown.returncode == 0, shown.stderr
-    assert shown.stdout == run.stdout.removesuffix("\n\n")
+    assert shown.stdout == run.stdout
     events = [json.loads(line) for line in kwire("show", "--json", str(capture)).stdout.splitlines()]
     assert events[-1]["fields"] == {"filename": str(touched)}
     assert kwire("verify", str(capture)).returncode == 0

@@ -104,7 +104,7 @@ def test_the_time_is_that_of_the_event(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_json_is_an_object_a_line() -> None:
     schema = Schema(1, "kprobe:f", "kprobe", "f", (), 16, prints="printf", format='a "b"\n')
-    assert PrintedJson().event(schema)(0, ()) == '{"type": "printf", "data": "a \\"b\\"\\n"}'
+    assert PrintedJson().event(schema)(0, ()) == '{"type": "printf", "data": "a \\"b\\"\\n"}\n'
 
 
 def test_which_captures_are_printed() -> None:

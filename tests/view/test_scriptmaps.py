@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from kwire.view.scriptmaps import as_json, divided, lines
+from kwire.view.scriptmaps import as_json, lines
+from kwire.wire.tables import divided
 
 WIDE = "@" * 52
 

@@ -19,9 +19,10 @@ from kwire.wire.frames import Frames
 from kwire.wire.hextext import parse
 from kwire.wire.keyed import NEEDED, Key
 from kwire.wire.messages import CAUSES, PAYLOAD, Cause, Lost
-from kwire.wire.schema import MAX_FIELD_BYTES, MAX_FIELDS, Clock, Schema
+from kwire.wire.schema import MAP_VALUES, MAX_FIELD_BYTES, MAX_FIELDS, Clock, MapShape, Schema
 from kwire.wire.session import Delivered, Role, Session
 from kwire.wire.settings import LIMITS, Settings
+from kwire.wire.tables import KEYS, SHOWN
 from kwire.wire.transitions import TABLE, Action, Input, State
 
 TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
@@ -93,6 +94,19 @@ def test_keys_of_a_schema() -> None:
     assert f"at most {MAX_FIELDS}" in TEXT
     assert f"at most {MAX_FIELD_BYTES} bytes" in TEXT
     assert f"at most {MAX_EVENT} bytes" in TEXT
+
+
+def test_tables_of_maps() -> None:
+    said = {row[0]: row[1:] for row in table("key", "type", "", "meaning", holding="rows")}
+    assert said == {
+        name: [key.kind.words, "required" if key.default is NEEDED else "", key.meaning]
+        for name, key in KEYS.items()
+    }
+    assert dict(table("shown", "when and where", holding="end")) == SHOWN
+    kinds = table("kind", "value in a TABLE", "fields", holding="lhist")
+    assert {row[0]: tuple(row[2].replace("`", "").split(", ")) for row in kinds} == MAP_VALUES
+    rows = [row[0] for row in table("key", "type", "", "meaning", holding="bounds")]
+    assert tuple(rows) == MapShape._fields
 
 
 def test_the_layout_of_lost() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple, TypeAlias
 
 from kwire.capture import walk
+from kwire.capture.frame_counts import count_frames
 from kwire.wire.frame import FrameError
 from kwire.wire.frames import Frames
 from kwire.wire.messages import CPU_UNKNOWN, PAYLOAD, Cause, Lost, losses_in
@@ -55,9 +56,10 @@ def of(payload: bytes, probes: int) -> Manifest:
 
 
 def count(payload: bytes, table: "array[int]") -> list[Lost]:
-    """Add the events of a payload to a table of `count_by_id`; give its losses. FrameError: no frames."""
+    """Add the events and tables of a payload to a table of `count_frames`; give its losses. FrameError: no
+    frames."""
     frames = Frames.walk(payload)
-    if walk.count_by_id(frames.data, frames.offsets, frames.count, table, False) == frames.count:
+    if count_frames(frames.data, frames.offsets, frames.count, table) == frames.count:
         return []
     return list(losses_in(frames))
 

@@ -1,8 +1,8 @@
 """What an agent sends of a trace, taken apart for sinks: descriptions first, then events and losses in order.
 
 Invariants: a payload is hostile until proven otherwise: what is not sound in it is counted in `problems` and
-left out, nothing raises; sinks get EVENT frames of described probes only, and losses where they stood; no
-Python runs for a single event of a payload that holds nothing else.
+left out, nothing raises; sinks get EVENT and TABLE frames of what is described, and losses where they stood;
+no Python runs for a single event of a payload that holds nothing else.
 """
 
 from array import array
@@ -13,11 +13,12 @@ from typing import Final
 from kwire.capture import walk
 from kwire.capture.writer import Totals, Writer
 from kwire.live.recorder import Sink
-from kwire.wire.frame import Frame, FrameError, Problem, Type
+from kwire.wire.frame import Frame, FrameError, Problem, Type, build
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
 from kwire.wire.payload import said, strict_runs
 from kwire.wire.schema import Schema, SchemaReader
+from kwire.wire.tables import MapTable, Part, TableReader, problem
 
 MOST_PROBES: Final = 1 << 16
 
@@ -26,13 +27,15 @@ class Received:
     """One trace's data. `start` is called with the schemas, once all are described, and gives the sinks."""
 
     __slots__ = (
+        "_counts",
         "_early",
         "_reader",
         "_sinks",
         "_start",
-        "_table",
+        "_tables",
         "causes",
         "events",
+        "left",
         "lost",
         "probes",
         "problems",
@@ -45,7 +48,10 @@ class Received:
         self._reader = SchemaReader()
         self._sinks: Sequence[Sink] | None = None
         self._early: list[Lost] = []  # losses that came before the descriptions
-        self._table = array("Q")
+        self._counts = array("Q")
+        self._tables = TableReader()
+        self.left: list[tuple[Schema, MapTable]] = []
+        """What maps held at the end."""
         self.probes = 0
         """How many there are; to be set before the first payload."""
         self.schemas: dict[int, Schema] = {}
@@ -97,9 +103,9 @@ class Received:
     def _all_events(self, frames: Frames, start: int, stop: int) -> bool:
         """Whether these frames are EVENTs, whole and of described probes."""
         some = memoryview(frames.offsets)[start:stop]
-        self._table[0] = 0  # of events of probe 0, which there is none of
-        counted = walk.count_by_id(frames.data, some, stop - start, self._table, False)
-        return counted - self._table[0] == stop - start
+        self._counts[0] = 0  # of events of probe 0, which there is none of
+        counted = walk.count_by_id(frames.data, some, stop - start, self._counts, False)
+        return counted - self._counts[0] == stop - start
 
     def _refuse(self, problems: list[Problem], at: int) -> None:
         self.problems += 1
@@ -115,10 +121,22 @@ class Received:
             self._describe(what)
         elif isinstance(what, Lost) and what.probe <= self.probes:
             self._lose(what)
+        elif isinstance(what, Part) and self._sinks is not None and frame.header.id in self.schemas:
+            self._table(frame)
         elif isinstance(what, dict):
             self.produced = {**(self.produced or {}), **self._known(what)}
         elif frame.header.type != Type.SCHEMA:
             self.problems += 1
+
+    def _table(self, frame: Frame) -> None:
+        """Pass on a part of what a map held, and keep what maps held at the end."""
+        held = self._tables.add(frame)
+        schema = self.schemas[frame.header.id]
+        if held is not None and held.shown == "end" and not problem(schema, held.rows):
+            self.left.append((schema, held))
+        tables = Frames.walk(build(Type.TABLE, frame.header.id, frame.payload))
+        for sink in self._sinks or ():
+            sink.write(tables)
 
     def _describe(self, schema: Schema) -> None:
         if not 0 < schema.id <= self.probes:
@@ -129,7 +147,7 @@ class Received:
             return
         self.schemas[schema.id] = schema
         if len(self.schemas) == self.probes:
-            self._table = array("Q", bytes(8 * walk.COUNT_WORDS * (self.probes + 1)))
+            self._counts = array("Q", bytes(8 * walk.COUNT_WORDS * (self.probes + 1)))
             ordered = tuple(self.schemas[number] for number in range(1, self.probes + 1))
             self._sinks = self._start(ordered)
             if self._early:

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 from kwire.agent import manifest
 from kwire.agent.manifest import LOST_SIZE
 from kwire.capture import walk
+from kwire.capture.frame_counts import count_frames
 from kwire.wire.frame import Type
 from kwire.wire.frames import Frames
 from kwire.wire.messages import CPU_UNKNOWN, MERGE_GAP, Cause, Hole, Lost, totals_frames
@@ -155,10 +156,10 @@ class SourceSink:
             else:
                 self._full = True
                 break
-        walk.count_by_id(data, offsets, start, self._sent, False)
+        count_frames(data, offsets, start, self._sent)
         if start < count:
             rest = memoryview(offsets)[start:count]
-            refused = walk.count_by_id(data, rest, len(rest), self._refused, False)
+            refused = count_frames(data, rest, len(rest), self._refused)
             self._lose(Cause.SENDER_FULL, refused)
 
     def lost(self, losses: list[Lost]) -> None:

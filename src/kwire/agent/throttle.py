@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Callable
 
 from kwire.capture import walk
+from kwire.capture.frame_counts import count_frames
 from kwire.live.recorder import Sink
 from kwire.wire.frames import Frames
 from kwire.wire.messages import CPU_UNKNOWN, Cause, Lost
@@ -39,7 +40,7 @@ class Throttle:
         self._left -= allowed
         if allowed < wanted:
             rest = memoryview(frames.offsets)[allowed:wanted]
-            walk.count_by_id(frames.data, rest, len(rest), self._table, False)
+            count_frames(frames.data, rest, len(rest), self._table)
             frames = Frames(frames.data, frames.offsets, allowed)
         if allowed:
             self._sink.write(frames)

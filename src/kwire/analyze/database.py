@@ -187,7 +187,7 @@ class Database:
 
         def wanted(schema: Schema) -> bool:
             found = known.find(schema)
-            return found is not None and (table is None or found is table)
+            return found is not None and (schema.map is None if table is None else found is table)
 
         schema, fill = None if table is None else arrow.table_schema(table, local=True), arrow.Fill()
         with self._source.open() as capture:

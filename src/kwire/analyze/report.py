@@ -76,6 +76,10 @@ def lines(stats: Stats, style: Style) -> Iterator[str]:
     for (key, host), call in stats.calls.items():
         yield ""
         yield from _call(key, host, call, style, width)
+    if stats.maps:
+        yield ""
+        names = ", ".join(map(safe, stats.maps))
+        yield fit(f"maps: {names} ('kwire show' prints them, in 'kwire query' each is a table)", width)
     losses = list(stats.scan.losses.holes())
     if losses:
         yield ""

@@ -16,11 +16,12 @@ from kwire.capture.reader import Section, gathered, groups, sorted_groups
 from kwire.packets.open import NetworkCapture
 from kwire.wire.column_rows import event_values
 from kwire.wire.columns import Columns
-from kwire.wire.frame import Type
+from kwire.wire.frame import Frame, FrameError, Type
 from kwire.wire.frames import ID_AT, Frames
 from kwire.wire.heads import heads_of
-from kwire.wire.messages import Lost
+from kwire.wire.messages import TOTALS, Lost
 from kwire.wire.schema import EARLIEST, LATEST, Clock, Schema
+from kwire.wire.tables import TableReader, problem, records, time_of
 from kwire.wire.walk import frame_gather
 
 if TYPE_CHECKING:
@@ -162,11 +163,14 @@ class Scan:
 
     `chunks` were read and `decoded` of them looked into; `events` are given; `strangers` are of probes not
     described.
+    `maps`: whether rows of maps come as blocks, too.
     `events_held`, `bytes_held`: about how much a window holds. `watch` is given each chunk as it is read.
     """
 
     __slots__ = (
         "_asked",
+        "_maps",
+        "_readers",
         "_round",
         "capture",
         "chunks",
@@ -189,15 +193,18 @@ class Scan:
         *,
         events_held: int = EVENTS,
         bytes_held: int = BYTES,
+        maps: bool = True,
         watch: Callable[[NetworkCapture, Frames], None] | None = None,
     ) -> None:
         self.capture, self.watch = capture, watch
         self.selection = selection or Selection()
         self.progress = progress
         self.limits = (events_held, bytes_held)
+        self._maps = maps
         self.losses = Losses()
         self.chunks = self.decoded = self.events = self.read = 0
         self._round = object()
+        self._readers: dict[int, tuple[dict[int, Schema], TableReader]] = {}  # by the id of the schemas
         self._asked: tuple[dict[int, Schema], int, bool] = ({}, -1, False)  # see _all_wanted
         self.strangers = 0
 
@@ -267,6 +274,7 @@ class Scan:
         heads = _Heads(window)
         for at in heads.losses():
             self._lost(heads, at)
+        tables = heads.tables()  # their rows come as blocks; by_probe has only events
         for id, chosen in heads.by_probe():
             schema = self._described(window, id, len(heads.ids[chosen]))
             if schema is not None:
@@ -274,11 +282,47 @@ class Scan:
                 if block is not None:
                     yield from _parts(block)
 
+        if self._maps:
+            yield from self._rows_of(window, tables)
+
+    def _rows_of(self, window: Window, tables: list[Frame]) -> Iterator[Block]:
+        """The rows of what maps held, in blocks of a map each."""
+        import numpy as np
+
+        found: dict[int, list[tuple[Frames, dict[int, str]]]] = {}
+        for frame in tables:
+            schema = self._described(window, frame.header.id, 1)
+            if schema is None or schema.map is None:
+                continue
+            _, reader = self._readers.setdefault(id(window.schemas), (window.schemas, TableReader()))
+            try:
+                held = reader.add(frame)
+            except FrameError:
+                continue
+            if held is not None and not problem(schema, held.rows):
+                found.setdefault(schema.id, []).append((records(schema, held), dict(held.symbols)))
+        for number, parts in found.items():
+            schema = window.schemas[number]
+            frames = Frames.walk(b"".join(part.data for part, _ in parts))
+            if not len(frames):
+                continue
+            symbols = {address: name for _, names in parts for address, name in names.items()}
+            raw = np.array([schema.timestamp(frames.frame_bytes(at)) for at in range(len(frames))], np.uint64)
+            times = wall_times(schema, raw)
+            block = Block(schema._replace(symbols=symbols) if symbols else schema, frames, times, self._round)
+            mask = self.selection.mask(block.schema, frames, times)
+            if mask is not None:
+                block = block.some(mask)
+            if len(block.times):
+                self.events += len(block.times)
+                yield from _parts(block.some(np.argsort(block.times, kind="stable")))
+
     def _pick(self, window: Window) -> Picked:
         import numpy as np
 
         window.own()
         heads = _Heads(window)
+        heads.count_tables()
         data, every_offset = heads.frames.data, heads.offsets
         assert isinstance(data, bytearray)  # `own` has seen to it
         keep = np.zeros(len(every_offset), bool)
@@ -290,6 +334,8 @@ class Scan:
             if schema is None:
                 continue
             times[at] = heads.times(schema, at)
+            if schema.map is not None and self.selection.conditional:
+                continue  # a table is no event of which a condition could be true
             mask = self.selection.mask(schema, Frames(data, every_offset[at].data), times[at])
             keep[at if mask is None else at[mask]] = True
         before = np.cumsum(keep)
@@ -351,13 +397,39 @@ class _Heads:
         heads = heads_of(self.frames)
         self.offsets: Array = np.asarray(self.frames.offsets)[: len(self.frames)]
         self._types, self.ids, self.ends, self._raw = heads.types, heads.ids, heads.ends, heads.times
-        self._survey, self._same = heads.survey, heads.survey.same
+        self._same = heads.survey.same
+        self._survey: Survey | None = heads.survey
 
     def losses(self) -> list[int]:
         """The places of LOST frames."""
         import numpy as np
 
         places: list[int] = [] if self._same else np.flatnonzero(self._types == Type.LOST).tolist()
+        return places
+
+    def tables(self) -> list[Frame]:
+        """The TABLE frames of maps, in their order."""
+        return [self.frames.frame(at) for at in self._table_places()]
+
+    def count_tables(self) -> None:
+        """From here on TABLEs of maps count as events of these."""
+        places = self._table_places()
+        if not places:
+            return
+        self._types, self._raw, self._survey = self._types.copy(), self._raw.copy(), None
+        for at in places:
+            schema = self.window.schemas.get(int(self.ids[at]))
+            order: Any = schema.order if schema else sys.byteorder
+            time = time_of(self.frames.frame(at)).to_bytes(8, order)
+            self._raw[at] = int.from_bytes(time, sys.byteorder)
+            self._types[at] = Type.EVENT
+
+    def _table_places(self) -> list[int]:
+        import numpy as np
+
+        if self._same:
+            return []
+        places: list[int] = np.flatnonzero((self._types == Type.TABLE) & (self.ids != TOTALS)).tolist()
         return places
 
     def probes(self) -> "Iterator[tuple[int, Any]]":
@@ -392,11 +464,15 @@ class _Heads:
         raw = self._raw[chosen]
         if schema.order != sys.byteorder:
             return wall_times(schema, raw.byteswap())
+        if self._survey is None:  # they are not those that it was made of
+            return wall_times(schema, raw)
         return wall_times(schema, raw, (self._survey.first, self._survey.last))
 
     def ordered(self, schema: Schema) -> bool:
         """Whether the events are known to be in order of time."""
-        return self._same and self._survey.ordered and schema.order == sys.byteorder
+        return (
+            self._same and self._survey is not None and self._survey.ordered and schema.order == sys.byteorder
+        )
 
 
 def _parts(block: Block) -> Iterator[Block]:

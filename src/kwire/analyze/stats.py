@@ -266,6 +266,7 @@ class Stats:
         "first",
         "grid",
         "last",
+        "maps",
         "name",
         "scan",
         "tables",
@@ -286,7 +287,8 @@ class Stats:
         waiting, together = 0, None  # the last round
         alone = not capture_summary.read
         with source.open(once=alone) as capture:
-            self.scan = Scan(capture, selection, progress, watch=capture_summary.add if alone else None)
+            watch = capture_summary.add if alone else None
+            self.scan = Scan(capture, selection, progress, maps=False, watch=watch)
             for block in self.scan:
                 if waiting >= PAIRED and block.round is not together:  # both ends of what was read have come
                     waiting = 0
@@ -300,7 +302,10 @@ class Stats:
                 capture_summary.end(capture, source)
         self.first = max(capture_summary.begins, selection.first) if capture_summary.events else 0
         self.last = max(min(capture_summary.ends, selection.last), self.first)
-        known = Tables(seen.schema for seen in capture_summary.probes if selection.wants(seen.schema))
+        wanted = [seen.schema for seen in capture_summary.probes if selection.wants(seen.schema)]
+        known = Tables(schema for schema in wanted if schema.map is None)
+        self.maps = list(dict.fromkeys(schema.target for schema in wanted if schema.map is not None))
+        """The maps that were printed, or left at the end."""
         self.tables: list[TableStats] = []
         for seen in capture_summary.probes:
             table = known.find(seen.schema) if selection.wants(seen.schema) else None

@@ -1,4 +1,4 @@
-"""The EVENTs of one chunk of frames by probe: how many, and their first and last timestamps.
+"""The EVENTs of one chunk of frames by probe, and the TABLEs of maps: how many, from when to when.
 
 Invariants: the cost is that of the frames, never that of the numbers that probes may have: a chunk of one
 event is counted as quickly in a section of a hundred thousand probes as in a section of one; nothing is kept.
@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kwire.capture import walk
+from kwire.capture.frame_counts import count_frames, is_table
 from kwire.capture.pcapng import HOST
 from kwire.capture.reader import Capture, Mixed, Section, groups
 from kwire.wire.fields import EVENT_LEAST
 from kwire.wire.frame import Type
 from kwire.wire.frames import Frames
+from kwire.wire.messages import TOTALS
 from kwire.wire.schema import Schema
+from kwire.wire.tables import time_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +35,7 @@ Row = tuple[int, int, int]  # count, first and last timestamp
 class EventCounts(NamedTuple):
     """`known`: rows of probes that are described, by number; `strangers`: counts of those that are not.
 
-    `others`: places of the frames that are no EVENTs.
+    `others`: places of the frames that are neither EVENTs nor TABLEs of maps.
     """
 
     known: dict[int, Row]
@@ -119,6 +122,15 @@ class Sums:
         owners = frames.owners
         others: dict[int, list[int]] = {}  # by owner
         if not heads.survey.same:
+            tables = np.flatnonzero((types == Type.TABLE) & (ids != TOTALS)).tolist()
+            if tables:
+                types, raw = types.copy(), raw.copy()
+            for at in tables:
+                types[at] = Type.EVENT  # from here on it counts as one
+                raw[at] = time_of(frames.frame(at))
+                schema = frames.sections[0].schemas.get(int(ids[at]))
+                if schema is not None and schema.order != HOST:
+                    raw[at] = raw[at].byteswap()
             events = types == Type.EVENT
             for at in np.flatnonzero(~events).tolist():
                 others.setdefault(int(owners[at]), []).append(at)
@@ -187,7 +199,7 @@ def tally(frames: Frames, section: Section) -> EventCounts:
     counted = count
     for order in section.orders or (HOST,):
         table = array("Q", bytes(8 * walk.COUNT_WORDS * (greatest + 1)))
-        counted = walk.count_by_id(frames.data, frames.offsets, count, table, order != HOST)
+        counted = count_frames(frames.data, frames.offsets, count, table, order != HOST)
         for number, events in enumerate(table[:: walk.COUNT_WORDS]):
             if not events:
                 continue
@@ -204,7 +216,7 @@ def tally(frames: Frames, section: Section) -> EventCounts:
     for index in range(count):
         offset = offsets[index]
         kind, _, length, number = _head(view, offset)
-        if kind & 15 != Type.EVENT or length < EVENT_LEAST:
+        if not _counts(kind & 15, length, number):
             others.append(index)
         elif number > greatest:
             strangers[number] = strangers.get(number, 0) + 1
@@ -219,17 +231,25 @@ def _one_by_one(frames: Frames, section: Section) -> EventCounts:
     for index in range(len(frames)):
         offset = offsets[index]
         kind, _, length, number = _head(view, offset)
-        if kind & 15 != Type.EVENT or length < EVENT_LEAST:
+        if not _counts(kind & 15, length, number):
             others.append(index)
             continue
         schema = section.schemas.get(number)
         if schema is None:
             strangers[number] = strangers.get(number, 0) + 1
             continue
-        (time,) = (_little if schema.order == "little" else _big)(view, offset + 8)
+        if kind & 15 == Type.TABLE:
+            time = time_of(frames.frame(index))
+        else:
+            (time,) = (_little if schema.order == "little" else _big)(view, offset + 8)
         events, first, last = known.get(number, (0, time, time))
         known[number] = (events + 1, min(first, time), max(last, time))
     return EventCounts(known, strangers, others)
+
+
+def _counts(type: int, length: int, id: int) -> bool:
+    """Whether a frame is counted: an EVENT that has a timestamp, or a TABLE of a map."""
+    return length >= EVENT_LEAST if type == Type.EVENT else is_table(type, id)
 
 
 _head = struct.Struct(">BBHI").unpack_from

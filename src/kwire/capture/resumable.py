@@ -17,6 +17,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Mu
 from typing import Any, Final, TypeAlias
 
 from kwire.capture import identity, pcapng, walk
+from kwire.capture.frame_counts import count_frames
 from kwire.capture.output import CaptureError, FullError, GoneError, Output
 from kwire.capture.writer import BUFFER, FOLLOWED, LOST_BLOCK, STATISTICS_BLOCK, Totals, Writer, _File
 from kwire.wire.frame import Frame, FrameError
@@ -343,7 +344,7 @@ class ResumableWriter(Writer):
             self._hole(probe, CPU_UNKNOWN, cause, 0, 0, number)
 
     def _remains(self, name: str, path: str) -> tuple["array[int]", dict[int, int]]:
-        """What is still in the file that was cut: a table of `count_by_id`, and losses by probe."""
+        """What is still in the file that was cut: a table of `count_frames`, and losses by probe."""
         from kwire.capture.reader import Capture
 
         table = array("Q", bytes(8 * walk.COUNT_WORDS * (len(self.schemas) + 1)))
@@ -357,7 +358,7 @@ class ResumableWriter(Writer):
                     cut = os.path.relpath(path, os.path.dirname(os.path.abspath(str(self._base))))
                     if cut not in self._remainders:
                         self._remainders.append(cut)
-                    walk.count_by_id(frames.data, frames.offsets, frames.count, table, False)
+                    count_frames(frames.data, frames.offsets, frames.count, table)
                     for loss in losses_in(frames):
                         told[loss.probe] = told.get(loss.probe, 0) + loss.count
         except (CaptureError, FrameError, OSError):
@@ -450,6 +451,11 @@ class ResumableWriter(Writer):
 
     def _other(self, frames: Frames, index: int) -> None:
         self._stranger(frames.frame(index))
+
+    def keep(self, frame: bytes) -> None:
+        """Put a TABLE of a map described here."""
+        if self._used or self._begin():
+            super()._other(Frames.walk(frame), 0)
 
     def tell(self, loss: Lost) -> bool:
         """Put a loss that came here and count it among the `causes`; False where it claims what cannot be.

@@ -44,7 +44,8 @@ class Hole(NamedTuple):
 class Balance(NamedTuple):
     """What one section of a file says of a probe; `produced` is None where no statistics tell.
 
-    A row with several `probes` is what is missing of a program that they share; its `number` is 0.
+    A row with several `probes` is what is missing of a program that they share; its `number` is 0. Of a `map`
+    TABLE frames are counted instead of events.
     """
 
     probe: str
@@ -53,6 +54,7 @@ class Balance(NamedTuple):
     stored: int
     lost: int
     probes: tuple[str, ...] = ()
+    map: bool = False
 
     def balanced(self) -> "Balance":
         """The same where what is there is known to be all there was."""
@@ -81,12 +83,20 @@ class FileReport(NamedTuple):
     @property
     def totals(self) -> Totals:
         """The sums over all probes; what a probe without statistics produced is what is there."""
-        produced = sum(
-            balance.stored + balance.lost if balance.produced is None else balance.produced
-            for balance in self.balances
-        )
-        stored = sum(balance.stored for balance in self.balances)
-        return Totals(produced, stored, sum(balance.lost for balance in self.balances))
+        return _totals(one for one in self.balances if not one.map)
+
+    @property
+    def tables(self) -> Totals:
+        """The same of the TABLE frames of maps."""
+        return _totals(one for one in self.balances if one.map)
+
+
+def _totals(balances: Iterable[Balance]) -> Totals:
+    produced = stored = lost = 0
+    for one in balances:
+        produced += one.stored + one.lost if one.produced is None else one.produced
+        stored, lost = stored + one.stored, lost + one.lost
+    return Totals(produced, stored, lost)
 
 
 class _Count:
@@ -248,7 +258,8 @@ def _balances(count: _Count, problems: list[str], session: str, *, cut: bool) ->
         produced = told.get(StatisticsOption.RECEIVED) if told else None
         shared = count.shared[number]
         own = None if produced is None else produced - shared
-        balances.append(Balance(schema.probe, number, own, stored, lost - shared))
+        own_map = schema.map is not None
+        balances.append(Balance(schema.probe, number, own, stored, lost - shared, map=own_map))
         if shared:
             together = Balance(schema.probe, 0, shared, 0, shared, schema.concerned(Cause.MISSED_SHARED))
             balances.append(together)

@@ -1,10 +1,10 @@
 """Writing a capture: frames into a pcapng file as they come, each loss at its place, an ending that balances.
 
-A file is: section header · one interface a probe · each probe's SCHEMA as packets · EVENT and LOST frames as
-packets, verbatim · interface statistics. Invariants: at each moment `produced = stored + lost` for what the
-file holds; what cannot be written because the disk is full is counted, and its LOST frame (DISK_FULL) is
-written as soon as there is room, at the latest at the end, into a reserve kept for it; each file of a
-rotation stands alone. No Python runs for a single event: `walk.epb_pack` packs them into a buffer.
+A file is: section header · one interface a probe, or map · each one's SCHEMA as packets · EVENT, TABLE and
+LOST frames as packets, verbatim · interface statistics. Invariants: at each moment `produced = stored + lost`
+for what the file holds; what cannot be written because the disk is full is counted, and its LOST frame
+(DISK_FULL) is written as soon as there is room, at the latest at the end, into a reserve for it; each file of
+a rotation stands alone. No Python runs for a single event: `walk.epb_pack` packs them into a buffer.
 
 Rotated files are named `base-0001.pcapng`, `base-0002.pcapng` …; a comment in each section header,
 `kwire capture <id> file <n>`, tells which belong together, and the statistics tell whether another follows.
@@ -19,6 +19,7 @@ from collections.abc import Container, Iterable, Mapping, MutableSequence, Seque
 
 from kwire.capture import identity, pcapng, walk
 from kwire.capture.destination import descriptor
+from kwire.capture.frame_counts import count_frames, is_table
 from kwire.capture.output import CaptureError, FullError, Output
 from kwire.hints import Final
 from kwire.lazy import NamedTuple
@@ -26,6 +27,7 @@ from kwire.wire.frame import Type, read_lenient
 from kwire.wire.frames import Frames
 from kwire.wire.messages import CPU_UNKNOWN, U64_MAX, Cause, Hole, Lost, losses_in
 from kwire.wire.schema import Clock, Schema
+from kwire.wire.tables import time_of
 
 BUFFER: Final = 256 << 10  # bytes packed before they are written: fits a second-level cache
 BIGGEST: Final = 65535 + 3 + walk.EPB_OVERHEAD + 16  # bytes one frame can need
@@ -151,8 +153,9 @@ class Writer:
 
     @property
     def events(self) -> int:
-        """Events stored, those in the buffer included."""
-        return sum(self._earlier_stored) + sum(self._rows[walk.ROW_STORED :: walk.ROW_WORDS])
+        """Events stored, those in the buffer included; without the TABLE frames of maps."""
+        tables = sum(self._stored_of(schema.id) for schema in self.schemas if schema.map is not None)
+        return sum(self._earlier_stored) + sum(self._rows[walk.ROW_STORED :: walk.ROW_WORDS]) - tables
 
     @property
     def lost_events(self) -> int:
@@ -424,10 +427,12 @@ class Writer:
     # --- what is not a plain event
 
     def _other(self, frames: Frames, index: int) -> None:
-        """A frame that epb_pack does not take: LOST and SCHEMA of known probes."""
+        """A frame that epb_pack does not take: LOST, TABLE and SCHEMA of known probes and maps."""
         header = frames.header(index)
         if header.type == Type.LOST:
             self.lost([Lost.read(frames.frame(index))])
+        elif is_table(header.type, header.id) and header.id <= len(self.schemas):
+            self._table(frames, index)
         elif header.type == Type.SCHEMA and 1 <= header.id <= len(self.schemas):
             self._append(pcapng.packet(header.id - 1, time.time_ns(), frames.frame_bytes(index)))
         else:
@@ -435,6 +440,14 @@ class Writer:
             raise CaptureError(
                 "write frame", f"{kind} of id {header.id}", "it belongs to no probe of this capture"
             )
+
+    def _table(self, frames: Frames, index: int) -> None:
+        """A TABLE of a known map, counted like an event."""
+        frame = frames.frame(index)
+        row = (frame.header.id - 1) * walk.ROW_WORDS
+        moment = time_of(frame) + self._rows[row + walk.ROW_WALL] & U64_MAX
+        self._append(pcapng.packet(frame.header.id - 1, moment, frames.frame_bytes(index)))
+        self._rows[row + walk.ROW_STORED] += 1
 
     def _append(self, block: bytes) -> None:
         if self._size - self._used < len(block):
@@ -480,7 +493,7 @@ class Writer:
         counted = 0
         for swap in {bool(swap) for swap in self._rows[walk.ROW_SWAP :: walk.ROW_WORDS]}:
             table = array("Q", bytes(8 * walk.COUNT_WORDS * (len(self.schemas) + 1)))
-            counted = walk.count_by_id(frames.data, rest, len(rest), table, swap)
+            counted = count_frames(frames.data, rest, len(rest), table, swap)
             for number in range(1, len(self.schemas) + 1):
                 if self._rows[(number - 1) * walk.ROW_WORDS + walk.ROW_SWAP] == swap:
                     count, first, last = table[number * walk.COUNT_WORDS : (number + 1) * walk.COUNT_WORDS]
@@ -515,8 +528,11 @@ class Writer:
                 loss = Lost.read(frame)
                 self._lost[loss.probe if loss.probe <= len(self.schemas) else 0] -= loss.count
                 self._add(loss)
-            elif frame.header.type == Type.EVENT:
+            elif frame.header.type in (Type.EVENT, Type.TABLE):
                 self._rows[row + walk.ROW_STORED] -= 1
-                moment = self.schemas[interface].timestamp(buffer[at + walk.EPB_HEADER : at + total])
+                if frame.header.type == Type.TABLE:
+                    moment = time_of(frame)
+                else:
+                    moment = self.schemas[interface].timestamp(buffer[at + walk.EPB_HEADER : at + total])
                 self._hole(interface + 1, CPU_UNKNOWN, Cause.DISK_FULL, moment, moment, 1)
             at += total

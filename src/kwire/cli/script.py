@@ -56,8 +56,8 @@ STAGES = ("ast", "ir", "asm", "all")
 """What -d shows: how the script was read; what is compiled of it; the instructions, under their source lines.
 """
 
-KEPT = frozenset({"printf", "value", "join", "time"})
-"""What is printed of events alone; of the other ways to print something is done then."""
+DONE = frozenset({"cat", "system", "errorf", "warnf"})
+"""Ways to print at which something is done, and not only shown."""
 
 UNCHANGED = (
     ("-k", 0),
@@ -233,8 +233,6 @@ def _run(args: argparse.Namespace, script: Script, arguments: list[str]) -> int:
                     tell(line)
             if args.dry_run:
                 return OK
-            if args.write is not None and made.maps:
-                say("what maps hold at the end is printed, but not kept in the capture yet")
             return _record(args, script, made, running, processes)
 
 
@@ -246,6 +244,7 @@ def _record(
             "write capture to", args.write, "standard output is for what is printed", "name a file"
         )
     args.rotate, args.no_clobber, args.no_command_status = (0, 0.0), False, False
+    shown: list[Renderer] = []
     with _output(args) as stream:
 
         def sinks(schemas: tuple[Schema, ...]) -> list[Sink]:
@@ -260,35 +259,25 @@ def _record(
             if os.environ.get("__BPFTRACE_NOTIFY_PROBES_ATTACHED"):
                 stream.write("__BPFTRACE_NOTIFY_PROBES_ATTACHED\n")
             stream.flush()
-            act = maps = None
-            if running.plan.maps:
-                from kwire.live.scriptmaps import ScriptMaps
-
-                maps = ScriptMaps(running.plan.maps, running.tracer.maps, json=args.format == "json").act
-            if any(schema.prints not in KEPT for schema in schemas):
+            act = None
+            if any(schema.prints in DONE for schema in schemas):
                 from kwire.live.acts import Acts
 
-                act = Acts(maps, made.cat_most, warnings=not args.no_warnings).act
+                act = Acts(made.cat_most, warnings=not args.no_warnings).act
             json = args.format == "json"
             format = PrintedJson(act) if json else Printed(terminal=stream.isatty(), act=act)
-            return [Screen(Renderer(format), by_number, stream, keep=args.buffering == "full")]
+            shown.append(Renderer(format))
+            return [Screen(shown[0], by_number, stream, keep=args.buffering == "full")]
 
         summary = tracing.record(running, args, args.write, sinks, processes)
-        if args.format == "text":
-            stream.write("\n\n")
-        if made.maps:
-            from kwire.live.scriptmaps import all_printed
-
-            for line in all_printed(running.maps, made.maps, json=args.format == "json"):
-                stream.write(f"{line}\n")
-            stream.flush()
-            for held in running.maps:
-                if held.lost:
-                    updates = plural(held.lost, "update")
-                    name = held.map.name.removeprefix("@")
-                    declared = any(one.id == name for one in script.maps)
-                    cure = "declare it with more entries" if declared else "raise the setting max_map_keys"
-                    say(f"@{name}: {updates} found no room; {cure}")
+        stream.write(shown[0].format.left(shown[0].left))
+        stream.flush()
+        for schema, held in running.left:
+            if held.lost:
+                updates = plural(held.lost, "update")
+                declared = any(f"@{one.id}" == schema.target for one in script.maps)
+                cure = "declare it with more entries" if declared else "raise the setting max_map_keys"
+                say(f"{schema.target}: {updates} found no room; {cure}")
     if summary["lost"]:
         say(f"{plural(summary['lost'], 'event')} lost")
     return tracing.exit_status(summary, args)

@@ -184,6 +184,9 @@ def _events(args: argparse.Namespace, capture: NetworkCapture, selection: Select
             raise
         done = True
     out.flush()
+    if not done and args.head is None and args.tail is None and capture.ended:
+        sys.stdout.write(format.left(renderer.left))
+        sys.stdout.flush()
     seen.end(capture)
     status = notes(capture.name, seen, shown=True, stopped=done)
     for remark in remarks(capture):

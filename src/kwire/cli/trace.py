@@ -53,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
 
     def sinks(schemas: tuple[Schema, ...]) -> list[Sink]:
         by_number = {schema.id: schema for schema in schemas}
-        return [Screen(Renderer(_format(args, schemas)), by_number, sys.stdout)]
+        events = tuple(schema for schema in schemas if schema.map is None)
+        return [Screen(Renderer(_format(args, events)), by_number, sys.stdout)]
 
     if args.host is not None:
         from kwire.cli import remote

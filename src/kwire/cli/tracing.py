@@ -240,7 +240,7 @@ def report(summary: dict[str, Any]) -> None:
 
 def show_maps(summary: dict[str, Any], out: IO[str], as_json: bool = False) -> None:
     """Show what the maps of probes held at the end, and say where updates found no room."""
-    from kwire.view.maps import lines
+    from kwire.view.maps import titled
 
     for one in summary.get("maps", ()):
         if as_json:
@@ -248,8 +248,7 @@ def show_maps(summary: dict[str, Any], out: IO[str], as_json: bool = False) -> N
 
             print(json.dumps(one), file=out)
             continue
-        keys = f" by {', '.join(one['key'])}" if one["key"] else ""
-        print(f"\n{one['map']} ({one['kind']}{keys}):", *(lines(one) or ["(nothing)"]), sep="\n", file=out)
+        print("", *titled(one), sep="\n", file=out)
     for one in summary.get("maps", ()):
         if one["lost"]:
             updates = plural(one["lost"], "update")
@@ -397,7 +396,7 @@ def record(
     with contextlib.ExitStack() as stack:
         # Whatever can fail is tried before a file that is there is replaced, while Ctrl-C ends it at once.
         recorder.attach(processes)
-        schemas = recorder.plan.schemas
+        schemas = recorder.schemas
         say_skipped(recorder.plan)
         writer = open_writer(write, schemas, os.uname().nodename, os.uname().release, args)
         if writer:
@@ -417,13 +416,14 @@ def record(
         totals = writer.close(recorder.produced) if writer else {}
         progress.tell()
         status = None if stop.asked else recorder.command_status
-        summary = summarize(schemas, recorder, writer, recorder.produced, totals, recorder.seconds, status)
+        events, seconds = recorder.plan.schemas, recorder.seconds
+        summary = summarize(events, recorder, writer, recorder.produced, totals, seconds, status)
         if recorder.status is not None:
             summary["status"] = recorder.status
-        if recorder.maps:
-            from kwire.live.contents import described
+        if recorder.left:
+            from kwire.view.maps import described
 
-            summary["maps"] = [described(one) for one in recorder.maps]
+            summary["maps"] = [described(*one) for one in recorder.left]
         problem = next((one.problem for one in shown if one.problem), None)
         if problem is not None:
             if writer:

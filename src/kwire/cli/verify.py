@@ -73,6 +73,10 @@ def _lines(report: FileReport) -> list[str]:
     what = (
         f"{least}{plural(totals.produced, 'event')} produced, {totals.stored:,} stored, {totals.lost:,} lost"
     )
+    tables = report.tables
+    if tables.produced:
+        frames = plural(tables.produced, "frame")
+        what += f"; of maps {frames} produced, {tables.stored:,} stored, {tables.lost:,} lost"
     lines = [f"{safe(report.path)}: {verdict}: {what}"]
     if len(report.balances) > 1 or totals.lost:
         lines.append(f"  {'PRODUCED':>12} {'STORED':>12} {'LOST':>12}  PROBE")
@@ -112,6 +116,7 @@ def _object(
                 "file": report.path,
                 "complete": report.complete,
                 **totals._asdict(),
+                "tables": report.tables._asdict(),
                 "probes": [balance._asdict() for balance in report.balances],
                 "holes": [hole._asdict() for hole in report.holes],
                 "problems": report.problems,

@@ -24,11 +24,12 @@ from kwire.capture.writer import BUFFER, Totals
 from kwire.collector.checkpoint import Checkpoint, CheckpointError, Contents, NoCheckpointError
 from kwire.collector.stored_session import StoredSession
 from kwire.wire import cbor
-from kwire.wire.frame import Code, Frame, FrameError, Type
+from kwire.wire.frame import Code, Frame, FrameError, Type, build
 from kwire.wire.keyed import FLAG, MAP, TEXT, Key, read_payload
 from kwire.wire.messages import Cause, Lost
 from kwire.wire.payload import said, strict_runs
 from kwire.wire.schema import SchemaReader
+from kwire.wire.tables import Part
 from kwire.wire.walk import frame_renumber
 
 Payload: TypeAlias = bytes | bytearray | memoryview
@@ -551,9 +552,15 @@ class Store:
             stored_session.stray(int.from_bytes(frame.payload[:8], sys.byteorder))
         elif isinstance(what, dict):
             stored_session.totals(what)
+        elif isinstance(what, Part):
+            number = stored_session.numbers.get(id)
+            if number is None:
+                stored_session.refuse(Code.UNKNOWN_SCHEMA, id, "a SCHEMA before the first TABLE")
+            else:
+                self.writer.keep(build(Type.TABLE, number, frame.payload))
         elif not isinstance(what, Lost):
             kind = f"type {frame.header.type}"
-            stored_session.refuse(Code.BAD_PAYLOAD, kind, "EVENT, LOST, SCHEMA or totals")
+            stored_session.refuse(Code.BAD_PAYLOAD, kind, "EVENT, LOST, SCHEMA or TABLE")
         elif not self.writer.tell(what if id in stored_session.numbers else what._replace(probe=0)):
             stored_session.refuse(Code.BAD_PAYLOAD, f"{what.count} events lost", f"at most {MOST_LOST}")
 

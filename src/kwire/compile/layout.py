@@ -200,3 +200,45 @@ def wire_type(type_: types.Type, name: str) -> tuple[str, int, str]:
     if isinstance(element, types.Bool):
         return "bool", count, ""
     return "raw", 1, ""
+
+
+# ---- maps: what a row of one is as a record
+
+
+_ROWS: Mapping[str, tuple[types.Scalar | None, ...]] = {
+    "value": (None,),
+    "count total average": (types.U64, None, None),
+    "low high count": (types.S64, types.S64, types.U64),
+}
+"""The fields behind the key, and their types; None: the type of the map's values."""
+
+
+def map_schema(map: checked.Map, kind: str, *, id: int, prints: str, machine: str) -> wire.Schema:
+    """The schema of the rows of a map, which people know as a `kind`; `prints`: as in a schema.
+
+    Byte order and what only the running system knows are left as they are in schemas of events.
+    """
+    several = len(map.key) > 1
+    named = [
+        checked.Field(f"key{number}" if several else "key", type_, "of the map")
+        for number, type_ in enumerate(map.key, 1)
+    ]
+    names = wire.MAP_VALUES[kind]
+    rows = zip(names, _ROWS[" ".join(names)], strict=True)
+    named += [checked.Field(name, type_ or map.value) for name, type_ in rows]
+    named.append(checked.Field("table", types.U32, "which table of the map it is in"))
+    placed = layout(map.name, tuple(named))
+    enums: dict[str, Mapping[int, str]] = {}
+    shown = tuple(_shown(item, _field(item, enums), enums, machine) for item in placed.fields)
+    return wire.Schema(
+        id=id,
+        probe=f"map:{map.name}",
+        kind="map",
+        target=map.name,
+        fields=shown,
+        size=placed.size,
+        word=8,
+        enums=enums,
+        prints=prints,
+        map=wire.MapShape(kind, len(map.key), map.bounds if kind == "lhist" else ()),
+    )

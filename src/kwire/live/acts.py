@@ -1,5 +1,4 @@
-"""What a script asks to be done when what it printed is shown: files shown, commands run, errors told,
-whole maps.
+"""What a script asks to be done when what it printed is shown: files shown, commands run, errors told.
 
 These come as events, and are done in their order. Commands and files are this machine's at that moment,
 with the rights that tracing has left us; what they gave is part of what is printed, but not of a capture.
@@ -7,7 +6,6 @@ with the rights that tracing has left us; what they gave is part of what is prin
 
 import subprocess
 import sys
-from collections.abc import Callable
 
 from kwire.hints import Final
 
@@ -16,14 +14,11 @@ SECONDS: Final = 60.0
 
 
 class Acts:
-    """What is done in one run. `maps`: does what is asked of whole maps; `most`: bytes of a file that are
-    shown; `warnings`: whether they are told.
-    """
+    """What is done in one run. `most`: bytes of a file that are shown; `warnings`: whether they are told."""
 
-    __slots__ = ("_maps", "_most", "_warnings")
+    __slots__ = ("_most", "_warnings")
 
-    def __init__(self, maps: Callable[[str, str], str] | None, most: int, *, warnings: bool = True) -> None:
-        self._maps = maps
+    def __init__(self, most: int, *, warnings: bool = True) -> None:
         self._most = most
         self._warnings = warnings
 
@@ -39,7 +34,7 @@ class Acts:
                 sys.stderr.write(text)
                 sys.stderr.flush()
             return ""
-        return self._maps(what, text) if self._maps is not None else ""
+        return ""
 
     def _cat(self, path: str) -> str:
         try:

@@ -6,8 +6,8 @@ Invariants: what each CPU keeps is put together as the kind of the map says; num
 
 import struct
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 from kwire.compile.maps import PER_CPU, stride, words
 from kwire.errors import KwireError
@@ -16,6 +16,7 @@ from kwire.lang.checked import Map
 from kwire.lang.entries import Part, key_parts, key_size, value_parts, value_size
 from kwire.lazy import NamedTuple
 from kwire.wire.fields import text, text_bytes
+from kwire.wire.tables import Held, Row
 
 MASK = (1 << 64) - 1
 
@@ -253,23 +254,27 @@ def _magnitude(value: Value) -> float:
     return value if isinstance(value, int | float) else 0
 
 
-def described(held: Contents) -> dict[str, Any]:
-    """The contents as an object for JSON: `map`, `kind`, `key` (the types of its parts), `lost`, and
-    `entries` in order, each with the parts of its `key` and its `value`.
-    """
-    entries = [{"key": list(key), "value": _plain(value)} for key, value in in_order(held.entries)]
-    return {
-        "map": held.map.name,
-        "kind": held.map.kind,
-        "key": ["text" if isinstance(one, t.Text) else t.describe(one) for one in held.map.key],
-        "lost": held.lost,
-        "entries": entries,
-    }
+def rows_of(map: Map, raw: Raw) -> Iterator[Row]:
+    """What a map holds as the rows of a table; of one without keys none where it was never given anything."""
+    kept = map.replace(kind="stats") if map.kind == "avg" else map  # its sum, too
+    for key, values in raw.items():
+        value = value_of(kept, values)
+        made: Held
+        if isinstance(value, Total):
+            made = (value.number, value.total)
+        elif isinstance(value, Distribution):
+            made = tuple((one.low, one.high, one.number) for one in value)
+        else:
+            assert not isinstance(value, float)  # only averages are, which have a sum here
+            made = value
+        if key or not _nothing(map.kind, made):
+            yield Row(key_of(map, key), made)
 
 
-def _plain(value: Value) -> Any:
-    if isinstance(value, Total):
-        return {"number": value.number, "sum": value.total, "average": value.average}
-    if isinstance(value, Distribution):
-        return [one._asdict() for one in value]
-    return value
+def _nothing(kind: str, value: Held) -> bool:
+    """Whether a map without keys was never given anything."""
+    if value is None:
+        return True
+    if isinstance(value, tuple):
+        return not value or (kind in ("avg", "stats") and not value[0])
+    return not value if kind in ("count", "sum") else False

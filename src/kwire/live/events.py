@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kwire.arguments import checked
 from kwire.errors import KwireError
 from kwire.wire.fields import CUT, UNREAD
+from kwire.wire.frame import Type
 from kwire.wire.frames import Frames
 from kwire.wire.schema import EARLIEST, LATEST, Schema, Value
 
@@ -166,8 +167,10 @@ class Batch:
         self.losses: list[Any] = []
 
     def write(self, frames: Frames) -> None:
-        """Copy the span that holds the frames."""
+        """Copy the span that holds the frames; tables of maps are no events."""
         count = frames.count
+        if not count or frames.header(0).type == Type.TABLE:
+            return
         wrap = count  # where the ring's end lies among the frames: the offsets begin anew
         if frames.offsets[count - 1] < frames.offsets[0]:
             wrap = next(at for at in range(1, count) if frames.offsets[at] < frames.offsets[at - 1])

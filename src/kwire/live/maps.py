@@ -35,6 +35,7 @@ from kwire.lang.types import U64
 from kwire.live import contents
 from kwire.live.contents import MASK, Bucket, Contents, Distribution, Raw, Total, Value
 from kwire.live.plan import UnitMap
+from kwire.wire.tables import MapTable
 
 __all__ = [
     "Average",
@@ -97,11 +98,6 @@ def raw_of(map: checked.Map, maps: Mapping[str, KernelMap]) -> tuple[Raw, int]:
         each = ((key, found.lookup_cpus(key)) for key in keys)
         return {key: values for key, values in each if values is not None}, lost
     return {key: [value] for key, value in found.items()}, lost
-
-
-def read(map: checked.Map, maps: Mapping[str, KernelMap]) -> Contents:
-    """The contents of a map of a unit."""
-    return contents.contents(map, *raw_of(map, maps))
 
 
 class SharedMap:
@@ -276,9 +272,13 @@ class SharedMap:
         return f"<kwire {name} of {len(self)} keys>"
 
     def __str__(self) -> str:
-        from kwire.view.maps import lines
+        from kwire.compile.layout import map_schema
+        from kwire.view.maps import described, lines
 
-        return "\n".join(lines(contents.described(self._snapshot())))
+        map = self._map or NEVER
+        rows = tuple(contents.rows_of(map, self._now()[0]))
+        schema = map_schema(map, map.kind, id=1, prints="", machine="")
+        return "\n".join(lines(described(schema, MapTable(1, 0, rows))))
 
     def _snapshot(self) -> Contents:
         if self._map is None:

@@ -81,7 +81,8 @@ class Plan(NamedTuple):
     which the filter does not apply, and why; `task`: the running kernel's tasks, None where it has no BTF;
     `notes`: what people should know of how their probes were understood; `optional`: the numbers of probes
     that the trace can do without; `again`: the plan without some probes, told why (see `without`); `modules`:
-    the module of each probe on a module's function, by number; `maps`: those of the unit.
+    the module of each probe on a module's function, by number; `maps`: those of the unit;
+    `prints_maps`: whether what they hold at the end is printed.
     """
 
     groups: tuple[Group, ...]
@@ -94,6 +95,7 @@ class Plan(NamedTuple):
     again: Callable[[Mapping[int, str]], "Plan"] | None = None
     modules: Mapping[int, str] = {}
     maps: tuple[UnitMap, ...] = ()
+    prints_maps: bool = True
 
     def without(self, causes: Mapping[int, str]) -> "Plan":
         """The plan without the probes of these numbers, which the kernel did not take, and why."""

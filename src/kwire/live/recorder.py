@@ -64,7 +64,8 @@ def complete(schemas: tuple[Schema, ...]) -> tuple[Schema, ...]:
 
 
 if TYPE_CHECKING:
-    from kwire.live.contents import Contents
+    from kwire.live.tables import MapTables
+    from kwire.wire.tables import MapTable
 
 PAUSE = 0.004
 """Seconds between two rounds while events come: at 200 MB/s less than a megabyte waits in a ring."""
@@ -79,7 +80,7 @@ class Sink(Protocol):
     """What takes the events: a file, a screen, a program."""
 
     def write(self, frames: Frames) -> None:
-        """Take frames, valid during the call only."""
+        """Take frames, valid during the call only: EVENTs, or TABLEs of one map at one moment."""
 
     def lost(self, losses: list[Lost]) -> None:
         """Take losses; they stand after the events given before."""
@@ -108,6 +109,7 @@ class Recorder:
         "_sinks",
         "_started",
         "_stopped",
+        "_tables",
         "_tick",
         "_until",
         "_watch",
@@ -115,7 +117,6 @@ class Recorder:
         "cut",
         "events",
         "lost",
-        "maps",
         "over",
         "produced",
         "progress",
@@ -164,8 +165,7 @@ class Recorder:
         """Events by probe that belong to the recording: all but those beyond the last one asked for."""
         self.status: int | None = None
         """The status that a probe asked the trace to end with."""
-        self.maps: list[Contents] = []
-        """What the maps of the unit held at the end."""
+        self._tables: MapTables | None = None
 
     @classmethod
     def begin(
@@ -187,11 +187,25 @@ class Recorder:
         """What is traced; after `attach` without the optional probes that the kernel refused."""
         return self.tracer.plan
 
+    @property
+    def schemas(self) -> tuple[Schema, ...]:
+        """Those of the events, and then those of the maps; known after `attach`."""
+        return (*self.plan.schemas, *(self._tables.schemas if self._tables else ()))
+
+    @property
+    def left(self) -> "list[tuple[Schema, MapTable]]":
+        """What the maps of the unit held at the end."""
+        return self._tables.left if self._tables else []
+
     def attach(self, processes: Processes) -> None:
         """Let the probes fire, for these processes. Raises KwireError; then nothing is attached."""
         self._processes = processes
         self.tracer.follow(processes)
         self.tracer.attach()
+        if self.plan.maps:
+            from kwire.live.tables import MapTables
+
+            self._tables = MapTables(self.plan, self.tracer.maps)
 
     def start(self, sinks: Sequence[Sink]) -> None:
         """Let the command go; events are for `sinks` from now on. Raises CommandError."""
@@ -277,13 +291,14 @@ class Recorder:
         tracer.detach()
         self._round(tracer.settle())
         self._lose([*tracer.lost(), *missed])
-        if self.plan.maps:
-            from kwire.live.maps import read
-
-            self.maps = [read(one.map, tracer.maps) for one in self.plan.maps]
+        for tables in self._tables.end() if self._tables else ():
+            self._give(tables)
+        self._flush()
         self._stopped = time.monotonic()
         self.over, self.why, self.status = True, why, tracer.asked
         self.produced = {probe: count - self.cut.get(probe, 0) for probe, count in tracer.produced().items()}
+        if self._tables:
+            self.produced |= self._tables.produced
         if self._processes and self._processes.command:
             self._processes.command.ended()
 
@@ -334,9 +349,16 @@ class Recorder:
                 frames = self._limit(frames)
             if frames.count:
                 self.events += frames.count
-                for sink in self._sinks:
-                    sink.write(frames)
+                if self._tables is None:
+                    self._give(frames)
+                    continue
+                for some in self._tables.between(frames):
+                    self._give(some)
         self._flush()
+
+    def _give(self, frames: Frames) -> None:
+        for sink in self._sinks:
+            sink.write(frames)
 
     def _flush(self) -> None:
         for sink in self._sinks:

@@ -30,13 +30,12 @@ ROUNDS: Final = 8
 
 
 class Planned(NamedTuple):
-    """A script that is ready to run. `missing`: its probes that are left out, and why; `maps`: those that are
-    printed at the end; `cat_most`: bytes of a file that are shown.
+    """A script that is ready to run. `missing`: its probes that are left out, and why; `cat_most`: bytes of a
+    file that are shown.
     """
 
     plan: Plan
     missing: tuple[Diagnostic, ...] = ()
-    maps: tuple[Inferred, ...] = ()
     cat_most: int = 0
 
 
@@ -74,9 +73,9 @@ def plan_script(
                 missing.append(Diagnostic(point.span, f"{point}: {error.cause}", error.cure))
     if faults or (missing and (chosen["missing_probes"] == "error" or not added)):
         raise LanguageError(script.source, [*faults, *missing])
-    kept = maps if chosen["print_maps_on_exit"] else ()
+    plan = planner.plan()._replace(prints_maps=bool(chosen["print_maps_on_exit"]))
     told = tuple(missing) if chosen["missing_probes"] == "warn" else ()
-    return Planned(planner.plan(), told, kept, int(chosen["max_cat_bytes"]))
+    return Planned(plan, told, int(chosen["max_cat_bytes"]))
 
 
 def _address(name: str) -> int | None:

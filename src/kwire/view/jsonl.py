@@ -2,7 +2,8 @@
 
 `time_ns` (wall clock), `probe`, `cpu`, `pid` (numbers), `comm` (text; null where there is none), `fields`:
 all others by name, in the schema's order. `cut` names the fields whose values were cut at their limit, where
-any was. An event that cannot be decoded has `error` as well. LOST frames make no line, so that lines are
+any was. An event that cannot be decoded has `error` as well. A map that was printed, or left at the end, is
+an object with `map`, `kind`, `key`, `lost` and `entries`. LOST frames make no line, so that lines are
 events; who shows a capture says at its end what was lost.
 """
 
@@ -11,11 +12,13 @@ from json.encoder import encode_basestring_ascii as quote
 from operator import itemgetter
 from typing import Any, Final
 
+from kwire.view.maps import described
 from kwire.view.render import CONTEXT, Row, Values, context
 from kwire.view.values import json_converter
 from kwire.wire.fields import CUT, TYPES
 from kwire.wire.messages import Lost
 from kwire.wire.schema import Labels, Schema
+from kwire.wire.tables import MapTable
 
 WHOLE: Final = (str, bytes)
 """The classes of values of the tail that are all there; others say that they were cut, or not read."""
@@ -82,6 +85,18 @@ class JsonLines:
 
     def lost(self, time: int | None, schema: Schema | None, loss: Lost) -> None:
         """Nothing: lines are events."""
+
+    def table(self, time: int, schema: Schema, held: MapTable) -> str:
+        """An object with what the map held."""
+        from json import dumps
+
+        return dumps({"time_ns": time, **described(schema, held)})
+
+    def left(self, held: Sequence[tuple[Schema, MapTable]]) -> str:
+        """An object a map."""
+        from json import dumps
+
+        return "".join(f"{dumps(described(*one))}\n" for one in held)
 
     def lines(self, rows: Sequence[Row]) -> list[str]:
         """What was made of each."""

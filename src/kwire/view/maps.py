@@ -4,10 +4,14 @@ Invariants: texts are made safe for a terminal; the longest bar has `BAR` signs,
 empty is without a sign.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from kwire.view.text import safe
+from kwire.view.values import scalar_name
+from kwire.wire.fields import Field, ipv4_text
+from kwire.wire.schema import Labels, Schema
+from kwire.wire.tables import BUCKETS, TOTALS, MapTable, Row
 
 BAR: Final = 40
 MANY: Final = 100
@@ -15,6 +19,68 @@ MANY: Final = 100
 
 UNITS: Final = ("", "K", "M", "G", "T", "P", "E")
 DRAWN: Final = ("hist", "lhist")
+
+
+def described(schema: Schema, held: MapTable) -> dict[str, Any]:
+    """A map at one moment as an object for JSON: `map`, `kind`, `key` (the types of its parts), `lost`, and
+    `entries`, the greatest first, equal ones by their keys, each with the parts of its `key` and its `value`.
+    """
+    shape = schema.map
+    assert shape is not None  # the table is one of a map
+    kind = shape.kind
+    labels = Labels(schema._replace(symbols=held.symbols))
+    shows = [_shown(schema, field, labels) for field in schema.fields[: shape.keys]]
+
+    def rank(row: Row) -> tuple[float, list[tuple[str, Any]]]:
+        return -_magnitude(kind, row.value), [(type(part).__name__, part) for part in row.key]
+
+    entries = []
+    for key, value in sorted(held.rows, key=rank):
+        parts = [show(part) for show, part in zip(shows, key, strict=True)]
+        entries.append({"key": parts, "value": _plain(kind, value)})
+    return {
+        "map": schema.target,
+        "kind": kind,
+        "key": ["text" if field.type == "str" else field.type for field in schema.fields[: shape.keys]],
+        "lost": held.lost,
+        "entries": entries,
+    }
+
+
+def _shown(schema: Schema, field: Field, labels: Labels) -> Callable[[Any], Any]:
+    """How a part of a key is shown: by its name where it has one."""
+    if field.type == "ipv4":
+        order: Any = schema.order
+        return lambda value: ipv4_text((value & 0xFFFFFFFF).to_bytes(4, order))
+    if field.type == "ptr":
+        return hex
+    name = scalar_name(schema, field, labels)
+    return lambda value: (name(value) if name else "") or value
+
+
+def _magnitude(kind: str, value: Any) -> float:
+    """What values are sorted by."""
+    if kind in BUCKETS:
+        return float(sum(number for _, _, number in value))
+    if kind in TOTALS:
+        return float(value[0])
+    return value if isinstance(value, int) else 0
+
+
+def _plain(kind: str, value: Any) -> Any:
+    if kind in BUCKETS:
+        return [{"low": low, "high": high, "number": number} for low, high, number in value]
+    if kind in TOTALS:
+        number, total = value
+        average = total / number if number else 0.0
+        return average if kind == "avg" else {"number": number, "sum": total, "average": average}
+    return value
+
+
+def titled(held: Mapping[str, Any]) -> list[str]:
+    """The name of a described map, and its lines."""
+    keys = f" by {', '.join(held['key'])}" if held["key"] else ""
+    return [f"{safe(held['map'])} ({held['kind']}{keys}):", *(lines(held) or ["(nothing)"])]
 
 
 def lines(described: Mapping[str, Any]) -> list[str]:

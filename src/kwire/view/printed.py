@@ -18,6 +18,7 @@ from kwire.wire.fields import TIMES, TYPES, CutStr, Field, UnreadBytes, UnreadSt
 from kwire.wire.messages import Lost
 from kwire.wire.printf import BITS, FORMATTED, PRINTED, Conversion, split
 from kwire.wire.schema import Labels, Schema
+from kwire.wire.tables import MapTable
 
 if TYPE_CHECKING:
     import re
@@ -39,11 +40,12 @@ def are_printed(schemas: Iterable[Schema]) -> bool:
 
 
 class Printed:
-    """The format; see `view.render.Format`. `terminal`: whether what is written is for one; `act`: what
-    prints, empties or zeroes a map while the script runs (of how, and the schema's format), else None.
+    """The format; see `view.render.Format`. `terminal`: whether what is written is for one; `act`: what reads
+    files, runs commands and tells errors while the script runs (of how, and what it is told), else None.
     """
 
     END: str = ""
+    _JSON: bool = False
     __slots__ = ("_act", "_terminal")
 
     def __init__(self, *, terminal: bool, act: Act | None = None) -> None:
@@ -68,10 +70,7 @@ class Printed:
             return lambda time, values: (
                 f"<{prints} of {safe(made(time, values))}: it is not kept in captures>\n"
             )
-        if act is not None:
-            return lambda time, values: act(prints, format)
-        told = f"<{prints} of {safe(format)}: what maps hold is not in captures yet>\n"
-        return lambda time, values: told if prints == "print" else ""
+        return lambda time, values: ""  # what is printed of a map is in the TABLE behind it
 
     def _formatted(self, schema: Schema) -> Callable[[int, Values], str]:
         """The function that puts values into the format."""
@@ -122,6 +121,17 @@ class Printed:
     def lost(self, time: int | None, schema: Schema | None, loss: Lost) -> None:
         """Nothing: who shows events says at the end what was lost."""
 
+    def table(self, time: int, schema: Schema, held: MapTable) -> str:
+        """The lines of a map."""
+        from kwire.view.scriptmaps import printed
+
+        return printed(schema, held, as_text, json=self._JSON, clean=safe if self._terminal else str)
+
+    def left(self, held: Sequence[tuple[Schema, MapTable]]) -> str:
+        """What stands at the end: of each map that is left, its lines."""
+        made = [self.table(0, schema, table) for schema, table in held]
+        return "".join(["" if self._JSON else "\n\n", *made])
+
     def lines(self, rows: Sequence[Row]) -> list[str]:
         """What was made of each."""
         return [line for _, line, _ in rows]
@@ -130,7 +140,7 @@ class Printed:
 class PrintedJson(Printed):
     """The same as JSON: an object with the text a line."""
 
-    END: str = "\n"
+    _JSON: bool = True
     __slots__ = ()
 
     def __init__(self, act: Act | None = None) -> None:
@@ -143,7 +153,7 @@ class PrintedJson(Printed):
         kind = schema.prints
         text = self._formatted(schema) if kind in ("errorf", "warnf") else super().event(schema)
         if kind == "value":
-            labels, template = Labels(schema), f'{{"type": "value", "data": {in_json(schema.format)}}}'
+            labels, template = Labels(schema), f'{{"type": "value", "data": {in_json(schema.format)}}}\n'
             shown = [as_json(schema, field, labels) for field in schema.fields]
             return lambda time, values: (
                 template % tuple([show(value) for show, value in zip(shown, values, strict=True)])
@@ -151,7 +161,7 @@ class PrintedJson(Printed):
         if kind not in TEXTS:
             return text
         kind = "syscall" if kind == "system" else kind
-        return lambda time, values: f'{{"type": "{kind}", "data": {quote(text(time, values))}}}'
+        return lambda time, values: f'{{"type": "{kind}", "data": {quote(text(time, values))}}}\n'
 
 
 def as_json(schema: Schema, field: Field, labels: Labels) -> Shown:

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from kwire.hints import IO, Any, Literal, Protocol, TypeAlias
 from kwire.lazy import NamedTuple
 from kwire.wire.fields import TYPES
-from kwire.wire.frame import FrameError, Type
+from kwire.wire.frame import Frame, FrameError, Type
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
 from kwire.wire.schema import EARLIEST, LATEST, Clock, Schema, bounded, clock_of
+from kwire.wire.tables import MapTable, TableReader, problem
 
 Values: TypeAlias = "tuple[Any, ...]"
 Row: TypeAlias = "tuple[int, Any, bool]"  # wall-clock ns, what the format makes of it, whether it is an event
@@ -22,6 +23,9 @@ Test: TypeAlias = Callable[[int, Values], bool]
 _NUMBERS = frozenset(name for name, rule in TYPES.items() if rule.kind == "int" and len(rule.sizes) == 1)
 CONTEXT = {"cpu": _NUMBERS, "pid": _NUMBERS, "comm": frozenset({"str", "text"})}
 """Fields with a place of their own → the types that have it; others of this name are fields like any."""
+
+STREAMS = 64
+"""Sets of schemas whose tables are put together at once."""
 
 ROOM = 16 << 20
 """Characters of lines that wait to be put in order, about."""
@@ -57,6 +61,12 @@ class Format(Protocol):
     def lost(self, time: int | None, schema: Schema | None, loss: Lost) -> Any:
         """The same for a LOST frame; nothing (None) where the format has no line for it."""
 
+    def table(self, time: int, schema: Schema, held: MapTable) -> Any:
+        """The same for what a script printed of a map; nothing (None) where the format has no line for it."""
+
+    def left(self, held: Sequence[tuple[Schema, MapTable]]) -> str:
+        """What is written behind all else, of the maps that were left at the end."""
+
     def lines(self, rows: Sequence[Row]) -> list[str]:
         """The lines of rows that are written together, in their order; without end marks."""
 
@@ -79,7 +89,7 @@ class Renderer:
     `first`, `last`: events are of these times, wall-clock ns, both included; losses touch them.
 
     `events` counts the events that made a line, `lost` those that LOST frames count, `strangers` those of no
-    known schema.
+    known schema. `left`: the maps that were left at the end; a format writes them when all rows are written.
     """
 
     __slots__ = (
@@ -88,10 +98,12 @@ class Renderer:
         "_last",
         "_nearest",
         "_prepared",
+        "_tables",
         "_where",
         "events",
         "format",
         "holes",
+        "left",
         "lost",
         "strangers",
     )
@@ -115,6 +127,8 @@ class Renderer:
         self.holes = 0
         self.lost = 0
         self.strangers = 0
+        self.left: list[tuple[Schema, MapTable]] = []
+        self._tables: dict[int, tuple[Mapping[int, Schema], TableReader]] = {}  # by the id of the schemas
 
     def rows(self, frames: Frames, schemas: Mapping[int, Schema]) -> list[Row]:
         """The rows of these frames, in their order; `schemas` by probe number."""
@@ -127,6 +141,8 @@ class Renderer:
             if kind & 15 != Type.EVENT:
                 if kind & 15 == Type.LOST:
                     rows += self.losses([Lost.read(frames.frame(index))], schemas)
+                elif kind & 15 == Type.TABLE and id in schemas:
+                    rows += self._table(frames.frame(index), schemas)
                 continue
             probe = prepared.get(id)
             if probe is None or probe.schema is not schemas.get(id):
@@ -155,6 +171,35 @@ class Renderer:
                 rows.append((time, self.format.bad(time, id, probe.schema, str(error.problem)), True))
             self.events += 1
         return rows
+
+    def _table(self, frame: Frame, schemas: Mapping[int, Schema]) -> list[Row]:
+        """The row of the table whose last frame this is, if it is printed here and now."""
+        schema = schemas[frame.header.id]
+        if self._choose is not None and not self._choose(schema):
+            return []
+        known = self._tables.get(id(schemas))
+        if known is None:
+            if len(self._tables) >= STREAMS:
+                del self._tables[next(iter(self._tables))]
+            known = self._tables[id(schemas)] = (schemas, TableReader())
+        try:
+            held = known[1].add(frame)
+        except FrameError as error:
+            return [(self._last, self.format.bad(None, schema.id, schema, str(error.problem)), False)]
+        if held is None or not held.shown:
+            return []
+        time = bounded(schema.wall(held.time))
+        first, last = self._between
+        if not first <= time <= last:
+            return []
+        wrong = problem(schema, held.rows)
+        if wrong:
+            return [(time, self.format.bad(time, schema.id, schema, wrong), False)]
+        if held.shown == "end":
+            self.left.append((schema, held))
+            return []
+        told = self.format.table(time, schema, held)
+        return [] if told is None else [(time, told, False)]
 
     def losses(self, losses: list[Lost], schemas: Mapping[int, Schema]) -> list[Row]:
         """The rows of losses."""

@@ -8,6 +8,10 @@ the sum divided by the number, truncated.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
+from kwire.wire.fields import Field, ipv4_text
+from kwire.wire.schema import Labels, Schema
+from kwire.wire.tables import MapTable, divided
+
 BAR: Final = 52
 UNITS: Final = ("", "K", "M", "G", "T", "P", "E")
 
@@ -19,6 +23,52 @@ Show: TypeAlias = Callable[[Any], str]
 
 ORDERED: Final = ("count", "sum", "min", "max", "avg", "stats", "hist", "lhist")
 """Kinds whose entries are in order of their values."""
+
+
+def printed(
+    schema: Schema,
+    table: MapTable,
+    as_text: Callable[[Schema, Field, Labels], Show],
+    *,
+    json: bool = False,
+    clean: Show = str,
+) -> str:
+    """What a script prints of a map; nothing where it is empty. Rows must be as the schema says.
+
+    `as_text`: makes the function that shows values of a field; `clean`: what is done to every text, such as
+    for a terminal.
+    """
+    shape, entries = schema.map, dict(table.rows)
+    assert shape is not None  # the table is one of a map
+    if not entries:
+        return ""
+    labels = Labels(schema._replace(symbols=table.symbols))
+    shows = [_shown(schema, field, labels, as_text, clean) for field in schema.fields[: shape.keys + 1]]
+    title = clean(schema.target)
+    if json:
+        return f"{as_json(title, shape.kind, entries, shows[:-1])}\n"
+    step = shape.bounds[2] if len(shape.bounds) > 2 else 0
+    made = lines(title, shape.kind, entries, shows[:-1], shows[-1], table.top, table.div, step)
+    return "".join(f"{line}\n" for line in made)
+
+
+def _shown(
+    schema: Schema,
+    field: Field,
+    labels: Labels,
+    as_text: Callable[[Schema, Field, Labels], Show],
+    clean: Show,
+) -> Show:
+    """How the parts of keys, or values, of a field are shown."""
+    if field.type == "ipv4":
+        order: Any = schema.order
+        return lambda value: ipv4_text((value & 0xFFFFFFFF).to_bytes(4, order))
+    if field.type == "ptr":
+        return lambda value: hex(value)
+    if field.type in ("ksym", "usym"):
+        return lambda value: clean(labels.symbol(value)) or hex(value)
+    show = as_text(schema, field, labels)
+    return lambda value: clean(show(value))
 
 
 def lines(
@@ -70,14 +120,6 @@ def _magnitude(kind: str, held: Any) -> Any:
 def average(number: int, total: int) -> int:
     """The sum divided by the number, truncated toward 0."""
     return divided(total, number)
-
-
-def divided(value: int, by: int) -> int:
-    """A division as in C; 0 where there is nothing to divide by."""
-    if not by:
-        return 0
-    quotient = abs(value) // abs(by)
-    return quotient if (value < 0) == (by < 0) else -quotient
 
 
 def _value(kind: str, held: Any, value: Show, div: int) -> str:

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
+from kwire.view.maps import described, titled
 from kwire.view.render import CONTEXT, Row, Values, context
 from kwire.view.text import SECOND, Style, WallClock, fit, quoted, safe
 from kwire.view.values import result_of_call, text_converter
 from kwire.wire.fields import TYPES
 from kwire.wire.messages import CAUSES, CPU_UNKNOWN, Cause, Lost
 from kwire.wire.schema import Labels, Schema
+from kwire.wire.tables import MapTable
 from kwire.words import plural
 
 COLUMNS: Final = ("time", "cpu", "pid", "comm", "probe", "fields")
@@ -152,6 +154,14 @@ class Table:
         cpu = "" if loss.cpu == CPU_UNKNOWN else f" on CPU {loss.cpu}"
         events = plural(loss.count, "event")
         return Note(time, f"LOST {events} of {lost_of(schema, loss.cause)}{cpu}: {cause_text(loss.cause)}")
+
+    def table(self, time: int, schema: Schema, held: MapTable) -> Note:
+        """The lines of a map that was printed."""
+        return Note(time, "\n".join(titled(described(schema, held))))
+
+    def left(self, held: Sequence[tuple[Schema, MapTable]]) -> str:
+        """Of each map its name and its lines."""
+        return "".join("\n".join(["", *titled(described(*one)), ""]) for one in held)
 
     def _fields(
         self, schema: Schema, apart: set[int], converters: Sequence[Callable[[Any], str]]

@@ -16,6 +16,7 @@ from kwire.wire.frame import HEADER_SIZE, Bytes, Code, Frame, FrameError, Proble
 from kwire.wire.frames import Frames
 from kwire.wire.messages import TOTALS, Lost, read_totals
 from kwire.wire.schema import Schema, SchemaReader
+from kwire.wire.tables import Part, read_part
 from kwire.wire.walk import frame_strict
 
 ENDS: Final = frozenset({Code.TRUNCATED_HEADER, Code.TRUNCATED_PAYLOAD, Code.LENGTH_BELOW_HEADER})
@@ -24,8 +25,8 @@ ENDS: Final = frozenset({Code.TRUNCATED_HEADER, Code.TRUNCATED_PAYLOAD, Code.LEN
 STEP: Final = 1 << 14
 """Frames that are looked at together."""
 
-Said: TypeAlias = "Schema | Lost | dict[int, int] | None"
-"""What a frame says of a probe, or that events are missing, or how many each probe produced."""
+Said: TypeAlias = "Schema | Lost | Part | dict[int, int] | None"
+"""What a frame says of a probe, or that events are missing, or what a map held, or how many each produced."""
 
 
 def strict_runs(payload: bytes | bytearray, refuse: Callable[[list[Problem], int], None]) -> Iterator[Frames]:
@@ -49,7 +50,7 @@ def strict_runs(payload: bytes | bytearray, refuse: Callable[[list[Problem], int
 
 def said(frame: Frame, schemas: SchemaReader) -> Said:
     """What a frame says with which `inspect` finds nothing wrong: a schema whose last frame this is, put
-    together by `schemas`, a loss, or totals. None: it is an event, or says nothing of these.
+    together by `schemas`, a loss, a part of a table, or totals. None: it is an event, or none of these.
 
     Raises FrameError where the payload is not what the type says, as far as that shows without a schema.
     """
@@ -58,8 +59,8 @@ def said(frame: Frame, schemas: SchemaReader) -> Said:
         return schemas.add(frame)
     if type == Type.LOST:
         return Lost.read(frame)
-    if type == Type.TABLE and frame.header.id == TOTALS:
-        return read_totals(frame)
+    if type == Type.TABLE:
+        return read_totals(frame) if frame.header.id == TOTALS else read_part(frame)
     if type == Type.EVENT:
         check_timestamp(HEADER_SIZE + len(frame.payload), frame.offset)
     return None

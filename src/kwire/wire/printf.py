@@ -22,7 +22,8 @@ PRINTED: Final = {
     "errorf": "an error, as with printf",
     "warnf": "a warning, as with printf",
     "time": "the event's wall-clock time, local, in the format of strftime; %f: microseconds",
-    "print": "what a map held: the format is its name, and perhaps of how many entries and divided by what",
+    "print": "what a map held, as the TABLE behind it says: the format is its name, and the print's limits",
+    "map": "what a map held is printed as bpftrace prints it",
     "clear": "nothing: a map was emptied then, which the format names",
     "zero": "nothing: all values of a map became 0 then, which the format names",
 }

@@ -92,6 +92,43 @@ class Clock(NamedTuple):
         return time - self.monotonic + self.wall
 
 
+MAP_VALUES = {
+    "hash": ("value",),
+    "lru": ("value",),
+    "count": ("value",),
+    "sum": ("value",),
+    "min": ("value",),
+    "max": ("value",),
+    "avg": ("count", "total", "average"),
+    "stats": ("count", "total", "average"),
+    "hist": ("low", "high", "count"),
+    "lhist": ("low", "high", "count"),
+}
+"""What maps keep, and the fields that a row of one has behind its key."""
+
+
+class MapShape(NamedTuple):
+    """What a map keeps: a kind, one of MAP_VALUES; of how many parts its keys are; of a linear histogram
+    the first number, the one behind the last, and the width of a bucket.
+    """
+
+    kind: str
+    keys: int
+    bounds: tuple[int, ...] = ()
+
+    def problem(self, fields: tuple[Field, ...]) -> str:
+        """What is wrong with it for a SCHEMA of these fields; empty where nothing is."""
+        names = MAP_VALUES.get(self.kind)
+        if names is None:
+            return f"kind {self.kind!r} is none that is known"
+        there = tuple(field.name for field in fields[self.keys :])
+        if there != (*names, "table"):
+            return f"the fields behind {self.keys} of a key are {', '.join(there)}, not those of its kind"
+        if any(field.count != 1 or field.type in ("raw", "bytes", "ipv6", "mac", "text") for field in fields):
+            return "a field is no scalar and no str"
+        return ""
+
+
 EVENT_MARK = "#"
 """Between a probe's spec and the name of one of its events."""
 
@@ -127,6 +164,7 @@ class Schema(NamedTuple):
     shares: tuple[str, ...] = ()  # specs of the other probes that this one's program serves
     prints: str = ""  # how the event is printed, where a script prints it: one of `printf.PRINTED`
     format: str = ""  # in which format
+    map: MapShape | None = None  # what it keeps, where this is a map, whose rows TABLE frames have
 
     def frames(self, limit: int = MAX_EVENT) -> list[bytes]:
         """The SCHEMA frames, as few as hold it. FrameError where the schema is not sound.
@@ -159,6 +197,8 @@ class Schema(NamedTuple):
             if field.name in names:
                 return f"field {field.name!r} is there twice"
             names.add(field.name)
+        if self.map is not None and (wrong := self.map.problem(self.fields)):
+            return f"map: {wrong}"
         return printf.problem(self.prints, self.format, self.fields) if self.prints else ""
 
     def decoder(self) -> Decoder:
@@ -226,6 +266,8 @@ class Schema(NamedTuple):
         value["shares"] = list(self.shares)
         value["prints"], value["format"] = self.prints, self.format
         value["symbols"] = dict(self.symbols)
+        if self.map is not None:
+            value["map"] = {**self.map._asdict(), "bounds": list(self.map.bounds)}
         if self.clock is not None:
             value["clock"] = self.clock._asdict()
         value["host"], value["kernel"] = self.host, self.kernel
@@ -355,7 +397,7 @@ def _atoms(path: tuple[Any, ...], value: Any) -> Iterator[tuple[tuple[Any, ...],
         here = (*path, key)
         if isinstance(item, list):
             yield from ((here, [element]) for element in item)
-        elif isinstance(item, dict) and key != "clock":
+        elif isinstance(item, dict) and key not in ("clock", "map"):
             yield from _atoms(here, item)
         else:
             yield here, item
@@ -418,6 +460,11 @@ _CLOCK_KEYS = {
     "monotonic": Key(integer(U64_MAX), "its time, ns"),
     "wall": Key(integer(U64_MAX), "the wall clock's at that moment, ns"),
 }
+_MAP_KEYS = {
+    "kind": Key(TEXT, "what it keeps"),
+    "keys": Key(integer(MAX_FIELDS), "of how many parts its keys are, the first fields"),
+    "bounds": Key(listing(INTEGER, "a list of integers"), "of a linear histogram", []),
+}
 _KEYS = {
     "probe": Key(TEXT, "the probe's spec"),
     "kind": Key(TEXT, "its kind"),
@@ -437,6 +484,7 @@ _KEYS = {
     "shares": Key(_TEXTS, "the specs of probes that share its program", []),
     "prints": Key(TEXT, "how a script prints the event: one of `printf.PRINTED`", ""),
     "format": Key(TEXT, "in which format", ""),
+    "map": Key(MAP, "what it keeps, of a map", None),
 }
 
 
@@ -448,7 +496,11 @@ def _schema(id: int, value: Map, base: int) -> Schema:
     clock = taken["clock"]
     if clock is not None:
         clock = Clock(**read_payload(clock, _CLOCK_KEYS, base, "clock."))
-    given = {"fields": tuple(fields), "clock": clock, "shares": tuple(taken["shares"])}
+    kept = taken["map"]
+    if kept is not None:
+        kept = read_payload(kept, _MAP_KEYS, base, "map.")
+        kept = MapShape(**{**kept, "bounds": tuple(kept["bounds"])})
+    given = {"fields": tuple(fields), "clock": clock, "map": kept, "shares": tuple(taken["shares"])}
     schema = Schema(**{**taken, **given, "id": id, "program": "".join(taken["program"])})
     problem = schema.problem()
     if problem:

@@ -12,7 +12,7 @@ from kwire.wire.frame import HEADER_SIZE, VERSION, Flag, Type, checksum, inspect
 
 Slots: TypeAlias = Any  # a buffer of u64: array('Q'), a memoryview cast to 'Q'
 
-NUMBERED: Final = frozenset({Type.EVENT, Type.SCHEMA, Type.LOST})  # their id is a probe number
+NUMBERED: Final = frozenset({Type.EVENT, Type.SCHEMA, Type.LOST, Type.TABLE})  # theirs is a probe's or map's
 
 
 def frame_length(data: Any, size: int, offset: int) -> int:
@@ -34,9 +34,9 @@ def patch_sum(checksum: int, old: int, new: int) -> int:
 def frame_renumber_twin(data: Any, offsets: Slots, start: int, count: int, table: Slots) -> int:
     """Give the frames offsets[start:count] of `data` new probe numbers, in place: `table[id]` for `id`.
 
-    EVENT, SCHEMA and LOST frames are changed, and their checksums brought up to date; other types and id 0
-    stay as they are. Stops at a frame that is not whole or of another version, or whose id has no entry: it
-    is beyond the table or has 0 there. Gives the index of the first frame not taken.
+    EVENT, SCHEMA, LOST and TABLE frames are changed, and their checksums brought up to date; other types and
+    id 0 stay as they are. Stops at a frame that is not whole or of another version, or whose id has no entry:
+    it is beyond the table or has 0 there. Gives the index of the first frame not taken.
     """
     size, count = len(data), min(count, len(offsets))
     if not 0 <= start <= count:

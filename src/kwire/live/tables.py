@@ -1,0 +1,146 @@
+"""The maps of a trace as TABLE frames: printed, emptied and set to 0 while it runs, and left at its end.
+
+Invariants: what a script asks of whole maps (`print(@x)`, `clear(@x)`, `zero(@x)`) comes as events and is
+done when they leave the rings, in their order; what probes add between a print and a clear is gone with the
+clear, as in bpftrace. A table stands right behind the event that asked for it. `produced` counts the frames
+made, map by map, so that they are accounted for like events.
+"""
+
+import os
+import sys
+import time
+from array import array
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Final
+
+from kwire.capture import walk
+from kwire.compile.layout import map_schema
+from kwire.compile.maps import name_of
+from kwire.kernel.maps import Map as KernelMap
+from kwire.lang.inferred import Inferred
+from kwire.live.contents import rows_of
+from kwire.live.maps import NUMBER, raw_of
+from kwire.live.plan import Plan, UnitMap
+from kwire.wire.frame import HEADER_SIZE
+from kwire.wire.frames import Frames
+from kwire.wire.schema import Schema
+from kwire.wire.tables import MapTable, Row
+
+ACTS: Final = ("print", "clear", "zero")
+"""What an event's `prints` asks to be done with a map."""
+
+
+class MapTables:
+    """The maps of a trace. `maps`: the kernel's, by their names in images."""
+
+    __slots__ = ("_acts", "_counts", "_maps", "_numbers", "_plan", "_units", "left", "produced", "schemas")
+
+    def __init__(self, plan: Plan, maps: Mapping[str, KernelMap]) -> None:
+        self._plan, self._maps = plan, maps
+        self._units = sorted(plan.maps, key=lambda one: one.map.name)
+        first = len(plan.schemas) + 1
+        self.schemas = tuple(self._schema(one, number) for number, one in enumerate(self._units, first))
+        """Those of the maps, numbered behind those of the events."""
+        self.produced = {schema.id: 0 for schema in self.schemas}
+        """TABLE frames by map."""
+        self.left: list[tuple[Schema, MapTable]] = []
+        """What each map held at the end."""
+        self._numbers = dict.fromkeys(self.produced, 0)
+        self._acts = {one.id: (one.prints, one.format) for one in plan.schemas if one.prints in ACTS}
+        size = max(self._acts, default=0) + 1
+        self._counts = array("Q", bytes(8 * walk.COUNT_WORDS * size))
+
+    def _schema(self, unit: UnitMap, id: int) -> Schema:
+        owner, near = unit.owner, self._plan.schemas[0]
+        kind, prints = (owner.shows, "map") if isinstance(owner, Inferred) else (unit.map.kind, "")
+        made = map_schema(unit.map, kind, id=id, prints=prints, machine=os.uname().machine)
+        return made._replace(order=near.order, clock=near.clock, host=near.host, kernel=near.kernel)
+
+    def between(self, frames: Frames) -> Iterator[Frames]:
+        """The same frames, and the tables that events among them ask for behind these."""
+        if not self._acts:
+            yield frames
+            return
+        counts = self._counts
+        counts[:] = array("Q", bytes(8 * len(counts)))
+        walk.count_by_id(frames.data, frames.offsets, frames.count, counts, False)
+        if not any(counts[id * walk.COUNT_WORDS] for id in self._acts):
+            yield frames
+            return
+        start = 0
+        for index in range(frames.count):
+            act = self._acts.get(frames.header(index).id)
+            if act is None:
+                continue
+            at = frames.offsets[index] + HEADER_SIZE
+            moment = int.from_bytes(frames.view[at : at + 8], sys.byteorder)
+            yield frames.select(range(start, index + 1))
+            start = index + 1
+            made = self._act(*act, moment)
+            if made is not None:
+                yield made
+        if start < frames.count:
+            yield frames.select(range(start, frames.count))
+
+    def end(self) -> Iterator[Frames]:
+        """The tables of what is left in the maps, once no probe runs any more."""
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        for unit, schema in zip(self._units, self.schemas, strict=True):
+            shown = "end" if self._plan.prints_maps else ""
+            yield self._table(unit, schema, now, shown)
+
+    def _act(self, what: str, format: str, moment: int) -> Frames | None:
+        """Do what an event says; `format`: a map's name, and the limits of a print."""
+        title, *numbers = format.split(" ")
+        for unit, schema in zip(self._units, self.schemas, strict=True):
+            if unit.map.name != title:
+                continue
+            if what == "print":
+                top, div = int(numbers[0]) if numbers else 0, int(numbers[1]) if len(numbers) > 1 else 1
+                return self._table(unit, schema, moment, "print", top, div)
+            self._empty(unit, zero=what == "zero")
+        return None  # nothing was ever put into it
+
+    def _table(
+        self, unit: UnitMap, schema: Schema, moment: int, shown: str, top: int = 0, div: int = 1
+    ) -> Frames:
+        raw, lost = raw_of(unit.map, self._maps)
+        rows = tuple(rows_of(unit.map, raw))
+        number = self._numbers[schema.id] = self._numbers[schema.id] + 1
+        table = MapTable(number, moment, rows, shown, top, div, lost, _symbols(schema, rows))
+        if shown != "print":
+            self.left.append((schema, table))
+        made = table.frames(schema.id)
+        self.produced[schema.id] += len(made)
+        return Frames.walk(b"".join(made))
+
+    def _empty(self, unit: UnitMap, *, zero: bool) -> None:
+        """Remove what a map holds; or `zero`: keep the keys."""
+        own = self._maps[name_of(unit.map)]
+        empty = bytes(own.spec.value_size)
+        if not unit.map.key:
+            if zero and unit.map.kind in ("hash", "lru"):
+                before = own.lookup(NUMBER) or empty
+                empty = bytes(8) + before[8:]
+            own.update(NUMBER, empty)
+            return
+        for key in list(own.keys()):
+            if zero:
+                own.update(key, empty)
+            else:
+                with suppress(KeyError):
+                    own.delete(key)
+
+
+def _symbols(schema: Schema, rows: tuple[Row, ...]) -> dict[int, str]:
+    """Names of the kernel's addresses in the rows."""
+    places = [at for at, field in enumerate(schema.fields) if field.type == "ksym"]
+    found = {cell for row in rows for at in places if isinstance(cell := (*row.key, row.value)[at], int)}
+    if not found:
+        return {}
+    from kwire.kernel.symbols import kernel_symbols
+    from kwire.wire.schema import Labels
+
+    labels = Labels(Schema(0, "", "", "", (), 16, symbols=kernel_symbols().by_address()))
+    return {address: name for address in sorted(found) if (name := labels.symbol(address))}

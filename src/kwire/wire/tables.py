@@ -1,0 +1,330 @@
+"""TABLE: what a map of a probe's program held at one moment, in frames of which each can be taken by itself.
+
+The map is described by a SCHEMA of kind `map`, whose number the frames carry: `Schema.map` says what it
+keeps, and its fields what a row is as a record, for who wants columns (`records`). Invariants: a frame is
+bounded whatever a map holds; a table is given only when all its frames have come, in their order, and a frame
+that is missing is never taken for another one's; hostile bytes give FrameError BAD_PAYLOAD and nothing else.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from kwire.hints import Any, Final, TypeAlias
+from kwire.lazy import NamedTuple
+from kwire.wire import cbor
+from kwire.wire.fields import TYPES, text_bytes
+from kwire.wire.frame import HEADER_SIZE, Frame, FrameError, Type, bad_payload, build
+from kwire.wire.frames import Frames
+from kwire.wire.keyed import FLAG, LEFT_OUT, TEXT, Key, Kind, integer, listing, named, read_payload, table
+from kwire.wire.messages import U64_MAX
+from kwire.wire.schema import Schema
+
+LIMIT: Final = 16 << 10
+"""Bytes of a frame, where a row is not longer."""
+
+MOST: Final = 16 << 20
+"""Payload bytes of tables not whole yet that a reader holds."""
+
+HEAD: Final = 192
+"""Bytes of a payload beside its rows and symbols, at most."""
+
+SHOWN: Final = {
+    "print": "the script asked for it: in order, at its time",
+    "end": "it was left when the trace ended: after all else",
+}
+"""Why a table is printed; one of another reason, or of none, is kept and not printed."""
+
+BUCKETS: Final = ("hist", "lhist")
+TOTALS: Final = ("avg", "stats")
+
+Cell: TypeAlias = "int | bool | str"
+Bucket: TypeAlias = "tuple[int | None, int | None, int]"
+Held: TypeAlias = Any
+"""A value, a `Cell`, `tuple[int, int]`, `tuple[Bucket, ...]` or None: of "avg" and "stats" how many numbers
+there were and their sum; of histograms the buckets, from the first to the last that is not empty; None: it
+was set back, and nothing was added since.
+"""
+
+
+class Row(NamedTuple):
+    """An entry of a map: the parts of its key, and its value."""
+
+    key: tuple[Cell, ...]
+    value: Held
+
+
+class MapTable(NamedTuple):
+    """A map at one moment. `number`: which table of this map it is, from 1; `time`: ns of the SCHEMA's clock.
+
+    `shown`: why it is printed, one of SHOWN; `top`, `div`: of a print: how many entries, those with the
+    greatest values, 0 for all; by what values are divided. `lost`: updates of the map that found no room
+    until then. `symbols`: names of addresses in the rows.
+    """
+
+    number: int
+    time: int
+    rows: tuple[Row, ...]
+    shown: str = ""
+    top: int = 0
+    div: int = 1
+    lost: int = 0
+    symbols: Mapping[int, str] = {}
+
+    def frames(self, id: int, limit: int = LIMIT) -> list[bytes]:
+        """The TABLE frames that say this, of map `id`, each of about `limit` bytes at most."""
+        head: dict[str, Any] = {"table": self.number, "time": self.time}
+        defaults = MapTable._field_defaults
+        for name in ("shown", "top", "div", "lost"):
+            if getattr(self, name) != defaults[name]:
+                head[name] = getattr(self, name)
+        room = limit - HEADER_SIZE - HEAD
+        parts: list[dict[str, Any]] = [{}]
+        used = 0
+
+        def space(item: object) -> dict[str, Any]:
+            nonlocal used
+            size = len(cbor.dumps({0: item}))
+            if used and used + size > room:
+                parts.append({})
+                used = 0
+            used += size
+            return parts[-1]
+
+        for address, name in self.symbols.items():
+            space((address, name)).setdefault("symbols", {})[address] = name
+        for row in self.rows:
+            item = [list(row.key), _listed(row.value)]
+            space(item).setdefault("rows", []).append(item)
+        made = []
+        for number, part in enumerate(parts):
+            value = {**head, "part": number, **part}
+            if number + 1 < len(parts):
+                value["more"] = True
+            made.append(build(Type.TABLE, id, cbor.dumps(value)))
+        return made
+
+
+def _listed(value: Held) -> Any:
+    if not isinstance(value, tuple):
+        return value
+    return [list(one) if isinstance(one, tuple) else one for one in value]
+
+
+# ---- reading
+
+
+def _cell(value: Any) -> bool:
+    return type(value) in (int, bool, str)
+
+
+def _number(value: Any) -> bool:
+    return type(value) is int
+
+
+def _bucket(value: Any) -> bool:
+    if type(value) is not list or len(value) != 3 or not _number(value[2]):
+        return False
+    return all(end is None or _number(end) for end in value[:2])
+
+
+def _value(value: Any) -> bool:
+    if type(value) is not list:
+        return value is None or _cell(value)
+    return (len(value) == 2 and all(map(_number, value))) or all(map(_bucket, value))
+
+
+def _row_wrong(item: Any) -> str | None:
+    if type(item) is not list or len(item) != 2:
+        return f": {named(item)}"
+    key, value = item
+    if type(key) is not list or not all(map(_cell, key)):
+        return f": {named(key)} as a key"
+    return None if _value(value) else f": {named(value)} as a value"
+
+
+_U32 = integer((1 << 32) - 1)
+_U64 = integer(U64_MAX)
+KEYS: Final = {
+    "table": Key(integer((1 << 32) - 1, least=1), "which table of this map it is, from 1"),
+    "part": Key(_U32, "which of its frames, from 0"),
+    "time": Key(_U64, "when the map held this, ns of the SCHEMA's clock"),
+    "more": Key(FLAG, "another frame of this table follows", False),
+    "shown": Key(TEXT, "why it is printed, below; where it is missing it is not", ""),
+    "top": Key(_U32, "of a print: how many entries, those with the greatest values; 0: all", 0),
+    "div": Key(integer(U64_MAX, least=-(1 << 63)), "of a print: by what values are divided", 1),
+    "lost": Key(_U64, "updates of the map that found no room until then", 0),
+    "rows": Key(
+        listing(Kind("a list of a key and a value", _row_wrong), "a list of rows"),
+        "the entries: of each a list of the parts of its key, and its value",
+        [],
+    ),
+    "symbols": Key(
+        table(integer(U64_MAX), TEXT, "a map from addresses to texts"), "names of addresses in the rows", {}
+    ),
+}
+"""The keys of a TABLE's payload."""
+
+_TIME: Final = {"time": Key(_U64, "", LEFT_OUT)}
+
+
+class Part(NamedTuple):
+    """One TABLE frame of a map; the fields are the keys of its payload."""
+
+    table: int
+    part: int
+    time: int
+    more: bool
+    shown: str
+    top: int
+    div: int
+    lost: int
+    rows: Sequence[Any]
+    symbols: Mapping[int, str]
+
+
+def read_part(frame: Frame) -> Part:
+    """What one TABLE frame says. Raises FrameError BAD_PAYLOAD."""
+    base = frame.offset + HEADER_SIZE
+    return Part(**read_payload(cbor.loads_map(frame.payload, base), KEYS, base))
+
+
+def time_of(frame: Frame) -> int:
+    """The time that a TABLE frame tells, whatever else is wrong with it; 0 where it tells none."""
+    try:
+        value = cbor.loads_map(frame.payload, frame.offset + HEADER_SIZE)
+        return int(read_payload(value, _TIME, 0).get("time", 0))
+    except FrameError:
+        return 0
+
+
+class TableReader:
+    """Puts the frames of tables together, of one stream. `torn`: frames of tables that are not whole."""
+
+    __slots__ = ("_held", "_waiting", "torn")
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, tuple[list[Part], int]] = {}  # by map: the frames there, and their bytes
+        self._held = 0
+        self.torn = 0
+
+    def add(self, frame: Frame) -> MapTable | None:
+        """Take a TABLE frame of a map; gives the table whose last one it is. Raises FrameError."""
+        part = read_part(frame)
+        id = frame.header.id
+        parts, size = self._waiting.pop(id, ([], 0))
+        self._held -= size
+        if parts and (part.table, part.part) != (parts[0].table, len(parts)):
+            self.torn += len(parts)
+            parts, size = [], 0
+        if part.part != len(parts):
+            self.torn += 1
+            return None
+        size += len(frame.payload)
+        if size + self._held > MOST:
+            self.torn += len(parts) + 1
+            raise bad_payload(frame.offset + HEADER_SIZE, f"{size} bytes and no end", f"at most {MOST} bytes")
+        parts.append(part)
+        if part.more:
+            self._waiting[id] = (parts, size)
+            self._held += size
+            return None
+        symbols: dict[int, str] = {}
+        rows: list[Row] = []
+        for one in parts:
+            symbols |= one.symbols
+            rows += (Row(tuple(key), _taken(value)) for key, value in one.rows)
+        return MapTable(
+            *(part.table, parts[0].time, tuple(rows), part.shown, part.top, part.div, part.lost, symbols)
+        )
+
+    def finish(self) -> None:
+        """No more frames come."""
+        self.torn += sum(len(parts) for parts, _ in self._waiting.values())
+        self._waiting.clear()
+        self._held = 0
+
+
+def _taken(value: Any) -> Held:
+    if type(value) is not list:
+        return value
+    return tuple(tuple(one) if type(one) is list else one for one in value)
+
+
+def problem(schema: Schema, rows: Iterable[Row]) -> str:
+    """What about rows is not as the SCHEMA of their map says; empty where nothing is."""
+    shape = schema.map
+    if shape is None:
+        return "it is of no map"
+    kinds = [TYPES[field.type].kind for field in schema.fields[: shape.keys]]
+    for key, value in rows:
+        if len(key) != len(kinds):
+            return f"a key of {len(key)} parts, not {len(kinds)}"
+        for part, kind, field in zip(key, kinds, schema.fields, strict=False):
+            if isinstance(part, str) != (kind == "str"):
+                return f"{field.name} is {named(part)}"
+        listed = isinstance(value, tuple)
+        if listed != (shape.kind in (*BUCKETS, *TOTALS)):
+            return f"a value of kind {shape.kind} is {named(list(value) if listed else value)}"
+        if listed and (shape.kind in BUCKETS) != all(isinstance(one, tuple) for one in value):
+            return f"a value of kind {shape.kind} is another list"
+    return ""
+
+
+# ---- rows as records
+
+
+def records(schema: Schema, held: MapTable) -> Frames:
+    """The rows as EVENT frames of the map's SCHEMA, with the time of the table: of a histogram one each
+    bucket. Rows must have no `problem`.
+    """
+    shape = schema.map
+    assert shape is not None  # the caller has seen to it
+    data, offsets = bytearray(), array("Q")
+    for key, value in held.rows:
+        for values in _values(shape.kind, value):
+            record = _record(schema, held.time, (*key, *values, held.number))
+            offsets.append(len(data))
+            data += build(Type.EVENT, schema.id, record)
+    return Frames(bytes(data), offsets)
+
+
+def _values(kind: str, value: Held) -> Iterator[tuple[Cell, ...]]:
+    if kind in BUCKETS:
+        for low, high, number in value:
+            yield (-(1 << 63) if low is None else low, (1 << 63) - 1 if high is None else high, number)
+    elif kind in TOTALS:
+        number, total = value
+        yield number, total, divided(total, number)
+    else:
+        yield (0 if value is None else value,)
+
+
+def divided(value: int, by: int) -> int:
+    """A division as in C, truncated toward 0; 0 where there is nothing to divide by."""
+    if not by:
+        return 0
+    quotient = abs(value) // abs(by)
+    return quotient if (value < 0) == (by < 0) else -quotient
+
+
+def _record(schema: Schema, time: int, values: Sequence[Cell]) -> bytes:
+    order: Any = schema.order
+    made = bytearray(schema.size - HEADER_SIZE)
+    made[:8] = time.to_bytes(8, order)
+    tail = bytearray()
+    for field, value in zip(schema.fields, values, strict=True):
+        at = field.offset - HEADER_SIZE
+        rule = TYPES[field.type]
+        if rule.tail:
+            data = text_bytes(str(value))[: field.limit or None]
+            made[at : at + 4] = (schema.size + len(tail)).to_bytes(2, order) + len(data).to_bytes(2, order)
+            tail += data
+            continue
+        number = int(value)
+        if rule.signed:  # what has no room is the greatest number there is
+            number = min(max(number, -(1 << 8 * field.size - 1)), (1 << 8 * field.size - 1) - 1)
+        number &= (1 << 8 * field.size) - 1
+        made[at : at + field.size] = number.to_bytes(field.size, order)
+    return bytes(made + tail)

@@ -1,0 +1,113 @@
+"""Maps of scripts in captures: printed again as they were, tables of queries, balanced, cut and merged."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.live, pytest.mark.native]
+
+KINDS = """
+BEGIN { @a = 1; @b["x", 2] = 5; @b["yyy", 3] = 4; @h = hist(5); @h = hist(-1); @l[1] = lhist(5, 0, 10, 5);
+  @l[1] = lhist(50, 0, 10, 5); @s = stats(4); @s = stats(-7); @c[1] = count(); @d["n"] = sum(3); @e = avg(3);
+  @z = 7; delete(@z); @p[0] = (struct task_struct *)16; @m = max(2); @i[1] = min(9); @t[1 == 1] = 3;
+  @n[ntop(16777343)] = 1; @z0[5] = hist(1); zero(@z0);
+  print(@b, 1); print(@h); printf("between %s\\n", "two"); clear(@b); print(@b);
+  zero(@c); print(@c); @a = 2; print(@a); print(@s, 0, 2); print(@l); }
+END { printf("%d\\n", @a); print(@m); }
+"""
+
+
+def kwire(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line."""
+    return subprocess.run(
+        [sys.executable, "-m", "kwire.cli.main", *words], capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    path = tmp_path_factory.mktemp("maps") / "kinds.pcapng"
+    run = kwire("-q", "-w", str(path), "-e", KINDS)
+    assert (run.returncode, run.stderr) == (0, "")
+    return path, run.stdout
+
+
+def test_show_prints_what_the_run_printed(recorded: tuple[Path, str]) -> None:
+    path, live = recorded
+    assert live.startswith("@b[x, 2]: 5\n@h:\n")
+    assert "between two\n@c[1]: 0\n" in live
+    assert "2\n@m: 2\n\n\n@a: 2\n@c[1]: 0\n" in live
+    assert live.count("\n@h:\n") == 2
+    shown = kwire("show", str(path))
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout == live
+
+
+def test_it_balances(recorded: tuple[Path, str]) -> None:
+    path, _ = recorded
+    report = json.loads(kwire("verify", "--json", str(path)).stdout)
+    assert report["complete"]
+    [file] = report["files"]
+    assert file["tables"]["produced"] == file["tables"]["stored"] == 23
+    rows = {row["probe"]: row for row in file["probes"]}
+    assert rows["map:@b"]["stored"] == 3
+    assert file["produced"] == sum(row["stored"] for row in file["probes"] if not row["map"])
+
+
+@pytest.mark.parametrize(
+    ("sql", "rows"),
+    [
+        ('select key1, key2, value from b where "table" = 1', [["x", 2, 5], ["yyy", 3, 4]]),
+        ('select * from b where "table" > 1', []),
+        ("select distinct low, high, count from l order by low", [[5, 10, 1], [10, (1 << 63) - 1, 1]]),
+        ("select distinct count, total, average from s", [[2, -3, -1]]),
+        ("select key, value from n", [["127.0.0.1", 1]]),
+        ("select probe, events from probes where probe = 'map:@a'", [["map:@a", 2]]),
+        ("select count(*) from events where probe like 'map%'", [[0]]),
+    ],
+)
+def test_each_map_is_a_table(recorded: tuple[Path, str], sql: str, rows: list[list[object]]) -> None:
+    run = kwire("query", "--json", str(recorded[0]), sql)
+    assert run.returncode == 0, run.stderr
+    found = [list(json.loads(line).values()) for line in run.stdout.splitlines()]
+    assert sorted(map(str, found)) == sorted(map(str, rows))
+
+
+def test_captures_made_of_it_have_the_maps(recorded: tuple[Path, str], tmp_path: Path) -> None:
+    path, live = recorded
+    merged, cut = tmp_path / "merged.pcapng", tmp_path / "cut.pcapng"
+    run = kwire("merge", str(path), "-w", str(merged))
+    assert run.returncode == 0, run.stderr
+    assert kwire("show", str(merged)).stdout == live
+    assert kwire("verify", str(merged)).returncode == 0
+    run = kwire("cut", str(path), "--probe", "map:@b", "-w", str(cut))
+    assert run.returncode == 0, run.stderr
+    assert kwire("show", str(cut)).stdout == "@b[x, 2]: 5\n\n\n"
+
+
+def test_what_reads_events_says_what_maps_there_are(recorded: tuple[Path, str]) -> None:
+    path, _ = recorded
+    assert "maps: @a, @b, " in kwire("stats", str(path)).stdout
+    lines = [json.loads(line) for line in kwire("show", "--json", str(path)).stdout.splitlines()]
+    maps = [line for line in lines if "map" in line]
+    assert maps[0]["map"] == "@b"
+    assert maps[0]["entries"][0] == {"key": ["x", 2], "value": 5}
+    assert {"key": ["127.0.0.1"], "value": 1} in next(one for one in maps if one["map"] == "@n")["entries"]
+
+
+def test_a_capture_that_is_cut_shows_what_is_there(recorded: tuple[Path, str], tmp_path: Path) -> None:
+    path, live = recorded
+    cut = tmp_path / "cut.pcapng"
+    data = path.read_bytes()
+    at = data.rindex(b"dmore") if b"dmore" in data else data.rindex(b"cend")
+    cut.write_bytes(data[:at])
+    shown = kwire("show", str(cut))
+    assert shown.returncode == 3
+    assert "cut at byte" in shown.stderr
+    assert live.startswith(shown.stdout)
+    assert "between two" in shown.stdout
