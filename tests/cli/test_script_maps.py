@@ -16,8 +16,9 @@ BEGIN { @a = 1; @b["x", 2] = 5; @b["yyy", 3] = 4; @h = hist(5); @h = hist(-1); @
   @l[1] = lhist(50, 0, 10, 5); @s = stats(4); @s = stats(-7); @c[1] = count(); @d["n"] = sum(3); @e = avg(3);
   @z = 7; delete(@z); @p[0] = (struct task_struct *)16; @m = max(2); @i[1] = min(9); @t[1 == 1] = 3;
   @n[ntop(16777343)] = 1; @z0[5] = hist(1); zero(@z0);
+  @u[(1, "k")] = (1, ("two", 3)); @r = (a = 4, b = "five"); @w["k"] = "text";
   print(@b, 1); print(@h); printf("between %s\\n", "two"); clear(@b); print(@b);
-  zero(@c); print(@c); @a = 2; print(@a); print(@s, 0, 2); print(@l); }
+  zero(@c); print(@c); @a = 2; print(@a); print(@s, 0, 2); print(@l); print(@u); print(@r); }
 END { printf("%d\\n", @a); print(@m); }
 """
 
@@ -53,7 +54,7 @@ def test_it_balances(recorded: tuple[Path, str]) -> None:
     report = json.loads(kwire("verify", "--json", str(path)).stdout)
     assert report["complete"]
     [file] = report["files"]
-    assert file["tables"]["produced"] == file["tables"]["stored"] == 23
+    assert file["tables"]["produced"] == file["tables"]["stored"] == 28
     rows = {row["probe"]: row for row in file["probes"]}
     assert rows["map:@b"]["stored"] == 3
     assert file["produced"] == sum(row["stored"] for row in file["probes"] if not row["map"])
@@ -65,6 +66,7 @@ def test_it_balances(recorded: tuple[Path, str]) -> None:
         ('select key1, key2, value from b where "table" = 1', [["x", 2, 5], ["yyy", 3, 4]]),
         ('select * from b where "table" > 1', []),
         ("select distinct low, high, count from l order by low", [[5, 10, 1], [10, (1 << 63) - 1, 1]]),
+        ("select distinct key1, key2, value1, value2, value3 from u", [[1, "k", 1, "two", 3]]),
         ("select distinct count, total, average from s", [[2, -3, -1]]),
         ("select key, value from n", [["127.0.0.1", 1]]),
         ("select probe, events from probes where probe = 'map:@a'", [["map:@a", 2]]),

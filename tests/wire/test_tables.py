@@ -12,7 +12,7 @@ from kwire.wire.frame import FrameError, Type, build, inspect
 from kwire.wire.frames import Frames
 from kwire.wire.payload import said
 from kwire.wire.schema import MAP_VALUES, MapShape, Schema, SchemaReader
-from kwire.wire.tables import LIMIT, MapTable, Row, TableReader, problem, read_part, records, time_of
+from kwire.wire.tables import LIMIT, MapTable, Row, TableReader, cells, problem, read_part, records, time_of
 
 S64 = st.integers(-(1 << 63), (1 << 63) - 1)
 CELLS = {"s64": S64, "u64": st.integers(0, (1 << 64) - 1), "str": st.text(max_size=20), "bool": st.booleans()}
@@ -121,8 +121,8 @@ def test_bytes_cut_at_each_place_are_refused_in_words() -> None:
         ({"part": -1}, "part: -1"),
         ({"time": "now"}, "time: text"),
         ({"rows": [[[1.5], 1]]}, "rows[0]: a list as a key"),
-        ({"rows": [[[1], [1, 2, 3]]]}, "rows[0]: a list as a value"),
-        ({"rows": [[[1], [[1, None, "x"]]]]}, "rows[0]: a list as a value"),
+        ({"rows": [[[1], [1, 2.5]]]}, "rows[0]: a list as a value"),
+        ({"rows": [[[1], {}]]}, "rows[0]: a map as a value"),
         ({"rows": [7]}, "rows[0]: an integer"),
         ({"rows": [[[None], 1]]}, "rows[0]: a list as a key"),
         ({"symbols": {1: 2}}, "symbols.1: an integer"),
@@ -143,11 +143,11 @@ def test_hostile_keys_are_named(change: dict[str, object], said: str) -> None:
     [
         ("count", Row((), 1), "a key of 0 parts, not 1"),
         ("count", Row((5,), 1), "key0 is an integer"),
-        ("count", Row(("a",), (1, 2)), "a value of kind count is a list"),
-        ("hist", Row(("a",), 1), "a value of kind hist is an integer"),
-        ("hist", Row(("a",), (1, 2)), "a value of kind hist is another list"),
-        ("avg", Row(("a",), ((1, 2, 3),)), "a value of kind avg is another list"),
-        ("avg", Row(("a",), ()), "a value of kind avg is another list"),
+        ("count", Row(("a",), (1, 2)), "a value of kind count is a list, not as it should be"),
+        ("hist", Row(("a",), 1), "a value of kind hist is an integer, not as it should be"),
+        ("hist", Row(("a",), (1, 2)), "a value of kind hist is a list, not as it should be"),
+        ("avg", Row(("a",), ((1, 2, 3),)), "a value of kind avg is a list, not as it should be"),
+        ("avg", Row(("a",), ()), "a value of kind avg is a list, not as it should be"),
     ],
 )
 def test_rows_that_do_not_fit_their_map_are_named(kind: str, row: Row, said: str) -> None:
@@ -194,5 +194,20 @@ def test_a_schema_says_what_a_map_keeps() -> None:
     assert MapShape("new", 0).problem(()) == "kind 'new' is none that is known"
     assert "not those of its kind" in schema._replace(map=MapShape("lhist", 0)).problem()
     odd = schema_of("count", ("u64",))
-    fields = (odd.fields[0]._replace(type="raw"), *odd.fields[1:])
-    assert odd._replace(fields=fields).problem() == "map: a field is no scalar and no str"
+    fields = (odd.fields[0]._replace(type="bytes", size=4), *odd.fields[1:])
+    assert odd._replace(fields=fields).problem() == "map: a field is bytes or text"
+    fields = (odd.fields[0], odd.fields[1]._replace(type="str", size=4, limit=9), odd.fields[2])
+    assert odd._replace(fields=fields).problem() == "map: what a map of kind count keeps are numbers"
+    items = (("a", ()), ("b", (("", ()), ("", ()))))
+    assert odd._replace(map=MapShape("count", 1, (), items)).problem()
+    values = [odd.fields[1]._replace(name=f"value{number}") for number in (1, 2, 3)]
+    kept = odd._replace(fields=(odd.fields[0], *values, odd.fields[2]), map=MapShape("hash", 1, (), items))
+    reader = SchemaReader()
+    assert [reader.add(frame) for frame in Frames.walk(b"".join(kept.frames()))] == [kept]
+    assert not problem(kept, [Row((1,), (2, (3, 4)))])
+    assert problem(kept, [Row((1,), (2, 3))])
+    assert problem(kept, [Row((1,), (2, (3, "x")))])
+    assert cells(kept, Row((1,), (2, (3, 4)))) == (1, 2, 3, 4)
+    decode = kept.decoder()
+    frames = records(kept, MapTable(5, 9, (Row((1,), (2, (3, 4))),)))
+    assert decode(frames.frame_bytes(0))[:2] == (1, 4)  # they lie on each other here

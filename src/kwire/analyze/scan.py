@@ -13,6 +13,7 @@ from kwire.analyze.losses import Losses
 from kwire.analyze.selection import Selection
 from kwire.capture.event_counts import tally_of
 from kwire.capture.reader import Section, gathered, groups, sorted_groups
+from kwire.native import Survey
 from kwire.packets.open import NetworkCapture
 from kwire.wire.column_rows import event_values
 from kwire.wire.columns import Columns
@@ -470,9 +471,8 @@ class _Heads:
 
     def ordered(self, schema: Schema) -> bool:
         """Whether the events are known to be in order of time."""
-        return (
-            self._same and self._survey is not None and self._survey.ordered and schema.order == sys.byteorder
-        )
+        survey = self._survey
+        return self._same and survey is not None and survey.ordered and schema.order == sys.byteorder
 
 
 def _parts(block: Block) -> Iterator[Block]:

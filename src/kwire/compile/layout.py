@@ -225,7 +225,13 @@ def map_schema(map: checked.Map, kind: str, *, id: int, prints: str, machine: st
     ]
     names = wire.MAP_VALUES[kind]
     rows = zip(names, _ROWS[" ".join(names)], strict=True)
-    named += [checked.Field(name, type_ or map.value) for name, type_ in rows]
+    items = _items(map.value) if isinstance(map.value, types.Tuple) else ()
+    leaves = tuple(types.leaves(map.value))
+    for name, type_ in rows:
+        if items:
+            named += [checked.Field(f"{name}{number}", leaf) for number, leaf in enumerate(leaves, 1)]
+        else:
+            named.append(checked.Field(name, type_ or leaves[0]))
     named.append(checked.Field("table", types.U32, "which table of the map it is in"))
     placed = layout(map.name, tuple(named))
     enums: dict[str, Mapping[int, str]] = {}
@@ -240,5 +246,13 @@ def map_schema(map: checked.Map, kind: str, *, id: int, prints: str, machine: st
         word=8,
         enums=enums,
         prints=prints,
-        map=wire.MapShape(kind, len(map.key), map.bounds if kind == "lhist" else ()),
+        map=wire.MapShape(kind, len(map.key), map.bounds if kind == "lhist" else (), items),
+    )
+
+
+def _items(tuple_: types.Tuple) -> wire.Items:
+    names = tuple_.names or [""] * len(tuple_.items)
+    return tuple(
+        (name, _items(one) if isinstance(one, types.Tuple) else ())
+        for name, one in zip(names, tuple_.items, strict=True)
     )

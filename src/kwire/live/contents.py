@@ -264,6 +264,8 @@ def rows_of(map: Map, raw: Raw) -> Iterator[Row]:
             made = (value.number, value.total)
         elif isinstance(value, Distribution):
             made = tuple((one.low, one.high, one.number) for one in value)
+        elif isinstance(value, Items):
+            made = _plain_items(value)
         else:
             assert not isinstance(value, float)  # only averages are, which have a sum here
             made = value
@@ -271,10 +273,14 @@ def rows_of(map: Map, raw: Raw) -> Iterator[Row]:
             yield Row(key_of(map, key), made)
 
 
+def _plain_items(items: Items) -> tuple[Held, ...]:
+    return tuple(_plain_items(one) if isinstance(one, Items) else one for one in items)
+
+
 def _nothing(kind: str, value: Held) -> bool:
     """Whether a map without keys was never given anything."""
     if value is None:
         return True
     if isinstance(value, tuple):
-        return not value or (kind in ("avg", "stats") and not value[0])
+        return kind not in ("hash", "lru") and (not value or (kind in ("avg", "stats") and not value[0]))
     return not value if kind in ("count", "sum") else False

@@ -25,7 +25,7 @@ from kwire.live.plan import Plan, UnitMap
 from kwire.wire.frame import HEADER_SIZE
 from kwire.wire.frames import Frames
 from kwire.wire.schema import Schema
-from kwire.wire.tables import MapTable, Row
+from kwire.wire.tables import MapTable, Row, cells
 
 ACTS: Final = ("print", "clear", "zero")
 """What an event's `prints` asks to be done with a map."""
@@ -122,7 +122,7 @@ class MapTables:
         if not unit.map.key:
             if zero and unit.map.kind in ("hash", "lru"):
                 before = own.lookup(NUMBER) or empty
-                empty = bytes(8) + before[8:]
+                empty = empty[:-8] + before[-8:]
             own.update(NUMBER, empty)
             return
         for key in list(own.keys()):
@@ -136,7 +136,10 @@ class MapTables:
 def _symbols(schema: Schema, rows: tuple[Row, ...]) -> dict[int, str]:
     """Names of the kernel's addresses in the rows."""
     places = [at for at, field in enumerate(schema.fields) if field.type == "ksym"]
-    found = {cell for row in rows for at in places if isinstance(cell := (*row.key, row.value)[at], int)}
+    if not places:
+        return {}
+    flat = (cells(schema, row) for row in rows)
+    found = {cell for row in flat for at in places if at < len(row) and isinstance(cell := row[at], int)}
     if not found:
         return {}
     from kwire.kernel.symbols import kernel_symbols

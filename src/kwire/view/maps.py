@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from kwire.view.text import safe
 from kwire.view.values import scalar_name
-from kwire.wire.fields import Field, ipv4_text
+from kwire.wire.fields import Field
 from kwire.wire.schema import Labels, Schema
-from kwire.wire.tables import BUCKETS, TOTALS, MapTable, Row
+from kwire.wire.tables import BUCKETS, TOTALS, MapTable, Row, cell_reader
 
 BAR: Final = 40
 MANY: Final = 100
@@ -49,9 +49,9 @@ def described(schema: Schema, held: MapTable) -> dict[str, Any]:
 
 def _shown(schema: Schema, field: Field, labels: Labels) -> Callable[[Any], Any]:
     """How a part of a key is shown: by its name where it has one."""
-    if field.type == "ipv4":
-        order: Any = schema.order
-        return lambda value: ipv4_text((value & 0xFFFFFFFF).to_bytes(4, order))
+    read = cell_reader(schema, field)
+    if read is not None:
+        return read
     if field.type == "ptr":
         return hex
     name = scalar_name(schema, field, labels)
@@ -68,13 +68,16 @@ def _magnitude(kind: str, value: Any) -> float:
 
 
 def _plain(kind: str, value: Any) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, bytes):
+        return value.hex()
     if kind in BUCKETS:
         return [{"low": low, "high": high, "number": number} for low, high, number in value]
     if kind in TOTALS:
         number, total = value
         average = total / number if number else 0.0
         return average if kind == "avg" else {"number": number, "sum": total, "average": average}
-    return value
+    return [_plain("", one) for one in value] if isinstance(value, tuple) else value
 
 
 def titled(held: Mapping[str, Any]) -> list[str]:
@@ -158,6 +161,8 @@ def _value(value: Any) -> list[str]:
         return ["-"]
     if isinstance(value, dict):
         return [f"{name} {_value(part)[0]}" for name, part in value.items()]
-    if isinstance(value, bool):
-        return [str(value)]
+    if isinstance(value, list):
+        return [cell for part in value for cell in _value(part)]
+    if isinstance(value, bool | str):
+        return [_text(value)]
     return [f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"]

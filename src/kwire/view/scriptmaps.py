@@ -5,12 +5,12 @@ else by key; equal values by key, so that the order is always the same. Whole nu
 the sum divided by the number, truncated.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
-from kwire.wire.fields import Field, ipv4_text
-from kwire.wire.schema import Labels, Schema
-from kwire.wire.tables import MapTable, divided
+from kwire.wire.fields import Field
+from kwire.wire.schema import Items, Labels, Schema
+from kwire.wire.tables import MapTable, cell_reader, divided
 
 BAR: Final = 52
 UNITS: Final = ("", "K", "M", "G", "T", "P", "E")
@@ -43,13 +43,29 @@ def printed(
     if not entries:
         return ""
     labels = Labels(schema._replace(symbols=table.symbols))
-    shows = [_shown(schema, field, labels, as_text, clean) for field in schema.fields[: shape.keys + 1]]
+    shows = [_shown(schema, field, labels, as_text, clean) for field in schema.fields[:-1]]
+    value = _together(shape.items, iter(shows[shape.keys :])) if shape.items else shows[shape.keys]
+    shows[shape.keys :] = [value]
     title = clean(schema.target)
     if json:
         return f"{as_json(title, shape.kind, entries, shows[:-1])}\n"
     step = shape.bounds[2] if len(shape.bounds) > 2 else 0
     made = lines(title, shape.kind, entries, shows[:-1], shows[-1], table.top, table.div, step)
     return "".join(f"{line}\n" for line in made)
+
+
+def _together(items: Items, shows: Iterator[Show]) -> Show:
+    """How a tuple is shown; `shows`: how its parts are, those of tuples in it among them."""
+    parts = [_together(inner, shows) if inner else next(shows) for _, inner in items]
+    named = any(name for name, _ in items)
+    labels = [f".{name} = " if named else "" for name, _ in items]
+    before, behind = ("{ ", " }") if named else ("(", ")")
+
+    def together(value: Any) -> str:
+        pairs = zip(labels, parts, value, strict=True)
+        return before + ", ".join(label + show(part) for label, show, part in pairs) + behind
+
+    return together
 
 
 def _shown(
@@ -60,9 +76,10 @@ def _shown(
     clean: Show,
 ) -> Show:
     """How the parts of keys, or values, of a field are shown."""
-    if field.type == "ipv4":
-        order: Any = schema.order
-        return lambda value: ipv4_text((value & 0xFFFFFFFF).to_bytes(4, order))
+    read = cell_reader(schema, field)
+    if read is not None:
+        show_read = as_text(schema, field, labels)
+        return lambda value: clean(show_read(read(value)))
     if field.type == "ptr":
         return lambda value: hex(value)
     if field.type in ("ksym", "usym"):

@@ -42,7 +42,7 @@ from kwire.wire.frame import (
     bad_payload,
     build,
 )
-from kwire.wire.keyed import FLAG, INTEGER, MAP, TEXT, Key, integer, listing, named, read_payload, table
+from kwire.wire.keyed import FLAG, INTEGER, MAP, TEXT, Key, Kind, integer, listing, named, read_payload, table
 from kwire.wire.messages import U64_MAX, Cause
 
 __all__ = [
@@ -107,26 +107,44 @@ MAP_VALUES = {
 """What maps keep, and the fields that a row of one has behind its key."""
 
 
+Items: TypeAlias = "tuple[tuple[str, Any], ...]"
+"""Of each part of a tuple its name, empty where it has none, and what it holds where it is a tuple itself."""
+
+
 class MapShape(NamedTuple):
     """What a map keeps: a kind, one of MAP_VALUES; of how many parts its keys are; of a linear histogram
-    the first number, the one behind the last, and the width of a bucket.
+    the first number, the one behind the last, and the width of a bucket. `items`: of values that are tuples.
     """
 
     kind: str
     keys: int
     bounds: tuple[int, ...] = ()
+    items: Items = ()
 
     def problem(self, fields: tuple[Field, ...]) -> str:
         """What is wrong with it for a SCHEMA of these fields; empty where nothing is."""
         names = MAP_VALUES.get(self.kind)
         if names is None:
             return f"kind {self.kind!r} is none that is known"
+        if self.items:
+            if names != ("value",):
+                return f"values of kind {self.kind} are no tuples"
+            names = tuple(f"value{number + 1}" for number in range(_leaves_of(self.items)))
         there = tuple(field.name for field in fields[self.keys :])
         if there != (*names, "table"):
             return f"the fields behind {self.keys} of a key are {', '.join(there)}, not those of its kind"
-        if any(field.count != 1 or field.type in ("raw", "bytes", "ipv6", "mac", "text") for field in fields):
-            return "a field is no scalar and no str"
+        if any(field.type in ("bytes", "text") for field in fields):
+            return "a field is bytes or text"
+        if self.kind not in ("hash", "lru") and any(
+            field.count != 1 or TYPES[field.type].kind != "int" for field in fields[self.keys :]
+        ):
+            return f"what a map of kind {self.kind} keeps are numbers"
         return ""
+
+
+def _leaves_of(items: Items) -> int:
+    """How many fields the parts of a tuple are."""
+    return sum(_leaves_of(inner) if inner else 1 for _, inner in items)
 
 
 EVENT_MARK = "#"
@@ -267,7 +285,11 @@ class Schema(NamedTuple):
         value["prints"], value["format"] = self.prints, self.format
         value["symbols"] = dict(self.symbols)
         if self.map is not None:
-            value["map"] = {**self.map._asdict(), "bounds": list(self.map.bounds)}
+            value["map"] = {
+                **self.map._asdict(),
+                "bounds": list(self.map.bounds),
+                "items": _listed(self.map.items),
+            }
         if self.clock is not None:
             value["clock"] = self.clock._asdict()
         value["host"], value["kernel"] = self.host, self.kernel
@@ -460,10 +482,32 @@ _CLOCK_KEYS = {
     "monotonic": Key(integer(U64_MAX), "its time, ns"),
     "wall": Key(integer(U64_MAX), "the wall clock's at that moment, ns"),
 }
+
+
+def _items_wrong(value: Any) -> str | None:
+    if type(value) is not list:
+        return f": {named(value)}"
+    for one in value:
+        if type(one) is not list or len(one) != 2 or type(one[0]) is not str or _items_wrong(one[1]):
+            return f": {named(one)} as an item"
+    return None
+
+
+def _listed(items: Items) -> list[Any]:
+    return [[name, _listed(inner)] for name, inner in items]
+
+
+def _items(value: list[Any]) -> Items:
+    return tuple((name, _items(inner)) for name, inner in value)
+
+
 _MAP_KEYS = {
     "kind": Key(TEXT, "what it keeps"),
     "keys": Key(integer(MAX_FIELDS), "of how many parts its keys are, the first fields"),
     "bounds": Key(listing(INTEGER, "a list of integers"), "of a linear histogram", []),
+    "items": Key(
+        Kind("a list of names and lists", _items_wrong), "of a value that is a tuple: its parts", []
+    ),
 }
 _KEYS = {
     "probe": Key(TEXT, "the probe's spec"),
@@ -499,7 +543,7 @@ def _schema(id: int, value: Map, base: int) -> Schema:
     kept = taken["map"]
     if kept is not None:
         kept = read_payload(kept, _MAP_KEYS, base, "map.")
-        kept = MapShape(**{**kept, "bounds": tuple(kept["bounds"])})
+        kept = MapShape(**{**kept, "bounds": tuple(kept["bounds"]), "items": _items(kept["items"])})
     given = {"fields": tuple(fields), "clock": clock, "map": kept, "shares": tuple(taken["shares"])}
     schema = Schema(**{**taken, **given, "id": id, "program": "".join(taken["program"])})
     problem = schema.problem()

@@ -9,17 +9,17 @@ that is missing is never taken for another one's; hostile bytes give FrameError 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from kwire.hints import Any, Final, TypeAlias
 from kwire.lazy import NamedTuple
 from kwire.wire import cbor
-from kwire.wire.fields import TYPES, text_bytes
+from kwire.wire.fields import FIELDS_AT, TYPES, Field, make_decoder, text_bytes
 from kwire.wire.frame import HEADER_SIZE, Frame, FrameError, Type, bad_payload, build
 from kwire.wire.frames import Frames
 from kwire.wire.keyed import FLAG, LEFT_OUT, TEXT, Key, Kind, integer, listing, named, read_payload, table
 from kwire.wire.messages import U64_MAX
-from kwire.wire.schema import Schema
+from kwire.wire.schema import Items, MapShape, Schema
 
 LIMIT: Final = 16 << 10
 """Bytes of a frame, where a row is not longer."""
@@ -38,13 +38,18 @@ SHOWN: Final = {
 
 BUCKETS: Final = ("hist", "lhist")
 TOTALS: Final = ("avg", "stats")
+BYTES: Final = ("ipv6", "mac", "raw")
+"""Types of fields whose cells are bytes; so are those of arrays."""
 
-Cell: TypeAlias = "int | bool | str"
+HEAD_OF_EVENT: Final = build(Type.EVENT, 1, bytes(8))
+
+Cell: TypeAlias = "int | bool | str | bytes"
+"""A number, a text, or an array as its bytes."""
 Bucket: TypeAlias = "tuple[int | None, int | None, int]"
 Held: TypeAlias = Any
-"""A value, a `Cell`, `tuple[int, int]`, `tuple[Bucket, ...]` or None: of "avg" and "stats" how many numbers
-there were and their sum; of histograms the buckets, from the first to the last that is not empty; None: it
-was set back, and nothing was added since.
+"""A value: a `Cell`; a tuple of such, and of tuples, where `MapShape.items` are; of "avg" and "stats" how
+many numbers there were and their sum; of histograms a tuple of `Bucket`s, from the first to the last that is
+not empty. None: it was set back, and nothing was added since.
 """
 
 
@@ -107,32 +112,18 @@ class MapTable(NamedTuple):
 
 
 def _listed(value: Held) -> Any:
-    if not isinstance(value, tuple):
-        return value
-    return [list(one) if isinstance(one, tuple) else one for one in value]
+    return [_listed(one) for one in value] if isinstance(value, tuple) else value
 
 
 # ---- reading
 
 
 def _cell(value: Any) -> bool:
-    return type(value) in (int, bool, str)
-
-
-def _number(value: Any) -> bool:
-    return type(value) is int
-
-
-def _bucket(value: Any) -> bool:
-    if type(value) is not list or len(value) != 3 or not _number(value[2]):
-        return False
-    return all(end is None or _number(end) for end in value[:2])
+    return type(value) in (int, bool, str, bytes)
 
 
 def _value(value: Any) -> bool:
-    if type(value) is not list:
-        return value is None or _cell(value)
-    return (len(value) == 2 and all(map(_number, value))) or all(map(_bucket, value))
+    return all(map(_value, value)) if type(value) is list else value is None or _cell(value)
 
 
 def _row_wrong(item: Any) -> str | None:
@@ -249,7 +240,7 @@ class TableReader:
 def _taken(value: Any) -> Held:
     if type(value) is not list:
         return value
-    return tuple(tuple(one) if type(one) is list else one for one in value)
+    return tuple(map(_taken, value))
 
 
 def problem(schema: Schema, rows: Iterable[Row]) -> str:
@@ -257,19 +248,79 @@ def problem(schema: Schema, rows: Iterable[Row]) -> str:
     shape = schema.map
     if shape is None:
         return "it is of no map"
-    kinds = [TYPES[field.type].kind for field in schema.fields[: shape.keys]]
+    fields, kind = schema.fields[: shape.keys], shape.kind
+    own = schema.fields[shape.keys : -1]
     for key, value in rows:
-        if len(key) != len(kinds):
-            return f"a key of {len(key)} parts, not {len(kinds)}"
-        for part, kind, field in zip(key, kinds, schema.fields, strict=False):
-            if isinstance(part, str) != (kind == "str"):
+        if len(key) != len(fields):
+            return f"a key of {len(key)} parts, not {len(fields)}"
+        for part, field in zip(key, fields, strict=True):
+            if not fits(part, field):
                 return f"{field.name} is {named(part)}"
-        listed = isinstance(value, tuple)
-        if listed != (shape.kind in (*BUCKETS, *TOTALS)):
-            return f"a value of kind {shape.kind} is {named(list(value) if listed else value)}"
-        if listed and (shape.kind in BUCKETS) != all(isinstance(one, tuple) for one in value):
-            return f"a value of kind {shape.kind} is another list"
+        if kind in BUCKETS:
+            sound = isinstance(value, tuple) and all(map(_bucket, value))
+        elif kind in TOTALS:
+            sound = isinstance(value, tuple) and len(value) == 2 and all(map(_number, value))
+        elif shape.items:
+            leaves = _leaves(shape.items, value)
+            sound = leaves is not None and all(fits(*one) for one in zip(leaves, own, strict=True))
+        else:
+            sound = fits(value, own[0]) or (value is None and kind in ("min", "max"))
+        if not sound:
+            return f"a value of kind {kind} is {named(_listed(value))}, not as it should be"
     return ""
+
+
+def fits(cell: Any, field: Field) -> bool:
+    """Whether a cell is one of a field."""
+    if field.count > 1 or field.type in BYTES:
+        return isinstance(cell, bytes) and len(cell) == field.size
+    return isinstance(cell, str if TYPES[field.type].kind == "str" else int)
+
+
+def cell_reader(schema: Schema, field: Field) -> Callable[[Any], Any] | None:
+    """The function that makes of a cell what a record's field holds; None where that is the cell itself."""
+    if field.count == 1 and field.type not in (*BYTES, "ipv4"):
+        return None
+    decode = make_decoder((field._replace(offset=FIELDS_AT),), FIELDS_AT + field.size, schema.order)
+    order: Any = schema.order
+
+    def read(cell: Any) -> Any:
+        if isinstance(cell, int):
+            cell = (cell & (1 << 8 * field.size) - 1).to_bytes(field.size, order)
+        record = HEAD_OF_EVENT + cell
+        return decode(record[:2] + len(record).to_bytes(2, "big") + record[4:])[0]
+
+    return read
+
+
+def _number(value: Any) -> bool:
+    return type(value) is int
+
+
+def _bucket(value: Any) -> bool:
+    if not isinstance(value, tuple) or len(value) != 3 or not _number(value[2]):
+        return False
+    return all(end is None or _number(end) for end in value[:2])
+
+
+def cells(schema: Schema, row: Row) -> tuple[Any, ...]:
+    """The parts of the key and of the value of a row, in the order of the fields, as far as it has them."""
+    shape = schema.map
+    value = _leaves(shape.items, row.value) if shape is not None and shape.items else [row.value]
+    return (*row.key, *(value or ()))
+
+
+def _leaves(items: Items, value: Any) -> list[Cell] | None:
+    """The cells of a tuple, those of tuples in it among them; None where it has not these items."""
+    if not isinstance(value, tuple) or len(value) != len(items):
+        return None
+    found: list[Cell] = []
+    for (_, inner), one in zip(items, value, strict=True):
+        more = _leaves(inner, one) if inner else [one]
+        if more is None:
+            return None
+        found += more
+    return found
 
 
 # ---- rows as records
@@ -283,20 +334,23 @@ def records(schema: Schema, held: MapTable) -> Frames:
     assert shape is not None  # the caller has seen to it
     data, offsets = bytearray(), array("Q")
     for key, value in held.rows:
-        for values in _values(shape.kind, value):
+        for values in _values(shape, value):
             record = _record(schema, held.time, (*key, *values, held.number))
             offsets.append(len(data))
             data += build(Type.EVENT, schema.id, record)
     return Frames(bytes(data), offsets)
 
 
-def _values(kind: str, value: Held) -> Iterator[tuple[Cell, ...]]:
+def _values(shape: MapShape, value: Held) -> Iterator[tuple[Cell, ...]]:
+    kind = shape.kind
     if kind in BUCKETS:
         for low, high, number in value:
             yield (-(1 << 63) if low is None else low, (1 << 63) - 1 if high is None else high, number)
     elif kind in TOTALS:
         number, total = value
         yield number, total, divided(total, number)
+    elif shape.items:
+        yield tuple(_leaves(shape.items, value) or ())
     else:
         yield (0 if value is None else value,)
 
@@ -321,6 +375,9 @@ def _record(schema: Schema, time: int, values: Sequence[Cell]) -> bytes:
             data = text_bytes(str(value))[: field.limit or None]
             made[at : at + 4] = (schema.size + len(tail)).to_bytes(2, order) + len(data).to_bytes(2, order)
             tail += data
+            continue
+        if isinstance(value, bytes):
+            made[at : at + field.size] = value
             continue
         number = int(value)
         if rule.signed:  # what has no room is the greatest number there is
