@@ -17,8 +17,8 @@ class ProbeKind(NamedTuple):
     `place`: what the target is, which decides how it is parsed and listed: "event" (`category:name`), "raw
     event" (`name`), "function" (`[module:]name`), "timer" (`unit:number`), "trace" (a moment of the
     trace: there is no target), "user function" (`file:name`), "user mark" (`file:[provider:]name`),
-    "counter" (`event[:number]`), "memory" (`address:length:mode`) or "objects" (`kind`); `offset`: whether
-    it may be inside of a function.
+    "counter" (`event[:number]`), "memory" (`address:length:mode`), "objects" (`kind`) or "signal"
+    (`signal:name`); `offset`: whether it may be inside of a function.
 
     `program`, `attach_type`: of bpf(2), as `kernel.sys` names them; `mechanism`: how the program is attached,
     a key of `kernel.attach`; `feature`: the one of `kernel.features` that says whether that works; `shared`:
@@ -277,6 +277,19 @@ _ROWS: Final = (
         context="objects",
     ),
     ProbeKind(
+        name="self",
+        aliases=(),
+        form="signal:name",
+        meaning="a signal to the process that traces: SIGUSR1 or SIGUSR2",
+        example="self:signal:SIGUSR1",
+        own=True,
+        place="signal",
+        program="raw_tracepoint",
+        mechanism="signal",
+        feature="rawtracepoint",
+        context="slots",
+    ),
+    ProbeKind(
         name="begin",
         aliases=(),
         form="",
@@ -317,7 +330,9 @@ FUNCTIONS: Final = tuple(kind.name for kind in _ROWS if kind.place == "function"
 """Kinds whose target is a function of the kernel."""
 
 LISTED: Final = tuple(
-    kind.name for kind in _ROWS if kind.place in ("event", "raw event", "function", "counter", "objects")
+    kind.name
+    for kind in _ROWS
+    if kind.place in ("event", "raw event", "function", "counter", "objects", "signal")
 )
 """Kinds whose targets the kernel can name, all of them."""
 
@@ -326,6 +341,9 @@ USER: Final = tuple(kind.name for kind in _ROWS if kind.user)
 
 OVER: Final = ("begin", "end", "iter")
 """Kinds that fire so often and no more: a trace of them alone, an `iter` among them, ends by itself."""
+
+SIGNALS: Final = ("SIGUSR1", "SIGUSR2")
+"""The signals that mean nothing to us."""
 
 OBJECTS: Final = (
     *("task", "task_file", "task_vma", "cgroup", "css", "bpf_map", "bpf_prog", "bpf_link", "ksym"),

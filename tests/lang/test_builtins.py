@@ -53,6 +53,7 @@ def test_every_builtin_compiles_where_it_exists(compiled: Callable[..., Program]
         "hardware": "hardware:cycles",
         "watchpoint": "watchpoint:0x1000:8:w",
         "iter": "iter:task",
+        "self": "self:signal:SIGUSR1",
         "begin": "begin",
         "end": "end",
     }

@@ -116,7 +116,7 @@ WRONG = [
         "qq:x",
         "unknown kind of probe 'qq'; "
         "the kinds are tracepoint, rawtracepoint, kprobe, kretprobe, fentry, fexit, uprobe, uretprobe, usdt, "
-        "interval, profile, software, hardware, watchpoint, iter, begin, end",
+        "interval, profile, software, hardware, watchpoint, iter, self, begin, end",
         "qq",
     ),
     (

@@ -5,6 +5,7 @@
 # mypy: ignore-errors
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -178,3 +179,40 @@ def test_how_they_are_written() -> None:
     assert [str(at) for at in probe.attach] == ["end"]
     with pytest.raises(CatalogError, match="it is a moment of the trace, without a target; write end"):
         expand("end", "*")
+
+
+@kwire.self("signal:SIGUSR1")
+def asked_first() -> None:
+    emit("first", pid)
+
+
+@kwire.self("signal:SIGUSR1")
+def asked_next() -> None:
+    emit("next", pid)
+
+
+@pytest.mark.live
+def test_a_signal_to_us_runs_programs() -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    with kwire.trace(asked_first, asked_next, pid=1) as trace:
+        for _ in range(2):
+            os.kill(ME, signal.SIGUSR1)
+    assert [(event.probe, event.pid) for event in trace] == [
+        ("self:signal:SIGUSR1#first", ME),
+        ("self:signal:SIGUSR1#next", ME),
+    ] * 2
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
+@pytest.mark.live
+def test_a_signal_to_a_script() -> None:
+    """It comes while the command line waits, without privileges by then."""
+    script = 'BEGIN { printf("ready\\n"); } self:signal:SIGUSR1 { printf("came\\n"); exit(7); }'
+    with subprocess.Popen(
+        [sys.executable, "-m", "kwire", "-q", "-e", script], stdout=subprocess.PIPE, text=True
+    ) as ran:
+        assert ran.stdout is not None
+        assert ran.stdout.readline() == "ready\n"
+        ran.send_signal(signal.SIGUSR1)
+        assert ran.stdout.readline() == "came\n"
+        assert ran.wait(60) == 7

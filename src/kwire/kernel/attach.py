@@ -15,6 +15,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import signal
 from collections.abc import Callable, Sequence
 
 from kwire.hints import Any, TypeAlias
@@ -139,6 +140,53 @@ class Iteration(Link):
                 raise _refused(self.mechanism, self.target, error.errno or 0, "") from None
 
 
+class OnSignal(Link):
+    """A program that is run here when a signal comes to this process, after those that were attached to the
+    signal before. To be closed in the main thread, in which handlers of signals are set.
+    """
+
+    __slots__ = ("_number", "_prog")
+
+    def __init__(self, prog: Prog, number: int, kind: str, target: str) -> None:
+        """Raises AttachError in a thread that gets no signals."""
+        super().__init__(-1, kind, target, is_link=False)
+        self._prog = prog
+        self._number = number
+        waiting = _waiting.setdefault(number, [])
+        if not waiting:
+            try:
+                _before[number] = signal.signal(number, _came)
+            except ValueError:
+                cause = "only the main thread of a program gets signals"
+                raise AttachError("attach to", f"{kind}:{target}", cause, "trace from there") from None
+        waiting.append(self)
+
+    def run(self) -> None:
+        """Run the program."""
+        self._prog.test_run()
+
+    def close(self) -> None:
+        """Let go of the signal; behind the last it means what it did before."""
+        waiting = _waiting[self._number]
+        if self in waiting:
+            waiting.remove(self)
+            if not waiting:
+                signal.signal(self._number, _before.pop(self._number))
+        super().close()
+
+
+_waiting: dict[int, list[OnSignal]] = {}
+"""Those of each signal, in their order."""
+
+_before: dict[int, Any] = {}
+"""What each signal meant before the first."""
+
+
+def _came(number: int, frame: object) -> None:
+    for one in _waiting[number]:
+        one.run()
+
+
 class SeveralLinks(Link):
     """A program that hangs on several events at once, which are taken away together."""
 
@@ -241,6 +289,11 @@ def _run(prog: Prog, kind: str, target: str, cookie: int) -> Link:
     """Run a program of a moment of the trace, which is now. Nothing hangs anywhere."""
     prog.test_run()
     return Link(-1, kind, target, is_link=False)
+
+
+def _signal(prog: Prog, kind: str, target: str, cookie: int) -> Link:
+    """Run a program at each signal of a name."""
+    return OnSignal(prog, signal.Signals[target.rpartition(":")[2]], kind, target)
 
 
 def _clock(prog: Prog, kind: str, target: str, cookie: int) -> Link:
@@ -476,6 +529,7 @@ MECHANISMS: dict[str, Callable[[Prog, str, Any, int], Link]] = {
     "perf kprobe": _kprobe,
     "trampoline": _tracing,
     "run": _run,
+    "signal": _signal,
     "clock": _clock,
     "clocks": _clocks,
     "uprobe": _uprobe,

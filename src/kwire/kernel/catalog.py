@@ -17,7 +17,7 @@ from kwire.kernel import tracefs
 from kwire.kernel.symbols import kernel_symbols, loaded_modules
 from kwire.kernel.syscall import KernelError
 from kwire.kernel.targets import WILDCARD, CatalogError, Target, as_regex, nearest
-from kwire.kinds import FUNCTIONS, KINDS, OBJECTS, USER
+from kwire.kinds import FUNCTIONS, KINDS, OBJECTS, SIGNALS, USER
 from kwire.lazy import pattern
 
 NO_PROBE = pattern(r"__ftrace_invalid_address|__pfx_|__cfi_|__SC[KT]__|.*\.cold(?:\.\d+)?$")
@@ -42,6 +42,8 @@ def expand(kind: str, pattern: str) -> list[Target]:
             return [Target(kind, "", pattern)]
         known = [name for name in OBJECTS if _iterated(name)]
         return [Target(kind, "", name) for name in _like(kind, pattern, known)]
+    if KINDS[kind].place == "signal":
+        return [Target(kind, "", name) for name in _like(kind, pattern, [f"signal:{one}" for one in SIGNALS])]
     if KINDS[kind].place == "counter":
         from kwire.perfevents import COUNTERS
 
@@ -124,7 +126,7 @@ def _raise(kind: str, pattern: str) -> list[Target]:
 
 
 def _noun(kind: str) -> str:
-    return {"function": "function", "counter": "counter", "objects": "iterator"}.get(
+    return {"function": "function", "counter": "counter", "objects": "iterator", "signal": "signal"}.get(
         KINDS[kind].place, "tracepoint"
     )
 

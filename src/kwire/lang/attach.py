@@ -5,7 +5,7 @@ The kinds, their spellings and the form of their targets are those of `kwire.kin
 
 import re
 
-from kwire.kinds import KINDS, SPELLINGS, ProbeKind, period
+from kwire.kinds import KINDS, SIGNALS, SPELLINGS, ProbeKind, period
 from kwire.lang.errors import Diagnostic, LanguageError, did_you_mean
 from kwire.lang.tree import AttachPoint, Source, Span
 from kwire.lazy import pattern
@@ -22,6 +22,7 @@ PARTS = {
     "counter": (1, 2),
     "memory": (3,),
     "objects": (1,),
+    "signal": (2,),
 }
 """How many parts a target has between colons, by what it is."""
 
@@ -68,7 +69,7 @@ def parse(source: Source, end: int) -> AttachPoint:
         raise _error(source, start, len(head), f"{rest!r} is not a target of {article(kind.name)}", wrong)
     if len(parts) not in PARTS[kind.place]:
         raise _error(source, start, len(head), f"{rest!r} is not a target of {article(kind.name)}", wrong)
-    if kind.place in ("timer", "counter", "memory"):
+    if kind.place in ("timer", "counter", "memory", "signal"):
         fault = _meaningless(kind, rest)
         if fault:
             raise _error(source, start, len(head), f"{rest!r} is no {fault[0]}", fault[1] or wrong)
@@ -103,6 +104,14 @@ def _meaningless(kind: ProbeKind, target: str) -> tuple[str, str] | None:
     """What a target that is no name is not, where it is not, and what there is (empty: any number)."""
     if kind.place == "timer":
         return None if period(target) else ("period", "")
+    if kind.place == "signal":
+        what, _, name = target.partition(":")
+        known = what == "signal" and name in SIGNALS
+        return (
+            None
+            if known
+            else ("signal to us", f"write {' or '.join(f'self:signal:{one}' for one in SIGNALS)}")
+        )
     from kwire import perfevents
 
     if kind.place == "memory":

@@ -441,7 +441,7 @@ class Planner:
         kind, group, name, copies, form = target
         if kind in USER:
             return attach_points.in_file(kind, target.target, offset, form, host().machine)
-        if KINDS[kind].place in ("trace", "timer", "counter", "memory"):
+        if KINDS[kind].place in ("trace", "timer", "counter", "memory", "signal"):
             return Site(kind, target.target, ())
         if KINDS[kind].place == "event":
             return self._tracepoint(group, name)

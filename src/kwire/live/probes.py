@@ -146,3 +146,8 @@ def iter(objects: str) -> Decorator:
     parameters are what the kernel calls it. A trace of nothing else ends by itself.
     """
     return _at("iter", objects)
+
+
+def self(target: str) -> Decorator:
+    """Run when a signal comes to the process that traces, `signal:SIGUSR1` or `signal:SIGUSR2`."""
+    return _at("self", target)

@@ -17,7 +17,7 @@ from kwire.bpf.image import Image, MapSpec
 from kwire.compile.emission import ASKED, ASKED_BIT
 from kwire.errors import KwireError
 from kwire.kernel import attach, prog, tracefs
-from kwire.kernel.attach import AttachError, FilePlace, Iteration, Link, Place
+from kwire.kernel.attach import AttachError, FilePlace, Iteration, Link, OnSignal, Place
 from kwire.kernel.maps import Map
 from kwire.kernel.prog import Prog
 from kwire.kernel.ring import Ring
@@ -404,6 +404,9 @@ class Tracer:
 
     def detach(self) -> None:
         """Take the probes away; what they produced stays in the rings. Ask `missed` before."""
+        for link, _, _ in self._links:
+            if isinstance(link, OnSignal):
+                link.close()
         self._events += detach_all([link for link, _, _ in self._links])
         self._links.clear()
         self._iterations.clear()

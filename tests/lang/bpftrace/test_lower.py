@@ -433,6 +433,9 @@ def test_what_is_wrong_is_said_at_its_place(lowered: Lowered, body: str, expecte
         ("U:/bin/x:p:y", "usdt:/bin/x:p:y"),
         ('u:/bin/x:cpp:"a::b(int)"+4', "uprobe:/bin/x:cpp:a::b(int)+4"),
         ("it:task", "iter:task"),
+        ("self:signal:SIGUSR1", "self:signal:SIGUSR1"),
+        ("self:signal:SIGKILL", "'signal:SIGKILL' is no signal to us; "
+         "write self:signal:SIGUSR1 or self:signal:SIGUSR2"),
         ("test:x", "test is not supported yet; "),
         ("kprobe", "'kprobe' says no target; write kprobe:[module:]function[+offset]"),
         ("kprobe:$2", "there is no argument $2; give it behind the script"),

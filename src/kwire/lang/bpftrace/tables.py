@@ -52,7 +52,7 @@ PROVIDERS: Final = (
     Provider("hardware", ("h",), "hardware:event[:count]", "an event of the CPU's counters", "hardware"),
     Provider("watchpoint", ("w",), "watchpoint:address:length:mode", "an access to memory", "watchpoint"),
     Provider("iter", ("it",), "iter:task", "each object of a kind", "iter"),
-    Provider("self", (), "self:signal:SIGUSR1", "a signal to the tracer"),
+    Provider("self", (), "self:signal:SIGUSR1", "a signal to the tracer", "self"),
     Provider("test", (), "test:name", "a test of the language"),
     Provider("bench", (), "bench:name", "a measurement of the language"),
 )
