@@ -134,6 +134,7 @@ class Synthetic:
     counter: Counter
     unfollowed = 0
     asked = None
+    stacks = None
     """No program asks for the end."""
     iterating = finite = False
     """Nothing is walked."""

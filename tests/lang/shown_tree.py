@@ -90,6 +90,10 @@ def value(node: c.Expr | c.Wide, checked: c.Program | None = None) -> str:
         return value(inner, checked)
 
     match node:
+        case c.Stack(table=table, type=type_):
+            return f"{'u' if table.user else 'k'}stack({table.limit}, {type_.mode})"
+        case c.UserSymbol(address=address):
+            return f"usym({show(address)})"
         case c.Const(value=number):
             return str(number)
         case c.Builtin(op=op):

@@ -82,7 +82,7 @@ def test_types_of_fields() -> None:
 
 def test_keys_of_a_schema() -> None:
     keys = {row[0]: row[2] for row in table("key", "type", "", "meaning", holding="probe")}
-    assert set(keys) == {*Schema._fields, "more"} - {"id"}
+    assert set(keys) == {*Schema._fields, "more"} - {"id", "stacks"}
     fields = {row[0]: row[2] for row in table("key", "type", "", "meaning", holding="offset")}
     assert tuple(fields) == Field._fields
     assert [key for key, need in fields.items() if need] == [

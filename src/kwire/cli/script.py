@@ -278,6 +278,10 @@ def _record(
                 declared = any(f"@{one.id}" == schema.target for one in script.maps)
                 cure = "declare it with more entries" if declared else "raise the setting max_map_keys"
                 say(f"{schema.target}: {updates} found no room; {cure}")
+    stacks = running.tracer.stacks
+    if stacks is not None and stacks.lost:
+        times = plural(stacks.lost, "stack")
+        say(f"{times} found no room, and were not told; raise the setting max_map_keys")
     if summary["lost"]:
         say(f"{plural(summary['lost'], 'event')} lost")
     return tracing.exit_status(summary, args)

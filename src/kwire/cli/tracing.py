@@ -410,7 +410,7 @@ def record(
         recorder.start([*([writer] if writer else []), *shown])
         if writer:
             writer.publish()
-        privileges.drop(keep=ROTATING if args.rotate != (0, 0.0) else ())
+        privileges.drop(keep=_kept(recorder, rotating=args.rotate != (0, 0.0)))
         recorder.run(stop.fd)
         progress.finish()
         totals = writer.close(recorder.produced) if writer else {}
@@ -430,6 +430,16 @@ def record(
                 report(summary)
             raise problem
         return summary
+
+
+def _kept(recorder: Recorder, *, rotating: bool) -> tuple[str, ...]:
+    """The privileges that a recording goes on needing."""
+    kept: tuple[str, ...] = ROTATING if rotating else ()
+    if recorder.tracer.stacks is not None:
+        from kwire.kernel.usersyms import NEEDED
+
+        kept += NEEDED
+    return kept
 
 
 def open_writer(

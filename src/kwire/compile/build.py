@@ -191,6 +191,11 @@ def _maps(
         from kwire.compile.maps import specs  # most programs do without
 
         maps += dict.fromkeys(spec for one in own for spec in specs(one, options.cpus))
+    tables = program.stacks()
+    if tables:
+        from kwire.compile.stacks import specs as tables_of
+
+        maps += tables_of(tables)
     return tuple(maps)
 
 

@@ -28,14 +28,24 @@ ASKED = "asked"
 ASKED_BIT = 1 << 8
 """Set in it then; below is the status that was asked for."""
 
+STACKS = "stacks"
+"""The map with the last number that a stack was given, and how the names of the tables of stacks begin: the
+programs of a trace share them.
+"""
+
 FORCE_WAKEUP = 2
 """Of a record, which need not be one: the reader is woken whatever it has read."""
 
 
 def ask_for_end(b: Builder, options: Options, status: Operand) -> None:
-    """Note that the trace is to end, and wake its reader; where the ring is full it is not asleep."""
+    """Note that the trace is to end, and wake its reader."""
     word = b.emit("or", [b.emit("and", [status, 0xFF], None, 8), ASKED_BIT], None, 9)
     b.store(b.emit("mapval", [], (ASKED, 0)), 0, 8, word)
+    wake(b, options)
+
+
+def wake(b: Builder, options: Options) -> None:
+    """Wake the reader, who is not asleep where the ring is full."""
     key = b.function.slot("key", 8)
     b.store(key, 0, 4, cpu(b, options))
     ring = b.call("map_lookup_elem", b.map("rings"), At(key, 0))

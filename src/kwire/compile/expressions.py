@@ -666,6 +666,10 @@ class ExpressionLowering(Builder, ABC):
         """The address of the text that a local holds."""
 
     @abstractmethod
+    def stack(self, e: checked.Stack | checked.UserSymbol) -> Operand:
+        """The number of a stack."""
+
+    @abstractmethod
     def match(self, e: checked.TextMatch, yes: Block, no: Block) -> None:
         """Go to `yes` where a text matches a pattern, otherwise to `no`."""
 
@@ -774,4 +778,6 @@ _LOWER: dict[type, Callable[[ExpressionLowering, Any], Operand]] = {
     checked.EachKey: lambda lower, e: lower.each[0],
     checked.EachValue: lambda lower, e: lower.each[1],
     checked.EachGet: lambda lower, e: lower.each_get(e),
+    checked.Stack: lambda lower, e: lower.stack(e),
+    checked.UserSymbol: lambda lower, e: lower.stack(e),
 }

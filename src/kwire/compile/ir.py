@@ -169,6 +169,7 @@ OPS: Final[dict[str, Op]] = {
     "load": Op(Effect.LOADS, 1, "size"),
     "store": Op(Effect.WRITES, 2, "size"),  # args: At, value
     "atomic": Op(Effect.WRITES, 2),  # add a value to the 8 bytes at At, whole
+    "fetch": Op(Effect.WRITES, 2),  # the same, and give what was there before
     "block": Op(Effect.WRITES, 2, "(space, offset, size, epoch): copy bytes at args[1] + offset to args[0]"),
     "read": Op(Effect.WRITES, -1, "`Read`: from args[1] to args[0]; failures are noted at the others"),
     "fault": Op(Effect.WRITES, 2, "set the slot args[1] to 1 when args[0], a helper's result, is negative"),

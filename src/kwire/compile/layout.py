@@ -151,6 +151,8 @@ def _shown(item: Item, field: wire.Field, enums: dict[str, Mapping[int, str]], m
         table_name = f"names of {element.name}"
         enums[table_name] = {value: label for label, value in element.values}
         return field._replace(display="flags", table=table_name)
+    if isinstance(element, types.Stack):
+        return field._replace(display=element.mode)
     display = element.display if isinstance(element, types.Int) else ""
     if not display or display in types.ADDRESSES:
         return field
@@ -193,6 +195,8 @@ def wire_type(type_: types.Type, name: str) -> tuple[str, int, str]:
         return kind, count, (element.name or name) if element.values else ""
     if isinstance(element, types.Pointer):
         return element.display or "ptr", count, ""
+    if isinstance(element, types.Stack):
+        return "stack", count, ""
     if isinstance(element, types.Text):
         return "str", 1, ""
     if isinstance(element, types.Bytes):

@@ -7,8 +7,8 @@ when that refuses, count the refusal and note when it was first and last so.
 Maps: `rings` (array of ring buffers, one a CPU), `counts` (one mapped value, a slot of 64 bytes for each
 CPU and probe), `tasks` (hash of the processes traced), `scratch` (records that do not fit the stack, a
 stretch for each CPU), `texts` (texts that are matched with patterns or with each other, likewise), `loops`
-(what the turns of called loops share, likewise), `asked` (one mapped number: whether the trace is asked to
-end, and how). None but `tasks` needs more than an index, so none costs
+(what the turns of called loops share, likewise), `frames` (a stack, likewise), `asked` (one mapped number:
+whether the trace is asked to end, and how). None but `tasks` needs more than an index, so none costs
 more than a few nanoseconds. The maps of the unit are called `@name` (`compile.maps`).
 """
 
@@ -61,6 +61,7 @@ class Unit:
         "program",
         "room",
         "sender",
+        "stacks",
         "stride",
         "texts",
     )
@@ -76,6 +77,7 @@ class Unit:
         self.memory = Stretch(LOOPS)
         self.held: dict[int, int] = {}  # where locals have their texts in `memory`
         self.room = (0, 0)  # what of it is for values on their way to a map: where, how much
+        self.stacks = Stretch(STACKS)
         self.loops: list[Function] = []
         several = len(layouts) > 1
         self.sender = sender(options, several, program.span) if _emits(program.body) > 1 else None
@@ -91,7 +93,7 @@ def lower(program: checked.Program, layouts: Sequence[Layout], options: Options,
     functions = [Lower(unit, options).run(), *unit.loops]
     if unit.sender is not None:
         functions.append(unit.sender)
-    stretches = (unit.texts, unit.memory)
+    stretches = (unit.texts, unit.memory, unit.stacks)
     for stretch in stretches:
         stretch.settle()
     return Lowered(Module(functions), unit.faults, {one.map: one.stride for one in stretches})
@@ -120,6 +122,9 @@ class Ends(NamedTuple):
 
 LOOPS = "loops"
 """The map for what the turns of called loops share."""
+
+STACKS = "frames"
+"""The map in which a stack is taken before it is looked for in its table."""
 
 LEFT, FAULTS, COUNT, START, SHARED = range(0, 40, 8)
 """In a loop's part of it: whether the program ends there (1) or the block around (2), whether a read failed,
@@ -239,6 +244,12 @@ class Lower(ExpressionLowering):
         value = s.value
         assert isinstance(value, checked.ReadText | checked.Comm | checked.TextConst)
         put_text(self, value, limit, self._frame()[0], unit.held[s.local])
+
+    def stack(self, e: checked.Stack | checked.UserSymbol) -> Operand:
+        """The number of a stack."""
+        from kwire.compile.stacks import number  # most programs do without
+
+        return number(self, self.unit.stacks, e)
 
     @property
     def _maps(self) -> "MapLowering":

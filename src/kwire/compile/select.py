@@ -322,6 +322,15 @@ class Selector:
         base, offset = self._base(at, R5)
         self.items.append(asm.atomic("add", "dw", base, self._register(value, base), offset))
 
+    def fetch(self, ins: Ins) -> None:
+        """dst = memory; memory += value, whole."""
+        at, value = ins.args
+        assert isinstance(at, At)
+        base, offset = self._base(at, R5)
+        self._into(R0, value)
+        self.items.append(asm.atomic("add", "dw", base, R0, offset, fetch=True))
+        self._put(_dst(ins), R0)
+
     def fault(self, ins: Ins) -> None:
         """Note a negative result."""
         result, at = ins.args
@@ -605,6 +614,7 @@ OPERATIONS: dict[str, Callable[[Selector, Ins], None]] = {
     "load": Selector.load,
     "store": Selector.store,
     "atomic": Selector.atomic,
+    "fetch": Selector.fetch,
     "fault": Selector.fault,
     "read": Selector.read,
     "call": Selector.call,

@@ -191,6 +191,36 @@ class Map(Fd):
             if value is not None:
                 yield key, value
 
+    def batches(self, size: int = 512) -> Iterator[tuple[bytes, bytes]]:
+        """All keys with their values, many with each call; `size`: how many at most. What changes meanwhile
+        may be left out, or come twice. Of no per-CPU map.
+        """
+        key_size, value_size = self.spec.key_size, self.spec.value_size
+        at: bytearray | None = None
+        while True:
+            following = bytearray(4)
+            keys, values = bytearray(size * key_size), bytearray(size * value_size)
+            _, error, attr = try_bpf(
+                "map_lookup_batch",
+                map_fd=self.fd,
+                in_batch=at,
+                out_batch=following,
+                keys=keys,
+                values=values,
+                count=size,
+            )
+            if error == errno.ENOSPC:  # more in one bucket of the kernel's
+                size *= 2
+                continue
+            if error not in (0, errno.ENOENT):
+                raise failure("walk map", self.spec.name, error)
+            for number in range(attr["count"]):
+                key = bytes(keys[number * key_size : (number + 1) * key_size])
+                yield key, bytes(values[number * value_size : (number + 1) * value_size])
+            if error:
+                return
+            at = following
+
     def mmap(self, writable: bool = False) -> mmap.mmap:
         """Map the values of a BPF_F_MMAPABLE array: element i at i × (value size rounded up to 8)."""
         if not self.spec.flags & BPF_F_MMAPABLE:

@@ -1,8 +1,9 @@
 """The kernel's symbols: from a name to its addresses, from an address to `name+offset`.
 
-Invariants: /proc/kallsyms is read once, as bytes, when first asked for; a look-up by name searches these
-bytes, and only a look-up by address builds an index, two flat arrays, never one object a symbol. Where the
-kernel hides addresses (kptr_restrict), every one of them is 0 and `readable` is false.
+Invariants: /proc/kallsyms is read once, as bytes, when first asked for; look-ups search these bytes, those by
+address by halves, as the lines of the kernel proper are in order; only modules and BPF programs get an index,
+two flat arrays, never one object a symbol. Where the kernel hides addresses (kptr_restrict), every one of
+them is 0 and `readable` is false.
 """
 
 import io
@@ -19,6 +20,7 @@ MODULES = "/proc/modules"
 KPTR_RESTRICT = "/proc/sys/kernel/kptr_restrict"
 _LINE = pattern(rb"\n([0-9a-f]+) ([A-Za-z]) ([^\t\n]+)(?:\t\[(.*)\])?")
 FEW = 12  # names that are looked for one by one
+ABSOLUTE = b"aAuUN"  # kinds of symbols that are no places in memory
 MAX_OFFSET = 1 << 20  # an address further than this after the last symbol before it belongs to none
 
 
@@ -37,11 +39,13 @@ class Symbol(NamedTuple):
 class Symbols:
     """One reading of the kernel's symbol table. Modules loaded later are not in it; make a new one."""
 
-    __slots__ = ("_addresses", "_by_address", "_data", "_lines", "_order")
+    __slots__ = ("_addresses", "_by_address", "_data", "_end", "_lines")
 
     def __init__(self, data: bytes) -> None:
         self._data = b"\n" + data
-        self._addresses: array[int] | None = None  # sorted
+        first = self._data.find(b"\t[")
+        self._end = self._data.rfind(b"\n", 0, first) + 1 if first >= 0 else len(self._data)
+        self._addresses: array[int] | None = None  # of modules and programs, which come behind it, sorted
         self._by_address: dict[int, str] | None = None
         self._lines = array("I")  # for each address, where its line starts in the data
 
@@ -101,17 +105,52 @@ class Symbols:
         """The symbol that an address lies in, the first of several names for the same place, as the kernel
         does.
         """
+        if not address:
+            return None
+        inside, beyond = self._in_kernel(address), self._in_modules(address)
+        start, line = max(inside, beyond)
+        if not start or address - start >= MAX_OFFSET:
+            return None
+        name, module = self._line(line)
+        return Symbol(name, address - start, module)
+
+    def _in_kernel(self, address: int) -> tuple[int, int]:
+        """The last symbol of the kernel proper that is not behind an address: where it is, and its line."""
+        data, best = self._data, -1
+        low, high = 1, self._end
+        while low < high:
+            middle = (low + high) // 2
+            start = data.rfind(b"\n", 0, middle) + 1
+            if self._address(start) <= address:
+                best, low = start, data.find(b"\n", middle) + 1 or high
+            else:
+                high = start
+        if best < 0:
+            return 0, 0
+        found = self._address(best)
+        while best > 1:  # of several names for it the first
+            before = data.rfind(b"\n", 0, best - 1) + 1
+            if self._address(before) != found or data[data.find(b" ", before) + 1] in ABSOLUTE:
+                break
+            best = before
+        return found, best
+
+    def _in_modules(self, address: int) -> tuple[int, int]:
+        """The same of modules and BPF programs."""
         if self._addresses is None:
             self._index()
         addresses = self._addresses or array("Q")
         after = bisect_right(addresses, address)
-        if not after or not address:
-            return None
+        if not after:
+            return 0, 0
         start = addresses[after - 1]
-        if not start or address - start >= MAX_OFFSET:
-            return None
-        name, module = self._line(self._lines[bisect_left(addresses, start)])
-        return Symbol(name, address - start, module)
+        return start, self._lines[bisect_left(addresses, start)]
+
+    def _address(self, line: int) -> int:
+        try:
+            return int(self._data[line : self._data.find(b" ", line)], 16)
+        except ValueError:  # what no kernel says
+            return 0
 
     def functions(self) -> Iterator[tuple[str, str]]:
         """(name, module) of each function, in the table's order."""
@@ -143,24 +182,16 @@ class Symbols:
         return name, module.strip("[]")
 
     def _index(self) -> None:
-        addresses, lines = array("Q"), array("I")
-        at, last, ordered = 1, 0, True
-        for line in io.BytesIO(memoryview(self._data)[1:]):
+        found: list[tuple[int, int]] = []
+        at = self._end
+        for line in io.BytesIO(memoryview(self._data)[at:]):
             space = line.find(b" ")
-            if (
-                space > 0 and line[space + 1 : space + 2] not in b"aAuUN"
-            ):  # absolute, undefined: no places in memory
-                address = int(line[:space], 16)
-                ordered &= address >= last
-                last = address
-                addresses.append(address)
-                lines.append(at)
+            if space > 0 and line[space + 1] not in ABSOLUTE:
+                found.append((int(line[:space], 16), at))
             at += len(line)
-        if not ordered:  # modules come after the kernel, each sorted by itself
-            order = sorted(range(len(addresses)), key=addresses.__getitem__)
-            addresses = array("Q", (addresses[i] for i in order))
-            lines = array("I", (lines[i] for i in order))
-        self._addresses, self._lines = addresses, lines
+        found.sort()  # each module's are sorted, one may lie before another
+        self._addresses = array("Q", (address for address, _ in found))
+        self._lines = array("I", (line for _, line in found))
 
 
 def how_to_see_addresses() -> str:

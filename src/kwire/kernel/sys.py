@@ -104,6 +104,10 @@ ATTRS: dict[str, tuple[int, str]] = {
     ),
     "btf_get_fd_by_id": (19, _GET_ID),
     "btf_get_next_id": (23, _GET_ID),
+    "map_lookup_batch": (
+        24,
+        "in_batch:ptr out_batch:ptr keys:ptr values:ptr count:u32 map_fd:u32 elem_flags:u64 flags:u64",
+    ),
     "map_update_batch": (
         26,
         "in_batch:u64 out_batch:u64 keys:ptr values:ptr count:u32 map_fd:u32 elem_flags:u64 flags:u64",

@@ -83,6 +83,16 @@ TEXT_LIMIT = 256
 MAX_LIMIT = 4096
 BYTES_LIMIT = 64
 
+STACK_LIMIT = 127
+"""Frames of a stack where nobody says how many: of more the kernel tells only where its setting
+kernel.perf_event_max_stack is higher."""
+
+STACK_MOST = 1024
+"""Frames of a stack."""
+
+STACKS_MOST = 8192
+"""Different stacks of a kind in a trace."""
+
 FUNCTIONS = (
     Function("str", "str(p[, limit])", 1, 2, f"text at p to its NUL, at most limit (or {TEXT_LIMIT}) bytes"),
     Function(
@@ -104,6 +114,18 @@ FUNCTIONS = (
     Function("ipv6", "ipv6(x)", 1, 1, "a 16-byte array, structure or pointer to one, shown as 2001:db8::1"),
     Function("mac", "mac(x)", 1, 1, "a 6-byte array or pointer to one, shown as 00:00:5e:00:53:01"),
     Function("ksym", "ksym(x)", 1, 1, "a kernel address, shown as the name of what is there"),
+    Function(
+        "usym", "usym(x)", 1, 1, "an address in the current process, shown as the name of what is there"
+    ),
+    Function(
+        "kstack",
+        'kstack([frames][, "mode"][, most])',
+        0,
+        3,
+        f"the kernel's stack, of at most {STACK_LIMIT} frames, or so many; shown as bpftrace, perf or raw; "
+        f"of different ones a trace has at most {STACKS_MOST}, or so many",
+    ),
+    Function("ustack", "ustack(…)", 0, 3, "the stack of the process, likewise; also shown as build_id"),
     Function("sizeof", 'sizeof("struct x") or sizeof(x)', 1, 1, "bytes of a type, or of a value"),
     Function("offsetof", 'offsetof("struct x", "a.b")', 2, 2, "where a member lies, in bytes"),
     Function("cast", 'cast("struct x *", p)', 2, 2, "p as another type"),

@@ -28,7 +28,10 @@ Laws the compiler may rely on:
   values lie as `compile.maps` says (`key_parts`, `value_parts`).
 """
 
+from collections.abc import Iterator
+
 from kwire.hints import TypeAlias
+from kwire.lang import types
 from kwire.lang.context import Argument, CtxField, Located, Result, Saved, Site, TaskMember
 from kwire.lang.forms import Node, walk
 from kwire.lang.tree import Source, Span
@@ -474,6 +477,37 @@ class MapHas(Node):
     span: Span
 
 
+class StackTable(Node):
+    """Where programs of a unit keep stacks of one kind: of the kernel or (`user`) of processes, of so many
+    frames at most, by addresses or (`ids`) by places in files that are told by their build ids; `room`: how
+    many.
+    """
+
+    user: bool
+    limit: int
+    ids: bool
+    room: int
+
+
+class Stack(Node):
+    """The number of the stack that the probe fired on: a new one where its innermost frames were never seen
+    before (of a process: of this process), 0 where the table has no room for it, which is counted.
+    """
+
+    table: StackTable
+    type: types.Stack
+    span: Span
+
+
+class UserSymbol(Node):
+    """An address in the current process as the number of a stack of this one frame."""
+
+    address: "Expr"
+    table: StackTable
+    type: types.Stack
+    span: Span
+
+
 Wide: TypeAlias = ReadText | ReadBytes | ReadBlock | Comm
 Expr: TypeAlias = (
     Const
@@ -507,6 +541,8 @@ Expr: TypeAlias = (
     | EachKey
     | EachValue
     | EachGet
+    | Stack
+    | UserSymbol
 )
 
 
@@ -717,6 +753,13 @@ class Program(Node):
 
     def maps(self) -> dict[str, Map]:
         """The maps that it uses, by name."""
+        return {node.name: node for node in self._nodes() if isinstance(node, Map)}
+
+    def stacks(self) -> list[StackTable]:
+        """The tables of stacks that it uses."""
+        nodes = self._nodes()
+        return list(dict.fromkeys(node.table for node in nodes if isinstance(node, Stack | UserSymbol)))
+
+    def _nodes(self) -> Iterator[Node]:
         parts = [one for one in (self.guard, self.filter, *self.body) if one is not None]
-        nodes = (node for part in parts for node in walk(part))
-        return {node.name: node for node in nodes if isinstance(node, Map)}
+        return (node for part in parts for node in walk(part))

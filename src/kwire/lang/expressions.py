@@ -580,7 +580,9 @@ class ExpressionChecker:
         return values.convert(values.scalar(self.check(node.value)), node.type, node.span)
 
     def named_type(self, text: str, span: Span) -> Type:
-        """The type of a C type name written in the probe."""
+        """The type of a C type name written in the probe; "stack" is what kstack() and ustack() give."""
+        if text == "stack":
+            return t.Stack()
         try:
             return self.types.type(text, self.site.module)
         except BtfLookupError as error:

@@ -94,11 +94,11 @@ def cast(value: Value, type_: Type, span: Span, type_span: Span, space: str = ""
     return values.convert(number, type_, span)
 
 
-def limit_of(value: Value, name: str) -> int:
-    """A constant limit in bytes."""
+def limit_of(value: Value, name: str, most: int = builtins.MAX_LIMIT) -> int:
+    """A constant limit in bytes, or of something else that has another greatest number."""
     if not isinstance(value, c.Const):
         raise TextError(value.span, f"the limit of {name} must be known when the probe is compiled")
-    if not 0 < value.value <= builtins.MAX_LIMIT:
+    if not 0 < value.value <= most:
         raise TextError(value.span, f"{value.value} is no limit", f"it is 1 to {builtins.MAX_LIMIT} bytes")
     return value.value
 
@@ -250,7 +250,42 @@ def _address_place(call: Arguments, size: int) -> c.Place:
 
 
 def _ksym(call: Arguments) -> Value:
-    return values.convert(values.scalar(call.values[0]), t.KSYM, call.span)
+    value = values.scalar(call.values[0])
+    if isinstance(value, c.Const):  # retyped, so that it stays an address
+        return c.Retype(values.convert(value, t.U64, call.span), t.KSYM, call.span)
+    return values.convert(value, t.KSYM, call.span)
+
+
+def _stack(call: Arguments) -> Value:
+    """The stack of the kernel or of the process; among the arguments how many frames, and how it is read."""
+    limit, room, mode = builtins.STACK_LIMIT, builtins.STACKS_MOST, "bpftrace"
+    for value in call.values[:2]:
+        if isinstance(value, Literal):
+            mode = value.value
+            if mode not in t.STACK_MODES:
+                raise TextError(value.span, f"a stack is not shown as {mode}", _MODES)
+        elif isinstance(value, c.Const):
+            limit = value.value
+            if not 0 < limit <= builtins.STACK_MOST:
+                message = f"a stack of {plural(limit, 'frame')} is not possible"
+                raise TextError(value.span, message, f"there are 1 to {builtins.STACK_MOST}")
+        else:
+            raise TextError(value.span, f"what {call.name} takes must be constant", f'{call.name}(3, "perf")')
+    if len(call.values) > 2:
+        room = limit_of(call.values[2], call.name, builtins.STACKS_MOST << 8)
+    user, ids = call.name == "ustack", mode == "build_id"
+    if ids and not user:
+        raise TextError(call.span, "the kernel's stack has no build ids", 'use ustack, or "raw"')
+    return c.Stack(c.StackTable(user, limit, ids, room), t.Stack(mode), call.span)
+
+
+_MODES = f"it is one of {', '.join(t.STACK_MODES)}"
+
+
+def _usym(call: Arguments) -> Value:
+    address = values.convert(values.scalar(call.values[0]), t.U64, call.span)
+    table = c.StackTable(True, 1, False, builtins.STACKS_MOST)
+    return c.UserSymbol(address, table, t.Stack("symbol"), call.span)
 
 
 def _sizeof(call: Arguments) -> Value:
@@ -337,6 +372,9 @@ HANDLERS: dict[str, Callable[[Arguments], Value]] = {
     "ipv6": _ipv6,
     "mac": _mac,
     "ksym": _ksym,
+    "usym": _usym,
+    "kstack": _stack,
+    "ustack": _stack,
     "sizeof": _sizeof,
     "min": _extreme,
     "max": _extreme,

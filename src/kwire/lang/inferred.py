@@ -198,7 +198,8 @@ def _joined(a: Part, b: Part) -> "Part | None":
         return a
     if isinstance(a, t.Text) and isinstance(b, t.Text):
         return t.Text(max(a.limit, b.limit))
-    if isinstance(a, t.Text | t.Array) or isinstance(b, t.Text | t.Array):
+    others = (t.Text, t.Array, t.Stack)
+    if isinstance(a, others) or isinstance(b, others):
         return None
     if t.is_constant_text(a) or t.is_constant_text(b):
         return None

@@ -189,6 +189,8 @@ def _part(whose: str, value: Value, type_: t.Part) -> c.Expr | c.Wide | c.TextCo
     if not isinstance(type_, t.Text):
         if isinstance(value, Literal):
             raise TextError(value.span, f"{what} a {t.describe(type_)}")
+        if isinstance(type_, t.Stack) != isinstance(value.type, t.Stack):
+            raise TextError(value.span, f"{what} {t.article(type_)}, and this is {t.article(value.type)}")
         return values.convert(values.scalar(value), type_, value.span)
     if isinstance(value, Literal):
         text: c.ReadText | c.Comm | c.TextConst | None = values.text_constant(value)

@@ -17,6 +17,9 @@ from kwire.lang.forms import Form
 ADDRESSES = ("ipv4", "ipv6", "mac", "ksym", "usym")
 """Displays that make a value an address of the named kind: the wire's type of the same name."""
 
+STACK_MODES = ("bpftrace", "perf", "raw", "build_id")
+"""How stacks are read: names with offsets; as `perf script` shows them; addresses; places in files."""
+
 KERNEL = "kernel"
 USER = "user"
 
@@ -92,6 +95,15 @@ class Bytes(Form):
     space: str = KERNEL
 
 
+class Stack(Form):
+    """The number of a stack, whose frames are in a table beside the programs: 8 bytes, unsigned, 0 where
+    there was no room for it. `mode`: how people read it, one of `STACK_MODES`, or "symbol", the name of its
+    only frame.
+    """
+
+    mode: str = "bpftrace"
+
+
 class Tuple(Form):
     """Several values together; with names (as many as items; else none) a record. In the checker only: each
     of them is a value of its own in a program.
@@ -101,13 +113,13 @@ class Tuple(Form):
     names: tuple[str, ...] = ()
 
 
-Type: TypeAlias = Void | Int | Bool | Enum | Pointer | Struct | Array | Text | Bytes | Tuple
-Scalar: TypeAlias = Int | Bool | Enum | Pointer
+Type: TypeAlias = Void | Int | Bool | Enum | Pointer | Struct | Array | Text | Bytes | Stack | Tuple
+Scalar: TypeAlias = Int | Bool | Enum | Pointer | Stack
 
-Part: TypeAlias = Int | Bool | Enum | Pointer | Text | Array
+Part: TypeAlias = Int | Bool | Enum | Pointer | Stack | Text | Array
 """What a part of a key or of a value of a map can be."""
 
-SCALARS: Final = (Int, Bool, Enum, Pointer)
+SCALARS: Final = (Int, Bool, Enum, Pointer, Stack)
 INTEGRAL: Final = (Int, Bool, Enum)
 """For isinstance, which takes a tuple ten times as fast as a union made on the spot."""
 
@@ -156,7 +168,7 @@ def size_of(type_: Type) -> int:
     """Bytes of a value in memory; 0 for what has no fixed size (void, text, a flexible array)."""
     if isinstance(type_, Int | Enum | Struct):
         return type_.size
-    if isinstance(type_, Pointer):
+    if isinstance(type_, Pointer | Stack):
         return 8
     if isinstance(type_, Array):
         return type_.length * size_of(type_.element)
@@ -208,6 +220,8 @@ def describe(type_: Type) -> str:
         return f"text up to {type_.limit} bytes"
     if isinstance(type_, Bytes):
         return f"up to {type_.limit} bytes"
+    if isinstance(type_, Stack):
+        return "symbol" if type_.mode == "symbol" else "stack"
     if isinstance(type_, Tuple):
         return f"record of {', '.join(type_.names)}" if type_.names else f"tuple of {len(type_.items)}"
     return "bool" if isinstance(type_, Bool) else "void"
@@ -218,4 +232,4 @@ def article(type_: Type) -> str:
     text = describe(type_)
     if isinstance(type_, Bytes):
         text = f"value of {text}"
-    return f"{'an' if text[0] in 'aeis' and not text.startswith('struct') else 'a'} {text}"
+    return f"{'an' if text[0] in 'aeis' and not text.startswith('st') else 'a'} {text}"

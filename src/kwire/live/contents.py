@@ -7,7 +7,7 @@ Invariants: what each CPU keeps is put together as the kind of the map says; num
 import struct
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from kwire.compile.maps import PER_CPU, stride, words
 from kwire.errors import KwireError
@@ -16,6 +16,7 @@ from kwire.lang.checked import Map
 from kwire.lang.entries import Part, key_parts, key_size, value_parts, value_size
 from kwire.lazy import NamedTuple
 from kwire.wire.fields import text, text_bytes
+from kwire.wire.stacks import Stacks
 from kwire.wire.tables import Held, Row
 
 MASK = (1 << 64) - 1
@@ -73,9 +74,22 @@ Raw: TypeAlias = dict[bytes, list[bytes]]
 b""."""
 
 
-def key_of(map: Map, data: bytes) -> Key:
-    """The parts of a key."""
-    return tuple(_part(one.type, data[one.offset : one.offset + one.size]) for one in key_parts(map))
+def key_of(map: Map, data: bytes, stacks: Stacks | None = None) -> Key:
+    """The parts of a key; with `stacks` those that are numbers of stacks as the stacks."""
+    parts = key_parts(map)
+    found = tuple(_part(one.type, data[one.offset : one.offset + one.size]) for one in parts)
+    if stacks is None:
+        return found
+    both = zip(parts, found, strict=True)
+    return tuple(_stack(one.type, part, stacks) for one, part in both)
+
+
+def _stack(type_: t.Type, value: Any, stacks: Stacks) -> Any:
+    """A value, or the stack that it is the number of."""
+    if isinstance(type_, t.Tuple) and isinstance(value, Items):
+        both = zip(type_.items, value, strict=True)
+        return Items(_stack(one, part, stacks) for one, part in both)
+    return stacks.stack(value) if isinstance(type_, t.Stack) else value
 
 
 def _part(type_: t.Part, data: bytes) -> KeyPart:
@@ -231,9 +245,11 @@ class Contents(NamedTuple):
     lost: int
 
 
-def contents(map: Map, raw: Raw, lost: int) -> Contents:
-    """The contents of a map."""
-    made = {key_of(map, key): value_of(map, values) for key, values in raw.items()}
+def contents(map: Map, raw: Raw, lost: int, stacks: Stacks | None = None) -> Contents:
+    """The contents of a map; with `stacks` numbers of stacks are the stacks."""
+    made = {key_of(map, key, stacks): value_of(map, values) for key, values in raw.items()}
+    if stacks is not None:
+        made = {key: _stack(map.value, value, stacks) for key, value in made.items()}
     return Contents(map, made, lost)
 
 

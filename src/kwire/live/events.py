@@ -6,14 +6,16 @@ decodes itself when it is made; columns are gathered by numpy without a step for
 
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from kwire.arguments import checked
 from kwire.errors import KwireError
-from kwire.wire.fields import CUT, UNREAD
+from kwire.wire.fields import CUT, UNREAD, Field
 from kwire.wire.frame import Type
 from kwire.wire.frames import Frames
 from kwire.wire.schema import EARLIEST, LATEST, Schema, Value
+from kwire.wire.stacks import Stacks
 
 if TYPE_CHECKING:
     from kwire.view.where import Where
@@ -90,7 +92,7 @@ class Event:
 
     def __reduce__(self) -> tuple[object, ...]:
         # The symbols of all functions may be megabytes, and an event's own fields need none of them.
-        return Event, (self._schema._replace(symbols={}), self.time_ns, tuple(self._values))
+        return Event, (self._schema._replace(symbols={}, stacks=None), self.time_ns, tuple(self._values))
 
     def __repr__(self) -> str:
         fields = " ".join(f"{name}={value!r}" for name, value in self.fields.items())
@@ -235,7 +237,10 @@ class Batch:
         decode = self._decoders.get(schema.id)
         if decode is None:
             decode = self._decoders[schema.id] = schema.decoder()
-        return Event(schema, schema.wall(schema.timestamp(frame)), decode(frame))
+        values = decode(frame)
+        if schema.stacks is not None:
+            values = tuple(map(_meant, schema.fields, values, repeat(schema.stacks)))
+        return Event(schema, schema.wall(schema.timestamp(frame)), values)
 
     def _choose(self, choice: Choice) -> Schema:
         schemas = [schema for schema in self._schemas.values() if choice.names(schema)]
@@ -243,3 +248,8 @@ class Batch:
             return schemas[0]
         known = ", ".join(schema.probe for schema in schemas)
         raise KwireError("make columns", "", f"{len(schemas)} probes match", f"name one of: {known}")
+
+
+def _meant(field: Field, value: Any, stacks: Stacks) -> Any:
+    """A value, or the stack that it is the number of."""
+    return stacks.stack(value) if field.type == "stack" else value

@@ -23,7 +23,7 @@ Reading takes one number after another: what probes add meanwhile is in it or no
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from kwire.arguments import ArgumentError
 from kwire.compile.maps import lost_of, name_of, specs, words
@@ -35,7 +35,11 @@ from kwire.lang.types import U64
 from kwire.live import contents
 from kwire.live.contents import MASK, Bucket, Contents, Distribution, Raw, Total, Value
 from kwire.live.plan import UnitMap
+from kwire.wire.stacks import Stacks
 from kwire.wire.tables import MapTable
+
+if TYPE_CHECKING:
+    from kwire.live.stacks import StackReader
 
 __all__ = [
     "Average",
@@ -72,11 +76,13 @@ def create(wanted: tuple[UnitMap, ...], cpus: int) -> dict[str, KernelMap]:
     return made
 
 
-def bind(wanted: tuple[UnitMap, ...], maps: Mapping[str, KernelMap]) -> None:
-    """Let the objects of Python programs be these maps, by their names in images."""
+def bind(
+    wanted: tuple[UnitMap, ...], maps: Mapping[str, KernelMap], stacks: "StackReader | None" = None
+) -> None:
+    """Let the objects of Python programs be these maps, by their names in images. `stacks`: of the trace."""
     for one in wanted:
         if isinstance(one.owner, SharedMap):
-            one.owner.bind(one.map, maps)
+            one.owner.bind(one.map, maps, stacks)
 
 
 def unbind(wanted: tuple[UnitMap, ...], maps: Mapping[str, KernelMap]) -> None:
@@ -108,7 +114,17 @@ class SharedMap:
     several parts is a tuple. Without keys `m.value` is what it holds.
     """
 
-    __slots__ = ("_before", "_lost", "_map", "_raw", "_reader", "_simulated", "_taken", "declaration")
+    __slots__ = (
+        "_before",
+        "_lost",
+        "_map",
+        "_raw",
+        "_reader",
+        "_simulated",
+        "_stacks",
+        "_taken",
+        "declaration",
+    )
 
     def __init__(self, *given: Any, **named: Any) -> None:
         name = type(self).__name__
@@ -116,6 +132,7 @@ class SharedMap:
             self.declaration: tree.MapDeclaration = declare(name, given, named, name.lower(), self)
         except ValueError as error:
             raise ArgumentError("make map", name, str(error)) from None
+        self._stacks: StackReader | None = None
         self._map: checked.Map | None = None  # as the last trace knew it
         self._reader: Mapping[str, KernelMap] | None = None
         self._raw: Raw = {}
@@ -126,8 +143,11 @@ class SharedMap:
 
     # -- the trace's side
 
-    def bind(self, map: checked.Map, maps: Mapping[str, KernelMap]) -> None:
+    def bind(
+        self, map: checked.Map, maps: Mapping[str, KernelMap], stacks: "StackReader | None" = None
+    ) -> None:
         """Be the map of a trace from now on, with what Python has set before."""
+        self._stacks = stacks
         self._map, self._reader, self._raw, self._lost, self._taken = map, maps, {}, 0, {}
         self._simulated = False
         for key, value in self._before.items():
@@ -137,6 +157,8 @@ class SharedMap:
         """Keep what the map holds: its trace is over. Nothing to do where another one has it by now."""
         if self._reader is maps and self._map is not None:
             self._raw, self._lost = raw_of(self._map, maps)
+            if self._stacks is not None:
+                self._stacks.look()
             self._reader = None
 
     def preset(self, map: checked.Map) -> Raw:
@@ -200,7 +222,7 @@ class SharedMap:
                 old = zeros  # it was deleted, and is another one
             added = [one - two & MASK for one, two in zip(numbers, old, strict=True)]
             if any(added):
-                more[contents.key_of(map, key)] = contents.meaning(map, added)
+                more[contents.key_of(map, key, self._known())] = contents.meaning(map, added)
         if not map.key:
             return more.get((), self._nothing())
         return {key[0] if len(key) == 1 else key: value for key, value in contents.in_order(more)}
@@ -277,13 +299,21 @@ class SharedMap:
 
         map = self._map or NEVER
         rows = tuple(contents.rows_of(map, self._now()[0]))
-        schema = map_schema(map, map.kind, id=1, prints="", machine="")
+        schema = map_schema(map, map.kind, id=1, prints="", machine="")._replace(stacks=self._known())
         return "\n".join(lines(described(schema, MapTable(1, 0, rows))))
 
     def _snapshot(self) -> Contents:
         if self._map is None:
             return Contents(NEVER, {}, 0)
-        return contents.contents(self._map, *self._now())
+        return contents.contents(self._map, *self._now(), self._known())
+
+    def _known(self) -> Stacks | None:
+        """The stacks that values may be the numbers of, those that the map has by now among them."""
+        if self._stacks is None:
+            return None
+        if self._reader is not None:
+            self._stacks.look()
+        return self._stacks.known
 
     def _now(self) -> tuple[Raw, int]:
         """What the map holds, and how many updates found no room."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from kwire.bpf.image import Image
 from kwire.bpf.task import TaskFields
 from kwire.hints import TYPE_CHECKING
-from kwire.lang.checked import Map
+from kwire.lang.checked import Map, StackTable
 from kwire.lazy import NamedTuple
 from kwire.wire.schema import Schema
 
@@ -81,8 +81,8 @@ class Plan(NamedTuple):
     which the filter does not apply, and why; `task`: the running kernel's tasks, None where it has no BTF;
     `notes`: what people should know of how their probes were understood; `optional`: the numbers of probes
     that the trace can do without; `again`: the plan without some probes, told why (see `without`); `modules`:
-    the module of each probe on a module's function, by number; `maps`: those of the unit;
-    `prints_maps`: whether what they hold at the end is printed.
+    the module of each probe on a module's function, by number; `maps`: those of the unit; `prints_maps`:
+    whether what they hold at the end is printed; `stacks`: the unit's tables of stacks.
     """
 
     groups: tuple[Group, ...]
@@ -96,6 +96,7 @@ class Plan(NamedTuple):
     modules: Mapping[int, str] = {}
     maps: tuple[UnitMap, ...] = ()
     prints_maps: bool = True
+    stacks: tuple[StackTable, ...] = ()
 
     def without(self, causes: Mapping[int, str]) -> "Plan":
         """The plan without the probes of these numbers, which the kernel did not take, and why."""

@@ -283,6 +283,7 @@ class Planner:
             without,
             {number: one.site.module for number, one in zip(numbers, wanted, strict=True) if one.site.module},
             self._maps(wanted),
+            stacks=tuple(dict.fromkeys(table for one in wanted for table in one.program.stacks())),
         )
 
     def _maps(self, wanted: list[_Wanted]) -> tuple[UnitMap, ...]:

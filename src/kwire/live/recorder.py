@@ -344,10 +344,14 @@ class Recorder:
             self.progress()
 
     def _round(self, batches: Iterator[Frames]) -> None:
+        if self.tracer.stacks is not None:
+            self.tracer.stacks.look()
         for frames in batches:
             if self._remaining is not None:
                 frames = self._limit(frames)
             if frames.count:
+                if self.tracer.stacks is not None:
+                    self.tracer.stacks.look()
                 self.events += frames.count
                 if self._tables is None:
                     self._give(frames)

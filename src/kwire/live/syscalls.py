@@ -20,7 +20,18 @@ from kwire.btf.members import locate
 from kwire.btf.types import Kind
 from kwire.hints import Final, TypeVar
 from kwire.lang import types as t
-from kwire.lang.checked import Binary, Compare, Const, Context, DataLocAddress, Expr, Logic, Param, Program
+from kwire.lang.checked import (
+    Binary,
+    Compare,
+    Const,
+    Context,
+    DataLocAddress,
+    Expr,
+    Logic,
+    Param,
+    Program,
+    Stack,
+)
 from kwire.lang.context import Argument, CtxField, Saved, Site, TaskMember
 from kwire.lang.forms import Node, rewrite
 from kwire.lang.tree import NOWHERE
@@ -99,6 +110,8 @@ def _rewritten(node: _Node, number: int, access: dict[int, Argument | Saved]) ->
     def change(one: Node) -> Node | None:
         if isinstance(one, Context | DataLocAddress):
             raise _UnfitError
+        if isinstance(one, Stack) and not one.table.user:
+            raise _UnfitError  # it would begin elsewhere
         if not isinstance(one, Param) or not isinstance(one.access, CtxField):
             return None
         if one.access == NUMBER_AT:

@@ -55,7 +55,9 @@ class MapTables:
         owner, near = unit.owner, self._plan.schemas[0]
         kind, prints = (owner.shows, "map") if isinstance(owner, Inferred) else (unit.map.kind, "")
         made = map_schema(unit.map, kind, id=id, prints=prints, machine=os.uname().machine)
-        return made._replace(order=near.order, clock=near.clock, host=near.host, kernel=near.kernel)
+        return made._replace(
+            order=near.order, clock=near.clock, host=near.host, kernel=near.kernel, stacks=near.stacks
+        )
 
     def between(self, frames: Frames) -> Iterator[Frames]:
         """The same frames, and the tables that events among them ask for behind these."""

@@ -16,6 +16,7 @@ from mmap import mmap
 from kwire.bpf.image import Image, MapSpec
 from kwire.compile.emission import ASKED, ASKED_BIT
 from kwire.errors import KwireError
+from kwire.hints import TYPE_CHECKING
 from kwire.kernel import attach, prog, tracefs
 from kwire.kernel.attach import AttachError, FilePlace, Iteration, Link, OnSignal, Place
 from kwire.kernel.maps import Map
@@ -32,6 +33,9 @@ from kwire.live.plan import Group, Plan, Point
 from kwire.live.processes import Processes
 from kwire.wire.frames import Frames
 from kwire.wire.messages import CPU_UNKNOWN, Cause, Lost
+
+if TYPE_CHECKING:
+    from kwire.live.stacks import StackReader
 
 READS = 16
 """Reads of one ring in a round at most: a flood on one CPU must not hold up the others."""
@@ -124,6 +128,7 @@ class Tracer:
         "delivered",
         "maps",
         "plan",
+        "stacks",
     )
 
     def __init__(
@@ -150,6 +155,7 @@ class Tracer:
         """Create the maps and load the programs of the plan."""
         self.maps: dict[str, Map] = {}
         self._progs: list[Prog | None] = []  # None: refused
+        self.stacks: StackReader | None = None  # where programs take any
         self._asked: mmap | None = None  # whether a program has asked for the end
         self._ending: list[Prog] = []  # those that run when all others are gone
         self._links: list[tuple[Link, int, Cause]] = []  # whose firing it is that a link misses, and why
@@ -177,11 +183,19 @@ class Tracer:
         counts = MapSpec("counts", "array", 4, map_size(probes, cpus), 1, BPF_F_MMAPABLE)
         self.maps["counts"] = Map.create(counts)
         self._counters = Counters(self.maps["counts"].mmap(writable=True), probes, cpus)
+        if self.plan.stacks:
+            from kwire.live import stacks
+
+            self.maps |= stacks.create(self.plan.stacks)
+            self.stacks = stacks.StackReader(self.plan.stacks, self.maps)
+            known = self.stacks.known
+            schemas = tuple(schema._replace(stacks=known) for schema in self.plan.schemas)
+            self.plan = self.plan._replace(schemas=schemas)
         if self.plan.maps:
             from kwire.live import maps
 
             self.maps |= maps.create(self.plan.maps, cpus)
-            maps.bind(self.plan.maps, self.maps)
+            maps.bind(self.plan.maps, self.maps, self.stacks)
         specs = (spec for group in self.plan.groups for spec in group.image.maps if spec.name == ASKED)
         spec = next(specs, None)
         if spec is not None:
@@ -477,6 +491,8 @@ class Tracer:
             from kwire.live import maps
 
             maps.unbind(self.plan.maps, self.maps)
+        if self.stacks is not None:
+            self.stacks.close()
         for map_ in self.maps.values():
             map_.close()
 

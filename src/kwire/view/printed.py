@@ -12,6 +12,7 @@ from typing import Any, Final
 from kwire.hints import TYPE_CHECKING
 from kwire.lazy import pattern
 from kwire.view.render import Row, Values
+from kwire.view.stacks import text
 from kwire.view.text import safe
 from kwire.view.values import moment, scalar_name, strftime
 from kwire.wire.fields import TIMES, TYPES, CutStr, Field, UnreadBytes, UnreadStr, text_bytes
@@ -286,6 +287,8 @@ def _scalar_text(schema: Schema, field: Field, labels: Labels) -> Shown:
         return lambda value: table[value] if value in table else str(value)
     if field.display.startswith(TIMES):
         return moment(field.display, schema.clock)
+    if field.type == "stack":
+        return lambda value: text(labels.stack(value), field.display)
     name = scalar_name(schema, field, labels)
     if name is not None:
         return lambda value: name(value) or str(value)

@@ -10,6 +10,7 @@ import time as system_time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from kwire.view.stacks import short
 from kwire.view.text import ELLIPSIS, UNREAD, quoted, safe
 from kwire.wire.fields import REMEMBERED, SHORT, TIMES, TYPES, CutBytes, CutStr, Field, UnreadBytes, UnreadStr
 from kwire.wire.names import AT_FDCWD, ERRORS, FAMILIES, MAX_ERRNO, RETURN_ADDRESSES, SIGNALS, WHOLE
@@ -67,6 +68,8 @@ def scalar_name(schema: Schema, field: Field, labels: Labels) -> Callable[[int],
     """The function that names an integer of this field (empty: it has no name), None where none has one."""
     if field.type in _ADDRESSES:
         return lambda value: (labels.name(field, value) if value else "") or f"{value:#x}"
+    if field.type == "stack":
+        return lambda value: short(labels.stack(value), field.display)
     table = schema.enums.get(field.enum)
     if not table or TYPES[field.type].kind != "int":
         return None

@@ -57,6 +57,7 @@ TYPES: dict[str, FieldType] = {
     "ptr": FieldType((4, 8), "int", False, "address, a plain number"),
     "ksym": FieldType((4, 8), "int", False, "address in the kernel, named by the symbol table"),
     "usym": FieldType((4, 8), "int", False, "address in the process, named by the symbol table"),
+    "stack": FieldType((8,), "int", False, "number of a stack, told by tables of stacks; 0: of none"),
     "enum": FieldType((1, 2, 4, 8), "int", False, "unsigned integer, named by an enum table"),
     "senum": FieldType((1, 2, 4, 8), "int", True, "signed integer, named by an enum table"),
     "ipv4": FieldType((4,), "ipv4", False, "IPv4 address, as on the network"),

@@ -123,6 +123,8 @@ def accepts(conversion: Conversion, field: Field) -> bool:
     if conversion.letters == "s":
         return True
     kind = TYPES[field.type].kind
+    if field.type == "stack":
+        return False
     if conversion.letters in INTEGERS:
         return field.count == 1 and kind in ("int", "bool")
     return kind in ("bytes", "raw", "str", "text") or field.count > 1

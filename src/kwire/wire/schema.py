@@ -44,6 +44,7 @@ from kwire.wire.frame import (
 )
 from kwire.wire.keyed import FLAG, INTEGER, MAP, TEXT, Key, Kind, integer, listing, named, read_payload, table
 from kwire.wire.messages import U64_MAX, Cause
+from kwire.wire.stacks import NONE, Stack, Stacks
 
 __all__ = [
     "MAX_FIELD_BYTES",
@@ -183,6 +184,7 @@ class Schema(NamedTuple):
     prints: str = ""  # how the event is printed, where a script prints it: one of `printf.PRINTED`
     format: str = ""  # in which format
     map: MapShape | None = None  # what it keeps, where this is a map, whose rows TABLE frames have
+    stacks: Stacks | None = None  # of the stream it is from: what values of type stack mean; never written
 
     def frames(self, limit: int = MAX_EVENT) -> list[bytes]:
         """The SCHEMA frames, as few as hold it. FrameError where the schema is not sound.
@@ -367,6 +369,10 @@ class Labels:
         if field.type in ("ksym", "usym"):
             return self.symbol(value)
         return self._schema.enums.get(field.enum, {}).get(value, "") if field.enum else ""
+
+    def stack(self, number: int) -> Stack:
+        """The stack that a value of type stack is the number of."""
+        return self._schema.stacks.stack(number) if self._schema.stacks else NONE
 
     def symbol(self, address: int) -> str:
         """`name` or `name+0x10` of the nearest symbol at or below, at most SYMBOL_REACH below."""

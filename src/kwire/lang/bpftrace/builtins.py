@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from kwire.hints import TYPE_CHECKING, Final
 from kwire.kinds import KINDS
 from kwire.lang import tree
+from kwire.lang.bpftrace import syntax as s
+from kwire.lang.bpftrace.functions import stack
 from kwire.lang.errors import TextError
 from kwire.lang.tree import Span
 
@@ -71,6 +73,16 @@ def leader_tid(low: "Lowering", span: Span) -> tree.Expr:
     return tree.Name("pid", span)
 
 
+def kstack(low: "Lowering", span: Span) -> tree.Expr:
+    """The kernel's stack."""
+    return stack(low, s.Call("kstack", (), span, span))
+
+
+def ustack(low: "Lowering", span: Span) -> tree.Expr:
+    """The stack of the process."""
+    return stack(low, s.Call("ustack", (), span, span))
+
+
 def _of_task(low: "Lowering", members: tuple[str, ...], span: Span) -> tree.Expr:
     value: tree.Expr = tree.Name("curtask", span)
     for member in members:
@@ -80,6 +92,20 @@ def _of_task(low: "Lowering", members: tuple[str, ...], span: Span) -> tree.Expr
 
 BUILTINS: Final["Mapping[str, Callable[[Lowering, Span], tree.Expr]]"] = {
     one.__name__: one
-    for one in (probe, probetype, func, ctx, ncpus, cpid, has_cpid, elapsed, pcomm, leader_comm, leader_tid)
+    for one in (
+        probe,
+        probetype,
+        func,
+        ctx,
+        ncpus,
+        cpid,
+        has_cpid,
+        elapsed,
+        pcomm,
+        leader_comm,
+        leader_tid,
+        kstack,
+        ustack,
+    )
 }
 """By name; each takes the place where the name is written."""

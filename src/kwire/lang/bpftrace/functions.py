@@ -11,7 +11,9 @@ from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace.calls import unready
 from kwire.lang.bpftrace.constants import constant, text_constant
 from kwire.lang.bpftrace.maps import deleted, has_key
+from kwire.lang.builtins import STACK_LIMIT, STACKS_MOST
 from kwire.lang.errors import TextError
+from kwire.lang.types import STACK_MODES
 from kwire.wire.fields import TIMES
 from kwire.wire.names import ERRORS, SIGNALS, SYSCALLS
 
@@ -73,6 +75,32 @@ def bswap(low: "Lowering", node: s.Call) -> tree.Expr:
 def ksym(low: "Lowering", node: s.Call) -> tree.Expr:
     """A kernel address."""
     return _plain(low, "ksym", node)
+
+
+def usym(low: "Lowering", node: s.Call) -> tree.Expr:
+    """An address in the current process."""
+    return _plain(low, "usym", node)
+
+
+def stack(low: "Lowering", node: s.Call) -> tree.Expr:
+    """The stack of the kernel or of the process: of a mode and a number of frames in any order."""
+    mode, limit = str(low.settings.get("stack_mode", "bpftrace")), STACK_LIMIT
+    for one in node.arguments:
+        if isinstance(one, s.Name) and one.id in STACK_MODES:
+            mode = one.id
+            continue
+        number = constant(low, one)
+        if number is None:
+            cure = f"it is a number of frames, or one of {', '.join(STACK_MODES)}"
+            raise TextError(one.span, f"{node.function} does not take this", cure)
+        limit = number
+    if mode == "build_id" and node.function == "kstack":
+        mode = "bpftrace"  # the kernel has none; so bpftrace shows it
+    keys = low.settings.get("max_map_keys", 0)
+    room = max(STACKS_MOST, keys if isinstance(keys, int) else 0)
+    span = node.span
+    given = (tree.Number(limit, span), tree.String(mode, span), tree.Number(room, span))
+    return tree.Call(node.function, given, (), span, node.function_span)
 
 
 def kptr(low: "Lowering", node: s.Call) -> tree.Expr:
@@ -173,9 +201,25 @@ FUNCTIONS: Final["Mapping[str, Callable[[Lowering, s.Call], tree.Expr]]"] = {
     **{
         one.__name__: one
         for one in (
-            *(buf, ntop, macaddr, bswap, ksym, kptr, uptr, strncmp, strcontains, has_key, strftime, strerror),
-            *(signal_name, syscall_name, cgroup_path, kaddr),
+            *(
+                buf,
+                ntop,
+                macaddr,
+                bswap,
+                ksym,
+                usym,
+                kptr,
+                uptr,
+                strncmp,
+                strcontains,
+                has_key,
+                strftime,
+                strerror,
+            ),
+            *(strftime, strerror, signal_name, syscall_name, cgroup_path, kaddr),
         )
     },
+    "kstack": stack,
+    "ustack": stack,
 }
 """By the name that a script calls it by."""

@@ -274,5 +274,7 @@ def _takes(conversion: Conversion, type_: t.Type) -> bool:
         return True
     if conversion.letters in INTEGER_CONVERSIONS:
         shown = isinstance(type_, t.Int) and type_.display in ("ipv4", "ipv6", "mac")
+        if isinstance(type_, t.Stack):
+            return False
         return isinstance(type_, t.SCALARS) and not shown and not t.is_constant_text(type_)
     return isinstance(type_, t.Bytes | t.Text | t.Array)

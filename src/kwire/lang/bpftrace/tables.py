@@ -94,8 +94,8 @@ BUILTINS: Final = (
     Word("cpid", "cpid", "process id of the command of -c"),
     Word("has_cpid", "has_cpid", "whether there is a command"),
     Word("ctx", "ctx.name", "what an iterator is at: ctx.task"),
-    Word("kstack", "kstack", "the kernel's stack", False),
-    Word("ustack", "ustack", "the program's stack", False),
+    Word("kstack", "kstack", "the kernel's stack"),
+    Word("ustack", "ustack", "the program's stack"),
     Word("rand", "rand", "a random number", False),
     Word("username", "username", "name of the user", False),
     Word("jiffies", "jiffies", "the kernel's ticks", False),
@@ -141,6 +141,16 @@ FUNCTIONS: Final = (
     Word("macaddr", "macaddr(address)", "an Ethernet address", True, 1, 1),
     Word("bswap", "bswap(x)", "x with its bytes in the opposite order", True, 1, 1),
     Word("ksym", "ksym(address)", "a kernel address, shown by name", True, 1, 1),
+    Word("usym", "usym(address)", "an address in the current process, shown by name", True, 1, 1),
+    Word(
+        "kstack",
+        "kstack, kstack(n), kstack(mode, n)",
+        "the kernel's stack, at most n frames, as a mode shows it: bpftrace, perf or raw",
+        True,
+        0,
+        2,
+    ),
+    Word("ustack", "ustack, ustack(n), ustack(mode, n)", "the program's stack; also build_id", True, 0, 2),
     Word("kptr", "kptr(p)", "p as an address of the kernel", True, 1, 1),
     Word("uptr", "uptr(p)", "p as an address of the current process", True, 1, 1),
     Word("has_key", "has_key(@map, key)", "whether a map has a key", True, 2, 2),
@@ -178,7 +188,7 @@ FUNCTIONS: Final = (
     *(
         Word(name, f"{name}(…)", "", False, 0, 64)
         for name in (
-            *("usym", "uaddr", "reg", "cgroupid", "path", "pton", "strlen", "strstr"),
+            *("uaddr", "reg", "cgroupid", "path", "pton", "strlen", "strstr"),
             *(
                 "find",
                 "is_err",
@@ -186,7 +196,7 @@ FUNCTIONS: Final = (
                 "socket_cookie",
                 "len",
             ),
-            *("kstack", "ustack", "dw_ustack", "nsecs", "typeof", "container_of", "str_concat"),
+            *("dw_ustack", "nsecs", "typeof", "container_of", "str_concat"),
             *(
                 "memcmp",
                 "signal_thread",
@@ -233,7 +243,7 @@ SETTINGS: Final = (
     Setting("print_maps_on_exit", True, "whether maps are printed at the end", SWITCH),
     Setting("max_cat_bytes", 10240, "bytes of a file that cat() shows"),
     Setting("str_trunc_trailer", "..", "what stands behind a text that was cut", (), False),
-    Setting("stack_mode", "bpftrace", "how stacks are shown", ("bpftrace", "perf", "raw", "build_id"), False),
+    Setting("stack_mode", "bpftrace", "how stacks are shown", ("bpftrace", "perf", "raw", "build_id")),
     Setting("license", "GPL", "the licence of the programs", (), False),
     *(
         Setting(name, 0, "accepted; there is nothing here that it changes", ())

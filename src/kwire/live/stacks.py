@@ -1,0 +1,142 @@
+"""The stacks of a running trace: read from the programs' tables as they come, and named while processes live.
+
+Invariants: whoever is given events is told their stacks before; each stack is read and named once. Numbers
+begin at a random multiple of 2^24, so those of two traces are not the same. A process that ended before its
+first stack was read has addresses without names.
+"""
+
+import os
+import struct
+import time
+from collections.abc import Mapping
+from mmap import mmap
+
+from kwire.compile.emission import STACKS
+from kwire.compile.stacks import FRAMES_AT, PLACE_SIZE, specs, table_name
+from kwire.kernel.maps import Map
+from kwire.kernel.symbols import Symbols
+from kwire.kernel.syscall import KernelError
+from kwire.kernel.usersyms import Process, UserSymbols
+from kwire.lang.checked import StackTable
+from kwire.wire.stacks import Frame, Stack, Stacks
+
+RANGE = 24
+"""Bits of numbers that one trace has."""
+
+AGAIN = 1.0
+"""Seconds between two readings of the kernel's symbols for places that are not in its own text: of programs
+and modules, which come and go."""
+
+BY_ID, BY_ADDRESS = 1, 2  # BPF_STACK_BUILD_ID_VALID, BPF_STACK_BUILD_ID_IP
+
+
+def create(tables: tuple[StackTable, ...]) -> dict[str, Map]:
+    """Create the tables of stacks of a trace, by their names in images. Raises KernelError."""
+    made: dict[str, Map] = {}
+    try:
+        for spec in specs(list(tables)):
+            made[spec.name] = Map.create(spec)
+        first = int.from_bytes(os.urandom(5), "big") >> 1 << RANGE
+        made[STACKS].update(bytes(4), struct.pack("=QQ", first, 0))
+    except BaseException:
+        for one in made.values():
+            one.close()
+        raise
+    return made
+
+
+class StackReader:
+    """Reads the stacks of a trace. `known`: all that were read."""
+
+    __slots__ = ("_kernel", "_kernel_read", "_maps", "_memory", "_seen", "_tables", "_users", "known")
+
+    def __init__(self, tables: tuple[StackTable, ...], maps: Mapping[str, Map]) -> None:
+        self._tables, self._maps = tables, maps
+        self._memory: mmap = maps[STACKS].mmap()
+        self._seen = self._counters()
+        self._users = UserSymbols()
+        self._kernel: Symbols | None = None
+        self._kernel_read = -AGAIN
+        self.known = Stacks()
+
+    def close(self) -> None:
+        """Let go of the kernel's memory; twice is harmless."""
+        if not self._memory.closed:
+            self._seen = self._counters()
+            self._memory.close()
+
+    def _counters(self) -> tuple[int, int]:
+        made, lost = struct.unpack_from("=QQ", self._memory)
+        return made, lost
+
+    @property
+    def lost(self) -> int:
+        """How many stacks found no room in their table, each as often as it came."""
+        return (self._seen if self._memory.closed else self._counters())[1]
+
+    def look(self) -> list[tuple[int, Stack]]:
+        """The stacks that are new, with their numbers."""
+        made, lost = now = self._counters()
+        if made - lost == self._seen[0] - self._seen[1]:
+            return []
+        self._seen = now
+        new: list[tuple[int, StackTable, bytes]] = []
+        for table in self._tables:
+            for key, value in self._maps[table_name(table)].batches():
+                number = int.from_bytes(value, "little")
+                if number not in self.known:
+                    new.append((number, table, key))
+        # Processes may be about to end: their files are opened, and only then read.
+        pids = {_pid(key) for _, table, key in new if table.user and not table.ids}
+        processes = {pid: self._users.look(pid) for pid in pids}
+        for _, table, key in new:
+            if table.user and not table.ids:
+                processes[_pid(key)].open(_addresses(table, key))
+        found = [(number, self._stack(table, key, processes)) for number, table, key in new]
+        for number, stack in found:
+            self.known.add(number, stack)
+        return found
+
+    def _stack(self, table: StackTable, key: bytes, processes: Mapping[int, Process]) -> Stack:
+        if table.ids:
+            return Stack(_places(key))
+        addresses = _addresses(table, key)
+        if not table.user:
+            return Stack(map(self._kernel_frame, addresses))
+        process = processes[_pid(key)]
+        return Stack(Frame(address, *process.at(address)) for address in addresses)
+
+    def _kernel_frame(self, address: int) -> Frame:
+        found = None if self._kernel is None else self._kernel.at(address)
+        if (found is None or found.module) and time.monotonic() - self._kernel_read > AGAIN:
+            self._kernel_read = time.monotonic()
+            try:
+                self._kernel = Symbols.read()
+            except KernelError:  # no /proc here
+                self._kernel = Symbols(b"")
+            found = self._kernel.at(address)
+        return Frame(address, found.name, found.offset, found.module) if found else Frame(address)
+
+
+def _pid(key: bytes) -> int:
+    return int.from_bytes(key[:FRAMES_AT], "little")
+
+
+def _addresses(table: StackTable, key: bytes) -> tuple[int, ...]:
+    """The frames of a stack by addresses; behind the last one are zeros."""
+    found = struct.unpack_from(f"={table.limit}Q", key, FRAMES_AT)
+    return found[: found.index(0)] if 0 in found else found
+
+
+def _places(key: bytes) -> "list[Frame]":
+    """The frames of a stack by build ids."""
+    found = []
+    for at in range(FRAMES_AT, len(key), PLACE_SIZE):
+        status, build, offset = struct.unpack_from("=i20sQ", key, at)
+        if status == BY_ID:
+            found.append(Frame(offset, "", 0, build.hex()))
+        elif status == BY_ADDRESS:
+            found.append(Frame(offset))
+        else:
+            break
+    return found

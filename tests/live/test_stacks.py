@@ -1,0 +1,56 @@
+"""Stacks of a process that is known, on every kernel: functions are found by name, in events and maps."""
+
+# Names and annotations inside of probes are the probe language's, not Python's.
+# ruff: noqa: F821
+# mypy: ignore-errors
+
+import os
+from itertools import islice
+
+import pytest
+
+import kwire
+from kwire.live.stacks import RANGE
+
+ME = os.getpid()
+
+by_kernel = kwire.Count(by="stack")
+by_both = kwire.Count(by=("stack", "u32"))
+last = kwire.Hash(key="u32", value="stack")
+shallow = kwire.Count(by="stack")
+
+
+@kwire.tracepoint("syscalls:sys_enter_getpriority")
+def probe(which: "u32") -> None:
+    by_kernel.add(kstack())
+    by_both.add(ustack(2), which)
+    last[which] = ustack(1)
+    i = 0
+    while turns(200) and i < which + 100:  # more than the verifier walks: called turn by turn
+        shallow.add(kstack(1))
+        i += 1
+    emit(kernel=kstack(5), user=ustack(), raw=ustack(3, "raw"), here=usym(0x1234))
+
+
+@pytest.mark.live
+def test_functions_are_found_by_name_in_events_and_maps() -> None:
+    with kwire.trace(probe, pid=ME) as trace:
+        for which in (0, 1, 0):
+            os.getpriority(which, 0)
+        events = list(islice(trace, 3))
+        assert sum(by_kernel.values()) == 3  # while it runs
+    first = events[0]
+    assert first.user[0].symbol == "getpriority"
+    assert "libc" in first.user[0].file
+    assert [frame.address for frame in first.raw] == [frame.address for frame in first.user[:3]]
+    assert "do_syscall_64" in [frame.symbol for frame in first.kernel]
+    assert [str(frame) for frame in first.here] == ["0x1234"]
+    [(kernel, number)] = by_kernel.items()
+    assert (kernel[:5], number) == (first.kernel, 3)
+    assert {which: n for (_, which), n in by_both.items()} == {0: 2, 1: 1}
+    assert {stack[0].symbol for stack, _ in by_both} == {"getpriority"}
+    assert last[1] == first.user[:1]
+    assert sum(shallow.values()) == 3 * 100 + 1
+    numbers = [stack for stack, _ in trace._recorder.tracer.stacks.known]
+    assert len({number >> RANGE for number in numbers}) == 1
+    assert events[0].kernel == events[2].kernel
