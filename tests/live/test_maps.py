@@ -375,6 +375,14 @@ def test_wrong_uses(line: str, says: str) -> None:
     assert says in wrong(line)
 
 
+def test_a_declaration_may_calculate_with_numbers_of_its_file() -> None:
+    text = HEAD.replace("(key=WHAT)", '(key="u32", size=SOME * 2**3 - (1 << 4))').replace(
+        "bad =", "SOME = 64 * 1024\nbad ="
+    )
+    [probe] = python.parse_file(f"{text}    bad[3] = 4\n", "p.py")
+    assert f"size={64 * 1024 * 8 - 16}" in repr(probe)
+
+
 def test_a_probe_with_maps_does_not_travel() -> None:
     from kwire.live import program_sources
 
@@ -423,7 +431,5 @@ def test_the_command_line_shows_maps_at_the_end(tmp_path: Path) -> None:
     assert "number " in done.stdout.partition("flags (stats by u32):\n7")[2]
     words.insert(4, "--json")
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
-    assert (
-        '{"map": "took", "kind": "hist", "key": [], "lost": 0, "entries": [{"key": [], "value": [{"low": 512'
-        in (done.stdout)
-    )
+    took = '{"map": "took", "kind": "hist", "key": [], "lost": 0, "entries": [{"key": [], '
+    assert took + '"value": [{"low": 512' in done.stdout

@@ -468,7 +468,7 @@ class _File(_Home):
     def map(self, name: str) -> tree.MapDeclaration | None:
         root, _, last = name.rpartition(".")
         if not root and last in self.declarations:
-            return _declared(*self.declarations[last], last, f"{self.source.name}:{last}")
+            return _declared(*self.declarations[last], last, f"{self.source.name}:{last}", self.known)
         module, what = self.imported.get(root or last, ("", ""))
         if not module or bool(root) == bool(what) or module.partition(".")[0] == "kwire":
             return None
@@ -647,29 +647,32 @@ class _Own:
         return len(others)
 
 
-def _declared(name: str, call: ast.Call, title: str, owner: str) -> tree.MapDeclaration:
+def _declared(
+    name: str, call: ast.Call, title: str, owner: str, known: Mapping[str, int | str | None]
+) -> tree.MapDeclaration:
     """The map that a call in a text declares, which is not run. Raises ValueError."""
     from kwire.lang.declarations import declare
 
     for keyword in call.keywords:
         if keyword.arg is None:
             raise ValueError("** has no meaning where nothing is run")
-    named = {one.arg: _argument(one.value) for one in call.keywords if one.arg is not None}
-    return declare(name, [_argument(one) for one in call.args], named, title, owner)
+    named = {one.arg: _argument(one.value, known) for one in call.keywords if one.arg is not None}
+    return declare(name, [_argument(one, known) for one in call.args], named, title, owner)
 
 
-def _argument(node: ast.expr) -> object:
+def _argument(node: ast.expr, known: Mapping[str, int | str | None]) -> object:
     """The value of an argument of a declaration, which is known without running anything."""
     types = {"int": int, "bool": bool, "str": str}
     match node:
         case ast.Constant(value=int() | str() as value):
             return value
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() as value)):
-            return -value
         case ast.Name(id=name) if name in types:
             return types[name]
         case ast.Tuple(elts=parts) | ast.List(elts=parts):
-            return tuple(_argument(one) for one in parts)
+            return tuple(_argument(one, known) for one in parts)
+    folded = _fold(node, known)
+    if folded is not None:
+        return folded
     raise ValueError(f"{ast.unparse(node)} is not known without running it")
 
 
@@ -800,6 +803,8 @@ def _fold_integers(op: ast.operator, a: int, b: int) -> int | None:
             return a << b
         case ast.FloorDiv() if b:
             return a // b
+        case ast.Pow() if 0 <= b < 64:
+            return int(a**b)
     return None
 
 

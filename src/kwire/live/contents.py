@@ -18,6 +18,7 @@ from kwire.lazy import NamedTuple
 from kwire.wire.fields import text, text_bytes
 from kwire.wire.stacks import Stacks
 from kwire.wire.tables import Held, Row
+from kwire.words import plural
 
 MASK = (1 << 64) - 1
 
@@ -106,7 +107,7 @@ def bytes_of(map: Map, key: Sequence[object]) -> bytes:
     """The bytes of a key. Raises KwireError for one that the map cannot have."""
     parts = key_parts(map)
     if len(key) != len(parts):
-        raise KwireError("use map", map.name, f"its keys have {len(parts)} parts, not {len(key)}")
+        raise KwireError("use map", map.name, f"its keys have {plural(len(parts), 'part')}, not {len(key)}")
     made = bytearray(key_size(map))
     for part, given in zip(parts, key, strict=True):
         data = _wide(map, part, given)
@@ -160,7 +161,7 @@ def _flat(value: object) -> list[object]:
 
 def _integer(map: Map, value: object, size: int) -> bytes:
     if not isinstance(value, int) or not -(1 << 8 * size - 1) <= value < 1 << 8 * size:
-        raise KwireError("use map", map.name, f"{value!r} is no integer of {size} bytes")
+        raise KwireError("use map", map.name, f"{value!r} is no integer of {plural(size, 'byte')}")
     return (value & (1 << 8 * size) - 1).to_bytes(size, sys.byteorder)
 
 

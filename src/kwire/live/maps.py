@@ -37,6 +37,7 @@ from kwire.live.contents import MASK, Bucket, Contents, Distribution, Raw, Total
 from kwire.live.plan import UnitMap
 from kwire.wire.stacks import Stacks
 from kwire.wire.tables import MapTable
+from kwire.words import plural
 
 if TYPE_CHECKING:
     from kwire.live.stacks import StackReader
@@ -291,7 +292,7 @@ class SharedMap:
         name = type(self).__name__
         if not self.declaration.key:
             return f"<kwire {name}: {self.value!r}>"
-        return f"<kwire {name} of {len(self)} keys>"
+        return f"<kwire {name} of {plural(len(self), 'key')}>"
 
     def __str__(self) -> str:
         from kwire.compile.layout import map_schema

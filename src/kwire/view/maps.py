@@ -30,6 +30,7 @@ def described(schema: Schema, held: MapTable) -> dict[str, Any]:
     kind = shape.kind
     labels = Labels(schema._replace(symbols=held.symbols))
     shows = [_shown(schema, field, labels) for field in schema.fields[: shape.keys]]
+    pointer = kind in ("hash", "lru") and schema.fields[shape.keys].type == "ptr"
 
     def rank(row: Row) -> tuple[float, list[tuple[str, Any]]]:
         return -_magnitude(kind, row.value), [(type(part).__name__, part) for part in row.key]
@@ -37,7 +38,7 @@ def described(schema: Schema, held: MapTable) -> dict[str, Any]:
     entries = []
     for key, value in sorted(held.rows, key=rank):
         parts = [show(part) for show, part in zip(shows, key, strict=True)]
-        entries.append({"key": parts, "value": _plain(kind, value)})
+        entries.append({"key": parts, "value": hex(value) if pointer else _plain(kind, value)})
     return {
         "map": schema.target,
         "kind": kind,
