@@ -1,0 +1,180 @@
+"""What becomes of the tools that others wrote in the bpftrace language: each is read, compiled, judged by
+the kernel's verifier, and with `--run` run beside what triggers it, here or in a guest.
+
+    python tests/conformance/tools.py /usr/sbin/*.bt
+    python tests/vm/run.py --kernel 6.1 -- .venv/bin/python tests/conformance/tools.py /usr/sbin/*.bt
+    python tests/conformance/tools.py --run --beside bpftrace /usr/sbin/*.bt
+
+A line a tool: `loads`, `prints` (with `--run`: it printed what it should), `not here` (the kernel lacks a
+function, an event or a member that the tool names) or `fails`, with the reason. `--beside` runs the same
+with another program, and says whether that prints it too. Exit status: 0 where nothing fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from kwire.cli.main import main as kwire
+
+KWIRE = [sys.executable, "-m", "kwire.cli.main"]
+ATTACHED = "__BPFTRACE_NOTIFY_PROBES_ATTACHED"
+NOT_HERE = re.compile(
+    r"this kernel has no|no (?:function|tracepoint) matches|no module \w+ is loaded|has no member|"
+    r"there is no function|no such (?:file|program)|no file"
+)
+"""What is said of what a kernel, or this machine, has not."""
+
+PYTHON = f"exec {sys.executable} -S -c"
+
+
+class Trigger(NamedTuple):
+    """What makes a tool print, and what it prints then, as a regular expression."""
+
+    command: str
+    expected: str
+
+
+TRIGGERS = {
+    "bashreadline.bt": Trigger("printf 'echo over\\n' | bash -i 2>/dev/null", r"echo over"),
+    "biolatency.bt": Trigger("sync", r"."),
+    "bitesize.bt": Trigger("sync", r"I/O size|Tracing"),
+    "capable.bt": Trigger(f"{PYTHON} 'import os; os.setpriority(0, 0, -1)'", r"python\S*\s+23 +CAP_SYS_NICE"),
+    "cpuwalk.bt": Trigger(
+        f"{PYTHON} 'import time; t = time.time()\nwhile time.time() < t + 1: pass'", r"\[0, 1\)|\[0\]|\[\d"
+    ),
+    "dcsnoop.bt": Trigger("cat /etc/nowhere-at-all", r"M /?.*nowhere-at-all"),
+    "execsnoop.bt": Trigger("exec env A=5 true joined", r"env A=5 true joined"),
+    "killsnoop.bt": Trigger("sleep 9 & kill -15 $!; wait", r" 15 +\d+ +0"),
+    "loads.bt": Trigger("sleep 2", r"load averages: \d+\.\d{3} \d+\.\d{3} \d+\.\d{3}"),
+    "naptime.bt": Trigger("sleep 0.25", r"sleep +0\.250"),
+    "opensnoop.bt": Trigger("cat /etc/hostname", r"cat +\d+ +0 +/etc/hostname"),
+    "pidpersec.bt": Trigger("true; true; sleep 1.5", r"PIDs/sec: @: [1-9]"),
+    "runqlat.bt": Trigger("sleep 0.1; sleep 0.1", r"@usecs:"),
+    "runqlen.bt": Trigger("sleep 0.3", r"@runqlen:"),
+    "setuids.bt": Trigger(f"{PYTHON} 'import os; os.setuid(0)'", r"python\S* +setuid +uid=0 +\(0\)"),
+    "statsnoop.bt": Trigger(f"{PYTHON} 'import os; os.statvfs(\"/tmp\")'", r"/tmp"),
+    "syncsnoop.bt": Trigger("sync", r"sync +tracepoint:syscalls:sys_enter_sync"),
+    "syscount.bt": Trigger("cat /etc/hostname", r"@process\[cat\]|cat: \d"),
+    "tcpaccept.bt": Trigger("CONNECT", r"127\.0\.0\.1 +\d+ +127\.0\.0\.1"),
+    "tcpconnect.bt": Trigger("CONNECT", r"127\.0\.0\.1 +\d+ +127\.0\.0\.1 +\d+"),
+    "tcplife.bt": Trigger("CONNECT", r"127\.0\.0\.1 +\d+ +127\.0\.0\.1 +\d+"),
+    "tcpsynbl.bt": Trigger("CONNECT", r"@backlog\["),
+    "threadsnoop.bt": Trigger("THREAD", r"python"),
+    "undump.bt": Trigger("UNIX", r"hello"),
+    "vfscount.bt": Trigger("cat /etc/hostname", r"@\[vfs_open\]: \d"),
+    "vfsstat.bt": Trigger("cat /etc/hostname; sleep 1.5", r"@\[vfs_open\]: \d"),
+    "writeback.bt": Trigger("sync", r"TIME +DEVICE"),
+}
+PROGRAMS = {
+    "CONNECT": "import socket; s = socket.create_server(('127.0.0.1', 0))\n"
+    "c = socket.create_connection(s.getsockname()); d, _ = s.accept(); c.close(); d.close()",
+    "THREAD": "import threading; t = threading.Thread(target=int); t.start(); t.join()",
+    "UNIX": "import socket; a, b = socket.socketpair(); a.send(b'hello'); b.recv(9)",
+}
+
+
+def loads(path: Path) -> tuple[str, str]:
+    """What the reader, the compiler and the verifier say of a tool: a word, and why."""
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        status = kwire(["--dry-run", "--unsafe", str(path)])
+    if not status:
+        return "loads", ""
+    lines = said.getvalue().splitlines()
+    found = [re.sub(r"^.*ERROR: ", "", line) for line in lines if "ERROR: " in line] or lines[-1:]
+    missing = all(NOT_HERE.search(line) for line in found) and bool(found)
+    return ("not here" if missing else "fails"), "; ".join(dict.fromkeys(found)) or f"exit status {status}"
+
+
+def runs(program: Sequence[str], path: Path, trigger: Trigger, seconds: float) -> tuple[bool, str]:
+    """Whether a tool prints what it should once its trigger has run, and what it printed."""
+    environment = {**os.environ, ATTACHED: "1"}
+    with tempfile.TemporaryFile("w+b") as out:
+        tool = subprocess.Popen(
+            [*program, str(path)],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+        until = time.monotonic() + seconds
+        command = PROGRAMS.get(trigger.command)
+        words = [sys.executable, "-S", "-c", command] if command else ["sh", "-c", trigger.command]
+        own = program == KWIRE
+        started = time.monotonic()
+        while tool.poll() is None and time.monotonic() < until:
+            text = _text(out)
+            ready = ATTACHED in text if own else "Attaching" in text and time.monotonic() > started + 4
+            if ready:
+                break
+            time.sleep(0.05)
+        subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=seconds)
+        while time.monotonic() < until and tool.poll() is None:
+            if re.search(trigger.expected, _text(out), re.M):
+                break
+            if time.monotonic() > started + seconds / 2 and tool.poll() is None:
+                os.kill(tool.pid, signal.SIGINT)  # what it holds is printed at the end
+                tool.wait(seconds)
+            time.sleep(0.05)
+        if tool.poll() is None:
+            os.kill(tool.pid, signal.SIGINT)
+            try:
+                tool.wait(seconds)
+            except subprocess.TimeoutExpired:
+                os.killpg(tool.pid, signal.SIGKILL)
+        text = _text(out)
+    return bool(re.search(trigger.expected, text, re.M)), text
+
+
+def _text(file: io.BufferedRandom) -> str:
+    os.lseek(file.fileno(), 0, os.SEEK_SET)
+    data = b""
+    while chunk := os.read(file.fileno(), 1 << 16):
+        data += chunk
+    return data.decode("utf-8", "backslashreplace")
+
+
+def main() -> int:
+    """A line a tool, and the sums."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser.add_argument("tools", nargs="+", type=Path)
+    parser.add_argument("--run", action="store_true", help="run those that load beside what triggers them")
+    parser.add_argument("--beside", metavar="PROGRAM", help="with --run: another program that runs them, too")
+    parser.add_argument("--seconds", type=float, default=20.0, help="how long one may take")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show what tools print")
+    args = parser.parse_args()
+    sums: Counter[str] = Counter()
+    for path in args.tools:
+        word, why = loads(path)
+        trigger = TRIGGERS.get(path.name)
+        if word == "loads" and args.run and trigger is not None:
+            well, text = runs(KWIRE, path, trigger, args.seconds)
+            word, why = ("prints", "") if well else ("fails", f"it does not print {trigger.expected!r}")
+            if args.beside:
+                other, more = runs([args.beside], path, trigger, args.seconds)
+                why += f" ({args.beside}: {'prints it, too' if other else 'does not'})"
+                text += f"\n--- {args.beside}:\n{more}" * args.verbose
+            if args.verbose:
+                why += "".join(f"\n    {line}" for line in text.splitlines()[-20:])
+        sums[word] += 1
+        print(f"{path.name}: {word}{why and ': '}{why}", flush=True)
+    print(", ".join(f"{count} {word}" for word, count in sorted(sums.items())))
+    return 1 if sums["fails"] else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
