@@ -251,6 +251,42 @@ def test_what_scripts_of_others_say(tmp_path: Path) -> None:
     assert run.stderr == "", run.stderr
 
 
+OF_ONES_OWN = r"""
+config = { license = "Dual BSD/GPL" }
+enum Foo { ONE = 1, TWO, FAR = 99999 };
+let @o = percpuhash(5);
+macro twice(x) { $y = x + 1; $z = x + 2; $y + $z }
+macro inc(x) { x + 1 }
+BEGIN {
+  $one = ONE;
+  @o = TWO;
+  printf("%d %s %s %s %s\n", ONE, FAR, $one, @o, (enum Foo)2);
+  print((enum Foo)7);
+  $y = 2;
+  print(twice({ $y += 1; $y }));
+  print(inc(inc(3)));
+  _ = { print(1); 1 };
+  @p = (int32 *)0x32;
+  @p -= 1;
+  @q = (int64 *)0x32;
+  @q++;
+  @r[ONE, TWO] = 1;
+  print((ONE, $one == ONE));
+  print(ONE + 1);
+}
+"""
+
+
+@pytest.mark.live
+@pytest.mark.native
+def test_enumerations_pointers_and_macros_as_others_have_them() -> None:
+    run = kwire("-q", "-e", OF_ONES_OWN)
+    assert run.stderr == ""
+    printed = ["1 FAR ONE TWO TWO", "7", "10", "5", "1", "(ONE, true)", "2", "", ""]
+    held = ["@o: TWO", "@p: 0x2e", "@q: 0x3a", "@r[ONE, TWO]: 1"]
+    assert run.stdout.splitlines() == [*printed, *held]
+
+
 @pytest.mark.parametrize(
     ("program", "given", "said"),
     [

@@ -250,11 +250,11 @@ def _record(
         def sinks(schemas: tuple[Schema, ...]) -> list[Sink]:
             by_number = {schema.id: schema for schema in schemas}
             count = sum(len(group.points) for group in running.plan.groups)
-            if args.format == "json":
+            if args.format == "json" and not args.quiet:
                 stream.write(
                     f'{{"type": "attached_probes", "count": {count}, "data": {{"probes": {count}}}}}\n'
                 )
-            elif not args.quiet:
+            elif args.format != "json" and not args.quiet:
                 tell(f"Attached {plural(count, 'probe')}")
             if os.environ.get("__BPFTRACE_NOTIFY_PROBES_ATTACHED"):
                 stream.write("__BPFTRACE_NOTIFY_PROBES_ATTACHED\n")

@@ -108,6 +108,14 @@ def statement(
     """A statement that changes a map. Raises `TextError`."""
     span, owner = node.span, node.target.map.owner
     given = None
+    if (
+        isinstance(node, tree.Aggregate)
+        and isinstance(owner, Inferred)
+        and isinstance(owner.value, t.Pointer)
+        and node.value is not None
+    ):  # steps of what it points to
+        moved = tree.Binary("add", node.target, node.value, span)
+        return statement(checker, tree.SetElement(node.target, moved, span))
     if not isinstance(node, tree.DeleteElement) and node.value is not None:
         given = checker.check(node.value)
         if isinstance(owner, Inferred) and not (isinstance(node, tree.Aggregate) and owner.steps(given)):

@@ -70,7 +70,7 @@ class Lowering:
         self.prints: dict[str, Print] = {}
         self.scopes: list[dict[str, str]] = [{}]
         self.names: dict[str, int] = {}
-        self.substitutes: list[dict[str, tree.Expr]] = [{}]
+        self.substitutes: list[dict[str, Callable[[], tree.Expr]]] = [{}]
         self.pending: list[tree.Stmt] = []  # what is done before the statement that is made
         self.hoisting = True  # whether that is so for all of it
         self.loops = 0  # around what is made

@@ -32,8 +32,8 @@ BUCKETS_MOST: Final = 1000
 """Of a linear histogram."""
 
 
-KINDS: Final = {"hash": "hash", "lruhash": "lru"}
-"""The kinds of maps that can be declared."""
+KINDS: Final = {"hash": "hash", "lruhash": "lru", "percpuhash": "hash", "percpulruhash": "lru"}
+"""The kinds of maps that can be declared. A value is one for all CPUs whatever is declared."""
 
 
 def declared_maps(

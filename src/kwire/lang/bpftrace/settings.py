@@ -19,7 +19,7 @@ def settings(script: s.Script) -> dict[str, int | str | bool]:
             faults.append(Diagnostic(one.span, f"the setting {one.name} is not supported yet"))
         elif known.values == tables.SWITCH and one.value in (0, 1):  # and False, True
             found[name] = bool(one.value)
-        elif known.values and str(one.value).lower() not in known.values:
+        elif known.values and not {str(one.value), str(one.value).lower()} & {*known.values}:
             cure = f"it is one of {', '.join(known.values)}"
             faults.append(Diagnostic(one.span, f"{one.name} cannot be {one.value}", cure))
         elif (

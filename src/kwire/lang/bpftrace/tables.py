@@ -233,6 +233,10 @@ class Setting(NamedTuple):
     most: int = 0
 
 
+LICENSES: Final = (
+    *("GPL", "GPL v2", "GPL and additional rights", "Dual BSD/GPL", "Dual MIT/GPL", "Dual MPL/GPL"),
+)
+
 SWITCH: Final = ("true", "false")
 SETTINGS: Final = (
     Setting(
@@ -244,7 +248,7 @@ SETTINGS: Final = (
     Setting("max_cat_bytes", 10240, "bytes of a file that cat() shows"),
     Setting("str_trunc_trailer", "..", "what stands behind a text that was cut", (), False),
     Setting("stack_mode", "bpftrace", "how stacks are shown", ("bpftrace", "perf", "raw", "build_id")),
-    Setting("license", "GPL", "the licence of the programs", (), False),
+    Setting("license", "GPL", "the licence of the programs, under which all helpers may be called", LICENSES),
     *(
         Setting(name, 0, "accepted; there is nothing here that it changes", ())
         for name in (
