@@ -266,6 +266,71 @@ def test_a_full_map_in_a_simulated_run() -> None:
     assert small.lost == 1
 
 
+named = kwire.Hash(key="u32", value="char[32]")
+pairs = kwire.Hash(key=("u32", "char[16]"), value=("u64", "char[8]"))
+counted = kwire.Count(by="s64")
+mood = kwire.Variable("char[20]")
+
+
+@kwire.tracepoint(ENTER)
+def keeps(which: "u32", who: "s32") -> None:
+    named[who] = comm
+    pairs[who, comm] = who + 1, str(comm, 7)
+    counted.add(who)
+    what = "few"
+    if who > 2:
+        what = comm
+    before = mood.value
+    mood.value = "many" if who > 2 else "little"
+    emit("got", what, before, mood=mood.value, nothing=named[1000])
+    if who == 3:
+        total = 0
+        for key in counted:
+            total += key
+        for key, count in counted.items():
+            if key == 3:
+                emit("each", key, count)
+        for (number, name), (next, short) in pairs.items():
+            if number == 2:
+                emit("pair", number, name, next, short)
+                break
+        after, text = pairs[2, comm]
+        emit("end", total, after, text)
+
+
+def kept(events: list[kwire.Event], name: str) -> None:
+    """What `keeps` tells of 1, 2 and 3."""
+    short, events = name[:7], [tuple(one[field] for field in one.keys()) for one in events]  # noqa: SIM118
+    got = [("few", "", "little", ""), ("few", "little", "little", ""), (name, "little", "many", "")]
+    assert events[:3] == got
+    assert events[3:] == [(3, 1), (2, name, 3, short), (6, 3, short)]
+    assert dict(named) == {1: name, 2: name, 3: name}
+    assert dict(pairs) == {(one, name): (one + 1, short) for one in (1, 2, 3)}
+    assert mood.value == "many"
+    assert str(pairs).splitlines()[0].split() == ["1", name, "2", short]
+
+
+@pytest.mark.live
+def test_texts_and_tuples_are_kept_and_maps_are_looped_over() -> None:
+    with open("/proc/self/comm") as file:
+        name = file.read().rstrip()
+    with kwire.trace(keeps, pid=ME) as trace:
+        ask(1, 2, 3)
+    kept(list(trace), name)
+    with kwire.trace(keeps, pid=ME):
+        named[9], pairs[7, "x"], mood.value = "nine", (3, "y"), "good"
+        assert (named[9], pairs[7, "x"], mood.value) == ("nine", (3, "y"), "good")
+        with pytest.raises(KwireError, match="is no text of at most 31 bytes"):
+            named[9] = "x" * 32
+
+
+def test_simulated_runs_keep_texts_too() -> None:
+    events = []
+    for number in (1, 2, 3):
+        events += kwire.simulate(keeps, {"who": number, "which": 0}, format=FORMAT, comm="someone")
+    kept(events, "someone")
+
+
 # declarations
 
 
@@ -282,6 +347,8 @@ def test_a_full_map_in_a_simulated_run() -> None:
         (lambda: kwire.LinearHistogram(0, 10, 0), "0 to 10 by 0 makes no buckets"),
         (lambda: kwire.LinearHistogram(0, 100000, 1), "makes more than 1000 buckets"),
         (lambda: kwire.LinearHistogram(0, 10), "LinearHistogram needs step=…"),
+        (lambda: kwire.Count(by="u32", of=("u64", "u64")), "Count has no argument of"),
+        (lambda: kwire.Sum(of=("u64", "u64")), "the values of Sum have one type"),
     ],
 )
 def test_wrong_declarations(make: object, says: str) -> None:

@@ -530,9 +530,12 @@ class Converter:
         return whole
 
     def _for(self, node: ast.For, faults: list[TextError]) -> Stmt:
-        """A loop over numbers."""
+        """A loop over numbers, or over a map."""
         span, cure = self.span(node.iter), "write for i in range(10):"
         call = node.iter
+        map_, part = self._looped_map(call)
+        if map_ is not None:
+            return self._for_map(node, map_, part, faults)
         if not isinstance(call, ast.Call) or dotted(call.func) != "range" or call.keywords:
             raise TextError(span, "a probe's loop runs over numbers", cure)
         if not 1 <= len(call.args) <= 3:
@@ -546,6 +549,27 @@ class Converter:
         stop = given[min(len(given) - 1, 1)]
         at = self.span(node.target)
         return tree.For(node.target.id, start, stop, step, body, self.span(node), at, span)
+
+    def _looped_map(self, node: ast.expr) -> tuple[tree.MapDeclaration | None, str]:
+        """The map that a loop is over, and what of it: "keys" or "items"; None where it is over none."""
+        method = node.func if isinstance(node, ast.Call) and not (node.args or node.keywords) else None
+        if isinstance(method, ast.Attribute) and method.attr in ("keys", "items"):
+            return self.map(method.value), method.attr
+        return self.map(node), "keys"
+
+    def _for_map(self, node: ast.For, map_: tree.MapDeclaration, part: str, faults: list[TextError]) -> Stmt:
+        """`for key in map:`, `for key, value in map.items():`."""
+        span, at = self.span(node), self.span(node.target)
+        name = f"turn#{span.line}.{span.column}"
+        pair: Expr = tree.Name(name, at)
+        if part == "keys":
+            pair = tree.Index(pair, tree.Number(0, at), at)
+        if isinstance(node.target, ast.Name):
+            first: Stmt = tree.Assign(node.target.id, pair, at, at)
+        else:
+            first = tree.Unpack(self._targets(node.target), pair, at)
+        body = self._turn(node, faults)
+        return tree.ForMap(name, map_, (first, *body), span, at, self.span(node.iter))
 
     def annotation(self, node: ast.expr) -> str:
         """The C type in an annotation: a string, or a plain name such as u32."""

@@ -162,10 +162,7 @@ def _in_own_words(one: Diagnostic) -> Diagnostic:
     return one._replace(cure=cure)
 
 
-_OWN_CURES: Final = (
-    ("bound the number: range(", "bound its end, as in 0..($n & 63)"),
-    ("say a smaller number: turns(", "put fewer loops into each other"),
-)
+_OWN_CURES: Final = (("say a smaller number: turns(", "put fewer loops into each other"),)
 """How a hint that is written in Python begins → the hint of this language."""
 
 _C_NAMES: Final = {"u64": "uint64", "s64": "int64", "u32": "uint32"}
