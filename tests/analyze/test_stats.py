@@ -431,3 +431,16 @@ def test_sparklines_are_to_scale() -> None:
     assert sparkline([0, 1, 8, 4], 4) == " ▁█▄"
     assert sparkline([0, 0], 2) == "  "
     assert sparkline([1] * 7, 3) == "███"
+
+
+@pytest.mark.parametrize("step", [1, 7, 1000])
+def test_of_equal_silences_the_first_are_told(step: int) -> None:
+    """Whatever blocks the times come in: those that C and twin give differ."""
+    times = np.concatenate([np.arange(0, 3000, 10), np.arange(3005, 6000, 10), [6100, 6200]])
+    made = Timing()
+    for start in range(0, len(times), step):
+        made.add(times[start : start + step])
+    made.finish()
+    expected = [(6100, 6200), (5995, 6100), (2990, 3005), (0, 10), (10, 20)]
+    assert sorted(made.gaps) == sorted(expected)
+    assert [last - first for first, last in made.gaps] == [105, 100, 15, 10, 10]

@@ -39,7 +39,10 @@ class Gap(NamedTuple):
 
 
 class Timing:
-    """The times of one probe: `timeline`, `intervals` between neighbours (ns), `gaps`, longest first."""
+    """The times of one probe: `timeline`, `intervals` between neighbours (ns), `gaps`, longest first.
+
+    Of silences that are equally long those that came first are kept, however the times were given.
+    """
 
     __slots__ = ("_after", "_held", "gaps", "intervals", "late", "timeline")
 
@@ -93,7 +96,10 @@ class Timing:
         least = self.gaps[-1].last - self.gaps[-1].first if len(self.gaps) == GAPS else -1
         if int(steps.max()) > least:
             count = min(GAPS, len(steps))
-            for at in np.argpartition(steps, -count)[-count:].tolist():
-                self.gaps.append(Gap(int(times[at]), int(times[at + 1])))
+            shortest = np.partition(steps, -count)[-count]
+            places = np.flatnonzero(steps > shortest).tolist()
+            equal = np.flatnonzero(steps == shortest)
+            places += equal[: count - len(places)].tolist()
+            self.gaps += [Gap(int(times[at]), int(times[at + 1])) for at in places]
             self.gaps.sort(key=lambda gap: (gap.first - gap.last, gap.first))
             del self.gaps[GAPS:]
