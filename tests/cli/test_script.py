@@ -52,6 +52,13 @@ def test_a_script_prints_and_show_prints_the_same(touched: Path, tmp_path: Path)
 
 
 @pytest.mark.live
+@pytest.mark.native
+def test_targets_with_names_of_many_lengths_share_a_map() -> None:
+    run = kwire("--dry-run", "-e", "tracepoint:syscalls:sys_enter_open* { @[probe] = count(); }")
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+@pytest.mark.live
 @pytest.mark.kernels("6.12")
 def test_a_file_with_the_time_to_a_file_as_json(touched: Path, tmp_path: Path) -> None:
     script = tmp_path / "x.bt"

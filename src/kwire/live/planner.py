@@ -203,7 +203,8 @@ class Planner:
         that with the longest name, which `probe` is as a text. KwireError.
         """
         targets = self._targets(point)
-        for target in dict.fromkeys([*targets[:1], *sorted(targets, key=len)[-1:]]):
+        longest = sorted(targets, key=lambda one: len(one.group) + len(one.name))[-1:]
+        for target in dict.fromkeys([*targets[:1], *longest]):
             probe.program(self._site(target, point.offset, listed=True), self._types)
 
     def _add_spec(self, parsed: ProbeSpec) -> None:
