@@ -192,6 +192,15 @@ def test_planning_is_lighter_still() -> None:
     assert not found
 
 
+def test_what_attaches_and_records_needs_no_compiler() -> None:
+    """Another process compiles meanwhile; whoever imports it too waits for it."""
+    modules = "cli.record, cli.tracing, live.plan_process, live.recorder, live.summary, capture.writer"
+    found = loaded("-c", f"import {', '.join(f'kwire.{name}' for name in modules.split(', '))}")
+    assert "kwire.live.tracer" in found
+    assert not {name for name in found if name.startswith(("kwire.lang", "kwire.compile", "kwire.btf"))}
+    assert "kwire.bpf.asm" not in found
+
+
 def test_the_tracer_of_made_events_has_what_a_recorder_asks_for() -> None:
     """Scenarios of faults give it to `kwire agent` in the place of the kernel's."""
     from fault_source import Synthetic

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from kwire.bpf.task import TaskFields
+from kwire.bpf.image import Image
 from kwire.btf.store import load_kernel
 from kwire.compile.build import task_fields
+from kwire.kernel.following import programs
 from kwire.kernel.maps import Map
 from kwire.kernel.tasks import TASKS, Follow, Identity, add, create_tasks, processes
 
@@ -26,11 +27,15 @@ def tasks() -> Iterator[Map]:
     made.close()
 
 
-def fields() -> TaskFields | None:
-    return task_fields(load_kernel().vmlinux)
+def by_identity() -> list[tuple[Image, str]]:
+    return programs(task_fields(load_kernel().vmlinux))
 
 
-BOTH = pytest.mark.parametrize("known", [fields, lambda: None], ids=["by identity", "by number"])
+def by_number() -> list[tuple[Image, str]]:
+    return programs(None)
+
+
+BOTH = pytest.mark.parametrize("known", [by_identity, by_number], ids=["by identity", "by number"])
 
 
 def pids(tasks: Map) -> list[int]:
@@ -97,7 +102,9 @@ def generations() -> None:
 
 
 @BOTH
-def test_children_and_their_children_are_followed(tasks: Map, known: Callable[[], TaskFields | None]) -> None:
+def test_children_and_their_children_are_followed(
+    tasks: Map, known: Callable[[], list[tuple[Image, str]]]
+) -> None:
     pid, start, heard = family(generations)
     add(tasks, Identity(pid))
     with Follow(tasks, known()) as follow:
@@ -115,7 +122,7 @@ def test_children_and_their_children_are_followed(tasks: Map, known: Callable[[]
 def test_hardly_a_process_that_ended_stays(tasks: Map) -> None:
     add(tasks, Identity(os.getpid()))
     born = set()
-    with Follow(tasks, fields()):
+    with Follow(tasks, by_identity()):
         for _ in range(1000):
             pid = os.fork()
             if not pid:
@@ -127,7 +134,7 @@ def test_hardly_a_process_that_ended_stays(tasks: Map) -> None:
 
 
 @BOTH
-def test_others_are_not_followed(tasks: Map, known: Callable[[], TaskFields | None]) -> None:
+def test_others_are_not_followed(tasks: Map, known: Callable[[], list[tuple[Image, str]]]) -> None:
     pid, start, heard = family(say)
     with Follow(tasks, known()):
         os.write(start, b"x")
@@ -141,7 +148,7 @@ def test_others_are_not_followed(tasks: Map, known: Callable[[], TaskFields | No
 def test_a_process_of_another_time_is_not_followed(tasks: Map) -> None:
     pid, start, heard = family(generations)
     add(tasks, Identity(pid, 12345))
-    with Follow(tasks, fields()):
+    with Follow(tasks, by_identity()):
         os.write(start, b"x")
         said(heard, 7)
         assert processes(tasks) == [Identity(pid, 12345)]
@@ -153,7 +160,7 @@ def test_a_process_of_another_time_is_not_followed(tasks: Map) -> None:
 def test_nothing_is_followed_after_close(tasks: Map) -> None:
     pid, start, heard = family(generations)
     add(tasks, Identity(pid))
-    Follow(tasks, fields()).close()
+    Follow(tasks, by_identity()).close()
     os.write(start, b"x")
     said(heard, 7)
     assert pids(tasks) == [pid]
@@ -165,7 +172,7 @@ def test_nothing_is_followed_after_close(tasks: Map) -> None:
 
 def test_threads_are_their_process(tasks: Map) -> None:
     add(tasks, Identity(os.getpid()))
-    with Follow(tasks, fields()):
+    with Follow(tasks, by_identity()):
         release = threading.Event()
         threads = [threading.Thread(target=release.wait) for _ in range(5)]
         for thread in threads:
@@ -180,7 +187,7 @@ def test_threads_are_their_process(tasks: Map) -> None:
 def test_a_full_map_is_counted() -> None:
     small = TASKS._replace(max_entries=2)
     pid, start, heard = family(generations)
-    with create_tasks([Identity(pid)], small) as few, Follow(few, fields()) as follow:
+    with create_tasks([Identity(pid)], small) as few, Follow(few, by_identity()) as follow:
         os.write(start, b"x")
         said(heard, 7)
         kept = len(pids(few))

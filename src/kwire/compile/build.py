@@ -9,13 +9,14 @@ compile to the same instructions with `cookie=True`.
 from kwire.bpf import insn as isa
 from kwire.bpf.arch import Arch
 from kwire.bpf.asm import bridged, link
+from kwire.bpf.counts import ASKED, SLOT_SIZE
 from kwire.bpf.image import Image, Line, MapSpec
 from kwire.bpf.task import PidFields, PidNamespace, TaskFields
 from kwire.btf.members import locate
 from kwire.compile import verify
 from kwire.compile.allocate import STACK_SIZE, StackError, allocate
 from kwire.compile.builder import OTHER_SOURCE
-from kwire.compile.emission import ASKED, SLOT_SIZE, USERS
+from kwire.compile.emission import USERS
 from kwire.compile.expressions import Options
 from kwire.compile.ir import Function, Module, dump
 from kwire.compile.layout import CompileError, Layout, layout, schema

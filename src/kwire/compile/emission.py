@@ -8,30 +8,27 @@ ring → when that refuses, count the refusal and note when it was first and las
 
 from collections.abc import Callable
 
+from kwire.bpf.counts import (
+    ASKED,
+    ASKED_BIT,
+    ATTEMPTS,
+    FAULTS,
+    FIRST,
+    LAST,
+    REFUSED,
+    SKIPPED,
+    SLOT_SIZE,
+)
 from kwire.compile.builder import Builder
 from kwire.compile.expressions import Options
 from kwire.compile.ir import At, Function, Operand, Slot, Value
 from kwire.lang.tree import Span
 from kwire.wire.frame import VERSION, Type
 
-ATTEMPTS, REFUSED, FIRST, LAST, TOO_LONG, FAULTS, SKIPPED = range(0, 56, 8)
-SLOT_SIZE = 64
-"""Of a probe's counters on one CPU; the offsets above are those of its u64 counters."""
+WORD = 8  # bytes of a counter
 
 ADAPTIVE_WAKEUP = 0
 """The reader is woken by the event that finds it waiting at the end of the ring, and by no other."""
-
-
-ASKED = "asked"
-"""The map with the number that says whether a program has asked for the end of the trace."""
-
-ASKED_BIT = 1 << 8
-"""Set in it then; below is the status that was asked for."""
-
-STACKS = "stacks"
-"""The map with the last number that a stack was given, and how the names of the tables of stacks begin: the
-programs of a trace share them.
-"""
 
 FORCE_WAKEUP = 2
 """Of a record, which need not be one: the reader is woken whatever it has read."""
@@ -91,11 +88,11 @@ def send(
     """
     _header(b, base, size, probe)
     counts = _counters(b, options, probe)
-    _count(b, options, counts, ATTEMPTS)
+    _count(b, options, counts, WORD * ATTEMPTS)
     note, whole = b.new_block("failed"), b.new_block("whole")
     b.branch("ne", failed(), 0, note, whole)
     b.start(note)
-    _count(b, options, counts, FAULTS)
+    _count(b, options, counts, WORD * FAULTS)
     b.jump(whole)
     b.start(whole)
     key = b.function.slot("key", 8)
@@ -107,15 +104,15 @@ def send(
     result = b.call("ringbuf_output", ring, At(base, 0), size, ADAPTIVE_WAKEUP)
     b.branch("eq", result, 0, sent, refused)
     b.start(refused)
-    _count(b, options, counts, REFUSED)
+    _count(b, options, counts, WORD * REFUSED)
     now = b.load(base, 8, 8)
     first, later = b.new_block("first"), b.new_block("later")
-    b.branch("eq", b.load(counts, FIRST, 8), 0, first, later)
+    b.branch("eq", b.load(counts, WORD * FIRST, 8), 0, first, later)
     b.start(first)
-    b.store(counts, FIRST, 8, now)
+    b.store(counts, WORD * FIRST, 8, now)
     b.jump(later)
     b.start(later)
-    b.store(counts, LAST, 8, now)
+    b.store(counts, WORD * LAST, 8, now)
     b.jump(sent)
     b.start(sent)
 
@@ -167,7 +164,7 @@ def claim(b: Builder, options: Options, probe: Callable[[], Operand]) -> Value:
     b.branch("eq", b.load(users, 0, 8), 1, mine, taken)
     b.start(taken)
     release(b, users)
-    _count(b, options, _counters(b, options, probe()), SKIPPED)
+    _count(b, options, _counters(b, options, probe()), WORD * SKIPPED)
     b.leave()
     b.start(mine)
     return users

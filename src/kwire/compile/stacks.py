@@ -10,8 +10,9 @@ process wakes the reader, as the process may end before its functions were named
 
 from typing import TYPE_CHECKING
 
+from kwire.bpf.counts import STACKS
 from kwire.bpf.image import MapSpec
-from kwire.compile.emission import STACKS, cpu, wake
+from kwire.compile.emission import cpu, wake
 from kwire.compile.ir import At, Operand
 from kwire.compile.maps import MMAPABLE, NOEXIST
 from kwire.compile.scratch import Stretch

@@ -13,7 +13,6 @@ import struct
 from collections.abc import Mapping
 
 from kwire import kinds
-from kwire.bpf.asm import R1, R2, R3, R4, R10, Item, alu64, call, exit_, image, lddw, mov64, stx
 from kwire.bpf.helpers import NAMES
 from kwire.bpf.image import Image, Line
 from kwire.kernel import cures, privileges
@@ -287,6 +286,8 @@ def _for_modules(error: int) -> str:
 
 def function_btf_id(name: str) -> int:
     """The BTF id of a function of the kernel proper, which the kernel looks up itself. Raises KernelError."""
+    from kwire.bpf.asm import R1, R2, R3, R4, R10, Item, alu64, call, exit_, image, lddw, mov64, stx
+
     text = name.encode() + b"\0"
     words = [text[at : at + 8].ljust(8, b"\0") for at in range(0, len(text), 8)]
     items: list[Item] = []

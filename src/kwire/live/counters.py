@@ -10,24 +10,20 @@ Invariant: a refusal is turned into a LOST frame exactly once. `take` remembers 
 from collections.abc import Iterator
 from mmap import mmap
 
+from kwire.bpf.counts import (
+    ATTEMPTS,
+    FAULTS,
+    FIELDS,
+    FIRST,
+    LAST,
+    REFUSED,
+    SKIPPED,
+    SLOT_SIZE,
+    TOO_LONG,
+)
 from kwire.lazy import NamedTuple
 from kwire.wire.messages import Cause, Lost
 
-SLOT_SIZE = 64
-"""Bytes of one probe's counters on one CPU: a cache line, so that CPUs do not disturb each other."""
-
-FIELDS = (
-    "attempts",
-    "refused",
-    "first_refused_ns",
-    "last_refused_ns",
-    "too_long",
-    "read_faults",
-    "skipped",
-)
-"""The u64 counters of a slot in order; the rest of the slot is reserved."""
-
-ATTEMPTS, REFUSED, FIRST, LAST, TOO_LONG, FAULTS, SKIPPED = range(len(FIELDS))
 _WORDS = SLOT_SIZE // 8
 
 

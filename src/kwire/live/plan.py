@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping
 from kwire.bpf.image import Image
 from kwire.bpf.task import TaskFields
 from kwire.hints import TYPE_CHECKING
-from kwire.lang.checked import Map, StackTable
 from kwire.lazy import NamedTuple
 from kwire.wire.schema import Schema
 
 if TYPE_CHECKING:
     from kwire.kernel.attach import FilePlace, Place
+    from kwire.lang.checked import Map, StackTable
 
 
 class Scope(NamedTuple):
@@ -69,7 +69,7 @@ class Group(NamedTuple):
 class UnitMap(NamedTuple):
     """A map that the programs of a plan share. `owner`: as in `tree.MapDeclaration`."""
 
-    map: Map
+    map: "Map"
     owner: object
 
 
@@ -81,8 +81,9 @@ class Plan(NamedTuple):
     which the filter does not apply, and why; `task`: the running kernel's tasks, None where it has no BTF;
     `notes`: what people should know of how their probes were understood; `optional`: the numbers of probes
     that the trace can do without; `again`: the plan without some probes, told why (see `without`); `modules`:
-    the module of each probe on a module's function, by number; `maps`: those of the unit; `prints_maps`:
-    whether what they hold at the end is printed; `stacks`: the unit's tables of stacks.
+    the module of each probe on a module's function, by number; `maps`: those of the unit; `following`: the
+    programs that keep the map of chosen processes, each with the event it hangs on; `prints_maps`: whether
+    what the unit's maps hold at the end is printed; `stacks`: the unit's tables of stacks.
     """
 
     groups: tuple[Group, ...]
@@ -95,8 +96,9 @@ class Plan(NamedTuple):
     again: Callable[[Mapping[int, str]], "Plan"] | None = None
     modules: Mapping[int, str] = {}
     maps: tuple[UnitMap, ...] = ()
+    following: tuple[tuple[Image, str], ...] = ()
     prints_maps: bool = True
-    stacks: tuple[StackTable, ...] = ()
+    stacks: "tuple[StackTable, ...]" = ()
 
     def without(self, causes: Mapping[int, str]) -> "Plan":
         """The plan without the probes of these numbers, which the kernel did not take, and why."""

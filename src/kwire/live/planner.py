@@ -35,6 +35,7 @@ from kwire.compile.loops import ALL, LONG, NONE, any_called, any_walked
 from kwire.errors import KwireError
 from kwire.hints import TYPE_CHECKING, NoReturn, Protocol
 from kwire.kernel import tracefs
+from kwire.kernel.following import programs
 from kwire.kernel.printfmt import Names, hexadecimal, tables
 from kwire.kernel.sys import in_first_namespace, possible_cpus
 from kwire.kernel.tracefs import Tracefs
@@ -284,6 +285,7 @@ class Planner:
             without,
             {number: one.site.module for number, one in zip(numbers, wanted, strict=True) if one.site.module},
             self._maps(wanted),
+            tuple(programs(task)) if self._scope.follow else (),
             stacks=tuple(dict.fromkeys(table for one in wanted for table in one.program.stacks())),
         )
 

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Sequence
 from kwire.arguments import checked
 from kwire.bpf.task import TaskFields
 from kwire.errors import KwireError
-from kwire.kernel.identity import everybody, find
 from kwire.kernel.maps import Map
 from kwire.kernel.sys import in_first_namespace
 from kwire.kernel.syscall import reason
@@ -141,6 +140,8 @@ class Processes:
         """The kernel's number of a process that cannot end meanwhile."""
         if in_first_namespace():
             return pid
+        from kwire.kernel.identity import find  # rarely needed for a command
+
         found = find(pid, self._layout())
         if found is None:
             raise KwireError("find process", str(pid), "the kernel does not tell of it")
@@ -149,6 +150,8 @@ class Processes:
     def _identity(self, pid: int, held: int) -> Identity:
         if self._fields is None and in_first_namespace():
             return Identity(pid)
+        from kwire.kernel.identity import find
+
         found = find(pid, self._layout())
         if select.select([held], [], [], 0)[0]:
             raise _gone(pid)
@@ -170,6 +173,8 @@ class Processes:
 
 def _children(known: set[Identity], fields: TaskFields, without: set[int]) -> set[Identity]:
     """Those descended from the known ones that are not known yet."""
+    from kwire.kernel.identity import everybody
+
     by_parent: dict[int, list[Identity]] = {}
     for process in everybody(fields):
         by_parent.setdefault(process.parent, []).append(process.identity)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from mmap import mmap
 
-from kwire.compile.emission import STACKS
+from kwire.bpf.counts import STACKS
 from kwire.compile.stacks import FRAMES_AT, PLACE_SIZE, specs, table_name
 from kwire.kernel.maps import Map
 from kwire.kernel.symbols import Symbols

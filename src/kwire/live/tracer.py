@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from mmap import mmap
 
+from kwire.bpf.counts import ASKED, ASKED_BIT
 from kwire.bpf.image import Image, MapSpec
-from kwire.compile.emission import ASKED, ASKED_BIT
 from kwire.errors import KwireError
 from kwire.hints import TYPE_CHECKING
 from kwire.kernel import attach, prog, tracefs
@@ -204,7 +204,8 @@ class Tracer:
         tasks = self._ground.tasks
         if tasks is not None:
             self.maps["tasks"] = tasks
-            self._follow = Follow(tasks, self.plan.task)
+            assert self.plan.following, "the plan is one for chosen processes"
+            self._follow = Follow(tasks, self.plan.following)
         self.maps["rings"] = self._ground.rings.array
 
     def follow(self, processes: Processes) -> None:

@@ -1,0 +1,32 @@
+"""What the programs of a trace and user space share beside events: the counters of each probe, the maps by which
+a program asks for the end of the trace, and numbers its stacks.
+
+Invariant: who compiles programs and who reads their maps take names and places from here.
+"""
+
+FIELDS = (
+    "attempts",
+    "refused",
+    "first_refused_ns",
+    "last_refused_ns",
+    "too_long",
+    "read_faults",
+    "skipped",
+)
+"""The u64 counters of a probe on one CPU, in their order; the rest of the slot is reserved."""
+
+ATTEMPTS, REFUSED, FIRST, LAST, TOO_LONG, FAULTS, SKIPPED = range(len(FIELDS))
+
+SLOT_SIZE = 64
+"""Bytes of one probe's counters on one CPU: a cache line, so that CPUs do not disturb each other."""
+
+ASKED = "asked"
+"""The map with the number that says whether a program has asked for the end of the trace."""
+
+ASKED_BIT = 1 << 8
+"""Set in that number once one has; below it is the status that was asked for."""
+
+STACKS = "stacks"
+"""The map with the last number that a stack was given, and how the names of the tables of stacks begin: the
+programs of a trace share them.
+"""
