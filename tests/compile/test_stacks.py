@@ -8,10 +8,10 @@ import pytest
 
 from kwire.bpf import vm
 from kwire.bpf.arch import named
+from kwire.bpf.counts import STACKS
 from kwire.bpf.vm_maps import ArrayMap, HashMap
 from kwire.btf.store import load_kernel
 from kwire.compile.build import compile_probe
-from kwire.compile.emission import STACKS
 from kwire.compile.stacks import LOST, table_name
 from kwire.errors import KwireError
 from kwire.lang import record
