@@ -1,5 +1,5 @@
-"""What programs and user space share beside events: the counters of each probe, the map by which a program asks
-for the end of the trace, and the one that numbers stacks.
+"""What programs and user space share beside events: the counters of each probe, the map by which a program
+asks for the end of the trace, and the one that numbers stacks.
 
 Invariant: who compiles programs and who reads their maps take names and places from here.
 """
