@@ -637,3 +637,27 @@ def test_two_at_once(agent: Agent) -> None:
     with contextlib.ExitStack() as stack:
         traces = [stack.enter_context(host.trace(PROBE, command=COMMAND)) for _ in range(2)]
         assert [len(trace.columns()["pid"]) for trace in traces] == [CALLS, CALLS]
+
+
+SCRIPT = """
+BEGIN { printf("hello %d\\n", $1); @b["x"] = 5; @h = hist(100); print(@b); }
+tracepoint:syscalls:sys_enter_getppid /pid == cpid/ { @c[comm] = count(); }
+END { printf("end\\n"); }
+"""
+
+
+def test_a_script_runs_there_and_prints_here(agent: Agent, tmp_path: Path) -> None:
+    capture, script = tmp_path / "there.pcapng", tmp_path / "x.bt"
+    script.write_text(SCRIPT)
+    command = "/usr/bin/python3 -c 'import os; [os.getppid() for _ in range(9)]'"
+    there = run("-q", "-H", agent.host, "-w", capture, "-c", command, script, "7")
+    assert (there.returncode, there.stderr) == (0, "")
+    assert there.stdout.startswith("hello 7\n@b[x]: 5\nend\n\n\n@b[x]: 5\n@c[python3]: 9\n@h:\n[64, 128) ")
+    shown = run("show", capture)
+    assert (shown.returncode, shown.stdout) == (0, there.stdout)
+    assert run("verify", capture).returncode == 0
+    asked = run("-q", "-H", agent.host, "-e", "BEGIN { @x[1] = 2; exit(5); }")
+    assert (asked.returncode, asked.stdout, asked.stderr) == (5, "\n\n@x[1]: 2\n", "")
+    refused = run("-H", agent.host, "-e", "tracepoint:block:* { @ = count(); }")
+    assert refused.returncode == 1
+    assert "the agent's policy does not allow it" in refused.stderr

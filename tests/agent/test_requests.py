@@ -59,19 +59,24 @@ GOOD = {
     "count": 7,
     "buffer": 65536,
     "functions": {1: travelling("b.py"), 0: travelling("a.py", "x", "y")},
+    "script": {"name": "x.bt", "text": ["BEGIN ", "{ }"], "arguments": ["7"]},
 }
 
 
 def test_a_request_of_everything_is_read() -> None:
     functions = [{**travelling("a.py"), "text": "xy"}, {**travelling("b.py"), "text": ""}]
     parts = {name: GOOD[name] for name in GOOD.keys() - {"op"}}
-    assert read(GOOD, "trace") == {**parts, "functions": functions}
+    script = {"name": "x.bt", "text": "BEGIN { }", "arguments": ["7"]}
+    assert read(GOOD, "trace") == {**parts, "functions": functions, "script": script}
     assert parts.keys() == TRACE.keys()
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        ("script", "BEGIN { }"),
+        ("script", {"name": "x", "text": ["BEGIN { }"]}),
+        ("script", {"name": "x", "text": "BEGIN { }", "arguments": []}),
         ("probes", "tracepoint:a:b"),
         ("probes", [1]),
         ("probes", [["a"]]),
@@ -265,7 +270,8 @@ def test_a_job_is_what_was_asked_within_what_is_granted() -> None:
     assert job.buffer <= 1 << 20
     assert job.processes.chosen
     job.processes.close()
-    assert requests.begun(job.plan)["probes"] == len(job.plan.schemas) == 1
+    assert requests.begun(job.plan, 3)["probes"] == 3
+    assert len(job.plan.schemas) == 1
     free = requests.serve({"op": "trace", "probes": [GETPPID], "seconds": 3}, grant(probes=["*"], seconds=10))
     assert (free.limits, free.processes.chosen) == (Limits(3), False)
     assert (

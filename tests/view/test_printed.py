@@ -110,6 +110,8 @@ def test_json_is_an_object_a_line() -> None:
 def test_which_captures_are_printed() -> None:
     one = Schema(1, "kprobe:f", "kprobe", "f", (), 16, prints="printf")
     assert are_printed([one])
-    assert not are_printed([one, one._replace(prints="")])
+    assert are_printed([one, one._replace(prints="")])  # a probe that only changes maps
+    other = one._replace(prints="", fields=(Field("pid", "u32", 16, 4),), size=20)
+    assert not are_printed([one, other])
     assert not are_printed([one._replace(prints="later")])
     assert not are_printed([])

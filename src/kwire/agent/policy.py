@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kwire.errors import KwireError
 from kwire.kernel.syscall import Fd
+from kwire.kinds import TRACE
 from kwire.wire.keyed import FLAG, MISSING, NEEDED, Key, Misfit, integer, listing, read, text
 from kwire.wire.schema import Schema
 
@@ -181,8 +182,8 @@ class Grant(NamedTuple):
         return self._open(place) or place in self.listed
 
     def _open(self, place: str) -> bool:
-        """Whether this `kind:target` may be probed."""
-        return _any(place, self.probes)
+        """Whether this `kind:target` may be probed; moments of the trace itself are nobody else's."""
+        return place in TRACE or _any(place, self.probes)
 
     def _list(self) -> str:
         return f"probes; it has {', '.join(self.listed)}" if self.listed else "probes"

@@ -113,6 +113,9 @@ TRACE: Final[dict[str, Key]] = {
     "functions": Key(
         table(INTEGER, MAP, "a map", 1024), "probe functions by themselves: number → map", LEFT_OUT
     ),
+    "script": Key(
+        MAP, "a script in the bpftrace language instead, with its `name`, `text` and `arguments`", LEFT_OUT
+    ),
     "filter": Key(text(PIECE), "an expression that must hold for every event", LEFT_OUT),
     "command": Key(_texts_of(1024), "the words of a command to run and trace", LEFT_OUT),
     "pids": Key(
@@ -142,6 +145,16 @@ FUNCTION: Final[dict[str, Key]] = {
     "values": Key(_CONSTANTS, "the same by dotted names"),
 }
 """The keys of one of `functions`; all must be there."""
+
+SCRIPT: Final[dict[str, Key]] = {
+    "name": Key(text(4096), "what it is called in messages"),
+    "text": Key(
+        Kind(f"a list of texts of at most {PIECE} characters, to be joined", _pieces_wrong),
+        "its text, in pieces",
+    ),
+    "arguments": Key(_texts_of(1024), "what it is given"),
+}
+"""The keys of `script`; all must be there."""
 
 OPERATIONS: Final[dict[str, dict[str, Key]]] = {
     "trace": TRACE,
@@ -189,6 +202,9 @@ def read(body: Mapping[Any, Any], operation: str, keys: Mapping[str, Key] | None
             read(functions[number], f"{operation} functions", FUNCTION) for number in sorted(functions)
         )
         taken["functions"] = [{**one, "text": "".join(one["text"])} for one in read_each]
+    if "script" in taken:
+        script = read(taken["script"], f"{operation} script", SCRIPT)
+        taken["script"] = {**script, "text": "".join(script["text"])}
     return taken
 
 
@@ -256,12 +272,12 @@ class Job(NamedTuple):
     rate: int
 
 
-def begun(plan: Plan) -> dict[str, Any]:
-    """The REPLY to `trace`, once the probes are attached."""
+def begun(plan: Plan, described: int) -> dict[str, Any]:
+    """The REPLY to `trace`, once the probes are attached. `described`: how many SCHEMAs follow, maps' too."""
     system = os.uname()
     return {
         "ok": True,
-        "probes": len(plan.schemas),
+        "probes": described,
         "skipped": [[place[:200], why[:200]] for place, why in plan.skipped[:SAID_MOST]],
         "left_out": len(plan.skipped),
         "unfiltered": [[place[:200], why[:200]] for place, why in plan.unfiltered[:SAID_MOST]],
@@ -287,7 +303,7 @@ def serve(body: Mapping[Any, Any], grant: Grant, without: Sequence[int] = ()) ->
     words, pids = list(asked.get("command", ())), tuple(asked.get("pids", ()))
     with in_time(COMPILE_SECONDS):
         texts = _texts(asked)
-        if not (texts.specs or texts.functions):
+        if not (texts.specs or texts.functions or texts.script):
             texts = texts._replace(specs=grant.listed)
         wanted = parse(texts)
         grant.check(wanted)
@@ -296,15 +312,18 @@ def serve(body: Mapping[Any, Any], grant: Grant, without: Sequence[int] = ()) ->
         if pids:
             grant.check_pids()
         command = Command(words, user=grant.user) if words else None
+        script = texts.script is not None
         try:
-            processes = Processes(pids, command, without=without)
-            plan = wanted.plan(processes.scope)
+            processes = Processes(pids, command, without=without, everyone=script)
+            plan = wanted.plan(processes.scope, command.pid if command else 0)
             grant.check_schemas(plan.schemas, wanted)
         except BaseException:
             if command:
                 command.end()
             raise
     seconds = asked.get("seconds")
+    if wanted.momentary and command is None:
+        seconds = 0.0
     if grant.seconds < (seconds or float("inf")):
         seconds = float(grant.seconds) if grant.seconds < 1 << 40 else seconds
     buffer = grant.buffer(asked.get("buffer"), possible_cpus())
@@ -324,10 +343,16 @@ def names(body: Mapping[Any, Any], grant: Grant) -> dict[str, Any]:
 
 
 def _texts(asked: Mapping[str, Any]) -> ProgramSources:
-    from kwire.live.program_sources import ProgramSources, function_of
+    from kwire.live.program_sources import ProgramSources, ScriptSource, function_of
 
     functions = tuple(function_of(**one) for one in asked.get("functions", ()))
-    return ProgramSources(tuple(asked.get("probes", ())), functions, asked.get("filter"))
+    script = asked.get("script")
+    if script is None:
+        return ProgramSources(tuple(asked.get("probes", ())), functions, asked.get("filter"))
+    if functions or asked.keys() & {"probes", "filter"}:
+        raise RequestError("understand request", "trace", "a script comes by itself", "leave the rest out")
+    own = ScriptSource(script["name"], script["text"], tuple(script["arguments"]))
+    return ProgramSources(script=own)
 
 
 @contextmanager
@@ -354,6 +379,7 @@ def markdown() -> str:
     for title, keys in (
         ("`trace`", TRACE),
         ("one of `functions`", FUNCTION),
+        ("`script`", SCRIPT),
         ("`probes`", OPERATIONS["probes"]),
         ("`ended`", OPERATIONS["ended"]),
     ):

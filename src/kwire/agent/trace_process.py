@@ -193,10 +193,10 @@ class _TraceProcess:
         ground = Ground(job.buffer, follow=processes.chosen)
         with Recorder(job.plan, job.limits, ground=ground) as recorder:
             recorder.attach(processes)
-            schemas = recorder.plan.schemas
+            schemas = recorder.schemas
             confinement.agent()
             sink = self.sink = SourceSink(schemas, size)
-            self.channel.tell(Type.REPLY, requests.begun(recorder.plan))
+            self.channel.tell(Type.REPLY, requests.begun(recorder.plan, len(schemas)))
             for payload in sink.begin():
                 self.channel.send(payload)
             self.channel.drain()
@@ -223,8 +223,9 @@ class _TraceProcess:
         if not self.ended and self.sink.finish(recorder.produced):
             self.ended = True
             told: dict[str, Any] = {"op": "ended", "why": why}
-            if recorder.command_status is not None:
-                told["status"] = recorder.command_status
+            status = recorder.command_status if recorder.status is None else recorder.status
+            if status is not None:
+                told["status"] = status
             self.channel.tell(Type.REQUEST, told)
         self._flush()
 

@@ -1,6 +1,7 @@
 """`kwire agent`: record here, for a collector elsewhere."""
 
 import argparse
+import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ from kwire.wire.settings import Settings
 from kwire.words import are, lost, plural
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from kwire.agent.agent import Agent, Courier, Recovered
     from kwire.agent.uplink import Line
 
@@ -34,8 +37,9 @@ examples:
   kwire agent --make-certs certs collector.example web1.example
 
 ADDR is tcp:HOST:PORT, tls:HOST:PORT, udp:HOST:PORT or unix:PATH; the port is 17800 where none is written.
-PROBE is what 'kwire record' takes, or a FILE.py as 'kwire trace' takes. Ctrl-C ends the recording and waits
-for the collector; again, it leaves at once. docs/agents.md says what is promised.
+PROBE is what 'kwire record' takes, or a FILE.py as 'kwire trace' takes; or FILE.bt and its arguments. Ctrl-C
+ends the recording and waits for the collector; again, it leaves at once. docs/agents.md says what is
+promised.
 """
 
 OPTIONS = {
@@ -201,8 +205,28 @@ def _connect(args: argparse.Namespace) -> int:
         raise KwireError("record", "", "no PROBE is named", "name one, as in tracepoint:sched:sched_switch")
     if not args.probes:
         return _deliver(args, address)
+    if any(name.endswith(".bt") for name in args.probes):
+        with _scripted(args) as (recorder, processes):
+            return _record(args, address, recorder, processes)
     with tracing.prepared(args, aside=args.json) as (recorder, processes):
         return _record(args, address, recorder, processes)
+
+
+@contextlib.contextmanager
+def _scripted(args: argparse.Namespace) -> "Iterator[tuple[Recorder, Processes]]":
+    """The recorder of a script in the bpftrace language, and its processes."""
+    from kwire.cli import script
+    from kwire.live.recorder import Limits, Recorder
+
+    name, *arguments = args.probes
+    if not name.endswith(".bt") or args.filter is not None:
+        raise KwireError(
+            "record", "script", "it comes by itself, and has its own filters", "name FILE.bt alone"
+        )
+    with tracing.chosen(args, args.buffer, aside=args.json, everyone=True) as (processes, ground):
+        plan = script.planned(name, arguments, processes)
+        with Recorder(plan, Limits(args.seconds, args.count), ground=ground) as recorder:
+            yield recorder, processes
 
 
 def _line(args: argparse.Namespace, address: Address, settings: Settings) -> "Line":
@@ -258,7 +282,7 @@ def _record(args: argparse.Namespace, address: Address, recorder: Recorder, proc
     size = line.settings.datagram_size if address.datagrams else line.settings.data_size
     recorder.attach(processes)
     tracing.say_skipped(recorder.plan)
-    sink = SourceSink(recorder.plan.schemas, size)
+    sink = SourceSink(recorder.schemas, size)
     hold = make_hold(args.spool, sink, args.memory, args.spool_size)
     agent = Agent(line, recorder, sink, hold, recovered, args.grace)
     line.loop.signals(ending_signals(), lambda number: agent.stop())

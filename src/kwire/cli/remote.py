@@ -99,12 +99,16 @@ def _follow(conversation: RemoteSession, writers: list[Writer]) -> dict[str, Any
     produced = received.produced or {}
     writer = writers[0] if writers else None
     totals = received.close(writer) if writer else {}
-    schemas = tuple(received.schemas.values())
+    schemas = tuple(schema for schema in received.schemas.values() if schema.map is None)
     summary = summarize(schemas, received, writer, produced, totals, seconds, conversation.status)
     if problem is not None:
         if received.events or received.lost:
             tracing.report(summary)
         raise problem
+    if received.left:
+        from kwire.view.maps import described
+
+        summary["maps"] = [described(*one) for one in received.left]
     return {**summary, "host": schemas[0].host if schemas else ""}
 
 

@@ -8,8 +8,8 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
-from typing import IO, TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import IO, TYPE_CHECKING, Any
 
 from kwire.capture.destination import is_standard_output
 from kwire.cli import tracing, values
@@ -23,12 +23,13 @@ from kwire.lang.bpftrace.syntax import Script
 from kwire.lang.errors import LanguageError
 from kwire.live.processes import Processes
 from kwire.live.recorder import Limits, Recorder, Sink
-from kwire.view.printed import Printed, PrintedJson
+from kwire.view.printed import Act, Printed, PrintedJson
 from kwire.view.render import Renderer, Screen
 from kwire.wire.schema import Schema
 from kwire.words import plural
 
 if TYPE_CHECKING:
+    from kwire.live.plan import Plan
     from kwire.live.scripts import Planned
 
 HELP = "run a script in the bpftrace language"
@@ -40,6 +41,7 @@ examples:
   kwire -e 'tracepoint:syscalls:sys_enter_openat { printf("%s %s\\n", comm, str(args.filename)); }'
   kwire -e 'kprobe:tcp_connect /uid == $1/ { printf("%d\\n", pid); }' 1000
   kwire -w opens.pcapng opensnoop.bt
+  kwire -H web1.example opensnoop.bt
 
 docs/language.md says what of the language there is. FILE may be - for standard input. What a script prints is
 kept with -w, and `kwire show FILE` prints it again.
@@ -125,6 +127,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="compile, have the kernel verify it, attach nothing"
     )
     parser.add_argument("--unsafe", action="store_true", help="allow what can change the system")
+    tracing.add_remote_arguments(parser)
     for option, count in UNCHANGED:
         action = "append" if count else "append_const"
         parser.add_argument(option, dest="unchanged", help=argparse.SUPPRESS, action=action)
@@ -145,8 +148,24 @@ def run(args: argparse.Namespace) -> int:
         if args.stage == "ast":
             sys.stdout.write(_shown(script))
             return OK
-        return _run(args, script, arguments)
+        return _there(args, name, text, arguments) if args.host else _run(args, script, arguments)
     return FAILED
+
+
+def _there(args: argparse.Namespace, name: str, text: str, arguments: list[str]) -> int:
+    """Run the script on another machine, by its agent, and print here what it prints."""
+    from kwire.agent.requests import pieces
+    from kwire.cli import remote
+
+    if args.dry_run or args.unsafe:
+        raise KwireError("run", name, "--dry-run and --unsafe are not for another machine", "leave them out")
+    args.filter = args.seconds = args.count = args.buffer = None
+    what = {"script": {"name": name, "text": pieces(text), "arguments": arguments}}
+
+    def run(sinks: Callable[[tuple[Schema, ...]], list[Sink]]) -> dict[str, Any]:
+        return remote.run(what, args, args.write, sinks)
+
+    return _printed(args, run, lambda schemas: len({one.spec for one in schemas if one.map is None}), None)
 
 
 def _options(words: list[str]) -> dict[str, str | None]:
@@ -191,6 +210,16 @@ def _script(args: argparse.Namespace) -> tuple[str, str, list[str]]:
     if len(data) > MAX_SCRIPT:
         raise KwireError("read", name, f"a script has at most {MAX_SCRIPT >> 20} MiB")
     return STDIN if name == "-" else name, data.decode("utf-8", "surrogateescape"), words
+
+
+def planned(name: str, arguments: list[str], processes: Processes) -> "Plan":
+    """The plan of a script in a file, for these processes. Raises KwireError."""
+    from kwire.live.scripts import plan_script
+
+    args = argparse.Namespace(words=[name, *arguments], rest=[], program=None)
+    _, text, given = _script(args)
+    command = processes.command.pid if processes.command else 0
+    return plan_script(read(name, text), given, scope=processes.scope, command=command).plan
 
 
 @contextlib.contextmanager
@@ -239,6 +268,38 @@ def _run(args: argparse.Namespace, script: Script, arguments: list[str]) -> int:
 def _record(
     args: argparse.Namespace, script: Script, made: "Planned", running: Recorder, processes: Processes
 ) -> int:
+    """Run the script here."""
+
+    def act() -> Act:
+        from kwire.live.acts import Acts
+
+        return Acts(made.cat_most, warnings=not args.no_warnings).act
+
+    def run(sinks: Callable[[tuple[Schema, ...]], list[Sink]]) -> dict[str, Any]:
+        summary = tracing.record(running, args, args.write, sinks, processes)
+        stacks = running.tracer.stacks
+        if stacks is not None and stacks.lost:
+            times = plural(stacks.lost, "stack")
+            say(f"{times} found no room, and were not told; raise the setting max_map_keys")
+        return summary
+
+    count = sum(len(group.points) for group in running.plan.groups)
+    declared = frozenset(f"@{one.id}" for one in script.maps)
+    return _printed(args, run, lambda schemas: count, act, declared)
+
+
+def _printed(
+    args: argparse.Namespace,
+    run: Callable[[Callable[[tuple[Schema, ...]], list[Sink]]], dict[str, Any]],
+    points: Callable[[tuple[Schema, ...]], int],
+    make_act: Callable[[], Act] | None,
+    declared: frozenset[str] = frozenset(),
+) -> int:
+    """Print what a script prints while it runs, and what its maps hold at the end; the exit status.
+
+    `run`: runs it with what makes the sinks of its schemas, and gives the summary; `points`: how many probes
+    they are; `make_act`: what does what it asks for; `declared`: names of maps with a size of their own.
+    """
     if args.write is not None and is_standard_output(args.write):
         raise KwireError(
             "write capture to", args.write, "standard output is for what is printed", "name a file"
@@ -249,7 +310,7 @@ def _record(
 
         def sinks(schemas: tuple[Schema, ...]) -> list[Sink]:
             by_number = {schema.id: schema for schema in schemas}
-            count = sum(len(group.points) for group in running.plan.groups)
+            count = points(schemas)
             if args.format == "json" and not args.quiet:
                 stream.write(
                     f'{{"type": "attached_probes", "count": {count}, "data": {{"probes": {count}}}}}\n'
@@ -260,28 +321,23 @@ def _record(
                 stream.write("__BPFTRACE_NOTIFY_PROBES_ATTACHED\n")
             stream.flush()
             act = None
-            if any(schema.prints in DONE for schema in schemas):
-                from kwire.live.acts import Acts
-
-                act = Acts(made.cat_most, warnings=not args.no_warnings).act
+            if make_act is not None and any(schema.prints in DONE for schema in schemas):
+                act = make_act()
             json = args.format == "json"
             format = PrintedJson(act) if json else Printed(terminal=stream.isatty(), act=act)
             shown.append(Renderer(format))
             return [Screen(shown[0], by_number, stream, keep=args.buffering == "full")]
 
-        summary = tracing.record(running, args, args.write, sinks, processes)
-        stream.write(shown[0].format.left(shown[0].left))
+        summary = run(sinks)
+        for renderer in shown:
+            stream.write(renderer.format.left(renderer.left))
         stream.flush()
-        for schema, held in running.left:
-            if held.lost:
-                updates = plural(held.lost, "update")
-                declared = any(f"@{one.id}" == schema.target for one in script.maps)
-                cure = "declare it with more entries" if declared else "raise the setting max_map_keys"
-                say(f"{schema.target}: {updates} found no room; {cure}")
-    stacks = running.tracer.stacks
-    if stacks is not None and stacks.lost:
-        times = plural(stacks.lost, "stack")
-        say(f"{times} found no room, and were not told; raise the setting max_map_keys")
+        for one in summary.get("maps", ()):
+            if one["lost"]:
+                updates = plural(one["lost"], "update")
+                known = one["map"] in declared
+                cure = "declare it with more entries" if known else "raise the setting max_map_keys"
+                say(f"{one['map']}: {updates} found no room; {cure}")
     if summary["lost"]:
         say(f"{plural(summary['lost'], 'event')} lost")
     return tracing.exit_status(summary, args)

@@ -9,19 +9,30 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from kwire.errors import KwireError
+from kwire.kinds import TRACE
 from kwire.lang import python, spec, tree
+from kwire.lang.bpftrace.syntax import Script
 from kwire.live.plan import Plan, Scope
 from kwire.live.planner import FILTER, make_plan
 
 
+class ScriptSource(NamedTuple):
+    """A script in the bpftrace language: what it is called in messages, its text, what it is given."""
+
+    name: str
+    text: str
+    arguments: tuple[str, ...] = ()
+
+
 class ProgramSources(NamedTuple):
     """What to trace, as text. `specs`: as `kwire record` takes them; `functions`: probe functions by
-    themselves; `filter`: an expression, for all of them.
+    themselves; `filter`: an expression, for all of them; `script`: instead of all these.
     """
 
     specs: tuple[str, ...] = ()
     functions: tuple[python.Written, ...] = ()
     filter: str | None = None
+    script: ScriptSource | None = None
 
 
 class Asked(NamedTuple):
@@ -40,14 +51,33 @@ class Wanted(NamedTuple):
     texts: ProgramSources
     probes: tuple[tree.Probe, ...]
     asked: tuple[Asked, ...]
+    script: Script | None = None
 
-    def plan(self, scope: Scope) -> Plan:
-        """Compile against the running kernel; `scope` as for `make_plan`. Raises KwireError."""
+    @property
+    def momentary(self) -> bool:
+        """Whether all it asks for is over when the trace has begun: a script of BEGIN and END."""
+        return self.script is not None and all(one.place in TRACE for one in self.asked)
+
+    def plan(self, scope: Scope, command: int = 0) -> Plan:
+        """Compile against the running kernel; `scope` as for `make_plan`; `command`: what a script knows as
+        its command. Raises KwireError.
+        """
+        if self.script is not None and self.texts.script is not None:
+            from kwire.live.scripts import plan_script
+
+            return plan_script(self.script, self.texts.script.arguments, scope=scope, command=command).plan
         return make_plan([*self.texts.specs, *self.probes], self.texts.filter, scope=scope)
 
 
 def parse(texts: ProgramSources) -> Wanted:
     """Read the texts. Raises LanguageError for what is wrong in them, KwireError where there is no probe."""
+    if texts.script is not None:
+        from kwire.lang.bpftrace.points import places
+        from kwire.lang.bpftrace.reader import read
+
+        script = read(texts.script.name, texts.script.text)
+        points = places(script, texts.script.arguments)
+        return Wanted(texts, (), tuple(Asked(str(at), "", True) for at in points), script)
     probes = [python.parse_written(function) for function in texts.functions]
     if texts.filter is not None:
         python.parse_expression(texts.filter, FILTER)

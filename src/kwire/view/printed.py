@@ -35,8 +35,10 @@ Act = Callable[[str, str], str]
 
 
 def are_printed(schemas: Iterable[Schema]) -> bool:
-    """Whether all of these are of events that a script printed; not where there are none."""
-    known = [schema.prints in PRINTED for schema in schemas]
+    """Whether all of these are of events that a script printed; not where there are none. What only changes
+    maps has no fields.
+    """
+    known = [schema.prints in PRINTED for schema in schemas if schema.prints or schema.fields]
     return bool(known) and all(known)
 
 
