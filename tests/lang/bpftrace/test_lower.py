@@ -119,6 +119,11 @@ def test_values(lowered: Lowered, body: str, value: int | None) -> None:
         )
 
 
+def test_strncmp_is_a_number(lowered: Lowered) -> None:
+    [shape] = lowered('kprobe:connect { print(strncmp(comm, "ab", 2)) }').shapes
+    assert [describe(field.type) for field in shape.fields] == ["s64"]  # bpftrace prints 0 or 1, not false
+
+
 def test_maps_are_what_is_put_into_them(lowered: Lowered) -> None:
     text = """kprobe:connect {
         @a = args.sk; @b[pid, comm] = nsecs; @c["ab"] = count(); @d = lhist(pid, 0, 10, 2);

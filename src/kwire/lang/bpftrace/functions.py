@@ -134,7 +134,7 @@ def strncmp(low: "Lowering", node: s.Call) -> tree.Expr:
     else:
         pattern = tree.String(data[:number].decode("utf-8", "surrogateescape"), right.span)
         same = tree.Match("startswith", value, pattern, node.span)
-    return tree.Unary("not", same, node.span)
+    return tree.Conditional(same, tree.Number(0, node.span), tree.Number(1, node.span), node.span)
 
 
 def strcontains(low: "Lowering", node: s.Call) -> tree.Expr:
