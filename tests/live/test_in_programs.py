@@ -245,6 +245,40 @@ def test_a_library_is_found_as_the_loader_finds_it() -> None:
     assert binaries.files("sh") == [shutil.which("sh")]
 
 
+def test_files_are_those_of_the_process(shop: str) -> None:
+    """`*` is what it has mapped as code, a library the one that it has loaded."""
+    own = binaries.files("*", [os.getpid()])
+    assert os.path.realpath(sys.executable) in map(os.path.realpath, own)
+    assert binaries.files("libc", [os.getpid()])[0] in own
+    assert binaries.files(shop, [os.getpid()]) == [shop]
+    with pytest.raises(KwireError, match="name a process: -p PID"):
+        binaries.files("*")
+    with pytest.raises(KwireError, match="no such file"):
+        binaries.files("*", [1 << 22])
+
+
+@pytest.mark.native
+@pytest.mark.needs("uprobe")
+def test_a_process_in_a_container_names_its_own_files(shop: str, tmp_path: Path) -> None:
+    """In a mount namespace where the shop lies elsewhere."""
+    place = tmp_path / "there"
+    place.mkdir()
+    inside = (
+        f"mount -t tmpfs none {place} && cp {shop} {place}/inner && echo ready && read x && {place}/inner"
+    )
+    words = ["unshare", "--mount", "sh", "-ec", inside]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as ran:
+        assert ran.stdin is not None
+        assert ran.stdout is not None
+        assert ran.stdout.readline() == "ready\n"
+        with kwire.trace(f"uprobe:{place}/inner:many(arg0)", pid=ran.pid, seconds=60) as trace:
+            ran.stdin.write("go\n")
+            ran.stdin.close()
+            [event] = list(trace)
+    assert event.arg0 == 1
+    assert not (place / "inner").exists()
+
+
 @pytest.mark.parametrize(
     ("spec", "says"),
     [

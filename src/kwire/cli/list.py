@@ -8,7 +8,7 @@ error with the nearest names.
 import argparse
 import fnmatch
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from kwire.btf.store import Kernel, load_kernel
@@ -103,9 +103,11 @@ def _named_there(host: "Host", pattern: str) -> list[str]:
 class Listing:
     """One run of the verb: how it writes, and the kernel's types, opened when first needed."""
 
-    __slots__ = ("_json", "_kernel", "_noted", "_verbose")
+    __slots__ = ("_json", "_kernel", "_noted", "_pids", "_verbose")
 
-    def __init__(self, json: bool, verbose: bool) -> None:
+    def __init__(self, json: bool, verbose: bool, pids: Sequence[int] = ()) -> None:
+        """`pids`: processes that know what names of files mean."""
+        self._pids = pids
         self._json = json
         self._verbose = verbose
         self._kernel: Kernel | None = None
@@ -143,7 +145,7 @@ class Listing:
         if KINDS[kind].place == "trace":
             return [Target(kind, "", "")]
         if kind not in FUNCTIONS:
-            return catalog.expand(kind, pattern)
+            return catalog.expand(kind, pattern, self._pids)
         try:
             if WILDCARD.search(pattern):
                 return catalog.expand(kind, pattern)
@@ -164,7 +166,7 @@ class Listing:
             place = KINDS[kind].place
             if place in ("trace", "memory") or (place == "timer" and pattern.strip("*:")):
                 continue
-            if kind in USER and ":" not in pattern:  # which file?
+            if kind in USER and ":" not in pattern and not self._pids:  # which file?
                 continue
             answer = features.probe(KINDS[kind].feature)
             if answer.answer != "yes" and place == "objects":
@@ -179,6 +181,8 @@ class Listing:
             try:
                 # Only a pattern with a colon says something about the category of a tracepoint.
                 group = "" if kind != "tracepoint" or ":" in pattern else "*:"
+                if kind in USER and ":" not in pattern:
+                    group = "*:"
                 targets = self._expand(kind, group + pattern)
             except CatalogError:
                 continue

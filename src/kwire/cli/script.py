@@ -188,7 +188,7 @@ def _list(args: argparse.Namespace) -> int:
             raise KwireError("read", patterns[0], "no such file or directory")
         name, text, arguments = _script(args)
         patterns = [str(one) for one in places(read(name, text), tuple(arguments))]
-    listing = Listing(json=args.format == "json", verbose=bool(args.verbose))
+    listing = Listing(json=args.format == "json", verbose=bool(args.verbose), pids=args.pids or ())
     for pattern in patterns:
         listing.write(" ".join(pattern.split()))
     return OK
@@ -283,7 +283,7 @@ def _record(
             say(f"{times} found no room, and were not told; raise the setting max_map_keys")
         return summary
 
-    count = sum(len(group.points) for group in running.plan.groups)
+    count = len({point.probe for group in running.plan.groups for point in group.points})
     declared = frozenset(f"@{one.id}" for one in script.maps)
     return _printed(args, run, lambda schemas: count, act, declared)
 

@@ -378,12 +378,12 @@ def _watchpoint(prog: Prog, kind: str, target: str, cookie: int) -> Link:
             sample_period=1,
             bp_type=found.access,
             config1=found.address,
-            config2=found.length,
+            config2=found.length if found.access != EXECUTED else 8,  # as the kernel wants it
         )
         if error:
             note = {
                 errno.EINVAL: "the CPU watches no such stretch: it is to be aligned to its length, "
-                "mode r goes with w, and x alone with length 8",
+                "and mode r goes with w",
                 errno.ENOSPC: "the CPU watches as many places as it can",
                 errno.ENOENT: "this kernel or machine watches no memory",
                 errno.EOPNOTSUPP: "this machine does not watch memory so",
@@ -406,6 +406,10 @@ def _iterator(prog: Prog, kind: str, target: str, cookie: int) -> Link:
     if error:
         raise _refused(kind, target, error, "")
     return Iteration(fd, kind, target)
+
+
+EXECUTED = 4
+"""HW_BREAKPOINT_X."""
 
 
 def _tracepoint(prog: Prog, kind: str, target: str, cookie: int) -> Link:

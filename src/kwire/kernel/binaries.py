@@ -8,6 +8,7 @@ symbols name is all of their places; what is not there is an error with the near
 import os
 import re
 import struct
+from collections.abc import Sequence
 from functools import lru_cache
 
 from kwire.errors import KwireError
@@ -33,18 +34,30 @@ PROBED: Final = ("func", "none")
 # ---- Files
 
 
-def files(name: str) -> list[str]:
+def files(name: str, pids: Sequence[int] = ()) -> list[str]:
     """The files that a name stands for: a path, perhaps with wildcards; the name of a library, without its
-    version if need be; that of a program. Raises KwireError.
+    version if need be; that of a program; `*`: whatever the processes `pids` have mapped as code. A name
+    means what it means to the first of these processes, where there is one. Raises KwireError.
     """
+    if name == "*":
+        found = list(dict.fromkeys(path for pid in pids for path in _mapped(pid)))
+        if not found:
+            cause = "which file?" if not pids else "the processes have mapped no file"
+            raise KwireError("find file", name, cause, "write its path, or name a process: -p PID")
+        return found
+    root = _root(pids[0]) if pids else ""
     if WILDCARD.search(name):
         from glob import glob
 
-        found = [one for one in sorted(glob(name)) if os.path.isfile(one) and _begins_as_elf(one)]
+        place = root + name if name.startswith("/") else name
+        found = [one for one in sorted(glob(place)) if os.path.isfile(one) and _begins_as_elf(one)]
         if not found:
             raise KwireError("find file", name, "no program and no library matches")
         return found
-    path = os.path.abspath(name) if "/" in name else _library(name) or _program(name)
+    if "/" in name:
+        return [root + name if name.startswith("/") else name]
+    loaded = _named(name, _mapped(pids[0])) if pids else ""
+    path = loaded or _library(name) or _program(name)
     if not path:
         raise KwireError(
             "find file",
@@ -53,6 +66,40 @@ def files(name: str) -> list[str]:
             "write its path, or compare `ldconfig -p`",
         )
     return [path]
+
+
+def _root(pid: int) -> str:
+    """The path that leads to what a process sees as /; empty where that is what we see."""
+    try:
+        same = os.path.samestat(os.stat("/"), os.stat(f"/proc/{pid}/root"))
+        ours, theirs = (os.readlink(f"/proc/{one}/ns/mnt") for one in ("self", pid))
+    except OSError:
+        return ""
+    return "" if same and ours == theirs else f"/proc/{pid}/root"
+
+
+def _mapped(pid: int) -> list[str]:
+    """The files that a process has mapped as code."""
+    try:
+        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as file:
+            lines = [line.rstrip("\n").split(None, 5) for line in file]
+    except OSError as error:
+        cause = (error.strerror or str(error)).lower()
+        raise KwireError("read files of process", str(pid), cause) from None
+    paths = [words[5] for words in lines if len(words) == 6 and "x" in words[1] and words[5][0] == "/"]
+    root = _root(pid)
+    return [root + path for path in dict.fromkeys(paths) if _begins_as_elf(root + path)]
+
+
+def _named(name: str, paths: Sequence[str]) -> str:
+    """The first of some files that a name means."""
+    wanted = _called(name)
+    return next((path for path in paths if wanted.fullmatch(os.path.basename(path))), "")
+
+
+def _called(name: str) -> re.Pattern[str]:
+    """Names of files that `libc` or `libc.so.6` means."""
+    return re.compile(re.escape(name) + r"(\.so(\.[0-9.]+)?)?")
 
 
 def _begins_as_elf(path: str) -> bool:
@@ -73,7 +120,7 @@ def _program(name: str) -> str:
 
 def _library(name: str) -> str:
     """The file of a library: `libc` is the libc.so.6 that the loader takes."""
-    wanted = re.compile(re.escape(name) + r"(\.so(\.[0-9.]+)?)?")
+    wanted = _called(name)
     found = [path for soname, path in _cached() if wanted.fullmatch(soname)]
     if found:
         return found[0]
@@ -151,12 +198,14 @@ def _binary(path: str, *_: int) -> Binary:
         return Binary(file, functions, tuple(file.usdt()))
 
 
-def expand(kind: str, pattern: str) -> list[Target]:
+def expand(kind: str, pattern: str, pids: Sequence[int] = ()) -> list[Target]:
     """The targets that `file:name` names, sorted; of a static probe one for each form of its arguments.
-    Raises KwireError.
+    `pids`: as in `files`. Raises KwireError.
     """
-    name, _, what = pattern.partition(":")
-    paths = files(name)
+    name, colon, what = pattern.partition(":")
+    if not colon:
+        what = "*"
+    paths = files(name, pids)
     find = _functions if KINDS[kind].place == "user function" else _marks
     found: list[Target] = []
     for path in paths:

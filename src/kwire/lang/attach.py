@@ -130,6 +130,8 @@ def _in_file(source: Source, kind: ProbeKind, head: str, start: int, wrong: str,
             name, offset = found[1], int(found[2], 0)
     elif name.count(":") > 1:
         colon = ""
+    else:  # in whatever file of the process, by whatever provider
+        file, name = file or "*", f"*{name}" if name.startswith(":") else name
     if not colon or not file.strip() or not name.strip():
         raise _error(
             source, start, len(head), f"{head[start:]!r} is not a target of {article(kind.name)}", wrong

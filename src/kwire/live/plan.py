@@ -17,12 +17,14 @@ class Scope(NamedTuple):
     """Whose events are wanted, as programs must know it. Processes are named by the kernel's numbers.
 
     `follow`: those in the map `tasks` only, `main` being one that is surely in it as long as the trace lasts
-    (0: none); `without`: processes that are left out.
+    (0: none); `without`: processes that are left out; `pids`: those that were named, as /proc calls them:
+    names of files mean what they mean there.
     """
 
     follow: bool = False
     main: int = 0
     without: tuple[int, ...] = ()
+    pids: tuple[int, ...] = ()
 
 
 class Point(NamedTuple):

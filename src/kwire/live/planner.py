@@ -369,7 +369,7 @@ class Planner:
         from kwire.kernel.targets import Target
 
         if point.kind in USER:
-            return catalog.expand(point.kind, f"{point.group}:{point.name}")
+            return catalog.expand(point.kind, f"{point.group}:{point.name}", self._scope.pids)
         if point.wildcard or (point.kind in FUNCTIONS and not point.offset):
             return catalog.expand(point.kind, point.target)
         return [Target(point.kind, point.group, point.name)]
@@ -390,7 +390,7 @@ class Planner:
             from kwire.kernel import binaries
 
             places = binaries.places(target, offset)
-            if len(places) > 1:
+            if len(places) > 1 and KINDS[target.kind].place == "user function":
                 self._copies.append((str(target), len(places)))
             return places
         if target.copies < 2:

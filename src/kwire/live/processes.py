@@ -86,7 +86,7 @@ class Processes:
         if self.command and not self._everyone:
             return Scope(True, self._number(self.command.pid))
         if self._held:
-            return Scope(True)
+            return Scope(True, pids=tuple(self._held))
         return Scope(False, 0, tuple(self._number(pid) for pid in self._without))
 
     @property

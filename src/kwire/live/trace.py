@@ -44,7 +44,7 @@ class Trace(Reading):
         self._command: Command | None = None
         self._processes: Processes | None = None
         self._recorder = Recorder.begin(
-            lambda: make_plan(probes, filter, scope=Scope(follow)),
+            lambda: make_plan(probes, filter, scope=Scope(follow, pids=tuple(self._pids))),
             Limits(seconds, count),
             buffer=buffer,
             follow=follow,
