@@ -74,6 +74,45 @@ def test_a_file_with_the_time_to_a_file_as_json(touched: Path, tmp_path: Path) -
     assert printed[1]["data"] == '"cat"\n'
 
 
+WHOLE = """struct pair { int a; char b[4]; };
+enum color { RED = 3 };
+BEGIN {
+    @n[1] = comm; @n[2] = "constant"; $was = @n[2]; @n[2] = "other";
+    printf("%s %s|%s\\n", $was, @n[2], @n[9]);
+    @t = (1, "x", (RED, comm)); @r["k"] = (a=1, b=(c="y"));
+    for ($kv : @n) { if ($kv.0 == 2) { print($kv); @seen[$kv.1] = $kv.0; } }
+    print((1, "a", @t.2)); print(*(struct pair *)0); $x = pid ? comm : "no"; print($x == comm);
+}"""
+
+
+@pytest.mark.live
+def test_texts_tuples_and_loops_over_maps() -> None:
+    run = kwire("-q", "-e", WHOLE)
+    assert run.stderr == ""
+    lines = run.stdout.splitlines()
+    [name] = [line.removeprefix("@n[1]: ") for line in lines if line.startswith("@n[1]: ")]
+    assert lines == [
+        "constant other|",
+        "(2, other)",
+        f"(1, a, (RED, {name}))",
+        "{ .a = 0, .b =  }",
+        "true",
+        "",
+        "",
+        f"@n[1]: {name}",
+        "@n[2]: other",
+        "@r[k]: { .a = 1, .b = { .c = y } }",
+        "@seen[other]: 2",
+        f"@t: (1, x, (RED, {name}))",
+    ]
+    run = kwire("-q", "-f", "json", "-e", 'BEGIN { @t = (1, "x"); @r["k"] = (a=1, b=(c="y")); @s = "z"; }')
+    assert [json.loads(line)["data"] for line in run.stdout.splitlines()] == [
+        {"@r": {"k": {"a": 1, "b": {"c": "y"}}}},
+        {"@s": "z"},
+        {"@t": [1, "x"]},
+    ]
+
+
 @pytest.mark.live
 @pytest.mark.kernels("6.12")
 def test_the_command_decides_the_exit_status() -> None:

@@ -40,6 +40,9 @@ MAX_TURNS = 1 << 20
 MAX_NESTED = 1 << 10
 """Of a loop in another, where a language has loops without an end that is known."""
 
+MAX_MEMBERS = 32
+"""Of a structure that is printed as a whole."""
+
 MAX_CALLS = 1000
 """Of one's own functions in a probe, those in functions counted at each place."""
 
@@ -831,6 +834,8 @@ class Body(ExpressionChecker):
         for name, node in arguments:
             try:
                 value = self.check(node)
+                if self.idle:
+                    value = self._printable(value)
                 if event and isinstance(value, values.Tuple):
                     self.tuples.setdefault(event, {})[name] = value.type
                 parts = values.parts(name, value)
@@ -861,6 +866,35 @@ class Body(ExpressionChecker):
             shape[name] = kind
         found = dict(given)
         return c.Emit(tuple(found[name] for name in shape), call.span, list(self.shapes).index(key))
+
+    def _printable(self, value: Value) -> Value:
+        """A value as it can be printed: constant texts in memory, a whole structure as a record."""
+        if isinstance(value, values.Tuple):
+            return value.replace(items=tuple(map(self._printable, value.items)))
+        if isinstance(value, Literal):
+            self.copies += 1
+            name = f"{self.scope.prefix}text#{self.copies}"
+            self.texts.setdefault(name, 1)
+            self.pending += self._set_text(name, name, value, value.span)
+            return self._local(name, name, value.span)
+        if isinstance(value, c.ReadBlock) and isinstance(value.type, t.Struct):
+            return self._printable(self._record(value, value.type))
+        return value
+
+    def _record(self, value: c.ReadBlock, struct: t.Struct) -> Value:
+        """A structure as a record of its members."""
+        names = self.types.members(struct)
+        if not 0 < len(names) <= MAX_MEMBERS:
+            message = f"{t.describe(struct)} has {plural(len(names), 'member')}"
+            raise TextError(value.span, message, f"name one: up to {MAX_MEMBERS} can be printed together")
+        members = []
+        for name in names:
+            found = self.types.member(struct, name)
+            assert found is not None
+            at, bit = divmod(found.offset_bits, 8)
+            place = value.place.replace(offset=value.place.offset + at)
+            members.append(values.load(place, found.type, value.span, bit, found.bit_size))
+        return values.Tuple(tuple(members), tuple(names), value.span)
 
     def _event_name(self, node: tree.Expr) -> tree.Expr:
         """An argument of `emit`; a name of a constant text as that text, a parameter that is one too."""

@@ -12,6 +12,9 @@ from kwire.wire.fields import Field
 from kwire.wire.schema import Items, Labels, Schema
 from kwire.wire.tables import MapTable, cell_reader, divided
 
+CONSTANT_TEXTS: Final = "text"
+"""The name of the enumeration of a script's constant texts."""
+
 BAR: Final = 52
 UNITS: Final = ("", "K", "M", "G", "T", "P", "E")
 
@@ -48,10 +51,32 @@ def printed(
     shows[shape.keys :] = [value]
     title = clean(schema.target)
     if json:
-        return f"{as_json(title, shape.kind, entries, shows[:-1])}\n"
+        fields = iter(schema.fields[shape.keys :])
+        plain = _object(shape.items, schema, fields) if shape.items else _cell(schema, next(fields))
+        return f"{as_json(title, shape.kind, entries, shows[:-1], plain)}\n"
     step = shape.bounds[2] if len(shape.bounds) > 2 else 0
     made = lines(title, shape.kind, entries, shows[:-1], shows[-1], table.top, table.div, step)
     return "".join(f"{line}\n" for line in made)
+
+
+def _cell(schema: Schema, field: Field) -> Callable[[Any], Any]:
+    """What a number or a text is in JSON: itself, but that of a constant text is the text."""
+    if field.enum != CONSTANT_TEXTS:
+        return lambda value: value
+    names = schema.enums.get(field.enum, {})
+    return lambda value: names.get(value, value)
+
+
+def _object(items: Items, schema: Schema, fields: Iterator[Field]) -> Callable[[Any], Any]:
+    """What a tuple is in JSON: a list, or with names an object; `fields`: of its parts."""
+    parts = [_object(inner, schema, fields) if inner else _cell(schema, next(fields)) for _, inner in items]
+    names = [name for name, _ in items]
+
+    def made(value: Any) -> Any:
+        listed = [part(one) for part, one in zip(parts, value, strict=True)]
+        return dict(zip(names, listed, strict=True)) if any(names) else listed
+
+    return made
 
 
 def _together(items: Items, shows: Iterator[Show]) -> Show:
@@ -179,15 +204,21 @@ def _bucket(low: int | None, high: int | None, step: int) -> str:
     return f"[{short(low)}]" if high == low + 1 else f"[{short(low)}, {short(high)})"
 
 
-def as_json(name: str, kind: str, entries: Mapping[Key, Any], key: Sequence[Show]) -> str:
-    """The same as one JSON object."""
+def as_json(
+    name: str,
+    kind: str,
+    entries: Mapping[Key, Any],
+    key: Sequence[Show],
+    value: Callable[[Any], Any] = lambda value: value,
+) -> str:
+    """The same as one JSON object. `value`: what a value is there."""
     from json import dumps
 
     type_ = kind if kind in ("hist", "stats") else {"lhist": "hist", "avg": "stats"}.get(kind, "map")
     made: dict[str, Any] = {}
     for parts, held in in_order(kind, entries):
         shown = ",".join(show(part) for show, part in zip(key, parts, strict=True))
-        made[shown] = _plain(kind, held)
+        made[shown] = _plain(kind, held) if kind in ORDERED else value(held)
     data = made if key else next(iter(made.values()), None)
     return dumps({"type": type_, "data": {name: data}})
 

@@ -184,10 +184,12 @@ def test_maps_hold_texts_and_tuples(lowered: Lowered) -> None:
         ('$t = (pid, "x"); printf("%d %s %s|", cpu, $t, $t.1)', "%d (%s, %s) %s|", 4),
         ("@m[1, 2] = (3, comm); print(@m[1, 2])", "(%s, %s)\n", 2),
         ('printf("%s %d%%", pid ? comm : "no", 5)', "%s %d%%", 2),
+        ('print(($1, str("hello", 3), $#))', "(%s, %s, %s)\n", 3),
+        ("print((1, *(struct Bar *)arg0))", "(%s, { .y = %s, .z = %s })\n", 3),
     ],
 )  # fmt: skip
 def test_tuples_are_printed_in_parts(lowered: Lowered, body: str, format: str, fields: int) -> None:
-    [shape] = lowered(f"kprobe:connect {{ {body} }}").shapes
+    [shape] = lowered(f"{OWN} kprobe:connect {{ {body} }}", "text").shapes
     assert (shape.format, len(shape.fields)) == (format, fields)
 
 

@@ -30,11 +30,16 @@ def text_constant(low: "Lowering", node: s.Expr) -> str | None:
         return low.site.kind
     if isinstance(node, s.Name) and node.id == "func" and KINDS[low.site.kind].user:
         return low.site.function
-    if isinstance(node, s.Call) and node.function == "str" and len(node.arguments) == 1:
-        inner = node.arguments[0]
+    if isinstance(node, s.Call) and node.function == "str" and node.arguments:
+        inner, *most = node.arguments
+        text = text_constant(low, inner)
         if isinstance(inner, s.Positional) and inner.number:
-            return argument(low, inner) or ""
-        return text_constant(low, inner)
+            text = argument(low, inner) or ""
+        if text is None or not most:
+            return text
+        size = constant(low, most[0])
+        data = text.encode("utf-8", "surrogateescape")
+        return None if not size or size < 0 else data[: size - 1].decode("utf-8", "surrogateescape")
     return None
 
 
