@@ -12,6 +12,7 @@ import contextlib
 import os
 import socket
 import struct
+from abc import ABC, abstractmethod
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -79,17 +80,15 @@ class Transport(Protocol):
         """Close as soon as what was sent has arrived; `farewell` gets datagrams that come until then."""
 
 
-class StreamTransport:
-    """A connected socket of a byte stream."""
+class SocketTransport(ABC):
+    """A connected socket in the loop, whatever it carries."""
 
-    __slots__ = ("_mask", "_share", "_socket", "identity", "loop", "name", "receiver")
-    datagrams = False
+    __slots__ = ("_mask", "_socket", "identity", "loop", "name", "receiver")
 
     def __init__(self, loop: Loop, connected: socket.socket, name: str, identity: str = "") -> None:
         self.loop = loop
         self._socket = connected
-        self._mask = 0
-        self._share = len(loop.buffer)  # bytes read at a time
+        self._mask = 0  # what the loop watches it for
         self.receiver: Receiver | None = None
         self.name = name
         self.identity = identity
@@ -100,6 +99,39 @@ class StreamTransport:
         if not self._mask:
             self._mask = READ
             self.loop.add(self._socket.fileno(), READ, self._ready)
+
+    def close(self) -> None:
+        """Stop, and close the socket."""
+        self.receiver = None
+        if self._socket.fileno() >= 0:
+            self.loop.remove(self._socket.fileno())
+            self._socket.close()
+
+    @abstractmethod
+    def _ready(self, mask: int) -> None:
+        """The socket is readable or writable."""
+
+    def _want(self, mask: int) -> None:
+        if mask != self._mask and self._socket.fileno() >= 0:
+            self._mask = mask
+            self.loop.modify(self._socket.fileno(), mask)
+
+    def _break(self, why: str) -> None:
+        receiver = self.receiver
+        self.close()
+        if receiver:
+            receiver.broken(why)
+
+
+class StreamTransport(SocketTransport):
+    """A connected socket of a byte stream."""
+
+    __slots__ = ("_share",)
+    datagrams = False
+
+    def __init__(self, loop: Loop, connected: socket.socket, name: str, identity: str = "") -> None:
+        super().__init__(loop, connected, name, identity)
+        self._share = len(loop.buffer)  # bytes read at a time
 
     def send(self, buffers: list[Buffer]) -> list[Buffer]:
         """Send as much as the socket takes; give back the rest."""
@@ -116,13 +148,6 @@ class StreamTransport:
                 break
         self._want(READ | WRITE if buffers else READ)
         return buffers
-
-    def close(self) -> None:
-        """Stop, and close the socket."""
-        self.receiver = None
-        if self._socket.fileno() >= 0:
-            self.loop.remove(self._socket.fileno())
-            self._socket.close()
 
     def finish(self, farewell: Receiver | None = None) -> None:
         """Close once what was sent has arrived: closing at once would cut it off if more had come in."""
@@ -186,17 +211,6 @@ class StreamTransport:
             if self.receiver is not None:
                 self.receiver.settled()
         self._break(why)
-
-    def _want(self, mask: int) -> None:
-        if mask != self._mask and self._socket.fileno() >= 0:
-            self._mask = mask
-            self.loop.modify(self._socket.fileno(), mask)
-
-    def _break(self, why: str) -> None:
-        receiver = self.receiver
-        self.close()
-        if receiver:
-            receiver.broken(why)
 
 
 class TlsTransport(StreamTransport):

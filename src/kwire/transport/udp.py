@@ -15,7 +15,7 @@ from functools import partial
 
 from kwire.transport.address import SockAddress, name_of
 from kwire.transport.loop import READ, WRITE, Loop
-from kwire.transport.tcp import Buffer, Receiver, reason
+from kwire.transport.tcp import Buffer, Receiver, SocketTransport, reason
 from kwire.wire.control import Hello, Welcome
 from kwire.wire.frame import Flag
 
@@ -34,26 +34,15 @@ COOKIE_LIFE = 30.0
 """Seconds after which cookies are made with another time; one is good for this long at least."""
 
 
-class DatagramTransport:
+class DatagramTransport(SocketTransport):
     """A UDP socket that is connected to its one peer, so that the kernel tells of unreachable ports."""
 
-    __slots__ = ("_mask", "_socket", "identity", "loop", "name", "receiver")
+    __slots__ = ()
     datagrams = True
 
     def __init__(self, loop: Loop, connected: socket.socket, name: str) -> None:
         enlarge(connected)
-        self.loop = loop
-        self._socket = connected
-        self._mask = 0
-        self.receiver: Receiver | None = None
-        self.name = name
-        self.identity = ""
-
-    def open(self, receiver: Receiver) -> None:
-        """Begin to receive."""
-        self.receiver = receiver
-        self._mask = READ
-        self.loop.add(self._socket.fileno(), READ, self._ready)
+        super().__init__(loop, connected, name)
 
     def send(self, buffers: list[Buffer]) -> list[Buffer]:
         """Send each buffer as a datagram; give back those that do not fit now."""
@@ -70,13 +59,6 @@ class DatagramTransport:
                 continue  # too long for the path, no route now: lost
         self._want(READ)
         return []
-
-    def close(self) -> None:
-        """Stop, and close the socket."""
-        self.receiver = None
-        if self._socket.fileno() >= 0:
-            self.loop.remove(self._socket.fileno())
-            self._socket.close()
 
     def finish(self, farewell: Receiver | None = None) -> None:
         """Close later: until then `farewell` gets what still comes."""
@@ -107,17 +89,6 @@ class DatagramTransport:
                 return
         if self.receiver:
             self.receiver.settled()
-
-    def _want(self, mask: int) -> None:
-        if mask != self._mask and self._socket.fileno() >= 0:
-            self._mask = mask
-            self.loop.modify(self._socket.fileno(), mask)
-
-    def _break(self, why: str) -> None:
-        receiver = self.receiver
-        self.close()
-        if receiver:
-            receiver.broken(why)
 
 
 class DatagramServer:
