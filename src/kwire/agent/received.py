@@ -18,7 +18,7 @@ from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
 from kwire.wire.payload import said, strict_runs
 from kwire.wire.schema import Schema, SchemaReader
-from kwire.wire.tables import MapTable, Part, TableReader, problem
+from kwire.wire.tables import MapTable, Part, TableReader, learn, problem
 
 MOST_PROBES: Final = 1 << 16
 
@@ -132,8 +132,10 @@ class Received:
         """Pass on a part of what a map held, and keep what maps held at the end."""
         held = self._tables.add(frame)
         schema = self.schemas[frame.header.id]
-        if held is not None and held.shown == "end" and not problem(schema, held.rows):
-            self.left.append((schema, held))
+        if held is not None and not problem(schema, held.rows):
+            learn(schema, held)
+            if held.shown == "end":
+                self.left.append((schema, held))
         tables = Frames.walk(build(Type.TABLE, frame.header.id, frame.payload))
         for sink in self._sinks or ():
             sink.write(tables)

@@ -22,7 +22,7 @@ from kwire.wire.frames import ID_AT, Frames
 from kwire.wire.heads import heads_of
 from kwire.wire.messages import TOTALS, Lost
 from kwire.wire.schema import EARLIEST, LATEST, Clock, Schema
-from kwire.wire.tables import TableReader, problem, records, time_of
+from kwire.wire.tables import MapTable, TableReader, learn, problem, records, time_of
 from kwire.wire.walk import frame_gather
 
 if TYPE_CHECKING:
@@ -258,6 +258,8 @@ class Scan:
         found = tally_of(self.capture, frames)
         for number, (_, first, last) in found.known.items():
             schema = section.schemas[number]
+            if schema.tells:
+                return True
             if self.selection.wants(schema) and self.selection.reaches(schema.wall(first), schema.wall(last)):
                 return True
         return bool(found.others or found.strangers)
@@ -275,7 +277,7 @@ class Scan:
         heads = _Heads(window)
         for at in heads.losses():
             self._lost(heads, at)
-        tables = heads.tables()  # their rows come as blocks; by_probe has only events
+        tables = self._tables(window, heads.tables())  # their rows come as blocks; by_probe has only events
         for id, chosen in heads.by_probe():
             schema = self._described(window, id, len(heads.ids[chosen]))
             if schema is not None:
@@ -286,13 +288,13 @@ class Scan:
         if self._maps:
             yield from self._rows_of(window, tables)
 
-    def _rows_of(self, window: Window, tables: list[Frame]) -> Iterator[Block]:
-        """The rows of what maps held, in blocks of a map each."""
-        import numpy as np
-
-        found: dict[int, list[tuple[Frames, dict[int, str]]]] = {}
-        for frame in tables:
-            schema = self._described(window, frame.header.id, 1)
+    def _tables(self, window: Window, frames: list[Frame]) -> list[tuple[Schema, MapTable]]:
+        """What the wanted maps held, with which nothing is wrong; stacks are known then, wanted or not."""
+        found: list[tuple[Schema, MapTable]] = []
+        for frame in frames:
+            schema = window.schemas.get(frame.header.id)
+            if schema is None or not schema.tells:
+                schema = self._described(window, frame.header.id, 1)
             if schema is None or schema.map is None:
                 continue
             _, reader = self._readers.setdefault(id(window.schemas), (window.schemas, TableReader()))
@@ -301,7 +303,18 @@ class Scan:
             except FrameError:
                 continue
             if held is not None and not problem(schema, held.rows):
-                found.setdefault(schema.id, []).append((records(schema, held), dict(held.symbols)))
+                learn(schema, held)
+                if self.selection.wants(schema):
+                    found.append((schema, held))
+        return found
+
+    def _rows_of(self, window: Window, tables: list[tuple[Schema, MapTable]]) -> Iterator[Block]:
+        """The rows of what maps held, in blocks of a map each."""
+        import numpy as np
+
+        found: dict[int, list[tuple[Frames, dict[int, str]]]] = {}
+        for schema, held in tables:
+            found.setdefault(schema.id, []).append((records(schema, held), dict(held.symbols)))
         for number, parts in found.items():
             schema = window.schemas[number]
             frames = Frames.walk(b"".join(part.data for part, _ in parts))
@@ -337,6 +350,9 @@ class Scan:
             times[at] = heads.times(schema, at)
             if schema.map is not None and self.selection.conditional:
                 continue  # a table is no event of which a condition could be true
+            if schema.tells:  # whatever the time, as long as there is something that it tells
+                keep[at] = True
+                continue
             mask = self.selection.mask(schema, Frames(data, every_offset[at].data), times[at])
             keep[at if mask is None else at[mask]] = True
         before = np.cumsum(keep)

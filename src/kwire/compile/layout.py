@@ -209,10 +209,14 @@ def wire_type(type_: types.Type, name: str) -> tuple[str, int, str]:
 # ---- maps: what a row of one is as a record
 
 
-_ROWS: Mapping[str, tuple[types.Scalar | None, ...]] = {
+NAME_MOST = 4095
+"""Bytes of the names of functions and files."""
+
+_ROWS: Mapping[str, tuple[types.Scalar | types.Text | None, ...]] = {
     "value": (None,),
     "count total average": (types.U64, None, None),
     "low high count": (types.S64, types.S64, types.U64),
+    "address symbol offset file": (types.U64, types.Text(NAME_MOST), types.U64, types.Text(NAME_MOST)),
 }
 """The fields behind the key, and their types; None: the type of the map's values."""
 

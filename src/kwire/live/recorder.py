@@ -202,7 +202,7 @@ class Recorder:
         self._processes = processes
         self.tracer.follow(processes)
         self.tracer.attach()
-        if self.plan.maps:
+        if self.plan.maps or self.plan.stacks:
             from kwire.live.tables import MapTables
 
             self._tables = MapTables(self.plan, self.tracer.maps)
@@ -344,14 +344,12 @@ class Recorder:
             self.progress()
 
     def _round(self, batches: Iterator[Frames]) -> None:
-        if self.tracer.stacks is not None:
-            self.tracer.stacks.look()
+        self._tell_stacks()
         for frames in batches:
             if self._remaining is not None:
                 frames = self._limit(frames)
             if frames.count:
-                if self.tracer.stacks is not None:
-                    self.tracer.stacks.look()
+                self._tell_stacks()
                 self.events += frames.count
                 if self._tables is None:
                     self._give(frames)
@@ -359,6 +357,13 @@ class Recorder:
                 for some in self._tables.between(frames):
                     self._give(some)
         self._flush()
+
+    def _tell_stacks(self) -> None:
+        """Give the stacks that are new, before what refers to them."""
+        if self.tracer.stacks is not None and self._tables is not None and self._sinks:
+            new = self.tracer.stacks.take()
+            if new:
+                self._give(self._tables.stacks(new))
 
     def _give(self, frames: Frames) -> None:
         for sink in self._sinks:

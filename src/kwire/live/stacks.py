@@ -12,12 +12,16 @@ from collections.abc import Mapping
 from mmap import mmap
 
 from kwire.bpf.counts import STACKS
+from kwire.compile.layout import map_schema
 from kwire.compile.stacks import FRAMES_AT, PLACE_SIZE, specs, table_name
-from kwire.kernel.maps import Map
+from kwire.kernel import maps as kernel
 from kwire.kernel.symbols import Symbols
 from kwire.kernel.syscall import KernelError
-from kwire.kernel.usersyms import Process, UserSymbols
-from kwire.lang.checked import StackTable
+from kwire.kernel.usersyms import Place, Process, UserSymbols
+from kwire.lang.checked import Map, StackTable
+from kwire.lang.types import U32, U64
+from kwire.wire.fields import text
+from kwire.wire.schema import Schema
 from kwire.wire.stacks import Frame, Stack, Stacks
 
 RANGE = 24
@@ -30,12 +34,12 @@ and modules, which come and go."""
 BY_ID, BY_ADDRESS = 1, 2  # BPF_STACK_BUILD_ID_VALID, BPF_STACK_BUILD_ID_IP
 
 
-def create(tables: tuple[StackTable, ...]) -> dict[str, Map]:
+def create(tables: tuple[StackTable, ...]) -> dict[str, kernel.Map]:
     """Create the tables of stacks of a trace, by their names in images. Raises KernelError."""
-    made: dict[str, Map] = {}
+    made: dict[str, kernel.Map] = {}
     try:
         for spec in specs(list(tables)):
-            made[spec.name] = Map.create(spec)
+            made[spec.name] = kernel.Map.create(spec)
         first = int.from_bytes(os.urandom(5), "big") >> 1 << RANGE
         made[STACKS].update(bytes(4), struct.pack("=QQ", first, 0))
     except BaseException:
@@ -45,18 +49,38 @@ def create(tables: tuple[StackTable, ...]) -> dict[str, Map]:
     return made
 
 
+def stack_schema(id: int) -> Schema:
+    """The schema of the map that tells the stacks of a trace."""
+    map = Map("stacks", "stack", (U64, U32), U64, 1)
+    made = map_schema(map, "stack", id=id, prints="map", machine="")
+    names = ("stack", "level")
+    fields = tuple(one._replace(name=name) for one, name in zip(made.fields, names, strict=False))
+    return made._replace(fields=(*fields, *made.fields[len(names) :]))
+
+
 class StackReader:
     """Reads the stacks of a trace. `known`: all that were read."""
 
-    __slots__ = ("_kernel", "_kernel_read", "_maps", "_memory", "_seen", "_tables", "_users", "known")
+    __slots__ = (
+        "_kernel",
+        "_kernel_read",
+        "_maps",
+        "_memory",
+        "_seen",
+        "_tables",
+        "_untold",
+        "_users",
+        "known",
+    )
 
-    def __init__(self, tables: tuple[StackTable, ...], maps: Mapping[str, Map]) -> None:
+    def __init__(self, tables: tuple[StackTable, ...], maps: Mapping[str, kernel.Map]) -> None:
         self._tables, self._maps = tables, maps
         self._memory: mmap = maps[STACKS].mmap()
         self._seen = self._counters()
         self._users = UserSymbols()
         self._kernel: Symbols | None = None
         self._kernel_read = -AGAIN
+        self._untold: list[tuple[int, Stack]] = []
         self.known = Stacks()
 
     def close(self) -> None:
@@ -74,11 +98,17 @@ class StackReader:
         """How many stacks found no room in their table, each as often as it came."""
         return (self._seen if self._memory.closed else self._counters())[1]
 
-    def look(self) -> list[tuple[int, Stack]]:
-        """The stacks that are new, with their numbers."""
+    def take(self) -> list[tuple[int, Stack]]:
+        """The stacks that are new since the last time, with their numbers."""
+        self.look()
+        found, self._untold = self._untold, []
+        return found
+
+    def look(self) -> None:
+        """Read the stacks that are new."""
         made, lost = now = self._counters()
         if made - lost == self._seen[0] - self._seen[1]:
-            return []
+            return
         self._seen = now
         new: list[tuple[int, StackTable, bytes]] = []
         for table in self._tables:
@@ -95,7 +125,7 @@ class StackReader:
         found = [(number, self._stack(table, key, processes)) for number, table, key in new]
         for number, stack in found:
             self.known.add(number, stack)
-        return found
+        self._untold += found
 
     def _stack(self, table: StackTable, key: bytes, processes: Mapping[int, Process]) -> Stack:
         if table.ids:
@@ -104,7 +134,7 @@ class StackReader:
         if not table.user:
             return Stack(map(self._kernel_frame, addresses))
         process = processes[_pid(key)]
-        return Stack(Frame(address, *process.at(address)) for address in addresses)
+        return Stack(_frame(address, process.at(address)) for address in addresses)
 
     def _kernel_frame(self, address: int) -> Frame:
         found = None if self._kernel is None else self._kernel.at(address)
@@ -116,6 +146,16 @@ class StackReader:
                 self._kernel = Symbols(b"")
             found = self._kernel.at(address)
         return Frame(address, found.name, found.offset, found.module) if found else Frame(address)
+
+
+def _frame(address: int, place: Place) -> Frame:
+    """A frame whose texts can be written: names are bytes to the kernel and to linkers."""
+    name, offset, file = place
+    return Frame(address, _text(name), offset, _text(file))
+
+
+def _text(name: str) -> str:
+    return name if name.isascii() else text(name.encode("utf-8", "surrogateescape"))
 
 
 def _pid(key: bytes) -> int:

@@ -22,10 +22,12 @@ from kwire.lang.inferred import Inferred
 from kwire.live.contents import rows_of
 from kwire.live.maps import NUMBER, raw_of
 from kwire.live.plan import Plan, UnitMap
+from kwire.live.stacks import stack_schema
 from kwire.wire.frame import HEADER_SIZE
 from kwire.wire.frames import Frames
 from kwire.wire.schema import Schema
-from kwire.wire.tables import MapTable, Row, cells
+from kwire.wire.stacks import Stack
+from kwire.wire.tables import MapTable, Row, cells, stack_rows
 
 ACTS: Final = ("print", "clear", "zero")
 """What an event's `prints` asks to be done with a map."""
@@ -34,7 +36,19 @@ ACTS: Final = ("print", "clear", "zero")
 class MapTables:
     """The maps of a trace. `maps`: the kernel's, by their names in images."""
 
-    __slots__ = ("_acts", "_counts", "_maps", "_numbers", "_plan", "_units", "left", "produced", "schemas")
+    __slots__ = (
+        "_acts",
+        "_counts",
+        "_maps",
+        "_numbers",
+        "_plan",
+        "_stacks",
+        "_told",
+        "_units",
+        "left",
+        "produced",
+        "schemas",
+    )
 
     def __init__(self, plan: Plan, maps: Mapping[str, KernelMap]) -> None:
         self._plan, self._maps = plan, maps
@@ -42,6 +56,11 @@ class MapTables:
         first = len(plan.schemas) + 1
         self.schemas = tuple(self._schema(one, number) for number, one in enumerate(self._units, first))
         """Those of the maps, numbered behind those of the events."""
+        self._stacks: Schema | None = None
+        self._told = plan.schemas[0].clock.monotonic if plan.schemas[0].clock else 0
+        if plan.stacks:
+            self._stacks = self._like(stack_schema(first + len(self.schemas)))
+            self.schemas += (self._stacks,)
         self.produced = {schema.id: 0 for schema in self.schemas}
         """TABLE frames by map."""
         self.left: list[tuple[Schema, MapTable]] = []
@@ -52,12 +71,27 @@ class MapTables:
         self._counts = array("Q", bytes(8 * walk.COUNT_WORDS * size))
 
     def _schema(self, unit: UnitMap, id: int) -> Schema:
-        owner, near = unit.owner, self._plan.schemas[0]
+        owner = unit.owner
         kind, prints = (owner.shows, "map") if isinstance(owner, Inferred) else (unit.map.kind, "")
-        made = map_schema(unit.map, kind, id=id, prints=prints, machine=os.uname().machine)
-        return made._replace(
-            order=near.order, clock=near.clock, host=near.host, kernel=near.kernel, stacks=near.stacks
-        )
+        return self._like(map_schema(unit.map, kind, id=id, prints=prints, machine=os.uname().machine))
+
+    def _like(self, schema: Schema) -> Schema:
+        """A schema with what those of the events say of the system, and their stacks."""
+        near = self._plan.schemas[0]
+        made = schema._replace(clock=near.clock, host=near.host, kernel=near.kernel)
+        return made._replace(order=near.order, stacks=near.stacks)
+
+    def stacks(self, new: list[tuple[int, Stack]]) -> Frames:
+        """The table that tells these stacks. Its time is when the one before was made: none of them was there
+        before, so what refers to them comes later.
+        """
+        schema = self._stacks
+        assert schema is not None  # programs take some
+        number = self._numbers[schema.id] = self._numbers[schema.id] + 1
+        made = MapTable(number, self._told, tuple(stack_rows(new))).frames(schema.id)
+        self._told = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        self.produced[schema.id] += len(made)
+        return Frames.walk(b"".join(made))
 
     def between(self, frames: Frames) -> Iterator[Frames]:
         """The same frames, and the tables that events among them ask for behind these."""
@@ -88,14 +122,14 @@ class MapTables:
     def end(self) -> Iterator[Frames]:
         """The tables of what is left in the maps, once no probe runs any more."""
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        for unit, schema in zip(self._units, self.schemas, strict=True):
+        for unit, schema in zip(self._units, self.schemas, strict=False):
             shown = "end" if self._plan.prints_maps else ""
             yield self._table(unit, schema, now, shown)
 
     def _act(self, what: str, format: str, moment: int) -> Frames | None:
         """Do what an event says; `format`: a map's name, and the limits of a print."""
         title, *numbers = format.split(" ")
-        for unit, schema in zip(self._units, self.schemas, strict=True):
+        for unit, schema in zip(self._units, self.schemas, strict=False):
             if unit.map.name != title:
                 continue
             if what == "print":

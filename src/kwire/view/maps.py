@@ -30,7 +30,9 @@ def described(schema: Schema, held: MapTable) -> dict[str, Any]:
     kind = shape.kind
     labels = Labels(schema._replace(symbols=held.symbols))
     shows = [_shown(schema, field, labels) for field in schema.fields[: shape.keys]]
-    pointer = kind in ("hash", "lru") and schema.fields[shape.keys].type == "ptr"
+    one = schema.fields[shape.keys]
+    named = kind in ("hash", "lru") and one.type in ("ptr", "stack")
+    show = _shown(schema, one, labels) if named else (lambda value: _plain(kind, value))
 
     def rank(row: Row) -> tuple[float, list[tuple[str, Any]]]:
         return -_magnitude(kind, row.value), [(type(part).__name__, part) for part in row.key]
@@ -38,7 +40,7 @@ def described(schema: Schema, held: MapTable) -> dict[str, Any]:
     entries = []
     for key, value in sorted(held.rows, key=rank):
         parts = [show(part) for show, part in zip(shows, key, strict=True)]
-        entries.append({"key": parts, "value": hex(value) if pointer else _plain(kind, value)})
+        entries.append({"key": parts, "value": show(value)})
     return {
         "map": schema.target,
         "kind": kind,

@@ -14,7 +14,7 @@ from kwire.wire.frame import Frame, FrameError, Type
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
 from kwire.wire.schema import EARLIEST, LATEST, Clock, Schema, bounded, clock_of
-from kwire.wire.tables import MapTable, TableReader, problem
+from kwire.wire.tables import MapTable, TableReader, learn, problem
 
 Values: TypeAlias = "tuple[Any, ...]"
 Row: TypeAlias = "tuple[int, Any, bool]"  # wall-clock ns, what the format makes of it, whether it is an event
@@ -175,7 +175,7 @@ class Renderer:
     def _table(self, frame: Frame, schemas: Mapping[int, Schema]) -> list[Row]:
         """The row of the table whose last frame this is, if it is printed here and now."""
         schema = schemas[frame.header.id]
-        if self._choose is not None and not self._choose(schema):
+        if self._choose is not None and not schema.tells and not self._choose(schema):
             return []
         known = self._tables.get(id(schemas))
         if known is None:
@@ -186,6 +186,8 @@ class Renderer:
             held = known[1].add(frame)
         except FrameError as error:
             return [(self._last, self.format.bad(None, schema.id, schema, str(error.problem)), False)]
+        if held is not None and schema.tells and not problem(schema, held.rows):
+            learn(schema, held)
         if held is None or not held.shown:
             return []
         time = bounded(schema.wall(held.time))

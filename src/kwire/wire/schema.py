@@ -104,6 +104,7 @@ MAP_VALUES = {
     "stats": ("count", "total", "average"),
     "hist": ("low", "high", "count"),
     "lhist": ("low", "high", "count"),
+    "stack": ("address", "symbol", "offset", "file"),
 }
 """What maps keep, and the fields that a row of one has behind its key."""
 
@@ -136,7 +137,7 @@ class MapShape(NamedTuple):
             return f"the fields behind {self.keys} of a key are {', '.join(there)}, not those of its kind"
         if any(field.type in ("bytes", "text") for field in fields):
             return "a field is bytes or text"
-        if self.kind not in ("hash", "lru") and any(
+        if self.kind not in ("hash", "lru", "stack") and any(
             field.count != 1 or TYPES[field.type].kind != "int" for field in fields[self.keys :]
         ):
             return f"what a map of kind {self.kind} keeps are numbers"
@@ -235,6 +236,11 @@ class Schema(NamedTuple):
         return time
 
     @property
+    def tells(self) -> bool:
+        """Whether its tables say what values of other schemas mean: those of stacks."""
+        return self.map is not None and self.map.kind == "stack"
+
+    @property
     def spec(self) -> str:
         """The spec of the probe, without the name of its event."""
         return split_spec(self.probe)[0]
@@ -315,9 +321,11 @@ def decode(schema: Schema, frame: Bytes) -> dict[str, Value]:
 class SchemaReader:
     """Puts SCHEMA frames together again. What is incomplete is bounded: MAX_PENDING bytes."""
 
-    __slots__ = ("_held", "_maps", "held")
+    __slots__ = ("_held", "_maps", "held", "stacks")
 
     def __init__(self) -> None:
+        self.stacks = Stacks()
+        """Those that tables of the same stream tell, which its schemas refer to."""
         self._maps: dict[int, Map] = {}
         self._held: dict[int, int] = {}
         self.held = 0
@@ -347,7 +355,10 @@ class SchemaReader:
             self._maps[id], self._held[id] = whole, held
             self.held += held
             return None
-        return _schema(id, whole, base)
+        made = _schema(id, whole, base)
+        if made.tells or any(field.type == "stack" for field in made.fields):
+            made = made._replace(stacks=self.stacks)
+        return made
 
     @property
     def pending(self) -> list[int]:

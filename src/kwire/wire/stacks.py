@@ -63,6 +63,13 @@ class Stacks:
         """A stack by its number: without frames where it has none, or nobody told them."""
         return self._known.get(number, NONE)
 
+    def __eq__(self, other: object) -> bool:
+        """Two schemas are equal whatever was told of their stacks by now."""
+        return other is None or isinstance(other, Stacks)
+
+    def __hash__(self) -> int:
+        return hash(None)
+
     def __contains__(self, number: object) -> bool:
         return number in self._known
 

@@ -20,6 +20,8 @@ from kwire.wire.frames import Frames
 from kwire.wire.keyed import FLAG, LEFT_OUT, TEXT, Key, Kind, integer, listing, named, read_payload, table
 from kwire.wire.messages import U64_MAX
 from kwire.wire.schema import Items, MapShape, Schema
+from kwire.wire.stacks import Frame as StackFrame
+from kwire.wire.stacks import Stack
 
 LIMIT: Final = 16 << 10
 """Bytes of a frame, where a row is not longer."""
@@ -38,6 +40,10 @@ SHOWN: Final = {
 
 BUCKETS: Final = ("hist", "lhist")
 TOTALS: Final = ("avg", "stats")
+STACK: Final = "stack"
+"""The kind of the map that tells stacks: its keys are the number of a stack and of a frame in it, from 0, the
+innermost one; a stack without frames has one that is at address 0.
+"""
 BYTES: Final = ("ipv6", "mac", "raw")
 """Types of fields whose cells are bytes; so are those of arrays."""
 
@@ -260,6 +266,8 @@ def problem(schema: Schema, rows: Iterable[Row]) -> str:
             sound = isinstance(value, tuple) and all(map(_bucket, value))
         elif kind in TOTALS:
             sound = isinstance(value, tuple) and len(value) == 2 and all(map(_number, value))
+        elif kind == STACK:
+            sound = isinstance(value, tuple) and len(value) == len(own) and all(map(fits, value, own))
         elif shape.items:
             leaves = _leaves(shape.items, value)
             sound = leaves is not None and all(fits(*one) for one in zip(leaves, own, strict=True))
@@ -268,6 +276,28 @@ def problem(schema: Schema, rows: Iterable[Row]) -> str:
         if not sound:
             return f"a value of kind {kind} is {named(_listed(value))}, not as it should be"
     return ""
+
+
+def learn(schema: Schema, held: MapTable) -> None:
+    """Where the table tells stacks, keep what their numbers mean for the schemas of the same stream. Rows
+    must have no `problem`.
+    """
+    if not schema.tells or schema.stacks is None:
+        return
+    found: dict[int, list[StackFrame]] = {}
+    for (number, _), frame in held.rows:
+        frames = found.setdefault(number, [])  # type: ignore[arg-type]  # `problem` has seen to it
+        if frame[0]:
+            frames.append(StackFrame(*frame))
+    for number, frames in found.items():
+        schema.stacks.add(number, Stack(frames))
+
+
+def stack_rows(stacks: Iterable[tuple[int, Stack]]) -> Iterator[Row]:
+    """Stacks as the rows of a table."""
+    for number, stack in stacks:
+        for level, frame in enumerate(stack or (StackFrame(0),)):
+            yield Row((number, level), tuple(frame))
 
 
 def fits(cell: Any, field: Field) -> bool:
@@ -349,6 +379,8 @@ def _values(shape: MapShape, value: Held) -> Iterator[tuple[Cell, ...]]:
     elif kind in TOTALS:
         number, total = value
         yield number, total, divided(total, number)
+    elif kind == STACK:
+        yield value
     elif shape.items:
         yield tuple(_leaves(shape.items, value) or ())
     else:
