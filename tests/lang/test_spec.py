@@ -104,6 +104,11 @@ def test_spans_of_expressions_are_columns_of_the_spec() -> None:
 
 WRONG = [
     ("tcp_connect", "'tcp_connect' has no kind; write kprobe:tcp_connect or tracepoint:…", "tcp_connect"),
+    (
+        "r.bt",
+        "'r.bt' has no kind; a script runs as 'kwire r.bt', with -w FILE to keep what it prints",
+        "r.bt",
+    ),
     ("kprobe", "'kprobe' says no target; write kprobe:[module:]function[+offset]", "kprobe"),
     ("kprob:x", "unknown kind of probe 'kprob'; did you mean kprobe, uprobe or kretprobe?", "kprob"),
     (

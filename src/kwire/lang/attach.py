@@ -56,7 +56,10 @@ def parse(source: Source, end: int) -> AttachPoint:
             if kind.place == "trace":
                 return AttachPoint(kind.name, "", "", 0, span)
             raise _error(source, 0, len(head), f"{word!r} says no target", f"write {kind.name}:{kind.form}")
-        raise _error(source, 0, len(head), f"{head!r} has no kind", f"write kprobe:{head} or tracepoint:…")
+        cure = f"write kprobe:{head} or tracepoint:…"
+        if head.endswith(".bt"):
+            cure = f"a script runs as 'kwire {head}', with -w FILE to keep what it prints"
+        raise _error(source, 0, len(head), f"{head!r} has no kind", cure)
     kind = KINDS[kind_of(source, word)]
     start = len(word) + 1
     parts = rest.split(":")
