@@ -303,7 +303,9 @@ enum Foo { ONE = 1, TWO, FAR = 99999 };
 let @o = percpuhash(5);
 macro twice(x) { $y = x + 1; $z = x + 2; $y + $z }
 macro inc(x) { x + 1 }
+macro say(what, n) { printf(what, n) }
 BEGIN {
+  say("said %d\n", 8);
   $one = ONE;
   @o = TWO;
   printf("%d %s %s %s %s\n", ONE, FAR, $one, @o, (enum Foo)2);
@@ -328,7 +330,7 @@ BEGIN {
 def test_enumerations_pointers_and_macros_as_others_have_them() -> None:
     run = kwire("-q", "-e", OF_ONES_OWN)
     assert run.stderr == ""
-    printed = ["1 FAR ONE TWO TWO", "7", "10", "5", "1", "(ONE, true)", "2", "", ""]
+    printed = ["said 8", "1 FAR ONE TWO TWO", "7", "10", "5", "1", "(ONE, true)", "2", "", ""]
     held = ["@o: TWO", "@p: 0x2e", "@q: 0x3a", "@r[ONE, TWO]: 1"]
     assert run.stdout.splitlines() == [*printed, *held]
 

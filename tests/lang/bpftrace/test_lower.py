@@ -78,6 +78,16 @@ def test_prints_are_shapes_with_formats(lowered: Lowered, body: str, formats: li
     assert {shape.prints for shape in shapes} <= {"printf", "time"}
 
 
+def test_an_address_of_either_kind_makes_what_follows_twice(lowered: Lowered) -> None:
+    program = lowered(
+        "kprobe:connect { let $a; if (1) { $a = ntop(0); $b = 5;"
+        " if (pid == 1) { $a = ntop((uint32)7); } else { $a = ntop(args.sk.common.v6); $b = 6; }"
+        ' printf("%s %d\\n", $a, $b); } }'
+    )
+    assert [shape.format for shape in program.shapes] == ["%s %d\n"] * 2
+    assert [describe(shape.fields[0].type) for shape in program.shapes] == ["ipv4", "ipv6"]
+
+
 def test_fields_are_called_as_what_they_are(lowered: Lowered) -> None:
     values = "pid, pid, $y, args.sk.prio, str(args.name), 1 + cpu"
     text = f'kprobe:connect {{ $y = 5; printf("%d%d%d%d%s%d", {values}) }}'

@@ -24,6 +24,9 @@ def text_constant(low: "Lowering", node: s.Expr) -> str | None:
     """The text that an expression is, where that is known; None where it is not."""
     if isinstance(node, s.Str):
         return node.value.partition("\0")[0]
+    given = low.substitutes[-1].get(node.id) if isinstance(node, s.Name) else None
+    if given is not None:
+        return given.made(low, text_constant)
     if isinstance(node, s.Name) and node.id == "probe":
         return low.full_name
     if isinstance(node, s.Name) and node.id == "probetype":

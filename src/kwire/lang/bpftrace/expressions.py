@@ -115,7 +115,7 @@ def _name(low: "Lowering", node: s.Name) -> tree.Expr:
     name, span = node.id, node.span
     substitute = low.substitutes[-1].get(name)
     if substitute is not None:
-        return substitute()
+        return substitute.made(low, lambda there, argument: there.expression(argument))
     if name in low.enums:
         return tree.Name(name, span)
     if name in low.macros:

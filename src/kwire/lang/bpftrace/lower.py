@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Set
 from kwire.lang import tree
 from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace.expressions import EXPRESSIONS, condition
+from kwire.lang.bpftrace.given import Given
 from kwire.lang.bpftrace.output import Print
 from kwire.lang.bpftrace.statements import statement
 from kwire.lang.context import Site
@@ -70,7 +71,7 @@ class Lowering:
         self.prints: dict[str, Print] = {}
         self.scopes: list[dict[str, str]] = [{}]
         self.names: dict[str, int] = {}
-        self.substitutes: list[dict[str, Callable[[], tree.Expr]]] = [{}]
+        self.substitutes: list[dict[str, Given]] = [{}]
         self.pending: list[tree.Stmt] = []  # what is done before the statement that is made
         self.hoisting = True  # whether that is so for all of it
         self.loops = 0  # around what is made

@@ -1,11 +1,9 @@
 """Macros, whose text becomes part of the probe where they are used."""
 
-from collections.abc import Callable
-from functools import partial
-
 from kwire.hints import TYPE_CHECKING, Final
 from kwire.lang import tree
 from kwire.lang.bpftrace import syntax as s
+from kwire.lang.bpftrace.given import Given
 from kwire.lang.errors import TextError
 from kwire.words import plural
 
@@ -14,24 +12,6 @@ if TYPE_CHECKING:
 
 EXPANDED_MOST: Final = 10_000
 """Macros expanded in one probe."""
-
-
-def _given(
-    low: "Lowering",
-    argument: s.Expr,
-    scopes: list[dict[str, str]],
-    substitutes: list[dict[str, Callable[[], tree.Expr]]],
-    expanding: list[str],
-) -> tree.Expr:
-    """An expression that a macro was given, where its name stands in the macro: done anew at each place,
-    with the variables and names of whoever wrote it.
-    """
-    own = low.scopes, low.substitutes, low.expanding
-    low.scopes, low.substitutes, low.expanding = scopes, substitutes, expanding
-    try:
-        return low.expression(argument)
-    finally:
-        low.scopes, low.substitutes, low.expanding = own
 
 
 def expand(low: "Lowering", node: s.Call, *, wanted: bool) -> tree.Expr | None:
@@ -47,12 +27,10 @@ def expand(low: "Lowering", node: s.Call, *, wanted: bool) -> tree.Expr | None:
         raise TextError(node.span, f"{node.function} takes {wanted_number}, not {len(node.arguments)}")
     low.hoist(node.span)
     scope: dict[str, str] = {}
-    values: dict[str, Callable[[], tree.Expr]] = {}
+    values: dict[str, Given] = {}
     for parameter, argument in zip(macro.parameters, node.arguments, strict=True):
         if isinstance(parameter, s.Name):
-            values[parameter.id] = partial(
-                _given, low, argument, low.scopes, [*low.substitutes], [*low.expanding]
-            )
+            values[parameter.id] = Given(argument, low.scopes, [*low.substitutes], [*low.expanding])
         elif isinstance(parameter, s.Var) and isinstance(argument, s.Var):
             found = low.expression(argument)
             assert isinstance(found, tree.Name)

@@ -95,6 +95,9 @@ def printf(low: "Lowering", node: s.Call, prints: str = "printf", head_text: str
     before.
     """
     head, *arguments = node.arguments
+    if isinstance(head, s.Name) and head.id in low.substitutes[-1]:  # what a macro was given
+        text = text_constant(low, head)
+        head = head if text is None else s.Str(text, head.span)
     if not isinstance(head, s.Str):
         raise TextError(head.span, "the format is not a string", f'write {node.function}("…", …)')
     try:

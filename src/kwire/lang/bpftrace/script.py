@@ -10,6 +10,7 @@ from kwire.lang import check, tree
 from kwire.lang import checked as c
 from kwire.lang.bpftrace import owntypes
 from kwire.lang.bpftrace import syntax as s
+from kwire.lang.bpftrace.branches import with_tails
 from kwire.lang.bpftrace.lower import Lowering, Surroundings
 from kwire.lang.bpftrace.maps import declared_maps
 from kwire.lang.bpftrace.options import with_options
@@ -55,7 +56,7 @@ class ScriptProbe:
             lowering = self._lowered(site)[0]
         except RecursionError:
             return [self._deep()]
-        return lowering.faults
+        return list(dict.fromkeys(lowering.faults))
 
     def _lowered(self, site: Site) -> tuple[Lowering, tuple[tree.Stmt, ...]]:
         """The probe at a place as statements. A variable that is used behind the block it was first assigned
@@ -89,7 +90,7 @@ class ScriptProbe:
             program = check.check(made, site, types, dialect=check.C, tuples=tuples)
             return printed(lowering.prints, program, tuples)
         except LanguageError as error:
-            raise LanguageError(source, map(_in_own_words, error.diagnostics)) from None
+            raise LanguageError(source, dict.fromkeys(map(_in_own_words, error.diagnostics))) from None
         except RecursionError:
             raise LanguageError(source, [self._deep()]) from None
 
@@ -111,6 +112,7 @@ def probes(script: s.Script, surroundings: Surroundings) -> list[ScriptProbe]:
             faults.append(Diagnostic(macro.span, f"there are two macros {macro.name}"))
         names[macro.name] = macro
     script = without_map_parameters(script, faults)
+    script = script.replace(probes=tuple(map(with_tails, script.probes)))
     try:
         chosen: Mapping[str, int | str | bool] = settings(script)
     except LanguageError as error:
