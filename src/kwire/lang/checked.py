@@ -35,7 +35,7 @@ from kwire.lang import types
 from kwire.lang.context import Argument, CtxField, Located, Result, Saved, Site, TaskMember
 from kwire.lang.forms import Node, walk
 from kwire.lang.tree import Source, Span
-from kwire.lang.types import Bool, Bytes, Enum, Int, Part, Pointer, Scalar, Text, Tuple, Type
+from kwire.lang.types import Bool, Bytes, Int, Part, Pointer, Scalar, Text, Tuple, Type
 
 
 class Const(Node):
@@ -416,7 +416,7 @@ class Map(Node):
     @property
     def number(self) -> Scalar:
         """The type of its values, which are scalars."""
-        assert isinstance(self.value, Int | Bool | Enum | Pointer)
+        assert isinstance(self.value, types.SCALARS)
         return self.value
 
 

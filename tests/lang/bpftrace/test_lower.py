@@ -203,6 +203,15 @@ def test_tuples_are_printed_in_parts(lowered: Lowered, body: str, format: str, f
     assert (shape.format, len(shape.fields)) == (format, fields)
 
 
+def test_stacks_of_maps_are_keys_of_others(lowered: Lowered) -> None:
+    text = (
+        "kprobe:connect { @s[arg0] = kstack; @u[@s[arg0]] = hist(1); for ($kv : @s) { @n[$kv.1] = $kv.0; } }"
+    )
+    shown = {name: (describe(one.key[0]), one.kind) for name, one in lowered(text).maps().items()}
+    stack = describe(lowered(text).maps()["@s"].value)
+    assert shown == {"@s": ("u64", "hash"), "@u": (stack, "hist"), "@n": (stack, "hash")}
+
+
 @pytest.mark.parametrize(
     ("body", "limit"),
     [
