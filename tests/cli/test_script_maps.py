@@ -49,6 +49,25 @@ def test_show_prints_what_the_run_printed(recorded: tuple[Path, str]) -> None:
     assert shown.stdout == live
 
 
+def test_json_is_what_bpftrace_gives() -> None:
+    program = """BEGIN { @a = "x"; @b = (1, "a", (2, 3)); @r = (a=1, b=(5, 6)); @n = ntop(1);
+      @p = (struct task_struct *)16; @s[1] = stats(4); @s[2] = stats(40); @k[1, "q"] = 3; @k[2, "r"] = 30;
+      print(@k, 1, 10); print(@s, 1, 2); }"""
+    run = kwire("-q", "-f", "json", "-e", program)
+    assert run.stdout.splitlines() == [
+        '{"type": "map", "data": {"@k": {"2,r": 3}}}',
+        '{"type": "stats", "data": {"@s": {"2": {"count": 1, "average": 20, "total": 40}}}}',
+        '{"type": "map", "data": {"@a": "x"}}',
+        '{"type": "map", "data": {"@b": [1,"a",[2,3]]}}',
+        '{"type": "map", "data": {"@k": {"1,q": 3, "2,r": 30}}}',
+        '{"type": "map", "data": {"@n": "1.0.0.0"}}',
+        '{"type": "map", "data": {"@p": 16}}',
+        '{"type": "map", "data": {"@r": {"a": 1, "b": [5,6]}}}',
+        '{"type": "stats", "data": {"@s": {"1": {"count": 1, "average": 4, "total": 4}, '
+        '"2": {"count": 1, "average": 40, "total": 40}}}}',
+    ]
+
+
 def test_it_balances(recorded: tuple[Path, str]) -> None:
     path, _ = recorded
     report = json.loads(kwire("verify", "--json", str(path)).stdout)

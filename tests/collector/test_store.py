@@ -30,7 +30,8 @@ from kwire.transport import clock
 from kwire.wire import cbor
 from kwire.wire.frame import Flag, Type, build
 from kwire.wire.messages import Cause, Lost, totals_frames
-from kwire.wire.schema import Clock, Field, Schema
+from kwire.wire.schema import Clock, Field, MapShape, Schema
+from kwire.wire.tables import MapTable, Row, TableReader
 
 MONOTONIC, WALL = 5_000_000_000, 1_700_000_000_000_000_000
 TOKEN = bytes(range(16))
@@ -695,6 +696,28 @@ def test_losses_and_totals_are_read_with_a_checksum_too(site: Site) -> None:
     assert not site.stored_session.complaints
     assert site.stored_session.produced == {1: 7}
     assert site.store.losses(site.stored_session) == {Cause.RING_FULL: 5}
+
+
+def test_tables_of_maps_are_stored_under_the_captures_numbers(site: Site) -> None:
+    kept = MapShape("count", 0)
+    fields = (Field("value", "u64", 16, 8), Field("table", "u32", 24, 4))
+    described = Schema(7, "map:@x", "map", "@x", fields, 28, map=kept)
+    tables = b"".join(MapTable(number, 5, (Row((), number),), "print").frames(7)[0] for number in (1, 2))
+    stranger = MapTable(1, 5, ()).frames(9)[0]
+    site.collected_session(describe(1) + b"".join(described.frames()), events(0, 3) + tables + events(3, 3))
+    assert not site.stored_session.complaints
+    site.collected_session(stranger + build(Type.TABLE, 7, b"\xa0"))
+    assert [one.code.name for one in site.stored_session.complaints] == ["UNKNOWN_SCHEMA", "BAD_PAYLOAD"]
+    site.killed()
+    site.store.finish(site.stored_session)
+    path = site.store.writer.files[0]
+    assert sound(path, ended=False) == (6, 0)
+    reader, found = TableReader(), []
+    with Capture(path) as capture:
+        for frames in capture:
+            found += [reader.add(frame) for frame in frames if frame.header.type == Type.TABLE]
+            assert {frame.header.id for frame in frames if frame.header.type == Type.TABLE} <= {2}
+    assert [one.rows for one in found if one is not None] == [(Row((), 1),), (Row((), 2),)]
 
 
 def test_events_of_nobody_are_counted_lost(site: Site) -> None:

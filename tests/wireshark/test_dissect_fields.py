@@ -12,7 +12,8 @@ import pytest
 
 from kwire.wire.fields import TYPES, Field
 from kwire.wire.frame import Flag, Type, build
-from kwire.wire.schema import Clock, Schema
+from kwire.wire.schema import Clock, MapShape, Schema
+from kwire.wire.tables import MapTable, Row
 
 pytestmark = pytest.mark.native
 
@@ -213,3 +214,17 @@ def test_filters_take_names_numbers_and_what_all_events_have(
         assert [row[0] for row in wireshark.fields(path, "frame.number", only=only)] == numbers, only
     info = wireshark.fields(path, "_ws.col.Info")
     assert info[1] == ["tcp_connect dport=443 state=OPEN curl[1]"]
+
+
+def test_tables_of_maps_are_shown(wireshark: Any, tmp_path: Path, capture_of: Any) -> None:
+    fields = (Field("key", "str", 16, 4, limit=9), Field("value", "u64", 20, 8), Field("table", "u32", 28, 4))
+    schema = Schema(5, "map:@x", "map", "@x", fields, 32, map=MapShape("count", 1))
+    held = MapTable(3, 77, (Row(("bash",), 12), Row(("cat",), 1)), "end")
+    path = tmp_path / "x.pcapng"
+    path.write_bytes(capture_of([*schema.frames(), *held.frames(5)]))
+    _, table = wireshark.packets(path)
+    assert table.problems == []
+    texts = [one.label for frame in table.frames for one in frame.all()]
+    assert "kwire TABLE, table=3 time=77 shown=end part=0" in texts
+    assert {"[1 items, 12]", "bash", "12", "[1 items, 1]", "cat", "1"} <= set(texts)
+    assert "table: 3 [an integer: which table of this map it is, from 1]" in texts

@@ -4,13 +4,13 @@ Invariants: texts are made safe for a terminal; the longest bar has `BAR` signs,
 empty is without a sign.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from kwire.view.text import safe
 from kwire.view.values import scalar_name
 from kwire.wire.fields import Field
-from kwire.wire.schema import Labels, Schema
+from kwire.wire.schema import Items, Labels, Schema
 from kwire.wire.tables import BUCKETS, TOTALS, MapTable, Row, cell_reader
 
 BAR: Final = 40
@@ -30,9 +30,7 @@ def described(schema: Schema, held: MapTable) -> dict[str, Any]:
     kind = shape.kind
     labels = Labels(schema._replace(symbols=held.symbols))
     shows = [_shown(schema, field, labels) for field in schema.fields[: shape.keys]]
-    one = schema.fields[shape.keys]
-    named = kind in ("hash", "lru") and one.type in ("ptr", "stack")
-    show = _shown(schema, one, labels) if named else (lambda value: _plain(kind, value))
+    cells = [_shown(schema, field, labels) for field in schema.fields[shape.keys : -1]]
 
     def rank(row: Row) -> tuple[float, list[tuple[str, Any]]]:
         return -_magnitude(kind, row.value), [(type(part).__name__, part) for part in row.key]
@@ -40,7 +38,9 @@ def described(schema: Schema, held: MapTable) -> dict[str, Any]:
     entries = []
     for key, value in sorted(held.rows, key=rank):
         parts = [show(part) for show, part in zip(shows, key, strict=True)]
-        entries.append({"key": parts, "value": show(value)})
+        if kind in ("hash", "lru"):
+            value = _named(shape.items, iter(cells), value)
+        entries.append({"key": parts, "value": _plain(kind, value)})
     return {
         "map": schema.target,
         "kind": kind,
@@ -48,6 +48,13 @@ def described(schema: Schema, held: MapTable) -> dict[str, Any]:
         "lost": held.lost,
         "entries": entries,
     }
+
+
+def _named(items: Items, cells: Iterator[Callable[[Any], Any]], value: Any) -> Any:
+    """A value whose parts are shown as those of a key are."""
+    if not items:
+        return next(cells)(value)
+    return tuple(_named(inner, cells, one) for (_, inner), one in zip(items, value, strict=True))
 
 
 def _shown(schema: Schema, field: Field, labels: Labels) -> Callable[[Any], Any]:

@@ -128,7 +128,8 @@ class Printed:
         """The lines of a map."""
         from kwire.view.scriptmaps import printed
 
-        return printed(schema, held, as_text, json=self._JSON, clean=safe if self._terminal else str)
+        json = as_json if self._JSON else None
+        return printed(schema, held, as_text, json, clean=safe if self._terminal else str)
 
     def left(self, held: Sequence[tuple[Schema, MapTable]]) -> str:
         """What stands at the end: of each map that is left, its lines."""
@@ -172,7 +173,7 @@ def as_json(schema: Schema, field: Field, labels: Labels) -> Shown:
     from json.encoder import encode_basestring as quote
 
     one, kind = _scalar_text(schema, field, labels), TYPES[field.type].kind
-    plain = one is str or kind == "bool"
+    plain = (one is str and kind == "int") or kind == "bool"
     item: Shown = one if plain else lambda value: quote(one(value))
     if field.count == 1:
         return item

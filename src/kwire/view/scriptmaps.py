@@ -32,14 +32,14 @@ def printed(
     schema: Schema,
     table: MapTable,
     as_text: Callable[[Schema, Field, Labels], Show],
+    json: Callable[[Schema, Field, Labels], Show] | None = None,
     *,
-    json: bool = False,
     clean: Show = str,
 ) -> str:
     """What a script prints of a map; nothing where it is empty. Rows must be as the schema says.
 
-    `as_text`: makes the function that shows values of a field; `clean`: what is done to every text, such as
-    for a terminal.
+    `as_text`: makes the function that shows values of a field; `json`: the one that gives them as JSON, where
+    that is wanted; `clean`: what is done to every text, such as for a terminal.
     """
     shape, entries = schema.map, dict(table.rows)
     assert shape is not None  # the table is one of a map
@@ -50,33 +50,13 @@ def printed(
     value = _together(shape.items, iter(shows[shape.keys :])) if shape.items else shows[shape.keys]
     shows[shape.keys :] = [value]
     title = clean(schema.target)
-    if json:
-        fields = iter(schema.fields[shape.keys :])
-        plain = _object(shape.items, schema, fields) if shape.items else _cell(schema, next(fields))
-        return f"{as_json(title, shape.kind, entries, shows[:-1], plain)}\n"
+    if json is not None:
+        cells = [_json_cell(schema, field, labels, json) for field in schema.fields[shape.keys : -1]]
+        value = _json_of(shape.items, iter(cells)) if shape.items else cells[0]
+        return as_json(title, shape.kind, entries, shows[:-1], value, table.top, table.div) + "\n"
     step = shape.bounds[2] if len(shape.bounds) > 2 else 0
     made = lines(title, shape.kind, entries, shows[:-1], shows[-1], table.top, table.div, step)
     return "".join(f"{line}\n" for line in made)
-
-
-def _cell(schema: Schema, field: Field) -> Callable[[Any], Any]:
-    """What a number or a text is in JSON: itself, but that of a constant text is the text."""
-    if field.enum != CONSTANT_TEXTS:
-        return lambda value: value
-    names = schema.enums.get(field.enum, {})
-    return lambda value: names.get(value, value)
-
-
-def _object(items: Items, schema: Schema, fields: Iterator[Field]) -> Callable[[Any], Any]:
-    """What a tuple is in JSON: a list, or with names an object; `fields`: of its parts."""
-    parts = [_object(inner, schema, fields) if inner else _cell(schema, next(fields)) for _, inner in items]
-    names = [name for name, _ in items]
-
-    def made(value: Any) -> Any:
-        listed = [part(one) for part, one in zip(parts, value, strict=True)]
-        return dict(zip(names, listed, strict=True)) if any(names) else listed
-
-    return made
 
 
 def _together(items: Items, shows: Iterator[Show]) -> Show:
@@ -91,6 +71,32 @@ def _together(items: Items, shows: Iterator[Show]) -> Show:
         return before + ", ".join(label + show(part) for label, show, part in pairs) + behind
 
     return together
+
+
+def _json_cell(
+    schema: Schema, field: Field, labels: Labels, json: Callable[[Schema, Field, Labels], Show]
+) -> Show:
+    """How a value of a field is given as JSON."""
+    if field.type == "ptr":
+        return str
+    if field.type in ("ksym", "usym"):
+        from json import dumps
+
+        return lambda value: dumps(labels.symbol(value) or hex(value))
+    return _shown(schema, field, labels, json, str)
+
+
+def _json_of(items: Items, shows: Iterator[Show]) -> Show:
+    """How a tuple is given as JSON: a list, and a record as an object."""
+    parts = [_json_of(inner, shows) if inner else next(shows) for _, inner in items]
+    if any(name for name, _ in items):
+
+        def record(value: Any) -> str:
+            pairs = zip(items, parts, value, strict=True)
+            return "{" + ", ".join(f'"{name}": {show(one)}' for (name, _), show, one in pairs) + "}"
+
+        return record
+    return lambda value: f"[{','.join(show(one) for show, one in zip(parts, value, strict=True))}]"
 
 
 def _shown(
@@ -209,27 +215,35 @@ def as_json(
     kind: str,
     entries: Mapping[Key, Any],
     key: Sequence[Show],
-    value: Callable[[Any], Any] = lambda value: value,
+    value: Show = str,
+    top: int = 0,
+    div: int = 1,
 ) -> str:
-    """The same as one JSON object. `value`: what a value is there."""
+    """The same as one JSON object; `value`: how a value is given as JSON."""
     from json import dumps
 
     type_ = kind if kind in ("hist", "stats") else {"lhist": "hist", "avg": "stats"}.get(kind, "map")
-    made: dict[str, Any] = {}
-    for parts, held in in_order(kind, entries):
+    made = []
+    for parts, held in in_order(kind, entries, top):
         shown = ",".join(show(part) for show, part in zip(key, parts, strict=True))
-        made[shown] = _plain(kind, held) if kind in ORDERED else value(held)
-    data = made if key else next(iter(made.values()), None)
-    return dumps({"type": type_, "data": {name: data}})
+        plain = _plain(kind, held, div)
+        made.append((shown, value(plain) if type_ == "map" else dumps(plain)))
+    data = "{" + ", ".join(f"{dumps(shown)}: {text}" for shown, text in made) + "}" if key else made[0][1]
+    return f'{{"type": "{type_}", "data": {{{dumps(name)}: {data}}}}}'
 
 
-def _plain(kind: str, held: Any) -> Any:
+def _plain(kind: str, held: Any, div: int) -> Any:
     if kind in ("hist", "lhist"):
         rows = []
         for low, high, number in held:
             row = {} if low is None else {"min": low}
-            rows.append({**row, **({} if high is None else {"max": high - 1}), "count": number})
+            count = divided(number, div) if kind == "hist" else number
+            rows.append({**row, **({} if high is None else {"max": high - 1}), "count": count})
         return rows
     if kind == "stats":
-        return {"count": held[0], "average": average(*held), "total": held[1]}
-    return average(*held) if kind == "avg" else held
+        return {"count": held[0], "average": divided(average(*held), div), "total": held[1]}
+    if kind == "avg":
+        return divided(average(*held), div)
+    if held is None:
+        return 0
+    return divided(held, div) if div != 1 and isinstance(held, int) else held

@@ -15,6 +15,7 @@ from kwire.wire import frame as frames
 from kwire.wire.explain import MAX_NESTING
 from kwire.wire.fields import FieldType
 from kwire.wire.keyed import Key
+from kwire.wire.tables import KEYS
 
 MARK: Final = "made by kwire wireshark install"
 """What says, in its first lines, that a file is ours."""
@@ -41,7 +42,7 @@ CLASSES: Final = {
 }
 """Kind of a field type → class of its filter name; integers are `uint`, `int` or `address`."""
 
-CONTROL: Final = {"HELLO": control.HELLO_KEYS, "WELCOME": control.WELCOME_KEYS}
+CONTROL: Final = {"HELLO": control.HELLO_KEYS, "WELCOME": control.WELCOME_KEYS, "TABLE": KEYS}
 """Frame type → the keys of its map."""
 
 ADDRESSES: Final = ("ptr", "ksym", "usym")
