@@ -202,6 +202,8 @@ class Recorder:
         self._processes = processes
         self.tracer.follow(processes)
         self.tracer.attach()
+        if self.tracer.stacks is not None:
+            self.tracer.stacks.prepare()
         if self.plan.maps or self.plan.stacks:
             from kwire.live.tables import MapTables
 

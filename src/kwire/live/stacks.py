@@ -9,6 +9,7 @@ import os
 import struct
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from mmap import mmap
 
 from kwire.bpf.counts import STACKS
@@ -83,6 +84,13 @@ class StackReader:
         self._untold: list[tuple[int, Stack]] = []
         self.known = Stacks()
 
+    def prepare(self) -> None:
+        """Read the kernel's symbols now, where stacks of the kernel are taken: who drops privileges does not
+        see them later.
+        """
+        if not all(table.user for table in self._tables):
+            self._read_symbols()
+
     def close(self) -> None:
         """Let go of the kernel's memory; twice is harmless."""
         if not self._memory.closed:
@@ -136,15 +144,20 @@ class StackReader:
         process = processes[_pid(key)]
         return Stack(_frame(address, process.at(address)) for address in addresses)
 
+    def _read_symbols(self) -> Symbols:
+        """Read the kernel's symbols again, unless they are not shown any more."""
+        self._kernel_read = time.monotonic()
+        with suppress(KernelError):  # no /proc here
+            found = Symbols.read()
+            if self._kernel is None or found.readable:
+                self._kernel = found
+        self._kernel = self._kernel or Symbols(b"")
+        return self._kernel
+
     def _kernel_frame(self, address: int) -> Frame:
         found = None if self._kernel is None else self._kernel.at(address)
         if (found is None or found.module) and time.monotonic() - self._kernel_read > AGAIN:
-            self._kernel_read = time.monotonic()
-            try:
-                self._kernel = Symbols.read()
-            except KernelError:  # no /proc here
-                self._kernel = Symbols(b"")
-            found = self._kernel.at(address)
+            found = self._read_symbols().at(address)
         return Frame(address, found.name, found.offset, found.module) if found else Frame(address)
 
 
