@@ -111,7 +111,8 @@ def _aggregate(
     if known is None:
         found[name] = Inferred(f"@{name}", AGGREGATES[shows], size, bounds, shows)
     elif (known.shows, known.bounds) != (shows, bounds):
-        message = f"@{name} is a {known.shows}, and this is another"
+        other = shows if shows != known.shows else f"{shows} of other bounds"
+        message = f"@{name} holds the {known.shows} of values, and here it is assigned a {other}"
         faults.append(Diagnostic(call.span, message, "use another map"))
 
 
@@ -172,7 +173,7 @@ def key_part(low: "Lowering", node: s.Expr) -> tree.Expr:
 def whole_map(low: "Lowering", node: s.Expr) -> str:
     """The name of a map that is meant as a whole."""
     if not isinstance(node, s.Map) or node.key is not None:
-        raise TextError(node.span, "this is no map", "write @name")
+        raise TextError(node.span, "this is not a map", "write @name")
     return low.maps[node.id].title
 
 
@@ -180,7 +181,7 @@ def delete(low: "Lowering", node: s.Call) -> tree.Stmt:
     """A key of a map is taken away; or all that a map without keys holds."""
     target, *rest = node.arguments
     if not isinstance(target, s.Map) or (rest and target.key is not None):
-        raise TextError(target.span, "this is no map", "write delete(@map, key), or delete(@map)")
+        raise TextError(target.span, "this is not a map", "write delete(@map, key), or delete(@map)")
     if rest:
         target = target.replace(key=rest[0])
     return tree.DeleteElement(element(low, target), node.span)
@@ -201,5 +202,5 @@ def has_key(low: "Lowering", node: s.Call) -> tree.Expr:
     """Whether a map has a key."""
     target, key = node.arguments
     if not isinstance(target, s.Map) or target.key is not None:
-        raise TextError(target.span, "this is no map", "write has_key(@map, key)")
+        raise TextError(target.span, "this is not a map", "write has_key(@map, key)")
     return tree.HasKey(element(low, target.replace(key=key)), node.span)
