@@ -245,6 +245,17 @@ def test_a_library_is_found_as_the_loader_finds_it() -> None:
     assert binaries.files("sh") == [shutil.which("sh")]
 
 
+@pytest.mark.needs("uprobe")
+def test_probes_of_one_place_fire_as_they_are_written(shop: str) -> None:
+    script = """
+    uprobe:SHOP:many { printf("one\\n"); } uprobe:SHOP:many { printf("two\\n"); }
+    uretprobe:SHOP:many { printf("three\\n"); } uretprobe:SHOP:many { printf("four\\n"); }
+    """
+    words = [sys.executable, "-m", "kwire", "-q", "-c", shop, "-e", script.replace("SHOP", shop)]
+    ran = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert [line for line in ran.stdout.splitlines() if line.isalpha()] == ["one", "two", "three", "four"]
+
+
 def test_files_are_those_of_the_process(shop: str) -> None:
     """`*` is what it has mapped as code, a library the one that it has loaded."""
     own = binaries.files("*", [os.getpid()])
@@ -285,7 +296,9 @@ def test_a_process_in_a_container_names_its_own_files(shop: str, tmp_path: Path)
         ("uprobe:SHOP:step_upp", "did you mean step_up?"),
         ("uprobe:SHOP:nothing_*", "no function in SHOP matches"),
         ("uprobe:SHOP:many+4096", "many has"),
-        ("uprobe:SHOP:0x10", "address 0x10 is not in it"),
+        ("uprobe:SHOP:0x10", "no code of it is at address 0x10"),
+        ("uprobe:SHOP:10", "no code of it is at address 0xa"),
+        ("uprobe:SHOP:_init+4", "is not known"),
         ("uprobe:/no/such/file:f", "/no/such/file: no such file"),
         ("uprobe:libnothing:f", "there is no library and no program of this name"),
         ("uprobe:/etc/passwd:f", "it is no ELF file"),

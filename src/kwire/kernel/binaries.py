@@ -170,9 +170,9 @@ class Binary(NamedTuple):
 
     def place(self, path: str, address: int, semaphore: int = 0) -> FilePlace:
         """The place of an address of the file. Raises KwireError."""
-        offset = self.file.file_offset(address)
+        offset = self.file.file_offset(address, code=True)
         if offset is None:
-            cause = f"address {address:#x} is not in it"
+            cause = f"no code of it is at address {address:#x}"
             raise KwireError("probe", path, cause, "give an address as nm and objdump show it")
         return FilePlace(path, offset, self.file.file_offset(semaphore) or 0 if semaphore else 0)
 
@@ -271,7 +271,7 @@ def places(target: Target, offset: int = 0) -> tuple[FilePlace, ...]:
     if not symbols:
         return (file.place(target.group, int(name, 0) + offset),)
     for one in symbols:
-        if one.size and offset >= one.size:
-            cause = f"{name} has {one.size} bytes"
+        if offset and offset >= one.size:
+            cause = f"{name} has {one.size} bytes" if one.size else f"how long {name} is is not known"
             raise KwireError("probe", f"{target.group}:{name}+{offset}", cause, "give an offset within it")
     return tuple(dict.fromkeys(file.place(target.group, one.address + offset) for one in symbols))

@@ -255,10 +255,13 @@ class Elf:
                 if text:
                     yield Symbol(text, address, size, kind)
 
-    def file_offset(self, address: int) -> int | None:
-        """Where in the file what is loaded at an address lies; None where nothing of the file is."""
+    def file_offset(self, address: int, *, code: bool = False) -> int | None:
+        """Where in the file what is loaded at an address lies; `code`: as a part of the program. None where
+        nothing of the file is.
+        """
         for one in self.segments:
-            if one.address <= address < one.address + one.length:
+            inside = one.address <= address < one.address + one.length
+            if inside and (not code or one.flags & EXECUTE):
                 return address - one.address + one.offset
         return None
 

@@ -65,6 +65,19 @@ def _batches(points: Sequence[Point]) -> list[list[Point]]:
     return batches
 
 
+LAST_IS_FIRST = ("uprobe", "perf kprobe", "trampoline")
+"""Ways to attach of which the kernel runs what was attached last first."""
+
+
+def _in_order(programs: Sequence[tuple[Group, Prog]]) -> list[tuple[Group, Prog]]:
+    """The order in which programs are attached: `begin` first, and otherwise so that of several on one place
+    that runs first which was asked for first.
+    """
+    begins = [one for one in programs if one[0].kind == "begin"]
+    backward = [one for one in programs if KINDS[one[0].kind].mechanism in LAST_IS_FIRST]
+    return begins + [one for one in programs if one not in begins and one not in backward] + backward[::-1]
+
+
 def _whose(point: Point) -> str | type:
     """What the targets of one link have in common."""
     target = point.target
@@ -273,7 +286,7 @@ class Tracer:
         by_files = any(KINDS[kind].place == "event" for kind in kinds)
         events = tracefs.shared() if by_files else None  # opened once for all of them
         try:
-            for group, program in sorted(self._programs(), key=lambda one: one[0].kind != "begin"):
+            for group, program in _in_order(self._programs()):
                 if group.kind == "end":
                     continue  # that is not yet
                 if group.multi:
