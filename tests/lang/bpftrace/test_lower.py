@@ -115,6 +115,8 @@ def test_fields_are_called_as_what_they_are(lowered: Lowered) -> None:
         ("$x = if pid { if uid { 1 } else { 2 } } else { let $q = 3; $q }", None),
         ("$x = sizeof((1, (2, (int64)3)))", 24),
         ('$x = sizeof("abc")', 4),
+        ("let $y : typeof(pid) = 3; $x = sizeof(typeof(args.sk)) + $y", None),
+        ("$x = sizeof(typeof(args.sk))", 8),
         ('$a = "xyz"; $x = $a[1]', ord("y")),
         ('$a = "xyz"; $x = strcontains("wxyz", $a)', 1),
         ('$a = "xyz"; $x = $a < "xz"', 1),

@@ -155,7 +155,7 @@ def _index(low: "Lowering", node: s.Index) -> tree.Expr:
 def type_name(low: "Lowering", node: s.Type) -> str:
     """A type as the checker knows it."""
     if node.value is not None:
-        raise unready("typeof", node.span)
+        raise unready("a cast to typeof a value", node.span, "name the type")
     return plain(node.name)
 
 
@@ -163,25 +163,24 @@ def _cast(low: "Lowering", node: s.Cast) -> tree.Expr:
     return tree.Cast(type_name(low, node.type), low.expression(node.value), node.span, node.type.span)
 
 
+def _type_or_value(low: "Lowering", of: s.Type | s.Expr) -> tree.Expr:
+    """What stands in `sizeof(…)`: a value, or as a text the name of a type."""
+    if isinstance(of, s.Type) and of.value is None:
+        return tree.String(type_name(low, of), of.span)
+    value = of.value if isinstance(of, s.Type) else of
+    assert value is not None
+    return low.expression(value)
+
+
 def _sizeof(low: "Lowering", node: s.Sizeof) -> tree.Expr:
     if isinstance(node.of, s.Str):  # a text here is the name of a type in the tree
         return tree.Number(len(node.of.value.encode("utf-8", "surrogateescape")) + 1, node.span)
-    of: tree.Expr = (
-        tree.String(type_name(low, node.of), node.of.span)
-        if isinstance(node.of, s.Type)
-        else low.expression(node.of)
-    )
-    return tree.Call("sizeof", (of,), (), node.span, node.span)
+    return tree.Call("sizeof", (_type_or_value(low, node.of),), (), node.span, node.span)
 
 
 def _offsetof(low: "Lowering", node: s.Offsetof) -> tree.Expr:
-    of: tree.Expr = (
-        tree.String(type_name(low, node.of), node.of.span)
-        if isinstance(node.of, s.Type)
-        else low.expression(node.of)
-    )
     member = tree.String(".".join(node.members), node.span)
-    return tree.Call("offsetof", (of, member), (), node.span, node.span)
+    return tree.Call("offsetof", (_type_or_value(low, node.of), member), (), node.span, node.span)
 
 
 def _typeinfo(low: "Lowering", node: s.Typeinfo) -> tree.Expr:

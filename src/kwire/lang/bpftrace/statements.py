@@ -108,7 +108,9 @@ def let(low: "Lowering", node: s.Let) -> list[tree.Stmt]:
     span = node.target.span
     value = tree.Number(0, span) if node.value is None else kept(low, node.value)
     type_, type_span = "", span
-    if node.type is not None:
+    if node.type is not None and node.type.value is not None:
+        low.expression(node.type.value)  # typeof: of the type that it has from what it is given
+    elif node.type is not None:
         type_, type_span = type_name(low, node.type), node.type.span
     if node.target.id in low.scopes[-1]:
         raise TextError(span, f"${node.target.id} is declared already in this block", "leave out let")
