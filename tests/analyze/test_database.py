@@ -16,7 +16,11 @@ from kwire.analyze.capture_summary import CaptureSummary
 from kwire.analyze.database import Database, QueryError, columns_used
 from kwire.analyze.selection import Selection
 from kwire.analyze.source import Source
+from kwire.analyze.tables import Tables
+from kwire.compile.layout import map_schema
 from kwire.errors import KwireError
+from kwire.lang.checked import Map
+from kwire.lang.types import U32, U64
 from kwire.view.where import Where
 
 Shown = Callable[..., list[dict[str, Any]]]
@@ -41,6 +45,15 @@ def database(rich: str) -> Iterator[Database]:
 def test_each_probe_is_a_table(database: Database) -> None:
     assert [table.name for table in database.tables] == ["vfs_open", "sys_enter_openat"]
     assert list(database.schemas) == ["vfs_open", "sys_enter_openat", "events", "probes", "lost"]
+
+
+def test_each_map_is_a_table_by_its_name() -> None:
+    maps = [Map(name, "hash", (U32,), U64, 9) for name in ("@", "@calls", "@map")]
+    schemas = [
+        map_schema(map, map.kind, id=number, prints="", machine="") for number, map in enumerate(maps, 1)
+    ]
+    assert [table.name for table in Tables(schemas)] == ["map_map", "calls", "map_map_2"]
+    assert [table.name for table in Tables(schemas[:2])] == ["map", "calls"]
 
 
 def test_columns_hold_what_show_prints(database: Database, rich: str, shown: Shown) -> None:

@@ -151,8 +151,11 @@ def columns_of(schema: Schema) -> tuple[Column, ...]:
 
 
 def _name(probe: str) -> str:
-    """The last part of a spec's target: `sys_enter_openat` of `tracepoint:syscalls:sys_enter_openat(…)`."""
-    return _identifier(probe.split("(", 1)[0].rsplit(":", 1)[-1])
+    """The last part of a spec's target: `sys_enter_openat` of `tracepoint:syscalls:sys_enter_openat(…)`; the
+    kind where there is no letter in it: `map` of `map:@`.
+    """
+    kind, *parts = probe.split("(", 1)[0].split(":")
+    return _identifier(parts[-1] if parts and re.search("[A-Za-z0-9]", parts[-1]) else kind)
 
 
 def _identifier(text: str) -> str:
