@@ -60,8 +60,8 @@ def test_a_target_survives(path: Path) -> None:
 
 def test_there_are_targets_for_all_readers() -> None:
     assert {path.stem.removeprefix("fuzz_") for path in TARGETS} >= {
-        "btf", "cbor", "format", "frame", "packets", "pcapng", "requests", "session", "spool", "text",
-        "verbs",
+        "btf", "cbor", "format", "frame", "packets", "pcapng", "requests", "scripts", "session", "spool",
+        "text", "verbs",
     }  # fmt: skip
 
 

@@ -577,7 +577,11 @@ class ExpressionChecker:
 
     def _shown(self, node: tree.Shown) -> Value:
         assert isinstance(node.type, t.SCALARS)
-        return values.convert(values.scalar(self.check(node.value)), node.type, node.span)
+        number = values.scalar(self.check(node.value))
+        if isinstance(number, c.Const) and isinstance(node.type, t.Int):  # which would be a plain number
+            plain = values.convert(number, node.type.replace(display=""), node.span)
+            return c.Retype(plain, node.type, node.span)
+        return values.convert(number, node.type, node.span)
 
     def named_type(self, text: str, span: Span) -> Type:
         """The type of a C type name written in the probe; "stack" is what kstack() and ustack() give."""

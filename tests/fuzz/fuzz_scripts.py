@@ -1,0 +1,125 @@
+"""Fuzz target: scripts in the bpftrace language, those of others (where they are installed) and ours,
+mutated by bytes, words and lines.
+
+What is read is made ready for the checker; a script of BEGIN and END only is compiled. Whatever is wrong is
+told as LanguageError or KwireError: no other exception, and nothing takes long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import zlib
+from pathlib import Path
+
+import fuzzing
+
+from kwire.errors import KwireError
+from kwire.kinds import TRACE
+from kwire.lang.bpftrace.lower import Surroundings
+from kwire.lang.bpftrace.reader import read
+from kwire.lang.bpftrace.script import probes
+from kwire.live.scripts import plan_script
+
+INPUTS = 400
+TEXTS = r"""
+BEGIN { @a[pid, "x"] = count(); $x = 5; if ($x > 3 && pid != 0) { printf("%d %s\n", $x, comm); }
+exit(3); }
+---
+enum e { A, B = 7 }; struct s { int a; char b[8]; };
+BEGIN { @x[A, "t"] = (A, "t", (1, 2)); for ($k : @x) { print($k); } }
+---
+macro m(@a, $b, c) { @a[c] += $b; @a[c] }
+BEGIN { $q = 1; print(m(@z, $q, 4)); delete(@z, 4); clear(@z); }
+---
+config = { max_map_keys = 10 } let @m = lruhash(5);
+BEGIN { @m[1] = 5; @h = lhist(3, 0, 9, 3); @g[comm] = hist(5); } END { print(@m); }
+---
+BEGIN { for $i : 0..9 { if $i == 3 { continue } @s = sum($i); } while (1) { break; }
+unroll(3) { @u++; } }
+---
+BEGIN { $t = (a=1, b="x"); print($t.a); printf("%s %-5d|%r\n", strftime("%H", nsecs), -1, buf(curtask, 3)); }
+---
+kprobe:vfs_* /pid == $1/ { @[func, kstack] = count(); }
+END { print(@, 5, 10); errorf("x %d", getopt("n", 3)); }
+"""
+OWN = TEXTS.split("---")
+INSTALLED = [path.read_bytes() for path in sorted(Path("/usr/sbin").glob("*.bt"))]
+SEEDS = [*(text.encode() for text in OWN), *INSTALLED]
+WORDS = (
+    *(
+        "{",
+        "}",
+        "(",
+        ")",
+        "[",
+        "]",
+        ";",
+        ",",
+        "@x",
+        "$x",
+        "0",
+        "-1",
+        "1 << 63",
+        '"t"',
+        "printf",
+        "if",
+        "else",
+        "for",
+        "..",
+        "->",
+    ),
+    *(
+        "/",
+        "*",
+        "&&",
+        "?",
+        ":",
+        "=",
+        "++",
+        "@[",
+        "args.x",
+        "(struct file *)",
+        "sizeof(",
+        "let",
+        "macro",
+        "count()",
+        "\0",
+        "é",
+    ),
+)
+
+
+def changed(text: str) -> str:
+    """The text with words and lines removed, doubled, exchanged; the same for the same text."""
+    choose = random.Random(zlib.crc32(text.encode("utf-8", "surrogateescape")))
+    for _ in range(choose.randrange(3)):
+        parts = text.split("\n") if choose.random() < 0.3 else text.split(" ")
+        at = choose.randrange(len(parts))
+        parts[at : at + 1] = choose.choice(
+            [
+                [],
+                [parts[at]] * 2,
+                [choose.choice(WORDS)],
+                [parts[at], choose.choice(WORDS)],
+                [choose.choice(parts)],
+            ]
+        )
+        text = (" " if " " in text else "\n").join(parts)
+    return text
+
+
+def one_input(data: bytes) -> None:
+    """Read it and make it ready; compile what needs no place."""
+    text = changed(data.decode("utf-8", "surrogateescape"))
+    with contextlib.suppress(KwireError):
+        script = read("stdin", text)
+        kinds = {point.text.partition(":")[0].lower() for probe in script.probes for point in probe.points}
+        if kinds <= {*TRACE}:
+            plan_script(script)
+        else:
+            probes(script, Surroundings(("5", "text"), 0, 1, 2))
+
+
+if __name__ == "__main__":
+    fuzzing.main(one_input, SEEDS)
