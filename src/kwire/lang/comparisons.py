@@ -80,7 +80,7 @@ def _with_string(op: str, left: Value, literal: Literal, span: Span, constant: N
         unordered(op, span)
         return same if op == "eq" else c.Not(same, t.BOOL, span)
     text = text_of(left, span)
-    wanted = literal.value.encode()
+    wanted = literal.value.encode("utf-8", "surrogateescape")
     if b"\0" in wanted:
         raise TextError(literal.span, "a text ends at its first NUL and contains none")
     if op not in ("eq", "ne"):

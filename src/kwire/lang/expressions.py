@@ -106,7 +106,7 @@ class ExpressionChecker:
             number = node.table.index(node.value) + 1 if node.value else 0
             return c.Const(number, t.Enum(t.TEXTS, 4, False, names), node.span)
         try:
-            size = len(node.value.encode())
+            size = len(node.value.encode("utf-8", "surrogateescape"))
         except UnicodeEncodeError as error:
             wrong = f"the character {node.value[error.start]!a} has no bytes in UTF-8"
             cure = "write the text without it, or a pattern with ? for a byte"
@@ -357,7 +357,7 @@ class ExpressionChecker:
         length = 0
         value = self.text(value)
         if isinstance(value, Literal) and isinstance(index, c.Const):
-            data = (*value.value.encode(), 0)
+            data = (*value.value.encode("utf-8", "surrogateescape"), 0)
             if not 0 <= index.value < len(data):
                 raise TextError(index.span, f"this text has {plural(len(data) - 1, 'byte')}")
             return c.Const(values.wrap(data[index.value], t.CHAR), t.CHAR, span)
@@ -515,7 +515,7 @@ class ExpressionChecker:
         if low != high:
             return value
         name = next(name for name, number in value.type.values if number == low)
-        return Literal(name, t.Text(len(name.encode())), value.span)
+        return Literal(name, t.Text(len(name.encode("utf-8", "surrogateescape"))), value.span)
 
     def once(self, value: c.Expr) -> c.Expr:
         """A value that is taken here, and used several times. Raises `TextError` where there is no place."""

@@ -155,7 +155,7 @@ def _held(title: str, value: Value) -> Held:
     if isinstance(value, values.Tuple):
         return t.Tuple(tuple(_held(title, one) for one in value.items), value.type.names)
     if isinstance(value, Literal):
-        return t.Text(max(len(value.value.encode()), 1))
+        return t.Text(max(len(value.value.encode("utf-8", "surrogateescape")), 1))
     if isinstance(value, c.ReadBlock) and not t.is_text_array(value.type):
         array = value.type
         if isinstance(array, t.Array) and array.length and t.is_scalar(array.element):
@@ -180,7 +180,9 @@ def _together(a: Held, b: Held) -> Held | None:
         return None
     for text, other in ((a, b), (b, a)):
         if isinstance(text, t.Text) and isinstance(other, t.Enum) and t.is_constant_text(other):
-            return t.Text(max(text.limit, *(len(name.encode()) for name, _ in other.values)))
+            return t.Text(
+                max(text.limit, *(len(name.encode("utf-8", "surrogateescape")) for name, _ in other.values))
+            )
     return _joined(a, b)
 
 

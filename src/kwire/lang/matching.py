@@ -29,12 +29,16 @@ def match(op: str, text: Value, pattern: Value, span: Span) -> c.Expr:
     """`op` (one of `tree.MATCH`) of a text as 0 or 1. Raises `TextError`."""
     if not isinstance(pattern, Literal):
         raise TextError(pattern.span, "a text is searched for a constant text only", 'write "…"')
-    wanted = pattern.value.encode()
+    wanted = pattern.value.encode("utf-8", "surrogateescape")
     if b"\0" in wanted:
         raise TextError(pattern.span, "a text ends at its first NUL and contains none")
     pieces = PIECES[op](wanted, pattern.span)
     if isinstance(text, Literal):
-        return c.Const(int(regex(pieces).fullmatch(text.value.encode()) is not None), t.BOOL, span)
+        return c.Const(
+            int(regex(pieces).fullmatch(text.value.encode("utf-8", "surrogateescape")) is not None),
+            t.BOOL,
+            span,
+        )
     found = text_of(text, span)
     longest = max(map(len, pieces))
     if longest > LONGEST_PIECE:

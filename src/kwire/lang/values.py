@@ -198,7 +198,7 @@ def as_text(value: Value, limit: int, span: Span) -> c.ReadText | c.Comm | None:
 
 def text_constant(value: Literal) -> c.TextConst:
     """A literal as the bytes of a text. Raises `TextError`."""
-    data = value.value.encode()
+    data = value.value.encode("utf-8", "surrogateescape")
     if b"\0" in data:
         raise TextError(value.span, "a text ends at a NUL", "leave it out")
     return c.TextConst(data, Text(max(len(data), 1)), value.span)
@@ -208,7 +208,7 @@ def named_text(value: Value) -> c.TextConst | None:
     """One of several constant texts as its bytes; None for other values."""
     if isinstance(value, c.Const) and isinstance(value.type, t.Enum) and t.is_constant_text(value.type):
         name = next(name for name, number in value.type.values if number == value.value)
-        return text_constant(Literal(name, Text(len(name.encode())), value.span))
+        return text_constant(Literal(name, Text(len(name.encode("utf-8", "surrogateescape"))), value.span))
     return None
 
 
