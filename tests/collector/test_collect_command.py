@@ -337,6 +337,27 @@ def test_real_agents_come_and_go(commands: Commands) -> None:
         assert hosts[f"web{number}"]["events"] == said["events"]
 
 
+SCRIPT = """
+BEGIN { printf("hello %d\\n", $1); @b["x"] = 5; print(@b); }
+tracepoint:syscalls:sys_enter_getppid /pid == cpid/ { @c[comm] = count(); }
+END { printf("end\\n"); }
+"""
+
+
+@pytest.mark.live
+@pytest.mark.native
+def test_what_a_script_prints_is_collected(commands: Commands) -> None:
+    (commands.path / "x.bt").write_text(SCRIPT)
+    collector = commands.collect("-w", "in")
+    load = "/usr/bin/python3 -c 'import os; [os.getppid() for _ in range(9)]'"
+    agent = commands.start(*COMMAND, "agent", "--to", commands.address, "--json", "-c", load, "x.bt", "7")
+    assert commands.sent(agent)["lost"] == 0
+    commands.summary(collector)
+    [path] = (commands.path / "in").glob("*.pcapng")
+    shown = commands.start(*COMMAND, "show", str(path)).communicate(timeout=60)
+    assert shown == ("hello 7\n@b[x]: 5\nend\n\n\n@b[x]: 5\n@c[python3]: 9\n", "")
+
+
 def test_what_happens_is_said_in_sentences(commands: Commands) -> None:
     collector = commands.collect("-w", "in")
     assert commands.sent(commands.replay(100))["events"] == 100

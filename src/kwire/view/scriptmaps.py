@@ -12,9 +12,6 @@ from kwire.wire.fields import Field
 from kwire.wire.schema import Items, Labels, Schema
 from kwire.wire.tables import MapTable, cell_reader, divided
 
-CONSTANT_TEXTS: Final = "text"
-"""The name of the enumeration of a script's constant texts."""
-
 BAR: Final = 52
 UNITS: Final = ("", "K", "M", "G", "T", "P", "E")
 
