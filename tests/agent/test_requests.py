@@ -299,6 +299,9 @@ def test_names_are_those_that_are_allowed() -> None:
     assert all(name.startswith("tracepoint:sched:sched_process_") for name in names)
     with pytest.raises(KwireError):
         requests.names({"op": "probes", "pattern": "nothing"}, some)
+    for file in ("/etc/passwd", "/no/such/file"):  # which files there are is told to nobody else
+        found = requests.names({"op": "probes", "pattern": f"uprobe:{file}:*"}, some)
+        assert found == {"ok": True, "names": [], "more": False}
     many = requests.names({"op": "probes", "pattern": "tracepoint:*:*"}, grant(probes=["*"]))
     assert len(many["names"]) <= requests.NAMES_MOST
 

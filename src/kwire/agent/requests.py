@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kwire.errors import KwireError
+from kwire.kinds import USER
 from kwire.wire import keyed
 from kwire.wire.keyed import (
     INTEGER,
@@ -337,6 +338,8 @@ def names(body: Mapping[Any, Any], grant: Grant) -> dict[str, Any]:
     grant.take()
     pattern = read(body, "probes").get("pattern", "")
     kind, _, target = pattern.partition(":")
+    if kind in USER and not grant.shows(pattern):  # not even which files there are
+        return {"ok": True, "names": [], "more": False}
     with in_time(COMPILE_SECONDS):
         found = [str(one) for one in catalog.expand(kind, target) if grant.shows(str(one))]
     return {"ok": True, "names": found[:NAMES_MOST], "more": len(found) > NAMES_MOST}

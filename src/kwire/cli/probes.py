@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
 PROBES = """\
 PROBE is kind:target; a target may have wildcards (*, ?, [..]). Kinds: tracepoint, rawtracepoint, kprobe,
-kretprobe, fentry, fexit, interval and profile (unit:number), and begin and end, which have no target; `kwire
-list` shows what there is. kind:target(expr, name=expr) gives these fields, without it an event has the
-probe's own; always the time, CPU, pid, tid and comm. kind:target(expr){condition} gives the events for which
-the condition is true; --filter is for all probes that have its names. FILE.py is read, never run:
-module-level functions under @kwire.kprobe("..."), @kwire.tracepoint("...") and their like are compiled to
-eBPF; docs/python.md describes what may stand in them and in expressions.
+kretprobe, fentry, fexit; uprobe, uretprobe and usdt (file:name) in programs; software and hardware counters
+(event:number), watchpoint (address:length:mode), iter (objects), interval and profile (unit:number), self
+(signal:name), and begin and end, which have no target; `kwire list` shows what there is.
+kind:target(expr, name=expr) gives these fields, without it an event has the probe's own; always the time,
+CPU, pid, tid and comm. kind:target(expr){condition} gives the events for which the condition is true;
+--filter is for all probes that have its names. FILE.py is read, never run: module-level functions under
+@kwire.kprobe("..."), @kwire.tracepoint("...") and their like are compiled to eBPF; docs/python.md describes
+what may stand in them and in expressions.
 """
 
 MAX_FILE = 1 << 20
