@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kwire.cli.main import main as kwire
+from kwire.wire.names import SYSCALLS
 
 KWIRE = [sys.executable, "-m", "kwire.cli.main"]
 ATTACHED = "__BPFTRACE_NOTIFY_PROBES_ATTACHED"
@@ -59,12 +60,12 @@ TRIGGERS = {
     "execsnoop.bt": Trigger("exec env A=5 true joined", r"env A=5 true joined"),
     "killsnoop.bt": Trigger("sleep 9 & kill -15 $!; wait", r" 15 +\d+ +0"),
     "loads.bt": Trigger("sleep 2", r"load averages: \d+\.\d{3} \d+\.\d{3} \d+\.\d{3}"),
-    "naptime.bt": Trigger("sleep 0.25", r"sleep +0\.250"),
+    "naptime.bt": Trigger("NAP", r"python\S* +0\.250"),
     "opensnoop.bt": Trigger("cat /etc/hostname", r"cat +\d+ +0 +/etc/hostname"),
     "pidpersec.bt": Trigger("true; true; sleep 1.5", r"PIDs/sec: @: [1-9]"),
     "runqlat.bt": Trigger("sleep 0.1; sleep 0.1", r"@usecs:"),
     "runqlen.bt": Trigger("sleep 0.3", r"@runqlen:"),
-    "setuids.bt": Trigger(f"{PYTHON} 'import os; os.setuid(0)'", r"python\S* +setuid +uid=0 +\(0\)"),
+    "setuids.bt": Trigger(f"{PYTHON} 'import os; os.setuid(0)'", r"python\S* +0 +setuid +uid=0 \(0\)"),
     "statsnoop.bt": Trigger(f"{PYTHON} 'import os; os.statvfs(\"/tmp\")'", r"/tmp"),
     "syncsnoop.bt": Trigger("sync", r"sync +tracepoint:syscalls:sys_enter_sync"),
     "syscount.bt": Trigger("cat /etc/hostname", r"@process\[cat\]|cat: \d"),
@@ -78,7 +79,10 @@ TRIGGERS = {
     "vfsstat.bt": Trigger("cat /etc/hostname; sleep 1.5", r"@\[vfs_open\]: \d"),
     "writeback.bt": Trigger("sync", r"TIME +DEVICE"),
 }
+NANOSLEEP = SYSCALLS.get(os.uname().machine, {}).get("nanosleep", 35)
 PROGRAMS = {
+    "NAP": "import ctypes, struct\n"
+    f"ctypes.CDLL(None).syscall({NANOSLEEP}, struct.pack('qq', 0, 250_000_000), None)",
     "CONNECT": "import socket; s = socket.create_server(('127.0.0.1', 0))\n"
     "c = socket.create_connection(s.getsockname()); d, _ = s.accept(); c.close(); d.close()",
     "THREAD": "import threading; t = threading.Thread(target=int); t.start(); t.join()",
