@@ -204,6 +204,7 @@ def test_scripts_print_what_bpftrace_prints(
     assert "sold apple" in ours
 
 
+@pytest.mark.kernels("6.12")
 @pytest.mark.needs("uprobe_multi")
 def test_a_wildcard_is_one_link_a_file(shop: str) -> None:
     from kwire.live.planner import make_plan

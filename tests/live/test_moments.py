@@ -205,6 +205,7 @@ def test_a_signal_to_us_runs_programs() -> None:
 
 
 @pytest.mark.live
+@pytest.mark.kernels("6.1")
 def test_a_signal_to_a_script() -> None:
     """It comes while the command line waits, without privileges by then."""
     script = 'BEGIN { printf("ready\\n"); } self:signal:SIGUSR1 { printf("came\\n"); exit(7); }'
