@@ -17,6 +17,7 @@ from kwire.kernel.syscall import Fd, KernelError
 # Our name of a command's or structure's layout -> the C type, and the member that it is, where it has a name.
 C_TYPES = {
     **dict.fromkeys(ATTRS, ("union bpf_attr", "")),
+    "map_lookup_batch": ("union bpf_attr", "batch."),
     "map_update_batch": ("union bpf_attr", "batch."),
     "prog_test_run": ("union bpf_attr", "test."),
     "obj_get_info_by_fd": ("union bpf_attr", "info."),
@@ -25,6 +26,7 @@ C_TYPES = {
     "link_create_perf": ("union bpf_attr", "link_create."),
     "link_create_tracing": ("union bpf_attr", "link_create."),
     "link_create_multi": ("union bpf_attr", "link_create."),
+    "link_create_uprobes": ("union bpf_attr", "link_create."),
     "link_create_iter": ("union bpf_attr", "link_create."),
     "iter_create": ("union bpf_attr", "iter_create."),
 }
@@ -41,6 +43,18 @@ NEWER = {
     ("raw_tracepoint_open", "cookie"): 16,
     ("prog_load", "log_true_size"): 140,
     ("btf_load", "btf_log_true_size"): 28,
+    **{
+        ("link_create_uprobes", name): offset
+        for name, offset in {
+            "path": 16,
+            "offsets": 24,
+            "ref_ctr_offsets": 32,
+            "cookies": 40,
+            "cnt": 48,
+            "uprobe_flags": 52,
+            "pid": 56,
+        }.items()
+    },
 }
 
 

@@ -29,7 +29,7 @@ def probe(which: "u32") -> None:
     while turns(200) and i < which + 100:  # more than the verifier walks: called turn by turn
         shallow.add(kstack(1))
         i += 1
-    emit(kernel=kstack(5), user=ustack(), raw=ustack(3, "raw"), here=usym(0x1234))
+    emit(kernel=kstack(10), user=ustack(), raw=ustack(3, "raw"), here=usym(0x1234))
 
 
 @pytest.mark.live
@@ -46,7 +46,7 @@ def test_functions_are_found_by_name_in_events_and_maps() -> None:
     assert "do_syscall_64" in [frame.symbol for frame in first.kernel]
     assert [str(frame) for frame in first.here] == ["0x1234"]
     [(kernel, number)] = by_kernel.items()
-    assert (kernel[:5], number) == (first.kernel, 3)
+    assert (kernel[:10], number) == (first.kernel, 3)
     assert {which: n for (_, which), n in by_both.items()} == {0: 2, 1: 1}
     assert {stack[0].symbol for stack, _ in by_both} == {"getpriority"}
     assert last[1] == first.user[:1]

@@ -96,6 +96,7 @@ class StackReader:
         if not self._memory.closed:
             self._seen = self._counters()
             self._memory.close()
+            self._users, self._kernel = UserSymbols(), None  # megabytes, and open files
 
     def _counters(self) -> tuple[int, int]:
         made, lost = struct.unpack_from("=QQ", self._memory)
