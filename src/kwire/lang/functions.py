@@ -166,7 +166,10 @@ def _space(call: Arguments) -> Value:
 
 
 def _deref(call: Arguments) -> Value:
-    return call.checker.element(call.values[0], c.Const(0, t.S64, call.span), call.span)
+    value, space = call.values[0], call.checker.space
+    if space and not isinstance(value, values.WIDE) and t.is_integer(value.type):  # 8 bytes at a number
+        value = values.convert(values.scalar(value), t.Pointer(t.U64, space), call.span)
+    return call.checker.element(value, c.Const(0, t.S64, call.span), call.span)
 
 
 def _big_endian(call: Arguments) -> Value:

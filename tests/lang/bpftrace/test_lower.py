@@ -78,6 +78,11 @@ def test_prints_are_shapes_with_formats(lowered: Lowered, body: str, formats: li
     assert {shape.prints for shape in shapes} <= {"printf", "time"}
 
 
+def test_a_number_is_followed_to_8_bytes(lowered: Lowered) -> None:
+    [shape] = lowered('kprobe:connect { $a = arg0; printf("%d", *($a + 8)); }').shapes
+    assert describe(shape.fields[0].type) == "u64"
+
+
 def test_an_address_of_either_kind_makes_what_follows_twice(lowered: Lowered) -> None:
     program = lowered(
         "kprobe:connect { let $a; if (1) { $a = ntop(0); $b = 5;"
