@@ -76,7 +76,7 @@ def test_it_balances(recorded: tuple[Path, str]) -> None:
     assert file["tables"]["produced"] == file["tables"]["stored"] == 28
     rows = {row["probe"]: row for row in file["probes"]}
     assert rows["map:@b"]["stored"] == 3
-    assert file["produced"] == sum(row["stored"] for row in file["probes"] if not row["map"])
+    assert file["produced"] == sum(row["stored"] for row in file["probes"] if "map" not in row)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from kwire.capture.verify import FileReport, Hole, verify_capture, verify_set
+from kwire.capture.verify import Balance, FileReport, Hole, verify_capture, verify_set
 from kwire.cli.choosing import add_ports, ports
 from kwire.cli.lines import say
 from kwire.cli.status import FAILED, NOT_WHOLE, OK, worst
@@ -105,6 +105,14 @@ def _probes(probes: Sequence[str]) -> str:
     return " or ".join(map(safe, probes))
 
 
+def _row(balance: Balance) -> dict[str, Any]:
+    """The row of a probe; of a map it says so."""
+    row = balance._asdict()
+    if not row.pop("map"):
+        return row
+    return {**row, "map": True}
+
+
 def _object(
     reports: list[FileReport], missing: list[str], unreadable: list[tuple[str, KwireError]]
 ) -> dict[str, Any]:
@@ -116,12 +124,13 @@ def _object(
                 "file": report.path,
                 "complete": report.complete,
                 **totals._asdict(),
-                "tables": report.tables._asdict(),
-                "probes": [balance._asdict() for balance in report.balances],
+                "probes": [_row(balance) for balance in report.balances],
                 "holes": [hole._asdict() for hole in report.holes],
                 "problems": report.problems,
             }
         )
+        if any(balance.map for balance in report.balances):
+            files[-1]["tables"] = report.tables._asdict()
     complete = not missing and not unreadable and all(report.complete for report in reports)
     failed = [{"file": path, "error": str(error)} for path, error in unreadable]
     return {"complete": complete, "files": files, "problems": missing, "unreadable": failed}
