@@ -32,6 +32,9 @@ AGAIN = 1.0
 """Seconds between two readings of the kernel's symbols for places that are not in its own text: of programs
 and modules, which come and go."""
 
+SETTLED = 0.05
+"""Seconds after which a program that has taken a number has entered the stack."""
+
 BY_ID, BY_ADDRESS = 1, 2  # BPF_STACK_BUILD_ID_VALID, BPF_STACK_BUILD_ID_IP
 
 
@@ -63,10 +66,12 @@ class StackReader:
     """Reads the stacks of a trace. `known`: all that were read."""
 
     __slots__ = (
+        "_changed",
         "_kernel",
         "_kernel_read",
         "_maps",
         "_memory",
+        "_scanned",
         "_seen",
         "_tables",
         "_untold",
@@ -78,6 +83,7 @@ class StackReader:
         self._tables, self._maps = tables, maps
         self._memory: mmap = maps[STACKS].mmap()
         self._seen = self._counters()
+        self._changed, self._scanned = -1.0, 0.0  # when the numbers were seen to grow; of the last look
         self._users = UserSymbols()
         self._kernel: Symbols | None = None
         self._kernel_read = -AGAIN
@@ -116,9 +122,12 @@ class StackReader:
     def look(self) -> None:
         """Read the stacks that are new."""
         made, lost = now = self._counters()
-        if made - lost == self._seen[0] - self._seen[1]:
+        moment = time.monotonic()
+        if made - lost != self._seen[0] - self._seen[1]:
+            self._seen, self._changed = now, moment
+        elif self._scanned - self._changed > SETTLED:
             return
-        self._seen = now
+        self._scanned = moment
         new: list[tuple[int, StackTable, bytes]] = []
         for table in self._tables:
             for key, value in self._maps[table_name(table)].batches():
