@@ -34,7 +34,7 @@ KWIRE = [sys.executable, "-m", "kwire.cli.main"]
 ATTACHED = "__BPFTRACE_NOTIFY_PROBES_ATTACHED"
 NOT_HERE = re.compile(
     r"this kernel has no|no (?:function|tracepoint) matches|no module \w+ is loaded|has no member|"
-    r"there is no function|no such (?:file|program)|no file"
+    r"there is no function|it has no such function|no such (?:file|program)|no file"
 )
 """What is said of what a kernel, or this machine, has not."""
 
