@@ -79,7 +79,10 @@ class Inferred:
         if isinstance(value, values.Tuple) or not isinstance(_held(self.title, value), t.SCALARS):
             self._wide(value)
             return
-        if isinstance(self.value, t.Text) and values.named_text(value) is not None:
+        others = isinstance(self.value, t.Text) or (
+            isinstance(self.value, t.Enum) and t.is_constant_text(self.value) and self.value != value.type
+        )
+        if others and values.named_text(value) is not None:
             self._wide(value)
             return
         assert not isinstance(value, values.WIDE)
@@ -178,11 +181,6 @@ def _together(a: Held, b: Held) -> Held | None:
         return None if None in items else a.replace(items=tuple(items))
     if isinstance(a, t.Tuple) or isinstance(b, t.Tuple):
         return None
-    for text, other in ((a, b), (b, a)):
-        if isinstance(text, t.Text) and isinstance(other, t.Enum) and t.is_constant_text(other):
-            return t.Text(
-                max(text.limit, *(len(name.encode("utf-8", "surrogateescape")) for name, _ in other.values))
-            )
     return _joined(a, b)
 
 
@@ -194,10 +192,22 @@ def _plain(type_: t.Scalar) -> t.Scalar:
     return type_
 
 
+def _limit(type_: Part) -> int:
+    """Bytes of a text, or of the longest of several constant ones; 0 for what is none."""
+    if isinstance(type_, t.Text):
+        return type_.limit
+    if isinstance(type_, t.Enum) and t.is_constant_text(type_):
+        return max(1, *(len(name.encode()) for name, _ in type_.values))
+    return 0
+
+
 def _joined(a: Part, b: Part) -> "Part | None":
     """The type that holds both; None where there is none."""
     if a == b:
         return a
+    texts = [_limit(one) for one in (a, b)]
+    if all(texts):  # constant ones of two places have other numbers there
+        return t.Text(max(texts))
     if isinstance(a, t.Text) and isinstance(b, t.Text):
         return t.Text(max(a.limit, b.limit))
     others = (t.Text, t.Array, t.Stack)

@@ -210,6 +210,16 @@ def test_tuples_are_printed_in_parts(lowered: Lowered, body: str, format: str, f
     assert (shape.format, len(shape.fields)) == (format, fields)
 
 
+def test_texts_of_several_places_meet_in_a_map(types: KernelTypes, site: Callable[[str], Site]) -> None:
+    script = read("stdin", "kprobe:connect, kretprobe:connect { @s[1] = probe; @h[@s[1]] = count(); }")
+    [probe] = probes(script, Surroundings())
+    for _ in range(3):
+        made = [probe.program(site(str(point)), types) for point in probe.attach]
+    for program in made:
+        shown = {name: describe(one.value) for name, one in program.maps().items()}
+        assert shown == {"@s": "text up to 17 bytes", "@h": "u64"}
+
+
 def test_stacks_of_maps_are_keys_of_others(lowered: Lowered) -> None:
     text = (
         "kprobe:connect { @s[arg0] = kstack; @u[@s[arg0]] = hist(1); for ($kv : @s) { @n[$kv.1] = $kv.0; } }"
