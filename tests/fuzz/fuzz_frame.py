@@ -102,7 +102,9 @@ def _read(frames: Frames) -> None:
             elif frame.header.type == Type.LOST:
                 Lost.read(frame)
         except FrameError as error:
-            fuzzing.check(error.problem.code == Code.BAD_PAYLOAD, "another code")
+            of_no_probe = frame.header.type == Type.SCHEMA and not frame.header.id
+            right = Code.BAD_ID if of_no_probe else Code.BAD_PAYLOAD
+            fuzzing.check(error.problem.code == right, "another code")
     for schema in schemas.values():
         decoder = schema.decoder()
         refused = False
