@@ -67,6 +67,12 @@ def test_specs_and_filters() -> None:
 
 
 @pytest.mark.live
+def test_a_trace_of_nothing_else_ends_by_itself() -> None:
+    trace = kwire.trace("begin", "end", seconds=1000)
+    assert [event.probe for event in trace] == ["begin", "end"]
+
+
+@pytest.mark.live
 def test_a_trace_that_cannot_begin_does_not_end() -> None:
     seen.value = 5
     with pytest.raises(KwireError), kwire.trace(last, "rawtracepoint:no_such_thing"):

@@ -323,8 +323,6 @@ def serve(body: Mapping[Any, Any], grant: Grant, without: Sequence[int] = ()) ->
                 command.end()
             raise
     seconds = asked.get("seconds")
-    if wanted.momentary and command is None:
-        seconds = 0.0
     if grant.seconds < (seconds or float("inf")):
         seconds = float(grant.seconds) if grant.seconds < 1 << 40 else seconds
     buffer = grant.buffer(asked.get("buffer"), possible_cpus())

@@ -16,13 +16,12 @@ from kwire.cli import tracing, values
 from kwire.cli.lines import say, tell
 from kwire.cli.status import FAILED, OK
 from kwire.errors import KwireError
-from kwire.kinds import TRACE
 from kwire.lang.bpftrace.points import places
 from kwire.lang.bpftrace.reader import read
 from kwire.lang.bpftrace.syntax import Script
 from kwire.lang.errors import LanguageError
 from kwire.live.processes import Processes
-from kwire.live.recorder import Limits, Recorder, Sink
+from kwire.live.recorder import Recorder, Sink
 from kwire.view.printed import Act, Printed, PrintedJson
 from kwire.view.render import Renderer, Screen
 from kwire.wire.schema import Schema
@@ -253,10 +252,7 @@ def _run(args: argparse.Namespace, script: Script, arguments: list[str]) -> int:
 
             for text in programs(made.plan):
                 tell(text)
-        # A script of BEGIN and END only is over when these have run.
-        kinds = {point.text.partition(":")[0].lower() for probe in script.probes for point in probe.points}
-        limits = Limits(seconds=0.0) if kinds <= set(TRACE) and args.command is None else Limits()
-        with Recorder(made.plan, limits, ground=ground, leaving=True) as running:
+        with Recorder(made.plan, ground=ground, leaving=True) as running:
             for one in () if args.no_warnings else made.missing:
                 for line in one.report(script.source, "WARNING"):
                     tell(line)

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from kwire.errors import KwireError
-from kwire.kinds import TRACE
 from kwire.lang import python, spec, tree
 from kwire.lang.bpftrace.syntax import Script
 from kwire.live.plan import Plan, Scope
@@ -52,11 +51,6 @@ class Wanted(NamedTuple):
     probes: tuple[tree.Probe, ...]
     asked: tuple[Asked, ...]
     script: Script | None = None
-
-    @property
-    def momentary(self) -> bool:
-        """Whether all it asks for is over when the trace has begun: a script of BEGIN and END."""
-        return self.script is not None and all(one.place in TRACE for one in self.asked)
 
     def plan(self, scope: Scope, command: int = 0) -> Plan:
         """Compile against the running kernel; `scope` as for `make_plan`; `command`: what a script knows as

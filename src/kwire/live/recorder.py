@@ -100,6 +100,7 @@ class Recorder:
     """One trace: its programs, its processes, its sinks and its limits."""
 
     __slots__ = (
+        "_finite",
         "_last",
         "_limits",
         "_processes",
@@ -147,6 +148,7 @@ class Recorder:
         self._watch = select.epoll()  # the processes, and
         self._rings = select.epoll()  # the rings: one descriptor, so that they rest with one system call
         self._remaining = limits.events
+        self._finite = False  # it is over when its probes have fired, and no command runs
         self._last: int | None = None  # timestamp of the last event asked for, ns, once it has come
         self._started = self._stopped = time.monotonic()
         self._tick = self._until = self._resume = NEVER
@@ -223,6 +225,7 @@ class Recorder:
         self._tick = now + TICK
         if self._limits.seconds is not None:
             self._until = now + self._limits.seconds
+        self._finite = self.tracer.finite and not (self._processes and self._processes.command)
 
     @property
     def fd(self) -> int:
@@ -232,7 +235,8 @@ class Recorder:
     @property
     def due(self) -> float:
         """When `turn` is to be called though `fd` is not readable, in seconds of the monotonic clock."""
-        return 0.0 if self.tracer.iterating else min(self._tick, self._until, self._resume)
+        at_once = self._finite or self.tracer.iterating
+        return 0.0 if at_once else min(self._tick, self._until, self._resume)
 
     def turn(self) -> None:
         """Do what is to be done now: a round of the rings, a look at the counters, the end."""
@@ -250,14 +254,14 @@ class Recorder:
             self.end("the command has ended" if self._processes.command else "the processes have ended")
         elif now >= self._until:
             self.end("the time is over")
-        elif self._rings.fileno() in ready or self.tracer.iterating:
+        elif self._rings.fileno() in ready or self._finite or self.tracer.iterating:
             self._round(self.tracer.drain())
             if self._remaining == 0:
                 self.end("the last event asked for has come")
             elif self.tracer.asked is not None:
                 self.end("a probe asked for the end")
-            elif self.tracer.finite and not self.tracer.iterating:
-                self.end("all objects have been walked")
+            elif self._finite and not self.tracer.iterating:
+                self.end("all probes have fired")
             elif not self.tracer.iterating:
                 self._resume = time.monotonic() + PAUSE
                 self._watch.modify(self._rings.fileno(), 0)

@@ -372,9 +372,8 @@ class Tracer:
 
     @property
     def finite(self) -> bool:
-        """Whether its probes fire so often and no more, by an iterator."""
-        kinds = {group.kind for group in self.plan.groups}
-        return "iter" in kinds and kinds <= set(OVER)
+        """Whether its probes fire so often and no more: at its begin and end, by iterators."""
+        return {group.kind for group in self.plan.groups} <= set(OVER)
 
     def drain(self) -> Iterator[Frames]:
         """Give what waits in each ring, once around; each is valid until the next is asked for. Iterators go
