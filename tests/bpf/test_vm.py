@@ -204,8 +204,8 @@ def to_stack(name: str, size: int) -> list[Item]:
     ]
 
 
-@pytest.mark.parametrize(("size", "data"), [(8, b"curl\0\0\0\0"), (4, b"cur\0\xff\xff\xff\xff")])
-def test_comm_is_cut_and_filled(size: int, data: bytes) -> None:
+@pytest.mark.parametrize(("size", "data"), [(8, b"curl\0\xff\xff\xff"), (4, b"cur\0\xff\xff\xff\xff")])
+def test_comm_is_cut_and_nothing_is_behind_it(size: int, data: bytes) -> None:
     result = Machine(image(*to_stack("get_current_comm", size)), comm="curl").run()
     assert result.r0 == int.from_bytes(data, "little")
 

@@ -722,6 +722,8 @@ class ExpressionLowering(Builder, ABC):
         if self._comm is None:
             slot = self._comm = self.function.slot("comm", 16)
             before, self.block = self.block, Block("prologue")
+            for at in (0, 8):
+                self.store(slot, at, 8, 0)  # Linux 6.1 writes nothing behind the name's NUL
             self.call("get_current_comm", At(slot, 0), 16)
             self.prologue += self.block.body
             self.block = before

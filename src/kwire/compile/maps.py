@@ -253,9 +253,7 @@ class MapLowering:
         b, parts = self.b, key_parts(map)
         size = key_size(map)
         slot = b.function.slot("key", pad(size + SLACK) if size > 8 else 8)
-        if len(parts) > 1 or not (
-            types.is_scalar(parts[0].type) or (size == NAME_SIZE and _is_name(given[0]))
-        ):
+        if len(parts) > 1 or not types.is_scalar(parts[0].type):
             for at in range(0, pad(size), 8):
                 b.store(slot, at, 8, 0)
         for part, value in zip(parts, given, strict=True):
@@ -382,7 +380,8 @@ def put_text(
         return
     limit = min(most, value.type.limit)
     if _is_name(value) and limit == NAME_SIZE - 1:
-        b.call("get_current_comm", At(base, offset), NAME_SIZE)  # it fills up with zeros
+        # Linux 6.1 writes nothing behind the name's NUL, newer kernels zeros (seen on 6.12).
+        b.call("get_current_comm", At(base, offset), NAME_SIZE)
         return
     length, _ = Record(b, base, offset).text(value, limit)
     if isinstance(base, Value):
