@@ -450,3 +450,14 @@ def test_enumerations_reach_the_schema() -> None:
     assert not compiled.schemas[0].problem()
     assert [field.type for field in compiled.schemas[0].fields] == ["enum", "senum"]
     assert run(compiled, vm.registers([2, 0xFFFFFFFF])) == [{"f0": 2, "f1": -1}]
+
+
+def test_who_asks_for_the_end_again_wakes_nobody() -> None:
+    made = program(GETPPID)
+    compiled = build(made.replace(body=(c.Exit(number(7), SPAN),)))
+    machine = vm.Machine(compiled.image)
+    ring, produced = machine.rings()[0], []
+    for _ in range(3):
+        machine.run(bytes(64))
+        produced.append(ring.produced)
+    assert produced[0] == produced[1] == produced[2] > 0

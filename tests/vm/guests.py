@@ -127,11 +127,17 @@ class Guest:
 
 
 class Failure:
-    """What a guest says of a failed test, as pytest prints it: `text`, and in its summary only `brief`."""
+    """What a guest says of a failed test, as pytest prints it: `text`, and in its summary only `brief`.
+
+    The process that hands out tests to others (`-n`) gets the text alone.
+    """
 
     def __init__(self, text: str, brief: str) -> None:
         self._text = text
         self.reprcrash = SimpleNamespace(message=brief)
+
+    def __str__(self) -> str:
+        return self._text
 
     def toterminal(self, out: Any) -> None:
         out.line(self._text)

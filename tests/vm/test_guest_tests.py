@@ -8,6 +8,7 @@ from typing import Any
 import guest_tests
 import pytest
 from guest_tests import DEATHS, REPORT, WANTED, lines_of, run_tests, write_line
+from guests import Failure
 from initramfs import GuestError
 from run import TIMED_OUT, GuestDeathError
 
@@ -76,3 +77,9 @@ def test_a_guest_that_takes_too_long_is_told(guests: Any, tmp_path: Path, monkey
     monkeypatch.setattr(guest_tests, "run", lambda *_, **__: TIMED_OUT)
     with pytest.raises(GuestError, match=r"guest 6.12 has not ended"):
         run_tests("6.12", tmp_path)
+
+
+def test_what_failed_in_a_guest_is_told_whoever_ran_the_item(request: pytest.FixtureRequest) -> None:
+    report = pytest.TestReport("a::1", ("a", 1, "1"), {}, "failed", Failure("the text", "brief"), "call")  # type: ignore[arg-type]  # what is printed, with toterminal
+    sent = request.config.hook.pytest_report_to_serializable(config=request.config, report=report)
+    assert sent["longrepr"] == "the text"

@@ -35,10 +35,20 @@ FORCE_WAKEUP = 2
 
 
 def ask_for_end(b: Builder, options: Options, status: Operand) -> None:
-    """Note that the trace is to end, and wake its reader."""
+    """Note that the trace is to end, and wake its reader the first time.
+
+    Each wakening interrupts the processor once more: a probe that fires every 10 µs left nobody time to end.
+    """
     word = b.emit("or", [b.emit("and", [status, 0xFF], None, 8), ASKED_BIT], None, 9)
-    b.store(b.emit("mapval", [], (ASKED, 0)), 0, 8, word)
+    place = b.emit("mapval", [], (ASKED, 0))
+    before = b.load(place, 0, 8)
+    b.store(place, 0, 8, word)
+    first, told = b.new_block("first"), b.new_block("told")
+    b.branch("eq", before, 0, first, told)
+    b.start(first)
     wake(b, options)
+    b.jump(told)
+    b.start(told)
 
 
 def wake(b: Builder, options: Options) -> None:
