@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from traces import open_descriptors
 
 from kwire.bpf.arch import host
 from kwire.bpf.asm import R0, R1, R6, call, ldx, mov64
@@ -382,7 +383,7 @@ def test_the_entry_of_a_function_of_a_module(counting: Counting, hits: Any, kern
 @pytest.mark.live
 def test_descriptors_do_not_leak_where_attaching_fails(counting: Counting, hits: Any) -> None:
     with load(counting("tracepoint"), {"hits": hits.map}) as prog:
-        before = len(os.listdir("/proc/self/fd"))
+        before = open_descriptors()
         for kind, target in (
             ("tracepoint", "sched:nothing"),
             ("kprobe", "x y"),
@@ -391,10 +392,8 @@ def test_descriptors_do_not_leak_where_attaching_fails(counting: Counting, hits:
             with pytest.raises(KernelError):
                 attach(prog, kind, target)
         with attach(prog, "tracepoint", GETPPID) as link:
-            assert len(os.listdir("/proc/self/fd")) == before + 1 + link.is_link, (
-                "its event is closed after it"
-            )
-        assert len(os.listdir("/proc/self/fd")) == before
+            assert open_descriptors() == before + 1 + link.is_link, "its event is closed after it"
+        assert open_descriptors() == before
         assert Link.__slots__
         assert Map.__slots__
 

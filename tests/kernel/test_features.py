@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import os
 import resource
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from traces import open_descriptors
 
 from kwire import native
 from kwire.bpf.asm import image
@@ -39,13 +39,13 @@ def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.live
 @pytest.mark.parametrize("name", FEATURES)
 def test_every_probe_answers_and_leaves_nothing(name: str) -> None:
-    before = os.listdir("/proc/self/fd")
+    before = open_descriptors()
     limits = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     found = probe(name)
     assert found.answer in ("yes", "no", "unknown")
     assert found.answer == "yes" or found.reason
     assert "\n" not in found.reason + found.cure
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert open_descriptors() == before
     assert resource.getrlimit(resource.RLIMIT_MEMLOCK) == limits
     if name in ALWAYS:
         assert found.answer == "yes", found

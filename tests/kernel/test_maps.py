@@ -8,6 +8,7 @@ import struct
 import sys
 
 import pytest
+from traces import open_descriptors
 
 from kwire.bpf.image import MapSpec
 from kwire.kernel import maps
@@ -135,11 +136,11 @@ def test_use_after_close_is_an_error_not_another_descriptor() -> None:
 
 
 def test_descriptors_do_not_leak_where_something_fails() -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     for spec in (MapSpec("o", "array_of_maps", 8, 4, 1, inner=ARRAY), MapSpec("r", "ringbuf", 0, 0, 1)):
         with pytest.raises(KernelError):
             Map.create(spec)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 def test_descriptors_are_closed_on_exec() -> None:

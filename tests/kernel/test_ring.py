@@ -4,7 +4,6 @@ overrun.
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 from array import array
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from traces import open_descriptors
 
 from kwire import native
 from kwire.bpf.asm import (
@@ -284,7 +284,7 @@ def test_both_walkers_read_the_same_ring(monkeypatch: pytest.MonkeyPatch, writte
 
 @pytest.mark.live
 def test_one_ring_a_cpu() -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     with Rings(SIZE) as rings:
         assert len(rings.readers) == len(online_cpus())
         ids = {ring.map.info()["id"] for ring in rings.readers}
@@ -294,7 +294,7 @@ def test_one_ring_a_cpu() -> None:
     rings.close()
     with pytest.raises(KernelError, match="create map ring"):
         Rings(5)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 def mapped() -> int:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from traces import open_descriptors
 
 from kwire.live.command import DEFAULTS, Command, CommandError, split
 
@@ -231,22 +232,22 @@ def test_without_processes_left_it_is_an_error(monkeypatch: pytest.MonkeyPatch) 
     def refused() -> int:
         raise BlockingIOError(errno.EAGAIN, "no more processes")
 
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     real = os.fork
     for refuse in (lambda: refused(), lambda: real() or (monkeypatch.setattr(os, "fork", refused) or 0)):
         monkeypatch.setattr(os, "fork", refuse)
         with pytest.raises(CommandError, match="temporarily unavailable"):
             assert Command(["true"]).pid
         monkeypatch.setattr(os, "fork", real)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 def test_descriptors_are_given_back() -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     for _ in range(3):
         command = Command(["true"])
         command.go()
         command.wait()
         command.close()
         command.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before

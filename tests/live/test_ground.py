@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import _thread
-import os
 
 import pytest
+from traces import open_descriptors
 
 from kwire.errors import KwireError
 from kwire.kernel.syscall import KernelError
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.live
 
 
 def test_rings_and_processes_are_there_when_they_are_asked_for() -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     everything, chosen = Ground(5000), Ground(MIN_BUFFER, follow=True)
     assert {ring.size for ring in everything.rings.readers} == {8192}
     assert everything.tasks is None
@@ -27,7 +27,7 @@ def test_rings_and_processes_are_there_when_they_are_asked_for() -> None:
     assert again.tasks.info()["id"] != chosen.tasks.info()["id"]
     for one in (everything, chosen, again, again):
         one.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 @pytest.mark.parametrize("size", [0, MIN_BUFFER - 1, MAX_BUFFER + 1])

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 
 import pytest
+from traces import open_descriptors
 
 from kwire.errors import KwireError
 from kwire.lang.python import parse_file
@@ -111,18 +112,18 @@ def test_without_processes_left_or_a_second_processor_it_is_planned_here(
     def refused() -> int:
         raise BlockingIOError
 
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     monkeypatch.setattr(os, "fork", refused)
     assert planned(lambda scope: make_plan([GETPPID], scope=scope)).groups
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
     monkeypatch.setattr(os, "fork", lambda: pytest.fail("a process was made"))
     assert planned(lambda scope: make_plan([GETPPID], scope=scope)).groups
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 def test_nothing_is_left_of_one_that_nobody_asks_or_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
-    before, made = len(os.listdir("/proc/self/fd")), []
+    before, made = open_descriptors(), []
     for asked in (False, True):
         with PlanProcess(lambda scope: signal.pause()) as planning:  # type: ignore[arg-type, return-value]
             made.append(planning._child)
@@ -132,4 +133,4 @@ def test_nothing_is_left_of_one_that_nobody_asks_or_that_takes_long(monkeypatch:
         assert child
         with pytest.raises(ChildProcessError):
             os.waitpid(child, os.WNOHANG)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before

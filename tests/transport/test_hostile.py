@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from traces import open_descriptors
 
 from kwire.collector.folder import Folder
 from kwire.transport import half_open
@@ -558,7 +559,7 @@ def test_a_process_without_descriptors_left_goes_on(net: Any, served: Any) -> No
     listener = net.listen(settings=QUICK)
     check = served(listener)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = len(os.listdir("/proc/self/fd"))
+    used = open_descriptors()
     taken = [socket.socket() for _ in range(5)]
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (used + 4, hard))
