@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 
 import pytest
 
@@ -40,3 +41,22 @@ def test_where_there_can_be_no_child_nothing_is_closed(monkeypatch: pytest.Monke
     assert os.read(reading, 1) == b""
     os.close(reading)
     assert not hand_over([])
+
+
+def test_where_there_can_be_no_more_threads_all_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = threading.Thread.start
+    started: list[threading.Thread] = []
+
+    def start(thread: threading.Thread) -> None:
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    pairs = [pipe() for _ in range(9)]
+    close_all([writing for _, writing in pairs])
+    assert len(started) == 1
+    assert [os.read(reading, 1) for reading, _ in pairs] == [b""] * 9
+    for reading, _ in pairs:
+        os.close(reading)

@@ -52,7 +52,7 @@ def hand_over(descriptors: Sequence[Fd]) -> bool:
 
 
 def _side_by_side(calls: list[Callable[[], None]]) -> None:
-    """Do what waits, in threads where there is more than one."""
+    """Do what waits, in threads where there is more than one, as many as there can be."""
 
     def work() -> None:
         while calls:
@@ -66,9 +66,13 @@ def _side_by_side(calls: list[Callable[[], None]]) -> None:
     if len(calls) > 1:
         from threading import Thread
 
-        threads = [Thread(target=work, daemon=True) for _ in range(min(len(calls), WORKERS) - 1)]
-    for thread in threads:
-        thread.start()
+        for _ in range(min(len(calls), WORKERS) - 1):
+            thread = Thread(target=work, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads
+                break
+            threads.append(thread)
     work()
     for thread in threads:
         thread.join()
