@@ -14,7 +14,7 @@ def are(count: int, noun: str) -> str:
 
 
 def article(noun: str) -> str:
-    """The noun of a kind of probe with its article: `an interval`, `a uprobe`."""
+    """A noun with its article: `an interval`, `a uprobe`."""
     return f"{'an' if noun[:1] in 'aei' else 'a'} {noun}"
 
 

@@ -25,7 +25,7 @@ from kwire.wire.payload import said
 from kwire.wire.schema import Clock, Schema, SchemaReader
 from kwire.wire.soundness import Soundness, why_unsound
 from kwire.wire.walk import frame_gather
-from kwire.words import are, plural
+from kwire.words import are, article, plural
 
 if TYPE_CHECKING:
     import numpy as np
@@ -505,7 +505,8 @@ class Capture:
             return StopReading(self._input.problem)
         end = self._base + there
         return StopReading(
-            f"cut at byte {end}: {there} of the {need} bytes of a {what} are there, from byte {self._base}"
+            f"cut at byte {end}: {there} of the {need} bytes of {article(what)} are there, "
+            f"from byte {self._base}"
         )
 
     def _more(self) -> bool:
