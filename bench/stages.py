@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 STAGES = (
     ("arguments", "kwire.cli.main", "_parse"),
     ("fork of the command", "kwire.live.command", "Command.__init__"),
-    ("waiting for the plan", "kwire.live.plan_process", "PlanProcess.plan"),
-    ("the other process's end", "kwire.live.plan_process", "PlanProcess.close"),
-    ("waiting for the question", "kwire.live.plan_process", "_read"),
+    ("waiting for the plan", "kwire.live.plan_process", "Planning.plan"),
+    ("the other process's end", "kwire.live.plan_process", "Planning.close"),
+    ("waiting for the question", "kwire.live.plan_process", "_question"),
     ("types of the kernel", "kwire.live.planner", "load_kernel"),
     ("names and types", "kwire.live.planner", "Planner.add"),
     ("plan", "kwire.live.planner", "Planner.plan"),

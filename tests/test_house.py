@@ -194,11 +194,14 @@ def test_planning_is_lighter_still() -> None:
 
 def test_what_attaches_and_records_needs_no_compiler() -> None:
     """Another process compiles meanwhile; whoever imports it too waits for it."""
-    modules = "cli.record, cli.tracing, live.plan_process, live.recorder, live.summary, capture.writer"
+    modules = (
+        "cli.record, cli.script, cli.tracing, live.plan_process, live.recorder, live.summary, view.printed, "
+        "view.render, capture.writer"
+    )
     found = loaded("-c", f"import {', '.join(f'kwire.{name}' for name in modules.split(', '))}")
     assert "kwire.live.tracer" in found
     assert not {name for name in found if name.startswith(("kwire.lang", "kwire.compile", "kwire.btf"))}
-    assert "kwire.bpf.asm" not in found
+    assert not found & {"kwire.bpf.asm", "typing"}
 
 
 def test_the_tracer_of_made_events_has_what_a_recorder_asks_for() -> None:

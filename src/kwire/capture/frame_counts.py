@@ -3,9 +3,8 @@
 Invariant: what is counted is what a LOST frame of that number may stand for.
 """
 
-from typing import Any
-
 from kwire.capture import walk
+from kwire.hints import Any
 from kwire.wire.frame import HEADER_SIZE, Flag, Frame, Type, read_header
 from kwire.wire.messages import TOTALS
 from kwire.wire.tables import time_of

@@ -4,32 +4,29 @@ Invariants: what a script prints goes to standard output, or to the file of -o, 
 standard error; all that is wrong in a script is told at once, each at its place, before anything is attached.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import IO, TYPE_CHECKING, Any
 
 from kwire.capture.destination import is_standard_output
 from kwire.cli import tracing, values
 from kwire.cli.lines import say, tell
 from kwire.cli.status import FAILED, OK
 from kwire.errors import KwireError
-from kwire.lang.bpftrace.points import places
-from kwire.lang.bpftrace.reader import read
-from kwire.lang.bpftrace.syntax import Script
-from kwire.lang.errors import LanguageError
-from kwire.live.processes import Processes
-from kwire.live.recorder import Recorder, Sink
-from kwire.view.printed import Act, Printed, PrintedJson
-from kwire.view.render import Renderer, Screen
-from kwire.wire.schema import Schema
+from kwire.hints import IO, TYPE_CHECKING, Any
 from kwire.words import plural
 
 if TYPE_CHECKING:
-    from kwire.live.plan import Plan
-    from kwire.live.scripts import Planned
+    from kwire.live.plan import About, Plan
+    from kwire.live.processes import Processes
+    from kwire.live.recorder import Recorder, Sink
+    from kwire.view.printed import Act
+    from kwire.view.render import Renderer
+    from kwire.wire.schema import Schema
 
 HELP = "run a script in the bpftrace language"
 
@@ -143,11 +140,10 @@ def run(args: argparse.Namespace) -> int:
         if args.list:
             return _list(args)
         name, text, arguments = _script(args)
-        script = read(name, text)
         if args.stage == "ast":
-            sys.stdout.write(_shown(script))
+            sys.stdout.write(_shown(name, text))
             return OK
-        return _there(args, name, text, arguments) if args.host else _run(args, script, arguments)
+        return _there(args, name, text, arguments) if args.host else _run(args, name, text, arguments)
     return FAILED
 
 
@@ -155,6 +151,9 @@ def _there(args: argparse.Namespace, name: str, text: str, arguments: list[str])
     """Run the script on another machine, by its agent, and print here what it prints."""
     from kwire.agent.requests import pieces
     from kwire.cli import remote
+    from kwire.lang.bpftrace.reader import read
+
+    read(name, text)  # what is wrong with how it is written is told here
 
     if args.dry_run or args.unsafe:
         raise KwireError("run", name, "--dry-run and --unsafe are not for another machine", "leave them out")
@@ -180,6 +179,8 @@ def _options(words: list[str]) -> dict[str, str | None]:
 def _list(args: argparse.Namespace) -> int:
     """List the probes of the patterns, or of a script."""
     from kwire.cli.list import Listing
+    from kwire.lang.bpftrace.points import places
+    from kwire.lang.bpftrace.reader import read
 
     patterns: list[str] = args.words or ["*"]
     if args.program is not None or (len(patterns) == 1 and patterns[0].endswith(".bt")):
@@ -211,8 +212,9 @@ def _script(args: argparse.Namespace) -> tuple[str, str, list[str]]:
     return STDIN if name == "-" else name, data.decode("utf-8", "surrogateescape"), words
 
 
-def planned(name: str, arguments: list[str], processes: Processes) -> "Plan":
+def planned(name: str, arguments: list[str], processes: Processes) -> Plan:
     """The plan of a script in a file, for these processes. Raises KwireError."""
+    from kwire.lang.bpftrace.reader import read
     from kwire.live.scripts import plan_script
 
     args = argparse.Namespace(words=[name, *arguments], rest=[], program=None)
@@ -226,50 +228,59 @@ def _faults() -> Iterator[None]:
     """What is wrong in a script is told here, all of it."""
     try:
         yield
-    except LanguageError as error:
+    except KwireError as error:
+        from kwire.lang.errors import LanguageError
+
+        if not isinstance(error, LanguageError):
+            raise
         for one in error.diagnostics:
             for line in one.report(error.source):
                 tell(line)
 
 
-def _run(args: argparse.Namespace, script: Script, arguments: list[str]) -> int:
-    from kwire.live.scripts import plan_script
+def _run(args: argparse.Namespace, name: str, text: str, arguments: list[str]) -> int:
+    from kwire.live.plan_process import Planning
 
-    with tracing.chosen(args, None, aside=False, everyone=True) as (processes, ground):
-        command = processes.command.pid if processes.command else 0
-        made = plan_script(
-            script, arguments, _options(args.rest), scope=processes.scope, command=command, unsafe=args.unsafe
-        )
+    planning = Planning(
+        "kwire.live.scripts", "plan_text", name, text, arguments, _options(args.rest), unsafe=args.unsafe
+    )
+    with planning, tracing.chosen(args, None, aside=False, everyone=True) as (processes, ground):
+        planning.ask(scope=processes.scope, command=processes.command.pid if processes.command else 0)
+        import kwire.capture.writer
+        import kwire.kernel.privileges
+        import kwire.live.summary
+        import kwire.view.printed  # noqa: F401
+        from kwire.live.recorder import Recorder
+
+        plan, about = planning.plan(), planning.about
         if args.stage:
             from kwire.cli.stages import shown
 
             if args.stage == "all":
-                sys.stdout.write(_shown(script))
-            sys.stdout.writelines(f"{line}\n" for line in shown(made.plan, args.stage))
+                sys.stdout.write(_shown(name, text))
+            sys.stdout.writelines(f"{line}\n" for line in shown(plan, args.stage))
             return OK
         if args.verbose:
             from kwire.cli.stages import programs
 
-            for text in programs(made.plan):
-                tell(text)
-        with Recorder(made.plan, ground=ground, leaving=True) as running:
-            for one in () if args.no_warnings else made.missing:
-                for line in one.report(script.source, "WARNING"):
-                    tell(line)
+            for line in programs(plan):
+                tell(line)
+        with Recorder(plan, ground=ground, leaving=True) as running:
+            planning.close()
+            for line in () if args.no_warnings else about.warnings:
+                tell(line)
             if args.dry_run:
                 return OK
-            return _record(args, script, made, running, processes)
+            return _record(args, about, running, processes)
 
 
-def _record(
-    args: argparse.Namespace, script: Script, made: "Planned", running: Recorder, processes: Processes
-) -> int:
+def _record(args: argparse.Namespace, about: About, running: Recorder, processes: Processes) -> int:
     """Run the script here."""
 
     def act() -> Act:
         from kwire.live.acts import Acts
 
-        return Acts(made.cat_most, warnings=not args.no_warnings).act
+        return Acts(about.cat_most, warnings=not args.no_warnings).act
 
     def run(sinks: Callable[[tuple[Schema, ...]], list[Sink]]) -> dict[str, Any]:
         summary = tracing.record(running, args, args.write, sinks, processes)
@@ -280,8 +291,7 @@ def _record(
         return summary
 
     count = len({point.probe for group in running.plan.groups for point in group.points})
-    declared = frozenset(f"@{one.id}" for one in script.maps)
-    return _printed(args, run, lambda schemas: count, act, declared)
+    return _printed(args, run, lambda schemas: count, act, about.declared)
 
 
 def _printed(
@@ -300,6 +310,9 @@ def _printed(
         raise KwireError(
             "write capture to", args.write, "standard output is for what is printed", "name a file"
         )
+    from kwire.view.printed import Printed, PrintedJson
+    from kwire.view.render import Renderer, Screen
+
     args.rotate, args.no_clobber, args.no_command_status = (0, 0.0), False, False
     shown: list[Renderer] = []
     with _output(args) as stream:
@@ -353,8 +366,9 @@ def _output(args: argparse.Namespace) -> Iterator[IO[str]]:
         yield stream
 
 
-def _shown(script: Script) -> str:
+def _shown(name: str, text: str) -> str:
     """The tree of a script, a node a line."""
+    from kwire.lang.bpftrace.reader import read
     from kwire.lang.bpftrace.shown import shown
 
-    return shown(script)
+    return shown(read(name, text))

@@ -30,7 +30,7 @@ from kwire.words import are, lost, plural
 if TYPE_CHECKING:
     from kwire.capture.writer import Writer
     from kwire.live.ground import Ground
-    from kwire.live.plan import Plan, Scope
+    from kwire.live.plan import Plan
     from kwire.live.processes import Processes
     from kwire.live.recorder import Recorder, Sink
     from kwire.live.summary import Counts
@@ -284,20 +284,17 @@ def run(
 def prepared(args: argparse.Namespace, *, aside: bool) -> Iterator[tuple[Recorder, Processes]]:
     """The recorder of the arguments, its programs loaded, and the processes that they choose.
 
-    What takes long is done side by side, so the order counts: a process makes the plan, the command is
-    forked, a thread makes the ground; then what the recording itself needs is imported.
+    What takes long is done side by side, so the order counts: a process makes the plan (it was begun by
+    `kwire.__main__`), the command is forked, a thread makes the ground; then what the recording itself needs
+    is imported.
     """
-    from kwire.live.plan_process import PlanProcess
+    from kwire.live.plan_process import Planning
 
-    wanted = probes.read(args.probes)
-
-    def make(scope: Scope) -> Plan:
-        from kwire.live.planner import make_plan
-
-        return make_plan(wanted, args.filter, scope=scope, origin="--filter")
-
-    with PlanProcess(make) as planning, chosen(args, args.buffer, aside=aside) as (processes, ground):
-        planning.ask(processes.scope)
+    planning = Planning(
+        "kwire.live.planner", "plan_probes", probes.read(args.probes), args.filter, origin="--filter"
+    )
+    with planning, chosen(args, args.buffer, aside=aside) as (processes, ground):
+        planning.ask(scope=processes.scope)
         import kwire.capture.writer
         import kwire.kernel.privileges
         import kwire.live.summary  # noqa: F401

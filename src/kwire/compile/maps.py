@@ -11,13 +11,12 @@ interrupts the other between the comparison and the store one may not be seen. A
 counted in a map beside it (`lost_of`).
 """
 
-from typing import TYPE_CHECKING
-
 from kwire.bpf.image import MapSpec
 from kwire.compile.emission import cpu
 from kwire.compile.ir import At, Operand, Slot, Value
 from kwire.compile.layout import SLACK, pad
 from kwire.compile.variable_length import Record
+from kwire.hints import TYPE_CHECKING
 from kwire.lang import checked, types
 from kwire.lang.entries import VALUE_MOST, Part, key_parts, key_size, value_parts, value_size
 

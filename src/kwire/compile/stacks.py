@@ -8,14 +8,13 @@ complete before any event or map has its number, and stays as long as the trace.
 process wakes the reader, as the process may end before its functions were named.
 """
 
-from typing import TYPE_CHECKING
-
 from kwire.bpf.counts import STACKS
 from kwire.bpf.image import MapSpec
 from kwire.compile.emission import cpu, wake
 from kwire.compile.ir import At, Operand
 from kwire.compile.maps import MMAPABLE, NOEXIST
 from kwire.compile.scratch import Stretch
+from kwire.hints import TYPE_CHECKING
 from kwire.lang import checked
 from kwire.lang.checked import StackTable
 

@@ -10,8 +10,8 @@ import operator
 import re
 import sys
 from collections.abc import Callable
-from typing import TypeAlias
 
+from kwire.hints import TypeAlias
 from kwire.lang import builtins, values
 from kwire.lang import checked as c
 from kwire.lang import types as t

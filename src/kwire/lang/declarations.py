@@ -5,8 +5,8 @@ files that are read and never run. Invariant: what is wrong in a declaration is 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
 
+from kwire.hints import Any, Final
 from kwire.lang.tree import MapDeclaration
 from kwire.lazy import NamedTuple
 

@@ -5,8 +5,8 @@
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
 
+from kwire.hints import TYPE_CHECKING
 from kwire.lang import builtins, tree, values
 from kwire.lang import checked as c
 from kwire.lang import types as t
@@ -14,6 +14,7 @@ from kwire.lang.errors import TextError, did_you_mean
 from kwire.lang.tree import Span
 from kwire.lang.types import Type
 from kwire.lang.values import Literal, Value
+from kwire.lazy import NamedTuple
 from kwire.words import plural
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ a cast; a text that may be longer than its part of the key is refused, so no two
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from kwire.hints import TYPE_CHECKING
 from kwire.lang import checked as c
 from kwire.lang import tree, values
 from kwire.lang import types as t

@@ -6,8 +6,8 @@ All are one pattern: pieces of bytes with any number of bytes between them. Inva
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from kwire.hints import TYPE_CHECKING
 from kwire.lang import checked as c
 from kwire.lang import types as t
 from kwire.lang.comparisons import reach, text_of

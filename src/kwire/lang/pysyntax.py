@@ -8,8 +8,8 @@ refused by name, with what to write instead. No code is run.
 import ast
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
 
+from kwire.hints import NoReturn
 from kwire.lang import builtins, tree
 from kwire.lang.errors import TextError
 from kwire.lang.tree import Expr, Span, Stmt

@@ -12,14 +12,15 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FunctionType
-from typing import Any, NamedTuple, TypeAlias, TypeVar
 
+from kwire.hints import Any, TypeAlias, TypeVar
 from kwire.kinds import KINDS
 from kwire.lang import attach as attaching
 from kwire.lang import builtins, tree
 from kwire.lang.errors import Diagnostic, LanguageError, TextError
 from kwire.lang.pysyntax import Converter, dotted
 from kwire.lang.tree import LINES, NOWHERE, Expr, Source, Span
+from kwire.lazy import NamedTuple
 
 _Converted = TypeVar("_Converted")
 

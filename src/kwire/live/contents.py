@@ -7,10 +7,10 @@ Invariants: what each CPU keeps is put together as the kind of the map says; num
 import struct
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
 
 from kwire.compile.maps import PER_CPU, stride, words
 from kwire.errors import KwireError
+from kwire.hints import Any, TypeAlias
 from kwire.lang import types as t
 from kwire.lang.checked import Map
 from kwire.lang.entries import Part, key_parts, key_size, value_parts, value_size

@@ -7,10 +7,10 @@ decodes itself when it is made; columns are gathered by numpy without a step for
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
-from typing import TYPE_CHECKING, Any
 
 from kwire.arguments import checked
 from kwire.errors import KwireError
+from kwire.hints import TYPE_CHECKING, Any
 from kwire.wire.fields import CUT, UNREAD, Field
 from kwire.wire.frame import Type
 from kwire.wire.frames import Frames

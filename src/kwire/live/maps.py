@@ -23,11 +23,11 @@ Reading takes one number after another: what probes add meanwhile is in it or no
 """
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
 
 from kwire.arguments import ArgumentError
 from kwire.compile.maps import lost_of, name_of, specs, words
 from kwire.errors import KwireError
+from kwire.hints import TYPE_CHECKING, Any, NoReturn
 from kwire.kernel.maps import Map as KernelMap
 from kwire.lang import checked, tree
 from kwire.lang.declarations import declare

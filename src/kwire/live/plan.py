@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from kwire.bpf.image import Image
 from kwire.bpf.task import TaskFields
-from kwire.hints import TYPE_CHECKING
+from kwire.hints import TYPE_CHECKING, Any
 from kwire.lazy import NamedTuple
 from kwire.wire.schema import Schema
 
@@ -110,3 +110,20 @@ class Plan(NamedTuple):
             schema._replace(clock=old.clock, host=old.host, kernel=old.kernel) for schema in fresh.schemas
         )
         return fresh._replace(schemas=tuple(schemas))
+
+
+class About(NamedTuple):
+    """What is to be known of a script that runs, but for its plan. `warnings`: lines of what is said of it;
+    `declared`: names of its maps with a size of their own; `cat_most`: bytes of a file that are shown.
+    """
+
+    warnings: tuple[str, ...]
+    declared: frozenset[str]
+    cat_most: int
+
+
+class Made(NamedTuple):
+    """What is made by a process that plans (`plan_process`): a plan, and what else is known of it."""
+
+    plan: Plan
+    about: Any = None

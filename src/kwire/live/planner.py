@@ -54,7 +54,7 @@ from kwire.lang.tree import AttachPoint
 from kwire.lang.types import Enum, Int
 from kwire.lang.values import wrap
 from kwire.lazy import NamedTuple
-from kwire.live.plan import Group, Plan, Point, Scope, UnitMap
+from kwire.live.plan import Group, Made, Plan, Point, Scope, UnitMap
 from kwire.wire.schema import Schema
 from kwire.words import plural
 
@@ -725,3 +725,16 @@ def make_plan(
     if wrong:
         raise together(wrong)
     return planner.plan()
+
+
+def plan_probes(
+    probes: "Sequence[str | tree.Probe]", filter: str | None, *, scope: Scope, origin: str
+) -> Made:
+    """`make_plan` for `plan_process`."""
+    return Made(make_plan(probes, filter, scope=scope, origin=origin))
+
+
+def ready() -> None:
+    """Import what most plans need, and planning does where it needs it."""
+    import kwire.kernel.catalog
+    import kwire.live.syscalls  # noqa: F401

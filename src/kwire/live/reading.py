@@ -7,9 +7,9 @@ what was produced before the `with` ended can be read after it; a trace that can
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Self
 
 from kwire.errors import KwireError
+from kwire.hints import Any, Self
 from kwire.live.events import Batch, Choice, Event
 from kwire.wire.messages import Lost
 from kwire.wire.schema import EARLIEST, LATEST, Schema

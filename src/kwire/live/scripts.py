@@ -8,21 +8,23 @@ no place is there is an error anyway.
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Final
 
 from kwire.btf.errors import BtfLookupError
 from kwire.errors import KwireError
+from kwire.hints import Final
 from kwire.kernel import cgroups
 from kwire.kernel.sys import possible_cpus
 from kwire.kernel.targets import CatalogError
 from kwire.lang.bpftrace.lower import Surroundings
+from kwire.lang.bpftrace.reader import read
 from kwire.lang.bpftrace.script import ScriptProbe, probes
 from kwire.lang.bpftrace.settings import settings
 from kwire.lang.bpftrace.syntax import Script
 from kwire.lang.errors import Diagnostic, LanguageError
 from kwire.lang.inferred import Inferred
 from kwire.lazy import NamedTuple
-from kwire.live.plan import Plan, Scope
+from kwire.live import planner
+from kwire.live.plan import About, Made, Plan, Scope
 from kwire.live.planner import Planner
 
 ROUNDS: Final = 8
@@ -76,6 +78,33 @@ def plan_script(
     plan = planner.plan()._replace(prints_maps=bool(chosen["print_maps_on_exit"]))
     told = tuple(missing) if chosen["missing_probes"] == "warn" else ()
     return Planned(plan, told, int(chosen["max_cat_bytes"]))
+
+
+def plan_text(
+    name: str,
+    text: str,
+    arguments: Sequence[str],
+    options: Mapping[str, str | None],
+    *,
+    scope: Scope,
+    command: int,
+    unsafe: bool,
+) -> Made:
+    """`plan_script` for `plan_process`; what else is known is `About`."""
+    script = read(name, text)
+    made = plan_script(script, arguments, options, scope=scope, command=command, unsafe=unsafe)
+    declared = frozenset(f"@{one.id}" for one in script.maps)
+    warnings = (line for one in made.missing for line in one.report(script.source, "WARNING"))
+    return Made(made.plan, About(tuple(warnings), declared, made.cat_most))
+
+
+def ready() -> None:
+    """Import what most plans need, and planning does where it needs it."""
+    import kwire.compile.maps
+    import kwire.lang.functions
+    import kwire.lang.maps  # noqa: F401
+
+    planner.ready()
 
 
 def _address(name: str) -> int | None:

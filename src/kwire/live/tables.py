@@ -12,11 +12,11 @@ import time
 from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Final
 
 from kwire.capture import walk
 from kwire.compile.layout import map_schema
 from kwire.compile.maps import name_of
+from kwire.hints import Final
 from kwire.kernel.maps import Map as KernelMap
 from kwire.lang.inferred import Inferred
 from kwire.live.contents import rows_of

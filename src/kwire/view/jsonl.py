@@ -10,8 +10,8 @@ events; who shows a capture says at its end what was lost.
 from collections.abc import Callable, Sequence
 from json.encoder import encode_basestring_ascii as quote
 from operator import itemgetter
-from typing import Any, Final
 
+from kwire.hints import Any, Final
 from kwire.view.maps import described
 from kwire.view.render import CONTEXT, Row, Values, context
 from kwire.view.values import json_converter

@@ -5,8 +5,8 @@ empty is without a sign.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
 
+from kwire.hints import Any, Final
 from kwire.view.text import safe
 from kwire.view.values import scalar_name
 from kwire.wire.fields import Field

@@ -7,9 +7,8 @@ and names are as bpftrace prints them, and formats mean what they mean in C.
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
-from typing import Any, Final
 
-from kwire.hints import TYPE_CHECKING
+from kwire.hints import TYPE_CHECKING, Any, Final
 from kwire.lazy import pattern
 from kwire.view.render import Row, Values
 from kwire.view.stacks import text

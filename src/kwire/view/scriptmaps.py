@@ -6,8 +6,8 @@ the sum divided by the number, truncated.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, TypeAlias
 
+from kwire.hints import Any, Final, TypeAlias
 from kwire.wire.fields import Field
 from kwire.wire.schema import Items, Labels, Schema
 from kwire.wire.tables import MapTable, cell_reader, divided

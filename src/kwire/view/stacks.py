@@ -5,8 +5,8 @@ frame without a name is its address in hexadecimal.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Final
 
+from kwire.hints import Final
 from kwire.wire.stacks import Frame, Stack
 
 INDENT: Final = " " * 8

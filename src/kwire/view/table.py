@@ -8,8 +8,9 @@ column of its own shows a value whatever it is.
 
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
-from typing import Any, Final, NamedTuple, TypeAlias, cast
 
+from kwire.hints import Any, Final, TypeAlias, cast
+from kwire.lazy import NamedTuple
 from kwire.view.maps import described, titled
 from kwire.view.render import CONTEXT, Row, Values, context
 from kwire.view.text import SECOND, Style, WallClock, fit, quoted, safe

@@ -8,8 +8,8 @@ not fit a double); what could not be read is null.
 
 import time as system_time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
 
+from kwire.hints import Any, TypeAlias
 from kwire.view.stacks import short
 from kwire.view.text import ELLIPSIS, UNREAD, quoted, safe
 from kwire.wire.fields import REMEMBERED, SHORT, TIMES, TYPES, CutBytes, CutStr, Field, UnreadBytes, UnreadStr

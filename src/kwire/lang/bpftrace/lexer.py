@@ -7,8 +7,8 @@ script is short, and a module of regular expressions would cost more than it sav
 """
 
 from bisect import bisect_right
-from typing import Final
 
+from kwire.hints import Final
 from kwire.lang.errors import Diagnostic
 from kwire.lang.tree import Span
 from kwire.lazy import NamedTuple

@@ -7,8 +7,8 @@ begins with `#` is gone (`preprocessor`); names that it defined are read where t
 
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
+from kwire.hints import TYPE_CHECKING, Final, NoReturn, TypeVar
 from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace.lexer import (
     BAD,

@@ -6,8 +6,8 @@ of a system header is not looked for.
 """
 
 from collections.abc import Callable
-from typing import Final
 
+from kwire.hints import Final
 from kwire.lang.bpftrace import syntax
 from kwire.lang.bpftrace.lexer import BLANKS, LETTERS, WORDS, Lexer
 from kwire.lang.bpftrace.parser import Definition, SilentError, expression

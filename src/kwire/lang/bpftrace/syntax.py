@@ -4,8 +4,7 @@ Invariants: every node has the span of its text; nothing is resolved, folded or 
 `a.b`, `k` in `@m[k]` stays an expression (of several, a tuple), a macro of the preprocessor is gone.
 """
 
-from typing import TypeAlias
-
+from kwire.hints import TypeAlias
 from kwire.lang.forms import Node
 from kwire.lang.tree import Source, Span
 

@@ -4,8 +4,7 @@ The code looks names up here, so what docs/language.md says is what holds. A row
 and refused where it is used.
 """
 
-from typing import Final
-
+from kwire.hints import Final
 from kwire.lang.declarations import SIZE_MOST
 from kwire.lazy import NamedTuple
 

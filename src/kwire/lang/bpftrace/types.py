@@ -1,6 +1,6 @@
 """The names of the language's own types, and which of them are the kernel's by another name."""
 
-from typing import Final
+from kwire.hints import Final
 
 INTEGERS: Final = {
     "uint8": "u8",
