@@ -369,3 +369,19 @@ def period(target: str) -> tuple[int, bool] | None:
     if unit == "hz":
         return int(number), True
     return (int(number) * NANOSECONDS[unit], False) if unit in NANOSECONDS else None
+
+
+def in_file(file: str, name: str) -> str:
+    """The target that is a name in a file: quotes hold a file together whose own name has a colon."""
+    return f'"{file}":{name}' if ":" in file else f"{file}:{name}"
+
+
+def file_and_name(target: str) -> tuple[str, str, str]:
+    """The file of a target, the colon behind it, and what stands behind that; the last two are empty where
+    there is none.
+    """
+    if target[:1] == '"':
+        file, closed, name = target[1:].partition('"')
+        if closed and name[:1] == ":":
+            return file, ":", name[1:]
+    return target.partition(":")

@@ -50,7 +50,7 @@ def test_one_operand(machine: str, text: str, type_: Int, access: Located | Slot
 
 @pytest.mark.parametrize("machine", REGISTERS)
 def test_several_are_numbered(machine: str) -> None:
-    table = X86 if machine == "x86_64" else AARCH64
+    table = AARCH64 if machine == "aarch64" else X86
     found = arguments(" ".join(text for text, *_ in table), machine)
     assert [one.name for one in found] == [f"arg{number}" for number in range(len(table))]
     assert [one.access for one in found] == [access for *_, access in table]
@@ -59,4 +59,5 @@ def test_several_are_numbered(machine: str) -> None:
 
 @pytest.mark.parametrize("machine", REGISTERS)
 def test_registers_are_those_of_the_machine(machine: str) -> None:
-    assert set(REGISTERS[machine].values()) <= set(ARCHES[machine].registers)
+    host = "x86_64" if machine == "i386" else machine  # runs its programs
+    assert set(REGISTERS[machine].values()) <= set(ARCHES[host].registers)

@@ -299,6 +299,8 @@ def test_a_process_in_a_container_names_its_own_files(shop: str, tmp_path: Path)
         ("uprobe:SHOP:many+4096", "many has"),
         ("uprobe:SHOP:0x10", "no code of it is at address 0x10"),
         ("uprobe:SHOP:10", "no code of it is at address 0xa"),
+        ("uprobe:SHOP:08", "no code of it is at address 0x8"),
+        ("uprobe:SHOP:0xzz", "it has no such function"),
         ("uprobe:SHOP:_init+4", "is not known"),
         ("uprobe:/no/such/file:f", "/no/such/file: no such file"),
         ("uprobe:libnothing:f", "there is no library and no program of this name"),
@@ -386,3 +388,91 @@ def test_an_iterator_waits_for_its_reader() -> None:
     assert lines[-1] == f"@: {len(lines) - 1}"
     assert len(lines) > pages
     assert ran.stderr == ""
+
+
+NARROW = r"""
+volatile int seen;
+__attribute__((noipa)) int narrow(int a, const char *text, unsigned b) { seen += text[0]; return a - (int)b; }
+void _start(void)
+{
+    asm volatile("and $-16, %esp");
+    static char text[] = "narrow text";
+    seen += *(volatile char *)text;  // so that its page is there
+    for (int i = 0; i < 3; i++) {
+        narrow(-i, text, 40 + i);
+        asm volatile("990: nop\n.pushsection .note.stapsdt,\"\",\"note\"\n.balign 4\n"
+            ".4byte 992f-991f, 994f-993f, 3\n991: .asciz \"stapsdt\"\n992: .balign 4\n"
+            "993: .4byte 990b, 0, 0\n.asciz \"shop\"\n.asciz \"sold\"\n.asciz \"-4@%[a] 4@%[b]\"\n"
+            "994: .balign 4\n.popsection\n" : : [a] "nor"(-i), [b] "nor"(i + 5));
+    }
+    asm volatile("int $0x80" : : "a"(1), "b"(0));
+}
+"""
+
+
+@pytest.mark.native
+@pytest.mark.needs("uprobe")
+def test_the_arguments_of_programs_of_32_bits(tmp_path: Path) -> None:
+    """They are on the stack, where the registers of 64 bits have nothing of them."""
+    (tmp_path / "narrow.c").write_text(NARROW)
+    words = "gcc -m32 -O1 -nostdlib -static -fno-pic -no-pie -fno-stack-protector -o narrow narrow.c"
+    if os.uname().machine != "x86_64" or subprocess.run(words.split(), cwd=tmp_path, check=False).returncode:
+        pytest.skip("there is no compiler for 32 bits")
+    file = f"{tmp_path}/narrow"
+
+    @kwire.uprobe(f"{file}:narrow")
+    def entered(a: "int", text: "char *"):
+        emit(a=a, text=str(text), b=arg2)
+
+    @kwire.uretprobe(f"{file}:narrow")
+    def left():
+        emit("left", value=cast("int", retval))
+
+    @kwire.usdt(f"{file}:sold")
+    def sold():
+        emit("sold", a=arg0, b=arg1)
+
+    with kwire.trace(entered, left, sold, command=[file], seconds=60) as trace:
+        events = list(trace)
+    assert [(one.a, one.text, one.b) for one in events[::3]] == [
+        (-i, "narrow text", 40 + i) for i in range(3)
+    ]
+    assert [one.value for one in events[1::3]] == [-i - 40 - i for i in range(3)]
+    assert [(one.a, one.b) for one in events[2::3]] == [(-i, i + 5) for i in range(3)]
+
+
+def test_files_of_any_name_and_of_any_kind(shop: str, tmp_path: Path) -> None:
+    """Quotes hold a name with colons together; what cannot be probed among many files is left out."""
+    from kwire.lang.bpftrace.reader import read
+    from kwire.live.planner import make_plan
+
+    odd = f"{tmp_path}/a shop: of mine"
+    shutil.copy(shop, odd)
+    [target] = expand("uprobe", f'"{odd}":step_up')
+    assert (target.group, str(target)) == (odd, f'uprobe:"{odd}":step_up')
+    [plain] = expand("uprobe", f"{tmp_path}/*:step_up")
+    assert plain == target
+    plan = make_plan([f'uprobe:"{odd}":step_*(arg0)', f'usdt:"{odd}":shop:sold(arg0)'])
+    assert [schema.probe.partition("(")[0] for schema in plan.schemas] == [
+        f'uprobe:"{odd}":step_down',
+        f'uprobe:"{odd}":step_up',
+        f'usdt:"{odd}":shop:sold',
+    ]
+    source = f'uprobe:"{odd}":step_up, usdt:"{odd}":"shop:sold" {{ print(func) }}'
+    from kwire.lang.bpftrace.points import places
+
+    assert [str(one) for one in places(read("x.bt", source), ())] == [
+        f'uprobe:"{odd}":step_up',
+        f'usdt:"{odd}":shop:sold',
+    ]
+    whole = Path(shop).read_bytes()
+    (tmp_path / "cut").write_bytes(whole[:3000])
+    (tmp_path / "object").write_bytes(whole[:16] + b"\1\0" + whole[18:])
+    (tmp_path / "foreign").write_bytes(whole[:18] + b"\xb7\0" + whole[20:])
+    unread: dict[str, str] = {}
+    assert expand("uprobe", f"{tmp_path}/*:step_up", (), unread) == [target]
+    assert list(unread) == [f"uprobe:{tmp_path}/cut:step_up"]
+    plan = make_plan([f"uprobe:{tmp_path}/*:step_up"])
+    assert [what for what, _ in plan.skipped] == list(unread)
+    with pytest.raises(KwireError, match="it is of aarch64, this machine is"):
+        expand("uprobe", f"{tmp_path}/foreign:step_up")

@@ -16,8 +16,8 @@ from kwire.hints import Final
 from kwire.kernel.attach import FilePlace
 from kwire.kernel.elf import Elf, ElfError, Symbol, Usdt
 from kwire.kernel.targets import WILDCARD, CatalogError, Target, as_regex, nearest
-from kwire.kinds import KINDS
-from kwire.lazy import NamedTuple
+from kwire.kinds import KINDS, file_and_name, in_file
+from kwire.lazy import NamedTuple, pattern
 
 CACHE: Final = "/etc/ld.so.cache"
 MAGIC: Final = b"glibc-ld.so.cache1.1"
@@ -27,8 +27,18 @@ FLAGS: Final = {"x86_64": 0x0303, "aarch64": 0x0A03}
 FOLDERS: Final = ("/lib64", "/usr/lib64", "/lib", "/usr/lib", "/usr/local/lib")
 """Where libraries are on machines without a cache."""
 
+NARROW: Final = {"x86_64": "i386"}
+"""Whose programs a machine runs, too."""
+
 PROBED: Final = ("func", "none")
 """Kinds of symbols that code begins at."""
+
+
+_ADDRESS: Final = pattern(r"0[xX][0-9a-fA-F]+|[0-9]+")
+
+
+class NoProgramError(ElfError):
+    """A file that is not run here: an object, a core, another machine's."""
 
 
 # ---- Files
@@ -190,7 +200,10 @@ def binary(path: str) -> Binary:
 def _binary(path: str, *_: int) -> Binary:
     with Elf.open(path) as file:
         if file.kind not in ("exec", "dyn"):
-            raise ElfError("probe", path, "it is no program and no shared library")
+            raise NoProgramError("probe", path, "it is no program and no shared library")
+        own = os.uname().machine
+        if file.machine and file.machine not in (own, NARROW.get(own)):
+            raise NoProgramError("probe", path, f"it is of {file.machine}, this machine is {own}")
         functions: dict[str, list[Symbol]] = {}
         for symbol in file.symbols():
             if symbol.kind in (*PROBED, "ifunc"):
@@ -198,18 +211,30 @@ def _binary(path: str, *_: int) -> Binary:
         return Binary(file, functions, tuple(file.usdt()))
 
 
-def expand(kind: str, pattern: str, pids: Sequence[int] = ()) -> list[Target]:
+def expand(
+    kind: str, pattern: str, pids: Sequence[int] = (), unread: dict[str, str] | None = None
+) -> list[Target]:
     """The targets that `file:name` names, sorted; of a static probe one for each form of its arguments.
-    `pids`: as in `files`. Raises KwireError.
+    `pids`: as in `files`; `unread`: is told which of several files cannot be read, and why. Raises
+    KwireError.
     """
-    name, colon, what = pattern.partition(":")
+    name, colon, what = file_and_name(pattern)
     if not colon:
         what = "*"
     paths = files(name, pids)
     find = _functions if KINDS[kind].place == "user function" else _marks
     found: list[Target] = []
     for path in paths:
-        found += find(kind, path, binary(path), what, len(paths) > 1)
+        try:
+            found += find(kind, path, binary(path), what, len(paths) > 1)
+        except NoProgramError:
+            if len(paths) == 1:
+                raise
+        except ElfError as error:
+            if len(paths) == 1:
+                raise
+            if unread is not None:
+                unread[f"{kind}:{in_file(path, what)}"] = error.cause
     if not found:
         noun = "function" if KINDS[kind].place == "user function" else "static probe"
         where = f"in {paths[0]}" if len(paths) == 1 else f"in any of {len(paths)} files"
@@ -223,7 +248,7 @@ def _functions(kind: str, path: str, file: Binary, name: str, several: bool) -> 
         names = sorted(one for one in file.functions if matches(one))
         chosen = {one: [symbol for symbol in file.functions[one] if symbol.kind == "func"] for one in names}
         return [Target(kind, path, one, len(symbols)) for one, symbols in chosen.items() if symbols]
-    if name[:2] in ("0x", "0X") or name.isdecimal():
+    if _ADDRESS.fullmatch(name):
         return [Target(kind, path, name)]
     symbols = [symbol for symbol in file.functions.get(name, ()) if symbol.kind in PROBED]
     if symbols:
@@ -269,7 +294,7 @@ def places(target: Target, offset: int = 0) -> tuple[FilePlace, ...]:
         )
     symbols = [one for one in file.functions.get(name, ()) if one.kind in PROBED]
     if not symbols:
-        return (file.place(target.group, int(name, 0) + offset),)
+        return (file.place(target.group, int(name, 16 if name[:2] in ("0x", "0X") else 10) + offset),)
     for one in symbols:
         if offset and offset >= one.size:
             cause = f"{name} has {one.size} bytes" if one.size else f"how long {name} is is not known"

@@ -23,9 +23,11 @@ from kwire.lazy import pattern
 NO_PROBE = pattern(r"__ftrace_invalid_address|__pfx_|__cfi_|__SC[KT]__|.*\.cold(?:\.\d+)?$")
 
 
-def expand(kind: str, pattern: str, pids: Sequence[int] = ()) -> list[Target]:
+def expand(
+    kind: str, pattern: str, pids: Sequence[int] = (), unread: dict[str, str] | None = None
+) -> list[Target]:
     """The targets that a pattern names, sorted; `*`, `?` and `[…]` are wildcards on both sides of the colon.
-    `pids`: processes that know what names of files mean.
+    `pids`: processes that know what names of files mean; `unread`: as in `binaries.expand`.
 
     Raises CatalogError where there are none, with the nearest names; KernelError where nothing can be listed.
     """
@@ -34,7 +36,7 @@ def expand(kind: str, pattern: str, pids: Sequence[int] = ()) -> list[Target]:
     if kind in USER:
         from kwire.kernel import binaries
 
-        return binaries.expand(kind, pattern, pids)
+        return binaries.expand(kind, pattern, pids, unread)
     if KINDS[kind].place == "memory":
         cure = f"write {KINDS[kind].example}"
         raise CatalogError(kind, pattern, "it is on memory, of which there is much", cure=cure)

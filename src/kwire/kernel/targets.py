@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from kwire.errors import KwireError
+from kwire.kinds import in_file
 from kwire.lazy import NamedTuple, pattern
 
 WILDCARD = pattern(r"[*?\[]")
@@ -26,7 +27,7 @@ class Target(NamedTuple):
         """What stands after the kind in a probe spec: `sched:sched_switch`, `tcp_connect`,
         `nf_nat:nf_nat_init`.
         """
-        return f"{self.group}:{self.name}" if self.group else self.name
+        return in_file(self.group, self.name) if self.group else self.name
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.target}" if self.target else self.kind

@@ -5,7 +5,7 @@ The kinds, their spellings and the form of their targets are those of `kwire.kin
 
 import re
 
-from kwire.kinds import KINDS, SIGNALS, SPELLINGS, ProbeKind, period
+from kwire.kinds import KINDS, SIGNALS, SPELLINGS, ProbeKind, file_and_name, period
 from kwire.lang.errors import Diagnostic, LanguageError, did_you_mean
 from kwire.lang.tree import AttachPoint, Source, Span
 from kwire.lazy import pattern
@@ -126,7 +126,7 @@ def _meaningless(kind: ProbeKind, target: str) -> tuple[str, str] | None:
 
 def _in_file(source: Source, kind: ProbeKind, head: str, start: int, wrong: str, span: Span) -> AttachPoint:
     """The attach point of a kind whose target is in a file; names in C++ may have blanks and colons."""
-    file, colon, name = head[start:].partition(":")
+    file, colon, name = file_and_name(head[start:])
     offset = 0
     if kind.place == "user function":
         if kind.offset and (found := _OFFSET.fullmatch(name)):

@@ -95,14 +95,16 @@ def function(
 
 def in_file(kind: str, target: str, offset: int = 0, form: str = "", machine: str = "x86_64") -> Site:
     """The site of what is in a program's file, whose types are not known: `file:function`, or a static probe
-    whose arguments lie where `form` says, in the words of `machine`'s assembler.
+    whose arguments lie where `form` says, in the words of `machine`'s assembler. `machine`: the file's.
     """
     if KINDS[kind].place == "user mark":
         from kwire.lang.usdt import arguments
 
         return Site(kind, target, arguments(form, machine), None, "", False)
-    retval = Param("retval", t.U64, Result(0)) if KINDS[kind].result else None
-    return Site(kind, f"{target}+{offset}" if offset else target, (), retval, "", False)
+    word = t.U32 if machine == "i386" else t.U64
+    retval = Param("retval", word, Result(0)) if KINDS[kind].result else None
+    place = f"{target}+{offset}" if offset else target
+    return Site(kind, place, (), retval, typed=False, machine=machine)
 
 
 def iterator(name: str, types: KernelTypes) -> Site:

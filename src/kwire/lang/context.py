@@ -5,8 +5,9 @@ access into instructions. How a site is found out (BTF, tracefs) is the business
 """
 
 from kwire.hints import TypeAlias
+from kwire.kinds import file_and_name
 from kwire.lang.forms import Form
-from kwire.lang.types import Type
+from kwire.lang.types import U32, U64, Type
 
 
 class CtxField(Form):
@@ -97,8 +98,15 @@ class Site(Form):
     module: str = ""  # the module that holds the function, empty for the kernel itself
     typed: bool = True  # False when no prototype was found: arg0… are there, untyped
     slots: int = 0  # how many slots the arguments take, where they are typed and in the context
+    machine: str = ""  # whose calls are made there, where that is not the host's
+
+    def argument(self, number: int) -> Param:
+        """An argument by its number, from 0, whatever its type."""
+        if self.machine == "i386":  # all are on the stack, behind the return address
+            return Param(f"arg{number}", U32, Located(4 * (number + 1), "sp", "", 1, True))
+        return Param(f"arg{number}", U64, Argument(number))
 
     @property
     def function(self) -> str:
         """The name of the function that it is at or in, of a program's file; of a static probe its name."""
-        return self.target.partition(":")[2].partition("+")[0]
+        return file_and_name(self.target)[2].partition("+")[0]

@@ -13,7 +13,7 @@ from kwire.lang import builtins, tree, values
 from kwire.lang import checked as c
 from kwire.lang import types as t
 from kwire.lang.builtins import NUMBERED, linux_constant
-from kwire.lang.context import Argument, CtxField, DataLoc, Param, Result, Site, Slots
+from kwire.lang.context import CtxField, DataLoc, Param, Result, Site, Slots
 from kwire.lang.errors import Diagnostic, NameTextError, NeverTextError, TextError, did_you_mean
 from kwire.lang.extent import Extent, extent
 from kwire.lang.kerneltypes import Found
@@ -210,7 +210,7 @@ class ExpressionChecker:
             return self.param(param, span)
         if self.site.typed and kind != "kprobe" and number >= self.site.slots:
             raise TextError(span, f"the arguments of {self.site.target} are arg0 to arg{self.site.slots - 1}")
-        return c.Param(name, Argument(number), t.U64, span)
+        return self.param(self.site.argument(number), span)
 
     def _param_named(self, name: str) -> Param | None:
         return next((param for param in self.site.params if param.name == name), None)

@@ -11,7 +11,7 @@ from kwire.lang import builtins, events, tree
 from kwire.lang import checked as c
 from kwire.lang import types as t
 from kwire.lang.check import check_filter
-from kwire.lang.context import Argument, Param, Site
+from kwire.lang.context import Param, Site
 from kwire.lang.errors import Diagnostic, LanguageError, TextError
 from kwire.lang.expressions import PREFIX, ExpressionChecker, Types
 from kwire.lang.tree import NOWHERE, Source
@@ -99,7 +99,7 @@ def _own(checker: ExpressionChecker, fields: dict[str, events.Final]) -> None:
     params = [*site.params, *([site.retval] if site.retval is not None else [])]
     numbered = site.kind in builtins.ARGUMENTS and KINDS[site.kind].place != "user mark"
     if not site.typed and numbered and not site.params and "+" not in site.target:
-        params = [Param(f"arg{number}", t.U64, Argument(number)) for number in range(3)]
+        params = [site.argument(number) for number in range(3)]
     for param in params:
         try:
             value = events.final(_shown(checker.own(param, NOWHERE), param), NOWHERE)

@@ -6,6 +6,7 @@ Operators are named by the words in `BINARY`, `COMPARE`, `MATCH`, `UNARY`, so no
 """
 
 from kwire.hints import TypeAlias
+from kwire.kinds import in_file
 from kwire.lang.forms import Form, Node
 from kwire.lazy import NamedTuple
 
@@ -444,7 +445,7 @@ class AttachPoint(Node):
     def target(self) -> str:
         """The text after the kind: "sched:sched_switch", "tcp_connect+16"."""
         offset = f"+{self.offset}" if self.offset else ""
-        return f"{self.group}:{self.name}{offset}" if self.group else f"{self.name}{offset}"
+        return in_file(self.group, f"{self.name}{offset}") if self.group else f"{self.name}{offset}"
 
     @property
     def wildcard(self) -> bool:

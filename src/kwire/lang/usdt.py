@@ -30,7 +30,7 @@ _AARCH64: Final = {
     "fp": "x29",
     "lr": "x30",
 }
-REGISTERS: Final = {"x86_64": _X86, "aarch64": _AARCH64}
+REGISTERS: Final = {"x86_64": _X86, "i386": _X86, "aarch64": _AARCH64}
 """The assembler's names of registers → those of `bpf.arch`, by machine."""
 
 _NUMBER: Final = r"-?(?:0[xX][0-9a-fA-F]+|\d+)"
@@ -63,7 +63,7 @@ def _located(operand: str, machine: str) -> Located | None:
     immediate = operand.lstrip("$#")
     if re.fullmatch(_NUMBER, immediate):
         return Located(int(immediate, 0))
-    if (found := _MEMORY.fullmatch(operand)) and machine == "x86_64":
+    if (found := _MEMORY.fullmatch(operand)) and registers is _X86:
         offset, base, index, scale = found.groups()
         names = [registers.get(one) for one in (base, index) if one]
         if not all(names):

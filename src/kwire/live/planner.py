@@ -39,7 +39,7 @@ from kwire.kernel.following import programs
 from kwire.kernel.printfmt import Names, hexadecimal, tables
 from kwire.kernel.sys import in_first_namespace, possible_cpus
 from kwire.kernel.tracefs import Tracefs
-from kwire.kinds import FUNCTIONS, KINDS, USER
+from kwire.kinds import FUNCTIONS, KINDS, USER, in_file
 from kwire.lang import attach_points, record, spec, tree
 from kwire.lang.check import check, filtered
 from kwire.lang.checked import Builtin, Emit, Map, Program
@@ -144,6 +144,7 @@ class Planner:
         self._scope = scope
         self._wanted: list[_Wanted] = []
         self._skipped: list[tuple[str, str]] = []
+        self._unread: dict[str, str] = {}  # files among others that cannot be read: why
         self._repeated: dict[str, None] = {}  # in order
         self._copies: list[tuple[str, int]] = []
         self._places: dict[str, dict[str, list[int]]] = {}  # by name and module
@@ -201,10 +202,10 @@ class Planner:
 
     def look(self, probe: Scripted, point: AttachPoint) -> None:
         """Check a probe of a script at some targets of one of its places, and forget it: at the first, and at
-        that with the longest name, which `probe` is as a text. KwireError.
+        those with the longest text and name, which `probe` and `func` are. KwireError.
         """
         targets = self._targets(point)
-        longest = sorted(targets, key=lambda one: len(one.group) + len(one.name))[-1:]
+        longest = [max(targets, key=lambda one: len(str(one))), max(targets, key=lambda one: len(one.name))]
         for target in dict.fromkeys([*targets[:1], *longest]):
             probe.program(self._site(target, point.offset, listed=True), self._types)
 
@@ -247,13 +248,7 @@ class Planner:
         count = len(wanted)
         if not count:
             raise KwireError("plan trace", "", "there is no probe in it", "name at least one")
-        if count > MAX_PROBES:
-            raise KwireError(
-                "plan trace",
-                f"of {count} probes",
-                f"at most {MAX_PROBES} are possible",
-                "narrow the wildcards",
-            )
+        _bounded(count)
         task = task_fields(self._kernel.vmlinux) if self._kernel else None
         first, *firsts = accumulate((len(one.program.shapes) for one in wanted), initial=1)
         numbers = (first, *firsts[:-1])  # of each probe, that is of its first shape
@@ -277,7 +272,7 @@ class Planner:
         return Plan(
             tuple(groups),
             complete,
-            (*self._skipped, *refused),
+            (*self._skipped, *self._unread.items(), *refused),
             task,
             tuple((text, error.cause) for text, _, error in self._unfiltered),
             tuple(self._notes()),
@@ -369,7 +364,10 @@ class Planner:
         from kwire.kernel.targets import Target
 
         if point.kind in USER:
-            return catalog.expand(point.kind, f"{point.group}:{point.name}", self._scope.pids)
+            pattern = in_file(point.group, point.name)
+            found = catalog.expand(point.kind, pattern, self._scope.pids, self._unread)
+            _bounded(len(found))
+            return found
         if point.wildcard or (point.kind in FUNCTIONS and not point.offset):
             return catalog.expand(point.kind, point.target)
         return [Target(point.kind, point.group, point.name)]
@@ -444,7 +442,10 @@ class Planner:
         """The site of one target; `listed`: the kernel has named it, so it is no misspelling."""
         kind, group, name, copies, form = target
         if kind in USER:
-            return attach_points.in_file(kind, target.target, offset, form, host().machine)
+            from kwire.kernel import binaries
+
+            machine = binaries.binary(group).file.machine or host().machine
+            return attach_points.in_file(kind, target.target, offset, form, machine)
         if KINDS[kind].place in ("trace", "timer", "counter", "memory", "signal"):
             return Site(kind, target.target, ())
         if KINDS[kind].place == "event":
@@ -594,6 +595,13 @@ class Planner:
             otherwise if any_walked(first.program) else None,
             lambda: compile_(loops=loops, explain=True).ir,
         )
+
+
+def _bounded(count: int) -> None:
+    """Raises KwireError where so many probes are too many."""
+    if count > MAX_PROBES:
+        cause = f"at most {MAX_PROBES:,} are possible"
+        raise KwireError("plan trace", f"of {count:,} probes", cause, "narrow the wildcards")
 
 
 def _shared(schemas: tuple[Schema, ...]) -> tuple[Schema, ...]:

@@ -1,11 +1,16 @@
 """What the attach points of a script mean, with quotes taken away and parameters replaced."""
 
+from kwire.hints import TYPE_CHECKING, Final
 from kwire.kinds import TRACE
 from kwire.lang import attach
 from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace import tables
 from kwire.lang.errors import LanguageError, TextError, did_you_mean
 from kwire.lang.tree import AttachPoint, Source
+from kwire.lazy import pattern
+
+if TYPE_CHECKING:
+    import re
 
 
 def attach_point(point: s.AttachPoint, arguments: tuple[str, ...]) -> AttachPoint:
@@ -44,8 +49,10 @@ def places(script: s.Script, arguments: tuple[str, ...]) -> list[AttachPoint]:
 
 
 def _unquoted(point: s.AttachPoint, arguments: tuple[str, ...]) -> str:
-    """The text of an attach point without quotes, its parameters replaced."""
-    text = point.text.replace('"', "")
+    """The text of an attach point, its parameters replaced, without quotes but those that hold the name of a
+    file together.
+    """
+    text = _QUOTED.sub(_plain, point.text)
     at = text.find("$")
     while at >= 0:
         end = at + 1
@@ -62,3 +69,13 @@ def _unquoted(point: s.AttachPoint, arguments: tuple[str, ...]) -> str:
         text = text[:at] + arguments[number - 1] + text[end:]
         at = text.find("$", at + len(arguments[number - 1]))
     return text
+
+
+_QUOTED: Final = pattern(r'(:?)"([^"]*)"?')
+
+
+def _plain(quoted: "re.Match[str]") -> str:
+    """What stands in quotes; a file's name with a colon in it keeps them."""
+    colon, text = quoted.groups()
+    file = colon and ":" in text and ":" not in quoted.string[: quoted.start()]
+    return quoted[0] if file else colon + text
