@@ -3,11 +3,14 @@
 kwire trace examples/tcp.py -c 'curl -s http://localhost/'
 """
 
+from typing import Any
+
 import kwire
+from kwire.probe import be16, cast, comm, cpu, emit, ipv4, pid, retval
 
 
 @kwire.kprobe("tcp_connect")
-def connecting(sk: "struct sock *"):
+def connecting(sk: Any) -> None:
     emit(
         cpu,
         pid,
@@ -19,7 +22,7 @@ def connecting(sk: "struct sock *"):
 
 
 @kwire.kretprobe("inet_csk_accept")
-def accepted():
+def accepted() -> None:
     new = cast("struct sock *", retval)
     if new:
         emit(cpu, pid, comm, peer=ipv4(new.__sk_common.skc_daddr), port=new.__sk_common.skc_num)

@@ -27,6 +27,7 @@ ARROWS: dict[str, set[str]] = {
     "kinds": set(),
     "lazy": set(),
     "perfevents": set(),
+    "probe": {"lang", "live"},
     "words": set(),
     "wire": set(),
     "bpf": set(),

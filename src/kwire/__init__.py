@@ -70,7 +70,6 @@ _LATER = {
             "iter",
             "kprobe",
             "kretprobe",
-            "probe",
             "profile",
             "rawtracepoint",
             "self",
@@ -108,6 +107,9 @@ _LATER = {
     "simulate": "kwire.live.simulate",
 }
 """Public name → the module that has it."""
+
+_MODULES = ("probe",)
+"""Public names that are modules."""
 
 __all__ = [
     "Average",
@@ -230,9 +232,11 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> Any:
     """Names whose modules are imported only when somebody asks for them."""
-    if name in _LATER:
+    if name in _LATER or name in _MODULES:
         import importlib
 
+        if name in _MODULES:
+            return importlib.import_module(f"kwire.{name}")
         found = globals()[name] = getattr(importlib.import_module(_LATER[name]), name)
         return found
     raise AttributeError(f"module 'kwire' has no attribute {name!r}")

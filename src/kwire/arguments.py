@@ -196,3 +196,13 @@ def _short(value: Any) -> str:
         text = f"<{type(value).__name__}>"
     text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
     return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def module(name: str, operation: str) -> Any:
+    """A module of somebody else's that only this operation needs. KwireError where it is not installed."""
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise KwireError(operation, "", f"{name} is not installed", f"pip install {name}") from None

@@ -17,7 +17,7 @@ from kwire.wire.schema import Schema
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "policy.toml"
 SWITCH, EXEC = "tracepoint:sched:sched_switch", "tracepoint:sched:sched_process_exec"
-PROBE = Written("f.py", "def f(): emit(pid)\n", "f", (SWITCH,), {}, {})
+PROBE = Written("f.py", "def f(): emit(pid)\n", "f", (SWITCH,), {}, {}, {}, {})
 
 
 def made(*tables: dict[str, Any], listed: tuple[str, ...] = ()) -> Policy:

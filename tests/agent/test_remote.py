@@ -592,6 +592,54 @@ def test_from_python(agent: Agent, tmp_path: Path) -> None:
     assert verify(tmp_path / "a.pcapng")[0] == 0
 
 
+COUNTING = """import kwire
+from kwire.probe import comm as name
+
+counts = kwire.Count(by="char[16]")
+took = kwire.Histogram()
+
+@kwire.tracepoint("syscalls:sys_enter_getppid")
+def asked():
+    counts.add(name)
+    took.add(5)
+"""
+
+wanted = kwire.Hash(key="u32", value=("u64", "char[8]"))
+seen = kwire.Count(by=("u64", "char[8]"))
+average = kwire.Average()
+
+
+@kwire.tracepoint("syscalls:sys_enter_getppid")
+def asked():
+    if 7 in wanted:
+        number, name = wanted[7]
+        seen.add(number, name)
+        average.add(number)
+        wanted[8] = number + 1, name
+
+
+def test_maps_of_python_probes_there(agent: Agent, tmp_path: Path) -> None:
+    """What they hold is shown at the end, kept in captures, and in the objects of a program."""
+    file, kept = tmp_path / "probes.py", tmp_path / "kept.pcapng"
+    file.write_text(COUNTING)
+    done = run(
+        "trace", "-H", agent.host, file, "-w", kept, "-c", f"{sys.executable} -c 'import os; os.getppid()'"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "counts (count by text):" in done.stdout
+    assert "[4, 8)  1 |@@@" in done.stdout
+    assert "took (hist):" in run("show", kept).stdout
+    wanted[7] = 40, "abc"
+    host = kwire.connect(agent.host)
+    with host.trace(asked, command=[sys.executable, "-c", "import os; os.getppid(); os.getppid()"]) as events:
+        assert list(events) == []
+        assert dict(wanted) == {}
+    assert dict(seen) == {(40, "abc"): 2}
+    assert dict(wanted) == {7: (40, "abc"), 8: (41, "abc")}
+    assert (average.value, len(average.pandas()), "abc" in str(wanted)) == (40.0, 1, True)
+    assert [schema.map for schema in events.schemas] == [None]
+
+
 def test_columns_of_what_is_there_now(agent: Agent) -> None:
     with kwire.connect(agent.host).trace(PROBE, pid=os.getpid()) as events:
         for _ in range(1000):

@@ -46,7 +46,7 @@ def freely() -> Any:
 def travelling(file: str, *text: Any, **changes: Any) -> dict[str, Any]:
     """A probe function as it travels."""
     parts = {"file": file, "text": list(text), "name": "f", "attach": [GETPPID], "constants": {}}
-    return {**parts, "values": {}, **changes}
+    return {**parts, "values": {}, "names": {}, "maps": {}, **changes}
 
 
 GOOD = {
@@ -156,7 +156,7 @@ def test_whatever_is_answered_is_understood_or_an_error(body: dict[Any, Any]) ->
 def test_an_error_comes_back_as_it_was() -> None:
     text = "def f():\n    emit(pid, nonsense)\n    emit(pid,)\n    x = = 1\n"
     with pytest.raises(LanguageError) as here:
-        parse(ProgramSources(functions=(Written("my.py", text, "f", (GETPPID,), {}, {}),)))
+        parse(ProgramSources(functions=(Written("my.py", text, "f", (GETPPID,), {}, {}, {}, {}),)))
     with pytest.raises(RemoteError) as there:
         answered(cbor.loads_map(cbor.dumps(failed(here.value))))
     for part in ("operation", "subject", "cause", "cure", "detail"):
@@ -211,7 +211,7 @@ def test_programs_are_read_and_never_run(name: str, tmp_path: Path) -> None:
     text = HOSTILE[name]
     if "{canary}" in text:
         text = text.format(canary=canary, probe=PLAIN)
-    body = {"op": "trace", "functions": requests.numbered([travelling("x.py", text=text)])}
+    body = {"op": "trace", "functions": {0: travelling("x.py", *requests.pieces(text))}}
     start = time.monotonic()
     with contextlib.suppress(KwireError):
         assert requests.serve(body, freely()).processes.command is None

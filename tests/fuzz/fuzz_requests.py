@@ -21,6 +21,15 @@ FUNCTION = {
     "attach": ["kprobe:f"],
     "constants": {"A": 1},
     "values": {},
+    "names": {"p": "pid"},
+    "maps": {
+        "m": {
+            "title": "m",
+            "kind": "Hash",
+            "arguments": {"key": ["u32"], "value": ["u64"], "size": 7, "lru": False},
+            "set": [[[3], 4]],
+        }
+    },
 }
 SEEDS = [
     cbor.dumps(

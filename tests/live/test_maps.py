@@ -374,11 +374,11 @@ def test_use_outside_of_probes() -> None:
 
 def test_what_python_set_before_a_trace_can_be_deleted() -> None:
     wanted = kwire.Hash(key="u8", value="u8")
-    wanted["no number"] = 3
+    wanted[5] = 3
     wanted[3] = 4
-    del wanted["no number"]
+    del wanted[5]
     with pytest.raises(KeyError):
-        del wanted["no number"]
+        del wanted[5]
 
     @kwire.tracepoint(ENTER)
     def ask(who: "u8") -> None:
@@ -386,6 +386,11 @@ def test_what_python_set_before_a_trace_can_be_deleted() -> None:
 
     [event] = kwire.simulate(ask, {"who": 3}, format=FORMAT)
     assert event["found"] == 4
+    wanted[3] = 5
+    assert [one["found"] for one in kwire.simulate(ask, {"who": 3}, format=FORMAT)] == [5]
+    assert wanted[3] == 5
+    del wanted[3]
+    assert [one["found"] for one in kwire.simulate(ask, {"who": 3}, format=FORMAT)] == [0]
     with pytest.raises(KwireError, match="keys are deleted while a trace runs"):
         del kwire.Count(by=int)[3]
 
@@ -450,11 +455,82 @@ def test_a_declaration_may_calculate_with_numbers_of_its_file() -> None:
     assert f"size={64 * 1024 * 8 - 16}" in repr(probe)
 
 
-def test_a_probe_with_maps_does_not_travel() -> None:
+def test_maps_travel_with_their_probes() -> None:
+    """As they are declared, with what Python has set; maps of one name are told apart, equal ones are one."""
     from kwire.live import program_sources
+    from kwire.live.travelling import Made, Titles
 
-    with pytest.raises(LanguageError, match="maps do not travel to other machines"):
-        program_sources.written([crowd])
+    first = kwire.Hash(key=("u32", "char[16]"), value=("u64", "char[8]"), size=7, lru=True)
+    first[3, "a"] = 4, "b"
+    every = [
+        first,
+        kwire.Variable("s32"),
+        kwire.Count(by=str),
+        kwire.Sum(by=int, of="u32", size=9),
+        kwire.LinearHistogram(-5, 100, 3, by="stack"),
+        kwire.Average(),
+    ]
+    titles, made = Titles(), Made()
+    for one in every:
+        there = made.map(titles.said(one.declaration.replace(title="m")))
+        own = one.declaration
+        assert there.replace(title="", owner=None) == own.replace(title="", owner=None)
+    assert list(titles.shared) == ["m", "m_2", "m_3", "m_4", "m_5", "m_6"]
+    assert titles.said(first.declaration.replace(title="m")) == {
+        "title": "m",
+        "kind": "Hash",
+        "arguments": {"key": ["u32", "char[16]"], "value": ["u64", "char[8]"], "size": 7, "lru": True},
+        "set": [((3, "a"), (4, "b"))],
+    }
+    assert made.map(titles.said(first.declaration.replace(title="m"))).owner.set_before() == [
+        ((3, "a"), (4, "b"))
+    ]
+    with pytest.raises(KwireError, match="it is said in two ways"):
+        made.map({"title": "m", "kind": "Hash", "arguments": {"key": ["u32"]}})
+    for wrong, says in (
+        ({"kind": "Map"}, "there is no such kind; known: Hash, "),
+        ({"arguments": {"self": 3}}, "Hash has no argument self"),
+        ({"arguments": {"key": ["u32"], "size": 1 << 40}}, "choose from 1 to"),
+        ({"arguments": {"key": ["u32"]}, "set": [[["x"], 1]]}, "'x' is no "),
+        ({"arguments": {"key": ["u32"]}, "set": [[[], 1]]}, "its keys have 1 part, not 0"),
+    ):
+        with pytest.raises(KwireError, match=says):
+            made.map({"title": "new", "kind": "Hash", "arguments": {}, **wrong})
+    [written] = program_sources.written([crowd])
+    assert python.parse_written(written._replace(maps=dict(written.maps))).faults == ()
+    assert written.maps.keys() == {"few"}
+
+
+def test_keys_and_values_are_judged_where_python_sets_them() -> None:
+    """Not at the next trace: by the types that probes will find."""
+    names = kwire.Hash(key=("u32", "char[4]"), value="char[4]")
+    names[7, "abc"] = "abc"
+    numbers = kwire.Hash(key="pid_t", value="u8")
+    numbers[-7] = 255
+    single = kwire.Variable("s32")
+    single.value = -5
+    for wrong, says in (
+        (lambda: names.__setitem__(7, "abc"), "its keys have 2 parts, not 1"),
+        (lambda: names.__setitem__((7, "abcd"), "abc"), "'abcd' is no text of at most 3 bytes"),
+        (lambda: names.__setitem__((1 << 32, "a"), "abc"), "4294967296 is no unsigned integer of 4 bytes"),
+        (lambda: names.__setitem__((7, "a"), 3), "3 is no text"),
+        (lambda: numbers.__setitem__(1, 256), "256 is no unsigned integer of 1 byte"),
+        (lambda: numbers.__setitem__(1 << 33, 1), "no signed integer of 4 bytes"),
+        (lambda: numbers.__setitem__(1, -1), "-1 is no unsigned integer of 1 byte"),
+        (lambda: numbers.__setitem__("x", 1), "'x' is no "),
+        (lambda: setattr(single, "value", "x"), "'x' is no "),
+        (lambda: kwire.Hash(key="struct nothing *").__setitem__(1, 1), "nothing"),
+        (lambda: names.__delitem__(7), "its keys have 2 parts, not 1"),
+    ):
+        with pytest.raises(KwireError, match=says):
+            wrong()
+    assert names.set_before() == [((7, "abc"), "abc")]
+    assert numbers.set_before() == [((-7,), 255)]
+    assert single.set_before() == [((), -5)]
+    with pytest.raises(KeyError):
+        del names[7, "b"]
+    del names[7, "abc"]
+    assert names.set_before() == []
 
 
 def test_a_parameter_or_local_hides_a_map() -> None:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from kwire.agent.received import Received
 from kwire.agent.remote import Endpoint, RemoteSession
 from kwire.agent.requests import numbered
 from kwire.arguments import checked, needed
@@ -27,6 +28,7 @@ from kwire.live.processes import choice
 from kwire.live.program_sources import written
 from kwire.live.reading import Reading
 from kwire.live.summary import summarize
+from kwire.live.travelling import Titles
 from kwire.wire.schema import Schema
 
 if TYPE_CHECKING:
@@ -62,8 +64,9 @@ class Host:
 
         Without any, those that the agent lists. `filter`: an expression that must hold for every event.
         """
-        body = _body(probes, filter, command, pid, seconds, count, buffer)
-        return RemoteTrace(self._link, body)
+        titles = Titles()
+        body = _body(probes, filter, command, pid, seconds, count, buffer, titles)
+        return RemoteTrace(self._link, body, titles)
 
     def record(
         self,
@@ -85,7 +88,8 @@ class Host:
         if command is None and seconds is None and count is None:
             cause = "nothing says when it ends"
             raise KwireError("record", file, cause, "give command, seconds or count")
-        body = _body(probes, filter, command, pid, seconds, count, buffer)
+        titles = Titles()
+        body = _body(probes, filter, command, pid, seconds, count, buffer, titles)
         writers: list[Writer] = []
 
         def start(schemas: tuple[Schema, ...]) -> Sequence[Sink]:
@@ -103,7 +107,9 @@ class Host:
             totals = received.close(writers[0])
             schemas = tuple(received.schemas.values())
             produced, status = received.produced or {}, conversation.status
-            summary = summarize(schemas, received, writers[0], produced, totals, took, status)
+            events = tuple(schema for schema in schemas if schema.map is None)
+            summary = summarize(events, received, writers[0], produced, totals, took, status)
+            _tell(titles, received)
             return {**summary, "host": schemas[0].host}
         finally:
             conversation.close()
@@ -125,10 +131,11 @@ class Host:
 class RemoteTrace(Reading):
     """A trace that runs on another machine inside a `with`. Iterate for events, or take `columns`."""
 
-    __slots__ = ("_body", "_conversation", "_link")
+    __slots__ = ("_body", "_conversation", "_link", "_titles")
 
-    def __init__(self, link: Endpoint, body: dict[str, Any]) -> None:
+    def __init__(self, link: Endpoint, body: dict[str, Any], titles: Titles) -> None:
         super().__init__(Batch([]))
+        self._titles = titles
         self._link = link
         self._body = body
         self._conversation: RemoteSession | None = None
@@ -136,7 +143,8 @@ class RemoteTrace(Reading):
     @property
     def schemas(self) -> tuple[Schema, ...]:
         """What the events of each probe hold; known inside the `with`."""
-        return tuple(self._conversation.received.schemas.values()) if self._conversation else ()
+        known = self._conversation.received.schemas.values() if self._conversation else ()
+        return tuple(schema for schema in known if schema.map is None)
 
     @property
     def lost(self) -> int:
@@ -166,6 +174,7 @@ class RemoteTrace(Reading):
         return bool({"command", "seconds", "count"} & self._body.keys())
 
     def _begin(self) -> None:
+        _tell(self._titles, None)
         self._conversation = RemoteSession(self._link, self._body, self._start)
         self._conversation.until(lambda: self._inside.tracing)
 
@@ -186,6 +195,7 @@ class RemoteTrace(Reading):
     def _release(self) -> None:
         if self._conversation is not None:
             self._conversation.close()
+            _tell(self._titles, self._conversation.received)
 
     @property
     def _inside(self) -> RemoteSession:
@@ -197,6 +207,14 @@ class RemoteTrace(Reading):
         return [self._batch]
 
 
+def _tell(titles: Titles, received: Received | None) -> None:
+    """Let the maps of this program be what was told of them at the end of a trace; None: it begins."""
+    left = {schema.target: (schema, table) for schema, table in received.left} if received else {}
+    for title, one in titles.shared.items():
+        if received is None or title in left:
+            one.tell(left.get(title))
+
+
 def _body(
     probes: tuple[Probe | str, ...],
     filter: str | None,
@@ -205,6 +223,7 @@ def _body(
     seconds: float | None,
     count: int | None,
     buffer: int | None,
+    titles: Titles,
 ) -> dict[str, Any]:
     """The request. Raises KwireError where something is of the wrong type."""
     filter, seconds, count, buffer = checked(
@@ -214,7 +233,7 @@ def _body(
     functions = written([probe for probe in probes if not isinstance(probe, str)])
     given = {
         "probes": [probe for probe in probes if isinstance(probe, str)],
-        "functions": numbered({**one._asdict(), "attach": list(one.attach)} for one in functions),
+        "functions": numbered(functions, titles),
         "filter": filter,
         "command": words,
         "pids": pids,

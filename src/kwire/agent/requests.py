@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from kwire.live.processes import Processes
     from kwire.live.program_sources import ProgramSources
     from kwire.live.recorder import Limits
+    from kwire.live.travelling import Titles, Written
 
 TEXT_MOST: Final = 256 << 10
 """Characters of program text in one request."""
@@ -134,6 +135,45 @@ TRACE: Final[dict[str, Key]] = {
 }
 """The keys of `trace`, the operation apart. Neither `command` nor `pids`: the whole machine is traced."""
 
+MAPS_MOST: Final = 256
+"""Maps that one function uses."""
+
+SET_MOST: Final = 1 << 16
+"""Keys that a map begins with."""
+
+
+def _argument_wrong(value: Any) -> str | None:
+    texts = isinstance(value, list) and len(value) <= MAPS_MOST and all(isinstance(one, str) for one in value)
+    return None if texts or isinstance(value, int) else ": neither an integer nor a list of texts"
+
+
+def _part(value: Any) -> bool:
+    return type(value) in (int, bool, str, bytes) or (isinstance(value, list) and all(map(_part, value)))
+
+
+def _pair_wrong(value: Any) -> str | None:
+    sound = isinstance(value, list) and len(value) == 2 and isinstance(value[0], list) and _part(value)
+    return None if sound else ": no key and value"
+
+
+MAP_OF_FUNCTION: Final[dict[str, Key]] = {
+    "title": Key(text(256), "what it is called; what has one title is one map"),
+    "kind": Key(text(32), "as Python declares it: `Hash`, `Count`, …"),
+    "arguments": Key(
+        table(text(16), Kind("an integer or a list of texts", _argument_wrong), "a map", 16),
+        "what it is declared with; types as lists of C types",
+    ),
+    "set": Key(
+        listing(
+            Kind("a list of a key, which is a list of parts, and a value", _pair_wrong), "a list", SET_MOST
+        ),
+        "what it begins with",
+        LEFT_OUT,
+    ),
+}
+"""The keys of one of a function's `maps`."""
+
+
 FUNCTION: Final[dict[str, Key]] = {
     "file": Key(text(4096), "the file it stands in, for messages"),
     "text": Key(
@@ -144,6 +184,14 @@ FUNCTION: Final[dict[str, Key]] = {
     "attach": Key(_texts_of(64), "where it attaches: probe specs"),
     "constants": Key(_CONSTANTS, "the numbers and texts that it uses of what is around it, by name"),
     "values": Key(_CONSTANTS, "the same by dotted names"),
+    "names": Key(
+        table(text(256), text(256), "a map from names to names", 4096),
+        "the names of the probe language that it calls otherwise",
+    ),
+    "maps": Key(
+        table(text(256), MAP, "a map from names to maps", MAPS_MOST),
+        "the maps that it uses, by the names there",
+    ),
 }
 """The keys of one of `functions`; all must be there."""
 
@@ -202,11 +250,18 @@ def read(body: Mapping[Any, Any], operation: str, keys: Mapping[str, Key] | None
         read_each = (
             read(functions[number], f"{operation} functions", FUNCTION) for number in sorted(functions)
         )
-        taken["functions"] = [{**one, "text": "".join(one["text"])} for one in read_each]
+        taken["functions"] = [
+            {**one, "text": "".join(one["text"]), "maps": _read_maps(one["maps"], operation)}
+            for one in read_each
+        ]
     if "script" in taken:
         script = read(taken["script"], f"{operation} script", SCRIPT)
         taken["script"] = {**script, "text": "".join(script["text"])}
     return taken
+
+
+def _read_maps(given: Mapping[str, Mapping[Any, Any]], operation: str) -> dict[str, dict[str, Any]]:
+    return {name: read(one, f"{operation} functions maps", MAP_OF_FUNCTION) for name, one in given.items()}
 
 
 def operation_of(body: Mapping[Any, Any]) -> str:
@@ -230,9 +285,19 @@ def failed(error: KwireError) -> dict[str, Any]:
     return {"error": {**told, "detail": error.detail[:DETAIL_MOST]}}
 
 
-def numbered(maps: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
-    """`functions` as they travel, each with its `text` in pieces, so that frames can be short."""
-    return {number: {**one, "text": pieces(one["text"])} for number, one in enumerate(maps)}
+def numbered(functions: Iterable[Written], titles: Titles) -> dict[int, dict[str, Any]]:
+    """`functions` as they travel, each with its `text` in pieces, so that frames can be short. `titles`: of
+    the maps of all of them.
+    """
+    return {
+        number: {
+            **one._asdict(),
+            "attach": list(one.attach),
+            "text": pieces(one.text),
+            "maps": {name: titles.said(made) for name, made in one.maps.items()},
+        }
+        for number, one in enumerate(functions)
+    }
 
 
 def pieces(text: str) -> list[str]:
@@ -345,8 +410,13 @@ def names(body: Mapping[Any, Any], grant: Grant) -> dict[str, Any]:
 
 def _texts(asked: Mapping[str, Any]) -> ProgramSources:
     from kwire.live.program_sources import ProgramSources, ScriptSource, function_of
+    from kwire.live.travelling import Made
 
-    functions = tuple(function_of(**one) for one in asked.get("functions", ()))
+    made = Made()
+    functions = tuple(
+        function_of(**{**one, "maps": {name: made.map(said) for name, said in one["maps"].items()}})
+        for one in asked.get("functions", ())
+    )
     script = asked.get("script")
     if script is None:
         return ProgramSources(tuple(asked.get("probes", ())), functions, asked.get("filter"))
@@ -380,6 +450,7 @@ def markdown() -> str:
     for title, keys in (
         ("`trace`", TRACE),
         ("one of `functions`", FUNCTION),
+        ("one of a function's `maps`", MAP_OF_FUNCTION),
         ("`script`", SCRIPT),
         ("`probes`", OPERATIONS["probes"]),
         ("`ended`", OPERATIONS["ended"]),

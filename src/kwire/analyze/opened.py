@@ -13,7 +13,7 @@ from kwire.analyze.capture_summary import CaptureSummary, Seen
 from kwire.analyze.scan import Block, Scan
 from kwire.analyze.selection import Selection
 from kwire.analyze.source import Source
-from kwire.arguments import checked, needed
+from kwire.arguments import checked, module, needed
 from kwire.errors import KwireError
 from kwire.wire.messages import Lost
 from kwire.wire.schema import EARLIEST, LATEST, Schema, Value
@@ -166,7 +166,7 @@ class Opened(Generic[E]):
         self, probe: str | None = None, where: str | None = None, first: int = EARLIEST, last: int = LATEST
     ) -> Any:
         """The events of one probe as a pandas DataFrame."""
-        _need("pandas")
+        module("pandas", "make a data frame")
         made = self.arrow(probe, where, first, last)
         return made.to_pandas(split_blocks=True, self_destruct=True)
 
@@ -174,7 +174,7 @@ class Opened(Generic[E]):
         self, probe: str | None = None, where: str | None = None, first: int = EARLIEST, last: int = LATEST
     ) -> Any:
         """The events of one probe as a polars DataFrame, over the same memory as the Arrow table."""
-        return _need("polars").from_arrow(self.arrow(probe, where, first, last))
+        return module("polars", "make a data frame").from_arrow(self.arrow(probe, where, first, last))
 
     def query(self, sql: str) -> Any:
         """The rows of an SQL query as a pyarrow Table; the tables are those of `kwire query`."""
@@ -237,12 +237,3 @@ class Opened(Generic[E]):
         if not self.capture_summary.probes:
             known, cause = "", "it describes no probe"
         raise KwireError("read", self.name, cause, f"name one of: {known}" if known else "")
-
-
-def _need(name: str) -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise KwireError("make a data frame", "", f"{name} is not installed", f"pip install {name}") from None

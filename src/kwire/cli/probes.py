@@ -12,6 +12,7 @@ from kwire.hints import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kwire.lang import tree
+    from kwire.lang.python import Written
 
 PROBES = """\
 PROBE is kind:target; a target may have wildcards (*, ?, [..]). Kinds: tracepoint, rawtracepoint, kprobe,
@@ -65,9 +66,10 @@ def request(names: Sequence[str]) -> dict[str, Any]:
     Raises KwireError as `read`.
     """
     from kwire.agent.requests import numbered
+    from kwire.live.travelling import Titles
 
     specs = [name for name in names if not is_file(name)]
-    functions: list[dict[str, Any]] = []
+    functions: list[Written] = []
     for name in names:
         if is_file(name):
             from kwire.lang.python import written_file
@@ -75,8 +77,8 @@ def request(names: Sequence[str]) -> dict[str, Any]:
             found = written_file(_text(name), name, beside(name))
             if not found:
                 raise _without(name)
-            functions += [{**one._asdict(), "attach": list(one.attach)} for one in found]
-    given = {"probes": specs, "functions": numbered(functions) if functions else {}}
+            functions += found
+    given = {"probes": specs, "functions": numbered(functions, Titles()) if functions else {}}
     return {key: value for key, value in given.items() if value}
 
 

@@ -23,7 +23,7 @@ class Builtin(NamedTuple):
     `operation`: a key of `OPERATIONS`, or empty for what the checker itself resolves; `type`: None when it
     depends on the attach point or the kernel's types (`type_name`, a C type); `macro`: an expression it is
     short for, where the kernel's own numbers are the user's (with an operation, that counts elsewhere);
-    `kinds`: where it exists.
+    `kinds`: where it exists; `hint`: what type checkers of Python take it for.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Builtin(NamedTuple):
     macro: str = ""
     kinds: tuple[str, ...] = tuple(KINDS)
     unit: str = ""
+    hint: str = "int"
 
 
 OPERATIONS = {
@@ -56,27 +57,33 @@ BUILTINS = (
     Builtin("ppid", "process id of the parent, likewise", U32, "ppid", macro="curtask.real_parent.tgid"),
     Builtin("uid", "user id", U32, "uid"),
     Builtin("gid", "group id", U32, "gid"),
-    Builtin("comm", "name of the current thread, at most 15 bytes", COMM),
+    Builtin("comm", "name of the current thread, at most 15 bytes", COMM, hint="str"),
     Builtin("cpu", "number of the CPU", U16, "cpu"),
     Builtin("nsecs", "nanoseconds of the monotonic clock: the event's own time", U64, "nsecs", unit="ns"),
     Builtin("cgroup", "id of the cgroup (v2) of the current process", U64, "cgroup"),
-    Builtin("curtask", "the current thread", None, "curtask", "struct task_struct *"),
-    Builtin("func", "the function the probe is on, shown by name", KSYM, "func", kinds=OF_FUNCTIONS),
-    Builtin("retval", "what the function returned, typed by its prototype", kinds=RESULT),
-    Builtin("args", "the attach point's own fields or parameters by name: args.filename"),
+    Builtin("curtask", "the current thread", None, "curtask", "struct task_struct *", hint="Any"),
+    Builtin(
+        "func", "the function the probe is on, shown by name", KSYM, "func", kinds=OF_FUNCTIONS, hint="Any"
+    ),
+    Builtin("retval", "what the function returned, typed by its prototype", kinds=RESULT, hint="Any"),
+    Builtin("args", "the attach point's own fields or parameters by name: args.filename", hint="Any"),
     Builtin("arg0, arg1, …", "the arguments as plain numbers, without their type", U64, kinds=ARGUMENTS),
 )
 BY_NAME = {one.name: one for one in BUILTINS if one.name.isidentifier()}
 
 
 class Function(NamedTuple):
-    """A function: its name, how it is called, how many arguments it takes, and what it gives."""
+    """A function: its name, how it is called, how many arguments it takes, and what it gives.
+
+    `hint`: its parameters and its result, as type checkers of Python take it.
+    """
 
     name: str
     form: str
     least: int
     most: int
     doc: str
+    hint: str = "(x: Any, /) -> Any"
 
 
 TEXT_LIMIT = 256
@@ -94,21 +101,31 @@ STACKS_MOST = 8192
 """Different stacks of a kind in a trace."""
 
 FUNCTIONS = (
-    Function("str", "str(p[, limit])", 1, 2, f"text at p to its NUL, at most limit (or {TEXT_LIMIT}) bytes"),
+    Function(
+        "str",
+        "str(p[, limit])",
+        1,
+        2,
+        f"text at p to its NUL, at most limit (or {TEXT_LIMIT}) bytes",
+        hint="(p: Any, limit: int = ..., /) -> str",
+    ),
     Function(
         "bytes",
         "bytes(p, n[, limit])",
         2,
         3,
         f"n bytes at p; a varying n is cut at limit (or {BYTES_LIMIT})",
+        hint="(p: Any, n: int, limit: int = ..., /) -> bytes",
     ),
-    Function("user", "user(p)", 1, 1, "p as an address of the current process"),
-    Function("kernel", "kernel(p)", 1, 1, "p as an address of the kernel"),
-    Function("deref", "deref(p)", 1, 1, "what p points to; the same as p[0]"),
-    Function("be16", "be16(x)", 1, 1, "a big-endian (network order) u16 as a number"),
-    Function("be32", "be32(x)", 1, 1, "a big-endian u32 as a number"),
-    Function("be64", "be64(x)", 1, 1, "a big-endian u64 as a number"),
-    Function("be", "be(x)", 1, 1, "a big-endian number of its own width"),
+    Function("user", "user(p)", 1, 1, "p as an address of the current process", hint="(p: Any, /) -> Any"),
+    Function("kernel", "kernel(p)", 1, 1, "p as an address of the kernel", hint="(p: Any, /) -> Any"),
+    Function("deref", "deref(p)", 1, 1, "what p points to; the same as p[0]", hint="(p: Any, /) -> Any"),
+    Function(
+        "be16", "be16(x)", 1, 1, "a big-endian (network order) u16 as a number", hint="(x: Any, /) -> int"
+    ),
+    Function("be32", "be32(x)", 1, 1, "a big-endian u32 as a number", hint="(x: Any, /) -> int"),
+    Function("be64", "be64(x)", 1, 1, "a big-endian u64 as a number", hint="(x: Any, /) -> int"),
+    Function("be", "be(x)", 1, 1, "a big-endian number of its own width", hint="(x: Any, /) -> int"),
     Function("ip", "ip(x)", 1, 1, "an IPv4 or IPv6 address, by its size: 4 or 16 bytes"),
     Function("ipv4", "ipv4(x)", 1, 1, "a 4-byte network-order field, array or pointer, shown as 192.0.2.1"),
     Function("ipv6", "ipv6(x)", 1, 1, "a 16-byte array, structure or pointer to one, shown as 2001:db8::1"),
@@ -124,30 +141,81 @@ FUNCTIONS = (
         3,
         f"the kernel's stack, of at most {STACK_LIMIT} frames, or so many; shown as bpftrace, perf or raw; "
         f"of different ones a trace has at most {STACKS_MOST}, or so many",
+        hint="(*how: int | str) -> Any",
     ),
-    Function("ustack", "ustack(…)", 0, 3, "the stack of the process, likewise; also shown as build_id"),
-    Function("sizeof", 'sizeof("struct x") or sizeof(x)', 1, 1, "bytes of a type, or of a value"),
-    Function("offsetof", 'offsetof("struct x", "a.b")', 2, 2, "where a member lies, in bytes"),
-    Function("cast", 'cast("struct x *", p)', 2, 2, "p as another type"),
+    Function(
+        "ustack",
+        "ustack(…)",
+        0,
+        3,
+        "the stack of the process, likewise; also shown as build_id",
+        hint="(*how: int | str) -> Any",
+    ),
+    Function(
+        "sizeof",
+        'sizeof("struct x") or sizeof(x)',
+        1,
+        1,
+        "bytes of a type, or of a value",
+        hint="(x: Any, /) -> int",
+    ),
+    Function(
+        "offsetof",
+        'offsetof("struct x", "a.b")',
+        2,
+        2,
+        "where a member lies, in bytes",
+        hint="(x: Any, member: str, /) -> int",
+    ),
+    Function(
+        "cast", 'cast("struct x *", p)', 2, 2, "p as another type", hint="(type: str, p: Any, /) -> Any"
+    ),
     Function(
         "glob",
         'glob(x, "*.so")',
         2,
         2,
         'whether a text matches: `*`, `?`, `[a-z]`, `[!a-z]`; or `x ~ "*.so"` in a condition',
+        hint="(x: Any, pattern: str, /) -> bool",
     ),
-    Function("min", "min(a, b)", 2, 2, "the smaller number"),
-    Function("max", "max(a, b)", 2, 2, "the greater number"),
+    Function("min", "min(a, b)", 2, 2, "the smaller number", hint="(a: int, b: int, /) -> int"),
+    Function("max", "max(a, b)", 2, 2, "the greater number", hint="(a: int, b: int, /) -> int"),
     *(
-        Function(f"{sign}{bits}", f"{sign}{bits}(x)", 1, 1, f"the low {bits} bits of x, {word}")
+        Function(
+            f"{sign}{bits}",
+            f"{sign}{bits}(x)",
+            1,
+            1,
+            f"the low {bits} bits of x, {word}",
+            hint="(x: Any, /) -> int",
+        )
         for sign, word in (("u", "unsigned"), ("s", "signed"))
         for bits in (8, 16, 32, 64)
     ),
-    Function("turns", "turns(n)", 1, 1, "of a `while` and its `and`: true in the first n turns"),
     Function(
-        "exit", "exit([status])", 0, 1, "the trace ends, and kwire with this status (or 0); a statement"
+        "turns",
+        "turns(n)",
+        1,
+        1,
+        "of a `while` and its `and`: true in the first n turns",
+        hint="(n: int, /) -> bool",
     ),
-    Function("emit", "emit(x, name=y, …)", 1, 64, "one event with these fields; a statement"),
+    Function(
+        "exit",
+        "exit([status])",
+        0,
+        1,
+        "the trace ends, and kwire with this status (or 0); a statement",
+        hint="(status: int = ..., /) -> None",
+    ),
+    Function(
+        "emit",
+        "emit(x, name=y, …)",
+        1,
+        64,
+        "one event with these fields; a statement",
+        hint="(*fields: Any, **named: Any) -> None",
+    ),
 )
 FUNCTION = {one.name: one for one in FUNCTIONS}
 NUMBERED = {f"arg{number}": number for number in range(MAX_ARGUMENTS)}

@@ -98,6 +98,20 @@ def declare(
     return MapDeclaration(title, kind, key, value, size, bounds, owner)
 
 
+def arguments(made: MapDeclaration) -> tuple[str, dict[str, object]]:
+    """The name and the arguments of the call that makes a map like this one."""
+    if made.kind in ("hash", "lru") and not made.key:
+        return "Variable", {"type": list(made.value)}
+    if made.kind in ("hash", "lru"):
+        lru = made.kind == "lru"
+        return "Hash", {"key": list(made.key), "value": list(made.value), "size": made.size, "lru": lru}
+    name = next(name for name, maker in MAKERS.items() if maker.kind == made.kind)
+    low, high, step = made.bounds
+    known = {"by": list(made.key), "of": list(made.value), "size": made.size}
+    known |= {"low": low, "high": high, "step": step}
+    return name, {argument: known[argument] for argument in MAKERS[name].arguments}
+
+
 def _number(value: object, name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError(f"{name}={value!r}: it is no integer")

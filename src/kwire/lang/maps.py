@@ -6,7 +6,7 @@ a cast; a text that may be longer than its part of the key is refused, so no two
 
 from collections.abc import Sequence
 
-from kwire.hints import TYPE_CHECKING
+from kwire.hints import TYPE_CHECKING, Protocol
 from kwire.lang import checked as c
 from kwire.lang import tree, values
 from kwire.lang import types as t
@@ -20,6 +20,14 @@ from kwire.words import plural
 
 if TYPE_CHECKING:
     from kwire.lang.expressions import ExpressionChecker
+
+
+class NamedTypes(Protocol):
+    """What knows the types that C has a name for."""
+
+    def named_type(self, text: str, span: Span) -> t.Type:
+        """The type of a name. Raises `TextError`."""
+
 
 PLAIN = ("hash", "lru")
 """Kinds of maps that hold what was set."""
@@ -216,14 +224,14 @@ def _part(whose: str, value: Value, type_: t.Part) -> c.Expr | c.Wide | c.TextCo
     return text
 
 
-def declared(checker: "ExpressionChecker", made: tree.MapDeclaration, span: Span) -> c.Map:
+def declared(checker: NamedTypes, made: tree.MapDeclaration, span: Span) -> c.Map:
     """The map that a declaration means. Raises `TextError`, at the place where it is used."""
     parts = tuple(_key_type(checker, text, span) for text in made.key)
     value = _value_type(checker, made, span)
     return c.Map(made.title, made.kind, parts, value, made.size, made.bounds)
 
 
-def _value_type(checker: "ExpressionChecker", made: tree.MapDeclaration, span: Span) -> t.Part | t.Tuple:
+def _value_type(checker: NamedTypes, made: tree.MapDeclaration, span: Span) -> t.Part | t.Tuple:
     """The type of the values of a declared map. Raises `TextError`."""
     found: list[t.Part] = []
     texts = made.kind in PLAIN
@@ -241,7 +249,7 @@ def _value_type(checker: "ExpressionChecker", made: tree.MapDeclaration, span: S
     return value
 
 
-def _key_type(checker: "ExpressionChecker", text: str, span: Span) -> t.Scalar | t.Text:
+def _key_type(checker: NamedTypes, text: str, span: Span) -> t.Scalar | t.Text:
     type_ = checker.named_type(text, span)
     if t.is_text_array(type_) and isinstance(type_, t.Array) and TEXT_LEAST < type_.length <= KEY_MOST:
         return t.Text(type_.length - 1)

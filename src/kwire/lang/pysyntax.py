@@ -32,6 +32,9 @@ UNARY = {ast.USub: "neg", ast.Invert: "inv", ast.Not: "not", ast.UAdd: "pos"}
 METHODS = frozenset(("startswith", "endswith"))
 """What can be called on a text."""
 
+FOR_PYTHON = frozenset(("Any", "bool", "bytes", "int", "object", "str"))
+"""Annotations that say nothing of C's types: what a parameter is then follows from the place."""
+
 MAX_DEPTH = 60
 MAX_ARMS = 200
 """Choices of one `if`, `elif`, … : trees are walked by recursion."""
@@ -96,6 +99,9 @@ class Converter:
         self.own: Callable[[str], int] = lambda name: -1  # the number of the function of one's own of a name
         self.maps: Callable[[str], tree.MapDeclaration | None] = lambda name: None  # the map of a name
         self.values: dict[str, int | str] = {}  # dotted names with known values: "socket.AF_INET"
+        self.language: Callable[[str], str] = lambda name: (
+            ""
+        )  # the name of the language that a name stands for
 
     def _position(self, line: int, offset: int) -> tuple[int, int]:
         text = self.lines[line - 1] if 0 < line <= len(self.lines) else ""
@@ -153,7 +159,7 @@ class Converter:
     def _Name(self, node: ast.Name) -> Expr:  # noqa: N802 (named after the node)
         if self.map(node) is not None:
             raise TextError(self.span(node), f"{node.id} is a map, and no value", f"write {node.id}[key]")
-        return tree.Name(node.id, self.span(node))
+        return tree.Name(self.language(node.id) or node.id, self.span(node))
 
     def _Constant(self, node: ast.Constant) -> Expr:  # noqa: N802
         value = node.value
@@ -179,6 +185,9 @@ class Converter:
         known = self.values.get(dotted(node))
         if known is not None:
             return tree.Number(int(known), span) if isinstance(known, int) else tree.String(known, span)
+        named = self.language(dotted(node))
+        if named:
+            return tree.Name(named, span)
         name_span = Span(span.end_line, span.end_column - len(node.attr), span.end_line, span.end_column)
         return tree.Member(self.expr(node.value), node.attr, span, name_span)
 
@@ -267,7 +276,9 @@ class Converter:
     def call(self, node: ast.Call) -> Expr:
         """A call; `cast("type", value)` and the tests of texts are tree forms of their own."""
         function, span, own = node.func, self.span(node), -1
-        if isinstance(function, ast.Attribute) and dotted(function.value) in self.kwire_names:
+        if named := self.language(dotted(function)):
+            name = named
+        elif isinstance(function, ast.Attribute) and dotted(function.value) in self.kwire_names:
             name = function.attr
         elif (own := self.own(dotted(function))) >= 0:
             name = dotted(function).rpartition(".")[2]
@@ -572,14 +583,25 @@ class Converter:
         return tree.ForMap(name, map_, (first, *body), span, at, self.span(node.iter))
 
     def annotation(self, node: ast.expr) -> str:
-        """The C type in an annotation: a string, or a plain name such as u32."""
+        """The C type in an annotation: a string, a plain name such as u32, or what stands behind a type of
+        Python's, `Annotated[Any, "struct sock *"]`. Empty where it is only for Python: `Any`, `int`.
+        """
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             return node.value
+        name = dotted(node)
+        last = self.language(name) or name.rpartition(".")[2]
+        if last in FOR_PYTHON:
+            return ""
         if isinstance(node, ast.Name):
-            return node.id
-        if isinstance(node, ast.Attribute) and dotted(node.value) in self.kwire_names:
-            return node.attr
-        raise TextError(self.span(node), "a type is written as a string", 'for example sk: "struct sock *"')
+            return last
+        if isinstance(node, ast.Attribute) and (last != node.attr or dotted(node.value) in self.kwire_names):
+            return last
+        if isinstance(node, ast.Subscript) and dotted(node.value).rpartition(".")[2] == "Annotated":
+            parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else []
+            if len(parts) > 1 and isinstance(parts[1], ast.Constant) and isinstance(parts[1].value, str):
+                return parts[1].value
+        cure = 'for example sk: "struct sock *"'
+        raise TextError(self.span(node), "a type is written as a string", cure)
 
 
 def dotted(node: ast.expr) -> str:

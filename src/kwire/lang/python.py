@@ -18,6 +18,7 @@ from kwire.kinds import KINDS
 from kwire.lang import attach as attaching
 from kwire.lang import builtins, tree
 from kwire.lang.errors import Diagnostic, LanguageError, TextError
+from kwire.lang.outside import Name
 from kwire.lang.pysyntax import Converter, dotted
 from kwire.lang.tree import LINES, NOWHERE, Expr, Source, Span
 from kwire.lazy import NamedTuple
@@ -74,7 +75,8 @@ class Written(NamedTuple):
     """A probe function as text, with what it takes from around it: enough to parse it anywhere.
 
     `text`: of the function, behind as many empty lines as stand before it in `file`; `constants`, `values`:
-    what plain and dotted names around it stand for.
+    what plain and dotted names around it stand for; `names`: which name of the language is meant, where it
+    was imported under another; `maps`: those that it uses, by name.
     """
 
     file: str
@@ -83,6 +85,8 @@ class Written(NamedTuple):
     attach: tuple[str, ...]
     constants: dict[str, int | str]
     values: dict[str, int | str]
+    names: dict[str, str]
+    maps: dict[str, tree.MapDeclaration]
 
 
 def written(function: Callable[..., Any], attach: Sequence[str]) -> Written:
@@ -114,11 +118,6 @@ def _travels(home: "_Home", node: _Function, attach: Sequence[str]) -> Written:
     own = _Own(home)
     _raise(home.source, _clashes(Converter(home.source.text), node, home.known))
     own.functions_of(home, node)
-    if own.maps:
-        span = Converter(home.source.text).span(node)
-        span = span._replace(end_line=span.line, end_column=len(home.source.line(span.line)))
-        cause = f"it uses the map {next(iter(own.maps))}, and maps do not travel to other machines"
-        raise LanguageError(home.source, [Diagnostic(span, cause, "run kwire on that machine")])
     constants, values = home.taken(node)
     for other, function in own.found:
         if other.source.name != home.source.name:
@@ -129,10 +128,14 @@ def _travels(home: "_Home", node: _Function, attach: Sequence[str]) -> Written:
         more = other.taken(function)
         constants, values = {**more[0], **constants}, {**more[1], **values}
     text = _alone(home.source, [node, *(function for _, function in own.found)])
-    return Written(home.source.name, text, node.name, tuple(attach), constants, values)
+    known = constants, values, own.names, own.maps
+    return Written(home.source.name, text, node.name, tuple(attach), *known)
 
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+PROBE = "kwire.probe"
+"""The module of the language's names."""
 
 
 def _is_probe(node: ast.stmt, names: frozenset[str]) -> bool:
@@ -446,6 +449,12 @@ class _Home(ABC):
         """The map that a plain or dotted name means here. Raises ValueError for what is declared wrongly."""
         return None
 
+    @abstractmethod
+    def language(self, name: str) -> str:
+        """The name of the probe language that a plain or dotted name was made to stand for here, by an import
+        from `kwire.probe`; empty where it was not.
+        """
+
 
 class _File(_Home):
     """A text of a file."""
@@ -475,6 +484,14 @@ class _File(_Home):
             return None
         found = self.elsewhere(module)
         return None if found is None else _File(found, self.elsewhere).map(what or last)
+
+    def language(self, name: str) -> str:
+        root, _, last = name.rpartition(".")
+        if not root:
+            module, what = self.imported.get(last, ("", ""))
+            return what if module == PROBE and last != what else ""
+        module = ".".join(filter(None, self.imported.get(root, (root, ""))))
+        return last if module == PROBE else ""
 
     @property
     def declarations(self) -> dict[str, tuple[str, ast.Call]]:
@@ -549,6 +566,13 @@ class _Live(_Home):
         made = getattr(value, "declaration", None) if value is not None else None
         return made.replace(title=name.rpartition(".")[2]) if isinstance(made, tree.MapDeclaration) else None
 
+    def language(self, name: str) -> str:
+        root, *path = name.split(".")
+        value = self.known.get(root)
+        for part in path:
+            value = getattr(value, part, None) if isinstance(value, type(ast)) else None
+        return value.__name__ if isinstance(value, Name) and value.__name__ != name else ""
+
 
 class _Text(_Home):
     """A text that came from elsewhere, with the values of the names it uses."""
@@ -565,6 +589,12 @@ class _Text(_Home):
     def taken(self, node: _Function) -> tuple[dict[str, int | str], dict[str, int | str]]:
         return self.written.constants, self.written.values
 
+    def language(self, name: str) -> str:
+        return self.written.names.get(name, "")
+
+    def map(self, name: str) -> tree.MapDeclaration | None:
+        return self.written.maps.get(name)
+
     def find(self, name: str) -> tuple[_Home, _Function] | None:
         node = self.functions.get(name.rpartition(".")[2])
         return None if node is None or node.name == self.written.name else (self, node)
@@ -578,6 +608,7 @@ class _Own:
         self.found: list[tuple[_Home, _Function]] = []
         self.numbers: dict[tuple[_Home, str], int] = {}  # what was asked for already
         self.maps: dict[str, tree.MapDeclaration] = {}  # those that are used, by name
+        self.names: dict[str, str] = {}  # those of the language that are called otherwise here
 
     def converter(self, home: _Home, node: _Function) -> Converter:
         """What converts a function that stands there."""
@@ -585,8 +616,16 @@ class _Own:
         converter.values.update(home.taken(node)[1])
         converter.own = lambda name: self.number(home, name)
         bound = _bound(node)
+        converter.language = lambda name: "" if name.partition(".")[0] in bound else self.name(home, name)
         converter.maps = lambda name: None if name.partition(".")[0] in bound else self.map(home, name)
         return converter
+
+    def name(self, home: _Home, name: str) -> str:
+        """The name of the language that another stands for there."""
+        found = home.language(name)
+        if found:
+            self.names[name] = found
+        return found
 
     def map(self, home: _Home, name: str) -> tree.MapDeclaration | None:
         """The map that a name means there."""

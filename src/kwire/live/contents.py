@@ -6,7 +6,7 @@ Invariants: what each CPU keeps is put together as the kind of the map says; num
 
 import struct
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from kwire.compile.maps import PER_CPU, stride, words
 from kwire.errors import KwireError
@@ -15,9 +15,11 @@ from kwire.lang import types as t
 from kwire.lang.checked import Map
 from kwire.lang.entries import Part, key_parts, key_size, value_parts, value_size
 from kwire.lazy import NamedTuple
-from kwire.wire.fields import text, text_bytes
+from kwire.wire.fields import Field, text, text_bytes
+from kwire.wire.schema import Items as Shape
+from kwire.wire.schema import Schema
 from kwire.wire.stacks import Stacks
-from kwire.wire.tables import Held, Row
+from kwire.wire.tables import BUCKETS, TOTALS, Held, MapTable, Row
 from kwire.words import plural
 
 MASK = (1 << 64) - 1
@@ -112,7 +114,7 @@ def bytes_of(map: Map, key: Sequence[object]) -> bytes:
     for part, given in zip(parts, key, strict=True):
         data = _wide(map, part, given)
         if data is None:
-            data = _integer(map, given, part.size)
+            data = _integer(map, given, part.type)
         made[part.offset : part.offset + len(data)] = data
     return bytes(made)
 
@@ -145,7 +147,7 @@ def word_of(map: Map, value: object) -> bytes:
         data = _wide(map, part, one)
         if data is None:
             assert isinstance(part.type, t.SCALARS)
-            data = _integer(map, one, t.size_of(part.type))
+            data = _integer(map, one, part.type)
             number = int.from_bytes(data, sys.byteorder, signed=t.signed(part.type))
             data = (number & MASK).to_bytes(8, sys.byteorder)
         made[part.offset : part.offset + len(data)] = data
@@ -159,9 +161,12 @@ def _flat(value: object) -> list[object]:
     return [part for one in value for part in _flat(one)]
 
 
-def _integer(map: Map, value: object, size: int) -> bytes:
-    if not isinstance(value, int) or not -(1 << 8 * size - 1) <= value < 1 << 8 * size:
-        raise KwireError("use map", map.name, f"{value!r} is no integer of {plural(size, 'byte')}")
+def _integer(map: Map, value: object, type_: t.Part) -> bytes:
+    size, signed = t.size_of(type_), t.signed(type_)
+    low, high = (-(1 << 8 * size - 1), 1 << 8 * size - 1) if signed else (0, 1 << 8 * size)
+    if not isinstance(value, int) or not low <= value < high:
+        sign = "signed" if signed else "unsigned"
+        raise KwireError("use map", map.name, f"{value!r} is no {sign} integer of {plural(size, 'byte')}")
     return (value & (1 << 8 * size) - 1).to_bytes(size, sys.byteorder)
 
 
@@ -241,7 +246,6 @@ def _trimmed(ends: list[tuple[int | None, int | None]], counts: Sequence[int]) -
 class Contents(NamedTuple):
     """A map at one moment: its values by key, and how many updates found no room so far."""
 
-    map: Map
     entries: Mapping[Key, Value]
     lost: int
 
@@ -251,7 +255,42 @@ def contents(map: Map, raw: Raw, lost: int, stacks: Stacks | None = None) -> Con
     made = {key_of(map, key, stacks): value_of(map, values) for key, values in raw.items()}
     if stacks is not None:
         made = {key: _stack(map.value, value, stacks) for key, value in made.items()}
-    return Contents(map, made, lost)
+    return Contents(made, lost)
+
+
+def told(schema: Schema, held: MapTable) -> Contents:
+    """The contents of a map that a TABLE told, which has no `problem`."""
+    shape = schema.map
+    assert shape is not None  # the table is one of a map
+    stacks = schema.stacks
+
+    def part(field: Field, cell: Any) -> Any:
+        return stacks.stack(cell) if stacks is not None and field.type == "stack" else cell
+
+    own = schema.fields[shape.keys : -1]
+    made: dict[Key, Value] = {}
+    for key, value in held.rows:
+        parts = tuple(part(field, cell) for field, cell in zip(schema.fields, key, strict=False))
+        if shape.kind in BUCKETS:
+            made[parts] = Distribution(Bucket(*one) for one in value)
+        elif shape.kind in TOTALS:
+            total = Total(*value)
+            made[parts] = total if shape.kind == "stats" else total.average
+        elif shape.items:
+            made[parts] = _told_items(shape.items, value, iter(own), part)
+        else:
+            made[parts] = part(own[0], value)
+    return Contents(made, held.lost)
+
+
+def _told_items(
+    shape: Shape, value: Any, fields: Iterator[Field], part: Callable[[Field, Any], Any]
+) -> Items:
+    both = zip(shape, value, strict=True)
+    return Items(
+        _told_items(inner, one, fields, part) if inner else part(next(fields), one)
+        for (_, inner), one in both
+    )
 
 
 def in_order(entries: Mapping[Key, Value]) -> list[tuple[Key, Value]]:

@@ -102,6 +102,9 @@ def function_of(
     attach: Sequence[str],
     constants: Mapping[str, int | str],
     values: Mapping[str, int | str],
+    names: Mapping[str, str],
+    maps: Mapping[str, tree.MapDeclaration],
 ) -> python.Written:
     """A probe function by itself from what came of it."""
-    return python.Written(file, text, name, tuple(attach), dict(constants), dict(values))
+    known = dict(constants), dict(values), dict(names), dict(maps)
+    return python.Written(file, text, name, tuple(attach), *known)

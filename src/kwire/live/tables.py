@@ -20,7 +20,7 @@ from kwire.hints import Final
 from kwire.kernel.maps import Map as KernelMap
 from kwire.lang.inferred import Inferred
 from kwire.live.contents import rows_of
-from kwire.live.maps import NUMBER, raw_of
+from kwire.live.mapview import NUMBER, raw_of
 from kwire.live.plan import Plan, UnitMap
 from kwire.live.stacks import stack_schema
 from kwire.wire.frame import HEADER_SIZE

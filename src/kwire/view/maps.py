@@ -110,7 +110,7 @@ def lines(described: Mapping[str, Any]) -> list[str]:
 
 def _table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     """A line an entry: the parts of the key, then the value flush right, or the parts of it."""
-    rows = [(len(one["key"]), [*map(_text, one["key"]), *_value(one["value"])]) for one in entries]
+    rows = [(len(one["key"]), [*map(_text, one["key"]), *value_cells(one["value"])]) for one in entries]
     widths = [max(map(len, column)) for column in zip(*(cells for _, cells in rows), strict=True)]
     made = []
     for keys, cells in rows:
@@ -133,7 +133,7 @@ def _histograms(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def histogram(buckets: Sequence[tuple[int | None, int | None, int]]) -> list[str]:
     """A histogram drawn with signs: buckets of (low, high, number), None for an end that there is not."""
-    labels = [_bucket(low, high) for low, high, _ in buckets]
+    labels = [bucket_label(low, high) for low, high, _ in buckets]
     numbers = [f"{number:,}" for _, _, number in buckets]
     most = max((number for _, _, number in buckets), default=0)
     left, middle = (max(map(len, column), default=0) for column in (labels, numbers))
@@ -144,7 +144,8 @@ def histogram(buckets: Sequence[tuple[int | None, int | None, int]]) -> list[str
     return made
 
 
-def _bucket(low: int | None, high: int | None) -> str:
+def bucket_label(low: int | None, high: int | None) -> str:
+    """A bucket by its ends, as people read them."""
     if low is None:
         return f"(…, {_short(high or 0)})"
     if high is None:
@@ -165,14 +166,14 @@ def _text(part: Any) -> str:
     return safe(part) if isinstance(part, str) else str(part)
 
 
-def _value(value: Any) -> list[str]:
+def value_cells(value: Any) -> list[str]:
     """A value, or its parts."""
     if value is None:
         return ["-"]
     if isinstance(value, dict):
-        return [f"{name} {_value(part)[0]}" for name, part in value.items()]
+        return [f"{name} {value_cells(part)[0]}" for name, part in value.items()]
     if isinstance(value, list):
-        return [cell for part in value for cell in _value(part)]
+        return [cell for part in value for cell in value_cells(part)]
     if isinstance(value, bool | str):
         return [_text(value)]
     return [f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"]
