@@ -94,6 +94,8 @@ def value(node: c.Expr | c.Wide, checked: c.Program | None = None) -> str:
             return f"{'u' if table.user else 'k'}stack({table.limit}, {type_.mode})"
         case c.UserSymbol(address=address):
             return f"usym({show(address)})"
+        case c.KernelSymbol(address=address):
+            return f"ksym({show(address)})"
         case c.Const(value=number):
             return str(number)
         case c.Builtin(op=op):

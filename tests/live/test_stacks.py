@@ -29,7 +29,14 @@ def probe(which: "u32") -> None:
     while turns(200) and i < which + 100:  # more than the verifier walks: called turn by turn
         shallow.add(kstack(1))
         i += 1
-    emit(kernel=kstack(10), user=ustack(), raw=ustack(3, "raw"), here=usym(0x1234))
+    emit(
+        kernel=kstack(10),
+        user=ustack(),
+        raw=ustack(3, "raw"),
+        here=usym(0x1234),
+        there=ksym(curtask.sched_class.enqueue_task + 4),
+        nowhere=ksym(which & 256),
+    )
 
 
 @pytest.mark.live
@@ -44,12 +51,16 @@ def test_functions_are_found_by_name_in_events_and_maps() -> None:
     assert "libc" in first.user[0].file
     assert [frame.address for frame in first.raw] == [frame.address for frame in first.user[:3]]
     assert [str(frame) for frame in first.here] == ["0x1234"]
+    assert first.nowhere == 0
     [(kernel, number)] = by_kernel.items()
     assert (kernel[:10], number) == (first.kernel, 3)
     assert {which: n for (_, which), n in by_both.items()} == {0: 2, 1: 1}
     assert {stack[0].symbol for stack, _ in by_both} == {"getpriority"}
     assert last[1] == first.user[:1]
     assert sum(shallow.values()) == 3 * 100 + 1
-    numbers = [stack for stack, _ in trace._recorder.tracer.stacks.known]
-    assert len({number >> RANGE for number in numbers}) == 1
+    known = trace._recorder.tracer.stacks.known
+    [address] = [number for number, _ in known if number >> 63]
+    assert address == first.there
+    assert [(frame.symbol, frame.offset) for frame in known.stack(address)] == [("enqueue_task_fair", 4)]
+    assert len({number >> RANGE for number, _ in known if number != address}) == 1
     assert events[0].kernel == events[2].kernel

@@ -228,3 +228,29 @@ def test_tables_of_maps_are_shown(wireshark: Any, tmp_path: Path, capture_of: An
     assert "kwire TABLE, table=3 time=77 shown=end part=0" in texts
     assert {"[1 items, 12]", "bash", "12", "[1 items, 1]", "cat", "1"} <= set(texts)
     assert "table: 3 [an integer: which table of this map it is, from 1]" in texts
+
+
+def test_addresses_have_the_names_that_tables_of_stacks_tell(
+    wireshark: Any, tmp_path: Path, capture_of: Any, show: Any
+) -> None:
+    clock = Clock("monotonic", 0, 0)
+    fields = (Field("fn", "ksym", 16, 8), Field("user", "usym", 24, 8))
+    schema = Schema(1, "kprobe:f", "kprobe", "f", fields, 32, symbols={2**63 + 4096: "own"}, clock=clock)
+    names = (("stack", "u64"), ("level", "u32"), ("address", "u64"), ("symbol", "str"), ("offset", "u64"))
+    places = [*names, ("file", "str"), ("table", "u32")]
+    wide = [(name, type, 8 if type == "u64" else 4) for name, type in places]
+    own = (Field(name, type, 16 + 8 * at, size) for at, (name, type, size) in enumerate(wide))
+    stacks = Schema(2, "map:stacks", "map", "stacks", tuple(own), 72, map=MapShape("stack", 2))
+    told = {2**63 + 8: ("told", 8), 2**63 + 16: ("", 0), 2**63 + 32: ("start", 0), 2**40: ("user", 0)}
+    rows = (Row((number, 0), (number, name, offset, "")) for number, (name, offset) in told.items())
+    frames = [*schema.frames(), *stacks.frames(), *MapTable(1, 1, tuple(rows)).frames(2)]
+    addresses = (2**63 + 8, 2**63 + 16, 2**63 + 32, 2**63 + 4100, 2**40)
+    for time, address in enumerate(addresses, 2):
+        frames.append(build(Type.EVENT, 1, struct.pack("<QQQ", time, address, address)))
+    path = tmp_path / "x.pcapng"
+    path.write_bytes(capture_of(frames))
+    info = wireshark.fields(path, "_ws.col.Info")[-len(addresses) :]
+    shown = [row[0].split()[1] for row in info]
+    assert shown == ["fn=told+0x8", "fn=0x8000000000000010", "fn=start", "fn=own+0x4", "fn=0x10000000000"]
+    named = [one["fields"]["fn"] for one in show(path) if "fields" in one]
+    assert [f"fn={name}" for name in named] == shown

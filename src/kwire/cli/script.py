@@ -286,7 +286,7 @@ def _record(args: argparse.Namespace, about: About, running: Recorder, processes
         summary = tracing.record(running, args, args.write, sinks, processes)
         stacks = running.tracer.stacks
         if stacks is not None and stacks.lost:
-            times = plural(stacks.lost, "stack")
+            times = plural(stacks.lost, "stack or address", "stacks or addresses")
             say(f"{times} found no room, and were not told; raise the setting max_map_keys")
         return summary
 

@@ -433,9 +433,7 @@ def _kept(recorder: Recorder, *, rotating: bool) -> tuple[str, ...]:
     """The privileges that a recording goes on needing."""
     kept: tuple[str, ...] = ROTATING if rotating else ()
     if recorder.tracer.stacks is not None:
-        from kwire.kernel.usersyms import NEEDED
-
-        kept += NEEDED
+        kept += recorder.tracer.stacks.needs
     return kept
 
 

@@ -670,6 +670,10 @@ class ExpressionLowering(Builder, ABC):
         """The number of a stack."""
 
     @abstractmethod
+    def kernel_symbol(self, e: checked.KernelSymbol) -> Operand:
+        """An address in the kernel, which is told by its name."""
+
+    @abstractmethod
     def match(self, e: checked.TextMatch, yes: Block, no: Block) -> None:
         """Go to `yes` where a text matches a pattern, otherwise to `no`."""
 
@@ -782,4 +786,5 @@ _LOWER: dict[type, Callable[[ExpressionLowering, Any], Operand]] = {
     checked.EachGet: lambda lower, e: lower.each_get(e),
     checked.Stack: lambda lower, e: lower.stack(e),
     checked.UserSymbol: lambda lower, e: lower.stack(e),
+    checked.KernelSymbol: lambda lower, e: lower.kernel_symbol(e),
 }

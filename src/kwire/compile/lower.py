@@ -251,6 +251,12 @@ class Lower(ExpressionLowering):
 
         return number(self, self.unit.stacks, e)
 
+    def kernel_symbol(self, e: checked.KernelSymbol) -> Operand:
+        """An address in the kernel, which is told by its name."""
+        from kwire.compile.stacks import kernel_symbol  # most programs do without
+
+        return kernel_symbol(self, e)
+
     @property
     def _maps(self) -> "MapLowering":
         from kwire.compile.maps import MapLowering  # most programs do without

@@ -5,7 +5,8 @@ two stacks never have one number. A number is given once: who finds a stack that
 and of two that find the same at the same time the first to enter it is right, while the number of the other
 is nobody's. Where a table is full the number is 0, and that is counted beside the numbers. An entry is
 complete before any event or map has its number, and stays as long as the trace. Who enters a stack of a
-process wakes the reader, as the process may end before its functions were named.
+process wakes the reader, as the process may end before its functions were named. A single address in the
+kernel is its own number: the kernel's addresses are above all numbers that are given.
 """
 
 from kwire.bpf.counts import STACKS
@@ -38,9 +39,9 @@ USER_BUILD_ID = 1 << 11  # BPF_F_USER_BUILD_ID
 
 
 def table_name(table: StackTable) -> str:
-    """The name of a table in images."""
-    whose = "user" if table.user else "kernel"
-    return f"{STACKS} {whose} {table.limit}{' by id' if table.ids else ''}"
+    """The name of a table in images, another one for each that is different in anything."""
+    of = ("user" if table.user else "kernel", str(table.limit), "id" if table.ids else "address")
+    return " ".join((STACKS, *of, str(table.room), *(["single"] if table.single else [])))
 
 
 def frames_size(table: StackTable) -> int:
@@ -76,8 +77,25 @@ def number(b: "Lower", memory: Stretch, e: checked.Stack | checked.UserSymbol) -
     return _entered(b, e.table, key)
 
 
-def _entered(b: "Lower", given: StackTable, key: At) -> Operand:
-    """The number that a key has in a table, which it is entered into where it is new."""
+def kernel_symbol(b: "Lower", e: checked.KernelSymbol) -> Operand:
+    """An address in the kernel, entered in the table by which it is named; 0 is nowhere, and in none."""
+    address = b.expr(e.address)
+    some, after = b.new_block("address"), b.new_block("named")
+    b.branch("eq", address, 0, after, some)
+    b.start(some)
+    slot = b.function.slot("place", FRAMES_AT + FRAME_SIZE)
+    b.store(slot, 0, 8, 0)
+    b.store(slot, FRAMES_AT, 8, address)
+    _entered(b, e.table, At(slot, 0), address)
+    b.jump(after)
+    b.start(after)
+    return address
+
+
+def _entered(b: "Lower", given: StackTable, key: At, own: Operand | None = None) -> Operand:
+    """The number that a key has in a table, which it is entered into where it is new, with its `own` number
+    if it has one.
+    """
     table = table_name(given)
     first = b.call("map_lookup_elem", b.map(table), key)
     known, new = b.new_block("known"), b.new_block("new")
@@ -87,7 +105,11 @@ def _entered(b: "Lower", given: StackTable, key: At) -> Operand:
     b.start(new)
     numbers = b.emit("mapval", [], (STACKS, 0))
     slot = b.function.slot("number", 8)
-    b.store(slot, 0, 8, b.emit("add", [b.emit("fetch", [At(numbers, 0), 1]), 1]))
+    if own is None:
+        own = b.emit("add", [b.emit("fetch", [At(numbers, 0), 1]), 1])
+    else:
+        b.do("atomic", [At(numbers, 0), 1])  # so that the reader sees that there is something new
+    b.store(slot, 0, 8, own)
     b.call("map_update_elem", b.map(table), key, At(slot, 0), NOEXIST)
     second = b.call("map_lookup_elem", b.map(table), key)  # whoever was first to enter it
     full, entered = b.new_block("full"), b.new_block("entered")

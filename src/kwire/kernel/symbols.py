@@ -31,9 +31,13 @@ class Symbol(NamedTuple):
     offset: int
     module: str = ""
 
+    @property
+    def place(self) -> str:
+        """Name and distance, as `name+0x10`."""
+        return f"{self.name}+{self.offset:#x}" if self.offset else self.name
+
     def __str__(self) -> str:
-        text = f"{self.name}+{self.offset:#x}" if self.offset else self.name
-        return f"{text} [{self.module}]" if self.module else text
+        return f"{self.place} [{self.module}]" if self.module else self.place
 
 
 class Symbols:

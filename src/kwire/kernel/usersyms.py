@@ -24,10 +24,8 @@ NEEDED: Final = (
     "CAP_SYS_PTRACE",  # another process' mappings and root directory
     "CAP_DAC_READ_SEARCH",  # its files
     "CAP_CHECKPOINT_RESTORE",  # those that are deleted, through /proc/PID/map_files
-    "CAP_SYSLOG",  # addresses of the kernel's symbols
-    "CAP_BPF",  # tables of stacks, before Linux 6.5
 )
-"""What naming stacks takes, once privileges were given up."""
+"""What naming places in processes takes, once privileges were given up."""
 
 CODE: Final = ("func", "ifunc", "none", "")
 """Kinds of symbols that code may be in."""

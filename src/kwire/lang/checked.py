@@ -480,13 +480,14 @@ class MapHas(Node):
 class StackTable(Node):
     """Where programs of a unit keep stacks of one kind: of the kernel or (`user`) of processes, of so many
     frames at most, by addresses or (`ids`) by places in files that are told by their build ids; `room`: how
-    many.
+    many; `single`: they are single addresses, each of which is its own number.
     """
 
     user: bool
     limit: int
     ids: bool
     room: int
+    single: bool = False
 
 
 class Stack(Node):
@@ -505,6 +506,17 @@ class UserSymbol(Node):
     address: "Expr"
     table: StackTable
     type: types.Stack
+    span: Span
+
+
+class KernelSymbol(Node):
+    """An address in the kernel, as it is; whoever has it finds its name by it, as the stack of this one frame
+    with the address for its number.
+    """
+
+    address: "Expr"
+    table: StackTable
+    type: Int | Pointer
     span: Span
 
 
@@ -543,6 +555,7 @@ Expr: TypeAlias = (
     | EachGet
     | Stack
     | UserSymbol
+    | KernelSymbol
 )
 
 
@@ -758,7 +771,7 @@ class Program(Node):
     def stacks(self) -> list[StackTable]:
         """The tables of stacks that it uses."""
         nodes = self._nodes()
-        return list(dict.fromkeys(node.table for node in nodes if isinstance(node, Stack | UserSymbol)))
+        return list(dict.fromkeys(node for node in nodes if isinstance(node, StackTable)))
 
     def _nodes(self) -> Iterator[Node]:
         parts = [one for one in (self.guard, self.filter, *self.body) if one is not None]

@@ -42,7 +42,7 @@ from kwire.kernel.tracefs import Tracefs
 from kwire.kinds import FUNCTIONS, KINDS, USER, in_file
 from kwire.lang import attach_points, record, spec, tree
 from kwire.lang.check import check, filtered
-from kwire.lang.checked import Builtin, Emit, Map, Program
+from kwire.lang.checked import Emit, Map, Program
 from kwire.lang.context import Site
 from kwire.lang.errors import Diagnostic, LanguageError, UnknownNameError, never_anywhere, together
 from kwire.lang.forms import Node, rewrite, walk
@@ -50,6 +50,7 @@ from kwire.lang.inferred import Inferred
 from kwire.lang.kerneltypes import KernelTypes
 from kwire.lang.shown import shown
 from kwire.lang.spec import ProbeSpec
+from kwire.lang.symbols import is_func, with_kernel_symbols
 from kwire.lang.tree import AttachPoint
 from kwire.lang.types import Enum, Int
 from kwire.lang.values import wrap
@@ -422,7 +423,7 @@ class Planner:
         optional: bool = False,
     ) -> bool:
         """Add a probe, unless it is there already; whether it was added."""
-        site = program.site
+        program, site = with_kernel_symbols(program), program.site
         same = self._at.setdefault((site.kind, site.target), [])
         for index in same:
             known = self._wanted[index]
@@ -666,19 +667,22 @@ def _by_address(points: list[Point]) -> list[Point]:
 
 
 def _with_symbols(schema: Schema, shape: int, wanted: _Wanted) -> Schema:
-    """Add the names of kernel addresses where events hold any, so that they can be read anywhere.
+    """Add the name of the probe's own function where events hold its address: it is known beforehand.
 
-    All functions', several megabytes; but where the only addresses are the probe's own (`func`), its own.
+    Other addresses are told as they are seen (see `compile.stacks`), but for arrays of them, for which all
+    functions' names are added, several megabytes.
     """
     places = [index for index, field in enumerate(schema.fields) if field.type == "ksym"]
     if not places:
         return schema
     from kwire.kernel.symbols import kernel_symbols
 
+    if any(schema.fields[index].count > 1 for index in places):
+        return schema._replace(symbols=kernel_symbols().by_address())
     emits = (one for statement in wanted.program.body for one in walk(statement) if isinstance(one, Emit))
     values = [emit.values[index] for emit in emits if emit.shape == shape for index in places]
-    if any(not isinstance(value, Builtin) or value.op != "func" for value in values):
-        return schema._replace(symbols=kernel_symbols().by_address())
+    if not any(map(is_func, values)):
+        return schema
     site = wanted.program.site
     name = site.target.rpartition(":")[2].partition("+")[0]
     own = [address for address in wanted.addresses if isinstance(address, int)]

@@ -18,7 +18,7 @@ from kwire.compile.stacks import FRAMES_AT, PLACE_SIZE, specs, table_name
 from kwire.kernel import maps as kernel
 from kwire.kernel.symbols import Symbols
 from kwire.kernel.syscall import KernelError
-from kwire.kernel.usersyms import Place, Process, UserSymbols
+from kwire.kernel.usersyms import NEEDED, Place, Process, UserSymbols
 from kwire.lang.checked import Map, StackTable
 from kwire.lang.types import U32, U64
 from kwire.wire.fields import text
@@ -96,6 +96,13 @@ class StackReader:
         """
         if not all(table.user for table in self._tables):
             self._read_symbols()
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The privileges that it goes on needing: for tables (before Linux 6.5), addresses of the kernel's
+        symbols, and processes.
+        """
+        return "CAP_BPF", "CAP_SYSLOG", *(NEEDED if any(table.user for table in self._tables) else ())
 
     def close(self) -> None:
         """Let go of the kernel's memory; twice is harmless."""

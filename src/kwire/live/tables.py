@@ -179,7 +179,7 @@ def _symbols(schema: Schema, rows: tuple[Row, ...]) -> dict[int, str]:
     if not found:
         return {}
     from kwire.kernel.symbols import kernel_symbols
-    from kwire.wire.schema import Labels
 
-    labels = Labels(Schema(0, "", "", "", (), 16, symbols=kernel_symbols().by_address()))
-    return {address: name for address in sorted(found) if (name := labels.symbol(address))}
+    symbols = kernel_symbols()
+    names = ((address, symbols.at(address)) for address in sorted(found))
+    return {address: symbol.place for address, symbol in names if symbol}

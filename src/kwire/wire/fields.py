@@ -55,7 +55,7 @@ TYPES: dict[str, FieldType] = {
     "s64": FieldType((8,), "int", True, "signed integer"),
     "bool": FieldType((1, 2, 4, 8), "bool", False, "false where all bytes are 0"),
     "ptr": FieldType((4, 8), "int", False, "address, a plain number"),
-    "ksym": FieldType((4, 8), "int", False, "address in the kernel, named by the symbol table"),
+    "ksym": FieldType((4, 8), "int", False, "address in the kernel, named by tables of stacks or of symbols"),
     "usym": FieldType((4, 8), "int", False, "address in the process, named by the symbol table"),
     "stack": FieldType((8,), "int", False, "number of a stack, told by tables of stacks; 0: of none"),
     "enum": FieldType((1, 2, 4, 8), "int", False, "unsigned integer, named by an enum table"),

@@ -356,7 +356,7 @@ class SchemaReader:
             self.held += held
             return None
         made = _schema(id, whole, base)
-        if made.tells or any(field.type == "stack" for field in made.fields):
+        if made.tells or any(field.type in ("stack", "ksym") for field in made.fields):
             made = made._replace(stacks=self.stacks)
         return made
 
@@ -386,7 +386,12 @@ class Labels:
         return self._schema.stacks.stack(number) if self._schema.stacks else NONE
 
     def symbol(self, address: int) -> str:
-        """`name` or `name+0x10` of the nearest symbol at or below, at most SYMBOL_REACH below."""
+        """`name` or `name+0x10` of an address: one of the kernel's (the upper half) as a stack of this one
+        frame tells it; else that of the nearest symbol at or below, at most SYMBOL_REACH below.
+        """
+        for frame in self.stack(address)[:1] if address >> 63 else ():
+            if frame.symbol:
+                return f"{frame.symbol}+{frame.offset:#x}" if frame.offset else frame.symbol
         at = bisect_right(self._addresses, address) - 1
         if at < 0:
             return ""

@@ -31,12 +31,20 @@ do
       told.more = sound and not schema
       if not sound and type(schema) ~= "table" then error(schema, 0) end
       State.put("told " .. ctx.stream, ctx.packet, frame.at, told)
+      if told.schema then told.schema.named = session.named end
       if told.schema then State.put(schema_key(ctx, frame.at, frame.header.id), ctx.packet, frame.at, schema) end
     end
     local told, packet, offset = State.find("told " .. ctx.stream, ctx.packet, frame.at)
     if packet ~= ctx.packet or offset ~= frame.at then return end
     frame.schema, frame.more = told.schema, told.more
     if told.problem then table.insert(frame.problems, told.problem) end
+  end
+
+  -- A sound TABLE of stacks names single addresses in the kernel.
+  local function take_table(ctx, frame)
+    if ctx.first and not ctx.again and #frame.problems == 0 and frame.schema and frame.schema.tells then
+      Schema.learn(State.session(session_key(ctx, frame.at)).named, frame.map)
+    end
   end
 
   local function take_token(ctx, frame)
@@ -79,6 +87,10 @@ do
     frame[SLOT[name] or "map"] = value
     if name == "LOST" then find_schema(ctx, frame) end
     if name == "SCHEMA" then take_schema(ctx, frame) end
+    if name == "TABLE" then
+      find_schema(ctx, frame)
+      take_table(ctx, frame)
+    end
     if name == "HELLO" or name == "WELCOME" then take_token(ctx, frame) end
   end
 

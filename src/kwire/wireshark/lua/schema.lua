@@ -189,6 +189,8 @@ do
     local symbols = pick(map, "", "symbols", "map", base)
     schema.symbols = symbols and names(symbols, "symbols", base) or {}
     table.sort(schema.symbols, function(a, b) return Numbers.less(a.number, b.number) end)
+    local of = pick(map, "", "map", "map", base)
+    schema.tells = of ~= nil and text(entries(of), "map.", "kind", base) == "stack"
     schema.host, schema.kernel = text(map, "", "host", base), text(map, "", "kernel", base)
 
     if order ~= "little" and order ~= "big" then fail(base, "order " .. order, "a sound schema") end
@@ -246,8 +248,38 @@ do
 
   -- ---- names of values
 
-  -- `name` or `name+0x10` of the nearest symbol at or below an address; nil where none is near.
+  -- The items of a list of so many, each of its kind; nil where it is another thing.
+  local function items(node, ...)
+    local kinds = { ... }
+    if not node or node.kind ~= "list" or #node.items ~= #kinds then return nil end
+    for place, kind in ipairs(kinds) do
+      if node.items[place].kind ~= kind then return nil end
+    end
+    return node.items
+  end
+
+  -- Puts the names that a table of stacks has for single addresses in the kernel into `named`: their numbers
+  -- are the addresses, 2^63 and more. What is no such row is passed over.
+  function Schema.learn(named, map)
+    local rows = entries(map)["trows"]
+    for _, row in ipairs(rows and rows.kind == "list" and rows.items or {}) do
+      local both = items(row, "list", "list")
+      local key = both and items(both[1], "int", "int")
+      local frame = both and items(both[2], "int", "text", "int", "text")
+      local number, offset = key and key[1].value, frame and frame[3].value
+      if number and offset and not number.neg and number.hi >= 2147483648 and frame[2].value ~= "" then
+        local name = frame[2].value
+        if not Numbers.zero(offset) then name = name .. "+" .. Numbers.hexadecimal(offset) end
+        named[Numbers.key(number)] = name
+      end
+    end
+  end
+
+  -- `name` or `name+0x10` of an address in the kernel as it was told, else of the nearest symbol at or below;
+  -- nil where none is near.
   function Schema.symbol(schema, address)
+    local told = schema.named and schema.named[Numbers.key(address)]
+    if told then return told end
     local list, low, high = schema.symbols, 1, #schema.symbols
     while low <= high do
       local middle = math.floor((low + high) / 2)

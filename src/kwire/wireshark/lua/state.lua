@@ -52,11 +52,12 @@ do
     return 0
   end
 
-  -- What a session has told so far, in the first pass: schemas being put together, DATA numbers seen.
+  -- What a session has told so far, in the first pass: schemas being put together, DATA numbers seen,
+  -- names of addresses in the kernel, which stay what they are.
   function State.session(key)
     local session = sessions[key]
     if not session then
-      session = { key = key, maps = {}, held = {}, total = 0, seen = {} }
+      session = { key = key, maps = {}, held = {}, total = 0, seen = {}, named = {} }
       sessions[key] = session
     end
     return session
