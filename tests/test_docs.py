@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from kwire import tools
 from kwire.cli.main import VERBS
 from kwire.lang import builtins
 
@@ -14,6 +15,13 @@ def test_the_reference_of_built_ins_is_the_table() -> None:
     found = re.search(r"builtins\.markdown\(\) -->\n(.*?)\n<!-- end", text, re.S)
     assert found is not None
     assert found[1].strip() == builtins.markdown().strip()
+
+
+def test_the_reference_of_tools_is_the_table() -> None:
+    text = (ROOT / "docs/tools.md").read_text()
+    found = re.search(r"tools\.markdown\(\) -->\n(.*?)\n<!-- end", text, re.S)
+    assert found is not None
+    assert found[1] == tools.markdown()
 
 
 def test_the_architecture_names_every_room() -> None:

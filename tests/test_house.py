@@ -46,7 +46,7 @@ ARROWS: dict[str, set[str]] = {
     "live": {"lang", "compile", "kernel", "capture", "view", "wire", "bpf", "btf"},
 }
 FOR_ALL = {"arguments", "errors", "hints", "interrupts", "kinds", "lazy", "native", "perfevents", "words"}
-JOINS_ALL = {"cli", "__init__", "__main__"}
+JOINS_ALL = {"cli", "__init__", "__main__", "tools"}  # tools are users: they import `kwire`
 
 # Costly to import, so absent on the way to the first event.
 HEAVY = {

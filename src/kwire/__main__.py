@@ -46,7 +46,7 @@ def _plan_beside(words: "list[str]") -> None:
         return
     if first in ("record", "trace"):
         module = "kwire.live.planner"
-    elif first[:1] == "-" or first.endswith(".bt") or "/" in first:
+    elif (first == "tools" and len(words) > 1) or first[:1] == "-" or first.endswith(".bt") or "/" in first:
         module = "kwire.live.scripts"
     else:
         return

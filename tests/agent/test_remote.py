@@ -704,8 +704,39 @@ def test_a_script_runs_there_and_prints_here(agent: Agent, tmp_path: Path) -> No
     shown = run("show", capture)
     assert (shown.returncode, shown.stdout) == (0, there.stdout)
     assert run("verify", capture).returncode == 0
+    options = run("-q", "-H", agent.host, "-e", 'BEGIN { print(($1, getopt("n", 1))); }', "4", "--", "--n=9")
+    assert (options.stdout, options.stderr) == ("(4, 9)\n\n\n", "")
     asked = run("-q", "-H", agent.host, "-e", "BEGIN { @x[1] = 2; exit(5); }")
     assert (asked.returncode, asked.stdout, asked.stderr) == (5, "\n\n@x[1]: 2\n", "")
     refused = run("-H", agent.host, "-e", "tracepoint:block:* { @ = count(); }")
     assert refused.returncode == 1
     assert "the agent's policy does not allow it" in refused.stderr
+
+
+OPENING = """
+import time
+while True:
+    time.sleep(0.01)
+    try:
+        open("/elsewhere")
+    except OSError:
+        pass
+"""
+
+
+def test_a_tool_runs_there_with_its_options_and_tells_of_its_command_only(
+    agent: Agent, tmp_path: Path
+) -> None:
+    other = subprocess.Popen([sys.executable, "-S", "-c", OPENING])
+    try:
+        capture = tmp_path / "tool.pcapng"
+        words = ("-H", agent.host, "-w", capture, "--no-command-status", "-c", "/usr/bin/cat /nowhere")
+        there = run("tools", "opens", "--failed", *words)
+    finally:
+        other.kill()
+        other.wait()
+    assert there.returncode == 0, there.stderr
+    assert " -1   2 /nowhere\n" in there.stdout
+    assert "elsewhere" not in there.stdout
+    assert "/libc.so" not in there.stdout
+    assert run("show", capture).stdout == there.stdout

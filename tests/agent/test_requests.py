@@ -59,6 +59,7 @@ GOOD = {
     "count": 7,
     "buffer": 65536,
     "functions": {1: travelling("b.py"), 0: travelling("a.py", "x", "y")},
+    "everyone": True,
     "script": {"name": "x.bt", "text": ["BEGIN ", "{ }"], "arguments": ["7"]},
 }
 

@@ -94,7 +94,7 @@ end { @few[1] = 2; }
 
 
 def test_a_script_is_planned_too_and_what_is_said_of_it() -> None:
-    arguments: tuple[Any, ...] = ("x.bt", SCRIPT, (), {})
+    arguments: tuple[Any, ...] = ("x.bt", SCRIPT, ())
     begin("kwire.live.scripts")
     with Planning("kwire.live.scripts", "plan_text", *arguments, unsafe=False) as planning:
         planning.ask(scope=Scope(), command=0)

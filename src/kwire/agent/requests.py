@@ -21,6 +21,7 @@ from kwire.errors import KwireError
 from kwire.kinds import USER
 from kwire.wire import keyed
 from kwire.wire.keyed import (
+    FLAG,
     INTEGER,
     LEFT_OUT,
     MAP,
@@ -125,6 +126,12 @@ TRACE: Final[dict[str, Key]] = {
         "processes to trace, with what they start",
         LEFT_OUT,
     ),
+    "everyone": Key(
+        FLAG,
+        "whether all processes are traced beside the command or these processes, whose end ends the trace; "
+        "without this key only beside the command of a script",
+        LEFT_OUT,
+    ),
     "seconds": Key(
         plain("a number", int, float, fits=lambda value: 0 < value <= 1 << 40),
         "end after so long",
@@ -201,7 +208,7 @@ SCRIPT: Final[dict[str, Key]] = {
         Kind(f"a list of texts of at most {PIECE} characters, to be joined", _pieces_wrong),
         "its text, in pieces",
     ),
-    "arguments": Key(_texts_of(1024), "what it is given"),
+    "arguments": Key(_texts_of(1024), "what it is given: arguments, and options as `--name=value`"),
 }
 """The keys of `script`; all must be there."""
 
@@ -378,9 +385,9 @@ def serve(body: Mapping[Any, Any], grant: Grant, without: Sequence[int] = ()) ->
         if pids:
             grant.check_pids()
         command = Command(words, user=grant.user) if words else None
-        script = texts.script is not None
+        everyone = asked.get("everyone", texts.script is not None and not pids)
         try:
-            processes = Processes(pids, command, without=without, everyone=script)
+            processes = Processes(pids, command, without=without, everyone=everyone)
             plan = wanted.plan(processes.scope, command.pid if command else 0)
             grant.check_schemas(plan.schemas, wanted)
         except BaseException:

@@ -223,7 +223,7 @@ def _scripted(args: argparse.Namespace) -> "Iterator[tuple[Recorder, Processes]]
         raise KwireError(
             "record", "script", "it comes by itself, and has its own filters", "name FILE.bt alone"
         )
-    with tracing.chosen(args, args.buffer, aside=args.json, everyone=True) as (processes, ground):
+    with tracing.chosen(args, args.buffer, aside=args.json, everyone=not args.pids) as (processes, ground):
         plan = script.planned(name, arguments, processes)
         with Recorder(plan, Limits(args.seconds, args.count), ground=ground) as recorder:
             yield recorder, processes

@@ -18,7 +18,7 @@ from kwire.cli import process, status
 from kwire.cli.lines import say, tell
 from kwire.cli.zone import zone
 from kwire.errors import KwireError
-from kwire.hints import NoReturn, Protocol, cast
+from kwire.hints import Any, NoReturn, Protocol, cast
 
 VERBS: dict[str, str] = {
     "record": "capture events to a file",
@@ -34,6 +34,7 @@ VERBS: dict[str, str] = {
     "split": "write a capture as several: by probe, host, time, size or number of events",
     "cut": "write a range of a capture, some of its probes or events, as a capture",
     "verify": "prove a capture complete, or name every hole",
+    "tools": "ready tools: opens, execs, connections, latencies, flame graphs, drops …",
     "list": "list probes with their arguments, and kernel types as C",
     "decode": "explain the bytes of frames",
     "bench": "measure how fast captures are read here",
@@ -144,7 +145,11 @@ def _run(args: list[str], *, ours: bool) -> int:
                 return 2
             name, rest = SCRIPT, args
         verb = cast(Verb, importlib.import_module(f"kwire.cli.{name}"))
-        parsed = _parse(name, verb, rest)
+        if name == "tools" and (tool := cast(Any, verb).chosen(rest)) is not None:
+            verb, rest = tool, rest[1:]
+            parsed = _parse(f"{name} {args[1]}", verb, rest)
+        else:
+            parsed = _parse(name, verb, rest)
         verbose = bool(parsed.verbose)
         if name in READING and ours:  # a library's caller keeps what it may do
             from kwire.cli.reading import confine, one_thread

@@ -40,6 +40,8 @@ def run(
     loop = Loop()
     link = Endpoint(args.host, tls_options(args), args.insecure, watch(args))
     body = {"op": "trace", **what, **_limits(args)}
+    if (args.command or args.pids) and args.everyone != ("script" in what and not args.pids):
+        body["everyone"] = args.everyone
     writers: list[Writer] = []
 
     def start(schemas: tuple[Schema, ...]) -> list[Sink]:

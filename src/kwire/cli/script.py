@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kwire.live.plan import About, Plan
     from kwire.live.processes import Processes
     from kwire.live.recorder import Recorder, Sink
-    from kwire.view.printed import Act
+    from kwire.view.printed import Act, Printed
     from kwire.view.render import Renderer
     from kwire.wire.schema import Schema
 
@@ -49,6 +49,9 @@ REST = True
 MAX_SCRIPT = 1 << 20
 STDIN = "stdin"
 """What a program that stands in no file is called in messages."""
+
+FORMATS = ("text", "json", "folded", "svg")
+FORMAT_HELP = "how to print; folded, svg: the stacks in maps as lines, or drawn, as a flame graph"
 
 STAGES = ("ast", "ir", "asm", "all")
 """What -d shows: how the script was read; what is compiled of it; the instructions, under their source lines.
@@ -106,7 +109,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--output", dest="output", metavar="FILE", help="print to a file")
     parser.add_argument("-w", dest="write", metavar="FILE", help="keep what is printed in a capture, pcapng")
-    parser.add_argument("-f", dest="format", choices=("text", "json"), default="text", help="how to print")
+    parser.add_argument("-f", dest="format", choices=FORMATS, default="text", help=FORMAT_HELP)
     parser.add_argument(
         "-B",
         dest="buffering",
@@ -129,6 +132,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(option, dest="unchanged", help=argparse.SUPPRESS, action=action)
 
 
+DEFAULTS: dict[str, Any] = {
+    "buffering": "line",
+    "dry_run": False,
+    "no_warnings": False,
+    "output": None,
+    "quiet": False,
+    "stage": None,
+    "unsafe": False,
+}
+"""What `execute` needs to know of a script that was not given these options."""
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the script; the exit status."""
     if args.info:
@@ -139,15 +154,24 @@ def run(args: argparse.Namespace) -> int:
     with _faults():
         if args.list:
             return _list(args)
-        name, text, arguments = _script(args)
-        if args.stage == "ast":
-            sys.stdout.write(_shown(name, text))
-            return OK
-        return _there(args, name, text, arguments) if args.host else _run(args, name, text, arguments)
+        args.seconds, args.everyone, args.aside = None, not args.pids, False
+        args.rotate, args.no_clobber, args.no_command_status = (0, 0.0), False, False
+        name, text, words = _script(args)
+        return execute(args, name, text, words)
     return FAILED
 
 
-def _there(args: argparse.Namespace, name: str, text: str, arguments: list[str]) -> int:
+def execute(args: argparse.Namespace, name: str, text: str, words: list[str]) -> int:
+    """Run the text of a script, here or on another machine; `words`: its arguments and options."""
+    with _faults():
+        if args.stage == "ast":
+            sys.stdout.write(_shown(name, text))
+            return OK
+        return _there(args, name, text, words) if args.host else _run(args, name, text, words)
+    return FAILED
+
+
+def _there(args: argparse.Namespace, name: str, text: str, words: list[str]) -> int:
     """Run the script on another machine, by its agent, and print here what it prints."""
     from kwire.agent.requests import pieces
     from kwire.cli import remote
@@ -157,8 +181,8 @@ def _there(args: argparse.Namespace, name: str, text: str, arguments: list[str])
 
     if args.dry_run or args.unsafe:
         raise KwireError("run", name, "--dry-run and --unsafe are not for another machine", "leave them out")
-    args.filter = args.seconds = args.count = args.buffer = None
-    what = {"script": {"name": name, "text": pieces(text), "arguments": arguments}}
+    args.filter = args.count = args.buffer = None
+    what = {"script": {"name": name, "text": pieces(text), "arguments": words}}
 
     def run(sinks: Callable[[tuple[Schema, ...]], list[Sink]]) -> dict[str, Any]:
         return remote.run(what, args, args.write, sinks)
@@ -166,19 +190,10 @@ def _there(args: argparse.Namespace, name: str, text: str, arguments: list[str])
     return _printed(args, run, lambda schemas: len({one.spec for one in schemas if one.map is None}), None)
 
 
-def _options(words: list[str]) -> dict[str, str | None]:
-    """The options of the script by name, with their values; None where there is none."""
-    found: dict[str, str | None] = {}
-    for word in words:
-        if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            found[name] = value if equals else None
-    return found
-
-
 def _list(args: argparse.Namespace) -> int:
     """List the probes of the patterns, or of a script."""
     from kwire.cli.list import Listing
+    from kwire.lang.bpftrace.options import given
     from kwire.lang.bpftrace.points import places
     from kwire.lang.bpftrace.reader import read
 
@@ -186,8 +201,8 @@ def _list(args: argparse.Namespace) -> int:
     if args.program is not None or (len(patterns) == 1 and patterns[0].endswith(".bt")):
         if args.program is None and not os.path.exists(patterns[0]):
             raise KwireError("read", patterns[0], "no such file or directory")
-        name, text, arguments = _script(args)
-        patterns = [str(one) for one in places(read(name, text), tuple(arguments))]
+        name, text, words = _script(args)
+        patterns = [str(one) for one in places(read(name, text), tuple(given(words)[0]))]
     listing = Listing(json=args.format == "json", verbose=bool(args.verbose), pids=args.pids or ())
     for pattern in patterns:
         listing.write(" ".join(pattern.split()))
@@ -195,8 +210,8 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _script(args: argparse.Namespace) -> tuple[str, str, list[str]]:
-    """The name and the text of the script, and what it is given."""
-    words = [*args.words, *(word for word in args.rest if not word.startswith("--"))]
+    """The name and the text of the script, and what it is given: arguments and options."""
+    words = [*args.words, *args.rest]
     if args.program is not None:
         return STDIN, args.program, words
     if not words:
@@ -218,9 +233,9 @@ def planned(name: str, arguments: list[str], processes: Processes) -> Plan:
     from kwire.live.scripts import plan_script
 
     args = argparse.Namespace(words=[name, *arguments], rest=[], program=None)
-    _, text, given = _script(args)
+    _, text, words = _script(args)
     command = processes.command.pid if processes.command else 0
-    return plan_script(read(name, text), given, scope=processes.scope, command=command).plan
+    return plan_script(read(name, text), words, scope=processes.scope, command=command).plan
 
 
 @contextlib.contextmanager
@@ -238,19 +253,23 @@ def _faults() -> Iterator[None]:
                 tell(line)
 
 
-def _run(args: argparse.Namespace, name: str, text: str, arguments: list[str]) -> int:
+def _run(args: argparse.Namespace, name: str, text: str, words: list[str]) -> int:
     from kwire.live.plan_process import Planning
 
-    planning = Planning(
-        "kwire.live.scripts", "plan_text", name, text, arguments, _options(args.rest), unsafe=args.unsafe
-    )
-    with planning, tracing.chosen(args, None, aside=False, everyone=True) as (processes, ground):
+    planning = Planning("kwire.live.scripts", "plan_text", name, text, words, unsafe=args.unsafe)
+    with (
+        planning,
+        tracing.chosen(args, None, aside=args.aside, everyone=args.everyone) as (
+            processes,
+            ground,
+        ),
+    ):
         planning.ask(scope=processes.scope, command=processes.command.pid if processes.command else 0)
         import kwire.capture.writer
         import kwire.kernel.privileges
         import kwire.live.summary
         import kwire.view.printed  # noqa: F401
-        from kwire.live.recorder import Recorder
+        from kwire.live.recorder import Limits, Recorder
 
         plan, about = planning.plan(), planning.about
         if args.stage:
@@ -265,7 +284,7 @@ def _run(args: argparse.Namespace, name: str, text: str, arguments: list[str]) -
 
             for line in programs(plan):
                 tell(line)
-        with Recorder(plan, ground=ground, leaving=True) as running:
+        with Recorder(plan, Limits(args.seconds, None), ground=ground, leaving=True) as running:
             planning.close()
             for line in () if args.no_warnings else about.warnings:
                 tell(line)
@@ -310,10 +329,8 @@ def _printed(
         raise KwireError(
             "write capture to", args.write, "standard output is for what is printed", "name a file"
         )
-    from kwire.view.printed import Printed, PrintedJson
     from kwire.view.render import Renderer, Screen
 
-    args.rotate, args.no_clobber, args.no_command_status = (0, 0.0), False, False
     shown: list[Renderer] = []
     with _output(args) as stream:
 
@@ -332,9 +349,7 @@ def _printed(
             act = None
             if make_act is not None and any(schema.prints in DONE for schema in schemas):
                 act = make_act()
-            json = args.format == "json"
-            format = PrintedJson(act) if json else Printed(terminal=stream.isatty(), act=act)
-            shown.append(Renderer(format))
+            shown.append(Renderer(_format(args, schemas, stream, act)))
             return [Screen(shown[0], by_number, stream, keep=args.buffering == "full")]
 
         summary = run(sinks)
@@ -350,6 +365,19 @@ def _printed(
     if summary["lost"]:
         say(f"{plural(summary['lost'], 'event')} lost")
     return tracing.exit_status(summary, args)
+
+
+def _format(args: argparse.Namespace, schemas: tuple[Schema, ...], out: IO[str], act: Act | None) -> Printed:
+    """How what comes is written."""
+    if args.format in ("folded", "svg"):
+        from kwire.view.flame import flame_graph
+
+        return flame_graph(args.format, schemas, act)
+    from kwire.view.printed import Printed, PrintedJson
+
+    if args.format == "json":
+        return PrintedJson(act)
+    return Printed(terminal=out.isatty(), act=act)
 
 
 @contextlib.contextmanager

@@ -34,6 +34,7 @@ examples:
   kwire show demo.pcapng --probe '*connect*' --json | jq .fields
   kwire show demo.pcapng --from +5s --to +6s --columns time,pid,filename,ret
   kwire record tracepoint:sched:sched_switch -w - | kwire show -
+  kwire show oncpu.pcapng -f svg > oncpu.svg
   kwire show network.pcap.zst --port 9000       frames in UDP and TCP of a network
   kwire show network.pcap -V --head 1           every field of every layer
   kwire show network.pcap --sessions            the protocol's states, and what is illegal
@@ -54,7 +55,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def add_showing(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that say what is shown, and how."""
-    parser.add_argument("--json", action="store_true", help="one object a line: an event, a packet or a step")
+    forms = parser.add_mutually_exclusive_group()
+    forms.add_argument("--json", action="store_true", help="one object a line: an event, a packet or a step")
+    forms.add_argument(
+        "-f",
+        dest="graph",
+        choices=("folded", "svg"),
+        help="the stacks that maps of scripts hold, as lines for flame graphs or as a drawn one",
+    )
     how = "stop after so many events, or packets with -V"
     ends = parser.add_mutually_exclusive_group()
     ends.add_argument("--head", metavar="N", type=_count, help=how)
@@ -219,6 +227,10 @@ class _Names:
 
 def _format(args: argparse.Namespace, schemas: list[Schema]) -> Format:
     """The format asked for. KwireError where a column is asked for that no probe has."""
+    if args.graph is not None:
+        from kwire.view.flame import flame_graph
+
+        return flame_graph(args.graph, schemas)
     if args.json:
         if args.columns or args.relative or args.delta:
             raise KwireError(

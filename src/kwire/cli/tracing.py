@@ -52,25 +52,7 @@ FULL = "the disk is full, or a limit of file sizes is met; events are lost until
 
 def add_arguments(parser: argparse.ArgumentParser, *, rotate: bool = True) -> None:
     """The arguments that say whom to trace, for how long, and (`rotate`) when a new file is begun."""
-    whom = parser.add_argument_group("whom to trace (default: the whole machine but kwire)")
-    whom.add_argument(
-        "-c",
-        dest="command",
-        metavar="'COMMAND ARGS'",
-        type=values.command,
-        help="this command, and whatever it starts; or write it at the end, behind --",
-    )
-    whom.add_argument(
-        "--no-command-status", action="store_true", help="do not exit with the status of the command"
-    )
-    whom.add_argument(
-        "-p",
-        dest="pids",
-        metavar="PID[,PID]",
-        type=values.process_ids,
-        action="extend",
-        help="these processes, their children and whatever they start",
-    )
+    add_whom(parser)
     limits = parser.add_argument_group(
         "how long (default: until Ctrl-C, or the end of the command or processes)"
     )
@@ -92,6 +74,30 @@ def add_arguments(parser: argparse.ArgumentParser, *, rotate: bool = True) -> No
         help="with -w: begin a new file after so much (100M) or so long (60s)",
     )
     values.add_clobber(parser)
+
+
+def add_whom(
+    parser: argparse.ArgumentParser,
+    command: str = "this command, and whatever it starts; or write it at the end, behind --",
+    processes: str = "these processes, their children and whatever they start",
+    default: str = "the whole machine but kwire",
+) -> None:
+    """The arguments that say whom to trace, and what `-c` and `-p` mean; no `processes`: without `-p`."""
+    whom = parser.add_argument_group(f"whom to trace (default: {default})")
+    whom.add_argument("-c", dest="command", metavar="'COMMAND ARGS'", type=values.command, help=command)
+    whom.add_argument(
+        "--no-command-status", action="store_true", help="do not exit with the status of the command"
+    )
+    parser.set_defaults(pids=None, everyone=False)
+    if processes:
+        whom.add_argument(
+            "-p",
+            dest="pids",
+            metavar="PID[,PID]",
+            type=values.process_ids,
+            action="extend",
+            help=processes,
+        )
 
 
 def add_remote_arguments(parser: argparse.ArgumentParser) -> None:
@@ -293,7 +299,7 @@ def prepared(args: argparse.Namespace, *, aside: bool) -> Iterator[tuple[Recorde
     planning = Planning(
         "kwire.live.planner", "plan_probes", probes.read(args.probes), args.filter, origin="--filter"
     )
-    with planning, chosen(args, args.buffer, aside=aside) as (processes, ground):
+    with planning, chosen(args, args.buffer, aside=aside, everyone=args.everyone) as (processes, ground):
         planning.ask(scope=processes.scope)
         import kwire.capture.writer
         import kwire.kernel.privileges
@@ -313,7 +319,7 @@ def chosen(
     """The processes that the arguments choose, and the ground of their trace; the command ends with it.
 
     `buffer`: bytes of each CPU's ring (None: the default); `aside`: what the command prints goes to standard
-    error; `everyone`: beside a command, all are traced.
+    error; `everyone`: beside these all are traced, as long as they run.
     """
     from kwire.live.command import Command
 
@@ -324,7 +330,7 @@ def chosen(
         allow_descriptors()  # after the command was forked: its limit is its own
         from kwire.live.ground import Ground
 
-        ground = Ground(buffer, follow=bool(args.pids or (command and not everyone)))
+        ground = Ground(buffer, follow=bool(args.pids or command) and not everyone)
         stack.callback(ground.close)
         from kwire.live.processes import Processes
 

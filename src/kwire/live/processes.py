@@ -54,12 +54,12 @@ class Processes:
         without: Sequence[int] = (),
         everyone: bool = False,
     ) -> None:
-        """Hold the processes. `everyone`: beside the command all are traced, as long as it runs.
+        """Hold the processes. `everyone`: beside these all are traced, as long as they run.
 
         Raises KwireError where one is not there, or is a thread.
         """
         self.command = command
-        self._everyone = everyone and not pids
+        self._everyone = everyone
         self._without = without
         self._held: dict[int, int] = {}
         self._watch = select.epoll()
@@ -85,7 +85,7 @@ class Processes:
         """What the programs are told when they are compiled. Raises KernelError."""
         if self.command and not self._everyone:
             return Scope(True, self._number(self.command.pid))
-        if self._held:
+        if self._held and not self._everyone:
             return Scope(True, pids=tuple(self._held))
         return Scope(False, 0, tuple(self._number(pid) for pid in self._without))
 

@@ -16,7 +16,9 @@ from kwire.live.planner import FILTER, make_plan
 
 
 class ScriptSource(NamedTuple):
-    """A script in the bpftrace language: what it is called in messages, its text, what it is given."""
+    """A script in the bpftrace language: what it is called in messages, its text, what it is given, options
+    among that.
+    """
 
     name: str
     text: str
@@ -59,18 +61,20 @@ class Wanted(NamedTuple):
         if self.script is not None and self.texts.script is not None:
             from kwire.live.scripts import plan_script
 
-            return plan_script(self.script, self.texts.script.arguments, scope=scope, command=command).plan
+            words = self.texts.script.arguments
+            return plan_script(self.script, words, scope=scope, command=command).plan
         return make_plan([*self.texts.specs, *self.probes], self.texts.filter, scope=scope)
 
 
 def parse(texts: ProgramSources) -> Wanted:
     """Read the texts. Raises LanguageError for what is wrong in them, KwireError where there is no probe."""
     if texts.script is not None:
+        from kwire.lang.bpftrace.options import given
         from kwire.lang.bpftrace.points import places
         from kwire.lang.bpftrace.reader import read
 
         script = read(texts.script.name, texts.script.text)
-        points = places(script, texts.script.arguments)
+        points = places(script, tuple(given(texts.script.arguments)[0]))
         return Wanted(texts, (), tuple(Asked(str(at), "", True) for at in points), script)
     probes = [python.parse_written(function) for function in texts.functions]
     if texts.filter is not None:

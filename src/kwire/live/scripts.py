@@ -6,7 +6,7 @@ no place is there is an error anyway.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 from kwire.btf.errors import BtfLookupError
@@ -16,6 +16,7 @@ from kwire.kernel import cgroups
 from kwire.kernel.sys import possible_cpus
 from kwire.kernel.targets import CatalogError
 from kwire.lang.bpftrace.lower import Surroundings
+from kwire.lang.bpftrace.options import given
 from kwire.lang.bpftrace.reader import read
 from kwire.lang.bpftrace.script import ScriptProbe, probes
 from kwire.lang.bpftrace.settings import settings
@@ -43,15 +44,17 @@ class Planned(NamedTuple):
 
 def plan_script(
     script: Script,
-    arguments: Sequence[str] = (),
-    options: Mapping[str, str | None] = {},
+    words: Sequence[str] = (),
     *,
     scope: Scope = Scope(),  # noqa: B008
     command: int = 0,
     unsafe: bool = False,
 ) -> Planned:
-    """The plan of a script. Raises `LanguageError` with everything that is wrong in it; KwireError."""
+    """The plan of a script; `words`: its arguments and options. Raises `LanguageError` with everything that
+    is wrong in it; KwireError.
+    """
     began = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    arguments, options = given(words)
     surroundings = Surroundings(
         tuple(arguments), command, began, possible_cpus(), options, _address, cgroups.paths, unsafe
     )
@@ -83,8 +86,7 @@ def plan_script(
 def plan_text(
     name: str,
     text: str,
-    arguments: Sequence[str],
-    options: Mapping[str, str | None],
+    words: Sequence[str],
     *,
     scope: Scope,
     command: int,
@@ -92,7 +94,7 @@ def plan_text(
 ) -> Made:
     """`plan_script` for `plan_process`; what else is known is `About`."""
     script = read(name, text)
-    made = plan_script(script, arguments, options, scope=scope, command=command, unsafe=unsafe)
+    made = plan_script(script, words, scope=scope, command=command, unsafe=unsafe)
     declared = frozenset(f"@{one.id}" for one in script.maps)
     warnings = (line for one in made.missing for line in one.report(script.source, "WARNING"))
     return Made(made.plan, About(tuple(warnings), declared, made.cat_most))

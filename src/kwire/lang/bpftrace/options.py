@@ -5,7 +5,7 @@ Invariant: an option has one default, of which its value has the kind: a number,
 without a default it is a switch, which is off.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from kwire.errors import KwireError
 from kwire.lang.bpftrace import syntax as s
@@ -40,6 +40,39 @@ def with_options(script: s.Script, given: Mapping[str, str | None], faults: list
         cure = near if near and unknown[0] != "help" else f"it has {listed}" if listed else "it has none"
         raise KwireError("run", f"--{unknown[0]}", "the script has no such option", cure)
     return made
+
+
+def given(words: Sequence[str]) -> tuple[list[str], dict[str, str | None]]:
+    """What a script is given, taken apart: its arguments, and its options by name, with their values; None
+    where there is none.
+    """
+    arguments: list[str] = []
+    options: dict[str, str | None] = {}
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            options[name] = value if equals else None
+        else:
+            arguments.append(word)
+    return arguments, options
+
+
+def told(script: s.Script) -> dict[str, tuple[int | str | bool, str]]:
+    """The options of a script that say what they are: their defaults, and the text, in the script's order."""
+    found: dict[str, tuple[int | str | bool, str]] = {}
+
+    def call(node: Node) -> None:
+        if isinstance(node, s.Call) and node.function == "getopt" and len(node.arguments) == 3:
+            name, default, text = node.arguments
+            if (
+                isinstance(name, s.Str)
+                and isinstance(default, s.Int | s.Str | s.Bool)
+                and isinstance(text, s.Str)
+            ):
+                found[name.value] = default.value, text.value
+
+    rewrite(script, call)
+    return found
 
 
 def _option(node: s.Call, given: Mapping[str, str | None], known: dict[str, str]) -> s.Expr:

@@ -11,6 +11,7 @@ from kwire.lang import checked as c
 from kwire.lang.bpftrace import owntypes
 from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace.branches import with_tails
+from kwire.lang.bpftrace.choices import with_choices
 from kwire.lang.bpftrace.lower import Lowering, Surroundings
 from kwire.lang.bpftrace.maps import declared_maps
 from kwire.lang.bpftrace.options import with_options
@@ -106,6 +107,7 @@ def probes(script: s.Script, surroundings: Surroundings) -> list[ScriptProbe]:
         *owntypes.faults(script),
     ]
     script = with_options(script, surroundings.options, faults)
+    script = with_choices(script, surroundings.command > 0)
     names: dict[str, s.Macro] = {}
     for macro in script.macros:
         if macro.name in names:
