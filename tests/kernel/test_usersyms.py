@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kwire.kernel.symbols import Symbols
-from kwire.kernel.usersyms import Process, Table, UserSymbols, demangled, perf_entries
+from kwire.kernel.usersyms import PerfMap, Process, Table, UserSymbols, demangled, perf_table
 
 needs_cc = pytest.mark.skipif(
     not (shutil.which("cc") and shutil.which("objcopy") and shutil.which("nm")),
@@ -44,17 +44,26 @@ def name(process: Process, address: int) -> tuple[str, int]:
 
 
 def test_a_table_knows_where_symbols_end() -> None:
-    table = Table([(100, 10, "a"), (200, 0, "open"), (120, 5, "b"), (100, 10, "alias"), (122, 1, "in b")])
+    texts = b"\0a\0open\0b\0alias\0in b\0"
+    entries = [(100, 10, "a"), (100, 10, "alias"), (120, 5, "b"), (122, 1, "in b"), (200, 0, "open")]
+    table = Table([(at, size, texts.index(b"\0%b\0" % one.encode()) + 1) for at, size, one in entries], texts)
     assert [table.at(at) for at in (99, 100, 109, 110)] == [None, ("a", 0), ("a", 9), None]
     assert [table.at(at) for at in (120, 122, 123, 125)] == [("b", 0), ("in b", 0), ("b", 3), None]
     assert table.at(1 << 40) == ("open", (1 << 40) - 200)
-    assert Table([]).at(5) is None
+    assert Table([], b"").at(5) is None
 
 
-def test_lines_of_a_perf_map_that_are_none_are_passed_over() -> None:
-    text = b"10 4 f x\n\nzz 4 g\n20 h\n30 0 empty\n-1 5 n\n40 8 py::caf\xc3\xa9:/a b.py\n50 8 \n60 8 last"
-    found = [(0x10, 4, "f x"), (0x40, 8, "py::caf\u00e9:/a b.py"), (0x60, 8, "last")]
-    assert list(perf_entries(text)) == found
+def test_lines_of_a_perf_map_that_are_none_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = b"10 4 f x\n\nzz 4 g\n20 h\n30 0 empty\n-1 5 n\n40 8 py::caf\xc3\xa9:/a@b.py\n50 8 \n60 8 last"
+    table = perf_table(text)
+    assert [table.at(at) for at in (0x10, 0x43, 0x60)] == [
+        ("f x", 0),
+        ("py::caf\u00e9:/a@b.py", 3),
+        ("last", 0),
+    ]
+    assert len(table) == 3
+    monkeypatch.setattr("kwire.kernel.usersyms.PERF_LINES_MOST", 3)
+    assert len(perf_table(text)) == 2  # of the last three one says no name
 
 
 def test_names_are_shown_as_their_language_writes_them() -> None:
@@ -196,6 +205,30 @@ def test_a_map_of_somebody_else_is_not_believed(tmp_path: Path, monkeypatch: pyt
     finally:
         path.unlink(missing_ok=True)
         del view
+
+
+def test_a_map_is_read_when_its_process_is_gone_and_takes_no_more_than_its_share() -> None:
+    with subprocess.Popen(["sleep", "60"]) as running:
+        path = Path(f"/tmp/perf-{running.pid}.map")
+        told = PerfMap(running.pid)
+        running.kill()
+        running.wait()
+        try:
+            assert not told.look()
+            path.write_text("10 8 early\n")
+            assert told.look()
+            assert not told.look()  # it is as it was
+            assert told.at(0x11) == ("early", 1)
+            with path.open("a") as file:
+                file.write("10 8 late\n")
+            told._spent = 1e9  # so often it was another one
+            assert not told.look()
+            assert told.at(0x10) == ("early", 0)
+            told._spent = 0.0
+            assert told.look()
+            assert told.at(0x10) == ("late", 0)
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def python_with_perf() -> str:

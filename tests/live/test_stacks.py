@@ -5,11 +5,15 @@
 # mypy: ignore-errors
 
 import os
+import subprocess
+import sys
 from itertools import islice
+from pathlib import Path
 
 import pytest
 
 import kwire
+from kwire.cli.main import main
 from kwire.live.stacks import RANGE
 
 ME = os.getpid()
@@ -64,3 +68,34 @@ def test_functions_are_found_by_name_in_events_and_maps() -> None:
     assert [(frame.symbol, frame.offset) for frame in known.stack(address)] == [("enqueue_task_fair", 4)]
     assert len({number >> RANGE for number, _ in known if number != address}) == 1
     assert events[0].kernel == events[2].kernel
+
+
+JIT = r"""
+import ctypes, mmap, os, sys
+memory = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+memory[:] = b"\xb8\x8c\x00\x00\x00\x0f\x05\xc3".ljust(4096, b"\x90")  # getpriority
+at = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+for _ in range(3):
+    ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_long, ctypes.c_long)(at)(0, 0)
+with open(f"/tmp/perf-{os.getpid()}.map", "w") as file:
+    file.write(f"{at:x} 8 compiled late\n")
+"""
+
+
+@pytest.mark.native
+def test_code_is_named_that_its_compiler_told_of_when_it_ended(tmp_path, capsys) -> None:
+    """In the map that is printed, and in the capture."""
+    if os.uname().machine != "x86_64":
+        pytest.skip("the code is for x86-64")
+    (tmp_path / "jit.py").write_text(JIT)
+    script = "tracepoint:syscalls:sys_enter_getpriority /pid == cpid/ { @[ustack(1)] = count(); @pid = pid }"
+    command, capture = f"{sys.executable} {tmp_path}/jit.py", f"{tmp_path}/x.pcapng"
+    words = [sys.executable, "-m", "kwire", "-q", "-e", script, "-c", command, "-w", capture]
+    printed = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    try:
+        assert "\n@[\n        compiled late+7\n]: 3\n" in printed
+        assert main(["show", capture]) == 0
+        assert capsys.readouterr().out == printed
+    finally:
+        [pid] = [line[6:] for line in printed.splitlines() if line.startswith("@pid: ")]
+        Path(f"/tmp/perf-{pid}.map").unlink(missing_ok=True)

@@ -12,10 +12,10 @@ Source: the System V ABI, chapters 4 and 5; for static probes, systemtap's descr
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from kwire.errors import KwireError
-from kwire.hints import Final, Self
+from kwire.hints import Final, Self, TypeAlias
 from kwire.lazy import NamedTuple
 
 MACHINES: Final = {3: "i386", 62: "x86_64", 183: "aarch64"}
@@ -30,17 +30,26 @@ KINDS: Final = {
     6: "tls",
     10: "ifunc",
 }
+NO_MEMORY: Final = ("section", "file", "tls")
+"""Kinds of symbols that are at no address."""
+
 LOAD: Final = 1  # PT_LOAD
 SYMTAB, NOTE, NOBITS, DYNSYM = 2, 7, 8, 11  # SHT_
 EXECUTE: Final = 1  # PF_X
 BUILD_ID: Final = 3  # NT_GNU_BUILD_ID
 STAPSDT: Final = 3  # NT_STAPSDT
-MOST: Final = 1 << 30
+MOST: Final = 1 << 28
 """Bytes of one section that are read."""
+
+SYMBOLS_MOST: Final = 2 << 20
+"""Symbols of one table that are read; Chromium has a million."""
 
 
 class ElfError(KwireError):
     """A file is no ELF file, or a broken one."""
+
+
+Raw: TypeAlias = "tuple[int, int, int, int]"
 
 
 class Symbol(NamedTuple):
@@ -216,7 +225,7 @@ class Elf:
         if names < len(found):
             texts = self._read(found[names][4], found[names][5], "names of sections")
         for name, kind, _, address, at, length, link, _, _, entry in found:
-            self.sections.append(Section(_text(texts, name), kind, address, at, length, link, entry))
+            self.sections.append(Section(text_in(texts, name), kind, address, at, length, link, entry))
 
     # -- what it has
 
@@ -240,20 +249,44 @@ class Elf:
         return sorted(found.values(), key=lambda one: one.address)
 
     def _table(self, table: Section) -> Iterator[Symbol]:
-        wide, layout = self._wide, "<" + self._layout[3]
+        texts, entries = self._raw(table)
+        for name, address, size, info in entries:
+            kind = KINDS.get(info & 15, "")
+            if kind not in NO_MEMORY and (text := name_in(texts, name)):
+                yield Symbol(text, address, size, kind)
+
+    def raw_symbols(self) -> "tuple[bytes, list[Raw]]":
+        """The names of the symbols of both tables, and of each defined one the place of its name there, its
+        address, bytes, and kind in the lower four bits: cheap where few of many names are needed (`name_in`).
+        Raises ElfError.
+        """
+        texts, found = b"", []
+        for table in self.sections:
+            if table.kind in (SYMTAB, DYNSYM):
+                more, entries = self._raw(table)
+                begin, texts = len(texts), texts + more
+                found += [(name + begin, address, size, info) for name, address, size, info in entries]
+        return texts, found
+
+    def _raw(self, table: Section) -> "tuple[bytes, Iterable[Raw]]":
+        layout = "<" + self._layout[3]
         if table.link >= len(self.sections) or table.entry != struct.calcsize(layout):
             raise self._wrong(f"its section {table.name} is no table of symbols")
+        if table.size > SYMBOLS_MOST * table.entry:
+            raise self._wrong(f"its section {table.name} has more than {SYMBOLS_MOST:,} symbols")
         texts, entries = self._bytes(self.sections[table.link]), self._bytes(table)
-        for one in struct.iter_unpack(layout, entries[: len(entries) - len(entries) % table.entry]):
-            if wide:
-                name, info, _, section, address, size = one
-            else:
-                name, address, size, info, _, section = one
-            kind = KINDS.get(info & 15, "")
-            if section and address and kind not in ("section", "file", "tls"):
-                text = _text(texts, name).partition("@")[0]
-                if text:
-                    yield Symbol(text, address, size, kind)
+        every = struct.iter_unpack(layout, entries[: len(entries) - len(entries) % table.entry])
+        if self._wide:
+            return texts, (
+                (name, address, size, info)
+                for name, info, _, section, address, size in every
+                if section and address and name
+            )
+        return texts, (
+            (name, address, size, info)
+            for name, address, size, info, _, section in every
+            if section and address and name
+        )
 
     def file_offset(self, address: int, *, code: bool = False) -> int | None:
         """Where in the file what is loaded at an address lies; `code`: as a part of the program. None where
@@ -331,7 +364,12 @@ class Elf:
                 at = body + (description + 3 & ~3)
 
 
-def _text(texts: bytes, at: int) -> str:
+def name_in(texts: bytes, at: int) -> str:
+    """The name of a symbol without its version; empty where there is none."""
+    return text_in(texts, at).partition("@")[0]
+
+
+def text_in(texts: bytes, at: int) -> str:
     """The text at a place of a table of strings; empty where there is none."""
     end = texts.find(b"\0", at)
     return texts[at:end].decode("utf-8", "surrogateescape") if end >= 0 else ""

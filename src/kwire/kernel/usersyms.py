@@ -3,21 +3,24 @@ the kernel's own code in each process (the vdso), and from what JIT compilers te
 
 A process is looked at through /proc, so its files are those of its own mount namespace, and it has to live
 when it is looked at (`look`), and when what tells its names is opened (`open`), but not when they are asked
-for (`at`). Invariants: nothing here raises but for want of memory: what cannot be read gives no name; files
-are read by `kernel.elf`, which bounds what they cost; what a file says is kept by the file's identity, so a
-library is read once for all processes; a perf map is believed only where it belongs to root or to the user of
-the process.
+for (`at`). A JIT compiler may tell of its code late, when the process ends even: its perf map is read again
+for that, then too when the process is gone. Invariants: nothing here raises but for want of memory: what
+cannot be read gives no name; files are read by `kernel.elf`, which bounds what they cost; what a file says is
+kept by the file's identity, so a library is read once for all processes; a perf map is believed only where it
+belongs to root or to the user of the process, and reading it again takes a tenth of the time at most.
 """
 
 import os
+import time
 import zlib
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from stat import S_ISREG
 from typing import Final
 
-from kwire.kernel.elf import Elf, ElfError, Symbol
+from kwire.kernel.elf import Elf, ElfError, name_in, text_in
 from kwire.lazy import NamedTuple
 
 NEEDED: Final = (
@@ -27,14 +30,21 @@ NEEDED: Final = (
 )
 """What naming places in processes takes, once privileges were given up."""
 
-CODE: Final = ("func", "ifunc", "none", "")
-"""Kinds of symbols that code may be in."""
+FUNC: Final = 2
+CODE: Final = frozenset(range(16)) - {1, 3, 4, 5, 6}
+"""Kinds of symbols that code may be in, as ELF numbers them: not objects, sections, files, commons, TLS."""
 
 DEBUG: Final = "/usr/lib/debug"
 """Where debug files lie that are not beside their programs."""
 
-PERF_MAP_MOST: Final = 64 << 20
-"""Bytes of a perf map that are read."""
+PERF_MAP_MOST: Final = 32 << 20
+"""Bytes of a perf map that are read, the last ones."""
+
+PERF_LINES_MOST: Final = 1 << 19
+"""Lines of a perf map that are read, the last ones."""
+
+AT_ONCE, SHARE = 0.25, 0.1
+"""Seconds that reading the perf map of a process again and again may take, and of each second more."""
 
 MAPS_MOST: Final = 16 << 20
 """Bytes of a process' list of mappings that are read."""
@@ -61,6 +71,21 @@ class Place(NamedTuple):
     file: str
 
 
+class Spot(NamedTuple):
+    """Where an address of a process is: the file that is mapped there, as the process sees it; who tells the
+    names there, None where nobody does; what that is asked for.
+    """
+
+    file: str
+    namer: "File | PerfMap | None"
+    at: int
+
+    def place(self) -> Place:
+        """What is there. Takes long where names of a file are asked for the first time."""
+        name, offset = (self.namer.at(self.at) if self.namer is not None else None) or ("", 0)
+        return Place(demangled(name), offset, self.file)
+
+
 class Mapping(NamedTuple):
     """A stretch of a process' memory that code can be in. `offset`: where in the file it begins; `inode`: 0
     where there is no file.
@@ -76,19 +101,21 @@ class Mapping(NamedTuple):
 class Table:
     """Names by addresses, ready for many look-ups."""
 
-    __slots__ = ("_ends", "_names", "_starts")
+    __slots__ = ("_ends", "_names", "_starts", "_texts")
 
-    def __init__(self, entries: Iterable[tuple[int, int, str]]) -> None:
-        """`entries`: (address, bytes or 0 where that is not known, name), of one address the best first."""
-        ordered = sorted(entries, key=lambda one: one[0])
-        self._starts, self._ends = array("Q"), array("Q")
-        self._names: list[str] = []
-        for start, size, name in ordered:
-            if self._starts and self._starts[-1] == start:
-                continue
-            self._starts.append(start)
-            self._ends.append(min(start + size, (1 << 64) - 1) if size else 0)
-            self._names.append(name)
+    def __init__(self, entries: Iterable[tuple[int, int, int]], texts: bytes) -> None:
+        """`entries`: (address, bytes or 0 where that is not known, place of the name in `texts`), by address,
+        of one address the best first.
+        """
+        self._starts, self._ends, self._names = array("Q"), array("Q"), array("Q")
+        self._texts = texts
+        last = -1
+        for start, size, name in entries:
+            if start != last:
+                last = start
+                self._starts.append(start)
+                self._ends.append(min(start + size, (1 << 64) - 1) if size else 0)
+                self._names.append(name)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -98,7 +125,7 @@ class Table:
         last = bisect_right(self._starts, address) - 1
         for at in range(last, max(last - NESTED, -1), -1):  # one that ends before it may lie in another
             if not self._ends[at] or address < self._ends[at]:
-                return self._names[at], address - self._starts[at]
+                return text_in(self._texts, self._names[at]), address - self._starts[at]
         return None
 
 
@@ -123,19 +150,9 @@ class File:
         if address is None:
             return None
         if self._table is None:
-            self._table = Table(_entries([*_symbols(self._elf), *_symbols(self._other)]))
-        return self._table.at(address)
-
-
-def _symbols(elf: Elf | None) -> list[Symbol]:
-    """The symbols of a file, which is closed then: of it only the segments are needed any more."""
-    if elf is None:
-        return []
-    try:
-        with elf:
-            return elf.symbols()
-    except ElfError:
-        return []
+            self._table = symbol_table([one for one in (self._elf, self._other) if one is not None])
+        found = self._table.at(address)
+        return (found[0].partition("@")[0], found[1]) if found else None  # without its version
 
 
 def _separate(elf: Elf, root: str) -> Elf | None:
@@ -171,30 +188,57 @@ def _checksum(path: str) -> int:
     return sum_
 
 
-def _entries(symbols: Sequence[Symbol]) -> list[tuple[int, int, str]]:
-    """Of an address the name that people know best: a function's, of several the one without underscores."""
+def symbol_table(files: Sequence[Elf]) -> Table:
+    """The names of functions in an ELF file and its debug file, which are closed then: only their segments
+    are needed any more. Of an address the name that people know best: a function's, of several the one
+    without underscores.
+    """
+    texts, found = b"", []
+    for elf in files:
+        try:
+            with elf:
+                more, symbols = elf.raw_symbols()
+        except ElfError:
+            continue
+        begin, texts = len(texts), texts + more
+        # Sorted as numbers: by address, then functions, then what tells its size.
+        found += [
+            (address << 2 | (info & 15 != FUNC) << 1 | (not size), size, name + begin)
+            for name, address, size, info in symbols
+            if info & 15 in CODE
+        ]
+    found.sort()
+    return Table(_best(found, texts), texts)
 
-    def rank(symbol: Symbol) -> tuple[int, bool, bool, int, str]:
-        name = symbol.name
-        plain = len(name) - len(name.lstrip("_"))
-        return symbol.address, symbol.kind != "func", not symbol.size, plain, name
 
-    found = sorted((one for one in symbols if one.kind in CODE), key=rank)
-    return [(one.address, one.size, one.name) for one in found]
+def _best(found: Sequence[tuple[int, int, int]], texts: bytes) -> Iterator[tuple[int, int, int]]:
+    """Those of several equal ones in front whose names people know best."""
+
+    def rank(entry: tuple[int, int, int]) -> tuple[int, str]:
+        name = name_in(texts, entry[2])
+        return len(name) - len(name.lstrip("_")), name
+
+    at = 0
+    while at < len(found):
+        end = at + 1
+        while end < len(found) and found[end][0] == found[at][0]:
+            end += 1
+        rank_, size, name = found[at] if end == at + 1 else min(found[at:end], key=rank)
+        yield rank_ >> 2, size, name
+        at = end
 
 
 class Process:
     """One process. `pid`: as /proc knows it."""
 
-    __slots__ = ("_files", "_mappings", "_perf", "_perf_seen", "_starts", "pid")
+    __slots__ = ("_files", "_mappings", "_perf_map", "_starts", "pid")
 
     def __init__(self, pid: int, files: "dict[tuple[int, int, int], File | None]") -> None:
         self.pid = pid
         self._files = files
         self._mappings: list[Mapping] = []
         self._starts: list[int] = []
-        self._perf: Table | None = None
-        self._perf_seen: tuple[int, int, int] = (0, 0, 0)  # inode, size, time
+        self._perf_map: PerfMap | None = None
 
     def look(self) -> None:
         """Read again what it has mapped; where it is gone what was read before stays."""
@@ -211,10 +255,13 @@ class Process:
         """Open what tells the names of these addresses, so that they can be told when the process is gone."""
         for address in addresses:
             mapping = self._mapping(address)
-            if mapping is None or mapping.path == VDSO:
+            if mapping is None or mapping.path == VDSO or self._file(mapping) is not None:
                 continue
-            if self._file(mapping) is None and (self._perf is None or self._perf.at(address) is None):
-                self._read_perf_map()
+            if self._perf_map is None:
+                with suppress(OSError, ValueError):
+                    self._perf_map = PerfMap(self.pid)
+            if self._perf_map is not None:
+                self._perf_map.look()
 
     def _mapping(self, address: int) -> Mapping | None:
         number = bisect_right(self._starts, address) - 1
@@ -222,23 +269,21 @@ class Process:
             return None
         return self._mappings[number]
 
-    def at(self, address: int) -> Place:
-        """What is at an address."""
+    def spot(self, address: int) -> Spot:
+        """Where an address is."""
         mapping = self._mapping(address)
         if mapping is None:
-            return Place("", 0, "")
-        found = None
+            return Spot("", None, 0)
         if mapping.path == VDSO:
-            vdso = _vdso()
-            found = vdso.at(address - mapping.start) if vdso else None
-        else:
-            file = self._file(mapping)
-            if file is not None:
-                found = file.at(address - mapping.start + mapping.offset)
-            elif self._perf:
-                found = self._perf.at(address)
-        name, offset = found or ("", 0)
-        return Place(demangled(name), offset, mapping.path)
+            return Spot(VDSO, _vdso(), address - mapping.start)
+        file = self._file(mapping)
+        if file is not None:
+            return Spot(mapping.path, file, address - mapping.start + mapping.offset)
+        return Spot(mapping.path, self._perf_map, address)
+
+    def at(self, address: int) -> Place:
+        """What is at an address."""
+        return self.spot(address).place()
 
     def _file(self, mapping: Mapping) -> File | None:
         """The ELF file that is mapped there; None where none is, as with what a JIT compiler made."""
@@ -262,25 +307,64 @@ class Process:
                 self._files[key] = None
         return self._files[key]
 
-    def _read_perf_map(self) -> None:
-        """Read the perf map, where it is another one than it was."""
+
+class PerfMap:
+    """What a JIT compiler tells of its code. Raises OSError and ValueError where the process is gone."""
+
+    __slots__ = ("_begun", "_name", "_owners", "_root", "_seen", "_spent", "_table")
+
+    def __init__(self, pid: int) -> None:
+        self._name = f"tmp/perf-{_innermost(pid)}.map"
+        self._owners = (0, os.stat(f"/proc/{pid}").st_uid)
+        self._table: Table | None = None
+        self._seen: tuple[int, int, int] = (0, 0, 0)  # inode, size, time
+        self._begun, self._spent = time.monotonic(), 0.0
+        self._root = -1
+        self._root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if self._root >= 0:
+            os.close(self._root)
+
+    def at(self, address: int) -> tuple[str, int] | None:
+        """The name at an address, and the distance from its start; None where none is told."""
+        return self._table.at(address) if self._table is not None else None
+
+    def look(self) -> bool:
+        """Read it where it is another one than it was; whether it is."""
+        if self._spent > AT_ONCE + SHARE * (time.monotonic() - self._begun):
+            return False
+        before = time.thread_time()
         try:
-            path = f"/proc/{self.pid}/root/tmp/perf-{_innermost(self.pid)}.map"
-            with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-                stat = os.fstat(file.fileno())
-                seen = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
-                if seen == self._perf_seen or stat.st_uid not in (0, os.stat(f"/proc/{self.pid}").st_uid):
-                    return
-                self._perf_seen = seen
-                text = file.read(PERF_MAP_MOST)
-        except (OSError, ValueError):
-            return
-        self._perf = Table(reversed(list(perf_entries(text))))  # of two for one place the later one is true
+            return self._look()
+        except OSError:
+            return False
+        finally:
+            self._spent += time.thread_time() - before
+
+    def _look(self) -> bool:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with open(os.open(self._name, flags, dir_fd=self._root), "rb") as file:
+            stat = os.fstat(file.fileno())
+            seen = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+            if seen == self._seen or stat.st_uid not in self._owners or not S_ISREG(stat.st_mode):
+                return False
+            self._seen = seen
+            if stat.st_size > PERF_MAP_MOST:
+                file.seek(-PERF_MAP_MOST, os.SEEK_END)
+            text = file.read(PERF_MAP_MOST)
+        self._table = perf_table(text)
+        return True
 
 
-def perf_entries(text: bytes) -> Iterable[tuple[int, int, str]]:
-    """(address, bytes, name) of each sound line of a perf map: both numbers in hexadecimal, then the name."""
-    for line in text.split(b"\n"):
+def perf_table(text: bytes) -> Table:
+    """The sound lines of a perf map, the last PERF_LINES_MOST: address and bytes in hexadecimal, then the
+    name. Of two for one place the later one is true.
+    """
+    found: list[tuple[int, int, int]] = []
+    names: list[bytes] = []
+    place = 0
+    for line in text.rsplit(b"\n", PERF_LINES_MOST)[-PERF_LINES_MOST:]:
         words = line.split(b" ", 2)
         if len(words) == 3 and words[2]:
             try:
@@ -288,7 +372,16 @@ def perf_entries(text: bytes) -> Iterable[tuple[int, int, str]]:
             except ValueError:
                 continue
             if 0 <= start < 1 << 64 and 0 < size < 1 << 40:
-                yield start, size, words[2].decode("utf-8", "replace")
+                found.append((start, size, place))
+                names.append(words[2])
+                place += len(words[2]) + 1
+    found.reverse()
+    found.sort(key=_start)
+    return Table(found, b"\0".join(names) + b"\0")
+
+
+def _start(entry: tuple[int, int, int]) -> int:
+    return entry[0]
 
 
 def _mapping(line: bytes) -> Mapping | None:

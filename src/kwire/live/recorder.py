@@ -297,6 +297,7 @@ class Recorder:
         tracer.detach()
         self._round(tracer.settle())
         self._lose([*tracer.lost(), *missed])
+        self._tell_stacks(last=True)
         for tables in self._tables.end() if self._tables else ():
             self._give(tables)
         self._flush()
@@ -350,7 +351,7 @@ class Recorder:
             self.progress()
 
     def _round(self, batches: Iterator[Frames]) -> None:
-        self._tell_stacks()
+        self._tell_stacks(wanted=False)
         for frames in batches:
             if self._remaining is not None:
                 frames = self._limit(frames)
@@ -364,10 +365,10 @@ class Recorder:
                     self._give(some)
         self._flush()
 
-    def _tell_stacks(self) -> None:
-        """Give the stacks that are new, before what refers to them."""
+    def _tell_stacks(self, *, wanted: bool = True, last: bool = False) -> None:
+        """Give the stacks that are new, before what refers to them; see `StackReader.take`."""
         if self.tracer.stacks is not None and self._tables is not None and self._sinks:
-            new = self.tracer.stacks.take()
+            new = self.tracer.stacks.take(wanted=wanted, last=last)
             if new:
                 self._give(self._tables.stacks(new))
 

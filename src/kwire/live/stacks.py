@@ -1,8 +1,12 @@
 """The stacks of a running trace: read from the programs' tables as they come, and named while processes live.
 
-Invariants: whoever is given events is told their stacks before; each stack is read and named once. Numbers
-begin at a random multiple of 2^24, so those of two traces are not the same. A process that ended before its
-first stack was read has addresses without names.
+Invariants: whoever is given events is told their stacks before; each stack is read once. Numbers begin at a
+random multiple of 2^24, so those of two traces are not the same. A process that ended before its first stack
+was read has addresses without names. What tells the names is opened at once, while the process lives; the
+names of its functions are looked up when something may refer to the stack, as reading those of a large
+program takes a second, in which the stacks of others would be missed. Names of code that a JIT compiler made
+may come late: such a stack is named again while the trace runs; where something referred to it before, it is
+told once more.
 """
 
 import os
@@ -18,7 +22,7 @@ from kwire.compile.stacks import FRAMES_AT, PLACE_SIZE, specs, table_name
 from kwire.kernel import maps as kernel
 from kwire.kernel.symbols import Symbols
 from kwire.kernel.syscall import KernelError
-from kwire.kernel.usersyms import NEEDED, Place, Process, UserSymbols
+from kwire.kernel.usersyms import NEEDED, PerfMap, Spot, UserSymbols
 from kwire.lang.checked import Map, StackTable
 from kwire.lang.types import U32, U64
 from kwire.wire.fields import text
@@ -34,6 +38,12 @@ and modules, which come and go."""
 
 SETTLED = 0.05
 """Seconds after which a program that has taken a number has entered the stack."""
+
+NAMELESS_MOST = 256
+"""Stacks that wait to be named."""
+
+PENDING_MOST = 1 << 14
+"""Stacks that wait for names of code that a JIT compiler made."""
 
 BY_ID, BY_ADDRESS = 1, 2  # BPF_STACK_BUILD_ID_VALID, BPF_STACK_BUILD_ID_IP
 
@@ -71,6 +81,10 @@ class StackReader:
         "_kernel_read",
         "_maps",
         "_memory",
+        "_named",
+        "_nameless",
+        "_numbers",
+        "_pending",
         "_scanned",
         "_seen",
         "_tables",
@@ -87,7 +101,11 @@ class StackReader:
         self._users = UserSymbols()
         self._kernel: Symbols | None = None
         self._kernel_read = -AGAIN
-        self._untold: list[tuple[int, Stack]] = []
+        self._untold: dict[int, Stack] = {}
+        self._pending: dict[int, tuple[Spot, ...]] = {}  # of these, where some may get names yet
+        self._nameless: dict[int, tuple[tuple[int, ...], tuple[Spot, ...]]] = {}
+        self._numbers: set[int] = set()  # of those that were read
+        self._named = 0.0  # when those were asked for again
         self.known = Stacks()
 
     def prepare(self) -> None:
@@ -108,7 +126,10 @@ class StackReader:
         """Let go of the kernel's memory; twice is harmless."""
         if not self._memory.closed:
             self._seen = self._counters()
+            self._name()
+            self._name_again()
             self._memory.close()
+            self._pending.clear()
             self._users, self._kernel = UserSymbols(), None  # megabytes, and open files
 
     def _counters(self) -> tuple[int, int]:
@@ -120,14 +141,58 @@ class StackReader:
         """How many stacks found no room in their table, each as often as it came."""
         return (self._seen if self._memory.closed else self._counters())[1]
 
-    def take(self) -> list[tuple[int, Stack]]:
-        """The stacks that are new since the last time, with their numbers."""
-        self.look()
-        found, self._untold = self._untold, []
+    def take(self, *, wanted: bool = True, last: bool = False) -> list[tuple[int, Stack]]:
+        """Read the stacks that are new, and where they are `wanted`, as something may refer to them now, give
+        all that were not given yet, with their numbers. `last`: no more names will be asked for.
+        """
+        self._read_new()
+        if wanted or len(self._nameless) > NAMELESS_MOST:
+            self._name()
+        if last or (self._pending and time.monotonic() - self._named > AGAIN):
+            self._name_again()
+        if not wanted:
+            return []
+        found, self._untold = list(self._untold.items()), {}
         return found
 
     def look(self) -> None:
-        """Read the stacks that are new."""
+        """Read the stacks that are new, and name all."""
+        self._read_new()
+        self._name()
+        if self._pending and time.monotonic() - self._named > AGAIN:
+            self._name_again()
+
+    def _name(self) -> None:
+        """Name those that have no names yet."""
+        for number, (addresses, spots) in self._nameless.items():
+            stack = Stack(map(_frame, addresses, spots))
+            self._untold[number] = stack
+            self.known.add(number, stack)
+            if _may_be_named(stack, spots) and len(self._pending) < PENDING_MOST:
+                self._pending[number] = spots
+        self._nameless.clear()
+
+    def _name_again(self) -> None:
+        """Ask again for names that were not told when the stacks were named."""
+        changed = {
+            one
+            for one in {spot.namer for spots in self._pending.values() for spot in spots}
+            if isinstance(one, PerfMap) and one.look()
+        }
+        for number, spots in list(self._pending.items()):
+            if changed.isdisjoint([spot.namer for spot in spots]):
+                continue
+            before = self.known.stack(number)
+            both = zip(before, spots, strict=True)
+            stack = Stack(one if one.symbol else _frame(one.address, spot) for one, spot in both)
+            if stack != before:
+                self._untold[number] = stack
+                self.known.add(number, stack)
+            if not _may_be_named(stack, spots):
+                del self._pending[number]
+        self._named = time.monotonic()
+
+    def _read_new(self) -> None:
         made, lost = now = self._counters()
         moment = time.monotonic()
         if made - lost != self._seen[0] - self._seen[1]:
@@ -139,27 +204,23 @@ class StackReader:
         for table in self._tables:
             for key, value in self._maps[table_name(table)].batches():
                 number = int.from_bytes(value, "little")
-                if number not in self.known:
+                if number not in self._numbers:
+                    self._numbers.add(number)
                     new.append((number, table, key))
-        # Processes may be about to end: their files are opened, and only then read.
+        # Processes may be about to end: all of them are looked at, and only then anything else is done.
         pids = {_pid(key) for _, table, key in new if table.user and not table.ids}
         processes = {pid: self._users.look(pid) for pid in pids}
-        for _, table, key in new:
+        for number, table, key in new:
             if table.user and not table.ids:
-                processes[_pid(key)].open(_addresses(table, key))
-        found = [(number, self._stack(table, key, processes)) for number, table, key in new]
-        for number, stack in found:
-            self.known.add(number, stack)
-        self._untold += found
-
-    def _stack(self, table: StackTable, key: bytes, processes: Mapping[int, Process]) -> Stack:
-        if table.ids:
-            return Stack(_places(key))
-        addresses = _addresses(table, key)
-        if not table.user:
-            return Stack(map(self._kernel_frame, addresses))
-        process = processes[_pid(key)]
-        return Stack(_frame(address, process.at(address)) for address in addresses)
+                addresses = _addresses(table, key)
+                process = processes[_pid(key)]
+                process.open(addresses)
+                self._nameless[number] = addresses, tuple(map(process.spot, addresses))
+        for number, table, key in new:
+            if table.ids or not table.user:
+                stack = Stack(_places(key) if table.ids else map(self._kernel_frame, _addresses(table, key)))
+                self._untold[number] = stack
+                self.known.add(number, stack)
 
     def _read_symbols(self) -> Symbols:
         """Read the kernel's symbols again, unless they are not shown any more."""
@@ -178,10 +239,16 @@ class StackReader:
         return Frame(address, found.name, found.offset, found.module) if found else Frame(address)
 
 
-def _frame(address: int, place: Place) -> Frame:
+def _frame(address: int, spot: Spot) -> Frame:
     """A frame whose texts can be written: names are bytes to the kernel and to linkers."""
-    name, offset, file = place
+    name, offset, file = spot.place()
     return Frame(address, _text(name), offset, _text(file))
+
+
+def _may_be_named(stack: Stack, spots: tuple[Spot, ...]) -> bool:
+    """Whether a JIT compiler may tell names of it yet."""
+    both = zip(stack, spots, strict=True)
+    return any(isinstance(spot.namer, PerfMap) and not frame.symbol for frame, spot in both)
 
 
 def _text(name: str) -> str:
