@@ -41,8 +41,9 @@ ARROWS: dict[str, set[str]] = {
     "analyze": {"wire", "capture", "packets", "view"},
     "wireshark": {"wire", "capture", "packets"},
     "transport": {"wire", "capture", "view"},
-    "agent": {"wire", "capture", "kernel", "live", "view", "transport"},
-    "collector": {"wire", "capture", "transport"},
+    "broker": {"wire", "transport"},
+    "agent": {"wire", "capture", "kernel", "live", "view", "transport", "broker"},
+    "collector": {"wire", "capture", "transport", "broker"},
     "live": {"lang", "compile", "kernel", "capture", "view", "wire", "bpf", "btf"},
 }
 FOR_ALL = {"arguments", "errors", "hints", "interrupts", "kinds", "lazy", "native", "perfevents", "words"}

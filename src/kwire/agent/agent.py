@@ -10,12 +10,12 @@ counted. What people should know is said through `say`; nothing is printed here.
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from kwire.agent import manifest
 from kwire.agent import spool as spools
 from kwire.agent.recording import Recording
-from kwire.agent.source import HOLD, SourceSink
+from kwire.agent.source import HOLD, Outlet, SourceSink, preamble
 from kwire.agent.spool import Spool
 from kwire.agent.uplink import Hold, Line, MemoryHold, SpoolHold, Uplink
 from kwire.live.recorder import Recorder
@@ -25,7 +25,9 @@ from kwire.wire.frames import Frames
 from kwire.wire.messages import CAUSES, TOTALS, Cause, totals_frames
 from kwire.wire.payload import said
 from kwire.wire.schema import Schema, SchemaReader
-from kwire.wire.session import Session
+
+if TYPE_CHECKING:
+    from kwire.agent.broker_uplink import BrokerCargo, BrokerUplink
 
 LOOK: Final = 0.2
 """Seconds between two looks at the disks of spools."""
@@ -47,10 +49,20 @@ class Recovered:
         self._totals: list[bytes] = []
         self._expired = 0
         self._taken: dict[bytes, int] = {}  # events that were stored and are gone, by session
-        self.uplink = Uplink(line, SpoolHold(spool), self)
+        self.uplink = make_uplink(line, SpoolHold(spool), self)
         self.uplink.close("the agent was killed")
 
-    def begun(self, session: Session) -> bool:
+    @property
+    def probes(self) -> int:
+        """The largest probe number."""
+        return self.spool.kept.probes
+
+    @property
+    def schemas(self) -> list[bytes]:
+        """The SCHEMAs, as payloads."""
+        return preamble(_schemas(self.spool.kept.prefix), self._line.settings.data_size)
+
+    def begun(self, session: Outlet) -> bool:
         """What was produced comes last, where it is known."""
         for frame in self._totals:
             session.send(frame, self._line.loop.now())
@@ -118,7 +130,7 @@ class Courier:
         self._leaving = False
 
     @property
-    def uplinks(self) -> list[Uplink]:
+    def uplinks(self) -> list["Uplink | BrokerUplink"]:
         """The uplinks of the recordings before this one."""
         return [before.uplink for before in self.recovered]
 
@@ -251,10 +263,10 @@ class Agent(Courier):
         self.waiting = 0
         """Events of the recording that are not acknowledged; known after `close`."""
         self._taken: dict[bytes, tuple[int, Mapping[int, int]]] = {}  # stored and gone: events, by probe
-        self.uplink = Uplink(line, hold, self)
+        self.uplink = make_uplink(line, hold, self)
 
     @property
-    def uplinks(self) -> list[Uplink]:
+    def uplinks(self) -> list["Uplink | BrokerUplink"]:
         """The uplink of the recording, and those of the recordings before it."""
         return [self.uplink, *super().uplinks]
 
@@ -337,7 +349,17 @@ class Agent(Courier):
 
     # ------------------------------------------------------------------ what the uplink asks
 
-    def begun(self, session: Session) -> bool:
+    @property
+    def probes(self) -> int:
+        """The largest probe number."""
+        return self.sink.probes
+
+    @property
+    def schemas(self) -> list[bytes]:
+        """The SCHEMAs, as payloads."""
+        return self.sink.begin()
+
+    def begun(self, session: Outlet) -> bool:
         """Payloads go into this session from now on."""
         self.sink.outlet = session
         if self.recorder.over and not self._waiting:
@@ -365,6 +387,15 @@ class Agent(Courier):
         if isinstance(self.hold, SpoolHold):
             self.hold.spool.remove()
         self.look()
+
+
+def make_uplink(line: Line, hold: Hold, cargo: "BrokerCargo") -> "Uplink | BrokerUplink":
+    """The uplink of a hold: to a collector, or to a broker."""
+    if line.broker is None:
+        return Uplink(line, hold, cargo)
+    from kwire.agent.broker_uplink import BrokerUplink
+
+    return BrokerUplink(line, line.broker, hold, cargo)
 
 
 def make_hold(folder: str, sink: SourceSink, memory: int, size: int) -> Hold:

@@ -30,6 +30,8 @@ from kwire.words import plural
 if TYPE_CHECKING:
     import ssl
 
+    from kwire.broker.address import BrokerAddress
+    from kwire.broker.client import Broker
     from kwire.transport.tls import TlsOptions
 
 BETWEEN: Final = 1.0
@@ -45,13 +47,15 @@ class Line(NamedTuple):
     """What it takes to reach a collector. `say` tells people of trouble."""
 
     loop: Loop
-    address: Address
+    address: "Address | BrokerAddress"
     settings: Settings
     about: Mapping[str, Any]
     say: Callable[[str], None]
     tls: "TlsOptions | None" = None
     insecure: bool = False
     watch: Watch | None = None
+    broker: "Broker | None" = None
+    """The connection, where the address is a broker's."""
 
 
 class Hold(Protocol):
@@ -228,6 +232,18 @@ class Cargo(Protocol):
         """Everything is acknowledged, after `close`."""
 
 
+def begin_anew(hold: Hold, cargo: Cargo, superseded: bool) -> None:
+    """Begin another session of a hold: what may have been delivered is told as lost, the rest comes next.
+    `superseded`: another copy of the source went on, so all that waits may have been delivered.
+    """
+    token = _next(hold.token)
+    if superseded:
+        hold.doubt()
+        token = os.urandom(16)
+    prefix = cargo.restarted(*hold.split())
+    hold.renew(token, prefix)
+
+
 class Uplink(Handler):
     """One hold on its way to the collector. `close` once nothing more is put into it."""
 
@@ -353,12 +369,7 @@ class Uplink(Handler):
         send_queue = self.hold.send_queue
         if whole and send_queue.first != send_queue.next:
             send_queue.release((send_queue.next - 1) & MASK)  # the collector has more than we knew of
-        token = _next(self.hold.token)
-        if peer.session.superseded:
-            self.hold.doubt()
-            token = os.urandom(16)
-        prefix = self._cargo.restarted(*self.hold.split())
-        self.hold.renew(token, prefix)
+        begin_anew(self.hold, self._cargo, bool(peer.session.superseded))
         self._session = self._make()
         loop = self._line.loop
         loop.at(loop.now() + BETWEEN, self._again)
@@ -390,6 +401,7 @@ class Uplink(Handler):
 
     def _dial(self) -> Connector:
         line = self._line
+        assert isinstance(line.address, Address)  # a broker has an uplink of its own
         sessions = [self._session]
 
         def only() -> Session | None:

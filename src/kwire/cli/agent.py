@@ -7,9 +7,17 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from kwire.agent import confinement
+from kwire.broker.address import BrokerAddress, is_broker, parse_broker, servers
 from kwire.cli import probes, tracing, values
 from kwire.cli.lines import say, tell
-from kwire.cli.network import add_transport_arguments, session_settings, tls_options, watch
+from kwire.cli.network import (
+    add_broker_arguments,
+    add_transport_arguments,
+    broker,
+    session_settings,
+    tls_options,
+    watch,
+)
 from kwire.cli.process import ending_signals
 from kwire.cli.status import FAILED, NOT_WHOLE, OK, of_command, worst
 from kwire.errors import KwireError
@@ -33,10 +41,12 @@ examples:
   kwire agent --to tcp:localhost 'tracepoint:syscalls:sys_enter_openat(str(filename))' -c 'make all'
   kwire agent --to unix:/run/kwire.sock --spool /var/spool/kwire 'kprobe:tcp_connect'
   kwire agent --to tcp:localhost tracepoint:sched:sched_process_exec -- make all
+  kwire agent --to nats://broker.example --tls-ca ca.pem --nats-creds agent.creds 'kprobe:tcp_connect'
   kwire agent --listen tls:0.0.0.0 --policy /etc/kwire/policy.toml
   kwire agent --make-certs certs collector.example web1.example
 
 ADDR is tcp:HOST:PORT, tls:HOST:PORT, udp:HOST:PORT or unix:PATH; the port is 17800 where none is written.
+--to takes nats://HOST:4222,HOST2:4222 too, the servers of a broker (docs/fleet.md).
 PROBE is what 'kwire record' takes, or a FILE.py as 'kwire trace' takes; or FILE.bt and its arguments. Ctrl-C
 ends the recording and waits for the collector; again, it leaves at once. docs/agents.md says what is
 promised.
@@ -104,6 +114,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     tracing.add_arguments(parser, rotate=False)
     add_transport_arguments(parser)
+    add_broker_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -197,8 +208,7 @@ def _listen(args: argparse.Namespace) -> int:
 
 def _connect(args: argparse.Namespace) -> int:
     """`--to`: record, deliver, leave."""
-    address = parse(args.to)
-    check_secure(address, args.insecure)
+    address = _address(args)
     if args.memory < LEAST_MEMORY:
         raise KwireError("set memory", str(args.memory), "it is too little", "give at least 1M")
     if not args.probes and not args.spool:
@@ -210,6 +220,15 @@ def _connect(args: argparse.Namespace) -> int:
             return _record(args, address, recorder, processes)
     with tracing.prepared(args, aside=args.json) as (recorder, processes):
         return _record(args, address, recorder, processes)
+
+
+def _address(args: argparse.Namespace) -> "Address | BrokerAddress":
+    """Where to: a collector, or a broker."""
+    if is_broker(args.to):
+        return parse_broker(args.to)
+    address = parse(args.to)
+    check_secure(address, args.insecure)
+    return address
 
 
 @contextlib.contextmanager
@@ -229,7 +248,7 @@ def _scripted(args: argparse.Namespace) -> "Iterator[tuple[Recorder, Processes]]
             yield recorder, processes
 
 
-def _line(args: argparse.Namespace, address: Address, settings: Settings) -> "Line":
+def _line(args: argparse.Namespace, address: "Address | BrokerAddress", settings: Settings) -> "Line":
     from kwire.agent.uplink import Line
     from kwire.transport.loop import Loop
     from kwire.transport.rate_limited_log import RateLimitedLog
@@ -245,10 +264,13 @@ def _line(args: argparse.Namespace, address: Address, settings: Settings) -> "Li
     tls = tls_options(args) if address.kind == "tls" else None
     loop = Loop()
     loop.report = RateLimitedLog(loop.now, say).say
-    return Line(loop, address, settings, about, say, tls, args.insecure, watch(args))
+    way = broker(args, args.to, loop, say) if isinstance(address, BrokerAddress) else None
+    return Line(loop, address, settings, about, say, tls, args.insecure, watch(args), way)
 
 
-def _reach(args: argparse.Namespace, address: Address) -> "tuple[Line, list[Recovered], int]":
+def _reach(
+    args: argparse.Namespace, address: "Address | BrokerAddress"
+) -> "tuple[Line, list[Recovered], int]":
     """The way to the collector, what agents before us left in the spool for it, and how many folders in it
     cannot be used.
     """
@@ -274,7 +296,9 @@ def _reach(args: argparse.Namespace, address: Address) -> "tuple[Line, list[Reco
     return line, found, refused
 
 
-def _record(args: argparse.Namespace, address: Address, recorder: Recorder, processes: Processes) -> int:
+def _record(
+    args: argparse.Namespace, address: "Address | BrokerAddress", recorder: Recorder, processes: Processes
+) -> int:
     from kwire.agent.agent import Agent, make_hold
     from kwire.agent.source import SourceSink
 
@@ -286,7 +310,7 @@ def _record(args: argparse.Namespace, address: Address, recorder: Recorder, proc
     hold = make_hold(args.spool, sink, args.memory, args.spool_size)
     agent = Agent(line, recorder, sink, hold, recovered, args.grace)
     line.loop.signals(ending_signals(), lambda number: agent.stop())
-    _confine(args, [address])
+    _confine(args, servers(address))
     progress = tracing.Progress(recorder, None, recorder.tracer)
     if not args.verbose:  # then the frames tell
         recorder.progress = progress
@@ -295,6 +319,8 @@ def _record(args: argparse.Namespace, address: Address, recorder: Recorder, proc
         progress.finish()
     finally:
         agent.close()
+        if line.broker is not None:
+            line.broker.close()
         line.loop.close()
     return _report(args, agent, refused)
 
@@ -307,18 +333,20 @@ def _confine(args: argparse.Namespace, addresses: list[Address]) -> None:
             say(problem)
 
 
-def _deliver(args: argparse.Namespace, address: Address) -> int:
+def _deliver(args: argparse.Namespace, address: "Address | BrokerAddress") -> int:
     """Without a probe: deliver what the spool holds, and end."""
     from kwire.agent.agent import Courier
 
     line, recovered, refused = _reach(args, address)
     courier = Courier(line, recovered, args.grace)
     line.loop.signals(ending_signals(), lambda number: courier.stop())
-    _confine(args, [line.address])
+    _confine(args, servers(line.address))
     try:
         courier.run()
     finally:
         courier.close()
+        if line.broker is not None:
+            line.broker.close()
         line.loop.close()
     delivered = sum(before.uplink.finished for before in recovered)
     told = {"recovered": len(recovered), "delivered": delivered, "refused": refused, "lost": courier.gone}

@@ -27,6 +27,7 @@ VERBS: dict[str, str] = {
     "collect": "collect the events of agents into captures",
     "show": "print a capture as a table or as JSON",
     "sniff": "show what captures show, live from a network interface",
+    "fleet": "set up a broker for many agents and collectors, and see how they are",
     "query": "ask a capture in SQL; without SQL, list its tables",
     "export": "write events as Parquet, Arrow, CSV, NDJSON or a Perfetto trace",
     "stats": "rates, losses, silences and distributions of a capture",

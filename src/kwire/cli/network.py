@@ -12,6 +12,11 @@ from kwire.errors import KwireError
 from kwire.hints import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kwire.broker.address import BrokerAddress, Login
+    from kwire.broker.client import Broker
+    from kwire.transport.loop import Loop
     from kwire.transport.tls import TlsOptions
     from kwire.transport.watch import Watch
     from kwire.wire.settings import Settings
@@ -43,6 +48,45 @@ def add_transport_arguments(parser: argparse.ArgumentParser, json: bool = True) 
         group.add_argument(
             "--json", action="store_true", help="summaries, and what -v shows, as JSON objects"
         )
+
+
+def add_broker_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what says who we are to a broker."""
+    group = parser.add_argument_group(
+        "who we are to a broker (nats://)", "One of these; a user and password may also stand in the address."
+    )
+    group.add_argument("--nats-user", metavar="NAME", default="", help="a user, with --nats-password")
+    group.add_argument("--nats-password", metavar="FILE", default="", help="the file with its password")
+    group.add_argument("--nats-token", metavar="FILE", default="", help="a file with a token")
+    group.add_argument("--nats-nkey", metavar="FILE", default="", help="a file with the seed of an NKey")
+    group.add_argument("--nats-creds", metavar="FILE", default="", help="a credentials file (.creds)")
+
+
+def broker(args: argparse.Namespace, text: str, loop: Loop, say: Callable[[str], None]) -> Broker:
+    """The way to a broker, with who the arguments say that we are. Raises KwireError."""
+    from kwire.broker.client import Broker
+
+    return Broker(loop, *broker_login(args, text), say)
+
+
+def broker_login(args: argparse.Namespace, text: str) -> tuple[BrokerAddress, Login]:
+    """The address of a broker, and who the arguments say that we are there. Raises KwireError."""
+    from kwire.broker.address import check_broker_secure, parse_broker, read_login
+
+    address = parse_broker(text)
+    login = read_login(
+        address,
+        user=args.nats_user,
+        password_file=args.nats_password,
+        token_file=args.nats_token,
+        nkey=args.nats_nkey,
+        creds=args.nats_creds,
+        ca=args.tls_ca,
+        cert=args.tls_cert,
+        key=args.tls_key,
+    )
+    check_broker_secure(address, login, args.insecure)
+    return address, login
 
 
 def tls_options(args: argparse.Namespace) -> TlsOptions:

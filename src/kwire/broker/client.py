@@ -1,0 +1,453 @@
+"""A connection to a broker: nats-py in a thread of its own, beside the loop that everything else runs in.
+
+Invariants: one connection at a time serves all users of a process; a user is a coroutine, `serve`, that is
+begun anew with each connection and cancelled with it, so nothing outlives a connection unseen; what it has to
+do with the rest of the process it does in the loop's thread (`there`, `post`). Connecting is tried again for
+ever, server after server; why it failed is told once until it succeeds. The thread begins with `start`, when
+privileges are given up: it has none of its own, and loads no code.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from kwire.broker.address import SCHEME, BrokerAddress, Login
+from kwire.broker.names import BUCKET
+from kwire.errors import KwireError
+from kwire.transport.address import Address
+from kwire.transport.loop import READ, Loop
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+    from nats.js import JetStreamContext
+    from nats.js.kv import KeyValue
+
+AGAIN: Final = 1.0
+"""Seconds between two attempts to connect, or to serve."""
+
+TIMEOUT: Final = 5.0
+"""Seconds that a server has to accept us, and to answer."""
+
+PING: Final = 10
+"""Seconds after which a silent server is asked whether it lives; twice without an answer, and it is gone."""
+
+PENDING: Final = 8 << 20
+"""Bytes that may wait to be written; whoever publishes more waits."""
+
+FAREWELL: Final = 2.0
+"""Seconds that the last acknowledgements have to leave us."""
+
+T = TypeVar("T")
+
+
+class BrokerError(KwireError):
+    """A broker does not do what is asked."""
+
+
+class RefusedError(BrokerError):
+    """A broker refuses who we are, or one of us the other's certificate."""
+
+
+class NoBrokerClientError(KwireError):
+    """nats-py is not installed."""
+
+
+class Link:
+    """A connection that is there: the client, JetStream, and the bucket."""
+
+    __slots__ = ("_bucket", "js", "nc")
+
+    def __init__(self, nc: "Client", js: "JetStreamContext", bucket: "KeyValue | None" = None) -> None:
+        self.nc = nc
+        self.js = js
+        self._bucket = bucket
+
+    @property
+    def bucket(self) -> "KeyValue":
+        """The bucket of sessions; whoever sets it up has none yet."""
+        assert self._bucket is not None
+        return self._bucket
+
+    async def get(self, key: str) -> tuple[bytes, int]:
+        """A value of the bucket and its revision; nothing and 0 where there is none."""
+        from nats.js.errors import KeyNotFoundError
+
+        try:
+            entry = await self.bucket.get(key)
+        except KeyNotFoundError:
+            return b"", 0
+        return entry.value or b"", entry.revision or 0
+
+    async def swap(self, key: str, value: bytes, revision: int) -> int:
+        """Put a value where the key has this revision (0: none) still; the new one, 0 where it has not."""
+        from nats.js.errors import KeyWrongLastSequenceError
+
+        try:
+            if not revision:
+                return await self.bucket.create(key, value)
+            return await self.bucket.update(key, value, revision)
+        except KeyWrongLastSequenceError:
+            return 0
+
+
+Serve = Callable[[Link], Awaitable[None]]
+
+
+class Broker:
+    """The way to a broker. `say` is called in the loop's thread."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        address: BrokerAddress,
+        login: Login,
+        say: Callable[[str], None],
+        name: str = "kwire",
+    ) -> None:
+        """Everything that is needed later is loaded here. NoBrokerClientError where nats-py is missing."""
+        load(login)
+        self.loop = loop
+        self.address = address
+        self.refused = False
+        """The broker refuses who we are, or the certificate of one of us, as far as is known now."""
+        self.at_refusal: list[Callable[[], None]] = []
+        """Called, in the loop's thread, when that is so."""
+        self.connections = 0
+        """Connections made so far."""
+        self._login = login
+        self._name = name
+        self._say = say
+        self._told: set[str] = set()
+        self._users: list[Serve] = []
+        self._posted: deque[Callable[[], None]] = deque()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._aio = asyncio.new_event_loop()
+        self._main: asyncio.Task[None] | None = None
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+        loop.add(self._wake, READ, self._hear)
+
+    # ------------------------------------------------------------------ in the loop's thread
+
+    def use(self, serve: Serve) -> None:
+        """Add a user; before `start`."""
+        self._users.append(serve)
+
+    def start(self) -> None:
+        """Begin to connect."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
+            self._thread.start()
+
+    def submit(self, function: Callable[[], None]) -> None:
+        """Call a function in the broker's thread."""
+        if not self._aio.is_closed():
+            self._aio.call_soon_threadsafe(function)
+
+    def close(self) -> None:
+        """End the connection: users are cancelled, what they had written leaves."""
+        if self._wake < 0:
+            return
+        self._stopping = True
+        if self._thread is not None:
+            self.submit(self._cancel)
+            deadline = time.monotonic() + 2 * FAREWELL
+            while self._thread.is_alive() and time.monotonic() < deadline:
+                self._thread.join(0.01)
+                self._hear(0)  # a user may wait for us
+        elif not self._aio.is_closed():
+            self._aio.close()
+        self._hear(0)
+        self.loop.remove(self._wake)
+        os.close(self._wake)
+        self._wake = -1
+
+    def _hear(self, mask: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+        for _ in range(len(self._posted)):
+            function = self._posted.popleft()
+            try:
+                function()
+            except Exception as error:
+                self.loop.contain(error)
+
+    # ------------------------------------------------------------------ from the broker's thread
+
+    def post(self, function: Callable[[], None]) -> None:
+        """Call a function in the loop's thread, soon."""
+        self._posted.append(function)
+        if self._wake >= 0:
+            os.eventfd_write(self._wake, 1)
+
+    async def there(self, function: Callable[[], T]) -> T:
+        """Call a function in the loop's thread, and give what it gives, or raise what it raises."""
+        future: asyncio.Future[T] = self._aio.create_future()
+
+        def settle(set_it: Callable[[Any], None], value: Any) -> None:
+            if not future.done():
+                set_it(value)
+
+        def call() -> None:
+            try:
+                value = function()
+            except Exception as error:
+                self.submit(partial(settle, future.set_exception, error))
+            else:
+                self.submit(partial(settle, future.set_result, value))
+
+        self.post(call)
+        return await future
+
+    def tell(self, text: str) -> None:
+        """Tell people, each thing once until a connection is made."""
+
+        def here() -> None:
+            if text not in self._told:
+                self._told.add(text)
+                self._say(text)
+
+        self.post(here)
+
+    def trouble(self, error: KwireError) -> None:
+        """Tell people what is tried again."""
+        self.tell(f"{error} (trying again)")
+
+    # ------------------------------------------------------------------ within
+
+    def _cancel(self) -> None:
+        if self._main is not None:
+            self._main.cancel()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._aio)
+        self._main = self._aio.create_task(self._connect_again())
+        try:
+            self._aio.run_until_complete(self._main)
+        except asyncio.CancelledError:
+            pass
+        except Exception as error:
+            failure = error
+            self.post(lambda: self.loop.contain(failure))
+        finally:
+            try:
+                for task in asyncio.all_tasks(self._aio):
+                    task.cancel()
+                self._aio.run_until_complete(asyncio.sleep(0))
+            finally:
+                self._aio.close()
+
+    async def _connect_again(self) -> None:
+        servers = deque(self.address.servers)
+        while True:
+            server = servers[0]
+            servers.rotate(-1)
+            try:
+                await self._serve(server)
+            except KwireError as error:
+                self.trouble(error)
+            if len(servers) == 1 or server == self.address.servers[-1]:
+                await asyncio.sleep(AGAIN)
+
+    async def _serve(self, server: Address) -> None:
+        """Connect to a server, and serve until the connection ends."""
+        gone = asyncio.Event()
+        nc = await self._connect(server, gone)
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            self.connections += 1
+            self.post(self._connected)
+            tasks = [self._aio.create_task(self._use(nc, serve)) for serve in self._users]
+            await gone.wait()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await _quietly(nc.close())
+
+    def _connected(self) -> None:
+        self.refused = False
+        self._told.clear()
+
+    async def _connect(self, server: Address, gone: asyncio.Event) -> "Client":
+        """A client connected to this server; BrokerError where that cannot be."""
+
+        def failed(error: Exception) -> None:
+            if "ermission" in str(error):
+                self.tell(f"{self.address}: {str(error).removeprefix('nats: ')}")
+
+        try:
+            return await connect(server, self._login, self._name, failed, gone.set)
+        except BrokerError as error:
+            if isinstance(error, RefusedError):
+                self.post(self._refuse)
+            raise
+
+    def _refuse(self) -> None:
+        self.refused = True
+        for heard in self.at_refusal:
+            heard()
+
+    async def _use(self, nc: "Client", serve: Serve) -> None:
+        """Let a user have the connection, again and again until it is content."""
+        while not nc.is_closed:
+            try:
+                js = nc.jetstream(timeout=TIMEOUT)
+                await serve(Link(nc, js, await bucket_of(js, self.address)))
+                return
+            except KwireError as error:
+                self.trouble(error)
+            except Exception as error:
+                if nc.is_closed:
+                    return
+                self.trouble(BrokerError("use", str(self.address), plain(error)[0]))
+            await asyncio.sleep(AGAIN)
+
+
+async def connect(
+    server: Address,
+    login: Login,
+    name: str,
+    failed: Callable[[Exception], None] = lambda error: None,
+    gone: Callable[[], None] = lambda: None,
+) -> "Client":
+    """A client connected to a server, for as long as that connection lasts; `gone` is called when it ends,
+    `failed` with what the server says of us. BrokerError where that cannot be.
+    """
+    from nats.aio.client import Client
+
+    nc, last = Client(), list[Exception]()
+    url = f"{SCHEME}{str(server).partition(':')[2]}"
+
+    async def heard(error: Exception) -> None:
+        last.append(error)
+        failed(error)
+
+    async def closed() -> None:
+        gone()
+
+    options: dict[str, Any] = {}
+    if login.tls is not None:
+        options |= {"tls": login.tls, "tls_hostname": server.host}
+    if login.jwt:
+        jwt = login.jwt.encode()
+        options |= {"user_jwt_cb": lambda: bytearray(jwt), "signature_cb": _signer(login.seed)}
+    elif login.seed:
+        options |= {"nkeys_seed_str": login.seed}
+    elif login.token:
+        options |= {"token": login.token}
+    elif login.user:
+        options |= {"user": login.user, "password": login.password}
+    try:
+        await asyncio.wait_for(
+            nc.connect(
+                url,
+                name=name,
+                error_cb=heard,
+                closed_cb=closed,
+                disconnected_cb=closed,
+                allow_reconnect=False,
+                max_reconnect_attempts=1,
+                reconnect_time_wait=0,
+                connect_timeout=int(TIMEOUT),
+                ping_interval=PING,
+                pending_size=PENDING,
+                **options,
+            ),
+            2 * TIMEOUT,
+        )
+    except asyncio.CancelledError:
+        raise
+    except Exception as error:
+        await _quietly(nc.close())
+        told = last[0] if last and type(error).__name__ == "NoServersError" else error
+        cause, refusal = plain(told)
+        raise (RefusedError if refusal else BrokerError)("connect to", url, cause) from None
+    return nc
+
+
+async def bucket_of(js: "JetStreamContext", address: BrokerAddress) -> "KeyValue":
+    """The bucket of sessions. BrokerError where there is none."""
+    from nats.js.errors import BucketNotFoundError, NotFoundError
+
+    try:
+        return await js.key_value(BUCKET)
+    except (BucketNotFoundError, NotFoundError):
+        cause, cure = f"it has no bucket {BUCKET}", f"kwire fleet init {address} makes it"
+        raise BrokerError("use", str(address), cause, cure) from None
+
+
+def load(login: Login) -> None:
+    """Import everything that a connection may need. NoBrokerClientError where something is missing."""
+    try:
+        import nats.aio.client
+        import nats.js.api
+        import nats.js.errors
+        import nats.js.kv  # noqa: F401
+    except ImportError:
+        raise _missing("nats-py is not installed") from None
+    import concurrent.futures.thread  # noqa: F401  # looks up names
+
+    json.dumps({})
+    if login.seed:
+        try:
+            _signer(login.seed)("")
+        except ImportError:
+            raise _missing("nkeys is not installed") from None
+        except Exception:
+            raise KwireError("use", "NKey", "the seed is none", "name a file that nsc or nk made") from None
+
+
+def _missing(cause: str) -> KwireError:
+    return NoBrokerClientError("use", "nats://", cause, "pip install 'kwire[nats]'")
+
+
+def _signer(seed: str) -> Callable[[str], bytes]:
+    """What signs a server's nonce with a seed."""
+    import base64
+
+    import nkeys
+
+    def sign(nonce: str) -> bytes:
+        pair = nkeys.from_seed(bytearray(seed.encode()))
+        try:
+            return base64.b64encode(pair.sign(nonce.encode()))
+        finally:
+            pair.wipe()
+
+    return sign
+
+
+async def _quietly(last: Awaitable[Any]) -> None:
+    with contextlib.suppress(Exception):  # it was gone already
+        await asyncio.wait_for(last, FAREWELL)
+
+
+def plain(error: BaseException) -> tuple[str, bool]:
+    """Why something failed, in plain words; whether who we are is refused, or a certificate."""
+    import ssl
+
+    name, text = type(error).__name__, " ".join(str(error).split())[:200].removeprefix("nats: ")
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is refused: {error.verify_message}", True
+    if isinstance(error, ssl.SSLError):
+        return f"no TLS: {(error.reason or 'failed').lower().replace('_', ' ')}", True
+    if name == "AuthorizationError" or "uthorization" in text or "uthentication" in text:
+        return "it refuses who we are", True
+    if isinstance(error, (asyncio.TimeoutError, TimeoutError)):
+        return "it does not answer", False
+    if isinstance(error, ConnectionRefusedError):
+        return "nobody listens there", False
+    if isinstance(error, OSError):
+        return (os.strerror(error.errno).lower() if error.errno else text or "failed"), False
+    if name in ("NoRespondersError", "NoStreamResponseError", "ServiceUnavailableError"):
+        return "JetStream does not answer there", False
+    description = getattr(error, "description", None)
+    return str(description or text or name), False

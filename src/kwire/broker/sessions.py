@@ -1,0 +1,121 @@
+"""What the bucket has of a session: who its source is, its first number, its SCHEMAs.
+
+Invariants: it is written before the first message, so whoever gets a message can read it; SCHEMAs are in
+parts of whole payloads that fit a value; the nonce of the HELLO that had the session last shows copies of a
+source, as between agents and collectors (`kwire.wire.lineage`). What is read was written by others: it is
+text, short, or refused.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from kwire.broker.client import BrokerError, Link
+from kwire.broker.names import schema_key, session_key
+from kwire.errors import KwireError
+from kwire.wire import cbor
+from kwire.wire.frame import MASK
+from kwire.wire.keyed import INTEGER, MAP, TEXT, Key, read_payload
+from kwire.wire.lineage import follows
+
+PART: Final = 512 << 10
+"""Bytes of SCHEMAs in a value."""
+
+MOST_PARTS: Final = 64
+"""Parts of SCHEMAs of one session: 32 MB."""
+
+SAID: Final = 256
+"""Characters kept of what a source says of itself."""
+
+_KEYS: Final = {
+    "first": Key(INTEGER, "the sequence number of its first message"),
+    "nonce": Key(INTEGER, "of the HELLO that has it"),
+    "schemas": Key(INTEGER, "parts of its SCHEMAs"),
+    "about": Key(MAP, "who its source says it is"),
+    "began": Key(INTEGER, "when, ns since 1970"),
+    "tool": Key(TEXT, "what wrote this", ""),
+}
+
+
+class Entry(NamedTuple):
+    """What the bucket has of a session."""
+
+    first: int
+    nonce: int
+    schemas: int
+    about: dict[str, str]
+    began: int
+
+    def pack(self) -> bytes:
+        """As a value of the bucket."""
+        return cbor.dumps(self._asdict())
+
+
+def read_entry(value: bytes) -> Entry | None:
+    """A value of the bucket; None where it is no entry."""
+    try:
+        found = read_payload(cbor.loads_map(value), _KEYS, 0)
+    except (KwireError, ValueError):
+        return None
+    first, nonce, schemas, began = (int(found[name]) for name in ("first", "nonce", "schemas", "began"))
+    if not (0 <= first <= MASK and 0 <= nonce <= MASK and 0 <= schemas <= MOST_PARTS):
+        return None
+    about = {str(key)[:SAID]: str(value)[:SAID] for key, value in list(found["about"].items())[:16]}
+    return Entry(first, nonce, schemas, about, began)
+
+
+async def take_up(
+    link: Link,
+    session: str,
+    entry: Entry,
+    after: Sequence[int],
+    schemas: Sequence[bytes],
+) -> tuple[Entry, bool] | None:
+    """Have a session, new or known, for the source whose HELLO is `entry.nonce`, after those of `after`.
+
+    Gives what the bucket has of it now, and whether it was there before. None: another copy of the source
+    went on with it. BrokerError: the SCHEMAs are too many.
+    """
+    key = session_key(session)
+    while True:
+        value, revision = await link.get(key)
+        known = read_entry(value) if revision else None
+        if known is None:
+            parts = join(schemas)
+            if len(parts) > MOST_PARTS:
+                cure = "record fewer probes at once"
+                raise BrokerError("publish", "SCHEMAs", "they are larger than 32 MB", cure)
+            for index, part in enumerate(parts):
+                await link.bucket.put(schema_key(session, index), part)
+            now = entry._replace(schemas=len(parts))
+        elif not follows(known.nonce, entry.nonce, after):
+            return None
+        else:
+            now = known._replace(nonce=entry.nonce)
+        if await link.swap(key, now.pack(), revision):
+            return now, known is not None
+
+
+async def schemas_of(link: Link, session: str, entry: Entry) -> list[bytes]:
+    """The SCHEMAs of a session, as payloads of whole frames."""
+    found = []
+    for index in range(entry.schemas):
+        value, revision = await link.get(schema_key(session, index))
+        if revision:
+            found.append(value)
+    return found
+
+
+def join(payloads: Sequence[bytes]) -> list[bytes]:
+    """Payloads joined to parts of at most PART bytes, where one is not longer."""
+    parts: list[bytes] = []
+    for payload in payloads:
+        if parts and len(parts[-1]) + len(payload) <= PART:
+            parts[-1] += payload
+        else:
+            parts.append(bytes(payload))
+    return parts
+
+
+def about(said: Mapping[str, Any]) -> dict[str, str]:
+    """What a source says of itself, as text."""
+    return {name: str(said.get(name, ""))[:SAID] for name in ("host", "kernel", "tool", "name")}

@@ -1,0 +1,298 @@
+"""Uplinks to a broker: real servers that go, come back, refuse, or know another copy of the source."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from brokers import Server, ask, free_ports, init, messages, needed
+
+from kwire.agent import spool as spools
+from kwire.agent.broker_uplink import BrokerUplink
+from kwire.agent.source import Outlet, preamble
+from kwire.agent.uplink import Hold, Line, MemoryHold, SpoolHold
+from kwire.broker.address import Login, parse_broker, read_login
+from kwire.broker.client import Broker
+from kwire.broker.names import AFTER, BEFORE, MESSAGE_ID, read_counts
+from kwire.broker.sessions import Entry, read_entry
+from kwire.transport.loop import Loop
+from kwire.wire.frame import Type, build, read_header
+from kwire.wire.schema import Schema
+from kwire.wire.session import Settings
+
+SCHEMA = Schema(1, "tracepoint:a:b", "tracepoint", "a:b", (), 16, "little", 8)
+FIRST = preamble([SCHEMA], 60_000)
+
+
+def event(number: int) -> bytes:
+    return build(Type.EVENT, 1, number.to_bytes(8, "little"))
+
+
+class Cargo:
+    """Events with numbers, one a payload."""
+
+    probes = 1
+    schemas = FIRST
+
+    def __init__(self) -> None:
+        self.outlet: Outlet | None = None
+        self.abandoned: list[bytes] = []
+        self.finished = False
+        self.number = 0
+
+    def put(self, count: int) -> None:
+        assert self.outlet is not None
+        for _ in range(count):
+            self.number += 1
+            self.outlet.send(event(self.number), 0.0)
+
+    def begun(self, session: Outlet) -> bool:
+        self.outlet = session
+        return True
+
+    def receiving(self, up: bool) -> None:
+        raise AssertionError("payloads wait for more events, so that messages are few")
+
+    def refused(self) -> None:
+        pass
+
+    def taken(self, events: int, probes: Mapping[int, int]) -> None:
+        raise AssertionError
+
+    def room(self) -> None:
+        pass
+
+    def restarted(self, abandoned: Iterable[bytes], carried: Iterable[bytes]) -> list[bytes]:
+        self.abandoned += abandoned
+        list(carried)
+        return FIRST
+
+    def done(self) -> None:
+        self.finished = True
+
+
+class World:
+    """A loop, and uplinks to one broker in it."""
+
+    def __init__(self, url: str, login: Login = Login()) -> None:  # noqa: B008
+        self.loop = Loop()
+        self.said: list[str] = []
+        self.broker = Broker(self.loop, parse_broker(url), login, self.said.append)
+        self.cargo = Cargo()
+
+    def uplink(self, hold: Hold | None = None) -> BrokerUplink:
+        about = {"host": "here", "name": "web1.example"}
+        address = self.broker.address
+        line = Line(self.loop, address, Settings(), about, self.said.append, broker=self.broker)
+        return BrokerUplink(line, self.broker, hold or MemoryHold(1 << 20, FIRST), self.cargo)
+
+    def until(self, condition: Callable[[], Any]) -> None:
+        end = self.loop.now() + 30
+        while not condition():
+            assert self.loop.now() < end, self.said
+            self.loop.turn(0.05)
+
+    def close(self) -> None:
+        self.broker.close()
+        self.loop.close()
+
+
+@pytest.fixture
+def world(server: Server) -> Iterator[World]:
+    world = World(server.url)
+    yield world
+    world.close()
+
+
+def numbers(found: list[Any]) -> list[int]:
+    """The numbers of the events that the broker has, in order."""
+    return [int.from_bytes(one.data[8:], "little") for one in found if one.data[0] & 15 == Type.EVENT]
+
+
+def test_payloads_go_as_they_are_and_say_what_came_before(server: Server, world: World) -> None:
+    link = world.uplink()
+    world.cargo.put(3)
+    world.until(lambda: link.up)
+    world.cargo.put(2)
+    link.close("done")
+    world.until(lambda: link.finished)
+    found = messages(server.url)
+    assert [one.data for one in found[:-1]] == [*FIRST, *map(event, range(1, 6))]
+    assert read_header(found[-1].data).type == Type.BYE
+    session = link.hold.token.hex()
+    assert {one.subject for one in found} == {f"kwire.web1-example.{session}"}
+    ids = [one.headers[MESSAGE_ID] for one in found]
+    first = int(ids[0].partition("-")[2])
+    assert ids == [f"{session}-{first + index}" for index in range(7)]
+    counts = [(read_counts(one.headers[BEFORE]), read_counts(one.headers[AFTER])) for one in found]
+    assert counts == [({}, {}), ({}, {1: 1}), *(({1: n}, {1: n + 1}) for n in range(1, 5)), ({1: 5}, {1: 5})]
+    assert (link.sessions, link.reconnects, world.said, world.cargo.finished) == (1, 0, [], True)
+
+
+def test_the_bucket_says_what_a_session_is(server: Server, world: World) -> None:
+    link = world.uplink()
+    link.close("done")
+    world.until(lambda: link.finished)
+    session = link.hold.token.hex()
+
+    async def read(nc: Any, js: Any) -> tuple[bytes, bytes]:
+        bucket = await js.key_value("kwire")
+        values = [await bucket.get(key) for key in (f"session.{session}", f"schema.{session}.0")]
+        return values[0].value, values[1].value
+
+    value, schemas = ask(server.url, read)
+    entry = read_entry(value)
+    assert isinstance(entry, Entry)
+    assert (entry.schemas, entry.about["name"], schemas) == (1, "web1.example", b"".join(FIRST))
+    assert read_entry(b"") is read_entry(b"\xa0") is read_entry(value[:-1]) is None
+
+
+def test_a_broker_killed_and_brought_back_has_each_message_once(server: Server, world: World) -> None:
+    link = world.uplink()
+    for _ in range(3):
+        world.cargo.put(200)
+        world.until(lambda: link.hold.events < 100)
+        server.kill()
+        world.cargo.put(100)
+        world.until(lambda: not link.up)
+        server.start()
+        world.until(lambda: link.up)
+    link.close("done")
+    world.until(lambda: link.finished)
+    assert numbers(messages(server.url)) == list(range(1, 901))
+    assert link.reconnects == 3
+
+
+def test_what_is_missing_at_the_broker_is_said_and_waits(tmp_path: Path) -> None:
+    needed()
+    with Server(tmp_path / "broker", free_ports(1)[0]) as server:
+        world = World(server.url)
+        link = world.uplink()
+        world.cargo.put(3)
+        world.until(lambda: world.said)
+        assert "it has no bucket kwire; kwire fleet init nats://127.0.0.1" in world.said[0]
+        init(server.url, size=1 << 20, discard="new")
+        world.until(lambda: link.hold.events == 0)
+        world.cargo.outlet.send(build(Type.EVENT, 1, bytes(60_000)), 0.0)  # type: ignore[union-attr]
+        for _ in range(17):
+            world.cargo.outlet.send(build(Type.EVENT, 1, bytes(60_000)), 0.0)  # type: ignore[union-attr]
+        world.until(lambda: any("maximum bytes" in line for line in world.said))
+        assert link.hold.events > 0
+        init(server.url, size=1 << 24)
+        link.close("done")
+        world.until(lambda: link.finished)
+        assert len(messages(server.url)) == 1 + 3 + 18 + 1
+        world.close()
+
+
+def test_an_agent_after_one_that_was_killed_goes_on_in_its_session(server: Server, tmp_path: Path) -> None:
+    folder = tmp_path / "spool"
+    first = World(server.url)
+    spool = spools.begin(str(folder), b"t" * 16, FIRST, 1 << 24, 1 << 20, 1)
+    spool.run()
+    link = first.uplink(SpoolHold(spool))
+    first.cargo.put(50)
+    first.until(lambda: link.hold.events == 0)
+    server.kill()
+    first.until(lambda: not link.up)
+    first.cargo.put(50)
+    link.leave()
+    spool.close()
+    first.close()
+    server.start()
+    second = World(server.url)
+    [found] = spools.recover(str(folder), 1 << 24, 1 << 20)
+    assert found.spool is not None
+    found.spool.run()
+    link = second.uplink(SpoolHold(found.spool))
+    link.close("the agent was killed")
+    second.until(lambda: link.finished)
+    there = messages(server.url)
+    assert numbers(there) == list(range(1, 101))
+    assert [read_counts(one.headers[AFTER]) for one in there][-1] == {1: 100}
+    found.spool.remove()
+    second.close()
+
+
+def test_of_two_copies_of_a_source_one_goes_on(server: Server, world: World) -> None:
+    link = world.uplink()
+    world.cargo.put(10)
+    world.until(lambda: link.hold.events == 0)
+    copy = World(server.url)
+    hold = MemoryHold(1 << 20, FIRST)
+    hold.token = link.hold.token
+    other = copy.uplink(hold)
+    copy.cargo.put(10)
+    other.close("done")
+    copy.until(lambda: other.finished)
+    assert any("another copy of this source went on" in line for line in copy.said)
+    assert [one for one in copy.cargo.abandoned if one not in FIRST] == list(map(event, range(1, 11)))
+    assert hold.token != link.hold.token
+    link.close("done")
+    world.until(lambda: link.finished)
+    assert numbers(messages(server.url)) == list(range(1, 11))
+    copy.close()
+
+
+# --- who we are
+
+
+def nkey(tmp_path: Path) -> tuple[str, Login]:
+    nkeys = pytest.importorskip("nkeys")
+    pair = nkeys.from_seed(nkeys.encode_seed(bytes(range(32)), nkeys.PREFIX_BYTE_USER))
+    path = tmp_path / "seed"
+    path.write_bytes(bytes(pair.seed))
+    path.chmod(0o600)
+    config = f"authorization {{ users = [ {{ nkey: {pair.public_key.decode()} }} ] }}"
+    return config, read_login(parse_broker("nats://localhost"), nkey=str(path))
+
+
+def certificates(tmp_path: Path) -> tuple[str, Login]:
+    from kwire.transport.certs import make_certs
+
+    make_certs(str(tmp_path), ["localhost"])
+    folder = tmp_path / "localhost"
+    ca = folder / "ca.pem"
+    files = f'cert_file: "{folder}/cert.pem", key_file: "{folder}/key.pem", ca_file: "{ca}"'
+    config = f"tls {{ {files}, verify: true }}"
+    login = read_login(
+        parse_broker("nats://localhost"), ca=str(ca), cert=f"{folder}/cert.pem", key=f"{folder}/key.pem"
+    )
+    return config, login
+
+
+WAYS: dict[str, Callable[[Path], tuple[str, Login]]] = {
+    "user": lambda path: ('authorization { user: me, password: "p@ss" }', Login("me", "p@ss")),
+    "token": lambda path: ("authorization { token: secret }", Login(token="secret")),
+    "nkey": nkey,
+    "tls": certificates,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_broker_that_wants_to_know_who_we_are(way: str, tmp_path: Path) -> None:
+    needed()
+    config, login = WAYS[way](tmp_path)
+    with Server(tmp_path / "broker", free_ports(1)[0], config) as server:
+        world = World(f"nats://localhost:{server.port}", login)
+        world.uplink()
+        world.until(lambda: world.said)
+        assert "no bucket" in world.said[0]  # it let us in
+        stranger = World(f"nats://localhost:{server.port}")
+        link = stranger.uplink()
+        stranger.until(lambda: link.refused or (way == "tls" and stranger.said))
+        stranger.close()
+        world.close()
+
+
+def test_without_its_client_the_cure_is_said() -> None:
+    program = "import sys; sys.modules['nats'] = None\nfrom kwire.__main__ import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "fleet", "init", "nats://127.0.0.1"], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "nats-py is not installed; pip install 'kwire[nats]'" in done.stderr
