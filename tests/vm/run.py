@@ -50,8 +50,10 @@ VIRTIOFSD = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd", "/usr/lib/virt
 PR_SET_PDEATHSIG = 1
 
 # rcu_expedited: attaching and detaching wait for grace periods, which an emulated machine makes long.
+# no_timer_check: a kernel that gets no processor time while it looks for its timer's interrupt takes that for
+# a broken timer, and panics, or goes on without one and hangs.
 PARAMETERS = (
-    "console=ttyS0 quiet loglevel=4 panic=-1 rdinit=/init tsc=reliable clocksource=tsc "
+    "console=ttyS0 quiet loglevel=4 panic=-1 rdinit=/init tsc=reliable clocksource=tsc no_timer_check "
     "rcupdate.rcu_expedited=1 mitigations=off random.trust_cpu=on audit=0 cryptomgr.notests 8250.nr_uarts=4 "
     "unknown_nmi_panic panic_print=0x40"  # all processors' stacks (0x40)
 )
