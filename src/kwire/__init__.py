@@ -9,6 +9,7 @@ TYPE_CHECKING = (
     False  # for type checkers; `typing` takes as long to import as all that `kwire --version` does
 )
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from os import PathLike
     from typing import Any
 
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from kwire.analyze.opened import Opened
     from kwire.bpf.vm import Memory
     from kwire.errors import KwireError
+    from kwire.lang.errors import LanguageError
     from kwire.live.events import Event
+    from kwire.live.lines import Line
     from kwire.live.maps import (
         Average,
         Count,
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
         usdt,
         watchpoint,
     )
+    from kwire.live.script import Script
     from kwire.live.simulate import fake, simulate
     from kwire.live.trace import Trace
 
@@ -102,6 +106,9 @@ _LATER = {
     "Host": "kwire.agent.host",
     "Memory": "kwire.bpf.vm",
     "RemoteTrace": "kwire.agent.host",
+    "LanguageError": "kwire.lang.errors",
+    "Line": "kwire.live.lines",
+    "Script": "kwire.live.script",
     "Trace": "kwire.live.trace",
     "fake": "kwire.live.simulate",
     "simulate": "kwire.live.simulate",
@@ -119,6 +126,8 @@ __all__ = [
     "Histogram",
     "Host",
     "KwireError",
+    "LanguageError",
+    "Line",
     "LinearHistogram",
     "Max",
     "Memory",
@@ -126,11 +135,13 @@ __all__ = [
     "Opened",
     "Probe",
     "RemoteTrace",
+    "Script",
     "Stats",
     "Sum",
     "Trace",
     "Variable",
     "begin",
+    "bt",
     "connect",
     "end",
     "fake",
@@ -184,6 +195,34 @@ def trace(
 
     limits: dict[str, Any] = {"command": command, "pid": pid, "seconds": seconds, "count": count}
     return Trace(probes, filter=filter, buffer=buffer, **limits)
+
+
+def bt(
+    script: str,
+    *arguments: str | int,
+    parameters: Mapping[str, str | int | bool] | None = None,
+    command: str | list[str] | None = None,
+    pid: int | list[int] | None = None,
+    seconds: float | None = None,
+    buffer: int | None = None,
+    unsafe: bool = False,
+) -> Script:
+    """Compile and load a script in the bpftrace language; it runs in the `with` that the result is used in.
+
+    `arguments`: what `$1`, `$2`, … are; `parameters`: what `getopt("name", …)` gives by name. `command`: run
+    when the `with` begins (`cpid`), its end is the end of all; `pid`: only these processes; `seconds`: end
+    after so long; `unsafe`: allow what can change the system. Raises `kwire.LanguageError`, which has the
+    place of everything that is wrong (`places`), and other KwireErrors.
+
+        with kwire.bt('tracepoint:syscalls:sys_enter_openat { @[comm] = count(); }', seconds=5) as script:
+            for line in script:             # what it prints: line.text, line["filename"]
+                print(line)
+        print(script.maps["@"])
+    """
+    from kwire.live.script import Script
+
+    limits: dict[str, Any] = {"command": command, "pid": pid, "seconds": seconds, "buffer": buffer}
+    return Script(script, arguments, parameters, unsafe=unsafe, **limits)
 
 
 def open(path: str | PathLike[str]) -> Opened[Event]:

@@ -150,6 +150,8 @@ ARGUMENTS: Final[dict[str, ArgumentType]] = {
     "cert": _PATH,
     "key": _PATH,
     "ca": _PATH,
+    "script": ArgumentType("a text: a script in the bpftrace language", _text),
+    "unsafe": ArgumentType("True or False", _flag),
     "insecure": ArgumentType("True or False", _flag),
     "type": ArgumentType('a text: a C type, as in "struct sock"', _text),
     "btf": _PATH,

@@ -182,6 +182,14 @@ class RemoteTrace(Reading):
         self._inside.turn(IDLE)
         return self._inside.over
 
+    def _turn(self) -> bool:
+        self._inside.turn(0)
+        return self._inside.over
+
+    def _waits_for(self) -> tuple[int, float]:
+        patience = self._inside.loop.patience(None)
+        return self._inside.loop.fd, float("inf") if patience is None else patience
+
     def _look(self) -> None:
         before = -1
         while before != self._inside.received.events:

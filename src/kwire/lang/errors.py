@@ -53,6 +53,18 @@ class Diagnostic(NamedTuple):
         return [*found, f"HINT: {self.cure}"] if self.cure else found
 
 
+class Place(NamedTuple):
+    """Something that is wrong in a text: where (lines and columns from 1, the end exclusive), and what."""
+
+    file: str
+    line: int
+    column: int
+    end_line: int
+    end_column: int
+    message: str
+    cure: str
+
+
 class LanguageError(KwireError):
     """Probe text that cannot become a program. `diagnostics` are in the order of the text, at least one."""
 
@@ -69,6 +81,16 @@ class LanguageError(KwireError):
         more = len(self.diagnostics) - 1
         text = self.diagnostics[0].line(self.source)
         return f"{text} (and {more} more)" if more else text
+
+    @property
+    def places(self) -> list[Place]:
+        """Everything that is wrong, each with its place."""
+        found = []
+        for span, message, cure in self.diagnostics:
+            own, line = self.source.at(span.line)
+            _, end = self.source.at(span.end_line)
+            found.append(Place(own.name, line, span.column + 1, end, span.end_column + 1, message, cure))
+        return found
 
     @property
     def detail(self) -> str:

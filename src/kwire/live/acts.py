@@ -14,12 +14,15 @@ SECONDS: Final = 60.0
 
 
 class Acts:
-    """What is done in one run. `most`: bytes of a file that are shown; `warnings`: whether they are told."""
+    """What is done in one run. `most`: bytes of a file that are shown; `warnings`: whether they are told;
+    `tells`: whether errors and warnings go to standard error, or are part of what is printed.
+    """
 
-    __slots__ = ("_most", "_warnings")
+    __slots__ = ("_most", "_tells", "_warnings")
 
-    def __init__(self, most: int, *, warnings: bool = True) -> None:
+    def __init__(self, most: int, *, warnings: bool = True, tells: bool = True) -> None:
         self._most = most
+        self._tells = tells
         self._warnings = warnings
 
     def act(self, what: str, text: str) -> str:
@@ -29,6 +32,8 @@ class Acts:
         if what == "system":
             return _system(text)
         if what in ("errorf", "warnf"):
+            if not self._tells:
+                return text
             if what == "errorf" or self._warnings:
                 sys.stdout.flush()
                 sys.stderr.write(text)

@@ -70,6 +70,12 @@ class Distribution(tuple[Bucket, ...]):
 
         return "\n".join(histogram(self))
 
+    def _repr_html_(self) -> str:
+        """The histogram in a notebook: a picture."""
+        from kwire.view.html import histogram
+
+        return histogram(self)
+
 
 Value: TypeAlias = "KeyPart | float | Total | Distribution | Items | None"
 Raw: TypeAlias = dict[bytes, list[bytes]]

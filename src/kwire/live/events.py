@@ -94,6 +94,12 @@ class Event:
         # The symbols of all functions may be megabytes, and an event's own fields need none of them.
         return Event, (self._schema._replace(symbols={}, stacks=None), self.time_ns, tuple(self._values))
 
+    def _repr_html_(self) -> str:
+        """The event in a notebook: a row a field."""
+        from kwire.view.html import table
+
+        return table(["field", "value"], list(self.fields.items()), self.probe)
+
     def __repr__(self) -> str:
         fields = " ".join(f"{name}={value!r}" for name, value in self.fields.items())
         return f"<{self._schema.probe} {self.time_ns} {fields}>"
@@ -229,7 +235,9 @@ class Batch:
             parts.append(part)
         gathered = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         order = np.argsort(gathered["time_ns"], kind="stable")
-        return {name: column[order] for name, column in gathered.items()}
+        from kwire.live.frames import meant
+
+        return {name: meant(schema, name, column[order]) for name, column in gathered.items()}
 
     def _event(self, frames: Frames, index: int) -> Event:
         frame = frames.frame_bytes(index)

@@ -5,7 +5,7 @@ what was produced before the `with` ended can be read after it; a trace that can
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 
 from kwire.errors import KwireError
@@ -58,6 +58,24 @@ class Reading(ABC):
     def __iter__(self) -> Iterator[Event]:
         return self.events()
 
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        """The same in a coroutine of asyncio, which others run beside while no events come."""
+        if self._state == "not begun":
+            with self:
+                async for event in self:
+                    yield event
+            return
+        from kwire.live.waiting import ready
+
+        while True:
+            running = self._state == "running"
+            over = not running or self._turn()
+            for event in self._batch.take():
+                yield event
+            if over:
+                return
+            await ready(*self._waits_for())
+
     def _events(self, choice: Choice) -> Iterator[Event]:
         choice.check(self.schemas, self._subject())
         while True:
@@ -83,6 +101,22 @@ class Reading(ABC):
             with self:
                 return self._columns(choice)
         return self._columns(choice)
+
+    def pandas(
+        self, probe: str | None = None, where: str | None = None, first: int = EARLIEST, last: int = LATEST
+    ) -> Any:
+        """The same columns as a pandas DataFrame."""
+        from kwire.live.frames import data_frame
+
+        return data_frame("pandas", self.columns(probe, where, first, last))
+
+    def polars(
+        self, probe: str | None = None, where: str | None = None, first: int = EARLIEST, last: int = LATEST
+    ) -> Any:
+        """The same columns as a polars DataFrame."""
+        from kwire.live.frames import data_frame
+
+        return data_frame("polars", self.columns(probe, where, first, last))
 
     def _columns(self, choice: Choice) -> dict[str, Any]:
         choice.check(self.schemas, self._subject())
@@ -126,6 +160,14 @@ class Reading(ABC):
         lost = f", {self.lost:,} lost" if self.lost else ""
         return f"<kwire trace of {self._subject()}: {self._state}{lost}>"
 
+    def _repr_html_(self) -> str:
+        """The trace in a notebook: what it traces, and how it is."""
+        from kwire.view.html import table
+
+        rows = [[one.probe, ", ".join(field.name for field in one.fields)] for one in self.schemas]
+        lost = f", {self.lost:,} lost" if self.lost else ""
+        return table(["probe", "fields"], rows, f"kwire trace: {self._state}{lost}")
+
     def _subject(self) -> str:
         """What is traced, for messages."""
         probes = [schema.probe for schema in self.schemas]
@@ -142,6 +184,16 @@ class Reading(ABC):
     @abstractmethod
     def _round(self) -> bool:
         """Move events to the batch, waiting a moment where there are none; whether the trace is over."""
+
+    @abstractmethod
+    def _turn(self) -> bool:
+        """The same without waiting."""
+
+    @abstractmethod
+    def _waits_for(self) -> tuple[int, float]:
+        """The descriptor that is readable when there is something to do for `_turn`, and in how many seconds
+        there is in any case.
+        """
 
     @abstractmethod
     def _look(self) -> None:

@@ -4,6 +4,8 @@ Invariants: probes are attached when the `with` begins and gone when it ends; no
 (`events.lost`, `events.losses`); the program's privileges and signals are its own and are not touched.
 """
 
+import time
+
 from kwire.arguments import checked
 from kwire.live.command import Command
 from kwire.live.events import Batch
@@ -86,6 +88,13 @@ class Trace(Reading):
             self._recorder.wait(longest=IDLE)
             self._recorder.turn()
         return self._recorder.over
+
+    def _turn(self) -> bool:
+        self._recorder.turn()
+        return self._recorder.over
+
+    def _waits_for(self) -> tuple[int, float]:
+        return self._recorder.fd, self._recorder.due - time.monotonic()
 
     def _look(self) -> None:
         self._recorder.catch_up()

@@ -286,7 +286,7 @@ class Loop:
 
     def turn(self, longest: float | None = None) -> None:
         """One round: wait for work, at most `longest` seconds (None: as long as it takes), and do it."""
-        for descriptor, mask in self._epoll.poll(self._patience(longest), _AT_ONCE):
+        for descriptor, mask in self._epoll.poll(self.patience(longest), _AT_ONCE):
             handler = self._handlers.get(descriptor)
             if handler is not None:
                 try:
@@ -324,7 +324,12 @@ class Loop:
             self._wake = -1
         self._epoll.close()
 
-    def _patience(self, longest: float | None) -> float | None:
+    @property
+    def fd(self) -> int:
+        """A descriptor that is readable when `turn` has something to do, but for timers."""
+        return self._epoll.fileno()
+
+    def patience(self, longest: float | None) -> float | None:
         """Seconds until the next timer, at most `longest`."""
         if self._soon:
             return 0.0

@@ -1,0 +1,101 @@
+"""What a script prints, as events: one each, with its text, and with the map that was printed.
+
+Invariants: the text is what the command line would print; what is to be done when it is shown is done once,
+when its event is taken.
+"""
+
+from collections.abc import Callable, Sequence
+
+from kwire.hints import TYPE_CHECKING, Any
+from kwire.live.events import EVERYTHING, Batch, Choice, Event
+from kwire.live.mapview import MapView
+from kwire.wire.frame import Type
+from kwire.wire.frames import Frames
+from kwire.wire.schema import Schema, Value
+from kwire.wire.tables import MapTable, TableReader, learn, problem
+
+if TYPE_CHECKING:
+    from kwire.view.printed import Act, Printed
+
+
+class Line(Event):
+    """Something that a script printed. `text`: as it was printed; `map`: the map, where one was."""
+
+    __slots__ = ("map", "text")
+
+    def __init__(
+        self,
+        schema: Schema,
+        time_ns: int,
+        values: Sequence[Value],
+        text: str = "",
+        map: MapView | None = None,
+    ) -> None:
+        super().__init__(schema, time_ns, values)
+        self.text = text
+        self.map = map
+
+    def __str__(self) -> str:
+        return self.text.removesuffix("\n")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        schema = self._schema._replace(symbols={}, stacks=None)
+        return Line, (schema, self.time_ns, tuple(self._values), self.text)
+
+
+class Lines(Batch):
+    """A sink that keeps what a script prints. `act`: what does what is to be done when a line is shown."""
+
+    __slots__ = ("_act", "_all", "_printed", "_reader", "_tables", "_writers")
+
+    def __init__(self, schemas: Sequence[Schema], act: "Act | None" = None) -> None:
+        super().__init__([one for one in schemas if one.map is None])
+        self._all = {schema.id: schema for schema in schemas}
+        self._act = act
+        self._reader = TableReader()
+        self._tables: dict[tuple[str, int], tuple[Schema, MapTable]] = {}  # printed, by name and moment
+        self._printed: Printed | None = None
+        self._writers: dict[int, Callable[[int, Any], str]] = {}
+
+    def write(self, frames: Frames) -> None:
+        """Keep events, and the tables of maps that are printed."""
+        if frames.count and frames.header(0).type == Type.TABLE:
+            for index in range(frames.count):
+                self._take_table(frames, index)
+            return
+        super().write(frames)
+
+    def _take_table(self, frames: Frames, index: int) -> None:
+        frame = frames.frame(index)
+        held, schema = self._reader.add(frame), self._all.get(frame.header.id)
+        if held is None or schema is None or problem(schema, held.rows):
+            return
+        learn(schema, held)
+        if held.shown == "print":
+            self._tables[schema.target, held.time] = schema, held
+
+    def take(self, choice: Choice = EVERYTHING) -> list[Event]:
+        """What was printed and is wanted, oldest first; all is forgotten."""
+        return [self._line(event) for event in super().take(choice)]
+
+    def _line(self, event: Event) -> Event:
+        schema = event._schema
+        if schema.prints == "print":
+            moment = event.time_ns - schema.wall(0)
+            found = self._tables.pop((schema.format.split(" ")[0], moment), None)
+            if found is not None:
+                map = MapView()
+                map.tell(found)
+                return Line(schema, event.time_ns, event._values, self._format.table(0, *found), map)
+        write = self._writers.get(schema.id)
+        if write is None:
+            write = self._writers[schema.id] = self._format.event(schema)
+        return Line(schema, event.time_ns, event._values, write(event.time_ns, tuple(event._values)))
+
+    @property
+    def _format(self) -> "Printed":
+        if self._printed is None:
+            from kwire.view.printed import Printed
+
+            self._printed = Printed(terminal=False, act=self._act)
+        return self._printed
