@@ -7,6 +7,7 @@ The agent is a real process; the other machine is this one, over Unix sockets, T
 # ruff: noqa: F821
 # mypy: ignore-errors
 
+import asyncio
 import contextlib
 import json
 import os
@@ -585,6 +586,11 @@ def test_from_python(agent: Agent, tmp_path: Path) -> None:
     ) as events:
         columns = events.columns()
     assert len(columns["pid"]) >= 1
+
+    async def each() -> list[Any]:
+        return [event async for event in host.trace(opened, command=["cat", str(target)])]
+
+    assert asyncio.run(each())[-1].path == str(target)
     names = host.probes("tracepoint:sched:sched_process_*")
     assert "tracepoint:sched:sched_process_exec" in names
     told = host.record(str(tmp_path / "a.pcapng"), PROBE, command=COMMAND)

@@ -6,7 +6,7 @@ when its event is taken.
 
 from collections.abc import Callable, Sequence
 
-from kwire.hints import TYPE_CHECKING, Any
+from kwire.hints import TYPE_CHECKING, Any, Final
 from kwire.live.events import EVERYTHING, Batch, Choice, Event
 from kwire.live.mapview import MapView
 from kwire.wire.frame import Type
@@ -16,6 +16,10 @@ from kwire.wire.tables import MapTable, TableReader, learn, problem
 
 if TYPE_CHECKING:
     from kwire.view.printed import Act, Printed
+
+
+SILENT: Final = frozenset({"clear", "zero"})
+"""What is asked of a map by an event, and prints nothing."""
 
 
 class Line(Event):
@@ -76,7 +80,7 @@ class Lines(Batch):
 
     def take(self, choice: Choice = EVERYTHING) -> list[Event]:
         """What was printed and is wanted, oldest first; all is forgotten."""
-        return [self._line(event) for event in super().take(choice)]
+        return [self._line(event) for event in super().take(choice) if event._schema.prints not in SILENT]
 
     def _line(self, event: Event) -> Event:
         schema = event._schema

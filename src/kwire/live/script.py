@@ -48,7 +48,7 @@ class Script(Trace):
     ) -> None:
         [text] = needed("run", script=text)
         seconds, buffer, unsafe = checked("run", seconds=seconds, buffer=buffer, unsafe=unsafe)
-        given, named = [_word(one) for one in arguments], _options(parameters or {})
+        words = [*_options(parameters or {}), *(_word(one) for one in arguments)]
         script = read(NAME, text)
         self._words, self._pids = choice(command, pid)
         self._command: Command | None = None
@@ -58,7 +58,7 @@ class Script(Trace):
         planned: list[Planned] = []
 
         def plan(process: int) -> Plan:
-            planned.append(plan_script(script, given, named, scope=scope, command=process, unsafe=unsafe))
+            planned.append(plan_script(script, words, scope=scope, command=process, unsafe=unsafe))
             return planned[-1].plan
 
         def recorder(process: int) -> Recorder:
@@ -116,8 +116,7 @@ def _word(value: Any) -> str:
     return str(value)
 
 
-def _options(named: Mapping[str, Any]) -> dict[str, str | None]:
+def _options(named: Mapping[str, Any]) -> list[str]:
     """Named parameters as options of the script: True is one without a value, False none."""
-    return {
-        name: None if value is True else _word(value) for name, value in named.items() if value is not False
-    }
+    given = ((name, value) for name, value in named.items() if value is not False)
+    return [f"--{name}" if value is True else f"--{name}={_word(value)}" for name, value in given]
