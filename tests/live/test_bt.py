@@ -17,10 +17,10 @@ SCRIPT = r"""BEGIN {
   printf("%d %s|", pid, comm);
   @x[1, "a"] = count(); @x[1, "a"] = count();
   print(@x);
-  @h = hist(5); @a = avg(3); @a = avg(4); @s = "text"; @t[2] = (1, "b");
+  @h = hist(5); @a = avg(3); @a = avg(4); @s = "text"; @t[2] = (1, "b"); @k[kstack(1)] = count();
   print((1, "a"));
   printf("%s %d %d %d\n", str($1), $2, getopt("top", 5), getopt("verbose"));
-  errorf("wrong: %d", 7);
+  errorf("wrong: %d", 7); printf("%s", kstack(1));
   print(@x); clear(@x); print(@x);
   exit(3);
 }"""
@@ -36,7 +36,11 @@ def test_what_a_script_prints_are_events_and_its_maps_are_objects() -> None:
     assert texts[0] == f"{os.getpid()} {told[0]['comm']}|"
     assert texts[1:4] == ["@x[1, a]: 2\n", "(1, a)\n", "hello 40 7 1\n"]
     assert "wrong: 7" in texts[4]
-    assert texts[5:] == ["@x[1, a]: 2\n", ""]
+    assert told[5].keys() == ["arg1"]
+    [frame] = told[5]["arg1"]
+    assert f"{frame.symbol}+{frame.offset}" in texts[5]
+    assert texts[6:] == ["@x[1, a]: 2\n", ""]
+    assert [len(stack) for stack in script.maps["@k"]] == [1]
     assert str(told[2]) == "(1, a)"
     assert dict(told[1].map) == {(1, "a"): 2}
     assert told[3].map is None

@@ -83,22 +83,26 @@ Raw: TypeAlias = dict[bytes, list[bytes]]
 b""."""
 
 
-def key_of(map: Map, data: bytes, stacks: Stacks | None = None) -> Key:
-    """The parts of a key; with `stacks` those that are numbers of stacks as the stacks."""
-    parts = key_parts(map)
-    found = tuple(_part(one.type, data[one.offset : one.offset + one.size]) for one in parts)
-    if stacks is None:
-        return found
-    both = zip(parts, found, strict=True)
-    return tuple(_stack(one.type, part, stacks) for one, part in both)
+def key_of(map: Map, data: bytes) -> Key:
+    """The parts of a key; a stack, and one of several constant texts, is a number."""
+    return tuple(_part(one.type, data[one.offset : one.offset + one.size]) for one in key_parts(map))
 
 
-def _stack(type_: t.Type, value: Any, stacks: Stacks) -> Any:
-    """A value, or the stack that it is the number of."""
+def meant_key(map: Map, data: bytes, stacks: Stacks | None) -> Key:
+    """The parts of a key; what is a number of a stack or text is that."""
+    return tuple(_meant(type_, part, stacks) for type_, part in zip(map.key, key_of(map, data), strict=True))
+
+
+def _meant(type_: t.Type, value: Any, stacks: Stacks | None) -> Any:
+    """A value, or the stack or the constant text that it is the number of."""
     if isinstance(type_, t.Tuple) and isinstance(value, Items):
         both = zip(type_.items, value, strict=True)
-        return Items(_stack(one, part, stacks) for one, part in both)
-    return stacks.stack(value) if isinstance(type_, t.Stack) else value
+        return Items(_meant(one, part, stacks) for one, part in both)
+    if isinstance(type_, t.Stack) and stacks is not None:
+        return stacks.stack(value)
+    if isinstance(type_, t.Enum) and t.is_constant_text(type_):
+        return next((label for label, number in type_.values if number == value), "")
+    return value
 
 
 def _part(type_: t.Part, data: bytes) -> KeyPart:
@@ -258,20 +262,31 @@ class Contents(NamedTuple):
 
 def contents(map: Map, raw: Raw, lost: int, stacks: Stacks | None = None) -> Contents:
     """The contents of a map; with `stacks` numbers of stacks are the stacks."""
-    made = {key_of(map, key, stacks): value_of(map, values) for key, values in raw.items()}
-    if stacks is not None:
-        made = {key: _stack(map.value, value, stacks) for key, value in made.items()}
-    return Contents(made, lost)
+    held = ((meant_key(map, key, stacks), value_of(map, values)) for key, values in raw.items())
+    return Contents({key: _meant(map.value, value, stacks) for key, value in held}, lost)
+
+
+def meant(schema: Schema, field: Field, cell: Any) -> Any:
+    """A value of a field, or the stack or the constant text that it is the number of."""
+    if field.type == "stack" and schema.stacks is not None:
+        return schema.stacks.stack(cell)
+    return constant_text(schema, field, cell)
+
+
+def constant_text(schema: Schema, field: Field, cell: Any) -> Any:
+    """A value of a field, or the constant text that it is the number of."""
+    if field.enum.partition(" of ")[0] == t.TEXTS:
+        return schema.enums[field.enum].get(cell, "")
+    return cell
 
 
 def told(schema: Schema, held: MapTable) -> Contents:
     """The contents of a map that a TABLE told, which has no `problem`."""
     shape = schema.map
     assert shape is not None  # the table is one of a map
-    stacks = schema.stacks
 
     def part(field: Field, cell: Any) -> Any:
-        return stacks.stack(cell) if stacks is not None and field.type == "stack" else cell
+        return meant(schema, field, cell)
 
     own = schema.fields[shape.keys : -1]
     made: dict[Key, Value] = {}

@@ -246,9 +246,13 @@ class Batch:
         if decode is None:
             decode = self._decoders[schema.id] = schema.decoder()
         values = decode(frame)
+        return self._made(schema, schema.wall(schema.timestamp(frame)), values)
+
+    def _made(self, schema: Schema, time: int, values: Sequence[Value]) -> Event:
+        """The event of these values, as they were decoded."""
         if schema.stacks is not None:
             values = tuple(map(_meant, schema.fields, values, repeat(schema.stacks)))
-        return Event(schema, schema.wall(schema.timestamp(frame)), values)
+        return Event(schema, time, values)
 
     def _choose(self, choice: Choice) -> Schema:
         schemas = [schema for schema in self._schemas.values() if choice.names(schema)]

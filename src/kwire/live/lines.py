@@ -7,6 +7,7 @@ when its event is taken.
 from collections.abc import Callable, Sequence
 
 from kwire.hints import TYPE_CHECKING, Any, Final
+from kwire.live.contents import constant_text
 from kwire.live.events import EVERYTHING, Batch, Choice, Event
 from kwire.live.mapview import MapView
 from kwire.wire.frame import Type
@@ -25,7 +26,7 @@ SILENT: Final = frozenset({"clear", "zero"})
 class Line(Event):
     """Something that a script printed. `text`: as it was printed; `map`: the map, where one was."""
 
-    __slots__ = ("map", "text")
+    __slots__ = ("_raw", "map", "text")
 
     def __init__(
         self,
@@ -38,6 +39,7 @@ class Line(Event):
         super().__init__(schema, time_ns, values)
         self.text = text
         self.map = map
+        self._raw: Sequence[Value] = ()  # until the text is made of them
 
     def __str__(self) -> str:
         return self.text.removesuffix("\n")
@@ -80,21 +82,35 @@ class Lines(Batch):
 
     def take(self, choice: Choice = EVERYTHING) -> list[Event]:
         """What was printed and is wanted, oldest first; all is forgotten."""
-        return [self._line(event) for event in super().take(choice) if event._schema.prints not in SILENT]
+        lines = [one for one in super().take(choice) if one._schema.prints not in SILENT]
+        for line in lines:
+            self._print(line)
+        return lines
 
-    def _line(self, event: Event) -> Event:
-        schema = event._schema
+    def _made(self, schema: Schema, time: int, values: Sequence[Value]) -> Event:
+        event = super()._made(schema, time, values)
+        both = zip(schema.fields, event._values, strict=True)
+        line = Line(schema, time, [constant_text(schema, field, value) for field, value in both])
+        line._raw = values
+        return line
+
+    def _print(self, line: Event) -> None:
+        """Give a line its text, and the map that it printed."""
+        assert isinstance(line, Line)
+        schema, raw = line._schema, tuple(line._raw)
+        line._raw = ()
         if schema.prints == "print":
-            moment = event.time_ns - schema.wall(0)
+            moment = line.time_ns - schema.wall(0)
             found = self._tables.pop((schema.format.split(" ")[0], moment), None)
             if found is not None:
-                map = MapView()
-                map.tell(found)
-                return Line(schema, event.time_ns, event._values, self._format.table(0, *found), map)
+                line.map = MapView()
+                line.map.tell(found)
+                line.text = self._format.table(0, *found)
+            return
         write = self._writers.get(schema.id)
         if write is None:
             write = self._writers[schema.id] = self._format.event(schema)
-        return Line(schema, event.time_ns, event._values, write(event.time_ns, tuple(event._values)))
+        line.text = write(line.time_ns, raw)
 
     @property
     def _format(self) -> "Printed":

@@ -156,7 +156,7 @@ class MapView:
                 old = zeros  # it was deleted, and is another one
             added = [one - two & MASK for one, two in zip(numbers, old, strict=True)]
             if any(added):
-                more[contents.key_of(map, key, self._known())] = contents.meaning(map, added)
+                more[contents.meant_key(map, key, self._known())] = contents.meaning(map, added)
         if not map.key:
             return more.get((), self._nothing())
         return {key[0] if len(key) == 1 else key: value for key, value in contents.in_order(more)}
