@@ -39,7 +39,7 @@ class Lines:
 WRONG: list[Any] = [object(), Odd(), b"bytes", 1.5, {"a": 1}, True]
 """What no argument takes, but those named below."""
 
-TAKES = {"seconds": (float,), "insecure": (bool,), "data": (bytes,)}
+TAKES = {"seconds": (float,), "insecure": (bool,), "unsafe": (bool,), "data": (bytes,)}
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
