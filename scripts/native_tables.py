@@ -14,6 +14,7 @@ from kwire.capture import walk
 from kwire.kernel import ring
 from kwire.packets import conversations, fragments, memory, network, streams, tables
 from kwire.packets import walk as records
+from kwire.view import batches
 from kwire.wire import column_rows, fields, frame, frames
 
 TARGET = Path(__file__).resolve().parent.parent / "native" / "tables.h"
@@ -23,6 +24,10 @@ HEAD = """\
 #ifndef KWIRE_TABLES_H
 #define KWIRE_TABLES_H
 """
+
+
+FLAGS = {"-": "LEFT", "0": "ZERO", "+": "PLUS", " ": "SPACE", "#": "FORM"}
+"""What the flags of a conversion are called in C."""
 
 
 def numbers(prefix: str, values: type[Enum]) -> list[str]:
@@ -97,6 +102,13 @@ def text() -> str:
         "COUNT_LAST": walk.LAST,
         "COUNT_WORDS": native.COUNT_WORDS,
         "FIELD_WORDS": native.FIELD_WORDS,
+        "LINE_WORDS": native.LINE_WORDS,
+        "PART_WORDS": native.PART_WORDS,
+        **{
+            f"PART_{name}": getattr(batches, name)
+            for name in ("TEXT", "INTEGER", "CHARACTER", "TAIL", "FIXED")
+        },
+        **{f"FLAG_{name}": batches.FLAGS[flag] for flag, name in FLAGS.items()},
         "TOGETHER": native.TOGETHER,
         "BIT_LENGTHS": native.BIT_LENGTHS,
         "SUMS": native.SUMS,

@@ -246,6 +246,20 @@ def test_nothing_outside_a_buffer_is_touched() -> None:
             field = native.TextField(at, turn % 3, width, bool(turn & 1), fixed, turn)
             native.text_counts(events, field, native.Distinct(turn | 1, array("I", [0] * 8), *kept))
             assert starts[8] == ends[8] == where[8] == slots[8] == table[6] == GUARD
+            lines, parts = array("Q"), array("Q")
+            for id in (0, 1):
+                lines.extend((id, *source.choice([(0, 3), (1, 2), wild]), fixed))
+            for _ in range(3):
+                parts.extend((source.randrange(5), source.choice([at, 16, 1 << 63])))
+                parts.extend((source.choice([width, 1, 2, 4, 8]), turn & 1, ord("dxou"[turn & 3])))
+                parts.extend((source.choice([8, 32, 64]), source.randrange(32)))
+                parts.extend((source.choice([0, 5, 70, 1 << 63]), turn % 9))
+            native.print_lines(data, places, limit, lines, parts, b"texts", octets[: 8 * 19],
+                               memoryview(starts)[:8], memoryview(ends)[:8])
+            runs = [(whole[mmap.PAGESIZE - 8 :mmap.PAGESIZE], memoryview(one)[: source.randrange(3)], places)
+                    for one in (starts, array("Q", [0, 8]), array("Q", [4, 9]))]
+            native.merge_lines(runs, octets[: 8 * 19])
+            assert out[19] == GUARD and starts[8] == ends[8] == GUARD
             faces = array("Q", [1, 1000000, 0, 0] * 2)
             rows = memoryview(out).cast("B")[: 8 * 19]
             native.pcap_rows(data, positions[0], positions[1], bool(turn & 1), faces, rows, limit)

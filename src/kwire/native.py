@@ -13,7 +13,9 @@ such a buffer is cut to it. Any object with the buffer protocol will do as data.
 import ctypes
 import os
 import sys
+from array import array
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from kwire.hints import Any, Final, Literal
 from kwire.lazy import NamedTuple
@@ -25,6 +27,8 @@ _WRITABLE = 1  # PyBUF_WRITABLE
 ROW_WORDS: Final = 4  # a probe for epb_pack
 COUNT_WORDS: Final = 3  # an id for count_by_id
 FIELD_WORDS: Final = 4  # a field for event_counts
+LINE_WORDS: Final = 4  # a shape for print_lines …
+PART_WORDS: Final = 9  # … and a part of one
 TOGETHER: Final = 16  # fields that event_counts counts together, each in a table of its own
 SHAPE_WORDS: Final = 5  # a schema for events_unsound
 PACKET_WORDS: Final = 4  # a packet of a file
@@ -267,6 +271,8 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "kw_conversation_finish": (_PTR, _U64),
     "kw_sizes": (_PTR,),
     "kw_frame_checksums": (_PTR, _U64, _PTR, _U64, _PTR),
+    "kw_print_lines": (*(_PTR, _U64) * 6, _PTR, _PTR, _PTR),
+    "kw_merge_lines": (_PTR, _U64, _PTR, _PTR, _U64),
 }
 
 
@@ -291,6 +297,8 @@ class _Walkers(NamedTuple):
     frame_checksums: Callable[[Any, Any, int, Any], int]
     pcap_rows: Callable[..., tuple[int, int]]
     pcapng_rows: Callable[..., tuple[int, int]]
+    print_lines: Callable[..., tuple[int, int, bool]]
+    merge_lines: Callable[[Any, Any], int]
 
 
 class _Columns(NamedTuple):
@@ -315,6 +323,8 @@ def _walkers(library: ctypes.CDLL) -> _Walkers:
     c_frame_renumber = _function(library, "kw_frame_renumber")
     c_frame_gather = _function(library, "kw_frame_gather")
     c_events_unsound = _function(library, "kw_events_unsound")
+    c_print_lines = _function(library, "kw_print_lines")
+    c_merge_lines = _function(library, "kw_merge_lines")
 
     def ring_walk(
         data: Any, mask: int, consumer: int, producer: int, offsets: Any, limit: int
@@ -449,6 +459,60 @@ def _walkers(library: ctypes.CDLL) -> _Walkers:
                 *(found.address, found.size // 8),
             )
 
+    def print_lines(
+        data: Any,
+        offsets: Any,
+        count: int,
+        shapes: Any,
+        parts: Any,
+        texts: Any,
+        out: Any,
+        ends: Any,
+        times: Any,
+    ) -> tuple[int, int, bool]:
+        told = (_U64 * 2)()
+        with (
+            Pinned(data) as source,
+            Pinned(offsets) as places,
+            Pinned(shapes) as kinds,
+            Pinned(parts) as pieces,
+            Pinned(texts) as words,
+            Pinned(out, writable=True) as room,
+            Pinned(ends, writable=True) as stops,
+            Pinned(times, writable=True) as clock,
+        ):
+            count = min(count, places.size // 8, stops.size // 8, clock.size // 8)
+            done = c_print_lines(
+                *(source.address, source.size, places.address, count),
+                *(
+                    kinds.address,
+                    kinds.size // (8 * LINE_WORDS),
+                    pieces.address,
+                    pieces.size // (8 * PART_WORDS),
+                ),
+                *(
+                    words.address,
+                    words.size,
+                    room.address,
+                    room.size,
+                    stops.address,
+                    clock.address,
+                    ctypes.addressof(told),
+                ),
+            )
+        return done, told[0], bool(told[1])
+
+    def merge_lines(runs: Any, out: Any) -> int:
+        with ExitStack() as pins:
+            words = array("Q")
+            for text, ends, times in runs:
+                one, stops, clock = (pins.enter_context(Pinned(part)) for part in (text, ends, times))
+                count = min(stops.size, clock.size) // 8
+                words.extend((one.address, one.size, stops.address, clock.address, count))
+            places = array("Q", bytes(8 * len(runs)))
+            room = pins.enter_context(Pinned(out, writable=True))
+            return c_merge_lines(address(words), len(runs), address(places), room.address, room.size)
+
     def packets(name: str) -> Callable[..., tuple[int, int]]:
         """A walker of a file's packets; what it takes beyond the interfaces comes before the rows."""
         function = _function(library, name)
@@ -484,6 +548,8 @@ def _walkers(library: ctypes.CDLL) -> _Walkers:
         each("kw_frame_checksums"),
         packets("kw_pcap_rows"),
         packets("kw_pcapng_rows"),
+        print_lines,
+        merge_lines,
     )
 
 
@@ -732,6 +798,9 @@ text_counts = _made.text_counts if _made else None
 #: see `packets.walk`: the packets of pcap and pcapng files as rows.
 pcap_rows = _found.pcap_rows if _found else None
 pcapng_rows = _found.pcapng_rows if _found else None
+#: see `view.batches`: events as lines.
+print_lines = _found.print_lines if _found else None
+merge_lines = _found.merge_lines if _found else None
 #: The library itself, for `packets.engine`, which hands it memory of its own.
 library: Any = _engine(_library) if _library else None
 ORDER: Literal["little", "big"] = "little" if sys.byteorder == "little" else "big"

@@ -98,6 +98,9 @@ class JsonLines:
 
         return "".join(f"{dumps(described(*one))}\n" for one in held)
 
+    def parts(self, schema: Schema) -> None:
+        """Lines are made one by one."""
+
     def lines(self, rows: Sequence[Row]) -> list[str]:
         """What was made of each."""
         return [line for _, line, _ in rows]

@@ -10,6 +10,7 @@ from itertools import takewhile
 
 from kwire.hints import TYPE_CHECKING, Any, Final
 from kwire.lazy import pattern
+from kwire.view.batches import Part
 from kwire.view.render import Row, Values
 from kwire.view.stacks import text
 from kwire.view.text import safe
@@ -139,6 +140,18 @@ class Printed:
         """What was made of each."""
         return [line for _, line, _ in rows]
 
+    def parts(self, schema: Schema) -> Sequence[Part] | None:
+        """What a line is made of, where it is a format and for no terminal."""
+        if self._terminal or schema.prints not in ("printf", "value"):
+            return None
+        texts, conversions = split(schema.format)
+        labels = Labels(schema)
+        made = [Part(texts[0])]
+        for conversion, field, behind in zip(conversions, schema.fields, texts[1:], strict=True):
+            plain = as_text(schema, field, labels) is str
+            made += [Part("", field, conversion, named=not plain), Part(behind)]
+        return made
+
 
 class PrintedJson(Printed):
     """The same as JSON: an object with the text a line."""
@@ -148,6 +161,10 @@ class PrintedJson(Printed):
 
     def __init__(self, act: Act | None = None) -> None:
         super().__init__(terminal=False, act=act)
+
+    def parts(self, schema: Schema) -> Sequence[Part] | None:
+        """Objects are made one by one."""
+        return None
 
     def event(self, schema: Schema) -> Callable[[int, Values], str]:
         """The function from (wall-clock ns, values) to the object."""

@@ -5,10 +5,12 @@ LOST frames are never counted as events; what depends on a schema is prepared on
 """
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from kwire import native
 from kwire.hints import IO, Any, Literal, Protocol, TypeAlias
 from kwire.lazy import NamedTuple
+from kwire.view.batches import FEW, MORE, Batches, Part, Run, together
 from kwire.wire.fields import TYPES
 from kwire.wire.frame import Frame, FrameError, Type
 from kwire.wire.frames import Frames
@@ -70,6 +72,9 @@ class Format(Protocol):
     def lines(self, rows: Sequence[Row]) -> list[str]:
         """The lines of rows that are written together, in their order; without end marks."""
 
+    def parts(self, schema: Schema) -> Sequence[Part] | None:
+        """What lines of a schema's events are made of, end marks too; None: they are written one by one."""
+
 
 class _Prepared(NamedTuple):
     """What turns the EVENTs of one schema into lines."""
@@ -93,6 +98,7 @@ class Renderer:
     """
 
     __slots__ = (
+        "_batches",
         "_between",
         "_choose",
         "_last",
@@ -129,6 +135,7 @@ class Renderer:
         self.strangers = 0
         self.left: list[tuple[Schema, MapTable]] = []
         self._tables: dict[int, tuple[Mapping[int, Schema], TableReader]] = {}  # by the id of the schemas
+        self._batches: tuple[Mapping[int, Schema], int, Batches] = ({}, 0, Batches(()))
 
     def rows(self, frames: Frames, schemas: Mapping[int, Schema]) -> list[Row]:
         """The rows of these frames, in their order; `schemas` by probe number."""
@@ -171,6 +178,31 @@ class Renderer:
                 rows.append((time, self.format.bad(time, id, probe.schema, str(error.problem)), True))
             self.events += 1
         return rows
+
+    def runs(self, frames: Frames, schemas: Mapping[int, Schema]) -> Iterator[Run | list[Row]]:
+        """The same as runs of lines where the format can make many at once, and as rows where not."""
+        chosen = self._choose or self._where or self._between != (EARLIEST, LATEST)
+        start = 0
+        while not chosen and start < frames.count and native.print_lines is not None:
+            run = self._batch(schemas).lines(frames, start)
+            if run is not None:
+                self.events += len(run.times)
+                self._last = run.last
+                start += len(run.times)
+                yield run
+            if (run is None or len(run.times) < FEW) and start < frames.count:
+                end = min(frames.count, start + MORE)  # the next are not tried, one by one
+                yield self.rows(frames.select(range(start, end)), schemas)
+                start = end
+        if start < frames.count:
+            yield self.rows(frames, schemas)
+
+    def _batch(self, schemas: Mapping[int, Schema]) -> Batches:
+        """What makes many lines of events of these schemas at once; made once for each set."""
+        if self._batches[0] is not schemas or self._batches[1] != len(schemas):
+            made = Batches([(schema, self.format.parts(schema)) for schema in schemas.values()])
+            self._batches = (schemas, len(schemas), made)
+        return self._batches[2]
 
     def _table(self, frame: Frame, schemas: Mapping[int, Schema]) -> list[Row]:
         """The row of the table whose last frame this is, if it is printed here and now."""
@@ -268,7 +300,7 @@ class Ordered:
     characters wait, or what comes at once.
     """
 
-    __slots__ = ("_format", "_keep", "_rows", "_size", "_stream", "_window")
+    __slots__ = ("_format", "_keep", "_rows", "_runs", "_size", "_stream", "_window")
 
     def __init__(self, format: Format, stream: IO[str], window: int = 0, *, keep: bool = False) -> None:
         self._format = format
@@ -276,6 +308,7 @@ class Ordered:
         self._stream = stream
         self._window = window
         self._rows: list[Row] = []
+        self._runs: list[Run] = []  # for `flush`
         self._size = 0
 
     def add(self, rows: list[Row]) -> None:
@@ -289,9 +322,22 @@ class Ordered:
             del self._rows[: len(self._rows) - keep]
             self._size = characters(self._rows)
 
+    def take(self, run: Run | list[Row]) -> None:
+        """Take a run, or rows; what stands in no window only."""
+        if isinstance(run, list):
+            self.add(run)
+        else:
+            self._runs.append(run)
+
     def flush(self) -> None:
         """Write all there is."""
         rows, self._rows, self._size = self._rows, [], 0
+        runs, self._runs = self._runs, []
+        text = None if rows else together(runs)
+        if text:
+            self._stream.write(text)
+        else:
+            rows += [row for run in runs for row in run.rows()]
         rows.sort(key=_time)
         self._write(rows)
         if not self._keep:
@@ -401,7 +447,8 @@ class Screen:
 
     def write(self, frames: Frames) -> None:
         """Take frames; nothing of them is kept but their lines."""
-        self._out.add(self._renderer.rows(frames, self._schemas))
+        for run in self._renderer.runs(frames, self._schemas):
+            self._out.take(run)
 
     def lost(self, losses: list[Lost]) -> None:
         """Take losses."""

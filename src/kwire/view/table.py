@@ -226,6 +226,9 @@ class Table:
 
     # --- lines
 
+    def parts(self, schema: Schema) -> None:
+        """Lines are made one by one."""
+
     def lines(self, rows: Sequence[Row]) -> list[str]:
         """The lines of rows that are written together, in order, with what stands before them."""
         columns = self._columns()
