@@ -32,7 +32,7 @@ from kwire.packets.network import (
 from kwire.packets.tables import ETHERTYPES, PROTOCOLS, Protocol, Remark, Trouble
 from kwire.wire.control import Hello, Role, Welcome
 from kwire.wire.frame import ERRORS, Code, FrameError, Type, distance, inspect
-from kwire.wire.frames import Frames
+from kwire.wire.frames import Data, Frames
 from kwire.wire.payload import judge
 from kwire.wire.schema import Schema, SchemaReader
 from kwire.words import plural
@@ -212,8 +212,9 @@ class Engine:
     def _give(self) -> None:
         """Give what was found, that of each session together, and the schemas in their places."""
         state, count = self._state, int(self._state.found)
-        data, schemas, only = self._memory.out[: state.out_used], state.schemas, state.only
+        schemas, only = state.schemas, state.only
         stood = state.places[: state.place_count]
+        data, starts = self._memory.found() if count else (b"", None)
         state.found = state.out_used = state.schemas = state.only = state.place_count = 0
         if not count:
             return
@@ -221,7 +222,7 @@ class Engine:
 
         given, self._given = self._given, self._given + 1
         owners = np.frombuffer(self._memory.owners, np.uint32, count)
-        offsets = np.frombuffer(self._memory.offsets, np.uint64, count).copy()
+        offsets = np.asarray(starts)
         cuts: dict[int, list[tuple[int, Schema]]] = {}
         left: dict[int, int] = {}  # of packets with bad SCHEMAs: frames that they still have
         places = None
@@ -255,7 +256,7 @@ class Engine:
 
     def _sort(
         self,
-        data: bytes,
+        data: Data,
         owners: "Array",
         offsets: "Array",
         places: "Array | None",
@@ -297,7 +298,7 @@ class Engine:
         else:
             self._mixed(data, offsets, owners)
 
-    def _mixed(self, data: bytes | bytearray, offsets: "Array", owners: "Array") -> None:
+    def _mixed(self, data: Data, offsets: "Array", owners: "Array") -> None:
         """Give frames of sessions whose schemas are the same."""
         import numpy as np
 
@@ -313,7 +314,7 @@ class Engine:
 
     def _cut(
         self,
-        data: bytes,
+        data: Data,
         owners: "Array",
         offsets: "Array",
         places: "Array",
@@ -348,11 +349,11 @@ class Engine:
             kinds[number] = self._signatures.setdefault(key, len(self._signatures))
         return kinds
 
-    def _schema(self, number: int, data: bytes, at: int) -> Schema | None:
+    def _schema(self, number: int, data: Data, at: int) -> Schema | None:
         """What the SCHEMA frame there describes; None where it says nothing new, or is not complete."""
         conversation = self._conversation(number)
         size = data[at + 2] << 8 | data[at + 3]
-        raw, alone = data[at : at + size], not conversation.waits
+        raw, alone = bytes(data[at : at + size]), not conversation.waits
         known = self._schemas.get(raw) if alone else None
         if known is None:
             before = conversation.reader.held
@@ -580,7 +581,7 @@ class Engine:
     def _words(self, special: Any, data: Any, packet: tuple[int, int, int, int] | None) -> str:
         if special.code < memory.CODE_TROUBLE:
             code = Code(special.code)
-            raw = self._memory.out[special.offset : special.offset + special.size]
+            raw = self._memory.batch.memory[special.offset : special.offset + special.size]
             problem = judge(raw)
             if problem is not None and problem.code == code:
                 return str(problem)

@@ -8,6 +8,7 @@ import ctypes
 import mmap
 import os
 import sys
+import weakref
 from contextlib import suppress
 from enum import IntEnum
 from typing import Any, Final
@@ -43,6 +44,9 @@ SLABS: Final = 4096  # frames of streams that are not whole, at a time
 FRAGMENTED: Final = MAX_PACKETS + 2
 FRAGMENT_BUCKETS: Final = 2048
 HOLD: Final = 144 << 20  # twice what may wait, and what one packet may add
+BATCHES: Final = 3  # memories for what is found, of which all but one may be with who reads it
+OUT_ROOM: Final = OUT_FULL + RESERVE
+LIMIT: Final = FOUND_FULL + RESERVE // 8
 
 
 class Variant(IntEnum):
@@ -242,21 +246,52 @@ def agreed() -> bool:
     return list(sizes[:count]) == [*map(ctypes.sizeof, _SIZES), FRAGMENT_SLAB, SLAB]
 
 
-class Memory:
-    """The tables of one engine, and its `state`."""
+class Lent(U8 * (OUT_ROOM + 8 * LIMIT)):  # type: ignore[misc]  # ctypes gives no class
+    """The memory of a batch while somebody has a view of it."""
 
-    __slots__ = ("_kept", "conversations", "flows", "offsets", "out", "owners", "state", "tally")
+    memory: mmap.mmap
+
+
+class Batch:
+    """Memory for what is found: frames, and behind them where each begins.
+
+    It is handed over as it is, and used again once nobody holds a view of it any more.
+    """
+
+    __slots__ = ("_lent", "memory")
+
+    def __init__(self) -> None:
+        self.memory = _mapped(OUT_ROOM + 8 * LIMIT)
+        self._lent: Any = None  # a weak reference
+
+    @property
+    def free(self) -> bool:
+        """Whether nobody looks at it."""
+        return self._lent is None or self._lent() is None
+
+    def lend(self, size: int, count: int) -> tuple[memoryview, memoryview]:
+        """`size` bytes of frames, and where `count` of them begin; not free while a view of these lives."""
+        lent = Lent.from_buffer(self.memory)
+        self._lent = weakref.ref(lent)
+        view = memoryview(lent).cast("B")
+        return view[:size], view[OUT_ROOM : OUT_ROOM + 8 * count].cast("Q")
+
+
+class Memory:
+    """The tables of one engine, and its `state`. `batch`: where it puts what it finds."""
+
+    __slots__ = ("_batches", "_kept", "batch", "conversations", "flows", "owners", "state", "tally")
 
     def __init__(self, ports: bytes, max_flows: int, max_conversations: int) -> None:
         self._kept: list[Any] = []
         state = self.state = State()
         state.max_flows, state.max_conversations = max_flows, max_conversations
         state.seed = int.from_bytes(os.urandom(8), sys.byteorder)
-        state.out_room, state.limit = OUT_FULL + RESERVE, FOUND_FULL + RESERVE // 8
+        state.out_room, state.limit = OUT_ROOM, LIMIT
         state.ports, _ = self._put(8192)
         ctypes.memmove(state.ports, ports, 8192)
-        state.out, self.out = self._put(state.out_room)
-        state.offsets, self.offsets = self._put(8 * state.limit)
+        self._batches = [Batch()]
+        self._take(self._batches[0])
         state.owners, self.owners = self._put(4 * state.limit)
         state.tally, self.tally = self._put(8 * TALLY_WORDS)
         buckets = 1 << max(max_flows.bit_length(), 4)
@@ -280,15 +315,50 @@ class Memory:
                 one.madvise(mmap.MADV_HUGEPAGE)
         state.hold_room, state.hold_used = HOLD, 8
 
+    def found(self) -> tuple[memoryview | bytes, memoryview]:
+        """What was found, frames and where they begin, for who reads it; the engine goes on elsewhere."""
+        state, batch = self.state, self.batch
+        size, count = state.out_used, state.found
+        other = self._free()
+        if other is None:  # all are with readers who keep what they get: this one is not given away
+            view = memoryview(batch.memory)
+            start = OUT_ROOM
+            return bytes(view[:size]), memoryview(bytes(view[start : start + 8 * count])).cast("Q")
+        self._take(other)
+        return batch.lend(size, count)
+
+    def _free(self) -> Batch | None:
+        """A batch that nobody uses; None where there is none."""
+        for batch in self._batches:
+            if batch.free and batch is not self.batch:
+                return batch
+        if len(self._batches) < BATCHES:
+            with suppress(OSError):  # there may be no more room for addresses
+                self._batches.append(Batch())
+                return self._batches[-1]
+        return None
+
+    def _take(self, batch: Batch) -> None:
+        """Have the engine put what it finds into this one."""
+        self.batch = batch
+        self.state.out = native.address(batch.memory)
+        self.state.offsets = self.state.out + OUT_ROOM
+
     def close(self) -> None:
         """Give the tables up; the counts in `state` stay."""
         self._kept.clear()
+        self._batches.clear()
         self.flows, self.conversations = (FlowRow * 0)(), (ConversationRow * 0)()
-        self.out = self.offsets = self.owners = self.tally = mmap.mmap(-1, 1)
+        self.owners = self.tally = mmap.mmap(-1, 1)
 
     def _put(self, size: int) -> tuple[int, mmap.mmap]:
         """Memory of zeros, and where it lies."""
-        made = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared pages take twice as long
+        made = _mapped(size)
         first = U8.from_buffer(made)
         self._kept += (made, first)
         return ctypes.addressof(first), made
+
+
+def _mapped(size: int) -> mmap.mmap:
+    """Memory of zeros."""
+    return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared pages take twice as long
