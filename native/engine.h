@@ -36,6 +36,8 @@ struct chain {
 struct node {
 	uint32_t next, before, key, size; /* `before`: 0 of the first, as `next` is of the last */
 };
+#define NODE_FREE UINT32_MAX /* `before` of one that was let go of */
+#define HOLD_FIRST 8u	     /* where the first may lie */
 
 /* One direction of a TCP connection: streams.Stream, and streams.Splitter from `skipped` on. */
 struct side {
@@ -140,7 +142,8 @@ struct engine {
 	uint32_t *fragment_buckets; /* 2048 */
 	uint64_t fragment_count, fragment_free, fragment_used, fragment_oldest, fragment_newest, fragment_bytes;
 	uint8_t *hold, *spare; /* `hold_room` bytes each */
-	uint64_t hold_room, hold_used, hold_live, stream_held, data_held;
+	uint64_t hold_room, hold_small; /* `hold_small`: bytes that may lie about before order is made */
+	uint64_t hold_start, hold_used, hold_wrap, hold_live, stream_held, data_held;
 	/* the packet being taken */
 	uint64_t troubles, before_frames, before_troubles, busy, cut;
 	uint64_t letting_go; /* the flow whose streams are next to give up what they wait for, 0: none */
@@ -169,7 +172,8 @@ PART int kw_hold(struct engine *e, struct chain *chain, uint32_t base, uint32_t 
 		 const uint8_t *before, uint64_t before_size);
 PART void kw_unhold(struct engine *e, struct chain *chain);
 PART uint32_t kw_held_at(const struct engine *e, const struct chain *chain, uint32_t base, uint32_t key);
-PART void kw_collect(struct engine *e);
+PART void kw_replace(struct engine *e, struct chain *chain, uint32_t old, const struct chain *alone);
+PART void kw_hold_room(struct engine *e);
 
 /* streams.c */
 PART int kw_stream_go(struct engine *e);

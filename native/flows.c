@@ -241,8 +241,8 @@ static int full(const struct engine *e)
 /* Between packets: room in the hold for what one may have held; 1 where something was given up for that. */
 static int make_room(struct engine *e)
 {
-	if (e->hold_used > e->hold_room - RESERVE || (e->hold_used > RESERVE / 6 && e->hold_used > 4 * e->hold_live))
-		kw_collect(e);
+	if (e->hold_used != HOLD_FIRST || e->hold_wrap)
+		kw_hold_room(e);
 	if (e->data_held <= HELD)
 		return 0;
 	kw_let_go(e);

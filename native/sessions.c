@@ -102,7 +102,35 @@ void kw_remark(struct engine *e, uint32_t remark, uint64_t count) { e->remarks[r
 
 /* --- what waits */
 
+/*
+ * The hold is a ring of nodes: [hold_start, hold_used), or, where it goes on at the beginning, [hold_start, hold_wrap)
+ * and [HOLD_FIRST, hold_used). Nodes are let go of in any order, mostly that in which they came; those at the start that
+ * were are passed between packets, so that what was taken stays where it is until then. One packet may have more held
+ * than there is before hold_start: that is put behind hold_wrap, where RESERVE is kept free.
+ */
 static inline uint64_t node_space(uint64_t size) { return (sizeof(struct node) + size + 7) & ~(uint64_t)7; }
+
+static inline uint64_t *hold_end(struct engine *e) { return e->hold_wrap ? &e->hold_wrap : &e->hold_used; }
+
+/* Where a node of so many bytes lies, in units of 8; 0: there is no room. */
+static uint32_t node_new(struct engine *e, uint64_t space)
+{
+	uint64_t *end = e->hold_wrap && space > e->hold_start - e->hold_used ? &e->hold_wrap : &e->hold_used;
+
+	if (space > e->hold_room - *end)
+		return 0;
+	uint32_t place = (uint32_t)(*end / 8);
+	*end += space;
+	e->hold_live += space;
+	return place;
+}
+
+/* Lets go of a node; its bytes stay where they are until the next packet. */
+static void node_free(struct engine *e, struct node *node)
+{
+	node->before = NODE_FREE;
+	e->hold_live -= node_space(node->size);
+}
 
 /*
  * The last whose key is at no greater distance from `base` than `key` is; 0: there is none. Looked for from the end
@@ -138,12 +166,9 @@ int kw_hold(struct engine *e, struct chain *chain, uint32_t base, uint32_t key, 
 
 	if (after && NODE(e, after)->key == key)
 		return 0;
-	uint64_t space = node_space(size);
-	if (space > e->hold_room - e->hold_used)
+	uint32_t place = node_new(e, node_space(size));
+	if (!place)
 		return -1;
-	uint32_t place = (uint32_t)(e->hold_used / 8);
-	e->hold_used += space;
-	e->hold_live += space;
 	struct node *node = NODE(e, place);
 	node->key = key;
 	node->size = (uint32_t)size;
@@ -172,11 +197,24 @@ void kw_unhold(struct engine *e, struct chain *chain)
 	chain->head = node->next;
 	chain->count--;
 	chain->bytes -= node->size;
-	e->hold_live -= node_space(node->size);
 	if (chain->head)
 		NODE(e, chain->head)->before = 0;
 	else
 		chain->tail = 0;
+	node_free(e, node);
+}
+
+/* Has the one of `alone`, which is the same and longer, take the place of `old` in the chain. */
+void kw_replace(struct engine *e, struct chain *chain, uint32_t old, const struct chain *alone)
+{
+	struct node *gone = NODE(e, old), *node = NODE(e, alone->head);
+
+	node->before = gone->before;
+	node->next = gone->next;
+	*(node->before ? &NODE(e, node->before)->next : &chain->head) = alone->head;
+	*(node->next ? &NODE(e, node->next)->before : &chain->tail) = alone->head;
+	chain->bytes += node->size - gone->size;
+	node_free(e, gone);
 }
 
 static void move_chain(struct engine *e, struct chain *chain, uint64_t *used)
@@ -202,9 +240,9 @@ static void move_chain(struct engine *e, struct chain *chain, uint64_t *used)
 }
 
 /* Moves what is still held to the beginning of the other space. */
-void kw_collect(struct engine *e)
+static void collect(struct engine *e)
 {
-	uint64_t used = 8;
+	uint64_t used = HOLD_FIRST;
 
 	for (uint64_t at = 1; at <= e->flow_used; at++)
 		for (int side = 0; side < 2; side++)
@@ -216,7 +254,33 @@ void kw_collect(struct engine *e)
 	uint8_t *old = e->hold;
 	e->hold = e->spare;
 	e->spare = old;
+	e->hold_start = HOLD_FIRST;
+	e->hold_wrap = 0;
 	e->hold_used = used;
+}
+
+/* Between packets: passes what was let go of, and sees to it that one packet finds room. */
+void kw_hold_room(struct engine *e)
+{
+	while (e->hold_start != *hold_end(e)) {
+		const struct node *node = NODE(e, e->hold_start / 8);
+		if (node->before != NODE_FREE)
+			break;
+		e->hold_start += node_space(node->size);
+		if (e->hold_start == e->hold_wrap) {
+			e->hold_start = HOLD_FIRST;
+			e->hold_wrap = 0;
+		}
+	}
+	if (!e->hold_live)
+		e->hold_start = e->hold_used = HOLD_FIRST;
+	else if (!e->hold_wrap && e->hold_used > e->hold_small && e->hold_start > e->hold_used / 2) {
+		e->hold_wrap = e->hold_used;
+		e->hold_used = HOLD_FIRST;
+	}
+	uint64_t spread = e->hold_wrap ? e->hold_wrap - e->hold_start + e->hold_used : e->hold_used - e->hold_start;
+	if (*hold_end(e) > e->hold_room - RESERVE || (spread > e->hold_small && spread > 4 * e->hold_live))
+		collect(e);
 }
 
 /* --- the frames that DATA wraps */
@@ -338,7 +402,7 @@ static void take_held(struct engine *e, uint32_t number)
 	while (c->held.count && NODE(e, c->held.head)->key == c->next) {
 		uint32_t place = c->held.head, size = NODE(e, place)->size;
 		kw_unhold(e, &c->held);
-		e->data_held -= size;
+		e->data_held -= size + PART_COST;
 		c->next++;
 		take_inner(e, number, NODE_DATA(e, place), size, 0);
 	}
@@ -402,27 +466,37 @@ static void take_data(struct engine *e, uint32_t number, uint32_t sequence, cons
 	c->late++;
 	if (done < 0)
 		return;
-	e->data_held += size;
+	e->data_held += size + PART_COST;
 	while (c->held.count && (c->held.count > MAX_PARTS || c->held.bytes > MAX_DATA_HELD))
 		pass_missing(e, number);
 }
 
-/* Memory is short: the conversation that holds most gives up what it waits for. */
+/* How much the DATA costs that a conversation waits with. */
+static uint64_t cost_of(const struct conversation *c) { return c->held.bytes + (uint64_t)c->held.count * PART_COST; }
+
+static uint32_t bits_of(uint64_t value) { return value ? 64 - (uint32_t)__builtin_clzll(value) : 0; }
+
+/*
+ * Memory is short: conversations give up what they wait for until a quarter is free, those that hold most, by powers of
+ * two, as they began. All are looked at, so it is done for many at a time.
+ */
 void kw_let_go(struct engine *e)
 {
-	uint64_t most = 0;
+	uint64_t of_size[65] = { 0 }, sum = 0;
+	uint32_t size = 64;
 
 	for (uint64_t at = 1; at <= e->conversation_used; at++)
-		if (!most || e->conversations[at].held.bytes > e->conversations[most].held.bytes)
-			most = at;
-	if (!most || !e->conversations[most].held.count) {
-		e->data_held = 0;
-		return;
+		of_size[bits_of(cost_of(&e->conversations[at]))] += cost_of(&e->conversations[at]);
+	while (size > 1 && (sum += of_size[size]) < e->data_held - HELD / 4 * 3)
+		size--;
+	for (uint64_t at = 1; at <= e->conversation_used && e->data_held > HELD / 4 * 3; at++) {
+		struct conversation *c = &e->conversations[at];
+		if (bits_of(cost_of(c)) < size)
+			continue;
+		kw_trouble(e, TROUBLE_TOO_MANY_FLOWS, VARIANT_HELD, c->key, c->first, cost_of(c));
+		while (c->held.count)
+			pass_missing(e, (uint32_t)at);
 	}
-	struct conversation *c = &e->conversations[most];
-	kw_trouble(e, TROUBLE_TOO_MANY_FLOWS, VARIANT_HELD, c->key, c->first, c->held.bytes);
-	while (c->held.count)
-		pass_missing(e, (uint32_t)most);
 }
 
 /* No more DATA comes: gives what is held. */

@@ -347,7 +347,7 @@ static int deliver(struct engine *e)
 			uint32_t size = node->size, passed = (uint32_t)-ahead;
 			const uint8_t *p = NODE_DATA(e, s->held.head);
 			kw_unhold(e, &s->held);
-			e->stream_held -= size;
+			e->stream_held -= size + PART_COST;
 			if (passed >= size) {
 				s->again++;
 				continue;
@@ -387,19 +387,13 @@ static void put(struct engine *e, struct side *s)
 		struct chain alone = { 0, 0, 0, 0 };
 		if (kw_hold(e, &alone, base, w->seq, w->p, w->n, NODE_DATA(e, at), old) < 0)
 			return;
-		struct node *node = NODE(e, alone.head);
-		node->before = NODE(e, at)->before;
-		node->next = NODE(e, at)->next;
-		*(node->before ? &NODE(e, node->before)->next : &s->held.head) = alone.head;
-		*(node->next ? &NODE(e, node->next)->before : &s->held.tail) = alone.head;
-		s->held.bytes += (uint32_t)w->n - old;
-		e->hold_live -= (sizeof(struct node) + old + 7) & ~(uint64_t)7;
+		kw_replace(e, &s->held, at, &alone);
 		e->stream_held += w->n - old;
 		return;
 	}
 	if (done < 0)
 		return;
-	e->stream_held += w->n;
+	e->stream_held += w->n + PART_COST;
 	if (first)
 		s->since = w->time;
 }

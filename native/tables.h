@@ -30,6 +30,7 @@
 #define CHAIN 2u
 #define MAX_PARTS 512u
 #define MAX_DATA_HELD 8388608u
+#define PART_COST 24u
 #define HELD 33554432u
 #define RING_HEADER 8u
 #define RING_BUSY 2147483648u

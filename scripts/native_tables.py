@@ -83,6 +83,7 @@ def text() -> str:
         "CHAIN": streams.CHAIN,
         "MAX_PARTS": conversations.MAX_PARTS,
         "MAX_DATA_HELD": conversations.MAX_HELD,
+        "PART_COST": conversations.PART_COST,
         "HELD": network.HELD,
         "RING_HEADER": ring.HEADER,
         "RING_BUSY": ring.BUSY,

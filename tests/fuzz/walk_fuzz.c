@@ -240,7 +240,8 @@ static struct engine *new_engine(void)
 		e->slab_stack[at] = at;
 	e->fragments = (struct fragmented *)(void *)kept[10], e->fragment_slabs = kept[11];
 	e->fragment_buckets = (uint32_t *)(void *)kept[12];
-	e->hold = kept[13], e->spare = kept[14], e->hold_room = HOLD, e->hold_used = 8;
+	e->hold = kept[13], e->spare = kept[14], e->hold_room = HOLD, e->hold_start = e->hold_used = HOLD_FIRST;
+	e->hold_small = parameters[13] ? 64u * parameters[13] : RESERVE / 6;
 	return e;
 }
 

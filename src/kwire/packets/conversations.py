@@ -20,6 +20,7 @@ from kwire.wire.schema import Schema, SchemaReader
 from kwire.words import are
 
 MAX_PARTS: Final = 512  # DATA frames held until one before them comes
+PART_COST: Final = 24  # bytes that each of them, and each segment that waits, costs beside its own
 MAX_HELD: Final = 8 << 20  # bytes of them
 SPAN: Final = 1 << 16  # DATA frames; what is further from the number expected is of another session
 BATCH: Final = 256 << 10  # bytes of frames given at once
@@ -169,8 +170,8 @@ class Conversation:
 
     @property
     def held(self) -> int:
-        """Bytes of DATA that wait, and of schemas that are not complete."""
-        return self._held + self._reader.held
+        """Bytes that DATA that waits costs, and schemas that are not complete."""
+        return self._held + PART_COST * len(self._parts) + self._reader.held
 
     def let_go(self) -> None:
         """Give up what is waited for: memory is short."""

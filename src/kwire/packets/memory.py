@@ -44,6 +44,7 @@ SLABS: Final = 4096  # frames of streams that are not whole, at a time
 FRAGMENTED: Final = MAX_PACKETS + 2
 FRAGMENT_BUCKETS: Final = 2048
 HOLD: Final = 144 << 20  # twice what may wait, and what one packet may add
+HOLD_SMALL: Final = 8 << 20  # … of which so much may lie about before it is put in order
 BATCHES: Final = 3  # memories for what is found, of which all but one may be with who reads it
 OUT_ROOM: Final = OUT_FULL + RESERVE
 LIMIT: Final = FOUND_FULL + RESERVE // 8
@@ -217,7 +218,19 @@ class State(ctypes.Structure):
         *(("fragments", PTR), ("fragment_slabs", PTR), ("fragment_buckets", PTR)),
         *((f"fragment_{name}", U64) for name in ("count", "free", "used", "oldest", "newest", "bytes")),
         *(("hold", PTR), ("spare", PTR)),
-        *((name, U64) for name in ("hold_room", "hold_used", "hold_live", "stream_held", "data_held")),
+        *(
+            (name, U64)
+            for name in (
+                "hold_room",
+                "hold_small",
+                "hold_start",
+                "hold_used",
+                "hold_wrap",
+                "hold_live",
+                "stream_held",
+                "data_held",
+            )
+        ),
         *(
             (name, U64)
             for name in (
@@ -313,7 +326,8 @@ class Memory:
         for one in (hold, spare):  # megabytes of them are used as soon as a segment is missing
             with suppress(OSError):  # a kernel without such pages
                 one.madvise(mmap.MADV_HUGEPAGE)
-        state.hold_room, state.hold_used = HOLD, 8
+        state.hold_room, state.hold_small = HOLD, HOLD_SMALL
+        state.hold_start = state.hold_used = 8
 
     def found(self) -> tuple[memoryview | bytes, memoryview]:
         """What was found, frames and where they begin, for who reads it; the engine goes on elsewhere."""

@@ -219,11 +219,8 @@ class Network:
         for conversation in self.conversations:
             conversation.flush()
             held += conversation.held
-        while held > HELD:
-            most = max(self.conversations, key=lambda one: one.held)
-            self.trouble(Trouble.TOO_MANY_FLOWS, f"{most.name}: {plural(most.held, 'byte')} waited in vain")
-            held -= most.held
-            most.let_go()
+        if held > HELD:
+            self._give_up(held)
         while self._queue:
             yield self._queue.popleft()
 
@@ -327,6 +324,22 @@ class Network:
             for direction, stream in enumerate(flow.streams):
                 self._pieces(flow, direction, stream.finish())
             self._held += flow.held - before
+
+    def _give_up(self, held: int) -> None:
+        """Memory is short: sessions give up what they wait for, those that hold most, by powers of two."""
+        of_size = [0] * 65
+        for one in self.conversations:
+            of_size[one.held.bit_length()] += one.held
+        size, total = 64, of_size[64]
+        while size > 1 and total < held - HELD // 4 * 3:
+            size -= 1
+            total += of_size[size]
+        for one in self.conversations:
+            if held > HELD // 4 * 3 and one.held.bit_length() >= size:
+                detail = f"{one.name}: {plural(one.held, 'byte')} waited in vain"
+                self.trouble(Trouble.TOO_MANY_FLOWS, detail)
+                held -= one.held
+                one.let_go()
 
     def _evict(self) -> None:
         """Let go of the flow that was silent for longest; where it was not finished, that is said."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from heapq import heappop, heappush
 from typing import Final, NamedTuple
 
+from kwire.packets.conversations import PART_COST
 from kwire.wire.frame import HEADER_SIZE, TYPES, VERSION, Code, Flag, Problem, Type, distance, inspect
 from kwire.wire.walk import frame_strict
 
@@ -89,8 +90,8 @@ class Stream:
 
     @property
     def held(self) -> int:
-        """Bytes that wait for a hole to be filled."""
-        return self._held
+        """What the segments cost that wait for a hole to be filled, in bytes."""
+        return self._held + PART_COST * len(self._parts)
 
     def add(self, sequence: int, flags: int, data: bytes, time: int) -> list[Piece]:
         """Take a segment captured at `time` (ns); gives what is in order now."""
