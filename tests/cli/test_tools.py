@@ -129,6 +129,21 @@ def test_a_tool_tells_what_its_command_does(
 
 @pytest.mark.live
 @pytest.mark.native
+def test_what_looks_itself_tells_of_a_process_and_what_it_starts_until_it_ends() -> None:
+    naps = f"import os, time\ntime.sleep(1)\nchild = os.fork()\n{NAPS}\nchild and os.wait()"
+    with subprocess.Popen(["sh", "-c", "while sleep 0.01; do :; done"]) as other:
+        try:
+            with subprocess.Popen([*PYTHON, naps]) as napping:
+                done = run("offcpu", "-f", "folded", "-p", str(napping.pid), "-d", "30")
+        finally:
+            other.kill()
+    lines = done.stdout.splitlines()
+    assert {line.partition(";")[0] for line in lines} == {Path(sys.executable).name[:15]}
+    assert sum(int(line.rpartition(" ")[2]) for line in lines if "nanosleep" in line) > 100_000
+
+
+@pytest.mark.live
+@pytest.mark.native
 def test_what_a_tool_tells_is_kept_shown_again_and_asked(tmp_path: Path) -> None:
     file = tmp_path / "offcpu.pcapng"
     live = run("offcpu", "-w", file, "-f", "svg", "--", *PYTHON, NAPS)

@@ -90,6 +90,9 @@ class ToolVerb:
     def configure(self, parser: argparse.ArgumentParser) -> None:
         """Add the arguments that mean something to this tool."""
         tool = self._tool
+        if tool.scripted:
+            self._add_options(parser)
+        parser.usage = f"{parser.prog} [OPTION ...] [-- COMMAND ...]"
         parser.epilog = f"The tool is the file {tool.path}: read it, copy it, change it."
         if tool.whom == "nobody":
             tracing.add_whom(parser, ALONE, "")
@@ -115,8 +118,6 @@ class ToolVerb:
             help="how to print" + "; folded, svg: as a flame graph" * bool(graphs),
         )
         tracing.add_remote_arguments(parser)
-        if tool.scripted:
-            self._add_options(parser)
 
     def _add_options(self, parser: argparse.ArgumentParser) -> None:
         """Add the options that the script itself has, but those that say nothing of themselves."""
@@ -124,13 +125,14 @@ class ToolVerb:
         from kwire.lang.bpftrace.reader import read
 
         self._options = told(read(self._tool.file, self._text))
+        own = parser.add_argument_group("of this tool") if self._options else parser
         for name, (default, about) in self._options.items():
             switch = isinstance(default, bool)
             help = about if switch else f"{about} ({default})"
             if switch:
-                parser.add_argument(f"--{name}", dest=f"option {name}", action="store_true", help=help)
+                own.add_argument(f"--{name}", dest=f"option {name}", action="store_true", help=help)
             else:
-                parser.add_argument(f"--{name}", dest=f"option {name}", metavar="VALUE", help=help)
+                own.add_argument(f"--{name}", dest=f"option {name}", metavar="VALUE", help=help)
 
     def run(self, args: argparse.Namespace) -> int:
         """Run it."""
