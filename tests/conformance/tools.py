@@ -164,10 +164,16 @@ def loads(path: Path) -> tuple[str, str]:
         status = kwire(["--dry-run", "--unsafe", str(path)])
     if not status:
         return "loads", ""
-    lines = said.getvalue().splitlines()
+    return judged(said.getvalue().splitlines())
+
+
+def judged(lines: Sequence[str], trigger: Trigger | None = None) -> tuple[str, str]:
+    """What it means that a tool said this: that the kernel lacks something, or that it fails."""
     found = [re.sub(r"^.*ERROR: ", "", line) for line in lines if "ERROR: " in line] or lines[-1:]
-    missing = all(NOT_HERE.search(line) for line in found) and bool(found)
-    return ("not here" if missing else "fails"), "; ".join(dict.fromkeys(found)) or f"exit status {status}"
+    missing = bool(found) and all(NOT_HERE.search(line) for line in found)
+    if trigger is not None and ATTACHED in lines:
+        return "fails", f"it does not print {trigger.expected!r}"
+    return ("not here" if missing else "fails"), "; ".join(dict.fromkeys(found)) or "it says nothing"
 
 
 def runs(program: Sequence[str], path: Path, trigger: Trigger, seconds: float) -> tuple[bool, str]:
@@ -233,11 +239,12 @@ def main() -> int:
             subprocess.run(["modprobe", module], check=False)
     sums: Counter[str] = Counter()
     for path in args.tools:
-        word, why = loads(path)
-        trigger = TRIGGERS.get(path.name)
-        if word == "loads" and args.run and trigger is not None:
+        trigger = TRIGGERS.get(path.name) if args.run else None
+        if trigger is None:
+            word, why = loads(path)
+        else:
             well, text = runs(KWIRE, path, trigger, args.seconds)
-            word, why = ("prints", "") if well else ("fails", f"it does not print {trigger.expected!r}")
+            word, why = ("prints", "") if well else judged(text.splitlines(), trigger)
             if args.beside:
                 other, more = runs([args.beside], path, trigger, args.seconds)
                 why += f" ({args.beside}: {'prints it, too' if other else 'does not'})"
