@@ -9,13 +9,12 @@ from enum import Enum
 from pathlib import Path
 
 from kwire import native
-from kwire.analyze import counts
 from kwire.capture import walk
 from kwire.kernel import ring
 from kwire.packets import conversations, fragments, memory, network, streams, tables
 from kwire.packets import walk as records
 from kwire.view import batches
-from kwire.wire import column_rows, fields, frame, frames
+from kwire.wire import column_rows, fields, frame, frames, gather
 
 TARGET = Path(__file__).resolve().parent.parent / "native" / "tables.h"
 
@@ -113,9 +112,9 @@ def text() -> str:
         "TOGETHER": native.TOGETHER,
         "BIT_LENGTHS": native.BIT_LENGTHS,
         "SUMS": native.SUMS,
-        "TEXT_TAIL": counts.TAIL,
-        "TEXT_FIXED": counts.FIXED,
-        "TEXT_RAW": counts.RAW,
+        "TEXT_TAIL": gather.TAIL,
+        "TEXT_FIXED": gather.FIXED,
+        "TEXT_RAW": gather.RAW,
         "RECORD_HEADER": records.RECORD_HEADER,
         "SIMPLE_HEADER": records.SIMPLE_HEADER,
         "LENGTHS_SWAPPED": records.SWAPPED,

@@ -14,7 +14,7 @@ import ctypes
 import os
 import sys
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from kwire.hints import Any, Final, Literal
@@ -163,6 +163,31 @@ class Distinct(NamedTuple):
     lengths: Any = None
 
 
+class Rows(NamedTuple):
+    """So `many` events in `pieces` of memory: each begins at byte `at` (u64) of piece `of` (u32).
+
+    `ends` (u32): how many bytes each has without its trailer.
+    """
+
+    pieces: Sequence[Any]
+    of: Any
+    at: Any
+    ends: Any
+    many: int
+
+
+class FixedColumn(NamedTuple):
+    """The `width` bytes at byte `at` of each row, back to back in `out` (u8).
+
+    `each`: bytes of the numbers in them whose order is turned, 0 or 1: none.
+    """
+
+    at: int
+    width: int
+    each: int
+    out: Any
+
+
 class Survey(NamedTuple):
     """What the heads of frames tell together.
 
@@ -187,6 +212,49 @@ class _Events(ctypes.Structure):
         *(("data", ctypes.c_void_p), ("size", ctypes.c_uint64), ("count", ctypes.c_uint64)),
         *(("starts", ctypes.c_void_p), ("ends", ctypes.c_void_p)),
     )
+
+
+class _Piece(ctypes.Structure):
+    _fields_ = (("data", ctypes.c_void_p), ("size", ctypes.c_uint64))
+
+
+class _Rows(ctypes.Structure):
+    _fields_ = (
+        *(("pieces", ctypes.c_void_p), ("piece_count", ctypes.c_uint64), ("count", ctypes.c_uint64)),
+        *((name, ctypes.c_void_p) for name in ("of", "at", "ends")),
+    )
+
+
+class _FixedColumn(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_uint64) for name in ("at", "width", "each")),
+        ("out", ctypes.c_void_p),
+    )
+
+
+class _Held:
+    """Rows that stay where they are: `address` of the structure, `count` of them. A context manager."""
+
+    __slots__ = ("_kept", "_pinned", "address", "count")
+
+    def __init__(self, rows: Rows) -> None:
+        pieces = [Pinned(one) for one in rows.pieces]
+        numbers = [Pinned(one) for one in (rows.of, rows.at, rows.ends)]
+        self._pinned = pieces + numbers
+        of, at, ends = numbers
+        self.count = min(rows.many, of.size // 4, at.size // 8, ends.size // 4)
+        there = (_Piece * len(pieces))(*[_Piece(one.address, one.size) for one in pieces])
+        places = (one.address for one in numbers)
+        made = _Rows(ctypes.addressof(there), len(pieces), self.count, *places)
+        self._kept = there, made
+        self.address = ctypes.addressof(made)
+
+    def __enter__(self) -> "_Held":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in self._pinned:
+            one.release()
 
 
 class _TextField(ctypes.Structure):
@@ -262,6 +330,9 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "kw_event_counts": (_PTR, _PTR, _U64, _PTR, _PTR),
     "kw_text_counts": (_PTR, _PTR, _PTR, _OUT),
     "kw_bit_counts": (_PTR, _U64, _U64, _U64, _PTR),
+    "kw_rows_fixed": (_PTR, _PTR, _U64),
+    "kw_rows_located": (*(_PTR, _U64, _U64, _U64, _U64, _U64), *(_PTR, _PTR, _PTR, _PTR, _OUT)),
+    "kw_rows_packed": (_PTR, _PTR, _PTR, _PTR, _U64, _PTR, _OUT),
     "kw_gather_texts": (_PTR, _U64, _PTR, _PTR, _U64, _U64, _PTR),
     "kw_pcap_rows": (_PTR, _U64, _U64, _U64, _U64, _PTR, _U64, _PTR, _U64, _OUT),
     "kw_pcapng_rows": (_PTR, _U64, _U64, _U64, _U64, _PTR, _U64, _U64, _PTR, _U64, _OUT),
@@ -314,6 +385,12 @@ class _Columns(NamedTuple):
     bit_counts: Callable[[Any, int, bool, Any], None]
     event_counts: Callable[[Events, Any, Distinct, Any], None]
     text_counts: Callable[[Events, TextField, Distinct], tuple[int, int]]
+
+
+class _Gather(NamedTuple):
+    rows_fixed: Callable[[Rows, Sequence[FixedColumn]], int]
+    rows_located: Callable[[Rows, TextField, Any, Any, Any, Any], tuple[int, int]]
+    rows_packed: Callable[[Rows, Any, Any, Any, Any], tuple[int, int]]
 
 
 def _walkers(library: ctypes.CDLL) -> _Walkers:
@@ -749,6 +826,66 @@ def _columns(library: ctypes.CDLL) -> _Columns:
     )
 
 
+def _gather(library: ctypes.CDLL) -> _Gather:
+    """Those of rows in several pieces of memory."""
+    c_fixed, c_located, c_packed = (
+        _function(library, f"kw_rows_{name}") for name in ("fixed", "located", "packed")
+    )
+
+    def rows_fixed(rows: Rows, columns: Sequence[FixedColumn]) -> int:
+        targets = [Pinned(column.out, writable=True) for column in columns]
+        with _Held(rows) as held:
+            for column, target in zip(columns, targets, strict=True):
+                if target.size < held.count * column.width:
+                    raise IndexError("rows_fixed: there is no room for a column")
+            pairs = zip(columns, targets, strict=True)
+            made = (_FixedColumn * len(columns))(
+                *[_FixedColumn(*column[:3], target.address) for column, target in pairs]
+            )
+            done = c_fixed(held.address, ctypes.addressof(made), len(columns))
+        for target in targets:
+            target.release()
+        return done
+
+    def rows_located(
+        rows: Rows, field: TextField, places: Any, lengths: Any, cut: Any, unread: Any
+    ) -> tuple[int, int]:
+        total = _U64()
+        with (
+            _Held(rows) as held,
+            Pinned(places, writable=True) as where,
+            Pinned(lengths, writable=True) as sizes,
+            Pinned(cut, writable=True) as ended,
+            Pinned(unread, writable=True) as missing,
+        ):
+            if min(where.size // 4, sizes.size // 4, ended.size, missing.size) < held.count:
+                raise IndexError("rows_located: there is no room for all rows")
+            done = c_located(
+                *(held.address, field.at, field.kind, field.width, field.swap, field.fixed),
+                *(where.address, sizes.address, ended.address, missing.address, total),
+            )
+        return done, total.value
+
+    def rows_packed(rows: Rows, places: Any, lengths: Any, out: Any, ends: Any) -> tuple[int, int]:
+        told = _U64()
+        with (
+            _Held(rows) as held,
+            Pinned(places) as where,
+            Pinned(lengths) as sizes,
+            Pinned(out, writable=True) as target,
+            Pinned(ends, writable=True) as stops,
+        ):
+            if min(where.size, sizes.size, stops.size - 4) < 4 * held.count:
+                raise IndexError("rows_packed: there is no room for all rows")
+            room = min(target.size, (1 << 31) - 1)
+            done = c_packed(
+                held.address, where.address, sizes.address, target.address, room, stops.address, told
+            )
+        return done, told.value
+
+    return _Gather(rows_fixed, rows_located, rows_packed)
+
+
 def _engine(library: ctypes.CDLL) -> ctypes.CDLL:
     for name in ("packets", "flows_end", "conversation_new", "conversation_finish", "sizes"):
         _function(library, f"kw_{name}")
@@ -758,6 +895,7 @@ def _engine(library: ctypes.CDLL) -> ctypes.CDLL:
 _library = _load()
 _found = _walkers(_library) if _library else None
 _made = _columns(_library) if _library else None
+_together = _gather(_library) if _library else None
 
 #: (data, mask, consumer, producer, offsets, limit) -> (count, next_consumer): a BPF ring buffer's records.
 ring_walk = _found.ring_walk if _found else None
@@ -790,6 +928,10 @@ event_texts = _made.event_texts if _made else None
 gather_texts = _made.gather_texts if _made else None
 pack_texts = _made.pack_texts if _made else None
 hash_texts = _made.hash_texts if _made else None
+#: see `wire.gather`: columns of rows that lie in several pieces of memory.
+rows_fixed = _together.rows_fixed if _together else None
+rows_located = _together.rows_located if _together else None
+rows_packed = _together.rows_packed if _together else None
 #: see `analyze.counts`: how often values stand there.
 count_distinct = _made.count_distinct if _made else None
 bit_counts = _made.bit_counts if _made else None

@@ -13,6 +13,7 @@ from kwire import native
 from kwire.analyze import counts
 from kwire.analyze.distribution import Log2, TopBytes, counted
 from kwire.native import Distinct, Events, TextField
+from kwire.wire import gather
 
 needs_library = pytest.mark.skipif(native.count_distinct is None, reason="the C walkers were not built")
 TYPES = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8")
@@ -135,7 +136,7 @@ def test_the_walkers_count_fields_of_events_as_their_twins() -> None:
 
 
 @needs_library
-@pytest.mark.parametrize("kind", [counts.TAIL, counts.FIXED, counts.RAW])
+@pytest.mark.parametrize("kind", [gather.TAIL, gather.FIXED, gather.RAW])
 def test_the_walkers_count_texts_of_events_as_their_twins(kind: int) -> None:
     reached = Counter[str]()
     for seed in range(600):
@@ -151,7 +152,7 @@ def test_the_walkers_count_texts_of_events_as_their_twins(kind: int) -> None:
             )
             order = ">" if swap else "<"
             for start in starts.tolist():
-                if kind == counts.TAIL and start + at + 4 <= len(data):
+                if kind == gather.TAIL and start + at + 4 <= len(data):
                     pair = (source.choice([16, 18, 20]), source.choice([0, 0x8000, 3, 0x8003, 4, 4, 4]))
                     if source.random() < 0.01:
                         pair = (source.choice([0, 15, 60, 0xFFFF]), source.randrange(1 << 16))
@@ -166,7 +167,7 @@ def test_the_walkers_count_texts_of_events_as_their_twins(kind: int) -> None:
             reached["unread"] += done[1] > 0
         assert results[0] == results[1], seed
     assert min(reached["whole"], reached["more"]) > 50
-    assert reached["unread"] > 50 or kind != counts.TAIL
+    assert reached["unread"] > 50 or kind != gather.TAIL
 
 
 @needs_library
@@ -184,7 +185,7 @@ def test_a_table_that_is_too_small_for_events_is_refused() -> None:
             with pytest.raises(IndexError):
                 numbers(events, field, Distinct(1, table, some[0], some[1]), places)
             with pytest.raises(IndexError):
-                texts(events, TextField(0, counts.RAW, 4, False, 0, 1), Distinct(1, table, *some))
+                texts(events, TextField(0, gather.RAW, 4, False, 0, 1), Distinct(1, table, *some))
 
 
 @pytest.mark.parametrize("kind", TYPES)

@@ -21,6 +21,7 @@ from kwire.view.values import scalar_name
 from kwire.wire.column_rows import pack_texts
 from kwire.wire.columns import Columns
 from kwire.wire.fields import TYPES, Field, letter, text
+from kwire.wire.gather import HIGH, SLASH
 from kwire.wire.schema import Labels, Schema
 
 if TYPE_CHECKING:
@@ -124,13 +125,17 @@ def batch(table: Table, schema: Any, block: Block, fill: Fill, wanted: Container
 
 def common(field: Any, block: Block, fill: Fill) -> Any:
     """One of the columns that every table has, by its Arrow field."""
+    if field.name == "host":
+        return fill.text(block.schema.host, len(block.times))
+    return clock(field, block.times)
+
+
+def clock(field: Any, times: Array) -> Any:
+    """One of the columns of times, by its Arrow field."""
     pa = load()
     if field.name == "time":
-        times = block.times if field.type.tz else local_times(block.times)
-        return pa.array(times, pa.int64()).view(field.type)
-    if field.name == "time_ns":
-        return pa.array(block.times, pa.int64())
-    return fill.text(block.schema.host, len(block.times))
+        return pa.array(times if field.type.tz else local_times(times), pa.int64()).view(field.type)
+    return pa.array(times, pa.int64())
 
 
 def repeated(value: str, count: int) -> Any:
@@ -243,25 +248,36 @@ def variable(data: Array, starts: Array, lengths: Array, *, is_text: bool, none:
     """An Arrow array of the bytes, or the texts, data[start : start + length]; null where `none` is true."""
     import numpy as np
 
-    pa = load()
     total = int(lengths.sum())
     offsets, packed = np.empty(len(lengths) + 1, np.uint32), np.empty(total, np.uint8)
     done = pack_texts(data, starts, lengths, len(lengths), packed, offsets)
     assert done == len(lengths)  # a block is far less than 31 bits tell
+    return packed_values(packed, offsets, HIGH | SLASH, is_text=is_text, none=none)
+
+
+def packed_values(packed: Array, ends: Array, told: int, *, is_text: bool, none: Array | None = None) -> Any:
+    """The same of bytes that lie back to back, of which `ends` tells 0 and then where each ends.
+
+    `told`: what may be in them, as `gather.rows_packed` tells it.
+    """
+    import numpy as np
+
+    pa, count = load(), len(ends) - 1
     valid = None
     if none is not None and none.any():
         valid = pa.py_buffer(np.packbits(~none, bitorder="little"))
-    buffers = [valid, pa.py_buffer(offsets), pa.py_buffer(packed)]
+    buffers = [valid, pa.py_buffer(ends), pa.py_buffer(packed)]
     if not is_text:
-        return pa.Array.from_buffers(pa.binary(), len(lengths), buffers)
-    made = pa.Array.from_buffers(pa.string(), len(lengths), buffers)
-    plain = b"\\x" not in packed.tobytes()  # what may look like the escape of a byte is told apart from one
-    if plain and total and int(packed.max()) >= 0x80:
+        return pa.Array.from_buffers(pa.binary(), count, buffers)
+    made = pa.Array.from_buffers(pa.string(), count, buffers)
+    # what may look like the escape of a byte is told apart from one
+    plain = not told & SLASH or b"\\x" not in packed.tobytes()
+    if plain and told & HIGH and len(packed) and int(packed.max()) >= 0x80:
         try:
             made.validate(full=True)
         except pa.ArrowInvalid:
             plain = False
     if plain:
         return made
-    raw = pa.Array.from_buffers(pa.binary(), len(lengths), buffers)
+    raw = pa.Array.from_buffers(pa.binary(), count, buffers)
     return pa.array([None if value is None else text(value) for value in raw.to_pylist()], pa.string())

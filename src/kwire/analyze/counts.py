@@ -13,6 +13,7 @@ from kwire.native import BIT_LENGTHS, FIELD_WORDS, SUMS, TOGETHER, Distinct, Eve
 from kwire.wire.column_rows import event_tails_twin, event_texts_twin, event_values_twin, hash_texts_twin
 from kwire.wire.columns import Columns
 from kwire.wire.fields import TAIL_CUT, TYPES, Field, letter
+from kwire.wire.gather import FIXED, RAW, TAIL
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 FEW: Final = 1 << 12  # distinct values that are counted through a table
-TAIL, FIXED, RAW = range(3)  # how a text lies in an event, for text_counts
 _U64: Final = (1 << 64) - 1
 
 

@@ -189,16 +189,17 @@ class Database:
             found = known.find(schema)
             return found is not None and (schema.map is None if table is None else found is table)
 
-        schema, fill = None if table is None else arrow.table_schema(table, local=True), arrow.Fill()
         with self._source.open() as capture:
             scan = Scan(capture, self.selection.only(wanted), self.progress)
-            for block in scan:
-                of = known.find(block.schema)
-                assert of is not None  # `wanted` has seen to it
-                if schema is None:
-                    yield self._shared.batch(of, block, needed)
-                else:
-                    yield arrow.batch(of, schema, block, fill, needed)
+            if table is None:
+                found = ((known.find(block.schema), block) for block in scan)
+                yield from self._shared.batches(
+                    ((of, block) for of, block in found if of is not None), needed
+                )
+            else:
+                schema, fill = arrow.table_schema(table, local=True), arrow.Fill()
+                for block in scan:
+                    yield arrow.batch(table, schema, block, fill, needed)
             self.decoded += scan.decoded
 
     def interrupt(self) -> None:

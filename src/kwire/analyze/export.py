@@ -9,29 +9,23 @@ them, null where a probe has it not; fields of one name and different types get 
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from kwire.analyze import arrow
 from kwire.analyze.capture_summary import CaptureSummary, Seen
+from kwire.analyze.gathering import Gathering, Pending, Shapes
 from kwire.analyze.losses import Missing
 from kwire.analyze.order import Run, runs
 from kwire.analyze.scan import Block, Scan
 from kwire.analyze.tables import COMMON, Table, Tables
 from kwire.analyze.wide import Layout
 from kwire.capture.destination import Destination, OutputError
-from kwire.capture.reader import groups
 from kwire.errors import KwireError
 from kwire.wire.schema import Schema
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, Any]
 
 WRITTEN: Final = 1 << 20  # characters of lines written at a time
 ROWS: Final = 1 << 17  # of a record batch at most …
 CELLS: Final = 1 << 24  # … and values, null or not: a row has a place for every column
-BESIDE: Final = 256  # bytes that a column of a block takes beside its values, about
 
 Progress = Callable[[int], None]
 
@@ -98,44 +92,6 @@ class Format(NamedTuple):
     write: Callable[[Export, Any], None]
 
 
-class Decoded(NamedTuple):
-    """A block as Arrow: `values` by the names of their columns, `size` bytes; its frames can go."""
-
-    table: Table
-    host: str
-    times: "Array"
-    round: object
-    values: dict[str, Any]
-    size: int
-
-    def kept(self) -> tuple[object, int]:
-        """What it keeps in memory, and how many bytes that is."""
-        return self.values, self.size
-
-    def taken(self, which: "slice | Array") -> dict[str, Any]:
-        """The values of these events."""
-        if isinstance(which, slice):
-            count = which.stop - which.start
-            return {name: one.slice(which.start, count) for name, one in self.values.items()}
-        places = arrow.load().array(which)
-        return {name: one.take(places) for name, one in self.values.items()}
-
-    def alone(self, which: "slice | Array") -> "Decoded":
-        """These events, in memory of their own."""
-        import numpy as np
-
-        if isinstance(which, slice):
-            which = np.arange(which.start, which.stop)
-        values, times = self.taken(which), self.times[which]
-        return self._replace(times=times, values=values, size=_bytes(values, len(times)))
-
-
-def _bytes(values: dict[str, Any], count: int) -> int:
-    """How many bytes columns of so many events take, about; each costs something beside its values."""
-    columns: int = sum(one.nbytes + BESIDE for one in values.values())
-    return 8 * count + columns
-
-
 class Wide:
     """The columns of an export as Arrow: `schema`, and the record batches of blocks.
 
@@ -143,7 +99,7 @@ class Wide:
     Host and probe are numbers of a dictionary that all batches share.
     """
 
-    __slots__ = ("_fill", "_layout", "_numbers", "_tables", "schema")
+    __slots__ = ("_fill", "_layout", "_numbers", "_shapes", "_tables", "schema")
 
     def __init__(self, export: Export) -> None:
         pa = arrow.load()
@@ -154,7 +110,7 @@ class Wide:
         fields = [pa.field(name, kind) for name, kind in common.items()]
         fields += [arrow.field_of(column).with_name(name) for name, column in layout.shown.items()]
         self.schema = pa.schema(fields, metadata={"kwire": json.dumps(about(export))})
-        self._fill = arrow.Fill()
+        self._fill, self._shapes = arrow.Fill(), Shapes()
         hosts = dict.fromkeys(schema.host for table in export.tables for schema in table.schemas)
         probes = dict.fromkeys(table.probe for table in export.tables)
         self._numbers = {"host": _numbered(hosts), "probe": _numbered(probes)}
@@ -162,43 +118,32 @@ class Wide:
     def batches(self, blocks: Iterable[Block]) -> Iterator[Any]:
         """The blocks as record batches, in order of time."""
         rows = max(1, min(ROWS, CELLS // len(self.schema)))
-        for run in runs(map(self._decoded, blocks)):
+        for run in runs(map(self._pending, blocks)):
             for start in range(0, len(run.times), rows):
                 yield self._batch(run.part(start, start + rows))
 
-    def _decoded(self, block: Block) -> Decoded:
-        """A block, while its frames are at hand."""
-        table, made = self._tables.find(block.schema), arrow.Values(block)
+    def _pending(self, block: Block) -> Pending:
+        table = self._tables.find(block.schema)
         assert table is not None  # the tables are those of the capture
-        values = {name: made.column(column) for name, column in self._layout.of(table)}
-        size = _bytes(values, len(block.times))
-        return Decoded(table, block.schema.host, block.times, block.round, values, size)
+        return Pending(block, self._shapes.of(block.schema, self._layout.of(table)))
 
-    def _batch(self, run: Run[Decoded]) -> Any:
+    def _batch(self, run: Run[Pending]) -> Any:
         """The events as one record batch."""
-        import numpy as np
-
-        pa, count = arrow.load(), len(run.times)
-        parts: dict[str, list[tuple[Any, Any]]] = {}  # name → where its values stand, and they themselves
-        stood = list(_stood(run))
-        for block, which, places in stood:
-            for name, values in block.taken(which).items():
-                parts.setdefault(name, []).append((places, values))
+        pa, gathering = arrow.load(), Gathering(run)
+        found = gathering.columns()
         made = []
         for field in self.schema:
-            found = parts.get(field.name)
-            if found is not None:
-                made.append(_placed(found, count))
+            if field.name in found:
+                made.append(found[field.name])
             elif field.name in self._numbers:
                 numbers, texts = self._numbers[field.name]
-                column = np.empty(count, np.int32)
-                for block, _, places in stood:
-                    column[places] = numbers[block.host if field.name == "host" else block.table.probe]
-                made.append(pa.DictionaryArray.from_arrays(column, texts))
+                schemas = [one.block.schema for one, _ in run.stretches]
+                each = [numbers[one.host if field.name == "host" else one.probe] for one in schemas]
+                made.append(pa.DictionaryArray.from_arrays(gathering.each(each, "i4"), texts))
             elif field.name in COMMON:
                 made.append(pa.array(run.times, pa.int64()).view(field.type))
             else:
-                made.append(self._fill.nulls(field.type, count))
+                made.append(self._fill.nulls(field.type, len(run.times)))
         return pa.record_batch(made, schema=self.schema)
 
 
@@ -206,36 +151,6 @@ def _numbered(texts: Iterable[str]) -> tuple[dict[str, int], Any]:
     """Texts by their number, and as an Arrow array."""
     numbers = {text: place for place, text in enumerate(texts)}
     return numbers, arrow.load().array(list(numbers), arrow.load().string())
-
-
-def _stood(run: Run[Decoded]) -> Iterator[tuple[Decoded, Any, Any]]:
-    """Each block with those of its events that are in the run, and where these stand there."""
-    if run.order is None:
-        first = 0
-        for block, which in run.stretches:
-            last = first + (which.stop - which.start if isinstance(which, slice) else len(which))
-            yield block, which, slice(first, last)
-            first = last
-        return
-    of, at = run.located()
-    for which, places in groups(of):
-        yield run.stretches[which][0], at[places], places
-
-
-def _placed(parts: list[tuple[Any, Any]], count: int) -> Any:
-    """Values in the rows where they stand; null in the others."""
-    import numpy as np
-
-    pa = arrow.load()
-    values = pa.concat_arrays([values for _, values in parts]) if len(parts) > 1 else parts[0][1]
-    if len(values) == count and all(isinstance(places, slice) for places, _ in parts):
-        return values
-    where = np.full(count, -1, np.int64)
-    first = 0
-    for places, some in parts:
-        where[places] = np.arange(first, first + len(some))
-        first += len(some)
-    return values.take(pa.array(where, mask=where < 0))
 
 
 def about(export: Export) -> dict[str, Any]:

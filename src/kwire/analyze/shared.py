@@ -6,22 +6,27 @@ every table has one of that name and type.
 
 from __future__ import annotations
 
-from collections.abc import Container
-from typing import Any
+from collections.abc import Container, Iterable, Iterator
+from typing import Any, Final
 
 from kwire.analyze import arrow
+from kwire.analyze.gathering import Gathering, Pending, Shapes
+from kwire.analyze.order import Run
 from kwire.analyze.scan import Block
 from kwire.analyze.tables import COMMON, CONTEXT, Column, Table, Tables, unique
+
+ROWS: Final = 1 << 16  # of a batch, about
 
 
 class Shared:
     """The columns of `events` for some tables: `schema` is their Arrow schema."""
 
-    __slots__ = ("_columns", "_fill", "schema")
+    __slots__ = ("_columns", "_fill", "_known", "schema")
 
     def __init__(self, tables: Tables) -> None:
         pa = arrow.load()
         self._fill = arrow.Fill()
+        self._known: dict[int, list[tuple[str, str, Column]]] = {}  # by the id of the table
         fields = [pa.field(name, kind) for name, kind in arrow.common_types(local=True).items()]
         fields.append(pa.field("probe", pa.string()))
         fields += [pa.field(name, pa.string() if name == "comm" else pa.int64()) for name in CONTEXT]
@@ -40,28 +45,76 @@ class Shared:
                 fields.append(pa.field(name, kind))
         self.schema = pa.schema(fields)
 
-    def batch(self, table: Table, block: Block, wanted: Container[str] | None = None) -> Any:
-        """The block as a record batch; columns not in `wanted` are null (None: all are wanted)."""
-        pa = arrow.load()
-        count, fill, values = len(block.times), self._fill, arrow.Values(block)
-        by_name = {column.name: column for column in table.columns}
+    def batches(
+        self, blocks: Iterable[tuple[Table, Block]], wanted: Container[str] | None = None
+    ) -> Iterator[Any]:
+        """The blocks as record batches; columns not in `wanted` are null (None: all are wanted)."""
+        shapes, held, events = Shapes(), list[tuple[Table, Pending]](), 0
+        for table, block in blocks:
+            if held and (events + len(block.times) > ROWS or held[0][1].round is not block.round):
+                yield self._batch(held, wanted)
+                held, events = [], 0
+            held.append((table, Pending(block, shapes.of(block.schema, self._columns_of(table, wanted)))))
+            events += len(block.times)
+        if held:
+            yield self._batch(held, wanted)
+
+    def _columns_of(self, table: Table, wanted: Container[str] | None) -> list[tuple[str, Column]]:
+        """The columns of a table that stand here: what has no one type in all tables, by name and type."""
+        known = self._known.get(id(table))
+        if known is None:
+            by_name = {column.name: column for column in table.columns}
+            known = []
+            for field in self.schema:
+                if field.name in self._columns:
+                    known.append((field.name, field.name, by_name[self._columns[field.name]]))
+                elif field.name in CONTEXT:
+                    column = by_name.get(field.name)
+                    if column is not None and _context(column, field.type):
+                        known.append((field.name, f"{field.name} {arrow.array_type(column)}", column))
+            self._known[id(table)] = known
+        return [(name, column) for here, name, column in known if wanted is None or here in wanted]
+
+    def _batch(self, held: list[tuple[Table, Pending]], wanted: Container[str] | None) -> Any:
+        """The blocks as one record batch."""
+        import numpy as np
+
+        pa, fill = arrow.load(), self._fill
+        stretches = [(one, slice(0, len(one.times))) for _, one in held]
+        times = [one.times for _, one in held]
+        run = Run(stretches, np.concatenate(times) if len(times) > 1 else times[0], None)
+        count, gathering = len(run.times), Gathering(run)
+        found = gathering.columns()
         made = []
         for field in self.schema:
             if wanted is not None and field.name not in wanted:
                 made.append(fill.nulls(field.type, count))
+            elif field.name in ("host", "probe"):
+                each = [one.block.schema.host if field.name == "host" else table.probe for table, one in held]
+                made.append(self._texts(each, gathering, count))
             elif field.name in COMMON:
-                made.append(arrow.common(field, block, fill))
-            elif field.name == "probe":
-                made.append(fill.text(table.probe, count))
+                made.append(arrow.clock(field, run.times))
             elif field.name in self._columns:
-                made.append(values.column(by_name[self._columns[field.name]]))
+                made.append(found[field.name])
             else:
-                column = by_name.get(field.name)
-                if column is None or not _context(column, field.type):
-                    made.append(fill.nulls(field.type, count))
-                else:
-                    made.append(values.column(column).cast(field.type, safe=False))
+                same = [found[name] for name in found if name.split(" ", 1)[0] == field.name]
+                made.append(_together(same, field.type) if same else fill.nulls(field.type, count))
         return pa.record_batch(made, schema=self.schema)
+
+    def _texts(self, each: list[str], gathering: Gathering, count: int) -> Any:
+        """A text column, from one text for each block."""
+        pa, numbers = arrow.load(), {text: place for place, text in enumerate(dict.fromkeys(each))}
+        if len(numbers) == 1:
+            return self._fill.text(each[0], count)
+        return pa.array(list(numbers)).take(pa.array(gathering.each([numbers[one] for one in each], "i4")))
+
+
+def _together(columns: list[Any], kind: Any) -> Any:
+    """Columns of which each row has at most one, as one column of a type."""
+    from pyarrow import compute
+
+    cast = [column.cast(kind, safe=False) for column in columns]
+    return cast[0] if len(cast) == 1 else compute.coalesce(*cast)
 
 
 def _context(column: Column, kind: Any) -> bool:

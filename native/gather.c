@@ -1,0 +1,180 @@
+/* Columns of events that lie in several pieces of memory, in any order: the rows of a table, a column at a time. */
+#include "common.h"
+
+/* Where frames lie. */
+struct piece {
+	const uint8_t *data;
+	uint64_t size;
+};
+
+/* Rows: the frame of each begins at byte at[i] of piece of[i], and has ends[i] bytes without its trailer. */
+struct rows {
+	const struct piece *pieces;
+	uint64_t piece_count, count;
+	const uint32_t *of;
+	const uint64_t *at;
+	const uint32_t *ends;
+};
+
+/* The `width` bytes at byte `at` of row i; NULL: they are not inside its piece. */
+static inline const uint8_t *row_bytes(const struct rows *rows, uint64_t i, uint64_t at, uint64_t width)
+{
+	if (rows->of[i] >= rows->piece_count)
+		return NULL;
+	const struct piece *piece = rows->pieces + rows->of[i];
+	uint64_t start = rows->at[i];
+	if (start > piece->size || at > piece->size - start || width > piece->size - start - at)
+		return NULL;
+	return piece->data + start + at;
+}
+
+/* A column of the fixed part: `width` bytes at byte `at`, in numbers of `each` bytes that are turned; 0 or 1: none. */
+struct fixed_column {
+	uint64_t at, width, each;
+	uint8_t *out;
+};
+
+#define FIXED(bits, turned)                                                                       \
+	for (; i < end; i++) {                                                                    \
+		const uint8_t *from = row_bytes(rows, i, column->at, bits / 8);                   \
+		if (!from)                                                                        \
+			break;                                                                    \
+		uint##bits##_t one;                                                               \
+		memcpy(&one, from, bits / 8);                                                     \
+		one = (turned);                                                                   \
+		memcpy(column->out + i * (bits / 8), &one, bits / 8);                             \
+	}                                                                                         \
+	break
+
+/* The column of rows first..end; gives the first that is not there, or end. */
+static uint64_t fixed_rows(const struct rows *rows, uint64_t first, uint64_t end, const struct fixed_column *column)
+{
+	uint64_t i = first;
+
+	switch (column->width | (column->each > 1 ? column->each << 8 : 0)) {
+	case 1:
+		FIXED(8, one);
+	case 2:
+		FIXED(16, one);
+	case 4:
+		FIXED(32, one);
+	case 8:
+		FIXED(64, one);
+	case 2 | 2 << 8:
+		FIXED(16, __builtin_bswap16(one));
+	case 4 | 4 << 8:
+		FIXED(32, __builtin_bswap32(one));
+	case 8 | 8 << 8:
+		FIXED(64, __builtin_bswap64(one));
+	default:
+		for (; i < end; i++) {
+			const uint8_t *from = row_bytes(rows, i, column->at, column->width);
+			if (!from)
+				break;
+			uint8_t *to = column->out + i * column->width;
+			memcpy(to, from, column->width);
+			for (uint64_t head = 0; column->each > 1 && column->width - head >= column->each; head += column->each)
+				for (uint64_t low = head, high = head + column->each - 1; low < high; low++, high--) {
+					uint8_t byte = to[low];
+					to[low] = to[high];
+					to[high] = byte;
+				}
+		}
+	}
+	return i;
+}
+
+#define ROWS_TOGETHER 256u /* rows whose columns are read one after the other: what the nearest cache holds of them */
+
+/* Fixed columns of all rows. Returns how many rows are there: it ends before one that is not inside its piece. */
+uint64_t kw_rows_fixed(const struct rows *rows, const struct fixed_column *columns, uint64_t column_count)
+{
+	uint64_t done = rows->count;
+
+	for (uint64_t first = 0; first < done; first += ROWS_TOGETHER) {
+		uint64_t end = done - first < ROWS_TOGETHER ? done : first + ROWS_TOGETHER;
+		for (uint64_t c = 0; c < column_count; c++) {
+			uint64_t there = fixed_rows(rows, first, end, columns + c);
+			if (there < end)
+				end = done = there;
+		}
+	}
+	return done;
+}
+
+/*
+ * The values of a column of text or bytes: `kind` and the rest as text_field of columns.c has them. places[] and
+ * lengths[] get where each lies in its frame and how long it is; marks[] the TEXT_CUT and TEXT_UNREAD that its reference
+ * has, where there is room for them. *total: bytes of all. Returns how many rows are sound: it ends before one whose value is not
+ * inside its frame's tail, or its piece.
+ */
+uint64_t kw_rows_located(const struct rows *rows, uint64_t at, uint64_t kind, uint64_t width, uint64_t swap,
+			 uint64_t fixed, uint32_t *places, uint32_t *lengths, uint8_t *cut, uint8_t *unread,
+			 uint64_t *total)
+{
+	uint64_t i, bytes = 0;
+
+	for (i = 0; i < rows->count; i++) {
+		const uint8_t *from = row_bytes(rows, i, at, kind == TEXT_TAIL ? 4 : width);
+		uint64_t place = at, length = width;
+		if (!from)
+			break;
+		if (kind == TEXT_TAIL) {
+			uint16_t pair[2];
+			memcpy(pair, from, 4);
+			uint64_t said = swap ? __builtin_bswap16(pair[1]) : pair[1];
+			place = swap ? __builtin_bswap16(pair[0]) : pair[0];
+			length = said & TAIL_MAX;
+			if (length && (place < fixed || place + length > rows->ends[i] || !row_bytes(rows, i, place, length)))
+				break;
+			place = length ? place : 0;
+			cut[i] = said > TAIL_CUT;
+			unread[i] = said == TAIL_CUT;
+		} else if (kind == TEXT_FIXED) {
+			length = 0;
+			while (length < width && from[length])
+				length++;
+		}
+		places[i] = (uint32_t)place;
+		lengths[i] = (uint32_t)length;
+		bytes += length;
+	}
+	*total = bytes;
+	return i;
+}
+
+/*
+ * Values that were located, back to back; ends[0] is 0, ends[i + 1] where value i ends. *told: 1 where there is a byte
+ * of 0x80 and more, 2 where there is a backslash. Returns how many there are: it ends before one that does not fit.
+ */
+uint64_t kw_rows_packed(const struct rows *rows, const uint32_t *places, const uint32_t *lengths, uint8_t *out,
+			uint64_t room, uint32_t *ends, uint64_t *told)
+{
+	const uint64_t ones = 0x0101010101010101u, high = ones << 7;
+	uint64_t i, used = 0, any = 0, slash = 0, at = 0;
+
+	ends[0] = 0;
+	for (i = 0; i < rows->count; i++) {
+		uint64_t length = lengths[i];
+		const uint8_t *from = row_bytes(rows, i, places[i], length);
+		if (!from || length > room - used)
+			break;
+		if (length <= 8 && room - used >= 8 && row_bytes(rows, i, places[i], 8))
+			memcpy(out + used, from, 8); /* what is too much is written over */
+		else
+			memcpy(out + used, from, length);
+		used += length;
+		ends[i + 1] = (uint32_t)used;
+	}
+	for (; used - at >= 8; at += 8) {
+		uint64_t word = host64(out + at), apart = word ^ ones * '\\';
+		any |= word;
+		slash |= (apart - ones) & ~apart;
+	}
+	for (; at < used; at++) {
+		any |= out[at];
+		slash |= out[at] == '\\' ? high : 0;
+	}
+	*told = (any & high ? 1 : 0) | (slash & high ? 2 : 0);
+	return i;
+}
