@@ -130,6 +130,8 @@ class Meaning:
                 return self.order(e)
             case c.TextCompare():
                 return self.texts(e)
+            case c.TextLength():
+                return len(self.text(e.text)[0])
             case c.TextMatch():
                 return int(matches(self.text(e.text)[0], e.pieces))
             case c.BlockEqual():
@@ -344,7 +346,7 @@ class Meaning:
             better = number < old if kind == "min" else number > old
             kept[:] = [value, 1] if better or not kept[1] else kept
         elif kind == "hist":
-            kept[0 if number < 0 else 1 if not number else 1 + number.bit_length()] += 1
+            kept[log2_bucket(number, e.map.bounds[0])] += 1
         elif kind == "lhist":
             low, high, step = e.map.bounds
             inside = (number - low) // step + 1
@@ -381,6 +383,8 @@ class Meaning:
                 self.locals[one.local] = self.number(one.value)
             elif isinstance(one, c.TextSet):
                 self.held_texts[one.local] = self.text(one.value)[0][: one.type.limit]
+            elif isinstance(one, c.Store):
+                self.held_texts[one.local] = self.register(one.value).to_bytes(8, "little")
             elif isinstance(one, c.Each):
                 ended = self.over(one, events)
             elif isinstance(one, c.If):
@@ -458,7 +462,19 @@ def words(map: c.Map) -> int:
             for one in t.leaves(map.value)
         ]
         return sum(sizes) // 8 + (not map.key)
-    return {"count": 1, "sum": 1, "hist": 66}.get(map.kind, 2)
+    if map.kind == "hist":
+        return 2 + (1 << low) - 1 + (64 - low << low)
+    return {"count": 1, "sum": 1}.get(map.kind, 2)
+
+
+def log2_bucket(number: int, bits: int) -> int:
+    """Which bucket of a histogram of powers of two a number falls into: the numbers below 2^bits each have
+    one, those above are told apart by their highest bit and `bits` more.
+    """
+    if number < 1 << bits:
+        return 0 if number < 0 else number + 1
+    shift = number.bit_length() - 1 - bits
+    return 1 + (1 << bits) + (shift << bits) + (number >> shift) - (1 << bits)
 
 
 def data_of(words: list[int]) -> bytes:
@@ -550,6 +566,7 @@ class Writer:
         self.types: tuple[t.Scalar | t.Text, ...] = ()  # of all locals
         self.alone = alone  # loops are over maps with one key only: more have no order that could be known
         self.held: list[tuple[int, int]] = []  # locals that hold texts, and the limits of these
+        self.kept: list[int] = []  # those whose memory holds a number
         self.nested = 0  # texts in keys of texts
         self.given = 0  # the local that holds what the innermost block gives
         self.maps = tuple(self.map(n) for n in range(self.one(0, 1, 2, 3)))
@@ -566,6 +583,8 @@ class Writer:
             wide = (t.Text(9), t.Text(LIMIT), ADDRESS, t.Tuple((t.U32, t.Tuple((t.Text(20), t.S8)))))
             value = self.one(*SCALARS, *wide, *wide)
         bounds = self.one((0, 100, 10), (-7, 100, 3)) if kind == "lhist" else (0, 0, 0)
+        if kind == "hist":
+            bounds = self.one((0, 0, 0), (0, 0, 0), (2, 0, 0), (5, 0, 0))
         if bounds[0] < 0:
             value = t.S64
         size = 1000 if kind == "lru" else self.one(1, 2, 50)
@@ -767,10 +786,16 @@ class Writer:
             often += (
                 ["break"] * bool(self.inside) + ["leave"] * bool(self.blocks) + ["map"] * 4 * bool(self.maps)
             )
-            often += ["each"] * 2 * bool(self.maps) + ["text"] * 2 * bool(self.held)
+            often += (
+                ["each"] * 2 * bool(self.maps)
+                + ["text"] * 2 * bool(self.held)
+                + ["store"] * 2 * bool(self.kept)
+            )
             kind = self.one(*often) if depth else self.one("set", "emit", *["map"] * bool(self.maps))
             if kind == "map":
                 body.append(self.map_statement())
+            elif kind == "store":
+                body.append(c.Store(self.one(*self.kept), self.expression(), SPAN))
             elif kind == "text":
                 body.append(self.set_text(*self.one(*self.held)))
             elif kind == "each":
@@ -803,6 +828,15 @@ class Writer:
             elif kind == "return" and self.one(0, 1):
                 body.append(self.one(c.Return(SPAN), c.Exit(self.expression(), SPAN)))
         return tuple(body)
+
+    def stored(self) -> Any:
+        """A number out of memory that a statement before has filled, by an address that is one."""
+        if not self.kept:
+            return self.leaf()
+        base = c.TextPlace(self.one(*self.kept), t.Pointer(t.U64), SPAN)
+        pointer = c.AddressOf(c.Place(base, 0, (), t.KERNEL, SPAN), t.Pointer(t.U64), SPAN)
+        type_ = self.one(t.U64, t.S32, t.U8)
+        return c.Load(c.Place(pointer, self.one(0, 8 - t.size_of(type_)), (), t.KERNEL, SPAN), type_, SPAN)
 
     def set_text(self, number: int, limit: int) -> c.TextSet:
         """A text for a local that holds one."""
@@ -882,6 +916,11 @@ class Writer:
             start.append(self.set_text(number, limit))
             self.types = (*self.types, t.Text(limit))
             self.held.append((number, limit))
+        for _ in range(self.one(0, 0, 1)):
+            number = len(self.types)
+            start.append(c.Store(number, self.expression(), SPAN))
+            self.types = (*self.types, t.Text(8))
+            self.kept.append(number)
         body = (*start, *self.block(2), self.emit())
         names = tuple(c.Local(f"l{n}", type_) for n, type_ in enumerate(self.types))
         site = Site("rawtracepoint", "random", PARAMS)
@@ -960,6 +999,8 @@ KINDS: tuple[Callable[[Writer, int], Any], ...] = (
     ),
     lambda w, d: c.TextCompare(w.one("eq", "ne", "lt", "le", "gt", "ge"), w.text(), w.text(), t.BOOL, SPAN),
     lambda w, d: text_match(w),
+    lambda w, d: c.TextLength(w.text(), t.U64, SPAN),
+    lambda w, d: w.stored(),
     block_equal,
     lambda w, d: c.AddressOf(w.place(1, d), POINTER, SPAN),
     lambda w, d: w.map_value(),

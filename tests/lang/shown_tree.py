@@ -50,6 +50,8 @@ def _statements(body: tuple[c.Stmt, ...], checked: c.Program, indent: str) -> li
                 lines += _statements(inner, checked, indent + "  ")
             case c.TextSet(local=local, value=given):
                 lines.append(f"{indent}{checked.locals[local].name} := {keys((given,), checked)}")
+            case c.Store(local=local, value=given):
+                lines.append(f"{indent}{checked.locals[local].name} := {value(given, checked)}")
             case c.Break():
                 lines.append(f"{indent}break")
             case c.Continue():
@@ -136,6 +138,8 @@ def value(node: c.Expr | c.Wide, checked: c.Program | None = None) -> str:
             return f"~{show(inner)}"
         case c.TextCompare(op=op, left=left, right=right):
             return f"({show(left)} {SIGNS[op]} {show(right)})"
+        case c.TextLength(text=text):
+            return f"length({show(text)})"
         case c.TextOrder(op=op, text=text, literal=literal):
             return f"({show(text)} {SIGNS[op]} {literal!r})"
         case c.TextEqual(text=text, literal=literal):

@@ -39,6 +39,9 @@ BUILTINS: dict[str, tuple[str, str, int]] = {
     "curtask": ("get_current_task", "", 64),
     "cgroup": ("get_current_cgroup_id", "", 64),
     "func": ("get_func_ip", "", 64),
+    "rand": ("get_prandom_u32", "", 32),
+    "jiffies": ("jiffies64", "", 64),
+    "numaid": ("get_numa_node_id", "", 16),
 }
 """Built-ins that are one helper call: the helper, which half of its result, how many bits that has."""
 
@@ -152,6 +155,8 @@ class ExpressionLowering(Builder, ABC):
         if e.op == "func" and self.registers and "+" in self.site.target:
             ip = self.load(self.function.context, self.options.arch.ip, 8, pure=True)
             return self.binary("add", ip, BREAKPOINT.get(self.options.arch.machine, 0))
+        if e.op == "usermode":
+            return self._user_mode()
         if e.op == "nsecs" and self.now is not None:
             return self.now
         if e.op not in BUILTINS:
@@ -165,6 +170,14 @@ class ExpressionLowering(Builder, ABC):
             return self.emit("rsh", [value, 32], None, 32)
         value.bits = bits
         return value
+
+    def _user_mode(self) -> Operand:
+        """Whether the CPU was in user mode: as its registers say where there are some, else by the kind."""
+        kind, segment = KINDS[self.site.kind], self.options.arch.registers.get("cs")
+        if kind.program != "perf_event" or segment is None:
+            return int(kind.user or kind.name in ("begin", "end", "self"))
+        ring = self.emit("and", [self.load(self.function.context, segment, 8, pure=True), 3], None, 2)
+        return self.emit("cmp", [ring, 3], "eq", 1)
 
     def number(self, which: str) -> Value:
         """`pid`, `tid` or `ppid` as people see it: in their pid namespace, 0 for whom that does not show.
@@ -678,6 +691,10 @@ class ExpressionLowering(Builder, ABC):
         """Go to `yes` where a text matches a pattern, otherwise to `no`."""
 
     @abstractmethod
+    def text_length(self, e: checked.TextLength) -> Operand:
+        """How many bytes a text has."""
+
+    @abstractmethod
     def compare_texts(self, e: checked.TextCompare, yes: Block, no: Block) -> None:
         """Go to `yes` where two texts stand to each other as asked, otherwise to `no`."""
 
@@ -769,6 +786,7 @@ _LOWER: dict[type, Callable[[ExpressionLowering, Any], Operand]] = {
     checked.TextEqual: ExpressionLowering.truth,
     checked.TextCompare: ExpressionLowering.truth,
     checked.TextOrder: ExpressionLowering.truth,
+    checked.TextLength: lambda lower, e: lower.text_length(e),
     checked.TextMatch: ExpressionLowering.truth,
     checked.BlockEqual: ExpressionLowering.truth,
     checked.Logic: ExpressionLowering.truth,

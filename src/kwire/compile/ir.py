@@ -401,6 +401,12 @@ def values_of(args: "list[Operand] | tuple[Operand, ...]") -> list[Value]:
     return found
 
 
+AGES: Final = 1 << 20
+"""Of epochs so many follow each other until the program changes memory that it may read by address: then the
+next age begins, and no read of another one is the same.
+"""
+
+
 def hop_info(ins: Ins) -> tuple[str, int, int, int]:
     """Space, offset, size and epoch of a `hop` or `block`: reads of one epoch have no event between them."""
     info = ins.info

@@ -233,7 +233,7 @@ def map_schema(map: checked.Map, kind: str, *, id: int, prints: str, machine: st
     ]
     names = wire.MAP_VALUES[kind]
     rows = zip(names, _ROWS[" ".join(names)], strict=True)
-    items = _items(map.value) if isinstance(map.value, types.Tuple) else ()
+    items = types.nest_of(map.value)
     leaves = tuple(types.leaves(map.value))
     for name, type_ in rows:
         if items:
@@ -254,13 +254,5 @@ def map_schema(map: checked.Map, kind: str, *, id: int, prints: str, machine: st
         word=8,
         enums=enums,
         prints=prints,
-        map=wire.MapShape(kind, len(map.key), map.bounds if kind == "lhist" else (), items),
-    )
-
-
-def _items(tuple_: types.Tuple) -> wire.Items:
-    names = tuple_.names or [""] * len(tuple_.items)
-    return tuple(
-        (name, _items(one) if isinstance(one, types.Tuple) else ())
-        for name, one in zip(names, tuple_.items, strict=True)
+        map=wire.MapShape(kind, len(map.key), map.bounds if kind == "lhist" else (), items, map.nest),
     )

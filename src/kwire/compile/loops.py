@@ -43,6 +43,7 @@ BRANCHING: Final = {
     c.MapPlace: 2,
     c.EachGet: 4,
     c.TextSet: 4,
+    c.Store: 0,
     c.MapHas: 1,
     c.MapSet: 2,
     c.Aggregate: 6,

@@ -17,10 +17,10 @@ from collections.abc import Container, Mapping, Sequence
 from kwire.compile.builder import OTHER_SOURCE
 from kwire.compile.emission import ask_for_end, claim, cpu, release, send, sender
 from kwire.compile.expressions import CHANGING, ExpressionLowering, Options, pieces
-from kwire.compile.ir import At, Block, Exit, Function, FunctionRef, Ins, Module, Operand, Slot, Value
+from kwire.compile.ir import AGES, At, Block, Exit, Function, FunctionRef, Ins, Module, Operand, Slot, Value
 from kwire.compile.layout import SLACK, Layout, pad
 from kwire.compile.loops import CALLED_DEEP, WALKED_MOST, is_called
-from kwire.compile.matching import TEXTS, compare, match
+from kwire.compile.matching import TEXTS, compare, length, match
 from kwire.compile.scratch import Stretch
 from kwire.compile.variable_length import Record
 from kwire.hints import TYPE_CHECKING, TypeAlias
@@ -51,6 +51,7 @@ class Unit:
     """What the functions of a program share while they are made. `loops`: those that call others first."""
 
     __slots__ = (
+        "addressed",
         "epochs",
         "faults",
         "held",
@@ -75,6 +76,11 @@ class Unit:
         self.epochs = 0
         self.texts = Stretch(TEXTS)
         self.memory = Stretch(LOOPS)
+        nodes = (node for one in program.body for node in walk(one))
+        self.addressed = any(
+            isinstance(node, checked.AddressOf) and isinstance(node.place.base, checked.MapPlace)
+            for node in nodes
+        )  # whether what is at a key of a map is read by its address
         self.held: dict[int, int] = {}  # where locals have their texts in `memory`
         self.room = (0, 0)  # what of it is for values on their way to a map: where, how much
         self.stacks = Stretch(STACKS)
@@ -120,6 +126,9 @@ class Ends(NamedTuple):
     turns: list[Way]
 
 
+WORD = 8
+"""Bytes of a number in memory."""
+
 LOOPS = "loops"
 """The map for what the turns of called loops share."""
 
@@ -130,6 +139,8 @@ LEFT, FAULTS, COUNT, START, SHARED = range(0, 40, 8)
 """In a loop's part of it: whether the program ends there (1) or the block around (2), whether a read failed,
 the number of turns, `Loop.start`, the locals.
 """
+
+CHANGES_MAPS = (checked.MapSet, checked.MapDelete, checked.Aggregate)
 
 READING = (checked.Load, checked.ReadText, checked.ReadBytes, checked.ReadBlock)
 """What may be read by a helper."""
@@ -205,6 +216,10 @@ class Lower(ExpressionLowering):
         """Go to `yes` where two texts stand to each other as asked, otherwise to `no`."""
         compare(self, self.unit.texts, cpu(self, self.options), e, yes, no)
 
+    def text_length(self, e: checked.TextLength) -> Operand:
+        """How many bytes a text has."""
+        return length(self, self.unit.texts, cpu(self, self.options), e)
+
     def map_get(self, e: checked.MapGet) -> Operand:
         """The value at a key of a map."""
         return self._maps.get(e)
@@ -223,7 +238,24 @@ class Lower(ExpressionLowering):
 
     def text_place(self, e: checked.TextPlace) -> Operand:
         """The address of the text that a local holds."""
-        return self.emit("add", [self._frame()[0], self.unit.held[e.local]])
+        return self.emit("add", [self._frame()[0], self._held(e.local, WORD)])
+
+    def _held(self, local: int, size: int) -> int:
+        """Where in `memory` a local has what it holds there."""
+        unit = self.unit
+        if local not in unit.held:
+            unit.held[local] = unit.memory.size
+            unit.memory.size += pad(size + SLACK)
+        return unit.held[local]
+
+    def address_of(self, e: checked.AddressOf) -> Operand:
+        """The address of a place; of memory in maps as a number, with which anything may be done."""
+        address = super().address_of(e)
+        if not isinstance(e.place.base, CHANGING):
+            return address
+        base, at = self.room(WORD)
+        self.store(base, at, WORD, address)
+        return self.load(base, at, WORD)
 
     def room(self, size: int) -> tuple[Value, int]:
         """Memory for a moment: its base, and where it begins."""
@@ -237,13 +269,10 @@ class Lower(ExpressionLowering):
         """Give a local its text."""
         from kwire.compile.maps import put_text
 
-        unit, limit = self.unit, s.type.limit
-        if s.local not in unit.held:
-            unit.held[s.local] = unit.memory.size
-            unit.memory.size += pad(limit + 2 + SLACK)
-        value = s.value
+        limit, value = s.type.limit, s.value
+        at = self._held(s.local, limit + 2)
         assert isinstance(value, checked.ReadText | checked.Comm | checked.TextConst)
-        put_text(self, value, limit, self._frame()[0], unit.held[s.local])
+        put_text(self, value, limit, self._frame()[0], at)
 
     def stack(self, e: checked.Stack | checked.UserSymbol) -> Operand:
         """The number of a stack."""
@@ -318,6 +347,10 @@ class Lower(ExpressionLowering):
                 self._each(statement)
             elif isinstance(statement, checked.TextSet):
                 self._hold(statement)
+            elif isinstance(statement, checked.Store):
+                value = self.expr(statement.value)
+                self.store(self._frame()[0], self._held(statement.local, WORD), WORD, value)
+                self._next_age()
             elif isinstance(statement, checked.MapSet):
                 self._maps.set(statement)
             elif isinstance(statement, checked.MapDelete):
@@ -343,6 +376,8 @@ class Lower(ExpressionLowering):
             else:
                 assert isinstance(statement, checked.Return)
                 self.leave()
+            if self.unit.addressed and isinstance(statement, CHANGES_MAPS):
+                self._next_age()
             if self.unit.epochs != epochs:  # on one of the ways to here is an event
                 self._next_epoch()
 
@@ -660,6 +695,11 @@ class Lower(ExpressionLowering):
     def _next_epoch(self) -> None:
         """Reads from here on are for other events than those before."""
         self.unit.epochs += 1
+        self.epoch = self.unit.epochs
+
+    def _next_age(self) -> None:
+        """Reads from here on may find something else where the program's own memory is."""
+        self.unit.epochs = (self.unit.epochs // AGES + 1) * AGES
         self.epoch = self.unit.epochs
 
     def _failed(self) -> Operand:

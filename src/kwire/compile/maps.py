@@ -30,9 +30,7 @@ LINE = 64
 ZEROS = "zeros"
 """The map from which new keys get their first value."""
 
-ZEROS_SIZE = VALUE_MOST
-LOG2_BUCKETS = 66
-"""Of a histogram of powers of two: negative numbers, 0, and one for each of 64 highest bits."""
+ZEROS_SIZE = 2 * VALUE_MOST
 
 NAME_SIZE = 16
 """Bytes of a thread's name with its NUL."""
@@ -48,8 +46,8 @@ _WORDS = {"count": 1, "sum": 1, "min": 2, "max": 2, "avg": 2, "stats": 2}
 
 def words(map: checked.Map) -> int:
     """How many 8-byte words a value of the map has (on each CPU)."""
-    if map.kind == "hist":
-        return LOG2_BUCKETS
+    if map.kind == "hist":  # negative numbers; all below 2^n; 2^n for each of the higher bits
+        return 1 + (65 - map.bounds[0] << map.bounds[0])
     if map.kind == "lhist":
         low, high, step = map.bounds
         return (high - low + step - 1) // step + 2
@@ -167,11 +165,29 @@ class MapLowering:
     def delete(self, s: checked.MapDelete) -> None:
         """Take a key away."""
         b = self.b
+        if not s.map.key and s.map.kind in PER_CPU:
+            self._clear(s.map)
+            return
         if not s.map.key:
             for at in range(value_size(s.map), -1, -8):
                 b.store(self._own(s.map), at, 8, 0)
             return
         b.call("map_delete_elem", b.map(name_of(s.map)), self._key(s.map, s.key))
+
+    def _clear(self, map: checked.Map) -> None:
+        """Let all CPUs keep nothing, by a loop over their words."""
+        b = self.b
+        head, run, over = b.new_block("clear"), b.new_block("word"), b.new_block("clean")
+        head.params = [b.function.value()]
+        [at] = head.params
+        b.jump(head, [0])
+        b.start(head)
+        b.branch("lt", at, b.options.cpus * stride(map) // 8, run, over)
+        b.start(run)
+        place = b.emit("add", [b.emit("mapval", [], (name_of(map), 0)), b.emit("lsh", [at, 3])])
+        b.store(place, 0, 8, 0)
+        b.jump(head, [b.emit("add", [at, 1])])
+        b.start(over)
 
     def aggregate(self, s: checked.Aggregate) -> None:
         """Add a value to what is kept at a key."""
@@ -326,7 +342,9 @@ class MapLowering:
         b.start(end)
 
     def _log2(self, map: checked.Map, value: Operand) -> Operand:
-        """The bucket of a number: 0 for negative ones, 1 for 0, else 2 and the number of its highest bit.
+        """The bucket of a number: 0 for negative ones; where a power of two is one bucket 1 for 0, else 2 and
+        the number of its highest bit; where it is 2^n, one for each number below that, above it as many for
+        each bit.
 
         Without branches, of which the verifier would have to follow all ways together: each step asks whether
         the number has more bits than a half, and shifts it down by that.
@@ -343,10 +361,17 @@ class MapLowering:
             log = emit("or", [log, shift])
             if bits > 1:
                 rest = emit("rsh", [rest, shift])
-        bucket: Operand = emit("add", [emit("add", [log, some]), 1])
+        bits = map.bounds[0]
+        if bits:
+            large = emit("cmp", [value, 1 << bits], "ge", 1)
+            shift = emit("mul", [emit("sub", [log, bits]), large])
+            bucket: Operand = emit("add", [emit("rsh", [value, shift]), emit("lsh", [shift, bits])])
+            bucket = emit("add", [bucket, 1])
+        else:
+            bucket = emit("add", [emit("add", [log, some]), 1])
         if types.signed(map.number):
             bucket = emit("and", [bucket, emit("xor", [emit("arsh", [value, 63]), -1])])
-        return self.b.emit("umin", [bucket, LOG2_BUCKETS - 1])
+        return emit("umin", [bucket, words(map) - 1])
 
     def _linear(self, map: checked.Map, value: Operand) -> Operand:
         """The bucket of a number: 0 below the first one's start, the last one from the last one's end on."""

@@ -60,6 +60,14 @@ def match(
         lower.jump(yes)
 
 
+def length(lower: ExpressionLowering, texts: Stretch, cpu: Operand, e: checked.TextLength) -> Operand:
+    """How many bytes a text has."""
+    text = e.text
+    assert isinstance(text, checked.ReadText | checked.Comm)
+    texts.size = max(texts.size, text.type.limit + 2 + SPARE)
+    return Record(lower, texts.here(lower, cpu), 0).text(text, text.type.limit)[0]
+
+
 def compare(
     lower: ExpressionLowering, texts: Stretch, cpu: Operand, e: checked.TextCompare, yes: Block, no: Block
 ) -> None:

@@ -16,7 +16,7 @@ each of them: a slot of its own keeps it.
 
 from kwire.compile.expressions import pieces
 from kwire.compile.graph import dominates, regions
-from kwire.compile.ir import At, Block, Function, Ins, Operand, Slot, Value, hop_info
+from kwire.compile.ir import AGES, At, Block, Function, Ins, Operand, Slot, Value, hop_info
 from kwire.lang.tree import Span
 from kwire.lazy import NamedTuple
 
@@ -91,6 +91,8 @@ def _joined(
     offset, size, epoch = read
     for window in known[: -OPEN_MOST - 1 : -1]:
         low, high = min(window.low, offset), max(window.high, offset + size)
+        if window.epoch // AGES != epoch // AGES:
+            continue  # the program has changed memory of its own in between
         if high - low > most or not dominates(window.block, block) or window.block.loop is not block.loop:
             continue
         if window.shared or window.epoch != epoch:

@@ -6,7 +6,7 @@ from them: nothing else lists built-ins.
 
 from kwire.kinds import FUNCTIONS as OF_FUNCTIONS
 from kwire.kinds import KINDS
-from kwire.lang.types import KSYM, U16, U32, U64, Text, Type
+from kwire.lang.types import KSYM, U8, U16, U32, U64, Text, Type
 from kwire.lazy import NamedTuple
 
 COMM = Text(15)
@@ -48,6 +48,10 @@ OPERATIONS = {
     "cgroup": "bpf_get_current_cgroup_id()",
     "curtask": "bpf_get_current_task()",
     "func": "the address of the function that the probe is on",
+    "rand": "bpf_get_prandom_u32()",
+    "jiffies": "bpf_jiffies64()",
+    "numaid": "bpf_get_numa_node_id()",
+    "usermode": "whether the code segment of the registers is one of programs",
 }
 """`checked.Builtin.op` → what it computes."""
 
@@ -65,6 +69,10 @@ BUILTINS = (
     Builtin(
         "func", "the function the probe is on, shown by name", KSYM, "func", kinds=OF_FUNCTIONS, hint="Any"
     ),
+    Builtin("rand", "a random number, another one each time", U32, "rand"),
+    Builtin("jiffies", "ticks of the kernel since it started", U64, "jiffies"),
+    Builtin("numaid", "number of the NUMA node", U16, "numaid"),
+    Builtin("usermode", "1 where the CPU was in user mode when the probe fired", U8, "usermode"),
     Builtin("retval", "what the function returned, typed by its prototype", kinds=RESULT, hint="Any"),
     Builtin("args", "the attach point's own fields or parameters by name: args.filename", hint="Any"),
     Builtin("arg0, arg1, …", "the arguments as plain numbers, without their type", U64, kinds=ARGUMENTS),
@@ -121,6 +129,14 @@ FUNCTIONS = (
     Function("kernel", "kernel(p)", 1, 1, "p as an address of the kernel", hint="(p: Any, /) -> Any"),
     Function("deref", "deref(p)", 1, 1, "what p points to; the same as p[0]", hint="(p: Any, /) -> Any"),
     Function(
+        "address",
+        "address(x)",
+        1,
+        1,
+        "where a local, or what is at a key of a map, is in memory",
+        hint="(x: Any, /) -> Any",
+    ),
+    Function(
         "be16", "be16(x)", 1, 1, "a big-endian (network order) u16 as a number", hint="(x: Any, /) -> int"
     ),
     Function("be32", "be32(x)", 1, 1, "a big-endian u32 as a number", hint="(x: Any, /) -> int"),
@@ -169,6 +185,14 @@ FUNCTIONS = (
     ),
     Function(
         "cast", 'cast("struct x *", p)', 2, 2, "p as another type", hint="(type: str, p: Any, /) -> Any"
+    ),
+    Function(
+        "len",
+        "len(text[, most])",
+        1,
+        2,
+        "bytes of a text, which ends at its NUL",
+        hint="(text: Any, most: int = ..., /) -> int",
     ),
     Function(
         "glob",

@@ -27,6 +27,7 @@ from kwire.lang.errors import (
 from kwire.lang.expressions import ExpressionChecker, Types
 from kwire.lang.extent import Extent, extent
 from kwire.lang.forms import walk
+from kwire.lang.inferred import fixed as kept
 from kwire.lang.tree import Source, Span
 from kwire.lang.types import Scalar, Type
 from kwire.lang.values import Literal, Value
@@ -48,6 +49,12 @@ MAX_CALLS = 1000
 
 TEXT_WORDS = 16
 """Bytes of a text with its NUL that are read as numbers."""
+
+WORD = 8
+"""Bytes of a number in memory."""
+
+MEMORY = "&"
+"""Behind the name of a local: the memory that always holds its value, for those who have its address."""
 
 TURNS = "turns"
 """The function that says how often a `while` runs at most."""
@@ -645,9 +652,12 @@ class Body(ExpressionChecker):
     def _set(self, name: str, shown: str, value: Value, span: Span, declared: bool = False) -> list[c.Stmt]:
         """Assign a value to a local by its full name."""
         old = self.variables.get(name)
+        if isinstance(value, values.Tuple) and old is not None and old.parts is not None:
+            value = _in_order(value, old.parts)
         parts = value.names if isinstance(value, values.Tuple) else None
         if old is not None and old.parts != parts:
             raise _two_things(shown, value, span)
+        value = kept(value)
         if isinstance(value, values.Tuple):
             self.variables.setdefault(name, Variable(len(self.variables), parts=parts))
             self._now(name, Known(OPEN))
@@ -685,7 +695,11 @@ class Body(ExpressionChecker):
         number = old.number if old else len(self.variables)
         self.variables[name] = Variable(number, kind, wide, fixed, declared)
         self._now(name, known)
-        return [c.LocalSet(number, register, span)]
+        made: list[c.Stmt] = [c.LocalSet(number, register, span)]
+        if name + MEMORY in self.texts:  # whose address is taken somewhere
+            copy = c.LocalGet(number, self.variables[name].type, span)
+            made.append(c.Store(self._memory(name + MEMORY), copy, span))
+        return made
 
     def _is_text(self, name: str, old: Variable | None, value: Value) -> bool:
         """Whether a local has its text in memory of its own: one that is constant, or may change where it is,
@@ -743,6 +757,63 @@ class Body(ExpressionChecker):
             self.texts[self._names[value.local]] = 1
             raise AgainError
         return found
+
+    def sized(self, value: Value) -> Type:
+        """The type whose size a value has; of a local of numbers as written that of the greatest of them."""
+        if isinstance(value, c.LocalGet):
+            known = self.variables[self._names[value.local]]
+            plain = [one.value for one in known.kind.constants if not one.typed]
+            if self.idle and known.kind.type is None and plain and len(plain) == len(known.kind.constants):
+                bools = all(isinstance(one.type, t.Bool) for one in known.kind.constants)
+                return t.BOOL if bools else values.smallest(min(plain), max(plain))
+        return super().sized(value) if self.idle else value.type
+
+    def _memory(self, name: str) -> int:
+        """The local that is memory of 8 bytes, by its name."""
+        self.texts.setdefault(name, WORD)
+        return self.variables.setdefault(name, Variable(len(self.variables), text=WORD)).number
+
+    def number_in_memory(self, value: c.Expr) -> c.Place:
+        """Where a number is in memory of its own."""
+        self.copies += 1
+        number = self._memory(f"{self.scope.prefix}once#{self.copies}{MEMORY}")
+        self.pending.append(c.Store(number, value, value.span))
+        return c.Place(c.TextPlace(number, t.Pointer(value.type), value.span), 0, (), t.KERNEL, value.span)
+
+    def address(self, value: Value, span: Span) -> c.Expr:
+        """The address of what a name stands for: of a local that of memory that always holds its value."""
+        if isinstance(value, c.MapGet) and value.map.kind in ("hash", "lru"):
+            place = c.Place(c.MapPlace(value.map, value.key, t.Pointer(t.VOID), span), 0, (), t.KERNEL, span)
+            return c.AddressOf(place, t.Pointer(value.type), span)
+        if isinstance(value, c.Comm):
+            for name in self.comm:
+                self.texts[name] = 1
+                raise AgainError
+        if isinstance(value, c.LocalGet):
+            name = self._names[value.local]
+            if t.is_constant_text(value.type):
+                self.texts[name] = 1
+                raise AgainError
+            if name + MEMORY not in self.texts:
+                self.texts[name + MEMORY] = WORD
+                raise AgainError
+            base = c.TextPlace(self._memory(name + MEMORY), t.Pointer(value.type), span)
+            return c.AddressOf(c.Place(base, 0, (), t.KERNEL, span), t.Pointer(value.type), span)
+        if isinstance(value, c.ReadText) and isinstance(value.place.base, c.TextPlace):
+            array = t.Array(t.CHAR, value.type.limit + 1)
+            return c.AddressOf(value.place, t.Pointer(array), span)
+        return super().address(value, span)
+
+    def in_memory(self, value: Value) -> Value:
+        """A value; a constant text in memory of its own."""
+        value = self.text(value)
+        if not isinstance(value, Literal):
+            return value
+        self.copies += 1
+        name = f"{self.scope.prefix}text#{self.copies}"
+        self.texts.setdefault(name, 1)
+        self.pending += self._set_text(name, name, value, value.span)
+        return self._local(name, name, value.span)
 
     def once(self, value: c.Expr) -> c.Expr:
         """A value that is taken here, and used several times."""
@@ -872,11 +943,7 @@ class Body(ExpressionChecker):
         if isinstance(value, values.Tuple):
             return value.replace(items=tuple(map(self._printable, value.items)))
         if isinstance(value, Literal):
-            self.copies += 1
-            name = f"{self.scope.prefix}text#{self.copies}"
-            self.texts.setdefault(name, 1)
-            self.pending += self._set_text(name, name, value, value.span)
-            return self._local(name, name, value.span)
+            return self.in_memory(value)
         if isinstance(value, c.ReadBlock) and isinstance(value.type, t.Struct):
             return self._printable(self._record(value, value.type))
         return value
@@ -1053,6 +1120,14 @@ def _other_text(old: Variable, value: c.ReadText) -> bool:
     if t.is_constant_text(old.type) and old.wide is None:
         return True
     return isinstance(old.wide, t.Text) and (old.fixed != value.fixed or old.wide.space != value.type.space)
+
+
+def _in_order(value: values.Tuple, names: tuple[str, ...]) -> values.Tuple:
+    """A record with its parts in the order of these names, where it has the same."""
+    if value.names == names or sorted(value.names) != sorted(names) or not all(names):
+        return value
+    items = dict(zip(value.names, value.items, strict=True))
+    return value.replace(items=tuple(items[name] for name in names), names=names)
 
 
 def _parts(name: str, shown: str, names: tuple[str, ...]) -> list[tuple[str, str]]:

@@ -39,11 +39,14 @@ from kwire.lang.types import Bool, Bytes, Int, Part, Pointer, Scalar, Text, Tupl
 
 
 class Const(Node):
-    """An integer constant, in the range of its type."""
+    """An integer constant, in the range of its type; `typed`: whether that was written (which matters to
+    `sizeof` only).
+    """
 
     value: int
     type: Scalar
     span: Span
+    typed: bool = False
 
 
 class Builtin(Node):
@@ -246,6 +249,14 @@ class TextCompare(Node):
     span: Span
 
 
+class TextLength(Node):
+    """How many bytes a text has, as far as its limit; 0 for one that cannot be read."""
+
+    text: "Wide"
+    type: Int
+    span: Span
+
+
 class TextOrder(Node):
     """How the value of a text stands to the literal by its bytes: op one of lt le gt ge.
 
@@ -402,8 +413,9 @@ class Map(Node):
 
     `key`: the types of the parts of its keys, scalars, texts and arrays; without any the map holds one value.
     `value`: the type of the values given to it (of a count: U64); of a "hash" or "lru" perhaps a text, an
-    array, or a tuple of such. `size`: keys at most; `bounds` of a "lhist": the first number, the one behind
-    the last, and the width of a bucket.
+    array, or a tuple of such. `size`: keys at most. `bounds` of a "lhist": the first number, the one behind
+    the last, and the width of a bucket; of a "hist" first how many bits behind the highest one tell the
+    bucket of a number. `nest`: where parts of keys are tuples again.
     """
 
     name: str
@@ -412,6 +424,7 @@ class Map(Node):
     value: Part | Tuple
     size: int
     bounds: tuple[int, int, int] = (0, 0, 0)
+    nest: types.Nest = ()
 
     @property
     def number(self) -> Scalar:
@@ -537,6 +550,7 @@ Expr: TypeAlias = (
     | Compare
     | TextEqual
     | TextCompare
+    | TextLength
     | TextOrder
     | TextMatch
     | BlockEqual
@@ -575,6 +589,14 @@ class TextSet(Node):
     local: int
     value: "Wide | TextConst"
     type: Text
+    span: Span
+
+
+class Store(Node):
+    """The memory of local number `local`, a `Text`, holds the 8 bytes of a number."""
+
+    local: int
+    value: Expr
     span: Span
 
 
@@ -698,6 +720,7 @@ class Return(Node):
 Stmt: TypeAlias = (
     LocalSet
     | TextSet
+    | Store
     | If
     | Loop
     | Each

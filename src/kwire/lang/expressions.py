@@ -361,6 +361,8 @@ class ExpressionChecker:
             if not 0 <= index.value < len(data):
                 raise TextError(index.span, f"this text has {plural(len(data) - 1, 'byte')}")
             return c.Const(values.wrap(data[index.value], t.CHAR), t.CHAR, span)
+        if isinstance(value, Literal):
+            value = self.in_memory(value)
         if isinstance(value, c.Comm):
             value = self._thread_name(value)
         if isinstance(value, c.ReadText):
@@ -426,7 +428,23 @@ class ExpressionChecker:
             raise TextError(node.span, "this divides by zero")
         if node.op in ("shl", "shr"):
             return self._shift(node.op, a, b, node.span)
+        if node.op in ("quo", "rem"):
+            return self._divided(node.op, a, b, node.span)
         return c.Binary(node.op, a, b, t.arithmetic(a.type, b.type), node.span)
+
+    def _divided(self, op: str, a: c.Expr, b: c.Expr, span: Span) -> Value:
+        """A division that truncates, or its remainder; 1 by 0."""
+        type_ = t.arithmetic(a.type, b.type)
+        low, high = self.extent(b)
+        if low > 0 or high < 0:
+            return c.Binary(op, a, b, type_, span)
+        if not isinstance(b, c.Const | c.LocalGet | c.Param | c.Builtin):
+            b = self.once(b)
+        zero = c.Compare("eq", b, c.Const(0, t.S64, span), False, t.BOOL, span)
+        divided = c.Binary(op, a, b, type_, span)
+        if op == "quo":  # which is 0 then
+            return c.Binary("or", divided, zero, type_, span)
+        return c.Select(zero, c.Const(1, type_, span), divided, type_, span)
 
     def _shift(self, op: str, a: c.Expr, b: c.Expr, span: Span) -> Value:
         """A shift; by 64 bits and more nothing is left but the sign."""
@@ -517,6 +535,26 @@ class ExpressionChecker:
         name = next(name for name, number in value.type.values if number == low)
         return Literal(name, t.Text(len(name.encode("utf-8", "surrogateescape"))), value.span)
 
+    def sized(self, value: Value) -> Type:
+        """The type whose size a value has: of a number as written the smallest signed one that holds it."""
+        if isinstance(value, values.Tuple):
+            return t.Tuple(tuple(map(self.sized, value.items)), value.type.names)
+        if isinstance(value, c.Const) and not value.typed and value.type in (t.S64, t.U64):
+            return values.smallest(value.value, value.value)
+        if (
+            isinstance(value, c.Const)
+            and isinstance(value.type, t.Enum)
+            and not t.is_constant_text(value.type)
+        ):
+            return t.U64  # a name of an enumeration alone
+        return value.type
+
+    def in_memory(self, value: Value) -> Value:
+        """A value; a constant text where it is in memory. Raises `TextError` where there is no place."""
+        if isinstance(value, Literal):
+            raise TextError(value.span, "a constant text is nowhere in memory here")
+        return value
+
     def once(self, value: c.Expr) -> c.Expr:
         """A value that is taken here, and used several times. Raises `TextError` where there is no place."""
         raise TextError(value.span, "this is too much for a condition", "use one part of it")
@@ -572,8 +610,48 @@ class ExpressionChecker:
     def _cast(self, node: tree.Cast) -> Value:
         from kwire.lang.functions import cast
 
-        type_ = self.named_type(node.type, node.type_span)
-        return cast(self.check(node.value), type_, node.span, node.type_span, self.space)
+        if node.type.endswith("[]"):  # as many as there are
+            type_: Type = t.Array(self.named_type(node.type[:-2], node.type_span), 0)
+        else:
+            type_ = self.named_type(node.type, node.type_span)
+        value = self.check(node.value)
+        if isinstance(type_, t.Array) and not isinstance(value, c.ReadBlock):
+            return self._as_array(value, type_, node)
+        return cast(value, type_, node.span, node.type_span, self.space)
+
+    def _as_array(self, value: Value, type_: t.Array, node: tree.Cast) -> Value:
+        """A number or a text as an array of its bytes."""
+        element = t.size_of(type_.element)
+        if not t.is_scalar(type_.element) or not element:
+            raise TextError(node.type_span, f"this cannot become {t.describe(type_)}", "cast a pointer")
+        value = self.text(value)
+        if isinstance(value, Literal | c.ReadText):
+            value = self.in_memory(value)
+            assert isinstance(value, c.ReadText)
+            size, place = value.fixed or value.type.limit + 1, value.place
+        else:
+            number = values.scalar(value)
+            size = t.size_of(self.sized(number) if not type_.length else number.type)
+            size = max(size, min(t.size_of(type_), 8) if isinstance(number, c.Const) else 0)
+            place = self.number_in_memory(values.convert(number, t.U64, node.span))
+        length = type_.length or size // element
+        if not 0 < length * element <= size:
+            message = f"{plural(size, 'byte')} cannot become {t.describe(type_)}"
+            raise TextError(node.type_span, message, "cast a pointer")
+        return c.ReadBlock(place, length * element, type_.replace(length=length), node.span)
+
+    def number_in_memory(self, value: c.Expr) -> c.Place:
+        """Where a number is in memory. Raises `TextError` where there is no place for it."""
+        raise TextError(value.span, "this number is nowhere in memory here")
+
+    def address(self, value: Value, span: Span) -> c.Expr:
+        """The address of what a name stands for. Raises `TextError` where it has none."""
+        if isinstance(value, c.ReadBlock | c.ReadText):
+            return values.address(value, span)
+        if isinstance(value, c.Load) and not value.bit_size:
+            return c.AddressOf(value.place, t.Pointer(value.type, value.place.space), span)
+        cure = "give it to a variable" if not isinstance(value, values.Tuple) else "take one of its parts"
+        raise TextError(span, f"{t.article(value.type)} has no address here", cure)
 
     def _shown(self, node: tree.Shown) -> Value:
         assert isinstance(node.type, t.SCALARS)

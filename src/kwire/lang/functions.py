@@ -29,7 +29,6 @@ PYTHON = {
     "format": "emit the values; text is made where they are shown",
     "hex": "emit the number",
     "int": "write s64(x)",
-    "len": "a text ends at its NUL; bytes(p, n) has the length that you give",
     "ord": "write its number, or compare with a text",
     "pow": "multiply, or use 1 << n",
     "print": "emit(…) what shall be seen",
@@ -92,7 +91,8 @@ def cast(value: Value, type_: Type, span: Span, type_span: Span, space: str = ""
         type_ = type_.replace(space=t.USER)
     if isinstance(type_, t.Int) and type_.size not in (1, 2, 4, 8):
         raise TextError(type_span, f"a number of {plural(type_.size, 'byte')} does not fit a register")
-    return values.convert(number, type_, span)
+    made = values.convert(number, type_, span)
+    return made.replace(typed=True) if isinstance(made, c.Const) else made
 
 
 def limit_of(value: Value, name: str, most: int = builtins.MAX_LIMIT) -> int:
@@ -144,7 +144,7 @@ def _str(call: Arguments) -> Value:
 
 
 def _bytes(call: Arguments) -> Value:
-    place = _pointed(call.values[0], call.span, "bytes", call.checker.space)
+    place = _pointed(call.checker.in_memory(call.values[0]), call.span, "bytes", call.checker.space)
     length = values.integer(call.values[1])
     limit = builtins.BYTES_LIMIT
     if isinstance(length, c.Const):
@@ -293,8 +293,26 @@ def _usym(call: Arguments) -> Value:
 
 
 def _sizeof(call: Arguments) -> Value:
-    value = call.values[0]
-    return _size(call.checker.text(value).type, call.span)
+    return _size(call.checker.sized(call.checker.text(call.values[0])), call.span)
+
+
+def _len(call: Arguments) -> Value:
+    """Bytes of a text; of what a pointer points to, at most so many."""
+    value = call.checker.text(call.values[0])
+    if isinstance(value, Literal):
+        size = len(value.value.encode("utf-8", "surrogateescape"))
+        return c.Const(size, t.S64, call.span)
+    limit = limit_of(call.values[1], "len") if len(call.values) > 1 else builtins.TEXT_LIMIT
+    text = values.named_text(value) or values.as_text(value, limit, call.span)
+    if isinstance(text, c.TextConst):
+        return c.Const(len(text.value), t.S64, call.span)
+    if text is None:
+        if not isinstance(value.type, t.Pointer) or isinstance(value, values.WIDE):
+            raise TextError(value.span, f"{t.article(value.type)} is no text, and has no length")
+        made = _str(call)
+        assert isinstance(made, c.ReadText)
+        text = made
+    return c.TextLength(text, t.U64, call.span)
 
 
 def _offsetof(checker: "ExpressionChecker", node: tree.Call) -> Value:
@@ -367,6 +385,7 @@ HANDLERS: dict[str, Callable[[Arguments], Value]] = {
     "user": _space,
     "kernel": _space,
     "deref": _deref,
+    "address": lambda call: call.checker.address(call.values[0], call.span),
     "be16": _big_endian,
     "be32": _big_endian,
     "be64": _big_endian,
@@ -380,6 +399,7 @@ HANDLERS: dict[str, Callable[[Arguments], Value]] = {
     "kstack": _stack,
     "ustack": _stack,
     "sizeof": _sizeof,
+    "len": _len,
     "min": _extreme,
     "max": _extreme,
     "turns": _turns,

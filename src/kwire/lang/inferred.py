@@ -32,11 +32,16 @@ class Inferred:
     know it by.
     """
 
-    __slots__ = ("bounds", "changed", "constants", "key", "kind", "open", "shows", "size", "title", "value")
+    __slots__ = (
+        *("bounds", "changed", "constants", "key", "kind", "nest", "open", "shows", "size", "title"),
+        "value",
+    )
 
     def __init__(self, title: str, kind: str, size: int, bounds: tuple[int, int, int], shows: str) -> None:
         self.title, self.kind, self.size, self.bounds, self.shows = title, kind, size, bounds, shows
         self.key: tuple[Part, ...] | None = None
+        self.nest: t.Nest | None = None
+        """How the parts of keys lie in each other."""
         self.value: Held | None = t.U64 if kind == "count" else None
         self.constants: int | None = None
         """The greatest, while all values that are known are constants that either sign holds."""
@@ -44,8 +49,17 @@ class Inferred:
         self.changed = False
         """Whether something was learned since this was last set to False."""
 
-    def place(self, given: Sequence[Value], span: Span) -> tuple[c.Map, list[Value]]:
+    def place(self, key: Sequence[Value], span: Span) -> tuple[c.Map, list[Value]]:
         """The map as it is known, and the parts of a key as they can stand in it. Raises `TextError`."""
+        if len(key) == 1 and isinstance(key[0], values.Tuple) and not any(key[0].names):
+            key = key[0].items
+        nest = tuple(("", t.nest_of(one.type)) for one in key)
+        given = [fixed(part) for one in key for _, part in values.parts("", one)]
+        if self.nest is None:
+            self.nest = nest
+        elif self.nest != nest and len(given) == len(self.key or ()):
+            message = f"the parts of keys of {self.title} lie otherwise here than elsewhere"
+            raise TextError(span, message, "put them into tuples likewise")
         cut = [_cut(one) for one in given]
         found = tuple(_part(self.title, one) for one in cut)
         if self.key is None:
@@ -72,7 +86,8 @@ class Inferred:
         """The map as it is known. Raises `TextError` where nothing is ever put into it."""
         if self.key is None:
             raise TextError(span, f"nothing is ever put into {self.title}")
-        return c.Map(self.title, self.kind, self.key, self.value or t.S64, self.size, self.bounds)
+        nest = self.nest if self.nest and any(inner for _, inner in self.nest) else ()
+        return c.Map(self.title, self.kind, self.key, self.value or t.S64, self.size, self.bounds, nest)
 
     def give(self, value: Value) -> None:
         """A value is set, or added. Raises `TextError`."""
@@ -136,6 +151,14 @@ class Inferred:
             message = f"the types of {self.title} are others here than elsewhere"
             raise TextError(span, message, "cast what is kept in it, or use another map")
         self.key, self.value, self.changed = key, value, True
+
+
+def fixed(value: Value) -> Value:
+    """A value as it is kept: of bytes whose number is known an array."""
+    if isinstance(value, c.ReadBytes) and isinstance(value.length, c.Const) and value.length.value:
+        size = value.length.value
+        return c.ReadBlock(value.place, size, t.Array(t.U8, size, t.RAW), value.span)
+    return value
 
 
 def _cut(value: Value) -> Value:

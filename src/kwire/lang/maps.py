@@ -13,7 +13,7 @@ from kwire.lang import types as t
 from kwire.lang.entries import Part, bounded, key_parts, value_parts
 from kwire.lang.errors import TextError
 from kwire.lang.forms import walk
-from kwire.lang.inferred import Inferred
+from kwire.lang.inferred import Inferred, fixed
 from kwire.lang.tree import Span
 from kwire.lang.values import Literal, Value
 from kwire.words import plural
@@ -92,7 +92,10 @@ def turn(checker: "ExpressionChecker", map: c.Map, span: Span) -> values.Tuple:
     if map.kind in DRAWN:
         raise TextError(span, f"what a {map.kind} holds cannot be read in a probe")
     pointer = t.Pointer(t.VOID)
-    key = t.Tuple(map.key) if len(map.key) > 1 else map.key[0]
+    key: t.Part | t.Tuple = t.Tuple(map.key) if len(map.key) > 1 else map.key[0]
+    if map.nest:
+        whole = t.nested(map.nest, iter(map.key))
+        key = whole if len(whole.items) > 1 else whole.items[0]  # type: ignore[assignment]  # a part or such
     if isinstance(map.value, t.SCALARS):
         value: Value = c.EachGet(map, map.number, span)
     else:
@@ -126,14 +129,15 @@ def statement(
         return statement(checker, tree.SetElement(node.target, moved, span))
     if not isinstance(node, tree.DeleteElement) and node.value is not None:
         given = checker.check(node.value)
+        if isinstance(owner, Inferred):
+            given = fixed(given)
         if isinstance(owner, Inferred) and not (isinstance(node, tree.Aggregate) and owner.steps(given)):
             owner.give(values.scalar(given) if isinstance(node, tree.Aggregate) else given)
     map, key = _place(checker, node.target)
     if isinstance(node, tree.Aggregate):
         return _aggregate(node, given, map, key)
-    if map.kind not in PLAIN and not (map.key and isinstance(node, tree.DeleteElement)):
-        what = "set" if isinstance(node, tree.SetElement) else "deleted"
-        raise TextError(span, f"what a {map.kind} holds is added to, not {what}", _how(map))
+    if map.kind not in PLAIN and isinstance(node, tree.SetElement):
+        raise TextError(span, f"what a {map.kind} holds is added to, not set", _how(map))
     if isinstance(node, tree.DeleteElement):
         return c.MapDelete(map, key, span)
     assert given is not None
@@ -180,12 +184,12 @@ def _how(map: c.Map) -> str:
 
 
 def _place(checker: "ExpressionChecker", node: tree.Element) -> tuple[c.Map, c.Key]:
-    given: list[Value] = [part for one in node.key for _, part in values.parts("", checker.check(one))]
+    key = [checker.check(one) for one in node.key]
     if isinstance(node.map.owner, Inferred):
-        given = [checker.text(one) for one in given]
-        map, given = node.map.owner.place(given, node.span)
+        map, given = node.map.owner.place([_texts(checker, one) for one in key], node.span)
     else:
         map = declared(checker, node.map, node.span)
+        given = [part for one in key for _, part in values.parts("", one)]
     if len(given) != len(map.key):
         what = plural(len(map.key), "part") if map.key else "no part"
         wrong = f"keys of {map.name} have {what}, this has {len(given)}"
@@ -193,6 +197,13 @@ def _place(checker: "ExpressionChecker", node: tree.Element) -> tuple[c.Map, c.K
         raise TextError(node.span, wrong, cure)
     whose = f"keys of {map.name}"
     return map, tuple(_part(whose, one, type_) for one, type_ in zip(given, map.key, strict=True))
+
+
+def _texts(checker: "ExpressionChecker", value: Value) -> Value:
+    """A value, those of its parts that are one of several constant texts as texts."""
+    if isinstance(value, values.Tuple):
+        return value.replace(items=tuple(_texts(checker, one) for one in value.items))
+    return checker.text(value)
 
 
 def _part(whose: str, value: Value, type_: t.Part) -> c.Expr | c.Wide | c.TextConst:

@@ -11,6 +11,8 @@ Laws:
 Types are values (`forms`): they compare by class and fields, how they are shown included.
 """
 
+from collections.abc import Iterator
+
 from kwire.hints import Final, TypeAlias
 from kwire.lang.forms import Form
 
@@ -21,6 +23,9 @@ STACK_MODES = ("bpftrace", "perf", "raw", "build_id")
 """How stacks are read: names with offsets; as `perf script` shows them; addresses; places in files."""
 
 KERNEL = "kernel"
+RAW = "raw"
+"""How arrays of bytes are shown that are neither numbers nor text."""
+
 USER = "user"
 
 
@@ -124,7 +129,7 @@ INTEGRAL: Final = (Int, Bool, Enum)
 """For isinstance, which takes a tuple ten times as fast as a union made on the spot."""
 
 S8, S16, S32, S64 = (Int(size, True) for size in (1, 2, 4, 8))
-TEXTS: Final = "text"
+TEXTS: Final = "constant texts"
 """The name of the enumeration of constant texts: a number of it is no number to people."""
 
 U8, U16, U32, U64 = (Int(size, False) for size in (1, 2, 4, 8))
@@ -147,6 +152,25 @@ def leaves(type_: "Part | Tuple") -> tuple[Part, ...]:
     if not isinstance(type_, Tuple):
         return (type_,)
     return tuple(leaf for one in type_.items for leaf in leaves(one))  # type: ignore[arg-type]  # of such
+
+
+Nest: TypeAlias = "tuple[tuple[str, Nest], ...]"
+"""Of each part of a tuple its name, empty where it has none, and its own parts where it is a tuple itself."""
+
+
+def nest_of(type_: Type) -> Nest:
+    """How the parts of a tuple lie in each other; of what is no tuple: nothing."""
+    if not isinstance(type_, Tuple):
+        return ()
+    names = type_.names or ("",) * len(type_.items)
+    return tuple((name, nest_of(one)) for name, one in zip(names, type_.items, strict=True))
+
+
+def nested(nest: Nest, leaves: Iterator[Part]) -> Tuple:
+    """The tuple whose parts lie so; `leaves`: those that are no tuples, in their order."""
+    items = tuple(nested(inner, leaves) if inner else next(leaves) for _, inner in nest)
+    names = tuple(name for name, _ in nest)
+    return Tuple(items, names if any(names) else ())
 
 
 def is_scalar(type_: Type) -> bool:

@@ -63,6 +63,15 @@ def constant(value: int, span: Span) -> c.Const:
     return c.Const(value, t.S64 if value < 1 << 63 else t.U64, span)
 
 
+def smallest(low: int, high: int) -> t.Int:
+    """The smallest signed type that holds numbers from one to another; of those that none holds u64."""
+    for type_ in (t.S8, t.S16, t.S32, t.S64):
+        least, greatest = bounds(type_)
+        if least <= low and high <= greatest:
+            return type_
+    return t.U64
+
+
 def wrap(value: int, type_: Scalar) -> int:
     """A mathematical value cut to what the type holds."""
     low, high = bounds(type_)

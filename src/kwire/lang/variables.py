@@ -127,5 +127,16 @@ def _settled(one: c.Stmt, locals_: list[Scalar], fields: list[tuple[Type, ...]])
     return one
 
 
-_PLAIN = (c.TextSet, c.Break, c.Continue, c.Leave, c.MapSet, c.MapDelete, c.Aggregate, c.Exit, c.Return)
+_PLAIN = (
+    c.TextSet,
+    c.Store,
+    c.Break,
+    c.Continue,
+    c.Leave,
+    c.MapSet,
+    c.MapDelete,
+    c.Aggregate,
+    c.Exit,
+    c.Return,
+)
 """Statements that give nothing to locals or fields."""

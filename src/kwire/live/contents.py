@@ -220,7 +220,7 @@ def together(map: Map, values: Iterable[bytes]) -> list[int]:
 def meaning(map: Map, together: Sequence[int]) -> Value:
     """What the words of a value mean, which all CPUs have together."""
     if map.kind == "hist":
-        return _trimmed(log2_buckets(), together)
+        return _trimmed(log2_buckets(map.bounds[0]), together)
     if map.kind == "lhist":
         return _trimmed(linear_buckets(map.bounds), together)
     if map.kind in ("avg", "stats"):
@@ -234,9 +234,12 @@ def _number(map: Map, word: int) -> int:
     return word - (1 << 64) if t.signed(map.value) and word >> 63 else word
 
 
-def log2_buckets() -> list[tuple[int | None, int | None]]:
-    """The ends of the buckets of a histogram of powers of two."""
-    return [(None, 0), (0, 1), *((1 << bit, 1 << bit + 1) for bit in range(64))]
+def log2_buckets(bits: int = 0) -> list[tuple[int | None, int | None]]:
+    """The ends of the buckets of a histogram of powers of two, each of which is 2^`bits` buckets."""
+    small = [(at, at + 1) for at in range(1 << bits)]
+    parts = range(1 << bits, 2 << bits)
+    large = [(part << shift, part + 1 << shift) for shift in range(64 - bits) for part in parts]
+    return [(None, 0), *small, *large]
 
 
 def linear_buckets(bounds: tuple[int, int, int]) -> list[tuple[int | None, int | None]]:
@@ -331,8 +334,10 @@ def _magnitude(value: Value) -> float:
     return value if isinstance(value, int | float) else 0
 
 
-def rows_of(map: Map, raw: Raw) -> Iterator[Row]:
-    """What a map holds as the rows of a table; of one without keys none where it was never given anything."""
+def rows_of(map: Map, raw: Raw, *, zeros: bool = False) -> Iterator[Row]:
+    """What a map holds as the rows of a table; of one without keys none where it was never given anything,
+    unless it was set to 0 (`zeros`).
+    """
     kept = map.replace(kind="stats") if map.kind == "avg" else map  # its sum, too
     for key, values in raw.items():
         value = value_of(kept, values)
@@ -346,7 +351,7 @@ def rows_of(map: Map, raw: Raw) -> Iterator[Row]:
         else:
             assert not isinstance(value, float)  # only averages are, which have a sum here
             made = value
-        if key or not _nothing(map.kind, made):
+        if key or zeros or not _nothing(map.kind, made):
             yield Row(key_of(map, key), made)
 
 

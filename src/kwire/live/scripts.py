@@ -56,7 +56,7 @@ def plan_script(
     began = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
     arguments, options = given(words)
     surroundings = Surroundings(
-        tuple(arguments), command, began, possible_cpus(), options, _address, cgroups.paths, unsafe
+        tuple(arguments), command, began, possible_cpus(), options, _address, cgroups.paths, _users, unsafe
     )
     made = probes(script, surroundings)
     chosen = settings(script)
@@ -115,6 +115,16 @@ def _address(name: str) -> int | None:
 
     found = kernel_symbols().addresses(name)
     return found[0] if found else None
+
+
+def _users() -> dict[int, str]:
+    """The users of this machine by their ids; the first of several with one id."""
+    import pwd
+
+    found: dict[int, str] = {}
+    for one in pwd.getpwall():
+        found.setdefault(one.pw_uid, one.pw_name)
+    return found
 
 
 def _infer(planner: Planner, made: Sequence[ScriptProbe], maps: Sequence[Inferred]) -> None:

@@ -45,6 +45,7 @@ class MapTables:
         "_stacks",
         "_told",
         "_units",
+        "_zeroed",
         "left",
         "produced",
         "schemas",
@@ -66,6 +67,7 @@ class MapTables:
         self.left: list[tuple[Schema, MapTable]] = []
         """What each map held at the end."""
         self._numbers = dict.fromkeys(self.produced, 0)
+        self._zeroed: set[str] = set()  # maps without keys that a script has set to 0
         self._acts = {one.id: (one.prints, one.format) for one in plan.schemas if one.prints in ACTS}
         size = max(self._acts, default=0) + 1
         self._counts = array("Q", bytes(8 * walk.COUNT_WORDS * size))
@@ -142,7 +144,7 @@ class MapTables:
         self, unit: UnitMap, schema: Schema, moment: int, shown: str, top: int = 0, div: int = 1
     ) -> Frames:
         raw, lost = raw_of(unit.map, self._maps)
-        rows = tuple(rows_of(unit.map, raw))
+        rows = tuple(rows_of(unit.map, raw, zeros=unit.map.name in self._zeroed))
         number = self._numbers[schema.id] = self._numbers[schema.id] + 1
         table = MapTable(number, moment, rows, shown, top, div, lost, _symbols(schema, rows))
         if shown != "print":
@@ -156,6 +158,10 @@ class MapTables:
         own = self._maps[name_of(unit.map)]
         empty = bytes(own.spec.value_size)
         if not unit.map.key:
+            if zero and any(rows_of(unit.map, raw_of(unit.map, self._maps)[0])):
+                self._zeroed.add(unit.map.name)
+            elif not zero:
+                self._zeroed.discard(unit.map.name)
             if zero and unit.map.kind in ("hash", "lru"):
                 before = own.lookup(NUMBER) or empty
                 empty = empty[:-8] + before[-8:]

@@ -185,10 +185,14 @@ class PrintedJson(Printed):
 
 
 def as_json(schema: Schema, field: Field, labels: Labels) -> Shown:
-    """The function that gives a value as JSON: a number that has no name, a truth value, or its text."""
+    """The function that gives a value as JSON: a number, of an enumeration of C too, a truth value, or its
+    text.
+    """
     from json.encoder import encode_basestring as quote
 
     one, kind = _scalar_text(schema, field, labels), TYPES[field.type].kind
+    if field.type in ("enum", "senum") and field.enum.partition(" of ")[0].isidentifier():
+        one = str
     plain = (one is str and kind == "int") or kind == "bool"
     item: Shown = one if plain else lambda value: quote(one(value))
     if field.count == 1:

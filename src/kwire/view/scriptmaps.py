@@ -8,8 +8,8 @@ the sum divided by the number, truncated.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from kwire.hints import Any, Final, TypeAlias
-from kwire.wire.fields import Field
-from kwire.wire.schema import Items, Labels, Schema
+from kwire.wire.fields import TYPES, Field
+from kwire.wire.schema import Items, Labels, MapShape, Schema
 from kwire.wire.tables import MapTable, cell_reader, divided
 
 BAR: Final = 52
@@ -40,20 +40,53 @@ def printed(
     """
     shape, entries = schema.map, dict(table.rows)
     assert shape is not None  # the table is one of a map
-    if not entries:
+    if not entries and (table.shown != "print" or shape.keys):
         return ""
+    if not entries:  # a value that is printed before it is set
+        entries = {(): _nothing(schema, shape)}
     labels = Labels(schema._replace(symbols=table.symbols))
     shows = [_shown(schema, field, labels, as_text, clean) for field in schema.fields[:-1]]
     value = _together(shape.items, iter(shows[shape.keys :])) if shape.items else shows[shape.keys]
     shows[shape.keys :] = [value]
+    keys = shows[:-1]
+    if shape.key_items:
+        flat, nest = iter(keys), shape.key_items
+        keys = [_together(inner, flat) if inner else next(flat) for _, inner in nest]
+        entries = {_nested(nest, iter(key)): value for key, value in entries.items()}
     title = clean(schema.target)
     if json is not None:
         cells = [_json_cell(schema, field, labels, json) for field in schema.fields[shape.keys : -1]]
         value = _json_of(shape.items, iter(cells)) if shape.items else cells[0]
-        return as_json(title, shape.kind, entries, shows[:-1], value, table.top, table.div) + "\n"
+        return as_json(title, shape.kind, entries, keys, value, table.top, table.div) + "\n"
     step = shape.bounds[2] if len(shape.bounds) > 2 else 0
-    made = lines(title, shape.kind, entries, shows[:-1], shows[-1], table.top, table.div, step)
+    made = lines(title, shape.kind, entries, keys, shows[-1], table.top, table.div, step)
     return "".join(f"{line}\n" for line in made)
+
+
+def _nested(items: Items, parts: Iterator[Any]) -> Key:
+    """Parts one after the other as the tuples in which they are."""
+    return tuple(_nested(inner, parts) if inner else next(parts) for _, inner in items)
+
+
+def _nothing(schema: Schema, shape: MapShape) -> Any:
+    """What a map without keys holds that was never set."""
+    if shape.kind in ("avg", "stats"):
+        return 0, 0
+    if shape.kind in ("hist", "lhist"):
+        return ()
+    fields = iter(schema.fields)
+
+    def zero() -> Any:
+        field = next(fields)
+        kind = TYPES[field.type].kind
+        if kind in ("str", "raw", "bytes", "text"):
+            return "" if kind in ("str", "text") else bytes(field.size)
+        return 0 if field.count == 1 else (0,) * field.count
+
+    def zeros(items: Items) -> Any:
+        return tuple(zeros(inner) if inner else zero() for _, inner in items)
+
+    return zeros(shape.items) if shape.items else zero()
 
 
 def _together(items: Items, shows: Iterator[Show]) -> Show:

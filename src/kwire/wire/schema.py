@@ -115,19 +115,23 @@ Items: TypeAlias = "tuple[tuple[str, Any], ...]"
 
 class MapShape(NamedTuple):
     """What a map keeps: a kind, one of MAP_VALUES; of how many parts its keys are; of a linear histogram
-    the first number, the one behind the last, and the width of a bucket. `items`: of values that are tuples.
+    the first number, the one behind the last, and the width of a bucket. `items`: of values that are tuples;
+    `key_items`: of keys in which there are tuples.
     """
 
     kind: str
     keys: int
     bounds: tuple[int, ...] = ()
     items: Items = ()
+    key_items: Items = ()
 
     def problem(self, fields: tuple[Field, ...]) -> str:
         """What is wrong with it for a SCHEMA of these fields; empty where nothing is."""
         names = MAP_VALUES.get(self.kind)
         if names is None:
             return f"kind {self.kind!r} is none that is known"
+        if self.key_items and _leaves_of(self.key_items) != self.keys:
+            return f"the tuples in its keys have not {self.keys} parts"
         if self.items:
             if names != ("value",):
                 return f"values of kind {self.kind} are no tuples"
@@ -297,7 +301,10 @@ class Schema(NamedTuple):
                 **self.map._asdict(),
                 "bounds": list(self.map.bounds),
                 "items": _listed(self.map.items),
+                "key_items": _listed(self.map.key_items),
             }
+            if not self.map.key_items:
+                del value["map"]["key_items"]
         if self.clock is not None:
             value["clock"] = self.clock._asdict()
         value["host"], value["kernel"] = self.host, self.kernel
@@ -530,6 +537,9 @@ _MAP_KEYS = {
     "items": Key(
         Kind("a list of names and lists", _items_wrong), "of a value that is a tuple: its parts", []
     ),
+    "key_items": Key(
+        Kind("a list of names and lists", _items_wrong), "of keys with tuples in them: their parts", []
+    ),
 }
 _KEYS = {
     "probe": Key(TEXT, "the probe's spec"),
@@ -565,7 +575,14 @@ def _schema(id: int, value: Map, base: int) -> Schema:
     kept = taken["map"]
     if kept is not None:
         kept = read_payload(kept, _MAP_KEYS, base, "map.")
-        kept = MapShape(**{**kept, "bounds": tuple(kept["bounds"]), "items": _items(kept["items"])})
+        kept = MapShape(
+            **{
+                **kept,
+                "bounds": tuple(kept["bounds"]),
+                "items": _items(kept["items"]),
+                "key_items": _items(kept["key_items"]),
+            }
+        )
     given = {"fields": tuple(fields), "clock": clock, "map": kept, "shares": tuple(taken["shares"])}
     schema = Schema(**{**taken, **given, "id": id, "program": "".join(taken["program"])})
     problem = schema.problem()

@@ -29,7 +29,7 @@ from kwire.lang.errors import LanguageError, TextError
 from kwire.lang.forms import walk
 from kwire.lang.kerneltypes import KernelTypes
 from kwire.lang.tree import NOWHERE
-from kwire.lang.types import Enum, Text, describe
+from kwire.lang.types import TEXTS, Enum, Text, describe
 
 Lowered = Callable[..., Program]
 
@@ -172,7 +172,7 @@ def test_constant_texts_are_values_of_maps(lowered: Lowered) -> None:
     program = lowered(text)
     [map] = program.maps().values()
     table = (("", 0), ("one", 1), ("two", 2), ("%s %d", 3))  # all strings of the script
-    assert map.value == Enum("text", 4, False, table)
+    assert map.value == Enum(TEXTS, 4, False, table)
     assert program.shapes[0].fields[0].type == map.value
 
 
@@ -327,6 +327,25 @@ WRONG = [
      "1:36-42: @x holds the sum of values, and here it is assigned a max; use another map"),
     ("@x = lhist(1, 5, 1, 1)",
      "1:23-40: the max of a histogram is above its min, and 1 is not above 5"),
+    ("@x = hist(1, 9)", "1:31-32: the second argument of hist is a number from 0 to 5"),
+    ("print(&(pid, 1))", "1:24-33: only variables and maps have an address; write &$name or &@name"),
+    ("@x[1] = 2; print(&@x)", "1:36-38: keys of @x have 1 part, this has 0; use another map"),
+    ("@x = 1; print(len(@x))", "1:36-38: @x has no keys; a loop is over a map with keys"),
+    ("print(len(5))", "1:28-29: len takes a map with keys; write len(@map), or strlen(text)"),
+    ("print(strlen(pid))", "1:31-34: a u32 is no text, and has no length"),
+    ("print(config)", "1:24-30: config alone is no value; name a setting, as in config().max_strlen"),
+    ("print(config().max_strln)",
+     "1:33-42: there is no setting max_strln; did you mean max_strlen or max_ast_nodes?"),
+    ("print(pid(other))", "1:28-33: this is no namespace; write pid(init), or (curr_ns)"),
+    ('print(percpu_kaddr("no_such"))', "1:24-47: the kernel has no symbol no_such"),
+    ("@x[1, (2, 3)] = 1; @x[1, 2, 3] = 2",
+     "1:37-48: the parts of keys of @x lie otherwise here than elsewhere; put them into tuples likewise"),
+    ('static_assert(sizeof(uint8) == 2, "odd")', "1:18-58: odd"),
+    ("static_assert(pid, \"odd\")",
+     "1:32-35: whether this holds is not known before the script runs; use assert"),
+    ('fail("not %s, %d", "this", 5)', "1:18-47: not this, 5"),
+    ("if comptime pid { }", "1:30-33: this is not known before the script runs; leave out comptime"),
+    ("again(1, 2)", "1:18-29: again takes 1 argument, not 2"),
     ("@x = lhist(1, 1, 5, 0)", "1:23-40: the step of a histogram is at least 1, and this is 0"),
     ("@x = lhist(1, 0, 5000, 1)",
      "1:23-43: this histogram has 5,000 buckets; there are at most 1,000: take a greater step"),

@@ -7,6 +7,7 @@ from kwire.kinds import KINDS
 from kwire.lang import tree
 from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace.functions import stack
+from kwire.lang.bpftrace.library import member, username
 from kwire.lang.errors import TextError
 from kwire.lang.tree import Span
 
@@ -60,12 +61,12 @@ def elapsed(low: "Lowering", span: Span) -> tree.Expr:
 
 def pcomm(low: "Lowering", span: Span) -> tree.Expr:
     """The name of the parent."""
-    return _of_task(low, ("real_parent", "comm"), span)
+    return member(tree.Name("curtask", span), "real_parent", "comm")
 
 
 def leader_comm(low: "Lowering", span: Span) -> tree.Expr:
     """The name of the process' first thread."""
-    return _of_task(low, ("group_leader", "comm"), span)
+    return member(tree.Name("curtask", span), "group_leader", "comm")
 
 
 def leader_tid(low: "Lowering", span: Span) -> tree.Expr:
@@ -83,11 +84,9 @@ def ustack(low: "Lowering", span: Span) -> tree.Expr:
     return stack(low, s.Call("ustack", (), span, span))
 
 
-def _of_task(low: "Lowering", members: tuple[str, ...], span: Span) -> tree.Expr:
-    value: tree.Expr = tree.Name("curtask", span)
-    for member in members:
-        value = tree.Member(value, member, span, span)
-    return value
+def config(low: "Lowering", span: Span) -> tree.Expr:
+    """Refuse: settings are named by a member."""
+    raise TextError(span, "config alone is no value", "name a setting, as in config().max_strlen")
 
 
 BUILTINS: Final["Mapping[str, Callable[[Lowering, Span], tree.Expr]]"] = {
@@ -106,6 +105,8 @@ BUILTINS: Final["Mapping[str, Callable[[Lowering, Span], tree.Expr]]"] = {
         leader_tid,
         kstack,
         ustack,
+        username,
+        config,
     )
 }
 """By name; each takes the place where the name is written."""

@@ -1,12 +1,31 @@
 """Values that are known while a probe is lowered: texts, numbers, arguments of the script."""
 
-from kwire.hints import TYPE_CHECKING
+import operator
+
+from kwire.hints import TYPE_CHECKING, Final
 from kwire.kinds import KINDS
 from kwire.lang import tree
+from kwire.lang import types as t
 from kwire.lang.bpftrace import syntax as s
+from kwire.lang.bpftrace.macros import meant
+from kwire.lang.bpftrace.types import plain
 
 if TYPE_CHECKING:
     from kwire.lang.bpftrace.lower import Lowering
+
+
+_FOLDED: Final = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+}
+"""Operators whose value is known where their operands are."""
 
 
 def kept(low: "Lowering", node: s.Expr) -> tree.Expr:
@@ -31,8 +50,21 @@ def text_constant(low: "Lowering", node: s.Expr) -> str | None:
         return low.full_name
     if isinstance(node, s.Name) and node.id == "probetype":
         return low.site.kind
+    if isinstance(node, s.Field) and isinstance(node.value, s.Call) and node.value.function == "config":
+        setting = low.settings.get(node.name)
+        return setting if isinstance(setting, str) else None
     if isinstance(node, s.Name) and node.id == "func" and KINDS[low.site.kind].user:
         return low.site.function
+    if isinstance(node, s.Call) and node.function in low.macros:
+        macro = meant(low.macros, node)
+        if macro is not None and not macro.parameters and not macro.body.body:
+            return None if macro.body.value is None else text_constant(low, macro.body.value)
+        return None
+    if isinstance(node, s.Binary) and node.op == "+" and isinstance(node.left, s.Positional):
+        text, behind = _text(low, node.left), constant(low, node.right)  # an address in an argument
+        if text is None or behind is None or behind < 0:
+            return None
+        return text.encode("utf-8", "surrogateescape")[behind:].decode("utf-8", "surrogateescape")
     if isinstance(node, s.Call) and node.function == "str" and node.arguments:
         inner, *most = node.arguments
         text = text_constant(low, inner)
@@ -46,6 +78,16 @@ def text_constant(low: "Lowering", node: s.Expr) -> str | None:
     return None
 
 
+def _text(low: "Lowering", node: s.Positional) -> str | None:
+    """An argument that is a text; None for a number, and for none."""
+    text = argument(low, node)
+    try:
+        number(text)
+    except ValueError:
+        return text or None
+    return None
+
+
 def argument(low: "Lowering", node: s.Positional) -> str:
     """An argument of the script, empty where it was not given."""
     given = low.surroundings.arguments
@@ -56,6 +98,11 @@ def constant(low: "Lowering", node: s.Expr) -> int | None:
     """The number that an expression is, where that is known."""
     if isinstance(node, s.Name) and node.id in low.enums:
         return low.enums[node.id]
+    if isinstance(node, s.Binary) and node.op in _FOLDED:
+        sides = [constant(low, one) for one in (node.left, node.right)]
+        return None if None in sides else int(_FOLDED[node.op](*sides))
+    if isinstance(node, s.Sizeof) and isinstance(node.of, s.Type) and plain(node.of.name) in t.INTEGERS:
+        return t.size_of(t.INTEGERS[plain(node.of.name)])
     made = low.expression(node)
     return made.value if isinstance(made, tree.Number) else None
 

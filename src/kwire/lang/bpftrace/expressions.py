@@ -12,12 +12,13 @@ from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace import tables
 from kwire.lang.bpftrace.builtins import BUILTINS
 from kwire.lang.bpftrace.calls import known, unready
-from kwire.lang.bpftrace.constants import argument, kept, number
+from kwire.lang.bpftrace.constants import argument, constant, kept, number, text_constant
 from kwire.lang.bpftrace.functions import FUNCTIONS
-from kwire.lang.bpftrace.macros import expand
+from kwire.lang.bpftrace.macros import expand, meant
 from kwire.lang.bpftrace.maps import AGGREGATES, element
-from kwire.lang.bpftrace.types import plain
+from kwire.lang.bpftrace.types import is_type, plain
 from kwire.lang.errors import TextError, did_you_mean
+from kwire.lang.tree import NOWHERE
 
 if TYPE_CHECKING:
     from kwire.lang.bpftrace.lower import Lowering
@@ -119,7 +120,9 @@ def _name(low: "Lowering", node: s.Name) -> tree.Expr:
     if name in low.enums:
         return tree.Name(name, span)
     if name in low.macros:
-        return _call(low, s.Call(name, (), span, span))
+        call = s.Call(name, (), span, span)
+        if meant(low.macros, call) is not None:
+            return _call(low, call)
     bare = name.removeprefix(OWN)
     if bare in tables.BUILTIN:
         name = bare
@@ -136,12 +139,31 @@ def _name(low: "Lowering", node: s.Name) -> tree.Expr:
 
 
 def _field(low: "Lowering", node: s.Field) -> tree.Expr:
+    if (isinstance(node.value, s.Call | s.Name) and _word(node.value).removeprefix(OWN) == "config") and (
+        not isinstance(node.value, s.Call) or not node.value.arguments
+    ):
+        return _setting(low, node)
     context = low.site.kind == "iter" and isinstance(node.value, s.Name) and node.value.id == "ctx"
     if context or (isinstance(node.value, s.Name) and node.value.id == "args"):
         head: tree.Expr = tree.Name("args", node.value.span)
     else:
         head = low.expression(node.value)
     return tree.Member(head, node.name, node.span, node.name_span)
+
+
+def _word(node: s.Call | s.Name) -> str:
+    return node.function if isinstance(node, s.Call) else node.id
+
+
+def _setting(low: "Lowering", node: s.Field) -> tree.Expr:
+    """The value of a setting."""
+    value = low.settings.get(node.name)
+    if value is None:
+        cure = did_you_mean(node.name, low.settings)
+        raise TextError(node.name_span, f"there is no setting {node.name}", cure)
+    if isinstance(value, str):
+        return tree.String(value, node.span)
+    return tree.Number(int(value), node.span, isinstance(value, bool))
 
 
 def _item(low: "Lowering", node: s.Item) -> tree.Expr:
@@ -155,8 +177,32 @@ def _index(low: "Lowering", node: s.Index) -> tree.Expr:
 def type_name(low: "Lowering", node: s.Type) -> str:
     """A type as the checker knows it."""
     if node.value is not None:
-        raise unready("a cast to typeof a value", node.span, "name the type")
-    return plain(node.name)
+        named = _given_type(low, node.value)
+        if named is None:
+            raise unready("a cast to typeof a value", node.span, "name the type")
+        return plain(named)
+    return plain(_with_given(low, node.name))
+
+
+def _with_given(low: "Lowering", name: str) -> str:
+    """The name of a type, in which the parameter of a macro may stand for one."""
+    word = name.split(" ")[0].rstrip("*").partition("[")[0]
+    if word not in low.substitutes[-1]:
+        return name
+    given = _given_type(low, s.Name(word, NOWHERE))
+    rest = name[len(word) :].strip()
+    return name if given is None else f"{given} {rest}" if rest[:1] == "*" else given + rest
+
+
+def _given_type(low: "Lowering", node: s.Expr) -> str | None:
+    """The type that the parameter of a macro stands for; None for what stands for none."""
+    if not isinstance(node, s.Name):
+        return None
+    given = low.substitutes[-1].get(node.id)
+    if given is not None:
+        return given.made(low, _given_type)
+    word = node.id.split(" ")[0].rstrip("*").partition("[")[0]
+    return node.id if is_type(word) or word != node.id else None
 
 
 def _cast(low: "Lowering", node: s.Cast) -> tree.Expr:
@@ -169,6 +215,9 @@ def _type_or_value(low: "Lowering", of: s.Type | s.Expr) -> tree.Expr:
         return tree.String(type_name(low, of), of.span)
     value = of.value if isinstance(of, s.Type) else of
     assert value is not None
+    named = _given_type(low, value)
+    if named is not None:
+        return tree.String(plain(named), of.span)
     return low.expression(value)
 
 
@@ -187,6 +236,26 @@ def _typeinfo(low: "Lowering", node: s.Typeinfo) -> tree.Expr:
     raise unready("typeinfo", node.span)
 
 
+def comptime(low: "Lowering", node: s.Expr) -> int | None:
+    """The value of `comptime value`; None for what is no such thing. Raises `TextError` where it is not known
+    before the script runs.
+    """
+    if not isinstance(node, s.Comptime):
+        return None
+    inner = node.value
+    if isinstance(inner, s.Unary) and inner.op == "!":
+        value = comptime(low, s.Comptime(inner.operand, inner.span))
+        return int(not value)
+    if isinstance(inner, s.Binary) and inner.op in ("==", "!="):
+        texts = [text_constant(low, one) for one in (inner.left, inner.right)]
+        if None not in texts:
+            return int((texts[0] == texts[1]) == (inner.op == "=="))
+    known = constant(low, inner)
+    if known is None:
+        raise TextError(inner.span, "this is not known before the script runs", "leave out comptime")
+    return known
+
+
 def _comptime(low: "Lowering", node: s.Comptime) -> tree.Expr:
     return low.expression(node.value)
 
@@ -194,6 +263,8 @@ def _comptime(low: "Lowering", node: s.Comptime) -> tree.Expr:
 def _unary(low: "Lowering", node: s.Unary) -> tree.Expr:
     if node.op == "!":
         return tree.Unary("not", condition(low, node.operand), node.span)
+    if node.op == "*" and isinstance(node.operand, s.AddressOf):
+        return low.expression(node.operand.operand)
     operand = low.expression(node.operand)
     if node.op == "*":
         return tree.Call("deref", (operand,), (), node.span, node.span)
@@ -220,7 +291,10 @@ def _step(low: "Lowering", node: s.Step) -> tree.Expr:
 
 
 def _addressof(low: "Lowering", node: s.AddressOf) -> tree.Expr:
-    raise unready("the address of a variable", node.span)
+    if isinstance(node.operand, s.Map) and node.operand.key is None and low.maps[node.operand.id].key:
+        cure = f"write &@{node.operand.id}[key]"
+        raise TextError(node.span, f"@{node.operand.id} has keys, and one address for each", cure)
+    return tree.Call("address", (low.expression(node.operand),), (), node.span, node.span)
 
 
 def _binary(low: "Lowering", node: s.Binary) -> tree.Expr:
@@ -279,6 +353,11 @@ def _block(low: "Lowering", node: s.Block) -> tree.Expr:
 
 def _if(low: "Lowering", node: s.If) -> tree.Expr:
     """A choice as a value."""
+    known = comptime(low, node.test)
+    if known is not None and (known or node.otherwise is not None):
+        taken = node.then if known else node.otherwise
+        assert taken is not None
+        return low.expression(taken)
     if node.otherwise is None:
         raise TextError(node.span, "this choice has no value where the condition does not hold", "write else")
     low.hoist(node.span)
@@ -299,8 +378,9 @@ def _if(low: "Lowering", node: s.If) -> tree.Expr:
 
 def _call(low: "Lowering", node: s.Call) -> tree.Expr:
     name = node.function
-    if name in low.macros:
-        value = expand(low, node, wanted=True)
+    macro = meant(low.macros, node)
+    if macro is not None:
+        value = expand(low, node, macro, wanted=True)
         assert value is not None
         return value
     word = known(low, node)

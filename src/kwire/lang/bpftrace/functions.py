@@ -10,6 +10,7 @@ from kwire.lang import types as t
 from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace.calls import unready
 from kwire.lang.bpftrace.constants import constant, text_constant
+from kwire.lang.bpftrace.library import LIBRARY
 from kwire.lang.bpftrace.maps import deleted, has_key
 from kwire.lang.builtins import STACK_LIMIT, STACKS_MOST
 from kwire.lang.errors import TextError
@@ -155,13 +156,16 @@ def strftime(low: "Lowering", node: s.Call) -> tree.Expr:
 def strerror(low: "Lowering", node: s.Call) -> tree.Expr:
     """A number of an error, shown as what it means."""
     return _named(
-        low, node, "errors", {number: os.strerror(number) for number in ERRORS if number < KERNEL_ONLY}
+        low,
+        node,
+        "error numbers",
+        {0: os.strerror(0)} | {number: os.strerror(number) for number in ERRORS if number < KERNEL_ONLY},
     )
 
 
 def signal_name(low: "Lowering", node: s.Call) -> tree.Expr:
     """A number of a signal, shown as what it means."""
-    return _named(low, node, "signals", {number: signal.strsignal(number) or "" for number in SIGNALS})
+    return _named(low, node, "signal numbers", {number: signal.strsignal(number) or "" for number in SIGNALS})
 
 
 def syscall_name(low: "Lowering", node: s.Call) -> tree.Expr:
@@ -179,17 +183,6 @@ def _named(low: "Lowering", node: s.Call, title: str, names: Mapping[int, str], 
     """A number that is shown by its name."""
     values = tuple((name, number) for number, name in names.items())
     return tree.Shown(low.expression(node.arguments[0]), t.Enum(title, size, size == 4, values), node.span)
-
-
-def kaddr(low: "Lowering", node: s.Call) -> tree.Expr:
-    """The address of a kernel symbol."""
-    name = text_constant(low, node.arguments[0])
-    if name is None:
-        raise TextError(node.arguments[0].span, "the name is not a string", 'write kaddr("jiffies")')
-    address = low.surroundings.symbol(name)
-    if address is None:
-        raise TextError(node.span, f"the kernel has no symbol {name}")
-    return tree.Number(address, node.span)
 
 
 KERNEL_ONLY: Final = 512
@@ -216,9 +209,10 @@ FUNCTIONS: Final["Mapping[str, Callable[[Lowering, s.Call], tree.Expr]]"] = {
                 strftime,
                 strerror,
             ),
-            *(strftime, strerror, signal_name, syscall_name, cgroup_path, kaddr),
+            *(signal_name, syscall_name, cgroup_path),
         )
     },
+    **LIBRARY,
     "kstack": stack,
     "ustack": stack,
 }

@@ -13,6 +13,7 @@ from kwire.lang import tree
 from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace.expressions import EXPRESSIONS, condition
 from kwire.lang.bpftrace.given import Given
+from kwire.lang.bpftrace.macros import by_name
 from kwire.lang.bpftrace.output import Print
 from kwire.lang.bpftrace.statements import statement
 from kwire.lang.context import Site
@@ -27,7 +28,7 @@ class Surroundings(NamedTuple):
     """What a script is run with: its arguments, the process id of the command (0: none), when it began in ns
     of the monotonic clock, how many CPUs there can be; its options, by name; the
     address of a kernel symbol (None: there is none); the control groups by their ids;
-    whether what can change the system is allowed.
+    the users by their ids; whether what can change the system is allowed.
     """
 
     arguments: tuple[str, ...] = ()
@@ -37,6 +38,7 @@ class Surroundings(NamedTuple):
     options: Mapping[str, str | None] = {}
     symbol: Callable[[str], int | None] = lambda name: None
     cgroups: Callable[[], Mapping[int, str]] = dict
+    users: Callable[[], Mapping[int, str]] = dict
     unsafe: bool = False
 
 
@@ -61,7 +63,7 @@ class Lowering:
         self.settings = settings
         self.surroundings = surroundings
         self.file = script.source.name
-        self.macros = {one.name: one for one in script.macros}
+        self.macros = by_name(script.macros)
         texts = (node for part in (*script.probes, *script.macros) for node in walk(part))
         self.texts = tuple(
             dict.fromkeys(node.value for node in texts if isinstance(node, s.Str) and node.value)
@@ -148,7 +150,7 @@ class Lowering:
         that can change it.
         """
         if not any(isinstance(one, tree.Element | tree.Name) for one in walk(value)) or any(
-            isinstance(one, tree.Call) for one in walk(value)
+            isinstance(one, tree.Call) and one.function != "deref" for one in walk(value)
         ):
             return value
         kept = self.declare("")

@@ -1,11 +1,13 @@
 """Macros, whose text becomes part of the probe where they are used."""
 
+from collections.abc import Iterable, Mapping, Sequence
+
 from kwire.hints import TYPE_CHECKING, Final
 from kwire.lang import tree
 from kwire.lang.bpftrace import syntax as s
+from kwire.lang.bpftrace import tables
 from kwire.lang.bpftrace.given import Given
 from kwire.lang.errors import TextError
-from kwire.words import plural
 
 if TYPE_CHECKING:
     from kwire.lang.bpftrace.lower import Lowering
@@ -14,17 +16,53 @@ EXPANDED_MOST: Final = 10_000
 """Macros expanded in one probe."""
 
 
-def expand(low: "Lowering", node: s.Call, *, wanted: bool) -> tree.Expr | None:
+def by_name(macros: Iterable[s.Macro]) -> dict[str, list[s.Macro]]:
+    """Macros by their names; those of one name differ in their parameters."""
+    found: dict[str, list[s.Macro]] = {}
+    for one in macros:
+        found.setdefault(one.name, []).append(one)
+    return found
+
+
+def form(macro: s.Macro) -> tuple[str, ...]:
+    """What tells a macro from others of its name: the kinds of its parameters."""
+    return tuple(type(one).__name__ for one in macro.parameters)
+
+
+def meant(macros: Mapping[str, Sequence[s.Macro]], node: s.Call) -> s.Macro | None:
+    """The macro that a call means; None where it means none. Of several that take as many arguments: the one
+    whose variables are given variables. Raises `TextError` where none takes these.
+    """
+    known = macros.get(node.function, ())
+    fitting = [one for one in known if len(one.parameters) == len(node.arguments)]
+    if known and not fitting:
+        if node.function in tables.FUNCTION or node.function in tables.BUILTIN:
+            return None  # the language's own has another number
+        wanted = " or ".join(str(len(one.parameters)) for one in known)
+        wanted += f" argument{'s' * (wanted != '1')}"
+        raise TextError(node.span, f"{node.function} takes {wanted}, not {len(node.arguments)}")
+
+    def fit(one: s.Macro) -> int:
+        pairs = zip(one.parameters, node.arguments, strict=True)
+        return sum(
+            2 * isinstance(argument, s.Map)
+            if isinstance(parameter, s.Map)
+            else 1
+            if not isinstance(parameter, s.Var)
+            else 2 * isinstance(argument, s.Var)
+            for parameter, argument in pairs
+        )
+
+    return max(fitting, key=fit, default=None)
+
+
+def expand(low: "Lowering", node: s.Call, macro: s.Macro, *, wanted: bool) -> tree.Expr | None:
     """Make a macro's text part of the probe here; its value where one is wanted."""
-    macro = low.macros[node.function]
     if node.function in low.expanding:
         raise TextError(node.function_span, f"the macro {node.function} uses itself")
     low.expanded += 1
     if low.expanded > EXPANDED_MOST:
         raise TextError(node.function_span, f"these are more than {EXPANDED_MOST} macros in a probe")
-    if len(macro.parameters) != len(node.arguments):
-        wanted_number = plural(len(macro.parameters), "argument")
-        raise TextError(node.span, f"{node.function} takes {wanted_number}, not {len(node.arguments)}")
     low.hoist(node.span)
     scope: dict[str, str] = {}
     values: dict[str, Given] = {}

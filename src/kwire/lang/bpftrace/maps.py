@@ -1,15 +1,16 @@
 """Maps: those of a script, whose kinds follow from what is assigned to them, and their elements."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from kwire.hints import TYPE_CHECKING, Final
 from kwire.lang import tree
 from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace.calls import known
-from kwire.lang.bpftrace.constants import kept
+from kwire.lang.bpftrace.constants import kept, number
 from kwire.lang.declarations import SIZE_MOST
 from kwire.lang.errors import Diagnostic, TextError, did_you_mean
-from kwire.lang.forms import Node, walk
+from kwire.lang.forms import Node, rewrite, walk
 from kwire.lang.inferred import Inferred
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ AGGREGATES: Final = {
 """The functions that are assigned to maps → the kinds of maps."""
 
 
+HIST_BITS_MOST: Final = 5
+"""Of a number behind its highest bit, that tell its bucket in a histogram of powers of two."""
+
 BUCKETS_MOST: Final = 1000
 """Of a linear histogram."""
 
@@ -37,10 +41,13 @@ KINDS: Final = {"hash": "hash", "lruhash": "lru", "percpuhash": "hash", "percpul
 
 
 def declared_maps(
-    script: s.Script, settings: Mapping[str, int | str | bool], faults: list[Diagnostic]
+    script: s.Script,
+    settings: Mapping[str, int | str | bool],
+    faults: list[Diagnostic],
+    arguments: Sequence[str] = (),
 ) -> dict[str, Inferred]:
     """The maps of a script by name: their kinds follow from what is assigned to them. `faults` takes what is
-    wrong.
+    wrong; `arguments`: of the script.
     """
     most = int(settings.get("max_map_keys", 4096))
     declared: dict[str, s.MapDeclaration] = {}
@@ -55,14 +62,22 @@ def declared_maps(
             faults.append(Diagnostic(one.span, f"@{one.id} is declared twice"))
         declared[one.id] = one
     found: dict[str, Inferred] = {}
+
+    def given(node: Node) -> Node | None:
+        """A number for an argument of the script."""
+        if isinstance(node, s.Positional) and 0 < node.number <= len(arguments):
+            with suppress(ValueError):
+                return s.Int(number(arguments[node.number - 1]), node.span)
+        return None
+
     nodes = [node for part in (*script.probes, *script.macros) for node in walk(part)]
     for node in nodes:
         if isinstance(node, s.Assign) and isinstance(node.target, s.Map):
-            value = node.value
-            if isinstance(value, s.Call) and value.function in AGGREGATES:
+            value = aggregated(node.value)
+            if value is not None:
                 name = node.target.id
                 size = declared[name].entries if name in declared else most
-                _aggregate(found, name, value, size, faults)
+                _aggregate(found, name, rewrite(value, given), size, faults)
     filled = {target.id for node in nodes if isinstance(target := _filled(node), s.Map)}
     for node in nodes:
         if isinstance(node, s.Map) and node.id not in found:
@@ -75,6 +90,13 @@ def declared_maps(
                 cure = cure or f"assign to it: @{node.id} = …"
                 faults.append(Diagnostic(node.span, f"nothing is ever put into @{node.id}", cure))
     return found
+
+
+def aggregated(value: s.Expr) -> s.Call | None:
+    """The aggregating function that a value is, or the value of a block; None where it is none."""
+    while isinstance(value, s.Block) and value.value is not None:
+        value = value.value
+    return value if isinstance(value, s.Call) and value.function in AGGREGATES else None
 
 
 def _filled(node: Node) -> Node | None:
@@ -105,8 +127,13 @@ def _aggregate(
         if wrong:
             faults.append(Diagnostic(call.arguments[1].span if None in numbers else call.span, wrong, cure))
         bounds = low, high, max(step, 1)
-    if shows == "hist" and len(call.arguments) == 2 and _literal(call.arguments[1]) != 0:
-        faults.append(Diagnostic(call.arguments[1].span, "the second argument of hist is not supported yet"))
+    if shows == "hist" and len(call.arguments) == 2:
+        bits = _literal(call.arguments[1])
+        if bits is None or not 0 <= bits <= HIST_BITS_MOST:
+            message = f"the second argument of hist is a number from 0 to {HIST_BITS_MOST}"
+            faults.append(Diagnostic(call.arguments[1].span, message))
+        else:
+            bounds = bits, 0, 0
     known = found.get(name)
     if known is None:
         found[name] = Inferred(f"@{name}", AGGREGATES[shows], size, bounds, shows)
@@ -126,7 +153,10 @@ def _literal(node: s.Expr) -> int | None:
 
 def assign_map(low: "Lowering", target: s.Map, node: s.Assign) -> list[tree.Stmt]:
     """An assignment to a map, or a value that is added to what it keeps."""
-    value, place, span = node.value, element(low, target), node.span
+    value, span = node.value, node.span
+    if isinstance(value, s.Block) and aggregated(value) is not None:
+        return _inside(low, target, value, node)
+    place = element(low, target)
     shows = low.maps[target.id].shows
     if not node.op and isinstance(value, s.Call) and value.function in AGGREGATES:
         known(low, value)
@@ -148,6 +178,23 @@ def assign_map(low: "Lowering", target: s.Map, node: s.Assign) -> list[tree.Stmt
     if node.op:
         return [tree.SetElement(place, low.expression(s.Binary(node.op, target, value, span)), span)]
     return [tree.SetElement(place, kept(low, value), span)]
+
+
+def _inside(low: "Lowering", target: s.Map, block: s.Block, node: s.Assign) -> list[tree.Stmt]:
+    """A block whose value is added to a map: what it does is done before."""
+    assert block.value is not None
+    low.scopes.append({})
+    try:
+        made: list[tree.Stmt] = []
+        for one in (*block.body, node.replace(value=block.value)):
+            before, low.pending = low.pending, []
+            done = low.statement(one)
+            made += low.pending
+            made += done
+            low.pending = before
+        return made
+    finally:
+        low.scopes.pop()
 
 
 def element(low: "Lowering", node: s.Map) -> tree.Element:

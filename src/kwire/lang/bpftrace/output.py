@@ -95,7 +95,7 @@ def printf(low: "Lowering", node: s.Call, prints: str = "printf", head_text: str
     before.
     """
     head, *arguments = node.arguments
-    if isinstance(head, s.Name) and head.id in low.substitutes[-1]:  # what a macro was given
+    if isinstance(head, s.Name | s.Call):  # what a macro was given, or gives
         text = text_constant(low, head)
         head = head if text is None else s.Str(text, head.span)
     if not isinstance(head, s.Str):
@@ -115,7 +115,7 @@ def printf(low: "Lowering", node: s.Call, prints: str = "printf", head_text: str
     fields: dict[str, tree.Expr] = {}
     places: list[tuple[str, Span]] = []
     for conversion, argument, text in zip(conversions, arguments, texts[1:], strict=True):
-        fixed = text_constant(low, argument)
+        fixed = None if prints == "value" else text_constant(low, argument)
         if fixed is not None:
             format += _folded(conversion, fixed, argument.span).replace("%", "%%")
         else:

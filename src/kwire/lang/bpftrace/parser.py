@@ -943,7 +943,8 @@ class Parser:
             while not self.at(")"):
                 argument = self.type_or_value()
                 if isinstance(argument, s.Type):
-                    argument = s.Name(argument.name, argument.span)
+                    named = s.Name(argument.name, argument.span)
+                    argument = named if argument.value is None else argument.value
                 arguments.append(argument)
                 if not self.take(","):
                     break

@@ -13,6 +13,7 @@ from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace.branches import with_tails
 from kwire.lang.bpftrace.choices import with_choices
 from kwire.lang.bpftrace.lower import Lowering, Surroundings
+from kwire.lang.bpftrace.macros import form
 from kwire.lang.bpftrace.maps import declared_maps
 from kwire.lang.bpftrace.options import with_options
 from kwire.lang.bpftrace.output import printed
@@ -108,11 +109,12 @@ def probes(script: s.Script, surroundings: Surroundings) -> list[ScriptProbe]:
     ]
     script = with_options(script, surroundings.options, faults)
     script = with_choices(script, surroundings.command > 0)
-    names: dict[str, s.Macro] = {}
+    names: set[tuple[str, tuple[str, ...]]] = set()
     for macro in script.macros:
-        if macro.name in names:
+        key = macro.name, form(macro)
+        if key in names:
             faults.append(Diagnostic(macro.span, f"there are two macros {macro.name}"))
-        names[macro.name] = macro
+        names.add(key)
     script = without_map_parameters(script, faults)
     script = script.replace(probes=tuple(map(with_tails, script.probes)))
     try:
@@ -120,7 +122,7 @@ def probes(script: s.Script, surroundings: Surroundings) -> list[ScriptProbe]:
     except LanguageError as error:
         faults += error.diagnostics
         chosen = {}
-    maps = declared_maps(script, chosen, faults)
+    maps = declared_maps(script, chosen, faults, surroundings.arguments)
     found: list[ScriptProbe] = []
     for number, probe in enumerate(script.probes):
         points: list[AttachPoint] = []

@@ -6,9 +6,9 @@ maps that nobody calls is gone.
 
 from kwire.hints import Final
 from kwire.lang.bpftrace import syntax as s
-from kwire.lang.errors import Diagnostic
+from kwire.lang.bpftrace.macros import by_name, meant
+from kwire.lang.errors import Diagnostic, TextError
 from kwire.lang.forms import Node, rewrite
-from kwire.words import plural
 
 MOST: Final = 1000
 """Macros that are made so."""
@@ -16,22 +16,24 @@ MOST: Final = 1000
 
 def without_map_parameters(script: s.Script, faults: list[Diagnostic]) -> s.Script:
     """The script with its macros made so. `faults` takes what is wrong with the calls."""
-    taking = {one.name: one for one in script.macros if any(isinstance(p, s.Map) for p in one.parameters)}
+    macros = by_name(script.macros)
+    taking = [one for one in script.macros if any(isinstance(p, s.Map) for p in one.parameters)]
     if not taking:
         return script
     made: dict[str, s.Macro] = {}
     waiting: list[s.Macro] = []
 
     def call(node: Node) -> Node | None:
-        if not isinstance(node, s.Call) or node.function not in taking:
+        if not isinstance(node, s.Call):
             return None
-        macro = taking[node.function]
-        arguments = [rewrite(one, call) for one in node.arguments]
-        if len(arguments) != len(macro.parameters):
-            wanted = plural(len(macro.parameters), "argument")
-            message = f"{node.function} takes {wanted}, not {len(arguments)}"
-            faults.append(Diagnostic(node.span, message))
+        try:
+            macro = meant(macros, node)
+        except TextError as error:
+            faults.append(error.diagnostic)
             return s.Int(0, node.span)
+        if macro is None or macro not in taking:
+            return None
+        arguments = [rewrite(one, call) for one in node.arguments]
         chosen: dict[str, str] = {}
         rest: list[s.Expr] = []
         for parameter, argument in zip(macro.parameters, arguments, strict=True):
@@ -58,7 +60,7 @@ def without_map_parameters(script: s.Script, faults: list[Diagnostic]) -> s.Scri
         return node.replace(function=name, arguments=tuple(rest))
 
     probes = tuple(rewrite(one, call) for one in script.probes)
-    plain = [rewrite(one, call) for one in script.macros if one.name not in taking]
+    plain = [rewrite(one, call) for one in script.macros if one not in taking]
     done: list[s.Macro] = []
     while waiting:
         one = waiting.pop()

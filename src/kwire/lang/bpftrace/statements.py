@@ -7,12 +7,13 @@ from kwire.lang import tree
 from kwire.lang.bpftrace import maps, output
 from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace.calls import known, unready
-from kwire.lang.bpftrace.constants import constant, kept
-from kwire.lang.bpftrace.expressions import condition, type_name
-from kwire.lang.bpftrace.macros import expand
+from kwire.lang.bpftrace.constants import constant, kept, text_constant
+from kwire.lang.bpftrace.expressions import comptime, condition, type_name
+from kwire.lang.bpftrace.macros import expand, meant
 from kwire.lang.check import MAX_TURNS
 from kwire.lang.errors import TextError
 from kwire.lang.tree import Span
+from kwire.wire.printf import split
 
 if TYPE_CHECKING:
     from kwire.lang.bpftrace.lower import Lowering
@@ -60,12 +61,16 @@ def perform(low: "Lowering", node: s.Expr, span: Span) -> list[tree.Stmt]:
         case s.Step(operand=operand, op=op):
             one = s.Int(1, node.span)
             return assign(low, s.Assign(operand, op[0], one, span))
-        case s.Call(function=function) if function not in low.macros:
-            return call_statement(low, node)
         case s.Call():
-            value = expand(low, node, wanted=False)
+            macro = meant(low.macros, node)
+            if macro is None:
+                return call_statement(low, node)
+            value = expand(low, node, macro, wanted=False)
             assert value is None
             return []
+        case s.Name(id=id) if id in low.substitutes[-1]:  # what a macro was given, for its effect
+            given = low.substitutes[-1][id]
+            return given.made(low, lambda there, argument: perform(there, argument, span))
         case s.Ternary(test=test, then=then, otherwise=otherwise) if then is not None:
             chosen = condition(low, test)
             return [tree.If(chosen, alone(low, then), alone(low, otherwise), span)]
@@ -78,7 +83,11 @@ def alone(low: "Lowering", node: s.Expr) -> tuple[tree.Stmt, ...]:
 
 
 def choose(low: "Lowering", node: s.If) -> list[tree.Stmt]:
-    """A choice."""
+    """A choice; one that is made before the script runs leaves nothing of the other branch."""
+    known = comptime(low, node.test)
+    if known is not None:
+        taken = node.then if known else node.otherwise
+        return [] if taken is None else perform(low, taken, node.span)
     test = condition(low, node.test)
     then = low.block(node.then)
     otherwise: tuple[tree.Stmt, ...] = ()
@@ -188,6 +197,42 @@ def exit_(low: "Lowering", node: s.Call) -> tree.Stmt:
     return tree.Do(tree.Call("exit", arguments, (), node.span, node.function_span), node.span)
 
 
+def assert_(low: "Lowering", node: s.Call) -> tree.Stmt:
+    """The end of the script where a condition does not hold, and an error that says so."""
+    test, text = node.arguments
+    span = node.span
+    word = s.Name("errorf", node.function_span)
+    told = s.Call("errorf", (s.Str("assert failed: %s", text.span), text), span, word.span)
+    ended = s.Call("exit", (s.Int(1, span),), span, node.function_span)
+    failed = low.block(s.Block((s.Do(told, span), s.Do(ended, span)), None, span))
+    return tree.If(condition(low, test), (), failed, span)
+
+
+def static_assert(low: "Lowering", node: s.Call) -> tree.Stmt:
+    """Refuse a script in which a condition does not hold."""
+    test, text = node.arguments
+    value = constant(low, test)
+    if value is None:
+        raise TextError(test.span, "whether this holds is not known before the script runs", "use assert")
+    if not value:
+        raise TextError(node.span, text_constant(low, text) or "a static_assert does not hold")
+    return tree.If(tree.Number(1, node.span), (), (), node.span)
+
+
+def fail(low: "Lowering", node: s.Call) -> tree.Stmt:
+    """Refuse a script that has come here."""
+    head, *rest = node.arguments
+    text = text_constant(low, head)
+    if text is None:
+        raise TextError(head.span, "the text is not a string", 'write fail("…")')
+    given = [text_constant(low, one) or constant(low, one) for one in rest]
+    texts, conversions = split(text)
+    if len(conversions) != len(given) or None in given:
+        raise TextError(node.span, "the values of this text are not known before the script runs")
+    pairs = zip(given, texts[1:], strict=True)
+    raise TextError(node.span, texts[0] + "".join(f"{value}{behind}" for value, behind in pairs))
+
+
 def _over(left: Span, right: Span) -> Span:
     return Span(left.line, left.column, right.end_line, right.end_column)
 
@@ -205,5 +250,8 @@ STATEMENTS: Final["Mapping[str, Callable[[Lowering, s.Call], tree.Stmt]]"] = {
     "zero": output.empty,
     "delete": maps.delete,
     "exit": exit_,
+    "assert": assert_,
+    "static_assert": static_assert,
+    "fail": fail,
 }
 """The functions that are called for their effect, by name."""

@@ -95,14 +95,14 @@ BUILTINS: Final = (
     Word("ctx", "ctx.name", "what an iterator is at: ctx.task"),
     Word("kstack", "kstack", "the kernel's stack"),
     Word("ustack", "ustack", "the program's stack"),
-    Word("rand", "rand", "a random number", False),
-    Word("username", "username", "name of the user", False),
-    Word("jiffies", "jiffies", "the kernel's ticks", False),
-    Word("numaid", "numaid", "number of the NUMA node", False),
-    Word("usermode", "usermode", "whether the CPU was in user mode", False),
+    Word("rand", "rand", "a random number"),
+    Word("username", "username", "name of the user"),
+    Word("jiffies", "jiffies", "the kernel's ticks"),
+    Word("numaid", "numaid", "number of the NUMA node"),
+    Word("usermode", "usermode", "whether the CPU was in user mode"),
     Word("leader_tid", "leader_tid", "thread id of the process' first thread"),
     Word("leader_comm", "leader_comm", "name of the process' first thread"),
-    Word("config", "config", "the settings", False),
+    Word("config", "config().name", "a setting, as it is here"),
 )
 BUILTIN: Final = {one.name: one for one in BUILTINS}
 
@@ -123,11 +123,9 @@ STATEMENTS: Final = (
     Word("override", "override(value)", "return at once", False, 1, 1),
     Word("errorf", 'errorf("format", …)', "print an error", True, 1, 64),
     Word("warnf", 'warnf("format", …)', "print a warning", True, 1, 64),
-    Word(
-        "assert", 'assert(condition, "text")', "end the script where a condition does not hold", False, 2, 2
-    ),
-    Word("static_assert", 'static_assert(condition, "text")', "refuse the script likewise", False, 2, 2),
-    Word("fail", 'fail("text")', "refuse the script", False, 1, 64),
+    Word("assert", 'assert(condition, "text")', "end the script where a condition does not hold", True, 2, 2),
+    Word("static_assert", 'static_assert(condition, "text")', "refuse the script likewise", True, 2, 2),
+    Word("fail", 'fail("text")', "refuse the script", True, 1, 64),
     Word("unwatch", "unwatch(address)", "end a watchpoint", False, 1, 1),
     Word("skboutput", "skboutput(…)", "write a packet", False, 4, 4),
     Word("write_user", "write_user(address, value)", "write memory", False, 2, 3),
@@ -184,35 +182,23 @@ FUNCTIONS: Final = (
     ),
     Word("kaddr", 'kaddr("name")', "the address of a kernel symbol", True, 1, 1),
     Word("strcontains", "strcontains(text, part)", "whether a text contains another", True, 2, 2),
+    Word("strlen", "strlen(text)", "bytes of a text", True, 1, 1),
+    Word("len", "len(@map)", "how many keys a map has", True, 1, 1),
+    Word("percpu_kaddr", 'percpu_kaddr("name"[, cpu])', "a kernel variable that each CPU has", True, 1, 2),
+    Word("ppid", "ppid(task)", "process id of a task's parent", True, 0, 1),
+    Word("pcomm", "pcomm(task)", "name of a task's parent", True, 0, 1),
+    Word("leader_tid", "leader_tid(task)", "thread id of the first thread of its process", True, 0, 1),
+    Word("leader_comm", "leader_comm(task)", "name of the first thread of its process", True, 0, 1),
+    Word("pid", "pid(init), pid(curr_ns)", "process id, as the kernel has it, or as kwire", True, 0, 1),
+    Word("tid", "tid(init), tid(curr_ns)", "thread id, likewise", True, 0, 1),
+    Word("is_err", "is_err(p)", "whether an address is an error of the kernel", True, 1, 1),
     *(
         Word(name, f"{name}(…)", "", False, 0, 64)
         for name in (
-            *("uaddr", "reg", "cgroupid", "path", "pton", "strlen", "strstr"),
-            *(
-                "find",
-                "is_err",
-                "percpu_kaddr",
-                "socket_cookie",
-                "len",
-            ),
-            *("dw_ustack", "nsecs", "typeof", "container_of", "str_concat"),
-            *(
-                "memcmp",
-                "signal_thread",
-                "is_literal",
-                "is_ptr",
-                "is_str",
-                "is_integer",
-                "is_array",
-            ),
-            *(
-                "strcap",
-                "kfunc_exist",
-                "kfunc_allowed",
-                "username",
-                "usdt_arg",
-            ),
-            *("tseries", "is_unsigned"),
+            *("uaddr", "reg", "cgroupid", "path", "pton", "strstr", "find", "socket_cookie", "dw_ustack"),
+            *("nsecs", "typeof", "str_concat", "memcmp", "container_of", "signal_thread", "is_literal"),
+            *("is_ptr", "is_str", "is_integer", "is_array", "strcap", "kfunc_exist", "kfunc_allowed"),
+            *("usdt_arg", "tseries", "is_unsigned"),
         )
     ),
 )
@@ -247,13 +233,13 @@ SETTINGS: Final = (
     Setting("max_cat_bytes", 10240, "bytes of a file that cat() shows"),
     Setting("str_trunc_trailer", "..", "what stands behind a text that was cut", (), False),
     Setting("stack_mode", "bpftrace", "how stacks are shown", ("bpftrace", "perf", "raw", "build_id")),
+    Setting("cpp_demangle", True, "accepted: names of C++ are demangled anyway", SWITCH),
     Setting("license", "GPL", "the licence of the programs, under which all helpers may be called", LICENSES),
     *(
         Setting(name, 0, "accepted; there is nothing here that it changes", ())
         for name in (
             *(
                 "cache_user_symbols",
-                "cpp_demangle",
                 "lazy_symbolication",
                 "log_size",
                 "max_bpf_progs",

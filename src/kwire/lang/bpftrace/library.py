@@ -1,0 +1,143 @@
+"""Functions that are made of others: of tasks, of each CPU's variables, of maps and texts.
+
+Invariant: each gives a tree that the checker would take from a script that says it at length.
+"""
+
+from collections.abc import Callable, Mapping
+
+from kwire.hints import TYPE_CHECKING, Final
+from kwire.lang import tree
+from kwire.lang import types as t
+from kwire.lang.bpftrace import syntax as s
+from kwire.lang.bpftrace.constants import constant, text_constant
+from kwire.lang.bpftrace.maps import declaration
+from kwire.lang.errors import TextError
+from kwire.lang.tree import Span
+
+if TYPE_CHECKING:
+    from kwire.lang.bpftrace.lower import Lowering
+
+ERRORS_MOST: Final = 4095
+"""The greatest number of an error of the kernel: the last so many addresses are none, but errors."""
+
+NAMESPACES: Final = {"curr_ns": False, "init": True}
+"""Where a process has its number: as kwire sees it, or as the kernel does."""
+
+
+def member(value: tree.Expr, *names: str) -> tree.Expr:
+    """A member of a member of a value."""
+    for name in names:
+        value = tree.Member(value, name, value.span, value.span)
+    return value
+
+
+def of_task(*names: str) -> "Callable[[Lowering, s.Call], tree.Expr]":
+    """A function of a task."""
+    return lambda low, node: member(low.expression(node.arguments[0]), *names)
+
+
+def number(low: "Lowering", node: s.Call) -> tree.Expr:
+    """The number of the process or thread in a namespace."""
+    [where] = node.arguments
+    if not isinstance(where, s.Name) or where.id not in NAMESPACES:
+        raise TextError(where.span, "this is no namespace", f"write {node.function}(init), or (curr_ns)")
+    if not NAMESPACES[where.id]:
+        return tree.Name(node.function, node.span)
+    return member(tree.Name("curtask", node.span), "tgid" if node.function == "pid" else "pid")
+
+
+def symbol(low: "Lowering", node: s.Call) -> int:
+    """The address of the kernel symbol that a call names first."""
+    name = text_constant(low, node.arguments[0])
+    if name is None:
+        cure = f'write {node.function}("jiffies")'
+        raise TextError(node.arguments[0].span, "the name is not a string", cure)
+    address = low.surroundings.symbol(name)
+    if address is None:
+        raise TextError(node.span, f"the kernel has no symbol {name}")
+    return address
+
+
+def kaddr(low: "Lowering", node: s.Call) -> tree.Expr:
+    """The address of a kernel symbol."""
+    return tree.Number(symbol(low, node), node.span)
+
+
+def percpu_kaddr(low: "Lowering", node: s.Call) -> tree.Expr:
+    """Where a CPU, or this one, has its own of a kernel variable; 0 where there is no such CPU."""
+    span, own = node.span, symbol(low, node)
+    table = low.surroundings.symbol("__per_cpu_offset")
+    if table is None:
+        raise TextError(span, "this kernel does not tell where CPUs have their variables")
+    if len(node.arguments) == 1:
+        cpu: tree.Expr = tree.Name("cpu", span)
+    else:
+        cpu = low.expression(node.arguments[1])
+        known = constant(low, node.arguments[1])
+        if known is not None and not 0 <= known < low.surroundings.cpus:
+            return tree.Cast("u64 *", tree.Number(0, span), span, span)
+    offsets = tree.Cast("u64 *", tree.Number(table, span), span, span)
+    place: tree.Expr = tree.Binary("add", tree.Index(offsets, cpu, span), tree.Number(own, span), span)
+    if len(node.arguments) == 2:
+        there = tree.Compare(tree.Cast("u64", cpu, span, span), (("lt", _cpus(low, span)),), span)
+        place = tree.Conditional(there, place, tree.Number(0, span), span)
+    return tree.Cast("u64 *", place, span, span)
+
+
+def _cpus(low: "Lowering", span: Span) -> tree.Expr:
+    return tree.Number(low.surroundings.cpus, span)
+
+
+def is_err(low: "Lowering", node: s.Call) -> tree.Expr:
+    """Whether an address is an error."""
+    span = node.span
+    number = tree.Cast("s64", low.expression(node.arguments[0]), span, span)
+    low_end = tree.Compare(number, (("lt", tree.Number(0, span)),), span)
+    high_end = tree.Compare(number, (("ge", tree.Number(-ERRORS_MOST, span)),), span)
+    return tree.Logic("and", (low_end, high_end), span)
+
+
+def strlen(low: "Lowering", node: s.Call) -> tree.Expr:
+    """Bytes of a text."""
+    [text] = node.arguments
+    known = text_constant(low, text)
+    if known is not None:
+        return tree.Number(len(known.encode("utf-8", "surrogateescape")), node.span)
+    most = tree.Number(int(low.settings.get("max_strlen", 1024)), node.span)
+    return tree.Call("len", (low.expression(text), most), (), node.span, node.function_span)
+
+
+def len_(low: "Lowering", node: s.Call) -> tree.Expr:
+    """How many keys a map has: they are counted."""
+    [map] = node.arguments
+    if not isinstance(map, s.Map) or map.key is not None:
+        raise TextError(map.span, "len takes a map with keys", "write len(@map), or strlen(text)")
+    low.hoist(node.span)
+    span, count = node.span, low.declare("")
+    low.pending.append(tree.Assign(count, tree.Number(0, span), span, span))
+    more = tree.Binary("add", tree.Name(count, span), tree.Number(1, span), span)
+    body = (tree.Assign(count, more, span, span),)
+    low.pending.append(tree.ForMap(low.declare(""), declaration(low, map), body, span, span, map.span))
+    return tree.Name(count, span)
+
+
+def username(low: "Lowering", span: Span) -> tree.Expr:
+    """The user's id, shown by the user's name."""
+    names = tuple((name, number) for number, name in low.surroundings.users().items())
+    return tree.Shown(tree.Name("uid", span), t.Enum("user ids", 4, False, names), span)
+
+
+LIBRARY: Final["Mapping[str, Callable[[Lowering, s.Call], tree.Expr]]"] = {
+    "kaddr": kaddr,
+    "percpu_kaddr": percpu_kaddr,
+    "is_err": is_err,
+    "strlen": strlen,
+    "len": len_,
+    "pid": number,
+    "tid": number,
+    "ppid": of_task("real_parent", "tgid"),
+    "pcomm": of_task("real_parent", "comm"),
+    "leader_tid": of_task("group_leader", "pid"),
+    "leader_comm": of_task("group_leader", "comm"),
+}
+"""By the name that a script calls it by."""

@@ -1,0 +1,89 @@
+"""What values of scripts mean where the kernel has to say so: one script, which begins and ends."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+import sys
+
+import pytest
+
+KWIRE = [sys.executable, "-m", "kwire.cli.main"]
+
+SCRIPT = r"""
+struct bits { unsigned long long a:1; unsigned long long b:1; unsigned long long c:2; };
+macro cpu(x) { x }
+macro twice(x) { x; x; }
+macro size(a) { sizeof(a[2]) }
+begin {
+  $a = 1; $p = &$a; $a = 7; print(*$p); $a = 8; print(*$p);
+  $t = "hello"; $c = (int8 *)&$t; printf("%c%c\n", *$c, *++$c);
+  for $i : 0..5 { $a += $i; } print(*$p);
+  @x = 5; $q = &@x; @x = 6; print(*$q); print(*&@x);
+  $bits = (uint64)0x1e; print(*(struct bits *)(&$bits));
+  printf("%x %x\n", ((int8[8])12345)[0], ((int8[])12345)[1]);
+  print((int8[])"hi"); print((bool[2])(uint16)1);
+  @n[1] = 1; @n[2] = 2; print((len(@n), strlen($t), strlen("abc"), strlen(comm) > 0));
+  @zero = 0; print(((uint64)10 / @zero, 10 % @zero, 7 / $a, 7 % (@zero + 4)));
+  print((sizeof($a), sizeof(1000), sizeof((int64)1)));
+  print((sizeof(((int8)1, "abc", (int32)2)), size(typeof(uint64*))));
+  twice({ printf("twice ") }); print(cpu("own")); printf("%d\n", cpu() < ncpus);
+  $r = (x=1, y=2); $r = (y=3, x=4); print($r);
+  printf("%rx %rh\n", buf("ab\0", 3), buf("cd", 2)); @b[buf("ok", 3), 1] = 1; @buf = buf("hello", 4);
+  @deep["hi", ("longer", 2)] = 1; for ($kv : @deep) { print($kv.0.1); }
+  @h = hist(3, 2); @h = hist(9, 2); @avg = { $v = 100; avg($v) };
+  @gone = count(); delete(@gone); print(@unset);
+  printf("%d %s %d\n", config().max_strlen, config().stack_mode, usermode);
+  printf("%s %d\n", username, pid == ppid(curtask));
+  if comptime (sizeof(uint8) == 2) { fail("never") } else { print("known") }
+  assert(1 == 1, "fine"); $text = "foo"; $far = (uint64)10; printf("[%s]\n", $text[$far] == 0 ? "" : "?");
+  assert($a == 0, "told");
+}
+end { @unset = 1; }
+"""
+
+PRINTED = """7
+8
+he
+18
+6
+6
+{ .a = 0, .b = 1, .c = 3 }
+39 30
+[104,105,0]
+[true,false]
+(2, 5, 3, true)
+(1, 1, 0, 3)
+(8, 2, 8)
+(12, 16)
+twice twice own
+1
+{ .x = 4, .y = 3 }
+\\x61\\x62\\x00 63 64
+(longer, 2)
+@unset: 0
+1024 bpftrace 1
+NAME 0
+known
+[]
+"""
+
+LEFT = """@avg: 100
+@b[ok\\x00, 1]: 1
+@buf: hell
+@deep[hi, (longer, 2)]: 1
+@h:
+[3]                    1 |@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@|"""
+
+
+@pytest.mark.live
+@pytest.mark.kernels("6.12")
+def test_what_values_mean() -> None:
+    run = subprocess.run([*KWIRE, "-q", "-e", SCRIPT], capture_output=True, text=True, timeout=200)
+    name = pwd.getpwuid(os.geteuid()).pw_name
+    printed, _, left = run.stdout.partition("\n\n")
+    assert printed + "\n" == PRINTED.replace("NAME", name), run.stderr
+    assert left.lstrip("\n").startswith(LEFT)
+    assert "assert failed: told" in run.stderr
+    assert run.returncode == 1
