@@ -40,6 +40,18 @@ curtask: _Any
 func: _Any
 """The function the probe is on, shown by name."""
 
+rand: _int
+"""A random number, another one each time."""
+
+jiffies: _int
+"""Ticks of the kernel since it started."""
+
+numaid: _int
+"""Number of the NUMA node."""
+
+usermode: _int
+"""1 where the CPU was in user mode when the probe fired."""
+
 retval: _Any
 """What the function returned, typed by its prototype."""
 
@@ -97,6 +109,9 @@ def kernel(p: _Any, /) -> _Any:
 def deref(p: _Any, /) -> _Any:
     """`deref(p)`: what p points to; the same as p[0]."""
 
+def address(x: _Any, /) -> _Any:
+    """`address(x)`: where a local, or what is at a key of a map, is in memory."""
+
 def be16(x: _Any, /) -> _int:
     """`be16(x)`: a big-endian (network order) u16 as a number."""
 
@@ -141,6 +156,9 @@ def offsetof(x: _Any, member: _str, /) -> _int:
 
 def cast(type: _str, p: _Any, /) -> _Any:
     """`cast("struct x *", p)`: p as another type."""
+
+def len(text: _Any, most: _int = ..., /) -> _int:
+    """`len(text[, most])`: bytes of a text, which ends at its NUL."""
 
 def glob(x: _Any, pattern: _str, /) -> _bool:
     """`glob(x, "*.so")`: whether a text matches: `*`, `?`, `[a-z]`, `[!a-z]`; or `x ~ "*.so"` in a condition."""
