@@ -114,13 +114,12 @@ def test_frequent_texts_are_counted_exactly(parts: list[list[bytes]]) -> None:
 def test_intervals_and_silences_are_those_between_neighbours(times: list[int], parts: int, held: int) -> None:
     ordered = sorted(times)
     made = Timing()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timing, "HELD", held)
-        for at in range(parts):
-            part = np.array(ordered[at * len(ordered) // parts : (at + 1) * len(ordered) // parts], np.int64)
-            if len(part):
-                made.add(part)
-        made.finish()
+    made.room = held
+    for at in range(parts):
+        part = np.array(ordered[at * len(ordered) // parts : (at + 1) * len(ordered) // parts], np.int64)
+        if len(part):
+            made.add(part)
+    made.finish()
     steps = [two - one for one, two in pairwise(ordered)]
     assert (made.intervals.count, made.intervals.total, made.late) == (len(steps), sum(steps), 0)
     assert [gap.last - gap.first for gap in made.gaps] == sorted(steps, reverse=True)[:5]
@@ -169,6 +168,23 @@ def test_runs_of_two_cpus_are_put_in_order() -> None:
     made.add(np.array([5], np.int64))
     made.finish()
     assert made.late == 1
+
+
+@pytest.mark.parametrize("step", [1, 3, 50])
+def test_times_wait_for_earlier_ones_whatever_parts_they_come_in(step: int) -> None:
+    """Connections of one probe, one after the other: each begins long before the one before it has ended."""
+    made = Timing()
+    made.room = 1000
+    for first in range(20):
+        times = np.arange(first, 1000, 20, dtype=np.int64)
+        for at in range(0, len(times), step):
+            made.add(times[at : at + step])
+    made.finish()
+    assert (made.intervals.count, made.intervals.total, made.late) == (999, 999, 0)
+    few = timing.room(1)
+    assert few == timing.HELD
+    assert all(probes * timing.room(probes) <= timing.ALL for probes in (1, 40, 1000, 2048))
+    assert timing.room(10**6) == timing.LEAST
 
 
 call = st.tuples(st.integers(0, 3), st.booleans())  # thread, begins

@@ -18,7 +18,7 @@ from kwire.analyze.selection import Selection
 from kwire.analyze.source import Source
 from kwire.analyze.tables import Column, Table, Tables, columns_of, layout
 from kwire.analyze.timeline import Timeline, grid_of
-from kwire.analyze.timing import Timing
+from kwire.analyze.timing import HELD, Timing, room
 from kwire.view.values import scalar_name
 from kwire.wire.columns import Columns
 from kwire.wire.fields import TYPES, Field, ipv4_text, ipv6_text, mac_text, text
@@ -261,6 +261,7 @@ class Stats:
     __slots__ = (
         "_by",
         "_keys",
+        "_room",
         "calls",
         "capture_summary",
         "first",
@@ -282,6 +283,7 @@ class Stats:
         selection = selection or Selection()
         self.name, self.capture_summary = source.name, capture_summary
         self._by: dict[object, TableStats] = {}
+        self._room = HELD  # times of each that wait
         self._keys: dict[int, tuple[Schema, object]] = {}
         self.calls: dict[tuple[str, str], Calls] = {}
         waiting, together = 0, None  # the last round
@@ -326,6 +328,8 @@ class Stats:
         found = self._by.get(known[1])
         if found is None:
             found = self._by[known[1]] = TableStats(schema)
+            self._room = room(len(self._by))
+        found.timing.room = self._room
         return found
 
     def _call(self, block: Block, numbers: dict[str, "Array"]) -> None:

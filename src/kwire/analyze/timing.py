@@ -1,7 +1,8 @@
 """When events come: rates over time, the time between two events, the longest silences.
 
-Invariants: times of one probe may come out of order as far as HELD events reach; memory is bounded; no event
-is looked at alone. What comes later than that is counted in `late` and makes no interval.
+Invariants: times of one probe may come out of order as far as HELD events reach, less where probes are many,
+in whatever parts they are given; memory is bounded; no event is looked at alone. What comes later than that
+is counted in `late` and makes no interval.
 """
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-HELD: Final = 1 << 16  # times of a probe that wait for earlier ones
+HELD: Final = 1 << 16  # times of a probe that wait for earlier ones …
+ALL: Final = 1 << 21  # … and of all probes together, about
+LEAST: Final = 1 << 10  # … but of each so many
 GAPS: Final = 5  # silences kept
 
 
@@ -38,46 +41,56 @@ class Gap(NamedTuple):
     last: int
 
 
+def room(probes: int) -> int:
+    """How many times of each of so many probes wait."""
+    return max(LEAST, min(HELD, ALL // max(probes, 1)))
+
+
 class Timing:
     """The times of one probe: `timeline`, `intervals` between neighbours (ns), `gaps`, longest first.
 
     Of silences that are equally long those that came first are kept, however the times were given.
     """
 
-    __slots__ = ("_after", "_held", "gaps", "intervals", "late", "timeline")
+    __slots__ = ("_after", "_held", "_in_turn", "_many", "gaps", "intervals", "late", "room", "timeline")
 
     def __init__(self) -> None:
-        import numpy as np
-
         self.timeline = Timeline()
         self.intervals = Log2()
         self.gaps: list[Gap] = []
         self.late = 0
-        self._held: Array = np.zeros(0, np.int64)
+        self.room = HELD  # times that wait; whoever has many of these gives each less
+        self._held: list[Array] = []
+        self._in_turn, self._many = True, 0  # whether those are in order, and how many they are
         self._after: int | None = None  # the last time whose interval is counted
 
     def add(self, times: "Array") -> None:
         """Take times that are in order among themselves."""
-        import numpy as np
-
         self.timeline.add(times)
-        held = self._held
-        if len(held) and times[0] < held[-1]:
-            held = np.sort(np.concatenate([held, times]), kind="stable")  # two runs: one merge
-        elif len(times) <= HELD:
-            self._release(held)
-            self._held = times
-            return
-        else:
-            held = np.concatenate([held, times])
-        keep = min(len(times), HELD)
-        self._release(held[: len(held) - keep])
-        self._held = held[len(held) - keep :]
+        if self._held and times[0] < self._held[-1][-1]:
+            self._in_turn = False
+        self._held.append(times)
+        self._many += len(times)
+        if self._many > 2 * self.room:
+            self._give(self._many - self.room)
 
     def finish(self) -> None:
         """No more times come."""
-        self._release(self._held)
-        self._held = self._held[:0]
+        self._give(self._many)
+
+    def _give(self, count: int) -> None:
+        """Count the intervals of the earliest times."""
+        import numpy as np
+
+        if not self._held:
+            return
+        times = np.concatenate(self._held) if len(self._held) > 1 else self._held[0]
+        if not self._in_turn:
+            times = np.sort(times, kind="stable")  # runs: they are merged
+        self._release(times[:count])
+        self._held, self._in_turn, self._many = [times[count:].copy()], True, len(times) - count
+        if not self._many:
+            self._held = []
 
     def _release(self, times: "Array") -> None:
         import numpy as np
