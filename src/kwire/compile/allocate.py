@@ -35,12 +35,13 @@ class StackError(CompileError):
 class Live:
     """From where to where something is needed, how deep in loops it is used, and which register suits it."""
 
-    __slots__ = ("end", "hint", "loops", "prefer", "start")
+    __slots__ = ("end", "hint", "loops", "prefer", "start", "uses")
 
     def __init__(self, start: int) -> None:
         self.start = start
         self.end = start
         self.loops = 0
+        self.uses = 0
         self.hint = -1
         self.prefer: list[Value] = []
 
@@ -120,6 +121,7 @@ class Allocator:
     def _use(self, value: Value, position: int, loops: int) -> None:
         live = self.live[value]
         live.end = max(live.end, position)
+        live.uses += 1
         live.loops = max(live.loops, loops)
 
     def _slots_of(self, args: "list[Operand] | tuple[Operand, ...]", position: int) -> None:
@@ -158,7 +160,8 @@ class Allocator:
 
     def scan(self) -> None:
         """Give registers in the order of definitions; when they are short, a value is spilled that is used
-        least deep in loops, and of these the one that lives longest.
+        least deep in loops, of these one that is used in the fewest places, and of these the one that lives
+        longest.
         """
         for value in self.order:
             value.reg, value.slot = -1, None
@@ -212,9 +215,9 @@ class Allocator:
         live.end = self.live[victim].end
         victim.slot = slot
 
-    def _cost(self, value: Value) -> tuple[int, int]:
+    def _cost(self, value: Value) -> tuple[int, int, int]:
         live = self.live[value]
-        return live.loops, -live.end
+        return live.loops, live.uses, -live.end
 
     def frame(self) -> int:
         """Give every slot its offset from r10: the nearest one that no slot living at the same time has. The

@@ -651,7 +651,10 @@ class Lower(ExpressionLowering):
         for item, value in zip(layout.fields, statement.values, strict=True):
             self.span = value.span
             if isinstance(value, checked.ReadText | checked.ReadBytes | checked.Comm):
-                record.tail(item, value)
+                if item.limit < 0:
+                    record.array(item, value)
+                else:
+                    record.tail(item, value)
             elif isinstance(value, checked.ReadBlock):
                 self.copy(base, item.offset, value)
             else:

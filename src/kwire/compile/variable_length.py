@@ -49,15 +49,23 @@ class Record:
         self.end = lower.emit("add", [length, self.end])
         lower.span = before
 
+    def array(self, item: Item, value: checked.ReadText | checked.ReadBytes | checked.Comm) -> None:
+        """Store a text that is an array of characters as it is, into the fixed part."""
+        assert not isinstance(value, checked.ReadBytes)
+        for number, word in enumerate(self._array(value)):
+            self.lower.store(self.base, item.offset + 8 * number, min(8, item.size), word)
+
+    def _array(self, value: checked.ReadText | checked.Comm) -> list[Value]:
+        """The words of an array of characters."""
+        if isinstance(value, checked.Comm):
+            return [*self.lower.comm()]
+        sizes = [min(8, value.fixed - at) for at in range(0, value.fixed, 8)]
+        return [self.lower.read_int(value.place, size, 8 * n) for n, size in enumerate(sizes)]
+
     def text(self, value: checked.ReadText | checked.Comm, limit: int) -> tuple[Operand, Operand]:
         """Write a text where the next tail value goes: (length, 1 when it was cut)."""
-        lower = self.lower
-        if isinstance(value, checked.Comm):
-            return self._words([*lower.comm()], limit)
-        if 0 < value.fixed <= min(WORDS_MOST, limit):
-            sizes = [min(8, value.fixed - at) for at in range(0, value.fixed, 8)]
-            words = [lower.read_int(value.place, size, 8 * n) for n, size in enumerate(sizes)]
-            return self._words(words, limit)
+        if isinstance(value, checked.Comm) or 0 < value.fixed <= min(WORDS_MOST, limit):
+            return self._words(self._array(value), limit)
         return self._string(value, limit)
 
     def finish(self) -> Operand:

@@ -664,7 +664,7 @@ class Leave(Node):
 
 class Emit(Node):
     """One event of shape number `shape` (an index of `Program.shapes`): a value for each of its fields, in
-    order, of exactly the field's type.
+    order, of exactly the field's type; a text that is an array of characters may have such a field.
 
     Storing truncates nothing: a scalar of the field's type fits its size.
     """

@@ -29,7 +29,7 @@ from kwire.lang.errors import LanguageError, TextError
 from kwire.lang.forms import walk
 from kwire.lang.kerneltypes import KernelTypes
 from kwire.lang.tree import NOWHERE
-from kwire.lang.types import TEXTS, Enum, Text, describe
+from kwire.lang.types import CHAR, TEXTS, Array, Enum, Text, describe
 
 Lowered = Callable[..., Program]
 
@@ -243,7 +243,16 @@ def test_a_variable_has_memory_for_texts_that_change(lowered: Lowered, body: str
     program = lowered(f'kprobe:connect {{ {body}; printf("%s", $x) }}')
     held = {one.name: one.type for one in program.locals}
     assert held["$x"] == Text(limit)
-    assert program.shapes[0].fields[0].type == Text(limit)
+    printed = program.shapes[0].fields[0].type
+    assert printed == (Array(CHAR, 16) if body.endswith("$x = comm") else Text(limit))
+
+
+def test_arrays_of_characters_are_printed_as_they_lie(lowered: Lowered) -> None:
+    program = lowered('kprobe:connect { printf("%s %s %s", comm, str(comm, 4), str(arg0)) }')
+    first, *others = [field.type for field in program.shapes[0].fields]
+    assert first == Array(CHAR, 16)
+    assert isinstance(others[0], Text), "of which less is wanted"
+    assert isinstance(others[-1], Text)
 
 
 def test_a_variable_that_is_used_behind_its_block_is_of_the_whole_probe(lowered: Lowered) -> None:

@@ -12,6 +12,7 @@ from kwire.lang.bpftrace.maps import whole_map
 from kwire.lang.check import Tuples
 from kwire.lang.errors import Diagnostic, LanguageError, TextError
 from kwire.lang.events import RESERVED
+from kwire.lang.forms import walk
 from kwire.lang.tree import Span
 from kwire.lazy import NamedTuple
 from kwire.wire.printf import INTEGERS as INTEGER_CONVERSIONS
@@ -26,6 +27,12 @@ JOINED_MOST: Final = 16
 
 JOINED_TEXT: Final = 256
 """Bytes of each of them."""
+
+COMM_SIZE: Final = 16
+"""Bytes of a thread's name in the kernel."""
+
+MOVED: Final = (4, 8, 16)
+"""Bytes of arrays of characters that are copied whole."""
 
 FORMAT_MOST: Final = 16_384
 """Characters of a format."""
@@ -46,6 +53,10 @@ def printed(prints: Mapping[str, Print], program: c.Program, tuples: Tuples) -> 
     """
     faults: list[Diagnostic] = []
     shapes = []
+    emits = (one for statement in program.body for one in walk(statement) if isinstance(one, c.Emit))
+    values: dict[str, list[tuple[c.Expr | c.Wide, ...]]] = {}
+    for emit in emits:
+        values.setdefault(program.shapes[emit.shape].name, []).append(emit.values)
     for shape in program.shapes:
         known = prints.get(shape.name)
         if known is None:
@@ -54,10 +65,29 @@ def printed(prints: Mapping[str, Print], program: c.Program, tuples: Tuples) -> 
         format = known.format
         if known.arguments:
             format = _fitted(known, shape, tuples.get(shape.name, {}), faults)
-        shapes.append(shape.replace(prints=known.prints, format=format))
+        given = zip(*values[shape.name], strict=True)
+        fields = tuple(_in_place(field, ways) for field, ways in zip(shape.fields, given, strict=True))
+        shapes.append(shape.replace(fields=fields, prints=known.prints, format=format))
     if faults:
         raise LanguageError(program.source, faults)
     return program.replace(shapes=tuple(shapes))
+
+
+def _in_place(field: c.Field, values: tuple[c.Expr | c.Wide, ...]) -> c.Field:
+    """The field; an array of characters where its values are such, of a size that is moved at once: it takes
+    less to copy it whole than to find its end.
+    """
+    sizes = {_moved(value) for value in values}
+    size = sizes.pop()
+    return field.replace(type=t.Array(t.CHAR, size)) if size and not sizes else field
+
+
+def _moved(value: c.Expr | c.Wide) -> int:
+    """The bytes of the array of characters that a text is, where that is copied whole; else 0."""
+    if not isinstance(value, c.Comm | c.ReadText):
+        return 0
+    size = COMM_SIZE if isinstance(value, c.Comm) else value.fixed
+    return size if size in MOVED and value.type.limit >= size - 1 else 0
 
 
 def _fitted(known: Print, shape: c.Shape, tuples: Mapping[str, t.Tuple], faults: list[Diagnostic]) -> str:
