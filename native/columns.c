@@ -731,3 +731,50 @@ void kw_bit_counts(const uint8_t *values, uint64_t width, uint64_t with_sign, ui
 	else
 		powers(values, 8, with_sign, count, out, below, sums);
 }
+
+#define LANES 4u /* counters of a bit length that take turns: times mostly come evenly, and one would wait for itself */
+
+/*
+ * The steps from `before` to the first of times that are in order, and from each to the next, counted as kw_bit_counts
+ * does. pairs[] gets between which times the steps of `wanted` or more are, the longest first and of equal ones those
+ * that come first, `limit` at most; returns how many.
+ */
+uint64_t kw_intervals(const uint64_t *times, uint64_t count, uint64_t before, uint64_t wanted, uint64_t *out,
+		      uint64_t *pairs, uint64_t limit)
+{
+	uint64_t lanes[LANES][BIT_LENGTHS] = { { 0 } }, *sums = out + 2 * BIT_LENGTHS;
+	uint64_t least = ~(uint64_t)0, greatest = 0, found = 0, low = 0, high = 0;
+
+	for (uint64_t i = 0; i < count; i++) {
+		uint64_t step = times[i] - before;
+		lanes[i % LANES][step ? 64 - __builtin_clzll(step) : 0]++;
+		low += step & 0xffffffff;
+		high += step >> 32;
+		least = step < least ? step : least;
+		greatest = step > greatest ? step : greatest;
+		if (step >= wanted && limit) {
+			uint64_t at = found < limit ? found++ : limit - 1;
+			for (; at && pairs[2 * at - 1] - pairs[2 * at - 2] < step; at--) {
+				pairs[2 * at] = pairs[2 * at - 2];
+				pairs[2 * at + 1] = pairs[2 * at - 1];
+			}
+			pairs[2 * at] = before;
+			pairs[2 * at + 1] = times[i];
+			if (found == limit) {
+				wanted = pairs[2 * limit - 1] - pairs[2 * limit - 2] + 1;
+				limit = wanted ? limit : 0; /* none can be longer */
+			}
+		}
+		before = times[i];
+	}
+	memset(out, 0, (2 * BIT_LENGTHS + SUMS) * sizeof *out);
+	for (uint64_t lane = 0; lane < LANES; lane++)
+		for (uint64_t at = 0; at < BIT_LENGTHS; at++)
+			out[at] += lanes[lane][at];
+	unsigned __int128 sum = ((unsigned __int128)high << 32) + low;
+	sums[0] = (uint64_t)sum;
+	sums[1] = (uint64_t)(sum >> 64);
+	sums[4] = least;
+	sums[5] = greatest;
+	return found;
+}

@@ -333,6 +333,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "kw_rows_fixed": (_PTR, _PTR, _U64),
     "kw_rows_located": (*(_PTR, _U64, _U64, _U64, _U64, _U64), *(_PTR, _PTR, _PTR, _PTR, _OUT)),
     "kw_rows_packed": (_PTR, _PTR, _PTR, _PTR, _U64, _PTR, _OUT),
+    "kw_intervals": (_PTR, _U64, _U64, _U64, _PTR, _PTR, _U64),
     "kw_gather_texts": (_PTR, _U64, _PTR, _PTR, _U64, _U64, _PTR),
     "kw_pcap_rows": (_PTR, _U64, _U64, _U64, _U64, _PTR, _U64, _PTR, _U64, _OUT),
     "kw_pcapng_rows": (_PTR, _U64, _U64, _U64, _U64, _PTR, _U64, _U64, _PTR, _U64, _OUT),
@@ -383,6 +384,7 @@ class _Columns(NamedTuple):
     hash_texts: Callable[[Any, Any, Any, int, int, Any], int]
     count_distinct: Callable[[Any, int, bool, Distinct], int]
     bit_counts: Callable[[Any, int, bool, Any], None]
+    intervals: Callable[[Any, int, int, Any, Any], int]
     event_counts: Callable[[Events, Any, Distinct, Any], None]
     text_counts: Callable[[Events, TextField, Distinct], tuple[int, int]]
 
@@ -634,11 +636,11 @@ def _columns(library: ctypes.CDLL) -> _Columns:
     """Those of columns: each buffer is held against what the function will touch."""
     names = ("heads", "spans", "values", "tails", "texts")
     c_heads, c_spans, c_values, c_tails, c_texts = (_function(library, f"kw_event_{name}") for name in names)
-    others = ("gather_texts", "pack_texts", "hash_texts", "count_distinct", "bit_counts", "text_counts")
-    c_gather, c_pack, c_hash, c_distinct, c_bits, c_text_counts = (
+    others = ("gather_texts", "pack_texts", "hash_texts", "count_distinct", "bit_counts", "intervals")
+    c_gather, c_pack, c_hash, c_distinct, c_bits, c_intervals = (
         _function(library, f"kw_{name}") for name in others
     )
-    c_counts = _function(library, "kw_event_counts")
+    c_counts, c_text_counts = (_function(library, f"kw_{name}_counts") for name in ("event", "text"))
 
     def event_heads(
         data: Any,
@@ -787,6 +789,19 @@ def _columns(library: ctypes.CDLL) -> _Columns:
                 raise IndexError("bit_counts: there is no room for what is counted")
             c_bits(source.address, width, signed, source.size // width, target.address)
 
+    def intervals(times: Any, before: int, wanted: int, out: Any, pairs: Any) -> int:
+        with (
+            Pinned(times) as source,
+            Pinned(out, writable=True) as target,
+            Pinned(pairs, writable=True) as longest,
+        ):
+            if target.size < 8 * (2 * BIT_LENGTHS + SUMS):
+                raise IndexError("intervals: there is no room for what is counted")
+            return c_intervals(
+                *(source.address, source.size // 8, before, wanted),
+                *(target.address, longest.address, longest.size // 16),
+            )
+
     def event_counts(events: Events, fields: Any, to: Distinct, found: Any) -> None:
         with (
             Pinned(events.data) as source,
@@ -820,7 +835,9 @@ def _columns(library: ctypes.CDLL) -> _Columns:
 
     return _Columns(
         *(event_heads, event_spans, event_values, event_tails, event_texts),
-        *(gather_texts, pack_texts, hash_texts, count_distinct, bit_counts),
+        *(gather_texts, pack_texts, hash_texts, count_distinct),
+        bit_counts=bit_counts,
+        intervals=intervals,
         event_counts=event_counts,
         text_counts=text_counts,
     )
@@ -935,6 +952,7 @@ rows_packed = _together.rows_packed if _together else None
 #: see `analyze.counts`: how often values stand there.
 count_distinct = _made.count_distinct if _made else None
 bit_counts = _made.bit_counts if _made else None
+intervals = _made.intervals if _made else None
 event_counts = _made.event_counts if _made else None
 text_counts = _made.text_counts if _made else None
 #: see `packets.walk`: the packets of pcap and pcapng files as rows.

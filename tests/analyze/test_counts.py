@@ -52,6 +52,31 @@ def test_the_walkers_count_as_their_twins() -> None:
 
 
 @needs_library
+@pytest.mark.parametrize("room", [0, 1, 5])
+def test_intervals_are_counted_as_the_twin_does(room: int) -> None:
+    """Steps of any length, many of them equal, over all 64 bits; wanted are any, or long ones."""
+    ends = [0, 1, 5, 1000, 1001, 1 << 40, (1 << 64) - 1]
+    for seed in range(300):
+        results: list[Any] = []
+        for intervals in (native.intervals, counts.intervals_twin):
+            assert intervals is not None
+            source = random.Random(seed)
+            pool = [source.choice(ends) for _ in range(2)] + [source.getrandbits(source.randrange(1, 65))]
+            steps = [source.choice(pool) for _ in range(source.choice([0, 1, 2, 9, 100]))]
+            before = source.choice([0, 7, 1 << 63, (1 << 64) - 5])
+            times = np.cumsum(np.array(steps, np.uint64)) + np.uint64(before)
+            wanted = source.choice([0, 0, 1, 1000, 1002, (1 << 64) - 1])
+            out, pairs = (
+                np.zeros(native.BIT_LENGTHS * 2 + native.SUMS, np.uint64),
+                np.zeros(2 * room, np.uint64),
+            )
+            found = intervals(times, before, wanted, out, pairs)
+            results.append((found, out.tolist(), pairs[: 2 * found].tolist()))
+        assert results[0] == results[1], seed
+        assert results[0][0] == min(room, sum(step >= wanted for step in steps))
+
+
+@needs_library
 def test_a_table_that_is_too_small_is_refused() -> None:
     for distinct in (native.count_distinct, counts.count_distinct_twin):
         assert distinct is not None

@@ -169,6 +169,7 @@ static void columns(uint8_t *data, uint64_t size)
 	kw_text_counts(&events, &text, &to, &next);
 	free(some);
 	kw_bit_counts(data, each, swap, size / each, bits);
+	kw_intervals((const uint64_t *)(void *)data, size / 8, fixed, (uint64_t)parameters[6] << 56, bits, places, limit / 2);
 	free(table);
 	free(offsets);
 	free(starts);

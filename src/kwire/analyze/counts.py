@@ -95,6 +95,24 @@ def bit_counts_twin(values: "Array", width: int, signed: bool, out: "Array") -> 
     out[2 * BIT_LENGTHS + 4], out[2 * BIT_LENGTHS + 5] = least & _U64, greatest & _U64
 
 
+def intervals_twin(times: "Array", before: int, wanted: int, out: "Array", pairs: "Array") -> int:
+    """The steps from `before` to the first of times (u64) in order, and from each to the next, as counts.
+
+    `out` gets what `bit_counts` gives of them; `pairs` (u64) between which times the steps of `wanted` or
+    more are, the longest first and of equal ones those that come first, as many as there is room for. Gives
+    how many.
+    """
+    import numpy as np
+
+    begins = np.concatenate([np.array([before], np.uint64), times[:-1]])[: len(times)]
+    steps = times - begins
+    bit_counts_twin(steps.view(np.uint8), 8, False, out)
+    longest = np.argsort(~steps, kind="stable")[: len(pairs) // 2]
+    longest = longest[steps[longest] >= np.uint64(wanted)]
+    pairs[: 2 * len(longest)] = np.stack([begins[longest], times[longest]], 1).reshape(-1)
+    return len(longest)
+
+
 def event_counts_twin(events: Events, fields: "Array", to: Distinct, found: "Array") -> None:
     """`count_distinct` of several integer fields of events.
 
@@ -163,6 +181,7 @@ def text_counts_twin(events: Events, field: TextField, to: Distinct) -> tuple[in
 
 count_distinct = native.count_distinct or count_distinct_twin
 bit_counts = native.bit_counts or bit_counts_twin
+intervals = native.intervals or intervals_twin
 event_counts = native.event_counts or event_counts_twin
 text_counts = native.text_counts or text_counts_twin
 

@@ -58,13 +58,19 @@ class Log2:
         signed = values.dtype.kind == "i"
         octets = np.ascontiguousarray(values).view(np.uint8)
         counting.bit_counts(octets, values.dtype.itemsize, signed, counts)
+        self.join(counts, len(values), signed)
+
+    def join(self, counts: "Array", count: int, signed: bool) -> None:
+        """Add what `counts.bit_counts` gave of so many values, which are some."""
+        import numpy as np
+
         above, below = counts[:BIT_LENGTHS], counts[BIT_LENGTHS : 2 * BIT_LENGTHS]
         for buckets, found in ((self._above, above), (self._below, below)):
             for length in np.flatnonzero(found).tolist():
                 buckets[length] += int(found[length])
         low, high, down, far, *ends = counts[2 * BIT_LENGTHS :].tolist()
         self.total += (high << 64 | low) - (far << 64 | down)
-        self.count += len(values)
+        self.count += count
         least, greatest = (end - (1 << 64) if signed and end >> 63 else end for end in ends)
         self._reaches(least, greatest)
 

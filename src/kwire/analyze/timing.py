@@ -7,8 +7,10 @@ is counted in `late` and makes no interval.
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from kwire.analyze.counts import intervals
 from kwire.analyze.distribution import Log2
 from kwire.analyze.timeline import Timeline
+from kwire.native import BIT_LENGTHS, SUMS
 from kwire.wire.schema import bounded
 
 if TYPE_CHECKING:
@@ -100,19 +102,21 @@ class Timing:
         if self._after is not None:
             behind = int(np.searchsorted(times, self._after))
             self.late += behind
-            times = np.concatenate([[np.int64(self._after)], times[behind:]])
-        steps = np.diff(times).view(np.uint64)  # from one end of 64 bits to the other it would be negative
-        self._after = int(times[-1])
-        if not len(steps):
+            before, times = self._after, times[behind:]
+        else:
+            before, times = int(times[0]), times[1:]
+        if not len(times):
+            self._after = before
             return
-        self.intervals.add(steps)
-        least = self.gaps[-1].last - self.gaps[-1].first if len(self.gaps) == GAPS else -1
-        if int(steps.max()) > least:
-            count = min(GAPS, len(steps))
-            shortest = np.partition(steps, -count)[-count]
-            places = np.flatnonzero(steps > shortest).tolist()
-            equal = np.flatnonzero(steps == shortest)
-            places += equal[: count - len(places)].tolist()
-            self.gaps += [Gap(int(times[at]), int(times[at + 1])) for at in places]
+        self._after = int(times[-1])
+        counts, pairs = np.empty(2 * BIT_LENGTHS + SUMS, np.uint64), np.empty(2 * GAPS, np.uint64)
+        wanted = self.gaps[-1].last - self.gaps[-1].first + 1 if len(self.gaps) == GAPS else 0
+        if wanted >> 64:
+            pairs, wanted = pairs[:0], 0  # none is longer
+        found = intervals(times.view(np.uint64), before & (1 << 64) - 1, wanted, counts, pairs)
+        self.intervals.join(counts, len(times), False)
+        if found:
+            ends = pairs[: 2 * found].view(np.int64).tolist()
+            self.gaps += [Gap(*pair) for pair in zip(ends[::2], ends[1::2], strict=True)]
             self.gaps.sort(key=lambda gap: (gap.first - gap.last, gap.first))
             del self.gaps[GAPS:]
