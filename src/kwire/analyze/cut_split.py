@@ -25,6 +25,7 @@ from kwire.errors import KwireError
 from kwire.view.text import WallClock, safe
 from kwire.wire.messages import Cause, Lost
 from kwire.wire.schema import EARLIEST, LATEST, Schema, bounded
+from kwire.wire.stacks import Stacks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,11 +67,15 @@ def cut(
     whole = not selection.bounded and not selection.conditional
     comment = f"kwire cut of {_name(source)}: {described(selection)}"
     with Part(
-        path, numbers, "cut", [comment, *made_of([capture_summary], _limits(capture_summary, selection))]
+        path,
+        numbers,
+        "cut",
+        [comment, *made_of([capture_summary], _limits(capture_summary, selection))],
+        stacks := Stacks(),
     ) as part:
         part.account(capture_summary, whole=whole)
         with source.open() as capture:
-            for picked in Scan(capture, selection, progress).picks():
+            for picked in Scan(capture, selection, progress).picks(stacks):
                 renumber(picked, numbers)
                 part.write(picked.data, picked.offsets, numbered(picked, numbers))
         return Piece(path, part.close())
@@ -86,7 +91,11 @@ def _limits(capture_summary: CaptureSummary, selection: Selection) -> identity.L
 
 
 def _concerned(seen: Seen, selection: Selection) -> bool:
-    """Whether something of this probe is wanted: its events, or losses that another may have had."""
+    """Whether something of this probe is wanted: its events, or losses that another may have had; or what its
+    tables tell.
+    """
+    if seen.schema.tells:
+        return True
     cause = Cause.MISSED_SHARED if seen.shared else Cause.UNKNOWN
     return any(map(selection.wants, seen.schema.others(cause)))
 
@@ -156,7 +165,7 @@ class _Pieces:
     A context manager: those that `close` has not ended are given up.
     """
 
-    __slots__ = ("_capture_summary", "_directory", "_parts", "_source", "_split", "_taken", "done")
+    __slots__ = ("_capture_summary", "_directory", "_parts", "_source", "_split", "_taken", "done", "stacks")
 
     def __init__(self, source: Source, capture_summary: CaptureSummary, directory: str) -> None:
         self._source, self._capture_summary, self._directory = source, capture_summary, directory
@@ -164,6 +173,8 @@ class _Pieces:
         self._taken: dict[str, int] = {}
         self._parts: dict[int, Part] = {}
         self.done: list[Piece] = []
+        self.stacks = Stacks()
+        """Those that are read with what is split."""
 
     def part(self, index: int, name: str, numbers: Numbers, about: str, *, whole: bool = False) -> Part:
         """The open piece of this index, made where it is not there yet."""
@@ -174,7 +185,7 @@ class _Pieces:
             comment = f"kwire split of {_name(self._source)} {about}"
             limits = identity.Limits(pieces=frozenset({(self._split, index)}))
             found = self._parts[index] = Part(
-                path, numbers, "split", [comment, *made_of([self._capture_summary], limits)]
+                path, numbers, "split", [comment, *made_of([self._capture_summary], limits)], self.stacks
             )
             found.account(self._capture_summary, whole=whole)
         return found
@@ -204,8 +215,11 @@ def _by_schema(
     tables = Tables(capture_summary.schemas)
     by_name: dict[str, list[Schema]] = {}
     full = [
-        seen for seen in capture_summary.probes if seen.events or seen.lost or seen.shared or seen.produced
+        seen
+        for seen in capture_summary.probes
+        if (seen.events or seen.lost or seen.shared or seen.produced) and not seen.schema.tells
     ]
+    telling = [seen.schema for seen in capture_summary.probes if seen.schema.tells]
     if capture_summary.unknown_lost and not full:
         full = capture_summary.probes[:1]  # losses of no known probe have to be somewhere
     there = {id(seen.section) for seen in full}
@@ -226,20 +240,23 @@ def _by_schema(
             parts = []
             for index, name in enumerate(names[start : start + OPEN], start):
                 about = f"by {key}: {safe(name) or 'unknown'}"
-                parts.append(pieces.part(index, name, Numbers(by_name[name], keys), about, whole=True))
-            _distribute(source, parts, progress, unknown=not start)
+                numbers = Numbers([*by_name[name], *telling], keys)
+                parts.append(pieces.part(index, name, numbers, about, whole=True))
+            _distribute(source, parts, pieces.stacks, progress, unknown=not start)
             pieces.close()
         return pieces.done
 
 
-def _distribute(source: Source, parts: list[Part], progress: Progress | None, *, unknown: bool) -> None:
+def _distribute(
+    source: Source, parts: list[Part], stacks: Stacks, progress: Progress | None, *, unknown: bool
+) -> None:
     """Give each event to the part that has its probe, `unknown` losses to the first."""
     import numpy as np
 
     owners = _Owners(parts)
     selection = Selection().only(lambda schema: owners.find(schema) >= 0, unknown=unknown)
     with source.open() as capture:
-        for picked in Scan(capture, selection, progress).picks():
+        for picked in Scan(capture, selection, progress).picks(stacks):
             places: dict[int, list[Array]] = {}  # part → where its events are
             for number, chosen in groups(probe_numbers(picked)):
                 owner = owners.find(picked.window.schemas[number])
@@ -310,7 +327,9 @@ def _by_time(
             first = begins + start * every if start else EARLIEST
             last = begins + stop * every - 1 if stop < count else LATEST
             with source.open() as capture:
-                for picked in Scan(capture, Selection(None, None, first, last), progress).picks():
+                for picked in Scan(capture, Selection(None, None, first, last), progress).picks(
+                    pieces.stacks
+                ):
                     which = np.minimum(stretches(picked.times, begins, every), count - 1)
                     losses = [(_piece(picked, loss, begins, every, count), loss) for loss in picked.losses]
                     wanted = set(np.unique(which).tolist()) | {index for index, _ in losses}
@@ -346,7 +365,7 @@ def _by_amount(
     ending = STATISTICS_BLOCK * len(numbers.schemas) if key == "size" else 0
     index = 0
     with source.open() as capture, _Pieces(source, capture_summary, directory) as pieces:
-        for picked in Scan(capture, None, progress).picks():
+        for picked in Scan(capture, None, progress).picks(pieces.stacks):
             renumber(picked, numbers)
             sizes = _block_sizes(picked) if key == "size" else np.ones(len(picked.offsets), np.int64)
             sums, at, losses = np.cumsum(sizes), 0, numbered(picked, numbers)

@@ -19,6 +19,7 @@ from kwire.capture.writer import Totals
 from kwire.errors import KwireError
 from kwire.wire.messages import Lost
 from kwire.wire.schema import bounded
+from kwire.wire.stacks import Stacks
 from kwire.wire.walk import frame_gather
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ def merge(
     names = ", ".join(source.name.rsplit("/", 1)[-1] for source, _ in inputs)
     surveys = [capture_summary for _, capture_summary in inputs]
     comments = [f"kwire merge of {names}", *made_of(surveys)]
-    part = Part(path, numbers, "merge", comments)
+    part = Part(path, numbers, "merge", comments, stacks := Stacks())
     held = max(1 << 10, min(HELD, HELD_ALL // len(inputs)))
     captures, scans = [], []
     try:
@@ -216,7 +217,7 @@ def merge(
             scans.append(Scan(captures[-1], events_held=held, bytes_held=min(held << 7, BYTES)))
             part.account(capture_summary, whole=True)
         room = max(1 << 20, ROOM // len(inputs))
-        readers = [_Input(scan.picks(), numbers, held, room) for scan in scans]
+        readers = [_Input(scan.picks(stacks), numbers, held, room) for scan in scans]
         _run(readers, _Holes(surveys), part, scans, progress)
         return part.close()
     finally:

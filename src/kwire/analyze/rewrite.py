@@ -19,6 +19,7 @@ from kwire.capture.writer import Totals, Writer
 from kwire.wire.frames import Frames
 from kwire.wire.messages import U64_MAX, Lost
 from kwire.wire.schema import Schema, clock_of
+from kwire.wire.stacks import Stacks
 from kwire.wire.walk import frame_renumber, frame_renumber_twin
 
 if TYPE_CHECKING:
@@ -84,8 +85,14 @@ class Part:
     __slots__ = ("_produced", "_unproven", "numbers", "path", "writer")
 
     def __init__(
-        self, path: str, numbers: Numbers, tool: str, comments: Sequence[str], buffer: bytearray | None = None
+        self,
+        path: str,
+        numbers: Numbers,
+        tool: str,
+        comments: Sequence[str],
+        stacks: Stacks,
     ) -> None:
+        """`stacks`: those that the readings of what is written tell (`Scan.stacks`)."""
         self.path, self.numbers = path, numbers
         schemas = numbers.schemas
         self.writer = Writer(
@@ -95,8 +102,8 @@ class Part:
             kernel=", ".join(dict.fromkeys(schema.kernel for schema in schemas if schema.kernel)),
             tool=f"kwire {tool}",
             comments=comments,
-            buffer=buffer,
             hold=True,
+            stacks=stacks,
         )
         self._produced: dict[int, int] = {}
         self._unproven: set[int] = set()
@@ -108,6 +115,9 @@ class Part:
             if not number:
                 continue
             proven = capture_summary.proves(seen)
+            if seen.schema.tells:  # what it holds of these is told anew
+                self._unproven |= set() if proven else {number}
+                continue
             told = seen.produced is not None and (proven or not seen.balanced)  # so it shows what is missing
             if whole and told and not (capture_summary.problem or capture_summary.repeated):
                 self._produced[number] = self._produced.get(number, 0) + (seen.produced or 0) + seen.shared
@@ -150,12 +160,14 @@ class Part:
         self.writer.leave()
 
     def close(self) -> Totals:
-        """End the capture; gives its sums."""
+        """End the capture; gives its sums: of events what was produced and stored, of all what was lost."""
         self.writer.flush()
         self._check()
-        totals = self.writer.close(self._produced, self._unproven).values()
-        sums = [sum(column) for column in zip(*totals, strict=True)] or [0, 0, 0]
-        return Totals(*sums)
+        totals = self.writer.close(self._produced, self._unproven)
+        maps = {schema.id for schema in self.writer.schemas if schema.map is not None}
+        events = [one for number, one in totals.items() if number not in maps]
+        lost = sum(one.lost for one in totals.values())
+        return Totals(sum(one.produced for one in events), sum(one.stored for one in events), lost)
 
 
 def numbered(picked: Picked, numbers: Numbers) -> list[tuple[int, Lost]]:

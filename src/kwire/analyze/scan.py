@@ -22,6 +22,7 @@ from kwire.wire.frames import ID_AT, Frames
 from kwire.wire.heads import heads_of
 from kwire.wire.messages import TOTALS, Lost
 from kwire.wire.schema import EARLIEST, LATEST, Clock, Schema
+from kwire.wire.stacks import Stacks
 from kwire.wire.tables import MapTable, TableReader, learn, problem, records, time_of
 from kwire.wire.walk import frame_gather
 
@@ -213,10 +214,12 @@ class Scan:
         for window in self._windows():
             yield from self._blocks(window)
 
-    def picks(self) -> Iterator[Picked]:
-        """The frames as they are, a window at a time: for captures made from captures."""
+    def picks(self, stacks: Stacks) -> Iterator[Picked]:
+        """The frames as they are, a window at a time: for captures made from captures. Those that tell stacks
+        are not among them: `stacks` gets what they tell, for whoever writes (`capture.retold`).
+        """
         for window in self._windows():
-            yield self._pick(window)
+            yield self._pick(window, stacks)
 
     def _windows(self) -> Iterator[Window]:
         held: dict[object, Window] = {}  # by schemas: sections of a network capture take turns
@@ -288,11 +291,17 @@ class Scan:
         if self._maps:
             yield from self._rows_of(window, tables)
 
-    def _tables(self, window: Window, frames: list[Frame]) -> list[tuple[Schema, MapTable]]:
-        """What the wanted maps held, with which nothing is wrong; stacks are known then, wanted or not."""
+    def _tables(
+        self, window: Window, frames: list[Frame], *, telling: bool = False
+    ) -> list[tuple[Schema, MapTable]]:
+        """What the wanted maps held, with which nothing is wrong; stacks are known then, wanted or not.
+        `telling`: of those that tell stacks only.
+        """
         found: list[tuple[Schema, MapTable]] = []
         for frame in frames:
             schema = window.schemas.get(frame.header.id)
+            if telling and (schema is None or not schema.tells):
+                continue
             if schema is None or not schema.tells:
                 schema = self._described(window, frame.header.id, 1)
             if schema is None or schema.map is None:
@@ -304,7 +313,7 @@ class Scan:
                 continue
             if held is not None and not problem(schema, held.rows):
                 learn(schema, held)
-                if self.selection.wants(schema):
+                if telling or self.selection.wants(schema):
                     found.append((schema, held))
         return found
 
@@ -331,11 +340,13 @@ class Scan:
                 self.events += len(block.times)
                 yield from _parts(block.some(np.argsort(block.times, kind="stable")))
 
-    def _pick(self, window: Window) -> Picked:
+    def _pick(self, window: Window, stacks: Stacks) -> Picked:
         import numpy as np
 
         window.own()
         heads = _Heads(window)
+        for tells, held in self._tables(window, heads.tables(), telling=True):
+            learn(tells._replace(stacks=stacks), held)
         heads.count_tables()
         data, every_offset = heads.frames.data, heads.offsets
         assert isinstance(data, bytearray)  # `own` has seen to it
@@ -345,14 +356,11 @@ class Scan:
         for id, chosen in heads.probes():
             at = every[chosen]
             schema = self._described(window, id, len(at))
-            if schema is None:
+            if schema is None or schema.tells:
                 continue
             times[at] = heads.times(schema, at)
             if schema.map is not None and self.selection.conditional:
                 continue  # a table is no event of which a condition could be true
-            if schema.tells:  # whatever the time, as long as there is something that it tells
-                keep[at] = True
-                continue
             mask = self.selection.mask(schema, Frames(data, every_offset[at].data), times[at])
             keep[at if mask is None else at[mask]] = True
         before = np.cumsum(keep)

@@ -11,6 +11,7 @@ was deleted or cut is a GoneError, and a writer that comes `after` it counts wha
 import contextlib
 import os
 import struct
+import sys
 import time
 from array import array
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, MutableSequence, Sequence
@@ -73,6 +74,7 @@ class ResumableWriter(Writer):
         "_resume",
         "_stranger",
         "_sync",
+        "_unread",
         "_waiting",
         "causes",
         "notes",
@@ -94,6 +96,7 @@ class ResumableWriter(Writer):
     ) -> None:
         self._stranger, self._resume, self._after, self._sync = stranger, resume, after, sync
         self._name, self._moved = name, moved
+        self._unread = resume is not None  # the stacks that a predecessor told are not known
         self._remainders: list[
             str
         ] = []  # of files that were cut, and hold events still: paths from our folder
@@ -136,6 +139,8 @@ class ResumableWriter(Writer):
         self._rows[index * walk.ROW_WORDS + walk.ROW_WALL] = wall & U64
         self._rows[index * walk.ROW_WORDS + walk.ROW_SWAP] = schema.order != pcapng.HOST
         self._waiting[schema.id] = schema
+        if self._retold is not None:
+            self._retold.describe(schema)
 
     def balances(self, numbers: Iterable[int]) -> list[Totals]:
         """What is stored and lost so far of these probes (0: of none known); produced is their sum."""
@@ -222,6 +227,7 @@ class ResumableWriter(Writer):
             "holes": b"".join(holes),
             "causes": b"".join(causes),
             "remainders": os.fsencode("\0".join(self._remainders)),
+            "retold": self._retold_frames.to_bytes(8, sys.byteorder),
         }
 
     def promise(self) -> None:
@@ -294,6 +300,7 @@ class ResumableWriter(Writer):
             self._holes[probe, cpu, cause].add(first, last, count)
         for probe, cause, count in _CAUSE.iter_unpack(state["causes"]):
             self.causes[probe, cause] = count
+        self._retold_frames = int.from_bytes(state.get("retold", b""), sys.byteorder)
         self._remainders = [each for each in os.fsdecode(state["remainders"]).split("\0") if each]
         return number, position, tail, started, (device, inode)
 
@@ -410,6 +417,9 @@ class ResumableWriter(Writer):
 
     def _rotate(self, number: int | None = None) -> bool:
         old = self._file
+        if self._unread and self._retold is not None and self._retold.tells:
+            self._retold.relearn(old.output.name)
+        self._unread = False
         if self._sync:
             try:
                 os.fdatasync(old.output.fd)
@@ -454,8 +464,10 @@ class ResumableWriter(Writer):
 
     def keep(self, frame: bytes) -> None:
         """Put a TABLE of a map described here."""
+        frames = Frames.walk(frame)
         if self._used or self._begin():
-            super()._other(Frames.walk(frame), 0)
+            self._tell_stacks(frames, 0)
+            super()._other(frames, 0)
 
     def tell(self, loss: Lost) -> bool:
         """Put a loss that came here and count it among the `causes`; False where it claims what cannot be.

@@ -21,12 +21,14 @@ from kwire.capture import identity, pcapng, walk
 from kwire.capture.destination import descriptor
 from kwire.capture.frame_counts import count_frames, is_table
 from kwire.capture.output import CaptureError, FullError, Output
+from kwire.capture.retold import Retold
 from kwire.hints import Final
 from kwire.lazy import NamedTuple
 from kwire.wire.frame import Type, read_lenient
 from kwire.wire.frames import Frames
 from kwire.wire.messages import CPU_UNKNOWN, U64_MAX, Cause, Hole, Lost, losses_in
 from kwire.wire.schema import Clock, Schema
+from kwire.wire.stacks import Stacks
 from kwire.wire.tables import time_of
 
 BUFFER: Final = 256 << 10  # bytes packed before they are written: fits a second-level cache
@@ -66,7 +68,8 @@ class Writer:
 
     A file takes its place (see Destination) when its beginning is written, and grows there. With `hold` the
     first one does so with `publish`, or whole with `close`; `leave` before leaves what was there. `clobber`:
-    whether files that are there may be replaced.
+    whether files that are there may be replaced. `stacks`: what is known of stacks, of which those are told
+    that events refer to; without it further files of a rotation tell again what tables told before.
     """
 
     __slots__ = (
@@ -84,6 +87,8 @@ class Writer:
         "_lost",
         "_next",
         "_probes",
+        "_retold",
+        "_retold_frames",
         "_rotate_bytes",
         "_rotate_seconds",
         "_rows",
@@ -112,6 +117,7 @@ class Writer:
         buffer: bytearray | None = None,
         hold: bool = False,
         clobber: bool = True,
+        stacks: Stacks | None = None,
     ) -> None:
         self.schemas = list(schemas)
         self._hold, self._clobber = hold, clobber
@@ -122,6 +128,8 @@ class Writer:
             raise CaptureError(
                 "open capture", str(target), "rotation makes several files", "name a file with -w"
             )
+        self._retold = Retold(self.schemas, stacks) if rotates or stacks is not None else None
+        self._retold_frames = 0  # of all files
         probes = len(self.schemas)
         self._base = target
         self._environment = (host, kernel, tool)
@@ -177,11 +185,14 @@ class Writer:
             if not self._used and not self._begin():
                 self._drop(frames, start)
                 return
+            stop = self._tell_stacks(frames, start)
             start, self._used = walk.epb_pack(
-                data, offsets, start, count, self._rows, self._buffer, self._used
+                data, offsets, start, stop, self._rows, self._buffer, self._used
             )
             if start == count:
                 return
+            if start == stop:
+                continue
             if self._size - self._used < BIGGEST:
                 self.flush()
             else:
@@ -237,6 +248,8 @@ class Writer:
             for number in range(0 if lost_of[0] else 1, len(self.schemas) + 1):
                 stored, lost = self._stored_of(number), lost_of[number]
                 known = produced.get(number) if produced is not None else None
+                if known is not None and self._retold is not None and number == self._retold.tells:
+                    known += self._retold_frames
                 totals[number] = Totals(stored + lost if known is None else known, stored, lost)
             self._end(totals, LAST_FILE, unproven)
             self.publish()
@@ -363,6 +376,8 @@ class Writer:
         finally:
             self._file = new
             old.output.close()
+        if self._retold is not None:
+            self._retold.begin()
         self._written += old.output.position
         for probe in range(len(self.schemas) + 1):
             self._earlier_lost[probe] += self._lost[probe]
@@ -443,11 +458,29 @@ class Writer:
 
     def _table(self, frames: Frames, index: int) -> None:
         """A TABLE of a known map, counted like an event."""
+        schema = self.schemas[frames.header(index).id - 1]
+        if self._retold is not None and schema.tells:
+            self._retold.learn(schema, frames, index)
+        self._put_table(frames, index)
+
+    def _put_table(self, frames: Frames, index: int) -> None:
         frame = frames.frame(index)
         row = (frame.header.id - 1) * walk.ROW_WORDS
         moment = time_of(frame) + self._rows[row + walk.ROW_WALL] & U64_MAX
         self._append(pcapng.packet(frame.header.id - 1, moment, frames.frame_bytes(index)))
         self._rows[row + walk.ROW_STORED] += 1
+
+    def _tell_stacks(self, frames: Frames, start: int) -> int:
+        """Tell the stacks that the next frames refer to, where they were not told in this file; gives where
+        those frames end.
+        """
+        if self._retold is None or (self._file.number == 1 and not self._retold.shared):
+            return frames.count  # the tables themselves were there before
+        stop, told = self._retold.before(frames, start)
+        for index in range(told.count):
+            self._put_table(told, index)
+            self._retold_frames += 1
+        return stop
 
     def _append(self, block: bytes) -> None:
         if self._size - self._used < len(block):

@@ -1,11 +1,16 @@
 """`kwire cut`: a range of a capture, as a capture."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from kwire.cli.choosing import Progress, add_choice, capture_summary, lossy, ports, selection, totals, warn
-from kwire.cli.lines import tell
+from kwire.cli.lines import say, tell
 from kwire.cli.status import worst
 from kwire.errors import KwireError
+
+if TYPE_CHECKING:
+    from kwire.analyze.capture_summary import CaptureSummary
+    from kwire.analyze.selection import Selection
 
 HELP = "write a range of a capture, some of its probes or events, as a capture"
 
@@ -45,5 +50,23 @@ def run(args: argparse.Namespace) -> int:
         finally:
             progress.done()
         status = worst(warn(source.name, found), lossy(piece.totals))
-        tell(f"{totals(piece.totals)} of {found.events:,}, {args.write}")
+        events = sum(seen.events for seen in found.probes if seen.schema.map is None)
+        tell(f"{totals(piece.totals)} of {events:,}, {args.write}")
+        if left := _left_out(found, chosen):
+            also = "what maps held is no event" if chosen.conditional else "--probe 'map:*' cuts them"
+            say(f"note: the tables of {_listed(left)} are left out: {also}")
     return status
+
+
+def _left_out(found: "CaptureSummary", chosen: "Selection") -> list[str]:
+    """The maps of which tables are there, and none is chosen."""
+    return [
+        seen.schema.probe.partition(":")[2]
+        for seen in found.probes
+        if seen.schema.map is not None and not seen.schema.tells and seen.events
+        if chosen.conditional or not chosen.wants(seen.schema)
+    ]
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
