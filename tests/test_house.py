@@ -28,6 +28,7 @@ ARROWS: dict[str, set[str]] = {
     "lazy": set(),
     "perfevents": set(),
     "probe": {"lang", "live"},
+    "test": {"kernel", "lang", "live"},
     "words": set(),
     "wire": set(),
     "bpf": set(),

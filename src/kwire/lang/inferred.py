@@ -6,7 +6,7 @@ mistake at its place. Invariants: numbers in keys and values have 64 bits; a tex
 `TEXT_MOST` bytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from kwire.hints import Final, TypeAlias
 from kwire.lang import builtins, values
@@ -25,6 +25,23 @@ TEXT_MOST: Final = 127
 Part: TypeAlias = t.Part
 Held: TypeAlias = t.Part | t.Tuple
 """What a value is."""
+
+
+ROUNDS: Final = 8
+"""More than types of maps that follow from each other need."""
+
+
+def settle(maps: "Iterable[Inferred]", look: Callable[[], None]) -> None:
+    """Let `look` look at all uses of maps until it is known what keys and values they have."""
+    known = list(maps)
+    for _ in range(ROUNDS if known else 0):
+        for one in known:
+            one.changed = False
+        look()
+        if not any(one.changed for one in known):
+            break
+    for one in known:
+        one.open = False
 
 
 class Inferred:

@@ -172,6 +172,12 @@ def _flat(value: object) -> list[object]:
 
 
 def _integer(map: Map, value: object, type_: t.Part) -> bytes:
+    if isinstance(type_, t.Enum) and t.is_constant_text(type_) and isinstance(value, str):
+        numbers = dict(type_.values)
+        if value not in numbers:
+            known = ", ".join(repr(name) for name in numbers if name)
+            raise KwireError("use map", map.name, f"{value!r} is none of its texts", f"they are {known}")
+        value = numbers[value]
     size, signed = t.size_of(type_), t.signed(type_)
     low, high = (-(1 << 8 * size - 1), 1 << 8 * size - 1) if signed else (0, 1 << 8 * size)
     if not isinstance(value, int) or not low <= value < high:

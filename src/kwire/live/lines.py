@@ -6,7 +6,7 @@ when its event is taken.
 
 from collections.abc import Callable, Sequence
 
-from kwire.hints import TYPE_CHECKING, Any, Final
+from kwire.hints import TYPE_CHECKING, Any, Final, TypeAlias
 from kwire.live.contents import constant_text
 from kwire.live.events import EVERYTHING, Batch, Choice, Event
 from kwire.live.mapview import MapView
@@ -49,15 +49,24 @@ class Line(Event):
         return Line, (schema, self.time_ns, tuple(self._values), self.text)
 
 
+OnMap: TypeAlias = Callable[[str, str, int, int], "tuple[Schema, MapTable] | None"]
+"""Does what is asked of a whole map, "print", "clear" or "zero", by its name, with the limits of a print."""
+
+
 class Lines(Batch):
-    """A sink that keeps what a script prints. `act`: what does what is to be done when a line is shown."""
+    """A sink that keeps what a script prints. `act`: what does what is to be done when a line is shown;
+    `on_map`: what does what is asked of maps, where no TABLE comes behind it.
+    """
 
-    __slots__ = ("_act", "_all", "_printed", "_reader", "_tables", "_writers")
+    __slots__ = ("_act", "_all", "_on_map", "_printed", "_reader", "_tables", "_writers")
 
-    def __init__(self, schemas: Sequence[Schema], act: "Act | None" = None) -> None:
+    def __init__(
+        self, schemas: Sequence[Schema], act: "Act | None" = None, on_map: OnMap | None = None
+    ) -> None:
         super().__init__([one for one in schemas if one.map is None])
         self._all = {schema.id: schema for schema in schemas}
         self._act = act
+        self._on_map = on_map
         self._reader = TableReader()
         self._tables: dict[tuple[str, int], tuple[Schema, MapTable]] = {}  # printed, by name and moment
         self._printed: Printed | None = None
@@ -82,10 +91,10 @@ class Lines(Batch):
 
     def take(self, choice: Choice = EVERYTHING) -> list[Event]:
         """What was printed and is wanted, oldest first; all is forgotten."""
-        lines = [one for one in super().take(choice) if one._schema.prints not in SILENT]
+        lines = super().take(choice)
         for line in lines:
             self._print(line)
-        return lines
+        return [one for one in lines if one._schema.prints not in SILENT]
 
     def _made(self, schema: Schema, time: int, values: Sequence[Value]) -> Event:
         event = super()._made(schema, time, values)
@@ -99,9 +108,12 @@ class Lines(Batch):
         assert isinstance(line, Line)
         schema, raw = line._schema, tuple(line._raw)
         line._raw = ()
-        if schema.prints == "print":
-            moment = line.time_ns - schema.wall(0)
-            found = self._tables.pop((schema.format.split(" ")[0], moment), None)
+        if schema.prints == "print" or schema.prints in SILENT:
+            name, top, div = [*schema.format.split(" "), "0", "1"][:3]
+            if self._on_map is not None:
+                found = self._on_map(schema.prints, name, int(top), int(div))
+            else:
+                found = self._tables.pop((name, line.time_ns - schema.wall(0)), None)
             if found is not None:
                 line.map = MapView()
                 line.map.tell(found)

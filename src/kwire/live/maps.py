@@ -147,6 +147,21 @@ class SharedMap(MapView):
         keyed = bool(self.declaration.key)
         return [(_key(key) if keyed else (), value) for key, value in self._before.items()]
 
+    def forget(self) -> None:
+        """Let the next simulated run begin with what Python has set, and nothing else."""
+        self._simulated, self._raw, self._lost, self._taken = False, {}, 0, {}
+
+    def replace_before(self, contents: Mapping[Any, Any]) -> dict[object, object]:
+        """Let these be what Python has set for the traces to come; what was before."""
+        before, self._before = self._before, {}
+        try:
+            for key, value in contents.items():
+                self[key] = value
+        except BaseException:
+            self._before = before
+            raise
+        return before
+
     # -- Python's side
 
     @property

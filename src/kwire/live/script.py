@@ -48,7 +48,7 @@ class Script(Trace):
     ) -> None:
         [text] = needed("run", script=text)
         seconds, buffer, unsafe = checked("run", seconds=seconds, buffer=buffer, unsafe=unsafe)
-        words = [*_options(parameters or {}), *(_word(one) for one in arguments)]
+        told = words(arguments, parameters or {})
         script = read(NAME, text)
         self._words, self._pids = choice(command, pid)
         self._command: Command | None = None
@@ -58,7 +58,7 @@ class Script(Trace):
         planned: list[Planned] = []
 
         def plan(process: int) -> Plan:
-            planned.append(plan_script(script, words, scope=scope, command=process, unsafe=unsafe))
+            planned.append(plan_script(script, told, scope=scope, command=process, unsafe=unsafe))
             return planned[-1].plan
 
         def recorder(process: int) -> Recorder:
@@ -116,7 +116,10 @@ def _word(value: Any) -> str:
     return str(value)
 
 
-def _options(named: Mapping[str, Any]) -> list[str]:
-    """Named parameters as options of the script: True is one without a value, False none."""
+def words(arguments: Sequence[Any], named: Mapping[str, Any]) -> list[str]:
+    """What a script is given, as on a command line: of named parameters True is an option without a value,
+    False none. Raises ArgumentError.
+    """
     given = ((name, value) for name, value in named.items() if value is not False)
-    return [f"--{name}" if value is True else f"--{name}={_word(value)}" for name, value in given]
+    options = (f"--{name}" if value is True else f"--{name}={_word(value)}" for name, value in given)
+    return [*options, *map(_word, arguments)]

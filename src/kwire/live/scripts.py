@@ -11,7 +11,6 @@ from contextlib import suppress
 
 from kwire.btf.errors import BtfLookupError
 from kwire.errors import KwireError
-from kwire.hints import Final
 from kwire.kernel import cgroups
 from kwire.kernel.sys import possible_cpus
 from kwire.kernel.targets import CatalogError
@@ -22,14 +21,11 @@ from kwire.lang.bpftrace.script import ScriptProbe, probes
 from kwire.lang.bpftrace.settings import settings
 from kwire.lang.bpftrace.syntax import Script
 from kwire.lang.errors import Diagnostic, LanguageError
-from kwire.lang.inferred import Inferred
+from kwire.lang.inferred import settle
 from kwire.lazy import NamedTuple
 from kwire.live import planner
 from kwire.live.plan import About, Made, Plan, Scope
 from kwire.live.planner import Planner
-
-ROUNDS: Final = 8
-"""More than types of maps that follow from each other need."""
 
 
 class Planned(NamedTuple):
@@ -63,7 +59,7 @@ def plan_script(
     planner = Planner(None, scope)
     maps = tuple(made[0].maps.values())
     if maps:
-        _infer(planner, made, maps)
+        settle(maps, lambda: _look(planner, made))
     faults: list[Diagnostic] = []
     missing: list[Diagnostic] = []
     added = 0
@@ -127,16 +123,9 @@ def _users() -> dict[int, str]:
     return found
 
 
-def _infer(planner: Planner, made: Sequence[ScriptProbe], maps: Sequence[Inferred]) -> None:
-    """Look at all probes until it is known what keys and values maps have; what is wrong is told later."""
-    for _ in range(ROUNDS):
-        for one in maps:
-            one.changed = False
-        for probe in made:
-            for point in probe.attach:
-                with suppress(KwireError):
-                    planner.look(probe, point)
-        if not any(one.changed for one in maps):
-            break
-    for one in maps:
-        one.open = False
+def _look(planner: Planner, made: Sequence[ScriptProbe]) -> None:
+    """Look at all probes, so that their maps learn; what is wrong is told later."""
+    for probe in made:
+        for point in probe.attach:
+            with suppress(KwireError):
+                planner.look(probe, point)

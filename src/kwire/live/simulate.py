@@ -10,11 +10,12 @@ Invariant: what runs is the program that the kernel would be given; only its sur
 
 import struct
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from kwire.arguments import ArgumentError, checked, needed
 from kwire.bpf.arch import host
+from kwire.bpf.counts import ASKED, ASKED_BIT
 from kwire.bpf.vm import ArrayMap, Environment, HashMap, Machine, Memory, arguments, registers
 from kwire.btf import types as b
 from kwire.btf.ctext import parse_type
@@ -25,8 +26,9 @@ from kwire.compile.loops import LONG
 from kwire.compile.maps import lost_of, name_of
 from kwire.errors import KwireError
 from kwire.kernel import tracefs
-from kwire.kernel.formats import Format, parse_format
+from kwire.kernel.formats import parse_format
 from kwire.kinds import KINDS
+from kwire.kinds import USER as IN_PROGRAMS
 from kwire.lang import attach_points, python, tree
 from kwire.lang.check import check
 from kwire.lang.checked import Map, Program
@@ -38,6 +40,7 @@ from kwire.live.events import Batch, Event
 from kwire.live.maps import SharedMap
 from kwire.live.probes import Probe
 from kwire.wire.frames import Frames
+from kwire.wire.schema import Schema
 
 ENVIRONMENT = tuple(name for name in Environment.__slots__ if name not in ("args", "retval"))
 """What the surroundings of a simulated probe can be told to be."""
@@ -80,25 +83,72 @@ def simulate(
     types = KernelTypes(load_kernel(path=btf))
     parsed = python.parse_function(probe.function, probe.attach)
     wanted = parsed.attach[0]
-    layout: Format | None = None
+    site = site_at(wanted, types, format)
+    program = check(parsed, site, types)
+    run = execute(program, str(wanted), _shared(parsed, program), values or {}, memory, retval, environment)
+    batch = Batch(run.schemas)
+    if run.frames is not None:
+        batch.write(run.frames)
+    return batch.take()
+
+
+class Held(Protocol):
+    """What keeps what a map holds from one run to the next."""
+
+    def preset(self, map: Map) -> Raw:
+        """What a run begins with."""
+
+    def keep(self, raw: Raw, lost: int) -> None:
+        """What a run has left, and how many of its updates found no room."""
+
+
+class Run(NamedTuple):
+    """What came of a run: its events, the schemas of the program's, and the status of an `exit` (None: none
+    was asked for).
+    """
+
+    schemas: tuple[Schema, ...]
+    frames: Frames | None
+    status: int | None
+
+
+def site_at(wanted: tree.AttachPoint, types: KernelTypes, format: str | None = None) -> Site:
+    """The site of a place, which need not be there. `format`: text of a tracepoint's format file, instead of
+    the running kernel's. Raises KwireError.
+    """
     if wanted.kind == "tracepoint":
         if format is not None:
             layout = parse_format(format, wanted.target)
         else:
             layout = tracefs.shared().format(wanted.group, wanted.name)
-        site = attach_points.tracepoint(wanted.group, wanted.name, layout.fields, types)
-    elif KINDS[wanted.kind].place in ("trace", "timer"):
-        site = Site(wanted.kind, wanted.target, ())
-    elif wanted.kind == "rawtracepoint":
-        site = attach_points.raw_tracepoint(wanted.name, types)
-    else:
-        module = wanted.group or None
-        site = attach_points.function(wanted.kind, wanted.name, types, module, wanted.offset, host().machine)
-    program = check(parsed, site, types)
+        return attach_points.tracepoint(wanted.group, wanted.name, layout.fields, types)
+    if KINDS[wanted.kind].place in ("trace", "timer", "counter", "memory", "signal"):
+        return Site(wanted.kind, wanted.target, ())
+    if wanted.kind == "rawtracepoint":
+        return attach_points.raw_tracepoint(wanted.name, types)
+    if wanted.kind in IN_PROGRAMS:
+        return attach_points.in_file(wanted.kind, wanted.target, wanted.offset, "", host().machine)
+    if wanted.kind == "iter":
+        return attach_points.iterator(wanted.name, types)
+    module = wanted.group or None
+    return attach_points.function(wanted.kind, wanted.name, types, module, wanted.offset, host().machine)
+
+
+def execute(
+    program: Program,
+    spec: str,
+    maps: Sequence[tuple[Map, Held]],
+    values: Mapping[str, int | bytes | str],
+    memory: Memory,
+    retval: int | None,
+    environment: Mapping[str, Any],
+) -> Run:
+    """Compile a program and run it once."""
+    site = program.site
     compiled = compile_probe(
         program,
         id=1,
-        spec=str(wanted),
+        spec=spec,
         probes=len(program.shapes),
         cpus=1,
         tasks=False,
@@ -107,17 +157,16 @@ def simulate(
     )
     machine = Machine(compiled.image, memory=memory, **environment)
     machine.budget = INSTRUCTIONS
-    context = _context(site, dict(values or {}), machine, retval)
-    shared = _shared(parsed, program)
-    for map, one in shared:
+    context = _context(site, dict(values), machine, retval)
+    for map, one in maps:
         _fill(machine, map, one.preset(map))
     emitted = machine.run(context).emitted
-    for map, one in shared:
+    for map, one in maps:
         one.keep(*_left(machine, map))
-    batch = Batch(compiled.schemas)
-    if emitted:
-        batch.write(Frames.walk(b"".join(emitted)))
-    return batch.take()
+    asked = machine.maps.get(ASKED)
+    word = int.from_bytes(asked.value()[:8], sys.byteorder) if isinstance(asked, ArrayMap) else 0
+    status = word & (ASKED_BIT - 1) if word & ASKED_BIT else None
+    return Run(compiled.schemas, Frames.walk(b"".join(emitted)) if emitted else None, status)
 
 
 def _shared(parsed: tree.Probe, program: Program) -> list[tuple[Map, SharedMap]]:

@@ -272,7 +272,7 @@ class Tracer:
             self._attach()
             refused = self._lost_probes() if self._refusals else {}
             if not refused:
-                self._ending = [program for group, program in self._programs() if group.kind == "end"]
+                self._ending = [program for group, program in self.programs() if group.kind == "end"]
                 return
             self.close()
             self.plan = self.plan.without(refused)
@@ -286,7 +286,7 @@ class Tracer:
         by_files = any(KINDS[kind].place == "event" for kind in kinds)
         events = tracefs.shared() if by_files else None  # opened once for all of them
         try:
-            for group, program in _in_order(self._programs()):
+            for group, program in _in_order(self.programs()):
                 if group.kind == "end":
                     continue  # that is not yet
                 if group.multi:
@@ -309,7 +309,7 @@ class Tracer:
         finally:
             del events
 
-    def _programs(self) -> list[tuple[Group, Prog]]:
+    def programs(self) -> list[tuple[Group, Prog]]:
         """The programs that the kernel has taken."""
         both = zip(self.plan.groups, self._progs, strict=True)
         return [(group, program) for group, program in both if program is not None]
