@@ -136,8 +136,10 @@ def statement(
     map, key = _place(checker, node.target)
     if isinstance(node, tree.Aggregate):
         return _aggregate(node, given, map, key)
-    if map.kind not in PLAIN and isinstance(node, tree.SetElement):
-        raise TextError(span, f"what a {map.kind} holds is added to, not set", _how(map))
+    whole = not map.key and not isinstance(owner, Inferred)  # scripts may set those of theirs back
+    if map.kind not in PLAIN and (isinstance(node, tree.SetElement) or (given is None and whole)):
+        what = "set" if isinstance(node, tree.SetElement) else "deleted"
+        raise TextError(span, f"what a {map.kind} holds is added to, not {what}", _how(map))
     if isinstance(node, tree.DeleteElement):
         return c.MapDelete(map, key, span)
     assert given is not None
