@@ -69,7 +69,7 @@ def main() -> None:
                 tracer.detach()
             points_of = (point.target for group in plan.groups for point in group.points)
             targets = [(one, 0) for one in points_of if isinstance(one, (str, int))]
-            program: Prog = tracer._programs()[0][1]
+            program: Prog = tracer.programs()[0][1]
             with timed(spent["call"]):
                 link = attach.attach_multi(program, targets)
             with timed(spent["close of the call"]):
