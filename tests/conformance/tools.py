@@ -3,7 +3,8 @@ the kernel's verifier, and with `--run` run beside what triggers it, here or in 
 
     python tests/conformance/tools.py /usr/sbin/*.bt
     python tests/vm/run.py --kernel 6.1 -- .venv/bin/python tests/conformance/tools.py /usr/sbin/*.bt
-    python tests/conformance/tools.py --run --beside bpftrace /usr/sbin/*.bt
+    python tests/conformance/tools.py --run --ours /usr/sbin/opensnoop.bt
+    python tests/conformance/tools.py --run --beside bpftrace /usr/sbin/opensnoop.bt
 
 A line a tool: `loads`, `prints` (with `--run`: it printed what it should), `not here` (the kernel lacks a
 function, an event or a member that the tool names) or `fails`, with the reason. `--beside` runs the same
@@ -38,6 +39,9 @@ NOT_HERE = re.compile(
 )
 """What is said of what a kernel, or this machine, has not."""
 
+WAITING = ("sh", "-c", 'read go; exec "$@"', "sh")
+"""What a trigger waits in until the tool is attached: a line, then it is the trigger."""
+
 SETTLE = 4.0
 """Seconds that a tool has for what its trigger did, before it is asked to end; some print once a second."""
 
@@ -65,7 +69,7 @@ TRIGGERS = {
     "dcsnoop.bt": Trigger("cat /etc/nowhere-at-all", r"M /?.*nowhere-at-all"),
     "execsnoop.bt": Trigger("exec env A=5 true joined", r"env A=5 true joined"),
     "gethostlatency.bt": Trigger("getent ahosts localhost", r"getent +\d+ localhost"),
-    "killsnoop.bt": Trigger("sleep 9 & kill -15 $!; wait", r" 15 +\d+ +0"),
+    "killsnoop.bt": Trigger("sleep 9 & kill -15 $!; wait", r" (?:15|SIGTERM) +\d+ +0"),
     "loads.bt": Trigger("sleep 2", r"load averages: \d+\.\d{3} \d+\.\d{3} \d+\.\d{3}"),
     "mdflush.bt": Trigger("MD", r"\d +\d+ +dd +md9"),
     "naptime.bt": Trigger("NAP", r"python\S* +0\.250"),
@@ -176,21 +180,31 @@ def judged(lines: Sequence[str], trigger: Trigger | None = None) -> tuple[str, s
     return ("not here" if missing else "fails"), "; ".join(dict.fromkeys(found)) or "it says nothing"
 
 
-def runs(program: Sequence[str], path: Path, trigger: Trigger, seconds: float) -> tuple[bool, str]:
-    """Whether a tool prints what it should once its trigger has run, and what it printed."""
+def runs(
+    program: Sequence[str], path: Path, trigger: Trigger, seconds: float, ours: bool = False
+) -> tuple[bool, str]:
+    """Whether a tool prints what it should once its trigger has run, and what it printed; `ours`: it looks at
+    its trigger only.
+    """
     environment = {**os.environ, ATTACHED: "1"}
-    with tempfile.TemporaryFile("w+b") as out:
+    command = PROGRAMS.get(trigger.command)
+    shell = SHELL.get(trigger.command, trigger.command)
+    words = [sys.executable, "-S", "-c", command] if command else ["sh", "-c", shell]
+    quiet = subprocess.DEVNULL
+    with (
+        tempfile.TemporaryFile("w+b") as out,
+        subprocess.Popen(
+            [*WAITING, *words], stdin=subprocess.PIPE, stdout=quiet, stderr=quiet
+        ) as trigger_process,
+    ):
         tool = subprocess.Popen(
-            [*program, str(path)],
+            [*program, *(["-p", str(trigger_process.pid)] if ours else []), str(path)],
             stdout=out,
             stderr=subprocess.STDOUT,
             env=environment,
             start_new_session=True,
         )
         until = time.monotonic() + seconds
-        command = PROGRAMS.get(trigger.command)
-        shell = SHELL.get(trigger.command, trigger.command)
-        words = [sys.executable, "-S", "-c", command] if command else ["sh", "-c", shell]
         own = program == KWIRE
         started = time.monotonic()
         while tool.poll() is None and time.monotonic() < until:
@@ -200,7 +214,8 @@ def runs(program: Sequence[str], path: Path, trigger: Trigger, seconds: float) -
                 break
             time.sleep(0.05)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=seconds)
+            trigger_process.communicate(b"\n", timeout=seconds)
+        trigger_process.kill()
         done = time.monotonic()
         while time.monotonic() < done + SETTLE and tool.poll() is None:
             if re.search(trigger.expected, _text(out), re.M):
@@ -230,6 +245,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("tools", nargs="+", type=Path)
     parser.add_argument("--run", action="store_true", help="run those that load beside what triggers them")
+    parser.add_argument("--ours", action="store_true", help="with --run: attach to the trigger only, -p")
     parser.add_argument("--beside", metavar="PROGRAM", help="with --run: another program that runs them, too")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long one may take")
     parser.add_argument("-v", "--verbose", action="store_true", help="show what tools print")
@@ -243,7 +259,7 @@ def main() -> int:
         if trigger is None:
             word, why = loads(path)
         else:
-            well, text = runs(KWIRE, path, trigger, args.seconds)
+            well, text = runs(KWIRE, path, trigger, args.seconds, args.ours)
             word, why = ("prints", "") if well else judged(text.splitlines(), trigger)
             if args.beside:
                 other, more = runs([args.beside], path, trigger, args.seconds)
