@@ -3,6 +3,7 @@
 import asyncio
 import os
 import pickle
+import subprocess
 import sys
 from typing import Any
 
@@ -24,6 +25,17 @@ SCRIPT = r"""BEGIN {
   print(@x); clear(@x); print(@x);
   exit(3);
 }"""
+
+
+def test_only_the_processes_named_are_traced_and_they_end_it() -> None:
+    calls = "import os, sys; sys.stdin.readline(); os.getppid(); os.getppid()"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-S", "-c", calls], stdin=pipe, text=True) as child:
+        text = 'tracepoint:syscalls:sys_enter_getppid { printf("%d", pid); }'
+        with kwire.bt(text, pid=child.pid, seconds=60) as lines:
+            os.getppid()
+            child.communicate("\n")
+            assert [line["pid"] for line in lines] == [child.pid, child.pid]
 
 
 def test_what_a_script_prints_are_events_and_its_maps_are_objects() -> None:

@@ -89,7 +89,7 @@ class Script(Trace):
         if self._again is not None and self._command is not None:
             self._recorder.close()
             self._recorder = self._again(self._command.pid)
-        self._processes = Processes(self._pids, self._command, everyone=True)
+        self._processes = Processes(self._pids, self._command, everyone=not self._pids)
         self._recorder.attach(self._processes)
         tracer = self._recorder.tracer
         for unit in self._recorder.plan.maps:
