@@ -36,6 +36,7 @@ begin {
   @gone = count(); delete(@gone); print(@unset);
   printf("%d %s %d\n", config().max_strlen, config().stack_mode, usermode);
   printf("%s %d\n", username, pid == ppid(curtask));
+  printf("%gr %s %s %s\n", 0xcc0, probetype, signal_name(0), signal_name(1024));
   if comptime (sizeof(uint8) == 2) { fail("never") } else { print("known") }
   assert(1 == 1, "fine"); $text = "foo"; $far = (uint64)10; printf("[%s]\n", $text[$far] == 0 ? "" : "?");
   assert($a == 0, "told");
@@ -65,6 +66,7 @@ twice twice own
 @unset: 0
 1024 bpftrace 1
 NAME 0
+GFP_KERNEL special Unknown signal 0 N/A
 known
 []
 """
@@ -86,4 +88,29 @@ def test_what_values_mean() -> None:
     assert printed + "\n" == PRINTED.replace("NAME", name), run.stderr
     assert left.lstrip("\n").startswith(LEFT)
     assert "assert failed: told" in run.stderr
+    assert run.returncode == 1
+
+
+FULL = r"""
+let @lru = percpulruhash(1); let @full = percpuhash(1); let @none = hash(5);
+macro bad(x) { errorf("100%% %d", x); }
+begin { @lru[1] = count(); @lru[2] = count(); @full[1] = count(); @full[2] = count(); bad(3); exit(4); }
+"""
+
+
+@pytest.mark.live
+@pytest.mark.kernels("6.12")
+def test_what_a_script_is_told() -> None:
+    run = subprocess.run([*KWIRE, "-q", "-e", FULL], capture_output=True, text=True, timeout=200)
+    assert run.stdout.split() == ["@full[1]:", "1", "@lru[2]:", "1"]
+    assert "WARNING: Unused map: @none\n" in run.stderr
+    assert "WARNING: Map full; can't update element: @full, 1 update;" in run.stderr
+    assert "stdin:3:16-37: ERROR: 100% 3\nstdin:4:87-93: ERROR: expanded from\nbegin {" in run.stderr
+    assert run.returncode == 4
+
+
+def test_a_script_tells_its_options() -> None:
+    script = 'begin { print((getopt("one", 10, "what it is"), getopt("two"))) }'
+    run = subprocess.run([*KWIRE, "-e", script, "--", "--help"], capture_output=True, text=True, timeout=100)
+    assert run.stderr == "HINT: expected program options:\n  --one: what it is\n  --two\n"
     assert run.returncode == 1

@@ -19,6 +19,7 @@ import platform
 import re
 import selectors
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -195,6 +196,12 @@ def has(feature: str) -> bool:
     return FEATURES.get(feature, f"{feature}: yes") in info()
 
 
+@cache
+def symbols() -> str:
+    """The kernel's symbols."""
+    return Path("/proc/kallsyms").read_text()
+
+
 def not_here(case: Case, tests: Path) -> str:
     """Why a case cannot run here; nothing where it can."""
     kernel = _version(os.uname().release)
@@ -211,6 +218,9 @@ def not_here(case: Case, tests: Path) -> str:
     for feature in " ".join(case.all("REQUIRES_FEATURE")).split():
         if has(feature.removeprefix("!")) == feature.startswith("!"):
             return f"feature: {feature}"
+    symbol = re.search(r'percpu_kaddr\("(\w+)"', case.one("PROG"))
+    if symbol and f" {symbol[1]}\n" not in symbols():
+        return f"this kernel does not tell where {symbol[1]} is"
     for program in re.findall(r"\./(testprogs/\w+)", " ".join(value for _, value in case.directives)):
         if not (tests / program).exists():
             return f"not built: {program}"
@@ -274,12 +284,17 @@ def _run(case: Case, tests: Path, scale: float, beside: list[subprocess.Popen[by
     return _judged(case, tests, output, process.returncode if timely else None)
 
 
+SHELL = shutil.which("bash")
+"""What runs the command lines of cases: they are written for machines whose /bin/sh is bash."""
+
+
 def _start(
     words: str | Sequence[str], cwd: Path, environment: dict[str, str] | None = None, *, shell: bool = False
 ) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         words,
         shell=shell,
+        executable=SHELL if shell else None,
         cwd=cwd,
         env=environment,
         start_new_session=True,

@@ -207,6 +207,18 @@ class LruHashMap(HashMap):
         return super().update(key, value, flags, cpu)
 
 
+class LruPerCpuHashMap(PerCpuHashMap):
+    """The same of what each CPU keeps."""
+
+    __slots__ = ()
+
+    def update(self, key: bytes, value: bytes, flags: int, cpu: int) -> int:
+        """Adds or replaces; never full."""
+        if key not in self._entries and len(self._entries) >= self.spec.max_entries and flags != EXIST:
+            del self._entries[next(iter(self._entries))]
+        return super().update(key, value, flags, cpu)
+
+
 class RingMap(Map):
     """A ring buffer. Records stay in it, and take room, until `take` reads them.
 
@@ -304,6 +316,7 @@ KINDS: Final[dict[str, type[Map]]] = {
     "hash": HashMap,
     "lru_hash": LruHashMap,
     "percpu_hash": PerCpuHashMap,
+    "lru_percpu_hash": LruPerCpuHashMap,
     "ringbuf": RingMap,
     "array_of_maps": MapArray,
 }

@@ -244,8 +244,13 @@ def _faults() -> Iterator[None]:
     try:
         yield
     except KwireError as error:
+        from kwire.lang.bpftrace.options import OptionsError
         from kwire.lang.errors import LanguageError
 
+        if isinstance(error, OptionsError) and error.options:
+            for line in ("HINT: expected program options:", *(f"  {one}" for one in error.options)):
+                tell(line)
+            return
         if not isinstance(error, LanguageError):
             raise
         for one in error.diagnostics:
@@ -361,7 +366,8 @@ def _printed(
                 updates = plural(one["lost"], "update")
                 known = one["map"] in declared
                 cure = "declare it with more entries" if known else "raise the setting max_map_keys"
-                say(f"{one['map']}: {updates} found no room; {cure}")
+                tell(f"WARNING: Map full; can't update element: {one['map']}, {updates}; {cure}")
+                one["lost"] = 0  # it is told, and the status is the script's
     if summary["lost"]:
         say(f"{plural(summary['lost'], 'event')} lost")
     return tracing.exit_status(summary, args)

@@ -77,7 +77,8 @@ def specs(map: checked.Map, cpus: int) -> tuple[MapSpec, ...]:
     if not map.key:
         size = cpus * stride(map) if map.kind in PER_CPU else 8 * words(map)
         return (MapSpec(name, "array", 4, size, 1, MMAPABLE),)
-    kind = {"hash": "hash", "lru": "lru_hash"}.get(map.kind, "percpu_hash")
+    each = "lru_percpu_hash" if map.forgets else "percpu_hash"
+    kind = {"hash": "hash", "lru": "lru_hash"}.get(map.kind, each)
     lost = MapSpec(lost_of(map), "array", 4, 8, 1, MMAPABLE)
     zeros = MapSpec(ZEROS, "array", 4, ZEROS_SIZE, 1)
     return MapSpec(name, kind, key_size(map), 8 * words(map), map.size), lost, zeros

@@ -56,7 +56,7 @@ def raise_limit() -> bool:
 
 NAME_LENGTH = 15  # BPF_OBJ_NAME_LEN without its NUL
 PAGE = mmap.PAGESIZE
-PER_CPU = ("percpu_array", "percpu_hash")
+PER_CPU = ("percpu_array", "percpu_hash", "lru_percpu_hash")
 ANY, NOEXIST, EXIST = 0, 1, 2  # update flags
 MAP_FIXED, MAP_NORESERVE = 0x10, 0x4000  # the same number on x86_64 and aarch64; `mmap` has neither
 

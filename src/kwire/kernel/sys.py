@@ -22,6 +22,7 @@ MAP_TYPES = {
     "percpu_array": 6,
     "stack_trace": 7,
     "lru_hash": 9,
+    "lru_percpu_hash": 10,
     "array_of_maps": 12,
     "ringbuf": 27,
 }

@@ -415,7 +415,8 @@ class Map(Node):
     `value`: the type of the values given to it (of a count: U64); of a "hash" or "lru" perhaps a text, an
     array, or a tuple of such. `size`: keys at most. `bounds` of a "lhist": the first number, the one behind
     the last, and the width of a bucket; of a "hist" first how many bits behind the highest one tell the
-    bucket of a number. `nest`: where parts of keys are tuples again.
+    bucket of a number. `nest`: where parts of keys are tuples again; `forgets`: what was not used
+    for long where it is full, of what each CPU keeps.
     """
 
     name: str
@@ -425,6 +426,7 @@ class Map(Node):
     size: int
     bounds: tuple[int, int, int] = (0, 0, 0)
     nest: types.Nest = ()
+    forgets: bool = False
 
     @property
     def number(self) -> Scalar:

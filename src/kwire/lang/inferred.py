@@ -50,7 +50,19 @@ class Inferred:
     """
 
     __slots__ = (
-        *("bounds", "changed", "constants", "key", "kind", "nest", "open", "shows", "size", "title"),
+        *(
+            "bounds",
+            "changed",
+            "constants",
+            "forgets",
+            "key",
+            "kind",
+            "nest",
+            "open",
+            "shows",
+            "size",
+            "title",
+        ),
         "value",
     )
 
@@ -60,6 +72,8 @@ class Inferred:
         self.nest: t.Nest | None = None
         """How the parts of keys lie in each other."""
         self.value: Held | None = t.U64 if kind == "count" else None
+        self.forgets = False
+        """Whether it forgets what was not used for long, of what is added up."""
         self.constants: int | None = None
         """The greatest, while all values that are known are constants that either sign holds."""
         self.open = True
@@ -104,7 +118,9 @@ class Inferred:
         if self.key is None:
             raise TextError(span, f"nothing is ever put into {self.title}")
         nest = self.nest if self.nest and any(inner for _, inner in self.nest) else ()
-        return c.Map(self.title, self.kind, self.key, self.value or t.S64, self.size, self.bounds, nest)
+        return c.Map(
+            self.title, self.kind, self.key, self.value or t.S64, self.size, self.bounds, nest, self.forgets
+        )
 
     def give(self, value: Value) -> None:
         """A value is set, or added. Raises `TextError`."""

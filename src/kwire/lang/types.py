@@ -129,6 +129,9 @@ INTEGRAL: Final = (Int, Bool, Enum)
 """For isinstance, which takes a tuple ten times as fast as a union made on the spot."""
 
 S8, S16, S32, S64 = (Int(size, True) for size in (1, 2, 4, 8))
+SIGNALS: Final = "signal numbers"
+"""The name of the type of signals that are shown by what they mean."""
+
 TEXTS: Final = "constant texts"
 """The name of the enumeration of constant texts: a number of it is no number to people."""
 

@@ -47,7 +47,7 @@ def raw_of(map: checked.Map, maps: Mapping[str, KernelMap]) -> tuple[Raw, int]:
         values = contents.split(map, found.lookup(NUMBER) or b"")
         return ({b"": values} if values else {}), 0
     lost = int.from_bytes(maps[lost_of(map)].lookup(NUMBER) or b"", "little")
-    if found.spec.kind == "percpu_hash":
+    if found.spec.kind in ("percpu_hash", "lru_percpu_hash"):
         keys = list(found.keys())
         each = ((key, found.lookup_cpus(key)) for key in keys)
         return {key: values for key, values in each if values is not None}, lost

@@ -29,8 +29,8 @@ from kwire.live.planner import Planner
 
 
 class Planned(NamedTuple):
-    """A script that is ready to run. `missing`: its probes that are left out, and why; `cat_most`: bytes of a
-    file that are shown.
+    """A script that is ready to run. `missing`: what it is warned of, such as probes that are left out;
+    `cat_most`: bytes of a file that are shown.
     """
 
     plan: Plan
@@ -52,7 +52,16 @@ def plan_script(
     began = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
     arguments, options = given(words)
     surroundings = Surroundings(
-        tuple(arguments), command, began, possible_cpus(), options, _address, cgroups.paths, _users, unsafe
+        tuple(arguments),
+        command,
+        began,
+        possible_cpus(),
+        options,
+        _address,
+        cgroups.paths,
+        _users,
+        _allocation,
+        unsafe,
     )
     made = probes(script, surroundings)
     chosen = settings(script)
@@ -76,6 +85,9 @@ def plan_script(
         raise LanguageError(script.source, [*faults, *missing])
     plan = planner.plan()._replace(prints_maps=bool(chosen["print_maps_on_exit"]))
     told = tuple(missing) if chosen["missing_probes"] == "warn" else ()
+    used = {one.title for one in maps}
+    unused = [one for one in script.maps if f"@{one.id}" not in used]
+    told += tuple(Diagnostic(one.span, f"Unused map: @{one.id}", "leave it out") for one in unused)
     return Planned(plan, told, int(chosen["max_cat_bytes"]))
 
 
@@ -121,6 +133,19 @@ def _users() -> dict[int, str]:
     for one in pwd.getpwall():
         found.setdefault(one.pw_uid, one.pw_name)
     return found
+
+
+def _allocation() -> dict[int, str]:
+    """The kernel's names of the flags of allocations, as a tracepoint prints them; none where it has none."""
+    from kwire.kernel import tracefs
+    from kwire.kernel.printfmt import tables
+
+    try:
+        format_ = tracefs.shared().format("kmem", "kmalloc")
+    except KwireError:
+        return {}
+    found = tables(format_.print_fmt).get("gfp_flags")
+    return {bit: name for bit, name in found.names.items() if bit} if found is not None else {}
 
 
 def _look(planner: Planner, made: Sequence[ScriptProbe]) -> None:

@@ -14,7 +14,7 @@ from kwire.view.batches import Part
 from kwire.view.render import Row, Values
 from kwire.view.stacks import text
 from kwire.view.text import safe
-from kwire.view.values import moment, scalar_name, strftime
+from kwire.view.values import flags, moment, scalar_name, strftime
 from kwire.wire.fields import TIMES, TYPES, CutStr, Field, UnreadBytes, UnreadStr, text_bytes
 from kwire.wire.messages import Lost
 from kwire.wire.printf import BITS, FORMATTED, PRINTED, Conversion, split
@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 
 TEXTS: Final = frozenset({"printf", "time", "join", "cat", "system", "errorf", "warnf"})
 """What is a text in JSON."""
+
+ALLOCATIONS: Final = "names of flags of allocations"
+"""The table of the flags that %gr shows."""
+
+OTHERS: Final = {"signal numbers": "N/A"}
+"""What stands for numbers that have no name, by the title of those that have; elsewhere the number does."""
 
 TRAILER: Final = ".."
 """What stands behind a text that was cut."""
@@ -307,7 +313,11 @@ def _scalar_text(schema: Schema, field: Field, labels: Labels) -> Shown:
         return lambda value: "true" if value else "false"
     table = schema.enums.get(field.enum, {}) if field.type in ("enum", "senum") else {}
     if table:
-        return lambda value: table[value] if value in table else str(value)
+        other = OTHERS.get(field.enum)
+        return lambda value: table[value] if value in table else other or str(value)
+    if field.table == ALLOCATIONS:
+        bits = flags(schema.enums.get(field.table, {}))
+        return lambda value: bits(value) or hex(value) if value else "0"
     if field.display.startswith(TIMES):
         return moment(field.display, schema.clock)
     if field.type == "stack":

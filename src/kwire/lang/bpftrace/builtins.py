@@ -6,6 +6,7 @@ from kwire.hints import TYPE_CHECKING, Final
 from kwire.kinds import KINDS
 from kwire.lang import tree
 from kwire.lang.bpftrace import syntax as s
+from kwire.lang.bpftrace.constants import kind_word
 from kwire.lang.bpftrace.functions import stack
 from kwire.lang.bpftrace.library import member, username
 from kwire.lang.errors import TextError
@@ -22,7 +23,7 @@ def probe(low: "Lowering", span: Span) -> tree.Expr:
 
 def probetype(low: "Lowering", span: Span) -> tree.Expr:
     """The kind of the probe."""
-    return tree.String(low.site.kind, span)
+    return tree.String(kind_word(low.site.kind), span)
 
 
 def func(low: "Lowering", span: Span) -> tree.Expr:

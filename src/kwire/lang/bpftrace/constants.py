@@ -49,7 +49,7 @@ def text_constant(low: "Lowering", node: s.Expr) -> str | None:
     if isinstance(node, s.Name) and node.id == "probe":
         return low.full_name
     if isinstance(node, s.Name) and node.id == "probetype":
-        return low.site.kind
+        return kind_word(low.site.kind)
     if isinstance(node, s.Field) and isinstance(node.value, s.Call) and node.value.function == "config":
         setting = low.settings.get(node.name)
         return setting if isinstance(setting, str) else None
@@ -76,6 +76,11 @@ def text_constant(low: "Lowering", node: s.Expr) -> str | None:
         data = text.encode("utf-8", "surrogateescape")
         return None if not size or size < 0 else data[: size - 1].decode("utf-8", "surrogateescape")
     return None
+
+
+def kind_word(kind: str) -> str:
+    """What `probetype` is in a probe of a kind."""
+    return "special" if kind in ("begin", "end", "self") else kind
 
 
 def _text(low: "Lowering", node: s.Positional) -> str | None:

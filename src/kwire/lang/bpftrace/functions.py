@@ -165,7 +165,8 @@ def strerror(low: "Lowering", node: s.Call) -> tree.Expr:
 
 def signal_name(low: "Lowering", node: s.Call) -> tree.Expr:
     """A number of a signal, shown as what it means."""
-    return _named(low, node, "signal numbers", {number: signal.strsignal(number) or "" for number in SIGNALS})
+    names = {number: signal.strsignal(number) or "" for number in SIGNALS}
+    return _named(low, node, t.SIGNALS, {0: "Unknown signal 0"} | names)
 
 
 def syscall_name(low: "Lowering", node: s.Call) -> tree.Expr:

@@ -10,7 +10,7 @@ from kwire.lang import tree
 from kwire.lang import types as t
 from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace.constants import constant, text_constant
-from kwire.lang.bpftrace.maps import declaration
+from kwire.lang.bpftrace.maps import declaration, with_keys
 from kwire.lang.errors import TextError
 from kwire.lang.tree import Span
 
@@ -112,6 +112,7 @@ def len_(low: "Lowering", node: s.Call) -> tree.Expr:
     [map] = node.arguments
     if not isinstance(map, s.Map) or map.key is not None:
         raise TextError(map.span, "len takes a map with keys", "write len(@map), or strlen(text)")
+    with_keys(low, map, "len()")
     low.hoist(node.span)
     span, count = node.span, low.declare("")
     low.pending.append(tree.Assign(count, tree.Number(0, span), span, span))

@@ -28,7 +28,8 @@ class Surroundings(NamedTuple):
     """What a script is run with: its arguments, the process id of the command (0: none), when it began in ns
     of the monotonic clock, how many CPUs there can be; its options, by name; the
     address of a kernel symbol (None: there is none); the control groups by their ids;
-    the users by their ids; whether what can change the system is allowed.
+    the users by their ids; the names of the flags of allocations (GFP); whether what can change the system
+    is allowed.
     """
 
     arguments: tuple[str, ...] = ()
@@ -39,6 +40,7 @@ class Surroundings(NamedTuple):
     symbol: Callable[[str], int | None] = lambda name: None
     cgroups: Callable[[], Mapping[int, str]] = dict
     users: Callable[[], Mapping[int, str]] = dict
+    allocation: Callable[[], Mapping[int, str]] = dict
     unsafe: bool = False
 
 
@@ -78,6 +80,8 @@ class Lowering:
         self.hoisting = True  # whether that is so for all of it
         self.loops = 0  # around what is made
         self.expanding: list[str] = []
+        self.places: list[Span] = []  # of the macros that are being expanded, where they are used
+        self.source = script.source
         self.expanded = 0
 
     @property

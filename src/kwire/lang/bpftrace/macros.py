@@ -82,6 +82,7 @@ def expand(low: "Lowering", node: s.Call, macro: s.Macro, *, wanted: bool) -> tr
     outer, low.scopes = low.scopes, [scope]
     low.substitutes.append(values)
     low.expanding.append(node.function)
+    low.places.append(node.span)
     try:
         if wanted:
             return low.expression(macro.body)
@@ -89,5 +90,6 @@ def expand(low: "Lowering", node: s.Call, macro: s.Macro, *, wanted: bool) -> tr
         return None
     finally:
         low.expanding.pop()
+        low.places.pop()
         low.substitutes.pop()
         low.scopes = outer

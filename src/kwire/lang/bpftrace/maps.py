@@ -78,6 +78,8 @@ def declared_maps(
                 name = node.target.id
                 size = declared[name].entries if name in declared else most
                 _aggregate(found, name, rewrite(value, given), size, faults)
+    for name, map in found.items():
+        map.forgets = name in declared and KINDS.get(declared[name].kind) == "lru"
     filled = {target.id for node in nodes if isinstance(target := _filled(node), s.Map)}
     for node in nodes:
         if isinstance(node, s.Map) and node.id not in found:
@@ -245,9 +247,17 @@ def deleted(low: "Lowering", node: s.Call) -> tree.Expr:
     return tree.Name(there, node.span)
 
 
+def with_keys(low: "Lowering", map: s.Map, function: str) -> None:
+    """Refuse a map without keys. Raises `TextError`."""
+    if low.maps[map.id].key == ():
+        message = f"call to {function} expects a map with explicit keys (non-scalar map)"
+        raise TextError(map.span, message, f"@{map.id} holds one value")
+
+
 def has_key(low: "Lowering", node: s.Call) -> tree.Expr:
     """Whether a map has a key."""
     target, key = node.arguments
     if not isinstance(target, s.Map) or target.key is not None:
         raise TextError(target.span, "this is not a map", "write has_key(@map, key)")
+    with_keys(low, target, "has_key()")
     return tree.HasKey(element(low, target.replace(key=key)), node.span)

@@ -16,6 +16,18 @@ from kwire.lang.forms import Node, rewrite
 FORM = 'write getopt("name", default, "what it is")'
 
 
+class OptionsError(KwireError):
+    """Somebody asks which options a script has: `options`, each with what is said of it."""
+
+    def __init__(self, options: tuple[str, ...]) -> None:
+        cause = "this is no option of the script" if options else "the script has no options"
+        super().__init__("run", "--help", cause, f"it has {', '.join(options)}" if options else "")
+        self.options = options
+
+    def __reduce__(self) -> "tuple[type[OptionsError], tuple[tuple[str, ...]]]":
+        return OptionsError, (self.options,)
+
+
 def with_options(script: s.Script, given: Mapping[str, str | None], faults: list[Diagnostic]) -> s.Script:
     """The script with the values of its options in their places. `given`: what stands behind each name, None
     where nothing does; `faults` takes what is wrong with the calls. Raises KwireError for what is given
@@ -35,9 +47,11 @@ def with_options(script: s.Script, given: Mapping[str, str | None], faults: list
     made = rewrite(script, call)
     unknown = [name for name in given if name not in known]
     if unknown:
+        if unknown[0] == "help":
+            raise OptionsError(tuple(f"--{name}{doc}" for name, doc in known.items()))
         listed = ", ".join(f"--{name}{doc}" for name, doc in known.items())
         near = did_you_mean(unknown[0], known)
-        cure = near if near and unknown[0] != "help" else f"it has {listed}" if listed else "it has none"
+        cure = near if near else f"it has {listed}" if listed else "it has none"
         raise KwireError("run", f"--{unknown[0]}", "the script has no such option", cure)
     return made
 

@@ -155,11 +155,20 @@ def printf(low: "Lowering", node: s.Call, prints: str = "printf", head_text: str
             if len(low.pending) > done:  # what this changes is not seen by the values before it
                 for earlier, known in fields.items():
                     fields[earlier] = low.frozen(known, done)
+            shown = conversion.text
+            if conversion.letters == "gr":
+                value, shown = _flags(low, value), shown[:-2] + "s"
             fields[name] = value
             places.append((name, argument.span))
-            format += conversion.text
+            format += shown
         format += text.replace("%", "%%")
     return emit(low, prints, format, fields, places, node.span)
+
+
+def _flags(low: "Lowering", value: tree.Expr) -> tree.Expr:
+    """A number of flags of an allocation, shown by their names."""
+    names = tuple((name, number) for number, name in low.surroundings.allocation().items())
+    return tree.Shown(value, t.Enum("flags of allocations", 4, False, names, bool(names)), value.span)
 
 
 def print_(low: "Lowering", node: s.Call) -> tree.Stmt:
@@ -192,13 +201,21 @@ def system(low: "Lowering", node: s.Call) -> tree.Stmt:
 def told(low: "Lowering", node: s.Call) -> tree.Stmt:
     """An error (errorf) or a warning (warnf), with its place before it."""
     word = "ERROR" if node.function == "errorf" else "WARNING"
-    span = node.span
-    last = span.end_column if span.end_line == span.line else span.column
-    place = f"{low.file}:{span.line}:{span.column + 1}-{last + 1}: {word}: "
+    place = f"{_place(low, node.span)}: {word}: "
     head, *rest = node.arguments
-    if isinstance(head, s.Str) and not head.value.endswith("\n"):
-        head = head.replace(value=f"{head.value}\n")
+    if isinstance(head, s.Str):
+        behind = "" if head.value.endswith("\n") else "\n"
+        for span in reversed(low.places):  # the macros that it is in
+            lines = Diagnostic(span, "expanded from").report(low.source, word)
+            behind += "".join(f"{line}\n" for line in lines).replace("%", "%%")
+        head = head.replace(value=f"{head.value}{behind}")
     return printf(low, node.replace(arguments=(head, *rest)), node.function, place)
+
+
+def _place(low: "Lowering", span: Span) -> str:
+    """Where something is written."""
+    last = span.end_column if span.end_line == span.line else span.column
+    return f"{low.file}:{span.line}:{span.column + 1}-{last + 1}"
 
 
 def join(low: "Lowering", node: s.Call) -> tree.Stmt:
