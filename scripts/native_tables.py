@@ -106,9 +106,21 @@ def text() -> str:
         "PART_WORDS": native.PART_WORDS,
         **{
             f"PART_{name}": getattr(batches, name)
-            for name in ("TEXT", "INTEGER", "CHARACTER", "TAIL", "FIXED")
+            for name in (
+                "TEXT",
+                "INTEGER",
+                "CHARACTER",
+                "TAIL",
+                "FIXED",
+                "BOOL",
+                "TIME",
+                "NANOSECONDS",
+                "GIVEN",
+            )
         },
+        **{f"STYLE_{name}": getattr(batches, name) for name in ("JSON", "CELL", "HEX", "JSON_HEX", "CUT")},
         **{f"FLAG_{name}": batches.FLAGS[flag] for flag, name in FLAGS.items()},
+        "FLAG_SWAP": batches.SWAP,
         "TOGETHER": native.TOGETHER,
         "BIT_LENGTHS": native.BIT_LENGTHS,
         "SUMS": native.SUMS,

@@ -176,6 +176,32 @@ class Rows(NamedTuple):
     many: int
 
 
+class Given(NamedTuple):
+    """Texts that rows have by their numbers (u32): text n ends at `ends[n]` (u32), where the next one begins.
+
+    `by_row`: each number is a row's, else one of those of its shape.
+    """
+
+    numbers: Any
+    by_row: bool
+    texts: Any
+    ends: Any
+
+
+class Written(NamedTuple):
+    """What rows are written with: the shape of each (u32), its wall-clock ns (s64), and its place among the
+    rows of its shape (u32); `shapes`, `parts`, `texts` and `given` as `view.batches` has them (u64).
+    """
+
+    shape: Any
+    times: Any
+    places: Any
+    shapes: Any
+    parts: Any
+    texts: Any
+    given: Sequence[Given]
+
+
 class FixedColumn(NamedTuple):
     """The `width` bytes at byte `at` of each row, back to back in `out` (u8).
 
@@ -229,6 +255,24 @@ class _FixedColumn(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_uint64) for name in ("at", "width", "each")),
         ("out", ctypes.c_void_p),
+    )
+
+
+class _Given(ctypes.Structure):
+    _fields_ = (
+        *(("numbers", ctypes.c_void_p), ("count", ctypes.c_uint64), ("by_row", ctypes.c_uint64)),
+        *(("texts", ctypes.c_void_p), ("size", ctypes.c_uint64), ("ends", ctypes.c_void_p)),
+        ("texts_count", ctypes.c_uint64),
+    )
+
+
+class _Written(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("shape", "times", "places")),
+        *(("shapes", ctypes.c_void_p), ("shapes_count", ctypes.c_uint64)),
+        *(("parts", ctypes.c_void_p), ("parts_count", ctypes.c_uint64)),
+        *(("texts", ctypes.c_void_p), ("texts_size", ctypes.c_uint64)),
+        *(("given", ctypes.c_void_p), ("given_count", ctypes.c_uint64)),
     )
 
 
@@ -332,6 +376,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "kw_bit_counts": (_PTR, _U64, _U64, _U64, _PTR),
     "kw_rows_fixed": (_PTR, _PTR, _U64),
     "kw_rows_located": (*(_PTR, _U64, _U64, _U64, _U64, _U64), *(_PTR, _PTR, _PTR, _PTR, _OUT)),
+    "kw_rows_lines": (_PTR, _PTR, _U64, _PTR, _U64, _PTR, _PTR),
     "kw_rows_packed": (_PTR, _PTR, _PTR, _PTR, _U64, _PTR, _OUT),
     "kw_intervals": (_PTR, _U64, _U64, _U64, _PTR, _PTR, _U64),
     "kw_gather_texts": (_PTR, _U64, _PTR, _PTR, _U64, _U64, _PTR),
@@ -393,6 +438,7 @@ class _Gather(NamedTuple):
     rows_fixed: Callable[[Rows, Sequence[FixedColumn]], int]
     rows_located: Callable[[Rows, TextField, Any, Any, Any, Any], tuple[int, int]]
     rows_packed: Callable[[Rows, Any, Any, Any, Any], tuple[int, int]]
+    rows_lines: Callable[[Rows, Written, int, Any, Any, Any], int]
 
 
 def _walkers(library: ctypes.CDLL) -> _Walkers:
@@ -845,8 +891,8 @@ def _columns(library: ctypes.CDLL) -> _Columns:
 
 def _gather(library: ctypes.CDLL) -> _Gather:
     """Those of rows in several pieces of memory."""
-    c_fixed, c_located, c_packed = (
-        _function(library, f"kw_rows_{name}") for name in ("fixed", "located", "packed")
+    c_fixed, c_located, c_packed, c_lines = (
+        _function(library, f"kw_rows_{name}") for name in ("fixed", "located", "packed", "lines")
     )
 
     def rows_fixed(rows: Rows, columns: Sequence[FixedColumn]) -> int:
@@ -900,7 +946,36 @@ def _gather(library: ctypes.CDLL) -> _Gather:
             )
         return done, told.value
 
-    return _Gather(rows_fixed, rows_located, rows_packed)
+    def rows_lines(rows: Rows, written: Written, first: int, out: Any, ends: Any, odd: Any) -> int:
+        with _Held(rows) as held, ExitStack() as stack:
+            shape, times, places, shapes, parts, texts = (
+                stack.enter_context(Pinned(one)) for one in written[:6]
+            )
+            room, stops, marks = (stack.enter_context(Pinned(one, writable=True)) for one in (out, ends, odd))
+            left = held.count - first
+            short = min(shape.size // 4, times.size // 8, places.size // 4) < held.count
+            if first < 0 or short or min(stops.size // 8, marks.size) < left:
+                raise IndexError("rows_lines: there is no room for all rows")
+            made = (_Given * len(written.given))()
+            for slot, given in zip(made, written.given, strict=True):
+                numbers, words, bounds = (
+                    stack.enter_context(Pinned(one)) for one in (given.numbers, given.texts, given.ends)
+                )
+                slot.numbers, slot.count, slot.by_row = numbers.address, numbers.size // 4, given.by_row
+                slot.texts, slot.size = words.address, words.size
+                slot.ends, slot.texts_count = bounds.address, bounds.size // 4
+            described = _Written(
+                *(shape.address, times.address, places.address),
+                *(shapes.address, shapes.size // (8 * LINE_WORDS)),
+                *(parts.address, parts.size // (8 * PART_WORDS), texts.address, texts.size),
+                *(ctypes.addressof(made), len(written.given)),
+            )
+            return c_lines(
+                *(held.address, ctypes.addressof(described), first),
+                *(room.address, room.size, stops.address, marks.address),
+            )
+
+    return _Gather(rows_fixed, rows_located, rows_packed, rows_lines)
 
 
 def _engine(library: ctypes.CDLL) -> ctypes.CDLL:
@@ -949,6 +1024,8 @@ hash_texts = _made.hash_texts if _made else None
 rows_fixed = _together.rows_fixed if _together else None
 rows_located = _together.rows_located if _together else None
 rows_packed = _together.rows_packed if _together else None
+#: see `analyze.rowlines`: rows as lines of text.
+rows_lines = _together.rows_lines if _together else None
 #: see `analyze.counts`: how often values stand there.
 count_distinct = _made.count_distinct if _made else None
 bit_counts = _made.bit_counts if _made else None

@@ -7,73 +7,77 @@ means that the probe has no such field, or could not read it; a text without a c
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from kwire.analyze.arrow import namer
-from kwire.analyze.order import ordered
+from kwire.analyze.rowlines import Line, Lines, Part, style_of
 from kwire.analyze.scan import Block
 from kwire.analyze.tables import Column, Tables
 from kwire.analyze.wide import Layout
-from kwire.view.text import WallClock
-from kwire.wire.fields import CUT, TYPES, UNREAD
-from kwire.wire.schema import Labels, Schema, Value
+from kwire.view.batches import CELL, CUT, HEX
+from kwire.view.render import Values
+from kwire.view.text import SECOND, WallClock
+from kwire.wire.fields import CUT as CUT_VALUES
+from kwire.wire.fields import TYPES, UNREAD
+from kwire.wire.schema import Labels, Schema
 
-WRITTEN: Final = 1 << 20  # characters written at a time
+FRACTION: Final = ".000000000"  # of a second that has just begun
 _SPECIAL = re.compile(r'[",\r\n]')
-
-Row = Callable[[int, Sequence[Value]], str]
 
 
 def write(blocks: Iterable[Block], tables: Tables, out: Any) -> None:
     """Write the events to a binary stream."""
     layout = Layout(tables)
-    makers: dict[int, tuple[Schema, Callable[..., Any], Row]] = {}
-    lines = [",".join(map(_quoted, layout.names))]
-    size, moment = 0, WallClock().moment
-    for block, index, at in ordered(blocks):
-        made = makers.get(id(block.schema))
-        if made is None:
-            schema = block.schema
-            made = makers[id(schema)] = (schema, schema.decoder(), _row(schema, tables, layout, moment))
-        lines.append(made[2](at, made[1](block.frames.frame_bytes(index))))
-        size += len(lines[-1])
-        if size > WRITTEN:
-            out.write("\n".join([*lines, ""]).encode())
-            lines, size = [], 0
-    if lines:
-        out.write("\n".join([*lines, ""]).encode())
+    clock = WallClock()
+
+    def moment(second: int) -> tuple[str, str]:
+        before, point, behind = clock.moment(second * SECOND).rpartition(FRACTION)
+        return before + point[:1], behind
+
+    out.write((",".join(map(_quoted, layout.names)) + "\n").encode())
+    lines = Lines(lambda schema: _line(schema, tables, layout, clock.moment), moment)
+    lines.write(blocks, out)
 
 
-def _row(schema: Schema, tables: Tables, layout: Layout, moment: Callable[[int], str]) -> Row:
-    """The function from (wall-clock ns, the decoded values) to the row of an event of this schema."""
+def _line(schema: Schema, tables: Tables, layout: Layout, moment: Callable[[int], str]) -> Line:
+    """The rows of events of this schema."""
     table = tables.find(schema)
     assert table is not None  # the tables are those of the capture
     fixed = {"host": _quoted(schema.host) if schema.host else "", "probe": _quoted(schema.probe)}
     places = {field.name: index for index, field in enumerate(schema.fields)}
     labels = Labels(schema)
     cells: list[str] = []
+    parts = [Part()]
     varying: list[tuple[int, int, Callable[[Any], str]]] = []  # the cell's place, the value's, what makes it
     for name in layout.names:
         column = layout.column(table, name)
-        if column is not None:
-            varying.append((len(cells), places[column.field.name], _cell(schema, column, labels)))
-        cells.append(fixed.get(name, "") if column is None else "")
+        text = fixed.get(name, "")
+        if name in ("time", "time_ns"):
+            parts += [Part(moment=name == "time", time=name == "time_ns"), Part()]
+        elif column is not None:
+            text, make = "", _cell(schema, column, labels)
+            varying.append((len(cells), places[column.field.name], make))
+            style = CUT if column.cut else style_of(column.field, CELL, HEX)
+            parts += [Part(field=column.field, style=style, convert=None if make is str else make), Part()]
+        cells.append(text)
+        parts[-1] = Part(f"{parts[-1].text}{text},")
+    parts[-1] = Part(parts[-1].text[:-1] + "\n")
     at_time, at_ns = layout.names.index("time"), layout.names.index("time_ns")
 
-    def row(at: int, values: Sequence[Value]) -> str:
+    def one(at: int, values: Values) -> str:
         cells[at_time], cells[at_ns] = moment(at), str(at)
         for place, index, make in varying:
             cells[place] = make(values[index])
         return ",".join(cells)
 
-    return row
+    return Line(parts, one)
 
 
 def _cell(schema: Schema, column: Column, labels: Labels) -> Callable[[Any], str]:
     """The function from a decoded value to what stands in this column."""
     if column.cut:
-        return lambda value: _plain(isinstance(value, CUT))
+        return lambda value: _plain(isinstance(value, CUT_VALUES))
     one: Callable[[Any], Any] = _same
     if column.named and not column.raw:
         one = namer(schema, column.field, labels)

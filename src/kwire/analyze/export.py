@@ -21,9 +21,7 @@ from kwire.analyze.tables import COMMON, Table, Tables
 from kwire.analyze.wide import Layout
 from kwire.capture.destination import Destination, OutputError
 from kwire.errors import KwireError
-from kwire.wire.schema import Schema
 
-WRITTEN: Final = 1 << 20  # characters of lines written at a time
 ROWS: Final = 1 << 17  # of a record batch at most …
 CELLS: Final = 1 << 24  # … and values, null or not: a row has a place for every column
 
@@ -194,27 +192,9 @@ def _csv(export: Export, out: Any) -> None:
 
 
 def _ndjson(export: Export, out: Any) -> None:
-    from kwire.analyze.order import ordered
-    from kwire.view.jsonl import JsonLines
+    from kwire.analyze.jsontext import write
 
-    form = JsonLines()
-    makers: dict[int, tuple[Schema, Callable[..., Any], Callable[..., str]]] = {}
-    lines: list[str] = []
-    size = 0
-    for block, index, time in ordered(export.blocks):
-        made = makers.get(id(block.schema))
-        if made is None:
-            schema = block.schema
-            made = makers[id(schema)] = (schema, schema.decoder(), form.event(schema))
-        lines.append(made[2](time, made[1](block.frames.frame_bytes(index))))
-        size += len(lines[-1])
-        if size > WRITTEN:
-            lines.append("")
-            out.write("\n".join(lines).encode())
-            lines, size = [], 0
-    if lines:
-        lines.append("")
-        out.write("\n".join(lines).encode())
+    write(export.blocks, out)
 
 
 def _trace(export: Export, out: Any) -> None:

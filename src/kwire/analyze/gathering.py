@@ -100,16 +100,6 @@ class Pending:
             self._made[name] = arrow.Values(self.block).column(column)
         return self._made[name]
 
-    def places(self) -> "tuple[Array, Array]":
-        """Where its frames begin (u64), and how many bytes each has without its trailer (u32)."""
-        import numpy as np
-
-        block = self.block
-        if block.ends is None:
-            columns = block.columns()
-            return columns.starts, columns.ends.astype(np.uint32)
-        return np.asarray(block.frames.offsets)[: len(block.times)], block.ends
-
 
 class Shape(NamedTuple):
     """What is read together, and what block by block, of events of some schemas."""
@@ -140,36 +130,47 @@ class Shapes:
         return known[1]
 
 
+def index_of(
+    stretches: Sequence[tuple[Block, "slice | Array"]], order: "Array | None"
+) -> "tuple[Array, Rows]":
+    """The events of stretches as rows, in turn or in this order: the stretch of each (u32), and they."""
+    import numpy as np
+
+    pieces: dict[int, int] = {}
+    views: list[memoryview] = []
+    numbers, starts, ends = [], [], []
+    for block, which in stretches:
+        frames = block.frames
+        if id(frames.data) not in pieces:
+            pieces[id(frames.data)] = len(views)
+            views.append(frames.view)
+        numbers.append(pieces[id(frames.data)])
+        if block.ends is None:
+            columns = block.columns()
+            first, last = columns.starts, columns.ends
+        else:
+            first, last = np.asarray(frames.offsets)[: len(block.times)], block.ends
+        starts.append(first[which])
+        ends.append(last[which])
+    counts = [len(one) for one in starts]
+    of = np.repeat(np.arange(len(counts), dtype=np.uint32), counts)
+    at, stop = (np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in (starts, ends))
+    if order is not None:
+        of, at, stop = of[order], at[order], stop[order]
+    piece = np.array(numbers, np.uint32)[of] if len(views) > 1 else np.zeros(len(of), np.uint32)
+    at, stop = np.ascontiguousarray(at, np.uint64), np.ascontiguousarray(stop, np.uint32)
+    return of, Rows(views, piece, at, stop, len(of))
+
+
 class Gathering:
     """The events of a run as rows: `of` (the stretch that each is of), then columns by their names."""
 
     __slots__ = ("_run", "of", "rows")
 
     def __init__(self, run: Run[Pending]) -> None:
-        import numpy as np
-
         self._run = run
-        pieces: dict[int, int] = {}
-        views: list[memoryview] = []
-        numbers, starts, ends = [], [], []
-        for one, which in run.stretches:
-            frames = one.block.frames
-            if id(frames.data) not in pieces:
-                pieces[id(frames.data)] = len(views)
-                views.append(frames.view)
-            numbers.append(pieces[id(frames.data)])
-            first, last = one.places()
-            starts.append(first[which])
-            ends.append(last[which])
-        counts = [len(one) for one in starts]
-        of = np.repeat(np.arange(len(counts), dtype=np.uint32), counts)
-        at, stop = (np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in (starts, ends))
-        if run.order is not None:
-            of, at, stop = of[run.order], at[run.order], stop[run.order]
-        self.of: Array = of
-        piece = np.array(numbers, np.uint32)[of] if len(views) > 1 else np.zeros(len(of), np.uint32)
-        at, stop = np.ascontiguousarray(at, np.uint64), np.ascontiguousarray(stop, np.uint32)
-        self.rows = Rows(views, piece, at, stop, len(of))
+        stretches = [(one.block, which) for one, which in run.stretches]
+        self.of, self.rows = index_of(stretches, run.order)
 
     def each(self, values: Sequence[Any], kind: Any) -> "Array":
         """A number for each row, from one for each stretch."""

@@ -7,6 +7,7 @@ an object with `map`, `kind`, `key`, `lost` and `entries`. LOST frames make no l
 events; who shows a capture says at its end what was lost.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from json.encoder import encode_basestring_ascii as quote
 from operator import itemgetter
@@ -34,18 +35,9 @@ class JsonLines:
         """A function made for the schema: one template, filled with one operation."""
         labels = Labels(schema)
         names = [field.name for field in schema.fields]
-        known = context(schema)
-        first = [known[name] for name in CONTEXT if name in known]
-        order = first + [index for index in range(len(names)) if index not in first]
-        places = {name: f'"{name}":%s' if name in known else f'"{name}":null' for name in CONTEXT}
-        fields = ",".join(f"{_percent(quote(names[index]))}:%s" for index in order[len(first) :])
-        head = (
-            f'{{"time_ns":%d,"probe":{_percent(quote(schema.probe))},{places["cpu"]},{places["pid"]},'
-            f"{places['comm']},"
-        )
-        tail = f'"fields":{{{fields}}}}}'
+        head, tail, order, many = _template(schema)
         template, marked = head + tail, f'{head}"cut":[%s],{tail}'
-        at = 1 + len(first)  # of the place for what was cut, in a row of time, values and this
+        at = 1 + many  # of the place for what was cut, in a row of time, values and this
         tails = [index for index, field in enumerate(schema.fields) if TYPES[field.type].tail]
         converters = [json_converter(schema, schema.fields[index], labels) for index in order]
         every = [(place + 1, convert) for place, convert in enumerate(converters) if convert is not None]
@@ -104,6 +96,35 @@ class JsonLines:
     def lines(self, rows: Sequence[Row]) -> list[str]:
         """What was made of each."""
         return [line for _, line, _ in rows]
+
+
+def _template(schema: Schema) -> tuple[str, str, list[int], int]:
+    """Both halves of a line, the places of its values behind the time, how many of them the first has."""
+    names = [field.name for field in schema.fields]
+    known = context(schema)
+    first = [known[name] for name in CONTEXT if name in known]
+    order = first + [index for index in range(len(names)) if index not in first]
+    places = {name: f'"{name}":%s' if name in known else f'"{name}":null' for name in CONTEXT}
+    fields = ",".join(f"{_percent(quote(names[index]))}:%s" for index in order[len(first) :])
+    head = (
+        f'{{"time_ns":%d,"probe":{_percent(quote(schema.probe))},{places["cpu"]},{places["pid"]},'
+        f"{places['comm']},"
+    )
+    return head, f'"fields":{{{fields}}}}}', order, len(first)
+
+
+def pieces(schema: Schema) -> tuple[list[str], list[int]]:
+    """What stands in a line in which nothing is marked: texts, and between them the time and fields, these by
+    their places.
+    """
+    head, tail, order, _ = _template(schema)
+    texts = [""]
+    for piece in re.split("(%%|%d|%s)", head + tail):
+        if piece in ("%d", "%s"):
+            texts.append("")
+        else:
+            texts[-1] += "%" if piece == "%%" else piece
+    return texts, order
 
 
 def _percent(text: str) -> str:

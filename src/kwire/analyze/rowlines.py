@@ -1,0 +1,266 @@
+"""Events as lines of text, many at once in C (native/lines.c): what a line is made of, and the lines.
+
+Invariants: the lines are those that `Line.one` makes of each event, which is the specification; a row that is
+not plain there (a text with escapes or characters of more than a byte, a value that was cut, where that is
+told) is made by it, and so are all where there is no library. Memory is bounded by a run and ROOM.
+"""
+
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from kwire import native
+from kwire.analyze.gathering import index_of
+from kwire.analyze.order import Run, ordered, runs
+from kwire.analyze.scan import Block
+from kwire.native import FixedColumn, Given, Rows, Written
+from kwire.view import batches
+from kwire.view.render import Values
+from kwire.view.text import SECOND
+from kwire.wire.fields import TYPES, Field, make_decoder
+from kwire.wire.gather import rows_fixed
+from kwire.wire.schema import Schema
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+ROWS: Final = 1 << 14  # lines made together
+ROOM: Final = 4 << 20  # bytes of them
+WRITTEN: Final = 1 << 20  # characters of lines that are made one by one, written at a time
+REMEMBERED: Final = 1 << 12  # values of a field whose texts are remembered
+
+Moment = Callable[[int], tuple[str, str]]  # a second since 1970: what stands before and behind its fraction
+
+
+class Part(NamedTuple):
+    """What stands in a line: `text`, the `time` in ns, a `moment`, or a `field`.
+
+    `style` (one of those of `view.batches`): how a field's text, bytes or mark is written; of other fields
+    `convert` makes the text of a value, None: an integer as it is.
+    """
+
+    text: str = ""
+    time: bool = False
+    moment: bool = False
+    field: Field | None = None
+    style: int = batches.PRINTED
+    convert: Callable[[Any], str] | None = None
+
+
+class Line(NamedTuple):
+    """The line of a schema's events: its `parts`, and what makes `one` of wall-clock ns and values."""
+
+    parts: Sequence[Part]
+    one: Callable[[int, Values], str]
+
+
+class _Shape(NamedTuple):
+    """What is kept of a schema."""
+
+    schema: Schema
+    number: int
+    one: Callable[[int, Values], str]
+    decode: Callable[[Any], Values]
+    given: list["_Names"]
+
+
+class _Names:
+    """The texts of a field's values: each is made once, REMEMBERED of them are kept."""
+
+    __slots__ = ("_decode", "_field", "_frame", "_known", "_text", "slot")
+
+    def __init__(self, slot: int, schema: Schema, field: Field, text: Callable[[Any], str]) -> None:
+        self.slot, self._field, self._text = slot, field, text
+        self._decode = make_decoder([field], schema.size, schema.order)
+        self._frame = bytearray(schema.size)
+        self._known: dict[bytes, bytes] = {}
+
+    def given(self, rows: Rows) -> Given:
+        """The texts of these rows, which are sound."""
+        import numpy as np
+
+        size, count = self._field.size, rows.many
+        raw = np.empty(count * size, np.uint8)
+        done = rows_fixed(rows, [FixedColumn(self._field.offset, size, 0, raw)])
+        assert done == count  # they are as their schema says
+        keys: Array
+        if size <= 8:
+            wide = np.zeros((count, 8), np.uint8)
+            wide[:, :size] = raw.reshape(count, size)
+            keys = wide.view(np.uint64).ravel()
+        else:
+            keys = raw.view(f"V{size}")
+        distinct, numbers = np.unique(keys, return_inverse=True)
+        texts = [self._of(bytes(value.tobytes()[:size])) for value in distinct]
+        return _given(numbers.ravel(), texts, by_row=False)
+
+    def _of(self, raw: bytes) -> bytes:
+        known = self._known.get(raw)
+        if known is None:
+            at = self._field.offset
+            self._frame[at : at + len(raw)] = raw
+            known = self._text(self._decode(self._frame)[0]).encode()
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            self._known[raw] = known
+        return known
+
+
+def _given(numbers: "Array", texts: Sequence[bytes], *, by_row: bool) -> Given:
+    import numpy as np
+
+    ends = np.cumsum([len(one) for one in texts]).astype(np.uint32)
+    return Given(np.ascontiguousarray(numbers, np.uint32), by_row, b"".join(texts), ends)
+
+
+class Lines:
+    """Writes events as lines; `line` tells what those of a schema are, `moment` what a second is shown as."""
+
+    __slots__ = ("_known", "_line", "_moment", "_parts", "_room", "_shapes", "_slots", "_texts")
+
+    def __init__(self, line: Callable[[Schema], Line], moment: Moment | None = None) -> None:
+        self._line, self._moment = line, moment
+        self._known: dict[int, _Shape] = {}
+        self._shapes, self._parts, self._texts = array("Q"), array("Q"), bytearray()
+        self._slots = 2 if moment is not None else 0  # of what is given: the first are those of moments
+        self._room = bytearray(ROOM)
+
+    def write(self, blocks: Iterable[Block], out: Any) -> None:
+        """Write the lines of all events to a binary stream, in order of time."""
+        if native.rows_lines is None:
+            self._one_by_one(blocks, out)
+            return
+        for run in runs(blocks):
+            for start in range(0, len(run.times), ROWS):
+                for part in self._together(run.part(start, start + ROWS)):
+                    out.write(part)
+
+    def _one_by_one(self, blocks: Iterable[Block], out: Any) -> None:
+        lines: list[str] = []
+        size = 0
+        for block, place, time in ordered(blocks):
+            shape = self._shape(block.schema)
+            lines.append(shape.one(time, shape.decode(block.frames.frame_bytes(place))))
+            size += len(lines[-1])
+            if size > WRITTEN:
+                out.write("\n".join([*lines, ""]).encode())
+                lines, size = [], 0
+        if lines:
+            out.write("\n".join([*lines, ""]).encode())
+
+    def _together(self, run: Run[Block]) -> Iterator[bytes | memoryview]:
+        """The lines of a run, in pieces."""
+        import numpy as np
+
+        assert native.rows_lines is not None  # `write` has seen to it
+        shapes = [self._shape(block.schema) for block, _ in run.stretches]
+        of, rows = index_of([(block, which) for block, which in run.stretches], run.order)
+        kinds = np.array([shape.number for shape in shapes], np.uint32)[of]
+        places, given = self._given(rows, kinds, {shape.number: shape for shape in shapes}, run.times)
+        written = Written(
+            kinds,
+            run.times.astype(np.int64, copy=False),
+            places,
+            self._shapes,
+            self._parts,
+            self._texts,
+            given,
+        )
+        count, first = len(of), 0
+        ends, odd = np.empty(count, np.uint64), np.empty(count, np.uint8)
+        located = None
+        while first < count:
+            done = native.rows_lines(rows, written, first, self._room, ends, odd)
+            strange = np.flatnonzero(odd[:done]).tolist() if done else [0]
+            start = 0
+            for place in strange:
+                stop = int(ends[place - 1]) if place else 0
+                yield bytes(self._room[start:stop])
+                start = stop
+                located = located or (of.tolist(), run.located()[1].tolist())
+                block, _ = run.stretches[located[0][first + place]]
+                shape = shapes[located[0][first + place]]
+                values = shape.decode(block.frames.frame_bytes(located[1][first + place]))
+                yield (shape.one(int(run.times[first + place]), values) + "\n").encode()
+            if done:
+                yield bytes(self._room[start : int(ends[done - 1])])
+            first += done or 1  # a line that finds no room at all is made by itself
+
+    def _given(
+        self, rows: Rows, kinds: "Array", shapes: dict[int, _Shape], times: "Array"
+    ) -> "tuple[Array, list[Given]]":
+        """The place of each row among those of its shape, and what is given."""
+        import numpy as np
+
+        count = len(kinds)
+        nothing = Given(np.empty(0, np.uint32), False, b"", np.empty(0, np.uint32))
+        given, places = [nothing] * self._slots, np.zeros(count, np.uint32)
+        if self._moment is not None:
+            seconds = times // np.int64(SECOND)
+            distinct, numbers = np.unique(seconds, return_inverse=True)
+            texts = [self._moment(second) for second in distinct.tolist()]
+            for slot in range(2):
+                given[slot] = _given(numbers.ravel(), [pair[slot].encode() for pair in texts], by_row=True)
+        for number, shape in shapes.items():
+            if not shape.given:
+                continue
+            some = rows
+            mine: slice | Array = slice(0, count)
+            if len(shapes) > 1:
+                mine = np.flatnonzero(kinds == number)
+                some = Rows(rows.pieces, rows.of[mine], rows.at[mine], rows.ends[mine], len(mine))
+            places[mine] = np.arange(some.many, dtype=np.uint32)
+            for names in shape.given:
+                given[names.slot] = names.given(some)
+        return places, given
+
+    def _shape(self, schema: Schema) -> _Shape:
+        known = self._known.get(id(schema))
+        if known is None:
+            line, names = self._line(schema), list[_Names]()
+            first = len(self._parts) // native.PART_WORDS
+            for part in line.parts:
+                for words in self._words(schema, part, names):
+                    self._parts.extend(words)
+            number = len(self._shapes) // native.LINE_WORDS
+            count = len(self._parts) // native.PART_WORDS - first
+            self._shapes.extend((schema.id, first, count, schema.size))
+            known = self._known[id(schema)] = _Shape(schema, number, line.one, schema.decoder(), names)
+        return known
+
+    def _words(self, schema: Schema, part: Part, names: list[_Names]) -> Iterator[tuple[int, ...]]:
+        """A part as C takes it; fields of which C cannot make the text are added to `names`."""
+        if part.moment:
+            yield (batches.GIVEN, 0, *[0] * 7)
+            yield (batches.NANOSECONDS, 0, 0, 0, ord("u"), 64, batches.FLAGS["0"], 9, 0)
+            yield (batches.GIVEN, 1, *[0] * 7)
+        elif part.time:
+            yield (batches.TIME, 0, 0, 1, ord("d"), 64, 0, 0, 0)
+        elif part.field is None:
+            text = part.text.encode()
+            yield (batches.TEXT, len(self._texts), len(text), *[0] * 6)
+            self._texts += text
+        else:
+            yield self._of_field(schema, part, part.field, names)
+
+    def _of_field(self, schema: Schema, part: Part, field: Field, names: list[_Names]) -> tuple[int, ...]:
+        rule, swap = TYPES[field.type], batches.SWAP * (schema.order != native.ORDER)
+        place = (field.offset, field.size)
+        if rule.tail:
+            return (batches.TAIL, *place, 0, part.style, 0, swap, 0, 0)
+        if field.count == 1 and rule.kind in ("text", "raw"):
+            return (batches.FIXED, *place, 0, part.style, 0, swap, 0, 0)
+        if field.count == 1 and rule.kind == "bool":
+            return (batches.BOOL, *place, *[0] * 6)
+        if field.count == 1 and rule.kind == "int" and part.convert is None:
+            return (batches.INTEGER, *place, rule.signed, ord("d" if rule.signed else "u"), 64, swap, 0, 0)
+        names.append(_Names(self._slots, schema, field, part.convert or str))
+        self._slots += 1
+        return (batches.GIVEN, names[-1].slot, *[0] * 7)
+
+
+def style_of(field: Field, text: int, octets: int) -> int:
+    """How a field is written: texts and bytes in these styles."""
+    return octets if TYPES[field.type].kind in ("bytes", "raw") else text
