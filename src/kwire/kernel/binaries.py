@@ -9,6 +9,7 @@ import os
 import re
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 
 from kwire.errors import KwireError
@@ -69,13 +70,19 @@ def files(name: str, pids: Sequence[int] = ()) -> list[str]:
     loaded = _named(name, _mapped(pids[0])) if pids else ""
     path = loaded or _library(name) or _program(name)
     if not path:
-        raise KwireError(
-            "find file",
-            name,
-            "there is no library and no program of this name",
-            "write its path, or compare `ldconfig -p`",
-        )
+        near = nearest(name, _known_names(), 3)
+        cure = f"did you mean {' or '.join(near)}?" if near else "write its path, or compare `ldconfig -p`"
+        raise KwireError("find file", name, "there is no library and no program of this name", cure)
     return [path]
+
+
+def _known_names() -> set[str]:
+    """The names of libraries, without versions, and of programs."""
+    found = {soname.partition(".so")[0] for soname, _ in _cached()}
+    for folder in os.get_exec_path():
+        with suppress(OSError):
+            found.update(os.listdir(folder))
+    return found
 
 
 def _root(pid: int) -> str:
@@ -274,7 +281,12 @@ def _marks(kind: str, path: str, file: Binary, name: str, several: bool) -> list
     chosen = [pair for pair in sorted(found) if matches(":".join(pair))]
     if not chosen and not several and not WILDCARD.search(name):
         cause = "it has no such static probe" if found else "it has no static probes"
-        raise CatalogError(kind, f"{path}:{name}", cause, nearest(name, map(":".join, found), 3))
+        known = {":".join(pair): pair[1] for pair in found}
+        near = nearest(name, known, 3)
+        if not near and not provider:  # by its own name
+            own = nearest(name, known.values(), 3)
+            near = [full for full, last in known.items() if last in own][:3]
+        raise CatalogError(kind, f"{path}:{name}", cause, near)
     return [
         Target(kind, path, ":".join(pair), copies, form)
         for pair in chosen
