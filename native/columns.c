@@ -346,14 +346,6 @@ uint64_t kw_pack_texts(const uint8_t *data, uint64_t size, const uint64_t *place
 	return i;
 }
 
-/* Every bit of the word reaches every bit of what is given (the finalizer of splitmix64). */
-static inline uint64_t mix(uint64_t word)
-{
-	word = (word ^ word >> 30) * 0xbf58476d1ce4e5b9u;
-	word = (word ^ word >> 27) * 0x94d049bb133111ebu;
-	return word ^ word >> 31;
-}
-
 /* A hash with a secret of a value that lies in the data; NULs at its end change nothing. */
 static inline uint64_t hash_of(const uint8_t *text, uint64_t length, uint64_t there, uint64_t secret)
 {

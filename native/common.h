@@ -135,6 +135,14 @@ static inline uint32_t checksum(const uint8_t *p, uint64_t size)
 	return (uint32_t)in_packet(fold(sum_words(p, size))) ^ 0xffff;
 }
 
+/* Every bit of the word reaches every bit of what is given (the finalizer of splitmix64). */
+static inline uint64_t mix(uint64_t word)
+{
+	word = (word ^ word >> 30) * 0xbf58476d1ce4e5b9u;
+	word = (word ^ word >> 27) * 0x94d049bb133111ebu;
+	return word ^ word >> 31;
+}
+
 /* Whether a header of IPv4 has a right checksum. */
 static inline int header_sound(const uint8_t *ip, uint64_t size)
 {

@@ -39,6 +39,12 @@ struct node {
 #define NODE_FREE UINT32_MAX /* `before` of one that was let go of */
 #define HOLD_FIRST 8u	     /* where the first may lie */
 
+/* Bytes of a stream that were given; `size` 0: none. */
+struct given {
+	uint32_t seq, size;
+	uint64_t digest;
+};
+
 /* One direction of a TCP connection: streams.Stream, and streams.Splitter from `skipped` on. */
 struct side {
 	struct chain held;
@@ -49,6 +55,8 @@ struct side {
 	uint8_t known, ended, begun, synced, raw, found, lost, encrypted;
 	uint8_t joining, begun_by_syn, unused[2]; /* all is held until it is known which segment is the lowest */
 	uint32_t origin;                          /* sequence number of the first byte, by a SYN */
+	uint64_t given_count;
+	struct given given[GIVEN]; /* the last ones */
 };
 
 struct flow {
@@ -110,7 +118,7 @@ struct engine {
 	const struct row *rows;
 	uint64_t count, at;
 	const uint8_t *ports; /* a bit for each of 65536 */
-	uint64_t any_port, max_flows, max_conversations, seed;
+	uint64_t any_port, max_flows, max_conversations, seed, secrets[SECRETS];
 	/* out: frames, and the number of the conversation of each */
 	uint8_t *out;
 	uint64_t *offsets;

@@ -308,6 +308,55 @@ static void lose(struct engine *e, struct flow *f, const struct side *s)
 		trouble_of(e, f, s->encrypted ? TROUBLE_ENCRYPTED : TROUBLE_NOT_FRAMES, VARIANT_FLOW, 0);
 }
 
+/* --- bytes that come twice */
+
+/*
+ * A digest with secrets, by which nobody can choose other bytes that have the same: products of words that secrets are
+ * added to, as in UMAC's NH, and what comes of so many is mixed.
+ */
+static uint64_t digest(const struct engine *e, const uint8_t *p, uint64_t size)
+{
+	uint64_t found = size;
+
+	while (size) {
+		unsigned __int128 sum = 0;
+		uint64_t block = size < 8 * SECRETS ? size : 8 * SECRETS, at = 0;
+		const uint64_t *secret = e->secrets;
+		for (; block - at >= 16; at += 16, secret += 2)
+			sum += (unsigned __int128)(host64(p + at) + secret[0]) * (host64(p + at + 8) + secret[1]);
+		if (at < block) {
+			uint64_t last[2] = { 0, 0 };
+			memcpy(last, p + at, block - at);
+			sum += (unsigned __int128)(last[0] + secret[0]) * (last[1] + secret[1]);
+		}
+		found = mix(mix(found ^ (uint64_t)sum) + (uint64_t)(sum >> 64));
+		p += block;
+		size -= block;
+	}
+	return found;
+}
+
+/* Remembers the bytes that are given next. */
+static void note_given(const struct engine *e, struct side *s, const struct work *w)
+{
+	struct given *one = &s->given[s->given_count++ % GIVEN];
+
+	*one = (struct given){ s->next, (uint32_t)w->part_size, digest(e, w->part, w->part_size) };
+	s->next += one->size;
+}
+
+/* Whether bytes from `seq` on are others than those that were given there, as far as that is remembered. */
+static int differs(const struct engine *e, const struct side *s, uint32_t seq, const uint8_t *p, uint64_t size)
+{
+	for (uint64_t at = 0; at < GIVEN && at < s->given_count; at++) {
+		const struct given *one = &s->given[at];
+		uint32_t behind = one->seq - seq;
+		if (behind < size && one->size <= size - behind && digest(e, p + behind, one->size) != one->digest)
+			return 1;
+	}
+	return 0;
+}
+
 /* --- segments in order */
 
 /* Whether enough of a stream that was joined in the middle is there to know which segment is the lowest. */
@@ -346,6 +395,8 @@ static int deliver(struct engine *e)
 		if (ahead <= 0) {
 			uint32_t size = node->size, passed = (uint32_t)-ahead;
 			const uint8_t *p = NODE_DATA(e, s->held.head);
+			if (passed)
+				s->conflicts += (uint32_t)differs(e, s, node->key, p, size);
 			kw_unhold(e, &s->held);
 			e->stream_held -= size + PART_COST;
 			if (passed >= size) {
@@ -355,7 +406,7 @@ static int deliver(struct engine *e)
 			w->part = p + passed;
 			w->part_size = size - passed;
 			w->feeding = 1;
-			s->next += size - passed;
+			note_given(e, s, w);
 			continue;
 		}
 		if (!w->finish && s->held.bytes <= MAX_STREAM_HELD && s->held.count <= MAX_SEGMENTS &&
@@ -406,7 +457,7 @@ static void begin(struct engine *e, struct flow *f, struct side *s, uint32_t fir
 	s->next = s->origin = first;
 	s->known = s->begun_by_syn = 1;
 	s->ended = s->joining = 0;
-	s->skipped = s->searched = 0;
+	s->skipped = s->searched = s->given_count = 0;
 	s->skip = 0;
 	s->begun = s->synced = s->raw = 1;
 	s->found = s->lost = s->encrypted = 0;
@@ -492,6 +543,7 @@ int kw_stream_go(struct engine *e)
 			} else if (ahead < 0) {
 				uint64_t passed = (uint64_t)-(int64_t)ahead;
 				s->again++;
+				s->conflicts += (uint32_t)differs(e, s, w->seq, w->p, w->n);
 				w->part = w->p + passed;
 				w->part_size = w->n > passed ? w->n - passed : 0;
 				w->feeding = w->part_size != 0;
@@ -503,7 +555,7 @@ int kw_stream_go(struct engine *e)
 				w->feeding = 1;
 			}
 			if (w->feeding)
-				s->next += (uint32_t)w->part_size;
+				note_given(e, s, w);
 		}
 		/* fall through */
 	case STEP_PUT:

@@ -25,6 +25,7 @@
 #define JOINED 16u
 #define JOIN_WAIT 200000000u
 #define LOOKED_AT 262144u
+#define GIVEN 16u
 #define SPAN 65536u
 #define MAX_CONTROL 4096u
 #define CHAIN 2u
@@ -108,6 +109,7 @@
 #define SLAB 90112u
 #define CHUNK 16384u
 #define STARTS_COUNTED 2u
+#define SECRETS 64u
 
 #define VARIANT_PLAIN 0u
 #define VARIANT_FLOW 1u

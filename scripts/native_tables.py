@@ -77,6 +77,7 @@ def text() -> str:
         "JOINED": streams.JOINED,
         "JOIN_WAIT": streams.JOIN_WAIT,
         "LOOKED_AT": streams.LOOKED_AT,
+        "GIVEN": streams.GIVEN,
         "SPAN": streams.SPAN,
         "MAX_CONTROL": streams.MAX_CONTROL,
         "CHAIN": streams.CHAIN,
@@ -142,7 +143,7 @@ def text() -> str:
             *("CODES", "CODE_TROUBLE", "MAX_SPECIALS", "MAX_PLACES", "FAMILIES", "TALLY_PROTOCOL"),
             *("TALLY_FRAGMENT", "TALLY_WORDS", "SCHEMA_MARK", "ALONE_MARK", "SEVERAL", "OUT_FULL"),
             *("FOUND_FULL", "RESERVE", "FRAGMENT_DATA", "FRAGMENT_UNITS", "FRAGMENT_SLAB"),
-            *("FRAGMENT_BUCKETS", "SLAB", "CHUNK", "STARTS_COUNTED"),
+            *("FRAGMENT_BUCKETS", "SLAB", "CHUNK", "STARTS_COUNTED", "SECRETS"),
         )
     }
     lines = [HEAD]

@@ -308,6 +308,49 @@ def test_segments_wait_as_long_by_any_clock(net: Any, first: int, step: int) -> 
     assert mine["counts"][0] == len(segments)
 
 
+AGAIN = [
+    *((start, count, flip, conflict) for start, count, flip, conflict in (
+        (30, 1, 5, 1),  # a segment again, with a byte that is another one
+        (30, 1, None, 0),
+        (28, 3, 150, 1),  # several in one
+        (28, 3, None, 0),
+        (39, 2, 0, 1),  # and what comes next
+        (39, 2, 170, 0),  # only what comes next: nothing was there before
+        (10, 1, 5, 0),  # too long ago: not remembered
+        (10, 30, 2500, 1),  # of which the last is not
+        (10, 30, 0, 0),
+    ))
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("start", "count", "flip", "conflict"), AGAIN)
+@pytest.mark.parametrize("base", [1, (1 << 32) - 3050])
+def test_what_comes_again_is_compared_with_what_was_given(
+    net: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    start: int,
+    count: int,
+    flip: int | None,
+    conflict: int,
+    base: int,
+) -> None:
+    """Segments of 100 bytes, 40 of them; then some again, perhaps as one, perhaps with another byte."""
+    stream = b"".join(net.session(40))
+    again = bytearray(stream[100 * start : 100 * (start + count)])
+    if flip is not None:
+        again[flip] ^= 1
+    segments = [net.tcp(b"", base - 1, 2)]
+    segments += [net.tcp(stream[at : at + 100], base + at) for at in range(0, 4000, 100)]
+    for anew in (False, True):
+        # in a connection that has the same numbers anew, nothing was there before
+        more = [net.tcp(b"", base - 1, 0x14), net.tcp(b"", base - 1, 2)] if anew else []
+        made = [*segments, *more, net.tcp(bytes(again), base + 100 * start)]
+        mine, theirs = both(net.pcap([net.ethernet(net.ipv4(one, 6)) for one in made]), monkeypatch)
+        assert mine == theirs
+        found = {name: number for name, number, _ in mine["found"]}
+        assert found.get("TCP_CONFLICT", 0) == conflict * (not anew)
+
+
 def test_structures_are_those_of_the_library() -> None:
     assert memory.agreed()
 

@@ -9,6 +9,7 @@ import mmap
 import os
 import sys
 import weakref
+from array import array
 from contextlib import suppress
 from enum import IntEnum
 from typing import Any, Final
@@ -16,6 +17,7 @@ from typing import Any, Final
 from kwire import native
 from kwire.packets.conversations import MAX_PARTS
 from kwire.packets.fragments import MAX_PACKETS
+from kwire.packets.streams import GIVEN
 from kwire.packets.tables import Remark
 
 U8, U32, U64, PTR = ctypes.c_uint8, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_void_p
@@ -105,6 +107,15 @@ class Chain(ctypes.Structure):
     _fields_ = (("head", U32), ("tail", U32), ("count", U32), ("bytes", U32))
 
 
+SECRETS: Final = 64  # numbers by which bytes of streams that come twice are compared
+
+
+class GivenBytes(ctypes.Structure):
+    """Bytes of a stream that were given."""
+
+    _fields_ = (("seq", U32), ("size", U32), ("digest", U64))
+
+
 class Side(ctypes.Structure):
     """One direction of a TCP connection."""
 
@@ -113,6 +124,7 @@ class Side(ctypes.Structure):
         *(("skipped", U64), ("searched", U64), ("slab", U32), ("partial", U32), ("skip", U32)),
         *((name, U8) for name in ("known", "ended", "begun", "synced", "raw", "found", "lost", "encrypted")),
         *(("joining", U8), ("begun_by_syn", U8), ("unused", U8 * 2), ("origin", U32)),
+        *(("given_count", U64), ("given", GivenBytes * GIVEN)),
     )
 
 
@@ -191,6 +203,7 @@ class State(ctypes.Structure):
             ("ports", PTR),
         ),
         *((name, U64) for name in ("any_port", "max_flows", "max_conversations", "seed")),
+        ("secrets", U64 * SECRETS),
         *(("out", PTR), ("offsets", PTR), ("owners", PTR)),
         *((name, U64) for name in ("out_room", "limit", "out_used", "found", "schemas", "only")),
         *(("counts", U64 * CODES), ("remarks", U64 * len(Remark)), ("specials", Special * MAX_SPECIALS)),
@@ -300,6 +313,7 @@ class Memory:
         state = self.state = State()
         state.max_flows, state.max_conversations = max_flows, max_conversations
         state.seed = int.from_bytes(os.urandom(8), sys.byteorder)
+        state.secrets[:] = array("Q", os.urandom(8 * SECRETS))
         state.out_room, state.limit = OUT_ROOM, LIMIT
         state.ports, _ = self._put(8192)
         ctypes.memmove(state.ports, ports, 8192)

@@ -10,6 +10,7 @@ number near the one expected. Hostile segments never raise and never take long.
 
 import re
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterator
 from heapq import heappop, heappush
 from typing import Final, NamedTuple
@@ -28,6 +29,7 @@ JOINED: Final = (
     16  # segments of a stream that was joined in the middle, among which the lowest is looked for …
 )
 JOIN_WAIT: Final = 200_000_000  # … ns of capture time at most: TCP sends again what was lost by then
+GIVEN: Final = 16  # pieces that were given and are remembered, to be compared with what comes again
 LOOKED_AT: Final = 256 << 10  # bytes in which a stream on no port of frames must hold one, else it is another
 SPAN: Final = (
     1 << 16
@@ -61,6 +63,7 @@ class Stream:
 
     __slots__ = (
         "_at",
+        "_given",
         "_heap",
         "_held",
         "_joining",
@@ -81,6 +84,7 @@ class Stream:
         self._parts: dict[int, bytes] = {}
         self._heap: list[int] = []
         self._held = 0
+        self._given: deque[tuple[int, bytes]] = deque(maxlen=GIVEN)  # by sequence number
         self._since = 0  # when the oldest hole was seen
         self._origin: int | None = None  # sequence number of the first byte, by a SYN
         self._joining = False  # all is held until it is known which segment is the lowest
@@ -139,6 +143,7 @@ class Stream:
 
     def _begin(self, sequence: int, place: int) -> None:
         self._origin = sequence
+        self._given.clear()
         self._next, self._at, self.ended, self._joining = sequence, place, False, False
 
     def _join(self) -> None:
@@ -158,6 +163,7 @@ class Stream:
             return
         if ahead < (-MAX_HELD if self._joining else 0):
             self.again += 1
+            self.conflicts += self._differs(sequence, data)
             data, ahead = data[-ahead:], 0
             if not data:
                 return
@@ -196,11 +202,14 @@ class Stream:
             place = heappop(self._heap)
             data = self._parts.pop(place)
             self._held -= len(data)
+            if place < self._at:
+                self.conflicts += self._differs(((self._next or 0) + place - self._at) % _WRAP, data)
             if place + len(data) <= self._at:
                 self.again += 1
                 continue
             data = data[self._at - place :]
             out.append(Piece(data))
+            self._given.append((self._next or 0, data))
             self._move(len(data))
         return out
 
@@ -211,6 +220,14 @@ class Stream:
         self._since = time
         first, *rest = self._ready()
         return [first._replace(hole=hole), *rest]
+
+    def _differs(self, sequence: int, data: bytes) -> bool:
+        """Whether bytes that were given already are others here, as far as those are remembered."""
+        for first, old in self._given:
+            at = (first - sequence) % _WRAP
+            if at + len(old) <= len(data) and data[at : at + len(old)] != old:
+                return True
+        return False
 
     def _move(self, size: int) -> None:
         self._at += size
