@@ -2,17 +2,25 @@
 """How long generated programs are: 40 probes of ours, and what peers make of some of them.
 
     bench/codegen.py [--save FILE] [--against FILE] [--ns]
+    bench/codegen.py --tools /usr/sbin/*.bt
 
 For each probe: instructions of the program, of one run (in the interpreter, on memory that can all be read),
 and what the kernel's verifier looks at to accept it. `--ns`: nanoseconds of a run in this kernel, for the raw
 tracepoints, which can be run without attaching them. `--save` keeps the figures, `--against` shows what has
 changed since. With bpftrace and clang installed, their instructions for the same probes stand beside ours.
+
+`--tools`: of scripts in the bpftrace language, the instructions of all different programs of each, ours and
+bpftrace's (of `--emit-elf`), and the geometric mean of ours over bpftrace's. Where one makes fewer programs
+than the other, of several places, the mean of a program counts. Nothing is attached or loaded, so a kernel
+without kprobes will do; functions are taken for there where the kernel's types have them.
 """
 
 import argparse
 import json
+import math
 import os
 import re
+import statistics
 import struct
 import subprocess
 import tempfile
@@ -26,13 +34,16 @@ from kwire.bpf.image import Image
 from kwire.bpf.task import TaskFields
 from kwire.btf.store import load_kernel
 from kwire.compile.build import Compiled, compile_probe, task_fields
-from kwire.kernel import prog, tracefs
+from kwire.errors import KwireError
+from kwire.kernel import features, prog, tracefs
 from kwire.kernel.maps import Map
 from kwire.kernel.sys import bpf
 from kwire.lang import attach_points, python, record, spec
+from kwire.lang.bpftrace.reader import read
 from kwire.lang.check import check
 from kwire.lang.context import Site
 from kwire.lang.kerneltypes import KernelTypes
+from kwire.live.scripts import plan_script
 
 SPECS = """
 tracepoint:sched:sched_switch
@@ -242,13 +253,77 @@ def by_clang() -> int:
         )
 
 
+SECTION = struct.Struct("<IIQQQQ")
+"""The head of an ELF section: name, type, flags, address, offset, size."""
+
+
+def programs_of(elf: bytes) -> list[bytes]:
+    """The programs in an object file of bpftrace, each once."""
+    start, size, count, names = struct.unpack_from("<Q", elf, 40)[0], *struct.unpack_from("<HHH", elf, 58)
+    sections = [SECTION.unpack_from(elf, start + at * size) for at in range(count)]
+    texts = sections[names][4]
+    found = {}
+    for name, _, _, _, offset, length in sections:
+        title = elf[texts + name : elf.index(b"\0", texts + name)]
+        if title.startswith(b"s_") and length:
+            found[elf[offset : offset + length]] = title
+    return list(found)
+
+
+def of_tool(path: str) -> tuple[list[int], list[int]]:
+    """Instructions of our programs and of bpftrace's for a tool. KwireError; ValueError where it has none."""
+    from common import bpftrace_environment, workspace
+
+    text = Path(path).read_text()
+    ours = [len(group.image.code) // 8 for group in plan_script(read(path, text), unsafe=True).plan.groups]
+    with workspace() as folder:
+        made = folder / "x.o"
+        command = ["bpftrace", "--unsafe", "--emit-elf", str(made), path]
+        environment = {**bpftrace_environment(folder), "BPFTRACE_MAX_PROBES": "5000"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        if not made.exists():
+            raise ValueError(done.stderr.strip().splitlines()[-1])
+        return ours, [len(one) // 8 for one in programs_of(made.read_bytes())]
+
+
+def tools(paths: list[str]) -> None:
+    """Print what tools come to, beside bpftrace."""
+
+    def mechanism(kind: str, count: int = 1) -> str:
+        """As where there are kprobes."""
+        if kind.startswith("u"):
+            return "uprobe"
+        return "kprobe.multi" if count > 1 else "kprobe"
+
+    features.mechanism = mechanism
+    parts = []
+    print(f"{'ours':>6} {'programs':>8} {'theirs':>6} {'programs':>8} {'part':>6}  tool")
+    for path in paths:
+        name = os.path.basename(path)
+        try:
+            ours, theirs = of_tool(path)
+        except (KwireError, ValueError) as error:
+            print(f"{'':38}  {name}: {error}")
+            continue
+        same = len(ours) == len(theirs)
+        part = sum(ours) / sum(theirs) if same else statistics.mean(ours) / statistics.mean(theirs)
+        parts.append(part)
+        print(f"{sum(ours):>6} {len(ours):>8} {sum(theirs):>6} {len(theirs):>8} {part:>6.2f}  {name}")
+    mean = math.exp(statistics.mean(map(math.log, parts)))
+    print(f"{'':31} {mean:>6.2f}  geometric mean of {len(parts)}")
+
+
 def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--save")
     parser.add_argument("--against")
     parser.add_argument("--ns", action="store_true")
+    parser.add_argument("--tools", nargs="+", metavar="FILE.bt")
     args = parser.parse_args()
+    if args.tools:
+        tools(args.tools)
+        return
     old = json.loads(Path(args.against).read_text()) if args.against else {}
     stats = bpf("enable_stats", type=0) if args.ns else -1
     task = task_fields(load_kernel().vmlinux)

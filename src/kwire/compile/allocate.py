@@ -145,8 +145,9 @@ class Allocator:
         self._slots_of(ins.args, position)
         if ins.op in ("call", "invoke"):
             for number, arg in enumerate(ins.args):
-                if arg.__class__ is Value and self.live[arg].hint < 0:
-                    self.live[arg].hint = number + 1
+                given = arg.base if isinstance(arg, At) else arg
+                if isinstance(given, Value) and self.live[given].hint < 0:
+                    self.live[given].hint = number + 1
         dst = ins.dst
         if dst is not None:
             live = self._define(dst, position, loops)
@@ -193,7 +194,8 @@ class Allocator:
         while last in self.short and last in self.feeds:
             last = self.feeds[last]
         if last is not value and last not in self.short:  # it becomes that, in that one's register
-            return [*first, *self._registers(last, self.live[last])]
+            short = () if value in self.function.params else (0,)
+            return [*first, *self._registers(last, self.live[last]), *short, *allowed]
         if value in self.short and value not in self.function.params:
             first.append(0)
         apart = [other.reg for other in self.apart.get(value, ())]

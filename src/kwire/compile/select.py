@@ -10,10 +10,8 @@ from collections.abc import Callable
 from itertools import takewhile
 
 from kwire.bpf import asm
-from kwire.bpf import insn as isa
 from kwire.bpf.asm import REGS, Item, Label, Reg
 from kwire.bpf.helpers import HELPERS
-from kwire.bpf.insn import Insn
 from kwire.compile.expressions import signed64
 from kwire.compile.ir import (
     CONDITIONS,
@@ -32,6 +30,7 @@ from kwire.compile.ir import (
     Slot,
     Value,
 )
+from kwire.compile.peephole import spared
 from kwire.compile.read_coalescing import Read
 from kwire.lang.checked import ByteSet, Piece
 from kwire.lang.tree import NOWHERE, Span
@@ -96,7 +95,7 @@ class Selector:
         for span, items in self.stubs:
             self._mark(span)
             self.items += items
-        return Selected(_constants_once(self.items), self.spans, [])
+        return Selected(spared(self.items), self.spans, [])
 
     def _params(self) -> None:
         """Bring the parameters from r1 and on to where they live."""
@@ -512,32 +511,6 @@ class Selector:
         self._jump(condition, end.a, end.b, self.labels[then])
         if otherwise is not following:
             self.items.append(asm.ja(self.labels[otherwise]))
-
-
-def _constants_once(items: list[Item]) -> list[Item]:
-    """The program without loads of numbers that a scratch register holds already."""
-    made: list[Item] = []
-    held: dict[int, int] = {}
-    for item in items:
-        if isinstance(item, Insn):
-            if item.opcode == isa.LDDW and not item.src:
-                if held.get(item.dst) == item.imm:
-                    continue
-                held[item.dst] = item.imm
-            elif item.opcode & 7 in WRITING:
-                held.pop(item.dst, None)
-            elif item.opcode & 7 == isa.JMP:
-                held.clear()  # a call, or the end
-        elif isinstance(item, asm.MapLoad):
-            held.pop(item.dst, None)
-        elif isinstance(item, Label) or item.insn.opcode == isa.CALL:
-            held.clear()
-        made.append(item)
-    return made
-
-
-WRITING = frozenset({isa.LD, isa.LDX, isa.ALU, isa.ALU64})
-"""Classes of instructions that set their destination."""
 
 
 class Location(NamedTuple):
