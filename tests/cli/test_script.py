@@ -140,6 +140,21 @@ def test_a_missing_probe_is_what_the_setting_says() -> None:
     )
     run = kwire("--dry-run", "-e", f"config = {{ missing_probes = ignore }} {program}")
     assert (run.returncode, run.stderr) == (0, "")
+    pattern = program.replace("nope", "nope*")  # beside a place that is there
+    run = kwire("--dry-run", "-e", pattern)
+    assert run.returncode == 0
+    assert run.stderr.startswith("stdin:1:1-23: WARNING: tracepoint:sched:nope*: no tracepoint matches")
+    for silent in (
+        "config = { missing_probes = ignore } " + pattern,
+        pattern.replace(":sched:nope*", ":syscalls:*getppid"),
+    ):
+        run = kwire("--dry-run", "-e", silent)
+        assert (run.returncode, run.stderr) == (0, "")
+    run = kwire(
+        "--dry-run", "-e", f"BEGIN {{ }} {program.replace(', tracepoint:syscalls:sys_enter_getppid', '*')}"
+    )
+    assert run.returncode == 1
+    assert "ERROR: tracepoint:sched:nope*: no tracepoint matches" in run.stderr
 
 
 def test_all_that_is_wrong_is_said() -> None:

@@ -2,7 +2,8 @@
 
 Invariants: what is wrong in any of its probes is told at once, each at its place; a place that the kernel has
 not is an error, a remark, or nothing, as the script's setting `missing_probes` says, but a script of which
-no place is there is an error anyway.
+no place is there is an error anyway. A pattern that matches nothing is no error where its probe has another
+place.
 """
 
 import time
@@ -71,8 +72,11 @@ def plan_script(
         settle(maps, lambda: _look(planner, made))
     faults: list[Diagnostic] = []
     missing: list[Diagnostic] = []
+    passed_over: list[Diagnostic] = []
     added = 0
     for probe in made:
+        before = added
+        unmatched: list[Diagnostic] = []
         for point in probe.attach:
             try:
                 planner.add_scripted(probe, point)
@@ -80,11 +84,13 @@ def plan_script(
             except LanguageError as error:
                 faults += error.diagnostics
             except (CatalogError, BtfLookupError) as error:
-                missing.append(Diagnostic(point.span, f"{point}: {error.cause}", error.cure))
+                absent = Diagnostic(point.span, f"{point}: {error.cause}", error.cure)
+                (unmatched if point.wildcard else missing).append(absent)
+        (passed_over if added > before else missing).extend(unmatched)
     if faults or (missing and (chosen["missing_probes"] == "error" or not added)):
         raise LanguageError(script.source, [*faults, *missing])
     plan = planner.plan()._replace(prints_maps=bool(chosen["print_maps_on_exit"]))
-    told = tuple(missing) if chosen["missing_probes"] == "warn" else ()
+    told = () if chosen["missing_probes"] == "ignore" else (*missing, *passed_over)
     used = {one.title for one in maps}
     unused = [one for one in script.maps if f"@{one.id}" not in used]
     told += tuple(Diagnostic(one.span, f"Unused map: @{one.id}", "leave it out") for one in unused)
