@@ -433,9 +433,9 @@ def test_a_file_for_each_probe_is_one_reading(
     """However many probes there are: the capture is looked at, and read, once."""
     opened: list[Source] = []
 
-    def opening(source: Source) -> Any:
+    def opening(source: Source, *, once: bool = False) -> Any:
         opened.append(source)
-        return plainly(source)
+        return plainly(source, once=once)
 
     plainly = Source.open
     monkeypatch.setattr(Source, "open", opening)
@@ -458,3 +458,27 @@ def test_a_file_for_each_probe_is_one_reading(
         assert times == sorted(times)
         numbers += [row["fields"]["n"] for row in rows]
     assert sorted(numbers) == list(range(400))
+
+
+def test_lines_need_one_reading(
+    rich: str, tmp_path: Path, kwire: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NDJSON needs no tables: the capture is read once, unless times or conditions have to be understood."""
+    opened: list[bool] = []
+    before = Source.open
+
+    def watched(self: Source, *, once: bool = False) -> Any:
+        opened.append(once)
+        return before(self, once=once)
+
+    monkeypatch.setattr(Source, "open", watched)
+    out = tmp_path / "out.ndjson"
+    assert kwire("export", rich, "-o", str(out), "--from", "+0s")[0] == 3
+    assert opened == [False, False]
+    twice = out.read_text()
+    assert kwire("export", rich, "-o", str(out))[0] == 3
+    assert opened[2:] == [True]
+    assert out.read_text() == twice
+    code, _, error = kwire("export", rich, "-o", str(out), "--probe", "nosuch")
+    assert (code, "no probe matches 'nosuch'" in error) == (1, True)
+    assert out.read_text() == twice

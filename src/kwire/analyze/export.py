@@ -83,11 +83,15 @@ def apart(scan: Scan, capture_summary: CaptureSummary, tables: Tables) -> Iterat
 
 
 class Format(NamedTuple):
-    """A format: the extensions that mean it, what it is, and what writes it to a descriptor."""
+    """A format: the extensions that mean it, what it is, and what writes it to a descriptor.
+
+    `once`: it needs to know neither the tables nor what was lost before the first block.
+    """
 
     extensions: tuple[str, ...]
     meaning: str
     write: Callable[[Export, Any], None]
+    once: bool = False
 
 
 class Wide:
@@ -137,7 +141,7 @@ class Wide:
                 numbers, texts = self._numbers[field.name]
                 schemas = [one.block.schema for one, _ in run.stretches]
                 each = [numbers[one.host if field.name == "host" else one.probe] for one in schemas]
-                made.append(pa.DictionaryArray.from_arrays(gathering.each(each, "i4"), texts))
+                made.append(pa.DictionaryArray.from_arrays(gathering.each(each, "i4"), texts, safe=False))
             elif field.name in COMMON:
                 made.append(pa.array(run.times, pa.int64()).view(field.type))
             else:
@@ -209,7 +213,9 @@ FORMATS: Final[dict[str, Format]] = {
     "arrow": Format((".arrow", ".feather", ".ipc"), "Arrow IPC file (Feather 2)", _arrow),
     "arrows": Format((".arrows",), "Arrow IPC stream", _arrow_stream),
     "csv": Format((".csv",), "comma-separated values, RFC 4180", _csv),
-    "ndjson": Format((".ndjson", ".jsonl"), "the objects of kwire show --json, one a line", _ndjson),
+    "ndjson": Format(
+        (".ndjson", ".jsonl"), "the objects of kwire show --json, one a line", _ndjson, once=True
+    ),
     "trace": Format((".json", ".trace"), "Chrome trace events, for Perfetto and chrome://tracing", _trace),
 }
 
@@ -236,12 +242,16 @@ def format_of(path: str, name: str | None = None) -> Format:
     raise KwireError("export", path, cause, f"use --format, or one of {known}")
 
 
-def export_file(export: Export, path: str, form: Format) -> None:
-    """Write the export to `path`, as Destination says, or to standard output (`-`). Raises KwireError."""
+def export_file(export: Export, path: str, form: Format, done: Callable[[], object] = bool) -> None:
+    """Write the export to `path`, as Destination says, or to standard output (`-`). Raises KwireError.
+
+    `done` is called once all is written; what was there stays where it raises.
+    """
     with Destination(path) as target:
         try:
             with open(target.fd, "wb", closefd=False) as out:
                 form.write(export, out)
+            done()
             target.publish()
         except BrokenPipeError:
             raise

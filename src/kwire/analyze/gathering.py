@@ -157,7 +157,8 @@ def index_of(
     at, stop = (np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in (starts, ends))
     if order is not None:
         of, at, stop = of[order], at[order], stop[order]
-    piece = np.array(numbers, np.uint32)[of] if len(views) > 1 else np.zeros(len(of), np.uint32)
+    piece = np.repeat(np.array(numbers, np.uint32), counts)
+    piece = piece if order is None or len(views) == 1 else piece[order]
     at, stop = np.ascontiguousarray(at, np.uint64), np.ascontiguousarray(stop, np.uint32)
     return of, Rows(views, piece, at, stop, len(of))
 
@@ -176,6 +177,8 @@ class Gathering:
         """A number for each row, from one for each stretch."""
         import numpy as np
 
+        if len(set(values)) == 1:
+            return np.full(len(self.of), values[0], kind)
         found: Array = np.array(values, kind)[self.of]
         return found
 
@@ -223,7 +226,8 @@ class Gathering:
                 continue
             if plan.field not in located:
                 places, lengths = np.empty(count, np.uint32), np.empty(count, np.uint32)
-                cut, unread = np.zeros(count, np.uint8), np.zeros(count, np.uint8)
+                make = np.empty if plan.field.kind == TAIL else np.zeros
+                cut, unread = make(count, np.uint8), make(count, np.uint8)
                 done, total = rows_located(rows, plan.field, places, lengths, cut, unread)
                 if done < count:
                     self._refuse()

@@ -4,7 +4,17 @@ import argparse
 import os
 
 from kwire.analyze.source import check_output, source_of
-from kwire.cli.choosing import CAPTURES, Progress, add_choice, capture_summary, notes, ports, selection
+from kwire.cli.choosing import (
+    CAPTURES,
+    Progress,
+    add_choice,
+    capture_summary,
+    check,
+    needs_capture_summary,
+    notes,
+    ports,
+    selection,
+)
 from kwire.cli.lines import tell
 from kwire.errors import KwireError
 from kwire.words import plural
@@ -36,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, and say how much."""
+    from kwire.analyze.capture_summary import CaptureSummary
     from kwire.analyze.export import apart, export_file, format_of, whole
     from kwire.analyze.scan import Scan
     from kwire.analyze.tables import Tables
@@ -45,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
         raise KwireError("export", args.output, "a directory has no extension", "name a --format")
     form = format_of(args.output, args.format)
     with source_of(args.files, **ports(args)) as source:
-        found = capture_summary(source)
+        once = form.once and not each and not needs_capture_summary(args)
+        found = CaptureSummary() if once else capture_summary(source)
         chosen = selection(args, found, source.name)
         tables = Tables(seen.schema for seen in found.probes if chosen.wants(seen.schema))
         paths = [args.output]
@@ -56,11 +68,19 @@ def run(args: argparse.Namespace) -> int:
             check_output(path, [source])
         progress = Progress(f"{args.output}: writing", source.size)
         try:
-            with source.open() as capture:
-                scan = Scan(capture, chosen, progress)
+            with source.open(once=once) as capture:
+                scan = Scan(capture, chosen, progress, watch=found.add if once else None)
                 if each:
                     for path, (_, export) in zip(paths, apart(scan, found, tables), strict=True):
                         export_file(export, path, form)
+                elif once:
+
+                    def known() -> None:
+                        """Hold what was chosen against what the capture turned out to have."""
+                        found.end(capture, source)
+                        check(chosen, found, source.name)
+
+                    export_file(whole(scan, found, tables), args.output, form, known)
                 else:
                     export_file(whole(scan, found, tables), args.output, form)
         finally:
