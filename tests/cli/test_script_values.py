@@ -6,6 +6,7 @@ import os
 import pwd
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -114,3 +115,20 @@ def test_a_script_tells_its_options() -> None:
     run = subprocess.run([*KWIRE, "-e", script, "--", "--help"], capture_output=True, text=True, timeout=100)
     assert run.stderr == "HINT: expected program options:\n  --one: what it is\n  --two\n"
     assert run.returncode == 1
+
+
+@pytest.mark.live
+@pytest.mark.kernels("6.12")
+def test_series_of_times(tmp_path: Path) -> None:
+    script = (
+        'begin { @["a"] = tseries(2, 1h, 3); @s = tseries(3, 1h, 3, "sum"); @s = tseries(4, 1h, 3, "sum") }'
+    )
+    script = script.replace("1h", "3600s")
+    capture = str(tmp_path / "series.pcapng")
+    run = subprocess.run(
+        [*KWIRE, "-q", "-w", capture, "-e", script], capture_output=True, text=True, timeout=200
+    )
+    assert "@[a]:\n" in run.stdout, run.stderr
+    assert run.stdout.count("*") in (2, 3)  # the hour may have changed between two of them
+    shown = subprocess.run([*KWIRE, "show", capture], capture_output=True, text=True, timeout=200)
+    assert shown.stdout == run.stdout

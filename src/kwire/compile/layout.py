@@ -226,6 +226,9 @@ def map_schema(map: checked.Map, kind: str, *, id: int, prints: str, machine: st
 
     Byte order and what only the running system knows are left as they are in schemas of events.
     """
+    bounds: tuple[int, ...] = map.bounds if kind == "lhist" else ()
+    if kind == "tseries":
+        kind, bounds = map.kind, map.bounds[:2]
     several = len(map.key) > 1
     named = [
         checked.Field(f"key{number}" if several else "key", type_, "of the map")
@@ -254,5 +257,5 @@ def map_schema(map: checked.Map, kind: str, *, id: int, prints: str, machine: st
         word=8,
         enums=enums,
         prints=prints,
-        map=wire.MapShape(kind, len(map.key), map.bounds if kind == "lhist" else (), items, map.nest),
+        map=wire.MapShape(kind, len(map.key), bounds, items, map.nest),
     )

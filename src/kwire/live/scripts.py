@@ -51,6 +51,7 @@ def plan_script(
     is wrong in it; KwireError.
     """
     began = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    ahead = time.time_ns() - began
     arguments, options = given(words)
     surroundings = Surroundings(
         tuple(arguments),
@@ -62,6 +63,7 @@ def plan_script(
         cgroups.paths,
         _users,
         _allocation,
+        ahead,
         unsafe,
     )
     made = probes(script, surroundings)

@@ -13,6 +13,8 @@ from kwire.wire.schema import Items, Labels, MapShape, Schema
 from kwire.wire.tables import MapTable, cell_reader, divided
 
 BAR: Final = 52
+SERIES: Final = 2
+"""Bounds that the shape of a series of times has."""
 UNITS: Final = ("", "K", "M", "G", "T", "P", "E")
 
 Key: TypeAlias = tuple[Any, ...]
@@ -54,6 +56,8 @@ def printed(
         keys = [_together(inner, flat) if inner else next(flat) for _, inner in nest]
         entries = {_nested(nest, iter(key)): value for key, value in entries.items()}
     title = clean(schema.target)
+    if len(shape.bounds) == SERIES:
+        return _series(title, shape, entries, keys, table, json is not None)
     if json is not None:
         cells = [_json_cell(schema, field, labels, json) for field in schema.fields[shape.keys : -1]]
         value = _json_of(shape.items, iter(cells)) if shape.items else cells[0]
@@ -61,6 +65,24 @@ def printed(
     step = shape.bounds[2] if len(shape.bounds) > 2 else 0
     made = lines(title, shape.kind, entries, keys, shows[-1], table.top, table.div, step)
     return "".join(f"{line}\n" for line in made)
+
+
+def _series(
+    title: str, shape: MapShape, entries: Mapping[Key, Any], keys: Sequence[Show], table: MapTable, json: bool
+) -> str:
+    """What is printed of series of times."""
+    from kwire.view import series
+
+    interval, most = shape.bounds
+    plain = {key: average(*held) if isinstance(held, tuple) else held or 0 for key, held in entries.items()}
+    made = series.split(plain, most)
+    made = made[-table.top :] if table.top else made
+    between = "," if json else ", "
+
+    def shown(key: Key) -> str:
+        return between.join(show(part) for show, part in zip(keys, key, strict=False))
+
+    return (series.as_json if json else series.as_text)(title, made, interval, shown)
 
 
 def _nested(items: Items, parts: Iterator[Any]) -> Key:

@@ -115,8 +115,9 @@ Items: TypeAlias = "tuple[tuple[str, Any], ...]"
 
 class MapShape(NamedTuple):
     """What a map keeps: a kind, one of MAP_VALUES; of how many parts its keys are; of a linear histogram
-    the first number, the one behind the last, and the width of a bucket. `items`: of values that are tuples;
-    `key_items`: of keys in which there are tuples.
+    the first number, the one behind the last, and the width of a bucket; of a series of times the ns of an
+    interval, and how many of them are shown (the last part of a key is an interval's number). `items`: of
+    values that are tuples; `key_items`: of keys in which there are tuples.
     """
 
     kind: str
@@ -533,7 +534,9 @@ def _items(value: list[Any]) -> Items:
 _MAP_KEYS = {
     "kind": Key(TEXT, "what it keeps"),
     "keys": Key(integer(MAX_FIELDS), "of how many parts its keys are, the first fields"),
-    "bounds": Key(listing(INTEGER, "a list of integers"), "of a linear histogram", []),
+    "bounds": Key(
+        listing(INTEGER, "a list of integers"), "of a linear histogram, or of a series of times", []
+    ),
     "items": Key(
         Kind("a list of names and lists", _items_wrong), "of a value that is a tuple: its parts", []
     ),

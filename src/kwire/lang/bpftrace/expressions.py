@@ -95,7 +95,7 @@ def _var(low: "Lowering", node: s.Var) -> tree.Expr:
 
 def _map(low: "Lowering", node: s.Map) -> tree.Expr:
     shows = low.maps[node.id].shows
-    if shows in ("hist", "lhist", "stats"):
+    if shows in ("hist", "lhist", "stats", "tseries"):
         raise unready(f"reading @{node.id}, which is a {shows},", node.span)
     return element(low, node)
 

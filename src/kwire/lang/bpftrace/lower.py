@@ -28,7 +28,8 @@ class Surroundings(NamedTuple):
     """What a script is run with: its arguments, the process id of the command (0: none), when it began in ns
     of the monotonic clock, how many CPUs there can be; its options, by name; the
     address of a kernel symbol (None: there is none); the control groups by their ids;
-    the users by their ids; the names of the flags of allocations (GFP); whether what can change the system
+    the users by their ids; the names of the flags of allocations (GFP); what the wall
+    clock is ahead of the monotonic one, in ns; whether what can change the system
     is allowed.
     """
 
@@ -41,6 +42,7 @@ class Surroundings(NamedTuple):
     cgroups: Callable[[], Mapping[int, str]] = dict
     users: Callable[[], Mapping[int, str]] = dict
     allocation: Callable[[], Mapping[int, str]] = dict
+    wall: int = 0
     unsafe: bool = False
 
 

@@ -25,12 +25,19 @@ AGGREGATES: Final = {
     "stats": "stats",
     "hist": "hist",
     "lhist": "lhist",
+    "tseries": "",
 }
 """The functions that are assigned to maps → the kinds of maps."""
 
 
 HIST_BITS_MOST: Final = 5
 """Of a number behind its highest bit, that tell its bucket in a histogram of powers of two."""
+
+SERIES: Final = {"": "lru", "avg": "avg", "sum": "sum", "min": "min", "max": "max", "count": "count"}
+"""How values of one interval of a series are put together → the kinds of maps that do so."""
+
+INTERVALS_MOST: Final = 1000
+"""Of a series of times."""
 
 BUCKETS_MOST: Final = 1000
 """Of a linear histogram."""
@@ -79,7 +86,7 @@ def declared_maps(
                 size = declared[name].entries if name in declared else most
                 _aggregate(found, name, rewrite(value, given), size, faults)
     for name, map in found.items():
-        map.forgets = name in declared and KINDS.get(declared[name].kind) == "lru"
+        map.forgets = map.shows == "tseries" or (name in declared and KINDS.get(declared[name].kind) == "lru")
     filled = {target.id for node in nodes if isinstance(target := _filled(node), s.Map)}
     for node in nodes:
         if isinstance(node, s.Map) and node.id not in found:
@@ -136,13 +143,34 @@ def _aggregate(
             faults.append(Diagnostic(call.arguments[1].span, message))
         else:
             bounds = bits, 0, 0
+    kind = AGGREGATES[shows]
+    if shows == "tseries":
+        kind, bounds = _series(call, faults)
     known = found.get(name)
     if known is None:
-        found[name] = Inferred(f"@{name}", AGGREGATES[shows], size, bounds, shows)
+        found[name] = Inferred(f"@{name}", kind, size, bounds, shows)
     elif (known.shows, known.bounds) != (shows, bounds):
         other = shows if shows != known.shows else f"{shows} of other bounds"
         message = f"@{name} holds the {known.shows} of values, and here it is assigned a {other}"
         faults.append(Diagnostic(call.span, message, "use another map"))
+
+
+def _series(call: s.Call, faults: list[Diagnostic]) -> tuple[str, tuple[int, int, int]]:
+    """The kind of map that keeps a series of times, the ns of an interval, and how many are shown."""
+    numbers = [_literal(one) for one in call.arguments[1:3]]
+    interval, most = (one or 0 for one in [*numbers, 0, 0][:2])
+    how = call.arguments[3] if len(call.arguments) > 3 else s.Str("", call.span)
+    word = how.value if isinstance(how, s.Str) else "?"
+    if interval < 1:
+        message = "the interval of a series is a duration that is written, as 100ms"
+        faults.append(Diagnostic(call.span, message, "tseries(n, 1s, 20)"))
+    elif not 0 < most <= INTERVALS_MOST:
+        message = f"a series has 1 to {INTERVALS_MOST:,} intervals, written as a number"
+        faults.append(Diagnostic(call.span, message, "tseries(n, 1s, 20)"))
+    if word not in SERIES or (how is not None and len(call.arguments) > 3 and not word):
+        cure = f"it is one of {', '.join(one for one in SERIES if one)}"
+        faults.append(Diagnostic(how.span, "values of an interval are not put together so", cure))
+    return SERIES.get(word, "lru"), (max(interval, 1), max(most, 1), 0)
 
 
 def _literal(node: s.Expr) -> int | None:
@@ -165,6 +193,8 @@ def assign_map(low: "Lowering", target: s.Map, node: s.Assign) -> list[tree.Stmt
         if shows not in AGGREGATES:
             raise TextError(target.span, f"@{target.id} holds values; {value.function} needs another map")
         added = low.expression(value.arguments[0]) if value.arguments else None
+        if shows == "tseries":
+            return [_in_interval(low, low.maps[target.id], place, added)]
         return [tree.Aggregate(place, added, span)]
     if shows in AGGREGATES:
         cure = f"write @{target.id} = {shows}(…)"
@@ -180,6 +210,20 @@ def assign_map(low: "Lowering", target: s.Map, node: s.Assign) -> list[tree.Stmt
     if node.op:
         return [tree.SetElement(place, low.expression(s.Binary(node.op, target, value, span)), span)]
     return [tree.SetElement(place, kept(low, value), span)]
+
+
+def _in_interval(low: "Lowering", map: Inferred, place: tree.Element, added: tree.Expr | None) -> tree.Stmt:
+    """A value is added to the interval of a series in which it is given: one more part of the key."""
+    span = place.span
+    wall = tree.Binary(
+        "add", tree.Name("nsecs", span), tree.Number(low.surroundings.wall, span), span
+    )  # so intervals begin where the wall clock's do
+    number = tree.Binary("quo", wall, tree.Number(map.bounds[0], span), span)
+    place = place.replace(key=(*place.key, number))
+    assert added is not None
+    if map.kind == "lru":
+        return tree.SetElement(place, added, span)
+    return tree.Aggregate(place, None if map.kind == "count" else added, span)
 
 
 def _inside(low: "Lowering", target: s.Map, block: s.Block, node: s.Assign) -> list[tree.Stmt]:

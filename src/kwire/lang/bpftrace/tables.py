@@ -159,6 +159,14 @@ FUNCTIONS: Final = (
     Word("stats", "@map = stats(n)", "how many numbers there were, their sum and average", True, 1, 1),
     Word("hist", "@map = hist(n)", "a histogram of powers of two", True, 1, 2),
     Word("lhist", "@map = lhist(n, min, max, step)", "a histogram of equal steps", True, 4, 4),
+    Word(
+        "tseries",
+        '@map = tseries(n, interval, count[, "how"])',
+        "the last count intervals, each with its last value, or avg, sum, min, max, count",
+        True,
+        3,
+        4,
+    ),
     Word("strncmp", "strncmp(a, b, n)", "0 where the first n bytes of two texts are the same", True, 3, 3),
     Word(
         "getopt",
@@ -198,7 +206,7 @@ FUNCTIONS: Final = (
             *("uaddr", "reg", "cgroupid", "path", "pton", "strstr", "find", "socket_cookie", "dw_ustack"),
             *("nsecs", "typeof", "str_concat", "memcmp", "container_of", "signal_thread", "is_literal"),
             *("is_ptr", "is_str", "is_integer", "is_array", "strcap", "kfunc_exist", "kfunc_allowed"),
-            *("usdt_arg", "tseries", "is_unsigned"),
+            *("usdt_arg", "is_unsigned"),
         )
     ),
 )
