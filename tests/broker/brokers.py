@@ -67,6 +67,11 @@ class Server:
             return True
         return False
 
+    @property
+    def alive(self) -> bool:
+        """Whether it was started, and not killed since."""
+        return self._process is not None
+
     def log(self) -> str:
         return (self.folder / "log").read_text()[-2000:]
 

@@ -105,6 +105,6 @@ def test_the_cause_table_is_whole_and_its_numbers_are_kept() -> None:
     assert set(CAUSES) == set(Cause)
     names = (
         "UNKNOWN RING_FULL MAP_FULL MISSED TOO_LONG SENDER_FULL DISK_FULL EXPIRED RATE_LIMIT CAPTURE_GONE "
-        "MISSED_SHARED SPOOL"
+        "MISSED_SHARED SPOOL BROKER"
     )
     assert {cause.name: int(cause) for cause in Cause} == {name: n for n, name in enumerate(names.split())}

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 from kwire.agent import manifest
 from kwire.agent.source import Outlet
@@ -79,6 +79,7 @@ class BrokerUplink:
         self._contents: dict[int, tuple[Counts, int]] = {}  # of those published: what is in them, bytes
         self._before: Counts | None = {}  # what the messages before the first kept one hold; None: not known
         self._bye = False  # it was published
+        self._ahead: _Last | None = None  # a message that the broker has, and our spool has not
         self._since = 0.0  # when the last acknowledgement came, or nothing was under way
         self._overdue: Timer | None = None
         self._publisher: _Publisher | None = None
@@ -173,9 +174,7 @@ class BrokerUplink:
         entry = sessions.Entry(first, nonce, 0, about, time.time_ns())
         return self._epoch, self.hold.token, entry, after, self._cargo.schemas
 
-    def _ready(
-        self, epoch: int, publisher: "_Publisher", first: int | None, last: "tuple[int, Counts | None] | None"
-    ) -> None:
+    def _ready(self, epoch: int, publisher: "_Publisher", first: int | None, last: "_Last | None") -> None:
         """A broker takes what is published. `first`: the number of the first message of all, where that is to
         come; `last`: that of the last one the broker has, and what all up to it hold.
         """
@@ -185,6 +184,12 @@ class BrokerUplink:
         self.sessions += not self._connected
         self.reconnects += self._connected
         self._connected = self._up = True
+        queue = self.hold.send_queue
+        if last is not None and last.bye and self._reason is not None and queue.first == queue.next:
+            self._done()
+            return
+        # An agent that was killed may have published what its spool had not got yet.
+        self._ahead = last if last is not None and (last.number - queue.next) & MASK < 1 << 31 else None
         self._learn(first, last)
         self._acked.clear()
         self._rewind()
@@ -193,7 +198,7 @@ class BrokerUplink:
         self._cargo.room()
         self._pump()
 
-    def _learn(self, first: int | None, last: "tuple[int, Counts | None] | None") -> None:
+    def _learn(self, first: int | None, last: "_Last | None") -> None:
         """Find out what the messages before the first one kept hold: an agent before us published them."""
         queue = self.hold.send_queue
         if self._before is not None:
@@ -201,7 +206,7 @@ class BrokerUplink:
         if first is not None:
             self._before = {} if first == queue.first else None
             return
-        number, counts = last or (0, None)
+        number, counts = (last.number, last.counts) if last is not None else (0, None)
         kept = (number + 1 - queue.first) & MASK
         if counts is not None and kept <= (queue.next - queue.first) & MASK:
             held = [self._count(queue.get((queue.first + index) & MASK)) for index in range(kept)]
@@ -249,10 +254,17 @@ class BrokerUplink:
             self._next = (number + 1) & MASK
         if self._reason is not None and not self._bye and queue.first == queue.next:
             self._bye = True
-            body = build(Type.BYE, queue.next, cbor.dumps({"reason": self._reason}))
-            batch.append((queue.next, body, self._headers(queue.next)))
+            body = build(Type.BYE, self._last, cbor.dumps({"reason": self._reason}))
+            if self._ahead is not None:
+                self._so_far = self._ahead.counts
+            batch.append((self._last, body, self._headers(self._last)))
         if batch:
             self._broker.submit(partial(publisher.put, batch))
+
+    @property
+    def _last(self) -> int:
+        """The number of BYE."""
+        return self.hold.send_queue.next if self._ahead is None else (self._ahead.number + 1) & MASK
 
     def _count(self, payload: "bytes | bytearray | memoryview") -> Counts:
         """How much of each probe a payload tells of: events, and losses."""
@@ -271,8 +283,8 @@ class BrokerUplink:
             headers[names.AFTER] = names.write_counts(add_counts(self._so_far, [own]), probes)
         return headers
 
-    def _acknowledged(self, epoch: int, numbers: list[int], trouble: str) -> None:
-        """The broker has these messages; or it refuses, and why."""
+    def _acknowledged(self, epoch: int, numbers: list[int], known: set[int], trouble: str) -> None:
+        """The broker has these messages, those that are `known` since before; or it refuses, and why."""
         if epoch != self._epoch or self.finished or self._left:
             return
         if trouble:
@@ -285,8 +297,12 @@ class BrokerUplink:
             if at < after and number not in self._acked and number in self._contents:
                 self._acked.add(number)
                 self._bytes = max(0, self._bytes - self._contents[number][1])
-            elif number == queue.next and self._bye and first == queue.next:
-                self._done()
+            elif number == self._last and self._bye and first == queue.next:
+                if number not in known:
+                    self._done()
+                elif self._publisher is not None:  # BYE, or what an agent before us had published last
+                    self._up = False
+                    self._broker.submit(self._publisher.end)
                 return
         number = first
         while number in self._acked:
@@ -329,7 +345,17 @@ class BrokerUplink:
 Message: TypeAlias = tuple[int, bytes, dict[str, str]]
 """What is published: its number, the payload, the headers."""
 
-Told: TypeAlias = Callable[[list[int], str], None]
+Told: TypeAlias = Callable[[list[int], set[int], str], None]
+
+
+class _Last(NamedTuple):
+    """The last message of a session that the broker has: its number, what all up to it hold, whether it is
+    BYE.
+    """
+
+    number: int
+    counts: Counts | None
+    bye: bool
 
 
 class _Publisher:
@@ -341,18 +367,19 @@ class _Publisher:
         self._subject = subject
         self._told = told
         self._inbox = link.nc.new_inbox()
-        self._queue: asyncio.Queue[list[Message]] = asyncio.Queue()
+        self._queue: asyncio.Queue[list[Message] | None] = asyncio.Queue()
         self._numbers: list[int] = []
+        self._known: set[int] = set()
         self._trouble = ""
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Publish what `put` is given, until cancelled; `ready` when it may be."""
+        """Publish what `put` is given, until `end`; `ready` when it may be."""
         nc = self._link.nc
         subscription = await nc.subscribe(f"{self._inbox}.*", cb=self._heard)
         try:
             ready()
-            while True:
-                await self._publish(await self._queue.get())
+            while (batch := await self._queue.get()) is not None:
+                await self._publish(batch)
         finally:
             if not nc.is_closed:
                 await subscription.unsubscribe()
@@ -360,6 +387,10 @@ class _Publisher:
     def put(self, batch: "list[Message]") -> None:
         """Publish these."""
         self._queue.put_nowait(batch)
+
+    def end(self) -> None:
+        """Look again at what the broker has."""
+        self._queue.put_nowait(None)
 
     async def _publish(self, batch: list[Message]) -> None:
         nc = self._link.nc
@@ -376,19 +407,21 @@ class _Publisher:
     async def _heard(self, message: Any) -> None:
         """An answer to a publication."""
         number = message.subject.rpartition(".")[2]
-        trouble = ""
+        trouble, known = "", False
         if message.headers and message.headers.get("Status") == "503":
             trouble = f"no stream takes {self._subject}: kwire fleet init {self._broker.address} makes one"
         else:
             try:
                 answer = json.loads(message.data)
-                error = answer.get("error")
+                error, known = answer.get("error"), answer.get("duplicate") is True
                 trouble = str(error.get("description", "refused"))[:200] if error else ""
             except (ValueError, AttributeError):
                 trouble = "an answer cannot be read"
         if trouble:
             self._tell([], trouble)
         else:
+            if known:
+                self._known.add(int(number))
             self._tell([int(number)], "")
 
     def _tell(self, numbers: list[int], trouble: str) -> None:
@@ -401,12 +434,13 @@ class _Publisher:
 
     def _told_all(self) -> None:
         numbers, self._numbers = self._numbers, []
+        known, self._known = self._known, set()
         trouble, self._trouble = self._trouble, ""
-        self._told(numbers, trouble)
+        self._told(numbers, known, trouble)
 
 
-async def _last(link: Link, session: str) -> tuple[int, Counts | None] | None:
-    """The number of the last message of a session that the broker has, and what all up to it hold."""
+async def _last(link: Link, session: str) -> _Last | None:
+    """The last message of a session that the broker has."""
     from nats.js.errors import NotFoundError
 
     try:
@@ -415,6 +449,8 @@ async def _last(link: Link, session: str) -> tuple[int, Counts | None] | None:
         return None
     except Exception as error:
         raise BrokerError("read", names.STREAM, plain(error)[0]) from None
-    headers = found.headers or {}
+    headers, data = found.headers or {}, found.data or b""
     number = names.number_of(headers.get(names.MESSAGE_ID, ""), session)
-    return None if number is None else (number, names.read_counts(headers.get(names.AFTER)))
+    if number is None:
+        return None
+    return _Last(number, names.read_counts(headers.get(names.AFTER)), data[:1] == bytes([0x10 | Type.BYE]))

@@ -20,9 +20,6 @@ from kwire.broker.names import Counts
 from kwire.errors import KwireError
 from kwire.wire import cbor
 
-NOBODY: Final = ""
-"""In the place of a collector: of messages that the broker discarded."""
-
 VERSION: Final = 1
 
 
@@ -85,9 +82,9 @@ class Claims:
         self.open: dict[str, Open] = {}
         """By collector."""
         self.parts: dict[str, Part] = {}
-        """By collector, what it has claimed in all; NOBODY: what the broker discarded."""
-        self.end: int | None = None
-        """The place of BYE, where that has come."""
+        """By collector, what it has claimed in all; what the broker discarded, and it has counted, too."""
+        self.end: tuple[int, int] | None = None
+        """The place of BYE, and its place in the stream, where that has come."""
         self.produced: dict[int, int] | None = None
         """Events by probe that its source told at the end."""
 
@@ -115,19 +112,24 @@ class Claims:
         return found
 
     @property
-    def over(self) -> bool:
+    def claimed(self) -> bool:
         """Whether everything up to BYE is claimed."""
         return self.end is not None and not self.gaps
 
     @property
-    def last(self) -> int:
-        """The last place that is claimed; -1: none."""
-        return self.taken[-1].last if self.taken else -1
+    def over(self) -> bool:
+        """Whether everything up to BYE is stored."""
+        return self.claimed and not any(batch.spans for batch in self.open.values())
+
+    @property
+    def messages(self) -> int:
+        """How many there are, BYE among them; 0 where that is not known."""
+        return self.end[0] + 1 if self.end else 0
 
     @property
     def collectors(self) -> list[str]:
         """Who has a part of it."""
-        return sorted(one for one, part in self.parts.items() if one != NOBODY and part.messages)
+        return sorted(one for one, part in self.parts.items() if part.messages)
 
     # --- changes
 
@@ -148,10 +150,9 @@ class Claims:
         self.parts[collector] = self.parts.get(collector, Part()).with_spans(batch.spans, -1)
         self.open[collector] = Open(batch.batch - 1, ())
 
-    def give_up(self, gap: Span) -> None:
-        """The broker has discarded these messages: nobody will have them."""
-        self.taken = _merge([*self.taken, gap])
-        self.parts[NOBODY] = self.parts.get(NOBODY, Part()).with_spans([gap])
+    def confirm(self, collector: str) -> None:
+        """A collector has stored its open batch, and claims nothing more at present."""
+        self.open[collector] = self.open[collector]._replace(spans=())
 
     # --- as a value
 
@@ -168,7 +169,7 @@ class Claims:
                     who: [part.messages, str(part.places), str(part.squares)]
                     for who, part in self.parts.items()
                 },
-                "end": self.end,
+                "end": list(self.end) if self.end else [],
                 "produced": self.produced,
             }
         )
@@ -192,7 +193,7 @@ class Claims:
                 str(who): Part(int(messages), int(places), int(squares))
                 for who, (messages, places, squares) in found["parts"].items()
             }
-            claims.end = None if found["end"] is None else int(found["end"])
+            claims.end = (int(found["end"][0]), int(found["end"][1])) if found["end"] else None
             produced = found["produced"]
             claims.produced = None if produced is None else _counts(produced)
         except ClaimsError:

@@ -77,6 +77,7 @@ class ResumableWriter(Writer):
         "_unread",
         "_waiting",
         "causes",
+        "endings",
         "notes",
     )
     _KEPT = True
@@ -106,6 +107,8 @@ class ResumableWriter(Writer):
         self._introduced = len(schemas)  # probes that have an interface in the file
         self.notes: dict[int, str] = {}
         """A comment for the interface of a probe, by its number."""
+        self.endings: dict[int, str] = {}
+        """A comment for the closing statistics of a probe, by its number."""
         self.causes: dict[tuple[int, int], int] = {}
         """Events by probe and cause that came as LOST frames."""
         super().__init__(target, schemas, **options)
@@ -409,6 +412,10 @@ class ResumableWriter(Writer):
     def _tell_holes(self) -> None:
         if self._introduced:  # their packets need an interface
             super()._tell_holes()
+
+    def _ending(self, schema: Schema) -> list[str]:
+        ending = self.endings.get(schema.id)
+        return [ending] if ending else []
 
     def _about(self, schema: Schema) -> pcapng.Options:
         note = self.notes.get(schema.id)

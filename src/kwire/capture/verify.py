@@ -8,7 +8,7 @@ one is a hole too.
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from kwire.capture import identity
@@ -16,6 +16,7 @@ from kwire.capture.event_counts import Row, Sums
 from kwire.capture.output import CaptureError
 from kwire.capture.pcapng import StatisticsOption
 from kwire.capture.reader import PORTS, Capture, Section
+from kwire.capture.shared import Share, SharedPart, prove, read_part
 from kwire.capture.writer import Totals
 from kwire.wire.frames import Frames
 from kwire.wire.messages import CAUSES, CPU_UNKNOWN, MERGE_GAP, Cause, Lost, cause_text, losses_in
@@ -74,6 +75,8 @@ class FileReport(NamedTuple):
     capture: str
     number: int
     next: int
+    parts: dict[str, SharedPart] = {}  # noqa: RUF012  # it does not change
+    """Of a session that several collectors shared, by probe."""
 
     @property
     def complete(self) -> bool:
@@ -196,11 +199,14 @@ def verify_capture(capture: Capture) -> FileReport:
     if again:
         problems.append(again)
     number, next_number, name = _sequence(capture.sections)
-    return FileReport(capture.name, balances, holes.found, problems, name, number, next_number)
+    parts = _parts(capture.sections)
+    return FileReport(capture.name, balances, holes.found, problems, name, number, next_number, parts)
 
 
-def verify_set(reports: Iterable[FileReport]) -> list[str]:
-    """What is missing between the files: those of rotations that are not among them."""
+def verify_set(reports: Sequence[FileReport]) -> list[str]:
+    """What is missing between the files: those of rotations that are not among them, and captures of other
+    collectors that shared a session.
+    """
     rotations: dict[str, dict[int, FileReport]] = {}
     for report in reports:
         if report.capture:
@@ -211,7 +217,21 @@ def verify_set(reports: Iterable[FileReport]) -> list[str]:
         near = files[min(files)].path
         for number in sorted(wanted - set(files)):
             problems.append(f"file {number} of the rotation that {near} belongs to is missing")
-    return problems
+    return problems + prove(_shares(reports))
+
+
+def _shares(reports: Iterable[FileReport]) -> list[Share]:
+    """What each capture has of sessions that several collectors shared."""
+    shares = []
+    for report in reports:
+        if report.parts:
+            files = [one for one in reports if one.capture and one.capture == report.capture] or [report]
+            there: Counter[str] = Counter()
+            for balance in (balance for one in files for balance in one.balances):
+                there[balance.probe] += balance.stored + balance.lost
+            produced = {probe: part.produced for probe, part in report.parts.items()}
+            shares.append(Share(report.path, next(iter(report.parts.values())), produced, dict(there)))
+    return shares
 
 
 def _add(count: _Count, rows: list[tuple[Schema | None, Row]]) -> None:
@@ -294,6 +314,17 @@ def _balances(count: _Count, problems: list[str], session: str, *, cut: bool) ->
     if lost:
         balances.append(Balance("", 0, None, 0, lost))
     return balances
+
+
+def _parts(sections: list[Section]) -> dict[str, SharedPart]:
+    """What the endings say of a session that several collectors shared, by probe."""
+    parts = {}
+    for section in sections:
+        for interface in section.interfaces:
+            part = read_part(interface.comments)
+            if part is not None and interface.probe in section.schemas:
+                parts[section.schemas[interface.probe].probe] = part
+    return parts
 
 
 def _sequence(sections: list[Section]) -> tuple[int, int, str]:

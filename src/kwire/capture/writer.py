@@ -388,6 +388,10 @@ class Writer:
                 self._rows[row] = 0
         return True
 
+    def _ending(self, schema: Schema) -> list[str]:
+        """More comments for the closing statistics of a probe."""
+        return []
+
     def _end(self, totals: Mapping[int, Totals], comment: str, unproven: Container[int] = ()) -> None:
         """Write the holes still open and the statistics of this file, into the reserve if it must be."""
         parts, room = [], max(self._file.output.reserve, self._size) - len(self.schemas) * STATISTICS_BLOCK
@@ -413,7 +417,7 @@ class Writer:
                 (pcapng.StatisticsOption.RECEIVED, min(produced, U64_MAX).to_bytes(8, pcapng.HOST)),
                 (pcapng.StatisticsOption.DROPPED, min(lost, U64_MAX).to_bytes(8, pcapng.HOST)),
                 (pcapng.StatisticsOption.DELIVERED, stored.to_bytes(8, pcapng.HOST)),
-                (pcapng.Option.COMMENT, comment.encode()),
+                *((pcapng.Option.COMMENT, text.encode()) for text in (comment, *self._ending(schema))),
             ]
             parts.append(pcapng.statistics(number - 1, now, counters))
         ending = b"".join(parts)

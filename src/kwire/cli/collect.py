@@ -7,12 +7,21 @@ import signal
 import sys
 import time
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kwire.agent import confinement
+from kwire.broker import names
+from kwire.broker.address import is_broker, servers
 from kwire.cli import values
 from kwire.cli.lines import say, tell
-from kwire.cli.network import add_transport_arguments, session_settings, tls_options, watch
+from kwire.cli.network import (
+    add_broker_arguments,
+    add_transport_arguments,
+    broker,
+    session_settings,
+    tls_options,
+    watch,
+)
 from kwire.cli.process import ending_signals
 from kwire.cli.status import FAILED, NOT_WHOLE, OK, worst
 from kwire.cli.tracing import CLEAR_LINE, allow_descriptors, human_size
@@ -21,7 +30,7 @@ from kwire.collector.collector import Collector
 from kwire.collector.folder import Folder
 from kwire.collector.store import Options
 from kwire.errors import KwireError
-from kwire.transport.address import parse
+from kwire.transport.address import Address, parse
 from kwire.transport.connect import Connector, connect
 from kwire.transport.half_open import Roster
 from kwire.transport.hosts import Hosts
@@ -31,6 +40,9 @@ from kwire.transport.loop import Loop
 from kwire.transport.rate_limited_log import RateLimitedLog
 from kwire.wire.settings import Settings
 from kwire.words import lost, plural
+
+if TYPE_CHECKING:
+    from kwire.broker.client import Broker
 
 HELP = "collect the events of agents into captures"
 
@@ -48,6 +60,7 @@ examples:
   kwire collect --listen tls: -w captures               agents connect: kwire agent --to tls:THIS-HOST PROBE…
   kwire collect --listen unix:/run/kwire.sock --merge all.pcapng
   kwire collect --from tls:web1 --from tls:web2 -w captures --rotate 100M
+  kwire collect --from nats://a.example,b.example --tls-ca ca.pem --nats-creds c.creds -w captures
 """
 
 DEFAULT = "captures"
@@ -71,7 +84,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="ADDR",
         action="append",
         default=[],
-        help="an agent that listens; more than once",
+        help="an agent that listens, or a broker (nats://); more than once",
+    )
+    whom.add_argument(
+        "--group",
+        metavar="NAME",
+        help="at a broker: collectors of one group share the work (default collectors)",
     )
     where = parser.add_argument_group(f"where to (default: -w {DEFAULT})")
     where.add_argument("-w", dest="folder", metavar="DIR", help="a capture of each session, in this folder")
@@ -97,6 +115,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-n", dest="count", metavar="COUNT", type=values.count, help="so many events, or a few more"
     )
     add_transport_arguments(parser)
+    add_broker_arguments(parser)
 
 
 class Run:
@@ -116,6 +135,7 @@ class Run:
         self.roster = Roster(hosts, self.collector.place.folder.known())
         self.left = False
         """SIGTERM: sessions go on with the next collector."""
+        self.broker: Broker | None = None
         self.listeners: list[Listener] = []
         self.connectors: list[Connector] = []
         self.ending = False
@@ -144,6 +164,9 @@ class Run:
             self.listeners.append(listener)
             say(f"collecting at {listener.address}")
         for text in args.origins:
+            if is_broker(text):
+                self._take_from(text)
+                continue
             origin = parse(text)
             connector = connect(
                 self.loop,
@@ -158,8 +181,29 @@ class Run:
             self.connectors.append(connector)
         sys.stderr.flush()
 
+    def _take_from(self, text: str) -> None:
+        """Take what is published to a broker."""
+        from kwire.collector.intake import Intake, identity
+
+        place = self.collector.place
+        if place.merged or self.broker is not None:
+            cause = "--merge takes agents, not a broker" if place.merged else "there is one already"
+            raise KwireError("collect from", text.rpartition("@")[2], cause, "use -w, and a collector each")
+        self.broker = broker(self.args, text, self.loop, self.news.say)
+        group = names.group(self.args.group or names.GROUP)
+        Intake(self.collector, self.broker, group, identity(place.folder.sessions))
+        say(f"collecting from {self.broker.address}, group {group}")
+
+    @property
+    def servers(self) -> list[Address]:
+        """What is connected to."""
+        own = servers(self.broker.address) if self.broker is not None else []
+        return [*(connector.address for connector in self.connectors), *own]
+
     def run(self) -> None:
         """Collect until something ends it."""
+        if self.broker is not None:
+            self.broker.start()
         self.loop.at(self.loop.now() + TICK, self._tick)
         if self.args.seconds is not None:
             self.loop.at(self.loop.now() + self.args.seconds, self.end)
@@ -237,7 +281,8 @@ class Run:
         self._keep_known()
         if self.args.count is not None and collector.events >= self.args.count:
             self.end()
-        if all(connector.closed for connector in self.connectors) and not self.listeners:
+        others = self.listeners or self.broker is not None
+        if all(connector.closed for connector in self.connectors) and not others:
             self.loop.stop()
         if sys.stderr.isatty() and not self.args.verbose:
             self._shown = True
@@ -254,11 +299,13 @@ def run(args: argparse.Namespace) -> int:
     """Collect; the exit status."""
     if not args.listen and not args.origins:
         raise KwireError("collect", "", "from whom?", "name an address with --listen or --from")
+    if args.group is not None and not any(map(is_broker, args.origins)):
+        raise KwireError("collect", "", "--group is for brokers", "name one with --from nats://HOST")
     allow_descriptors()
     job = Run(args)
     try:
         job.open()
-        for problem in confinement.collector([connector.address for connector in job.connectors]):
+        for problem in confinement.collector(job.servers):
             if args.verbose:
                 say(problem)
         job.run()

@@ -19,8 +19,10 @@ HELP = "prove a capture complete, or name every hole"
 
 EPILOG = """\
 Complete means: for each probe, events produced = events stored, and the file's own closing statistics say so.
-Give all files of a rotation together; a missing one is found. A session captured on a network is complete
-where every DATA frame from its HELLO to its BYE is there. So each hop can be proven: source, network,
+Give all files of a rotation together; a missing one is found. Give all captures of a session that several
+collectors shared (kwire collect --group) together: then what they have is added up.
+A session captured on a network is complete where every DATA frame from its HELLO to its BYE is there. So
+each hop can be proven: source, network,
 collector.
 An event that is not as its SCHEMA says is no event: it is counted apart, and such a file is not complete.
 

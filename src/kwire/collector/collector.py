@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from kwire.capture.output import CaptureError, FullError, GoneError
 from kwire.collector import storage
@@ -53,6 +53,19 @@ MOST_TOLD: Final = 64
 """Probes of which one REQUEST over datagrams tells what is gone: it must fit one."""
 
 
+class Intake(Protocol):
+    """What takes sessions from elsewhere, into the same storage."""
+
+    def safe(self, stored_session: StoredSession) -> None:
+        """More of a session is safe; it may be another's."""
+
+    def failed(self, store: Store) -> None:
+        """A store was left as its checkpoint knows it."""
+
+    def stop(self) -> None:
+        """Take nothing more, and give captures their ending."""
+
+
 class Collector(Handler):
     """The handler of all peers, and who chooses their sessions. `finished` is called when a session ends."""
 
@@ -72,7 +85,7 @@ class Collector(Handler):
         self.say = say
         self.admission = Admission(loop.now, hosts)
         self.storage = Storage(
-            loop, place, Told(self._acknowledge, self._refused, self._well, self._fail, self._say)
+            loop, place, Told(self._acknowledge, self._refused, self._well, self.fail, self._say)
         )
         self.collected_sessions: dict[Session, CollectedSession] = {}
         self.tokens: dict[bytes, Session] = {}
@@ -83,6 +96,8 @@ class Collector(Handler):
         """What the disk refuses at present, and why; empty where it does not."""
         self.stopped = False
         """It takes nothing any more."""
+        self.intake: Intake | None = None
+        """Takes sessions from a broker too."""
         self._held = 0  # bytes that wait for the disk
         self._left: dict[bytes, str] = {}  # tokens of sessions that a failure ended → their address
         self._pair = (time.monotonic_ns(), time.time_ns())
@@ -190,7 +205,7 @@ class Collector(Handler):
             self._disown(collected_session, error)
             return
         except (CaptureError, CheckpointError) as error:
-            self._ail(error)
+            self.ail(error)
         self._continue(collected_session)
         if collected_session.begun and collected_session.store is None and not collected_session.over:
             self._prepare(collected_session)
@@ -223,7 +238,7 @@ class Collector(Handler):
         """More of a session that has ended: its source was copied. From now on the session is not known."""
         why = "the session has ended, and there is more of it: is its spool a copy?"
         if self.admission.outrun(collected_session.session.token):
-            self._note(f"{collected_session.name}: {why}")
+            self.note(f"{collected_session.name}: {why}")
             self.loop.soon(partial(peer.fail, why))
 
     def _hold(self, collected_session: CollectedSession, sequence: int, payload: Payload) -> None:
@@ -256,7 +271,7 @@ class Collector(Handler):
             error = body.get("error")
             if error is not None:
                 text = error.get("text") if isinstance(error, dict) else error
-                self._note(f"{collected_session.address}: {str(text)[:TEXT]}")
+                self.note(f"{collected_session.address}: {str(text)[:TEXT]}")
                 peer.close("nothing to collect")
             return
         if number != collected_session.asking:
@@ -280,7 +295,7 @@ class Collector(Handler):
         """Note what is wrong."""
         self.tally.errors += 1
         text = problem.sentence if isinstance(problem, Complained) else f"is in trouble: {problem}"
-        self._note(f"{self._name(peer)} {text}")
+        self.note(f"{self._name(peer)} {text}")
 
     def changed(self, peer: Peer, old: State, new: State, why: str) -> None:
         """Say when a connection is lost."""
@@ -301,7 +316,7 @@ class Collector(Handler):
         try:
             self._end(collected_session, over)
         except Exception as error:
-            self._fail(collected_session.store, error)
+            self.fail(collected_session.store, error)
             self._forget(collected_session)
             if over and isinstance(error, GoneError):  # its source does not come back: it is counted now
                 self._settle(peer.session.token, collected_session.address)
@@ -351,7 +366,7 @@ class Collector(Handler):
             return
         except (CaptureError, CheckpointError) as error:
             if not self.storage.mend():
-                self._ail(error, collected_session)
+                self.ail(error, collected_session)
             self._later(collected_session, storage.AGAIN)
             return
         collected_session.ready = True
@@ -382,7 +397,7 @@ class Collector(Handler):
 
     def _disown(self, collected_session: CollectedSession, error: NoCheckpointError) -> None:
         """What was known of a session is gone: it is not known to us any more, and its source begins anew."""
-        self._note(str(error))
+        self.note(str(error))
         self._break(None, [collected_session], error.cause)
 
     def _take_over(self, collected_session: CollectedSession, stored_session: StoredSession) -> None:
@@ -446,22 +461,24 @@ class Collector(Handler):
         try:
             self.storage.take(store, stored_session, sequence, payload)
         except FullError as error:
-            self._ail(error, collected_session)
+            self.ail(error, collected_session)
             collected_session.ready = False
             self._hold(collected_session, sequence, payload)
             self._later(collected_session, storage.AGAIN)
             return
         except CaptureError as error:
-            self._fail(store, error)
+            self.fail(store, error)
             return
         if stored_session.complaints:
             for problem in stored_session.complaints:
-                self._note(f"{collected_session.name} sent what is not sound: {problem}")
+                self.note(f"{collected_session.name} sent what is not sound: {problem}")
             stored_session.complaints.clear()
 
     def _acknowledge(self, stored_session: StoredSession) -> None:
         session = self.tokens.get(stored_session.token)
         collected_session = self.collected_sessions.get(session) if session is not None else None
+        if collected_session is None and self.intake is not None:
+            self.intake.safe(stored_session)
         if collected_session is None or collected_session.peer is None or collected_session.peer.ended:
             return
         self.admission.went_well(stored_session.token)
@@ -473,7 +490,7 @@ class Collector(Handler):
 
     # ------------------------------------------------------------------ disks that refuse
 
-    def _ail(self, error: KwireError, collected_session: CollectedSession | None = None) -> None:
+    def ail(self, error: KwireError, collected_session: CollectedSession | None = None) -> None:
         """The disk refuses something: what waits for it is not acknowledged. Say it here and to the agent."""
         text = f"{error}: what comes is not acknowledged until that is over"
         if not self.trouble:
@@ -486,13 +503,13 @@ class Collector(Handler):
 
     def _refused(self, store: Store, error: KwireError) -> None:
         """The disk does not take what the sessions of a store have sent."""
-        self._ail(error)
+        self.ail(error)
         for collected_session in [
             collected_session
             for collected_session in self.collected_sessions.values()
             if collected_session.store is store
         ]:
-            self._ail(error, collected_session)
+            self.ail(error, collected_session)
 
     def _well(self) -> None:
         """Something was made safe: where nothing waits any more, the trouble is over."""
@@ -507,12 +524,12 @@ class Collector(Handler):
                             partial(self._request, collected_session, {"op": "disk", "full": False})
                         )
 
-    def _fail(self, store: Store | None, error: Exception) -> None:
+    def fail(self, store: Store | None, error: Exception) -> None:
         """A store failed: its sessions must begin again where the checkpoint stands."""
         if isinstance(error, GoneError):
             self.say(f"{error}; what is gone is counted, and a new capture is begun")
         elif isinstance(error, KwireError):
-            self._ail(error)
+            self.ail(error)
         else:
             self.loop.contain(error)
         why = error.cause if isinstance(error, KwireError) else "it failed at this session"
@@ -530,6 +547,8 @@ class Collector(Handler):
         """Leave a store as its checkpoint knows it, and end its sessions, which may come back."""
         if store is not None:
             self.storage.leave(store)
+            if self.intake is not None:
+                self.intake.failed(store)
             collected_sessions = [
                 collected_session
                 for collected_session in self.collected_sessions.values()
@@ -587,6 +606,8 @@ class Collector(Handler):
         """Make all safe, acknowledge it, give every capture its ending; sessions can be resumed later."""
         self.stopped = True
         self.look()
+        if self.intake is not None:
+            self.intake.stop()
         self.storage.commit()
         for collected_session in list(self.collected_sessions.values()):
             try:
@@ -600,19 +621,19 @@ class Collector(Handler):
                 else:
                     self._end(collected_session, over=False)
             except Exception as error:
-                self._fail(collected_session.store, error)
+                self.fail(collected_session.store, error)
             if collected_session.peer is not None and not collected_session.peer.ended:
                 collected_session.peer.detach("the collector stops")
         try:
             self._close_merged()
         except (CaptureError, CheckpointError) as error:
-            self._note(str(error))
+            self.note(str(error))
         except Exception as error:
             self.loop.contain(error)
         for token, address in self._left.items():
             self._settle(token, address)
         if self.trouble:
-            self._note(f"write {self.place.folder.path}: {self.trouble}")
+            self.note(f"write {self.place.folder.path}: {self.trouble}")
 
     def _close_merged(self) -> None:
         """Give a merged capture its ending, and say of each session in it what there is now."""
@@ -631,7 +652,7 @@ class Collector(Handler):
                 for stored_session in store.stored_sessions.values():
                     self.tally.add(address, store, stored_session, None)
         except (CaptureError, CheckpointError) as error:
-            self._note(str(error))
+            self.note(str(error))
         except Exception as error:
             self.loop.contain(error)
 
@@ -688,7 +709,8 @@ class Collector(Handler):
         """Bytes in captures."""
         return self.tally.size + sum(store.writer.size for store in self.storage.stores)
 
-    def _note(self, problem: str) -> None:
+    def note(self, problem: str) -> None:
+        """Say what went wrong, and keep it for the summary; each thing once."""
         if problem not in self.problems:
             self.say(problem)
             if len(self.problems) < MOST_PROBLEMS:

@@ -45,11 +45,12 @@ def harmless(host: str) -> str:
 class Folder:
     """An open folder, made where it is not there. FolderError where it cannot be, or is in use."""
 
-    __slots__ = ("_lock", "_sessions", "path")
+    __slots__ = ("_lock", "path", "sessions")
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._sessions = os.path.join(path, SESSIONS)
+        self.sessions = os.path.join(path, SESSIONS)
+        """Where the checkpoints are."""
         self._lock = self._make()
 
     def _make(self) -> int:
@@ -57,8 +58,8 @@ class Folder:
         path = self.path
         try:
             os.makedirs(path, exist_ok=True)
-            os.makedirs(self._sessions, 0o700, exist_ok=True)
-            lock = os.open(self._sessions, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            os.makedirs(self.sessions, 0o700, exist_ok=True)
+            lock = os.open(self.sessions, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise FolderError("write to", path, error.strerror or "failed") from None
         try:
@@ -75,7 +76,7 @@ class Folder:
     def mend(self) -> bool:
         """Make it again where somebody has removed it; whether that was so. Raises FolderError."""
         with contextlib.suppress(OSError):
-            here, ours = os.stat(self._sessions), os.fstat(self._lock)
+            here, ours = os.stat(self.sessions), os.fstat(self._lock)
             if (here.st_dev, here.st_ino) == (ours.st_dev, ours.st_ino):
                 return False
         lock, self._lock = self._lock, self._make()
@@ -86,7 +87,7 @@ class Folder:
         """The addresses that `remember` wrote; none where they cannot be read."""
         with contextlib.suppress(OSError):
             # A FIFO that somebody put there is not waited for.
-            fd = os.open(os.path.join(self._sessions, KNOWN), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            fd = os.open(os.path.join(self.sessions, KNOWN), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 return os.read(fd, MOST_KNOWN_BYTES).decode("ascii", "replace").split()
             finally:
@@ -95,7 +96,7 @@ class Folder:
 
     def remember(self, known: Iterable[str]) -> None:
         """Write down the addresses of those who have proven who they are. OSError where that cannot be."""
-        path = os.path.join(self._sessions, KNOWN)
+        path = os.path.join(self.sessions, KNOWN)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC
         fd = os.open(f"{path}.new", flags, 0o600)
         with open(fd, "w") as file:
@@ -108,11 +109,11 @@ class Folder:
 
     def checkpoint(self, token: bytes) -> str:
         """The path of a session's checkpoint."""
-        return os.path.join(self._sessions, token.hex())
+        return os.path.join(self.sessions, token.hex())
 
     def checkpoint_of(self, path: str) -> str:
         """The path of the checkpoint of a merged capture at `path`."""
-        return os.path.join(self._sessions, os.path.basename(path) + MERGED)
+        return os.path.join(self.sessions, os.path.basename(path) + MERGED)
 
     def capture(self, host: str, now: float | None = None) -> str:
         """A free path for a capture that begins now: `host-20260131-235959.pcapng`, UTC."""
@@ -141,7 +142,7 @@ class Folder:
         deleted.
         """  # fmt: skip
         oldest = time.time() - KEEP
-        with os.scandir(self._sessions) as entries:
+        with os.scandir(self.sessions) as entries:
             found = [entry for entry in entries if _LEDGER.fullmatch(entry.name)]
         for entry in found:
             with contextlib.suppress(OSError):  # it has gone meanwhile, or stays until the disk takes changes

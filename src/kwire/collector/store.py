@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from kwire.capture.output import CaptureError, FullError, GoneError
 from kwire.capture.resumable import MOST_LOST, ResumableWriter, State, StateError
+from kwire.capture.shared import SharedPart
 from kwire.capture.writer import BUFFER, Totals
 from kwire.collector.checkpoint import Checkpoint, CheckpointError, Contents, NoCheckpointError
 from kwire.collector.stored_session import StoredSession
@@ -362,6 +363,33 @@ class Store:
         stored_session.done = True
         self._touched[stored_session] = None
         return self.close() if self._over else {}
+
+    def share(
+        self,
+        stored_session: StoredSession,
+        part: tuple[int, int, int],
+        messages: int,
+        produced: Mapping[int, int] | None,
+    ) -> None:
+        """The session has ended, with so many messages, and is in captures of several collectors. `part`: how
+        many are here, the sums of their places and of the squares.
+
+        `produced`: by its source, in all of them; None: not told. The capture's ending says it.
+        """
+        stored_session.produced = {}
+        for id, number in stored_session.numbers.items():
+            if produced is not None and id in produced:
+                [own] = self.writer.balances([number])
+                stored_session.produced[id] = own.stored + own.lost
+                self.writer.endings[number] = SharedPart(
+                    stored_session.token.hex(), *part, messages, produced[id]
+                ).text()
+        self._touched[stored_session] = None
+
+    def unshare(self, stored_session: StoredSession) -> None:
+        """What others have of a session that has not ended is not known: neither is what was produced."""
+        stored_session.produced = {}
+        self._touched[stored_session] = None
 
     @property
     def _over(self) -> bool:

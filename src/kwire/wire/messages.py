@@ -42,6 +42,7 @@ class Cause(IntEnum):
     CAPTURE_GONE = 9
     MISSED_SHARED = 10
     SPOOL = 11
+    BROKER = 12
 
 
 CAUSES: dict[Cause, str] = {
@@ -57,6 +58,7 @@ CAUSES: dict[Cause, str] = {
     Cause.CAPTURE_GONE: "the capture was deleted or cut after they were stored",
     Cause.MISSED_SHARED: "the kernel did not run the program that these probes share",
     Cause.SPOOL: "the sender's spool was damaged, or parts of it are gone",
+    Cause.BROKER: "the broker discarded it before it was collected",
 }
 
 

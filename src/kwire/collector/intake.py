@@ -1,0 +1,650 @@
+"""What a collector takes from a broker: messages of many sessions, shared with others of its group.
+
+Invariants: a message is claimed before it is stored (`kwire.broker.claims`), and acknowledged when what it
+holds is safe, as the storage says it; one that another collector has, or had, is not stored here, whatever
+delivers it again. Each session takes one batch at a time: claimed, stored whole or not at all, safe, then
+acknowledged; the number of the last batch that is safe stands in the session's checkpoint, in the place of a
+sequence number. What the broker has discarded is counted once, by who finds out: as a batch of its own.
+Bounded are the bytes that wait here. What talks to the broker runs in its thread; stores and checkpoints are
+the loop's.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from kwire.broker import names
+from kwire.broker.claims import Claims, Open, Span, lost_between
+from kwire.broker.client import Broker, BrokerError, Link, plain
+from kwire.broker.names import REACH, Counts
+from kwire.broker.sessions import Entry, read_entry, schemas_of
+from kwire.capture.output import CaptureError, FullError
+from kwire.collector import storage
+from kwire.collector.checkpoint import CheckpointError
+from kwire.collector.store import Store
+from kwire.collector.stored_session import StoredSession
+from kwire.errors import KwireError
+from kwire.wire.frame import MASK, FrameError, Type, read_header
+from kwire.wire.frames import Frames
+from kwire.wire.messages import TOTALS, Cause, Lost, read_totals
+from kwire.words import are, plural
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+
+    from kwire.collector.collector import Collector
+
+PULL: Final = 256
+"""Messages asked for at a time."""
+
+PULL_BYTES: Final = 8 << 20
+PATIENCE: Final = 5.0
+"""Seconds that the broker waits for messages before it says that there are none."""
+
+MOST_WAITING: Final = 32 << 20
+"""Bytes taken from the broker and not acknowledged: while there are more, nothing is asked for."""
+
+BATCH: Final = 4 << 20
+"""Bytes of a session that are claimed and stored at once."""
+
+TRANSPORT: Final = "nats"
+"""What checkpoints call a broker."""
+
+ACK_WAIT: Final = 30.0
+"""Seconds after which a message that was not acknowledged is delivered again, to whoever asks."""
+
+MOST_PENDING: Final = 20_000
+"""Messages that all collectors of a group may have without acknowledgement."""
+
+LATER: Final = 1.0
+"""Seconds until what another collector may have, or what cannot be read yet, is delivered again."""
+
+IDLE: Final = (0.5, 8.0)
+"""Seconds between two looks at a session of which nothing comes: at first, and at most."""
+
+TICK: Final = 0.25
+"""Seconds between two rounds of looks."""
+
+
+class _Message(NamedTuple):
+    """A message: its place in the session, what is in it, and what acknowledges it."""
+
+    place: int
+    data: bytes
+    span: Span
+    sequence: int  # in the stream
+    handle: "Msg | None"
+
+    @property
+    def bye(self) -> bool:
+        return len(self.data) >= 8 and self.data[0] & 15 == Type.BYE
+
+
+class _Session:
+    """One session, as far as this collector has to do with it."""
+
+    def __init__(self, session: str) -> None:
+        self.session = session
+        self.entry: Entry | None = None
+        self.claims = Claims()
+        self.revision = 0
+        self.known = False  # the claims were read
+        self.waiting: dict[int, _Message] = {}
+        self.task: asyncio.Task[None] | None = None
+        self.batch = 0  # the last one of ours that is safe
+        self.ours = False  # a checkpoint here remembers it
+        self.opened = False  # there is a store of it here
+        self.over = False
+        self.schemas: list[bytes] = []
+        self.top: tuple[int, int] = (-1, 0)  # the last message seen: its place, its place in the stream
+        self.storing: tuple[int, asyncio.Future[None]] | None = None  # a batch on its way into the store
+        self.proof = 0  # when everything up to here is acknowledged, what is missing is gone
+        self.look, self.pause = 0.0, IDLE[0]  # when it is looked at, where nothing comes
+        # The loop's thread:
+        self.store: Store | None = None
+        self.stored: StoredSession | None = None
+        self.safe: Callable[[], None] | None = None  # called when its batch is safe
+        self.again: Callable[[], None] | None = None  # takes its batch again
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        about = self.entry.about if self.entry else {}
+        return about.get("name") or about.get("host") or self.session
+
+
+class Intake:
+    """Takes sessions from a broker into the stores of a collector. `stop` before the collector's."""
+
+    def __init__(self, collector: "Collector", broker: Broker, group: str, identity: str) -> None:
+        self.collector = collector
+        self.sessions: dict[str, _Session] = {}
+        self.away: set[str] = set()
+        """Collectors whose messages wait for them."""
+        self._broker = broker
+        self._group = group
+        self._me = identity
+        self._bytes = 0  # waiting
+        self._room = asyncio.Event()
+        self._asked = 0  # messages that the broker may still deliver
+        self._stopping = False
+        self._floor = 0  # up to here everything in the stream is acknowledged
+        collector.intake = self
+        for stored in collector.storage.unfinished():
+            if stored.about.get("transport") == TRANSPORT:
+                each = self.sessions[stored.token.hex()] = _Session(stored.token.hex())
+                each.ours = True  # nothing of it may come any more, but that it has ended
+        broker.use(self._serve)
+
+    # ------------------------------------------------------------------ the broker's thread: messages
+
+    async def _serve(self, link: Link) -> None:
+        """One connection: messages as they come. What was not acknowledged on the one before comes again."""
+        for each in self.sessions.values():
+            each.waiting.clear()
+            each.known = False
+        self._bytes = self._asked = 0
+        await self._consumer(link)
+        inbox = link.nc.new_inbox()
+        subscription = await link.nc.subscribe(inbox, cb=partial(self._delivered, link))
+        looking = asyncio.get_running_loop().create_task(self._look_around(link))
+        try:
+            await self._pull(link, inbox)
+        finally:
+            looking.cancel()
+            for each in list(self.sessions.values()):
+                if each.task is not None:
+                    each.task.cancel()
+            if not link.nc.is_closed:
+                await subscription.unsubscribe()
+
+    async def _consumer(self, link: Link) -> None:
+        """See that the group has its consumer."""
+        from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+        from nats.js.errors import NotFoundError
+
+        config = ConsumerConfig(
+            durable_name=self._group,
+            deliver_policy=DeliverPolicy.ALL,
+            ack_policy=AckPolicy.EXPLICIT,
+            ack_wait=ACK_WAIT,
+            max_ack_pending=MOST_PENDING,
+            filter_subject=names.SUBJECTS,
+        )
+        try:
+            try:
+                await link.js.consumer_info(names.STREAM, self._group)
+            except NotFoundError:
+                await link.js.add_consumer(names.STREAM, config)
+        except NotFoundError:
+            address = self._broker.address
+            cause, cure = f"it has no stream {names.STREAM}", f"kwire fleet init {address} makes it"
+            raise BrokerError("use", str(address), cause, cure) from None
+
+    async def _pull(self, link: Link, inbox: str) -> None:
+        """Ask for messages, as many as there is room for."""
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{names.STREAM}.{self._group}"
+        request = f'{{"batch":{PULL},"expires":{int(PATIENCE * 1e9)},"max_bytes":{PULL_BYTES}}}'.encode()
+        while True:
+            self._room.clear()
+            if self._asked <= 0 and self._bytes < MOST_WAITING and not self._stopping:
+                self._asked = PULL
+                await link.nc.publish(subject, request, inbox)
+            try:
+                await asyncio.wait_for(self._room.wait(), 2 * PATIENCE)
+            except TimeoutError:
+                self._asked = 0  # the answer was lost
+
+    async def _delivered(self, link: Link, handle: "Msg") -> None:
+        """A message, or that there are no more at present."""
+        status = handle.headers.get("Status") if handle.headers and not handle.data else None
+        if status is not None:
+            if status != "100":
+                self._asked = 0
+                self._room.set()
+            return
+        self._asked -= 1
+        if self._asked <= 0:
+            self._room.set()
+        if self._stopping:
+            return
+        session = names.session_of(handle.subject)
+        headers = handle.headers or {}
+        number = names.number_of(headers.get(names.MESSAGE_ID, ""), session) if session else None
+        if number is None:
+            self._broker.post(partial(self._stranger, handle.subject))
+            await handle.term()
+            return
+        each = self.sessions.get(session)
+        if each is None:
+            each = self.sessions[session] = _Session(session)
+        before, after = (names.read_counts(headers.get(name)) for name in (names.BEFORE, names.AFTER))
+        sequence = handle.metadata.sequence.stream
+        # Its place is known when the bucket has told the first number; until then the number stands for it.
+        message = _Message(number, handle.data, Span(0, 0, before, after), sequence, handle)
+        old = each.waiting.get(number)
+        each.waiting[number] = message
+        self._bytes += len(message.data) - (len(old.data) if old else 0)
+        if each.task is None:
+            each.task = asyncio.get_running_loop().create_task(self._work(link, each))
+
+    def _let_go(self, each: _Session, numbers: Iterable[int]) -> None:
+        """Forget messages that wait."""
+        for number in numbers:
+            message = each.waiting.pop(number, None)
+            if message is not None:
+                self._bytes -= len(message.data)
+        if self._bytes < MOST_WAITING:
+            self._room.set()
+
+    # ------------------------------------------------------------------ the broker's thread: a session
+
+    async def _work(self, link: Link, each: _Session) -> None:
+        """Claim, store and acknowledge what waits of a session, batch by batch."""
+        try:
+            while True:
+                while each.waiting and not self._stopping:
+                    await self._some(link, each)
+                await self._conclude(link, each)
+                if not each.waiting or self._stopping:
+                    break
+        except KwireError as error:
+            await self._leave_for_later(each, error)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            await self._leave_for_later(each, BrokerError("collect", each.name, plain(error)[0]))
+        finally:
+            each.task = None
+            each.look = asyncio.get_running_loop().time() + IDLE[0]
+            each.pause = IDLE[0]
+
+    async def _leave_for_later(self, each: _Session, error: KwireError) -> None:
+        """Something failed: what waits is delivered again later."""
+        self._broker.trouble(error)
+        each.known = False
+        waiting = list(each.waiting.items())
+        self._let_go(each, [number for number, _ in waiting])
+        for _, message in waiting:
+            with contextlib.suppress(Exception):  # then it comes again by itself
+                if message.handle is not None:
+                    await message.handle.nak(LATER)
+
+    async def _some(self, link: Link, each: _Session) -> None:
+        """One batch of what waits."""
+        await self._read(link, each)
+        assert each.entry is not None  # _read saw to that
+        first = each.entry.first
+        done: list[int] = []
+        taken: list[_Message] = []
+        size = 0
+        for number in sorted(each.waiting, key=lambda number: (number - first) & MASK):
+            message, place = each.waiting[number], (number - first) & MASK
+            if each.claims.has(place):
+                done.append(number)
+                await self._settle(each, place, message)
+            elif not taken or size + len(message.data) <= BATCH:
+                taken.append(
+                    message._replace(place=place, span=message.span._replace(first=place, last=place))
+                )
+                size += len(message.data)
+        self._let_go(each, done)
+        if taken and await self._take(link, each, taken):
+            self._let_go(each, [(message.place + first) & MASK for message in taken])
+            for message in taken:
+                if message.handle is not None and not message.handle.is_acked:
+                    await message.handle.ack()
+
+    async def _settle(self, each: _Session, place: int, message: _Message) -> None:
+        """A message that somebody has: it is done, or waits for a collector that may not have stored it."""
+        handle, holder = message.handle, each.claims.holder(place)
+        if handle is None or handle.is_acked:
+            return
+        if holder is None or holder == self._me:
+            await handle.ack()
+            return
+        if holder not in self.away:
+            self.away.add(holder)
+            self._broker.post(partial(self._say_away, each, holder))
+        await handle.nak(LATER)
+
+    async def _read(self, link: Link, each: _Session) -> None:
+        """Know the session, its claims, and how far we have it."""
+        if each.storing is not None:  # since before the connection, or something else, failed
+            await self._stored(each)
+        if each.entry is None:
+            value, revision = await link.get(names.session_key(each.session))
+            each.entry = read_entry(value) if revision else None
+            if each.entry is None:
+                raise BrokerError("collect", f"session {each.session}", "the bucket knows nothing of it")
+            each.schemas = await schemas_of(link, each.session, each.entry)
+        if each.known:
+            return
+        value, each.revision = await link.get(names.claims_key(self._group, each.session))
+        each.claims = Claims.read(value)
+        each.known = True
+        mine = each.claims.open.get(self._me)
+        if mine is None or not mine.spans:
+            return
+        known = await self._see(each)
+        if not known or mine.batch > each.batch + 1:
+            await self._forgotten(link, each, mine)
+        elif mine.batch > each.batch:
+            each.claims.release(self._me)  # it was claimed, and we were killed before it was stored
+            await self._swap(link, each)
+
+    async def _confirm(self, link: Link, each: _Session) -> None:
+        """Let the group know that we have what we claimed."""
+        mine = each.claims.open.get(self._me)
+        if mine is not None and mine.spans and each.opened and mine.batch == each.batch:
+            each.claims.confirm(self._me)
+            await self._swap(link, each)
+
+    async def _see(self, each: _Session) -> bool:
+        """Find out how far we have a session; whether that is known, or its checkpoint is new."""
+        if each.opened:
+            return True
+        each.batch, known = await self._broker.there(partial(self._open, each))
+        each.opened = True
+        return known
+
+    async def _forgotten(self, link: Link, each: _Session, mine: Open) -> None:
+        """Our checkpoint is gone: nobody knows whether our last batch is in a capture. It is counted lost."""
+        each.batch = mine.batch
+        spans = [span for span in mine.spans if (lost_between(span) or {})]
+        payload = b"".join(map(partial(_losses, Cause.EXPIRED), spans))
+        batch = each.claims.claim(self._me, ())
+        if await self._swap(link, each):
+            await self._store(each, batch, payload)
+
+    async def _swap(self, link: Link, each: _Session) -> bool:
+        """Put the claims back; False where somebody else has changed them, which are to be read again."""
+        key = names.claims_key(self._group, each.session)
+        each.revision = await link.swap(key, each.claims.pack(), each.revision)
+        each.known = bool(each.revision)
+        return each.known
+
+    async def _take(self, link: Link, each: _Session, messages: list[_Message]) -> bool:
+        """Claim messages, store them, and come back when they are safe; False: claim again."""
+        await self._see(each)
+        claims, mine = each.claims, each.claims.open.get(self._me)
+        if mine is not None and not mine.spans:
+            each.batch = max(each.batch, mine.batch)  # where our checkpoint is gone
+        for message in messages:
+            if message.bye:
+                claims.end = message.place, message.sequence
+            elif totals := _totals(message.data):
+                claims.produced = {**(claims.produced or {}), **totals}
+            if message.place > each.top[0]:
+                each.top = message.place, message.sequence
+        batch = claims.claim(self._me, [message.span for message in messages])
+        if batch != each.batch + 1:
+            each.known = False
+            raise BrokerError("collect", each.name, "the group knows less of it than its checkpoint")
+        if not await self._swap(link, each):
+            return False
+        payload = b"".join(message.data for message in messages if not message.bye)
+        await self._store(each, batch, payload)
+        return True
+
+    async def _store(self, each: _Session, batch: int, payload: bytes) -> None:
+        """Have a batch stored; come back when it is safe."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        each.storing = batch, future
+        settle = partial(future.set_result, None)
+        self._broker.post(partial(self._put, each, batch, payload, lambda: self._broker.submit(settle)))
+        await self._stored(each)
+
+    async def _stored(self, each: _Session) -> None:
+        """Come back when the batch on its way into the store is safe; others may wait for it too."""
+        assert each.storing is not None  # there is one
+        batch, future = each.storing
+        await asyncio.shield(future)
+        each.batch, each.storing = batch, None
+
+    async def _conclude(self, link: Link, each: _Session) -> None:
+        """Count what is known to be gone; end the session where everything of it is there."""
+        if not each.known or each.entry is None or each.over or self._stopping:
+            return
+        for gap in each.claims.gaps:
+            if not await self._mind(link, each, gap):
+                break
+        if each.claims.claimed:
+            await self._confirm(link, each)
+        if each.known and each.claims.over and not each.over:
+            if each.ours:
+                await self._see(each)
+            each.over = True
+            claims = each.claims
+            await self._broker.there(partial(self._finish, each, claims))
+            self.sessions.pop(each.session, None)
+
+    async def _mind(self, link: Link, each: _Session, gap: Span) -> bool:
+        """A gap: where everything that could fill it was delivered and acknowledged, the broker has discarded
+        what was there. Everything was published before BYE, and before what stands REACH places on.
+        """
+        if not each.proof:
+            if each.claims.end is not None:
+                each.proof = each.claims.end[1]
+            elif each.top[0] >= gap.last + REACH:
+                each.proof = each.top[1]
+        if not each.proof or self._floor < each.proof:
+            return False
+        message = _Message(gap.first, self._lost(each, gap), gap, 0, None)
+        return await self._take(link, each, [message])
+
+    def _lost(self, each: _Session, gap: Span) -> bytes:
+        """The LOST frames that count a gap."""
+        counts: Counts | None = lost_between(gap)
+        text = f"{each.name}: the broker discarded {plural(gap.last - gap.first + 1, 'message')}"
+        if counts is None:
+            text += ", and nobody knows how many events were in it"
+        else:
+            text += f" with {plural(sum(counts.values()), 'event')}, counted as lost"
+        self._broker.post(partial(self.collector.note, text))
+        return _losses(Cause.BROKER, gap)
+
+    async def _look_around(self, link: Link) -> None:
+        """Look at sessions of which nothing comes: whether others have ended them, and what is missing."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(TICK)
+            now = loop.time()
+            due = [one for one in self.sessions.values() if one.task is None and one.look <= now]
+            if not due:
+                continue
+            with contextlib.suppress(Exception):  # another time
+                info = await link.js.consumer_info(names.STREAM, self._group)
+                self._floor = info.ack_floor.stream_seq if info.ack_floor else 0
+            for each in due:
+                if each.task is None:
+                    each.pause = min(2 * each.pause, IDLE[1])
+                    each.look = now + each.pause
+                    each.task = loop.create_task(self._glance(link, each))
+
+    async def _glance(self, link: Link, each: _Session) -> None:
+        """Look at a session."""
+        pause, look = each.pause, each.look
+        each.known = False
+        try:
+            await self._read(link, each)
+            if not each.waiting:
+                await self._confirm(link, each)
+        except Exception:
+            each.task = None
+            return
+        await self._work(link, each)
+        each.pause, each.look = pause, look
+
+    # ------------------------------------------------------------------ the loop's thread
+
+    def _stranger(self, subject: str) -> None:
+        self.collector.tally.errors += 1
+        self.collector.note(f"{self._broker.address}: a message at {subject[:100]!r} is none of ours")
+
+    def _say_away(self, each: _Session, holder: str) -> None:
+        text = f"messages wait for collector {holder}, which took them and may have them"
+        self.collector.say(f"{each.name}: {text}")
+
+    def _open(self, each: _Session) -> tuple[int, bool]:
+        """Open the store of a session; the number of the last batch that is safe in it, and whether a
+        checkpoint says that.
+        """
+        assert each.entry is not None  # it was read
+        token = bytes.fromhex(each.session)
+        keeper = self.collector.storage
+        about = {name: each.entry.about.get(name, "") for name in ("host", "kernel", "tool", "name")}
+        about |= {"identity": "", "origin": "", "transport": TRANSPORT}
+        remembered = keeper.remembered(token)
+        known = remembered is not None
+        if remembered is not None and remembered.done:
+            return remembered.next, True
+        keeper.promise(StoredSession(token, about), begun=False)
+        store, stored = keeper.open(token, about)
+        each.store, each.stored = store, stored
+        self.collector.tally.forget(token)
+        self.collector.say(f"{each.name} is written to {store.path_now}")
+        return stored.next, known
+
+    def _put(self, each: _Session, batch: int, payload: bytes, safe: Callable[[], None]) -> None:
+        """Have the storage take a batch; where the disk refuses it, again and again."""
+        each.safe = safe
+        each.again = partial(self._put_again, each, batch, payload)
+        each.again()
+
+    def _put_again(self, each: _Session, batch: int, payload: bytes) -> None:
+        keeper, loop = self.collector.storage, self.collector.loop
+        retry = partial(self._put_again, each, batch, payload)
+        try:
+            if each.store is None or each.stored is None or each.store.closed:
+                self._open(each)
+            assert each.store is not None  # it was opened
+            assert each.stored is not None
+            schemas = [] if each.stored.numbers else _schemas_only(each.schemas)
+            keeper.take(each.store, each.stored, batch - 1, b"".join((*schemas, payload)))
+        except (FullError, CheckpointError) as error:
+            self.collector.ail(error)
+            loop.at(loop.now() + storage.AGAIN, retry)
+        except CaptureError as error:
+            store, each.store = each.store, None
+            if store is not None:
+                self.collector.fail(store, error)
+            loop.at(loop.now() + storage.AGAIN, retry)
+        else:
+            for problem in each.stored.complaints:
+                self.collector.note(f"{each.name} sent what is not sound: {problem}")
+            each.stored.complaints.clear()
+
+    def safe(self, stored: StoredSession) -> None:
+        """More of a session is safe."""
+        each = self.sessions.get(stored.token.hex())
+        if each is not None and each.stored is stored and each.safe is not None:
+            safe, each.safe, each.again = each.safe, None, None
+            safe()
+
+    def failed(self, store: Store) -> None:
+        """A store was left as its checkpoint knows it: what is not safe is taken again."""
+        loop = self.collector.loop
+        for each in self.sessions.values():
+            if each.store is store:
+                each.store = each.stored = None
+                if each.again is not None:
+                    loop.at(loop.now() + storage.AGAIN, each.again)
+
+    def _finish(self, each: _Session, claims: Claims) -> None:
+        """Everything of a session is stored, here or by others of the group."""
+        store, stored = each.store, each.stored
+        if store is None or stored is None:
+            return
+        keeper = self.collector.storage
+        try:
+            if not store.closed:
+                if len(claims.collectors) > 1:
+                    store.share(stored, claims.parts[self._me], claims.messages, claims.produced)
+                keeper.finish(store, stored)
+            self.collector.tally.add(str(self._broker.address), store, stored, None)
+            keeper.forget(store)
+        except (CaptureError, CheckpointError) as error:
+            self.collector.fail(store, error)
+            return
+        balance = store.balance(stored)
+        lost = f"{balance.lost:,} lost" if balance.lost else "none lost"
+        events = plural(balance.stored, "event")
+        shared = (
+            f"; {are(len(claims.collectors), 'collector')} sharing it" if len(claims.collectors) > 1 else ""
+        )
+        self.collector.say(f"{each.name} has ended: {events}, {lost}, in {store.path_now}{shared}")
+        self.collector.finished()
+
+    def stop(self) -> None:
+        """Take nothing more; what is taken is made safe and acknowledged; captures get their ending."""
+        loop, keeper = self.collector.loop, self.collector.storage
+        self._stopping = True
+        self.collector.storage.commit()
+        deadline = loop.now() + 2.0
+        while any(one.task is not None for one in self.sessions.values()) and loop.now() < deadline:
+            loop.turn(0.01)
+        self._broker.close()
+        for each in self.sessions.values():
+            store, stored = each.store, each.stored
+            if store is None or stored is None:
+                continue
+            try:
+                if not store.closed:
+                    if len(each.claims.collectors) > 1:
+                        store.unshare(stored)
+                    store.close()
+                self.collector.tally.add(str(self._broker.address), store, stored, None)
+                keeper.forget(store)
+            except KwireError as error:
+                self.collector.note(str(error))
+
+
+def identity(folder: str) -> str:
+    """What a collector is known by in its group: drawn at random, and kept with its checkpoints."""
+    path = os.path.join(folder, "collector")
+    with contextlib.suppress(OSError), open(path, encoding="ascii") as file:
+        found = file.read(64).strip()
+        if names.token(found) == found and len(found) == 16:
+            return found
+    drawn = os.urandom(8).hex()
+    try:
+        fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(fd, "w", encoding="ascii") as file:
+            file.write(f"{drawn}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(f"{path}.new", path)
+    except OSError as error:
+        raise KwireError("write", path, (error.strerror or "failed").lower()) from None
+    return drawn
+
+
+def _losses(cause: Cause, span: Span) -> bytes:
+    """The LOST frames that count what was told of in these messages, as far as that is known."""
+    counts = (lost_between(span) or {}).items()
+    return b"".join(Lost(probe, 0, 0, count, cause=cause).frame() for probe, count in counts)
+
+
+def _totals(payload: bytes) -> dict[int, int]:
+    """What a source says that its probes produced, where a payload is that."""
+    if len(payload) < 8 or payload[0] & 15 != Type.TABLE or read_header(payload).id != TOTALS:
+        return {}
+    try:
+        frames = Frames.walk(payload)
+        return {probe: n for at in range(frames.count) for probe, n in read_totals(frames.frame(at)).items()}
+    except FrameError:
+        return {}
+
+
+def _schemas_only(payloads: Iterable[bytes]) -> list[bytes]:
+    """Those payloads that are SCHEMAs and nothing else."""
+    found = []
+    for payload in payloads:
+        frames, problem = Frames.walk_prefix(payload)
+        if problem is None and all(frames.header(at).type == Type.SCHEMA for at in range(frames.count)):
+            found.append(payload)
+    return found

@@ -1,0 +1,159 @@
+"""Agents, a real broker and collectors of a group, whole: what was produced is stored once, or counted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from brokers import Server, ask, free_ports, init, messages, needed, wait_for
+from fault_judge import look_into
+
+SCENARIOS = Path(__file__).with_name("fleet_scenarios.py")
+ONE_SERVER, CLUSTER = "7,9,11,12", "5"
+"""Seeds of scenarios in the gate; docs/testing.md says how to play more."""
+
+
+def play(nodes: int, seeds: str) -> str:
+    needed()
+    command = [sys.executable, str(SCENARIOS), "--nodes", str(nodes), "--seeds", seeds]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.native
+@pytest.mark.timeout(0)  # what hangs is found by its own patience
+def test_scenarios_with_one_server() -> None:
+    said = play(1, ONE_SERVER)
+    for what in (
+        "collector 0 killed",
+        "n1 killed",
+        "told to end",
+        "agent 2 killed",
+        "2 of 2 sessions shared",
+    ):
+        assert what in said
+
+
+@pytest.mark.native
+@pytest.mark.timeout(0)
+def test_scenarios_with_a_cluster() -> None:
+    assert "leader moved" in play(3, CLUSTER)
+
+
+# --- by hand: the command, and messages as an agent publishes them
+
+
+class Fleet:
+    """A broker, and `kwire collect` as a user starts it."""
+
+    def __init__(self, tmp_path: Path, url: str) -> None:
+        self.folder, self.url = tmp_path / "captures", url
+        self.said = tmp_path / "said"
+
+    def collect(self, *more: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "kwire", "collect", "--from", self.url, "-w", str(self.folder)]
+        return subprocess.Popen(
+            [*command, "--json", *more], stdout=subprocess.PIPE, stderr=self.said.open("w"), text=True
+        )
+
+    def until(self, text: str) -> None:
+        wait_for(lambda: text in self.said.read_text(), self.said.read_text)
+
+    def verify(self) -> dict[str, Any]:
+        command = [sys.executable, "-m", "kwire", "verify", "--json", *map(str, self.folder.glob("*.pcapng"))]
+        found: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)
+        return found
+
+
+def agent(url: str, folder: Path, seconds: str = "0.5", rate: float = 60_000) -> int:
+    """A synthetic agent, from beginning to end; how many events it produced."""
+    program = (
+        "import sys, fault_source\n"
+        "counter = fault_source.Counter(2)\n"
+        f"status = fault_source.agent(sys.argv[1:], 2, {rate}, 1, counter)\n"
+        "print(counter.total)\nsys.exit(status)\n"
+    )
+    path = os.pathsep.join([str(Path(__file__).parents[1] / "faults"), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--to", url, "--name", "web1", "fault:probe", "-d", seconds],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout.splitlines()[-1])
+
+
+def test_what_the_limits_discard_is_counted(tmp_path: Path) -> None:
+    needed()
+    with Server(tmp_path / "broker", free_ports(1)[0]) as server:
+        init(server.url, size=400_000)
+        fleet = Fleet(tmp_path, server.url)
+        produced = agent(server.url, tmp_path)
+        assert len(messages(server.url)) < 10  # of some twenty
+        job = fleet.collect()
+        fleet.until("has ended")
+        job.send_signal(signal.SIGINT)
+        told = json.loads(job.communicate()[0])
+        assert job.returncode == 3
+    found = look_into(fleet.folder.glob("*.pcapng"))
+    assert list(found.lost) == [12]
+    assert len(found.numbers) == len(set(found.numbers)) < produced
+    assert len(found.numbers) + found.all_lost == produced
+    assert told["hosts"][0]["causes"] == {"the broker discarded it before it was collected": found.all_lost}
+    assert told["unproven"] == 0
+    assert "the broker discarded" in fleet.said.read_text()
+    [file] = fleet.verify()["files"]
+    assert (file["problems"], file["produced"], file["lost"]) == ([], produced, found.all_lost)
+
+
+def test_another_group_gets_everything_again(server: Server, tmp_path: Path) -> None:
+    produced = agent(server.url, tmp_path)
+    for group in ("lake", "night"):
+        fleet = Fleet(tmp_path / group, server.url)
+        fleet.folder.mkdir(parents=True)
+        job = fleet.collect("--group", group)
+        fleet.until("has ended")
+        job.send_signal(signal.SIGINT)
+        told = json.loads(job.communicate()[0])
+        assert (job.returncode, told["events"], told["unproven"]) == (0, produced, 0)
+        assert fleet.verify()["complete"]
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        (["--merge", "x.pcapng"], "--merge takes agents, not a broker"),
+        (["--group", "a.b", "-w", "captures"], "no name of a group"),
+        (["--from", "nats://localhost", "-w", "captures"], "there is one already"),
+    ],
+)
+def test_what_cannot_be_collected_so_is_refused(more: list[str], why: str, tmp_path: Path) -> None:
+    pytest.importorskip("nats")
+    command = [sys.executable, "-m", "kwire", "collect", "--from", "nats://127.0.0.1:1", *more]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert why in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_message_that_is_none_of_ours_is_told_and_left(server: Server, tmp_path: Path) -> None:
+    async def publish(nc: Any, js: Any) -> None:
+        await js.publish("kwire.a.b", b"hello")
+
+    ask(server.url, publish)
+    fleet = Fleet(tmp_path, server.url)
+    job = fleet.collect()
+    fleet.until("is none of ours")
+    produced = agent(server.url, tmp_path, "0.1")
+    fleet.until("has ended")
+    job.send_signal(signal.SIGINT)
+    told = json.loads(job.communicate()[0])
+    assert (told["events"], told["errors"]) == (produced, 1)
