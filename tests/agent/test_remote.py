@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import pwd
+import re
 import signal
 import subprocess
 import sys
@@ -746,3 +747,19 @@ def test_a_tool_runs_there_with_its_options_and_tells_of_its_command_only(
     assert "elsewhere" not in there.stdout
     assert "/libc.so" not in there.stdout
     assert run("show", capture).stdout == there.stdout
+
+
+@pytest.mark.native
+def test_functions_of_programs_there_are_named(agent: Agent) -> None:
+    """By a process that kept what that takes; nothing of it is left."""
+    script = (
+        "tracepoint:syscalls:sys_enter_getpriority /pid == PID/ { @[ustack(1)] = count(); exit(); }"
+    ).replace("PID", str(os.getpid()))
+    words = [*KWIRE, "-q", "-H", agent.host, "-e", script]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        while running.poll() is None:
+            os.getpriority(os.PRIO_PROCESS, 0)
+            time.sleep(0.01)
+        printed = running.stdout.read()
+    assert re.search(r"^@\[\n {8}getpriority\+\d+\n\]: \d+$", printed, re.MULTILINE), printed

@@ -194,6 +194,7 @@ class _TraceProcess:
         with Recorder(job.plan, job.limits, ground=ground) as recorder:
             recorder.attach(processes)
             schemas = recorder.schemas
+            recorder.delegate()
             confinement.agent()
             sink = self.sink = SourceSink(schemas, size)
             self.channel.tell(Type.REPLY, requests.begun(recorder.plan, len(schemas)))

@@ -305,6 +305,7 @@ def _record(
     line, recovered, refused = _reach(args, address)
     size = line.settings.datagram_size if address.datagrams else line.settings.data_size
     recorder.attach(processes)
+    recorder.delegate()
     tracing.say_skipped(recorder.plan)
     sink = SourceSink(recorder.schemas, size)
     hold = make_hold(args.spool, sink, args.memory, args.spool_size)

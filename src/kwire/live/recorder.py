@@ -211,6 +211,11 @@ class Recorder:
 
             self._tables = MapTables(self.plan, self.tracer.maps)
 
+    def delegate(self) -> None:
+        """Leave what takes privileges while probes fire to a process that keeps them. Raises KwireError."""
+        if self.tracer.stacks is not None:
+            self.tracer.stacks.delegate()
+
     def start(self, sinks: Sequence[Sink]) -> None:
         """Let the command go; events are for `sinks` from now on. Raises CommandError."""
         self._sinks = sinks

@@ -22,10 +22,10 @@ from kwire.compile.stacks import FRAMES_AT, PLACE_SIZE, specs, table_name
 from kwire.kernel import maps as kernel
 from kwire.kernel.symbols import Symbols
 from kwire.kernel.syscall import KernelError
-from kwire.kernel.usersyms import NEEDED, PerfMap, Spot, UserSymbols
+from kwire.kernel.usersyms import NEEDED
 from kwire.lang.checked import Map, StackTable
 from kwire.lang.types import U32, U64
-from kwire.wire.fields import text
+from kwire.live.naming import Namer, Names, NamingProcess, Seen
 from kwire.wire.schema import Schema
 from kwire.wire.stacks import Frame, Stack, Stacks
 
@@ -41,9 +41,6 @@ SETTLED = 0.05
 
 NAMELESS_MOST = 256
 """Stacks that wait to be named."""
-
-PENDING_MOST = 1 << 14
-"""Stacks that wait for names of code that a JIT compiler made."""
 
 BY_ID, BY_ADDRESS = 1, 2  # BPF_STACK_BUILD_ID_VALID, BPF_STACK_BUILD_ID_IP
 
@@ -83,13 +80,12 @@ class StackReader:
         "_memory",
         "_named",
         "_nameless",
+        "_namer",
         "_numbers",
-        "_pending",
         "_scanned",
         "_seen",
         "_tables",
         "_untold",
-        "_users",
         "known",
     )
 
@@ -98,12 +94,11 @@ class StackReader:
         self._memory: mmap = maps[STACKS].mmap()
         self._seen = self._counters()
         self._changed, self._scanned = -1.0, 0.0  # when the numbers were seen to grow; of the last look
-        self._users = UserSymbols()
+        self._namer: Namer = Names()
         self._kernel: Symbols | None = None
         self._kernel_read = -AGAIN
         self._untold: dict[int, Stack] = {}
-        self._pending: dict[int, tuple[Spot, ...]] = {}  # of these, where some may get names yet
-        self._nameless: dict[int, tuple[tuple[int, ...], tuple[Spot, ...]]] = {}
+        self._nameless = 0  # stacks that were read, and have no names yet
         self._numbers: set[int] = set()  # of those that were read
         self._named = 0.0  # when those were asked for again
         self.known = Stacks()
@@ -122,15 +117,21 @@ class StackReader:
         """
         return "CAP_BPF", "CAP_SYSLOG", *(NEEDED if any(table.user for table in self._tables) else ())
 
+    def delegate(self) -> None:
+        """Let a process of its own name the functions of processes, where stacks of these are taken: this one
+        is about to lose the privileges that it takes. Raises KwireError.
+        """
+        if any(table.user and not table.ids for table in self._tables):
+            self._namer = NamingProcess()
+
     def close(self) -> None:
         """Let go of the kernel's memory; twice is harmless."""
         if not self._memory.closed:
             self._seen = self._counters()
-            self._name()
-            self._name_again()
+            self._name(again=True)
             self._memory.close()
-            self._pending.clear()
-            self._users, self._kernel = UserSymbols(), None  # megabytes, and open files
+            self._namer.close()
+            self._kernel = None  # megabytes
 
     def _counters(self) -> tuple[int, int]:
         made, lost = struct.unpack_from("=QQ", self._memory)
@@ -146,10 +147,7 @@ class StackReader:
         all that were not given yet, with their numbers. `last`: no more names will be asked for.
         """
         self._read_new()
-        if wanted or len(self._nameless) > NAMELESS_MOST:
-            self._name()
-        if last or (self._pending and time.monotonic() - self._named > AGAIN):
-            self._name_again()
+        self._name(again=last, wanted=wanted)
         if not wanted:
             return []
         found, self._untold = list(self._untold.items()), {}
@@ -159,38 +157,20 @@ class StackReader:
         """Read the stacks that are new, and name all."""
         self._read_new()
         self._name()
-        if self._pending and time.monotonic() - self._named > AGAIN:
-            self._name_again()
 
-    def _name(self) -> None:
-        """Name those that have no names yet."""
-        for number, (addresses, spots) in self._nameless.items():
-            stack = Stack(map(_frame, addresses, spots))
+    def _name(self, *, again: bool = False, wanted: bool = True) -> None:
+        """Name those that have no names yet where they are `wanted`, or many; and once in a while, or where
+        `again` is said, ask for names that were not told before.
+        """
+        moment = time.monotonic()
+        again = again or (wanted and moment - self._named > AGAIN)
+        if not (again or (wanted and self._nameless) or self._nameless > NAMELESS_MOST):
+            return
+        self._nameless = 0
+        self._named = moment if again else self._named
+        for number, stack in self._namer.names(again=again).items():
             self._untold[number] = stack
             self.known.add(number, stack)
-            if _may_be_named(stack, spots) and len(self._pending) < PENDING_MOST:
-                self._pending[number] = spots
-        self._nameless.clear()
-
-    def _name_again(self) -> None:
-        """Ask again for names that were not told when the stacks were named."""
-        changed = {
-            one
-            for one in {spot.namer for spots in self._pending.values() for spot in spots}
-            if isinstance(one, PerfMap) and one.look()
-        }
-        for number, spots in list(self._pending.items()):
-            if changed.isdisjoint([spot.namer for spot in spots]):
-                continue
-            before = self.known.stack(number)
-            both = zip(before, spots, strict=True)
-            stack = Stack(one if one.symbol else _frame(one.address, spot) for one, spot in both)
-            if stack != before:
-                self._untold[number] = stack
-                self.known.add(number, stack)
-            if not _may_be_named(stack, spots):
-                del self._pending[number]
-        self._named = time.monotonic()
 
     def _read_new(self) -> None:
         made, lost = now = self._counters()
@@ -207,15 +187,14 @@ class StackReader:
                 if number not in self._numbers:
                     self._numbers.add(number)
                     new.append((number, table, key))
-        # Processes may be about to end: all of them are looked at, and only then anything else is done.
-        pids = {_pid(key) for _, table, key in new if table.user and not table.ids}
-        processes = {pid: self._users.look(pid) for pid in pids}
-        for number, table, key in new:
-            if table.user and not table.ids:
-                addresses = _addresses(table, key)
-                process = processes[_pid(key)]
-                process.open(addresses)
-                self._nameless[number] = addresses, tuple(map(process.spot, addresses))
+        seen = [
+            Seen(number, _pid(key), _addresses(table, key))
+            for number, table, key in new
+            if table.user and not table.ids
+        ]
+        if seen:
+            self._namer.take(seen)
+            self._nameless += len(seen)
         for number, table, key in new:
             if table.ids or not table.user:
                 stack = Stack(_places(key) if table.ids else map(self._kernel_frame, _addresses(table, key)))
@@ -237,22 +216,6 @@ class StackReader:
         if (found is None or found.module) and time.monotonic() - self._kernel_read > AGAIN:
             found = self._read_symbols().at(address)
         return Frame(address, found.name, found.offset, found.module) if found else Frame(address)
-
-
-def _frame(address: int, spot: Spot) -> Frame:
-    """A frame whose texts can be written: names are bytes to the kernel and to linkers."""
-    name, offset, file = spot.place()
-    return Frame(address, _text(name), offset, _text(file))
-
-
-def _may_be_named(stack: Stack, spots: tuple[Spot, ...]) -> bool:
-    """Whether a JIT compiler may tell names of it yet."""
-    both = zip(stack, spots, strict=True)
-    return any(isinstance(spot.namer, PerfMap) and not frame.symbol for frame, spot in both)
-
-
-def _text(name: str) -> str:
-    return name if name.isascii() else text(name.encode("utf-8", "surrogateescape"))
 
 
 def _pid(key: bytes) -> int:
