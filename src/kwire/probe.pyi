@@ -199,6 +199,9 @@ def turns(n: _int, /) -> _bool:
 def exit(status: _int = ..., /) -> None:
     """`exit([status])`: the trace ends, and kwire with this status (or 0); a statement."""
 
+def print(*values: _Any, sep: _str = ..., end: _str = ...) -> None:
+    """`print(f"{x} of {y}", …)`: one event, shown as this text; sep= and end= are constant; a statement."""
+
 def emit(*fields: _Any, **named: _Any) -> None:
     """`emit(x, name=y, …)`: one event with these fields; a statement."""
 

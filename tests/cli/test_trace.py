@@ -137,3 +137,22 @@ def test_a_file_without_its_ending_is_told() -> None:
     run = kwire("trace", "examples/web")
     assert run.returncode == 1
     assert "has no kind" in run.stderr
+
+
+def test_what_probes_print_is_shown_live_and_from_a_capture(tmp_path: Path) -> None:
+    file, kept = tmp_path / "probes.py", tmp_path / "kept.pcapng"
+    file.write_text(
+        "import kwire\nasked = kwire.Count()\n"
+        '@kwire.tracepoint("syscalls:sys_enter_getppid")\n'
+        'def f():\n    asked.add()\n    print(f"{comm:>9} asked 100%", cpu >= 0)\n'
+    )
+    command = [sys.executable, "-c", "import os; os.getppid()"]
+    words = [sys.executable, "-m", "kwire.cli.main"]
+    live = subprocess.run(
+        [*words, "trace", str(file), "-w", str(kept), "--", *command], capture_output=True, text=True
+    )
+    lines = live.stdout.splitlines()
+    assert (live.returncode, lines[-3:]) == (0, ["", "asked (count):", "1"]), live.stderr
+    assert lines[0].endswith(" asked 100% true")
+    again = subprocess.run([*words, "show", str(kept)], capture_output=True, text=True)
+    assert again.stdout == live.stdout

@@ -13,7 +13,7 @@ from kwire.lang.functions import HANDLERS
 
 
 def test_every_function_has_a_handler_and_every_handler_a_function() -> None:
-    assert HANDLERS.keys() | {"cast", "emit", "exit", "glob", "offsetof"} == builtins.FUNCTION.keys()
+    assert HANDLERS.keys() | {"cast", "emit", "exit", "glob", "offsetof", "print"} == builtins.FUNCTION.keys()
     assert len(builtins.FUNCTION) == len(builtins.FUNCTIONS)
 
 

@@ -377,7 +377,12 @@ WRONG = [
         "3: this is a whole struct common; name one of its members",
         "sk.common",
     ),
-    ("kprobe:connect", "emit(x=print(1))", "3: unknown function print; emit(…) what shall be seen", "print"),
+    (
+        "kprobe:connect",
+        "emit(x=print(1))",
+        "3: print is a statement and gives no value; write it on a line of its own",
+        "print(1)",
+    ),
     ("kprobe:connect", "emit(x=strr(1))", "3: unknown function strr; did you mean str?", "strr"),
     ("kprobe:connect", "emit(x=str())", "3: str was called with 0 arguments; write str(p[, limit])", "str()"),
     (
@@ -694,7 +699,7 @@ WRONG = [
     (
         "kprobe:connect",
         'x = f"{pid}"',
-        "3: a probe does not format text; emit the values; text is made where they are shown",
+        "3: a probe formats text in print(…) only; emit the values; text is made where they are shown",
         'f"{pid}"',
     ),
     ("kprobe:connect", "with x: pass", "3: with has no meaning in a probe", "with x: pass"),
@@ -913,7 +918,7 @@ def test_what_is_wrong_as_written_and_what_it_means_are_told_together(
         (6, "lists are not supported"),
         (7, "struct sock has no member nothing"),
         (8, "the kernel has no floating point"),
-        (11, "a probe does not format text"),
+        (11, "a probe formats text in print(…) only"),
         (12, "unknown name other"),
         (14, "unknown name unknown"),
     ]

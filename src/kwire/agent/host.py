@@ -23,6 +23,7 @@ from kwire.arguments import checked, needed
 from kwire.capture.writer import Writer
 from kwire.errors import KwireError
 from kwire.live.events import Batch
+from kwire.live.lines import batch
 from kwire.live.probes import Probe
 from kwire.live.processes import choice
 from kwire.live.program_sources import written
@@ -211,7 +212,7 @@ class RemoteTrace(Reading):
         return self._conversation
 
     def _start(self, schemas: tuple[Schema, ...]) -> Sequence[Sink]:
-        self._batch = Batch(schemas)
+        self._batch = batch(schemas)
         return [self._batch]
 
 

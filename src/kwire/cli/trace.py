@@ -76,6 +76,10 @@ def _format(args: argparse.Namespace, schemas: tuple[Schema, ...]) -> Format:
         from kwire.view.jsonl import JsonLines
 
         return JsonLines()
+    from kwire.view.printed import Printed, are_printed
+
+    if are_printed(schemas):
+        return Printed(terminal=sys.stdout.isatty())
     from kwire.view.table import Table
     from kwire.view.text import style
 

@@ -233,6 +233,14 @@ FUNCTIONS = (
         hint="(status: int = ..., /) -> None",
     ),
     Function(
+        "print",
+        'print(f"{x} of {y}", …)',
+        0,
+        64,
+        "one event, shown as this text; sep= and end= are constant; a statement",
+        hint="(*values: Any, sep: str = ..., end: str = ...) -> None",
+    ),
+    Function(
         "emit",
         "emit(x, name=y, …)",
         1,

@@ -28,6 +28,7 @@ from kwire.lang.expressions import ExpressionChecker, Types
 from kwire.lang.extent import Extent, extent
 from kwire.lang.forms import walk
 from kwire.lang.inferred import fixed as kept
+from kwire.lang.printing import Tuples, printed
 from kwire.lang.tree import Source, Span
 from kwire.lang.types import Scalar, Type
 from kwire.lang.values import Literal, Value
@@ -113,17 +114,8 @@ PYTHON = Dialect()
 C = Dialect(idle=True, never=True, space=t.KERNEL)
 
 
-Tuples: TypeAlias = dict[str, dict[str, t.Tuple]]
-"""The fields that are given as tuples, by the names of their events and of the fields."""
-
-
-def check(
-    probe: tree.Probe, site: Site, types: Types, dialect: Dialect = PYTHON, tuples: Tuples | None = None
-) -> c.Program:
-    """The program of a probe at one site. Raises `LanguageError` with everything that is wrong in it.
-
-    `tuples`: takes what fields were tuples, of which only the parts are fields.
-    """
+def check(probe: tree.Probe, site: Site, types: Types, dialect: Dialect = PYTHON) -> c.Program:
+    """The program of a probe at one site. Raises `LanguageError` with everything that is wrong in it."""
     texts: dict[str, int] = {}
     while True:
         body = Body(probe, site, types, dialect, texts)
@@ -137,15 +129,13 @@ def check(
         body.fault(TextError(_head(probe), "this probe emits nothing", "call emit(…)"))
     if body.faults:
         raise LanguageError(probe.source, body.faults)
-    if tuples is not None:
-        tuples |= body.tuples
     held, fields = list(body.variables.values()), body.field_types
     locals_ = [one.type for one in held]
     shapes = tuple(
         c.Shape(tuple(c.Field(field, type_) for field, type_ in shape.items()), name)
         for shape, name in zip(fields, body.shape_names, strict=True)
     )
-    return c.Program(
+    program = c.Program(
         probe.name,
         site,
         probe.source,
@@ -155,6 +145,7 @@ def check(
         settled(statements, locals_, [tuple(shape.values()) for shape in fields]),
         probe.span,
     )
+    return printed(dict(probe.prints), program, body.tuples) if probe.prints else program
 
 
 def filtered(
@@ -199,6 +190,7 @@ class Body(ExpressionChecker):
         self.never = [] if dialect.never else None
         self.space = self.space or dialect.space
         self.idle = dialect.idle
+        self.printed = dict(probe.prints)
         self.probe = probe
         self.faults: list[Diagnostic] = []
         self.effects = 0  # statements that emit events or change maps
@@ -898,14 +890,15 @@ class Body(ExpressionChecker):
         self.effects += 1
         event, fields = events.event_name([self._event_name(one) for one in call.arguments])
         arguments = events.named([*(("", one) for one in fields), *call.keywords])
-        if not arguments and not (event and self.idle):
+        shown = self.idle or event in self.printed
+        if not arguments and not (event and shown):
             raise TextError(call.span, "this emits nothing", "name what shall be seen: emit(pid, comm)")
         given: list[tuple[str, events.Final]] = []
         wrong = False
         for name, node in arguments:
             try:
                 value = self.check(node)
-                if self.idle:
+                if shown:
                     value = self._printable(value)
                 if event and isinstance(value, values.Tuple):
                     self.tuples.setdefault(event, {})[name] = value.type

@@ -31,7 +31,6 @@ PYTHON = {
     "int": "write s64(x)",
     "ord": "write its number, or compare with a text",
     "pow": "multiply, or use 1 << n",
-    "print": "emit(…) what shall be seen",
     "range": "write for i in range(10):",
     "repr": "emit the value",
 }
@@ -54,7 +53,7 @@ def call(checker: "ExpressionChecker", node: tree.Call) -> Value:
     if function is None:
         cure = PYTHON.get(name) or did_you_mean(name, builtins.FUNCTION)
         raise TextError(node.function_span, f"unknown function {name}", cure)
-    if name in ("emit", "exit"):
+    if name in ("emit", "exit", "print"):
         cure = "write it on a line of its own"
         raise TextError(node.span, f"{name} is a statement and gives no value", cure)
     if node.keywords:

@@ -9,10 +9,12 @@ import ast
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from kwire.hints import NoReturn
+from kwire.hints import Final, NoReturn
 from kwire.lang import builtins, tree
 from kwire.lang.errors import TextError
+from kwire.lang.events import RESERVED, field_name
 from kwire.lang.tree import Expr, Span, Stmt
+from kwire.lazy import pattern
 
 BINARY = {
     ast.Add: "add",
@@ -52,7 +54,10 @@ REFUSED = {
     "FunctionDef": ("a probe has no functions inside", "write the statements themselves"),
     "AsyncFunctionDef": ("a probe has no functions inside", "write the statements themselves"),
     "ClassDef": ("a probe has no classes", ""),
-    "JoinedStr": ("a probe does not format text", "emit the values; text is made where they are shown"),
+    "JoinedStr": (
+        "a probe formats text in print(…) only",
+        "emit the values; text is made where they are shown",
+    ),
     "AsyncFor": ("loops are not supported", ""),
     "With": ("with has no meaning in a probe", ""),
     "Try": ("nothing raises in a probe", "what cannot be read is 0, or no text"),
@@ -99,6 +104,7 @@ class Converter:
         self.own: Callable[[str], int] = lambda name: -1  # the number of the function of one's own of a name
         self.maps: Callable[[str], tree.MapDeclaration | None] = lambda name: None  # the map of a name
         self.values: dict[str, int | str] = {}  # dotted names with known values: "socket.AF_INET"
+        self.prints: dict[str, tree.Print] = {}  # the statements that print, by the names of their events
         self.language: Callable[[str], str] = lambda name: (
             ""
         )  # the name of the language that a name stands for
@@ -427,6 +433,8 @@ class Converter:
                 added = self._added(written)
                 if added is not None:
                     return [added]
+                if (self.language(dotted(written.func)) or dotted(written.func)) == "print":
+                    return [self._print(written)]
                 call = self.call(written)
                 if isinstance(call, tree.Call):
                     return [tree.Do(call, span)]
@@ -474,6 +482,26 @@ class Converter:
                 self.expr(node.value)
                 raise TextError(span, "this expression has no effect", "emit(…) it or assign it to a name")
         self._refuse(node)
+
+    def _print(self, call: ast.Call) -> Stmt:
+        """`print(f"{pid} opened {path}", size)`: an event of its own shape, which is shown as this text."""
+        between, end = " ", "\n"
+        for keyword in call.keywords:
+            value = keyword.value.value if isinstance(keyword.value, ast.Constant) else None
+            if keyword.arg not in ("sep", "end") or not isinstance(value, str):
+                raise TextError(
+                    self.span(keyword), "print takes constant texts as sep and end", 'write end=""'
+                )
+            between, end = (value, end) if keyword.arg == "sep" else (between, value)
+        made = _Format(self)
+        for number, one in enumerate(call.args):
+            made.text(between if number else "")
+            made.add(one)
+        made.text(end)
+        span, name = self.span(call), f"print{len(self.prints) + 1}"
+        self.prints[name] = tree.Print("printf", made.format, span, tuple(made.places), True)
+        event = tree.String(name, span)
+        return tree.Do(tree.Call("emit", (event,), tuple(made.fields.items()), span, span), span)
 
     def _assign(self, first: ast.expr, more: list[ast.expr], value: ast.expr, span: Span) -> list[Stmt]:
         """`a = value`, `a, b = value`, `a = b = value`: the value is taken once."""
@@ -602,6 +630,75 @@ class Converter:
                 return parts[1].value
         cure = 'for example sk: "struct sock *"'
         raise TextError(self.span(node), "a type is written as a string", cure)
+
+
+_SPEC: Final = pattern(r"([<>]?)([+ ]?)(#?)(0?)(\d*)(?:\.(\d+))?([dxXocs]?)")
+"""What of Python's format specifications a conversion of C's printf can say."""
+
+
+class _Format:
+    """A format while it is made of what is printed, with its fields."""
+
+    def __init__(self, converter: Converter) -> None:
+        self._converter = converter
+        self.format = ""
+        self.fields: dict[str, Expr] = {}
+        self.places: list[tuple[str, Span]] = []
+
+    def text(self, text: str) -> None:
+        """What is printed as it is."""
+        self.format += text.replace("%", "%%")
+
+    def add(self, node: ast.expr) -> None:
+        """What is printed of an expression."""
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            self.text(node.value)
+        elif isinstance(node, ast.JoinedStr):
+            for part in node.values:
+                self.add(part)
+        elif isinstance(node, ast.FormattedValue):
+            self._value(node.value, self._conversion(node))
+        else:
+            self._value(node, "%s")
+
+    def _value(self, node: ast.expr, conversion: str) -> None:
+        value, span = self._converter.expr(node), self._converter.span(node)
+        if isinstance(value, tree.String):
+            raise TextError(span, "a constant text has no format", "write it as it is")
+        name = field_name(value) or f"arg{len(self.fields) + 1}"
+        name, number = name + "_" * (name in RESERVED), 2
+        free = name
+        while free in self.fields:
+            free, number = f"{name}_{number}", number + 1
+        self.fields[free] = value
+        self.places.append((free, span))
+        self.format += conversion
+
+    def _conversion(self, node: ast.FormattedValue) -> str:
+        span = self._converter.span(node.value)
+        if node.conversion not in (-1, ord("s")):
+            raise TextError(span, "!r and !a are not supported", "write {x}")
+        parts = node.format_spec.values if isinstance(node.format_spec, ast.JoinedStr) else []
+        if any(not isinstance(part, ast.Constant) for part in parts):
+            raise TextError(span, "a format must be known when the probe is compiled", "write {x:8}")
+        spec = "".join(str(part.value) for part in parts if isinstance(part, ast.Constant))
+        found = _SPEC.fullmatch(spec)
+        letter = found[7] if found else ""
+        number = (
+            letter in ("d", "x", "X", "o", "c")
+            if letter
+            else bool(found and (found[2] or found[3] or found[4]))
+        )
+        if found is None or (found[6] and number) or (letter == "s" and (found[2] or found[3] or found[4])):
+            cure = "write {x:>8}, {x:08x}, {x:.20} or the like"
+            raise TextError(span, f"{spec!r} is no format of what a probe prints", cure)
+        if len(found[5]) > 4 or len(found[6] or "") > 4:
+            raise TextError(span, "a width or precision is at most 4096")
+        left = "-" if found[1] == "<" else "+" if found[1] == ">" and not number else ""
+        precision = f".{found[6]}" if found[6] else ""
+        if not number:
+            return f"%{left}{found[5]}{precision}s"
+        return f"%{left}{found[2]}{found[3]}{found[4]}{found[5]}l{letter or 'd'}"
 
 
 def dotted(node: ast.expr) -> str:

@@ -379,6 +379,7 @@ def _probe(
         tuple(home.taken(node)[0].items()),
         functions,
         tuple((one.diagnostic.span, one.diagnostic.message, one.diagnostic.cure) for one in inside),
+        tuple(own.prints.items()),
     )
 
 
@@ -608,6 +609,7 @@ class _Own:
         self.found: list[tuple[_Home, _Function]] = []
         self.numbers: dict[tuple[_Home, str], int] = {}  # what was asked for already
         self.maps: dict[str, tree.MapDeclaration] = {}  # those that are used, by name
+        self.prints: dict[str, tree.Print] = {}  # the statements that print
         self.names: dict[str, str] = {}  # those of the language that are called otherwise here
 
     def converter(self, home: _Home, node: _Function) -> Converter:
@@ -615,6 +617,7 @@ class _Own:
         converter = Converter(home.source.text, LINES * self._text(home), kwire_names=home.names)
         converter.values.update(home.taken(node)[1])
         converter.own = lambda name: self.number(home, name)
+        converter.prints = self.prints
         bound = _bound(node)
         converter.language = lambda name: "" if name.partition(".")[0] in bound else self.name(home, name)
         converter.maps = lambda name: None if name.partition(".")[0] in bound else self.map(home, name)

@@ -456,6 +456,18 @@ class AttachPoint(Node):
         return f"{self.kind}:{self.target}" if self.target else self.kind
 
 
+class Print(NamedTuple):
+    """A statement that prints: how, in which format, and of each value its name and its place. `python`: the
+    format means what Python's would.
+    """
+
+    prints: str
+    format: str
+    span: Span
+    arguments: tuple[tuple[str, Span], ...] = ()
+    python: bool = False
+
+
 class Probe(Node):
     """One probe as written: where it attaches, what it takes, what it does."""
 
@@ -468,3 +480,4 @@ class Probe(Node):
     constants: tuple[tuple[str, int | str], ...] = ()  # names of the surrounding text with known values
     functions: tuple[Function, ...] = ()  # those that are called, by `Call.own`
     faults: tuple[tuple[Span, str, str], ...] = ()  # what is wrong as it is written: where, what, the cure
+    prints: tuple[tuple[str, Print], ...] = ()  # those of its events that are printed, by name

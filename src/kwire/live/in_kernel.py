@@ -12,7 +12,8 @@ from kwire.lang import attach
 from kwire.lang.context import Argument
 from kwire.lang.kerneltypes import KernelTypes
 from kwire.lang.tree import Source
-from kwire.live.events import Batch, Event
+from kwire.live.events import Event
+from kwire.live.lines import batch
 from kwire.live.planner import make_plan
 from kwire.live.probes import Probe
 from kwire.live.recorder import Recorder
@@ -44,9 +45,9 @@ def fire(probe: Probe, values: Mapping[str, int]) -> list[Event]:
         raise KwireError("fire", place, f"it is not given {next(iter(left))!r}")
     context = b"".join((number & (1 << 64) - 1).to_bytes(8, sys.byteorder) for number in arguments)
     with Recorder(make_plan((Probe(probe.function, (place,)),), None)) as recorder:
-        batch = Batch(recorder.plan.schemas)
+        kept = batch(recorder.plan.schemas)
         for _, program in recorder.tracer.programs():
             program.test_run(context=context)
         for frames in recorder.tracer.drain():
-            batch.write(frames)
-        return batch.take()
+            kept.write(frames)
+        return kept.take()

@@ -53,6 +53,11 @@ OnMap: TypeAlias = Callable[[str, str, int, int], "tuple[Schema, MapTable] | Non
 """Does what is asked of a whole map, "print", "clear" or "zero", by its name, with the limits of a print."""
 
 
+def batch(schemas: Sequence[Schema]) -> Batch:
+    """A sink for Python that keeps events, those that are printed as lines."""
+    return Lines(schemas) if any(schema.prints for schema in schemas) else Batch(schemas)
+
+
 class Lines(Batch):
     """A sink that keeps what a script prints. `act`: what does what is to be done when a line is shown;
     `on_map`: what does what is asked of maps, where no TABLE comes behind it.
@@ -93,19 +98,21 @@ class Lines(Batch):
         """What was printed and is wanted, oldest first; all is forgotten."""
         lines = super().take(choice)
         for line in lines:
-            self._print(line)
+            if isinstance(line, Line):
+                self._print(line)
         return [one for one in lines if one._schema.prints not in SILENT]
 
     def _made(self, schema: Schema, time: int, values: Sequence[Value]) -> Event:
         event = super()._made(schema, time, values)
+        if not schema.prints:
+            return event
         both = zip(schema.fields, event._values, strict=True)
         line = Line(schema, time, [constant_text(schema, field, value) for field, value in both])
         line._raw = values
         return line
 
-    def _print(self, line: Event) -> None:
+    def _print(self, line: Line) -> None:
         """Give a line its text, and the map that it printed."""
-        assert isinstance(line, Line)
         schema, raw = line._schema, tuple(line._raw)
         line._raw = ()
         if schema.prints == "print" or schema.prints in SILENT:

@@ -36,7 +36,8 @@ from kwire.lang.context import Access, Argument, CtxField, DataLoc, Param, Site,
 from kwire.lang.kerneltypes import KernelTypes
 from kwire.lang.types import USER, Pointer, Type, size_of
 from kwire.live.contents import Raw, split
-from kwire.live.events import Batch, Event
+from kwire.live.events import Event
+from kwire.live.lines import batch
 from kwire.live.maps import SharedMap
 from kwire.live.probes import Probe
 from kwire.wire.frames import Frames
@@ -86,10 +87,10 @@ def simulate(
     site = site_at(wanted, types, format)
     program = check(parsed, site, types)
     run = execute(program, str(wanted), _shared(parsed, program), values or {}, memory, retval, environment)
-    batch = Batch(run.schemas)
+    kept = batch(run.schemas)
     if run.frames is not None:
-        batch.write(run.frames)
-    return batch.take()
+        kept.write(run.frames)
+    return kept.take()
 
 
 class Held(Protocol):

@@ -9,6 +9,7 @@ import time
 from kwire.arguments import checked
 from kwire.live.command import Command
 from kwire.live.events import Batch
+from kwire.live.lines import batch
 from kwire.live.plan import Scope
 from kwire.live.planner import make_plan
 from kwire.live.probes import Probe
@@ -77,7 +78,7 @@ class Trace(Reading):
             self._command = Command(self._words)
         self._processes = Processes(self._pids, self._command)
         self._recorder.attach(self._processes)
-        self._batch = Batch(self._recorder.plan.schemas)
+        self._batch = batch(self._recorder.plan.schemas)
         self._recorder.start([self._batch])
 
     def _limited(self) -> bool:

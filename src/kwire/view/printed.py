@@ -41,10 +41,11 @@ Act = Callable[[str, str], str]
 
 
 def are_printed(schemas: Iterable[Schema]) -> bool:
-    """Whether all of these are of events that a script printed; not where there are none. What only changes
-    maps has no fields.
+    """Whether all of these are of events that are printed; not where there are none. What only changes maps
+    has no fields.
     """
-    known = [schema.prints in PRINTED for schema in schemas if schema.prints or schema.fields]
+    events = [schema for schema in schemas if schema.map is None or schema.prints]
+    known = [schema.prints in PRINTED for schema in events if schema.prints or schema.fields]
     return bool(known) and all(known)
 
 
@@ -138,9 +139,17 @@ class Printed:
         return printed(schema, held, as_text, json, clean=safe if self._terminal else str)
 
     def left(self, held: Sequence[tuple[Schema, MapTable]]) -> str:
-        """What stands at the end: of each map that is left, its lines."""
-        made = [self.table(0, schema, table) for schema, table in held]
-        return "".join(["" if self._JSON else "\n\n", *made])
+        """What stands at the end: of each map that is left, its lines; of a map that is none of a script, as
+        elsewhere.
+        """
+        own = [one for one in held if one[0].prints]
+        made = [self.table(0, schema, table) for schema, table in own]
+        others = [one for one in held if not one[0].prints]
+        if others:
+            from kwire.view.maps import described, titled
+
+            made += ("\n".join(["", *titled(described(*one)), ""]) for one in others)
+        return "".join(["" if self._JSON or (others and not own) else "\n\n", *made])
 
     def lines(self, rows: Sequence[Row]) -> list[str]:
         """What was made of each."""

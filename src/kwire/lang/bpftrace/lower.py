@@ -14,13 +14,12 @@ from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace.expressions import EXPRESSIONS, condition
 from kwire.lang.bpftrace.given import Given
 from kwire.lang.bpftrace.macros import by_name
-from kwire.lang.bpftrace.output import Print
 from kwire.lang.bpftrace.statements import statement
 from kwire.lang.context import Site
 from kwire.lang.errors import Diagnostic, TextError
 from kwire.lang.forms import walk
 from kwire.lang.inferred import Inferred
-from kwire.lang.tree import Span
+from kwire.lang.tree import Print, Span
 from kwire.lazy import NamedTuple
 
 

@@ -3,19 +3,13 @@
 from collections.abc import Mapping
 
 from kwire.hints import TYPE_CHECKING, Final
-from kwire.lang import checked as c
 from kwire.lang import tree
-from kwire.lang import types as t
 from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace.constants import constant, text_constant
 from kwire.lang.bpftrace.maps import whole_map
-from kwire.lang.check import Tuples
-from kwire.lang.errors import Diagnostic, LanguageError, TextError
+from kwire.lang.errors import TextError
 from kwire.lang.events import RESERVED
-from kwire.lang.forms import walk
 from kwire.lang.tree import Span
-from kwire.lazy import NamedTuple
-from kwire.wire.printf import INTEGERS as INTEGER_CONVERSIONS
 from kwire.wire.printf import Conversion, FormatError, split
 from kwire.words import plural
 
@@ -28,96 +22,8 @@ JOINED_MOST: Final = 16
 JOINED_TEXT: Final = 256
 """Bytes of each of them."""
 
-COMM_SIZE: Final = 16
-"""Bytes of a thread's name in the kernel."""
-
-MOVED: Final = (4, 8, 16)
-"""Bytes of arrays of characters that are copied whole."""
-
 FORMAT_MOST: Final = 16_384
 """Characters of a format."""
-
-
-class Print(NamedTuple):
-    """A statement that prints: how, in which format, and of each value its name and its place."""
-
-    prints: str
-    format: str
-    span: Span
-    arguments: tuple[tuple[str, Span], ...] = ()
-
-
-def printed(prints: Mapping[str, Print], program: c.Program, tuples: Tuples) -> c.Program:
-    """The checked program with how its events are printed. Raises `LanguageError` where formats do not
-    fit their values.
-    """
-    faults: list[Diagnostic] = []
-    shapes = []
-    emits = (one for statement in program.body for one in walk(statement) if isinstance(one, c.Emit))
-    values: dict[str, list[tuple[c.Expr | c.Wide, ...]]] = {}
-    for emit in emits:
-        values.setdefault(program.shapes[emit.shape].name, []).append(emit.values)
-    for shape in program.shapes:
-        known = prints.get(shape.name)
-        if known is None:
-            shapes.append(shape)
-            continue
-        format = known.format
-        if known.arguments:
-            format = _fitted(known, shape, tuples.get(shape.name, {}), faults)
-        given = zip(*values[shape.name], strict=True)
-        fields = tuple(_in_place(field, ways) for field, ways in zip(shape.fields, given, strict=True))
-        shapes.append(shape.replace(fields=fields, prints=known.prints, format=format))
-    if faults:
-        raise LanguageError(program.source, faults)
-    return program.replace(shapes=tuple(shapes))
-
-
-def _in_place(field: c.Field, values: tuple[c.Expr | c.Wide, ...]) -> c.Field:
-    """The field; an array of characters where its values are such, of a size that is moved at once: it takes
-    less to copy it whole than to find its end.
-    """
-    sizes = {_moved(value) for value in values}
-    size = sizes.pop()
-    return field.replace(type=t.Array(t.CHAR, size)) if size and not sizes else field
-
-
-def _moved(value: c.Expr | c.Wide) -> int:
-    """The bytes of the array of characters that a text is, where that is copied whole; else 0."""
-    if not isinstance(value, c.Comm | c.ReadText):
-        return 0
-    size = COMM_SIZE if isinstance(value, c.Comm) else value.fixed
-    return size if size in MOVED and value.type.limit >= size - 1 else 0
-
-
-def _fitted(known: Print, shape: c.Shape, tuples: Mapping[str, t.Tuple], faults: list[Diagnostic]) -> str:
-    """The format for the fields of a shape, with a conversion for each part of a tuple. `faults` takes what
-    does not fit.
-    """
-    texts, conversions = split(known.format)
-    format, fields = texts[0].replace("%", "%%"), iter(shape.fields)
-    for (name, span), conversion, text in zip(known.arguments, conversions, texts[1:], strict=True):
-        whole = tuples.get(name)
-        type_: t.Type = whole if whole is not None else next(fields).type
-        if not _takes(conversion, type_):
-            message = f"{conversion.text} does not take {t.article(type_)}"
-            faults.append(Diagnostic(span, message, "use %s" if conversion.letters != "s" else ""))
-        if whole is not None:
-            form = in_parts(whole)
-            for _ in range(form.count("%s")):
-                next(fields)
-        format += (conversion.text if whole is None else form) + text.replace("%", "%%")
-    return format
-
-
-def in_parts(type_: t.Type) -> str:
-    """How a value is printed: the format of a tuple or record, with a conversion for each part."""
-    if not isinstance(type_, t.Tuple):
-        return "%s"
-    parts = [in_parts(one) for one in type_.items]
-    if not type_.names:
-        return f"({', '.join(parts)})"
-    return f"{{ {', '.join(f'.{name} = {part}' for name, part in zip(type_.names, parts, strict=True))} }}"
 
 
 def printf(low: "Lowering", node: s.Call, prints: str = "printf", head_text: str = "") -> tree.Stmt:
@@ -273,7 +179,7 @@ def emit(
     if "\0" in format:
         format = format[: format.index("\0")]
     name = f"{prints}{len(low.prints) + 1}"
-    low.prints[name] = Print(prints, format, span, tuple(places))
+    low.prints[name] = tree.Print(prints, format, span, tuple(places))
     event = tree.String(name, span)
     return tree.Do(tree.Call("emit", (event,), tuple(fields.items()), span, span), span)
 
@@ -316,15 +222,3 @@ def _folded(conversion: Conversion, text: str, span: Span) -> str:
     if conversion.precision >= 0:
         text = text[: conversion.precision]
     return text.ljust(conversion.width) if "-" in conversion.flags else text.rjust(conversion.width)
-
-
-def _takes(conversion: Conversion, type_: t.Type) -> bool:
-    """Whether a conversion takes values of a type."""
-    if conversion.letters == "s":
-        return True
-    if conversion.letters in INTEGER_CONVERSIONS:
-        shown = isinstance(type_, t.Int) and type_.display in ("ipv4", "ipv6", "mac")
-        if isinstance(type_, t.Stack):
-            return False
-        return isinstance(type_, t.SCALARS) and not shown and not t.is_constant_text(type_)
-    return isinstance(type_, t.Bytes | t.Text | t.Array)

@@ -16,7 +16,6 @@ from kwire.lang.bpftrace.lower import Lowering, Surroundings
 from kwire.lang.bpftrace.macros import form
 from kwire.lang.bpftrace.maps import declared_maps
 from kwire.lang.bpftrace.options import with_options
-from kwire.lang.bpftrace.output import printed
 from kwire.lang.bpftrace.owntypes import OwnTypes
 from kwire.lang.bpftrace.points import attach_point
 from kwire.lang.bpftrace.settings import settings
@@ -87,10 +86,9 @@ class ScriptProbe:
             span = self.probe.span
             if self._script.structs or self._script.enums:
                 types = OwnTypes(types, self._script)
-            made = tree.Probe(self._name, (), (), body, source, span)
-            tuples: check.Tuples = {}
-            program = check.check(made, site, types, dialect=check.C, tuples=tuples)
-            return printed(lowering.prints, program, tuples)
+            prints = tuple(lowering.prints.items())
+            made = tree.Probe(self._name, (), (), body, source, span, prints=prints)
+            return check.check(made, site, types, dialect=check.C)
         except LanguageError as error:
             raise LanguageError(source, dict.fromkeys(map(_in_own_words, error.diagnostics))) from None
         except RecursionError:
