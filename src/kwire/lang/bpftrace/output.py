@@ -7,7 +7,7 @@ from kwire.lang import tree
 from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace.constants import constant, text_constant
 from kwire.lang.bpftrace.maps import whole_map
-from kwire.lang.errors import TextError
+from kwire.lang.errors import Diagnostic, TextError
 from kwire.lang.events import RESERVED
 from kwire.lang.tree import Span
 from kwire.wire.printf import Conversion, FormatError, split
