@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from kwire.hints import TYPE_CHECKING, Final
 from kwire.lang import tree
+from kwire.lang import types as t
 from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace.constants import constant, text_constant
 from kwire.lang.bpftrace.maps import whole_map
