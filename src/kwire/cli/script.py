@@ -270,12 +270,13 @@ def _run(args: argparse.Namespace, name: str, text: str, words: list[str]) -> in
         ),
     ):
         planning.ask(scope=processes.scope, command=processes.command.pid if processes.command else 0)
-        import kwire.capture.writer
         import kwire.kernel.privileges
         import kwire.live.summary
-        import kwire.view.printed  # noqa: F401
+        import kwire.view.printed
         from kwire.live.recorder import Limits, Recorder
 
+        if args.write is not None:
+            import kwire.capture.writer  # noqa: F401
         plan, about = planning.plan(), planning.about
         if args.stage:
             from kwire.cli.stages import shown

@@ -282,13 +282,16 @@ def run(
     `aside`: standard output is ours, so that of the command goes to standard error.
     """
     aside = aside or (write is not None and is_standard_output(write))
-    with prepared(args, aside=aside) as (recorder, processes):
+    with prepared(args, aside=aside, write=write is not None) as (recorder, processes):
         return record(recorder, args, write, sinks, processes)
 
 
 @contextlib.contextmanager
-def prepared(args: argparse.Namespace, *, aside: bool) -> Iterator[tuple[Recorder, Processes]]:
+def prepared(
+    args: argparse.Namespace, *, aside: bool, write: bool = False
+) -> Iterator[tuple[Recorder, Processes]]:
     """The recorder of the arguments, its programs loaded, and the processes that they choose.
+    `write`: whether it writes a capture.
 
     What takes long is done side by side, so the order counts: a process makes the plan (it was begun by
     `kwire.__main__`), the command is forked, a thread makes the ground; then what the recording itself needs
@@ -301,10 +304,12 @@ def prepared(args: argparse.Namespace, *, aside: bool) -> Iterator[tuple[Recorde
     )
     with planning, chosen(args, args.buffer, aside=aside, everyone=args.everyone) as (processes, ground):
         planning.ask(scope=processes.scope)
-        import kwire.capture.writer
         import kwire.kernel.privileges
-        import kwire.live.summary  # noqa: F401
+        import kwire.live.summary
         from kwire.live.recorder import Limits, Recorder
+
+        if write:
+            import kwire.capture.writer  # noqa: F401
 
         limits = Limits(args.seconds, args.count)
         with Recorder(planning.plan(), limits, ground=ground, leaving=True) as recorder:

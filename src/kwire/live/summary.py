@@ -5,10 +5,12 @@ Invariant: whatever was traced, here or elsewhere, to a file or not, its summary
 
 from collections.abc import Mapping
 
-from kwire.capture.writer import Writer
-from kwire.hints import Any, Protocol
+from kwire.hints import TYPE_CHECKING, Any, Protocol
 from kwire.wire.messages import Cause, cause_text
 from kwire.wire.schema import Schema
+
+if TYPE_CHECKING:
+    from kwire.capture.writer import Writer
 
 
 class Counts(Protocol):
@@ -25,7 +27,7 @@ class Counts(Protocol):
 def summarize(
     schemas: tuple[Schema, ...],
     counts: Counts,
-    writer: Writer | None,
+    writer: "Writer | None",
     produced: Mapping[int, int],
     totals: Mapping[int, Any],
     seconds: float,

@@ -52,17 +52,17 @@ def _batches(points: Sequence[Point]) -> list[list[Point]]:
     """The points of a multi link in as few as take them: names, addresses and each file apart, each place
     once.
     """
-    batches: list[list[Point]] = []
-    seen: Counter[str | int | FilePlace] = Counter()
-    for group in dict.fromkeys(map(_whose, points)):
-        start = len(batches)
-        for point in points:
-            if _whose(point) == group:
-                at = start + seen[point.target]
-                seen[point.target] += 1
-                batches.extend([] for _ in range(at + 1 - len(batches)))
-                batches[at].append(point)
-    return batches
+    seen: dict[str | int | FilePlace, int] = {}
+    batches: dict[str | type, list[list[Point]]] = {}
+    for point in points:
+        target = point.target
+        at = seen.get(target, 0)
+        seen[target] = at + 1
+        own = batches.setdefault(_whose(point), [])
+        if at == len(own):
+            own.append([])
+        own[at].append(point)
+    return [batch for own in batches.values() for batch in own]
 
 
 LAST_IS_FIRST = ("uprobe", "perf kprobe", "trampoline")
