@@ -24,7 +24,7 @@ begin {
   @x = 5; $q = &@x; @x = 6; print(*$q); print(*&@x);
   $bits = (uint64)0x1e; print(*(struct bits *)(&$bits));
   printf("%x %x\n", ((int8[8])12345)[0], ((int8[])12345)[1]);
-  print((int8[])"hi"); print((bool[2])(uint16)1);
+  print((int8[])"hi"); print((bool[2])(uint16)1); print(buf("abc")); print(buf(comm, 2));
   @n[1] = 1; @n[2] = 2; print((len(@n), strlen($t), strlen("abc"), strlen(comm) > 0));
   @zero = 0; print(((uint64)10 / @zero, 10 % @zero, 7 / $a, 7 % (@zero + 4)));
   print((sizeof($a), sizeof(1000), sizeof((int64)1)));
@@ -55,6 +55,8 @@ he
 39 30
 [104,105,0]
 [true,false]
+abc
+COMM
 (2, 5, 3, true)
 (1, 1, 0, 3)
 (8, 2, 8)
@@ -85,8 +87,9 @@ LEFT = """@avg: 100
 def test_what_values_mean() -> None:
     run = subprocess.run([*KWIRE, "-q", "-e", SCRIPT], capture_output=True, text=True, timeout=200)
     name = pwd.getpwuid(os.geteuid()).pw_name
+    own = Path("/proc/self/comm").read_text()[:2]
     printed, _, left = run.stdout.partition("\n\n")
-    assert printed + "\n" == PRINTED.replace("NAME", name), run.stderr
+    assert printed + "\n" == PRINTED.replace("NAME", name).replace("COMM", own), run.stderr
     assert left.lstrip("\n").startswith(LEFT)
     assert "assert failed: told" in run.stderr
     assert run.returncode == 1

@@ -1,6 +1,6 @@
 """Run bpftrace's own runtime test cases with kwire, and list what fails.
 
-    python tests/conformance/runtime_cases.py CHECKOUT [--only begin-end] [--suite NAME] [--name WORD]
+    python tests/conformance/runtime_cases.py CHECKOUT [--only begin-end|attaching] [--suite NAME]
 
 CHECKOUT is a working copy of bpftrace's repository; nothing of it is kept here. Cases are driven as by its
 runner: the same directives, environment, working directory (`tests/`), order of what runs before and after,
@@ -420,7 +420,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("checkout", type=Path)
-    parser.add_argument("--only", choices=("all", "begin-end"), default="all")
+    parser.add_argument("--only", choices=("all", "begin-end", "attaching"), default="all")
     parser.add_argument("--suite", action="append", help="cases of these files")
     parser.add_argument("--name", help="cases whose name contains this")
     parser.add_argument("--scale", type=float, default=1.0, help="how much slower this machine is")
@@ -440,7 +440,9 @@ def main() -> int:
     for case in cases(tests):
         if not for_this_machine(case) or (args.suite and case.suite not in args.suite):
             continue
-        if (args.only == "begin-end" and case.needs_attaching) or (args.name and args.name not in case.name):
+        if args.only != "all" and case.needs_attaching != (args.only == "attaching"):
+            continue
+        if args.name and args.name not in case.name:
             continue
         outcome = run(case, tests, args.scale)
         sums[outcome.word] += 1

@@ -42,6 +42,17 @@ BEGIN { $t = (a=1, b="x"); print($t.a); printf("%s %-5d|%r\n", strftime("%H", ns
 ---
 kprobe:vfs_* /pid == $1/ { @[func, kstack] = count(); }
 END { print(@, 5, 10); errorf("x %d", getopt("n", 3)); }
+---
+BEGIN { $a = 1; $p = &$a; @x = &@y[1]; @y[1] = *$p; $t = "ab"; $c = (int8 *)&$t; print((*$c, *++$c));
+print(((int8[8])12345)[0]); print((uint8[])"hi"); @b[buf("ok", 2), (1, ("x", 2))] = len(@y); }
+---
+macro m(x) { x; x } macro m(a, b) { sizeof(a[2]) + sizeof(b*) } macro bad() { errorf("no"); fail("x %d", 1); }
+BEGIN { m({ printf("hi") }); print(m(typeof(uint64*), typeof(uint8))); if comptime (1 == 2) { bad() }
+static_assert(sizeof(int8) == 1, "odd"); assert(pid > 0, "none"); }
+---
+BEGIN { @s[comm] = tseries(5, 100ms, 20, "avg"); @h = hist(9, 3); @c = count(); delete(@c); zero(@h);
+print((strlen(comm), strlen("x"), config().max_strlen, usermode, username, rand, ppid(curtask), pid(init)));
+printf("%gr %d", 0xcc0, 7 / @q); @q = { let $v = 3; $v }; print(percpu_kaddr("runqueues", cpu)); }
 """
 OWN = TEXTS.split("---")
 INSTALLED = [path.read_bytes() for path in sorted(Path("/usr/sbin").glob("*.bt"))]
@@ -84,6 +95,13 @@ WORDS = (
         "let",
         "macro",
         "count()",
+        "&$x",
+        "&@x",
+        "*$x",
+        "(int8[8])",
+        "comptime",
+        "typeof(",
+        "tseries(1, 1s, 2)",
         "\0",
         "é",
     ),

@@ -800,7 +800,7 @@ class Body(ExpressionChecker):
         """A value; a constant text in memory of its own."""
         value = self.text(value)
         if not isinstance(value, Literal):
-            return value
+            return super().in_memory(value)
         self.copies += 1
         name = f"{self.scope.prefix}text#{self.copies}"
         self.texts.setdefault(name, 1)

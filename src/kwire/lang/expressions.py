@@ -553,7 +553,7 @@ class ExpressionChecker:
         """A value; a constant text where it is in memory. Raises `TextError` where there is no place."""
         if isinstance(value, Literal):
             raise TextError(value.span, "a constant text is nowhere in memory here")
-        return value
+        return self._thread_name(value) if isinstance(value, c.Comm) else value
 
     def once(self, value: c.Expr) -> c.Expr:
         """A value that is taken here, and used several times. Raises `TextError` where there is no place."""
@@ -625,7 +625,7 @@ class ExpressionChecker:
         if not t.is_scalar(type_.element) or not element:
             raise TextError(node.type_span, f"this cannot become {t.describe(type_)}", "cast a pointer")
         value = self.text(value)
-        if isinstance(value, Literal | c.ReadText):
+        if isinstance(value, Literal | c.ReadText | c.Comm):
             value = self.in_memory(value)
             assert isinstance(value, c.ReadText)
             size, place = value.fixed or value.type.limit + 1, value.place

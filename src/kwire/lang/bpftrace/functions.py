@@ -44,7 +44,12 @@ def str_(low: "Lowering", node: s.Call) -> tree.Expr:
 
 
 def buf(low: "Lowering", node: s.Call) -> tree.Expr:
-    """Bytes at an address."""
+    """Bytes at an address, or of a text."""
+    known = text_constant(low, node.arguments[0])
+    if len(node.arguments) == 1 and known is not None:
+        bytes_ = tree.Number(len(known.encode("utf-8", "surrogateescape")), node.span)
+        given = (tree.String(known, node.span), bytes_)
+        return tree.Call("bytes", given, (), node.span, node.function_span)
     if len(node.arguments) == 1:
         of = low.expression(node.arguments[0])
         size: tree.Expr = tree.Call("sizeof", (of,), (), node.span, node.span)
