@@ -178,3 +178,41 @@ def test_pieces_tell_the_stacks_of_their_events(tmp_path: Path, capsys: pytest.C
         assert sorted(named(merged)[0]) == sorted(names)
         assert main(["verify", merged]) == 0
         capsys.readouterr()
+
+
+def test_a_table_of_many_frames_is_in_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a rotation and of a split: a reader puts it together within a file. What is torn is told."""
+    rows = tuple(Row((number,), 5) for number in range(1, 9_000))
+    parts = MapTable(1, CLOCK.monotonic + 50, rows, "end").frames(3)
+    stream = [event(n) for n in range(40)] + parts + [event(n) for n in range(60, 100)]
+    assert len(parts) > 2
+    with Writer(f"{tmp_path}/a.pcapng", schemas(), rotate_bytes=ROTATE) as writer:
+        for part in stream:
+            writer.write(Frames.walk(part))
+            writer.flush()
+        writer.close()
+    assert len(writer.files) > 1
+    whole = f"{tmp_path}/whole.pcapng"
+    with Writer(whole, schemas()) as writer_:
+        writer_.write(Frames.walk(b"".join(stream)))
+        writer_.close()
+    assert main(["split", whole, "--by", "events=42", "-w", f"{tmp_path}/pieces"]) == 0
+    pieces = sorted(map(str, (tmp_path / "pieces").iterdir()))
+    for files in (writer.files, pieces):
+        readers = []
+        for file in files:
+            readers.append(TableReader())
+            with Capture(file) as capture:
+                for frames in capture:
+                    for index in range(len(frames)):
+                        if frames.header(index).type == Type.TABLE:
+                            readers[-1].add(frames.frame(index))
+            readers[-1].finish()
+        assert not [reader.torn for reader in readers if reader.torn]
+    torn = f"{tmp_path}/torn.pcapng"
+    with Writer(torn, schemas()) as writer_:
+        writer_.write(Frames.walk(b"".join(parts[1:])))
+        writer_.close()
+    capsys.readouterr()
+    assert main(["show", torn]) == 0
+    assert f"{len(parts) - 1} frames of tables that are not whole" in capsys.readouterr().err

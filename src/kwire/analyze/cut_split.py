@@ -18,14 +18,17 @@ from kwire.analyze.tables import Tables, unique
 from kwire.analyze.time_parsing import duration
 from kwire.analyze.timing import stretches
 from kwire.capture import identity
+from kwire.capture.frame_counts import is_table
 from kwire.capture.reader import groups
 from kwire.capture.walk import EPB_OVERHEAD
 from kwire.capture.writer import STATISTICS_BLOCK, Totals
 from kwire.errors import KwireError
 from kwire.view.text import WallClock, safe
+from kwire.wire.frames import Frames
 from kwire.wire.messages import Cause, Lost
 from kwire.wire.schema import EARLIEST, LATEST, Schema, bounded
 from kwire.wire.stacks import Stacks
+from kwire.wire.tables import head_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -376,6 +379,7 @@ def _by_amount(
                 stop = int(np.searchsorted(sums, done + amount - used, side="right"))
                 if not part.writer.events:
                     stop = max(stop, min(at + 1, len(sums)))  # a piece has one event at least
+                stop = _whole_tables(picked, max(stop, at), part)
                 here = [(before - at, loss) for before, loss in losses if before <= max(stop, at)]
                 losses = losses[len(here) :]
                 part.write(picked.data, picked.offsets[at : max(stop, at)], here)
@@ -388,6 +392,21 @@ def _by_amount(
                         raise KwireError("split", source.name, cause, "choose a greater amount")
         pieces.close()
         return pieces.done
+
+
+def _whole_tables(picked: Picked, stop: int, part: Part) -> int:
+    """Where a piece ends that is to end at `stop`: behind the tables that it has begun."""
+    frames = Frames(picked.data, picked.offsets.data)
+    open_ = part.writer.unfinished
+    while stop < len(frames) and (open_ or (stop and _goes_on(frames, stop - 1))):
+        open_, stop = False, stop + 1
+    return stop
+
+
+def _goes_on(frames: Frames, index: int) -> bool:
+    """Whether a frame is one of a table of which more follow."""
+    header = frames.header(index)
+    return is_table(header.type, header.id) and head_of(frames.frame(index))[1]
 
 
 def _block_sizes(picked: Picked) -> "Array":

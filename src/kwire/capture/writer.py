@@ -29,7 +29,7 @@ from kwire.wire.frames import Frames
 from kwire.wire.messages import CPU_UNKNOWN, U64_MAX, Cause, Hole, Lost, losses_in
 from kwire.wire.schema import Clock, Schema
 from kwire.wire.stacks import Stacks
-from kwire.wire.tables import time_of
+from kwire.wire.tables import MOST, head_of, time_of
 
 BUFFER: Final = 256 << 10  # bytes packed before they are written: fits a second-level cache
 BIGGEST: Final = 65535 + 3 + walk.EPB_OVERHEAD + 16  # bytes one frame can need
@@ -93,6 +93,7 @@ class Writer:
         "_rotate_seconds",
         "_rows",
         "_size",
+        "_unfinished",
         "_used",
         "_written",
         "dropped",
@@ -130,6 +131,7 @@ class Writer:
             )
         self._retold = Retold(self.schemas, stacks) if rotates or stacks is not None else None
         self._retold_frames = 0  # of all files
+        self._unfinished: dict[int, int] = {}  # by map: where a table began of which more is to come
         probes = len(self.schemas)
         self._base = target
         self._environment = (host, kernel, tool)
@@ -164,6 +166,11 @@ class Writer:
         """Events stored, those in the buffer included; without the TABLE frames of maps."""
         tables = sum(self._stored_of(schema.id) for schema in self.schemas if schema.map is not None)
         return sum(self._earlier_stored) + sum(self._rows[walk.ROW_STORED :: walk.ROW_WORDS]) - tables
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the rest of a table is to come."""
+        return bool(self._unfinished)
 
     @property
     def lost_events(self) -> int:
@@ -357,6 +364,8 @@ class Writer:
 
     def _due(self) -> bool:
         output = self._file.output
+        if self._unfinished and self.size - min(self._unfinished.values()) < MOST:
+            return False  # a reader puts the frames of a table together within a file
         if self._rotate_seconds and time.monotonic() - self._file.opened >= self._rotate_seconds:
             return True
         if not self._rotate_bytes or not any(self._rows[walk.ROW_STORED :: walk.ROW_WORDS]):
@@ -376,6 +385,7 @@ class Writer:
         finally:
             self._file = new
             old.output.close()
+        self._unfinished.clear()
         if self._retold is not None:
             self._retold.begin()
         self._written += old.output.position
@@ -470,7 +480,12 @@ class Writer:
     def _put_table(self, frames: Frames, index: int) -> None:
         frame = frames.frame(index)
         row = (frame.header.id - 1) * walk.ROW_WORDS
-        moment = time_of(frame) + self._rows[row + walk.ROW_WALL] & U64_MAX
+        time_, more = head_of(frame)
+        moment = time_ + self._rows[row + walk.ROW_WALL] & U64_MAX
+        if more:
+            self._unfinished.setdefault(frame.header.id, self.size)
+        else:
+            self._unfinished.pop(frame.header.id, None)
         self._append(pcapng.packet(frame.header.id - 1, moment, frames.frame_bytes(index)))
         self._rows[row + walk.ROW_STORED] += 1
 

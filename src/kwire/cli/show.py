@@ -18,6 +18,7 @@ from kwire.view.render import Format, Head, Ordered, Renderer, Tail
 from kwire.view.text import style
 from kwire.wire.frames import Frames
 from kwire.wire.schema import Schema
+from kwire.words import plural
 
 HELP = "print a capture as a table or as JSON, or explain its bytes"
 
@@ -193,12 +194,16 @@ def _events(args: argparse.Namespace, capture: NetworkCapture, selection: Select
         done = True
     out.flush()
     if not done and args.head is None and args.tail is None and capture.ended:
-        sys.stdout.write(format.left(renderer.left))
+        left = sorted(renderer.left, key=lambda one: (one[0].host, one[0].probe))  # as when it was traced
+        sys.stdout.write(format.left(left))
         sys.stdout.flush()
     seen.end(capture)
     status = notes(capture.name, seen, shown=True, stopped=done)
     for remark in remarks(capture):
         say(f"{capture.name}: {remark}")
+    torn = 0 if done else renderer.torn()
+    if torn:
+        say(f"{capture.name}: {plural(torn, 'frame')} of tables that are not whole, so these are not shown")
     return status
 
 

@@ -235,6 +235,12 @@ class Renderer:
         told = self.format.table(time, schema, held)
         return [] if told is None else [(time, told, False)]
 
+    def torn(self) -> int:
+        """How many frames belong to tables that are not whole, and so are not shown, once all was read."""
+        for _, reader in self._tables.values():
+            reader.finish()
+        return sum(reader.torn for _, reader in self._tables.values())
+
     def losses(self, losses: list[Lost], schemas: Mapping[int, Schema]) -> list[Row]:
         """The rows of losses."""
         rows = []

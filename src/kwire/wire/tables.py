@@ -17,7 +17,7 @@ from kwire.wire import cbor
 from kwire.wire.fields import FIELDS_AT, TYPES, Field, make_decoder, text_bytes
 from kwire.wire.frame import HEADER_SIZE, Frame, FrameError, Type, bad_payload, build
 from kwire.wire.frames import Frames
-from kwire.wire.keyed import FLAG, LEFT_OUT, TEXT, Key, Kind, integer, listing, named, read_payload, table
+from kwire.wire.keyed import FLAG, TEXT, Key, Kind, integer, listing, named, read_payload, table
 from kwire.wire.messages import U64_MAX
 from kwire.wire.schema import Items, MapShape, Schema
 from kwire.wire.stacks import Frame as StackFrame
@@ -163,7 +163,7 @@ KEYS: Final = {
 }
 """The keys of a TABLE's payload."""
 
-_TIME: Final = {"time": Key(_U64, "", LEFT_OUT)}
+_HEAD: Final = {"time": Key(_U64, "", 0), "more": Key(FLAG, "", False)}
 
 
 class Part(NamedTuple):
@@ -187,13 +187,21 @@ def read_part(frame: Frame) -> Part:
     return Part(**read_payload(cbor.loads_map(frame.payload, base), KEYS, base))
 
 
-def time_of(frame: Frame) -> int:
-    """The time that a TABLE frame tells, whatever else is wrong with it; 0 where it tells none."""
+def head_of(frame: Frame) -> tuple[int, bool]:
+    """The time that a TABLE frame tells, whatever else is wrong with it, 0 where it tells none; and whether
+    another frame of its table follows.
+    """
     try:
         value = cbor.loads_map(frame.payload, frame.offset + HEADER_SIZE)
-        return int(read_payload(value, _TIME, 0).get("time", 0))
+        found = read_payload(value, _HEAD, 0)
     except FrameError:
-        return 0
+        return 0, False
+    return int(found["time"]), bool(found["more"])
+
+
+def time_of(frame: Frame) -> int:
+    """The time that a TABLE frame tells, as `head_of`."""
+    return head_of(frame)[0]
 
 
 class TableReader:
