@@ -1,4 +1,4 @@
-"""A source without a kernel: frames of a real schema, sent from memory. Used by stream.py and by tests.
+"""A source without a kernel: frames of a real schema, from memory. Used by other benchmarks and by tests.
 
 Run: `replay.py ADDRESS EVENTS`, see `--help`. Prints one JSON object: events sent, lost, seconds, seconds of
 CPU. Without `--rate` it sends as fast as it is taken: what has no room waits. With it, a round comes every
@@ -15,15 +15,18 @@ import time
 from array import array
 from collections.abc import Mapping
 
-from kwire.agent.source import SourceSink
-from kwire.agent.uplink import Line, MemoryHold, SpoolHold, Uplink
+from kwire.agent.agent import make_uplink
+from kwire.agent.source import Outlet, SourceSink
+from kwire.agent.uplink import Line, MemoryHold, SpoolHold
+from kwire.broker.address import Login, is_broker, parse_broker
+from kwire.broker.client import Broker
 from kwire.transport.address import parse
 from kwire.transport.loop import Loop
 from kwire.transport.tls import TlsOptions
 from kwire.wire.fields import Field
 from kwire.wire.frames import Frames
 from kwire.wire.schema import Clock, Schema
-from kwire.wire.session import Session, Settings
+from kwire.wire.session import Settings
 
 SIZE = 48  # bytes of a frame: as tracepoint:syscalls:sys_enter_getppid makes them
 ROUND = 0.004
@@ -86,12 +89,20 @@ class Replay:
             from kwire.agent import spool as spools
 
             held = spools.begin(spool, os.urandom(16), self.sink.begin(), 8 << 30, line.settings.memory)
-            self.uplink = Uplink(line, SpoolHold(held), self)
+            self.uplink = make_uplink(line, SpoolHold(held), self)
             held.run()
         else:
-            self.uplink = Uplink(line, MemoryHold(line.settings.memory, self.sink.begin()), self)
+            self.uplink = make_uplink(line, MemoryHold(line.settings.memory, self.sink.begin()), self)
 
-    def begun(self, session: Session) -> bool:
+    @property
+    def probes(self) -> int:
+        return self.sink.probes
+
+    @property
+    def schemas(self) -> list[bytes]:
+        return self.sink.begin()
+
+    def begun(self, session: Outlet) -> bool:
         self.sink.outlet = session
         return False
 
@@ -103,12 +114,12 @@ class Replay:
 
     def receiving(self, up: bool) -> None:
         self.sink.waits = 0.0 if up else 0.5
-        if up and not self.started:
+
+    def room(self) -> None:
+        if not self.started:
             self.started = time.monotonic()
             self.before = used()
             self.line.loop.soon(self.round)
-
-    def room(self) -> None:
         self.sink.flush()
 
     def restarted(self, abandoned, carried):  # type: ignore[no-untyped-def]
@@ -184,7 +195,11 @@ def main() -> None:
     args = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    address, loop = parse(args.address), Loop()
+    loop = Loop()
+    broker = None
+    if is_broker(args.address):
+        broker = Broker(loop, parse_broker(args.address), Login(), lambda text: print(text, file=sys.stderr))
+    address = broker.address if broker is not None else parse(args.address)
     settings = Settings(memory=args.memory)
     if address.datagrams:
         settings = settings._replace(data_size=settings.datagram_size)
@@ -193,10 +208,12 @@ def main() -> None:
     for number in range(args.agents):
         host = f"{args.host}-{number}" if args.agents > 1 else args.host
         about = {"host": host, "kernel": os.uname().release, "tool": "replay"}
-        line = Line(loop, address, settings, about, lambda text: None, tls, args.insecure)
+        line = Line(loop, address, settings, about, lambda text: None, tls, args.insecure, broker=broker)
         agents.append(Replay(line, host, frames, args.events, args.rate, args.hold, args.spool))
     while not all(agent.over for agent in agents):
         loop.turn(0.1)
+    if broker is not None:
+        broker.close()
     print(
         json.dumps(
             {
@@ -204,6 +221,7 @@ def main() -> None:
                 "lost": sum(agent.sink.lost_events for agent in agents),
                 "seconds": time.monotonic() - min(agent.started for agent in agents),
                 "cpu": used() - min(agent.before for agent in agents),
+                "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
             }
         )
     )

@@ -74,7 +74,7 @@ class Open(NamedTuple):
 class Claims:
     """The claims of a group on a session. Methods that change it are followed by a swap in the bucket."""
 
-    __slots__ = ("end", "open", "parts", "produced", "taken")
+    __slots__ = ("discarded", "end", "open", "parts", "produced", "taken")
 
     def __init__(self) -> None:
         self.taken: list[Span] = []
@@ -87,6 +87,8 @@ class Claims:
         """The place of BYE, and its place in the stream, where that has come."""
         self.produced: dict[int, int] | None = None
         """Events by probe that its source told at the end."""
+        self.discarded = 0
+        """Events that were counted as discarded by the broker."""
 
     # --- questions
 
@@ -150,6 +152,11 @@ class Claims:
         self.parts[collector] = self.parts.get(collector, Part()).with_spans(batch.spans, -1)
         self.open[collector] = Open(batch.batch - 1, ())
 
+    @property
+    def messages_claimed(self) -> int:
+        """How many messages are claimed."""
+        return sum(span.last + 1 - span.first for span in self.taken)
+
     def confirm(self, collector: str) -> None:
         """A collector has stored its open batch, and claims nothing more at present."""
         self.open[collector] = self.open[collector]._replace(spans=())
@@ -171,6 +178,7 @@ class Claims:
                 },
                 "end": list(self.end) if self.end else [],
                 "produced": self.produced,
+                "discarded": self.discarded,
             }
         )
 
@@ -194,6 +202,7 @@ class Claims:
                 for who, (messages, places, squares) in found["parts"].items()
             }
             claims.end = (int(found["end"][0]), int(found["end"][1])) if found["end"] else None
+            claims.discarded = int(found["discarded"])
             produced = found["produced"]
             claims.produced = None if produced is None else _counts(produced)
         except ClaimsError:

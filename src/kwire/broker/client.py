@@ -44,6 +44,9 @@ PENDING: Final = 8 << 20
 FAREWELL: Final = 2.0
 """Seconds that the last acknowledgements have to leave us."""
 
+WRONG_REVISION: Final = (10071, 10164)
+"""Errors that say that a key has another revision."""
+
 T = TypeVar("T")
 
 
@@ -86,15 +89,25 @@ class Link:
         return entry.value or b"", entry.revision or 0
 
     async def swap(self, key: str, value: bytes, revision: int) -> int:
-        """Put a value where the key has this revision (0: none) still; the new one, 0 where it has not."""
-        from nats.js.errors import KeyWrongLastSequenceError
+        """Put a value where the key has this revision (0: none) still; the new one, 0 where it has not.
 
+        Servers of a cluster look at the revision before they agree on the order of messages (2.9), so of two
+        that come at once both may pass. They look for repeats when the order is agreed upon: what follows a
+        revision has one id, whoever publishes it, so that only the first counts.
+        """
+        from nats.js.errors import APIError
+
+        headers = {
+            "Nats-Expected-Last-Subject-Sequence": str(revision),
+            "Nats-Msg-Id": f"{key}-{revision}",
+        }
         try:
-            if not revision:
-                return await self.bucket.create(key, value)
-            return await self.bucket.update(key, value, revision)
-        except KeyWrongLastSequenceError:
-            return 0
+            answer = await self.js.publish(f"$KV.{BUCKET}.{key}", value, headers=headers)
+        except APIError as error:
+            if error.err_code in WRONG_REVISION:
+                return 0
+            raise
+        return 0 if answer.duplicate else answer.seq
 
 
 Serve = Callable[[Link], Awaitable[None]]

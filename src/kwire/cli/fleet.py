@@ -11,6 +11,7 @@ from kwire.cli.lines import tell
 from kwire.cli.network import add_broker_arguments, broker_login
 from kwire.cli.status import OK
 from kwire.cli.tracing import human_size
+from kwire.view.text import safe
 from kwire.words import plural
 
 if TYPE_CHECKING:
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
 
     from kwire.broker.address import BrokerAddress
     from kwire.broker.client import Link
+    from kwire.broker.overview import SessionView
+
+    Do = Callable[[argparse.Namespace, Link, BrokerAddress], Awaitable[int]]
+
+SAMPLE = 1.0
+"""Seconds in which rates are measured."""
+
+SILENT = 30.0
+"""Seconds without a message after which a session that has not ended is called silent."""
 
 HELP = "set up a broker for many agents and collectors, and see how they are"
 
@@ -28,8 +38,13 @@ init makes the stream KWIRE (subjects kwire.HOST.SESSION) and the bucket kwire, 
 the limits named. What the limits discard before it is collected is counted LOST; with --discard new nothing
 is discarded, and agents keep what the broker does not take.
 
+status shows what waits in the stream, what each group of collectors has not taken yet, and the sessions:
+events that their messages tell of, events a second just now, messages that a group has not taken (LAG), and
+events that were counted as discarded by the broker (LOST). What sources lost themselves is in the captures.
+
 examples:
   kwire fleet init nats://127.0.0.1
+  kwire fleet status nats://127.0.0.1
   kwire fleet init nats://a.example,b.example --tls-ca ca.pem --nats-creds admin.creds --replicas 3 --age 7d
 """
 
@@ -37,7 +52,9 @@ examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.epilog = EPILOG
-    parser.add_argument("what", choices=["init"], help="init: make stream and bucket, or change limits")
+    parser.add_argument(
+        "what", choices=["init", "status"], help="init: make stream and bucket; status: how all are"
+    )
     parser.add_argument("address", metavar="ADDR", help="the broker")
     limits = parser.add_argument_group("limits (init)")
     limits.add_argument(
@@ -55,6 +72,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="old",
         help="where it is full: the oldest messages (default), or what comes",
     )
+    parser.add_argument(
+        "--all", action="store_true", help="status: sessions too that have ended and are collected"
+    )
     add_broker_arguments(parser)
     secure = parser.add_argument_group("how to reach it")
     for name, what in (("ca", "the CA of its certificate"), ("cert", "our certificate"), ("key", "its key")):
@@ -65,19 +85,57 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what the arguments say."""
-    from kwire.broker.setup import Limits
+    return _with(args, _init if args.what == "init" else _status)
 
-    limits = Limits(args.replicas, args.age, args.size, args.discard)
 
-    async def init(link: "Link", address: "BrokerAddress") -> int:
-        from kwire.broker import setup
+async def _init(args: argparse.Namespace, link: "Link", address: "BrokerAddress") -> int:
+    from kwire.broker import setup
 
-        known = await setup.init(link.js, address, limits)
-        told = {"address": str(address), "known": known, **limits._asdict()}
-        _print(args, told, f"{'changed' if known else 'made'}: {_limits(limits)}")
+    limits = setup.Limits(args.replicas, args.age, args.size, args.discard)
+    known = await setup.init(link.js, address, limits)
+    told = {"address": str(address), "known": known, **limits._asdict()}
+    _print(args, told, f"{'changed' if known else 'made'}: {_limits(limits)}")
+    return OK
+
+
+async def _status(args: argparse.Namespace, link: "Link", address: "BrokerAddress") -> int:
+    from kwire.broker.client import Link, bucket_of
+    from kwire.broker.overview import overview
+
+    found = await overview(Link(link.nc, link.js, await bucket_of(link.js, address)), address, SAMPLE)
+    if args.json:
+        told = found._asdict() | {
+            "groups": [one._asdict() for one in found.groups],
+            "sessions": [one._asdict() for one in found.sessions],
+        }
+        sys.stdout.write(json.dumps(told) + "\n")
         return OK
+    lines = [f"{plural(found.messages, 'message')} in the stream, {human_size(found.bytes)}"]
+    for one in found.groups:
+        waiting = f"{one.unacknowledged:,} delivered and not acknowledged"
+        lines.append(f"group {one.name}: {plural(one.pending, 'message')} to be delivered, {waiting}")
+    shown = [
+        one for one in found.sessions if args.all or not one.over or not one.lag or any(one.lag.values())
+    ]
+    hosts = len({one.host for one in found.sessions})
+    lines.append(f"{plural(hosts, 'host')}, {plural(len(found.sessions), 'session')}, {len(shown):,} shown")
+    if shown:
+        head = f"{'HOST':20} {'SESSION':8} {'STATE':7} {'EVENTS':>13} {'EVENTS/S':>10} {'LAG':>8} {'LOST':>8}"
+        lines.append(head)
+    lines += [_row(one) for one in shown]
+    sys.stdout.write("\n".join(lines) + "\n")
+    return OK
 
-    return _with(args, init)
+
+def _row(one: "SessionView") -> str:
+    """A session for a person."""
+    quiet = one.silent is None or one.silent > SILENT
+    state = "ended" if one.over else "silent" if quiet else "live"
+    events = "?" if one.events is None else f"{one.events:,}"
+    rate = "" if one.rate is None else f"{one.rate:,.0f}"
+    lag = f"{max(one.lag.values()):,}" if one.lag else "all"
+    lost = f"{max(one.discarded.values(), default=0):,}"
+    return f"{safe(one.host):20} {one.session[:8]} {state:7} {events:>13} {rate:>10} {lag:>8} {lost:>8}"
 
 
 def _limits(limits: Any) -> str:
@@ -88,7 +146,7 @@ def _limits(limits: Any) -> str:
     return f"{kept}, {human_size(limits.size)} in all; where that is full, {DISCARD[limits.discard]}"
 
 
-def _with(args: argparse.Namespace, do: "Callable[[Link, BrokerAddress], Awaitable[int]]") -> int:
+def _with(args: argparse.Namespace, do: "Do") -> int:
     """Do something on a connection to the first server that answers. BrokerError where none does."""
     from kwire.broker.client import BrokerError, Link, connect, load
 
@@ -104,7 +162,7 @@ def _with(args: argparse.Namespace, do: "Callable[[Link, BrokerAddress], Awaitab
                 problem = problem or error
                 continue
             try:
-                return await do(Link(nc, nc.jetstream(timeout=10.0)), address)
+                return await do(args, Link(nc, nc.jetstream(timeout=10.0)), address)
             finally:
                 await nc.close()
         assert problem is not None  # there is a server

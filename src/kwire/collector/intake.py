@@ -202,6 +202,8 @@ class Intake:
         """A message, or that there are no more at present."""
         status = handle.headers.get("Status") if handle.headers and not handle.data else None
         if status is not None:
+            if status == "503":  # the group's consumer has no leader at present
+                await asyncio.sleep(TICK)
             if status != "100":
                 self._asked = 0
                 self._room.set()
@@ -376,6 +378,8 @@ class Intake:
         for message in messages:
             if message.bye:
                 claims.end = message.place, message.sequence
+            elif message.handle is None:
+                claims.discarded += sum((lost_between(message.span) or {}).values())
             elif totals := _totals(message.data):
                 claims.produced = {**(claims.produced or {}), **totals}
             if message.place > each.top[0]:

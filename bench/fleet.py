@@ -1,0 +1,204 @@
+"""Agents and collectors through a broker, beside our own TCP session and raw publishing of the same bytes.
+
+One nats-server with JetStream, files on the disk of the temporary folder, everything on loopback in processes
+of its own. Raw is nats-py alone: messages of the size that agents publish, as many under way at a time.
+`--agents 1 10 100 1000`: so many agents played by one process, together with as many events.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from common import KWIRE, table, workspace
+from replay import SIZE, span
+from stream import Collector, cpu, free_port, memory, proven, replay
+
+PAYLOAD = 65_400
+UNDER_WAY = 128
+
+
+@contextlib.contextmanager
+def broker(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A server with stream and bucket."""
+    port = free_port()
+    server = shutil.which("nats-server", path="/usr/sbin:/usr/bin:/usr/local/bin") or "nats-server"
+    command = [server, "-js", "-sd", str(folder / "broker"), "-a", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"nats://127.0.0.1:{port}"
+    try:
+        while subprocess.run([KWIRE, "fleet", "init", url], capture_output=True).returncode:
+            time.sleep(0.1)
+        yield url, process
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(folder / "broker", ignore_errors=True)
+
+
+async def publish(url: str, messages: int) -> float:
+    """Publish messages with nats-py; seconds until the last one is acknowledged."""
+    import nats
+
+    payload = span(PAYLOAD // SIZE, 0).data
+    payload = bytes(payload)[:PAYLOAD].ljust(PAYLOAD, b"\0")
+    nc = await nats.connect(url, pending_size=8 << 20)
+    js = nc.jetstream(publish_async_max_pending=UNDER_WAY)
+    start = time.monotonic()
+    for number in range(messages):
+        await js.publish_async(f"kwire.raw.{0:032x}", payload, headers={"Nats-Msg-Id": f"raw-{number}"})
+    await js.publish_async_completed()
+    seconds = time.monotonic() - start
+    await nc.close()
+    return seconds
+
+
+def raw(url: str, messages: int) -> dict[str, Any]:
+    """The same in a process of its own."""
+    run = subprocess.run(
+        [sys.executable, __file__, "--raw", url, str(messages)], capture_output=True, text=True
+    )
+    if run.returncode:
+        raise SystemExit(run.stderr)
+    told: dict[str, Any] = json.loads(run.stdout)
+    return told
+
+
+class Taker(Collector):
+    """`kwire collect` from a broker; `wait` until it has so many events."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        command = [KWIRE, "collect", "--from", url, "-w", str(folder), "--json"]
+        self.said = folder.with_name(f"{folder.name}.said")
+        with self.said.open("w") as said:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True)
+        while "collecting from" not in self.said.read_text():
+            time.sleep(0.01)
+        self.before = cpu(self.process.pid)
+
+    def wait(self, sessions: int) -> None:
+        """Until so many sessions have ended."""
+        while self.said.read_text().count(" has ended: ") < sessions and self.process.poll() is None:
+            time.sleep(0.02)
+
+    def stop(self) -> dict[str, Any]:
+        used, most = cpu(self.process.pid) - self.before, memory(self.process.pid)
+        self.process.send_signal(signal.SIGINT)
+        out, _ = self.process.communicate(timeout=60)
+        summary: dict[str, Any] = json.loads(out)
+        return summary | {"cpu": used, "memory": most}
+
+
+def rate(events: int, seconds: float) -> str:
+    return f"{events / seconds / 1e6:.2f} M/s"
+
+
+def ways(args: argparse.Namespace, folder: Path) -> None:
+    """One agent, each way."""
+    events, rows = args.events, []
+    messages = events * SIZE // PAYLOAD + 1
+    with broker(folder) as (url, _):
+        told = raw(url, messages)
+        rows.append(
+            ["raw publishing", rate(events, told["seconds"]), f"{told['cpu'] / events * 1e6:.2f} µs", "", ""]
+        )
+    with broker(folder) as (url, server):
+        sent = replay(url, events)
+        each = f"{sent['cpu'] / events * 1e6:.2f} µs"
+        rows.append(["agent → broker", rate(events, sent["seconds"]), each, f"{sent['memory']:.0f} MB", ""])
+        start = time.monotonic()
+        taker = Taker(folder / "taken", url)
+        taker.wait(1)
+        seconds = time.monotonic() - start
+        got = taker.stop()
+        each = f"{got['cpu'] / events * 1e6:.2f} µs"
+        proof = proven(folder / "taken")
+        rows.append(["broker → collector", rate(events, seconds), each, f"{got['memory']:.0f} MB", proof])
+        shutil.rmtree(folder / "taken")
+        most = memory(server.pid)
+    with broker(folder) as (url, _):
+        taker = Taker(folder / "taken", url)
+        start = time.monotonic()
+        sent = replay(url, events)
+        taker.wait(1)
+        seconds = time.monotonic() - start
+        got = taker.stop()
+        each = f"{(sent['cpu'] + got['cpu']) / events * 1e6:.2f} µs"
+        proof = proven(folder / "taken")
+        rows.append(
+            ["agent → broker → collector", rate(events, seconds), each, f"{got['memory']:.0f} MB", proof]
+        )
+        shutil.rmtree(folder / "taken")
+    address = f"tcp:127.0.0.1:{free_port()}"
+    collector = Collector(folder / "tcp", address)
+    sent = replay(address, events)
+    got = collector.stop()
+    each = f"{(sent['cpu'] + got['cpu']) / events * 1e6:.2f} µs"
+    rows.append(
+        [
+            "TCP session",
+            rate(events, sent["seconds"]),
+            each,
+            f"{got['memory']:.0f} MB",
+            proven(folder / "tcp"),
+        ]
+    )
+    shutil.rmtree(folder / "tcp")
+    print(f"### One agent, {events:,} events of {SIZE} bytes; the server had {most:.0f} MB at most\n")
+    print(table(["", "events", "CPU an event", "memory", "verify"], rows))
+
+
+def growth(args: argparse.Namespace, folder: Path) -> None:
+    """More and more agents, with as many events together."""
+    rows = []
+    for agents in args.agents:
+        each = max(args.events // agents, 1)
+        with broker(folder) as (url, server):
+            taker = Taker(folder / "taken", url)
+            start = time.monotonic()
+            sent = replay(url, each, "--agents", str(agents), "--memory", str(max(64 // agents, 1) << 20))
+            taker.wait(agents)
+            seconds = time.monotonic() - start
+            got = taker.stop()
+            rows.append(
+                [
+                    f"{agents:,}",
+                    rate(agents * each, seconds),
+                    f"{agents * each - got['events']:,}",
+                    f"{sent['memory']:.0f} MB",
+                    f"{memory(server.pid):.0f} MB",
+                    f"{got['memory']:.0f} MB",
+                    proven(folder / "taken"),
+                ]
+            )
+            shutil.rmtree(folder / "taken")
+    print("\n### Agents in one process, from the first event to the end of the last capture\n")
+    print(table(["agents", "events", "missing", "agents' memory", "server", "collector", "verify"], rows))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--events", type=int, default=5_000_000)
+    parser.add_argument("--agents", type=int, nargs="*", default=[1, 10, 100, 1000])
+    parser.add_argument("--raw", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.raw:
+        before = time.process_time()
+        seconds = asyncio.run(publish(args.raw[0], int(args.raw[1])))
+        print(json.dumps({"seconds": seconds, "cpu": time.process_time() - before}))
+        return
+    with workspace() as folder:
+        ways(args, folder)
+        growth(args, folder)
+
+
+if __name__ == "__main__":
+    main()

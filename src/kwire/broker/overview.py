@@ -1,0 +1,183 @@
+"""How a fleet is, read from its broker: the stream, the groups that collect, the sessions.
+
+Invariants: nothing is changed by looking; sessions are those that the bucket knows; what a message says of
+itself is believed as far as it is sound.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import datetime
+from typing import Any, Final, NamedTuple, TypeVar
+
+from kwire.broker import names
+from kwire.broker.address import BrokerAddress
+from kwire.broker.claims import Claims
+from kwire.broker.client import BrokerError, Link, plain
+from kwire.broker.sessions import read_entry
+from kwire.broker.setup import stream
+from kwire.errors import KwireError
+from kwire.wire.frame import MASK, Type
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+AT_ONCE: Final = 64
+"""Questions under way."""
+
+
+class Group(NamedTuple):
+    """What a group has not taken yet: messages to be delivered, and those delivered and not acknowledged."""
+
+    name: str
+    pending: int
+    unacknowledged: int
+
+
+class SessionView(NamedTuple):
+    """A session: events are those that its messages tell of, LOST ones among them; None: not told.
+
+    `lag`: messages that a group has not claimed, by its name; `discarded`: events that it counted as
+    discarded by the broker; `silent`: seconds since its last message, None where the broker has none of it.
+    """
+
+    host: str
+    session: str
+    began: int
+    over: bool
+    messages: int
+    events: int | None
+    rate: float | None
+    silent: float | None
+    lag: dict[str, int]
+    discarded: dict[str, int]
+
+
+class Overview(NamedTuple):
+    """A fleet: messages and bytes of the stream, its groups and sessions."""
+
+    messages: int
+    bytes: int
+    groups: list[Group]
+    sessions: list[SessionView]
+
+
+class _Last(NamedTuple):
+    number: int
+    events: int | None
+    bye: bool
+    when: float
+
+
+async def overview(link: Link, address: BrokerAddress, seconds: float) -> Overview:
+    """Look, and again after so many seconds, for rates. BrokerError where the broker does not tell."""
+    info = await stream(link.js, address)
+    if info is None:
+        cause, cure = f"it has no stream {names.STREAM}", f"kwire fleet init {address} makes it"
+        raise BrokerError("use", str(address), cause, cure)
+    try:
+        groups = [
+            Group(one.name, one.num_pending or 0, one.num_ack_pending or 0)
+            for one in await link.js.consumers_info(names.STREAM)
+        ]
+        keys = await _keys(link)
+        sessions = sorted(key.partition(".")[2] for key in keys if key.startswith("session."))
+        before = dict(zip(sessions, await _each(sessions, lambda one: _last(link, one)), strict=True))
+        start = time.monotonic()
+        await asyncio.sleep(seconds)
+        after = dict(zip(sessions, await _each(sessions, lambda one: _last(link, one)), strict=True))
+        passed = max(time.monotonic() - start, 1e-3)
+        claims: dict[str, dict[str, Claims]] = {}
+        known = [key for key in keys if key.startswith("claims.")]
+        for key, found in zip(known, await _each(known, lambda one: _claims(link, one)), strict=True):
+            _, group, session = key.split(".")
+            if found is not None:
+                claims.setdefault(session, {})[group] = found
+        views = await _each(
+            sessions,
+            lambda one: _view(link, one, before[one], after[one], passed, claims.get(one, {})),
+        )
+    except KwireError:
+        raise
+    except Exception as error:
+        raise BrokerError("look at", str(address), plain(error)[0]) from None
+    state = info.state
+    return Overview(state.messages, state.bytes, groups, [view for view in views if view is not None])
+
+
+async def _view(
+    link: Link,
+    session: str,
+    before: _Last | None,
+    last: _Last | None,
+    passed: float,
+    claims: dict[str, Claims],
+) -> SessionView | None:
+    entry = read_entry((await link.get(names.session_key(session)))[0])
+    if entry is None:
+        return None
+    messages = ((last.number - entry.first) & MASK) + 1 if last is not None else 0
+    rate = None
+    if last is not None and last.events is not None:
+        rate = (last.events - (before.events or 0 if before is not None else 0)) / passed
+    return SessionView(
+        entry.about.get("name") or entry.about.get("host", ""),
+        session,
+        entry.began,
+        (last is not None and last.bye) or any(one.end is not None for one in claims.values()),
+        messages,
+        last.events if last is not None else None,
+        rate,
+        max(0.0, time.time() - last.when) if last is not None else None,
+        {group: max(0, messages - one.messages_claimed) for group, one in sorted(claims.items())},
+        {group: one.discarded for group, one in sorted(claims.items())},
+    )
+
+
+async def _keys(link: Link) -> list[str]:
+    from nats.js.errors import NoKeysError
+
+    try:
+        return await link.bucket.keys()
+    except NoKeysError:
+        return []
+
+
+async def _claims(link: Link, key: str) -> Claims | None:
+    try:
+        return Claims.read((await link.get(key))[0])
+    except KwireError:
+        return None
+
+
+async def _last(link: Link, session: str) -> _Last | None:
+    """The last message of a session; None where the broker has none."""
+    from nats.js.errors import NotFoundError
+
+    try:
+        found = await link.js.get_last_msg(names.STREAM, f"{names.PREFIX}.*.{session}", direct=False)
+    except NotFoundError:
+        return None
+    headers, data = found.headers or {}, found.data or b""
+    number = names.number_of(headers.get(names.MESSAGE_ID, ""), session)
+    if number is None:
+        return None
+    counts = names.read_counts(headers.get(names.AFTER))
+    events = sum(counts.values()) if counts is not None else None
+    return _Last(number, events, data[:1] == bytes([0x10 | Type.BYE]), _seconds(found.time))
+
+
+def _seconds(when: Any) -> float:
+    """A time of the broker, in seconds since 1970."""
+    return when.timestamp() if isinstance(when, datetime) else time.time()
+
+
+async def _each(items: Iterable[T], ask: Callable[[T], Awaitable[R]]) -> list[R]:
+    """Ask about each, some at a time."""
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def one(item: T) -> R:
+        async with gate:
+            return await ask(item)
+
+    return list(await asyncio.gather(*(one(item) for item in items)))

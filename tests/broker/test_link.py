@@ -1,0 +1,67 @@
+"""The bucket's values, changed by several at once; and what a fleet looks like."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from brokers import Cluster, Server, ask, init, needed, wait_for
+
+from kwire.broker.client import Link
+
+
+@pytest.mark.native
+def test_of_changes_that_come_at_once_one_counts(tmp_path: Path) -> None:
+    """Also in a cluster, whose servers of 2.9 let two of them pass where only the revision is looked at."""
+    needed()
+    with Cluster(tmp_path) as cluster:
+
+        def made() -> bool:
+            try:
+                init(cluster.url, replicas=3)
+            except Exception:  # there is no leader yet
+                return False
+            return True
+
+        wait_for(made)
+
+        async def race(nc: Any, js: Any) -> list[int]:
+            import nats
+
+            clients = [await nats.connect(one.url) for one in cluster.servers]
+            links = [Link(one, one.jetstream()) for one in clients]
+            winners, revision = [], 0
+            for _ in range(30):
+                swaps = (link.swap("claims.x.y", b"z", revision) for link in (*links, *links))
+                won = [one for one in await asyncio.gather(*swaps) if one]
+                winners.append(len(won))
+                revision = won[0]
+            for one in clients:
+                await one.close()
+            return winners
+
+        assert ask(cluster.url.replace("127", "nats://127").removeprefix("nats://"), race) == [1] * 30
+
+
+def test_what_is_at_the_broker_is_shown(server: Server) -> None:
+    from test_fleet import agent
+
+    produced = agent(server.url, Path(), "0.2")
+
+    def status(*more: str) -> str:
+        command = [sys.executable, "-m", "kwire", "fleet", "status", server.url, *more]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    [session] = json.loads(status("--json"))["sessions"]
+    assert (session["host"], session["events"], session["over"], session["lag"]) == (
+        "web1",
+        produced,
+        True,
+        {},
+    )
+    assert f"web1                 {session['session'][:8]} ended {produced:>15,}" in status()
