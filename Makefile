@@ -3,7 +3,7 @@
 # make check   style and types
 # make quick   the same, and the tests that need neither the kernel nor minutes
 # make vm KERNEL=6.12 CMD='uname -r'    one command as root in a guest (IMAGE=vmlinuz MODULES=DIR: any kernel)
-# make bench   every figure that the README quotes
+# make bench   every figure that the README quotes, but for those of guests (bench/attach.py)
 # make clean   removes what the others made, downloads included
 
 PYTHON ?= python3
@@ -35,7 +35,7 @@ vm:
 
 bench: .venv/.tool
 	@scripts/packages linux-perf bpftrace time nftables
-	@set -e; for script in $(filter-out bench/common.py bench/replay.py bench/stages.py,$(wildcard bench/*.py)); do .venv/bin/python $$script; done
+	@set -e; for script in $(filter-out bench/attach.py bench/common.py bench/replay.py bench/stages.py,$(wildcard bench/*.py)); do .venv/bin/python $$script; done
 
 clean:
 	rm -rf .venv .vm build dist src/*.egg-info src/kwire/*.so .*_cache .hypothesis demo*.pcapng
