@@ -40,6 +40,12 @@ curtask: _Any
 func: _Any
 """The function the probe is on, shown by name."""
 
+boottime: _int
+"""Nanoseconds since the machine was started, its sleep among them."""
+
+tai: _int
+"""Nanoseconds of International Atomic Time since 1970."""
+
 rand: _int
 """A random number, another one each time."""
 
@@ -99,6 +105,9 @@ def str(p: _Any, limit: _int = ..., /) -> _str:
 
 def bytes(p: _Any, n: _int, limit: _int = ..., /) -> _bytes:
     """`bytes(p, n[, limit])`: n bytes at p; a varying n is cut at limit (or 64)."""
+
+def reg(name: _str, /) -> _int:
+    """`reg("ip")`: a register of the machine where the probe is."""
 
 def user(p: _Any, /) -> _Any:
     """`user(p)`: p as an address of the current process."""

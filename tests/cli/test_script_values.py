@@ -38,6 +38,8 @@ begin {
   printf("%d %s %d\n", config().max_strlen, config().stack_mode, usermode);
   printf("%s %d\n", username, pid == ppid(curtask));
   printf("%gr %s %s %s\n", 0xcc0, probetype, signal_name(0), signal_name(1024));
+  print((nsecs(boot) >= nsecs, nsecs(tai) > nsecs(monotonic), __NR_nanosleep > 0));
+  printf("%s %x\n", ntop(2, pton("127.0.0.1")), (uint32)pton("127.0.0.1"));
   if comptime (sizeof(uint8) == 2) { fail("never") } else { print("known") }
   assert(1 == 1, "fine"); $text = "foo"; $far = (uint64)10; printf("[%s]\n", $text[$far] == 0 ? "" : "?");
   assert($a == 0, "told");
@@ -70,6 +72,8 @@ twice twice own
 1024 bpftrace 1
 NAME 0
 GFP_KERNEL special Unknown signal 0 N/A
+(true, true, true)
+127.0.0.1 100007f
 known
 []
 """
@@ -135,3 +139,24 @@ def test_series_of_times(tmp_path: Path) -> None:
     assert run.stdout.count("*") in (2, 3)  # the hour may have changed between two of them
     shown = subprocess.run([*KWIRE, "show", capture], capture_output=True, text=True, timeout=200)
     assert shown.stdout == run.stdout
+
+
+def test_settings_of_the_environment_go_before() -> None:
+    environment = os.environ | {"BPFTRACE_MAX_STRLEN": "99", "BPFTRACE_COLOR": "never"}
+    words = [
+        "-d",
+        "ir",
+        "-e",
+        "config = { max_strlen = 5; BPFTRACE_STACK_MODE = raw } begin { $x = str(1); }",
+    ]
+    run = subprocess.run([*KWIRE, *words], capture_output=True, text=True, timeout=100, env=environment)
+    assert run.returncode == 0, run.stderr
+    wrong = subprocess.run(
+        [*KWIRE, "-d", "ir", "-e", "begin { }"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=environment | {"BPFTRACE_MAX_STRLEN": "0"},
+    )
+    assert "max_strlen is from 1 to 4,096" in wrong.stderr
+    assert wrong.returncode == 1

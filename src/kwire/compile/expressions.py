@@ -39,6 +39,8 @@ BUILTINS: dict[str, tuple[str, str, int]] = {
     "curtask": ("get_current_task", "", 64),
     "cgroup": ("get_current_cgroup_id", "", 64),
     "func": ("get_func_ip", "", 64),
+    "boottime": ("ktime_get_boot_ns", "", 64),
+    "tai": ("ktime_get_tai_ns", "", 64),
     "rand": ("get_prandom_u32", "", 32),
     "jiffies": ("jiffies64", "", 64),
     "numaid": ("get_numa_node_id", "", 16),
@@ -229,6 +231,9 @@ class ExpressionLowering(Builder, ABC):
     def located(self, where: Located, type_: types.Scalar) -> Operand:
         """What a static probe says that its argument is."""
         registers, context = self.options.arch.registers, self.function.context
+        if where.register and where.register not in registers:
+            cause = f"there is no register {where.register}"
+            raise CompileError(self.name, cause, f"there are {', '.join(registers)}")
         at: Operand = signed64(where.constant)
         if where.index:
             index = self.load(context, registers[where.index], 8, pure=True)

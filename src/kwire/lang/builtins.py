@@ -48,6 +48,8 @@ OPERATIONS = {
     "cgroup": "bpf_get_current_cgroup_id()",
     "curtask": "bpf_get_current_task()",
     "func": "the address of the function that the probe is on",
+    "boottime": "bpf_ktime_get_boot_ns()",
+    "tai": "bpf_ktime_get_tai_ns(), since Linux 6.1",
     "rand": "bpf_get_prandom_u32()",
     "jiffies": "bpf_jiffies64()",
     "numaid": "bpf_get_numa_node_id()",
@@ -69,6 +71,14 @@ BUILTINS = (
     Builtin(
         "func", "the function the probe is on, shown by name", KSYM, "func", kinds=OF_FUNCTIONS, hint="Any"
     ),
+    Builtin(
+        "boottime",
+        "nanoseconds since the machine was started, its sleep among them",
+        U64,
+        "boottime",
+        unit="ns",
+    ),
+    Builtin("tai", "nanoseconds of International Atomic Time since 1970", U64, "tai", unit="ns"),
     Builtin("rand", "a random number, another one each time", U32, "rand"),
     Builtin("jiffies", "ticks of the kernel since it started", U64, "jiffies"),
     Builtin("numaid", "number of the NUMA node", U16, "numaid"),
@@ -124,6 +134,9 @@ FUNCTIONS = (
         3,
         f"n bytes at p; a varying n is cut at limit (or {BYTES_LIMIT})",
         hint="(p: Any, n: int, limit: int = ..., /) -> bytes",
+    ),
+    Function(
+        "reg", 'reg("ip")', 1, 1, "a register of the machine where the probe is", hint="(name: str, /) -> int"
     ),
     Function("user", "user(p)", 1, 1, "p as an address of the current process", hint="(p: Any, /) -> Any"),
     Function("kernel", "kernel(p)", 1, 1, "p as an address of the kernel", hint="(p: Any, /) -> Any"),

@@ -7,9 +7,11 @@
 from collections.abc import Callable
 
 from kwire.hints import TYPE_CHECKING
+from kwire.kinds import KINDS
 from kwire.lang import builtins, tree, values
 from kwire.lang import checked as c
 from kwire.lang import types as t
+from kwire.lang.context import Located
 from kwire.lang.errors import TextError, did_you_mean
 from kwire.lang.tree import Span
 from kwire.lang.types import Type
@@ -314,6 +316,16 @@ def _len(call: Arguments) -> Value:
     return c.TextLength(text, t.U64, call.span)
 
 
+def _reg(call: Arguments) -> Value:
+    """A register, where the probe is given them."""
+    name, site = call.values[0], call.checker.site
+    if not isinstance(name, Literal):
+        raise TextError(name.span, "the name of a register is a text", 'write reg("ip")')
+    if KINDS[site.kind].context != "registers":
+        raise TextError(call.span, f"a {site.kind} has no registers", "they are there in kprobes and uprobes")
+    return c.Param(name.value, Located(0, name.value), t.U64, call.span)
+
+
 def _offsetof(checker: "ExpressionChecker", node: tree.Call) -> Value:
     """Where a member lies in its structure, or in that of a value."""
     of, member = node.arguments
@@ -384,6 +396,7 @@ HANDLERS: dict[str, Callable[[Arguments], Value]] = {
     "user": _space,
     "kernel": _space,
     "deref": _deref,
+    "reg": _reg,
     "address": lambda call: call.checker.address(call.values[0], call.span),
     "be16": _big_endian,
     "be32": _big_endian,

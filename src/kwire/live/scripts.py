@@ -6,6 +6,7 @@ no place is there is an error anyway. A pattern that matches nothing is no error
 place.
 """
 
+import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -64,10 +65,11 @@ def plan_script(
         _users,
         _allocation,
         ahead,
+        os.environ,
         unsafe,
     )
     made = probes(script, surroundings)
-    chosen = settings(script)
+    chosen = settings(script, os.environ)
     planner = Planner(None, scope)
     maps = tuple(made[0].maps.values())
     if maps:

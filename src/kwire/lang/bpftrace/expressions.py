@@ -4,6 +4,7 @@ Invariant: what an expression changes is done before its statement (`Lowering.pe
 would not always be done.
 """
 
+import os
 from collections.abc import Callable, Mapping
 
 from kwire.hints import TYPE_CHECKING, Any, Final
@@ -19,6 +20,7 @@ from kwire.lang.bpftrace.maps import AGGREGATES, element
 from kwire.lang.bpftrace.types import is_type, plain
 from kwire.lang.errors import TextError, did_you_mean
 from kwire.lang.tree import NOWHERE
+from kwire.wire.names import SYSCALLS
 
 if TYPE_CHECKING:
     from kwire.lang.bpftrace.lower import Lowering
@@ -133,6 +135,9 @@ def _name(low: "Lowering", node: s.Name) -> tree.Expr:
         return BUILTINS[name](low, span)
     if name in tables.CONSTANTS:
         return tree.Number(tables.CONSTANTS[name], span)
+    calls = SYSCALLS.get(os.uname().machine, {})
+    if name.startswith("__NR_") and name.removeprefix("__NR_") in calls:
+        return tree.Number(calls[name.removeprefix("__NR_")], span)
     if name in tables.FUNCTION and word is None:
         raise TextError(span, f"{name} is a function", f"call it: {tables.FUNCTION[name].form}")
     return tree.Name(name, span)

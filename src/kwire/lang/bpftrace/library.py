@@ -3,6 +3,7 @@
 Invariant: each gives a tree that the checker would take from a script that says it at length.
 """
 
+import socket
 from collections.abc import Callable, Mapping
 
 from kwire.hints import TYPE_CHECKING, Final
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 ERRORS_MOST: Final = 4095
 """The greatest number of an error of the kernel: the last so many addresses are none, but errors."""
+
+CLOCKS: Final = {"monotonic": "nsecs", "boot": "boottime", "tai": "tai", "sw_tai": "tai"}
+"""The clocks that `nsecs` takes → the built-ins that tell them."""
 
 NAMESPACES: Final = {"curr_ns": False, "init": True}
 """Where a process has its number: as kwire sees it, or as the kernel does."""
@@ -84,6 +88,34 @@ def percpu_kaddr(low: "Lowering", node: s.Call) -> tree.Expr:
     return tree.Cast("u64 *", place, span, span)
 
 
+def nsecs(low: "Lowering", node: s.Call) -> tree.Expr:
+    """The time by a clock."""
+    [clock] = node.arguments
+    if not isinstance(clock, s.Name) or clock.id not in CLOCKS:
+        cure = f"there are {', '.join(CLOCKS)}"
+        raise TextError(clock.span, "this is no clock", cure)
+    return tree.Name(CLOCKS[clock.id], node.span)
+
+
+def reg(low: "Lowering", node: s.Call) -> tree.Expr:
+    """A register of the machine."""
+    name = text_constant(low, node.arguments[0])
+    if name is None:
+        raise TextError(node.arguments[0].span, "the name is not a string", 'write reg("ip")')
+    given = (tree.String("ip" if name == "pc" else name, node.arguments[0].span),)
+    return tree.Call("reg", given, (), node.span, node.function_span)
+
+
+def pton(low: "Lowering", node: s.Call) -> tree.Expr:
+    """An IPv4 address as it is on the wire."""
+    text = text_constant(low, node.arguments[0])
+    try:
+        return tree.Number(int.from_bytes(socket.inet_pton(socket.AF_INET, text or ""), "little"), node.span)
+    except OSError:
+        message = f"{text or 'this'} is no IPv4 address"
+        raise TextError(node.arguments[0].span, message, "IPv6 is not supported yet") from None
+
+
 def _cpus(low: "Lowering", span: Span) -> tree.Expr:
     return tree.Number(low.surroundings.cpus, span)
 
@@ -130,6 +162,9 @@ def username(low: "Lowering", span: Span) -> tree.Expr:
 
 LIBRARY: Final["Mapping[str, Callable[[Lowering, s.Call], tree.Expr]]"] = {
     "kaddr": kaddr,
+    "nsecs": nsecs,
+    "reg": reg,
+    "pton": pton,
     "percpu_kaddr": percpu_kaddr,
     "is_err": is_err,
     "strlen": strlen,

@@ -28,7 +28,7 @@ class Surroundings(NamedTuple):
     of the monotonic clock, how many CPUs there can be; its options, by name; the
     address of a kernel symbol (None: there is none); the control groups by their ids;
     the users by their ids; the names of the flags of allocations (GFP); what the wall
-    clock is ahead of the monotonic one, in ns; whether what can change the system
+    clock is ahead of the monotonic one, in ns; the environment; whether what can change the system
     is allowed.
     """
 
@@ -42,6 +42,7 @@ class Surroundings(NamedTuple):
     users: Callable[[], Mapping[int, str]] = dict
     allocation: Callable[[], Mapping[int, str]] = dict
     wall: int = 0
+    environment: Mapping[str, str] = {}
     unsafe: bool = False
 
 

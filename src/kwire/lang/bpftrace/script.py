@@ -116,7 +116,7 @@ def probes(script: s.Script, surroundings: Surroundings) -> list[ScriptProbe]:
     script = without_map_parameters(script, faults)
     script = script.replace(probes=tuple(map(with_tails, script.probes)))
     try:
-        chosen: Mapping[str, int | str | bool] = settings(script)
+        chosen: Mapping[str, int | str | bool] = settings(script, surroundings.environment)
     except LanguageError as error:
         faults += error.diagnostics
         chosen = {}

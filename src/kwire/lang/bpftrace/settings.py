@@ -1,16 +1,36 @@
 """The settings of a script: those of its config block, the others as they are by default."""
 
+from collections.abc import Mapping
+
+from kwire.hints import Final
 from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace import tables
 from kwire.lang.errors import Diagnostic, LanguageError, did_you_mean
 
+PREFIX: Final = "BPFTRACE_"
+"""Of settings in the environment, and of their old names in scripts."""
 
-def settings(script: s.Script) -> dict[str, int | str | bool]:
-    """The settings of the config block, with those that it does not name. Raises `LanguageError`."""
+
+def settings(script: s.Script, environment: Mapping[str, str] = {}) -> dict[str, int | str | bool]:
+    """The settings of the config block, with those that it does not name; those of the environment go before
+    (`BPFTRACE_MAX_STRLEN`). Raises `LanguageError`.
+    """
     found: dict[str, int | str | bool] = {one.name: one.default for one in tables.SETTINGS}
     faults: list[Diagnostic] = []
-    for one in script.settings:
-        name = tables.RENAMED.get(one.name, one.name)
+    told = {
+        name.removeprefix(PREFIX).lower(): text
+        for name, text in environment.items()
+        if name.startswith(PREFIX)
+    }
+    told = {tables.RENAMED.get(name, name): text for name, text in told.items()}
+    here = [
+        s.Setting(name, int(text) if text.isdecimal() else text, script.span)
+        for name, text in told.items()
+        if name in tables.SETTING
+    ]
+    for one in (*script.settings, *here):
+        name = one.name.removeprefix(PREFIX).lower() if one.name.startswith(PREFIX) else one.name
+        name = tables.RENAMED.get(name, name)
         known = tables.SETTING.get(name)
         if known is None:
             cure = did_you_mean(one.name, tables.SETTING)

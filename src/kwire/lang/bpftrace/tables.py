@@ -199,12 +199,15 @@ FUNCTIONS: Final = (
     Word("leader_comm", "leader_comm(task)", "name of the first thread of its process", True, 0, 1),
     Word("pid", "pid(init), pid(curr_ns)", "process id, as the kernel has it, or as kwire", True, 0, 1),
     Word("tid", "tid(init), tid(curr_ns)", "thread id, likewise", True, 0, 1),
+    Word("nsecs", "nsecs(monotonic), nsecs(boot), nsecs(tai)", "the time by a clock", True, 0, 1),
+    Word("reg", 'reg("ip")', "a register of the machine", True, 1, 1),
+    Word("pton", 'pton("127.0.0.1")', "an IPv4 address, as it is on the wire", True, 1, 1),
     Word("is_err", "is_err(p)", "whether an address is an error of the kernel", True, 1, 1),
     *(
         Word(name, f"{name}(…)", "", False, 0, 64)
         for name in (
-            *("uaddr", "reg", "cgroupid", "path", "pton", "strstr", "find", "socket_cookie", "dw_ustack"),
-            *("nsecs", "typeof", "str_concat", "memcmp", "container_of", "signal_thread", "is_literal"),
+            *("uaddr", "cgroupid", "path", "strstr", "find", "socket_cookie", "dw_ustack"),
+            *("typeof", "str_concat", "memcmp", "container_of", "signal_thread", "is_literal"),
             *("is_ptr", "is_str", "is_integer", "is_array", "strcap", "kfunc_exist", "kfunc_allowed"),
             *("usdt_arg", "is_unsigned"),
         )
