@@ -370,8 +370,11 @@ static void take_inner(struct engine *e, uint32_t number, const uint8_t *p, uint
 			goto kept;
 		} else if (type == TYPE_TABLE) {
 			goto kept;
-		} else {
+		} else { /* what stands outside of DATA only */
 			keep(e, p + mark, at - mark);
+			e->found = found;
+			kw_complain(e, CODE_ILLEGAL_TRANSITION, frame, length);
+			c->unsound++;
 		}
 		mark = at += length;
 		continue;

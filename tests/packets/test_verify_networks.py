@@ -91,6 +91,20 @@ def test_parts_of_data_that_is_not_whole_are_no_frames(tmp_path: Path, kwire: An
     ]
 
 
+def test_a_frame_in_data_that_cannot_stand_there_proves_nothing(tmp_path: Path, kwire: Any, net: Any) -> None:
+    """One bit of an EVENT's type is another, and the checksums are right: it is a REQUEST then."""
+    hello = Hello(b"t" * 16, 1, Role.SOURCE).frame(Flag.CHECKSUM)
+    inside = bytearray(net.event(3))
+    inside[0] ^= Type.EVENT ^ Type.REQUEST
+    frames = [hello, *net.session(2), net.data(3, bytes(inside), net.event(4)), build(Type.BYE, 4, BYE)]
+    made = [net.ethernet(net.ipv4(net.udp(one))) for one in frames]
+    status, problems, err = verified(kwire, tmp_path / "a.pcap", net.pcap(made))
+    assert (status, err) == (3, "")
+    assert problems[0].startswith("ILLEGAL_TRANSITION once: packet 5 at byte ")
+    assert problems[0].endswith("found REQUEST in DATA, expected EVENT, SCHEMA, LOST or TABLE")
+    assert problems[1].endswith(": 1 frame is not sound")
+
+
 @pytest.mark.parametrize("verb", ["stats", "show", "query", "verify"])
 def test_what_lies_deeper_than_is_looked_is_said_by_every_verb(
     tmp_path: Path, kwire: Any, net: Any, verb: str

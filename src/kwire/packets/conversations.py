@@ -13,7 +13,7 @@ from kwire.capture.pcapng import HOST
 from kwire.capture.reader import Section
 from kwire.wire.control import Hello, Role, Welcome
 from kwire.wire.fields import EVENT_LEAST
-from kwire.wire.frame import MASK, FrameError, Problem, Type, distance
+from kwire.wire.frame import MASK, Code, FrameError, Problem, Type, distance
 from kwire.wire.frames import Frames
 from kwire.wire.payload import said, strict_runs
 from kwire.wire.schema import Schema, SchemaReader
@@ -26,6 +26,11 @@ SPAN: Final = 1 << 16  # DATA frames; what is further from the number expected i
 BATCH: Final = 256 << 10  # bytes of frames given at once
 KEPT: Final = frozenset({Type.EVENT, Type.LOST, Type.TABLE})  # what a capture holds besides schemas
 READ: Final = frozenset({Type.EVENT, Type.LOST, Type.SCHEMA})  # what is looked into
+
+
+def misplaced(kind: int, at: int = 0) -> Problem:
+    """What is wrong with a frame in DATA of a type that stands outside of it only."""
+    return Problem(Code.ILLEGAL_TRANSITION, at, f"{Type(kind).name} in DATA", "EVENT, SCHEMA, LOST or TABLE")
 
 
 class Given(NamedTuple):
@@ -297,6 +302,8 @@ class Conversation:
             if kind == Type.TABLE or (kind == Type.EVENT and length >= EVENT_LEAST):
                 continue
             schema = None
+            if kind not in KEPT and kind != Type.SCHEMA:
+                self._refuse(misplaced(kind, at), at)
             if kind in READ:
                 try:
                     schema = said(frames.frame(index), self._reader)

@@ -17,7 +17,7 @@ from kwire import native
 from kwire.capture.pcapng import HOST
 from kwire.capture.reader import Mixed, Section, gathered, groups
 from kwire.packets import memory
-from kwire.packets.conversations import Given, begins, guess, means_nothing, opens, owed
+from kwire.packets.conversations import Given, begins, guess, means_nothing, misplaced, opens, owed
 from kwire.packets.dissect import Dissector
 from kwire.packets.memory import Memory, Variant, Why
 from kwire.packets.network import (
@@ -582,7 +582,7 @@ class Engine:
         if special.code < memory.CODE_TROUBLE:
             code = Code(special.code)
             raw = self._memory.batch.memory[special.offset : special.offset + special.size]
-            problem = judge(raw)
+            problem = misplaced(raw[0] & 15) if code == Code.ILLEGAL_TRANSITION else judge(raw)
             if problem is not None and problem.code == code:
                 return str(problem)
             return f"{code.name} ({code:d}): {ERRORS[code]}"
