@@ -1,6 +1,6 @@
 """Packets a CPU second of whole commands on captures of many kinds: where reading has cliffs.
 
-Run: `.venv/bin/python bench/cliffs.py [--packets N] [--verb VERB] [ROW ...]` (default 400,000 packets
+Run: `.venv/bin/python bench/cliffs.py [--packets N] [ROW ...] [--verb VERB ...]` (default 400,000 packets
 each, `stats`, all rows; a ROW is the beginning of a name). Each row is a capture of one kind, made here,
 the same at each run; the command runs in a child that has its modules loaded and has read a small capture,
 and the child's processor time counts, system calls included. Figures are marginal: what N packets take more
@@ -457,35 +457,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--packets", type=int, default=400_000)
     parser.add_argument("--runs", type=int, default=2, help="of which the best counts")
-    parser.add_argument("--verb", choices=["stats", "query", "export", "verify"], default="stats")
+    verbs = ["stats", "query", "export", "verify"]
+    parser.add_argument("--verb", choices=verbs, nargs="+", default=verbs[:1], help="a table for each")
     parser.add_argument("rows", nargs="*", metavar="ROW")
     args = parser.parse_args()
-    rows, base = [], 0.0
+    rows: dict[str, list[list[str]]] = {verb: [] for verb in args.verb}
+    base: dict[str, float] = {}
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         path = str(Path(folder, "capture"))
         Path(path).write_bytes(pcap(plain(50)))
         keep = os.dup(1), os.dup(2)
-        run(args.verb, path, ())  # the modules that the verb loads
+        for verb in args.verb:
+            run(verb, path, ())  # the modules that the verb loads
         os.dup2(keep[0], 1)
         os.dup2(keep[1], 2)
+        counts = args.packets // 4, args.packets
         for name, (make, options) in ROWS.items():
             if args.rows and name != "plain" and not any(name.startswith(row) for row in args.rows):
                 continue
-            sizes, seconds = [], []
-            for count in (args.packets // 4, args.packets):
+            sizes: list[int] = []
+            seconds: dict[str, list[float]] = {verb: [] for verb in args.verb}
+            for count in counts:
                 made = make(count)
                 Path(path).write_bytes(made)
                 sizes.append(len(made))
-                seconds.append(min(measure(args.verb, path, options) for _ in range(args.runs)))
-            more, count = max(seconds[1] - seconds[0], 1e-9), args.packets - args.packets // 4
-            rate, once = count / more, max(seconds[0] - more / 3, 0)
-            base = base or rate
-            speed = (sizes[1] - sizes[0]) / more / 1e9
-            rows.append([name, f"{rate / 1e3:,.0f}", f"{base / rate:.1f}", f"{speed:.2f}", f"{once:.2f}"])
-            sys.stderr.write(f"{name}: {rows[-1][1:]}\n")
-    print(
-        table([f"{args.packets:,} packets, `{args.verb}`", "k packets/s", "slower", "GB/s", "once, s"], rows)
-    )
+                for verb in args.verb:
+                    seconds[verb].append(min(measure(verb, path, options) for _ in range(args.runs)))
+            for verb, (few, all_of_them) in seconds.items():
+                more = max(all_of_them - few, 1e-9)
+                rate, once = (counts[1] - counts[0]) / more, max(few - more / 3, 0)
+                slower = base.setdefault(verb, rate) / rate
+                speed = (sizes[1] - sizes[0]) / more / 1e9
+                row = [name, f"{rate / 1e3:,.0f}", f"{slower:.1f}", f"{speed:.2f}", f"{once:.2f}"]
+                rows[verb].append(row)
+                sys.stderr.write(f"{verb} {name}: {row[1:]}\n")
+    for verb, some in rows.items():
+        heads = [f"{args.packets:,} packets, `{verb}`", "k packets/s", "slower", "GB/s", "once, s"]
+        print(table(heads, some) + "\n")
 
 
 if __name__ == "__main__":
