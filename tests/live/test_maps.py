@@ -576,3 +576,34 @@ def test_the_command_line_shows_maps_at_the_end(tmp_path: Path) -> None:
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     took = '{"map": "took", "kind": "hist", "key": [], "lost": 0, "entries": [{"key": [], '
     assert took + '"value": [{"low": 512' in done.stdout
+
+
+def test_maps_are_columns_frames_and_pictures() -> None:
+    """Texts are texts, averages are not truncated, a histogram is a picture and no value is markup."""
+    names = kwire.Stats(by=("u32", "char[16]"))
+    sizes = kwire.Histogram(by="char[16]")
+    alone = kwire.Average()
+
+    @kwire.tracepoint(ENTER)
+    def ask(who: "u64") -> None:
+        names[1, comm].add(who)
+        sizes[comm].add(who)
+        alone.add(who)
+
+    for who in (2, 5):
+        kwire.simulate(ask, {"who": who}, format=FORMAT, comm="<b>&")
+    assert {name: list(column) for name, column in names.columns().items()} == {
+        "key1": [1],
+        "key2": [b"<b>&"],
+        "count": [2],
+        "total": [7],
+        "average": [3.5],
+    }
+    frame = names.pandas()
+    assert (list(frame["key2"]), list(frame["average"])) == (["<b>&"], [3.5])
+    assert sizes.polars().rows() == [("<b>&", 2, 4, 1), ("<b>&", 4, 8, 1)]
+    assert list(alone.columns()["average"]) == [3.5]
+    for shown in (names._repr_html_(), sizes._repr_html_(), sizes["<b>&"]._repr_html_()):
+        assert "<b>" not in shown
+    assert sizes._repr_html_().count("<rect ") == sizes["<b>&"]._repr_html_().count("<rect ") == 2
+    assert "&lt;b&gt;&amp;" in names._repr_html_()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from kwire.arguments import module
 from kwire.hints import Any
+from kwire.wire.fields import text
 from kwire.wire.schema import Schema
 from kwire.wire.tables import MapTable, records
 
@@ -16,7 +17,13 @@ def columns_of(schema: Schema, held: MapTable) -> dict[str, Any]:
     from kwire.wire.columns import columns
 
     found = columns(schema, records(schema, held))
-    return {field.name: meant(schema, field.name, found[field.name]) for field in schema.fields[:-1]}
+    made = {field.name: meant(schema, field.name, found[field.name]) for field in schema.fields[:-1]}
+    if "average" in made:  # which records have truncated
+        import numpy as np
+
+        count = made["count"]
+        made["average"] = np.divide(made["total"], count, out=np.zeros(len(count)), where=count > 0)
+    return made
 
 
 def meant(schema: Schema, name: str, column: Any) -> Any:
@@ -34,5 +41,11 @@ def meant(schema: Schema, name: str, column: Any) -> Any:
 def data_frame(library: str, columns: Mapping[str, Any]) -> Any:
     """The columns as a frame of "pandas" or "polars". Raises KwireError where that is not installed."""
     made = module(library, "make a data frame")
-    plain = {name: list(one) if one.ndim > 1 or one.dtype == object else one for name, one in columns.items()}
-    return made.DataFrame(plain)
+    return made.DataFrame({name: _plain(one) for name, one in columns.items()})
+
+
+def _plain(column: Any) -> Any:
+    """A column as frames take it: texts as such, what is no single number as objects."""
+    if column.dtype.kind == "S":
+        return [text(one) for one in column.tolist()]
+    return list(column) if column.ndim > 1 or column.dtype.kind in "OV" else column
