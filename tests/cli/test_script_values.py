@@ -38,6 +38,8 @@ begin {
   printf("%d %s %d\n", config().max_strlen, config().stack_mode, usermode);
   printf("%s %d\n", username, pid == ppid(curtask));
   printf("%gr %s %s %s\n", 0xcc0, probetype, signal_name(0), signal_name(1024));
+  $one = (uint16[4])(uint64)7; $two = (uint16[4])(uint64)7; $three = (uint16[4])(uint64)8;
+  print(($one == $two, $one != $two, $one == $three));
   print((nsecs(boot) >= nsecs, nsecs(tai) > nsecs(monotonic), __NR_nanosleep > 0));
   printf("%s %x\n", ntop(2, pton("127.0.0.1")), (uint32)pton("127.0.0.1"));
   if comptime (sizeof(uint8) == 2) { fail("never") } else { print("known") }
@@ -72,6 +74,7 @@ twice twice own
 1024 bpftrace 1
 NAME 0
 GFP_KERNEL special Unknown signal 0 N/A
+(true, false, false)
 (true, true, true)
 127.0.0.1 100007f
 known

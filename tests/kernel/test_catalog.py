@@ -41,6 +41,8 @@ def listed(monkeypatch: pytest.MonkeyPatch) -> None:
         ("*_open", ["bridge:br_open", "veth:veth_open"]),
         ("veth:*", ["veth:veth_open", "veth:veth_xmit"]),
         ("v*:*xmit", ["veth:veth_xmit"]),
+        ("vmlinux:vfs_rea?", ["vfs_read"]),
+        ("vmlinu*:vfs_readv", ["vfs_readv"]),
         ("[tv]*_con[mn]ect", ["tcp_connect"]),
         ("[!t]*_read", ["vfs_read"]),
         ("tcp_connect", ["tcp_connect"]),

@@ -73,6 +73,10 @@ def expand(
     return [Target(kind, *pair, copies) for pair, copies in sorted(Counter(chosen).items())]
 
 
+KERNEL = "vmlinux"
+"""What stands for the kernel itself where a module is named."""
+
+
 def _iterated(name: str) -> bool:
     """Whether the kernel has an iterator of this name."""
     from kwire.kernel.prog import function_btf_id
@@ -107,7 +111,7 @@ def missing(kind: str, target: str) -> CatalogError:
 def _unloaded(kind: str, target: str) -> str:
     """The module that a function is looked for in, where no such module is loaded; else nothing."""
     module = target.rpartition(":")[0] if kind in FUNCTIONS else ""
-    if not module or WILDCARD.search(module) or module in loaded_modules():
+    if not module or module == KERNEL or WILDCARD.search(module) or module in loaded_modules():
         return ""
     try:
         return "" if any(group == module for group, _ in functions()) else module
@@ -195,7 +199,8 @@ def functions() -> list[tuple[str, str]]:
 def _functions_like(pattern: str) -> list[tuple[str, str]]:
     module, colon, name = pattern.rpartition(":")
     where = as_regex(module) if colon else ".*"
-    line = rf"^({as_regex(name)})(?: \[({where})\]){'' if colon and module else '?'}$"
+    own = not module or re.fullmatch(as_regex(module), KERNEL)  # functions of no module are meant, too
+    line = rf"^({as_regex(name)})(?: \[({where})\]){'?' if own else ''}$"
     found = (
         (each[2] or "", each[1])
         for each in re.finditer(line, _function_lines(loaded_modules()), re.MULTILINE)

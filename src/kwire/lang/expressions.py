@@ -25,6 +25,9 @@ from kwire.words import article, plural
 PREFIX = "args_"
 DIVISIONS = ("div", "mod", "quo", "rem")
 
+COMPARED_MOST = 32
+"""Elements of arrays that are compared with each other."""
+
 WORD = 64
 """Bits of a number."""
 
@@ -494,6 +497,13 @@ class ExpressionChecker:
         """`left op right` as 0 or 1."""
         if isinstance(left, values.Tuple) or isinstance(right, values.Tuple):
             return self._compare_tuples(op, left, right, span)
+        if op in ("eq", "ne") and _numbers(left) and left.type == right.type:
+            array = left.type
+            assert isinstance(array, t.Array)
+            places = [c.Const(number, t.S64, span) for number in range(array.length)]
+            sides = [(self.element(left, one, span), self.element(right, one, span)) for one in places]
+            same = _balanced("and", [self.compare("eq", a, b, span) for a, b in sides], span)
+            return same if op == "eq" else c.Not(same, t.BOOL, span)
         from kwire.lang.comparisons import compare
 
         kept = t.is_constant_text(left.type), t.is_constant_text(right.type)
@@ -707,6 +717,15 @@ def _balanced(op: str, operands: Sequence[c.Expr], span: Span) -> c.Expr:
     half = len(operands) // 2
     left, right = _balanced(op, operands[:half], span), _balanced(op, operands[half:], span)
     return c.Logic(op, left, right, t.BOOL, span)
+
+
+def _numbers(value: Value) -> bool:
+    """Whether a value is an array of few numbers, of which each can be compared."""
+    if not isinstance(value, c.ReadBlock) or not isinstance(value.type, t.Array):
+        return False
+    array = value.type
+    plain = t.is_integer(array.element) and not t.is_text_array(array) and not array.display
+    return plain and 0 < array.length <= COMPARED_MOST
 
 
 def _true(test: c.Expr) -> bool:
