@@ -313,7 +313,7 @@ def test_a_process_in_a_container_names_its_own_files(shop: str, tmp_path: Path)
         ("uretprobe:SHOP:many(arg0)", "a uretprobe has no arg0"),
         ("uprobe:SHOP", "write uprobe:file:function[+offset]"),
         ("software:faulty", "it is one of cpu-clock, "),
-        ("hardware:cycles:0", "'cycles:0' is no counter"),
+        ("hardware:cycles:0", "'cycles:0' is no counter with a number of events, 1 or more"),
         ("watchpoint:4000:3:w", "'4000:3:w' is no stretch of memory"),
         ("watchpoint:0x4000:8:", "is not a target of a watchpoint"),
     ],

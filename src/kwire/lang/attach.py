@@ -121,6 +121,9 @@ def _meaningless(kind: ProbeKind, target: str) -> tuple[str, str] | None:
         return None if perfevents.watch(target) else ("stretch of memory", "")
     if perfevents.counter(kind.name, target):
         return None
+    name = target.partition(":")[0]
+    if perfevents.counter(kind.name, name):
+        return "counter with a number of events, 1 or more", f"for example {kind.name}:{name}:1000"
     return "counter", f"it is one of {', '.join(perfevents.COUNTERS[kind.name])}, perhaps with :number"
 
 
