@@ -22,6 +22,10 @@ from common import KWIRE, table, workspace
 from replay import SIZE, span
 from stream import Collector, cpu, free_port, memory, proven, replay
 
+from kwire.broker.address import Login, parse_broker
+from kwire.broker.client import Link, bucket_of, connect
+from kwire.broker.overview import Overview, overview
+
 PAYLOAD = 65_400
 UNDER_WAY = 128
 
@@ -72,11 +76,23 @@ def raw(url: str, messages: int) -> dict[str, Any]:
     return told
 
 
+async def look(url: str) -> Overview:
+    """What is at the broker."""
+    address = parse_broker(url)
+    nc = await connect(address.servers[0], Login(), "bench")
+    try:
+        js = nc.jetstream()
+        return await overview(Link(nc, js, await bucket_of(js, address)), address, 0.0)
+    finally:
+        await nc.close()
+
+
 class Taker(Collector):
     """`kwire collect` from a broker; `wait` until it has so many events."""
 
     def __init__(self, folder: Path, url: str) -> None:
         command = [KWIRE, "collect", "--from", url, "-w", str(folder), "--json"]
+        self.url = url
         self.said = folder.with_name(f"{folder.name}.said")
         with self.said.open("w") as said:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True)
@@ -85,9 +101,12 @@ class Taker(Collector):
         self.before = cpu(self.process.pid)
 
     def wait(self, sessions: int) -> None:
-        """Until so many sessions have ended."""
-        while self.said.read_text().count(" has ended: ") < sessions and self.process.poll() is None:
-            time.sleep(0.02)
+        """Until so many sessions have ended, and everything of them is claimed."""
+        while self.process.poll() is None:
+            found = asyncio.run(look(self.url)).sessions
+            if sum(one.over and list(one.lag.values()) == [0] for one in found) >= sessions:
+                return
+            time.sleep(0.05)
 
     def stop(self) -> dict[str, Any]:
         used, most = cpu(self.process.pid) - self.before, memory(self.process.pid)
