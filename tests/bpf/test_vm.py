@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
-from kwire.bpf import arch, asm, text, vm
+from kwire.bpf import arch, asm, text, vm, vm_maps
 from kwire.bpf.asm import R0, R1, R2, R3, R4, R5, R6, R7, R10, Item, Label
 from kwire.bpf.helpers import HELPERS, NAMES
 from kwire.bpf.image import Image, Line, MapSpec
 from kwire.bpf.insn import FORMS, InsnError
 from kwire.bpf.vm import Machine, MachineError, Memory, arguments, registers
 from kwire.bpf.vm_helpers import SIMULATED
+from kwire.bpf.vm_memory import AddressSpace
 from kwire.bpf.vm_run import OPERATIONS
 from kwire.errors import KwireError
 
@@ -601,3 +602,13 @@ def test_programs_are_checked_before_they_run() -> None:
 
 def test_a_call_by_register_calls_the_helper_of_that_number() -> None:
     assert run_text("r2 = 5\ncallx r2\nexit", monotonic_ns=77).r0 == 77
+
+
+def test_maps_of_each_cpu_that_forget_keep_the_newest_keys() -> None:
+    space = AddressSpace()
+    held = vm_maps.create(MapSpec("m", "lru_percpu_hash", 4, 8, 2), space)
+    keys = [number.to_bytes(4, "little") for number in range(3)]
+    for number, key in enumerate(keys):
+        assert held.update(key, number.to_bytes(8, "little"), 0, number % 2) == 0
+    assert [bool(held.lookup(key, 0)) for key in keys] == [False, True, True]
+    assert held.lookup(keys[1], 0) != held.lookup(keys[1], 1)

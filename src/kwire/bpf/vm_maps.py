@@ -207,16 +207,10 @@ class LruHashMap(HashMap):
         return super().update(key, value, flags, cpu)
 
 
-class LruPerCpuHashMap(PerCpuHashMap):
+class LruPerCpuHashMap(LruHashMap, PerCpuHashMap):
     """The same of what each CPU keeps."""
 
     __slots__ = ()
-
-    def update(self, key: bytes, value: bytes, flags: int, cpu: int) -> int:
-        """Adds or replaces; never full."""
-        if key not in self._entries and len(self._entries) >= self.spec.max_entries and flags != EXIST:
-            del self._entries[next(iter(self._entries))]
-        return super().update(key, value, flags, cpu)
 
 
 class RingMap(Map):
