@@ -1,5 +1,6 @@
 """A wildcard over many functions: how long a trace takes to attach and to detach, and what the bare system
-call (kprobe.multi) takes for the same functions.
+call (kprobe.multi) takes for the same functions: one call for names, one for the addresses of names that
+several functions have.
 
 Run in a guest: `python tests/vm/run.py --kernel 6.12 -- .venv/bin/python bench/attach.py [--count N]`.
 The wildcard is the one, of a letter or two and `*`, that has nearly so many functions. Best of the rounds,
@@ -68,12 +69,16 @@ def main() -> None:
             with timed(spent["detach"]):
                 tracer.detach()
             points_of = (point.target for group in plan.groups for point in group.points)
-            targets = [(one, 0) for one in points_of if isinstance(one, (str, int))]
+            targets: dict[type, list[tuple[str | int, int]]] = {}
+            for one in points_of:
+                if isinstance(one, (str, int)):
+                    targets.setdefault(type(one), []).append((one, 0))
             program: Prog = tracer.programs()[0][1]
             with timed(spent["call"]):
-                link = attach.attach_multi(program, targets)
+                links = [attach.attach_multi(program, some) for some in targets.values()]
             with timed(spent["close of the call"]):
-                link.close()
+                for link in links:
+                    link.close()
         command = [KWIRE, "-e", script + " BEGIN { exit(); }", "-q"]
         with timed(spent["command"]):
             subprocess.run(command, stdout=subprocess.DEVNULL, check=True, env={**os.environ})
