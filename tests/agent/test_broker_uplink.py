@@ -218,6 +218,41 @@ def test_an_agent_after_one_that_was_killed_goes_on_in_its_session(server: Serve
     second.close()
 
 
+def test_what_the_broker_has_and_the_spool_has_not_is_left_there(server: Server, tmp_path: Path) -> None:
+    """An agent may have published what its spool had not got yet when it was killed: BYE comes after that."""
+    folder = tmp_path / "spool"
+    first = World(server.url)
+    spool = spools.begin(str(folder), b"t" * 16, FIRST, 1 << 24, 1 << 20, 1)
+    spool.run()
+    link = first.uplink(SpoolHold(spool))
+    first.cargo.put(3)
+    first.until(lambda: link.hold.events == 0)
+    subject, number = f"kwire.web1-example.{spool.kept.token.hex()}", spool.next
+    link.leave()
+    spool.close()
+    first.close()
+    headers = {MESSAGE_ID: f"{spool.kept.token.hex()}-{number}", BEFORE: "1=3", AFTER: "1=4"}
+
+    async def publish(nc: Any, js: Any) -> None:
+        await js.publish(subject, event(4), headers=headers)
+
+    ask(server.url, publish)
+    second = World(server.url)
+    [found] = spools.recover(str(folder), 1 << 24, 1 << 20)
+    assert found.spool is not None
+    found.spool.run()
+    link = second.uplink(SpoolHold(found.spool))
+    link.close("the agent was killed")
+    second.until(lambda: link.finished)
+    there = messages(server.url)
+    assert numbers(there) == [1, 2, 3, 4]
+    assert there[-1].headers[MESSAGE_ID] == f"{spool.kept.token.hex()}-{number + 1}"
+    assert read_header(there[-1].data).type == Type.BYE
+    assert read_counts(there[-1].headers[BEFORE]) == {1: 4}
+    found.spool.remove()
+    second.close()
+
+
 def test_of_two_copies_of_a_source_one_goes_on(server: Server, world: World) -> None:
     link = world.uplink()
     world.cargo.put(10)
