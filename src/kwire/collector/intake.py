@@ -41,7 +41,7 @@ PULL: Final = 256
 """Messages asked for at a time."""
 
 PULL_BYTES: Final = 8 << 20
-PATIENCE: Final = 5.0
+PATIENCE: Final = 2.0
 """Seconds that the broker waits for messages before it says that there are none."""
 
 MOST_WAITING: Final = 32 << 20
@@ -194,7 +194,7 @@ class Intake:
                 self._asked = PULL
                 await link.nc.publish(subject, request, inbox)
             try:
-                await asyncio.wait_for(self._room.wait(), 2 * PATIENCE)
+                await asyncio.wait_for(self._room.wait(), PATIENCE + 1.0)
             except TimeoutError:
                 self._asked = 0  # the answer was lost
 
