@@ -275,8 +275,6 @@ def agreed() -> bool:
 class Lent(U8 * (OUT_ROOM + 8 * LIMIT)):  # type: ignore[misc]  # ctypes gives no class
     """The memory of a batch while somebody has a view of it."""
 
-    memory: mmap.mmap
-
 
 class Batch:
     """Memory for what is found: frames, and behind them where each begins.
