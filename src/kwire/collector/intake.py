@@ -566,7 +566,7 @@ class Intake:
         keeper = self.collector.storage
         try:
             if not store.closed:
-                if len(claims.collectors) > 1:
+                if len(claims.collectors) > 1 and self._me in claims.collectors:
                     store.share(stored, claims.parts[self._me], claims.messages, claims.produced)
                 keeper.finish(store, stored)
             self.collector.tally.add(str(self._broker.address), store, stored, None)
