@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kwire.capture import walk
-from kwire.capture.frame_counts import count_frames, is_table
+from kwire.capture.frame_counts import is_table
 from kwire.capture.pcapng import HOST
 from kwire.capture.reader import Capture, Mixed, Section, groups
 from kwire.wire.fields import EVENT_LEAST
@@ -33,7 +33,8 @@ Row = tuple[int, int, int]  # count, first and last timestamp
 
 
 class EventCounts(NamedTuple):
-    """`known`: rows of probes that are described, by number; `strangers`: counts of those that are not.
+    """`known`: rows of probes and maps that are described, by number; `strangers`: counts of those that are
+    not, an EVENT under the number of a map and a TABLE under that of a probe among them.
 
     `others`: places of the frames that are neither EVENTs nor TABLEs of maps.
     """
@@ -119,24 +120,28 @@ class Sums:
 
         heads = heads_of(frames)
         types, ids, raw = heads.types, heads.ids, heads.times
-        owners = frames.owners
+        owners, schemas = frames.owners, frames.sections[0].schemas  # all have the same
+        maps = [number for number, schema in schemas.items() if schema.map is not None]
         others: dict[int, list[int]] = {}  # by owner
+        if maps:  # an EVENT under a number of these is a stranger, as a TABLE under another is
+            ids = np.where((types == Type.EVENT) & np.isin(ids, maps), TOTALS, ids)
         if not heads.survey.same:
             tables = np.flatnonzero((types == Type.TABLE) & (ids != TOTALS)).tolist()
             if tables:
-                types, raw = types.copy(), raw.copy()
+                types, ids, raw = types.copy(), ids.copy(), raw.copy()
             for at in tables:
                 types[at] = Type.EVENT  # from here on it counts as one
                 raw[at] = time_of(frames.frame(at))
-                schema = frames.sections[0].schemas.get(int(ids[at]))
-                if schema is not None and schema.order != HOST:
+                schema = schemas.get(int(ids[at]))
+                if schema is None or schema.map is None:
+                    ids[at] = TOTALS
+                elif schema.order != HOST:
                     raw[at] = raw[at].byteswap()
             events = types == Type.EVENT
             for at in np.flatnonzero(~events).tolist():
                 others.setdefault(int(owners[at]), []).append(at)
             owners, ids, raw = owners[events], ids[events], raw[events]
         places = np.array([self._place(section) for section in frames.sections], np.uint64)
-        schemas = frames.sections[0].schemas  # all have the same
         for number, chosen in groups(ids):
             schema = schemas.get(number)
             clock = raw[chosen] if schema is None or schema.order == HOST else raw[chosen].byteswap()
@@ -188,7 +193,7 @@ def tally(frames: Frames, section: Section) -> EventCounts:
     if frames.heads is not None and frames.heads.survey.same:
         number, survey = int(frames.heads.ids[0]), frames.heads.survey
         schema = section.schemas.get(number)
-        if schema is None:
+        if schema is None or schema.map is not None:
             return EventCounts({}, {number: count}, [])
         if schema.order == HOST:
             return EventCounts({number: (count, survey.first, survey.last)}, {}, [])
@@ -196,31 +201,20 @@ def tally(frames: Frames, section: Section) -> EventCounts:
         return _one_by_one(frames, section)
     known: dict[int, Row] = {}
     strangers: dict[int, int] = {}
-    counted = count
     for order in section.orders or (HOST,):
         table = array("Q", bytes(8 * walk.COUNT_WORDS * (greatest + 1)))
-        counted = count_frames(frames.data, frames.offsets, count, table, order != HOST)
+        if walk.count_by_id(frames.data, frames.offsets, count, table, order != HOST) < count:
+            return _one_by_one(frames, section)
         for number, events in enumerate(table[:: walk.COUNT_WORDS]):
             if not events:
                 continue
             schema = section.schemas.get(number)
-            if schema is None:
+            if schema is None or schema.map is not None:
                 strangers[number] = events
             elif schema.order == order:
                 at = number * walk.COUNT_WORDS
                 known[number] = (events, table[at + walk.FIRST], table[at + walk.LAST])
-    if counted == count:
-        return EventCounts(known, strangers, [])
-    others = []
-    view, offsets = frames.view, frames.offsets
-    for index in range(count):
-        offset = offsets[index]
-        kind, _, length, number = _head(view, offset)
-        if not _counts(kind & 15, length, number):
-            others.append(index)
-        elif number > greatest:
-            strangers[number] = strangers.get(number, 0) + 1
-    return EventCounts(known, strangers, others)
+    return EventCounts(known, strangers, [])
 
 
 def _one_by_one(frames: Frames, section: Section) -> EventCounts:
@@ -235,7 +229,7 @@ def _one_by_one(frames: Frames, section: Section) -> EventCounts:
             others.append(index)
             continue
         schema = section.schemas.get(number)
-        if schema is None:
+        if schema is None or (schema.map is None) == (kind & 15 == Type.TABLE):
             strangers[number] = strangers.get(number, 0) + 1
             continue
         if kind & 15 == Type.TABLE:
