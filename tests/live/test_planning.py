@@ -7,7 +7,7 @@
 import pytest
 
 import kwire
-from kwire.kernel.symbols import kernel_symbols
+from kwire.kernel.symbols import Symbols, kernel_symbols
 from kwire.lang import python
 from kwire.lang.errors import LanguageError
 from kwire.live.planner import make_plan
@@ -54,6 +54,13 @@ def test_a_wildcard_leaves_out_functions_without_types() -> None:
     assert all(list(schema.symbols.values()) == [schema.target] for schema in plan.schemas)
     assert plan.schemas
     assert not {target for target, _ in plan.skipped} & {schema.probe for schema in plan.schemas}
+
+
+def test_what_a_wildcard_names_is_not_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    search, sought = Symbols.search, []
+    monkeypatch.setattr(Symbols, "search", lambda self, like: (sought.append(like), search(self, like))[1])
+    plan = make_plan(["rawtracepoint:sched_*(pid)"])
+    assert len(plan.schemas) > 10 > len(sought)
 
 
 def test_each_shape_of_event_has_a_number_and_a_schema() -> None:

@@ -457,7 +457,8 @@ class Planner:
             catalog.expand(kind, name)
             return attach_points.iterator(name, self._types)
         if KINDS[kind].place == "raw event":
-            catalog.expand(kind, name)  # says what is near, should there be none
+            if not listed:
+                catalog.expand(kind, name)  # says what is near, should there be none
             return attach_points.raw_tracepoint(name, self._types)
         if KINDS[kind].instead and features.mechanism(kind) == "fentry":
             kind = KINDS[kind].instead
