@@ -231,12 +231,15 @@ def test_all_arrives_over_tls(world: World, certs: Path) -> None:
 def test_python_probes_travel_as_others_do(world: World) -> None:
     file = world.path / "probes.py"
     file.write_text(
-        "import kwire\n\n@kwire.tracepoint('syscalls:sys_enter_getppid')\ndef asked():\n    emit(pid, tid)\n"
+        "import kwire\n\n@kwire.tracepoint('syscalls:sys_enter_getppid')\ndef asked():\n"
+        "    emit(pid, tid, named=curtask.sched_class.enqueue_task)\n"
     )
     collector = world.collect()
-    assert world.agent(str(file), *once(1000)).end()["events"] == 1000
+    told = world.agent(str(file), *once(1000)).end()
+    assert (told["events"], told["acknowledged"], told["lost"]) == (1000, 1000, 0)  # and a TABLE of the name
     collector.signal(signal.SIGINT)
-    collector.end()
+    told = collector.end()
+    assert (told["events"], told["unproven"]) == (1000, 0)
     assert world.verify()[0] == 0
 
 

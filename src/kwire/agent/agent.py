@@ -437,11 +437,14 @@ def summary(agent: Agent) -> dict[str, Any]:
     ]
     away = agent.taken_away
     losses[Cause.CAPTURE_GONE] += away
+    maps = [schema.id for schema in recorder.schemas if schema.map is not None]
+    tables = sum(sink.sent(id) - gone.get(id, 0) - agent.taken_of(id) for id in maps)
+    events = sink.events - damaged - away - tables
     return {
-        "events": sink.events - damaged - away,
+        "events": events,
         "lost": sink.lost_events + damaged + away,
         "causes": causes(losses),
-        "acknowledged": sink.events - damaged - away - agent.waiting,
+        "acknowledged": max(0, events - agent.waiting),
         "bytes": sink.bytes,
         "sessions": agent.uplink.sessions,
         "reconnects": agent.uplink.reconnects,

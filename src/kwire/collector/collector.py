@@ -20,7 +20,7 @@ from kwire.collector import storage
 from kwire.collector.admission import Admission
 from kwire.collector.checkpoint import CheckpointError, NoCheckpointError
 from kwire.collector.collected_session import TEXT, CaptureTarget, CollectedSession
-from kwire.collector.session_statistics import SessionStatistics, told
+from kwire.collector.session_statistics import SessionStatistics, in_words, told
 from kwire.collector.storage import Storage, Told
 from kwire.collector.store import SEQUENCES, Payload, Store
 from kwire.collector.stored_session import StoredSession
@@ -33,7 +33,7 @@ from kwire.transport.peer import Handler, Peer
 from kwire.wire.control import Hello, Role
 from kwire.wire.session import Session, Settings, State
 from kwire.wire.transitions import Complained
-from kwire.words import are, plural
+from kwire.words import are
 
 MOST_HELD: Final = 64 << 20
 """Bytes that all sessions together may hold here while the disk takes nothing; then they come back later."""
@@ -342,9 +342,7 @@ class Collector(Handler):
         """What there is of a session, in words."""
         if collected_session.store is None or collected_session.stored_session is None:
             return "nothing came"
-        balance = collected_session.store.balance(collected_session.stored_session)
-        lost = f"{balance.lost:,} lost" if balance.lost else "none lost"
-        return f"{plural(balance.stored, 'event')}, {lost}, in {collected_session.store.path_now}"
+        return in_words(collected_session.store, collected_session.stored_session)
 
     # ------------------------------------------------------------------ storing
 

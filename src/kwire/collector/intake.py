@@ -24,6 +24,7 @@ from kwire.broker.sessions import Entry, read_entry, schemas_of
 from kwire.capture.output import CaptureError, FullError
 from kwire.collector import storage
 from kwire.collector.checkpoint import CheckpointError
+from kwire.collector.session_statistics import in_words
 from kwire.collector.store import Store
 from kwire.collector.stored_session import StoredSession
 from kwire.errors import KwireError
@@ -574,13 +575,10 @@ class Intake:
         except (CaptureError, CheckpointError) as error:
             self.collector.fail(store, error)
             return
-        balance = store.balance(stored)
-        lost = f"{balance.lost:,} lost" if balance.lost else "none lost"
-        events = plural(balance.stored, "event")
         shared = (
             f"; {are(len(claims.collectors), 'collector')} sharing it" if len(claims.collectors) > 1 else ""
         )
-        self.collector.say(f"{each.name} has ended: {events}, {lost}, in {store.path_now}{shared}")
+        self.collector.say(f"{each.name} has ended: {in_words(store, stored)}{shared}")
         self.collector.finished()
 
     def stop(self) -> None:

@@ -10,6 +10,7 @@ from kwire.collector.store import Store
 from kwire.collector.stored_session import StoredSession
 from kwire.transport.clock import Offset
 from kwire.wire.messages import cause_text
+from kwire.words import plural
 
 
 class SessionStatistics:
@@ -43,13 +44,15 @@ class SessionStatistics:
         self._sums[stored_session.token] = (stored_session.errors, *own)
         self._change(self._sums[stored_session.token], 1)
         causes = store.losses(stored_session)
-        lost = balance.lost + (0 if store.merged else store.writer.balances([0])[0].lost)
+        tables = store.tables(stored_session)
+        unknown = 0 if store.merged else store.writer.balances([0])[0].lost  # of whatever
+        lost = balance.lost + tables.lost + unknown
         self.sessions[stored_session.token] = {
             "host": stored_session.host,
             "address": address,
             "session": stored_session.token.hex(),
             "proven": stored_session.proven
-            and sum(stored_session.produced.values()) == balance.stored + lost,
+            and sum(stored_session.produced.values()) == balance.stored + tables.stored + lost,
             "events": balance.stored,
             "lost": lost,
             "causes": {cause_text(cause): count for cause, count in causes.items()},
@@ -92,6 +95,14 @@ class SessionStatistics:
             "unproven": sum(not session["proven"] for session in self.sessions.values()),
             "errors": self.errors,
         }
+
+
+def in_words(store: Store, stored_session: StoredSession) -> str:
+    """What is stored of a session, and where."""
+    balance = store.balance(stored_session)
+    number = balance.lost + store.tables(stored_session).lost
+    lost = f"{number:,} lost" if number else "none lost"
+    return f"{plural(balance.stored, 'event')}, {lost}, in {store.path_now}"
 
 
 def told(offset: Offset) -> str:

@@ -537,7 +537,16 @@ class Store:
 
     def balance(self, stored_session: StoredSession) -> Totals:
         """Events of a session: stored and lost so far."""
-        totals = self.writer.balances(stored_session.own)
+        return self._totals(stored_session, tables=False)
+
+    def tables(self, stored_session: StoredSession) -> Totals:
+        """The same of the TABLE frames of its maps."""
+        return self._totals(stored_session, tables=True)
+
+    def _totals(self, stored_session: StoredSession, *, tables: bool) -> Totals:
+        schemas = self.writer.schemas
+        numbers = [number for number in stored_session.own if (schemas[number - 1].map is not None) == tables]
+        totals = self.writer.balances(numbers)
         return Totals(*(sum(column) for column in zip(*totals, strict=True))) if totals else Totals(0, 0, 0)
 
     def losses(self, stored_session: StoredSession) -> dict[int, int]:
