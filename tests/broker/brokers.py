@@ -173,5 +173,5 @@ def init(url: str, **limits: Any) -> None:
     address = parse_broker(url)
     ask(
         ",".join(f"nats://127.0.0.1:{one.port}" for one in address.servers),
-        lambda nc, js: setup.init(js, address, setup.Limits(**limits)),
+        lambda nc, js: setup.init(js, address, limits),
     )

@@ -114,6 +114,24 @@ def test_what_the_limits_discard_is_counted(tmp_path: Path) -> None:
     assert (file["problems"], file["produced"], file["lost"]) == ([], produced, found.all_lost)
 
 
+def fleet_init(url: str, *limits: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "kwire", "fleet", "init", url, "--json", *limits]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
+def test_limits_that_are_not_named_stay_as_they_are(tmp_path: Path) -> None:
+    needed()
+    with Server(tmp_path / "broker", free_ports(1)[0]) as server:
+        made = {"address": server.url, "known": False, "replicas": 1, "size": 8 << 30, "discard": "old"}
+        assert fleet_init(server.url, "--age", "7d") == {**made, "age": 604800.0}
+        changed = {**made, "known": True, "age": 604800.0, "size": 1 << 20, "discard": "new"}
+        assert fleet_init(server.url, "--size", "1M", "--discard", "new") == changed
+        assert fleet_init(server.url) == changed
+
+
 def test_another_group_gets_everything_again(server: Server, tmp_path: Path) -> None:
     produced = agent(server.url, tmp_path)
     for group in ("lake", "night"):

@@ -1,10 +1,11 @@
 """What a fleet needs at its broker: the stream of messages, and the bucket of sessions, with their limits.
 
-Invariants: limits are said, never silently other than asked for; a stream that is there is changed where the
-broker can, and nothing in it is lost by that; what the limits discard is counted by whoever collects
-(`kwire.broker.claims`). No publication is acknowledged that a majority of the replicas has not got.
+Invariants: limits are said, never silently other than asked for; of a stream that is there only the limits
+that are named change, and what they discard is counted by whoever collects (`kwire.broker.claims`). No
+publication is acknowledged that a majority of the replicas has not got.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kwire.broker.address import BrokerAddress
@@ -25,7 +26,9 @@ DISCARD: Final = {
 
 
 class Limits(NamedTuple):
-    """How much a broker keeps of messages: copies, seconds, bytes, and what it discards then (`DISCARD`)."""
+    """How much a broker keeps of messages: copies, seconds (0: however old they are), bytes (-1: as many as
+    come), and what it discards then (`DISCARD`).
+    """
 
     replicas: int = 1
     age: float = 86400.0
@@ -33,13 +36,18 @@ class Limits(NamedTuple):
     discard: str = "old"
 
 
-async def init(js: "JetStreamContext", address: BrokerAddress, limits: Limits) -> bool:
-    """Make stream and bucket, or give those that are there these limits; whether they were there.
+async def init(
+    js: "JetStreamContext", address: BrokerAddress, wanted: Mapping[str, Any]
+) -> tuple[bool, Limits]:
+    """Make stream and bucket, or give those that are there other limits; whether they were there, and all
+    limits. `wanted`: some of the fields of `Limits`; the others stay as they are, or as they are by default.
 
     BrokerError where the broker does not do that.
     """
     from nats.js.api import DiscardPolicy, KeyValueConfig, RetentionPolicy, StorageType, StreamConfig
 
+    known = await stream(js, address)
+    limits = (Limits() if known is None else _limits(known.config))._replace(**wanted)
     config = StreamConfig(
         name=STREAM,
         description="kwire: events of agents",
@@ -50,11 +58,10 @@ async def init(js: "JetStreamContext", address: BrokerAddress, limits: Limits) -
         num_replicas=limits.replicas,
         max_age=limits.age,
         max_bytes=limits.size,
-        duplicate_window=min(DUPLICATES, limits.age),
+        duplicate_window=min(DUPLICATES, limits.age or DUPLICATES),
     )
-    known = await stream(js, address) is not None
     try:
-        made = await (js.update_stream if known else js.add_stream)(config)
+        made = await (js.add_stream if known is None else js.update_stream)(config)
         if limits.replicas > 1 and made.cluster is None:
             cause = f"it is one server, and {limits.replicas} copies take a cluster"
             raise BrokerError("set up", str(address), cause, "leave --replicas out")
@@ -79,7 +86,13 @@ async def init(js: "JetStreamContext", address: BrokerAddress, limits: Limits) -
         cause = plain(error)[0]
         cure = "name a smaller --size" if "storage" in cause else ""
         raise BrokerError("set up", str(address), cause, cure) from None
-    return known
+    return known is not None, limits
+
+
+def _limits(config: Any) -> Limits:
+    """The limits of a stream that is there."""
+    discard = str(getattr(config.discard, "value", config.discard) or "old")
+    return Limits(config.num_replicas or 1, config.max_age or 0.0, config.max_bytes or -1, discard)
 
 
 async def stream(js: "JetStreamContext", address: BrokerAddress, name: str = STREAM) -> Any:

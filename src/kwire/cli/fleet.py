@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kwire.broker.address import BrokerAddress
     from kwire.broker.client import Link
     from kwire.broker.overview import SessionView
+    from kwire.broker.setup import Limits
 
     Do = Callable[[argparse.Namespace, Link, BrokerAddress], Awaitable[int]]
 
@@ -35,8 +36,8 @@ EPILOG = """\
 ADDR is nats://HOST:4222,HOST2:4222, the servers of a cluster with JetStream.
 
 init makes the stream KWIRE (subjects kwire.HOST.SESSION) and the bucket kwire, or gives those that are there
-the limits named. What the limits discard before it is collected is counted LOST; with --discard new nothing
-is discarded, and agents keep what the broker does not take.
+the limits named, and leaves the others as they are. What the limits discard before it is collected is counted
+LOST; with --discard new nothing is discarded, and agents keep what the broker does not take.
 
 status shows what waits in the stream, what each group of collectors has not taken yet, and the sessions:
 events that their messages tell of, events a second just now, messages that a group has not taken (LAG), and
@@ -58,18 +59,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("address", metavar="ADDR", help="the broker")
     limits = parser.add_argument_group("limits (init)")
     limits.add_argument(
-        "--replicas", metavar="N", type=values.count, default=1, help="copies of each message (default 1)"
+        "--replicas", metavar="N", type=values.count, help="copies of each message (default 1)"
     )
-    limits.add_argument(
-        "--age", metavar="TIME", type=values.seconds, default=86400.0, help="of a message (default 24h)"
-    )
-    limits.add_argument(
-        "--size", metavar="SIZE", type=values.size, default=8 << 30, help="of the stream (default 8G)"
-    )
+    limits.add_argument("--age", metavar="TIME", type=values.seconds, help="of a message (default 24h)")
+    limits.add_argument("--size", metavar="SIZE", type=values.size, help="of the stream (default 8G)")
     limits.add_argument(
         "--discard",
         choices=["old", "new"],
-        default="old",
         help="where it is full: the oldest messages (default), or what comes",
     )
     parser.add_argument(
@@ -91,8 +87,9 @@ def run(args: argparse.Namespace) -> int:
 async def _init(args: argparse.Namespace, link: "Link", address: "BrokerAddress") -> int:
     from kwire.broker import setup
 
-    limits = setup.Limits(args.replicas, args.age, args.size, args.discard)
-    known = await setup.init(link.js, address, limits)
+    named = {name: getattr(args, name) for name in setup.Limits._fields}
+    wanted = {name: value for name, value in named.items() if value is not None}
+    known, limits = await setup.init(link.js, address, wanted)
     told = {"address": str(address), "known": known, **limits._asdict()}
     _print(args, told, f"{'changed' if known else 'made'}: {_limits(limits)}")
     return OK
@@ -138,12 +135,13 @@ def _row(one: "SessionView") -> str:
     return f"{safe(one.host):20} {one.session[:8]} {state:7} {events:>13} {rate:>10} {lag:>8} {lost:>8}"
 
 
-def _limits(limits: Any) -> str:
+def _limits(limits: "Limits") -> str:
     from kwire.broker.setup import DISCARD
 
-    hours = f"{limits.age / 3600:g} hours"
-    kept = f"{plural(limits.replicas, 'copy', 'copies')} of each message, for {hours} at most"
-    return f"{kept}, {human_size(limits.size)} in all; where that is full, {DISCARD[limits.discard]}"
+    age = f"for {limits.age / 3600:g} hours at most" if limits.age else "however old it is"
+    size = f"{human_size(limits.size)} in all" if limits.size >= 0 else "as many as come"
+    kept = f"{plural(limits.replicas, 'copy', 'copies')} of each message, {age}, {size}"
+    return f"{kept}; where that is full, {DISCARD[limits.discard]}"
 
 
 def _with(args: argparse.Namespace, do: "Do") -> int:
