@@ -196,6 +196,9 @@ def _serve(fd: int) -> None:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
             signal.signal(number, signal.SIG_IGN)  # we end with whom we serve
         signal.set_wakeup_fd(-1)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for own in {0, 1, 2} - {fd}:  # who reads what we print does not wait for this process
+            os.dup2(nothing, own)
         os.closerange(3, fd)
         os.closerange(fd + 1, os.sysconf("SC_OPEN_MAX"))
         privileges.drop(NEEDED)
