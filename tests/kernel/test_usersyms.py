@@ -66,6 +66,21 @@ def test_lines_of_a_perf_map_that_are_none_are_passed_over(monkeypatch: pytest.M
     assert len(perf_table(text)) == 2  # of the last three one says no name
 
 
+def test_of_a_perf_map_that_is_too_long_whole_lines_at_its_end_are_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = Path(f"/tmp/perf-{os.getpid()}.map")
+    cut, whole = "7f0010 10 cut\n", "7f0020 10 whole\n"
+    path.write_text(cut + whole)
+    try:
+        monkeypatch.setattr("kwire.kernel.usersyms.PERF_MAP_MOST", len(cut[4:] + whole))
+        found = PerfMap(os.getpid())
+        assert found.look()
+        assert (found.at(0x7F0020), found.at(0x10)) == (("whole", 0), None)
+    finally:
+        path.unlink()
+
+
 def test_names_are_shown_as_their_language_writes_them() -> None:
     pytest.importorskip("pydemumble")
     assert demangled("_ZN4deep3BoxIiE4pokeEi") == "deep::Box<int>::poke(int)"

@@ -352,6 +352,7 @@ class PerfMap:
             self._seen = seen
             if stat.st_size > PERF_MAP_MOST:
                 file.seek(-PERF_MAP_MOST, os.SEEK_END)
+                file.readline()  # the rest of a line, whose first digits are missing
             text = file.read(PERF_MAP_MOST)
         self._table = perf_table(text)
         return True
