@@ -14,13 +14,13 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, NamedTuple, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from kwire.agent import manifest
 from kwire.agent.source import Outlet
 from kwire.agent.uplink import BETWEEN, Cargo, Hold, Line, begin_anew
 from kwire.broker import names, sessions
-from kwire.broker.client import Broker, BrokerError, Link, plain
+from kwire.broker.client import Broker, Link, plain
 from kwire.broker.names import REACH, Counts, add_counts
 from kwire.transport.loop import Timer, vital
 from kwire.wire import cbor
@@ -79,7 +79,7 @@ class BrokerUplink:
         self._contents: dict[int, tuple[Counts, int]] = {}  # of those published: what is in them, bytes
         self._before: Counts | None = {}  # what the messages before the first kept one hold; None: not known
         self._bye = False  # it was published
-        self._ahead: _Last | None = None  # a message that the broker has, and our spool has not
+        self._ahead: sessions.Last | None = None  # a message that the broker has, and our spool has not
         self._since = 0.0  # when the last acknowledgement came, or nothing was under way
         self._overdue: Timer | None = None
         self._publisher: _Publisher | None = None
@@ -156,8 +156,8 @@ class BrokerUplink:
                 await self._broker.there(partial(self._superseded, epoch))
                 await asyncio.sleep(BETWEEN)
                 continue
-            last = await _last(link, session.hex()) if found[1] else None
-            subject = names.subject(found[0].about.get("name") or found[0].about.get("host", ""), session)
+            last = await sessions.last_of(link, session.hex()) if found[1] else None
+            subject = names.subject(found[0].name, session)
             publisher = _Publisher(self._broker, link, subject, partial(self._acknowledged, epoch))
             first = None if found[1] else found[0].first
             ready = partial(self._ready, epoch, publisher, first, last)
@@ -174,7 +174,9 @@ class BrokerUplink:
         entry = sessions.Entry(first, nonce, 0, about, time.time_ns())
         return self._epoch, self.hold.token, entry, after, self._cargo.schemas
 
-    def _ready(self, epoch: int, publisher: "_Publisher", first: int | None, last: "_Last | None") -> None:
+    def _ready(
+        self, epoch: int, publisher: "_Publisher", first: int | None, last: sessions.Last | None
+    ) -> None:
         """A broker takes what is published. `first`: the number of the first message of all, where that is to
         come; `last`: that of the last one the broker has, and what all up to it hold.
         """
@@ -198,7 +200,7 @@ class BrokerUplink:
         self._cargo.room()
         self._pump()
 
-    def _learn(self, first: int | None, last: "_Last | None") -> None:
+    def _learn(self, first: int | None, last: sessions.Last | None) -> None:
         """Find out what the messages before the first one kept hold: an agent before us published them."""
         queue = self.hold.send_queue
         if self._before is not None:
@@ -348,16 +350,6 @@ Message: TypeAlias = tuple[int, bytes, dict[str, str]]
 Told: TypeAlias = Callable[[list[int], set[int], str], None]
 
 
-class _Last(NamedTuple):
-    """The last message of a session that the broker has: its number, what all up to it hold, whether it is
-    BYE.
-    """
-
-    number: int
-    counts: Counts | None
-    bye: bool
-
-
 class _Publisher:
     """Publishes on one connection, in the broker's thread; tells what was acknowledged in the loop's."""
 
@@ -437,20 +429,3 @@ class _Publisher:
         known, self._known = self._known, set()
         trouble, self._trouble = self._trouble, ""
         self._told(numbers, known, trouble)
-
-
-async def _last(link: Link, session: str) -> _Last | None:
-    """The last message of a session that the broker has."""
-    from nats.js.errors import NotFoundError
-
-    try:
-        found = await link.js.get_last_msg(names.STREAM, f"{names.PREFIX}.*.{session}", direct=False)
-    except NotFoundError:
-        return None
-    except Exception as error:
-        raise BrokerError("read", names.STREAM, plain(error)[0]) from None
-    headers, data = found.headers or {}, found.data or b""
-    number = names.number_of(headers.get(names.MESSAGE_ID, ""), session)
-    if number is None:
-        return None
-    return _Last(number, names.read_counts(headers.get(names.AFTER)), data[:1] == bytes([0x10 | Type.BYE]))

@@ -106,11 +106,13 @@ class Claims:
     @property
     def gaps(self) -> list[Span]:
         """What is missing before the last that is claimed, with what is known of it."""
-        found, place, before = [], 0, dict[int, int]()
+        found: list[Span] = []
+        place = 0
+        before: Counts | None = {}
         for span in self.taken:
             if span.first > place:
                 found.append(Span(place, span.first - 1, before, span.before))
-            place, before = span.last + 1, span.after  # type: ignore[assignment]
+            place, before = span.last + 1, span.after
         return found
 
     @property

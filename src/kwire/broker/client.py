@@ -393,8 +393,13 @@ async def bucket_of(js: "JetStreamContext", address: BrokerAddress) -> "KeyValue
     try:
         return await js.key_value(BUCKET)
     except (BucketNotFoundError, NotFoundError):
-        cause, cure = f"it has no bucket {BUCKET}", f"kwire fleet init {address} makes it"
-        raise BrokerError("use", str(address), cause, cure) from None
+        raise absent(f"bucket {BUCKET}", address) from None
+
+
+def absent(what: str, address: BrokerAddress) -> BrokerError:
+    """What `kwire fleet init` makes is not there."""
+    cure = f"kwire fleet init {address} makes it"
+    return BrokerError("use", str(address), f"it has no {what}", cure)
 
 
 def load(login: Login) -> None:

@@ -7,17 +7,16 @@ itself is believed as far as it is sound.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from datetime import datetime
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from kwire.broker import names
 from kwire.broker.address import BrokerAddress
 from kwire.broker.claims import Claims
-from kwire.broker.client import BrokerError, Link, plain
-from kwire.broker.sessions import read_entry
+from kwire.broker.client import BrokerError, Link, absent, plain
+from kwire.broker.sessions import Last, last_of, read_entry
 from kwire.broker.setup import stream
 from kwire.errors import KwireError
-from kwire.wire.frame import MASK, Type
+from kwire.wire.frame import MASK
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -62,19 +61,11 @@ class Overview(NamedTuple):
     sessions: list[SessionView]
 
 
-class _Last(NamedTuple):
-    number: int
-    events: int | None
-    bye: bool
-    when: float
-
-
 async def overview(link: Link, address: BrokerAddress, seconds: float) -> Overview:
     """Look, and again after so many seconds, for rates. BrokerError where the broker does not tell."""
     info = await stream(link.js, address)
     if info is None:
-        cause, cure = f"it has no stream {names.STREAM}", f"kwire fleet init {address} makes it"
-        raise BrokerError("use", str(address), cause, cure)
+        raise absent(f"stream {names.STREAM}", address)
     try:
         groups = [
             Group(one.name, one.num_pending or 0, one.num_ack_pending or 0)
@@ -82,10 +73,10 @@ async def overview(link: Link, address: BrokerAddress, seconds: float) -> Overvi
         ]
         keys = await _keys(link)
         sessions = sorted(key.partition(".")[2] for key in keys if key.startswith("session."))
-        before = dict(zip(sessions, await _each(sessions, lambda one: _last(link, one)), strict=True))
+        before = dict(zip(sessions, await _each(sessions, lambda one: last_of(link, one)), strict=True))
         start = time.monotonic()
         await asyncio.sleep(seconds)
-        after = dict(zip(sessions, await _each(sessions, lambda one: _last(link, one)), strict=True))
+        after = dict(zip(sessions, await _each(sessions, lambda one: last_of(link, one)), strict=True))
         passed = max(time.monotonic() - start, 1e-3)
         claims: dict[str, dict[str, Claims]] = {}
         known = [key for key in keys if key.startswith("claims.")]
@@ -108,8 +99,8 @@ async def overview(link: Link, address: BrokerAddress, seconds: float) -> Overvi
 async def _view(
     link: Link,
     session: str,
-    before: _Last | None,
-    last: _Last | None,
+    before: Last | None,
+    last: Last | None,
     passed: float,
     claims: dict[str, Claims],
 ) -> SessionView | None:
@@ -117,21 +108,26 @@ async def _view(
     if entry is None:
         return None
     messages = ((last.number - entry.first) & MASK) + 1 if last is not None else 0
-    rate = None
-    if last is not None and last.events is not None:
-        rate = (last.events - (before.events or 0 if before is not None else 0)) / passed
+    events, rate = _events(last), None
+    if events is not None:
+        rate = (events - (_events(before) or 0)) / passed
     return SessionView(
-        entry.about.get("name") or entry.about.get("host", ""),
+        entry.name,
         session,
         entry.began,
         (last is not None and last.bye) or any(one.end is not None for one in claims.values()),
         messages,
-        last.events if last is not None else None,
+        events,
         rate,
         max(0.0, time.time() - last.when) if last is not None else None,
         {group: max(0, messages - one.messages_claimed) for group, one in sorted(claims.items())},
         {group: one.discarded for group, one in sorted(claims.items())},
     )
+
+
+def _events(last: Last | None) -> int | None:
+    """How many events a session's messages tell of; None where that is not known."""
+    return sum(last.counts.values()) if last is not None and last.counts is not None else None
 
 
 async def _keys(link: Link) -> list[str]:
@@ -148,28 +144,6 @@ async def _claims(link: Link, key: str) -> Claims | None:
         return Claims.read((await link.get(key))[0])
     except KwireError:
         return None
-
-
-async def _last(link: Link, session: str) -> _Last | None:
-    """The last message of a session; None where the broker has none."""
-    from nats.js.errors import NotFoundError
-
-    try:
-        found = await link.js.get_last_msg(names.STREAM, f"{names.PREFIX}.*.{session}", direct=False)
-    except NotFoundError:
-        return None
-    headers, data = found.headers or {}, found.data or b""
-    number = names.number_of(headers.get(names.MESSAGE_ID, ""), session)
-    if number is None:
-        return None
-    counts = names.read_counts(headers.get(names.AFTER))
-    events = sum(counts.values()) if counts is not None else None
-    return _Last(number, events, data[:1] == bytes([0x10 | Type.BYE]), _seconds(found.time))
-
-
-def _seconds(when: Any) -> float:
-    """A time of the broker, in seconds since 1970."""
-    return when.timestamp() if isinstance(when, datetime) else time.time()
 
 
 async def _each(items: Iterable[T], ask: Callable[[T], Awaitable[R]]) -> list[R]:

@@ -1,19 +1,22 @@
-"""What the bucket has of a session: who its source is, its first number, its SCHEMAs.
+"""What a broker has of a session: who its source is, its first number, its SCHEMAs, its last message.
 
-Invariants: it is written before the first message, so whoever gets a message can read it; SCHEMAs are in
-parts of whole payloads that fit a value; the nonce of the HELLO that had the session last shows copies of a
-source, as between agents and collectors (`kwire.wire.lineage`). What is read was written by others: it is
-text, short, or refused.
+Invariants: what the bucket has is written before the first message, so whoever gets a message can read it;
+SCHEMAs are in parts of whole payloads that fit a value; the nonce of the HELLO that had the session last
+shows copies of a source, as between agents and collectors (`kwire.wire.lineage`). What is read was written by
+others: it is text, short, or refused.
 """
 
+import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from kwire.broker.client import BrokerError, Link
-from kwire.broker.names import schema_key, session_key
+from kwire.broker import names
+from kwire.broker.client import BrokerError, Link, plain
+from kwire.broker.names import Counts, schema_key, session_key
 from kwire.errors import KwireError
 from kwire.wire import cbor
-from kwire.wire.frame import MASK
+from kwire.wire.frame import HEADER_SIZE, MASK, Type
 from kwire.wire.keyed import INTEGER, MAP, TEXT, Key, read_payload
 from kwire.wire.lineage import follows
 
@@ -44,6 +47,11 @@ class Entry(NamedTuple):
     schemas: int
     about: dict[str, str]
     began: int
+
+    @property
+    def name(self) -> str:
+        """What people call its source; empty where that does not say."""
+        return self.about.get("name") or self.about.get("host", "")
 
     def pack(self) -> bytes:
         """As a value of the bucket."""
@@ -103,6 +111,41 @@ async def schemas_of(link: Link, session: str, entry: Entry) -> list[bytes]:
         if revision:
             found.append(value)
     return found
+
+
+class Last(NamedTuple):
+    """The last message of a session that the broker has: its number; what all up to it hold (None: it does
+    not say); whether it is BYE; when it came, in seconds since 1970.
+    """
+
+    number: int
+    counts: Counts | None
+    bye: bool
+    when: float
+
+
+def is_bye(payload: bytes) -> bool:
+    """Whether a message is BYE."""
+    return len(payload) >= HEADER_SIZE and payload[0] & 15 == Type.BYE
+
+
+async def last_of(link: Link, session: str) -> Last | None:
+    """The last message of a session; None where the broker has none. BrokerError where it does not say."""
+    from nats.js.errors import NotFoundError
+
+    try:
+        found = await link.js.get_last_msg(names.STREAM, f"{names.PREFIX}.*.{session}", direct=False)
+    except NotFoundError:
+        return None
+    except Exception as error:
+        raise BrokerError("read", names.STREAM, plain(error)[0]) from None
+    headers, when = found.headers or {}, found.time
+    number = names.number_of(headers.get(names.MESSAGE_ID, ""), session)
+    if number is None:
+        return None
+    counts = names.read_counts(headers.get(names.AFTER))
+    moment = when.timestamp() if isinstance(when, datetime) else time.time()
+    return Last(number, counts, is_bye(found.data or b""), moment)
 
 
 def join(payloads: Sequence[bytes]) -> list[bytes]:

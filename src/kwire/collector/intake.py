@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kwire.broker import names
 from kwire.broker.claims import Claims, Open, Span, lost_between
-from kwire.broker.client import Broker, BrokerError, Link, plain
+from kwire.broker.client import Broker, BrokerError, Link, absent, plain
 from kwire.broker.names import REACH, Counts
-from kwire.broker.sessions import Entry, read_entry, schemas_of
+from kwire.broker.sessions import Entry, is_bye, read_entry, schemas_of
 from kwire.capture.output import CaptureError, FullError
 from kwire.collector import storage
 from kwire.collector.checkpoint import CheckpointError
@@ -79,10 +79,6 @@ class _Message(NamedTuple):
     sequence: int  # in the stream
     handle: "Msg | None"
 
-    @property
-    def bye(self) -> bool:
-        return len(self.data) >= 8 and self.data[0] & 15 == Type.BYE
-
 
 class _Session:
     """One session, as far as this collector has to do with it."""
@@ -113,8 +109,7 @@ class _Session:
     @property
     def name(self) -> str:
         """What people call it."""
-        about = self.entry.about if self.entry else {}
-        return about.get("name") or about.get("host") or self.session
+        return (self.entry.name if self.entry else "") or self.session
 
 
 class Intake:
@@ -181,9 +176,7 @@ class Intake:
             except NotFoundError:
                 await link.js.add_consumer(names.STREAM, config)
         except NotFoundError:
-            address = self._broker.address
-            cause, cure = f"it has no stream {names.STREAM}", f"kwire fleet init {address} makes it"
-            raise BrokerError("use", str(address), cause, cure) from None
+            raise absent(f"stream {names.STREAM}", self._broker.address) from None
 
     async def _pull(self, link: Link, inbox: str) -> None:
         """Ask for messages, as many as there is room for."""
@@ -377,7 +370,7 @@ class Intake:
         if mine is not None and not mine.spans:
             each.batch = max(each.batch, mine.batch)  # where our checkpoint is gone
         for message in messages:
-            if message.bye:
+            if is_bye(message.data):
                 claims.end = message.place, message.sequence
             elif message.handle is None:
                 claims.discarded += sum((lost_between(message.span) or {}).values())
@@ -391,7 +384,7 @@ class Intake:
             raise BrokerError("collect", each.name, "the group knows less of it than its checkpoint")
         if not await self._swap(link, each):
             return False
-        payload = b"".join(message.data for message in messages if not message.bye)
+        payload = b"".join(message.data for message in messages if not is_bye(message.data))
         await self._store(each, batch, payload)
         return True
 
