@@ -103,7 +103,7 @@ def ether(packet: bytes, tags: int = 0) -> bytes:
 
 
 def datagram(payload: bytes, **ends: int) -> bytes:
-    return ether(ip(udp(payload, **ends)))  # type: ignore[arg-type]
+    return ether(ip(udp(payload, **ends)))  # type: ignore[arg-type]  # each is what its name says
 
 
 def pcap(

@@ -122,7 +122,7 @@ class Replay:
             self.line.loop.soon(self.round)
         self.sink.flush()
 
-    def restarted(self, abandoned, carried):  # type: ignore[no-untyped-def]
+    def restarted(self, abandoned, carried):  # type: ignore[no-untyped-def]  # as `Cargo` has it
         return self.sink.restart(abandoned, carried)
 
     def done(self) -> None:

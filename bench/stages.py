@@ -120,7 +120,7 @@ def watch_child(clock: Clock, module: "Any", file: str) -> None:
             write(clock, f"{file}.child")
             leave(status)
 
-        os._exit = left  # type: ignore[assignment]
+        os._exit = left  # type: ignore[assignment]  # it comes back, and so the stages are told
         work(*args)
 
     module._work = forked

@@ -152,6 +152,13 @@ def test_no_dataclasses() -> None:
         assert "dataclasses" not in names, path
 
 
+def test_what_mypy_is_told_to_pass_over_has_a_reason() -> None:
+    without = re.compile(r"# type: ignore(?!\[[a-z, -]+\]  # \S)")
+    modules = [*MODULES, *sorted((ROOT / "bench").glob("*.py"))]
+    lines = ((path, *line) for path in modules for line in enumerate(path.read_text().splitlines(), 1))
+    assert not [f"{path}:{number}" for path, number, line in lines if without.search(line)]
+
+
 def test_the_package_is_typed() -> None:
     assert (SOURCE / "py.typed").exists()
 

@@ -896,8 +896,8 @@ def _gather(library: ctypes.CDLL) -> _Gather:
     )
 
     def rows_fixed(rows: Rows, columns: Sequence[FixedColumn]) -> int:
-        targets = [Pinned(column.out, writable=True) for column in columns]
-        with _Held(rows) as held:
+        with _Held(rows) as held, ExitStack() as stack:
+            targets = [stack.enter_context(Pinned(column.out, writable=True)) for column in columns]
             for column, target in zip(columns, targets, strict=True):
                 if target.size < held.count * column.width:
                     raise IndexError("rows_fixed: there is no room for a column")
@@ -905,10 +905,7 @@ def _gather(library: ctypes.CDLL) -> _Gather:
             made = (_FixedColumn * len(columns))(
                 *[_FixedColumn(*column[:3], target.address) for column, target in pairs]
             )
-            done = c_fixed(held.address, ctypes.addressof(made), len(columns))
-        for target in targets:
-            target.release()
-        return done
+            return c_fixed(held.address, ctypes.addressof(made), len(columns))
 
     def rows_located(
         rows: Rows, field: TextField, places: Any, lengths: Any, cut: Any, unread: Any

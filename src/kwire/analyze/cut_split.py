@@ -380,10 +380,10 @@ def _by_amount(
                 if not part.writer.events:
                     stop = max(stop, min(at + 1, len(sums)))  # a piece has one event at least
                 stop = _whole_tables(picked, max(stop, at), part)
-                here = [(before - at, loss) for before, loss in losses if before <= max(stop, at)]
+                here = [(before - at, loss) for before, loss in losses if before <= stop]
                 losses = losses[len(here) :]
-                part.write(picked.data, picked.offsets[at : max(stop, at)], here)
-                at = max(stop, at)
+                part.write(picked.data, picked.offsets[at:stop], here)
+                at = stop
                 if at < len(sums):
                     index += 1
                     pieces.close()

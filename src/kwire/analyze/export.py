@@ -242,7 +242,7 @@ def format_of(path: str, name: str | None = None) -> Format:
     raise KwireError("export", path, cause, f"use --format, or one of {known}")
 
 
-def export_file(export: Export, path: str, form: Format, done: Callable[[], object] = bool) -> None:
+def export_file(export: Export, path: str, form: Format, done: Callable[[], None] = lambda: None) -> None:
     """Write the export to `path`, as Destination says, or to standard output (`-`). Raises KwireError.
 
     `done` is called once all is written; what was there stays where it raises.

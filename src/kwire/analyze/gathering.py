@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 Named = Sequence[tuple[str, Column]]  # columns by the names under which they stand in a table
-_ENDS: Final = "ends"  # what a plan does: tells whether values were cut …
-_NUMBER, _BOOL, _TEXT, _BYTES = "number", "bool", "text", "bytes"  # … or gives them, as one of these
+_CUT: Final = "cut"  # what a plan gives: whether values were cut …
+_NUMBER, _BOOL, _TEXT, _BYTES = "number", "bool", "text", "bytes"  # … or the values, as one of these
 
 
 class Plan(NamedTuple):
@@ -48,7 +48,7 @@ def plan_of(schema: Schema, column: Column) -> Plan | None:
     if field.count > 1 or (column.named and not column.raw):
         return None
     if rule.tail:
-        what = _ENDS if column.cut else _TEXT if rule.kind == "str" else _BYTES
+        what = _CUT if column.cut else _TEXT if rule.kind == "str" else _BYTES
         return Plan(what, field=TextField(field.offset, TAIL, 0, swap, schema.size, 0))
     if rule.kind in ("text", "raw"):
         kind = FIXED if rule.kind == "text" else RAW
@@ -84,7 +84,7 @@ class Pending:
         """What it keeps in memory, and how many bytes that is."""
         return self.block.kept()
 
-    def alone(self, which: "Array") -> "Pending":
+    def alone(self, which: "slice | Array") -> "Pending":
         """These events, in memory of their own."""
         import numpy as np
 
@@ -233,7 +233,7 @@ class Gathering:
                     self._refuse()
                 located[plan.field] = (places, lengths, cut, unread, total)
             places, lengths, cut, unread, total = located[plan.field]
-            if plan.what == _ENDS:
+            if plan.what == _CUT:
                 yield name, pa.array(cut.view(np.bool_))
                 continue
             packed, ends = np.empty(total, np.uint8), np.empty(count + 1, np.uint32)

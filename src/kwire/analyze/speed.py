@@ -110,7 +110,7 @@ def measure(count: int, runs: int) -> Iterator[Speed]:
     data = samples.capture(count)
     with file_of(data) as path:
         for name, read in (("pcapng of ours, walk", walked), ("pcapng of ours to columns", to_columns)):
-            seconds, events = best(lambda read=read: read(open_capture(path)), runs)  # type: ignore[misc]
+            seconds, events = best(lambda read=read: read(open_capture(path)), runs)  # type: ignore[misc]  # mypy infers no lambda with a default
             assert events == count
             yield Speed(name, "events", count / seconds, len(data) / seconds)
     yield from _network("ideal network pcap", samples.network(count), count // 8 * 8, count // 8 * 4, runs)
@@ -123,7 +123,7 @@ def _network(name: str, data: bytes, packets: int, expected: int, runs: int) -> 
     size = (len(data) - pcap.HEADER_SIZE) / packets - pcap.RECORD_SIZE + CHECKSUM
     with file_of(data) as path:
         for verb, read in (("verify", proven), ("stats", counted)):
-            seconds, events = best(lambda read=read: read(path), runs)  # type: ignore[misc]
+            seconds, events = best(lambda read=read: read(path), runs)  # type: ignore[misc]  # mypy infers no lambda with a default
             assert events == expected
             yield Speed(f"{name}, {verb}", "packets", packets / seconds, len(data) / seconds, size)
 
@@ -147,7 +147,7 @@ def linear(count: int, runs: int) -> float:
     costs = []
     for packets in (count, count * 4):
         with file_of(samples.network(packets)) as path:
-            seconds, _ = best(lambda path=path: to_columns(open_capture(path)), runs)  # type: ignore[misc]
+            seconds, _ = best(lambda path=path: to_columns(open_capture(path)), runs)  # type: ignore[misc]  # mypy infers no lambda with a default
             costs.append(seconds / packets)
     return costs[1] / costs[0]
 

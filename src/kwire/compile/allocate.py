@@ -138,7 +138,7 @@ class Allocator:
         if call:
             self.calls.append(position)
         last = position
-        if ins.op == "read" and ins.info.parts:  # type: ignore[attr-defined]
+        if ins.op == "read" and ins.info.parts:  # type: ignore[attr-defined]  # of a read its `Read`
             last += 1  # the base is needed again, after the call
         for value in ins.uses():
             self._use(value, last, loops)

@@ -405,7 +405,7 @@ class ExpressionLowering(Builder, ABC):
         base, offset = self.place(place)
         if isinstance(place.base, CHANGING):
             if not place.indexes:
-                return self.gather(offset + at, size, lambda o, n: self.load(base, o, n))  # type: ignore[arg-type]
+                return self.gather(offset + at, size, lambda o, n: self.load(base, o, n))  # type: ignore[arg-type]  # memory that changes has a value for its base
             slot = self.function.slot("part", 8)
             self.call("probe_read_kernel", At(slot, 0), size, self.binary("add", base, offset + at))
             return self.load(slot, 0, size)

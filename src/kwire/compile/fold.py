@@ -83,7 +83,7 @@ def _with_constant(made_by: Made, ins: Ins, a: Operand, y: int) -> Operand | Non
             ins.op, ins.args = "rsh", [a, power]
         elif op == "mod":
             ins.op, ins.args = "and", [a, y - 1]
-    made = made_by.get(a)  # type: ignore[arg-type]
+    made = made_by.get(a)  # type: ignore[arg-type]  # what is no value is none of its keys
     if made is not None and made.op == ins.op and made.op in ("add", "mul", "and", "or", "xor"):
         inner = _number(made.args[1])
         if inner is not None:
@@ -92,7 +92,7 @@ def _with_constant(made_by: Made, ins: Ins, a: Operand, y: int) -> Operand | Non
                 return ins.args[0]
     if ins.op == "and" and made is not None and made.op in ("zext", "sext"):
         mask = _number(ins.args[1])
-        if mask is not None and mask > 0 and mask.bit_length() <= made.info:  # type: ignore[operator]
+        if mask is not None and mask > 0 and mask.bit_length() <= made.info:  # type: ignore[operator]  # of these the number of bits
             ins.args = [made.args[0], mask]
     _known_bits(ins)
     return None
@@ -126,24 +126,24 @@ def _neg(made_by: Made, ins: Ins) -> Operand | None:
 
 def _extend(made_by: Made, ins: Ins) -> Operand | None:
     a = ins.args[0]
-    width: int = ins.info  # type: ignore[assignment]
+    width: int = ins.info  # type: ignore[assignment]  # the number of bits
     x = _number(a)
     if x is not None:
         return x & (1 << width) - 1 if ins.op == "zext" else signed(x, width)
     if bits_of(a) <= (width if ins.op == "zext" else width - 1):
         return a
-    made = made_by.get(a)  # type: ignore[arg-type]
+    made = made_by.get(a)  # type: ignore[arg-type]  # what is no value is none of its keys
     if made is not None and made.op in ("zext", "sext"):
-        if made.op == ins.op == "sext" and made.info <= width:  # type: ignore[operator]
+        if made.op == ins.op == "sext" and made.info <= width:  # type: ignore[operator]  # of these the number of bits
             return a
-        if made.info >= width:  # type: ignore[operator]
+        if made.info >= width:  # type: ignore[operator]  # of these the number of bits
             ins.args = [made.args[0]]
     return None
 
 
 def _big_endian(made_by: Made, ins: Ins) -> Operand | None:
     x = _number(ins.args[0])
-    width: int = ins.info  # type: ignore[assignment]
+    width: int = ins.info  # type: ignore[assignment]  # the number of bits
     if x is not None:
         return signed64(int.from_bytes((x & (1 << width) - 1).to_bytes(width // 8, "little"), "big"))
     ins.args = [low(made_by, ins.args[0], width // 8)]
@@ -157,7 +157,7 @@ def _compare(made_by: Made, ins: Ins) -> Operand | None:
         condition, a, b = SWAPPED[condition], b, a
         ins.args, ins.info = [a, b], condition
     if b == 0 and b.__class__ is int and condition in ("ne", "eq"):
-        made = made_by.get(a)  # type: ignore[arg-type]
+        made = made_by.get(a)  # type: ignore[arg-type]  # what is no value is none of its keys
         if made is not None and made.op == "cmp":
             if condition == "ne":
                 return a
@@ -261,8 +261,8 @@ def low(made_by: Made, value: Operand, size: int) -> Operand:
     bits = 8 * size
     if value.__class__ is int:
         return signed(value, bits)
-    while (made := made_by.get(value)) is not None:  # type: ignore[arg-type]
-        keeps_low = (made.op in ("zext", "sext") and made.info >= bits) or (  # type: ignore[operator]
+    while (made := made_by.get(value)) is not None:  # type: ignore[arg-type]  # what is no value is none of its keys
+        keeps_low = (made.op in ("zext", "sext") and made.info >= bits) or (  # type: ignore[operator]  # of these the number of bits
             made.op == "and" and made.args[1].__class__ is int and not ~made.args[1] & (1 << bits) - 1
         )
         if not keeps_low:

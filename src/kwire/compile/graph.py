@@ -33,7 +33,7 @@ def common(a: Ranked, b: Ranked) -> Ranked:
 def ancestor(one: Ranked, depth: int) -> Ranked:
     """The one at this depth among those above."""
     while one.depth > depth:
-        one = one.skip if one.skip.depth >= depth else one.parent  # type: ignore[assignment]
+        one = one.skip if one.skip.depth >= depth else one.parent  # type: ignore[assignment]  # those above it are what it is
     return one
 
 

@@ -226,7 +226,7 @@ class Ins:
     def effect(self) -> int:
         """What it does besides giving a value."""
         if self.op == "call":
-            return CALLS.get(self.info, Effect.WRITES)  # type: ignore[call-overload,no-any-return]
+            return CALLS.get(self.info, Effect.WRITES)  # type: ignore[call-overload,no-any-return]  # of a call the name of its helper
         return OPS[self.op].effect
 
     def uses(self) -> list[Value]:

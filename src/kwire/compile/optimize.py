@@ -112,7 +112,7 @@ class Simplifier:
     def _at(self, at: At) -> At:
         base, offset = at.base, at.offset
         if base.__class__ is Value:
-            base = self.value(base)  # type: ignore[assignment]
+            base = self.value(base)  # type: ignore[assignment]  # of a value a value, or a slot
             made = self.made.get(base)
             if made is not None and made.op == "add" and made.args[1].__class__ is int:
                 inner, plus = made.args
@@ -126,7 +126,7 @@ class Simplifier:
         ins.args = [self.value(arg) for arg in ins.args]
         op, dst = ins.op, ins.dst
         if op == "store":
-            ins.args[1] = low(self.made, ins.args[1], ins.info)  # type: ignore[arg-type]
+            ins.args[1] = low(self.made, ins.args[1], ins.info)  # type: ignore[arg-type]  # the number of bytes
             return ins
         if dst is None:
             return ins
@@ -158,7 +158,7 @@ class Simplifier:
 
         Where the word stays aligned: at what offset a word is read says how it will lie on the stack.
         """
-        made = self.made.get(ins.args[0])  # type: ignore[arg-type]
+        made = self.made.get(ins.args[0])  # type: ignore[arg-type]  # what is no value is none of its keys
         if made is not None and made.op == "add" and made.args[1].__class__ is int:
             space, offset, size, epoch = hop_info(ins)
             total = offset + made.args[1]
@@ -176,7 +176,7 @@ class Simplifier:
         if a.__class__ is int and b.__class__ is not int:
             condition, a, b = SWAPPED[condition], b, a
         while b.__class__ is int and b == 0 and condition in ("eq", "ne"):
-            made = self.made.get(a)  # type: ignore[arg-type]
+            made = self.made.get(a)  # type: ignore[arg-type]  # what is no value is none of its keys
             if made is None or made.op != "cmp":
                 break
             condition = str(made.info) if condition == "ne" else CONDITIONS[str(made.info)]

@@ -29,8 +29,8 @@ def spared(items: list[Item]) -> list[Item]:
     return _once(_reached(threaded), {item.target for item in threaded if isinstance(item, Branch)})
 
 
-def _is_goto(item: Item) -> bool:
-    return isinstance(item, Branch) and item.insn.opcode == isa.JMP
+def _is_goto(item: Branch) -> bool:
+    return item.insn.opcode == isa.JMP
 
 
 def _threaded(items: list[Item]) -> list[Item]:
@@ -73,8 +73,8 @@ def _reached(items: list[Item]) -> list[Item]:
                 continue
             if not reached:
                 continue
-            if _is_goto(item):
-                if item.target in _labels(items, at + 1):  # type: ignore[union-attr]
+            if isinstance(item, Branch) and _is_goto(item):
+                if item.target in _labels(items, at + 1):
                     continue
                 reached = False
             elif isinstance(item, Insn) and item.opcode == isa.EXIT:

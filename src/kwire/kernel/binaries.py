@@ -222,7 +222,7 @@ def expand(
     kind: str, pattern: str, pids: Sequence[int] = (), unread: dict[str, str] | None = None
 ) -> list[Target]:
     """The targets that `file:name` names, sorted; of a static probe one for each form of its arguments.
-    `pids`: as in `files`; `unread`: is told which of several files cannot be read, and why. Raises
+    `pids`: as in `files`; `unread`: takes those of several files that cannot be read, and why. Raises
     KwireError.
     """
     name, colon, what = file_and_name(pattern)

@@ -3,8 +3,8 @@ file, and the static probes (USDT) that programs mark.
 
 Read here with `struct`, not by a library: a probe on a function waits for it, and the 17,000 symbols of
 libpython take 45 ms, where pyelftools, which makes an object of each, takes 1.1 s; nor is anything of DWARF
-wanted. Invariants: a file is read where it is needed, by offset, and never mapped, as
-who shortens a mapped file kills us; what a file says is compared with its size, so that a cut or hostile file
+wanted. Invariants: a file is read where it is needed, by offset, and never mapped, because whoever shortens a
+mapped file would kill us (SIGBUS); what a file says is compared with its size, so that a cut or hostile file
 gives an `ElfError`, and costs no more memory than it has bytes.
 
 Source: the System V ABI, chapters 4 and 5; for static probes, systemtap's description of its notes.
@@ -256,9 +256,9 @@ class Elf:
                 yield Symbol(text, address, size, kind)
 
     def raw_symbols(self) -> "tuple[bytes, list[Raw]]":
-        """The names of the symbols of both tables, and of each defined one the place of its name there, its
-        address, bytes, and kind in the lower four bits: cheap where few of many names are needed (`name_in`).
-        Raises ElfError.
+        """The symbols of both tables as they stand there: all names as bytes, and for each defined symbol the
+        place of its name in these, its address, its size, and its kind (the lower four bits). This costs
+        little where few of many names are needed (`name_in`). Raises ElfError.
         """
         texts, found = b"", []
         for table in self.sections:
@@ -289,8 +289,8 @@ class Elf:
         )
 
     def file_offset(self, address: int, *, code: bool = False) -> int | None:
-        """Where in the file what is loaded at an address lies; `code`: as a part of the program. None where
-        nothing of the file is.
+        """The offset in the file of what is loaded at an address; `code`: of what is loaded to be run. None
+        where the file has nothing there.
         """
         for one in self.segments:
             inside = one.address <= address < one.address + one.length
@@ -299,9 +299,7 @@ class Elf:
         return None
 
     def address_at(self, offset: int, *, code: bool = False) -> int | None:
-        """The address at which a place in the file is loaded; `code`: as a part of the program. None where it
-        is not.
-        """
+        """The address at which a place in the file is loaded; `code`: to be run. None where it is not."""
         for one in self.segments:
             if one.offset <= offset < one.offset + one.length and (not code or one.flags & EXECUTE):
                 return offset - one.offset + one.address

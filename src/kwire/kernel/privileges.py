@@ -151,7 +151,7 @@ def _get() -> "ctypes.Array[ctypes.c_uint32]":
 
 
 def _prctl(option: int, value: int) -> int:
-    return _libc.prctl(option, ctypes.c_ulong(value), *(ctypes.c_ulong(0),) * 3)  # type: ignore[no-any-return]
+    return int(_libc.prctl(option, ctypes.c_ulong(value), *(ctypes.c_ulong(0),) * 3))
 
 
 _libc = ctypes.CDLL(None, use_errno=True)

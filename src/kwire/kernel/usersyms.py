@@ -3,11 +3,11 @@ the kernel's own code in each process (the vdso), and from what JIT compilers te
 
 A process is looked at through /proc, so its files are those of its own mount namespace, and it has to live
 when it is looked at (`look`), and when what tells its names is opened (`open`), but not when they are asked
-for (`at`). A JIT compiler may tell of its code late, when the process ends even: its perf map is read again
-for that, then too when the process is gone. Invariants: nothing here raises but for want of memory: what
-cannot be read gives no name; files are read by `kernel.elf`, which bounds what they cost; what a file says is
-kept by the file's identity, so a library is read once for all processes; a perf map is believed only where it
-belongs to root or to the user of the process, and reading it again takes a tenth of the time at most.
+for (`at`). A JIT compiler may tell of its code late, even when the process ends, so its perf map is read
+again, also after the process is gone. Invariants: nothing here raises but for want of memory: what cannot be
+read gives no name; files are read by `kernel.elf`, which bounds what they cost; what a file says is kept by
+the file's identity, so a library is read once for all processes; a perf map is believed only where it belongs
+to root or to the user of the process, and reading it again takes a tenth of the time at most.
 """
 
 import os
@@ -72,8 +72,8 @@ class Place(NamedTuple):
 
 
 class Spot(NamedTuple):
-    """Where an address of a process is: the file that is mapped there, as the process sees it; who tells the
-    names there, None where nobody does; what that is asked for.
+    """Where an address of a process is: the file that is mapped there, as the process sees it; `namer`: who
+    tells the names there, None where nobody does; `at`: what the namer is asked for.
     """
 
     file: str
@@ -130,8 +130,8 @@ class Table:
 
 
 class File:
-    """The symbols of one ELF file, and of its debug file, which are opened at once and read when an address
-    in it is asked for. `root`: the process' root.
+    """The symbols of one ELF file and of its debug file. Both are opened at once, and read when somebody asks
+    for an address. `root`: the process' root.
     """
 
     __slots__ = ("_elf", "_other", "_table")
@@ -189,9 +189,9 @@ def _checksum(path: str) -> int:
 
 
 def symbol_table(files: Sequence[Elf]) -> Table:
-    """The names of functions in an ELF file and its debug file, which are closed then: only their segments
-    are needed any more. Of an address the name that people know best: a function's, of several the one
-    without underscores.
+    """The names of the functions in an ELF file and its debug file. Both are closed afterwards: only their
+    segments are still needed. An address with several names gets the one that people know best: that of a
+    function, and of several the one without underscores.
     """
     texts, found = b"", []
     for elf in files:

@@ -54,7 +54,7 @@ def _annotated(namespace: dict[str, Any]) -> tuple[str, ...]:
     annotate = namespace.get("__annotate_func__") or namespace.get("__annotate__")
     if annotate is None:
         return ()
-    from annotationlib import Format, call_annotate_function  # type: ignore[import-not-found,unused-ignore]
+    from annotationlib import Format, call_annotate_function  # type: ignore[import-not-found,unused-ignore]  # of Python 3.14 and later
 
     return tuple(call_annotate_function(annotate, Format.FORWARDREF))
 

@@ -50,19 +50,17 @@ class Inferred:
     """
 
     __slots__ = (
-        *(
-            "bounds",
-            "changed",
-            "constants",
-            "forgets",
-            "key",
-            "kind",
-            "nest",
-            "open",
-            "shows",
-            "size",
-            "title",
-        ),
+        "bounds",
+        "changed",
+        "constants",
+        "forgets",
+        "key",
+        "kind",
+        "nest",
+        "open",
+        "shows",
+        "size",
+        "title",
         "value",
     )
 
@@ -233,7 +231,7 @@ def _together(a: Held, b: Held) -> Held | None:
     if isinstance(a, t.Tuple) and isinstance(b, t.Tuple):
         if len(a.items) != len(b.items) or a.names != b.names:
             return None
-        items = [_together(*pair) for pair in zip(a.items, b.items, strict=True)]  # type: ignore[arg-type]
+        items = [_together(*pair) for pair in zip(a.items, b.items, strict=True)]  # type: ignore[arg-type]  # parts
         return None if None in items else a.replace(items=tuple(items))
     if isinstance(a, t.Tuple) or isinstance(b, t.Tuple):
         return None

@@ -65,7 +65,7 @@ def held(type_: t.Part | t.Tuple, parts: Sequence[Part], address: c.Expr, span: 
         items, rest = [], list(parts)
         for one in type_.items:
             size = len(t.leaves(one))  # type: ignore[arg-type]  # a part or a tuple of such
-            items.append(held(one, rest[:size], address, span))  # type: ignore[arg-type]
+            items.append(held(one, rest[:size], address, span))  # type: ignore[arg-type]  # likewise
             del rest[:size]
         return values.Tuple(tuple(items), type_.names or ("",) * len(items), span)
     [part] = parts
@@ -156,7 +156,7 @@ def _parts(map: c.Map, type_: t.Part | t.Tuple, value: Value) -> c.Parts:
     if not isinstance(value, values.Tuple) or len(value.items) != len(type_.items):
         raise TextError(value.span, f"values of {map.name} are each {t.article(type_)}")
     pairs = zip(type_.items, value.items, strict=True)
-    return tuple(part for one, item in pairs for part in _parts(map, one, item))  # type: ignore[arg-type]
+    return tuple(part for one, item in pairs for part in _parts(map, one, item))  # type: ignore[arg-type]  # a part or a tuple of such
 
 
 def _aggregate(node: tree.Aggregate, given: Value | None, map: c.Map, key: c.Key) -> c.MapSet | c.Aggregate:

@@ -105,9 +105,8 @@ class Converter:
         self.maps: Callable[[str], tree.MapDeclaration | None] = lambda name: None  # the map of a name
         self.values: dict[str, int | str] = {}  # dotted names with known values: "socket.AF_INET"
         self.prints: dict[str, tree.Print] = {}  # the statements that print, by the names of their events
-        self.language: Callable[[str], str] = lambda name: (
-            ""
-        )  # the name of the language that a name stands for
+        # The name of the language that a name stands for.
+        self.language: Callable[[str], str] = lambda name: ""
 
     def _position(self, line: int, offset: int) -> tuple[int, int]:
         text = self.lines[line - 1] if 0 < line <= len(self.lines) else ""

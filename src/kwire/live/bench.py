@@ -7,8 +7,8 @@
     script.fire("kprobe:tcp_connect", sk=sock)
 
 Invariants: what runs is the program that the kernel would be given; only its surroundings are made up, and
-they are the bench's: the time is what it says, and stands still. Nothing needs privileges, but the formats of
-tracepoints where tracefs may not be read. What `given` sets in maps is taken back by `close`.
+they are the bench's: the time is what it says, and stands still. Nothing needs privileges, except the formats
+of tracepoints where users may not read tracefs. What `given` sets in maps is taken back by `close`.
 """
 
 from collections.abc import Mapping, Sequence

@@ -8,6 +8,7 @@ minute for the 722 system calls. Nothing runs by then, so a process that ends le
 import os
 import signal
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from kwire.kernel.attach import Link
 from kwire.kernel.syscall import Fd, close_all_but
@@ -19,7 +20,11 @@ WORKERS = 64
 def detach_all(links: Sequence[Link]) -> list[Fd]:
     """Take programs away; gives what is left of the links to be closed."""
     left: list[Fd] = []
-    _side_by_side([lambda link=link: left.extend(link.detach()) for link in links])  # type: ignore[misc]
+
+    def detach(link: Link) -> None:
+        left.extend(link.detach())
+
+    _side_by_side([partial(detach, link) for link in links])
     return left
 
 

@@ -341,7 +341,7 @@ def _magnitude(value: Value) -> float:
 
 
 def rows_of(map: Map, raw: Raw, *, zeros: bool = False) -> Iterator[Row]:
-    """What a map holds as the rows of a table; of one without keys none where it was never given anything,
+    """The rows of the table of what a map holds. A map without keys has none until it is given a value,
     unless it was set to 0 (`zeros`).
     """
     kept = map.replace(kind="stats") if map.kind == "avg" else map  # its sum, too

@@ -17,9 +17,10 @@
         ...
     print(latency)
 
-Invariants: an object is what the map of the trace that was made last holds while that runs, and what it held
-at the end afterwards; a new trace begins with it empty, but for what Python has set outside of traces.
-Reading takes one number after another: what probes add meanwhile is in it or not, and at the end all is.
+Invariants: while a trace runs an object shows what the map of that trace holds, and afterwards what it held
+at the end; of several traces the one that was made last counts; a new trace begins with it empty, but for
+what Python has set outside of traces. Reading takes one number after another: what probes add meanwhile is in
+it or not, and at the end all is.
 """
 
 from collections.abc import Mapping

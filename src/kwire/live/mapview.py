@@ -1,8 +1,9 @@
 """A map as a Python program reads it: values by key, columns, data frames, text and pictures.
 
-Invariants: an object is what the map of the trace that was made last holds while that runs, and what it held
-at the end afterwards. Reading takes one number after another: what probes add meanwhile is in it or not, and
-at the end all is. Of a trace on another machine the map is told when that has ended, and has nothing before.
+Invariants: while a trace runs an object shows what the map of that trace holds, and afterwards what it held
+at the end; of several traces the one that was made last counts. Reading takes one number after another: what
+probes add meanwhile is in it or not, and at the end all is. Of a trace on another machine the map is told
+when that has ended, and has nothing before.
 """
 
 from collections.abc import Iterator, Mapping
@@ -135,7 +136,7 @@ class MapView:
 
     def take(self) -> Any:
         """What was added since the last time, or since the beginning: values by key, or of a map without keys
-        the value. Nothing that probes add meanwhile is in two of these, or in none.
+        the value. Whatever probes add meanwhile is in exactly one of these.
 
         The keys stay in the map, so its size bounds those of the whole trace; what was added to a key before
         it was deleted is lost. What is set, and the smallest and greatest numbers, cannot be taken.

@@ -1,9 +1,10 @@
-"""Names for the stacks of processes: taken hold of when a stack is new, looked up when they are wanted; by
-this process, or by one that keeps the privileges which that takes while this one gives its own up.
+"""Names for the stacks of processes: what tells them is opened when a stack is new, and read when the names
+are wanted. This process does both, or a process of its own, which keeps the privileges that this needs while
+we give up ours.
 
-Invariants: what is given is told once, and again where more is known; the naming process reads no network,
-holds no descriptor of ours but its end of a socket, and ends when that is closed, so with us; one that says
-nothing in time, or is gone, leaves addresses without names.
+Invariants: each stack is named once, and again when more of its names are known; the naming process reads
+nothing from the network, holds no descriptor of ours but its end of a socket, and ends when our end is
+closed, so with us; where it does not answer in time, or is gone, addresses stay without names.
 """
 
 import json

@@ -202,8 +202,9 @@ class Planner:
         self._add(point, lambda site: probe.program(site, self._types))
 
     def look(self, probe: Scripted, point: AttachPoint) -> None:
-        """Check a probe of a script at some targets of one of its places, and forget it: at the first, and at
-        those with the longest text and name, which `probe` and `func` are. KwireError.
+        """Check a probe of a script at some targets of one of its places, so that its maps learn their types,
+        and forget the program. The targets are the first, and those with the longest text and the longest
+        name, which is what `probe` and `func` give. Raises KwireError.
         """
         targets = self._targets(point)
         longest = [max(targets, key=lambda one: len(str(one))), max(targets, key=lambda one: len(one.name))]

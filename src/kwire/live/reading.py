@@ -191,8 +191,8 @@ class Reading(ABC):
 
     @abstractmethod
     def _waits_for(self) -> tuple[int, float]:
-        """The descriptor that is readable when there is something to do for `_turn`, and in how many seconds
-        there is in any case.
+        """The descriptor that becomes readable when there is something to do for `_turn`, and after how many
+        seconds `_turn` is to be called in any case.
         """
 
     @abstractmethod

@@ -1,9 +1,9 @@
 """The plan of a script in the bpftrace language.
 
-Invariants: what is wrong in any of its probes is told at once, each at its place; a place that the kernel has
-not is an error, a remark, or nothing, as the script's setting `missing_probes` says, but a script of which
-no place is there is an error anyway. A pattern that matches nothing is no error where its probe has another
-place.
+Invariants: what is wrong in any of its probes is told at once, each at its place; a place that the kernel
+does not have is an error, a warning, or nothing, as the script's setting `missing_probes` says; a script that
+has no place there is an error in any case. A pattern that matches nothing is no error where its probe has
+another place.
 """
 
 import os
@@ -31,7 +31,7 @@ from kwire.live.planner import Planner
 
 
 class Planned(NamedTuple):
-    """A script that is ready to run. `missing`: what it is warned of, such as probes that are left out;
+    """A script that is ready to run. `missing`: what people are warned of, such as probes that are left out;
     `cat_most`: bytes of a file that are shown.
     """
 

@@ -104,8 +104,8 @@ class StackReader:
         self.known = Stacks()
 
     def prepare(self) -> None:
-        """Read the kernel's symbols now, where stacks of the kernel are taken: who drops privileges does not
-        see them later.
+        """Read the kernel's symbols now, where stacks of the kernel are taken: a process that has dropped its
+        privileges cannot see them.
         """
         if not all(table.user for table in self._tables):
             self._read_symbols()
@@ -119,7 +119,7 @@ class StackReader:
 
     def delegate(self) -> None:
         """Let a process of its own name the functions of processes, where stacks of these are taken: this one
-        is about to lose the privileges that it takes. Raises KwireError.
+        is about to lose the privileges that naming needs. Raises KwireError.
         """
         if any(table.user and not table.ids for table in self._tables):
             self._namer = NamingProcess()
@@ -143,8 +143,8 @@ class StackReader:
         return (self._seen if self._memory.closed else self._counters())[1]
 
     def take(self, *, wanted: bool = True, last: bool = False) -> list[tuple[int, Stack]]:
-        """Read the stacks that are new, and where they are `wanted`, as something may refer to them now, give
-        all that were not given yet, with their numbers. `last`: no more names will be asked for.
+        """Read the stacks that are new. Where stacks are `wanted`, because something may refer to them now,
+        give all that were not given yet, with their numbers. `last`: nobody will ask for names after this.
         """
         self._read_new()
         self._name(again=last, wanted=wanted)
@@ -159,8 +159,8 @@ class StackReader:
         self._name()
 
     def _name(self, *, again: bool = False, wanted: bool = True) -> None:
-        """Name those that have no names yet where they are `wanted`, or many; and once in a while, or where
-        `again` is said, ask for names that were not told before.
+        """Name the stacks that have no names yet, where they are `wanted` or are many. Once in a while, or
+        with `again`, ask also for names that were not known before.
         """
         moment = time.monotonic()
         again = again or (wanted and moment - self._named > AGAIN)

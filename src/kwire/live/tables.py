@@ -84,8 +84,8 @@ class MapTables:
         return made._replace(order=near.order, stacks=near.stacks)
 
     def stacks(self, new: list[tuple[int, Stack]]) -> Frames:
-        """The table that tells these stacks. Its time is when the one before was made: none of them was there
-        before, so what refers to them comes later.
+        """The table that tells these stacks. Its time is that of the table before it: none of these stacks
+        was there then, so whatever refers to one is later.
         """
         schema = self._stacks
         assert schema is not None  # programs take some

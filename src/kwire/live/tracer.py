@@ -70,8 +70,8 @@ LAST_IS_FIRST = ("uprobe", "perf kprobe", "trampoline")
 
 
 def _in_order(programs: Sequence[tuple[Group, Prog]]) -> list[tuple[Group, Prog]]:
-    """The order in which programs are attached: `begin` first, and otherwise so that of several on one place
-    that runs first which was asked for first.
+    """The order in which programs are attached: `begin` first; the others so that, of several on one place,
+    the one that was asked for first runs first.
     """
     begins = [one for one in programs if one[0].kind == "begin"]
     backward = [one for one in programs if KINDS[one[0].kind].mechanism in LAST_IS_FIRST]
@@ -376,8 +376,8 @@ class Tracer:
         return {group.kind for group in self.plan.groups} <= set(OVER)
 
     def drain(self) -> Iterator[Frames]:
-        """Give what waits in each ring, once around; each is valid until the next is asked for. Iterators go
-        on before, one after the other, by as much as a ring has room for.
+        """Give what waits in each ring, once around; each is valid until the next is asked for. Before that
+        the iterators go on, one after the other, by as many objects as a ring has room for.
         """
         for one in self._iterations:
             if not one.over:
@@ -422,7 +422,7 @@ class Tracer:
 
     def unloaded(self) -> list[str]:
         """Modules that were unloaded, each told once: their probes have ended, and what is loaded under the
-        name by now is not traced. The kernel lets none go that its own links hold.
+        name by now is not traced. The kernel does not unload a module that its links hold.
         """
         gone = sorted(name for name, known in self._modules.items() if _loaded(name) != known)
         for name in gone:

@@ -1,8 +1,8 @@
 """Maps of probe functions that travel: what is said of each, and the map that is made of it.
 
 A map is declared again where its probes run, by the name and the arguments of the call that declared it, and
-begins with what Python has set. Invariants: nothing that came is believed: the arguments are judged by what
-judges those of a program here, keys and values by the types; maps of one title are one map, which several
+begins with what Python has set. Invariants: nothing that came is trusted: its arguments are checked as those
+of a program here are, and its keys and values by their types; maps of one title are one map, which several
 functions may use; `Titles` gives each map of a trace a title of its own.
 """
 

@@ -1,8 +1,8 @@
 """Tools that are ready to run, `kwire tools NAME`: each a file of probes in Python or a script, made to be
 read, too.
 
-Invariants: what a tool is is said once, in its own first comment: a line, and after an empty one what a user
-has to know. `TOOLS` says what else who runs one must know.
+Invariants: what a tool does is said once, in its own first comment: a line, and after an empty one what a
+user has to know. `TOOLS` has what else is needed to run it.
 """
 
 import os

@@ -1,8 +1,8 @@
 """Many events as lines at once, in C (native/lines.c): what formats of schemas are made of, and the lines.
 
-Invariants: the lines are those that the format writes one by one, which is the specification; what it has no
-part for, or an event is not plain (a text that is not ASCII or was cut, a record that is not sound), is left
-to it.
+Invariants: the lines are those that the format writes one by one, which is the specification; the format
+itself writes what there is no part for, and events that are not plain (a text that is not ASCII or was cut, a
+record that is not sound).
 """
 
 from array import array

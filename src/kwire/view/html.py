@@ -1,7 +1,7 @@
 """What notebooks show: tables and histograms as HTML.
 
 Invariants: whatever values hold, it is text and no markup; a histogram is one picture (SVG) whose longest bar
-has `BAR` units, and no bucket that is not empty is without a bar; nothing is fetched and no script runs.
+has `BAR` units, and every bucket that is not empty has a bar; nothing is fetched and no script runs.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

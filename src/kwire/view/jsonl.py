@@ -114,8 +114,8 @@ def _template(schema: Schema) -> tuple[str, str, list[int], int]:
 
 
 def pieces(schema: Schema) -> tuple[list[str], list[int]]:
-    """What stands in a line in which nothing is marked: texts, and between them the time and fields, these by
-    their places.
+    """The parts of a line that marks nothing as cut: its texts, and the fields between them, after the time,
+    by their places in the schema.
     """
     head, tail, order, _ = _template(schema)
     texts = [""]

@@ -1,7 +1,7 @@
 """What maps hold as text: a column a part of the key and one for the value; a histogram is drawn.
 
-Invariants: texts are made safe for a terminal; the longest bar has `BAR` signs, and no bucket that is not
-empty is without a sign.
+Invariants: texts are made safe for a terminal; the longest bar has `BAR` signs, and every bucket that is not
+empty has a sign.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -41,8 +41,8 @@ Act = Callable[[str, str], str]
 
 
 def are_printed(schemas: Iterable[Schema]) -> bool:
-    """Whether all of these are of events that are printed; not where there are none. What only changes maps
-    has no fields.
+    """Whether these are the schemas of printed events: all of them, and at least one. Those of events that
+    only change maps have no fields, and do not count.
     """
     events = [schema for schema in schemas if schema.map is None or schema.prints]
     known = [schema.prints in PRINTED for schema in events if schema.prints or schema.fields]
@@ -50,8 +50,9 @@ def are_printed(schemas: Iterable[Schema]) -> bool:
 
 
 class Printed:
-    """The format; see `view.render.Format`. `terminal`: whether what is written is for one; `act`: what reads
-    files, runs commands and tells errors while the script runs (of how, and what it is told), else None.
+    """The format; see `view.render.Format`. `terminal`: whether what is written is for one; `act`: while the
+    script runs, what reads files, runs commands and tells errors, given which of these and a text; otherwise
+    None.
     """
 
     END: str = ""

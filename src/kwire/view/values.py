@@ -143,7 +143,7 @@ def strftime(format: str, time: int) -> str:
 
 def result_of_call(schema: Schema) -> tuple[int, Callable[[Sequence[Any]], str]] | None:
     """Of `raw_syscalls:sys_exit`: where among the values its result is, and the function that shows it as its
-    system call's, an address where that returns one; None where there is no such.
+    system call's, an address where that returns one; None where there is no result.
     """
     places = {field.name: index for index, field in enumerate(schema.fields)}
     result, call = places.get("ret", -1), places.get("id", -1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from kwire.wire import cbor
 from kwire.wire.control import BYE_KEYS, ERROR_KEYS, HELLO_KEYS, WELCOME_KEYS
@@ -203,7 +203,7 @@ class Explainer:
         rows.append(Row(at + TIMESTAMP_AT, record[TIMESTAMP_AT:FIELDS_AT], "timestamp", str(time), clock))
         left = OVERLAP * len(record)
         for number, (field, value) in enumerate(zip(schema.fields, values, strict=True)):
-            left -= field.size if not TYPES[field.type].tail else field.size + len(value)  # type: ignore[arg-type]
+            left -= field.size if not TYPES[field.type].tail else field.size + len(value)  # type: ignore[arg-type]  # what lies in the tail has a length
             if left < 0 and number:
                 notes.append(f"{plural(len(values) - number, 'more field')} over the same bytes")
                 break
@@ -235,9 +235,8 @@ class Explainer:
         if not TYPES[field.type].tail:
             rows.append(Row(at + field.offset, data, field.name, shown, meaning))
             return
-        order = "little" if schema.order == "little" else "big"
-        start = int.from_bytes(data[:2], order)  # type: ignore[arg-type]  # one of the two, as checked
-        length = int.from_bytes(data[2:], order)  # type: ignore[arg-type]
+        order: Literal["little", "big"] = "little" if schema.order == "little" else "big"
+        start, length = int.from_bytes(data[:2], order), int.from_bytes(data[2:], order)
         cut = ", cut at its limit" if length & TAIL_CUT else ""
         length &= TAIL_MAX
         if cut and not length:

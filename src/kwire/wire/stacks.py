@@ -1,8 +1,10 @@
 """Stacks by their numbers: what fields of type `stack` mean, kept beside the schemas of one stream.
 
 Invariants: a number means one stack, in all captures: traces take theirs from ranges of their own (see
-`live.stacks`), so tables of several streams can be held together. A number that is not there is of a stack
-nobody told, which shows as no frames; 0 is that of none.
+`live.stacks`), so tables of several streams can be held together. A single address in the kernel is its own
+number (see `compile.stacks`), so of streams from several kernels held together, an address that is in two of
+them has the name that was told last. A number that is not there is of a stack nobody told, which shows as no
+frames; 0 is that of none.
 """
 
 from collections.abc import Iterator

@@ -144,9 +144,7 @@ def _name(low: "Lowering", node: s.Name) -> tree.Expr:
 
 
 def _field(low: "Lowering", node: s.Field) -> tree.Expr:
-    if (isinstance(node.value, s.Call | s.Name) and _word(node.value).removeprefix(OWN) == "config") and (
-        not isinstance(node.value, s.Call) or not node.value.arguments
-    ):
+    if _is_config(node.value):
         return _setting(low, node)
     context = low.site.kind == "iter" and isinstance(node.value, s.Name) and node.value.id == "ctx"
     if context or (isinstance(node.value, s.Name) and node.value.id == "args"):
@@ -156,8 +154,11 @@ def _field(low: "Lowering", node: s.Field) -> tree.Expr:
     return tree.Member(head, node.name, node.span, node.name_span)
 
 
-def _word(node: s.Call | s.Name) -> str:
-    return node.function if isinstance(node, s.Call) else node.id
+def _is_config(node: s.Expr) -> bool:
+    """Whether this is `config` or `config()`."""
+    if isinstance(node, s.Call):
+        return node.function.removeprefix(OWN) == "config" and not node.arguments
+    return isinstance(node, s.Name) and node.id.removeprefix(OWN) == "config"
 
 
 def _setting(low: "Lowering", node: s.Field) -> tree.Expr:

@@ -42,18 +42,14 @@ def meant(macros: Mapping[str, Sequence[s.Macro]], node: s.Call) -> s.Macro | No
         wanted += f" argument{'s' * (wanted != '1')}"
         raise TextError(node.span, f"{node.function} takes {wanted}, not {len(node.arguments)}")
 
-    def fit(one: s.Macro) -> int:
-        pairs = zip(one.parameters, node.arguments, strict=True)
-        return sum(
-            2 * isinstance(argument, s.Map)
-            if isinstance(parameter, s.Map)
-            else 1
-            if not isinstance(parameter, s.Var)
-            else 2 * isinstance(argument, s.Var)
-            for parameter, argument in pairs
-        )
+    return max(fitting, key=lambda one: sum(map(_fit, one.parameters, node.arguments)), default=None)
 
-    return max(fitting, key=fit, default=None)
+
+def _fit(parameter: s.Expr, argument: s.Expr) -> int:
+    """How well an argument suits a parameter: a map or a variable only its like, a value anything."""
+    if isinstance(parameter, s.Map | s.Var):
+        return 2 * (type(argument) is type(parameter))
+    return 1
 
 
 def expand(low: "Lowering", node: s.Call, macro: s.Macro, *, wanted: bool) -> tree.Expr | None:

@@ -167,7 +167,7 @@ def _series(call: s.Call, faults: list[Diagnostic]) -> tuple[str, tuple[int, int
     elif not 0 < most <= INTERVALS_MOST:
         message = f"a series has 1 to {INTERVALS_MOST:,} intervals, written as a number"
         faults.append(Diagnostic(call.span, message, "tseries(n, 1s, 20)"))
-    if word not in SERIES or (how is not None and len(call.arguments) > 3 and not word):
+    if word not in SERIES or (len(call.arguments) > 3 and not word):
         cure = f"it is one of {', '.join(one for one in SERIES if one)}"
         faults.append(Diagnostic(how.span, "values of an interval are not put together so", cure))
     return SERIES.get(word, "lru"), (max(interval, 1), max(most, 1), 0)
