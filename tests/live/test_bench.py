@@ -123,6 +123,11 @@ def test_a_script_with_what_it_is_given(bench: Bench) -> None:
         script.maps["@pairs"]["x"] = (1, "x")
 
 
+def test_maps_are_printed_within_their_limits(bench: Bench) -> None:
+    script = bench.bt("begin { @n[1] = 10; @n[2] = 20; print(@n, 1); print(@n, 1, 10); print(@n); }")
+    assert [str(line) for line in script.fire()] == ["@n[2]: 20", "@n[2]: 2", "@n[1]: 10\n@n[2]: 20"]
+
+
 @kwire.rawtracepoint("sys_enter")
 def entered(regs, id):
     counts.add("kernel")

@@ -6,7 +6,7 @@ import pytest
 
 from kwire.wire.fields import Field
 from kwire.wire.frame import FrameError, read_strict
-from kwire.wire.printf import Conversion, FormatError, problem, split
+from kwire.wire.printf import Conversion, FormatError, OfMap, problem, split
 from kwire.wire.schema import Schema, SchemaReader
 
 NUMBER = Field("a", "u32", 16, 4)
@@ -57,6 +57,13 @@ def test_a_schema_keeps_it(prints: str, format: str) -> None:
     [data] = schema(prints, format).frames()
     read = SchemaReader().add(read_strict(data))
     assert read == schema(prints, format)
+
+
+def test_what_is_asked_of_a_map_is_its_name_and_the_limits_of_a_print() -> None:
+    read = [OfMap.read(format) for format in ("@x", "@x 5", "@x 5 1000")]
+    assert read == [("@x", 0, 1), ("@x", 5, 1), ("@x", 5, 1000)]
+    with pytest.raises(FrameError, match="the limits of a print are no numbers"):
+        schema("print", "@x many").frames()
 
 
 def test_a_schema_whose_format_does_not_fit_is_not_sound() -> None:

@@ -12,6 +12,7 @@ from kwire.live.events import EVERYTHING, Batch, Choice, Event
 from kwire.live.mapview import MapView
 from kwire.wire.frame import Type
 from kwire.wire.frames import Frames
+from kwire.wire.printf import OF_MAPS, OfMap
 from kwire.wire.schema import Schema, Value
 from kwire.wire.tables import MapTable, TableReader, learn, problem
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from kwire.view.printed import Act, Printed
 
 
-SILENT: Final = frozenset({"clear", "zero"})
+SILENT: Final = OF_MAPS - {"print"}
 """What is asked of a map by an event, and prints nothing."""
 
 
@@ -115,12 +116,12 @@ class Lines(Batch):
         """Give a line its text, and the map that it printed."""
         schema, raw = line._schema, tuple(line._raw)
         line._raw = ()
-        if schema.prints == "print" or schema.prints in SILENT:
-            name, top, div = [*schema.format.split(" "), "0", "1"][:3]
+        if schema.prints in OF_MAPS:
+            asked = OfMap.read(schema.format)
             if self._on_map is not None:
-                found = self._on_map(schema.prints, name, int(top), int(div))
+                found = self._on_map(schema.prints, *asked)
             else:
-                found = self._tables.pop((name, line.time_ns - schema.wall(0)), None)
+                found = self._tables.pop((asked.name, line.time_ns - schema.wall(0)), None)
             if found is not None:
                 line.map = MapView()
                 line.map.tell(found)

@@ -16,7 +16,6 @@ from contextlib import suppress
 from kwire.capture import walk
 from kwire.compile.layout import map_schema
 from kwire.compile.maps import name_of
-from kwire.hints import Final
 from kwire.kernel.maps import Map as KernelMap
 from kwire.lang.inferred import Inferred
 from kwire.live.contents import rows_of
@@ -25,12 +24,10 @@ from kwire.live.plan import Plan, UnitMap
 from kwire.live.stacks import stack_schema
 from kwire.wire.frame import HEADER_SIZE
 from kwire.wire.frames import Frames
+from kwire.wire.printf import OF_MAPS, OfMap
 from kwire.wire.schema import Schema
 from kwire.wire.stacks import Stack
 from kwire.wire.tables import MapTable, Row, cells, stack_rows
-
-ACTS: Final = ("print", "clear", "zero")
-"""What an event's `prints` asks to be done with a map."""
 
 
 class MapTables:
@@ -68,7 +65,7 @@ class MapTables:
         """What each map held at the end."""
         self._numbers = dict.fromkeys(self.produced, 0)
         self._zeroed: set[str] = set()  # maps without keys that a script has set to 0
-        self._acts = {one.id: (one.prints, one.format) for one in plan.schemas if one.prints in ACTS}
+        self._acts = {one.id: (one.prints, one.format) for one in plan.schemas if one.prints in OF_MAPS}
         size = max(self._acts, default=0) + 1
         self._counts = array("Q", bytes(8 * walk.COUNT_WORDS * size))
 
@@ -130,13 +127,12 @@ class MapTables:
 
     def _act(self, what: str, format: str, moment: int) -> Frames | None:
         """Do what an event says; `format`: a map's name, and the limits of a print."""
-        title, *numbers = format.split(" ")
+        asked = OfMap.read(format)
         for unit, schema in zip(self._units, self.schemas, strict=False):
-            if unit.map.name != title:
+            if unit.map.name != asked.name:
                 continue
             if what == "print":
-                top, div = int(numbers[0]) if numbers else 0, int(numbers[1]) if len(numbers) > 1 else 1
-                return self._table(unit, schema, moment, "print", top, div)
+                return self._table(unit, schema, moment, "print", asked.top, asked.div)
             self._empty(unit, zero=what == "zero")
         return None  # nothing was ever put into it
 

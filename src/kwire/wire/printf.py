@@ -32,6 +32,9 @@ PRINTED: Final = {
 FORMATTED: Final = frozenset({"printf", "value", "cat", "system", "errorf", "warnf"})
 """Those with a conversion a field in their format."""
 
+OF_MAPS: Final = frozenset({"print", "clear", "zero"})
+"""Those whose format names a map (`OfMap`)."""
+
 WIDTH_MOST: Final = 4096
 """Characters that a conversion may be made wide, and digits that it may be made precise."""
 
@@ -46,6 +49,22 @@ INTEGERS: Final = frozenset("diuoxXcp") | {"gr"}
 
 BITS: Final = {"hh": 8, "h": 16, "": 32}
 """How many bits of an integer each length takes; every other one takes 64."""
+
+
+class OfMap(NamedTuple):
+    """What the format of "print", "clear" and "zero" says: the map's name; of a print how many entries, those
+    with the greatest values (0: all), and by what values are divided.
+    """
+
+    name: str
+    top: int = 0
+    div: int = 1
+
+    @classmethod
+    def read(cls, format: str) -> OfMap:
+        """From a format."""
+        name, *limits = format.split(" ")
+        return cls(name, *map(int, limits[:2]))
 
 
 class Conversion(NamedTuple):
@@ -132,6 +151,11 @@ def accepts(conversion: Conversion, field: Field) -> bool:
 
 def problem(prints: str, format: str, fields: Sequence[Field]) -> str:
     """What is wrong with how events of these fields are printed; empty where nothing is."""
+    if prints in OF_MAPS:
+        try:
+            OfMap.read(format)
+        except ValueError:
+            return "format: the limits of a print are no numbers"
     if prints not in FORMATTED:  # of a way that came later events are shown as others are
         return ""
     try:

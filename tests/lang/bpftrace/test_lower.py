@@ -362,7 +362,7 @@ WRONG = [
     ('static_assert(sizeof(uint8) == 2, "odd")', "1:18-58: odd"),
     ("static_assert(pid, \"odd\")",
      "1:32-35: whether this holds is not known before the script runs; use assert"),
-    ('fail("not %s, %d", "this", 5)', "1:18-47: not this, 5"),
+    ('fail("not %s%s, %d", "this", "", 5)', "1:18-53: not this, 5"),
     ("if comptime pid { }", "1:30-33: this is not known before the script runs; leave out comptime"),
     ("again(1, 2)", "1:18-29: again takes 1 argument, not 2"),
     ("@x = lhist(1, 1, 5, 0)", "1:23-40: the step of a histogram is at least 1, and this is 0"),

@@ -225,7 +225,8 @@ def fail(low: "Lowering", node: s.Call) -> tree.Stmt:
     text = text_constant(low, head)
     if text is None:
         raise TextError(head.span, "the text is not a string", 'write fail("…")')
-    given = [text_constant(low, one) or constant(low, one) for one in rest]
+    known = [(text_constant(low, one), one) for one in rest]
+    given = [constant(low, one) if text is None else text for text, one in known]
     texts, conversions = split(text)
     if len(conversions) != len(given) or None in given:
         raise TextError(node.span, "the values of this text are not known before the script runs")
