@@ -61,6 +61,14 @@ def test_every_name_of_the_language_is_there_and_says_what_it_is() -> None:
         lambda one: one[0],
         lambda one: int(one),
         lambda one: -one,
+        lambda one: abs(one),
+        lambda one: len(one),
+        lambda one: float(one),
+        lambda one: one / 2,
+        lambda one: 7 // one,
+        lambda one: 7 % one,
+        lambda one: 1 << one,
+        lambda one: 2**one,
     ],
 )
 def test_outside_of_a_probe_a_name_is_an_error(use: Any) -> None:

@@ -41,10 +41,13 @@ class Name:
             "use it in a function under @kwire.kprobe and its like",
         )
 
-    __call__ = __getitem__ = __bool__ = __int__ = __index__ = __iter__ = __contains__ = _refuse
+    __call__ = __getitem__ = __setitem__ = __delitem__ = __iter__ = __contains__ = __len__ = _refuse
+    __bool__ = __int__ = __float__ = __index__ = __neg__ = __pos__ = __abs__ = __invert__ = _refuse
     __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __floordiv__ = __mod__ = _refuse
-    __and__ = __rand__ = __or__ = __ror__ = __xor__ = __lshift__ = __rshift__ = __neg__ = __invert__ = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __pow__ = __rpow__ = _refuse
+    __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = _refuse
+    __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = _refuse
+    __lshift__ = __rlshift__ = __rshift__ = __rrshift__ = _refuse
     __hash__ = object.__hash__
 
 

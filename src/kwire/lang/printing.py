@@ -90,7 +90,8 @@ def _fitted(known: Print, shape: c.Shape, tuples: Mapping[str, t.Tuple], faults:
 
 def _of_python(conversion: Conversion, type_: t.Type) -> Conversion:
     """The conversion that means for a value of the type what Python's does: where it does not say so (`+`), a
-    text is put left and a number right, and the sign of a number is that of its type.
+    text is put left and a number right, and the sign of a number is that of its type; but a negative number
+    in hexadecimal or octal is shown by its bits, as in C.
     """
     flags = conversion.flags
     if conversion.letters == "s":
