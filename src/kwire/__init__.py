@@ -5,9 +5,7 @@ The public API, and nothing else. Importing it costs next to nothing: what a cal
 
 from __future__ import annotations
 
-TYPE_CHECKING = (
-    False  # for type checkers; `typing` takes as long to import as all that `kwire --version` does
-)
+TYPE_CHECKING = False  # for type checkers; `typing` is as long to import as all that `kwire --version` does
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from os import PathLike

@@ -22,9 +22,7 @@ from kwire.packets.tables import Remark
 
 U8, U32, U64, PTR = ctypes.c_uint8, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_void_p
 CODES: Final = 64
-CODE_TROUBLE: Final = (
-    16  # counts from here on are those of troubles, before they are those of a frame's codes
-)
+CODE_TROUBLE: Final = 16  # counts from here on are of troubles, those before of a frame's codes
 MAX_SPECIALS: Final = 64
 MAX_PLACES: Final = 512
 FAMILIES: Final = 64
@@ -96,9 +94,7 @@ class Face(ctypes.Structure):
     _fields_ = (("link", U64), ("rate", U64), ("offset", U64), ("told", U64))
 
 
-STARTS_COUNTED: Final = (
-    2  # `knows_start` of a session whose HELLO came after its DATA: those before are counted
-)
+STARTS_COUNTED: Final = 2  # `knows_start` where HELLO came after DATA: those before are counted
 
 
 class Chain(ctypes.Structure):

@@ -25,15 +25,12 @@ RST: Final = 0x04
 MAX_HELD: Final = 8 << 20  # bytes of one stream that wait for a hole to be filled
 MAX_SEGMENTS: Final = 8192  # segments of them
 MAX_WAIT: Final = 3_000_000_000  # ns of capture time that they wait at most
-JOINED: Final = (
-    16  # segments of a stream that was joined in the middle, among which the lowest is looked for …
-)
+# Of a stream that was joined in the middle: segments among which the lowest is looked for …
+JOINED: Final = 16
 JOIN_WAIT: Final = 200_000_000  # … ns of capture time at most: TCP sends again what was lost by then
 GIVEN: Final = 16  # pieces that were given and are remembered, to be compared with what comes again
 LOOKED_AT: Final = 256 << 10  # bytes in which a stream on no port of frames must hold one, else it is another
-SPAN: Final = (
-    1 << 16
-)  # DATA frames; a number that is further from the one expected begins no frame found again
+SPAN: Final = 1 << 16  # DATA frames; a number further from the one expected begins no frame found again
 MAX_CONTROL: Final = 4096  # bytes of a frame other than DATA by which a stream is taken up again
 _WRAP = 1 << 32
 _TIMES = 1 << 64
