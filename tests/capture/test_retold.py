@@ -145,6 +145,21 @@ def test_one_that_goes_on_after_another_tells_them_too(
     check(writer.files, capsys, {1, 2})  # one has the table of `told_again`
 
 
+def test_an_export_counts_rows_of_maps_apart_from_events(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("numpy")
+    whole, out = f"{tmp_path}/whole.pcapng", f"{tmp_path}/whole.ndjson"
+    with Writer(whole, schemas()) as writer:
+        writer.write(Frames.walk(b"".join(stream())))
+        writer.close()
+    assert main(["export", whole, "-o", out]) == 0
+    lines = Path(out).read_text().splitlines()
+    events = sum('"probe":"map:' not in line for line in lines)
+    told = f"{events:,} events and {len(lines) - events} rows of maps written to {out}\n"
+    assert capsys.readouterr().err == told
+
+
 def test_pieces_tell_the_stacks_of_their_events(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Cut by probe, time and condition, split, and merged again."""
     pytest.importorskip("numpy")

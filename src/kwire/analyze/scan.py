@@ -163,10 +163,9 @@ class Picked(NamedTuple):
 class Scan:
     """Blocks of a capture, by iterating once; or `picks`. `losses`: what its LOST frames count, if wanted.
 
-    `chunks` were read and `decoded` of them looked into; `events` are given; `strangers` are of probes not
-    described.
-    `maps`: whether rows of maps come as blocks, too.
-    `events_held`, `bytes_held`: about how much a window holds. `watch` is given each chunk as it is read.
+    `chunks` were read and `decoded` of them looked into; so many `events`, and `rows` of maps, were given;
+    `strangers` are of probes not described. `maps`: whether rows of maps come as blocks, too. `events_held`,
+    `bytes_held`: about how much a window holds. `watch` is given each chunk as it is read.
     """
 
     __slots__ = (
@@ -182,6 +181,7 @@ class Scan:
         "losses",
         "progress",
         "read",
+        "rows",
         "selection",
         "strangers",
         "watch",
@@ -204,7 +204,7 @@ class Scan:
         self.limits = (events_held, bytes_held)
         self._maps = maps
         self.losses = Losses()
-        self.chunks = self.decoded = self.events = self.read = 0
+        self.chunks = self.decoded = self.events = self.rows = self.read = 0
         self._round = object()
         self._readers: dict[int, tuple[dict[int, Schema], TableReader]] = {}  # by the id of the schemas
         self._asked: tuple[dict[int, Schema], int, bool] = ({}, -1, False)  # see _all_wanted
@@ -337,7 +337,7 @@ class Scan:
             if mask is not None:
                 block = block.some(mask)
             if len(block.times):
-                self.events += len(block.times)
+                self.rows += len(block.times)
                 yield from _parts(block.some(np.argsort(block.times, kind="stable")))
 
     def _pick(self, window: Window, stacks: Stacks) -> Picked:

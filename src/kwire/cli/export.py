@@ -87,5 +87,6 @@ def run(args: argparse.Namespace) -> int:
             progress.done()
         status = notes(source.name, found)
         where = "standard output" if args.output == "-" else args.output
-        tell(f"{plural(scan.events, 'event')} written to {where}")
+        rows = f" and {plural(scan.rows, 'row')} of maps" if scan.rows else ""
+        tell(f"{plural(scan.events, 'event')}{rows} written to {where}")
     return status
