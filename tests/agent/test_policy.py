@@ -177,7 +177,7 @@ def test_places_are_given_back_by_processes_that_end() -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("[[allow]]\nprobes = []", "rule 1 has no who"),
+        ("[[allow]]\nprobes = []", "rule 1 has no who; write who, a list of texts"),
         ('[[allow]]\nwho = ["a"]\n[[allow]]\nwho = "b"', "rule 2: who is not as it should be"),
         ('[[allow]]\nwho = ["a"]\nprogramms = true', "did you mean programs"),
         ('[[allow]]\nwho = ["a"]\nprograms = "yes"', "write true or false"),

@@ -274,7 +274,7 @@ def _rule(table: Mapping[str, Any], number: int, path: str, listed: Sequence[str
             cure = f"did you mean {near[0]}?" if near else f"there are {', '.join(KEYS)}"
             return PolicyError("read policy", path, f"{where} has a key {one.name}", cure)
         if one.found == MISSING:
-            cure = f"write {one.name} = …: {one.key.meaning}"
+            cure = f"write {one.name}, {one.key.kind.words}: {one.key.meaning}"
             return PolicyError("read policy", path, f"{where} has no {one.name}", cure)
         cause = f"{where}: {one.name} is not as it should be"
         return PolicyError("read policy", path, cause, f"write {one.key.kind.words}")
