@@ -12,7 +12,7 @@ import pytest
 
 from kwire import native
 from kwire.view import batches
-from kwire.view.batches import Batches, Run, together
+from kwire.view.batches import Batches, LineRun, together
 from kwire.view.printed import Printed
 from kwire.view.render import Renderer, Row, Screen
 from kwire.wire.fields import TYPES, Field
@@ -95,12 +95,12 @@ def test_lines_are_those_of_one_by_one(strange: bool) -> None:
         frames = Frames.walk(b"".join(events))
         renderer = Renderer(Printed(terminal=False))
         made = list(renderer.runs(frames, schemas))
-        rows = [row for one in made for row in (one.rows() if isinstance(one, Run) else one)]
+        rows = [row for one in made for row in (one.rows() if isinstance(one, LineRun) else one)]
         assert rows == one_by_one(frames, schemas)
         assert renderer.events == 90
         if not strange and all(len(one.fields) for one in schemas.values()):
             characters = any("%c" in one.format or "c" in one.format for one in schemas.values())
-            assert characters or [one.__class__ for one in made] == [Run], "all of them at once"
+            assert characters or [one.__class__ for one in made] == [LineRun], "all of them at once"
 
 
 def test_what_is_not_plain_is_left_to_the_format() -> None:
@@ -127,7 +127,7 @@ def test_where_many_are_not_plain_they_are_not_tried_each(monkeypatch: pytest.Mo
     tried: list[int] = []
     lines = Batches.lines
 
-    def counted(self: Batches, frames: Frames, start: int) -> Run | None:
+    def counted(self: Batches, frames: Frames, start: int) -> LineRun | None:
         tried.append(start)
         return lines(self, frames, start)
 
@@ -138,13 +138,13 @@ def test_where_many_are_not_plain_they_are_not_tried_each(monkeypatch: pytest.Mo
     assert len(tried) <= 3000 // batches.MORE + 1
 
 
-def runs_of(source: random.Random, count: int) -> Iterator[Run]:
+def runs_of(source: random.Random, count: int) -> Iterator[LineRun]:
     for number in range(count):
         times = sorted(source.choices(range(30), k=source.randrange(1, 12)))
         lines = [f"{number}.{at} {time}\n".encode() for at, time in enumerate(times)]
         numbers = (list(accumulate(map(len, lines))), times)
         ends, clock = (memoryview(struct.pack(f"{len(times)}Q", *one)).cast("Q") for one in numbers)
-        yield Run(b"".join(lines), ends, clock, 7, True)
+        yield LineRun(b"".join(lines), ends, clock, 7, True)
 
 
 def test_runs_are_merged_as_sorting_does() -> None:

@@ -20,7 +20,7 @@ from kwire.agent import manifest
 from kwire.agent.source import Outlet
 from kwire.agent.uplink import BETWEEN, Cargo, Hold, Line, begin_anew
 from kwire.broker import names, sessions
-from kwire.broker.client import Broker, Link, plain
+from kwire.broker.client import Broker, Connection, plain
 from kwire.broker.names import REACH, Counts, add_counts
 from kwire.transport.loop import Timer, vital
 from kwire.wire import cbor
@@ -147,18 +147,18 @@ class BrokerUplink:
         self._bytes = 0
         self._bye = self._refused = False
 
-    async def _serve(self, link: Link) -> None:
+    async def _serve(self, connection: Connection) -> None:
         """One connection: have the session, then publish what the loop's thread gives."""
         while True:
             epoch, session, entry, after, schemas = await self._broker.there(self._introduction)
-            found = await sessions.take_up(link, session.hex(), entry, after, schemas)
+            found = await sessions.take_up(connection, session.hex(), entry, after, schemas)
             if found is None:
                 await self._broker.there(partial(self._superseded, epoch))
                 await asyncio.sleep(BETWEEN)
                 continue
-            last = await sessions.last_of(link, session.hex()) if found[1] else None
+            last = await sessions.last_of(connection, session.hex()) if found[1] else None
             subject = names.subject(found[0].name, session)
-            publisher = _Publisher(self._broker, link, subject, partial(self._acknowledged, epoch))
+            publisher = _Publisher(self._broker, connection, subject, partial(self._acknowledged, epoch))
             first = None if found[1] else found[0].first
             ready = partial(self._ready, epoch, publisher, first, last)
             try:
@@ -353,12 +353,12 @@ Told: TypeAlias = Callable[[list[int], set[int], str], None]
 class _Publisher:
     """Publishes on one connection, in the broker's thread; tells what was acknowledged in the loop's."""
 
-    def __init__(self, broker: Broker, link: Link, subject: str, told: Told) -> None:
+    def __init__(self, broker: Broker, connection: Connection, subject: str, told: Told) -> None:
         self._broker = broker
-        self._link = link
+        self._connection = connection
         self._subject = subject
         self._told = told
-        self._inbox = link.nc.new_inbox()
+        self._inbox = connection.nc.new_inbox()
         self._queue: asyncio.Queue[list[Message] | None] = asyncio.Queue()
         self._numbers: list[int] = []
         self._known: set[int] = set()
@@ -366,7 +366,7 @@ class _Publisher:
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Publish what `put` is given, until `end`; `ready` when it may be."""
-        nc = self._link.nc
+        nc = self._connection.nc
         subscription = await nc.subscribe(f"{self._inbox}.*", cb=self._heard)
         try:
             ready()
@@ -385,7 +385,7 @@ class _Publisher:
         self._queue.put_nowait(None)
 
     async def _publish(self, batch: list[Message]) -> None:
-        nc = self._link.nc
+        nc = self._connection.nc
         for number, payload, headers in batch:
             try:
                 await nc.publish(self._subject, payload, f"{self._inbox}.{number}", headers)

@@ -28,7 +28,7 @@ _CUT: Final = "cut"  # what a plan gives: whether values were cut …
 _NUMBER, _BOOL, _TEXT, _BYTES = "number", "bool", "text", "bytes"  # … or the values, as one of these
 
 
-class Plan(NamedTuple):
+class ColumnPlan(NamedTuple):
     """How a column is read from the frames of its schema; equal plans of several schemas are one reading."""
 
     what: str
@@ -39,7 +39,7 @@ class Plan(NamedTuple):
     field: TextField | None = None
 
 
-def plan_of(schema: Schema, column: Column) -> Plan | None:
+def plan_of(schema: Schema, column: Column) -> ColumnPlan | None:
     """How a column is read; None where `arrow.Values` has to make it."""
     from kwire.native import ORDER
 
@@ -49,15 +49,15 @@ def plan_of(schema: Schema, column: Column) -> Plan | None:
         return None
     if rule.tail:
         what = _CUT if column.cut else _TEXT if rule.kind == "str" else _BYTES
-        return Plan(what, field=TextField(field.offset, TAIL, 0, swap, schema.size, 0))
+        return ColumnPlan(what, field=TextField(field.offset, TAIL, 0, swap, schema.size, 0))
     if rule.kind in ("text", "raw"):
         kind = FIXED if rule.kind == "text" else RAW
         found = TextField(field.offset, kind, field.size, swap, schema.size, 0)
-        return Plan(_TEXT if rule.kind == "text" else _BYTES, field=found)
+        return ColumnPlan(_TEXT if rule.kind == "text" else _BYTES, field=found)
     if rule.kind == "int":
-        return Plan(_NUMBER, letter(field), field.size if swap else 0, field.offset, field.size)
+        return ColumnPlan(_NUMBER, letter(field), field.size if swap else 0, field.offset, field.size)
     if rule.kind == "bool":
-        return Plan(_BOOL, f"u{field.size}", 0, field.offset, field.size)
+        return ColumnPlan(_BOOL, f"u{field.size}", 0, field.offset, field.size)
     return None
 
 
@@ -104,7 +104,7 @@ class Pending:
 class Shape(NamedTuple):
     """What is read together, and what block by block, of events of some schemas."""
 
-    together: tuple[tuple[str, Plan], ...]
+    together: tuple[tuple[str, ColumnPlan], ...]
     apart: tuple[tuple[str, Column], ...]
     number: int
 
@@ -116,7 +116,7 @@ class Shapes:
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[Schema, Shape]] = {}
-        self._numbers: dict[tuple[tuple[str, Plan], ...], int] = {}
+        self._numbers: dict[tuple[tuple[str, ColumnPlan], ...], int] = {}
 
     def of(self, schema: Schema, columns: Named) -> Shape:
         """The shape of a schema, whose columns are always the same ones."""

@@ -62,7 +62,7 @@ class NoBrokerClientError(KwireError):
     """nats-py is not installed."""
 
 
-class Link:
+class Connection:
     """A connection that is there: the client, JetStream, and the bucket."""
 
     __slots__ = ("_bucket", "js", "nc")
@@ -110,7 +110,7 @@ class Link:
         return 0 if answer.duplicate else answer.seq
 
 
-Serve = Callable[[Link], Awaitable[None]]
+Serve = Callable[[Connection], Awaitable[None]]
 
 
 class Broker:
@@ -313,7 +313,7 @@ class Broker:
         while not nc.is_closed:
             try:
                 js = nc.jetstream(timeout=TIMEOUT)
-                await serve(Link(nc, js, await bucket_of(js, self.address)))
+                await serve(Connection(nc, js, await bucket_of(js, self.address)))
                 return
             except KwireError as error:
                 self.trouble(error)

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, TypeVar
 from kwire.broker import names
 from kwire.broker.address import BrokerAddress
 from kwire.broker.claims import Claims
-from kwire.broker.client import BrokerError, Link, absent, plain
+from kwire.broker.client import BrokerError, Connection, absent, plain
 from kwire.broker.sessions import Last, last_of, read_entry
 from kwire.broker.setup import stream
 from kwire.errors import KwireError
@@ -61,32 +61,32 @@ class Overview(NamedTuple):
     sessions: list[SessionView]
 
 
-async def overview(link: Link, address: BrokerAddress, seconds: float) -> Overview:
+async def overview(connection: Connection, address: BrokerAddress, seconds: float) -> Overview:
     """Look, and again after so many seconds, for rates. BrokerError where the broker does not tell."""
-    info = await stream(link.js, address)
+    info = await stream(connection.js, address)
     if info is None:
         raise absent(f"stream {names.STREAM}", address)
     try:
         groups = [
             Group(one.name, one.num_pending or 0, one.num_ack_pending or 0)
-            for one in await link.js.consumers_info(names.STREAM)
+            for one in await connection.js.consumers_info(names.STREAM)
         ]
-        keys = await _keys(link)
+        keys = await _keys(connection)
         sessions = sorted(key.partition(".")[2] for key in keys if key.startswith("session."))
-        before = dict(zip(sessions, await _each(sessions, lambda one: last_of(link, one)), strict=True))
+        before = dict(zip(sessions, await _each(sessions, lambda one: last_of(connection, one)), strict=True))
         start = time.monotonic()
         await asyncio.sleep(seconds)
-        after = dict(zip(sessions, await _each(sessions, lambda one: last_of(link, one)), strict=True))
+        after = dict(zip(sessions, await _each(sessions, lambda one: last_of(connection, one)), strict=True))
         passed = max(time.monotonic() - start, 1e-3)
         claims: dict[str, dict[str, Claims]] = {}
         known = [key for key in keys if key.startswith("claims.")]
-        for key, found in zip(known, await _each(known, lambda one: _claims(link, one)), strict=True):
+        for key, found in zip(known, await _each(known, lambda one: _claims(connection, one)), strict=True):
             _, group, session = key.split(".")
             if found is not None:
                 claims.setdefault(session, {})[group] = found
         views = await _each(
             sessions,
-            lambda one: _view(link, one, before[one], after[one], passed, claims.get(one, {})),
+            lambda one: _view(connection, one, before[one], after[one], passed, claims.get(one, {})),
         )
     except KwireError:
         raise
@@ -97,14 +97,14 @@ async def overview(link: Link, address: BrokerAddress, seconds: float) -> Overvi
 
 
 async def _view(
-    link: Link,
+    connection: Connection,
     session: str,
     before: Last | None,
     last: Last | None,
     passed: float,
     claims: dict[str, Claims],
 ) -> SessionView | None:
-    entry = read_entry((await link.get(names.session_key(session)))[0])
+    entry = read_entry((await connection.get(names.session_key(session)))[0])
     if entry is None:
         return None
     messages = ((last.number - entry.first) & MASK) + 1 if last is not None else 0
@@ -130,18 +130,18 @@ def _events(last: Last | None) -> int | None:
     return sum(last.counts.values()) if last is not None and last.counts is not None else None
 
 
-async def _keys(link: Link) -> list[str]:
+async def _keys(connection: Connection) -> list[str]:
     from nats.js.errors import NoKeysError
 
     try:
-        return await link.bucket.keys()
+        return await connection.bucket.keys()
     except NoKeysError:
         return []
 
 
-async def _claims(link: Link, key: str) -> Claims | None:
+async def _claims(connection: Connection, key: str) -> Claims | None:
     try:
-        return Claims.read((await link.get(key))[0])
+        return Claims.read((await connection.get(key))[0])
     except KwireError:
         return None
 

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from kwire.broker import names
-from kwire.broker.client import BrokerError, Link, plain
+from kwire.broker.client import BrokerError, Connection, plain
 from kwire.broker.names import Counts, schema_key, session_key
 from kwire.errors import KwireError
 from kwire.wire import cbor
@@ -72,7 +72,7 @@ def read_entry(value: bytes) -> Entry | None:
 
 
 async def take_up(
-    link: Link,
+    connection: Connection,
     session: str,
     entry: Entry,
     after: Sequence[int],
@@ -85,7 +85,7 @@ async def take_up(
     """
     key = session_key(session)
     while True:
-        value, revision = await link.get(key)
+        value, revision = await connection.get(key)
         known = read_entry(value) if revision else None
         if known is None:
             parts = join(schemas)
@@ -93,21 +93,21 @@ async def take_up(
                 cure = "record fewer probes at once"
                 raise BrokerError("publish", "SCHEMAs", "they are larger than 32 MB", cure)
             for index, part in enumerate(parts):
-                await link.bucket.put(schema_key(session, index), part)
+                await connection.bucket.put(schema_key(session, index), part)
             now = entry._replace(schemas=len(parts))
         elif not follows(known.nonce, entry.nonce, after):
             return None
         else:
             now = known._replace(nonce=entry.nonce)
-        if await link.swap(key, now.pack(), revision):
+        if await connection.swap(key, now.pack(), revision):
             return now, known is not None
 
 
-async def schemas_of(link: Link, session: str, entry: Entry) -> list[bytes]:
+async def schemas_of(connection: Connection, session: str, entry: Entry) -> list[bytes]:
     """The SCHEMAs of a session, as payloads of whole frames."""
     found = []
     for index in range(entry.schemas):
-        value, revision = await link.get(schema_key(session, index))
+        value, revision = await connection.get(schema_key(session, index))
         if revision:
             found.append(value)
     return found
@@ -129,12 +129,12 @@ def is_bye(payload: bytes) -> bool:
     return len(payload) >= HEADER_SIZE and payload[0] & 15 == Type.BYE
 
 
-async def last_of(link: Link, session: str) -> Last | None:
+async def last_of(connection: Connection, session: str) -> Last | None:
     """The last message of a session; None where the broker has none. BrokerError where it does not say."""
     from nats.js.errors import NotFoundError
 
     try:
-        found = await link.js.get_last_msg(names.STREAM, f"{names.PREFIX}.*.{session}", direct=False)
+        found = await connection.js.get_last_msg(names.STREAM, f"{names.PREFIX}.*.{session}", direct=False)
     except NotFoundError:
         return None
     except Exception as error:

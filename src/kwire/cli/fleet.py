@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from kwire.broker.address import BrokerAddress
-    from kwire.broker.client import Link
+    from kwire.broker.client import Connection
     from kwire.broker.overview import SessionView
     from kwire.broker.setup import Limits
 
-    Do = Callable[[argparse.Namespace, Link, BrokerAddress], Awaitable[int]]
+    Do = Callable[[argparse.Namespace, Connection, BrokerAddress], Awaitable[int]]
 
 SAMPLE = 1.0
 """Seconds in which rates are measured."""
@@ -84,22 +84,24 @@ def run(args: argparse.Namespace) -> int:
     return _with(args, _init if args.what == "init" else _status)
 
 
-async def _init(args: argparse.Namespace, link: "Link", address: "BrokerAddress") -> int:
+async def _init(args: argparse.Namespace, connection: "Connection", address: "BrokerAddress") -> int:
     from kwire.broker import setup
 
     named = {name: getattr(args, name) for name in setup.Limits._fields}
     wanted = {name: value for name, value in named.items() if value is not None}
-    known, limits = await setup.init(link.js, address, wanted)
+    known, limits = await setup.init(connection.js, address, wanted)
     told = {"address": str(address), "known": known, **limits._asdict()}
     _print(args, told, f"{'changed' if known else 'made'}: {_limits(limits)}")
     return OK
 
 
-async def _status(args: argparse.Namespace, link: "Link", address: "BrokerAddress") -> int:
-    from kwire.broker.client import Link, bucket_of
+async def _status(args: argparse.Namespace, connection: "Connection", address: "BrokerAddress") -> int:
+    from kwire.broker.client import Connection, bucket_of
     from kwire.broker.overview import overview
 
-    found = await overview(Link(link.nc, link.js, await bucket_of(link.js, address)), address, SAMPLE)
+    found = await overview(
+        Connection(connection.nc, connection.js, await bucket_of(connection.js, address)), address, SAMPLE
+    )
     if args.json:
         told = found._asdict() | {
             "groups": [one._asdict() for one in found.groups],
@@ -146,7 +148,7 @@ def _limits(limits: "Limits") -> str:
 
 def _with(args: argparse.Namespace, do: "Do") -> int:
     """Do something on a connection to the first server that answers. BrokerError where none does."""
-    from kwire.broker.client import BrokerError, Link, connect, load
+    from kwire.broker.client import BrokerError, Connection, connect, load
 
     address, login = broker_login(args, args.address)
     load(login)
@@ -160,7 +162,7 @@ def _with(args: argparse.Namespace, do: "Do") -> int:
                 problem = problem or error
                 continue
             try:
-                return await do(args, Link(nc, nc.jetstream(timeout=10.0)), address)
+                return await do(args, Connection(nc, nc.jetstream(timeout=10.0)), address)
             finally:
                 await nc.close()
         assert problem is not None  # there is a server

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kwire.broker import names
 from kwire.broker.claims import Claims, Open, Span, lost_between
-from kwire.broker.client import Broker, BrokerError, Link, absent, plain
+from kwire.broker.client import Broker, BrokerError, Connection, absent, plain
 from kwire.broker.names import REACH, Counts
 from kwire.broker.sessions import Entry, is_bye, read_entry, schemas_of
 from kwire.capture.output import CaptureError, FullError
@@ -137,27 +137,27 @@ class Intake:
 
     # ------------------------------------------------------------------ the broker's thread: messages
 
-    async def _serve(self, link: Link) -> None:
+    async def _serve(self, connection: Connection) -> None:
         """One connection: messages as they come. What was not acknowledged on the one before comes again."""
         for each in self.sessions.values():
             each.waiting.clear()
             each.known = False
         self._bytes = self._asked = 0
-        await self._consumer(link)
-        inbox = link.nc.new_inbox()
-        subscription = await link.nc.subscribe(inbox, cb=partial(self._delivered, link))
-        looking = asyncio.get_running_loop().create_task(self._look_around(link))
+        await self._consumer(connection)
+        inbox = connection.nc.new_inbox()
+        subscription = await connection.nc.subscribe(inbox, cb=partial(self._delivered, connection))
+        looking = asyncio.get_running_loop().create_task(self._look_around(connection))
         try:
-            await self._pull(link, inbox)
+            await self._pull(connection, inbox)
         finally:
             looking.cancel()
             for each in list(self.sessions.values()):
                 if each.task is not None:
                     each.task.cancel()
-            if not link.nc.is_closed:
+            if not connection.nc.is_closed:
                 await subscription.unsubscribe()
 
-    async def _consumer(self, link: Link) -> None:
+    async def _consumer(self, connection: Connection) -> None:
         """See that the group has its consumer."""
         from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
         from nats.js.errors import NotFoundError
@@ -172,13 +172,13 @@ class Intake:
         )
         try:
             try:
-                await link.js.consumer_info(names.STREAM, self._group)
+                await connection.js.consumer_info(names.STREAM, self._group)
             except NotFoundError:
-                await link.js.add_consumer(names.STREAM, config)
+                await connection.js.add_consumer(names.STREAM, config)
         except NotFoundError:
             raise absent(f"stream {names.STREAM}", self._broker.address) from None
 
-    async def _pull(self, link: Link, inbox: str) -> None:
+    async def _pull(self, connection: Connection, inbox: str) -> None:
         """Ask for messages, as many as there is room for."""
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{names.STREAM}.{self._group}"
         request = f'{{"batch":{PULL},"expires":{int(PATIENCE * 1e9)},"max_bytes":{PULL_BYTES}}}'.encode()
@@ -186,13 +186,13 @@ class Intake:
             self._room.clear()
             if self._asked <= 0 and self._bytes < MOST_WAITING and not self._stopping:
                 self._asked = PULL
-                await link.nc.publish(subject, request, inbox)
+                await connection.nc.publish(subject, request, inbox)
             try:
                 await asyncio.wait_for(self._room.wait(), PATIENCE + 1.0)
             except TimeoutError:
                 self._asked = 0  # the answer was lost
 
-    async def _delivered(self, link: Link, handle: "Msg") -> None:
+    async def _delivered(self, connection: Connection, handle: "Msg") -> None:
         """A message, or that there are no more at present."""
         status = handle.headers.get("Status") if handle.headers and not handle.data else None
         if status is not None:
@@ -225,7 +225,7 @@ class Intake:
         each.waiting[number] = message
         self._bytes += len(message.data) - (len(old.data) if old else 0)
         if each.task is None:
-            each.task = asyncio.get_running_loop().create_task(self._work(link, each))
+            each.task = asyncio.get_running_loop().create_task(self._work(connection, each))
 
     def _let_go(self, each: _Session, numbers: Iterable[int]) -> None:
         """Forget messages that wait."""
@@ -238,13 +238,13 @@ class Intake:
 
     # ------------------------------------------------------------------ the broker's thread: a session
 
-    async def _work(self, link: Link, each: _Session) -> None:
+    async def _work(self, connection: Connection, each: _Session) -> None:
         """Claim, store and acknowledge what waits of a session, batch by batch."""
         try:
             while True:
                 while each.waiting and not self._stopping:
-                    await self._some(link, each)
-                await self._conclude(link, each)
+                    await self._some(connection, each)
+                await self._conclude(connection, each)
                 if not each.waiting or self._stopping:
                     break
         except KwireError as error:
@@ -269,9 +269,9 @@ class Intake:
                 if message.handle is not None:
                     await message.handle.nak(LATER)
 
-    async def _some(self, link: Link, each: _Session) -> None:
+    async def _some(self, connection: Connection, each: _Session) -> None:
         """One batch of what waits."""
-        await self._read(link, each)
+        await self._read(connection, each)
         assert each.entry is not None  # _read saw to that
         first = each.entry.first
         done: list[int] = []
@@ -288,7 +288,7 @@ class Intake:
                 )
                 size += len(message.data)
         self._let_go(each, done)
-        if taken and await self._take(link, each, taken):
+        if taken and await self._take(connection, each, taken):
             self._let_go(each, [(message.place + first) & MASK for message in taken])
             for message in taken:
                 if message.handle is not None and not message.handle.is_acked:
@@ -307,19 +307,19 @@ class Intake:
             self._broker.post(partial(self._say_away, each, holder))
         await handle.nak(LATER)
 
-    async def _read(self, link: Link, each: _Session) -> None:
+    async def _read(self, connection: Connection, each: _Session) -> None:
         """Know the session, its claims, and how far we have it."""
         if each.storing is not None:  # since before the connection, or something else, failed
             await self._stored(each)
         if each.entry is None:
-            value, revision = await link.get(names.session_key(each.session))
+            value, revision = await connection.get(names.session_key(each.session))
             each.entry = read_entry(value) if revision else None
             if each.entry is None:
                 raise BrokerError("collect", f"session {each.session}", "the bucket knows nothing of it")
-            each.schemas = await schemas_of(link, each.session, each.entry)
+            each.schemas = await schemas_of(connection, each.session, each.entry)
         if each.known:
             return
-        value, each.revision = await link.get(names.claims_key(self._group, each.session))
+        value, each.revision = await connection.get(names.claims_key(self._group, each.session))
         each.claims = Claims.read(value)
         each.known = True
         mine = each.claims.open.get(self._me)
@@ -327,17 +327,17 @@ class Intake:
             return
         known = await self._see(each)
         if not known or mine.batch > each.batch + 1:
-            await self._forgotten(link, each, mine)
+            await self._forgotten(connection, each, mine)
         elif mine.batch > each.batch:
             each.claims.release(self._me)  # it was claimed, and we were killed before it was stored
-            await self._swap(link, each)
+            await self._swap(connection, each)
 
-    async def _confirm(self, link: Link, each: _Session) -> None:
+    async def _confirm(self, connection: Connection, each: _Session) -> None:
         """Let the group know that we have what we claimed."""
         mine = each.claims.open.get(self._me)
         if mine is not None and mine.spans and each.opened and mine.batch == each.batch:
             each.claims.confirm(self._me)
-            await self._swap(link, each)
+            await self._swap(connection, each)
 
     async def _see(self, each: _Session) -> bool:
         """Find out how far we have a session; whether that is known, or its checkpoint is new."""
@@ -347,23 +347,23 @@ class Intake:
         each.opened = True
         return known
 
-    async def _forgotten(self, link: Link, each: _Session, mine: Open) -> None:
+    async def _forgotten(self, connection: Connection, each: _Session, mine: Open) -> None:
         """Our checkpoint is gone: nobody knows whether our last batch is in a capture. It is counted lost."""
         each.batch = mine.batch
         spans = [span for span in mine.spans if (lost_between(span) or {})]
         payload = b"".join(map(partial(_losses, Cause.EXPIRED), spans))
         batch = each.claims.claim(self._me, ())
-        if await self._swap(link, each):
+        if await self._swap(connection, each):
             await self._store(each, batch, payload)
 
-    async def _swap(self, link: Link, each: _Session) -> bool:
+    async def _swap(self, connection: Connection, each: _Session) -> bool:
         """Put the claims back; False where somebody else has changed them, which are to be read again."""
         key = names.claims_key(self._group, each.session)
-        each.revision = await link.swap(key, each.claims.pack(), each.revision)
+        each.revision = await connection.swap(key, each.claims.pack(), each.revision)
         each.known = bool(each.revision)
         return each.known
 
-    async def _take(self, link: Link, each: _Session, messages: list[_Message]) -> bool:
+    async def _take(self, connection: Connection, each: _Session, messages: list[_Message]) -> bool:
         """Claim messages, store them, and come back when they are safe; False: claim again."""
         await self._see(each)
         claims, mine = each.claims, each.claims.open.get(self._me)
@@ -382,7 +382,7 @@ class Intake:
         if batch != each.batch + 1:
             each.known = False
             raise BrokerError("collect", each.name, "the group knows less of it than its checkpoint")
-        if not await self._swap(link, each):
+        if not await self._swap(connection, each):
             return False
         payload = b"".join(message.data for message in messages if not is_bye(message.data))
         await self._store(each, batch, payload)
@@ -403,15 +403,15 @@ class Intake:
         await asyncio.shield(future)
         each.batch, each.storing = batch, None
 
-    async def _conclude(self, link: Link, each: _Session) -> None:
+    async def _conclude(self, connection: Connection, each: _Session) -> None:
         """Count what is known to be gone; end the session where everything of it is there."""
         if not each.known or each.entry is None or each.over or self._stopping:
             return
         for gap in each.claims.gaps:
-            if not await self._mind(link, each, gap):
+            if not await self._mind(connection, each, gap):
                 break
         if each.claims.claimed:
-            await self._confirm(link, each)
+            await self._confirm(connection, each)
         if each.known and each.claims.over and not each.over:
             if each.ours:
                 await self._see(each)
@@ -420,7 +420,7 @@ class Intake:
             await self._broker.there(partial(self._finish, each, claims))
             self.sessions.pop(each.session, None)
 
-    async def _mind(self, link: Link, each: _Session, gap: Span) -> bool:
+    async def _mind(self, connection: Connection, each: _Session, gap: Span) -> bool:
         """A gap: where everything that could fill it was delivered and acknowledged, the broker has discarded
         what was there. Everything was published before BYE, and before what stands REACH places on.
         """
@@ -432,7 +432,7 @@ class Intake:
         if not each.proof or self._floor < each.proof:
             return False
         message = _Message(gap.first, self._lost(each, gap), gap, 0, None)
-        return await self._take(link, each, [message])
+        return await self._take(connection, each, [message])
 
     def _lost(self, each: _Session, gap: Span) -> bytes:
         """The LOST frames that count a gap."""
@@ -445,7 +445,7 @@ class Intake:
         self._broker.post(partial(self.collector.note, text))
         return _losses(Cause.BROKER, gap)
 
-    async def _look_around(self, link: Link) -> None:
+    async def _look_around(self, connection: Connection) -> None:
         """Look at sessions of which nothing comes: whether others have ended them, and what is missing."""
         loop = asyncio.get_running_loop()
         while True:
@@ -455,26 +455,26 @@ class Intake:
             if not due:
                 continue
             with contextlib.suppress(Exception):  # another time
-                info = await link.js.consumer_info(names.STREAM, self._group)
+                info = await connection.js.consumer_info(names.STREAM, self._group)
                 self._floor = info.ack_floor.stream_seq if info.ack_floor else 0
             for each in due:
                 if each.task is None:
                     each.pause = min(2 * each.pause, IDLE[1])
                     each.look = now + each.pause
-                    each.task = loop.create_task(self._glance(link, each))
+                    each.task = loop.create_task(self._glance(connection, each))
 
-    async def _glance(self, link: Link, each: _Session) -> None:
+    async def _glance(self, connection: Connection, each: _Session) -> None:
         """Look at a session."""
         pause, look = each.pause, each.look
         each.known = False
         try:
-            await self._read(link, each)
+            await self._read(connection, each)
             if not each.waiting:
-                await self._confirm(link, each)
+                await self._confirm(connection, each)
         except Exception:
             each.task = None
             return
-        await self._work(link, each)
+        await self._work(connection, each)
         each.pause, each.look = pause, look
 
     # ------------------------------------------------------------------ the loop's thread

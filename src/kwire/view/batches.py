@@ -53,7 +53,7 @@ class Part(NamedTuple):
     """Whether the field's values have names, which `%s` shows."""
 
 
-class Run(NamedTuple):
+class LineRun(NamedTuple):
     """Lines of events in the order in which they were made: their text, where each line ends, and the
     wall-clock time of each, ns less `wall`; `ordered`: whether the times only grow.
     """
@@ -78,7 +78,7 @@ class Run(NamedTuple):
         ]
 
 
-def together(runs: Sequence[Run]) -> str | None:
+def together(runs: Sequence[LineRun]) -> str | None:
     """The text of runs in order of time; None where the times of one do not only grow."""
     if not all(run.ordered and run.wall == runs[0].wall for run in runs):
         return None
@@ -111,7 +111,7 @@ class Batches:
         self._ends = array("Q", bytes(8 * LINES if shapes else 0))
         self._times = array("Q", bytes(8 * LINES if shapes else 0))
 
-    def lines(self, frames: Frames, start: int) -> Run | None:
+    def lines(self, frames: Frames, start: int) -> LineRun | None:
         """The lines of the frames from `start` to the first that is left; None where that is the first."""
         if not self._shapes or native.print_lines is None:
             return None
@@ -127,7 +127,9 @@ class Batches:
         if not done:
             return None
         with memoryview(self._ends) as ends, memoryview(self._times) as times:
-            return Run(bytes(self._room[:used]), _copy(ends[:done]), _copy(times[:done]), self._wall, ordered)
+            return LineRun(
+                bytes(self._room[:used]), _copy(ends[:done]), _copy(times[:done]), self._wall, ordered
+            )
 
 
 def _copy(numbers: memoryview) -> memoryview:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from kwire import native
 from kwire.hints import IO, Any, Literal, Protocol, TypeAlias
 from kwire.lazy import NamedTuple
-from kwire.view.batches import FEW, MORE, Batches, Part, Run, together
+from kwire.view.batches import FEW, MORE, Batches, LineRun, Part, together
 from kwire.wire.fields import TYPES
 from kwire.wire.frame import Frame, FrameError, Type
 from kwire.wire.frames import Frames
@@ -179,7 +179,7 @@ class Renderer:
             self.events += 1
         return rows
 
-    def runs(self, frames: Frames, schemas: Mapping[int, Schema]) -> Iterator[Run | list[Row]]:
+    def runs(self, frames: Frames, schemas: Mapping[int, Schema]) -> Iterator[LineRun | list[Row]]:
         """The same as runs of lines where the format can make many at once, and as rows where not."""
         chosen = self._choose or self._where or self._between != (EARLIEST, LATEST)
         start = 0
@@ -314,7 +314,7 @@ class Ordered:
         self._stream = stream
         self._window = window
         self._rows: list[Row] = []
-        self._runs: list[Run] = []  # for `flush`
+        self._runs: list[LineRun] = []  # for `flush`
         self._size = 0
 
     def add(self, rows: list[Row]) -> None:
@@ -328,7 +328,7 @@ class Ordered:
             del self._rows[: len(self._rows) - keep]
             self._size = characters(self._rows)
 
-    def take(self, run: Run | list[Row]) -> None:
+    def take(self, run: LineRun | list[Row]) -> None:
         """Take a run, or rows; what stands in no window only."""
         if isinstance(run, list):
             self.add(run)

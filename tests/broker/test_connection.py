@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from brokers import Cluster, Server, ask, init, needed, wait_for
 
-from kwire.broker.client import Link
+from kwire.broker.client import Connection
 
 
 @pytest.mark.native
@@ -34,7 +34,7 @@ def test_of_changes_that_come_at_once_one_counts(tmp_path: Path) -> None:
             import nats
 
             clients = [await nats.connect(one.url) for one in cluster.servers]
-            links = [Link(one, one.jetstream()) for one in clients]
+            links = [Connection(one, one.jetstream()) for one in clients]
             winners, revision = [], 0
             for _ in range(30):
                 swaps = (link.swap("claims.x.y", b"z", revision) for link in (*links, *links))
