@@ -23,7 +23,7 @@ from replay import SIZE, span
 from stream import Collector, cpu, free_port, memory, proven, replay
 
 from kwire.broker.address import Login, parse_broker
-from kwire.broker.client import Link, bucket_of, connect
+from kwire.broker.client import Connection, bucket_of, connect
 from kwire.broker.overview import Overview, overview
 
 PAYLOAD = 65_400
@@ -82,7 +82,7 @@ async def look(url: str) -> Overview:
     nc = await connect(address.servers[0], Login(), "bench")
     try:
         js = nc.jetstream()
-        return await overview(Link(nc, js, await bucket_of(js, address)), address, 0.0)
+        return await overview(Connection(nc, js, await bucket_of(js, address)), address, 0.0)
     finally:
         await nc.close()
 

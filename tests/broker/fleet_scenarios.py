@@ -30,6 +30,8 @@ from brokers import Cluster, Server, ask, free_ports, init  # noqa: E402
 from fault_judge import look_into  # noqa: E402
 from fault_world import Process, StuckError, preload  # noqa: E402
 
+from kwire.words import plural  # noqa: E402
+
 PATIENCE = 60.0
 PROBES = 2
 
@@ -346,7 +348,7 @@ def main() -> int:
             print(f"  kept: {folder}")
         else:
             shutil.rmtree(folder, ignore_errors=True)
-    print(f"{len(seeds)} scenarios, {failed} wrong")
+    print(f"{plural(len(seeds), 'scenario')}, {failed} wrong")
     return 1 if failed else 0
 
 

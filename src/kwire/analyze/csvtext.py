@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from kwire.analyze.arrow import namer
-from kwire.analyze.rowlines import Line, Lines, Part, style_of
+from kwire.analyze.rowlines import Line, Lines, RowPart, style_of
 from kwire.analyze.scan import Block
 from kwire.analyze.tables import Column, Tables
 from kwire.analyze.wide import Layout
@@ -48,21 +48,24 @@ def _line(schema: Schema, tables: Tables, layout: Layout, moment: Callable[[int]
     places = {field.name: index for index, field in enumerate(schema.fields)}
     labels = Labels(schema)
     cells: list[str] = []
-    parts = [Part()]
+    parts = [RowPart()]
     varying: list[tuple[int, int, Callable[[Any], str]]] = []  # the cell's place, the value's, what makes it
     for name in layout.names:
         column = layout.column(table, name)
         text = fixed.get(name, "")
         if name in ("time", "time_ns"):
-            parts += [Part(moment=name == "time", time=name == "time_ns"), Part()]
+            parts += [RowPart(moment=name == "time", time=name == "time_ns"), RowPart()]
         elif column is not None:
             text, make = "", _cell(schema, column, labels)
             varying.append((len(cells), places[column.field.name], make))
             style = CUT if column.cut else style_of(column.field, CELL, HEX)
-            parts += [Part(field=column.field, style=style, convert=None if make is str else make), Part()]
+            parts += [
+                RowPart(field=column.field, style=style, convert=None if make is str else make),
+                RowPart(),
+            ]
         cells.append(text)
-        parts[-1] = Part(f"{parts[-1].text}{text},")
-    parts[-1] = Part(parts[-1].text[:-1] + "\n")
+        parts[-1] = RowPart(f"{parts[-1].text}{text},")
+    parts[-1] = RowPart(parts[-1].text[:-1] + "\n")
     at_time, at_ns = layout.names.index("time"), layout.names.index("time_ns")
 
     def one(at: int, values: Values) -> str:

@@ -6,7 +6,7 @@ Invariant: the lines are those of `view.jsonl.JsonLines`.
 from collections.abc import Iterable
 from typing import Any
 
-from kwire.analyze.rowlines import Line, Lines, Part, style_of
+from kwire.analyze.rowlines import Line, Lines, RowPart, style_of
 from kwire.analyze.scan import Block
 from kwire.view.batches import JSON, JSON_HEX
 from kwire.view.jsonl import JsonLines, pieces
@@ -20,12 +20,15 @@ def write(blocks: Iterable[Block], out: Any) -> None:
 
     def line(schema: Schema) -> Line:
         texts, order = pieces(schema)
-        labels, parts = Labels(schema), [Part(texts[0]), Part(time=True), Part(texts[1])]
+        labels, parts = Labels(schema), [RowPart(texts[0]), RowPart(time=True), RowPart(texts[1])]
         for index, behind in zip(order, texts[2:], strict=True):
             field = schema.fields[index]
             convert = json_converter(schema, field, labels)
-            parts += [Part(field=field, style=style_of(field, JSON, JSON_HEX), convert=convert), Part(behind)]
-        parts[-1] = Part(parts[-1].text + "\n")
+            parts += [
+                RowPart(field=field, style=style_of(field, JSON, JSON_HEX), convert=convert),
+                RowPart(behind),
+            ]
+        parts[-1] = RowPart(parts[-1].text + "\n")
         return Line(parts, form.event(schema))
 
     Lines(line).write(blocks, out)

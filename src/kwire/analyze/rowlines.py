@@ -34,7 +34,7 @@ REMEMBERED: Final = 1 << 12  # values of a field whose texts are remembered
 Moment = Callable[[int], tuple[str, str]]  # a second since 1970: what stands before and behind its fraction
 
 
-class Part(NamedTuple):
+class RowPart(NamedTuple):
     """What stands in a line: `text`, the `time` in ns, a `moment`, or a `field`.
 
     `style` (one of those of `view.batches`): how a field's text, bytes or mark is written; of other fields
@@ -52,7 +52,7 @@ class Part(NamedTuple):
 class Line(NamedTuple):
     """The line of a schema's events: its `parts`, and what makes `one` of wall-clock ns and values."""
 
-    parts: Sequence[Part]
+    parts: Sequence[RowPart]
     one: Callable[[int, Values], str]
 
 
@@ -230,7 +230,7 @@ class Lines:
             known = self._known[id(schema)] = _Shape(schema, number, line.one, schema.decoder(), names)
         return known
 
-    def _words(self, schema: Schema, part: Part, names: list[_Names]) -> Iterator[tuple[int, ...]]:
+    def _words(self, schema: Schema, part: RowPart, names: list[_Names]) -> Iterator[tuple[int, ...]]:
         """A part as C takes it; fields of which C cannot make the text are added to `names`."""
         if part.moment:
             yield (batches.GIVEN, 0, *[0] * 7)
@@ -245,7 +245,7 @@ class Lines:
         else:
             yield self._of_field(schema, part, part.field, names)
 
-    def _of_field(self, schema: Schema, part: Part, field: Field, names: list[_Names]) -> tuple[int, ...]:
+    def _of_field(self, schema: Schema, part: RowPart, field: Field, names: list[_Names]) -> tuple[int, ...]:
         rule, swap = TYPES[field.type], batches.SWAP * (schema.order != native.ORDER)
         place = (field.offset, field.size)
         if rule.tail:

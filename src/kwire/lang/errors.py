@@ -53,7 +53,7 @@ class Diagnostic(NamedTuple):
         return [*found, f"HINT: {self.cure}"] if self.cure else found
 
 
-class Place(NamedTuple):
+class Mistake(NamedTuple):
     """Something that is wrong in a text: where (lines and columns from 1, the end exclusive), and what."""
 
     file: str
@@ -83,13 +83,13 @@ class LanguageError(KwireError):
         return f"{text} (and {more} more)" if more else text
 
     @property
-    def places(self) -> list[Place]:
+    def places(self) -> list[Mistake]:
         """Everything that is wrong, each with its place."""
         found = []
         for span, message, cure in self.diagnostics:
             own, line = self.source.at(span.line)
             _, end = self.source.at(span.end_line)
-            found.append(Place(own.name, line, span.column + 1, end, span.end_column + 1, message, cure))
+            found.append(Mistake(own.name, line, span.column + 1, end, span.end_column + 1, message, cure))
         return found
 
     @property

@@ -43,7 +43,7 @@ by one.
 """
 
 
-class Part(NamedTuple):
+class LinePart(NamedTuple):
     """What stands in a line: a text, or a field in the way of a conversion."""
 
     text: str = ""
@@ -95,7 +95,7 @@ class Batches:
 
     __slots__ = ("_ends", "_parts", "_room", "_shapes", "_texts", "_times", "_wall")
 
-    def __init__(self, parts: "Iterable[tuple[Schema, Sequence[Part] | None]]") -> None:
+    def __init__(self, parts: "Iterable[tuple[Schema, Sequence[LinePart] | None]]") -> None:
         shapes, made, texts = array("Q"), array("Q"), bytearray()
         self._wall = 0
         for schema, all_parts in parts:
@@ -136,7 +136,7 @@ def _copy(numbers: memoryview) -> memoryview:
     return memoryview(bytes(numbers)).cast("Q")
 
 
-def _words(schema: "Schema", parts: Sequence[Part], texts: bytearray) -> list[tuple[int, ...]] | None:
+def _words(schema: "Schema", parts: Sequence[LinePart], texts: bytearray) -> list[tuple[int, ...]] | None:
     """The parts as C takes them; None where one of them is not for it."""
     if schema.order != native.ORDER or crowds(schema.fields):
         return None
@@ -157,7 +157,7 @@ def _of_text(text: str, texts: bytearray) -> tuple[int, ...] | None:
     return words
 
 
-def _of_field(part: Part, field: Field) -> tuple[int, ...] | None:
+def _of_field(part: LinePart, field: Field) -> tuple[int, ...] | None:
     letters, flags, width, precision, length = part.conversion
     rule = TYPES[field.type]
     if field.count != 1:

@@ -10,7 +10,7 @@ from itertools import takewhile
 
 from kwire.hints import TYPE_CHECKING, Any, Final
 from kwire.lazy import pattern
-from kwire.view.batches import Part
+from kwire.view.batches import LinePart
 from kwire.view.render import Row, Values
 from kwire.view.stacks import text
 from kwire.view.text import safe
@@ -156,16 +156,16 @@ class Printed:
         """What was made of each."""
         return [line for _, line, _ in rows]
 
-    def parts(self, schema: Schema) -> Sequence[Part] | None:
+    def parts(self, schema: Schema) -> Sequence[LinePart] | None:
         """What a line is made of, where it is a format and for no terminal."""
         if self._terminal or schema.prints not in ("printf", "value"):
             return None
         texts, conversions = split(schema.format)
         labels = Labels(schema)
-        made = [Part(texts[0])]
+        made = [LinePart(texts[0])]
         for conversion, field, behind in zip(conversions, schema.fields, texts[1:], strict=True):
             plain = as_text(schema, field, labels) is str
-            made += [Part("", field, conversion, named=not plain), Part(behind)]
+            made += [LinePart("", field, conversion, named=not plain), LinePart(behind)]
         return made
 
 
@@ -178,7 +178,7 @@ class PrintedJson(Printed):
     def __init__(self, act: Act | None = None) -> None:
         super().__init__(terminal=False, act=act)
 
-    def parts(self, schema: Schema) -> Sequence[Part] | None:
+    def parts(self, schema: Schema) -> Sequence[LinePart] | None:
         """Objects are made one by one."""
         return None
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from kwire import native
 from kwire.hints import IO, Any, Literal, Protocol, TypeAlias
 from kwire.lazy import NamedTuple
-from kwire.view.batches import FEW, MORE, Batches, LineRun, Part, together
+from kwire.view.batches import FEW, MORE, Batches, LinePart, LineRun, together
 from kwire.wire.fields import TYPES
 from kwire.wire.frame import Frame, FrameError, Type
 from kwire.wire.frames import Frames
@@ -72,7 +72,7 @@ class Format(Protocol):
     def lines(self, rows: Sequence[Row]) -> list[str]:
         """The lines of rows that are written together, in their order; without end marks."""
 
-    def parts(self, schema: Schema) -> Sequence[Part] | None:
+    def parts(self, schema: Schema) -> Sequence[LinePart] | None:
         """What lines of a schema's events are made of, end marks too; None: they are written one by one."""
 
 
