@@ -41,6 +41,7 @@ VERBS: dict[str, str] = {
     "bench": "measure how fast captures are read here",
     "wireshark": "show captures in Wireshark: install the dissector, open a capture",
     "doctor": "say what this kernel, user and environment allow",
+    "completion": "complete words of commands in bash, zsh or fish",
 }
 """Verb → one line of help. The module is `kwire.cli.<verb>`."""
 
@@ -186,11 +187,17 @@ def _run(args: list[str], *, ours: bool) -> int:
         return 1
 
 
-def _parse(name: str, verb: Verb, words: list[str]) -> argparse.Namespace:
-    """The verb's arguments; SystemExit where they make no sense, with the reason on standard error."""
+def parser_of(name: str, verb: Verb) -> argparse.ArgumentParser:
+    """What knows the verb's arguments."""
     parser = _Parser(prog=f"kwire {name}", description=verb.HELP, formatter_class=_Help)
     parser.add_argument("-v", "--verbose", action="count", default=0, help="explain errors in full detail")
     verb.configure(parser)
+    return parser
+
+
+def _parse(name: str, verb: Verb, words: list[str]) -> argparse.Namespace:
+    """The verb's arguments; SystemExit where they make no sense, with the reason on standard error."""
+    parser = parser_of(name, verb)
     parser.epilog = f"{(parser.epilog or '').rstrip()}\n\n{status.EPILOG}".lstrip()
     command: list[str] | None = None
     rest: list[str] = []
