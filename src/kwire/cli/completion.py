@@ -401,24 +401,22 @@ complete -F _kwire kwire
 ZSH: Final = r"""#compdef kwire
 # zsh completion of kwire; made by `kwire completion zsh`
 _kwire() {
-    local line text space=' ' found=1
-    local -a asked texts shown
+    local line text found=1
+    local -a asked texts shown ending
     asked=("${(@Q)words[2,CURRENT-1]}" "${(Q)PREFIX}")
     while IFS= read -r line; do
         text=${line%%$'\t'*}
         case $text in
-            :open) space='' ;;
-            :folders) _path_files -/ && found=0 ;;
-            :commands) _command_names -e && found=0; _path_files && found=0 ;;
-            :files*)
-                local -a kinds=(${=text#:files})
-                _path_files -g "(${(j:|:)kinds})" && found=0 ;;
+            :open) ending=(-S '') ;;
+            :folders) _files -/ && found=0 ;;
+            :commands) _command_names -e && found=0; _files && found=0 ;;
+            :files*) _files -g "${text#:files }" && found=0 ;;
             *)
                 texts+=("$text")
                 if [[ $line == *$'\t'* ]]; then shown+=("$text  -- ${line#*$'\t'}"); else shown+=("$text"); fi ;;
         esac
     done < <("${(Q)words[1]/#\~/$HOME}" completion words -- "${asked[@]}" 2>/dev/null)
-    (($#texts)) && compadd -S "$space" -l -d shown -a texts && found=0
+    (($#texts)) && compadd "${ending[@]}" -l -d shown -a texts && found=0
     return found
 }
 if [[ $funcstack[1] == _kwire ]]; then _kwire "$@"; else compdef _kwire kwire; fi
@@ -438,7 +436,7 @@ function __kwire_complete
                 __fish_complete_command
             case ':files *'
                 set -l kinds (string split ' ' -- (string replace ':files ' '' -- $line))
-                for path in (__fish_complete_path "$last" '')
+                for path in (__fish_complete_path "$last" '' | string split -f 1 \t)
                     if string match -q '*/' -- $path
                         echo $path
                     else
