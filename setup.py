@@ -9,11 +9,12 @@ import sys
 from glob import glob
 from pathlib import Path
 
-from setuptools import Extension, setup
-from setuptools.command.install_data import install_data  # type: ignore[import-untyped]
+from setuptools import Extension, setup  # first: it brings distutils, which Python has no more
+
+from distutils.command.install_data import install_data  # isort: skip
 
 
-class MadeData(install_data):  # type: ignore[misc]
+class MadeData(install_data):
     """Makes manual pages and completions of the tables of arguments, and puts them where they belong."""
 
     def run(self) -> None:

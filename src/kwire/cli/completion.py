@@ -225,7 +225,9 @@ def _probes(begun: str) -> Answer:
     if ":" not in begun:
         whole = {kind.name for kind in KINDS.values() if kind.place == "trace"}
         found = [
-            Candidate(kind.name if kind.name in whole else f"{kind.name}:", kind.meaning, kind.name not in whole)
+            Candidate(
+                kind.name if kind.name in whole else f"{kind.name}:", kind.meaning, kind.name not in whole
+            )
             for kind in KINDS.values()
             if kind.name.startswith(begun)
         ]

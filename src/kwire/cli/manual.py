@@ -65,7 +65,11 @@ def _of_verb(name: str) -> str:
     lines = [*_head(f"kwire-{name}", VERBS[name]), ".SH SYNOPSIS"]
     for at, synopsis in enumerate(_usages(parser)):
         lines += [".br"] * bool(at) + [f".B {_code(synopsis)}"]
-    lines += [".SH DESCRIPTION", *_paragraphs(_sentence(parser.description or "")), *_arguments(parser, "OPTIONS")]
+    lines += [
+        ".SH DESCRIPTION",
+        *_paragraphs(_sentence(parser.description or "")),
+        *_arguments(parser, "OPTIONS"),
+    ]
     lines += [*_behind(parser), *_statuses(), *_see(["kwire"])]
     return "\n".join(lines) + "\n"
 
@@ -111,7 +115,9 @@ def _argument(parser: argparse.ArgumentParser, action: argparse.Action) -> Itera
     if isinstance(action, argparse._SubParsersAction):
         for one in action._choices_actions:
             inner = action.choices[one.dest]
-            words = [formatter._format_args(each, each.dest) for each in inner._actions if not each.option_strings]
+            words = [
+                formatter._format_args(each, each.dest) for each in inner._actions if not each.option_strings
+            ]
             yield from (".TP", f".B {_code(' '.join([one.dest, *words]))}", _text(_sentence(one.help or "")))
         return
     if action.option_strings:
@@ -133,7 +139,8 @@ def _behind(parser: argparse.ArgumentParser) -> Iterator[str]:
         if rest and first.endswith(":") and all(line.startswith("  ") for line in rest):
             examples += [f".SH {_line(first[:-1].upper())}", *_verbatim(rest)]
         elif paragraph.strip():
-            notes += _verbatim(paragraph.split("\n")) if paragraph.startswith("  ") else _paragraphs(paragraph)
+            lines = _verbatim(paragraph.split("\n")) if paragraph.startswith("  ") else [_text(paragraph)]
+            notes += [".PP"] * bool(notes) + lines
     if notes:
         yield ".SH NOTES"
         yield from notes
@@ -141,7 +148,7 @@ def _behind(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def _verbatim(lines: Iterable[str]) -> list[str]:
-    return [".PP", ".RS 4", ".nf", *(_code(line.strip()) for line in lines), ".fi", ".RE"]
+    return [".RS 4", ".nf", *(_code(line.strip()) for line in lines), ".fi", ".RE"]
 
 
 def _statuses() -> Iterator[str]:
