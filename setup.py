@@ -1,8 +1,8 @@
 """Builds the optional C walkers (native/*.c) next to the Python sources, and what is made of the code for an
 environment: manual pages and the scripts that complete words in shells.
 
-The walkers are a plain shared library reached through ctypes, not an extension module, so a C compiler is enough:
-no Python headers. Without a compiler the build goes on and every walker's Python twin is used.
+The walkers are a plain shared library reached through ctypes, not an extension module, so a C compiler is
+enough: no Python headers. Without a compiler the build goes on and every walker's Python twin is used.
 """
 
 import sys

@@ -1,10 +1,10 @@
 """`kwire completion SHELL`: the script that completes words of our commands in bash, zsh or fish.
 
-The scripts know nothing of the verbs: they ask `kwire completion words -- WORD …`, which answers from the same
-tables of arguments that the verbs read their words by. Invariants: an answer is lines, a candidate for the last
-word each, with a tab and a description behind where there is one; a line that begins with a colon says
-what else may stand there (`Answer.also`); nothing is attached, and what cannot be found out is left out in
-silence, as a shell has no place for complaints.
+The scripts know nothing of the verbs: they ask `kwire completion words -- WORD …`, which answers from the
+arguments that the verbs declare. Invariants: an answer is lines, a candidate for the last word each, with a
+tab and a description behind where there is one; a line that begins with a colon says what else may stand
+there (`Answer.also`), or that a candidate goes on; nothing is attached, and what cannot be found out is left
+out in silence, as a shell has no place for complaints.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from contextlib import suppress
 from kwire.cli.main import SCRIPT, VERBS, Verb, parser_of
 from kwire.errors import KwireError
 from kwire.hints import Any, Final, cast
-from kwire.kinds import FUNCTIONS, KINDS, NANOSECONDS, SPELLINGS, USER
+from kwire.kinds import FUNCTIONS, KINDS, NANOSECONDS, SPELLINGS, TRACE, USER
 from kwire.lazy import NamedTuple
 
 HELP = "print the script that completes words of kwire's commands in a shell"
@@ -35,9 +35,9 @@ For this shell only, or as a line of its start-up file (~/.bashrc, ~/.zshrc, ~/.
   eval "$(kwire completion zsh)"
   kwire completion fish | source
 
-pip puts the scripts where shells look for them too, below share of the environment: where that is /usr/local,
-they are found without a line. In zsh, compinit comes first. The scripts ask `kwire completion words -- WORD …`,
-which prints what the last WORD may become.
+In zsh, compinit comes first. pip puts the scripts below share of the environment, too: where that is
+/usr/local, shells find them without such a line. They ask `kwire completion words -- WORD …`, which prints
+what the last WORD may become.
 """
 
 REST = True
@@ -162,7 +162,7 @@ def _value(name: str, action: argparse.Action, begun: str) -> Answer:
         about: Any = action.choices
         told = {one.dest: one.help or "" for one in getattr(action, "_choices_actions", ())}
         return _like(begun, [(str(one), told.get(str(one), "")) for one in about])
-    if "-w" in action.option_strings or name in READERS and action.metavar == "FILE":
+    if "-w" in action.option_strings or (name in READERS and action.metavar == "FILE"):
         return Answer(also=FOLDERS if action.metavar == "DIR" else CAPTURES)
     find = VALUES.get(f"{name} {action.dest}") or VALUES.get(str(action.metavar))
     return find(begun) if find is not None else Answer()
@@ -223,24 +223,22 @@ def _of_agent(begun: str) -> Answer:
 def _probes(begun: str) -> Answer:
     """Probes."""
     if ":" not in begun:
-        whole = {kind.name for kind in KINDS.values() if kind.place == "trace"}
-        found = [
-            Candidate(
-                kind.name if kind.name in whole else f"{kind.name}:", kind.meaning, kind.name not in whole
+        kinds = [kind for kind in KINDS.values() if kind.name.startswith(begun)]
+        return Answer(
+            tuple(
+                Candidate(kind.name, kind.meaning)
+                if kind.name in TRACE
+                else Candidate(f"{kind.name}:", kind.meaning, open=True)
+                for kind in kinds
             )
-            for kind in KINDS.values()
-            if kind.name.startswith(begun)
-        ]
-        return Answer(tuple(found))
+        )
     word, _, rest = begun.partition(":")
     kind = SPELLINGS.get(word)
     if kind is None:
         return Answer()
     if kind.name in USER:
-        found = list(_in_programs(kind.name, rest))
-    else:
-        found = _shortened(rest, sorted(set(_targets(kind.name, rest))))
-    return _within(f"{word}:", Answer(tuple(found)))
+        return _within(f"{word}:", Answer(tuple(_in_programs(kind.name, rest))))
+    return _within(f"{word}:", Answer(tuple(_shortened(rest, sorted({*_targets(kind.name, rest)})))))
 
 
 def _targets(kind: str, begun: str) -> Iterable[str]:
@@ -257,12 +255,8 @@ def _targets(kind: str, begun: str) -> Iterable[str]:
     from kwire.kernel import catalog
 
     if place in ("raw event", "objects", "signal", "counter"):
-        return (one.text.partition(":")[2] for one in _named(catalog.expand(kind, f"{_plain(begun)}*")))
+        return (str(one).partition(":")[2] for one in catalog.expand(kind, f"{_plain(begun)}*"))
     return ()
-
-
-def _named(targets: Iterable[object]) -> Iterator[Candidate]:
-    return (Candidate(str(one)) for one in targets)
 
 
 def _plain(begun: str) -> str:
@@ -286,8 +280,7 @@ def _functions(begun: str) -> Iterator[str]:
 
 def _in_programs(kind: str, begun: str) -> Iterator[Candidate]:
     """Files, and what there is to probe in one."""
-    file, colon, _ = begun.rpartition(":")
-    if colon:
+    if ":" in begun:
         from kwire.kernel import catalog
 
         for target in catalog.expand(kind, f"{_plain(begun)}*")[:MOST]:
@@ -415,7 +408,7 @@ _kwire() {
             :files*) _files -g "${text#:files }" && found=0 ;;
             *)
                 texts+=("$text")
-                if [[ $line == *$'\t'* ]]; then shown+=("$text  -- ${line#*$'\t'}"); else shown+=("$text"); fi ;;
+                shown+=("${line/$'\t'/  -- }") ;;
         esac
     done < <("${(Q)words[1]/#\~/$HOME}" completion words -- "${asked[@]}" 2>/dev/null)
     (($#texts)) && compadd "${ending[@]}" -l -d shown -a texts && found=0
