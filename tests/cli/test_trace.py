@@ -133,6 +133,16 @@ def test_of_a_wildcard_only_those_with_the_names_are_taken() -> None:
     }
 
 
+@pytest.mark.native
+def test_the_example_of_the_readme_traces_its_workload() -> None:
+    root = Path(__file__).parents[2]
+    workload = f"{sys.executable} {root}/examples/workload.py"
+    run = kwire("trace", f"{root}/examples/web.py", "--json", "-c", workload)
+    assert run.returncode == 0, run.stderr
+    seen = {str(event["probe"]) for event in events(run.stdout)}
+    assert {"tracepoint:sched:sched_process_exec", "tracepoint:syscalls:sys_enter_sendto"} <= seen
+
+
 def test_a_file_without_its_ending_is_told() -> None:
     run = kwire("trace", "examples/web")
     assert run.returncode == 1

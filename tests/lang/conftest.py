@@ -147,6 +147,10 @@ FORMATS = {
         FormatField("filename", "const char *", 24, 8),
         FormatField("buf", "char *", 32, 8),
     ),
+    "toy:called": (
+        FormatField("len", "int", 8, 4, True),
+        FormatField("path", "char", 12, 4, location="data_loc", length=0),
+    ),
     "toy:all": (
         FormatField("comm", "char", 8, 16, length=16),
         FormatField("pid", "pid_t", 24, 4, True),

@@ -566,3 +566,12 @@ def test_the_front_end_is_light() -> None:
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(ran.stdout.split())
     assert not {"inspect", "dataclasses", "numpy", "difflib", "linecache", "json"} & loaded
+
+
+def test_a_field_may_have_the_name_of_a_function(compiled: Callable[..., Program]) -> None:
+    """So a function that is new breaks no probe that names its field so."""
+    program = compiled("def f(len): emit(len, more=len + 1)", "tracepoint:toy:called")
+    assert [field.name for field in program.shapes[0].fields] == ["len", "more"]
+    with pytest.raises(LanguageError, match="len is a parameter here, and no function; write args.len"):
+        compiled("def f(len, path): emit(n=len(path))", "tracepoint:toy:called")
+    assert compiled("def f(path): emit(args.len, n=len(path))", "tracepoint:toy:called")

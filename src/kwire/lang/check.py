@@ -314,12 +314,13 @@ class Body(ExpressionChecker):
         site, span, own = self.site, parameter.span, self.site.params
         by_name = KINDS[site.kind].context in ("record", "objects")
         field = by_name and self._param_named(parameter.name)
-        _own_name(parameter.name, span, f"write args.{parameter.name}" if field else "")
+        position = next((at for at, param in enumerate(own) if param.name == parameter.name), None)
+        if position is None or parameter.name not in builtins.FUNCTION:  # a function is called, a field is not
+            _own_name(parameter.name, span, f"write args.{parameter.name}" if field else "")
         type_ = self.named_type(parameter.type, parameter.type_span) if parameter.type else None
         if KINDS[site.kind].context == "registers" and KINDS[site.kind].result:
             message = "at the return of a function its arguments are gone"
             raise TextError(span, message, "use retval, or fexit")
-        position = next((at for at, param in enumerate(own) if param.name == parameter.name), None)
         if by_name:
             if position is None:
                 known = [param.name for param in own]

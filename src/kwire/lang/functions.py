@@ -55,6 +55,9 @@ def call(checker: "ExpressionChecker", node: tree.Call) -> Value:
     if function is None:
         cure = PYTHON.get(name) or did_you_mean(name, builtins.FUNCTION)
         raise TextError(node.function_span, f"unknown function {name}", cure)
+    if name in checker.bound_names():
+        message = f"{name} is a parameter here, and no function"
+        raise TextError(node.function_span, message, f"write args.{name} where the parameter is meant")
     if name in ("emit", "exit", "print"):
         cure = "write it on a line of its own"
         raise TextError(node.span, f"{name} is a statement and gives no value", cure)
