@@ -15,6 +15,7 @@ import pytest
 import shown_tree
 
 from kwire.lang import python, tree
+from kwire.lang.checked import Program
 from kwire.lang.errors import LanguageError
 from kwire.lang.tree import Source
 
@@ -572,6 +573,6 @@ def test_a_field_may_have_the_name_of_a_function(compiled: Callable[..., Program
     """So a function that is new breaks no probe that names its field so."""
     program = compiled("def f(len): emit(len, more=len + 1)", "tracepoint:toy:called")
     assert [field.name for field in program.shapes[0].fields] == ["len", "more"]
-    with pytest.raises(LanguageError, match="len is a parameter here, and no function; write args.len"):
+    with pytest.raises(LanguageError, match=r"len is a parameter here, and no function; write args\.len"):
         compiled("def f(len, path): emit(n=len(path))", "tracepoint:toy:called")
     assert compiled("def f(path): emit(args.len, n=len(path))", "tracepoint:toy:called")

@@ -315,7 +315,7 @@ class Body(ExpressionChecker):
         by_name = KINDS[site.kind].context in ("record", "objects")
         field = by_name and self._param_named(parameter.name)
         position = next((at for at, param in enumerate(own) if param.name == parameter.name), None)
-        if position is None or parameter.name not in builtins.FUNCTION:  # a function is called, a field is not
+        if position is None or parameter.name not in builtins.FUNCTION:  # which is called, a field is not
             _own_name(parameter.name, span, f"write args.{parameter.name}" if field else "")
         type_ = self.named_type(parameter.type, parameter.type_span) if parameter.type else None
         if KINDS[site.kind].context == "registers" and KINDS[site.kind].result:
