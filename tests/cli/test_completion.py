@@ -64,8 +64,11 @@ def test_each_verb_answers(verb: str) -> None:
         (("trace", "beg"), ["begin"]),
         (("list", "interval:m"), ["interval:ms:"]),
         (("list", "software:cpu-"), ["software:cpu-clock", "software:cpu-migrations"]),
-        (("-e", "beg"), ["begin"]),
-        (("-e", "begin { } inter"), ["begin { } interval:"]),
+        (("-e", "beg"), ["begin {", "begin /"]),
+        (
+            ("-e", "begin { } inter"),
+            [f"begin {{ }} interval:{unit}:" for unit in ("hz", "ms", "ns", "s", "us")],
+        ),
         (("-e", "begin { inter"), []),
         (("-e", "PROGRAM", ""), []),
         (("record", "nokind:x"), []),
@@ -113,8 +116,8 @@ def test_tracepoints_of_this_kernel() -> None:
     assert texts("record", "tracepoint:sche") == ["tracepoint:sched:"]
     assert answer(["record", "tracepoint:sche"]).candidates[0].open
     assert "t:sched:sched_switch" in texts("record", "t:sched:sched_sw")
-    assert "-e\ttracepoint" not in texts("-e", "tracepoint:sched:sched_swi")
-    assert texts("-e", "tracepoint:sched:sched_swit") == ["tracepoint:sched:sched_switch"]
+    found = texts("-e", "tracepoint:sched:sched_swit")
+    assert found == ["tracepoint:sched:sched_switch {", "tracepoint:sched:sched_switch /"]
 
 
 def test_functions_of_this_kernel() -> None:
@@ -220,10 +223,11 @@ def typed(shell: str, folder: Path, line: str) -> list[str]:
         ("kwire recor\tkprob\tx", ["record", "kprobe:x"]),
         ("kwire list software:alignment-f\t-v", ["list", "software:alignment-faults", "-v"]),
         ("kwire list 'software:alignment-f\t", ["list", "software:alignment-faults"]),
+        ("kwire -e 'software:alignment-f\t{ exit() }'", ["-e", "software:alignment-faults { exit() }"]),
         ("kwire show o\t--rela\t", ["show", "one.pcapng", "--relative"]),
         ("kwire export --format=ndj\tx", ["export", "--format=ndjson", "x"]),
     ],
-    ids=["verb", "probe", "quoted", "file", "value"],
+    ids=["verb", "probe", "quoted", "program", "file", "value"],
 )
 def test_a_shell_completes(shell: str, tmp_path: Path, line: str, words: list[str]) -> None:
     assert typed(shell, tmp_path, line) == words

@@ -203,12 +203,20 @@ def _tools(begun: str) -> Answer:
 
 
 def _program(begun: str) -> Answer:
-    """The text of a script: its attach points."""
+    """The text of a script: its attach points. Behind one that is known stands a condition, or what is done,
+    so there are two candidates at least: of one alone bash and fish would close the program's quotes.
+    """
     at = max(begun.rfind(one) for one in " ,;}\n") + 1
     if begun.count("{") != begun.count("}") or begun.count("/") % 2 or "@" in begun[at:]:
         return Answer()
-    found = _within(begun[:at], _probes(begun[at:]))
-    return Answer(tuple(one._replace(open=True) for one in found.candidates))  # the program goes on
+    found = _probes(begun[at:]).candidates
+    while (
+        len(found) == 1 and found[0].open and (deeper := _probes(found[0].text).candidates) not in ((), found)
+    ):
+        found = deeper
+    if len(found) == 1:
+        found = tuple(Candidate(f"{found[0].text} {mark}", found[0].about) for mark in "{/")
+    return _within(begun[:at], Answer(tuple(one._replace(open=True) for one in found)))
 
 
 def _recorded(begun: str) -> Answer:
