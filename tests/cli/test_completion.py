@@ -70,6 +70,8 @@ def test_each_verb_answers(verb: str) -> None:
             [f"begin {{ }} interval:{unit}:" for unit in ("hz", "ms", "ns", "s", "us")],
         ),
         (("-e", "begin { inter"), []),
+        (("-e", "kprobe:x /pid == inter"), []),
+        (("-e", "uprobe:/x:y { } beg"), ["uprobe:/x:y { } begin {", "uprobe:/x:y { } begin /"]),
         (("-e", "PROGRAM", ""), []),
         (("record", "nokind:x"), []),
         (("record", "--nooption", "kprob"), ["kprobe:"]),

@@ -207,7 +207,8 @@ def _program(begun: str) -> Answer:
     so there are two candidates at least: of one alone bash and fish would close the program's quotes.
     """
     at = max(begun.rfind(one) for one in " ,;}\n") + 1
-    if begun.count("{") != begun.count("}") or begun.count("/") % 2 or "@" in begun[at:]:
+    slashes = sum(word.count("/") for word in begun[:at].split() if ":" not in word)  # files have some, too
+    if begun.count("{") != begun.count("}") or slashes % 2:
         return Answer()
     found = _probes(begun[at:]).candidates
     while (
