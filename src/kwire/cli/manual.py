@@ -91,7 +91,7 @@ def _usages(parser: argparse.ArgumentParser) -> list[str]:
     words = [parser.prog, "[OPTION ...]"]
     for action in parser._actions:
         if not action.option_strings:
-            words.append(formatter._format_args(action, action.metavar or action.dest))  # type: ignore[arg-type]
+            words.append(formatter._format_args(action, action.dest))
     return [" ".join(words)]
 
 
