@@ -242,15 +242,22 @@ def test_addresses_have_the_names_that_tables_of_stacks_tell(
     own = (Field(name, type, 16 + 8 * at, size) for at, (name, type, size) in enumerate(wide))
     stacks = Schema(2, "map:stacks", "map", "stacks", tuple(own), 72, map=MapShape("stack", 2))
     told = {2**63 + 8: ("told", 8), 2**63 + 16: ("", 0), 2**63 + 32: ("start", 0), 2**40: ("user", 0)}
-    rows = (Row((number, 0), (number, name, offset, "")) for number, (name, offset) in told.items())
-    frames = [*schema.frames(), *stacks.frames(), *MapTable(1, 1, tuple(rows)).frames(2)]
-    addresses = (2**63 + 8, 2**63 + 16, 2**63 + 32, 2**63 + 4100, 2**40)
+    again = {2**63 + 32: ("start", 0), 2**63 + 48: ("other", 0), 2**63 + 64: ("", 0)}  # by another kernel
+    told |= {2**63 + 48: ("one", 0), 2**63 + 64: ("named", 0)}
+    frames = [*schema.frames(), *stacks.frames()]
+    for number, names_told in enumerate((told, again), 1):
+        rows = (Row((at, 0), (at, name, offset, "")) for at, (name, offset) in names_told.items())
+        frames += MapTable(number, 1, tuple(rows)).frames(2)
+    addresses = (2**63 + 8, 2**63 + 16, 2**63 + 32, 2**63 + 4100, 2**40, 2**63 + 48, 2**63 + 64)
     for time, address in enumerate(addresses, 2):
         frames.append(build(Type.EVENT, 1, struct.pack("<QQQ", time, address, address)))
     path = tmp_path / "x.pcapng"
     path.write_bytes(capture_of(frames))
     info = wireshark.fields(path, "_ws.col.Info")[-len(addresses) :]
     shown = [row[0].split()[1] for row in info]
-    assert shown == ["fn=told+0x8", "fn=0x8000000000000010", "fn=start", "fn=own+0x4", "fn=0x10000000000"]
+    assert shown == [
+        *("fn=told+0x8", "fn=0x8000000000000010", "fn=start", "fn=own+0x4", "fn=0x10000000000"),
+        *("fn=0x8000000000000030", "fn=0x8000000000000040"),
+    ]
     named = [one["fields"]["fn"] for one in show(path) if "fields" in one]
     assert [f"fn={name}" for name in named] == shown

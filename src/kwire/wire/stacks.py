@@ -2,9 +2,9 @@
 
 Invariants: a number means one stack, in all captures: traces take theirs from ranges of their own (see
 `live.stacks`), so tables of several streams can be held together. A single address in the kernel is its own
-number (see `compile.stacks`), so of streams from several kernels held together, an address that is in two of
-them has the name that was told last. A number that is not there is of a stack nobody told, which shows as no
-frames; 0 is that of none.
+number (see `compile.stacks`), so in streams from several kernels held together it may have two names: it has
+none then, as nobody can tell which is meant. A number that is not there is of a stack nobody told, which
+shows as no frames; 0 is that of none.
 """
 
 from collections.abc import Iterator
@@ -58,7 +58,9 @@ class Stacks:
         self._known: dict[int, Stack] = {}
 
     def add(self, number: int, stack: Stack) -> None:
-        """Tell what a number means."""
+        """Tell what a number means: an address in the kernel that was told otherwise before, nothing."""
+        if number >> 63 and str(self._known.get(number, stack)) != str(stack):
+            stack = NONE
         self._known[number] = stack
 
     def stack(self, number: int) -> Stack:

@@ -267,10 +267,11 @@ do
       local key = both and items(both[1], "int", "int")
       local frame = both and items(both[2], "int", "text", "int", "text")
       local number, offset = key and key[1].value, frame and frame[3].value
-      if number and offset and not number.neg and number.hi >= 2147483648 and frame[2].value ~= "" then
+      if number and offset and not number.neg and number.hi >= 2147483648 then
         local name = frame[2].value
-        if not Numbers.zero(offset) then name = name .. "+" .. Numbers.hexadecimal(offset) end
-        named[Numbers.key(number)] = name
+        if name ~= "" and not Numbers.zero(offset) then name = name .. "+" .. Numbers.hexadecimal(offset) end
+        local told = named[Numbers.key(number)]
+        named[Numbers.key(number)] = (told == nil or told == name) and name -- false: two kernels, two names
       end
     end
   end
@@ -279,7 +280,7 @@ do
   -- nil where none is near.
   function Schema.symbol(schema, address)
     local told = schema.named and schema.named[Numbers.key(address)]
-    if told then return told end
+    if told and told ~= "" then return told end
     local list, low, high = schema.symbols, 1, #schema.symbols
     while low <= high do
       local middle = math.floor((low + high) / 2)
